@@ -1,0 +1,2 @@
+//! gwctl.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The control plane's process.
+fn main() {}

@@ -1,0 +1,2 @@
+//! The data plane's process.
+fn main() {}

@@ -1,0 +1,25 @@
+//! Compiles `gateway/v1/*.proto` with a pure Rust compiler, so that building needs no protoc.
+
+use std::{error::Error, path::PathBuf};
+
+const FILES: [&str; 4] = [
+    "gateway/v1/types.proto",
+    "gateway/v1/registry_service.proto",
+    "gateway/v1/discovery_service.proto",
+    "gateway/v1/observability_service.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=gateway");
+    let mut compiler = protox::Compiler::new(["."])?;
+    // Imports make the descriptors complete for reflection, source info carries the comments.
+    compiler.include_imports(true).include_source_info(true);
+    compiler.open_files(FILES)?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("gateway.bin"), compiler.encode_file_descriptor_set())?;
+    // Type names let one generic function find a message's descriptor.
+    let mut config = prost_build::Config::new();
+    config.enable_type_names();
+    tonic_prost_build::configure().compile_fds_with_config(compiler.file_descriptor_set(), config)?;
+    Ok(())
+}

@@ -1,0 +1,32 @@
+//! The contract between the gateway's parts.
+//!
+//! [`v1`] is generated from `gateway/v1/*.proto`. The other modules are the vocabulary: types that can only hold
+//! valid values. The edges parse wire messages into them once; everything behind the edges uses nothing else.
+//!
+//! This crate does no IO, reads no clock and knows neither plane.
+
+mod address;
+mod invalid;
+pub mod json;
+mod lease_id;
+mod name;
+pub mod policy;
+pub mod reason;
+mod replica;
+pub mod time;
+
+pub use address::Address;
+pub use invalid::{Invalid, Violation};
+pub use lease_id::LeaseId;
+pub use name::{NodeId, ReplicaId, ReplicaKey, ServiceName};
+pub use policy::Policy;
+pub use replica::{Health, Labels, Weight};
+
+/// Messages, clients and servers of `gateway.v1`.
+#[allow(missing_docs, clippy::all, rustdoc::all, unreachable_pub)]
+pub mod v1 {
+    tonic::include_proto!("gateway.v1");
+}
+
+/// The encoded `FileDescriptorSet` of `gateway.v1` and all it imports, for gRPC reflection and JSON.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/gateway.bin"));

@@ -1,0 +1,31 @@
+//! Machine-readable reasons of errors: `google.rpc.ErrorInfo.reason` over gRPC, `reason` in problem+json over HTTP.
+//!
+//! The list is closed: clients may match on it.
+
+/// `google.rpc.ErrorInfo.domain` of every error.
+pub const DOMAIN: &str = "gateway.v1";
+
+/// A field of the request holds what it must not; the details name it.
+pub const INVALID_FIELD: &str = "INVALID_FIELD";
+/// The request's body, method or path is not what this endpoint takes.
+pub const MALFORMED_REQUEST: &str = "MALFORMED_REQUEST";
+/// No replica of this service is registered.
+pub const SERVICE_NOT_FOUND: &str = "SERVICE_NOT_FOUND";
+/// The service has no such replica.
+pub const REPLICA_NOT_FOUND: &str = "REPLICA_NOT_FOUND";
+/// The lease has lapsed and its replica is gone: register again.
+pub const LEASE_EXPIRED: &str = "LEASE_EXPIRED";
+/// The replica is there under another lease: somebody registered it anew.
+pub const LEASE_MISMATCH: &str = "LEASE_MISMATCH";
+/// Another replica of the service owns the address.
+pub const ADDRESS_IN_USE: &str = "ADDRESS_IN_USE";
+/// A page token that this server did not issue for this request.
+pub const PAGE_TOKEN_INVALID: &str = "PAGE_TOKEN_INVALID";
+/// The store did not take the change; nothing was changed.
+pub const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
+/// More commands wait than the queue holds; nothing was changed.
+pub const OVERLOADED: &str = "OVERLOADED";
+/// A limit on replicas, streams or data planes is reached.
+pub const QUOTA_EXCEEDED: &str = "QUOTA_EXCEEDED";
+/// The control plane is shutting down.
+pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";

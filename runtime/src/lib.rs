@@ -1,0 +1,12 @@
+//! What every process of the gateway needs to run, and nothing about gateways.
+//!
+//! [`failure`] ends a process with a sentence and an exit code, [`logs`] writes them to stderr, [`ready`] announces
+//! bound addresses on stdout, [`shutdown`] turns signals into an orderly end.
+
+pub mod failure;
+pub mod logs;
+pub mod ready;
+pub mod shutdown;
+
+pub use failure::Failure;
+pub use shutdown::Shutdown;

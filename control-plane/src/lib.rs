@@ -1,3 +1,6 @@
 //! The control plane.
 
+mod clock;
+pub mod leases;
 pub mod registry;
+pub mod store;

@@ -2,5 +2,6 @@
 
 mod clock;
 pub mod leases;
+pub mod publish;
 pub mod registry;
 pub mod store;

@@ -1,0 +1,12 @@
+//! How the registry reaches this data plane.
+
+mod assembly;
+mod parse;
+mod refusal;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+pub use assembly::{Assembly, Received};
+pub use refusal::Refusal;
+pub use snapshot::Snapshot;

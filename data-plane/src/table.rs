@@ -1,0 +1,3 @@
+//! Services and replicas as the request path reads them.
+
+pub mod spec;

@@ -1,6 +1,7 @@
 //! How the registry reaches this data plane.
 
 mod assembly;
+pub mod cache;
 mod parse;
 mod refusal;
 mod snapshot;
@@ -8,5 +9,6 @@ mod snapshot;
 mod tests;
 
 pub use assembly::{Assembly, Received};
+pub use cache::Cache;
 pub use refusal::Refusal;
 pub use snapshot::Snapshot;

@@ -1,31 +1,29 @@
-//! What the registry says a service is: plain values, as the discovery side hands them to the table.
-//!
-//! Nothing here decides or remembers anything; breakers and counters live with the table's own replicas.
+//! What the registry says of a service: the shape in which discovery and the static file hand it to the table.
 
 use gateway_proto::{Address, Health, Policy, ReplicaId, ServiceName, Weight};
 
-/// One service as it should be routed to.
+/// A service, its policy and all of its replicas.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceSpec {
-    /// Its name, unique in the table.
+    /// Its name.
     pub name: ServiceName,
-    /// How its requests are treated, resolved.
+    /// How its requests are treated, with nothing left to inherit.
     pub policy: Policy,
-    /// Its replicas, sorted by id, each id once. Those that are not ready are here too.
+    /// All replicas, ready or not, in the order of their ids and without repetition.
     pub replicas: Vec<ReplicaSpec>,
 }
 
-/// One replica as it should be reached.
+/// One replica as the registry knows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplicaSpec {
     /// Its id, unique within the service.
     pub id: ReplicaId,
     /// Where it listens.
     pub address: Address,
-    /// Its share of the service's requests, relative to the others.
+    /// Its share of the traffic relative to its peers.
     pub weight: Weight,
-    /// Its health; only ready ones receive requests.
+    /// Only ready replicas receive requests.
     pub health: Health,
-    /// Grows with every registration of the same id: a larger one is another process.
+    /// Which registration of this id it is: larger is later.
     pub incarnation: i64,
 }

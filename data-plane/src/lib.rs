@@ -4,7 +4,10 @@
 //! [`routing`] decides, [`table`] holds what requests are routed by, [`proxy`] carries them.
 
 pub mod clock;
+mod control_plane;
 pub mod discovery;
+#[cfg(test)]
+mod fake_control_plane;
 pub mod proxy;
 pub mod routing;
 pub mod static_file;

@@ -21,7 +21,7 @@ use std::{collections::BTreeSet, path::Path, time::Duration};
 use gateway_proto::{Address, Health, Invalid, Policy, ReplicaId, ServiceName, Weight, time::duration, v1};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use crate::table::spec::{ReplicaSpec, ServiceSpec};
+use crate::table::{ReplicaSpec, ServiceSpec};
 
 /// Why a static file was refused. The text names the service and the field; the caller adds the file.
 #[derive(Debug, thiserror::Error)]

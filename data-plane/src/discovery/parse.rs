@@ -3,7 +3,7 @@
 use gateway_proto::{Address, Health, Invalid, Policy, ReplicaId, ReplicaKey, ServiceName, Weight, v1};
 
 use super::Refusal;
-use crate::table::spec::ReplicaSpec;
+use crate::table::ReplicaSpec;
 
 pub(super) fn service_name(text: &str) -> Result<ServiceName, Refusal> {
     ServiceName::parse(text).map_err(|invalid| refuse(&format!("service {text:?}"), &invalid))

@@ -11,7 +11,7 @@ use std::{
 use gateway_proto::{Policy, ReplicaId, ServiceName, v1};
 
 use super::{Refusal, parse};
-use crate::table::spec::{ReplicaSpec, ServiceSpec};
+use crate::table::{ReplicaSpec, ServiceSpec};
 
 /// Services and replicas of one epoch and revision. `Default` holds nothing. Clones share the services.
 #[derive(Debug, Clone, Default, PartialEq)]

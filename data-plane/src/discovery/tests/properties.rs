@@ -115,7 +115,7 @@ fn wrong(kind: u8, held: &Snapshot) -> v1::StreamSnapshotsResponse {
 }
 
 fn registry_of(held: &Snapshot) -> Registry {
-    let replicas = |spec: &crate::table::spec::ServiceSpec| {
+    let replicas = |spec: &crate::table::ServiceSpec| {
         let each = spec.replicas.iter();
         each.map(|r| (r.id.to_string(), (r.address.port(), r.incarnation))).collect()
     };

@@ -110,12 +110,9 @@ fn the_ratio_opens_it_as_soon_as_the_window_holds_enough_outcomes() {
 #[test]
 fn outcomes_that_left_the_window_do_not_count_for_the_ratio() {
     let breaker = Breaker::new();
-    for _ in 0..10 {
+    for _ in 0..9 {
         call(&breaker, 0, FAILED);
         call(&breaker, 0, Outcome::Success);
-        if view(&breaker, 0).totals.total == 18 {
-            break;
-        }
     }
     assert_eq!(view(&breaker, 9_999).totals, Totals { total: 18, marked: 9 });
     assert_eq!(view(&breaker, 10_000).totals, Totals::default());

@@ -53,7 +53,6 @@ impl Rotation {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "the remainder is below a usize")]
 fn wrap(turn: u64, len: usize) -> usize {
     (turn % len as u64) as usize
 }
@@ -74,8 +73,6 @@ fn greatest_common_divisor(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
-#[expect(clippy::cast_possible_wrap, reason = "shares are at most a thousand each")]
-#[expect(clippy::cast_possible_truncation, reason = "a list of replicas has fewer than four billion entries")]
 fn smooth(shares: &[u64]) -> Box<[u32]> {
     let sum: u64 = shares.iter().sum();
     let mut credits = vec![0_i64; shares.len()];

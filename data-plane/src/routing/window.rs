@@ -44,7 +44,6 @@ impl Bucket {
             | u64::from(self.marked)
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "each part is masked to its bits")]
     fn unpack(word: u64) -> Self {
         Self {
             round: (word >> (2 * Self::COUNT_BITS)) as u32,
@@ -69,7 +68,6 @@ struct Position {
 }
 
 impl Position {
-    #[expect(clippy::cast_possible_truncation, reason = "a slot is below ten, a round is masked to its bits")]
     fn of(now: Tick, window: Duration) -> Self {
         let bucket_nanos = (whole_nanos(window) / BUCKET_COUNT).max(1);
         let index = now.as_nanos() / bucket_nanos;

@@ -89,7 +89,7 @@ fn a_view_never_mixes_two_moments() {
     thread::scope(|scope| {
         scope.spawn(|| {
             // The n-th time it opens is in second 10 n, and the probe is due a second later.
-            for trip in 1..=20_000 {
+            for trip in 1..=300_000 {
                 let now = at(10 * trip);
                 while let Ok(admission) = breaker.admit(now, FOREVER) {
                     breaker.record(admission.permit, FAILED, now, &policy, 0.5);

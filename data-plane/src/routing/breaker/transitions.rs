@@ -165,6 +165,7 @@ impl Breaker {
                     return None;
                 }
             } else if let Some(busy) = self.word.claim(word) {
+                // It was cleared on opening, but a thread that the transition overtook may have added to it since.
                 self.window.clear();
                 self.healthy_since.store(now.as_nanos(), Release);
                 let trip_count = self.trip_count.load(Acquire);

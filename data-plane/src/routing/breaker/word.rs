@@ -57,7 +57,6 @@ impl Word {
             | state
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "count and streak are masked to their bits")]
     fn unpack(word: u64) -> Self {
         Self {
             generation: word >> Self::GENERATION_SHIFT,

@@ -23,8 +23,22 @@ pub use self::{
 };
 use crate::registry::{Committed, Event, Revision, View};
 
-/// Changes kept for data planes that come back: some 5 MB when every replica is of ordinary size.
-const LOG_CAPACITY: usize = 8192;
+/// What a publisher keeps, and sends at once, at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Changes kept for data planes that come back. Default 8192: some 5 MB when every replica is of ordinary size.
+    pub log_capacity: usize,
+    /// Encoded bytes of a delta, or of a part of a full snapshot. Default 1 MiB: a quarter of what gRPC clients
+    /// accept.
+    pub part_bytes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { log_capacity: 8192, part_bytes: 1024 * 1024 }
+    }
+}
+
 /// Merged deltas kept for the present revision: data planes that lag do so by few different bases.
 const MAX_SHARED_DELTAS: usize = 32;
 
@@ -35,6 +49,7 @@ const MAX_SHARED_DELTAS: usize = 32;
 #[derive(Debug)]
 pub struct Publisher {
     epoch: String,
+    bounds: Bounds,
     current: RwLock<Current>,
     head: watch::Sender<Revision>,
     shared: Mutex<Shared>,
@@ -67,11 +82,16 @@ pub enum CatchUp {
 }
 
 impl Publisher {
-    /// Publishes a view of the store whose epoch this is.
+    /// Publishes a view of the store whose epoch this is, within the default bounds.
     pub fn new(epoch: String, view: View) -> Self {
-        let log = DeltaLog::new(view.revision(), LOG_CAPACITY);
+        Self::with_bounds(epoch, view, Bounds::default())
+    }
+
+    /// As [`Publisher::new`], within other bounds.
+    pub fn with_bounds(epoch: String, view: View, bounds: Bounds) -> Self {
+        let log = DeltaLog::new(view.revision(), bounds.log_capacity);
         let (head, _) = watch::channel(view.revision());
-        Self { epoch, current: RwLock::new(Current { view, log }), head, shared: Mutex::default() }
+        Self { epoch, bounds, current: RwLock::new(Current { view, log }), head, shared: Mutex::default() }
     }
 
     /// The store's epoch.
@@ -90,7 +110,7 @@ impl Publisher {
     }
 
     /// Takes in what the store made durable and lets every stream know, once. For the writer only.
-    pub(crate) fn apply(&self, committed: impl IntoIterator<Item = Committed>) -> Vec<Event> {
+    pub fn apply(&self, committed: impl IntoIterator<Item = Committed>) -> Vec<Event> {
         let mut current = self.writing();
         let Current { view, log } = &mut *current;
         let mut events = Vec::new();
@@ -106,14 +126,14 @@ impl Publisher {
     }
 
     /// Puts what the store turned out to hold in the place of what was believed. For the writer only.
-    pub(crate) fn correct(&self, next: View) {
+    pub fn correct(&self, next: View) {
         let mut current = self.writing();
         let changes = current.view.changes_to(&next);
         let revision = next.revision();
         current.log.extend(changes);
         // A log that does not end at the view's revision would lead data planes astray.
         if current.log.head() != revision {
-            current.log = DeltaLog::new(revision, LOG_CAPACITY);
+            current.log = DeltaLog::new(revision, self.bounds.log_capacity);
         }
         current.view = next;
         drop(current);
@@ -125,7 +145,7 @@ impl Publisher {
         let Some((revision, delta)) = self.delta(base) else { return CatchUp::TooFar };
         match filter.narrow(&delta) {
             None => CatchUp::Nothing(revision),
-            Some(delta) if delta.encoded_len() > snapshot::MAX_PART_BYTES => CatchUp::TooFar,
+            Some(delta) if delta.encoded_len() > self.bounds.part_bytes => CatchUp::TooFar,
             Some(delta) => CatchUp::Delta(revision, delta),
         }
     }
@@ -137,16 +157,15 @@ impl Publisher {
             (current.view.revision(), current.view.replicas().cloned().collect::<Vec<_>>())
         };
         if *filter != Filter::All {
-            return (revision, parts(&records, filter, snapshot::MAX_PART_BYTES).into());
+            return (revision, parts(&records, filter, self.bounds.part_bytes).into());
         }
         // Built with the lock held: when a thousand data planes come at once, one works and the others wait for it.
         let mut shared = self.shared(revision);
         if shared.revision != revision {
             drop(shared);
-            return (revision, parts(&records, filter, snapshot::MAX_PART_BYTES).into());
+            return (revision, parts(&records, filter, self.bounds.part_bytes).into());
         }
-        let full =
-            shared.full.get_or_insert_with(|| parts(&records, filter, snapshot::MAX_PART_BYTES).into());
+        let full = shared.full.get_or_insert_with(|| parts(&records, filter, self.bounds.part_bytes).into());
         (revision, Arc::clone(full))
     }
 

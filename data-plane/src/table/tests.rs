@@ -217,6 +217,16 @@ fn when_all_rest_the_answer_says_until_when() {
 }
 
 #[test]
+fn while_another_request_probes_the_last_replica_the_answer_is_to_come_back_soon() {
+    let (_table, service, _) = table_of(&["a"]);
+    trip(&service, START, "a");
+    let due = after(1500);
+    let _probe = service.pick(0, due, &[]).unwrap();
+    let refused = service.pick(0, due, &[]).unwrap_err();
+    assert_eq!(refused, Unavailable::AllOpen { resting: 1, retry_at: due });
+}
+
+#[test]
 fn a_breaker_survives_changes_of_policy_weight_and_other_replicas() {
     let (table, service, _) = table_of(&["a", "b"]);
     trip(&service, START, "b");

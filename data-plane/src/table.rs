@@ -88,3 +88,6 @@ impl Table {
         self.transitions.dropped()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -108,44 +108,176 @@ pub fn decide(
     try_budget: impl FnOnce() -> bool,
     random: f64,
 ) -> Verdict {
-    let Progress { retries_used, untried_replicas, remaining } = progress;
-    let first_refusal = proof == Proof::RefusedUnseen && retries_used == 0;
-    let at_once = proof == Proof::Unsent || first_refusal;
-
-    let against = if proof == Proof::Unsent {
-        None
-    } else if !facts.replayable {
-        Some(Stop::NotReplayable)
-    } else if first_refusal {
-        None
-    } else if !facts.idempotent {
-        Some(if proof == Proof::RefusedUnseen { Stop::RetriesUsed } else { Stop::NotIdempotent })
-    } else if retries_used >= policy.max_retry_count {
-        Some(Stop::RetriesUsed)
-    } else {
-        None
-    };
-    if let Some(stop) = against {
+    if let Some(stop) = forbidden(proof, facts, progress, policy) {
         return Verdict::Stop(stop);
     }
-    if !untried_replicas {
+    if !progress.untried_replicas {
         return Verdict::Stop(Stop::NoOtherReplica);
     }
-    let after = if at_once {
+    let unseen = is_unseen(proof, progress);
+    let after = if unseen {
         Duration::ZERO
     } else {
-        backoff::delay(policy.base_backoff, policy.max_backoff, retries_used.into(), random)
+        backoff::delay(policy.base_backoff, policy.max_backoff, progress.retries_used.into(), random)
     };
-    if after >= remaining {
+    if after >= progress.remaining {
         return Verdict::Stop(Stop::NoTimeLeft);
     }
-    if !at_once && !try_budget() {
+    if !unseen && !try_budget() {
         return Verdict::Stop(Stop::BudgetExhausted);
     }
     Verdict::Retry { after, counted: proof != Proof::Unsent }
 }
 
+/// Whether the replica's not having seen it is reason enough to go on. A refusal is believed once.
+fn is_unseen(proof: Proof, progress: Progress) -> bool {
+    match proof {
+        Proof::Unsent => true,
+        Proof::RefusedUnseen => progress.retries_used == 0,
+        Proof::Unknown | Proof::Answered => false,
+    }
+}
+
+/// What in the request, or in its past, forbids to send it again.
+fn forbidden(proof: Proof, facts: RequestFacts, progress: Progress, policy: &policy::Retry) -> Option<Stop> {
+    match proof {
+        Proof::Unsent => None,
+        _ if is_unseen(proof, progress) => (!facts.replayable).then_some(Stop::NotReplayable),
+        Proof::RefusedUnseen if !facts.idempotent => Some(Stop::RetriesUsed),
+        _ if !facts.idempotent => Some(Stop::NotIdempotent),
+        _ if !facts.replayable => Some(Stop::NotReplayable),
+        _ => (progress.retries_used >= policy.max_retry_count).then_some(Stop::RetriesUsed),
+    }
+}
+
 /// Whether doing a request with this method twice is like doing it once: RFC 9110 section 9.2.2.
 pub fn is_idempotent(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const BOTH: [bool; 2] = [true, false];
+    /// As long as half of the first back-off.
+    const SHORT: Duration = Duration::from_micros(12_500);
+
+    /// The verdict with a `random` of a half, and whether the budget was asked.
+    fn decision(proof: Proof, facts: RequestFacts, progress: Progress, budget: bool) -> (Verdict, bool) {
+        let mut asked = false;
+        let try_budget = || {
+            asked = true;
+            budget
+        };
+        let verdict = decide(proof, facts, progress, &policy::Retry::default(), try_budget, 0.5);
+        (verdict, asked)
+    }
+
+    /// Every combination of what `decide` looks at, up to four retries.
+    fn every_case() -> impl Iterator<Item = (RequestFacts, Progress, bool)> {
+        let flags = (0..16_u8).map(|bits| [1, 2, 4, 8].map(|bit| bits & bit != 0));
+        flags.flat_map(|[idempotent, replayable, untried_replicas, budget]| {
+            (0..4).flat_map(move |retries_used| {
+                [Duration::ZERO, SHORT, 100 * MS].map(move |remaining| {
+                    let facts = RequestFacts { idempotent, replayable };
+                    (facts, Progress { retries_used, untried_replicas, remaining }, budget)
+                })
+            })
+        })
+    }
+
+    #[test]
+    fn an_unsent_request_of_any_kind_goes_on_while_a_replica_and_time_are_left() {
+        for (facts, progress, budget) in every_case() {
+            let wanted = if !progress.untried_replicas {
+                Verdict::Stop(Stop::NoOtherReplica)
+            } else if progress.remaining.is_zero() {
+                Verdict::Stop(Stop::NoTimeLeft)
+            } else {
+                Verdict::Retry { after: Duration::ZERO, counted: false }
+            };
+            let decided = decision(Proof::Unsent, facts, progress, budget);
+            assert_eq!(decided, (wanted, false), "{facts:?} {progress:?} {budget}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_may_have_been_seen_is_repeated_only_if_nothing_stands_against_it() {
+        for proof in [Proof::Unknown, Proof::Answered] {
+            for (facts, progress, budget) in every_case() {
+                let Progress { retries_used, untried_replicas, remaining } = progress;
+                let after = SHORT * 2_u32.pow(retries_used.into());
+                let stands_against = [
+                    (!facts.idempotent, Stop::NotIdempotent),
+                    (!facts.replayable, Stop::NotReplayable),
+                    (retries_used >= 2, Stop::RetriesUsed),
+                    (!untried_replicas, Stop::NoOtherReplica),
+                    (after >= remaining, Stop::NoTimeLeft),
+                    (!budget, Stop::BudgetExhausted),
+                ];
+                let first = stands_against.iter().find(|(stands, _)| *stands);
+                let wanted =
+                    first.map_or(Verdict::Retry { after, counted: true }, |(_, stop)| Verdict::Stop(*stop));
+                let asked = matches!(wanted, Verdict::Retry { .. } | Verdict::Stop(Stop::BudgetExhausted));
+                let decided = decision(proof, facts, progress, budget);
+                assert_eq!(decided, (wanted, asked), "{proof:?} {facts:?} {progress:?} {budget}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_believed_once_for_any_method_and_without_a_pause() {
+        let progress = Progress { retries_used: 0, untried_replicas: true, remaining: SHORT };
+        for (idempotent, budget) in BOTH.into_iter().flat_map(|flag| BOTH.map(|other| (flag, other))) {
+            let facts = RequestFacts { idempotent, replayable: true };
+            let wanted = Verdict::Retry { after: Duration::ZERO, counted: true };
+            assert_eq!(decision(Proof::RefusedUnseen, facts, progress, budget), (wanted, false));
+        }
+        let facts = RequestFacts { idempotent: false, replayable: true };
+        let stop = |facts, progress| match decision(Proof::RefusedUnseen, facts, progress, true) {
+            (Verdict::Stop(stop), false) => stop,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(stop(facts, Progress { retries_used: 1, ..progress }), Stop::RetriesUsed);
+        assert_eq!(stop(facts, Progress { untried_replicas: false, ..progress }), Stop::NoOtherReplica);
+        assert_eq!(stop(facts, Progress { remaining: Duration::ZERO, ..progress }), Stop::NoTimeLeft);
+        assert_eq!(stop(RequestFacts { replayable: false, ..facts }, progress), Stop::NotReplayable);
+    }
+
+    #[test]
+    fn a_second_refusal_is_treated_as_if_the_request_may_have_been_seen() {
+        for (facts, progress, budget) in every_case() {
+            if facts.idempotent && progress.retries_used > 0 {
+                let unknown = decision(Proof::Unknown, facts, progress, budget);
+                assert_eq!(decision(Proof::RefusedUnseen, facts, progress, budget), unknown);
+            }
+        }
+    }
+
+    #[test]
+    fn the_methods_of_rfc_9110_are_idempotent_and_no_others() {
+        for method in ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"] {
+            assert!(is_idempotent(&method.parse().expect("a method")), "{method}");
+        }
+        for method in ["POST", "PATCH", "CONNECT", "PURGE", "get"] {
+            assert!(!is_idempotent(&method.parse().expect("a method")), "{method}");
+        }
+    }
+
+    #[test]
+    fn every_stop_says_why() {
+        let all = [
+            (Stop::NotIdempotent, "the request is not idempotent and may have been seen"),
+            (Stop::NotReplayable, "the request body is too large to be sent again"),
+            (Stop::RetriesUsed, "all retries are used"),
+            (Stop::NoOtherReplica, "no other replica is left to try"),
+            (Stop::BudgetExhausted, "the retry budget of the service is exhausted"),
+            (Stop::NoTimeLeft, "the deadline leaves no time for a retry"),
+        ];
+        for (stop, text) in all {
+            assert_eq!(stop.to_string(), text);
+        }
+    }
 }

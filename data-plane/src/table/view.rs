@@ -36,8 +36,11 @@ pub(super) struct View {
     /// Ready and closed, in the order of their ids.
     eligible: Box<[Arc<Replica>]>,
     rotation: Rotation,
-    /// Shared by all workers, so that the rotation is strict over all of them.
+    /// The next turn. Shared by all workers, so that the rotation is strict over all of them.
     cursor: AtomicU64,
+    first_turn: u64,
+    /// Who had the last turn before this view.
+    last_before: Option<Arc<Replica>>,
     /// Ready, but not closed.
     resting: Box<[Arc<Replica>]>,
     /// Nobody among the resting is due before this tick, so most picks need not look.
@@ -52,13 +55,15 @@ impl View {
             .partition(|replica| replica.breaker_view(now, &policy.breaker).state == State::Closed);
         let weights: Vec<_> = eligible.iter().map(|replica| replica.weight()).collect();
         let rotation = Rotation::new(&weights);
-        let start =
-            previous.and_then(|view| view.turn()).map_or(0, |turn| start_at(&eligible, &rotation, turn));
+        let last_before = previous.and_then(Self::last).cloned();
+        let first_turn = last_before.as_ref().map_or(0, |last| turn_after(last, &eligible, &rotation));
         Self {
             policy,
             eligible: eligible.into(),
             rotation,
-            cursor: AtomicU64::new(start),
+            cursor: AtomicU64::new(first_turn),
+            first_turn,
+            last_before,
             resting: resting.into(),
             next_look: AtomicU64::new(0),
         }
@@ -89,7 +94,7 @@ impl View {
         }
         // Weights may have shown the same replicas again: look at each one.
         let rest = self.eligible.iter().find_map(|replica| self.admit(replica, now, tried));
-        rest.ok_or_else(|| self.unavailable(tried))
+        rest.ok_or_else(|| self.unavailable(now, tried))
     }
 
     /// Whether a pick for a request that has `tried` some would find another.
@@ -135,26 +140,29 @@ impl View {
         self.policy.timeout.connect + self.policy.timeout.per_try
     }
 
-    fn unavailable(&self, tried: &[Arc<Replica>]) -> Unavailable {
-        match self.soonest_probe() {
-            _ if !tried.is_empty() => Unavailable::AllTried,
-            _ if self.eligible.is_empty() && self.resting.is_empty() => Unavailable::NoneReady,
-            retry_at => Unavailable::AllOpen {
-                resting: self.eligible.len() + self.resting.len(),
-                retry_at: retry_at.unwrap_or_default(),
-            },
+    fn unavailable(&self, now: Tick, tried: &[Arc<Replica>]) -> Unavailable {
+        if !tried.is_empty() {
+            return Unavailable::AllTried;
         }
+        let all = self.resting.iter().chain(&self.eligible);
+        let retry_at = all.map(|replica| replica.retry_at(now, &self.policy.breaker)).min();
+        retry_at.map_or(Unavailable::NoneReady, |retry_at| Unavailable::AllOpen {
+            resting: self.eligible.len() + self.resting.len(),
+            retry_at,
+        })
     }
 
     fn soonest_probe(&self) -> Option<Tick> {
-        let all = self.resting.iter().chain(&self.eligible);
-        all.filter_map(|replica| replica.breaker().next_probe_at()).min()
+        self.resting.iter().filter_map(|replica| replica.breaker().next_probe_at()).min()
     }
 
-    /// Whose turn it is.
-    fn turn(&self) -> Option<&Replica> {
+    /// Who had the last turn.
+    fn last(&self) -> Option<&Arc<Replica>> {
         let turn = self.cursor.load(Relaxed);
-        (!self.eligible.is_empty()).then(|| &*self.eligible[self.rotation.index(turn)])
+        if turn > self.first_turn && !self.eligible.is_empty() {
+            return Some(&self.eligible[self.rotation.index(turn - 1)]);
+        }
+        self.last_before.as_ref()
     }
 }
 
@@ -162,10 +170,10 @@ fn is_among(tried: &[Arc<Replica>], replica: &Replica) -> bool {
     tried.iter().any(|other| other.key() == replica.key())
 }
 
-/// The turn at which a new rotation goes on where the old one stood: with that replica or, if it is gone, with the
-/// one after it. Starting anew with each change would starve the last replicas of a set that keeps changing.
-fn start_at(eligible: &[Arc<Replica>], rotation: &Rotation, turn: &Replica) -> u64 {
-    let position = eligible.iter().position(|replica| replica.key() >= turn.key()).unwrap_or(0);
+/// The turn with which a new rotation goes on: that of the first replica behind `last`, which may be gone. Starting
+/// anew with each change would starve the last replicas of a set that keeps changing.
+fn turn_after(last: &Replica, eligible: &[Arc<Replica>], rotation: &Rotation) -> u64 {
+    let position = eligible.iter().position(|replica| replica.key() > last.key()).unwrap_or(0);
     let turns = u64::try_from(rotation.len()).unwrap_or(0);
     (0..turns).find(|turn| rotation.index(*turn) == position).unwrap_or(0)
 }

@@ -1,5 +1,13 @@
 //! The breaker's state in one word, so that one compare-and-swap decides every race.
 
+use std::{
+    sync::atomic::{
+        AtomicU64,
+        Ordering::{AcqRel, Acquire, Release},
+    },
+    thread,
+};
+
 use super::State;
 
 /// All of the breaker that a request has to know.
@@ -32,10 +40,10 @@ impl Word {
     pub(super) const MAX_COUNT: u32 = (1 << 14) - 1;
     pub(super) const MAX_STREAK: u32 = (1 << 6) - 1;
 
-    pub(super) const INITIAL: Self =
+    const INITIAL: Self =
         Self { generation: 0, count: 0, streak: 0, busy: false, probe_out: false, state: State::Closed };
 
-    pub(super) fn pack(self) -> u64 {
+    fn pack(self) -> u64 {
         let state = match self.state {
             State::Closed => 0,
             State::HalfOpen => 1,
@@ -49,8 +57,7 @@ impl Word {
             | state
     }
 
-    #[expect(clippy::cast_possible_truncation, reason = "count and streak are masked to their bits")]
-    pub(super) fn unpack(word: u64) -> Self {
+    fn unpack(word: u64) -> Self {
         Self {
             generation: word >> Self::GENERATION_SHIFT,
             count: (word >> Self::COUNT_SHIFT) as u32 & Self::MAX_COUNT,
@@ -68,6 +75,57 @@ impl Word {
     /// The generation after this one.
     pub(super) fn next_generation(self) -> u64 {
         (self.generation + 1) & Self::GENERATION_MASK
+    }
+}
+
+/// The word as the workers share it.
+///
+/// Fields beside it are stored with release and loaded with acquire: who sees a new value of one also sees, when it
+/// reads the word again, that the generation has moved on.
+#[derive(Debug)]
+pub(super) struct SharedWord(AtomicU64);
+
+impl SharedWord {
+    pub(super) fn new() -> Self {
+        Self(AtomicU64::new(Word::INITIAL.pack()))
+    }
+
+    pub(super) fn load(&self) -> Word {
+        Word::unpack(self.0.load(Acquire))
+    }
+
+    /// The word, if it is still of this generation.
+    pub(super) fn of_generation(&self, generation: u64) -> Option<Word> {
+        Some(self.load()).filter(|word| word.generation == generation)
+    }
+
+    /// The word, after waiting for a transition that is being written; that takes nanoseconds unless the writing
+    /// thread lost its core. Not for the request path.
+    pub(super) fn settled(&self) -> Word {
+        loop {
+            let word = self.load();
+            if !word.busy {
+                return word;
+            }
+            thread::yield_now();
+        }
+    }
+
+    /// Replaces a word, unless another thread was faster.
+    pub(super) fn swap(&self, from: Word, to: Word) -> bool {
+        self.0.compare_exchange(from.pack(), to.pack(), AcqRel, Acquire).is_ok()
+    }
+
+    /// Begins a transition: the winner gets the busy word. Nobody else changes the breaker until it stores the next
+    /// one with [`settle`](Self::settle), so nothing between the two may fail.
+    pub(super) fn claim(&self, from: Word) -> Option<Word> {
+        let busy = Word { busy: true, generation: from.next_generation(), ..from };
+        self.swap(from, busy).then_some(busy)
+    }
+
+    /// Ends a transition.
+    pub(super) fn settle(&self, word: Word) {
+        self.0.store(Word { busy: false, ..word }.pack(), Release);
     }
 }
 

@@ -3,7 +3,7 @@
 //! One stream at a time, from one control plane at a time. When it ends, for whatever reason, the snapshot in use stays
 //! in use, and the next stream resumes from it.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use gateway_proto::v1::{
     self, discovery_service_client::DiscoveryServiceClient, stream_snapshots_request::Message,
@@ -47,15 +47,17 @@ enum Ended {
 
 /// Follows `control_plane` until `stop` begins. Dropping the future ends the stream.
 pub(crate) async fn follow(
-    control_plane: Arc<ControlPlane>,
-    node: v1::NodeIdentity,
-    feed: Feed,
-    stop: Shutdown,
+    control_plane: &ControlPlane,
+    node: &v1::NodeIdentity,
+    feed: &Feed,
+    stop: &Shutdown,
 ) {
     let mut reconnect = Reconnect::default();
+    // A follower before this one may have failed in the middle of a stream.
+    feed.set_connected(false);
     loop {
         let ended = tokio::select! {
-            ended = follow_once(&control_plane, &node, &feed, &mut reconnect) => ended,
+            ended = follow_once(control_plane, node, feed, &mut reconnect) => ended,
             () = stop.begun() => return,
         };
         feed.set_connected(false);

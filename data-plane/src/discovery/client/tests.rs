@@ -1,5 +1,7 @@
 //! The stream's life against a control plane that the test scripts.
 
+use std::sync::Arc;
+
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -37,7 +39,8 @@ fn start(urls: &[String], snapshot: Snapshot, source: Source) -> DataPlane {
     let stop = Shutdown::new();
     let urls = urls.iter().map(|url| parse_url(url).unwrap()).collect();
     let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into() };
-    let task = tokio::spawn(follow(Arc::new(ControlPlane::new(urls)), node, feed, stop.clone()));
+    let stopped = stop.clone();
+    let task = tokio::spawn(async move { follow(&ControlPlane::new(urls), &node, &feed, &stopped).await });
     DataPlane { view, table, stop, task }
 }
 
@@ -176,11 +179,10 @@ async fn an_unreachable_control_plane_is_passed_over_and_a_restarted_one_is_foun
     assert_eq!(data_plane.routes(), [("orders".to_owned(), 1)], "never without");
 }
 
-/// One end of a stream without a network, so that time can be moved by hand.
-fn pipe() -> (
-    mpsc::Sender<Result<v1::StreamSnapshotsResponse, Status>>,
-    ReceiverStream<Result<v1::StreamSnapshotsResponse, Status>>,
-) {
+type Response = Result<v1::StreamSnapshotsResponse, Status>;
+
+/// A stream without a network, so that time can be moved by hand.
+fn pipe() -> (mpsc::Sender<Response>, ReceiverStream<Response>) {
     let (sender, receiver) = mpsc::channel(1);
     (sender, ReceiverStream::new(receiver))
 }

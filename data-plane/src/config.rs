@@ -32,11 +32,11 @@ pub struct Args {
     #[arg(long, env = "GW_CONTROL_PLANE", value_delimiter = ',', value_name = "URL,…")]
     pub control_plane: Vec<String>,
     /// Name of this data plane, stable over restarts: a-z, 0-9 and '-' [default: the host's name, and the port
-    /// behind it unless that is 8080]
+    /// behind it unless that is 8080; by chance with port 0 or without a host name]
     #[arg(long, env = "GW_NODE_ID", value_name = "ID")]
     pub node_id: Option<String>,
     /// Directory of the last snapshot, for starts without a control plane [default: a directory named by the node id
-    /// in $STATE_DIRECTORY, $XDG_STATE_HOME/gateway or ~/.local/state/gateway]
+    /// in $STATE_DIRECTORY, $XDG_STATE_HOME/gateway or ~/.local/state/gateway; none when the id is left to chance]
     #[arg(long, env = "GW_CACHE_DIR", value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
     /// Keep no snapshot on disk: a start without a control plane then has nothing to route by
@@ -94,7 +94,7 @@ impl fmt::Display for Registry {
     /// For the log line that says how the process was started.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Static(services) => write!(f, "static, {} services", services.len()),
+            Self::Static(services) => write!(f, "static, services: {}", services.len()),
             Self::ControlPlane { urls, cache } => {
                 for (index, url) in urls.iter().enumerate() {
                     write!(f, "{}{url}", if index == 0 { "" } else { "," })?;
@@ -114,12 +114,13 @@ impl Args {
     /// # Errors
     /// A usage [`Failure`] that names the flag and what is allowed.
     pub fn validate(self) -> Result<Config, Failure> {
-        let node_id = match &self.node_id {
+        let (node_id, is_stable) = match &self.node_id {
             Some(text) => NodeId::parse(text)
+                .map(|id| (id, true))
                 .map_err(|invalid| Failure::usage(format!("--node-id {text:?}: {invalid}")))?,
             None => defaults::node_id(defaults::hostname().as_deref(), self.listen.port(), rand::random()),
         };
-        let registry = self.registry(&node_id)?;
+        let registry = self.registry(&node_id, is_stable)?;
         let workers = self.workers.unwrap_or_else(|| available_parallelism().map_or(1, NonZeroUsize::get));
         if !(1..=MAX_WORKERS).contains(&workers) {
             return Err(Failure::usage(format!("--workers {workers} is not in 1..={MAX_WORKERS}")));
@@ -138,7 +139,7 @@ impl Args {
         })
     }
 
-    fn registry(&self, node_id: &NodeId) -> Result<Registry, Failure> {
+    fn registry(&self, node_id: &NodeId, is_stable: bool) -> Result<Registry, Failure> {
         if let Some(path) = &self.static_file {
             let beside = [
                 (!self.control_plane.is_empty(), "--control-plane"),
@@ -165,20 +166,20 @@ impl Args {
         }
         let urls = urls.into_iter().map(parse_url).collect::<Result<_, _>>();
         let urls = urls.map_err(|why| Failure::usage(format!("--control-plane: {why}")))?;
-        Ok(Registry::ControlPlane { urls, cache: self.cache(node_id)? })
+        Ok(Registry::ControlPlane { urls, cache: self.cache(node_id, is_stable)? })
     }
 
-    fn cache(&self, node_id: &NodeId) -> Result<Option<Cache>, Failure> {
+    fn cache(&self, node_id: &NodeId, is_stable: bool) -> Result<Option<Cache>, Failure> {
         if self.no_cache {
             return match &self.cache_dir {
                 Some(_) => Err(Failure::usage("--no-cache excludes --cache-dir: give one of them")),
                 None => Ok(None),
             };
         }
-        let directory = self
-            .cache_dir
-            .clone()
-            .or_else(|| defaults::cache_directory(|name| std::env::var_os(name), node_id));
+        // Under a name that chance gave, the next start would not look there, and every start would leave a directory.
+        let by_default =
+            || is_stable.then(|| defaults::cache_directory(|name| std::env::var_os(name), node_id)).flatten();
+        let directory = self.cache_dir.clone().or_else(by_default);
         Ok(directory.map(|directory| Cache::new(directory, self.cache_max_age)))
     }
 }

@@ -17,11 +17,11 @@ pub(super) fn hostname() -> Option<String> {
         .or_else(|| std::env::var("HOSTNAME").ok())
 }
 
-/// A node id from the host's name.
+/// A node id from the host's name, and whether the next start would find the same one.
 ///
 /// Two data planes on one host must not share a name, or each would take the other's stream: the port tells them
 /// apart, and where the port is left to the kernel, or no name is known, chance does.
-pub(super) fn node_id(hostname: Option<&str>, port: u16, random: u32) -> NodeId {
+pub(super) fn node_id(hostname: Option<&str>, port: u16, random: u32) -> (NodeId, bool) {
     let name = hostname.unwrap_or_default().trim();
     let label: String = name
         .chars()
@@ -29,16 +29,16 @@ pub(super) fn node_id(hostname: Option<&str>, port: u16, random: u32) -> NodeId 
         .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
         .take(48)
         .collect();
-    let label = match label.trim_matches('-') {
-        "" | "localhost" => format!("node-{random:08x}"),
-        label => label.to_owned(),
+    let label = label.trim_matches('-');
+    let is_named = !matches!(label, "" | "localhost");
+    let label = if is_named { label } else { "node" };
+    let (id, is_stable) = match port {
+        PROXY_PORT if is_named => (label.to_owned(), true),
+        port if is_named && port != 0 => (format!("{label}-{port}"), true),
+        _ => (format!("{label}-{random:08x}"), false),
     };
-    let id = match port {
-        PROXY_PORT => label,
-        0 => format!("{label}-{random:08x}"),
-        port => format!("{label}-{port}"),
-    };
-    NodeId::parse(&id).expect("letters, digits and inner hyphens, at most 57 of them, are a label")
+    let id = NodeId::parse(&id).expect("letters, digits and inner hyphens, at most 57 of them, are a label");
+    (id, is_stable)
 }
 
 /// A directory that outlives the process and belongs to this node alone; `None` when the environment names none.
@@ -58,17 +58,18 @@ mod tests {
     #[test]
     fn a_node_is_named_by_its_host_and_by_its_port_unless_that_is_the_default() {
         for (hostname, port, expected) in [
-            (Some("web-1\n"), 8080, "web-1"),
-            (Some("Web_1.example.com"), 8081, "web-1-8081"),
-            (Some("-x-"), 8080, "x"),
-            (Some("web-1"), 0, "web-1-0000002a"),
-            (Some("localhost"), 8080, "node-0000002a"),
-            (Some("---"), 8081, "node-0000002a-8081"),
-            (None, 0, "node-0000002a-0000002a"),
+            (Some("web-1\n"), 8080, ("web-1", true)),
+            (Some("Web_1.example.com"), 8081, ("web-1-8081", true)),
+            (Some("-x-"), 8080, ("x", true)),
+            (Some("web-1"), 0, ("web-1-0000002a", false)),
+            (Some("localhost"), 8080, ("node-0000002a", false)),
+            (Some("---"), 8081, ("node-0000002a", false)),
+            (None, 0, ("node-0000002a", false)),
         ] {
-            assert_eq!(node_id(hostname, port, 42).as_str(), expected);
+            let (id, is_stable) = node_id(hostname, port, 42);
+            assert_eq!((id.as_str(), is_stable), expected);
         }
-        assert_eq!(node_id(Some(&"x".repeat(300)), 65_535, 42).as_str().len(), 54);
+        assert_eq!(node_id(Some(&"x".repeat(300)), 65_535, 42).0.as_str().len(), 54);
     }
 
     #[test]

@@ -41,8 +41,9 @@ const QUIET: Duration = Duration::from_secs(5);
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// At the end, the control plane has this long to read what was told last.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// Rows, counts and events in one message, of each at most; together well under a message's limit of 4 MiB.
-const MAX_ROWS: usize = 2000;
+/// Rows, counts and events in one message, of each at most: control planes take no more events, and together they
+/// stay well under a message's limit of 4 MiB.
+const MAX_ROWS: usize = 1000;
 /// Messages in flight to the transport.
 const OUTGOING: usize = 4;
 

@@ -99,7 +99,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         background.push(("discovery", link.clone().follow(feed)));
         background.push(("reports", link.report(reporter)));
         if let Some(cache) = cache {
-            background.push(("cache", tokio::spawn(keeper::keep(cache, view.snapshot, stop.clone()))));
+            background.push(("cache", tokio::spawn(keeper::keep(cache, view, stop.clone()))));
         }
     }
     Ok(Running { proxy, admin_listen, stop, background })

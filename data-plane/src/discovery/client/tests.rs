@@ -217,3 +217,12 @@ async fn a_control_plane_that_reads_no_answers_is_left() {
     let ended = receive_all(stream, &answers, &feed, &mut Reconnect::default()).await;
     assert!(matches!(ended, Ended::NotRead), "{ended}");
 }
+
+#[test]
+fn a_stream_that_another_data_plane_took_over_is_left_to_it_for_a_while() {
+    let now = Instant::now();
+    let pause = |ended: Ended, random| pause_after(&ended, &mut Reconnect::default(), now, random).as_secs();
+    let taken_over = || Ended::from(Status::aborted("a newer stream of dp-1 has begun"));
+    assert_eq!((pause(taken_over(), 0.0), pause(taken_over(), 1.0)), (10, 20));
+    assert_eq!(pause(Ended::from(Status::unavailable("gone")), 1.0), 0);
+}

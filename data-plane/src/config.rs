@@ -8,6 +8,7 @@ use std::{
     fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, thread::available_parallelism, time::Duration,
 };
 
+use clap::builder::FalseyValueParser;
 use gateway_proto::NodeId;
 use gateway_runtime::Failure;
 use http::Uri;
@@ -40,7 +41,7 @@ pub struct Args {
     #[arg(long, env = "GW_CACHE_DIR", value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
     /// Keep no snapshot on disk: a start without a control plane then has nothing to route by
-    #[arg(long, env = "GW_NO_CACHE")]
+    #[arg(long, env = "GW_NO_CACHE", value_parser = FalseyValueParser::new())]
     pub no_cache: bool,
     /// Oldest snapshot on disk that a start may route by
     #[arg(long, env = "GW_CACHE_MAX_AGE", default_value = "24h", value_parser = humantime::parse_duration, value_name = "DURATION")]
@@ -55,7 +56,7 @@ pub struct Args {
     #[arg(long, env = "GW_DOMAIN", value_name = "SUFFIX")]
     pub domain: Option<String>,
     /// Name the replica and the number of attempts in responses; this shows clients the topology
-    #[arg(long, env = "GW_DEBUG_HEADERS")]
+    #[arg(long, env = "GW_DEBUG_HEADERS", value_parser = FalseyValueParser::new())]
     pub debug_headers: bool,
     /// Client connections at once; later ones wait
     #[arg(long, env = "GW_PROXY_MAX_CONNECTIONS", default_value = "10000", value_name = "N")]

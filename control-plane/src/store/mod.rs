@@ -27,7 +27,10 @@ pub trait Store: Send + 'static {
     ///
     /// # Errors
     /// [`StoreError`]: the outcome is unknown until [`Store::load`] succeeds.
-    fn commit(&mut self, group: &[Mutation]) -> impl Future<Output = Result<Vec<Revision>, StoreError>> + Send;
+    fn commit(
+        &mut self,
+        group: &[Mutation],
+    ) -> impl Future<Output = Result<Vec<Revision>, StoreError>> + Send;
 }
 
 /// Everything a store holds.

@@ -36,7 +36,7 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a command changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum WriteError {
+pub(crate) enum WriteError {
     /// A rule of the registry forbids it.
     #[error(transparent)]
     Refused(#[from] RegistryError),
@@ -56,7 +56,7 @@ pub enum WriteError {
 
 /// Where commands are handed in. Clones share one queue.
 #[derive(Debug, Clone)]
-pub struct Commands {
+pub(crate) struct Commands {
     queue: mpsc::Sender<Envelope>,
     metrics: Arc<Metrics>,
 }
@@ -96,7 +96,7 @@ impl Commands {
     ///
     /// # Errors
     /// [`WriteError`]; a full queue refuses at once.
-    pub async fn submit(&self, command: Command) -> Result<Answer, WriteError> {
+    pub(crate) async fn submit(&self, command: Command) -> Result<Answer, WriteError> {
         let is_registration = matches!(command, Command::Register(_));
         let (reply, outcome) = oneshot::channel();
         let result = match self.queue.try_send(Envelope { command, reply }) {

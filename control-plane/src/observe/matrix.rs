@@ -55,24 +55,15 @@ impl Matrix {
         self.row_count -= self.rows.remove(key).map_or(0, |nodes| nodes.len());
     }
 
-    /// The rows after `after`, by replica, then data plane.
-    pub fn rows_after(
+    /// What every data plane says of each replica, from `start` on, it included; from the first one without `start`.
+    pub fn from(
         &self,
-        after: Option<&(ReplicaKey, Option<NodeId>)>,
-    ) -> impl Iterator<Item = (&ReplicaKey, &NodeId, &v1::Breaker)> {
-        let start = after.map(|(key, _)| key.clone());
-        let range = match start {
+        start: Option<&ReplicaKey>,
+    ) -> impl Iterator<Item = (&ReplicaKey, &BTreeMap<NodeId, v1::Breaker>)> {
+        match start {
             Some(start) => self.rows.range(start..),
             None => self.rows.range::<ReplicaKey, _>(..),
-        };
-        let after = after.cloned();
-        range.flat_map(|(key, nodes)| nodes.iter().map(move |(node, row)| (key, node, row))).filter(
-            move |(key, node, _)| match &after {
-                Some((last, Some(last_node))) => (*key, *node) > (last, last_node),
-                Some((last, None)) => *key > last,
-                None => true,
-            },
-        )
+        }
     }
 
     /// The replicas that have rows.
@@ -147,7 +138,8 @@ mod tests {
     }
 
     fn replicas(matrix: &Matrix) -> Vec<String> {
-        matrix.rows_after(None).map(|(key, node, _)| format!("{}@{node}", key.replica)).collect()
+        let rows = matrix.from(None).flat_map(|(key, nodes)| nodes.keys().map(move |node| (key, node)));
+        rows.map(|(key, node)| format!("{}@{node}", key.replica)).collect()
     }
 
     #[test]
@@ -178,15 +170,11 @@ mod tests {
     }
 
     #[test]
-    fn rows_go_on_after_the_one_named() {
+    fn rows_go_on_from_the_replica_named() {
         let mut matrix = Matrix::default();
-        for id in ["n1", "n2"] {
-            matrix.report(&node(id), report(true, &[("a", Open), ("b", Open)]));
-        }
-        let rest = |after| matrix.rows_after(Some(&after)).count();
-        assert_eq!(rest((key("a"), Some(node("n1")))), 3);
-        assert_eq!(rest((key("a"), None)), 2);
-        assert_eq!(rest((key("b"), Some(node("n2")))), 0);
+        matrix.report(&node("n1"), report(true, &[("a", Open), ("b", Open), ("c", Open)]));
+        let rest: Vec<_> = matrix.from(Some(&key("b"))).map(|(key, _)| key.replica.to_string()).collect();
+        assert_eq!(rest, ["b", "c"]);
     }
 
     #[test]

@@ -208,7 +208,7 @@ impl Seat {
     /// Notes what the data plane uses now.
     pub(crate) fn acked(&self, revision: Revision) {
         if let Some(mut observed) = self.speaking() {
-            observed.nodes.acked(&self.identity.id, revision);
+            observed.nodes.acked(&self.identity.id, revision, clock::now());
         }
     }
 

@@ -9,7 +9,7 @@ use gateway_proto::{NodeId, time::timestamp, v1};
 
 use crate::registry::Revision;
 
-/// A data plane that has not reported for this long is named as unreachable.
+/// A data plane that has neither reported nor acked anything for this long is named as unreachable.
 pub const SILENT_AFTER: Duration = Duration::from_secs(15);
 /// A data plane that has been away for this long is forgotten, with its breakers.
 pub const FORGET_AFTER: Duration = Duration::from_secs(600);
@@ -99,9 +99,10 @@ impl Nodes {
         }
     }
 
-    /// Notes what the data plane uses now.
-    pub fn acked(&mut self, id: &NodeId, revision: Revision) {
+    /// Notes what the data plane uses now: a sign of life, too, for one that has nothing to report.
+    pub fn acked(&mut self, id: &NodeId, revision: Revision, now: Instant) {
         if let Some(node) = self.nodes.get_mut(id) {
+            node.heard = now;
             node.acked = revision;
             node.nack = None;
         }
@@ -239,7 +240,7 @@ mod tests {
         let id = identity("n1").id;
         assert_eq!(state(&nodes, 3), v1::NodeState::Lagging);
         nodes.sent(&id, 3);
-        nodes.acked(&id, 3);
+        nodes.acked(&id, 3, now);
         assert_eq!(state(&nodes, 3), v1::NodeState::Synced);
         assert_eq!(state(&nodes, 4), v1::NodeState::Lagging);
         nodes.disconnect(&id, now);
@@ -248,13 +249,13 @@ mod tests {
 
     #[test]
     fn a_nack_shows_until_the_next_ack_and_is_news_once() {
-        let (mut nodes, _) = connected(&["n1"], 9);
+        let (mut nodes, now) = connected(&["n1"], 9);
         let id = identity("n1").id;
         let nack = v1::Nack { reason: "INVALID_RESOURCE".into(), message: "a/b".into() };
         assert!(nodes.nacked(&id, nack.clone()));
         assert!(!nodes.nacked(&id, nack));
         assert_eq!(state(&nodes, 0), v1::NodeState::Nacked);
-        nodes.acked(&id, 1);
+        nodes.acked(&id, 1, now);
         assert_eq!(state(&nodes, 1), v1::NodeState::Synced);
     }
 

@@ -24,4 +24,5 @@ pub use event::{Event, EventKind};
 pub use group::{Group, Step};
 pub use record::{LeaseTerms, Record, Revision};
 pub use registration::Registration;
+pub(crate) use registration::text_within;
 pub use view::{Applied, Change, Committed, ServiceEntry, ServiceStep, View};

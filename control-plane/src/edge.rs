@@ -15,13 +15,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::{
     clock,
+    effects::Effects,
     leases::Term,
     refusal::Refusal,
     registry::{
         Answer, Candidates, Command, Decision, Limits, Proof, Record, Registration, RegistryError, Target,
         View, Write, decide,
     },
-    writer::{Commands, Effects},
+    writer::Commands,
 };
 
 /// Handles to all parts that a request may need.

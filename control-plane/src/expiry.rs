@@ -12,9 +12,10 @@ use tokio::{
 
 use crate::{
     clock,
+    effects::Effects,
     leases::{Lapsed, Leases, SWEEP_INTERVAL},
     registry::Command,
-    writer::{Commands, Effects},
+    writer::Commands,
 };
 
 /// Removals under way at once; the others wait for the next sweep.

@@ -13,6 +13,7 @@
 mod clock;
 pub mod config;
 mod edge;
+mod effects;
 mod expiry;
 mod http;
 pub mod leases;
@@ -37,6 +38,7 @@ pub use config::Config;
 
 use self::{
     edge::{Edge, Places},
+    effects::Effects,
     leases::Leases,
     metrics::Metrics,
     observe::Observation,
@@ -44,7 +46,7 @@ use self::{
     registry::View,
     server::Routers,
     store::{AnyStore, Store},
-    writer::{Effects, Writer},
+    writer::Writer,
 };
 
 /// Event watches at once: people and tools, not data planes.

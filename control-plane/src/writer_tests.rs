@@ -4,7 +4,10 @@ use gateway_proto::{Address, ServiceName};
 
 use super::*;
 use crate::{
-    registry::{Proof, Registration, Revision, Target},
+    leases::Leases,
+    observe::Observation,
+    publish::Publisher,
+    registry::{LeaseTerms, Mutation, Proof, Registration, Revision, Target},
     store::{Loaded, Memory},
 };
 

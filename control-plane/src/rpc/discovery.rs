@@ -24,7 +24,7 @@ use crate::{
     observe::Seat,
     publish::{CatchUp, Filter, Heard, Next, Session},
     refusal::Refusal,
-    registry::Revision,
+    registry::{Revision, View},
     writer::WriteError,
 };
 
@@ -82,8 +82,10 @@ async fn serve(
     let node = hello.node.unwrap_or_default();
     let identity = identity(node, peer).map_err(|error| invalid(error.within("hello.node")))?;
     let publisher = &edge.effects.publisher;
-    let resumes = hello.resume_epoch == publisher.epoch() && hello.resume_revision >= 0;
-    let resume = resumes.then_some(hello.resume_revision);
+    let is_ours = hello.resume_epoch == publisher.epoch();
+    // A data plane that is ahead knows what this store has lost: nothing leads on from there.
+    let held = 0..=publisher.read(View::revision);
+    let resume = (is_ours && held.contains(&hello.resume_revision)).then_some(hello.resume_revision);
     let seat = edge.effects.observation.connect(identity, resume.unwrap_or(0)).map_err(Refusal::from)?;
     tracing::info!(node = %seat.node(), resume = ?resume, "data plane connected");
     let session = Session::new(resume, clock::now());

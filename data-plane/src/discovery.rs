@@ -1,8 +1,8 @@
 //! How the registry reaches this data plane: over the snapshot stream, from disk, or once from a static list.
 //!
 //! [`Snapshot`], [`Assembly`] and [`Refusal`] are the pure half: what is held, and what a message does to it. [`Feed`]
-//! owns the snapshot and brings every change to the table, [`client`] follows the control plane, [`Cache`] and
-//! [`keeper`] keep the last snapshot on disk. Nothing here is on the request path.
+//! owns the snapshot and brings every change to the table, `client` follows the control plane, [`Cache`] and
+//! `keeper` keep the last snapshot on disk. Nothing here is on the request path.
 
 mod assembly;
 pub mod cache;

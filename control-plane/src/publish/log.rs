@@ -34,7 +34,8 @@ impl DeltaLog {
             self.changes.push_back(change);
         }
         // Several changes may share a revision after a reload; a base between them must not exist.
-        while self.changes.len() > self.capacity || self.changes.front().is_some_and(|c| c.revision == self.floor)
+        while self.changes.len() > self.capacity
+            || self.changes.front().is_some_and(|c| c.revision == self.floor)
         {
             match self.changes.pop_front() {
                 Some(change) => self.floor = change.revision,
@@ -60,13 +61,11 @@ impl DeltaLog {
         let mut services: BTreeMap<&ServiceName, Span<()>> = BTreeMap::new();
         let mut replicas: BTreeMap<&ReplicaKey, Span<&Change>> = BTreeMap::new();
         for change in self.changes.range(start..) {
-            let service = services.entry(&change.key.service).or_insert(Span {
-                existed: change.service != ServiceStep::Appeared,
-                now: None,
-            });
+            let service = services
+                .entry(&change.key.service)
+                .or_insert(Span { existed: change.service != ServiceStep::Appeared, now: None });
             service.now = (change.service != ServiceStep::Vanished).then_some(());
-            let replica =
-                replicas.entry(&change.key).or_insert(Span { existed: change.existed, now: None });
+            let replica = replicas.entry(&change.key).or_insert(Span { existed: change.existed, now: None });
             replica.now = change.record.is_some().then_some(change);
         }
         let mut delta = v1::Delta { base_revision: base, ..Default::default() };

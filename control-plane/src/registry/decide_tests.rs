@@ -3,7 +3,7 @@ use std::time::UNIX_EPOCH;
 use gateway_proto::{Address, ServiceName, Weight};
 
 use super::*;
-use crate::registry::Committed;
+use crate::registry::{Committed, EventKind};
 
 const LIMITS: Limits = Limits { replicas: 100, replicas_per_service: 3 };
 

@@ -13,15 +13,18 @@ mod event;
 mod group;
 #[cfg(test)]
 mod model_tests;
+mod mutation;
 mod record;
 mod registration;
 mod view;
 
 pub use command::{Candidates, Command, Proof, Target};
-pub use decide::{Answer, Cause, Decision, Limits, Mutation, Write, decide};
+pub use decide::{Decision, Limits, decide};
 pub use error::RegistryError;
 pub use event::{Event, EventKind};
 pub use group::{Group, Step};
+pub use mutation::{Answer, Cause, Mutation, Write};
 pub use record::{LeaseTerms, Record, Revision};
 pub use registration::Registration;
+pub(crate) use registration::text_within;
 pub use view::{Applied, Change, Committed, ServiceEntry, ServiceStep, View};

@@ -1,7 +1,7 @@
 //! Where registrations survive the process.
 //!
 //! A store makes groups of mutations durable and numbers them. It decides nothing: what may be written was decided
-//! before, and only what a store has returned is applied. The [`Writer`](crate::writer) is its only caller.
+//! before, and only what a store has returned is applied. The writer is its only caller.
 
 mod memory;
 mod redb;
@@ -27,7 +27,10 @@ pub trait Store: Send + 'static {
     ///
     /// # Errors
     /// [`StoreError`]: the outcome is unknown until [`Store::load`] succeeds.
-    fn commit(&mut self, group: &[Mutation]) -> impl Future<Output = Result<Vec<Revision>, StoreError>> + Send;
+    fn commit(
+        &mut self,
+        group: &[Mutation],
+    ) -> impl Future<Output = Result<Vec<Revision>, StoreError>> + Send;
 }
 
 /// Everything a store holds.

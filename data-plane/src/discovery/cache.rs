@@ -4,8 +4,8 @@
 //! is refused with the reason; it never yields half a snapshot. Everything here blocks: callers keep it off async
 //! threads.
 //!
-//! Layout, little endian: magic 8 bytes · schema version u32 · crc32 u32 of all that follows · saved at, unix
-//! milliseconds u64 · revision i64 · length of the epoch u32 · epoch · protobuf `FullSnapshot`.
+//! Layout, little endian: magic 8 bytes · schema version u32 · crc32 u32 of all that follows · known to be current at,
+//! unix milliseconds u64 · revision i64 · length of the epoch u32 · epoch · protobuf `FullSnapshot`.
 
 use std::{
     fs::{self, File},
@@ -36,7 +36,7 @@ pub struct Cache {
 pub struct Cached {
     /// What was held.
     pub snapshot: Snapshot,
-    /// How long ago it was saved; zero when the wall clock has gone back since.
+    /// How long ago it was known to be current; zero when the wall clock has gone back since.
     pub age: Duration,
 }
 
@@ -58,10 +58,10 @@ pub enum CacheError {
     /// Bytes are missing or not those that were written.
     #[error("is damaged")]
     Damaged,
-    /// It was saved too long ago to be trusted.
-    #[error("was saved {} ago, at most {} is allowed", humantime::format_duration(*.age), humantime::format_duration(*.max_age))]
+    /// It was current too long ago to be trusted.
+    #[error("was current {} ago, at most {} is allowed", humantime::format_duration(*.age), humantime::format_duration(*.max_age))]
     TooOld {
-        /// Since it was saved, in whole seconds.
+        /// Since it was known to be current, in whole seconds.
         age: Duration,
         /// What is allowed.
         max_age: Duration,
@@ -100,15 +100,20 @@ impl Cache {
         decode(&bytes, now, self.max_age).map(Some)
     }
 
-    /// Replaces the saved snapshot. After a crash at any moment the file is the old or the new one, whole.
+    /// How old a loaded snapshot may be.
+    pub(super) fn max_age(&self) -> Duration {
+        self.max_age
+    }
+
+    /// Replaces the saved snapshot by one that was known to be current at `current_at`. After a crash at any moment the file is the old or the new one, whole.
     ///
     /// # Errors
     /// When the directory cannot be made or written; the old file stays.
-    pub fn save(&self, snapshot: &Snapshot, now: SystemTime) -> io::Result<()> {
+    pub fn save(&self, snapshot: &Snapshot, current_at: SystemTime) -> io::Result<()> {
         fs::create_dir_all(&self.directory)?;
         // Two processes that share the directory by mistake must not write into one temporary file.
         let temporary = self.directory.join(format!("snapshot.{}.tmp", std::process::id()));
-        let written = write_synced(&temporary, &encode(snapshot, now))
+        let written = write_synced(&temporary, &encode(snapshot, current_at))
             .and_then(|()| fs::rename(&temporary, self.path()))
             .and_then(|()| File::open(&self.directory)?.sync_all());
         if written.is_err() {
@@ -125,12 +130,12 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-fn encode(snapshot: &Snapshot, now: SystemTime) -> Vec<u8> {
+fn encode(snapshot: &Snapshot, current_at: SystemTime) -> Vec<u8> {
     let content = snapshot.to_wire();
     let epoch = snapshot.epoch().as_bytes();
-    let saved_at = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    let current_at = current_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let mut checked = Vec::with_capacity(20 + epoch.len() + content.encoded_len());
-    checked.extend_from_slice(&u64::try_from(saved_at).unwrap_or(u64::MAX).to_le_bytes());
+    checked.extend_from_slice(&u64::try_from(current_at).unwrap_or(u64::MAX).to_le_bytes());
     checked.extend_from_slice(&snapshot.revision().to_le_bytes());
     checked.extend_from_slice(&u32::try_from(epoch.len()).unwrap_or(u32::MAX).to_le_bytes());
     checked.extend_from_slice(epoch);
@@ -168,19 +173,19 @@ fn decode(bytes: &[u8], now: SystemTime, max_age: Duration) -> Result<Cached, Ca
 }
 
 fn decode_checked(checked: &[u8], now: SystemTime) -> Option<(Duration, v1::StreamSnapshotsResponse)> {
-    let (saved_at, rest) = take(checked)?;
+    let (current_at, rest) = take(checked)?;
     let (revision, rest) = take(rest)?;
     let (epoch_length, rest) = take(rest)?;
     let length = usize::try_from(u32::from_le_bytes(epoch_length)).ok()?;
     let (epoch, content) = rest.split_at_checked(length)?;
-    let saved_at = UNIX_EPOCH.checked_add(Duration::from_millis(u64::from_le_bytes(saved_at)))?;
+    let current_at = UNIX_EPOCH.checked_add(Duration::from_millis(u64::from_le_bytes(current_at)))?;
     let response = v1::StreamSnapshotsResponse {
         epoch: String::from_utf8(epoch.to_vec()).ok()?,
         revision: i64::from_le_bytes(revision),
         update: Some(Update::Full(v1::FullSnapshot::decode(content).ok()?)),
         ..Default::default()
     };
-    Some((now.duration_since(saved_at).unwrap_or_default(), response))
+    Some((now.duration_since(current_at).unwrap_or_default(), response))
 }
 
 fn take<const N: usize>(bytes: &[u8]) -> Option<([u8; N], &[u8])> {
@@ -224,7 +229,7 @@ mod tests {
     fn a_snapshot_that_is_too_old_is_refused_with_both_ages() {
         let bytes = encode(&held(), noon());
         let error = decode(&bytes, noon() + 2 * HOUR, HOUR).unwrap_err();
-        assert_eq!(error.to_string(), "was saved 2h ago, at most 1h is allowed");
+        assert_eq!(error.to_string(), "was current 2h ago, at most 1h is allowed");
     }
 
     #[test]

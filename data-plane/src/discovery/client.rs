@@ -3,7 +3,7 @@
 //! One stream at a time, from one control plane at a time. When it ends, for whatever reason, the snapshot in use stays
 //! in use, and the next stream resumes from it.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use gateway_proto::v1::{
     self, discovery_service_client::DiscoveryServiceClient, stream_snapshots_request::Message,
@@ -14,7 +14,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{Assembly, Feed, Received};
 use crate::control_plane::{ControlPlane, Reconnect, root_cause};
@@ -23,6 +23,8 @@ use crate::control_plane::{ControlPlane, Reconnect, root_cause};
 const SILENCE: Duration = Duration::from_secs(15);
 /// A control plane that sends what cannot be taken, again and again, is left for the next one.
 const MAX_REFUSALS_IN_A_ROW: u32 = 3;
+/// At least this long, and at most twice as long, a stream is left to the data plane that took it over.
+const TAKEN_OVER_PAUSE: Duration = Duration::from_secs(10);
 /// The control plane sends full snapshots in parts of about 1 MiB; a merged delta may be larger.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// The protocol allows one unacked response, so more answers than this cannot wait.
@@ -34,7 +36,9 @@ enum Ended {
     #[error("{0}")]
     Unreachable(String),
     #[error("{}: {}", .0.code(), .0.message())]
-    Failed(#[from] Status),
+    Failed(Status),
+    #[error("another data plane follows under the same node id: give each its own --node-id")]
+    Superseded,
     #[error("the control plane ended the stream")]
     Closed,
     #[error("no message for {SILENCE:?}")]
@@ -45,24 +49,33 @@ enum Ended {
     Refused(String),
 }
 
+impl From<Status> for Ended {
+    fn from(status: Status) -> Self {
+        // The one conflict there is on this stream.
+        if status.code() == Code::Aborted { Self::Superseded } else { Self::Failed(status) }
+    }
+}
+
 /// Follows `control_plane` until `stop` begins. Dropping the future ends the stream.
 pub(crate) async fn follow(
-    control_plane: Arc<ControlPlane>,
-    node: v1::NodeIdentity,
-    feed: Feed,
-    stop: Shutdown,
+    control_plane: &ControlPlane,
+    node: &v1::NodeIdentity,
+    feed: &Feed,
+    stop: &Shutdown,
 ) {
     let mut reconnect = Reconnect::default();
+    // A follower before this one may have failed in the middle of a stream.
+    feed.set_connected(false);
     loop {
         let ended = tokio::select! {
-            ended = follow_once(&control_plane, &node, &feed, &mut reconnect) => ended,
+            ended = follow_once(control_plane, node, feed, &mut reconnect) => ended,
             () = stop.begun() => return,
         };
         feed.set_connected(false);
         let (first, url) = (!reconnect.in_outage(), control_plane.url().clone());
-        let pause = reconnect.failed(Instant::now(), rand::random());
+        let pause = pause_after(&ended, &mut reconnect, Instant::now(), rand::random());
         // One warning an outage: the metrics and /readyz?verbose say how long it lasts.
-        if first {
+        if first || matches!(ended, Ended::Superseded) {
             tracing::warn!(%url, reason = %ended, "control plane lost, going on with the snapshot in use");
         } else {
             tracing::debug!(%url, reason = %ended, ?pause, "control plane still away");
@@ -72,6 +85,16 @@ pub(crate) async fn follow(
             () = sleep(pause) => {}
             () = stop.begun() => return,
         }
+    }
+}
+
+/// How long to wait before the next stream. `random` is uniform in 0..1.
+fn pause_after(ended: &Ended, reconnect: &mut Reconnect, now: Instant, random: f64) -> Duration {
+    let pause = reconnect.failed(now, random);
+    match ended {
+        // Two of one name would take the stream from each other as fast as they can.
+        Ended::Superseded => TAKEN_OVER_PAUSE.mul_f64(1.0 + random),
+        _ => pause,
     }
 }
 

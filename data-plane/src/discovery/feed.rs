@@ -53,7 +53,7 @@ impl Feed {
 
     /// Applies one message and yields its answer, together with what became of it.
     ///
-    /// When this returns, new requests are routed by what the message said.
+    /// When this returns, new requests are routed by what the message said. The status changes last.
     pub(super) fn receive(
         &self,
         assembly: &mut Assembly,
@@ -87,12 +87,12 @@ impl Feed {
     }
 
     fn apply(&self, names: &BTreeSet<ServiceName>) {
-        // A copy that shares its services: writing the table must not keep readers of the snapshot waiting.
-        let snapshot = self.snapshot.borrow().clone();
-        let changed: Vec<ServiceSpec> =
-            names.iter().filter_map(|name| snapshot.service(name)).map(|spec| (**spec).clone()).collect();
-        let gone: Vec<ServiceName> =
-            names.iter().filter(|name| snapshot.service(name).is_none()).cloned().collect();
+        let (changed, gone): (Vec<ServiceSpec>, Vec<ServiceName>) = {
+            let snapshot = self.snapshot.borrow();
+            let changed = names.iter().filter_map(|name| snapshot.service(name));
+            let gone = names.iter().filter(|name| snapshot.service(name).is_none());
+            (changed.map(|spec| (**spec).clone()).collect(), gone.cloned().collect())
+        };
         self.table.apply(&changed, &gone, self.clock.now());
     }
 }

@@ -46,7 +46,7 @@ pub struct Status {
 }
 
 impl Status {
-    pub(super) fn new(source: Source, age: Duration, now: Instant) -> Self {
+    pub(crate) fn new(source: Source, age: Duration, now: Instant) -> Self {
         let confirmed = (source == Source::Cached).then_some((now, age));
         Self { source, connected: false, changed: now, nacks: 0, refusal: None, confirmed }
     }
@@ -56,20 +56,20 @@ impl Status {
         self.confirmed.map(|(at, age)| now.saturating_duration_since(at) + age)
     }
 
-    pub(super) fn set_connected(&mut self, connected: bool, now: Instant) {
+    pub(crate) fn set_connected(&mut self, connected: bool, now: Instant) {
         if self.connected != connected {
             self.connected = connected;
             self.changed = now;
         }
     }
 
-    pub(super) fn confirm(&mut self, now: Instant) {
+    pub(crate) fn confirm(&mut self, now: Instant) {
         self.source = Source::Live;
         self.confirmed = Some((now, Duration::ZERO));
         self.refusal = None;
     }
 
-    pub(super) fn refuse(&mut self, refusal: String) {
+    pub(crate) fn refuse(&mut self, refusal: String) {
         self.nacks += 1;
         self.refusal = Some(refusal);
     }

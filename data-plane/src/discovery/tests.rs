@@ -10,7 +10,7 @@ use gateway_proto::{
 
 use super::{Assembly, Received, Snapshot};
 
-pub(super) fn replica(service: &str, id: &str, port: u16) -> v1::Replica {
+pub(crate) fn replica(service: &str, id: &str, port: u16) -> v1::Replica {
     v1::Replica {
         service: service.into(),
         replica_id: id.into(),
@@ -21,11 +21,11 @@ pub(super) fn replica(service: &str, id: &str, port: u16) -> v1::Replica {
     }
 }
 
-pub(super) fn service(name: &str, replicas: Vec<v1::Replica>) -> v1::ServiceSnapshot {
+pub(crate) fn service(name: &str, replicas: Vec<v1::Replica>) -> v1::ServiceSnapshot {
     v1::ServiceSnapshot { service: name.into(), policy: None, replicas }
 }
 
-pub(super) fn message(epoch: &str, revision: i64, update: Update) -> v1::StreamSnapshotsResponse {
+pub(crate) fn message(epoch: &str, revision: i64, update: Update) -> v1::StreamSnapshotsResponse {
     v1::StreamSnapshotsResponse {
         nonce: "n".into(),
         epoch: epoch.into(),
@@ -35,7 +35,7 @@ pub(super) fn message(epoch: &str, revision: i64, update: Update) -> v1::StreamS
     }
 }
 
-pub(super) fn part(
+pub(crate) fn part(
     revision: i64,
     index: i32,
     last: bool,
@@ -45,20 +45,20 @@ pub(super) fn part(
     message("e", revision, Update::Full(full))
 }
 
-pub(super) fn full(revision: i64, services: Vec<v1::ServiceSnapshot>) -> v1::StreamSnapshotsResponse {
+pub(crate) fn full(revision: i64, services: Vec<v1::ServiceSnapshot>) -> v1::StreamSnapshotsResponse {
     part(revision, 0, true, services)
 }
 
-pub(super) fn delta(base: i64, revision: i64, delta: v1::Delta) -> v1::StreamSnapshotsResponse {
+pub(crate) fn delta(base: i64, revision: i64, delta: v1::Delta) -> v1::StreamSnapshotsResponse {
     message("e", revision, Update::Delta(v1::Delta { base_revision: base, ..delta }))
 }
 
-pub(super) fn bookmark(revision: i64) -> v1::StreamSnapshotsResponse {
+pub(crate) fn bookmark(revision: i64) -> v1::StreamSnapshotsResponse {
     message("e", revision, Update::Bookmark(v1::Bookmark {}))
 }
 
 /// Epoch "e" at revision 5: `orders` with r-1 and r-2, `users` with r-1.
-pub(super) fn held() -> Snapshot {
+pub(crate) fn held() -> Snapshot {
     let mut held = Snapshot::default();
     let orders = service("orders", vec![replica("orders", "r-1", 1), replica("orders", "r-2", 2)]);
     let users = service("users", vec![replica("users", "r-1", 3)]);
@@ -67,7 +67,7 @@ pub(super) fn held() -> Snapshot {
     held
 }
 
-pub(super) fn applied(revision: i64, changed: &[&str]) -> Received {
+pub(crate) fn applied(revision: i64, changed: &[&str]) -> Received {
     let changed = changed.iter().map(|name| ServiceName::parse(name).unwrap()).collect();
     Received::Applied { changed, revision }
 }

@@ -12,8 +12,11 @@ use tokio::net::TcpStream;
 
 use super::{forward::forward, worker::Worker};
 
-/// Time for a whole request head, from the first moment the connection waits for one.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for the first bytes of a connection.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a whole request head, from the first moment the connection waits for one: so it also bounds how long a
+/// connection may be idle between two requests, and cannot be as short as a slow head deserves.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Most header bytes of one request.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Most requests at once on one HTTP/2 connection.
@@ -43,7 +46,9 @@ impl Client {
 
 /// Serves one connection to its end, or to the end of what is in flight once the worker drains.
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: SocketAddr) {
-    let Ok(Ok(is_http2)) = tokio::time::timeout(HEAD_TIMEOUT, speaks_http2(&stream)).await else { return };
+    let Ok(Ok(is_http2)) = tokio::time::timeout(FIRST_BYTES_TIMEOUT, speaks_http2(&stream)).await else {
+        return;
+    };
     let client = Rc::new(Client::new(address));
     let service = service_fn(|request| {
         let answer = forward(Rc::clone(&worker), Rc::clone(&client), request);

@@ -110,6 +110,16 @@ impl Replica {
         self.learnt.breaker.view(now, policy)
     }
 
+    /// When asking again may help, if nobody may ask at `now`.
+    pub(super) fn retry_at(&self, now: Tick, policy: &policy::Breaker) -> Tick {
+        let view = self.breaker_view(now, policy);
+        match (view.state, view.until) {
+            (State::Open, Some(until)) => until.max(now),
+            // Another request is the probe, and may end at any moment.
+            _ => now,
+        }
+    }
+
     /// When the breaker took its present state, and how it opened last, if ever.
     pub fn history(&self) -> (Tick, Option<Trip>) {
         let memory = self.memory();

@@ -217,6 +217,16 @@ fn when_all_rest_the_answer_says_until_when() {
 }
 
 #[test]
+fn while_another_request_probes_the_last_replica_the_answer_is_to_come_back_soon() {
+    let (_table, service, _) = table_of(&["a"]);
+    trip(&service, START, "a");
+    let due = after(1500);
+    let _probe = service.pick(0, due, &[]).unwrap();
+    let refused = service.pick(0, due, &[]).unwrap_err();
+    assert_eq!(refused, Unavailable::AllOpen { resting: 1, retry_at: due });
+}
+
+#[test]
 fn a_breaker_survives_changes_of_policy_weight_and_other_replicas() {
     let (table, service, _) = table_of(&["a", "b"]);
     trip(&service, START, "b");
@@ -265,4 +275,15 @@ fn removed_services_are_gone_and_others_stay() {
     table.apply(&[], &[ServiceName::parse("orders").unwrap()], START);
     assert!(table.service("orders").is_none());
     assert!(table.service("payments").is_some());
+}
+
+#[test]
+fn the_attempts_of_a_service_never_go_back_when_a_replica_goes() {
+    let (table, service, _) = table_of(&["a", "b"]);
+    asked(&service, START, 4);
+    ask(&service, START, Outcome::Failure(Fault::Closed));
+    let _under_way = service.pick(0, START, &[]).unwrap();
+    assert_eq!(service.attempts(), ReplicaCounters { attempts: 6, failures: 1, retries: 0, inflight: 1 });
+    table.apply(&[orders([])], &[], START);
+    assert_eq!(service.attempts(), ReplicaCounters { attempts: 6, failures: 1, retries: 0, inflight: 0 });
 }

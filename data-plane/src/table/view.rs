@@ -94,7 +94,7 @@ impl View {
         }
         // Weights may have shown the same replicas again: look at each one.
         let rest = self.eligible.iter().find_map(|replica| self.admit(replica, now, tried));
-        rest.ok_or_else(|| self.unavailable(tried))
+        rest.ok_or_else(|| self.unavailable(now, tried))
     }
 
     /// Whether a pick for a request that has `tried` some would find another.
@@ -140,20 +140,20 @@ impl View {
         self.policy.timeout.connect + self.policy.timeout.per_try
     }
 
-    fn unavailable(&self, tried: &[Arc<Replica>]) -> Unavailable {
-        match self.soonest_probe() {
-            _ if !tried.is_empty() => Unavailable::AllTried,
-            _ if self.eligible.is_empty() && self.resting.is_empty() => Unavailable::NoneReady,
-            retry_at => Unavailable::AllOpen {
-                resting: self.eligible.len() + self.resting.len(),
-                retry_at: retry_at.unwrap_or_default(),
-            },
+    fn unavailable(&self, now: Tick, tried: &[Arc<Replica>]) -> Unavailable {
+        if !tried.is_empty() {
+            return Unavailable::AllTried;
         }
+        let all = self.resting.iter().chain(&self.eligible);
+        let retry_at = all.map(|replica| replica.retry_at(now, &self.policy.breaker)).min();
+        retry_at.map_or(Unavailable::NoneReady, |retry_at| Unavailable::AllOpen {
+            resting: self.eligible.len() + self.resting.len(),
+            retry_at,
+        })
     }
 
     fn soonest_probe(&self) -> Option<Tick> {
-        let all = self.resting.iter().chain(&self.eligible);
-        all.filter_map(|replica| replica.breaker().next_probe_at()).min()
+        self.resting.iter().filter_map(|replica| replica.breaker().next_probe_at()).min()
     }
 
     /// Who had the last turn.

@@ -1,5 +1,7 @@
 //! The stream's life against a control plane that the test scripts.
 
+use std::sync::Arc;
+
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -37,7 +39,8 @@ fn start(urls: &[String], snapshot: Snapshot, source: Source) -> DataPlane {
     let stop = Shutdown::new();
     let urls = urls.iter().map(|url| parse_url(url).unwrap()).collect();
     let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into() };
-    let task = tokio::spawn(follow(Arc::new(ControlPlane::new(urls)), node, feed, stop.clone()));
+    let stopped = stop.clone();
+    let task = tokio::spawn(async move { follow(&ControlPlane::new(urls), &node, &feed, &stopped).await });
     DataPlane { view, table, stop, task }
 }
 
@@ -176,11 +179,10 @@ async fn an_unreachable_control_plane_is_passed_over_and_a_restarted_one_is_foun
     assert_eq!(data_plane.routes(), [("orders".to_owned(), 1)], "never without");
 }
 
-/// One end of a stream without a network, so that time can be moved by hand.
-fn pipe() -> (
-    mpsc::Sender<Result<v1::StreamSnapshotsResponse, Status>>,
-    ReceiverStream<Result<v1::StreamSnapshotsResponse, Status>>,
-) {
+type Response = Result<v1::StreamSnapshotsResponse, Status>;
+
+/// A stream without a network, so that time can be moved by hand.
+fn pipe() -> (mpsc::Sender<Response>, ReceiverStream<Response>) {
     let (sender, receiver) = mpsc::channel(1);
     (sender, ReceiverStream::new(receiver))
 }
@@ -214,4 +216,13 @@ async fn a_control_plane_that_reads_no_answers_is_left() {
     tokio::spawn(async move { while responses.send(Ok(wire::bookmark(5))).await.is_ok() {} });
     let ended = receive_all(stream, &answers, &feed, &mut Reconnect::default()).await;
     assert!(matches!(ended, Ended::NotRead), "{ended}");
+}
+
+#[test]
+fn a_stream_that_another_data_plane_took_over_is_left_to_it_for_a_while() {
+    let now = Instant::now();
+    let pause = |ended: Ended, random| pause_after(&ended, &mut Reconnect::default(), now, random).as_secs();
+    let taken_over = || Ended::from(Status::aborted("a newer stream of dp-1 has begun"));
+    assert_eq!((pause(taken_over(), 0.0), pause(taken_over(), 1.0)), (10, 20));
+    assert_eq!(pause(Ended::from(Status::unavailable("gone")), 1.0), 0);
 }

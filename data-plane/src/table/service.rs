@@ -92,6 +92,12 @@ impl Service {
         self.rebuild(&roster, now);
     }
 
+    /// Lets go of all replicas, because the registry knows the service no more.
+    pub(super) fn empty(&self, now: Tick) {
+        let spec = ServiceSpec { name: self.name.clone(), policy: self.policy(), replicas: Vec::new() };
+        self.update(&spec, now);
+    }
+
     /// Its name.
     pub fn name(&self) -> &ServiceName {
         &self.name

@@ -278,6 +278,17 @@ fn removed_services_are_gone_and_others_stay() {
 }
 
 #[test]
+fn a_request_that_outlives_its_service_asks_nobody_else() {
+    let (table, service, _) = table_of(&["a", "b"]);
+    let failed = service.pick(0, START, &[]).unwrap().replica;
+    table.apply(&[], &[ServiceName::parse("orders").unwrap()], START);
+    let tried = [failed];
+    assert!(!service.has_untried(START, &tried));
+    assert_eq!(service.pick(0, START, &tried).unwrap_err(), Unavailable::AllTried);
+    assert_eq!(service.pick(0, START, &[]).unwrap_err(), Unavailable::NoneReady);
+}
+
+#[test]
 fn the_attempts_of_a_service_never_go_back_when_a_replica_goes() {
     let (table, service, _) = table_of(&["a", "b"]);
     asked(&service, START, 4);

@@ -19,7 +19,8 @@ use gateway_proto::{LeaseId, ReplicaKey};
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A gap between sweeps from which on this process, not its clients, is taken to have been away: eight sweeps missed,
-/// which no load explains, but a paused machine or a stopped process does.
+/// which no load explains, but a paused machine or a stopped process does. For a lease of less than twice as long,
+/// half of its time is such a gap: its owner could not be heard when it had to be.
 pub const STALL: Duration = Duration::from_secs(2);
 
 /// The leases of all replicas that are not permanent.
@@ -68,7 +69,8 @@ pub struct Lapsed {
 pub struct Sweep {
     /// Leases newly marked as lapsed.
     pub lapsed: usize,
-    /// Set when this process was away for that long: every lease got one full time to live instead.
+    /// Set when this process was away for that long, so that leases got one full time to live instead: all of them
+    /// from [`STALL`] on, before that only short ones.
     pub stalled_for: Option<Duration>,
 }
 
@@ -93,7 +95,7 @@ impl Leases {
             return None;
         }
         // After a stall nobody could renew in time, so the first to come after it must not pay for it.
-        if !entry.lapsed && now >= entry.deadline && self.stalled_for(now).is_none() {
+        if !entry.lapsed && now >= entry.deadline && !entry.is_excused_by(self.silence(now)) {
             entry.lapsed = true;
         }
         if entry.lapsed {
@@ -116,22 +118,23 @@ impl Leases {
 
     /// Marks every lease whose deadline has come. To be called every [`SWEEP_INTERVAL`].
     ///
-    /// When far more time has passed since the last call, this process stood still and heard nobody: then every
-    /// lease gets one full time to live from `now`.
+    /// When far more time has passed since the last call, this process stood still and heard nobody: then leases get
+    /// one full time to live from `now`, see [`STALL`].
     pub fn sweep(&self, now: Instant) -> Sweep {
-        let stalled_for = self.stalled_for(now);
+        let silence = self.silence(now);
         let since_birth = u64::try_from((now - self.born).as_nanos()).unwrap_or(u64::MAX);
         self.swept.store(since_birth, Ordering::Relaxed);
-        let mut lapsed = 0;
+        let (mut lapsed, mut excused) = (0, silence >= STALL);
         for mut entry in self.leases.iter_mut().filter(|entry| !entry.lapsed) {
-            if stalled_for.is_some() {
+            if entry.is_excused_by(silence) {
                 entry.deadline = now + entry.ttl;
+                excused = true;
             } else if now >= entry.deadline {
                 entry.lapsed = true;
                 lapsed += 1;
             }
         }
-        Sweep { lapsed, stalled_for }
+        Sweep { lapsed, stalled_for: excused.then_some(silence) }
     }
 
     /// At most `max` of the leases that have lapsed and are not forgotten: what is still to be removed.
@@ -144,13 +147,19 @@ impl Leases {
         lapsed.take(max).collect()
     }
 
-    fn stalled_for(&self, now: Instant) -> Option<Duration> {
+    /// How long nobody has looked for lapsed leases.
+    fn silence(&self, now: Instant) -> Duration {
         let swept = self.born + Duration::from_nanos(self.swept.load(Ordering::Relaxed));
-        Some(now.saturating_duration_since(swept)).filter(|gap| *gap >= STALL)
+        now.saturating_duration_since(swept)
     }
 }
 
 impl Lease {
+    /// Whether this process was silent for so long that a missing renewal says nothing about the owner.
+    fn is_excused_by(&self, silence: Duration) -> bool {
+        silence >= STALL.min(self.ttl / 2)
+    }
+
     fn term(&self) -> Term {
         Term { ttl: self.ttl, renewed: self.renewed, deadline: self.deadline }
     }
@@ -251,6 +260,24 @@ mod tests {
     fn a_renewal_that_comes_between_a_stall_and_its_first_sweep_is_taken() {
         let (leases, start) = granted();
         assert!(leases.renew(ID, &key(), start + 3 * TTL).is_some());
+    }
+
+    #[test]
+    fn a_short_lease_survives_a_pause_that_a_long_one_need_not_notice() {
+        let (leases, start) = granted();
+        let (short, ttl) = (LeaseId::from_random(2), Duration::from_secs(1));
+        leases.grant(short, key(), ttl, start);
+        // The pause begins behind the last sweep before the deadline, which lies within it.
+        sweep_until(&leases, start, start + ttl - 250 * MS);
+        let woken = start + ttl + 250 * MS;
+        assert!(
+            leases.renew(short, &key(), woken).is_some(),
+            "the first to come after it does not pay for it"
+        );
+        leases.grant(short, key(), ttl, start);
+        assert_eq!(leases.sweep(woken), Sweep { lapsed: 0, stalled_for: Some(500 * MS) });
+        assert_eq!(leases.get(short).map(|term| term.deadline), Some(woken + ttl));
+        assert_eq!(leases.get(ID).map(|term| term.deadline), Some(start + TTL));
     }
 
     #[test]

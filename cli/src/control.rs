@@ -25,7 +25,11 @@ use crate::{
     status::{Subject, explain},
 };
 
+#[cfg(test)]
+pub(crate) mod fake;
 mod pages;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use pages::Scope;
 

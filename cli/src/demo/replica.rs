@@ -20,6 +20,8 @@ mod messages;
 pub(crate) mod registration;
 mod routes;
 mod stats;
+#[cfg(test)]
+mod tests;
 
 use routes::{Answer, Service};
 

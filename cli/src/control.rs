@@ -1,6 +1,6 @@
 //! The control plane as the commands see it: calls with a deadline, whole lists, and errors for people.
 //!
-//! One file per concern: connecting and calling here, pages in [`pages`]. No command talks gRPC by itself.
+//! Connecting and single calls are here, whole lists in [`pages`]. No command talks gRPC by itself.
 
 use std::{
     error::Error as StdError,
@@ -15,14 +15,14 @@ use gateway_proto::{
         registry_service_client::RegistryServiceClient,
     },
 };
-use tonic::{Response, Status, transport::Channel};
+use tonic::{Code, Response, Status, transport::Channel};
 
 use crate::{
     cli::Global,
     endpoint::{Endpoint, Origin},
     error::{Error, Exit},
     nearest::nearest,
-    status::{Subject, explain},
+    status::{Subject, code_name, explain},
 };
 
 #[cfg(test)]
@@ -83,9 +83,9 @@ impl Control {
         let answer = tokio::time::timeout(self.timeout, call).await;
         if self.verbose {
             let outcome = match &answer {
-                Ok(Ok(_)) => "OK".to_owned(),
-                Ok(Err(status)) => format!("{:?}", status.code()),
-                Err(_) => "timed out".to_owned(),
+                Ok(Ok(_)) => code_name(Code::Ok),
+                Ok(Err(status)) => code_name(status.code()),
+                Err(_) => code_name(Code::DeadlineExceeded),
             };
             eprintln!("{rpc}  {outcome}  {:.1?}", begun.elapsed());
         }
@@ -99,7 +99,7 @@ impl Control {
                     format!("the control plane did not answer within {timeout}"),
                 )
                 .hint("give it more time with --timeout");
-                error.code = "DEADLINE_EXCEEDED".into();
+                error.code = code_name(Code::DeadlineExceeded).into();
                 Err(error)
             }
         }
@@ -170,7 +170,7 @@ fn unreachable_error(endpoint: &Endpoint, error: &tonic::transport::Error) -> Er
     .because(endpoint.origin.describe())
     .hint("start one with  gwctl dev")
     .hint("or choose another one with  --endpoint URL");
-    unreachable.code = "UNAVAILABLE".into();
+    unreachable.code = code_name(Code::Unavailable).into();
     unreachable
 }
 

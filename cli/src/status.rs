@@ -34,7 +34,7 @@ pub(crate) fn explain(status: &Status, subject: Subject<'_>) -> Error {
     };
     let mut error = Error::new(exit(status.code()), headline);
     error.details.extend(violations.iter().map(|v| format!("{}: {}", v.field, v.description)));
-    error.hints.extend(next_step(reason));
+    error.hints.extend(next_step(reason, subject.service));
     if let Some(delay) = details.retry_info().and_then(|retry| retry.retry_delay) {
         error.hints.push(format!("retry in {}", humantime::format_duration(delay)));
     }
@@ -48,15 +48,18 @@ pub(crate) fn explain(status: &Status, subject: Subject<'_>) -> Error {
     error
 }
 
-fn next_step(reason: &str) -> Option<String> {
-    let step = match reason {
-        reason::SERVICE_NOT_FOUND => "gwctl get services",
-        reason::REPLICA_NOT_FOUND | reason::ADDRESS_IN_USE => "gwctl get replicas",
-        reason::STORE_UNAVAILABLE => "nothing was changed; look at the control plane's log and its disk",
-        reason::SHUTTING_DOWN => "the control plane is shutting down; try again when it is back",
-        _ => return None,
-    };
-    Some(step.to_owned())
+fn next_step(reason: &str, service: &str) -> Option<String> {
+    match reason {
+        reason::SERVICE_NOT_FOUND => Some("gwctl get services".to_owned()),
+        reason::REPLICA_NOT_FOUND | reason::ADDRESS_IN_USE => {
+            Some(format!("gwctl get replicas {service}").trim_end().to_owned())
+        }
+        reason::STORE_UNAVAILABLE => {
+            Some("nothing was changed; look at the control plane's log and its disk".to_owned())
+        }
+        reason::SHUTTING_DOWN => Some("try again when the control plane is back".to_owned()),
+        _ => None,
+    }
 }
 
 /// The exit code of a gRPC code.
@@ -78,7 +81,7 @@ fn exit(code: Code) -> Exit {
 }
 
 /// The name by which the gRPC specification knows a code.
-fn code_name(code: Code) -> &'static str {
+pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
         Code::Cancelled => "CANCELLED",
@@ -136,6 +139,14 @@ mod tests {
         assert_eq!(error.headline, "service \"orders\" is not registered");
         assert_eq!(error.hints, ["gwctl get services"]);
         assert_eq!((error.exit, error.code.as_str()), (Exit::NotFound, "NOT_FOUND / SERVICE_NOT_FOUND"));
+    }
+
+    #[test]
+    fn a_taken_address_leads_to_the_replicas_of_its_service() {
+        let details = ErrorDetails::with_error_info(reason::ADDRESS_IN_USE, reason::DOMAIN, HashMap::new());
+        let error = explain(&Status::with_error_details(Code::AlreadyExists, "r-1 has it", details), ORDERS);
+        assert_eq!((error.exit, error.headline.as_str()), (Exit::Conflict, "r-1 has it"));
+        assert_eq!(error.hints, ["gwctl get replicas orders"]);
     }
 
     #[test]

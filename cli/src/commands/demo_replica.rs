@@ -12,6 +12,9 @@ use crate::{
     error::Error,
 };
 
+/// Data planes hear of a deregistration within a moment; until then requests still come.
+const FAREWELL: Duration = Duration::from_millis(300);
+
 /// Flags of `gwctl demo-replica`. It registers itself when `--endpoint` is given on the command line.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -68,18 +71,17 @@ pub(crate) async fn run(args: Args, endpoint: &str, origin: Origin) -> Result<()
         ("pid", std::process::id().to_string()),
     ]);
     // It leaves the registry while it still serves: requests that are on their way are answered.
-    let serving = Shutdown::new();
+    let stop_serving = Shutdown::new();
     let registered = async {
-        match registering {
-            Some(registering) => {
-                registering.await;
-                shutdown.begun().await;
-            }
-            None => shutdown.begun().await,
+        if let Some(registering) = registering {
+            registering.await;
+            shutdown.begun().await;
+            tokio::time::sleep(FAREWELL).await;
         }
-        serving.begin();
+        shutdown.begun().await;
+        stop_serving.begin();
     };
-    tokio::join!(registered, replica.serve(serving.clone()));
+    tokio::join!(registered, replica.serve(stop_serving.clone()));
     Ok(())
 }
 

@@ -143,9 +143,9 @@ async fn within<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>
     }
 }
 
-/// Refusals that trying again cannot change.
+/// Refusals that trying again cannot change. An address that is taken may be free once another's lease has lapsed.
 fn is_final(status: &Status) -> bool {
-    matches!(status.code(), Code::InvalidArgument | Code::AlreadyExists | Code::PermissionDenied)
+    matches!(status.code(), Code::InvalidArgument | Code::PermissionDenied)
 }
 
 /// Full jitter, so that many replicas do not come back together.

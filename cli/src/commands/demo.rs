@@ -222,6 +222,7 @@ fn banner(addresses: &Addresses, members: &[Member]) -> String {
   Look, in another terminal:
     curl http://{proxy}{TARGET}
     curl http://{SERVICE}.localhost:{port}/hello
+    curl http://{proxy}/{SERVICE}/messages     # /flaky, /unreliable, /slow and /down behind it fail by design
     grpcurl -plaintext {control} list
     {gwctl} get services
     {gwctl} get breakers
@@ -237,7 +238,6 @@ fn banner(addresses: &Addresses, members: &[Member]) -> String {
     kill -9 {pid}     # {first_id} comes back after {pause}
     curl -X POST 'http://{last_address}/fault/down?for=20s'     # or slow, reset, hang, off
     {gwctl} describe replica {SERVICE}/{last_id}
-    curl http://{proxy}/{SERVICE}/messages/flaky     # or slow, down, unreliable, fallback
 
 Ctrl-C stops.",
             pid = first.pid,

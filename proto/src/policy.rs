@@ -77,7 +77,7 @@ pub struct Breaker {
     pub window: Duration,
     /// Outcomes the window must hold before the ratio counts. Default 20, 1..=1 000 000.
     pub min_request_count: u32,
-    /// First open time; doubles with each failed probe. Default 1 s, 10 ms..=1 h.
+    /// First open time; doubles each time it opens again before a healthy interval as long. Default 1 s, 10 ms..=1 h.
     pub base_open: Duration,
     /// No open time is longer, jitter aside. Default 60 s, 10 ms..=1 h, at least `base_open`.
     pub max_open: Duration,

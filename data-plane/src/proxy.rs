@@ -1,0 +1,163 @@
+//! The HTTP proxy: one worker per core, each with its own listener on the same port.
+
+mod attempt;
+mod body;
+mod downstream;
+mod errors;
+mod forward;
+mod headers;
+mod route;
+mod upstream;
+mod worker;
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use gateway_proto::NodeId;
+use gateway_runtime::{Failure, Shutdown};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{sync::mpsc, task::LocalSet};
+
+use crate::{clock::Clock, table::Table};
+use worker::Worker;
+
+/// Connections that the kernel completes before a worker accepts them, for each worker.
+const BACKLOG: i32 = 1024;
+
+/// How the proxy serves.
+#[derive(Debug, Clone)]
+pub struct ProxyConfig {
+    /// Where clients connect; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Threads, at least 1.
+    pub workers: usize,
+    /// This gateway's name in `Via` and `Proxy-Status`.
+    pub node_id: NodeId,
+    /// Host suffix under which services are reached, beside `localhost`.
+    pub domain: Option<String>,
+    /// Whether responses name the replica and the number of attempts. They leak topology.
+    pub debug_headers: bool,
+    /// Most client connections at once, over all workers.
+    pub max_connections: usize,
+    /// How long after the shutdown connections are still accepted.
+    pub drain_delay: Duration,
+    /// How long after that requests in flight may take.
+    pub drain_timeout: Duration,
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct Proxy {
+    listen: SocketAddr,
+    workers: usize,
+    ended: mpsc::Receiver<HasPanicked>,
+}
+
+/// How a worker's thread ended.
+type HasPanicked = bool;
+
+/// Tells that a worker's thread has ended, however it did.
+#[derive(Debug)]
+struct EndNotice(mpsc::Sender<HasPanicked>);
+
+impl Drop for EndNotice {
+    fn drop(&mut self) {
+        // There is room for one notice from each worker.
+        let _ = self.0.try_send(std::thread::panicking());
+    }
+}
+
+/// Binds the listeners and starts the workers, which route by `table` from then on.
+///
+/// # Errors
+/// A usage [`Failure`] that names `--listen` when the address cannot be bound, a fatal one when a thread cannot be
+/// started.
+pub fn start(
+    config: ProxyConfig,
+    table: Arc<Table>,
+    clock: Clock,
+    shutdown: &Shutdown,
+) -> Result<Proxy, Failure> {
+    let (listen, listeners) = bind_all(config.listen, config.workers)
+        .map_err(|error| Failure::usage(format!("--listen {}: cannot bind: {error}", config.listen)))?;
+    let max_connections = (config.max_connections / config.workers).max(1);
+    let config = Arc::new(config);
+    let workers = listeners.len();
+    let (notices, ended) = mpsc::channel(workers);
+    for (index, listener) in listeners.into_iter().enumerate() {
+        let (config, table, shutdown) = (Arc::clone(&config), Arc::clone(&table), shutdown.clone());
+        let notice = EndNotice(notices.clone());
+        let body = move || {
+            let _notice = notice;
+            let worker = Worker::new(index, config, table, clock);
+            if let Err(error) = run_worker(worker, listener, max_connections, shutdown) {
+                tracing::error!(worker = index, %error, "worker cannot run");
+            }
+        };
+        let thread = std::thread::Builder::new().name(format!("proxy-{index}")).spawn(body);
+        thread.map_err(|error| Failure::fatal(format!("cannot start a worker thread: {error}")))?;
+    }
+    Ok(Proxy { listen, workers, ended })
+}
+
+impl Proxy {
+    /// The address that clients connect to.
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Completes when all workers have drained.
+    ///
+    /// # Errors
+    /// A fatal [`Failure`] as soon as a worker has panicked.
+    pub async fn finished(mut self) -> Result<(), Failure> {
+        for _ in 0..self.workers {
+            if self.ended.recv().await == Some(true) {
+                return Err(Failure::fatal("a worker thread panicked; its message is in the log"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn run_worker(
+    worker: Worker,
+    listener: TcpListener,
+    max_connections: usize,
+    shutdown: Shutdown,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, async {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        worker::run(Rc::new(worker), listener, max_connections, shutdown).await;
+        Ok(())
+    })
+}
+
+/// One listener for each worker, all on one port, between which the kernel spreads connections.
+fn bind_all(listen: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+    // Shared ports would let a second gateway take half of the connections in silence. A plain bind finds it out.
+    drop(TcpListener::bind(listen)?);
+    let first = bind(listen)?;
+    let bound = first.local_addr()?;
+    let mut listeners = vec![first];
+    for _ in 1..workers {
+        listeners.push(bind(bound)?);
+    }
+    Ok((bound, listeners))
+}
+
+fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(listen), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&listen.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}

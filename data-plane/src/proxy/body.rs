@@ -1,0 +1,343 @@
+//! Bodies on their way through: the request's, kept for a second try where there may be one, and the response's,
+//! which carries its connection with it.
+
+use std::{
+    cell::{Cell, RefCell},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+use super::{attempt::Attempt, upstream::Link};
+use crate::routing::Fault;
+
+/// Most bytes of one request that are kept for replay; a longer body passes through and is sent once.
+pub(super) const MAX_REPLAY_BYTES: usize = 64 * 1024;
+/// Most bytes that one worker keeps for replay over all its requests.
+const MAX_REPLAY_BYTES_PER_WORKER: usize = 64 * 1024 * 1024;
+
+/// How much replay memory a worker has in use.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ReplayMemory(Rc<Cell<usize>>);
+
+impl ReplayMemory {
+    fn take(&self, bytes: usize) -> bool {
+        let used = self.0.get() + bytes;
+        let fits = used <= MAX_REPLAY_BYTES_PER_WORKER;
+        if fits {
+            self.0.set(used);
+        }
+        fits
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.0.set(self.0.get() - bytes);
+    }
+}
+
+/// A request's body: handed out once for each attempt.
+#[derive(Debug)]
+pub(super) enum RequestSource {
+    /// There is none, so every attempt has all of it.
+    Empty,
+    /// It comes from the client.
+    Client(Rc<RefCell<Source>>),
+}
+
+/// The client's body and what has been read of it.
+#[derive(Debug)]
+pub(super) struct Source {
+    incoming: Incoming,
+    /// Frames read so far, while they are few enough to be sent again.
+    kept: Vec<Bytes>,
+    kept_bytes: usize,
+    memory: ReplayMemory,
+    /// Whether every byte read so far is in `kept`.
+    is_replayable: bool,
+    client_failed: bool,
+}
+
+impl RequestSource {
+    /// Takes over the client's body. Unless `may_replay`, nothing of it is kept.
+    pub(super) fn new(incoming: Incoming, may_replay: bool, memory: &ReplayMemory) -> Self {
+        if incoming.is_end_stream() {
+            return Self::Empty;
+        }
+        Self::Client(Rc::new(RefCell::new(Source {
+            incoming,
+            kept: Vec::new(),
+            kept_bytes: 0,
+            memory: memory.clone(),
+            is_replayable: may_replay,
+            client_failed: false,
+        })))
+    }
+
+    /// The body for one attempt, from its first byte.
+    pub(super) fn attempt(&self) -> RequestBody {
+        match self {
+            Self::Empty => RequestBody::Empty,
+            Self::Client(source) => RequestBody::Client { source: Rc::clone(source), next_kept: 0 },
+        }
+    }
+
+    /// Whether another attempt would get all of it.
+    pub(super) fn is_replayable(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Client(source) => {
+                let source = source.borrow();
+                source.is_replayable && !source.client_failed
+            }
+        }
+    }
+
+    /// Whether the client broke it off.
+    pub(super) fn client_failed(&self) -> bool {
+        matches!(self, Self::Client(source) if source.borrow().client_failed)
+    }
+}
+
+impl Source {
+    fn keep(&mut self, data: &Bytes) {
+        if !self.is_replayable {
+            return;
+        }
+        let fits = self.kept_bytes + data.len() <= MAX_REPLAY_BYTES && self.memory.take(data.len());
+        if fits {
+            self.kept_bytes += data.len();
+            self.kept.push(data.clone());
+        } else {
+            self.is_replayable = false;
+            self.forget();
+        }
+    }
+
+    fn forget(&mut self) {
+        self.kept.clear();
+        self.memory.give_back(std::mem::take(&mut self.kept_bytes));
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        self.forget();
+    }
+}
+
+/// A request's body in one attempt: what was kept, then what the client still sends.
+#[derive(Debug)]
+pub(super) enum RequestBody {
+    Empty,
+    Client { source: Rc<RefCell<Source>>, next_kept: usize },
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Self::Client { source, next_kept } = self.get_mut() else { return Poll::Ready(None) };
+        let mut source = source.borrow_mut();
+        if let Some(data) = source.kept.get(*next_kept) {
+            *next_kept += 1;
+            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+        }
+        let frame = ready!(Pin::new(&mut source.incoming).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => match frame.data_ref() {
+                Some(data) => {
+                    source.keep(data);
+                    *next_kept = source.kept.len();
+                }
+                // Trailers are not kept, so what they follow cannot be sent again as it was.
+                None => source.is_replayable = false,
+            },
+            Some(Err(_)) => source.client_failed = true,
+            None => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Client { source, next_kept } => {
+                let source = source.borrow();
+                *next_kept >= source.kept.len() && source.incoming.is_end_stream()
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Client { source, next_kept } => {
+                let source = source.borrow();
+                let kept: usize = source.kept.iter().skip(*next_kept).map(Bytes::len).sum();
+                let kept = u64::try_from(kept).unwrap_or(u64::MAX);
+                let rest = source.incoming.size_hint();
+                let mut hint = SizeHint::new();
+                hint.set_lower(kept.saturating_add(rest.lower()));
+                if let Some(upper) = rest.upper() {
+                    hint.set_upper(kept.saturating_add(upper));
+                }
+                hint
+            }
+        }
+    }
+}
+
+/// What a client receives: the gateway's own words, or a replica's.
+#[derive(Debug)]
+pub(super) enum ResponseBody {
+    Own(Full<Bytes>),
+    Replica(Box<UpstreamBody>),
+}
+
+/// A replica's response body, its connection, and the attempt that it ends.
+#[derive(Debug)]
+pub(super) struct UpstreamBody {
+    incoming: Incoming,
+    /// Until the body has ended; the attempt goes with it.
+    open: Option<(Box<Link>, Attempt)>,
+    idle_limit: Duration,
+    /// Made when the replica first lets us wait; runs only while it does.
+    idle: Option<Pin<Box<Sleep>>>,
+    is_waiting: bool,
+}
+
+/// Why a body did not end well. The client sees its message cut off, never a clean end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    #[error("the replica's response broke off")]
+    Upstream(#[source] hyper::Error),
+    #[error("the replica's response moved no byte for {0:?}")]
+    Idle(Duration),
+}
+
+impl UpstreamBody {
+    pub(super) fn new(incoming: Incoming, link: Box<Link>, attempt: Attempt, idle_limit: Duration) -> Self {
+        Self { incoming, open: Some((link, attempt)), idle_limit, idle: None, is_waiting: false }
+    }
+
+    /// Settles the attempt at once when there is nothing (more) to come.
+    pub(super) fn settle_if_ended(&mut self, cx: &mut Context<'_>) {
+        if self.incoming.is_end_stream()
+            && let Some((link, attempt)) = self.open.take()
+        {
+            attempt.finished(link, cx);
+        }
+    }
+
+    fn fail(&mut self, fault: Fault) {
+        if let Some((_, attempt)) = self.open.take() {
+            attempt.failed(fault);
+        }
+    }
+
+    /// The next frame, moving the connection as far as that takes.
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        // Asking first tells the connection that there is room for more.
+        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
+            return Poll::Ready(frame);
+        }
+        if let Some((link, _)) = &mut self.open {
+            // Its end shows in the body, as an end or as an error.
+            let _ = link.poll_ended(cx);
+        }
+        Pin::new(&mut self.incoming).poll_frame(cx)
+    }
+
+    /// Completes when the replica has let us wait for too long. A client that reads slowly does not count: the time
+    /// begins when there is nothing to read.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = self.idle_limit;
+        let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        if !std::mem::replace(&mut self.is_waiting, true) {
+            idle.as_mut().reset(tokio::time::Instant::now() + limit);
+        }
+        idle.as_mut().poll(cx)
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let body = self.get_mut();
+        match body.poll_incoming(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                body.is_waiting = false;
+                body.settle_if_ended(cx);
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                body.fail(Fault::Truncated);
+                Poll::Ready(Some(Err(BodyError::Upstream(error))))
+            }
+            Poll::Ready(None) => {
+                if let Some((link, attempt)) = body.open.take() {
+                    attempt.finished(link, cx);
+                }
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                ready!(body.poll_idle(cx));
+                body.fail(Fault::Truncated);
+                Poll::Ready(Some(Err(BodyError::Idle(body.idle_limit))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Self::Replica(body) => Pin::new(&mut **body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(body) => body.is_end_stream(),
+            Self::Replica(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(body) => body.size_hint(),
+            Self::Replica(body) => body.size_hint(),
+        }
+    }
+}

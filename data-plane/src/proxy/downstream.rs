@@ -1,0 +1,112 @@
+//! Connections from clients: HTTP/1.1, or HTTP/2 by prior knowledge, told apart by their first bytes.
+
+use std::{convert::Infallible, io, net::SocketAddr, pin::pin, rc::Rc, time::Duration};
+
+use http::HeaderValue;
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpStream;
+
+use super::{forward::forward, worker::Worker};
+
+/// Time for the first bytes of a connection.
+const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for a whole request head, from the first moment the connection waits for one: so it also bounds how long a
+/// connection may be idle between two requests, and cannot be as short as a slow head deserves.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Most header bytes of one request.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Most requests at once on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 250;
+/// A silent HTTP/2 client is asked for a sign of life this often, and has as long to give one.
+const PING: Duration = Duration::from_secs(20);
+/// The first bytes of an HTTP/2 connection; no HTTP/1 method begins so.
+const HTTP2_PREFACE: &[u8] = b"PRI";
+
+/// Who is at the other end.
+#[derive(Debug)]
+pub(super) struct Client {
+    ip: HeaderValue,
+}
+
+impl Client {
+    fn new(address: SocketAddr) -> Self {
+        let ip = address.ip().to_canonical().to_string();
+        Self { ip: HeaderValue::from_str(&ip).expect("an IP address is a header value") }
+    }
+
+    /// Its IP address as `X-Forwarded-For` has it.
+    pub(super) fn ip(&self) -> &HeaderValue {
+        &self.ip
+    }
+}
+
+/// Serves one connection to its end, or to the end of what is in flight once the worker drains.
+pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: SocketAddr) {
+    let Ok(Ok(is_http2)) = tokio::time::timeout(FIRST_BYTES_TIMEOUT, speaks_http2(&stream)).await else {
+        return;
+    };
+    let client = Rc::new(Client::new(address));
+    let service = service_fn(|request| {
+        let answer = forward(Rc::clone(&worker), Rc::clone(&client), request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let io = TokioIo::new(stream);
+    let served = if is_http2 {
+        let mut builder = http2::Builder::new(LocalExecutor);
+        builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
+        builder
+            .max_header_list_size(MAX_HEAD_BYTES as u32)
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING);
+        let mut connection = pin!(builder.serve_connection(io, service));
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = worker.draining() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    } else {
+        let mut builder = http1::Builder::new();
+        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
+        let mut connection = pin!(builder.serve_connection(io, service));
+        tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = worker.draining() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, client = %address, "connection ended");
+    }
+}
+
+/// Looks at the first bytes without taking them.
+async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+    let mut first = [0; HTTP2_PREFACE.len()];
+    loop {
+        match stream.peek(&mut first).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            seen if !HTTP2_PREFACE.starts_with(&first[..seen]) => return Ok(false),
+            seen if seen == first.len() => return Ok(true),
+            // One or two bytes that may become either. Readiness does not tell of more, so look again shortly.
+            _ => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
+
+/// Runs HTTP/2 streams on the worker's own thread.
+#[derive(Debug, Clone, Copy)]
+struct LocalExecutor;
+
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, stream: F) {
+        tokio::task::spawn_local(stream);
+    }
+}

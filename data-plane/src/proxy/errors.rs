@@ -1,0 +1,235 @@
+//! Answers that the gateway gives itself.
+//!
+//! All of them are problem+json (RFC 9457) with a `Proxy-Status` (RFC 9209) whose `error` says that the gateway made
+//! the answer: where it is absent, a replica did. 503 always means "nobody to ask" and alone carries `Retry-After`.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{
+    HeaderName, HeaderValue, Response, StatusCode,
+    header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
+};
+use http_body_util::Full;
+
+use super::{
+    body::ResponseBody,
+    headers::{Via, X_REQUEST_ID},
+};
+use crate::routing::Fault;
+
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// How long a client should wait for a service without a single ready replica: nobody knows when one comes.
+const NONE_READY_RETRY: Duration = Duration::from_secs(5);
+
+/// Why a request was not answered by a replica.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum GatewayError {
+    /// Neither host nor path name a service.
+    NoRoute,
+    /// They name one that is not registered.
+    UnknownService,
+    /// It has no ready replica.
+    NoneReady,
+    /// All its ready replicas rest.
+    AllOpen {
+        /// How many.
+        resting: usize,
+        /// Until the soonest probe.
+        retry_after: Duration,
+    },
+    /// The last attempt ended so, and there was no more to try.
+    Attempt(Fault),
+    /// The request's own time ran out.
+    DeadlineExceeded,
+    /// The request is not one that can be forwarded.
+    BadRequest(&'static str),
+    /// CONNECT asks for a tunnel.
+    TunnelRefused,
+    /// The request has passed here before.
+    Loop,
+}
+
+/// What is constant about an error.
+struct Kind {
+    status: StatusCode,
+    /// For machines, in the body.
+    reason: &'static str,
+    /// RFC 9209 error type.
+    proxy_error: &'static str,
+    title: &'static str,
+}
+
+const fn kind(
+    status: StatusCode,
+    reason: &'static str,
+    proxy_error: &'static str,
+    title: &'static str,
+) -> Kind {
+    Kind { status, reason, proxy_error, title }
+}
+
+impl GatewayError {
+    #[rustfmt::skip] // One line for each error: this is the table that the documentation shows.
+    fn kind(&self) -> Kind {
+        use StatusCode as S;
+        match self {
+            Self::NoRoute => kind(S::NOT_FOUND, "no_route", "destination_not_found", "No service is named"),
+            Self::UnknownService => kind(S::NOT_FOUND, "unknown_service", "destination_not_found", "Unknown service"),
+            Self::NoneReady => kind(S::SERVICE_UNAVAILABLE, "no_ready_replica", "destination_unavailable", "No replica is ready"),
+            Self::AllOpen { .. } => kind(S::SERVICE_UNAVAILABLE, "breaker_open", "destination_unavailable", "All replicas are resting"),
+            Self::DeadlineExceeded => kind(S::GATEWAY_TIMEOUT, "deadline_exceeded", "http_response_timeout", "No answer within the request's time"),
+            Self::BadRequest(_) => kind(S::BAD_REQUEST, "bad_request", "http_request_error", "The request cannot be forwarded"),
+            Self::TunnelRefused => kind(S::METHOD_NOT_ALLOWED, "tunnel_refused", "http_request_denied", "CONNECT is not offered"),
+            Self::Loop => kind(S::BAD_GATEWAY, "loop", "proxy_loop_detected", "The request has passed this gateway before"),
+            Self::Attempt(fault) => match fault {
+                Fault::ConnectRefused => kind(S::BAD_GATEWAY, "connect_refused", "connection_refused", "The replica refused the connection"),
+                Fault::ConnectTimeout => kind(S::GATEWAY_TIMEOUT, "connect_timeout", "connection_timeout", "The replica did not accept a connection in time"),
+                Fault::ConnectFailed => kind(S::BAD_GATEWAY, "connect_failed", "destination_ip_unroutable", "The replica cannot be reached"),
+                Fault::ResponseTimeout => kind(S::GATEWAY_TIMEOUT, "response_timeout", "http_response_timeout", "The replica did not answer in time"),
+                Fault::Malformed => kind(S::BAD_GATEWAY, "malformed_response", "http_protocol_error", "The replica's answer is not HTTP"),
+                Fault::Reset | Fault::Closed | Fault::Truncated | Fault::Status(_) =>
+                    kind(S::BAD_GATEWAY, "connection_terminated", "connection_terminated", "The replica broke the connection off"),
+            },
+        }
+    }
+
+    fn detail(&self, service: &str, attempts: usize) -> String {
+        match self {
+            Self::NoRoute => {
+                "name a service as the first path segment, or as SERVICE.localhost in the host".into()
+            }
+            Self::UnknownService => format!("no service {service:?} is registered"),
+            Self::NoneReady => format!("{service} is registered, but none of its replicas is ready"),
+            Self::AllOpen { resting, retry_after } => format!(
+                "{service}: {resting} replicas, all with open circuit breakers; next probe in {:.1} s",
+                retry_after.as_secs_f64()
+            ),
+            Self::Attempt(fault) => format!("{service}: {fault}, after {attempts} attempts"),
+            Self::DeadlineExceeded => {
+                format!("{service}: the request's time ran out after {attempts} attempts")
+            }
+            Self::BadRequest(why) => (*why).into(),
+            Self::TunnelRefused => "this gateway forwards requests and opens no tunnels".into(),
+            Self::Loop => "a replica's address leads back to this gateway".into(),
+        }
+    }
+
+    /// When a 503 is worth another try.
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::NoneReady => Some(NONE_READY_RETRY),
+            Self::AllOpen { retry_after, .. } => Some(*retry_after),
+            _ => None,
+        }
+    }
+
+    /// The answer to the client.
+    pub(super) fn respond(
+        &self,
+        service: &str,
+        attempts: usize,
+        via: &Via,
+        request_id: &HeaderValue,
+    ) -> Response<ResponseBody> {
+        let Kind { status, reason, proxy_error, title } = self.kind();
+        let mut problem = serde_json::json!({
+            "title": title,
+            "status": status.as_u16(),
+            "detail": self.detail(service, attempts),
+            "reason": reason,
+            "attempts": attempts,
+            "requestId": String::from_utf8_lossy(request_id.as_bytes()),
+        });
+        if !service.is_empty() {
+            problem["service"] = service.into();
+        }
+        let proxy_status = format!("{}; error={proxy_error}; details=\"{reason}\"", via.name());
+        let mut response = Response::new(ResponseBody::Own(Full::new(Bytes::new())));
+        let headers = response.headers_mut();
+        if let Some(wait) = self.retry_after() {
+            problem["retryAfterMs"] = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).into();
+            // Whole seconds, rounded up: a client that comes earlier would meet the same answer.
+            headers
+                .insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)));
+        }
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(X_REQUEST_ID, request_id.clone());
+        if let Ok(value) = HeaderValue::from_str(&proxy_status) {
+            headers.insert(PROXY_STATUS, value);
+        }
+        if *self == Self::TunnelRefused {
+            let methods = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
+            headers.insert(ALLOW, HeaderValue::from_static(methods));
+        }
+        *response.status_mut() = status;
+        *response.body_mut() = ResponseBody::Own(Full::new(problem.to_string().into()));
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_proto::NodeId;
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    fn responded(error: &GatewayError) -> (Response<()>, serde_json::Value) {
+        let via = Via::new(&NodeId::parse("dp-1").unwrap());
+        let response = error.respond("orders", 2, &via, &HeaderValue::from_static("id-1"));
+        let (head, body) = response.into_parts();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let bytes = runtime.block_on(body.collect()).unwrap().to_bytes();
+        (Response::from_parts(head, ()), serde_json::from_slice(&bytes).unwrap())
+    }
+
+    #[test]
+    fn every_error_has_its_status_reason_and_proxy_status() {
+        let cases = [
+            (GatewayError::NoRoute, 404, "no_route", "destination_not_found"),
+            (GatewayError::UnknownService, 404, "unknown_service", "destination_not_found"),
+            (GatewayError::NoneReady, 503, "no_ready_replica", "destination_unavailable"),
+            (
+                GatewayError::AllOpen { resting: 3, retry_after: Duration::from_millis(3600) },
+                503,
+                "breaker_open",
+                "destination_unavailable",
+            ),
+            (GatewayError::Attempt(Fault::ConnectRefused), 502, "connect_refused", "connection_refused"),
+            (GatewayError::Attempt(Fault::ConnectTimeout), 504, "connect_timeout", "connection_timeout"),
+            (GatewayError::Attempt(Fault::ConnectFailed), 502, "connect_failed", "destination_ip_unroutable"),
+            (GatewayError::Attempt(Fault::ResponseTimeout), 504, "response_timeout", "http_response_timeout"),
+            (GatewayError::Attempt(Fault::Malformed), 502, "malformed_response", "http_protocol_error"),
+            (GatewayError::Attempt(Fault::Closed), 502, "connection_terminated", "connection_terminated"),
+            (GatewayError::Attempt(Fault::Reset), 502, "connection_terminated", "connection_terminated"),
+            (GatewayError::DeadlineExceeded, 504, "deadline_exceeded", "http_response_timeout"),
+            (GatewayError::BadRequest("why"), 400, "bad_request", "http_request_error"),
+            (GatewayError::TunnelRefused, 405, "tunnel_refused", "http_request_denied"),
+            (GatewayError::Loop, 502, "loop", "proxy_loop_detected"),
+        ];
+        for (error, status, reason, proxy_error) in cases {
+            let (head, problem) = responded(&error);
+            assert_eq!(head.status(), status, "{error:?}");
+            assert_eq!(problem["reason"], reason);
+            assert_eq!(problem["attempts"], 2);
+            assert_eq!(head.headers()["content-type"], "application/problem+json");
+            let expected = format!("gw-dp-1; error={proxy_error}; details=\"{reason}\"");
+            assert_eq!(head.headers()["proxy-status"], expected);
+            assert_eq!(head.headers().contains_key("retry-after"), status == 503, "{error:?}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_rounded_up_to_whole_seconds() {
+        let error = GatewayError::AllOpen { resting: 3, retry_after: Duration::from_millis(3600) };
+        let (head, problem) = responded(&error);
+        assert_eq!(head.headers()["retry-after"], "4");
+        assert_eq!(problem["retryAfterMs"], 3600);
+        assert_eq!(
+            problem["detail"],
+            "orders: 3 replicas, all with open circuit breakers; next probe in 3.6 s"
+        );
+    }
+}

@@ -1,0 +1,171 @@
+//! One worker: a thread with its own listener, its own connections and no work stealing.
+
+use std::{cell::RefCell, io, rc::Rc, sync::Arc, time::Duration};
+
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::task::TaskTracker;
+
+use super::{ProxyConfig, body::ReplayMemory, downstream, headers::Via, upstream::Pool};
+use crate::{clock::Clock, routing::Tick, table::Table};
+use gateway_runtime::Shutdown;
+
+/// How often idle connections to replicas are looked through.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Pause after a failed accept: without a free file descriptor the next one would fail at once, and the next.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the requests of one worker share.
+#[derive(Debug)]
+pub(super) struct Worker {
+    index: usize,
+    config: Arc<ProxyConfig>,
+    via: Via,
+    table: Arc<Table>,
+    clock: Clock,
+    pool: Pool,
+    replay_memory: ReplayMemory,
+    random: RefCell<SmallRng>,
+    drain: Shutdown,
+}
+
+impl Worker {
+    pub(super) fn new(index: usize, config: Arc<ProxyConfig>, table: Arc<Table>, clock: Clock) -> Self {
+        Self {
+            index,
+            via: Via::new(&config.node_id),
+            config,
+            table,
+            clock,
+            pool: Pool::default(),
+            replay_memory: ReplayMemory::default(),
+            random: RefCell::new(SmallRng::from_os_rng()),
+            drain: Shutdown::new(),
+        }
+    }
+
+    pub(super) fn index(&self) -> usize {
+        self.index
+    }
+
+    pub(super) fn table(&self) -> &Table {
+        &self.table
+    }
+
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    pub(super) fn replay_memory(&self) -> &ReplayMemory {
+        &self.replay_memory
+    }
+
+    pub(super) fn via(&self) -> &Via {
+        &self.via
+    }
+
+    pub(super) fn domain(&self) -> Option<&str> {
+        self.config.domain.as_deref()
+    }
+
+    pub(super) fn shows_replica(&self) -> bool {
+        self.config.debug_headers
+    }
+
+    pub(super) fn now(&self) -> Tick {
+        self.clock.now()
+    }
+
+    pub(super) fn instant(&self, tick: Tick) -> std::time::Instant {
+        self.clock.instant(tick)
+    }
+
+    /// From 0.0 up to, without, 1.0.
+    pub(super) fn random(&self) -> f64 {
+        self.random.borrow_mut().random()
+    }
+
+    pub(super) fn random_id(&self) -> u128 {
+        self.random.borrow_mut().random()
+    }
+
+    /// Completes when connections are to end after what is in flight on them.
+    pub(super) async fn draining(&self) {
+        self.drain.begun().await;
+    }
+}
+
+/// Accepts and serves until the shutdown, then drains: keeps accepting for the drain delay, lets what is in flight
+/// finish within the drain timeout, and cuts what is left.
+pub(super) async fn run(
+    worker: Rc<Worker>,
+    listener: TcpListener,
+    max_connections: usize,
+    shutdown: Shutdown,
+) {
+    let connections = TaskTracker::new();
+    let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+    let stop = async {
+        shutdown.begun().await;
+        tokio::time::sleep(worker.config.drain_delay).await;
+    };
+    tokio::select! {
+        () = accept(&worker, &listener, max_connections, &connections) => {}
+        () = stop => {}
+    }
+    drop(listener);
+    worker.drain.begin();
+    connections.close();
+    if tokio::time::timeout(worker.config.drain_timeout, connections.wait()).await.is_err() {
+        tracing::warn!(
+            worker = worker.index,
+            connections = connections.len(),
+            "drain timeout: cutting what is in flight"
+        );
+    }
+    sweeper.abort();
+}
+
+async fn accept(
+    worker: &Rc<Worker>,
+    listener: &TcpListener,
+    max_connections: usize,
+    connections: &TaskTracker,
+) {
+    let places = Arc::new(Semaphore::new(max_connections));
+    loop {
+        // At the limit nothing is accepted: the kernel's queue is the bounded one to wait in.
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, address)) => {
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "cannot disable Nagle's algorithm");
+                }
+                let worker = Rc::clone(worker);
+                connections.spawn_local(async move {
+                    downstream::serve(worker, stream, address).await;
+                    drop(place);
+                });
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections; trying again");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Whether an accept failed because its client had gone already.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+async fn sweep(worker: Rc<Worker>) {
+    let mut interval = tokio::time::interval(SWEEP_INTERVAL);
+    loop {
+        interval.tick().await;
+        worker.pool.sweep(worker.now());
+    }
+}

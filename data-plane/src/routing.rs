@@ -1,0 +1,21 @@
+//! The pure core of routing: what an attempt's result means, when a replica is left alone, whose turn it is, and
+//! whether a failed attempt is followed by another.
+//!
+//! Everything here is shared by threads through `&self` and lock-free. Time and randomness are arguments. Nothing
+//! here reads a clock, does IO, logs, or allocates while requests succeed; the callers do that with what is returned.
+
+pub mod backoff;
+mod breaker;
+mod budget;
+mod outcome;
+pub mod retry;
+mod rotation;
+mod tick;
+mod window;
+
+pub use breaker::{Admission, Breaker, Change, Permit, Reason, Rejected, Rule, State, View};
+pub use budget::Budget;
+pub use outcome::{Fault, Origin, Outcome, judge};
+pub use rotation::Rotation;
+pub use tick::Tick;
+pub use window::{Totals, Window};

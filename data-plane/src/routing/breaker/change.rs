@@ -1,0 +1,132 @@
+//! What a breaker's transition was and why, with the numbers that decided it.
+
+use std::fmt;
+
+use super::State;
+use crate::routing::{Fault, Tick};
+
+/// One transition. Exactly one thread gets it, to publish it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Change {
+    /// The state before.
+    pub from: State,
+    /// The state after. The same as before only for [`Reason::ProbeLost`].
+    pub to: State,
+    /// Why, also as a text for people.
+    pub reason: Reason,
+    /// The breaker's generation after the transition; orders the changes of one breaker.
+    pub generation: u64,
+    /// When the next probe is due; while OPEN only.
+    pub until: Option<Tick>,
+    /// Times it has opened so far, this one included.
+    pub trip_count: u64,
+}
+
+impl Change {
+    /// The rule that opened it; `None` when it did not open.
+    pub fn rule(&self) -> Option<Rule> {
+        match self.reason {
+            Reason::ConsecutiveFailures { .. } => Some(Rule::ConsecutiveFailures),
+            Reason::FailureRatio { .. } => Some(Rule::FailureRatio),
+            Reason::ProbeFailed { .. } => Some(Rule::ProbeFailed),
+            Reason::ProbeDue | Reason::ProbeLost | Reason::ProbesSucceeded { .. } => None,
+        }
+    }
+}
+
+/// A rule that opens breakers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// So many failures in a row.
+    ConsecutiveFailures,
+    /// So large a share of failures in the window.
+    FailureRatio,
+    /// The half-open breaker's probe failed.
+    ProbeFailed,
+}
+
+/// Why a breaker changed its state, with the values that were compared.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Reason {
+    /// CLOSED → OPEN.
+    ConsecutiveFailures {
+        /// Failures in a row.
+        count: u32,
+        /// The policy's limit.
+        threshold: u32,
+        /// The last of them.
+        fault: Fault,
+    },
+    /// CLOSED → OPEN.
+    FailureRatio {
+        /// Failures in the window, overload included.
+        failed: u32,
+        /// Outcomes in the window.
+        total: u32,
+        /// The policy's limit of their ratio.
+        threshold: f64,
+    },
+    /// HALF_OPEN → OPEN.
+    ProbeFailed {
+        /// What went wrong; `None` when the replica was overloaded.
+        fault: Option<Fault>,
+    },
+    /// OPEN → HALF_OPEN: the open time has passed and a caller came.
+    ProbeDue,
+    /// HALF_OPEN → HALF_OPEN: a probe's result did not come in its time, and another caller took its place.
+    ProbeLost,
+    /// HALF_OPEN → CLOSED.
+    ProbesSucceeded {
+        /// How many.
+        count: u32,
+    },
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::ConsecutiveFailures { count, threshold, fault } => {
+                write!(f, "consecutive_failures {count} >= {threshold}: {fault}")
+            }
+            Self::FailureRatio { failed, total, threshold } => {
+                let ratio = f64::from(failed) / f64::from(total);
+                write!(f, "failure_ratio {ratio:.2} >= {threshold:.2} ({failed} of {total})")
+            }
+            Self::ProbeFailed { fault: Some(fault) } => write!(f, "probe failed: {fault}"),
+            Self::ProbeFailed { fault: None } => f.write_str("probe failed: replica overloaded"),
+            Self::ProbeDue => f.write_str("probe due"),
+            Self::ProbeLost => f.write_str("probe lost: no result in time"),
+            Self::ProbesSucceeded { count: 1 } => f.write_str("1 probe succeeded"),
+            Self::ProbesSucceeded { count } => write!(f, "{count} probes succeeded"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_names_the_rule_the_numbers_and_the_fault() {
+        let fault = Fault::ConnectRefused;
+        let all = [
+            (
+                Reason::ConsecutiveFailures { count: 5, threshold: 5, fault },
+                "consecutive_failures 5 >= 5: connect refused",
+            ),
+            (
+                Reason::FailureRatio { failed: 31, total: 50, threshold: 0.5 },
+                "failure_ratio 0.62 >= 0.50 (31 of 50)",
+            ),
+            (Reason::ProbeFailed { fault: Some(fault) }, "probe failed: connect refused"),
+            (Reason::ProbeFailed { fault: None }, "probe failed: replica overloaded"),
+            (Reason::ProbeDue, "probe due"),
+            (Reason::ProbeLost, "probe lost: no result in time"),
+            (Reason::ProbesSucceeded { count: 1 }, "1 probe succeeded"),
+            (Reason::ProbesSucceeded { count: 2 }, "2 probes succeeded"),
+        ];
+        for (reason, text) in all {
+            assert_eq!(reason.to_string(), text);
+        }
+    }
+}

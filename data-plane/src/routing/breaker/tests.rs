@@ -1,0 +1,340 @@
+//! The breaker's behaviour as seen by one caller.
+
+use std::time::Duration;
+
+use gateway_proto::policy;
+
+use super::{Admission, Breaker, Change, Permit, Reason, Rejected, Rule, State, View};
+use crate::routing::{Fault, Outcome, Tick, Totals};
+
+const FAILED: Outcome = Outcome::Failure(Fault::ConnectRefused);
+const LEASE: Duration = Duration::from_secs(20);
+/// Leaves the open time as the policy has it.
+const NO_JITTER: f64 = 0.5;
+
+fn at(millis: u64) -> Tick {
+    Tick::from_nanos(millis * 1_000_000)
+}
+
+/// Five failures in a row open it for one second, doubling to eight; two probes close it.
+fn policy() -> policy::Breaker {
+    policy::Breaker { max_open: Duration::from_secs(8), ..policy::Breaker::default() }
+}
+
+fn admit(breaker: &Breaker, millis: u64) -> Permit {
+    breaker.admit(at(millis), LEASE).expect("the call is admitted").permit
+}
+
+/// One call that is admitted and ends at once.
+fn call(breaker: &Breaker, millis: u64, outcome: Outcome) -> Option<Change> {
+    breaker.record(admit(breaker, millis), outcome, at(millis), &policy(), NO_JITTER)
+}
+
+/// Failures in a row until it opens.
+fn trip(breaker: &Breaker, millis: u64) -> Change {
+    (0..5).find_map(|_| call(breaker, millis, FAILED)).expect("five failures open it")
+}
+
+/// Opened at 0; its probe is due at 1000.
+fn tripped() -> Breaker {
+    let breaker = Breaker::new();
+    trip(&breaker, 0);
+    breaker
+}
+
+fn rejection(breaker: &Breaker, millis: u64) -> Tick {
+    breaker.admit(at(millis), LEASE).expect_err("the call is rejected").retry_at
+}
+
+fn view(breaker: &Breaker, millis: u64) -> View {
+    breaker.view(at(millis), &policy())
+}
+
+#[test]
+fn as_many_failures_in_a_row_as_the_policy_says_open_it() {
+    let breaker = Breaker::new();
+    for _ in 0..4 {
+        assert_eq!(call(&breaker, 7, FAILED), None);
+    }
+    assert_eq!(view(&breaker, 7).consecutive, 4);
+    let change = call(&breaker, 7, FAILED).expect("the fifth opens it");
+    let reason = Reason::ConsecutiveFailures { count: 5, threshold: 5, fault: Fault::ConnectRefused };
+    let until = Some(at(1007));
+    assert_eq!(
+        change,
+        Change { from: State::Closed, to: State::Open, reason, generation: 1, until, trip_count: 1 }
+    );
+    assert_eq!(change.rule(), Some(Rule::ConsecutiveFailures));
+    assert_eq!(
+        view(&breaker, 8),
+        View {
+            state: State::Open,
+            generation: 1,
+            until,
+            consecutive: 0,
+            totals: Totals::default(),
+            trip_count: 1,
+            probe_successes: 0,
+            streak: 1,
+        }
+    );
+}
+
+#[test]
+fn a_success_interrupts_the_row_and_overload_or_a_neutral_result_does_not() {
+    let breaker = Breaker::new();
+    for outcome in [FAILED, FAILED, FAILED, FAILED, Outcome::Success] {
+        call(&breaker, 0, outcome);
+    }
+    assert_eq!(view(&breaker, 0).consecutive, 0);
+    for outcome in [FAILED, FAILED, Outcome::Overloaded, FAILED, Outcome::Neutral, FAILED] {
+        assert_eq!(call(&breaker, 0, outcome), None);
+    }
+    assert_eq!(view(&breaker, 0).consecutive, 4);
+    assert!(call(&breaker, 0, FAILED).is_some());
+}
+
+#[test]
+fn the_ratio_opens_it_as_soon_as_the_window_holds_enough_outcomes() {
+    let breaker = Breaker::new();
+    for _ in 0..9 {
+        assert_eq!(call(&breaker, 0, FAILED), None);
+        assert_eq!(call(&breaker, 0, Outcome::Success), None);
+    }
+    assert_eq!(call(&breaker, 0, Outcome::Success), None);
+    let change = call(&breaker, 0, FAILED).expect("the twentieth outcome makes it ten of twenty");
+    assert_eq!(change.reason.to_string(), "failure_ratio 0.50 >= 0.50 (10 of 20)");
+    assert_eq!(change.rule(), Some(Rule::FailureRatio));
+}
+
+#[test]
+fn outcomes_that_left_the_window_do_not_count_for_the_ratio() {
+    let breaker = Breaker::new();
+    for _ in 0..9 {
+        call(&breaker, 0, FAILED);
+        call(&breaker, 0, Outcome::Success);
+    }
+    assert_eq!(view(&breaker, 9_999).totals, Totals { total: 18, marked: 9 });
+    assert_eq!(view(&breaker, 10_000).totals, Totals::default());
+    for _ in 0..4 {
+        assert_eq!(call(&breaker, 10_000, FAILED), None);
+    }
+}
+
+#[test]
+fn overload_counts_as_failure_in_the_ratio_only() {
+    let breaker = Breaker::new();
+    for _ in 0..19 {
+        assert_eq!(call(&breaker, 0, Outcome::Overloaded), None);
+    }
+    let change = call(&breaker, 0, Outcome::Overloaded).expect("twenty of twenty");
+    assert_eq!(change.reason, Reason::FailureRatio { failed: 20, total: 20, threshold: 0.5 });
+}
+
+#[test]
+fn results_of_requests_that_started_before_it_opened_are_discarded() {
+    let breaker = Breaker::new();
+    let early: Vec<Permit> = (0..3).map(|_| admit(&breaker, 0)).collect();
+    trip(&breaker, 0);
+    let probe = admit(&breaker, 1_000);
+    let shown = view(&breaker, 1_000);
+    for (permit, outcome) in early.into_iter().zip([Outcome::Success, FAILED, Outcome::Neutral]) {
+        assert_eq!(breaker.record(permit, outcome, at(1_000), &policy(), NO_JITTER), None);
+    }
+    assert_eq!(view(&breaker, 1_000), shown);
+    assert!(probe.is_probe());
+}
+
+#[test]
+fn an_open_breaker_says_when_its_probe_is_due_and_admits_it_at_that_very_tick() {
+    let breaker = tripped();
+    assert_eq!(rejection(&breaker, 0), at(1_000));
+    assert_eq!(breaker.next_probe_at(), Some(at(1_000)));
+    let last = Tick::from_nanos(at(1_000).as_nanos() - 1);
+    assert_eq!(breaker.admit(last, LEASE).unwrap_err(), Rejected { retry_at: at(1_000) });
+    let Admission { permit, change } = breaker.admit(at(1_000), LEASE).unwrap();
+    assert!(permit.is_probe());
+    let change = change.expect("it is half-open now");
+    assert_eq!((change.from, change.to, change.reason), (State::Open, State::HalfOpen, Reason::ProbeDue));
+    assert_eq!((change.rule(), change.until, change.trip_count), (None, None, 1));
+}
+
+#[test]
+fn while_a_probe_is_out_nobody_else_is_admitted() {
+    let breaker = tripped();
+    let probe = admit(&breaker, 1_000);
+    assert_eq!(rejection(&breaker, 1_500), at(1_500));
+    assert_eq!(breaker.next_probe_at(), Some(at(21_000)));
+    assert_eq!(breaker.record(probe, Outcome::Success, at(1_600), &policy(), NO_JITTER), None);
+    assert_eq!(breaker.next_probe_at(), Some(Tick::ORIGIN));
+    assert!(admit(&breaker, 1_600).is_probe());
+}
+
+#[test]
+fn as_many_successful_probes_as_the_policy_says_close_it() {
+    let breaker = tripped();
+    assert_eq!(call(&breaker, 1_000, Outcome::Success), None);
+    assert_eq!(view(&breaker, 1_000).probe_successes, 1);
+    let change = call(&breaker, 1_001, Outcome::Success).expect("the second closes it");
+    assert_eq!((change.from, change.to), (State::HalfOpen, State::Closed));
+    assert_eq!(change.reason.to_string(), "2 probes succeeded");
+    assert!(!admit(&breaker, 1_001).is_probe());
+    assert_eq!(breaker.next_probe_at(), None);
+    assert_eq!(view(&breaker, 1_001).totals, Totals::default());
+}
+
+#[test]
+fn a_failed_or_overloaded_probe_opens_it_again_for_twice_as_long() {
+    for (outcome, text) in
+        [(FAILED, "probe failed: connect refused"), (Outcome::Overloaded, "probe failed: replica overloaded")]
+    {
+        let breaker = tripped();
+        call(&breaker, 1_000, Outcome::Success);
+        let change = call(&breaker, 1_000, outcome).expect("it opens");
+        assert_eq!((change.from, change.to), (State::HalfOpen, State::Open));
+        assert_eq!((change.until, change.trip_count), (Some(at(3_000)), 2));
+        assert_eq!((change.reason.to_string().as_str(), change.rule()), (text, Some(Rule::ProbeFailed)));
+        // The success before the failure is forgotten.
+        assert_eq!(call(&breaker, 3_000, Outcome::Success), None);
+        assert_eq!(view(&breaker, 3_000).probe_successes, 1);
+    }
+}
+
+#[test]
+fn a_neutral_probe_frees_its_place_and_changes_nothing_else() {
+    let breaker = tripped();
+    call(&breaker, 1_000, Outcome::Success);
+    assert_eq!(call(&breaker, 1_000, Outcome::Neutral), None);
+    assert_eq!(view(&breaker, 1_000).probe_successes, 1);
+    assert!(call(&breaker, 1_000, Outcome::Success).is_some());
+}
+
+#[test]
+fn a_probe_that_never_reports_loses_its_place_and_its_say_after_the_lease() {
+    let breaker = tripped();
+    let lost = admit(&breaker, 1_000);
+    assert_eq!(rejection(&breaker, 20_999), at(20_999));
+    let Admission { permit, change } = breaker.admit(at(21_000), LEASE).unwrap();
+    let change = change.expect("the loss is told");
+    assert_eq!(
+        (change.from, change.to, change.reason),
+        (State::HalfOpen, State::HalfOpen, Reason::ProbeLost)
+    );
+    assert_eq!(breaker.record(lost, FAILED, at(21_000), &policy(), NO_JITTER), None);
+    assert_eq!(view(&breaker, 21_000).state, State::HalfOpen);
+    assert_eq!(breaker.record(permit, Outcome::Success, at(21_000), &policy(), NO_JITTER), None);
+    assert_eq!(view(&breaker, 21_000).probe_successes, 1);
+}
+
+#[test]
+fn a_probe_that_reports_late_counts_as_long_as_nobody_took_its_place() {
+    let breaker = tripped();
+    let late = admit(&breaker, 1_000);
+    assert_eq!(breaker.record(late, Outcome::Success, at(60_000), &policy(), NO_JITTER), None);
+    assert_eq!(view(&breaker, 60_000).probe_successes, 1);
+}
+
+#[test]
+fn the_open_time_doubles_up_to_its_maximum_and_stays_there() {
+    let breaker = tripped();
+    let mut now = 1_000;
+    for open_for in [2_000, 4_000, 8_000, 8_000, 8_000] {
+        let change = call(&breaker, now, FAILED).expect("the probe fails");
+        now += open_for;
+        assert_eq!(change.until, Some(at(now)));
+    }
+    assert_eq!(view(&breaker, now).streak, 3);
+}
+
+#[test]
+fn jitter_moves_the_open_time_by_a_fifth_at_most() {
+    for (jitter, millis) in [(0.0, 800), (0.5, 1_000), (1.0, 1_200)] {
+        let breaker = Breaker::new();
+        let fail = || breaker.record(admit(&breaker, 0), FAILED, at(0), &policy(), jitter);
+        let change = (0..5).find_map(|_| fail()).expect("it opens");
+        assert_eq!(change.until, Some(at(millis)), "{jitter}");
+    }
+}
+
+#[test]
+fn one_that_opens_again_without_a_healthy_interval_stays_open_for_longer() {
+    let breaker = tripped();
+    call(&breaker, 1_000, Outcome::Success);
+    call(&breaker, 1_000, Outcome::Success);
+    assert_eq!(trip(&breaker, 1_500).until, Some(at(3_500)));
+}
+
+#[test]
+fn the_streak_decays_by_one_for_each_healthy_interval_that_ends_with_a_success() {
+    let breaker = tripped();
+    call(&breaker, 1_000, FAILED);
+    call(&breaker, 3_000, Outcome::Success);
+    call(&breaker, 3_000, Outcome::Success);
+    // Closed at 3 s with a streak of two; it was open for two seconds last.
+    let streak_after = |millis, outcome| {
+        call(&breaker, millis, outcome);
+        view(&breaker, millis).streak
+    };
+    assert_eq!(streak_after(4_999, Outcome::Success), 2);
+    assert_eq!(streak_after(5_000, Outcome::Neutral), 2);
+    assert_eq!(streak_after(5_000, Outcome::Success), 1);
+    // A failure starts the interval anew.
+    assert_eq!(streak_after(6_000, FAILED), 1);
+    assert_eq!(streak_after(7_999, Outcome::Success), 1);
+    assert_eq!(streak_after(8_000, Outcome::Success), 0);
+}
+
+#[test]
+fn time_without_traffic_counts_as_one_healthy_interval_at_most() {
+    let breaker = tripped();
+    call(&breaker, 1_000, FAILED);
+    call(&breaker, 3_000, Outcome::Success);
+    call(&breaker, 3_000, Outcome::Success);
+    assert_eq!(view(&breaker, 3_600_000).streak, 2);
+    call(&breaker, 3_600_000, Outcome::Success);
+    call(&breaker, 3_600_000, Outcome::Success);
+    assert_eq!(view(&breaker, 3_600_000).streak, 1);
+}
+
+#[test]
+fn when_the_replica_registers_anew_an_open_breaker_is_probed_at_once() {
+    let breaker = tripped();
+    breaker.reprobe(at(200));
+    assert_eq!(breaker.next_probe_at(), Some(at(200)));
+    assert!(admit(&breaker, 200).is_probe());
+}
+
+#[test]
+fn when_the_replica_registers_anew_the_probe_of_its_predecessor_is_void() {
+    let breaker = tripped();
+    call(&breaker, 1_000, Outcome::Success);
+    let old = admit(&breaker, 1_000);
+    breaker.reprobe(at(1_100));
+    assert_eq!(breaker.record(old, Outcome::Success, at(1_200), &policy(), NO_JITTER), None);
+    assert_eq!(view(&breaker, 1_200).probe_successes, 0);
+    assert!(admit(&breaker, 1_200).is_probe());
+}
+
+#[test]
+fn when_the_replica_registers_anew_a_closed_breaker_forgets_its_counts() {
+    let breaker = Breaker::new();
+    let old = admit(&breaker, 0);
+    for _ in 0..4 {
+        call(&breaker, 0, FAILED);
+    }
+    breaker.reprobe(at(0));
+    assert_eq!(breaker.record(old, FAILED, at(0), &policy(), NO_JITTER), None);
+    let shown = view(&breaker, 0);
+    assert_eq!((shown.state, shown.consecutive, shown.totals), (State::Closed, 0, Totals::default()));
+}
+
+#[test]
+fn a_policy_that_became_stricter_holds_from_the_next_failure_on() {
+    let breaker = Breaker::new();
+    call(&breaker, 0, FAILED);
+    call(&breaker, 0, FAILED);
+    let stricter = policy::Breaker { consecutive_failure_count: 1, ..policy() };
+    let change = breaker.record(admit(&breaker, 0), FAILED, at(0), &stricter, NO_JITTER);
+    let reason = change.expect("it opens").reason;
+    assert_eq!(reason.to_string(), "consecutive_failures 3 >= 1: connect refused");
+}

@@ -1,0 +1,69 @@
+//! What a breaker shows of itself to those who do not send requests.
+
+use std::sync::atomic::Ordering::Acquire;
+
+use gateway_proto::policy;
+
+use super::{Breaker, State};
+use crate::routing::{Tick, Totals};
+
+/// A breaker at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    /// Whether and how traffic flows.
+    pub state: State,
+    /// Grows with every transition and with every probe.
+    pub generation: u64,
+    /// OPEN: when the next probe is due. HALF_OPEN with a probe out: when it counts as lost. Otherwise `None`.
+    pub until: Option<Tick>,
+    /// CLOSED: failures in a row.
+    pub consecutive: u32,
+    /// Outcomes in the window; none unless CLOSED.
+    pub totals: Totals,
+    /// Times it has opened.
+    pub trip_count: u64,
+    /// HALF_OPEN: probes that succeeded so far.
+    pub probe_successes: u32,
+    /// Times it opened, less the healthy intervals since: the next open time is `base_open` × 2^`streak`.
+    pub streak: u32,
+}
+
+impl Breaker {
+    /// What the breaker shows at `now`. Waits for a transition that is being written.
+    pub fn view(&self, now: Tick, policy: &policy::Breaker) -> View {
+        loop {
+            let word = self.word.settled();
+            let waits = word.state == State::Open || word.probe_out;
+            let count_in = |state| if word.state == state { word.count } else { 0 };
+            let view = View {
+                state: word.state,
+                generation: word.generation,
+                until: waits.then(|| self.until()),
+                consecutive: count_in(State::Closed),
+                totals: self.window.totals(now, policy.window),
+                trip_count: self.trip_count.load(Acquire),
+                probe_successes: count_in(State::HalfOpen),
+                streak: word.streak,
+            };
+            if self.word.of_generation(word.generation).is_some() {
+                return view;
+            }
+        }
+    }
+
+    /// When somebody has to look at this breaker next for it to recover: `None` while closed, a tick in the past
+    /// when a probe is welcome at once. Waits for a transition that is being written.
+    pub fn next_probe_at(&self) -> Option<Tick> {
+        loop {
+            let word = self.word.settled();
+            let at = match word.state {
+                State::Closed => None,
+                State::HalfOpen if !word.probe_out => Some(Tick::ORIGIN),
+                State::HalfOpen | State::Open => Some(self.until()),
+            };
+            if self.word.of_generation(word.generation).is_some() {
+                return at;
+            }
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The retry budget of a service: how much extra load retries may cause.
+//!
+//! It counts; who may retry at all is decided in [`retry`](super::retry).
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use super::{Tick, Window};
+
+/// Retries are allowed as a share of the requests of the last ten seconds, beside a floor that lets a quiet service
+/// retry at all. Without it, clients of a failing service multiply its load when it can bear it least.
+#[derive(Debug, Default)]
+pub struct Budget {
+    /// Requests, and marked among them the retries.
+    window: Window,
+    denied: AtomicU64,
+}
+
+impl Budget {
+    /// Requests and retries are counted over this time.
+    pub const WINDOW: Duration = Duration::from_secs(10);
+    /// Retries in the window that need no requests: ten per second.
+    pub const FLOOR: u32 = 100;
+
+    /// A budget with its floor only.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Counts a request of a client, not its retries.
+    pub fn request(&self, now: Tick) {
+        self.window.add(now, Self::WINDOW, false);
+    }
+
+    /// Takes one retry out of the budget, or refuses: retries in the window stay within
+    /// `ratio` × requests + [`FLOOR`](Self::FLOOR).
+    ///
+    /// Threads that ask at the same instant may exceed that by one each.
+    pub fn try_retry(&self, now: Tick, ratio: f64) -> bool {
+        let totals = self.window.totals(now, Self::WINDOW);
+        let requests = totals.total - totals.marked;
+        let allowed = ratio * f64::from(requests) + f64::from(Self::FLOOR);
+        let granted = f64::from(totals.marked) + 1.0 <= allowed;
+        if granted {
+            self.window.add(now, Self::WINDOW, true);
+        } else {
+            self.denied.fetch_add(1, Relaxed);
+        }
+        granted
+    }
+
+    /// Retries refused so far.
+    pub fn denied_count(&self) -> u64 {
+        self.denied.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const RATIO: f64 = 0.2;
+
+    fn at(millis: u64) -> Tick {
+        Tick::from_nanos(millis * 1_000_000)
+    }
+
+    fn granted(budget: &Budget, now: Tick, asked: u32, ratio: f64) -> usize {
+        (0..asked).filter(|_| budget.try_retry(now, ratio)).count()
+    }
+
+    #[test]
+    fn a_quiet_service_may_retry_ten_times_a_second() {
+        let budget = Budget::new();
+        assert_eq!(granted(&budget, at(0), 150, RATIO), 100);
+        assert_eq!(budget.denied_count(), 50);
+        assert_eq!(granted(&budget, at(9_999), 1, RATIO), 0);
+        assert_eq!(granted(&budget, at(10_000), 150, RATIO), 100);
+    }
+
+    #[test]
+    fn a_busy_service_may_retry_its_share_of_requests_beside() {
+        let budget = Budget::new();
+        (0..1_000).for_each(|_| budget.request(at(0)));
+        assert_eq!(granted(&budget, at(0), 1_000, RATIO), 300);
+    }
+
+    #[test]
+    fn a_ratio_of_zero_leaves_the_floor() {
+        let budget = Budget::new();
+        (0..1_000).for_each(|_| budget.request(at(0)));
+        assert_eq!(granted(&budget, at(0), 1_000, 0.0), 100);
+    }
+
+    #[test]
+    fn threads_that_race_exceed_the_budget_by_one_each_at_most() {
+        let budget = Budget::new();
+        let all: usize = thread::scope(|scope| {
+            let ask = || granted(&budget, at(0), 1_000, RATIO);
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
+            threads.into_iter().map(|thread| thread.join().expect("no thread panics")).sum()
+        });
+        assert!((100..=104).contains(&all), "{all}");
+        assert_eq!(budget.denied_count() + all as u64, 4_000);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn retries_in_the_window_stay_within_the_budget(
+            steps in prop::collection::vec((0..2_000_u64, 0..200_u32, 0..100_u32), 1..50),
+        ) {
+            let budget = Budget::new();
+            let (mut requests, mut retries, mut now) = (Vec::new(), Vec::new(), 0);
+            for (passed, asked, retried) in steps {
+                now += passed;
+                for _ in 0..asked {
+                    budget.request(at(now));
+                    requests.push(now);
+                }
+                // The running second and the nine before.
+                let live = |times: &[u64]| times.iter().filter(|then| *then / 1_000 + 10 > now / 1_000).count();
+                let limit = live(&requests) as f64 * RATIO + f64::from(Budget::FLOOR);
+                let mut used = live(&retries);
+                for _ in 0..retried {
+                    let fits = (used + 1) as f64 <= limit;
+                    prop_assert_eq!(budget.try_retry(at(now), RATIO), fits);
+                    if fits {
+                        used += 1;
+                        retries.push(now);
+                    }
+                }
+            }
+        }
+    }
+}

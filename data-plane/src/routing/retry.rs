@@ -1,0 +1,283 @@
+//! Whether a failed attempt is followed by another, decided by what the replica can have seen of it.
+//!
+//! A request that a replica may have acted on is repeated only if repeating it is harmless. The decision needs no
+//! state: the caller says how far the request has come, and carries out the [`Verdict`].
+
+use std::{fmt, time::Duration};
+
+use gateway_proto::policy;
+use http::Method;
+
+use super::backoff;
+
+/// What the replica can have seen of the failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Proof {
+    /// Nothing: no byte of the request was written. Connect refused or timed out, a failed handshake.
+    Unsent,
+    /// It said that it did not process it: HTTP/2 `REFUSED_STREAM`, or a `GOAWAY` with a lower last stream.
+    RefusedUnseen,
+    /// Anything: bytes were written, and no response came.
+    Unknown,
+    /// All of it, and it answered with a failure of which nothing was forwarded yet.
+    Answered,
+}
+
+/// What is known of the request itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestFacts {
+    /// Doing it twice is like doing it once; see [`is_idempotent`].
+    pub idempotent: bool,
+    /// It can be sent again from its first byte: all of the body that was read is still held.
+    pub replayable: bool,
+}
+
+/// How far the request has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Retries so far that were [`counted`](Verdict::Retry::counted).
+    pub retries_used: u8,
+    /// Whether a replica is left that this request has not tried.
+    pub untried_replicas: bool,
+    /// Time until the request's deadline.
+    pub remaining: Duration,
+}
+
+/// What to do after a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Try an untried replica.
+    Retry {
+        /// After this pause, which is shorter than the time that remains.
+        after: Duration,
+        /// Whether this adds one to [`Progress::retries_used`].
+        counted: bool,
+    },
+    /// Answer the client with this attempt's failure.
+    Stop(Stop),
+}
+
+/// Why there is no further attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// The replica may have acted on it, and its method does not allow to do so twice.
+    NotIdempotent,
+    /// Its body is no longer held in full.
+    NotReplayable,
+    /// It has had all retries that the policy, or the refusing replica, allows.
+    RetriesUsed,
+    /// Every replica that may be asked was asked.
+    NoOtherReplica,
+    /// The service's retry budget is spent.
+    BudgetExhausted,
+    /// The pause would outlast the deadline.
+    NoTimeLeft,
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotIdempotent => "the request is not idempotent and may have been seen",
+            Self::NotReplayable => "the request body is too large to be sent again",
+            Self::RetriesUsed => "all retries are used",
+            Self::NoOtherReplica => "no other replica is left to try",
+            Self::BudgetExhausted => "the retry budget of the service is exhausted",
+            Self::NoTimeLeft => "the deadline leaves no time for a retry",
+        })
+    }
+}
+
+/// Decides what follows a failed attempt.
+///
+/// | the replica | which requests | how often | pause and budget |
+/// |---|---|---|---|
+/// | cannot have seen it | all | while an untried replica is left | none |
+/// | says it did not process it | replayable | the first time; then as below | none |
+/// | may have seen it, or answered | idempotent and replayable | `max_retry_count` | back-off, one from the budget |
+///
+/// Each replica is tried at most once. `try_budget` is called last, and only if nothing else stands against the
+/// retry; `random` (0.0..1.0) sizes the back-off.
+///
+/// RFC 9110 section 9.2.2 forbids a proxy to repeat non-idempotent requests; RFC 9113 section 8.7 excepts those that
+/// were provably not processed, and gRFC A6 limits that to once, lest a refusing server is asked forever.
+pub fn decide(
+    proof: Proof,
+    facts: RequestFacts,
+    progress: Progress,
+    policy: &policy::Retry,
+    try_budget: impl FnOnce() -> bool,
+    random: f64,
+) -> Verdict {
+    if let Some(stop) = forbidden(proof, facts, progress, policy) {
+        return Verdict::Stop(stop);
+    }
+    if !progress.untried_replicas {
+        return Verdict::Stop(Stop::NoOtherReplica);
+    }
+    let unseen = is_unseen(proof, progress);
+    let after = if unseen {
+        Duration::ZERO
+    } else {
+        backoff::delay(policy.base_backoff, policy.max_backoff, progress.retries_used.into(), random)
+    };
+    if after >= progress.remaining {
+        return Verdict::Stop(Stop::NoTimeLeft);
+    }
+    if !unseen && !try_budget() {
+        return Verdict::Stop(Stop::BudgetExhausted);
+    }
+    Verdict::Retry { after, counted: proof != Proof::Unsent }
+}
+
+/// Whether the replica's not having seen it is reason enough to go on. A refusal is believed once.
+fn is_unseen(proof: Proof, progress: Progress) -> bool {
+    match proof {
+        Proof::Unsent => true,
+        Proof::RefusedUnseen => progress.retries_used == 0,
+        Proof::Unknown | Proof::Answered => false,
+    }
+}
+
+/// What in the request, or in its past, forbids to send it again.
+fn forbidden(proof: Proof, facts: RequestFacts, progress: Progress, policy: &policy::Retry) -> Option<Stop> {
+    match proof {
+        Proof::Unsent => None,
+        _ if is_unseen(proof, progress) => (!facts.replayable).then_some(Stop::NotReplayable),
+        Proof::RefusedUnseen if !facts.idempotent => Some(Stop::RetriesUsed),
+        _ if !facts.idempotent => Some(Stop::NotIdempotent),
+        _ if !facts.replayable => Some(Stop::NotReplayable),
+        _ => (progress.retries_used >= policy.max_retry_count).then_some(Stop::RetriesUsed),
+    }
+}
+
+/// Whether doing a request with this method twice is like doing it once: RFC 9110 section 9.2.2.
+pub fn is_idempotent(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const BOTH: [bool; 2] = [true, false];
+    /// As long as half of the first back-off.
+    const SHORT: Duration = Duration::from_micros(12_500);
+
+    /// The verdict with a `random` of a half, and whether the budget was asked.
+    fn decision(proof: Proof, facts: RequestFacts, progress: Progress, budget: bool) -> (Verdict, bool) {
+        let mut asked = false;
+        let try_budget = || {
+            asked = true;
+            budget
+        };
+        let verdict = decide(proof, facts, progress, &policy::Retry::default(), try_budget, 0.5);
+        (verdict, asked)
+    }
+
+    /// Every combination of what `decide` looks at, up to four retries.
+    fn every_case() -> impl Iterator<Item = (RequestFacts, Progress, bool)> {
+        let flags = (0..16_u8).map(|bits| [1, 2, 4, 8].map(|bit| bits & bit != 0));
+        flags.flat_map(|[idempotent, replayable, untried_replicas, budget]| {
+            (0..4).flat_map(move |retries_used| {
+                [Duration::ZERO, SHORT, 100 * MS].map(move |remaining| {
+                    let facts = RequestFacts { idempotent, replayable };
+                    (facts, Progress { retries_used, untried_replicas, remaining }, budget)
+                })
+            })
+        })
+    }
+
+    #[test]
+    fn an_unsent_request_of_any_kind_goes_on_while_a_replica_and_time_are_left() {
+        for (facts, progress, budget) in every_case() {
+            let wanted = if !progress.untried_replicas {
+                Verdict::Stop(Stop::NoOtherReplica)
+            } else if progress.remaining.is_zero() {
+                Verdict::Stop(Stop::NoTimeLeft)
+            } else {
+                Verdict::Retry { after: Duration::ZERO, counted: false }
+            };
+            let decided = decision(Proof::Unsent, facts, progress, budget);
+            assert_eq!(decided, (wanted, false), "{facts:?} {progress:?} {budget}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_may_have_been_seen_is_repeated_only_if_nothing_stands_against_it() {
+        for proof in [Proof::Unknown, Proof::Answered] {
+            for (facts, progress, budget) in every_case() {
+                let Progress { retries_used, untried_replicas, remaining } = progress;
+                let after = SHORT * 2_u32.pow(retries_used.into());
+                let stands_against = [
+                    (!facts.idempotent, Stop::NotIdempotent),
+                    (!facts.replayable, Stop::NotReplayable),
+                    (retries_used >= 2, Stop::RetriesUsed),
+                    (!untried_replicas, Stop::NoOtherReplica),
+                    (after >= remaining, Stop::NoTimeLeft),
+                    (!budget, Stop::BudgetExhausted),
+                ];
+                let first = stands_against.iter().find(|(stands, _)| *stands);
+                let wanted =
+                    first.map_or(Verdict::Retry { after, counted: true }, |(_, stop)| Verdict::Stop(*stop));
+                let asked = matches!(wanted, Verdict::Retry { .. } | Verdict::Stop(Stop::BudgetExhausted));
+                let decided = decision(proof, facts, progress, budget);
+                assert_eq!(decided, (wanted, asked), "{proof:?} {facts:?} {progress:?} {budget}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_believed_once_for_any_method_and_without_a_pause() {
+        let progress = Progress { retries_used: 0, untried_replicas: true, remaining: SHORT };
+        for (idempotent, budget) in BOTH.into_iter().flat_map(|flag| BOTH.map(|other| (flag, other))) {
+            let facts = RequestFacts { idempotent, replayable: true };
+            let wanted = Verdict::Retry { after: Duration::ZERO, counted: true };
+            assert_eq!(decision(Proof::RefusedUnseen, facts, progress, budget), (wanted, false));
+        }
+        let facts = RequestFacts { idempotent: false, replayable: true };
+        let stop = |facts, progress| match decision(Proof::RefusedUnseen, facts, progress, true) {
+            (Verdict::Stop(stop), false) => stop,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(stop(facts, Progress { retries_used: 1, ..progress }), Stop::RetriesUsed);
+        assert_eq!(stop(facts, Progress { untried_replicas: false, ..progress }), Stop::NoOtherReplica);
+        assert_eq!(stop(facts, Progress { remaining: Duration::ZERO, ..progress }), Stop::NoTimeLeft);
+        assert_eq!(stop(RequestFacts { replayable: false, ..facts }, progress), Stop::NotReplayable);
+    }
+
+    #[test]
+    fn a_second_refusal_is_treated_as_if_the_request_may_have_been_seen() {
+        for (facts, progress, budget) in every_case() {
+            if facts.idempotent && progress.retries_used > 0 {
+                let unknown = decision(Proof::Unknown, facts, progress, budget);
+                assert_eq!(decision(Proof::RefusedUnseen, facts, progress, budget), unknown);
+            }
+        }
+    }
+
+    #[test]
+    fn the_methods_of_rfc_9110_are_idempotent_and_no_others() {
+        for method in ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"] {
+            assert!(is_idempotent(&method.parse().expect("a method")), "{method}");
+        }
+        for method in ["POST", "PATCH", "CONNECT", "PURGE", "get"] {
+            assert!(!is_idempotent(&method.parse().expect("a method")), "{method}");
+        }
+    }
+
+    #[test]
+    fn every_stop_says_why() {
+        let all = [
+            (Stop::NotIdempotent, "the request is not idempotent and may have been seen"),
+            (Stop::NotReplayable, "the request body is too large to be sent again"),
+            (Stop::RetriesUsed, "all retries are used"),
+            (Stop::NoOtherReplica, "no other replica is left to try"),
+            (Stop::BudgetExhausted, "the retry budget of the service is exhausted"),
+            (Stop::NoTimeLeft, "the deadline leaves no time for a retry"),
+        ];
+        for (stop, text) in all {
+            assert_eq!(stop.to_string(), text);
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Services and replicas as the request path reads them.
+//!
+//! Discovery (or the static file) writes the table, workers read it without a lock, breaker transitions rebuild one
+//! service's view. What a replica's breaker has learnt lives with the replica's identity and survives all of it.
+
+mod counters;
+mod replica;
+mod service;
+mod spec;
+mod transition;
+mod view;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arc_swap::ArcSwap;
+use gateway_proto::ServiceName;
+use tokio::sync::mpsc;
+
+pub use counters::{CodeClass, ReplicaCounters, RequestOutcome, ServiceCounters};
+pub use replica::{Replica, Trip};
+pub use service::{Picked, Service};
+pub use spec::{ReplicaSpec, ServiceSpec};
+pub use transition::Transition;
+pub use view::Unavailable;
+
+use crate::routing::Tick;
+use transition::TransitionSink;
+
+/// All services by name.
+pub type Services = BTreeMap<ServiceName, Arc<Service>>;
+
+/// The routing table of one data plane, shared by its workers.
+#[derive(Debug)]
+pub struct Table {
+    services: ArcSwap<Services>,
+    transitions: Arc<TransitionSink>,
+    workers: usize,
+}
+
+impl Table {
+    /// An empty table for `workers` workers, and the breaker transitions that happen in it.
+    ///
+    /// The queue of transitions is bounded: what nobody takes is dropped and counted, see
+    /// [`Table::dropped_transitions`].
+    pub fn new(workers: usize) -> (Arc<Self>, mpsc::Receiver<Transition>) {
+        let (transitions, receiver) = TransitionSink::new();
+        let table = Self { services: ArcSwap::default(), transitions: Arc::new(transitions), workers };
+        (Arc::new(table), receiver)
+    }
+
+    /// Takes over what the registry says: `changed` services as they are now, `gone` ones removed.
+    ///
+    /// Each service changes atomically. Requests under way finish on the replicas they have.
+    /// To be called by one writer at a time.
+    pub fn apply(&self, changed: &[ServiceSpec], gone: &[ServiceName], now: Tick) {
+        let present = self.services.load_full();
+        let mut map = None;
+        for spec in changed {
+            match present.get(&spec.name) {
+                Some(service) => service.update(spec, now),
+                None => {
+                    let service = Service::new(spec, self.workers, Arc::clone(&self.transitions), now);
+                    map.get_or_insert_with(|| (*present).clone())
+                        .insert(spec.name.clone(), Arc::new(service));
+                }
+            }
+        }
+        for name in gone.iter().filter(|name| present.contains_key(*name)) {
+            map.get_or_insert_with(|| (*present).clone()).remove(name);
+        }
+        if let Some(map) = map {
+            self.services.store(Arc::new(map));
+        }
+    }
+
+    /// The service of that name, if any. Lock-free.
+    pub fn service(&self, name: &str) -> Option<Arc<Service>> {
+        self.services.load().get(name).cloned()
+    }
+
+    /// All services as they are now.
+    pub fn services(&self) -> Arc<Services> {
+        self.services.load_full()
+    }
+
+    /// Transitions that found the queue full since the start.
+    pub fn dropped_transitions(&self) -> u64 {
+        self.transitions.dropped()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! Counts that the request path makes and reports read.
+//!
+//! Each worker writes only its own cell, which fills cache lines of its own, so that counting costs a load and a
+//! store; readers add the cells up.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+
+/// A count with one writer.
+#[derive(Debug, Default)]
+struct Count(AtomicU64);
+
+impl Count {
+    fn add_one(&self) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// One cell for each worker. 128 bytes is what adjacent-line prefetching makes of a 64-byte line.
+#[derive(Debug)]
+struct PerWorker<T>(Box<[Cell<T>]>);
+
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Cell<T>(T);
+
+impl<T: Default> PerWorker<T> {
+    fn new(workers: usize) -> Self {
+        Self((0..workers.max(1)).map(|_| Cell::default()).collect())
+    }
+
+    /// The cell of a worker; workers are numbered from zero.
+    fn of(&self, worker: usize) -> &T {
+        &self.0[worker % self.0.len()].0
+    }
+
+    fn sum(&self, read: impl Fn(&T) -> u64) -> u64 {
+        self.0.iter().map(|cell| read(&cell.0)).fold(0, u64::wrapping_add)
+    }
+}
+
+/// What was counted for one replica since it was first seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReplicaCounters {
+    /// Attempts begun.
+    pub attempts: u64,
+    /// Attempts that failed by the replica's fault.
+    pub failures: u64,
+    /// Attempts that followed a failed one of the same request.
+    pub retries: u64,
+    /// Attempts that have not ended.
+    pub inflight: u64,
+}
+
+impl ReplicaCounters {
+    /// The sum of both.
+    #[must_use]
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            attempts: self.attempts + other.attempts,
+            failures: self.failures + other.failures,
+            retries: self.retries + other.retries,
+            inflight: self.inflight + other.inflight,
+        }
+    }
+
+    /// The same counts when nobody will hear of the attempts that have not ended.
+    #[must_use]
+    pub(super) fn ended(self) -> Self {
+        Self { inflight: 0, ..self }
+    }
+}
+
+#[derive(Debug, Default)]
+struct AttemptCell {
+    attempts: Count,
+    failures: Count,
+    retries: Count,
+    // Signed, because an attempt may end on another worker than it began in tests.
+    inflight: AtomicI64,
+}
+
+/// The counting side of [`ReplicaCounters`].
+#[derive(Debug)]
+pub(super) struct AttemptCounts(PerWorker<AttemptCell>);
+
+impl AttemptCounts {
+    pub(super) fn new(workers: usize) -> Self {
+        Self(PerWorker::new(workers))
+    }
+
+    pub(super) fn begin(&self, worker: usize, is_retry: bool) {
+        let cell = self.0.of(worker);
+        cell.attempts.add_one();
+        if is_retry {
+            cell.retries.add_one();
+        }
+        cell.inflight.store(cell.inflight.load(Relaxed) + 1, Relaxed);
+    }
+
+    pub(super) fn end(&self, worker: usize) {
+        let cell = self.0.of(worker);
+        cell.inflight.store(cell.inflight.load(Relaxed) - 1, Relaxed);
+    }
+
+    pub(super) fn failure(&self, worker: usize) {
+        self.0.of(worker).failures.add_one();
+    }
+
+    pub(super) fn read(&self) -> ReplicaCounters {
+        let inflight: i64 = self.0.0.iter().map(|cell| cell.0.inflight.load(Relaxed)).sum();
+        ReplicaCounters {
+            attempts: self.0.sum(|cell| cell.attempts.get()),
+            failures: self.0.sum(|cell| cell.failures.get()),
+            retries: self.0.sum(|cell| cell.retries.get()),
+            inflight: u64::try_from(inflight).unwrap_or(0),
+        }
+    }
+}
+
+/// Status classes as metrics name them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum CodeClass {
+    Informational,
+    Success,
+    Redirection,
+    ClientError,
+    ServerError,
+}
+
+impl CodeClass {
+    /// All of them, in order.
+    pub const ALL: [Self; 5] =
+        [Self::Informational, Self::Success, Self::Redirection, Self::ClientError, Self::ServerError];
+
+    /// The class of a status code; what is beyond 5xx counts as 5xx.
+    pub fn of(status: http::StatusCode) -> Self {
+        match status.as_u16() / 100 {
+            0 | 1 => Self::Informational,
+            2 => Self::Success,
+            3 => Self::Redirection,
+            4 => Self::ClientError,
+            _ => Self::ServerError,
+        }
+    }
+
+    /// `"2xx"` and so on.
+    pub fn as_str(self) -> &'static str {
+        ["1xx", "2xx", "3xx", "4xx", "5xx"][self as usize]
+    }
+}
+
+/// Who answered a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestOutcome {
+    /// A replica, and not with a failure.
+    Success,
+    /// A replica, with what counts as its failure.
+    UpstreamError,
+    /// The gateway itself, because no replica could.
+    GatewayError,
+}
+
+impl RequestOutcome {
+    /// All of them, in order.
+    pub const ALL: [Self; 3] = [Self::Success, Self::UpstreamError, Self::GatewayError];
+
+    /// As metrics name it.
+    pub fn as_str(self) -> &'static str {
+        ["success", "upstream_error", "gateway_error"][self as usize]
+    }
+}
+
+/// Requests of one service by status class and outcome.
+#[derive(Debug)]
+pub struct ServiceCounters(PerWorker<[[Count; CodeClass::ALL.len()]; RequestOutcome::ALL.len()]>);
+
+impl ServiceCounters {
+    pub(super) fn new(workers: usize) -> Self {
+        Self(PerWorker::new(workers))
+    }
+
+    /// Counts one answered request: to be called by `worker` only.
+    pub fn answered(&self, worker: usize, status: http::StatusCode, outcome: RequestOutcome) {
+        self.0.of(worker)[outcome as usize][CodeClass::of(status) as usize].add_one();
+    }
+
+    /// How many requests were answered in that way since the start.
+    pub fn read(&self, class: CodeClass, outcome: RequestOutcome) -> u64 {
+        self.0.sum(|cell| cell[outcome as usize][class as usize].get())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::StatusCode;
+
+    use super::*;
+
+    #[test]
+    fn counts_of_all_workers_add_up() {
+        let counts = AttemptCounts::new(2);
+        counts.begin(0, false);
+        counts.begin(1, true);
+        counts.failure(1);
+        counts.end(1);
+        let expected = ReplicaCounters { attempts: 2, failures: 1, retries: 1, inflight: 1 };
+        assert_eq!(counts.read(), expected);
+    }
+
+    #[test]
+    fn requests_are_counted_by_class_and_outcome() {
+        let counters = ServiceCounters::new(1);
+        counters.answered(0, StatusCode::NO_CONTENT, RequestOutcome::Success);
+        counters.answered(0, StatusCode::SERVICE_UNAVAILABLE, RequestOutcome::GatewayError);
+        assert_eq!(counters.read(CodeClass::Success, RequestOutcome::Success), 1);
+        assert_eq!(counters.read(CodeClass::ServerError, RequestOutcome::GatewayError), 1);
+        assert_eq!(counters.read(CodeClass::ServerError, RequestOutcome::UpstreamError), 0);
+    }
+}

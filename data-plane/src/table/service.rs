@@ -1,0 +1,196 @@
+//! One service: its replicas, its policy, and whom to ask next.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use gateway_proto::{Policy, ServiceName};
+
+use super::{
+    counters::{ReplicaCounters, ServiceCounters},
+    replica::Replica,
+    spec::ServiceSpec,
+    transition::{Transition, TransitionSink},
+    view::{Unavailable, View},
+};
+use crate::routing::{Budget, Change, Outcome, Permit, Tick};
+
+/// A replica that was picked for one attempt.
+#[derive(Debug)]
+pub struct Picked {
+    /// Whom to ask.
+    pub replica: Arc<Replica>,
+    /// Goes back by [`Service::settle`] exactly once, whatever becomes of the attempt.
+    pub permit: Permit,
+    /// The policy of the moment, for this attempt.
+    pub policy: Policy,
+}
+
+/// A service of the routing table.
+///
+/// Picks are lock-free. Changes of eligibility (an update from the registry, a breaker's transition) rebuild the view
+/// under a lock that no pick takes.
+#[derive(Debug)]
+pub struct Service {
+    name: ServiceName,
+    view: ArcSwap<View>,
+    roster: Mutex<Roster>,
+    budget: Budget,
+    counters: ServiceCounters,
+    transitions: Arc<TransitionSink>,
+    workers: usize,
+}
+
+#[derive(Debug)]
+struct Roster {
+    policy: Policy,
+    replicas: Arc<[Arc<Replica>]>,
+    /// What replicas that are gone had counted, so that the service's sums never go back.
+    gone: ReplicaCounters,
+}
+
+impl Service {
+    pub(super) fn new(
+        spec: &ServiceSpec,
+        workers: usize,
+        transitions: Arc<TransitionSink>,
+        now: Tick,
+    ) -> Self {
+        let nobody =
+            Roster { policy: spec.policy, replicas: Arc::default(), gone: ReplicaCounters::default() };
+        let service = Self {
+            name: spec.name.clone(),
+            view: ArcSwap::from_pointee(View::new(spec.policy, Vec::new(), None, now)),
+            roster: Mutex::new(nobody),
+            budget: Budget::new(),
+            counters: ServiceCounters::new(workers),
+            transitions,
+            workers,
+        };
+        service.update(spec, now);
+        service
+    }
+
+    /// Takes over what the registry says now.
+    pub(super) fn update(&self, spec: &ServiceSpec, now: Tick) {
+        let mut roster = self.roster();
+        let replicas = spec.replicas.iter().map(|replica_spec| {
+            let known =
+                roster.replicas.binary_search_by(|replica| replica.key().replica.cmp(&replica_spec.id));
+            match known.ok().map(|index| &roster.replicas[index]) {
+                Some(known) if known.spec() == replica_spec => Arc::clone(known),
+                Some(known) => Arc::new(known.respecified(replica_spec, now)),
+                None => Arc::new(Replica::new(&spec.name, replica_spec, self.workers, now)),
+            }
+        });
+        let replicas = replicas.collect();
+        let is_gone = |replica: &&Arc<Replica>| {
+            spec.replicas.binary_search_by(|still| still.id.cmp(&replica.key().replica)).is_err()
+        };
+        let gone = roster.replicas.iter().filter(is_gone).map(|replica| replica.counters().ended());
+        let gone = gone.fold(roster.gone, ReplicaCounters::plus);
+        *roster = Roster { policy: spec.policy, replicas, gone };
+        self.rebuild(&roster, now);
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &ServiceName {
+        &self.name
+    }
+
+    /// The policy in force.
+    pub fn policy(&self) -> Policy {
+        self.view.load().policy
+    }
+
+    /// All replicas, ready or not, in the order of their ids.
+    pub fn replicas(&self) -> Arc<[Arc<Replica>]> {
+        Arc::clone(&self.roster().replicas)
+    }
+
+    /// Its retry budget.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// Its requests by status and outcome.
+    pub fn counters(&self) -> &ServiceCounters {
+        &self.counters
+    }
+
+    /// The attempts of all its replicas, those that are gone included.
+    pub fn attempts(&self) -> ReplicaCounters {
+        let roster = self.roster();
+        roster.replicas.iter().map(|replica| replica.counters()).fold(roster.gone, ReplicaCounters::plus)
+    }
+
+    /// Picks the replica for the next attempt of a request that has already `tried` some. Lock-free, but for the
+    /// rebuilding of the view when it makes a breaker half-open.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when there is nobody (else) to ask.
+    pub fn pick(&self, worker: usize, now: Tick, tried: &[Arc<Replica>]) -> Result<Picked, Unavailable> {
+        let view = self.view.load();
+        let (replica, permit, change) = view.pick(now, tried)?;
+        if let Some(change) = change {
+            self.changed(replica, change, now);
+        }
+        replica.counts().begin(worker, !tried.is_empty());
+        Ok(Picked { replica: Arc::clone(replica), permit, policy: view.policy })
+    }
+
+    /// Whether [`Service::pick`] would find another replica for a request that has `tried` some.
+    pub fn has_untried(&self, now: Tick, tried: &[Arc<Replica>]) -> bool {
+        self.view.load().has_untried(now, tried)
+    }
+
+    /// Settles one attempt: counts its outcome, and lets the breaker decide on it.
+    ///
+    /// `jitter` is drawn from 0.0..1.0 and spreads open times. To be called by the worker that picked.
+    pub fn settle(
+        &self,
+        worker: usize,
+        replica: &Arc<Replica>,
+        permit: Permit,
+        outcome: Outcome,
+        now: Tick,
+        jitter: f64,
+    ) {
+        replica.counts().end(worker);
+        if let Outcome::Failure(fault) = outcome {
+            replica.counts().failure(worker);
+            replica.remember_fault(fault, now);
+        }
+        let was_probe = permit.is_probe();
+        let view = self.view.load();
+        match replica.breaker().record(permit, outcome, now, &view.policy.breaker, jitter) {
+            Some(change) => self.changed(replica, change, now),
+            None if was_probe => view.look_again(),
+            None => {}
+        }
+    }
+
+    fn changed(&self, replica: &Replica, change: Change, now: Tick) {
+        replica.remember_change(&change, now);
+        self.rebuild(&self.roster(), now);
+        self.transitions.send(Transition {
+            key: replica.key().clone(),
+            address: replica.address().clone(),
+            incarnation: replica.incarnation(),
+            at: now,
+            change,
+        });
+    }
+
+    /// Makes the view of the breakers' present states. The roster's lock orders rebuilds, so that the last one has
+    /// seen the last transition.
+    fn rebuild(&self, roster: &Roster, now: Tick) {
+        let ready = roster.replicas.iter().filter(|replica| replica.health().is_ready()).cloned().collect();
+        let previous = self.view.load();
+        self.view.store(Arc::new(View::new(roster.policy, ready, Some(&previous), now)));
+    }
+
+    fn roster(&self) -> MutexGuard<'_, Roster> {
+        // Every write replaces the whole roster at once: a panic elsewhere cannot leave it half-changed.
+        self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

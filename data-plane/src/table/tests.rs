@@ -1,0 +1,289 @@
+//! What requests may rely on when the table changes under them.
+
+use std::time::Duration;
+
+use gateway_proto::{Address, Health, Policy, ReplicaId, Weight};
+
+use super::*;
+use crate::routing::{Fault, Outcome, Permit, Rule, State};
+
+const START: Tick = Tick::ORIGIN;
+
+fn after(millis: u64) -> Tick {
+    START.plus(Duration::from_millis(millis))
+}
+
+fn replica(id: &str) -> ReplicaSpec {
+    ReplicaSpec {
+        id: ReplicaId::parse(id).unwrap(),
+        address: Address::parse(&format!("{id}.example:80")).unwrap(),
+        weight: Weight::DEFAULT,
+        health: Health::Healthy,
+        incarnation: 1,
+    }
+}
+
+fn orders(replicas: impl IntoIterator<Item = ReplicaSpec>) -> ServiceSpec {
+    ServiceSpec {
+        name: ServiceName::parse("orders").unwrap(),
+        policy: Policy::default(),
+        replicas: replicas.into_iter().collect(),
+    }
+}
+
+fn table_of(ids: &[&str]) -> (Arc<Table>, Arc<Service>, mpsc::Receiver<Transition>) {
+    let (table, transitions) = Table::new(1);
+    table.apply(&[orders(ids.iter().map(|id| replica(id)))], &[], START);
+    let service = table.service("orders").unwrap();
+    (table, service, transitions)
+}
+
+/// Picks once, reports `outcome`, and tells who was asked.
+fn ask(service: &Service, now: Tick, outcome: Outcome) -> String {
+    let picked = service.pick(0, now, &[]).unwrap();
+    service.settle(0, &picked.replica, picked.permit, outcome, now, 0.5);
+    picked.replica.key().replica.to_string()
+}
+
+fn asked(service: &Service, now: Tick, times: usize) -> Vec<String> {
+    (0..times).map(|_| ask(service, now, Outcome::Success)).collect()
+}
+
+/// Fails every request until `id` is out.
+fn trip(service: &Service, now: Tick, id: &str) {
+    for _ in 0..1000 {
+        let picked = service.pick(0, now, &[]).unwrap();
+        let is_it = picked.replica.key().replica.as_str() == id;
+        let outcome = if is_it { Outcome::Failure(Fault::ConnectRefused) } else { Outcome::Success };
+        service.settle(0, &picked.replica, picked.permit, outcome, now, 0.5);
+        if state_of(service, now, id) == State::Open {
+            return;
+        }
+    }
+    panic!("{id} did not open");
+}
+
+fn state_of(service: &Service, now: Tick, id: &str) -> State {
+    let replicas = service.replicas();
+    let replica = replicas.iter().find(|replica| replica.key().replica.as_str() == id).unwrap();
+    replica.breaker_view(now, &service.policy().breaker).state
+}
+
+#[test]
+fn replicas_take_turns_in_the_order_of_their_ids() {
+    let (_table, service, _) = table_of(&["a", "b", "c"]);
+    assert_eq!(asked(&service, START, 7), ["a", "b", "c", "a", "b", "c", "a"]);
+}
+
+#[test]
+fn weights_are_exact_shares() {
+    let (table, _service, _) = table_of(&[]);
+    let mut heavy = replica("a");
+    heavy.weight = Weight::parse(300).unwrap();
+    table.apply(&[orders([heavy, replica("b")])], &[], START);
+    let service = table.service("orders").unwrap();
+    let all = asked(&service, START, 400);
+    assert_eq!(all.iter().filter(|id| *id == "a").count(), 300);
+}
+
+#[test]
+fn many_threads_share_one_strict_rotation() {
+    let (table, _) = Table::new(4);
+    table.apply(&[orders(["a", "b", "c", "d"].map(replica))], &[], START);
+    let service = table.service("orders").unwrap();
+    std::thread::scope(|scope| {
+        for worker in 0..4 {
+            let service = &service;
+            scope.spawn(move || {
+                for _ in 0..200 {
+                    let picked = service.pick(worker, START, &[]).unwrap();
+                    service.settle(worker, &picked.replica, picked.permit, Outcome::Success, START, 0.5);
+                }
+            });
+        }
+    });
+    let shares: Vec<_> = service.replicas().iter().map(|replica| replica.counters().attempts).collect();
+    assert_eq!(shares, [200; 4]);
+}
+
+#[test]
+fn a_replica_that_comes_and_goes_does_not_starve_the_others() {
+    let (table, service, _) = table_of(&["a", "b", "c"]);
+    let mut all = Vec::new();
+    for round in 0..100 {
+        let ids: &[&str] = if round % 2 == 0 { &["a", "b", "c"] } else { &["a", "b"] };
+        table.apply(&[orders(ids.iter().map(|id| replica(id)))], &[], START);
+        all.push(ask(&service, START, Outcome::Success));
+    }
+    for id in ["a", "b"] {
+        let share = all.iter().filter(|asked| *asked == id).count();
+        assert!(share >= 25, "{id} got {share} of 100");
+    }
+    assert!(all.iter().any(|asked| asked == "c"));
+}
+
+#[test]
+fn an_open_replica_gets_nothing_and_its_share_is_spread_over_all_others() {
+    let (_table, service, mut transitions) = table_of(&["a", "b", "c"]);
+    trip(&service, START, "b");
+    let all = asked(&service, START, 100);
+    assert_eq!(all.iter().filter(|id| *id == "b").count(), 0);
+    assert_eq!(all.iter().filter(|id| *id == "a").count(), 50);
+    let transition = transitions.try_recv().unwrap();
+    assert_eq!(transition.key.to_string(), "orders/b");
+    assert_eq!(
+        (transition.change.to, transition.change.rule()),
+        (State::Open, Some(Rule::ConsecutiveFailures))
+    );
+}
+
+#[test]
+fn one_request_at_a_time_probes_and_two_successes_close() {
+    let (_table, service, mut transitions) = table_of(&["a", "b"]);
+    trip(&service, START, "b");
+    assert!(asked(&service, after(500), 10).iter().all(|id| id == "a"));
+
+    let due = after(1500);
+    let probe = service.pick(0, due, &[]).unwrap();
+    assert_eq!((probe.replica.key().replica.as_str(), probe.permit.is_probe()), ("b", true));
+    assert!(asked(&service, due, 10).iter().all(|id| id == "a"), "a second probe was let through");
+    service.settle(0, &probe.replica, probe.permit, Outcome::Success, due, 0.5);
+    assert_eq!(state_of(&service, due, "b"), State::HalfOpen);
+    assert_eq!(ask(&service, due, Outcome::Success), "b");
+    assert_eq!(state_of(&service, due, "b"), State::Closed);
+    assert_eq!(asked(&service, due, 10).iter().filter(|id| *id == "b").count(), 5);
+
+    let steps: Vec<_> = std::iter::from_fn(|| transitions.try_recv().ok()).map(|t| t.change.to).collect();
+    assert_eq!(steps, [State::Open, State::HalfOpen, State::Closed]);
+}
+
+#[test]
+fn a_cancelled_probe_makes_room_for_the_next() {
+    let (_table, service, _) = table_of(&["a", "b"]);
+    trip(&service, START, "b");
+    let due = after(1500);
+    for _ in 0..3 {
+        assert_eq!(ask(&service, due, Outcome::Neutral), "b");
+    }
+    assert_eq!(state_of(&service, due, "b"), State::HalfOpen);
+}
+
+#[test]
+fn a_failed_probe_waits_twice_as_long() {
+    let (_table, service, _) = table_of(&["a", "b"]);
+    trip(&service, START, "b");
+    let due = after(1000);
+    assert_eq!(ask(&service, due, Outcome::Failure(Fault::ConnectRefused)), "b");
+    assert!(asked(&service, after(2900), 10).iter().all(|id| id == "a"));
+    assert_eq!(ask(&service, after(3000), Outcome::Success), "b");
+}
+
+#[test]
+fn a_request_asks_no_replica_twice() {
+    let (_table, service, _) = table_of(&["a", "b", "c"]);
+    let mut tried: Vec<Arc<Replica>> = Vec::new();
+    while let Ok(picked) = service.pick(0, START, &tried) {
+        assert!(service.has_untried(START, &tried));
+        assert!(tried.iter().all(|other| other.key() != picked.replica.key()));
+        service.settle(0, &picked.replica, picked.permit, Outcome::Neutral, START, 0.5);
+        tried.push(picked.replica);
+    }
+    assert_eq!(tried.len(), 3);
+    assert!(!service.has_untried(START, &tried));
+    assert_eq!(service.pick(0, START, &tried).unwrap_err(), Unavailable::AllTried);
+}
+
+#[test]
+fn without_a_ready_replica_there_is_nobody_to_ask() {
+    let (table, service, _) = table_of(&[]);
+    assert_eq!(service.pick(0, START, &[]).unwrap_err(), Unavailable::NoneReady);
+    for health in [Health::Starting, Health::Unhealthy] {
+        table.apply(&[orders([ReplicaSpec { health, ..replica("a") }])], &[], START);
+        assert_eq!(service.pick(0, START, &[]).unwrap_err(), Unavailable::NoneReady, "{health}");
+    }
+    table.apply(&[orders([ReplicaSpec { health: Health::Degraded, ..replica("a") }])], &[], START);
+    assert!(service.pick(0, START, &[]).is_ok());
+}
+
+#[test]
+fn when_all_rest_the_answer_says_until_when() {
+    let (_table, service, _) = table_of(&["a", "b"]);
+    trip(&service, START, "b");
+    for _ in 0..5 {
+        ask(&service, after(100), Outcome::Failure(Fault::Reset));
+    }
+    let refused = service.pick(0, after(200), &[]).unwrap_err();
+    assert_eq!(refused, Unavailable::AllOpen { resting: 2, retry_at: after(1000) });
+}
+
+#[test]
+fn while_another_request_probes_the_last_replica_the_answer_is_to_come_back_soon() {
+    let (_table, service, _) = table_of(&["a"]);
+    trip(&service, START, "a");
+    let due = after(1500);
+    let _probe = service.pick(0, due, &[]).unwrap();
+    let refused = service.pick(0, due, &[]).unwrap_err();
+    assert_eq!(refused, Unavailable::AllOpen { resting: 1, retry_at: due });
+}
+
+#[test]
+fn a_breaker_survives_changes_of_policy_weight_and_other_replicas() {
+    let (table, service, _) = table_of(&["a", "b"]);
+    trip(&service, START, "b");
+    let mut changed = orders([
+        replica("a"),
+        ReplicaSpec { weight: Weight::parse(7).unwrap(), ..replica("b") },
+        replica("c"),
+    ]);
+    changed.policy.retry.max_retry_count = 0;
+    table.apply(&[changed], &[], START);
+    assert_eq!(state_of(&service, START, "b"), State::Open);
+    assert_eq!(service.policy().retry.max_retry_count, 0);
+    assert!(asked(&service, START, 10).iter().all(|id| id != "b"));
+}
+
+#[test]
+fn a_new_incarnation_of_an_open_replica_is_probed_at_once() {
+    let (table, service, _) = table_of(&["a", "b"]);
+    trip(&service, START, "b");
+    table.apply(&[orders([replica("a"), ReplicaSpec { incarnation: 2, ..replica("b") }])], &[], after(10));
+    let probe = service.pick(0, after(10), &[]).unwrap();
+    assert_eq!((probe.replica.key().replica.as_str(), probe.permit.is_probe()), ("b", true));
+}
+
+#[test]
+fn the_result_of_a_former_incarnation_does_not_count() {
+    let (table, service, _) = table_of(&["a"]);
+    let old: Vec<(Arc<Replica>, Permit)> = (0..5)
+        .map(|_| service.pick(0, START, &[]).unwrap())
+        .map(|picked| (picked.replica, picked.permit))
+        .collect();
+    table.apply(&[orders([ReplicaSpec { incarnation: 2, ..replica("a") }])], &[], START);
+    for (replica, permit) in old {
+        service.settle(0, &replica, permit, Outcome::Failure(Fault::Reset), START, 0.5);
+    }
+    assert_eq!(state_of(&service, START, "a"), State::Closed);
+    let replicas = service.replicas();
+    assert_eq!(replicas[0].counters().inflight, 0, "every attempt has ended");
+}
+
+#[test]
+fn removed_services_are_gone_and_others_stay() {
+    let (table, _service, _) = table_of(&["a"]);
+    let payments = ServiceSpec { name: ServiceName::parse("payments").unwrap(), ..orders([replica("p")]) };
+    table.apply(&[payments], &[], START);
+    table.apply(&[], &[ServiceName::parse("orders").unwrap()], START);
+    assert!(table.service("orders").is_none());
+    assert!(table.service("payments").is_some());
+}
+
+#[test]
+fn the_attempts_of_a_service_never_go_back_when_a_replica_goes() {
+    let (table, service, _) = table_of(&["a", "b"]);
+    asked(&service, START, 4);
+    ask(&service, START, Outcome::Failure(Fault::Closed));
+    let _under_way = service.pick(0, START, &[]).unwrap();
+    assert_eq!(service.attempts(), ReplicaCounters { attempts: 6, failures: 1, retries: 0, inflight: 1 });
+    table.apply(&[orders([])], &[], START);
+    assert_eq!(service.attempts(), ReplicaCounters { attempts: 6, failures: 1, retries: 0, inflight: 0 });
+}

@@ -1,0 +1,226 @@
+//! What happens when replicas fail: who is asked again, and who never.
+
+use std::time::{Duration, Instant};
+
+use data_plane::routing::State;
+use gateway_proto::Policy;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::harness::{Act, Dead, Gateway, Replica, body, eventually, field, ok, respond, status};
+
+fn quick() -> Policy {
+    let mut policy = Policy::default();
+    policy.timeout.per_try = Duration::from_millis(200);
+    policy
+}
+
+fn states(gateway: &Gateway) -> Vec<State> {
+    let policy = gateway.service().policy();
+    let replicas = gateway.service().replicas();
+    let now = data_plane::routing::Tick::ORIGIN;
+    replicas.iter().map(|replica| replica.breaker_view(now, &policy.breaker).state).collect()
+}
+
+#[tokio::test]
+async fn no_request_fails_by_a_replica_that_refuses_connections_post_included() {
+    let alive = Replica::start(|_, _| ok("alive")).await;
+    let dead = Dead::new();
+    let mut gateway = Gateway::start(&[dead.address, alive.address], Policy::default()).await;
+    for number in 0..40 {
+        let response =
+            if number % 2 == 0 { gateway.get("/orders/").await } else { gateway.post("/orders/", "x").await };
+        assert_eq!((status(&response), body(&response)), (200, "alive"), "request {number}");
+    }
+    assert_eq!(alive.seen().len(), 40, "every request was seen exactly once");
+    let transition = gateway.transitions.try_recv().unwrap();
+    assert_eq!(transition.change.reason.to_string(), "consecutive_failures 5 >= 5: connect refused");
+    assert_eq!(states(&gateway), [State::Open, State::Closed]);
+}
+
+#[tokio::test]
+async fn a_get_that_was_cut_off_is_asked_again_and_a_post_never() {
+    for act in [Act::Reset, Act::SendAndClose(String::new()), Act::SendAndClose("HTTP/1.1 2".into())] {
+        let bad = Replica::start(move |_, _| act.clone()).await;
+        let good = Replica::start(|_, _| ok("good")).await;
+        let gateway = Gateway::start(&[bad.address, good.address], Policy::default()).await;
+        let response = gateway.get("/orders/").await;
+        assert_eq!((status(&response), body(&response)), (200, "good"));
+        assert_eq!(field(&response, "x-gw-attempts").as_deref(), Some("2"));
+
+        // The rotation stands at the bad one again.
+        let response = gateway.post("/orders/", "x").await;
+        assert_eq!(status(&response), 502, "{response}");
+        assert_eq!(bad.seen().len(), 2);
+        assert_eq!(good.seen().len(), 1, "a POST that a replica may have seen is not sent to another");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_small_enough_is_sent_again_whole() {
+    let bad = Replica::start(|_, _| Act::SendAndClose(String::new())).await;
+    let good = Replica::start(|_, request| ok(body(request))).await;
+    let gateway = Gateway::start(&[bad.address, good.address], Policy::default()).await;
+    let content = "x".repeat(60_000);
+    let request = |content: &str| {
+        format!("PUT /orders/ HTTP/1.1\r\nhost: gw\r\ncontent-length: {}\r\n\r\n{content}", content.len())
+    };
+    let response = gateway.send(&request(&content)).await;
+    assert_eq!(status(&response), 200, "{response}");
+    assert!(body(&response) == content, "the second attempt had another body");
+
+    let too_large = "x".repeat(200_000);
+    let response = gateway.send(&request(&too_large)).await;
+    assert_eq!(status(&response), 502, "a body that is not held cannot be sent again");
+}
+
+#[tokio::test]
+async fn a_503_is_asked_elsewhere_and_the_last_real_answer_is_returned_when_all_fail() {
+    let bad = Replica::start(|_, _| respond(503, "bad")).await;
+    let good = Replica::start(|_, _| ok("good")).await;
+    let gateway = Gateway::start(&[bad.address, good.address], Policy::default()).await;
+    assert_eq!(body(&gateway.get("/orders/").await), "good");
+    let response = gateway.post("/orders/", "x").await;
+    assert_eq!((status(&response), body(&response)), (503, "bad"), "a POST gets the answer there is");
+
+    let dead = Dead::new();
+    let gateway = Gateway::start(&[bad.address, dead.address], Policy::default()).await;
+    let response = gateway.get("/orders/").await;
+    assert_eq!((status(&response), body(&response)), (503, "bad"));
+    assert_eq!(field(&response, "proxy-status"), None);
+}
+
+#[tokio::test]
+async fn a_500_is_the_replicas_answer_and_is_not_asked_again() {
+    let bad = Replica::start(|_, _| respond(500, "broken")).await;
+    let good = Replica::start(|_, _| ok("good")).await;
+    let gateway = Gateway::start(&[bad.address, good.address], Policy::default()).await;
+    let response = gateway.get("/orders/").await;
+    assert_eq!((status(&response), body(&response)), (500, "broken"));
+}
+
+#[tokio::test]
+async fn a_replica_that_hangs_costs_a_get_one_timeout_and_a_post_its_answer() {
+    let hung = Replica::start(|_, _| Act::Hang).await;
+    let good = Replica::start(|_, _| ok("good")).await;
+    let gateway = Gateway::start(&[hung.address, good.address], quick()).await;
+    let started = Instant::now();
+    assert_eq!(body(&gateway.get("/orders/").await), "good");
+    assert!(started.elapsed() >= Duration::from_millis(200));
+    let response = gateway.post("/orders/", "x").await;
+    assert_eq!(status(&response), 504);
+    assert_eq!(good.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn the_requests_own_time_ends_it_without_blame() {
+    let hung = Replica::start(|_, _| Act::Hang).await;
+    let mut policy = Policy::default();
+    policy.timeout.request = Duration::from_millis(150);
+    let gateway = Gateway::start(&[hung.address], policy).await;
+    let response = gateway.get("/orders/").await;
+    assert_eq!(status(&response), 504);
+    assert!(body(&response).contains("deadline_exceeded"), "{response}");
+    assert_eq!(gateway.service().replicas()[0].counters().failures, 0);
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_never_shown_as_complete_and_counts_as_a_failure() {
+    let torn =
+        Replica::start(|_, _| Act::SendAndClose("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf".into()))
+            .await;
+    let gateway = Gateway::start(&[torn.address], Policy::default()).await;
+    let mut stream = gateway.connect().await;
+    stream.write_all(b"GET /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+    let mut all = Vec::new();
+    let _ = stream.read_to_end(&mut all).await;
+    let text = String::from_utf8_lossy(&all);
+    assert!(
+        text.is_empty() || text.ends_with("half"),
+        "the message must break off where the replica's did: {text}"
+    );
+    assert!(!text.contains("transfer-encoding"), "only a length shows that something is missing: {text}");
+    eventually("the failure is counted", || gateway.service().replicas()[0].counters().failures == 1).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_is_nobodys_fault_and_its_request_is_cancelled() {
+    let hung = Replica::start(|_, _| Act::Hang).await;
+    let gateway = Gateway::start(&[hung.address], Policy::default()).await;
+    for _ in 0..10 {
+        let mut stream = gateway.connect().await;
+        stream.write_all(b"GET /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+        let before = hung.seen().len();
+        eventually("the replica has the request", || hung.seen().len() > before).await;
+    }
+    let counters = || gateway.service().replicas()[0].counters();
+    eventually("nothing is in flight", || counters().inflight == 0).await;
+    assert_eq!((counters().attempts, counters().failures), (10, 0));
+    assert_eq!(states(&gateway), [State::Closed]);
+}
+
+#[tokio::test]
+async fn with_all_replicas_down_the_answer_is_fast_and_says_when_to_come_back() {
+    let dead = [Dead::new(), Dead::new()];
+    let gateway = Gateway::start(&[dead[0].address, dead[1].address], Policy::default()).await;
+    for _ in 0..5 {
+        let response = gateway.get("/orders/").await;
+        assert_eq!(status(&response), 502, "{response}");
+    }
+    let started = Instant::now();
+    let response = gateway.get("/orders/").await;
+    assert!(started.elapsed() < Duration::from_millis(50));
+    assert_eq!(status(&response), 503);
+    assert!(body(&response).contains("breaker_open"), "{response}");
+    let wait = field(&response, "retry-after").expect(&response);
+    assert!(
+        ["1", "2"].contains(&wait.as_str()),
+        "one second, a fifth more or less, in whole seconds: {wait}"
+    );
+    let attempts: u64 = gateway.service().replicas().iter().map(|replica| replica.counters().attempts).sum();
+    assert_eq!(attempts, 10, "an open breaker lets nothing through");
+}
+
+#[tokio::test]
+async fn a_replica_that_comes_back_is_probed_by_one_request_at_a_time() {
+    let dead = Dead::new();
+    let other = Replica::start(|_, _| ok("other")).await;
+    let mut policy = Policy::default();
+    policy.breaker.base_open = Duration::from_millis(50);
+    let gateway = Gateway::start(&[dead.address, other.address], policy).await;
+    for _ in 0..20 {
+        assert_eq!(status(&gateway.get("/orders/").await), 200);
+    }
+    assert_eq!(states(&gateway)[0], State::Open);
+    let listener = dead.revive();
+    let server = tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = crate::harness::read_message(&mut stream).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nback").await;
+        }
+    });
+    let mut answers = Vec::new();
+    while states(&gateway)[0] != State::Closed {
+        let response = gateway.get("/orders/").await;
+        assert_eq!(status(&response), 200);
+        answers.push(body(&response).to_owned());
+        assert!(answers.len() < 10_000, "the breaker never closed");
+    }
+    assert_eq!(answers.iter().filter(|answer| *answer == "back").count(), 2, "two probes close it");
+    server.abort();
+}
+
+#[tokio::test]
+async fn a_replica_that_is_killed_between_requests_costs_nothing() {
+    let doomed = Replica::start(|_, _| ok("doomed")).await;
+    let other = Replica::start(|_, _| ok("other")).await;
+    let gateway = Gateway::start(&[doomed.address, other.address], Policy::default()).await;
+    for _ in 0..10 {
+        assert_eq!(status(&gateway.post("/orders/", "x").await), 200);
+    }
+    doomed.kill().await;
+    for number in 0..30 {
+        let response = gateway.post("/orders/", "x").await;
+        assert_eq!((status(&response), body(&response)), (200, "other"), "request {number}");
+    }
+}

@@ -1,0 +1,257 @@
+//! A proxy without a control plane, replicas that do as they are told, and a client that shows every byte.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test that called it")]
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use data_plane::{
+    clock::Clock,
+    proxy::{Proxy, ProxyConfig, start},
+    table::{ReplicaSpec, Service, ServiceSpec, Table, Transition},
+};
+use gateway_proto::{Address, Health, NodeId, Policy, ReplicaId, ServiceName, Weight};
+use gateway_runtime::Shutdown;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
+
+/// What a replica does with a request that it has read in full.
+#[derive(Debug, Clone)]
+pub(crate) enum Act {
+    /// Sends these bytes and keeps the connection.
+    Send(String),
+    /// Sends these bytes and closes the connection.
+    SendAndClose(String),
+    /// Closes with a reset.
+    Reset,
+    /// Never answers.
+    Hang,
+}
+
+/// A response with a body and its length.
+pub(crate) fn ok(body: &str) -> Act {
+    respond(200, body)
+}
+
+/// A response of any status.
+pub(crate) fn respond(status: u16, body: &str) -> Act {
+    Act::Send(format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n{body}", body.len()))
+}
+
+/// A replica on a port of its own.
+pub(crate) struct Replica {
+    pub(crate) address: SocketAddr,
+    seen: Arc<Mutex<Vec<String>>>,
+    connections: Arc<AtomicUsize>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Replica {
+    /// Starts one that acts by the number of the request, counted from zero, and its text.
+    pub(crate) async fn start(act: impl Fn(usize, &str) -> Act + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (act, requests, accepted) = (Arc::new(act), Arc::clone(&seen), Arc::clone(&connections));
+        let task = tokio::spawn(async move {
+            let mut conversations = tokio::task::JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                accepted.fetch_add(1, Relaxed);
+                conversations.spawn(converse(stream, Arc::clone(&act), Arc::clone(&requests)));
+            }
+        });
+        Self { address, seen, connections, task }
+    }
+
+    /// The requests that it has read, in full.
+    pub(crate) fn seen(&self) -> Vec<String> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// How many connections it has accepted.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Relaxed)
+    }
+
+    /// Closes its port and all of its connections.
+    pub(crate) async fn kill(&self) {
+        self.task.abort();
+        // Each conversation holds a share of what was seen, until its connection is closed.
+        eventually("all connections are closed", || Arc::strong_count(&self.seen) == 1).await;
+    }
+}
+
+async fn converse(
+    mut stream: TcpStream,
+    act: Arc<impl Fn(usize, &str) -> Act + Send + Sync + 'static>,
+    seen: Arc<Mutex<Vec<String>>>,
+) {
+    while let Some(request) = read_message(&mut stream).await {
+        let number = {
+            let mut seen = seen.lock().unwrap();
+            seen.push(request.clone());
+            seen.len() - 1
+        };
+        match act(number, &request) {
+            Act::Send(bytes) => stream.write_all(bytes.as_bytes()).await.unwrap(),
+            Act::SendAndClose(bytes) => {
+                let _ = stream.write_all(bytes.as_bytes()).await;
+                return;
+            }
+            Act::Reset => {
+                socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+                return;
+            }
+            Act::Hang => std::future::pending::<()>().await,
+        }
+    }
+}
+
+/// Reads one message with a `content-length` or chunked body; `None` at the end of the stream.
+pub(crate) async fn read_message(stream: &mut TcpStream) -> Option<String> {
+    let mut bytes = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        if let Some(end) = text.find("\r\n\r\n") {
+            let head = text[..end].to_ascii_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            let is_whole = match length {
+                Some(length) => bytes.len() >= end + 4 + length.trim().parse::<usize>().unwrap(),
+                None if head.contains("transfer-encoding: chunked") => text.ends_with("0\r\n\r\n"),
+                None => true,
+            };
+            if is_whole {
+                return Some(text);
+            }
+        }
+        let mut more = [0; 16 * 1024];
+        match stream.read(&mut more).await {
+            Ok(0) | Err(_) => return None,
+            Ok(count) => bytes.extend_from_slice(&more[..count]),
+        }
+    }
+}
+
+/// A proxy with one service called `orders`.
+pub(crate) struct Gateway {
+    pub(crate) listen: SocketAddr,
+    pub(crate) table: Arc<Table>,
+    pub(crate) transitions: mpsc::Receiver<Transition>,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) proxy: Proxy,
+}
+
+impl Gateway {
+    pub(crate) async fn start(replicas: &[SocketAddr], policy: Policy) -> Self {
+        let clock = Clock::new();
+        let (table, transitions) = Table::new(1);
+        let replicas = replicas.iter().enumerate().map(|(index, address)| ReplicaSpec {
+            id: ReplicaId::parse(&format!("r-{index}")).unwrap(),
+            address: Address::parse(&address.to_string()).unwrap(),
+            weight: Weight::DEFAULT,
+            health: Health::Healthy,
+            incarnation: 1,
+        });
+        let name = ServiceName::parse("orders").unwrap();
+        table.apply(&[ServiceSpec { name, policy, replicas: replicas.collect() }], &[], clock.now());
+        let config = ProxyConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            workers: 1,
+            node_id: NodeId::parse("dp-1").unwrap(),
+            domain: None,
+            debug_headers: true,
+            max_connections: 1000,
+            drain_delay: Duration::ZERO,
+            drain_timeout: Duration::from_secs(10),
+        };
+        let shutdown = Shutdown::new();
+        let proxy = start(config, Arc::clone(&table), clock, &shutdown).unwrap();
+        Self { listen: proxy.listen(), table, transitions, shutdown, proxy }
+    }
+
+    pub(crate) fn service(&self) -> Arc<Service> {
+        self.table.service("orders").unwrap()
+    }
+
+    pub(crate) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.listen).await.unwrap()
+    }
+
+    /// Sends these bytes on a new connection and reads one response.
+    pub(crate) async fn send(&self, bytes: &str) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        read_message(&mut stream).await.expect("the connection ended without a response")
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> String {
+        self.send(&format!("GET {path} HTTP/1.1\r\nhost: gw\r\n\r\n")).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &str) -> String {
+        let length = body.len();
+        self.send(&format!("POST {path} HTTP/1.1\r\nhost: gw\r\ncontent-length: {length}\r\n\r\n{body}"))
+            .await
+    }
+}
+
+/// The status code of a response's text.
+pub(crate) fn status(response: &str) -> u16 {
+    response.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// The value of a field in a message's text, if it is there.
+pub(crate) fn field(message: &str, name: &str) -> Option<String> {
+    let head = message.split("\r\n\r\n").next().unwrap();
+    let mut fields = head.lines().filter_map(|line| line.split_once(": "));
+    fields.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.to_owned())
+}
+
+/// What follows the head.
+pub(crate) fn body(message: &str) -> &str {
+    message.split_once("\r\n\r\n").unwrap().1
+}
+
+/// A port on which nobody listens, and which nobody else can take meanwhile.
+pub(crate) struct Dead {
+    pub(crate) address: SocketAddr,
+    socket: socket2::Socket,
+}
+
+impl Dead {
+    pub(crate) fn new() -> Self {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        Self { address, socket }
+    }
+
+    /// Listens on the port from now on.
+    pub(crate) fn revive(self) -> TcpListener {
+        self.socket.listen(16).unwrap();
+        self.socket.set_nonblocking(true).unwrap();
+        TcpListener::from_std(self.socket.into()).unwrap()
+    }
+}
+
+/// Waits until `holds`, for ten seconds at most.
+pub(crate) async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    for _ in 0..1000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never happened: {what}");
+}

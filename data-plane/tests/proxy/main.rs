@@ -1,0 +1,6 @@
+//! The proxy over real sockets: what clients receive and what replicas see, byte for byte.
+
+mod failover;
+mod forwarding;
+mod harness;
+mod refusals;

@@ -1,0 +1,105 @@
+//! What the gateway answers itself.
+
+use gateway_proto::Policy;
+use serde_json::Value;
+
+use crate::harness::{Gateway, Replica, body, field, ok, status};
+
+fn reason(response: &str) -> String {
+    let problem: Value = serde_json::from_str(body(response)).expect(response);
+    assert_eq!(field(response, "content-type").as_deref(), Some("application/problem+json"));
+    assert!(field(response, "proxy-status").expect(response).starts_with("gw-dp-1; error="));
+    problem["reason"].as_str().expect("a reason").to_owned()
+}
+
+#[tokio::test]
+async fn what_names_no_service_is_not_found() {
+    let gateway = Gateway::start(&[], Policy::default()).await;
+    for (path, why) in [
+        ("/", "no_route"),
+        ("/orderss/x", "unknown_service"),
+        ("/Orders", "unknown_service"),
+        ("//orders", "no_route"),
+    ] {
+        let response = gateway.get(path).await;
+        assert_eq!((status(&response), reason(&response).as_str()), (404, why), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_without_replicas_is_unavailable_at_once() {
+    let gateway = Gateway::start(&[], Policy::default()).await;
+    let response = gateway.get("/orders/").await;
+    assert_eq!((status(&response), reason(&response).as_str()), (503, "no_ready_replica"));
+    assert_eq!(field(&response, "retry-after").as_deref(), Some("5"));
+}
+
+#[tokio::test]
+async fn ambiguous_requests_are_refused_before_any_replica_sees_them() {
+    let replica = Replica::start(|_, _| ok("")).await;
+    let gateway = Gateway::start(&[replica.address], Policy::default()).await;
+    for request in [
+        "GET /orders/ HTTP/1.1\r\n\r\n",
+        "GET /orders/ HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+        "POST /orders/ HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx",
+        "GET /orders/ HTTP/1.1\r\nhost : a\r\n\r\n",
+        "GET /orders/ HTTP/1.1\r\nhost: a\r\nx: 1\0\r\n\r\n",
+        "POST /orders/ HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\n",
+    ] {
+        let response = gateway.send(request).await;
+        assert_eq!(status(&response), 400, "{request:?}");
+    }
+    assert_eq!(replica.seen(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn tunnels_and_loops_are_refused() {
+    let gateway = Gateway::start(&[], Policy::default()).await;
+    let response = gateway.send("CONNECT orders:80 HTTP/1.1\r\nhost: orders:80\r\n\r\n").await;
+    assert_eq!((status(&response), reason(&response).as_str()), (405, "tunnel_refused"));
+    assert!(field(&response, "allow").is_some());
+
+    let response = gateway.send("GET /orders/ HTTP/1.1\r\nhost: gw\r\nvia: 1.1 gw-dp-1\r\n\r\n").await;
+    assert_eq!((status(&response), reason(&response).as_str()), (502, "loop"));
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_its_own_replica_asks_itself_once() {
+    let gateway = Gateway::start(&[], Policy::default()).await;
+    let own = data_plane::table::ReplicaSpec {
+        id: "r-0".parse().unwrap(),
+        address: gateway_proto::Address::parse(&gateway.listen.to_string()).unwrap(),
+        weight: gateway_proto::Weight::DEFAULT,
+        health: gateway_proto::Health::Healthy,
+        incarnation: 1,
+    };
+    let orders = data_plane::table::ServiceSpec {
+        name: "orders".parse().unwrap(),
+        policy: Policy::default(),
+        replicas: vec![own],
+    };
+    gateway.table.apply(&[orders], &[], data_plane::routing::Tick::ORIGIN);
+    let response = gateway.get("/orders/").await;
+    assert_eq!((status(&response), reason(&response).as_str()), (502, "loop"));
+    assert_eq!(gateway.service().replicas()[0].counters().attempts, 1);
+}
+
+#[tokio::test]
+async fn a_second_gateway_on_the_same_port_is_refused() {
+    let gateway = Gateway::start(&[], Policy::default()).await;
+    let config = data_plane::proxy::ProxyConfig {
+        listen: gateway.listen,
+        workers: 1,
+        node_id: "dp-2".parse().unwrap(),
+        domain: None,
+        debug_headers: false,
+        max_connections: 10,
+        drain_delay: std::time::Duration::ZERO,
+        drain_timeout: std::time::Duration::ZERO,
+    };
+    let (table, _transitions) = data_plane::table::Table::new(1);
+    let clock = data_plane::clock::Clock::new();
+    let refused = data_plane::proxy::start(config, table, clock, &gateway.shutdown).unwrap_err();
+    assert_eq!(refused.code(), 2);
+    assert!(refused.to_string().starts_with("--listen 127.0.0.1:"), "{refused}");
+}

@@ -80,6 +80,8 @@ impl Node {
                 if is_current {
                     picks.nobody_is_turned_away_in_vain(unavailable)?;
                 }
+                // Whoever was tried has let his turn go.
+                self.turns.entry(service.name().clone()).or_default().begin_anew();
                 env.journal.count(match unavailable {
                     Unavailable::NoneReady => "a request met no ready replica",
                     Unavailable::AllOpen { .. } => "a request met open breakers only",
@@ -88,6 +90,8 @@ impl Node {
                 return self.finished(env, id, false);
             }
         };
+        request.attempts += 1;
+        note!(env, "node {}: request {id} attempt {} -> {}", self.number, request.attempts, replica.key());
         picks.picked(&replica, permit.is_probe())?;
         claim("a_pick_is_registered_and_ready", is_current, || {
             format!("{} of a service that is gone", replica.key())
@@ -105,8 +109,6 @@ impl Node {
         if permit.is_probe() {
             env.journal.count("a probe was sent");
         }
-        request.attempts += 1;
-        note!(env, "node {}: request {id} attempt {} -> {}", self.number, request.attempts, replica.key());
         self.schedule(env, id, &request, policy.timeout.per_try);
         let mut permit = Some(permit);
         if env.has(Sabotage::ReturnProbeEarly) && permit.as_ref().is_some_and(|permit| permit.is_probe()) {

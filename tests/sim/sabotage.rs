@@ -13,8 +13,8 @@ pub(crate) enum Sabotage {
     TakeAnyLease,
     /// Lapsed leases are never handed to the writer.
     NeverExpire,
-    /// Leases are granted for half their time.
-    GrantHalf,
+    /// Leases are granted for three quarters of their time.
+    GrantLess,
     /// A heartbeat that comes too late grants the lease anew.
     ReviveLapsed,
     /// Deltas leave one replica out.

@@ -51,7 +51,7 @@ fn a_lease_that_never_expires_is_found() {
 #[test]
 fn a_lease_that_expires_early_is_found() {
     assert_found(
-        Sabotage::GrantHalf,
+        Sabotage::GrantLess,
         &["only_silence_ends_a_lease", "a_heartbeat_in_time_keeps_a_lease_alive"],
     );
 }

@@ -115,7 +115,8 @@ impl World {
         for (number, owner) in self.owners.iter_mut().enumerate() {
             owner.condition = Condition::Healthy;
             owner.frozen_until = env.now;
-            owner.report(env, Health::Healthy);
+            // Whatever was reported of it: it registers anew, and as healthy.
+            owner.held = None;
             let soon = env.between(MS, SECOND);
             env.after(soon, Event::Owner(number, OwnerEvent::Start));
         }

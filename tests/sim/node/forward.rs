@@ -82,6 +82,7 @@ impl Node {
                 }
                 // Whoever was tried has let his turn go.
                 self.turns.entry(service.name().clone()).or_default().begin_anew();
+                note!(env, "node {}: request {id} to {}: {unavailable:?}", self.number, service.name());
                 env.journal.count(match unavailable {
                     Unavailable::NoneReady => "a request met no ready replica",
                     Unavailable::AllOpen { .. } => "a request met open breakers only",

@@ -1,0 +1,137 @@
+//! Rules of the source tree that no compiler checks.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Decisions are made here; everything they need comes in as arguments, so that tests and the simulator own time,
+/// chance and the network.
+const PURE: [&str; 4] = [
+    "control-plane/src/publish/log.rs",
+    "control-plane/src/registry",
+    "data-plane/src/discovery/snapshot.rs",
+    "data-plane/src/routing",
+];
+
+/// What a pure core would need to read a clock, do IO, draw lots or log.
+const IMPURE: [&str; 8] = [
+    "Instant::now",
+    "SystemTime::now",
+    "tokio",
+    "std::net",
+    "std::fs",
+    "std::thread::sleep",
+    "rand::",
+    "tracing",
+];
+
+const MAX_LINES: usize = 600;
+
+const MEMBERS: [&str; 6] = ["cli", "control-plane", "data-plane", "proto", "runtime", "tests"];
+
+#[test]
+fn pure_cores_read_no_clock_do_no_io_draw_no_lots_and_log_nothing() {
+    for core in PURE {
+        let files = sources(core);
+        assert!(!files.is_empty(), "{core} is gone: this list names the pure cores");
+        for file in files {
+            let text = read(&file);
+            let code = text.lines().map(without_comment).take_while(|line| line.trim() != "#[cfg(test)]");
+            for (number, line) in code.enumerate() {
+                let found = IMPURE.iter().find(|word| line.contains(*word));
+                assert_eq!(found, None, "{}:{}: {line}", file.display(), number + 1);
+            }
+        }
+    }
+}
+
+#[test]
+fn neither_plane_depends_on_the_other_or_on_the_client() {
+    let forbidden = [
+        ("control-plane", ["data-plane", "gwctl"]),
+        ("data-plane", ["control-plane", "gwctl"]),
+        ("proto", ["control-plane", "data-plane"]),
+        ("runtime", ["control-plane", "data-plane"]),
+    ];
+    for (package, others) in forbidden {
+        let manifest = read(&root().join(package).join("Cargo.toml"));
+        for other in others {
+            let depends = manifest.lines().any(|line| line.starts_with(other));
+            assert!(!depends, "{package} depends on {other}");
+        }
+    }
+}
+
+#[test]
+fn no_file_is_too_long_to_be_read_in_one_go() {
+    for file in all_sources() {
+        let lines = read(&file).lines().count();
+        assert!(lines <= MAX_LINES, "{}: {lines} lines, at most {MAX_LINES}", file.display());
+    }
+}
+
+#[test]
+fn no_file_has_a_name_that_says_nothing() {
+    for file in all_sources() {
+        for part in file.strip_prefix(root()).expect("sources are below the root").components() {
+            let name = part.as_os_str().to_string_lossy();
+            let stem = name.trim_end_matches(".rs");
+            let words: Vec<&str> = stem.split('_').collect();
+            for empty in ["util", "utils", "helper", "helpers", "common", "manager", "misc"] {
+                assert!(!words.contains(&empty), "{}: named {empty}", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn every_file_begins_by_saying_what_it_is() {
+    for file in all_sources() {
+        // The tests of a module are introduced by the module.
+        if file.file_name().is_some_and(|name| name == "tests.rs") {
+            continue;
+        }
+        assert!(read(&file).starts_with("//!"), "{} does not begin with //!", file.display());
+    }
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the workspace is there")
+}
+
+fn all_sources() -> Vec<PathBuf> {
+    let files: Vec<_> = MEMBERS.iter().flat_map(|member| sources(member)).collect();
+    assert!(files.len() > 50, "the walk found {} files only", files.len());
+    files
+}
+
+/// The Rust files at or below a path of the workspace, but for tests that live in files of their own when the path
+/// is a file.
+fn sources(path: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    walk(&root().join(path), &mut found);
+    found
+}
+
+fn walk(path: &Path, found: &mut Vec<PathBuf>) {
+    if path.is_dir() {
+        let is_foreign = path.file_name().is_some_and(|name| name == ".tools" || name == "target");
+        if is_foreign {
+            return;
+        }
+        for entry in fs::read_dir(path).expect("the workspace is readable") {
+            walk(&entry.expect("the workspace is readable").path(), found);
+        }
+    } else if path.extension().is_some_and(|extension| extension == "rs") {
+        found.push(path.to_owned());
+    }
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn without_comment(line: &str) -> &str {
+    line.split_once("//").map_or(line, |(code, _)| code)
+}

@@ -2,6 +2,8 @@
 //!
 //! Names are sentences. A name that ends in `by_curl`, `by_grpcurl` or `by_python` needs that tool.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where what it relies on does not hold")]
+
 mod breakers;
 mod client;
 mod demo;

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use gateway_tests::{
-    Act, DataPlane, Gateway, Scripted,
+    Act, DataPlane, Gateway, Scripted, command,
     http1::{self, Connection},
+    tools,
 };
 use http::{Method, Request};
 use serde_json::Value;
@@ -161,4 +162,15 @@ async fn the_demo_service_tells_what_it_received_through_a_whole_gateway() {
     assert_eq!(echo["body"], "body");
     assert_eq!(answer.headers()["x-gw-replica"], "r-1");
     assert_eq!(answer.headers()["x-gw-attempts"], "1");
+}
+
+#[tokio::test]
+async fn http_2_clients_are_served_on_the_same_port_by_curl() {
+    let replica = Scripted::start(|_, _| Act::ok(b"hello"));
+    let (data, _directory) = proxied(&replica).await;
+    let mut command = std::process::Command::new(tools::curl());
+    command.args(["--silent", "--http2-prior-knowledge", "--write-out", " over HTTP/%{http_version}"]);
+    command.arg(format!("http://{}/orders/x?y=%20", data.address()));
+    assert_eq!(command::run(command).await.success(), "hello over HTTP/2");
+    assert_eq!(replica.seen()[0].target(), "/x?y=%20");
 }

@@ -22,6 +22,7 @@ async fn with_an_open_breaker() -> (Gateway, [Scripted; 2]) {
     }
     let load = Load::start(gateway.proxy(), "/orders/hello", 200);
     gateway.breaker_becomes("orders", "r-2", BreakerState::Open, LONG).await;
+    gateway.breaker_becomes("orders", "r-1", BreakerState::Closed, LONG).await;
     load.stop().await.assert_flawless();
     (gateway, replicas)
 }

@@ -63,7 +63,12 @@ async fn listed(control: &ControlPlane) -> BTreeSet<String> {
     let mut ids = BTreeSet::new();
     let mut request = ListReplicasRequest { service: "orders".into(), page_size: 1000, ..Default::default() };
     loop {
-        let page = control.registry().list_replicas(request.clone()).await.unwrap().into_inner();
+        let page = match control.registry().list_replicas(request.clone()).await {
+            Ok(page) => page.into_inner(),
+            // Nobody has registered yet.
+            Err(status) if status.code() == tonic::Code::NotFound => return ids,
+            Err(status) => panic!("{status}"),
+        };
         ids.extend(page.replicas.into_iter().map(|replica| replica.replica_id));
         if page.next_page_token.is_empty() {
             return ids;

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 
 use gateway_proto::v1::{
     Breaker, BreakerState, Endpoint, ListBreakersRequest, ListEventsRequest, ListNodesRequest,
-    ListReplicasRequest, NodeState, RegisterRequest, Replica,
+    ListReplicasRequest, Node, NodeState, RegisterRequest, Replica,
 };
 use tempfile::TempDir;
 
@@ -60,11 +60,12 @@ impl Gateway {
             let request = ListNodesRequest::default();
             let answer = self.control.observability().list_nodes(request).await.map_err(|e| e.to_string())?;
             let nodes = answer.into_inner().nodes;
-            let are_synced = nodes
-                .iter()
-                .filter(|node| node.state() != NodeState::Disconnected)
-                .all(|node| node.state() == NodeState::Synced);
-            if are_synced && !nodes.is_empty() { Ok(()) } else { Err(format!("{nodes:?}")) }
+            // One that is on its way is known before it follows: at least one must be there.
+            let mut connected =
+                nodes.iter().map(Node::state).filter(|&state| state != NodeState::Disconnected).peekable();
+            let is_somebody_there = connected.peek().is_some();
+            let are_synced = connected.all(|state| state == NodeState::Synced);
+            if is_somebody_there && are_synced { Ok(()) } else { Err(format!("{nodes:?}")) }
         })
         .await;
     }

@@ -134,8 +134,10 @@ impl Drop for Process {
 
 /// Sends a signal by the shell's `kill`: the standard library knows SIGKILL only.
 fn signal(name: &str, target: &str) {
-    let _ =
-        Command::new("sh").args(["-c", &format!("kill -{name} -- {target}")]).stderr(Stdio::null()).status();
+    let _ = Command::new("sh")
+        .args(["-c", &format!("kill -s {name} -- {target}")])
+        .stderr(Stdio::null())
+        .status();
 }
 
 impl Lines {

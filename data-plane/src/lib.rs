@@ -1,9 +1,23 @@
 //! The data plane: an HTTP proxy that routes from its own copy of the registry, with local circuit breaking.
 //!
-//! It serves from the last snapshot for as long as the control plane is away. [`routing`] decides, [`table`] holds
-//! what requests are routed by, [`proxy`] carries them.
+//! It serves from the last snapshot for as long as the control plane is away. [`discovery`] keeps that snapshot,
+//! [`routing`] decides, [`table`] holds what requests are routed by, [`proxy`] carries them. What they see is reported to
+//! the control plane and shown to operators. [`start`] brings all of it up.
 
+mod admin;
 pub mod clock;
+pub mod config;
+mod control_plane;
+pub mod discovery;
+#[cfg(test)]
+mod fake_control_plane;
 pub mod proxy;
+mod report;
 pub mod routing;
+mod running;
+pub mod static_file;
+mod supervise;
 pub mod table;
+
+pub use config::Config;
+pub use running::{Running, start};

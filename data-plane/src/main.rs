@@ -1,2 +1,45 @@
 //! The data plane's process.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use data_plane::config::Args;
+use gateway_runtime::{Failure, Shutdown, logs::LogArgs, ready};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// HTTP proxy with local circuit breaking, routing by the registry of a control plane or by a static list
+#[derive(Debug, Parser)]
+#[command(name = "gw-data-plane", version)]
+struct Cli {
+    #[command(flatten)]
+    args: Args,
+    #[command(flatten)]
+    log: LogArgs,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report("gw-data-plane"),
+    }
+}
+
+fn run(cli: Cli) -> Result<(), Failure> {
+    cli.log.init()?;
+    let config = cli.args.validate()?;
+    // Requests run on the workers' own threads. This runtime follows the control plane and serves operators.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::fatal(format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(async {
+        let shutdown = Shutdown::on_signals()
+            .map_err(|error| Failure::fatal(format!("cannot listen to signals: {error}")))?;
+        let running = data_plane::start(config, shutdown).await?;
+        ready::announce(&[
+            ("listen", running.listen().to_string()),
+            ("admin", running.admin_listen().to_string()),
+        ]);
+        running.finished().await
+    })
+}

@@ -53,7 +53,7 @@ impl Attempt {
     }
 
     /// The response came to its end: a success unless settled before. The connection is kept if it can be used again.
-    pub(super) fn finished(mut self, mut link: Link, cx: &mut Context<'_>) {
+    pub(super) fn finished(mut self, mut link: Box<Link>, cx: &mut Context<'_>) {
         self.settle(Outcome::Success);
         if link.is_idle(cx) {
             self.worker.pool().keep(self.replica.address(), link, self.worker.now());

@@ -210,7 +210,7 @@ pub(super) enum ResponseBody {
 pub(super) struct UpstreamBody {
     incoming: Incoming,
     /// Until the body has ended; the attempt goes with it.
-    open: Option<(Link, Attempt)>,
+    open: Option<(Box<Link>, Attempt)>,
     idle_limit: Duration,
     /// Made when the replica first lets us wait; runs only while it does.
     idle: Option<Pin<Box<Sleep>>>,
@@ -227,7 +227,7 @@ pub(super) enum BodyError {
 }
 
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, link: Link, attempt: Attempt, idle_limit: Duration) -> Self {
+    pub(super) fn new(incoming: Incoming, link: Box<Link>, attempt: Attempt, idle_limit: Duration) -> Self {
         Self { incoming, open: Some((link, attempt)), idle_limit, idle: None, is_waiting: false }
     }
 

@@ -309,7 +309,7 @@ impl Journey {
     async fn receive(
         &self,
         mut attempt: Attempt,
-        link: Link,
+        link: Box<Link>,
         response: Response<Incoming>,
         policy: &Policy,
     ) -> Tried {

@@ -47,7 +47,8 @@ pub(super) enum SendFailure {
 }
 
 impl Link {
-    async fn connect(address: &Address) -> io::Result<Self> {
+    /// Boxed, because a connection is larger than a kilobyte and moves with each request.
+    async fn connect(address: &Address) -> io::Result<Box<Self>> {
         let stream = match address.socket() {
             Some(socket) => TcpStream::connect(socket).await?,
             None => TcpStream::connect((address.host(), address.port())).await?,
@@ -55,7 +56,7 @@ impl Link {
         stream.set_nodelay(true)?;
         let handshake = http1::Builder::new().handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(io::Error::other)?;
-        Ok(Self { sender, connection, is_reused: false })
+        Ok(Box::new(Self { sender, connection, is_reused: false }))
     }
 
     /// Sends one request and waits for the response head.
@@ -131,7 +132,7 @@ pub(super) struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    link: Link,
+    link: Box<Link>,
     since: Tick,
 }
 
@@ -140,7 +141,11 @@ impl Pool {
     ///
     /// # Errors
     /// The fault; the proof is always [`Proof::Unsent`].
-    pub(super) async fn link(&self, address: &Address, connect_timeout: Duration) -> Result<Link, Fault> {
+    pub(super) async fn link(
+        &self,
+        address: &Address,
+        connect_timeout: Duration,
+    ) -> Result<Box<Link>, Fault> {
         if let Some(link) = self.take_live(address).await {
             return Ok(link);
         }
@@ -151,7 +156,11 @@ impl Pool {
     ///
     /// # Errors
     /// As [`Pool::link`].
-    pub(super) async fn fresh(&self, address: &Address, connect_timeout: Duration) -> Result<Link, Fault> {
+    pub(super) async fn fresh(
+        &self,
+        address: &Address,
+        connect_timeout: Duration,
+    ) -> Result<Box<Link>, Fault> {
         match tokio::time::timeout(connect_timeout, Link::connect(address)).await {
             Ok(Ok(link)) => Ok(link),
             Ok(Err(error)) => Err(classify_connect(&error)),
@@ -160,7 +169,7 @@ impl Pool {
     }
 
     /// Takes back a connection that has finished its exchange.
-    pub(super) fn keep(&self, address: &Address, mut link: Link, now: Tick) {
+    pub(super) fn keep(&self, address: &Address, mut link: Box<Link>, now: Tick) {
         link.is_reused = true;
         let mut idle = self.idle.borrow_mut();
         let of_replica = match idle.get_mut(address) {
@@ -183,7 +192,7 @@ impl Pool {
     }
 
     /// The idle connection used last, if it is alive: the one least likely to be closed under the request.
-    async fn take_live(&self, address: &Address) -> Option<Link> {
+    async fn take_live(&self, address: &Address) -> Option<Box<Link>> {
         loop {
             let mut link = self.idle.borrow_mut().get_mut(address)?.pop_back()?.link;
             // One look is enough: what the replica did to an idle connection is known to the reactor by now.

@@ -55,6 +55,25 @@ pub struct ReplicaCounters {
     pub inflight: u64,
 }
 
+impl ReplicaCounters {
+    /// The sum of both.
+    #[must_use]
+    pub(super) fn plus(self, other: Self) -> Self {
+        Self {
+            attempts: self.attempts + other.attempts,
+            failures: self.failures + other.failures,
+            retries: self.retries + other.retries,
+            inflight: self.inflight + other.inflight,
+        }
+    }
+
+    /// The same counts when nobody will hear of the attempts that have not ended.
+    #[must_use]
+    pub(super) fn ended(self) -> Self {
+        Self { inflight: 0, ..self }
+    }
+}
+
 #[derive(Debug, Default)]
 struct AttemptCell {
     attempts: Count,

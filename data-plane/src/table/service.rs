@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use gateway_proto::{Policy, ServiceName};
 
 use super::{
-    counters::ServiceCounters,
+    counters::{ReplicaCounters, ServiceCounters},
     replica::Replica,
     spec::ServiceSpec,
     transition::{Transition, TransitionSink},
@@ -44,6 +44,8 @@ pub struct Service {
 struct Roster {
     policy: Policy,
     replicas: Arc<[Arc<Replica>]>,
+    /// What replicas that are gone had counted, so that the service's sums never go back.
+    gone: ReplicaCounters,
 }
 
 impl Service {
@@ -53,7 +55,8 @@ impl Service {
         transitions: Arc<TransitionSink>,
         now: Tick,
     ) -> Self {
-        let nobody = Roster { policy: spec.policy, replicas: Arc::default() };
+        let nobody =
+            Roster { policy: spec.policy, replicas: Arc::default(), gone: ReplicaCounters::default() };
         let service = Self {
             name: spec.name.clone(),
             view: ArcSwap::from_pointee(View::new(spec.policy, Vec::new(), None, now)),
@@ -80,7 +83,12 @@ impl Service {
             }
         });
         let replicas = replicas.collect();
-        *roster = Roster { policy: spec.policy, replicas };
+        let is_gone = |replica: &&Arc<Replica>| {
+            spec.replicas.binary_search_by(|still| still.id.cmp(&replica.key().replica)).is_err()
+        };
+        let gone = roster.replicas.iter().filter(is_gone).map(|replica| replica.counters().ended());
+        let gone = gone.fold(roster.gone, ReplicaCounters::plus);
+        *roster = Roster { policy: spec.policy, replicas, gone };
         self.rebuild(&roster, now);
     }
 
@@ -107,6 +115,12 @@ impl Service {
     /// Its requests by status and outcome.
     pub fn counters(&self) -> &ServiceCounters {
         &self.counters
+    }
+
+    /// The attempts of all its replicas, those that are gone included.
+    pub fn attempts(&self) -> ReplicaCounters {
+        let roster = self.roster();
+        roster.replicas.iter().map(|replica| replica.counters()).fold(roster.gone, ReplicaCounters::plus)
     }
 
     /// Picks the replica for the next attempt of a request that has already `tried` some. Lock-free, but for the

@@ -276,3 +276,14 @@ fn removed_services_are_gone_and_others_stay() {
     assert!(table.service("orders").is_none());
     assert!(table.service("payments").is_some());
 }
+
+#[test]
+fn the_attempts_of_a_service_never_go_back_when_a_replica_goes() {
+    let (table, service, _) = table_of(&["a", "b"]);
+    asked(&service, START, 4);
+    ask(&service, START, Outcome::Failure(Fault::Closed));
+    let _under_way = service.pick(0, START, &[]).unwrap();
+    assert_eq!(service.attempts(), ReplicaCounters { attempts: 6, failures: 1, retries: 0, inflight: 1 });
+    table.apply(&[orders([])], &[], START);
+    assert_eq!(service.attempts(), ReplicaCounters { attempts: 6, failures: 1, retries: 0, inflight: 0 });
+}

@@ -1,0 +1,134 @@
+//! The data plane's side for operators: health, metrics, and what it holds, all read-only.
+//!
+//! It runs on the main runtime and reads what others publish, so that no scrape can hold up a request. Nothing here is
+//! meant for clients: it listens on a port of its own, on loopback by default.
+
+mod metrics;
+mod readiness;
+
+use std::sync::Arc;
+
+use axum::{
+    Json, Router,
+    extract::{RawQuery, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use gateway_proto::{NodeId, json::to_json, v1};
+use gateway_runtime::Shutdown;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::spawn_blocking, time::Instant};
+
+use crate::{
+    clock::Clock,
+    discovery::{View, service_to_wire},
+    report::{journal::Journal, rows},
+    table::Table,
+};
+use metrics::Metrics;
+use readiness::Readiness;
+
+/// The content type of OpenMetrics text, which Prometheus asks for.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What there is to see.
+#[derive(Debug, Clone)]
+pub(crate) struct Admin {
+    pub(crate) node_id: NodeId,
+    pub(crate) version: &'static str,
+    pub(crate) view: View,
+    pub(crate) table: Arc<Table>,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) clock: Clock,
+    /// The process's shutdown: readiness fails as soon as it begins.
+    pub(crate) shutdown: Shutdown,
+}
+
+/// Serves until `stop` begins, then finishes the requests under way.
+pub(crate) async fn serve(listener: TcpListener, admin: Admin, stop: Shutdown) {
+    let served =
+        axum::serve(listener, router(admin)).with_graceful_shutdown(async move { stop.begun().await });
+    if let Err(error) = served.await {
+        tracing::error!(%error, "the admin listener failed");
+    }
+}
+
+fn router(admin: Admin) -> Router {
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/healthz", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .route("/version", get(version))
+        .route("/snapshot", get(snapshot))
+        .route("/breakers", get(breakers))
+        .with_state(Arc::new(admin))
+}
+
+/// The event loop turns. It depends on nothing else: restarting heals nothing that lies elsewhere.
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// Whether clients should be sent here. A failure always says why; `?verbose` says so in any case.
+async fn readyz(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Response {
+    let readiness = {
+        let (snapshot, status) = (admin.view.snapshot.borrow(), admin.view.status.borrow());
+        Readiness::new(&snapshot, &status, admin.shutdown.has_begun(), Instant::now())
+    };
+    let verbose =
+        query.is_some_and(|query| query.split('&').any(|pair| pair.split('=').next() == Some("verbose")));
+    let text = if readiness.is_ready && !verbose { "ok\n".to_owned() } else { readiness.to_string() };
+    let code = if readiness.is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, text).into_response()
+}
+
+async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
+    let text = render(move || Metrics::new(admin).encode()).await;
+    text.map(|text| ([(header::CONTENT_TYPE, OPEN_METRICS)], text)).into_response()
+}
+
+async fn version(State(admin): State<Arc<Admin>>) -> Json<Value> {
+    Json(json!({ "version": admin.version, "nodeId": admin.node_id.as_str() }))
+}
+
+/// The snapshot in use, in the contract's own words.
+async fn snapshot(State(admin): State<Arc<Admin>>) -> Response {
+    let body = move || {
+        let source = admin.view.status.borrow().source;
+        // A copy that shares the services: rendering many must not keep the owner from changing them.
+        let snapshot = admin.view.snapshot.borrow().clone();
+        let services: Vec<Value> =
+            snapshot.services().map(|service| to_json(&service_to_wire(service))).collect();
+        Json(json!({
+            "source": source.to_string(),
+            "epoch": snapshot.epoch(),
+            "revision": snapshot.revision().to_string(),
+            "services": services,
+        }))
+    };
+    render(body).await.into_response()
+}
+
+/// Every breaker of this data plane, as the control plane would list them.
+async fn breakers(State(admin): State<Arc<Admin>>) -> Response {
+    let body = move || {
+        let now = admin.clock.now();
+        let mut breakers = Vec::new();
+        for service in admin.table.services().values() {
+            for replica in service.replicas().iter() {
+                let date = |tick| admin.clock.date(tick);
+                breakers.push(rows::breaker(&admin.node_id, service, replica, now, date));
+            }
+        }
+        Json(to_json(&v1::ListBreakersResponse { breakers, ..Default::default() }))
+    };
+    render(body).await.into_response()
+}
+
+/// Runs what may take long with many services away from the threads that follow the control plane.
+async fn render<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Result<T, StatusCode> {
+    // The panic's message is in the log.
+    spawn_blocking(body).await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+}

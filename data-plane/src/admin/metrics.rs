@@ -1,0 +1,227 @@
+//! Metrics, read from where they are counted at the moment of each scrape.
+//!
+//! Labels are bounded by the registry: services, states, results, never paths, clients or addresses. Every state of a
+//! breaker and of health is always present, 0 included, so that an absent series means a broken scrape.
+
+use std::{fmt, sync::Arc};
+
+use gateway_proto::Health;
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet, text},
+    metrics::MetricType,
+    registry::Registry,
+};
+use tokio::time::Instant;
+
+use super::Admin;
+use crate::{
+    report::rows::state_name,
+    routing::State,
+    table::{CodeClass, Replica, ReplicaCounters, RequestOutcome, Service, Services},
+};
+
+const STATES: [State; 3] = [State::Closed, State::HalfOpen, State::Open];
+const HEALTHS: [Health; 4] = [Health::Starting, Health::Healthy, Health::Degraded, Health::Unhealthy];
+
+/// One scrape.
+#[derive(Debug)]
+pub(super) struct Metrics(Arc<Admin>);
+
+impl Metrics {
+    pub(super) fn new(admin: Arc<Admin>) -> Self {
+        Self(admin)
+    }
+
+    /// All metrics as OpenMetrics text.
+    pub(super) fn encode(self) -> String {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(self));
+        let mut out = String::new();
+        text::encode(&mut out, &registry).expect("writing to a String does not fail");
+        out
+    }
+
+    fn encode_services(&self, services: &Services, out: &mut Families<'_>) -> fmt::Result {
+        let mut requests = Vec::new();
+        for service in services.values() {
+            for class in CodeClass::ALL {
+                for outcome in RequestOutcome::ALL {
+                    let count = service.counters().read(class, outcome);
+                    requests.push(([service.name().as_str(), class.as_str(), outcome.as_str()], count));
+                }
+            }
+        }
+        out.counters(
+            "gateway_requests",
+            "Requests answered, by who answered",
+            ["service", "code_class", "outcome"],
+            requests,
+        )?;
+        let attempts: Vec<_> =
+            services.values().map(|service| (service.name().as_str(), service.attempts())).collect();
+        let each = |read: fn(&ReplicaCounters) -> u64| {
+            attempts.iter().map(move |(service, counters)| ([*service], read(counters)))
+        };
+        out.counters(
+            "gateway_upstream_attempts",
+            "Attempts sent to replicas",
+            ["service"],
+            each(|counters| counters.attempts),
+        )?;
+        out.counters(
+            "gateway_upstream_failures",
+            "Attempts that failed by the replica's fault",
+            ["service"],
+            each(|counters| counters.failures),
+        )?;
+        out.counters(
+            "gateway_retries",
+            "Attempts that followed a failed one of the same request",
+            ["service"],
+            each(|counters| counters.retries),
+        )?;
+        out.gauges(
+            "gateway_upstream_inflight",
+            "Attempts that have not ended",
+            ["service"],
+            each(|counters| counters.inflight),
+        )?;
+        let denied =
+            services.values().map(|service| ([service.name().as_str()], service.budget().denied_count()));
+        out.counters("gateway_retries_denied", "Retries that the budget refused", ["service"], denied)
+    }
+
+    fn encode_replicas(&self, services: &Services, out: &mut Families<'_>) -> fmt::Result {
+        let now = self.0.clock.now();
+        let (mut breakers, mut replicas) = (Vec::new(), Vec::new());
+        for service in services.values() {
+            let name = service.name().as_str();
+            let states = count_by(service, &STATES, |replica| {
+                replica.breaker_view(now, &service.policy().breaker).state
+            });
+            breakers
+                .extend(STATES.iter().zip(states).map(|(state, count)| ([name, state_name(*state)], count)));
+            let healths = count_by(service, &HEALTHS, |replica| replica.health());
+            replicas.extend(
+                HEALTHS
+                    .iter()
+                    .zip(healths)
+                    .map(|(health, count)| ([name.to_owned(), health.to_string()], count)),
+            );
+        }
+        out.gauges("gateway_breakers", "Breakers, by state", ["service", "state"], breakers)?;
+        out.gauges("gateway_replicas", "Replicas, by the registry's health", ["service", "health"], replicas)
+    }
+
+    fn encode_transitions(&self, out: &mut Families<'_>) -> fmt::Result {
+        let counts = self.0.journal.counts();
+        let values = counts.iter().flat_map(|(service, kinds)| {
+            kinds.iter().map(|(kind, count)| ([service.as_str(), kind.from, kind.to, kind.trigger], *count))
+        });
+        out.counters(
+            "gateway_breaker_transitions",
+            "Steps of breakers, by what caused them",
+            ["service", "from", "to", "trigger"],
+            values,
+        )
+    }
+
+    fn encode_link(&self, out: &mut Families<'_>) -> fmt::Result {
+        let status = self.0.view.status.borrow().clone();
+        let revision = self.0.view.snapshot.borrow().revision();
+        let age = status.age(Instant::now()).unwrap_or_default();
+        out.gauge("gateway_snapshot_revision", "Revision of the registry in use", revision)?;
+        out.gauge(
+            "gateway_snapshot_age_seconds",
+            "Time since the snapshot in use was known to be current; 0 without one",
+            age.as_secs_f64(),
+        )?;
+        out.counter("gateway_snapshot_nacks", "Updates refused", status.nacks)?;
+        out.gauge(
+            "gateway_control_plane_connected",
+            "1 while a control plane is followed",
+            i64::from(status.connected),
+        )
+    }
+}
+
+impl Collector for Metrics {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Families(encoder);
+        let services = self.0.table.services();
+        self.encode_services(&services, &mut out)?;
+        self.encode_replicas(&services, &mut out)?;
+        self.encode_transitions(&mut out)?;
+        self.encode_link(&mut out)?;
+        let mut build =
+            out.0.encode_descriptor("gateway_build", "Which build this is", None, MetricType::Info)?;
+        build.encode_info(&[("version", self.0.version)])
+    }
+}
+
+/// Writes whole families of series.
+struct Families<'a>(DescriptorEncoder<'a>);
+
+impl Families<'_> {
+    fn counters<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: [&str; N],
+        series: impl IntoIterator<Item = ([impl AsRef<str>; N], u64)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (values, count) in series {
+            let pairs = pairs(labels, &values);
+            family.encode_family(&pairs)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
+        }
+        Ok(())
+    }
+
+    fn gauges<const N: usize>(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: [&str; N],
+        series: impl IntoIterator<Item = ([impl AsRef<str>; N], u64)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        for (values, value) in series {
+            let pairs = pairs(labels, &values);
+            family.encode_family(&pairs)?.encode_gauge(&value)?;
+        }
+        Ok(())
+    }
+
+    fn counter(&mut self, name: &str, help: &str, count: u64) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, u64>(&count, None)
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {
+        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+    }
+}
+
+fn pairs<'a, const N: usize>(
+    labels: [&'a str; N],
+    values: &'a [impl AsRef<str>; N],
+) -> [(&'a str, &'a str); N] {
+    std::array::from_fn(|index| (labels[index], values[index].as_ref()))
+}
+
+/// How many of the service's replicas show each of `kinds`, in their order.
+fn count_by<K: PartialEq, const N: usize>(
+    service: &Service,
+    kinds: &[K; N],
+    kind_of: impl Fn(&Replica) -> K,
+) -> [u64; N] {
+    let mut counts = [0; N];
+    for replica in service.replicas().iter() {
+        if let Some(index) = kinds.iter().position(|kind| *kind == kind_of(replica)) {
+            counts[index] += 1;
+        }
+    }
+    counts
+}

@@ -1,0 +1,125 @@
+//! Whether clients should be sent to this data plane, and why. Pure.
+//!
+//! Ready is who has something to route by and is not leaving. A control plane that is away is shown and is no reason:
+//! going on without it is what this data plane is for.
+
+use std::{fmt, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::discovery::{Snapshot, Source, Status};
+
+/// The answer and its reasons.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Readiness {
+    pub(super) is_ready: bool,
+    lines: Vec<String>,
+}
+
+impl Readiness {
+    pub(super) fn new(snapshot: &Snapshot, status: &Status, is_draining: bool, now: Instant) -> Self {
+        let mut lines = Vec::new();
+        let has_snapshot = status.source != Source::None;
+        lines.push(match status.age(now) {
+            _ if !has_snapshot => "[-]snapshot none yet, from a control plane or from disk".to_owned(),
+            None => format!("[+]snapshot ok ({})", status.source),
+            Some(age) => {
+                let (source, revision, age) = (status.source, snapshot.revision(), seconds(age));
+                format!("[+]snapshot ok ({source}, revision {revision}, {age} old)")
+            }
+        });
+        if status.source != Source::Static {
+            let since = seconds(now.saturating_duration_since(status.changed));
+            let serving = if has_snapshot { " (serving last known)" } else { "" };
+            lines.push(match status.connected {
+                true => format!("[+]control-plane connected for {since}"),
+                false => format!("[-]control-plane down {since}{serving}"),
+            });
+        }
+        if let Some(refusal) = &status.refusal {
+            lines.push(format!("[-]update refused: {refusal}"));
+        }
+        lines.push(if is_draining { "[-]draining" } else { "[+]not draining" }.to_owned());
+        Self { is_ready: has_snapshot && !is_draining, lines }
+    }
+}
+
+impl fmt::Display for Readiness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for line in &self.lines {
+            writeln!(f, "{line}")?;
+        }
+        writeln!(f, "{}", if self.is_ready { "ready" } else { "not ready" })
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(snapshot: &Snapshot, status: &Status, is_draining: bool, now: Instant) -> (bool, String) {
+        let readiness = Readiness::new(snapshot, status, is_draining, now);
+        (readiness.is_ready, readiness.to_string())
+    }
+
+    #[test]
+    fn nobody_is_ready_without_a_snapshot() {
+        let now = Instant::now();
+        let status = Status::new(Source::None, Duration::ZERO, now);
+        let (is_ready, text) = text(&Snapshot::default(), &status, false, now + Duration::from_secs(4));
+        assert!(!is_ready);
+        assert_eq!(
+            text,
+            "[-]snapshot none yet, from a control plane or from disk\n[-]control-plane down 4s\n[+]not draining\nnot ready\n"
+        );
+    }
+
+    #[test]
+    fn a_cached_snapshot_is_enough_and_the_missing_control_plane_is_shown() {
+        let now = Instant::now();
+        let status = Status::new(Source::Cached, Duration::from_secs(60), now);
+        let snapshot = Snapshot::new("e", 12, vec![]);
+        let (is_ready, text) = text(&snapshot, &status, false, now + Duration::from_secs(41));
+        assert!(is_ready);
+        assert_eq!(
+            text,
+            "[+]snapshot ok (cached, revision 12, 1m 41s old)\n[-]control-plane down 41s (serving last known)\n[+]not draining\nready\n"
+        );
+    }
+
+    #[test]
+    fn a_followed_control_plane_and_a_refused_update_are_shown() {
+        let now = Instant::now();
+        let mut status = Status::new(Source::None, Duration::ZERO, now);
+        status.set_connected(true, now);
+        status.confirm(now);
+        status.refuse("service orders is named twice".into());
+        let snapshot = Snapshot::new("e", 12, vec![]);
+        let (is_ready, text) = text(&snapshot, &status, false, now + Duration::from_secs(3));
+        assert!(is_ready);
+        assert_eq!(
+            text,
+            "[+]snapshot ok (live, revision 12, 3s old)\n[+]control-plane connected for 3s\n\
+             [-]update refused: service orders is named twice\n[+]not draining\nready\n"
+        );
+    }
+
+    #[test]
+    fn a_static_list_needs_no_control_plane_and_draining_ends_readiness() {
+        let now = Instant::now();
+        let status = Status::new(Source::Static, Duration::ZERO, now);
+        let snapshot = Snapshot::new("static", 0, vec![]);
+        assert_eq!(
+            text(&snapshot, &status, false, now),
+            (true, "[+]snapshot ok (static)\n[+]not draining\nready\n".into())
+        );
+        assert_eq!(
+            text(&snapshot, &status, true, now),
+            (false, "[+]snapshot ok (static)\n[-]draining\nnot ready\n".into())
+        );
+    }
+}

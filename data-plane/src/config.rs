@@ -1,0 +1,199 @@
+//! Flags and environment become a configuration that can only be valid.
+//!
+//! [`Args`] is what was written, [`Config`] is what holds; [`Args::validate`] is the only way from one to the other.
+
+mod defaults;
+
+use std::{
+    fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, thread::available_parallelism, time::Duration,
+};
+
+use clap::builder::FalseyValueParser;
+use gateway_proto::NodeId;
+use gateway_runtime::Failure;
+use http::Uri;
+
+use crate::{control_plane::parse_url, discovery::Cache, static_file, table::ServiceSpec};
+
+/// Control planes that one data plane may know.
+const MAX_CONTROL_PLANES: usize = 16;
+/// More workers than any machine has cores are a slip of the finger.
+const MAX_WORKERS: usize = 1024;
+
+/// Flags of the data plane.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Where clients connect, HTTP/1.1 and HTTP/2; port 0 takes a free one
+    #[arg(long, env = "GW_PROXY_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// Where /metrics, /readyz and the read-only state are served; keep it away from clients
+    #[arg(long, env = "GW_ADMIN_LISTEN", default_value = "127.0.0.1:7401", value_name = "ADDRESS")]
+    pub admin_listen: SocketAddr,
+    /// Control planes to follow, tried in turn [default: http://127.0.0.1:7400]
+    #[arg(long, env = "GW_CONTROL_PLANE", value_delimiter = ',', value_name = "URL,…")]
+    pub control_plane: Vec<String>,
+    /// Name of this data plane, stable over restarts: a-z, 0-9 and '-' [default: the host's name, and the port
+    /// behind it unless that is 8080; by chance with port 0 or without a host name]
+    #[arg(long, env = "GW_NODE_ID", value_name = "ID")]
+    pub node_id: Option<String>,
+    /// Directory of the last snapshot, for starts without a control plane [default: a directory named by the node id
+    /// in $STATE_DIRECTORY, $XDG_STATE_HOME/gateway or ~/.local/state/gateway; none when the id is left to chance]
+    #[arg(long, env = "GW_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Keep no snapshot on disk: a start without a control plane then has nothing to route by
+    #[arg(long, env = "GW_NO_CACHE", value_parser = FalseyValueParser::new())]
+    pub no_cache: bool,
+    /// Oldest snapshot on disk that a start may route by
+    #[arg(long, env = "GW_CACHE_MAX_AGE", default_value = "24h", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub cache_max_age: Duration,
+    /// Threads that carry requests, 1..=1024 [default: one for each core]
+    #[arg(long, env = "GW_WORKERS", value_name = "N")]
+    pub workers: Option<usize>,
+    /// Route by the services of this TOML file, without a control plane
+    #[arg(long = "static", env = "GW_STATIC", value_name = "FILE")]
+    pub static_file: Option<PathBuf>,
+    /// Reach services as SERVICE.SUFFIX too, beside SERVICE.localhost
+    #[arg(long, env = "GW_DOMAIN", value_name = "SUFFIX")]
+    pub domain: Option<String>,
+    /// Name the replica and the number of attempts in responses; this shows clients the topology
+    #[arg(long, env = "GW_DEBUG_HEADERS", value_parser = FalseyValueParser::new())]
+    pub debug_headers: bool,
+    /// Client connections at once; later ones wait
+    #[arg(long, env = "GW_PROXY_MAX_CONNECTIONS", default_value = "10000", value_name = "N")]
+    pub max_connections: NonZeroUsize,
+    /// After SIGTERM, how long requests in flight may take
+    #[arg(long, env = "GW_DRAIN_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub drain_timeout: Duration,
+    /// After SIGTERM, how long connections are still accepted while /readyz already fails
+    #[arg(long, env = "GW_DRAIN_DELAY", default_value = "0s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub drain_delay: Duration,
+}
+
+/// A valid configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub(crate) listen: SocketAddr,
+    pub(crate) admin_listen: SocketAddr,
+    pub(crate) registry: Registry,
+    pub(crate) node_id: NodeId,
+    pub(crate) workers: usize,
+    pub(crate) domain: Option<String>,
+    pub(crate) debug_headers: bool,
+    pub(crate) max_connections: usize,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) drain_delay: Duration,
+}
+
+/// Where services and replicas come from.
+#[derive(Debug, Clone)]
+pub(crate) enum Registry {
+    ControlPlane { urls: Vec<Uri>, cache: Option<Cache> },
+    Static(Vec<ServiceSpec>),
+}
+
+impl fmt::Display for Registry {
+    /// For the log line that says how the process was started.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Static(services) => write!(f, "static, services: {}", services.len()),
+            Self::ControlPlane { urls, cache } => {
+                for (index, url) in urls.iter().enumerate() {
+                    write!(f, "{}{url}", if index == 0 { "" } else { "," })?;
+                }
+                match cache {
+                    Some(cache) => write!(f, ", cached in {}", cache.path().display()),
+                    None => f.write_str(", not cached"),
+                }
+            }
+        }
+    }
+}
+
+impl Args {
+    /// Checks every flag, reads the static file, and fills in what depends on the machine.
+    ///
+    /// # Errors
+    /// A usage [`Failure`] that names the flag and what is allowed.
+    pub fn validate(self) -> Result<Config, Failure> {
+        let (node_id, is_stable) = match &self.node_id {
+            Some(text) => NodeId::parse(text)
+                .map(|id| (id, true))
+                .map_err(|invalid| Failure::usage(format!("--node-id {text:?}: {invalid}")))?,
+            None => defaults::node_id(defaults::hostname().as_deref(), self.listen.port(), rand::random()),
+        };
+        let registry = self.registry(&node_id, is_stable)?;
+        let workers = self.workers.unwrap_or_else(|| available_parallelism().map_or(1, NonZeroUsize::get));
+        if !(1..=MAX_WORKERS).contains(&workers) {
+            return Err(Failure::usage(format!("--workers {workers} is not in 1..={MAX_WORKERS}")));
+        }
+        Ok(Config {
+            listen: self.listen,
+            admin_listen: self.admin_listen,
+            registry,
+            node_id,
+            workers,
+            domain: self.domain.as_deref().map(parse_domain).transpose()?,
+            debug_headers: self.debug_headers,
+            max_connections: self.max_connections.get(),
+            drain_timeout: self.drain_timeout,
+            drain_delay: self.drain_delay,
+        })
+    }
+
+    fn registry(&self, node_id: &NodeId, is_stable: bool) -> Result<Registry, Failure> {
+        if let Some(path) = &self.static_file {
+            let beside = [
+                (!self.control_plane.is_empty(), "--control-plane"),
+                (self.cache_dir.is_some(), "--cache-dir"),
+            ];
+            if let Some((_, flag)) = beside.into_iter().find(|(given, _)| *given) {
+                return Err(Failure::usage(format!(
+                    "--static excludes {flag}: a fixed list of services follows no control plane"
+                )));
+            }
+            let loaded = static_file::load(path);
+            return loaded
+                .map(Registry::Static)
+                .map_err(|error| Failure::usage(format!("--static {}: {error}", path.display())));
+        }
+        let given = self.control_plane.iter().map(String::as_str).filter(|url| !url.is_empty());
+        let urls: Vec<&str> = given.collect();
+        let urls = if urls.is_empty() { vec![defaults::CONTROL_PLANE] } else { urls };
+        if urls.len() > MAX_CONTROL_PLANES {
+            let count = urls.len();
+            return Err(Failure::usage(format!(
+                "--control-plane names {count}, at most {MAX_CONTROL_PLANES} are allowed"
+            )));
+        }
+        let urls = urls.into_iter().map(parse_url).collect::<Result<_, _>>();
+        let urls = urls.map_err(|why| Failure::usage(format!("--control-plane: {why}")))?;
+        Ok(Registry::ControlPlane { urls, cache: self.cache(node_id, is_stable)? })
+    }
+
+    fn cache(&self, node_id: &NodeId, is_stable: bool) -> Result<Option<Cache>, Failure> {
+        if self.no_cache {
+            return match &self.cache_dir {
+                Some(_) => Err(Failure::usage("--no-cache excludes --cache-dir: give one of them")),
+                None => Ok(None),
+            };
+        }
+        // Under a name that chance gave, the next start would not look there, and every start would leave a directory.
+        let by_default =
+            || is_stable.then(|| defaults::cache_directory(|name| std::env::var_os(name), node_id)).flatten();
+        let directory = self.cache_dir.clone().or_else(by_default);
+        Ok(directory.map(|directory| Cache::new(directory, self.cache_max_age)))
+    }
+}
+
+/// Reads a DNS suffix; a leading dot and capitals are a matter of taste.
+fn parse_domain(text: &str) -> Result<String, Failure> {
+    let domain = text.strip_prefix('.').unwrap_or(text).to_ascii_lowercase();
+    // A suffix has the form of a host; the vocabulary knows hosts as part of an address.
+    match gateway_proto::Address::parse(&format!("{domain}:1")) {
+        Ok(address) if address.socket().is_none() => Ok(domain),
+        _ => Err(Failure::usage(format!("--domain {text:?} is no DNS name such as example.com"))),
+    }
+}
+
+#[cfg(test)]
+mod tests;

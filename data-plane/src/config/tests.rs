@@ -1,0 +1,110 @@
+//! What the flags accept, and what they say when they don't.
+
+use clap::{CommandFactory, Parser};
+
+use super::*;
+
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(flatten)]
+    args: Args,
+}
+
+fn validate(flags: &[&str]) -> Result<Config, Failure> {
+    Cli::try_parse_from([&["gw-data-plane"], flags].concat()).unwrap().args.validate()
+}
+
+fn refusal(flags: &[&str]) -> String {
+    let failure = validate(flags).unwrap_err();
+    assert_eq!(failure.code(), 2);
+    failure.to_string()
+}
+
+#[test]
+fn every_flag_has_a_variable_and_a_help_text() {
+    let command = Cli::command();
+    command.clone().debug_assert();
+    for flag in command.get_arguments().filter(|flag| flag.get_id() != "help") {
+        let variable = flag.get_env().unwrap_or_default().to_str().unwrap();
+        assert!(variable.starts_with("GW_"), "{}", flag.get_id());
+        assert!(flag.get_help().is_some(), "{}", flag.get_id());
+    }
+}
+
+#[test]
+fn without_flags_the_local_control_plane_is_followed() {
+    let config = validate(&[]).unwrap();
+    let Registry::ControlPlane { urls, .. } = config.registry else { panic!("no control plane") };
+    assert_eq!(urls, ["http://127.0.0.1:7400/"]);
+    assert!(config.workers >= 1);
+    assert_eq!(config.drain_timeout, Duration::from_secs(30));
+}
+
+#[test]
+fn control_planes_are_separated_by_commas() {
+    let config = validate(&["--control-plane", "http://a:1,http://b:2"]).unwrap();
+    let Registry::ControlPlane { urls, .. } = config.registry else { panic!("no control plane") };
+    assert_eq!(urls.len(), 2);
+}
+
+#[test]
+fn a_given_cache_directory_is_used_as_it_is_and_none_is_used_on_request() {
+    let config = validate(&["--cache-dir", "/tmp/x", "--cache-max-age", "1h"]).unwrap();
+    let Registry::ControlPlane { cache, .. } = config.registry else { panic!("no control plane") };
+    assert_eq!(cache, Some(Cache::new("/tmp/x", Duration::from_secs(3600))));
+    let config = validate(&["--no-cache"]).unwrap();
+    assert!(matches!(config.registry, Registry::ControlPlane { cache: None, .. }));
+}
+
+#[test]
+fn a_static_file_is_read_at_once() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "[[service]]\nname = 'orders'\nreplicas = ['127.0.0.1:1']").unwrap();
+    let config = validate(&["--static", file.path().to_str().unwrap()]).unwrap();
+    let Registry::Static(services) = config.registry else { panic!("no static list") };
+    assert_eq!(services.len(), 1);
+}
+
+#[test]
+fn a_wrong_flag_is_named_with_what_is_allowed() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let path = file.path().to_str().unwrap();
+    for (flags, why) in [
+        (vec!["--workers", "0"], "--workers 0 is not in 1..=1024".to_owned()),
+        (
+            vec!["--node-id", "Web"],
+            "--node-id \"Web\": node_id: may hold only a-z, 0-9 and '-', found 'W'".into(),
+        ),
+        (
+            vec!["--control-plane", "127.0.0.1:7400"],
+            "--control-plane: \"127.0.0.1:7400\" has no scheme: write http://HOST:PORT".into(),
+        ),
+        (vec!["--domain", "a b"], "--domain \"a b\" is no DNS name such as example.com".into()),
+        (vec!["--domain", "10.0.0.1"], "--domain \"10.0.0.1\" is no DNS name such as example.com".into()),
+        (
+            vec!["--no-cache", "--cache-dir", "/tmp/x"],
+            "--no-cache excludes --cache-dir: give one of them".into(),
+        ),
+        (
+            vec!["--static", path, "--control-plane", "http://a:1"],
+            "--static excludes --control-plane: a fixed list of services follows no control plane".into(),
+        ),
+        (
+            vec!["--static", path],
+            format!("--static {path}: has no [[service]]: a data plane without services has nothing to do"),
+        ),
+        (
+            vec!["--static", "/nowhere"],
+            "--static /nowhere: cannot be read: No such file or directory (os error 2)".into(),
+        ),
+    ] {
+        assert_eq!(refusal(&flags), why);
+    }
+    let many = vec!["http://a:1"; 17].join(",");
+    assert_eq!(refusal(&["--control-plane", &many]), "--control-plane names 17, at most 16 are allowed");
+}
+
+#[test]
+fn a_domain_is_kept_in_the_form_that_hosts_are_compared_with() {
+    assert_eq!(validate(&["--domain", ".Example.COM"]).unwrap().domain.as_deref(), Some("example.com"));
+}

@@ -1,0 +1,180 @@
+//! Follows the control plane's snapshot stream for as long as the process lives.
+//!
+//! One stream at a time, from one control plane at a time. When it ends, for whatever reason, the snapshot in use stays
+//! in use, and the next stream resumes from it.
+
+use std::time::Duration;
+
+use gateway_proto::v1::{
+    self, discovery_service_client::DiscoveryServiceClient, stream_snapshots_request::Message,
+};
+use gateway_runtime::Shutdown;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, timeout},
+};
+use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
+use tonic::{Code, Status};
+
+use super::{Assembly, Feed, Received};
+use crate::control_plane::{ControlPlane, Reconnect, root_cause};
+
+/// The control plane says something at least every 5 s; after three times that it is dead or cut off.
+const SILENCE: Duration = Duration::from_secs(15);
+/// A control plane that sends what cannot be taken, again and again, is left for the next one.
+const MAX_REFUSALS_IN_A_ROW: u32 = 3;
+/// At least this long, and at most twice as long, a stream is left to the data plane that took it over.
+const TAKEN_OVER_PAUSE: Duration = Duration::from_secs(10);
+/// The control plane sends full snapshots in parts of about 1 MiB; a merged delta may be larger.
+const MAX_MESSAGE_BYTES: usize = 16 << 20;
+/// The protocol allows one unacked response, so more answers than this cannot wait.
+const ANSWERS: usize = 4;
+
+/// Why a stream ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error("{0}")]
+    Unreachable(String),
+    #[error("{}: {}", .0.code(), .0.message())]
+    Failed(Status),
+    #[error("another data plane follows under the same node id: give each its own --node-id")]
+    Superseded,
+    #[error("the control plane ended the stream")]
+    Closed,
+    #[error("no message for {SILENCE:?}")]
+    Silent,
+    #[error("the control plane does not read what it is answered")]
+    NotRead,
+    #[error("{MAX_REFUSALS_IN_A_ROW} updates in a row were refused, the last one because {0}")]
+    Refused(String),
+}
+
+impl From<Status> for Ended {
+    fn from(status: Status) -> Self {
+        // The one conflict there is on this stream.
+        if status.code() == Code::Aborted { Self::Superseded } else { Self::Failed(status) }
+    }
+}
+
+/// Follows `control_plane` until `stop` begins. Dropping the future ends the stream.
+pub(crate) async fn follow(
+    control_plane: &ControlPlane,
+    node: &v1::NodeIdentity,
+    feed: &Feed,
+    stop: &Shutdown,
+) {
+    let mut reconnect = Reconnect::default();
+    // A follower before this one may have failed in the middle of a stream.
+    feed.set_connected(false);
+    loop {
+        let ended = tokio::select! {
+            ended = follow_once(control_plane, node, feed, &mut reconnect) => ended,
+            () = stop.begun() => return,
+        };
+        feed.set_connected(false);
+        let (first, url) = (!reconnect.in_outage(), control_plane.url().clone());
+        let pause = pause_after(&ended, &mut reconnect, Instant::now(), rand::random());
+        // One warning an outage: the metrics and /readyz?verbose say how long it lasts.
+        if first || matches!(ended, Ended::Superseded) {
+            tracing::warn!(%url, reason = %ended, "control plane lost, going on with the snapshot in use");
+        } else {
+            tracing::debug!(%url, reason = %ended, ?pause, "control plane still away");
+        }
+        control_plane.advance();
+        tokio::select! {
+            () = sleep(pause) => {}
+            () = stop.begun() => return,
+        }
+    }
+}
+
+/// How long to wait before the next stream. `random` is uniform in 0..1.
+fn pause_after(ended: &Ended, reconnect: &mut Reconnect, now: Instant, random: f64) -> Duration {
+    let pause = reconnect.failed(now, random);
+    match ended {
+        // Two of one name would take the stream from each other as fast as they can.
+        Ended::Superseded => TAKEN_OVER_PAUSE.mul_f64(1.0 + random),
+        _ => pause,
+    }
+}
+
+async fn follow_once(
+    control_plane: &ControlPlane,
+    node: &v1::NodeIdentity,
+    feed: &Feed,
+    reconnect: &mut Reconnect,
+) -> Ended {
+    let channel = match control_plane.connect().await {
+        Ok(channel) => channel,
+        Err(error) => return Ended::Unreachable(root_cause(&error)),
+    };
+    let mut client = DiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+    let (answers, requests) = mpsc::channel(ANSWERS);
+    let (epoch, revision) = feed.position();
+    let hello = v1::Hello {
+        node: Some(node.clone()),
+        services: vec!["*".into()],
+        resume_epoch: epoch.clone(),
+        resume_revision: revision,
+    };
+    if answers.try_send(request(Message::Hello(hello))).is_err() {
+        return Ended::NotRead;
+    }
+    let responses = match timeout(SILENCE, client.stream_snapshots(ReceiverStream::new(requests))).await {
+        Ok(Ok(responses)) => responses.into_inner(),
+        Ok(Err(status)) => return status.into(),
+        Err(_) => return Ended::Silent,
+    };
+    tracing::info!(url = %control_plane.url(), epoch, revision, "following the control plane");
+    feed.set_connected(true);
+    receive_all(responses, &answers, feed, reconnect).await
+}
+
+/// Takes and answers every message of one stream.
+async fn receive_all(
+    mut responses: impl Stream<Item = Result<v1::StreamSnapshotsResponse, Status>> + Unpin,
+    answers: &mpsc::Sender<v1::StreamSnapshotsRequest>,
+    feed: &Feed,
+    reconnect: &mut Reconnect,
+) -> Ended {
+    let mut assembly = Assembly::default();
+    let mut refusals = 0;
+    loop {
+        let message = match timeout(SILENCE, responses.next()).await {
+            Ok(Some(Ok(message))) => message,
+            Ok(Some(Err(status))) => return status.into(),
+            Ok(None) => return Ended::Closed,
+            Err(_) => return Ended::Silent,
+        };
+        let (ack, received) = feed.receive(&mut assembly, message);
+        if answers.try_send(request(Message::Ack(ack))).is_err() {
+            return Ended::NotRead;
+        }
+        match received {
+            Received::Refused(refusal) => {
+                tracing::warn!(reason = refusal.reason(), %refusal, "update refused, going on with the snapshot in use");
+                refusals += 1;
+                if refusals == MAX_REFUSALS_IN_A_ROW {
+                    return Ended::Refused(refusal.to_string());
+                }
+            }
+            Received::Applied { changed, revision } => {
+                tracing::debug!(revision, services = changed.len(), "snapshot applied");
+                refusals = 0;
+                reconnect.succeeded();
+            }
+            Received::Unchanged => {
+                refusals = 0;
+                reconnect.succeeded();
+            }
+            Received::Partial => {}
+        }
+    }
+}
+
+fn request(message: Message) -> v1::StreamSnapshotsRequest {
+    v1::StreamSnapshotsRequest { message: Some(message) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+//! The stream's life against a control plane that the test scripts.
+
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::{
+    clock::Clock,
+    control_plane::parse_url,
+    discovery::{Snapshot, Source, View, tests as wire},
+    fake_control_plane::FakeControlPlane,
+    table::Table,
+};
+
+struct DataPlane {
+    view: View,
+    table: Arc<Table>,
+    stop: Shutdown,
+    task: JoinHandle<()>,
+}
+
+impl DataPlane {
+    /// The table's services with their numbers of replicas.
+    fn routes(&self) -> Vec<(String, usize)> {
+        let services = self.table.services();
+        services.iter().map(|(name, service)| (name.to_string(), service.replicas().len())).collect()
+    }
+}
+
+fn feed(snapshot: Snapshot, source: Source) -> (Feed, View, Arc<Table>) {
+    let (table, _transitions) = Table::new(1);
+    let (feed, view) = Feed::new(snapshot, source, Duration::ZERO, table.clone(), Clock::new());
+    (feed, view, table)
+}
+
+fn start(urls: &[String], snapshot: Snapshot, source: Source) -> DataPlane {
+    let (feed, view, table) = feed(snapshot, source);
+    let stop = Shutdown::new();
+    let urls = urls.iter().map(|url| parse_url(url).unwrap()).collect();
+    let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into() };
+    let stopped = stop.clone();
+    let task = tokio::spawn(async move { follow(&ControlPlane::new(urls), &node, &feed, &stopped).await });
+    DataPlane { view, table, stop, task }
+}
+
+fn orders(replicas: u16) -> v1::ServiceSnapshot {
+    let replicas = (1..=replicas).map(|n| wire::replica("orders", &format!("r-{n}"), n));
+    wire::service("orders", replicas.collect())
+}
+
+fn one_more(base: i64, id: &str) -> v1::StreamSnapshotsResponse {
+    let upsert_replicas = vec![wire::replica("orders", id, 99)];
+    wire::delta(base, base + 1, v1::Delta { upsert_replicas, ..Default::default() })
+}
+
+#[tokio::test]
+async fn a_new_data_plane_asks_for_everything_and_acks_what_it_applied() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let mut data_plane = start(&[control_plane.url()], Snapshot::default(), Source::None);
+
+    let mut stream = control_plane.snapshot_stream().await;
+    let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into() };
+    let expected = v1::Hello { node: Some(node), services: vec!["*".into()], ..Default::default() };
+    assert_eq!(stream.hello, expected);
+
+    let ack = stream.send(wire::full(7, vec![orders(2)])).await;
+    assert_eq!(ack, v1::Ack { nonce: "n".into(), revision: 7, nack: None });
+    assert_eq!(data_plane.routes(), [("orders".to_owned(), 2)], "acked is routed");
+    data_plane.view.snapshot.changed().await.unwrap();
+    assert_eq!(data_plane.view.snapshot.borrow().revision(), 7);
+    let status = data_plane.view.status.borrow().clone();
+    assert_eq!((status.source, status.connected, status.nacks), (Source::Live, true, 0));
+
+    data_plane.stop.begin();
+    data_plane.task.await.unwrap();
+    stream.ended().await;
+}
+
+#[tokio::test]
+async fn deltas_reach_the_table_before_they_are_acked() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = start(&[control_plane.url()], Snapshot::default(), Source::None);
+    let mut stream = control_plane.snapshot_stream().await;
+    stream.send(wire::full(1, vec![orders(1), wire::service("users", vec![])])).await;
+    assert_eq!(data_plane.routes(), [("orders".to_owned(), 1), ("users".to_owned(), 0)]);
+    stream.send(one_more(1, "r-9")).await;
+    assert_eq!(data_plane.routes(), [("orders".to_owned(), 2), ("users".to_owned(), 0)]);
+    let gone = v1::Delta { remove_services: vec!["users".into()], ..Default::default() };
+    stream.send(wire::delta(2, 3, gone)).await;
+    assert_eq!(data_plane.routes(), [("orders".to_owned(), 2)]);
+}
+
+#[tokio::test]
+async fn a_broken_stream_is_resumed_from_what_is_held() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = start(&[control_plane.url()], Snapshot::default(), Source::None);
+    let mut stream = control_plane.snapshot_stream().await;
+    stream.send(wire::full(7, vec![orders(1)])).await;
+    drop(stream);
+
+    let mut stream = control_plane.snapshot_stream().await;
+    assert_eq!((stream.hello.resume_epoch.as_str(), stream.hello.resume_revision), ("e", 7));
+    assert_eq!(stream.send(one_more(7, "r-2")).await.revision, 8);
+    assert_eq!(data_plane.routes(), [("orders".to_owned(), 2)]);
+}
+
+#[tokio::test]
+async fn parts_of_a_broken_stream_do_not_mix_with_those_of_the_next() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let _data_plane = start(&[control_plane.url()], Snapshot::default(), Source::None);
+    let mut stream = control_plane.snapshot_stream().await;
+    assert_eq!(stream.send(wire::part(7, 0, false, vec![orders(1)])).await.revision, 0);
+    drop(stream);
+
+    let mut stream = control_plane.snapshot_stream().await;
+    assert_eq!(stream.hello.resume_epoch, "");
+    let ack = stream.send(wire::part(7, 1, true, vec![])).await;
+    assert_eq!(ack.nack.unwrap().reason, "PARTS_OUT_OF_ORDER");
+}
+
+#[tokio::test]
+async fn a_cached_start_resumes_from_the_cache_before_it_is_live() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = start(&[control_plane.url()], wire::held(), Source::Cached);
+    let cached = [("orders".to_owned(), 2), ("users".to_owned(), 1)];
+    assert_eq!(data_plane.routes(), cached, "routed before anybody is asked");
+
+    let mut stream = control_plane.snapshot_stream().await;
+    assert_eq!((stream.hello.resume_epoch.as_str(), stream.hello.resume_revision), ("e", 5));
+    assert_eq!(data_plane.view.status.borrow().source, Source::Cached);
+    stream.send(wire::bookmark(5)).await;
+    assert_eq!(data_plane.view.status.borrow().source, Source::Live);
+}
+
+#[tokio::test]
+async fn a_refused_update_is_nacked_with_the_old_revision_and_the_next_one_counts() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = start(&[control_plane.url()], wire::held(), Source::Cached);
+    let mut stream = control_plane.snapshot_stream().await;
+    let ack = stream.send(one_more(4, "r-9")).await;
+    assert_eq!((ack.revision, ack.nack.unwrap().reason.as_str()), (5, "BASE_MISMATCH"));
+    assert_eq!(data_plane.view.status.borrow().nacks, 1);
+    assert!(data_plane.view.status.borrow().refusal.is_some());
+
+    let ack = stream.send(wire::full(6, vec![orders(3)])).await;
+    assert_eq!((ack.revision, ack.nack), (6, None));
+    assert_eq!(data_plane.view.status.borrow().refusal, None);
+}
+
+#[tokio::test]
+async fn a_control_plane_that_cannot_be_followed_is_left_for_the_next_one() {
+    let (mut wrong, mut right) = (FakeControlPlane::start().await, FakeControlPlane::start().await);
+    let _data_plane = start(&[wrong.url(), right.url()], wire::held(), Source::Cached);
+    let mut stream = wrong.snapshot_stream().await;
+    for _ in 1..MAX_REFUSALS_IN_A_ROW {
+        stream.send(wire::full(4, vec![])).await;
+    }
+    // Whether the last nack still gets through is left open: the stream ends with it.
+    stream.push(wire::full(4, vec![])).await;
+    stream.ended().await;
+    assert_eq!(right.snapshot_stream().await.hello.resume_revision, 5);
+}
+
+#[tokio::test]
+async fn an_unreachable_control_plane_is_passed_over_and_a_restarted_one_is_found_again() {
+    let gone = FakeControlPlane::start().await;
+    let address = gone.address;
+    drop(gone);
+    let mut there = FakeControlPlane::start().await;
+    let urls = [format!("http://{address}"), there.url()];
+    let data_plane = start(&urls, Snapshot::default(), Source::None);
+    there.snapshot_stream().await.send(wire::full(1, vec![orders(1)])).await;
+    drop(there);
+
+    let mut restarted = FakeControlPlane::start_at(address).await;
+    let stream = restarted.snapshot_stream().await;
+    assert_eq!(stream.hello.resume_revision, 1);
+    assert_eq!(data_plane.routes(), [("orders".to_owned(), 1)], "never without");
+}
+
+type Response = Result<v1::StreamSnapshotsResponse, Status>;
+
+/// A stream without a network, so that time can be moved by hand.
+fn pipe() -> (mpsc::Sender<Response>, ReceiverStream<Response>) {
+    let (sender, receiver) = mpsc::channel(1);
+    (sender, ReceiverStream::new(receiver))
+}
+
+#[tokio::test(start_paused = true)]
+async fn fifteen_seconds_of_silence_are_a_dead_peer_and_bookmarks_are_no_silence() {
+    let (feed, _view, _) = feed(wire::held(), Source::Cached);
+    let (responses, stream) = pipe();
+    let (answers, mut acks) = mpsc::channel(ANSWERS);
+    let began = Instant::now();
+    tokio::spawn(async move { while acks.recv().await.is_some() {} });
+    let bookmarks = tokio::spawn(async move {
+        for _ in 0..4 {
+            sleep(Duration::from_secs(14)).await;
+            responses.send(Ok(wire::bookmark(5))).await.unwrap();
+        }
+        // Silent from here on, without closing.
+        responses.closed().await;
+    });
+    let ended = receive_all(stream, &answers, &feed, &mut Reconnect::default()).await;
+    assert!(matches!(ended, Ended::Silent), "{ended}");
+    assert_eq!(began.elapsed().as_secs(), 4 * 14 + 15);
+    bookmarks.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_control_plane_that_reads_no_answers_is_left() {
+    let (feed, _view, _) = feed(wire::held(), Source::Cached);
+    let (responses, stream) = pipe();
+    let (answers, _unread) = mpsc::channel(ANSWERS);
+    tokio::spawn(async move { while responses.send(Ok(wire::bookmark(5))).await.is_ok() {} });
+    let ended = receive_all(stream, &answers, &feed, &mut Reconnect::default()).await;
+    assert!(matches!(ended, Ended::NotRead), "{ended}");
+}
+
+#[test]
+fn a_stream_that_another_data_plane_took_over_is_left_to_it_for_a_while() {
+    let now = Instant::now();
+    let pause = |ended: Ended, random| pause_after(&ended, &mut Reconnect::default(), now, random).as_secs();
+    let taken_over = || Ended::from(Status::aborted("a newer stream of dp-1 has begun"));
+    assert_eq!((pause(taken_over(), 0.0), pause(taken_over(), 1.0)), (10, 20));
+    assert_eq!(pause(Ended::from(Status::unavailable("gone")), 1.0), 0);
+}

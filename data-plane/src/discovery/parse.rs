@@ -1,0 +1,45 @@
+//! Wire messages of the registry become specs, or a [`Refusal`] that names the resource at fault.
+
+use gateway_proto::{Address, Health, Invalid, Policy, ReplicaId, ReplicaKey, ServiceName, Weight, v1};
+
+use super::Refusal;
+use crate::table::ReplicaSpec;
+
+pub(super) fn service_name(text: &str) -> Result<ServiceName, Refusal> {
+    ServiceName::parse(text).map_err(|invalid| refuse(&format!("service {text:?}"), &invalid))
+}
+
+/// Reads a resolved policy; one that is not set is the default.
+pub(super) fn policy(service: &ServiceName, wire: Option<&v1::Policy>) -> Result<Policy, Refusal> {
+    wire.map_or(Ok(Policy::default()), Policy::parse)
+        .map_err(|invalid| refuse(&format!("service {service}"), &invalid.within("policy")))
+}
+
+pub(super) fn key(wire: &v1::ReplicaKey) -> Result<ReplicaKey, Refusal> {
+    ReplicaKey::parse(&wire.service, &wire.replica_id)
+        .map_err(|invalid| refuse(&format!("replica {:?}/{:?}", wire.service, wire.replica_id), &invalid))
+}
+
+pub(super) fn replica(wire: &v1::Replica) -> Result<ReplicaSpec, Refusal> {
+    let read = || -> Result<ReplicaSpec, Invalid> {
+        let address = wire.endpoint.as_ref().map_or("", |endpoint| endpoint.address.as_str());
+        Ok(ReplicaSpec {
+            id: ReplicaId::parse(&wire.replica_id)?,
+            address: Address::parse(address)?,
+            weight: Weight::parse(wire.weight)?,
+            health: health(wire.health),
+            incarnation: wire.incarnation,
+        })
+    };
+    read().map_err(|invalid| refuse(&format!("replica {:?}/{:?}", wire.service, wire.replica_id), &invalid))
+}
+
+/// A health that only a newer control plane knows must not stop all updates, so it is no error. The contract sends
+/// requests to HEALTHY and DEGRADED replicas only, so it is read as not ready.
+fn health(number: i32) -> Health {
+    Health::parse(number).map_or(Health::Unhealthy, |health| health.unwrap_or(Health::Healthy))
+}
+
+fn refuse(resource: &str, invalid: &Invalid) -> Refusal {
+    Refusal::InvalidResource(format!("{resource}: {invalid}"))
+}

@@ -1,0 +1,108 @@
+//! How the link to the control plane stands, for readiness, metrics and people.
+
+use std::{fmt, time::Duration};
+
+use tokio::time::Instant;
+
+/// Where the snapshot in use came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Nothing is held yet.
+    None,
+    /// From disk; the control plane has not been reached since the start.
+    Cached,
+    /// From a control plane, which may be away by now.
+    Live,
+    /// From a static file.
+    Static,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Cached => "cached",
+            Self::Live => "live",
+            Self::Static => "static",
+        })
+    }
+}
+
+/// The link as it is now.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// Where the snapshot in use came from.
+    pub source: Source,
+    /// Whether a control plane is being followed.
+    pub connected: bool,
+    /// Since when [`Status::connected`] is what it is.
+    pub changed: Instant,
+    /// Updates refused since the start.
+    pub nacks: u64,
+    /// The refusal that the last message met; none when the last one was taken.
+    pub refusal: Option<String>,
+    /// When the snapshot was last known to be current, and how old it was then.
+    confirmed: Option<(Instant, Duration)>,
+}
+
+impl Status {
+    pub(crate) fn new(source: Source, age: Duration, now: Instant) -> Self {
+        let confirmed = (source == Source::Cached).then_some((now, age));
+        Self { source, connected: false, changed: now, nacks: 0, refusal: None, confirmed }
+    }
+
+    /// How long ago the snapshot was last known to be current. None when nothing is held, or by a static file.
+    pub fn age(&self, now: Instant) -> Option<Duration> {
+        self.confirmed.map(|(at, age)| now.saturating_duration_since(at) + age)
+    }
+
+    pub(crate) fn set_connected(&mut self, connected: bool, now: Instant) {
+        if self.connected != connected {
+            self.connected = connected;
+            self.changed = now;
+        }
+    }
+
+    pub(crate) fn confirm(&mut self, now: Instant) {
+        self.source = Source::Live;
+        self.confirmed = Some((now, Duration::ZERO));
+        self.refusal = None;
+    }
+
+    pub(crate) fn refuse(&mut self, refusal: String) {
+        self.nacks += 1;
+        self.refusal = Some(refusal);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cached_snapshot_goes_on_ageing_until_it_is_confirmed() {
+        let (start, minute) = (Instant::now(), Duration::from_secs(60));
+        let mut status = Status::new(Source::Cached, 5 * minute, start);
+        assert_eq!(status.age(start + minute), Some(6 * minute));
+        status.confirm(start + minute);
+        assert_eq!(status.age(start + 3 * minute), Some(2 * minute));
+        assert_eq!(status.source, Source::Live);
+    }
+
+    #[test]
+    fn nothing_held_and_a_static_list_have_no_age() {
+        let now = Instant::now();
+        for source in [Source::None, Source::Static] {
+            assert_eq!(Status::new(source, Duration::ZERO, now).age(now), None);
+        }
+    }
+
+    #[test]
+    fn the_time_of_connecting_stays_while_it_stays_connected() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut status = Status::new(Source::None, Duration::ZERO, start);
+        status.set_connected(true, start + second);
+        status.set_connected(true, start + 2 * second);
+        assert_eq!(status.changed, start + second);
+    }
+}

@@ -1,0 +1,144 @@
+//! Every breaker transition passes here: into the log, into the counts for metrics, and into the queue for reports.
+//!
+//! The queue is bounded. While no control plane takes them, the oldest transitions give way and are counted.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use gateway_proto::ServiceName;
+use gateway_runtime::Shutdown;
+use tokio::sync::{Notify, mpsc};
+
+use super::rows;
+use crate::{
+    routing::{Reason, State},
+    table::{Table, Transition},
+};
+
+/// Transitions that wait for a control plane: about a megabyte.
+pub(super) const CAPACITY: usize = 8192;
+/// Counts of services that are gone are kept up to this many, so that short absences do not reset them.
+const GONE_SERVICES: usize = 1000;
+
+/// From, to and by what: the labels of the transition counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Kind {
+    pub(crate) from: &'static str,
+    pub(crate) to: &'static str,
+    pub(crate) trigger: &'static str,
+}
+
+/// Counts and queue of transitions, shared by the task that records them, reports and metrics.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    table: Arc<Table>,
+    inner: Mutex<Inner>,
+    recorded: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    queue: VecDeque<Transition>,
+    /// Given way in this queue; beside it, the table drops what this task does not take in time.
+    dropped: u64,
+    dropped_by_table: u64,
+    counts: BTreeMap<ServiceName, BTreeMap<Kind, u64>>,
+}
+
+/// Transitions for one report.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    /// Oldest first.
+    pub(super) transitions: Vec<Transition>,
+    /// Transitions lost since the last batch.
+    pub(super) dropped: u64,
+}
+
+impl Journal {
+    pub(crate) fn new(table: Arc<Table>) -> Self {
+        Self { table, inner: Mutex::default(), recorded: Notify::new() }
+    }
+
+    /// Records transitions until `stop` begins, and those that have come by then.
+    pub(crate) async fn record_all(&self, mut transitions: mpsc::Receiver<Transition>, stop: Shutdown) {
+        loop {
+            let transition = tokio::select! {
+                // What is there goes first, so that nothing of before the stop is left out.
+                biased;
+                transition = transitions.recv() => transition,
+                () = stop.begun() => return,
+            };
+            let Some(transition) = transition else { return };
+            log(&transition);
+            self.record(transition);
+        }
+    }
+
+    pub(super) fn record(&self, transition: Transition) {
+        let mut inner = self.inner();
+        let kinds = inner.counts.entry(transition.key.service.clone()).or_default();
+        *kinds.entry(Kind::of(&transition)).or_default() += 1;
+        let services = self.table.services();
+        if inner.counts.len() > services.len() + GONE_SERVICES {
+            inner.counts.retain(|service, _| services.contains_key(service));
+        }
+        if inner.queue.len() == CAPACITY {
+            inner.queue.pop_front();
+            inner.dropped += 1;
+        }
+        inner.queue.push_back(transition);
+        drop(inner);
+        self.recorded.notify_one();
+    }
+
+    /// Completes when something was recorded since the last [`Journal::take`]. One caller at a time; cancel safe.
+    pub(super) async fn recorded(&self) {
+        while self.inner().queue.is_empty() {
+            self.recorded.notified().await;
+        }
+    }
+
+    /// Takes up to `max` waiting transitions.
+    pub(super) fn take(&self, max: usize) -> Batch {
+        let mut inner = self.inner();
+        let dropped_by_table = self.table.dropped_transitions();
+        let dropped = std::mem::take(&mut inner.dropped) + (dropped_by_table - inner.dropped_by_table);
+        inner.dropped_by_table = dropped_by_table;
+        let count = inner.queue.len().min(max);
+        Batch { transitions: inner.queue.drain(..count).collect(), dropped }
+    }
+
+    /// Transitions of each service by kind since the start.
+    pub(crate) fn counts(&self) -> BTreeMap<ServiceName, BTreeMap<Kind, u64>> {
+        self.inner().counts.clone()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Counts and a queue of whole values: a panic elsewhere leaves nothing half-done.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kind {
+    fn of(transition: &Transition) -> Self {
+        let change = &transition.change;
+        let trigger = match (change.rule(), change.reason) {
+            (Some(rule), _) => rows::rule_name(rule),
+            (None, Reason::ProbeDue) => "probe_due",
+            (None, Reason::ProbeLost) => "probe_lost",
+            (None, _) => "probes_succeeded",
+        };
+        Self { from: rows::state_name(change.from), to: rows::state_name(change.to), trigger }
+    }
+}
+
+fn log(transition: &Transition) {
+    let (service, replica) = (&transition.key.service, &transition.key.replica);
+    let (address, message) = (&transition.address, rows::message(transition));
+    match transition.change.to {
+        State::Open => tracing::warn!(%service, %replica, %address, "{message}"),
+        State::HalfOpen | State::Closed => tracing::info!(%service, %replica, %address, "{message}"),
+    }
+}

@@ -1,0 +1,174 @@
+//! What this data plane knows of a replica, in the words of the contract. Pure.
+
+use std::{collections::HashMap, time::SystemTime};
+
+use gateway_proto::{NodeId, time::timestamp, v1};
+
+use crate::{
+    routing::{Change, Reason, Rule, State, Tick},
+    table::{Replica, ReplicaCounters, Service, Transition},
+};
+
+/// The breaker of one replica as it is at `now`. `date` places ticks on the wall clock.
+pub(crate) fn breaker(
+    node_id: &NodeId,
+    service: &Service,
+    replica: &Replica,
+    now: Tick,
+    date: impl Fn(Tick) -> SystemTime,
+) -> v1::Breaker {
+    let policy = service.policy().breaker;
+    let view = replica.breaker_view(now, &policy);
+    let (changed_at, trip) = replica.history();
+    let trip = trip.map(|trip| trip.change);
+    v1::Breaker {
+        service: replica.key().service.to_string(),
+        replica_id: replica.key().replica.to_string(),
+        address: replica.address().to_string(),
+        node_id: node_id.to_string(),
+        state: state(view.state).into(),
+        state_change_time: Some(timestamp(date(changed_at))),
+        retry_time: view.until.filter(|_| view.state == State::Open).map(|until| timestamp(date(until))),
+        rule: trip.and_then(|change| change.rule()).map_or(v1::BreakerRule::Unspecified, rule).into(),
+        reason: trip.map(|change| change.reason.to_string()).unwrap_or_default(),
+        window_request_count: view.totals.total.into(),
+        window_failure_count: view.totals.marked.into(),
+        trip_count: count(view.trip_count),
+        consecutive_failure_count: view.consecutive.cast_signed(),
+        probe_success_count: view.probe_successes.cast_signed(),
+        probe_success_target: policy.half_open_success_count.into(),
+        incarnation: replica.incarnation(),
+        generation: count(view.generation),
+        last_errors: replica.last_faults().iter().map(|(_, fault)| fault.to_string()).collect(),
+        // Of merged rows only.
+        open_node_count: 0,
+        node_count: 0,
+    }
+}
+
+/// The counts of one replica.
+pub(super) fn stats(replica: &Replica, counters: ReplicaCounters) -> v1::ReplicaStats {
+    v1::ReplicaStats {
+        service: replica.key().service.to_string(),
+        replica_id: replica.key().replica.to_string(),
+        attempt_count: count(counters.attempts),
+        failure_count: count(counters.failures),
+        retry_count: count(counters.retries),
+        inflight_count: i32::try_from(counters.inflight).unwrap_or(i32::MAX),
+    }
+}
+
+/// One transition as an event of the replica's history.
+pub(super) fn event(
+    node_id: &NodeId,
+    transition: &Transition,
+    date: impl Fn(Tick) -> SystemTime,
+) -> v1::Event {
+    let change = &transition.change;
+    let (event_type, severity) = match change.to {
+        State::Open => ("BREAKER_OPENED", v1::EventSeverity::Warning),
+        State::HalfOpen => ("BREAKER_HALF_OPENED", v1::EventSeverity::Info),
+        State::Closed => ("BREAKER_CLOSED", v1::EventSeverity::Info),
+    };
+    v1::Event {
+        event_id: String::new(),
+        event_time: Some(timestamp(date(transition.at))),
+        severity: severity.into(),
+        event_type: event_type.into(),
+        service: transition.key.service.to_string(),
+        replica_id: transition.key.replica.to_string(),
+        node_id: node_id.to_string(),
+        message: message(transition),
+        metadata: metadata(transition),
+    }
+}
+
+/// One sentence for people: "breaker opened: consecutive_failures 5 >= 5: connect refused; next probe in 1.1s".
+pub(super) fn message(transition: &Transition) -> String {
+    let Change { to, reason, until, .. } = &transition.change;
+    match (to, until) {
+        (State::Open, Some(until)) => {
+            let wait = until.since(transition.at).as_secs_f64();
+            format!("breaker opened: {reason}; next probe in {wait:.1}s")
+        }
+        (State::Open, None) => format!("breaker opened: {reason}"),
+        (State::HalfOpen, _) => format!("breaker half-open: {reason}"),
+        (State::Closed, _) => format!("breaker closed: {reason}"),
+    }
+}
+
+/// The numbers behind the sentence, for machines.
+fn metadata(transition: &Transition) -> HashMap<String, String> {
+    let change = &transition.change;
+    let mut metadata = HashMap::new();
+    let mut put = |key: &str, value: String| metadata.insert(key.to_owned(), value);
+    put("from", state_name(change.from).into());
+    put("to", state_name(change.to).into());
+    put("address", transition.address.to_string());
+    put("incarnation", transition.incarnation.to_string());
+    put("generation", change.generation.to_string());
+    put("trip_count", change.trip_count.to_string());
+    if let Some(rule) = change.rule() {
+        put("rule", rule_name(rule).into());
+    }
+    match change.reason {
+        Reason::ConsecutiveFailures { count, threshold, fault } => {
+            put("observed", count.to_string());
+            put("threshold", threshold.to_string());
+            put("fault", fault.to_string());
+        }
+        Reason::FailureRatio { failed, total, threshold } => {
+            put("observed", format!("{:.2}", f64::from(failed) / f64::from(total)));
+            put("threshold", format!("{threshold:.2}"));
+            put("failed", failed.to_string());
+            put("total", total.to_string());
+        }
+        Reason::ProbeFailed { fault: Some(fault) } => {
+            put("fault", fault.to_string());
+        }
+        Reason::ProbesSucceeded { count } => {
+            put("observed", count.to_string());
+        }
+        Reason::ProbeFailed { fault: None } | Reason::ProbeDue | Reason::ProbeLost => {}
+    }
+    metadata
+}
+
+/// A state as metrics, logs and metadata name it.
+pub(crate) fn state_name(state: State) -> &'static str {
+    match state {
+        State::Closed => "closed",
+        State::HalfOpen => "half_open",
+        State::Open => "open",
+    }
+}
+
+/// A rule as metrics, logs and metadata name it.
+pub(super) fn rule_name(rule: Rule) -> &'static str {
+    match rule {
+        Rule::ConsecutiveFailures => "consecutive_failures",
+        Rule::FailureRatio => "failure_ratio",
+        Rule::ProbeFailed => "probe_failed",
+    }
+}
+
+fn state(state: State) -> v1::BreakerState {
+    match state {
+        State::Closed => v1::BreakerState::Closed,
+        State::HalfOpen => v1::BreakerState::HalfOpen,
+        State::Open => v1::BreakerState::Open,
+    }
+}
+
+fn rule(rule: Rule) -> v1::BreakerRule {
+    match rule {
+        Rule::ConsecutiveFailures => v1::BreakerRule::ConsecutiveFailures,
+        Rule::FailureRatio => v1::BreakerRule::FailureRatio,
+        Rule::ProbeFailed => v1::BreakerRule::ProbeFailed,
+    }
+}
+
+/// The wire's counts are signed; nothing counts that far.
+fn count(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,274 @@
+//! What the control plane gets to know, and when.
+
+use gateway_proto::{Address, Health, Policy, ReplicaId, ServiceName, Weight, time::duration};
+use http::StatusCode;
+use tokio::task::JoinHandle;
+
+use super::*;
+use crate::{
+    control_plane::parse_url,
+    fake_control_plane::{FakeControlPlane, ReportStream},
+    routing::{Fault, Outcome, judge},
+    table::{ReplicaSpec, ServiceSpec},
+};
+
+struct DataPlane {
+    table: Arc<Table>,
+    journal: Arc<Journal>,
+    clock: Clock,
+    stop: Shutdown,
+}
+
+impl DataPlane {
+    /// One service, `orders`, with this many replicas.
+    fn new(replicas: u16) -> Self {
+        let (table, transitions) = Table::new(1);
+        let journal = Arc::new(Journal::new(table.clone()));
+        let recording = journal.clone();
+        let stop = Shutdown::new();
+        let stopping = stop.clone();
+        tokio::spawn(async move { recording.record_all(transitions, stopping).await });
+        let data_plane = Self { table, journal, clock: Clock::new(), stop };
+        data_plane.set_replicas(replicas);
+        data_plane
+    }
+
+    fn set_replicas(&self, count: u16) {
+        let replicas = (1..=count).map(|n| ReplicaSpec {
+            id: ReplicaId::parse(&format!("r-{n:04}")).unwrap(),
+            address: Address::parse(&format!("127.0.0.1:{n}")).unwrap(),
+            weight: Weight::DEFAULT,
+            health: Health::Healthy,
+            incarnation: 7,
+        });
+        let name = ServiceName::parse("orders").unwrap();
+        let spec = ServiceSpec { name, policy: Policy::default(), replicas: replicas.collect() };
+        self.table.apply(&[spec], &[], self.clock.now());
+    }
+
+    /// Sends one request to whoever is next.
+    fn attempt(&self, outcome: Outcome) {
+        let service = self.table.service("orders").unwrap();
+        let now = self.clock.now();
+        let picked = service.pick(0, now, &[]).unwrap();
+        service.settle(0, &picked.replica, picked.permit, outcome, now, 0.5);
+    }
+
+    /// Opens the breaker of the only replica.
+    fn trip(&self) {
+        for _ in 0..Policy::default().breaker.consecutive_failure_count {
+            self.attempt(Outcome::Failure(Fault::ConnectRefused));
+        }
+    }
+
+    fn start(&self, control_plane: &FakeControlPlane) -> JoinHandle<()> {
+        let urls = vec![parse_url(&control_plane.url()).unwrap()];
+        let reporter = Reporter {
+            control_plane: Arc::new(ControlPlane::new(urls)),
+            node_id: NodeId::parse("dp-1").unwrap(),
+            version: "test",
+            table: self.table.clone(),
+            clock: self.clock,
+            journal: self.journal.clone(),
+        };
+        let stop = self.stop.clone();
+        tokio::spawn(async move { reporter.run(&stop).await })
+    }
+}
+
+impl Drop for DataPlane {
+    fn drop(&mut self) {
+        self.stop.begin();
+    }
+}
+
+/// Reads reports until one satisfies `wanted`.
+async fn until(
+    stream: &mut ReportStream,
+    wanted: impl Fn(&v1::ReportNodeStatusRequest) -> bool,
+) -> v1::ReportNodeStatusRequest {
+    loop {
+        let report = stream.report().await.expect("the stream goes on");
+        if wanted(&report) {
+            return report;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_first_report_is_the_full_state_under_the_nodes_name() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = DataPlane::new(2);
+    data_plane.attempt(judge(StatusCode::OK, false));
+    data_plane.start(&control_plane);
+    let report = control_plane.report_stream().await.report().await.unwrap();
+    let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into() };
+    assert_eq!((report.node, report.full), (Some(node), true));
+    let rows: Vec<_> = report.breakers.iter().map(|row| (row.replica_id.as_str(), row.state())).collect();
+    let closed = v1::BreakerState::Closed;
+    assert_eq!(rows, [("r-0001", closed), ("r-0002", closed)]);
+    let attempts: Vec<_> = report.stats.iter().map(|stats| stats.attempt_count).collect();
+    assert_eq!(attempts, [1, 0]);
+}
+
+#[tokio::test]
+async fn a_transition_is_told_at_once_with_its_reason_and_the_row_it_changed() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = DataPlane::new(1);
+    data_plane.start(&control_plane);
+    let mut stream = control_plane.report_stream().await;
+    assert!(stream.report().await.unwrap().full);
+
+    data_plane.trip();
+    let report = until(&mut stream, |report| !report.events.is_empty()).await;
+    let event = &report.events[0];
+    assert_eq!((event.event_type.as_str(), event.severity()), ("BREAKER_OPENED", v1::EventSeverity::Warning));
+    assert_eq!((event.service.as_str(), event.replica_id.as_str()), ("orders", "r-0001"));
+    assert_eq!((event.node_id.as_str(), event.event_id.as_str()), ("dp-1", ""));
+    assert_eq!(
+        event.message,
+        "breaker opened: consecutive_failures 5 >= 5: connect refused; next probe in 1.0s"
+    );
+    let metadata = [
+        ("rule", "consecutive_failures"),
+        ("observed", "5"),
+        ("threshold", "5"),
+        ("fault", "connect refused"),
+        ("from", "closed"),
+        ("to", "open"),
+        ("trip_count", "1"),
+        ("incarnation", "7"),
+        ("address", "127.0.0.1:1"),
+    ];
+    for (key, value) in metadata {
+        assert_eq!(event.metadata.get(key).map(String::as_str), Some(value), "{key}");
+    }
+    let row = &report.breakers[0];
+    assert_eq!((row.state(), row.rule()), (v1::BreakerState::Open, v1::BreakerRule::ConsecutiveFailures));
+    assert_eq!(row.reason, "consecutive_failures 5 >= 5: connect refused");
+    assert_eq!(row.last_errors, vec!["connect refused"; 5]);
+    let (opened, retry) = (row.state_change_time.unwrap(), row.retry_time.unwrap());
+    let open_for = gateway_proto::time::system_time(retry)
+        .duration_since(gateway_proto::time::system_time(opened))
+        .unwrap();
+    assert_eq!(open_for.as_millis().div_ceil(10), 100, "one second, told without any more traffic");
+}
+
+#[tokio::test]
+async fn a_new_control_plane_learns_of_an_open_breaker_without_any_traffic() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = DataPlane::new(1);
+    data_plane.trip();
+    data_plane.start(&control_plane);
+    for _ in 0..2 {
+        // Each stream ends after its first report; the next one tells the full state anew.
+        let report = control_plane.report_stream().await.report().await.unwrap();
+        assert!(report.full);
+        let row = &report.breakers[0];
+        assert_eq!(row.state(), v1::BreakerState::Open);
+        assert!(row.retry_time.is_some());
+    }
+}
+
+#[tokio::test]
+async fn only_counts_that_changed_are_told_at_the_interval_asked_for() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = DataPlane::new(2);
+    data_plane.start(&control_plane);
+    let mut stream = control_plane.report_stream().await;
+    assert_eq!(stream.report().await.unwrap().stats.len(), 2);
+    stream.ask_for(duration(Duration::from_millis(100))).await;
+    data_plane.attempt(Outcome::Success);
+    let report = stream.report().await.unwrap();
+    assert!(!report.full && report.events.is_empty());
+    let counts: Vec<_> =
+        report.stats.iter().map(|stats| (stats.replica_id.as_str(), stats.attempt_count)).collect();
+    assert_eq!(counts, [("r-0001", 1)]);
+    assert_eq!(report.breakers.len(), 1, "its window holds one more");
+}
+
+#[tokio::test]
+async fn a_state_too_large_for_one_message_comes_in_several() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = DataPlane::new(5000);
+    data_plane.start(&control_plane);
+    let mut stream = control_plane.report_stream().await;
+    let (mut rows, mut fulls, mut nodes) = (0, 0, 0);
+    while rows < 5000 {
+        let report = stream.report().await.unwrap();
+        assert!(report.breakers.len() <= MAX_ROWS && report.stats.len() <= MAX_ROWS);
+        rows += report.breakers.len();
+        fulls += usize::from(report.full);
+        nodes += usize::from(report.node.is_some());
+    }
+    assert_eq!((rows, fulls, nodes), (5000, 1, 1), "the later ones add to the first");
+}
+
+#[tokio::test]
+async fn transitions_that_waited_too_long_are_counted_and_followed_by_the_full_state() {
+    let data_plane = DataPlane::new(1);
+    data_plane.trip();
+    // Until the trip is in the journal.
+    data_plane.journal.recorded().await;
+    let transition = data_plane.journal.take(1).transitions.remove(0);
+    for _ in 0..journal::CAPACITY + 3 {
+        data_plane.journal.record(transition.clone());
+    }
+    let mut control_plane = FakeControlPlane::start().await;
+    data_plane.start(&control_plane);
+    let mut stream = control_plane.report_stream().await;
+    assert!(stream.report().await.unwrap().full, "as on every stream");
+    let report = stream.report().await.unwrap();
+    assert_eq!((report.full, report.dropped_event_count, report.events.len()), (true, 3, MAX_ROWS));
+    let mut events = report.events.len();
+    while events < journal::CAPACITY {
+        let report = stream.report().await.unwrap();
+        assert_eq!((report.full, report.dropped_event_count), (false, 0));
+        events += report.events.len();
+    }
+}
+
+#[tokio::test]
+async fn what_is_left_to_tell_is_told_before_the_end() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = DataPlane::new(1);
+    let reporter = data_plane.start(&control_plane);
+    let mut stream = control_plane.report_stream().await;
+    assert!(stream.report().await.unwrap().full);
+    data_plane.attempt(Outcome::Success);
+    assert_eq!(stream.report().await.unwrap().stats[0].attempt_count, 1, "it is past connecting");
+    data_plane.attempt(Outcome::Success);
+    data_plane.stop.begin();
+    assert_eq!(stream.report().await.unwrap().stats[0].attempt_count, 2);
+    assert_eq!(stream.report().await, None);
+    drop(stream);
+    reporter.await.unwrap();
+}
+
+#[test]
+fn a_removed_replica_is_told_of_again_when_it_comes_back() {
+    let (table, _transitions) = Table::new(1);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(async {
+        let data_plane = DataPlane::new(2);
+        let node_id = NodeId::parse("dp-1").unwrap();
+        let mut ledger = Ledger::default();
+        let mut told = |services: &crate::table::Services| {
+            let now = data_plane.clock.now();
+            ledger.walk(&node_id, services, now, |tick| data_plane.clock.date(tick)).breakers.len()
+        };
+        assert_eq!(told(&data_plane.table.services()), 2);
+        assert_eq!(told(&data_plane.table.services()), 0);
+        assert_eq!(told(&table.services()), 0, "all gone");
+        assert_eq!(told(&data_plane.table.services()), 2);
+    });
+}
+
+#[test]
+fn the_interval_stays_within_what_is_good_for_both() {
+    let asked = |wire| read_interval(&v1::ReportNodeStatusResponse { report_interval: wire });
+    assert_eq!(asked(None), INTERVAL);
+    assert_eq!(asked(Some(duration(Duration::ZERO))), INTERVAL_RANGE.0);
+    assert_eq!(asked(Some(duration(Duration::from_secs(3600)))), INTERVAL_RANGE.1);
+    assert_eq!(asked(Some(prost_types::Duration { seconds: -1, nanos: 0 })), INTERVAL);
+}

@@ -1,0 +1,241 @@
+//! A whole data plane over real sockets: what clients and operators get, from start to end.
+
+use std::{net::SocketAddr, path::Path};
+
+use clap::Parser;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::sleep,
+};
+
+use super::*;
+use crate::{config::Args, discovery::tests as wire, fake_control_plane::FakeControlPlane};
+
+#[derive(Debug, Parser)]
+struct Cli {
+    #[command(flatten)]
+    args: Args,
+}
+
+fn config(flags: &[&str]) -> Config {
+    let anywhere = ["test", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--workers", "1"];
+    Cli::try_parse_from([&anywhere, flags].concat()).unwrap().args.validate().unwrap()
+}
+
+async fn begin(flags: &[&str]) -> (Running, Shutdown) {
+    let shutdown = Shutdown::new();
+    (start(config(flags), shutdown.clone()).await.unwrap(), shutdown)
+}
+
+async fn end(running: Running, shutdown: &Shutdown) {
+    shutdown.begin();
+    running.finished().await.unwrap();
+}
+
+/// Sends one request and yields status and body.
+async fn request(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap();
+    (head.split(' ').nth(1).unwrap().parse().unwrap(), body.to_owned())
+}
+
+async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    request(address, "GET", path).await
+}
+
+async fn json(address: SocketAddr, path: &str) -> serde_json::Value {
+    serde_json::from_str(&get(address, path).await.1).unwrap()
+}
+
+/// A replica that answers everything with 200.
+async fn replica() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream
+                .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi")
+                .await;
+        }
+    });
+    address
+}
+
+fn static_file(directory: &Path, address: SocketAddr) -> String {
+    let path = directory.join("static.toml");
+    let text = format!("[[service]]\nname = 'orders'\nreplicas = ['{address}']");
+    std::fs::write(&path, text).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+async fn ready(admin: SocketAddr) {
+    while get(admin, "/readyz").await.0 != 200 {
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_static_list_is_routed_and_everything_is_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let address = replica().await;
+    let (running, shutdown) =
+        begin(&["--static", &static_file(directory.path(), address), "--node-id", "dp-1"]).await;
+    let admin = running.admin_listen();
+    assert_eq!(get(running.listen(), "/orders/x").await, (200, "hi".into()));
+
+    assert_eq!(get(admin, "/livez").await, (200, "ok\n".into()));
+    assert_eq!(get(admin, "/healthz").await, (200, "ok\n".into()));
+    assert_eq!(get(admin, "/readyz").await, (200, "ok\n".into()));
+    let verbose = "[+]snapshot ok (static)\n[+]not draining\nready\n";
+    assert_eq!(get(admin, "/readyz?verbose").await, (200, verbose.into()));
+    assert_eq!(json(admin, "/version").await["nodeId"], "dp-1");
+    let snapshot = json(admin, "/snapshot").await;
+    assert_eq!(snapshot["source"], "static");
+    assert_eq!(snapshot["services"][0]["replicas"][0]["endpoint"]["address"], address.to_string());
+    let breakers = json(admin, "/breakers").await;
+    assert_eq!(breakers["breakers"][0]["state"], "BREAKER_STATE_CLOSED");
+    assert_eq!(breakers["breakers"][0]["nodeId"], "dp-1");
+    assert_eq!(get(admin, "/unknown").await.0, 404);
+    assert_eq!(request(admin, "POST", "/readyz").await.0, 405);
+    end(running, &shutdown).await;
+}
+
+#[tokio::test]
+async fn metrics_show_requests_and_every_state_even_at_zero() {
+    let directory = tempfile::tempdir().unwrap();
+    let (running, shutdown) = begin(&["--static", &static_file(directory.path(), replica().await)]).await;
+    get(running.listen(), "/orders/x").await;
+    let (status, text) = get(running.admin_listen(), "/metrics").await;
+    assert_eq!(status, 200);
+    for line in [
+        "gateway_requests_total{service=\"orders\",code_class=\"2xx\",outcome=\"success\"} 1",
+        "gateway_requests_total{service=\"orders\",code_class=\"5xx\",outcome=\"gateway_error\"} 0",
+        "gateway_upstream_attempts_total{service=\"orders\"} 1",
+        "gateway_upstream_failures_total{service=\"orders\"} 0",
+        "gateway_retries_total{service=\"orders\"} 0",
+        "gateway_retries_denied_total{service=\"orders\"} 0",
+        "gateway_upstream_inflight{service=\"orders\"} 0",
+        "gateway_breakers{service=\"orders\",state=\"closed\"} 1",
+        "gateway_breakers{service=\"orders\",state=\"half_open\"} 0",
+        "gateway_breakers{service=\"orders\",state=\"open\"} 0",
+        "gateway_replicas{service=\"orders\",health=\"healthy\"} 1",
+        "gateway_replicas{service=\"orders\",health=\"unhealthy\"} 0",
+        "gateway_snapshot_revision 0",
+        "gateway_snapshot_age_seconds 0.0",
+        "gateway_snapshot_nacks_total 0",
+        "gateway_control_plane_connected 0",
+        concat!("gateway_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+        "# EOF",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line} is missing in\n{text}");
+    }
+    end(running, &shutdown).await;
+}
+
+#[tokio::test]
+async fn a_breaker_that_opens_shows_in_metrics_and_in_the_list() {
+    let directory = tempfile::tempdir().unwrap();
+    // Nobody listens at port 1.
+    let gone = "127.0.0.1:1".parse().unwrap();
+    let (running, shutdown) = begin(&["--static", &static_file(directory.path(), gone)]).await;
+    while json(running.admin_listen(), "/breakers").await["breakers"][0]["state"] != "BREAKER_STATE_OPEN" {
+        get(running.listen(), "/orders/x").await;
+    }
+    let row = &json(running.admin_listen(), "/breakers").await["breakers"][0];
+    assert_eq!(row["reason"], "consecutive_failures 5 >= 5: connect refused");
+    assert!(row["retryTime"].is_string());
+    let opened = "gateway_breaker_transitions_total{service=\"orders\",from=\"closed\",to=\"open\",trigger=\"consecutive_failures\"} 1";
+    while !get(running.admin_listen(), "/metrics").await.1.contains(opened) {
+        sleep(Duration::from_millis(1)).await;
+    }
+    end(running, &shutdown).await;
+}
+
+#[tokio::test]
+async fn without_a_control_plane_and_a_cache_it_lives_and_is_not_ready() {
+    let directory = tempfile::tempdir().unwrap();
+    let nobody = "http://127.0.0.1:1";
+    let cache = directory.path().to_str().unwrap();
+    let (running, shutdown) = begin(&["--control-plane", nobody, "--cache-dir", cache]).await;
+    assert_eq!(get(running.admin_listen(), "/livez").await.0, 200);
+    let (status, why) = get(running.admin_listen(), "/readyz").await;
+    assert_eq!(status, 503);
+    assert!(why.starts_with("[-]snapshot none yet"), "{why}");
+    assert_eq!(get(running.listen(), "/orders/x").await.0, 404);
+    end(running, &shutdown).await;
+}
+
+#[tokio::test]
+async fn what_a_control_plane_sent_is_routed_again_after_a_restart_without_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = directory.path().to_str().unwrap();
+    let port = replica().await.port();
+    let mut control_plane = FakeControlPlane::start().await;
+    let url = control_plane.url();
+    let flags = ["--control-plane", url.as_str(), "--cache-dir", cache];
+
+    let (running, shutdown) = begin(&flags).await;
+    let orders = wire::service("orders", vec![wire::replica("orders", "r-1", port)]);
+    let mut stream = control_plane.snapshot_stream().await;
+    stream.send(wire::full(7, vec![orders])).await;
+    assert_eq!(get(running.listen(), "/orders/x").await.0, 200);
+    ready(running.admin_listen()).await;
+    drop((stream, control_plane));
+    assert_eq!(get(running.listen(), "/orders/x").await.0, 200, "on the last known");
+    end(running, &shutdown).await;
+
+    let (running, shutdown) = begin(&flags).await;
+    assert_eq!(get(running.listen(), "/orders/x").await.0, 200, "from the first moment on");
+    let (status, text) = get(running.admin_listen(), "/readyz?verbose").await;
+    assert_eq!(status, 200);
+    assert!(text.starts_with("[+]snapshot ok (cached, revision 7, "), "{text}");
+    assert_eq!(json(running.admin_listen(), "/snapshot").await["revision"], "7");
+    end(running, &shutdown).await;
+}
+
+#[tokio::test]
+async fn a_damaged_cache_is_no_reason_not_to_start() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("snapshot.bin"), "GWSNAPSH and then something else").unwrap();
+    let cache = directory.path().to_str().unwrap();
+    let (running, shutdown) = begin(&["--control-plane", "http://127.0.0.1:1", "--cache-dir", cache]).await;
+    assert_eq!(get(running.admin_listen(), "/readyz").await.0, 503);
+    end(running, &shutdown).await;
+}
+
+#[tokio::test]
+async fn after_the_shutdown_readiness_fails_while_clients_are_still_served() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = static_file(directory.path(), replica().await);
+    let (running, shutdown) = begin(&["--static", &file, "--drain-delay", "300ms"]).await;
+    let (listen, admin) = (running.listen(), running.admin_listen());
+    ready(admin).await;
+    shutdown.begin();
+    assert_eq!(get(admin, "/readyz").await.0, 503);
+    assert_eq!(get(listen, "/orders/x").await.0, 200);
+    running.finished().await.unwrap();
+    assert!(TcpStream::connect(listen).await.is_err());
+    assert!(TcpStream::connect(admin).await.is_err());
+}
+
+#[tokio::test]
+async fn a_taken_port_is_a_usage_failure_that_names_the_flag() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for flag in ["--listen", "--admin-listen"] {
+        let anywhere = ["test", "--no-cache", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+        let mut args = anywhere.map(str::to_owned);
+        let place = args.iter().position(|arg| arg == flag).unwrap();
+        args[place + 1].clone_from(&address);
+        let config = Cli::try_parse_from(args).unwrap().args.validate().unwrap();
+        let failure = start(config, Shutdown::new()).await.unwrap_err();
+        assert_eq!(failure.code(), 2);
+        assert!(failure.to_string().starts_with(&format!("{flag} {address}: cannot bind: ")), "{failure}");
+    }
+}

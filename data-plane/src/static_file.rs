@@ -1,0 +1,316 @@
+//! A fixed list of services and replicas, read from a TOML file once: routing without a control plane.
+//!
+//! ```toml
+//! [[service]]
+//! name = "orders"
+//! replicas = ["127.0.0.1:9001", "127.0.0.1:9002"]     # or [[service.replica]] tables, or both
+//!
+//! [[service.replica]]
+//! address = "127.0.0.1:9003"
+//! id = "big"                                           # default: "r-" and its place, from 1
+//! weight = 300                                         # 1..=1000, default 100
+//!
+//! [service.policy.timeout]
+//! per_try = "800ms"
+//! ```
+//!
+//! The fields of a policy have the names, ranges and defaults of the registry's policy.
+
+use std::{collections::BTreeSet, path::Path, time::Duration};
+
+use gateway_proto::{Address, Health, Invalid, Policy, ReplicaId, ServiceName, Weight, time::duration, v1};
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+use crate::table::{ReplicaSpec, ServiceSpec};
+
+/// Why a static file was refused. The text names the service and the field; the caller adds the file.
+#[derive(Debug, thiserror::Error)]
+pub enum StaticFileError {
+    /// The file could not be read.
+    #[error("cannot be read: {0}")]
+    Unreadable(#[from] std::io::Error),
+    /// It is not TOML of this shape; the text points at line and column.
+    #[error("{0}")]
+    Malformed(#[from] toml::de::Error),
+    /// A value is not valid.
+    #[error("service {service:?}: {invalid}")]
+    Invalid {
+        /// The service at fault, as written.
+        service: String,
+        /// The fields at fault.
+        invalid: Invalid,
+    },
+    /// It names no service at all.
+    #[error("has no [[service]]: a data plane without services has nothing to do")]
+    Empty,
+}
+
+/// Reads and checks a static file.
+///
+/// # Errors
+/// [`StaticFileError`]; a file is taken whole or not at all.
+pub fn load(path: &Path) -> Result<Vec<ServiceSpec>, StaticFileError> {
+    parse(&std::fs::read_to_string(path)?)
+}
+
+fn parse(text: &str) -> Result<Vec<ServiceSpec>, StaticFileError> {
+    let file: File = toml::from_str(text)?;
+    if file.service.is_empty() {
+        return Err(StaticFileError::Empty);
+    }
+    let mut names = BTreeSet::new();
+    file.service
+        .into_iter()
+        .map(|table| {
+            let service = table.name.clone();
+            let spec = table.check().and_then(|spec| match names.insert(spec.name.clone()) {
+                true => Ok(spec),
+                false => Err(Invalid::new("name", "is used by an earlier service of this file")),
+            });
+            spec.map_err(|invalid| StaticFileError::Invalid { service, invalid })
+        })
+        .collect()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    service: Vec<ServiceTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ServiceTable {
+    name: String,
+    #[serde(default)]
+    replicas: Vec<String>,
+    #[serde(default)]
+    replica: Vec<ReplicaTable>,
+    #[serde(default)]
+    policy: PolicyTable,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReplicaTable {
+    address: String,
+    id: Option<String>,
+    weight: Option<i32>,
+}
+
+impl ServiceTable {
+    fn check(self) -> Result<ServiceSpec, Invalid> {
+        let plain = self.replicas.into_iter().map(|address| ReplicaTable { address, id: None, weight: None });
+        let tables: Vec<_> = plain.chain(self.replica).collect();
+        if tables.is_empty() {
+            return Err(Invalid::new("replicas", "is empty: a service needs at least one address"));
+        }
+        let mut replicas: Vec<ReplicaSpec> = Vec::with_capacity(tables.len());
+        for (index, table) in tables.into_iter().enumerate() {
+            let place = index + 1;
+            let replica =
+                table.check(place).map_err(|invalid| invalid.within(&format!("replica {place}")))?;
+            if replicas.iter().any(|other| other.id == replica.id) {
+                let why = format!("{} is used by an earlier replica", replica.id);
+                return Err(Invalid::new(format!("replica {place}.id"), why));
+            }
+            if replicas.iter().any(|other| other.address == replica.address) {
+                let why = format!("{} is used by an earlier replica", replica.address);
+                return Err(Invalid::new(format!("replica {place}.address"), why));
+            }
+            replicas.push(replica);
+        }
+        replicas.sort_by(|a, b| a.id.cmp(&b.id));
+        let name = ServiceName::parse(&self.name)?;
+        let policy = Policy::parse(&self.policy.into()).map_err(|invalid| invalid.within("policy"))?;
+        Ok(ServiceSpec { name, policy, replicas })
+    }
+}
+
+impl ReplicaTable {
+    fn check(self, place: usize) -> Result<ReplicaSpec, Invalid> {
+        let id = self.id.unwrap_or_else(|| format!("r-{place}"));
+        Ok(ReplicaSpec {
+            id: ReplicaId::parse(&id)?,
+            address: Address::parse(&self.address)?,
+            weight: Weight::parse(self.weight.unwrap_or_default())?,
+            health: Health::Healthy,
+            incarnation: 1,
+        })
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct PolicyTable {
+    timeout: TimeoutTable,
+    retry: RetryTable,
+    breaker: BreakerTable,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct TimeoutTable {
+    connect: Option<Span>,
+    per_try: Option<Span>,
+    request: Option<Span>,
+    stream_idle: Option<Span>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RetryTable {
+    max_retry_count: Option<i32>,
+    budget_ratio: Option<f64>,
+    base_backoff: Option<Span>,
+    max_backoff: Option<Span>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct BreakerTable {
+    consecutive_failure_count: Option<i32>,
+    failure_ratio: Option<f64>,
+    window: Option<Span>,
+    min_request_count: Option<i32>,
+    base_open: Option<Span>,
+    max_open: Option<Span>,
+    half_open_success_count: Option<i32>,
+}
+
+/// A duration as people write it: "800ms", "1m 30s".
+struct Span(Duration);
+
+impl<'de> Deserialize<'de> for Span {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        humantime::parse_duration(&text).map(Self).map_err(|error| {
+            D::Error::custom(format!("{text:?} is no duration such as \"800ms\" or \"30s\": {error}"))
+        })
+    }
+}
+
+impl From<PolicyTable> for v1::Policy {
+    /// The wire form has the ranges and defaults; one place checks them.
+    fn from(PolicyTable { timeout, retry, breaker }: PolicyTable) -> Self {
+        let wire = |span: Option<Span>| span.map(|span| duration(span.0));
+        Self {
+            timeout: Some(v1::TimeoutPolicy {
+                connect: wire(timeout.connect),
+                per_try: wire(timeout.per_try),
+                request: wire(timeout.request),
+                stream_idle: wire(timeout.stream_idle),
+            }),
+            retry: Some(v1::RetryPolicy {
+                max_retry_count: retry.max_retry_count,
+                budget_ratio: retry.budget_ratio,
+                base_backoff: wire(retry.base_backoff),
+                max_backoff: wire(retry.max_backoff),
+            }),
+            breaker: Some(v1::BreakerPolicy {
+                consecutive_failure_count: breaker.consecutive_failure_count,
+                failure_ratio: breaker.failure_ratio,
+                window: wire(breaker.window),
+                min_request_count: breaker.min_request_count,
+                base_open: wire(breaker.base_open),
+                max_open: wire(breaker.max_open),
+                half_open_success_count: breaker.half_open_success_count,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_are_read_with_default_ids_weights_and_policies() {
+        let text = r#"
+            [[service]]
+            name = "orders"
+            replicas = ["127.0.0.1:9001", "localhost:9002"]
+            [[service.replica]]
+            address = "127.0.0.1:9003"
+            id = "big"
+            weight = 300
+            [service.policy.timeout]
+            per_try = "800ms"
+            [service.policy.breaker]
+            failure_ratio = 0.25
+
+            [[service]]
+            name = "users"
+            replicas = ["127.0.0.1:9004"]
+        "#;
+        let services = parse(text).unwrap();
+        let orders = &services[0];
+        let ids: Vec<_> = orders.replicas.iter().map(|r| (r.id.as_str(), r.weight.get())).collect();
+        assert_eq!(ids, [("big", 300), ("r-1", 100), ("r-2", 100)], "sorted by id");
+        assert_eq!(orders.policy.timeout.per_try, Duration::from_millis(800));
+        assert_eq!(orders.policy.breaker.failure_ratio, 0.25);
+        assert_eq!(services[1].policy, Policy::default());
+    }
+
+    #[test]
+    fn what_is_not_valid_is_refused_with_service_and_field() {
+        for (text, why) in [
+            ("", "has no [[service]]: a data plane without services has nothing to do"),
+            (
+                "[[service]]\nname = 'orders'",
+                "service \"orders\": replicas: is empty: a service needs at least one address",
+            ),
+            (
+                "[[service]]\nname = 'Orders'\nreplicas = ['a:1']",
+                "service \"Orders\": service: may hold only a-z, 0-9 and '-', found 'O'",
+            ),
+            (
+                "[[service]]\nname = 'orders'\nreplicas = ['a:1', 'b']",
+                "service \"orders\": replica 2.address: has no port: write host:port",
+            ),
+            (
+                "[[service]]\nname = 'orders'\nreplicas = ['a:1', 'A:1']",
+                "service \"orders\": replica 2.address: a:1 is used by an earlier replica",
+            ),
+            (
+                "[[service]]\nname = 'orders'\nreplicas = ['a:1']\n[[service.replica]]\naddress = 'b:1'\nid = 'r-1'",
+                "service \"orders\": replica 2.id: r-1 is used by an earlier replica",
+            ),
+            (
+                "[[service]]\nname = 'orders'\n[[service.replica]]\naddress = 'b:1'\nweight = 2000",
+                "service \"orders\": replica 1.weight: 2000 is not in 1..=1000 (0 stands for 100)",
+            ),
+            (
+                "[[service]]\nname = 'orders'\nreplicas = ['a:1']\n[service.policy.breaker]\nfailure_ratio = 50.0",
+                "service \"orders\": policy.breaker.failure_ratio: 50 is not above 0.0 and up to 1.0 (did you mean 0.5?)",
+            ),
+            (
+                "[[service]]\nname = 'a'\nreplicas = ['a:1']\n[[service]]\nname = 'a'\nreplicas = ['a:2']",
+                "service \"a\": name: is used by an earlier service of this file",
+            ),
+        ] {
+            assert_eq!(parse(text).unwrap_err().to_string(), why, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_misspelt_field_or_duration_is_refused_with_its_line() {
+        for (text, why) in [
+            ("[[service]]\nname = 'a'\nreplica_list = []", "unknown field `replica_list`"),
+            (
+                "[[service]]\nname = 'a'\nreplicas = ['a:1']\n[service.policy.timeout]\nper_try = '800'",
+                "\"800\" is no duration such as \"800ms\" or \"30s\"",
+            ),
+        ] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(why) && error.contains("line "), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_says_so() {
+        let error = load(Path::new("/nowhere/static.toml")).unwrap_err();
+        assert!(error.to_string().starts_with("cannot be read: No such file"), "{error}");
+    }
+}

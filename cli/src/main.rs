@@ -1,2 +1,61 @@
-//! gwctl.
-fn main() {}
+//! `gwctl`: how people look into the gateway, act on it, and try it out.
+//!
+//! Parses the command line, runs one command, reports what it could not do, and yields the exit code. Data goes to
+//! stdout, everything else to stderr.
+
+mod age;
+mod cli;
+mod commands;
+mod control;
+mod demo;
+mod endpoint;
+mod error;
+mod nearest;
+mod output;
+mod status;
+mod table;
+mod target;
+mod terminal;
+
+use std::{io::Write as _, process::ExitCode};
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use crate::{
+    cli::Cli,
+    endpoint::Origin,
+    error::{Error, Exit},
+    output::Format,
+};
+
+// `dev` and `demo` serve requests in this process.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let matches = Cli::command().get_matches();
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    cli.global.color.apply();
+    let format = cli.global.output;
+    match run(cli, Origin::of(&matches)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error, format),
+    }
+}
+
+fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::new(Exit::Failed, format!("cannot start the runtime: {error}")))?;
+    runtime.block_on(commands::run(cli, origin))
+}
+
+fn report(error: &Error, format: Format) -> ExitCode {
+    if error.exit != Exit::PipeClosed {
+        let text = if format == Format::Json { error.to_json() } else { error.to_text() };
+        // Nobody can be told that stderr is closed; the exit code remains.
+        let _ = write!(anstream::stderr(), "{text}");
+    }
+    error.exit.into()
+}

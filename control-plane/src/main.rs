@@ -1,2 +1,49 @@
-//! The control plane's process.
-fn main() {}
+//! `gw-control-plane`: parses flags, listens to signals, runs the control plane.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use gateway_runtime::{Failure, Shutdown, logs::LogArgs, ready};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The gateway's control plane: the registry of services and replicas, over gRPC and HTTP
+#[derive(Debug, Parser)]
+#[command(name = "gw-control-plane", version)]
+struct Program {
+    #[command(flatten)]
+    args: control_plane::config::Args,
+    #[command(flatten)]
+    logs: LogArgs,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Program::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report("gw-control-plane"),
+    }
+}
+
+async fn run(program: Program) -> Result<(), Failure> {
+    program.logs.init()?;
+    let config = program.args.validate()?;
+    let shutdown = Shutdown::on_signals()
+        .map_err(|error| Failure::fatal(format!("cannot listen to signals: {error}")))?;
+    let running = control_plane::start(config, shutdown).await?;
+    ready::announce(&[("listen", running.listen().to_string())]);
+    running.finished().await
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Program;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Program::command().debug_assert();
+    }
+}

@@ -48,13 +48,13 @@ impl fmt::Display for Invalid {
     }
 }
 
-/// Gathers violations over several fields.
+/// Gathers violations over several fields, so that one answer names them all.
 #[derive(Debug, Default)]
-pub(crate) struct Check(Vec<Violation>);
+pub struct Check(Vec<Violation>);
 
 impl Check {
     /// Keeps the value, or notes the violations and yields `None`.
-    pub(crate) fn take<T>(&mut self, result: Result<T, Invalid>) -> Option<T> {
+    pub fn take<T>(&mut self, result: Result<T, Invalid>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
             Err(Invalid(mut violations)) => {
@@ -65,7 +65,10 @@ impl Check {
     }
 
     /// `Ok` when nothing was noted.
-    pub(crate) fn finish(self) -> Result<(), Invalid> {
+    ///
+    /// # Errors
+    /// Every violation noted, in the order of the calls.
+    pub fn finish(self) -> Result<(), Invalid> {
         if self.0.is_empty() { Ok(()) } else { Err(Invalid(self.0)) }
     }
 }

@@ -12,7 +12,7 @@ pub struct LeaseId(u128);
 
 impl LeaseId {
     /// Makes an id of random bits that the caller drew.
-    pub fn from_random(bits: u128) -> Self {
+    pub const fn from_random(bits: u128) -> Self {
         Self(bits)
     }
 

@@ -16,7 +16,7 @@ mod replica;
 pub mod time;
 
 pub use address::Address;
-pub use invalid::{Invalid, Violation};
+pub use invalid::{Check, Invalid, Violation};
 pub use lease_id::LeaseId;
 pub use name::{NodeId, ReplicaId, ReplicaKey, ServiceName};
 pub use policy::Policy;

@@ -29,3 +29,7 @@ pub const OVERLOADED: &str = "OVERLOADED";
 pub const QUOTA_EXCEEDED: &str = "QUOTA_EXCEEDED";
 /// The control plane is shutting down.
 pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
+/// A newer stream of the same data plane has begun: node ids must be unique.
+pub const STREAM_SUPERSEDED: &str = "STREAM_SUPERSEDED";
+/// The data plane did not ack what it was sent in time.
+pub const ACK_OVERDUE: &str = "ACK_OVERDUE";

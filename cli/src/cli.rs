@@ -1,0 +1,151 @@
+//! The command line: verbs, nouns and flags, and nothing that they do.
+
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::{
+    commands::{demo_replica, deregister, describe, events, get, register},
+    endpoint,
+    output::{Color, Format, Output},
+};
+
+/// Looks into the gateway, acts on it, and tries it out.
+///
+/// Exit codes: 0 done, 1 failed, 2 usage or invalid argument, 3 not found, 4 conflict, 5 control plane unreachable,
+/// 6 not allowed.
+#[derive(Debug, Parser)]
+#[command(name = "gwctl", version, max_term_width = 120)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Global options")]
+pub(crate) struct Global {
+    /// Control plane to talk to
+    #[arg(short, long, global = true, env = "GWCTL_ENDPOINT", default_value = endpoint::DEFAULT, value_name = "URL")]
+    pub(crate) endpoint: String,
+    /// What data on stdout looks like
+    #[arg(short, long, global = true, env = "GWCTL_OUTPUT", default_value = "table", value_name = "FORMAT")]
+    pub(crate) output: Format,
+    /// Longest wait for each call, such as 500ms, 10s or 1m
+    #[arg(long, global = true, env = "GWCTL_TIMEOUT", default_value = "10s", value_name = "DURATION",
+          value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Duration,
+    /// Leave the headings of tables out
+    #[arg(long, global = true)]
+    pub(crate) no_headers: bool,
+    /// When to use colour; NO_COLOR turns auto off
+    #[arg(long, global = true, default_value = "auto", value_name = "WHEN")]
+    pub(crate) color: Color,
+    /// Print no notes and warnings; errors remain
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Print each call and how long it took to stderr
+    #[arg(short, long, global = true, action = ArgAction::SetTrue)]
+    pub(crate) verbose: bool,
+    /// Never ask: fail where a question would come
+    #[arg(long, global = true)]
+    pub(crate) no_input: bool,
+}
+
+impl Global {
+    /// How this run prints.
+    pub(crate) fn output(&self) -> Output {
+        Output { format: self.output, headings: !self.no_headers, quiet: self.quiet }
+    }
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List services, replicas, breakers, data planes or events
+    #[command(subcommand)]
+    Get(get::Noun),
+    /// Show everything about one replica
+    #[command(subcommand)]
+    Describe(describe::Noun),
+    /// List past events, or watch them happen
+    Events(events::Args),
+    /// Register a replica
+    Register(register::Args),
+    /// Remove a replica
+    Deregister(deregister::Args),
+    /// One replica of the demo service
+    #[command(hide = true)]
+    DemoReplica(demo_replica::Args),
+    /// Print the version
+    Version,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+    use crate::endpoint::Origin;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn nouns_are_singular_plural_or_short() {
+        for line in [
+            "gwctl get service",
+            "gwctl get svc",
+            "gwctl get replicas orders",
+            "gwctl get r",
+            "gwctl get rep",
+            "gwctl get br orders -a",
+            "gwctl get dp",
+            "gwctl get node",
+            "gwctl get ev",
+            "gwctl describe replica orders/r-1",
+            "gwctl describe r orders/r-1",
+            "gwctl events -w --service orders",
+            "gwctl register orders 127.0.0.1:80 --label team=web --weight 10 --ttl 30s --dry-run",
+            "gwctl deregister orders/r-1 -y --reason gone",
+            "gwctl version",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn bad_values_are_refused_with_the_rule_they_break() {
+        for (line, why) in [
+            ("gwctl get replicas Orders", "may hold only a-z"),
+            ("gwctl describe replica orders", "is written SERVICE/REPLICA"),
+            ("gwctl register orders 127.0.0.1", "has no port"),
+            ("gwctl register orders 127.0.0.1:80 --label team", "is written KEY=VALUE"),
+            ("gwctl register orders 127.0.0.1:80 --weight 0", "not in 1..=1000"),
+            ("gwctl register orders 127.0.0.1:80 --ttl 5s --permanent", "cannot be used with"),
+            ("gwctl get services --timeout soon", "expected number"),
+        ] {
+            let error = parse(line).expect_err(line).to_string();
+            assert!(error.contains(why), "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_origin_of_the_endpoint_is_known_wherever_the_flag_stands() {
+        let origin = |line: &str| {
+            let matches = Cli::command().get_matches_from(line.split_whitespace());
+            Origin::of(&matches)
+        };
+        assert_eq!(origin("gwctl -e http://h:1 get services"), Origin::Flag);
+        assert_eq!(origin("gwctl get services -e http://h:1"), Origin::Flag);
+        assert_eq!(origin("gwctl get services"), Origin::Default);
+    }
+}

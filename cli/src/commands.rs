@@ -1,0 +1,36 @@
+//! One file for each command; this one chooses among them.
+
+use crate::{
+    cli::{Cli, Command},
+    control::Control,
+    endpoint::Origin,
+    error::Error,
+};
+
+pub(crate) mod demo_replica;
+pub(crate) mod deregister;
+pub(crate) mod describe;
+pub(crate) mod events;
+pub(crate) mod get;
+pub(crate) mod register;
+
+/// Runs the command.
+///
+/// # Errors
+/// Whatever it could not do, explained for people.
+pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
+    let Cli { global, command } = cli;
+    let output = global.output();
+    let connect = || Control::connect(&global, origin);
+    match command {
+        Command::Get(noun) => get::run(noun, &connect().await?, &output).await,
+        Command::Describe(noun) => describe::run(noun, &connect().await?, &output).await,
+        Command::Events(args) => events::run(args, &connect().await?, &output).await,
+        Command::Register(args) => register::run(args, &connect().await?, &output).await,
+        Command::Deregister(args) => {
+            deregister::run(args, &connect().await?, &output, !global.no_input).await
+        }
+        Command::DemoReplica(args) => demo_replica::run(args, &global.endpoint, origin).await,
+        Command::Version => output.data(concat!("gwctl ", env!("CARGO_PKG_VERSION"), "\n")),
+    }
+}

@@ -1,0 +1,161 @@
+//! `gwctl deregister`: removes a replica, and says so beforehand when its owner will bring it back.
+
+use std::{
+    io::{self, BufRead as _, IsTerminal as _, Write as _},
+    time::{Duration, SystemTime},
+};
+
+use gateway_proto::v1::{DeregisterRequest, DeregisterResponse, Replica};
+
+use crate::{
+    age,
+    control::Control,
+    error::{Error, Exit},
+    output::{Format, Output},
+    target::Target,
+};
+
+/// Flags of `gwctl deregister`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The replica; a unique beginning of its id is enough
+    #[arg(value_name = "SERVICE/REPLICA")]
+    target: Target,
+    /// Why, for the event that others read
+    #[arg(long, default_value = "", value_name = "TEXT", hide_default_value = true)]
+    reason: String,
+    /// Do not ask
+    #[arg(short = 'y', long)]
+    yes: bool,
+}
+
+/// Removes the replica, after a question when its lease is alive.
+///
+/// # Errors
+/// When it does not exist, when nobody could or would confirm, and what the control plane refuses.
+pub(crate) async fn run(args: Args, control: &Control, output: &Output, may_ask: bool) -> Result<(), Error> {
+    let replicas = control.replicas(Some(&args.target.service)).await?.replicas;
+    let replica = args.target.find(&replicas)?;
+    if let Some(renewed) = live_owner(replica, SystemTime::now()) {
+        let warning = warning(replica, renewed);
+        if args.yes {
+            output.note(format_args!("warning: {warning}"));
+        } else {
+            confirm(&warning, output, may_ask)?;
+        }
+    }
+    let request = DeregisterRequest {
+        service: replica.service.clone(),
+        replica_id: replica.replica_id.clone(),
+        force: true,
+        reason: args.reason,
+        ..Default::default()
+    };
+    let response = control.deregister(request).await?;
+    match output.format {
+        Format::Json => output.message(&response),
+        Format::Name => output.data(format_args!("{}/{}\n", replica.service, replica.replica_id)),
+        Format::Table | Format::Wide => output.data(render(replica, &response)),
+    }
+}
+
+fn render(replica: &Replica, response: &DeregisterResponse) -> String {
+    let outcome = if response.removed { "deregistered" } else { "was gone already" };
+    format!("{}/{} {outcome}   rev {}\n", replica.service, replica.replica_id, response.revision)
+}
+
+/// How long ago the owner renewed its lease; `None` when there is no lease or nobody keeps it alive.
+fn live_owner(replica: &Replica, now: SystemTime) -> Option<Duration> {
+    let lease = replica.lease.as_ref().filter(|lease| !lease.permanent)?;
+    let ttl = lease.ttl.and_then(|ttl| Duration::try_from(ttl).ok()).unwrap_or_default();
+    let renewed = age::elapsed(now, lease.last_renew_time?);
+    (renewed <= ttl).then_some(renewed)
+}
+
+fn warning(replica: &Replica, renewed: Duration) -> String {
+    format!(
+        "{}/{} renewed its lease {} ago: a live process will register again",
+        replica.service,
+        replica.replica_id,
+        age::short(renewed)
+    )
+}
+
+/// Asks on the terminal; anything but yes is no.
+fn confirm(warning: &str, output: &Output, may_ask: bool) -> Result<(), Error> {
+    if !may_ask || !io::stdin().is_terminal() {
+        return Err(Error::new(
+            Exit::Usage,
+            "not deregistered: this needs a confirmation, and nobody can be asked",
+        )
+        .because(warning)
+        .hint("stop the process: a good one deregisters itself when it is told to end")
+        .hint("or confirm with  --yes"));
+    }
+    output.note(format_args!("warning: {warning}"));
+    let mut stderr = io::stderr();
+    // A question that cannot be shown is not answered with yes.
+    let _ = write!(stderr, "Deregister anyway? [y/N] ").and_then(|()| stderr.flush());
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    match (read, answer.trim()) {
+        (Ok(_), "y" | "Y" | "yes") => Ok(()),
+        _ => Err(Error::new(Exit::Failed, "not deregistered")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_proto::{
+        time::{duration, timestamp},
+        v1::Lease,
+    };
+
+    use super::*;
+
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1000)
+    }
+
+    fn replica(permanent: bool, renewed_ago: u64) -> Replica {
+        Replica {
+            service: "orders".into(),
+            replica_id: "r-1".into(),
+            lease: Some(Lease {
+                ttl: (!permanent).then(|| duration(Duration::from_secs(15))),
+                last_renew_time: (!permanent).then(|| timestamp(now() - Duration::from_secs(renewed_ago))),
+                expire_time: None,
+                permanent,
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn only_a_lease_that_somebody_keeps_alive_is_worth_a_question() {
+        assert_eq!(live_owner(&replica(false, 2), now()), Some(Duration::from_secs(2)));
+        assert_eq!(live_owner(&replica(false, 16), now()), None);
+        assert_eq!(live_owner(&replica(true, 0), now()), None);
+        assert_eq!(live_owner(&Replica::default(), now()), None);
+    }
+
+    #[test]
+    fn where_nobody_can_be_asked_the_answer_is_no_with_the_way_to_say_yes() {
+        let output = Output { format: Format::Table, headings: true, quiet: true };
+        let warning = warning(&replica(false, 2), Duration::from_secs(2));
+        let error = confirm(&warning, &output, false).unwrap_err();
+        assert_eq!(error.exit, Exit::Usage);
+        assert_eq!(
+            error.details,
+            ["orders/r-1 renewed its lease 2s ago: a live process will register again"]
+        );
+        assert_eq!(error.hints[1], "or confirm with  --yes");
+    }
+
+    #[test]
+    fn the_answer_says_whether_there_was_something_to_remove() {
+        let gone = |removed| render(&replica(true, 0), &DeregisterResponse { removed, revision: 9 });
+        assert_eq!(gone(true), "orders/r-1 deregistered   rev 9\n");
+        assert_eq!(gone(false), "orders/r-1 was gone already   rev 9\n");
+    }
+}

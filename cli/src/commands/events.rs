@@ -1,0 +1,244 @@
+//! `gwctl events`: what happened, oldest first, and with `-w` what happens.
+
+use std::time::{Duration, SystemTime};
+
+use gateway_proto::{
+    ReplicaKey, ServiceName,
+    json::to_json,
+    time::system_time,
+    v1::{Event, EventSeverity, WatchEventsRequest},
+};
+use rand::Rng as _;
+
+use crate::{
+    age::{self, NONE},
+    control::{Control, Scope},
+    error::{Error, Exit},
+    output::{Format, Output},
+    table::{ALARM, CAUTION, Cell, Table},
+};
+
+/// Longest pause before a broken watch is opened again.
+const MAX_PAUSE: Duration = Duration::from_secs(5);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+/// Flags of `gwctl events`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// After the list, print events as they happen
+    #[arg(short, long)]
+    watch: bool,
+    /// Only those of this service
+    #[arg(long, value_name = "SERVICE")]
+    service: Option<ServiceName>,
+    /// Only those of this replica, by its whole id; it need not exist any more
+    #[arg(long, value_name = "SERVICE/REPLICA", conflicts_with = "service", value_parser = parse_key)]
+    replica: Option<ReplicaKey>,
+    /// List the newest N events, 1..=100000
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: u32,
+}
+
+fn parse_key(text: &str) -> Result<ReplicaKey, String> {
+    let (service, replica) = text.split_once('/').ok_or("is written SERVICE/REPLICA")?;
+    ReplicaKey::parse(service, replica).map_err(|invalid| invalid.to_string())
+}
+
+/// Lists, and watches until stdout closes.
+///
+/// # Errors
+/// What the control plane refuses; a watch that breaks is opened again instead, from the last event it printed.
+pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Result<(), Error> {
+    let scope = match &args.replica {
+        Some(key) => Scope::from(key),
+        None => Scope::from(args.service.as_ref()),
+    };
+    let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
+    let mut response = control.events(&scope, limit).await?;
+    if args.watch {
+        response.events.reverse();
+        output.data(lines(&response.events, output, output.headings))?;
+        let after = response.events.last().map(|event| event.event_id.clone()).unwrap_or_default();
+        return watch(scope, after, control, output).await;
+    }
+    match output.format {
+        Format::Json => output.message(&response),
+        Format::Name => output.data(ids(response.events.iter().rev())),
+        Format::Table | Format::Wide => {
+            if response.events.is_empty() {
+                output.note("no events: nothing has happened here since the control plane started");
+            }
+            let table = table(response.events.iter().rev(), When::Ago(SystemTime::now()));
+            output.data(table.with_headings(output.headings))
+        }
+    }
+}
+
+async fn watch(scope: Scope, mut after: String, control: &Control, output: &Output) -> Result<(), Error> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let Scope { service, replica_id } = scope.clone();
+        let request = WatchEventsRequest { service, replica_id, after_event_id: after.clone() };
+        let broken = match control.watch_events(request).await {
+            Ok(mut stream) => loop {
+                match stream.message().await {
+                    Ok(Some(response)) => {
+                        pause = FIRST_PAUSE;
+                        if response.gap {
+                            output.note("some events are lost: the control plane no longer holds them");
+                        }
+                        output.data(lines(&response.events, output, false))?;
+                        if let Some(last) = response.events.last() {
+                            after.clone_from(&last.event_id);
+                        }
+                    }
+                    Ok(None) => break "the control plane ended it".to_owned(),
+                    Err(status) => break status.message().to_owned(),
+                }
+            },
+            Err(error) if error.exit == Exit::Unreachable => error.headline,
+            Err(error) => return Err(error),
+        };
+        output.note(format_args!("watch interrupted ({broken}); trying again"));
+        // Full jitter, so that many watchers do not come back together.
+        tokio::time::sleep(rand::rng().random_range(Duration::ZERO..=pause)).await;
+        pause = (pause * 2).min(MAX_PAUSE);
+    }
+}
+
+/// Events in the order given, one line each: a table row, a JSON object, or an id.
+fn lines(events: &[Event], output: &Output, headings: bool) -> String {
+    match output.format {
+        Format::Json => events.iter().map(|event| format!("{}\n", to_json(event))).collect(),
+        Format::Name => ids(events.iter()),
+        Format::Table | Format::Wide => {
+            table(events.iter(), When::TimeOfDay).with_headings(headings).to_string()
+        }
+    }
+}
+
+fn ids<'a>(events: impl Iterator<Item = &'a Event>) -> String {
+    events.map(|event| format!("{}\n", event.event_id)).collect()
+}
+
+/// How a table writes the time of an event.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum When {
+    /// `16s ago`, seen from here.
+    Ago(SystemTime),
+    /// `14:02:11.304Z`: lines that stay on the screen cannot say "ago".
+    TimeOfDay,
+}
+
+/// Events in the order given.
+pub(crate) fn table<'a>(events: impl Iterator<Item = &'a Event>, when: When) -> Table {
+    let mut table = Table::new(["TIME", "SEV", "TYPE", "SUBJECT", "BY", "DETAIL"]);
+    for event in events {
+        let time = event.event_time.map_or_else(
+            || NONE.to_owned(),
+            |at| match when {
+                When::Ago(now) => format!("{} ago", age::short(age::elapsed(now, at))),
+                When::TimeOfDay => time_of_day(system_time(at)),
+            },
+        );
+        table.push(vec![
+            time.into(),
+            severity(event),
+            (&event.event_type).into(),
+            subject(event).into(),
+            if event.node_id.is_empty() { "registry" } else { &event.node_id }.into(),
+            (&event.message).into(),
+        ]);
+    }
+    table
+}
+
+/// UTC to the millisecond, like the logs.
+fn time_of_day(at: SystemTime) -> String {
+    let full = humantime::format_rfc3339_millis(at).to_string();
+    full.split_once('T').map_or(full.clone(), |(_, time)| time.to_owned())
+}
+
+fn severity(event: &Event) -> Cell {
+    match event.severity() {
+        EventSeverity::Error => Cell::styled("error", ALARM),
+        EventSeverity::Warning => Cell::styled("warn", CAUTION),
+        EventSeverity::Info | EventSeverity::Unspecified => "info".into(),
+    }
+}
+
+/// What it happened to: a replica, a service, or the data plane itself.
+fn subject(event: &Event) -> String {
+    match (event.service.as_str(), event.replica_id.as_str()) {
+        ("", "") if event.node_id.is_empty() => NONE.into(),
+        ("", "") => event.node_id.clone(),
+        (service, "") => service.into(),
+        (service, replica) => format!("{service}/{replica}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_proto::time::timestamp;
+
+    use super::*;
+
+    fn event(kind: &str, severity: EventSeverity, node: &str, replica: &str, message: &str) -> Event {
+        Event {
+            event_id: "7".into(),
+            event_time: Some(timestamp(SystemTime::UNIX_EPOCH + Duration::from_millis(50_531_304))),
+            severity: severity.into(),
+            event_type: kind.into(),
+            service: if replica.is_empty() { String::new() } else { "orders".into() },
+            replica_id: replica.into(),
+            node_id: node.into(),
+            message: message.into(),
+            ..Default::default()
+        }
+    }
+
+    fn events() -> [Event; 3] {
+        [
+            event("REPLICA_REGISTERED", EventSeverity::Info, "", "r-1", "at 10.0.0.1:80"),
+            event("BREAKER_OPENED", EventSeverity::Warning, "dp-1", "r-1", "consecutive_failures 5 >= 5"),
+            event("NODE_DISCONNECTED", EventSeverity::Error, "dp-1", "", "stream \x1b[2Jended"),
+        ]
+    }
+
+    #[test]
+    fn a_row_says_what_happened_to_whom_and_who_saw_it() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(50_547);
+        let plain =
+            anstream::adapter::strip_str(&table(events().iter(), When::Ago(now)).to_string()).to_string();
+        assert_eq!(
+            plain,
+            "\
+TIME      SEV     TYPE                 SUBJECT      BY         DETAIL
+15s ago   info    REPLICA_REGISTERED   orders/r-1   registry   at 10.0.0.1:80
+15s ago   warn    BREAKER_OPENED       orders/r-1   dp-1       consecutive_failures 5 >= 5
+15s ago   error   NODE_DISCONNECTED    dp-1         dp-1       stream \\u{1b}[2Jended
+"
+        );
+    }
+
+    #[test]
+    fn watched_lines_carry_the_time_of_day() {
+        let output = Output { format: Format::Table, headings: true, quiet: false };
+        let plain = anstream::adapter::strip_str(&lines(&events()[..1], &output, false)).to_string();
+        assert_eq!(
+            plain,
+            "14:02:11.304Z   info   REPLICA_REGISTERED   orders/r-1   registry   at 10.0.0.1:80\n"
+        );
+    }
+
+    #[test]
+    fn watched_json_is_one_object_a_line() {
+        let output = Output { format: Format::Json, headings: true, quiet: false };
+        let text = lines(&events(), &output, true);
+        let kinds: Vec<serde_json::Value> = text
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["eventType"].clone())
+            .collect();
+        assert_eq!(kinds, ["REPLICA_REGISTERED", "BREAKER_OPENED", "NODE_DISCONNECTED"]);
+    }
+}

@@ -1,0 +1,51 @@
+//! `gwctl get`: lists.
+
+use clap::Subcommand;
+use gateway_proto::ServiceName;
+
+use super::events;
+use crate::{control::Control, error::Error, output::Output};
+
+mod breakers;
+mod nodes;
+mod replicas;
+mod services;
+
+pub(super) use breakers::{alarm, retry, state_cell, window};
+
+/// What to list.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Noun {
+    /// Services with their replicas and breakers
+    #[command(visible_aliases = ["service", "svc"])]
+    Services,
+    /// Replicas of one service, or of all
+    #[command(visible_aliases = ["replica", "rep", "r"])]
+    Replicas {
+        /// Service; all of them when left out
+        service: Option<ServiceName>,
+    },
+    /// Breakers that are not closed, and why
+    #[command(visible_aliases = ["breaker", "br"])]
+    Breakers(breakers::Args),
+    /// Data planes and how far each has come
+    #[command(visible_aliases = ["node", "dp"])]
+    Nodes,
+    /// Past events, the same as `gwctl events`
+    #[command(visible_aliases = ["event", "ev"])]
+    Events(events::Args),
+}
+
+/// Lists what was asked for.
+///
+/// # Errors
+/// What the control plane refuses, and a closed stdout.
+pub(crate) async fn run(noun: Noun, control: &Control, output: &Output) -> Result<(), Error> {
+    match noun {
+        Noun::Services => services::run(control, output).await,
+        Noun::Replicas { service } => replicas::run(service.as_ref(), control, output).await,
+        Noun::Breakers(args) => breakers::run(args, control, output).await,
+        Noun::Nodes => nodes::run(control, output).await,
+        Noun::Events(args) => events::run(args, control, output).await,
+    }
+}

@@ -1,0 +1,262 @@
+//! `gwctl get breakers`: which replica is out, since when, until when, and why.
+
+use std::time::SystemTime;
+
+use anstyle::Style;
+use gateway_proto::{
+    ServiceName,
+    v1::{Breaker, BreakerState, ListBreakersResponse},
+};
+
+use crate::{
+    age::{self, NONE},
+    control::{Control, Scope},
+    error::Error,
+    output::{Format, Output},
+    table::{ALARM, CAUTION, Cell, GOOD, Table},
+};
+
+/// Flags of `gwctl get breakers`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Service; all of them when left out
+    service: Option<ServiceName>,
+    /// Also list closed breakers; JSON always has them
+    #[arg(short, long)]
+    all: bool,
+    /// One row for each data plane, not merged
+    #[arg(long)]
+    per_node: bool,
+}
+
+pub(super) async fn run(args: Args, control: &Control, output: &Output) -> Result<(), Error> {
+    let service = args.service.as_ref();
+    if let Some(name) = service {
+        // A service without reports and a service that does not exist look alike in the list of breakers.
+        control.replicas(Some(name)).await?;
+    }
+    let response = control.breakers(&Scope::from(service), args.per_node).await?;
+    let shown = || response.breakers.iter().filter(|b| args.all || b.state() != BreakerState::Closed);
+    match output.format {
+        Format::Json => output.message(&response),
+        Format::Name => {
+            output.data(shown().map(|b| format!("{}/{}\n", b.service, b.replica_id)).collect::<String>())
+        }
+        Format::Table | Format::Wide => {
+            let view = View { per_node: args.per_node, wide: output.is_wide() };
+            let table = table(shown(), SystemTime::now(), view);
+            output.data(table.with_headings(output.headings))?;
+            notes(&response, args.all).into_iter().for_each(|note| output.note(note));
+            Ok(())
+        }
+    }
+}
+
+/// Which columns there are.
+#[derive(Debug, Clone, Copy)]
+struct View {
+    per_node: bool,
+    wide: bool,
+}
+
+fn table<'a>(breakers: impl Iterator<Item = &'a Breaker>, now: SystemTime, view: View) -> Table {
+    let nodes = if view.per_node { "NODE" } else { "NODES" };
+    let mut headings = vec!["SERVICE", "REPLICA", "STATE", nodes, "SINCE", "RETRY", "WHY", "TRIPS"];
+    if view.wide {
+        headings.extend(["ADDRESS", "WINDOW", "LAST ERROR"]);
+    }
+    let mut table = Table::new(headings);
+    for breaker in breakers {
+        let nodes = if view.per_node {
+            breaker.node_id.clone()
+        } else {
+            format!("{}/{}", breaker.open_node_count, breaker.node_count)
+        };
+        let mut row: Vec<Cell> = vec![
+            (&breaker.service).into(),
+            (&breaker.replica_id).into(),
+            state_cell(breaker.state()),
+            nodes.into(),
+            age::since(now, breaker.state_change_time).into(),
+            retry(breaker, now).into(),
+            why(breaker).into(),
+            breaker.trip_count.to_string().into(),
+        ];
+        if view.wide {
+            row.extend([
+                (&breaker.address).into(),
+                window(breaker).into(),
+                breaker.last_errors.first().map_or(NONE, String::as_str).into(),
+            ]);
+        }
+        table.push(row);
+    }
+    table
+}
+
+/// The state in its colour. What is closed is as it should be, so it is written small.
+pub(crate) fn state_cell(state: BreakerState) -> Cell {
+    let text = match state {
+        BreakerState::Closed => "closed",
+        BreakerState::HalfOpen => "half-open",
+        BreakerState::Open => "OPEN",
+        BreakerState::Unspecified => NONE,
+    };
+    Cell::styled(text, alarm(state))
+}
+
+/// The colour of a state.
+pub(crate) fn alarm(state: BreakerState) -> Style {
+    match state {
+        BreakerState::Closed => GOOD,
+        BreakerState::HalfOpen => CAUTION,
+        BreakerState::Open => ALARM,
+        BreakerState::Unspecified => Style::new(),
+    }
+}
+
+/// When the next probe may go; only an open breaker waits for it.
+pub(crate) fn retry(breaker: &Breaker, now: SystemTime) -> String {
+    match breaker.state() {
+        BreakerState::Open => age::until(now, breaker.retry_time),
+        _ => NONE.into(),
+    }
+}
+
+/// `50 req, 31 failed`.
+pub(crate) fn window(breaker: &Breaker) -> String {
+    format!("{} req, {} failed", breaker.window_request_count, breaker.window_failure_count)
+}
+
+fn why(breaker: &Breaker) -> String {
+    match breaker.state() {
+        BreakerState::HalfOpen if breaker.probe_success_target > 0 => {
+            format!("probing, {} of {} passed", breaker.probe_success_count, breaker.probe_success_target)
+        }
+        BreakerState::Open | BreakerState::HalfOpen if !breaker.reason.is_empty() => breaker.reason.clone(),
+        _ => NONE.into(),
+    }
+}
+
+/// What the table does not show: why it is empty, what was left out, and whose rows may be old.
+fn notes(response: &ListBreakersResponse, all: bool) -> Vec<String> {
+    let count = response.breakers.len();
+    let closed = response.breakers.iter().filter(|b| b.state() == BreakerState::Closed).count();
+    let mut notes = Vec::new();
+    if count == 0 {
+        notes.push(
+            "no data plane has reported a breaker: none is connected, or no replica is registered \
+             (gwctl get nodes, gwctl get replicas)"
+                .to_owned(),
+        );
+    } else if !all && closed == count {
+        notes.push(match count {
+            1 => "the only breaker is closed (use -a to list it)".to_owned(),
+            _ => format!("all {count} breakers closed (use -a to list them)"),
+        });
+    } else if !all && closed > 0 {
+        notes.push(format!("... {closed} closed (use -a)"));
+    }
+    for node in &response.unreachable_node_ids {
+        notes.push(format!("{node} has not reported lately: what it last said is shown"));
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use gateway_proto::time::timestamp;
+
+    use super::*;
+
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000)
+    }
+
+    fn breaker(replica: &str, state: BreakerState) -> Breaker {
+        Breaker {
+            service: "orders".into(),
+            replica_id: replica.into(),
+            address: "10.0.0.13:8080".into(),
+            node_id: "dp-1".into(),
+            state: state.into(),
+            state_change_time: Some(timestamp(now() - Duration::from_secs(16))),
+            retry_time: Some(timestamp(now() + Duration::from_secs(4))),
+            reason: "consecutive_failures 5 >= 5: connect refused".into(),
+            trip_count: 3,
+            probe_success_count: 1,
+            probe_success_target: 2,
+            open_node_count: 1,
+            node_count: 2,
+            window_request_count: 50,
+            window_failure_count: 31,
+            last_errors: vec!["connect refused".into(), "503 from replica".into()],
+            ..Default::default()
+        }
+    }
+
+    fn plain(breakers: &[Breaker], view: View) -> String {
+        anstream::adapter::strip_str(&table(breakers.iter(), now(), view).to_string()).to_string()
+    }
+
+    #[test]
+    fn a_row_says_since_when_until_when_and_why() {
+        let breakers = [
+            breaker("r-c0fe", BreakerState::Open),
+            breaker("r-91xq", BreakerState::HalfOpen),
+            breaker("r-7f3k", BreakerState::Closed),
+        ];
+        assert_eq!(
+            plain(&breakers, View { per_node: false, wide: false }),
+            "\
+SERVICE   REPLICA   STATE       NODES   SINCE   RETRY   WHY                                            TRIPS
+orders    r-c0fe    OPEN        1/2     16s     4s      consecutive_failures 5 >= 5: connect refused   3
+orders    r-91xq    half-open   1/2     16s     -       probing, 1 of 2 passed                         3
+orders    r-7f3k    closed      1/2     16s     -       -                                              3
+"
+        );
+    }
+
+    #[test]
+    fn per_node_and_wide_name_the_data_plane_and_what_it_counted() {
+        let mut open = breaker("r-1", BreakerState::Open);
+        open.reason = "failure_ratio 0.62 >= 0.50 (31 of 50)".into();
+        assert_eq!(
+            plain(&[open], View { per_node: true, wide: true }),
+            "\
+SERVICE   REPLICA   STATE   NODE   SINCE   RETRY   WHY                                     TRIPS   ADDRESS          WINDOW              LAST ERROR
+orders    r-1       OPEN    dp-1   16s     4s      failure_ratio 0.62 >= 0.50 (31 of 50)   3       10.0.0.13:8080   50 req, 31 failed   connect refused
+"
+        );
+    }
+
+    #[test]
+    fn an_empty_table_never_stands_without_a_sentence() {
+        let response = |breakers: Vec<Breaker>| ListBreakersResponse { breakers, ..Default::default() };
+        let closed = breaker("r-1", BreakerState::Closed);
+        assert!(notes(&response(vec![]), false)[0].starts_with("no data plane has reported a breaker"));
+        assert_eq!(
+            notes(&response(vec![closed.clone()]), false),
+            ["the only breaker is closed (use -a to list it)"]
+        );
+        assert_eq!(
+            notes(&response(vec![closed.clone(), closed.clone()]), false),
+            ["all 2 breakers closed (use -a to list them)"]
+        );
+        let open = breaker("r-2", BreakerState::Open);
+        assert_eq!(notes(&response(vec![closed.clone(), open]), false), ["... 1 closed (use -a)"]);
+        assert!(notes(&response(vec![closed]), true).is_empty());
+    }
+
+    #[test]
+    fn a_data_plane_that_went_silent_is_named() {
+        let response = ListBreakersResponse {
+            breakers: vec![breaker("r-1", BreakerState::Open)],
+            unreachable_node_ids: vec!["dp-3".into()],
+            ..Default::default()
+        };
+        assert_eq!(notes(&response, false), ["dp-3 has not reported lately: what it last said is shown"]);
+    }
+}

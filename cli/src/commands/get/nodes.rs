@@ -1,0 +1,115 @@
+//! `gwctl get nodes`: one row a data plane, with the revision it has and the one it should have.
+
+use std::time::SystemTime;
+
+use gateway_proto::v1::{ListNodesResponse, Node, NodeState};
+
+use crate::{
+    age::{self, NONE},
+    control::Control,
+    error::Error,
+    output::{Format, Output},
+    table::{ALARM, CAUTION, Cell, GOOD, Table},
+};
+
+pub(super) async fn run(control: &Control, output: &Output) -> Result<(), Error> {
+    let response = control.nodes().await?;
+    match output.format {
+        Format::Json => output.message(&response),
+        Format::Name => {
+            output.data(response.nodes.iter().map(|n| format!("{}\n", n.node_id)).collect::<String>())
+        }
+        Format::Table | Format::Wide => {
+            if response.nodes.is_empty() {
+                output.note("no data plane has connected yet: start gw-data-plane, or gwctl dev");
+            }
+            let table = table(&response, SystemTime::now());
+            output.data(table.with_headings(output.headings))?;
+            refusals(&response.nodes).for_each(|note| output.note(note));
+            Ok(())
+        }
+    }
+}
+
+fn table(response: &ListNodesResponse, now: SystemTime) -> Table {
+    let headings =
+        ["NODE", "STATE", "REVISION", "OPEN BREAKERS", "REPORTED", "CONNECTED", "VERSION", "ADDRESS"];
+    let mut table = Table::new(headings);
+    for node in &response.nodes {
+        table.push(vec![
+            (&node.node_id).into(),
+            state_cell(node.state()),
+            format!("{}/{}", node.acked_revision, response.revision).into(),
+            node.open_breaker_count.to_string().into(),
+            age::since(now, node.last_report_time).into(),
+            age::since(now, node.connect_time).into(),
+            if node.version.is_empty() { NONE } else { &node.version }.into(),
+            if node.address.is_empty() { NONE } else { &node.address }.into(),
+        ]);
+    }
+    table
+}
+
+fn state_cell(state: NodeState) -> Cell {
+    match state {
+        NodeState::Synced => Cell::styled("synced", GOOD),
+        NodeState::Lagging => Cell::styled("lagging", CAUTION),
+        NodeState::Nacked => Cell::styled("NACKED", ALARM),
+        NodeState::Disconnected => Cell::styled("DISCONNECTED", ALARM),
+        NodeState::Unspecified => NONE.into(),
+    }
+}
+
+/// Why data planes refuse what they were sent.
+fn refusals(nodes: &[Node]) -> impl Iterator<Item = String> {
+    nodes.iter().filter_map(|node| {
+        let nack = node.nack.as_ref()?;
+        Some(format!(
+            "{} refuses revision {} ({}): {}",
+            node.node_id, node.sent_revision, nack.reason, nack.message
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use gateway_proto::{time::timestamp, v1::Nack};
+
+    use super::*;
+
+    #[test]
+    fn a_row_shows_how_far_a_data_plane_is_and_a_refusal_says_why() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let node = |id: &str, state: NodeState, acked_revision| Node {
+            node_id: id.into(),
+            version: "0.1.0".into(),
+            address: "127.0.0.1:5123".into(),
+            state: state.into(),
+            acked_revision,
+            sent_revision: 12,
+            connect_time: Some(timestamp(now - Duration::from_secs(90))),
+            last_report_time: Some(timestamp(now - Duration::from_secs(1))),
+            ..Default::default()
+        };
+        let nack = Nack { reason: "INVALID_RESOURCE".into(), message: "orders/r-1: no port".into() };
+        let nodes = vec![
+            node("dp-1", NodeState::Synced, 12),
+            Node { nack: Some(nack), ..node("dp-2", NodeState::Nacked, 11) },
+        ];
+        let response = ListNodesResponse { nodes, revision: 12, ..Default::default() };
+        assert_eq!(
+            anstream::adapter::strip_str(&table(&response, now).to_string()).to_string(),
+            "\
+NODE   STATE    REVISION   OPEN BREAKERS   REPORTED   CONNECTED   VERSION   ADDRESS
+dp-1   synced   12/12      0               1s         1m          0.1.0     127.0.0.1:5123
+dp-2   NACKED   11/12      0               1s         1m          0.1.0     127.0.0.1:5123
+"
+        );
+        assert_eq!(
+            refusals(&response.nodes).collect::<Vec<_>>(),
+            ["dp-2 refuses revision 12 (INVALID_RESOURCE): orders/r-1: no port"]
+        );
+    }
+}

@@ -1,0 +1,230 @@
+//! `gwctl get replicas`: one row a replica, with its lease and its breaker merged over all data planes.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+
+use gateway_proto::{
+    Health, ServiceName,
+    time::system_time,
+    v1::{Breaker, BreakerState, Replica},
+};
+
+use super::{alarm, state_cell};
+use crate::{
+    age::{self, NONE},
+    control::{Control, Scope},
+    error::Error,
+    output::{Format, Output},
+    table::{ALARM, CAUTION, Cell, GOOD, Table},
+};
+
+pub(super) async fn run(
+    service: Option<&ServiceName>,
+    control: &Control,
+    output: &Output,
+) -> Result<(), Error> {
+    let response = control.replicas(service).await?;
+    match output.format {
+        Format::Json => output.message(&response),
+        Format::Name => output.data(
+            response.replicas.iter().map(|r| format!("{}/{}\n", r.service, r.replica_id)).collect::<String>(),
+        ),
+        Format::Table | Format::Wide => {
+            if response.replicas.is_empty() {
+                output.note("no replica is registered yet: gwctl register SERVICE HOST:PORT");
+                return Ok(());
+            }
+            let breakers = control.breakers(&Scope::from(service), false).await?.breakers;
+            let view = View { with_service: service.is_none(), wide: output.is_wide() };
+            let table = table(&response.replicas, &breakers, SystemTime::now(), view);
+            output.data(table.with_headings(output.headings))
+        }
+    }
+}
+
+/// Which columns there are.
+#[derive(Debug, Clone, Copy)]
+struct View {
+    with_service: bool,
+    wide: bool,
+}
+
+fn table(replicas: &[Replica], breakers: &[Breaker], now: SystemTime, view: View) -> Table {
+    let mut headings = vec!["REPLICA", "ADDRESS", "HEALTH", "BREAKER", "LEASE", "WEIGHT", "AGE"];
+    if view.with_service {
+        headings.insert(0, "SERVICE");
+    }
+    if view.wide {
+        headings.extend(["INCARNATION", "VERSION", "LABELS"]);
+    }
+    let breakers: HashMap<_, _> =
+        breakers.iter().map(|b| ((b.service.as_str(), b.replica_id.as_str()), b)).collect();
+    let mut table = Table::new(headings);
+    for replica in replicas {
+        let breaker = breakers.get(&(replica.service.as_str(), replica.replica_id.as_str())).copied();
+        let mut row: Vec<Cell> = vec![
+            (&replica.replica_id).into(),
+            replica.endpoint.as_ref().map_or(NONE, |endpoint| &endpoint.address).into(),
+            health_cell(replica.health),
+            breaker.map_or_else(|| NONE.into(), |breaker| breaker_cell(breaker, now)),
+            lease(replica, now).into(),
+            replica.weight.to_string().into(),
+            age::since(now, replica.create_time).into(),
+        ];
+        if view.with_service {
+            row.insert(0, (&replica.service).into());
+        }
+        if view.wide {
+            row.extend([replica.incarnation.to_string().into(), or_none(&replica.version).into()]);
+            row.push(or_none(&labels(replica)).into());
+        }
+        table.push(row);
+    }
+    table
+}
+
+fn breaker_cell(breaker: &Breaker, now: SystemTime) -> Cell {
+    match breaker.state() {
+        BreakerState::Open => Cell::styled(
+            &format!("OPEN, retry {}", age::until(now, breaker.retry_time)),
+            alarm(breaker.state()),
+        ),
+        BreakerState::HalfOpen if breaker.probe_success_target > 0 => Cell::styled(
+            &format!("half-open {}/{}", breaker.probe_success_count, breaker.probe_success_target),
+            alarm(breaker.state()),
+        ),
+        _ => state_cell(breaker.state()),
+    }
+}
+
+/// A replica's health in its colour.
+fn health_cell(health: i32) -> Cell {
+    match Health::parse(health) {
+        Ok(Some(health @ Health::Healthy)) => Cell::styled(&health.to_string(), GOOD),
+        Ok(Some(health @ (Health::Starting | Health::Degraded))) => {
+            Cell::styled(&health.to_string(), CAUTION)
+        }
+        Ok(Some(health @ Health::Unhealthy)) => Cell::styled(&health.to_string().to_uppercase(), ALARM),
+        Ok(None) | Err(_) => NONE.into(),
+    }
+}
+
+/// `22s/30s`: what is left of the lease, and its ttl.
+fn lease(replica: &Replica, now: SystemTime) -> String {
+    let Some(lease) = &replica.lease else { return NONE.into() };
+    if lease.permanent {
+        return "permanent".into();
+    }
+    let ttl = lease.ttl.and_then(|ttl| Duration::try_from(ttl).ok());
+    let ttl = ttl.map_or_else(|| NONE.to_owned(), age::short);
+    match lease.expire_time {
+        Some(at) => {
+            let left = system_time(at).duration_since(now).unwrap_or_default();
+            format!("{}/{ttl}", age::short(left))
+        }
+        None => ttl,
+    }
+}
+
+/// `env=prod team=web`, in the order of the keys.
+fn labels(replica: &Replica) -> String {
+    let mut pairs: Vec<_> = replica.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    pairs.sort_unstable();
+    pairs.join(" ")
+}
+
+fn or_none(text: &str) -> &str {
+    if text.is_empty() { NONE } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_proto::{
+        time::{duration, timestamp},
+        v1::{Endpoint, HealthStatus, Lease},
+    };
+
+    use super::*;
+
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000)
+    }
+
+    fn replica(id: &str, health: HealthStatus, lease: Lease) -> Replica {
+        Replica {
+            service: "orders".into(),
+            replica_id: id.into(),
+            endpoint: Some(Endpoint { address: "10.0.0.11:8080".into() }),
+            weight: 100,
+            health: health.into(),
+            lease: Some(lease),
+            create_time: Some(timestamp(now() - Duration::from_secs(60))),
+            incarnation: 3,
+            ..Default::default()
+        }
+    }
+
+    fn leased(left: u64) -> Lease {
+        Lease {
+            ttl: Some(duration(Duration::from_secs(30))),
+            expire_time: Some(timestamp(now() + Duration::from_secs(left))),
+            ..Default::default()
+        }
+    }
+
+    fn breaker(id: &str, state: BreakerState) -> Breaker {
+        Breaker {
+            service: "orders".into(),
+            replica_id: id.into(),
+            state: state.into(),
+            retry_time: Some(timestamp(now() + Duration::from_secs(4))),
+            probe_success_count: 1,
+            probe_success_target: 2,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_row_shows_health_breaker_and_what_is_left_of_the_lease() {
+        let replicas = [
+            replica("r-1", HealthStatus::Healthy, leased(22)),
+            replica("r-2", HealthStatus::Degraded, Lease { permanent: true, ..Default::default() }),
+            replica("r-3", HealthStatus::Unhealthy, leased(0)),
+            replica("r-4", HealthStatus::Starting, leased(5)),
+        ];
+        let breakers = [
+            breaker("r-1", BreakerState::Closed),
+            breaker("r-2", BreakerState::HalfOpen),
+            breaker("r-3", BreakerState::Open),
+        ];
+        let table = table(&replicas, &breakers, now(), View { with_service: false, wide: false });
+        assert_eq!(
+            anstream::adapter::strip_str(&table.to_string()).to_string(),
+            "\
+REPLICA   ADDRESS          HEALTH      BREAKER          LEASE       WEIGHT   AGE
+r-1       10.0.0.11:8080   healthy     closed           22s/30s     100      1m
+r-2       10.0.0.11:8080   degraded    half-open 1/2    permanent   100      1m
+r-3       10.0.0.11:8080   UNHEALTHY   OPEN, retry 4s   0s/30s      100      1m
+r-4       10.0.0.11:8080   starting    -                5s/30s      100      1m
+"
+        );
+    }
+
+    #[test]
+    fn all_services_and_wide_add_columns_and_labels_cannot_act_on_the_terminal() {
+        let mut replica = replica("r-1", HealthStatus::Healthy, leased(22));
+        replica.labels = [("team", "web"), ("env", "\x1b[31mprod")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+        let table = table(&[replica], &[], now(), View { with_service: true, wide: true });
+        assert_eq!(
+            anstream::adapter::strip_str(&table.to_string()).to_string(),
+            "\
+SERVICE   REPLICA   ADDRESS          HEALTH    BREAKER   LEASE     WEIGHT   AGE   INCARNATION   VERSION   LABELS
+orders    r-1       10.0.0.11:8080   healthy   -         22s/30s   100      1m    3             -         env=\\u{1b}[31mprod team=web
+"
+        );
+    }
+}

@@ -1,0 +1,102 @@
+//! `gwctl get services`: one row a service.
+
+use std::time::SystemTime;
+
+use gateway_proto::v1::Service;
+
+use crate::{
+    age::{self, NONE},
+    control::Control,
+    error::Error,
+    output::{Format, Output},
+    table::{ALARM, CAUTION, Cell, GOOD, Table},
+};
+
+pub(super) async fn run(control: &Control, output: &Output) -> Result<(), Error> {
+    let response = control.services().await?;
+    match output.format {
+        Format::Json => output.message(&response),
+        Format::Name => {
+            output.data(response.services.iter().map(|s| format!("{}\n", s.service)).collect::<String>())
+        }
+        Format::Table | Format::Wide => {
+            if response.services.is_empty() {
+                output.note("no service is registered yet: gwctl register SERVICE HOST:PORT");
+            }
+            let table = table(&response.services, SystemTime::now(), output.is_wide());
+            output.data(table.with_headings(output.headings))
+        }
+    }
+}
+
+fn table(services: &[Service], now: SystemTime, wide: bool) -> Table {
+    let mut headings = vec!["NAME", "READY", "BREAKERS", "AGE"];
+    if wide {
+        headings.push("REVISION");
+    }
+    let mut table = Table::new(headings);
+    for service in services {
+        let mut row = vec![
+            Cell::from(&service.service),
+            ready(service),
+            breakers(service),
+            age::since(now, service.create_time).into(),
+        ];
+        if wide {
+            row.push(service.revision.to_string().into());
+        }
+        table.push(row);
+    }
+    table
+}
+
+fn ready(service: &Service) -> Cell {
+    let (ready, all) = (service.ready_replica_count, service.replica_count);
+    let style = match ready {
+        0 => ALARM,
+        _ if ready < all => CAUTION,
+        _ => GOOD,
+    };
+    Cell::styled(&format!("{ready}/{all}"), style)
+}
+
+fn breakers(service: &Service) -> Cell {
+    match service.open_breaker_count {
+        0 if service.replica_count == 0 => NONE.into(),
+        0 => "all closed".into(),
+        count => Cell::styled(&format!("{count} NOT CLOSED"), ALARM),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use gateway_proto::time::timestamp;
+
+    use super::*;
+
+    #[test]
+    fn a_row_shows_readiness_breakers_and_age() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100_000);
+        let service = |name: &str, ready, all, open| Service {
+            service: name.into(),
+            replica_count: all,
+            ready_replica_count: ready,
+            open_breaker_count: open,
+            create_time: Some(timestamp(now - Duration::from_secs(7200))),
+            revision: 7,
+        };
+        let services = [service("client-service", 3, 3, 0), service("orders", 0, 2, 1)];
+        let plain = |wide| anstream::adapter::strip_str(&table(&services, now, wide).to_string()).to_string();
+        assert_eq!(
+            plain(false),
+            "\
+NAME             READY   BREAKERS       AGE
+client-service   3/3     all closed     2h
+orders           0/2     1 NOT CLOSED   2h
+"
+        );
+        assert!(plain(true).starts_with("NAME             READY   BREAKERS       AGE   REVISION\n"));
+    }
+}

@@ -1,0 +1,187 @@
+//! The control plane as the commands see it: calls with a deadline, whole lists, and errors for people.
+//!
+//! Connecting and single calls are here, whole lists in [`pages`]. No command talks gRPC by itself.
+
+use std::{
+    error::Error as StdError,
+    io,
+    time::{Duration, Instant},
+};
+
+use gateway_proto::{
+    reason,
+    v1::{
+        self, observability_service_client::ObservabilityServiceClient,
+        registry_service_client::RegistryServiceClient,
+    },
+};
+use tonic::{Code, Response, Status, transport::Channel};
+
+use crate::{
+    cli::Global,
+    endpoint::{Endpoint, Origin},
+    error::{Error, Exit},
+    nearest::nearest,
+    status::{Subject, code_name, explain},
+};
+
+#[cfg(test)]
+pub(crate) mod fake;
+mod pages;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use pages::Scope;
+
+/// A page of a thousand replicas with all the labels they may have.
+const MAX_MESSAGE_BYTES: usize = 16 << 20;
+
+/// A connection to a control plane.
+#[derive(Debug, Clone)]
+pub(crate) struct Control {
+    registry: RegistryServiceClient<Channel>,
+    observability: ObservabilityServiceClient<Channel>,
+    timeout: Duration,
+    verbose: bool,
+}
+
+impl Control {
+    /// Connects as the flags say.
+    ///
+    /// # Errors
+    /// A usage error for a bad URL; [`Exit::Unreachable`] when nobody answers there.
+    pub(crate) async fn connect(global: &Global, origin: Origin) -> Result<Self, Error> {
+        let endpoint = Endpoint::parse(&global.endpoint, origin)?;
+        let channel = Channel::builder(endpoint.uri.clone())
+            .connect_timeout(global.timeout)
+            .connect()
+            .await
+            .map_err(|error| unreachable_error(&endpoint, &error))?;
+        Ok(Self::over(channel, global.timeout, global.verbose))
+    }
+
+    /// Calls over an existing channel.
+    pub(crate) fn over(channel: Channel, timeout: Duration, verbose: bool) -> Self {
+        Self {
+            registry: RegistryServiceClient::new(channel.clone())
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
+            observability: ObservabilityServiceClient::new(channel)
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
+            timeout,
+            verbose,
+        }
+    }
+
+    /// Awaits one call, at most for the timeout.
+    async fn call<T>(
+        &self,
+        rpc: &str,
+        subject: Subject<'_>,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Error> {
+        let begun = Instant::now();
+        let answer = tokio::time::timeout(self.timeout, call).await;
+        if self.verbose {
+            let outcome = match &answer {
+                Ok(Ok(_)) => code_name(Code::Ok),
+                Ok(Err(status)) => code_name(status.code()),
+                Err(_) => code_name(Code::DeadlineExceeded),
+            };
+            eprintln!("{rpc}  {outcome}  {:.1?}", begun.elapsed());
+        }
+        match answer {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(explain(&status, subject)),
+            Err(_) => {
+                let timeout = humantime::format_duration(self.timeout);
+                let mut error = Error::new(
+                    Exit::Unreachable,
+                    format!("the control plane did not answer within {timeout}"),
+                )
+                .hint("give it more time with --timeout");
+                error.code = code_name(Code::DeadlineExceeded).into();
+                Err(error)
+            }
+        }
+    }
+
+    /// Adds "did you mean" to an error about an unknown service, when the name of a known one is close.
+    async fn with_suggestion(&self, mut error: Error, typed: &str) -> Error {
+        if !error.code.ends_with(reason::SERVICE_NOT_FOUND) {
+            return error;
+        }
+        // The suggestion is a courtesy: when it fails, the first error is still the one to report.
+        if let Ok(known) = self.services().await {
+            let names = known.services.iter().map(|service| service.service.as_str());
+            if let Some(name) = nearest(typed, names) {
+                error.hints.insert(0, format!("did you mean \"{name}\"?"));
+            }
+        }
+        error
+    }
+
+    /// Registers a replica, or checks whether it could be.
+    ///
+    /// # Errors
+    /// What the control plane refuses, field by field.
+    pub(crate) async fn register(&self, request: v1::RegisterRequest) -> Result<v1::RegisterResponse, Error> {
+        let what = format!("registration of {}", request.service);
+        let service = request.service.clone();
+        let subject = Subject { request: &what, service: &service };
+        self.call("Register", subject, self.registry.clone().register(request)).await
+    }
+
+    /// Removes a replica.
+    ///
+    /// # Errors
+    /// What the control plane refuses.
+    pub(crate) async fn deregister(
+        &self,
+        request: v1::DeregisterRequest,
+    ) -> Result<v1::DeregisterResponse, Error> {
+        let what = format!("deregistration of {}/{}", request.service, request.replica_id);
+        let service = request.service.clone();
+        let subject = Subject { request: &what, service: &service };
+        self.call("Deregister", subject, self.registry.clone().deregister(request)).await
+    }
+
+    /// Opens a stream of events. The deadline is for its beginning only.
+    ///
+    /// # Errors
+    /// When the stream cannot be opened.
+    pub(crate) async fn watch_events(
+        &self,
+        request: v1::WatchEventsRequest,
+    ) -> Result<tonic::Streaming<v1::WatchEventsResponse>, Error> {
+        let service = request.service.clone();
+        let subject = Subject { request: "event subscription", service: &service };
+        self.call("WatchEvents", subject, self.observability.clone().watch_events(request)).await
+    }
+}
+
+/// Says what could not be reached, why, and who chose it.
+fn unreachable_error(endpoint: &Endpoint, error: &tonic::transport::Error) -> Error {
+    let shown = endpoint.uri.to_string();
+    let shown = shown.trim_end_matches('/');
+    let mut unreachable = Error::new(
+        Exit::Unreachable,
+        format!("cannot reach the control plane at {shown} ({})", root_cause(error)),
+    )
+    .because(endpoint.origin.describe())
+    .hint("start one with  gwctl dev")
+    .hint("or choose another one with  --endpoint URL");
+    unreachable.code = code_name(Code::Unavailable).into();
+    unreachable
+}
+
+/// The kind of the socket error at the end of the chain, or the last message of the chain.
+fn root_cause(error: &(dyn StdError + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    match cause.downcast_ref::<io::Error>() {
+        Some(io) if io.kind() != io::ErrorKind::Other => io.kind().to_string(),
+        _ => cause.to_string(),
+    }
+}

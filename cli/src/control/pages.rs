@@ -1,0 +1,191 @@
+//! Whole lists: every page is fetched and merged into one response, so that `-o json` is one stable message.
+
+use gateway_proto::{
+    ReplicaKey, ServiceName,
+    v1::{
+        ListBreakersRequest, ListBreakersResponse, ListEventsRequest, ListEventsResponse, ListNodesRequest,
+        ListNodesResponse, ListReplicasRequest, ListReplicasResponse, ListServicesRequest,
+        ListServicesResponse, Replica,
+    },
+};
+
+use super::Control;
+use crate::{
+    error::{Error, Exit},
+    status::Subject,
+};
+
+/// Rows asked for at once: few calls, and a page stays far below the largest message.
+const PAGE_SIZE: i32 = 1000;
+/// A server that hands out more pages than this does not end: ten million rows.
+const MAX_PAGES: usize = 10_000;
+
+/// A response that may be followed by another.
+trait Page {
+    /// Takes the token of the next page out; empty when this is the last.
+    fn take_token(&mut self) -> String;
+    /// How many rows it has.
+    fn count(&self) -> usize;
+    /// Appends the rows of the next page, and takes over its token.
+    fn absorb(&mut self, next: Self);
+}
+
+macro_rules! page {
+    ($response:ty, $rows:ident $(, $field:ident)*) => {
+        impl Page for $response {
+            fn take_token(&mut self) -> String {
+                std::mem::take(&mut self.next_page_token)
+            }
+            fn count(&self) -> usize {
+                self.$rows.len()
+            }
+            fn absorb(&mut self, next: Self) {
+                self.$rows.extend(next.$rows);
+                self.next_page_token = next.next_page_token;
+                // What holds for the whole list is newest on the last page.
+                $(self.$field = next.$field;)*
+            }
+        }
+    };
+}
+page!(ListServicesResponse, services, revision);
+page!(ListReplicasResponse, replicas, revision);
+page!(ListBreakersResponse, breakers, unreachable_node_ids);
+page!(ListNodesResponse, nodes, revision);
+page!(ListEventsResponse, events);
+
+/// Fetches pages until the last one, or until there are `limit` rows.
+async fn collect<P: Page>(
+    limit: usize,
+    mut fetch: impl AsyncFnMut(String) -> Result<P, Error>,
+) -> Result<P, Error> {
+    let mut all = fetch(String::new()).await?;
+    for _ in 1..MAX_PAGES {
+        let token = all.take_token();
+        if token.is_empty() || all.count() >= limit {
+            return Ok(all);
+        }
+        all.absorb(fetch(token).await?);
+    }
+    Err(Error::new(Exit::Failed, format!("the control plane sent {MAX_PAGES} pages without an end")))
+}
+
+impl Control {
+    /// All services, in the order of their names.
+    ///
+    /// # Errors
+    /// What the control plane refuses.
+    pub(crate) async fn services(&self) -> Result<ListServicesResponse, Error> {
+        let subject = Subject { request: "list of services", service: "" };
+        collect(usize::MAX, async |page_token| {
+            let request = ListServicesRequest { page_size: PAGE_SIZE, page_token };
+            self.call("ListServices", subject, self.registry.clone().list_services(request)).await
+        })
+        .await
+    }
+
+    /// All replicas of one service, or of all services, in the order of their names.
+    ///
+    /// # Errors
+    /// Of an unknown service, with the name that was probably meant.
+    pub(crate) async fn replicas(
+        &self,
+        service: Option<&ServiceName>,
+    ) -> Result<ListReplicasResponse, Error> {
+        let name = service.map_or("", ServiceName::as_str);
+        let subject = Subject { request: "list of replicas", service: name };
+        let listed = collect(usize::MAX, async |page_token| {
+            let service = if name.is_empty() { "-" } else { name }.to_owned();
+            let request = ListReplicasRequest { service, page_size: PAGE_SIZE, page_token };
+            self.call("ListReplicas", subject, self.registry.clone().list_replicas(request)).await
+        })
+        .await;
+        match listed {
+            Err(error) => Err(self.with_suggestion(error, name).await),
+            listed => listed,
+        }
+    }
+
+    /// Breakers in every state: merged over data planes, or one row for each data plane.
+    ///
+    /// # Errors
+    /// What the control plane refuses.
+    pub(crate) async fn breakers(
+        &self,
+        scope: &Scope,
+        per_node: bool,
+    ) -> Result<ListBreakersResponse, Error> {
+        let subject = Subject { request: "list of breakers", service: &scope.service };
+        collect(usize::MAX, async |page_token| {
+            let request = ListBreakersRequest {
+                service: scope.service.clone(),
+                replica_id: scope.replica_id.clone(),
+                per_node,
+                page_size: PAGE_SIZE,
+                page_token,
+                ..Default::default()
+            };
+            self.call("ListBreakers", subject, self.observability.clone().list_breakers(request)).await
+        })
+        .await
+    }
+
+    /// All data planes.
+    ///
+    /// # Errors
+    /// What the control plane refuses.
+    pub(crate) async fn nodes(&self) -> Result<ListNodesResponse, Error> {
+        let subject = Subject { request: "list of data planes", service: "" };
+        collect(usize::MAX, async |page_token| {
+            let request = ListNodesRequest { page_size: PAGE_SIZE, page_token };
+            self.call("ListNodes", subject, self.observability.clone().list_nodes(request)).await
+        })
+        .await
+    }
+
+    /// The newest events, at most `limit` of them, newest first.
+    ///
+    /// # Errors
+    /// What the control plane refuses.
+    pub(crate) async fn events(&self, scope: &Scope, limit: usize) -> Result<ListEventsResponse, Error> {
+        let subject = Subject { request: "list of events", service: &scope.service };
+        let page_size = i32::try_from(limit).unwrap_or(PAGE_SIZE).min(PAGE_SIZE);
+        let mut all = collect(limit, async |page_token| {
+            let request = ListEventsRequest {
+                service: scope.service.clone(),
+                replica_id: scope.replica_id.clone(),
+                page_size,
+                page_token,
+            };
+            self.call("ListEvents", subject, self.observability.clone().list_events(request)).await
+        })
+        .await?;
+        all.events.truncate(limit);
+        Ok(all)
+    }
+}
+
+/// Whose breakers or events: everybody's, a service's, or a replica's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Scope {
+    pub(crate) service: String,
+    pub(crate) replica_id: String,
+}
+
+impl From<Option<&ServiceName>> for Scope {
+    fn from(service: Option<&ServiceName>) -> Self {
+        Self { service: service.map(ToString::to_string).unwrap_or_default(), replica_id: String::new() }
+    }
+}
+
+impl From<&ReplicaKey> for Scope {
+    fn from(key: &ReplicaKey) -> Self {
+        Self { service: key.service.to_string(), replica_id: key.replica.to_string() }
+    }
+}
+
+impl From<&Replica> for Scope {
+    fn from(replica: &Replica) -> Self {
+        Self { service: replica.service.clone(), replica_id: replica.replica_id.clone() }
+    }
+}

@@ -1,0 +1,130 @@
+//! Commands against a scripted control plane: what they ask, and what they make of the answers.
+
+use clap::Parser as _;
+
+use super::*;
+use crate::{
+    cli::Cli,
+    commands,
+    control::fake::{Fake, Script},
+};
+
+async fn run(line: &str, endpoint: &str) -> Result<(), Error> {
+    let line = format!("gwctl --endpoint {endpoint} --quiet {line}");
+    let cli = Cli::try_parse_from(line.split_whitespace()).unwrap();
+    commands::run(cli, Origin::Flag).await
+}
+
+fn replica(service: &str, id: &str) -> v1::Replica {
+    v1::Replica { service: service.into(), replica_id: id.into(), ..Default::default() }
+}
+
+async fn connect(script: Script) -> (Fake, Control, String) {
+    let (fake, address) = Fake::start(script).await;
+    let url = format!("http://{address}");
+    let channel = Channel::from_shared(url.clone()).unwrap().connect().await.unwrap();
+    (fake, Control::over(channel, Duration::from_millis(200), false), url)
+}
+
+fn orders() -> Script {
+    Script {
+        services: vec![v1::Service { service: "orders".into(), ..Default::default() }],
+        replicas: ["r-1", "r-2", "r-3", "r-4", "r-5"].map(|id| replica("orders", id)).into(),
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn all_pages_become_one_response_with_the_newest_revision_and_no_token() {
+    let (_, control, _) = connect(orders()).await;
+    let all = control.replicas(None).await.unwrap();
+    let ids: Vec<_> = all.replicas.iter().map(|r| r.replica_id.as_str()).collect();
+    assert_eq!(ids, ["r-1", "r-2", "r-3", "r-4", "r-5"]);
+    assert_eq!((all.revision, all.next_page_token.as_str()), (6, ""));
+}
+
+#[tokio::test]
+async fn events_stop_at_the_limit() {
+    let event = |id: u32| v1::Event { event_id: id.to_string(), ..Default::default() };
+    let script = Script { events: (0..3000).map(event).collect(), ..Default::default() };
+    let (_, control, _) = connect(script).await;
+    let count = async |limit| control.events(&Scope::default(), limit).await.unwrap().events.len();
+    assert_eq!([count(1).await, count(1500).await, count(9000).await], [1, 1500, 3000]);
+}
+
+#[tokio::test]
+async fn an_unknown_service_names_the_one_that_was_meant() {
+    let (_, _, url) = connect(orders()).await;
+    let error = run("get replicas odrers", &url).await.unwrap_err();
+    assert_eq!(error.headline, "service \"odrers\" is not registered");
+    assert_eq!(error.hints, ["did you mean \"orders\"?", "gwctl get services"]);
+    assert_eq!((error.exit, error.code.as_str()), (Exit::NotFound, "NOT_FOUND / SERVICE_NOT_FOUND"));
+}
+
+#[tokio::test]
+async fn every_list_and_description_is_printed_in_every_format() {
+    let (_, _, url) = connect(orders()).await;
+    for command in
+        ["get services", "get replicas orders", "get breakers", "events", "describe replica orders/r-1"]
+    {
+        for format in ["table", "wide", "json", "name"] {
+            run(&format!("{command} -o {format}"), &url).await.expect(command);
+        }
+    }
+}
+
+#[tokio::test]
+async fn deregister_finds_the_replica_by_its_beginning_and_forces_it_with_the_reason() {
+    let (fake, _, url) = connect(Script { replicas: vec![replica("orders", "r-c0fe")], ..orders() }).await;
+    run("deregister orders/r-c --reason broken", &url).await.unwrap();
+    let asked = fake.with(|script| script.deregistered.pop().unwrap());
+    assert_eq!((asked.replica_id.as_str(), asked.reason.as_str(), asked.force), ("r-c0fe", "broken", true));
+}
+
+#[tokio::test]
+async fn register_asks_for_a_permanent_replica_with_its_labels() {
+    let (fake, _, url) = connect(Script::default()).await;
+    run("register orders 127.0.0.1:80 --id r-1 --weight 7 --label team=web", &url).await.unwrap();
+    let asked = fake.with(|script| script.registered.pop().unwrap());
+    assert!(asked.permanent);
+    assert_eq!((asked.weight, asked.labels["team"].as_str()), (7, "web"));
+}
+
+#[tokio::test]
+async fn a_refused_field_is_named() {
+    let (_, control, _) = connect(Script::default()).await;
+    let request = v1::RegisterRequest { service: "orders".into(), weight: 2000, ..Default::default() };
+    let error = control.register(request).await.unwrap_err();
+    assert_eq!(error.headline, "invalid registration of orders");
+    assert_eq!(error.details, ["weight: 2000 is not in 1..=1000"]);
+    assert_eq!(error.exit, Exit::Usage);
+}
+
+#[tokio::test]
+async fn a_watch_that_is_refused_ends_instead_of_trying_for_ever() {
+    let (_, _, url) = connect(Script::default()).await;
+    let error = run("events -w", &url).await.unwrap_err();
+    assert_eq!((error.exit, error.headline.as_str()), (Exit::Denied, "not for you"));
+}
+
+#[tokio::test]
+async fn a_control_plane_that_does_not_answer_in_time_is_unreachable() {
+    let (_, control, _) = connect(Script::default()).await;
+    let error = control.nodes().await.unwrap_err();
+    assert_eq!(error.headline, "the control plane did not answer within 200ms");
+    assert_eq!((error.exit, error.code.as_str()), (Exit::Unreachable, "DEADLINE_EXCEEDED"));
+}
+
+#[tokio::test]
+async fn a_control_plane_that_is_not_there_is_named_with_the_origin_of_its_endpoint() {
+    // A listener that is gone leaves a port that refuses.
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let error = run("get services", &format!("http://{address}")).await.unwrap_err();
+    assert_eq!(
+        error.headline,
+        format!("cannot reach the control plane at http://{address} (connection refused)")
+    );
+    assert_eq!(error.details, ["the endpoint comes from --endpoint"]);
+    assert_eq!(error.hints[0], "start one with  gwctl dev");
+    assert_eq!((error.exit, error.code.as_str()), (Exit::Unreachable, "UNAVAILABLE"));
+}

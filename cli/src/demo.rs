@@ -1,0 +1,3 @@
+//! The demo: a service with three replicas that can fail, and people's requests to it.
+
+pub(crate) mod replica;

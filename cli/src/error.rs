@@ -1,0 +1,154 @@
+//! What gwctl says when it cannot do what it was asked, and the exit code that goes with it.
+//!
+//! Every error has the same four parts: what failed, why, what to do next, the machine-readable code. [`crate::status`]
+//! makes them of gRPC statuses; nothing here knows gRPC.
+
+use std::{fmt::Write as _, io, process::ExitCode};
+
+use anstyle::{AnsiColor, Style};
+use serde_json::json;
+
+use crate::terminal::printable;
+
+const LABEL: Style = AnsiColor::Red.on_default().bold();
+const HINT: Style = AnsiColor::Cyan.on_default();
+
+/// How the process ends. The numbers are part of gwctl's interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// The reader of stdout has gone: nothing failed, nobody listens.
+    PipeClosed = 0,
+    /// The request failed.
+    Failed = 1,
+    /// A flag or an argument is not what it must be, here or in the control plane's eyes.
+    Usage = 2,
+    /// What was named does not exist.
+    NotFound = 3,
+    /// The state of things does not allow it.
+    Conflict = 4,
+    /// The control plane was not reached, or did not answer in time.
+    Unreachable = 5,
+    /// The caller may not do this.
+    Denied = 6,
+}
+
+/// An error as people read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Error {
+    pub(crate) exit: Exit,
+    /// What failed, lower case, no full stop.
+    pub(crate) headline: String,
+    /// Why, one line each.
+    pub(crate) details: Vec<String>,
+    /// What to do next, one line each.
+    pub(crate) hints: Vec<String>,
+    /// `NOT_FOUND / SERVICE_NOT_FOUND`; empty when the error did not come from the control plane.
+    pub(crate) code: String,
+}
+
+impl Error {
+    /// An error with a headline only.
+    pub(crate) fn new(exit: Exit, headline: impl Into<String>) -> Self {
+        let headline = headline.into();
+        Self { exit, headline, details: Vec::new(), hints: Vec::new(), code: String::new() }
+    }
+
+    /// Adds a reason.
+    #[must_use]
+    pub(crate) fn because(mut self, detail: impl Into<String>) -> Self {
+        self.details.push(detail.into());
+        self
+    }
+
+    /// Adds a next step.
+    #[must_use]
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// The lines for a terminal, with styles.
+    pub(crate) fn to_text(&self) -> String {
+        let mut text = format!("{LABEL}error:{LABEL:#} {}\n", printable(&self.headline));
+        // Writing to a String cannot fail.
+        for detail in &self.details {
+            let _ = writeln!(text, "  {}", printable(detail));
+        }
+        for hint in &self.hints {
+            let _ = writeln!(text, "  {HINT}hint:{HINT:#} {}", printable(hint));
+        }
+        if !self.code.is_empty() {
+            let _ = writeln!(text, "  code: {}", printable(&self.code));
+        }
+        text
+    }
+
+    /// One line of JSON, for `--output json`.
+    pub(crate) fn to_json(&self) -> String {
+        let Self { exit, headline, details, hints, code } = self;
+        format!(
+            "{}\n",
+            json!({"error": headline, "details": details, "hints": hints, "code": code, "exitCode": *exit as u8})
+        )
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::new(Exit::PipeClosed, "the reader of stdout has gone"),
+            _ => Self::new(Exit::Failed, format!("cannot write the output: {error}")),
+        }
+    }
+}
+
+impl From<gateway_runtime::Failure> for Error {
+    fn from(failure: gateway_runtime::Failure) -> Self {
+        let exit = if failure.code() == 2 { Exit::Usage } else { Exit::Failed };
+        Self::new(exit, failure.to_string())
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn example() -> Error {
+        let mut error = Error::new(Exit::NotFound, "service \"odrers\" is not registered")
+            .because("somebody said \x1b[2Jso")
+            .hint("gwctl get services");
+        error.code = "NOT_FOUND / SERVICE_NOT_FOUND".into();
+        error
+    }
+
+    #[test]
+    fn an_error_says_what_why_what_next_and_its_code() {
+        let plain = anstream::adapter::strip_str(&example().to_text()).to_string();
+        assert_eq!(
+            plain,
+            "error: service \"odrers\" is not registered\n  somebody said \\u{1b}[2Jso\n  \
+             hint: gwctl get services\n  code: NOT_FOUND / SERVICE_NOT_FOUND\n"
+        );
+    }
+
+    #[test]
+    fn as_json_it_is_one_line_with_the_exit_code() {
+        let line = example().to_json();
+        assert_eq!(line.lines().count(), 1);
+        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(value["code"], "NOT_FOUND / SERVICE_NOT_FOUND");
+        assert_eq!(value["exitCode"], 3);
+    }
+
+    #[test]
+    fn a_closed_pipe_is_no_failure_and_any_other_write_error_is() {
+        assert_eq!(Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).exit as u8, 0);
+        assert_eq!(Error::from(io::Error::from(io::ErrorKind::StorageFull)).exit, Exit::Failed);
+    }
+}

@@ -1,0 +1,187 @@
+//! The one table from gRPC statuses to errors for people.
+//!
+//! The control plane puts the facts into `google.rpc.Status` details; this file turns violations into lines, the
+//! reason into the code, and what can be done into hints. It never matches on the text of a message.
+
+use gateway_proto::reason;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::error::{Error, Exit};
+
+/// What a call was about, for the headline.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    /// E.g. `registration of orders`: "invalid registration of orders".
+    pub(crate) request: &'a str,
+    /// The service in question; empty when it is about all of them.
+    pub(crate) service: &'a str,
+}
+
+/// Explains a refused call.
+pub(crate) fn explain(status: &Status, subject: Subject<'_>) -> Error {
+    let details = status.get_error_details();
+    let reason = details.error_info().map_or("", |info| info.reason.as_str());
+    let violations = details.bad_request().map_or(&[][..], |bad| &bad.field_violations);
+
+    let headline = match reason {
+        reason::SERVICE_NOT_FOUND if !subject.service.is_empty() => {
+            format!("service \"{}\" is not registered", subject.service)
+        }
+        _ if !violations.is_empty() => format!("invalid {}", subject.request),
+        _ if status.message().is_empty() => format!("the {} was refused without a message", subject.request),
+        _ => status.message().to_owned(),
+    };
+    let mut error = Error::new(exit(status.code()), headline);
+    error.details.extend(violations.iter().map(|v| format!("{}: {}", v.field, v.description)));
+    error.hints.extend(next_step(reason, subject.service));
+    if let Some(delay) = details.retry_info().and_then(|retry| retry.retry_delay) {
+        error.hints.push(format!("retry in {}", humantime::format_duration(delay)));
+    }
+    if let Some(help) = details.help() {
+        error.hints.extend(help.links.iter().map(|link| format!("{} {}", link.description, link.url)));
+    }
+    error.code = code_name(status.code()).to_owned();
+    if !reason.is_empty() {
+        error.code = format!("{} / {reason}", error.code);
+    }
+    error
+}
+
+fn next_step(reason: &str, service: &str) -> Option<String> {
+    match reason {
+        reason::SERVICE_NOT_FOUND => Some("gwctl get services".to_owned()),
+        reason::REPLICA_NOT_FOUND | reason::ADDRESS_IN_USE => {
+            Some(format!("gwctl get replicas {service}").trim_end().to_owned())
+        }
+        reason::STORE_UNAVAILABLE => {
+            Some("nothing was changed; look at the control plane's log and its disk".to_owned())
+        }
+        reason::SHUTTING_DOWN => Some("try again when the control plane is back".to_owned()),
+        _ => None,
+    }
+}
+
+/// The exit code of a gRPC code.
+fn exit(code: Code) -> Exit {
+    match code {
+        Code::InvalidArgument | Code::OutOfRange => Exit::Usage,
+        Code::NotFound => Exit::NotFound,
+        Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted => Exit::Conflict,
+        // A server-side timeout arrives as CANCELLED: gwctl itself never cancels a call it reports on.
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => Exit::Unreachable,
+        Code::PermissionDenied | Code::Unauthenticated => Exit::Denied,
+        Code::Ok
+        | Code::Unknown
+        | Code::ResourceExhausted
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::DataLoss => Exit::Failed,
+    }
+}
+
+/// The name by which the gRPC specification knows a code.
+pub(crate) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::HashMap, time::Duration};
+
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    const ORDERS: Subject<'_> = Subject { request: "registration of orders", service: "orders" };
+
+    #[test]
+    fn violations_become_lines_under_what_was_invalid() {
+        let mut details = ErrorDetails::new();
+        details
+            .add_bad_request_violation("endpoint.address", "has no port: write host:port")
+            .add_bad_request_violation("weight", "2000 is not in 1..=1000")
+            .set_error_info(reason::INVALID_FIELD, reason::DOMAIN, HashMap::new());
+        let status = Status::with_error_details(Code::InvalidArgument, "two things", details);
+        let error = explain(&status, ORDERS);
+        assert_eq!(error.exit, Exit::Usage);
+        assert_eq!(error.headline, "invalid registration of orders");
+        assert_eq!(
+            error.details,
+            ["endpoint.address: has no port: write host:port", "weight: 2000 is not in 1..=1000"]
+        );
+        assert_eq!(error.code, "INVALID_ARGUMENT / INVALID_FIELD");
+    }
+
+    #[test]
+    fn an_unknown_service_is_named_and_the_way_to_the_known_ones_shown() {
+        let details =
+            ErrorDetails::with_error_info(reason::SERVICE_NOT_FOUND, reason::DOMAIN, HashMap::new());
+        let error = explain(&Status::with_error_details(Code::NotFound, "no", details), ORDERS);
+        assert_eq!(error.headline, "service \"orders\" is not registered");
+        assert_eq!(error.hints, ["gwctl get services"]);
+        assert_eq!((error.exit, error.code.as_str()), (Exit::NotFound, "NOT_FOUND / SERVICE_NOT_FOUND"));
+    }
+
+    #[test]
+    fn a_taken_address_leads_to_the_replicas_of_its_service() {
+        let details = ErrorDetails::with_error_info(reason::ADDRESS_IN_USE, reason::DOMAIN, HashMap::new());
+        let error = explain(&Status::with_error_details(Code::AlreadyExists, "r-1 has it", details), ORDERS);
+        assert_eq!((error.exit, error.headline.as_str()), (Exit::Conflict, "r-1 has it"));
+        assert_eq!(error.hints, ["gwctl get replicas orders"]);
+    }
+
+    #[test]
+    fn a_retry_delay_becomes_a_hint() {
+        let mut details = ErrorDetails::with_retry_info(Some(Duration::from_secs(3)));
+        details.set_error_info(reason::OVERLOADED, reason::DOMAIN, HashMap::new());
+        let status = Status::with_error_details(Code::ResourceExhausted, "4096 commands wait", details);
+        let error = explain(&status, ORDERS);
+        assert_eq!(error.headline, "4096 commands wait");
+        assert_eq!(error.hints, ["retry in 3s"]);
+        assert_eq!(error.exit, Exit::Failed);
+    }
+
+    #[test]
+    fn a_status_without_details_still_has_a_headline_and_a_code() {
+        let error = explain(&Status::new(Code::PermissionDenied, ""), ORDERS);
+        assert_eq!(error.headline, "the registration of orders was refused without a message");
+        assert_eq!((error.exit, error.code.as_str()), (Exit::Denied, "PERMISSION_DENIED"));
+    }
+
+    #[test]
+    fn each_kind_of_refusal_has_its_exit_code() {
+        let exits: Vec<u8> = [
+            Code::Internal,
+            Code::InvalidArgument,
+            Code::NotFound,
+            Code::AlreadyExists,
+            Code::FailedPrecondition,
+            Code::Aborted,
+            Code::Unavailable,
+            Code::DeadlineExceeded,
+            Code::Unauthenticated,
+        ]
+        .map(|code| exit(code) as u8)
+        .into();
+        assert_eq!(exits, [1, 2, 3, 4, 4, 4, 5, 5, 6]);
+    }
+}

@@ -1,0 +1,143 @@
+//! What the control plane is started with: flags as given, and the checked form of them.
+
+use std::net::SocketAddr;
+
+use gateway_runtime::Failure;
+
+use crate::{registry::Limits, store::StoreLocation};
+
+/// Flags of the control plane, each with its environment variable.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Where gRPC, HTTP and metrics are served, as IP:PORT; port 0 takes a free one
+    #[arg(long, env = "GW_LISTEN", default_value = "127.0.0.1:7400", value_name = "IP:PORT")]
+    pub listen: SocketAddr,
+
+    /// Where registrations are kept: redb:PATH (a file, made when missing) or memory: (gone with the process)
+    #[arg(long, env = "GW_STORE", default_value = "redb:gateway.redb", value_name = "STORE")]
+    pub store: String,
+
+    /// How many replicas may be registered in all
+    #[arg(long, env = "GW_MAX_REPLICAS", default_value_t = 100_000, value_name = "COUNT")]
+    pub max_replicas: usize,
+
+    /// How many replicas one service may have
+    #[arg(long, env = "GW_MAX_REPLICAS_PER_SERVICE", default_value_t = 10_000, value_name = "COUNT")]
+    pub max_replicas_per_service: usize,
+
+    /// How many data planes are followed and remembered
+    #[arg(long, env = "GW_MAX_NODES", default_value_t = 1000, value_name = "COUNT")]
+    pub max_nodes: usize,
+
+    /// How many connections are open at once; more wait to be accepted
+    #[arg(long, env = "GW_MAX_CONNECTIONS", default_value_t = 10_000, value_name = "COUNT")]
+    pub max_connections: usize,
+
+    /// How many changes may wait to be made durable; more are refused with RESOURCE_EXHAUSTED
+    #[arg(long, env = "GW_QUEUE_LENGTH", default_value_t = 4096, value_name = "COUNT")]
+    pub queue_length: usize,
+}
+
+/// A configuration that can be started.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Where to serve.
+    pub listen: SocketAddr,
+    /// Where registrations are kept.
+    pub store: StoreLocation,
+    /// How many replicas are taken.
+    pub limits: Limits,
+    /// How many data planes are followed and remembered.
+    pub max_nodes: usize,
+    /// How many connections are open at once.
+    pub max_connections: usize,
+    /// How many changes may wait.
+    pub queue_length: usize,
+}
+
+impl Args {
+    /// Checks the flags.
+    ///
+    /// # Errors
+    /// A usage [`Failure`] that names the flag and what is allowed.
+    pub fn validate(self) -> Result<Config, Failure> {
+        let store =
+            self.store.parse().map_err(|why| Failure::usage(format!("--store {:?} {why}", self.store)))?;
+        // The upper bounds are those of what holds them: a semaphore, a channel, memory.
+        check("--max-replicas", self.max_replicas, 10_000_000)?;
+        check("--max-replicas-per-service", self.max_replicas_per_service, 10_000_000)?;
+        check("--max-nodes", self.max_nodes, 100_000)?;
+        check("--max-connections", self.max_connections, 1_000_000)?;
+        check("--queue-length", self.queue_length, 1_000_000)?;
+        Ok(Config {
+            listen: self.listen,
+            store,
+            limits: Limits {
+                replicas: self.max_replicas,
+                replicas_per_service: self.max_replicas_per_service,
+            },
+            max_nodes: self.max_nodes,
+            max_connections: self.max_connections,
+            queue_length: self.queue_length,
+        })
+    }
+}
+
+impl Default for Config {
+    /// The flags' defaults, whatever the environment says.
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
+            store: StoreLocation::Redb("gateway.redb".into()),
+            limits: Limits { replicas: 100_000, replicas_per_service: 10_000 },
+            max_nodes: 1000,
+            max_connections: 10_000,
+            queue_length: 4096,
+        }
+    }
+}
+
+fn check(flag: &str, value: usize, max: usize) -> Result<(), Failure> {
+    if (1..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("{flag} {value} is not in 1..={max}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Program {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn validate(flags: &[&str]) -> Result<Config, Failure> {
+        let flags = std::iter::once(&"gw-control-plane").chain(flags);
+        Program::try_parse_from(flags).unwrap().args.validate()
+    }
+
+    #[test]
+    fn without_flags_the_documented_defaults_hold() {
+        assert_eq!(validate(&[]), Ok(Config::default()));
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_by_the_name_of_its_flag() {
+        for (flags, message) in [
+            (
+                ["--store", "etcd://a"],
+                "--store \"etcd://a\" etcd:// is not available in this version: use redb:PATH or memory:",
+            ),
+            (["--max-nodes", "0"], "--max-nodes 0 is not in 1..=100000"),
+            (["--queue-length", "9999999"], "--queue-length 9999999 is not in 1..=1000000"),
+        ] {
+            let failure = validate(&flags).unwrap_err();
+            assert_eq!((failure.to_string().as_str(), failure.code()), (message, 2));
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! For supervisors and for Prometheus.
+
+use std::sync::Arc;
+
+use axum::{
+    extract::{RawQuery, State},
+    response::{IntoResponse, Response},
+};
+use http::{StatusCode, header};
+
+use crate::{edge::Edge, registry::View};
+
+/// Whether the process turns at all.
+pub(super) async fn livez() -> &'static str {
+    "ok\n"
+}
+
+/// Whether changes are taken; `?verbose` says what stands in the way.
+pub(super) async fn readyz(State(edge): State<Arc<Edge>>, RawQuery(query): RawQuery) -> Response {
+    let status = if edge.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let is_verbose =
+        query.is_some_and(|query| query.split('&').any(|part| part.split('=').next() == Some("verbose")));
+    if !is_verbose {
+        return (status, if status.is_success() { "ok\n" } else { "not ready\n" }).into_response();
+    }
+    let (revision, replicas) =
+        edge.effects.publisher.read(|view: &View| (view.revision(), view.replica_count()));
+    let store = match *edge.available.borrow() {
+        true => format!("[+]store ok (revision {revision}, {replicas} replicas)"),
+        false => format!("[-]store unavailable (serving revision {revision}, changes are refused)"),
+    };
+    let drain = match edge.shutdown.has_begun() {
+        false => "[+]not draining",
+        true => "[-]draining",
+    };
+    (status, format!("{store}\n{drain}\n")).into_response()
+}
+
+/// What Prometheus reads.
+pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Response {
+    let effects = &edge.effects;
+    let text = effects.metrics.text(&effects.publisher, &effects.observation);
+    ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
+        .into_response()
+}

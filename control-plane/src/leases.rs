@@ -1,0 +1,266 @@
+//! Deadlines of leases, by lease id.
+//!
+//! A renewal touches one entry and neither the writer nor the store, so that heartbeats stay cheap however many
+//! replicas there are. Nothing expires here: [`Leases::sweep`] marks what lapsed, and only the writer removes a
+//! replica, after the store has. Between the two the lease cannot be renewed any more, so no owner is told "alive"
+//! while its replica goes.
+//!
+//! Time is an argument everywhere: the table reads no clock.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use dashmap::DashMap;
+use gateway_proto::{LeaseId, ReplicaKey};
+
+/// How often lapsed leases are looked for: what a lease may outlive its time to live by, at most.
+pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A gap between sweeps from which on this process, not its clients, is taken to have been away: eight sweeps missed,
+/// which no load explains, but a paused machine or a stopped process does.
+pub const STALL: Duration = Duration::from_secs(2);
+
+/// The leases of all replicas that are not permanent.
+#[derive(Debug)]
+pub struct Leases {
+    leases: DashMap<LeaseId, Lease>,
+    /// The table's birth, from which `swept` counts.
+    born: Instant,
+    /// Nanoseconds from `born` to the last sweep. Atomic, because renewals compare with it without a lock.
+    swept: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Lease {
+    key: ReplicaKey,
+    ttl: Duration,
+    renewed: Instant,
+    deadline: Instant,
+    lapsed: bool,
+}
+
+/// What is known of a living lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Term {
+    /// Granted time to live.
+    pub ttl: Duration,
+    /// When it was granted or renewed last.
+    pub renewed: Instant,
+    /// Alive while now is before this.
+    pub deadline: Instant,
+}
+
+/// A lease that ended without its owner asking for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lapsed {
+    /// The replica it guarded.
+    pub key: ReplicaKey,
+    /// Which lease.
+    pub lease: LeaseId,
+    /// How long nothing was heard of its owner.
+    pub silent_for: Duration,
+}
+
+/// What a sweep found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Sweep {
+    /// Leases newly marked as lapsed.
+    pub lapsed: usize,
+    /// Set when this process was away for that long: every lease got one full time to live instead.
+    pub stalled_for: Option<Duration>,
+}
+
+impl Leases {
+    /// An empty table, swept just now.
+    pub fn new(now: Instant) -> Self {
+        Self { leases: DashMap::new(), born: now, swept: AtomicU64::new(0) }
+    }
+
+    /// Starts a lease. One of the same id begins anew.
+    pub fn grant(&self, lease: LeaseId, key: ReplicaKey, ttl: Duration, now: Instant) {
+        self.leases.insert(lease, Lease { key, ttl, renewed: now, deadline: now + ttl, lapsed: false });
+    }
+
+    /// Extends a lease of `key` to one full time to live from `now`. O(1).
+    ///
+    /// `None`: this lease does not keep that replica alive. It is unknown, belongs to another replica, or has lapsed:
+    /// at `now == deadline` it has.
+    pub fn renew(&self, lease: LeaseId, key: &ReplicaKey, now: Instant) -> Option<Term> {
+        let mut entry = self.leases.get_mut(&lease)?;
+        if entry.key != *key {
+            return None;
+        }
+        // After a stall nobody could renew in time, so the first to come after it must not pay for it.
+        if !entry.lapsed && now >= entry.deadline && self.stalled_for(now).is_none() {
+            entry.lapsed = true;
+        }
+        if entry.lapsed {
+            return None;
+        }
+        entry.renewed = now;
+        entry.deadline = now + entry.ttl;
+        Some(entry.term())
+    }
+
+    /// What is known of a lease; `None` when it is unknown or has lapsed.
+    pub fn get(&self, lease: LeaseId) -> Option<Term> {
+        self.leases.get(&lease).filter(|entry| !entry.lapsed).map(|entry| entry.term())
+    }
+
+    /// Drops a lease that guards nothing any more.
+    pub fn forget(&self, lease: LeaseId) {
+        self.leases.remove(&lease);
+    }
+
+    /// Marks every lease whose deadline has come. To be called every [`SWEEP_INTERVAL`].
+    ///
+    /// When far more time has passed since the last call, this process stood still and heard nobody: then every
+    /// lease gets one full time to live from `now`.
+    pub fn sweep(&self, now: Instant) -> Sweep {
+        let stalled_for = self.stalled_for(now);
+        let since_birth = u64::try_from((now - self.born).as_nanos()).unwrap_or(u64::MAX);
+        self.swept.store(since_birth, Ordering::Relaxed);
+        let mut lapsed = 0;
+        for mut entry in self.leases.iter_mut().filter(|entry| !entry.lapsed) {
+            if stalled_for.is_some() {
+                entry.deadline = now + entry.ttl;
+            } else if now >= entry.deadline {
+                entry.lapsed = true;
+                lapsed += 1;
+            }
+        }
+        Sweep { lapsed, stalled_for }
+    }
+
+    /// At most `max` of the leases that have lapsed and are not forgotten: what is still to be removed.
+    pub fn lapsed(&self, max: usize, now: Instant) -> Vec<Lapsed> {
+        let lapsed = self.leases.iter().filter(|entry| entry.lapsed).map(|entry| Lapsed {
+            key: entry.key.clone(),
+            lease: *entry.key(),
+            silent_for: now.saturating_duration_since(entry.renewed),
+        });
+        lapsed.take(max).collect()
+    }
+
+    fn stalled_for(&self, now: Instant) -> Option<Duration> {
+        let swept = self.born + Duration::from_nanos(self.swept.load(Ordering::Relaxed));
+        Some(now.saturating_duration_since(swept)).filter(|gap| *gap >= STALL)
+    }
+}
+
+impl Lease {
+    fn term(&self) -> Term {
+        Term { ttl: self.ttl, renewed: self.renewed, deadline: self.deadline }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(15);
+    const MS: Duration = Duration::from_millis(1);
+    const ID: LeaseId = LeaseId::from_random(1);
+
+    fn key() -> ReplicaKey {
+        ReplicaKey::parse("orders", "r-1").unwrap()
+    }
+
+    /// A table with one lease, and the moment it was granted.
+    fn granted() -> (Leases, Instant) {
+        let start = Instant::now();
+        let leases = Leases::new(start);
+        leases.grant(ID, key(), TTL, start);
+        (leases, start)
+    }
+
+    /// Sweeps at the usual pace up to `end`.
+    fn sweep_until(leases: &Leases, start: Instant, end: Instant) -> usize {
+        let mut now = start;
+        let mut lapsed = 0;
+        while now < end {
+            now = (now + SWEEP_INTERVAL).min(end);
+            lapsed += leases.sweep(now).lapsed;
+        }
+        lapsed
+    }
+
+    #[test]
+    fn a_lease_lives_until_its_deadline_and_not_at_it() {
+        let (leases, start) = granted();
+        assert_eq!(sweep_until(&leases, start, start + TTL - MS), 0);
+        assert_eq!(leases.sweep(start + TTL).lapsed, 1);
+        let expected = Lapsed { key: key(), lease: ID, silent_for: TTL };
+        assert_eq!(leases.lapsed(10, start + TTL), [expected]);
+    }
+
+    #[test]
+    fn a_renewal_gives_one_full_time_to_live_from_then() {
+        let (leases, start) = granted();
+        let later = start + TTL - MS;
+        sweep_until(&leases, start, later);
+        let term = leases.renew(ID, &key(), later).unwrap();
+        assert_eq!(term, Term { ttl: TTL, renewed: later, deadline: later + TTL });
+        assert_eq!(sweep_until(&leases, later, later + TTL - MS), 0);
+        assert_eq!(leases.sweep(later + TTL).lapsed, 1);
+    }
+
+    #[test]
+    fn a_renewal_at_the_deadline_comes_too_late_even_before_the_sweep() {
+        let (leases, start) = granted();
+        sweep_until(&leases, start, start + TTL - MS);
+        assert_eq!(leases.renew(ID, &key(), start + TTL), None);
+        assert_eq!(leases.lapsed(10, start + TTL).len(), 1);
+    }
+
+    #[test]
+    fn a_lapsed_lease_never_comes_back() {
+        let (leases, start) = granted();
+        sweep_until(&leases, start, start + TTL);
+        assert_eq!(leases.renew(ID, &key(), start + TTL), None);
+        assert_eq!(leases.get(ID), None);
+        // A stall later does not revive it either.
+        leases.sweep(start + 10 * TTL);
+        assert_eq!(leases.renew(ID, &key(), start + 10 * TTL), None);
+        leases.forget(ID);
+        assert_eq!(leases.lapsed(10, start + 10 * TTL), []);
+    }
+
+    #[test]
+    fn a_lease_renews_only_the_replica_it_was_granted_for() {
+        let (leases, start) = granted();
+        let other = ReplicaKey::parse("orders", "r-2").unwrap();
+        assert_eq!(leases.renew(ID, &other, start), None);
+        assert_eq!(leases.renew(LeaseId::from_random(2), &key(), start), None);
+        assert!(leases.renew(ID, &key(), start).is_some());
+    }
+
+    #[test]
+    fn after_a_stall_every_lease_gets_one_full_time_to_live() {
+        let (leases, start) = granted();
+        let woken = start + 3 * TTL;
+        let sweep = leases.sweep(woken);
+        assert_eq!(sweep, Sweep { lapsed: 0, stalled_for: Some(3 * TTL) });
+        assert_eq!(sweep_until(&leases, woken, woken + TTL - MS), 0);
+        assert_eq!(leases.sweep(woken + TTL).lapsed, 1);
+    }
+
+    #[test]
+    fn a_renewal_that_comes_between_a_stall_and_its_first_sweep_is_taken() {
+        let (leases, start) = granted();
+        assert!(leases.renew(ID, &key(), start + 3 * TTL).is_some());
+    }
+
+    #[test]
+    fn no_more_lapsed_leases_are_handed_out_than_asked_for() {
+        let start = Instant::now();
+        let leases = Leases::new(start);
+        for number in 0..10 {
+            leases.grant(LeaseId::from_random(number), key(), TTL, start);
+        }
+        sweep_until(&leases, start, start + TTL);
+        assert_eq!(leases.lapsed(3, start + TTL).len(), 3);
+    }
+}

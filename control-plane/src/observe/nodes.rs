@@ -1,0 +1,288 @@
+//! The data planes: which are connected, how far each has come, which are silent.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant, SystemTime},
+};
+
+use gateway_proto::{NodeId, time::timestamp, v1};
+
+use crate::registry::Revision;
+
+/// A data plane that has neither reported nor acked anything for this long is named as unreachable.
+pub const SILENT_AFTER: Duration = Duration::from_secs(15);
+/// A data plane that has been away for this long is forgotten, with its breakers.
+pub const FORGET_AFTER: Duration = Duration::from_secs(600);
+
+/// Data planes by their ids.
+#[derive(Debug)]
+pub struct Nodes {
+    nodes: BTreeMap<NodeId, Node>,
+    capacity: usize,
+}
+
+/// Who a data plane says it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Stable over its restarts.
+    pub id: NodeId,
+    /// Of its program; for people.
+    pub version: String,
+    /// Where it connected from; empty when unknown.
+    pub address: String,
+}
+
+/// There are as many data planes as are allowed, and all of them are connected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TooManyNodes {
+    /// How many are allowed.
+    pub limit: usize,
+}
+
+#[derive(Debug)]
+struct Node {
+    version: String,
+    address: String,
+    connected: bool,
+    /// When it came or was heard last, for what is silent and what is forgotten.
+    heard: Instant,
+    connect_time: Option<SystemTime>,
+    report_time: Option<SystemTime>,
+    acked: Revision,
+    sent: Revision,
+    nack: Option<v1::Nack>,
+}
+
+impl Nodes {
+    /// At most `capacity` data planes.
+    pub fn new(capacity: usize) -> Self {
+        Self { nodes: BTreeMap::new(), capacity }
+    }
+
+    /// Whether there is an entry for the data plane.
+    pub fn contains(&self, id: &NodeId) -> bool {
+        self.nodes.contains_key(id)
+    }
+
+    /// Notes that a snapshot stream begins for a data plane that holds `resume`.
+    ///
+    /// # Errors
+    /// [`TooManyNodes`] when it is a new one and there is no room.
+    pub fn connect(
+        &mut self,
+        identity: &Identity,
+        resume: Revision,
+        now: Instant,
+        wall: SystemTime,
+    ) -> Result<(), TooManyNodes> {
+        let node = self.admit(identity, now)?;
+        node.connected = true;
+        node.connect_time = Some(wall);
+        node.acked = resume;
+        node.sent = resume;
+        node.nack = None;
+        Ok(())
+    }
+
+    /// Notes that the snapshot stream ended.
+    pub fn disconnect(&mut self, id: &NodeId, now: Instant) {
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.connected = false;
+            node.heard = now;
+        }
+    }
+
+    /// Notes what was sent.
+    pub fn sent(&mut self, id: &NodeId, revision: Revision) {
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.sent = revision;
+        }
+    }
+
+    /// Notes what the data plane uses now: a sign of life, too, for one that has nothing to report.
+    pub fn acked(&mut self, id: &NodeId, revision: Revision, now: Instant) {
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.heard = now;
+            node.acked = revision;
+            node.nack = None;
+        }
+    }
+
+    /// Notes what the data plane refused. Yields whether that is news.
+    pub fn nacked(&mut self, id: &NodeId, nack: v1::Nack) -> bool {
+        self.nodes.get_mut(id).is_some_and(|node| node.nack.replace(nack.clone()) != Some(nack))
+    }
+
+    /// Notes that the data plane reported.
+    ///
+    /// # Errors
+    /// [`TooManyNodes`] when it is a new one and there is no room.
+    pub fn reported(
+        &mut self,
+        identity: &Identity,
+        now: Instant,
+        wall: SystemTime,
+    ) -> Result<(), TooManyNodes> {
+        let node = self.admit(identity, now)?;
+        node.heard = now;
+        node.report_time = Some(wall);
+        Ok(())
+    }
+
+    /// Drops data planes that have been away for [`FORGET_AFTER`], and yields them.
+    pub fn forget_absent(&mut self, now: Instant) -> Vec<NodeId> {
+        let is_absent = |node: &Node| !node.connected && now - node.heard >= FORGET_AFTER;
+        let absent: Vec<_> =
+            self.nodes.iter().filter(|(_, node)| is_absent(node)).map(|(id, _)| id.clone()).collect();
+        self.nodes.retain(|_, node| !is_absent(node));
+        absent
+    }
+
+    /// Data planes whose breakers may be out of date: disconnected, or silent for [`SILENT_AFTER`].
+    pub fn unreachable(&self, now: Instant) -> Vec<String> {
+        let is_unreachable = |node: &Node| !node.connected || now - node.heard >= SILENT_AFTER;
+        self.nodes.iter().filter(|(_, node)| is_unreachable(node)).map(|(id, _)| id.to_string()).collect()
+    }
+
+    /// The data planes after `after`, in the order of their ids, given the registry's revision.
+    pub fn list_after(&self, after: &str, head: Revision) -> impl Iterator<Item = (&NodeId, v1::Node)> {
+        let range =
+            self.nodes.range::<str, _>((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded));
+        range.map(move |(id, node)| (id, node.to_wire(id, head)))
+    }
+
+    /// How many there are in each state, given the registry's revision.
+    pub fn count_by_state(&self, head: Revision) -> BTreeMap<v1::NodeState, usize> {
+        let mut counts = BTreeMap::new();
+        for node in self.nodes.values() {
+            *counts.entry(node.state(head)).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The data plane's entry, made if need be; one that is away makes room.
+    fn admit(&mut self, identity: &Identity, now: Instant) -> Result<&mut Node, TooManyNodes> {
+        if !self.nodes.contains_key(&identity.id) && self.nodes.len() >= self.capacity {
+            let away =
+                self.nodes.iter().filter(|(_, node)| !node.connected).min_by_key(|(_, node)| node.heard);
+            let away = away.map(|(id, _)| id.clone()).ok_or(TooManyNodes { limit: self.capacity })?;
+            self.nodes.remove(&away);
+        }
+        let node = self.nodes.entry(identity.id.clone()).or_insert_with(|| Node {
+            version: String::new(),
+            address: String::new(),
+            connected: false,
+            heard: now,
+            connect_time: None,
+            report_time: None,
+            acked: 0,
+            sent: 0,
+            nack: None,
+        });
+        node.version.clone_from(&identity.version);
+        node.address.clone_from(&identity.address);
+        Ok(node)
+    }
+}
+
+impl Node {
+    fn state(&self, head: Revision) -> v1::NodeState {
+        match (self.connected, &self.nack) {
+            (false, _) => v1::NodeState::Disconnected,
+            (true, Some(_)) => v1::NodeState::Nacked,
+            (true, None) if self.acked >= head => v1::NodeState::Synced,
+            (true, None) => v1::NodeState::Lagging,
+        }
+    }
+
+    fn to_wire(&self, id: &NodeId, head: Revision) -> v1::Node {
+        v1::Node {
+            node_id: id.to_string(),
+            version: self.version.clone(),
+            address: self.address.clone(),
+            state: self.state(head).into(),
+            acked_revision: self.acked,
+            sent_revision: self.sent,
+            connect_time: self.connect_time.map(timestamp),
+            last_report_time: self.report_time.map(timestamp),
+            nack: self.nack.clone(),
+            open_breaker_count: 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    fn identity(id: &str) -> Identity {
+        Identity { id: NodeId::parse(id).unwrap(), version: "1".into(), address: "10.0.0.9:1".into() }
+    }
+
+    fn connected(ids: &[&str], capacity: usize) -> (Nodes, Instant) {
+        let now = Instant::now();
+        let mut nodes = Nodes::new(capacity);
+        for id in ids {
+            nodes.connect(&identity(id), 0, now, UNIX_EPOCH).unwrap();
+        }
+        (nodes, now)
+    }
+
+    fn state(nodes: &Nodes, head: Revision) -> v1::NodeState {
+        nodes.list_after("", head).next().unwrap().1.state()
+    }
+
+    #[test]
+    fn a_data_plane_lags_until_it_acked_the_present_revision() {
+        let (mut nodes, now) = connected(&["n1"], 9);
+        let id = identity("n1").id;
+        assert_eq!(state(&nodes, 3), v1::NodeState::Lagging);
+        nodes.sent(&id, 3);
+        nodes.acked(&id, 3, now);
+        assert_eq!(state(&nodes, 3), v1::NodeState::Synced);
+        assert_eq!(state(&nodes, 4), v1::NodeState::Lagging);
+        nodes.disconnect(&id, now);
+        assert_eq!(state(&nodes, 3), v1::NodeState::Disconnected);
+    }
+
+    #[test]
+    fn a_nack_shows_until_the_next_ack_and_is_news_once() {
+        let (mut nodes, now) = connected(&["n1"], 9);
+        let id = identity("n1").id;
+        let nack = v1::Nack { reason: "INVALID_RESOURCE".into(), message: "a/b".into() };
+        assert!(nodes.nacked(&id, nack.clone()));
+        assert!(!nodes.nacked(&id, nack));
+        assert_eq!(state(&nodes, 0), v1::NodeState::Nacked);
+        nodes.acked(&id, 1, now);
+        assert_eq!(state(&nodes, 1), v1::NodeState::Synced);
+    }
+
+    #[test]
+    fn a_data_plane_is_unreachable_when_it_is_away_or_silent() {
+        let (mut nodes, now) = connected(&["n1", "n2", "n3"], 9);
+        nodes.disconnect(&identity("n1").id, now);
+        nodes.reported(&identity("n2"), now + SILENT_AFTER, UNIX_EPOCH).unwrap();
+        assert_eq!(nodes.unreachable(now + SILENT_AFTER), ["n1", "n3"]);
+    }
+
+    #[test]
+    fn a_data_plane_that_stays_away_is_forgotten_and_a_connected_one_never() {
+        let (mut nodes, now) = connected(&["n1", "n2"], 9);
+        nodes.disconnect(&identity("n1").id, now);
+        assert_eq!(nodes.forget_absent(now + FORGET_AFTER - Duration::from_secs(1)), []);
+        assert_eq!(nodes.forget_absent(now + FORGET_AFTER), [identity("n1").id]);
+        assert!(nodes.contains(&identity("n2").id));
+    }
+
+    #[test]
+    fn when_there_is_no_room_one_that_is_away_makes_it_and_a_connected_one_does_not() {
+        let (mut nodes, now) = connected(&["n1", "n2"], 2);
+        let refused = nodes.connect(&identity("n3"), 0, now, UNIX_EPOCH);
+        assert_eq!(refused, Err(TooManyNodes { limit: 2 }));
+        nodes.disconnect(&identity("n1").id, now);
+        nodes.connect(&identity("n3"), 0, now, UNIX_EPOCH).unwrap();
+        assert!(!nodes.contains(&identity("n1").id));
+    }
+}

@@ -1,0 +1,146 @@
+//! What a data plane reports, checked and cut to size.
+//!
+//! Names must be right, for they are keys. Texts are for people and are cut rather than refused: a report is worth
+//! more than the end of its longest sentence.
+
+use gateway_proto::{Invalid, NodeId, ReplicaKey, v1};
+
+use super::matrix::BreakerReport;
+
+const MAX_TEXT_CHARS: usize = 512;
+const MAX_LAST_ERRORS: usize = 5;
+const MAX_METADATA: usize = 16;
+/// Transitions in one message; a data plane that has more to tell says so in `dropped_event_count`.
+const MAX_EVENTS: usize = 1000;
+const EVENT_TYPES: [&str; 3] = ["BREAKER_OPENED", "BREAKER_HALF_OPENED", "BREAKER_CLOSED"];
+
+/// A checked `ReportNodeStatusRequest`, apart from the sender's identity.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Report {
+    /// The breakers.
+    pub breakers: BreakerReport,
+    /// Transitions, oldest first.
+    pub events: Vec<v1::Event>,
+}
+
+impl Report {
+    /// Checks a report of `node`.
+    ///
+    /// # Errors
+    /// [`Invalid`] naming the entry at fault: a bad name, a state or an event that this version does not know.
+    pub fn parse(node: &NodeId, wire: v1::ReportNodeStatusRequest) -> Result<Self, Invalid> {
+        if wire.events.len() > MAX_EVENTS {
+            return Err(Invalid::new("events", format!("are more than {MAX_EVENTS} in one message")));
+        }
+        let breakers = wire.breakers.into_iter().enumerate().map(|(index, row)| {
+            parse_breaker(node, row).map_err(|invalid| invalid.within(&format!("breakers[{index}]")))
+        });
+        let breakers = BreakerReport { full: wire.full, breakers: breakers.collect::<Result<_, _>>()? };
+        let events = wire.events.into_iter().enumerate().map(|(index, event)| {
+            parse_event(node, event).map_err(|invalid| invalid.within(&format!("events[{index}]")))
+        });
+        Ok(Self { breakers, events: events.collect::<Result<_, _>>()? })
+    }
+}
+
+fn parse_breaker(node: &NodeId, mut row: v1::Breaker) -> Result<(ReplicaKey, v1::Breaker), Invalid> {
+    let key = ReplicaKey::parse(&row.service, &row.replica_id)?;
+    if matches!(v1::BreakerState::try_from(row.state), Err(_) | Ok(v1::BreakerState::Unspecified)) {
+        return Err(Invalid::new("state", format!("{} is no state of a breaker", row.state)));
+    }
+    row.node_id = node.to_string();
+    // Only a merged row counts data planes.
+    (row.open_node_count, row.node_count) = (0, 0);
+    cut(&mut row.address);
+    cut(&mut row.reason);
+    row.last_errors.truncate(MAX_LAST_ERRORS);
+    row.last_errors.iter_mut().for_each(cut);
+    Ok((key, row))
+}
+
+fn parse_event(node: &NodeId, mut event: v1::Event) -> Result<v1::Event, Invalid> {
+    ReplicaKey::parse(&event.service, &event.replica_id)?;
+    if !EVENT_TYPES.contains(&event.event_type.as_str()) {
+        let shown: String = event.event_type.escape_default().take(40).collect();
+        return Err(Invalid::new("event_type", format!("\"{shown}\" is no transition of a breaker")));
+    }
+    event.node_id = node.to_string();
+    cut(&mut event.message);
+    if event.metadata.len() > MAX_METADATA {
+        return Err(Invalid::new("metadata", format!("has more than {MAX_METADATA} entries")));
+    }
+    for (mut key, mut value) in std::mem::take(&mut event.metadata) {
+        cut(&mut key);
+        cut(&mut value);
+        event.metadata.insert(key, value);
+    }
+    Ok(event)
+}
+
+fn cut(text: &mut String) {
+    if let Some((end, _)) = text.char_indices().nth(MAX_TEXT_CHARS) {
+        text.truncate(end);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn breaker() -> v1::Breaker {
+        v1::Breaker {
+            service: "orders".into(),
+            replica_id: "r-1".into(),
+            state: v1::BreakerState::Open.into(),
+            ..Default::default()
+        }
+    }
+
+    fn event() -> v1::Event {
+        v1::Event {
+            service: "orders".into(),
+            replica_id: "r-1".into(),
+            event_type: "BREAKER_OPENED".into(),
+            ..Default::default()
+        }
+    }
+
+    fn parse(breakers: Vec<v1::Breaker>, events: Vec<v1::Event>) -> Result<Report, Invalid> {
+        let wire = v1::ReportNodeStatusRequest { breakers, events, ..Default::default() };
+        Report::parse(&NodeId::parse("n1").unwrap(), wire)
+    }
+
+    fn field(result: Result<Report, Invalid>) -> String {
+        result.unwrap_err().violations()[0].field.clone()
+    }
+
+    #[test]
+    fn a_row_and_an_event_are_of_the_data_plane_that_sent_them() {
+        let lying = v1::Breaker { node_id: "other".into(), node_count: 9, ..breaker() };
+        let report = parse(vec![lying], vec![v1::Event { node_id: "other".into(), ..event() }]).unwrap();
+        let row = &report.breakers.breakers[0].1;
+        assert_eq!((row.node_id.as_str(), row.node_count), ("n1", 0));
+        assert_eq!(report.events[0].node_id, "n1");
+    }
+
+    #[test]
+    fn bad_names_states_and_types_are_refused_with_their_place() {
+        let bad_name = v1::Breaker { replica_id: "R".into(), ..breaker() };
+        assert_eq!(field(parse(vec![breaker(), bad_name], vec![])), "breakers[1].replica_id");
+        let no_state = v1::Breaker { state: 0, ..breaker() };
+        assert_eq!(field(parse(vec![no_state], vec![])), "breakers[0].state");
+        let made_up = v1::Event { event_type: "LEASE_EXPIRED".into(), ..event() };
+        assert_eq!(field(parse(vec![], vec![made_up])), "events[0].event_type");
+        assert_eq!(field(parse(vec![], vec![event(); 1001])), "events");
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let long = "é".repeat(2000);
+        let row = v1::Breaker { reason: long.clone(), last_errors: vec![long; 9], ..breaker() };
+        let report = parse(vec![row], vec![]).unwrap();
+        let row = &report.breakers.breakers[0].1;
+        assert_eq!((row.reason.chars().count(), row.last_errors.len()), (512, 5));
+        assert_eq!(row.last_errors[0].chars().count(), 512);
+    }
+}

@@ -1,0 +1,259 @@
+//! The one table from what can go wrong to what callers are told, over gRPC and over HTTP.
+//!
+//! gRPC: the canonical code with `google.rpc` details. HTTP: `application/problem+json` (RFC 9457) with the same
+//! reason. Both carry the same sentence.
+
+use std::{collections::HashMap, time::Duration};
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use gateway_proto::{Invalid, ReplicaKey, ServiceName, reason};
+use http::{HeaderValue, StatusCode, header};
+use serde_json::json;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
+
+use crate::{observe::TooManyNodes, registry::RegistryError, writer::WriteError};
+
+/// When to try again what failed for want of room or of the store.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// Why a request is not done. Nothing was changed by it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// The request's fields.
+    #[error("{0}")]
+    Invalid(#[from] Invalid),
+    #[error("service {0} is not registered")]
+    ServiceNotFound(ServiceName),
+    /// A rule of the registry, the queue or the store.
+    #[error("{0}")]
+    Write(#[from] WriteError),
+    #[error("the page token is not of this list: begin again without one")]
+    PageToken,
+    /// Too many of something that each caller takes one of.
+    #[error("{what}: {limit} are allowed at once")]
+    Quota { what: &'static str, limit: usize },
+    #[error("a newer stream of data plane {0} has begun: node ids must be unique")]
+    Superseded(gateway_proto::NodeId),
+    #[error("what was sent was not acked in time")]
+    AckOverdue,
+    #[error("the message is larger than {limit} bytes")]
+    TooLarge { limit: usize },
+    /// HTTP only.
+    #[error("the body did not come within {}s", .0.as_secs())]
+    TooSlow(Duration),
+    /// HTTP only.
+    #[error("the body is not JSON: {0}")]
+    NotJson(String),
+    /// HTTP only.
+    #[error("send the body as content-type: application/json")]
+    MediaType,
+    /// HTTP only.
+    #[error("this path does not take {0}")]
+    Method(http::Method),
+    /// HTTP only.
+    #[error("there is nothing at this path")]
+    Path,
+}
+
+impl From<RegistryError> for Refusal {
+    fn from(error: RegistryError) -> Self {
+        Self::Write(error.into())
+    }
+}
+
+impl From<TooManyNodes> for Refusal {
+    fn from(error: TooManyNodes) -> Self {
+        Self::Quota { what: "too many data planes are connected", limit: error.limit }
+    }
+}
+
+/// One row of the table.
+struct Row {
+    code: Code,
+    http: StatusCode,
+    reason: &'static str,
+    retry: Option<Duration>,
+    /// Kind and name of what it is about.
+    resource: Option<(&'static str, String)>,
+}
+
+impl Refusal {
+    fn row(&self) -> Row {
+        use reason as r;
+        let (code, http, reason) = match self {
+            Self::Invalid(_) | Self::Write(WriteError::Refused(RegistryError::LeaseRequired(_))) => {
+                (Code::InvalidArgument, StatusCode::BAD_REQUEST, r::INVALID_FIELD)
+            }
+            Self::ServiceNotFound(_) => (Code::NotFound, StatusCode::NOT_FOUND, r::SERVICE_NOT_FOUND),
+            Self::Write(WriteError::Refused(refused)) => match refused {
+                RegistryError::ReplicaNotFound(_) => {
+                    (Code::NotFound, StatusCode::NOT_FOUND, r::REPLICA_NOT_FOUND)
+                }
+                RegistryError::LeaseExpired(_) => (Code::NotFound, StatusCode::NOT_FOUND, r::LEASE_EXPIRED),
+                // 409 rather than 400, so that people tell a state that forbids it from a typo.
+                RegistryError::LeaseMismatch(_) | RegistryError::LeaseRequired(_) => {
+                    (Code::FailedPrecondition, StatusCode::CONFLICT, r::LEASE_MISMATCH)
+                }
+                RegistryError::AddressInUse { .. } => {
+                    (Code::AlreadyExists, StatusCode::CONFLICT, r::ADDRESS_IN_USE)
+                }
+                RegistryError::QuotaExceeded { .. } => {
+                    (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, r::QUOTA_EXCEEDED)
+                }
+            },
+            Self::Write(WriteError::StoreUnavailable) => {
+                (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, r::STORE_UNAVAILABLE)
+            }
+            Self::Write(WriteError::StoreFull) => {
+                (Code::ResourceExhausted, StatusCode::INSUFFICIENT_STORAGE, r::STORE_UNAVAILABLE)
+            }
+            Self::Write(WriteError::Overloaded) => {
+                (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, r::OVERLOADED)
+            }
+            Self::Write(WriteError::ShuttingDown) => {
+                (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, r::SHUTTING_DOWN)
+            }
+            Self::PageToken => (Code::InvalidArgument, StatusCode::BAD_REQUEST, r::PAGE_TOKEN_INVALID),
+            Self::Quota { .. } => (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, r::QUOTA_EXCEEDED),
+            Self::Superseded(_) => (Code::Aborted, StatusCode::CONFLICT, r::STREAM_SUPERSEDED),
+            Self::AckOverdue => (Code::DeadlineExceeded, StatusCode::REQUEST_TIMEOUT, r::ACK_OVERDUE),
+            Self::TooLarge { .. } => {
+                (Code::ResourceExhausted, StatusCode::PAYLOAD_TOO_LARGE, r::MALFORMED_REQUEST)
+            }
+            Self::TooSlow(_) => (Code::DeadlineExceeded, StatusCode::REQUEST_TIMEOUT, r::MALFORMED_REQUEST),
+            Self::NotJson(_) => (Code::InvalidArgument, StatusCode::BAD_REQUEST, r::MALFORMED_REQUEST),
+            Self::MediaType => {
+                (Code::InvalidArgument, StatusCode::UNSUPPORTED_MEDIA_TYPE, r::MALFORMED_REQUEST)
+            }
+            Self::Method(_) => (Code::Unimplemented, StatusCode::METHOD_NOT_ALLOWED, r::MALFORMED_REQUEST),
+            Self::Path => (Code::NotFound, StatusCode::NOT_FOUND, r::MALFORMED_REQUEST),
+        };
+        let retry = match self {
+            Self::Write(WriteError::Refused(_)) => None,
+            Self::Write(_) => Some(RETRY_DELAY),
+            _ => None,
+        };
+        Row { code, http, reason, retry, resource: self.resource() }
+    }
+
+    fn resource(&self) -> Option<(&'static str, String)> {
+        let replica = |key: &ReplicaKey| Some(("replica", key.to_string()));
+        match self {
+            Self::ServiceNotFound(name) => Some(("service", name.to_string())),
+            Self::Write(WriteError::Refused(refused)) => match refused {
+                RegistryError::ReplicaNotFound(key)
+                | RegistryError::LeaseExpired(key)
+                | RegistryError::LeaseRequired(key)
+                | RegistryError::LeaseMismatch(key) => replica(key),
+                RegistryError::AddressInUse { service, owner, .. } => {
+                    replica(&ReplicaKey { service: service.clone(), replica: owner.clone() })
+                }
+                RegistryError::QuotaExceeded { .. } => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn violations(&self) -> Vec<(String, String)> {
+        match self {
+            Self::Invalid(invalid) => {
+                invalid.violations().iter().map(|v| (v.field.clone(), v.description.clone())).collect()
+            }
+            Self::Write(WriteError::Refused(RegistryError::LeaseRequired(_))) => {
+                vec![(
+                    "lease_id".into(),
+                    "is required for a replica with a lease, unless force is set".into(),
+                )]
+            }
+            Self::PageToken => vec![("page_token".into(), "is not of this list".into())],
+            _ => Vec::new(),
+        }
+    }
+
+    fn metadata(row: &Row) -> HashMap<String, String> {
+        let entry = |(kind, name): &(&'static str, String)| ((*kind).to_owned(), name.clone());
+        row.resource.iter().map(entry).collect()
+    }
+
+    /// The gRPC status.
+    pub(crate) fn status(&self) -> Status {
+        let row = self.row();
+        let mut details = ErrorDetails::new();
+        details.set_error_info(row.reason, reason::DOMAIN, Self::metadata(&row));
+        let violations = self.violations();
+        if !violations.is_empty() {
+            let violation = |(field, description)| FieldViolation::new(field, description);
+            details.set_bad_request(violations.into_iter().map(violation).collect::<Vec<_>>());
+        }
+        if row.retry.is_some() {
+            details.set_retry_info(row.retry);
+        }
+        if let Some((kind, name)) = &row.resource {
+            details.set_resource_info(format!("gateway.v1/{kind}"), name, "", self.to_string());
+        }
+        Status::with_error_details(row.code, self.to_string(), details)
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Self {
+        refusal.status()
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let row = self.row();
+        let violation =
+            |(field, description): (String, String)| json!({"field": field, "description": description});
+        let problem = json!({
+            "type": "about:blank",
+            "title": row.http.canonical_reason().unwrap_or_default(),
+            "status": row.http.as_u16(),
+            "detail": self.to_string(),
+            "code": code_name(row.code),
+            "reason": row.reason,
+            "domain": reason::DOMAIN,
+            "violations": self.violations().into_iter().map(violation).collect::<Vec<_>>(),
+        });
+        let mut response = Response::new(Body::from(format!("{problem}\n")));
+        *response.status_mut() = row.http;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(delay) = row.retry {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(delay.as_secs()));
+        }
+        response
+    }
+}
+
+/// The name that the gRPC specification gives a code.
+pub(crate) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+#[path = "refusal_tests.rs"]
+mod tests;

@@ -1,0 +1,90 @@
+use axum::body::to_bytes;
+use gateway_proto::{Address, NodeId};
+use serde_json::Value;
+
+use super::*;
+
+/// Every variant, with its gRPC code, its HTTP status and its reason.
+fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
+    let key = ReplicaKey::parse("orders", "r-1").unwrap();
+    let in_use = RegistryError::AddressInUse {
+        service: key.service.clone(),
+        address: Address::parse("10.0.0.1:80").unwrap(),
+        owner: key.replica.clone(),
+    };
+    let quota = RegistryError::QuotaExceeded { what: "the registry".into(), limit: 1 };
+    vec![
+        (Invalid::new("service", "is required").into(), "INVALID_ARGUMENT", 400, "INVALID_FIELD"),
+        (Refusal::ServiceNotFound(key.service.clone()), "NOT_FOUND", 404, "SERVICE_NOT_FOUND"),
+        (RegistryError::ReplicaNotFound(key.clone()).into(), "NOT_FOUND", 404, "REPLICA_NOT_FOUND"),
+        (RegistryError::LeaseExpired(key.clone()).into(), "NOT_FOUND", 404, "LEASE_EXPIRED"),
+        (RegistryError::LeaseMismatch(key.clone()).into(), "FAILED_PRECONDITION", 409, "LEASE_MISMATCH"),
+        (RegistryError::LeaseRequired(key).into(), "INVALID_ARGUMENT", 400, "INVALID_FIELD"),
+        (in_use.into(), "ALREADY_EXISTS", 409, "ADDRESS_IN_USE"),
+        (quota.into(), "RESOURCE_EXHAUSTED", 429, "QUOTA_EXCEEDED"),
+        (WriteError::StoreUnavailable.into(), "UNAVAILABLE", 503, "STORE_UNAVAILABLE"),
+        (WriteError::StoreFull.into(), "RESOURCE_EXHAUSTED", 507, "STORE_UNAVAILABLE"),
+        (WriteError::Overloaded.into(), "RESOURCE_EXHAUSTED", 429, "OVERLOADED"),
+        (WriteError::ShuttingDown.into(), "UNAVAILABLE", 503, "SHUTTING_DOWN"),
+        (Refusal::PageToken, "INVALID_ARGUMENT", 400, "PAGE_TOKEN_INVALID"),
+        (Refusal::Quota { what: "too many", limit: 1 }, "RESOURCE_EXHAUSTED", 429, "QUOTA_EXCEEDED"),
+        (Refusal::Superseded(NodeId::parse("n1").unwrap()), "ABORTED", 409, "STREAM_SUPERSEDED"),
+        (Refusal::AckOverdue, "DEADLINE_EXCEEDED", 408, "ACK_OVERDUE"),
+        (Refusal::TooLarge { limit: 1 }, "RESOURCE_EXHAUSTED", 413, "MALFORMED_REQUEST"),
+        (Refusal::TooSlow(RETRY_DELAY), "DEADLINE_EXCEEDED", 408, "MALFORMED_REQUEST"),
+        (Refusal::NotJson("at 1".into()), "INVALID_ARGUMENT", 400, "MALFORMED_REQUEST"),
+        (Refusal::MediaType, "INVALID_ARGUMENT", 415, "MALFORMED_REQUEST"),
+        (Refusal::Method(http::Method::PUT), "UNIMPLEMENTED", 405, "MALFORMED_REQUEST"),
+        (Refusal::Path, "NOT_FOUND", 404, "MALFORMED_REQUEST"),
+    ]
+}
+
+#[tokio::test]
+async fn every_refusal_says_the_same_over_grpc_and_over_http() {
+    for (refusal, code, http, reason) in table() {
+        let status = refusal.status();
+        assert_eq!(code_name(status.code()), code, "{refusal:?}");
+        let info = status.get_error_details();
+        let info = info.error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), (reason, "gateway.v1"));
+
+        let sentence = refusal.to_string();
+        assert_eq!(status.message(), sentence);
+        assert!(!sentence.ends_with('.') && !sentence.starts_with(char::is_uppercase), "{sentence}");
+
+        let response = refusal.into_response();
+        assert_eq!(response.status().as_u16(), http);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+        let body: Value =
+            serde_json::from_slice(&to_bytes(response.into_body(), 9999).await.unwrap()).unwrap();
+        assert_eq!((&body["reason"], &body["code"]), (&json!(reason), &json!(code)));
+        assert_eq!((&body["status"], &body["detail"]), (&json!(http), &json!(sentence)));
+    }
+}
+
+#[test]
+fn fields_at_fault_are_named() {
+    let refusal = Refusal::from(Invalid::new("endpoint.address", "has no port: write host:port"));
+    let details = refusal.status().get_error_details();
+    let violation = &details.bad_request().unwrap().field_violations[0];
+    assert_eq!(violation.field, "endpoint.address");
+    assert_eq!(violation.description, "has no port: write host:port");
+}
+
+#[test]
+fn what_may_pass_says_when_to_try_again_and_what_may_not_does_not() {
+    let retry = |refusal: Refusal| refusal.status().get_error_details().retry_info().is_some();
+    assert!(retry(WriteError::Overloaded.into()));
+    assert!(retry(WriteError::StoreUnavailable.into()));
+    assert!(!retry(Refusal::PageToken));
+    let response = Refusal::from(WriteError::Overloaded).into_response();
+    assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+}
+
+#[test]
+fn what_is_missing_or_taken_is_named_as_a_resource() {
+    let key = ReplicaKey::parse("orders", "r-1").unwrap();
+    let details = Refusal::from(RegistryError::LeaseMismatch(key)).status().get_error_details();
+    assert_eq!(details.resource_info().unwrap().resource_name, "orders/r-1");
+    assert_eq!(details.error_info().unwrap().metadata["replica"], "orders/r-1");
+}

@@ -1,0 +1,30 @@
+//! The registry's pure core: who is registered, where, on which lease, how healthy.
+//!
+//! It has two halves. [`decide`](decide::decide) turns a command and what is known into a mutation or a refusal and
+//! changes nothing; [`View::apply`] takes what the store made durable and changes the view. Between them stands the
+//! store, so that nothing is ever known, published or answered that is not durable.
+//!
+//! Nothing in here does IO, logs, locks, or reads a clock: time, random ids and limits are arguments.
+
+mod command;
+mod decide;
+mod error;
+mod event;
+mod group;
+#[cfg(test)]
+mod model_tests;
+mod mutation;
+mod record;
+mod registration;
+mod view;
+
+pub use command::{Candidates, Command, Proof, Target};
+pub use decide::{Decision, Limits, decide};
+pub use error::RegistryError;
+pub use event::{Event, EventKind};
+pub use group::{Group, Step};
+pub use mutation::{Answer, Cause, Mutation, Write};
+pub use record::{LeaseTerms, Record, Revision};
+pub use registration::Registration;
+pub(crate) use registration::text_within;
+pub use view::{Applied, Change, Committed, ServiceEntry, ServiceStep, View};

@@ -1,0 +1,209 @@
+//! The registry against a model that a reader can check at a glance.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use gateway_proto::{Address, Health, LeaseId, ReplicaId, ReplicaKey, ServiceName};
+use proptest::prelude::*;
+
+use super::*;
+
+const LIMITS: Limits = Limits { replicas: 6, replicas_per_service: 4 };
+
+/// What the model knows of one replica.
+#[derive(Debug, Clone, PartialEq)]
+struct Known {
+    address: u8,
+    lease: Option<LeaseId>,
+    health: Health,
+}
+
+#[derive(Debug, Clone)]
+enum Action {
+    Register { service: u8, id: Option<u8>, address: u8, leased: bool },
+    Deregister { service: u8, id: u8, proof: Choice },
+    Report { service: u8, id: u8, proof: Choice, healthy: bool },
+    Expire { service: u8, id: u8, stale: bool },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Choice {
+    None,
+    Owner,
+    Stale,
+    Force,
+}
+
+fn actions() -> impl Strategy<Value = Vec<Action>> {
+    let choice =
+        prop_oneof![Just(Choice::None), Just(Choice::Owner), Just(Choice::Stale), Just(Choice::Force)];
+    let action = prop_oneof![
+        4 => (0..2_u8, proptest::option::of(0..4_u8), 0..4_u8, any::<bool>())
+            .prop_map(|(service, id, address, leased)| Action::Register { service, id, address, leased }),
+        2 => (0..2_u8, 0..4_u8, choice.clone())
+            .prop_map(|(service, id, proof)| Action::Deregister { service, id, proof }),
+        2 => (0..2_u8, 0..4_u8, choice, any::<bool>())
+            .prop_map(|(service, id, proof, healthy)| Action::Report { service, id, proof, healthy }),
+        1 => (0..2_u8, 0..4_u8, any::<bool>())
+            .prop_map(|(service, id, stale)| Action::Expire { service, id, stale }),
+    ];
+    proptest::collection::vec(action, 1..60)
+}
+
+fn service(number: u8) -> ServiceName {
+    ServiceName::parse(&format!("s{number}")).unwrap()
+}
+
+fn key(number: u8, id: u8) -> ReplicaKey {
+    ReplicaKey { service: service(number), replica: ReplicaId::parse(&format!("r{id}")).unwrap() }
+}
+
+fn address(number: u8) -> Address {
+    Address::parse(&format!("10.0.0.1:{}", 100 + u16::from(number))).unwrap()
+}
+
+/// The lease that a choice stands for; a stale one is of nobody.
+fn lease(choice: Choice, known: Option<&Known>) -> Option<LeaseId> {
+    match choice {
+        Choice::Owner => known.and_then(|k| k.lease).or(Some(LeaseId::from_random(u128::MAX))),
+        Choice::Stale => Some(LeaseId::from_random(u128::MAX)),
+        Choice::None | Choice::Force => None,
+    }
+}
+
+fn command(action: &Action, model: &BTreeMap<ReplicaKey, Known>) -> Command {
+    match *action {
+        Action::Register { service: s, id, address: a, leased } => {
+            let mut wish = Registration::permanent(service(s), address(a));
+            wish.replica = id.map(|id| key(s, id).replica);
+            wish.ttl = leased.then_some(Duration::from_secs(15));
+            Command::Register(wish)
+        }
+        Action::Deregister { service: s, id, proof } => {
+            let key = key(s, id);
+            let proof = match (proof, lease(proof, model.get(&key))) {
+                (Choice::Force, _) => Proof::Force,
+                (_, Some(lease)) => Proof::Lease(lease),
+                (_, None) => Proof::None,
+            };
+            Command::Deregister { target: Target::Key(key), proof, reason: String::new() }
+        }
+        Action::Report { service: s, id, proof, healthy } => {
+            let key = key(s, id);
+            let lease = lease(proof, model.get(&key));
+            let health = if healthy { Health::Healthy } else { Health::Unhealthy };
+            Command::ReportHealth { key, lease, health, reason: String::new() }
+        }
+        Action::Expire { service: s, id, stale } => {
+            let key = key(s, id);
+            let choice = if stale { Choice::Stale } else { Choice::Owner };
+            let lease = lease(choice, model.get(&key)).expect("both choices name a lease");
+            Command::Expire { key, lease, silent_for: Duration::from_secs(16) }
+        }
+    }
+}
+
+/// What the model says the command does: the whole map afterwards, or `None` for a refusal.
+fn expected(
+    model: &BTreeMap<ReplicaKey, Known>,
+    command: &Command,
+    fresh: &Candidates,
+) -> Option<BTreeMap<ReplicaKey, Known>> {
+    let mut next = model.clone();
+    let may = |known: &Known, lease: Option<LeaseId>| known.lease.is_none() || known.lease == lease;
+    match command {
+        Command::Register(wish) => {
+            let number = u8::try_from(wish.address.port() - 100).unwrap();
+            let owner = model.iter().find(|(k, v)| k.service == wish.service && v.address == number);
+            let replica = wish
+                .replica
+                .clone()
+                .or(owner.map(|(k, _)| k.replica.clone()))
+                .unwrap_or(fresh.replica.clone());
+            let key = ReplicaKey { service: wish.service.clone(), replica };
+            let peers = model.keys().filter(|k| k.service == wish.service).count();
+            if owner.is_some_and(|(k, _)| *k != key) {
+                return None;
+            }
+            if !model.contains_key(&key)
+                && (model.len() >= LIMITS.replicas || peers >= LIMITS.replicas_per_service)
+            {
+                return None;
+            }
+            let lease = wish.ttl.map(|_| fresh.lease);
+            next.insert(key, Known { address: number, lease, health: Health::Healthy });
+        }
+        Command::Deregister { target: Target::Key(key), proof, .. } => {
+            let lease = if let Proof::Lease(id) = proof { Some(*id) } else { None };
+            if model.get(key).is_some_and(|known| *proof != Proof::Force && !may(known, lease)) {
+                return None;
+            }
+            next.remove(key);
+        }
+        Command::ReportHealth { key, lease, health, .. } => {
+            let known = next.get_mut(key)?;
+            if !may(known, *lease) {
+                return None;
+            }
+            known.health = *health;
+        }
+        Command::Expire { key, lease, .. } => {
+            if model.get(key).is_some_and(|known| known.lease == Some(*lease)) {
+                next.remove(key);
+            }
+        }
+        Command::Deregister { .. } => unreachable!("the model names replicas by key"),
+    }
+    Some(next)
+}
+
+fn known(view: &View) -> BTreeMap<ReplicaKey, Known> {
+    let entry = |record: &std::sync::Arc<Record>| {
+        let address = u8::try_from(record.address.port() - 100).unwrap();
+        let lease = record.lease.map(|terms| terms.id);
+        (record.key.clone(), Known { address, lease, health: record.health })
+    };
+    view.replicas().map(entry).collect()
+}
+
+proptest! {
+    #[test]
+    fn the_registry_does_what_the_model_does(actions in actions()) {
+        let mut view = View::default();
+        let mut model = BTreeMap::new();
+        let mut incarnations: BTreeMap<ReplicaKey, i64> = BTreeMap::new();
+        for (index, action) in actions.iter().enumerate() {
+            let fresh = Candidates::from_random(index as u64 + 1, index as u128 + 1);
+            let command = command(action, &model);
+            let decided = decide(&view, &LIMITS, &command, &fresh, UNIX_EPOCH);
+            match (expected(&model, &command, &fresh), decided) {
+                (None, Err(_)) => {}
+                (Some(next), Ok(Decision::Nothing(_))) => prop_assert_eq!(&next, &model),
+                (Some(next), Ok(Decision::Commit(mutation))) => {
+                    let before = view.clone();
+                    let revision = view.revision() + 1;
+                    prop_assert_eq!(mutation.expected, view.get(&mutation.key).map(|r| r.revision));
+                    let applied = view.apply(Committed { revision, mutation });
+                    prop_assert_eq!(applied.change.revision, revision);
+                    // The change alone leads from the one view to the other.
+                    prop_assert_eq!(before.changes_to(&view), vec![applied.change]);
+                    model = next;
+                }
+                (next, decided) => prop_assert!(false, "model {next:?}, registry {decided:?}"),
+            }
+            prop_assert_eq!(known(&view), model.clone());
+            prop_assert_eq!(view.replica_count(), model.len());
+            for record in view.replicas() {
+                // One owner for each address, and the index knows it.
+                prop_assert_eq!(view.owner(&record.key.service, &record.address), Some(&record.key.replica));
+                let last = incarnations.insert(record.key.clone(), record.incarnation);
+                prop_assert!(last.is_none_or(|last| last <= record.incarnation));
+            }
+        }
+        // What a restart would load is what is known.
+        let restored = View::new(view.revision(), view.replicas().map(|r| Record::clone(r)));
+        prop_assert!(view.changes_to(&restored).is_empty());
+    }
+}

@@ -1,0 +1,97 @@
+//! The gRPC edge: the services of `gateway.v1`, health checking and reflection.
+
+mod breakers;
+mod discovery;
+mod handled;
+mod observability;
+mod page;
+mod registry;
+
+use std::{sync::Arc, time::Duration};
+
+use axum::Router;
+use gateway_proto::{
+    Invalid, NodeId,
+    v1::{
+        self, discovery_service_server::DiscoveryServiceServer,
+        observability_service_server::ObservabilityServiceServer,
+        registry_service_server::RegistryServiceServer,
+    },
+};
+use tonic::{Code, Status, Streaming, server::NamedService, service::Routes};
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use self::{discovery::Discovery, observability::Observability, registry::Registry};
+use crate::{edge::Edge, observe::Identity, refusal::Refusal, registry::text_within};
+
+/// The largest request but for reports. The largest that makes sense is a `Hello` with a thousand names, 65 KiB.
+const MAX_REQUEST_BYTES: usize = 1024 * 1024;
+/// The largest report: some ten thousand breakers. A data plane with more sends them in several messages.
+const MAX_REPORT_BYTES: usize = 4 * 1024 * 1024;
+/// How long a stream may be open without saying whose it is.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// What data planes may say of their version.
+const MAX_VERSION_CHARS: usize = 63;
+
+/// All gRPC services as one router.
+pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
+    let registry = RegistryServiceServer::new(Registry(Arc::clone(edge)));
+    let discovery = DiscoveryServiceServer::new(Discovery(Arc::clone(edge)));
+    let observability = ObservabilityServiceServer::new(Observability(Arc::clone(edge)));
+    let health = tonic_health::pb::health_server::HealthServer::new(
+        tonic_health::server::HealthService::from_health_reporter(health),
+    );
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(gateway_proto::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    const VALID: &str = "descriptors that the build wrote are valid";
+    Routes::new(registry.max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(discovery.max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(observability.max_decoding_message_size(MAX_REPORT_BYTES))
+        .add_service(health)
+        .add_service(reflection().build_v1().expect(VALID))
+        .add_service(reflection().build_v1alpha().expect(VALID))
+        .into_axum_router()
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge.effects.metrics), handled::count))
+}
+
+/// Tells health checkers whether changes are taken: of the whole server and of each service.
+pub(crate) async fn report_health(health: &HealthReporter, is_serving: bool) {
+    let status = if is_serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+    for service in health_names() {
+        health.set_service_status(service, status).await;
+    }
+}
+
+/// Ends every health watch: they would hold up the end of the process.
+pub(crate) async fn end_health(health: &mut HealthReporter) {
+    for service in health_names() {
+        health.clear_service_status(service).await;
+    }
+}
+
+fn health_names() -> [&'static str; 4] {
+    [
+        "",
+        RegistryServiceServer::<Registry>::NAME,
+        DiscoveryServiceServer::<Discovery>::NAME,
+        ObservabilityServiceServer::<Observability>::NAME,
+    ]
+}
+
+/// The next message of a stream; cancel safe. A message over the limit is a refusal of ours, not tonic's.
+async fn next_message<T>(inbound: &mut Streaming<T>) -> Result<Option<T>, Status> {
+    inbound.message().await.map_err(|status| match status.code() {
+        Code::OutOfRange => Refusal::TooLarge { limit: MAX_REPORT_BYTES }.into(),
+        _ => status,
+    })
+}
+
+/// Reads who a data plane says it is.
+fn identity(wire: v1::NodeIdentity, address: String) -> Result<Identity, Invalid> {
+    let id = NodeId::parse(&wire.node_id)?;
+    text_within("version", &wire.version, MAX_VERSION_CHARS)?;
+    Ok(Identity { id, version: wire.version, address })
+}

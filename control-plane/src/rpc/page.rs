@@ -1,0 +1,139 @@
+//! Pages of a list.
+//!
+//! A token is opaque to callers: the name of the last item, bound to the list and its arguments, so that a token of
+//! one question is refused for another. It holds no secret and outlives restarts.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use gateway_proto::Invalid;
+
+use crate::refusal::Refusal;
+
+const DEFAULT_SIZE: usize = 100;
+const MAX_SIZE: usize = 1000;
+/// No item's name is longer: a service, a replica and a node with what separates them.
+const MAX_TOKEN_CHARS: usize = 512;
+
+/// Which part of a list to answer.
+#[derive(Debug)]
+pub(super) struct Page {
+    size: usize,
+    /// The name of the last item of the page before; `None`: from the start.
+    after: Option<String>,
+    binding: u64,
+}
+
+impl Page {
+    /// Reads the wire's fields. `arguments` are all others of the request, and the list's name.
+    pub(super) fn parse(page_size: i32, token: &str, arguments: &[&str]) -> Result<Self, Refusal> {
+        let size = match usize::try_from(page_size) {
+            Ok(0) => DEFAULT_SIZE,
+            Ok(size) => size.min(MAX_SIZE),
+            Err(_) => return Err(Invalid::new("page_size", "must not be negative; 0 stands for 100").into()),
+        };
+        let mut hasher = DefaultHasher::new();
+        arguments.hash(&mut hasher);
+        let binding = hasher.finish();
+        let after = match token {
+            "" => None,
+            token => Some(read_token(token, binding).ok_or(Refusal::PageToken)?),
+        };
+        Ok(Self { size, after, binding })
+    }
+
+    /// The name of the last item of the page before.
+    pub(super) fn after(&self) -> Option<&str> {
+        self.after.as_deref()
+    }
+
+    /// How many items to answer at most.
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Takes this page off items that come after [`Page::after`], and the token for the next one.
+    pub(super) fn cut<T>(
+        &self,
+        items: impl Iterator<Item = T>,
+        name: impl Fn(&T) -> String,
+    ) -> (Vec<T>, String) {
+        let mut items: Vec<T> = items.take(self.size + 1).collect();
+        if items.len() <= self.size {
+            return (items, String::new());
+        }
+        items.truncate(self.size);
+        let last = items.last().map(name).unwrap_or_default();
+        (items, write_token(&last, self.binding))
+    }
+}
+
+fn write_token(last: &str, binding: u64) -> String {
+    let name: String = last.bytes().map(|byte| format!("{byte:02x}")).collect();
+    format!("{binding:016x}{name}")
+}
+
+fn read_token(token: &str, binding: u64) -> Option<String> {
+    if !token.is_ascii() || token.len() > MAX_TOKEN_CHARS {
+        return None;
+    }
+    let name = token.strip_prefix(&format!("{binding:016x}"))?;
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let pairs = name.as_bytes().chunks(2);
+    let bytes: Option<Vec<u8>> = pairs.map(|pair| byte(pair).filter(|_| pair.len() == 2)).collect();
+    String::from_utf8(bytes?).ok().filter(|name| !name.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn pages(items: &[u32], size: i32) -> Vec<Vec<u32>> {
+        let mut token = String::new();
+        let mut pages = Vec::new();
+        loop {
+            let page = Page::parse(size, &token, &["list", "a"]).unwrap();
+            let after: Option<u32> = page.after().map(|name| name.parse().unwrap());
+            let rest = items.iter().copied().filter(|item| after.is_none_or(|after| *item > after));
+            let (items, next) = page.cut(rest, u32::to_string);
+            pages.push(items);
+            if next.is_empty() {
+                return pages;
+            }
+            token = next;
+        }
+    }
+
+    #[test]
+    fn pages_hold_everything_once_and_the_last_one_has_no_token() {
+        assert_eq!(pages(&[1, 2, 3, 4, 5], 2), [vec![1, 2], vec![3, 4], vec![5]]);
+        assert_eq!(pages(&[1, 2], 2), [vec![1, 2]]);
+        assert_eq!(pages(&[], 2), [Vec::<u32>::new()]);
+    }
+
+    #[test]
+    fn a_size_of_zero_is_the_default_and_a_large_one_is_cut() {
+        assert_eq!(Page::parse(0, "", &[]).unwrap().size(), 100);
+        assert_eq!(Page::parse(5000, "", &[]).unwrap().size(), 1000);
+        assert!(matches!(Page::parse(-1, "", &[]), Err(Refusal::Invalid(_))));
+    }
+
+    #[test]
+    fn a_token_of_another_list_or_other_arguments_is_refused() {
+        let page = Page::parse(1, "", &["list", "a"]).unwrap();
+        let (_, token) = page.cut(1..3, i32::to_string);
+        assert!(Page::parse(1, &token, &["list", "a"]).is_ok());
+        for arguments in [["list", "b"], ["other", "a"]] {
+            assert_eq!(Page::parse(1, &token, &arguments).unwrap_err(), Refusal::PageToken);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_reading_a_token_panic(text in any::<String>()) {
+            let _ = Page::parse(1, &text, &["list"]);
+            let _ = read_token(&format!("{:016x}{text}", 7), 7);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! `gateway.v1.RegistryService`: wire messages to checked words, and back.
+
+use std::sync::Arc;
+
+use gateway_proto::{
+    Check, Health, Invalid, LeaseId, ReplicaKey, ServiceName,
+    time::timestamp,
+    v1::{self, registry_service_server::RegistryService},
+};
+use tonic::{Request, Response, Status};
+
+use super::page::Page;
+use crate::{
+    edge::Edge,
+    refusal::Refusal,
+    registry::{Proof, Registration, ServiceEntry, Target, text_within},
+};
+
+const MAX_REASON_CHARS: usize = 256;
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct Registry(pub(super) Arc<Edge>);
+
+#[tonic::async_trait]
+impl RegistryService for Registry {
+    async fn register(
+        &self,
+        request: Request<v1::RegisterRequest>,
+    ) -> Result<Response<v1::RegisterResponse>, Status> {
+        let request = request.into_inner();
+        let validate_only = request.validate_only;
+        let registration = Registration::parse(request).map_err(Refusal::from)?;
+        Ok(Response::new(self.0.register(registration, validate_only).await?))
+    }
+
+    async fn deregister(
+        &self,
+        request: Request<v1::DeregisterRequest>,
+    ) -> Result<Response<v1::DeregisterResponse>, Status> {
+        let (key, proof, reason) = parse_deregister(request.into_inner()).map_err(Refusal::from)?;
+        Ok(Response::new(self.0.deregister(Target::Key(key), proof, reason).await?))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<v1::HeartbeatRequest>,
+    ) -> Result<Response<v1::HeartbeatResponse>, Status> {
+        let request = request.into_inner();
+        let mut check = Check::default();
+        let key = check.take(ReplicaKey::parse(&request.service, &request.replica_id));
+        let lease = check.take(LeaseId::parse(&request.lease_id));
+        check.finish().map_err(Refusal::from)?;
+        let (Some(key), Some(lease)) = (key, lease) else { unreachable!("nothing was refused") };
+        Ok(Response::new(self.0.heartbeat(&key, lease)?))
+    }
+
+    async fn report_health(
+        &self,
+        request: Request<v1::ReportHealthRequest>,
+    ) -> Result<Response<v1::ReportHealthResponse>, Status> {
+        let (key, lease, health, reason) = parse_health(request.into_inner()).map_err(Refusal::from)?;
+        Ok(Response::new(self.0.report_health(key, lease, health, reason).await?))
+    }
+
+    async fn list_services(
+        &self,
+        request: Request<v1::ListServicesRequest>,
+    ) -> Result<Response<v1::ListServicesResponse>, Status> {
+        let request = request.into_inner();
+        let page = Page::parse(request.page_size, &request.page_token, &["services"])?;
+        let (mut services, next_page_token, revision) = self.0.effects.publisher.read(|view| {
+            let services = view.services_after(page.after().unwrap_or_default());
+            let services = services.map(|(name, entry)| service(name, entry));
+            let (services, token) = page.cut(services, |service| service.service.clone());
+            (services, token, view.revision())
+        });
+        for service in &mut services {
+            self.add_open_breakers(service);
+        }
+        Ok(Response::new(v1::ListServicesResponse { services, next_page_token, revision }))
+    }
+
+    async fn get_service(
+        &self,
+        request: Request<v1::GetServiceRequest>,
+    ) -> Result<Response<v1::GetServiceResponse>, Status> {
+        let name = ServiceName::parse(&request.get_ref().service).map_err(Refusal::from)?;
+        let found =
+            self.0.effects.publisher.read(|view| view.service(&name).map(|entry| service(&name, entry)));
+        let mut service = found.ok_or(Refusal::ServiceNotFound(name))?;
+        self.add_open_breakers(&mut service);
+        Ok(Response::new(v1::GetServiceResponse { service: Some(service) }))
+    }
+
+    async fn list_replicas(
+        &self,
+        request: Request<v1::ListReplicasRequest>,
+    ) -> Result<Response<v1::ListReplicasResponse>, Status> {
+        let request = request.into_inner();
+        let page = Page::parse(request.page_size, &request.page_token, &["replicas", &request.service])?;
+        let only = match request.service.as_str() {
+            "-" => None,
+            name => Some(ServiceName::parse(name).map_err(Refusal::from)?),
+        };
+        let after = page.after().map(parse_key).transpose()?;
+        let (records, next_page_token, revision) = self.0.effects.publisher.read(|view| {
+            let entry = only
+                .as_ref()
+                .map(|name| view.service(name).ok_or_else(|| Refusal::ServiceNotFound(name.clone())));
+            let records: Box<dyn Iterator<Item = _>> = match (&after, entry.transpose()?) {
+                (Some(after), _) => Box::new(view.replicas_after(after)),
+                (None, Some(entry)) => Box::new(entry.replicas()),
+                (None, None) => Box::new(view.replicas()),
+            };
+            let records =
+                records.take_while(|record| only.as_ref().is_none_or(|name| record.key.service == *name));
+            let (records, token) = page.cut(records.cloned(), |record| record.key.to_string());
+            Ok::<_, Refusal>((records, token, view.revision()))
+        })?;
+        let replicas = records.iter().map(|record| self.0.replica(record)).collect();
+        Ok(Response::new(v1::ListReplicasResponse { replicas, next_page_token, revision }))
+    }
+
+    async fn get_replica(
+        &self,
+        request: Request<v1::GetReplicaRequest>,
+    ) -> Result<Response<v1::GetReplicaResponse>, Status> {
+        let request = request.into_inner();
+        let key = ReplicaKey::parse(&request.service, &request.replica_id).map_err(Refusal::from)?;
+        Ok(Response::new(v1::GetReplicaResponse { replica: Some(self.0.get_replica(&key)?) }))
+    }
+}
+
+impl Registry {
+    fn add_open_breakers(&self, service: &mut v1::Service) {
+        if let Ok(name) = ServiceName::parse(&service.service) {
+            service.open_breaker_count = count(self.0.effects.observation.open_replica_count(&name));
+        }
+    }
+}
+
+fn service(name: &ServiceName, entry: &ServiceEntry) -> v1::Service {
+    v1::Service {
+        service: name.to_string(),
+        replica_count: count(entry.replicas().len()),
+        ready_replica_count: count(entry.replicas().filter(|record| record.health.is_ready()).count()),
+        open_breaker_count: 0,
+        create_time: entry.created_at().map(timestamp),
+        revision: entry.revision(),
+    }
+}
+
+pub(super) fn count(number: usize) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
+}
+
+/// Reads `service/replica` out of a page token. Tokens are not signed, so this can fail.
+pub(super) fn parse_key(name: &str) -> Result<ReplicaKey, Refusal> {
+    let (service, replica) = name.split_once('/').ok_or(Refusal::PageToken)?;
+    ReplicaKey::parse(service, replica).map_err(|_| Refusal::PageToken)
+}
+
+fn parse_deregister(wire: v1::DeregisterRequest) -> Result<(ReplicaKey, Proof, String), Invalid> {
+    let mut check = Check::default();
+    let key = check.take(ReplicaKey::parse(&wire.service, &wire.replica_id));
+    let proof = match (wire.force, wire.lease_id.as_str()) {
+        (true, _) => Some(Proof::Force),
+        (false, "") => Some(Proof::None),
+        (false, id) => check.take(LeaseId::parse(id)).map(Proof::Lease),
+    };
+    check.take(text_within("reason", &wire.reason, MAX_REASON_CHARS));
+    check.finish()?;
+    let (Some(key), Some(proof)) = (key, proof) else { unreachable!("nothing was refused") };
+    Ok((key, proof, wire.reason))
+}
+
+type HealthReport = (ReplicaKey, Option<LeaseId>, Health, String);
+
+fn parse_health(wire: v1::ReportHealthRequest) -> Result<HealthReport, Invalid> {
+    let mut check = Check::default();
+    let key = check.take(ReplicaKey::parse(&wire.service, &wire.replica_id));
+    let lease = match wire.lease_id.as_str() {
+        "" => None,
+        id => check.take(LeaseId::parse(id)),
+    };
+    let health = Health::parse(wire.health).and_then(|health| {
+        health.ok_or_else(|| Invalid::new("health", "is required: STARTING, HEALTHY, DEGRADED or UNHEALTHY"))
+    });
+    let health = check.take(health);
+    check.take(text_within("reason", &wire.reason, MAX_REASON_CHARS));
+    check.finish()?;
+    let (Some(key), Some(health)) = (key, health) else { unreachable!("nothing was refused") };
+    Ok((key, lease, health, wire.reason))
+}

@@ -1,0 +1,178 @@
+//! The listener: accepts connections, speaks HTTP/1.1 and cleartext HTTP/2 on each, and ends them in good order.
+//!
+//! It knows requests only as far as to tell gRPC from the rest.
+
+use std::{
+    convert::Infallible,
+    io::{self, ErrorKind},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{Router, body::Body};
+use gateway_runtime::Shutdown;
+use http::{Request, Response, header};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto::Builder, graceful::GracefulShutdown},
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpConnectInfo;
+use tower::ServiceExt;
+
+/// A client that says nothing for this long, or sends half a request head, is cut off.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// A peer is asked for a sign of life this often, and dead after `PING_TIMEOUT` more.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Requests under way on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 1000;
+/// How long requests under way may take to finish once the shutdown has begun.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two tries to accept when the system has no room for another connection.
+const MIN_BACKOFF: Duration = Duration::from_millis(10);
+const MAX_BACKOFF: Duration = Duration::from_secs(1);
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// What is served: gRPC by its content type, everything else as plain HTTP.
+#[derive(Debug, Clone)]
+pub(crate) struct Routers {
+    pub(crate) grpc: Router,
+    pub(crate) http: Router,
+}
+
+/// Serves until the shutdown begins and what is in flight has finished, or `DRAIN_TIMEOUT` has passed.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    routers: Routers,
+    max_connections: usize,
+    shutdown: Shutdown,
+) {
+    let places = Arc::new(Semaphore::new(max_connections));
+    let graceful = GracefulShutdown::new();
+    let cut = CancellationToken::new();
+    let builder = builder();
+    while let Some((stream, peer, place)) = accept(&listener, &places, &shutdown).await {
+        let watcher = graceful.watcher();
+        let (builder, routers, cut) = (builder.clone(), routers.clone(), cut.clone());
+        tokio::spawn(async move {
+            let connection = async {
+                if let Err(error) = await_head(&stream).await {
+                    tracing::debug!(%peer, %error, "connection ended before its first request");
+                    return;
+                }
+                let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
+                let service = service_fn(move |request| routers.clone().call(request, info.clone()));
+                let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+                if let Err(error) = watcher.watch(connection).await {
+                    tracing::debug!(%peer, %error, "connection ended");
+                }
+            };
+            tokio::select! {
+                () = connection => {}
+                () = cut.cancelled() => {}
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    let open = graceful.count();
+    if timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
+        tracing::warn!(after = ?DRAIN_TIMEOUT, open, "connections were still busy: cutting them off");
+        cut.cancel();
+    }
+}
+
+impl Routers {
+    async fn call(
+        self,
+        request: Request<Incoming>,
+        info: TcpConnectInfo,
+    ) -> Result<Response<Body>, Infallible> {
+        let mut request = request.map(Body::new);
+        // Where tonic looks for the peer's address.
+        request.extensions_mut().insert(info);
+        let content_type = request.headers().get(header::CONTENT_TYPE);
+        let is_grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        let router = if is_grpc { self.grpc } else { self.http };
+        router.oneshot(request).await
+    }
+}
+
+fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_concurrent_streams(MAX_STREAMS);
+    builder
+}
+
+/// The next connection, once there is a place for it: until then, clients wait in the system's queue.
+/// `None` when the shutdown begins.
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+    shutdown: &Shutdown,
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let accepted = async {
+        let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
+        let mut backoff = MIN_BACKOFF;
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => return (stream, peer, place),
+                Err(error) if is_of_the_connection(&error) => {}
+                Err(error) => {
+                    // EMFILE and the like: the listener stays readable, so without a pause this would spin.
+                    tracing::warn!(%error, ?backoff, "cannot accept connections");
+                    sleep(backoff).await;
+                    backoff = (backoff * 2).min(MAX_BACKOFF);
+                }
+            }
+        }
+    };
+    tokio::select! {
+        (stream, peer, place) = accepted => {
+            // Small messages both ways: waiting to fill a packet only costs time. Failing that, they are just slower.
+            let _ = stream.set_nodelay(true);
+            Some((stream, peer, place))
+        }
+        () = shutdown.begun() => None,
+    }
+}
+
+fn is_of_the_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused
+    )
+}
+
+/// Waits until it is clear which HTTP version a client speaks: the library's own wait for that has no time limit.
+async fn await_head(stream: &TcpStream) -> io::Result<()> {
+    let decided = async {
+        let mut head = [0; H2_PREFACE.len()];
+        loop {
+            let count = stream.peek(&mut head).await?;
+            if count == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            if count == head.len() || !H2_PREFACE.starts_with(&head[..count]) {
+                return Ok(());
+            }
+            // A preface in pieces is rare, and a peek does not wait for more of what it has shown.
+            sleep(MIN_BACKOFF).await;
+        }
+    };
+    timeout(HEAD_TIMEOUT, decided).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+}

@@ -1,0 +1,261 @@
+//! The one owner of the registry.
+//!
+//! Commands wait in a bounded queue. The writer drains what is there, decides what can be decided together, makes it
+//! durable in one transaction, applies and publishes it once, then answers each caller. So an answer means: durable,
+//! and on its way to every data plane. Nothing else changes the registry.
+//!
+//! After a failed commit its outcome is unknown: everybody is refused until the store has been read again.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use gateway_runtime::Failure;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    clock,
+    effects::Effects,
+    metrics::{Metrics, Registered},
+    registry::{Answer, Candidates, Command, Committed, Group, Limits, RegistryError, Step, View},
+    store::{Store, StoreError},
+};
+
+/// Commands committed together at most: enough to make an fsync cheap for each, few enough to answer soon.
+const MAX_GROUP: usize = 256;
+/// How often a store that failed is tried again.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Why a command changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum WriteError {
+    /// A rule of the registry forbids it.
+    #[error(transparent)]
+    Refused(#[from] RegistryError),
+    /// The store did not take it. To repeat it is safe.
+    #[error("the store is unavailable: try again soon")]
+    StoreUnavailable,
+    /// The store has no room.
+    #[error("the store has no space left: free some on its disk")]
+    StoreFull,
+    /// Too many commands wait.
+    #[error("too many changes are waiting: try again soon")]
+    Overloaded,
+    /// The control plane is ending.
+    #[error("the control plane is shutting down: try again")]
+    ShuttingDown,
+}
+
+/// Where commands are handed in. Clones share one queue.
+#[derive(Debug, Clone)]
+pub(crate) struct Commands {
+    queue: mpsc::Sender<Envelope>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct Envelope {
+    command: Command,
+    reply: oneshot::Sender<Result<Answer, WriteError>>,
+}
+
+/// The writer's task, before it runs.
+#[derive(Debug)]
+pub(crate) struct Writer<S> {
+    store: S,
+    effects: Effects,
+    limits: Limits,
+    queue: mpsc::Receiver<Envelope>,
+    /// Whether the store takes changes, for health checks.
+    available: watch::Sender<bool>,
+    /// Set after a failed commit: what the store holds is unknown, and it may be asked again from then on.
+    doubt: Option<Instant>,
+}
+
+impl Commands {
+    /// Hands a command in and waits for its outcome.
+    ///
+    /// Not waiting on (dropping the future) does not withdraw the command.
+    ///
+    /// # Errors
+    /// [`WriteError`]; a full queue refuses at once.
+    pub(crate) async fn submit(&self, command: Command) -> Result<Answer, WriteError> {
+        let is_registration = matches!(command, Command::Register(_));
+        let (reply, outcome) = oneshot::channel();
+        let result = match self.queue.try_send(Envelope { command, reply }) {
+            Ok(()) => outcome.await.unwrap_or(Err(WriteError::ShuttingDown)),
+            Err(mpsc::error::TrySendError::Full(_)) => Err(WriteError::Overloaded),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(WriteError::ShuttingDown),
+        };
+        match &result {
+            Ok(Answer::Registered { created: true, .. }) => self.metrics.registered(Registered::Created),
+            Ok(Answer::Registered { created: false, .. }) => self.metrics.registered(Registered::Replaced),
+            Err(_) if is_registration => self.metrics.registered(Registered::Refused),
+            _ => {}
+        }
+        result
+    }
+
+    /// Hands several commands in, waiting for room in the queue, and then for all outcomes, in order.
+    pub(crate) async fn submit_all(&self, commands: Vec<Command>) -> Vec<Result<Answer, WriteError>> {
+        let mut outcomes = Vec::with_capacity(commands.len());
+        for command in commands {
+            let (reply, outcome) = oneshot::channel();
+            // When the queue is closed the envelope is dropped, and with it the sender that `outcome` waits for.
+            let _ = self.queue.send(Envelope { command, reply }).await;
+            outcomes.push(outcome);
+        }
+        let mut results = Vec::with_capacity(outcomes.len());
+        for outcome in outcomes {
+            results.push(outcome.await.unwrap_or(Err(WriteError::ShuttingDown)));
+        }
+        results
+    }
+}
+
+impl<S: Store> Writer<S> {
+    /// A writer on a store whose content is published already, and the way to it.
+    pub(crate) fn new(
+        store: S,
+        effects: Effects,
+        limits: Limits,
+        queue_len: usize,
+    ) -> (Self, Commands, watch::Receiver<bool>) {
+        let (sender, queue) = mpsc::channel(queue_len);
+        let (available, is_available) = watch::channel(true);
+        let commands = Commands { queue: sender, metrics: Arc::clone(&effects.metrics) };
+        (Self { store, effects, limits, queue, available, doubt: None }, commands, is_available)
+    }
+
+    /// Runs until `stop`, then finishes what is in the queue and closes the store.
+    ///
+    /// # Errors
+    /// A fatal [`Failure`] when the store turns out to be another one than before.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Failure> {
+        let mut batch = Vec::with_capacity(MAX_GROUP);
+        loop {
+            let retry = self.doubt.map(tokio::time::Instant::from_std);
+            let retry =
+                async { tokio::time::sleep_until(retry.unwrap_or_else(tokio::time::Instant::now)).await };
+            tokio::select! {
+                count = self.queue.recv_many(&mut batch, MAX_GROUP) => match count {
+                    0 => return Ok(()),
+                    _ => self.handle(batch.drain(..).collect()).await?,
+                },
+                () = retry, if self.doubt.is_some() => self.recover().await?,
+                () = stop.cancelled(), if !self.queue.is_closed() => self.queue.close(),
+            }
+        }
+    }
+
+    async fn handle(&mut self, mut pending: VecDeque<Envelope>) -> Result<(), Failure> {
+        while !pending.is_empty() {
+            if self.doubt.is_some_and(|retry| clock::now() >= retry) {
+                self.recover().await?;
+            }
+            if self.doubt.is_some() {
+                for envelope in pending.drain(..) {
+                    answer(envelope.reply, Err(WriteError::StoreUnavailable));
+                }
+                return Ok(());
+            }
+            let (group, replies) = self.decide(&mut pending);
+            if !replies.is_empty() {
+                self.commit(group, replies).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes as many commands as can be decided together.
+    fn decide(&self, pending: &mut VecDeque<Envelope>) -> (Group, Vec<Reply>) {
+        let mut group = Group::default();
+        let mut replies = Vec::new();
+        while let Some(Envelope { command, reply }) = pending.pop_front() {
+            let fresh = Candidates::from_random(rand::random(), rand::random());
+            let at = clock::wall();
+            let step =
+                self.effects.publisher.read(|view| group.offer(view, &self.limits, &command, &fresh, at));
+            match step {
+                Step::Joined => replies.push(reply),
+                Step::Nothing(outcome) => answer(reply, Ok(outcome)),
+                Step::Refused(error) => answer(reply, Err(error.into())),
+                Step::Conflict => {
+                    pending.push_front(Envelope { command, reply });
+                    break;
+                }
+            }
+        }
+        (group, replies)
+    }
+
+    async fn commit(&mut self, group: Group, replies: Vec<Reply>) {
+        let started = clock::now();
+        let result = self.store.commit(group.mutations()).await;
+        self.effects.metrics.committed(clock::now() - started);
+        match result {
+            Ok(revisions) => {
+                let committed: Vec<_> = revisions
+                    .into_iter()
+                    .zip(group.into_mutations())
+                    .map(|(revision, mutation)| Committed { revision, mutation })
+                    .collect();
+                let answers: Vec<_> =
+                    committed.iter().map(|entry| entry.mutation.answer(entry.revision)).collect();
+                self.effects.apply(committed);
+                for (reply, outcome) in replies.into_iter().zip(answers) {
+                    answer(reply, Ok(outcome));
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, changes = replies.len(), "the store failed: nothing is changed until it is back");
+                self.doubt = Some(clock::now());
+                self.available.send_replace(false);
+                let refusal = match error {
+                    StoreError::Full(_) => WriteError::StoreFull,
+                    StoreError::Unavailable(_) => WriteError::StoreUnavailable,
+                };
+                for reply in replies {
+                    answer(reply, Err(refusal.clone()));
+                }
+            }
+        }
+    }
+
+    /// Reads the store again and puts what it holds in the place of what was believed.
+    async fn recover(&mut self) -> Result<(), Failure> {
+        match self.store.load().await {
+            Ok(loaded) => {
+                let known = self.effects.publisher.read(View::revision);
+                if loaded.epoch != *self.effects.publisher.epoch() || loaded.revision < known {
+                    return Err(Failure::fatal(
+                        "the store was replaced by another one while it was in use: start again",
+                    ));
+                }
+                self.effects.correct(View::new(loaded.revision, loaded.records));
+                self.doubt = None;
+                self.available.send_replace(true);
+                tracing::info!(revision = loaded.revision, "the store is back");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the store is still unavailable");
+                self.doubt = Some(clock::now() + RETRY_INTERVAL);
+            }
+        }
+        Ok(())
+    }
+}
+
+type Reply = oneshot::Sender<Result<Answer, WriteError>>;
+
+fn answer(reply: Reply, outcome: Result<Answer, WriteError>) {
+    // A caller that has gone learns the outcome when it asks again.
+    let _ = reply.send(outcome);
+}
+
+#[cfg(test)]
+#[path = "writer_tests.rs"]
+mod tests;

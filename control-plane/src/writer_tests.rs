@@ -1,0 +1,234 @@
+use std::sync::Mutex;
+
+use gateway_proto::{Address, ServiceName};
+
+use super::*;
+use crate::{
+    leases::Leases,
+    observe::Observation,
+    publish::Publisher,
+    registry::{LeaseTerms, Mutation, Proof, Registration, Revision, Target},
+    store::{Loaded, Memory},
+};
+
+/// A store that does what the test tells it, and tells what was asked of it.
+#[derive(Clone, Default)]
+struct Scripted(Arc<Mutex<Script>>);
+
+#[derive(Default)]
+struct Script {
+    memory: Memory,
+    groups: Vec<usize>,
+    fault: Option<Fault>,
+    is_away: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Fault {
+    Lost,
+    Full,
+    /// The change is durable and reported as failed.
+    Ambiguous,
+}
+
+impl Scripted {
+    fn set(&self, change: impl FnOnce(&mut Script)) {
+        change(&mut self.0.lock().unwrap());
+    }
+
+    fn memory(&self) -> Memory {
+        std::mem::take(&mut self.0.lock().unwrap().memory)
+    }
+}
+
+impl Store for Scripted {
+    async fn load(&mut self) -> Result<Loaded, StoreError> {
+        if self.0.lock().unwrap().is_away {
+            return Err(StoreError::Unavailable("away".into()));
+        }
+        let mut memory = self.memory();
+        let loaded = memory.load().await;
+        self.set(|script| script.memory = memory);
+        loaded
+    }
+
+    async fn commit(&mut self, group: &[Mutation]) -> Result<Vec<Revision>, StoreError> {
+        let fault = {
+            let mut script = self.0.lock().unwrap();
+            script.groups.push(group.len());
+            script.fault.take()
+        };
+        let failed = Err(StoreError::Unavailable("broken".into()));
+        match fault {
+            Some(Fault::Lost) => return failed,
+            Some(Fault::Full) => return Err(StoreError::Full("disk".into())),
+            Some(Fault::Ambiguous) | None => {}
+        }
+        let mut memory = self.memory();
+        let revisions = memory.commit(group).await;
+        self.set(|script| script.memory = memory);
+        if fault.is_some() { failed } else { revisions }
+    }
+}
+
+struct Bench {
+    store: Scripted,
+    effects: Effects,
+    commands: Commands,
+    available: watch::Receiver<bool>,
+    stop: CancellationToken,
+    task: tokio::task::JoinHandle<Result<(), Failure>>,
+}
+
+async fn bench(queue_len: usize) -> Bench {
+    let mut store = Scripted::default();
+    let loaded = store.load().await.unwrap();
+    let effects = Effects {
+        publisher: Arc::new(Publisher::new(loaded.epoch, View::new(loaded.revision, loaded.records))),
+        leases: Arc::new(Leases::new(clock::now())),
+        observation: Arc::new(Observation::new(1)),
+        metrics: Arc::new(Metrics::new()),
+    };
+    let limits = Limits { replicas: 1000, replicas_per_service: 1000 };
+    let (writer, commands, available) = Writer::new(store.clone(), effects.clone(), limits, queue_len);
+    let stop = CancellationToken::new();
+    let task = tokio::spawn(writer.run(stop.clone()));
+    Bench { store, effects, commands, available, stop, task }
+}
+
+impl Bench {
+    fn revision(&self) -> Revision {
+        self.effects.publisher.read(View::revision)
+    }
+
+    fn replica_count(&self) -> usize {
+        self.effects.publisher.read(View::replica_count)
+    }
+}
+
+fn register(port: u16) -> Command {
+    let address = Address::parse(&format!("10.0.0.1:{port}")).unwrap();
+    let mut wish = Registration::permanent(ServiceName::parse("orders").unwrap(), address);
+    wish.ttl = Some(Registration::DEFAULT_TTL);
+    Command::Register(wish)
+}
+
+fn lease_of(answer: Result<Answer, WriteError>) -> LeaseTerms {
+    match answer {
+        Ok(Answer::Registered { record, .. }) => record.lease.unwrap(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn commands_that_wait_together_share_one_transaction() {
+    let bench = bench(100).await;
+    let commands = (1..=50).map(register).collect();
+    // On one thread the writer runs only when all of them are in the queue.
+    let outcomes = bench.commands.submit_all(commands).await;
+    assert!(outcomes.iter().all(Result::is_ok));
+    assert_eq!(bench.store.0.lock().unwrap().groups, [50]);
+    assert_eq!(bench.revision(), 50);
+}
+
+#[tokio::test]
+async fn a_command_that_depends_on_another_one_starts_the_next_transaction() {
+    let bench = bench(100).await;
+    let outcomes = bench.commands.submit_all(vec![register(1), register(2), register(1)]).await;
+    let leases: Vec<_> = outcomes.into_iter().map(lease_of).collect();
+    assert_eq!(bench.store.0.lock().unwrap().groups, [2, 1]);
+    assert_eq!(bench.replica_count(), 2);
+    // The later registration of the same address holds the only valid lease.
+    assert!(bench.effects.leases.get(leases[0].id).is_none());
+    assert!(bench.effects.leases.get(leases[2].id).is_some());
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once() {
+    let bench = bench(1).await;
+    let (first, second) =
+        tokio::join!(bench.commands.submit(register(1)), bench.commands.submit(register(2)));
+    assert!(first.is_ok());
+    assert_eq!(second, Err(WriteError::Overloaded));
+}
+
+#[tokio::test]
+async fn a_failed_commit_refuses_its_commands_and_changes_nothing() {
+    let mut bench = bench(10).await;
+    bench.commands.submit(register(1)).await.unwrap();
+    bench.store.set(|script| (script.fault, script.is_away) = (Some(Fault::Lost), true));
+    let refused = bench.commands.submit_all(vec![register(2), register(3)]).await;
+    assert_eq!(refused, [Err(WriteError::StoreUnavailable), Err(WriteError::StoreUnavailable)]);
+    assert_eq!((bench.revision(), bench.replica_count()), (1, 1));
+    assert!(!*bench.available.borrow_and_update());
+    // While it is away everybody is refused without asking it to commit.
+    assert_eq!(bench.commands.submit(register(4)).await, Err(WriteError::StoreUnavailable));
+    assert_eq!(bench.store.0.lock().unwrap().groups, [1, 2]);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_as_such() {
+    let bench = bench(10).await;
+    bench.store.set(|script| script.fault = Some(Fault::Full));
+    assert_eq!(bench.commands.submit(register(1)).await, Err(WriteError::StoreFull));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_comes_back_is_used_again_without_anybody_asking() {
+    let mut bench = bench(10).await;
+    bench.store.set(|script| (script.fault, script.is_away) = (Some(Fault::Lost), true));
+    bench.commands.submit(register(1)).await.unwrap_err();
+    bench.available.borrow_and_update();
+    bench.store.set(|script| script.is_away = false);
+    bench.available.changed().await.unwrap();
+    assert!(*bench.available.borrow());
+    assert!(bench.commands.submit(register(1)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_change_that_was_durable_after_all_is_known_before_anything_else_is_decided() {
+    let bench = bench(10).await;
+    bench.store.set(|script| script.fault = Some(Fault::Ambiguous));
+    assert_eq!(bench.commands.submit(register(1)).await, Err(WriteError::StoreUnavailable));
+    // The caller's second try finds its first one.
+    let Ok(Answer::Registered { record, created }) = bench.commands.submit(register(1)).await else {
+        panic!("the store is back")
+    };
+    assert_eq!((record.revision, created), (2, false));
+    assert_eq!(bench.replica_count(), 1);
+    assert!(bench.effects.leases.get(record.lease.unwrap().id).is_some());
+}
+
+#[tokio::test]
+async fn a_store_that_became_another_one_ends_the_process() {
+    let bench = bench(10).await;
+    bench.commands.submit(register(1)).await.unwrap();
+    bench.store.set(|script| (script.fault, script.memory) = (Some(Fault::Lost), Memory::new()));
+    bench.commands.submit(register(2)).await.unwrap_err();
+    assert_eq!(bench.task.await.unwrap().unwrap_err().code(), 1);
+}
+
+#[tokio::test]
+async fn removal_and_a_stale_lease_leave_no_lease_behind() {
+    let bench = bench(10).await;
+    let first = lease_of(bench.commands.submit(register(1)).await);
+    let target =
+        Target::Address(ServiceName::parse("orders").unwrap(), Address::parse("10.0.0.1:1").unwrap());
+    let command = Command::Deregister { target, proof: Proof::Lease(first.id), reason: String::new() };
+    bench.commands.submit(command).await.unwrap();
+    assert_eq!(bench.effects.leases.get(first.id), None);
+}
+
+#[tokio::test]
+async fn when_it_stops_it_finishes_what_is_waiting_and_refuses_what_comes_later() {
+    let bench = bench(10).await;
+    let waiting = tokio::spawn({
+        let commands = bench.commands.clone();
+        async move { commands.submit(register(1)).await }
+    });
+    tokio::task::yield_now().await;
+    bench.stop.cancel();
+    assert!(waiting.await.unwrap().is_ok());
+    assert_eq!(bench.task.await.unwrap(), Ok(()));
+    assert_eq!(bench.commands.submit(register(2)).await, Err(WriteError::ShuttingDown));
+}

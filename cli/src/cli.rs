@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::{
-    commands::{demo_replica, deregister, describe, events, get, register},
+    commands::{demo, demo_replica, deregister, describe, dev, events, get, register},
     endpoint,
     output::{Color, Format, Output},
 };
@@ -76,11 +76,22 @@ pub(crate) enum Command {
     Register(register::Args),
     /// Remove a replica
     Deregister(deregister::Args),
+    /// Run both planes in one process, for development
+    Dev(dev::Args),
+    /// Run both planes, three replicas that can fail, and a gentle load
+    Demo(demo::Args),
     /// One replica of the demo service
     #[command(hide = true)]
     DemoReplica(demo_replica::Args),
     /// Print the version
     Version,
+}
+
+impl Command {
+    /// Whether it runs both planes, which want more than one thread.
+    pub(crate) fn is_server(&self) -> bool {
+        matches!(self, Self::Dev(_) | Self::Demo(_))
+    }
 }
 
 #[cfg(test)]
@@ -116,6 +127,8 @@ mod tests {
             "gwctl events -w --service orders",
             "gwctl register orders 127.0.0.1:80 --label team=web --weight 10 --ttl 30s --dry-run",
             "gwctl deregister orders/r-1 -y --reason gone",
+            "gwctl dev --port-offset 100 --data-dir /tmp/x",
+            "gwctl demo --random-ports --rate 100 --duration 30s",
             "gwctl version",
         ] {
             assert!(parse(line).is_ok(), "{line}");
@@ -131,6 +144,8 @@ mod tests {
             ("gwctl register orders 127.0.0.1:80 --label team", "is written KEY=VALUE"),
             ("gwctl register orders 127.0.0.1:80 --weight 0", "not in 1..=1000"),
             ("gwctl register orders 127.0.0.1:80 --ttl 5s --permanent", "cannot be used with"),
+            ("gwctl demo --rate 0", "not in 1..=1000"),
+            ("gwctl dev --random-ports --port-offset 1", "cannot be used with"),
             ("gwctl get services --timeout soon", "expected number"),
         ] {
             let error = parse(line).expect_err(line).to_string();

@@ -7,9 +7,11 @@ use crate::{
     error::Error,
 };
 
+pub(crate) mod demo;
 pub(crate) mod demo_replica;
 pub(crate) mod deregister;
 pub(crate) mod describe;
+pub(crate) mod dev;
 pub(crate) mod events;
 pub(crate) mod get;
 pub(crate) mod register;
@@ -30,6 +32,8 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
         Command::Deregister(args) => {
             deregister::run(args, &connect().await?, &output, !global.no_input).await
         }
+        Command::Dev(args) => dev::run(args, &output).await,
+        Command::Demo(args) => demo::run(args, &output).await,
         Command::DemoReplica(args) => demo_replica::run(args, &global.endpoint, origin).await,
         Command::Version => output.data(concat!("gwctl ", env!("CARGO_PKG_VERSION"), "\n")),
     }

@@ -1,3 +1,8 @@
 //! The demo: a service with three replicas that can fail, and people's requests to it.
 
+pub(crate) mod client;
+pub(crate) mod fleet;
+mod latency;
+pub(crate) mod load;
 pub(crate) mod replica;
+pub(crate) mod status;

@@ -12,6 +12,7 @@ mod endpoint;
 mod error;
 mod nearest;
 mod output;
+mod planes;
 mod status;
 mod table;
 mod target;
@@ -44,7 +45,12 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let mut runtime = if cli.command.is_server() {
+        tokio::runtime::Builder::new_multi_thread()
+    } else {
+        tokio::runtime::Builder::new_current_thread()
+    };
+    let runtime = runtime
         .enable_all()
         .build()
         .map_err(|error| Error::new(Exit::Failed, format!("cannot start the runtime: {error}")))?;

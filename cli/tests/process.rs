@@ -1,5 +1,7 @@
 //! The program as a shell sees it: exit codes, what goes to stdout and stderr, signals, closed pipes.
 
+#![expect(clippy::unwrap_used, reason = "a step that fails is a test that fails")]
+
 use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},

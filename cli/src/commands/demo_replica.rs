@@ -27,8 +27,9 @@ pub(crate) struct Args {
     /// Its id within the service
     #[arg(long, default_value = "r-1", value_name = "REPLICA")]
     id: ReplicaId,
-    /// Lease that it keeps alive, such as 5s; 1s to 1h
-    #[arg(long, default_value = "5s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    /// Lease that it keeps alive, such as 5s; 1s to 1h. The default outlasts a restart by the demo, so that the breaker
+    /// tells the story and not the registry
+    #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     ttl: Duration,
     /// End in an orderly way when stdin closes, which it does when the parent process dies
     #[arg(long)]

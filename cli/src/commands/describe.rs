@@ -181,9 +181,18 @@ fn why(breaker: &Breaker) -> Cell {
 fn error_table(breakers: &[Breaker]) -> Table {
     let mut table = Table::new(["NODE", "ERRORS"]).with_headings(false);
     for breaker in breakers.iter().filter(|breaker| !breaker.last_errors.is_empty()) {
-        table.push(vec![(&breaker.node_id).into(), breaker.last_errors.join(", ").into()]);
+        table.push(vec![(&breaker.node_id).into(), folded(&breaker.last_errors).into()]);
     }
     table
+}
+
+/// `connect refused (x3), 503 from replica`: runs of the same error are written once.
+fn folded(errors: &[String]) -> String {
+    let runs = errors.chunk_by(|one, next| one == next).map(|run| match run {
+        [one] => one.clone(),
+        _ => format!("{} (x{})", run[0], run.len()),
+    });
+    runs.collect::<Vec<_>>().join(", ")
 }
 
 /// Commands for the next question, most pressing first.
@@ -245,7 +254,7 @@ mod tests {
             window_request_count: 50,
             window_failure_count: 31,
             trip_count: 3,
-            last_errors: vec!["503 from replica".into(), "connect refused".into()],
+            last_errors: ["503 from replica", "503 from replica", "connect refused"].map(Into::into).into(),
             ..Default::default()
         }
     }
@@ -289,7 +298,7 @@ Breakers
   dp-2 has not reported lately: what it last said is shown
 
 Last errors, newest first
-  dp-1   503 from replica, connect refused
+  dp-1   503 from replica (x2), connect refused
 
 Events, newest first
   16s ago   warn   BREAKER_OPENED   orders/r-c0fe   dp-1   failure_ratio 0.62 >= 0.50 (31 of 50)

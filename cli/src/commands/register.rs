@@ -21,7 +21,7 @@ use crate::{
 pub(crate) struct Args {
     /// Service it belongs to: lower-case letters, digits and '-', at most 63
     service: ServiceName,
-    /// Where it listens: HOST:PORT or [V6]:PORT
+    /// Where it listens: HOST:PORT, an IPv6 host in brackets
     #[arg(value_parser = Address::parse)]
     address: Address,
     /// No lease: it stays until it is deregistered. The default here, because gwctl sends no heartbeats

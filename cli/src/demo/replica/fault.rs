@@ -13,7 +13,7 @@ const DEFAULT_DELAY: Duration = Duration::from_secs(5);
 /// What goes wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// 500 at once.
+    /// 503 at once: others may be asked instead, as they may not be after a 500.
     Down,
     /// The right answer, after a delay.
     Slow(Duration),

@@ -64,7 +64,7 @@ impl Service {
         }
         let fault = *self.fault.lock().expect("no code that holds the fault panics");
         match fault.and_then(|fault| fault.strike(Instant::now(), random())) {
-            Some(Kind::Down) => return self.text(StatusCode::INTERNAL_SERVER_ERROR, "Service unavailable"),
+            Some(Kind::Down) => return self.text(StatusCode::SERVICE_UNAVAILABLE, "Service unavailable"),
             Some(Kind::Reset) => return Answer::Reset,
             Some(Kind::Hang) => {
                 // The caller's patience ends first; this only bounds how long it is held.

@@ -97,7 +97,7 @@ async fn stream_sends_the_body_back_and_status_answers_what_it_is_asked_for() {
 async fn a_fault_hits_all_routes_until_it_is_taken_away() {
     let (address, ..) = start().await;
     assert_eq!(post(address, "/fault/down?for=1m").await, (200, "r-1: down for 1m".into()));
-    assert_eq!(get(address, "/hello").await.0, 500);
+    assert_eq!(get(address, "/hello").await.0, 503);
     assert_eq!(post(address, "/fault/off").await, (200, "r-1: no fault".into()));
     assert_eq!(get(address, "/hello").await.0, 200);
 }

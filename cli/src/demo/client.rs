@@ -1,0 +1,86 @@
+//! One user of the demo service: requests over one connection that is kept alive.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// Longer than the proxy takes to give up, so that it is the proxy's answer that is seen.
+const PATIENCE: Duration = Duration::from_secs(40);
+const MAX_BODY_BYTES: usize = 1 << 20;
+
+/// A client of the proxy.
+#[derive(Debug)]
+pub(crate) struct Client {
+    proxy: SocketAddr,
+    connection: Option<SendRequest<Empty<Bytes>>>,
+}
+
+/// A complete answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    /// The id of the replica that answered; empty when the gateway did.
+    pub(crate) replica: String,
+}
+
+impl Client {
+    /// A client that connects with its first request.
+    pub(crate) fn new(proxy: SocketAddr) -> Self {
+        Self { proxy, connection: None }
+    }
+
+    /// Sends a GET and reads the whole answer.
+    ///
+    /// # Errors
+    /// A sentence about what broke; the next call connects anew. So does one after a call that was cancelled.
+    pub(crate) async fn get(&mut self, target: &str) -> Result<Answer, String> {
+        // A connection returns to its place only after a complete answer.
+        let connection = self.connection.take().filter(|connection| !connection.is_closed());
+        match tokio::time::timeout(PATIENCE, exchange(self.proxy, connection, target)).await {
+            Ok(Ok((answer, connection))) => {
+                self.connection = Some(connection);
+                Ok(answer)
+            }
+            Ok(Err(broken)) => Err(broken),
+            Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+        }
+    }
+}
+
+async fn exchange(
+    proxy: SocketAddr,
+    connection: Option<SendRequest<Empty<Bytes>>>,
+    target: &str,
+) -> Result<(Answer, SendRequest<Empty<Bytes>>), String> {
+    let mut connection = match connection {
+        Some(connection) => connection,
+        None => connect(proxy).await?,
+    };
+    let request = Request::get(target)
+        .header(header::HOST, proxy.to_string())
+        .body(Empty::new())
+        .map_err(|error| error.to_string())?;
+    connection.ready().await.map_err(|error| error.to_string())?;
+    let response = connection.send_request(request).await.map_err(|error| error.to_string())?;
+    let (head, body) = response.into_parts();
+    Limited::new(body, MAX_BODY_BYTES)
+        .collect()
+        .await
+        .map_err(|error| format!("the body broke off: {error}"))?;
+    let replica = head.headers.get("x-demo-replica").and_then(|id| id.to_str().ok()).unwrap_or_default();
+    Ok((Answer { status: head.status, replica: replica.to_owned() }, connection))
+}
+
+async fn connect(proxy: SocketAddr) -> Result<SendRequest<Empty<Bytes>>, String> {
+    let stream = TcpStream::connect(proxy).await.map_err(|error| format!("cannot connect: {error}"))?;
+    let (sender, connection) =
+        http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    // It ends when the sender is dropped; its errors reach the request that they break.
+    tokio::spawn(connection);
+    Ok(sender)
+}

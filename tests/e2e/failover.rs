@@ -53,6 +53,37 @@ async fn no_request_fails_when_a_replica_is_killed_and_comes_back() {
 }
 
 #[tokio::test]
+async fn no_request_fails_while_replicas_are_restarted_one_after_the_other() {
+    let gateway = Gateway::start().await;
+    let url = gateway.control.url();
+    let mut replicas = Vec::new();
+    for id in ["r-1", "r-2", "r-3"] {
+        replicas.push(DemoReplica::registering("orders", id, &url, "15s").await);
+    }
+    let count_becomes = async |count: usize| {
+        eventually(&format!("{count} replicas are registered"), async || {
+            match gateway.replicas("orders").await.len() {
+                found if found == count => Ok(()),
+                found => Err(format!("{found} replicas")),
+            }
+        })
+        .await;
+        gateway.synced().await;
+    };
+    count_becomes(3).await;
+    let load = Load::start(gateway.proxy(), "/orders/hello", 200);
+    for replica in &mut replicas {
+        // Told to end, it leaves the registry while it still serves.
+        replica.process().terminate();
+        assert!(replica.process().exited().await.success());
+        count_becomes(2).await;
+        replica.restart().await;
+        count_becomes(3).await;
+    }
+    load.stop().await.assert_flawless();
+}
+
+#[tokio::test]
 async fn every_replica_down_is_answered_with_503_at_once_and_when_to_come_back() {
     let gateway = Gateway::start().await;
     let replicas: Vec<Scripted> = (0..3).map(|_| Scripted::refusing(|_, _| Act::ok(b""))).collect();

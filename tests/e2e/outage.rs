@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use gateway_proto::v1::{Endpoint, HeartbeatRequest, RegisterRequest};
 use gateway_tests::{Act, Gateway, Load, Scripted, eventually, http1};
 
 /// A gateway with two replicas that answer "hello".
@@ -117,4 +118,47 @@ async fn a_corrupt_cache_is_ignored_and_answered_with_503_at_once() {
     })
     .await;
     assert_eq!(http1::get(gateway.proxy(), "/orders/hello").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_lease_outlives_the_control_plane_and_gets_its_whole_ttl_again() {
+    let mut gateway = Gateway::start().await;
+    let ttl = Duration::from_secs(3);
+    let register = |replica_id: &str, port: u16| RegisterRequest {
+        service: "orders".into(),
+        replica_id: replica_id.into(),
+        endpoint: Some(Endpoint { address: format!("127.0.0.1:{port}") }),
+        lease_ttl: Some(prost_types::Duration { seconds: 3, nanos: 0 }),
+        ..Default::default()
+    };
+    let kept = gateway.control.registry().register(register("r-1", 9001)).await.unwrap().into_inner();
+    gateway.control.registry().register(register("r-2", 9002)).await.unwrap();
+    let registered = Instant::now();
+    // Away for most of the ttl: counted from the registration, it would soon be over.
+    gateway.control.kill();
+    eventually("two thirds of the ttl pass", async || match registered.elapsed() {
+        elapsed if elapsed >= ttl * 2 / 3 => Ok(()),
+        elapsed => Err(format!("{elapsed:?}")),
+    })
+    .await;
+    gateway.control.restart().await;
+    let restarted = Instant::now();
+
+    // The owner of the first goes on with the lease that it has; nobody renews the second.
+    let heartbeat = HeartbeatRequest {
+        service: "orders".into(),
+        replica_id: "r-1".into(),
+        lease_id: kept.lease_id.clone(),
+    };
+    let gone = eventually("the second lease expires", async || {
+        let renewed = gateway.control.registry().heartbeat(heartbeat.clone()).await;
+        renewed.map_err(|status| panic!("a lease was lost: {status}")).ok();
+        let replicas = gateway.replicas("orders").await;
+        let ids: Vec<_> = replicas.iter().map(|replica| replica.replica_id.as_str()).collect();
+        if ids == ["r-1"] { Ok(Instant::now()) } else { Err(format!("{ids:?}")) }
+    })
+    .await;
+    let lived = gone - restarted;
+    // The process counts from its own start, a little before it said that it was ready.
+    assert!(lived > ttl * 5 / 6 && lived < ttl + Duration::from_secs(2), "{lived:?}");
 }

@@ -99,6 +99,17 @@ fn every_file_begins_by_saying_what_it_is() {
     }
 }
 
+#[test]
+fn every_test_target_of_this_package_is_run_by_the_test_command() {
+    let tests = root().join("tests");
+    let (manifest, command) = (read(&tests.join("Cargo.toml")), read(&tests.join("run")));
+    let targets = manifest.split("[[test]]").skip(1);
+    let names = targets.filter_map(|target| target.split('"').nth(1));
+    for name in names {
+        assert!(command.contains(&format!("--test {name}")), "tests/run does not run --test {name}");
+    }
+}
+
 /// Whether a file of a package's `src` holds nothing but tests, which may do what they test does not.
 fn is_test(file: &Path) -> bool {
     let inside = file.strip_prefix(root()).expect("sources are below the root");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
     http::Method,
     middleware::{self, Next},
     response::{IntoResponse, Response},
@@ -35,8 +35,9 @@ pub(crate) fn router(edge: &Arc<Edge>) -> Router {
 /// The replica that `POST /register` names in its `Location`.
 async fn replica(
     State(edge): State<Arc<Edge>>,
-    Path((service, replica)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Refusal> {
+    let Path((service, replica)) = path.map_err(|_| Refusal::Path)?;
     let key = ReplicaKey::parse(&service, &replica)?;
     Ok(json(StatusCode::OK, &to_json(&edge.get_replica(&key)?)))
 }

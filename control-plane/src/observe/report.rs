@@ -7,7 +7,11 @@ use gateway_proto::{Invalid, NodeId, ReplicaKey, v1};
 
 use super::matrix::BreakerReport;
 
+/// A reason or a sentence.
 const MAX_TEXT_CHARS: usize = 512;
+/// One of the last errors, or a value of an event's metadata.
+const MAX_DETAIL_CHARS: usize = 200;
+const MAX_KEY_CHARS: usize = 63;
 const MAX_LAST_ERRORS: usize = 5;
 const MAX_METADATA: usize = 16;
 /// Transitions in one message; a data plane that has more to tell says so in `dropped_event_count`.
@@ -51,10 +55,10 @@ fn parse_breaker(node: &NodeId, mut row: v1::Breaker) -> Result<(ReplicaKey, v1:
     row.node_id = node.to_string();
     // Only a merged row counts data planes.
     (row.open_node_count, row.node_count) = (0, 0);
-    cut(&mut row.address);
-    cut(&mut row.reason);
+    cut(&mut row.address, MAX_TEXT_CHARS);
+    cut(&mut row.reason, MAX_TEXT_CHARS);
     row.last_errors.truncate(MAX_LAST_ERRORS);
-    row.last_errors.iter_mut().for_each(cut);
+    row.last_errors.iter_mut().for_each(|text| cut(text, MAX_DETAIL_CHARS));
     Ok((key, row))
 }
 
@@ -65,20 +69,20 @@ fn parse_event(node: &NodeId, mut event: v1::Event) -> Result<v1::Event, Invalid
         return Err(Invalid::new("event_type", format!("\"{shown}\" is no transition of a breaker")));
     }
     event.node_id = node.to_string();
-    cut(&mut event.message);
+    cut(&mut event.message, MAX_TEXT_CHARS);
     if event.metadata.len() > MAX_METADATA {
         return Err(Invalid::new("metadata", format!("has more than {MAX_METADATA} entries")));
     }
     for (mut key, mut value) in std::mem::take(&mut event.metadata) {
-        cut(&mut key);
-        cut(&mut value);
+        cut(&mut key, MAX_KEY_CHARS);
+        cut(&mut value, MAX_DETAIL_CHARS);
         event.metadata.insert(key, value);
     }
     Ok(event)
 }
 
-fn cut(text: &mut String) {
-    if let Some((end, _)) = text.char_indices().nth(MAX_TEXT_CHARS) {
+fn cut(text: &mut String, max_chars: usize) {
+    if let Some((end, _)) = text.char_indices().nth(max_chars) {
         text.truncate(end);
     }
 }
@@ -141,6 +145,6 @@ mod tests {
         let report = parse(vec![row], vec![]).unwrap();
         let row = &report.breakers.breakers[0].1;
         assert_eq!((row.reason.chars().count(), row.last_errors.len()), (512, 5));
-        assert_eq!(row.last_errors[0].chars().count(), 512);
+        assert_eq!(row.last_errors[0].chars().count(), 200);
     }
 }

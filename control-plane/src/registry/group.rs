@@ -60,6 +60,8 @@ impl Group {
         }
         match decide(view, limits, command, fresh, at) {
             Ok(Decision::Nothing(answer)) => Step::Nothing(answer),
+            // The group may hold a removal that makes room.
+            Err(RegistryError::QuotaExceeded { .. }) if !self.mutations.is_empty() => Step::Conflict,
             Err(error) => Step::Refused(error),
             Ok(Decision::Commit(mutation)) => {
                 if mutation.cause == Cause::Registered && !self.has_room(view, limits, &mutation.key.service)
@@ -180,6 +182,28 @@ mod tests {
         let mut group = Group::default();
         assert_eq!(offer(&mut group, &register("a", 1), 1), Step::Joined);
         assert_eq!(offer(&mut group, &register("a", 2), 1), Step::Conflict);
+    }
+
+    #[test]
+    fn a_registration_without_room_waits_for_a_removal_in_the_group() {
+        let mut view = View::default();
+        for (port, bits) in [(1, 1), (2, 2)] {
+            let fresh = Candidates::from_random(bits, 0);
+            let decided = decide(&view, &LIMITS, &register("a", port), &fresh, UNIX_EPOCH);
+            let Ok(Decision::Commit(mutation)) = decided else { panic!("{decided:?}") };
+            view.apply(crate::registry::Committed { revision: i64::from(port), mutation });
+        }
+        let removal = Command::Deregister {
+            target: Target::Address(ServiceName::parse("a").unwrap(), Address::parse("10.0.0.1:1").unwrap()),
+            proof: crate::registry::Proof::Force,
+            reason: String::new(),
+        };
+        let fresh = Candidates::from_random(3, 3);
+        let mut group = Group::default();
+        let mut offer = |command| group.offer(&view, &LIMITS, &command, &fresh, UNIX_EPOCH);
+        assert!(matches!(offer(register("a", 3)), Step::Refused(RegistryError::QuotaExceeded { .. })));
+        assert_eq!(offer(removal), Step::Joined);
+        assert_eq!(offer(register("a", 3)), Step::Conflict);
     }
 
     #[test]

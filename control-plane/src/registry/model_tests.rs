@@ -206,4 +206,50 @@ proptest! {
         let restored = View::new(view.revision(), view.replicas().map(|r| Record::clone(r)));
         prop_assert!(view.changes_to(&restored).is_empty());
     }
+
+    #[test]
+    fn commands_in_groups_end_where_commands_one_by_one_do(actions in actions()) {
+        let (mut grouped, mut serial) = (View::default(), View::default());
+        let mut model = BTreeMap::new();
+        let mut commands = Vec::new();
+        for (index, action) in actions.iter().enumerate() {
+            let fresh = Candidates::from_random(index as u64 + 1, index as u128 + 1);
+            let command = command(action, &model);
+            model = expected(&model, &command, &fresh).unwrap_or(model);
+            commands.push((command, fresh));
+        }
+        let mut refused = Vec::new();
+        for (command, fresh) in &commands {
+            match decide(&serial, &LIMITS, command, fresh, UNIX_EPOCH) {
+                Ok(Decision::Commit(mutation)) => {
+                    let revision = serial.revision() + 1;
+                    serial.apply(Committed { revision, mutation });
+                }
+                Ok(Decision::Nothing(_)) => {}
+                Err(error) => refused.push(error),
+            }
+        }
+        let mut refused_in_groups = Vec::new();
+        let mut waiting = commands.iter().peekable();
+        while waiting.peek().is_some() {
+            let mut group = Group::default();
+            while let Some((command, fresh)) = waiting.peek() {
+                match group.offer(&grouped, &LIMITS, command, fresh, UNIX_EPOCH) {
+                    Step::Conflict => break,
+                    Step::Refused(error) => refused_in_groups.push(error),
+                    Step::Joined | Step::Nothing(_) => {}
+                }
+                waiting.next();
+            }
+            for mutation in group.into_mutations() {
+                // What was decided before the group still holds when it is its turn.
+                prop_assert_eq!(mutation.expected, grouped.get(&mutation.key).map(|r| r.revision));
+                let revision = grouped.revision() + 1;
+                grouped.apply(Committed { revision, mutation });
+            }
+        }
+        prop_assert_eq!(refused_in_groups, refused);
+        prop_assert_eq!(known(&grouped), known(&serial));
+        prop_assert_eq!(grouped.revision(), serial.revision());
+    }
 }

@@ -118,6 +118,30 @@ async fn an_empty_registry_is_an_empty_full_snapshot() {
 }
 
 #[tokio::test]
+async fn a_large_snapshot_comes_in_parts_of_one_revision_each_acked() {
+    let plane = Plane::start().await;
+    let labels: std::collections::HashMap<_, _> =
+        (0..32).map(|number| (format!("label-{number}"), "x".repeat(63))).collect();
+    for port in 1..=500 {
+        let wish = request("orders", &format!("10.0.0.1:{port}"));
+        plane.register(v1::RegisterRequest { labels: labels.clone(), ..wish }).await;
+    }
+    let mut node = Node::connect(&plane, hello("n1")).await;
+    let mut parts = Vec::new();
+    while parts.last().is_none_or(|part: &v1::FullSnapshot| !part.last_part) {
+        let (response, part) = node.full().await;
+        assert_eq!(response.revision, 500);
+        parts.push(part);
+    }
+    let indexes: Vec<_> = parts.iter().map(|part| part.part_index).collect();
+    assert_eq!(indexes, [0, 1]);
+    let replicas = parts.iter().flat_map(|part| &part.services).map(|entry| entry.replicas.len());
+    assert_eq!(replicas.sum::<usize>(), 500);
+    plane.register(request("orders", "10.0.0.2:80")).await;
+    assert_eq!(node.delta().await.1.base_revision, 500);
+}
+
+#[tokio::test]
 async fn changes_that_come_while_one_is_unacked_are_merged() {
     let plane = Plane::start().await;
     let mut node = Node::connect(&plane, hello("n1")).await;

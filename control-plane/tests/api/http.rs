@@ -90,9 +90,11 @@ async fn every_error_is_a_problem_with_a_reason() {
     let form = "POST /register HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
                 content-type: application/x-www-form-urlencoded\r\ncontent-length: 2\r\n\r\n{}";
     assert_eq!(plane.http(form).await.0, 415);
-    let unknown = "GET /nowhere HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    let (status, _, answer) = plane.http(unknown).await;
-    assert_eq!((status, &parse(&answer)["reason"]), (404, &json!("MALFORMED_REQUEST")));
+    for path in ["/nowhere", "/v1/services/%ff/replicas/x"] {
+        let unknown = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let (status, _, answer) = plane.http(&unknown).await;
+        assert_eq!((status, &parse(&answer)["reason"]), (404, &json!("MALFORMED_REQUEST")));
+    }
 }
 
 #[tokio::test]

@@ -110,6 +110,42 @@ fn every_test_target_of_this_package_is_run_by_the_test_command() {
     }
 }
 
+#[test]
+fn every_guarantee_cites_tests_that_exist_under_unique_names() {
+    let document = read(&root().join("docs/semantics.md"));
+    let sources: Vec<String> = all_sources().iter().map(|file| read(file)).collect();
+    let mut missing = Vec::new();
+    let mut guarantees = 0;
+    for guarantee in document.split("\n\n").filter(|paragraph| paragraph.starts_with("**")) {
+        let cited = cited_tests(guarantee);
+        assert!(!cited.is_empty(), "no test holds this guarantee:\n{guarantee}");
+        guarantees += 1;
+        for name in cited {
+            let defined: usize =
+                sources.iter().map(|source| source.matches(&format!("fn {name}(")).count()).sum();
+            if defined != 1 {
+                missing.push(format!("{name} is defined {defined} times"));
+            }
+        }
+    }
+    assert!(guarantees > 10, "{guarantees} guarantees were found");
+    assert!(
+        missing.is_empty(),
+        "docs/semantics.md cites tests that are not there once:\n{}",
+        missing.join("\n")
+    );
+}
+
+/// The names in backticks that stand behind the first suite in brackets.
+fn cited_tests(guarantee: &str) -> Vec<&str> {
+    const SUITES: [&str; 6] =
+        ["[unit]", "[property]", "[threads]", "[simulation]", "[sockets]", "[end to end]"];
+    let Some(start) = SUITES.iter().filter_map(|suite| guarantee.find(suite)).min() else {
+        return Vec::new();
+    };
+    guarantee[start..].split('`').skip(1).step_by(2).collect()
+}
+
 /// Whether a file of a package's `src` holds nothing but tests, which may do what they test does not.
 fn is_test(file: &Path) -> bool {
     let inside = file.strip_prefix(root()).expect("sources are below the root");

@@ -255,5 +255,4 @@ pub(crate) fn code_name(code: Code) -> &'static str {
 }
 
 #[cfg(test)]
-#[path = "refusal_tests.rs"]
 mod tests;

@@ -257,5 +257,4 @@ fn answer(reply: Reply, outcome: Result<Answer, WriteError>) {
 }
 
 #[cfg(test)]
-#[path = "writer_tests.rs"]
 mod tests;

@@ -29,7 +29,7 @@ use crate::{
     table::Table,
 };
 use journal::{Batch, Journal};
-use ledger::{Changes, Ledger};
+use ledger::Ledger;
 
 /// Until the control plane asks for another.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -184,30 +184,30 @@ impl Session<'_> {
         let Reporter { table, clock, node_id, .. } = self.reporter;
         let keys: BTreeSet<_> = batch.transitions.iter().map(|transition| &transition.key).collect();
         let date = |tick| clock.date(tick);
-        let changes = self.ledger.look_at(keys.into_iter(), node_id, &table.services(), clock.now(), date);
+        let changed = self.ledger.look_at(keys.into_iter(), node_id, &table.services(), clock.now(), date);
         let report = v1::ReportNodeStatusRequest { events: self.events(&batch), ..Default::default() };
-        self.send(report, changes).await
+        self.send(report, changed).await
     }
 
     /// Whatever changed, or a sign of life.
     async fn tell_changes(&mut self) -> Result<(), Ended> {
-        let changes = self.walk();
-        if changes.breakers.is_empty() && changes.stats.is_empty() && self.sent.elapsed() < QUIET {
+        let changed = self.walk();
+        if changed.is_empty() && self.sent.elapsed() < QUIET {
             return Ok(());
         }
-        self.send(v1::ReportNodeStatusRequest::default(), changes).await
+        self.send(v1::ReportNodeStatusRequest::default(), changed).await
     }
 
     async fn tell_all(&mut self, batch: Batch) -> Result<(), Ended> {
         self.ledger = Ledger::default();
-        let changes = self.walk();
+        let changed = self.walk();
         let report = v1::ReportNodeStatusRequest {
             full: true,
             events: self.events(&batch),
             dropped_event_count: i64::try_from(batch.dropped).unwrap_or(i64::MAX),
             ..Default::default()
         };
-        self.send(report, changes).await
+        self.send(report, changed).await
     }
 
     /// Tells what is left and ends the stream. Waits for the control plane to end its side too, which it does when it has
@@ -226,7 +226,7 @@ impl Session<'_> {
         }
     }
 
-    fn walk(&mut self) -> Changes {
+    fn walk(&mut self) -> Vec<v1::Breaker> {
         let Reporter { table, clock, node_id, .. } = self.reporter;
         self.ledger.walk(node_id, &table.services(), clock.now(), |tick| clock.date(tick))
     }
@@ -237,11 +237,11 @@ impl Session<'_> {
         transitions.map(|transition| rows::event(node_id, transition, |tick| clock.date(tick))).collect()
     }
 
-    /// Sends `report` with `changes`, in as many messages as they need. Later ones add to what the first began.
+    /// Sends `report` with the rows that `changed`, in as many messages as they need. Later ones add to what the first began.
     async fn send(
         &mut self,
         mut report: v1::ReportNodeStatusRequest,
-        mut changes: Changes,
+        mut changed: Vec<v1::Breaker>,
     ) -> Result<(), Ended> {
         if !self.introduced {
             let Reporter { node_id, version, .. } = self.reporter;
@@ -249,12 +249,11 @@ impl Session<'_> {
             self.introduced = true;
         }
         loop {
-            report.breakers = first_of(&mut changes.breakers);
-            report.stats = first_of(&mut changes.stats);
+            report.breakers = first_of(&mut changed);
             let sent = timeout(SEND_TIMEOUT, self.outgoing.send(std::mem::take(&mut report))).await;
             sent.map_err(|_| Ended::NotTaken)?.map_err(|_| Ended::Closed)?;
             self.sent = Instant::now();
-            if changes.breakers.is_empty() && changes.stats.is_empty() {
+            if changed.is_empty() {
                 return Ok(());
             }
         }
@@ -262,7 +261,7 @@ impl Session<'_> {
 }
 
 /// Takes the first [`MAX_ROWS`] out.
-fn first_of<T>(rows: &mut Vec<T>) -> Vec<T> {
+fn first_of(rows: &mut Vec<v1::Breaker>) -> Vec<v1::Breaker> {
     let rest = rows.split_off(rows.len().min(MAX_ROWS));
     std::mem::replace(rows, rest)
 }

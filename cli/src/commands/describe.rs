@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{
     events::{self, When},
-    get::{retry, state_cell, window},
+    get::{attempts, retry, state_cell, window},
 };
 use crate::{
     age::{self, NONE},
@@ -154,7 +154,7 @@ fn lease(replica: &Replica, now: SystemTime) -> String {
 }
 
 fn breaker_table(breakers: &[Breaker], now: SystemTime) -> Table {
-    let mut table = Table::new(["NODE", "STATE", "SINCE", "RETRY", "WINDOW", "TRIPS", "WHY"]);
+    let mut table = Table::new(["NODE", "STATE", "SINCE", "RETRY", "WINDOW", "ATTEMPTS", "TRIPS", "WHY"]);
     for breaker in breakers {
         table.push(vec![
             (&breaker.node_id).into(),
@@ -162,6 +162,7 @@ fn breaker_table(breakers: &[Breaker], now: SystemTime) -> Table {
             age::since(now, breaker.state_change_time).into(),
             retry(breaker, now).into(),
             window(breaker).into(),
+            attempts(breaker).into(),
             breaker.trip_count.to_string().into(),
             why(breaker),
         ]);
@@ -253,6 +254,8 @@ mod tests {
             reason: "failure_ratio 0.62 >= 0.50 (31 of 50)".into(),
             window_request_count: 50,
             window_failure_count: 31,
+            attempt_count: 1204,
+            failure_count: 44,
             trip_count: 3,
             last_errors: ["503 from replica", "503 from replica", "connect refused"].map(Into::into).into(),
             ..Default::default()
@@ -293,8 +296,8 @@ Version       2026.11.3
 Labels        env=\\u{1b}[31mprod team=checkout
 
 Breakers
-  NODE   STATE   SINCE   RETRY   WINDOW              TRIPS   WHY
-  dp-1   OPEN    16s     4s      50 req, 31 failed   3       failure_ratio 0.62 >= 0.50 (31 of 50)
+  NODE   STATE   SINCE   RETRY   WINDOW              ATTEMPTS          TRIPS   WHY
+  dp-1   OPEN    16s     4s      50 req, 31 failed   1204, 44 failed   3       failure_ratio 0.62 >= 0.50 (31 of 50)
   dp-2 has not reported lately: what it last said is shown
 
 Last errors, newest first

@@ -11,7 +11,7 @@ mod nodes;
 mod replicas;
 mod services;
 
-pub(super) use breakers::{alarm, retry, state_cell, window};
+pub(super) use breakers::{alarm, attempts, retry, state_cell, window};
 
 /// What to list.
 #[derive(Debug, Subcommand)]

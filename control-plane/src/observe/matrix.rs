@@ -108,6 +108,10 @@ pub fn merge<'a>(rows: impl IntoIterator<Item = &'a v1::Breaker>) -> Option<v1::
         window_request_count: sum(|row| row.window_request_count),
         window_failure_count: sum(|row| row.window_failure_count),
         trip_count: sum(|row| row.trip_count),
+        attempt_count: sum(|row| row.attempt_count),
+        failure_count: sum(|row| row.failure_count),
+        retry_count: sum(|row| row.retry_count),
+        inflight_count: rows.iter().map(|row| row.inflight_count).fold(0, i32::saturating_add),
         open_node_count: count(rows.iter().filter(|row| is_not_closed(row)).count()),
         node_count: count(rows.len()),
         ..v1::Breaker::clone(worst)
@@ -129,7 +133,13 @@ mod tests {
     }
 
     fn breaker(state: BreakerState, reason: &str) -> v1::Breaker {
-        v1::Breaker { state: state.into(), reason: reason.into(), trip_count: 2, ..Default::default() }
+        v1::Breaker {
+            state: state.into(),
+            reason: reason.into(),
+            trip_count: 2,
+            attempt_count: 5,
+            ..Default::default()
+        }
     }
 
     fn report(full: bool, rows: &[(&str, BreakerState)]) -> BreakerReport {
@@ -183,6 +193,7 @@ mod tests {
         let merged = merge(&rows).unwrap();
         assert_eq!((merged.state(), merged.reason.as_str()), (Open, "refused"));
         assert_eq!((merged.open_node_count, merged.node_count, merged.trip_count), (2, 3, 6));
+        assert_eq!(merged.attempt_count, 15);
         assert_eq!(merge(&[]), None);
     }
 }

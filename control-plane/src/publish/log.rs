@@ -108,5 +108,4 @@ pub(super) fn service_entry(name: &ServiceName) -> v1::ServiceSnapshot {
 }
 
 #[cfg(test)]
-#[path = "log_tests.rs"]
 mod tests;

@@ -231,5 +231,4 @@ fn removal(record: &Record, cause: Cause, at: SystemTime) -> Mutation {
 }
 
 #[cfg(test)]
-#[path = "decide_tests.rs"]
 mod tests;

@@ -10,13 +10,6 @@ use crate::{
     table::{Replica, ReplicaCounters, Service, Services},
 };
 
-/// Rows and counts that changed.
-#[derive(Debug, Default)]
-pub(super) struct Changes {
-    pub(super) breakers: Vec<v1::Breaker>,
-    pub(super) stats: Vec<v1::ReplicaStats>,
-}
-
 /// Remembers what was last sent of each replica of the table, and nothing of others.
 #[derive(Debug, Default)]
 pub(super) struct Ledger {
@@ -31,7 +24,7 @@ struct Told {
     walk: u64,
 }
 
-/// All that a row and its counts are made of, except for what never changes alone.
+/// All that a row is made of, except for what never changes alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Fingerprint {
     view: View,
@@ -40,27 +33,27 @@ struct Fingerprint {
 }
 
 impl Ledger {
-    /// Everything that changed in the whole table since it was last told.
+    /// The rows of everything in the table that changed since it was last told.
     pub(super) fn walk(
         &mut self,
         node_id: &NodeId,
         services: &Services,
         now: Tick,
         date: impl Fn(Tick) -> SystemTime,
-    ) -> Changes {
+    ) -> Vec<v1::Breaker> {
         self.walk += 1;
-        let mut changes = Changes::default();
+        let mut changed = Vec::new();
         for service in services.values() {
             for replica in service.replicas().iter() {
-                self.look(node_id, service, replica, now, &date, &mut changes);
+                self.look(node_id, service, replica, now, &date, &mut changed);
             }
         }
         let walk = self.walk;
         self.told.retain(|_, told| told.walk == walk);
-        changes
+        changed
     }
 
-    /// What changed of the named replicas only; those that are gone are left out.
+    /// The rows of the named replicas only, if they changed; those that are gone are left out.
     pub(super) fn look_at<'a>(
         &mut self,
         keys: impl Iterator<Item = &'a ReplicaKey>,
@@ -68,16 +61,16 @@ impl Ledger {
         services: &Services,
         now: Tick,
         date: impl Fn(Tick) -> SystemTime,
-    ) -> Changes {
-        let mut changes = Changes::default();
+    ) -> Vec<v1::Breaker> {
+        let mut changed = Vec::new();
         for key in keys {
             let Some(service) = services.get(&key.service) else { continue };
             let replicas = service.replicas();
             if let Ok(index) = replicas.binary_search_by(|replica| replica.key().replica.cmp(&key.replica)) {
-                self.look(node_id, service, &replicas[index], now, &date, &mut changes);
+                self.look(node_id, service, &replicas[index], now, &date, &mut changed);
             }
         }
-        changes
+        changed
     }
 
     fn look(
@@ -87,7 +80,7 @@ impl Ledger {
         replica: &Replica,
         now: Tick,
         date: impl Fn(Tick) -> SystemTime,
-        changes: &mut Changes,
+        changed: &mut Vec<v1::Breaker>,
     ) {
         let what = Fingerprint {
             view: replica.breaker_view(now, &service.policy().breaker),
@@ -104,19 +97,8 @@ impl Ledger {
                 None
             }
         };
-        if before.is_none_or(|before| before.differs_in_breaker(&what)) {
-            changes.breakers.push(rows::breaker(node_id, service, replica, now, &date));
+        if before != Some(what) {
+            changed.push(rows::breaker(node_id, service, replica, now, &date));
         }
-        if before.is_none_or(|before| before.counters != what.counters) {
-            changes.stats.push(rows::stats(replica, what.counters));
-        }
-    }
-}
-
-impl Fingerprint {
-    /// Failures are part of the row by the newest errors it shows.
-    fn differs_in_breaker(&self, other: &Self) -> bool {
-        (self.view, self.incarnation, self.counters.failures)
-            != (other.view, other.incarnation, other.counters.failures)
     }
 }

@@ -6,10 +6,10 @@ use gateway_proto::{NodeId, time::timestamp, v1};
 
 use crate::{
     routing::{Change, Reason, Rule, State, Tick},
-    table::{Replica, ReplicaCounters, Service, Transition},
+    table::{Replica, Service, Transition},
 };
 
-/// The breaker of one replica as it is at `now`. `date` places ticks on the wall clock.
+/// One replica as it is at `now`: its breaker and its counts. `date` places ticks on the wall clock.
 pub(crate) fn breaker(
     node_id: &NodeId,
     service: &Service,
@@ -21,6 +21,7 @@ pub(crate) fn breaker(
     let view = replica.breaker_view(now, &policy);
     let (changed_at, trip) = replica.history();
     let trip = trip.map(|trip| trip.change);
+    let counters = replica.counters();
     v1::Breaker {
         service: replica.key().service.to_string(),
         replica_id: replica.key().replica.to_string(),
@@ -40,21 +41,13 @@ pub(crate) fn breaker(
         incarnation: replica.incarnation(),
         generation: count(view.generation),
         last_errors: replica.last_faults().iter().map(|(_, fault)| fault.to_string()).collect(),
-        // Of merged rows only.
-        open_node_count: 0,
-        node_count: 0,
-    }
-}
-
-/// The counts of one replica.
-pub(super) fn stats(replica: &Replica, counters: ReplicaCounters) -> v1::ReplicaStats {
-    v1::ReplicaStats {
-        service: replica.key().service.to_string(),
-        replica_id: replica.key().replica.to_string(),
         attempt_count: count(counters.attempts),
         failure_count: count(counters.failures),
         retry_count: count(counters.retries),
         inflight_count: i32::try_from(counters.inflight).unwrap_or(i32::MAX),
+        // Of merged rows only.
+        open_node_count: 0,
+        node_count: 0,
     }
 }
 

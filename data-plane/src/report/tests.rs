@@ -107,7 +107,7 @@ async fn the_first_report_is_the_full_state_under_the_nodes_name() {
     let rows: Vec<_> = report.breakers.iter().map(|row| (row.replica_id.as_str(), row.state())).collect();
     let closed = v1::BreakerState::Closed;
     assert_eq!(rows, [("r-0001", closed), ("r-0002", closed)]);
-    let attempts: Vec<_> = report.stats.iter().map(|stats| stats.attempt_count).collect();
+    let attempts: Vec<_> = report.breakers.iter().map(|row| row.attempt_count).collect();
     assert_eq!(attempts, [1, 0]);
 }
 
@@ -176,13 +176,13 @@ async fn only_counts_that_changed_are_told_at_the_interval_asked_for() {
     let data_plane = DataPlane::new(2);
     data_plane.start(&control_plane);
     let mut stream = control_plane.report_stream().await;
-    assert_eq!(stream.report().await.unwrap().stats.len(), 2);
+    assert_eq!(stream.report().await.unwrap().breakers.len(), 2);
     stream.ask_for(duration(Duration::from_millis(100))).await;
     data_plane.attempt(Outcome::Success);
     let report = stream.report().await.unwrap();
     assert!(!report.full && report.events.is_empty());
     let counts: Vec<_> =
-        report.stats.iter().map(|stats| (stats.replica_id.as_str(), stats.attempt_count)).collect();
+        report.breakers.iter().map(|row| (row.replica_id.as_str(), row.attempt_count)).collect();
     assert_eq!(counts, [("r-0001", 1)]);
     assert_eq!(report.breakers.len(), 1, "its window holds one more");
 }
@@ -196,7 +196,7 @@ async fn a_state_too_large_for_one_message_comes_in_several() {
     let (mut rows, mut fulls, mut nodes) = (0, 0, 0);
     while rows < 5000 {
         let report = stream.report().await.unwrap();
-        assert!(report.breakers.len() <= MAX_ROWS && report.stats.len() <= MAX_ROWS);
+        assert!(report.breakers.len() <= MAX_ROWS && report.breakers.len() <= MAX_ROWS);
         rows += report.breakers.len();
         fulls += usize::from(report.full);
         nodes += usize::from(report.node.is_some());
@@ -236,10 +236,10 @@ async fn what_is_left_to_tell_is_told_before_the_end() {
     let mut stream = control_plane.report_stream().await;
     assert!(stream.report().await.unwrap().full);
     data_plane.attempt(Outcome::Success);
-    assert_eq!(stream.report().await.unwrap().stats[0].attempt_count, 1, "it is past connecting");
+    assert_eq!(stream.report().await.unwrap().breakers[0].attempt_count, 1, "it is past connecting");
     data_plane.attempt(Outcome::Success);
     data_plane.stop.begin();
-    assert_eq!(stream.report().await.unwrap().stats[0].attempt_count, 2);
+    assert_eq!(stream.report().await.unwrap().breakers[0].attempt_count, 2);
     assert_eq!(stream.report().await, None);
     drop(stream);
     reporter.await.unwrap();
@@ -255,7 +255,7 @@ fn a_removed_replica_is_told_of_again_when_it_comes_back() {
         let mut ledger = Ledger::default();
         let mut told = |services: &crate::table::Services| {
             let now = data_plane.clock.now();
-            ledger.walk(&node_id, services, now, |tick| data_plane.clock.date(tick)).breakers.len()
+            ledger.walk(&node_id, services, now, |tick| data_plane.clock.date(tick)).len()
         };
         assert_eq!(told(&data_plane.table.services()), 2);
         assert_eq!(told(&data_plane.table.services()), 0);

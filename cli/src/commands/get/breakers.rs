@@ -63,7 +63,7 @@ fn table<'a>(breakers: impl Iterator<Item = &'a Breaker>, now: SystemTime, view:
     let nodes = if view.per_node { "NODE" } else { "NODES" };
     let mut headings = vec!["SERVICE", "REPLICA", "STATE", nodes, "SINCE", "RETRY", "WHY", "TRIPS"];
     if view.wide {
-        headings.extend(["ADDRESS", "WINDOW", "LAST ERROR"]);
+        headings.extend(["ADDRESS", "WINDOW", "ATTEMPTS", "LAST ERROR"]);
     }
     let mut table = Table::new(headings);
     for breaker in breakers {
@@ -86,6 +86,7 @@ fn table<'a>(breakers: impl Iterator<Item = &'a Breaker>, now: SystemTime, view:
             row.extend([
                 (&breaker.address).into(),
                 window(breaker).into(),
+                attempts(breaker).into(),
                 breaker.last_errors.first().map_or(NONE, String::as_str).into(),
             ]);
         }
@@ -126,6 +127,11 @@ pub(crate) fn retry(breaker: &Breaker, now: SystemTime) -> String {
 /// `50 req, 31 failed`.
 pub(crate) fn window(breaker: &Breaker) -> String {
     format!("{} req, {} failed", breaker.window_request_count, breaker.window_failure_count)
+}
+
+/// `1204, 31 failed`: since the data plane first saw the replica.
+pub(crate) fn attempts(breaker: &Breaker) -> String {
+    format!("{}, {} failed", breaker.attempt_count, breaker.failure_count)
 }
 
 fn why(breaker: &Breaker) -> String {
@@ -223,11 +229,12 @@ orders    r-7f3k    closed      1/2     16s     -       -                       
     fn per_node_and_wide_name_the_data_plane_and_what_it_counted() {
         let mut open = breaker("r-1", BreakerState::Open);
         open.reason = "failure_ratio 0.62 >= 0.50 (31 of 50)".into();
+        (open.attempt_count, open.failure_count) = (1204, 44);
         assert_eq!(
             plain(&[open], View { per_node: true, wide: true }),
             "\
-SERVICE   REPLICA   STATE   NODE   SINCE   RETRY   WHY                                     TRIPS   ADDRESS          WINDOW              LAST ERROR
-orders    r-1       OPEN    dp-1   16s     4s      failure_ratio 0.62 >= 0.50 (31 of 50)   3       10.0.0.13:8080   50 req, 31 failed   connect refused
+SERVICE   REPLICA   STATE   NODE   SINCE   RETRY   WHY                                     TRIPS   ADDRESS          WINDOW              ATTEMPTS          LAST ERROR
+orders    r-1       OPEN    dp-1   16s     4s      failure_ratio 0.62 >= 0.50 (31 of 50)   3       10.0.0.13:8080   50 req, 31 failed   1204, 44 failed   connect refused
 "
         );
     }

@@ -97,7 +97,7 @@ async fn bad_requests_are_answered_with_a_problem_that_names_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_is_a_conflict_over_grpc_and_one_registration_over_http() {
+async fn a_registration_of_a_known_address_is_of_the_replica_that_is_there() {
     let gateway = Gateway::start().await;
     let address = "127.0.0.1:9001".parse().unwrap();
     let first = gateway.register("orders", "r-1", address).await;

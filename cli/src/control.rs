@@ -9,7 +9,7 @@ use std::{
 };
 
 use gateway_proto::{
-    reason,
+    code_name, reason,
     v1::{
         self, observability_service_client::ObservabilityServiceClient,
         registry_service_client::RegistryServiceClient,
@@ -22,7 +22,7 @@ use crate::{
     endpoint::{Endpoint, Origin},
     error::{Error, Exit},
     nearest::nearest,
-    status::{Subject, code_name, explain},
+    status::{Subject, explain},
 };
 
 #[cfg(test)]

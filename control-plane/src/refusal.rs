@@ -9,7 +9,7 @@ use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
-use gateway_proto::{Invalid, ReplicaKey, ServiceName, reason};
+use gateway_proto::{Invalid, ReplicaKey, ServiceName, code_name, reason};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::json;
 use tonic::{Code, Status};
@@ -228,29 +228,6 @@ impl IntoResponse for Refusal {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(delay.as_secs()));
         }
         response
-    }
-}
-
-/// The name that the gRPC specification gives a code.
-pub(crate) fn code_name(code: Code) -> &'static str {
-    match code {
-        Code::Ok => "OK",
-        Code::Cancelled => "CANCELLED",
-        Code::Unknown => "UNKNOWN",
-        Code::InvalidArgument => "INVALID_ARGUMENT",
-        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
-        Code::NotFound => "NOT_FOUND",
-        Code::AlreadyExists => "ALREADY_EXISTS",
-        Code::PermissionDenied => "PERMISSION_DENIED",
-        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
-        Code::FailedPrecondition => "FAILED_PRECONDITION",
-        Code::Aborted => "ABORTED",
-        Code::OutOfRange => "OUT_OF_RANGE",
-        Code::Unimplemented => "UNIMPLEMENTED",
-        Code::Internal => "INTERNAL",
-        Code::Unavailable => "UNAVAILABLE",
-        Code::DataLoss => "DATA_LOSS",
-        Code::Unauthenticated => "UNAUTHENTICATED",
     }
 }
 

@@ -45,14 +45,19 @@ pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(gateway_proto::FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            // With these, a client that knows nothing of us can read the details of an error.
+            .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
     };
+    // Either version lists itself only, unless it is told of the other.
+    let (v1, v1alpha) =
+        (tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET);
     const VALID: &str = "descriptors that the build wrote are valid";
     Routes::new(registry.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(discovery.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(observability.max_decoding_message_size(MAX_REPORT_BYTES))
         .add_service(health)
-        .add_service(reflection().build_v1().expect(VALID))
-        .add_service(reflection().build_v1alpha().expect(VALID))
+        .add_service(reflection().register_encoded_file_descriptor_set(v1alpha).build_v1().expect(VALID))
+        .add_service(reflection().register_encoded_file_descriptor_set(v1).build_v1alpha().expect(VALID))
         .into_axum_router()
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge.effects.metrics), handled::count))
 }

@@ -10,7 +10,16 @@ mod spec;
 mod transition;
 mod view;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{
+            AtomicBool,
+            Ordering::{Acquire, Release},
+        },
+    },
+};
 
 use arc_swap::ArcSwap;
 use gateway_proto::ServiceName;
@@ -33,6 +42,7 @@ pub type Services = BTreeMap<ServiceName, Arc<Service>>;
 #[derive(Debug)]
 pub struct Table {
     services: ArcSwap<Services>,
+    is_filled: AtomicBool,
     transitions: Arc<TransitionSink>,
     workers: usize,
 }
@@ -44,7 +54,12 @@ impl Table {
     /// [`Table::dropped_transitions`].
     pub fn new(workers: usize) -> (Arc<Self>, mpsc::Receiver<Transition>) {
         let (transitions, receiver) = TransitionSink::new();
-        let table = Self { services: ArcSwap::default(), transitions: Arc::new(transitions), workers };
+        let table = Self {
+            services: ArcSwap::default(),
+            is_filled: AtomicBool::new(false),
+            transitions: Arc::new(transitions),
+            workers,
+        };
         (Arc::new(table), receiver)
     }
 
@@ -76,6 +91,12 @@ impl Table {
         if let Some(map) = map {
             self.services.store(Arc::new(map));
         }
+        self.is_filled.store(true, Release);
+    }
+
+    /// Whether anything was applied yet. Before that a service is not missing, but unknown.
+    pub fn is_filled(&self) -> bool {
+        self.is_filled.load(Acquire)
     }
 
     /// The service of that name, if any. Lock-free.

@@ -6,6 +6,7 @@
 //! This crate does no IO, reads no clock and knows neither plane.
 
 mod address;
+mod code;
 mod invalid;
 pub mod json;
 mod lease_id;
@@ -16,6 +17,7 @@ mod replica;
 pub mod time;
 
 pub use address::Address;
+pub use code::code_name;
 pub use invalid::{Check, Invalid, Violation};
 pub use lease_id::LeaseId;
 pub use name::{NodeId, ReplicaId, ReplicaKey, ServiceName};

@@ -1,1 +1,25 @@
-//! Harness.
+//! What end-to-end tests stand on: real processes on free ports, replicas that misbehave on command, clients, load.
+//!
+//! Every process and listener belongs to a value whose `Drop` ends it, so a failed test leaves nothing behind; the
+//! logs of its processes are printed with its panic. Nothing here asserts on the gateway's behaviour: tests do.
+//! It waits on conditions ([`eventually`]) and never for a fixed time.
+
+pub mod binaries;
+pub mod command;
+pub mod demo_replica;
+mod eventually;
+pub mod gateway;
+pub mod http1;
+pub mod load;
+pub mod planes;
+mod process;
+pub mod scripted;
+pub mod tools;
+
+pub use demo_replica::DemoReplica;
+pub use eventually::{eventually, eventually_within};
+pub use gateway::Gateway;
+pub use load::Load;
+pub use planes::{ControlPlane, DataPlane};
+pub use process::Process;
+pub use scripted::{Act, Scripted, Seen};

@@ -8,15 +8,13 @@ use axum::{
     middleware::Next,
     response::Response,
 };
+use gateway_proto::code_name;
 use http::HeaderMap;
 use http_body_util::BodyExt;
 use tonic::Code;
 
 use super::MAX_REQUEST_BYTES;
-use crate::{
-    metrics::Metrics,
-    refusal::{Refusal, code_name},
-};
+use crate::{metrics::Metrics, refusal::Refusal};
 
 /// One RPC, counted once: with the status it ends with, or as cancelled when it is dropped before.
 struct Rpc {

@@ -38,8 +38,11 @@ impl Feed {
         table: Arc<Table>,
         clock: Clock,
     ) -> (Self, View) {
-        let all: Vec<ServiceSpec> = snapshot.services().map(|service| (**service).clone()).collect();
-        table.apply(&all, &[], clock.now());
+        // An empty registry is applied; nothing is not, for then nobody knows what is registered.
+        if source != Source::None {
+            let all: Vec<ServiceSpec> = snapshot.services().map(|service| (**service).clone()).collect();
+            table.apply(&all, &[], clock.now());
+        }
         let (snapshot, snapshot_view) = watch::channel(snapshot);
         let (status, status_view) = watch::channel(Status::new(source, age, Instant::now()));
         (Self { snapshot, status, table, clock }, View { snapshot: snapshot_view, status: status_view })

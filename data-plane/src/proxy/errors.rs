@@ -20,6 +20,9 @@ use crate::routing::Fault;
 
 const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
+/// How long a client should wait for a gateway that is looking for its control plane.
+const NO_SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
+
 /// How long a client should wait for a service without a single ready replica: nobody knows when one comes.
 const NONE_READY_RETRY: Duration = Duration::from_secs(5);
 
@@ -30,6 +33,8 @@ pub(super) enum GatewayError {
     NoRoute,
     /// They name one that is not registered.
     UnknownService,
+    /// Nobody has told this gateway yet which services there are.
+    NoSnapshot,
     /// It has no ready replica.
     NoneReady,
     /// All its ready replicas rest.
@@ -77,6 +82,7 @@ impl GatewayError {
         match self {
             Self::NoRoute => kind(S::NOT_FOUND, "no_route", "destination_not_found", "No service is named"),
             Self::UnknownService => kind(S::NOT_FOUND, "unknown_service", "destination_not_found", "Unknown service"),
+            Self::NoSnapshot => kind(S::SERVICE_UNAVAILABLE, "no_snapshot", "destination_unavailable", "The registry is not known yet"),
             Self::NoneReady => kind(S::SERVICE_UNAVAILABLE, "no_ready_replica", "destination_unavailable", "No replica is ready"),
             Self::AllOpen { .. } => kind(S::SERVICE_UNAVAILABLE, "breaker_open", "destination_unavailable", "All replicas are resting"),
             Self::DeadlineExceeded => kind(S::GATEWAY_TIMEOUT, "deadline_exceeded", "http_response_timeout", "No answer within the request's time"),
@@ -101,6 +107,10 @@ impl GatewayError {
                 "name a service as the first path segment, or as SERVICE.localhost in the host".into()
             }
             Self::UnknownService => format!("no service {service:?} is registered"),
+            Self::NoSnapshot => {
+                "this gateway has neither reached its control plane since it started nor kept what that said before"
+                    .into()
+            }
             Self::NoneReady => format!("{service} is registered, but none of its replicas is ready"),
             Self::AllOpen { resting, retry_after } => format!(
                 "{service}: {resting} replicas, all with open circuit breakers; next probe in {:.1} s",
@@ -119,6 +129,7 @@ impl GatewayError {
     /// When a 503 is worth another try.
     fn retry_after(&self) -> Option<Duration> {
         match self {
+            Self::NoSnapshot => Some(NO_SNAPSHOT_RETRY),
             Self::NoneReady => Some(NONE_READY_RETRY),
             Self::AllOpen { retry_after, .. } => Some(*retry_after),
             _ => None,
@@ -190,6 +201,7 @@ mod tests {
         let cases = [
             (GatewayError::NoRoute, 404, "no_route", "destination_not_found"),
             (GatewayError::UnknownService, 404, "unknown_service", "destination_not_found"),
+            (GatewayError::NoSnapshot, 503, "no_snapshot", "destination_unavailable"),
             (GatewayError::NoneReady, 503, "no_ready_replica", "destination_unavailable"),
             (
                 GatewayError::AllOpen { resting: 3, retry_after: Duration::from_millis(3600) },

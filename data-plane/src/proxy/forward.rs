@@ -103,7 +103,11 @@ fn admit(worker: &Worker, head: &request::Parts) -> Result<(Arc<Service>, Target
     let found =
         route::route(host_text, &head.uri, worker.domain()).ok_or_else(|| refuse(GatewayError::NoRoute))?;
     let Some(service) = worker.table().service(found.service) else {
-        return Err((GatewayError::UnknownService, found.service.to_owned()));
+        let error = match worker.table().is_filled() {
+            true => GatewayError::UnknownService,
+            false => GatewayError::NoSnapshot,
+        };
+        return Err((error, found.service.to_owned()));
     };
     if !found.is_by_path {
         let target = path_and_query.clone();

@@ -298,3 +298,11 @@ fn the_attempts_of_a_service_never_go_back_when_a_replica_goes() {
     table.apply(&[orders([])], &[], START);
     assert_eq!(service.attempts(), ReplicaCounters { attempts: 6, failures: 1, retries: 0, inflight: 0 });
 }
+
+#[test]
+fn a_table_is_filled_by_the_first_registry_even_by_an_empty_one() {
+    let (table, _transitions) = Table::new(1);
+    assert!(!table.is_filled());
+    table.apply(&[], &[], START);
+    assert!(table.is_filled());
+}

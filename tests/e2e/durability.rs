@@ -1,0 +1,124 @@
+//! What the registry acknowledged, it keeps: also when it is killed in the middle of writing.
+
+use std::collections::BTreeSet;
+
+use gateway_proto::v1::{
+    DeregisterRequest, Endpoint, ListReplicasRequest, RegisterRequest,
+    registry_service_client::RegistryServiceClient,
+};
+use gateway_tests::{ControlPlane, eventually};
+use tokio::task::JoinSet;
+use tonic::transport::Channel;
+
+const ROUNDS: usize = 5;
+const CLIENTS: usize = 8;
+
+/// What one client was promised: replicas that are there, and replicas that are gone.
+#[derive(Debug, Default)]
+struct Promised {
+    registered: BTreeSet<String>,
+    removed: BTreeSet<String>,
+}
+
+/// Registers as fast as it is answered, and deregisters every fourth again, until the control plane dies.
+async fn register_at_full_speed(
+    mut registry: RegistryServiceClient<Channel>,
+    client: usize,
+    round: usize,
+) -> Promised {
+    let mut promised = Promised::default();
+    for number in 0.. {
+        let replica_id = format!("r-{round}-{client}-{number}");
+        // A port for each, and addresses enough for all rounds and clients.
+        let address = format!("10.{round}.{client}.{}:{}", number / 60_000 + 1, number % 60_000 + 1);
+        let request = RegisterRequest {
+            service: "orders".into(),
+            replica_id: replica_id.clone(),
+            endpoint: Some(Endpoint { address }),
+            permanent: true,
+            ..Default::default()
+        };
+        if registry.register(request).await.is_err() {
+            return promised;
+        }
+        promised.registered.insert(replica_id.clone());
+        if number % 4 == 3 {
+            // From here on it may be gone, and it must be once that is acknowledged.
+            promised.registered.remove(&replica_id);
+            let request = DeregisterRequest {
+                service: "orders".into(),
+                replica_id: replica_id.clone(),
+                ..Default::default()
+            };
+            if registry.deregister(request).await.is_err() {
+                return promised;
+            }
+            promised.removed.insert(replica_id);
+        }
+    }
+    promised
+}
+
+async fn listed(control: &ControlPlane) -> BTreeSet<String> {
+    let mut ids = BTreeSet::new();
+    let mut request = ListReplicasRequest { service: "orders".into(), page_size: 1000, ..Default::default() };
+    loop {
+        let page = match control.registry().list_replicas(request.clone()).await {
+            Ok(page) => page.into_inner(),
+            // Nobody has registered yet.
+            Err(status) if status.code() == tonic::Code::NotFound => return ids,
+            Err(status) => panic!("{status}"),
+        };
+        ids.extend(page.replicas.into_iter().map(|replica| replica.replica_id));
+        if page.next_page_token.is_empty() {
+            return ids;
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+#[tokio::test]
+async fn nothing_acknowledged_is_lost_when_the_control_plane_is_killed_while_it_writes() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut control = ControlPlane::start(&directory.path().join("registry.redb")).await;
+    let mut promised = Promised::default();
+    for round in 0..ROUNDS {
+        let mut clients = JoinSet::new();
+        for client in 0..CLIENTS {
+            clients.spawn(register_at_full_speed(control.registry(), client, round));
+        }
+        eventually("this round's registrations arrive", async || {
+            let count =
+                listed(&control).await.iter().filter(|id| id.starts_with(&format!("r-{round}-"))).count();
+            if count >= 50 { Ok(()) } else { Err(format!("{count} replicas")) }
+        })
+        .await;
+        control.kill();
+        while let Some(client) = clients.join_next().await {
+            let Promised { registered, removed } = client.unwrap();
+            promised.registered.extend(registered);
+            promised.removed.extend(removed);
+        }
+        control.restart().await;
+
+        let present = listed(&control).await;
+        let lost: Vec<_> = promised.registered.difference(&present).collect();
+        assert!(lost.is_empty(), "round {round}: lost {lost:?}");
+        let back: Vec<_> = promised.removed.intersection(&present).collect();
+        assert!(back.is_empty(), "round {round}: back from the dead {back:?}");
+    }
+    assert!(promised.registered.len() > ROUNDS * 50 / 2, "{} registrations", promised.registered.len());
+    assert!(!promised.removed.is_empty());
+}
+
+#[tokio::test]
+async fn a_second_control_plane_on_the_same_store_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("registry.redb");
+    let _first = ControlPlane::start(&store).await;
+    let mut command = gateway_tests::binaries::control_plane();
+    command.args(["--listen", "127.0.0.1:0", "--store", &format!("redb:{}", store.display())]);
+    let second = gateway_tests::command::run(command).await;
+    assert_eq!(second.code(), 2, "{}", second.stderr);
+    assert!(second.stderr.contains("--store"), "{}", second.stderr);
+}

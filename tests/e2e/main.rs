@@ -1,0 +1,20 @@
+//! End-to-end tests: what the gateway promises, held to by real processes on free ports.
+//!
+//! Names are sentences. A name that ends in `by_curl`, `by_grpcurl` or `by_python` needs that tool.
+
+#![expect(clippy::unwrap_used, reason = "a test ends where what it relies on does not hold")]
+
+mod breakers;
+mod client;
+mod demo;
+mod durability;
+mod failover;
+mod health;
+mod outage;
+mod passthrough;
+mod reflection;
+mod refusals;
+mod rest;
+mod rotation;
+mod startup;
+mod static_file;

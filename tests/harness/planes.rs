@@ -1,0 +1,159 @@
+//! The two planes as processes: start, SIGKILL, restart at the same addresses.
+
+use std::{net::SocketAddr, path::Path, process::Command};
+
+use gateway_proto::v1::{
+    observability_service_client::ObservabilityServiceClient, registry_service_client::RegistryServiceClient,
+};
+use serde_json::Value;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::{Process, binaries, eventually, http1};
+
+/// A control plane.
+#[derive(Debug)]
+pub struct ControlPlane {
+    process: Process,
+    store: String,
+    listen: SocketAddr,
+}
+
+impl ControlPlane {
+    /// Starts one on a free port.
+    pub async fn start(store: &Path) -> Self {
+        let store = format!("redb:{}", store.display());
+        let (process, listen) = Self::spawn(&store, "127.0.0.1:0").await;
+        Self { process, store, listen }
+    }
+
+    /// Starts it again, at the same address and on the same store, after it has been killed.
+    pub async fn restart(&mut self) {
+        self.process.kill();
+        (self.process, self.listen) = Self::spawn(&self.store, &self.listen.to_string()).await;
+    }
+
+    async fn spawn(store: &str, listen: &str) -> (Process, SocketAddr) {
+        let mut command = binaries::control_plane();
+        let mut process =
+            Process::spawn("control-plane", command.args(["--listen", listen, "--store", store]));
+        let ready = process.ready().await;
+        (process, address(&ready, "listen"))
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Where it serves gRPC and HTTP.
+    pub fn address(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// The same, as `--endpoint` and `--control-plane` take it.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.listen)
+    }
+
+    /// A client that connects when needed, also after restarts.
+    pub fn registry(&self) -> RegistryServiceClient<Channel> {
+        RegistryServiceClient::new(self.channel())
+    }
+
+    /// A client that connects when needed, also after restarts.
+    pub fn observability(&self) -> ObservabilityServiceClient<Channel> {
+        ObservabilityServiceClient::new(self.channel())
+    }
+
+    fn channel(&self) -> Channel {
+        Endpoint::from_shared(self.url()).expect("an address makes a URL").connect_lazy()
+    }
+}
+
+/// A data plane.
+#[derive(Debug)]
+pub struct DataPlane {
+    process: Process,
+    args: Vec<String>,
+    listen: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl DataPlane {
+    /// Starts one on free ports.
+    pub async fn start(args: &[&str]) -> Self {
+        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        let (process, listen, admin) = Self::spawn(&args, "127.0.0.1:0", "127.0.0.1:0").await;
+        Self { process, args, listen, admin }
+    }
+
+    /// Starts one that follows a control plane and keeps its snapshot in `cache`.
+    pub async fn following(control_plane: &ControlPlane, node_id: &str, cache: &Path) -> Self {
+        let cache = cache.display().to_string();
+        Self::start(&[
+            "--control-plane",
+            &control_plane.url(),
+            "--node-id",
+            node_id,
+            "--cache-dir",
+            &cache,
+            "--debug-headers",
+        ])
+        .await
+    }
+
+    /// Starts it again at the same addresses, after it has been killed.
+    pub async fn restart(&mut self) {
+        self.process.kill();
+        let (listen, admin) = (self.listen.to_string(), self.admin.to_string());
+        (self.process, ..) = Self::spawn(&self.args, &listen, &admin).await;
+    }
+
+    async fn spawn(args: &[String], listen: &str, admin: &str) -> (Process, SocketAddr, SocketAddr) {
+        let mut command: Command = binaries::data_plane();
+        command.args(["--listen", listen, "--admin-listen", admin]).args(args);
+        let mut process = Process::spawn("data-plane", &mut command);
+        let ready = process.ready().await;
+        (process, address(&ready, "listen"), address(&ready, "admin"))
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// The process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Where its state is served.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// Waits until requests to `service` are answered with something else than 404.
+    pub async fn routes(&self, service: &str) {
+        eventually(&format!("the data plane routes to {service}"), async || {
+            let status = http1::get(self.listen, &format!("/{service}/hello")).await.status();
+            if status == 404 { Err(status.to_string()) } else { Ok(()) }
+        })
+        .await;
+    }
+}
+
+/// An address in a ready line.
+fn address(ready: &Value, field: &str) -> SocketAddr {
+    let text = ready[field].as_str().unwrap_or_else(|| panic!("no {field} in {ready}"));
+    text.parse().unwrap_or_else(|_| panic!("{field} is no address in {ready}"))
+}

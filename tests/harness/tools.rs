@@ -1,0 +1,54 @@
+//! Programs that are not ours, and that some tests are about: curl, grpcurl, Python with grpcio.
+//!
+//! A test whose tool is missing fails. Whoever cannot install one leaves those tests out by name, visibly:
+//! their names end in `by_curl`, `by_grpcurl` and `by_python`.
+
+use std::path::{Path, PathBuf};
+
+/// curl, from the system.
+///
+/// # Panics
+/// When it is missing.
+pub fn curl() -> PathBuf {
+    find("curl", "by_curl")
+}
+
+/// grpcurl, from tests/.tools or the system.
+///
+/// # Panics
+/// When it is missing.
+pub fn grpcurl() -> PathBuf {
+    find("grpcurl", "by_grpcurl")
+}
+
+/// A Python that can import grpc and its reflection.
+///
+/// # Panics
+/// When it is missing.
+pub fn python() -> PathBuf {
+    let python = installed().join("python/bin/python");
+    assert!(python.exists(), "{} is missing: {}", python.display(), advice("by_python"));
+    python
+}
+
+/// `PATH` with the tools that `tests/run` installed in front.
+pub fn path() -> String {
+    let system = std::env::var("PATH").unwrap_or_default();
+    format!("{}:{system}", installed().join("bin").display())
+}
+
+fn find(name: &str, tests: &str) -> PathBuf {
+    let path = path();
+    let mut candidates = path.split(':').map(|directory| Path::new(directory).join(name));
+    candidates
+        .find(|candidate| candidate.is_file())
+        .unwrap_or_else(|| panic!("{name} is not installed: {}", advice(tests)))
+}
+
+fn installed() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools")
+}
+
+fn advice(tests: &str) -> String {
+    format!("run tests/run, which installs it, or leave these tests out with `-- --skip {tests}`")
+}

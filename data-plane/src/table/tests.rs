@@ -287,3 +287,25 @@ fn the_attempts_of_a_service_never_go_back_when_a_replica_goes() {
     table.apply(&[orders([])], &[], START);
     assert_eq!(service.attempts(), ReplicaCounters { attempts: 6, failures: 1, retries: 0, inflight: 0 });
 }
+
+#[test]
+fn no_race_of_cancelled_probes_hides_a_replica_whose_probe_is_welcome() {
+    let (table, _service, _) = table_of(&["a", "b"]);
+    let service = table.service("orders").unwrap();
+    trip(&service, START, "b");
+    let due = after(1500);
+    let pick_and_cancel = || {
+        for _ in 0..50 {
+            let picked = service.pick(0, due, &[]).unwrap();
+            service.settle(0, &picked.replica, picked.permit, Outcome::Neutral, due, 0.5);
+        }
+    };
+    for round in 0..2000 {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(pick_and_cancel);
+            }
+        });
+        assert_eq!(ask(&service, due, Outcome::Neutral), "b", "after {round} rounds nobody probes");
+    }
+}

@@ -43,6 +43,8 @@ pub(super) enum GatewayError {
     Attempt(Fault),
     /// The request's own time ran out.
     DeadlineExceeded,
+    /// The client stopped sending its request.
+    RequestTimeout,
     /// The request is not one that can be forwarded.
     BadRequest(&'static str),
     /// CONNECT asks for a tunnel.
@@ -80,6 +82,7 @@ impl GatewayError {
             Self::NoneReady => kind(S::SERVICE_UNAVAILABLE, "no_ready_replica", "destination_unavailable", "No replica is ready"),
             Self::AllOpen { .. } => kind(S::SERVICE_UNAVAILABLE, "breaker_open", "destination_unavailable", "All replicas are resting"),
             Self::DeadlineExceeded => kind(S::GATEWAY_TIMEOUT, "deadline_exceeded", "http_response_timeout", "No answer within the request's time"),
+            Self::RequestTimeout => kind(S::REQUEST_TIMEOUT, "request_timeout", "http_request_error", "The request did not arrive in time"),
             Self::BadRequest(_) => kind(S::BAD_REQUEST, "bad_request", "http_request_error", "The request cannot be forwarded"),
             Self::TunnelRefused => kind(S::METHOD_NOT_ALLOWED, "tunnel_refused", "http_request_denied", "CONNECT is not offered"),
             Self::Loop => kind(S::BAD_GATEWAY, "loop", "proxy_loop_detected", "The request has passed this gateway before"),
@@ -110,6 +113,7 @@ impl GatewayError {
             Self::DeadlineExceeded => {
                 format!("{service}: the request's time ran out after {attempts} attempts")
             }
+            Self::RequestTimeout => "the request's body stopped before its end".into(),
             Self::BadRequest(why) => (*why).into(),
             Self::TunnelRefused => "this gateway forwards requests and opens no tunnels".into(),
             Self::Loop => "a replica's address leads back to this gateway".into(),
@@ -205,6 +209,7 @@ mod tests {
             (GatewayError::Attempt(Fault::Closed), 502, "connection_terminated", "connection_terminated"),
             (GatewayError::Attempt(Fault::Reset), 502, "connection_terminated", "connection_terminated"),
             (GatewayError::DeadlineExceeded, 504, "deadline_exceeded", "http_response_timeout"),
+            (GatewayError::RequestTimeout, 408, "request_timeout", "http_request_error"),
             (GatewayError::BadRequest("why"), 400, "bad_request", "http_request_error"),
             (GatewayError::TunnelRefused, 405, "tunnel_refused", "http_request_denied"),
             (GatewayError::Loop, 502, "loop", "proxy_loop_detected"),

@@ -9,17 +9,27 @@
 //!    ([`crate::routing::retry`]);
 //! 5. pass the answer on, its body streaming ([`super::body`]), or say why there is none ([`super::errors`]).
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use gateway_proto::Policy;
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Version, header::HOST, request, uri::PathAndQuery,
+    HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{HOST, RETRY_AFTER},
+    request,
+    uri::PathAndQuery,
 };
 use hyper::body::Incoming;
 
 use super::{
     attempt::Attempt,
-    body::{RequestSource, ResponseBody, UpstreamBody},
+    body::{Arrival, RequestSource, ResponseBody, UpstreamBody},
     downstream::Client,
     errors::GatewayError,
     headers::{self, Onward},
@@ -62,9 +72,11 @@ pub(super) async fn forward(
     );
     let started = worker.now();
     service.budget().request(started);
+    let source = RequestSource::new(incoming, is_idempotent, worker.replay_memory(), worker.clock());
     let mut journey = Journey {
-        source: RequestSource::new(incoming, is_idempotent, worker.replay_memory()),
-        deadline: started.plus(service.policy().timeout.request),
+        source,
+        started,
+        time: service.policy().timeout.request,
         worker,
         service,
         head,
@@ -141,8 +153,9 @@ struct Journey {
     head: request::Parts,
     source: RequestSource,
     is_idempotent: bool,
-    /// No attempt outlives it.
-    deadline: Tick,
+    started: Tick,
+    /// How long all attempts together may take once the whole request is here.
+    time: Duration,
     /// Replicas that failed this request: none is asked twice.
     tried: Vec<Arc<Replica>>,
     attempts: usize,
@@ -171,6 +184,18 @@ enum Tried {
     OutOfTime,
     /// The client broke its request off.
     ClientGone,
+    /// The client stopped sending its request's body.
+    ClientStalled,
+}
+
+/// Who took too long, when an attempt ends without a response head.
+enum Late {
+    /// The replica had all the time that one attempt has.
+    Replica,
+    /// Earlier attempts left this one less than that.
+    Request,
+    /// The request's body stopped on its way here.
+    Client,
 }
 
 impl Journey {
@@ -208,6 +233,7 @@ impl Journey {
                     return self.last.take().map_or(Err(GatewayError::DeadlineExceeded), Ended::answer);
                 }
                 Tried::ClientGone => return Err(GatewayError::BadRequest("the request's body broke off")),
+                Tried::ClientStalled => return Err(GatewayError::RequestTimeout),
                 Tried::Failed { replica, proof, ended } => {
                     self.tried.push(replica);
                     self.remember(ended);
@@ -240,7 +266,7 @@ impl Journey {
         let progress = Progress {
             retries_used: self.retries,
             untried_replicas: self.service.has_untried(now, &self.tried),
-            remaining: self.deadline.since(now),
+            remaining: self.deadline(now).since(now),
         };
         let budget = || self.service.budget().try_retry(now, policy.retry.budget_ratio);
         decide(proof, facts, progress, &policy.retry, budget, self.worker.random())
@@ -257,19 +283,61 @@ impl Journey {
         }
     }
 
+    /// Until when all attempts may take, as far as it is known `now`: what the client takes to send its request is not
+    /// counted.
+    fn deadline(&self, now: Tick) -> Tick {
+        let counted_from = match self.source.arrival() {
+            Arrival::Whole(at) => self.started.max(at),
+            Arrival::Partial { .. } => now,
+        };
+        counted_from.plus(self.time)
+    }
+
+    /// Until when an attempt that began at `began` may take as things stand, and who is late if it takes longer.
+    fn limit(&self, began: Tick, policy: &Policy) -> (Tick, Late) {
+        match self.source.arrival() {
+            Arrival::Partial { moved_at, waits_for_client } => {
+                let late = if waits_for_client { Late::Client } else { Late::Replica };
+                (began.max(moved_at).plus(policy.timeout.stream_idle), late)
+            }
+            Arrival::Whole(at) => {
+                let own = began.max(at).plus(policy.timeout.per_try);
+                let deadline = self.deadline(at);
+                // A first attempt has all the time there is: a replica that lets it pass does not answer.
+                let late =
+                    if own <= deadline || self.tried.is_empty() { Late::Replica } else { Late::Request };
+                (own.min(deadline), late)
+            }
+        }
+    }
+
     /// One attempt, within its own time and the request's.
     async fn try_once(&self, attempt: Attempt, policy: &Policy) -> Tried {
-        let now = self.worker.now();
-        let own_limit = now.plus(policy.timeout.per_try);
-        let limit = self.worker.instant(own_limit.min(self.deadline));
+        let began = self.worker.now();
         let mut attempt = Some(attempt);
-        match tokio::time::timeout_at(limit.into(), self.exchange(&mut attempt, policy)).await {
-            Ok(tried) => tried,
-            Err(_) if own_limit > self.deadline => Tried::OutOfTime,
-            Err(_) => match attempt.take() {
-                Some(attempt) => failed(attempt, Fault::ResponseTimeout, Proof::Unknown),
-                None => Tried::OutOfTime,
-            },
+        let result = {
+            let mut exchange = pin!(self.exchange(&mut attempt, policy));
+            let mut timer =
+                pin!(tokio::time::sleep_until(self.worker.instant(self.limit(began, policy).0).into()));
+            poll_fn(|cx| {
+                if let Poll::Ready(tried) = exchange.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(tried));
+                }
+                // The body may have moved in there, which gives it more time, or ended, which gives it less.
+                let (limit, late) = self.limit(began, policy);
+                let limit = self.worker.instant(limit).into();
+                if timer.deadline() != limit {
+                    timer.as_mut().reset(limit);
+                }
+                timer.as_mut().poll(cx).map(|()| Err(late))
+            })
+            .await
+        };
+        match (result, attempt) {
+            (Ok(tried), _) => tried,
+            (Err(Late::Client), _) => Tried::ClientStalled,
+            (Err(Late::Replica), Some(attempt)) => failed(attempt, Fault::ResponseTimeout, Proof::Unknown),
+            (Err(Late::Replica | Late::Request), _) => Tried::OutOfTime,
         }
     }
 
@@ -313,7 +381,7 @@ impl Journey {
         response: Response<Incoming>,
         policy: &Policy,
     ) -> Tried {
-        let has_retry_after = response.headers().contains_key(http::header::RETRY_AFTER);
+        let has_retry_after = response.headers().contains_key(RETRY_AFTER);
         let outcome = judge(response.status(), has_retry_after);
         let replica = Arc::clone(attempt.replica());
         attempt.answered(outcome);
@@ -323,9 +391,9 @@ impl Journey {
             self.show(&mut head.headers, &replica);
         }
         let mut body = Box::new(UpstreamBody::new(incoming, link, attempt, policy.timeout.stream_idle));
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             body.settle_if_ended(cx);
-            std::task::Poll::Ready(())
+            Poll::Ready(())
         })
         .await;
         let response = Response::from_parts(head, ResponseBody::Replica(body));

@@ -76,6 +76,10 @@ impl Worker {
         self.clock.now()
     }
 
+    pub(super) fn clock(&self) -> Clock {
+        self.clock
+    }
+
     pub(super) fn instant(&self, tick: Tick) -> std::time::Instant {
         self.clock.instant(tick)
     }

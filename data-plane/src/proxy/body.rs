@@ -298,8 +298,12 @@ impl UpstreamBody {
         }
     }
 
+    /// Ends the attempt without an end of the body: by the replica's fault, unless the client broke off its request,
+    /// which the connection does not outlive.
     fn fail(&mut self, fault: Fault) {
-        if let Some((_, attempt)) = self.open.take() {
+        if let Some((link, attempt)) = self.open.take()
+            && !link.client_failed()
+        {
             attempt.failed(fault);
         }
     }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use data_plane::table::ReplicaCounters;
+use data_plane::{routing::State, table::ReplicaCounters};
 use gateway_proto::Policy;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -98,6 +98,36 @@ async fn a_replica_that_takes_no_body_is_to_blame() {
     assert_eq!(answer, *b"HTTP/1.1 504");
     assert_eq!(counters(&gateway).failures, 1);
     upload.abort();
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_its_body_off_while_the_answer_comes_is_the_only_one_to_blame() {
+    let eager = raw_replica(|mut stream| async move {
+        stream.read_exact(&mut [0]).await.unwrap();
+        let early = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nearly\r\n";
+        stream.write_all(early.as_bytes()).await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    })
+    .await;
+    let gateway = Gateway::start(&[eager], Policy::default()).await;
+    for number in 0..6 {
+        let mut stream = gateway.connect().await;
+        let half = "POST /orders/ HTTP/1.1\r\nhost: gw\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n";
+        stream.write_all(half.as_bytes()).await.unwrap();
+        let mut head = [0; 15];
+        stream.read_exact(&mut head).await.unwrap();
+        assert_eq!(head, *b"HTTP/1.1 200 OK");
+        if number % 2 == 0 {
+            stream.write_all(b"no chunk\r\n").await.unwrap();
+        } else {
+            stream.shutdown().await.unwrap();
+        }
+        eventually("the attempt has ended", || counters(&gateway).inflight == 0).await;
+    }
+    assert_eq!((counters(&gateway).attempts, counters(&gateway).failures), (6, 0));
+    let breaker = gateway.service().policy().breaker;
+    let view = gateway.service().replicas()[0].breaker_view(data_plane::routing::Tick::ORIGIN, &breaker);
+    assert_eq!(view.state, State::Closed);
 }
 
 #[tokio::test]

@@ -115,6 +115,11 @@ impl RequestSource {
         }
     }
 
+    /// Whether there is a body, if only one of no bytes.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+
     /// How far it has come; the absence of a body was always whole.
     pub(super) fn arrival(&self) -> Arrival {
         match self {

@@ -21,7 +21,7 @@ use std::{
 use gateway_proto::Policy;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{HOST, RETRY_AFTER},
+    header::{CONTENT_LENGTH, HOST, RETRY_AFTER, TRANSFER_ENCODING},
     request,
     uri::PathAndQuery,
 };
@@ -73,6 +73,10 @@ pub(super) async fn forward(
     let started = worker.now();
     service.budget().request(started);
     let source = RequestSource::new(incoming, is_idempotent, worker.replay_memory(), worker.clock());
+    if !source.is_empty() && !head.headers.contains_key(CONTENT_LENGTH) {
+        // Said outright, because without it hyper takes a GET or HEAD to have no body.
+        head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     let mut journey = Journey {
         source,
         started,

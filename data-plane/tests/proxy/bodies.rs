@@ -14,7 +14,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::harness::{Act, Gateway, Replica, body, eventually, ok, raw_replica, read_message, status};
+use crate::harness::{Act, Gateway, Replica, body, eventually, field, ok, raw_replica, read_message, status};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -128,6 +128,21 @@ async fn a_client_that_breaks_its_body_off_while_the_answer_comes_is_the_only_on
     let breaker = gateway.service().policy().breaker;
     let view = gateway.service().replicas()[0].breaker_view(data_plane::routing::Tick::ORIGIN, &breaker);
     assert_eq!(view.state, State::Closed);
+}
+
+#[tokio::test]
+async fn a_chunked_body_passes_with_a_method_that_rarely_has_one() {
+    for method in ["GET", "HEAD", "DELETE", "POST"] {
+        let replica = Replica::start(|_, _| Act::Send("HTTP/1.1 204 No Content\r\n\r\n".into())).await;
+        let gateway = Gateway::start(&[replica.address], Policy::default()).await;
+        let request = format!(
+            "{method} /orders/ HTTP/1.1\r\nhost: gw\r\ntransfer-encoding: chunked\r\n\r\n4\r\nwxyz\r\n0\r\n\r\n"
+        );
+        assert_eq!(status(&gateway.send(&request).await), 204);
+        let seen = replica.seen().remove(0);
+        assert_eq!(field(&seen, "transfer-encoding").as_deref(), Some("chunked"), "{seen}");
+        assert_eq!(body(&seen), "4\r\nwxyz\r\n0\r\n\r\n", "{method}");
+    }
 }
 
 #[tokio::test]

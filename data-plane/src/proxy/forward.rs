@@ -23,7 +23,7 @@ use http::{
     HeaderValue, Method, Request, Response, StatusCode, Version,
     header::{CONTENT_LENGTH, HOST, RETRY_AFTER, TRANSFER_ENCODING},
     request,
-    uri::PathAndQuery,
+    uri::{Authority, PathAndQuery},
 };
 use hyper::body::Incoming;
 
@@ -138,14 +138,25 @@ fn host_of(head: &request::Parts) -> Result<Option<HeaderValue>, GatewayError> {
     if fields.next().is_some() {
         return Err(GatewayError::BadRequest("the request has more than one Host field"));
     }
-    if head.version == Version::HTTP_11 && field.is_none() {
+    let authority = head.uri.authority();
+    // In HTTP/2 the authority stands for the field.
+    let is_named = field.is_some() || (head.version == Version::HTTP_2 && authority.is_some());
+    if !is_named && head.version >= Version::HTTP_11 {
         return Err(GatewayError::BadRequest("the request has no Host field"));
     }
-    match head.uri.authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str())
-            .map(Some)
-            .map_err(|_| GatewayError::BadRequest("the request's authority is not valid")),
-        None => Ok(field.cloned()),
+    let invalid = GatewayError::BadRequest("the request's host is not valid");
+    let host = match authority.map(|authority| HeaderValue::from_str(authority.as_str())) {
+        Some(Ok(authority)) => Some(authority),
+        Some(Err(_)) => return Err(invalid),
+        None => field.cloned(),
+    };
+    // An empty one is what a request has whose target has no authority.
+    let is_valid = |host: &HeaderValue| {
+        host.is_empty() || Authority::try_from(host.as_bytes()).is_ok_and(|host| !host.as_str().contains('@'))
+    };
+    match host {
+        Some(host) if !is_valid(&host) => Err(invalid),
+        host => Ok(host),
     }
 }
 
@@ -367,8 +378,7 @@ impl Journey {
                 Err(SendFailure::Failed(fault)) => return fail(attempt, fault, proof_of(fault)),
             }
         };
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            // Nobody asked for it: what follows on this connection is not HTTP.
+        if !has_one_meaning(&response) {
             return fail(attempt, Fault::Malformed, Proof::Unknown);
         }
         match attempt.take() {
@@ -433,6 +443,16 @@ impl Ended {
             Self::Faulted(fault) => Err(GatewayError::Attempt(fault)),
         }
     }
+}
+
+/// Whether what follows this head can be told without doubt. Where it cannot, a guess could show one response to the
+/// client and leave another behind.
+fn has_one_meaning(response: &Response<Incoming>) -> bool {
+    // Nobody asked for another protocol: what would follow on this connection is not HTTP.
+    let is_http = response.status() != StatusCode::SWITCHING_PROTOCOLS;
+    // RFC 9112 section 6.3 has the transfer coding win, or the whole handled as an error.
+    let lengths = [CONTENT_LENGTH, TRANSFER_ENCODING].map(|name| response.headers().contains_key(name));
+    is_http && lengths != [true; 2]
 }
 
 /// Settles an attempt that got no response head.

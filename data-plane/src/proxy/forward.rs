@@ -34,7 +34,7 @@ use super::{
     errors::GatewayError,
     headers::{self, Onward},
     route,
-    upstream::{Link, SendFailure, proof_of},
+    upstream::{ConnectFailure, Link, SendFailure, proof_of},
     worker::Worker,
 };
 use crate::{
@@ -197,6 +197,8 @@ enum Tried {
     },
     /// The request's own time ran out, by which the replica is not judged.
     OutOfTime,
+    /// This gateway has nothing left to reach a replica with.
+    Exhausted,
     /// The client broke its request off.
     ClientGone,
     /// The client stopped sending its request's body.
@@ -246,6 +248,9 @@ impl Journey {
                 Tried::Answer(response) => return Ok(response),
                 Tried::OutOfTime => {
                     return self.last.take().map_or(Err(GatewayError::DeadlineExceeded), Ended::answer);
+                }
+                Tried::Exhausted => {
+                    return self.last.take().map_or(Err(GatewayError::Exhausted), Ended::answer);
                 }
                 Tried::ClientGone => return Err(GatewayError::BadRequest("the request's body broke off")),
                 Tried::ClientStalled => return Err(GatewayError::RequestTimeout),
@@ -366,7 +371,8 @@ impl Journey {
         let (link, response) = loop {
             let mut link = match self.worker.pool().link(replica.address(), policy.timeout.connect).await {
                 Ok(link) => link,
-                Err(fault) => return fail(attempt, fault, Proof::Unsent),
+                Err(ConnectFailure::Replica(fault)) => return fail(attempt, fault, Proof::Unsent),
+                Err(ConnectFailure::Exhausted) => return Tried::Exhausted,
             };
             match link.send(*request).await {
                 Ok(response) => break (link, response),

@@ -128,12 +128,26 @@ fn classify(error: &hyper::Error) -> SendFailure {
 }
 
 /// Why no connection could be had. In every case the replica has seen nothing of the request.
-fn classify_connect(error: &io::Error) -> Fault {
-    match error.kind() {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ConnectFailure {
+    /// The replica is to blame.
+    Replica(Fault),
+    /// This process or machine has no file descriptor left.
+    Exhausted,
+}
+
+/// `ENFILE` and `EMFILE`, the same numbers on Linux, macOS and the BSDs; the standard library has no kind for them.
+const NO_FILE_LEFT: [i32; 2] = [23, 24];
+
+fn classify_connect(error: &io::Error) -> ConnectFailure {
+    if error.raw_os_error().is_some_and(|code| NO_FILE_LEFT.contains(&code)) {
+        return ConnectFailure::Exhausted;
+    }
+    ConnectFailure::Replica(match error.kind() {
         io::ErrorKind::ConnectionRefused => Fault::ConnectRefused,
         io::ErrorKind::TimedOut => Fault::ConnectTimeout,
         _ => Fault::ConnectFailed,
-    }
+    })
 }
 
 /// A worker's idle connections by address, and its way to new ones.
@@ -152,12 +166,12 @@ impl Pool {
     /// An idle connection if there is a live one, else a new one.
     ///
     /// # Errors
-    /// The fault; the proof is always [`Proof::Unsent`].
+    /// The cause; the proof is always [`Proof::Unsent`].
     pub(super) async fn link(
         &self,
         address: &Address,
         connect_timeout: Duration,
-    ) -> Result<Box<Link>, Fault> {
+    ) -> Result<Box<Link>, ConnectFailure> {
         if let Some(link) = self.take_live(address).await {
             return Ok(link);
         }
@@ -172,11 +186,11 @@ impl Pool {
         &self,
         address: &Address,
         connect_timeout: Duration,
-    ) -> Result<Box<Link>, Fault> {
+    ) -> Result<Box<Link>, ConnectFailure> {
         match tokio::time::timeout(connect_timeout, Link::connect(address)).await {
             Ok(Ok(link)) => Ok(link),
             Ok(Err(error)) => Err(classify_connect(&error)),
-            Err(_) => Err(Fault::ConnectTimeout),
+            Err(_) => Err(ConnectFailure::Replica(Fault::ConnectTimeout)),
         }
     }
 

@@ -46,9 +46,12 @@ impl Client {
 
 /// Serves one connection to its end, or to the end of what is in flight once the worker drains.
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: SocketAddr) {
-    let Ok(Ok(is_http2)) = tokio::time::timeout(FIRST_BYTES_TIMEOUT, speaks_http2(&stream)).await else {
-        return;
+    let first_bytes = tokio::select! {
+        biased;
+        seen = tokio::time::timeout(FIRST_BYTES_TIMEOUT, speaks_http2(&stream)) => seen,
+        () = worker.draining() => return,
     };
+    let Ok(Ok(is_http2)) = first_bytes else { return };
     let client = Rc::new(Client::new(address));
     let service = service_fn(|request| {
         let answer = forward(Rc::clone(&worker), Rc::clone(&client), request);

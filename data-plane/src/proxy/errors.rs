@@ -1,7 +1,8 @@
 //! Answers that the gateway gives itself.
 //!
 //! All of them are problem+json (RFC 9457) with a `Proxy-Status` (RFC 9209) whose `error` says that the gateway made
-//! the answer: where it is absent, a replica did. 503 always means "nobody to ask" and alone carries `Retry-After`.
+//! the answer: where it is absent, a replica did. 503 always means that nobody can be asked now, and alone carries
+//! `Retry-After`.
 
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ const NO_SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
 
 /// How long a client should wait for a service without a single ready replica: nobody knows when one comes.
 const NONE_READY_RETRY: Duration = Duration::from_secs(5);
+/// File descriptors come back with every connection that ends.
+const EXHAUSTED_RETRY: Duration = Duration::from_secs(1);
 
 /// Why a request was not answered by a replica.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,10 +47,14 @@ pub(super) enum GatewayError {
         /// Until the soonest probe.
         retry_after: Duration,
     },
+    /// This gateway has no file descriptor left to reach a replica with.
+    Exhausted,
     /// The last attempt ended so, and there was no more to try.
     Attempt(Fault),
     /// The request's own time ran out.
     DeadlineExceeded,
+    /// The client stopped sending its request.
+    RequestTimeout,
     /// The request is not one that can be forwarded.
     BadRequest(&'static str),
     /// CONNECT asks for a tunnel.
@@ -85,7 +92,9 @@ impl GatewayError {
             Self::NoSnapshot => kind(S::SERVICE_UNAVAILABLE, "no_snapshot", "destination_unavailable", "The registry is not known yet"),
             Self::NoneReady => kind(S::SERVICE_UNAVAILABLE, "no_ready_replica", "destination_unavailable", "No replica is ready"),
             Self::AllOpen { .. } => kind(S::SERVICE_UNAVAILABLE, "breaker_open", "destination_unavailable", "All replicas are resting"),
+            Self::Exhausted => kind(S::SERVICE_UNAVAILABLE, "gateway_exhausted", "connection_limit_reached", "The gateway is out of file descriptors"),
             Self::DeadlineExceeded => kind(S::GATEWAY_TIMEOUT, "deadline_exceeded", "http_response_timeout", "No answer within the request's time"),
+            Self::RequestTimeout => kind(S::REQUEST_TIMEOUT, "request_timeout", "http_request_error", "The request did not arrive in time"),
             Self::BadRequest(_) => kind(S::BAD_REQUEST, "bad_request", "http_request_error", "The request cannot be forwarded"),
             Self::TunnelRefused => kind(S::METHOD_NOT_ALLOWED, "tunnel_refused", "http_request_denied", "CONNECT is not offered"),
             Self::Loop => kind(S::BAD_GATEWAY, "loop", "proxy_loop_detected", "The request has passed this gateway before"),
@@ -116,10 +125,15 @@ impl GatewayError {
                 "{service}: {resting} replicas, all with open circuit breakers; next probe in {:.1} s",
                 retry_after.as_secs_f64()
             ),
+            Self::Exhausted => {
+                "no connection to a replica can be opened: raise the limit of open files, or lower --max-connections"
+                    .into()
+            }
             Self::Attempt(fault) => format!("{service}: {fault}, after {attempts} attempts"),
             Self::DeadlineExceeded => {
                 format!("{service}: the request's time ran out after {attempts} attempts")
             }
+            Self::RequestTimeout => "the request's body stopped before its end".into(),
             Self::BadRequest(why) => (*why).into(),
             Self::TunnelRefused => "this gateway forwards requests and opens no tunnels".into(),
             Self::Loop => "a replica's address leads back to this gateway".into(),
@@ -132,6 +146,7 @@ impl GatewayError {
             Self::NoSnapshot => Some(NO_SNAPSHOT_RETRY),
             Self::NoneReady => Some(NONE_READY_RETRY),
             Self::AllOpen { retry_after, .. } => Some(*retry_after),
+            Self::Exhausted => Some(EXHAUSTED_RETRY),
             _ => None,
         }
     }
@@ -209,6 +224,7 @@ mod tests {
                 "breaker_open",
                 "destination_unavailable",
             ),
+            (GatewayError::Exhausted, 503, "gateway_exhausted", "connection_limit_reached"),
             (GatewayError::Attempt(Fault::ConnectRefused), 502, "connect_refused", "connection_refused"),
             (GatewayError::Attempt(Fault::ConnectTimeout), 504, "connect_timeout", "connection_timeout"),
             (GatewayError::Attempt(Fault::ConnectFailed), 502, "connect_failed", "destination_ip_unroutable"),
@@ -217,6 +233,7 @@ mod tests {
             (GatewayError::Attempt(Fault::Closed), 502, "connection_terminated", "connection_terminated"),
             (GatewayError::Attempt(Fault::Reset), 502, "connection_terminated", "connection_terminated"),
             (GatewayError::DeadlineExceeded, 504, "deadline_exceeded", "http_response_timeout"),
+            (GatewayError::RequestTimeout, 408, "request_timeout", "http_request_error"),
             (GatewayError::BadRequest("why"), 400, "bad_request", "http_request_error"),
             (GatewayError::TunnelRefused, 405, "tunnel_refused", "http_request_denied"),
             (GatewayError::Loop, 502, "loop", "proxy_loop_detected"),

@@ -306,3 +306,25 @@ fn a_table_is_filled_by_the_first_registry_even_by_an_empty_one() {
     table.apply(&[], &[], START);
     assert!(table.is_filled());
 }
+
+#[test]
+fn no_race_of_cancelled_probes_hides_a_replica_whose_probe_is_welcome() {
+    let (table, _service, _) = table_of(&["a", "b"]);
+    let service = table.service("orders").unwrap();
+    trip(&service, START, "b");
+    let due = after(1500);
+    let pick_and_cancel = || {
+        for _ in 0..50 {
+            let picked = service.pick(0, due, &[]).unwrap();
+            service.settle(0, &picked.replica, picked.permit, Outcome::Neutral, due, 0.5);
+        }
+    };
+    for round in 0..2000 {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(pick_and_cancel);
+            }
+        });
+        assert_eq!(ask(&service, due, Outcome::Neutral), "b", "after {round} rounds nobody probes");
+    }
+}

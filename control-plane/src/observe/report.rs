@@ -3,7 +3,7 @@
 //! Names must be right, for they are keys. Texts are for people and are cut rather than refused: a report is worth
 //! more than the end of its longest sentence.
 
-use gateway_proto::{Invalid, NodeId, ReplicaKey, v1};
+use gateway_proto::{Invalid, NodeId, ReplicaKey, time, v1};
 
 use super::matrix::BreakerReport;
 
@@ -54,6 +54,9 @@ fn parse_breaker(node: &NodeId, mut row: v1::Breaker) -> Result<(ReplicaKey, v1:
     }
     (row.service, row.replica_id) = (key.service.to_string(), key.replica.to_string());
     row.node_id = node.to_string();
+    // Tools that write JSON cannot write an instant that is none.
+    row.state_change_time = row.state_change_time.filter(time::is_valid);
+    row.retry_time = row.retry_time.filter(time::is_valid);
     // Only a merged row counts data planes.
     (row.open_node_count, row.node_count) = (0, 0);
     cut(&mut row.address, MAX_TEXT_CHARS);
@@ -72,6 +75,7 @@ fn parse_event(node: &NodeId, mut event: v1::Event) -> Result<v1::Event, Invalid
         return Err(Invalid::new("event_type", format!("\"{shown}\" is no transition of a breaker")));
     }
     event.node_id = node.to_string();
+    event.event_time = event.event_time.filter(time::is_valid);
     event.event_type.shrink_to_fit();
     cut(&mut event.message, MAX_TEXT_CHARS);
     if event.metadata.len() > MAX_METADATA {
@@ -95,6 +99,8 @@ fn cut(text: &mut String, max_chars: usize) {
 
 #[cfg(test)]
 mod tests {
+    use gateway_proto::json::to_json;
+
     use super::*;
 
     fn breaker() -> v1::Breaker {
@@ -142,6 +148,25 @@ mod tests {
         let made_up = v1::Event { event_type: "LEASE_EXPIRED".into(), ..event() };
         assert_eq!(field(parse(vec![], vec![made_up])), "events[0].event_type");
         assert_eq!(field(parse(vec![], vec![event(); 1001])), "events");
+    }
+
+    #[test]
+    fn an_instant_that_is_none_is_left_out_so_that_every_answer_can_be_written_as_json() {
+        for (seconds, nanos) in
+            [(i64::MAX, 0), (i64::MIN, 0), (253_402_300_800, 0), (0, -1), (0, 1_000_000_000)]
+        {
+            let at = Some(prost_types::Timestamp { seconds, nanos });
+            let row = v1::Breaker { state_change_time: at, retry_time: at, ..breaker() };
+            let report = parse(vec![row], vec![v1::Event { event_time: at, ..event() }]).unwrap();
+            let (row, event) = (&report.breakers.breakers[0].1, &report.events[0]);
+            assert_eq!((row.state_change_time, row.retry_time, event.event_time), (None, None, None));
+            (to_json(row), to_json(event));
+        }
+        let end = Some(prost_types::Timestamp { seconds: 253_402_300_799, nanos: 999_999_999 });
+        let row = v1::Breaker { retry_time: end, ..breaker() };
+        let report = parse(vec![row], vec![]).unwrap();
+        assert_eq!(report.breakers.breakers[0].1.retry_time, end);
+        to_json(&report.breakers.breakers[0].1);
     }
 
     #[test]

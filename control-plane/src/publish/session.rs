@@ -34,7 +34,7 @@ pub const MAX_BACKOFF: Duration = Duration::from_secs(10);
 pub struct Session {
     /// What the data plane holds; `None`: nothing that a delta could start from.
     held: Option<Revision>,
-    /// Revisions after `held` up to this one changed nothing that the data plane follows.
+    /// Revisions after `held` up to this one changed nothing that the data plane follows. Never goes back.
     irrelevant_up_to: Revision,
     unacked: Option<Unacked>,
     bookmark: Option<(u64, Revision)>,
@@ -119,9 +119,14 @@ impl Session {
             // The first message of a resumed stream comes at once: it says that there is nothing else to say.
             _ => match self.last_sent.map(|sent| sent + QUIET) {
                 Some(until) if now < until => Next::Wait { until },
-                _ => Next::Bookmark { revision: head },
+                _ => Next::Bookmark { revision: self.irrelevant_up_to },
             },
         }
+    }
+
+    /// What the data plane may hold: a full snapshot must not be older.
+    pub fn at_least(&self) -> Revision {
+        self.irrelevant_up_to
     }
 
     /// Notes that a delta, or a part of a full snapshot, of `revision` goes out; `completes` unless more parts follow.

@@ -162,10 +162,7 @@ impl Stream {
             return Err(invalid(Invalid::new("message", "must be ack in every message but the first")));
         };
         match self.session.heard(clock::now(), ack) {
-            Heard::Acked(revision) => {
-                self.parts = None;
-                self.seat.acked(revision);
-            }
+            Heard::Acked(revision) => self.seat.acked(revision),
             Heard::Nacked(nack) => {
                 self.parts = None;
                 self.seat.nacked(cut(nack));
@@ -176,12 +173,15 @@ impl Stream {
     }
 
     fn send_part(&mut self) -> Result<(), Status> {
-        let parts = self.parts.get_or_insert_with(|| {
-            let (revision, parts) = self.edge.effects.publisher.full(&self.filter);
+        let Parts { revision, parts, sent } = self.parts.take().unwrap_or_else(|| {
+            let at_least = self.session.at_least();
+            let (revision, parts) = self.edge.effects.publisher.full(&self.filter, at_least);
             Parts { revision, parts, sent: 0 }
         });
-        let (revision, part) = (parts.revision, parts.parts[parts.sent].clone());
-        parts.sent += 1;
+        let part = parts[sent].clone();
+        if !part.last_part {
+            self.parts = Some(Parts { revision, parts, sent: sent + 1 });
+        }
         let nonce = self.session.sent(clock::now(), revision, part.last_part);
         self.send(nonce, revision, Update::Full(part))
     }

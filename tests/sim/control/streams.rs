@@ -181,7 +181,7 @@ impl Control {
 impl Stream {
     fn send_part(&mut self, env: &mut Env, running: &Running, id: StreamId) {
         let (revision, parts, next) = self.parts.take().unwrap_or_else(|| {
-            let (revision, parts) = running.publisher.full(&self.filter);
+            let (revision, parts) = running.publisher.full(&self.filter, self.session.at_least());
             (revision, parts, 0)
         });
         let completes = next + 1 == parts.len();

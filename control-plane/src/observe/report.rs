@@ -160,7 +160,8 @@ mod tests {
             let report = parse(vec![row], vec![v1::Event { event_time: at, ..event() }]).unwrap();
             let (row, event) = (&report.breakers.breakers[0].1, &report.events[0]);
             assert_eq!((row.state_change_time, row.retry_time, event.event_time), (None, None, None));
-            (to_json(row), to_json(event));
+            to_json(row);
+            to_json(event);
         }
         let end = Some(prost_types::Timestamp { seconds: 253_402_300_799, nanos: 999_999_999 });
         let row = v1::Breaker { retry_time: end, ..breaker() };

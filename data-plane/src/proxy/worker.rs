@@ -146,9 +146,7 @@ async fn accept(
                 if std::mem::take(&mut is_failing) {
                     tracing::info!(worker = worker.index, "accepting connections again");
                 }
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "cannot disable Nagle's algorithm");
-                }
+                downstream::prepare(&stream);
                 let worker = Rc::clone(worker);
                 connections.spawn_local(async move {
                     downstream::serve(worker, stream, address).await;

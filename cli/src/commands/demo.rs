@@ -73,8 +73,7 @@ fn parse_rate(text: &str) -> Result<NonZeroU32, String> {
 /// When a part does not start, when a plane fails, and, with `--duration`, when a request failed.
 pub(crate) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     LogArgs { log: args.log.clone(), log_format: LogFormat::Text }.init()?;
-    let stop = Shutdown::on_signals()
-        .map_err(|error| Failure::fatal(format!("cannot listen to signals: {error}")))?;
+    let stop = Shutdown::on_signals()?;
     let planes = Planes::start(&args.ports, None).await.map_err(|failure| args.ports.explain(failure))?;
     let addresses = planes.addresses();
     // Each part has a stop of its own: users leave first, then the replicas, then the gateway.

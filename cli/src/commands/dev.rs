@@ -33,9 +33,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     args.logs.init()?;
     let shutdown = Shutdown::on_signals()?;
-    let planes = Planes::start(&args.ports, args.data_dir.as_deref())
-        .await
-        .map_err(|failure| args.ports.explain(failure))?;
+    let planes = Planes::start(&args.ports, args.data_dir.as_deref()).await.map_err(Ports::explain)?;
     let addresses = planes.addresses();
     ready::announce(&[
         ("proxy", addresses.proxy.to_string()),

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    fmt,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
 };
@@ -10,7 +11,7 @@ use clap::{Args, Parser};
 use gateway_runtime::{Failure, Shutdown};
 use tempfile::TempDir;
 
-use crate::error::Error;
+use crate::error::{Error, Exit};
 
 const PROXY: u16 = 8080;
 const CONTROL: u16 = 7400;
@@ -36,9 +37,11 @@ impl Ports {
         SocketAddr::from((Ipv4Addr::LOCALHOST, port))
     }
 
-    /// The failure to start with what can be done about a taken port.
-    pub(crate) fn explain(&self, failure: Failure) -> Error {
-        Error::from(failure).hint("if a port is taken:  --port-offset 100,  or  --random-ports")
+    /// The failure to start, in terms of these flags: the planes' own, which it names, cannot be given here.
+    pub(crate) fn explain(failure: Failure) -> Error {
+        let Some(address) = failure.taken() else { return failure.into() };
+        Error::new(Exit::Usage, format!("port {} is taken: somebody listens on {address}", address.port()))
+            .hint("choose other ports with  --port-offset 100  or  --random-ports")
     }
 }
 
@@ -70,21 +73,22 @@ impl Planes {
         let folder = Folder::open(data_dir)?;
         let (stop_control, stop_data) = (Shutdown::new(), Shutdown::new());
 
-        let mut args = ControlPlane::defaults()?;
-        args.listen = ports.place(CONTROL);
-        args.store = format!("redb:{}", folder.path().join("registry.redb").display());
-        let control = control_plane::start(args.validate()?, stop_control.clone()).await?;
+        let ControlPlane { args } = from_environment(&[
+            ("--listen", ports.place(CONTROL).to_string()),
+            ("--store", format!("redb:{}", folder.path().join("registry.redb").display())),
+        ])?;
+        let config = args.validate().map_err(blame_environment)?;
+        let control = control_plane::start(config, stop_control.clone()).await?;
 
-        let mut args = DataPlane::defaults()?;
-        args.listen = ports.place(PROXY);
-        args.admin_listen = ports.place(ADMIN);
-        args.control_plane = vec![format!("http://{}", control.listen())];
-        args.static_file = None;
-        args.node_id = Some(NODE.to_owned());
-        args.cache_dir = Some(folder.path().join("cache"));
-        args.no_cache = false;
-        let data = data_plane::start(args.validate()?, stop_data.clone()).await?;
-        Ok(Self { control, data, stop_control, stop_data, folder })
+        match start_data(ports, control.listen(), folder.path(), stop_data.clone()).await {
+            Ok(data) => Ok(Self { control, data, stop_control, stop_data, folder }),
+            Err(failure) => {
+                stop_control.begin();
+                // It has served nobody: what it could say of its end explains nothing.
+                let _ = control.finished().await;
+                Err(failure)
+            }
+        }
     }
 
     /// Where they listen.
@@ -127,32 +131,51 @@ impl Planes {
     }
 }
 
-/// The control plane's own flags, from the environment or at their defaults.
+async fn start_data(
+    ports: &Ports,
+    control: SocketAddr,
+    folder: &Path,
+    stop: Shutdown,
+) -> Result<data_plane::Running, Failure> {
+    let DataPlane { mut args } = from_environment(&[
+        ("--listen", ports.place(PROXY).to_string()),
+        ("--admin-listen", ports.place(ADMIN).to_string()),
+        ("--control-plane", format!("http://{control}")),
+        ("--node-id", NODE.to_owned()),
+    ])?;
+    (args.static_file, args.no_cache) = (None, false);
+    args.cache_dir = Some(folder.join("cache"));
+    data_plane::start(args.validate().map_err(blame_environment)?, stop).await
+}
+
+/// The control plane's own flags.
 #[derive(Debug, Parser)]
 struct ControlPlane {
     #[command(flatten)]
     args: control_plane::config::Args,
 }
 
-impl ControlPlane {
-    fn defaults() -> Result<control_plane::config::Args, Failure> {
-        let parsed = Self::try_parse_from(["gw-control-plane"]);
-        parsed.map(|flags| flags.args).map_err(|error| Failure::usage(error.to_string()))
-    }
-}
-
-/// The data plane's own flags, from the environment or at their defaults.
+/// The data plane's own flags.
 #[derive(Debug, Parser)]
 struct DataPlane {
     #[command(flatten)]
     args: data_plane::config::Args,
 }
 
-impl DataPlane {
-    fn defaults() -> Result<data_plane::config::Args, Failure> {
-        let parsed = Self::try_parse_from(["gw-data-plane"]);
-        parsed.map(|flags| flags.args).map_err(|error| Failure::usage(error.to_string()))
-    }
+/// A plane's flags: these, and the others from the environment or at their defaults.
+fn from_environment<P: Parser>(flags: &[(&str, String)]) -> Result<P, Failure> {
+    let flags = flags.iter().map(|(flag, value)| format!("{flag}={value}"));
+    P::try_parse_from(std::iter::once("gwctl".to_owned()).chain(flags)).map_err(|error| {
+        // clap's first line says which flag it is, and why.
+        let text = error.to_string();
+        let line = text.lines().next().unwrap_or_default();
+        blame_environment(line.strip_prefix("error: ").unwrap_or(line))
+    })
+}
+
+/// What is given here is valid: only a variable can be at fault.
+fn blame_environment(why: impl fmt::Display) -> Failure {
+    Failure::usage(format!("{why} (from a GW_ variable in the environment)"))
 }
 
 /// Where both planes keep what they keep.

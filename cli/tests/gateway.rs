@@ -4,7 +4,7 @@
 
 use std::{
     io::{BufRead as _, BufReader},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -129,16 +129,65 @@ fn replicas_do_not_outlive_a_demo_that_is_killed() {
     eventually("all replicas have ended", || !replicas.iter().any(|replica| listens(&replica["address"])));
 }
 
+/// A port offset at which only the given one of the default ports is taken, and who has it.
+fn offset_with_taken(default: u16) -> (u16, TcpListener) {
+    // Below the ports that the kernel gives to those who ask for any, so that other tests do not come in between.
+    let first = 10_000 + u16::try_from(std::process::id() % 1000).unwrap() * 10;
+    let bind = |port: u16| TcpListener::bind(("127.0.0.1", port));
+    (first..22_000)
+        .find(|offset| {
+            [7400, 7401, 8080, 9001, 9002, 9003].map(|port| bind(port + offset)).iter().all(Result::is_ok)
+        })
+        .map(|offset| (offset, bind(default + offset).unwrap()))
+        .expect("ports are free somewhere")
+}
+
 #[test]
-fn a_taken_port_is_explained_with_the_ways_around_it() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let offset = taken.local_addr().unwrap().port().checked_sub(7400).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_gwctl"))
-        .args(["dev", "--log", "error", "--port-offset", &offset.to_string()])
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{stderr}");
-    assert!(stderr.contains("hint: if a port is taken:  --port-offset 100,  or  --random-ports"), "{stderr}");
-    assert!(!Path::new("gateway.redb").exists(), "nothing is left in the working directory");
+fn a_taken_port_is_explained_with_the_ways_around_it_whichever_part_wanted_it() {
+    for (command, default) in [("dev", 7400), ("dev", 8080), ("demo", 7401), ("demo", 9002)] {
+        let (offset, taken) = offset_with_taken(default);
+        let output = Command::new(env!("CARGO_BIN_EXE_gwctl"))
+            .args([command, "--log", "warn", "--port-offset", &offset.to_string()])
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "{command} {default}");
+        let address = taken.local_addr().unwrap();
+        assert_eq!(
+            String::from_utf8(output.stderr).unwrap(),
+            format!(
+                "error: port {} is taken: somebody listens on {address}\n  \
+                 hint: choose other ports with  --port-offset 100  or  --random-ports\n",
+                address.port()
+            )
+        );
+        assert!(!Path::new("gateway.redb").exists(), "nothing is left in the working directory");
+    }
+}
+
+/// What a demo or dev that does not start prints to stderr.
+fn refused(arguments: &[&str], environment: &[(&str, &str)]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gwctl"));
+    command.args(arguments).args(["--random-ports", "--log", "error"]).envs(environment.iter().copied());
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn what_has_nothing_to_do_with_ports_is_not_explained_by_ports() {
+    let stderr = refused(&["dev", "--data-dir", "/dev/null/x"], &[]);
+    assert!(stderr.starts_with("error: --data-dir /dev/null/x: "), "{stderr}");
+    assert!(!stderr.contains("hint"), "{stderr}");
+}
+
+#[test]
+fn a_bad_variable_of_a_plane_is_explained_in_one_line_and_one_that_is_not_used_is_ignored() {
+    let stderr = refused(&["dev"], &[("GW_WORKERS", "many"), ("GW_LISTEN", "nonsense")]);
+    assert_eq!(
+        stderr,
+        "error: invalid value 'many' for '--workers <N>': invalid digit found in string \
+         (from a GW_ variable in the environment)\n"
+    );
+    let stderr = refused(&["demo"], &[("GW_MAX_NODES", "0")]);
+    assert!(stderr.starts_with("error: --max-nodes 0 is not in 1..=100000 (from a GW_ variable"), "{stderr}");
 }

@@ -83,7 +83,7 @@ impl Running {
 /// A usage [`Failure`] naming `--listen` when the address cannot be bound, or `--store` when the store cannot be used.
 pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failure> {
     tracing::info!(?config, "starting");
-    let unbound = |error| Failure::usage(format!("--listen {}: {error}", config.listen));
+    let unbound = |error| Failure::unbound("--listen", config.listen, &error);
     let listener = TcpListener::bind(config.listen).await.map_err(unbound)?;
     let listen = listener.local_addr().map_err(unbound)?;
 

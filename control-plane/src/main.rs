@@ -29,8 +29,7 @@ async fn main() -> ExitCode {
 async fn run(program: Program) -> Result<(), Failure> {
     program.logs.init()?;
     let config = program.args.validate()?;
-    let shutdown = Shutdown::on_signals()
-        .map_err(|error| Failure::fatal(format!("cannot listen to signals: {error}")))?;
+    let shutdown = Shutdown::on_signals()?;
     let running = control_plane::start(config, shutdown).await?;
     ready::announce(&[("listen", running.listen().to_string())]);
     running.finished().await

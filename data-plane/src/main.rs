@@ -33,8 +33,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|error| Failure::fatal(format!("cannot start the runtime: {error}")))?;
     runtime.block_on(async {
-        let shutdown = Shutdown::on_signals()
-            .map_err(|error| Failure::fatal(format!("cannot listen to signals: {error}")))?;
+        let shutdown = Shutdown::on_signals()?;
         let running = data_plane::start(config, shutdown).await?;
         ready::announce(&[
             ("listen", running.listen().to_string()),

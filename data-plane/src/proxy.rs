@@ -93,7 +93,7 @@ pub fn start(
     shutdown: &Shutdown,
 ) -> Result<Proxy, Failure> {
     let (listen, listeners) = bind_all(config.listen, config.workers)
-        .map_err(|error| Failure::usage(format!("--listen {}: cannot bind: {error}", config.listen)))?;
+        .map_err(|error| Failure::unbound("--listen", config.listen, &error))?;
     let max_connections = (config.max_connections / config.workers).max(1);
     let config = Arc::new(config);
     let workers = listeners.len();

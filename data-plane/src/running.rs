@@ -64,10 +64,9 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
     let (feed, view) = Feed::new(snapshot, source, age, table.clone(), clock);
 
     let admin_listener = TcpListener::bind(config.admin_listen).await;
-    let (admin_listener, admin_listen) =
-        admin_listener.and_then(|listener| listener.local_addr().map(|bound| (listener, bound))).map_err(
-            |error| Failure::usage(format!("--admin-listen {}: cannot bind: {error}", config.admin_listen)),
-        )?;
+    let (admin_listener, admin_listen) = admin_listener
+        .and_then(|listener| listener.local_addr().map(|bound| (listener, bound)))
+        .map_err(|error| Failure::unbound("--admin-listen", config.admin_listen, &error))?;
     let proxy = proxy::start(proxy_config(&config), table.clone(), clock, &shutdown)?;
 
     let stop = Shutdown::new();

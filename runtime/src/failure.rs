@@ -1,12 +1,13 @@
 //! Why a process ends other than by being told to.
 
-use std::{fmt, process::ExitCode};
+use std::{fmt, io, net::SocketAddr, process::ExitCode};
 
 /// A sentence for whoever started the process, and the exit code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {
     message: String,
     code: u8,
+    taken: Option<SocketAddr>,
 }
 
 impl Failure {
@@ -14,18 +15,29 @@ impl Failure {
     ///
     /// `message` names the flag and says what to do.
     pub fn usage(message: impl Into<String>) -> Self {
-        Self { message: message.into(), code: 2 }
+        Self { message: message.into(), code: 2, taken: None }
+    }
+
+    /// The process cannot listen at the address that `flag` names. Exit code 2.
+    pub fn unbound(flag: &str, address: SocketAddr, error: &io::Error) -> Self {
+        let taken = (error.kind() == io::ErrorKind::AddrInUse).then_some(address);
+        Self { taken, ..Self::usage(format!("{flag} {address}: cannot listen there: {error}")) }
     }
 
     /// The process started and could not go on. Exit code 1.
     pub fn fatal(message: impl Into<String>) -> Self {
-        Self { message: message.into(), code: 1 }
+        Self { message: message.into(), code: 1, taken: None }
     }
 
     /// Prints the sentence to stderr and yields the exit code: for `main` only.
     pub fn report(&self, program: &str) -> ExitCode {
         eprintln!("{program}: {}", self.message);
         ExitCode::from(self.code)
+    }
+
+    /// The address at which somebody else listens already, when that is why.
+    pub fn taken(&self) -> Option<SocketAddr> {
+        self.taken
     }
 
     /// The exit code.
@@ -41,3 +53,18 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_taken_is_told_from_one_that_is_none_of_this_machine() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 7400));
+        let unbound = |kind| Failure::unbound("--listen", address, &io::Error::from(kind));
+        let failure = unbound(io::ErrorKind::AddrInUse);
+        assert_eq!((failure.taken(), failure.code()), (Some(address), 2));
+        assert_eq!(failure.to_string(), "--listen 127.0.0.1:7400: cannot listen there: address in use");
+        assert_eq!(unbound(io::ErrorKind::AddrNotAvailable).taken(), None);
+    }
+}

@@ -73,9 +73,8 @@ fn parse_rate(text: &str) -> Result<NonZeroU32, String> {
 /// When a part does not start, when a plane fails, and, with `--duration`, when a request failed.
 pub(crate) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     LogArgs { log: args.log.clone(), log_format: LogFormat::Text }.init()?;
-    let stop = Shutdown::on_signals()
-        .map_err(|error| Failure::fatal(format!("cannot listen to signals: {error}")))?;
-    let planes = Planes::start(&args.ports, None).await.map_err(|failure| args.ports.explain(failure))?;
+    let stop = Shutdown::on_signals()?;
+    let planes = Planes::start(&args.ports, None).await.map_err(Ports::explain)?;
     let addresses = planes.addresses();
     // Each part has a stop of its own: users leave first, then the replicas, then the gateway.
     let (stop_fleet, stop_planes) = (Shutdown::new(), Shutdown::new());
@@ -88,32 +87,53 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         }
     });
 
-    let specs = specs(&args.ports, addresses.control)?;
-    let fleet =
-        Fleet::start(specs, &stop_fleet, *output).await.map_err(|failure| args.ports.explain(failure))?;
-    wait_until_routable(addresses.proxy, &stop).await?;
-    output.data(ready_line(&addresses, fleet.members()))?;
-    banner(&addresses, fleet.members()).lines().for_each(|line| output.note(line));
+    let played = play(&args, &addresses, &stop, &stop_fleet, output).await;
+    stop_planes.begin();
+    gateway.await.map_err(|panic| Failure::fatal(format!("the gateway broke: {panic}")))??;
+    match played? {
+        Some(tally) => conclude(&tally, args.duration.is_some(), output),
+        None => Ok(()),
+    }
+}
 
-    let load = (!args.no_load).then(|| Load::start(addresses.proxy, TARGET, args.rate, &stop));
+/// From the first replica to the last: yields what became of the requests.
+async fn play(
+    args: &Args,
+    addresses: &Addresses,
+    stop: &Shutdown,
+    stop_fleet: &Shutdown,
+    output: &Output,
+) -> Result<Option<Tally>, Error> {
+    let specs = specs(&args.ports, addresses.control)?;
+    let fleet = Fleet::start(specs, stop_fleet, *output).await.map_err(Ports::explain)?;
+    let shown = show(args, addresses, fleet.members(), stop, output).await;
+    stop_fleet.begin();
+    fleet.finished().await;
+    shown
+}
+
+/// What there is to see once all replicas run: where everything is, and how the load fares.
+async fn show(
+    args: &Args,
+    addresses: &Addresses,
+    members: &[Member],
+    stop: &Shutdown,
+    output: &Output,
+) -> Result<Option<Tally>, Error> {
+    wait_until_routable(addresses.proxy, stop).await?;
+    output.data(ready_line(addresses, members))?;
+    banner(addresses, members).lines().for_each(|line| output.note(line));
+
+    let load = (!args.no_load).then(|| Load::start(addresses.proxy, TARGET, args.rate, stop));
     tokio::select! {
         () = stop.begun() => {}
         () = until_end(args.duration) => stop.begin(),
         never = report(load.as_ref(), addresses.control, output) => match never {},
     }
-
-    let tally = match load {
+    Ok(match load {
         Some(load) => Some(load.finished().await),
         None => None,
-    };
-    stop_fleet.begin();
-    fleet.finished().await;
-    stop_planes.begin();
-    gateway.await.map_err(|panic| Failure::fatal(format!("the gateway broke: {panic}")))??;
-    match tally {
-        Some(tally) => conclude(&tally, args.duration.is_some(), output),
-        None => Ok(()),
-    }
+    })
 }
 
 fn specs(ports: &Ports, control: SocketAddr) -> Result<Vec<Spec>, Failure> {

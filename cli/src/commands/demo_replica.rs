@@ -44,8 +44,7 @@ pub(crate) struct Args {
 /// When it cannot listen, or the endpoint is no URL.
 pub(crate) async fn run(args: Args, endpoint: &str, origin: Origin) -> Result<(), Error> {
     args.logs.init()?;
-    let shutdown = Shutdown::on_signals()
-        .map_err(|error| Failure::fatal(format!("cannot listen to signals: {error}")))?;
+    let shutdown = Shutdown::on_signals()?;
     if args.with_parent {
         end_with_stdin(shutdown.clone());
     }

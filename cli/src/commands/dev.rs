@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use gateway_runtime::{Failure, Shutdown, logs::LogArgs, ready};
+use gateway_runtime::{Shutdown, logs::LogArgs, ready};
 
 use crate::{
     endpoint,
@@ -32,11 +32,8 @@ pub(crate) struct Args {
 /// When a port is taken or the folder cannot be used, and when a plane fails later.
 pub(crate) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     args.logs.init()?;
-    let shutdown = Shutdown::on_signals()
-        .map_err(|error| Failure::fatal(format!("cannot listen to signals: {error}")))?;
-    let planes = Planes::start(&args.ports, args.data_dir.as_deref())
-        .await
-        .map_err(|failure| args.ports.explain(failure))?;
+    let shutdown = Shutdown::on_signals()?;
+    let planes = Planes::start(&args.ports, args.data_dir.as_deref()).await.map_err(Ports::explain)?;
     let addresses = planes.addresses();
     ready::announce(&[
         ("proxy", addresses.proxy.to_string()),

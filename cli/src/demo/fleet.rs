@@ -1,6 +1,11 @@
 //! The replicas of the demo: processes of their own, so that they can really be killed, and their supervisor.
 
-use std::{net::SocketAddr, path::PathBuf, process::Stdio, time::Duration};
+use std::{
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::Stdio,
+    time::Duration,
+};
 
 use gateway_runtime::{Failure, Shutdown};
 use serde::{Deserialize, Serialize};
@@ -122,6 +127,8 @@ struct ReadyLine {
 impl Process {
     async fn start(spec: &Spec) -> Result<Self, Failure> {
         let Spec { executable, service, id, listen, endpoint } = spec;
+        // What is likeliest to go wrong is found out here, where it can be explained.
+        TcpListener::bind(listen).map_err(|error| Failure::unbound("--listen", *listen, &error))?;
         let mut child = Command::new(executable)
             .args(["demo-replica", "--service", service, "--id", id, "--listen", &listen.to_string()])
             .args(["--endpoint", endpoint, "--with-parent", "--log", "warn"])

@@ -46,7 +46,7 @@ impl Replica {
     /// # Errors
     /// A usage [`Failure`] naming `--listen` when the address cannot be bound.
     pub(crate) async fn bind(listen: SocketAddr, id: &str) -> Result<Self, Failure> {
-        let refuse = |error| Failure::usage(format!("--listen {listen}: cannot listen there: {error}"));
+        let refuse = |error| Failure::unbound("--listen", listen, &error);
         let listener = TcpListener::bind(listen).await.map_err(refuse)?;
         let address = listener.local_addr().map_err(refuse)?;
         Ok(Self { listener, address, service: Arc::new(Service::new(id)) })

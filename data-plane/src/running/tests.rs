@@ -239,6 +239,9 @@ async fn a_taken_port_is_a_usage_failure_that_names_the_flag() {
         let config = Cli::try_parse_from(args).unwrap().args.validate().unwrap();
         let failure = start(config, Shutdown::new()).await.unwrap_err();
         assert_eq!(failure.code(), 2);
-        assert!(failure.to_string().starts_with(&format!("{flag} {address}: cannot bind: ")), "{failure}");
+        assert!(
+            failure.to_string().starts_with(&format!("{flag} {address}: cannot listen there: ")),
+            "{failure}"
+        );
     }
 }

@@ -176,9 +176,10 @@ impl GatewayError {
         let headers = response.headers_mut();
         if let Some(wait) = self.retry_after() {
             problem["retryAfterMs"] = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).into();
-            // Whole seconds, rounded up: a client that comes earlier would meet the same answer.
-            headers
-                .insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)));
+            // Whole seconds, rounded up: a client that comes earlier would meet the same answer. At least one: while a
+            // probe is out nobody knows how long, and zero would have all clients ask without a pause.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(X_REQUEST_ID, request_id.clone());
@@ -248,6 +249,12 @@ mod tests {
             assert_eq!(head.headers()["proxy-status"], expected);
             assert_eq!(head.headers().contains_key("retry-after"), status == 503, "{error:?}");
         }
+    }
+
+    #[test]
+    fn no_client_is_told_to_come_back_at_once() {
+        let error = GatewayError::AllOpen { resting: 1, retry_after: Duration::ZERO };
+        assert_eq!(responded(&error).0.headers()["retry-after"], "1");
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(crate) enum Refusal {
     #[error("the message is larger than {limit} bytes")]
     TooLarge { limit: usize },
     /// A body, or the first message of a stream.
-    #[error("nothing to work on came within {}s: send the message at once", .0.as_secs())]
+    #[error("no whole message came within {}s", .0.as_secs())]
     TooSlow(Duration),
     /// HTTP only.
     #[error("the body is not JSON: {0}")]

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{HELLO_TIMEOUT, identity, next_message};
+use super::{HELLO_TIMEOUT, MAX_REQUEST_BYTES, identity, next_message};
 use crate::{
     clock,
     edge::Edge,
@@ -67,7 +67,7 @@ async fn serve(
     peer: String,
 ) -> Result<(), Status> {
     let hello = tokio::select! {
-        hello = timeout(HELLO_TIMEOUT, next_message(&mut inbound)) => match hello {
+        hello = timeout(HELLO_TIMEOUT, next_message(&mut inbound, MAX_REQUEST_BYTES)) => match hello {
             Ok(hello) => hello?,
             Err(_) => return Err(Refusal::TooSlow(HELLO_TIMEOUT).into()),
         },
@@ -140,7 +140,7 @@ impl Stream {
                 Next::End => return Err(Refusal::AckOverdue.into()),
             };
             tokio::select! {
-                message = next_message(&mut inbound) => match message? {
+                message = next_message(&mut inbound, MAX_REQUEST_BYTES) => match message? {
                     Some(message) => self.hear(message)?,
                     None => return Ok(()),
                 },

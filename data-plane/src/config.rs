@@ -9,11 +9,11 @@ use std::{
 };
 
 use clap::builder::FalseyValueParser;
-use gateway_proto::NodeId;
+use gateway_proto::{NodeId, control_plane_url};
 use gateway_runtime::Failure;
 use http::Uri;
 
-use crate::{control_plane::parse_url, discovery::Cache, static_file, table::ServiceSpec};
+use crate::{discovery::Cache, static_file, table::ServiceSpec};
 
 /// Control planes that one data plane may know.
 const MAX_CONTROL_PLANES: usize = 16;
@@ -165,8 +165,10 @@ impl Args {
                 "--control-plane names {count}, at most {MAX_CONTROL_PLANES} are allowed"
             )));
         }
-        let urls = urls.into_iter().map(parse_url).collect::<Result<_, _>>();
-        let urls = urls.map_err(|why| Failure::usage(format!("--control-plane: {why}")))?;
+        let urls = urls.into_iter().map(|text| {
+            control_plane_url(text).map_err(|why| Failure::usage(format!("--control-plane {text:?} {why}")))
+        });
+        let urls = urls.collect::<Result<_, _>>()?;
         Ok(Registry::ControlPlane { urls, cache: self.cache(node_id, is_stable)? })
     }
 

@@ -23,7 +23,8 @@ async fn connect(script: Script) -> (Fake, Control, String) {
     let (fake, address) = Fake::start(script).await;
     let url = format!("http://{address}");
     let channel = Channel::from_shared(url.clone()).unwrap().connect().await.unwrap();
-    (fake, Control::over(channel, Duration::from_millis(200), false), url)
+    let endpoint = Endpoint::parse(&url, Origin::Flag).unwrap();
+    (fake, Control::over(channel, endpoint, Duration::from_millis(200), false), url)
 }
 
 fn orders() -> Script {

@@ -77,7 +77,7 @@ fn a_wrong_flag_is_named_with_what_is_allowed() {
         ),
         (
             vec!["--control-plane", "127.0.0.1:7400"],
-            "--control-plane: \"127.0.0.1:7400\" has no scheme: write http://HOST:PORT".into(),
+            "--control-plane \"127.0.0.1:7400\" has no scheme: write http://HOST:PORT".into(),
         ),
         (vec!["--domain", "a b"], "--domain \"a b\" is no DNS name such as example.com".into()),
         (vec!["--domain", "10.0.0.1"], "--domain \"10.0.0.1\" is no DNS name such as example.com".into()),

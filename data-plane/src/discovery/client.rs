@@ -8,7 +8,7 @@ use std::time::Duration;
 use gateway_proto::v1::{
     self, discovery_service_client::DiscoveryServiceClient, stream_snapshots_request::Message,
 };
-use gateway_runtime::Shutdown;
+use gateway_runtime::{Shutdown, root_cause};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
@@ -17,7 +17,7 @@ use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Status};
 
 use super::{Assembly, Feed, Received};
-use crate::control_plane::{ControlPlane, Reconnect, root_cause};
+use crate::control_plane::{ControlPlane, Reconnect};
 
 /// The control plane says something at least every 5 s; after three times that it is dead or cut off.
 const SILENCE: Duration = Duration::from_secs(15);

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use gateway_proto::control_plane_url;
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
     clock::Clock,
-    control_plane::parse_url,
     discovery::{Snapshot, Source, View, tests as wire},
     fake_control_plane::FakeControlPlane,
     table::Table,
@@ -37,7 +37,7 @@ fn feed(snapshot: Snapshot, source: Source) -> (Feed, View, Arc<Table>) {
 fn start(urls: &[String], snapshot: Snapshot, source: Source) -> DataPlane {
     let (feed, view, table) = feed(snapshot, source);
     let stop = Shutdown::new();
-    let urls = urls.iter().map(|url| parse_url(url).unwrap()).collect();
+    let urls = urls.iter().map(|url| control_plane_url(url).unwrap()).collect();
     let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into() };
     let stopped = stop.clone();
     let task = tokio::spawn(async move { follow(&ControlPlane::new(urls), &node, &feed, &stopped).await });

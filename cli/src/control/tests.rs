@@ -110,9 +110,9 @@ async fn a_watch_that_is_refused_ends_instead_of_trying_for_ever() {
 
 #[tokio::test]
 async fn a_control_plane_that_does_not_answer_in_time_is_unreachable() {
-    let (_, control, _) = connect(Script::default()).await;
+    let (_, control, url) = connect(Script::default()).await;
     let error = control.nodes().await.unwrap_err();
-    assert_eq!(error.headline, "the control plane did not answer within 200ms");
+    assert_eq!(error.headline, format!("the control plane at {url} did not answer within 200ms"));
     assert_eq!((error.exit, error.code.as_str()), (Exit::Unreachable, "DEADLINE_EXCEEDED"));
 }
 

@@ -113,12 +113,13 @@ impl GatewayError {
             }
             Self::NoneReady => format!("{service} is registered, but none of its replicas is ready"),
             Self::AllOpen { resting, retry_after } => format!(
-                "{service}: {resting} replicas, all with open circuit breakers; next probe in {:.1} s",
+                "{service}: {}, all with open circuit breakers; next probe in {:.1} s",
+                counted(*resting, "replica"),
                 retry_after.as_secs_f64()
             ),
-            Self::Attempt(fault) => format!("{service}: {fault}, after {attempts} attempts"),
+            Self::Attempt(fault) => format!("{service}: {fault}, after {}", counted(attempts, "attempt")),
             Self::DeadlineExceeded => {
-                format!("{service}: the request's time ran out after {attempts} attempts")
+                format!("{service}: the request's time ran out after {}", counted(attempts, "attempt"))
             }
             Self::BadRequest(why) => (*why).into(),
             Self::TunnelRefused => "this gateway forwards requests and opens no tunnels".into(),
@@ -175,9 +176,14 @@ impl GatewayError {
             headers.insert(ALLOW, HeaderValue::from_static(methods));
         }
         *response.status_mut() = status;
-        *response.body_mut() = ResponseBody::Own(Full::new(problem.to_string().into()));
+        *response.body_mut() = ResponseBody::Own(Full::new(format!("{problem}\n").into()));
         response
     }
+}
+
+/// `1 attempt`, `2 attempts`.
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -231,6 +237,15 @@ mod tests {
             assert_eq!(head.headers()["proxy-status"], expected);
             assert_eq!(head.headers().contains_key("retry-after"), status == 503, "{error:?}");
         }
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        let one = GatewayError::AllOpen { resting: 1, retry_after: Duration::from_secs(1) };
+        assert!(one.detail("orders", 0).starts_with("orders: 1 replica, "));
+        let refused = GatewayError::Attempt(Fault::ConnectRefused);
+        assert_eq!(refused.detail("orders", 1), "orders: connect refused, after 1 attempt");
+        assert_eq!(refused.detail("orders", 2), "orders: connect refused, after 2 attempts");
     }
 
     #[test]

@@ -55,6 +55,13 @@ fn one_more(base: i64, id: &str) -> v1::StreamSnapshotsResponse {
 }
 
 #[tokio::test]
+async fn the_log_claims_a_snapshot_only_where_there_is_one() {
+    let meanwhile = |source| feed(Snapshot::default(), source).0.meanwhile();
+    assert_eq!(meanwhile(Source::None), "nothing to route by yet");
+    assert_eq!(meanwhile(Source::Cached), "going on with the snapshot in use");
+}
+
+#[tokio::test]
 async fn a_new_data_plane_asks_for_everything_and_acks_what_it_applied() {
     let mut control_plane = FakeControlPlane::start().await;
     let mut data_plane = start(&[control_plane.url()], Snapshot::default(), Source::None);

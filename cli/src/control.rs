@@ -3,8 +3,7 @@
 //! Connecting and single calls are here, whole lists in [`pages`]. No command talks gRPC by itself.
 
 use std::{
-    error::Error as StdError,
-    io,
+    error::Error as _,
     time::{Duration, Instant},
 };
 
@@ -15,6 +14,7 @@ use gateway_proto::{
         registry_service_client::RegistryServiceClient,
     },
 };
+use gateway_runtime::root_cause;
 use tonic::{Code, Response, Status, transport::Channel};
 
 use crate::{
@@ -22,7 +22,7 @@ use crate::{
     endpoint::{Endpoint, Origin},
     error::{Error, Exit},
     nearest::nearest,
-    status::{Subject, explain},
+    status::{Subject, explain, is_foreign},
 };
 
 #[cfg(test)]
@@ -39,6 +39,7 @@ const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// A connection to a control plane.
 #[derive(Debug, Clone)]
 pub(crate) struct Control {
+    endpoint: Endpoint,
     registry: RegistryServiceClient<Channel>,
     observability: ObservabilityServiceClient<Channel>,
     timeout: Duration,
@@ -57,12 +58,13 @@ impl Control {
             .connect()
             .await
             .map_err(|error| unreachable_error(&endpoint, &error))?;
-        Ok(Self::over(channel, global.timeout, global.verbose))
+        Ok(Self::over(channel, endpoint, global.timeout, global.verbose))
     }
 
-    /// Calls over an existing channel.
-    pub(crate) fn over(channel: Channel, timeout: Duration, verbose: bool) -> Self {
+    /// Calls over an existing channel to the endpoint.
+    pub(crate) fn over(channel: Channel, endpoint: Endpoint, timeout: Duration, verbose: bool) -> Self {
         Self {
+            endpoint,
             registry: RegistryServiceClient::new(channel.clone())
                 .max_decoding_message_size(MAX_MESSAGE_BYTES),
             observability: ObservabilityServiceClient::new(channel)
@@ -91,17 +93,26 @@ impl Control {
         }
         match answer {
             Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(explain(&status, subject)),
+            Ok(Err(status)) => Err(self.refusal(&status, subject)),
             Err(_) => {
                 let timeout = humantime::format_duration(self.timeout);
                 let mut error = Error::new(
                     Exit::Unreachable,
-                    format!("the control plane did not answer within {timeout}"),
+                    format!("the control plane at {} did not answer within {timeout}", self.endpoint),
                 )
                 .hint("give it more time with --timeout");
                 error.code = code_name(Code::DeadlineExceeded).into();
                 Err(error)
             }
+        }
+    }
+
+    /// Why a call failed: on its way, at a stranger's, or by the control plane's own word.
+    fn refusal(&self, status: &Status, subject: Subject<'_>) -> Error {
+        match status.source().and_then(|source| source.downcast_ref::<tonic::transport::Error>()) {
+            Some(error) => unreachable_error(&self.endpoint, error),
+            None if is_foreign(status) => foreign_error(&self.endpoint, status),
+            None => explain(status, subject),
         }
     }
 
@@ -161,11 +172,9 @@ impl Control {
 
 /// Says what could not be reached, why, and who chose it.
 fn unreachable_error(endpoint: &Endpoint, error: &tonic::transport::Error) -> Error {
-    let shown = endpoint.uri.to_string();
-    let shown = shown.trim_end_matches('/');
     let mut unreachable = Error::new(
         Exit::Unreachable,
-        format!("cannot reach the control plane at {shown} ({})", root_cause(error)),
+        format!("cannot reach the control plane at {endpoint} ({})", root_cause(error)),
     )
     .because(endpoint.origin.describe())
     .hint("start one with  gwctl dev")
@@ -174,14 +183,16 @@ fn unreachable_error(endpoint: &Endpoint, error: &tonic::transport::Error) -> Er
     unreachable
 }
 
-/// The kind of the socket error at the end of the chain, or the last message of the chain.
-fn root_cause(error: &(dyn StdError + 'static)) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    match cause.downcast_ref::<io::Error>() {
-        Some(io) if io.kind() != io::ErrorKind::Other => io.kind().to_string(),
-        _ => cause.to_string(),
-    }
+/// Says that somebody answered who is not the one that was meant.
+fn foreign_error(endpoint: &Endpoint, status: &Status) -> Error {
+    let mut foreign = Error::new(
+        Exit::Unreachable,
+        format!("what answers at {endpoint} is no control plane that this gwctl knows"),
+    )
+    .because(status.message())
+    .because(endpoint.origin.describe())
+    .hint("the default ports are 7400 of the control plane, 8080 of the proxy and 7401 of its admin side")
+    .hint("choose another one with  --endpoint URL");
+    foreign.code = code_name(status.code()).into();
+    foreign
 }

@@ -48,6 +48,13 @@ pub(crate) fn explain(status: &Status, subject: Subject<'_>) -> Error {
     error
 }
 
+/// Whether a status did not come from a control plane that knows the call: ours give a reason for what they refuse,
+/// while these codes are made up for answers that are not gRPC, and for methods that do not exist.
+pub(crate) fn is_foreign(status: &Status) -> bool {
+    let made_up = matches!(status.code(), Code::Unimplemented | Code::Internal | Code::Unknown);
+    made_up && status.get_error_details().error_info().is_none()
+}
+
 fn next_step(reason: &str, service: &str) -> Option<String> {
     match reason {
         reason::SERVICE_NOT_FOUND => Some("gwctl get services".to_owned()),
@@ -142,6 +149,15 @@ mod tests {
         let error = explain(&Status::new(Code::PermissionDenied, ""), ORDERS);
         assert_eq!(error.headline, "the registration of orders was refused without a message");
         assert_eq!((error.exit, error.code.as_str()), (Exit::Denied, "PERMISSION_DENIED"));
+    }
+
+    #[test]
+    fn a_made_up_status_is_foreign_and_one_with_a_reason_is_not() {
+        assert!(is_foreign(&Status::unimplemented("grpc-status header missing")));
+        assert!(is_foreign(&Status::internal("invalid compression flag")));
+        assert!(!is_foreign(&Status::unavailable("tcp connect error")));
+        let details = ErrorDetails::with_error_info(reason::OVERLOADED, reason::DOMAIN, HashMap::new());
+        assert!(!is_foreign(&Status::with_error_details(Code::Internal, "no", details)));
     }
 
     #[test]

@@ -191,3 +191,17 @@ fn a_bad_variable_of_a_plane_is_explained_in_one_line_and_one_that_is_not_used_i
     let stderr = refused(&["demo"], &[("GW_MAX_NODES", "0")]);
     assert!(stderr.starts_with("error: --max-nodes 0 is not in 1..=100000 (from a GW_ variable"), "{stderr}");
 }
+
+#[test]
+fn the_gateway_s_other_ports_are_told_from_the_control_plane_s() {
+    let gateway = Gateway::start(&["dev"]);
+    for port in ["proxy", "admin"] {
+        let url = format!("http://{}", gateway.ready[port].as_str().unwrap());
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_gwctl")).args(["get", "services", "-e", &url]).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(5), "{stderr}");
+        let expected = format!("error: what answers at {url} is no control plane that this gwctl knows\n");
+        assert!(stderr.starts_with(&expected), "{stderr}");
+    }
+}

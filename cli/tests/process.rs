@@ -67,6 +67,28 @@ fn an_unreachable_control_plane_is_explained_on_stderr_with_exit_code_5() {
 }
 
 #[test]
+fn a_name_that_does_not_resolve_is_told_as_such() {
+    let (code, _, stderr) = run(&["get", "services", "-e", "http://nobody.invalid:7400"]);
+    assert_eq!(code, 5);
+    assert!(
+        stderr.starts_with("error: cannot reach the control plane at http://nobody.invalid:7400 ("),
+        "{stderr}"
+    );
+    assert!(stderr.contains("lookup"), "{stderr}");
+}
+
+#[test]
+fn a_server_that_speaks_no_http_2_is_no_control_plane() {
+    let (mut replica, address) = start_replica(&[]);
+    let (code, stdout, stderr) = run(&["get", "services", "-e", &format!("http://{address}")]);
+    replica.kill().unwrap();
+    replica.wait().unwrap();
+    assert_eq!((code, stdout.as_str()), (5, ""), "{stderr}");
+    let expected = format!("error: cannot reach the control plane at http://{address} (");
+    assert!(stderr.starts_with(&expected), "{stderr}");
+}
+
+#[test]
 fn with_json_output_the_error_is_json_too() {
     let url = format!("http://{}", refused());
     let (code, _, stderr) = run(&["get", "services", "-e", &url, "-o", "json"]);

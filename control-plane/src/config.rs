@@ -17,24 +17,24 @@ pub struct Args {
     #[arg(long, env = "GW_STORE", default_value = "redb:gateway.redb", value_name = "STORE")]
     pub store: String,
 
-    /// How many replicas may be registered in all
-    #[arg(long, env = "GW_MAX_REPLICAS", default_value_t = 100_000, value_name = "COUNT")]
+    /// How many replicas may be registered in all, 1..=10000000
+    #[arg(long, env = "GW_MAX_REPLICAS", default_value_t = 100_000, value_name = "N")]
     pub max_replicas: usize,
 
-    /// How many replicas one service may have
-    #[arg(long, env = "GW_MAX_REPLICAS_PER_SERVICE", default_value_t = 10_000, value_name = "COUNT")]
+    /// How many replicas one service may have, 1..=10000000
+    #[arg(long, env = "GW_MAX_REPLICAS_PER_SERVICE", default_value_t = 10_000, value_name = "N")]
     pub max_replicas_per_service: usize,
 
-    /// How many data planes are followed and remembered
-    #[arg(long, env = "GW_MAX_NODES", default_value_t = 1000, value_name = "COUNT")]
+    /// How many data planes are followed and remembered, 1..=100000
+    #[arg(long, env = "GW_MAX_NODES", default_value_t = 1000, value_name = "N")]
     pub max_nodes: usize,
 
-    /// How many connections are open at once; more wait to be accepted
-    #[arg(long, env = "GW_MAX_CONNECTIONS", default_value_t = 10_000, value_name = "COUNT")]
+    /// How many connections are open at once, 1..=1000000; more wait to be accepted
+    #[arg(long, env = "GW_MAX_CONNECTIONS", default_value_t = 10_000, value_name = "N")]
     pub max_connections: usize,
 
-    /// How many changes may wait to be made durable; more are refused with RESOURCE_EXHAUSTED
-    #[arg(long, env = "GW_QUEUE_LENGTH", default_value_t = 4096, value_name = "COUNT")]
+    /// How many changes may wait to be made durable, 1..=1000000; more are refused with RESOURCE_EXHAUSTED
+    #[arg(long, env = "GW_QUEUE_LENGTH", default_value_t = 4096, value_name = "N")]
     pub queue_length: usize,
 }
 

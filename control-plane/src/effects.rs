@@ -4,6 +4,8 @@
 
 use std::{sync::Arc, time::Instant};
 
+use gateway_proto::v1::EventSeverity;
+
 use crate::{
     clock,
     leases::Leases,
@@ -53,7 +55,11 @@ impl Effects {
         let events = self.publisher.apply(committed);
         for event in &events {
             let (kind, key) = (event.kind.name(), &event.key);
-            tracing::info!(event = kind, service = %key.service, replica = %key.replica, "{}", event.message);
+            if event.kind.severity() == EventSeverity::Info {
+                tracing::info!(event = kind, service = %key.service, replica = %key.replica, "{}", event.message);
+            } else {
+                tracing::warn!(event = kind, service = %key.service, replica = %key.replica, "{}", event.message);
+            }
         }
         self.observation.registry_changed(&events);
     }

@@ -63,7 +63,14 @@ fn router(admin: Admin) -> Router {
         .route("/version", get(version))
         .route("/snapshot", get(snapshot))
         .route("/breakers", get(breakers))
+        .fallback(nothing)
         .with_state(Arc::new(admin))
+}
+
+/// What there is, for who comes without a path or with a wrong one.
+async fn nothing() -> (StatusCode, &'static str) {
+    let text = "there are /livez, /readyz, /readyz?verbose, /metrics, /version, /snapshot and /breakers\n";
+    (StatusCode::NOT_FOUND, text)
 }
 
 /// The event loop turns. It depends on nothing else: restarting heals nothing that lies elsewhere.

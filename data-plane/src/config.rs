@@ -9,27 +9,30 @@ use std::{
 };
 
 use clap::builder::FalseyValueParser;
-use gateway_proto::NodeId;
+use gateway_proto::{NodeId, control_plane_url};
 use gateway_runtime::Failure;
 use http::Uri;
 
-use crate::{control_plane::parse_url, discovery::Cache, static_file, table::ServiceSpec};
+use crate::{discovery::Cache, static_file, table::ServiceSpec};
 
 /// Control planes that one data plane may know.
 const MAX_CONTROL_PLANES: usize = 16;
 /// More workers than any machine has cores are a slip of the finger.
 const MAX_WORKERS: usize = 1024;
+/// More than any machine has descriptors for.
+const MAX_CONNECTIONS: usize = 1_000_000;
 
 /// Flags of the data plane.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Where clients connect, HTTP/1.1 and HTTP/2; port 0 takes a free one
-    #[arg(long, env = "GW_PROXY_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    /// Where clients connect, HTTP/1.1 and HTTP/2, as IP:PORT; port 0 takes a free one
+    #[arg(long, env = "GW_PROXY_LISTEN", default_value = "127.0.0.1:8080", value_name = "IP:PORT")]
     pub listen: SocketAddr,
-    /// Where /metrics, /readyz and the read-only state are served; keep it away from clients
-    #[arg(long, env = "GW_ADMIN_LISTEN", default_value = "127.0.0.1:7401", value_name = "ADDRESS")]
+    /// Where /metrics, /livez, /readyz, /breakers and /snapshot are served, as IP:PORT; port 0 takes a free one. Keep it
+    /// away from clients
+    #[arg(long, env = "GW_ADMIN_LISTEN", default_value = "127.0.0.1:7401", value_name = "IP:PORT")]
     pub admin_listen: SocketAddr,
-    /// Control planes to follow, tried in turn [default: http://127.0.0.1:7400]
+    /// Control planes to follow, as http://HOST:PORT, tried in turn [default: http://127.0.0.1:7400]
     #[arg(long, env = "GW_CONTROL_PLANE", value_delimiter = ',', value_name = "URL,…")]
     pub control_plane: Vec<String>,
     /// Name of this data plane, stable over restarts: a-z, 0-9 and '-' [default: the host's name, and the port
@@ -43,13 +46,13 @@ pub struct Args {
     /// Keep no snapshot on disk: a start without a control plane then has nothing to route by
     #[arg(long, env = "GW_NO_CACHE", value_parser = FalseyValueParser::new())]
     pub no_cache: bool,
-    /// Oldest snapshot on disk that a start may route by
+    /// Oldest snapshot on disk that a start may route by, such as 30m or 24h
     #[arg(long, env = "GW_CACHE_MAX_AGE", default_value = "24h", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub cache_max_age: Duration,
     /// Threads that carry requests, 1..=1024 [default: one for each core]
     #[arg(long, env = "GW_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
-    /// Route by the services of this TOML file, without a control plane
+    /// Route by the services of this TOML file, without a control plane; excludes --control-plane and --cache-dir
     #[arg(long = "static", env = "GW_STATIC", value_name = "FILE")]
     pub static_file: Option<PathBuf>,
     /// Reach services as SERVICE.SUFFIX too, beside SERVICE.localhost
@@ -58,13 +61,13 @@ pub struct Args {
     /// Name the replica and the number of attempts in responses; this shows clients the topology
     #[arg(long, env = "GW_DEBUG_HEADERS", value_parser = FalseyValueParser::new())]
     pub debug_headers: bool,
-    /// Client connections at once; later ones wait
-    #[arg(long, env = "GW_PROXY_MAX_CONNECTIONS", default_value = "10000", value_name = "N")]
-    pub max_connections: NonZeroUsize,
-    /// After SIGTERM, how long requests in flight may take
+    /// How many client connections are open at once, 1..=1000000; more wait to be accepted
+    #[arg(long, env = "GW_PROXY_MAX_CONNECTIONS", default_value_t = 10_000, value_name = "N")]
+    pub max_connections: usize,
+    /// After SIGTERM, how long requests in flight may take, such as 500ms or 30s
     #[arg(long, env = "GW_DRAIN_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub drain_timeout: Duration,
-    /// After SIGTERM, how long connections are still accepted while /readyz already fails
+    /// After SIGTERM, how long connections are still accepted while /readyz already fails, such as 5s
     #[arg(long, env = "GW_DRAIN_DELAY", default_value = "0s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub drain_delay: Duration,
 }
@@ -123,9 +126,8 @@ impl Args {
         };
         let registry = self.registry(&node_id, is_stable)?;
         let workers = self.workers.unwrap_or_else(|| available_parallelism().map_or(1, NonZeroUsize::get));
-        if !(1..=MAX_WORKERS).contains(&workers) {
-            return Err(Failure::usage(format!("--workers {workers} is not in 1..={MAX_WORKERS}")));
-        }
+        check("--workers", workers, MAX_WORKERS)?;
+        check("--max-connections", self.max_connections, MAX_CONNECTIONS)?;
         Ok(Config {
             listen: self.listen,
             admin_listen: self.admin_listen,
@@ -134,7 +136,7 @@ impl Args {
             workers,
             domain: self.domain.as_deref().map(parse_domain).transpose()?,
             debug_headers: self.debug_headers,
-            max_connections: self.max_connections.get(),
+            max_connections: self.max_connections,
             drain_timeout: self.drain_timeout,
             drain_delay: self.drain_delay,
         })
@@ -165,8 +167,10 @@ impl Args {
                 "--control-plane names {count}, at most {MAX_CONTROL_PLANES} are allowed"
             )));
         }
-        let urls = urls.into_iter().map(parse_url).collect::<Result<_, _>>();
-        let urls = urls.map_err(|why| Failure::usage(format!("--control-plane: {why}")))?;
+        let urls = urls.into_iter().map(|text| {
+            control_plane_url(text).map_err(|why| Failure::usage(format!("--control-plane {text:?} {why}")))
+        });
+        let urls = urls.collect::<Result<_, _>>()?;
         Ok(Registry::ControlPlane { urls, cache: self.cache(node_id, is_stable)? })
     }
 
@@ -183,6 +187,13 @@ impl Args {
         let directory = self.cache_dir.clone().or_else(by_default);
         Ok(directory.map(|directory| Cache::new(directory, self.cache_max_age)))
     }
+}
+
+fn check(flag: &str, value: usize, max: usize) -> Result<(), Failure> {
+    if (1..=max).contains(&value) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("{flag} {value} is not in 1..={max}")))
 }
 
 /// Reads a DNS suffix; a leading dot and capitals are a matter of taste.

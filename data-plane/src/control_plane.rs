@@ -6,7 +6,6 @@
 mod reconnect;
 
 use std::{
-    error::Error,
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
@@ -30,7 +29,7 @@ pub(crate) struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Control planes at `urls`, which [`parse_url`] accepted; the first is tried first.
+    /// Control planes at `urls`, which [`gateway_proto::control_plane_url`] accepted; the first is tried first.
     ///
     /// # Panics
     /// When `urls` is empty.
@@ -70,63 +69,13 @@ impl ControlPlane {
     }
 }
 
-/// Reads `http://HOST:PORT`.
-///
-/// # Errors
-/// What is wrong with it, and what is allowed.
-pub(crate) fn parse_url(text: &str) -> Result<Uri, String> {
-    let url: Uri = text.parse().map_err(|error| format!("{text:?} is no URL: {error}"))?;
-    match url.scheme_str() {
-        Some("http") => {}
-        Some("https") => return Err(format!("{text:?} asks for TLS, which this version does not have")),
-        _ => return Err(format!("{text:?} has no scheme: write http://HOST:PORT")),
-    }
-    if url.port_u16().is_none_or(|port| port == 0) {
-        return Err(format!("{text:?} needs a port between 1 and 65535: write http://HOST:PORT"));
-    }
-    if url.path() != "/" || url.query().is_some() {
-        return Err(format!("{text:?} has a path: write http://HOST:PORT"));
-    }
-    Ok(url)
-}
-
-/// The innermost cause of an error: gRPC's own texts only say that something went wrong in transport.
-pub(crate) fn root_cause(error: &dyn Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_a_scheme_a_host_and_a_port() {
-        for text in ["http://127.0.0.1:7400", "http://gateway.example:1/", "http://[::1]:7400"] {
-            assert!(parse_url(text).is_ok(), "{text}");
-        }
-    }
-
-    #[test]
-    fn any_other_url_is_refused_with_what_to_write() {
-        for (text, why) in [
-            ("127.0.0.1:7400", "has no scheme: write http://HOST:PORT"),
-            ("https://a:1", "asks for TLS, which this version does not have"),
-            ("http://a", "needs a port between 1 and 65535: write http://HOST:PORT"),
-            ("http://a:0", "needs a port between 1 and 65535: write http://HOST:PORT"),
-            ("http://a:1/x", "has a path: write http://HOST:PORT"),
-            ("http://a b:1", "is no URL: invalid uri character"),
-        ] {
-            assert_eq!(parse_url(text).unwrap_err(), format!("{text:?} {why}"));
-        }
-    }
-
-    #[test]
     fn addresses_are_used_in_turn() {
-        let urls = ["http://a:1", "http://b:2"].map(|url| parse_url(url).unwrap());
+        let urls = ["http://a:1", "http://b:2"].map(Uri::from_static);
         let control_plane = ControlPlane::new(urls.to_vec());
         let mut used = Vec::new();
         for _ in 0..3 {

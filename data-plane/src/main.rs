@@ -9,7 +9,8 @@ use gateway_runtime::{Failure, Shutdown, logs::LogArgs, ready};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// HTTP proxy with local circuit breaking, routing by the registry of a control plane or by a static list
+/// The gateway's data plane: an HTTP proxy with local circuit breakers, routing by the registry of a control plane or by
+/// a static list
 #[derive(Debug, Parser)]
 #[command(name = "gw-data-plane", version)]
 struct Cli {

@@ -15,7 +15,7 @@ use gateway_proto::{
     time::parse_duration,
     v1::{self, observability_service_client::ObservabilityServiceClient},
 };
-use gateway_runtime::Shutdown;
+use gateway_runtime::{Shutdown, root_cause};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, sleep_until, timeout},
@@ -25,7 +25,7 @@ use tonic::{Status, Streaming};
 
 use crate::{
     clock::Clock,
-    control_plane::{ControlPlane, Reconnect, root_cause},
+    control_plane::{ControlPlane, Reconnect},
     table::Table,
 };
 use journal::{Batch, Journal};

@@ -15,6 +15,7 @@ pub mod policy;
 pub mod reason;
 mod replica;
 pub mod time;
+mod url;
 
 pub use address::Address;
 pub use code::code_name;
@@ -23,6 +24,7 @@ pub use lease_id::LeaseId;
 pub use name::{NodeId, ReplicaId, ReplicaKey, ServiceName};
 pub use policy::Policy;
 pub use replica::{Health, Labels, Weight};
+pub use url::control_plane_url;
 
 /// Messages, clients and servers of `gateway.v1`.
 #[allow(missing_docs, clippy::all, rustdoc::all, unreachable_pub)]

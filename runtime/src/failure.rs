@@ -54,6 +54,20 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// The innermost cause of an error, without the number that the system has for it: what wraps it only says that
+/// something went wrong.
+pub fn root_cause(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    let text = cause.to_string();
+    match text.split_once(" (os error ") {
+        Some((system, _)) => system.to_lowercase(),
+        None => text,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,5 +80,27 @@ mod tests {
         assert_eq!((failure.taken(), failure.code()), (Some(address), 2));
         assert_eq!(failure.to_string(), "--listen 127.0.0.1:7400: cannot listen there: address in use");
         assert_eq!(unbound(io::ErrorKind::AddrNotAvailable).taken(), None);
+    }
+
+    #[derive(Debug)]
+    struct Wrapped(io::Error);
+
+    impl fmt::Display for Wrapped {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("transport error")
+        }
+    }
+
+    impl std::error::Error for Wrapped {
+        fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+
+    #[test]
+    fn the_cause_is_what_the_system_said_or_whoever_knows_more() {
+        let cause = |error| root_cause(&Wrapped(error));
+        assert_eq!(cause(io::Error::from_raw_os_error(111)), "connection refused");
+        assert_eq!(cause(io::Error::other("failed to lookup address")), "failed to lookup address");
     }
 }

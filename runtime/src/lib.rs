@@ -8,5 +8,5 @@ pub mod logs;
 pub mod ready;
 pub mod shutdown;
 
-pub use failure::Failure;
+pub use failure::{Failure, root_cause};
 pub use shutdown::Shutdown;

@@ -26,6 +26,7 @@ use crate::{
         load::{Load, Tally},
         status,
     },
+    endpoint::{Endpoint, Origin},
     error::{Error, Exit},
     output::Output,
     planes::{Addresses, Planes, Ports},
@@ -182,10 +183,10 @@ async fn until_end(duration: Option<Duration>) {
 
 /// Prints the status whenever it has changed, every few seconds at most.
 async fn report(load: Option<&Load>, control: SocketAddr, output: &Output) -> std::convert::Infallible {
-    let channel =
-        Channel::builder(format!("http://{control}").parse().expect("a socket address makes a valid URL"))
-            .connect_lazy();
-    let control = Control::over(channel, STATUS_TIMEOUT, false);
+    let endpoint = Endpoint::parse(&format!("http://{control}"), Origin::Default)
+        .expect("a socket address makes a valid URL");
+    let channel = Channel::builder(endpoint.uri.clone()).connect_lazy();
+    let control = Control::over(channel, endpoint, STATUS_TIMEOUT, false);
     let service = ServiceName::parse(SERVICE).expect("the demo's service has a valid name");
     let scope = Scope::from(Some(&service));
     let mut turns = interval_at(tokio::time::Instant::now() + STATUS_EVERY, STATUS_EVERY);

@@ -23,7 +23,8 @@ async fn connect(script: Script) -> (Fake, Control, String) {
     let (fake, address) = Fake::start(script).await;
     let url = format!("http://{address}");
     let channel = Channel::from_shared(url.clone()).unwrap().connect().await.unwrap();
-    (fake, Control::over(channel, Duration::from_millis(200), false), url)
+    let endpoint = Endpoint::parse(&url, Origin::Flag).unwrap();
+    (fake, Control::over(channel, endpoint, Duration::from_millis(200), false), url)
 }
 
 fn orders() -> Script {
@@ -109,9 +110,9 @@ async fn a_watch_that_is_refused_ends_instead_of_trying_for_ever() {
 
 #[tokio::test]
 async fn a_control_plane_that_does_not_answer_in_time_is_unreachable() {
-    let (_, control, _) = connect(Script::default()).await;
+    let (_, control, url) = connect(Script::default()).await;
     let error = control.nodes().await.unwrap_err();
-    assert_eq!(error.headline, "the control plane did not answer within 200ms");
+    assert_eq!(error.headline, format!("the control plane at {url} did not answer within 200ms"));
     assert_eq!((error.exit, error.code.as_str()), (Exit::Unreachable, "DEADLINE_EXCEEDED"));
 }
 

@@ -136,7 +136,7 @@ impl Mutation {
     fn terms(&self) -> String {
         let Write::Put(record) = &self.write else { return String::new() };
         match record.lease {
-            Some(lease) => format!("at {} for {}s", record.address, lease.ttl.as_secs_f64()),
+            Some(lease) => format!("at {}, lease of {}s", record.address, lease.ttl.as_secs_f64()),
             None => format!("at {}, permanent", record.address),
         }
     }

@@ -71,13 +71,19 @@ fn a_wrong_flag_is_named_with_what_is_allowed() {
     let path = file.path().to_str().unwrap();
     for (flags, why) in [
         (vec!["--workers", "0"], "--workers 0 is not in 1..=1024".to_owned()),
+        (vec!["--max-connections", "0"], "--max-connections 0 is not in 1..=1000000".into()),
+        (
+            // More than a semaphore holds: it would panic.
+            vec!["--max-connections", "18446744073709551615"],
+            "--max-connections 18446744073709551615 is not in 1..=1000000".into(),
+        ),
         (
             vec!["--node-id", "Web"],
             "--node-id \"Web\": node_id: may hold only a-z, 0-9 and '-', found 'W'".into(),
         ),
         (
             vec!["--control-plane", "127.0.0.1:7400"],
-            "--control-plane: \"127.0.0.1:7400\" has no scheme: write http://HOST:PORT".into(),
+            "--control-plane \"127.0.0.1:7400\" has no scheme: write http://HOST:PORT".into(),
         ),
         (vec!["--domain", "a b"], "--domain \"a b\" is no DNS name such as example.com".into()),
         (vec!["--domain", "10.0.0.1"], "--domain \"10.0.0.1\" is no DNS name such as example.com".into()),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use gateway_proto::v1::{
     self, discovery_service_client::DiscoveryServiceClient, stream_snapshots_request::Message,
 };
-use gateway_runtime::Shutdown;
+use gateway_runtime::{Shutdown, root_cause};
 use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
@@ -17,7 +17,7 @@ use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Status};
 
 use super::{Assembly, Feed, Received};
-use crate::control_plane::{ControlPlane, Reconnect, root_cause};
+use crate::control_plane::{ControlPlane, Reconnect};
 
 /// The control plane says something at least every 5 s; after three times that it is dead or cut off.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -76,7 +76,7 @@ pub(crate) async fn follow(
         let pause = pause_after(&ended, &mut reconnect, Instant::now(), rand::random());
         // One warning an outage: the metrics and /readyz?verbose say how long it lasts.
         if first || matches!(ended, Ended::Superseded) {
-            tracing::warn!(%url, reason = %ended, "control plane lost, going on with the snapshot in use");
+            tracing::warn!(%url, reason = %ended, "no control plane, {}", feed.meanwhile());
         } else {
             tracing::debug!(%url, reason = %ended, ?pause, "control plane still away");
         }
@@ -152,7 +152,7 @@ async fn receive_all(
         }
         match received {
             Received::Refused(refusal) => {
-                tracing::warn!(reason = refusal.reason(), %refusal, "update refused, going on with the snapshot in use");
+                tracing::warn!(reason = refusal.reason(), %refusal, "update refused, {}", feed.meanwhile());
                 refusals += 1;
                 if refusals == MAX_REFUSALS_IN_A_ROW {
                     return Ended::Refused(refusal.to_string());

@@ -89,6 +89,14 @@ impl Feed {
         self.status.send_modify(|status| status.set_connected(connected, Instant::now()));
     }
 
+    /// What it means for requests that nothing new comes, for the log.
+    pub(super) fn meanwhile(&self) -> &'static str {
+        match self.status.borrow().source {
+            Source::None => "nothing to route by yet",
+            _ => "going on with the snapshot in use",
+        }
+    }
+
     fn apply(&self, names: &BTreeSet<ServiceName>) {
         let (changed, gone): (Vec<ServiceSpec>, Vec<ServiceName>) = {
             let snapshot = self.snapshot.borrow();

@@ -122,16 +122,17 @@ impl GatewayError {
             }
             Self::NoneReady => format!("{service} is registered, but none of its replicas is ready"),
             Self::AllOpen { resting, retry_after } => format!(
-                "{service}: {resting} replicas, all with open circuit breakers; next probe in {:.1} s",
+                "{service}: {}, all with open circuit breakers; next probe in {:.1} s",
+                counted(*resting, "replica"),
                 retry_after.as_secs_f64()
             ),
             Self::Exhausted => {
                 "no connection to a replica can be opened: raise the limit of open files, or lower --max-connections"
                     .into()
             }
-            Self::Attempt(fault) => format!("{service}: {fault}, after {attempts} attempts"),
+            Self::Attempt(fault) => format!("{service}: {fault}, after {}", counted(attempts, "attempt")),
             Self::DeadlineExceeded => {
-                format!("{service}: the request's time ran out after {attempts} attempts")
+                format!("{service}: the request's time ran out after {}", counted(attempts, "attempt"))
             }
             Self::RequestTimeout => "the request's body stopped before its end".into(),
             Self::BadRequest(why) => (*why).into(),
@@ -191,9 +192,14 @@ impl GatewayError {
             headers.insert(ALLOW, HeaderValue::from_static(methods));
         }
         *response.status_mut() = status;
-        *response.body_mut() = ResponseBody::Own(Full::new(problem.to_string().into()));
+        *response.body_mut() = ResponseBody::Own(Full::new(format!("{problem}\n").into()));
         response
     }
+}
+
+/// `1 attempt`, `2 attempts`.
+fn counted(count: usize, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -255,6 +261,15 @@ mod tests {
     fn no_client_is_told_to_come_back_at_once() {
         let error = GatewayError::AllOpen { resting: 1, retry_after: Duration::ZERO };
         assert_eq!(responded(&error).0.headers()["retry-after"], "1");
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        let one = GatewayError::AllOpen { resting: 1, retry_after: Duration::from_secs(1) };
+        assert!(one.detail("orders", 0).starts_with("orders: 1 replica, "));
+        let refused = GatewayError::Attempt(Fault::ConnectRefused);
+        assert_eq!(refused.detail("orders", 1), "orders: connect refused, after 1 attempt");
+        assert_eq!(refused.detail("orders", 2), "orders: connect refused, after 2 attempts");
     }
 
     #[test]

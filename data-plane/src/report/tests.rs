@@ -1,12 +1,13 @@
 //! What the control plane gets to know, and when.
 
-use gateway_proto::{Address, Health, Policy, ReplicaId, ServiceName, Weight, time::duration};
+use gateway_proto::{
+    Address, Health, Policy, ReplicaId, ServiceName, Weight, control_plane_url, time::duration,
+};
 use http::StatusCode;
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
-    control_plane::parse_url,
     fake_control_plane::{FakeControlPlane, ReportStream},
     routing::{Fault, Outcome, judge},
     table::{ReplicaSpec, ServiceSpec},
@@ -62,7 +63,7 @@ impl DataPlane {
     }
 
     fn start(&self, control_plane: &FakeControlPlane) -> JoinHandle<()> {
-        let urls = vec![parse_url(&control_plane.url()).unwrap()];
+        let urls = vec![control_plane_url(&control_plane.url()).unwrap()];
         let reporter = Reporter {
             control_plane: Arc::new(ControlPlane::new(urls)),
             node_id: NodeId::parse("dp-1").unwrap(),

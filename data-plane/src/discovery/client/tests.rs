@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use gateway_proto::control_plane_url;
 use tokio::task::JoinHandle;
 
 use super::*;
 use crate::{
     clock::Clock,
-    control_plane::parse_url,
     discovery::{Snapshot, Source, View, tests as wire},
     fake_control_plane::FakeControlPlane,
     table::Table,
@@ -37,7 +37,7 @@ fn feed(snapshot: Snapshot, source: Source) -> (Feed, View, Arc<Table>) {
 fn start(urls: &[String], snapshot: Snapshot, source: Source) -> DataPlane {
     let (feed, view, table) = feed(snapshot, source);
     let stop = Shutdown::new();
-    let urls = urls.iter().map(|url| parse_url(url).unwrap()).collect();
+    let urls = urls.iter().map(|url| control_plane_url(url).unwrap()).collect();
     let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into() };
     let stopped = stop.clone();
     let task = tokio::spawn(async move { follow(&ControlPlane::new(urls), &node, &feed, &stopped).await });
@@ -52,6 +52,13 @@ fn orders(replicas: u16) -> v1::ServiceSnapshot {
 fn one_more(base: i64, id: &str) -> v1::StreamSnapshotsResponse {
     let upsert_replicas = vec![wire::replica("orders", id, 99)];
     wire::delta(base, base + 1, v1::Delta { upsert_replicas, ..Default::default() })
+}
+
+#[tokio::test]
+async fn the_log_claims_a_snapshot_only_where_there_is_one() {
+    let meanwhile = |source| feed(Snapshot::default(), source).0.meanwhile();
+    assert_eq!(meanwhile(Source::None), "nothing to route by yet");
+    assert_eq!(meanwhile(Source::Cached), "going on with the snapshot in use");
 }
 
 #[tokio::test]

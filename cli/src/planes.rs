@@ -8,7 +8,7 @@ use std::{
 };
 
 use clap::{Args, Parser};
-use gateway_runtime::{Failure, Shutdown};
+use gateway_runtime::{Failure, Shutdown, open_files};
 use tempfile::TempDir;
 
 use crate::error::{Error, Exit};
@@ -70,6 +70,7 @@ impl Planes {
     /// # Errors
     /// When a port is taken or the folder cannot be used.
     pub(crate) async fn start(ports: &Ports, data_dir: Option<&Path>) -> Result<Self, Failure> {
+        open_files::raise_limit();
         let folder = Folder::open(data_dir)?;
         let (stop_control, stop_data) = (Shutdown::new(), Shutdown::new());
 

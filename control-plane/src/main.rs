@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use gateway_runtime::{Failure, Shutdown, logs::LogArgs, ready};
+use gateway_runtime::{Failure, Shutdown, logs::LogArgs, open_files, ready};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -29,6 +29,7 @@ async fn main() -> ExitCode {
 async fn run(program: Program) -> Result<(), Failure> {
     program.logs.init()?;
     let config = program.args.validate()?;
+    open_files::raise_limit();
     let shutdown = Shutdown::on_signals()?;
     let running = control_plane::start(config, shutdown).await?;
     ready::announce(&[("listen", running.listen().to_string())]);

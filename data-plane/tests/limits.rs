@@ -22,7 +22,8 @@ impl Limited {
         let text = format!("[[service]]\nname = 'orders'\nreplicas = ['{replica}']\n");
         std::fs::write(&services, text).unwrap();
         let mut process = Command::new("sh")
-            .args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\"")])
+            // The soft limit first: it may not be above the hard one.
+            .args(["-c", &format!("ulimit -Sn {}; ulimit -Hn {files}; exec \"$0\" \"$@\"", files.min(256))])
             .arg(env!("CARGO_BIN_EXE_gw-data-plane"))
             .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log", "off"])
             .args(["--workers", &workers.to_string(), "--static"])
@@ -34,6 +35,14 @@ impl Limited {
         let mut ready = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut ready).unwrap();
         Self { process, ready }
+    }
+
+    #[cfg(target_os = "linux")]
+    /// Most files that it may have open, as the system sees it.
+    fn open_file_limit(&self) -> String {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.process.id())).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        line.split_whitespace().nth(3).unwrap().to_owned()
     }
 
     fn listen(&self) -> SocketAddr {
@@ -114,4 +123,11 @@ fn a_worker_that_cannot_start_ends_the_process_with_a_failure() {
         std::thread::sleep(Duration::from_millis(10));
     }
     panic!("it goes on with the workers that could start");
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_process_may_open_as_many_files_as_its_hard_limit_allows() {
+    let data_plane = Limited::start(512, 1, replica());
+    assert_eq!(data_plane.open_file_limit(), "512");
 }

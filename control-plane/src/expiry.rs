@@ -35,7 +35,7 @@ pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown
             _ = sweeps.tick() => {
                 let now = clock::now();
                 if let Some(gap) = effects.leases.sweep(now).stalled_for {
-                    tracing::warn!(?gap, "this process stood still: every lease gets one full time to live");
+                    tracing::warn!(?gap, "this process stood still: leases get one full time to live instead of lapsing");
                 }
                 // A store that is slow or away must not hold up the sweeps, or they would look like a stall.
                 if removals.is_empty() {

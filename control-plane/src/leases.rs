@@ -19,7 +19,8 @@ use gateway_proto::{LeaseId, ReplicaKey};
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
 /// A gap between sweeps from which on this process, not its clients, is taken to have been away: eight sweeps missed,
-/// which no load explains, but a paused machine or a stopped process does.
+/// which no load explains, but a paused machine or a stopped process does. For a lease of less than twice this, half
+/// its time to live: a longer gap could cost it all its renewals.
 pub const STALL: Duration = Duration::from_secs(2);
 
 /// The leases of all replicas that are not permanent.
@@ -68,7 +69,7 @@ pub struct Lapsed {
 pub struct Sweep {
     /// Leases newly marked as lapsed.
     pub lapsed: usize,
-    /// Set when this process was away for that long: every lease got one full time to live instead.
+    /// Set when this process was away for that long and leases got one full time to live instead.
     pub stalled_for: Option<Duration>,
 }
 
@@ -93,14 +94,14 @@ impl Leases {
             return None;
         }
         // After a stall nobody could renew in time, so the first to come after it must not pay for it.
-        if !entry.lapsed && now >= entry.deadline && self.stalled_for(now).is_none() {
+        if !entry.lapsed && now >= entry.deadline && !is_stall(self.since_sweep(now), entry.ttl) {
             entry.lapsed = true;
         }
         if entry.lapsed {
             return None;
         }
         entry.renewed = now;
-        entry.deadline = now + entry.ttl;
+        entry.extend_from(now);
         Some(entry.term())
     }
 
@@ -116,22 +117,24 @@ impl Leases {
 
     /// Marks every lease whose deadline has come. To be called every [`SWEEP_INTERVAL`].
     ///
-    /// When far more time has passed since the last call, this process stood still and heard nobody: then every
-    /// lease gets one full time to live from `now`.
+    /// When far more time has passed since the last call, this process stood still and heard nobody: then leases
+    /// get one full time to live from `now`, see [`STALL`].
     pub fn sweep(&self, now: Instant) -> Sweep {
-        let stalled_for = self.stalled_for(now);
-        let since_birth = u64::try_from((now - self.born).as_nanos()).unwrap_or(u64::MAX);
-        self.swept.store(since_birth, Ordering::Relaxed);
-        let mut lapsed = 0;
+        let gap = self.since_sweep(now);
+        let mut sweep = Sweep::default();
         for mut entry in self.leases.iter_mut().filter(|entry| !entry.lapsed) {
-            if stalled_for.is_some() {
-                entry.deadline = now + entry.ttl;
+            if is_stall(gap, entry.ttl) {
+                entry.extend_from(now);
+                sweep.stalled_for = Some(gap);
             } else if now >= entry.deadline {
                 entry.lapsed = true;
-                lapsed += 1;
+                sweep.lapsed += 1;
             }
         }
-        Sweep { lapsed, stalled_for }
+        // Last: a renewal of a lease that this sweep has yet to come to must still see the gap.
+        let since_birth = u64::try_from((now - self.born).as_nanos()).unwrap_or(u64::MAX);
+        self.swept.store(since_birth, Ordering::Relaxed);
+        sweep
     }
 
     /// At most `max` of the leases that have lapsed and are not forgotten: what is still to be removed.
@@ -144,13 +147,21 @@ impl Leases {
         lapsed.take(max).collect()
     }
 
-    fn stalled_for(&self, now: Instant) -> Option<Duration> {
-        let swept = self.born + Duration::from_nanos(self.swept.load(Ordering::Relaxed));
-        Some(now.saturating_duration_since(swept)).filter(|gap| *gap >= STALL)
+    fn since_sweep(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.born + Duration::from_nanos(self.swept.load(Ordering::Relaxed)))
     }
 }
 
+fn is_stall(gap: Duration, ttl: Duration) -> bool {
+    gap >= STALL.min(ttl / 2)
+}
+
 impl Lease {
+    /// Never brings the deadline forward: a renewal that read the clock before a stall may come after it.
+    fn extend_from(&mut self, now: Instant) {
+        self.deadline = self.deadline.max(now + self.ttl);
+    }
+
     fn term(&self) -> Term {
         Term { ttl: self.ttl, renewed: self.renewed, deadline: self.deadline }
     }
@@ -158,6 +169,8 @@ impl Lease {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+
     use super::*;
 
     const TTL: Duration = Duration::from_secs(15);
@@ -248,9 +261,56 @@ mod tests {
     }
 
     #[test]
+    fn a_stall_of_half_a_short_time_to_live_is_long_enough_to_be_excused() {
+        let start = Instant::now();
+        let leases = Leases::new(start);
+        let second = Duration::from_secs(1);
+        leases.grant(ID, key(), second, start);
+        sweep_until(&leases, start, start + second / 2);
+        let woken = start + second + MS;
+        assert_eq!(leases.sweep(woken).lapsed, 0);
+        assert_eq!(sweep_until(&leases, woken, woken + second), 1);
+    }
+
+    #[test]
     fn a_renewal_that_comes_between_a_stall_and_its_first_sweep_is_taken() {
         let (leases, start) = granted();
         assert!(leases.renew(ID, &key(), start + 3 * TTL).is_some());
+    }
+
+    #[test]
+    fn no_renewal_that_crosses_the_first_sweep_after_a_stall_is_refused() {
+        let start = Instant::now();
+        let leases = Leases::new(start);
+        let ids = || (0..5000).map(LeaseId::from_random);
+        ids().for_each(|id| leases.grant(id, key(), TTL, start));
+        let both = Barrier::new(2);
+        let wakings = || (1..=40).map(|round| start + round * 3 * TTL);
+        let refused: usize = std::thread::scope(|scope| {
+            let renewals = scope.spawn(|| {
+                let renew_all = |now| {
+                    both.wait();
+                    ids().filter(|id| leases.renew(*id, &key(), now).is_none()).count()
+                };
+                wakings().map(renew_all).sum()
+            });
+            for now in wakings() {
+                both.wait();
+                leases.sweep(now);
+            }
+            renewals.join().unwrap()
+        });
+        assert_eq!(refused, 0);
+    }
+
+    #[test]
+    fn a_renewal_never_brings_a_deadline_forward() {
+        let (leases, start) = granted();
+        let woken = start + 3 * TTL;
+        leases.sweep(woken);
+        // This one was on its way before the stall.
+        let term = leases.renew(ID, &key(), start + MS).unwrap();
+        assert_eq!(term, Term { ttl: TTL, renewed: start + MS, deadline: woken + TTL });
     }
 
     #[test]

@@ -86,7 +86,8 @@ impl Observation {
         resume: Revision,
     ) -> Result<Seat, TooManyNodes> {
         let mut observed = self.lock();
-        observed.nodes.connect(&identity, resume, clock::now(), clock::wall())?;
+        let forgotten = observed.nodes.connect(&identity, resume, clock::now(), clock::wall())?;
+        observed.forget_rows_of(forgotten);
         let message = format!("connected from {}, version {}", identity.address, identity.version);
         observed.node_event("NODE_CONNECTED", v1::EventSeverity::Info, &identity.id, message);
         let seat = observed.seat(self, identity, Stream::Snapshots);
@@ -100,7 +101,8 @@ impl Observation {
     /// [`TooManyNodes`].
     pub(crate) fn begin_reports(self: &Arc<Self>, identity: Identity) -> Result<Seat, TooManyNodes> {
         let mut observed = self.lock();
-        observed.nodes.reported(&identity, clock::now(), clock::wall())?;
+        let forgotten = observed.nodes.reported(&identity, clock::now(), clock::wall())?;
+        observed.forget_rows_of(forgotten);
         Ok(observed.seat(self, identity, Stream::Reports))
     }
 
@@ -114,9 +116,8 @@ impl Observation {
         for key in rows {
             observed.matrix.forget_replica(&key);
         }
-        for node in observed.nodes.forget_absent(clock::now()) {
-            observed.matrix.forget_node(&node);
-        }
+        let absent = observed.nodes.forget_absent(clock::now());
+        observed.forget_rows_of(absent);
     }
 
     /// Lets `read` look at the data planes and their breakers. It must be quick.
@@ -160,6 +161,13 @@ impl Observed {
             older.cancel();
         }
         Seat { observation: Arc::clone(observation), identity, stream, superseded }
+    }
+
+    /// Rows are kept for as long as their data plane is.
+    fn forget_rows_of(&mut self, nodes: impl IntoIterator<Item = NodeId>) {
+        for node in nodes {
+            self.matrix.forget_node(&node);
+        }
     }
 
     fn node_event(&mut self, event_type: &str, severity: v1::EventSeverity, node: &NodeId, message: String) {
@@ -221,5 +229,26 @@ mod tests {
         assert_eq!(observation.open_replica_count(&service), 1);
         observation.tidy(|_| false);
         assert_eq!(observation.open_replica_count(&service), 0);
+    }
+
+    #[tokio::test]
+    async fn a_data_plane_that_makes_room_takes_its_rows_with_it() {
+        let observation = Arc::new(Observation::new(1));
+        let named = |id: &str| Identity { id: NodeId::parse(id).unwrap(), ..identity() };
+        let rows = || {
+            let count = |matrix: &Matrix| matrix.from(None).flat_map(|(_, nodes)| nodes.keys()).count();
+            observation.read(|_, matrix| count(matrix))
+        };
+        let key = ReplicaKey::parse("orders", "r-1").unwrap();
+        let breakers = BreakerReport { full: true, breakers: vec![(key, v1::Breaker::default())] };
+        let report = Report { breakers, events: Vec::new() };
+        let older = observation.begin_reports(named("n1")).unwrap();
+        older.reported(report.clone(), |_| true);
+        assert_eq!(rows(), 1);
+        let _newer = observation.connect(named("n2"), 0).unwrap();
+        assert_eq!(rows(), 0);
+        // Nor does it get rows without a place: the other one is connected and keeps its own.
+        older.reported(report, |_| true);
+        assert_eq!(rows(), 0);
     }
 }

@@ -23,21 +23,42 @@ pub use self::{
 };
 use crate::registry::{Committed, Event, Revision, View};
 
-/// Changes kept for data planes that come back: some 5 MB when every replica is of ordinary size.
-const LOG_CAPACITY: usize = 8192;
+/// What a publisher keeps, and sends at once, at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// Changes kept for data planes that come back. Default 8192: some 5 MB when every replica is of ordinary size.
+    pub log_capacity: usize,
+    /// Encoded bytes of a delta, or of a part of a full snapshot. Default 1 MiB: a quarter of what gRPC clients
+    /// accept.
+    pub part_bytes: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { log_capacity: 8192, part_bytes: 1024 * 1024 }
+    }
+}
+
 /// Merged deltas kept for the present revision: data planes that lag do so by few different bases.
 const MAX_SHARED_DELTAS: usize = 32;
 
+/// Changes that a shared full snapshot may be behind: the delta that follows it stays small against a part, so that
+/// nobody who takes it is too far behind again.
+const MAX_CHANGES_BEHIND: usize = 128;
+
 /// What readers see of the registry.
 ///
-/// Locks are held for no await and do not nest; the one that the writer needs is held only to copy out what is asked
-/// for.
+/// Locks are held for no await; the one that the writer needs is held only to copy out what is asked for, and inside
+/// it no other is taken.
 #[derive(Debug)]
 pub struct Publisher {
     epoch: String,
+    bounds: Bounds,
     current: RwLock<Current>,
     head: watch::Sender<Revision>,
     shared: Mutex<Shared>,
+    /// The full snapshot built last, of everything.
+    full: Mutex<Option<(Revision, Arc<[v1::FullSnapshot]>)>>,
 }
 
 /// The view and the log, which always have the same revision.
@@ -52,7 +73,6 @@ struct Current {
 struct Shared {
     revision: Revision,
     deltas: Vec<(Revision, Arc<v1::Delta>)>,
-    full: Option<Arc<[v1::FullSnapshot]>>,
 }
 
 /// How a data plane gets from its revision to the present one.
@@ -67,11 +87,17 @@ pub enum CatchUp {
 }
 
 impl Publisher {
-    /// Publishes a view of the store whose epoch this is.
+    /// Publishes a view of the store whose epoch this is, within the default bounds.
     pub fn new(epoch: String, view: View) -> Self {
-        let log = DeltaLog::new(view.revision(), LOG_CAPACITY);
+        Self::with_bounds(epoch, view, Bounds::default())
+    }
+
+    /// As [`Publisher::new`], within other bounds.
+    pub fn with_bounds(epoch: String, view: View, bounds: Bounds) -> Self {
+        let log = DeltaLog::new(view.revision(), bounds.log_capacity);
         let (head, _) = watch::channel(view.revision());
-        Self { epoch, current: RwLock::new(Current { view, log }), head, shared: Mutex::default() }
+        let current = RwLock::new(Current { view, log });
+        Self { epoch, bounds, current, head, shared: Mutex::default(), full: Mutex::default() }
     }
 
     /// The store's epoch.
@@ -90,7 +116,7 @@ impl Publisher {
     }
 
     /// Takes in what the store made durable and lets every stream know, once. For the writer only.
-    pub(crate) fn apply(&self, committed: impl IntoIterator<Item = Committed>) -> Vec<Event> {
+    pub fn apply(&self, committed: impl IntoIterator<Item = Committed>) -> Vec<Event> {
         let mut current = self.writing();
         let Current { view, log } = &mut *current;
         let mut events = Vec::new();
@@ -106,14 +132,14 @@ impl Publisher {
     }
 
     /// Puts what the store turned out to hold in the place of what was believed. For the writer only.
-    pub(crate) fn correct(&self, next: View) {
+    pub fn correct(&self, next: View) {
         let mut current = self.writing();
         let changes = current.view.changes_to(&next);
         let revision = next.revision();
         current.log.extend(changes);
         // A log that does not end at the view's revision would lead data planes astray.
         if current.log.head() != revision {
-            current.log = DeltaLog::new(revision, LOG_CAPACITY);
+            current.log = DeltaLog::new(revision, self.bounds.log_capacity);
         }
         current.view = next;
         drop(current);
@@ -125,29 +151,34 @@ impl Publisher {
         let Some((revision, delta)) = self.delta(base) else { return CatchUp::TooFar };
         match filter.narrow(&delta) {
             None => CatchUp::Nothing(revision),
-            Some(delta) if delta.encoded_len() > snapshot::MAX_PART_BYTES => CatchUp::TooFar,
+            Some(delta) if delta.encoded_len() > self.bounds.part_bytes => CatchUp::TooFar,
             Some(delta) => CatchUp::Delta(revision, delta),
         }
     }
 
-    /// The full snapshot in parts, all of one revision.
-    pub fn full(&self, filter: &Filter) -> (Revision, Arc<[v1::FullSnapshot]>) {
-        let (revision, records) = {
-            let current = self.reading();
-            (current.view.revision(), current.view.replicas().cloned().collect::<Vec<_>>())
+    /// A full snapshot in parts, all of one revision: the present one, or one from which a small delta leads there,
+    /// but never one before `at_least`, for revisions do not go back.
+    ///
+    /// So all data planes that come at about the same time share one, also while the registry changes.
+    pub fn full(&self, filter: &Filter, at_least: Revision) -> (Revision, Arc<[v1::FullSnapshot]>) {
+        let build = || {
+            let (revision, records) = {
+                let current = self.reading();
+                (current.view.revision(), current.view.replicas().cloned().collect::<Vec<_>>())
+            };
+            (revision, parts(&records, filter, self.bounds.part_bytes).into())
         };
         if *filter != Filter::All {
-            return (revision, parts(&records, filter, snapshot::MAX_PART_BYTES).into());
+            return build();
         }
         // Built with the lock held: when a thousand data planes come at once, one works and the others wait for it.
-        let mut shared = self.shared(revision);
-        if shared.revision != revision {
-            drop(shared);
-            return (revision, parts(&records, filter, snapshot::MAX_PART_BYTES).into());
-        }
-        let full =
-            shared.full.get_or_insert_with(|| parts(&records, filter, snapshot::MAX_PART_BYTES).into());
-        (revision, Arc::clone(full))
+        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_recent = |revision| {
+            let behind = self.reading().log.count_since(revision);
+            revision >= at_least && behind.is_some_and(|count| count <= MAX_CHANGES_BEHIND)
+        };
+        let recent = full.take().filter(|(revision, _)| is_recent(*revision));
+        full.insert(recent.unwrap_or_else(build)).clone()
     }
 
     fn delta(&self, base: Revision) -> Option<(Revision, Arc<v1::Delta>)> {
@@ -188,5 +219,69 @@ impl Publisher {
 
     fn writing(&self) -> RwLockWriteGuard<'_, Current> {
         self.current.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use gateway_proto::Address;
+
+    use super::*;
+    use crate::registry::{Candidates, Command, Decision, Limits, Registration, decide};
+
+    fn publisher() -> Publisher {
+        Publisher::new("e".into(), View::default())
+    }
+
+    /// Registers that many replicas, one revision each.
+    fn change(publisher: &Publisher, count: usize) {
+        let limits = Limits { replicas: 10_000, replicas_per_service: 10_000 };
+        for _ in 0..count {
+            let revision = publisher.read(View::revision) + 1;
+            let address = Address::parse(&format!("r{revision}.example:80")).unwrap();
+            let wish = Command::Register(Registration::permanent("orders".parse().unwrap(), address));
+            let fresh = Candidates::from_random(revision.cast_unsigned(), 0);
+            let decision = publisher.read(|view| decide(view, &limits, &wish, &fresh, UNIX_EPOCH));
+            let Ok(Decision::Commit(mutation)) = decision else { panic!("{decision:?}") };
+            publisher.apply([Committed { revision, mutation }]);
+        }
+    }
+
+    #[test]
+    fn full_snapshots_asked_for_at_about_the_same_time_are_one() {
+        let publisher = publisher();
+        change(&publisher, 1);
+        let (revision, first) = publisher.full(&Filter::All, 0);
+        change(&publisher, MAX_CHANGES_BEHIND);
+        let (same, second) = publisher.full(&Filter::All, 0);
+        assert_eq!((revision, same), (1, 1));
+        assert!(Arc::ptr_eq(&first, &second));
+        // What is missing in it follows as a delta.
+        let CatchUp::Delta(head, delta) = publisher.catch_up(revision, &Filter::All) else { panic!() };
+        assert_eq!((head, delta.upsert_replicas.len()), (1 + 128, MAX_CHANGES_BEHIND));
+        change(&publisher, 1);
+        assert_eq!(publisher.full(&Filter::All, 0).0, 1 + 128 + 1);
+    }
+
+    #[test]
+    fn a_full_snapshot_is_never_older_than_what_the_data_plane_holds() {
+        let publisher = publisher();
+        change(&publisher, 3);
+        assert_eq!(publisher.full(&Filter::All, 0).0, 3);
+        change(&publisher, 2);
+        assert_eq!(publisher.full(&Filter::All, 3).0, 3);
+        assert_eq!(publisher.full(&Filter::All, 4).0, 5);
+    }
+
+    #[test]
+    fn after_a_correction_of_many_replicas_a_full_snapshot_from_before_it_is_not_used() {
+        let (publisher, next) = (publisher(), publisher());
+        assert_eq!(publisher.full(&Filter::All, 0).0, 0);
+        change(&next, MAX_CHANGES_BEHIND + 1);
+        let records = next.read(|view| view.replicas().map(|record| (**record).clone()).collect::<Vec<_>>());
+        publisher.correct(View::new(1, records));
+        assert_eq!(publisher.full(&Filter::All, 0).0, 1);
     }
 }

@@ -42,8 +42,8 @@ pub(crate) enum Refusal {
     AckOverdue,
     #[error("the message is larger than {limit} bytes")]
     TooLarge { limit: usize },
-    /// HTTP only.
-    #[error("the body did not come within {}s", .0.as_secs())]
+    /// A body, or the first message of a stream.
+    #[error("no whole message came within {}s", .0.as_secs())]
     TooSlow(Duration),
     /// HTTP only.
     #[error("the body is not JSON: {0}")]

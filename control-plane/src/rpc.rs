@@ -52,12 +52,15 @@ pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
     let (v1, v1alpha) =
         (tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET);
     const VALID: &str = "descriptors that the build wrote are valid";
+    let reflection_v1 = reflection().register_encoded_file_descriptor_set(v1alpha).build_v1().expect(VALID);
+    let reflection_v1alpha =
+        reflection().register_encoded_file_descriptor_set(v1).build_v1alpha().expect(VALID);
     Routes::new(registry.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(discovery.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(observability.max_decoding_message_size(MAX_REPORT_BYTES))
-        .add_service(health)
-        .add_service(reflection().register_encoded_file_descriptor_set(v1alpha).build_v1().expect(VALID))
-        .add_service(reflection().register_encoded_file_descriptor_set(v1).build_v1alpha().expect(VALID))
+        .add_service(health.max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(reflection_v1.max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(reflection_v1alpha.max_decoding_message_size(MAX_REQUEST_BYTES))
         .into_axum_router()
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge.effects.metrics), handled::count))
 }
@@ -86,10 +89,10 @@ fn health_names() -> [&'static str; 4] {
     ]
 }
 
-/// The next message of a stream; cancel safe. A message over the limit is a refusal of ours, not tonic's.
-async fn next_message<T>(inbound: &mut Streaming<T>) -> Result<Option<T>, Status> {
+/// The next message of a stream; cancel safe. A message over the service's limit is a refusal of ours, not tonic's.
+async fn next_message<T>(inbound: &mut Streaming<T>, limit: usize) -> Result<Option<T>, Status> {
     inbound.message().await.map_err(|status| match status.code() {
-        Code::OutOfRange => Refusal::TooLarge { limit: MAX_REPORT_BYTES }.into(),
+        Code::OutOfRange => Refusal::TooLarge { limit }.into(),
         _ => status,
     })
 }

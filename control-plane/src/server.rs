@@ -62,9 +62,16 @@ pub(crate) async fn serve(
     while let Some((stream, peer, place)) = accept(&listener, &places, &shutdown).await {
         let watcher = graceful.watcher();
         let (builder, routers, cut) = (builder.clone(), routers.clone(), cut.clone());
+        let shutdown = shutdown.clone();
         tokio::spawn(async move {
             let connection = async {
-                if let Err(error) = await_head(&stream).await {
+                // A client that has asked for nothing yet must not hold up the end; one that has is answered.
+                let decided = tokio::select! {
+                    biased;
+                    decided = await_head(&stream) => decided,
+                    () = shutdown.begun() => return,
+                };
+                if let Err(error) = decided {
                     tracing::debug!(%peer, %error, "connection ended before its first request");
                     return;
                 }
@@ -162,6 +169,7 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 async fn await_head(stream: &TcpStream) -> io::Result<()> {
     let decided = async {
         let mut head = [0; H2_PREFACE.len()];
+        let mut backoff = MIN_BACKOFF;
         loop {
             let count = stream.peek(&mut head).await?;
             if count == 0 {
@@ -170,8 +178,10 @@ async fn await_head(stream: &TcpStream) -> io::Result<()> {
             if count == head.len() || !H2_PREFACE.starts_with(&head[..count]) {
                 return Ok(());
             }
-            // A preface in pieces is rare, and a peek does not wait for more of what it has shown.
-            sleep(MIN_BACKOFF).await;
+            // A preface in pieces is rare, and a peek does not wait for more of what it has shown: it is looked at
+            // again and again, but seldom, for thousands may do this on purpose.
+            sleep(backoff).await;
+            backoff = (backoff * 2).min(MAX_BACKOFF);
         }
     };
     timeout(HEAD_TIMEOUT, decided).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))

@@ -55,20 +55,29 @@ pub struct ProxyConfig {
 pub struct Proxy {
     listen: SocketAddr,
     workers: usize,
-    ended: mpsc::Receiver<HasPanicked>,
+    ended: mpsc::Receiver<HasDrained>,
 }
 
-/// How a worker's thread ended.
-type HasPanicked = bool;
+/// How a worker's thread ended: as it should, or not.
+type HasDrained = bool;
 
 /// Tells that a worker's thread has ended, however it did.
 #[derive(Debug)]
-struct EndNotice(mpsc::Sender<HasPanicked>);
+struct EndNotice {
+    ended: mpsc::Sender<HasDrained>,
+    has_drained: bool,
+}
+
+impl EndNotice {
+    fn drained(mut self) {
+        self.has_drained = true;
+    }
+}
 
 impl Drop for EndNotice {
     fn drop(&mut self) {
         // There is room for one notice from each worker.
-        let _ = self.0.try_send(std::thread::panicking());
+        let _ = self.ended.try_send(self.has_drained);
     }
 }
 
@@ -91,12 +100,12 @@ pub fn start(
     let (notices, ended) = mpsc::channel(workers);
     for (index, listener) in listeners.into_iter().enumerate() {
         let (config, table, shutdown) = (Arc::clone(&config), Arc::clone(&table), shutdown.clone());
-        let notice = EndNotice(notices.clone());
+        let notice = EndNotice { ended: notices.clone(), has_drained: false };
         let body = move || {
-            let _notice = notice;
             let worker = Worker::new(index, config, table, clock);
-            if let Err(error) = run_worker(worker, listener, max_connections, shutdown) {
-                tracing::error!(worker = index, %error, "worker cannot run");
+            match run_worker(worker, listener, max_connections, shutdown) {
+                Ok(()) => notice.drained(),
+                Err(error) => tracing::error!(worker = index, %error, "worker cannot run"),
             }
         };
         let thread = std::thread::Builder::new().name(format!("proxy-{index}")).spawn(body);
@@ -114,11 +123,11 @@ impl Proxy {
     /// Completes when all workers have drained.
     ///
     /// # Errors
-    /// A fatal [`Failure`] as soon as a worker has panicked.
+    /// A fatal [`Failure`] as soon as a worker has panicked or could not run.
     pub async fn finished(mut self) -> Result<(), Failure> {
         for _ in 0..self.workers {
-            if self.ended.recv().await == Some(true) {
-                return Err(Failure::fatal("a worker thread panicked; its message is in the log"));
+            if self.ended.recv().await != Some(true) {
+                return Err(Failure::fatal("a worker thread failed; its message is in the log"));
             }
         }
         Ok(())

@@ -65,7 +65,8 @@ impl Table {
 
     /// Takes over what the registry says: `changed` services as they are now, `gone` ones removed.
     ///
-    /// Each service changes atomically. Requests under way finish on the replicas they have.
+    /// Each service changes atomically. Attempts under way finish on the replicas they have; their requests are sent
+    /// to no other replica of a service that is gone.
     /// To be called by one writer at a time.
     pub fn apply(&self, changed: &[ServiceSpec], gone: &[ServiceName], now: Tick) {
         let present = self.services.load_full();
@@ -80,8 +81,12 @@ impl Table {
                 }
             }
         }
-        for name in gone.iter().filter(|name| present.contains_key(*name)) {
-            map.get_or_insert_with(|| (*present).clone()).remove(name);
+        for name in gone {
+            if let Some(service) = present.get(name) {
+                // Requests under way still hold it.
+                service.empty(now);
+                map.get_or_insert_with(|| (*present).clone()).remove(name);
+            }
         }
         if let Some(map) = map {
             self.services.store(Arc::new(map));

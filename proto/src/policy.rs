@@ -33,11 +33,13 @@ pub struct Policy {
 pub struct Timeouts {
     /// One TCP connect. Default 1 s, 1 ms..=60 s.
     pub connect: Duration,
-    /// One attempt, from its start to the response head. Default 10 s, 1 ms..=1 h.
+    /// One attempt, from its start to the response head. Default 10 s, 1 ms..=1 h. It begins when the client's request
+    /// is here in full.
     pub per_try: Duration,
-    /// The whole request up to the response head. Default 30 s, 1 ms..=24 h.
+    /// All attempts and back-offs up to the response head. Default 30 s, 1 ms..=24 h. It begins when the client's
+    /// request is here in full.
     pub request: Duration,
-    /// A body that moves no byte for this long is cut. Default 60 s, 1 ms..=24 h.
+    /// A body, of a request or a response, that moves no byte for this long is cut. Default 60 s, 1 ms..=24 h.
     pub stream_idle: Duration,
 }
 

@@ -45,3 +45,8 @@ pub fn timestamp(at: SystemTime) -> Timestamp {
 pub fn system_time(wire: Timestamp) -> SystemTime {
     SystemTime::try_from(wire).unwrap_or(UNIX_EPOCH)
 }
+
+/// Whether protobuf, and with it its JSON, has this instant: within the years 1 to 9999.
+pub fn is_valid(wire: &Timestamp) -> bool {
+    (-62_135_596_800..=253_402_300_799).contains(&wire.seconds) && (0..1_000_000_000).contains(&wire.nanos)
+}

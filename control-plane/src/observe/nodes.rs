@@ -64,7 +64,7 @@ impl Nodes {
         self.nodes.contains_key(id)
     }
 
-    /// Notes that a snapshot stream begins for a data plane that holds `resume`.
+    /// Notes that a snapshot stream begins for a data plane that holds `resume`. Yields who was forgotten for it.
     ///
     /// # Errors
     /// [`TooManyNodes`] when it is a new one and there is no room.
@@ -74,14 +74,14 @@ impl Nodes {
         resume: Revision,
         now: Instant,
         wall: SystemTime,
-    ) -> Result<(), TooManyNodes> {
-        let node = self.admit(identity, now)?;
+    ) -> Result<Option<NodeId>, TooManyNodes> {
+        let (node, forgotten) = self.admit(identity, now)?;
         node.connected = true;
         node.connect_time = Some(wall);
         node.acked = resume;
         node.sent = resume;
         node.nack = None;
-        Ok(())
+        Ok(forgotten)
     }
 
     /// Notes that the snapshot stream ended.
@@ -113,7 +113,7 @@ impl Nodes {
         self.nodes.get_mut(id).is_some_and(|node| node.nack.replace(nack.clone()) != Some(nack))
     }
 
-    /// Notes that the data plane reported.
+    /// Notes that the data plane reported. Yields who was forgotten for it.
     ///
     /// # Errors
     /// [`TooManyNodes`] when it is a new one and there is no room.
@@ -122,11 +122,11 @@ impl Nodes {
         identity: &Identity,
         now: Instant,
         wall: SystemTime,
-    ) -> Result<(), TooManyNodes> {
-        let node = self.admit(identity, now)?;
+    ) -> Result<Option<NodeId>, TooManyNodes> {
+        let (node, forgotten) = self.admit(identity, now)?;
         node.heard = now;
         node.report_time = Some(wall);
-        Ok(())
+        Ok(forgotten)
     }
 
     /// Drops data planes that have been away for [`FORGET_AFTER`], and yields them.
@@ -160,13 +160,19 @@ impl Nodes {
         counts
     }
 
-    /// The data plane's entry, made if need be; one that is away makes room.
-    fn admit(&mut self, identity: &Identity, now: Instant) -> Result<&mut Node, TooManyNodes> {
+    /// The data plane's entry, made if need be, and the one that is away and made room for it.
+    fn admit(
+        &mut self,
+        identity: &Identity,
+        now: Instant,
+    ) -> Result<(&mut Node, Option<NodeId>), TooManyNodes> {
+        let mut forgotten = None;
         if !self.nodes.contains_key(&identity.id) && self.nodes.len() >= self.capacity {
             let away =
                 self.nodes.iter().filter(|(_, node)| !node.connected).min_by_key(|(_, node)| node.heard);
             let away = away.map(|(id, _)| id.clone()).ok_or(TooManyNodes { limit: self.capacity })?;
             self.nodes.remove(&away);
+            forgotten = Some(away);
         }
         let node = self.nodes.entry(identity.id.clone()).or_insert_with(|| Node {
             version: String::new(),
@@ -181,7 +187,7 @@ impl Nodes {
         });
         node.version.clone_from(&identity.version);
         node.address.clone_from(&identity.address);
-        Ok(node)
+        Ok((node, forgotten))
     }
 }
 
@@ -282,7 +288,8 @@ mod tests {
         let refused = nodes.connect(&identity("n3"), 0, now, UNIX_EPOCH);
         assert_eq!(refused, Err(TooManyNodes { limit: 2 }));
         nodes.disconnect(&identity("n1").id, now);
-        nodes.connect(&identity("n3"), 0, now, UNIX_EPOCH).unwrap();
+        let forgotten = nodes.connect(&identity("n3"), 0, now, UNIX_EPOCH);
+        assert_eq!(forgotten, Ok(Some(identity("n1").id)));
         assert!(!nodes.contains(&identity("n1").id));
     }
 }

@@ -3,7 +3,7 @@
 //! Names must be right, for they are keys. Texts are for people and are cut rather than refused: a report is worth
 //! more than the end of its longest sentence.
 
-use gateway_proto::{Invalid, NodeId, ReplicaKey, v1};
+use gateway_proto::{Invalid, NodeId, ReplicaKey, time, v1};
 
 use super::matrix::BreakerReport;
 
@@ -52,23 +52,31 @@ fn parse_breaker(node: &NodeId, mut row: v1::Breaker) -> Result<(ReplicaKey, v1:
     if matches!(v1::BreakerState::try_from(row.state), Err(_) | Ok(v1::BreakerState::Unspecified)) {
         return Err(Invalid::new("state", format!("{} is no state of a breaker", row.state)));
     }
+    (row.service, row.replica_id) = (key.service.to_string(), key.replica.to_string());
     row.node_id = node.to_string();
+    // Tools that write JSON cannot write an instant that is none.
+    row.state_change_time = row.state_change_time.filter(time::is_valid);
+    row.retry_time = row.retry_time.filter(time::is_valid);
     // Only a merged row counts data planes.
     (row.open_node_count, row.node_count) = (0, 0);
     cut(&mut row.address, MAX_TEXT_CHARS);
     cut(&mut row.reason, MAX_TEXT_CHARS);
     row.last_errors.truncate(MAX_LAST_ERRORS);
+    row.last_errors.shrink_to_fit();
     row.last_errors.iter_mut().for_each(|text| cut(text, MAX_DETAIL_CHARS));
     Ok((key, row))
 }
 
 fn parse_event(node: &NodeId, mut event: v1::Event) -> Result<v1::Event, Invalid> {
-    ReplicaKey::parse(&event.service, &event.replica_id)?;
+    let key = ReplicaKey::parse(&event.service, &event.replica_id)?;
+    (event.service, event.replica_id) = (key.service.to_string(), key.replica.to_string());
     if !EVENT_TYPES.contains(&event.event_type.as_str()) {
         let shown: String = event.event_type.escape_default().take(40).collect();
         return Err(Invalid::new("event_type", format!("\"{shown}\" is no transition of a breaker")));
     }
     event.node_id = node.to_string();
+    event.event_time = event.event_time.filter(time::is_valid);
+    event.event_type.shrink_to_fit();
     cut(&mut event.message, MAX_TEXT_CHARS);
     if event.metadata.len() > MAX_METADATA {
         return Err(Invalid::new("metadata", format!("has more than {MAX_METADATA} entries")));
@@ -81,14 +89,18 @@ fn parse_event(node: &NodeId, mut event: v1::Event) -> Result<v1::Event, Invalid
     Ok(event)
 }
 
+/// Shortens a text that is kept, and gives back the memory that the message had needed for it.
 fn cut(text: &mut String, max_chars: usize) {
     if let Some((end, _)) = text.char_indices().nth(max_chars) {
         text.truncate(end);
     }
+    text.shrink_to_fit();
 }
 
 #[cfg(test)]
 mod tests {
+    use gateway_proto::json::to_json;
+
     use super::*;
 
     fn breaker() -> v1::Breaker {
@@ -139,6 +151,26 @@ mod tests {
     }
 
     #[test]
+    fn an_instant_that_is_none_is_left_out_so_that_every_answer_can_be_written_as_json() {
+        for (seconds, nanos) in
+            [(i64::MAX, 0), (i64::MIN, 0), (253_402_300_800, 0), (0, -1), (0, 1_000_000_000)]
+        {
+            let at = Some(prost_types::Timestamp { seconds, nanos });
+            let row = v1::Breaker { state_change_time: at, retry_time: at, ..breaker() };
+            let report = parse(vec![row], vec![v1::Event { event_time: at, ..event() }]).unwrap();
+            let (row, event) = (&report.breakers.breakers[0].1, &report.events[0]);
+            assert_eq!((row.state_change_time, row.retry_time, event.event_time), (None, None, None));
+            to_json(row);
+            to_json(event);
+        }
+        let end = Some(prost_types::Timestamp { seconds: 253_402_300_799, nanos: 999_999_999 });
+        let row = v1::Breaker { retry_time: end, ..breaker() };
+        let report = parse(vec![row], vec![]).unwrap();
+        assert_eq!(report.breakers.breakers[0].1.retry_time, end);
+        to_json(&report.breakers.breakers[0].1);
+    }
+
+    #[test]
     fn long_texts_are_cut_between_characters() {
         let long = "é".repeat(2000);
         let row = v1::Breaker { reason: long.clone(), last_errors: vec![long; 9], ..breaker() };
@@ -146,5 +178,39 @@ mod tests {
         let row = &report.breakers.breakers[0].1;
         assert_eq!((row.reason.chars().count(), row.last_errors.len()), (512, 5));
         assert_eq!(row.last_errors[0].chars().count(), 200);
+    }
+
+    #[test]
+    fn what_is_kept_of_a_large_message_is_no_larger_than_it_looks() {
+        let roomy = |text: &str| {
+            let mut roomy = String::with_capacity(1_000_000);
+            roomy.push_str(text);
+            roomy
+        };
+        let long = "x".repeat(1_000_000);
+        let row = v1::Breaker {
+            service: roomy("orders"),
+            replica_id: roomy("r-1"),
+            address: roomy("a:1"),
+            reason: long.clone(),
+            last_errors: vec![String::new(); 100_000],
+            ..breaker()
+        };
+        let event = v1::Event {
+            service: roomy("orders"),
+            replica_id: roomy("r-1"),
+            event_type: roomy("BREAKER_OPENED"),
+            message: long,
+            metadata: [(roomy("key"), roomy("value"))].into(),
+            ..event()
+        };
+        let report = parse(vec![row], vec![event]).unwrap();
+        let (row, event) = (&report.breakers.breakers[0].1, &report.events[0]);
+        let texts = [&row.service, &row.replica_id, &row.address, &row.reason, &row.node_id];
+        let more = [&event.service, &event.replica_id, &event.event_type, &event.message, &event.node_id];
+        for text in texts.into_iter().chain(more).chain(event.metadata.iter().flat_map(|(k, v)| [k, v])) {
+            assert!(text.capacity() <= 600, "{} bytes for {text:?}", text.capacity());
+        }
+        assert!(row.last_errors.capacity() <= 5, "{}", row.last_errors.capacity());
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, MutexGuard};
 use gateway_proto::{NodeId, ReplicaKey, v1};
 use tokio_util::sync::CancellationToken;
 
-use super::{Identity, Observation, Observed, Report};
+use super::{Identity, Observation, Observed, Report, TooManyNodes};
 use crate::{clock, registry::Revision};
 
 /// The two streams of a data plane. Of each it has one: the newest.
@@ -64,8 +64,14 @@ impl Seat {
     pub(crate) fn reported(&self, mut report: Report, known: impl Fn(&ReplicaKey) -> bool) {
         report.breakers.breakers.retain(|(key, _)| known(key));
         let Some(mut observed) = self.speaking() else { return };
-        // There was room when the stream began, and an entry is not taken from a data plane that speaks.
-        let _ = observed.nodes.reported(&self.identity, clock::now(), clock::wall());
+        match observed.nodes.reported(&self.identity, clock::now(), clock::wall()) {
+            Ok(forgotten) => observed.forget_rows_of(forgotten),
+            // It only reports, and others that are connected have taken its place meanwhile.
+            Err(TooManyNodes { limit }) => {
+                tracing::warn!(node = %self.identity.id, limit, "no room for the data plane: report dropped");
+                return;
+            }
+        }
         let dropped = observed.matrix.report(&self.identity.id, report.breakers);
         if dropped > 0 {
             tracing::warn!(node = %self.identity.id, rows = dropped, "no room for more breakers: rows dropped");

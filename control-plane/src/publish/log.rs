@@ -49,6 +49,11 @@ impl DeltaLog {
         (self.floor..=self.head).contains(&base)
     }
 
+    /// How many changes lead from `base` to the head, if they are all there.
+    pub fn count_since(&self, base: Revision) -> Option<usize> {
+        self.reaches(base).then(|| self.changes.len() - self.start(base))
+    }
+
     /// All changes after `base` as one delta, the last state of each key only.
     ///
     /// What came and went in between is not mentioned. A service that is gone takes its replicas with it, so they
@@ -57,10 +62,9 @@ impl DeltaLog {
         if !self.reaches(base) {
             return None;
         }
-        let start = self.changes.partition_point(|change| change.revision <= base);
         let mut services: BTreeMap<&ServiceName, Span<()>> = BTreeMap::new();
         let mut replicas: BTreeMap<&ReplicaKey, Span<&Change>> = BTreeMap::new();
-        for change in self.changes.range(start..) {
+        for change in self.changes.range(self.start(base)..) {
             let service = services
                 .entry(&change.key.service)
                 .or_insert(Span { existed: change.service != ServiceStep::Appeared, now: None });
@@ -89,6 +93,11 @@ impl DeltaLog {
             }
         }
         Some(delta)
+    }
+
+    /// Where the changes after `base` begin.
+    fn start(&self, base: Revision) -> usize {
+        self.changes.partition_point(|change| change.revision <= base)
     }
 }
 

@@ -34,8 +34,10 @@ pub const MAX_BACKOFF: Duration = Duration::from_secs(10);
 pub struct Session {
     /// What the data plane holds; `None`: nothing that a delta could start from.
     held: Option<Revision>,
-    /// Revisions after `held` up to this one changed nothing that the data plane follows.
+    /// Revisions after `held` up to this one changed nothing that the data plane follows. Never goes back.
     irrelevant_up_to: Revision,
+    /// No full snapshot before this one leads on.
+    full_from: Revision,
     unacked: Option<Unacked>,
     bookmark: Option<(u64, Revision)>,
     full_after: Option<Instant>,
@@ -96,6 +98,7 @@ impl Session {
         Self {
             held: resume,
             irrelevant_up_to: resume.unwrap_or(0),
+            full_from: 0,
             unacked: None,
             bookmark: None,
             full_after: None,
@@ -119,9 +122,15 @@ impl Session {
             // The first message of a resumed stream comes at once: it says that there is nothing else to say.
             _ => match self.last_sent.map(|sent| sent + QUIET) {
                 Some(until) if now < until => Next::Wait { until },
-                _ => Next::Bookmark { revision: head },
+                _ => Next::Bookmark { revision: self.irrelevant_up_to },
             },
         }
+    }
+
+    /// What the data plane may hold, and, if no delta led on from there, what comes next: a full snapshot must not be
+    /// older.
+    pub fn at_least(&self) -> Revision {
+        self.irrelevant_up_to.max(self.full_from)
     }
 
     /// Notes that a delta, or a part of a full snapshot, of `revision` goes out; `completes` unless more parts follow.
@@ -147,9 +156,11 @@ impl Session {
         self.irrelevant_up_to = head;
     }
 
-    /// Notes that no delta leads on from what the data plane holds.
+    /// Notes that no delta leads on from what the data plane holds. A full snapshot of that very revision would lead it
+    /// round in a circle.
     pub fn lose_track(&mut self) {
         self.held = None;
+        self.full_from = self.irrelevant_up_to + 1;
     }
 
     /// Takes in a message of the data plane.

@@ -8,9 +8,6 @@ use prost::Message;
 use super::{Filter, log::service_entry};
 use crate::registry::Record;
 
-/// What a part holds at most, in encoded bytes, beside its last replica: a quarter of what gRPC clients accept.
-pub(super) const MAX_PART_BYTES: usize = 1024 * 1024;
-
 /// Cuts records, which come by service, into parts of at most about `max_bytes`.
 ///
 /// There is always a last part, an empty one if need be; a service may be split over consecutive parts.

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{HELLO_TIMEOUT, identity, next_message};
+use super::{HELLO_TIMEOUT, MAX_REQUEST_BYTES, identity, next_message};
 use crate::{
     clock,
     edge::Edge,
@@ -67,7 +67,7 @@ async fn serve(
     peer: String,
 ) -> Result<(), Status> {
     let hello = tokio::select! {
-        hello = timeout(HELLO_TIMEOUT, next_message(&mut inbound)) => match hello {
+        hello = timeout(HELLO_TIMEOUT, next_message(&mut inbound, MAX_REQUEST_BYTES)) => match hello {
             Ok(hello) => hello?,
             Err(_) => return Err(Refusal::TooSlow(HELLO_TIMEOUT).into()),
         },
@@ -140,7 +140,7 @@ impl Stream {
                 Next::End => return Err(Refusal::AckOverdue.into()),
             };
             tokio::select! {
-                message = next_message(&mut inbound) => match message? {
+                message = next_message(&mut inbound, MAX_REQUEST_BYTES) => match message? {
                     Some(message) => self.hear(message)?,
                     None => return Ok(()),
                 },
@@ -162,10 +162,7 @@ impl Stream {
             return Err(invalid(Invalid::new("message", "must be ack in every message but the first")));
         };
         match self.session.heard(clock::now(), ack) {
-            Heard::Acked(revision) => {
-                self.parts = None;
-                self.seat.acked(revision);
-            }
+            Heard::Acked(revision) => self.seat.acked(revision),
             Heard::Nacked(nack) => {
                 self.parts = None;
                 self.seat.nacked(cut(nack));
@@ -176,12 +173,15 @@ impl Stream {
     }
 
     fn send_part(&mut self) -> Result<(), Status> {
-        let parts = self.parts.get_or_insert_with(|| {
-            let (revision, parts) = self.edge.effects.publisher.full(&self.filter);
+        let Parts { revision, parts, sent } = self.parts.take().unwrap_or_else(|| {
+            let at_least = self.session.at_least();
+            let (revision, parts) = self.edge.effects.publisher.full(&self.filter, at_least);
             Parts { revision, parts, sent: 0 }
         });
-        let (revision, part) = (parts.revision, parts.parts[parts.sent].clone());
-        parts.sent += 1;
+        let part = parts[sent].clone();
+        if !part.last_part {
+            self.parts = Some(Parts { revision, parts, sent: sent + 1 });
+        }
         let nonce = self.session.sent(clock::now(), revision, part.last_part);
         self.send(nonce, revision, Update::Full(part))
     }

@@ -13,8 +13,11 @@ use http::HeaderMap;
 use http_body_util::BodyExt;
 use tonic::Code;
 
-use super::MAX_REQUEST_BYTES;
+use super::{MAX_REPORT_BYTES, MAX_REQUEST_BYTES};
 use crate::{metrics::Metrics, refusal::Refusal};
+
+/// The service with the larger limit.
+const TAKES_REPORTS: &str = "/gateway.v1.ObservabilityService/";
 
 /// One RPC, counted once: with the status it ends with, or as cancelled when it is dropped before.
 struct Rpc {
@@ -30,7 +33,11 @@ pub(super) async fn count(State(metrics): State<Arc<Metrics>>, request: Request,
     // tonic refuses an oversized message with OUT_OF_RANGE, which nothing else here uses; the specification's code
     // for it is RESOURCE_EXHAUSTED.
     if code_in(response.headers()) == Some(Code::OutOfRange) {
-        response = Refusal::TooLarge { limit: MAX_REQUEST_BYTES }.status().into_http();
+        let limit = match rpc.path.starts_with(TAKES_REPORTS) {
+            true => MAX_REPORT_BYTES,
+            false => MAX_REQUEST_BYTES,
+        };
+        response = Refusal::TooLarge { limit }.status().into_http();
     }
     if let Some(code) = code_in(response.headers()) {
         rpc.ended(code);

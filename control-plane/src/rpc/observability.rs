@@ -11,7 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    HELLO_TIMEOUT,
+    HELLO_TIMEOUT, MAX_REPORT_BYTES,
     breakers::{Query, parse_row_name, row_name},
     identity, next_message,
     page::Page,
@@ -148,7 +148,7 @@ async fn take_reports(
 ) -> Result<(), Status> {
     let shutting_down = || Status::from(Refusal::from(WriteError::ShuttingDown));
     let first = tokio::select! {
-        first = timeout(HELLO_TIMEOUT, next_message(&mut inbound)) => match first {
+        first = timeout(HELLO_TIMEOUT, next_message(&mut inbound, MAX_REPORT_BYTES)) => match first {
             Ok(first) => first?,
             Err(_) => return Err(Refusal::TooSlow(HELLO_TIMEOUT).into()),
         },
@@ -169,7 +169,7 @@ async fn take_reports(
         let report = Report::parse(seat.node(), message).map_err(Refusal::from)?;
         seat.reported(report, |key| edge.effects.publisher.read(|view| view.get(key).is_some()));
         message = tokio::select! {
-            next = next_message(&mut inbound) => match next? {
+            next = next_message(&mut inbound, MAX_REPORT_BYTES) => match next? {
                 Some(next) => next,
                 None => return Ok(()),
             },

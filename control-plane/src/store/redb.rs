@@ -4,14 +4,18 @@
 //! the file is closed then and opened anew by the next load.
 
 use std::{
-    fs::OpenOptions,
-    io::ErrorKind,
+    fmt,
+    fs::{self, File, OpenOptions},
+    io::{self, ErrorKind},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
 
 use super::{Loaded, Store, StoreError, new_epoch, stored};
 use crate::registry::{Mutation, Record, Revision, Write};
@@ -75,34 +79,58 @@ async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, StoreError> {
     let result = tokio::task::spawn_blocking(work).await;
-    result.unwrap_or_else(|error| Err(StoreError::Unavailable(format!("the store's task ended: {error}"))))
+    // redb trusts some of what it reads, and panics where that is wrong.
+    result.unwrap_or_else(|error| Err(damaged(error)))
 }
 
 fn open(path: &Path) -> Result<Database, StoreError> {
+    let file = match OpenOptions::new().read(true).write(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return create(path),
+        opened => opened.map_err(of_the_file)?,
+    };
+    match file.metadata().map_err(of_the_file)?.len() {
+        // Put there by somebody who wants a store just there.
+        0 => create_in(file),
+        _ => open_existing(file),
+    }
+}
+
+/// Makes a store that is at `path` only once it is whole: a process that ends half-way leaves no file that nobody can
+/// open.
+fn create(path: &Path) -> Result<Database, StoreError> {
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(format!(".{:016x}.new", rand::random::<u64>()));
     // Lease ids prove ownership, so the file is for its owner only.
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path);
-    let file = file.map_err(|error| StoreError::Unavailable(error.to_string()))?;
-    let database = Database::builder().create_file(file).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => {
-            StoreError::Unavailable("another process has the file open".into())
-        }
-        other => failed(other),
-    })?;
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&draft);
+    let made = create_in(file.map_err(of_the_file)?).map(|database| (database, place(draft.as_ref(), path)));
+    // It is a second name for the same file by now, or of no use.
+    let _ = fs::remove_file(&draft);
+    match made? {
+        (database, Ok(())) => Ok(database),
+        (_, Err(error)) if error.kind() == ErrorKind::AlreadyExists => open(path),
+        (_, Err(error)) => Err(of_the_file(error)),
+    }
+}
+
+/// Gives a new file its name, durably, unless another file has got it meanwhile.
+fn place(draft: &Path, path: &Path) -> io::Result<()> {
+    match fs::hard_link(draft, path) {
+        // Not every file system has links.
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => fs::rename(draft, path)?,
+        linked => linked?,
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Makes a store in an empty file.
+fn create_in(file: File) -> Result<Database, StoreError> {
+    let database = Database::builder().create_file(file).map_err(not_opened)?;
     let transaction = database.begin_write().map_err(failed)?;
     {
         let mut meta = transaction.open_table(META).map_err(failed)?;
-        let format = meta.get("format").map_err(failed)?.map(|value| value.value().to_owned());
-        match format.as_deref() {
-            Some(FORMAT) => {}
-            Some(other) => {
-                let why = format!("the file has format {other}, this version reads format {FORMAT}");
-                return Err(StoreError::Unavailable(why));
-            }
-            None => {
-                meta.insert("format", FORMAT).map_err(failed)?;
-                meta.insert("epoch", new_epoch().as_str()).map_err(failed)?;
-            }
-        }
+        meta.insert("format", FORMAT).map_err(failed)?;
+        meta.insert("epoch", new_epoch().as_str()).map_err(failed)?;
         // Reading needs the tables to exist.
         transaction.open_table(COUNTERS).map_err(failed)?;
         transaction.open_table(REPLICAS).map_err(failed)?;
@@ -111,11 +139,35 @@ fn open(path: &Path) -> Result<Database, StoreError> {
     Ok(database)
 }
 
+/// Opens a store and checks every page of it, so that nothing is served that was not written.
+fn open_existing(file: File) -> Result<Database, StoreError> {
+    let is_repaired = Arc::new(AtomicBool::new(false));
+    let mut builder = Database::builder();
+    let repairing = Arc::clone(&is_repaired);
+    builder.set_repair_callback(move |_| repairing.store(true, Ordering::Relaxed));
+    let mut database = builder.create_file(file).map_err(not_opened)?;
+    // A repair, which follows an end without a close, has read everything already.
+    if !is_repaired.load(Ordering::Relaxed) && !database.check_integrity().map_err(not_opened)? {
+        tracing::warn!("the store's file had lost track of its free space: repaired");
+    }
+    let transaction = database.begin_read().map_err(failed)?;
+    let meta = transaction.open_table(META).map_err(damaged)?;
+    let format = meta.get("format").map_err(failed)?.map(|value| value.value().to_owned());
+    match format.as_deref() {
+        Some(FORMAT) => Ok(database),
+        Some(other) => {
+            let why = format!("the file has format {other}, this version reads format {FORMAT}");
+            Err(StoreError::Unavailable(why))
+        }
+        None => Err(damaged("it names no format")),
+    }
+}
+
 fn read_all(database: &Database) -> Result<Loaded, StoreError> {
     let transaction = database.begin_read().map_err(failed)?;
     let meta = transaction.open_table(META).map_err(failed)?;
     let epoch = meta.get("epoch").map_err(failed)?.map(|value| value.value().to_owned());
-    let epoch = epoch.ok_or_else(|| StoreError::Unavailable("the file names no epoch".into()))?;
+    let epoch = epoch.ok_or_else(|| damaged("it names no epoch"))?;
     let counters = transaction.open_table(COUNTERS).map_err(failed)?;
     let revision = counters.get("revision").map_err(failed)?.map_or(0, |value| value.value());
     let replicas = transaction.open_table(REPLICAS).map_err(failed)?;
@@ -124,7 +176,7 @@ fn read_all(database: &Database) -> Result<Loaded, StoreError> {
         let (key, bytes) = entry.map_err(failed)?;
         let record = stored::decode(bytes.value()).map_err(|why| {
             let (service, replica) = key.value();
-            StoreError::Unavailable(format!("the record of {service}/{replica} is damaged: {why}"))
+            damaged(format!("the record of {service}/{replica}: {why}"))
         })?;
         records.push(record);
     }
@@ -156,6 +208,32 @@ fn write(database: &Database, group: &[Mutation]) -> Result<Vec<Revision>, Store
     }
     transaction.commit().map_err(failed)?;
     Ok(revisions)
+}
+
+fn of_the_file(error: io::Error) -> StoreError {
+    failed(redb::Error::Io(error))
+}
+
+fn not_opened(error: DatabaseError) -> StoreError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => {
+            StoreError::Unavailable("another process has the file open".into())
+        }
+        DatabaseError::Storage(StorageError::Corrupted(why)) => damaged(why),
+        // Neither comes from a device.
+        DatabaseError::Storage(StorageError::Io(error))
+            if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
+        {
+            damaged(error)
+        }
+        other => failed(other),
+    }
+}
+
+fn damaged(why: impl fmt::Display) -> StoreError {
+    StoreError::Unavailable(format!(
+        "the file is damaged, or no store of this program: {why}; put a backup in its place, or move it away and let replicas register anew"
+    ))
 }
 
 fn failed(error: impl Into<redb::Error>) -> StoreError {
@@ -231,6 +309,86 @@ mod tests {
         std::fs::write(&path, "my notes").unwrap();
         assert!(Redb::open(path.clone()).await.is_err());
         assert_eq!(std::fs::read_to_string(path).unwrap(), "my notes");
+    }
+
+    #[tokio::test]
+    async fn a_file_of_which_one_bit_has_flipped_is_refused_or_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gateway.redb");
+        let mut store = Redb::open(path.clone()).await.unwrap();
+        let group: Vec<_> = (0..40).map(|number| put(&format!("r-{number}"))).collect();
+        store.commit(&group).await.unwrap();
+        let whole = store.load().await.unwrap();
+        drop(store);
+        let bytes = fs::read(&path).unwrap();
+        let (mut refused, mut opened) = (0, 0);
+        // Prime steps, so that every kind of page is hit at many places.
+        for place in (0..bytes.len()).step_by(1009).filter(|place| bytes[*place] != 0) {
+            let mut flipped = bytes.clone();
+            flipped[place] ^= 1 << (place % 8);
+            fs::write(&path, flipped).unwrap();
+            let loaded = match Redb::open(path.clone()).await {
+                Ok(mut store) => store.load().await,
+                Err(error) => Err(error),
+            };
+            match loaded {
+                Ok(loaded) => {
+                    assert_eq!(loaded, whole, "flipped at {place}");
+                    opened += 1;
+                }
+                Err(StoreError::Unavailable(why)) => {
+                    assert!(why.starts_with("the file is damaged, "), "flipped at {place}: {why}");
+                    refused += 1;
+                }
+                Err(other) => panic!("flipped at {place}: {other}"),
+            }
+        }
+        assert!(refused > 0 && opened > 0, "refused {refused}, opened {opened}");
+    }
+
+    #[tokio::test]
+    async fn a_new_store_is_at_its_place_only_once_it_is_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gateway.redb");
+        // What a process leaves behind that was killed while it made its store.
+        fs::write(folder.path().join("gateway.redb.0123.new"), [0; 4096]).unwrap();
+        let _store = Redb::open(path.clone()).await.unwrap();
+        let mut names: Vec<_> =
+            fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        assert_eq!(names, ["gateway.redb", "gateway.redb.0123.new"]);
+    }
+
+    #[tokio::test]
+    async fn of_many_who_make_one_store_at_once_one_has_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("gateway.redb");
+        let makers: Vec<_> = (0..8).map(|_| tokio::spawn(Redb::open(path.clone()))).collect();
+        let mut holders = Vec::new();
+        for maker in makers {
+            match maker.await.unwrap() {
+                Ok(store) => holders.push(store),
+                Err(error) => {
+                    assert_eq!(error, StoreError::Unavailable("another process has the file open".into()));
+                }
+            }
+        }
+        assert_eq!(holders.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn an_empty_file_becomes_a_store_and_another_programs_database_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = folder.path().join("empty");
+        File::create(&empty).unwrap();
+        assert_eq!(Redb::open(empty).await.unwrap().load().await.unwrap().revision, 0);
+        let foreign = folder.path().join("foreign");
+        drop(Database::create(&foreign).unwrap());
+        let error = Redb::open(foreign).await.unwrap_err();
+        assert!(
+            error.to_string().starts_with("the file is damaged, or no store of this program: "),
+            "{error}"
+        );
     }
 
     #[tokio::test]

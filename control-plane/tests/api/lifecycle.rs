@@ -98,6 +98,21 @@ async fn it_ends_with_streams_and_watches_open_and_tells_them() {
 }
 
 #[tokio::test]
+async fn a_connection_that_has_asked_for_nothing_does_not_hold_up_the_end() {
+    let plane = Plane::start().await;
+    let silent = TcpStream::connect(plane.running.listen()).await.unwrap();
+    let mut begun = TcpStream::connect(plane.running.listen()).await.unwrap();
+    begun.write_all(b"PRI * HT").await.unwrap();
+    // Accepted in order: once this one is served, the others are waited for.
+    let mut served = TcpStream::connect(plane.running.listen()).await.unwrap();
+    served.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    served.read_exact(&mut [0; 16]).await.unwrap();
+    plane.shutdown.begin();
+    timeout(Duration::from_secs(5), plane.running.finished()).await.unwrap().unwrap();
+    drop((silent, begun));
+}
+
+#[tokio::test]
 async fn both_versions_of_reflection_know_every_service() {
     let plane = Plane::start().await;
     let ask = ServerReflectionRequest {

@@ -234,3 +234,24 @@ async fn an_oversized_message_is_refused_and_the_connection_goes_on() {
     assert_eq!(explain(&status), (Code::ResourceExhausted, "MALFORMED_REQUEST".into(), String::new()));
     plane.register(request("orders", "10.0.0.1:80")).await;
 }
+
+#[tokio::test]
+async fn a_message_over_its_services_limit_is_told_that_limit() {
+    let plane = Plane::start().await;
+    let large = v1::ListBreakersRequest { states: vec![1; 4_200_000], ..Default::default() };
+    let status = plane.observability().list_breakers(large).await.unwrap_err();
+    assert_eq!(
+        (explain(&status).0, status.message()),
+        (Code::ResourceExhausted, "the message is larger than 4194304 bytes")
+    );
+    let hello = v1::Hello { services: vec!["x".repeat(1_100_000)], ..Default::default() };
+    let hello =
+        v1::StreamSnapshotsRequest { message: Some(v1::stream_snapshots_request::Message::Hello(hello)) };
+    let mut stream =
+        plane.discovery().stream_snapshots(tokio_stream::once(hello)).await.unwrap().into_inner();
+    let status = stream.message().await.unwrap_err();
+    assert_eq!(
+        (explain(&status).0, status.message()),
+        (Code::ResourceExhausted, "the message is larger than 1048576 bytes")
+    );
+}

@@ -16,7 +16,10 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::{attempt::Attempt, upstream::Link};
-use crate::routing::Fault;
+use crate::{
+    clock::Clock,
+    routing::{Fault, Tick},
+};
 
 /// Most bytes of one request that are kept for replay; a longer body passes through and is sent once.
 pub(super) const MAX_REPLAY_BYTES: usize = 64 * 1024;
@@ -51,32 +54,51 @@ pub(super) enum RequestSource {
     Client(Rc<RefCell<Source>>),
 }
 
+/// How far a request's body has come from its client.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Arrival {
+    /// Nothing more is to come since this moment.
+    Whole(Tick),
+    /// More is to come.
+    Partial {
+        /// When it last moved.
+        moved_at: Tick,
+        /// Whether the client is what it waits for, not the replica.
+        waits_for_client: bool,
+    },
+}
+
 /// The client's body and what has been read of it.
 #[derive(Debug)]
 pub(super) struct Source {
     incoming: Incoming,
-    /// Frames read so far, while they are few enough to be sent again.
-    kept: Vec<Bytes>,
-    kept_bytes: usize,
+    /// Bytes read so far.
+    read: usize,
+    /// All of them while they are few enough to be sent again, else none.
+    kept: Vec<u8>,
     memory: ReplayMemory,
-    /// Whether every byte read so far is in `kept`.
+    /// Whether what was read can be sent again.
     is_replayable: bool,
     client_failed: bool,
+    arrival: Arrival,
+    clock: Clock,
 }
 
 impl RequestSource {
     /// Takes over the client's body. Unless `may_replay`, nothing of it is kept.
-    pub(super) fn new(incoming: Incoming, may_replay: bool, memory: &ReplayMemory) -> Self {
+    pub(super) fn new(incoming: Incoming, may_replay: bool, memory: &ReplayMemory, clock: Clock) -> Self {
         if incoming.is_end_stream() {
             return Self::Empty;
         }
         Self::Client(Rc::new(RefCell::new(Source {
             incoming,
+            read: 0,
             kept: Vec::new(),
-            kept_bytes: 0,
             memory: memory.clone(),
             is_replayable: may_replay,
             client_failed: false,
+            arrival: Arrival::Partial { moved_at: clock.now(), waits_for_client: false },
+            clock,
         })))
     }
 
@@ -84,7 +106,25 @@ impl RequestSource {
     pub(super) fn attempt(&self) -> RequestBody {
         match self {
             Self::Empty => RequestBody::Empty,
-            Self::Client(source) => RequestBody::Client { source: Rc::clone(source), next_kept: 0 },
+            Self::Client(source) => {
+                if let Arrival::Partial { waits_for_client, .. } = &mut source.borrow_mut().arrival {
+                    *waits_for_client = false;
+                }
+                RequestBody::Client { source: Rc::clone(source), sent: 0 }
+            }
+        }
+    }
+
+    /// Whether there is a body, if only one of no bytes.
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Self::Empty)
+    }
+
+    /// How far it has come; the absence of a body was always whole.
+    pub(super) fn arrival(&self) -> Arrival {
+        match self {
+            Self::Empty => Arrival::Whole(Tick::ORIGIN),
+            Self::Client(source) => source.borrow().arrival,
         }
     }
 
@@ -106,14 +146,44 @@ impl RequestSource {
 }
 
 impl Source {
+    /// The next frame from the client.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        let Poll::Ready(frame) = polled else {
+            if let Arrival::Partial { waits_for_client, .. } = &mut self.arrival {
+                *waits_for_client = true;
+            }
+            return Poll::Pending;
+        };
+        match &frame {
+            Some(Ok(frame)) => match frame.data_ref() {
+                Some(data) => self.keep(data),
+                // Trailers are not kept, so what they follow cannot be sent again as it was.
+                None => self.is_replayable = false,
+            },
+            Some(Err(_)) => self.client_failed = true,
+            None => {}
+        }
+        let is_last = !matches!(frame, Some(Ok(_))) || self.incoming.is_end_stream();
+        let now = self.clock.now();
+        self.arrival = match self.arrival {
+            Arrival::Partial { .. } if !is_last => {
+                Arrival::Partial { moved_at: now, waits_for_client: false }
+            }
+            Arrival::Partial { .. } => Arrival::Whole(now),
+            whole => whole,
+        };
+        Poll::Ready(frame)
+    }
+
     fn keep(&mut self, data: &Bytes) {
+        self.read += data.len();
         if !self.is_replayable {
             return;
         }
-        let fits = self.kept_bytes + data.len() <= MAX_REPLAY_BYTES && self.memory.take(data.len());
-        if fits {
-            self.kept_bytes += data.len();
-            self.kept.push(data.clone());
+        if self.read <= MAX_REPLAY_BYTES && self.memory.take(data.len()) {
+            // Copied, because a frame of one byte may hold on to a whole read buffer.
+            self.kept.extend_from_slice(data);
         } else {
             self.is_replayable = false;
             self.forget();
@@ -121,8 +191,7 @@ impl Source {
     }
 
     fn forget(&mut self) {
-        self.kept.clear();
-        self.memory.give_back(std::mem::take(&mut self.kept_bytes));
+        self.memory.give_back(std::mem::take(&mut self.kept).len());
     }
 }
 
@@ -136,7 +205,7 @@ impl Drop for Source {
 #[derive(Debug)]
 pub(super) enum RequestBody {
     Empty,
-    Client { source: Rc<RefCell<Source>>, next_kept: usize },
+    Client { source: Rc<RefCell<Source>>, sent: usize },
 }
 
 impl Body for RequestBody {
@@ -147,34 +216,29 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let Self::Client { source, next_kept } = self.get_mut() else { return Poll::Ready(None) };
+        let Self::Client { source, sent } = self.get_mut() else { return Poll::Ready(None) };
         let mut source = source.borrow_mut();
-        if let Some(data) = source.kept.get(*next_kept) {
-            *next_kept += 1;
-            return Poll::Ready(Some(Ok(Frame::data(data.clone()))));
+        if let Some(rest @ [_, ..]) = source.kept.get(*sent..) {
+            let data = Bytes::copy_from_slice(rest);
+            *sent += data.len();
+            return Poll::Ready(Some(Ok(Frame::data(data))));
         }
-        let frame = ready!(Pin::new(&mut source.incoming).poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => match frame.data_ref() {
-                Some(data) => {
-                    source.keep(data);
-                    *next_kept = source.kept.len();
-                }
-                // Trailers are not kept, so what they follow cannot be sent again as it was.
-                None => source.is_replayable = false,
-            },
-            Some(Err(_)) => source.client_failed = true,
-            None => {}
+        if *sent < source.read {
+            // A later attempt read on and what this one lacks is not kept. Its replica answered without it, or there
+            // would be no later attempt, and gets no body with a hole: no more, and no end.
+            return Poll::Pending;
         }
+        let frame = ready!(source.poll_read(cx));
+        *sent = source.read;
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Client { source, next_kept } => {
+            Self::Client { source, sent } => {
                 let source = source.borrow();
-                *next_kept >= source.kept.len() && source.incoming.is_end_stream()
+                *sent == source.read && source.incoming.is_end_stream()
             }
         }
     }
@@ -182,10 +246,9 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Client { source, next_kept } => {
+            Self::Client { source, sent } => {
                 let source = source.borrow();
-                let kept: usize = source.kept.iter().skip(*next_kept).map(Bytes::len).sum();
-                let kept = u64::try_from(kept).unwrap_or(u64::MAX);
+                let kept = (source.read - sent) as u64;
                 let rest = source.incoming.size_hint();
                 let mut hint = SizeHint::new();
                 hint.set_lower(kept.saturating_add(rest.lower()));
@@ -240,8 +303,12 @@ impl UpstreamBody {
         }
     }
 
+    /// Ends the attempt without an end of the body: by the replica's fault, unless the client broke off its request,
+    /// which the connection does not outlive.
     fn fail(&mut self, fault: Fault) {
-        if let Some((_, attempt)) = self.open.take() {
+        if let Some((link, attempt)) = self.open.take()
+            && !link.client_failed()
+        {
             attempt.failed(fault);
         }
     }

@@ -23,6 +23,9 @@ const MAX_HEAD_BYTES: usize = 64 * 1024;
 const MAX_STREAMS: u32 = 250;
 /// A silent HTTP/2 client is asked for a sign of life this often, and has as long to give one.
 const PING: Duration = Duration::from_secs(20);
+/// A client that takes nothing of what is sent to it is cut off after this time, whether it is gone or only does not
+/// read: it keeps a replica's connection from others. The kernel counts, and only Linux offers it.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// The first bytes of an HTTP/2 connection; no HTTP/1 method begins so.
 const HTTP2_PREFACE: &[u8] = b"PRI";
 
@@ -44,11 +47,32 @@ impl Client {
     }
 }
 
+/// Sets what holds for all connections from clients. Where the system refuses one of it, they work without.
+pub(super) fn prepare(stream: &TcpStream) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "cannot disable Nagle's algorithm");
+    }
+    limit_unread(stream, UNREAD_TIMEOUT);
+}
+
+#[cfg(target_os = "linux")]
+fn limit_unread(stream: &TcpStream, limit: Duration) {
+    if let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(limit)) {
+        tracing::debug!(%error, "cannot limit how long a client may read nothing");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn limit_unread(_: &TcpStream, _: Duration) {}
+
 /// Serves one connection to its end, or to the end of what is in flight once the worker drains.
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: SocketAddr) {
-    let Ok(Ok(is_http2)) = tokio::time::timeout(FIRST_BYTES_TIMEOUT, speaks_http2(&stream)).await else {
-        return;
+    let first_bytes = tokio::select! {
+        biased;
+        seen = tokio::time::timeout(FIRST_BYTES_TIMEOUT, speaks_http2(&stream)) => seen,
+        () = worker.draining() => return,
     };
+    let Ok(Ok(is_http2)) = first_bytes else { return };
     let client = Rc::new(Client::new(address));
     let service = service_fn(|request| {
         let answer = forward(Rc::clone(&worker), Rc::clone(&client), request);
@@ -108,5 +132,22 @@ struct LocalExecutor;
 impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, stream: F) {
         tokio::task::spawn_local(stream);
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_client_that_reads_nothing_is_cut_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        limit_unread(&stream, Duration::from_millis(300));
+        let endless = async { while stream.write_all(&[0; 65536]).await.is_ok() {} };
+        tokio::time::timeout(Duration::from_secs(20), endless).await.expect("it is waited for without end");
     }
 }

@@ -1,7 +1,8 @@
 //! Answers that the gateway gives itself.
 //!
 //! All of them are problem+json (RFC 9457) with a `Proxy-Status` (RFC 9209) whose `error` says that the gateway made
-//! the answer: where it is absent, a replica did. 503 always means "nobody to ask" and alone carries `Retry-After`.
+//! the answer: where it is absent, a replica did. 503 always means that nobody can be asked now, and alone carries
+//! `Retry-After`.
 
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ const NO_SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
 
 /// How long a client should wait for a service without a single ready replica: nobody knows when one comes.
 const NONE_READY_RETRY: Duration = Duration::from_secs(5);
+/// File descriptors come back with every connection that ends.
+const EXHAUSTED_RETRY: Duration = Duration::from_secs(1);
 
 /// Why a request was not answered by a replica.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,10 +47,14 @@ pub(super) enum GatewayError {
         /// Until the soonest probe.
         retry_after: Duration,
     },
+    /// This gateway has no file descriptor left to reach a replica with.
+    Exhausted,
     /// The last attempt ended so, and there was no more to try.
     Attempt(Fault),
     /// The request's own time ran out.
     DeadlineExceeded,
+    /// The client stopped sending its request.
+    RequestTimeout,
     /// The request is not one that can be forwarded.
     BadRequest(&'static str),
     /// CONNECT asks for a tunnel.
@@ -85,7 +92,9 @@ impl GatewayError {
             Self::NoSnapshot => kind(S::SERVICE_UNAVAILABLE, "no_snapshot", "destination_unavailable", "The registry is not known yet"),
             Self::NoneReady => kind(S::SERVICE_UNAVAILABLE, "no_ready_replica", "destination_unavailable", "No replica is ready"),
             Self::AllOpen { .. } => kind(S::SERVICE_UNAVAILABLE, "breaker_open", "destination_unavailable", "All replicas are resting"),
+            Self::Exhausted => kind(S::SERVICE_UNAVAILABLE, "gateway_exhausted", "connection_limit_reached", "The gateway is out of file descriptors"),
             Self::DeadlineExceeded => kind(S::GATEWAY_TIMEOUT, "deadline_exceeded", "http_response_timeout", "No answer within the request's time"),
+            Self::RequestTimeout => kind(S::REQUEST_TIMEOUT, "request_timeout", "http_request_error", "The request did not arrive in time"),
             Self::BadRequest(_) => kind(S::BAD_REQUEST, "bad_request", "http_request_error", "The request cannot be forwarded"),
             Self::TunnelRefused => kind(S::METHOD_NOT_ALLOWED, "tunnel_refused", "http_request_denied", "CONNECT is not offered"),
             Self::Loop => kind(S::BAD_GATEWAY, "loop", "proxy_loop_detected", "The request has passed this gateway before"),
@@ -117,10 +126,15 @@ impl GatewayError {
                 counted(*resting, "replica"),
                 retry_after.as_secs_f64()
             ),
+            Self::Exhausted => {
+                "no connection to a replica can be opened: raise the limit of open files, or lower --max-connections"
+                    .into()
+            }
             Self::Attempt(fault) => format!("{service}: {fault}, after {}", counted(attempts, "attempt")),
             Self::DeadlineExceeded => {
                 format!("{service}: the request's time ran out after {}", counted(attempts, "attempt"))
             }
+            Self::RequestTimeout => "the request's body stopped before its end".into(),
             Self::BadRequest(why) => (*why).into(),
             Self::TunnelRefused => "this gateway forwards requests and opens no tunnels".into(),
             Self::Loop => "a replica's address leads back to this gateway".into(),
@@ -133,6 +147,7 @@ impl GatewayError {
             Self::NoSnapshot => Some(NO_SNAPSHOT_RETRY),
             Self::NoneReady => Some(NONE_READY_RETRY),
             Self::AllOpen { retry_after, .. } => Some(*retry_after),
+            Self::Exhausted => Some(EXHAUSTED_RETRY),
             _ => None,
         }
     }
@@ -162,9 +177,10 @@ impl GatewayError {
         let headers = response.headers_mut();
         if let Some(wait) = self.retry_after() {
             problem["retryAfterMs"] = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).into();
-            // Whole seconds, rounded up: a client that comes earlier would meet the same answer.
-            headers
-                .insert(RETRY_AFTER, HeaderValue::from(wait.as_secs() + u64::from(wait.subsec_nanos() > 0)));
+            // Whole seconds, rounded up: a client that comes earlier would meet the same answer. At least one: while a
+            // probe is out nobody knows how long, and zero would have all clients ask without a pause.
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(X_REQUEST_ID, request_id.clone());
@@ -215,6 +231,7 @@ mod tests {
                 "breaker_open",
                 "destination_unavailable",
             ),
+            (GatewayError::Exhausted, 503, "gateway_exhausted", "connection_limit_reached"),
             (GatewayError::Attempt(Fault::ConnectRefused), 502, "connect_refused", "connection_refused"),
             (GatewayError::Attempt(Fault::ConnectTimeout), 504, "connect_timeout", "connection_timeout"),
             (GatewayError::Attempt(Fault::ConnectFailed), 502, "connect_failed", "destination_ip_unroutable"),
@@ -223,6 +240,7 @@ mod tests {
             (GatewayError::Attempt(Fault::Closed), 502, "connection_terminated", "connection_terminated"),
             (GatewayError::Attempt(Fault::Reset), 502, "connection_terminated", "connection_terminated"),
             (GatewayError::DeadlineExceeded, 504, "deadline_exceeded", "http_response_timeout"),
+            (GatewayError::RequestTimeout, 408, "request_timeout", "http_request_error"),
             (GatewayError::BadRequest("why"), 400, "bad_request", "http_request_error"),
             (GatewayError::TunnelRefused, 405, "tunnel_refused", "http_request_denied"),
             (GatewayError::Loop, 502, "loop", "proxy_loop_detected"),
@@ -237,6 +255,12 @@ mod tests {
             assert_eq!(head.headers()["proxy-status"], expected);
             assert_eq!(head.headers().contains_key("retry-after"), status == 503, "{error:?}");
         }
+    }
+
+    #[test]
+    fn no_client_is_told_to_come_back_at_once() {
+        let error = GatewayError::AllOpen { resting: 1, retry_after: Duration::ZERO };
+        assert_eq!(responded(&error).0.headers()["retry-after"], "1");
     }
 
     #[test]

@@ -9,22 +9,32 @@
 //!    ([`crate::routing::retry`]);
 //! 5. pass the answer on, its body streaming ([`super::body`]), or say why there is none ([`super::errors`]).
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
 
 use gateway_proto::Policy;
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Version, header::HOST, request, uri::PathAndQuery,
+    HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{CONTENT_LENGTH, HOST, RETRY_AFTER, TRANSFER_ENCODING},
+    request,
+    uri::{Authority, PathAndQuery},
 };
 use hyper::body::Incoming;
 
 use super::{
     attempt::Attempt,
-    body::{RequestSource, ResponseBody, UpstreamBody},
+    body::{Arrival, RequestSource, ResponseBody, UpstreamBody},
     downstream::Client,
     errors::GatewayError,
     headers::{self, Onward},
     route,
-    upstream::{Link, SendFailure, proof_of},
+    upstream::{ConnectFailure, Link, SendFailure, proof_of},
     worker::Worker,
 };
 use crate::{
@@ -62,9 +72,15 @@ pub(super) async fn forward(
     );
     let started = worker.now();
     service.budget().request(started);
+    let source = RequestSource::new(incoming, is_idempotent, worker.replay_memory(), worker.clock());
+    if !source.is_empty() && !head.headers.contains_key(CONTENT_LENGTH) {
+        // Said outright, because without it hyper takes a GET or HEAD to have no body.
+        head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
     let mut journey = Journey {
-        source: RequestSource::new(incoming, is_idempotent, worker.replay_memory()),
-        deadline: started.plus(service.policy().timeout.request),
+        source,
+        started,
+        time: service.policy().timeout.request,
         worker,
         service,
         head,
@@ -126,14 +142,25 @@ fn host_of(head: &request::Parts) -> Result<Option<HeaderValue>, GatewayError> {
     if fields.next().is_some() {
         return Err(GatewayError::BadRequest("the request has more than one Host field"));
     }
-    if head.version == Version::HTTP_11 && field.is_none() {
+    let authority = head.uri.authority();
+    // In HTTP/2 the authority stands for the field.
+    let is_named = field.is_some() || (head.version == Version::HTTP_2 && authority.is_some());
+    if !is_named && head.version >= Version::HTTP_11 {
         return Err(GatewayError::BadRequest("the request has no Host field"));
     }
-    match head.uri.authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str())
-            .map(Some)
-            .map_err(|_| GatewayError::BadRequest("the request's authority is not valid")),
-        None => Ok(field.cloned()),
+    let invalid = GatewayError::BadRequest("the request's host is not valid");
+    let host = match authority.map(|authority| HeaderValue::from_str(authority.as_str())) {
+        Some(Ok(authority)) => Some(authority),
+        Some(Err(_)) => return Err(invalid),
+        None => field.cloned(),
+    };
+    // An empty one is what a request has whose target has no authority.
+    let is_valid = |host: &HeaderValue| {
+        host.is_empty() || Authority::try_from(host.as_bytes()).is_ok_and(|host| !host.as_str().contains('@'))
+    };
+    match host {
+        Some(host) if !is_valid(&host) => Err(invalid),
+        host => Ok(host),
     }
 }
 
@@ -145,8 +172,9 @@ struct Journey {
     head: request::Parts,
     source: RequestSource,
     is_idempotent: bool,
-    /// No attempt outlives it.
-    deadline: Tick,
+    started: Tick,
+    /// How long all attempts together may take once the whole request is here.
+    time: Duration,
     /// Replicas that failed this request: none is asked twice.
     tried: Vec<Arc<Replica>>,
     attempts: usize,
@@ -173,8 +201,22 @@ enum Tried {
     },
     /// The request's own time ran out, by which the replica is not judged.
     OutOfTime,
+    /// This gateway has nothing left to reach a replica with.
+    Exhausted,
     /// The client broke its request off.
     ClientGone,
+    /// The client stopped sending its request's body.
+    ClientStalled,
+}
+
+/// Who took too long, when an attempt ends without a response head.
+enum Late {
+    /// The replica had all the time that one attempt has.
+    Replica,
+    /// Earlier attempts left this one less than that.
+    Request,
+    /// The request's body stopped on its way here.
+    Client,
 }
 
 impl Journey {
@@ -211,7 +253,11 @@ impl Journey {
                 Tried::OutOfTime => {
                     return self.last.take().map_or(Err(GatewayError::DeadlineExceeded), Ended::answer);
                 }
+                Tried::Exhausted => {
+                    return self.last.take().map_or(Err(GatewayError::Exhausted), Ended::answer);
+                }
                 Tried::ClientGone => return Err(GatewayError::BadRequest("the request's body broke off")),
+                Tried::ClientStalled => return Err(GatewayError::RequestTimeout),
                 Tried::Failed { replica, proof, ended } => {
                     self.tried.push(replica);
                     self.remember(ended);
@@ -244,7 +290,7 @@ impl Journey {
         let progress = Progress {
             retries_used: self.retries,
             untried_replicas: self.service.has_untried(now, &self.tried),
-            remaining: self.deadline.since(now),
+            remaining: self.deadline(now).since(now),
         };
         let budget = || self.service.budget().try_retry(now, policy.retry.budget_ratio);
         decide(proof, facts, progress, &policy.retry, budget, self.worker.random())
@@ -261,19 +307,61 @@ impl Journey {
         }
     }
 
+    /// Until when all attempts may take, as far as it is known `now`: what the client takes to send its request is not
+    /// counted.
+    fn deadline(&self, now: Tick) -> Tick {
+        let counted_from = match self.source.arrival() {
+            Arrival::Whole(at) => self.started.max(at),
+            Arrival::Partial { .. } => now,
+        };
+        counted_from.plus(self.time)
+    }
+
+    /// Until when an attempt that began at `began` may take as things stand, and who is late if it takes longer.
+    fn limit(&self, began: Tick, policy: &Policy) -> (Tick, Late) {
+        match self.source.arrival() {
+            Arrival::Partial { moved_at, waits_for_client } => {
+                let late = if waits_for_client { Late::Client } else { Late::Replica };
+                (began.max(moved_at).plus(policy.timeout.stream_idle), late)
+            }
+            Arrival::Whole(at) => {
+                let own = began.max(at).plus(policy.timeout.per_try);
+                let deadline = self.deadline(at);
+                // A first attempt has all the time there is: a replica that lets it pass does not answer.
+                let late =
+                    if own <= deadline || self.tried.is_empty() { Late::Replica } else { Late::Request };
+                (own.min(deadline), late)
+            }
+        }
+    }
+
     /// One attempt, within its own time and the request's.
     async fn try_once(&self, attempt: Attempt, policy: &Policy) -> Tried {
-        let now = self.worker.now();
-        let own_limit = now.plus(policy.timeout.per_try);
-        let limit = self.worker.instant(own_limit.min(self.deadline));
+        let began = self.worker.now();
         let mut attempt = Some(attempt);
-        match tokio::time::timeout_at(limit.into(), self.exchange(&mut attempt, policy)).await {
-            Ok(tried) => tried,
-            Err(_) if own_limit > self.deadline => Tried::OutOfTime,
-            Err(_) => match attempt.take() {
-                Some(attempt) => failed(attempt, Fault::ResponseTimeout, Proof::Unknown),
-                None => Tried::OutOfTime,
-            },
+        let result = {
+            let mut exchange = pin!(self.exchange(&mut attempt, policy));
+            let mut timer =
+                pin!(tokio::time::sleep_until(self.worker.instant(self.limit(began, policy).0).into()));
+            poll_fn(|cx| {
+                if let Poll::Ready(tried) = exchange.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(tried));
+                }
+                // The body may have moved in there, which gives it more time, or ended, which gives it less.
+                let (limit, late) = self.limit(began, policy);
+                let limit = self.worker.instant(limit).into();
+                if timer.deadline() != limit {
+                    timer.as_mut().reset(limit);
+                }
+                timer.as_mut().poll(cx).map(|()| Err(late))
+            })
+            .await
+        };
+        match (result, attempt) {
+            (Ok(tried), _) => tried,
+            (Err(Late::Client), _) => Tried::ClientStalled,
+            (Err(Late::Replica), Some(attempt)) => failed(attempt, Fault::ResponseTimeout, Proof::Unknown),
+            (Err(Late::Replica | Late::Request), _) => Tried::OutOfTime,
         }
     }
 
@@ -287,7 +375,8 @@ impl Journey {
         let (link, response) = loop {
             let mut link = match self.worker.pool().link(replica.address(), policy.timeout.connect).await {
                 Ok(link) => link,
-                Err(fault) => return fail(attempt, fault, Proof::Unsent),
+                Err(ConnectFailure::Replica(fault)) => return fail(attempt, fault, Proof::Unsent),
+                Err(ConnectFailure::Exhausted) => return Tried::Exhausted,
             };
             match link.send(*request).await {
                 Ok(response) => break (link, response),
@@ -299,8 +388,7 @@ impl Journey {
                 Err(SendFailure::Failed(fault)) => return fail(attempt, fault, proof_of(fault)),
             }
         };
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            // Nobody asked for it: what follows on this connection is not HTTP.
+        if !has_one_meaning(&response) {
             return fail(attempt, Fault::Malformed, Proof::Unknown);
         }
         match attempt.take() {
@@ -317,7 +405,7 @@ impl Journey {
         response: Response<Incoming>,
         policy: &Policy,
     ) -> Tried {
-        let has_retry_after = response.headers().contains_key(http::header::RETRY_AFTER);
+        let has_retry_after = response.headers().contains_key(RETRY_AFTER);
         let outcome = judge(response.status(), has_retry_after);
         let replica = Arc::clone(attempt.replica());
         attempt.answered(outcome);
@@ -327,9 +415,9 @@ impl Journey {
             self.show(&mut head.headers, &replica);
         }
         let mut body = Box::new(UpstreamBody::new(incoming, link, attempt, policy.timeout.stream_idle));
-        std::future::poll_fn(|cx| {
+        poll_fn(|cx| {
             body.settle_if_ended(cx);
-            std::task::Poll::Ready(())
+            Poll::Ready(())
         })
         .await;
         let response = Response::from_parts(head, ResponseBody::Replica(body));
@@ -365,6 +453,16 @@ impl Ended {
             Self::Faulted(fault) => Err(GatewayError::Attempt(fault)),
         }
     }
+}
+
+/// Whether what follows this head can be told without doubt. Where it cannot, a guess could show one response to the
+/// client and leave another behind.
+fn has_one_meaning(response: &Response<Incoming>) -> bool {
+    // Nobody asked for another protocol: what would follow on this connection is not HTTP.
+    let is_http = response.status() != StatusCode::SWITCHING_PROTOCOLS;
+    // RFC 9112 section 6.3 has the transfer coding win, or the whole handled as an error.
+    let lengths = [CONTENT_LENGTH, TRANSFER_ENCODING].map(|name| response.headers().contains_key(name));
+    is_http && lengths != [true; 2]
 }
 
 /// Settles an attempt that got no response head.

@@ -33,6 +33,7 @@ pub(super) struct Link {
     sender: http1::SendRequest<RequestBody>,
     connection: http1::Connection<TokioIo<TcpStream>, RequestBody>,
     is_reused: bool,
+    client_failed: bool,
 }
 
 /// Why an exchange yielded no response head.
@@ -56,7 +57,7 @@ impl Link {
         stream.set_nodelay(true)?;
         let handshake = http1::Builder::new().handshake(TokioIo::new(stream)).await;
         let (sender, connection) = handshake.map_err(io::Error::other)?;
-        Ok(Box::new(Self { sender, connection, is_reused: false }))
+        Ok(Box::new(Self { sender, connection, is_reused: false, client_failed: false }))
     }
 
     /// Sends one request and waits for the response head.
@@ -67,14 +68,13 @@ impl Link {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, SendFailure> {
-        let Self { sender, connection, .. } = self;
-        let mut response = pin!(sender.try_send_request(request));
+        let mut response = pin!(self.sender.try_send_request(request));
         let mut ended = false;
         let answer = std::future::poll_fn(|cx| {
             // The connection goes first: it carries the request out and the response in. When it has ended, all that
             // it knew is with the response future.
             if !ended {
-                ended = Pin::new(&mut *connection).poll(cx).is_ready();
+                ended = self.poll_ended(cx);
             }
             response.as_mut().poll(cx)
         })
@@ -87,7 +87,14 @@ impl Link {
 
     /// Moves bytes. `true` when the connection has ended.
     pub(super) fn poll_ended(&mut self, cx: &mut Context<'_>) -> bool {
-        Pin::new(&mut self.connection).poll(cx).is_ready()
+        let Poll::Ready(ended) = Pin::new(&mut self.connection).poll(cx) else { return false };
+        self.client_failed |= ended.is_err_and(|error| is_of_client(&error));
+        true
+    }
+
+    /// Whether it ended because the client broke its request's body off.
+    pub(super) fn client_failed(&self) -> bool {
+        self.client_failed
     }
 
     /// Whether it can take another request now.
@@ -101,9 +108,14 @@ impl Link {
     }
 }
 
+/// Whether the request's body is what broke: it is the only thing here that comes from a client.
+fn is_of_client(error: &hyper::Error) -> bool {
+    error.is_user() || error.is_body_write_aborted()
+}
+
 /// What broke, as far as hyper can tell.
 fn classify(error: &hyper::Error) -> SendFailure {
-    if error.is_user() || error.is_body_write_aborted() {
+    if is_of_client(error) {
         return SendFailure::ClientBody;
     }
     if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
@@ -116,12 +128,26 @@ fn classify(error: &hyper::Error) -> SendFailure {
 }
 
 /// Why no connection could be had. In every case the replica has seen nothing of the request.
-fn classify_connect(error: &io::Error) -> Fault {
-    match error.kind() {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ConnectFailure {
+    /// The replica is to blame.
+    Replica(Fault),
+    /// This process or machine has no file descriptor left.
+    Exhausted,
+}
+
+/// `ENFILE` and `EMFILE`, the same numbers on Linux, macOS and the BSDs; the standard library has no kind for them.
+const NO_FILE_LEFT: [i32; 2] = [23, 24];
+
+fn classify_connect(error: &io::Error) -> ConnectFailure {
+    if error.raw_os_error().is_some_and(|code| NO_FILE_LEFT.contains(&code)) {
+        return ConnectFailure::Exhausted;
+    }
+    ConnectFailure::Replica(match error.kind() {
         io::ErrorKind::ConnectionRefused => Fault::ConnectRefused,
         io::ErrorKind::TimedOut => Fault::ConnectTimeout,
         _ => Fault::ConnectFailed,
-    }
+    })
 }
 
 /// A worker's idle connections by address, and its way to new ones.
@@ -140,12 +166,12 @@ impl Pool {
     /// An idle connection if there is a live one, else a new one.
     ///
     /// # Errors
-    /// The fault; the proof is always [`Proof::Unsent`].
+    /// The cause; the proof is always [`Proof::Unsent`].
     pub(super) async fn link(
         &self,
         address: &Address,
         connect_timeout: Duration,
-    ) -> Result<Box<Link>, Fault> {
+    ) -> Result<Box<Link>, ConnectFailure> {
         if let Some(link) = self.take_live(address).await {
             return Ok(link);
         }
@@ -160,11 +186,11 @@ impl Pool {
         &self,
         address: &Address,
         connect_timeout: Duration,
-    ) -> Result<Box<Link>, Fault> {
+    ) -> Result<Box<Link>, ConnectFailure> {
         match tokio::time::timeout(connect_timeout, Link::connect(address)).await {
             Ok(Ok(link)) => Ok(link),
             Ok(Err(error)) => Err(classify_connect(&error)),
-            Err(_) => Err(Fault::ConnectTimeout),
+            Err(_) => Err(ConnectFailure::Replica(Fault::ConnectTimeout)),
         }
     }
 

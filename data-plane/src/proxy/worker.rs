@@ -76,6 +76,10 @@ impl Worker {
         self.clock.now()
     }
 
+    pub(super) fn clock(&self) -> Clock {
+        self.clock
+    }
+
     pub(super) fn instant(&self, tick: Tick) -> std::time::Instant {
         self.clock.instant(tick)
     }
@@ -132,15 +136,17 @@ async fn accept(
     max_connections: usize,
     connections: &TaskTracker,
 ) {
-    let places = Arc::new(Semaphore::new(max_connections));
+    let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
+    let mut is_failing = false;
     loop {
         // At the limit nothing is accepted: the kernel's queue is the bounded one to wait in.
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, address)) => {
-                if let Err(error) = stream.set_nodelay(true) {
-                    tracing::debug!(%error, "cannot disable Nagle's algorithm");
+                if std::mem::take(&mut is_failing) {
+                    tracing::info!(worker = worker.index, "accepting connections again");
                 }
+                downstream::prepare(&stream);
                 let worker = Rc::clone(worker);
                 connections.spawn_local(async move {
                     downstream::serve(worker, stream, address).await;
@@ -149,7 +155,10 @@ async fn accept(
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept connections; trying again");
+                // It fails again with every try until something changes.
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::warn!(worker = worker.index, %error, "cannot accept connections; trying again");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

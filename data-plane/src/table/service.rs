@@ -92,6 +92,12 @@ impl Service {
         self.rebuild(&roster, now);
     }
 
+    /// Lets go of all replicas, because the registry knows the service no more.
+    pub(super) fn empty(&self, now: Tick) {
+        let spec = ServiceSpec { name: self.name.clone(), policy: self.policy(), replicas: Vec::new() };
+        self.update(&spec, now);
+    }
+
     /// Its name.
     pub fn name(&self) -> &ServiceName {
         &self.name
@@ -161,10 +167,11 @@ impl Service {
             replica.remember_fault(fault, now);
         }
         let was_probe = permit.is_probe();
-        let view = self.view.load();
-        match replica.breaker().record(permit, outcome, now, &view.policy.breaker, jitter) {
+        let change = replica.breaker().record(permit, outcome, now, &self.view.load().policy.breaker, jitter);
+        match change {
             Some(change) => self.changed(replica, change, now),
-            None if was_probe => view.look_again(),
+            // The view of now, not of before: one that was made since may have looked while the probe was out.
+            None if was_probe => self.view.load().look_again(),
             None => {}
         }
     }

@@ -278,6 +278,17 @@ fn removed_services_are_gone_and_others_stay() {
 }
 
 #[test]
+fn a_request_that_outlives_its_service_asks_nobody_else() {
+    let (table, service, _) = table_of(&["a", "b"]);
+    let failed = service.pick(0, START, &[]).unwrap().replica;
+    table.apply(&[], &[ServiceName::parse("orders").unwrap()], START);
+    let tried = [failed];
+    assert!(!service.has_untried(START, &tried));
+    assert_eq!(service.pick(0, START, &tried).unwrap_err(), Unavailable::AllTried);
+    assert_eq!(service.pick(0, START, &[]).unwrap_err(), Unavailable::NoneReady);
+}
+
+#[test]
 fn the_attempts_of_a_service_never_go_back_when_a_replica_goes() {
     let (table, service, _) = table_of(&["a", "b"]);
     asked(&service, START, 4);
@@ -294,4 +305,26 @@ fn a_table_is_filled_by_the_first_registry_even_by_an_empty_one() {
     assert!(!table.is_filled());
     table.apply(&[], &[], START);
     assert!(table.is_filled());
+}
+
+#[test]
+fn no_race_of_cancelled_probes_hides_a_replica_whose_probe_is_welcome() {
+    let (table, _service, _) = table_of(&["a", "b"]);
+    let service = table.service("orders").unwrap();
+    trip(&service, START, "b");
+    let due = after(1500);
+    let pick_and_cancel = || {
+        for _ in 0..50 {
+            let picked = service.pick(0, due, &[]).unwrap();
+            service.settle(0, &picked.replica, picked.permit, Outcome::Neutral, due, 0.5);
+        }
+    };
+    for round in 0..2000 {
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(pick_and_cancel);
+            }
+        });
+        assert_eq!(ask(&service, due, Outcome::Neutral), "b", "after {round} rounds nobody probes");
+    }
 }

@@ -3,7 +3,10 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed, Release},
+        },
     },
     time::Duration,
 };
@@ -105,19 +108,24 @@ impl View {
         askable.any(|replica| !is_among(tried, replica))
     }
 
-    /// Lets the next pick look at the resting replicas, because a probe has ended.
+    /// Lets the next pick look at the resting replicas: to be called after a probe has ended.
     pub(super) fn look_again(&self) {
-        self.next_look.store(0, Relaxed);
+        self.next_look.store(0, Release);
     }
 
     fn probe(&self, now: Tick, tried: &[Arc<Replica>]) -> Option<(&Arc<Replica>, Permit, Option<Change>)> {
-        if now.as_nanos() < self.next_look.load(Relaxed) {
+        if now.as_nanos() < self.next_look.load(Acquire) {
             return None;
         }
         let probe = self.resting.iter().find_map(|replica| self.admit(replica, now, tried));
         if probe.is_none() {
-            let next = self.soonest_probe().map_or(u64::MAX, Tick::as_nanos);
-            self.next_look.store(next, Relaxed);
+            let next = self.soonest_probe();
+            self.next_look.swap(next, AcqRel);
+            // A probe that ended since may have called for another look, which this has just overwritten. Whoever
+            // overwrote it sees that probe's end; whoever did not is overwritten by the call.
+            if self.soonest_probe() < next {
+                self.look_again();
+            }
         }
         probe
     }
@@ -152,8 +160,10 @@ impl View {
         })
     }
 
-    fn soonest_probe(&self) -> Option<Tick> {
-        self.resting.iter().filter_map(|replica| replica.breaker().next_probe_at()).min()
+    /// Before this tick, in nanoseconds, no resting replica takes a probe.
+    fn soonest_probe(&self) -> u64 {
+        let due = self.resting.iter().filter_map(|replica| replica.breaker().next_probe_at());
+        due.min().map_or(u64::MAX, Tick::as_nanos)
     }
 
     /// Who had the last turn.

@@ -112,15 +112,32 @@ async fn a_replica_that_hangs_costs_a_get_one_timeout_and_a_post_its_answer() {
 }
 
 #[tokio::test]
-async fn the_requests_own_time_ends_it_without_blame() {
+async fn a_replica_that_lets_all_of_the_requests_time_pass_is_blamed() {
     let hung = Replica::start(|_, _| Act::Hang).await;
     let mut policy = Policy::default();
-    policy.timeout.request = Duration::from_millis(150);
+    policy.timeout.request = Duration::from_millis(100);
     let gateway = Gateway::start(&[hung.address], policy).await;
-    let response = gateway.get("/orders/").await;
-    assert_eq!(status(&response), 504);
-    assert!(body(&response).contains("deadline_exceeded"), "{response}");
-    assert_eq!(gateway.service().replicas()[0].counters().failures, 0);
+    for _ in 0..5 {
+        assert_eq!(status(&gateway.get("/orders/").await), 504);
+    }
+    assert_eq!(gateway.service().replicas()[0].counters().failures, 5);
+    assert_eq!(
+        states(&gateway),
+        [State::Open],
+        "a limit of the whole request must not keep a breaker closed"
+    );
+}
+
+#[tokio::test]
+async fn a_replica_that_was_left_too_little_time_is_not_blamed() {
+    let hung = [Replica::start(|_, _| Act::Hang).await, Replica::start(|_, _| Act::Hang).await];
+    let mut policy = quick();
+    policy.timeout.request = Duration::from_millis(300);
+    let gateway = Gateway::start(&[hung[0].address, hung[1].address], policy).await;
+    assert_eq!(status(&gateway.get("/orders/").await), 504);
+    let replicas = gateway.service().replicas();
+    let failures: Vec<_> = replicas.iter().map(|replica| replica.counters().failures).collect();
+    assert_eq!((failures, hung[1].seen().len()), (vec![1, 0], 1));
 }
 
 #[tokio::test]

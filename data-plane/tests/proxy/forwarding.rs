@@ -161,3 +161,16 @@ async fn what_is_in_flight_finishes_after_the_shutdown_begins() {
     gateway.proxy.finished().await.unwrap();
     replica.1.shutdown_background();
 }
+
+#[tokio::test]
+async fn a_connection_without_a_request_does_not_hold_up_the_end() {
+    let gateway = Gateway::start(&[], Policy::default()).await;
+    let _silent = gateway.connect().await;
+    let mut undecided = gateway.connect().await;
+    undecided.write_all(b"P").await.unwrap();
+    // Accepted in order, so those two are known once this one is served.
+    gateway.get("/orders/").await;
+    gateway.shutdown.begin();
+    let drained = tokio::time::timeout(std::time::Duration::from_secs(5), gateway.proxy.finished()).await;
+    drained.expect("it waits for clients that have said nothing").unwrap();
+}

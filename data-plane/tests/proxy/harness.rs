@@ -92,6 +92,20 @@ impl Replica {
     }
 }
 
+/// A replica that does with each connection what the test says, from its first byte on.
+pub(crate) async fn raw_replica<F: Future<Output = ()> + Send + 'static>(
+    converse: impl Fn(TcpStream) -> F + Send + Sync + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            tokio::spawn(converse(listener.accept().await.unwrap().0));
+        }
+    });
+    address
+}
+
 async fn converse(
     mut stream: TcpStream,
     act: Arc<impl Fn(usize, &str) -> Act + Send + Sync + 'static>,

@@ -3,7 +3,7 @@
 use gateway_proto::Policy;
 use serde_json::Value;
 
-use crate::harness::{Gateway, Replica, body, field, ok, status};
+use crate::harness::{Act, Gateway, Replica, body, field, ok, status};
 
 fn reason(response: &str) -> String {
     let problem: Value = serde_json::from_str(body(response)).expect(response);
@@ -43,6 +43,10 @@ async fn ambiguous_requests_are_refused_before_any_replica_sees_them() {
         "GET /orders/ HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
         "POST /orders/ HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nx",
         "GET /orders/ HTTP/1.1\r\nhost : a\r\n\r\n",
+        "GET /orders/ HTTP/1.1\r\nhost: a b\r\n\r\n",
+        "GET /orders/ HTTP/1.1\r\nhost: a/b\r\n\r\n",
+        "GET /orders/ HTTP/1.1\r\nhost: user@a\r\n\r\n",
+        "GET http://user:secret@a/orders/ HTTP/1.1\r\nhost: a\r\n\r\n",
         "GET /orders/ HTTP/1.1\r\nhost: a\r\nx: 1\0\r\n\r\n",
         "POST /orders/ HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip\r\n\r\n",
     ] {
@@ -50,6 +54,21 @@ async fn ambiguous_requests_are_refused_before_any_replica_sees_them() {
         assert_eq!(status(&response), 400, "{request:?}");
     }
     assert_eq!(replica.seen(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn an_answer_of_two_lengths_is_refused_and_counts_against_its_replica() {
+    let chunked = "transfer-encoding: chunked\r\n";
+    for fields in [format!("content-length: 3\r\n{chunked}"), format!("{chunked}content-length: 3\r\n")] {
+        let torn = Replica::start(move |_, _| {
+            Act::Send(format!("HTTP/1.1 200 OK\r\n{fields}\r\n6\r\nabcdef\r\n0\r\n\r\n"))
+        })
+        .await;
+        let gateway = Gateway::start(&[torn.address], Policy::default()).await;
+        let response = gateway.get("/orders/").await;
+        assert_eq!((status(&response), reason(&response).as_str()), (502, "malformed_response"));
+        assert_eq!(gateway.service().replicas()[0].counters().failures, 1);
+    }
 }
 
 #[tokio::test]

@@ -144,6 +144,8 @@ fn changes_of_other_services_are_skipped_and_told_by_the_next_bookmark() {
 fn a_data_plane_whose_base_is_out_of_reach_gets_a_full_snapshot() {
     let now = Instant::now();
     let mut session = Session::new(Some(3), now);
+    assert_eq!(session.at_least(), 3);
     session.lose_track();
     assert_eq!(session.next(now, 9), Next::Full);
+    assert_eq!(session.at_least(), 4, "what it holds already would bring it no further");
 }

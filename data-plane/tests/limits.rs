@@ -1,0 +1,117 @@
+//! The process at the edge of what the machine gives it.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test that called it")]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+/// A data plane that may have so many files open; killed when dropped.
+struct Limited {
+    process: Child,
+    ready: String,
+}
+
+impl Limited {
+    fn start(files: u32, workers: u32, replica: SocketAddr) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let services = directory.path().join("services.toml");
+        let text = format!("[[service]]\nname = 'orders'\nreplicas = ['{replica}']\n");
+        std::fs::write(&services, text).unwrap();
+        let mut process = Command::new("sh")
+            .args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\"")])
+            .arg(env!("CARGO_BIN_EXE_gw-data-plane"))
+            .args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--log", "off"])
+            .args(["--workers", &workers.to_string(), "--static"])
+            .arg(&services)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut ready = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut ready).unwrap();
+        Self { process, ready }
+    }
+
+    fn listen(&self) -> SocketAddr {
+        let ready: serde_json::Value = serde_json::from_str(&self.ready).expect(&self.ready);
+        ready["listen"].as_str().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Limited {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// A replica that answers one request on each connection.
+fn replica() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 2\r\n\r\nok");
+        }
+    });
+    address
+}
+
+/// What comes within a moment.
+fn answer(stream: &mut TcpStream) -> String {
+    stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let mut bytes = [0; 4096];
+    let count = stream.read(&mut bytes).unwrap_or(0);
+    String::from_utf8_lossy(&bytes[..count]).into_owned()
+}
+
+#[test]
+fn without_a_free_file_descriptor_the_gateway_says_so_and_blames_no_replica() {
+    let gateway = Limited::start(40, 1, replica());
+    let connect = || TcpStream::connect(gateway.listen()).unwrap();
+    let mut clients: Vec<_> = (0..30).map(|_| connect()).collect();
+    for client in &mut clients {
+        client.write_all(b"GET /orders/ HTTP/1.1\r\nhost: gw\r\n").unwrap();
+    }
+    // Once none is left to accept with, none is left to reach a replica with.
+    assert_eq!(answer(clients.last_mut().unwrap()), "");
+    let mut refused = 0;
+    for client in &mut clients[..20] {
+        client.write_all(b"\r\n").unwrap();
+        let answer = answer(client);
+        assert!(!answer.starts_with("HTTP/1.1 502"), "a replica is blamed: {answer}");
+        if answer.starts_with("HTTP/1.1 503") {
+            assert!(answer.contains("\"reason\":\"gateway_exhausted\""), "{answer}");
+            assert!(answer.contains("retry-after: 1\r\n"), "{answer}");
+            refused += 1;
+        }
+    }
+    assert!(refused >= 5, "enough to open a breaker: {refused}");
+    drop(clients);
+    let mut client = connect();
+    client.write_all(b"GET /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n").unwrap();
+    let answer = answer(&mut client);
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+}
+
+#[test]
+fn a_worker_that_cannot_start_ends_the_process_with_a_failure() {
+    // As few as bind every listener leave none for the event loops of so many workers.
+    let mut gateway = (10..)
+        .map(|files| Limited::start(files, 8, replica()))
+        .find(|gateway| !gateway.ready.is_empty())
+        .expect("with enough of them it starts");
+    for _ in 0..1000 {
+        if let Some(status) = gateway.process.try_wait().unwrap() {
+            return assert_eq!(status.code(), Some(1));
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("it goes on with the workers that could start");
+}

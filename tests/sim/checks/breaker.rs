@@ -1,0 +1,203 @@
+//! One breaker as it must be: from the outcomes that its replica's requests had, one after the other.
+
+use std::time::Duration;
+
+use data_plane::routing::{Change, Outcome, Reason, State, Tick};
+use gateway_proto::{ReplicaKey, policy};
+
+use super::{Checked, claim};
+
+/// One breaker.
+#[derive(Debug)]
+pub(crate) struct Expected {
+    /// Numbers breakers: a replica that went and came again has another.
+    pub(super) number: u64,
+    pub(super) incarnation: i64,
+    pub(crate) state: State,
+    /// Grows with every transition and every probe: results of an earlier one are void.
+    pub(super) era: u64,
+    row: u32,
+    outcomes: Vec<(u64, bool)>,
+    until: Tick,
+    /// When the probe that is out counts as lost.
+    pub(super) probe: Option<Tick>,
+    successes: u32,
+    streak: u32,
+    open_for: Duration,
+    healthy_since: Tick,
+}
+
+impl Expected {
+    /// A replica that nobody has judged yet.
+    pub(super) fn closed(number: u64, incarnation: i64, now: Tick) -> Self {
+        Self {
+            number,
+            incarnation,
+            state: State::Closed,
+            era: 0,
+            row: 0,
+            outcomes: Vec::new(),
+            until: now,
+            probe: None,
+            successes: 0,
+            streak: 0,
+            open_for: Duration::ZERO,
+            healthy_since: Tick::ORIGIN,
+        }
+    }
+
+    /// A probe is on its way, and counts as lost from `lost` on.
+    pub(super) fn probe_sent(&mut self, lost: Tick) {
+        self.state = State::HalfOpen;
+        self.probe = Some(lost);
+        self.era += 1;
+    }
+
+    /// Whether a request that came now would be its probe.
+    pub(crate) fn is_due(&self, now: Tick) -> bool {
+        match self.state {
+            State::Closed => false,
+            State::Open => now >= self.until,
+            State::HalfOpen => self.probe.is_none_or(|lost| now >= lost),
+        }
+    }
+
+    /// A new process has taken the place of the one that was judged.
+    pub(super) fn start_over(&mut self, now: Tick) {
+        self.era += 1;
+        (self.row, self.successes, self.probe) = (0, 0, None);
+        self.outcomes.clear();
+        if self.state == State::Open {
+            self.until = now;
+        }
+    }
+
+    /// While a breaker is open, nobody is sent to its replica; after its time, and while it is half-open, probes only.
+    pub(super) fn an_open_breaker_lets_probes_pass_only(
+        &self,
+        key: &ReplicaKey,
+        probe: bool,
+        now: Tick,
+    ) -> Checked {
+        let may = match self.state {
+            State::Closed => !probe,
+            State::Open => probe && now >= self.until,
+            State::HalfOpen => probe,
+        };
+        claim("an_open_breaker_lets_probes_pass_only", may, || format!("{key}, probe {probe}: {self:?}"))
+    }
+
+    /// A half-open breaker has one probe out, unless its time to answer is over.
+    pub(super) fn one_probe_at_a_time(&self, key: &ReplicaKey, probe: bool, now: Tick) -> Checked {
+        let free = self.state != State::HalfOpen || self.probe.is_none_or(|lost| now >= lost);
+        claim("one_probe_at_a_time", free || !probe, || format!("{key}: {self:?}"))
+    }
+
+    /// Counts an outcome while closed; the rule that opens the breaker, if one does.
+    pub(super) fn count(&mut self, outcome: Outcome, now: Tick, policy: &policy::Breaker) -> Option<Reason> {
+        match outcome {
+            Outcome::Neutral => return None,
+            Outcome::Success => {
+                self.row = 0;
+                self.outcomes.push((now.as_nanos(), false));
+                if self.streak > 0 && now.since(self.healthy_since) >= self.open_for {
+                    self.streak -= 1;
+                    self.healthy_since = now;
+                }
+                return None;
+            }
+            Outcome::Failure(_) => self.row += 1,
+            Outcome::Overloaded => {}
+        }
+        self.outcomes.push((now.as_nanos(), true));
+        self.healthy_since = self.healthy_since.max(now);
+        let threshold = policy.consecutive_failure_count;
+        if let Outcome::Failure(fault) = outcome
+            && self.row >= threshold
+        {
+            return Some(Reason::ConsecutiveFailures { count: self.row, threshold, fault });
+        }
+        let (total, failed) = self.within(now, policy.window);
+        let threshold = policy.failure_ratio;
+        let opens = total >= policy.min_request_count && f64::from(failed) >= threshold * f64::from(total);
+        opens.then_some(Reason::FailureRatio { failed, total, threshold })
+    }
+
+    /// Outcomes and failures in the running tenth of the window and the nine before.
+    fn within(&mut self, now: Tick, window: Duration) -> (u32, u32) {
+        let tenth = u64::try_from(window.as_nanos() / 10).unwrap_or(u64::MAX);
+        self.outcomes.retain(|(at, _)| at / tenth + 10 > now.as_nanos() / tenth);
+        let failed = self.outcomes.iter().filter(|(_, failed)| *failed).count();
+        let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
+        (number(self.outcomes.len()), number(failed))
+    }
+
+    /// The probe is back.
+    pub(super) fn probe_ended(&mut self, outcome: Outcome, policy: &policy::Breaker) -> Option<Reason> {
+        self.probe = None;
+        match outcome {
+            Outcome::Neutral => None,
+            Outcome::Failure(fault) => Some(Reason::ProbeFailed { fault: Some(fault) }),
+            Outcome::Overloaded => Some(Reason::ProbeFailed { fault: None }),
+            Outcome::Success => {
+                self.successes += 1;
+                let enough = self.successes >= u32::from(policy.half_open_success_count);
+                enough.then_some(Reason::ProbesSucceeded { count: self.successes })
+            }
+        }
+    }
+
+    /// A breaker opens, closes and stays by its rules and their numbers, and in no other way.
+    pub(super) fn a_breaker_changes_by_its_rules_only(
+        &self,
+        key: &ReplicaKey,
+        outcome: Outcome,
+        expected: Option<Reason>,
+        change: Option<Change>,
+    ) -> Checked {
+        let told = change.map(|change| change.reason);
+        claim("a_breaker_changes_by_its_rules_only", told == expected, || {
+            format!("{key} after {outcome:?}: {told:?} instead of {expected:?}, {self:?}")
+        })
+    }
+
+    pub(super) fn take(
+        &mut self,
+        key: &ReplicaKey,
+        change: Change,
+        now: Tick,
+        policy: &policy::Breaker,
+    ) -> Checked {
+        let fits = change.from == self.state;
+        claim("every_transition_is_told", fits, || format!("{key} was {:?}: {change:?}", self.state))?;
+        self.era += 1;
+        (self.state, self.row, self.successes, self.probe) = (change.to, 0, 0, None);
+        self.outcomes.clear();
+        if change.to == State::Open {
+            self.open_times_double_up_to_the_longest(key, change, now, policy)?;
+        } else {
+            self.healthy_since = now;
+        }
+        Ok(())
+    }
+
+    /// Open times double with each opening up to the longest, give or take a fifth, and shrink only while requests
+    /// succeed.
+    fn open_times_double_up_to_the_longest(
+        &mut self,
+        key: &ReplicaKey,
+        change: Change,
+        now: Tick,
+        policy: &policy::Breaker,
+    ) -> Checked {
+        let doubled = policy.base_open * 2_u32.pow(self.streak);
+        let middle = doubled.min(policy.max_open);
+        self.streak += u32::from(doubled < policy.max_open);
+        self.until = change.until.unwrap_or(now);
+        self.open_for = self.until.since(now);
+        let is_near = (middle.mul_f64(0.799)..=middle.mul_f64(1.201)).contains(&self.open_for);
+        claim("open_times_double_up_to_the_longest", is_near, || {
+            format!("{key} opens for {:?}, {middle:?} are due: {change:?}", self.open_for)
+        })
+    }
+}

@@ -1,0 +1,130 @@
+//! One data plane's breakers as they must be, and the attempts that they have let through.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use data_plane::{
+    discovery::Snapshot,
+    routing::{Change, Outcome, Reason, State, Tick},
+};
+use gateway_proto::{ReplicaKey, policy};
+
+use super::{Checked, breaker::Expected, claim};
+
+/// The breakers of all replicas that a data plane knows.
+pub(crate) struct Breakers {
+    policy: policy::Breaker,
+    by_key: BTreeMap<ReplicaKey, Expected>,
+    /// Attempts under way at each breaker, those of replicas that are gone included.
+    inflight: BTreeMap<u64, u64>,
+    made: u64,
+}
+
+/// One attempt's place in this bookkeeping.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ticket {
+    breaker: u64,
+    era: u64,
+    probe: bool,
+}
+
+impl Breakers {
+    pub(crate) fn new(policy: policy::Breaker) -> Self {
+        Self { policy, by_key: BTreeMap::new(), inflight: BTreeMap::new(), made: 0 }
+    }
+
+    pub(crate) fn get(&self, key: &ReplicaKey) -> Option<&Expected> {
+        self.by_key.get(key)
+    }
+
+    /// The data plane has taken over another snapshot.
+    pub(crate) fn follow(&mut self, snapshot: &Snapshot, now: Tick) {
+        let mut before = std::mem::take(&mut self.by_key);
+        for service in snapshot.services() {
+            for replica in &service.replicas {
+                let key = ReplicaKey { service: service.name.clone(), replica: replica.id.clone() };
+                let known = before.remove(&key);
+                let mut breaker = known.unwrap_or_else(|| {
+                    self.made += 1;
+                    Expected::closed(self.made, replica.incarnation, now)
+                });
+                if breaker.incarnation != replica.incarnation {
+                    breaker.incarnation = replica.incarnation;
+                    breaker.start_over(now);
+                }
+                self.by_key.insert(key, breaker);
+            }
+        }
+    }
+
+    /// An attempt was let through to a replica.
+    pub(crate) fn admitted(
+        &mut self,
+        key: &ReplicaKey,
+        probe: bool,
+        change: Option<Change>,
+        now: Tick,
+        lease: Duration,
+    ) -> Checked<Ticket> {
+        let Some(breaker) = self.by_key.get_mut(key) else {
+            return Err(super::Violation {
+                invariant: "a_pick_is_registered_and_ready",
+                detail: format!("{key} is unknown to this data plane"),
+            });
+        };
+        breaker.an_open_breaker_lets_probes_pass_only(key, probe, now)?;
+        breaker.one_probe_at_a_time(key, probe, now)?;
+        if probe {
+            let reason = match (breaker.state, breaker.probe) {
+                (State::Open, _) => Some(Reason::ProbeDue),
+                (_, Some(_)) => Some(Reason::ProbeLost),
+                _ => None,
+            };
+            claim("every_transition_is_told", change.map(|change| change.reason) == reason, || {
+                format!("{key}: {change:?} instead of {reason:?}")
+            })?;
+            breaker.probe_sent(now.plus(lease));
+        }
+        *self.inflight.entry(breaker.number).or_default() += 1;
+        Ok(Ticket { breaker: breaker.number, era: breaker.era, probe })
+    }
+
+    /// An attempt's outcome is in; `change` is what its breaker made of it.
+    pub(crate) fn settled(
+        &mut self,
+        key: &ReplicaKey,
+        ticket: Ticket,
+        outcome: Outcome,
+        change: Option<Change>,
+        now: Tick,
+    ) -> Checked {
+        if let Some(count) = self.inflight.get_mut(&ticket.breaker) {
+            *count -= 1;
+        }
+        let policy = self.policy;
+        let present = self.by_key.get_mut(key).filter(|breaker| breaker.number == ticket.breaker);
+        // What happens to a replica that is gone concerns nobody any more.
+        let Some(breaker) = present else { return Ok(()) };
+        let expected = match breaker.era == ticket.era {
+            true if ticket.probe => breaker.probe_ended(outcome, &policy),
+            true => breaker.count(outcome, now, &policy),
+            false => None,
+        };
+        breaker.a_breaker_changes_by_its_rules_only(key, outcome, expected, change)?;
+        let Some(change) = change else { return Ok(()) };
+        breaker.take(key, change, now, &policy)
+    }
+
+    /// What is under way at a replica is counted exactly, and nothing when nothing is.
+    pub(crate) fn permits_are_conserved(&self, key: &ReplicaKey, ticket: Ticket, inflight: u64) -> Checked {
+        let expected = self.inflight.get(&ticket.breaker).copied().unwrap_or(0);
+        claim("permits_are_conserved", inflight == expected, || {
+            format!("{key} shows {inflight} attempts under way, {expected} are")
+        })
+    }
+
+    /// Attempts under way at a replica of the present snapshot.
+    pub(crate) fn inflight(&self, key: &ReplicaKey) -> u64 {
+        let number = self.by_key.get(key).map(|breaker| breaker.number);
+        number.and_then(|number| self.inflight.get(&number)).copied().unwrap_or(0)
+    }
+}

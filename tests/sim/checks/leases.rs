@@ -1,0 +1,145 @@
+//! When each lease was last kept alive, as its owner could know it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use control_plane::{
+    leases::SWEEP_INTERVAL,
+    registry::{LeaseTerms, View},
+};
+use gateway_proto::{LeaseId, ReplicaKey};
+
+use super::{Checked, Ledger, claim};
+use crate::env::{SECOND, nanos};
+
+/// A silence of the sweeps from which on no lease pays for it, however long it lasts otherwise.
+const LONG_PAUSE: Duration = Duration::from_secs(2);
+/// A commit, and the wait for the one before, take less than this.
+const COMMIT: Duration = SECOND;
+
+/// All leases that are in force.
+#[derive(Default)]
+pub(super) struct LeaseBook {
+    leases: BTreeMap<ReplicaKey, Entry>,
+    swept: u64,
+    /// Whatever is late before this is late for a reason that is no lease's.
+    excused: u64,
+}
+
+struct Entry {
+    terms: LeaseTerms,
+    /// Granted, renewed, or excused last.
+    kept: u64,
+    /// A heartbeat has come in time and was not looked at, because the control plane stood still for long.
+    waits: bool,
+    /// It has ended, and only its replica's removal is still due.
+    lapsed: bool,
+}
+
+impl LeaseBook {
+    pub(super) fn restarted(&mut self, now: u64) {
+        *self = Self { swept: now, excused: now, ..Self::default() };
+    }
+
+    pub(super) fn took_effect(&mut self, now: u64, view: &View) {
+        let mut before = std::mem::take(&mut self.leases);
+        for record in view.replicas() {
+            let Some(terms) = record.lease else { continue };
+            let known = before.remove(&record.key).filter(|entry| entry.terms == terms);
+            let entry = known.unwrap_or(Entry { terms, kept: now, waits: false, lapsed: false });
+            self.leases.insert(record.key.clone(), entry);
+        }
+    }
+
+    /// A lease expires only after nothing was heard for all of its time, and not because the control plane stood still
+    /// for more than half of it.
+    pub(super) fn only_silence_ends_a_lease(&self, now: u64, key: &ReplicaKey) -> Checked {
+        let Some(entry) = self.leases.get(key) else { return Ok(()) };
+        let was_silent = now >= entry.kept + nanos(entry.terms.ttl) && !entry.waits;
+        claim("only_silence_ends_a_lease", was_silent, || {
+            let silent = Duration::from_nanos(now - entry.kept);
+            format!("{key} {:?}: silent for {silent:?}, a heartbeat waits: {}", entry.terms, entry.waits)
+        })
+    }
+}
+
+impl Ledger {
+    /// A heartbeat arrives at a control plane that stands still, for `pause` in all.
+    pub(crate) fn heartbeat_waits(&mut self, now: u64, pause: u64, key: &ReplicaKey, lease: LeaseId) {
+        if let Some(entry) = self.leases.leases.get_mut(key).filter(|entry| entry.terms.id == lease) {
+            let ttl = nanos(entry.terms.ttl);
+            entry.waits |= pause >= ttl / 2 + nanos(SWEEP_INTERVAL) && now < entry.kept + ttl;
+        }
+    }
+
+    /// The control plane runs, and has not since `paused_until`.
+    pub(crate) fn awake(&mut self, now: u64, paused_until: u64) {
+        self.leases.excused = self.leases.excused.max(paused_until.min(now));
+    }
+
+    pub(crate) fn store_failed(&mut self, now: u64) {
+        self.leases.excused = self.leases.excused.max(now);
+    }
+
+    /// The control plane has answered a heartbeat for a replica whose lease is `holder`.
+    pub(crate) fn heard(
+        &mut self,
+        now: u64,
+        key: &ReplicaKey,
+        lease: LeaseId,
+        renewed: bool,
+        holder: Option<LeaseTerms>,
+    ) -> Checked {
+        let is_holder = holder.is_some_and(|terms| terms.id == lease);
+        claim("a_stale_lease_renews_nothing", !renewed || is_holder, || {
+            format!("{lease:?} renewed {key}, whose lease is {holder:?}")
+        })?;
+        let Some(entry) = self.leases.leases.get_mut(key).filter(|_| is_holder) else { return Ok(()) };
+        claim("an_ended_lease_never_comes_back", !renewed || !entry.lapsed, || {
+            format!("the lease of {key} had ended")
+        })?;
+        let ttl = entry.terms.ttl;
+        let in_time = now < entry.kept + nanos(ttl);
+        let silence = Duration::from_nanos(now - entry.kept);
+        let is_excused = now - self.leases.swept >= nanos(LONG_PAUSE.min(ttl / 2));
+        claim("a_heartbeat_in_time_keeps_a_lease_alive", renewed || !in_time, || {
+            format!("{key} was refused after {silence:?} of {ttl:?}")
+        })?;
+        claim("a_heartbeat_too_late_keeps_nothing_alive", !renewed || in_time || is_excused, || {
+            format!("{key} was renewed after {silence:?} of {ttl:?}")
+        })?;
+        if renewed {
+            (entry.kept, entry.waits) = (now, false);
+        } else {
+            entry.lapsed = true;
+        }
+        Ok(())
+    }
+
+    /// The control plane has looked for lapsed leases. After a pause it renews those that it could not hear in time.
+    pub(crate) fn swept(&mut self, now: u64) {
+        let gap = now - self.leases.swept;
+        self.leases.swept = now;
+        for entry in self.leases.leases.values_mut().filter(|entry| !entry.lapsed) {
+            let ttl = entry.terms.ttl;
+            if gap >= nanos(LONG_PAUSE.min(ttl / 2)) {
+                (entry.kept, entry.waits) = (now, false);
+            } else {
+                entry.lapsed = now >= entry.kept + nanos(ttl);
+            }
+        }
+    }
+
+    /// A lease that nobody renews is gone after its time and one sweep; after a restart, a pause or a failing store,
+    /// that much later.
+    pub(crate) fn no_lease_outlives_its_time(&self, now: u64, view: &View) -> Checked {
+        for record in view.replicas() {
+            let Some(entry) = self.leases.leases.get(&record.key) else { continue };
+            let due = (entry.kept + nanos(entry.terms.ttl)).max(self.leases.excused);
+            claim("no_lease_outlives_its_time", now <= due + nanos(SWEEP_INTERVAL + COMMIT), || {
+                let late = Duration::from_nanos(now - due);
+                format!("{} {:?} should have gone {late:?} ago", record.key, entry.terms)
+            })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,125 @@
+//! What follows from an attempt: its permit goes back, its request goes on or ends.
+
+use std::sync::Arc;
+
+use data_plane::{
+    routing::{
+        Fault, Outcome, State,
+        retry::{Progress, Proof, RequestFacts, Stop, Verdict, decide},
+    },
+    table::Service,
+};
+
+use super::Node;
+use crate::{
+    checks::{BudgetBook, Checked, claim},
+    env::{Env, Phase},
+    event::{Event, NodeEvent, RequestId},
+    journal::note,
+    sabotage::Sabotage,
+};
+
+impl Node {
+    /// After a failed attempt: another one, or the end.
+    pub(super) fn failed(&mut self, env: &mut Env, id: RequestId, proof: Proof) -> Checked {
+        let Some(request) = self.requests.get_mut(&id) else { return Ok(()) };
+        let Some(flight) = request.flight.take() else { return Ok(()) };
+        request.tried.push(flight.replica);
+        let (now, service) = (env.tick(), Arc::clone(&request.service));
+        let idempotent = request.is_idempotent || env.has(Sabotage::RetryEverything);
+        let facts = RequestFacts { idempotent, replayable: request.is_replayable };
+        let progress = Progress {
+            retries_used: request.retries,
+            untried_replicas: service.has_untried(now, &request.tried),
+            remaining: request.deadline.since(now),
+        };
+        let ratio = flight.policy.retry.budget_ratio;
+        let ignores = env.has(Sabotage::IgnoreBudget);
+        let budget = || ignores || service.budget().try_retry(now, ratio);
+        let random = env.random();
+        match decide(proof, facts, progress, &flight.policy.retry, budget, random) {
+            Verdict::Stop(stop) => {
+                env.journal.count(stop_name(stop));
+                self.finished(env, id, false)
+            }
+            Verdict::Retry { after, counted } => {
+                env.journal.count("a request was retried");
+                let is_paid = match proof {
+                    Proof::Unsent => false,
+                    Proof::RefusedUnseen => request.retries > 0,
+                    Proof::Unknown | Proof::Answered => true,
+                };
+                request.retries += u8::from(counted);
+                if is_paid {
+                    self.book(&service).retry(now, ratio)?;
+                }
+                env.after(after, Event::Node(self.number, NodeEvent::Attempt { request: id }));
+                Ok(())
+            }
+        }
+    }
+
+    /// Gives the attempt's permit back, unless that has happened.
+    pub(super) fn settle(&mut self, env: &mut Env, id: RequestId, outcome: Outcome) -> Checked {
+        let Some(request) = self.requests.get_mut(&id) else { return Ok(()) };
+        let service = Arc::clone(&request.service);
+        let Some(flight) = &mut request.flight else { return Ok(()) };
+        let Some(permit) = flight.permit.take() else { return Ok(()) };
+        let (replica, ticket) = (Arc::clone(&flight.replica), flight.ticket);
+        let jitter = env.random();
+        let told = match outcome {
+            Outcome::Success if env.has(Sabotage::BlameSuccess) && env.chance(0.2) => {
+                Outcome::Failure(Fault::Reset)
+            }
+            Outcome::Failure(_) if env.has(Sabotage::ExcuseFailure) => Outcome::Neutral,
+            outcome => outcome,
+        };
+        if outcome == Outcome::Neutral && env.has(Sabotage::DropPermit) {
+            drop(permit);
+        } else {
+            service.settle(0, &replica, permit, told, env.tick(), jitter);
+        }
+        let change = self.transition();
+        if let Some(change) = change {
+            env.journal.count(match change.to {
+                State::Open => "a breaker opened",
+                State::Closed => "a breaker closed",
+                State::HalfOpen => "a breaker was half-open",
+            });
+            note!(env, "node {}: {} {:?}: {}", self.number, replica.key(), change.to, change.reason);
+            self.turns.entry(service.name().clone()).or_default().begin_anew();
+        }
+        self.breakers.settled(replica.key(), ticket, outcome, change, env.tick())?;
+        self.breakers.permits_are_conserved(replica.key(), ticket, replica.counters().inflight)
+    }
+
+    /// The client has its answer.
+    pub(super) fn finished(&mut self, env: &mut Env, id: RequestId, well: bool) -> Checked {
+        self.requests.remove(&id);
+        env.journal.count(if well { "a request succeeded" } else { "a request failed" });
+        claim("when_all_is_well_every_request_succeeds", well || env.phase < Phase::Well, || {
+            format!("request {id} of node {}", self.number)
+        })
+    }
+
+    /// The budget book of a service.
+    pub(super) fn book(&mut self, service: &Arc<Service>) -> &mut BudgetBook {
+        let known = self.books.iter().position(|(known, _)| Arc::ptr_eq(known, service));
+        let index = known.unwrap_or_else(|| {
+            self.books.push((Arc::clone(service), BudgetBook::default()));
+            self.books.len() - 1
+        });
+        &mut self.books[index].1
+    }
+}
+
+fn stop_name(stop: Stop) -> &'static str {
+    match stop {
+        Stop::NotIdempotent => "a retry was forbidden: not idempotent",
+        Stop::NotReplayable => "a retry was forbidden: not replayable",
+        Stop::RetriesUsed => "a retry was forbidden: retries used",
+        Stop::NoOtherReplica => "a retry was forbidden: no other replica",
+        Stop::BudgetExhausted => "a retry was forbidden: budget exhausted",
+        Stop::NoTimeLeft => "a retry was forbidden: no time left",
+    }
+}

@@ -1,0 +1,105 @@
+//! What one seed's run is like: how large, how busy, and how much of each kind of trouble.
+//!
+//! Every seed leaves some kinds of trouble out and has much of others, so that seeds explore different mixtures rather
+//! than all the same average one.
+
+use std::time::Duration;
+
+use control_plane::publish::Bounds;
+use gateway_proto::{Policy, policy::Retry};
+use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
+
+use crate::{
+    disturb::Trouble,
+    env::{MS, SECOND},
+};
+
+/// One run's dimensions.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) services: usize,
+    pub(crate) owners_per_service: usize,
+    pub(crate) nodes: usize,
+    /// Mean time between two requests at one node.
+    pub(crate) request_interval: Duration,
+    /// Share of requests that may be done twice.
+    pub(crate) idempotent: f64,
+    /// Share of requests whose client leaves before the end.
+    pub(crate) impatient: f64,
+    /// Mean time between two troubles.
+    pub(crate) trouble_interval: Duration,
+    /// Each kind of trouble with its weight; those without are missing.
+    pub(crate) troubles: Vec<(Trouble, u32)>,
+    /// Share of calls to the control plane that get lost, one half on the way there and one half on the way back.
+    pub(crate) call_loss: f64,
+    /// Share of owners that are permanent.
+    pub(crate) permanent: f64,
+    pub(crate) weighted: bool,
+    pub(crate) policy: Policy,
+    pub(crate) bounds: Bounds,
+}
+
+impl Plan {
+    /// Draws a run.
+    pub(crate) fn draw(rng: &mut StdRng) -> Self {
+        let mut troubles = Vec::new();
+        for trouble in Trouble::ALL {
+            if rng.random_bool(0.6) {
+                troubles.push((trouble, rng.random_range(1..=8)));
+            }
+        }
+        let mut plan = Self {
+            services: rng.random_range(1..=3),
+            owners_per_service: rng.random_range(1..=5),
+            nodes: rng.random_range(1..=3),
+            request_interval: *[5 * MS, 20 * MS, 50 * MS, 200 * MS].choose(rng).expect("not empty"),
+            idempotent: *[0.3, 0.7, 1.0].choose(rng).expect("not empty"),
+            impatient: *[0.0, 0.02, 0.1].choose(rng).expect("not empty"),
+            trouble_interval: *[100 * MS, 300 * MS, SECOND].choose(rng).expect("not empty"),
+            troubles,
+            call_loss: *[0.0, 0.02, 0.2].choose(rng).expect("not empty"),
+            permanent: *[0.0, 0.2].choose(rng).expect("not empty"),
+            weighted: rng.random_bool(0.3),
+            policy: policy(rng),
+            bounds: Bounds {
+                log_capacity: *[3, 30, 8192].choose(rng).expect("not empty"),
+                part_bytes: *[300, 1000, 1 << 20].choose(rng).expect("not empty"),
+            },
+        };
+        if rng.random_bool(0.1) {
+            plan.make_a_storm();
+        }
+        plan
+    }
+
+    /// Brings together what exhausts a retry budget, which chance alone seldom does: much to repeat, replicas that
+    /// fail it in part, and breakers that let that happen.
+    fn make_a_storm(&mut self) {
+        self.services = 1;
+        self.owners_per_service = self.owners_per_service.max(3);
+        self.request_interval = 5 * MS;
+        self.idempotent = 1.0;
+        self.policy.retry = Retry { max_retry_count: 3, budget_ratio: 0.0, ..Retry::default() };
+        self.policy.breaker.consecutive_failure_count = 1000;
+        self.policy.breaker.failure_ratio = 1.0;
+        self.troubles.push((Trouble::WorsenService, 40));
+    }
+}
+
+/// A policy as somebody might set it, with times short enough for a run to see their ends.
+fn policy(rng: &mut StdRng) -> Policy {
+    let mut policy = Policy::default();
+    policy.timeout.connect = *[100 * MS, SECOND].choose(rng).expect("not empty");
+    policy.timeout.per_try = *[300 * MS, 2 * SECOND].choose(rng).expect("not empty");
+    policy.timeout.request = *[SECOND, 5 * SECOND].choose(rng).expect("not empty");
+    policy.retry.max_retry_count = rng.random_range(0..=3);
+    policy.retry.budget_ratio = *[0.0, 0.2].choose(rng).expect("not empty");
+    policy.breaker.consecutive_failure_count = rng.random_range(1..=8);
+    policy.breaker.failure_ratio = *[0.2, 0.5, 1.0].choose(rng).expect("not empty");
+    policy.breaker.window = *[SECOND, 3 * SECOND, 10 * SECOND].choose(rng).expect("not empty");
+    policy.breaker.min_request_count = rng.random_range(2..=20);
+    policy.breaker.base_open = *[50 * MS, 300 * MS, SECOND].choose(rng).expect("not empty");
+    policy.breaker.max_open = *[SECOND, 3 * SECOND].choose(rng).expect("not empty");
+    policy.breaker.half_open_success_count = rng.random_range(1..=3);
+    policy
+}

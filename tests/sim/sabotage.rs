@@ -1,0 +1,46 @@
+//! Bugs that a run can have on purpose, each in the simulation's own shell: a check that no bug can fail checks nothing.
+
+/// One bug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sabotage {
+    /// The writer answers before the store has committed.
+    AckBeforeCommit,
+    /// A restart finds one record fewer than the store has.
+    ForgetARecord,
+    /// A failed commit is taken for one that changed nothing.
+    TrustFailedCommits,
+    /// An operator's stale lease is taken for his word.
+    TakeAnyLease,
+    /// Lapsed leases are never handed to the writer.
+    NeverExpire,
+    /// Leases are granted for three quarters of their time.
+    GrantLess,
+    /// A heartbeat that comes too late grants the lease anew.
+    ReviveLapsed,
+    /// Deltas leave one replica out.
+    SkipPartOfDelta,
+    /// A refused message is half applied.
+    ApplyRefused,
+    /// A data plane whose stream ended never opens another.
+    NeverReconnect,
+    /// Removals do not reach the routing table.
+    KeepRemoved,
+    /// A request that the client breaks off keeps its permit.
+    DropPermit,
+    /// Retries may go to replicas that the request has tried.
+    ForgetTried,
+    /// Every request counts as idempotent.
+    RetryEverything,
+    /// Retries do not ask the budget.
+    IgnoreBudget,
+    /// A probe's permit is given back as soon as the probe is sent.
+    ReturnProbeEarly,
+    /// Successes are settled as failures now and then.
+    BlameSuccess,
+    /// Failures are settled as neutral.
+    ExcuseFailure,
+    /// Picks are told the time at which the data plane started.
+    StopPickClock,
+    /// Now and then a turn of the rotation goes to nobody.
+    WasteTurns,
+}

@@ -35,7 +35,7 @@ pub(crate) struct Global {
     pub(crate) output: Format,
     /// Longest wait for each call, such as 500ms, 10s or 1m
     #[arg(long, global = true, env = "GWCTL_TIMEOUT", default_value = "10s", value_name = "DURATION",
-          value_parser = humantime::parse_duration)]
+          value_parser = parse_timeout)]
     pub(crate) timeout: Duration,
     /// Leave the headings of tables out
     #[arg(long, global = true)]
@@ -52,6 +52,13 @@ pub(crate) struct Global {
     /// Never ask: fail where a question would come
     #[arg(long, global = true)]
     pub(crate) no_input: bool,
+}
+
+fn parse_timeout(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(timeout) if timeout.is_zero() => Err("no call takes no time".into()),
+        parsed => parsed.map_err(|error| error.to_string()),
+    }
 }
 
 impl Global {
@@ -147,6 +154,7 @@ mod tests {
             ("gwctl demo --rate 0", "not in 1..=1000"),
             ("gwctl dev --random-ports --port-offset 1", "cannot be used with"),
             ("gwctl get services --timeout soon", "expected number"),
+            ("gwctl get services --timeout 0s", "no call takes no time"),
         ] {
             let error = parse(line).expect_err(line).to_string();
             assert!(error.contains(why), "{line}: {error}");

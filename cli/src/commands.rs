@@ -1,10 +1,13 @@
 //! One file for each command; this one chooses among them.
 
+use serde_json::json;
+
 use crate::{
     cli::{Cli, Command},
     control::Control,
     endpoint::Origin,
     error::Error,
+    output::{Format, Output},
 };
 
 pub(crate) mod demo;
@@ -35,6 +38,14 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
         Command::Dev(args) => dev::run(args, &output).await,
         Command::Demo(args) => demo::run(args, &output).await,
         Command::DemoReplica(args) => demo_replica::run(args, &global.endpoint, origin).await,
-        Command::Version => output.data(concat!("gwctl ", env!("CARGO_PKG_VERSION"), "\n")),
+        Command::Version => version(&output),
+    }
+}
+
+fn version(output: &Output) -> Result<(), Error> {
+    const VERSION: &str = env!("CARGO_PKG_VERSION");
+    match output.format {
+        Format::Json => output.data(format_args!("{:#}\n", json!({"version": VERSION}))),
+        Format::Table | Format::Wide | Format::Name => output.data(format_args!("gwctl {VERSION}\n")),
     }
 }

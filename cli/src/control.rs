@@ -122,13 +122,24 @@ impl Control {
             return error;
         }
         // The suggestion is a courtesy: when it fails, the first error is still the one to report.
-        if let Ok(known) = self.services().await {
-            let names = known.services.iter().map(|service| service.service.as_str());
-            if let Some(name) = nearest(typed, names) {
-                error.hints.insert(0, format!("did you mean \"{name}\"?"));
-            }
+        if let Some(Some(name)) = self.meant_instead_of(typed).await {
+            error.hints.insert(0, did_you_mean(&name));
         }
         error
+    }
+
+    /// What to say of a service by whose name nothing was found: nothing when it is registered, or nobody can tell.
+    pub(crate) async fn doubt_about(&self, typed: &str) -> Option<String> {
+        let meant = self.meant_instead_of(typed).await?;
+        let hint = meant.map_or_else(String::new, |name| format!(": {}", did_you_mean(&name)));
+        Some(format!("service \"{typed}\" is not registered now{hint}"))
+    }
+
+    /// Of a service that is not registered, the one with the nearest name; `None` when it is, or nobody can tell.
+    async fn meant_instead_of(&self, typed: &str) -> Option<Option<String>> {
+        let known = self.services().await.ok()?.services;
+        let names = || known.iter().map(|service| service.service.as_str());
+        (!names().any(|name| name == typed)).then(|| nearest(typed, names()).map(str::to_owned))
     }
 
     /// Registers a replica, or checks whether it could be.
@@ -168,6 +179,10 @@ impl Control {
         let subject = Subject { request: "event subscription", service: &service };
         self.call("WatchEvents", subject, self.observability.clone().watch_events(request)).await
     }
+}
+
+fn did_you_mean(name: &str) -> String {
+    format!("did you mean \"{name}\"?")
 }
 
 /// Says what could not be reached, why, and who chose it.

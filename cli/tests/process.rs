@@ -137,3 +137,12 @@ fn a_taken_port_is_a_usage_error_that_names_the_flag() {
     assert_eq!((code, stdout.as_str()), (2, ""));
     assert!(stderr.starts_with(&format!("error: --listen {address}: cannot listen there")), "{stderr}");
 }
+
+#[test]
+fn the_version_is_data_in_either_format() {
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!(run(&["version"]), (0, format!("gwctl {version}\n"), String::new()));
+    let (code, stdout, _) = run(&["version", "-o", "json"]);
+    let value: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, &value["version"]), (0, &version.into()));
+}

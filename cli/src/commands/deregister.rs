@@ -13,6 +13,7 @@ use crate::{
     error::{Error, Exit},
     output::{Format, Output},
     target::Target,
+    terminal::printable,
 };
 
 /// Flags of `gwctl deregister`.
@@ -41,7 +42,7 @@ pub(crate) async fn run(args: Args, control: &Control, output: &Output, may_ask:
         if args.yes {
             output.note(format_args!("warning: {warning}"));
         } else {
-            confirm(&warning, output, may_ask)?;
+            confirm(&warning, may_ask)?;
         }
     }
     let request = DeregisterRequest {
@@ -82,7 +83,7 @@ fn warning(replica: &Replica, renewed: Duration) -> String {
 }
 
 /// Asks on the terminal; anything but yes is no.
-fn confirm(warning: &str, output: &Output, may_ask: bool) -> Result<(), Error> {
+fn confirm(warning: &str, may_ask: bool) -> Result<(), Error> {
     if !may_ask || !io::stdin().is_terminal() {
         return Err(Error::new(
             Exit::Usage,
@@ -92,10 +93,10 @@ fn confirm(warning: &str, output: &Output, may_ask: bool) -> Result<(), Error> {
         .hint("stop the process: a good one deregisters itself when it is told to end")
         .hint("or confirm with  --yes"));
     }
-    output.note(format_args!("warning: {warning}"));
     let mut stderr = io::stderr();
-    // A question that cannot be shown is not answered with yes.
-    let _ = write!(stderr, "Deregister anyway? [y/N] ").and_then(|()| stderr.flush());
+    // A question that cannot be shown is not answered with yes. Its reason belongs to it, also with --quiet.
+    let _ = write!(stderr, "warning: {}\nDeregister anyway? [y/N] ", printable(warning))
+        .and_then(|()| stderr.flush());
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);
     match (read, answer.trim()) {
@@ -141,9 +142,8 @@ mod tests {
 
     #[test]
     fn where_nobody_can_be_asked_the_answer_is_no_with_the_way_to_say_yes() {
-        let output = Output { format: Format::Table, headings: true, quiet: true };
         let warning = warning(&replica(false, 2), Duration::from_secs(2));
-        let error = confirm(&warning, &output, false).unwrap_err();
+        let error = confirm(&warning, false).unwrap_err();
         assert_eq!(error.exit, Exit::Usage);
         assert_eq!(
             error.details,

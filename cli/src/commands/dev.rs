@@ -84,11 +84,22 @@ gateway {version}  development mode: loopback only, no TLS, {data}
     )
 }
 
-/// This program as it was called, with the endpoint when it is not the default: a line can be pasted as it stands.
+/// This program, with the endpoint when it is not the default: a line can be pasted as it stands, in any folder.
 pub(super) fn invocation(control: SocketAddr) -> String {
-    let program = std::env::args().next().unwrap_or_else(|| "gwctl".to_owned());
+    let called = std::env::args().next().unwrap_or_else(|| "gwctl".to_owned());
+    // A name without a folder was found on the path, where the next shell finds it too.
+    let program = match std::env::current_exe() {
+        Ok(path) if called.contains('/') => quoted(&path.display().to_string()),
+        _ => called,
+    };
     let url = format!("http://{control}");
     if url == endpoint::DEFAULT { program } else { format!("{program} -e {url}") }
+}
+
+/// A word of a shell's command line.
+fn quoted(word: &str) -> String {
+    let is_plain = |char: char| char.is_ascii_alphanumeric() || "/._-+@".contains(char);
+    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
 }
 
 #[cfg(test)]
@@ -111,7 +122,15 @@ mod tests {
     }
 
     #[test]
-    fn the_default_endpoint_needs_no_flag() {
-        assert!(!invocation(SocketAddr::from(([127, 0, 0, 1], 7400))).contains(" -e "));
+    fn the_default_endpoint_needs_no_flag_and_the_program_no_folder_to_be_found_from() {
+        let line = invocation(SocketAddr::from(([127, 0, 0, 1], 7400)));
+        assert!(!line.contains(" -e "), "{line}");
+        assert!(Path::new(&line).is_absolute(), "{line}");
+    }
+
+    #[test]
+    fn a_folder_with_spaces_and_quotes_can_be_pasted() {
+        assert_eq!(quoted("/usr/local/bin/gwctl"), "/usr/local/bin/gwctl");
+        assert_eq!(quoted("/it's mine/gwctl"), r"'/it'\''s mine/gwctl'");
     }
 }

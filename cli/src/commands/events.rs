@@ -55,26 +55,37 @@ pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Resul
     };
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
     let mut response = control.events(&scope, limit).await?;
+    if response.events.is_empty() {
+        output.note("no events: nothing has happened here since the control plane started");
+        if let Some(doubt) = control.doubt_about(&scope.service).await.filter(|_| !scope.service.is_empty()) {
+            output.note(doubt);
+        }
+    }
     if args.watch {
         response.events.reverse();
         output.data(lines(&response.events, output, output.headings))?;
+        let headings = output.headings && response.events.is_empty();
         let after = response.events.last().map(|event| event.event_id.clone()).unwrap_or_default();
-        return watch(scope, after, control, output).await;
+        return watch(scope, after, headings, control, output).await;
     }
     match output.format {
         Format::Json => output.message(&response),
         Format::Name => output.data(ids(response.events.iter().rev())),
         Format::Table | Format::Wide => {
-            if response.events.is_empty() {
-                output.note("no events: nothing has happened here since the control plane started");
-            }
             let table = table(response.events.iter().rev(), When::Ago(SystemTime::now()));
             output.data(table.with_headings(output.headings))
         }
     }
 }
 
-async fn watch(scope: Scope, mut after: String, control: &Control, output: &Output) -> Result<(), Error> {
+/// Prints events as they come, the first ones under `headings`.
+async fn watch(
+    scope: Scope,
+    mut after: String,
+    mut headings: bool,
+    control: &Control,
+    output: &Output,
+) -> Result<(), Error> {
     let mut pause = FIRST_PAUSE;
     loop {
         let Scope { service, replica_id } = scope.clone();
@@ -87,8 +98,9 @@ async fn watch(scope: Scope, mut after: String, control: &Control, output: &Outp
                         if response.gap {
                             output.note("some events are lost: the control plane no longer holds them");
                         }
-                        output.data(lines(&response.events, output, false))?;
+                        output.data(lines(&response.events, output, headings))?;
                         if let Some(last) = response.events.last() {
+                            headings = false;
                             after.clone_from(&last.event_id);
                         }
                     }

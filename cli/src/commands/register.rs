@@ -1,17 +1,20 @@
 //! `gwctl register`: puts a replica into the registry on behalf of somebody who cannot do so.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use gateway_proto::{
     Address, ReplicaId, ServiceName, Weight,
     time::duration,
-    v1::{Endpoint, RegisterRequest, RegisterResponse},
+    v1::{Endpoint, Lease, RegisterRequest, RegisterResponse},
 };
 
 use crate::{
     age,
     control::Control,
-    error::Error,
+    error::{Error, Exit},
     output::{Format, Output},
     terminal::printable,
 };
@@ -62,84 +65,111 @@ fn parse_label(text: &str) -> Result<(String, String), String> {
 /// # Errors
 /// What the control plane refuses, field by field.
 pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Result<(), Error> {
-    let dry_run = args.dry_run;
-    let response = control.register(request(args)).await?;
+    let request = request(args)?;
+    let response = control.register(request.clone()).await?;
     match output.format {
         Format::Json => output.message(&response),
         Format::Name => {
             let replica = response.replica.unwrap_or_default();
             output.data(format_args!("{}/{}\n", replica.service, replica.replica_id))
         }
-        Format::Table | Format::Wide => output.data(render(&response, dry_run, SystemTime::now())),
+        Format::Table | Format::Wide => output.data(render(&request, &response, SystemTime::now())),
     }
 }
 
-fn request(args: Args) -> RegisterRequest {
-    RegisterRequest {
+fn request(args: Args) -> Result<RegisterRequest, Error> {
+    let mut labels = HashMap::new();
+    for (key, value) in args.labels {
+        if labels.contains_key(&key) {
+            return Err(Error::new(Exit::Usage, format!("label {key} is given twice")));
+        }
+        labels.insert(key, value);
+    }
+    Ok(RegisterRequest {
         service: args.service.to_string(),
         replica_id: args.id.map(|id| id.to_string()).unwrap_or_default(),
         endpoint: Some(Endpoint { address: args.address.to_string() }),
         weight: args.weight.into(),
-        labels: args.labels.into_iter().collect(),
+        labels,
         lease_ttl: args.ttl.map(duration),
         permanent: args.ttl.is_none(),
         validate_only: args.dry_run,
         ..Default::default()
-    }
+    })
 }
 
-fn render(response: &RegisterResponse, dry_run: bool, now: SystemTime) -> String {
+fn render(request: &RegisterRequest, response: &RegisterResponse, now: SystemTime) -> String {
     let replica = response.replica.clone().unwrap_or_default();
     let name = format!("{}/{}", replica.service, replica.replica_id);
     let address = replica.endpoint.map(|endpoint| endpoint.address).unwrap_or_default();
-    let lease = replica.lease.unwrap_or_default();
-    let verb = match (dry_run, response.created) {
-        (true, _) => "could be registered",
-        (false, true) => "registered",
-        (false, false) => "registered anew",
-    };
-    let terms = if lease.permanent {
-        format!("permanent: no heartbeats are expected; remove it with  gwctl deregister {name}")
-    } else {
-        let ttl = lease.ttl.and_then(|ttl| Duration::try_from(ttl).ok()).unwrap_or_default();
-        let left = age::until(now, lease.expire_time);
-        let left = if lease.expire_time.is_some() {
-            format!(": gone in {left} without a heartbeat")
-        } else {
-            String::new()
-        };
-        format!("lease of {}{left}", age::short(ttl))
-    };
-    let mut text = format!("{name} {verb} at {address} ({terms})");
-    if dry_run {
-        text.push_str("   dry run: nothing changed\n");
-    } else {
-        text.push_str(&format!("   rev {}\n", replica.revision));
+    let terms = terms(request, &replica.lease.unwrap_or_default(), now);
+    let verb = if response.created { "registered" } else { "registered anew" };
+    if request.validate_only {
+        // The id of a new replica is drawn when it is registered, not now.
+        let has_id = !response.created || !request.replica_id.is_empty();
+        let name = if has_id { name } else { format!("a new replica of {}", replica.service) };
+        let text = format!("{name} could be {verb} at {address} ({terms})   dry run: nothing changed");
+        return format!("{}\n", printable(&text));
     }
-    let text = printable(text.trim_end()).into_owned();
+    let text = format!("{name} {verb} at {address} ({terms})   rev {}", replica.revision);
+    let text = printable(&text);
     if response.lease_id.is_empty() {
-        return format!("{text}\n");
+        return format!("{text}\n  remove it with  gwctl deregister {}\n", printable(&name));
     }
-    let heartbeat =
-        response.heartbeat_interval.and_then(|every| Duration::try_from(every).ok()).unwrap_or_default();
     format!(
         "{text}\n  lease id {} (secret: whoever has it owns the replica), heartbeat every {}\n",
         printable(&response.lease_id),
-        humantime::format_duration(heartbeat)
+        exactly(response.heartbeat_interval)
     )
+}
+
+/// How long it stays: `permanent: …`, or the lease that was granted, and the one asked for when that differs.
+fn terms(request: &RegisterRequest, lease: &Lease, now: SystemTime) -> String {
+    if lease.permanent {
+        return "permanent: no heartbeats are expected".into();
+    }
+    let mut text = format!("lease of {}", exactly(lease.ttl));
+    if request.lease_ttl != lease.ttl {
+        text.push_str(&format!(" instead of {}", exactly(request.lease_ttl)));
+    }
+    if lease.expire_time.is_some() {
+        text.push_str(&format!(": gone in {} without a heartbeat", age::until(now, lease.expire_time)));
+    }
+    text
+}
+
+/// `1m 30s`, `333ms`: nothing below a millisecond matters.
+fn exactly(span: Option<prost_types::Duration>) -> String {
+    let span = span.and_then(|span| Duration::try_from(span).ok()).unwrap_or_default();
+    let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    humantime::format_duration(Duration::from_millis(millis)).to_string()
 }
 
 #[cfg(test)]
 mod tests {
-    use gateway_proto::{
-        time::timestamp,
-        v1::{Lease, Replica},
-    };
+    use gateway_proto::{time::timestamp, v1::Replica};
 
     use super::*;
 
     fn now() -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1000)
+    }
+
+    fn args(ttl: Option<Duration>) -> Args {
+        Args {
+            service: ServiceName::parse("orders").unwrap(),
+            address: Address::parse("10.0.0.15:8080").unwrap(),
+            permanent: false,
+            ttl,
+            id: None,
+            weight: 100,
+            labels: vec![("team".into(), "web".into())],
+            dry_run: false,
+        }
+    }
+
+    fn asked(ttl: Option<u64>) -> RegisterRequest {
+        request(args(ttl.map(Duration::from_secs))).unwrap()
     }
 
     fn response(lease: Lease, created: bool) -> RegisterResponse {
@@ -157,58 +187,74 @@ mod tests {
         }
     }
 
+    fn permanent() -> Lease {
+        Lease { permanent: true, ..Default::default() }
+    }
+
+    fn leased(seconds: u64) -> Lease {
+        Lease {
+            ttl: Some(duration(Duration::from_secs(seconds))),
+            expire_time: Some(timestamp(now() + Duration::from_secs(seconds))),
+            ..Default::default()
+        }
+    }
+
     #[test]
     fn a_permanent_registration_says_that_it_is_and_how_to_end_it() {
-        let response = response(Lease { permanent: true, ..Default::default() }, true);
         assert_eq!(
-            render(&response, false, now()),
-            "orders/r-e6f7 registered at 10.0.0.15:8080 (permanent: no heartbeats are expected; remove it with  \
-             gwctl deregister orders/r-e6f7)   rev 1843\n"
+            render(&asked(None), &response(permanent(), true), now()),
+            "orders/r-e6f7 registered at 10.0.0.15:8080 (permanent: no heartbeats are expected)   rev 1843\n  \
+             remove it with  gwctl deregister orders/r-e6f7\n"
         );
     }
 
     #[test]
     fn a_leased_registration_says_when_it_ends_and_gives_the_lease() {
-        let lease = Lease {
-            ttl: Some(duration(Duration::from_secs(30))),
-            expire_time: Some(timestamp(now() + Duration::from_secs(30))),
-            ..Default::default()
-        };
         let response = RegisterResponse {
             lease_id: "00ff".into(),
             heartbeat_interval: Some(duration(Duration::from_secs(10))),
-            ..response(lease, false)
+            ..response(leased(30), false)
         };
         assert_eq!(
-            render(&response, false, now()),
+            render(&asked(Some(30)), &response, now()),
             "orders/r-e6f7 registered anew at 10.0.0.15:8080 (lease of 30s: gone in 30s without a heartbeat)   \
              rev 1843\n  lease id 00ff (secret: whoever has it owns the replica), heartbeat every 10s\n"
         );
     }
 
     #[test]
-    fn a_dry_run_says_that_nothing_changed() {
-        let response = response(Lease { permanent: true, ..Default::default() }, true);
-        let text = render(&response, true, now());
+    fn a_lease_that_is_not_the_one_asked_for_is_told() {
+        let terms = terms(&asked(Some(7200)), &leased(3600), now());
+        assert_eq!(terms, "lease of 1h instead of 2h: gone in 60m without a heartbeat");
+        assert_eq!(exactly(Some(duration(Duration::from_nanos(333_333_333)))), "333ms");
+    }
+
+    #[test]
+    fn a_dry_run_says_that_nothing_changed_and_promises_no_id() {
+        let dry_run = RegisterRequest { validate_only: true, ..asked(None) };
+        assert_eq!(
+            render(&dry_run, &response(permanent(), true), now()),
+            "a new replica of orders could be registered at 10.0.0.15:8080 \
+             (permanent: no heartbeats are expected)   dry run: nothing changed\n"
+        );
+        let known = render(&dry_run, &response(permanent(), false), now());
+        assert!(known.starts_with("orders/r-e6f7 could be registered anew at 10.0.0.15:8080"), "{known}");
+        let chosen = RegisterRequest { replica_id: "r-e6f7".into(), ..dry_run };
+        let text = render(&chosen, &response(permanent(), true), now());
         assert!(text.starts_with("orders/r-e6f7 could be registered at 10.0.0.15:8080"), "{text}");
-        assert!(text.ends_with("dry run: nothing changed\n"), "{text}");
     }
 
     #[test]
     fn without_a_ttl_the_registration_is_permanent() {
-        let args = |ttl| Args {
-            service: ServiceName::parse("orders").unwrap(),
-            address: Address::parse("10.0.0.15:8080").unwrap(),
-            permanent: false,
-            ttl,
-            id: None,
-            weight: 100,
-            labels: vec![("team".into(), "web".into())],
-            dry_run: false,
-        };
-        let permanent = request(args(None));
+        let (permanent, leased) = (asked(None), asked(Some(5)));
         assert!(permanent.permanent && permanent.lease_ttl.is_none());
-        let leased = request(args(Some(Duration::from_secs(5))));
         assert!(!leased.permanent && leased.lease_ttl.is_some());
+    }
+
+    #[test]
+    fn a_label_has_one_value() {
+        let labels = ["web", "shop"].map(|value| ("team".to_owned(), value.to_owned()));
+        let error = request(Args { labels: labels.into(), ..args(None) }).unwrap_err();
+        assert_eq!((error.exit, error.headline.as_str()), (Exit::Usage, "label team is given twice"));
     }
 }

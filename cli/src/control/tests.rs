@@ -102,6 +102,15 @@ async fn a_refused_field_is_named() {
 }
 
 #[tokio::test]
+async fn a_service_without_events_is_doubted_only_when_it_is_not_registered() {
+    let (_, control, _) = connect(orders()).await;
+    assert_eq!(control.doubt_about("orders").await, None);
+    let doubt = async |name| control.doubt_about(name).await.unwrap();
+    assert_eq!(doubt("odrers").await, "service \"odrers\" is not registered now: did you mean \"orders\"?");
+    assert_eq!(doubt("mailer").await, "service \"mailer\" is not registered now");
+}
+
+#[tokio::test]
 async fn a_watch_that_is_refused_ends_instead_of_trying_for_ever() {
     let (_, _, url) = connect(Script::default()).await;
     let error = run("events -w", &url).await.unwrap_err();

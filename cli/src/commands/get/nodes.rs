@@ -32,8 +32,7 @@ pub(super) async fn run(control: &Control, output: &Output) -> Result<(), Error>
 }
 
 fn table(response: &ListNodesResponse, now: SystemTime) -> Table {
-    let headings =
-        ["NODE", "STATE", "REVISION", "OPEN BREAKERS", "REPORTED", "CONNECTED", "VERSION", "ADDRESS"];
+    let headings = ["NODE", "STATE", "REVISION", "OPEN BREAKERS", "REPORTED", "CONNECTED", "VERSION", "FROM"];
     let mut table = Table::new(headings);
     for node in &response.nodes {
         table.push(vec![
@@ -102,7 +101,7 @@ mod tests {
         assert_eq!(
             anstream::adapter::strip_str(&table(&response, now).to_string()).to_string(),
             "\
-NODE   STATE    REVISION   OPEN BREAKERS   REPORTED   CONNECTED   VERSION   ADDRESS
+NODE   STATE    REVISION   OPEN BREAKERS   REPORTED   CONNECTED   VERSION   FROM
 dp-1   synced   12/12      0               1s         1m          0.1.0     127.0.0.1:5123
 dp-2   NACKED   11/12      0               1s         1m          0.1.0     127.0.0.1:5123
 "

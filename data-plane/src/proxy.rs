@@ -1,5 +1,6 @@
 //! The HTTP proxy: one worker per core, each with its own listener on the same port.
 
+mod admission;
 mod attempt;
 mod body;
 mod downstream;

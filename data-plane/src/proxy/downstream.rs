@@ -7,7 +7,10 @@ use hyper::{
     server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulConnection,
+};
 use tokio::net::TcpStream;
 
 use super::{forward::forward, worker::Worker};
@@ -86,28 +89,26 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: Socket
             .max_header_list_size(MAX_HEAD_BYTES as u32)
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING);
-        let mut connection = pin!(builder.serve_connection(io, service));
-        tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = worker.draining() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
+        until_drained(&worker, builder.serve_connection(io, service)).await
     } else {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
-        let mut connection = pin!(builder.serve_connection(io, service));
-        tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = worker.draining() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
+        until_drained(&worker, builder.serve_connection(io, service)).await
     };
     if let Err(error) = served {
         tracing::debug!(%error, client = %address, "connection ended");
+    }
+}
+
+/// Runs a connection to its end; once the worker drains, that is the end of what is in flight on it.
+async fn until_drained<C: GracefulConnection>(worker: &Worker, connection: C) -> Result<(), C::Error> {
+    let mut connection = pin!(connection);
+    tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = worker.draining() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
     }
 }
 

@@ -2,39 +2,32 @@
 //!
 //! Read this first. It knows heads and bodies, not codecs; what it does, in order:
 //!
-//! 1. refuse what cannot be forwarded, and find the service ([`super::route`]);
+//! 1. refuse what cannot be forwarded, and find the service ([`super::admission`]);
 //! 2. turn the head into one for a replica ([`super::headers`]);
-//! 3. pick a replica, send, wait for the response head within the time there is ([`super::attempt`], [`super::upstream`]);
+//! 3. pick a replica ([`super::attempt`]), send, wait for the response head within the time there is ([`exchange`]);
 //! 4. judge what came; when another try is proven harmless and worthwhile, go to 3 with another replica
 //!    ([`crate::routing::retry`]);
 //! 5. pass the answer on, its body streaming ([`super::body`]), or say why there is none ([`super::errors`]).
 
-use std::{
-    future::{Future, poll_fn},
-    pin::pin,
-    rc::Rc,
-    sync::Arc,
-    task::Poll,
-    time::Duration,
-};
+mod exchange;
+
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use gateway_proto::Policy;
 use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{CONTENT_LENGTH, HOST, RETRY_AFTER, TRANSFER_ENCODING},
+    HeaderValue, Request, Response,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
     request,
-    uri::{Authority, PathAndQuery},
 };
 use hyper::body::Incoming;
 
 use super::{
+    admission::admit,
     attempt::Attempt,
-    body::{Arrival, RequestSource, ResponseBody, UpstreamBody},
+    body::{Arrival, RequestSource, ResponseBody},
     downstream::Client,
     errors::GatewayError,
     headers::{self, Onward},
-    route,
-    upstream::{ConnectFailure, Link, SendFailure, proof_of},
     worker::Worker,
 };
 use crate::{
@@ -44,6 +37,7 @@ use crate::{
     },
     table::{Replica, RequestOutcome, Service, Unavailable},
 };
+use exchange::Tried;
 
 /// Answers one request. Dropping the future abandons the request: the replica's connection is closed at once and
 /// nobody is blamed.
@@ -93,77 +87,6 @@ pub(super) async fn forward(
     journey.run(&request_id).await
 }
 
-/// What a replica is told about the request's target.
-struct Target {
-    host: Option<HeaderValue>,
-    target: PathAndQuery,
-    stripped_prefix: Option<HeaderValue>,
-}
-
-/// Refuses what cannot be forwarded; finds the service and the target for the rest.
-///
-/// The error comes with the name of the service that was asked for, as far as it is known.
-fn admit(worker: &Worker, head: &request::Parts) -> Result<(Arc<Service>, Target), (GatewayError, String)> {
-    let refuse = |error| (error, String::new());
-    if head.method == Method::CONNECT {
-        return Err(refuse(GatewayError::TunnelRefused));
-    }
-    if worker.via().is_in(&head.headers) {
-        return Err(refuse(GatewayError::Loop));
-    }
-    let host = host_of(head).map_err(refuse)?;
-    let Some(path_and_query) = head.uri.path_and_query() else {
-        return Err(refuse(GatewayError::BadRequest("the request has no path")));
-    };
-    let host_text = host.as_ref().and_then(|host| host.to_str().ok());
-    let found =
-        route::route(host_text, &head.uri, worker.domain()).ok_or_else(|| refuse(GatewayError::NoRoute))?;
-    let Some(service) = worker.table().service(found.service) else {
-        let error = match worker.table().is_filled() {
-            true => GatewayError::UnknownService,
-            false => GatewayError::NoSnapshot,
-        };
-        return Err((error, found.service.to_owned()));
-    };
-    if !found.is_by_path {
-        let target = path_and_query.clone();
-        return Ok((service, Target { host, target, stripped_prefix: None }));
-    }
-    let target = route::strip_first_segment(path_and_query)
-        .ok_or_else(|| refuse(GatewayError::BadRequest("the path behind the service's name is not valid")))?;
-    let stripped_prefix = HeaderValue::from_str(&format!("/{}", service.name())).ok();
-    Ok((service, Target { host, target, stripped_prefix }))
-}
-
-/// The one host that the request names: an absolute target goes before the field (RFC 9112 section 3.2.2).
-fn host_of(head: &request::Parts) -> Result<Option<HeaderValue>, GatewayError> {
-    let mut fields = head.headers.get_all(HOST).iter();
-    let field = fields.next();
-    if fields.next().is_some() {
-        return Err(GatewayError::BadRequest("the request has more than one Host field"));
-    }
-    let authority = head.uri.authority();
-    // In HTTP/2 the authority stands for the field.
-    let is_named = field.is_some() || (head.version == Version::HTTP_2 && authority.is_some());
-    if !is_named && head.version >= Version::HTTP_11 {
-        return Err(GatewayError::BadRequest("the request has no Host field"));
-    }
-    let invalid = GatewayError::BadRequest("the request's host is not valid");
-    let host = match authority.map(|authority| HeaderValue::from_str(authority.as_str())) {
-        Some(Ok(authority)) => Some(authority),
-        Some(Err(_)) => return Err(invalid),
-        None => field.cloned(),
-    };
-    // An empty one is what a request has whose target has no authority.
-    let is_valid = |host: &HeaderValue| {
-        host.is_empty() || Authority::try_from(host.as_bytes()).is_ok_and(|host| !host.as_str().contains('@'))
-    };
-    match host {
-        Some(host) if !is_valid(&host) => Err(invalid),
-        host => Ok(host),
-    }
-}
-
 /// One request under way.
 struct Journey {
     worker: Rc<Worker>,
@@ -189,34 +112,6 @@ enum Ended {
     /// The replica answered, with a failure: a real answer, better than one of our own.
     Answered(Response<ResponseBody>),
     Faulted(Fault),
-}
-
-/// What became of one attempt.
-enum Tried {
-    Answer(Response<ResponseBody>),
-    Failed {
-        replica: Arc<Replica>,
-        proof: Proof,
-        ended: Ended,
-    },
-    /// The request's own time ran out, by which the replica is not judged.
-    OutOfTime,
-    /// This gateway has nothing left to reach a replica with.
-    Exhausted,
-    /// The client broke its request off.
-    ClientGone,
-    /// The client stopped sending its request's body.
-    ClientStalled,
-}
-
-/// Who took too long, when an attempt ends without a response head.
-enum Late {
-    /// The replica had all the time that one attempt has.
-    Replica,
-    /// Earlier attempts left this one less than that.
-    Request,
-    /// The request's body stopped on its way here.
-    Client,
 }
 
 impl Journey {
@@ -316,134 +211,6 @@ impl Journey {
         };
         counted_from.plus(self.time)
     }
-
-    /// Until when an attempt that began at `began` may take as things stand, and who is late if it takes longer.
-    fn limit(&self, began: Tick, policy: &Policy) -> (Tick, Late) {
-        match self.source.arrival() {
-            Arrival::Partial { moved_at, waits_for_client } => {
-                let late = if waits_for_client { Late::Client } else { Late::Replica };
-                (began.max(moved_at).plus(policy.timeout.stream_idle), late)
-            }
-            Arrival::Whole(at) => {
-                let own = began.max(at).plus(policy.timeout.per_try);
-                let deadline = self.deadline(at);
-                // A first attempt has all the time there is: a replica that lets it pass does not answer.
-                let late =
-                    if own <= deadline || self.tried.is_empty() { Late::Replica } else { Late::Request };
-                (own.min(deadline), late)
-            }
-        }
-    }
-
-    /// One attempt, within its own time and the request's.
-    async fn try_once(&self, attempt: Attempt, policy: &Policy) -> Tried {
-        let began = self.worker.now();
-        let mut attempt = Some(attempt);
-        let result = {
-            let mut exchange = pin!(self.exchange(&mut attempt, policy));
-            let mut timer =
-                pin!(tokio::time::sleep_until(self.worker.instant(self.limit(began, policy).0).into()));
-            poll_fn(|cx| {
-                if let Poll::Ready(tried) = exchange.as_mut().poll(cx) {
-                    return Poll::Ready(Ok(tried));
-                }
-                // The body may have moved in there, which gives it more time, or ended, which gives it less.
-                let (limit, late) = self.limit(began, policy);
-                let limit = self.worker.instant(limit).into();
-                if timer.deadline() != limit {
-                    timer.as_mut().reset(limit);
-                }
-                timer.as_mut().poll(cx).map(|()| Err(late))
-            })
-            .await
-        };
-        match (result, attempt) {
-            (Ok(tried), _) => tried,
-            (Err(Late::Client), _) => Tried::ClientStalled,
-            (Err(Late::Replica), Some(attempt)) => failed(attempt, Fault::ResponseTimeout, Proof::Unknown),
-            (Err(Late::Replica | Late::Request), _) => Tried::OutOfTime,
-        }
-    }
-
-    /// Connects, sends, and judges the response head. Leaves `attempt` in place while its outcome is open, so that
-    /// whoever cancels this may decide it.
-    async fn exchange(&self, attempt: &mut Option<Attempt>, policy: &Policy) -> Tried {
-        let Some(replica) = attempt.as_ref().map(|attempt| Arc::clone(attempt.replica())) else {
-            return Tried::OutOfTime;
-        };
-        let mut request = Box::new(self.request());
-        let (link, response) = loop {
-            let mut link = match self.worker.pool().link(replica.address(), policy.timeout.connect).await {
-                Ok(link) => link,
-                Err(ConnectFailure::Replica(fault)) => return fail(attempt, fault, Proof::Unsent),
-                Err(ConnectFailure::Exhausted) => return Tried::Exhausted,
-            };
-            match link.send(*request).await {
-                Ok(response) => break (link, response),
-                // The replica closed an idle connection: it has not seen the request, and is not to blame.
-                Err(SendFailure::NotTaken(returned)) if link.is_reused() => request = returned,
-                Err(SendFailure::NotTaken(_)) => return fail(attempt, Fault::Closed, Proof::Unsent),
-                Err(SendFailure::ClientBody) => return Tried::ClientGone,
-                Err(SendFailure::Failed(_)) if self.source.client_failed() => return Tried::ClientGone,
-                Err(SendFailure::Failed(fault)) => return fail(attempt, fault, proof_of(fault)),
-            }
-        };
-        if !has_one_meaning(&response) {
-            return fail(attempt, Fault::Malformed, Proof::Unknown);
-        }
-        match attempt.take() {
-            Some(attempt) => self.receive(attempt, link, response, policy).await,
-            None => Tried::OutOfTime,
-        }
-    }
-
-    /// Judges a response head, and lets its body stream.
-    async fn receive(
-        &self,
-        mut attempt: Attempt,
-        link: Box<Link>,
-        response: Response<Incoming>,
-        policy: &Policy,
-    ) -> Tried {
-        let has_retry_after = response.headers().contains_key(RETRY_AFTER);
-        let outcome = judge(response.status(), has_retry_after);
-        let replica = Arc::clone(attempt.replica());
-        attempt.answered(outcome);
-        let (mut head, incoming) = response.into_parts();
-        head.version = Version::HTTP_11;
-        if self.worker.shows_replica() {
-            self.show(&mut head.headers, &replica);
-        }
-        let mut body = Box::new(UpstreamBody::new(incoming, link, attempt, policy.timeout.stream_idle));
-        poll_fn(|cx| {
-            body.settle_if_ended(cx);
-            Poll::Ready(())
-        })
-        .await;
-        let response = Response::from_parts(head, ResponseBody::Replica(body));
-        // 500 says that the replica handled the request and broke on it: another would, too.
-        let status = response.status().as_u16();
-        if matches!(status, 502..=504) && outcome != Outcome::Success {
-            return Tried::Failed { replica, proof: Proof::Answered, ended: Ended::Answered(response) };
-        }
-        Tried::Answer(response)
-    }
-
-    /// The head again for each attempt; the body from its first byte.
-    fn request(&self) -> Request<super::body::RequestBody> {
-        let mut request = Request::new(self.source.attempt());
-        *request.method_mut() = self.head.method.clone();
-        *request.uri_mut() = self.head.uri.clone();
-        *request.headers_mut() = self.head.headers.clone();
-        request
-    }
-
-    fn show(&self, headers: &mut http::HeaderMap, replica: &Replica) {
-        if let Ok(name) = HeaderValue::from_str(replica.key().replica.as_str()) {
-            headers.insert(headers::X_GW_REPLICA, name);
-        }
-        headers.insert(headers::X_GW_ATTEMPTS, HeaderValue::from(self.attempts));
-    }
 }
 
 impl Ended {
@@ -453,28 +220,6 @@ impl Ended {
             Self::Faulted(fault) => Err(GatewayError::Attempt(fault)),
         }
     }
-}
-
-/// Whether what follows this head can be told without doubt. Where it cannot, a guess could show one response to the
-/// client and leave another behind.
-fn has_one_meaning(response: &Response<Incoming>) -> bool {
-    // Nobody asked for another protocol: what would follow on this connection is not HTTP.
-    let is_http = response.status() != StatusCode::SWITCHING_PROTOCOLS;
-    // RFC 9112 section 6.3 has the transfer coding win, or the whole handled as an error.
-    let lengths = [CONTENT_LENGTH, TRANSFER_ENCODING].map(|name| response.headers().contains_key(name));
-    is_http && lengths != [true; 2]
-}
-
-/// Settles an attempt that got no response head.
-fn failed(attempt: Attempt, fault: Fault, proof: Proof) -> Tried {
-    let replica = Arc::clone(attempt.replica());
-    attempt.failed(fault);
-    Tried::Failed { replica, proof, ended: Ended::Faulted(fault) }
-}
-
-/// As [`failed`], for an attempt that is certainly still open.
-fn fail(attempt: &mut Option<Attempt>, fault: Fault, proof: Proof) -> Tried {
-    attempt.take().map_or(Tried::OutOfTime, |attempt| failed(attempt, fault, proof))
 }
 
 async fn pause(time: Duration) {

@@ -185,7 +185,15 @@ impl Args {
         let by_default =
             || is_stable.then(|| defaults::cache_directory(|name| std::env::var_os(name), node_id)).flatten();
         let directory = self.cache_dir.clone().or_else(by_default);
-        Ok(directory.map(|directory| Cache::new(directory, self.cache_max_age)))
+        let cache = directory.map(|directory| Cache::new(directory, self.cache_max_age));
+        // Who names a directory relies on it; the default one may be missing where nobody needs it.
+        if let (Some(directory), Some(cache)) = (&self.cache_dir, &cache) {
+            cache.prepare().map_err(|error| {
+                let directory = directory.display();
+                Failure::usage(format!("--cache-dir {directory}: snapshots cannot be kept there: {error}"))
+            })?;
+        }
+        Ok(cache)
     }
 }
 

@@ -49,11 +49,28 @@ fn control_planes_are_separated_by_commas() {
 
 #[test]
 fn a_given_cache_directory_is_used_as_it_is_and_none_is_used_on_request() {
-    let config = validate(&["--cache-dir", "/tmp/x", "--cache-max-age", "1h"]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("new");
+    let config = validate(&["--cache-dir", directory.to_str().unwrap(), "--cache-max-age", "1h"]).unwrap();
     let Registry::ControlPlane { cache, .. } = config.registry else { panic!("no control plane") };
-    assert_eq!(cache, Some(Cache::new("/tmp/x", Duration::from_secs(3600))));
+    assert_eq!(cache, Some(Cache::new(&directory, Duration::from_secs(3600))));
+    assert_eq!(
+        std::fs::read_dir(&directory).unwrap().count(),
+        0,
+        "it is there, and nothing is left of the trial"
+    );
     let config = validate(&["--no-cache"]).unwrap();
     assert!(matches!(config.registry, Registry::ControlPlane { cache: None, .. }));
+}
+
+#[test]
+fn a_cache_directory_that_cannot_be_used_ends_the_start() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let directory = file.path().join("below-a-file");
+    let refused = validate(&["--cache-dir", directory.to_str().unwrap()]).unwrap_err();
+    let expected = format!("--cache-dir {}: snapshots cannot be kept there: ", directory.display());
+    assert!(refused.to_string().starts_with(&expected), "{refused}");
+    assert_eq!(refused.code(), 2);
 }
 
 #[test]

@@ -82,6 +82,16 @@ impl Cache {
         self.directory.join("snapshot.bin")
     }
 
+    /// Makes the directory and tries whether files can be written there.
+    ///
+    /// # Errors
+    /// When a later [`Cache::save`] would fail now.
+    pub fn prepare(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.directory)?;
+        let trial = self.directory.join(format!("trial.{}.tmp", std::process::id()));
+        write_synced(&trial, b"can files be written here?").and_then(|()| fs::remove_file(&trial))
+    }
+
     /// Reads the snapshot; `None` when none was ever saved.
     ///
     /// # Errors

@@ -2,11 +2,12 @@
 
 mod admission;
 mod attempt;
-mod body;
 mod downstream;
 mod errors;
 mod forward;
 mod headers;
+mod request_body;
+mod response_body;
 mod route;
 mod upstream;
 mod worker;

@@ -14,8 +14,8 @@ use http::{
 use http_body_util::Full;
 
 use super::{
-    body::ResponseBody,
     headers::{Via, X_REQUEST_ID},
+    response_body::ResponseBody,
 };
 use crate::routing::Fault;
 

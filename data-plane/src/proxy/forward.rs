@@ -7,7 +7,7 @@
 //! 3. pick a replica ([`super::attempt`]), send, wait for the response head within the time there is ([`exchange`]);
 //! 4. judge what came; when another try is proven harmless and worthwhile, go to 3 with another replica
 //!    ([`crate::routing::retry`]);
-//! 5. pass the answer on, its body streaming ([`super::body`]), or say why there is none ([`super::errors`]).
+//! 5. pass the answer on, its body streaming ([`super::response_body`]), or say why there is none ([`super::errors`]).
 
 mod exchange;
 
@@ -24,10 +24,11 @@ use hyper::body::Incoming;
 use super::{
     admission::admit,
     attempt::Attempt,
-    body::{Arrival, RequestSource, ResponseBody},
     downstream::Client,
     errors::GatewayError,
     headers::{self, Onward},
+    request_body::{Arrival, RequestSource},
+    response_body::ResponseBody,
     worker::Worker,
 };
 use crate::{

@@ -1,7 +1,7 @@
 //! Connections to replicas: one HTTP/1.1 exchange at a time on each, kept for reuse.
 //!
 //! A connection has no task of its own. Whoever uses it polls it: the attempt until the response head has come,
-//! [`super::body::UpstreamBody`] from then on. That saves a task switch for every read and write of a request.
+//! [`super::response_body::UpstreamBody`] from then on. That saves a task switch for every read and write of a request.
 
 use std::{
     cell::RefCell,
@@ -19,7 +19,7 @@ use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::body::RequestBody;
+use super::request_body::RequestBody;
 use crate::routing::{Fault, Tick, retry::Proof};
 
 /// Idle connections kept for one replica by one worker.

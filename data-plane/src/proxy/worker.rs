@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::task::TaskTracker;
 
-use super::{ProxyConfig, body::ReplayMemory, downstream, headers::Via, upstream::Pool};
+use super::{ProxyConfig, downstream, headers::Via, request_body::ReplayMemory, upstream::Pool};
 use crate::{clock::Clock, routing::Tick, table::Table};
 use gateway_runtime::Shutdown;
 

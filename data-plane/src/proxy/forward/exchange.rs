@@ -18,8 +18,9 @@ use super::{Ended, Journey};
 use crate::{
     proxy::{
         attempt::Attempt,
-        body::{Arrival, RequestBody, ResponseBody, UpstreamBody},
         headers::{X_GW_ATTEMPTS, X_GW_REPLICA},
+        request_body::{Arrival, RequestBody},
+        response_body::{ResponseBody, UpstreamBody},
         upstream::{ConnectFailure, Link, SendFailure, proof_of},
     },
     routing::{Fault, Outcome, Tick, judge, retry::Proof},

@@ -1,25 +1,17 @@
-//! Bodies on their way through: the request's, kept for a second try where there may be one, and the response's,
-//! which carries its connection with it.
+//! The client's body on its way to a replica, kept for a second try where there may be one.
 
 use std::{
     cell::{Cell, RefCell},
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::time::Sleep;
 
-use super::{attempt::Attempt, upstream::Link};
-use crate::{
-    clock::Clock,
-    routing::{Fault, Tick},
-};
+use crate::{clock::Clock, routing::Tick};
 
 /// Most bytes of one request that are kept for replay; a longer body passes through and is sent once.
 pub(super) const MAX_REPLAY_BYTES: usize = 64 * 1024;
@@ -257,154 +249,6 @@ impl Body for RequestBody {
                 }
                 hint
             }
-        }
-    }
-}
-
-/// What a client receives: the gateway's own words, or a replica's.
-#[derive(Debug)]
-pub(super) enum ResponseBody {
-    Own(Full<Bytes>),
-    Replica(Box<UpstreamBody>),
-}
-
-/// A replica's response body, its connection, and the attempt that it ends.
-#[derive(Debug)]
-pub(super) struct UpstreamBody {
-    incoming: Incoming,
-    /// Until the body has ended; the attempt goes with it.
-    open: Option<(Box<Link>, Attempt)>,
-    idle_limit: Duration,
-    /// Made when the replica first lets us wait; runs only while it does.
-    idle: Option<Pin<Box<Sleep>>>,
-    is_waiting: bool,
-}
-
-/// Why a body did not end well. The client sees its message cut off, never a clean end.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum BodyError {
-    #[error("the replica's response broke off")]
-    Upstream(#[source] hyper::Error),
-    #[error("the replica's response moved no byte for {0:?}")]
-    Idle(Duration),
-}
-
-impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, link: Box<Link>, attempt: Attempt, idle_limit: Duration) -> Self {
-        Self { incoming, open: Some((link, attempt)), idle_limit, idle: None, is_waiting: false }
-    }
-
-    /// Settles the attempt at once when there is nothing (more) to come.
-    pub(super) fn settle_if_ended(&mut self, cx: &mut Context<'_>) {
-        if self.incoming.is_end_stream()
-            && let Some((link, attempt)) = self.open.take()
-        {
-            attempt.finished(link, cx);
-        }
-    }
-
-    /// Ends the attempt without an end of the body: by the replica's fault, unless the client broke off its request,
-    /// which the connection does not outlive.
-    fn fail(&mut self, fault: Fault) {
-        if let Some((link, attempt)) = self.open.take()
-            && !link.client_failed()
-        {
-            attempt.failed(fault);
-        }
-    }
-
-    /// The next frame, moving the connection as far as that takes.
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        // Asking first tells the connection that there is room for more.
-        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
-            return Poll::Ready(frame);
-        }
-        if let Some((link, _)) = &mut self.open {
-            // Its end shows in the body, as an end or as an error.
-            let _ = link.poll_ended(cx);
-        }
-        Pin::new(&mut self.incoming).poll_frame(cx)
-    }
-
-    /// Completes when the replica has let us wait for too long. A client that reads slowly does not count: the time
-    /// begins when there is nothing to read.
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let limit = self.idle_limit;
-        let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        if !std::mem::replace(&mut self.is_waiting, true) {
-            idle.as_mut().reset(tokio::time::Instant::now() + limit);
-        }
-        idle.as_mut().poll(cx)
-    }
-}
-
-impl Body for UpstreamBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let body = self.get_mut();
-        match body.poll_incoming(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                body.is_waiting = false;
-                body.settle_if_ended(cx);
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(error))) => {
-                body.fail(Fault::Truncated);
-                Poll::Ready(Some(Err(BodyError::Upstream(error))))
-            }
-            Poll::Ready(None) => {
-                if let Some((link, attempt)) = body.open.take() {
-                    attempt.finished(link, cx);
-                }
-                Poll::Ready(None)
-            }
-            Poll::Pending => {
-                ready!(body.poll_idle(cx));
-                body.fail(Fault::Truncated);
-                Poll::Ready(Some(Err(BodyError::Idle(body.idle_limit))))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
-    }
-}
-
-impl Body for ResponseBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
-            Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
-            Self::Replica(body) => Pin::new(&mut **body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Own(body) => body.is_end_stream(),
-            Self::Replica(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Own(body) => body.size_hint(),
-            Self::Replica(body) => body.size_hint(),
         }
     }
 }

@@ -11,7 +11,10 @@ use std::{
 };
 
 use axum::{Router, body::Body};
-use gateway_runtime::Shutdown;
+use gateway_runtime::{
+    Shutdown,
+    accept::{begins_with, is_of_one_connection},
+};
 use http::{Request, Response, header};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
@@ -39,7 +42,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two tries to accept when the system has no room for another connection.
 const MIN_BACKOFF: Duration = Duration::from_millis(10);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
-const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What is served: gRPC by its content type, everything else as plain HTTP.
 #[derive(Debug, Clone)]
@@ -138,7 +141,7 @@ async fn accept(
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => return (stream, peer, place),
-                Err(error) if is_of_the_connection(&error) => {}
+                Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     // EMFILE and the like: the listener stays readable, so without a pause this would spin.
                     tracing::warn!(%error, ?backoff, "cannot accept connections");
@@ -158,31 +161,8 @@ async fn accept(
     }
 }
 
-fn is_of_the_connection(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::ConnectionRefused
-    )
-}
-
 /// Waits until it is clear which HTTP version a client speaks: the library's own wait for that has no time limit.
 async fn await_head(stream: &TcpStream) -> io::Result<()> {
-    let decided = async {
-        let mut head = [0; H2_PREFACE.len()];
-        let mut backoff = MIN_BACKOFF;
-        loop {
-            let count = stream.peek(&mut head).await?;
-            if count == 0 {
-                return Err(ErrorKind::UnexpectedEof.into());
-            }
-            if count == head.len() || !H2_PREFACE.starts_with(&head[..count]) {
-                return Ok(());
-            }
-            // A preface in pieces is rare, and a peek does not wait for more of what it has shown: it is looked at
-            // again and again, but seldom, for thousands may do this on purpose.
-            sleep(backoff).await;
-            backoff = (backoff * 2).min(MAX_BACKOFF);
-        }
-    };
-    timeout(HEAD_TIMEOUT, decided).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+    let is_http2 = timeout(HEAD_TIMEOUT, begins_with(stream, H2_PREFACE)).await;
+    is_http2.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())).map(|_| ())
 }

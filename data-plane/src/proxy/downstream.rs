@@ -1,7 +1,8 @@
 //! Connections from clients: HTTP/1.1, or HTTP/2 by prior knowledge, told apart by their first bytes.
 
-use std::{convert::Infallible, io, net::SocketAddr, pin::pin, rc::Rc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, pin::pin, rc::Rc, time::Duration};
 
+use gateway_runtime::accept::begins_with;
 use http::HeaderValue;
 use hyper::{
     server::conn::{http1, http2},
@@ -30,7 +31,7 @@ const PING: Duration = Duration::from_secs(20);
 /// read: it keeps a replica's connection from others. The kernel counts, and only Linux offers it.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// The first bytes of an HTTP/2 connection; no HTTP/1 method begins so.
-const HTTP2_PREFACE: &[u8] = b"PRI";
+const HTTP2_PREFACE: &[u8; 3] = b"PRI";
 
 /// Who is at the other end.
 #[derive(Debug)]
@@ -72,7 +73,7 @@ fn limit_unread(_: &TcpStream, _: Duration) {}
 pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: SocketAddr) {
     let first_bytes = tokio::select! {
         biased;
-        seen = tokio::time::timeout(FIRST_BYTES_TIMEOUT, speaks_http2(&stream)) => seen,
+        seen = tokio::time::timeout(FIRST_BYTES_TIMEOUT, begins_with(&stream, HTTP2_PREFACE)) => seen,
         () = worker.draining() => return,
     };
     let Ok(Ok(is_http2)) = first_bytes else { return };
@@ -108,20 +109,6 @@ async fn until_drained<C: GracefulConnection>(worker: &Worker, connection: C) ->
         () = worker.draining() => {
             connection.as_mut().graceful_shutdown();
             connection.await
-        }
-    }
-}
-
-/// Looks at the first bytes without taking them.
-async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
-    let mut first = [0; HTTP2_PREFACE.len()];
-    loop {
-        match stream.peek(&mut first).await? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            seen if !HTTP2_PREFACE.starts_with(&first[..seen]) => return Ok(false),
-            seen if seen == first.len() => return Ok(true),
-            // One or two bytes that may become either. Readiness does not tell of more, so look again shortly.
-            _ => tokio::time::sleep(Duration::from_millis(5)).await,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One worker: a thread with its own listener, its own connections and no work stealing.
 
-use std::{cell::RefCell, io, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::{net::TcpListener, sync::Semaphore};
@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{ProxyConfig, downstream, headers::Via, request_body::ReplayMemory, upstream::Pool};
 use crate::{clock::Clock, routing::Tick, table::Table};
-use gateway_runtime::Shutdown;
+use gateway_runtime::{Shutdown, accept::is_of_one_connection};
 
 /// How often idle connections to replicas are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -163,12 +163,6 @@ async fn accept(
             }
         }
     }
-}
-
-/// Whether an accept failed because its client had gone already.
-fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
 async fn sweep(worker: Rc<Worker>) {

@@ -1,0 +1,84 @@
+//! What every listener has to find out before it can serve a connection.
+
+use std::{io, time::Duration};
+
+use tokio::{net::TcpStream, time::sleep};
+
+/// Between two looks at a beginning that is still in pieces.
+const MIN_PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// Whether an accept failed because its client had gone already. Any other failure, such as `EMFILE`, would come back
+/// with the next accept at once.
+pub fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+/// Whether a connection begins with `beginning`, as soon as its bytes tell; takes none of them.
+///
+/// Has no time limit of its own: a client that says nothing is waited for. Cancel safe.
+///
+/// # Errors
+/// `UnexpectedEof` when the client has ended the connection, otherwise what reading it yields.
+pub async fn begins_with<const N: usize>(stream: &TcpStream, beginning: &[u8; N]) -> io::Result<bool> {
+    let mut seen = [0; N];
+    let mut pause = MIN_PAUSE;
+    loop {
+        match stream.peek(&mut seen).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count if !beginning.starts_with(&seen[..count]) => return Ok(false),
+            count if count == N => return Ok(true),
+            // A peek does not wait for more than it has shown. Pieces are rare, but thousands may send them on purpose,
+            // so each is looked at again and again, and ever more seldom.
+            _ => sleep(pause).await,
+        }
+        pause = (pause * 2).min(MAX_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt, net::TcpListener};
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn it_is_told_by_the_first_bytes_that_decide_and_none_is_taken() {
+        for (bytes, begins) in [(&b"PRI * "[..], true), (b"POST /", false), (b"G", false)] {
+            let (mut client, server) = pair().await;
+            client.write_all(bytes).await.unwrap();
+            assert_eq!(begins_with(&server, b"PRI").await.unwrap(), begins);
+            let mut kept = vec![0; bytes.len()];
+            assert_eq!(server.peek(&mut kept).await.unwrap(), bytes.len());
+            assert_eq!(kept, bytes);
+        }
+    }
+
+    #[tokio::test]
+    async fn pieces_are_put_together() {
+        let (mut client, server) = pair().await;
+        client.set_nodelay(true).unwrap();
+        client.write_all(b"P").await.unwrap();
+        let rest = async {
+            server.readable().await.unwrap();
+            client.write_all(b"RI").await.unwrap();
+        };
+        let (begins, ()) = tokio::join!(begins_with(&server, b"PRI"), rest);
+        assert!(begins.unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_left_is_an_end_and_not_an_answer() {
+        let (client, server) = pair().await;
+        drop(client);
+        let error = begins_with(&server, b"PRI").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+}

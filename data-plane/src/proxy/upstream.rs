@@ -20,7 +20,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::request_body::RequestBody;
-use crate::routing::{Fault, Tick, retry::Proof};
+use crate::routing::{Fault, Tick};
 
 /// Idle connections kept for one replica by one worker.
 const MAX_IDLE_PER_REPLICA: usize = 256;
@@ -127,7 +127,7 @@ fn classify(error: &hyper::Error) -> SendFailure {
     SendFailure::Failed(Fault::Reset)
 }
 
-/// Why no connection could be had. In every case the replica has seen nothing of the request.
+/// Why no connection could be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ConnectFailure {
     /// The replica is to blame.
@@ -166,7 +166,7 @@ impl Pool {
     /// An idle connection if there is a live one, else a new one.
     ///
     /// # Errors
-    /// The cause; the proof is always [`Proof::Unsent`].
+    /// The cause. Whatever it is, the replica has seen nothing of the request.
     pub(super) async fn link(
         &self,
         address: &Address,
@@ -175,18 +175,6 @@ impl Pool {
         if let Some(link) = self.take_live(address).await {
             return Ok(link);
         }
-        self.fresh(address, connect_timeout).await
-    }
-
-    /// A new connection.
-    ///
-    /// # Errors
-    /// As [`Pool::link`].
-    pub(super) async fn fresh(
-        &self,
-        address: &Address,
-        connect_timeout: Duration,
-    ) -> Result<Box<Link>, ConnectFailure> {
         match tokio::time::timeout(connect_timeout, Link::connect(address)).await {
             Ok(Ok(link)) => Ok(link),
             Ok(Err(error)) => Err(classify_connect(&error)),
@@ -227,14 +215,5 @@ impl Pool {
                 return Some(link);
             }
         }
-    }
-}
-
-/// What the replica can have seen of a request when `fault` ended the exchange.
-pub(super) fn proof_of(fault: Fault) -> Proof {
-    match fault {
-        Fault::ConnectRefused | Fault::ConnectTimeout | Fault::ConnectFailed => Proof::Unsent,
-        Fault::Status(_) => Proof::Answered,
-        _ => Proof::Unknown,
     }
 }

@@ -143,7 +143,8 @@ impl View {
         Some((replica, admission.permit, admission.change))
     }
 
-    /// No attempt takes longer than this to get a response head, by which a probe is judged.
+    /// How long a replica that has the whole request may take to its response head, by which a probe is judged. A
+    /// probe whose client sends slowly may lose its place to another; its result is void then.
     fn probe_lease(&self) -> Duration {
         self.policy.timeout.connect + self.policy.timeout.per_try
     }

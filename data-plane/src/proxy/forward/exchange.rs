@@ -21,7 +21,7 @@ use crate::{
         headers::{X_GW_ATTEMPTS, X_GW_REPLICA},
         request_body::{Arrival, RequestBody},
         response_body::{ResponseBody, UpstreamBody},
-        upstream::{ConnectFailure, Link, SendFailure, proof_of},
+        upstream::{ConnectFailure, Link, SendFailure},
     },
     routing::{Fault, Outcome, Tick, judge, retry::Proof},
     table::Replica,
@@ -106,7 +106,7 @@ impl Journey {
                 Err(SendFailure::NotTaken(_)) => return fail(attempt, Fault::Closed, Proof::Unsent),
                 Err(SendFailure::ClientBody) => return Tried::ClientGone,
                 Err(SendFailure::Failed(_)) if self.source.client_failed() => return Tried::ClientGone,
-                Err(SendFailure::Failed(fault)) => return fail(attempt, fault, proof_of(fault)),
+                Err(SendFailure::Failed(fault)) => return fail(attempt, fault, Proof::Unknown),
             }
         };
         if !has_one_meaning(&response) {

@@ -86,6 +86,7 @@ impl Edge {
             lease_id: lease.filter(|_| !validate_only).map(|lease| lease.id.reveal()).unwrap_or_default(),
             heartbeat_interval: lease.map(|lease| duration(heartbeat_interval(lease.ttl))),
             created,
+            rollout: None,
         })
     }
 
@@ -138,6 +139,7 @@ impl Edge {
             Some(term) => Ok(v1::HeartbeatResponse {
                 expire_time: Some(timestamp(clock::wall() + term.ttl)),
                 heartbeat_interval: Some(duration(heartbeat_interval(term.ttl))),
+                ..Default::default()
             }),
             None => Err(self.effects.publisher.read(|view| why_not_renewed(view, key, lease)).into()),
         }

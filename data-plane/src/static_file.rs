@@ -217,6 +217,7 @@ impl From<PolicyTable> for v1::Policy {
                 max_open: wire(breaker.max_open),
                 half_open_success_count: breaker.half_open_success_count,
             }),
+            ..Default::default()
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod address;
 mod code;
+pub mod content;
 mod invalid;
 pub mod json;
 mod lease_id;
@@ -23,7 +24,7 @@ pub use invalid::{Check, Invalid, Violation};
 pub use lease_id::LeaseId;
 pub use name::{NodeId, ReplicaId, ReplicaKey, ServiceName};
 pub use policy::Policy;
-pub use replica::{Health, Labels, Weight};
+pub use replica::{Health, Labels, Locality, Mode, Priority, Weight};
 pub use url::control_plane_url;
 
 /// Messages, clients and servers of `gateway.v1`.

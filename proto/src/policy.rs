@@ -26,6 +26,20 @@ pub struct Policy {
     pub retry: Retry,
     /// When a replica is left alone.
     pub breaker: Breaker,
+    /// When replicas that seem to be gone are held all the same.
+    pub guard: Guard,
+    /// How long requests in flight may take once a replica drains. Default 30 s, 0 s..=1 h.
+    pub drain_timeout: DrainTimeout,
+}
+
+/// How long requests in flight may take once a replica drains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainTimeout(pub Duration);
+
+impl Default for DrainTimeout {
+    fn default() -> Self {
+        Self(30 * SECOND)
+    }
 }
 
 /// How long things may take.
@@ -101,6 +115,37 @@ impl Default for Breaker {
     }
 }
 
+/// The guard against mass removal: when replicas that seem to be gone are held all the same.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Guard {
+    /// Whether it holds anything. Default true.
+    pub enabled: bool,
+    /// Share of a service's replicas that may go at once. Default 0.3, 0.0..=1.0.
+    pub max_removal_ratio: f64,
+    /// How long it holds at most. Default 1 h, 1 min..=7 d.
+    pub hold_time: Duration,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self { enabled: true, max_removal_ratio: 0.3, hold_time: HOUR }
+    }
+}
+
+impl Guard {
+    /// Whether `count` of `total` replicas are too many to go at once. The registry spares the first two besides, see
+    /// [`Guard::holds_lapsed`]; a data plane that is told nothing of why does not.
+    pub fn holds(&self, count: usize, total: usize) -> bool {
+        // Counts of replicas are far below what a float holds exactly.
+        self.enabled && count > 0 && count as f64 > self.max_removal_ratio * total as f64
+    }
+
+    /// Whether `count` lapsed leases of `total` are too many to believe: more than two, and more than the share.
+    pub fn holds_lapsed(&self, count: usize, total: usize) -> bool {
+        count > 2 && self.holds(count, total)
+    }
+}
+
 impl Policy {
     /// Reads a policy in which unset fields have their defaults.
     ///
@@ -114,17 +159,25 @@ impl Policy {
         let retry = check.take(retry.map_err(|invalid| invalid.within("retry")));
         let breaker = wire.breaker.as_ref().map_or(Ok(Breaker::default()), Breaker::parse);
         let breaker = check.take(breaker.map_err(|invalid| invalid.within("breaker")));
+        let guard = wire.guard.as_ref().map_or(Ok(Guard::default()), Guard::parse);
+        let guard = check.take(guard.map_err(|invalid| invalid.within("guard")));
+        let drain_timeout = wire.drain_timeout.map_or(Ok(DrainTimeout::default()), |wire| {
+            parse_duration_within("drain_timeout", wire, Duration::ZERO, HOUR).map(DrainTimeout)
+        });
+        let drain_timeout = check.take(drain_timeout);
         check.finish()?;
         Ok(Self {
             timeout: timeout.unwrap_or_default(),
             retry: retry.unwrap_or_default(),
             breaker: breaker.unwrap_or_default(),
+            guard: guard.unwrap_or_default(),
+            drain_timeout: drain_timeout.unwrap_or_default(),
         })
     }
 
     /// Writes every field, defaults included.
     pub fn to_wire(&self) -> v1::Policy {
-        let Self { timeout, retry, breaker } = self;
+        let Self { timeout, retry, breaker, guard, drain_timeout } = self;
         v1::Policy {
             timeout: Some(v1::TimeoutPolicy {
                 connect: Some(duration(timeout.connect)),
@@ -147,6 +200,13 @@ impl Policy {
                 max_open: Some(duration(breaker.max_open)),
                 half_open_success_count: Some(breaker.half_open_success_count.into()),
             }),
+            guard: Some(v1::GuardPolicy {
+                enabled: Some(guard.enabled),
+                max_removal_ratio: Some(guard.max_removal_ratio),
+                hold_time: Some(duration(guard.hold_time)),
+            }),
+            drain_timeout: Some(duration(drain_timeout.0)),
+            ..Default::default()
         }
     }
 }
@@ -236,6 +296,24 @@ impl Retry {
     }
 }
 
+impl Guard {
+    fn parse(wire: &v1::GuardPolicy) -> Result<Self, Invalid> {
+        let default = Self::default();
+        let mut fields = Fields(Check::default());
+        let value = Self {
+            enabled: wire.enabled.unwrap_or(default.enabled),
+            max_removal_ratio: fields.ratio(
+                "max_removal_ratio",
+                wire.max_removal_ratio,
+                default.max_removal_ratio,
+                true,
+            ),
+            hold_time: fields.duration("hold_time", wire.hold_time, default.hold_time, (MINUTE, 7 * DAY)),
+        };
+        fields.finish(value)
+    }
+}
+
 impl Breaker {
     fn parse(wire: &v1::BreakerPolicy) -> Result<Self, Invalid> {
         let default = Self::default();
@@ -300,14 +378,32 @@ mod tests {
                 max_open: Some(duration(SECOND)),
                 ..Default::default()
             }),
+            guard: Some(v1::GuardPolicy { hold_time: Some(duration(SECOND)), ..Default::default() }),
+            drain_timeout: Some(duration(DAY)),
+            ..Default::default()
         };
         let invalid = Policy::parse(&wire).unwrap_err();
         assert_eq!(
             invalid.to_string(),
             "timeout.connect: 3600s is not in 1ms..=60s; retry.max_retry_count: 40 is not in 0..=10; \
              breaker.failure_ratio: 50 is not above 0.0 and up to 1.0 (did you mean 0.5?); \
-             breaker.max_open: 1s is below base_open 60s"
+             breaker.max_open: 1s is below base_open 60s; guard.hold_time: 1s is not in 60s..=604800s; \
+             drain_timeout: 86400s is not in 0ns..=3600s"
         );
+    }
+
+    #[test]
+    fn a_guard_holds_more_than_its_share_and_never_two_lapsed_leases() {
+        let guard = Guard::default();
+        assert!(!guard.holds(3, 10) && guard.holds(4, 10));
+        assert!(guard.holds(1, 1) && !guard.holds(0, 0));
+        assert!(!guard.holds_lapsed(2, 2) && guard.holds_lapsed(3, 3));
+        let off = Guard { enabled: false, ..guard };
+        assert!(!off.holds(10, 10));
+        let share_of_none = Guard { max_removal_ratio: 0.0, ..guard };
+        assert!(share_of_none.holds(1, 1000));
+        let all = Guard { max_removal_ratio: 1.0, ..guard };
+        assert!(!all.holds(10, 10));
     }
 
     #[test]

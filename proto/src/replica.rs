@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, num::NonZeroU16};
 
-use crate::{Invalid, v1};
+use crate::{Check, Invalid, v1};
 
 /// Share of a service's traffic relative to its peers: 1..=1000, 100 by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,7 +36,7 @@ impl Default for Weight {
     }
 }
 
-/// Health as the registry knows it.
+/// Health as data planes go by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Health {
     /// Not ready yet.
@@ -47,6 +47,8 @@ pub enum Health {
     Degraded,
     /// Not to be sent requests.
     Unhealthy,
+    /// Silent together with so many others that the registry rather doubts itself. Nobody can report it.
+    Lost,
 }
 
 impl Health {
@@ -62,7 +64,19 @@ impl Health {
             Ok(Wire::Healthy) => Ok(Some(Self::Healthy)),
             Ok(Wire::Degraded) => Ok(Some(Self::Degraded)),
             Ok(Wire::Unhealthy) => Ok(Some(Self::Unhealthy)),
+            Ok(Wire::Lost) => Ok(Some(Self::Lost)),
             Err(_) => Err(Invalid::new("health", format!("{number} is no HealthStatus"))),
+        }
+    }
+
+    /// Reads what a replica says of itself; `None` for UNSPECIFIED.
+    ///
+    /// # Errors
+    /// As [`Health::parse`], and for LOST.
+    pub fn parse_reported(number: i32) -> Result<Option<Self>, Invalid> {
+        match Self::parse(number)? {
+            Some(Self::Lost) => Err(Invalid::new("health", "LOST is the registry's own verdict")),
+            reported => Ok(reported),
         }
     }
 
@@ -73,12 +87,13 @@ impl Health {
             Self::Healthy => v1::HealthStatus::Healthy,
             Self::Degraded => v1::HealthStatus::Degraded,
             Self::Unhealthy => v1::HealthStatus::Unhealthy,
+            Self::Lost => v1::HealthStatus::Lost,
         }
     }
 
     /// Whether data planes may send requests to a replica of this health.
     pub fn is_ready(self) -> bool {
-        matches!(self, Self::Healthy | Self::Degraded)
+        matches!(self, Self::Healthy | Self::Degraded | Self::Lost)
     }
 }
 
@@ -89,7 +104,125 @@ impl fmt::Display for Health {
             Self::Healthy => "healthy",
             Self::Degraded => "degraded",
             Self::Unhealthy => "unhealthy",
+            Self::Lost => "lost",
         })
+    }
+}
+
+/// What was asked of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Mode {
+    /// Gets its share.
+    #[default]
+    Serving,
+    /// Gets no new requests; those in flight finish.
+    Draining,
+    /// As draining, and nothing is in flight any more, or the time for it is over.
+    Drained,
+}
+
+impl Mode {
+    /// Reads the wire's value, where UNSPECIFIED stands for SERVING.
+    ///
+    /// # Errors
+    /// [`Invalid`] for the field `mode` when the number has no meaning.
+    pub fn parse(number: i32) -> Result<Self, Invalid> {
+        use v1::ReplicaMode as Wire;
+        match Wire::try_from(number) {
+            Ok(Wire::Unspecified | Wire::Serving) => Ok(Self::Serving),
+            Ok(Wire::Draining) => Ok(Self::Draining),
+            Ok(Wire::Drained) => Ok(Self::Drained),
+            Err(_) => Err(Invalid::new("mode", format!("{number} is no ReplicaMode"))),
+        }
+    }
+
+    /// The wire's value.
+    pub fn to_wire(self) -> v1::ReplicaMode {
+        match self {
+            Self::Serving => v1::ReplicaMode::Serving,
+            Self::Draining => v1::ReplicaMode::Draining,
+            Self::Drained => v1::ReplicaMode::Drained,
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Serving => "serving",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+        })
+    }
+}
+
+/// Tier of a replica, 0..=15: those of the lowest tier that has one to ask get all requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Priority(u8);
+
+impl Priority {
+    const MAX: i32 = 15;
+
+    /// Reads the wire's number.
+    ///
+    /// # Errors
+    /// [`Invalid`] for the field `priority` outside 0..=15.
+    pub fn parse(number: i32) -> Result<Self, Invalid> {
+        let fits = u8::try_from(number).ok().filter(|_| number <= Self::MAX);
+        fits.map(Self)
+            .ok_or_else(|| Invalid::new("priority", format!("{number} is not in 0..={}", Self::MAX)))
+    }
+
+    /// The number.
+    pub fn get(self) -> u8 {
+        self.0
+    }
+}
+
+/// Where a replica runs. Each part is empty when it is unknown.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Locality {
+    region: Box<str>,
+    zone: Box<str>,
+}
+
+impl Locality {
+    const MAX_CHARS: usize = 63;
+
+    /// Checks a locality.
+    ///
+    /// # Errors
+    /// [`Invalid`] for `locality.region` and `locality.zone`: more than 63 characters, or others than visible ASCII.
+    pub fn parse(wire: v1::Locality) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        for (field, text) in [("region", &wire.region), ("zone", &wire.zone)] {
+            let field = format!("locality.{field}");
+            if text.len() > Self::MAX_CHARS {
+                let why = format!("has more than {} characters", Self::MAX_CHARS);
+                check.take::<()>(Err(Invalid::new(&field, why)));
+            }
+            if !text.bytes().all(|b| b.is_ascii_graphic()) {
+                check.take::<()>(Err(Invalid::new(field, "must be visible ASCII characters without spaces")));
+            }
+        }
+        check.finish()?;
+        Ok(Self { region: wire.region.into(), zone: wire.zone.into() })
+    }
+
+    /// The region.
+    pub fn region(&self) -> &str {
+        &self.region
+    }
+
+    /// The zone.
+    pub fn zone(&self) -> &str {
+        &self.zone
+    }
+
+    /// The wire's form; `None` when nothing is known.
+    pub fn to_wire(&self) -> Option<v1::Locality> {
+        let is_known = !self.region.is_empty() || !self.zone.is_empty();
+        is_known.then(|| v1::Locality { region: self.region.to_string(), zone: self.zone.to_string() })
     }
 }
 
@@ -150,10 +283,37 @@ mod tests {
     }
 
     #[test]
-    fn only_healthy_and_degraded_replicas_are_ready() {
-        let ready =
-            [Health::Starting, Health::Healthy, Health::Degraded, Health::Unhealthy].map(Health::is_ready);
-        assert_eq!(ready, [false, true, true, false]);
+    fn healthy_degraded_and_lost_replicas_are_ready() {
+        use Health::{Degraded, Healthy, Lost, Starting, Unhealthy};
+        let ready = [Starting, Healthy, Degraded, Unhealthy, Lost].map(Health::is_ready);
+        assert_eq!(ready, [false, true, true, false, true]);
+    }
+
+    #[test]
+    fn nobody_can_report_himself_lost() {
+        let lost = v1::HealthStatus::Lost.into();
+        assert_eq!(Health::parse(lost), Ok(Some(Health::Lost)));
+        assert!(Health::parse_reported(lost).is_err());
+    }
+
+    #[test]
+    fn a_priority_is_zero_to_fifteen() {
+        assert_eq!(Priority::parse(15).map(Priority::get), Ok(15));
+        for number in [-1, 16, 256] {
+            assert!(Priority::parse(number).is_err(), "{number}");
+        }
+    }
+
+    #[test]
+    fn a_locality_that_cannot_be_shown_on_one_line_is_refused() {
+        let parse = |region: &str, zone: &str| {
+            Locality::parse(v1::Locality { region: region.into(), zone: zone.into() })
+        };
+        assert_eq!(parse("eu", "eu-1").unwrap().zone(), "eu-1");
+        assert_eq!(parse("", "").unwrap().to_wire(), None);
+        let invalid = parse("e u", &"x".repeat(64)).unwrap_err();
+        let fields: Vec<_> = invalid.violations().iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["locality.region", "locality.zone"]);
     }
 
     #[test]

@@ -161,6 +161,7 @@ async fn an_old_process_that_exits_late_cannot_remove_its_successor() {
         service: "orders".into(),
         replica_id: "r-0".into(),
         lease_id: lease_id.into(),
+        ..Default::default()
     };
     let refused = registry.heartbeat(heartbeat(&old.lease_id)).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);

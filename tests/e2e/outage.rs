@@ -149,6 +149,7 @@ async fn a_lease_outlives_the_control_plane_and_gets_its_whole_ttl_again() {
         service: "orders".into(),
         replica_id: "r-1".into(),
         lease_id: kept.lease_id.clone(),
+        ..Default::default()
     };
     let gone = eventually("the second lease expires", async || {
         let renewed = gateway.control.registry().heartbeat(heartbeat.clone()).await;

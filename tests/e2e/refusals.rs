@@ -119,6 +119,7 @@ async fn a_lease_that_is_unknown_stale_or_no_lease_is_told_apart() {
         service: "orders".into(),
         replica_id: replica_id.into(),
         lease_id: lease_id.into(),
+        ..Default::default()
     };
     // Nobody is there: register again.
     let status = registry.heartbeat(heartbeat("r-1", UNKNOWN_LEASE)).await.unwrap_err();
@@ -164,8 +165,11 @@ async fn pages_are_asked_for_with_sane_sizes_and_tokens_of_the_same_list() {
         };
         registry.register(request).await.unwrap();
     }
-    let page =
-        |page_size, page_token: &str| v1::ListServicesRequest { page_size, page_token: page_token.into() };
+    let page = |page_size, page_token: &str| v1::ListServicesRequest {
+        page_size,
+        page_token: page_token.into(),
+        ..Default::default()
+    };
     let first = registry.list_services(page(2, "")).await.unwrap().into_inner();
     assert_eq!(first.services.len(), 2);
     let second = registry.list_services(page(2, &first.next_page_token)).await.unwrap().into_inner();

@@ -89,7 +89,8 @@ async fn watch(
     let mut pause = FIRST_PAUSE;
     loop {
         let Scope { service, replica_id } = scope.clone();
-        let request = WatchEventsRequest { service, replica_id, after_event_id: after.clone() };
+        let request =
+            WatchEventsRequest { service, replica_id, after_event_id: after.clone(), ..Default::default() };
         let broken = match control.watch_events(request).await {
             Ok(mut stream) => loop {
                 match stream.message().await {

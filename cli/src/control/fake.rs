@@ -63,6 +63,52 @@ fn refusal(code: Code, why: &str, details: ErrorDetails) -> Status {
 
 #[tonic::async_trait]
 impl RegistryService for Fake {
+    type KeepAliveStream = ReceiverStream<Result<v1::KeepAliveResponse, Status>>;
+    type WatchDrainStream = ReceiverStream<Result<v1::WatchDrainResponse, Status>>;
+    type WatchReplicasStream = ReceiverStream<Result<v1::WatchReplicasResponse, Status>>;
+
+    async fn keep_alive(
+        &self,
+        _: Request<Streaming<v1::KeepAliveRequest>>,
+    ) -> Result<Response<Self::KeepAliveStream>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn drain_replica(
+        &self,
+        _: Request<v1::DrainReplicaRequest>,
+    ) -> Result<Response<v1::DrainReplicaResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn watch_drain(
+        &self,
+        _: Request<v1::WatchDrainRequest>,
+    ) -> Result<Response<Self::WatchDrainStream>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn undrain_replica(
+        &self,
+        _: Request<v1::UndrainReplicaRequest>,
+    ) -> Result<Response<v1::UndrainReplicaResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn release_guard(
+        &self,
+        _: Request<v1::ReleaseGuardRequest>,
+    ) -> Result<Response<v1::ReleaseGuardResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn watch_replicas(
+        &self,
+        _: Request<v1::WatchReplicasRequest>,
+    ) -> Result<Response<Self::WatchReplicasStream>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
     async fn register(
         &self,
         request: Request<v1::RegisterRequest>,
@@ -87,6 +133,7 @@ impl RegistryService for Fake {
             lease_id: format!("{:032x}", 7),
             heartbeat_interval: Some(gateway_proto::time::duration(std::time::Duration::from_millis(10))),
             created,
+            rollout: None,
         }))
     }
 
@@ -168,6 +215,50 @@ impl RegistryService for Fake {
 impl ObservabilityService for Fake {
     type ReportNodeStatusStream = ReceiverStream<Result<v1::ReportNodeStatusResponse, Status>>;
     type WatchEventsStream = ReceiverStream<Result<v1::WatchEventsResponse, Status>>;
+    type WatchBreakersStream = ReceiverStream<Result<v1::WatchBreakersResponse, Status>>;
+    type WatchStatsStream = ReceiverStream<Result<v1::WatchStatsResponse, Status>>;
+
+    async fn watch_breakers(
+        &self,
+        _: Request<v1::WatchBreakersRequest>,
+    ) -> Result<Response<Self::WatchBreakersStream>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn override_breaker(
+        &self,
+        _: Request<v1::OverrideBreakerRequest>,
+    ) -> Result<Response<v1::OverrideBreakerResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn reset_breaker(
+        &self,
+        _: Request<v1::ResetBreakerRequest>,
+    ) -> Result<Response<v1::ResetBreakerResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn list_overrides(
+        &self,
+        _: Request<v1::ListOverridesRequest>,
+    ) -> Result<Response<v1::ListOverridesResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn end_override(
+        &self,
+        _: Request<v1::EndOverrideRequest>,
+    ) -> Result<Response<v1::EndOverrideResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn watch_stats(
+        &self,
+        _: Request<v1::WatchStatsRequest>,
+    ) -> Result<Response<Self::WatchStatsStream>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
 
     async fn report_node_status(
         &self,

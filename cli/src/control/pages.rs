@@ -78,7 +78,7 @@ impl Control {
     pub(crate) async fn services(&self) -> Result<ListServicesResponse, Error> {
         let subject = Subject { request: "list of services", service: "" };
         collect(usize::MAX, async |page_token| {
-            let request = ListServicesRequest { page_size: PAGE_SIZE, page_token };
+            let request = ListServicesRequest { page_size: PAGE_SIZE, page_token, ..Default::default() };
             self.call("ListServices", subject, self.registry.clone().list_services(request)).await
         })
         .await
@@ -96,7 +96,8 @@ impl Control {
         let subject = Subject { request: "list of replicas", service: name };
         let listed = collect(usize::MAX, async |page_token| {
             let service = if name.is_empty() { "-" } else { name }.to_owned();
-            let request = ListReplicasRequest { service, page_size: PAGE_SIZE, page_token };
+            let request =
+                ListReplicasRequest { service, page_size: PAGE_SIZE, page_token, ..Default::default() };
             self.call("ListReplicas", subject, self.registry.clone().list_replicas(request)).await
         })
         .await;
@@ -156,6 +157,7 @@ impl Control {
                 replica_id: scope.replica_id.clone(),
                 page_size,
                 page_token,
+                ..Default::default()
             };
             self.call("ListEvents", subject, self.observability.clone().list_events(request)).await
         })

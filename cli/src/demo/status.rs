@@ -57,6 +57,8 @@ fn not_closed(breakers: &[Breaker], now: SystemTime) -> String {
                 breaker.reason
             )),
             BreakerState::HalfOpen => Some(format!("{} half-open", breaker.replica_id)),
+            BreakerState::ForcedOpen => Some(format!("{} forced OPEN", breaker.replica_id)),
+            BreakerState::ForcedClosed => Some(format!("{} forced closed", breaker.replica_id)),
             BreakerState::Closed | BreakerState::Unspecified => None,
         })
         .collect();

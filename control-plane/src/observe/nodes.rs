@@ -213,6 +213,7 @@ impl Node {
             last_report_time: self.report_time.map(timestamp),
             nack: self.nack.clone(),
             open_breaker_count: 0,
+            held_replica_count: 0,
         }
     }
 }

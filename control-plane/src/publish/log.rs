@@ -84,9 +84,10 @@ impl DeltaLog {
             match span.now.and_then(|change| change.record.as_ref()) {
                 Some(record) => delta.upsert_replicas.push(record.to_wire()),
                 None if span.existed && services[&key.service].now.is_some() => {
-                    delta.remove_replicas.push(v1::ReplicaKey {
+                    delta.remove_replicas.push(v1::ReplicaRemoval {
                         service: key.service.to_string(),
                         replica_id: key.replica.to_string(),
+                        ..Default::default()
                     });
                 }
                 None => {}

@@ -38,6 +38,7 @@ pub fn parts(records: &[Arc<Record>], filter: &Filter, max_bytes: usize) -> Vec<
         services,
         part_index: i32::try_from(index).unwrap_or(i32::MAX),
         last_part: index == last,
+        ..Default::default()
     };
     parts.into_iter().enumerate().map(part).collect()
 }
@@ -74,7 +75,8 @@ mod tests {
 
     #[test]
     fn an_empty_registry_is_one_empty_last_part() {
-        let expected = v1::FullSnapshot { services: vec![], part_index: 0, last_part: true };
+        let expected =
+            v1::FullSnapshot { services: vec![], part_index: 0, last_part: true, ..Default::default() };
         assert_eq!(parts(&[], &Filter::All, 1000), [expected]);
     }
 

@@ -75,6 +75,7 @@ impl Record {
             create_time: Some(timestamp(self.created_at)),
             update_time: Some(timestamp(self.updated_at)),
             revision: self.revision,
+            ..Default::default()
         }
     }
 }

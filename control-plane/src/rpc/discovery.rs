@@ -133,7 +133,7 @@ impl Stream {
                 }
                 Next::Bookmark { revision } => {
                     let nonce = self.session.sent_bookmark(clock::now(), revision);
-                    self.send(nonce, revision, Update::Bookmark(v1::Bookmark {}))?;
+                    self.send(nonce, revision, Update::Bookmark(v1::Bookmark::default()))?;
                     continue;
                 }
                 Next::Wait { until } => until,

@@ -39,6 +39,50 @@ pub(super) struct Observability(pub(super) Arc<Edge>);
 impl ObservabilityService for Observability {
     type ReportNodeStatusStream = ReceiverStream<Result<v1::ReportNodeStatusResponse, Status>>;
     type WatchEventsStream = ReceiverStream<Result<v1::WatchEventsResponse, Status>>;
+    type WatchBreakersStream = tokio_stream::Empty<Result<v1::WatchBreakersResponse, Status>>;
+    type WatchStatsStream = tokio_stream::Empty<Result<v1::WatchStatsResponse, Status>>;
+
+    async fn watch_breakers(
+        &self,
+        _: Request<v1::WatchBreakersRequest>,
+    ) -> Result<Response<Self::WatchBreakersStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn watch_stats(
+        &self,
+        _: Request<v1::WatchStatsRequest>,
+    ) -> Result<Response<Self::WatchStatsStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn override_breaker(
+        &self,
+        _: Request<v1::OverrideBreakerRequest>,
+    ) -> Result<Response<v1::OverrideBreakerResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn reset_breaker(
+        &self,
+        _: Request<v1::ResetBreakerRequest>,
+    ) -> Result<Response<v1::ResetBreakerResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn list_overrides(
+        &self,
+        _: Request<v1::ListOverridesRequest>,
+    ) -> Result<Response<v1::ListOverridesResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn end_override(
+        &self,
+        _: Request<v1::EndOverrideRequest>,
+    ) -> Result<Response<v1::EndOverrideResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
 
     async fn report_node_status(
         &self,
@@ -158,7 +202,10 @@ async fn take_reports(
     let identity = identity(message.node.take().unwrap_or_default(), peer);
     let identity = identity.map_err(|invalid| Refusal::from(invalid.within("node")))?;
     let seat = edge.effects.observation.begin_reports(identity).map_err(Refusal::from)?;
-    let response = v1::ReportNodeStatusResponse { report_interval: Some(duration(REPORT_INTERVAL)) };
+    let response = v1::ReportNodeStatusResponse {
+        report_interval: Some(duration(REPORT_INTERVAL)),
+        detailed_stats: false,
+    };
     // The channel is new and has room; a peer that has gone shows below.
     let _ = outbound.try_send(Ok(response));
     loop {

@@ -24,6 +24,52 @@ pub(super) struct Registry(pub(super) Arc<Edge>);
 
 #[tonic::async_trait]
 impl RegistryService for Registry {
+    type KeepAliveStream = tokio_stream::Empty<Result<v1::KeepAliveResponse, Status>>;
+    type WatchDrainStream = tokio_stream::Empty<Result<v1::WatchDrainResponse, Status>>;
+    type WatchReplicasStream = tokio_stream::Empty<Result<v1::WatchReplicasResponse, Status>>;
+
+    async fn keep_alive(
+        &self,
+        _: Request<tonic::Streaming<v1::KeepAliveRequest>>,
+    ) -> Result<Response<Self::KeepAliveStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn drain_replica(
+        &self,
+        _: Request<v1::DrainReplicaRequest>,
+    ) -> Result<Response<v1::DrainReplicaResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn watch_drain(
+        &self,
+        _: Request<v1::WatchDrainRequest>,
+    ) -> Result<Response<Self::WatchDrainStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn undrain_replica(
+        &self,
+        _: Request<v1::UndrainReplicaRequest>,
+    ) -> Result<Response<v1::UndrainReplicaResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn release_guard(
+        &self,
+        _: Request<v1::ReleaseGuardRequest>,
+    ) -> Result<Response<v1::ReleaseGuardResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
+    async fn watch_replicas(
+        &self,
+        _: Request<v1::WatchReplicasRequest>,
+    ) -> Result<Response<Self::WatchReplicasStream>, Status> {
+        Err(Status::unimplemented("not yet"))
+    }
+
     async fn register(
         &self,
         request: Request<v1::RegisterRequest>,
@@ -148,6 +194,7 @@ fn service(name: &ServiceName, entry: &ServiceEntry) -> v1::Service {
         open_breaker_count: 0,
         create_time: entry.created_at().map(timestamp),
         revision: entry.revision(),
+        ..Default::default()
     }
 }
 

@@ -76,7 +76,7 @@ impl Assembly {
                 let changed = held.apply(&epoch, revision, &delta)?;
                 Ok(Received::Applied { changed, revision })
             }
-            Some(Update::Bookmark(v1::Bookmark {})) => {
+            Some(Update::Bookmark(v1::Bookmark { .. })) => {
                 held.confirm(&epoch, revision)?;
                 Ok(Received::Unchanged)
             }

@@ -116,6 +116,7 @@ async fn follow_once(
         services: vec!["*".into()],
         resume_epoch: epoch.clone(),
         resume_revision: revision,
+        role: v1::SnapshotRole::DataPlane.into(),
     };
     if answers.try_send(request(Message::Hello(hello))).is_err() {
         return Ended::NotRead;

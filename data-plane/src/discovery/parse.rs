@@ -15,7 +15,7 @@ pub(super) fn policy(service: &ServiceName, wire: Option<&v1::Policy>) -> Result
         .map_err(|invalid| refuse(&format!("service {service}"), &invalid.within("policy")))
 }
 
-pub(super) fn key(wire: &v1::ReplicaKey) -> Result<ReplicaKey, Refusal> {
+pub(super) fn key(wire: &v1::ReplicaRemoval) -> Result<ReplicaKey, Refusal> {
     ReplicaKey::parse(&wire.service, &wire.replica_id)
         .map_err(|invalid| refuse(&format!("replica {:?}/{:?}", wire.service, wire.replica_id), &invalid))
 }

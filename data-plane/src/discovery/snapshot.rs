@@ -59,7 +59,7 @@ impl Snapshot {
     /// The same content as one message of the stream.
     pub fn to_wire(&self) -> v1::FullSnapshot {
         let services = self.services.values().map(|service| service_to_wire(service)).collect();
-        v1::FullSnapshot { services, part_index: 0, last_part: true }
+        v1::FullSnapshot { services, part_index: 0, last_part: true, ..Default::default() }
     }
 
     /// Takes over a complete snapshot and yields the services that differ from before.

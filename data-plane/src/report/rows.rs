@@ -48,6 +48,7 @@ pub(crate) fn breaker(
         // Of merged rows only.
         open_node_count: 0,
         node_count: 0,
+        ..Default::default()
     }
 }
 
@@ -73,6 +74,7 @@ pub(super) fn event(
         node_id: node_id.to_string(),
         message: message(transition),
         metadata: metadata(transition),
+        ..Default::default()
     }
 }
 

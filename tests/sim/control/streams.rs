@@ -133,7 +133,14 @@ impl Control {
                 },
                 Next::Bookmark { revision } => {
                     let nonce = stream.session.sent_bookmark(env.instant(), revision);
-                    stream.send(env, running, id, nonce, revision, Update::Bookmark(v1::Bookmark {}));
+                    stream.send(
+                        env,
+                        running,
+                        id,
+                        nonce,
+                        revision,
+                        Update::Bookmark(v1::Bookmark { ..Default::default() }),
+                    );
                 }
                 Next::Wait { until } => {
                     let until = env.nanos_of(until);

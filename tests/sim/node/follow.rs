@@ -53,6 +53,7 @@ impl Node {
             services: self.follows.clone(),
             resume_epoch: self.snapshot.epoch().to_owned(),
             resume_revision: self.snapshot.revision(),
+            ..Default::default()
         };
         note!(env, "node {}: opens stream {stream} from {}", self.number, self.snapshot.revision());
         let latency = env.latency();

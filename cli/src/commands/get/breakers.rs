@@ -101,6 +101,8 @@ pub(crate) fn state_cell(state: BreakerState) -> Cell {
         BreakerState::Closed => "closed",
         BreakerState::HalfOpen => "half-open",
         BreakerState::Open => "OPEN",
+        BreakerState::ForcedOpen => "FORCED-OPEN",
+        BreakerState::ForcedClosed => "forced-closed",
         BreakerState::Unspecified => NONE,
     };
     Cell::styled(text, alarm(state))
@@ -110,8 +112,8 @@ pub(crate) fn state_cell(state: BreakerState) -> Cell {
 pub(crate) fn alarm(state: BreakerState) -> Style {
     match state {
         BreakerState::Closed => GOOD,
-        BreakerState::HalfOpen => CAUTION,
-        BreakerState::Open => ALARM,
+        BreakerState::HalfOpen | BreakerState::ForcedClosed => CAUTION,
+        BreakerState::Open | BreakerState::ForcedOpen => ALARM,
         BreakerState::Unspecified => Style::new(),
     }
 }

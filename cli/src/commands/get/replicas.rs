@@ -106,7 +106,9 @@ fn health_cell(health: i32) -> Cell {
         Ok(Some(health @ (Health::Starting | Health::Degraded))) => {
             Cell::styled(&health.to_string(), CAUTION)
         }
-        Ok(Some(health @ Health::Unhealthy)) => Cell::styled(&health.to_string().to_uppercase(), ALARM),
+        Ok(Some(health @ (Health::Unhealthy | Health::Lost))) => {
+            Cell::styled(&health.to_string().to_uppercase(), ALARM)
+        }
         Ok(None) | Err(_) => NONE.into(),
     }
 }

@@ -86,6 +86,7 @@ mod tests {
             open_breaker_count: open,
             create_time: Some(timestamp(now - Duration::from_secs(7200))),
             revision: 7,
+            ..Default::default()
         };
         let services = [service("client-service", 3, 3, 0), service("orders", 0, 2, 1)];
         let plain = |wide| anstream::adapter::strip_str(&table(&services, now, wide).to_string()).to_string();

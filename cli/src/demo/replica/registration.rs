@@ -101,6 +101,7 @@ impl Registration {
             service: self.key.service.to_string(),
             replica_id: self.key.replica.to_string(),
             lease_id: granted.lease_id.clone(),
+            ..Default::default()
         };
         let mut pause = FIRST_PAUSE;
         tokio::time::sleep(interval).await;

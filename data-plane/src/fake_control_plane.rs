@@ -106,7 +106,7 @@ impl ReportStream {
 
     /// Asks for reports at another interval.
     pub(crate) async fn ask_for(&mut self, interval: prost_types::Duration) {
-        let response = v1::ReportNodeStatusResponse { report_interval: Some(interval) };
+        let response = v1::ReportNodeStatusResponse { report_interval: Some(interval), ..Default::default() };
         self.responses.send(Ok(response)).await.expect("the data plane is there");
     }
 }
@@ -142,6 +142,50 @@ impl DiscoveryService for Handler {
 impl ObservabilityService for Handler {
     type ReportNodeStatusStream = Responses<v1::ReportNodeStatusResponse>;
     type WatchEventsStream = Responses<v1::WatchEventsResponse>;
+    type WatchBreakersStream = Responses<v1::WatchBreakersResponse>;
+    type WatchStatsStream = Responses<v1::WatchStatsResponse>;
+
+    async fn watch_breakers(
+        &self,
+        _: Request<v1::WatchBreakersRequest>,
+    ) -> Result<Response<Self::WatchBreakersStream>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn override_breaker(
+        &self,
+        _: Request<v1::OverrideBreakerRequest>,
+    ) -> Result<Response<v1::OverrideBreakerResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn reset_breaker(
+        &self,
+        _: Request<v1::ResetBreakerRequest>,
+    ) -> Result<Response<v1::ResetBreakerResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn list_overrides(
+        &self,
+        _: Request<v1::ListOverridesRequest>,
+    ) -> Result<Response<v1::ListOverridesResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn end_override(
+        &self,
+        _: Request<v1::EndOverrideRequest>,
+    ) -> Result<Response<v1::EndOverrideResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn watch_stats(
+        &self,
+        _: Request<v1::WatchStatsRequest>,
+    ) -> Result<Response<Self::WatchStatsStream>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
 
     async fn report_node_status(
         &self,

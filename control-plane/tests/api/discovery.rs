@@ -96,7 +96,7 @@ async fn a_data_plane_gets_a_full_snapshot_and_then_deltas() {
     let mut node = Node::connect(&plane, hello("n1")).await;
     let (first, full) = node.full().await;
     assert_eq!((first.revision, full.last_part, full.services.len()), (1, true, 1));
-    let policy = full.services[0].policy.unwrap();
+    let policy = full.services[0].policy.clone().unwrap();
     assert_eq!(policy, gateway_proto::Policy::default().to_wire());
 
     let second = plane.register(request("orders", "10.0.0.2:80")).await.replica.unwrap();
@@ -166,7 +166,10 @@ async fn a_data_plane_that_comes_back_gets_what_it_missed_and_no_more() {
     // Nothing missed: a bookmark at once, and no payload.
     let mut node = Node::connect(&plane, resume("n1", &epoch, 1)).await;
     let response = node.next().await.unwrap();
-    assert_eq!((response.revision, response.update), (1, Some(Update::Bookmark(v1::Bookmark {}))));
+    assert_eq!(
+        (response.revision, response.update),
+        (1, Some(Update::Bookmark(v1::Bookmark { ..Default::default() })))
+    );
     drop(node);
 
     plane.register(request("orders", "10.0.0.2:80")).await;

@@ -48,6 +48,7 @@ async fn registrations_leases_and_revisions_survive_a_restart() {
         service: replica.service,
         replica_id: replica.replica_id,
         lease_id: leased.lease_id,
+        ..Default::default()
     };
     plane.registry().heartbeat(beat).await.unwrap();
     let third = plane.register(request("orders", "10.0.0.3:80")).await.replica.unwrap();

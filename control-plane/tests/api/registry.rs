@@ -23,6 +23,7 @@ async fn a_replica_registers_keeps_its_lease_reports_its_health_and_leaves() {
         service: service.clone(),
         replica_id: replica_id.clone(),
         lease_id: answer.lease_id.clone(),
+        ..Default::default()
     };
     let beat = plane.registry().heartbeat(beat).await.unwrap().into_inner();
     assert!(beat.expire_time.is_some());
@@ -103,6 +104,7 @@ async fn leases_that_are_unknown_stale_or_missing_are_told_apart() {
         service: service.clone(),
         replica_id: replica_id.into(),
         lease_id: lease_id.into(),
+        ..Default::default()
     };
     let refused = async |request| explain(&plane.registry().heartbeat(request).await.unwrap_err());
     let stale = refused(beat(&replica_id, &first.lease_id)).await;
@@ -135,7 +137,7 @@ async fn a_lease_that_nobody_renews_ends_and_its_replica_goes() {
     let get = v1::GetReplicaRequest { service: service.clone(), replica_id: replica_id.clone() };
     let status = eventually(async || plane.registry().get_replica(get.clone()).await.err()).await;
     assert_eq!(explain(&status).1, "REPLICA_NOT_FOUND");
-    let beat = v1::HeartbeatRequest { service, replica_id, lease_id: answer.lease_id };
+    let beat = v1::HeartbeatRequest { service, replica_id, lease_id: answer.lease_id, ..Default::default() };
     let status = plane.registry().heartbeat(beat).await.unwrap_err();
     assert_eq!(explain(&status), (Code::NotFound, "LEASE_EXPIRED".into(), String::new()));
 
@@ -184,7 +186,12 @@ async fn lists_come_in_pages_that_hold_everything_once_in_order() {
         let mut found = Vec::new();
         let mut page_token = String::new();
         loop {
-            let list = v1::ListReplicasRequest { service: service.into(), page_size: 2, page_token };
+            let list = v1::ListReplicasRequest {
+                service: service.into(),
+                page_size: 2,
+                page_token,
+                ..Default::default()
+            };
             let page = plane.registry().list_replicas(list).await.unwrap().into_inner();
             assert!(page.replicas.len() <= 2);
             found.extend(page.replicas.iter().map(|r| format!("{}/{}", r.service, r.replica_id)));
@@ -198,7 +205,8 @@ async fn lists_come_in_pages_that_hold_everything_once_in_order() {
     let list = v1::ListServicesRequest { page_size: 1, ..Default::default() };
     let first = plane.registry().list_services(list).await.unwrap().into_inner();
     assert_eq!((first.services[0].service.as_str(), first.services[0].replica_count), ("a", 3));
-    let list = v1::ListServicesRequest { page_size: 1, page_token: first.next_page_token };
+    let list =
+        v1::ListServicesRequest { page_size: 1, page_token: first.next_page_token, ..Default::default() };
     let second = plane.registry().list_services(list).await.unwrap().into_inner();
     assert_eq!((second.services[0].service.as_str(), second.next_page_token.as_str()), ("b", ""));
 }
@@ -211,6 +219,7 @@ async fn questions_that_make_no_sense_or_have_no_answer_are_refused() {
         service: service.into(),
         page_size,
         page_token: page_token.into(),
+        ..Default::default()
     };
     let status = client.list_replicas(list("orders", 0, "")).await.unwrap_err();
     assert_eq!(explain(&status), (Code::NotFound, "SERVICE_NOT_FOUND".into(), String::new()));

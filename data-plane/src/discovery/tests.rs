@@ -41,7 +41,7 @@ pub(crate) fn part(
     last: bool,
     services: Vec<v1::ServiceSnapshot>,
 ) -> v1::StreamSnapshotsResponse {
-    let full = v1::FullSnapshot { services, part_index: index, last_part: last };
+    let full = v1::FullSnapshot { services, part_index: index, last_part: last, ..Default::default() };
     message("e", revision, Update::Full(full))
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn delta(base: i64, revision: i64, delta: v1::Delta) -> v1::StreamSna
 }
 
 pub(crate) fn bookmark(revision: i64) -> v1::StreamSnapshotsResponse {
-    message("e", revision, Update::Bookmark(v1::Bookmark {}))
+    message("e", revision, Update::Bookmark(v1::Bookmark { ..Default::default() }))
 }
 
 /// Epoch "e" at revision 5: `orders` with r-1 and r-2, `users` with r-1.
@@ -132,7 +132,11 @@ fn a_delta_changes_single_replicas_and_policies() {
             v1::ServiceSnapshot { policy, ..service("users", vec![]) },
         ],
         upsert_replicas: vec![replica("carts", "r-1", 9), replica("orders", "r-3", 4)],
-        remove_replicas: vec![v1::ReplicaKey { service: "orders".into(), replica_id: "r-1".into() }],
+        remove_replicas: vec![v1::ReplicaRemoval {
+            service: "orders".into(),
+            replica_id: "r-1".into(),
+            ..Default::default()
+        }],
         ..Default::default()
     };
     let received = Assembly::default().receive(&mut held, delta(5, 8, changes));
@@ -150,8 +154,12 @@ fn a_delta_removes_a_service_and_may_name_what_was_never_here() {
     let changes = v1::Delta {
         remove_services: vec!["users".into(), "unknown".into()],
         remove_replicas: vec![
-            v1::ReplicaKey { service: "users".into(), replica_id: "r-1".into() },
-            v1::ReplicaKey { service: "elsewhere".into(), replica_id: "r-1".into() },
+            v1::ReplicaRemoval { service: "users".into(), replica_id: "r-1".into(), ..Default::default() },
+            v1::ReplicaRemoval {
+                service: "elsewhere".into(),
+                replica_id: "r-1".into(),
+                ..Default::default()
+            },
         ],
         ..Default::default()
     };
@@ -171,7 +179,7 @@ fn a_bookmark_moves_the_revision_on_and_nothing_else() {
 #[test]
 fn another_epoch_may_begin_at_a_lower_revision() {
     let mut held = held();
-    let empty = v1::FullSnapshot { services: vec![], part_index: 0, last_part: true };
+    let empty = v1::FullSnapshot { services: vec![], part_index: 0, last_part: true, ..Default::default() };
     let received = Assembly::default().receive(&mut held, message("f", 1, Update::Full(empty)));
     assert_eq!(received, applied(1, &["orders", "users"]));
     assert_eq!((held.epoch(), held.revision()), ("f", 1));

@@ -267,7 +267,8 @@ fn a_removed_replica_is_told_of_again_when_it_comes_back() {
 
 #[test]
 fn the_interval_stays_within_what_is_good_for_both() {
-    let asked = |wire| read_interval(&v1::ReportNodeStatusResponse { report_interval: wire });
+    let asked =
+        |wire| read_interval(&v1::ReportNodeStatusResponse { report_interval: wire, ..Default::default() });
     assert_eq!(asked(None), INTERVAL);
     assert_eq!(asked(Some(duration(Duration::ZERO))), INTERVAL_RANGE.0);
     assert_eq!(asked(Some(duration(Duration::from_secs(3600)))), INTERVAL_RANGE.1);

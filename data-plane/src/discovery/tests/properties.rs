@@ -94,9 +94,11 @@ fn merged_delta(old: &Registry, new: &Registry) -> v1::Delta {
             None => merged.remove_services.push(name.clone()),
             Some(now) => {
                 let gone = replicas.keys().filter(|id| !now.contains_key(*id));
-                merged
-                    .remove_replicas
-                    .extend(gone.map(|id| v1::ReplicaKey { service: name.clone(), replica_id: id.clone() }));
+                merged.remove_replicas.extend(gone.map(|id| v1::ReplicaRemoval {
+                    service: name.clone(),
+                    replica_id: id.clone(),
+                    ..Default::default()
+                }));
             }
         }
     }

@@ -25,8 +25,8 @@ fn assert_refused_by(
     assert_eq!(*held, before);
 }
 
-fn key(service: &str, replica_id: &str) -> v1::ReplicaKey {
-    v1::ReplicaKey { service: service.into(), replica_id: replica_id.into() }
+fn key(service: &str, replica_id: &str) -> v1::ReplicaRemoval {
+    v1::ReplicaRemoval { service: service.into(), replica_id: replica_id.into(), ..Default::default() }
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn what_does_not_continue_the_held_revision_is_a_base_mismatch() {
         (full(4, vec![]), "revision 4 is behind 5 of the same epoch"),
         (bookmark(4), "revision 4 is behind 5 of the same epoch"),
         (
-            message("f", 9, Update::Bookmark(v1::Bookmark {})),
+            message("f", 9, Update::Bookmark(v1::Bookmark { ..Default::default() })),
             "a bookmark of epoch \"f\" does not continue epoch \"e\"",
         ),
     ] {
@@ -185,7 +185,7 @@ fn an_invalid_resource_is_named_with_what_is_wrong_with_it() {
             "the message holds no update this data plane knows",
         ),
         (
-            message("", 6, Update::Bookmark(v1::Bookmark {})),
+            message("", 6, Update::Bookmark(v1::Bookmark { ..Default::default() })),
             "epoch \"\" revision 6 names no state of a registry",
         ),
         (bookmark(-1), "epoch \"e\" revision -1 names no state of a registry"),

@@ -12,6 +12,6 @@ mod text;
 
 pub(crate) use self::{
     filter::Filter,
-    order::{Order, first},
-    schema::{Field, Key, Read, Schema, Words},
+    order::{First, Order},
+    schema::{Field, Read, Schema, Words},
 };

@@ -118,14 +118,45 @@ impl Direction {
     }
 }
 
-/// The first `count` items in order. Takes time in proportion to the items, and sorts only those it yields.
-pub(crate) fn first<I>(mut items: Vec<I>, count: usize, compare: impl Fn(&I, &I) -> Ordering) -> Vec<I> {
-    if 0 < count && count < items.len() {
-        items.select_nth_unstable_by(count - 1, &compare);
+/// The first items of a list in some order, gathered one by one. It never holds more than a few pages of them.
+#[derive(Debug)]
+pub(crate) struct First<I, C> {
+    items: Vec<I>,
+    count: usize,
+    compare: C,
+}
+
+impl<I, C: Fn(&I, &I) -> Ordering> First<I, C> {
+    /// How many more items than wanted may gather, so that sorting them out costs little for each.
+    const SLACK: usize = 1024;
+
+    /// Gathers the first `count` items.
+    pub(crate) fn new(count: usize, compare: C) -> Self {
+        Self { items: Vec::new(), count, compare }
     }
-    items.truncate(count);
-    items.sort_unstable_by(compare);
-    items
+
+    /// Takes an item in.
+    pub(crate) fn push(&mut self, item: I) {
+        self.items.push(item);
+        if self.items.len() >= 2 * self.count + Self::SLACK {
+            self.cut();
+        }
+    }
+
+    /// The items, in order.
+    pub(crate) fn sorted(mut self) -> Vec<I> {
+        self.cut();
+        self.items.sort_unstable_by(&self.compare);
+        self.items
+    }
+
+    /// Keeps the first ones, in any order.
+    fn cut(&mut self) {
+        if 0 < self.count && self.count < self.items.len() {
+            self.items.select_nth_unstable_by(self.count - 1, &self.compare);
+        }
+        self.items.truncate(self.count);
+    }
 }
 
 fn to_json(key: Key<'_>) -> Value {

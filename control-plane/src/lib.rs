@@ -90,10 +90,10 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
     let unusable = |error| Failure::usage(format!("--store {}: {error}", config.store));
     let mut store = AnyStore::open(&config.store).await.map_err(unusable)?;
     let loaded = store.load().await.map_err(unusable)?;
-    tracing::info!(revision = loaded.revision, replicas = loaded.records.len(), "registrations loaded");
+    tracing::info!(revision = loaded.revision, records = loaded.items.len(), "registry loaded");
 
     let effects = Effects {
-        publisher: Arc::new(Publisher::new(loaded.epoch, View::new(loaded.revision, loaded.records))),
+        publisher: Arc::new(Publisher::new(loaded.epoch, View::new(loaded.revision, loaded.items))),
         leases: Arc::new(Leases::new(clock::now())),
         observation: Arc::new(Observation::new(config.max_nodes)),
         metrics: Arc::new(Metrics::new()),

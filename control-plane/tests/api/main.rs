@@ -6,5 +6,7 @@ mod discovery;
 mod http;
 mod lifecycle;
 mod observability;
+mod overrides;
 mod plane;
+mod policies;
 mod registry;

@@ -2,10 +2,13 @@
 //!
 //! The edges parse and encode; rules live in the registry; this joins the two. It owns nothing but handles.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use gateway_proto::{
-    Address, Health, LeaseId, ReplicaKey, ServiceName,
+    Address, Health, LeaseId, Mode, ReplicaKey, ServiceName,
     time::{duration, timestamp},
     v1,
 };
@@ -39,6 +42,17 @@ pub(crate) struct Edge {
     pub(crate) snapshot_streams: Places,
     pub(crate) report_streams: Places,
     pub(crate) event_streams: Places,
+    pub(crate) watch_streams: Places,
+    pub(crate) keep_alive_streams: Places,
+}
+
+/// A lease that was renewed, and what is known of its replica.
+#[derive(Debug)]
+pub(crate) struct Renewed {
+    pub(crate) answer: v1::HeartbeatResponse,
+    pub(crate) mode: Mode,
+    /// As reported last; `None` when the replica is just being removed.
+    pub(crate) health: Option<Health>,
 }
 
 /// A bounded number of places, each held by one stream.
@@ -135,26 +149,33 @@ impl Edge {
     }
 
     /// Renews a lease.
-    pub(crate) fn heartbeat(
-        &self,
-        key: &ReplicaKey,
-        lease: LeaseId,
-    ) -> Result<v1::HeartbeatResponse, Refusal> {
+    pub(crate) fn renew(&self, key: &ReplicaKey, lease: LeaseId) -> Result<Renewed, Refusal> {
         let Some(term) = self.effects.leases.renew(lease, key, clock::now()) else {
             let why = |view: &View| why_lease_is_void(view, key, lease, clock::wall());
             return Err(self.effects.publisher.read(why).into());
         };
-        let drain = self.effects.publisher.read(|view| {
-            let record = view.get(key)?;
-            record.drain.as_deref().map(|drain| (record.mode(), drain.deadline))
-        });
+        let record = self.effects.publisher.read(|view| view.get(key).cloned());
+        let drain = record.as_ref().and_then(|record| record.as_drain());
+        Ok(Renewed {
+            answer: Self::heartbeat_answer(term.ttl, clock::wall() + term.ttl, drain),
+            mode: record.as_ref().map_or(Mode::Serving, |record| record.mode()),
+            health: record.map(|record| record.health),
+        })
+    }
+
+    /// What the owner of a lease that ends at `expires` is told.
+    pub(crate) fn heartbeat_answer(
+        ttl: Duration,
+        expires: SystemTime,
+        drain: Option<(Mode, SystemTime)>,
+    ) -> v1::HeartbeatResponse {
         let (mode, deadline) = drain.unzip();
-        Ok(v1::HeartbeatResponse {
-            expire_time: Some(timestamp(clock::wall() + term.ttl)),
-            heartbeat_interval: Some(duration(heartbeat_interval(term.ttl))),
+        v1::HeartbeatResponse {
+            expire_time: Some(timestamp(expires)),
+            heartbeat_interval: Some(duration(heartbeat_interval(ttl))),
             mode: mode.unwrap_or_default().to_wire().into(),
             drain_deadline_time: deadline.map(timestamp),
-        })
+        }
     }
 
     /// Sets the health that a replica reports of itself.

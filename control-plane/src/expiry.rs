@@ -77,8 +77,8 @@ impl Watch {
         let (judged, mut due) = self.effects.publisher.read(|view| {
             let judged = self.guard.judge(view, suspects, now, wall);
             let ended = view.overrides().filter(|entry| entry.expires_at <= wall).map(|entry| end(entry));
-            let drained = view.draining().filter_map(|record| {
-                let drain = record.drain.as_deref()?;
+            let drained = view.drains().filter_map(|record| {
+                let drain = record.drain.as_deref().filter(|drain| !drain.is_over)?;
                 let is_idle = self.effects.observation.is_idle(&record.key, record.revision);
                 let is_over = is_idle || drain.deadline <= wall;
                 is_over.then(|| Command::FinishDrain { key: record.key.clone(), begun: drain.begun, is_idle })

@@ -52,6 +52,9 @@ use self::{
 /// Event watches at once: people and tools, not data planes.
 const MAX_EVENT_STREAMS: usize = 256;
 
+/// Watches of replicas, breakers, statistics and drains at once.
+const MAX_WATCH_STREAMS: usize = 256;
+
 /// A control plane that serves.
 #[derive(Debug)]
 pub struct Running {
@@ -113,6 +116,9 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         snapshot_streams: Places::new(streams, "too many snapshot streams"),
         report_streams: Places::new(streams, "too many report streams"),
         event_streams: Places::new(MAX_EVENT_STREAMS, "too many event watches"),
+        watch_streams: Places::new(MAX_WATCH_STREAMS, "too many watches"),
+        // One connection may carry many, but whoever has one stream needs no second.
+        keep_alive_streams: Places::new(config.max_connections, "too many keep-alive streams"),
     });
     let task = tokio::spawn(run(edge, writer, listener, config.max_connections, shutdown));
     Ok(Running { listen, task })

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 pub use self::{
     filter::Filter,
-    log::DeltaLog,
+    log::{DeltaLog, ReplicaStep},
     session::{ACK_TIMEOUT, Heard, MAX_BACKOFF, MIN_BACKOFF, Next, QUIET, SILENCE, Session},
     snapshot::{Content, parts},
 };
@@ -182,6 +182,12 @@ impl Publisher {
             Some(delta) if delta.encoded_len() > self.bounds.part_bytes => CatchUp::TooFar,
             Some(delta) => CatchUp::Delta(revision, delta),
         }
+    }
+
+    /// What became of each replica since `base`, and the revision that leads to. `None`: `base` is out of reach.
+    pub fn replicas_since(&self, base: Revision) -> Option<(Revision, Vec<ReplicaStep>)> {
+        let current = self.reading();
+        Some((current.log.head(), current.log.replicas_since(base)?))
     }
 
     /// A full snapshot in parts, all of one revision: the present one, or one from which a small delta leads there,

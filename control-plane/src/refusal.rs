@@ -217,6 +217,11 @@ impl Refusal {
         row.resource.iter().map(entry).collect()
     }
 
+    /// The machine-readable reason.
+    pub(crate) fn reason(&self) -> &'static str {
+        self.row().reason
+    }
+
     /// The gRPC status.
     pub(crate) fn status(&self) -> Status {
         let row = self.row();

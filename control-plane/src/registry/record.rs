@@ -138,6 +138,11 @@ impl Record {
         }
     }
 
+    /// Its mode while it gets no new requests, and until when those in flight may take.
+    pub fn as_drain(&self) -> Option<(Mode, SystemTime)> {
+        self.drain.as_deref().map(|drain| (self.mode(), drain.deadline))
+    }
+
     /// Health as data planes go by it.
     pub fn shown_health(&self) -> Health {
         if self.lost.is_some() { Health::Lost } else { self.health }

@@ -7,14 +7,25 @@ use gateway_proto::{
     time::timestamp,
     v1::{self, registry_service_server::RegistryService},
 };
-use tonic::{Request, Response, Status};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{asked, overrides, page::Page};
+use super::{
+    asked,
+    keep_alive::{self, Beat},
+    overrides,
+    page::Page,
+    watch_replicas,
+};
 use crate::{
     edge::Edge,
     refusal::Refusal,
     registry::{Proof, Record, Registration, Said, ServiceEntry, Target, text_within},
 };
+
+/// Responses between a stream's task and its connection.
+const BUFFERED: usize = 4;
 
 /// The service.
 #[derive(Debug)]
@@ -22,15 +33,25 @@ pub(super) struct Registry(pub(super) Arc<Edge>);
 
 #[tonic::async_trait]
 impl RegistryService for Registry {
-    type KeepAliveStream = tokio_stream::Empty<Result<v1::KeepAliveResponse, Status>>;
+    type KeepAliveStream = ReceiverStream<Result<v1::KeepAliveResponse, Status>>;
     type WatchDrainStream = tokio_stream::Empty<Result<v1::WatchDrainResponse, Status>>;
-    type WatchReplicasStream = tokio_stream::Empty<Result<v1::WatchReplicasResponse, Status>>;
+    type WatchReplicasStream = ReceiverStream<Result<v1::WatchReplicasResponse, Status>>;
 
     async fn keep_alive(
         &self,
-        _: Request<tonic::Streaming<v1::KeepAliveRequest>>,
+        request: Request<Streaming<v1::KeepAliveRequest>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let place = self.0.keep_alive_streams.take()?;
+        let (outbound, responses) = mpsc::channel(BUFFERED);
+        let edge = Arc::clone(&self.0);
+        self.0.streams.spawn(async move {
+            if let Err(status) = keep_alive::serve(edge, request.into_inner(), outbound.clone()).await {
+                // A client that reads nothing learns it from the end of its stream.
+                let _ = outbound.try_send(Err(status));
+            }
+            drop(place);
+        });
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 
     async fn drain_replica(
@@ -64,9 +85,18 @@ impl RegistryService for Registry {
 
     async fn watch_replicas(
         &self,
-        _: Request<v1::WatchReplicasRequest>,
+        request: Request<v1::WatchReplicasRequest>,
     ) -> Result<Response<Self::WatchReplicasStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let watch = watch_replicas::Watch::parse(&self.0, request.get_ref()).map_err(Refusal::from)?;
+        let place = self.0.watch_streams.take()?;
+        let (outbound, responses) = mpsc::channel(BUFFERED);
+        self.0.streams.spawn(async move {
+            if let Err(status) = watch.follow(&outbound).await {
+                let _ = outbound.try_send(Err(status));
+            }
+            drop(place);
+        });
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 
     async fn register(
@@ -93,13 +123,13 @@ impl RegistryService for Registry {
         &self,
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
-        let request = request.into_inner();
-        let mut check = Check::default();
-        let key = check.take(ReplicaKey::parse(&request.service, &request.replica_id));
-        let lease = check.take(LeaseId::parse(&request.lease_id));
-        check.finish().map_err(Refusal::from)?;
-        let (Some(key), Some(lease)) = (key, lease) else { unreachable!("nothing was refused") };
-        Ok(Response::new(self.0.heartbeat(&key, lease)?))
+        let Beat { key, lease, health } = Beat::parse(request.into_inner()).map_err(Refusal::from)?;
+        let renewed = self.0.renew(&key, lease)?;
+        match health.filter(|reported| renewed.health != Some(*reported)) {
+            Some(health) => drop(self.0.report_health(key, Some(lease), health, String::new()).await?),
+            None => {}
+        }
+        Ok(Response::new(renewed.answer))
     }
 
     async fn report_health(

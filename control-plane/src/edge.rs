@@ -39,6 +39,8 @@ pub(crate) struct Edge {
     pub(crate) snapshot_streams: Places,
     pub(crate) report_streams: Places,
     pub(crate) event_streams: Places,
+    /// Names that HTTP callers may use besides those that are nobody else's.
+    pub(crate) allowed_hosts: Vec<String>,
 }
 
 /// A bounded number of places, each held by one stream.

@@ -113,6 +113,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         snapshot_streams: Places::new(streams, "too many snapshot streams"),
         report_streams: Places::new(streams, "too many report streams"),
         event_streams: Places::new(MAX_EVENT_STREAMS, "too many event watches"),
+        allowed_hosts: config.allowed_hosts,
     });
     let task = tokio::spawn(run(edge, writer, listener, config.max_connections, shutdown));
     Ok(Running { listen, task })
@@ -128,7 +129,8 @@ async fn run(
 ) -> Result<(), Failure> {
     let health = HealthReporter::new();
     rpc::report_health(&health, true).await;
-    let routers = Routers { grpc: rpc::router(&edge, health.clone()), http: http::router(&edge) };
+    let grpc = rpc::router(&edge, health.clone());
+    let routers = Routers { http: http::router(&edge, grpc.clone()), grpc };
     let expiry = expiry::run(edge.effects.clone(), edge.commands.clone(), shutdown.clone());
     let expiry = tokio::spawn(expiry);
     let reporting = tokio::spawn(follow_health(Arc::clone(&edge), health));

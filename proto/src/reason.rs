@@ -33,3 +33,7 @@ pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 pub const STREAM_SUPERSEDED: &str = "STREAM_SUPERSEDED";
 /// The data plane did not ack what it was sent in time.
 pub const ACK_OVERDUE: &str = "ACK_OVERDUE";
+/// Over HTTP, the server does not go by the name in `Host`: one of its names must be allowed first.
+pub const HOST_NOT_ALLOWED: &str = "HOST_NOT_ALLOWED";
+/// Over HTTP, a page of another site asked for a change.
+pub const ORIGIN_NOT_ALLOWED: &str = "ORIGIN_NOT_ALLOWED";

@@ -44,6 +44,8 @@ pub(crate) struct Edge {
     pub(crate) event_streams: Places,
     pub(crate) watch_streams: Places,
     pub(crate) keep_alive_streams: Places,
+    /// Names that HTTP callers may use besides those that are nobody else's.
+    pub(crate) allowed_hosts: Vec<String>,
 }
 
 /// A lease that was renewed, and what is known of its replica.

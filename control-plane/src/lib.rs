@@ -119,6 +119,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         watch_streams: Places::new(MAX_WATCH_STREAMS, "too many watches"),
         // One connection may carry many, but whoever has one stream needs no second.
         keep_alive_streams: Places::new(config.max_connections, "too many keep-alive streams"),
+        allowed_hosts: config.allowed_hosts,
     });
     let task = tokio::spawn(run(edge, writer, listener, config.max_connections, shutdown));
     Ok(Running { listen, task })
@@ -134,7 +135,8 @@ async fn run(
 ) -> Result<(), Failure> {
     let health = HealthReporter::new();
     rpc::report_health(&health, true).await;
-    let routers = Routers { grpc: rpc::router(&edge, health.clone()), http: http::router(&edge) };
+    let grpc = rpc::router(&edge, health.clone());
+    let routers = Routers { http: http::router(&edge, grpc.clone()), grpc };
     let expiry = expiry::run(edge.effects.clone(), edge.commands.clone(), shutdown.clone());
     let expiry = tokio::spawn(expiry);
     let reporting = tokio::spawn(follow_health(Arc::clone(&edge), health));

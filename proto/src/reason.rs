@@ -47,9 +47,13 @@ pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 pub const STREAM_SUPERSEDED: &str = "STREAM_SUPERSEDED";
 /// The data plane did not ack what it was sent in time.
 pub const ACK_OVERDUE: &str = "ACK_OVERDUE";
+/// Over HTTP, the server does not go by the name in `Host`: one of its names must be allowed first.
+pub const HOST_NOT_ALLOWED: &str = "HOST_NOT_ALLOWED";
+/// Over HTTP, a page of another site asked for a change.
+pub const ORIGIN_NOT_ALLOWED: &str = "ORIGIN_NOT_ALLOWED";
 
 /// Every reason.
-pub const ALL: [&str; 21] = [
+pub const ALL: [&str; 23] = [
     INVALID_FIELD,
     MALFORMED_REQUEST,
     SERVICE_NOT_FOUND,
@@ -71,4 +75,6 @@ pub const ALL: [&str; 21] = [
     SHUTTING_DOWN,
     STREAM_SUPERSEDED,
     ACK_OVERDUE,
+    HOST_NOT_ALLOWED,
+    ORIGIN_NOT_ALLOWED,
 ];

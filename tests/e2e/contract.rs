@@ -7,14 +7,15 @@ use gateway_proto::reason;
 use gateway_tests::{Act, ControlPlane, DataPlane, Scripted, command, tools};
 use serde_json::Value;
 
-/// What a client cannot bring about by asking: the store's troubles, overload, the end of the process, a peer's silence, and
-/// defects of ours.
-const BEYOND_CLIENTS: [&str; 5] = [
+/// What a client cannot bring about by asking: the store's troubles, overload, the end of the process, a peer's silence; and
+/// what is refused over HTTP only.
+const BEYOND_CLIENTS: [&str; 6] = [
     reason::STORE_UNAVAILABLE,
     reason::OVERLOADED,
     reason::SHUTTING_DOWN,
     reason::ACK_OVERDUE,
-    reason::INTERNAL_ERROR,
+    reason::HOST_NOT_ALLOWED,
+    reason::ORIGIN_NOT_ALLOWED,
 ];
 
 fn strings(value: &Value) -> BTreeSet<&str> {
@@ -33,7 +34,8 @@ async fn every_rpc_answers_and_every_error_is_told_as_documented_by_python() {
     python.args([control.address().to_string(), replica.address().to_string()]);
     let told = command::run(python).await.json();
 
-    let services = gateway_proto::json::pool().services().filter(|service| service.package_name() == "gateway.v1");
+    let services =
+        gateway_proto::json::pool().services().filter(|service| service.package_name() == "gateway.v1");
     let rpcs: Vec<String> = services
         .flat_map(|service| {
             let name = service.full_name().to_owned();

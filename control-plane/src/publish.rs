@@ -146,6 +146,15 @@ impl Publisher {
         self.head.send_replace(revision);
     }
 
+    /// As [`Publisher::correct`], when what was believed may be half-changed by a panic: no delta is made from it, and data
+    /// planes that are not at this revision get full snapshots. For the writer only.
+    pub fn replace(&self, next: View) {
+        let revision = next.revision();
+        let log = DeltaLog::new(revision, self.bounds.log_capacity);
+        *self.writing() = Current { view: next, log };
+        self.head.send_replace(revision);
+    }
+
     /// What leads a data plane with this filter from `base` to the present revision.
     pub fn catch_up(&self, base: Revision, filter: &Filter) -> CatchUp {
         let Some((revision, delta)) = self.delta(base) else { return CatchUp::TooFar };

@@ -46,7 +46,7 @@ pub use self::{
 };
 use crate::{
     clock,
-    registry::{Event, EventKind, Revision},
+    registry::{Event, Revision},
 };
 
 /// Everything observed.
@@ -103,15 +103,18 @@ impl Observation {
 
     /// Notes what happened in the registry; replicas that are gone lose their breakers.
     pub(crate) fn registry_changed(&self, events: &[Event]) {
-        let is_removal =
-            |event: &&Event| matches!(event.kind, EventKind::ReplicaDeregistered | EventKind::LeaseExpired);
-        let mut removed = events.iter().filter(is_removal).map(|event| &event.key).peekable();
+        let mut removed = events.iter().filter_map(Event::removed).peekable();
         if removed.peek().is_some() {
             let mut observed = self.lock();
-            removed.for_each(|key| observed.matrix.forget_replica(key));
+            removed.for_each(|key| observed.matrix.forget_replica(&key));
             self.tell(observed);
         }
         self.record(events.iter().map(Event::to_wire));
+    }
+
+    /// Notes what happened beside the registry.
+    pub(crate) fn note(&self, event: v1::Event) {
+        self.record([event]);
     }
 
     /// Begins a snapshot stream; an older one of the same data plane is told to end.

@@ -144,13 +144,14 @@ pub const CATALOG: &[EventType] = &[
         &["reason"],
     ),
     registry("NODE_EVENTS_LOST", Warning, "a data plane could not tell all that happened on it", &["lost"]),
+    // Of the guard against mass removal: the registry's, about a service, or a data plane's.
     registry(
         "GUARD_HOLDING",
-        Warning,
-        "the guard of a data plane began to hold replicas that the registry no longer has",
+        Error,
+        "the registry's guard began to hold lost replicas of a service, or that of a data plane began to hold replicas that the registry no longer has",
         &["held", "services"],
     ),
-    registry("GUARD_CLEARED", Info, "the guard of a data plane holds nothing any more", &[]),
+    registry("GUARD_CLEARED", Info, "that guard holds nothing any more", &[]),
     // Of the control plane itself.
     registry(
         "TASK_RESTARTED",
@@ -175,6 +176,15 @@ pub const CATALOG: &[EventType] = &[
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::registry::EventKind;
+
+    #[test]
+    fn whatever_the_registry_tells_is_in_it_as_it_is_told() {
+        for kind in EventKind::ALL {
+            let known = EventType::find(kind.name()).unwrap_or_else(|| panic!("{kind:?}"));
+            assert_eq!((known.severity, known.is_reported), (kind.severity(), false), "{kind:?}");
+        }
+    }
 
     #[test]
     fn names_are_unique_and_in_capitals() {

@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     breakers::{self, Query},
+    overrides,
     page::Page,
     registry::count,
 };
@@ -34,30 +35,33 @@ impl ObservabilityService for Observability {
 
     async fn override_breaker(
         &self,
-        _: Request<v1::OverrideBreakerRequest>,
+        request: Request<v1::OverrideBreakerRequest>,
     ) -> Result<Response<v1::OverrideBreakerResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let peer = request.remote_addr();
+        Ok(Response::new(overrides::override_breaker(&self.0, request.into_inner(), peer).await?))
     }
 
     async fn reset_breaker(
         &self,
-        _: Request<v1::ResetBreakerRequest>,
+        request: Request<v1::ResetBreakerRequest>,
     ) -> Result<Response<v1::ResetBreakerResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let peer = request.remote_addr();
+        Ok(Response::new(overrides::reset_breaker(&self.0, request.into_inner(), peer).await?))
     }
 
     async fn list_overrides(
         &self,
-        _: Request<v1::ListOverridesRequest>,
+        request: Request<v1::ListOverridesRequest>,
     ) -> Result<Response<v1::ListOverridesResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        Ok(Response::new(overrides::list(&self.0, request.get_ref())?))
     }
 
     async fn end_override(
         &self,
-        _: Request<v1::EndOverrideRequest>,
+        request: Request<v1::EndOverrideRequest>,
     ) -> Result<Response<v1::EndOverrideResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let peer = request.remote_addr();
+        Ok(Response::new(overrides::end(&self.0, request.into_inner(), peer).await?))
     }
 
     async fn report_node_status(
@@ -90,7 +94,7 @@ impl ObservabilityService for Observability {
         request: Request<v1::WatchBreakersRequest>,
     ) -> Result<Response<Self::WatchBreakersStream>, Status> {
         let query = Query::parse_watch(request.get_ref()).map_err(Refusal::from)?;
-        let place = self.0.event_streams.take()?;
+        let place = self.0.watch_streams.take()?;
         let (outbound, responses) = mpsc::channel(BUFFERED);
         let watch = breakers::Watch::new(Arc::clone(&self.0), query, outbound);
         self.0.streams.spawn(async move {
@@ -145,7 +149,7 @@ impl ObservabilityService for Observability {
         request: Request<v1::WatchStatsRequest>,
     ) -> Result<Response<Self::WatchStatsStream>, Status> {
         let (wish, interval) = statistics::parse(request.get_ref()).map_err(Refusal::from)?;
-        let place = self.0.event_streams.take()?;
+        let place = self.0.watch_streams.take()?;
         let (outbound, responses) = mpsc::channel(1);
         let edge = Arc::clone(&self.0);
         self.0.streams.spawn(async move {

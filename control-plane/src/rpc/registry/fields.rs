@@ -38,21 +38,15 @@ pub(super) static REPLICAS: Schema<Record> = Schema {
         Field { name: "replica_id", read: Read::Text(|record| Cow::Borrowed(record.key.replica.as_str())) },
         Field { name: "address", read: Read::Text(|record| Cow::Owned(record.address.to_string())) },
         Field { name: "weight", read: Read::Number(|record| record.weight.get().into()) },
-        Field { name: "priority", read: Read::Number(|record| record.to_wire().priority.into()) },
-        Field {
-            name: "region",
-            read: Read::Text(|record| Cow::Owned(record.to_wire().locality.unwrap_or_default().region)),
-        },
-        Field {
-            name: "zone",
-            read: Read::Text(|record| Cow::Owned(record.to_wire().locality.unwrap_or_default().zone)),
-        },
+        Field { name: "priority", read: Read::Number(|record| record.priority.get().into()) },
+        Field { name: "region", read: Read::Text(|record| Cow::Borrowed(record.locality.region())) },
+        Field { name: "zone", read: Read::Text(|record| Cow::Borrowed(record.locality.zone())) },
         Field { name: "version", read: Read::Text(|record| Cow::Borrowed(&record.version)) },
         Field { name: "labels", read: Read::Entry(|record, key| label(record, key).map(Cow::Borrowed)) },
         Field {
             name: "health",
             read: Read::Word(
-                |record| record.to_wire().health,
+                |record| record.shown_health().to_wire().into(),
                 Words {
                     prefix: "HEALTH_STATUS_",
                     name: |number| Some(v1::HealthStatus::try_from(number).ok()?.as_str_name()),
@@ -63,7 +57,7 @@ pub(super) static REPLICAS: Schema<Record> = Schema {
         Field {
             name: "mode",
             read: Read::Word(
-                |record| record.to_wire().mode,
+                |record| record.mode().to_wire().into(),
                 Words {
                     prefix: "REPLICA_MODE_",
                     name: |number| Some(v1::ReplicaMode::try_from(number).ok()?.as_str_name()),

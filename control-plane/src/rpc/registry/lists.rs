@@ -273,14 +273,16 @@ fn read_replicas(
 }
 
 fn to_wire(name: &ServiceName, entry: &ServiceEntry) -> v1::Service {
+    let counted = |which: fn(&Record) -> bool| count(entry.replicas().filter(|record| which(record)).count());
     v1::Service {
         service: name.to_string(),
         replica_count: count(entry.replicas().len()),
-        ready_replica_count: count(entry.replicas().filter(|record| record.health.is_ready()).count()),
+        ready_replica_count: counted(Record::is_ready),
+        draining_replica_count: counted(|record| record.drain.is_some()),
+        lost_replica_count: counted(|record| record.lost.is_some()),
         // The matrix knows.
         open_breaker_count: 0,
         create_time: entry.created_at().map(timestamp),
         revision: entry.revision(),
-        ..Default::default()
     }
 }

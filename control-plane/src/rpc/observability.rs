@@ -17,7 +17,11 @@ use super::{
     page::Page,
     registry::count,
 };
-use crate::{edge::Edge, refusal::Refusal, registry::View};
+use crate::{
+    edge::{Edge, Place},
+    refusal::Refusal,
+    registry::View,
+};
 
 /// Messages of a watch between its task and the connection.
 const BUFFERED: usize = 64;
@@ -72,13 +76,8 @@ impl ObservabilityService for Observability {
         let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
         // An answer or two on their way, and perhaps the status that ends the stream.
         let (outbound, responses) = mpsc::channel(4);
-        let edge = Arc::clone(&self.0);
-        self.0.streams.spawn(async move {
-            if let Err(status) = reports::take(edge, request.into_inner(), outbound.clone(), peer).await {
-                let _ = outbound.try_send(Err(status));
-            }
-            drop(place);
-        });
+        let work = reports::take(Arc::clone(&self.0), request.into_inner(), outbound.clone(), peer);
+        self.spawn(place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 
@@ -96,11 +95,9 @@ impl ObservabilityService for Observability {
         let query = Query::parse_watch(request.get_ref()).map_err(Refusal::from)?;
         let place = self.0.watch_streams.take()?;
         let (outbound, responses) = mpsc::channel(BUFFERED);
+        let to_peer = outbound.clone();
         let watch = breakers::Watch::new(Arc::clone(&self.0), query, outbound);
-        self.0.streams.spawn(async move {
-            watch.run().await;
-            drop(place);
-        });
+        self.spawn(place, to_peer, watch.follow());
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 
@@ -136,11 +133,8 @@ impl ObservabilityService for Observability {
         let (query, cursor) = timeline::begin(&self.0, request.get_ref())?;
         let place = self.0.event_streams.take()?;
         let (outbound, responses) = mpsc::channel(1);
-        let edge = Arc::clone(&self.0);
-        self.0.streams.spawn(async move {
-            timeline::watch(&edge, &query, cursor, outbound).await;
-            drop(place);
-        });
+        let work = timeline::watch(Arc::clone(&self.0), query, cursor, outbound.clone());
+        self.spawn(place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 
@@ -151,11 +145,26 @@ impl ObservabilityService for Observability {
         let (wish, interval) = statistics::parse(request.get_ref()).map_err(Refusal::from)?;
         let place = self.0.watch_streams.take()?;
         let (outbound, responses) = mpsc::channel(1);
-        let edge = Arc::clone(&self.0);
+        let work = statistics::watch(Arc::clone(&self.0), wish, interval, outbound.clone());
+        self.spawn(place, outbound, work);
+        Ok(Response::new(ReceiverStream::new(responses)))
+    }
+}
+
+impl Observability {
+    /// Runs the task behind a stream, which holds its place. What it fails with ends the stream.
+    fn spawn<T: Send + 'static>(
+        &self,
+        place: Place,
+        outbound: mpsc::Sender<Result<T, Status>>,
+        work: impl Future<Output = Result<(), Status>> + Send + 'static,
+    ) {
         self.0.streams.spawn(async move {
-            statistics::watch(&edge, wish, interval, outbound).await;
+            if let Err(status) = work.await {
+                // A reader that is behind learns of the end from the end itself.
+                let _ = outbound.try_send(Err(status));
+            }
             drop(place);
         });
-        Ok(Response::new(ReceiverStream::new(responses)))
     }
 }

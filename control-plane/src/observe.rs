@@ -76,14 +76,19 @@ impl Observation {
         self.tell(observed);
     }
 
-    /// Whether nothing is in flight at a replica, as far as every data plane has reported since `revision`.
-    pub(crate) fn is_idle(&self, _key: &ReplicaKey, _revision: Revision) -> bool {
-        false
+    /// Shim.
+    pub(crate) async fn wait_for(&self, _: Revision, _: std::time::Duration) -> v1::Rollout {
+        v1::Rollout::default()
     }
 
-    /// Which data planes have come to `revision`, after waiting for all of them, at most for `wait`.
-    pub(crate) async fn rollout(&self, _revision: Revision, _wait: std::time::Duration) -> v1::Rollout {
-        v1::Rollout::default()
+    /// Shim.
+    pub(crate) fn drain_status(&self, _: &ReplicaKey, _: Revision) -> v1::DrainStatus {
+        v1::DrainStatus::default()
+    }
+
+    /// Shim.
+    pub(crate) fn follow_progress(&self) -> watch::Receiver<u64> {
+        watch::channel(0).1
     }
 
     /// Notes what happened beside the registry.

@@ -199,6 +199,7 @@ impl Journey {
                 let retry_after = retry_at.since(self.worker.now());
                 Err(GatewayError::AllOpen { resting, retry_after })
             }
+            (None, Unavailable::AllForcedOpen { count }) => Err(GatewayError::AllForcedOpen { count }),
             (None, Unavailable::NoneReady | Unavailable::AllTried) => Err(GatewayError::NoneReady),
         }
     }

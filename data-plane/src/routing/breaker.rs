@@ -173,6 +173,7 @@ impl Breaker {
     ///
     /// # Errors
     /// [`Rejected`] while open or forced open, and while another call is the probe.
+    #[inline]
     pub fn admit(&self, now: Tick, probe_lease: Duration) -> Result<Admission, Rejected> {
         loop {
             let word = self.word.load();

@@ -182,6 +182,7 @@ impl Service {
     /// Counts an attempt's outcome, and lets the breaker decide on it; the attempt may go on.
     ///
     /// `jitter` is drawn from 0.0..1.0 and spreads open times. To be called by the worker that picked.
+    #[inline]
     pub fn judge(
         &self,
         worker: usize,

@@ -111,6 +111,7 @@ impl View {
     ///
     /// A resting replica whose probe is due goes first. The third of the returned values is the transition
     /// that admitting it made, if any.
+    #[inline]
     pub(super) fn pick(
         &self,
         now: Tick,
@@ -130,6 +131,16 @@ impl View {
                 return Ok(permit);
             }
         }
+        self.pick_of_the_rest(now, tried)
+    }
+
+    /// Whoever takes the request when those whose turn it was do not.
+    #[cold]
+    fn pick_of_the_rest(
+        &self,
+        now: Tick,
+        tried: &[Arc<Replica>],
+    ) -> Result<(&Arc<Replica>, Permit, Option<Change>), Unavailable> {
         // Weights may have shown the same replicas again: look at each one.
         let rest = self.eligible.iter().find_map(|replica| self.admit(replica, now, tried));
         rest.or_else(|| self.stand_in(now, tried)).ok_or_else(|| self.unavailable(now, tried))

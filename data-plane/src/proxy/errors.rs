@@ -56,6 +56,8 @@ pub(super) enum GatewayError {
     Exhausted,
     /// The last attempt ended so, and there was no more to try.
     Attempt(Fault),
+    /// The replica that had the request is being drained, and the time for that was over before it answered.
+    Drained,
     /// The request's own time ran out.
     DeadlineExceeded,
     /// The client stopped sending its request.
@@ -99,6 +101,7 @@ impl GatewayError {
             Self::AllForcedOpen { .. } => kind(S::SERVICE_UNAVAILABLE, "breaker_forced_open", "destination_unavailable", "All replicas are held out"),
             Self::AllOpen { .. } => kind(S::SERVICE_UNAVAILABLE, "breaker_open", "destination_unavailable", "All replicas are resting"),
             Self::Exhausted => kind(S::SERVICE_UNAVAILABLE, "gateway_exhausted", "connection_limit_reached", "The gateway is out of file descriptors"),
+            Self::Drained => kind(S::GATEWAY_TIMEOUT, "drain_deadline", "http_response_timeout", "The replica was drained before it answered"),
             Self::DeadlineExceeded => kind(S::GATEWAY_TIMEOUT, "deadline_exceeded", "http_response_timeout", "No answer within the request's time"),
             Self::RequestTimeout => kind(S::REQUEST_TIMEOUT, "request_timeout", "http_request_error", "The request did not arrive in time"),
             Self::BadRequest(_) => kind(S::BAD_REQUEST, "bad_request", "http_request_error", "The request cannot be forwarded"),
@@ -142,6 +145,9 @@ impl GatewayError {
                     .into()
             }
             Self::Attempt(fault) => format!("{service}: {fault}, after {}", counted(attempts, "attempt")),
+            Self::Drained => format!(
+                "{service}: the replica had the request when it was drained, and did not answer by the drain's deadline"
+            ),
             Self::DeadlineExceeded => {
                 format!("{service}: the request's time ran out after {}", counted(attempts, "attempt"))
             }
@@ -251,6 +257,7 @@ mod tests {
             (GatewayError::Attempt(Fault::Malformed), 502, "malformed_response", "http_protocol_error"),
             (GatewayError::Attempt(Fault::Closed), 502, "connection_terminated", "connection_terminated"),
             (GatewayError::Attempt(Fault::Reset), 502, "connection_terminated", "connection_terminated"),
+            (GatewayError::Drained, 504, "drain_deadline", "http_response_timeout"),
             (GatewayError::DeadlineExceeded, 504, "deadline_exceeded", "http_response_timeout"),
             (GatewayError::RequestTimeout, 408, "request_timeout", "http_request_error"),
             (GatewayError::BadRequest("why"), 400, "bad_request", "http_request_error"),

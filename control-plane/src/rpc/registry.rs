@@ -14,7 +14,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    asked,
+    asked, drains,
     keep_alive::{self, Beat},
     overrides, watch_replicas,
 };
@@ -34,7 +34,7 @@ pub(super) struct Registry(pub(super) Arc<Edge>);
 #[tonic::async_trait]
 impl RegistryService for Registry {
     type KeepAliveStream = ReceiverStream<Result<v1::KeepAliveResponse, Status>>;
-    type WatchDrainStream = tokio_stream::Empty<Result<v1::WatchDrainResponse, Status>>;
+    type WatchDrainStream = ReceiverStream<Result<v1::WatchDrainResponse, Status>>;
     type WatchReplicasStream = ReceiverStream<Result<v1::WatchReplicasResponse, Status>>;
 
     async fn keep_alive(
@@ -56,23 +56,34 @@ impl RegistryService for Registry {
 
     async fn drain_replica(
         &self,
-        _: Request<v1::DrainReplicaRequest>,
+        request: Request<v1::DrainReplicaRequest>,
     ) -> Result<Response<v1::DrainReplicaResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let peer = request.remote_addr();
+        Ok(Response::new(drains::drain(&self.0, request.into_inner(), peer).await?))
     }
 
     async fn watch_drain(
         &self,
-        _: Request<v1::WatchDrainRequest>,
+        request: Request<v1::WatchDrainRequest>,
     ) -> Result<Response<Self::WatchDrainStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let watch = drains::Watch::begin(&self.0, request.get_ref())?;
+        let place = self.0.watch_streams.take()?;
+        let (outbound, responses) = mpsc::channel(BUFFERED);
+        self.0.streams.spawn(async move {
+            if let Err(status) = watch.follow(&outbound).await {
+                let _ = outbound.try_send(Err(status));
+            }
+            drop(place);
+        });
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 
     async fn undrain_replica(
         &self,
-        _: Request<v1::UndrainReplicaRequest>,
+        request: Request<v1::UndrainReplicaRequest>,
     ) -> Result<Response<v1::UndrainReplicaResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let peer = request.remote_addr();
+        Ok(Response::new(drains::undrain(&self.0, request.into_inner(), peer).await?))
     }
 
     async fn release_guard(
@@ -105,9 +116,13 @@ impl RegistryService for Registry {
     ) -> Result<Response<v1::RegisterResponse>, Status> {
         let peer = request.remote_addr().map(|peer| peer.ip());
         let request = request.into_inner();
-        let validate_only = request.validate_only;
-        let registration = Registration::parse(request, peer).map_err(Refusal::from)?;
-        Ok(Response::new(self.0.register(registration, validate_only).await?))
+        let (validate_only, wait_timeout) = (request.validate_only, request.wait_timeout);
+        let mut check = Check::default();
+        let registration = check.take(Registration::parse(request, peer));
+        let wait = check.take(asked::wait(wait_timeout)).filter(|_| wait_timeout.is_some());
+        check.finish().map_err(Refusal::from)?;
+        let Some(registration) = registration else { unreachable!("nothing was refused") };
+        Ok(Response::new(self.0.register(registration, validate_only, wait).await?))
     }
 
     async fn deregister(

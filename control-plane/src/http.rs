@@ -16,10 +16,15 @@ use axum::{
 use gateway_proto::{ReplicaKey, json::to_json};
 use http::{StatusCode, header};
 
-use crate::{edge::Edge, refusal::Refusal};
+use crate::{
+    edge::Edge,
+    panics::{self, Containment, Handler},
+    refusal::Refusal,
+};
 
 /// Everything that is not gRPC.
 pub(crate) fn router(edge: &Arc<Edge>) -> Router {
+    let containment = Containment { panics: edge.panics.clone(), handler: Handler::Http };
     Router::new()
         .route("/register", post(register::register).delete(register::deregister))
         .route("/v1/services/{service}/replicas/{replica}", get(replica))
@@ -29,6 +34,7 @@ pub(crate) fn router(edge: &Arc<Edge>) -> Router {
         .route("/metrics", get(probes::metrics))
         .fallback(async || Refusal::Path)
         .layer(middleware::from_fn(explain_method))
+        .layer(middleware::from_fn_with_state(containment, panics::contain))
         .with_state(Arc::clone(edge))
 }
 

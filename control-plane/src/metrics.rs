@@ -24,6 +24,7 @@ pub(crate) struct Metrics {
     lease_expirations: Counter,
     commit_seconds: Histogram,
     handled: Family<GrpcLabels, Counter>,
+    panics: Family<TaskLabels, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -48,6 +49,11 @@ struct GrpcLabels {
     grpc_code: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TaskLabels {
+    task: &'static str,
+}
+
 /// How a registration ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Registered {
@@ -70,6 +76,9 @@ const STATES: [(v1::NodeState, &str); 4] = [
     (v1::NodeState::Disconnected, "disconnected"),
 ];
 
+/// What a panic may end, but for the tasks behind streams.
+const PANICKING: [&str; 8] = ["accept", "connection", "drain", "expiry", "grpc", "health", "http", "writer"];
+
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut metrics = Self {
@@ -84,6 +93,7 @@ impl Metrics {
                 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0,
             ]),
             handled: Family::default(),
+            panics: Family::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("gateway_registry_services", "Services registered", metrics.services.clone());
@@ -109,11 +119,19 @@ impl Metrics {
             metrics.commit_seconds.clone(),
         );
         registry.register("grpc_server_handled", "RPCs completed, by their status", metrics.handled.clone());
+        registry.register(
+            "gateway_panics",
+            "Panics, by the task that they ended; its caller was told INTERNAL or it was started again",
+            metrics.panics.clone(),
+        );
         let version = vec![("version", env!("CARGO_PKG_VERSION"))];
         registry.register("gateway_build", "Which build this is", Info::new(version));
         for result in [Registered::Created, Registered::Replaced, Registered::Refused] {
             // A counter that appears with its first event looks like a broken scrape until then.
             drop(metrics.registrations.get_or_create(&result.labels()));
+        }
+        for task in PANICKING {
+            drop(metrics.panics.get_or_create(&TaskLabels { task }));
         }
         metrics
     }
@@ -124,6 +142,11 @@ impl Metrics {
 
     pub(crate) fn lease_expired(&self) {
         self.lease_expirations.inc();
+    }
+
+    /// Counts a panic. `task` must come from the code, not from a caller.
+    pub(crate) fn panicked(&self, task: &'static str) {
+        self.panics.get_or_create(&TaskLabels { task }).inc();
     }
 
     pub(crate) fn committed(&self, took: Duration) {
@@ -193,6 +216,7 @@ mod tests {
             "gateway_registry_replicas{health=\"degraded\"} 0",
             "gateway_registry_registrations_total{result=\"created\"} 0",
             "gateway_registry_lease_expirations_total 0",
+            "gateway_panics_total{task=\"writer\"} 0",
             "gateway_nodes{state=\"synced\"} 0",
             "gateway_store_commit_seconds_count 0",
             "grpc_server_handled_total{grpc_service=\"gateway.v1.RegistryService\",grpc_method=\"Register\",grpc_code=\"OK\"} 1",

@@ -76,6 +76,27 @@ impl Observation {
         self.tell(observed);
     }
 
+    /// Notes what happened in this process itself.
+    pub(crate) fn happened(
+        &self,
+        event_type: &str,
+        severity: v1::EventSeverity,
+        message: String,
+        metadata: HashMap<String, String>,
+    ) {
+        let mut observed = self.lock();
+        observed.timeline.push(v1::Event {
+            event_time: Some(timestamp(clock::wall())),
+            severity: severity.into(),
+            event_type: event_type.into(),
+            actor: "registry".into(),
+            message,
+            metadata,
+            ..Default::default()
+        });
+        self.tell(observed);
+    }
+
     /// Begins a snapshot stream; an older one of the same data plane is told to end.
     ///
     /// # Errors

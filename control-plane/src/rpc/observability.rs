@@ -92,13 +92,8 @@ impl ObservabilityService for Observability {
         let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
         // One answer, and perhaps the status that ends the stream.
         let (outbound, responses) = mpsc::channel(2);
-        let edge = Arc::clone(&self.0);
-        self.0.streams.spawn(async move {
-            if let Err(status) = take_reports(edge, request.into_inner(), outbound.clone(), peer).await {
-                let _ = outbound.try_send(Err(status));
-            }
-            drop(place);
-        });
+        let work = take_reports(Arc::clone(&self.0), request.into_inner(), outbound.clone(), peer);
+        self.0.spawn_stream("report_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 
@@ -175,11 +170,8 @@ impl ObservabilityService for Observability {
         };
         let place = self.0.event_streams.take()?;
         let (outbound, responses) = mpsc::channel(1);
-        let edge = Arc::clone(&self.0);
-        self.0.streams.spawn(async move {
-            watch(&edge, &filter, cursor, outbound).await;
-            drop(place);
-        });
+        let work = watch(Arc::clone(&self.0), filter, cursor, outbound.clone());
+        self.0.spawn_stream("event_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 }
@@ -228,24 +220,25 @@ async fn take_reports(
 }
 
 async fn watch(
-    edge: &Edge,
-    filter: &EventFilter,
+    edge: Arc<Edge>,
+    filter: EventFilter,
     mut cursor: Cursor,
     outbound: mpsc::Sender<Result<v1::WatchEventsResponse, Status>>,
-) {
+) -> Result<(), Status> {
+    let shutting_down = || Status::from(Refusal::from(WriteError::ShuttingDown));
     let observation = &edge.effects.observation;
     let mut last = observation.subscribe();
     loop {
         let seen = *last.borrow_and_update();
-        let since = observation.read_events(|timeline| timeline.since(cursor, filter, WATCH_BATCH));
+        let since = observation.read_events(|timeline| timeline.since(cursor, &filter, WATCH_BATCH));
         cursor = Cursor::After(since.reached);
         if since.gap || !since.events.is_empty() {
             let events = since.events.into_iter().map(Arc::unwrap_or_clone).collect();
             let message = Ok(v1::WatchEventsResponse { events, gap: since.gap });
             // A slow reader holds up only itself: what it misses shows as a gap.
             tokio::select! {
-                sent = outbound.send(message) => if sent.is_err() { return },
-                () = edge.shutdown.begun() => return,
+                sent = outbound.send(message) => if sent.is_err() { return Ok(()) },
+                () = edge.shutdown.begun() => return Err(shutting_down()),
             }
         }
         if since.reached < seen {
@@ -253,12 +246,8 @@ async fn watch(
         }
         tokio::select! {
             _ = last.changed() => {}
-            () = outbound.closed() => return,
-            () = edge.shutdown.begun() => {
-                // The reader may be behind; then it learns of the end from the end itself.
-                let _ = outbound.try_send(Err(Refusal::from(WriteError::ShuttingDown).into()));
-                return;
-            }
+            () = outbound.closed() => return Ok(()),
+            () = edge.shutdown.begun() => return Err(shutting_down()),
         }
     }
 }

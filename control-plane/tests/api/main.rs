@@ -8,3 +8,4 @@ mod lifecycle;
 mod observability;
 mod plane;
 mod registry;
+mod supervision;

@@ -48,14 +48,8 @@ impl DiscoveryService for Discovery {
         let place = self.0.snapshot_streams.take()?;
         let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
         let (outbound, responses) = mpsc::channel(BUFFERED);
-        let edge = Arc::clone(&self.0);
-        self.0.streams.spawn(async move {
-            if let Err(status) = serve(edge, request.into_inner(), outbound.clone(), peer).await {
-                // A peer that reads nothing learns it from the end of its stream.
-                let _ = outbound.try_send(Err(status));
-            }
-            drop(place);
-        });
+        let work = serve(Arc::clone(&self.0), request.into_inner(), outbound.clone(), peer);
+        self.0.spawn_stream("snapshot_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 }

@@ -11,4 +11,5 @@ mod overrides;
 mod plane;
 mod policies;
 mod registry;
+mod supervision;
 mod watch_replicas;

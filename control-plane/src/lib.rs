@@ -148,7 +148,8 @@ async fn serve<S: Store>(
         available,
         panics: panics.clone(),
         streams: TaskTracker::new(),
-        snapshot_streams: Places::new(streams, "too many snapshot streams"),
+        // Those who only look must not take the places of those who route.
+        snapshot_streams: Places::new(streams + MAX_WATCH_STREAMS, "too many snapshot streams"),
         report_streams: Places::new(streams, "too many report streams"),
         event_streams: Places::new(MAX_EVENT_STREAMS, "too many event watches"),
         watch_streams: Places::new(MAX_WATCH_STREAMS, "too many watches"),

@@ -91,12 +91,9 @@ impl ObservabilityService for Observability {
         let query = Query::parse_watch(request.get_ref()).map_err(Refusal::from)?;
         let place = self.0.watch_streams.take()?;
         let (outbound, responses) = mpsc::channel(BUFFERED);
-        let watch = breakers::Watch::new(Arc::clone(&self.0), query, outbound.clone());
-        let work = async move {
-            watch.run().await;
-            Ok(())
-        };
-        self.0.spawn_stream("watch_stream", place, outbound, work);
+        let to_peer = outbound.clone();
+        let watch = breakers::Watch::new(Arc::clone(&self.0), query, outbound);
+        self.0.spawn_stream("watch_stream", place, to_peer, watch.follow());
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 
@@ -132,11 +129,7 @@ impl ObservabilityService for Observability {
         let (query, cursor) = timeline::begin(&self.0, request.get_ref())?;
         let place = self.0.event_streams.take()?;
         let (outbound, responses) = mpsc::channel(1);
-        let (edge, events) = (Arc::clone(&self.0), outbound.clone());
-        let work = async move {
-            timeline::watch(&edge, &query, cursor, events).await;
-            Ok(())
-        };
+        let work = timeline::watch(Arc::clone(&self.0), query, cursor, outbound.clone());
         self.0.spawn_stream("event_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
@@ -148,11 +141,7 @@ impl ObservabilityService for Observability {
         let (wish, interval) = statistics::parse(request.get_ref()).map_err(Refusal::from)?;
         let place = self.0.watch_streams.take()?;
         let (outbound, responses) = mpsc::channel(1);
-        let (edge, stats) = (Arc::clone(&self.0), outbound.clone());
-        let work = async move {
-            statistics::watch(&edge, wish, interval, stats).await;
-            Ok(())
-        };
+        let work = statistics::watch(Arc::clone(&self.0), wish, interval, outbound.clone());
         self.0.spawn_stream("watch_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }

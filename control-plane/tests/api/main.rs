@@ -6,5 +6,8 @@ mod discovery;
 mod http;
 mod lifecycle;
 mod observability;
+mod origin;
 mod plane;
 mod registry;
+mod rest;
+mod streams;

@@ -52,6 +52,9 @@ use self::{
 /// Event watches at once: people and tools, not data planes.
 const MAX_EVENT_STREAMS: usize = 256;
 
+/// Watches of replicas, breakers, statistics and drains at once.
+const MAX_WATCH_STREAMS: usize = 256;
+
 /// A control plane that serves.
 #[derive(Debug)]
 pub struct Running {
@@ -90,10 +93,10 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
     let unusable = |error| Failure::usage(format!("--store {}: {error}", config.store));
     let mut store = AnyStore::open(&config.store).await.map_err(unusable)?;
     let loaded = store.load().await.map_err(unusable)?;
-    tracing::info!(revision = loaded.revision, replicas = loaded.records.len(), "registrations loaded");
+    tracing::info!(revision = loaded.revision, records = loaded.items.len(), "registry loaded");
 
     let effects = Effects {
-        publisher: Arc::new(Publisher::new(loaded.epoch, View::new(loaded.revision, loaded.records))),
+        publisher: Arc::new(Publisher::new(loaded.epoch, View::new(loaded.revision, loaded.items))),
         leases: Arc::new(Leases::new(clock::now())),
         observation: Arc::new(Observation::new(config.max_nodes)),
         metrics: Arc::new(Metrics::new()),
@@ -113,6 +116,9 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         snapshot_streams: Places::new(streams, "too many snapshot streams"),
         report_streams: Places::new(streams, "too many report streams"),
         event_streams: Places::new(MAX_EVENT_STREAMS, "too many event watches"),
+        watch_streams: Places::new(MAX_WATCH_STREAMS, "too many watches"),
+        // One connection may carry many, but whoever has one stream needs no second.
+        keep_alive_streams: Places::new(config.max_connections, "too many keep-alive streams"),
         allowed_hosts: config.allowed_hosts,
     });
     let task = tokio::spawn(run(edge, writer, listener, config.max_connections, shutdown));

@@ -109,6 +109,30 @@ impl Refusal {
                 RegistryError::AddressInUse { .. } => {
                     (Code::AlreadyExists, StatusCode::CONFLICT, r::ADDRESS_IN_USE)
                 }
+                RegistryError::ReplicaRemoved { .. } => {
+                    (Code::FailedPrecondition, StatusCode::CONFLICT, r::REPLICA_REMOVED)
+                }
+                RegistryError::RegistrationBlocked { .. } => {
+                    (Code::FailedPrecondition, StatusCode::CONFLICT, r::REREGISTER_BLOCKED)
+                }
+                RegistryError::LastReadyReplica(_) => {
+                    (Code::FailedPrecondition, StatusCode::CONFLICT, r::LAST_READY_REPLICA)
+                }
+                RegistryError::RequestIdReused(_) => {
+                    (Code::InvalidArgument, StatusCode::BAD_REQUEST, r::REQUEST_ID_REUSED)
+                }
+                RegistryError::EtagMismatch(_) => {
+                    (Code::Aborted, StatusCode::PRECONDITION_FAILED, r::ETAG_MISMATCH)
+                }
+                RegistryError::PolicyNotFound(_) => {
+                    (Code::NotFound, StatusCode::NOT_FOUND, r::POLICY_NOT_FOUND)
+                }
+                RegistryError::Invalid(_) => {
+                    (Code::InvalidArgument, StatusCode::BAD_REQUEST, r::POLICY_INVALID)
+                }
+                RegistryError::ServiceNotFound(_) => {
+                    (Code::NotFound, StatusCode::NOT_FOUND, r::SERVICE_NOT_FOUND)
+                }
                 RegistryError::QuotaExceeded { .. } => {
                     (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, r::QUOTA_EXCEEDED)
                 }
@@ -144,6 +168,9 @@ impl Refusal {
             Self::NotAStream => (Code::InvalidArgument, StatusCode::NOT_ACCEPTABLE, r::MALFORMED_REQUEST),
         };
         let retry = match self {
+            Self::Write(WriteError::Refused(RegistryError::RegistrationBlocked { remaining, .. })) => {
+                Some(*remaining)
+            }
             Self::Write(WriteError::Refused(_)) => None,
             Self::Write(_) => Some(RETRY_DELAY),
             _ => None,
@@ -159,11 +186,19 @@ impl Refusal {
                 RegistryError::ReplicaNotFound(key)
                 | RegistryError::LeaseExpired(key)
                 | RegistryError::LeaseRequired(key)
+                | RegistryError::ReplicaRemoved { key, .. }
+                | RegistryError::RequestIdReused(key)
+                | RegistryError::LastReadyReplica(key)
                 | RegistryError::LeaseMismatch(key) => replica(key),
                 RegistryError::AddressInUse { service, owner, .. } => {
                     replica(&ReplicaKey { service: service.clone(), replica: owner.clone() })
                 }
-                RegistryError::QuotaExceeded { .. } => None,
+                RegistryError::ServiceNotFound(name) => Some(("service", name.to_string())),
+                RegistryError::PolicyNotFound(scope) => Some(("policy", scope.to_string())),
+                RegistryError::QuotaExceeded { .. }
+                | RegistryError::RegistrationBlocked { .. }
+                | RegistryError::EtagMismatch(_)
+                | RegistryError::Invalid(_) => None,
             },
             _ => None,
         }
@@ -171,7 +206,7 @@ impl Refusal {
 
     fn violations(&self) -> Vec<(String, String)> {
         match self {
-            Self::Invalid(invalid) => {
+            Self::Invalid(invalid) | Self::Write(WriteError::Refused(RegistryError::Invalid(invalid))) => {
                 invalid.violations().iter().map(|v| (v.field.clone(), v.description.clone())).collect()
             }
             Self::Write(WriteError::Refused(RegistryError::LeaseRequired(_))) => {
@@ -179,6 +214,9 @@ impl Refusal {
                     "lease_id".into(),
                     "is required for a replica with a lease, unless force is set".into(),
                 )]
+            }
+            Self::Write(WriteError::Refused(RegistryError::RequestIdReused(_))) => {
+                vec![("request_id".into(), "was used before for another registration".into())]
             }
             Self::PageToken => vec![("page_token".into(), "is not of this list".into())],
             _ => Vec::new(),
@@ -188,6 +226,11 @@ impl Refusal {
     fn metadata(row: &Row) -> HashMap<String, String> {
         let entry = |(kind, name): &(&'static str, String)| ((*kind).to_owned(), name.clone());
         row.resource.iter().map(entry).collect()
+    }
+
+    /// The machine-readable reason.
+    pub(crate) fn reason(&self) -> &'static str {
+        self.row().reason
     }
 
     /// The gRPC status.

@@ -235,7 +235,7 @@ impl<S: Store> Writer<S> {
                         "the store was replaced by another one while it was in use: start again",
                     ));
                 }
-                self.effects.correct(View::new(loaded.revision, loaded.records));
+                self.effects.correct(View::new(loaded.revision, loaded.items));
                 self.doubt = None;
                 self.available.send_replace(true);
                 tracing::info!(revision = loaded.revision, "the store is back");

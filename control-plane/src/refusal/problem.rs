@@ -98,6 +98,7 @@ fn http_status(code: Code, reason: &str) -> StatusCode {
         (Code::Unauthenticated, _) => StatusCode::UNAUTHORIZED,
         (Code::PermissionDenied, _) => StatusCode::FORBIDDEN,
         (Code::NotFound, _) => StatusCode::NOT_FOUND,
+        (Code::Aborted, reason::ETAG_MISMATCH) => StatusCode::PRECONDITION_FAILED,
         // 409 rather than 400, so that people tell a state that forbids it from a typo.
         (Code::FailedPrecondition | Code::Aborted | Code::AlreadyExists, _) => StatusCode::CONFLICT,
         (Code::ResourceExhausted, _) => StatusCode::TOO_MANY_REQUESTS,

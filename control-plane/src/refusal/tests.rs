@@ -13,13 +13,35 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
         address: Address::parse("10.0.0.1:80").unwrap(),
         owner: key.replica.clone(),
     };
-    let quota = RegistryError::QuotaExceeded { what: "the registry".into(), limit: 1 };
+    let quota = RegistryError::QuotaExceeded { what: "the registry".into(), of: "replicas", limit: 1 };
+    let removed = RegistryError::ReplicaRemoved { key: key.clone(), why: "deregistered by ana".into() };
+    let (what, remaining) = (key.to_string(), RETRY_DELAY);
+    let blocked = RegistryError::RegistrationBlocked { what, remaining, by: "ana: bad deploy".into() };
+    let policy = RegistryError::Invalid(Invalid::new("breaker.failure_ratio", "2 is not in 0.0..=1.0"));
     vec![
         (Invalid::new("service", "is required").into(), "INVALID_ARGUMENT", 400, "INVALID_FIELD"),
         (Refusal::ServiceNotFound(key.service.clone()), "NOT_FOUND", 404, "SERVICE_NOT_FOUND"),
         (RegistryError::ReplicaNotFound(key.clone()).into(), "NOT_FOUND", 404, "REPLICA_NOT_FOUND"),
         (RegistryError::LeaseExpired(key.clone()).into(), "NOT_FOUND", 404, "LEASE_EXPIRED"),
         (RegistryError::LeaseMismatch(key.clone()).into(), "FAILED_PRECONDITION", 409, "LEASE_MISMATCH"),
+        (removed.into(), "FAILED_PRECONDITION", 409, "REPLICA_REMOVED"),
+        (blocked.into(), "FAILED_PRECONDITION", 409, "REREGISTER_BLOCKED"),
+        (RegistryError::RequestIdReused(key.clone()).into(), "INVALID_ARGUMENT", 400, "REQUEST_ID_REUSED"),
+        (
+            RegistryError::LastReadyReplica(key.clone()).into(),
+            "FAILED_PRECONDITION",
+            409,
+            "LAST_READY_REPLICA",
+        ),
+        (RegistryError::EtagMismatch(key.to_string()).into(), "ABORTED", 412, "ETAG_MISMATCH"),
+        (RegistryError::ServiceNotFound(key.service.clone()).into(), "NOT_FOUND", 404, "SERVICE_NOT_FOUND"),
+        (
+            RegistryError::PolicyNotFound(crate::registry::Scope::All).into(),
+            "NOT_FOUND",
+            404,
+            "POLICY_NOT_FOUND",
+        ),
+        (policy.into(), "INVALID_ARGUMENT", 400, "POLICY_INVALID"),
         (RegistryError::LeaseRequired(key).into(), "INVALID_ARGUMENT", 400, "INVALID_FIELD"),
         (in_use.into(), "ALREADY_EXISTS", 409, "ADDRESS_IN_USE"),
         (quota.into(), "RESOURCE_EXHAUSTED", 429, "QUOTA_EXCEEDED"),

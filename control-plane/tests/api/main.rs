@@ -4,10 +4,15 @@
 
 mod discovery;
 mod http;
+mod keep_alive;
 mod lifecycle;
 mod observability;
 mod origin;
+mod overrides;
 mod plane;
+mod policies;
 mod registry;
 mod rest;
+mod rest_decisions;
 mod streams;
+mod watch_replicas;

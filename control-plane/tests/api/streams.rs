@@ -160,3 +160,28 @@ async fn a_reader_that_goes_gives_its_place_back() {
         crate::plane::eventually(opened).await;
     }
 }
+
+#[tokio::test]
+async fn replicas_are_watched_from_where_the_last_reader_was() {
+    let plane = Plane::start().await;
+    register(&plane, "r-1", "10.0.0.1:80").await;
+    let path = "/v1/services/orders/replicas?watch=1";
+    let mut reader = Events::open(&plane, path, "").await;
+    let mut changes = Vec::new();
+    let position = loop {
+        let event = reader.next().await.unwrap();
+        changes.push(event.data["changeType"].as_str().unwrap().to_owned());
+        if let Some(id) = event.id {
+            break id;
+        }
+    };
+    assert_eq!(changes, ["CHANGE_TYPE_RESET", "CHANGE_TYPE_ADDED", "CHANGE_TYPE_BOOKMARK"]);
+    drop(reader);
+    register(&plane, "r-2", "10.0.0.2:80").await;
+    let mut reader = Events::open(&plane, path, &format!("last-event-id: {position}\r\n")).await;
+    let added = reader.next().await.unwrap().data;
+    assert_eq!(
+        (&added["changeType"], &added["replica"]["replicaId"]),
+        (&json!("CHANGE_TYPE_ADDED"), &json!("r-2"))
+    );
+}

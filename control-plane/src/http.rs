@@ -54,8 +54,8 @@ pub(crate) fn router(edge: &Arc<Edge>, grpc: Router) -> Router {
         .fallback(async || Refusal::Path)
         .with_state(Arc::clone(edge))
         .route("/v1/{*path}", any(resources::serve).with_state(resources))
-        .layer(middleware::from_fn(finish))
         .layer(middleware::from_fn_with_state(allowed_hosts, origin::check))
+        .layer(middleware::from_fn(finish))
 }
 
 /// Gives the bare 405 of the router a body, its `Allow` header stays; and forbids browsers to take an answer for

@@ -22,6 +22,9 @@ async fn a_name_that_is_somebody_else_s_is_refused_unless_it_is_allowed() {
         let taken = send(&plane, "GET", "/v1/services", &format!("host: {host}"), "").await;
         assert_eq!(taken.status, 200, "{host}");
     }
+    // A target with a name in it goes before the header.
+    let absolute = send(&plane, "GET", "http://evil.example/v1/services", "host: localhost", "").await;
+    assert_eq!((absolute.status, absolute.header("x-content-type-options")), (421, Some("nosniff")));
     // Load balancers ask by whatever name they have.
     assert_eq!(send(&plane, "GET", "/readyz", "host: lb.example", "").await.status, 200);
 }

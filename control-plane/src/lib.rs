@@ -20,6 +20,7 @@ pub mod leases;
 mod metrics;
 pub mod observe;
 pub mod publish;
+mod query;
 mod refusal;
 pub mod registry;
 mod rpc;
@@ -128,7 +129,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
 /// Owns every task of the control plane, and ends them in the order in which they need each other.
 async fn run(
     edge: Arc<Edge>,
-    writer: Writer<AnyStore>,
+    mut writer: Writer<AnyStore>,
     listener: TcpListener,
     max_connections: usize,
     shutdown: Shutdown,
@@ -141,7 +142,8 @@ async fn run(
     let expiry = tokio::spawn(expiry);
     let reporting = tokio::spawn(follow_health(Arc::clone(&edge), health));
     let stop_writer = CancellationToken::new();
-    let mut writer = tokio::spawn(writer.run(stop_writer.clone()));
+    let stopping = stop_writer.clone();
+    let mut writer = tokio::spawn(async move { writer.run(&stopping).await });
 
     let serving = async {
         server::serve(listener, routers, max_connections, shutdown.clone()).await;

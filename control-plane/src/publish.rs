@@ -151,7 +151,19 @@ impl Publisher {
         if current.log.head() != revision {
             current.log = DeltaLog::new(revision, self.bounds.log_capacity);
         }
-        current.view = next;
+        current.view = next.remembering(&current.view);
+        drop(current);
+        self.head.send_replace(revision);
+    }
+
+    /// As [`Publisher::correct`], when what was believed may be half-changed by a panic: no delta is made from it, and data
+    /// planes that are not at this revision get full snapshots. For the writer only.
+    pub fn replace(&self, next: View) {
+        let revision = next.revision();
+        let log = DeltaLog::new(revision, self.bounds.log_capacity);
+        let mut current = self.writing();
+        let view = next.remembering(&current.view);
+        *current = Current { view, log };
         drop(current);
         self.head.send_replace(revision);
     }

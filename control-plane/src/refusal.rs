@@ -19,7 +19,7 @@ use crate::{observe::TooManyNodes, registry::RegistryError, writer::WriteError};
 /// When to try again what failed for want of room or of the store.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Why a request is not done. Nothing was changed by it.
+/// Why a request is not done. Nothing was changed by it, unless its text says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     /// The request's fields.
@@ -44,6 +44,11 @@ pub(crate) enum Refusal {
     /// A body, or the first message of a stream.
     #[error("no whole message came within {}s", .0.as_secs())]
     TooSlow(Duration),
+    /// A panic in the handler.
+    #[error(
+        "the control plane met a defect in this request, which its log tells; the request may have been carried out"
+    )]
+    Internal,
     /// HTTP only.
     #[error("the body is not JSON: {0}")]
     NotJson(String),
@@ -146,6 +151,10 @@ impl Refusal {
             Self::Write(WriteError::Overloaded) => {
                 (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, r::OVERLOADED)
             }
+            Self::Write(WriteError::Interrupted) => {
+                (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, r::INTERRUPTED)
+            }
+            Self::Internal => (Code::Internal, StatusCode::INTERNAL_SERVER_ERROR, r::INTERNAL_ERROR),
             Self::Write(WriteError::ShuttingDown) => {
                 (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, r::SHUTTING_DOWN)
             }

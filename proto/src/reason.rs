@@ -41,6 +41,10 @@ pub const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
 pub const OVERLOADED: &str = "OVERLOADED";
 /// A limit on replicas, streams or data planes is reached.
 pub const QUOTA_EXCEEDED: &str = "QUOTA_EXCEEDED";
+/// The control plane failed with the change in hand, which may have been made or not; to repeat it is safe.
+pub const INTERRUPTED: &str = "INTERRUPTED";
+/// The request met a defect of the control plane, whose log tells it. What it asked for may have been done or not.
+pub const INTERNAL_ERROR: &str = "INTERNAL_ERROR";
 /// The control plane is shutting down.
 pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 /// A newer stream of the same data plane has begun: node ids must be unique.

@@ -49,6 +49,8 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
         (WriteError::StoreFull.into(), "RESOURCE_EXHAUSTED", 507, "STORE_UNAVAILABLE"),
         (WriteError::Overloaded.into(), "RESOURCE_EXHAUSTED", 429, "OVERLOADED"),
         (WriteError::ShuttingDown.into(), "UNAVAILABLE", 503, "SHUTTING_DOWN"),
+        (WriteError::Interrupted.into(), "UNAVAILABLE", 503, "INTERRUPTED"),
+        (Refusal::Internal, "INTERNAL", 500, "INTERNAL_ERROR"),
         (Refusal::PageToken, "INVALID_ARGUMENT", 400, "PAGE_TOKEN_INVALID"),
         (Refusal::Quota { what: "too many", limit: 1 }, "RESOURCE_EXHAUSTED", 429, "QUOTA_EXCEEDED"),
         (Refusal::Superseded(NodeId::parse("n1").unwrap()), "ABORTED", 409, "STREAM_SUPERSEDED"),
@@ -102,6 +104,7 @@ fn what_may_pass_says_when_to_try_again_and_what_may_not_does_not() {
     let retry = |refusal: Refusal| refusal.status().get_error_details().retry_info().is_some();
     assert!(retry(WriteError::Overloaded.into()));
     assert!(retry(WriteError::StoreUnavailable.into()));
+    assert!(retry(WriteError::Interrupted.into()));
     assert!(!retry(Refusal::PageToken));
     let response = Refusal::from(WriteError::Overloaded).into_response();
     assert_eq!(response.headers()[header::RETRY_AFTER], "1");

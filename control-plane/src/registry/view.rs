@@ -51,6 +51,13 @@ impl View {
         view
     }
 
+    /// The same, still knowing of the replicas that went before, which no store holds.
+    #[must_use]
+    pub fn remembering(mut self, before: &Self) -> Self {
+        self.removals.clone_from(&before.removals);
+        self
+    }
+
     /// The revision of the last change applied.
     pub fn revision(&self) -> Revision {
         self.revision

@@ -14,5 +14,6 @@ mod policies;
 mod registry;
 mod rest;
 mod rest_decisions;
+mod statistics;
 mod streams;
 mod watch_replicas;

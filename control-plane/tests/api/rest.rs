@@ -1,12 +1,9 @@
 //! The REST form of every RPC: paths, bodies, conditions, refusals.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use gateway_proto::{json::to_json, v1};
 use serde_json::{Value, json};
-use tokio_stream::wrappers::ReceiverStream;
 
-use crate::plane::{PATIENCE, Plane, eventually, request};
+use crate::plane::{Plane, request};
 
 /// One HTTP request, and what came back.
 pub(crate) struct Answer {
@@ -242,55 +239,4 @@ async fn the_document_of_all_this_is_served() {
     assert_eq!((document.status, document.header("content-type")), (200, Some("application/json")));
     assert_eq!(document.json()["openapi"], json!("3.1.0"));
     assert!(document.json()["paths"]["/v1/services/{service}/replicas"]["post"].is_object());
-}
-
-/// Lets a data plane say of `orders/r-1` what it has seen.
-async fn report(
-    plane: &Plane,
-    breaker: v1::Breaker,
-) -> tokio::sync::mpsc::Sender<v1::ReportNodeStatusRequest> {
-    static NODES: AtomicU32 = AtomicU32::new(1);
-    let node_id = format!("dp-{}", NODES.fetch_add(1, Ordering::Relaxed));
-    let (reports, outbound) = tokio::sync::mpsc::channel(1);
-    let report = v1::ReportNodeStatusRequest {
-        node: Some(v1::NodeIdentity { node_id, version: "1".into() }),
-        full: true,
-        breakers: vec![breaker],
-        ..Default::default()
-    };
-    reports.send(report).await.unwrap();
-    let mut observability = plane.observability();
-    let responses = observability.report_node_status(ReceiverStream::new(outbound)).await.unwrap();
-    // The answer comes once the report is in.
-    tokio::time::timeout(PATIENCE, responses.into_inner().message()).await.unwrap().unwrap();
-    reports
-}
-
-#[tokio::test]
-async fn statistics_sum_up_what_data_planes_saw_and_reading_them_changes_nothing() {
-    let plane = Plane::start().await;
-    for (id, address) in [("r-1", "10.0.0.1:80"), ("r-2", "10.0.0.2:80")] {
-        plane.register(v1::RegisterRequest { replica_id: id.into(), ..request("orders", address) }).await;
-    }
-    let breaker = v1::Breaker {
-        service: "orders".into(),
-        replica_id: "r-1".into(),
-        state: v1::BreakerState::Closed.into(),
-        attempt_count: 10,
-        failure_count: 3,
-        ..Default::default()
-    };
-    let _first = report(&plane, breaker.clone()).await;
-    let open = v1::BreakerState::Open.into();
-    let _second =
-        report(&plane, v1::Breaker { state: open, attempt_count: 5, failure_count: 5, ..breaker }).await;
-    let expected = json!({
-        "SUCCESS_COUNT": ["http://10.0.0.1:80 7", "http://10.0.0.2:80 0"],
-        "ERROR_COUNT": ["http://10.0.0.1:80 8", "http://10.0.0.2:80 0"],
-        "COOLDOWNS": ["http://10.0.0.1:80 true", "http://10.0.0.2:80 false"],
-    });
-    eventually(async || (get(&plane, "/statistics").await.json() == expected).then_some(())).await;
-    assert_eq!(get(&plane, "/statistics").await.json(), expected, "reading it changed something");
-    assert_eq!(get(&plane, "/statistics/orders").await.json(), expected);
-    assert_eq!(get(&plane, "/statistics/carts").await.problem().1, "SERVICE_NOT_FOUND");
 }

@@ -60,8 +60,8 @@ pub(crate) fn router(edge: &Arc<Edge>, grpc: Router) -> Router {
         .with_state(Arc::clone(edge))
         .route("/v1/{*path}", any(resources::serve).with_state(resources))
         .layer(middleware::from_fn_with_state(containment, panics::contain))
-        .layer(middleware::from_fn(finish))
         .layer(middleware::from_fn_with_state(allowed_hosts, origin::check))
+        .layer(middleware::from_fn(finish))
 }
 
 /// Gives the bare 405 of the router a body, its `Allow` header stays; and forbids browsers to take an answer for

@@ -29,7 +29,7 @@ mod writer;
 
 use std::{net::SocketAddr, sync::Arc};
 
-use gateway_runtime::{Failure, Shutdown};
+use gateway_runtime::{Failure, Shutdown, accept};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::server::HealthReporter;
@@ -84,7 +84,7 @@ impl Running {
 pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failure> {
     tracing::info!(?config, "starting");
     let unbound = |error| Failure::unbound("--listen", config.listen, &error);
-    let listener = TcpListener::bind(config.listen).await.map_err(unbound)?;
+    let listener = accept::listen(config.listen).map_err(unbound)?;
     let listen = listener.local_addr().map_err(unbound)?;
 
     let unusable = |error| Failure::usage(format!("--store {}: {error}", config.store));

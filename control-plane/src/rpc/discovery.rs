@@ -133,7 +133,9 @@ impl Stream {
                 }
                 Next::Bookmark { revision } => {
                     let nonce = self.session.sent_bookmark(clock::now(), revision);
-                    self.send(nonce, revision, Update::Bookmark(v1::Bookmark::default()))?;
+                    let hash = self.edge.effects.publisher.content_hash(&self.filter, revision);
+                    let content_hash = hash.map(|hash| hash.to_string()).unwrap_or_default();
+                    self.send(nonce, revision, Update::Bookmark(v1::Bookmark { content_hash }))?;
                     continue;
                 }
                 Next::Wait { until } => until,

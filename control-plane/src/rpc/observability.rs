@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{
     HELLO_TIMEOUT, MAX_REPORT_BYTES,
     breakers::{Query, parse_row_name, row_name},
-    identity, next_message,
+    identity, next_message, overrides,
     page::Page,
     registry::count,
 };
@@ -58,30 +58,33 @@ impl ObservabilityService for Observability {
 
     async fn override_breaker(
         &self,
-        _: Request<v1::OverrideBreakerRequest>,
+        request: Request<v1::OverrideBreakerRequest>,
     ) -> Result<Response<v1::OverrideBreakerResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let peer = request.remote_addr();
+        Ok(Response::new(overrides::override_breaker(&self.0, request.into_inner(), peer).await?))
     }
 
     async fn reset_breaker(
         &self,
-        _: Request<v1::ResetBreakerRequest>,
+        request: Request<v1::ResetBreakerRequest>,
     ) -> Result<Response<v1::ResetBreakerResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let peer = request.remote_addr();
+        Ok(Response::new(overrides::reset_breaker(&self.0, request.into_inner(), peer).await?))
     }
 
     async fn list_overrides(
         &self,
-        _: Request<v1::ListOverridesRequest>,
+        request: Request<v1::ListOverridesRequest>,
     ) -> Result<Response<v1::ListOverridesResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        Ok(Response::new(overrides::list(&self.0, request.get_ref())?))
     }
 
     async fn end_override(
         &self,
-        _: Request<v1::EndOverrideRequest>,
+        request: Request<v1::EndOverrideRequest>,
     ) -> Result<Response<v1::EndOverrideResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let peer = request.remote_addr();
+        Ok(Response::new(overrides::end(&self.0, request.into_inner(), peer).await?))
     }
 
     async fn report_node_status(

@@ -1,22 +1,31 @@
 //! `gateway.v1.RegistryService`: wire messages to checked words, and back.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use gateway_proto::{
     Check, Health, Invalid, LeaseId, ReplicaKey, ServiceName,
     time::timestamp,
     v1::{self, registry_service_server::RegistryService},
 };
-use tonic::{Request, Response, Status};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
-use super::page::Page;
+use super::{
+    asked,
+    keep_alive::{self, Beat},
+    overrides,
+    page::Page,
+    watch_replicas,
+};
 use crate::{
     edge::Edge,
     refusal::Refusal,
-    registry::{Proof, Registration, ServiceEntry, Target, text_within},
+    registry::{Proof, Record, Registration, Said, ServiceEntry, Target, text_within},
 };
 
-const MAX_REASON_CHARS: usize = 256;
+/// Responses between a stream's task and its connection.
+const BUFFERED: usize = 4;
 
 /// The service.
 #[derive(Debug)]
@@ -24,15 +33,25 @@ pub(super) struct Registry(pub(super) Arc<Edge>);
 
 #[tonic::async_trait]
 impl RegistryService for Registry {
-    type KeepAliveStream = tokio_stream::Empty<Result<v1::KeepAliveResponse, Status>>;
+    type KeepAliveStream = ReceiverStream<Result<v1::KeepAliveResponse, Status>>;
     type WatchDrainStream = tokio_stream::Empty<Result<v1::WatchDrainResponse, Status>>;
-    type WatchReplicasStream = tokio_stream::Empty<Result<v1::WatchReplicasResponse, Status>>;
+    type WatchReplicasStream = ReceiverStream<Result<v1::WatchReplicasResponse, Status>>;
 
     async fn keep_alive(
         &self,
-        _: Request<tonic::Streaming<v1::KeepAliveRequest>>,
+        request: Request<Streaming<v1::KeepAliveRequest>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let place = self.0.keep_alive_streams.take()?;
+        let (outbound, responses) = mpsc::channel(BUFFERED);
+        let edge = Arc::clone(&self.0);
+        self.0.streams.spawn(async move {
+            if let Err(status) = keep_alive::serve(edge, request.into_inner(), outbound.clone()).await {
+                // A client that reads nothing learns it from the end of its stream.
+                let _ = outbound.try_send(Err(status));
+            }
+            drop(place);
+        });
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 
     async fn drain_replica(
@@ -58,25 +77,36 @@ impl RegistryService for Registry {
 
     async fn release_guard(
         &self,
-        _: Request<v1::ReleaseGuardRequest>,
+        request: Request<v1::ReleaseGuardRequest>,
     ) -> Result<Response<v1::ReleaseGuardResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let peer = request.remote_addr();
+        Ok(Response::new(overrides::release_guard(&self.0, request.into_inner(), peer).await?))
     }
 
     async fn watch_replicas(
         &self,
-        _: Request<v1::WatchReplicasRequest>,
+        request: Request<v1::WatchReplicasRequest>,
     ) -> Result<Response<Self::WatchReplicasStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let watch = watch_replicas::Watch::parse(&self.0, request.get_ref()).map_err(Refusal::from)?;
+        let place = self.0.watch_streams.take()?;
+        let (outbound, responses) = mpsc::channel(BUFFERED);
+        self.0.streams.spawn(async move {
+            if let Err(status) = watch.follow(&outbound).await {
+                let _ = outbound.try_send(Err(status));
+            }
+            drop(place);
+        });
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 
     async fn register(
         &self,
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
+        let peer = request.remote_addr().map(|peer| peer.ip());
         let request = request.into_inner();
         let validate_only = request.validate_only;
-        let registration = Registration::parse(request).map_err(Refusal::from)?;
+        let registration = Registration::parse(request, peer).map_err(Refusal::from)?;
         Ok(Response::new(self.0.register(registration, validate_only).await?))
     }
 
@@ -84,21 +114,22 @@ impl RegistryService for Registry {
         &self,
         request: Request<v1::DeregisterRequest>,
     ) -> Result<Response<v1::DeregisterResponse>, Status> {
-        let (key, proof, reason) = parse_deregister(request.into_inner()).map_err(Refusal::from)?;
-        Ok(Response::new(self.0.deregister(Target::Key(key), proof, reason).await?))
+        let peer = request.remote_addr();
+        let wish = parse_deregister(request.into_inner(), peer).map_err(Refusal::from)?;
+        Ok(Response::new(self.0.deregister(Target::Key(wish.key), wish.proof, wish.said, wish.block).await?))
     }
 
     async fn heartbeat(
         &self,
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
-        let request = request.into_inner();
-        let mut check = Check::default();
-        let key = check.take(ReplicaKey::parse(&request.service, &request.replica_id));
-        let lease = check.take(LeaseId::parse(&request.lease_id));
-        check.finish().map_err(Refusal::from)?;
-        let (Some(key), Some(lease)) = (key, lease) else { unreachable!("nothing was refused") };
-        Ok(Response::new(self.0.heartbeat(&key, lease)?))
+        let Beat { key, lease, health } = Beat::parse(request.into_inner()).map_err(Refusal::from)?;
+        let renewed = self.0.renew(&key, lease)?;
+        match health.filter(|reported| renewed.health != Some(*reported)) {
+            Some(health) => drop(self.0.report_health(key, Some(lease), health, String::new()).await?),
+            None => {}
+        }
+        Ok(Response::new(renewed.answer))
     }
 
     async fn report_health(
@@ -187,14 +218,16 @@ impl Registry {
 }
 
 fn service(name: &ServiceName, entry: &ServiceEntry) -> v1::Service {
+    let counted = |which: fn(&Record) -> bool| count(entry.replicas().filter(|record| which(record)).count());
     v1::Service {
         service: name.to_string(),
         replica_count: count(entry.replicas().len()),
-        ready_replica_count: count(entry.replicas().filter(|record| record.health.is_ready()).count()),
+        ready_replica_count: counted(Record::is_ready),
+        draining_replica_count: counted(|record| record.drain.is_some()),
+        lost_replica_count: counted(|record| record.lost.is_some()),
         open_breaker_count: 0,
         create_time: entry.created_at().map(timestamp),
         revision: entry.revision(),
-        ..Default::default()
     }
 }
 
@@ -208,7 +241,17 @@ pub(super) fn parse_key(name: &str) -> Result<ReplicaKey, Refusal> {
     ReplicaKey::parse(service, replica).map_err(|_| Refusal::PageToken)
 }
 
-fn parse_deregister(wire: v1::DeregisterRequest) -> Result<(ReplicaKey, Proof, String), Invalid> {
+struct Deregistration {
+    key: ReplicaKey,
+    proof: Proof,
+    said: Said,
+    block: Option<Duration>,
+}
+
+fn parse_deregister(
+    wire: v1::DeregisterRequest,
+    peer: Option<SocketAddr>,
+) -> Result<Deregistration, Invalid> {
     let mut check = Check::default();
     let key = check.take(ReplicaKey::parse(&wire.service, &wire.replica_id));
     let proof = match (wire.force, wire.lease_id.as_str()) {
@@ -216,10 +259,16 @@ fn parse_deregister(wire: v1::DeregisterRequest) -> Result<(ReplicaKey, Proof, S
         (false, "") => Some(Proof::None),
         (false, id) => check.take(LeaseId::parse(id)).map(Proof::Lease),
     };
-    check.take(text_within("reason", &wire.reason, MAX_REASON_CHARS));
+    let block = wire.block_reregister_ttl.and_then(|ttl| check.take(asked::ttl("block_reregister_ttl", ttl)));
+    if wire.block_reregister_ttl.is_some() && !wire.force {
+        check.take::<()>(Err(Invalid::new("block_reregister_ttl", "needs force beside it")));
+    }
+    let said = check.take(asked::said(&wire.author, &wire.reason, peer));
     check.finish()?;
-    let (Some(key), Some(proof)) = (key, proof) else { unreachable!("nothing was refused") };
-    Ok((key, proof, wire.reason))
+    let (Some(key), Some(proof), Some(said)) = (key, proof, said) else {
+        unreachable!("nothing was refused")
+    };
+    Ok(Deregistration { key, proof, said, block })
 }
 
 type HealthReport = (ReplicaKey, Option<LeaseId>, Health, String);
@@ -231,11 +280,11 @@ fn parse_health(wire: v1::ReportHealthRequest) -> Result<HealthReport, Invalid> 
         "" => None,
         id => check.take(LeaseId::parse(id)),
     };
-    let health = Health::parse(wire.health).and_then(|health| {
+    let health = Health::parse_reported(wire.health).and_then(|health| {
         health.ok_or_else(|| Invalid::new("health", "is required: STARTING, HEALTHY, DEGRADED or UNHEALTHY"))
     });
     let health = check.take(health);
-    check.take(text_within("reason", &wire.reason, MAX_REASON_CHARS));
+    check.take(text_within("reason", &wire.reason, asked::MAX_REASON_CHARS));
     check.finish()?;
     let (Some(key), Some(health)) = (key, health) else { unreachable!("nothing was refused") };
     Ok((key, lease, health, wire.reason))

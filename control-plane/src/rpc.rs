@@ -18,9 +18,8 @@ use axum::Router;
 use gateway_proto::{
     Invalid, NodeId,
     v1::{
-        self, discovery_service_server::DiscoveryServiceServer,
-        observability_service_server::ObservabilityServiceServer, policy_service_server::PolicyServiceServer,
-        registry_service_server::RegistryServiceServer,
+        self, observability_service_server::ObservabilityServiceServer,
+        policy_service_server::PolicyServiceServer, registry_service_server::RegistryServiceServer,
     },
 };
 use tonic::{Code, Status, Streaming, server::NamedService, service::Routes};
@@ -41,7 +40,7 @@ const MAX_VERSION_CHARS: usize = 63;
 /// All gRPC services as one router.
 pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
     let registry = RegistryServiceServer::new(Registry(Arc::clone(edge)));
-    let discovery = DiscoveryServiceServer::new(Discovery(Arc::clone(edge)));
+    let discovery = Discovery(Arc::clone(edge));
     let policies = PolicyServiceServer::new(Policies(Arc::clone(edge)));
     let observability = ObservabilityServiceServer::new(Observability(Arc::clone(edge)));
     let health = tonic_health::pb::health_server::HealthServer::new(
@@ -63,7 +62,7 @@ pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
         reflection().register_encoded_file_descriptor_set(v1).build_v1alpha().expect(VALID);
     Routes::new(registry.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(policies.max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(discovery.max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(discovery)
         .add_service(observability.max_decoding_message_size(MAX_REPORT_BYTES))
         .add_service(health.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(reflection_v1.max_decoding_message_size(MAX_REQUEST_BYTES))
@@ -91,7 +90,7 @@ fn health_names() -> [&'static str; 5] {
     [
         "",
         RegistryServiceServer::<Registry>::NAME,
-        DiscoveryServiceServer::<Discovery>::NAME,
+        Discovery::NAME,
         PolicyServiceServer::<Policies>::NAME,
         ObservabilityServiceServer::<Observability>::NAME,
     ]

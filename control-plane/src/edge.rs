@@ -81,15 +81,21 @@ impl Places {
 }
 
 impl Edge {
-    /// Registers a replica; with `validate_only`, says what would come of it and changes nothing.
+    /// Registers a replica; with `validate_only`, says what would come of it and changes nothing. With `wait`, it also waits
+    /// that long for data planes to route to it, and says which do.
     pub(crate) async fn register(
         &self,
         registration: Registration,
         validate_only: bool,
+        wait: Option<Duration>,
     ) -> Result<v1::RegisterResponse, Refusal> {
         let answer = self.submit(Command::Register(registration), validate_only).await?;
         let Answer::Registered { record, created } = answer else {
             unreachable!("a registration is answered as such")
+        };
+        let rollout = match wait.filter(|_| !validate_only) {
+            Some(wait) => Some(self.rollout(record.revision, wait).await),
+            None => None,
         };
         let replica = if validate_only { record.to_wire() } else { self.replica(&record) };
         let lease = record.lease;
@@ -98,7 +104,7 @@ impl Edge {
             lease_id: lease.filter(|_| !validate_only).map(|lease| lease.id.reveal()).unwrap_or_default(),
             heartbeat_interval: lease.map(|lease| duration(heartbeat_interval(lease.ttl))),
             created,
-            rollout: None,
+            rollout,
         })
     }
 
@@ -196,7 +202,7 @@ impl Edge {
 
     /// Which data planes have come to `revision`, after waiting for all of them, at most for `wait`.
     pub(crate) async fn rollout(&self, revision: Revision, wait: Duration) -> v1::Rollout {
-        self.effects.observation.rollout(revision, wait).await
+        self.effects.observation.wait_for(revision, wait).await
     }
 
     /// One replica.

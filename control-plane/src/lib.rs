@@ -20,6 +20,7 @@ pub mod leases;
 mod metrics;
 pub mod observe;
 pub mod publish;
+mod query;
 mod refusal;
 pub mod registry;
 mod rpc;

@@ -3,6 +3,7 @@
 mod asked;
 mod breakers;
 mod discovery;
+mod drains;
 mod handled;
 mod keep_alive;
 mod observability;

@@ -11,7 +11,11 @@ use gateway_proto::{ReplicaId, ReplicaKey, ServiceName, v1};
 use http::StatusCode;
 use serde_json::{Value, json};
 
-use crate::{edge::Edge, observe::merge, refusal::Refusal};
+use crate::{
+    edge::Edge,
+    observe::{Replica, Scope},
+    refusal::Refusal,
+};
 
 /// One array for each figure, its entries in the same order.
 #[derive(Debug, Default)]
@@ -54,14 +58,15 @@ impl Statistics {
             let entry = view.service(service).into_iter().flat_map(|entry| entry.replicas());
             entry.map(Arc::clone).collect()
         });
-        let Some(first) = replicas.first() else { return false };
-        let start = first.key.clone();
+        if replicas.is_empty() {
+            return false;
+        }
+        let scope = Scope { service: Some(service.clone()), replica: None };
         let mut seen: HashMap<ReplicaId, v1::Breaker> = edge.effects.observation.read(|_, matrix| {
-            let rows = matrix.from(Some(&start)).take_while(|(key, _)| key.service == *service);
-            let merged = |(key, nodes): (&ReplicaKey, &std::collections::BTreeMap<_, _>)| {
-                Some((key.replica.clone(), merge(nodes.values())?))
+            let merged = |(key, replica): (&ReplicaKey, &Replica)| {
+                Some((key.replica.clone(), replica.merged(key, |_| true)?))
             };
-            rows.filter_map(merged).collect()
+            matrix.from(&scope, None).filter_map(merged).collect()
         });
         for record in replicas {
             // What nobody has sent a request to has no row, or one with zeros.

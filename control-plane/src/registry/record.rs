@@ -89,6 +89,8 @@ pub struct Drain {
     pub by_owner: bool,
     /// Whether nothing is in flight any more, or the deadline has passed.
     pub is_over: bool,
+    /// The registry's revision that began it: who has come there sends no new requests. 0 until it is durable.
+    pub revision: Revision,
 }
 
 /// A registration by which a repeated request is known.
@@ -210,6 +212,7 @@ impl Drain {
             reason: self.reason.to_string(),
             author: self.author.to_string(),
             by_owner: self.by_owner,
+            revision: self.revision,
         }
     }
 }

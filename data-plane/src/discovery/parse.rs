@@ -1,18 +1,25 @@
 //! Wire messages of the registry become specs, or a [`Refusal`] that names the resource at fault.
 
-use gateway_proto::{Address, Health, Invalid, Policy, ReplicaId, ReplicaKey, ServiceName, Weight, v1};
+use gateway_proto::{
+    Address, Health, Invalid, Mode, Policy, Priority, ReplicaId, ReplicaKey, ServiceName, Weight,
+    time::{is_valid, system_time},
+    v1,
+};
 
-use super::Refusal;
+use super::{Refusal, draft::RevisedPolicy};
 use crate::table::ReplicaSpec;
 
 pub(super) fn service_name(text: &str) -> Result<ServiceName, Refusal> {
     ServiceName::parse(text).map_err(|invalid| refuse(&format!("service {text:?}"), &invalid))
 }
 
-/// Reads a resolved policy; one that is not set is the default.
-pub(super) fn policy(service: &ServiceName, wire: Option<&v1::Policy>) -> Result<Policy, Refusal> {
-    wire.map_or(Ok(Policy::default()), Policy::parse)
-        .map_err(|invalid| refuse(&format!("service {service}"), &invalid.within("policy")))
+/// Reads the resolved policy of `owner`, if it has one.
+pub(super) fn policy(owner: &str, wire: Option<&v1::Policy>) -> Result<Option<RevisedPolicy>, Refusal> {
+    wire.map(|wire| match Policy::parse(wire) {
+        Ok(policy) => Ok(RevisedPolicy { policy, revision: wire.revision }),
+        Err(invalid) => Err(refuse(owner, &invalid.within("policy"))),
+    })
+    .transpose()
 }
 
 pub(super) fn key(wire: &v1::ReplicaRemoval) -> Result<ReplicaKey, Refusal> {
@@ -29,17 +36,33 @@ pub(super) fn replica(wire: &v1::Replica) -> Result<ReplicaSpec, Refusal> {
             weight: Weight::parse(wire.weight)?,
             health: health(wire.health),
             incarnation: wire.incarnation,
+            priority: Priority::parse(wire.priority)?,
+            mode: mode(wire.mode),
+            revision: wire.revision,
+            drain_deadline: wire
+                .drain
+                .as_ref()
+                .and_then(|drain| drain.deadline_time)
+                .filter(is_valid)
+                .map(system_time),
+            forced: None,
+            reset_revision: 0,
         })
     };
     read().map_err(|invalid| refuse(&format!("replica {:?}/{:?}", wire.service, wire.replica_id), &invalid))
 }
 
-/// A health that only a newer control plane knows must not stop all updates, so it is no error. The contract sends
-/// requests to HEALTHY and DEGRADED replicas only, so it is read as not ready.
+/// A health that only a newer control plane knows must not stop all updates, so it is no error. The contract names
+/// those that are sent requests, so it is read as not ready.
 fn health(number: i32) -> Health {
     Health::parse(number).map_or(Health::Unhealthy, |health| health.unwrap_or(Health::Healthy))
 }
 
-fn refuse(resource: &str, invalid: &Invalid) -> Refusal {
+/// As [`health`]: what only a newer control plane knows is read as a mode without new requests.
+fn mode(number: i32) -> Mode {
+    Mode::parse(number).unwrap_or(Mode::Draining)
+}
+
+pub(super) fn refuse(resource: &str, invalid: &Invalid) -> Refusal {
     Refusal::InvalidResource(format!("{resource}: {invalid}"))
 }

@@ -7,7 +7,7 @@ use std::{
 
 /// Decisions are made here; everything they need comes in as arguments, so that tests and the simulator own time,
 /// chance and the network.
-const PURE: [&str; 10] = [
+const PURE: [&str; 16] = [
     "control-plane/src/leases.rs",
     "control-plane/src/publish/filter.rs",
     "control-plane/src/publish/log.rs",
@@ -15,6 +15,12 @@ const PURE: [&str; 10] = [
     "control-plane/src/publish/snapshot.rs",
     "control-plane/src/registry",
     "data-plane/src/discovery/assembly.rs",
+    "data-plane/src/discovery/delta.rs",
+    "data-plane/src/discovery/draft.rs",
+    "data-plane/src/discovery/guard",
+    "data-plane/src/discovery/guard.rs",
+    "data-plane/src/discovery/mirror.rs",
+    "data-plane/src/discovery/overrides.rs",
     "data-plane/src/discovery/parse.rs",
     "data-plane/src/discovery/snapshot.rs",
     "data-plane/src/routing",

@@ -1,6 +1,6 @@
 //! The stream's life against a control plane that the test scripts.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use gateway_proto::control_plane_url;
 use tokio::task::JoinHandle;
@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::{
     clock::Clock,
-    discovery::{Snapshot, Source, View, tests as wire},
+    discovery::{Guard, Mirror, Snapshot, Source, View, tests as wire},
     fake_control_plane::FakeControlPlane,
     table::Table,
 };
@@ -30,7 +30,8 @@ impl DataPlane {
 
 fn feed(snapshot: Snapshot, source: Source) -> (Feed, View, Arc<Table>) {
     let (table, _transitions) = Table::new(1);
-    let (feed, view) = Feed::new(snapshot, source, Duration::ZERO, table.clone(), Clock::new());
+    let mirror = Mirror::new("dp-1".parse().unwrap(), snapshot, Guard::default(), SystemTime::now());
+    let (feed, view) = Feed::new(mirror, source, Duration::ZERO, table.clone(), Clock::new());
     (feed, view, table)
 }
 
@@ -68,14 +69,15 @@ async fn a_new_data_plane_asks_for_everything_and_acks_what_it_applied() {
 
     let mut stream = control_plane.snapshot_stream().await;
     let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into() };
-    let expected = v1::Hello { node: Some(node), services: vec!["*".into()], ..Default::default() };
+    let role = v1::SnapshotRole::DataPlane.into();
+    let expected = v1::Hello { node: Some(node), services: vec!["*".into()], role, ..Default::default() };
     assert_eq!(stream.hello, expected);
 
     let ack = stream.send(wire::full(7, vec![orders(2)])).await;
     assert_eq!(ack, v1::Ack { nonce: "n".into(), revision: 7, nack: None });
     assert_eq!(data_plane.routes(), [("orders".to_owned(), 2)], "acked is routed");
-    data_plane.view.snapshot.changed().await.unwrap();
-    assert_eq!(data_plane.view.snapshot.borrow().revision(), 7);
+    data_plane.view.mirror.changed().await.unwrap();
+    assert_eq!(data_plane.view.mirror.borrow().snapshot().revision(), 7);
     let status = data_plane.view.status.borrow().clone();
     assert_eq!((status.source, status.connected, status.nacks), (Source::Live, true, 0));
 

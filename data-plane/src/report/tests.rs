@@ -29,7 +29,7 @@ struct DataPlane {
     stop: Shutdown,
     view: View,
     applied: watch::Sender<Position>,
-    mirror: watch::Sender<Mirror>,
+    _mirror: watch::Sender<Mirror>,
 }
 
 impl DataPlane {
@@ -48,7 +48,7 @@ impl DataPlane {
         let (applied, applied_view) = watch::channel(Position::default());
         let (_, status) = watch::channel(LinkStatus::new(Source::None, Duration::ZERO, Instant::now()));
         let view = View { mirror: mirror_view, applied: applied_view, status };
-        let data_plane = Self { table, journal, clock, stop, view, applied, mirror };
+        let data_plane = Self { table, journal, clock, stop, view, applied, _mirror: mirror };
         data_plane.set_replicas(replicas);
         data_plane
     }

@@ -47,7 +47,7 @@ async fn a_new_revision_is_told_at_once_even_without_rows() {
     for revision in 2..10 {
         data_plane.moved_to(revision);
         let report = within_the_interval(&mut stream).await;
-        assert_eq!((position(&report), report.breakers), (("e", revision), vec![]));
+        assert_eq!((position(&report), &report.breakers[..]), (("e", revision), &[][..]));
     }
 }
 
@@ -84,7 +84,8 @@ async fn a_revision_is_told_only_when_no_worker_picks_by_an_older_one() {
     let mut control_plane = FakeControlPlane::start().await;
     let (data_plane, mut stream) = reporting(&mut control_plane).await;
     let mut worker = data_plane.table.follow_drains(0);
-    worker.taken_on(&*worker.next().await);
+    let drains = worker.next().await;
+    worker.taken_on(&drains);
     data_plane.apply([draining(1), replica(2)]);
     data_plane.moved_to(2);
     // The worker has not heard of it yet. Everything else goes on as before.
@@ -96,7 +97,8 @@ async fn a_revision_is_told_only_when_no_worker_picks_by_an_older_one() {
     let report = within_the_interval(&mut stream).await;
     assert_eq!((position(&report), report.events.len()), (("e", 1), 1));
 
-    worker.taken_on(&*worker.next().await);
+    let drains = worker.next().await;
+    worker.taken_on(&drains);
     let report = within_the_interval(&mut stream).await;
     assert_eq!(position(&report), ("e", 2));
 }

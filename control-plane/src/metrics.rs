@@ -22,8 +22,10 @@ pub(crate) struct Metrics {
     nodes: Family<StateLabels, Gauge>,
     registrations: Family<ResultLabels, Counter>,
     lease_expirations: Counter,
+    guard_holding: Gauge,
     commit_seconds: Histogram,
     handled: Family<GrpcLabels, Counter>,
+    panics: Family<TaskLabels, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -48,6 +50,11 @@ struct GrpcLabels {
     grpc_code: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TaskLabels {
+    task: &'static str,
+}
+
 /// How a registration ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Registered {
@@ -56,11 +63,12 @@ pub(crate) enum Registered {
     Refused,
 }
 
-const HEALTHS: [(v1::HealthStatus, &str); 4] = [
+const HEALTHS: [(v1::HealthStatus, &str); 5] = [
     (v1::HealthStatus::Starting, "starting"),
     (v1::HealthStatus::Healthy, "healthy"),
     (v1::HealthStatus::Degraded, "degraded"),
     (v1::HealthStatus::Unhealthy, "unhealthy"),
+    (v1::HealthStatus::Lost, "lost"),
 ];
 
 const STATES: [(v1::NodeState, &str); 4] = [
@@ -69,6 +77,9 @@ const STATES: [(v1::NodeState, &str); 4] = [
     (v1::NodeState::Nacked, "nacked"),
     (v1::NodeState::Disconnected, "disconnected"),
 ];
+
+/// What a panic may end, but for the tasks behind streams.
+const PANICKING: [&str; 8] = ["accept", "connection", "drain", "expiry", "grpc", "health", "http", "writer"];
 
 impl Metrics {
     pub(crate) fn new() -> Self {
@@ -79,17 +90,19 @@ impl Metrics {
             nodes: Family::default(),
             registrations: Family::default(),
             lease_expirations: Counter::default(),
+            guard_holding: Gauge::default(),
             // From a fast disk's fsync to one that somebody should look at.
             commit_seconds: Histogram::new([
                 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0,
             ]),
             handled: Family::default(),
+            panics: Family::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("gateway_registry_services", "Services registered", metrics.services.clone());
         registry.register(
             "gateway_registry_replicas",
-            "Replicas registered, by the health they report",
+            "Replicas registered, by their health",
             metrics.replicas.clone(),
         );
         registry.register(
@@ -102,6 +115,11 @@ impl Metrics {
             "Replicas removed because their lease lapsed",
             metrics.lease_expirations.clone(),
         );
+        registry.register(
+            "gateway_registry_guard_holding_services",
+            "Services of which the guard against mass removal holds replicas as LOST",
+            metrics.guard_holding.clone(),
+        );
         registry.register("gateway_nodes", "Data planes, by how far they have come", metrics.nodes.clone());
         registry.register(
             "gateway_store_commit_seconds",
@@ -109,11 +127,19 @@ impl Metrics {
             metrics.commit_seconds.clone(),
         );
         registry.register("grpc_server_handled", "RPCs completed, by their status", metrics.handled.clone());
+        registry.register(
+            "gateway_panics",
+            "Panics, by the task that they ended; its caller was told INTERNAL or it was started again",
+            metrics.panics.clone(),
+        );
         let version = vec![("version", env!("CARGO_PKG_VERSION"))];
         registry.register("gateway_build", "Which build this is", Info::new(version));
         for result in [Registered::Created, Registered::Replaced, Registered::Refused] {
             // A counter that appears with its first event looks like a broken scrape until then.
             drop(metrics.registrations.get_or_create(&result.labels()));
+        }
+        for task in PANICKING {
+            drop(metrics.panics.get_or_create(&TaskLabels { task }));
         }
         metrics
     }
@@ -124,6 +150,16 @@ impl Metrics {
 
     pub(crate) fn lease_expired(&self) {
         self.lease_expirations.inc();
+    }
+
+    /// Tells of how many services the guard holds replicas.
+    pub(crate) fn guard_holds(&self, services: usize) {
+        self.guard_holding.set(i64::try_from(services).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a panic. `task` must come from the code, not from a caller.
+    pub(crate) fn panicked(&self, task: &'static str) {
+        self.panics.get_or_create(&TaskLabels { task }).inc();
     }
 
     pub(crate) fn committed(&self, took: Duration) {
@@ -141,7 +177,7 @@ impl Metrics {
         let (revision, services, replicas) = publisher.read(|view| {
             let mut counts = [0_i64; HEALTHS.len()];
             for record in view.replicas() {
-                let health = record.health.to_wire();
+                let health = record.shown_health().to_wire();
                 if let Some(index) = HEALTHS.iter().position(|(known, _)| *known == health) {
                     counts[index] += 1;
                 }
@@ -193,6 +229,9 @@ mod tests {
             "gateway_registry_replicas{health=\"degraded\"} 0",
             "gateway_registry_registrations_total{result=\"created\"} 0",
             "gateway_registry_lease_expirations_total 0",
+            "gateway_registry_guard_holding_services 0",
+            "gateway_registry_replicas{health=\"lost\"} 0",
+            "gateway_panics_total{task=\"writer\"} 0",
             "gateway_nodes{state=\"synced\"} 0",
             "gateway_store_commit_seconds_count 0",
             "grpc_server_handled_total{grpc_service=\"gateway.v1.RegistryService\",grpc_method=\"Register\",grpc_code=\"OK\"} 1",

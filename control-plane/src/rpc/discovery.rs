@@ -48,14 +48,8 @@ impl DiscoveryService for Discovery {
         let place = self.0.snapshot_streams.take()?;
         let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
         let (outbound, responses) = mpsc::channel(BUFFERED);
-        let edge = Arc::clone(&self.0);
-        self.0.streams.spawn(async move {
-            if let Err(status) = serve(edge, request.into_inner(), outbound.clone(), peer).await {
-                // A peer that reads nothing learns it from the end of its stream.
-                let _ = outbound.try_send(Err(status));
-            }
-            drop(place);
-        });
+        let work = serve(Arc::clone(&self.0), request.into_inner(), outbound.clone(), peer);
+        self.0.spawn_stream("snapshot_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 }
@@ -133,7 +127,9 @@ impl Stream {
                 }
                 Next::Bookmark { revision } => {
                     let nonce = self.session.sent_bookmark(clock::now(), revision);
-                    self.send(nonce, revision, Update::Bookmark(v1::Bookmark::default()))?;
+                    let hash = self.edge.effects.publisher.content_hash(&self.filter, revision);
+                    let content_hash = hash.map(|hash| hash.to_string()).unwrap_or_default();
+                    self.send(nonce, revision, Update::Bookmark(v1::Bookmark { content_hash }))?;
                     continue;
                 }
                 Next::Wait { until } => until,
@@ -194,6 +190,7 @@ impl Stream {
             }
             CatchUp::Nothing(revision) => {
                 self.session.skip(revision);
+                self.seat.unaffected(revision);
                 Ok(())
             }
             CatchUp::TooFar => {

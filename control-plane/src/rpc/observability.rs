@@ -19,11 +19,7 @@ use super::{
     page::Page,
     registry::count,
 };
-use crate::{
-    edge::{Edge, Place},
-    refusal::Refusal,
-    registry::View,
-};
+use crate::{edge::Edge, refusal::Refusal, registry::View};
 
 /// Messages of a watch between its task and the connection.
 const BUFFERED: usize = 64;
@@ -79,7 +75,7 @@ impl ObservabilityService for Observability {
         // An answer or two on their way, and perhaps the status that ends the stream.
         let (outbound, responses) = mpsc::channel(4);
         let work = reports::take(Arc::clone(&self.0), request.into_inner(), outbound.clone(), peer);
-        self.spawn(place, outbound, work);
+        self.0.spawn_stream("report_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 
@@ -99,7 +95,7 @@ impl ObservabilityService for Observability {
         let (outbound, responses) = mpsc::channel(BUFFERED);
         let to_peer = outbound.clone();
         let watch = breakers::Watch::new(Arc::clone(&self.0), query, outbound);
-        self.spawn(place, to_peer, watch.follow());
+        self.0.spawn_stream("watch_stream", place, to_peer, watch.follow());
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 
@@ -136,7 +132,7 @@ impl ObservabilityService for Observability {
         let place = self.0.event_streams.take()?;
         let (outbound, responses) = mpsc::channel(1);
         let work = timeline::watch(Arc::clone(&self.0), query, cursor, outbound.clone());
-        self.spawn(place, outbound, work);
+        self.0.spawn_stream("event_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 
@@ -148,25 +144,7 @@ impl ObservabilityService for Observability {
         let place = self.0.watch_streams.take()?;
         let (outbound, responses) = mpsc::channel(1);
         let work = statistics::watch(Arc::clone(&self.0), wish, interval, outbound.clone());
-        self.spawn(place, outbound, work);
+        self.0.spawn_stream("watch_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
-    }
-}
-
-impl Observability {
-    /// Runs the task behind a stream, which holds its place. What it fails with ends the stream.
-    fn spawn<T: Send + 'static>(
-        &self,
-        place: Place,
-        outbound: mpsc::Sender<Result<T, Status>>,
-        work: impl Future<Output = Result<(), Status>> + Send + 'static,
-    ) {
-        self.0.streams.spawn(async move {
-            if let Err(status) = work.await {
-                // A reader that is behind learns of the end from the end itself.
-                let _ = outbound.try_send(Err(status));
-            }
-            drop(place);
-        });
     }
 }

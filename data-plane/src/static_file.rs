@@ -18,7 +18,9 @@
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
-use gateway_proto::{Address, Health, Invalid, Policy, ReplicaId, ServiceName, Weight, time::duration, v1};
+use gateway_proto::{
+    Address, Health, Invalid, Mode, Policy, Priority, ReplicaId, ServiceName, Weight, time::duration, v1,
+};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::table::{ReplicaSpec, ServiceSpec};
@@ -137,6 +139,12 @@ impl ReplicaTable {
             weight: Weight::parse(self.weight.unwrap_or_default())?,
             health: Health::Healthy,
             incarnation: 1,
+            priority: Priority::default(),
+            mode: Mode::Serving,
+            revision: 1,
+            drain_deadline: None,
+            forced: None,
+            reset_revision: 0,
         })
     }
 }

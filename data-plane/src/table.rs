@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 pub use counters::{CodeClass, ReplicaCounters, RequestOutcome, ServiceCounters};
 pub use replica::{Replica, Trip};
 pub use service::{Picked, Service};
-pub use spec::{ReplicaSpec, ServiceSpec};
+pub use spec::{Forced, ForcedState, ReplicaSpec, ServiceSpec};
 pub use transition::Transition;
 pub use view::Unavailable;
 

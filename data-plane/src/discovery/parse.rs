@@ -1,6 +1,10 @@
 //! Wire messages of the registry become specs, or a [`Refusal`] that names the resource at fault.
 
-use gateway_proto::{Address, Health, Invalid, Policy, ReplicaId, ReplicaKey, ServiceName, Weight, v1};
+use gateway_proto::{
+    Address, Health, Invalid, Mode, Policy, Priority, ReplicaId, ReplicaKey, ServiceName, Weight,
+    time::{is_valid, system_time},
+    v1,
+};
 
 use super::Refusal;
 use crate::table::ReplicaSpec;
@@ -29,6 +33,17 @@ pub(super) fn replica(wire: &v1::Replica) -> Result<ReplicaSpec, Refusal> {
             weight: Weight::parse(wire.weight)?,
             health: health(wire.health),
             incarnation: wire.incarnation,
+            priority: Priority::parse(wire.priority)?,
+            mode: mode(wire.mode),
+            revision: wire.revision,
+            drain_deadline: wire
+                .drain
+                .as_ref()
+                .and_then(|drain| drain.deadline_time)
+                .filter(is_valid)
+                .map(system_time),
+            forced: None,
+            reset_revision: 0,
         })
     };
     read().map_err(|invalid| refuse(&format!("replica {:?}/{:?}", wire.service, wire.replica_id), &invalid))
@@ -38,6 +53,11 @@ pub(super) fn replica(wire: &v1::Replica) -> Result<ReplicaSpec, Refusal> {
 /// requests to HEALTHY and DEGRADED replicas only, so it is read as not ready.
 fn health(number: i32) -> Health {
     Health::parse(number).map_or(Health::Unhealthy, |health| health.unwrap_or(Health::Healthy))
+}
+
+/// As [`health`]: what only a newer control plane knows is read as a mode without new requests.
+fn mode(number: i32) -> Mode {
+    Mode::parse(number).unwrap_or(Mode::Draining)
 }
 
 fn refuse(resource: &str, invalid: &Invalid) -> Refusal {

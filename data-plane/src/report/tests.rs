@@ -1,7 +1,8 @@
 //! What the control plane gets to know, and when.
 
 use gateway_proto::{
-    Address, Health, Policy, ReplicaId, ServiceName, Weight, control_plane_url, time::duration,
+    Address, Health, Mode, Policy, Priority, ReplicaId, ServiceName, Weight, control_plane_url,
+    time::duration,
 };
 use http::StatusCode;
 use tokio::task::JoinHandle;
@@ -41,6 +42,12 @@ impl DataPlane {
             weight: Weight::DEFAULT,
             health: Health::Healthy,
             incarnation: 7,
+            priority: Priority::default(),
+            mode: Mode::Serving,
+            revision: 1,
+            drain_deadline: None,
+            forced: None,
+            reset_revision: 0,
         });
         let name = ServiceName::parse("orders").unwrap();
         let spec = ServiceSpec { name, policy: Policy::default(), replicas: replicas.collect() };

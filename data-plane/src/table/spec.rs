@@ -1,6 +1,8 @@
 //! What the registry says of a service: the shape in which discovery and the static file hand it to the table.
 
-use gateway_proto::{Address, Health, Policy, ReplicaId, ServiceName, Weight};
+use std::{sync::Arc, time::SystemTime};
+
+use gateway_proto::{Address, Health, Mode, Policy, Priority, ReplicaId, ServiceName, Weight, v1};
 
 /// A service, its policy and all of its replicas.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,8 +15,8 @@ pub struct ServiceSpec {
     pub replicas: Vec<ReplicaSpec>,
 }
 
-/// One replica as the registry knows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One replica as the registry knows it, with what operators decided for it on this data plane.
+#[derive(Debug, Clone, PartialEq)]
 pub struct ReplicaSpec {
     /// Its id, unique within the service.
     pub id: ReplicaId,
@@ -26,4 +28,34 @@ pub struct ReplicaSpec {
     pub health: Health,
     /// Which registration of this id it is: larger is later.
     pub incarnation: i64,
+    /// Its tier: the lowest one that has a replica to ask gets all requests.
+    pub priority: Priority,
+    /// Only serving replicas receive new requests.
+    pub mode: Mode,
+    /// The registry's revision of its last change.
+    pub revision: i64,
+    /// When requests in flight are cut, while it is not serving; `None`: never.
+    pub drain_deadline: Option<SystemTime>,
+    /// What an operator decided against the rules of its breaker, while that is in force.
+    pub forced: Option<Forced>,
+    /// Revision of the newest order to reset its breaker; 0 when there is none. Obeyed once for each larger one.
+    pub reset_revision: i64,
+}
+
+/// A breaker whose state an operator has decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Forced {
+    /// The state.
+    pub state: ForcedState,
+    /// Who decided it, when, why and until when.
+    pub entry: Arc<v1::OverrideEntry>,
+}
+
+/// States that an operator can decide on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForcedState {
+    /// No requests and no probes.
+    Open,
+    /// Outcomes are counted, and it never trips.
+    Closed,
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gateway_proto::{Address, Health, Policy, ReplicaId, Weight};
+use gateway_proto::{Address, Health, Mode, Policy, Priority, ReplicaId, Weight};
 
 use super::*;
 use crate::routing::{Fault, Outcome, Permit, Rule, State};
@@ -20,6 +20,12 @@ fn replica(id: &str) -> ReplicaSpec {
         weight: Weight::DEFAULT,
         health: Health::Healthy,
         incarnation: 1,
+        priority: Priority::default(),
+        mode: Mode::Serving,
+        revision: 1,
+        drain_deadline: None,
+        forced: None,
+        reset_revision: 0,
     }
 }
 

@@ -16,7 +16,7 @@ use data_plane::{
     proxy::{Proxy, ProxyConfig, start},
     table::{ReplicaSpec, Service, ServiceSpec, Table, Transition},
 };
-use gateway_proto::{Address, Health, NodeId, Policy, ReplicaId, ServiceName, Weight};
+use gateway_proto::{Address, Health, Mode, NodeId, Policy, Priority, ReplicaId, ServiceName, Weight};
 use gateway_runtime::Shutdown;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -176,6 +176,12 @@ impl Gateway {
             weight: Weight::DEFAULT,
             health: Health::Healthy,
             incarnation: 1,
+            priority: Priority::default(),
+            mode: Mode::Serving,
+            revision: 1,
+            drain_deadline: None,
+            forced: None,
+            reset_revision: 0,
         });
         let name = ServiceName::parse("orders").unwrap();
         table.apply(&[ServiceSpec { name, policy, replicas: replicas.collect() }], &[], clock.now());

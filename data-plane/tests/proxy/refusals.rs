@@ -91,6 +91,12 @@ async fn a_gateway_that_is_its_own_replica_asks_itself_once() {
         weight: gateway_proto::Weight::DEFAULT,
         health: gateway_proto::Health::Healthy,
         incarnation: 1,
+        priority: gateway_proto::Priority::default(),
+        mode: gateway_proto::Mode::Serving,
+        revision: 1,
+        drain_deadline: None,
+        forced: None,
+        reset_revision: 0,
     };
     let orders = data_plane::table::ServiceSpec {
         name: "orders".parse().unwrap(),

@@ -142,7 +142,7 @@ impl Publisher {
     }
 
     /// Puts what the store turned out to hold in the place of what was believed. For the writer only.
-    pub fn correct(&self, next: View) {
+    pub fn correct(&self, mut next: View) {
         let mut current = self.writing();
         let changes = current.view.changes_to(&next);
         let revision = next.revision();
@@ -151,6 +151,7 @@ impl Publisher {
         if current.log.head() != revision {
             current.log = DeltaLog::new(revision, self.bounds.log_capacity);
         }
+        next.remember_removals_of(&mut current.view);
         current.view = next;
         drop(current);
         self.head.send_replace(revision);

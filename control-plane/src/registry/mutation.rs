@@ -104,6 +104,8 @@ pub enum Cause {
     },
     /// An override was set.
     Overridden,
+    /// Registrations of a replica that is not there were blocked, when somebody asked to remove it.
+    Blocked,
     /// An override ended.
     OverrideEnded {
         /// What ended.
@@ -208,6 +210,9 @@ impl Mutation {
             }
             (Write::Put(Item::Policy(policy)), _) => {
                 Answer::Policy(Arc::new(StoredPolicy { revision, ..StoredPolicy::clone(policy) }))
+            }
+            (Write::Put(Item::Override(_)), Cause::Blocked) => {
+                Answer::Deregistered { removed: false, revision }
             }
             (Write::Put(Item::Override(entry)), _) => {
                 Answer::Overridden(Arc::new(Override { revision, ..Override::clone(entry) }))
@@ -316,7 +321,7 @@ impl RecordWrite {
             Cause::PolicyDeleted { said } => {
                 (EventKind::PolicyDeleted, author(said), because("policy deleted", &said.reason))
             }
-            Cause::Overridden => {
+            Cause::Overridden | Cause::Blocked => {
                 let Some(entry) = self.about_override() else {
                     return (EventKind::OverrideSet, "", String::new());
                 };

@@ -2,10 +2,13 @@
 //!
 //! The edges parse and encode; rules live in the registry; this joins the two. It owns nothing but handles.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use gateway_proto::{
-    Address, Health, LeaseId, ReplicaKey, ServiceName,
+    Address, Health, LeaseId, Mode, ReplicaKey, ServiceName,
     time::{duration, timestamp},
     v1,
 };
@@ -39,6 +42,19 @@ pub(crate) struct Edge {
     pub(crate) snapshot_streams: Places,
     pub(crate) report_streams: Places,
     pub(crate) event_streams: Places,
+    pub(crate) watch_streams: Places,
+    pub(crate) keep_alive_streams: Places,
+    /// Names that HTTP callers may use besides those that are nobody else's.
+    pub(crate) allowed_hosts: Vec<String>,
+}
+
+/// A lease that was renewed, and what is known of its replica.
+#[derive(Debug)]
+pub(crate) struct Renewed {
+    pub(crate) answer: v1::HeartbeatResponse,
+    pub(crate) mode: Mode,
+    /// As reported last; `None` when the replica is just being removed.
+    pub(crate) health: Option<Health>,
 }
 
 /// A bounded number of places, each held by one stream.
@@ -65,15 +81,21 @@ impl Places {
 }
 
 impl Edge {
-    /// Registers a replica; with `validate_only`, says what would come of it and changes nothing.
+    /// Registers a replica; with `validate_only`, says what would come of it and changes nothing. With `wait`, it also waits
+    /// that long for data planes to route to it, and says which do.
     pub(crate) async fn register(
         &self,
         registration: Registration,
         validate_only: bool,
+        wait: Option<Duration>,
     ) -> Result<v1::RegisterResponse, Refusal> {
         let answer = self.submit(Command::Register(registration), validate_only).await?;
         let Answer::Registered { record, created } = answer else {
             unreachable!("a registration is answered as such")
+        };
+        let rollout = match wait.filter(|_| !validate_only) {
+            Some(wait) => Some(self.rollout(record.revision, wait).await),
+            None => None,
         };
         let replica = if validate_only { record.to_wire() } else { self.replica(&record) };
         let lease = record.lease;
@@ -82,7 +104,7 @@ impl Edge {
             lease_id: lease.filter(|_| !validate_only).map(|lease| lease.id.reveal()).unwrap_or_default(),
             heartbeat_interval: lease.map(|lease| duration(heartbeat_interval(lease.ttl))),
             created,
-            rollout: None,
+            rollout,
         })
     }
 
@@ -135,26 +157,33 @@ impl Edge {
     }
 
     /// Renews a lease.
-    pub(crate) fn heartbeat(
-        &self,
-        key: &ReplicaKey,
-        lease: LeaseId,
-    ) -> Result<v1::HeartbeatResponse, Refusal> {
+    pub(crate) fn renew(&self, key: &ReplicaKey, lease: LeaseId) -> Result<Renewed, Refusal> {
         let Some(term) = self.effects.leases.renew(lease, key, clock::now()) else {
             let why = |view: &View| why_lease_is_void(view, key, lease, clock::wall());
             return Err(self.effects.publisher.read(why).into());
         };
-        let drain = self.effects.publisher.read(|view| {
-            let record = view.get(key)?;
-            record.drain.as_deref().map(|drain| (record.mode(), drain.deadline))
-        });
+        let record = self.effects.publisher.read(|view| view.get(key).cloned());
+        let drain = record.as_ref().and_then(|record| record.as_drain());
+        Ok(Renewed {
+            answer: Self::heartbeat_answer(term.ttl, clock::wall() + term.ttl, drain),
+            mode: record.as_ref().map_or(Mode::Serving, |record| record.mode()),
+            health: record.map(|record| record.health),
+        })
+    }
+
+    /// What the owner of a lease that ends at `expires` is told.
+    pub(crate) fn heartbeat_answer(
+        ttl: Duration,
+        expires: SystemTime,
+        drain: Option<(Mode, SystemTime)>,
+    ) -> v1::HeartbeatResponse {
         let (mode, deadline) = drain.unzip();
-        Ok(v1::HeartbeatResponse {
-            expire_time: Some(timestamp(clock::wall() + term.ttl)),
-            heartbeat_interval: Some(duration(heartbeat_interval(term.ttl))),
+        v1::HeartbeatResponse {
+            expire_time: Some(timestamp(expires)),
+            heartbeat_interval: Some(duration(heartbeat_interval(ttl))),
             mode: mode.unwrap_or_default().to_wire().into(),
             drain_deadline_time: deadline.map(timestamp),
-        })
+        }
     }
 
     /// Sets the health that a replica reports of itself.
@@ -173,7 +202,7 @@ impl Edge {
 
     /// Which data planes have come to `revision`, after waiting for all of them, at most for `wait`.
     pub(crate) async fn rollout(&self, revision: Revision, wait: Duration) -> v1::Rollout {
-        self.effects.observation.rollout(revision, wait).await
+        self.effects.observation.wait_for(revision, wait).await
     }
 
     /// One replica.

@@ -66,6 +66,17 @@ impl Effects {
 
     /// Puts what the store turned out to hold in the place of what was believed.
     pub(crate) fn correct(&self, next: View) {
+        self.settle_leases(&next);
+        self.publisher.correct(next);
+    }
+
+    /// As [`Effects::correct`], after a panic: what was believed may be half-changed.
+    pub(crate) fn replace(&self, next: View) {
+        self.settle_leases(&next);
+        self.publisher.replace(next);
+    }
+
+    fn settle_leases(&self, next: &View) {
         let now = clock::now();
         let changes = self.publisher.read(|view| {
             let with_lease = |change: Change| {
@@ -73,7 +84,7 @@ impl Effects {
                 let before = view.get(&change.key).and_then(|record| record.lease);
                 Some((before, change))
             };
-            view.changes_to(&next).into_iter().filter_map(with_lease).collect::<Vec<_>>()
+            view.changes_to(next).into_iter().filter_map(with_lease).collect::<Vec<_>>()
         });
         for (before, change) in &changes {
             self.settle_lease(*before, change.record.as_deref(), now);
@@ -81,10 +92,9 @@ impl Effects {
         if !changes.is_empty() {
             tracing::warn!(
                 changes = changes.len(),
-                "the store had made changes durable that it had reported as failed"
+                "the store had made changes durable that had not been heard of"
             );
         }
-        self.publisher.correct(next);
     }
 
     /// Voids the lease before and grants the one after, unless they are the same.

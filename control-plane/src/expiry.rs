@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_proto::{ServiceName, time::timestamp, v1};
+use gateway_proto::{ReplicaKey, ServiceName, time::timestamp, v1};
 use gateway_runtime::Shutdown;
 use tokio::{
     task::JoinSet,
@@ -18,12 +18,14 @@ use crate::{
     clock,
     effects::Effects,
     leases::{SWEEP_INTERVAL, Sweep},
-    registry::{Answer, Command, Guard, Judgement, Override, Suspect, View},
+    registry::{Answer, Command, Guard, Judgement, Override, Revision, Suspect, View},
     writer::Commands,
 };
 
 /// Changes under way at once; the others wait for the next sweep.
 const MAX_CHANGES: usize = 1024;
+/// Data planes come back within a few seconds; a drain can wait for them.
+const SETTLING_TIME: Duration = Duration::from_secs(10);
 const TIDY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Runs until the shutdown begins: from then on owners cannot renew, so nothing may expire either.
@@ -33,7 +35,8 @@ pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown
     let mut tidying = interval(TIDY_INTERVAL);
     tidying.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut changes = JoinSet::new();
-    let mut watch = Watch { effects, guard: Guard::default(), holding: BTreeMap::new() };
+    let mut watch =
+        Watch { effects, guard: Guard::default(), started: clock::now(), holding: BTreeMap::new() };
     loop {
         tokio::select! {
             () = shutdown.begun() => return,
@@ -64,6 +67,7 @@ pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown
 struct Watch {
     effects: Effects,
     guard: Guard,
+    started: Instant,
     /// Services of which the guard holds replicas, and how many.
     holding: BTreeMap<ServiceName, usize>,
 }
@@ -72,14 +76,14 @@ impl Watch {
     /// What is to be changed now, at most [`MAX_CHANGES`] of it.
     fn due(&mut self, sweep: &Sweep, now: Instant) -> Vec<Command> {
         let wall = clock::wall();
-        let leases = &self.effects.leases;
+        let Effects { leases, publisher, .. } = self.effects.clone();
         let suspects = if sweep.suspects > 0 { leases.suspects(now) } else { Vec::new() };
-        let (judged, mut due) = self.effects.publisher.read(|view| {
-            let judged = self.guard.judge(view, suspects, now, wall);
+        let judged = publisher.read(|view| self.guard.judge(view, suspects, now, wall));
+        let mut due = publisher.read(|view| {
             let ended = view.overrides().filter(|entry| entry.expires_at <= wall).map(|entry| end(entry));
-            let drained = view.draining().filter_map(|record| {
-                let drain = record.drain.as_deref()?;
-                let is_idle = self.effects.observation.is_idle(&record.key, record.revision);
+            let drained = view.drains().filter_map(|record| {
+                let drain = record.drain.as_deref().filter(|drain| !drain.is_over)?;
+                let is_idle = self.is_settled(now) && self.is_idle(&record.key, drain.revision);
                 let is_over = is_idle || drain.deadline <= wall;
                 is_over.then(|| Command::FinishDrain { key: record.key.clone(), begun: drain.begun, is_idle })
             });
@@ -87,8 +91,7 @@ impl Watch {
                 let lease = record.lease?.id;
                 leases.get(lease).map(|_| Command::Recover { key: record.key.clone(), lease })
             });
-            let due: Vec<Command> = found.chain(drained).chain(ended).take(MAX_CHANGES).collect();
-            (judged, due)
+            found.chain(drained).chain(ended).take(MAX_CHANGES).collect::<Vec<_>>()
         });
         self.tell(&judged);
         for judgement in judged {
@@ -96,6 +99,18 @@ impl Watch {
             due.extend(self.carry_out(judgement).into_iter().take(room));
         }
         due
+    }
+
+    /// Whether the data planes that lost this control plane when it started have had the time to come back: until then,
+    /// those that are there do not speak for all.
+    fn is_settled(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.started) >= SETTLING_TIME
+    }
+
+    /// Whether nothing is in flight at a draining replica. Without a data plane nobody knows.
+    fn is_idle(&self, key: &ReplicaKey, revision: Revision) -> bool {
+        let status = self.effects.observation.drain_status(key, revision);
+        status.is_idle && status.rollout.is_some_and(|rollout| rollout.node_count > 0)
     }
 
     /// Commands for one service's suspects. Those that were renewed meanwhile are left alone.

@@ -20,6 +20,7 @@ pub mod leases;
 mod metrics;
 pub mod observe;
 pub mod publish;
+mod query;
 mod refusal;
 pub mod registry;
 mod rpc;
@@ -51,6 +52,9 @@ use self::{
 
 /// Event watches at once: people and tools, not data planes.
 const MAX_EVENT_STREAMS: usize = 256;
+
+/// Watches of replicas, breakers, statistics and drains at once.
+const MAX_WATCH_STREAMS: usize = 256;
 
 /// A control plane that serves.
 #[derive(Debug)]
@@ -113,6 +117,10 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         snapshot_streams: Places::new(streams, "too many snapshot streams"),
         report_streams: Places::new(streams, "too many report streams"),
         event_streams: Places::new(MAX_EVENT_STREAMS, "too many event watches"),
+        watch_streams: Places::new(MAX_WATCH_STREAMS, "too many watches"),
+        // One connection may carry many, but whoever has one stream needs no second.
+        keep_alive_streams: Places::new(config.max_connections, "too many keep-alive streams"),
+        allowed_hosts: config.allowed_hosts,
     });
     let task = tokio::spawn(run(edge, writer, listener, config.max_connections, shutdown));
     Ok(Running { listen, task })
@@ -121,19 +129,21 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
 /// Owns every task of the control plane, and ends them in the order in which they need each other.
 async fn run(
     edge: Arc<Edge>,
-    writer: Writer<AnyStore>,
+    mut writer: Writer<AnyStore>,
     listener: TcpListener,
     max_connections: usize,
     shutdown: Shutdown,
 ) -> Result<(), Failure> {
     let health = HealthReporter::new();
     rpc::report_health(&health, true).await;
-    let routers = Routers { grpc: rpc::router(&edge, health.clone()), http: http::router(&edge) };
+    let grpc = rpc::router(&edge, health.clone());
+    let routers = Routers { http: http::router(&edge, grpc.clone()), grpc };
     let expiry = expiry::run(edge.effects.clone(), edge.commands.clone(), shutdown.clone());
     let expiry = tokio::spawn(expiry);
     let reporting = tokio::spawn(follow_health(Arc::clone(&edge), health));
     let stop_writer = CancellationToken::new();
-    let mut writer = tokio::spawn(writer.run(stop_writer.clone()));
+    let stopping = stop_writer.clone();
+    let mut writer = tokio::spawn(async move { writer.run(&stopping).await });
 
     let serving = async {
         server::serve(listener, routers, max_connections, shutdown.clone()).await;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use gateway_runtime::{Failure, Shutdown, logs::LogArgs, open_files, ready};
+use gateway_runtime::{Failure, Shutdown, logs::LogArgs, open_files, process, ready};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -18,9 +18,9 @@ struct Program {
     logs: LogArgs,
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run(Program::parse()).await {
+fn main() -> ExitCode {
+    let program = Program::parse();
+    match process::run(None, run(program)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report("gw-control-plane"),
     }

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 pub use self::{
     filter::Filter,
-    log::DeltaLog,
+    log::{DeltaLog, ReplicaStep},
     session::{ACK_TIMEOUT, Heard, MAX_BACKOFF, MIN_BACKOFF, Next, QUIET, SILENCE, Session},
     snapshot::{Content, parts},
 };
@@ -142,7 +142,7 @@ impl Publisher {
     }
 
     /// Puts what the store turned out to hold in the place of what was believed. For the writer only.
-    pub fn correct(&self, mut next: View) {
+    pub fn correct(&self, next: View) {
         let mut current = self.writing();
         let changes = current.view.changes_to(&next);
         let revision = next.revision();
@@ -151,8 +151,19 @@ impl Publisher {
         if current.log.head() != revision {
             current.log = DeltaLog::new(revision, self.bounds.log_capacity);
         }
-        next.remember_removals_of(&mut current.view);
-        current.view = next;
+        current.view = next.remembering(&current.view);
+        drop(current);
+        self.head.send_replace(revision);
+    }
+
+    /// As [`Publisher::correct`], when what was believed may be half-changed by a panic: no delta is made from it, and data
+    /// planes that are not at this revision get full snapshots. For the writer only.
+    pub fn replace(&self, next: View) {
+        let revision = next.revision();
+        let log = DeltaLog::new(revision, self.bounds.log_capacity);
+        let mut current = self.writing();
+        let view = next.remembering(&current.view);
+        *current = Current { view, log };
         drop(current);
         self.head.send_replace(revision);
     }
@@ -183,6 +194,12 @@ impl Publisher {
             Some(delta) if delta.encoded_len() > self.bounds.part_bytes => CatchUp::TooFar,
             Some(delta) => CatchUp::Delta(revision, delta),
         }
+    }
+
+    /// What became of each replica since `base`, and the revision that leads to. `None`: `base` is out of reach.
+    pub fn replicas_since(&self, base: Revision) -> Option<(Revision, Vec<ReplicaStep>)> {
+        let current = self.reading();
+        Some((current.log.head(), current.log.replicas_since(base)?))
     }
 
     /// A full snapshot in parts, all of one revision: the present one, or one from which a small delta leads there,

@@ -3,24 +3,23 @@
 //! gRPC: the canonical code with `google.rpc` details. HTTP: `application/problem+json` (RFC 9457) with the same
 //! reason. Both carry the same sentence.
 
+mod problem;
+
 use std::{collections::HashMap, time::Duration};
 
-use axum::{
-    body::Body,
-    response::{IntoResponse, Response},
-};
-use gateway_proto::{Invalid, ReplicaKey, ServiceName, code_name, reason};
-use http::{HeaderValue, StatusCode, header};
-use serde_json::json;
+use axum::response::{IntoResponse, Response};
+use gateway_proto::{Invalid, ReplicaKey, ServiceName, reason};
+use http::StatusCode;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
+pub(crate) use self::problem::Problem;
 use crate::{observe::TooManyNodes, registry::RegistryError, writer::WriteError};
 
 /// When to try again what failed for want of room or of the store.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// Why a request is not done. Nothing was changed by it.
+/// Why a request is not done. Nothing was changed by it, unless its text says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
     /// The request's fields.
@@ -45,6 +44,11 @@ pub(crate) enum Refusal {
     /// A body, or the first message of a stream.
     #[error("no whole message came within {}s", .0.as_secs())]
     TooSlow(Duration),
+    /// A panic in the handler.
+    #[error(
+        "the control plane met a defect in this request, which its log tells; the request may have been carried out"
+    )]
+    Internal,
     /// HTTP only.
     #[error("the body is not JSON: {0}")]
     NotJson(String),
@@ -55,8 +59,17 @@ pub(crate) enum Refusal {
     #[error("this path does not take {0}")]
     Method(http::Method),
     /// HTTP only.
-    #[error("there is nothing at this path")]
+    #[error("there is nothing at this path: GET /openapi.json lists what there is")]
     Path,
+    /// HTTP only: a name that a page of somebody else's may have been made to lead here.
+    #[error("this server does not go by the name {0:?}: start it with --allowed-host if it should")]
+    Host(String),
+    /// HTTP only: the request was made by a page of another site.
+    #[error("changes are not taken from pages of {0}")]
+    Origin(String),
+    /// HTTP only.
+    #[error("there is no stream of events at this path")]
+    NotAStream,
 }
 
 impl From<RegistryError> for Refusal {
@@ -138,6 +151,10 @@ impl Refusal {
             Self::Write(WriteError::Overloaded) => {
                 (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, r::OVERLOADED)
             }
+            Self::Write(WriteError::Interrupted) => {
+                (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, r::INTERRUPTED)
+            }
+            Self::Internal => (Code::Internal, StatusCode::INTERNAL_SERVER_ERROR, r::INTERNAL_ERROR),
             Self::Write(WriteError::ShuttingDown) => {
                 (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, r::SHUTTING_DOWN)
             }
@@ -155,6 +172,9 @@ impl Refusal {
             }
             Self::Method(_) => (Code::Unimplemented, StatusCode::METHOD_NOT_ALLOWED, r::MALFORMED_REQUEST),
             Self::Path => (Code::NotFound, StatusCode::NOT_FOUND, r::MALFORMED_REQUEST),
+            Self::Host(_) => (Code::PermissionDenied, StatusCode::MISDIRECTED_REQUEST, r::HOST_NOT_ALLOWED),
+            Self::Origin(_) => (Code::PermissionDenied, StatusCode::FORBIDDEN, r::ORIGIN_NOT_ALLOWED),
+            Self::NotAStream => (Code::InvalidArgument, StatusCode::NOT_ACCEPTABLE, r::MALFORMED_REQUEST),
         };
         let retry = match self {
             Self::Write(WriteError::Refused(RegistryError::RegistrationBlocked { remaining, .. })) => {
@@ -217,6 +237,11 @@ impl Refusal {
         row.resource.iter().map(entry).collect()
     }
 
+    /// The machine-readable reason.
+    pub(crate) fn reason(&self) -> &'static str {
+        self.row().reason
+    }
+
     /// The gRPC status.
     pub(crate) fn status(&self) -> Status {
         let row = self.row();
@@ -245,27 +270,7 @@ impl From<Refusal> for Status {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let row = self.row();
-        let violation =
-            |(field, description): (String, String)| json!({"field": field, "description": description});
-        let problem = json!({
-            "type": "about:blank",
-            "title": row.http.canonical_reason().unwrap_or_default(),
-            "status": row.http.as_u16(),
-            "detail": self.to_string(),
-            "code": code_name(row.code),
-            "reason": row.reason,
-            "domain": reason::DOMAIN,
-            "violations": self.violations().into_iter().map(violation).collect::<Vec<_>>(),
-        });
-        let mut response = Response::new(Body::from(format!("{problem}\n")));
-        *response.status_mut() = row.http;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(delay) = row.retry {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(delay.as_secs()));
-        }
-        response
+        Problem::from(self).into_response()
     }
 }
 

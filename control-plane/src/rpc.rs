@@ -3,12 +3,15 @@
 mod asked;
 mod breakers;
 mod discovery;
+mod drains;
 mod handled;
+mod keep_alive;
 mod observability;
 mod overrides;
 mod page;
 mod policies;
 mod registry;
+mod watch_replicas;
 
 use std::{sync::Arc, time::Duration};
 

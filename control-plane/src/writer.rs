@@ -4,7 +4,8 @@
 //! durable in one transaction, applies and publishes it once, then answers each caller. So an answer means: durable,
 //! and on its way to every data plane. Nothing else changes the registry.
 //!
-//! After a failed commit its outcome is unknown: everybody is refused until the store has been read again.
+//! After a failed commit its outcome is unknown: everybody is refused until the store has been read again. So it is
+//! after a panic: whoever runs the writer runs it again, and it believes nothing of what it knew.
 
 use std::{
     collections::VecDeque,
@@ -44,6 +45,9 @@ pub(crate) enum WriteError {
     /// Too many commands wait.
     #[error("too many changes are waiting: try again soon")]
     Overloaded,
+    /// The writer panicked with it in hand. What became of it is unknown, and to repeat it is safe.
+    #[error("the change was interrupted and may have been made: try again")]
+    Interrupted,
     /// The control plane is ending.
     #[error("the control plane is shutting down: try again")]
     ShuttingDown,
@@ -71,8 +75,12 @@ pub(crate) struct Writer<S> {
     queue: mpsc::Receiver<Envelope>,
     /// Whether the store takes changes, for health checks.
     available: watch::Sender<bool>,
-    /// Set after a failed commit: what the store holds is unknown, and it may be asked again from then on.
+    /// Set after a failed commit, or a panic: what the store holds is unknown, and it may be asked again from then on.
     doubt: Option<Instant>,
+    /// Whether [`Writer::run`] has begun and not ended: at its beginning, that it panicked.
+    is_running: bool,
+    /// Set by a panic: what is in memory may be half-changed, and nothing is built on it.
+    is_shaken: bool,
 }
 
 impl Commands {
@@ -86,7 +94,7 @@ impl Commands {
         let is_registration = matches!(command, Command::Register(_));
         let (reply, outcome) = oneshot::channel();
         let result = match self.queue.try_send(Envelope { command, reply }) {
-            Ok(()) => outcome.await.unwrap_or(Err(WriteError::ShuttingDown)),
+            Ok(()) => outcome.await.unwrap_or(Err(WriteError::Interrupted)),
             Err(mpsc::error::TrySendError::Full(_)) => Err(WriteError::Overloaded),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(WriteError::ShuttingDown),
         };
@@ -104,13 +112,15 @@ impl Commands {
         let mut outcomes = Vec::with_capacity(commands.len());
         for command in commands {
             let (reply, outcome) = oneshot::channel();
-            // When the queue is closed the envelope is dropped, and with it the sender that `outcome` waits for.
-            let _ = self.queue.send(Envelope { command, reply }).await;
-            outcomes.push(outcome);
+            let sent = self.queue.send(Envelope { command, reply }).await;
+            outcomes.push(sent.map(|()| outcome).map_err(|_| WriteError::ShuttingDown));
         }
         let mut results = Vec::with_capacity(outcomes.len());
         for outcome in outcomes {
-            results.push(outcome.await.unwrap_or(Err(WriteError::ShuttingDown)));
+            results.push(match outcome {
+                Ok(outcome) => outcome.await.unwrap_or(Err(WriteError::Interrupted)),
+                Err(refused) => Err(refused),
+            });
         }
         results
     }
@@ -127,14 +137,38 @@ impl<S: Store> Writer<S> {
         let (sender, queue) = mpsc::channel(queue_len);
         let (available, is_available) = watch::channel(true);
         let commands = Commands { queue: sender, metrics: Arc::clone(&effects.metrics) };
-        (Self { store, effects, limits, queue, available, doubt: None }, commands, is_available)
+        (
+            Self {
+                store,
+                effects,
+                limits,
+                queue,
+                available,
+                doubt: None,
+                is_running: false,
+                is_shaken: false,
+            },
+            commands,
+            is_available,
+        )
     }
 
-    /// Runs until `stop`, then finishes what is in the queue and closes the store.
+    /// Runs until `stop`, then finishes what is in the queue. Called again after a panic, it asks the store first; the
+    /// commands that it had in hand then are answered with [`WriteError::Interrupted`], those in the queue are served.
     ///
     /// # Errors
     /// A fatal [`Failure`] when the store turns out to be another one than before.
-    pub(crate) async fn run(mut self, stop: CancellationToken) -> Result<(), Failure> {
+    pub(crate) async fn run(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
+        if std::mem::replace(&mut self.is_running, true) {
+            (self.doubt, self.is_shaken) = (Some(clock::now()), true);
+            self.available.send_replace(false);
+        }
+        let ended = self.take_commands(stop).await;
+        self.is_running = false;
+        ended
+    }
+
+    async fn take_commands(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
         let mut batch = Vec::with_capacity(MAX_GROUP);
         loop {
             let retry = self.doubt.map(tokio::time::Instant::from_std);
@@ -235,10 +269,14 @@ impl<S: Store> Writer<S> {
                         "the store was replaced by another one while it was in use: start again",
                     ));
                 }
-                self.effects.correct(View::new(loaded.revision, loaded.items));
-                self.doubt = None;
+                let next = View::new(loaded.revision, loaded.items);
+                match self.is_shaken {
+                    true => self.effects.replace(next),
+                    false => self.effects.correct(next),
+                }
+                (self.doubt, self.is_shaken) = (None, false);
                 self.available.send_replace(true);
-                tracing::info!(revision = loaded.revision, "the store is back");
+                tracing::info!(revision = loaded.revision, "the store was read again: changes are taken");
             }
             Err(error) => {
                 tracing::warn!(%error, "the store is still unavailable");

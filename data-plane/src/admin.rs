@@ -22,7 +22,7 @@ use tokio::{net::TcpListener, task::spawn_blocking, time::Instant};
 
 use crate::{
     clock::Clock,
-    discovery::{View, service_to_wire},
+    discovery::View,
     report::{journal::Journal, rows},
     table::Table,
 };
@@ -81,8 +81,9 @@ async fn livez() -> &'static str {
 /// Whether clients should be sent here. A failure always says why; `?verbose` says so in any case.
 async fn readyz(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Response {
     let readiness = {
-        let (snapshot, status) = (admin.view.snapshot.borrow(), admin.view.status.borrow());
-        Readiness::new(&snapshot, &status, admin.shutdown.has_begun(), Instant::now())
+        let (mirror, status) = (admin.view.mirror.borrow(), admin.view.status.borrow());
+        let (now, wall) = (Instant::now(), admin.clock.moment().wall);
+        Readiness::new(&mirror, &status, admin.shutdown.has_begun(), now, wall)
     };
     let verbose =
         query.is_some_and(|query| query.split('&').any(|pair| pair.split('=').next() == Some("verbose")));
@@ -100,19 +101,23 @@ async fn version(State(admin): State<Arc<Admin>>) -> Json<Value> {
     Json(json!({ "version": admin.version, "nodeId": admin.node_id.as_str() }))
 }
 
-/// The snapshot in use, in the contract's own words.
+/// What is routed by, in the contract's own words: what the registry has, and what the guard holds beyond that.
 async fn snapshot(State(admin): State<Arc<Admin>>) -> Response {
     let body = move || {
         let source = admin.view.status.borrow().source;
         // A copy that shares the services: rendering many must not keep the owner from changing them.
-        let snapshot = admin.view.snapshot.borrow().clone();
-        let services: Vec<Value> =
-            snapshot.services().map(|service| to_json(&service_to_wire(service))).collect();
+        let mirror = admin.view.mirror.borrow().clone();
+        let snapshot = mirror.snapshot();
+        let mut content = to_json(&snapshot.to_wire());
         Json(json!({
             "source": source.to_string(),
             "epoch": snapshot.epoch(),
             "revision": snapshot.revision().to_string(),
-            "services": services,
+            "contentHash": snapshot.content_hash().to_string(),
+            "defaultPolicy": content["defaultPolicy"].take(),
+            "services": content["services"].take(),
+            "overrides": content["overrides"].take(),
+            "heldReplicas": to_json(&mirror.held_to_wire(usize::MAX))["replicas"].take(),
         }))
     };
     render(body).await.into_response()

@@ -1,14 +1,21 @@
 //! How the registry reaches this data plane: over the snapshot stream, from disk, or once from a static list.
 //!
-//! [`Snapshot`], [`Assembly`] and [`Refusal`] are the pure half: what is held, and what a message does to it. [`Feed`]
-//! owns the snapshot and brings every change to the table, `client` follows the control plane, [`Cache`] and
-//! `keeper` keep the last snapshot on disk. Nothing here is on the request path.
+//! [`Snapshot`], [`Guard`] and [`Mirror`] are the pure half: what the registry has, what is held beyond it, and how
+//! that is routed; [`Assembly`] and [`Refusal`] say what a message does to it. [`Feed`] owns the mirror and brings every
+//! change to the table, `client` follows the control plane, `ending` ends overrides in time, [`Cache`] and `keeper`
+//! keep what is known on disk. Nothing here is on the request path.
 
 mod assembly;
 pub mod cache;
 pub(crate) mod client;
+mod delta;
+mod draft;
+pub(crate) mod ending;
 mod feed;
+mod guard;
 pub(crate) mod keeper;
+mod mirror;
+mod overrides;
 mod parse;
 mod refusal;
 mod snapshot;
@@ -17,9 +24,10 @@ mod status;
 pub(crate) mod tests;
 
 pub use assembly::{Assembly, Received};
-pub use cache::Cache;
+pub use cache::{Cache, Cached};
 pub use feed::{Feed, View};
+pub use guard::{Guard, HeldReplica, LetGo};
+pub use mirror::Mirror;
 pub use refusal::Refusal;
 pub use snapshot::Snapshot;
-pub(crate) use snapshot::service_to_wire;
 pub use status::{Source, Status};

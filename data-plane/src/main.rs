@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use data_plane::config::Args;
-use gateway_runtime::{Failure, Shutdown, logs::LogArgs, open_files, ready};
+use gateway_runtime::{Failure, Shutdown, logs::LogArgs, open_files, process, ready};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -32,9 +32,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let config = cli.args.validate()?;
     open_files::raise_limit();
     // Requests run on the workers' own threads. This runtime follows the control plane and serves operators.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::fatal(format!("cannot start the runtime: {error}")))?;
-    runtime.block_on(async {
+    process::run(Some(2), async {
         let shutdown = Shutdown::on_signals()?;
         let running = data_plane::start(config, shutdown).await?;
         ready::announce(&[

@@ -3,7 +3,9 @@
 mod admission;
 mod attempt;
 mod downstream;
+mod drain;
 mod errors;
+mod flights;
 mod forward;
 mod headers;
 mod request_body;

@@ -13,7 +13,7 @@ mod rotation;
 mod tick;
 mod window;
 
-pub use breaker::{Admission, Breaker, Change, Permit, Reason, Rejected, Rule, State, View};
+pub use breaker::{Admission, Breaker, Change, ForcedState, Permit, Reason, Rejected, Rule, State, View};
 pub use budget::Budget;
 pub use outcome::{Fault, Origin, Outcome, judge};
 pub use rotation::Rotation;

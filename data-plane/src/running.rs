@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     config::{Config, Registry},
     control_plane::ControlPlane,
-    discovery::{Cache, Feed, Snapshot, Source, client, keeper},
+    discovery::{Cache, Cached, Feed, Guard, Mirror, Snapshot, Source, client, ending, keeper},
     proxy::{self, Proxy, ProxyConfig},
     report::{Reporter, journal::Journal},
     supervise::supervise,
@@ -60,8 +60,9 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
     let clock = Clock::new();
     let (table, transitions) = Table::new(config.workers);
     let journal = Arc::new(Journal::new(table.clone()));
-    let (snapshot, source, age) = first_snapshot(&config.registry).await;
-    let (feed, view) = Feed::new(snapshot, source, age, table.clone(), clock);
+    let First { snapshot, guard, source, age } = First::find(&config.registry).await;
+    let mirror = Mirror::new(config.node_id.clone(), snapshot, guard, clock.moment().wall);
+    let (feed, view) = Feed::new(mirror, source, age, table.clone(), clock);
 
     let admin_listener = TcpListener::bind(config.admin_listen).await;
     let (admin_listener, admin_listen) = admin_listener
@@ -95,7 +96,9 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
             clock,
             journal,
         };
-        background.push(("discovery", link.clone().follow(feed)));
+        let feed = Arc::new(feed);
+        background.push(("discovery", link.clone().follow(feed.clone())));
+        background.push(("overrides", link.clone().end_overrides(feed)));
         background.push(("reports", link.report(reporter)));
         if let Some(cache) = cache {
             background.push(("cache", tokio::spawn(keeper::keep(cache, view, stop.clone()))));
@@ -146,13 +149,20 @@ struct Link {
 }
 
 impl Link {
-    fn follow(self, feed: Feed) -> JoinHandle<()> {
-        let feed = Arc::new(feed);
+    fn follow(self, feed: Arc<Feed>) -> JoinHandle<()> {
         let attempt = move || {
             let (link, feed) = (self.clone(), feed.clone());
             async move { client::follow(&link.control_plane, &link.node, &feed, &link.stop).await }
         };
         tokio::spawn(supervise("discovery", attempt))
+    }
+
+    fn end_overrides(self, feed: Arc<Feed>) -> JoinHandle<()> {
+        let attempt = move || {
+            let (stop, feed) = (self.stop.clone(), feed.clone());
+            async move { ending::end_overrides(&feed, &stop).await }
+        };
+        tokio::spawn(supervise("overrides", attempt))
     }
 
     fn report(self, reporter: Reporter) -> JoinHandle<()> {
@@ -166,46 +176,63 @@ impl Link {
 }
 
 /// What there is to route by before any control plane is asked.
-async fn first_snapshot(registry: &Registry) -> (Snapshot, Source, Duration) {
-    match registry {
-        Registry::Static(services) => {
-            (Snapshot::new("static", 0, services.clone()), Source::Static, Duration::ZERO)
-        }
-        Registry::ControlPlane { cache: Some(cache), .. } => cached_snapshot(cache.clone()).await,
-        Registry::ControlPlane { cache: None, .. } => {
-            tracing::warn!(
-                "no snapshot is kept on disk: a start without a control plane has nothing to route by"
-            );
-            nothing()
-        }
-    }
+#[derive(Debug)]
+struct First {
+    snapshot: Snapshot,
+    guard: Guard,
+    source: Source,
+    age: Duration,
 }
 
-async fn cached_snapshot(cache: Cache) -> (Snapshot, Source, Duration) {
-    let path = cache.path();
-    let path = path.display();
-    let loaded = spawn_blocking(move || cache.load(SystemTime::now())).await;
-    match loaded {
-        Ok(Ok(Some(cached))) => {
-            let (revision, services, age) =
-                (cached.snapshot.revision(), cached.snapshot.services().len(), cached.age);
-            tracing::info!(%path, revision, services, ?age, "routing by the snapshot on disk until a control plane answers");
-            (cached.snapshot, Source::Cached, cached.age)
-        }
-        Ok(Ok(None)) => nothing(),
-        Ok(Err(error)) => {
-            tracing::warn!(%path, %error, "the snapshot on disk is not used");
-            nothing()
-        }
-        Err(error) => {
-            tracing::error!(%path, %error, "the snapshot on disk could not be read");
-            nothing()
+impl First {
+    async fn find(registry: &Registry) -> Self {
+        match registry {
+            Registry::Static(services) => {
+                Self::of(Snapshot::new("static", 0, services.clone()), Source::Static)
+            }
+            Registry::ControlPlane { cache: Some(cache), .. } => Self::cached(cache.clone()).await,
+            Registry::ControlPlane { cache: None, .. } => {
+                tracing::warn!(
+                    "no snapshot is kept on disk: a start without a control plane has nothing to route by"
+                );
+                Self::nothing()
+            }
         }
     }
-}
 
-fn nothing() -> (Snapshot, Source, Duration) {
-    (Snapshot::default(), Source::None, Duration::ZERO)
+    async fn cached(cache: Cache) -> Self {
+        let path = cache.path();
+        let path = path.display();
+        let loaded = spawn_blocking(move || cache.load(SystemTime::now())).await;
+        match loaded {
+            Ok(Ok(Some(Cached { snapshot, guard, age }))) => {
+                let (revision, services, held) =
+                    (snapshot.revision(), snapshot.services().len(), guard.len());
+                tracing::info!(
+                    %path, revision, services, held, ?age,
+                    "routing by the snapshot on disk until a control plane answers"
+                );
+                Self { snapshot, guard, source: Source::Cached, age }
+            }
+            Ok(Ok(None)) => Self::nothing(),
+            Ok(Err(error)) => {
+                tracing::warn!(%path, %error, "the snapshot on disk is not used");
+                Self::nothing()
+            }
+            Err(error) => {
+                tracing::error!(%path, %error, "the snapshot on disk could not be read");
+                Self::nothing()
+            }
+        }
+    }
+
+    fn nothing() -> Self {
+        Self::of(Snapshot::default(), Source::None)
+    }
+
+    fn of(snapshot: Snapshot, source: Source) -> Self {
+        Self { snapshot, guard: Guard::default(), source, age: Duration::ZERO }
+    }
 }
 
 fn proxy_config(config: &Config) -> ProxyConfig {

@@ -4,6 +4,9 @@
 //! service's view. What a replica's breaker has learnt lives with the replica's identity and survives all of it.
 
 mod counters;
+mod drain;
+mod latency;
+mod outlets;
 mod replica;
 mod service;
 mod spec;
@@ -26,13 +29,18 @@ use gateway_proto::ServiceName;
 use tokio::sync::mpsc;
 
 pub use counters::{CodeClass, ReplicaCounters, RequestOutcome, ServiceCounters};
+pub use drain::{DrainFollower, Draining, Drains};
+pub use latency::{Buckets, LATENCY_BUCKETS};
 pub use replica::{Replica, Trip};
 pub use service::{Picked, Service};
-pub use spec::{Forced, ForcedState, ReplicaSpec, ServiceSpec};
+pub use spec::{Forced, ReplicaSpec, ServiceSpec};
+
+pub use crate::routing::ForcedState;
 pub use transition::Transition;
 pub use view::Unavailable;
 
 use crate::routing::Tick;
+use outlets::Outlets;
 use transition::TransitionSink;
 
 /// All services by name.
@@ -43,7 +51,7 @@ pub type Services = BTreeMap<ServiceName, Arc<Service>>;
 pub struct Table {
     services: ArcSwap<Services>,
     is_filled: AtomicBool,
-    transitions: Arc<TransitionSink>,
+    outlets: Arc<Outlets>,
     workers: usize,
 }
 
@@ -57,7 +65,7 @@ impl Table {
         let table = Self {
             services: ArcSwap::default(),
             is_filled: AtomicBool::new(false),
-            transitions: Arc::new(transitions),
+            outlets: Arc::new(Outlets::new(transitions, workers)),
             workers,
         };
         (Arc::new(table), receiver)
@@ -66,7 +74,8 @@ impl Table {
     /// Takes over what the registry says: `changed` services as they are now, `gone` ones removed.
     ///
     /// Each service changes atomically. Attempts under way finish on the replicas they have; their requests are sent
-    /// to no other replica of a service that is gone.
+    /// to no other replica of a service that is gone. Breakers obey what operators have decided since, and workers hear
+    /// of replicas that get no new requests any more.
     /// To be called by one writer at a time.
     pub fn apply(&self, changed: &[ServiceSpec], gone: &[ServiceName], now: Tick) {
         let present = self.services.load_full();
@@ -75,7 +84,7 @@ impl Table {
             match present.get(&spec.name) {
                 Some(service) => service.update(spec, now),
                 None => {
-                    let service = Service::new(spec, self.workers, Arc::clone(&self.transitions), now);
+                    let service = Service::new(spec, self.workers, Arc::clone(&self.outlets), now);
                     map.get_or_insert_with(|| (*present).clone())
                         .insert(spec.name.clone(), Arc::new(service));
                 }
@@ -91,6 +100,7 @@ impl Table {
         if let Some(map) = map {
             self.services.store(Arc::new(map));
         }
+        self.outlets.drains.apply(changed, gone);
         self.is_filled.store(true, Release);
     }
 
@@ -111,7 +121,33 @@ impl Table {
 
     /// Transitions that found the queue full since the start.
     pub fn dropped_transitions(&self) -> u64 {
-        self.transitions.dropped()
+        self.outlets.transitions.dropped()
+    }
+
+    /// The replicas that get no new requests because somebody asked for it.
+    pub fn drains(&self) -> Arc<Drains> {
+        self.outlets.drains.drains()
+    }
+
+    /// A worker's way to hear of them. From now on [`Table::drains_taken_on`] waits for this worker, too.
+    pub fn follow_drains(&self, worker: usize) -> DrainFollower {
+        DrainFollower::new(Arc::clone(&self.outlets), worker)
+    }
+
+    /// Completes when no worker picks by what the table said before the newest [`Table::apply`], and all attempts that
+    /// were picked so are counted. Cancel safe.
+    pub async fn drains_taken_on(&self) {
+        self.outlets.drains.taken_on().await;
+    }
+
+    /// Completes when an attempt at a draining replica has ended since the last call. For one caller; cancel safe.
+    pub async fn drained_some(&self) {
+        self.outlets.drains.attempts_ended().await;
+    }
+
+    /// Has workers record how long requests and attempts take, or not.
+    pub fn set_detailed(&self, detailed: bool) {
+        self.outlets.set_detailed(detailed);
     }
 }
 

@@ -41,9 +41,44 @@ pub const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
 pub const OVERLOADED: &str = "OVERLOADED";
 /// A limit on replicas, streams or data planes is reached.
 pub const QUOTA_EXCEEDED: &str = "QUOTA_EXCEEDED";
+/// The control plane failed with the change in hand, which may have been made or not; to repeat it is safe.
+pub const INTERRUPTED: &str = "INTERRUPTED";
+/// The request met a defect of the control plane, whose log tells it. What it asked for may have been done or not.
+pub const INTERNAL_ERROR: &str = "INTERNAL_ERROR";
 /// The control plane is shutting down.
 pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 /// A newer stream of the same data plane has begun: node ids must be unique.
 pub const STREAM_SUPERSEDED: &str = "STREAM_SUPERSEDED";
 /// The data plane did not ack what it was sent in time.
 pub const ACK_OVERDUE: &str = "ACK_OVERDUE";
+/// Over HTTP, the server does not go by the name in `Host`: one of its names must be allowed first.
+pub const HOST_NOT_ALLOWED: &str = "HOST_NOT_ALLOWED";
+/// Over HTTP, a page of another site asked for a change.
+pub const ORIGIN_NOT_ALLOWED: &str = "ORIGIN_NOT_ALLOWED";
+
+/// Every reason.
+pub const ALL: [&str; 23] = [
+    INVALID_FIELD,
+    MALFORMED_REQUEST,
+    SERVICE_NOT_FOUND,
+    REPLICA_NOT_FOUND,
+    LEASE_EXPIRED,
+    LEASE_MISMATCH,
+    ADDRESS_IN_USE,
+    REPLICA_REMOVED,
+    REREGISTER_BLOCKED,
+    REQUEST_ID_REUSED,
+    ETAG_MISMATCH,
+    LAST_READY_REPLICA,
+    POLICY_NOT_FOUND,
+    POLICY_INVALID,
+    PAGE_TOKEN_INVALID,
+    STORE_UNAVAILABLE,
+    OVERLOADED,
+    QUOTA_EXCEEDED,
+    SHUTTING_DOWN,
+    STREAM_SUPERSEDED,
+    ACK_OVERDUE,
+    HOST_NOT_ALLOWED,
+    ORIGIN_NOT_ALLOWED,
+];

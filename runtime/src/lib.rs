@@ -1,14 +1,19 @@
 //! What every process of the gateway needs to run, and nothing about gateways.
 //!
-//! [`accept`] tells connections apart, [`failure`] ends a process with a sentence and an exit code, [`logs`] writes them to stderr, [`open_files`] raises
-//! their limit, [`ready`] announces bound addresses on stdout, [`shutdown`] turns signals into an orderly end.
+//! [`accept`] tells connections apart, [`failure`] ends a process with a sentence and an exit code, [`logs`] writes them
+//! to stderr, [`open_files`] raises their limit, [`panics`] draws a line around each, [`process`] runs a program to its
+//! end, [`ready`] announces bound addresses on stdout, [`shutdown`] turns signals into an orderly end, [`supervise`] owns
+//! the tasks that live as long.
 
 pub mod accept;
 pub mod failure;
 pub mod logs;
 pub mod open_files;
+pub mod panics;
+pub mod process;
 pub mod ready;
 pub mod shutdown;
+pub mod supervise;
 
 pub use failure::{Failure, root_cause};
 pub use shutdown::Shutdown;

@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 use tracing_subscriber::EnvFilter;
 
-use crate::Failure;
+use crate::{Failure, panics};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
@@ -27,7 +27,7 @@ pub struct LogArgs {
 }
 
 impl LogArgs {
-    /// Starts logging for the whole process; a second call changes nothing.
+    /// Starts logging for the whole process, panics included; a second call changes nothing.
     ///
     /// # Errors
     /// A usage [`Failure`] naming `--log` when the filter does not parse.
@@ -42,6 +42,7 @@ impl LogArgs {
             }
             LogFormat::Json => builder.json().flatten_event(true).try_init(),
         };
+        panics::log_panics();
         Ok(())
     }
 }

@@ -7,12 +7,13 @@ use std::{
 
 /// Decisions are made here; everything they need comes in as arguments, so that tests and the simulator own time,
 /// chance and the network.
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
     "control-plane/src/leases.rs",
     "control-plane/src/publish/filter.rs",
     "control-plane/src/publish/log.rs",
     "control-plane/src/publish/session.rs",
     "control-plane/src/publish/snapshot.rs",
+    "control-plane/src/query",
     "control-plane/src/registry",
     "data-plane/src/discovery/assembly.rs",
     "data-plane/src/discovery/parse.rs",

@@ -1,10 +1,15 @@
 //! The last changes, from which any data plane that is not too far behind is brought up to date.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 use gateway_proto::{ReplicaKey, ServiceName, v1};
 
-use crate::registry::{Change, Override, OverrideId, ReplicaChange, Revision, Scope, ServiceStep, View};
+use crate::registry::{
+    Change, Override, OverrideId, Record, ReplicaChange, Revision, Scope, ServiceStep, View,
+};
 
 /// A bounded ring of changes in the order of their revisions.
 #[derive(Debug)]
@@ -67,10 +72,38 @@ impl DeltaLog {
         Some(v1::Delta { base_revision: base, ..spans.into_delta(view) })
     }
 
+    /// What became of each replica that has changed since `base`; `None` as for [`DeltaLog::since`].
+    ///
+    /// What came and went in between is not mentioned.
+    pub fn replicas_since(&self, base: Revision) -> Option<Vec<ReplicaStep>> {
+        if !self.reaches(base) {
+            return None;
+        }
+        let mut spans = Spans::default();
+        self.changes.range(self.start(base)..).for_each(|change| spans.take(change));
+        let steps = spans.replicas.into_iter().filter_map(|(key, span)| {
+            let record = span.last.and_then(|change| change.record.clone());
+            let existed = span.existed;
+            (existed || record.is_some()).then(|| ReplicaStep { key: key.clone(), existed, record })
+        });
+        Some(steps.collect())
+    }
+
     /// Where the changes after `base` begin.
     fn start(&self, base: Revision) -> usize {
         self.changes.partition_point(|change| change.revision() <= base)
     }
+}
+
+/// One replica at two revisions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaStep {
+    /// Which one.
+    pub key: ReplicaKey,
+    /// Whether it was there at the first.
+    pub existed: bool,
+    /// What it is at the second; `None`: gone.
+    pub record: Option<Arc<Record>>,
 }
 
 /// What was touched between two revisions, and what each was at the first.

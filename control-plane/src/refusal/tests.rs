@@ -1,6 +1,7 @@
 use axum::body::to_bytes;
-use gateway_proto::{Address, NodeId};
-use serde_json::Value;
+use gateway_proto::{Address, NodeId, code_name};
+use http::header;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -48,6 +49,8 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
         (WriteError::StoreFull.into(), "RESOURCE_EXHAUSTED", 507, "STORE_UNAVAILABLE"),
         (WriteError::Overloaded.into(), "RESOURCE_EXHAUSTED", 429, "OVERLOADED"),
         (WriteError::ShuttingDown.into(), "UNAVAILABLE", 503, "SHUTTING_DOWN"),
+        (WriteError::Interrupted.into(), "UNAVAILABLE", 503, "INTERRUPTED"),
+        (Refusal::Internal, "INTERNAL", 500, "INTERNAL_ERROR"),
         (Refusal::PageToken, "INVALID_ARGUMENT", 400, "PAGE_TOKEN_INVALID"),
         (Refusal::Quota { what: "too many", limit: 1 }, "RESOURCE_EXHAUSTED", 429, "QUOTA_EXCEEDED"),
         (Refusal::Superseded(NodeId::parse("n1").unwrap()), "ABORTED", 409, "STREAM_SUPERSEDED"),
@@ -58,6 +61,9 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
         (Refusal::MediaType, "INVALID_ARGUMENT", 415, "MALFORMED_REQUEST"),
         (Refusal::Method(http::Method::PUT), "UNIMPLEMENTED", 405, "MALFORMED_REQUEST"),
         (Refusal::Path, "NOT_FOUND", 404, "MALFORMED_REQUEST"),
+        (Refusal::Host("evil.example".into()), "PERMISSION_DENIED", 421, "HOST_NOT_ALLOWED"),
+        (Refusal::Origin("http://evil.example".into()), "PERMISSION_DENIED", 403, "ORIGIN_NOT_ALLOWED"),
+        (Refusal::NotAStream, "INVALID_ARGUMENT", 406, "MALFORMED_REQUEST"),
     ]
 }
 
@@ -98,6 +104,7 @@ fn what_may_pass_says_when_to_try_again_and_what_may_not_does_not() {
     let retry = |refusal: Refusal| refusal.status().get_error_details().retry_info().is_some();
     assert!(retry(WriteError::Overloaded.into()));
     assert!(retry(WriteError::StoreUnavailable.into()));
+    assert!(retry(WriteError::Interrupted.into()));
     assert!(!retry(Refusal::PageToken));
     let response = Refusal::from(WriteError::Overloaded).into_response();
     assert_eq!(response.headers()[header::RETRY_AFTER], "1");
@@ -109,4 +116,38 @@ fn what_is_missing_or_taken_is_named_as_a_resource() {
     let details = Refusal::from(RegistryError::LeaseMismatch(key)).status().get_error_details();
     assert_eq!(details.resource_info().unwrap().resource_name, "orders/r-1");
     assert_eq!(details.error_info().unwrap().metadata["replica"], "orders/r-1");
+}
+
+#[test]
+fn what_an_rpc_refuses_is_the_same_problem_over_http() {
+    let is_http_only = |refusal: &Refusal| {
+        matches!(
+            refusal,
+            Refusal::NotJson(_)
+                | Refusal::MediaType
+                | Refusal::Method(_)
+                | Refusal::Path
+                | Refusal::Host(_)
+                | Refusal::Origin(_)
+                | Refusal::NotAStream
+        )
+    };
+    for (refusal, ..) in table().into_iter().filter(|(refusal, ..)| !is_http_only(refusal)) {
+        assert_eq!(Problem::from(refusal.status()), Problem::from(&refusal));
+    }
+}
+
+#[test]
+fn a_status_without_details_is_a_problem_with_its_code_as_the_reason() {
+    for (code, http, name) in [
+        (Code::Unimplemented, 501, "UNIMPLEMENTED"),
+        (Code::Internal, 500, "INTERNAL"),
+        (Code::Cancelled, 499, "CANCELLED"),
+        (Code::DeadlineExceeded, 504, "DEADLINE_EXCEEDED"),
+        (Code::Unauthenticated, 401, "UNAUTHENTICATED"),
+    ] {
+        let problem = Problem::from(Status::new(code, "no more to say"));
+        assert_eq!((problem.http.as_u16(), problem.reason.as_str()), (http, name));
+        assert_eq!((problem.detail.as_str(), problem.domain.as_str()), ("no more to say", "gateway.v1"));
+    }
 }

@@ -93,7 +93,12 @@ impl Item {
     #[must_use]
     pub fn at(mut self, revision: Revision) -> Self {
         match &mut self {
-            Self::Replica(record) => record.revision = revision,
+            Self::Replica(record) => {
+                record.revision = revision;
+                if let Some(drain) = record.drain.as_deref_mut().filter(|drain| drain.revision == 0) {
+                    drain.revision = revision;
+                }
+            }
             Self::Policy(policy) => policy.revision = revision,
             Self::Override(entry) => entry.revision = revision,
         }

@@ -200,23 +200,18 @@ impl Mutation {
     /// The answer to the command, once this is committed at `revision`.
     pub fn answer(&self, revision: Revision) -> Answer {
         match (&self.main.write, &self.main.cause) {
-            (Write::Put(Item::Replica(record)), cause) => {
-                let record = Arc::new(Record { revision, ..Record::clone(record) });
-                match cause {
-                    Cause::Registered => Answer::Registered { record, created: true },
-                    Cause::Replaced { .. } => Answer::Registered { record, created: false },
-                    _ => Answer::Replica(record),
+            (Write::Put(item), cause) => match (item.clone().at(revision), cause) {
+                (Item::Replica(record), Cause::Registered) => {
+                    Answer::Registered { record: Arc::new(*record), created: true }
                 }
-            }
-            (Write::Put(Item::Policy(policy)), _) => {
-                Answer::Policy(Arc::new(StoredPolicy { revision, ..StoredPolicy::clone(policy) }))
-            }
-            (Write::Put(Item::Override(_)), Cause::Blocked) => {
-                Answer::Deregistered { removed: false, revision }
-            }
-            (Write::Put(Item::Override(entry)), _) => {
-                Answer::Overridden(Arc::new(Override { revision, ..Override::clone(entry) }))
-            }
+                (Item::Replica(record), Cause::Replaced { .. }) => {
+                    Answer::Registered { record: Arc::new(*record), created: false }
+                }
+                (Item::Replica(record), _) => Answer::Replica(Arc::new(*record)),
+                (Item::Policy(policy), _) => Answer::Policy(Arc::new(*policy)),
+                (Item::Override(_), Cause::Blocked) => Answer::Deregistered { removed: false, revision },
+                (Item::Override(entry), _) => Answer::Overridden(Arc::new(*entry)),
+            },
             (Write::Remove, Cause::Expired { .. }) => Answer::Expired { removed: true },
             (Write::Remove, Cause::PolicyDeleted { .. }) => Answer::PolicyDeleted(revision),
             (Write::Remove, Cause::OverrideEnded { .. }) => Answer::OverrideEnded { ended: true, revision },

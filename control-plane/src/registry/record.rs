@@ -91,6 +91,8 @@ pub struct Drain {
     pub by_owner: bool,
     /// Whether nothing is in flight any more, or the deadline has passed.
     pub is_over: bool,
+    /// The registry's revision that began it: who has come there sends no new requests. 0 until it is durable.
+    pub revision: Revision,
 }
 
 /// A registration by which a repeated request is known.
@@ -150,6 +152,11 @@ impl Record {
             Some(drain) if drain.is_over => Mode::Drained,
             Some(_) => Mode::Draining,
         }
+    }
+
+    /// Its mode while it gets no new requests, and until when those in flight may take.
+    pub fn as_drain(&self) -> Option<(Mode, SystemTime)> {
+        self.drain.as_deref().map(|drain| (self.mode(), drain.deadline))
     }
 
     /// Health as data planes go by it.
@@ -219,6 +226,7 @@ impl Drain {
             reason: self.reason.to_string(),
             author: self.author.to_string(),
             by_owner: self.by_owner,
+            revision: self.revision,
         }
     }
 }

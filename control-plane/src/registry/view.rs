@@ -12,9 +12,7 @@ use std::{
     time::SystemTime,
 };
 
-use gateway_proto::{
-    Address, Mode, ReplicaId, ReplicaKey, ServiceName, content::ContentHash, v1::RemovalCause,
-};
+use gateway_proto::{Address, ReplicaId, ReplicaKey, ServiceName, content::ContentHash, v1::RemovalCause};
 
 pub use self::{
     change::{Applied, Change, Committed, ReplicaChange, ServiceStep},
@@ -41,8 +39,8 @@ pub struct View {
     /// Replicas by the request that registered them, if that named itself.
     requests: HashMap<u128, ReplicaKey>,
     replicas_hash: ContentHash,
-    /// Replicas that are draining or lost: the few that somebody has to come back to.
-    draining: BTreeSet<ReplicaKey>,
+    /// Replicas that get no new requests or are lost: the few that somebody has to come back to.
+    drains: BTreeSet<ReplicaKey>,
     lost: BTreeSet<ReplicaKey>,
 }
 
@@ -54,6 +52,13 @@ impl View {
             view.put(item.into());
         }
         view
+    }
+
+    /// The same, still knowing of the replicas that went before, which no store holds.
+    #[must_use]
+    pub fn remembering(mut self, before: &Self) -> Self {
+        self.removals.clone_from(&before.removals);
+        self
     }
 
     /// The revision of the last change applied.
@@ -152,14 +157,9 @@ impl View {
         self.removals.of_request(id)
     }
 
-    /// Takes over what an earlier view remembers of replicas that are gone: a store does not.
-    pub(crate) fn remember_removals_of(&mut self, earlier: &mut Self) {
-        self.removals = std::mem::take(&mut earlier.removals);
-    }
-
-    /// Replicas whose drain is not over yet.
-    pub fn draining(&self) -> impl Iterator<Item = &Arc<Record>> {
-        self.draining.iter().filter_map(|key| self.get(key))
+    /// Replicas that are draining or drained.
+    pub fn drains(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.drains.iter().filter_map(|key| self.get(key))
     }
 
     /// Replicas whose lease lapsed and which the guard holds.
@@ -269,8 +269,7 @@ impl View {
         if let Some(old) = before.as_deref() {
             self.forget_request(old, record.request.as_deref());
         }
-        let is_draining = record.mode() == Mode::Draining;
-        note(&mut self.draining, &record.key, is_draining);
+        note(&mut self.drains, &record.key, record.drain.is_some());
         note(&mut self.lost, &record.key, record.lost.is_some());
         self.replicas_hash.add_replica(&record.key, record.revision);
         match &before {
@@ -310,7 +309,7 @@ impl View {
                 existed = true;
                 self.replica_count -= 1;
                 gone = Some(old);
-                note(&mut self.draining, key, false);
+                note(&mut self.drains, key, false);
                 note(&mut self.lost, key, false);
             }
             if entry.is_empty() {

@@ -196,6 +196,7 @@ impl Stream {
             }
             CatchUp::Nothing(revision) => {
                 self.session.skip(revision);
+                self.seat.unaffected(revision);
                 Ok(())
             }
             CatchUp::TooFar => {

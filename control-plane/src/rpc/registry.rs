@@ -1,20 +1,31 @@
 //! `gateway.v1.RegistryService`: wire messages to checked words, and back.
 
+mod fields;
+mod lists;
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use gateway_proto::{
     Check, Health, Invalid, LeaseId, ReplicaKey, ServiceName,
-    time::timestamp,
     v1::{self, registry_service_server::RegistryService},
 };
-use tonic::{Request, Response, Status};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
-use super::{asked, overrides, page::Page};
+use super::{
+    asked, drains,
+    keep_alive::{self, Beat},
+    overrides, watch_replicas,
+};
 use crate::{
     edge::Edge,
     refusal::Refusal,
-    registry::{Proof, Record, Registration, Said, ServiceEntry, Target, text_within},
+    registry::{Proof, Registration, Said, Target, text_within},
 };
+
+/// Responses between a stream's task and its connection.
+const BUFFERED: usize = 4;
 
 /// The service.
 #[derive(Debug)]
@@ -22,36 +33,57 @@ pub(super) struct Registry(pub(super) Arc<Edge>);
 
 #[tonic::async_trait]
 impl RegistryService for Registry {
-    type KeepAliveStream = tokio_stream::Empty<Result<v1::KeepAliveResponse, Status>>;
-    type WatchDrainStream = tokio_stream::Empty<Result<v1::WatchDrainResponse, Status>>;
-    type WatchReplicasStream = tokio_stream::Empty<Result<v1::WatchReplicasResponse, Status>>;
+    type KeepAliveStream = ReceiverStream<Result<v1::KeepAliveResponse, Status>>;
+    type WatchDrainStream = ReceiverStream<Result<v1::WatchDrainResponse, Status>>;
+    type WatchReplicasStream = ReceiverStream<Result<v1::WatchReplicasResponse, Status>>;
 
     async fn keep_alive(
         &self,
-        _: Request<tonic::Streaming<v1::KeepAliveRequest>>,
+        request: Request<Streaming<v1::KeepAliveRequest>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let place = self.0.keep_alive_streams.take()?;
+        let (outbound, responses) = mpsc::channel(BUFFERED);
+        let edge = Arc::clone(&self.0);
+        self.0.streams.spawn(async move {
+            if let Err(status) = keep_alive::serve(edge, request.into_inner(), outbound.clone()).await {
+                // A client that reads nothing learns it from the end of its stream.
+                let _ = outbound.try_send(Err(status));
+            }
+            drop(place);
+        });
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 
     async fn drain_replica(
         &self,
-        _: Request<v1::DrainReplicaRequest>,
+        request: Request<v1::DrainReplicaRequest>,
     ) -> Result<Response<v1::DrainReplicaResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let peer = request.remote_addr();
+        Ok(Response::new(drains::drain(&self.0, request.into_inner(), peer).await?))
     }
 
     async fn watch_drain(
         &self,
-        _: Request<v1::WatchDrainRequest>,
+        request: Request<v1::WatchDrainRequest>,
     ) -> Result<Response<Self::WatchDrainStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let watch = drains::Watch::begin(&self.0, request.get_ref())?;
+        let place = self.0.watch_streams.take()?;
+        let (outbound, responses) = mpsc::channel(BUFFERED);
+        self.0.streams.spawn(async move {
+            if let Err(status) = watch.follow(&outbound).await {
+                let _ = outbound.try_send(Err(status));
+            }
+            drop(place);
+        });
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 
     async fn undrain_replica(
         &self,
-        _: Request<v1::UndrainReplicaRequest>,
+        request: Request<v1::UndrainReplicaRequest>,
     ) -> Result<Response<v1::UndrainReplicaResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let peer = request.remote_addr();
+        Ok(Response::new(drains::undrain(&self.0, request.into_inner(), peer).await?))
     }
 
     async fn release_guard(
@@ -64,9 +96,18 @@ impl RegistryService for Registry {
 
     async fn watch_replicas(
         &self,
-        _: Request<v1::WatchReplicasRequest>,
+        request: Request<v1::WatchReplicasRequest>,
     ) -> Result<Response<Self::WatchReplicasStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let watch = watch_replicas::Watch::parse(&self.0, request.get_ref()).map_err(Refusal::from)?;
+        let place = self.0.watch_streams.take()?;
+        let (outbound, responses) = mpsc::channel(BUFFERED);
+        self.0.streams.spawn(async move {
+            if let Err(status) = watch.follow(&outbound).await {
+                let _ = outbound.try_send(Err(status));
+            }
+            drop(place);
+        });
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 
     async fn register(
@@ -75,9 +116,13 @@ impl RegistryService for Registry {
     ) -> Result<Response<v1::RegisterResponse>, Status> {
         let peer = request.remote_addr().map(|peer| peer.ip());
         let request = request.into_inner();
-        let validate_only = request.validate_only;
-        let registration = Registration::parse(request, peer).map_err(Refusal::from)?;
-        Ok(Response::new(self.0.register(registration, validate_only).await?))
+        let (validate_only, wait_timeout) = (request.validate_only, request.wait_timeout);
+        let mut check = Check::default();
+        let registration = check.take(Registration::parse(request, peer));
+        let wait = check.take(asked::wait(wait_timeout)).filter(|_| wait_timeout.is_some());
+        check.finish().map_err(Refusal::from)?;
+        let Some(registration) = registration else { unreachable!("nothing was refused") };
+        Ok(Response::new(self.0.register(registration, validate_only, wait).await?))
     }
 
     async fn deregister(
@@ -93,13 +138,13 @@ impl RegistryService for Registry {
         &self,
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
-        let request = request.into_inner();
-        let mut check = Check::default();
-        let key = check.take(ReplicaKey::parse(&request.service, &request.replica_id));
-        let lease = check.take(LeaseId::parse(&request.lease_id));
-        check.finish().map_err(Refusal::from)?;
-        let (Some(key), Some(lease)) = (key, lease) else { unreachable!("nothing was refused") };
-        Ok(Response::new(self.0.heartbeat(&key, lease)?))
+        let Beat { key, lease, health } = Beat::parse(request.into_inner()).map_err(Refusal::from)?;
+        let renewed = self.0.renew(&key, lease)?;
+        match health.filter(|reported| renewed.health != Some(*reported)) {
+            Some(health) => drop(self.0.report_health(key, Some(lease), health, String::new()).await?),
+            None => {}
+        }
+        Ok(Response::new(renewed.answer))
     }
 
     async fn report_health(
@@ -114,18 +159,7 @@ impl RegistryService for Registry {
         &self,
         request: Request<v1::ListServicesRequest>,
     ) -> Result<Response<v1::ListServicesResponse>, Status> {
-        let request = request.into_inner();
-        let page = Page::parse(request.page_size, &request.page_token, &["services"])?;
-        let (mut services, next_page_token, revision) = self.0.effects.publisher.read(|view| {
-            let services = view.services_after(page.after().unwrap_or_default());
-            let services = services.map(|(name, entry)| service(name, entry));
-            let (services, token) = page.cut(services, |service| service.service.clone());
-            (services, token, view.revision())
-        });
-        for service in &mut services {
-            self.add_open_breakers(service);
-        }
-        Ok(Response::new(v1::ListServicesResponse { services, next_page_token, revision }))
+        Ok(Response::new(lists::services(&self.0, request.get_ref()).await?))
     }
 
     async fn get_service(
@@ -133,10 +167,7 @@ impl RegistryService for Registry {
         request: Request<v1::GetServiceRequest>,
     ) -> Result<Response<v1::GetServiceResponse>, Status> {
         let name = ServiceName::parse(&request.get_ref().service).map_err(Refusal::from)?;
-        let found =
-            self.0.effects.publisher.read(|view| view.service(&name).map(|entry| service(&name, entry)));
-        let mut service = found.ok_or(Refusal::ServiceNotFound(name))?;
-        self.add_open_breakers(&mut service);
+        let service = lists::service(&self.0, &name).ok_or(Refusal::ServiceNotFound(name))?;
         Ok(Response::new(v1::GetServiceResponse { service: Some(service) }))
     }
 
@@ -144,29 +175,7 @@ impl RegistryService for Registry {
         &self,
         request: Request<v1::ListReplicasRequest>,
     ) -> Result<Response<v1::ListReplicasResponse>, Status> {
-        let request = request.into_inner();
-        let page = Page::parse(request.page_size, &request.page_token, &["replicas", &request.service])?;
-        let only = match request.service.as_str() {
-            "-" => None,
-            name => Some(ServiceName::parse(name).map_err(Refusal::from)?),
-        };
-        let after = page.after().map(parse_key).transpose()?;
-        let (records, next_page_token, revision) = self.0.effects.publisher.read(|view| {
-            let entry = only
-                .as_ref()
-                .map(|name| view.service(name).ok_or_else(|| Refusal::ServiceNotFound(name.clone())));
-            let records: Box<dyn Iterator<Item = _>> = match (&after, entry.transpose()?) {
-                (Some(after), _) => Box::new(view.replicas_after(after)),
-                (None, Some(entry)) => Box::new(entry.replicas()),
-                (None, None) => Box::new(view.replicas()),
-            };
-            let records =
-                records.take_while(|record| only.as_ref().is_none_or(|name| record.key.service == *name));
-            let (records, token) = page.cut(records.cloned(), |record| record.key.to_string());
-            Ok::<_, Refusal>((records, token, view.revision()))
-        })?;
-        let replicas = records.iter().map(|record| self.0.replica(record)).collect();
-        Ok(Response::new(v1::ListReplicasResponse { replicas, next_page_token, revision }))
+        Ok(Response::new(lists::replicas(&self.0, request.get_ref()).await?))
     }
 
     async fn get_replica(
@@ -175,29 +184,9 @@ impl RegistryService for Registry {
     ) -> Result<Response<v1::GetReplicaResponse>, Status> {
         let request = request.into_inner();
         let key = ReplicaKey::parse(&request.service, &request.replica_id).map_err(Refusal::from)?;
-        Ok(Response::new(v1::GetReplicaResponse { replica: Some(self.0.get_replica(&key)?) }))
-    }
-}
-
-impl Registry {
-    fn add_open_breakers(&self, service: &mut v1::Service) {
-        if let Ok(name) = ServiceName::parse(&service.service) {
-            service.open_breaker_count = count(self.0.effects.observation.open_replica_count(&name));
-        }
-    }
-}
-
-fn service(name: &ServiceName, entry: &ServiceEntry) -> v1::Service {
-    let counted = |which: fn(&Record) -> bool| count(entry.replicas().filter(|record| which(record)).count());
-    v1::Service {
-        service: name.to_string(),
-        replica_count: count(entry.replicas().len()),
-        ready_replica_count: counted(Record::is_ready),
-        draining_replica_count: counted(|record| record.drain.is_some()),
-        lost_replica_count: counted(|record| record.lost.is_some()),
-        open_breaker_count: 0,
-        create_time: entry.created_at().map(timestamp),
-        revision: entry.revision(),
+        let mut replica = self.0.get_replica(&key)?;
+        replica.observed = self.0.effects.observation.observed_health([&key]).pop().flatten();
+        Ok(Response::new(v1::GetReplicaResponse { replica: Some(replica) }))
     }
 }
 

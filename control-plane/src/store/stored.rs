@@ -124,6 +124,7 @@ fn parse(wire: v1::Replica, stored: StoredReplica) -> Result<Record, Invalid> {
             author: drain.author.into(),
             by_owner: drain.by_owner,
             is_over: mode == Mode::Drained,
+            revision: drain.revision,
         })
     });
     let lease = match stored.lease_id.as_str() {
@@ -217,6 +218,7 @@ pub(super) mod tests {
             author: "ana".into(),
             by_owner: true,
             is_over: false,
+            revision: 7,
         };
         let over = Drain { is_over: true, ..drain.clone() };
         let request = RequestMark { id: u128::MAX - 1, fingerprint: 9, at: later, created: true };

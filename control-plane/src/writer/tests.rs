@@ -1,12 +1,13 @@
 use std::sync::Mutex;
 
 use gateway_proto::{Address, ServiceName};
+use gateway_runtime::panics::caught;
 
 use super::*;
 use crate::{
     leases::Leases,
     observe::Observation,
-    publish::Publisher,
+    publish::{CatchUp, Filter, Publisher},
     registry::{LeaseTerms, Mutation, Proof, Registration, Revision, Said, Target},
     store::{Loaded, Memory},
 };
@@ -29,6 +30,10 @@ enum Fault {
     Full,
     /// The change is durable and reported as failed.
     Ambiguous,
+    /// A defect shows before anything is durable.
+    Panic,
+    /// A defect shows when the change is durable and nobody knows.
+    LatePanic,
 }
 
 impl Scripted {
@@ -62,11 +67,13 @@ impl Store for Scripted {
         match fault {
             Some(Fault::Lost) => return failed,
             Some(Fault::Full) => return Err(StoreError::Full("disk".into())),
-            Some(Fault::Ambiguous) | None => {}
+            Some(Fault::Panic) => panic!("a defect in the store"),
+            Some(Fault::Ambiguous | Fault::LatePanic) | None => {}
         }
         let mut memory = self.memory();
         let revisions = memory.commit(group).await;
         self.set(|script| script.memory = memory);
+        assert!(!matches!(fault, Some(Fault::LatePanic)), "a defect in the store");
         if fault.is_some() { failed } else { revisions }
     }
 }
@@ -90,9 +97,17 @@ async fn bench(queue_len: usize) -> Bench {
         metrics: Arc::new(Metrics::new()),
     };
     let limits = Limits { replicas: 1000, replicas_per_service: 1000 };
-    let (writer, commands, available) = Writer::new(store.clone(), effects.clone(), limits, queue_len);
+    let (mut writer, commands, available) = Writer::new(store.clone(), effects.clone(), limits, queue_len);
     let stop = CancellationToken::new();
-    let task = tokio::spawn(writer.run(stop.clone()));
+    let stopping = stop.clone();
+    // As its supervisor does.
+    let task = tokio::spawn(async move {
+        loop {
+            if let Ok(ended) = caught(writer.run(&stopping)).await {
+                return ended;
+            }
+        }
+    });
     Bench { store, effects, commands, available, stop, task }
 }
 
@@ -197,6 +212,50 @@ async fn a_change_that_was_durable_after_all_is_known_before_anything_else_is_de
     assert_eq!((record.revision, created), (2, false));
     assert_eq!(bench.replica_count(), 1);
     assert!(bench.effects.leases.get(record.lease.unwrap().id).is_some());
+}
+
+#[tokio::test]
+async fn a_panic_interrupts_what_was_in_hand_and_what_waits_is_served_afterwards() {
+    let bench = bench(10).await;
+    let first = lease_of(bench.commands.submit(register(1)).await);
+    bench.store.set(|script| script.fault = Some(Fault::Panic));
+    let interrupted = bench.commands.submit_all(vec![register(2), register(3)]).await;
+    assert_eq!(interrupted, [Err(WriteError::Interrupted), Err(WriteError::Interrupted)]);
+    assert!(bench.commands.submit(register(4)).await.is_ok());
+    assert_eq!((bench.revision(), bench.replica_count()), (2, 2));
+    assert!(bench.effects.leases.get(first.id).is_some(), "what was acknowledged is not touched");
+}
+
+#[tokio::test]
+async fn what_became_durable_before_a_panic_is_known_before_anything_else_is_decided() {
+    let mut bench = bench(10).await;
+    bench.store.set(|script| script.fault = Some(Fault::LatePanic));
+    bench.available.borrow_and_update();
+    assert_eq!(bench.commands.submit(register(1)).await, Err(WriteError::Interrupted));
+    // The caller's second try finds its first one.
+    let Ok(Answer::Registered { record, created }) = bench.commands.submit(register(1)).await else {
+        panic!("the writer is back")
+    };
+    assert_eq!((record.revision, created, bench.replica_count()), (2, false, 1));
+    assert!(bench.effects.leases.get(record.lease.unwrap().id).is_some());
+    assert!(*bench.available.borrow());
+    // Nothing is built on what memory held when it panicked: who is behind gets everything.
+    assert_eq!(bench.effects.publisher.catch_up(0, &Filter::All), CatchUp::TooFar);
+}
+
+#[tokio::test]
+async fn a_panic_does_not_keep_the_writer_from_ending() {
+    let bench = bench(10).await;
+    bench.store.set(|script| script.fault = Some(Fault::Panic));
+    let waiting = tokio::spawn({
+        let commands = bench.commands.clone();
+        async move { commands.submit(register(1)).await }
+    });
+    tokio::task::yield_now().await;
+    bench.stop.cancel();
+    assert_eq!(waiting.await.unwrap(), Err(WriteError::Interrupted));
+    assert_eq!(bench.task.await.unwrap(), Ok(()));
+    assert_eq!(bench.commands.submit(register(2)).await, Err(WriteError::ShuttingDown));
 }
 
 #[tokio::test]

@@ -4,7 +4,11 @@
 
 mod discovery;
 mod http;
+mod keep_alive;
 mod lifecycle;
 mod observability;
+mod overrides;
 mod plane;
+mod policies;
 mod registry;
+mod watch_replicas;

@@ -129,7 +129,7 @@ impl Metrics {
 
     fn encode_link(&self, out: &mut Families<'_>) -> fmt::Result {
         let status = self.0.view.status.borrow().clone();
-        let revision = self.0.view.snapshot.borrow().revision();
+        let revision = self.0.view.mirror.borrow().snapshot().revision();
         let age = status.age(Instant::now()).unwrap_or_default();
         out.gauge("gateway_snapshot_revision", "Revision of the registry in use", revision)?;
         out.gauge(

@@ -3,11 +3,18 @@
 //! Ready is who has something to route by and is not leaving. A control plane that is away is shown and is no reason:
 //! going on without it is what this data plane is for.
 
-use std::{fmt, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use tokio::time::Instant;
 
-use crate::discovery::{Snapshot, Source, Status};
+use crate::discovery::{Guard, Mirror, Source, Status};
+
+/// Services that a line names.
+const NAMED: usize = 5;
 
 /// The answer and its reasons.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,14 +24,20 @@ pub(super) struct Readiness {
 }
 
 impl Readiness {
-    pub(super) fn new(snapshot: &Snapshot, status: &Status, is_draining: bool, now: Instant) -> Self {
+    pub(super) fn new(
+        mirror: &Mirror,
+        status: &Status,
+        is_draining: bool,
+        now: Instant,
+        wall: SystemTime,
+    ) -> Self {
         let mut lines = Vec::new();
         let has_snapshot = status.source != Source::None;
         lines.push(match status.age(now) {
             _ if !has_snapshot => "[-]snapshot none yet, from a control plane or from disk".to_owned(),
             None => format!("[+]snapshot ok ({})", status.source),
             Some(age) => {
-                let (source, revision, age) = (status.source, snapshot.revision(), seconds(age));
+                let (source, revision, age) = (status.source, mirror.snapshot().revision(), seconds(age));
                 format!("[+]snapshot ok ({source}, revision {revision}, {age} old)")
             }
         });
@@ -39,6 +52,10 @@ impl Readiness {
         if let Some(refusal) = &status.refusal {
             lines.push(format!("[-]update refused: {refusal}"));
         }
+        if let Some(dispute) = &status.dispute {
+            lines.push(format!("[-]content disputed: {dispute}"));
+        }
+        lines.extend(alarm(mirror.guard(), wall));
         lines.push(if is_draining { "[-]draining" } else { "[+]not draining" }.to_owned());
         Self { is_ready: has_snapshot && !is_draining, lines }
     }
@@ -53,6 +70,21 @@ impl fmt::Display for Readiness {
     }
 }
 
+/// What the guard against mass removal holds, if anything. It is no reason not to send clients here: traffic flows.
+fn alarm(guard: &Guard, wall: SystemTime) -> Option<String> {
+    let since = guard.replicas().map(|(_, held)| held.missing_since).min()?;
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (service, _) in guard.replicas() {
+        *counts.entry(service.as_str()).or_default() += 1;
+    }
+    let named: Vec<_> =
+        counts.iter().take(NAMED).map(|(service, count)| format!("{service} {count}")).collect();
+    let rest = if counts.len() > NAMED { ", ..." } else { "" };
+    let age = seconds(wall.duration_since(since).unwrap_or_default());
+    let (total, named) = (guard.len(), named.join(", "));
+    Some(format!("[-]guard holds {total} replicas that the registry has dropped ({named}{rest}), for {age}"))
+}
+
 fn seconds(duration: Duration) -> String {
     humantime::format_duration(Duration::from_secs(duration.as_secs())).to_string()
 }
@@ -60,17 +92,27 @@ fn seconds(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::discovery::Snapshot;
 
-    fn text(snapshot: &Snapshot, status: &Status, is_draining: bool, now: Instant) -> (bool, String) {
-        let readiness = Readiness::new(snapshot, status, is_draining, now);
+    fn text(mirror: &Mirror, status: &Status, is_draining: bool, now: Instant) -> (bool, String) {
+        let readiness = Readiness::new(mirror, status, is_draining, now, noon() + Duration::from_secs(90));
         (readiness.is_ready, readiness.to_string())
+    }
+
+    fn noon() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(43_200)
+    }
+
+    fn mirror(snapshot: Snapshot) -> Mirror {
+        Mirror::new("dp-1".parse().unwrap(), snapshot, Guard::default(), noon())
     }
 
     #[test]
     fn nobody_is_ready_without_a_snapshot() {
         let now = Instant::now();
         let status = Status::new(Source::None, Duration::ZERO, now);
-        let (is_ready, text) = text(&Snapshot::default(), &status, false, now + Duration::from_secs(4));
+        let (is_ready, text) =
+            text(&mirror(Snapshot::default()), &status, false, now + Duration::from_secs(4));
         assert!(!is_ready);
         assert_eq!(
             text,
@@ -82,8 +124,8 @@ mod tests {
     fn a_cached_snapshot_is_enough_and_the_missing_control_plane_is_shown() {
         let now = Instant::now();
         let status = Status::new(Source::Cached, Duration::from_secs(60), now);
-        let snapshot = Snapshot::new("e", 12, vec![]);
-        let (is_ready, text) = text(&snapshot, &status, false, now + Duration::from_secs(41));
+        let mirror = mirror(Snapshot::new("e", 12, vec![]));
+        let (is_ready, text) = text(&mirror, &status, false, now + Duration::from_secs(41));
         assert!(is_ready);
         assert_eq!(
             text,
@@ -98,8 +140,8 @@ mod tests {
         status.set_connected(true, now);
         status.confirm(now);
         status.refuse("service orders is named twice".into());
-        let snapshot = Snapshot::new("e", 12, vec![]);
-        let (is_ready, text) = text(&snapshot, &status, false, now + Duration::from_secs(3));
+        let mirror = mirror(Snapshot::new("e", 12, vec![]));
+        let (is_ready, text) = text(&mirror, &status, false, now + Duration::from_secs(3));
         assert!(is_ready);
         assert_eq!(
             text,
@@ -112,13 +154,13 @@ mod tests {
     fn a_static_list_needs_no_control_plane_and_draining_ends_readiness() {
         let now = Instant::now();
         let status = Status::new(Source::Static, Duration::ZERO, now);
-        let snapshot = Snapshot::new("static", 0, vec![]);
+        let mirror = mirror(Snapshot::new("static", 0, vec![]));
         assert_eq!(
-            text(&snapshot, &status, false, now),
+            text(&mirror, &status, false, now),
             (true, "[+]snapshot ok (static)\n[+]not draining\nready\n".into())
         );
         assert_eq!(
-            text(&snapshot, &status, true, now),
+            text(&mirror, &status, true, now),
             (false, "[+]snapshot ok (static)\n[-]draining\nnot ready\n".into())
         );
     }

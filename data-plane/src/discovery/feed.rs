@@ -1,21 +1,31 @@
-//! The one owner of the snapshot: every message passes here, into the table and into what others may read.
+//! The one owner of the mirror: every message passes here, into the table and into what others may read.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use gateway_proto::{ServiceName, v1};
+use gateway_proto::{ReplicaKey, ServiceName, v1};
 use tokio::{sync::watch, time::Instant};
 
-use super::{Assembly, Received, Snapshot, Source, Status};
+use super::{Assembly, LetGo, Mirror, Received, Source, Status, guard::Judgement};
 use crate::{
     clock::Clock,
+    routing::Tick,
     table::{ServiceSpec, Table},
 };
 
-/// Owns the snapshot and writes the table. There is one for each data plane.
+/// Names that one line of the log may have.
+const NAMED: usize = 5;
+
+/// Owns the mirror and writes the table. There is one for each data plane.
 #[derive(Debug)]
 pub struct Feed {
-    snapshot: watch::Sender<Snapshot>,
+    mirror: watch::Sender<Mirror>,
     status: watch::Sender<Status>,
+    /// Held from a change of the mirror until it is in the table, so that changes get there in their order.
+    turn: Mutex<()>,
     table: Arc<Table>,
     clock: Clock,
 }
@@ -23,16 +33,16 @@ pub struct Feed {
 /// What everybody else may see of discovery. Reading takes a short lock and never waits for the network.
 #[derive(Debug, Clone)]
 pub struct View {
-    /// The snapshot in use; a notification means that it changed.
-    pub snapshot: watch::Receiver<Snapshot>,
+    /// What is routed by; a notification means that it changed.
+    pub mirror: watch::Receiver<Mirror>,
     /// How the link stands.
     pub status: watch::Receiver<Status>,
 }
 
 impl Feed {
-    /// Begins with `snapshot`, which was `age` old; all of it is in the table when this returns.
+    /// Begins with `mirror`, whose snapshot was `age` old; all of it is in the table when this returns.
     pub fn new(
-        snapshot: Snapshot,
+        mirror: Mirror,
         source: Source,
         age: Duration,
         table: Arc<Table>,
@@ -40,18 +50,18 @@ impl Feed {
     ) -> (Self, View) {
         // An empty registry is applied; nothing is not, for then nobody knows what is registered.
         if source != Source::None {
-            let all: Vec<ServiceSpec> = snapshot.services().map(|service| (**service).clone()).collect();
-            table.apply(&all, &[], clock.now());
+            route(&mirror, &mirror.names(), &table, clock.now());
         }
-        let (snapshot, snapshot_view) = watch::channel(snapshot);
+        let (mirror, mirror_view) = watch::channel(mirror);
         let (status, status_view) = watch::channel(Status::new(source, age, Instant::now()));
-        (Self { snapshot, status, table, clock }, View { snapshot: snapshot_view, status: status_view })
+        let view = View { mirror: mirror_view, status: status_view };
+        (Self { mirror, status, turn: Mutex::default(), table, clock }, view)
     }
 
     /// Epoch and revision to resume from; empty and 0 when nothing is held.
     pub(super) fn position(&self) -> (String, i64) {
-        let snapshot = self.snapshot.borrow();
-        (snapshot.epoch().to_owned(), snapshot.revision())
+        let mirror = self.mirror.borrow();
+        (mirror.snapshot().epoch().to_owned(), mirror.snapshot().revision())
     }
 
     /// Applies one message and yields its answer, together with what became of it.
@@ -62,27 +72,57 @@ impl Feed {
         assembly: &mut Assembly,
         message: v1::StreamSnapshotsResponse,
     ) -> (v1::Ack, Received) {
+        let _turn = self.turn();
+        let now = self.clock.moment();
         let nonce = message.nonce.clone();
-        let mut received = Received::Partial;
-        self.snapshot.send_if_modified(|snapshot| {
-            let before = snapshot.revision();
-            received = assembly.receive(snapshot, message);
-            matches!(received, Received::Applied { .. }) || before != snapshot.revision()
+        let mut outcome = None;
+        self.mirror.send_if_modified(|mirror| {
+            let before = mirror.snapshot().revision();
+            let outcome = outcome.insert(mirror.receive(assembly, message, now));
+            let is_applied = matches!(outcome.received, Received::Applied { .. });
+            is_applied || !outcome.touched.is_empty() || before != mirror.snapshot().revision()
         });
-        let mut ack = v1::Ack { nonce, revision: self.snapshot.borrow().revision(), nack: None };
-        match &received {
-            Received::Applied { changed, .. } => {
-                self.apply(changed);
+        let outcome = outcome.expect("the closure has run");
+        self.follow(&outcome.touched, now.tick);
+        log(&outcome.judgement);
+        let mut ack = v1::Ack { nonce, revision: self.position().1, nack: None };
+        match &outcome.received {
+            Received::Applied { .. } | Received::Unchanged => {
                 self.status.send_modify(|status| status.confirm(Instant::now()));
             }
-            Received::Unchanged => self.status.send_modify(|status| status.confirm(Instant::now())),
+            Received::Disputed(refusal) => self.status.send_modify(|status| {
+                status.confirm(Instant::now());
+                status.dispute(refusal.to_string());
+            }),
             Received::Partial => {}
             Received::Refused(refusal) => {
                 ack.nack = Some(refusal.to_nack());
                 self.status.send_modify(|status| status.refuse(refusal.to_string()));
             }
         }
-        (ack, received)
+        (ack, outcome.received)
+    }
+
+    /// Ends the overrides whose time is over, and yields how long it is until the next one ends.
+    pub(super) fn end_overrides(&self) -> Option<Duration> {
+        let _turn = self.turn();
+        let now = self.clock.moment();
+        let mut ended = BTreeSet::new();
+        self.mirror.send_if_modified(|mirror| {
+            ended = mirror.pass_time(now.wall);
+            !ended.is_empty()
+        });
+        if !ended.is_empty() {
+            tracing::info!(services = %some_of(&ended), "overrides have ended");
+            self.follow(&ended, now.tick);
+        }
+        let next = self.mirror.borrow().next_end()?;
+        Some(next.duration_since(now.wall).unwrap_or_default())
+    }
+
+    /// What others see of the mirror.
+    pub(super) fn watch(&self) -> watch::Receiver<Mirror> {
+        self.mirror.subscribe()
     }
 
     pub(super) fn set_connected(&self, connected: bool) {
@@ -97,13 +137,69 @@ impl Feed {
         }
     }
 
-    fn apply(&self, names: &BTreeSet<ServiceName>) {
-        let (changed, gone): (Vec<ServiceSpec>, Vec<ServiceName>) = {
-            let snapshot = self.snapshot.borrow();
-            let changed = names.iter().filter_map(|name| snapshot.service(name));
-            let gone = names.iter().filter(|name| snapshot.service(name).is_none());
-            (changed.map(|spec| (**spec).clone()).collect(), gone.cloned().collect())
-        };
-        self.table.apply(&changed, &gone, self.clock.now());
+    fn follow(&self, names: &BTreeSet<ServiceName>, now: Tick) {
+        let specs = specs(&self.mirror.borrow(), names);
+        apply(specs, &self.table, now);
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        // It guards nothing but an order, which a panic does not disturb.
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Brings these services as they are now into the table.
+pub(super) fn route(mirror: &Mirror, names: &BTreeSet<ServiceName>, table: &Table, now: Tick) {
+    apply(specs(mirror, names), table, now);
+}
+
+fn specs(mirror: &Mirror, names: &BTreeSet<ServiceName>) -> (Vec<ServiceSpec>, Vec<ServiceName>) {
+    let (mut changed, mut gone) = (Vec::new(), Vec::new());
+    for name in names {
+        match mirror.service(name) {
+            Some(spec) => changed.push(spec),
+            None => gone.push(name.clone()),
+        }
+    }
+    (changed, gone)
+}
+
+fn apply((changed, gone): (Vec<ServiceSpec>, Vec<ServiceName>), table: &Table, now: Tick) {
+    if !changed.is_empty() || !gone.is_empty() {
+        table.apply(&changed, &gone, now);
+    }
+}
+
+/// One line when holding begins, and one for each reason for which it ends, however many replicas it is about.
+fn log(judgement: &Judgement) {
+    if !judgement.held.is_empty() {
+        let (replicas, services) = (judgement.held.len(), services(&judgement.held));
+        tracing::warn!(
+            replicas,
+            services = %some_of(&services),
+            "the registry has dropped too many replicas at once: they are held, and breakers decide on them"
+        );
+    }
+    let mut by_reason: BTreeMap<LetGo, Vec<&ReplicaKey>> = BTreeMap::new();
+    for (key, why) in &judgement.let_go {
+        by_reason.entry(*why).or_default().push(key);
+    }
+    for (why, keys) in by_reason {
+        let (replicas, services) = (keys.len(), services(keys));
+        tracing::info!(replicas, services = %some_of(&services), reason = %why, "replicas are no more held");
+    }
+}
+
+fn services<'a>(keys: impl IntoIterator<Item = &'a ReplicaKey>) -> BTreeSet<ServiceName> {
+    keys.into_iter().map(|key| key.service.clone()).collect()
+}
+
+/// The first few names, and how many more there are.
+fn some_of(names: &BTreeSet<ServiceName>) -> String {
+    let named: Vec<_> = names.iter().take(NAMED).map(ServiceName::as_str).collect();
+    let named = named.join(", ");
+    match names.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
     }
 }

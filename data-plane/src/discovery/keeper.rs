@@ -34,15 +34,15 @@ pub(crate) async fn keep(cache: Cache, mut view: View, stop: Shutdown) {
         }
         let age = view.status.borrow_and_update().age(Instant::now());
         // An owner that is gone may have left a change behind.
-        let is_changed = view.snapshot.has_changed().unwrap_or(true);
+        let is_changed = view.mirror.has_changed().unwrap_or(true);
         let is_due = saved_at.elapsed() >= refresh;
         let Some(age) = age.filter(|age| failing || is_changed || (is_due && *age < refresh)) else {
             continue;
         };
-        let snapshot = view.snapshot.borrow_and_update().clone();
+        let mirror = view.mirror.borrow_and_update().clone();
         let current_at = SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
         let target = cache.clone();
-        let saved = spawn_blocking(move || target.save(&snapshot, current_at)).await;
+        let saved = spawn_blocking(move || target.save(mirror.snapshot(), mirror.guard(), current_at)).await;
         let saved = saved.unwrap_or_else(|panic| Err(io::Error::other(panic)));
         report(&cache, &saved, failing);
         saved_at = Instant::now();
@@ -74,32 +74,36 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::discovery::{Snapshot, Source, Status};
+    use crate::discovery::{Guard, Mirror, Snapshot, Source, Status};
 
     const DAY: Duration = Duration::from_secs(86_400);
 
     /// In place of the feed.
     struct Owner {
-        snapshot: watch::Sender<Snapshot>,
+        mirror: watch::Sender<Mirror>,
         status: watch::Sender<Status>,
     }
 
     impl Owner {
         fn new() -> (Self, View) {
-            let (snapshot, snapshots) = watch::channel(Snapshot::default());
+            let (mirror, mirrors) = watch::channel(mirror(Snapshot::default()));
             let status = Status::new(Source::None, Duration::ZERO, Instant::now());
             let (status, statuses) = watch::channel(status);
-            (Self { snapshot, status }, View { snapshot: snapshots, status: statuses })
+            (Self { mirror, status }, View { mirror: mirrors, status: statuses })
         }
 
         fn change(&self, revision: i64) {
-            self.snapshot.send_replace(Snapshot::new("e", revision, vec![]));
+            self.mirror.send_replace(mirror(Snapshot::new("e", revision, vec![])));
             self.confirm();
         }
 
         fn confirm(&self) {
             self.status.send_modify(|status| status.confirm(Instant::now()));
         }
+    }
+
+    fn mirror(snapshot: Snapshot) -> Mirror {
+        Mirror::new("dp-1".parse().unwrap(), snapshot, Guard::default(), SystemTime::now())
     }
 
     fn revision(cache: &Cache) -> Option<i64> {

@@ -6,17 +6,20 @@ use gateway_proto::{
     v1,
 };
 
-use super::Refusal;
+use super::{Refusal, draft::RevisedPolicy};
 use crate::table::ReplicaSpec;
 
 pub(super) fn service_name(text: &str) -> Result<ServiceName, Refusal> {
     ServiceName::parse(text).map_err(|invalid| refuse(&format!("service {text:?}"), &invalid))
 }
 
-/// Reads a resolved policy; one that is not set is the default.
-pub(super) fn policy(service: &ServiceName, wire: Option<&v1::Policy>) -> Result<Policy, Refusal> {
-    wire.map_or(Ok(Policy::default()), Policy::parse)
-        .map_err(|invalid| refuse(&format!("service {service}"), &invalid.within("policy")))
+/// Reads the resolved policy of `owner`, if it has one.
+pub(super) fn policy(owner: &str, wire: Option<&v1::Policy>) -> Result<Option<RevisedPolicy>, Refusal> {
+    wire.map(|wire| match Policy::parse(wire) {
+        Ok(policy) => Ok(RevisedPolicy { policy, revision: wire.revision }),
+        Err(invalid) => Err(refuse(owner, &invalid.within("policy"))),
+    })
+    .transpose()
 }
 
 pub(super) fn key(wire: &v1::ReplicaRemoval) -> Result<ReplicaKey, Refusal> {
@@ -49,8 +52,8 @@ pub(super) fn replica(wire: &v1::Replica) -> Result<ReplicaSpec, Refusal> {
     read().map_err(|invalid| refuse(&format!("replica {:?}/{:?}", wire.service, wire.replica_id), &invalid))
 }
 
-/// A health that only a newer control plane knows must not stop all updates, so it is no error. The contract sends
-/// requests to HEALTHY and DEGRADED replicas only, so it is read as not ready.
+/// A health that only a newer control plane knows must not stop all updates, so it is no error. The contract names
+/// those that are sent requests, so it is read as not ready.
 fn health(number: i32) -> Health {
     Health::parse(number).map_or(Health::Unhealthy, |health| health.unwrap_or(Health::Healthy))
 }
@@ -60,6 +63,6 @@ fn mode(number: i32) -> Mode {
     Mode::parse(number).unwrap_or(Mode::Draining)
 }
 
-fn refuse(resource: &str, invalid: &Invalid) -> Refusal {
+pub(super) fn refuse(resource: &str, invalid: &Invalid) -> Refusal {
     Refusal::InvalidResource(format!("{resource}: {invalid}"))
 }

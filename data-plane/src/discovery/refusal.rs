@@ -8,7 +8,10 @@ pub enum Refusal {
     /// It does not continue what is held: another epoch, another base, or a revision that goes back.
     #[error("{0}")]
     BaseMismatch(String),
-    /// One service or replica is named twice.
+    /// What is held is not what the registry has at that revision.
+    #[error("{0}")]
+    ContentMismatch(String),
+    /// One service, replica or override is named twice.
     #[error("{0} is named twice")]
     DuplicateKey(String),
     /// A name, an address, a policy or a number is not valid.
@@ -24,6 +27,7 @@ impl Refusal {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::BaseMismatch(_) => "BASE_MISMATCH",
+            Self::ContentMismatch(_) => "CONTENT_MISMATCH",
             Self::DuplicateKey(_) => "DUPLICATE_KEY",
             Self::InvalidResource(_) => "INVALID_RESOURCE",
             Self::PartsOutOfOrder(_) => "PARTS_OUT_OF_ORDER",

@@ -1,34 +1,82 @@
-//! What this data plane holds of the registry: a pure value.
+//! What the registry has, as this data plane was told: a pure value.
 //!
 //! It changes as a whole or not at all, and within one epoch its revision never goes back. It does no IO and knows
-//! neither the stream it came by nor the table it goes to.
+//! neither the stream it came by nor the table it goes to. What requests are routed by is more: see [`super::Mirror`].
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
 
-use gateway_proto::{Policy, ReplicaId, ServiceName, v1};
+use gateway_proto::{Policy, ReplicaKey, ServiceName, content::ContentHash, v1};
 
-use super::{Refusal, parse};
-use crate::table::{ReplicaSpec, ServiceSpec};
+use super::{
+    Refusal,
+    delta::Changes,
+    draft::{Draft, Entry, RevisedPolicy},
+    overrides::Overrides,
+};
+use crate::table::ServiceSpec;
 
-/// Services and replicas of one epoch and revision. `Default` holds nothing. Clones share the services.
+/// Services, replicas, policies and overrides of one epoch and revision. `Default` holds nothing. Clones share them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Snapshot {
     epoch: String,
     revision: i64,
-    services: BTreeMap<ServiceName, Arc<ServiceSpec>>,
+    services: BTreeMap<ServiceName, Entry>,
+    replica_count: usize,
+    /// `None`: nobody said, so the documented defaults hold.
+    default_policy: Option<RevisedPolicy>,
+    overrides: Overrides,
+    hash: ContentHash,
+}
+
+/// What an update changed: for the guard to judge, and for routing to follow.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Update {
+    /// The services that differ, as they were before.
+    pub(super) before: BTreeMap<ServiceName, Option<Entry>>,
+    /// Why replicas are gone, where that was said.
+    pub(super) causes: BTreeMap<ReplicaKey, v1::RemovalCause>,
+    /// Services of which overrides say something else than before.
+    pub(super) overridden: BTreeSet<ServiceName>,
+    /// Whether the default policy is another one now.
+    pub(super) default_changed: bool,
+}
+
+/// A complete snapshot whose parts are all there.
+#[derive(Debug)]
+pub(super) struct Content {
+    pub(super) epoch: String,
+    pub(super) revision: i64,
+    pub(super) services: BTreeMap<ServiceName, Draft>,
+    pub(super) default_policy: Option<RevisedPolicy>,
+    pub(super) overrides: Overrides,
 }
 
 impl Snapshot {
-    /// Services and replicas together that one snapshot may have: memory stays bounded whatever is sent.
+    /// Services, replicas and overrides together that one snapshot may have: memory stays bounded whatever is sent.
     pub const MAX_ENTRIES: usize = 1_000_000;
 
-    /// A snapshot of the given services; of two with one name the later counts.
+    /// A snapshot of the given services, each with a policy of its own; of two with one name the later counts.
     pub fn new(epoch: impl Into<String>, revision: i64, services: Vec<ServiceSpec>) -> Self {
-        let services = services.into_iter().map(|spec| (spec.name.clone(), Arc::new(spec))).collect();
-        Self { epoch: epoch.into(), revision, services }
+        let drafts = services.into_iter().map(|spec| {
+            let mut draft = Draft::new(spec.name.clone());
+            draft.set_policy(Some(RevisedPolicy { policy: spec.policy, revision }));
+            for replica in spec.replicas {
+                draft.put(replica);
+            }
+            (spec.name, draft)
+        });
+        let mut snapshot = Self::default();
+        snapshot.fill(Content {
+            epoch: epoch.into(),
+            revision,
+            services: drafts.collect(),
+            default_policy: None,
+            overrides: Overrides::default(),
+        });
+        snapshot
     }
 
     /// The incarnation of the store it came from; empty when nothing is held.
@@ -46,84 +94,125 @@ impl Snapshot {
         !self.epoch.is_empty()
     }
 
-    /// One service.
+    /// One service, as the registry has it: without overrides, and without what the guard holds.
     pub fn service(&self, name: &ServiceName) -> Option<&Arc<ServiceSpec>> {
+        self.services.get(name).map(|entry| &entry.spec)
+    }
+
+    pub(super) fn entry(&self, name: &ServiceName) -> Option<&Entry> {
         self.services.get(name)
     }
 
     /// All services in the order of their names.
     pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<ServiceSpec>> {
-        self.services.values()
+        self.services.values().map(|entry| &entry.spec)
+    }
+
+    /// The policy of the services that bring none of their own.
+    pub fn default_policy(&self) -> Policy {
+        self.default_policy.map(|default| default.policy).unwrap_or_default()
+    }
+
+    /// All overrides, also those whose time is over, in the order of their ids.
+    pub fn overrides(&self) -> impl ExactSizeIterator<Item = &Arc<v1::OverrideEntry>> {
+        self.overrides.entries()
+    }
+
+    /// The hash of all of it, as `Bookmark.content_hash` describes it.
+    pub fn content_hash(&self) -> ContentHash {
+        self.hash
     }
 
     /// The same content as one message of the stream.
     pub fn to_wire(&self) -> v1::FullSnapshot {
-        let services = self.services.values().map(|service| service_to_wire(service)).collect();
-        v1::FullSnapshot { services, part_index: 0, last_part: true, ..Default::default() }
+        v1::FullSnapshot {
+            services: self.services.values().map(Entry::to_wire).collect(),
+            overrides: self.overrides.entries().map(|entry| (**entry).clone()).collect(),
+            part_index: 0,
+            last_part: true,
+            default_policy: self.default_policy.map(RevisedPolicy::to_wire),
+        }
     }
 
-    /// Takes over a complete snapshot and yields the services that differ from before.
+    pub(super) fn decided(&self) -> &Overrides {
+        &self.overrides
+    }
+
+    /// Services, replicas and overrides.
+    pub(super) fn entry_count(&self) -> usize {
+        self.services.len() + self.replica_count + self.overrides.len()
+    }
+
+    /// Takes over a complete snapshot. One of the revision that is held is taken, too: it may be sent because what is
+    /// held is not what the registry had then.
     ///
     /// # Errors
     /// [`Refusal::BaseMismatch`] when it is older than what is held of the same epoch.
-    pub(super) fn replace(
-        &mut self,
-        epoch: String,
-        revision: i64,
-        services: BTreeMap<ServiceName, Draft>,
-    ) -> Result<BTreeSet<ServiceName>, Refusal> {
-        self.check_progress(&epoch, revision)?;
-        let services: BTreeMap<_, _> = services
-            .into_iter()
-            .map(|(name, draft)| {
-                let spec = Arc::new(draft.finish(name.clone()));
+    pub(super) fn replace(&mut self, content: Content) -> Result<Update, Refusal> {
+        self.check_progress(&content.epoch, content.revision)?;
+        let old = std::mem::take(self);
+        self.fill(content);
+        let mut before = BTreeMap::new();
+        for (name, entry) in &mut self.services {
+            match old.services.get(name) {
                 // An unchanged service keeps its allocation.
-                let spec = self.services.get(&name).filter(|old| **old == spec).cloned().unwrap_or(spec);
-                (name, spec)
-            })
-            .collect();
-        let names = self.services.keys().chain(services.keys());
-        let changed = names.filter(|name| self.services.get(*name) != services.get(*name)).cloned().collect();
-        *self = Self { epoch, revision, services };
-        Ok(changed)
+                Some(known) if known.spec == entry.spec => entry.spec = Arc::clone(&known.spec),
+                known => {
+                    before.insert(name.clone(), known.cloned());
+                }
+            }
+        }
+        let default_changed = old.default_policy() != self.default_policy();
+        let overridden = old.overrides.differences(&self.overrides);
+        let gone = old.services.into_iter().filter(|(name, _)| !self.services.contains_key(name));
+        before.extend(gone.map(|(name, entry)| (name, Some(entry))));
+        Ok(Update { before, causes: BTreeMap::new(), overridden, default_changed })
     }
 
-    /// Applies what changed since `delta.base_revision` and yields the services it touches.
+    /// Applies what changed since `delta.base_revision`.
     ///
     /// # Errors
     /// [`Refusal`]; then nothing has changed.
-    pub(super) fn apply(
-        &mut self,
-        epoch: &str,
-        revision: i64,
-        delta: &v1::Delta,
-    ) -> Result<BTreeSet<ServiceName>, Refusal> {
+    pub(super) fn apply(&mut self, epoch: &str, revision: i64, delta: v1::Delta) -> Result<Update, Refusal> {
         if epoch != self.epoch || delta.base_revision != self.revision || revision <= self.revision {
             return Err(Refusal::BaseMismatch(format!(
                 "a delta of epoch {epoch:?} from revision {} to {revision} does not continue epoch {:?} revision {}",
                 delta.base_revision, self.epoch, self.revision
             )));
         }
-        let changes = self.changes(delta)?;
-        let entries = changes.values().flatten().map(|draft| 1 + draft.replicas.len()).sum::<usize>();
-        let untouched = self.services.iter().filter(|(name, _)| !changes.contains_key(*name));
-        check_entries(entries + untouched.map(|(_, spec)| 1 + spec.replicas.len()).sum::<usize>())?;
-        let changed = changes.keys().cloned().collect();
-        for (name, draft) in changes {
-            match draft {
-                Some(draft) => self.services.insert(name.clone(), Arc::new(draft.finish(name))),
-                None => self.services.remove(&name),
-            };
+        let changes = Changes::read(self, delta)?;
+        check_entries(self.entry_count_after(&changes))?;
+        let Changes { services, causes, upsert_overrides, remove_overrides, default_policy } = changes;
+        let mut update = Update { causes, ..Update::default() };
+        for id in &remove_overrides {
+            self.remove_override(id, &mut update);
+        }
+        for entry in upsert_overrides {
+            self.remove_override(entry.id(), &mut update);
+            self.hash.add_override(entry.id(), entry.revision());
+            update.overridden.extend(entry.service().cloned());
+            self.overrides.insert(entry);
+        }
+        if let Some(default) = default_policy {
+            self.set_default(default, &mut update);
+        }
+        let default = self.default_policy();
+        for (name, draft) in services {
+            let entry = draft.map(|draft| draft.finish(&default));
+            let before = self.put(&name, entry);
+            // What the new default policy has already changed is known as it was before that.
+            update.before.entry(name).or_insert(before);
         }
         self.revision = revision;
-        Ok(changed)
+        Ok(update)
     }
 
     /// Moves on to a revision up to which nothing changed.
     ///
     /// # Errors
-    /// [`Refusal::BaseMismatch`] when it is of another epoch or goes back.
-    pub(super) fn confirm(&mut self, epoch: &str, revision: i64) -> Result<(), Refusal> {
+    /// [`Refusal::BaseMismatch`] when it is of another epoch or goes back, [`Refusal::ContentMismatch`] when
+    /// `content_hash` is neither empty nor that of what is held.
+    pub(super) fn confirm(&mut self, epoch: &str, revision: i64, content_hash: &str) -> Result<(), Refusal> {
         if epoch != self.epoch {
             return Err(Refusal::BaseMismatch(format!(
                 "a bookmark of epoch {epoch:?} does not continue epoch {:?}",
@@ -131,6 +220,12 @@ impl Snapshot {
             )));
         }
         self.check_progress(epoch, revision)?;
+        let held = self.hash.to_string();
+        if !content_hash.is_empty() && !content_hash.eq_ignore_ascii_case(&held) {
+            return Err(Refusal::ContentMismatch(format!(
+                "the registry's content at revision {revision} hashes to {content_hash:?}, what is held to {held:?}"
+            )));
+        }
         self.revision = revision;
         Ok(())
     }
@@ -145,80 +240,72 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Every touched service as it will be; `None` is removed.
-    fn changes(&self, delta: &v1::Delta) -> Result<BTreeMap<ServiceName, Option<Draft>>, Refusal> {
-        let mut changes: BTreeMap<ServiceName, Option<Draft>> = BTreeMap::new();
-        for wire in &delta.upsert_services {
-            let name = parse::service_name(&wire.service)?;
-            if !wire.replicas.is_empty() {
-                let why = format!("service {name}: a delta brings replicas apart from their service");
-                return Err(Refusal::InvalidResource(why));
-            }
-            let policy = parse::policy(&name, wire.policy.as_ref())?;
-            let draft = Draft { policy, ..self.draft(&name).unwrap_or_default() };
-            if changes.insert(name, Some(draft)).is_some() {
-                return Err(Refusal::DuplicateKey(format!("service {}", wire.service)));
-            }
+    fn fill(&mut self, content: Content) {
+        let Content { epoch, revision, services, default_policy, overrides } = content;
+        let default = default_policy.map(|default| default.policy).unwrap_or_default();
+        let mut hash = overrides.hash();
+        if let Some(default) = default_policy {
+            hash.add_policy(None, default.revision);
         }
-        for name in &delta.remove_services {
-            if changes.insert(parse::service_name(name)?, None).is_some() {
-                return Err(Refusal::DuplicateKey(format!("service {name}")));
-            }
+        *self = Self { epoch, revision, default_policy, overrides, hash, ..Self::default() };
+        for (name, draft) in services {
+            self.put(&name, Some(draft.finish(&default)));
         }
-        let mut seen = BTreeSet::new();
-        for wire in &delta.remove_replicas {
-            let key = parse::key(wire)?;
-            if let Entry::Vacant(entry) = changes.entry(key.service.clone()) {
-                // Unknown here: it came and went between two deltas.
-                let Some(draft) = self.draft(&key.service) else { continue };
-                entry.insert(Some(draft));
-            }
-            if let Some(Some(draft)) = changes.get_mut(&key.service) {
-                draft.replicas.remove(&key.replica);
-            }
-            if !seen.insert((key.service.clone(), key.replica.clone())) {
-                return Err(Refusal::DuplicateKey(format!("replica {key}")));
-            }
-        }
-        for wire in &delta.upsert_replicas {
-            let name = parse::service_name(&wire.service)?;
-            let replica = parse::replica(wire)?;
-            let described = format!("replica {name}/{}", replica.id);
-            if !seen.insert((name.clone(), replica.id.clone())) {
-                return Err(Refusal::DuplicateKey(described));
-            }
-            let draft = match changes.entry(name) {
-                Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) => {
-                    let draft = self.draft(entry.key());
-                    entry.insert(draft)
-                }
-            };
-            let Some(draft) = draft else {
-                return Err(Refusal::InvalidResource(format!("{described}: its service does not exist")));
-            };
-            draft.replicas.insert(replica.id.clone(), replica);
-        }
-        Ok(changes)
     }
 
-    fn draft(&self, name: &ServiceName) -> Option<Draft> {
-        let spec = self.services.get(name)?;
-        let replicas = spec.replicas.iter().map(|replica| (replica.id.clone(), replica.clone())).collect();
-        Some(Draft { policy: spec.policy, replicas })
+    /// Takes the service over as it is from now on, and yields it as it was.
+    fn put(&mut self, name: &ServiceName, entry: Option<Entry>) -> Option<Entry> {
+        let before = match entry {
+            Some(entry) => {
+                self.hash.merge(entry.hash);
+                self.replica_count += entry.spec.replicas.len();
+                self.services.insert(name.clone(), entry)
+            }
+            None => self.services.remove(name),
+        };
+        if let Some(before) = &before {
+            self.hash.unmerge(before.hash);
+            self.replica_count -= before.spec.replicas.len();
+        }
+        before
     }
-}
 
-/// A service while it is being put together.
-#[derive(Debug, Default)]
-pub(super) struct Draft {
-    pub(super) policy: Policy,
-    pub(super) replicas: BTreeMap<ReplicaId, ReplicaSpec>,
-}
+    fn remove_override(&mut self, id: &str, update: &mut Update) {
+        if let Some(entry) = self.overrides.remove(id) {
+            self.hash.remove_override(id, entry.revision());
+            update.overridden.extend(entry.service().cloned());
+        }
+    }
 
-impl Draft {
-    fn finish(self, name: ServiceName) -> ServiceSpec {
-        ServiceSpec { name, policy: self.policy, replicas: self.replicas.into_values().collect() }
+    fn set_default(&mut self, default: RevisedPolicy, update: &mut Update) {
+        update.default_changed = default.policy != self.default_policy();
+        if let Some(before) = self.default_policy {
+            self.hash.remove_policy(None, before.revision);
+        }
+        self.hash.add_policy(None, default.revision);
+        self.default_policy = Some(default);
+        for (name, entry) in &mut self.services {
+            if let Some(changed) = entry.under(&default.policy) {
+                let before = std::mem::replace(entry, changed);
+                update.before.insert(name.clone(), Some(before));
+            }
+        }
+    }
+
+    /// One service that is to be changed.
+    pub(super) fn draft(&self, name: &ServiceName) -> Option<Draft> {
+        self.services.get(name).map(Draft::of)
+    }
+
+    /// How many entries there will be once these services are as they will be, and overrides have come and gone.
+    pub(super) fn entry_count_after(&self, changes: &Changes) -> usize {
+        let then = changes.services.values().flatten().map(|draft| 1 + draft.replica_count()).sum::<usize>();
+        let now = changes.services.keys().filter_map(|name| self.services.get(name));
+        let now = now.map(|entry| 1 + entry.spec.replicas.len()).sum::<usize>();
+        let is_held = |id: &str| self.overrides.get(id).is_some();
+        let new = changes.upsert_overrides.iter().filter(|entry| !is_held(entry.id())).count();
+        let ended = changes.remove_overrides.iter().filter(|id| is_held(id)).count();
+        self.entry_count() + then + new - now - ended
     }
 }
 
@@ -226,26 +313,9 @@ impl Draft {
 pub(super) fn check_entries(count: usize) -> Result<(), Refusal> {
     let max = Snapshot::MAX_ENTRIES;
     if count > max {
-        let why = format!("{count} services and replicas are more than the {max} this data plane takes");
+        let why =
+            format!("{count} services, replicas and overrides are more than the {max} this data plane takes");
         return Err(Refusal::InvalidResource(why));
     }
     Ok(())
-}
-
-/// One service as the stream carries it.
-pub(crate) fn service_to_wire(service: &ServiceSpec) -> v1::ServiceSnapshot {
-    let replicas = service.replicas.iter().map(|replica| v1::Replica {
-        service: service.name.to_string(),
-        replica_id: replica.id.to_string(),
-        endpoint: Some(v1::Endpoint { address: replica.address.to_string() }),
-        weight: replica.weight.get().into(),
-        health: replica.health.to_wire().into(),
-        incarnation: replica.incarnation,
-        ..Default::default()
-    });
-    v1::ServiceSnapshot {
-        service: service.name.to_string(),
-        policy: Some(service.policy.to_wire()),
-        replicas: replicas.collect(),
-    }
 }

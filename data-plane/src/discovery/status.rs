@@ -41,6 +41,8 @@ pub struct Status {
     pub nacks: u64,
     /// The refusal that the last message met; none when the last one was taken.
     pub refusal: Option<String>,
+    /// That the content hash differs although all was sent anew; none once another stream has begun.
+    pub dispute: Option<String>,
     /// When the snapshot was last known to be current, and how old it was then.
     confirmed: Option<(Instant, Duration)>,
 }
@@ -48,7 +50,7 @@ pub struct Status {
 impl Status {
     pub(crate) fn new(source: Source, age: Duration, now: Instant) -> Self {
         let confirmed = (source == Source::Cached).then_some((now, age));
-        Self { source, connected: false, changed: now, nacks: 0, refusal: None, confirmed }
+        Self { source, connected: false, changed: now, nacks: 0, refusal: None, dispute: None, confirmed }
     }
 
     /// How long ago the snapshot was last known to be current. None when nothing is held, or by a static file.
@@ -61,6 +63,9 @@ impl Status {
             self.connected = connected;
             self.changed = now;
         }
+        if connected {
+            self.dispute = None;
+        }
     }
 
     pub(crate) fn confirm(&mut self, now: Instant) {
@@ -72,6 +77,10 @@ impl Status {
     pub(crate) fn refuse(&mut self, refusal: String) {
         self.nacks += 1;
         self.refusal = Some(refusal);
+    }
+
+    pub(crate) fn dispute(&mut self, why: String) {
+        self.dispute = Some(why);
     }
 }
 

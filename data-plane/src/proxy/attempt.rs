@@ -1,16 +1,22 @@
 //! One attempt at one replica: reports exactly one outcome, whatever becomes of it.
 
-use std::{rc::Rc, sync::Arc, task::Context};
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Waker},
+};
 
-use super::{upstream::Link, worker::Worker};
+use super::{response_body::UpstreamBody, upstream::Link, worker::Worker};
 use crate::{
-    routing::{Fault, Outcome, Permit},
+    routing::{Fault, Outcome, Permit, Tick},
     table::{Picked, Replica, Service, Unavailable},
 };
 
 /// Holds a picked replica's permit from the pick to the verdict.
 ///
-/// Dropped without one (the client went away, a panic, a shutdown), it gives the permit back without blame.
+/// Dropped without one (the client went away, a drain that was over, a panic, a shutdown), it gives the permit back
+/// without blame. In any case the replica has nothing more to do with the request once it is dropped.
 #[derive(Debug)]
 pub(super) struct Attempt {
     worker: Rc<Worker>,
@@ -18,6 +24,11 @@ pub(super) struct Attempt {
     replica: Arc<Replica>,
     /// Until the outcome is known.
     permit: Option<Permit>,
+    began: Tick,
+    /// Until a response head has come.
+    awaits_head: bool,
+    /// Its place among the worker's attempts.
+    place: usize,
 }
 
 impl Attempt {
@@ -30,10 +41,38 @@ impl Attempt {
         service: &Arc<Service>,
         tried: &[Arc<Replica>],
     ) -> Result<(Self, gateway_proto::Policy), Unavailable> {
-        let Picked { replica, permit, policy } = service.pick(worker.index(), worker.now(), tried)?;
-        let attempt =
-            Self { worker: Rc::clone(worker), service: Arc::clone(service), replica, permit: Some(permit) };
+        let began = worker.now();
+        let Picked { replica, permit, policy } = service.pick(worker.index(), began, tried)?;
+        let attempt = Self {
+            worker: Rc::clone(worker),
+            service: Arc::clone(service),
+            replica,
+            permit: Some(permit),
+            began,
+            awaits_head: true,
+            place: worker.flights().begin(),
+        };
         Ok((attempt, policy))
+    }
+
+    /// When it began.
+    pub(super) fn began(&self) -> Tick {
+        self.began
+    }
+
+    /// Its place among the worker's attempts.
+    pub(super) fn place(&self) -> usize {
+        self.place
+    }
+
+    /// The response's body goes on from here, and is cut when the replica's drain is over.
+    pub(super) fn streams(&self, body: &Rc<RefCell<UpstreamBody>>) {
+        self.worker.flights().streams(self.place, body);
+    }
+
+    /// The task that moves the response is about to wait.
+    pub(super) fn waits(&self, by: &Waker) {
+        self.worker.flights().waits(self.place, by);
     }
 
     /// Whom it asks.
@@ -46,6 +85,7 @@ impl Attempt {
     /// What is no success is settled at once. So is a probe, because a stream that lasts for hours must not keep the
     /// breaker half-open. Any other success waits for the end of the body, which may yet break off.
     pub(super) fn answered(&mut self, outcome: Outcome) {
+        self.record_latency();
         let is_probe = self.permit.as_ref().is_some_and(Permit::is_probe);
         if is_probe || outcome != Outcome::Success {
             self.settle(outcome);
@@ -62,13 +102,22 @@ impl Attempt {
 
     /// The replica failed it.
     pub(super) fn failed(mut self, fault: Fault) {
+        self.record_latency();
         self.settle(Outcome::Failure(fault));
     }
 
     fn settle(&mut self, outcome: Outcome) {
         if let Some(permit) = self.permit.take() {
             let (now, jitter) = (self.worker.now(), self.worker.random());
-            self.service.settle(self.worker.index(), &self.replica, permit, outcome, now, jitter);
+            self.service.judge(self.worker.index(), &self.replica, permit, outcome, now, jitter);
+        }
+    }
+
+    /// How long it took to the head, or to the failure without one; once, and only if somebody wants to know.
+    fn record_latency(&mut self) {
+        if std::mem::take(&mut self.awaits_head) && self.service.is_detailed() {
+            let latency = self.worker.now().since(self.began);
+            self.service.record_attempt_latency(self.worker.index(), &self.replica, latency);
         }
     }
 }
@@ -76,5 +125,7 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         self.settle(Outcome::Neutral);
+        self.service.end(self.worker.index(), &self.replica);
+        self.worker.flights().end(self.place);
     }
 }

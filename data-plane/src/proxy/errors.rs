@@ -24,7 +24,7 @@ const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 /// How long a client should wait for a gateway that is looking for its control plane.
 const NO_SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
 
-/// How long a client should wait for a service without a single ready replica: nobody knows when one comes.
+/// How long a client should wait for a service without a single replica to ask: nobody knows when one comes.
 const NONE_READY_RETRY: Duration = Duration::from_secs(5);
 /// File descriptors come back with every connection that ends.
 const EXHAUSTED_RETRY: Duration = Duration::from_secs(1);
@@ -38,8 +38,13 @@ pub(super) enum GatewayError {
     UnknownService,
     /// Nobody has told this gateway yet which services there are.
     NoSnapshot,
-    /// It has no ready replica.
+    /// It has no replica that is ready and not being drained.
     NoneReady,
+    /// An operator has forced the breakers of all of those open.
+    AllForcedOpen {
+        /// How many.
+        count: usize,
+    },
     /// All its ready replicas rest.
     AllOpen {
         /// How many.
@@ -51,6 +56,8 @@ pub(super) enum GatewayError {
     Exhausted,
     /// The last attempt ended so, and there was no more to try.
     Attempt(Fault),
+    /// The replica that had the request is being drained, and the time for that was over before it answered.
+    Drained,
     /// The request's own time ran out.
     DeadlineExceeded,
     /// The client stopped sending its request.
@@ -91,8 +98,10 @@ impl GatewayError {
             Self::UnknownService => kind(S::NOT_FOUND, "unknown_service", "destination_not_found", "Unknown service"),
             Self::NoSnapshot => kind(S::SERVICE_UNAVAILABLE, "no_snapshot", "destination_unavailable", "The registry is not known yet"),
             Self::NoneReady => kind(S::SERVICE_UNAVAILABLE, "no_ready_replica", "destination_unavailable", "No replica is ready"),
+            Self::AllForcedOpen { .. } => kind(S::SERVICE_UNAVAILABLE, "breaker_forced_open", "destination_unavailable", "All replicas are held out"),
             Self::AllOpen { .. } => kind(S::SERVICE_UNAVAILABLE, "breaker_open", "destination_unavailable", "All replicas are resting"),
             Self::Exhausted => kind(S::SERVICE_UNAVAILABLE, "gateway_exhausted", "connection_limit_reached", "The gateway is out of file descriptors"),
+            Self::Drained => kind(S::GATEWAY_TIMEOUT, "drain_deadline", "http_response_timeout", "The replica was drained before it answered"),
             Self::DeadlineExceeded => kind(S::GATEWAY_TIMEOUT, "deadline_exceeded", "http_response_timeout", "No answer within the request's time"),
             Self::RequestTimeout => kind(S::REQUEST_TIMEOUT, "request_timeout", "http_request_error", "The request did not arrive in time"),
             Self::BadRequest(_) => kind(S::BAD_REQUEST, "bad_request", "http_request_error", "The request cannot be forwarded"),
@@ -120,7 +129,12 @@ impl GatewayError {
                 "this gateway has neither reached its control plane since it started nor kept what that said before"
                     .into()
             }
-            Self::NoneReady => format!("{service} is registered, but none of its replicas is ready"),
+            Self::NoneReady => {
+                format!("{service} is registered, but none of its replicas is ready and takes requests")
+            }
+            Self::AllForcedOpen { count } => {
+                format!("{service}: {}, all with circuit breakers that an operator forced open", counted(*count, "replica"))
+            }
             Self::AllOpen { resting, retry_after } => format!(
                 "{service}: {}, all with open circuit breakers; next probe in {:.1} s",
                 counted(*resting, "replica"),
@@ -131,6 +145,9 @@ impl GatewayError {
                     .into()
             }
             Self::Attempt(fault) => format!("{service}: {fault}, after {}", counted(attempts, "attempt")),
+            Self::Drained => format!(
+                "{service}: the replica had the request when it was drained, and did not answer by the drain's deadline"
+            ),
             Self::DeadlineExceeded => {
                 format!("{service}: the request's time ran out after {}", counted(attempts, "attempt"))
             }
@@ -145,7 +162,7 @@ impl GatewayError {
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::NoSnapshot => Some(NO_SNAPSHOT_RETRY),
-            Self::NoneReady => Some(NONE_READY_RETRY),
+            Self::NoneReady | Self::AllForcedOpen { .. } => Some(NONE_READY_RETRY),
             Self::AllOpen { retry_after, .. } => Some(*retry_after),
             Self::Exhausted => Some(EXHAUSTED_RETRY),
             _ => None,
@@ -225,6 +242,7 @@ mod tests {
             (GatewayError::UnknownService, 404, "unknown_service", "destination_not_found"),
             (GatewayError::NoSnapshot, 503, "no_snapshot", "destination_unavailable"),
             (GatewayError::NoneReady, 503, "no_ready_replica", "destination_unavailable"),
+            (GatewayError::AllForcedOpen { count: 2 }, 503, "breaker_forced_open", "destination_unavailable"),
             (
                 GatewayError::AllOpen { resting: 3, retry_after: Duration::from_millis(3600) },
                 503,
@@ -239,6 +257,7 @@ mod tests {
             (GatewayError::Attempt(Fault::Malformed), 502, "malformed_response", "http_protocol_error"),
             (GatewayError::Attempt(Fault::Closed), 502, "connection_terminated", "connection_terminated"),
             (GatewayError::Attempt(Fault::Reset), 502, "connection_terminated", "connection_terminated"),
+            (GatewayError::Drained, 504, "drain_deadline", "http_response_timeout"),
             (GatewayError::DeadlineExceeded, 504, "deadline_exceeded", "http_response_timeout"),
             (GatewayError::RequestTimeout, 408, "request_timeout", "http_request_error"),
             (GatewayError::BadRequest("why"), 400, "bad_request", "http_request_error"),

@@ -113,6 +113,8 @@ enum Ended {
     /// The replica answered, with a failure: a real answer, better than one of our own.
     Answered(Response<ResponseBody>),
     Faulted(Fault),
+    /// The replica's drain was over before it answered.
+    Drained,
 }
 
 impl Journey {
@@ -133,6 +135,10 @@ impl Journey {
             headers::prepare_response(response.headers_mut(), self.worker.via(), request_id);
         }
         self.service.counters().answered(self.worker.index(), response.status(), outcome);
+        if self.service.is_detailed() {
+            let latency = self.worker.now().since(self.started);
+            self.service.record_latency(self.worker.index(), latency);
+        }
         response
     }
 
@@ -174,7 +180,7 @@ impl Journey {
 
     /// A real answer, once there is one, is not forgotten for a later attempt that got none.
     fn remember(&mut self, ended: Ended) {
-        if matches!((&self.last, &ended), (Some(Ended::Answered(_)), Ended::Faulted(_))) {
+        if matches!((&self.last, &ended), (Some(Ended::Answered(_)), Ended::Faulted(_) | Ended::Drained)) {
             return;
         }
         self.last = Some(ended);
@@ -199,6 +205,7 @@ impl Journey {
                 let retry_after = retry_at.since(self.worker.now());
                 Err(GatewayError::AllOpen { resting, retry_after })
             }
+            (None, Unavailable::AllForcedOpen { count }) => Err(GatewayError::AllForcedOpen { count }),
             (None, Unavailable::NoneReady | Unavailable::AllTried) => Err(GatewayError::NoneReady),
         }
     }
@@ -219,6 +226,7 @@ impl Ended {
         match self {
             Self::Answered(response) => Ok(response),
             Self::Faulted(fault) => Err(GatewayError::Attempt(fault)),
+            Self::Drained => Err(GatewayError::Drained),
         }
     }
 }

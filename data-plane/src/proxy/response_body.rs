@@ -1,7 +1,9 @@
 //! The answer's body on its way to the client; a replica's carries its connection and its attempt with it.
 
 use std::{
+    cell::RefCell,
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -13,13 +15,14 @@ use hyper::body::Incoming;
 use tokio::time::Sleep;
 
 use super::{attempt::Attempt, upstream::Link};
-use crate::routing::Fault;
+use crate::{routing::Fault, table::Replica};
 
 /// What a client receives: the gateway's own words, or a replica's.
 #[derive(Debug)]
 pub(super) enum ResponseBody {
     Own(Full<Bytes>),
-    Replica(Box<UpstreamBody>),
+    /// Shared with the worker, which cuts it when the replica's drain is over.
+    Replica(Rc<RefCell<UpstreamBody>>),
 }
 
 /// A replica's response body, its connection, and the attempt that it ends.
@@ -32,6 +35,7 @@ pub(super) struct UpstreamBody {
     /// Made when the replica first lets us wait; runs only while it does.
     idle: Option<Pin<Box<Sleep>>>,
     is_waiting: bool,
+    is_cut: bool,
 }
 
 /// Why a body did not end well. The client sees its message cut off, never a clean end.
@@ -41,11 +45,28 @@ pub(super) enum BodyError {
     Upstream(#[source] hyper::Error),
     #[error("the replica's response moved no byte for {0:?}")]
     Idle(Duration),
+    #[error("the replica was drained before the end of its response")]
+    Drained,
 }
 
 impl UpstreamBody {
     pub(super) fn new(incoming: Incoming, link: Box<Link>, attempt: Attempt, idle_limit: Duration) -> Self {
-        Self { incoming, open: Some((link, attempt)), idle_limit, idle: None, is_waiting: false }
+        let open = Some((link, attempt));
+        Self { incoming, open, idle_limit, idle: None, is_waiting: false, is_cut: false }
+    }
+
+    /// Its attempt, until the body has ended.
+    pub(super) fn attempt(&self) -> Option<&Attempt> {
+        self.open.as_ref().map(|(_, attempt)| attempt)
+    }
+
+    /// Closes the connection and ends the attempt, without blame, if `is_over` for its replica. The client sees its
+    /// message cut off as soon as it reads on.
+    pub(super) fn cut_if(&mut self, is_over: impl Fn(&Replica) -> bool) {
+        if self.attempt().is_some_and(|attempt| is_over(attempt.replica())) {
+            self.is_cut = true;
+            self.open = None;
+        }
     }
 
     /// Settles the attempt at once when there is nothing (more) to come.
@@ -92,45 +113,36 @@ impl UpstreamBody {
     }
 }
 
-impl Body for UpstreamBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let body = self.get_mut();
-        match body.poll_incoming(cx) {
+impl UpstreamBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.is_cut {
+            return Poll::Ready(Some(Err(BodyError::Drained)));
+        }
+        match self.poll_incoming(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                body.is_waiting = false;
-                body.settle_if_ended(cx);
+                self.is_waiting = false;
+                self.settle_if_ended(cx);
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
-                body.fail(Fault::Truncated);
+                self.fail(Fault::Truncated);
                 Poll::Ready(Some(Err(BodyError::Upstream(error))))
             }
             Poll::Ready(None) => {
-                if let Some((link, attempt)) = body.open.take() {
+                if let Some((link, attempt)) = self.open.take() {
                     attempt.finished(link, cx);
                 }
                 Poll::Ready(None)
             }
             Poll::Pending => {
-                ready!(body.poll_idle(cx));
-                body.fail(Fault::Truncated);
-                Poll::Ready(Some(Err(BodyError::Idle(body.idle_limit))))
+                if let Some(attempt) = self.attempt() {
+                    attempt.waits(cx.waker());
+                }
+                ready!(self.poll_idle(cx));
+                self.fail(Fault::Truncated);
+                Poll::Ready(Some(Err(BodyError::Idle(self.idle_limit))))
             }
         }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
     }
 }
 
@@ -144,21 +156,21 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
-            Self::Replica(body) => Pin::new(&mut **body).poll_frame(cx),
+            Self::Replica(body) => body.borrow_mut().poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(body) => body.is_end_stream(),
-            Self::Replica(body) => body.is_end_stream(),
+            Self::Replica(body) => body.borrow().incoming.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(body) => body.size_hint(),
-            Self::Replica(body) => body.size_hint(),
+            Self::Replica(body) => body.borrow().incoming.size_hint(),
         }
     }
 }

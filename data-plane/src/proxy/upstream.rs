@@ -5,7 +5,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     future::Future,
     io,
     pin::{Pin, pin},
@@ -154,6 +154,8 @@ fn classify_connect(error: &io::Error) -> ConnectFailure {
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     idle: RefCell<HashMap<Address, VecDeque<Idle>>>,
+    /// Addresses to which no connection is kept.
+    closed: RefCell<HashSet<Address>>,
 }
 
 #[derive(Debug)]
@@ -182,8 +184,12 @@ impl Pool {
         }
     }
 
-    /// Takes back a connection that has finished its exchange.
+    /// Takes back a connection that has finished its exchange, unless none to this address is kept.
     pub(super) fn keep(&self, address: &Address, mut link: Box<Link>, now: Tick) {
+        let closed = self.closed.borrow();
+        if !closed.is_empty() && closed.contains(address) {
+            return;
+        }
         link.is_reused = true;
         let mut idle = self.idle.borrow_mut();
         let of_replica = match idle.get_mut(address) {
@@ -193,6 +199,16 @@ impl Pool {
         if of_replica.len() < MAX_IDLE_PER_REPLICA {
             of_replica.push_back(Idle { link, since: now });
         }
+    }
+
+    /// Closes the idle connections to these addresses, and keeps none to them until the next call. A replica of another
+    /// service at one of them is still reached, by a new connection each time.
+    pub(super) fn close(&self, addresses: HashSet<Address>) {
+        let mut idle = self.idle.borrow_mut();
+        for address in &addresses {
+            idle.remove(address);
+        }
+        self.closed.replace(addresses);
     }
 
     /// Closes what has been idle for too long: to be called every few seconds.

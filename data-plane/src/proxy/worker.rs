@@ -6,7 +6,10 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::task::TaskTracker;
 
-use super::{ProxyConfig, downstream, headers::Via, request_body::ReplayMemory, upstream::Pool};
+use super::{
+    ProxyConfig, downstream, drain, flights::Flights, headers::Via, request_body::ReplayMemory,
+    upstream::Pool,
+};
 use crate::{clock::Clock, routing::Tick, table::Table};
 use gateway_runtime::{Shutdown, accept::is_of_one_connection};
 
@@ -24,6 +27,7 @@ pub(super) struct Worker {
     table: Arc<Table>,
     clock: Clock,
     pool: Pool,
+    flights: Flights,
     replay_memory: ReplayMemory,
     random: RefCell<SmallRng>,
     drain: Shutdown,
@@ -38,6 +42,7 @@ impl Worker {
             table,
             clock,
             pool: Pool::default(),
+            flights: Flights::default(),
             replay_memory: ReplayMemory::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
             drain: Shutdown::new(),
@@ -54,6 +59,10 @@ impl Worker {
 
     pub(super) fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    pub(super) fn flights(&self) -> &Flights {
+        &self.flights
     }
 
     pub(super) fn replay_memory(&self) -> &ReplayMemory {
@@ -109,6 +118,8 @@ pub(super) async fn run(
 ) {
     let connections = TaskTracker::new();
     let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
+    let drains = worker.table.follow_drains(worker.index);
+    let drainer = tokio::task::spawn_local(drain::follow(Rc::clone(&worker), drains));
     let stop = async {
         shutdown.begun().await;
         tokio::time::sleep(worker.config.drain_delay).await;
@@ -128,6 +139,7 @@ pub(super) async fn run(
         );
     }
     sweeper.abort();
+    drainer.abort();
 }
 
 async fn accept(

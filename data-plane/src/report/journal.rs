@@ -128,6 +128,9 @@ impl Kind {
             (Some(rule), _) => rows::rule_name(rule),
             (None, Reason::ProbeDue) => "probe_due",
             (None, Reason::ProbeLost) => "probe_lost",
+            (None, Reason::Forced) => "forced",
+            (None, Reason::Released) => "released",
+            (None, Reason::Reset) => "reset",
             (None, _) => "probes_succeeded",
         };
         Self { from: rows::state_name(change.from), to: rows::state_name(change.to), trigger }
@@ -138,7 +141,9 @@ fn log(transition: &Transition) {
     let (service, replica) = (&transition.key.service, &transition.key.replica);
     let (address, message) = (&transition.address, rows::message(transition));
     match transition.change.to {
-        State::Open => tracing::warn!(%service, %replica, %address, "{message}"),
-        State::HalfOpen | State::Closed => tracing::info!(%service, %replica, %address, "{message}"),
+        State::Open | State::ForcedOpen => tracing::warn!(%service, %replica, %address, "{message}"),
+        State::HalfOpen | State::Closed | State::ForcedClosed => {
+            tracing::info!(%service, %replica, %address, "{message}");
+        }
     }
 }

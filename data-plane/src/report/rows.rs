@@ -1,8 +1,15 @@
 //! What this data plane knows of a replica, in the words of the contract. Pure.
 
-use std::{collections::HashMap, time::SystemTime};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
-use gateway_proto::{NodeId, time::timestamp, v1};
+use gateway_proto::{
+    NodeId,
+    time::{system_time, timestamp},
+    v1,
+};
 
 use crate::{
     routing::{Change, Reason, Rule, State, Tick},
@@ -45,10 +52,12 @@ pub(crate) fn breaker(
         failure_count: count(counters.failures),
         retry_count: count(counters.retries),
         inflight_count: i32::try_from(counters.inflight).unwrap_or(i32::MAX),
+        active_override: replica.spec().forced.as_ref().map(|forced| (*forced.entry).clone()),
         // Of merged rows only.
         open_node_count: 0,
         node_count: 0,
-        ..Default::default()
+        // The control plane's to say.
+        report_time: None,
     }
 }
 
@@ -59,10 +68,15 @@ pub(super) fn event(
     date: impl Fn(Tick) -> SystemTime,
 ) -> v1::Event {
     let change = &transition.change;
-    let (event_type, severity) = match change.to {
-        State::Open => ("BREAKER_OPENED", v1::EventSeverity::Warning),
-        State::HalfOpen => ("BREAKER_HALF_OPENED", v1::EventSeverity::Info),
-        State::Closed => ("BREAKER_CLOSED", v1::EventSeverity::Info),
+    let (info, warning) = (v1::EventSeverity::Info, v1::EventSeverity::Warning);
+    let (event_type, severity) = match (change.reason, change.to) {
+        (Reason::Released, _) => ("BREAKER_RELEASED", info),
+        (Reason::Reset, _) => ("BREAKER_RESET", info),
+        (_, State::Open) => ("BREAKER_OPENED", warning),
+        (_, State::HalfOpen) => ("BREAKER_HALF_OPENED", info),
+        (_, State::Closed) => ("BREAKER_CLOSED", info),
+        (_, State::ForcedOpen) => ("BREAKER_FORCED_OPEN", warning),
+        (_, State::ForcedClosed) => ("BREAKER_FORCED_CLOSED", warning),
     };
     v1::Event {
         event_id: String::new(),
@@ -72,24 +86,54 @@ pub(super) fn event(
         service: transition.key.service.to_string(),
         replica_id: transition.key.replica.to_string(),
         node_id: node_id.to_string(),
+        actor: actor(node_id, transition),
         message: message(transition),
         metadata: metadata(transition),
         ..Default::default()
     }
 }
 
+/// Whoever forced it, or the data plane, whose rules decided.
+fn actor(node_id: &NodeId, transition: &Transition) -> String {
+    let by_force = transition.order.as_ref().filter(|_| transition.change.reason == Reason::Forced);
+    by_force.map_or_else(|| node_id.to_string(), |order| order.author.clone())
+}
+
 /// One sentence for people: "breaker opened: consecutive_failures 5 >= 5: connect refused; next probe in 1.1s".
 pub(super) fn message(transition: &Transition) -> String {
     let Change { to, reason, until, .. } = &transition.change;
+    let order = || transition.order.as_deref().map(said).unwrap_or_default();
     match (to, until) {
         (State::Open, Some(until)) => {
             let wait = until.since(transition.at).as_secs_f64();
             format!("breaker opened: {reason}; next probe in {wait:.1}s")
         }
+        (State::ForcedOpen, _) if *reason == Reason::Forced => format!("breaker forced open{}", order()),
+        (State::ForcedClosed, _) if *reason == Reason::Forced => format!("breaker forced closed{}", order()),
+        (State::HalfOpen, _) if *reason == Reason::Released => {
+            format!("breaker no longer forced open{}; half-open until probes succeed", order())
+        }
+        (_, _) if *reason == Reason::Released => {
+            format!("breaker no longer forced closed{}; its rules go on with what was counted", order())
+        }
+        (State::ForcedOpen | State::ForcedClosed, _) => {
+            format!("{reason}: the breaker forgot its counts and stays forced")
+        }
         (State::Open, None) => format!("breaker opened: {reason}"),
         (State::HalfOpen, _) => format!("breaker half-open: {reason}"),
         (State::Closed, _) => format!("breaker closed: {reason}"),
     }
+}
+
+/// An operator's decision within a sentence: " by alice for 15m (bad deploy)", as far as it says.
+fn said(order: &v1::OverrideEntry) -> String {
+    let by = if order.author.is_empty() { String::new() } else { format!(" by {}", order.author) };
+    let times = order.create_time.zip(order.expire_time);
+    let ttl = times.and_then(|(from, to)| system_time(to).duration_since(system_time(from)).ok());
+    let ttl = ttl.map(|ttl| Duration::from_secs(ttl.as_secs()));
+    let ttl = ttl.map(|ttl| format!(" for {}", humantime::format_duration(ttl))).unwrap_or_default();
+    let why = if order.reason.is_empty() { String::new() } else { format!(" ({})", order.reason) };
+    by + &ttl + &why
 }
 
 /// The numbers behind the sentence, for machines.
@@ -124,7 +168,17 @@ fn metadata(transition: &Transition) -> HashMap<String, String> {
         Reason::ProbesSucceeded { count } => {
             put("observed", count.to_string());
         }
-        Reason::ProbeFailed { fault: None } | Reason::ProbeDue | Reason::ProbeLost => {}
+        Reason::ProbeFailed { fault: None }
+        | Reason::ProbeDue
+        | Reason::ProbeLost
+        | Reason::Forced
+        | Reason::Released
+        | Reason::Reset => {}
+    }
+    if let Some(order) = &transition.order {
+        put("override_id", order.override_id.clone());
+        put("author", order.author.clone());
+        put("reason", order.reason.clone());
     }
     metadata
 }
@@ -135,6 +189,8 @@ pub(crate) fn state_name(state: State) -> &'static str {
         State::Closed => "closed",
         State::HalfOpen => "half_open",
         State::Open => "open",
+        State::ForcedOpen => "forced_open",
+        State::ForcedClosed => "forced_closed",
     }
 }
 
@@ -152,6 +208,8 @@ fn state(state: State) -> v1::BreakerState {
         State::Closed => v1::BreakerState::Closed,
         State::HalfOpen => v1::BreakerState::HalfOpen,
         State::Open => v1::BreakerState::Open,
+        State::ForcedOpen => v1::BreakerState::ForcedOpen,
+        State::ForcedClosed => v1::BreakerState::ForcedClosed,
     }
 }
 

@@ -15,6 +15,12 @@
 //!                                                                   └─────┘ next probe; the last is back, or lost
 //! ```
 //!
+//! Beside these, an operator can force it ([`Breaker::force`]): FORCED_OPEN nobody is let through and nobody probes;
+//! FORCED_CLOSED everybody is, and outcomes are counted by the rules of CLOSED, but none opens it. Handed back
+//! ([`Breaker::release`]), it goes on by its rules: what was forced open proves itself in HALF_OPEN, for nobody knows how
+//! the replica is; what was forced closed is CLOSED with the counts it has, so that a replica which is broken by
+//! the rules is out with its next failure.
+//!
 //! Each arrow is taken by exactly one thread: it swaps the word for a busy one of the next generation, writes the
 //! fields beside it, and stores the final word. A busy breaker admits nobody, and who reads several fields reads the
 //! word again to know that they belong together. A permit names the generation it was given in, so the result
@@ -24,6 +30,7 @@
 //! else; it never decides who is asked, and publishes nothing.
 
 mod change;
+mod orders;
 mod transitions;
 mod view;
 mod word;
@@ -36,16 +43,13 @@ mod tests;
 mod threads;
 
 use std::{
-    sync::atomic::{
-        AtomicU64,
-        Ordering::{Acquire, Release},
-    },
+    sync::atomic::{AtomicU64, Ordering::Acquire},
     time::Duration,
 };
 
 use gateway_proto::policy;
 
-use self::word::{SharedWord, Word};
+use self::word::SharedWord;
 pub use self::{
     change::{Change, Reason, Rule},
     view::View,
@@ -61,6 +65,35 @@ pub enum State {
     HalfOpen,
     /// No traffic until the next probe is due.
     Open,
+    /// No traffic and no probe, by an operator's word.
+    ForcedOpen,
+    /// Traffic flows and is counted, by an operator's word: no rule opens it.
+    ForcedClosed,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Closed, Self::HalfOpen, Self::Open, Self::ForcedOpen, Self::ForcedClosed];
+
+    /// Whether every request is let through.
+    pub fn lets_all_through(self) -> bool {
+        matches!(self, Self::Closed | Self::ForcedClosed)
+    }
+
+    /// Whether an operator decided on it, not the rules.
+    pub fn is_forced(self) -> bool {
+        matches!(self, Self::ForcedOpen | Self::ForcedClosed)
+    }
+}
+
+/// A state that an operator can decide on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForcedState {
+    /// [`State::ForcedOpen`].
+    Open,
+    /// [`State::ForcedClosed`].
+    Closed,
 }
 
 /// Leave to send one request, to be given back with its outcome to [`Breaker::record`] on every path.
@@ -92,7 +125,8 @@ pub struct Admission {
 /// A call was not admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rejected {
-    /// When asking again may help: an open breaker's next probe, or now when a probe is out and may end any time.
+    /// When asking again may help: an open breaker's next probe, or now when a probe is out and may end any time;
+    /// [`Tick::NEVER`] while it is forced open.
     pub retry_at: Tick,
 }
 
@@ -138,7 +172,8 @@ impl Breaker {
     /// counts as lost, and the next caller takes its place: so the lease must be longer than an attempt may take.
     ///
     /// # Errors
-    /// [`Rejected`] while open, and while another call is the probe.
+    /// [`Rejected`] while open or forced open, and while another call is the probe.
+    #[inline]
     pub fn admit(&self, now: Tick, probe_lease: Duration) -> Result<Admission, Rejected> {
         loop {
             let word = self.word.load();
@@ -146,7 +181,7 @@ impl Breaker {
                 return Err(Rejected { retry_at: now });
             }
             let reason = match word.state {
-                State::Closed => {
+                State::Closed | State::ForcedClosed => {
                     let permit = Permit { generation: word.generation, probe: false };
                     return Ok(Admission { permit, change: None });
                 }
@@ -157,6 +192,7 @@ impl Breaker {
                     }
                     Some(Reason::ProbeDue)
                 }
+                State::ForcedOpen => return Err(Rejected { retry_at: Tick::NEVER }),
                 State::HalfOpen if !word.probe_out => None,
                 State::HalfOpen if now < self.until() => return Err(Rejected { retry_at: now }),
                 State::HalfOpen => Some(Reason::ProbeLost),
@@ -169,8 +205,8 @@ impl Breaker {
 
     /// Takes a permit back with what became of its request, and returns the transition that this made.
     ///
-    /// `jitter` (0.0..1.0) sizes the open time if it opens. Results of another generation are discarded. In CLOSED,
-    /// failures count for both rules and overload for the ratio only. In HALF_OPEN only the probe's result counts:
+    /// `jitter` (0.0..1.0) sizes the open time if it opens. Results of another generation are discarded. In CLOSED and
+    /// FORCED_CLOSED, failures count for both rules and overload for the ratio only. In HALF_OPEN only the probe's result counts:
     /// overload fails it, and a neutral one just frees its place.
     pub fn record(
         &self,
@@ -200,31 +236,6 @@ impl Breaker {
             self.fail_probe(generation, fault, now, policy, jitter)
         } else {
             self.count_failure(generation, fault, now, policy, jitter)
-        }
-    }
-
-    /// The replica registered anew, as a new process: what its predecessor did says little about it.
-    ///
-    /// While open, the next probe is due at once. While half-open, a probe that is out is void and the count starts
-    /// over. While closed, the counts are forgotten. The streak stays, so that a replica which fails after
-    /// every start is left alone for longer and longer. Waits for a transition that is being written.
-    pub fn reprobe(&self, now: Tick) {
-        loop {
-            let word = self.word.settled();
-            if word.state == State::Open {
-                if let Some(busy) = self.word.claim(word) {
-                    self.until.store(now.as_nanos(), Release);
-                    self.word.settle(busy);
-                    return;
-                }
-                continue;
-            }
-            // Without a busy phase: nobody may be turned away because a healthy replica registered again.
-            let generation = word.next_generation();
-            if self.word.swap(word, Word { generation, count: 0, probe_out: false, ..word }) {
-                self.window.clear();
-                return;
-            }
         }
     }
 

@@ -12,6 +12,9 @@ impl Tick {
     /// The origin, which no other tick precedes.
     pub const ORIGIN: Self = Self(0);
 
+    /// The last tick there is, 584 years on.
+    pub const NEVER: Self = Self(u64::MAX);
+
     /// The tick that lies `nanos` nanoseconds after the origin.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)

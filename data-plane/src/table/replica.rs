@@ -2,14 +2,19 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Duration,
 };
 
-use gateway_proto::{Address, Health, ReplicaKey, ServiceName, Weight, policy};
+use gateway_proto::{Address, Health, Mode, Priority, ReplicaKey, ServiceName, Weight, policy, v1};
 
 use super::{
     counters::{AttemptCounts, ReplicaCounters},
-    spec::ReplicaSpec,
+    latency::{Buckets, Latencies},
+    spec::{Forced, ReplicaSpec},
 };
 use crate::routing::{Breaker, Change, Fault, State, Tick, View as BreakerView};
 
@@ -31,6 +36,9 @@ pub struct Replica {
 struct Learnt {
     breaker: Breaker,
     counts: AttemptCounts,
+    latencies: Latencies,
+    /// Whether somebody waits for its attempts to end.
+    is_draining: AtomicBool,
     /// Touched by failures, transitions and reports only.
     memory: Mutex<Memory>,
 }
@@ -42,6 +50,11 @@ struct Memory {
     faults: VecDeque<(Tick, Fault)>,
 }
 
+/// The operator's decision behind a change, if it was one.
+pub(super) type Order = Option<Arc<v1::OverrideEntry>>;
+/// What a breaker did by an operator's word, in this order.
+pub(super) type Obeyed = [Option<(Change, Order)>; 2];
+
 /// When and why a breaker opened.
 #[derive(Debug, Clone)]
 pub struct Trip {
@@ -52,27 +65,55 @@ pub struct Trip {
 }
 
 impl Replica {
-    pub(super) fn new(service: &ServiceName, spec: &ReplicaSpec, workers: usize, now: Tick) -> Self {
+    /// A replica that was not known before. Its breaker is in the state that an operator has decided on, if one did.
+    pub(super) fn new(
+        service: &ServiceName,
+        spec: &ReplicaSpec,
+        workers: usize,
+        now: Tick,
+    ) -> (Self, Obeyed) {
         let memory = Memory { changed_at: now, trip: None, faults: VecDeque::new() };
-        Self {
+        let replica = Self {
             key: ReplicaKey { service: service.clone(), replica: spec.id.clone() },
             spec: spec.clone(),
             learnt: Arc::new(Learnt {
                 breaker: Breaker::new(),
                 counts: AttemptCounts::new(workers),
+                latencies: Latencies::new(workers),
+                is_draining: AtomicBool::new(spec.mode != Mode::Serving),
                 memory: Mutex::new(memory),
             }),
-        }
+        };
+        // It has nothing yet that an order of before could reset.
+        let obeyed = [replica.follow_force(None, now), None];
+        (replica, obeyed)
     }
 
-    /// The same replica after the registry changed its mind about it.
+    /// The same replica after the registry or an operator changed their mind about it.
     ///
-    /// A new incarnation is a new process: if its predecessor was out, it may prove itself at once.
-    pub(super) fn respecified(&self, spec: &ReplicaSpec, now: Tick) -> Self {
+    /// A new incarnation is a new process: if its predecessor was out, it may prove itself at once. An order to reset
+    /// goes last, so that it also closes what was handed back together with it.
+    pub(super) fn respecified(&self, spec: &ReplicaSpec, now: Tick) -> (Self, Obeyed) {
+        let learnt = &self.learnt;
         if spec.incarnation != self.spec.incarnation {
-            self.learnt.breaker.reprobe(now);
+            learnt.breaker.reprobe(now);
         }
-        Self { key: self.key.clone(), spec: spec.clone(), learnt: Arc::clone(&self.learnt) }
+        learnt.is_draining.store(spec.mode != Mode::Serving, Relaxed);
+        let next = Self { key: self.key.clone(), spec: spec.clone(), learnt: Arc::clone(learnt) };
+        let forced = next.follow_force(self.spec.forced.as_ref(), now);
+        let is_to_reset = spec.reset_revision > self.spec.reset_revision;
+        let reset = is_to_reset.then(|| (learnt.breaker.reset(now), None));
+        (next, [forced, reset])
+    }
+
+    /// Brings the breaker into the state that an operator has decided on, or out of it.
+    fn follow_force(&self, before: Option<&Forced>, now: Tick) -> Option<(Change, Order)> {
+        let breaker = &self.learnt.breaker;
+        let (change, forced) = match &self.spec.forced {
+            Some(forced) => (breaker.force(forced.state, now)?, Some(forced)),
+            None => (breaker.release(now)?, before),
+        };
+        Some((change, forced.map(|forced| Arc::clone(&forced.entry))))
     }
 
     /// Service and id.
@@ -98,6 +139,16 @@ impl Replica {
     /// Its share of the traffic.
     pub fn weight(&self) -> Weight {
         self.spec.weight
+    }
+
+    /// Its tier.
+    pub fn priority(&self) -> Priority {
+        self.spec.priority
+    }
+
+    /// Whether new requests may go to it, as far as the registry is concerned.
+    pub fn takes_requests(&self) -> bool {
+        self.spec.health.is_ready() && self.spec.mode == Mode::Serving
     }
 
     /// Everything the registry says of it.
@@ -134,6 +185,25 @@ impl Replica {
     /// What was counted since the replica was first seen.
     pub fn counters(&self) -> ReplicaCounters {
         self.learnt.counts.read()
+    }
+
+    /// How long its attempts took to their response head, or to their failure without one.
+    pub fn latencies(&self) -> Buckets {
+        self.learnt.latencies.read()
+    }
+
+    /// How often a latency was recorded, modulo 2^32.
+    pub fn latencies_recorded(&self) -> u32 {
+        self.learnt.latencies.recorded()
+    }
+
+    pub(super) fn record_latency(&self, worker: usize, latency: Duration) {
+        self.learnt.latencies.record(worker, latency);
+    }
+
+    /// Whether somebody waits for its attempts to end, whatever this view of it says.
+    pub(super) fn is_draining(&self) -> bool {
+        self.learnt.is_draining.load(Relaxed)
     }
 
     pub(super) fn breaker(&self) -> &Breaker {

@@ -1,15 +1,20 @@
 //! One service: its replicas, its policy, and whom to ask next.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use gateway_proto::{Policy, ServiceName};
 
 use super::{
     counters::{ReplicaCounters, ServiceCounters},
-    replica::Replica,
+    latency::{Buckets, Latencies},
+    outlets::Outlets,
+    replica::{Order, Replica},
     spec::ServiceSpec,
-    transition::{Transition, TransitionSink},
+    transition::Transition,
     view::{Unavailable, View},
 };
 use crate::routing::{Budget, Change, Outcome, Permit, Tick};
@@ -36,7 +41,8 @@ pub struct Service {
     roster: Mutex<Roster>,
     budget: Budget,
     counters: ServiceCounters,
-    transitions: Arc<TransitionSink>,
+    latencies: Latencies,
+    outlets: Arc<Outlets>,
     workers: usize,
 }
 
@@ -49,47 +55,57 @@ struct Roster {
 }
 
 impl Service {
-    pub(super) fn new(
-        spec: &ServiceSpec,
-        workers: usize,
-        transitions: Arc<TransitionSink>,
-        now: Tick,
-    ) -> Self {
+    pub(super) fn new(spec: &ServiceSpec, workers: usize, outlets: Arc<Outlets>, now: Tick) -> Self {
         let nobody =
             Roster { policy: spec.policy, replicas: Arc::default(), gone: ReplicaCounters::default() };
         let service = Self {
             name: spec.name.clone(),
-            view: ArcSwap::from_pointee(View::new(spec.policy, Vec::new(), None, now)),
+            view: ArcSwap::from_pointee(View::new(spec.policy, Vec::new(), None)),
             roster: Mutex::new(nobody),
             budget: Budget::new(),
             counters: ServiceCounters::new(workers),
-            transitions,
+            latencies: Latencies::new(workers),
+            outlets,
             workers,
         };
         service.update(spec, now);
         service
     }
 
-    /// Takes over what the registry says now.
+    /// Takes over what the registry and operators say now.
     pub(super) fn update(&self, spec: &ServiceSpec, now: Tick) {
         let mut roster = self.roster();
-        let replicas = spec.replicas.iter().map(|replica_spec| {
+        let mut obeyed = Vec::new();
+        let mut replicas = Vec::with_capacity(spec.replicas.len());
+        for replica_spec in &spec.replicas {
             let known =
                 roster.replicas.binary_search_by(|replica| replica.key().replica.cmp(&replica_spec.id));
-            match known.ok().map(|index| &roster.replicas[index]) {
-                Some(known) if known.spec() == replica_spec => Arc::clone(known),
-                Some(known) => Arc::new(known.respecified(replica_spec, now)),
-                None => Arc::new(Replica::new(&spec.name, replica_spec, self.workers, now)),
+            let (replica, changes) = match known.ok().map(|index| &roster.replicas[index]) {
+                Some(known) if known.spec() == replica_spec => {
+                    replicas.push(Arc::clone(known));
+                    continue;
+                }
+                Some(known) => known.respecified(replica_spec, now),
+                None => Replica::new(&spec.name, replica_spec, self.workers, now),
+            };
+            let replica = Arc::new(replica);
+            for (change, order) in changes.into_iter().flatten() {
+                replica.remember_change(&change, now);
+                obeyed.push((Arc::clone(&replica), change, order));
             }
-        });
-        let replicas = replicas.collect();
+            replicas.push(replica);
+        }
         let is_gone = |replica: &&Arc<Replica>| {
             spec.replicas.binary_search_by(|still| still.id.cmp(&replica.key().replica)).is_err()
         };
         let gone = roster.replicas.iter().filter(is_gone).map(|replica| replica.counters().ended());
         let gone = gone.fold(roster.gone, ReplicaCounters::plus);
-        *roster = Roster { policy: spec.policy, replicas, gone };
-        self.rebuild(&roster, now);
+        *roster = Roster { policy: spec.policy, replicas: replicas.into(), gone };
+        self.rebuild(&roster);
+        drop(roster);
+        for (replica, change, order) in obeyed {
+            self.tell(&replica, change, order, now);
+        }
     }
 
     /// Lets go of all replicas, because the registry knows the service no more.
@@ -149,9 +165,7 @@ impl Service {
         self.view.load().has_untried(now, tried)
     }
 
-    /// Settles one attempt: counts its outcome, and lets the breaker decide on it.
-    ///
-    /// `jitter` is drawn from 0.0..1.0 and spreads open times. To be called by the worker that picked.
+    /// Settles and ends one attempt, see [`Service::judge`] and [`Service::end`].
     pub fn settle(
         &self,
         worker: usize,
@@ -161,7 +175,23 @@ impl Service {
         now: Tick,
         jitter: f64,
     ) {
-        replica.counts().end(worker);
+        self.judge(worker, replica, permit, outcome, now, jitter);
+        self.end(worker, replica);
+    }
+
+    /// Counts an attempt's outcome, and lets the breaker decide on it; the attempt may go on.
+    ///
+    /// `jitter` is drawn from 0.0..1.0 and spreads open times. To be called by the worker that picked.
+    #[inline]
+    pub fn judge(
+        &self,
+        worker: usize,
+        replica: &Arc<Replica>,
+        permit: Permit,
+        outcome: Outcome,
+        now: Tick,
+        jitter: f64,
+    ) {
         if let Outcome::Failure(fault) = outcome {
             replica.counts().failure(worker);
             replica.remember_fault(fault, now);
@@ -176,24 +206,64 @@ impl Service {
         }
     }
 
+    /// The attempt is over: the replica has nothing more to do with its request. To be called once for each pick, by the
+    /// worker that picked.
+    pub fn end(&self, worker: usize, replica: &Replica) {
+        replica.counts().end(worker);
+        if replica.is_draining() {
+            self.outlets.drains.attempt_ended();
+        }
+    }
+
+    /// Whether somebody wants to know how long requests and attempts take.
+    pub fn is_detailed(&self) -> bool {
+        self.outlets.is_detailed()
+    }
+
+    /// Records how long a request took to its answer's head. To be called by `worker` only.
+    pub fn record_latency(&self, worker: usize, latency: Duration) {
+        self.latencies.record(worker, latency);
+    }
+
+    /// Records how long an attempt took to its response head, or to its failure without one. To be called by `worker`
+    /// only.
+    pub fn record_attempt_latency(&self, worker: usize, replica: &Replica, latency: Duration) {
+        replica.record_latency(worker, latency);
+    }
+
+    /// How long its requests took to their answers' heads.
+    pub fn latencies(&self) -> Buckets {
+        self.latencies.read()
+    }
+
+    /// How often a latency was recorded, modulo 2^32.
+    pub fn latencies_recorded(&self) -> u32 {
+        self.latencies.recorded()
+    }
+
     fn changed(&self, replica: &Replica, change: Change, now: Tick) {
         replica.remember_change(&change, now);
-        self.rebuild(&self.roster(), now);
-        self.transitions.send(Transition {
+        self.rebuild(&self.roster());
+        self.tell(replica, change, None, now);
+    }
+
+    fn tell(&self, replica: &Replica, change: Change, order: Order, now: Tick) {
+        self.outlets.transitions.send(Transition {
             key: replica.key().clone(),
             address: replica.address().clone(),
             incarnation: replica.incarnation(),
             at: now,
             change,
+            order,
         });
     }
 
     /// Makes the view of the breakers' present states. The roster's lock orders rebuilds, so that the last one has
     /// seen the last transition.
-    fn rebuild(&self, roster: &Roster, now: Tick) {
-        let ready = roster.replicas.iter().filter(|replica| replica.health().is_ready()).cloned().collect();
+    fn rebuild(&self, roster: &Roster) {
+        let ready = roster.replicas.iter().filter(|replica| replica.takes_requests()).cloned().collect();
         let previous = self.view.load();
-        self.view.store(Arc::new(View::new(roster.policy, ready, Some(&previous), now)));
+        self.view.store(Arc::new(View::new(roster.policy, ready, Some(&previous))));
     }
 
     fn roster(&self) -> MutexGuard<'_, Roster> {

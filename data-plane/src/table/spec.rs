@@ -4,6 +4,8 @@ use std::{sync::Arc, time::SystemTime};
 
 use gateway_proto::{Address, Health, Mode, Policy, Priority, ReplicaId, ServiceName, Weight, v1};
 
+use crate::routing::ForcedState;
+
 /// A service, its policy and all of its replicas.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceSpec {
@@ -49,13 +51,4 @@ pub struct Forced {
     pub state: ForcedState,
     /// Who decided it, when, why and until when.
     pub entry: Arc<v1::OverrideEntry>,
-}
-
-/// States that an operator can decide on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ForcedState {
-    /// No requests and no probes.
-    Open,
-    /// Outcomes are counted, and it never trips.
-    Closed,
 }

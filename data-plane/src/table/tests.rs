@@ -1,8 +1,12 @@
 //! What requests may rely on when the table changes under them.
 
+mod drains;
+mod orders;
+mod tiers;
+
 use std::time::Duration;
 
-use gateway_proto::{Address, Health, Mode, Policy, Priority, ReplicaId, Weight};
+use gateway_proto::{Address, Health, Mode, Policy, Priority, ReplicaId, Weight, v1};
 
 use super::*;
 use crate::routing::{Fault, Outcome, Permit, Rule, State};
@@ -209,6 +213,13 @@ fn without_a_ready_replica_there_is_nobody_to_ask() {
     }
     table.apply(&[orders([ReplicaSpec { health: Health::Degraded, ..replica("a") }])], &[], START);
     assert!(service.pick(0, START, &[]).is_ok());
+}
+
+#[test]
+fn a_replica_that_was_lost_with_many_others_is_asked() {
+    let (table, service, _) = table_of(&[]);
+    table.apply(&[orders([ReplicaSpec { health: Health::Lost, ..replica("a") }])], &[], START);
+    assert_eq!(ask(&service, START, Outcome::Success), "a");
 }
 
 #[test]

@@ -1,8 +1,11 @@
 //! Breaker transitions on their way from the request path to whoever reports them.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
 
-use gateway_proto::{Address, ReplicaKey};
+use gateway_proto::{Address, ReplicaKey, v1};
 use tokio::sync::mpsc;
 
 use crate::routing::{Change, Tick};
@@ -23,6 +26,8 @@ pub struct Transition {
     pub at: Tick,
     /// From what to what, by which rule and numbers.
     pub change: Change,
+    /// The operator's decision by which it was forced, or which is over now that it is released.
+    pub order: Option<Arc<v1::OverrideEntry>>,
 }
 
 /// The bounded queue's sending end.

@@ -19,11 +19,16 @@ use crate::routing::{Change, Permit, Rotation, State, Tick};
 /// Why a service has nobody to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unavailable {
-    /// No replica is ready.
+    /// No replica takes requests: none is ready, or those that are are being drained.
     NoneReady,
+    /// An operator has forced the breakers of all that take requests open.
+    AllForcedOpen {
+        /// How many.
+        count: usize,
+    },
     /// Every ready replica rests; the first one is probed at `retry_at`.
     AllOpen {
-        /// How many rest.
+        /// How many rest, or were forced to.
         resting: usize,
         /// When the soonest probe is due.
         retry_at: Tick,
@@ -36,30 +41,55 @@ pub enum Unavailable {
 #[derive(Debug)]
 pub(super) struct View {
     pub(super) policy: Policy,
-    /// Ready and closed, in the order of their ids.
+    /// Those that take turns, in the order of their ids: of the best tier that has one whose breaker lets all through.
     eligible: Box<[Arc<Replica>]>,
     rotation: Rotation,
     /// The next turn. Shared by all workers, so that the rotation is strict over all of them.
     cursor: AtomicU64,
     first_turn: u64,
-    /// Who had the last turn before this view.
-    last_before: Option<Arc<Replica>>,
-    /// Ready, but not closed.
+    /// Who had the last turn of each tier before this view.
+    last_before: Vec<Arc<Replica>>,
+    /// As eligible, of worse tiers, the better ones first: for requests that all of the eligible have failed.
+    standby: Box<[Tier]>,
+    /// Open or half-open, of the tier in use or a better one; the better ones first.
     resting: Box<[Arc<Replica>]>,
     /// Nobody among the resting is due before this tick, so most picks need not look.
     next_look: AtomicU64,
+    /// How many an operator has forced open.
+    forced_open: usize,
+}
+
+/// Replicas of one tier that is not in use.
+#[derive(Debug)]
+struct Tier {
+    replicas: Box<[Arc<Replica>]>,
+    /// Requests that came to this tier.
+    cursor: AtomicU64,
 }
 
 impl View {
-    /// The view that follows `previous`, whose rotation it takes up where it stands.
-    pub(super) fn new(policy: Policy, ready: Vec<Arc<Replica>>, previous: Option<&Self>, now: Tick) -> Self {
-        let (eligible, resting): (Vec<_>, Vec<_>) = ready
-            .into_iter()
-            .partition(|replica| replica.breaker_view(now, &policy.breaker).state == State::Closed);
+    /// The view that follows `previous`, whose rotation it takes up where it stands, of all replicas that take requests.
+    pub(super) fn new(policy: Policy, ready: Vec<Arc<Replica>>, previous: Option<&Self>) -> Self {
+        let (mut closed, mut resting, mut forced_open) = (Vec::new(), Vec::new(), 0);
+        for replica in ready {
+            match replica.breaker().state() {
+                State::Closed | State::ForcedClosed => closed.push(replica),
+                State::HalfOpen | State::Open => resting.push(replica),
+                State::ForcedOpen => forced_open += 1,
+            }
+        }
+        let tier = closed.iter().map(|replica| replica.priority()).min();
+        let (eligible, mut standby): (Vec<_>, Vec<_>) =
+            closed.into_iter().partition(|replica| Some(replica.priority()) == tier);
+        resting.retain(|replica| tier.is_none_or(|tier| replica.priority() <= tier));
+        // Stable, so that replicas of one tier stay in the order of their ids.
+        standby.sort_by_key(|replica| replica.priority());
+        resting.sort_by_key(|replica| replica.priority());
         let weights: Vec<_> = eligible.iter().map(|replica| replica.weight()).collect();
         let rotation = Rotation::new(&weights);
-        let last_before = previous.and_then(Self::last).cloned();
-        let first_turn = last_before.as_ref().map_or(0, |last| turn_after(last, &eligible, &rotation));
+        let last_before = previous.map(Self::last_of_each_tier).unwrap_or_default();
+        let last = last_before.iter().find(|last| Some(last.priority()) == tier);
+        let first_turn = last.map_or(0, |last| turn_after(last, &eligible, &rotation));
         Self {
             policy,
             eligible: eligible.into(),
@@ -67,8 +97,13 @@ impl View {
             cursor: AtomicU64::new(first_turn),
             first_turn,
             last_before,
+            standby: standby
+                .chunk_by(|one, other| one.priority() == other.priority())
+                .map(Tier::new)
+                .collect(),
             resting: resting.into(),
             next_look: AtomicU64::new(0),
+            forced_open,
         }
     }
 
@@ -76,6 +111,7 @@ impl View {
     ///
     /// A resting replica whose probe is due goes first. The third of the returned values is the transition
     /// that admitting it made, if any.
+    #[inline]
     pub(super) fn pick(
         &self,
         now: Tick,
@@ -95,17 +131,38 @@ impl View {
                 return Ok(permit);
             }
         }
+        self.pick_of_the_rest(now, tried)
+    }
+
+    /// Whoever takes the request when those whose turn it was do not.
+    #[cold]
+    fn pick_of_the_rest(
+        &self,
+        now: Tick,
+        tried: &[Arc<Replica>],
+    ) -> Result<(&Arc<Replica>, Permit, Option<Change>), Unavailable> {
         // Weights may have shown the same replicas again: look at each one.
         let rest = self.eligible.iter().find_map(|replica| self.admit(replica, now, tried));
-        rest.ok_or_else(|| self.unavailable(now, tried))
+        rest.or_else(|| self.stand_in(now, tried)).ok_or_else(|| self.unavailable(now, tried))
     }
 
     /// Whether a pick for a request that has `tried` some would find another.
     pub(super) fn has_untried(&self, now: Tick, tried: &[Arc<Replica>]) -> bool {
         let is_due =
             |replica: &&Arc<Replica>| replica.breaker().next_probe_at().is_some_and(|due| due <= now);
-        let mut askable = self.eligible.iter().chain(self.resting.iter().filter(is_due));
+        let mut askable = self.closed().chain(self.resting.iter().filter(is_due));
         askable.any(|replica| !is_among(tried, replica))
+    }
+
+    /// A replica of the next tier that has one, for a request that everybody of the better ones has failed.
+    fn stand_in(&self, now: Tick, tried: &[Arc<Replica>]) -> Option<(&Arc<Replica>, Permit, Option<Change>)> {
+        self.standby.iter().find_map(|Tier { replicas, cursor }| {
+            // Each request begins with another one, or the first would get all.
+            let is_first = !replicas.iter().any(|replica| is_among(tried, replica));
+            let turn = cursor.fetch_add(u64::from(is_first), Relaxed);
+            let (before, from) = replicas.split_at((turn % replicas.len() as u64) as usize);
+            from.iter().chain(before).find_map(|replica| self.admit(replica, now, tried))
+        })
     }
 
     /// Lets the next pick look at the resting replicas: to be called after a probe has ended.
@@ -153,12 +210,20 @@ impl View {
         if !tried.is_empty() {
             return Unavailable::AllTried;
         }
-        let all = self.resting.iter().chain(&self.eligible);
-        let retry_at = all.map(|replica| replica.retry_at(now, &self.policy.breaker)).min();
-        retry_at.map_or(Unavailable::NoneReady, |retry_at| Unavailable::AllOpen {
-            resting: self.eligible.len() + self.resting.len(),
-            retry_at,
-        })
+        let askable = || self.resting.iter().chain(self.closed());
+        let retry_at = askable().map(|replica| replica.retry_at(now, &self.policy.breaker)).min();
+        match retry_at {
+            Some(retry_at) => {
+                Unavailable::AllOpen { resting: askable().count() + self.forced_open, retry_at }
+            }
+            None if self.forced_open > 0 => Unavailable::AllForcedOpen { count: self.forced_open },
+            None => Unavailable::NoneReady,
+        }
+    }
+
+    /// Whose breaker lets all through, of all tiers.
+    fn closed(&self) -> impl Iterator<Item = &Arc<Replica>> {
+        self.eligible.iter().chain(self.standby.iter().flat_map(|tier| &tier.replicas))
     }
 
     /// Before this tick, in nanoseconds, no resting replica takes a probe.
@@ -167,13 +232,20 @@ impl View {
         due.min().map_or(u64::MAX, Tick::as_nanos)
     }
 
-    /// Who had the last turn.
-    fn last(&self) -> Option<&Arc<Replica>> {
+    /// Who had the last turn of each tier that had any.
+    fn last_of_each_tier(&self) -> Vec<Arc<Replica>> {
         let turn = self.cursor.load(Relaxed);
-        if turn > self.first_turn && !self.eligible.is_empty() {
-            return Some(&self.eligible[self.rotation.index(turn - 1)]);
-        }
-        self.last_before.as_ref()
+        let had_turns = turn > self.first_turn && !self.eligible.is_empty();
+        let last = had_turns.then(|| &self.eligible[self.rotation.index(turn - 1)]);
+        let others = self.last_before.iter();
+        let others = others.filter(|other| last.is_none_or(|last| last.priority() != other.priority()));
+        others.chain(last).cloned().collect()
+    }
+}
+
+impl Tier {
+    fn new(replicas: &[Arc<Replica>]) -> Self {
+        Self { replicas: replicas.into(), cursor: AtomicU64::new(0) }
     }
 }
 

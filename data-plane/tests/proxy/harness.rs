@@ -8,7 +8,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use data_plane::{
@@ -161,6 +161,7 @@ pub(crate) async fn read_message(stream: &mut TcpStream) -> Option<String> {
 pub(crate) struct Gateway {
     pub(crate) listen: SocketAddr,
     pub(crate) table: Arc<Table>,
+    pub(crate) clock: Clock,
     pub(crate) transitions: mpsc::Receiver<Transition>,
     pub(crate) shutdown: Shutdown,
     pub(crate) proxy: Proxy,
@@ -168,8 +169,12 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) async fn start(replicas: &[SocketAddr], policy: Policy) -> Self {
+        Self::start_with(1, replicas, policy).await
+    }
+
+    pub(crate) async fn start_with(workers: usize, replicas: &[SocketAddr], policy: Policy) -> Self {
         let clock = Clock::new();
-        let (table, transitions) = Table::new(1);
+        let (table, transitions) = Table::new(workers);
         let replicas = replicas.iter().enumerate().map(|(index, address)| ReplicaSpec {
             id: ReplicaId::parse(&format!("r-{index}")).unwrap(),
             address: Address::parse(&address.to_string()).unwrap(),
@@ -187,7 +192,7 @@ impl Gateway {
         table.apply(&[ServiceSpec { name, policy, replicas: replicas.collect() }], &[], clock.now());
         let config = ProxyConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
-            workers: 1,
+            workers,
             node_id: NodeId::parse("dp-1").unwrap(),
             domain: None,
             debug_headers: true,
@@ -197,7 +202,31 @@ impl Gateway {
         };
         let shutdown = Shutdown::new();
         let proxy = start(config, Arc::clone(&table), clock, &shutdown).unwrap();
-        Self { listen: proxy.listen(), table, transitions, shutdown, proxy }
+        Self { listen: proxy.listen(), table, clock, transitions, shutdown, proxy }
+    }
+
+    /// Changes what the registry says of one replica, counted from zero, and waits until all workers go by it.
+    pub(crate) async fn respecify(&self, index: usize, change: impl FnOnce(&mut ReplicaSpec)) {
+        let service = self.service();
+        let mut replicas: Vec<_> = service.replicas().iter().map(|replica| replica.spec().clone()).collect();
+        change(&mut replicas[index]);
+        let spec = ServiceSpec { name: service.name().clone(), policy: service.policy(), replicas };
+        self.table.apply(&[spec], &[], self.clock.now());
+        self.table.drains_taken_on().await;
+    }
+
+    /// Drains one replica: what is in flight has `time` to finish.
+    pub(crate) async fn drain(&self, index: usize, time: Duration) {
+        let change = |spec: &mut ReplicaSpec| {
+            spec.mode = Mode::Draining;
+            spec.drain_deadline = Some(SystemTime::now() + time);
+        };
+        self.respecify(index, change).await;
+    }
+
+    /// Attempts under way at one replica.
+    pub(crate) fn inflight(&self, index: usize) -> u64 {
+        self.service().replicas()[index].counters().inflight
     }
 
     pub(crate) fn service(&self) -> Arc<Service> {

@@ -1,7 +1,9 @@
 //! The proxy over real sockets: what clients receive and what replicas see, byte for byte.
 
 mod bodies;
+mod drains;
 mod failover;
+mod forced;
 mod forwarding;
 mod harness;
 mod refusals;

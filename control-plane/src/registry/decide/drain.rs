@@ -36,6 +36,7 @@ pub(super) fn drain(view: &View, wish: &DrainWish, at: SystemTime) -> Result<Dec
         author: said.1.clone(),
         by_owner: by_owner && operators.is_none(),
         is_over: present.is_some_and(|drain| drain.is_over),
+        revision: present.map_or(0, |drain| drain.revision),
     };
     let is_moot = |present: &Drain| {
         // Nothing is in flight any more, so a new deadline is of no use.

@@ -1,8 +1,10 @@
 //! One attempt of a request: connect, send, and judge the response head, within the time there is.
 
 use std::{
+    cell::{Cell, RefCell},
     future::{Future, poll_fn},
     pin::pin,
+    rc::Rc,
     sync::Arc,
     task::Poll,
 };
@@ -53,21 +55,29 @@ enum Late {
     Request,
     /// The request's body stopped on its way here.
     Client,
+    /// Nobody: the replica is being drained, and the time for that is over.
+    Drain,
 }
 
 impl Journey {
-    /// One attempt, within its own time and the request's.
+    /// One attempt, within its own time, the request's, and the replica's.
     pub(super) async fn try_once(&self, attempt: Attempt, policy: &Policy) -> Tried {
-        let began = self.worker.now();
+        let (began, place, replica) = (attempt.began(), attempt.place(), Arc::clone(attempt.replica()));
+        let flights = self.worker.flights();
+        let is_sent = Cell::new(false);
         let mut attempt = Some(attempt);
         let result = {
-            let mut exchange = pin!(self.exchange(&mut attempt, policy));
+            let mut exchange = pin!(self.exchange(&mut attempt, &replica, &is_sent, policy));
             let mut timer =
                 pin!(tokio::time::sleep_until(self.worker.instant(self.limit(began, policy).0).into()));
             poll_fn(|cx| {
                 if let Poll::Ready(tried) = exchange.as_mut().poll(cx) {
                     return Poll::Ready(Ok(tried));
                 }
+                if flights.is_cut(&replica) {
+                    return Poll::Ready(Err(Late::Drain));
+                }
+                flights.waits(place, cx.waker());
                 // The body may have moved in there, which gives it more time, or ended, which gives it less.
                 let (limit, late) = self.limit(began, policy);
                 let limit = self.worker.instant(limit).into();
@@ -83,15 +93,24 @@ impl Journey {
             (Err(Late::Client), _) => Tried::ClientStalled,
             (Err(Late::Replica), Some(attempt)) => failed(attempt, Fault::ResponseTimeout, Proof::Unknown),
             (Err(Late::Replica | Late::Request), _) => Tried::OutOfTime,
+            (Err(Late::Drain), attempt) => {
+                // Without blame.
+                drop(attempt);
+                let proof = if is_sent.get() { Proof::Unknown } else { Proof::Unsent };
+                Tried::Failed { replica, proof, ended: Ended::Drained }
+            }
         }
     }
 
     /// Connects, sends, and judges the response head. Leaves `attempt` in place while its outcome is open, so that
-    /// whoever cancels this may decide it.
-    async fn exchange(&self, attempt: &mut Option<Attempt>, policy: &Policy) -> Tried {
-        let Some(replica) = attempt.as_ref().map(|attempt| Arc::clone(attempt.replica())) else {
-            return Tried::OutOfTime;
-        };
+    /// whoever cancels this may decide it, by `is_sent`, too: whether the replica may have seen anything.
+    async fn exchange(
+        &self,
+        attempt: &mut Option<Attempt>,
+        replica: &Replica,
+        is_sent: &Cell<bool>,
+        policy: &Policy,
+    ) -> Tried {
         let mut request = Box::new(self.request());
         let (link, response) = loop {
             let mut link = match self.worker.pool().link(replica.address(), policy.timeout.connect).await {
@@ -99,10 +118,14 @@ impl Journey {
                 Err(ConnectFailure::Replica(fault)) => return fail(attempt, fault, Proof::Unsent),
                 Err(ConnectFailure::Exhausted) => return Tried::Exhausted,
             };
+            is_sent.set(true);
             match link.send(*request).await {
                 Ok(response) => break (link, response),
                 // The replica closed an idle connection: it has not seen the request, and is not to blame.
-                Err(SendFailure::NotTaken(returned)) if link.is_reused() => request = returned,
+                Err(SendFailure::NotTaken(returned)) if link.is_reused() => {
+                    is_sent.set(false);
+                    request = returned;
+                }
                 Err(SendFailure::NotTaken(_)) => return fail(attempt, Fault::Closed, Proof::Unsent),
                 Err(SendFailure::ClientBody) => return Tried::ClientGone,
                 Err(SendFailure::Failed(_)) if self.source.client_failed() => return Tried::ClientGone,
@@ -135,12 +158,16 @@ impl Journey {
         if self.worker.shows_replica() {
             self.show(&mut head.headers, &replica);
         }
-        let mut body = Box::new(UpstreamBody::new(incoming, link, attempt, policy.timeout.stream_idle));
+        let body = UpstreamBody::new(incoming, link, attempt, policy.timeout.stream_idle);
+        let body = Rc::new(RefCell::new(body));
         poll_fn(|cx| {
-            body.settle_if_ended(cx);
+            body.borrow_mut().settle_if_ended(cx);
             Poll::Ready(())
         })
         .await;
+        if let Some(attempt) = body.borrow().attempt() {
+            attempt.streams(&body);
+        }
         let response = Response::from_parts(head, ResponseBody::Replica(body));
         // 500 says that the replica handled the request and broke on it: another would, too.
         let status = response.status().as_u16();

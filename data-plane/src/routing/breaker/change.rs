@@ -10,7 +10,7 @@ use crate::routing::{Fault, Tick};
 pub struct Change {
     /// The state before.
     pub from: State,
-    /// The state after. The same as before only for [`Reason::ProbeLost`].
+    /// The state after. The same as before only for [`Reason::ProbeLost`] and [`Reason::Reset`].
     pub to: State,
     /// Why, also as a text for people.
     pub reason: Reason,
@@ -29,7 +29,12 @@ impl Change {
             Reason::ConsecutiveFailures { .. } => Some(Rule::ConsecutiveFailures),
             Reason::FailureRatio { .. } => Some(Rule::FailureRatio),
             Reason::ProbeFailed { .. } => Some(Rule::ProbeFailed),
-            Reason::ProbeDue | Reason::ProbeLost | Reason::ProbesSucceeded { .. } => None,
+            Reason::ProbeDue
+            | Reason::ProbeLost
+            | Reason::ProbesSucceeded { .. }
+            | Reason::Forced
+            | Reason::Released
+            | Reason::Reset => None,
         }
     }
 }
@@ -80,6 +85,12 @@ pub enum Reason {
         /// How many.
         count: u32,
     },
+    /// → FORCED_OPEN or FORCED_CLOSED: an operator's word.
+    Forced,
+    /// FORCED_OPEN → HALF_OPEN, FORCED_CLOSED → CLOSED: that word is over.
+    Released,
+    /// → CLOSED, or as before while forced: an operator had it forget what it has counted.
+    Reset,
 }
 
 impl fmt::Display for Reason {
@@ -98,6 +109,9 @@ impl fmt::Display for Reason {
             Self::ProbeLost => f.write_str("probe lost: no result in time"),
             Self::ProbesSucceeded { count: 1 } => f.write_str("1 probe succeeded"),
             Self::ProbesSucceeded { count } => write!(f, "{count} probes succeeded"),
+            Self::Forced => f.write_str("forced by an operator"),
+            Self::Released => f.write_str("no longer forced"),
+            Self::Reset => f.write_str("reset by an operator"),
         }
     }
 }
@@ -124,6 +138,9 @@ mod tests {
             (Reason::ProbeLost, "probe lost: no result in time"),
             (Reason::ProbesSucceeded { count: 1 }, "1 probe succeeded"),
             (Reason::ProbesSucceeded { count: 2 }, "2 probes succeeded"),
+            (Reason::Forced, "forced by an operator"),
+            (Reason::Released, "no longer forced"),
+            (Reason::Reset, "reset by an operator"),
         ];
         for (reason, text) in all {
             assert_eq!(reason.to_string(), text);

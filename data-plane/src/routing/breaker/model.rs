@@ -7,7 +7,7 @@ use std::time::Duration;
 use gateway_proto::policy;
 use proptest::prelude::*;
 
-use super::{Breaker, Permit, Rule, State};
+use super::{Breaker, Change, ForcedState, Permit, Rule, State};
 use crate::routing::{Fault, Outcome, Tick, Totals};
 
 const LEASE_MS: u64 = 3_000;
@@ -25,6 +25,13 @@ fn policy() -> policy::Breaker {
     }
 }
 
+/// No time is late enough to ask again.
+const NEVER: u64 = u64::MAX;
+
+fn to(change: Change) -> State {
+    change.to
+}
+
 fn at(millis: u64) -> Tick {
     Tick::from_nanos(millis * 1_000_000)
 }
@@ -34,6 +41,8 @@ enum Phase {
     Closed,
     Open { until: u64 },
     HalfOpen { probe: Option<(usize, u64)>, successes: u32 },
+    ForcedOpen,
+    ForcedClosed,
 }
 
 /// Everything in milliseconds. A call is known by its number; `era` says since when results count.
@@ -58,7 +67,8 @@ impl Model {
     /// The call's number and whether it is a probe, or when to ask again.
     fn admit(&mut self, now: u64) -> Result<(usize, bool), u64> {
         let successes = match self.phase {
-            Phase::Closed => return Ok((self.next_call(), false)),
+            Phase::Closed | Phase::ForcedClosed => return Ok((self.next_call(), false)),
+            Phase::ForcedOpen => return Err(NEVER),
             Phase::Open { until } if now < until => return Err(until),
             Phase::Open { .. } => 0,
             Phase::HalfOpen { probe: Some((_, lost_at)), .. } if now < lost_at => return Err(now),
@@ -77,7 +87,7 @@ impl Model {
     /// The state it changed to, and by which rule.
     fn record(&mut self, call: usize, outcome: Outcome, now: u64) -> Option<(State, Option<Rule>)> {
         match self.phase {
-            Phase::Closed if call > self.era => self.record_closed(outcome, now),
+            Phase::Closed | Phase::ForcedClosed if call > self.era => self.record_closed(outcome, now),
             Phase::HalfOpen { probe: Some((probe, _)), successes } if probe == call => {
                 let successes = successes + u32::from(outcome == Outcome::Success);
                 match outcome {
@@ -114,6 +124,7 @@ impl Model {
         self.healthy_since = now;
         let Totals { total, marked } = self.totals(now);
         match outcome {
+            _ if matches!(self.phase, Phase::ForcedClosed) => None,
             Outcome::Failure(_) if self.row >= 3 => self.open(now, Rule::ConsecutiveFailures),
             _ if total >= 5 && marked * 10 >= total * 4 => self.open(now, Rule::FailureRatio),
             _ => None,
@@ -135,11 +146,55 @@ impl Model {
         self.outcomes.clear();
     }
 
+    fn force(&mut self, to: ForcedState, now: u64) -> Option<State> {
+        let (phase, state) = match to {
+            ForcedState::Open => (Phase::ForcedOpen, State::ForcedOpen),
+            ForcedState::Closed => (Phase::ForcedClosed, State::ForcedClosed),
+        };
+        match (self.state().0, state) {
+            (before, after) if before == after => return None,
+            (State::Closed, State::ForcedClosed) => self.keep(phase),
+            _ => self.begin_anew(phase, now),
+        }
+        Some(state)
+    }
+
+    fn release(&mut self, now: u64) -> Option<State> {
+        match self.phase {
+            Phase::ForcedOpen => self.begin_anew(Phase::HalfOpen { probe: None, successes: 0 }, now),
+            Phase::ForcedClosed => self.keep(Phase::Closed),
+            _ => return None,
+        }
+        Some(self.state().0)
+    }
+
+    fn reset(&mut self, now: u64) -> State {
+        self.streak = 0;
+        match self.phase {
+            Phase::Closed | Phase::ForcedClosed => self.forget(self.phase),
+            Phase::ForcedOpen => self.begin_anew(Phase::ForcedOpen, now),
+            Phase::Open { .. } | Phase::HalfOpen { .. } => self.begin_anew(Phase::Closed, now),
+        }
+        self.state().0
+    }
+
+    fn begin_anew(&mut self, phase: Phase, now: u64) {
+        self.forget(phase);
+        self.healthy_since = now;
+    }
+
+    /// Another phase with the counts of before; calls that are under way count no more.
+    fn keep(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.era = self.calls;
+    }
+
     fn reprobe(&mut self, now: u64) {
         let phase = match self.phase {
             Phase::Closed => Phase::Closed,
             Phase::Open { .. } => Phase::Open { until: now },
             Phase::HalfOpen { .. } => Phase::HalfOpen { probe: None, successes: 0 },
+            forced => forced,
         };
         self.forget(phase);
     }
@@ -158,6 +213,8 @@ impl Model {
             Phase::Closed => (State::Closed, None, 0),
             Phase::Open { until } => (State::Open, Some(until), 0),
             Phase::HalfOpen { probe, successes } => (State::HalfOpen, probe.map(|probe| probe.1), successes),
+            Phase::ForcedOpen => (State::ForcedOpen, None, 0),
+            Phase::ForcedClosed => (State::ForcedClosed, None, 0),
         }
     }
 }
@@ -169,6 +226,9 @@ enum Step {
     Record(prop::sample::Index, Outcome),
     Pass(u64),
     Reprobe,
+    Force(ForcedState),
+    Release,
+    Reset,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -184,6 +244,13 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..150_u64).prop_map(Step::Pass),
         2 => (300..5_000_u64).prop_map(Step::Pass),
         1 => Just(Step::Reprobe),
+        1 => prop_oneof![
+            Just(Step::Force(ForcedState::Open)),
+            Just(Step::Force(ForcedState::Closed)),
+            Just(Step::Release),
+            Just(Step::Release),
+            Just(Step::Reset),
+        ],
     ]
 }
 
@@ -209,6 +276,7 @@ proptest! {
                             }
                             under_way.push((admission.permit, call));
                         }
+                        (Err(rejected), Err(NEVER)) => prop_assert_eq!(rejected.retry_at, Tick::NEVER),
                         (Err(rejected), Err(retry_at)) => prop_assert_eq!(rejected.retry_at, at(retry_at)),
                         (real, wanted) => prop_assert!(false, "{:?}, not {:?}", real, wanted),
                     }
@@ -227,6 +295,12 @@ proptest! {
                     breaker.reprobe(at(now));
                     model.reprobe(now);
                 }
+                Step::Force(state) => {
+                    let change = breaker.force(state, at(now));
+                    prop_assert_eq!(change.map(to), model.force(state, now));
+                }
+                Step::Release => prop_assert_eq!(breaker.release(at(now)).map(to), model.release(now)),
+                Step::Reset => prop_assert_eq!(to(breaker.reset(at(now))), model.reset(now)),
             }
             let view = breaker.view(at(now), &policy());
             prop_assert_eq!((view.state, view.until, view.probe_successes), {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gateway_proto::policy;
 
-use super::{Admission, Breaker, Change, Permit, Reason, Rejected, Rule, State, View};
+use super::{Admission, Breaker, Change, ForcedState, Permit, Reason, Rejected, Rule, State, View};
 use crate::routing::{Fault, Outcome, Tick, Totals};
 
 const FAILED: Outcome = Outcome::Failure(Fault::ConnectRefused);
@@ -337,4 +337,108 @@ fn a_policy_that_became_stricter_holds_from_the_next_failure_on() {
     let change = breaker.record(admit(&breaker, 0), FAILED, at(0), &stricter, NO_JITTER);
     let reason = change.expect("it opens").reason;
     assert_eq!(reason.to_string(), "consecutive_failures 3 >= 1: connect refused");
+}
+
+#[test]
+fn forced_open_nobody_is_admitted_and_nobody_probes() {
+    let breaker = Breaker::new();
+    let under_way = admit(&breaker, 0);
+    let change = breaker.force(ForcedState::Open, at(0)).expect("it was closed");
+    assert_eq!((change.from, change.to, change.reason), (State::Closed, State::ForcedOpen, Reason::Forced));
+    assert_eq!((change.generation, change.until, change.rule()), (1, None, None));
+    assert_eq!(rejection(&breaker, 3_600_000), Tick::NEVER);
+    assert_eq!(breaker.next_probe_at(), None);
+    assert_eq!(breaker.record(under_way, FAILED, at(0), &policy(), NO_JITTER), None);
+    assert_eq!(breaker.force(ForcedState::Open, at(1)), None, "it is so already");
+    let shown = view(&breaker, 1);
+    assert_eq!((shown.state, shown.until, shown.trip_count), (State::ForcedOpen, None, 0));
+}
+
+#[test]
+fn forced_closed_everybody_is_admitted_and_counted_and_nothing_opens_it() {
+    let breaker = tripped();
+    assert!(breaker.force(ForcedState::Closed, at(0)).is_some());
+    for _ in 0..100 {
+        assert_eq!(call(&breaker, 0, FAILED), None);
+    }
+    let shown = view(&breaker, 0);
+    assert_eq!((shown.state, shown.consecutive, shown.trip_count), (State::ForcedClosed, 100, 1));
+    assert_eq!(shown.totals, Totals { total: 100, marked: 100 });
+    assert!(!admit(&breaker, 0).is_probe());
+}
+
+#[test]
+fn forced_closed_goes_on_with_what_was_counted_and_back() {
+    let breaker = Breaker::new();
+    (0..3).for_each(|_| assert_eq!(call(&breaker, 0, FAILED), None));
+    breaker.force(ForcedState::Closed, at(0));
+    assert_eq!((view(&breaker, 0).consecutive, view(&breaker, 0).totals.marked), (3, 3));
+    (0..3).for_each(|_| assert_eq!(call(&breaker, 0, FAILED), None));
+    let change = breaker.release(at(0)).expect("it was forced");
+    assert_eq!(
+        (change.from, change.to, change.reason),
+        (State::ForcedClosed, State::Closed, Reason::Released)
+    );
+    assert_eq!(view(&breaker, 0).consecutive, 6);
+    let opened = call(&breaker, 0, FAILED).expect("the rules hold again");
+    assert_eq!(opened.reason.to_string(), "consecutive_failures 7 >= 5: connect refused");
+}
+
+#[test]
+fn what_was_forced_open_proves_itself_when_it_is_handed_back() {
+    let breaker = Breaker::new();
+    breaker.force(ForcedState::Open, at(0));
+    let change = breaker.release(at(10)).expect("it was forced");
+    assert_eq!((change.from, change.to), (State::ForcedOpen, State::HalfOpen));
+    assert_eq!(breaker.next_probe_at(), Some(Tick::ORIGIN));
+    assert_eq!(call(&breaker, 10, Outcome::Success), None);
+    assert_eq!(call(&breaker, 10, Outcome::Success).expect("two probes close it").to, State::Closed);
+    assert_eq!(breaker.release(at(10)), None, "nobody forces it");
+}
+
+#[test]
+fn an_order_voids_the_probe_that_is_out() {
+    let breaker = tripped();
+    let probe = admit(&breaker, 1_000);
+    breaker.force(ForcedState::Closed, at(1_000));
+    assert_eq!(breaker.record(probe, FAILED, at(1_000), &policy(), NO_JITTER), None);
+    assert_eq!(view(&breaker, 1_000).state, State::ForcedClosed);
+}
+
+#[test]
+fn a_reset_forgets_counts_and_streak_and_closes() {
+    let breaker = tripped();
+    call(&breaker, 1_000, FAILED);
+    let change = breaker.reset(at(1_500));
+    assert_eq!((change.from, change.to, change.reason), (State::Open, State::Closed, Reason::Reset));
+    let shown = view(&breaker, 1_500);
+    assert_eq!((shown.state, shown.streak, shown.consecutive, shown.trip_count), (State::Closed, 0, 0, 2));
+    assert_eq!(trip(&breaker, 1_500).until, Some(at(2_500)), "as short as the first time");
+
+    let closed = Breaker::new();
+    let under_way = admit(&closed, 0);
+    (0..4).for_each(|_| assert_eq!(call(&closed, 0, FAILED), None));
+    assert_eq!(closed.reset(at(0)).from, State::Closed);
+    assert_eq!(closed.record(under_way, FAILED, at(0), &policy(), NO_JITTER), None);
+    assert_eq!((view(&closed, 0).consecutive, view(&closed, 0).totals), (0, Totals::default()));
+}
+
+#[test]
+fn a_reset_leaves_a_forced_breaker_forced() {
+    for (state, shown) in [(ForcedState::Open, State::ForcedOpen), (ForcedState::Closed, State::ForcedClosed)]
+    {
+        let breaker = tripped();
+        breaker.force(state, at(0));
+        let change = breaker.reset(at(0));
+        assert_eq!((change.from, change.to), (shown, shown));
+        assert_eq!(view(&breaker, 0).streak, 0);
+    }
+}
+
+#[test]
+fn a_forced_breaker_stays_so_when_the_replica_registers_anew() {
+    let breaker = Breaker::new();
+    breaker.force(ForcedState::Open, at(0));
+    breaker.reprobe(at(0));
+    assert_eq!((rejection(&breaker, 0), view(&breaker, 0).state), (Tick::NEVER, State::ForcedOpen));
 }

@@ -11,7 +11,7 @@ use std::{
 
 use gateway_proto::policy;
 
-use super::{Breaker, Change, Permit, State};
+use super::{Breaker, Change, ForcedState, Permit, State};
 use crate::routing::{Fault, Outcome, Tick};
 
 const FAILED: Outcome = Outcome::Failure(Fault::Reset);
@@ -137,4 +137,39 @@ fn whatever_the_threads_do_one_probe_is_out_at_a_time_and_the_breaker_recovers()
         breaker.record(admission.permit, Outcome::Success, later, &policy, 0.5);
     }
     assert_eq!(breaker.view(later, &policy).state, State::Closed);
+}
+
+#[test]
+fn once_it_is_forced_open_no_thread_is_admitted() {
+    for _ in 0..50 {
+        let breaker = Breaker::new();
+        let forced = AtomicBool::new(false);
+        race(|| {
+            for call in 0..100 {
+                if call == 50 {
+                    breaker.force(ForcedState::Open, at(0));
+                    forced.store(true, SeqCst);
+                }
+                let was_forced = forced.load(SeqCst);
+                let Ok(admission) = breaker.admit(at(0), FOREVER) else { continue };
+                assert!(!was_forced, "admitted after the order");
+                fail(&breaker, admission.permit, at(0));
+            }
+        });
+        assert_eq!(breaker.view(at(0), &policy::Breaker::default()).state, State::ForcedOpen);
+    }
+}
+
+#[test]
+fn whatever_the_threads_report_a_breaker_that_is_forced_closed_stays_so() {
+    let breaker = tripped();
+    breaker.force(ForcedState::Closed, at(0));
+    race(|| {
+        for _ in 0..1_000 {
+            let admission = breaker.admit(at(0), FOREVER).expect("everybody is admitted");
+            assert_eq!(fail(&breaker, admission.permit, at(0)), None);
+        }
+    });
+    let view = breaker.view(at(0), &policy::Breaker::default());
+    assert_eq!((view.state, view.totals.marked), (State::ForcedClosed, 8_000));
 }

@@ -12,7 +12,7 @@ use gateway_proto::policy;
 use super::{Admission, Breaker, Change, Permit, Reason, State, word::Word};
 use crate::routing::{Fault, Tick, Totals, tick::whole_nanos};
 
-/// CLOSED: counting, and tripping.
+/// CLOSED and FORCED_CLOSED: counting, and tripping.
 impl Breaker {
     pub(super) fn count_success(&self, generation: u64, now: Tick, policy: &policy::Breaker) {
         let Some(mut word) = self.word.of_generation(generation) else { return };
@@ -48,7 +48,7 @@ impl Breaker {
         }
     }
 
-    /// Counts a failure, or overload when there is no fault, and trips if that was one too many.
+    /// Counts a failure, or overload when there is no fault, and trips if that was one too many and nobody forbids it.
     pub(super) fn count_failure(
         &self,
         generation: u64,
@@ -62,7 +62,8 @@ impl Breaker {
         self.healthy_since.fetch_max(now.as_nanos(), AcqRel);
         loop {
             let count = (word.count + u32::from(fault.is_some())).min(Word::MAX_COUNT);
-            if let Some(reason) = self.trip_reason(count, fault, now, policy) {
+            let may_trip = word.state == State::Closed;
+            if may_trip && let Some(reason) = self.trip_reason(count, fault, now, policy) {
                 if let Some(change) = self.open(word, reason, now, policy, jitter) {
                     return Some(change);
                 }

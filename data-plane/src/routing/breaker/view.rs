@@ -16,9 +16,9 @@ pub struct View {
     pub generation: u64,
     /// OPEN: when the next probe is due. HALF_OPEN with a probe out: when it counts as lost. Otherwise `None`.
     pub until: Option<Tick>,
-    /// CLOSED: failures in a row.
+    /// CLOSED and FORCED_CLOSED: failures in a row.
     pub consecutive: u32,
-    /// Outcomes in the window; none unless CLOSED.
+    /// Outcomes in the window; none unless CLOSED or FORCED_CLOSED.
     pub totals: Totals,
     /// Times it has opened.
     pub trip_count: u64,
@@ -34,15 +34,15 @@ impl Breaker {
         loop {
             let word = self.word.settled();
             let waits = word.state == State::Open || word.probe_out;
-            let count_in = |state| if word.state == state { word.count } else { 0 };
+            let count_if = |holds| if holds { word.count } else { 0 };
             let view = View {
                 state: word.state,
                 generation: word.generation,
                 until: waits.then(|| self.until()),
-                consecutive: count_in(State::Closed),
+                consecutive: count_if(word.state.lets_all_through()),
                 totals: self.window.totals(now, policy.window),
                 trip_count: self.trip_count.load(Acquire),
-                probe_successes: count_in(State::HalfOpen),
+                probe_successes: count_if(word.state == State::HalfOpen),
                 streak: word.streak,
             };
             if self.word.of_generation(word.generation).is_some() {
@@ -51,13 +51,18 @@ impl Breaker {
         }
     }
 
-    /// When somebody has to look at this breaker next for it to recover: `None` while closed, a tick in the past
-    /// when a probe is welcome at once. Waits for a transition that is being written.
+    /// Its state. Waits for a transition that is being written.
+    pub fn state(&self) -> State {
+        self.word.settled().state
+    }
+
+    /// When somebody has to look at this breaker next for it to recover: `None` while closed or forced, a tick in the
+    /// past when a probe is welcome at once. Waits for a transition that is being written.
     pub fn next_probe_at(&self) -> Option<Tick> {
         loop {
             let word = self.word.settled();
             let at = match word.state {
-                State::Closed => None,
+                State::Closed | State::ForcedOpen | State::ForcedClosed => None,
                 State::HalfOpen if !word.probe_out => Some(Tick::ORIGIN),
                 State::HalfOpen | State::Open => Some(self.until()),
             };

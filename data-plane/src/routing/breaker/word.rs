@@ -12,12 +12,12 @@ use super::State;
 
 /// All of the breaker that a request has to know.
 ///
-/// As a `u64`, from the top: generation (40 bits), count (14), streak (6), busy (1), probe out (1), state (2).
+/// As a `u64`, from the top: generation (39 bits), count (14), streak (6), busy (1), probe out (1), state (3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Word {
     /// Grows with every transition and with every probe; permits of another generation are void.
     pub(super) generation: u64,
-    /// CLOSED: failures in a row. HALF_OPEN: probes that succeeded.
+    /// CLOSED and FORCED_CLOSED: failures in a row. HALF_OPEN: probes that succeeded.
     pub(super) count: u32,
     /// Times it opened, less the full healthy intervals since.
     pub(super) streak: u32,
@@ -29,13 +29,14 @@ pub(super) struct Word {
 }
 
 impl Word {
-    const GENERATION_SHIFT: u32 = 24;
-    const COUNT_SHIFT: u32 = 10;
-    const STREAK_SHIFT: u32 = 4;
-    const BUSY_BIT: u64 = 1 << 3;
-    const PROBE_BIT: u64 = 1 << 2;
+    const GENERATION_SHIFT: u32 = 25;
+    const COUNT_SHIFT: u32 = 11;
+    const STREAK_SHIFT: u32 = 5;
+    const BUSY_BIT: u64 = 1 << 4;
+    const PROBE_BIT: u64 = 1 << 3;
+    const STATE_MASK: u64 = 0b111;
 
-    const GENERATION_MASK: u64 = (1 << 40) - 1;
+    const GENERATION_MASK: u64 = (1 << 39) - 1;
     /// Above the largest threshold a policy can have.
     pub(super) const MAX_COUNT: u32 = (1 << 14) - 1;
     pub(super) const MAX_STREAK: u32 = (1 << 6) - 1;
@@ -48,6 +49,8 @@ impl Word {
             State::Closed => 0,
             State::HalfOpen => 1,
             State::Open => 2,
+            State::ForcedClosed => 3,
+            State::ForcedOpen => 4,
         };
         self.generation << Self::GENERATION_SHIFT
             | u64::from(self.count) << Self::COUNT_SHIFT
@@ -64,10 +67,12 @@ impl Word {
             streak: (word >> Self::STREAK_SHIFT) as u32 & Self::MAX_STREAK,
             busy: word & Self::BUSY_BIT != 0,
             probe_out: word & Self::PROBE_BIT != 0,
-            state: match word & 0b11 {
+            state: match word & Self::STATE_MASK {
                 0 => State::Closed,
                 1 => State::HalfOpen,
-                _ => State::Open,
+                2 => State::Open,
+                3 => State::ForcedClosed,
+                _ => State::ForcedOpen,
             },
         }
     }
@@ -135,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_word_holds_the_largest_value_of_every_part() {
-        for state in [State::Closed, State::HalfOpen, State::Open] {
+        for state in State::ALL {
             for flag in [false, true] {
                 let word = Word {
                     generation: Word::GENERATION_MASK,

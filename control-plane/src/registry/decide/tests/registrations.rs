@@ -119,4 +119,3 @@ fn health_changes_by_the_owner_and_an_unchanged_report_costs_no_revision() {
     let nobody = registry.run(&report(None, Health::Healthy, ""));
     assert_eq!(nobody, Err(RegistryError::LeaseRequired(record.key.clone())));
 }
-

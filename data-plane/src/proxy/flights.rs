@@ -1,0 +1,122 @@
+//! The attempts under way on one worker, so that those at a replica whose drain is over can be cut.
+//!
+//! An attempt that waits for its response head is woken and looks for itself; one whose response streams loses its
+//! connection at once, whether its client reads or not. Each attempt has a place of its own while it lasts, which
+//! costs neither an allocation nor a look at any other.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    rc::{Rc, Weak},
+    task::Waker,
+};
+
+use gateway_proto::ReplicaKey;
+
+use super::response_body::UpstreamBody;
+use crate::table::Replica;
+
+/// A worker's attempts under way. There are never more places than there were attempts at once.
+#[derive(Debug, Default)]
+pub(super) struct Flights {
+    places: RefCell<Places>,
+    /// Draining replicas whose deadline has passed.
+    cut: RefCell<BTreeSet<ReplicaKey>>,
+    /// Whether there are any, for every poll of every attempt asks.
+    has_cut: Cell<bool>,
+}
+
+#[derive(Debug, Default)]
+struct Places {
+    all: Vec<Place>,
+    /// The first of the free ones, which lead to each other.
+    free: Option<usize>,
+}
+
+#[derive(Debug)]
+enum Place {
+    Free { next: Option<usize> },
+    Taken { waker: Option<Waker>, body: Weak<RefCell<UpstreamBody>> },
+}
+
+impl Flights {
+    /// Takes a place for an attempt that begins. It has to be left by [`Flights::end`].
+    pub(super) fn begin(&self) -> usize {
+        let mut places = self.places.borrow_mut();
+        let taken = Place::Taken { waker: None, body: Weak::new() };
+        let Some(index) = places.free else {
+            places.all.push(taken);
+            return places.all.len() - 1;
+        };
+        if let Place::Free { next } = std::mem::replace(&mut places.all[index], taken) {
+            places.free = next;
+        }
+        index
+    }
+
+    /// The attempt is over.
+    pub(super) fn end(&self, place: usize) {
+        let mut places = self.places.borrow_mut();
+        let next = places.free.replace(place);
+        places.all[place] = Place::Free { next };
+    }
+
+    /// Remembers whom to wake: to be called whenever the attempt's task is about to wait.
+    pub(super) fn waits(&self, place: usize, by: &Waker) {
+        if let Place::Taken { waker, .. } = &mut self.places.borrow_mut().all[place]
+            && !waker.as_ref().is_some_and(|waker| waker.will_wake(by))
+        {
+            *waker = Some(by.clone());
+        }
+    }
+
+    /// The attempt's response head has come, and this is its body.
+    pub(super) fn streams(&self, place: usize, streaming: &Rc<RefCell<UpstreamBody>>) {
+        if let Place::Taken { body, .. } = &mut self.places.borrow_mut().all[place] {
+            *body = Rc::downgrade(streaming);
+        }
+    }
+
+    /// Whether attempts at this replica are to end now.
+    pub(super) fn is_cut(&self, replica: &Replica) -> bool {
+        self.has_cut.get() && self.cut.borrow().contains(replica.key())
+    }
+
+    /// Ends what is under way at these replicas, which get no new attempts, and at no others.
+    pub(super) fn cut(&self, replicas: BTreeSet<ReplicaKey>) {
+        self.has_cut.set(!replicas.is_empty());
+        let is_more = !self.cut.borrow().is_superset(&replicas);
+        self.cut.replace(replicas);
+        if !is_more {
+            return;
+        }
+        let mut streaming = Vec::new();
+        for place in &self.places.borrow().all {
+            if let Place::Taken { waker, body } = place {
+                streaming.extend(body.upgrade());
+                // Who waits for something else finds that nothing has changed.
+                waker.iter().for_each(Waker::wake_by_ref);
+            }
+        }
+        // Each one leaves its place as it ends, so nothing may be borrowed here.
+        for body in streaming {
+            body.borrow_mut().cut_if(|replica| self.is_cut(replica));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_used_again_and_there_are_no_more_than_attempts_at_once() {
+        let flights = Flights::default();
+        let first: Vec<_> = (0..3).map(|_| flights.begin()).collect();
+        assert_eq!(first, [0, 1, 2]);
+        flights.end(1);
+        flights.end(0);
+        assert_eq!([flights.begin(), flights.begin(), flights.begin()], [0, 1, 3]);
+        assert_eq!(flights.places.borrow().all.len(), 4);
+    }
+}

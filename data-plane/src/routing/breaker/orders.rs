@@ -1,0 +1,113 @@
+//! What is done to a breaker from outside, whatever its rules say: a new registration, and an operator's orders.
+//!
+//! None of it is for the request path: each waits for a transition that is being written.
+
+use std::sync::atomic::Ordering::{Acquire, Release};
+
+use super::{Breaker, Change, ForcedState, Reason, State, word::Word};
+use crate::routing::Tick;
+
+impl Breaker {
+    /// The replica registered anew, as a new process: what its predecessor did says little about it.
+    ///
+    /// While open, the next probe is due at once. While half-open, a probe that is out is void and the count starts
+    /// over. While closed or forced, the counts are forgotten. The streak stays, so that a replica which fails after
+    /// every start is left alone for longer and longer.
+    pub fn reprobe(&self, now: Tick) {
+        loop {
+            let word = self.word.settled();
+            if word.state == State::Open {
+                if let Some(busy) = self.word.claim(word) {
+                    self.until.store(now.as_nanos(), Release);
+                    self.word.settle(busy);
+                    return;
+                }
+                continue;
+            }
+            // Without a busy phase: nobody may be turned away because a healthy replica registered again.
+            let generation = word.next_generation();
+            if self.word.swap(word, Word { generation, count: 0, probe_out: false, ..word }) {
+                self.window.clear();
+                return;
+            }
+        }
+    }
+
+    /// Takes the decision out of the rules' hands until [`Breaker::release`]; `None` when it is in that state already.
+    ///
+    /// What a closed breaker has counted stays when it is forced closed. From any other state the counts begin anew.
+    /// A probe that is out is void, and so are the results of all requests under way.
+    pub fn force(&self, state: ForcedState, now: Tick) -> Option<Change> {
+        let to = match state {
+            ForcedState::Open => State::ForcedOpen,
+            ForcedState::Closed => State::ForcedClosed,
+        };
+        loop {
+            let word = self.word.settled();
+            if word.state == to {
+                return None;
+            }
+            let count = if word.state == State::Closed && to == State::ForcedClosed { word.count } else { 0 };
+            if let Some(change) = self.order(word, Word { state: to, count, ..word }, Reason::Forced, now) {
+                return Some(change);
+            }
+        }
+    }
+
+    /// Hands a forced breaker back to its rules; `None` when it is not forced.
+    ///
+    /// FORCED_OPEN becomes HALF_OPEN, with a probe welcome at once. FORCED_CLOSED becomes CLOSED with what it has
+    /// counted: if that is enough to open it, the next failure does.
+    pub fn release(&self, now: Tick) -> Option<Change> {
+        loop {
+            let word = self.word.settled();
+            let to = match word.state {
+                State::ForcedOpen => Word { state: State::HalfOpen, count: 0, ..word },
+                State::ForcedClosed => Word { state: State::Closed, ..word },
+                State::Closed | State::HalfOpen | State::Open => return None,
+            };
+            if let Some(change) = self.order(word, to, Reason::Released, now) {
+                return Some(change);
+            }
+        }
+    }
+
+    /// Forgets counts and streak, and closes it; a forced one forgets as well and stays as it is.
+    pub fn reset(&self, now: Tick) -> Change {
+        loop {
+            let word = self.word.settled();
+            let state = if word.state.is_forced() { word.state } else { State::Closed };
+            let to = Word { state, count: 0, streak: 0, ..word };
+            if let Some(change) = self.order(word, to, Reason::Reset, now) {
+                return change;
+            }
+        }
+    }
+
+    /// `from` → `to`, in the next generation and with no probe out. `None` when another thread was faster.
+    fn order(&self, from: Word, to: Word, reason: Reason, now: Tick) -> Option<Change> {
+        let to = Word { generation: from.next_generation(), probe_out: false, ..to };
+        if from.state.lets_all_through() && to.state.lets_all_through() {
+            // Without a busy phase, as above.
+            if !self.word.swap(from, to) {
+                return None;
+            }
+            if reason == Reason::Reset {
+                self.window.clear();
+            }
+        } else {
+            self.word.claim(from)?;
+            self.window.clear();
+            self.healthy_since.store(now.as_nanos(), Release);
+            self.word.settle(to);
+        }
+        Some(Change {
+            from: from.state,
+            to: to.state,
+            reason,
+            generation: to.generation,
+            until: None,
+            trip_count: self.trip_count.load(Acquire),
+        })
+    }
+}

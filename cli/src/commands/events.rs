@@ -159,8 +159,8 @@ pub(crate) fn table<'a>(events: impl Iterator<Item = &'a Event>, when: When) -> 
             severity(event),
             (&event.event_type).into(),
             subject(event).into(),
-            if event.node_id.is_empty() { "registry" } else { &event.node_id }.into(),
-            (&event.message).into(),
+            actor(event).into(),
+            detail(event).into(),
         ]);
     }
     table
@@ -177,6 +177,20 @@ fn severity(event: &Event) -> Cell {
         EventSeverity::Error => Cell::styled("error", ALARM),
         EventSeverity::Warning => Cell::styled("warn", CAUTION),
         EventSeverity::Info | EventSeverity::Unspecified => "info".into(),
+    }
+}
+
+/// Who did it: somebody by name, a data plane, or the registry itself.
+fn actor(event: &Event) -> &str {
+    let named = [&event.actor, &event.node_id].into_iter().find(|name| !name.is_empty());
+    named.map_or("registry", String::as_str)
+}
+
+/// What happened, and how often in a row: `probe failed (x4)`.
+fn detail(event: &Event) -> String {
+    match event.repeat_count {
+        ..=0 => event.message.clone(),
+        repeats => format!("{} (x{})", event.message, i64::from(repeats) + 1),
     }
 }
 
@@ -213,7 +227,16 @@ mod tests {
     fn events() -> [Event; 3] {
         [
             event("REPLICA_REGISTERED", EventSeverity::Info, "", "r-1", "at 10.0.0.1:80"),
-            event("BREAKER_OPENED", EventSeverity::Warning, "dp-1", "r-1", "consecutive_failures 5 >= 5"),
+            Event {
+                repeat_count: 3,
+                ..event(
+                    "BREAKER_OPENED",
+                    EventSeverity::Warning,
+                    "dp-1",
+                    "r-1",
+                    "consecutive_failures 5 >= 5",
+                )
+            },
             event("NODE_DISCONNECTED", EventSeverity::Error, "dp-1", "", "stream \x1b[2Jended"),
         ]
     }
@@ -228,10 +251,18 @@ mod tests {
             "\
 TIME      SEV     TYPE                 SUBJECT      BY         DETAIL
 15s ago   info    REPLICA_REGISTERED   orders/r-1   registry   at 10.0.0.1:80
-15s ago   warn    BREAKER_OPENED       orders/r-1   dp-1       consecutive_failures 5 >= 5
+15s ago   warn    BREAKER_OPENED       orders/r-1   dp-1       consecutive_failures 5 >= 5 (x4)
 15s ago   error   NODE_DISCONNECTED    dp-1         dp-1       stream \\u{1b}[2Jended
 "
         );
+    }
+
+    #[test]
+    fn what_somebody_did_is_said_to_be_by_him() {
+        for (named, node, shown) in [("ana", "", "ana"), ("", "dp-1", "dp-1"), ("", "", "registry")] {
+            let event = Event { actor: named.into(), node_id: node.into(), ..Default::default() };
+            assert_eq!(actor(&event), shown);
+        }
     }
 
     #[test]

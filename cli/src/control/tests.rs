@@ -16,6 +16,8 @@ async fn run(line: &str, endpoint: &str) -> Result<(), Error> {
     commands::run(cli, Origin::Flag).await
 }
 
+mod acts;
+
 fn replica(service: &str, id: &str) -> v1::Replica {
     v1::Replica { service: service.into(), replica_id: id.into(), ..Default::default() }
 }
@@ -65,10 +67,19 @@ async fn an_unknown_service_names_the_one_that_was_meant() {
 
 #[tokio::test]
 async fn every_list_and_description_is_printed_in_every_format() {
-    let (_, _, url) = connect(orders()).await;
-    for command in
-        ["get services", "get replicas orders", "get breakers", "events", "describe replica orders/r-1"]
-    {
+    let policies = [("orders".to_owned(), v1::Policy::default())].into();
+    let (_, _, url) = connect(Script { policies, ..orders() }).await;
+    for command in [
+        "get services",
+        "get replicas orders",
+        "get breakers",
+        "get policies",
+        "get overrides",
+        "policy get orders",
+        "policy get orders --resolved",
+        "events",
+        "describe replica orders/r-1",
+    ] {
         for format in ["table", "wide", "json", "name"] {
             run(&format!("{command} -o {format}"), &url).await.expect(command);
         }

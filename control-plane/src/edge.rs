@@ -12,14 +12,19 @@ use gateway_proto::{
     time::{duration, timestamp},
     v1,
 };
-use gateway_runtime::Shutdown;
-use tokio::sync::{Semaphore, watch};
+use gateway_runtime::{Shutdown, panics::caught};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    time::timeout,
+};
 use tokio_util::task::TaskTracker;
+use tonic::Status;
 
 use crate::{
     clock,
     effects::Effects,
     leases::Term,
+    panics::Panics,
     refusal::Refusal,
     registry::{
         Answer, Candidates, Command, Decision, Limits, Proof, Record, Registration, RegistryError, Revision,
@@ -27,6 +32,9 @@ use crate::{
     },
     writer::Commands,
 };
+
+/// How long a stream that ends waits for its peer to have room for the status that says why.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Handles to all parts that a request may need.
 #[derive(Debug)]
@@ -37,6 +45,7 @@ pub(crate) struct Edge {
     pub(crate) shutdown: Shutdown,
     /// Whether the store takes changes.
     pub(crate) available: watch::Receiver<bool>,
+    pub(crate) panics: Panics,
     /// The tasks behind streams, awaited at shutdown.
     pub(crate) streams: TaskTracker,
     pub(crate) snapshot_streams: Places,
@@ -222,6 +231,30 @@ impl Edge {
             lease.last_renew_time = Some(timestamp(wall - now.saturating_duration_since(renewed)));
         }
         replica
+    }
+
+    /// Runs the task behind a stream, which holds its place. What it fails with ends the stream, a panic as INTERNAL.
+    ///
+    /// `task` names the kind of stream in metrics and events.
+    pub(crate) fn spawn_stream<T: Send + 'static>(
+        &self,
+        task: &'static str,
+        place: Place,
+        outbound: mpsc::Sender<Result<T, Status>>,
+        work: impl Future<Output = Result<(), Status>> + Send + 'static,
+    ) {
+        let panics = self.panics.clone();
+        self.streams.spawn(async move {
+            let ended = caught(work).await.unwrap_or_else(|panic| {
+                panics.handled(task, task, &panic);
+                Err(Refusal::Internal.into())
+            });
+            if let Err(status) = ended {
+                // A peer that reads nothing would hold up the end: it learns of it from the end of its stream.
+                let _ = timeout(LAST_WORD_TIMEOUT, outbound.send(Err(status))).await;
+            }
+            drop(place);
+        });
     }
 
     /// Whether changes are taken: the store works and no shutdown has begun.

@@ -36,11 +36,16 @@ use axum::{
 use http::{HeaderValue, StatusCode, header};
 
 use self::{call::Grpc, origin::AllowedHosts, resources::Resources};
-use crate::{edge::Edge, refusal::Refusal};
+use crate::{
+    edge::Edge,
+    panics::{self, Containment, Handler},
+    refusal::Refusal,
+};
 
 /// Everything that is not gRPC, and a REST form of what is.
 pub(crate) fn router(edge: &Arc<Edge>, grpc: Router) -> Router {
     let allowed_hosts = AllowedHosts(edge.allowed_hosts.as_slice().into());
+    let containment = Containment { panics: edge.panics.clone(), handler: Handler::Http };
     let resources = Resources { edge: Arc::clone(edge), grpc: Grpc(grpc) };
     Router::new()
         .route("/register", post(register::register).delete(register::deregister))
@@ -54,8 +59,9 @@ pub(crate) fn router(edge: &Arc<Edge>, grpc: Router) -> Router {
         .fallback(async || Refusal::Path)
         .with_state(Arc::clone(edge))
         .route("/v1/{*path}", any(resources::serve).with_state(resources))
-        .layer(middleware::from_fn(finish))
+        .layer(middleware::from_fn_with_state(containment, panics::contain))
         .layer(middleware::from_fn_with_state(allowed_hosts, origin::check))
+        .layer(middleware::from_fn(finish))
 }
 
 /// Gives the bare 405 of the router a body, its `Allow` header stays; and forbids browsers to take an answer for

@@ -19,6 +19,7 @@ mod http;
 pub mod leases;
 mod metrics;
 pub mod observe;
+mod panics;
 pub mod publish;
 mod query;
 mod refusal;
@@ -28,10 +29,13 @@ mod server;
 pub mod store;
 mod writer;
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use gateway_runtime::{Failure, Shutdown};
-use tokio::{net::TcpListener, task::JoinHandle};
+use gateway_runtime::{
+    Failure, Shutdown,
+    supervise::{Beyond, Supervisor},
+};
+use tokio::{net::TcpListener, sync::Mutex, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::server::HealthReporter;
 
@@ -43,13 +47,16 @@ use self::{
     leases::Leases,
     metrics::Metrics,
     observe::Observation,
+    panics::Panics,
     publish::Publisher,
     registry::View,
-    server::Routers,
-    store::{AnyStore, Store},
+    server::{Routers, Server},
+    store::{AnyStore, Store, StoreError},
     writer::Writer,
 };
 
+/// How long everything may take to end once the shutdown has begun: connections have ten seconds of it.
+const END_TIMEOUT: Duration = Duration::from_secs(15);
 /// Event watches at once: people and tools, not data planes.
 const MAX_EVENT_STREAMS: usize = 256;
 
@@ -86,14 +93,39 @@ impl Running {
 /// # Errors
 /// A usage [`Failure`] naming `--listen` when the address cannot be bound, or `--store` when the store cannot be used.
 pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failure> {
-    tracing::info!(?config, "starting");
-    let unbound = |error| Failure::unbound("--listen", config.listen, &error);
-    let listener = TcpListener::bind(config.listen).await.map_err(unbound)?;
-    let listen = listener.local_addr().map_err(unbound)?;
+    let listener = bind(&config).await?;
+    let store = AnyStore::open(&config.store).await.map_err(|error| unusable(&config, &error))?;
+    serve(config, listener, store, shutdown).await
+}
 
-    let unusable = |error| Failure::usage(format!("--store {}: {error}", config.store));
-    let mut store = AnyStore::open(&config.store).await.map_err(unusable)?;
-    let loaded = store.load().await.map_err(unusable)?;
+/// As [`start`], on a store that is open already: the configuration's is not opened.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_on<S: Store>(store: S, config: Config, shutdown: Shutdown) -> Result<Running, Failure> {
+    let listener = bind(&config).await?;
+    serve(config, listener, store, shutdown).await
+}
+
+async fn bind(config: &Config) -> Result<TcpListener, Failure> {
+    tracing::info!(?config, "starting");
+    let bound = TcpListener::bind(config.listen).await;
+    bound.map_err(|error| Failure::unbound("--listen", config.listen, &error))
+}
+
+fn unusable(config: &Config, error: &StoreError) -> Failure {
+    Failure::usage(format!("--store {}: {error}", config.store))
+}
+
+async fn serve<S: Store>(
+    config: Config,
+    listener: TcpListener,
+    mut store: S,
+    shutdown: Shutdown,
+) -> Result<Running, Failure> {
+    let listen = listener.local_addr();
+    let listen = listen.map_err(|error| Failure::unbound("--listen", config.listen, &error))?;
+    let loaded = store.load().await.map_err(|error| unusable(&config, &error))?;
     tracing::info!(revision = loaded.revision, records = loaded.items.len(), "registry loaded");
 
     let effects = Effects {
@@ -103,6 +135,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         metrics: Arc::new(Metrics::new()),
     };
     effects.grant_all();
+    let panics = Panics::new(&effects.metrics, &effects.observation);
     let (writer, commands, available) =
         Writer::new(store, effects.clone(), config.limits, config.queue_length);
     // A data plane that reconnects may hold two places until its older stream has ended.
@@ -113,8 +146,10 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         limits: config.limits,
         shutdown: shutdown.clone(),
         available,
+        panics: panics.clone(),
         streams: TaskTracker::new(),
-        snapshot_streams: Places::new(streams, "too many snapshot streams"),
+        // Those who only look must not take the places of those who route.
+        snapshot_streams: Places::new(streams + MAX_WATCH_STREAMS, "too many snapshot streams"),
         report_streams: Places::new(streams, "too many report streams"),
         event_streams: Places::new(MAX_EVENT_STREAMS, "too many event watches"),
         watch_streams: Places::new(MAX_WATCH_STREAMS, "too many watches"),
@@ -122,56 +157,78 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         keep_alive_streams: Places::new(config.max_connections, "too many keep-alive streams"),
         allowed_hosts: config.allowed_hosts,
     });
-    let task = tokio::spawn(run(edge, writer, listener, config.max_connections, shutdown));
-    Ok(Running { listen, task })
-}
-
-/// Owns every task of the control plane, and ends them in the order in which they need each other.
-async fn run(
-    edge: Arc<Edge>,
-    mut writer: Writer<AnyStore>,
-    listener: TcpListener,
-    max_connections: usize,
-    shutdown: Shutdown,
-) -> Result<(), Failure> {
     let health = HealthReporter::new();
     rpc::report_health(&health, true).await;
     let grpc = rpc::router(&edge, health.clone());
     let routers = Routers { http: http::router(&edge, grpc.clone()), grpc };
-    let expiry = expiry::run(edge.effects.clone(), edge.commands.clone(), shutdown.clone());
-    let expiry = tokio::spawn(expiry);
-    let reporting = tokio::spawn(follow_health(Arc::clone(&edge), health));
-    let stop_writer = CancellationToken::new();
-    let stopping = stop_writer.clone();
-    let mut writer = tokio::spawn(async move { writer.run(&stopping).await });
+    let server = Arc::new(Server::new(routers, config.max_connections, shutdown, panics));
+    let supervisor = supervise(&edge, writer, health, server, listener);
+    let task = tokio::spawn(supervisor.run(END_TIMEOUT));
+    Ok(Running { listen, task })
+}
 
-    let serving = async {
-        server::serve(listener, routers, max_connections, shutdown.clone()).await;
-        edge.streams.close();
-        edge.streams.wait().await;
-    };
-    let written = tokio::select! {
-        written = &mut writer => {
-            // Without its writer it cannot keep its word to anybody.
-            shutdown.begin();
-            written
+/// Starts every task that lives as long as the control plane, to end in the order in which they need each other.
+fn supervise<S: Store>(
+    edge: &Arc<Edge>,
+    writer: Writer<S>,
+    health: HealthReporter,
+    server: Arc<Server>,
+    listener: TcpListener,
+) -> Supervisor {
+    let panics = edge.panics.clone();
+    let mut supervisor = Supervisor::new(edge.shutdown.clone(), move |notice| panics.supervised(notice));
+    let stop_writer = CancellationToken::new();
+
+    // Locked for a whole run, by the one task that runs it: this is how the writer outlives the task's panic.
+    let (writer, stop) = (Arc::new(Mutex::new(writer)), stop_writer.clone());
+    supervisor.spawn("writer", Beyond::End, move || {
+        let (writer, stop) = (Arc::clone(&writer), stop.clone());
+        async move { writer.lock().await.run(&stop).await }
+    });
+    let shared = Arc::clone(edge);
+    supervisor.spawn("expiry", Beyond::End, move || {
+        let edge = Arc::clone(&shared);
+        async move {
+            expiry::run(edge.effects.clone(), edge.commands.clone(), edge.shutdown.clone()).await;
+            Ok(())
         }
-        () = serving => {
+    });
+    let shared = Arc::clone(edge);
+    supervisor.spawn("health", Beyond::End, move || {
+        let following = follow_health(Arc::clone(&shared), health.clone());
+        async move {
+            following.await;
+            Ok(())
+        }
+    });
+    let (listener, accepting) = (Arc::new(listener), Arc::clone(&server));
+    supervisor.spawn("accept", Beyond::End, move || {
+        let accepting = Arc::clone(&accepting).accept_all(Arc::clone(&listener));
+        async move {
+            accepting.await;
+            Ok(())
+        }
+    });
+    let shared = Arc::clone(edge);
+    supervisor.spawn("drain", Beyond::End, move || {
+        let (edge, server, stop_writer) = (Arc::clone(&shared), Arc::clone(&server), stop_writer.clone());
+        async move {
+            server.drained().await;
+            edge.streams.close();
+            edge.streams.wait().await;
+            // Nobody is left to hand commands in.
             stop_writer.cancel();
-            writer.await
+            Ok(())
         }
-    };
-    for task in [expiry, reporting] {
-        if let Err(error) = task.await {
-            tracing::error!(%error, "a task ended before its time");
-        }
-    }
-    written.unwrap_or_else(|error| Err(Failure::fatal(format!("the writer ended: {error}"))))
+    });
+    supervisor
 }
 
 /// Tells health checkers what becomes of the store, and of the process.
 async fn follow_health(edge: Arc<Edge>, mut health: HealthReporter) {
     let mut available = edge.available.clone();
+    let is_available = *available.borrow_and_update();
+    rpc::report_health(&health, is_available).await;
     loop {
         tokio::select! {
             () = edge.shutdown.begun() => break,

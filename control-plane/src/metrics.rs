@@ -25,6 +25,7 @@ pub(crate) struct Metrics {
     guard_holding: Gauge,
     commit_seconds: Histogram,
     handled: Family<GrpcLabels, Counter>,
+    panics: Family<TaskLabels, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -47,6 +48,11 @@ struct GrpcLabels {
     grpc_service: String,
     grpc_method: String,
     grpc_code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct TaskLabels {
+    task: &'static str,
 }
 
 /// How a registration ended.
@@ -72,6 +78,9 @@ const STATES: [(v1::NodeState, &str); 4] = [
     (v1::NodeState::Disconnected, "disconnected"),
 ];
 
+/// What a panic may end, but for the tasks behind streams.
+const PANICKING: [&str; 8] = ["accept", "connection", "drain", "expiry", "grpc", "health", "http", "writer"];
+
 impl Metrics {
     pub(crate) fn new() -> Self {
         let mut metrics = Self {
@@ -87,6 +96,7 @@ impl Metrics {
                 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0,
             ]),
             handled: Family::default(),
+            panics: Family::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("gateway_registry_services", "Services registered", metrics.services.clone());
@@ -117,11 +127,19 @@ impl Metrics {
             metrics.commit_seconds.clone(),
         );
         registry.register("grpc_server_handled", "RPCs completed, by their status", metrics.handled.clone());
+        registry.register(
+            "gateway_panics",
+            "Panics, by the task that they ended; its caller was told INTERNAL or it was started again",
+            metrics.panics.clone(),
+        );
         let version = vec![("version", env!("CARGO_PKG_VERSION"))];
         registry.register("gateway_build", "Which build this is", Info::new(version));
         for result in [Registered::Created, Registered::Replaced, Registered::Refused] {
             // A counter that appears with its first event looks like a broken scrape until then.
             drop(metrics.registrations.get_or_create(&result.labels()));
+        }
+        for task in PANICKING {
+            drop(metrics.panics.get_or_create(&TaskLabels { task }));
         }
         metrics
     }
@@ -137,6 +155,11 @@ impl Metrics {
     /// Tells of how many services the guard holds replicas.
     pub(crate) fn guard_holds(&self, services: usize) {
         self.guard_holding.set(i64::try_from(services).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a panic. `task` must come from the code, not from a caller.
+    pub(crate) fn panicked(&self, task: &'static str) {
+        self.panics.get_or_create(&TaskLabels { task }).inc();
     }
 
     pub(crate) fn committed(&self, took: Duration) {
@@ -208,6 +231,7 @@ mod tests {
             "gateway_registry_lease_expirations_total 0",
             "gateway_registry_guard_holding_services 0",
             "gateway_registry_replicas{health=\"lost\"} 0",
+            "gateway_panics_total{task=\"writer\"} 0",
             "gateway_nodes{state=\"synced\"} 0",
             "gateway_store_commit_seconds_count 0",
             "grpc_server_handled_total{grpc_service=\"gateway.v1.RegistryService\",grpc_method=\"Register\",grpc_code=\"OK\"} 1",

@@ -28,7 +28,13 @@ use tonic::{Code, Status, Streaming, server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{discovery::Discovery, observability::Observability, policies::Policies, registry::Registry};
-use crate::{edge::Edge, observe::Identity, refusal::Refusal, registry::text_within};
+use crate::{
+    edge::Edge,
+    observe::Identity,
+    panics::{self, Containment, Handler},
+    refusal::Refusal,
+    registry::text_within,
+};
 
 /// The largest request but for reports. The largest that makes sense is a `Hello` with a thousand names, 65 KiB.
 const MAX_REQUEST_BYTES: usize = 1024 * 1024;
@@ -62,6 +68,7 @@ pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
     let reflection_v1 = reflection().register_encoded_file_descriptor_set(v1alpha).build_v1().expect(VALID);
     let reflection_v1alpha =
         reflection().register_encoded_file_descriptor_set(v1).build_v1alpha().expect(VALID);
+    let containment = Containment { panics: edge.panics.clone(), handler: Handler::Grpc };
     Routes::new(registry.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(policies.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(discovery.max_decoding_message_size(MAX_REQUEST_BYTES))
@@ -70,6 +77,8 @@ pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
         .add_service(reflection_v1.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(reflection_v1alpha.max_decoding_message_size(MAX_REQUEST_BYTES))
         .into_axum_router()
+        // Inside of what counts, so that a panic is counted as the INTERNAL that its caller gets.
+        .layer(axum::middleware::from_fn_with_state(containment, panics::contain))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge.effects.metrics), handled::count))
 }
 

@@ -6,6 +6,7 @@ use std::{
     convert::Infallible,
     io::{self, ErrorKind},
     net::SocketAddr,
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -14,21 +15,24 @@ use axum::{Router, body::Body};
 use gateway_runtime::{
     Shutdown,
     accept::{begins_with, is_of_one_connection},
+    panics::caught,
 };
 use http::{Request, Response, Version, header};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto::Builder, graceful::GracefulShutdown},
+    server::conn::auto::Builder,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::server::TcpConnectInfo;
 use tower::ServiceExt;
+
+use crate::panics::Panics;
 
 /// A client that says nothing for this long, or sends half a request head, is cut off.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,52 +55,86 @@ pub(crate) struct Routers {
     pub(crate) http: Router,
 }
 
-/// Serves until the shutdown begins and what is in flight has finished, or `DRAIN_TIMEOUT` has passed.
-pub(crate) async fn serve(
-    listener: TcpListener,
+/// Serves connections. Shared by the task that accepts them and the one that sees them to their end; either may be
+/// started again while connections are served.
+#[derive(Debug)]
+pub(crate) struct Server {
     routers: Routers,
-    max_connections: usize,
+    builder: Builder<TokioExecutor>,
+    /// One for each connection.
+    places: Arc<Semaphore>,
+    connections: TaskTracker,
     shutdown: Shutdown,
-) {
-    let places = Arc::new(Semaphore::new(max_connections));
-    let graceful = GracefulShutdown::new();
-    let cut = CancellationToken::new();
-    let builder = builder();
-    while let Some((stream, peer, place)) = accept(&listener, &places, &shutdown).await {
-        let watcher = graceful.watcher();
-        let (builder, routers, cut) = (builder.clone(), routers.clone(), cut.clone());
-        let shutdown = shutdown.clone();
-        tokio::spawn(async move {
-            let connection = async {
-                // A client that has asked for nothing yet must not hold up the end; one that has is answered.
-                let decided = tokio::select! {
-                    biased;
-                    decided = await_head(&stream) => decided,
-                    () = shutdown.begun() => return,
-                };
-                if let Err(error) = decided {
-                    tracing::debug!(%peer, %error, "connection ended before its first request");
-                    return;
-                }
-                let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
-                let service = service_fn(move |request| routers.clone().call(request, info.clone()));
-                let connection = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-                if let Err(error) = watcher.watch(connection).await {
-                    tracing::debug!(%peer, %error, "connection ended");
-                }
-            };
-            tokio::select! {
-                () = connection => {}
-                () = cut.cancelled() => {}
-            }
-            drop(place);
-        });
+    /// Ends what did not end in time.
+    cut: CancellationToken,
+    panics: Panics,
+}
+
+impl Server {
+    pub(crate) fn new(routers: Routers, max_connections: usize, shutdown: Shutdown, panics: Panics) -> Self {
+        let places = Arc::new(Semaphore::new(max_connections));
+        let (connections, cut) = (TaskTracker::new(), CancellationToken::new());
+        Self { routers, builder: builder(), places, connections, shutdown, cut, panics }
     }
-    drop(listener);
-    let open = graceful.count();
-    if timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
-        tracing::warn!(after = ?DRAIN_TIMEOUT, open, "connections were still busy: cutting them off");
-        cut.cancel();
+
+    /// Accepts connections until the shutdown begins, each served by a task of its own.
+    pub(crate) async fn accept_all(self: Arc<Self>, listener: Arc<TcpListener>) {
+        // While it is held nobody takes the connections for complete.
+        let _accepting = self.connections.token();
+        while let Some((stream, peer, place)) = accept(&listener, &self.places, &self.shutdown).await {
+            let server = Arc::clone(&self);
+            self.connections.spawn(async move {
+                let connection = async {
+                    tokio::select! {
+                        () = server.serve(stream, peer) => {}
+                        () = server.cut.cancelled() => {}
+                    }
+                };
+                if let Err(panic) = caught(connection).await {
+                    server.panics.handled("connection", &format!("connection from {peer}"), &panic);
+                }
+                drop(place);
+            });
+        }
+    }
+
+    /// Completes when the shutdown has begun and what was in flight has finished, or was cut off `DRAIN_TIMEOUT` later.
+    pub(crate) async fn drained(&self) {
+        self.shutdown.begun().await;
+        self.connections.close();
+        if timeout(DRAIN_TIMEOUT, self.connections.wait()).await.is_err() {
+            let open = self.connections.len();
+            tracing::warn!(after = ?DRAIN_TIMEOUT, open, "connections were still busy: cutting them off");
+            self.cut.cancel();
+        }
+    }
+
+    /// Serves one connection to its end, or, once the shutdown has begun, to the end of what is in flight on it.
+    async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+        // A client that has asked for nothing yet must not hold up the end; one that has is answered.
+        let decided = tokio::select! {
+            biased;
+            decided = await_head(&stream) => decided,
+            () = self.shutdown.begun() => return,
+        };
+        if let Err(error) = decided {
+            tracing::debug!(%peer, %error, "connection ended before its first request");
+            return;
+        }
+        let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
+        let routers = self.routers.clone();
+        let service = service_fn(move |request| routers.clone().call(request, info.clone()));
+        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.shutdown.begun() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%peer, %error, "connection ended");
+        }
     }
 }
 
@@ -154,12 +192,13 @@ async fn accept(
         }
     };
     tokio::select! {
+        biased;
+        () = shutdown.begun() => None,
         (stream, peer, place) = accepted => {
             // Small messages both ways: waiting to fill a packet only costs time. Failing that, they are just slower.
             let _ = stream.set_nodelay(true);
             Some((stream, peer, place))
         }
-        () = shutdown.begun() => None,
     }
 }
 

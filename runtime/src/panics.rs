@@ -113,11 +113,19 @@ impl<F: Future> Future for Caught<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let future = self.project().future;
-        match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+        match catch(|| future.poll(cx)) {
             Ok(polled) => polled.map(Ok),
-            Err(payload) => Poll::Ready(Err(PanicMessage::of(&*payload))),
+            Err(panic) => Poll::Ready(Err(panic)),
         }
     }
+}
+
+/// Does `work`; its panic is an error. The same care is asked for as by [`caught`].
+///
+/// # Errors
+/// What the panic said.
+pub fn catch<T>(work: impl FnOnce() -> T) -> Result<T, PanicMessage> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|payload| PanicMessage::of(&*payload))
 }
 
 /// Panics by what they ended, for metrics. What panics is named by the code, never by a caller, so this is bounded.

@@ -7,7 +7,7 @@ use std::{
 
 /// Decisions are made here; everything they need comes in as arguments, so that tests and the simulator own time,
 /// chance and the network.
-const PURE: [&str; 11] = [
+const PURE: [&str; 12] = [
     "control-plane/src/leases.rs",
     "control-plane/src/publish/filter.rs",
     "control-plane/src/publish/log.rs",
@@ -19,6 +19,7 @@ const PURE: [&str; 11] = [
     "data-plane/src/discovery/parse.rs",
     "data-plane/src/discovery/snapshot.rs",
     "data-plane/src/routing",
+    "runtime/src/supervise/intensity.rs",
 ];
 
 /// What a pure core would need to read a clock, do IO, draw lots or log.

@@ -1,9 +1,11 @@
 //! `gateway.v1.DiscoveryService`: one task for each data plane, which does what its [`Session`] says.
+//!
+//! A tool that looks has such a task, too, and no [`Seat`]: it is neither listed nor waited for.
 
-use std::sync::Arc;
+use std::{future::pending, sync::Arc};
 
 use gateway_proto::{
-    Invalid,
+    Invalid, NodeId,
     time::timestamp,
     v1::{
         self, discovery_service_server::DiscoveryService, stream_snapshots_request::Message,
@@ -48,14 +50,8 @@ impl DiscoveryService for Discovery {
         let place = self.0.snapshot_streams.take()?;
         let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
         let (outbound, responses) = mpsc::channel(BUFFERED);
-        let edge = Arc::clone(&self.0);
-        self.0.streams.spawn(async move {
-            if let Err(status) = serve(edge, request.into_inner(), outbound.clone(), peer).await {
-                // A peer that reads nothing learns it from the end of its stream.
-                let _ = outbound.try_send(Err(status));
-            }
-            drop(place);
-        });
+        let work = serve(Arc::clone(&self.0), request.into_inner(), outbound.clone(), peer);
+        self.0.spawn_stream("snapshot_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 }
@@ -79,20 +75,39 @@ async fn serve(
         None => return Ok(()),
     };
     let filter = Filter::parse(&hello.services).map_err(|error| invalid(error.within("hello")))?;
-    let node = hello.node.unwrap_or_default();
-    let identity = identity(node, peer).map_err(|error| invalid(error.within("hello.node")))?;
+    let node = hello.node.clone().unwrap_or_default();
+    let is_observer = read_role(hello.role).map_err(|error| invalid(error.within("hello")))?;
+    // Of data planes there are as many as nodes are allowed, of those who look as many as may watch.
+    let place = is_observer.then(|| edge.watch_streams.take()).transpose()?;
     let publisher = &edge.effects.publisher;
     let is_ours = hello.resume_epoch == publisher.epoch();
     // A data plane that is ahead knows what this store has lost: nothing leads on from there.
     let held = 0..=publisher.read(View::revision);
     let resume = (is_ours && held.contains(&hello.resume_revision)).then_some(hello.resume_revision);
-    let seat = edge.effects.observation.connect(identity, resume.unwrap_or(0)).map_err(Refusal::from)?;
-    tracing::info!(node = %seat.node(), resume = ?resume, "data plane connected");
+    let seat = if is_observer {
+        tracing::debug!(peer, resume = ?resume, "observer connected");
+        None
+    } else {
+        let identity = identity(node, peer).map_err(|error| invalid(error.within("hello.node")))?;
+        let seat = edge.effects.observation.connect(identity, resume.unwrap_or(0)).map_err(Refusal::from)?;
+        tracing::info!(node = %seat.node(), resume = ?resume, "data plane connected");
+        Some(seat)
+    };
     let session = Session::new(resume, clock::now());
     let head = publisher.subscribe();
-    Stream { edge: Arc::clone(&edge), seat, session, filter, parts: None, outbound, head }
-        .follow(inbound)
-        .await
+    let stream = Stream { edge: Arc::clone(&edge), seat, session, filter, parts: None, outbound, head };
+    let ended = stream.follow(inbound).await;
+    drop(place);
+    ended
+}
+
+/// Whether it is a tool that looks.
+fn read_role(number: i32) -> Result<bool, Invalid> {
+    match v1::SnapshotRole::try_from(number) {
+        Ok(v1::SnapshotRole::Unspecified | v1::SnapshotRole::DataPlane) => Ok(false),
+        Ok(v1::SnapshotRole::Observer) => Ok(true),
+        Err(_) => Err(Invalid::new("role", format!("{number} is no SnapshotRole"))),
+    }
 }
 
 fn invalid(invalid: Invalid) -> Status {
@@ -102,7 +117,8 @@ fn invalid(invalid: Invalid) -> Status {
 /// One data plane's stream.
 struct Stream {
     edge: Arc<Edge>,
-    seat: Seat,
+    /// `None`: an observer's.
+    seat: Option<Seat>,
     session: Session,
     filter: Filter,
     /// The full snapshot under way and how many of its parts have been sent.
@@ -149,9 +165,9 @@ impl Stream {
                 // The publisher outlives every stream, so this ends only with a change.
                 _ = self.head.changed() => {}
                 () = sleep_until(until.into()) => {}
-                () = self.seat.superseded() => {
-                    tracing::warn!(node = %self.seat.node(), "a newer stream of the same data plane has begun");
-                    return Err(Refusal::Superseded(self.seat.node().clone()).into());
+                node = superseded(self.seat.as_ref()) => {
+                    tracing::warn!(%node, "a newer stream of the same data plane has begun");
+                    return Err(Refusal::Superseded(node).into());
                 }
                 () = self.outbound.closed() => return Ok(()),
                 () = shutdown.begun() => return Err(Refusal::from(WriteError::ShuttingDown).into()),
@@ -160,16 +176,28 @@ impl Stream {
     }
 
     fn hear(&mut self, message: v1::StreamSnapshotsRequest) -> Result<(), Status> {
-        let Some(Message::Ack(ack)) = message.message else {
-            return Err(invalid(Invalid::new("message", "must be ack in every message but the first")));
-        };
-        match self.session.heard(clock::now(), ack) {
-            Heard::Acked(revision) => self.seat.acked(revision),
-            Heard::Nacked(nack) => {
+        let ack = match message.message {
+            Some(Message::Ack(ack)) => ack,
+            Some(Message::SubscriptionChange(change)) => {
+                let filter = self.filter.change(&change);
+                self.filter = filter.map_err(|error| invalid(error.within("subscription_change")))?;
                 self.parts = None;
-                self.seat.nacked(cut(nack));
+                self.session.start_over();
+                return Ok(());
             }
-            Heard::Part | Heard::Stale => {}
+            Some(Message::Hello(_)) | None => {
+                let why = "must be ack or subscription_change in every message but the first";
+                return Err(invalid(Invalid::new("message", why)));
+            }
+        };
+        let heard = self.session.heard(clock::now(), ack);
+        if matches!(heard, Heard::Nacked(_)) {
+            self.parts = None;
+        }
+        match (heard, &self.seat) {
+            (Heard::Acked(revision), Some(seat)) => seat.acked(revision),
+            (Heard::Nacked(nack), Some(seat)) => seat.nacked(cut(nack)),
+            _ => {}
         }
         Ok(())
     }
@@ -196,7 +224,9 @@ impl Stream {
             }
             CatchUp::Nothing(revision) => {
                 self.session.skip(revision);
-                self.seat.unaffected(revision);
+                if let Some(seat) = &self.seat {
+                    seat.unaffected(revision);
+                }
                 Ok(())
             }
             CatchUp::TooFar => {
@@ -216,8 +246,21 @@ impl Stream {
         };
         // The buffer is full only when the peer has read nothing for several bookmarks.
         self.outbound.try_send(Ok(response)).map_err(|_| Refusal::AckOverdue)?;
-        self.seat.sent(revision);
+        if let Some(seat) = &self.seat {
+            seat.sent(revision);
+        }
         Ok(())
+    }
+}
+
+/// Completes with the data plane's id when a newer stream of it has come. Cancel safe.
+async fn superseded(seat: Option<&Seat>) -> NodeId {
+    match seat {
+        Some(seat) => {
+            seat.superseded().await;
+            seat.node().clone()
+        }
+        None => pending().await,
     }
 }
 

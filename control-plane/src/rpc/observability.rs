@@ -72,13 +72,8 @@ impl ObservabilityService for Observability {
         let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
         // An answer or two on their way, and perhaps the status that ends the stream.
         let (outbound, responses) = mpsc::channel(4);
-        let edge = Arc::clone(&self.0);
-        self.0.streams.spawn(async move {
-            if let Err(status) = reports::take(edge, request.into_inner(), outbound.clone(), peer).await {
-                let _ = outbound.try_send(Err(status));
-            }
-            drop(place);
-        });
+        let work = reports::take(Arc::clone(&self.0), request.into_inner(), outbound.clone(), peer);
+        self.0.spawn_stream("report_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 
@@ -96,11 +91,9 @@ impl ObservabilityService for Observability {
         let query = Query::parse_watch(request.get_ref()).map_err(Refusal::from)?;
         let place = self.0.watch_streams.take()?;
         let (outbound, responses) = mpsc::channel(BUFFERED);
+        let to_peer = outbound.clone();
         let watch = breakers::Watch::new(Arc::clone(&self.0), query, outbound);
-        self.0.streams.spawn(async move {
-            watch.run().await;
-            drop(place);
-        });
+        self.0.spawn_stream("watch_stream", place, to_peer, watch.follow());
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 
@@ -136,11 +129,8 @@ impl ObservabilityService for Observability {
         let (query, cursor) = timeline::begin(&self.0, request.get_ref())?;
         let place = self.0.event_streams.take()?;
         let (outbound, responses) = mpsc::channel(1);
-        let edge = Arc::clone(&self.0);
-        self.0.streams.spawn(async move {
-            timeline::watch(&edge, &query, cursor, outbound).await;
-            drop(place);
-        });
+        let work = timeline::watch(Arc::clone(&self.0), query, cursor, outbound.clone());
+        self.0.spawn_stream("event_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 
@@ -151,11 +141,8 @@ impl ObservabilityService for Observability {
         let (wish, interval) = statistics::parse(request.get_ref()).map_err(Refusal::from)?;
         let place = self.0.watch_streams.take()?;
         let (outbound, responses) = mpsc::channel(1);
-        let edge = Arc::clone(&self.0);
-        self.0.streams.spawn(async move {
-            statistics::watch(&edge, wish, interval, outbound).await;
-            drop(place);
-        });
+        let work = statistics::watch(Arc::clone(&self.0), wish, interval, outbound.clone());
+        self.0.spawn_stream("watch_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 }

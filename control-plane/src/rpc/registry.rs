@@ -43,14 +43,8 @@ impl RegistryService for Registry {
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
         let place = self.0.keep_alive_streams.take()?;
         let (outbound, responses) = mpsc::channel(BUFFERED);
-        let edge = Arc::clone(&self.0);
-        self.0.streams.spawn(async move {
-            if let Err(status) = keep_alive::serve(edge, request.into_inner(), outbound.clone()).await {
-                // A client that reads nothing learns it from the end of its stream.
-                let _ = outbound.try_send(Err(status));
-            }
-            drop(place);
-        });
+        let work = keep_alive::serve(Arc::clone(&self.0), request.into_inner(), outbound.clone());
+        self.0.spawn_stream("keep_alive_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 
@@ -69,12 +63,8 @@ impl RegistryService for Registry {
         let watch = drains::Watch::begin(&self.0, request.get_ref())?;
         let place = self.0.watch_streams.take()?;
         let (outbound, responses) = mpsc::channel(BUFFERED);
-        self.0.streams.spawn(async move {
-            if let Err(status) = watch.follow(&outbound).await {
-                let _ = outbound.try_send(Err(status));
-            }
-            drop(place);
-        });
+        let work = watch.follow(outbound.clone());
+        self.0.spawn_stream("watch_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 
@@ -101,12 +91,8 @@ impl RegistryService for Registry {
         let watch = watch_replicas::Watch::parse(&self.0, request.get_ref()).map_err(Refusal::from)?;
         let place = self.0.watch_streams.take()?;
         let (outbound, responses) = mpsc::channel(BUFFERED);
-        self.0.streams.spawn(async move {
-            if let Err(status) = watch.follow(&outbound).await {
-                let _ = outbound.try_send(Err(status));
-            }
-            drop(place);
-        });
+        let work = watch.follow(outbound.clone());
+        self.0.spawn_stream("watch_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use control_plane::{Config, Running, store::StoreLocation};
+use control_plane::{
+    Config, Running,
+    store::{Store, StoreLocation},
+};
 use gateway_proto::v1::{
     self, discovery_service_client::DiscoveryServiceClient,
     observability_service_client::ObservabilityServiceClient, policy_service_client::PolicyServiceClient,
@@ -36,6 +39,18 @@ impl Plane {
         change(&mut config);
         let shutdown = Shutdown::new();
         let running = control_plane::start(config, shutdown.clone()).await.unwrap();
+        Self::reach(running, shutdown).await
+    }
+
+    /// On a store of the test's own.
+    pub(crate) async fn start_on(store: impl Store) -> Self {
+        let config = Config { listen: "127.0.0.1:0".parse().unwrap(), ..Config::default() };
+        let shutdown = Shutdown::new();
+        let running = control_plane::start_on(store, config, shutdown.clone()).await.unwrap();
+        Self::reach(running, shutdown).await
+    }
+
+    async fn reach(running: Running, shutdown: Shutdown) -> Self {
         let endpoint = Channel::from_shared(format!("http://{}", running.listen())).unwrap();
         let channel = endpoint.connect().await.unwrap();
         Self { running, shutdown, channel }

@@ -1,6 +1,6 @@
 //! Which services a data plane follows.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use gateway_proto::{Invalid, ServiceName, content::ContentHash, v1};
 
@@ -95,9 +95,10 @@ impl Filter {
     }
 
     /// The part of a delta that concerns the data plane; `None` when that is nothing.
-    pub fn narrow(&self, delta: &v1::Delta) -> Option<v1::Delta> {
-        let mut delta = delta.clone();
+    pub fn narrow<'a>(&self, delta: &'a v1::Delta) -> Option<Cow<'a, v1::Delta>> {
+        let mut delta = Cow::Borrowed(delta);
         if *self != Self::All {
+            let delta = delta.to_mut();
             delta.upsert_services.retain(|entry| self.admits(&entry.service));
             delta.remove_services.retain(|name| self.admits(name));
             delta.upsert_replicas.retain(|replica| self.admits(&replica.service));

@@ -2,29 +2,29 @@
 //!
 //! A tool that looks has such a task, too, and no [`Seat`]: it is neither listed nor waited for.
 
+mod wire;
+
 use std::{future::pending, sync::Arc};
 
 use gateway_proto::{
     Invalid, NodeId,
     time::timestamp,
-    v1::{
-        self, discovery_service_server::DiscoveryService, stream_snapshots_request::Message,
-        stream_snapshots_response::Update,
-    },
+    v1::{self, stream_snapshots_request::Message, stream_snapshots_response::Update},
 };
 use tokio::{
     sync::{mpsc, watch},
     time::{sleep_until, timeout},
 };
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Status, Streaming};
 
+pub(super) use self::wire::Discovery;
+use self::wire::{Outgoing, Responses};
 use super::{HELLO_TIMEOUT, MAX_REQUEST_BYTES, identity, next_message};
 use crate::{
     clock,
     edge::Edge,
     observe::Seat,
-    publish::{CatchUp, Filter, Heard, Next, Session},
+    publish::{CatchUp, Encoded, Filter, Full, Heard, Next, Session},
     refusal::Refusal,
     registry::{Revision, View},
     writer::WriteError,
@@ -33,27 +33,19 @@ use crate::{
 /// Responses between the task and the connection: one unacked and the bookmarks of a peer that reads slowly.
 const BUFFERED: usize = 4;
 
-/// The service.
-#[derive(Debug)]
-pub(super) struct Discovery(pub(super) Arc<Edge>);
+type Outbound = mpsc::Sender<Result<Outgoing, Status>>;
 
-type Outbound = mpsc::Sender<Result<v1::StreamSnapshotsResponse, Status>>;
-
-#[tonic::async_trait]
-impl DiscoveryService for Discovery {
-    type StreamSnapshotsStream = ReceiverStream<Result<v1::StreamSnapshotsResponse, Status>>;
-
-    async fn stream_snapshots(
-        &self,
-        request: Request<Streaming<v1::StreamSnapshotsRequest>>,
-    ) -> Result<Response<Self::StreamSnapshotsStream>, Status> {
-        let place = self.0.snapshot_streams.take()?;
-        let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
-        let (outbound, responses) = mpsc::channel(BUFFERED);
-        let work = serve(Arc::clone(&self.0), request.into_inner(), outbound.clone(), peer);
-        self.0.spawn_stream("snapshot_stream", place, outbound, work);
-        Ok(Response::new(ReceiverStream::new(responses)))
-    }
+/// Takes a place for a stream and begins it.
+fn open(
+    edge: &Arc<Edge>,
+    inbound: Streaming<v1::StreamSnapshotsRequest>,
+    peer: String,
+) -> Result<Responses, Status> {
+    let place = edge.snapshot_streams.take()?;
+    let (outbound, responses) = mpsc::channel(BUFFERED);
+    let work = serve(Arc::clone(edge), inbound, outbound.clone(), peer);
+    edge.spawn_stream("snapshot_stream", place, outbound, work);
+    Ok(Responses::new(responses))
 }
 
 async fn serve(
@@ -122,15 +114,9 @@ struct Stream {
     session: Session,
     filter: Filter,
     /// The full snapshot under way and how many of its parts have been sent.
-    parts: Option<Parts>,
+    parts: Option<(Full, usize)>,
     outbound: Outbound,
     head: watch::Receiver<Revision>,
-}
-
-struct Parts {
-    revision: Revision,
-    parts: Arc<[v1::FullSnapshot]>,
-    sent: usize,
 }
 
 impl Stream {
@@ -140,7 +126,10 @@ impl Stream {
             let head = *self.head.borrow_and_update();
             let until = match self.session.next(clock::now(), head) {
                 Next::Full => {
-                    self.send_part()?;
+                    tokio::select! {
+                        sent = self.send_part() => sent?,
+                        () = shutdown.begun() => return Err(Refusal::from(WriteError::ShuttingDown).into()),
+                    }
                     continue;
                 }
                 Next::Delta { base } => {
@@ -151,7 +140,8 @@ impl Stream {
                     let nonce = self.session.sent_bookmark(clock::now(), revision);
                     let hash = self.edge.effects.publisher.content_hash(&self.filter, revision);
                     let content_hash = hash.map(|hash| hash.to_string()).unwrap_or_default();
-                    self.send(nonce, revision, Update::Bookmark(v1::Bookmark { content_hash }))?;
+                    let bookmark = Encoded::new(Update::Bookmark(v1::Bookmark { content_hash }));
+                    self.send(nonce, revision, &bookmark)?;
                     continue;
                 }
                 Next::Wait { until } => until,
@@ -202,25 +192,29 @@ impl Stream {
         Ok(())
     }
 
-    fn send_part(&mut self) -> Result<(), Status> {
-        let Parts { revision, parts, sent } = self.parts.take().unwrap_or_else(|| {
-            let at_least = self.session.at_least();
-            let (revision, parts) = self.edge.effects.publisher.full(&self.filter, at_least);
-            Parts { revision, parts, sent: 0 }
-        });
-        let part = parts[sent].clone();
-        if !part.last_part {
-            self.parts = Some(Parts { revision, parts, sent: sent + 1 });
+    /// Sends the next part of a full snapshot. Cancel safe.
+    async fn send_part(&mut self) -> Result<(), Status> {
+        let ((revision, parts), index) = match self.parts.take() {
+            Some(under_way) => under_way,
+            None => {
+                let at_least = self.session.at_least();
+                (self.edge.effects.publisher.full_in_turn(&self.filter, at_least).await, 0)
+            }
+        };
+        let part = parts[index].clone();
+        let is_last = index + 1 == parts.len();
+        if !is_last {
+            self.parts = Some(((revision, parts), index + 1));
         }
-        let nonce = self.session.sent(clock::now(), revision, part.last_part);
-        self.send(nonce, revision, Update::Full(part))
+        let nonce = self.session.sent(clock::now(), revision, is_last);
+        self.send(nonce, revision, &part)
     }
 
     fn send_delta(&mut self, base: Revision) -> Result<(), Status> {
         match self.edge.effects.publisher.catch_up(base, &self.filter) {
             CatchUp::Delta(revision, delta) => {
                 let nonce = self.session.sent(clock::now(), revision, true);
-                self.send(nonce, revision, Update::Delta(delta))
+                self.send(nonce, revision, &delta)
             }
             CatchUp::Nothing(revision) => {
                 self.session.skip(revision);
@@ -236,15 +230,16 @@ impl Stream {
         }
     }
 
-    fn send(&self, nonce: String, revision: Revision, update: Update) -> Result<(), Status> {
-        let response = v1::StreamSnapshotsResponse {
+    fn send(&self, nonce: String, revision: Revision, update: &Encoded) -> Result<(), Status> {
+        let head = v1::StreamSnapshotsResponse {
             nonce,
             epoch: self.edge.effects.publisher.epoch().to_owned(),
             revision,
             publish_time: Some(timestamp(clock::wall())),
-            update: Some(update),
+            update: None,
         };
         // The buffer is full only when the peer has read nothing for several bookmarks.
+        let response = Outgoing::new(&head, update);
         self.outbound.try_send(Ok(response)).map_err(|_| Refusal::AckOverdue)?;
         if let Some(seat) = &self.seat {
             seat.sent(revision);

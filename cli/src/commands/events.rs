@@ -194,9 +194,10 @@ fn detail(event: &Event) -> String {
     }
 }
 
-/// What it happened to: a replica, a service, or the data plane itself.
+/// What it happened to: a replica, a service, all services, or the data plane itself.
 fn subject(event: &Event) -> String {
     match (event.service.as_str(), event.replica_id.as_str()) {
+        ("", "") if event.event_type.starts_with("POLICY_") => "*".into(),
         ("", "") if event.node_id.is_empty() => NONE.into(),
         ("", "") => event.node_id.clone(),
         (service, "") => service.into(),
@@ -255,6 +256,12 @@ TIME      SEV     TYPE                 SUBJECT      BY         DETAIL
 15s ago   error   NODE_DISCONNECTED    dp-1         dp-1       stream \\u{1b}[2Jended
 "
         );
+    }
+
+    #[test]
+    fn a_policy_of_no_service_is_that_of_all() {
+        let updated = event("POLICY_UPDATED", EventSeverity::Info, "", "", "policy updated");
+        assert_eq!(subject(&updated), "*");
     }
 
     #[test]

@@ -32,8 +32,8 @@ pub(crate) struct Script {
     pub(crate) events: Vec<v1::Event>,
     pub(crate) deregistered: Vec<v1::DeregisterRequest>,
     pub(crate) registered: Vec<v1::RegisterRequest>,
-    /// Answers every heartbeat with this code when it is set.
-    pub(crate) refuse_heartbeats: Option<Code>,
+    /// Answers the next heartbeat with this code and reason.
+    pub(crate) refuse_heartbeat: Option<(Code, &'static str)>,
     pub(crate) heartbeats: usize,
     /// Without them, the list of data planes is never answered: for tests of deadlines.
     pub(crate) nodes: Option<Vec<v1::Node>>,

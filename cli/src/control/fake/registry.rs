@@ -124,10 +124,10 @@ impl RegistryService for Fake {
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
         let refused = self.with(|script| {
             script.heartbeats += 1;
-            script.refuse_heartbeats.take()
+            script.refuse_heartbeat.take()
         });
         match refused {
-            Some(code) => Err(Status::new(code, "scripted")),
+            Some((code, reason)) => Err(refusal(code, reason, "scripted")),
             None => Ok(Response::new(v1::HeartbeatResponse::default())),
         }
     }

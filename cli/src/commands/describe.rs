@@ -59,7 +59,7 @@ pub(crate) async fn run(noun: Noun, control: &Control, output: &Output) -> Resul
         breakers,
         overrides: overrides.into_iter().filter(|entry| concerns(entry, replica)).collect(),
         policy: control.resolved_policy(&replica.service).await?,
-        events: control.events(&scope, EVENT_LIMIT).await?.events,
+        events: control.events(&scope, "", EVENT_LIMIT).await?.events,
     };
     match output.format {
         Format::Json => output.data(format_args!("{:#}\n", about.to_json(replica))),

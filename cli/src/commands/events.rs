@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// Only those of this replica, by its whole id; it need not exist any more
     #[arg(long, value_name = "SERVICE/REPLICA", conflicts_with = "service", value_parser = parse_key)]
     replica: Option<ReplicaKey>,
+    /// Only those for which this holds, e.g. 'severity >= WARNING AND actor = "ana"'
+    #[arg(long, default_value = "", value_name = "EXPRESSION", hide_default_value = true)]
+    filter: String,
     /// List the newest N events, 1..=100000
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
@@ -54,9 +57,12 @@ pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Resul
         None => Scope::from(args.service.as_ref()),
     };
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
-    let mut response = control.events(&scope, limit).await?;
+    let mut response = control.events(&scope, &args.filter, limit).await?;
     if response.events.is_empty() {
-        output.note("no events: nothing has happened here since the control plane started");
+        output.note(match args.filter.as_str() {
+            "" => "no events: nothing has happened here since the control plane started",
+            _ => "no event that the control plane still has passes the filter",
+        });
         if let Some(doubt) = control.doubt_about(&scope.service).await.filter(|_| !scope.service.is_empty()) {
             output.note(doubt);
         }
@@ -66,7 +72,7 @@ pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Resul
         output.data(lines(&response.events, output, output.headings))?;
         let headings = output.headings && response.events.is_empty();
         let after = response.events.last().map(|event| event.event_id.clone()).unwrap_or_default();
-        return watch(scope, after, headings, control, output).await;
+        return watch((scope, args.filter), after, headings, control, output).await;
     }
     match output.format {
         Format::Json => output.message(&response),
@@ -80,7 +86,7 @@ pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Resul
 
 /// Prints events as they come, the first ones under `headings`.
 async fn watch(
-    scope: Scope,
+    (scope, filter): (Scope, String),
     mut after: String,
     mut headings: bool,
     control: &Control,
@@ -90,7 +96,7 @@ async fn watch(
     loop {
         let Scope { service, replica_id } = scope.clone();
         let request =
-            WatchEventsRequest { service, replica_id, after_event_id: after.clone(), ..Default::default() };
+            WatchEventsRequest { service, replica_id, after_event_id: after.clone(), filter: filter.clone() };
         let broken = match control.watch_events(request).await {
             Ok(mut stream) => loop {
                 match stream.message().await {

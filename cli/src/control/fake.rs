@@ -46,6 +46,8 @@ pub(crate) struct Script {
     /// What the streams of a drain's receipts send, one list for each stream. One that is followed by another ends
     /// after its list, the last one stays open.
     pub(crate) receipts: Vec<Vec<v1::WatchDrainResponse>>,
+    /// Filter and order of every list that has them.
+    pub(crate) queries: Vec<(String, String)>,
     pub(crate) drained: Vec<v1::DrainReplicaRequest>,
     pub(crate) undrained: Vec<v1::UndrainReplicaRequest>,
     pub(crate) released: Vec<v1::ReleaseGuardRequest>,

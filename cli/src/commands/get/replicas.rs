@@ -11,7 +11,7 @@ use gateway_proto::{
 use super::{alarm, attempts, state_cell};
 use crate::{
     age::{self, NONE},
-    control::{Control, Scope},
+    control::{Control, Query, Scope},
     error::Error,
     output::{Format, Output},
     table::{ALARM, CAUTION, Cell, GOOD, Table},
@@ -19,10 +19,11 @@ use crate::{
 
 pub(super) async fn run(
     service: Option<&ServiceName>,
+    query: &Query,
     control: &Control,
     output: &Output,
 ) -> Result<(), Error> {
-    let response = control.replicas(service).await?;
+    let response = control.replicas_of(service, query).await?;
     match output.format {
         Format::Json => output.message(&response),
         Format::Name => output.data(
@@ -30,7 +31,10 @@ pub(super) async fn run(
         ),
         Format::Table | Format::Wide => {
             if response.replicas.is_empty() {
-                output.note("no replica is registered yet: gwctl register SERVICE HOST:PORT");
+                output.note(match query.filter.as_str() {
+                    "" => "no replica is registered yet: gwctl register SERVICE HOST:PORT",
+                    _ => "no replica passes the filter",
+                });
                 return Ok(());
             }
             let breakers = control.breakers(&Scope::from(service), false).await?.breakers;

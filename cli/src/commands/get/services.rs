@@ -7,14 +7,14 @@ use gateway_proto::v1::Service;
 
 use crate::{
     age::{self, NONE},
-    control::Control,
+    control::{Control, Query},
     error::Error,
     output::{Format, Output},
     table::{ALARM, CAUTION, Cell, GOOD, Table},
 };
 
-pub(super) async fn run(control: &Control, output: &Output) -> Result<(), Error> {
-    let response = control.services().await?;
+pub(super) async fn run(query: &Query, control: &Control, output: &Output) -> Result<(), Error> {
+    let response = control.services_of(query).await?;
     match output.format {
         Format::Json => output.message(&response),
         Format::Name => {
@@ -22,7 +22,10 @@ pub(super) async fn run(control: &Control, output: &Output) -> Result<(), Error>
         }
         Format::Table | Format::Wide => {
             if response.services.is_empty() {
-                output.note("no service is registered yet: gwctl register SERVICE HOST:PORT");
+                output.note(match query.filter.as_str() {
+                    "" => "no service is registered yet: gwctl register SERVICE HOST:PORT",
+                    _ => "no service passes the filter",
+                });
             }
             let table = table(&response.services, SystemTime::now(), output.is_wide());
             output.data(table.with_headings(output.headings))

@@ -104,7 +104,10 @@ impl ObservabilityService for Fake {
         let request = request.into_inner();
         let size = usize::try_from(request.page_size).unwrap();
         let from: usize = request.page_token.parse().unwrap_or(0);
-        let events = self.with(|script| script.events.clone());
+        let events = self.with(|script| {
+            script.queries.push((request.filter.clone(), String::new()));
+            script.events.clone()
+        });
         let next = from + size;
         Ok(Response::new(v1::ListEventsResponse {
             next_page_token: if next < events.len() { next.to_string() } else { String::new() },

@@ -141,9 +141,13 @@ impl RegistryService for Fake {
 
     async fn list_services(
         &self,
-        _: Request<v1::ListServicesRequest>,
+        request: Request<v1::ListServicesRequest>,
     ) -> Result<Response<v1::ListServicesResponse>, Status> {
-        let services = self.with(|script| script.services.clone());
+        let request = request.into_inner();
+        let services = self.with(|script| {
+            script.queries.push((request.filter, request.order_by));
+            script.services.clone()
+        });
         Ok(Response::new(v1::ListServicesResponse { services, ..Default::default() }))
     }
 
@@ -159,7 +163,10 @@ impl RegistryService for Fake {
         request: Request<v1::ListReplicasRequest>,
     ) -> Result<Response<v1::ListReplicasResponse>, Status> {
         let request = request.into_inner();
-        let all = self.with(|script| script.replicas.clone());
+        let all = self.with(|script| {
+            script.queries.push((request.filter.clone(), request.order_by.clone()));
+            script.replicas.clone()
+        });
         let fitting: Vec<_> =
             all.into_iter().filter(|r| request.service == "-" || r.service == request.service).collect();
         if fitting.is_empty() && request.service != "-" {

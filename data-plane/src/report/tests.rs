@@ -24,12 +24,12 @@ struct DataPlane {
 impl DataPlane {
     /// One service, `orders`, with this many replicas.
     fn new(replicas: u16) -> Self {
-        let (table, transitions) = Table::new(1);
+        let (table, mut transitions) = Table::new(1);
         let journal = Arc::new(Journal::new(table.clone()));
         let recording = journal.clone();
         let stop = Shutdown::new();
         let stopping = stop.clone();
-        tokio::spawn(async move { recording.record_all(transitions, stopping).await });
+        tokio::spawn(async move { recording.record_all(&mut transitions, stopping).await });
         let data_plane = Self { table, journal, clock: Clock::new(), stop };
         data_plane.set_replicas(replicas);
         data_plane

@@ -8,7 +8,9 @@ use std::{
 };
 
 use gateway_proto::{
-    code_name, reason,
+    code_name,
+    nearest::nearest,
+    reason,
     v1::{
         self, observability_service_client::ObservabilityServiceClient,
         registry_service_client::RegistryServiceClient,
@@ -21,7 +23,6 @@ use crate::{
     cli::Global,
     endpoint::{Endpoint, Origin},
     error::{Error, Exit},
-    nearest::nearest,
     status::{Subject, explain, is_foreign},
 };
 

@@ -10,7 +10,6 @@ mod control;
 mod demo;
 mod endpoint;
 mod error;
-mod nearest;
 mod output;
 mod planes;
 mod status;

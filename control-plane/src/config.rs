@@ -36,6 +36,11 @@ pub struct Args {
     /// How many changes may wait to be made durable, 1..=1000000; more are refused with RESOURCE_EXHAUSTED
     #[arg(long, env = "GW_QUEUE_LENGTH", default_value_t = 4096, value_name = "N")]
     pub queue_length: usize,
+
+    /// Names that HTTP callers may use for this server besides IP addresses, localhost and names without a dot: NAME,
+    /// .SUFFIX for all below it, or * for any; may be repeated. Others may be a web page's that was made to lead here
+    #[arg(long = "allowed-host", env = "GW_ALLOWED_HOSTS", value_name = "NAME", value_delimiter = ',')]
+    pub allowed_hosts: Vec<String>,
 }
 
 /// A configuration that can be started.
@@ -53,6 +58,9 @@ pub struct Config {
     pub max_connections: usize,
     /// How many changes may wait.
     pub queue_length: usize,
+    /// Names that HTTP callers may use besides those that are nobody else's: lower case, `.suffix` for all below it,
+    /// `*` for any.
+    pub allowed_hosts: Vec<String>,
 }
 
 impl Args {
@@ -79,6 +87,11 @@ impl Args {
             max_nodes: self.max_nodes,
             max_connections: self.max_connections,
             queue_length: self.queue_length,
+            allowed_hosts: self
+                .allowed_hosts
+                .iter()
+                .map(|name| check_host(name))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -93,6 +106,7 @@ impl Default for Config {
             max_nodes: 1000,
             max_connections: 10_000,
             queue_length: 4096,
+            allowed_hosts: Vec::new(),
         }
     }
 }
@@ -102,6 +116,16 @@ fn check(flag: &str, value: usize, max: usize) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::usage(format!("{flag} {value} is not in 1..={max}")))
+}
+
+/// A name without scheme, port and path; what is more would never match.
+fn check_host(name: &str) -> Result<String, Failure> {
+    let labels = name.strip_prefix('.').unwrap_or(name);
+    let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    if name == "*" || (!labels.is_empty() && labels.chars().all(is_name)) {
+        return Ok(name.to_ascii_lowercase());
+    }
+    Err(Failure::usage(format!("--allowed-host {name:?} is not NAME, .SUFFIX or *, without scheme and port")))
 }
 
 #[cfg(test)]
@@ -127,11 +151,23 @@ mod tests {
     }
 
     #[test]
+    fn hosts_may_be_repeated_or_listed() {
+        let config =
+            validate(&["--allowed-host", "GW.example.com,.svc.cluster.local", "--allowed-host", "*"])
+                .unwrap();
+        assert_eq!(config.allowed_hosts, ["gw.example.com", ".svc.cluster.local", "*"]);
+    }
+
+    #[test]
     fn a_bad_value_is_refused_by_the_name_of_its_flag() {
         for (flags, message) in [
             (
                 ["--store", "etcd://a"],
                 "--store \"etcd://a\" etcd:// is not available in this version: use redb:PATH or memory:",
+            ),
+            (
+                ["--allowed-host", "http://gw"],
+                "--allowed-host \"http://gw\" is not NAME, .SUFFIX or *, without scheme and port",
             ),
             (["--max-nodes", "0"], "--max-nodes 0 is not in 1..=100000"),
             (["--queue-length", "9999999"], "--queue-length 9999999 is not in 1..=1000000"),

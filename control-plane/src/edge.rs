@@ -2,10 +2,13 @@
 //!
 //! The edges parse and encode; rules live in the registry; this joins the two. It owns nothing but handles.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use gateway_proto::{
-    Address, Health, LeaseId, ReplicaKey, ServiceName,
+    Address, Health, LeaseId, Mode, ReplicaKey, ServiceName,
     time::{duration, timestamp},
     v1,
 };
@@ -24,8 +27,8 @@ use crate::{
     panics::Panics,
     refusal::Refusal,
     registry::{
-        Answer, Candidates, Command, Decision, Limits, Proof, Record, Registration, RegistryError, Target,
-        View, Write, decide,
+        Answer, Candidates, Command, Decision, Limits, Proof, Record, Registration, RegistryError, Revision,
+        Said, Target, View, Write, decide, why_lease_is_void,
     },
     writer::Commands,
 };
@@ -48,6 +51,19 @@ pub(crate) struct Edge {
     pub(crate) snapshot_streams: Places,
     pub(crate) report_streams: Places,
     pub(crate) event_streams: Places,
+    pub(crate) watch_streams: Places,
+    pub(crate) keep_alive_streams: Places,
+    /// Names that HTTP callers may use besides those that are nobody else's.
+    pub(crate) allowed_hosts: Vec<String>,
+}
+
+/// A lease that was renewed, and what is known of its replica.
+#[derive(Debug)]
+pub(crate) struct Renewed {
+    pub(crate) answer: v1::HeartbeatResponse,
+    pub(crate) mode: Mode,
+    /// As reported last; `None` when the replica is just being removed.
+    pub(crate) health: Option<Health>,
 }
 
 /// A bounded number of places, each held by one stream.
@@ -74,19 +90,21 @@ impl Places {
 }
 
 impl Edge {
-    /// Registers a replica; with `validate_only`, says what would come of it and changes nothing.
+    /// Registers a replica; with `validate_only`, says what would come of it and changes nothing. With `wait`, it also waits
+    /// that long for data planes to route to it, and says which do.
     pub(crate) async fn register(
         &self,
         registration: Registration,
         validate_only: bool,
+        wait: Option<Duration>,
     ) -> Result<v1::RegisterResponse, Refusal> {
-        let command = Command::Register(registration);
-        let answer = match validate_only {
-            true => self.rehearse(&command)?,
-            false => self.commands.submit(command).await?,
-        };
+        let answer = self.submit(Command::Register(registration), validate_only).await?;
         let Answer::Registered { record, created } = answer else {
             unreachable!("a registration is answered as such")
+        };
+        let rollout = match wait.filter(|_| !validate_only) {
+            Some(wait) => Some(self.rollout(record.revision, wait).await),
+            None => None,
         };
         let replica = if validate_only { record.to_wire() } else { self.replica(&record) };
         let lease = record.lease;
@@ -95,8 +113,16 @@ impl Edge {
             lease_id: lease.filter(|_| !validate_only).map(|lease| lease.id.reveal()).unwrap_or_default(),
             heartbeat_interval: lease.map(|lease| duration(heartbeat_interval(lease.ttl))),
             created,
-            rollout: None,
+            rollout,
         })
+    }
+
+    /// Has a command carried out; with `validate_only`, only says what would come of it.
+    pub(crate) async fn submit(&self, command: Command, validate_only: bool) -> Result<Answer, Refusal> {
+        match validate_only {
+            true => Ok(self.rehearse(&command)?),
+            false => Ok(self.commands.submit(command).await?),
+        }
     }
 
     /// Decides a command on what is known now, and forgets the decision.
@@ -106,8 +132,8 @@ impl Edge {
         publisher.read(|view| match decide(view, &self.limits, command, &fresh, clock::wall())? {
             Decision::Nothing(answer) => Ok(answer),
             Decision::Commit(mutation) => {
-                let revision = match &mutation.write {
-                    Write::Put(_) => mutation.expected.unwrap_or(0),
+                let revision = match &mutation.main.write {
+                    Write::Put(_) => mutation.main.expected.unwrap_or(0),
                     Write::Remove => view.revision(),
                 };
                 Ok(mutation.answer(revision))
@@ -120,9 +146,10 @@ impl Edge {
         &self,
         target: Target,
         proof: Proof,
-        reason: String,
+        said: Said,
+        block: Option<Duration>,
     ) -> Result<v1::DeregisterResponse, Refusal> {
-        match self.commands.submit(Command::Deregister { target, proof, reason }).await? {
+        match self.commands.submit(Command::Deregister { target, proof, said, block }).await? {
             Answer::Deregistered { removed, revision } => Ok(v1::DeregisterResponse { removed, revision }),
             other => unreachable!("a removal is answered as such, not by {other:?}"),
         }
@@ -135,22 +162,36 @@ impl Edge {
         address: Address,
     ) -> Result<(), Refusal> {
         let target = Target::Address(service, address);
-        self.deregister(target, Proof::Force, String::new()).await.map(drop)
+        self.deregister(target, Proof::Force, Said::default(), None).await.map(drop)
     }
 
     /// Renews a lease.
-    pub(crate) fn heartbeat(
-        &self,
-        key: &ReplicaKey,
-        lease: LeaseId,
-    ) -> Result<v1::HeartbeatResponse, Refusal> {
-        match self.effects.leases.renew(lease, key, clock::now()) {
-            Some(term) => Ok(v1::HeartbeatResponse {
-                expire_time: Some(timestamp(clock::wall() + term.ttl)),
-                heartbeat_interval: Some(duration(heartbeat_interval(term.ttl))),
-                ..Default::default()
-            }),
-            None => Err(self.effects.publisher.read(|view| why_not_renewed(view, key, lease)).into()),
+    pub(crate) fn renew(&self, key: &ReplicaKey, lease: LeaseId) -> Result<Renewed, Refusal> {
+        let Some(term) = self.effects.leases.renew(lease, key, clock::now()) else {
+            let why = |view: &View| why_lease_is_void(view, key, lease, clock::wall());
+            return Err(self.effects.publisher.read(why).into());
+        };
+        let record = self.effects.publisher.read(|view| view.get(key).cloned());
+        let drain = record.as_ref().and_then(|record| record.as_drain());
+        Ok(Renewed {
+            answer: Self::heartbeat_answer(term.ttl, clock::wall() + term.ttl, drain),
+            mode: record.as_ref().map_or(Mode::Serving, |record| record.mode()),
+            health: record.map(|record| record.health),
+        })
+    }
+
+    /// What the owner of a lease that ends at `expires` is told.
+    pub(crate) fn heartbeat_answer(
+        ttl: Duration,
+        expires: SystemTime,
+        drain: Option<(Mode, SystemTime)>,
+    ) -> v1::HeartbeatResponse {
+        let (mode, deadline) = drain.unzip();
+        v1::HeartbeatResponse {
+            expire_time: Some(timestamp(expires)),
+            heartbeat_interval: Some(duration(heartbeat_interval(ttl))),
+            mode: mode.unwrap_or_default().to_wire().into(),
+            drain_deadline_time: deadline.map(timestamp),
         }
     }
 
@@ -163,11 +204,14 @@ impl Edge {
         reason: String,
     ) -> Result<v1::ReportHealthResponse, Refusal> {
         match self.commands.submit(Command::ReportHealth { key, lease, health, reason }).await? {
-            Answer::HealthReported(record) => {
-                Ok(v1::ReportHealthResponse { replica: Some(self.replica(&record)) })
-            }
+            Answer::Replica(record) => Ok(v1::ReportHealthResponse { replica: Some(self.replica(&record)) }),
             other => unreachable!("a health report is answered as such, not by {other:?}"),
         }
+    }
+
+    /// Which data planes have come to `revision`, after waiting for all of them, at most for `wait`.
+    pub(crate) async fn rollout(&self, revision: Revision, wait: Duration) -> v1::Rollout {
+        self.effects.observation.wait_for(revision, wait).await
     }
 
     /// One replica.
@@ -222,13 +266,4 @@ impl Edge {
 /// Three tries fit into one time to live.
 fn heartbeat_interval(ttl: Duration) -> Duration {
     ttl / 3
-}
-
-fn why_not_renewed(view: &View, key: &ReplicaKey, lease: LeaseId) -> RegistryError {
-    match view.get(key).map(|record| record.lease) {
-        // It has lapsed, and its replica is about to go.
-        Some(Some(terms)) if terms.id == lease => RegistryError::LeaseExpired(key.clone()),
-        Some(_) => RegistryError::LeaseMismatch(key.clone()),
-        None => RegistryError::LeaseExpired(key.clone()),
-    }
 }

@@ -12,7 +12,7 @@ use crate::{
     metrics::Metrics,
     observe::Observation,
     publish::Publisher,
-    registry::{Cause, Change, Committed, LeaseTerms, Mutation, Record, View, Write},
+    registry::{Cause, Change, Committed, LeaseTerms, Record, View},
 };
 
 /// What the writer changes beside the store.
@@ -30,7 +30,11 @@ impl Effects {
         let now = clock::now();
         self.publisher.read(|view| {
             for record in view.replicas() {
-                self.settle_lease(None, Some(record), now);
+                match record.lease.filter(|_| record.lost.is_some()) {
+                    // What was lost before is not found again by a restart.
+                    Some(lease) => self.leases.grant_held(lease.id, record.key.clone(), lease.ttl, now),
+                    None => self.settle_lease(None, Some(record), now),
+                }
             }
         });
     }
@@ -38,27 +42,23 @@ impl Effects {
     /// Takes in what the store made durable.
     pub(crate) fn apply(&self, committed: Vec<Committed>) {
         let now = clock::now();
-        let before: Vec<Option<LeaseTerms>> = self.publisher.read(|view| {
-            let lease = |entry: &Committed| view.get(&entry.mutation.key).and_then(|record| record.lease);
-            committed.iter().map(lease).collect()
-        });
-        for (Committed { mutation, .. }, before) in committed.iter().zip(before) {
-            let Mutation { write, cause, .. } = mutation;
-            match write {
-                Write::Put(record) => self.settle_lease(before, Some(record), now),
-                Write::Remove => self.settle_lease(before, None, now),
-            }
-            if matches!(cause, Cause::Expired { .. }) {
+        for write in committed.iter().flat_map(|entry| entry.mutation.writes()) {
+            let Some(key) = write.key.as_replica() else { continue };
+            let before = self.publisher.read(|view| view.get(key).and_then(|record| record.lease));
+            self.settle_lease(before, write.record(), now);
+            if matches!(write.cause, Cause::Expired { .. }) {
                 self.metrics.lease_expired();
             }
         }
         let events = self.publisher.apply(committed);
         for event in &events {
-            let (kind, key) = (event.kind.name(), &event.key);
+            let (kind, actor) = (event.kind.name(), &event.actor);
+            let service = event.service.as_ref().map(tracing::field::display);
+            let replica = event.replica.as_ref().map(tracing::field::display);
             if event.kind.severity() == EventSeverity::Info {
-                tracing::info!(event = kind, service = %key.service, replica = %key.replica, "{}", event.message);
+                tracing::info!(event = kind, service, replica, actor, "{}", event.message);
             } else {
-                tracing::warn!(event = kind, service = %key.service, replica = %key.replica, "{}", event.message);
+                tracing::warn!(event = kind, service, replica, actor, "{}", event.message);
             }
         }
         self.observation.registry_changed(&events);
@@ -80,10 +80,11 @@ impl Effects {
         let now = clock::now();
         let changes = self.publisher.read(|view| {
             let with_lease = |change: Change| {
+                let change = change.as_replica()?.clone();
                 let before = view.get(&change.key).and_then(|record| record.lease);
-                (before, change)
+                Some((before, change))
             };
-            view.changes_to(next).into_iter().map(with_lease).collect::<Vec<_>>()
+            view.changes_to(next).into_iter().filter_map(with_lease).collect::<Vec<_>>()
         });
         for (before, change) in &changes {
             self.settle_lease(*before, change.record.as_deref(), now);

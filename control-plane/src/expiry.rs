@@ -1,25 +1,32 @@
-//! The task that looks for lapsed leases and has the writer remove their replicas.
+//! The task that comes back to what time decides: lapsed leases, drains, overrides.
 //!
-//! It also does what has to be done now and then: it tidies what is observed.
+//! It asks the guard what to make of leases that have lapsed, and has the writer do it. It also tidies what is observed.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    panic::resume_unwind,
+    time::{Duration, Instant},
+};
 
+use gateway_proto::{ReplicaKey, ServiceName, time::timestamp, v1};
 use gateway_runtime::Shutdown;
 use tokio::{
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{MissedTickBehavior, interval},
 };
 
 use crate::{
     clock,
     effects::Effects,
-    leases::{Lapsed, Leases, SWEEP_INTERVAL},
-    registry::Command,
+    leases::{SWEEP_INTERVAL, Sweep},
+    registry::{Answer, Command, Guard, Judgement, Override, Revision, Suspect, View},
     writer::Commands,
 };
 
-/// Removals under way at once; the others wait for the next sweep.
-const MAX_REMOVALS: usize = 1024;
+/// Changes under way at once; the others wait for the next sweep.
+const MAX_CHANGES: usize = 1024;
+/// Data planes come back within a few seconds; a drain can wait for them.
+const SETTLING_TIME: Duration = Duration::from_secs(10);
 const TIDY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Runs until the shutdown begins: from then on owners cannot renew, so nothing may expire either.
@@ -28,49 +35,175 @@ pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tidying = interval(TIDY_INTERVAL);
     tidying.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut removals = JoinSet::new();
+    let mut changes = JoinSet::new();
+    let mut watch =
+        Watch { effects, guard: Guard::default(), started: clock::now(), holding: BTreeMap::new() };
     loop {
         tokio::select! {
             () = shutdown.begun() => return,
             _ = sweeps.tick() => {
                 let now = clock::now();
-                if let Some(gap) = effects.leases.sweep(now).stalled_for {
+                let sweep = watch.effects.leases.sweep(now);
+                if let Some(gap) = sweep.stalled_for {
                     tracing::warn!(?gap, "this process stood still: leases get one full time to live instead of lapsing");
                 }
                 // A store that is slow or away must not hold up the sweeps, or they would look like a stall.
-                if removals.is_empty() {
-                    let lapsed = effects.leases.lapsed(MAX_REMOVALS, now);
-                    if !lapsed.is_empty() {
-                        removals.spawn(remove(Arc::clone(&effects.leases), commands.clone(), lapsed));
+                if changes.is_empty() {
+                    let due = watch.due(&sweep, now);
+                    if !due.is_empty() {
+                        changes.spawn(submit(watch.effects.clone(), commands.clone(), due));
                     }
                 }
             }
-            Some(_) = removals.join_next() => {}
+            Some(ended) = changes.join_next() => {
+                if let Err(Ok(panic)) = ended.map_err(JoinError::try_into_panic) {
+                    // It is this task's defect: whoever supervises it hears of it.
+                    resume_unwind(panic);
+                }
+            }
             _ = tidying.tick() => {
-                effects.observation.tidy(|key| effects.publisher.read(|view| view.get(key).is_some()));
+                let Effects { observation, publisher, .. } = &watch.effects;
+                observation.tidy(|key| publisher.read(|view| view.get(key).is_some()));
             }
         }
     }
 }
 
-/// Removes what lapsed. What fails stays marked, and comes again with a later sweep.
-async fn remove(leases: Arc<Leases>, commands: Commands, lapsed: Vec<Lapsed>) {
-    let expire = |lapsed: &Lapsed| Command::Expire {
-        key: lapsed.key.clone(),
-        lease: lapsed.lease,
-        silent_for: lapsed.silent_for,
-    };
-    let outcomes = commands.submit_all(lapsed.iter().map(expire).collect()).await;
-    for (lapsed, outcome) in lapsed.iter().zip(outcomes) {
-        if outcome.is_ok() {
-            leases.forget(lapsed.lease);
+/// What the sweeps remember from one to the next.
+struct Watch {
+    effects: Effects,
+    guard: Guard,
+    started: Instant,
+    /// Services of which the guard holds replicas, and how many.
+    holding: BTreeMap<ServiceName, usize>,
+}
+
+impl Watch {
+    /// What is to be changed now, at most [`MAX_CHANGES`] of it.
+    fn due(&mut self, sweep: &Sweep, now: Instant) -> Vec<Command> {
+        let wall = clock::wall();
+        let Effects { leases, publisher, .. } = self.effects.clone();
+        let suspects = if sweep.suspects > 0 { leases.suspects(now) } else { Vec::new() };
+        let judged = publisher.read(|view| self.guard.judge(view, suspects, now, wall));
+        let mut due = publisher.read(|view| {
+            let ended = view.overrides().filter(|entry| entry.expires_at <= wall).map(|entry| end(entry));
+            let drained = view.drains().filter_map(|record| {
+                let drain = record.drain.as_deref().filter(|drain| !drain.is_over)?;
+                let is_idle = self.is_settled(now) && self.is_idle(&record.key, drain.revision);
+                let is_over = is_idle || drain.deadline <= wall;
+                is_over.then(|| Command::FinishDrain { key: record.key.clone(), begun: drain.begun, is_idle })
+            });
+            let found = view.lost().filter_map(|record| {
+                let lease = record.lease?.id;
+                leases.get(lease).map(|_| Command::Recover { key: record.key.clone(), lease })
+            });
+            found.chain(drained).chain(ended).take(MAX_CHANGES).collect::<Vec<_>>()
+        });
+        self.tell(&judged);
+        for judgement in judged {
+            let room = MAX_CHANGES.saturating_sub(due.len());
+            due.extend(self.carry_out(judgement).into_iter().take(room));
+        }
+        due
+    }
+
+    /// Whether the data planes that lost this control plane when it started have had the time to come back: until then,
+    /// those that are there do not speak for all.
+    fn is_settled(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.started) >= SETTLING_TIME
+    }
+
+    /// Whether nothing is in flight at a draining replica. Without a data plane nobody knows.
+    fn is_idle(&self, key: &ReplicaKey, revision: Revision) -> bool {
+        let status = self.effects.observation.drain_status(key, revision);
+        status.is_idle && status.rollout.is_some_and(|rollout| rollout.node_count > 0)
+    }
+
+    /// Commands for one service's suspects. Those that were renewed meanwhile are left alone.
+    fn carry_out(&self, judgement: Judgement) -> Vec<Command> {
+        let leases = &self.effects.leases;
+        let is_lost = |suspect: &Suspect| {
+            let record = self.effects.publisher.read(|view: &View| view.get(&suspect.key).cloned());
+            record.is_some_and(|record| record.lost.is_some())
+        };
+        let mut due = Vec::new();
+        for Suspect { key, lease, silent_for, .. } in judgement.expire {
+            leases.give_up(lease);
+            if leases.get(lease).is_none() {
+                due.push(Command::Expire { key, lease, silent_for });
+            }
+        }
+        for suspect in judgement.hold {
+            if leases.hold(suspect.lease) && !is_lost(&suspect) {
+                let Suspect { key, lease, silent_for, .. } = suspect;
+                due.push(Command::Hold { key, lease, silent_for });
+            }
+        }
+        due
+    }
+
+    /// Says when holding begins and ends.
+    fn tell(&mut self, judged: &[Judgement]) {
+        let holding = judged.iter().filter(|judgement| !judgement.hold.is_empty());
+        let holding: BTreeMap<_, _> =
+            holding.map(|judgement| (judgement.service.clone(), judgement)).collect();
+        for (service, judgement) in &holding {
+            if !self.holding.contains_key(service) {
+                let message = format!(
+                    "the leases of {} of {} replicas lapsed together: holding them as LOST, still routable",
+                    judgement.hold.len(),
+                    judgement.expected
+                );
+                tracing::warn!(%service, "{message}");
+                self.note("GUARD_HOLDING", v1::EventSeverity::Error, service, message);
+            }
+        }
+        let before: BTreeSet<_> = self.holding.keys().cloned().collect();
+        for service in before.iter().filter(|service| !holding.contains_key(*service)) {
+            let message = "no replica is held as LOST any more".to_owned();
+            tracing::info!(%service, "{message}");
+            self.note("GUARD_CLEARED", v1::EventSeverity::Info, service, message);
+        }
+        self.holding =
+            holding.into_iter().map(|(service, judgement)| (service, judgement.hold.len())).collect();
+        self.effects.metrics.guard_holds(self.holding.len());
+    }
+
+    fn note(&self, event_type: &str, severity: v1::EventSeverity, service: &ServiceName, message: String) {
+        self.effects.observation.note(v1::Event {
+            event_time: Some(timestamp(clock::wall())),
+            severity: severity.into(),
+            event_type: event_type.into(),
+            service: service.to_string(),
+            actor: "registry".into(),
+            message,
+            ..Default::default()
+        });
+    }
+}
+
+fn end(entry: &Override) -> Command {
+    Command::EndOverride { id: entry.id(), by: Err(entry.revision) }
+}
+
+/// Has the writer make the changes. What fails is due again at a later sweep.
+async fn submit(effects: Effects, commands: Commands, due: Vec<Command>) {
+    let outcomes = commands.submit_all(due.clone()).await;
+    for (command, outcome) in due.iter().zip(outcomes) {
+        let (Command::Expire { lease, .. } | Command::Hold { lease, .. }) = command else { continue };
+        // A lease that guards nothing any more has nothing to be judged.
+        if matches!(outcome, Ok(Answer::Expired { .. } | Answer::Moot)) {
+            effects.leases.forget(*lease);
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::SeqCst},
+    };
 
     use gateway_proto::{Address, ServiceName};
     use gateway_runtime::supervise::{Beyond, Supervisor};
@@ -78,6 +211,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        leases::Leases,
         metrics::Metrics,
         observe::Observation,
         publish::Publisher,

@@ -1,64 +1,84 @@
-//! The HTTP edge: registration for callers without gRPC, probes and metrics. Every error is problem+json.
+//! The HTTP edge: everything that gRPC can, as REST; registration for callers who know no more than a service and an
+//! address; probes and metrics. Every error is problem+json.
+//!
+//! ```text
+//!  request ─▶ origin ─▶ paths ─▶ bind ─▶ call (the gRPC router, in this process) ─▶ answer, or watch
+//!                         ▲       ▲
+//!                       routes, the table ─▶ openapi
+//! ```
 
+mod answer;
+mod bind;
+mod body;
+mod call;
+mod openapi;
+mod operation;
+mod origin;
+mod patch;
+mod paths;
 mod probes;
 mod register;
+mod resources;
+mod resume;
+mod routes;
+mod statistics;
+mod watch;
 
 use std::sync::Arc;
 
 use axum::{
     Router,
-    extract::{Path, State, rejection::PathRejection},
     http::Method,
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{any, get, post},
 };
-use gateway_proto::{ReplicaKey, json::to_json};
-use http::{StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 
+use self::{call::Grpc, origin::AllowedHosts, resources::Resources};
 use crate::{
     edge::Edge,
     panics::{self, Containment, Handler},
     refusal::Refusal,
 };
 
-/// Everything that is not gRPC.
-pub(crate) fn router(edge: &Arc<Edge>) -> Router {
+/// Everything that is not gRPC, and a REST form of what is.
+pub(crate) fn router(edge: &Arc<Edge>, grpc: Router) -> Router {
     let containment = Containment { panics: edge.panics.clone(), handler: Handler::Http };
+    let allowed_hosts = AllowedHosts(edge.allowed_hosts.as_slice().into());
+    let resources = Resources { edge: Arc::clone(edge), grpc: Grpc(grpc) };
     Router::new()
         .route("/register", post(register::register).delete(register::deregister))
-        .route("/v1/services/{service}/replicas/{replica}", get(replica))
+        .route("/statistics", get(statistics::all))
+        .route("/statistics/{service}", get(statistics::of_service))
+        .route("/openapi.json", get(openapi::serve))
         .route("/livez", get(probes::livez))
         .route("/healthz", get(probes::livez))
         .route("/readyz", get(probes::readyz))
         .route("/metrics", get(probes::metrics))
         .fallback(async || Refusal::Path)
-        .layer(middleware::from_fn(explain_method))
-        .layer(middleware::from_fn_with_state(containment, panics::contain))
         .with_state(Arc::clone(edge))
+        .route("/v1/{*path}", any(resources::serve).with_state(resources))
+        // Inside of what finishes answers, those to a panic included.
+        .layer(middleware::from_fn_with_state(containment, panics::contain))
+        .layer(middleware::from_fn(finish))
+        .layer(middleware::from_fn_with_state(allowed_hosts, origin::check))
 }
 
-/// The replica that `POST /register` names in its `Location`.
-async fn replica(
-    State(edge): State<Arc<Edge>>,
-    path: Result<Path<(String, String)>, PathRejection>,
-) -> Result<Response, Refusal> {
-    let Path((service, replica)) = path.map_err(|_| Refusal::Path)?;
-    let key = ReplicaKey::parse(&service, &replica)?;
-    Ok(json(StatusCode::OK, &to_json(&edge.get_replica(&key)?)))
-}
-
-/// Gives the bare 405 of the router a body; its `Allow` header stays.
-async fn explain_method(method: Method, request: axum::extract::Request, next: Next) -> Response {
-    let response = next.run(request).await;
-    if response.status() != StatusCode::METHOD_NOT_ALLOWED {
-        return response;
+/// Gives the bare 405 of the router a body, its `Allow` header stays; and forbids browsers to take an answer for
+/// anything else than it says it is, for there is what others wrote in it.
+async fn finish(method: Method, request: axum::extract::Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let is_bare = !response.headers().contains_key(header::CONTENT_TYPE);
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED && is_bare {
+        let mut explained = Refusal::Method(method).into_response();
+        if let Some(allow) = response.headers().get(header::ALLOW) {
+            explained.headers_mut().insert(header::ALLOW, allow.clone());
+        }
+        response = explained;
     }
-    let mut explained = Refusal::Method(method).into_response();
-    if let Some(allow) = response.headers().get(header::ALLOW) {
-        explained.headers_mut().insert(header::ALLOW, allow.clone());
-    }
-    explained
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 fn json(status: StatusCode, value: &serde_json::Value) -> Response {

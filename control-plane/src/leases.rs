@@ -15,6 +15,8 @@ use std::{
 use dashmap::DashMap;
 use gateway_proto::{LeaseId, ReplicaKey};
 
+use crate::registry::Suspect;
+
 /// How often lapsed leases are looked for: what a lease may outlive its time to live by, at most.
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -39,7 +41,18 @@ struct Lease {
     ttl: Duration,
     renewed: Instant,
     deadline: Instant,
-    lapsed: bool,
+    state: State,
+}
+
+/// Whether a lease keeps its replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Until its deadline.
+    Alive,
+    /// No more, and never again: its replica is about to go.
+    Lapsed,
+    /// It lapsed, and the guard against mass removal keeps the replica: a renewal brings it back.
+    Held,
 }
 
 /// What is known of a living lease.
@@ -53,22 +66,13 @@ pub struct Term {
     pub deadline: Instant,
 }
 
-/// A lease that ended without its owner asking for it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lapsed {
-    /// The replica it guarded.
-    pub key: ReplicaKey,
-    /// Which lease.
-    pub lease: LeaseId,
-    /// How long nothing was heard of its owner.
-    pub silent_for: Duration,
-}
-
 /// What a sweep found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Sweep {
     /// Leases newly marked as lapsed.
     pub lapsed: usize,
+    /// All that have lapsed and are not forgotten, those that are held included.
+    pub suspects: usize,
     /// Set when this process was away for that long and leases got one full time to live instead.
     pub stalled_for: Option<Duration>,
 }
@@ -81,25 +85,32 @@ impl Leases {
 
     /// Starts a lease. One of the same id begins anew.
     pub fn grant(&self, lease: LeaseId, key: ReplicaKey, ttl: Duration, now: Instant) {
-        self.leases.insert(lease, Lease { key, ttl, renewed: now, deadline: now + ttl, lapsed: false });
+        self.leases.insert(lease, Lease { key, ttl, renewed: now, deadline: now + ttl, state: State::Alive });
+    }
+
+    /// Takes in a lease that was held before this process began.
+    pub fn grant_held(&self, lease: LeaseId, key: ReplicaKey, ttl: Duration, now: Instant) {
+        self.leases.insert(lease, Lease { key, ttl, renewed: now, deadline: now, state: State::Held });
     }
 
     /// Extends a lease of `key` to one full time to live from `now`. O(1).
     ///
     /// `None`: this lease does not keep that replica alive. It is unknown, belongs to another replica, or has lapsed:
-    /// at `now == deadline` it has.
+    /// at `now == deadline` it has. One that is held is alive again.
     pub fn renew(&self, lease: LeaseId, key: &ReplicaKey, now: Instant) -> Option<Term> {
         let mut entry = self.leases.get_mut(&lease)?;
         if entry.key != *key {
             return None;
         }
         // After a stall nobody could renew in time, so the first to come after it must not pay for it.
-        if !entry.lapsed && now >= entry.deadline && !is_stall(self.since_sweep(now), entry.ttl) {
-            entry.lapsed = true;
+        let is_late = now >= entry.deadline && !is_stall(self.since_sweep(now), entry.ttl);
+        if entry.state == State::Alive && is_late {
+            entry.state = State::Lapsed;
         }
-        if entry.lapsed {
+        if entry.state == State::Lapsed {
             return None;
         }
+        entry.state = State::Alive;
         entry.renewed = now;
         entry.extend_from(now);
         Some(entry.term())
@@ -107,7 +118,25 @@ impl Leases {
 
     /// What is known of a lease; `None` when it is unknown or has lapsed.
     pub fn get(&self, lease: LeaseId) -> Option<Term> {
-        self.leases.get(&lease).filter(|entry| !entry.lapsed).map(|entry| entry.term())
+        self.leases.get(&lease).filter(|entry| entry.state == State::Alive).map(|entry| entry.term())
+    }
+
+    /// Holds a lease that has lapsed. Yields whether it is held now.
+    pub fn hold(&self, lease: LeaseId) -> bool {
+        self.step(lease, State::Lapsed, State::Held)
+    }
+
+    /// Gives up a lease that is held. Yields whether it has lapsed now: not if it was renewed meanwhile.
+    pub fn give_up(&self, lease: LeaseId) -> bool {
+        self.step(lease, State::Held, State::Lapsed)
+    }
+
+    fn step(&self, lease: LeaseId, from: State, to: State) -> bool {
+        let Some(mut entry) = self.leases.get_mut(&lease) else { return false };
+        if entry.state == from {
+            entry.state = to;
+        }
+        entry.state == to
     }
 
     /// Drops a lease that guards nothing any more.
@@ -122,13 +151,16 @@ impl Leases {
     pub fn sweep(&self, now: Instant) -> Sweep {
         let gap = self.since_sweep(now);
         let mut sweep = Sweep::default();
-        for mut entry in self.leases.iter_mut().filter(|entry| !entry.lapsed) {
-            if is_stall(gap, entry.ttl) {
+        for mut entry in self.leases.iter_mut() {
+            if entry.state != State::Alive {
+                sweep.suspects += 1;
+            } else if is_stall(gap, entry.ttl) {
                 entry.extend_from(now);
                 sweep.stalled_for = Some(gap);
             } else if now >= entry.deadline {
-                entry.lapsed = true;
+                entry.state = State::Lapsed;
                 sweep.lapsed += 1;
+                sweep.suspects += 1;
             }
         }
         // Last: a renewal of a lease that this sweep has yet to come to must still see the gap.
@@ -137,14 +169,16 @@ impl Leases {
         sweep
     }
 
-    /// At most `max` of the leases that have lapsed and are not forgotten: what is still to be removed.
-    pub fn lapsed(&self, max: usize, now: Instant) -> Vec<Lapsed> {
-        let lapsed = self.leases.iter().filter(|entry| entry.lapsed).map(|entry| Lapsed {
+    /// All leases that have lapsed and are not forgotten, those that are held included: what is to be judged.
+    pub fn suspects(&self, now: Instant) -> Vec<Suspect> {
+        let suspects = self.leases.iter().filter(|entry| entry.state != State::Alive);
+        let suspects = suspects.map(|entry| Suspect {
             key: entry.key.clone(),
             lease: *entry.key(),
+            ttl: entry.ttl,
             silent_for: now.saturating_duration_since(entry.renewed),
         });
-        lapsed.take(max).collect()
+        suspects.collect()
     }
 
     fn since_sweep(&self, now: Instant) -> Duration {
@@ -205,8 +239,8 @@ mod tests {
         let (leases, start) = granted();
         assert_eq!(sweep_until(&leases, start, start + TTL - MS), 0);
         assert_eq!(leases.sweep(start + TTL).lapsed, 1);
-        let expected = Lapsed { key: key(), lease: ID, silent_for: TTL };
-        assert_eq!(leases.lapsed(10, start + TTL), [expected]);
+        let expected = Suspect { key: key(), lease: ID, ttl: TTL, silent_for: TTL };
+        assert_eq!(leases.suspects(start + TTL), [expected]);
     }
 
     #[test]
@@ -225,7 +259,7 @@ mod tests {
         let (leases, start) = granted();
         sweep_until(&leases, start, start + TTL - MS);
         assert_eq!(leases.renew(ID, &key(), start + TTL), None);
-        assert_eq!(leases.lapsed(10, start + TTL).len(), 1);
+        assert_eq!(leases.suspects(start + TTL).len(), 1);
     }
 
     #[test]
@@ -238,7 +272,7 @@ mod tests {
         leases.sweep(start + 10 * TTL);
         assert_eq!(leases.renew(ID, &key(), start + 10 * TTL), None);
         leases.forget(ID);
-        assert_eq!(leases.lapsed(10, start + 10 * TTL), []);
+        assert_eq!(leases.suspects(start + 10 * TTL), []);
     }
 
     #[test]
@@ -255,7 +289,7 @@ mod tests {
         let (leases, start) = granted();
         let woken = start + 3 * TTL;
         let sweep = leases.sweep(woken);
-        assert_eq!(sweep, Sweep { lapsed: 0, stalled_for: Some(3 * TTL) });
+        assert_eq!(sweep, Sweep { lapsed: 0, suspects: 0, stalled_for: Some(3 * TTL) });
         assert_eq!(sweep_until(&leases, woken, woken + TTL - MS), 0);
         assert_eq!(leases.sweep(woken + TTL).lapsed, 1);
     }
@@ -314,13 +348,26 @@ mod tests {
     }
 
     #[test]
-    fn no_more_lapsed_leases_are_handed_out_than_asked_for() {
+    fn a_held_lease_comes_back_with_a_renewal_and_one_that_is_given_up_does_not() {
+        let (leases, start) = granted();
+        assert!(!leases.hold(ID), "it is alive");
+        sweep_until(&leases, start, start + TTL);
+        assert!(leases.hold(ID) && leases.hold(ID));
+        assert_eq!((leases.get(ID), leases.sweep(start + TTL).suspects), (None, 1));
+        let later = start + TTL + MS;
+        assert_eq!(leases.renew(ID, &key(), later).map(|term| term.deadline), Some(later + TTL));
+        assert_eq!((leases.suspects(later), leases.give_up(ID)), (vec![], false));
+        sweep_until(&leases, later, later + TTL);
+        assert!(leases.hold(ID) && leases.give_up(ID));
+        assert_eq!(leases.renew(ID, &key(), later + TTL), None);
+    }
+
+    #[test]
+    fn a_lease_that_was_held_before_the_start_waits_for_its_owner() {
         let start = Instant::now();
         let leases = Leases::new(start);
-        for number in 0..10 {
-            leases.grant(LeaseId::from_random(number), key(), TTL, start);
-        }
-        sweep_until(&leases, start, start + TTL);
-        assert_eq!(leases.lapsed(3, start + TTL).len(), 3);
+        leases.grant_held(ID, key(), TTL, start);
+        assert_eq!((leases.sweep(start + 10 * SWEEP_INTERVAL).suspects, leases.get(ID)), (1, None));
+        assert!(leases.renew(ID, &key(), start + 10 * SWEEP_INTERVAL).is_some());
     }
 }

@@ -21,6 +21,7 @@ mod metrics;
 pub mod observe;
 mod panics;
 pub mod publish;
+mod query;
 mod refusal;
 pub mod registry;
 mod rpc;
@@ -58,6 +59,9 @@ use self::{
 const END_TIMEOUT: Duration = Duration::from_secs(15);
 /// Event watches at once: people and tools, not data planes.
 const MAX_EVENT_STREAMS: usize = 256;
+
+/// Watches of replicas, breakers, statistics and drains at once.
+const MAX_WATCH_STREAMS: usize = 256;
 
 /// A control plane that serves.
 #[derive(Debug)]
@@ -122,10 +126,10 @@ async fn serve<S: Store>(
     let listen = listener.local_addr();
     let listen = listen.map_err(|error| Failure::unbound("--listen", config.listen, &error))?;
     let loaded = store.load().await.map_err(|error| unusable(&config, &error))?;
-    tracing::info!(revision = loaded.revision, replicas = loaded.records.len(), "registrations loaded");
+    tracing::info!(revision = loaded.revision, records = loaded.items.len(), "registry loaded");
 
     let effects = Effects {
-        publisher: Arc::new(Publisher::new(loaded.epoch, View::new(loaded.revision, loaded.records))),
+        publisher: Arc::new(Publisher::new(loaded.epoch, View::new(loaded.revision, loaded.items))),
         leases: Arc::new(Leases::new(clock::now())),
         observation: Arc::new(Observation::new(config.max_nodes)),
         metrics: Arc::new(Metrics::new()),
@@ -147,10 +151,15 @@ async fn serve<S: Store>(
         snapshot_streams: Places::new(streams, "too many snapshot streams"),
         report_streams: Places::new(streams, "too many report streams"),
         event_streams: Places::new(MAX_EVENT_STREAMS, "too many event watches"),
+        watch_streams: Places::new(MAX_WATCH_STREAMS, "too many watches"),
+        // One connection may carry many, but whoever has one stream needs no second.
+        keep_alive_streams: Places::new(config.max_connections, "too many keep-alive streams"),
+        allowed_hosts: config.allowed_hosts,
     });
     let health = HealthReporter::new();
     rpc::report_health(&health, true).await;
-    let routers = Routers { grpc: rpc::router(&edge, health.clone()), http: http::router(&edge) };
+    let grpc = rpc::router(&edge, health.clone());
+    let routers = Routers { http: http::router(&edge, grpc.clone()), grpc };
     let server = Arc::new(Server::new(routers, config.max_connections, shutdown, panics));
     let supervisor = supervise(&edge, writer, health, server, listener);
     let task = tokio::spawn(supervisor.run(END_TIMEOUT));

@@ -22,6 +22,7 @@ pub(crate) struct Metrics {
     nodes: Family<StateLabels, Gauge>,
     registrations: Family<ResultLabels, Counter>,
     lease_expirations: Counter,
+    guard_holding: Gauge,
     commit_seconds: Histogram,
     handled: Family<GrpcLabels, Counter>,
     panics: Family<TaskLabels, Counter>,
@@ -62,11 +63,12 @@ pub(crate) enum Registered {
     Refused,
 }
 
-const HEALTHS: [(v1::HealthStatus, &str); 4] = [
+const HEALTHS: [(v1::HealthStatus, &str); 5] = [
     (v1::HealthStatus::Starting, "starting"),
     (v1::HealthStatus::Healthy, "healthy"),
     (v1::HealthStatus::Degraded, "degraded"),
     (v1::HealthStatus::Unhealthy, "unhealthy"),
+    (v1::HealthStatus::Lost, "lost"),
 ];
 
 const STATES: [(v1::NodeState, &str); 4] = [
@@ -88,6 +90,7 @@ impl Metrics {
             nodes: Family::default(),
             registrations: Family::default(),
             lease_expirations: Counter::default(),
+            guard_holding: Gauge::default(),
             // From a fast disk's fsync to one that somebody should look at.
             commit_seconds: Histogram::new([
                 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0,
@@ -99,7 +102,7 @@ impl Metrics {
         registry.register("gateway_registry_services", "Services registered", metrics.services.clone());
         registry.register(
             "gateway_registry_replicas",
-            "Replicas registered, by the health they report",
+            "Replicas registered, by their health",
             metrics.replicas.clone(),
         );
         registry.register(
@@ -111,6 +114,11 @@ impl Metrics {
             "gateway_registry_lease_expirations",
             "Replicas removed because their lease lapsed",
             metrics.lease_expirations.clone(),
+        );
+        registry.register(
+            "gateway_registry_guard_holding_services",
+            "Services of which the guard against mass removal holds replicas as LOST",
+            metrics.guard_holding.clone(),
         );
         registry.register("gateway_nodes", "Data planes, by how far they have come", metrics.nodes.clone());
         registry.register(
@@ -149,6 +157,11 @@ impl Metrics {
         self.panics.get_or_create(&TaskLabels { task }).inc();
     }
 
+    /// Tells of how many services the guard holds replicas.
+    pub(crate) fn guard_holds(&self, services: usize) {
+        self.guard_holding.set(i64::try_from(services).unwrap_or(i64::MAX));
+    }
+
     pub(crate) fn committed(&self, took: Duration) {
         self.commit_seconds.observe(took.as_secs_f64());
     }
@@ -164,7 +177,7 @@ impl Metrics {
         let (revision, services, replicas) = publisher.read(|view| {
             let mut counts = [0_i64; HEALTHS.len()];
             for record in view.replicas() {
-                let health = record.health.to_wire();
+                let health = record.shown_health().to_wire();
                 if let Some(index) = HEALTHS.iter().position(|(known, _)| *known == health) {
                     counts[index] += 1;
                 }
@@ -217,6 +230,8 @@ mod tests {
             "gateway_registry_registrations_total{result=\"created\"} 0",
             "gateway_registry_lease_expirations_total 0",
             "gateway_panics_total{task=\"writer\"} 0",
+            "gateway_registry_guard_holding_services 0",
+            "gateway_registry_replicas{health=\"lost\"} 0",
             "gateway_nodes{state=\"synced\"} 0",
             "gateway_store_commit_seconds_count 0",
             "grpc_server_handled_total{grpc_service=\"gateway.v1.RegistryService\",grpc_method=\"Register\",grpc_code=\"OK\"} 1",

@@ -1,50 +1,83 @@
 //! What the control plane sees of the data planes, and the timeline of all that happens.
 //!
-//! Nothing here is stored: data planes say it again when they reconnect. [`Observation`] owns it behind one lock,
-//! which is held for no await; the parts behind it are pure and take time as an argument.
+//! Nothing here is stored: data planes say it again when they reconnect. [`Observation`] owns it behind three locks: what
+//! data planes say, what happened, and what is counted while somebody looks. Each is held for no await and none inside
+//! another. The parts behind them are pure and take time as an argument.
 
+pub mod catalog;
+mod changes;
+mod events;
+mod fold;
 mod matrix;
 mod nodes;
+mod receipts;
 mod report;
+mod row;
+mod scope;
 mod seat;
+mod stats;
 mod timeline;
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use gateway_proto::{NodeId, ReplicaKey, ServiceName, time::timestamp, v1};
-use tokio::sync::watch;
+use gateway_proto::{NodeId, ReplicaKey, ServiceName, v1};
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_util::sync::CancellationToken;
 
 use self::seat::Stream;
 pub use self::{
-    matrix::{BreakerReport, Matrix, merge},
+    changes::Change,
+    matrix::{BreakerReport, Counts, Dirty, Matrix, Replica, RowName},
     nodes::{FORGET_AFTER, Identity, Nodes, SILENT_AFTER, TooManyNodes},
+    receipts::{drain_status, rollout},
     report::Report,
+    row::is_open,
+    scope::Scope,
     seat::Seat,
-    timeline::{Cursor, EventFilter, Position, Since, Timeline, TimelineLimits},
+    stats::{Attention, LINGER, Latencies, Stats, StatsReport, Wish},
+    timeline::{Cursor, Looked, Position, Since, Timeline, TimelineLimits},
 };
 use crate::{
     clock,
-    registry::{Event, EventKind, Revision},
+    registry::{Event, Revision},
 };
 
 /// Everything observed.
 #[derive(Debug)]
 pub struct Observation {
     observed: Mutex<Observed>,
+    timeline: Mutex<Timeline>,
+    stats: Mutex<Stats>,
     /// The number of the last event, for those who wait for the next.
     last_event: watch::Sender<Position>,
+    /// The last change of a breaker, likewise.
+    last_change: watch::Sender<Change>,
+    /// What every connected data plane has taken on.
+    slowest: watch::Sender<Revision>,
+    /// Counts whatever may bring a drain forward.
+    progress: watch::Sender<u64>,
+    attention: watch::Sender<Attention>,
 }
 
 #[derive(Debug)]
 struct Observed {
     nodes: Nodes,
     matrix: Matrix,
-    timeline: Timeline,
     seats: HashMap<(NodeId, Stream), CancellationToken>,
+}
+
+/// Reads counts, which data planes report for as long as somebody does.
+#[derive(Debug)]
+pub struct StatsReader {
+    observation: Arc<Observation>,
+    id: stats::ReaderId,
 }
 
 impl Observation {
@@ -52,49 +85,36 @@ impl Observation {
     pub fn new(max_nodes: usize) -> Self {
         let started = clock::wall().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let started_ms = u64::try_from(started.as_millis()).unwrap_or(u64::MAX);
-        let (last_event, _) = watch::channel(0);
         Self {
             observed: Mutex::new(Observed {
                 nodes: Nodes::new(max_nodes),
                 matrix: Matrix::default(),
-                timeline: Timeline::new(started_ms, TimelineLimits::default()),
                 seats: HashMap::new(),
             }),
-            last_event,
+            timeline: Mutex::new(Timeline::new(started_ms, TimelineLimits::default())),
+            stats: Mutex::default(),
+            last_event: watch::Sender::new(0),
+            last_change: watch::Sender::new(0),
+            slowest: watch::Sender::new(Revision::MAX),
+            progress: watch::Sender::new(0),
+            attention: watch::Sender::new(Attention::Nobody),
         }
     }
 
     /// Notes what happened in the registry; replicas that are gone lose their breakers.
     pub(crate) fn registry_changed(&self, events: &[Event]) {
-        let mut observed = self.lock();
-        for event in events {
-            if matches!(event.kind, EventKind::ReplicaDeregistered | EventKind::LeaseExpired) {
-                observed.matrix.forget_replica(&event.key);
-            }
-            observed.timeline.push(event.to_wire());
+        let mut removed = events.iter().filter_map(Event::removed).peekable();
+        if removed.peek().is_some() {
+            let mut observed = self.lock();
+            removed.for_each(|key| observed.matrix.forget_replica(&key));
+            self.tell(observed);
         }
-        self.tell(observed);
+        self.record(events.iter().map(Event::to_wire));
     }
 
-    /// Notes what happened in this process itself.
-    pub(crate) fn happened(
-        &self,
-        event_type: &str,
-        severity: v1::EventSeverity,
-        message: String,
-        metadata: HashMap<String, String>,
-    ) {
-        let mut observed = self.lock();
-        observed.timeline.push(v1::Event {
-            event_time: Some(timestamp(clock::wall())),
-            severity: severity.into(),
-            event_type: event_type.into(),
-            actor: "registry".into(),
-            message,
-            metadata,
-            ..Default::default()
-        });
-        self.tell(observed);
+    /// Notes what happened beside the registry.
+    pub(crate) fn note(&self, event: v1::Event) {
+        self.record([event]);
     }
 
     /// Begins a snapshot stream; an older one of the same data plane is told to end.
@@ -109,10 +129,10 @@ impl Observation {
         let mut observed = self.lock();
         let forgotten = observed.nodes.connect(&identity, resume, clock::now(), clock::wall())?;
         observed.forget_rows_of(forgotten);
-        let message = format!("connected from {}, version {}", identity.address, identity.version);
-        observed.node_event("NODE_CONNECTED", v1::EventSeverity::Info, &identity.id, message);
+        let event = events::connected(&identity);
         let seat = observed.seat(self, identity, Stream::Snapshots);
         self.tell(observed);
+        self.record([event]);
         Ok(seat)
     }
 
@@ -124,7 +144,10 @@ impl Observation {
         let mut observed = self.lock();
         let forgotten = observed.nodes.reported(&identity, clock::now(), clock::wall())?;
         observed.forget_rows_of(forgotten);
-        Ok(observed.seat(self, identity, Stream::Reports))
+        observed.nodes.reports_anew(&identity.id);
+        let seat = observed.seat(self, identity, Stream::Reports);
+        self.tell(observed);
+        Ok(seat)
     }
 
     /// Drops what belongs to replicas that are not `known` and to data planes that stay away.
@@ -139,6 +162,7 @@ impl Observation {
         }
         let absent = observed.nodes.forget_absent(clock::now());
         observed.forget_rows_of(absent);
+        self.tell(observed);
     }
 
     /// Lets `read` look at the data planes and their breakers. It must be quick.
@@ -149,7 +173,7 @@ impl Observation {
 
     /// Lets `read` look at the timeline. It must be quick.
     pub(crate) fn read_events<T>(&self, read: impl FnOnce(&Timeline) -> T) -> T {
-        read(&self.lock().timeline)
+        read(&locked(&self.timeline))
     }
 
     /// How many replicas of the service have a breaker that is not closed somewhere.
@@ -157,20 +181,144 @@ impl Observation {
         self.lock().matrix.open_replica_count(service)
     }
 
+    /// What data planes see of each of these replicas, in their order; `None` where none reports it.
+    pub(crate) fn observed_health<'a>(
+        &self,
+        keys: impl IntoIterator<Item = &'a ReplicaKey>,
+    ) -> Vec<Option<v1::ObservedHealth>> {
+        /// Each has up to as many rows as there are data planes, and reports wait meanwhile.
+        const AT_ONCE: usize = 64;
+        let keys: Vec<_> = keys.into_iter().collect();
+        let mut seen = Vec::with_capacity(keys.len());
+        for keys in keys.chunks(AT_ONCE) {
+            let observed = self.lock();
+            seen.extend(keys.iter().map(|key| observed.matrix.get(key).map(Replica::observed)));
+        }
+        seen
+    }
+
+    /// What data planes counted of each replica that they report, of one service or of all; in the order of their names.
+    pub fn counts(&self, service: Option<&ServiceName>) -> Vec<(ReplicaKey, Counts)> {
+        let scope = Scope { service: service.cloned(), replica: None };
+        let observed = self.lock();
+        observed.matrix.from(&scope, None).map(|(key, replica)| (key.clone(), replica.counts())).collect()
+    }
+
+    /// Which connected data planes have taken on what the registry was at `revision`, as soon as all of them have, or
+    /// after `patience`. Cancel safe.
+    ///
+    /// One that connects meanwhile is waited for, too; one that goes no longer is.
+    pub async fn wait_for(&self, revision: Revision, patience: Duration) -> v1::Rollout {
+        let mut slowest = self.slowest.subscribe();
+        // The sender lives as long as `self`, so this ends by the condition or by the time.
+        let _ = timeout(patience, slowest.wait_for(|slowest| *slowest >= revision)).await;
+        self.read(|nodes, _| rollout(nodes, revision))
+    }
+
+    /// The receipts of a drain that the registry decided on at `revision`, now.
+    pub fn drain_status(&self, key: &ReplicaKey, revision: Revision) -> v1::DrainStatus {
+        self.read(|nodes, matrix| drain_status(nodes, matrix, key, revision))
+    }
+
+    /// As [`Observation::drain_status`], as soon as nothing is in flight, or after `patience`. Cancel safe.
+    pub async fn wait_until_idle(
+        &self,
+        key: &ReplicaKey,
+        revision: Revision,
+        patience: Duration,
+    ) -> v1::DrainStatus {
+        let until = Instant::now() + patience;
+        let mut progress = self.follow_progress();
+        loop {
+            progress.borrow_and_update();
+            let status = self.drain_status(key, revision);
+            if status.is_idle || timeout_at(until, progress.changed()).await.is_err() {
+                return status;
+            }
+        }
+    }
+
+    /// Follows a number that grows whenever receipts may have changed.
+    pub fn follow_progress(&self) -> watch::Receiver<u64> {
+        self.progress.subscribe()
+    }
+
     /// Follows the number of the last event.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Position> {
+    pub(crate) fn follow_events(&self) -> watch::Receiver<Position> {
         self.last_event.subscribe()
     }
 
-    fn tell(&self, observed: MutexGuard<'_, Observed>) {
-        let last = observed.timeline.last();
-        drop(observed);
+    /// Follows the number of the last change of a breaker.
+    pub(crate) fn follow_breakers(&self) -> watch::Receiver<Change> {
+        self.last_change.subscribe()
+    }
+
+    /// Follows whether somebody reads counts.
+    pub(crate) fn follow_attention(&self) -> watch::Receiver<Attention> {
+        self.attention.subscribe()
+    }
+
+    /// Begins to sum up what data planes count; they count in detail for as long as a reader is there.
+    pub(crate) fn read_stats(self: &Arc<Self>, wish: Wish) -> StatsReader {
+        let mut stats = locked(&self.stats);
+        let id = stats.begin(wish, clock::now());
+        // Under the lock, as in `drop`: of two that come and go at once, the last one has the last word.
+        self.attention.send_replace(Attention::Somebody);
+        drop(stats);
+        StatsReader { observation: Arc::clone(self), id }
+    }
+
+    /// Adds what a data plane counted. Yields how many rows there was no room for.
+    fn add_stats(&self, report: &StatsReport) -> usize {
+        locked(&self.stats).add(report)
+    }
+
+    /// Puts events into the timeline.
+    fn record(&self, events: impl IntoIterator<Item = v1::Event>) {
+        let mut timeline = locked(&self.timeline);
+        for event in events {
+            timeline.push(event);
+        }
+        let last = timeline.last();
+        drop(timeline);
         self.last_event.send_if_modified(|known| std::mem::replace(known, last.max(*known)) < last);
     }
 
+    /// Ends a change of what is observed, and wakes those who wait for it.
+    fn tell(&self, observed: MutexGuard<'_, Observed>) {
+        let (change, slowest) = (observed.matrix.last_change(), observed.nodes.slowest());
+        // It can fall as well as grow, so nothing but the lock tells which of two threads knows better.
+        self.slowest.send_if_modified(|known| std::mem::replace(known, slowest) != slowest);
+        drop(observed);
+        self.last_change.send_if_modified(|known| std::mem::replace(known, change.max(*known)) < change);
+        self.progress.send_modify(|count| *count += 1);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Observed> {
-        // What a panicking thread left behind is at worst one report short.
-        self.observed.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.observed)
+    }
+}
+
+/// What a panicking thread left behind is at worst one report short.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl StatsReader {
+    /// What has happened since the last call, within how long, and how many data planes are in it.
+    pub(crate) fn take(&self) -> (Vec<v1::ReplicaStats>, Duration, usize) {
+        let (rows, interval) = locked(&self.observation.stats).take(self.id, clock::now());
+        (rows, interval, self.observation.lock().reporting_count())
+    }
+}
+
+impl Drop for StatsReader {
+    fn drop(&mut self) {
+        let mut stats = locked(&self.observation.stats);
+        stats.end(self.id);
+        if stats.is_unread() {
+            self.observation.attention.send_replace(Attention::Until(clock::now() + LINGER));
+        }
     }
 }
 
@@ -191,85 +339,13 @@ impl Observed {
         }
     }
 
-    fn node_event(&mut self, event_type: &str, severity: v1::EventSeverity, node: &NodeId, message: String) {
-        self.timeline.push(v1::Event {
-            event_time: Some(timestamp(clock::wall())),
-            severity: severity.into(),
-            event_type: event_type.into(),
-            node_id: node.to_string(),
-            message,
-            ..Default::default()
-        });
+    /// How many data planes report.
+    fn reporting_count(&self) -> usize {
+        let now = clock::now();
+        let reporting = self.seats.keys().filter(|(_, stream)| *stream == Stream::Reports);
+        reporting.filter(|(node, _)| self.nodes.is_heard(node, now)).count()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn identity() -> Identity {
-        Identity { id: NodeId::parse("n1").unwrap(), version: "1".into(), address: "10.0.0.9:1".into() }
-    }
-
-    fn event_types(observation: &Observation) -> Vec<String> {
-        let listed = observation.read_events(|timeline| timeline.list(&EventFilter::default(), None, 99));
-        listed.iter().rev().map(|(_, event)| event.event_type.clone()).collect()
-    }
-
-    fn state(observation: &Observation) -> v1::NodeState {
-        observation.read(|nodes, _| nodes.list_after("", 0).next().unwrap().1.state())
-    }
-
-    #[tokio::test]
-    async fn the_newest_stream_of_a_data_plane_speaks_for_it() {
-        let observation = Arc::new(Observation::new(9));
-        let older = observation.connect(identity(), 0).unwrap();
-        let newer = observation.connect(identity(), 0).unwrap();
-        older.superseded().await;
-        older.nacked(v1::Nack::default());
-        drop(older);
-        assert_eq!(state(&observation), v1::NodeState::Synced);
-        drop(newer);
-        assert_eq!(state(&observation), v1::NodeState::Disconnected);
-        assert_eq!(event_types(&observation), ["NODE_CONNECTED", "NODE_CONNECTED", "NODE_DISCONNECTED"]);
-        assert!(observation.lock().seats.is_empty());
-    }
-
-    #[tokio::test]
-    async fn rows_of_replicas_that_are_unknown_or_gone_are_not_kept() {
-        let observation = Arc::new(Observation::new(9));
-        let seat = observation.begin_reports(identity()).unwrap();
-        let row = |id: &str| {
-            let key = ReplicaKey::parse("orders", id).unwrap();
-            (key, v1::Breaker { state: v1::BreakerState::Open.into(), ..Default::default() })
-        };
-        let breakers = BreakerReport { full: true, breakers: vec![row("r-1"), row("r-2")] };
-        let report = Report { breakers, events: Vec::new() };
-        seat.reported(report.clone(), |key| key.replica.as_str() == "r-1");
-        let service = ServiceName::parse("orders").unwrap();
-        assert_eq!(observation.open_replica_count(&service), 1);
-        observation.tidy(|_| false);
-        assert_eq!(observation.open_replica_count(&service), 0);
-    }
-
-    #[tokio::test]
-    async fn a_data_plane_that_makes_room_takes_its_rows_with_it() {
-        let observation = Arc::new(Observation::new(1));
-        let named = |id: &str| Identity { id: NodeId::parse(id).unwrap(), ..identity() };
-        let rows = || {
-            let count = |matrix: &Matrix| matrix.from(None).flat_map(|(_, nodes)| nodes.keys()).count();
-            observation.read(|_, matrix| count(matrix))
-        };
-        let key = ReplicaKey::parse("orders", "r-1").unwrap();
-        let breakers = BreakerReport { full: true, breakers: vec![(key, v1::Breaker::default())] };
-        let report = Report { breakers, events: Vec::new() };
-        let older = observation.begin_reports(named("n1")).unwrap();
-        older.reported(report.clone(), |_| true);
-        assert_eq!(rows(), 1);
-        let _newer = observation.connect(named("n2"), 0).unwrap();
-        assert_eq!(rows(), 0);
-        // Nor does it get rows without a place: the other one is connected and keeps its own.
-        older.reported(report, |_| true);
-        assert_eq!(rows(), 0);
-    }
-}
+mod tests;

@@ -16,7 +16,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use gateway_proto::v1::EventSeverity;
+use gateway_proto::{time::timestamp, v1};
 use gateway_runtime::{
     panics::{PanicMessage, catch, caught, printable},
     supervise::{self, Notice},
@@ -24,7 +24,7 @@ use gateway_runtime::{
 use http::HeaderMap;
 use hyper::body::{Frame, SizeHint};
 
-use crate::{metrics::Metrics, observe::Observation, refusal::Refusal};
+use crate::{clock, metrics::Metrics, observe::Observation, refusal::Refusal};
 
 /// Most characters of a path in an event: it comes from the caller.
 const MAX_PATH_CHARS: usize = 100;
@@ -84,7 +84,15 @@ impl Panics {
     fn tell(&self, event_type: &str, message: String, task: &str, panic: &PanicMessage) {
         let metadata = [("task", task.to_owned()), ("panic", panic.to_string())];
         let metadata: HashMap<_, _> = metadata.map(|(key, value)| (key.to_owned(), value)).into();
-        self.observation.happened(event_type, EventSeverity::Error, message, metadata);
+        self.observation.note(v1::Event {
+            event_time: Some(timestamp(clock::wall())),
+            severity: v1::EventSeverity::Error.into(),
+            event_type: event_type.into(),
+            actor: "registry".into(),
+            message,
+            metadata,
+            ..Default::default()
+        });
     }
 }
 

@@ -11,15 +11,15 @@ mod snapshot;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use gateway_proto::v1;
+use gateway_proto::{content::ContentHash, v1};
 use prost::Message;
 use tokio::sync::watch;
 
 pub use self::{
     filter::Filter,
-    log::DeltaLog,
+    log::{DeltaLog, ReplicaStep},
     session::{ACK_TIMEOUT, Heard, MAX_BACKOFF, MIN_BACKOFF, Next, QUIET, SILENCE, Session},
-    snapshot::parts,
+    snapshot::{Content, parts},
 };
 use crate::registry::{Committed, Event, Revision, View};
 
@@ -59,6 +59,8 @@ pub struct Publisher {
     shared: Mutex<Shared>,
     /// The full snapshot built last, of everything.
     full: Mutex<Option<(Revision, Arc<[v1::FullSnapshot]>)>>,
+    /// The hash computed last, of everything.
+    hash: Mutex<Option<(Revision, ContentHash)>>,
 }
 
 /// The view and the log, which always have the same revision.
@@ -97,7 +99,15 @@ impl Publisher {
         let log = DeltaLog::new(view.revision(), bounds.log_capacity);
         let (head, _) = watch::channel(view.revision());
         let current = RwLock::new(Current { view, log });
-        Self { epoch, bounds, current, head, shared: Mutex::default(), full: Mutex::default() }
+        Self {
+            epoch,
+            bounds,
+            current,
+            head,
+            shared: Mutex::default(),
+            full: Mutex::default(),
+            hash: Mutex::default(),
+        }
     }
 
     /// The store's epoch.
@@ -122,8 +132,8 @@ impl Publisher {
         let mut events = Vec::new();
         for committed in committed {
             let applied = view.apply(committed);
-            log.extend([applied.change]);
-            events.push(applied.event);
+            log.extend(applied.changes);
+            events.extend(applied.events);
         }
         let revision = view.revision();
         drop(current);
@@ -141,7 +151,7 @@ impl Publisher {
         if current.log.head() != revision {
             current.log = DeltaLog::new(revision, self.bounds.log_capacity);
         }
-        current.view = next;
+        current.view = next.remembering(&current.view);
         drop(current);
         self.head.send_replace(revision);
     }
@@ -151,8 +161,29 @@ impl Publisher {
     pub fn replace(&self, next: View) {
         let revision = next.revision();
         let log = DeltaLog::new(revision, self.bounds.log_capacity);
-        *self.writing() = Current { view: next, log };
+        let mut current = self.writing();
+        let view = next.remembering(&current.view);
+        *current = Current { view, log };
+        drop(current);
         self.head.send_replace(revision);
+    }
+
+    /// The hash of all that a data plane with this filter holds at `revision`; `None` when the registry has moved on.
+    pub fn content_hash(&self, filter: &Filter, revision: Revision) -> Option<ContentHash> {
+        if *filter == Filter::All {
+            let known = *self.hash.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some((_, hash)) = known.filter(|(of, _)| *of == revision) {
+                return Some(hash);
+            }
+        }
+        let hash = {
+            let current = self.reading();
+            (current.view.revision() == revision).then(|| filter.hash(&current.view))?
+        };
+        if *filter == Filter::All {
+            *self.hash.lock().unwrap_or_else(PoisonError::into_inner) = Some((revision, hash));
+        }
+        Some(hash)
     }
 
     /// What leads a data plane with this filter from `base` to the present revision.
@@ -165,17 +196,23 @@ impl Publisher {
         }
     }
 
+    /// What became of each replica since `base`, and the revision that leads to. `None`: `base` is out of reach.
+    pub fn replicas_since(&self, base: Revision) -> Option<(Revision, Vec<ReplicaStep>)> {
+        let current = self.reading();
+        Some((current.log.head(), current.log.replicas_since(base)?))
+    }
+
     /// A full snapshot in parts, all of one revision: the present one, or one from which a small delta leads there,
     /// but never one before `at_least`, for revisions do not go back.
     ///
     /// So all data planes that come at about the same time share one, also while the registry changes.
     pub fn full(&self, filter: &Filter, at_least: Revision) -> (Revision, Arc<[v1::FullSnapshot]>) {
         let build = || {
-            let (revision, records) = {
+            let (revision, content) = {
                 let current = self.reading();
-                (current.view.revision(), current.view.replicas().cloned().collect::<Vec<_>>())
+                (current.view.revision(), Content::of(&current.view, filter))
             };
-            (revision, parts(&records, filter, self.bounds.part_bytes).into())
+            (revision, parts(&content, self.bounds.part_bytes).into())
         };
         if *filter != Filter::All {
             return build();
@@ -202,7 +239,7 @@ impl Publisher {
         }
         let (revision, delta) = {
             let current = self.reading();
-            (current.log.head(), Arc::new(current.log.since(base)?))
+            (current.log.head(), Arc::new(current.log.since(base, &current.view)?))
         };
         let mut shared = self.shared(revision);
         if shared.revision == revision && shared.deltas.len() < MAX_SHARED_DELTAS {

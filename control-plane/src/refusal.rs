@@ -3,18 +3,17 @@
 //! gRPC: the canonical code with `google.rpc` details. HTTP: `application/problem+json` (RFC 9457) with the same
 //! reason. Both carry the same sentence.
 
+mod problem;
+
 use std::{collections::HashMap, time::Duration};
 
-use axum::{
-    body::Body,
-    response::{IntoResponse, Response},
-};
-use gateway_proto::{Invalid, ReplicaKey, ServiceName, code_name, reason};
-use http::{HeaderValue, StatusCode, header};
-use serde_json::json;
+use axum::response::{IntoResponse, Response};
+use gateway_proto::{Invalid, ReplicaKey, ServiceName, reason};
+use http::StatusCode;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
+pub(crate) use self::problem::Problem;
 use crate::{observe::TooManyNodes, registry::RegistryError, writer::WriteError};
 
 /// When to try again what failed for want of room or of the store.
@@ -60,8 +59,17 @@ pub(crate) enum Refusal {
     #[error("this path does not take {0}")]
     Method(http::Method),
     /// HTTP only.
-    #[error("there is nothing at this path")]
+    #[error("there is nothing at this path: GET /openapi.json lists what there is")]
     Path,
+    /// HTTP only: a name that a page of somebody else's may have been made to lead here.
+    #[error("this server does not go by the name {0:?}: start it with --allowed-host if it should")]
+    Host(String),
+    /// HTTP only: the request was made by a page of another site.
+    #[error("changes are not taken from pages of {0}")]
+    Origin(String),
+    /// HTTP only.
+    #[error("there is no stream of events at this path")]
+    NotAStream,
 }
 
 impl From<RegistryError> for Refusal {
@@ -106,6 +114,30 @@ impl Refusal {
                 RegistryError::AddressInUse { .. } => {
                     (Code::AlreadyExists, StatusCode::CONFLICT, r::ADDRESS_IN_USE)
                 }
+                RegistryError::ReplicaRemoved { .. } => {
+                    (Code::FailedPrecondition, StatusCode::CONFLICT, r::REPLICA_REMOVED)
+                }
+                RegistryError::RegistrationBlocked { .. } => {
+                    (Code::FailedPrecondition, StatusCode::CONFLICT, r::REREGISTER_BLOCKED)
+                }
+                RegistryError::LastReadyReplica(_) => {
+                    (Code::FailedPrecondition, StatusCode::CONFLICT, r::LAST_READY_REPLICA)
+                }
+                RegistryError::RequestIdReused(_) => {
+                    (Code::InvalidArgument, StatusCode::BAD_REQUEST, r::REQUEST_ID_REUSED)
+                }
+                RegistryError::EtagMismatch(_) => {
+                    (Code::Aborted, StatusCode::PRECONDITION_FAILED, r::ETAG_MISMATCH)
+                }
+                RegistryError::PolicyNotFound(_) => {
+                    (Code::NotFound, StatusCode::NOT_FOUND, r::POLICY_NOT_FOUND)
+                }
+                RegistryError::Invalid(_) => {
+                    (Code::InvalidArgument, StatusCode::BAD_REQUEST, r::POLICY_INVALID)
+                }
+                RegistryError::ServiceNotFound(_) => {
+                    (Code::NotFound, StatusCode::NOT_FOUND, r::SERVICE_NOT_FOUND)
+                }
                 RegistryError::QuotaExceeded { .. } => {
                     (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, r::QUOTA_EXCEEDED)
                 }
@@ -140,8 +172,14 @@ impl Refusal {
             }
             Self::Method(_) => (Code::Unimplemented, StatusCode::METHOD_NOT_ALLOWED, r::MALFORMED_REQUEST),
             Self::Path => (Code::NotFound, StatusCode::NOT_FOUND, r::MALFORMED_REQUEST),
+            Self::Host(_) => (Code::PermissionDenied, StatusCode::MISDIRECTED_REQUEST, r::HOST_NOT_ALLOWED),
+            Self::Origin(_) => (Code::PermissionDenied, StatusCode::FORBIDDEN, r::ORIGIN_NOT_ALLOWED),
+            Self::NotAStream => (Code::InvalidArgument, StatusCode::NOT_ACCEPTABLE, r::MALFORMED_REQUEST),
         };
         let retry = match self {
+            Self::Write(WriteError::Refused(RegistryError::RegistrationBlocked { remaining, .. })) => {
+                Some(*remaining)
+            }
             Self::Write(WriteError::Refused(_)) => None,
             Self::Write(_) => Some(RETRY_DELAY),
             _ => None,
@@ -157,11 +195,19 @@ impl Refusal {
                 RegistryError::ReplicaNotFound(key)
                 | RegistryError::LeaseExpired(key)
                 | RegistryError::LeaseRequired(key)
+                | RegistryError::ReplicaRemoved { key, .. }
+                | RegistryError::RequestIdReused(key)
+                | RegistryError::LastReadyReplica(key)
                 | RegistryError::LeaseMismatch(key) => replica(key),
                 RegistryError::AddressInUse { service, owner, .. } => {
                     replica(&ReplicaKey { service: service.clone(), replica: owner.clone() })
                 }
-                RegistryError::QuotaExceeded { .. } => None,
+                RegistryError::ServiceNotFound(name) => Some(("service", name.to_string())),
+                RegistryError::PolicyNotFound(scope) => Some(("policy", scope.to_string())),
+                RegistryError::QuotaExceeded { .. }
+                | RegistryError::RegistrationBlocked { .. }
+                | RegistryError::EtagMismatch(_)
+                | RegistryError::Invalid(_) => None,
             },
             _ => None,
         }
@@ -169,7 +215,7 @@ impl Refusal {
 
     fn violations(&self) -> Vec<(String, String)> {
         match self {
-            Self::Invalid(invalid) => {
+            Self::Invalid(invalid) | Self::Write(WriteError::Refused(RegistryError::Invalid(invalid))) => {
                 invalid.violations().iter().map(|v| (v.field.clone(), v.description.clone())).collect()
             }
             Self::Write(WriteError::Refused(RegistryError::LeaseRequired(_))) => {
@@ -177,6 +223,9 @@ impl Refusal {
                     "lease_id".into(),
                     "is required for a replica with a lease, unless force is set".into(),
                 )]
+            }
+            Self::Write(WriteError::Refused(RegistryError::RequestIdReused(_))) => {
+                vec![("request_id".into(), "was used before for another registration".into())]
             }
             Self::PageToken => vec![("page_token".into(), "is not of this list".into())],
             _ => Vec::new(),
@@ -186,6 +235,11 @@ impl Refusal {
     fn metadata(row: &Row) -> HashMap<String, String> {
         let entry = |(kind, name): &(&'static str, String)| ((*kind).to_owned(), name.clone());
         row.resource.iter().map(entry).collect()
+    }
+
+    /// The machine-readable reason.
+    pub(crate) fn reason(&self) -> &'static str {
+        self.row().reason
     }
 
     /// The gRPC status.
@@ -216,27 +270,7 @@ impl From<Refusal> for Status {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let row = self.row();
-        let violation =
-            |(field, description): (String, String)| json!({"field": field, "description": description});
-        let problem = json!({
-            "type": "about:blank",
-            "title": row.http.canonical_reason().unwrap_or_default(),
-            "status": row.http.as_u16(),
-            "detail": self.to_string(),
-            "code": code_name(row.code),
-            "reason": row.reason,
-            "domain": reason::DOMAIN,
-            "violations": self.violations().into_iter().map(violation).collect::<Vec<_>>(),
-        });
-        let mut response = Response::new(Body::from(format!("{problem}\n")));
-        *response.status_mut() = row.http;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(delay) = row.retry {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(delay.as_secs()));
-        }
-        response
+        Problem::from(self).into_response()
     }
 }
 

@@ -11,20 +11,30 @@ mod decide;
 mod error;
 mod event;
 mod group;
+mod guard;
+mod item;
 #[cfg(test)]
 mod model_tests;
 mod mutation;
+mod overrides;
 mod record;
 mod registration;
+mod stored_policy;
 mod view;
 
-pub use command::{Candidates, Command, Proof, Target};
-pub use decide::{Decision, Limits, decide};
+pub use command::{Candidates, Command, DrainWish, OverrideWish, PolicyWish, Proof, Said, Target};
+pub use decide::{Decision, Limits, decide, why_lease_is_void};
 pub use error::RegistryError;
 pub use event::{Event, EventKind};
 pub use group::{Group, Step};
-pub use mutation::{Answer, Cause, Mutation, Write};
-pub use record::{LeaseTerms, Record, Revision};
+pub use guard::{Guard, Judgement, Suspect};
+pub use item::{Item, Key, Scope};
+pub use mutation::{Answer, Cause, Mutation, RecordWrite, Write};
+pub use overrides::{Aspect, Override, OverrideId, OverrideKind, OverrideTarget};
+pub use record::{Drain, LeaseTerms, Lost, Record, RequestMark, Revision};
 pub use registration::Registration;
 pub(crate) use registration::text_within;
-pub use view::{Applied, Change, Committed, ServiceEntry, ServiceStep, View};
+pub use stored_policy::StoredPolicy;
+pub use view::{
+    Applied, Change, Committed, Policies, Removals, Removed, ReplicaChange, ServiceEntry, ServiceStep, View,
+};

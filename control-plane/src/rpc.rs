@@ -1,11 +1,17 @@
 //! The gRPC edge: the services of `gateway.v1`, health checking and reflection.
 
+mod asked;
 mod breakers;
 mod discovery;
+mod drains;
 mod handled;
+mod keep_alive;
 mod observability;
+mod overrides;
 mod page;
+mod policies;
 mod registry;
+mod watch_replicas;
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,14 +20,14 @@ use gateway_proto::{
     Invalid, NodeId,
     v1::{
         self, discovery_service_server::DiscoveryServiceServer,
-        observability_service_server::ObservabilityServiceServer,
+        observability_service_server::ObservabilityServiceServer, policy_service_server::PolicyServiceServer,
         registry_service_server::RegistryServiceServer,
     },
 };
 use tonic::{Code, Status, Streaming, server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use self::{discovery::Discovery, observability::Observability, registry::Registry};
+use self::{discovery::Discovery, observability::Observability, policies::Policies, registry::Registry};
 use crate::{
     edge::Edge,
     observe::Identity,
@@ -43,6 +49,7 @@ const MAX_VERSION_CHARS: usize = 63;
 pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
     let registry = RegistryServiceServer::new(Registry(Arc::clone(edge)));
     let discovery = DiscoveryServiceServer::new(Discovery(Arc::clone(edge)));
+    let policies = PolicyServiceServer::new(Policies(Arc::clone(edge)));
     let observability = ObservabilityServiceServer::new(Observability(Arc::clone(edge)));
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health),
@@ -63,6 +70,7 @@ pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
         reflection().register_encoded_file_descriptor_set(v1).build_v1alpha().expect(VALID);
     let containment = Containment { panics: edge.panics.clone(), handler: Handler::Grpc };
     Routes::new(registry.max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(policies.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(discovery.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(observability.max_decoding_message_size(MAX_REPORT_BYTES))
         .add_service(health.max_decoding_message_size(MAX_REQUEST_BYTES))
@@ -89,11 +97,12 @@ pub(crate) async fn end_health(health: &mut HealthReporter) {
     }
 }
 
-fn health_names() -> [&'static str; 4] {
+fn health_names() -> [&'static str; 5] {
     [
         "",
         RegistryServiceServer::<Registry>::NAME,
         DiscoveryServiceServer::<Discovery>::NAME,
+        PolicyServiceServer::<Policies>::NAME,
         ObservabilityServiceServer::<Observability>::NAME,
     ]
 }

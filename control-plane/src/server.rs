@@ -17,7 +17,7 @@ use gateway_runtime::{
     accept::{begins_with, is_of_one_connection},
     panics::caught,
 };
-use http::{Request, Response, header};
+use http::{Request, Response, Version, header};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -149,6 +149,8 @@ impl Routers {
         request.extensions_mut().insert(info);
         let content_type = request.headers().get(header::CONTENT_TYPE);
         let is_grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        // gRPC is HTTP/2. Over HTTP/1.1 only a web page would send it, past what keeps those out.
+        let is_grpc = is_grpc && request.version() == Version::HTTP_2;
         let router = if is_grpc { self.grpc } else { self.http };
         router.oneshot(request).await
     }

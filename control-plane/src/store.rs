@@ -9,7 +9,7 @@ mod stored;
 
 use std::{fmt, path::PathBuf, str::FromStr};
 
-use crate::registry::{Mutation, Record, Revision};
+use crate::registry::{Item, Mutation, Revision};
 
 pub use self::{memory::Memory, redb::Redb};
 
@@ -21,7 +21,8 @@ pub trait Store: Send + 'static {
     /// [`StoreError`]: nothing is known; try again later.
     fn load(&mut self) -> impl Future<Output = Result<Loaded, StoreError>> + Send;
 
-    /// Makes all of `group` durable, or nothing of it, and yields one revision for each mutation, in order.
+    /// Makes all of `group` durable, or nothing of it, and yields one revision for each mutation, in order. What one
+    /// mutation writes has one revision.
     ///
     /// Not cancel safe: once polled it must be awaited, or its outcome is unknown.
     ///
@@ -34,14 +35,14 @@ pub trait Store: Send + 'static {
 }
 
 /// Everything a store holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Loaded {
     /// Names this incarnation of the store: random, drawn when it was created. Revisions of two epochs do not compare.
     pub epoch: String,
     /// The revision of the last mutation.
     pub revision: Revision,
-    /// All records, by service and id.
-    pub records: Vec<Record>,
+    /// Every record: replicas by service and id, then policies, then overrides.
+    pub items: Vec<Item>,
 }
 
 /// Why a store could not do it.

@@ -269,7 +269,7 @@ impl<S: Store> Writer<S> {
                         "the store was replaced by another one while it was in use: start again",
                     ));
                 }
-                let next = View::new(loaded.revision, loaded.records);
+                let next = View::new(loaded.revision, loaded.items);
                 match self.is_shaken {
                     true => self.effects.replace(next),
                     false => self.effects.correct(next),

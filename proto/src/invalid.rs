@@ -23,6 +23,11 @@ impl Invalid {
         Self(vec![Violation { field: field.into(), description: description.into() }])
     }
 
+    /// Refuses because of each of `violations`; of none, it is no refusal.
+    pub(crate) fn unless_empty(violations: Vec<Violation>) -> Result<(), Self> {
+        if violations.is_empty() { Ok(()) } else { Err(Self(violations)) }
+    }
+
     /// The violations, in the order they were found.
     pub fn violations(&self) -> &[Violation] {
         &self.0
@@ -69,6 +74,6 @@ impl Check {
     /// # Errors
     /// Every violation noted, in the order of the calls.
     pub fn finish(self) -> Result<(), Invalid> {
-        if self.0.is_empty() { Ok(()) } else { Err(Invalid(self.0)) }
+        Invalid::unless_empty(self.0)
     }
 }

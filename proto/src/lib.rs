@@ -12,6 +12,7 @@ mod invalid;
 pub mod json;
 mod lease_id;
 mod name;
+pub mod nearest;
 pub mod policy;
 pub mod reason;
 mod replica;

@@ -1,15 +1,21 @@
 //! How a service's requests are treated, with every value in its range.
+//!
+//! [`Policy`] is what holds for a service, and all that a data plane knows. [`Partial`] is what somebody set, for one
+//! service or for all, which the registry stores and resolves. [`field`] is the one table of what there is to set.
 
 use std::time::Duration;
 
-use prost_types::Duration as WireDuration;
+use crate::{Invalid, v1};
 
-use crate::{
-    Invalid,
-    invalid::Check,
-    time::{duration, parse_duration_within},
-    v1,
-};
+pub mod field;
+mod partial;
+#[cfg(test)]
+mod reference;
+mod resolve;
+
+use field::FIELDS;
+pub use partial::Partial;
+pub use resolve::{Origin, check_resolved, check_star, resolve, resolve_with_origins};
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -150,208 +156,24 @@ impl Policy {
     /// Reads a policy in which unset fields have their defaults.
     ///
     /// # Errors
-    /// [`Invalid`] with one violation for every field out of its range, e.g. `breaker.failure_ratio`.
+    /// [`Invalid`] with one violation for every field out of its range, e.g. `breaker.failure_ratio`; when there is none,
+    /// for every two fields that do not go together.
     pub fn parse(wire: &v1::Policy) -> Result<Self, Invalid> {
-        let mut check = Check::default();
-        let timeout = wire.timeout.as_ref().map_or(Ok(Timeouts::default()), Timeouts::parse);
-        let timeout = check.take(timeout.map_err(|invalid| invalid.within("timeout")));
-        let retry = wire.retry.as_ref().map_or(Ok(Retry::default()), Retry::parse);
-        let retry = check.take(retry.map_err(|invalid| invalid.within("retry")));
-        let breaker = wire.breaker.as_ref().map_or(Ok(Breaker::default()), Breaker::parse);
-        let breaker = check.take(breaker.map_err(|invalid| invalid.within("breaker")));
-        let guard = wire.guard.as_ref().map_or(Ok(Guard::default()), Guard::parse);
-        let guard = check.take(guard.map_err(|invalid| invalid.within("guard")));
-        let drain_timeout = wire.drain_timeout.map_or(Ok(DrainTimeout::default()), |wire| {
-            parse_duration_within("drain_timeout", wire, Duration::ZERO, HOUR).map(DrainTimeout)
-        });
-        let drain_timeout = check.take(drain_timeout);
-        check.finish()?;
-        Ok(Self {
-            timeout: timeout.unwrap_or_default(),
-            retry: retry.unwrap_or_default(),
-            breaker: breaker.unwrap_or_default(),
-            guard: guard.unwrap_or_default(),
-            drain_timeout: drain_timeout.unwrap_or_default(),
-        })
+        check_resolved(None, Some(&Partial::parse(wire)?))
     }
 
     /// Writes every field, defaults included.
     pub fn to_wire(&self) -> v1::Policy {
-        let Self { timeout, retry, breaker, guard, drain_timeout } = self;
-        v1::Policy {
-            timeout: Some(v1::TimeoutPolicy {
-                connect: Some(duration(timeout.connect)),
-                per_try: Some(duration(timeout.per_try)),
-                request: Some(duration(timeout.request)),
-                stream_idle: Some(duration(timeout.stream_idle)),
-            }),
-            retry: Some(v1::RetryPolicy {
-                max_retry_count: Some(retry.max_retry_count.into()),
-                budget_ratio: Some(retry.budget_ratio),
-                base_backoff: Some(duration(retry.base_backoff)),
-                max_backoff: Some(duration(retry.max_backoff)),
-            }),
-            breaker: Some(v1::BreakerPolicy {
-                consecutive_failure_count: Some(breaker.consecutive_failure_count.cast_signed()),
-                failure_ratio: Some(breaker.failure_ratio),
-                window: Some(duration(breaker.window)),
-                min_request_count: Some(breaker.min_request_count.cast_signed()),
-                base_open: Some(duration(breaker.base_open)),
-                max_open: Some(duration(breaker.max_open)),
-                half_open_success_count: Some(breaker.half_open_success_count.into()),
-            }),
-            guard: Some(v1::GuardPolicy {
-                enabled: Some(guard.enabled),
-                max_removal_ratio: Some(guard.max_removal_ratio),
-                hold_time: Some(duration(guard.hold_time)),
-            }),
-            drain_timeout: Some(duration(drain_timeout.0)),
-            ..Default::default()
-        }
-    }
-}
-
-/// Reads the fields of one part of a policy, each falling back to its default.
-struct Fields(Check);
-
-impl Fields {
-    fn duration(
-        &mut self,
-        field: &str,
-        wire: Option<WireDuration>,
-        default: Duration,
-        range: (Duration, Duration),
-    ) -> Duration {
-        let parsed = wire.map_or(Ok(default), |wire| parse_duration_within(field, wire, range.0, range.1));
-        self.0.take(parsed).unwrap_or(default)
-    }
-
-    fn count(&mut self, field: &str, wire: Option<i32>, default: u32, range: (u32, u32)) -> u32 {
-        let parsed = wire.map_or(Ok(default), |number| {
-            u32::try_from(number)
-                .ok()
-                .filter(|n| (range.0..=range.1).contains(n))
-                .ok_or_else(|| Invalid::new(field, format!("{number} is not in {}..={}", range.0, range.1)))
-        });
-        self.0.take(parsed).unwrap_or(default)
-    }
-
-    fn ratio(&mut self, field: &str, wire: Option<f64>, default: f64, zero_allowed: bool) -> f64 {
-        let parsed = wire.map_or(Ok(default), |number| {
-            let fits = (0.0..=1.0).contains(&number) && (zero_allowed || number > 0.0);
-            let percent = number > 1.0 && number <= 100.0;
-            let hint = if percent { format!(" (did you mean {}?)", number / 100.0) } else { String::new() };
-            let range = if zero_allowed { "0.0..=1.0" } else { "above 0.0 and up to 1.0" };
-            if fits { Ok(number) } else { Err(Invalid::new(field, format!("{number} is not {range}{hint}"))) }
-        });
-        self.0.take(parsed).unwrap_or(default)
-    }
-
-    /// The later of two durations must not be the shorter.
-    fn ordered(&mut self, lower: (&str, Duration), upper: (&str, Duration)) {
-        if lower.1 > upper.1 {
-            let why = format!("{:?} is below {} {:?}", upper.1, lower.0, lower.1);
-            self.0.take::<()>(Err(Invalid::new(upper.0, why)));
-        }
-    }
-
-    fn finish<T>(self, value: T) -> Result<T, Invalid> {
-        self.0.finish().map(|()| value)
-    }
-}
-
-impl Timeouts {
-    fn parse(wire: &v1::TimeoutPolicy) -> Result<Self, Invalid> {
-        let default = Self::default();
-        let mut fields = Fields(Check::default());
-        let value = Self {
-            connect: fields.duration("connect", wire.connect, default.connect, (MS, MINUTE)),
-            per_try: fields.duration("per_try", wire.per_try, default.per_try, (MS, HOUR)),
-            request: fields.duration("request", wire.request, default.request, (MS, DAY)),
-            stream_idle: fields.duration("stream_idle", wire.stream_idle, default.stream_idle, (MS, DAY)),
-        };
-        fields.finish(value)
-    }
-}
-
-impl Retry {
-    fn parse(wire: &v1::RetryPolicy) -> Result<Self, Invalid> {
-        let default = Self::default();
-        let mut fields = Fields(Check::default());
-        let retries =
-            fields.count("max_retry_count", wire.max_retry_count, default.max_retry_count.into(), (0, 10));
-        let value = Self {
-            max_retry_count: u8::try_from(retries).unwrap_or(default.max_retry_count),
-            budget_ratio: fields.ratio("budget_ratio", wire.budget_ratio, default.budget_ratio, true),
-            base_backoff: fields.duration(
-                "base_backoff",
-                wire.base_backoff,
-                default.base_backoff,
-                (MS, MINUTE),
-            ),
-            max_backoff: fields.duration("max_backoff", wire.max_backoff, default.max_backoff, (MS, MINUTE)),
-        };
-        fields.ordered(("base_backoff", value.base_backoff), ("max_backoff", value.max_backoff));
-        fields.finish(value)
-    }
-}
-
-impl Guard {
-    fn parse(wire: &v1::GuardPolicy) -> Result<Self, Invalid> {
-        let default = Self::default();
-        let mut fields = Fields(Check::default());
-        let value = Self {
-            enabled: wire.enabled.unwrap_or(default.enabled),
-            max_removal_ratio: fields.ratio(
-                "max_removal_ratio",
-                wire.max_removal_ratio,
-                default.max_removal_ratio,
-                true,
-            ),
-            hold_time: fields.duration("hold_time", wire.hold_time, default.hold_time, (MINUTE, 7 * DAY)),
-        };
-        fields.finish(value)
-    }
-}
-
-impl Breaker {
-    fn parse(wire: &v1::BreakerPolicy) -> Result<Self, Invalid> {
-        let default = Self::default();
-        let mut fields = Fields(Check::default());
-        let open = (10 * MS, HOUR);
-        let probes = fields.count(
-            "half_open_success_count",
-            wire.half_open_success_count,
-            default.half_open_success_count.into(),
-            (1, 100),
-        );
-        let value = Self {
-            consecutive_failure_count: fields.count(
-                "consecutive_failure_count",
-                wire.consecutive_failure_count,
-                default.consecutive_failure_count,
-                (1, 10_000),
-            ),
-            failure_ratio: fields.ratio("failure_ratio", wire.failure_ratio, default.failure_ratio, false),
-            window: fields.duration("window", wire.window, default.window, (SECOND, 10 * MINUTE)),
-            min_request_count: fields.count(
-                "min_request_count",
-                wire.min_request_count,
-                default.min_request_count,
-                (1, 1_000_000),
-            ),
-            base_open: fields.duration("base_open", wire.base_open, default.base_open, open),
-            max_open: fields.duration("max_open", wire.max_open, default.max_open, open),
-            half_open_success_count: u8::try_from(probes).unwrap_or(default.half_open_success_count),
-        };
-        fields.ordered(("base_open", value.base_open), ("max_open", value.max_open));
-        fields.finish(value)
+        let mut wire = v1::Policy::default();
+        FIELDS.iter().for_each(|field| field.write(&mut wire, field.of(self)));
+        wire
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::time::duration;
 
     #[test]
     fn an_empty_policy_is_the_default_one() {
@@ -372,12 +194,7 @@ mod tests {
         let wire = v1::Policy {
             timeout: Some(v1::TimeoutPolicy { connect: Some(duration(HOUR)), ..Default::default() }),
             retry: Some(v1::RetryPolicy { max_retry_count: Some(40), ..Default::default() }),
-            breaker: Some(v1::BreakerPolicy {
-                failure_ratio: Some(50.0),
-                base_open: Some(duration(MINUTE)),
-                max_open: Some(duration(SECOND)),
-                ..Default::default()
-            }),
+            breaker: Some(v1::BreakerPolicy { failure_ratio: Some(50.0), ..Default::default() }),
             guard: Some(v1::GuardPolicy { hold_time: Some(duration(SECOND)), ..Default::default() }),
             drain_timeout: Some(duration(DAY)),
             ..Default::default()
@@ -385,11 +202,22 @@ mod tests {
         let invalid = Policy::parse(&wire).unwrap_err();
         assert_eq!(
             invalid.to_string(),
-            "timeout.connect: 3600s is not in 1ms..=60s; retry.max_retry_count: 40 is not in 0..=10; \
+            "timeout.connect: 1h is not in 1ms..=1m; retry.max_retry_count: 40 is not in 0..=10; \
              breaker.failure_ratio: 50 is not above 0.0 and up to 1.0 (did you mean 0.5?); \
-             breaker.max_open: 1s is below base_open 60s; guard.hold_time: 1s is not in 60s..=604800s; \
-             drain_timeout: 86400s is not in 0ns..=3600s"
+             guard.hold_time: 1s is not in 1m..=7d; drain_timeout: 1d is not in 0s..=1h"
         );
+    }
+
+    #[test]
+    fn fields_that_do_not_go_together_are_named() {
+        let breaker = v1::BreakerPolicy {
+            base_open: Some(duration(MINUTE)),
+            max_open: Some(duration(SECOND)),
+            ..Default::default()
+        };
+        let invalid =
+            Policy::parse(&v1::Policy { breaker: Some(breaker), ..Default::default() }).unwrap_err();
+        assert_eq!(invalid.to_string(), "breaker.max_open: 1s is below breaker.base_open, which is 1m");
     }
 
     #[test]

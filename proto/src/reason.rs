@@ -19,6 +19,20 @@ pub const LEASE_EXPIRED: &str = "LEASE_EXPIRED";
 pub const LEASE_MISMATCH: &str = "LEASE_MISMATCH";
 /// Another replica of the service owns the address.
 pub const ADDRESS_IN_USE: &str = "ADDRESS_IN_USE";
+/// An operator or the owner has removed the replica.
+pub const REPLICA_REMOVED: &str = "REPLICA_REMOVED";
+/// An operator keeps the replica from registering for a time.
+pub const REREGISTER_BLOCKED: &str = "REREGISTER_BLOCKED";
+/// The id of a request was used for another request.
+pub const REQUEST_ID_REUSED: &str = "REQUEST_ID_REUSED";
+/// It has changed since the caller read it.
+pub const ETAG_MISMATCH: &str = "ETAG_MISMATCH";
+/// No ready replica of the service would remain.
+pub const LAST_READY_REPLICA: &str = "LAST_READY_REPLICA";
+/// No policy is stored for this service, or for all.
+pub const POLICY_NOT_FOUND: &str = "POLICY_NOT_FOUND";
+/// A policy holds a value that is out of range, or that contradicts another one.
+pub const POLICY_INVALID: &str = "POLICY_INVALID";
 /// A page token that this server did not issue for this request.
 pub const PAGE_TOKEN_INVALID: &str = "PAGE_TOKEN_INVALID";
 /// The store did not take the change; nothing was changed.
@@ -37,3 +51,34 @@ pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
 pub const STREAM_SUPERSEDED: &str = "STREAM_SUPERSEDED";
 /// The data plane did not ack what it was sent in time.
 pub const ACK_OVERDUE: &str = "ACK_OVERDUE";
+/// Over HTTP, the server does not go by the name in `Host`: one of its names must be allowed first.
+pub const HOST_NOT_ALLOWED: &str = "HOST_NOT_ALLOWED";
+/// Over HTTP, a page of another site asked for a change.
+pub const ORIGIN_NOT_ALLOWED: &str = "ORIGIN_NOT_ALLOWED";
+
+/// Every reason.
+pub const ALL: [&str; 23] = [
+    INVALID_FIELD,
+    MALFORMED_REQUEST,
+    SERVICE_NOT_FOUND,
+    REPLICA_NOT_FOUND,
+    LEASE_EXPIRED,
+    LEASE_MISMATCH,
+    ADDRESS_IN_USE,
+    REPLICA_REMOVED,
+    REREGISTER_BLOCKED,
+    REQUEST_ID_REUSED,
+    ETAG_MISMATCH,
+    LAST_READY_REPLICA,
+    POLICY_NOT_FOUND,
+    POLICY_INVALID,
+    PAGE_TOKEN_INVALID,
+    STORE_UNAVAILABLE,
+    OVERLOADED,
+    QUOTA_EXCEEDED,
+    SHUTTING_DOWN,
+    STREAM_SUPERSEDED,
+    ACK_OVERDUE,
+    HOST_NOT_ALLOWED,
+    ORIGIN_NOT_ALLOWED,
+];

@@ -11,7 +11,14 @@ use crate::Invalid;
 /// # Errors
 /// [`Invalid`] for `field` when it is negative or not in protobuf's range.
 pub fn parse_duration(field: &str, wire: WireDuration) -> Result<Duration, Invalid> {
-    Duration::try_from(wire).map_err(|_| Invalid::new(field, "is not a duration of zero or more"))
+    non_negative(wire).ok_or_else(|| Invalid::new(field, "is not a duration of zero or more"))
+}
+
+/// Reads a duration; `None` when it is negative.
+///
+/// The conversion of `prost_types` overflows on the most negative one, and anybody can send that.
+pub fn non_negative(wire: WireDuration) -> Option<Duration> {
+    if wire.seconds < 0 { None } else { Duration::try_from(wire).ok() }
 }
 
 /// Reads a duration within `min..=max`.
@@ -26,9 +33,29 @@ pub fn parse_duration_within(
 ) -> Result<Duration, Invalid> {
     let value = parse_duration(field, wire)?;
     if value < min || value > max {
-        return Err(Invalid::new(field, format!("{value:?} is not in {min:?}..={max:?}")));
+        let why = format!("{} is not in {}..={}", exact(value), exact(min), exact(max));
+        return Err(Invalid::new(field, why));
     }
     Ok(value)
+}
+
+/// A duration for people, exactly: a whole number of the largest unit that allows it, e.g. `1500ms`, `90s`, `2m`, `7d`.
+pub fn exact(value: Duration) -> String {
+    const UNITS: [(u128, &str); 6] = [
+        (86_400_000_000_000, "d"),
+        (3_600_000_000_000, "h"),
+        (60_000_000_000, "m"),
+        (1_000_000_000, "s"),
+        (1_000_000, "ms"),
+        (1000, "us"),
+    ];
+    let nanos = value.as_nanos();
+    if nanos == 0 {
+        return "0s".to_owned();
+    }
+    let unit = UNITS.into_iter().find(|(size, _)| nanos.is_multiple_of(*size));
+    let (size, name) = unit.unwrap_or((1, "ns"));
+    format!("{}{name}", nanos / size)
 }
 
 /// Writes a duration; one beyond protobuf's 10,000 years becomes that.
@@ -49,4 +76,47 @@ pub fn system_time(wire: Timestamp) -> SystemTime {
 /// Whether protobuf, and with it its JSON, has this instant: within the years 1 to 9999.
 pub fn is_valid(wire: &Timestamp) -> bool {
     (-62_135_596_800..=253_402_300_799).contains(&wire.seconds) && (0..1_000_000_000).contains(&wire.nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_shown_as_a_whole_number_of_the_largest_unit() {
+        for (value, text) in [
+            (Duration::ZERO, "0s"),
+            (Duration::from_nanos(1), "1ns"),
+            (Duration::from_micros(1500), "1500us"),
+            (Duration::from_millis(1500), "1500ms"),
+            (Duration::from_secs(1), "1s"),
+            (Duration::from_secs(60), "1m"),
+            (Duration::from_secs(90), "90s"),
+            (Duration::from_secs(5400), "90m"),
+            (Duration::from_secs(7 * 86_400), "7d"),
+            (Duration::MAX, "18446744073709551615999999999ns"),
+        ] {
+            assert_eq!(exact(value), text);
+        }
+    }
+
+    #[test]
+    fn a_duration_out_of_its_range_is_refused_with_the_range() {
+        let (min, max) = (Duration::from_millis(1), Duration::from_secs(60));
+        let parse = |value| parse_duration_within("wait_timeout", value, min, max);
+        assert_eq!(parse(duration(max)), Ok(max));
+        let refused = |value| parse(value).unwrap_err().to_string();
+        assert_eq!(refused(duration(2 * max)), "wait_timeout: 2m is not in 1ms..=1m");
+        assert_eq!(refused(duration(Duration::ZERO)), "wait_timeout: 0s is not in 1ms..=1m");
+    }
+
+    #[test]
+    fn every_negative_duration_is_refused() {
+        for (seconds, nanos) in [(-1, 0), (0, -1), (i64::MIN, i32::MIN), (i64::MIN, 0), (0, i32::MIN)] {
+            let refused = parse_duration("wait_timeout", WireDuration { seconds, nanos }).unwrap_err();
+            assert_eq!(refused.to_string(), "wait_timeout: is not a duration of zero or more");
+        }
+        let odd = WireDuration { seconds: 1, nanos: 1_500_000_000 };
+        assert_eq!(non_negative(odd), Some(Duration::from_millis(2500)));
+    }
 }

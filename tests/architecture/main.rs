@@ -13,6 +13,7 @@ const PURE: [&str; 11] = [
     "control-plane/src/publish/log.rs",
     "control-plane/src/publish/session.rs",
     "control-plane/src/publish/snapshot.rs",
+    "control-plane/src/query",
     "control-plane/src/registry",
     "data-plane/src/discovery/assembly.rs",
     "data-plane/src/discovery/parse.rs",

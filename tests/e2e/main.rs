@@ -6,6 +6,7 @@
 
 mod breakers;
 mod client;
+mod contract;
 mod demo;
 mod durability;
 mod failover;

@@ -9,9 +9,10 @@ use gateway_tests::{
 };
 use serde_json::{Value, json};
 
-const SERVICES: [&str; 6] = [
+const SERVICES: [&str; 7] = [
     "gateway.v1.DiscoveryService",
     "gateway.v1.ObservabilityService",
+    "gateway.v1.PolicyService",
     "gateway.v1.RegistryService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",

@@ -16,26 +16,33 @@ pub struct ControlPlane {
     process: Process,
     store: String,
     listen: SocketAddr,
+    flags: Vec<String>,
 }
 
 impl ControlPlane {
     /// Starts one on a free port.
     pub async fn start(store: &Path) -> Self {
+        Self::start_with(store, &[]).await
+    }
+
+    /// Starts one with further flags.
+    pub async fn start_with(store: &Path, flags: &[&str]) -> Self {
         let store = format!("redb:{}", store.display());
-        let (process, listen) = Self::spawn(&store, "127.0.0.1:0").await;
-        Self { process, store, listen }
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let (process, listen) = Self::spawn(&store, "127.0.0.1:0", &flags).await;
+        Self { process, store, listen, flags }
     }
 
     /// Starts it again, at the same address and on the same store, after it has been killed.
     pub async fn restart(&mut self) {
         self.process.kill();
-        (self.process, self.listen) = Self::spawn(&self.store, &self.listen.to_string()).await;
+        (self.process, self.listen) = Self::spawn(&self.store, &self.listen.to_string(), &self.flags).await;
     }
 
-    async fn spawn(store: &str, listen: &str) -> (Process, SocketAddr) {
+    async fn spawn(store: &str, listen: &str, flags: &[String]) -> (Process, SocketAddr) {
         let mut command = binaries::control_plane();
-        let mut process =
-            Process::spawn("control-plane", command.args(["--listen", listen, "--store", store]));
+        command.args(["--listen", listen, "--store", store]).args(flags);
+        let mut process = Process::spawn("control-plane", &mut command);
         let ready = process.ready().await;
         (process, address(&ready, "listen"))
     }

@@ -6,20 +6,15 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    body::{Body, Bytes},
+    body::Body,
     extract::State,
     response::{IntoResponse, Response},
 };
 use gateway_proto::{Address, Check, Invalid, ServiceName, json::to_json, v1};
 use http::{HeaderMap, StatusCode, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Map, Value};
-use tokio::time::timeout;
 
 use crate::{edge::Edge, refusal::Refusal, registry::Registration};
-
-const MAX_BODY_BYTES: usize = 64 * 1024;
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Registers: 201 when the replica is new, 200 when it is known.
 pub(super) async fn register(
@@ -28,7 +23,7 @@ pub(super) async fn register(
     body: Body,
 ) -> Result<Response, Refusal> {
     let registration = parse_registration(&read_object(&headers, body).await?)?;
-    let answer = edge.register(registration, false).await?;
+    let answer = edge.register(registration, false, None).await?;
     let replica = answer.replica.clone().unwrap_or_default();
     let location = format!("/v1/services/{}/replicas/{}", replica.service, replica.replica_id);
     let status = if answer.created { StatusCode::CREATED } else { StatusCode::OK };
@@ -54,26 +49,9 @@ pub(super) async fn deregister(
 }
 
 async fn read_object(headers: &HeaderMap, body: Body) -> Result<Map<String, Value>, Refusal> {
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let media_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
-    if !media_type.trim().eq_ignore_ascii_case("application/json") {
-        return Err(Refusal::MediaType);
-    }
-    let bytes = read(body).await?;
-    match serde_json::from_slice(&bytes) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(Refusal::NotJson("an object is needed".into())),
-        Err(error) => Err(Refusal::NotJson(error.to_string())),
-    }
-}
-
-async fn read(body: Body) -> Result<Bytes, Refusal> {
-    let limited = Limited::new(body, MAX_BODY_BYTES).collect();
-    match timeout(BODY_TIMEOUT, limited).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Refusal::TooLarge { limit: MAX_BODY_BYTES }),
-        Ok(Err(error)) => Err(Refusal::NotJson(error.to_string())),
-        Err(_) => Err(Refusal::TooSlow(BODY_TIMEOUT)),
+    match super::body::read_object(headers, body, &["application/json"]).await? {
+        Some(Value::Object(object)) => Ok(object),
+        _ => Err(Refusal::NotJson("an object is needed".into())),
     }
 }
 

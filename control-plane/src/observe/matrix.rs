@@ -1,17 +1,58 @@
 //! The breakers of every replica as every data plane sees them.
 
-use std::collections::{BTreeMap, HashMap};
+mod merged;
 
-use gateway_proto::{NodeId, ReplicaId, ReplicaKey, ServiceName, v1};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    time::SystemTime,
+};
+
+use gateway_proto::{NodeId, ReplicaKey, ServiceName, v1};
+
+use super::{
+    changes::{Change, Changes},
+    row::Row,
+    scope::Scope,
+};
 
 /// Rows that are kept. With more than this, a data plane's further rows are dropped: bounded memory comes first.
 const MAX_ROWS: usize = 200_000;
+/// Changed rows that are told one by one; whoever missed more is told everything.
+const MAX_DIRTY: usize = 50_000;
 
 /// Replicas × data planes.
 #[derive(Debug, Default)]
 pub struct Matrix {
-    rows: BTreeMap<ReplicaKey, BTreeMap<NodeId, v1::Breaker>>,
+    replicas: BTreeMap<ReplicaKey, Replica>,
+    nodes: HashMap<NodeId, NodeRows>,
+    /// How many replicas of a service have a breaker that is not closed somewhere.
+    open: HashMap<ServiceName, usize>,
     row_count: usize,
+    changes: Changes,
+}
+
+/// One replica, as the data planes that report it see it.
+#[derive(Debug)]
+pub struct Replica {
+    rows: BTreeMap<NodeId, Cell>,
+    /// How many of them are not closed.
+    open: usize,
+    /// When the first of them came.
+    added: Change,
+}
+
+#[derive(Debug)]
+struct Cell {
+    row: Row,
+    reported: SystemTime,
+    added: Change,
+    changed: Change,
+}
+
+#[derive(Debug, Default)]
+struct NodeRows {
+    keys: HashSet<ReplicaKey>,
+    open: usize,
 }
 
 /// What one data plane said of its breakers, checked.
@@ -20,180 +61,231 @@ pub struct BreakerReport {
     /// Whether `breakers` are all there are, or only those that changed.
     pub full: bool,
     /// One entry for each replica.
-    pub breakers: Vec<(ReplicaKey, v1::Breaker)>,
+    pub breakers: Vec<(ReplicaKey, Row)>,
+}
+
+/// Names a row: merged, or of one data plane.
+pub type RowName = (ReplicaKey, Option<NodeId>);
+
+/// What changed since a reader looked last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dirty {
+    /// These rows, in the order of their names, and whether each was there then; and the change to go on from.
+    Rows(Vec<(RowName, bool)>, Change),
+    /// Too much, or too long ago: only the whole set tells.
+    TooMuch,
+}
+
+/// What a data plane counted of a replica, or all of them did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Attempts begun.
+    pub attempts: i64,
+    /// Attempts that failed by the replica's fault.
+    pub failures: i64,
+    /// Attempts that followed a failed one of the same request.
+    pub retries: i64,
+    /// Attempts that have not ended.
+    pub inflight: i64,
+    /// Data planes on which its breaker is not closed.
+    pub open_nodes: usize,
 }
 
 impl Matrix {
-    /// Takes in a report. Yields how many rows there was no room for.
-    pub fn report(&mut self, node: &NodeId, report: BreakerReport) -> usize {
+    /// Takes in a report that came at `at`. Yields how many rows there was no room for.
+    pub fn report(&mut self, node: &NodeId, report: BreakerReport, at: SystemTime) -> usize {
         if report.full {
-            self.forget_node(node);
+            let reported: HashSet<_> = report.breakers.iter().map(|(key, _)| key).collect();
+            let known = self.nodes.get(node).into_iter().flat_map(|rows| &rows.keys);
+            let gone: Vec<_> = known.filter(|key| !reported.contains(key)).cloned().collect();
+            for key in gone {
+                self.remove(node, &key);
+            }
         }
         let mut dropped = 0;
-        for (key, breaker) in report.breakers {
-            let is_known = self.rows.get(&key).is_some_and(|nodes| nodes.contains_key(node));
-            if !is_known && self.row_count >= MAX_ROWS {
-                dropped += 1;
-                continue;
-            }
-            self.row_count += usize::from(!is_known);
-            self.rows.entry(key).or_default().insert(node.clone(), breaker);
+        for (key, row) in report.breakers {
+            dropped += usize::from(!self.put(node, key, row, at));
         }
         dropped
     }
 
     /// Drops what one data plane said.
     pub fn forget_node(&mut self, node: &NodeId) {
-        for nodes in self.rows.values_mut() {
-            self.row_count -= usize::from(nodes.remove(node).is_some());
+        let rows = self.nodes.get_mut(node).map(|rows| std::mem::take(&mut rows.keys));
+        for key in rows.into_iter().flatten() {
+            self.remove(node, &key);
         }
-        self.rows.retain(|_, nodes| !nodes.is_empty());
+        self.nodes.remove(node);
     }
 
     /// Drops the rows of a replica that is gone.
     pub fn forget_replica(&mut self, key: &ReplicaKey) {
-        self.row_count -= self.rows.remove(key).map_or(0, |nodes| nodes.len());
+        let nodes: Vec<_> =
+            self.replicas.get(key).into_iter().flat_map(|replica| replica.rows.keys().cloned()).collect();
+        for node in nodes {
+            self.remove(&node, key);
+        }
     }
 
-    /// What every data plane says of each replica, from `start` on, it included; from the first one without `start`.
-    pub fn from(
-        &self,
+    /// The replicas in scope that have rows, from `start` on, it included; from the first one without `start`.
+    pub fn from<'a>(
+        &'a self,
+        scope: &'a Scope,
         start: Option<&ReplicaKey>,
-    ) -> impl Iterator<Item = (&ReplicaKey, &BTreeMap<NodeId, v1::Breaker>)> {
-        match start {
-            Some(start) => self.rows.range(start..),
-            None => self.rows.range::<ReplicaKey, _>(..),
-        }
+    ) -> impl Iterator<Item = (&'a ReplicaKey, &'a Replica)> {
+        let begin = scope.start().into_iter().chain(start.cloned()).max();
+        let range = match &begin {
+            Some(begin) => self.replicas.range(begin..),
+            None => self.replicas.range::<ReplicaKey, _>(..),
+        };
+        range.take_while(|(key, _)| scope.admits_replica(key))
+    }
+
+    /// One replica; `None` when no data plane reports it.
+    pub fn get(&self, key: &ReplicaKey) -> Option<&Replica> {
+        self.replicas.get(key)
     }
 
     /// The replicas that have rows.
     pub fn replicas(&self) -> impl Iterator<Item = &ReplicaKey> {
-        self.rows.keys()
+        self.replicas.keys()
     }
 
     /// How many replicas of the service have a breaker that is not closed on some data plane.
     pub fn open_replica_count(&self, service: &ServiceName) -> usize {
-        // "0" is the least of all ids: labels begin with a letter or a digit.
-        let least = ReplicaId::parse("0").expect("a digit is a label");
-        let start = ReplicaKey { service: service.clone(), replica: least };
-        let replicas = self.rows.range(start..).take_while(|(key, _)| key.service == *service);
-        replicas.filter(|(_, nodes)| nodes.values().any(is_not_closed)).count()
+        self.open.get(service).copied().unwrap_or(0)
     }
 
-    /// How many breakers are not closed on each data plane that has such.
-    pub fn open_breaker_counts(&self) -> HashMap<NodeId, usize> {
-        let mut counts = HashMap::new();
-        for (node, _) in self.rows.values().flatten().filter(|(_, row)| is_not_closed(row)) {
-            *counts.entry(node.clone()).or_default() += 1;
+    /// How many breakers are not closed on a data plane.
+    pub fn open_breaker_count(&self, node: &NodeId) -> usize {
+        self.nodes.get(node).map_or(0, |rows| rows.open)
+    }
+
+    /// What a data plane has in flight at a replica, as it reported last.
+    pub fn inflight_count(&self, key: &ReplicaKey, node: &NodeId) -> i32 {
+        self.replicas
+            .get(key)
+            .and_then(|replica| replica.rows.get(node))
+            .map_or(0, |cell| cell.row.inflight_count)
+    }
+
+    /// The last change of any row.
+    pub fn last_change(&self) -> Change {
+        self.changes.last()
+    }
+
+    /// The rows in scope that changed after `since`, merged or of each data plane.
+    pub fn dirty_since(&self, since: Change, scope: &Scope, per_node: bool) -> Dirty {
+        if !self.changes.reaches(since) {
+            return Dirty::TooMuch;
         }
-        counts
+        let mut dirty: BTreeMap<RowName, bool> = BTreeMap::new();
+        let name = |key: &ReplicaKey, node: &NodeId| (key.clone(), per_node.then(|| node.clone()));
+        for removal in self.changes.removals_since(since).filter(|removal| scope.admits_replica(&removal.key))
+        {
+            let added = if per_node { Some(removal.added) } else { removal.replica_added };
+            let was_known = added.is_some_and(|added| added <= since);
+            *dirty.entry(name(&removal.key, &removal.node)).or_default() |= was_known;
+        }
+        for (key, node) in self.changes.rows_since(since).filter(|(key, _)| scope.admits_replica(key)) {
+            dirty.entry(name(key, node)).or_default();
+            if dirty.len() > MAX_DIRTY {
+                return Dirty::TooMuch;
+            }
+        }
+        for ((key, node), was_known) in &mut dirty {
+            let Some(replica) = self.replicas.get(key) else { continue };
+            let added = match node {
+                Some(node) => replica.rows.get(node).map(|cell| cell.added),
+                None => Some(replica.added),
+            };
+            *was_known |= added.is_some_and(|added| added <= since);
+        }
+        Dirty::Rows(dirty.into_iter().collect(), self.changes.last())
+    }
+
+    /// The row of this name, if it is there.
+    pub fn row(&self, (key, node): &RowName) -> Option<v1::Breaker> {
+        let replica = self.replicas.get(key)?;
+        match node {
+            Some(node) => replica.rows.get(node).map(|cell| cell.row.to_wire(key, Some(node), cell.reported)),
+            None => replica.merged(key, |_| true),
+        }
+    }
+
+    fn put(&mut self, node: &NodeId, key: ReplicaKey, row: Row, at: SystemTime) -> bool {
+        let known = self.replicas.get_mut(&key).and_then(|replica| replica.rows.get_mut(node));
+        if let Some(cell) = known {
+            cell.reported = at;
+            if cell.row == row {
+                return true;
+            }
+            let (was_open, is_open) = (cell.row.is_open(), row.is_open());
+            cell.changed = self.changes.changed(Some(cell.changed), &key, node);
+            cell.row = row;
+            self.opened(node, &key, was_open, is_open);
+            return true;
+        }
+        if self.row_count >= MAX_ROWS {
+            return false;
+        }
+        let change = self.changes.changed(None, &key, node);
+        let is_open = row.is_open();
+        self.row_count += 1;
+        self.nodes.entry(node.clone()).or_default().keys.insert(key.clone());
+        let replica = self.replicas.entry(key.clone()).or_insert_with(|| Replica {
+            rows: BTreeMap::new(),
+            open: 0,
+            added: change,
+        });
+        replica.rows.insert(node.clone(), Cell { row, reported: at, added: change, changed: change });
+        self.opened(node, &key, false, is_open);
+        true
+    }
+
+    fn remove(&mut self, node: &NodeId, key: &ReplicaKey) {
+        let Some(replica) = self.replicas.get_mut(key) else { return };
+        let Some(cell) = replica.rows.remove(node) else { return };
+        let replica_added = replica.rows.is_empty().then_some(replica.added);
+        self.changes.removed(cell.changed, key, node, cell.added, replica_added);
+        self.row_count -= 1;
+        self.opened(node, key, cell.row.is_open(), false);
+        if replica_added.is_some() {
+            self.replicas.remove(key);
+        }
+        if let Some(rows) = self.nodes.get_mut(node) {
+            rows.keys.remove(key);
+            if rows.keys.is_empty() {
+                self.nodes.remove(node);
+            }
+        }
+    }
+
+    /// Keeps the counts of what is not closed.
+    fn opened(&mut self, node: &NodeId, key: &ReplicaKey, was_open: bool, is_open: bool) {
+        if was_open == is_open {
+            return;
+        }
+        if let Some(rows) = self.nodes.get_mut(node) {
+            step(&mut rows.open, is_open);
+        }
+        let Some(replica) = self.replicas.get_mut(key) else { return };
+        let before = replica.open;
+        step(&mut replica.open, is_open);
+        if (before == 0) == (replica.open == 0) {
+            return;
+        }
+        let open = self.open.entry(key.service.clone()).or_default();
+        step(open, is_open);
+        if *open == 0 {
+            self.open.remove(&key.service);
+        }
     }
 }
 
-fn is_not_closed(breaker: &v1::Breaker) -> bool {
-    breaker.state() != v1::BreakerState::Closed
-}
-
-/// One row for a replica: the state, times and reason of the data plane that sees it worst, counts summed over all.
-///
-/// Of two that see it equally bad the one that changed last speaks. `None` without rows.
-pub fn merge<'a>(rows: impl IntoIterator<Item = &'a v1::Breaker>) -> Option<v1::Breaker> {
-    let rows: Vec<_> = rows.into_iter().collect();
-    let changed = |row: &v1::Breaker| row.state_change_time.map(|at| (at.seconds, at.nanos));
-    let worst = rows.iter().max_by_key(|row| (row.state(), changed(row)))?;
-    let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
-    let sum = |of: fn(&v1::Breaker) -> i64| rows.iter().map(|row| of(row)).fold(0, i64::saturating_add);
-    Some(v1::Breaker {
-        node_id: String::new(),
-        window_request_count: sum(|row| row.window_request_count),
-        window_failure_count: sum(|row| row.window_failure_count),
-        trip_count: sum(|row| row.trip_count),
-        attempt_count: sum(|row| row.attempt_count),
-        failure_count: sum(|row| row.failure_count),
-        retry_count: sum(|row| row.retry_count),
-        inflight_count: rows.iter().map(|row| row.inflight_count).fold(0, i32::saturating_add),
-        open_node_count: count(rows.iter().filter(|row| is_not_closed(row)).count()),
-        node_count: count(rows.len()),
-        ..v1::Breaker::clone(worst)
-    })
+fn step(count: &mut usize, up: bool) {
+    *count = if up { *count + 1 } else { count.saturating_sub(1) };
 }
 
 #[cfg(test)]
-mod tests {
-    use gateway_proto::v1::BreakerState::{self, Closed, HalfOpen, Open};
-
-    use super::*;
-
-    fn key(id: &str) -> ReplicaKey {
-        ReplicaKey::parse("orders", id).unwrap()
-    }
-
-    fn node(id: &str) -> NodeId {
-        NodeId::parse(id).unwrap()
-    }
-
-    fn breaker(state: BreakerState, reason: &str) -> v1::Breaker {
-        v1::Breaker {
-            state: state.into(),
-            reason: reason.into(),
-            trip_count: 2,
-            attempt_count: 5,
-            ..Default::default()
-        }
-    }
-
-    fn report(full: bool, rows: &[(&str, BreakerState)]) -> BreakerReport {
-        let breakers = rows.iter().map(|(id, state)| (key(id), breaker(*state, id))).collect();
-        BreakerReport { full, breakers }
-    }
-
-    fn replicas(matrix: &Matrix) -> Vec<String> {
-        let rows = matrix.from(None).flat_map(|(key, nodes)| nodes.keys().map(move |node| (key, node)));
-        rows.map(|(key, node)| format!("{}@{node}", key.replica)).collect()
-    }
-
-    #[test]
-    fn a_full_report_replaces_and_another_one_adds() {
-        let mut matrix = Matrix::default();
-        matrix.report(&node("n1"), report(true, &[("a", Closed), ("b", Closed)]));
-        matrix.report(&node("n2"), report(true, &[("b", Open)]));
-        matrix.report(&node("n1"), report(false, &[("c", Open)]));
-        assert_eq!(replicas(&matrix), ["a@n1", "b@n1", "b@n2", "c@n1"]);
-        matrix.report(&node("n1"), report(true, &[("c", Closed)]));
-        assert_eq!(replicas(&matrix), ["b@n2", "c@n1"]);
-        assert_eq!(matrix.row_count, 2);
-    }
-
-    #[test]
-    fn what_is_gone_takes_its_rows_with_it() {
-        let mut matrix = Matrix::default();
-        for id in ["n1", "n2"] {
-            matrix.report(&node(id), report(true, &[("a", Open), ("b", Open)]));
-        }
-        assert_eq!(matrix.open_replica_count(&key("a").service), 2);
-        assert_eq!(matrix.open_breaker_counts()[&node("n1")], 2);
-        matrix.forget_replica(&key("a"));
-        matrix.forget_node(&node("n2"));
-        assert_eq!(replicas(&matrix), ["b@n1"]);
-        matrix.forget_replica(&key("b"));
-        assert_eq!((replicas(&matrix).len(), matrix.row_count), (0, 0));
-    }
-
-    #[test]
-    fn rows_go_on_from_the_replica_named() {
-        let mut matrix = Matrix::default();
-        matrix.report(&node("n1"), report(true, &[("a", Open), ("b", Open), ("c", Open)]));
-        let rest: Vec<_> = matrix.from(Some(&key("b"))).map(|(key, _)| key.replica.to_string()).collect();
-        assert_eq!(rest, ["b", "c"]);
-    }
-
-    #[test]
-    fn the_data_plane_that_sees_a_replica_worst_speaks_for_all() {
-        let rows = [breaker(Closed, "fine"), breaker(Open, "refused"), breaker(HalfOpen, "probing")];
-        let merged = merge(&rows).unwrap();
-        assert_eq!((merged.state(), merged.reason.as_str()), (Open, "refused"));
-        assert_eq!((merged.open_node_count, merged.node_count, merged.trip_count), (2, 3, 6));
-        assert_eq!(merged.attempt_count, 15);
-        assert_eq!(merge(&[]), None);
-    }
-}
+mod tests;

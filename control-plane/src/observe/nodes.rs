@@ -1,4 +1,6 @@
 //! The data planes: which are connected, how far each has come, which are silent.
+//!
+//! What is waited for, the slowest of those that are connected, is kept up to date and not looked for.
 
 use std::{
     collections::BTreeMap,
@@ -18,6 +20,8 @@ pub const FORGET_AFTER: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub struct Nodes {
     nodes: BTreeMap<NodeId, Node>,
+    /// How many connected data planes have taken on which revision and none after it.
+    taken_on: BTreeMap<Revision, usize>,
     capacity: usize,
 }
 
@@ -48,15 +52,25 @@ struct Node {
     heard: Instant,
     connect_time: Option<SystemTime>,
     report_time: Option<SystemTime>,
+    /// What it said last that it routes by.
     acked: Revision,
+    /// Nothing that it follows changed from `acked` up to this revision, so it is as good as if it had acked that.
+    current: Revision,
     sent: Revision,
     nack: Option<v1::Nack>,
+    /// The revision it routed by at its last report on its present streams.
+    reported: Option<Revision>,
+    /// Replicas that its guard holds.
+    held: usize,
 }
+
+/// Before every revision: what a data plane has taken on that refuses what it was sent.
+const NOTHING: Revision = -1;
 
 impl Nodes {
     /// At most `capacity` data planes.
     pub fn new(capacity: usize) -> Self {
-        Self { nodes: BTreeMap::new(), capacity }
+        Self { nodes: BTreeMap::new(), taken_on: BTreeMap::new(), capacity }
     }
 
     /// Whether there is an entry for the data plane.
@@ -75,21 +89,26 @@ impl Nodes {
         now: Instant,
         wall: SystemTime,
     ) -> Result<Option<NodeId>, TooManyNodes> {
-        let (node, forgotten) = self.admit(identity, now)?;
-        node.connected = true;
-        node.connect_time = Some(wall);
-        node.acked = resume;
-        node.sent = resume;
-        node.nack = None;
+        let (_, forgotten) = self.admit(identity, now)?;
+        self.change(&identity.id, |node| {
+            node.connected = true;
+            node.connect_time = Some(wall);
+            node.acked = resume;
+            node.current = resume;
+            node.sent = resume;
+            node.nack = None;
+            // Only a report that follows tells of this process: the one before may have been another.
+            node.reported = None;
+        });
         Ok(forgotten)
     }
 
     /// Notes that the snapshot stream ended.
     pub fn disconnect(&mut self, id: &NodeId, now: Instant) {
-        if let Some(node) = self.nodes.get_mut(id) {
+        self.change(id, |node| {
             node.connected = false;
             node.heard = now;
-        }
+        });
     }
 
     /// Notes what was sent.
@@ -101,16 +120,25 @@ impl Nodes {
 
     /// Notes what the data plane uses now: a sign of life, too, for one that has nothing to report.
     pub fn acked(&mut self, id: &NodeId, revision: Revision, now: Instant) {
-        if let Some(node) = self.nodes.get_mut(id) {
+        self.change(id, |node| {
             node.heard = now;
-            node.acked = revision;
+            // An ack that is older than what it said since changes nothing.
+            node.acked = node.acked.max(revision);
+            node.current = node.current.max(revision);
             node.nack = None;
-        }
+        });
+    }
+
+    /// Notes that nothing which the data plane follows has changed since what it acked, up to `revision`.
+    pub fn unaffected(&mut self, id: &NodeId, revision: Revision) {
+        self.change(id, |node| node.current = node.current.max(revision));
     }
 
     /// Notes what the data plane refused. Yields whether that is news.
     pub fn nacked(&mut self, id: &NodeId, nack: v1::Nack) -> bool {
-        self.nodes.get_mut(id).is_some_and(|node| node.nack.replace(nack.clone()) != Some(nack))
+        let mut is_news = false;
+        self.change(id, |node| is_news = node.nack.replace(nack.clone()) != Some(nack));
+        is_news
     }
 
     /// Notes that the data plane reported. Yields who was forgotten for it.
@@ -127,6 +155,25 @@ impl Nodes {
         node.heard = now;
         node.report_time = Some(wall);
         Ok(forgotten)
+    }
+
+    /// Notes that a report stream begins, or ended: until the next report, nothing is known of what it routes by.
+    pub fn reports_anew(&mut self, id: &NodeId) {
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.reported = None;
+        }
+    }
+
+    /// Notes which revision the data plane routed by when it reported; `None`: of another epoch.
+    pub fn reported_at(&mut self, id: &NodeId, revision: Option<Revision>) {
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.reported = revision;
+        }
+    }
+
+    /// Notes how many replicas the data plane's guard holds. Yields how many it held before.
+    pub fn holds(&mut self, id: &NodeId, count: usize) -> usize {
+        self.nodes.get_mut(id).map_or(0, |node| std::mem::replace(&mut node.held, count))
     }
 
     /// Drops data planes that have been away for [`FORGET_AFTER`], and yields them.
@@ -160,6 +207,52 @@ impl Nodes {
         counts
     }
 
+    /// The revision that every connected data plane has taken on; the largest there is when none is connected.
+    pub fn slowest(&self) -> Revision {
+        self.taken_on.keys().next().copied().unwrap_or(Revision::MAX)
+    }
+
+    /// The connected data planes, and what each has taken on.
+    pub(super) fn connected(&self) -> impl Iterator<Item = (&NodeId, Progress)> {
+        let connected = self.nodes.iter().filter(|(_, node)| node.connected);
+        connected.map(|(id, node)| {
+            (id, Progress { acked: node.acked, taken_on: node.taken_on(), reported: node.reported })
+        })
+    }
+
+    /// How many are connected.
+    pub fn connected_count(&self) -> usize {
+        self.taken_on.values().sum()
+    }
+
+    /// Whether the data plane has been heard of within [`SILENT_AFTER`].
+    pub fn is_heard(&self, id: &NodeId, now: Instant) -> bool {
+        self.nodes.get(id).is_some_and(|node| now - node.heard < SILENT_AFTER)
+    }
+
+    /// Changes an entry, if there is one, and keeps what is counted of it.
+    fn change(&mut self, id: &NodeId, change: impl FnOnce(&mut Node)) {
+        let Some(node) = self.nodes.get_mut(id) else { return };
+        let counted = |node: &Node| node.connected.then(|| node.taken_on());
+        let before = counted(node);
+        change(node);
+        let after = counted(node);
+        if before == after {
+            return;
+        }
+        if let Some(before) = before
+            && let Some(count) = self.taken_on.get_mut(&before)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.taken_on.remove(&before);
+            }
+        }
+        if let Some(after) = after {
+            *self.taken_on.entry(after).or_default() += 1;
+        }
+    }
+
     /// The data plane's entry, made if need be, and the one that is away and made room for it.
     fn admit(
         &mut self,
@@ -182,8 +275,11 @@ impl Nodes {
             connect_time: None,
             report_time: None,
             acked: 0,
+            current: 0,
             sent: 0,
             nack: None,
+            reported: None,
+            held: 0,
         });
         node.version.clone_from(&identity.version);
         node.address.clone_from(&identity.address);
@@ -191,12 +287,38 @@ impl Nodes {
     }
 }
 
+/// How far one connected data plane has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Progress {
+    acked: Revision,
+    taken_on: Revision,
+    reported: Option<Revision>,
+}
+
+impl Progress {
+    /// Whether it routes by this revision, or by what is the same to it.
+    pub(super) fn has_taken_on(&self, revision: Revision) -> bool {
+        self.taken_on >= revision
+    }
+
+    /// Whether it has reported since it did.
+    pub(super) fn has_reported_since(&self, revision: Revision) -> bool {
+        // It does not know of revisions that change nothing for it, so it cannot report by them.
+        let enough = if self.has_taken_on(revision) { revision.min(self.acked) } else { revision };
+        self.reported.is_some_and(|reported| reported >= enough)
+    }
+}
+
 impl Node {
+    fn taken_on(&self) -> Revision {
+        if self.nack.is_some() { NOTHING } else { self.current }
+    }
+
     fn state(&self, head: Revision) -> v1::NodeState {
         match (self.connected, &self.nack) {
             (false, _) => v1::NodeState::Disconnected,
             (true, Some(_)) => v1::NodeState::Nacked,
-            (true, None) if self.acked >= head => v1::NodeState::Synced,
+            (true, None) if self.current >= head => v1::NodeState::Synced,
             (true, None) => v1::NodeState::Lagging,
         }
     }
@@ -207,13 +329,14 @@ impl Node {
             version: self.version.clone(),
             address: self.address.clone(),
             state: self.state(head).into(),
-            acked_revision: self.acked,
+            acked_revision: self.current,
             sent_revision: self.sent,
             connect_time: self.connect_time.map(timestamp),
             last_report_time: self.report_time.map(timestamp),
             nack: self.nack.clone(),
+            // The matrix knows.
             open_breaker_count: 0,
-            held_replica_count: 0,
+            held_replica_count: i32::try_from(self.held).unwrap_or(i32::MAX),
         }
     }
 }
@@ -235,6 +358,37 @@ mod tests {
             nodes.connect(&identity(id), 0, now, UNIX_EPOCH).unwrap();
         }
         (nodes, now)
+    }
+
+    #[test]
+    fn the_slowest_of_the_connected_ones_is_known_at_every_moment() {
+        let (mut nodes, now) = connected(&[], 9);
+        let (one, two) = (identity("n1"), identity("n2"));
+        assert_eq!((nodes.slowest(), nodes.connected_count()), (Revision::MAX, 0));
+        nodes.connect(&one, 3, now, UNIX_EPOCH).unwrap();
+        nodes.connect(&two, 5, now, UNIX_EPOCH).unwrap();
+        assert_eq!((nodes.slowest(), nodes.connected_count()), (3, 2));
+        nodes.acked(&one.id, 6, now);
+        assert_eq!(nodes.slowest(), 5);
+        nodes.unaffected(&two.id, 7);
+        assert_eq!(nodes.slowest(), 6);
+        // One that refuses holds nobody knows what.
+        nodes.nacked(&one.id, v1::Nack::default());
+        assert_eq!(nodes.slowest(), -1);
+        nodes.acked(&one.id, 8, now);
+        assert_eq!(nodes.slowest(), 7);
+        // An older ack that comes late takes nothing back.
+        nodes.acked(&two.id, 5, now);
+        assert_eq!(nodes.slowest(), 7);
+        // A second stream of the same data plane is no second data plane.
+        nodes.connect(&two, 4, now, UNIX_EPOCH).unwrap();
+        assert_eq!((nodes.slowest(), nodes.connected_count()), (4, 2));
+        nodes.disconnect(&two.id, now);
+        assert_eq!((nodes.slowest(), nodes.connected_count()), (8, 1));
+        // Who only reports is not waited for.
+        nodes.reported(&identity("n3"), now, UNIX_EPOCH).unwrap();
+        nodes.disconnect(&one.id, now);
+        assert_eq!((nodes.slowest(), nodes.connected_count()), (Revision::MAX, 0));
     }
 
     fn state(nodes: &Nodes, head: Revision) -> v1::NodeState {

@@ -3,20 +3,36 @@
 //! Names must be right, for they are keys. Texts are for people and are cut rather than refused: a report is worth
 //! more than the end of its longest sentence.
 
-use gateway_proto::{Invalid, NodeId, ReplicaKey, time, v1};
+use std::time::SystemTime;
 
-use super::matrix::BreakerReport;
+use gateway_proto::{
+    Invalid, NodeId, ReplicaKey, ServiceName,
+    time::{self, timestamp},
+    v1,
+};
+
+use super::{
+    catalog::EventType,
+    matrix::BreakerReport,
+    row::Row,
+    stats::{StatsReport, parse_stats},
+};
+use crate::registry::Revision;
 
 /// A reason or a sentence.
 const MAX_TEXT_CHARS: usize = 512;
 /// One of the last errors, or a value of an event's metadata.
 const MAX_DETAIL_CHARS: usize = 200;
+/// Why an operator decided something.
+const MAX_REASON_CHARS: usize = 256;
+/// Who did something, or a key of metadata.
 const MAX_KEY_CHARS: usize = 63;
 const MAX_LAST_ERRORS: usize = 5;
 const MAX_METADATA: usize = 16;
 /// Transitions in one message; a data plane that has more to tell says so in `dropped_event_count`.
 const MAX_EVENTS: usize = 1000;
-const EVENT_TYPES: [&str; 3] = ["BREAKER_OPENED", "BREAKER_HALF_OPENED", "BREAKER_CLOSED"];
+/// Replicas named as held in one message.
+const MAX_HELD: usize = 1000;
 
 /// A checked `ReportNodeStatusRequest`, apart from the sender's identity.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -25,192 +41,187 @@ pub struct Report {
     pub breakers: BreakerReport,
     /// Transitions, oldest first.
     pub events: Vec<v1::Event>,
+    /// Transitions that could not be told.
+    pub lost_events: u64,
+    /// Epoch and revision of the snapshot that was routed by; `None`: not said.
+    pub routed_by: Option<(String, Revision)>,
+    /// What the guard holds; `None`: as before, or in a full report: nothing.
+    pub held: Option<Held>,
+    /// Counts of an interval.
+    pub stats: Option<StatsReport>,
+}
+
+/// Replicas that a data plane's guard holds.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Held {
+    /// How many.
+    pub count: usize,
+    /// Whose they are, each once, in order.
+    pub services: Vec<ServiceName>,
 }
 
 impl Report {
-    /// Checks a report of `node`.
+    /// Checks a report of `node` that came at `at`.
     ///
     /// # Errors
     /// [`Invalid`] naming the entry at fault: a bad name, a state or an event that this version does not know.
-    pub fn parse(node: &NodeId, wire: v1::ReportNodeStatusRequest) -> Result<Self, Invalid> {
+    pub fn parse(node: &NodeId, wire: v1::ReportNodeStatusRequest, at: SystemTime) -> Result<Self, Invalid> {
         if wire.events.len() > MAX_EVENTS {
             return Err(Invalid::new("events", format!("are more than {MAX_EVENTS} in one message")));
+        }
+        if wire.revision < 0 {
+            return Err(Invalid::new("revision", format!("{} is below zero", wire.revision)));
         }
         let breakers = wire.breakers.into_iter().enumerate().map(|(index, row)| {
             parse_breaker(node, row).map_err(|invalid| invalid.within(&format!("breakers[{index}]")))
         });
         let breakers = BreakerReport { full: wire.full, breakers: breakers.collect::<Result<_, _>>()? };
         let events = wire.events.into_iter().enumerate().map(|(index, event)| {
-            parse_event(node, event).map_err(|invalid| invalid.within(&format!("events[{index}]")))
+            parse_event(node, event, at).map_err(|invalid| invalid.within(&format!("events[{index}]")))
         });
-        Ok(Self { breakers, events: events.collect::<Result<_, _>>()? })
+        let held = wire
+            .held_replicas
+            .map(|held| parse_held(held).map_err(|invalid| invalid.within("held_replicas")));
+        Ok(Self {
+            breakers,
+            events: events.collect::<Result<_, _>>()?,
+            lost_events: u64::try_from(wire.dropped_event_count).unwrap_or(0),
+            routed_by: (!wire.epoch.is_empty()).then_some((wire.epoch, wire.revision)),
+            held: held.transpose()?,
+            stats: parse_stats(wire.stats, wire.stats_interval)?,
+        })
     }
 }
 
-fn parse_breaker(node: &NodeId, mut row: v1::Breaker) -> Result<(ReplicaKey, v1::Breaker), Invalid> {
-    let key = ReplicaKey::parse(&row.service, &row.replica_id)?;
-    if matches!(v1::BreakerState::try_from(row.state), Err(_) | Ok(v1::BreakerState::Unspecified)) {
-        return Err(Invalid::new("state", format!("{} is no state of a breaker", row.state)));
-    }
-    (row.service, row.replica_id) = (key.service.to_string(), key.replica.to_string());
-    row.node_id = node.to_string();
-    // Tools that write JSON cannot write an instant that is none.
-    row.state_change_time = row.state_change_time.filter(time::is_valid);
-    row.retry_time = row.retry_time.filter(time::is_valid);
-    // Only a merged row counts data planes.
-    (row.open_node_count, row.node_count) = (0, 0);
-    cut(&mut row.address, MAX_TEXT_CHARS);
-    cut(&mut row.reason, MAX_TEXT_CHARS);
-    row.last_errors.truncate(MAX_LAST_ERRORS);
-    row.last_errors.shrink_to_fit();
-    row.last_errors.iter_mut().for_each(|text| cut(text, MAX_DETAIL_CHARS));
+fn parse_breaker(node: &NodeId, mut wire: v1::Breaker) -> Result<(ReplicaKey, Row), Invalid> {
+    let key = ReplicaKey::parse(&wire.service, &wire.replica_id)?;
+    let state = match v1::BreakerState::try_from(wire.state) {
+        Err(_) | Ok(v1::BreakerState::Unspecified) => {
+            return Err(Invalid::new("state", format!("{} is no state of a breaker", wire.state)));
+        }
+        Ok(state) => state,
+    };
+    let active_override = wire.active_override.take().map(|entry| {
+        let entry = parse_override(node, &key, entry).map_err(|invalid| invalid.within("active_override"));
+        entry.map(Box::new)
+    });
+    wire.last_errors.truncate(MAX_LAST_ERRORS);
+    let row = Row {
+        state,
+        // A rule that this version does not know is no reason to refuse what it led to.
+        rule: wire.rule(),
+        address: cut(wire.address, MAX_TEXT_CHARS).into(),
+        // Tools that write JSON cannot write an instant that is none.
+        state_change_time: wire.state_change_time.filter(time::is_valid),
+        retry_time: wire.retry_time.filter(time::is_valid),
+        reason: cut(wire.reason, MAX_TEXT_CHARS).into(),
+        window_request_count: wire.window_request_count.max(0),
+        window_failure_count: wire.window_failure_count.max(0),
+        trip_count: wire.trip_count.max(0),
+        consecutive_failure_count: wire.consecutive_failure_count.max(0),
+        probe_success_count: wire.probe_success_count.max(0),
+        probe_success_target: wire.probe_success_target.max(0),
+        inflight_count: wire.inflight_count.max(0),
+        incarnation: wire.incarnation,
+        generation: wire.generation,
+        last_errors: wire.last_errors.into_iter().map(|text| cut(text, MAX_DETAIL_CHARS).into()).collect(),
+        attempt_count: wire.attempt_count.max(0),
+        failure_count: wire.failure_count.max(0),
+        retry_count: wire.retry_count.max(0),
+        active_override: active_override.transpose()?,
+    };
     Ok((key, row))
 }
 
-fn parse_event(node: &NodeId, mut event: v1::Event) -> Result<v1::Event, Invalid> {
-    let key = ReplicaKey::parse(&event.service, &event.replica_id)?;
-    (event.service, event.replica_id) = (key.service.to_string(), key.replica.to_string());
-    if !EVENT_TYPES.contains(&event.event_type.as_str()) {
-        let shown: String = event.event_type.escape_default().take(40).collect();
-        return Err(Invalid::new("event_type", format!("\"{shown}\" is no transition of a breaker")));
+/// An override that a breaker obeys: of this replica or of all, on this data plane or on all.
+fn parse_override(
+    node: &NodeId,
+    key: &ReplicaKey,
+    wire: v1::OverrideEntry,
+) -> Result<v1::OverrideEntry, Invalid> {
+    if !matches!(wire.kind(), v1::OverrideKind::BreakerOpen | v1::OverrideKind::BreakerClosed) {
+        return Err(Invalid::new("kind", format!("{} forces no breaker", wire.kind)));
     }
-    event.node_id = node.to_string();
-    event.event_time = event.event_time.filter(time::is_valid);
-    event.event_type.shrink_to_fit();
-    cut(&mut event.message, MAX_TEXT_CHARS);
-    if event.metadata.len() > MAX_METADATA {
+    let names = [
+        ("service", &wire.service, [key.service.as_str(), key.service.as_str()]),
+        ("replica_id", &wire.replica_id, [key.replica.as_str(), "-"]),
+        ("node_id", &wire.node_id, [node.as_str(), ""]),
+    ];
+    for (field, name, known) in names {
+        if !known.contains(&name.as_str()) {
+            return Err(Invalid::new(field, "is not that of the breaker"));
+        }
+    }
+    Ok(v1::OverrideEntry {
+        override_id: cut(wire.override_id, MAX_REASON_CHARS),
+        service: cut(wire.service, MAX_KEY_CHARS),
+        replica_id: cut(wire.replica_id, MAX_KEY_CHARS),
+        node_id: cut(wire.node_id, MAX_KEY_CHARS),
+        kind: wire.kind,
+        create_time: wire.create_time.filter(time::is_valid),
+        expire_time: wire.expire_time.filter(time::is_valid),
+        reason: cut(wire.reason, MAX_REASON_CHARS),
+        author: cut(wire.author, MAX_KEY_CHARS),
+        revision: wire.revision.max(0),
+        // Of blocked registrations only.
+        address: String::new(),
+    })
+}
+
+fn parse_event(node: &NodeId, wire: v1::Event, at: SystemTime) -> Result<v1::Event, Invalid> {
+    let key = ReplicaKey::parse(&wire.service, &wire.replica_id)?;
+    let known = EventType::find(&wire.event_type).filter(|known| known.is_reported);
+    let Some(known) = known else {
+        let shown: String = wire.event_type.escape_default().take(40).collect();
+        return Err(Invalid::new("event_type", format!("\"{shown}\" is no transition of a breaker")));
+    };
+    if wire.metadata.len() > MAX_METADATA {
         return Err(Invalid::new("metadata", format!("has more than {MAX_METADATA} entries")));
     }
-    for (mut key, mut value) in std::mem::take(&mut event.metadata) {
-        cut(&mut key, MAX_KEY_CHARS);
-        cut(&mut value, MAX_DETAIL_CHARS);
-        event.metadata.insert(key, value);
+    let metadata = wire.metadata.into_iter();
+    Ok(v1::Event {
+        event_time: wire.event_time.filter(time::is_valid).or(Some(timestamp(at))),
+        severity: known.severity.into(),
+        event_type: known.name.into(),
+        service: key.service.to_string(),
+        replica_id: key.replica.to_string(),
+        node_id: node.to_string(),
+        // Breakers act by themselves, but for what an operator wanted.
+        actor: match cut(wire.actor, MAX_KEY_CHARS) {
+            author if !author.is_empty() && known.is_forced() => author,
+            _ => node.to_string(),
+        },
+        message: cut(wire.message, MAX_TEXT_CHARS),
+        metadata: metadata
+            .map(|(key, value)| (cut(key, MAX_KEY_CHARS), cut(value, MAX_DETAIL_CHARS)))
+            .collect(),
+        ..Default::default()
+    })
+}
+
+fn parse_held(wire: v1::HeldReplicas) -> Result<Held, Invalid> {
+    if wire.replicas.len() > MAX_HELD {
+        return Err(Invalid::new("replicas", format!("are more than {MAX_HELD} in one message")));
     }
-    Ok(event)
+    let mut services = Vec::new();
+    for (index, replica) in wire.replicas.iter().enumerate() {
+        let key = ReplicaKey::parse(&replica.service, &replica.replica_id);
+        services.push(key.map_err(|invalid| invalid.within(&format!("replicas[{index}]")))?.service);
+    }
+    services.sort_unstable();
+    services.dedup();
+    let count = usize::try_from(wire.total_count).unwrap_or(0).max(wire.replicas.len());
+    Ok(Held { count, services })
 }
 
 /// Shortens a text that is kept, and gives back the memory that the message had needed for it.
-fn cut(text: &mut String, max_chars: usize) {
+fn cut(mut text: String, max_chars: usize) -> String {
     if let Some((end, _)) = text.char_indices().nth(max_chars) {
         text.truncate(end);
     }
     text.shrink_to_fit();
+    text
 }
 
 #[cfg(test)]
-mod tests {
-    use gateway_proto::json::to_json;
-
-    use super::*;
-
-    fn breaker() -> v1::Breaker {
-        v1::Breaker {
-            service: "orders".into(),
-            replica_id: "r-1".into(),
-            state: v1::BreakerState::Open.into(),
-            ..Default::default()
-        }
-    }
-
-    fn event() -> v1::Event {
-        v1::Event {
-            service: "orders".into(),
-            replica_id: "r-1".into(),
-            event_type: "BREAKER_OPENED".into(),
-            ..Default::default()
-        }
-    }
-
-    fn parse(breakers: Vec<v1::Breaker>, events: Vec<v1::Event>) -> Result<Report, Invalid> {
-        let wire = v1::ReportNodeStatusRequest { breakers, events, ..Default::default() };
-        Report::parse(&NodeId::parse("n1").unwrap(), wire)
-    }
-
-    fn field(result: Result<Report, Invalid>) -> String {
-        result.unwrap_err().violations()[0].field.clone()
-    }
-
-    #[test]
-    fn a_row_and_an_event_are_of_the_data_plane_that_sent_them() {
-        let lying = v1::Breaker { node_id: "other".into(), node_count: 9, ..breaker() };
-        let report = parse(vec![lying], vec![v1::Event { node_id: "other".into(), ..event() }]).unwrap();
-        let row = &report.breakers.breakers[0].1;
-        assert_eq!((row.node_id.as_str(), row.node_count), ("n1", 0));
-        assert_eq!(report.events[0].node_id, "n1");
-    }
-
-    #[test]
-    fn bad_names_states_and_types_are_refused_with_their_place() {
-        let bad_name = v1::Breaker { replica_id: "R".into(), ..breaker() };
-        assert_eq!(field(parse(vec![breaker(), bad_name], vec![])), "breakers[1].replica_id");
-        let no_state = v1::Breaker { state: 0, ..breaker() };
-        assert_eq!(field(parse(vec![no_state], vec![])), "breakers[0].state");
-        let made_up = v1::Event { event_type: "LEASE_EXPIRED".into(), ..event() };
-        assert_eq!(field(parse(vec![], vec![made_up])), "events[0].event_type");
-        assert_eq!(field(parse(vec![], vec![event(); 1001])), "events");
-    }
-
-    #[test]
-    fn an_instant_that_is_none_is_left_out_so_that_every_answer_can_be_written_as_json() {
-        for (seconds, nanos) in
-            [(i64::MAX, 0), (i64::MIN, 0), (253_402_300_800, 0), (0, -1), (0, 1_000_000_000)]
-        {
-            let at = Some(prost_types::Timestamp { seconds, nanos });
-            let row = v1::Breaker { state_change_time: at, retry_time: at, ..breaker() };
-            let report = parse(vec![row], vec![v1::Event { event_time: at, ..event() }]).unwrap();
-            let (row, event) = (&report.breakers.breakers[0].1, &report.events[0]);
-            assert_eq!((row.state_change_time, row.retry_time, event.event_time), (None, None, None));
-            to_json(row);
-            to_json(event);
-        }
-        let end = Some(prost_types::Timestamp { seconds: 253_402_300_799, nanos: 999_999_999 });
-        let row = v1::Breaker { retry_time: end, ..breaker() };
-        let report = parse(vec![row], vec![]).unwrap();
-        assert_eq!(report.breakers.breakers[0].1.retry_time, end);
-        to_json(&report.breakers.breakers[0].1);
-    }
-
-    #[test]
-    fn long_texts_are_cut_between_characters() {
-        let long = "é".repeat(2000);
-        let row = v1::Breaker { reason: long.clone(), last_errors: vec![long; 9], ..breaker() };
-        let report = parse(vec![row], vec![]).unwrap();
-        let row = &report.breakers.breakers[0].1;
-        assert_eq!((row.reason.chars().count(), row.last_errors.len()), (512, 5));
-        assert_eq!(row.last_errors[0].chars().count(), 200);
-    }
-
-    #[test]
-    fn what_is_kept_of_a_large_message_is_no_larger_than_it_looks() {
-        let roomy = |text: &str| {
-            let mut roomy = String::with_capacity(1_000_000);
-            roomy.push_str(text);
-            roomy
-        };
-        let long = "x".repeat(1_000_000);
-        let row = v1::Breaker {
-            service: roomy("orders"),
-            replica_id: roomy("r-1"),
-            address: roomy("a:1"),
-            reason: long.clone(),
-            last_errors: vec![String::new(); 100_000],
-            ..breaker()
-        };
-        let event = v1::Event {
-            service: roomy("orders"),
-            replica_id: roomy("r-1"),
-            event_type: roomy("BREAKER_OPENED"),
-            message: long,
-            metadata: [(roomy("key"), roomy("value"))].into(),
-            ..event()
-        };
-        let report = parse(vec![row], vec![event]).unwrap();
-        let (row, event) = (&report.breakers.breakers[0].1, &report.events[0]);
-        let texts = [&row.service, &row.replica_id, &row.address, &row.reason, &row.node_id];
-        let more = [&event.service, &event.replica_id, &event.event_type, &event.message, &event.node_id];
-        for text in texts.into_iter().chain(more).chain(event.metadata.iter().flat_map(|(k, v)| [k, v])) {
-            assert!(text.capacity() <= 600, "{} bytes for {text:?}", text.capacity());
-        }
-        assert!(row.last_errors.capacity() <= 5, "{}", row.last_errors.capacity());
-    }
-}
+mod tests;

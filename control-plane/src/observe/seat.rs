@@ -1,11 +1,11 @@
-//! Who speaks for a data plane: of its streams of one kind, the newest.
+//! A stream's right to speak for its data plane: the newest one has it.
 
 use std::sync::{Arc, MutexGuard};
 
 use gateway_proto::{NodeId, ReplicaKey, v1};
 use tokio_util::sync::CancellationToken;
 
-use super::{Identity, Observation, Observed, Report, TooManyNodes};
+use super::{Identity, Observation, Observed, Report, TooManyNodes, events, report::Held};
 use crate::{clock, registry::Revision};
 
 /// The two streams of a data plane. Of each it has one: the newest.
@@ -38,48 +38,74 @@ impl Seat {
     /// Notes what was sent.
     pub(crate) fn sent(&self, revision: Revision) {
         if let Some(mut observed) = self.speaking() {
-            observed.nodes.sent(&self.identity.id, revision);
+            observed.nodes.sent(self.node(), revision);
         }
     }
 
     /// Notes what the data plane uses now.
     pub(crate) fn acked(&self, revision: Revision) {
-        if let Some(mut observed) = self.speaking() {
-            observed.nodes.acked(&self.identity.id, revision, clock::now());
-        }
+        let Some(mut observed) = self.speaking() else { return };
+        observed.nodes.acked(self.node(), revision, clock::now());
+        self.observation.tell(observed);
+    }
+
+    /// Notes that nothing which the data plane follows has changed since what it acked, up to `revision`.
+    pub(crate) fn unaffected(&self, revision: Revision) {
+        let Some(mut observed) = self.speaking() else { return };
+        observed.nodes.unaffected(self.node(), revision);
+        self.observation.tell(observed);
     }
 
     /// Notes what the data plane refused.
     pub(crate) fn nacked(&self, nack: v1::Nack) {
         let Some(mut observed) = self.speaking() else { return };
-        let message = format!("refused an update: {}: {}", nack.reason, nack.message);
-        if observed.nodes.nacked(&self.identity.id, nack) {
-            tracing::warn!(node = %self.identity.id, "data plane {message}");
-            observed.node_event("NODE_NACKED", v1::EventSeverity::Warning, &self.identity.id, message);
-        }
+        let is_news = observed.nodes.nacked(self.node(), nack.clone());
         self.observation.tell(observed);
+        if is_news {
+            tracing::warn!(node = %self.node(), reason = nack.reason, "data plane refused an update: {}", nack.message);
+            self.observation.record([events::nacked(self.node(), &nack)]);
+        }
     }
 
-    /// Takes in a report; rows of replicas that are not `known` are dropped.
-    pub(crate) fn reported(&self, mut report: Report, known: impl Fn(&ReplicaKey) -> bool) {
+    /// Takes in a report to the control plane of this `epoch`; rows of replicas that are not `known` are dropped.
+    pub(crate) fn reported(&self, mut report: Report, epoch: &str, known: impl Fn(&ReplicaKey) -> bool) {
         report.breakers.breakers.retain(|(key, _)| known(key));
+        let (node, wall) = (self.node(), clock::wall());
         let Some(mut observed) = self.speaking() else { return };
-        match observed.nodes.reported(&self.identity, clock::now(), clock::wall()) {
+        match observed.nodes.reported(&self.identity, clock::now(), wall) {
             Ok(forgotten) => observed.forget_rows_of(forgotten),
             // It only reports, and others that are connected have taken its place meanwhile.
             Err(TooManyNodes { limit }) => {
-                tracing::warn!(node = %self.identity.id, limit, "no room for the data plane: report dropped");
+                tracing::warn!(%node, limit, "no room for the data plane: report dropped");
                 return;
             }
         }
-        let dropped = observed.matrix.report(&self.identity.id, report.breakers);
-        if dropped > 0 {
-            tracing::warn!(node = %self.identity.id, rows = dropped, "no room for more breakers: rows dropped");
+        let is_full = report.breakers.full;
+        if is_full {
+            // Until all of it is here, which its last message says by naming the revision.
+            observed.nodes.reports_anew(node);
         }
-        for event in report.events {
-            observed.timeline.push(event);
+        let dropped = observed.matrix.report(node, report.breakers, wall);
+        if let Some((of, revision)) = report.routed_by {
+            observed.nodes.reported_at(node, (of == epoch).then_some(revision));
         }
+        let held = report.held.or_else(|| is_full.then(Held::default));
+        let guard = held.and_then(|held| {
+            let before = observed.nodes.holds(node, held.count);
+            events::guard(node, before, &held)
+        });
         self.observation.tell(observed);
+        if dropped > 0 {
+            tracing::warn!(%node, rows = dropped, "no room for more breakers: rows dropped");
+        }
+        let lost = (report.lost_events > 0).then(|| events::lost(node, report.lost_events));
+        self.observation.record(report.events.into_iter().chain(guard).chain(lost));
+        if let Some(stats) = report.stats {
+            let dropped = stats.cut + self.observation.add_stats(&stats);
+            if dropped > 0 {
+                tracing::debug!(%node, rows = dropped, "no room for more counts: rows dropped");
+            }
+        }
     }
 
     /// What is observed, unless a newer stream speaks for the data plane.
@@ -92,13 +118,14 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let Some(mut observed) = self.speaking() else { return };
-        observed.seats.remove(&(self.identity.id.clone(), self.stream));
-        if self.stream == Stream::Snapshots {
-            observed.nodes.disconnect(&self.identity.id, clock::now());
-            let message = "its snapshot stream ended".to_owned();
-            let warning = v1::EventSeverity::Warning;
-            observed.node_event("NODE_DISCONNECTED", warning, &self.identity.id, message);
+        observed.seats.remove(&(self.node().clone(), self.stream));
+        match self.stream {
+            Stream::Reports => observed.nodes.reports_anew(self.node()),
+            Stream::Snapshots => observed.nodes.disconnect(self.node(), clock::now()),
         }
         self.observation.tell(observed);
+        if self.stream == Stream::Snapshots {
+            self.observation.record([events::disconnected(self.node())]);
+        }
     }
 }

@@ -1,13 +1,16 @@
 //! What happened, newest first: one bounded ring for everything and a small one for each replica.
 //!
-//! The small rings let a quiet replica keep its history while a busy one fills the large ring.
+//! The small rings let a quiet replica keep its history while a busy one fills the large ring. Like events fold into
+//! one, which moves to the newest place: so a reader that goes on from its cursor is told of every repetition.
 
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
 };
 
-use gateway_proto::{Invalid, ReplicaId, ReplicaKey, ServiceName, v1};
+use gateway_proto::{Invalid, ReplicaKey, v1};
+
+use super::{fold, scope::Scope};
 
 /// Bounds of a timeline.
 #[derive(Debug, Clone, Copy)]
@@ -34,7 +37,11 @@ pub struct Timeline {
     prefix: u64,
     /// Number of the last event; 0 before the first.
     last: Position,
-    ring: Ring,
+    events: BTreeMap<Position, Arc<v1::Event>>,
+    /// The last one that made room for others.
+    lost: Position,
+    /// The newest event of each likeness that is kept, to fold the next one into.
+    newest: HashMap<u64, Position>,
     replicas: HashMap<ReplicaKey, Ring>,
     /// Replicas by their newest event.
     quietest: BTreeMap<Position, ReplicaKey>,
@@ -46,19 +53,10 @@ type Ring = VecDeque<(Position, Arc<v1::Event>)>;
 /// Number of an event in one timeline, from 1.
 pub type Position = u64;
 
-/// Which events to show.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct EventFilter {
-    /// Of this service only.
-    pub service: Option<ServiceName>,
-    /// Of this replica of the service only.
-    pub replica: Option<ReplicaId>,
-}
-
 /// Events after a cursor, oldest first.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Since {
-    /// The events.
+    /// The events, at most as many as were asked for.
     pub events: Vec<Arc<v1::Event>>,
     /// The position to go on from.
     pub reached: Position,
@@ -75,49 +73,45 @@ pub enum Cursor {
     Foreign,
 }
 
-impl EventFilter {
-    /// Reads names; an empty service, or `-`, stands for all.
-    ///
-    /// # Errors
-    /// [`Invalid`] for a bad name, and for a replica without its service.
-    pub fn parse(service: &str, replica_id: &str) -> Result<Self, Invalid> {
-        let service = match service {
-            "" | "-" => None,
-            name => Some(ServiceName::parse(name)?),
-        };
-        let replica = match replica_id {
-            "" => None,
-            _ if service.is_none() => return Err(Invalid::new("replica_id", "needs its service beside it")),
-            id => Some(ReplicaId::parse(id)?),
-        };
-        Ok(Self { service, replica })
-    }
-
-    fn admits(&self, event: &v1::Event) -> bool {
-        self.service.as_ref().is_none_or(|name| name.as_str() == event.service)
-            && self.replica.as_ref().is_none_or(|id| id.as_str() == event.replica_id)
-    }
-}
-
 impl Timeline {
     /// An empty timeline of a process that began at `started_ms`, milliseconds of Unix time.
     pub fn new(started_ms: u64, limits: TimelineLimits) -> Self {
         Self {
             prefix: started_ms,
             last: 0,
-            ring: Ring::new(),
+            events: BTreeMap::new(),
+            lost: 0,
+            newest: HashMap::new(),
             replicas: HashMap::new(),
             quietest: BTreeMap::new(),
             limits,
         }
     }
 
-    /// Numbers an event and keeps it.
+    /// Numbers an event and keeps it, together with the like one before it if there is one.
     pub fn push(&mut self, mut event: v1::Event) -> Position {
+        let likeness = fold::likeness(&event);
+        let like = likeness.and_then(|likeness| self.newest.get(&likeness)).copied();
+        if let Some((position, earlier)) =
+            like.and_then(|position| Some((position, self.events.get(&position)?)))
+            && fold::repeats(earlier, &event)
+        {
+            event = fold::fold(earlier, event);
+            self.take(position);
+        }
         self.last += 1;
         event.event_id = format!("{:012x}-{:012x}", self.prefix, self.last);
         let event = Arc::new(event);
-        append(&mut self.ring, self.last, &event, self.limits.events);
+        self.events.insert(self.last, Arc::clone(&event));
+        if let Some(likeness) = likeness {
+            self.newest.insert(likeness, self.last);
+        }
+        if self.events.len() > self.limits.events
+            && let Some((oldest, gone)) = self.events.pop_first()
+        {
+            self.lost = oldest;
+            self.forget_likeness(oldest, &gone);
+        }
         if let Ok(key) = ReplicaKey::parse(&event.service, &event.replica_id) {
             self.remember(key, &event);
         }
@@ -129,47 +123,46 @@ impl Timeline {
         self.last
     }
 
-    /// Up to `limit` events before `before`, or the newest, newest first.
-    pub fn list(
-        &self,
-        filter: &EventFilter,
-        before: Option<Position>,
-        limit: usize,
-    ) -> Vec<(Position, Arc<v1::Event>)> {
-        let empty = Ring::new();
-        let ring = match (&filter.service, &filter.replica) {
-            (Some(service), Some(replica)) => {
-                let key = ReplicaKey { service: service.clone(), replica: replica.clone() };
-                self.replicas.get(&key).unwrap_or(&empty)
+    /// Up to `limit` events in scope before `before`, or the newest, newest first. Those of one replica come from its own
+    /// history. At most `limit` events are looked at, so there may be more than are yielded: go on from the last position,
+    /// until there is none.
+    pub fn before(&self, scope: &Scope, before: Option<Position>, limit: usize) -> Looked {
+        let before = before.unwrap_or(Position::MAX);
+        let mut looked = Looked { events: Vec::new(), reached: None };
+        let mut look = |position: Position, event: &Arc<v1::Event>| {
+            looked.reached = Some(position);
+            if scope.admits(event) {
+                looked.events.push((position, Arc::clone(event)));
             }
-            _ => &self.ring,
         };
-        let end = ring.partition_point(|(position, _)| before.is_none_or(|before| *position < before));
-        let matching = ring.range(..end).rev().filter(|(_, event)| filter.admits(event));
-        matching.take(limit).cloned().collect()
+        match scope.replica() {
+            Some(key) => {
+                let empty = Ring::new();
+                let ring = self.replicas.get(&key).unwrap_or(&empty);
+                let end = ring.partition_point(|(position, _)| *position < before);
+                ring.range(..end).rev().take(limit).for_each(|(position, event)| look(*position, event));
+            }
+            None => {
+                let events = self.events.range(..before).rev().take(limit);
+                events.for_each(|(position, event)| look(*position, event));
+            }
+        }
+        looked
     }
 
     /// Up to `limit` events after a cursor, oldest first.
-    pub fn since(&self, cursor: Cursor, filter: &EventFilter, limit: usize) -> Since {
+    pub fn since(&self, cursor: Cursor, limit: usize) -> Since {
         let after = match cursor {
             Cursor::After(position) => position,
             Cursor::Foreign => 0,
         };
-        let oldest = self.ring.front().map_or(self.last + 1, |(position, _)| *position);
-        let gap = cursor == Cursor::Foreign || after + 1 < oldest;
-        let start = self.ring.partition_point(|(position, _)| *position <= after);
-        let mut events = Vec::new();
-        let mut reached = after.max(self.last);
-        for (position, event) in self.ring.range(start..).filter(|(_, event)| filter.admits(event)) {
-            if events.len() == limit {
-                break;
-            }
-            events.push(Arc::clone(event));
-            // A full batch goes on after its own last event, a short one after all there is.
-            if events.len() == limit {
-                reached = *position;
-            }
-        }
+        let gap = cursor == Cursor::Foreign || after < self.lost;
+        let events = self.events.range(after.saturating_add(1)..).take(limit);
+        let (positions, events): (Vec<_>, Vec<_>) =
+            events.map(|(position, event)| (*position, Arc::clone(event))).unzip();
+        // A full batch goes on after its own last event, a short one after all there is.
+        let reached =
+            positions.last().copied().filter(|_| positions.len() == limit).unwrap_or(after.max(self.last));
         Since { events, reached, gap }
     }
 
@@ -190,12 +183,39 @@ impl Timeline {
         }
     }
 
+    /// Takes an event out of its place.
+    fn take(&mut self, position: Position) {
+        let Some(event) = self.events.remove(&position) else { return };
+        self.forget_likeness(position, &event);
+        let Ok(key) = ReplicaKey::parse(&event.service, &event.replica_id) else { return };
+        let Some(ring) = self.replicas.get_mut(&key) else { return };
+        ring.retain(|(known, _)| *known != position);
+        if self.quietest.remove(&position).is_some()
+            && let Some((newest, _)) = ring.back()
+        {
+            self.quietest.insert(*newest, key);
+        } else if ring.is_empty() {
+            self.replicas.remove(&key);
+        }
+    }
+
+    fn forget_likeness(&mut self, position: Position, event: &v1::Event) {
+        if let Some(likeness) = fold::likeness(event)
+            && self.newest.get(&likeness) == Some(&position)
+        {
+            self.newest.remove(&likeness);
+        }
+    }
+
     fn remember(&mut self, key: ReplicaKey, event: &Arc<v1::Event>) {
         let ring = self.replicas.entry(key.clone()).or_default();
         if let Some((newest, _)) = ring.back() {
             self.quietest.remove(newest);
         }
-        append(ring, self.last, event, self.limits.events_per_replica);
+        if ring.len() >= self.limits.events_per_replica {
+            ring.pop_front();
+        }
+        ring.push_back((self.last, Arc::clone(event)));
         self.quietest.insert(self.last, key);
         if self.replicas.len() > self.limits.replicas
             && let Some((_, quiet)) = self.quietest.pop_first()
@@ -205,96 +225,14 @@ impl Timeline {
     }
 }
 
-fn append(ring: &mut Ring, position: Position, event: &Arc<v1::Event>, capacity: usize) {
-    if ring.len() >= capacity {
-        ring.pop_front();
-    }
-    ring.push_back((position, Arc::clone(event)));
+/// What a look at part of the timeline found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Looked {
+    /// The events in scope, newest first.
+    pub events: Vec<(Position, Arc<v1::Event>)>,
+    /// The oldest position looked at; `None`: there was nothing to look at.
+    pub reached: Option<Position>,
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMITS: TimelineLimits = TimelineLimits { events: 4, events_per_replica: 2, replicas: 2 };
-
-    fn timeline(replicas: &[&str]) -> Timeline {
-        let mut timeline = Timeline::new(7, LIMITS);
-        for id in replicas {
-            let event = v1::Event { service: "a".into(), replica_id: (*id).into(), ..Default::default() };
-            timeline.push(event);
-        }
-        timeline
-    }
-
-    fn positions(listed: &[(Position, Arc<v1::Event>)]) -> Vec<Position> {
-        listed.iter().map(|(position, _)| *position).collect()
-    }
-
-    #[test]
-    fn events_are_listed_newest_first_and_page_by_page() {
-        let timeline = timeline(&["x", "x", "y", "x"]);
-        let all = EventFilter::default();
-        assert_eq!(positions(&timeline.list(&all, None, 3)), [4, 3, 2]);
-        assert_eq!(positions(&timeline.list(&all, Some(2), 3)), [1]);
-    }
-
-    #[test]
-    fn a_quiet_replica_keeps_its_events_while_a_busy_one_fills_the_ring() {
-        let timeline = timeline(&["quiet", "x", "x", "x", "x", "x"]);
-        let quiet = EventFilter::parse("a", "quiet").unwrap();
-        assert_eq!(positions(&timeline.list(&quiet, None, 9)), [1]);
-        assert_eq!(positions(&timeline.list(&EventFilter::default(), None, 9)), [6, 5, 4, 3]);
-        assert_eq!(positions(&timeline.list(&EventFilter::parse("a", "x").unwrap(), None, 9)), [6, 5]);
-    }
-
-    #[test]
-    fn the_replica_that_was_quiet_longest_makes_room() {
-        let timeline = timeline(&["one", "two", "one", "three"]);
-        assert_eq!(timeline.list(&EventFilter::parse("a", "two").unwrap(), None, 9).len(), 0);
-        assert_eq!(timeline.list(&EventFilter::parse("a", "one").unwrap(), None, 9).len(), 2);
-        assert_eq!(timeline.quietest.len(), timeline.replicas.len());
-    }
-
-    #[test]
-    fn ids_are_ordered_and_lead_back_to_their_place() {
-        let timeline = timeline(&["x", "x"]);
-        let listed = timeline.list(&EventFilter::default(), None, 9);
-        assert!(listed[0].1.event_id > listed[1].1.event_id);
-        assert_eq!(timeline.cursor(&listed[1].1.event_id), Ok(Cursor::After(1)));
-        assert_eq!(timeline.cursor("000000000006-000000000001"), Ok(Cursor::Foreign));
-        assert!(timeline.cursor("yesterday").is_err());
-    }
-
-    #[test]
-    fn a_cursor_that_is_too_old_or_foreign_yields_what_is_left_and_a_gap() {
-        let timeline = timeline(&["x"; 6]);
-        let all = EventFilter::default();
-        let since = |cursor| {
-            let since = timeline.since(cursor, &all, 9);
-            (since.events.len(), since.reached, since.gap)
-        };
-        assert_eq!(since(Cursor::After(1)), (4, 6, true));
-        assert_eq!(since(Cursor::Foreign), (4, 6, true));
-        assert_eq!(since(Cursor::After(2)), (4, 6, false));
-        assert_eq!(since(Cursor::After(6)), (0, 6, false));
-    }
-
-    #[test]
-    fn events_after_a_cursor_come_in_bounded_batches_without_loss() {
-        let timeline = timeline(&["x", "y", "x", "y"]);
-        let filter = EventFilter::parse("a", "x").unwrap();
-        let first = timeline.since(Cursor::After(0), &filter, 1);
-        assert_eq!((first.events.len(), first.reached), (1, 1));
-        let second = timeline.since(Cursor::After(first.reached), &filter, 1);
-        assert_eq!((second.events.len(), second.reached), (1, 3));
-        let third = timeline.since(Cursor::After(second.reached), &filter, 1);
-        assert_eq!((third.events.len(), third.reached), (0, 4));
-    }
-
-    #[test]
-    fn a_replica_without_its_service_is_no_filter() {
-        assert_eq!(EventFilter::parse("-", ""), Ok(EventFilter::default()));
-        assert_eq!(EventFilter::parse("", "x").unwrap_err().violations()[0].field, "replica_id");
-    }
-}
+mod tests;

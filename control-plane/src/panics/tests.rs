@@ -5,7 +5,7 @@ use axum::{
     middleware::from_fn_with_state,
     routing::{get, post},
 };
-use gateway_proto::v1::{self, registry_service_client::RegistryServiceClient};
+use gateway_proto::v1::{self, EventSeverity, registry_service_client::RegistryServiceClient};
 use gateway_runtime::Shutdown;
 use http::header;
 use tokio::{
@@ -24,7 +24,7 @@ use crate::{
     edge::{Edge, Places},
     effects::Effects,
     leases::Leases,
-    observe::EventFilter,
+    observe::Scope,
     publish::Publisher,
     registry::{Limits, View},
     server::{Routers, Server},
@@ -38,9 +38,9 @@ fn panics() -> Panics {
 
 /// Type, severity and message of every event, oldest first.
 fn events(panics: &Panics) -> Vec<(String, EventSeverity, String)> {
-    let listed = panics.observation.read_events(|timeline| timeline.list(&EventFilter::default(), None, 99));
+    let looked = panics.observation.read_events(|timeline| timeline.before(&Scope::default(), None, 99));
     let shown = |event: &v1::Event| (event.event_type.clone(), event.severity(), event.message.clone());
-    listed.iter().rev().map(|(_, event)| shown(event)).collect()
+    looked.events.iter().rev().map(|(_, event)| shown(event)).collect()
 }
 
 fn panicked(message: &str) -> (String, EventSeverity, String) {
@@ -284,5 +284,8 @@ fn edge() -> Edge {
         snapshot_streams: places(),
         report_streams: places(),
         event_streams: places(),
+        watch_streams: places(),
+        keep_alive_streams: places(),
+        allowed_hosts: Vec::new(),
     }
 }

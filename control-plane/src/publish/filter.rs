@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use gateway_proto::{Invalid, ServiceName, v1};
+use gateway_proto::{Invalid, ServiceName, content::ContentHash, v1};
+
+use crate::registry::{OverrideTarget, View};
 
 /// All services, or some by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +51,33 @@ impl Filter {
         }
     }
 
+    /// The hash of all that a data plane with this filter holds, see `Bookmark.content_hash` in the contract.
+    pub fn hash(&self, view: &View) -> ContentHash {
+        let mut hash = match self {
+            Self::All => view.replicas_hash(),
+            Self::Some(names) => {
+                let mut hash = ContentHash::default();
+                names.iter().filter_map(|name| view.service(name)).for_each(|entry| hash.merge(entry.hash()));
+                hash
+            }
+        };
+        let policies = view.policies();
+        hash.add_policy(None, policies.default_revision());
+        for name in
+            policies.services().filter(|name| self.admits(name.as_str()) && view.service(name).is_some())
+        {
+            if let Some(revision) = policies.own_revision(name) {
+                hash.add_policy(Some(name), revision);
+            }
+        }
+        for entry in view.overrides() {
+            if entry.is_published() && self.admits(entry.target.service.as_str()) {
+                hash.add_override(entry.id().as_str(), entry.revision);
+            }
+        }
+        hash
+    }
+
     /// The part of a delta that concerns the data plane; `None` when that is nothing.
     pub fn narrow(&self, delta: &v1::Delta) -> Option<v1::Delta> {
         let mut delta = delta.clone();
@@ -57,11 +86,16 @@ impl Filter {
             delta.remove_services.retain(|name| self.admits(name));
             delta.upsert_replicas.retain(|replica| self.admits(&replica.service));
             delta.remove_replicas.retain(|key| self.admits(&key.service));
+            delta.upsert_overrides.retain(|entry| self.admits(&entry.service));
+            delta.remove_overrides.retain(|id| self.admits(OverrideTarget::service_in(id)));
         }
         let is_empty = delta.upsert_services.is_empty()
             && delta.remove_services.is_empty()
             && delta.upsert_replicas.is_empty()
-            && delta.remove_replicas.is_empty();
+            && delta.remove_replicas.is_empty()
+            && delta.upsert_overrides.is_empty()
+            && delta.remove_overrides.is_empty()
+            && delta.default_policy.is_none();
         (!is_empty).then_some(delta)
     }
 }

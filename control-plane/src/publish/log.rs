@@ -1,10 +1,15 @@
 //! The last changes, from which any data plane that is not too far behind is brought up to date.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
 
-use gateway_proto::{Policy, ReplicaKey, ServiceName, v1};
+use gateway_proto::{ReplicaKey, ServiceName, v1};
 
-use crate::registry::{Change, Revision, ServiceStep};
+use crate::registry::{
+    Change, Override, OverrideId, Record, ReplicaChange, Revision, Scope, ServiceStep, View,
+};
 
 /// A bounded ring of changes in the order of their revisions.
 #[derive(Debug)]
@@ -30,15 +35,15 @@ impl DeltaLog {
     /// Takes in changes whose revisions are not before any that the log has seen.
     pub fn extend(&mut self, changes: impl IntoIterator<Item = Change>) {
         for change in changes {
-            self.head = change.revision;
+            self.head = change.revision();
             self.changes.push_back(change);
         }
-        // Several changes may share a revision after a reload; a base between them must not exist.
+        // Several changes may share a revision; a base between them must not exist.
         while self.changes.len() > self.capacity
-            || self.changes.front().is_some_and(|c| c.revision == self.floor)
+            || self.changes.front().is_some_and(|c| c.revision() == self.floor)
         {
             match self.changes.pop_front() {
-                Some(change) => self.floor = change.revision,
+                Some(change) => self.floor = change.revision(),
                 None => break,
             }
         }
@@ -54,67 +59,144 @@ impl DeltaLog {
         self.reaches(base).then(|| self.changes.len() - self.start(base))
     }
 
-    /// All changes after `base` as one delta, the last state of each key only.
+    /// All changes after `base` as one delta, the last state of each key only, given the view at the head.
     ///
-    /// What came and went in between is not mentioned. A service that is gone takes its replicas with it, so they
-    /// are not named one by one. `None` when the log does not reach back to `base`, or `base` is ahead of it.
-    pub fn since(&self, base: Revision) -> Option<v1::Delta> {
+    /// What came and went in between is not mentioned. `None` when the log does not reach back to `base`, or `base` is
+    /// ahead of it.
+    pub fn since(&self, base: Revision, view: &View) -> Option<v1::Delta> {
         if !self.reaches(base) {
             return None;
         }
-        let mut services: BTreeMap<&ServiceName, Span<()>> = BTreeMap::new();
-        let mut replicas: BTreeMap<&ReplicaKey, Span<&Change>> = BTreeMap::new();
-        for change in self.changes.range(self.start(base)..) {
-            let service = services
-                .entry(&change.key.service)
-                .or_insert(Span { existed: change.service != ServiceStep::Appeared, now: None });
-            service.now = (change.service != ServiceStep::Vanished).then_some(());
-            let replica = replicas.entry(&change.key).or_insert(Span { existed: change.existed, now: None });
-            replica.now = change.record.is_some().then_some(change);
+        let mut spans = Spans::default();
+        self.changes.range(self.start(base)..).for_each(|change| spans.take(change));
+        Some(v1::Delta { base_revision: base, ..spans.into_delta(view) })
+    }
+
+    /// What became of each replica that has changed since `base`; `None` as for [`DeltaLog::since`].
+    ///
+    /// What came and went in between is not mentioned.
+    pub fn replicas_since(&self, base: Revision) -> Option<Vec<ReplicaStep>> {
+        if !self.reaches(base) {
+            return None;
         }
-        let mut delta = v1::Delta { base_revision: base, ..Default::default() };
-        for (name, span) in &services {
-            match (span.existed, span.now) {
-                (false, Some(())) => delta.upsert_services.push(service_entry(name)),
-                (true, None) => delta.remove_services.push(name.to_string()),
-                _ => {}
-            }
-        }
-        for (key, span) in &replicas {
-            match span.now.and_then(|change| change.record.as_ref()) {
-                Some(record) => delta.upsert_replicas.push(record.to_wire()),
-                None if span.existed && services[&key.service].now.is_some() => {
-                    delta.remove_replicas.push(v1::ReplicaRemoval {
-                        service: key.service.to_string(),
-                        replica_id: key.replica.to_string(),
-                        ..Default::default()
-                    });
-                }
-                None => {}
-            }
-        }
-        Some(delta)
+        let mut spans = Spans::default();
+        self.changes.range(self.start(base)..).for_each(|change| spans.take(change));
+        let steps = spans.replicas.into_iter().filter_map(|(key, span)| {
+            let record = span.last.and_then(|change| change.record.clone());
+            let existed = span.existed;
+            (existed || record.is_some()).then(|| ReplicaStep { key: key.clone(), existed, record })
+        });
+        Some(steps.collect())
     }
 
     /// Where the changes after `base` begin.
     fn start(&self, base: Revision) -> usize {
-        self.changes.partition_point(|change| change.revision <= base)
+        self.changes.partition_point(|change| change.revision() <= base)
     }
 }
 
-/// What a key was at the base, and what it is now.
+/// One replica at two revisions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplicaStep {
+    /// Which one.
+    pub key: ReplicaKey,
+    /// Whether it was there at the first.
+    pub existed: bool,
+    /// What it is at the second; `None`: gone.
+    pub record: Option<Arc<Record>>,
+}
+
+/// What was touched between two revisions, and what each was at the first.
+#[derive(Default)]
+struct Spans<'a> {
+    services: BTreeMap<&'a ServiceName, Span<()>>,
+    replicas: BTreeMap<&'a ReplicaKey, Span<&'a ReplicaChange>>,
+    policies: BTreeSet<&'a Scope>,
+    /// Whether each was there at the base.
+    overrides: BTreeMap<&'a OverrideId, bool>,
+}
+
+/// What a key was at the base, and what came of it last.
 struct Span<T> {
     existed: bool,
-    now: Option<T>,
+    last: Option<T>,
 }
 
-/// A service without its replicas, under the policy that data planes are to use.
-pub(super) fn service_entry(name: &ServiceName) -> v1::ServiceSnapshot {
-    v1::ServiceSnapshot {
-        service: name.to_string(),
-        policy: Some(Policy::default().to_wire()),
-        replicas: Vec::new(),
+impl<'a> Spans<'a> {
+    fn take(&mut self, change: &'a Change) {
+        match change {
+            Change::Replica(change) => self.take_replica(change),
+            Change::Policy { scope, .. } => {
+                self.policies.insert(scope);
+            }
+            Change::Override { id, existed, .. } => {
+                self.overrides.entry(id).or_insert(*existed);
+            }
+        }
     }
+
+    fn take_replica(&mut self, change: &'a ReplicaChange) {
+        let service = self
+            .services
+            .entry(&change.key.service)
+            .or_insert(Span { existed: change.service != ServiceStep::Appeared, last: None });
+        service.last = (change.service != ServiceStep::Vanished).then_some(());
+        let replica =
+            self.replicas.entry(&change.key).or_insert(Span { existed: change.existed, last: None });
+        replica.last = Some(change);
+    }
+
+    fn into_delta(self, view: &View) -> v1::Delta {
+        let mut delta = v1::Delta::default();
+        let star_changed = self.policies.contains(&Scope::All);
+        if star_changed {
+            delta.default_policy = Some(view.policies().default_to_wire());
+        }
+        // Services whose policy is another one now, but for those that are gone.
+        let own = view.policies().services().filter(|_| star_changed);
+        let touched = own.chain(self.policies.iter().filter_map(|scope| scope.service()));
+        let mut upserts: BTreeSet<&ServiceName> =
+            touched.filter(|name| view.service(name).is_some()).collect();
+        for (name, span) in &self.services {
+            match (span.existed, span.last) {
+                (false, Some(())) => {
+                    upserts.insert(name);
+                }
+                (true, None) => delta.remove_services.push(name.to_string()),
+                _ => {}
+            }
+        }
+        delta.upsert_services = upserts.into_iter().map(|name| service_entry(view, name)).collect();
+        for (key, span) in &self.replicas {
+            let Some(change) = span.last else { continue };
+            match &change.record {
+                Some(record) => delta.upsert_replicas.push(record.to_wire()),
+                None if span.existed => delta.remove_replicas.push(v1::ReplicaRemoval {
+                    service: key.service.to_string(),
+                    replica_id: key.replica.to_string(),
+                    cause: change.removal.into(),
+                }),
+                None => {}
+            }
+        }
+        for (id, existed) in self.overrides {
+            match view.override_of(id) {
+                Some(entry) if entry.is_published() => delta.upsert_overrides.push(entry.to_wire()),
+                Some(_) => {}
+                None if existed && Override::is_id_published(id) => {
+                    delta.remove_overrides.push(id.to_string())
+                }
+                None => {}
+            }
+        }
+        delta
+    }
+}
+
+/// A service without its replicas, and its policy if it has one of its own.
+pub(super) fn service_entry(view: &View, name: &ServiceName) -> v1::ServiceSnapshot {
+    let policy = view.policies().own_to_wire(name);
+    v1::ServiceSnapshot { service: name.to_string(), policy, replicas: Vec::new() }
 }
 
 #[cfg(test)]

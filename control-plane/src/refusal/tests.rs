@@ -1,6 +1,7 @@
 use axum::body::to_bytes;
-use gateway_proto::{Address, NodeId};
-use serde_json::Value;
+use gateway_proto::{Address, NodeId, code_name};
+use http::header;
+use serde_json::{Value, json};
 
 use super::*;
 
@@ -12,13 +13,35 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
         address: Address::parse("10.0.0.1:80").unwrap(),
         owner: key.replica.clone(),
     };
-    let quota = RegistryError::QuotaExceeded { what: "the registry".into(), limit: 1 };
+    let quota = RegistryError::QuotaExceeded { what: "the registry".into(), of: "replicas", limit: 1 };
+    let removed = RegistryError::ReplicaRemoved { key: key.clone(), why: "deregistered by ana".into() };
+    let (what, remaining) = (key.to_string(), RETRY_DELAY);
+    let blocked = RegistryError::RegistrationBlocked { what, remaining, by: "ana: bad deploy".into() };
+    let policy = RegistryError::Invalid(Invalid::new("breaker.failure_ratio", "2 is not in 0.0..=1.0"));
     vec![
         (Invalid::new("service", "is required").into(), "INVALID_ARGUMENT", 400, "INVALID_FIELD"),
         (Refusal::ServiceNotFound(key.service.clone()), "NOT_FOUND", 404, "SERVICE_NOT_FOUND"),
         (RegistryError::ReplicaNotFound(key.clone()).into(), "NOT_FOUND", 404, "REPLICA_NOT_FOUND"),
         (RegistryError::LeaseExpired(key.clone()).into(), "NOT_FOUND", 404, "LEASE_EXPIRED"),
         (RegistryError::LeaseMismatch(key.clone()).into(), "FAILED_PRECONDITION", 409, "LEASE_MISMATCH"),
+        (removed.into(), "FAILED_PRECONDITION", 409, "REPLICA_REMOVED"),
+        (blocked.into(), "FAILED_PRECONDITION", 409, "REREGISTER_BLOCKED"),
+        (RegistryError::RequestIdReused(key.clone()).into(), "INVALID_ARGUMENT", 400, "REQUEST_ID_REUSED"),
+        (
+            RegistryError::LastReadyReplica(key.clone()).into(),
+            "FAILED_PRECONDITION",
+            409,
+            "LAST_READY_REPLICA",
+        ),
+        (RegistryError::EtagMismatch(key.to_string()).into(), "ABORTED", 412, "ETAG_MISMATCH"),
+        (RegistryError::ServiceNotFound(key.service.clone()).into(), "NOT_FOUND", 404, "SERVICE_NOT_FOUND"),
+        (
+            RegistryError::PolicyNotFound(crate::registry::Scope::All).into(),
+            "NOT_FOUND",
+            404,
+            "POLICY_NOT_FOUND",
+        ),
+        (policy.into(), "INVALID_ARGUMENT", 400, "POLICY_INVALID"),
         (RegistryError::LeaseRequired(key).into(), "INVALID_ARGUMENT", 400, "INVALID_FIELD"),
         (in_use.into(), "ALREADY_EXISTS", 409, "ADDRESS_IN_USE"),
         (quota.into(), "RESOURCE_EXHAUSTED", 429, "QUOTA_EXCEEDED"),
@@ -38,6 +61,9 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
         (Refusal::MediaType, "INVALID_ARGUMENT", 415, "MALFORMED_REQUEST"),
         (Refusal::Method(http::Method::PUT), "UNIMPLEMENTED", 405, "MALFORMED_REQUEST"),
         (Refusal::Path, "NOT_FOUND", 404, "MALFORMED_REQUEST"),
+        (Refusal::Host("evil.example".into()), "PERMISSION_DENIED", 421, "HOST_NOT_ALLOWED"),
+        (Refusal::Origin("http://evil.example".into()), "PERMISSION_DENIED", 403, "ORIGIN_NOT_ALLOWED"),
+        (Refusal::NotAStream, "INVALID_ARGUMENT", 406, "MALFORMED_REQUEST"),
     ]
 }
 
@@ -90,4 +116,38 @@ fn what_is_missing_or_taken_is_named_as_a_resource() {
     let details = Refusal::from(RegistryError::LeaseMismatch(key)).status().get_error_details();
     assert_eq!(details.resource_info().unwrap().resource_name, "orders/r-1");
     assert_eq!(details.error_info().unwrap().metadata["replica"], "orders/r-1");
+}
+
+#[test]
+fn what_an_rpc_refuses_is_the_same_problem_over_http() {
+    let is_http_only = |refusal: &Refusal| {
+        matches!(
+            refusal,
+            Refusal::NotJson(_)
+                | Refusal::MediaType
+                | Refusal::Method(_)
+                | Refusal::Path
+                | Refusal::Host(_)
+                | Refusal::Origin(_)
+                | Refusal::NotAStream
+        )
+    };
+    for (refusal, ..) in table().into_iter().filter(|(refusal, ..)| !is_http_only(refusal)) {
+        assert_eq!(Problem::from(refusal.status()), Problem::from(&refusal));
+    }
+}
+
+#[test]
+fn a_status_without_details_is_a_problem_with_its_code_as_the_reason() {
+    for (code, http, name) in [
+        (Code::Unimplemented, 501, "UNIMPLEMENTED"),
+        (Code::Internal, 500, "INTERNAL"),
+        (Code::Cancelled, 499, "CANCELLED"),
+        (Code::DeadlineExceeded, 504, "DEADLINE_EXCEEDED"),
+        (Code::Unauthenticated, 401, "UNAUTHENTICATED"),
+    ] {
+        let problem = Problem::from(Status::new(code, "no more to say"));
+        assert_eq!((problem.http.as_u16(), problem.reason.as_str()), (http, name));
+        assert_eq!((problem.detail.as_str(), problem.domain.as_str()), ("no more to say", "gateway.v1"));
+    }
 }

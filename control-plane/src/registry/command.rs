@@ -1,13 +1,14 @@
 //! What can be asked of the registry.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use gateway_proto::{Address, Health, LeaseId, ReplicaId, ReplicaKey, ServiceName};
+use gateway_proto::{Address, Health, LeaseId, ReplicaId, ReplicaKey, ServiceName, v1};
+use prost_types::FieldMask;
 
-use super::Registration;
+use super::{OverrideId, OverrideKind, OverrideTarget, Registration, Revision, Scope};
 
 /// One change that somebody wants.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Command {
     /// Add a replica, or put a new registration in the place of an earlier one.
     Register(Registration),
@@ -17,8 +18,10 @@ pub enum Command {
         target: Target,
         /// By what right.
         proof: Proof,
-        /// For people, in the event.
-        reason: String,
+        /// For people.
+        said: Said,
+        /// Refuse its registrations, and those of its address, for this long. Only with [`Proof::Force`].
+        block: Option<Duration>,
     },
     /// Set the health that the replica reports of itself.
     ReportHealth {
@@ -40,6 +43,71 @@ pub enum Command {
         /// How long nothing was heard of its owner.
         silent_for: Duration,
     },
+    /// Keep a replica whose lease lapsed, as LOST: the guard against mass removal doubts the registry.
+    Hold {
+        /// Which replica.
+        key: ReplicaKey,
+        /// The lease that lapsed.
+        lease: LeaseId,
+        /// How long nothing was heard of its owner.
+        silent_for: Duration,
+    },
+    /// A LOST replica was heard of again.
+    Recover {
+        /// Which replica.
+        key: ReplicaKey,
+        /// The lease that was renewed.
+        lease: LeaseId,
+    },
+    /// Stop new requests to a replica.
+    Drain(Box<DrainWish>),
+    /// Let a replica have requests again.
+    Undrain {
+        /// Which replica.
+        key: ReplicaKey,
+        /// The replica must not have changed since; empty: whatever state it is in.
+        etag: String,
+        /// For people.
+        said: Said,
+    },
+    /// Nothing is in flight at a draining replica any more, or its time is over.
+    FinishDrain {
+        /// Which replica.
+        key: ReplicaKey,
+        /// Which drain: the one that began then.
+        begun: SystemTime,
+        /// Whether nothing is in flight.
+        is_idle: bool,
+    },
+    /// Create or change a policy.
+    UpdatePolicy(Box<PolicyWish>),
+    /// Remove a policy.
+    DeletePolicy {
+        /// Whose.
+        scope: Scope,
+        /// The policy must not have changed since; empty: whatever it says.
+        etag: String,
+        /// For people.
+        said: Said,
+    },
+    /// Set an override, in the place of one about the same.
+    Override(Box<OverrideWish>),
+    /// End an override; an absent one is success.
+    EndOverride {
+        /// Which one.
+        id: OverrideId,
+        /// Who asks; `None`: its time is over, if it is still the one of this revision.
+        by: Result<Said, Revision>,
+    },
+}
+
+/// What somebody said when he asked for a change: for people, never checked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Said {
+    /// Who asks.
+    pub author: Box<str>,
+    /// Why.
+    pub reason: Box<str>,
 }
 
 /// Names a replica.
@@ -62,6 +130,53 @@ pub enum Proof {
     Force,
 }
 
+/// A drain that somebody wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DrainWish {
+    /// Of which replica.
+    pub key: ReplicaKey,
+    /// The owner's proof; `None`: an operator asks.
+    pub lease: Option<LeaseId>,
+    /// How long requests in flight may take; `None`: as the policy has it.
+    pub timeout: Option<Duration>,
+    /// The replica must not have changed since; empty: whatever state it is in.
+    pub etag: String,
+    /// Whether no ready replica may remain.
+    pub allow_last: bool,
+    /// For people.
+    pub said: Said,
+}
+
+/// A policy that somebody wants.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PolicyWish {
+    /// Whose.
+    pub scope: Scope,
+    /// The new values.
+    pub change: v1::Policy,
+    /// Which fields are to change; `None`: those that are set.
+    pub mask: Option<FieldMask>,
+    /// The policy must not have changed since; empty: whatever it says.
+    pub etag: String,
+    /// Whether there need not be one yet.
+    pub allow_missing: bool,
+    /// For people.
+    pub said: Said,
+}
+
+/// An override that somebody wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverrideWish {
+    /// About what.
+    pub target: OverrideTarget,
+    /// Saying what.
+    pub kind: OverrideKind,
+    /// For how long.
+    pub ttl: Duration,
+    /// For people.
+    pub said: Said,
+}
+
 /// Random ids that a registration takes when it needs them: drawn outside, so that deciding is repeatable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidates {
@@ -69,6 +184,13 @@ pub struct Candidates {
     pub replica: ReplicaId,
     /// For its lease.
     pub lease: LeaseId,
+}
+
+impl Said {
+    /// A reason alone, of somebody who needs no name.
+    pub fn because(reason: impl Into<Box<str>>) -> Self {
+        Self { reason: reason.into(), ..Self::default() }
+    }
 }
 
 impl Candidates {

@@ -1,6 +1,10 @@
 //! Why the registry refuses a command.
 
-use gateway_proto::{Address, ReplicaId, ReplicaKey, ServiceName};
+use std::time::Duration;
+
+use gateway_proto::{Address, Invalid, ReplicaId, ReplicaKey, ServiceName};
+
+use super::Scope;
 
 /// A refusal that changed nothing. A retry of the same command meets the same answer until somebody else acts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,18 +27,56 @@ pub enum RegistryError {
     /// The lease's replica is gone.
     #[error("the lease of replica {0} has ended and the replica is gone: register again")]
     LeaseExpired(ReplicaKey),
+    /// Somebody removed the replica.
+    #[error("replica {key} was removed: {why}; register again if it is to be there")]
+    ReplicaRemoved {
+        /// Which one.
+        key: ReplicaKey,
+        /// By whom, and why.
+        why: String,
+    },
     /// A leased replica, and no proof of ownership.
     #[error("replica {0} has a lease: send its lease_id, or force when you are not its owner")]
     LeaseRequired(ReplicaKey),
     /// There is no such replica.
     #[error("replica {0} is not registered")]
     ReplicaNotFound(ReplicaKey),
-    /// No more replicas are taken.
-    #[error("{what} has {limit} replicas, and no more are allowed")]
+    /// There is no such service.
+    #[error("service {0} is not registered")]
+    ServiceNotFound(ServiceName),
+    /// No more are taken.
+    #[error("{what} has {limit} {of}, and no more are allowed")]
     QuotaExceeded {
         /// `the registry` or `service NAME`.
         what: String,
+        /// `replicas`, `policies` or `overrides`.
+        of: &'static str,
         /// The limit reached.
         limit: usize,
     },
+    /// The id of a request was used for another one.
+    #[error("request_id was used before for another registration of replica {0}: draw a new one")]
+    RequestIdReused(ReplicaKey),
+    /// An operator blocked it.
+    #[error("registrations of {what} are blocked for {} more by {by}", humantime::format_duration(*.remaining))]
+    RegistrationBlocked {
+        /// `orders/r-1` or `10.0.0.1:80 in orders`.
+        what: String,
+        /// How long still, in whole seconds.
+        remaining: Duration,
+        /// Who did so, and why.
+        by: String,
+    },
+    /// It has changed since the caller looked.
+    #[error("{0} has changed since that etag was read: read it again")]
+    EtagMismatch(String),
+    /// Nobody ready would remain.
+    #[error("{0} is the last ready replica of its service: set allow_last to drain it all the same")]
+    LastReadyReplica(ReplicaKey),
+    /// Nothing is stored for this scope.
+    #[error("no policy is stored for {0}: set allow_missing to create it")]
+    PolicyNotFound(Scope),
+    /// A field of a policy, alone or with what it inherits.
+    #[error("{0}")]
+    Invalid(#[from] Invalid),
 }

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use gateway_proto::{ReplicaKey, time::timestamp, v1};
+use gateway_proto::{NodeId, ReplicaId, ReplicaKey, ServiceName, time::timestamp, v1};
 
 /// The kinds of events that the registry itself raises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,15 +17,39 @@ pub enum EventKind {
     LeaseExpired,
     /// The health it reports of itself changed.
     HealthChanged,
+    /// Its owner fell silent together with too many others: held.
+    ReplicaLost,
+    /// A lost one was heard of again.
+    ReplicaFound,
+    /// It gets no new requests from now on.
+    ReplicaDraining,
+    /// Nothing is in flight at a draining one any more, or its time is over.
+    ReplicaDrained,
+    /// It gets requests again.
+    ReplicaUndrained,
+    /// A policy was set or changed.
+    PolicyUpdated,
+    /// A policy was removed.
+    PolicyDeleted,
+    /// An operator decided against the rules.
+    OverrideSet,
+    /// The rules hold again.
+    OverrideEnded,
 }
 
-/// One step in a replica's life.
+/// One step in the registry's life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// What it was.
     pub kind: EventKind,
-    /// Whose life.
-    pub key: ReplicaKey,
+    /// Of which service; `None`: of all.
+    pub service: Option<ServiceName>,
+    /// Of which replica of it, if of one.
+    pub replica: Option<ReplicaId>,
+    /// On which data plane, if on one.
+    pub node: Option<NodeId>,
+    /// Who did it.
+    pub actor: Box<str>,
     /// When, by the wall clock.
     pub at: SystemTime,
     /// One sentence: what happened and by which rule.
@@ -35,6 +59,24 @@ pub struct Event {
 }
 
 impl EventKind {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::ReplicaRegistered,
+        Self::ReplicaReplaced,
+        Self::ReplicaDeregistered,
+        Self::LeaseExpired,
+        Self::HealthChanged,
+        Self::ReplicaLost,
+        Self::ReplicaFound,
+        Self::ReplicaDraining,
+        Self::ReplicaDrained,
+        Self::ReplicaUndrained,
+        Self::PolicyUpdated,
+        Self::PolicyDeleted,
+        Self::OverrideSet,
+        Self::OverrideEnded,
+    ];
+
     /// The wire's name of it.
     pub fn name(self) -> &'static str {
         match self {
@@ -43,27 +85,45 @@ impl EventKind {
             Self::ReplicaDeregistered => "REPLICA_DEREGISTERED",
             Self::LeaseExpired => "LEASE_EXPIRED",
             Self::HealthChanged => "HEALTH_CHANGED",
+            Self::ReplicaLost => "REPLICA_LOST",
+            Self::ReplicaFound => "REPLICA_FOUND",
+            Self::ReplicaDraining => "REPLICA_DRAINING",
+            Self::ReplicaDrained => "REPLICA_DRAINED",
+            Self::ReplicaUndrained => "REPLICA_UNDRAINED",
+            Self::PolicyUpdated => "POLICY_UPDATED",
+            Self::PolicyDeleted => "POLICY_DELETED",
+            Self::OverrideSet => "OVERRIDE_SET",
+            Self::OverrideEnded => "OVERRIDE_ENDED",
         }
     }
 
     /// Whether somebody should look.
     pub fn severity(self) -> v1::EventSeverity {
         match self {
-            Self::LeaseExpired => v1::EventSeverity::Warning,
+            Self::LeaseExpired | Self::ReplicaLost | Self::OverrideSet => v1::EventSeverity::Warning,
             _ => v1::EventSeverity::Info,
         }
     }
 }
 
 impl Event {
+    /// The replica that is gone with it, if one is.
+    pub fn removed(&self) -> Option<ReplicaKey> {
+        let is_removal = matches!(self.kind, EventKind::ReplicaDeregistered | EventKind::LeaseExpired);
+        let (service, replica) = (self.service.clone()?, self.replica.clone()?);
+        is_removal.then_some(ReplicaKey { service, replica })
+    }
+
     /// The wire's form, still without an id: the timeline numbers it.
     pub fn to_wire(&self) -> v1::Event {
         v1::Event {
             event_time: Some(timestamp(self.at)),
             severity: self.kind.severity().into(),
             event_type: self.kind.name().into(),
-            service: self.key.service.to_string(),
-            replica_id: self.key.replica.to_string(),
+            service: self.service.as_ref().map(ServiceName::to_string).unwrap_or_default(),
+            replica_id: self.replica.as_ref().map(ReplicaId::to_string).unwrap_or_default(),
+            node_id: self.node.as_ref().map(NodeId::to_string).unwrap_or_default(),
+            actor: self.actor.to_string(),
             message: self.message.clone(),
             metadata: self.metadata.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect(),
             ..Default::default()

@@ -11,7 +11,7 @@ use std::{
 use gateway_proto::{Address, ReplicaKey, ServiceName};
 
 use super::{
-    Answer, Candidates, Cause, Command, Decision, Limits, Mutation, RegistryError, Target, View,
+    Answer, Candidates, Cause, Command, Decision, Limits, Mutation, OverrideId, RegistryError, Target, View,
     decide::{decide, find, key_of},
 };
 
@@ -20,12 +20,14 @@ use super::{
 pub struct Group {
     mutations: Vec<Mutation>,
     written: HashSet<Place>,
+    /// Services of which a replica is written.
+    touched: HashSet<ServiceName>,
     created: HashMap<ServiceName, usize>,
     created_count: usize,
 }
 
 /// What became of a command that was offered to a group.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Step {
     /// Its mutation is in the group, as the last one.
     Joined,
@@ -42,6 +44,11 @@ pub enum Step {
 enum Place {
     Replica(ReplicaKey),
     Address(ServiceName, Address),
+    /// Every replica of a service: whether one is the last ready one depends on all others.
+    Roster(ServiceName),
+    /// All policies: each must fit those it inherits from, and those that inherit from it.
+    Policies,
+    Override(OverrideId),
 }
 
 impl Group {
@@ -55,7 +62,7 @@ impl Group {
         at: SystemTime,
     ) -> Step {
         let places = places(view, command, fresh);
-        if places.iter().any(|place| self.written.contains(place)) {
+        if places.iter().any(|place| self.is_taken(place)) {
             return Step::Conflict;
         }
         match decide(view, limits, command, fresh, at) {
@@ -63,19 +70,7 @@ impl Group {
             // The group may hold a removal that makes room.
             Err(RegistryError::QuotaExceeded { .. }) if !self.mutations.is_empty() => Step::Conflict,
             Err(error) => Step::Refused(error),
-            Ok(Decision::Commit(mutation)) => {
-                if mutation.cause == Cause::Registered && !self.has_room(view, limits, &mutation.key.service)
-                {
-                    return Step::Conflict;
-                }
-                if mutation.cause == Cause::Registered {
-                    *self.created.entry(mutation.key.service.clone()).or_default() += 1;
-                    self.created_count += 1;
-                }
-                self.written.extend(places);
-                self.mutations.push(mutation);
-                Step::Joined
-            }
+            Ok(Decision::Commit(mutation)) => self.take(view, limits, places, mutation),
         }
     }
 
@@ -87,6 +82,33 @@ impl Group {
     /// What was to be committed.
     pub fn into_mutations(self) -> Vec<Mutation> {
         self.mutations
+    }
+
+    fn take(&mut self, view: &View, limits: &Limits, places: Vec<Place>, mutation: Mutation) -> Step {
+        let created = mutation.main.key.as_replica().filter(|_| mutation.main.cause == Cause::Registered);
+        if let Some(key) = created {
+            if !self.has_room(view, limits, &key.service) {
+                return Step::Conflict;
+            }
+            *self.created.entry(key.service.clone()).or_default() += 1;
+            self.created_count += 1;
+        }
+        let replicas = mutation.writes().filter_map(|write| write.key.as_replica());
+        self.touched.extend(replicas.map(|key| key.service.clone()));
+        self.written.extend(places);
+        self.mutations.push(mutation);
+        Step::Joined
+    }
+
+    fn is_taken(&self, place: &Place) -> bool {
+        let of_roster = |service: &ServiceName| self.written.contains(&Place::Roster(service.clone()));
+        self.written.contains(place)
+            || match place {
+                Place::Roster(service) => self.touched.contains(service),
+                Place::Replica(key) => of_roster(&key.service),
+                Place::Address(service, _) => of_roster(service),
+                Place::Policies | Place::Override(_) => false,
+            }
     }
 
     /// Whether the quotas hold for one replica more than the group creates already.
@@ -104,14 +126,21 @@ fn places(view: &View, command: &Command, fresh: &Candidates) -> Vec<Place> {
             let key = key_of(view, wish, fresh);
             (vec![Place::Address(wish.service.clone(), wish.address.clone())], Some(key))
         }
-        Command::Deregister { target: Target::Address(service, address), .. } => {
-            let target = Target::Address(service.clone(), address.clone());
-            let key = find(view, &target).map(|record| record.key.clone());
+        Command::Deregister { target: target @ Target::Address(service, address), .. } => {
+            let key = find(view, target).map(|record| record.key.clone());
             (vec![Place::Address(service.clone(), address.clone())], key)
         }
+        Command::Drain(wish) => (vec![Place::Roster(wish.key.service.clone())], Some(wish.key.clone())),
         Command::Deregister { target: Target::Key(key), .. }
         | Command::ReportHealth { key, .. }
-        | Command::Expire { key, .. } => (Vec::new(), Some(key.clone())),
+        | Command::Expire { key, .. }
+        | Command::Hold { key, .. }
+        | Command::Recover { key, .. }
+        | Command::Undrain { key, .. }
+        | Command::FinishDrain { key, .. } => (Vec::new(), Some(key.clone())),
+        Command::UpdatePolicy(_) | Command::DeletePolicy { .. } => (vec![Place::Policies], None),
+        Command::Override(wish) => (vec![Place::Override(wish.target.id())], None),
+        Command::EndOverride { id, .. } => (vec![Place::Override(id.clone())], None),
     };
     if let Some(key) = key {
         // Its present address is freed by a removal and by a move.
@@ -128,7 +157,7 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::registry::Registration;
+    use crate::registry::{Registration, Said};
 
     const LIMITS: Limits = Limits { replicas: 3, replicas_per_service: 2 };
 
@@ -162,17 +191,19 @@ mod tests {
     fn a_removal_of_what_the_group_creates_waits_for_the_next_group() {
         let mut group = Group::default();
         assert_eq!(offer(&mut group, &register("a", 1), 1), Step::Joined);
-        let key = group.mutations()[0].key.clone();
+        let key = group.mutations()[0].main.key.as_replica().cloned().unwrap();
         let by_key = Command::Deregister {
             target: Target::Key(key.clone()),
             proof: crate::registry::Proof::Force,
-            reason: String::new(),
+            said: Said::default(),
+            block: None,
         };
         assert_eq!(offer(&mut group, &by_key, 2), Step::Conflict);
         let by_address = Command::Deregister {
             target: Target::Address(key.service, Address::parse("10.0.0.1:1").unwrap()),
             proof: crate::registry::Proof::Force,
-            reason: String::new(),
+            said: Said::default(),
+            block: None,
         };
         assert_eq!(offer(&mut group, &by_address, 2), Step::Conflict);
     }
@@ -196,7 +227,8 @@ mod tests {
         let removal = Command::Deregister {
             target: Target::Address(ServiceName::parse("a").unwrap(), Address::parse("10.0.0.1:1").unwrap()),
             proof: crate::registry::Proof::Force,
-            reason: String::new(),
+            said: Said::default(),
+            block: None,
         };
         let fresh = Candidates::from_random(3, 3);
         let mut group = Group::default();

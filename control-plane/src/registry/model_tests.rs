@@ -5,7 +5,7 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use gateway_proto::{Address, Health, LeaseId, ReplicaId, ReplicaKey, ServiceName};
+use gateway_proto::{Address, Health, LeaseId, ReplicaId, ReplicaKey, ServiceName, v1::RemovalCause};
 use proptest::prelude::*;
 
 use super::*;
@@ -88,7 +88,7 @@ fn command(action: &Action, model: &BTreeMap<ReplicaKey, Known>) -> Command {
                 (_, Some(lease)) => Proof::Lease(lease),
                 (_, None) => Proof::None,
             };
-            Command::Deregister { target: Target::Key(key), proof, reason: String::new() }
+            Command::Deregister { target: Target::Key(key), proof, said: Said::default(), block: None }
         }
         Action::Report { service: s, id, proof, healthy } => {
             let key = key(s, id);
@@ -154,7 +154,7 @@ fn expected(
                 next.remove(key);
             }
         }
-        Command::Deregister { .. } => unreachable!("the model names replicas by key"),
+        other => unreachable!("the model does not know {other:?}"),
     }
     Some(next)
 }
@@ -166,6 +166,16 @@ fn known(view: &View) -> BTreeMap<ReplicaKey, Known> {
         (record.key.clone(), Known { address, lease, health: record.health })
     };
     view.replicas().map(entry).collect()
+}
+
+/// What two views alone do not tell.
+fn without_cause(change: Change) -> Change {
+    match change {
+        Change::Replica(change) => {
+            Change::Replica(ReplicaChange { removal: RemovalCause::Unspecified, ..change })
+        }
+        other => other,
+    }
 }
 
 proptest! {
@@ -184,11 +194,13 @@ proptest! {
                 (Some(next), Ok(Decision::Commit(mutation))) => {
                     let before = view.clone();
                     let revision = view.revision() + 1;
-                    prop_assert_eq!(mutation.expected, view.get(&mutation.key).map(|r| r.revision));
+                    let present = view.get(mutation.main.key.as_replica().unwrap());
+                    prop_assert_eq!(mutation.main.expected, present.map(|r| r.revision));
                     let applied = view.apply(Committed { revision, mutation });
-                    prop_assert_eq!(applied.change.revision, revision);
+                    prop_assert_eq!(applied.changes[0].revision(), revision);
                     // The change alone leads from the one view to the other.
-                    prop_assert_eq!(before.changes_to(&view), vec![applied.change]);
+                    let told: Vec<_> = applied.changes.into_iter().map(without_cause).collect();
+                    prop_assert_eq!(before.changes_to(&view), told);
                     model = next;
                 }
                 (next, decided) => prop_assert!(false, "model {next:?}, registry {decided:?}"),
@@ -203,7 +215,7 @@ proptest! {
             }
         }
         // What a restart would load is what is known.
-        let restored = View::new(view.revision(), view.replicas().map(|r| Record::clone(r)));
+        let restored = View::new(view.revision(), view.items());
         prop_assert!(view.changes_to(&restored).is_empty());
     }
 
@@ -243,7 +255,8 @@ proptest! {
             }
             for mutation in group.into_mutations() {
                 // What was decided before the group still holds when it is its turn.
-                prop_assert_eq!(mutation.expected, grouped.get(&mutation.key).map(|r| r.revision));
+                let present = grouped.get(mutation.main.key.as_replica().unwrap());
+                prop_assert_eq!(mutation.main.expected, present.map(|r| r.revision));
                 let revision = grouped.revision() + 1;
                 grouped.apply(Committed { revision, mutation });
             }

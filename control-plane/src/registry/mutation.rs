@@ -1,40 +1,49 @@
-//! What a decided command writes, and what follows from it once it is durable: an answer and an event.
+//! What a decided command writes, and what follows from it once it is durable: an answer and events.
 
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use gateway_proto::{Health, ReplicaKey};
+use gateway_proto::{Health, ReplicaId, v1::RemovalCause};
 
-use super::{Event, EventKind, Record, Revision};
+use super::{Drain, Event, EventKind, Item, Key, Override, Record, Revision, Said, StoredPolicy};
 
-/// A write to one record, and what must still hold when it is committed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What one command writes: all of it becomes durable at one revision, or nothing.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Mutation {
-    /// The one record it touches.
-    pub key: ReplicaKey,
-    /// The record's revision when this was decided; `None`: it was absent.
-    pub expected: Option<Revision>,
-    /// What becomes of the record.
-    pub write: Write,
-    /// Why.
-    pub cause: Cause,
+    /// The write that the answer is about.
+    pub main: RecordWrite,
+    /// What goes with it.
+    pub also: Vec<RecordWrite>,
     /// When it was decided, by the wall clock.
     pub at: SystemTime,
 }
 
+/// A write to one record, and what must still hold when it is committed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecordWrite {
+    /// The record.
+    pub key: Key,
+    /// The record's revision when this was decided; `None`: it was absent.
+    pub expected: Option<Revision>,
+    /// What becomes of it.
+    pub write: Write,
+    /// Why.
+    pub cause: Cause,
+}
+
 /// What becomes of a record.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Write {
     /// It is this from now on; the store fills in the revision.
-    Put(Box<Record>),
+    Put(Item),
     /// It is gone.
     Remove,
 }
 
 /// Why a record changes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Cause {
     /// It registered and was not there.
     Registered,
@@ -47,8 +56,13 @@ pub enum Cause {
     Deregistered {
         /// Whether an operator did so, without the lease.
         forced: bool,
-        /// For people; may be empty.
-        reason: String,
+        /// For people.
+        said: Said,
+    },
+    /// It was lost, and another replica registered at its address.
+    Superseded {
+        /// Who has the address now.
+        by: ReplicaId,
     },
     /// Its lease lapsed.
     Expired {
@@ -57,15 +71,50 @@ pub enum Cause {
         /// What was granted.
         ttl: Duration,
     },
+    /// Its lease lapsed together with too many others.
+    Held {
+        /// How long nothing was heard of it.
+        silent_for: Duration,
+    },
+    /// It was lost and heard of again.
+    Recovered,
     /// It reported another health.
     HealthReported {
         /// The health before.
         before: Health,
     },
+    /// It gets no new requests.
+    Draining,
+    /// Nothing is in flight any more, or the time for it is over.
+    Drained {
+        /// Whether nothing is in flight.
+        is_idle: bool,
+    },
+    /// It gets requests again.
+    Undrained {
+        /// For people.
+        said: Said,
+    },
+    /// A policy was set, or changed.
+    PolicyUpdated,
+    /// A policy was removed.
+    PolicyDeleted {
+        /// For people.
+        said: Said,
+    },
+    /// An override was set.
+    Overridden,
+    /// An override ended.
+    OverrideEnded {
+        /// What ended.
+        entry: Box<Override>,
+        /// Who asked; `None`: its time was over.
+        by: Option<Said>,
+    },
 }
 
 /// What a permitted command is answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Answer {
     /// The replica is registered as this.
     Registered {
@@ -81,60 +130,214 @@ pub enum Answer {
         /// The registry's revision with that.
         revision: Revision,
     },
-    /// The replica has the health it reported.
-    HealthReported(Arc<Record>),
+    /// The replica is as this from now on: its health, its mode, or whether it is lost.
+    Replica(Arc<Record>),
     /// The lease is no more.
     Expired {
         /// Whether a replica went with it.
         removed: bool,
     },
+    /// What was asked about a replica is of no use any more: it has changed meanwhile.
+    Moot,
+    /// The policy is stored as this.
+    Policy(Arc<StoredPolicy>),
+    /// The policy is not stored.
+    PolicyDeleted(Revision),
+    /// The override is in force as this.
+    Overridden(Arc<Override>),
+    /// The override is not in force.
+    OverrideEnded {
+        /// Whether this command did it.
+        ended: bool,
+        /// The registry's revision with that.
+        revision: Revision,
+    },
+}
+
+impl RecordWrite {
+    /// A write of an item that has this revision now, or is absent.
+    pub(crate) fn put(item: impl Into<Item>, expected: Option<Revision>, cause: Cause) -> Self {
+        let item = item.into();
+        Self { key: item.key(), expected, write: Write::Put(item), cause }
+    }
+
+    /// The removal of a record that has this revision now.
+    pub(crate) fn remove(key: Key, expected: Revision, cause: Cause) -> Self {
+        Self { key, expected: Some(expected), write: Write::Remove, cause }
+    }
+
+    /// The replica that this writes, if it writes one.
+    pub fn record(&self) -> Option<&Record> {
+        match &self.write {
+            Write::Put(item) => item.as_replica(),
+            Write::Remove => None,
+        }
+    }
+
+    /// What data planes are told of a removal.
+    pub(super) fn removal_cause(&self) -> RemovalCause {
+        match &self.cause {
+            Cause::Expired { .. } => RemovalCause::Expired,
+            Cause::Deregistered { .. } | Cause::Superseded { .. } => RemovalCause::Deregistered,
+            _ => RemovalCause::Unspecified,
+        }
+    }
 }
 
 impl Mutation {
+    /// One write alone.
+    pub(crate) fn one(main: RecordWrite, at: SystemTime) -> Self {
+        Self { main, also: Vec::new(), at }
+    }
+
+    /// Every write, the main one first.
+    pub fn writes(&self) -> impl Iterator<Item = &RecordWrite> {
+        std::iter::once(&self.main).chain(&self.also)
+    }
+
     /// The answer to the command, once this is committed at `revision`.
     pub fn answer(&self, revision: Revision) -> Answer {
-        match (&self.write, &self.cause) {
-            (Write::Put(record), Cause::HealthReported { .. }) => {
-                Answer::HealthReported(Arc::new(Record { revision, ..Record::clone(record) }))
-            }
-            (Write::Put(record), cause) => Answer::Registered {
-                record: Arc::new(Record { revision, ..Record::clone(record) }),
-                created: *cause == Cause::Registered,
+        match (&self.main.write, &self.main.cause) {
+            (Write::Put(item), cause) => match (item.clone().at(revision), cause) {
+                (Item::Replica(record), Cause::Registered) => {
+                    Answer::Registered { record: Arc::new(*record), created: true }
+                }
+                (Item::Replica(record), Cause::Replaced { .. }) => {
+                    Answer::Registered { record: Arc::new(*record), created: false }
+                }
+                (Item::Replica(record), _) => Answer::Replica(Arc::new(*record)),
+                (Item::Policy(policy), _) => Answer::Policy(Arc::new(*policy)),
+                (Item::Override(entry), _) => Answer::Overridden(Arc::new(*entry)),
             },
             (Write::Remove, Cause::Expired { .. }) => Answer::Expired { removed: true },
+            (Write::Remove, Cause::PolicyDeleted { .. }) => Answer::PolicyDeleted(revision),
+            (Write::Remove, Cause::OverrideEnded { .. }) => Answer::OverrideEnded { ended: true, revision },
             (Write::Remove, _) => Answer::Deregistered { removed: true, revision },
         }
     }
 
     /// What people are told, once this is committed at `revision`.
-    pub(super) fn event(&self, revision: Revision) -> Event {
-        let (kind, message) = match &self.cause {
-            Cause::Registered => (EventKind::ReplicaRegistered, format!("registered {}", self.terms())),
-            Cause::Replaced { incarnation } => (
-                EventKind::ReplicaReplaced,
-                format!("registered anew {}, in the place of incarnation {incarnation}", self.terms()),
-            ),
-            Cause::Deregistered { forced, reason } => {
-                let by = if *forced { "deregistered by an operator" } else { "deregistered" };
-                let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
-                (EventKind::ReplicaDeregistered, format!("{by}{why}"))
-            }
-            Cause::Expired { silent_for, ttl } => (
-                EventKind::LeaseExpired,
-                format!("no heartbeat for {:.1}s, ttl {}s", silent_for.as_secs_f64(), ttl.as_secs_f64()),
-            ),
-            Cause::HealthReported { before } => (EventKind::HealthChanged, self.health_step(*before)),
-        };
+    pub(super) fn events(&self, revision: Revision) -> Vec<Event> {
+        self.writes().map(|write| write.event(self.at, revision)).collect()
+    }
+}
+
+/// Who acts when nobody asked.
+const REGISTRY: &str = "registry";
+/// Who acts when the holder of the lease asked.
+const OWNER: &str = "owner";
+
+impl RecordWrite {
+    fn event(&self, at: SystemTime, revision: Revision) -> Event {
+        let (kind, actor, message) = self.story();
         let mut metadata = vec![("revision", revision.to_string())];
-        if let Write::Put(record) = &self.write {
+        let (mut service, mut replica, mut node) = (None, None, None);
+        match &self.key {
+            Key::Replica(key) => (service, replica) = (Some(key.service.clone()), Some(key.replica.clone())),
+            Key::Policy(scope) => service = scope.service().cloned(),
+            Key::Override(id) => metadata.push(("override_id", id.to_string())),
+        }
+        if let Some(record) = self.record() {
             metadata.push(("address", record.address.to_string()));
             metadata.push(("incarnation", record.incarnation.to_string()));
         }
-        Event { kind, key: self.key.clone(), at: self.at, message, metadata }
+        if let Some(entry) = self.about_override() {
+            service = Some(entry.target.service.clone());
+            (replica, node) = (entry.target.replica.clone(), entry.target.node.clone());
+        }
+        Event { kind, service, replica, node, actor: actor.into(), at, message, metadata }
+    }
+
+    fn about_override(&self) -> Option<&Override> {
+        match (&self.write, &self.cause) {
+            (Write::Put(Item::Override(entry)), _) => Some(entry),
+            (_, Cause::OverrideEnded { entry, .. }) => Some(entry),
+            _ => None,
+        }
+    }
+
+    /// The kind of event, who brought it about, and a sentence.
+    fn story(&self) -> (EventKind, &str, String) {
+        match &self.cause {
+            Cause::Registered => {
+                (EventKind::ReplicaRegistered, OWNER, format!("registered {}", self.terms()))
+            }
+            Cause::Replaced { incarnation } => (
+                EventKind::ReplicaReplaced,
+                OWNER,
+                format!("registered anew {}, in the place of incarnation {incarnation}", self.terms()),
+            ),
+            Cause::Deregistered { forced, said } => {
+                let by = if *forced { "deregistered by an operator" } else { "deregistered" };
+                let actor = if *forced { author(said) } else { OWNER };
+                (EventKind::ReplicaDeregistered, actor, because(by, &said.reason))
+            }
+            Cause::Superseded { by } => {
+                let message = format!("was lost, and replica {by} registered at its address");
+                (EventKind::ReplicaDeregistered, REGISTRY, message)
+            }
+            Cause::Expired { silent_for, ttl } => {
+                let (silence, ttl) = (silent_for.as_secs_f64(), ttl.as_secs_f64());
+                (EventKind::LeaseExpired, REGISTRY, format!("no heartbeat for {silence:.1}s, ttl {ttl}s"))
+            }
+            Cause::Held { silent_for } => {
+                let silence = silent_for.as_secs_f64();
+                let message = format!(
+                    "no heartbeat for {silence:.1}s, like too many others of the service: held, still routable"
+                );
+                (EventKind::ReplicaLost, REGISTRY, message)
+            }
+            Cause::Recovered => {
+                (EventKind::ReplicaFound, OWNER, "renewed its lease after it was lost".into())
+            }
+            Cause::HealthReported { before } => (EventKind::HealthChanged, OWNER, self.health_step(*before)),
+            Cause::Draining => self.drain_story(),
+            Cause::Drained { is_idle: true } => {
+                (EventKind::ReplicaDrained, REGISTRY, "nothing is in flight any more".into())
+            }
+            Cause::Drained { is_idle: false } => {
+                (EventKind::ReplicaDrained, REGISTRY, "its time to drain is over".into())
+            }
+            Cause::Undrained { said } => {
+                (EventKind::ReplicaUndrained, author(said), because("gets requests again", &said.reason))
+            }
+            Cause::PolicyUpdated => {
+                let policy = match &self.write {
+                    Write::Put(Item::Policy(policy)) => Some(policy),
+                    _ => None,
+                };
+                let (by, why) =
+                    policy.map_or(("", ""), |policy| (&*policy.updated_by, &*policy.update_reason));
+                (EventKind::PolicyUpdated, by, because("policy updated", why))
+            }
+            Cause::PolicyDeleted { said } => {
+                (EventKind::PolicyDeleted, author(said), because("policy deleted", &said.reason))
+            }
+            Cause::Overridden => {
+                let Some(entry) = self.about_override() else {
+                    return (EventKind::OverrideSet, "", String::new());
+                };
+                let span = entry.expires_at.duration_since(entry.created_at).unwrap_or_default();
+                let what =
+                    format!("{} of {} for {}", entry.kind, entry.target, humantime::format_duration(span));
+                (EventKind::OverrideSet, &entry.author, because(&what, &entry.reason))
+            }
+            Cause::OverrideEnded { entry, by } => {
+                let what = format!("{} of {}", entry.kind, entry.target);
+                match by {
+                    Some(said) => (
+                        EventKind::OverrideEnded,
+                        author(said),
+                        because(&format!("ended: {what}"), &said.reason),
+                    ),
+                    None => (EventKind::OverrideEnded, REGISTRY, format!("its time is over: {what}")),
+                }
+            }
+        }
     }
 
     fn terms(&self) -> String {
-        let Write::Put(record) = &self.write else { return String::new() };
+        let Some(record) = self.record() else { return String::new() };
         match record.lease {
             Some(lease) => format!("at {}, lease of {}s", record.address, lease.ttl.as_secs_f64()),
             None => format!("at {}, permanent", record.address),
@@ -142,8 +345,26 @@ impl Mutation {
     }
 
     fn health_step(&self, before: Health) -> String {
-        let Write::Put(record) = &self.write else { return String::new() };
-        let why = if record.health_reason.is_empty() { "" } else { ": " };
-        format!("{before} -> {}{why}{}", record.health, record.health_reason)
+        let Some(record) = self.record() else { return String::new() };
+        because(&format!("{before} -> {}", record.health), &record.health_reason)
     }
+
+    fn drain_story(&self) -> (EventKind, &str, String) {
+        let Some(drain) = self.record().and_then(|record| record.drain.as_deref()) else {
+            return (EventKind::ReplicaDraining, "", String::new());
+        };
+        let Drain { author, reason, by_owner, .. } = drain;
+        let span = drain.deadline.duration_since(drain.begun).unwrap_or_default();
+        let what = format!("gets no new requests; those in flight have {}", humantime::format_duration(span));
+        let actor = if *by_owner { OWNER } else { author };
+        (EventKind::ReplicaDraining, actor, because(&what, reason))
+    }
+}
+
+fn author(said: &Said) -> &str {
+    if said.author.is_empty() { "an operator" } else { &said.author }
+}
+
+fn because(what: &str, why: &str) -> String {
+    if why.is_empty() { what.to_owned() } else { format!("{what}: {why}") }
 }

@@ -3,10 +3,12 @@
 use std::time::{Duration, SystemTime};
 
 use gateway_proto::{
-    Address, Health, Labels, LeaseId, ReplicaKey, Weight,
+    Address, Health, Labels, LeaseId, Locality, Mode, Priority, ReplicaKey, Weight,
     time::{duration, timestamp},
     v1,
 };
+
+use super::item::etag;
 
 /// Counts committed mutations; 0 before the first. Two revisions compare only within one epoch of the store.
 pub type Revision = i64;
@@ -20,18 +22,28 @@ pub struct Record {
     pub address: Address,
     /// Its share of the service's traffic.
     pub weight: Weight,
+    /// Its tier.
+    pub priority: Priority,
+    /// Where it runs.
+    pub locality: Locality,
     /// Free text for people, at most 63 characters.
-    pub version: String,
+    pub version: Box<str>,
     /// What its owner says of it.
     pub labels: Labels,
     /// Health as its owner reported it last.
     pub health: Health,
     /// Why, in its owner's words; empty when nothing was said.
-    pub health_reason: String,
+    pub health_reason: Box<str>,
     /// Since when, by the wall clock.
     pub health_since: SystemTime,
     /// The claim that keeps it here; `None` for a permanent replica.
     pub lease: Option<LeaseTerms>,
+    /// Its lease lapsed, and the guard against mass removal holds it.
+    pub lost: Option<Lost>,
+    /// Somebody asked that it gets no more requests.
+    pub drain: Option<Box<Drain>>,
+    /// The request that registered it, if that named itself.
+    pub request: Option<Box<RequestMark>>,
     /// Grows with every registration of this key, also across removal.
     pub incarnation: i64,
     /// When this key was registered first since it was last absent.
@@ -53,19 +65,112 @@ pub struct LeaseTerms {
     pub ttl: Duration,
 }
 
+/// Since when a replica is held although its lease lapsed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// By the wall clock.
+    pub since: SystemTime,
+    /// The registry's revision then: what registered later came after the loss.
+    pub revision: Revision,
+}
+
+/// A replica that gets no new requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drain {
+    /// When that was asked for.
+    pub begun: SystemTime,
+    /// Requests in flight are cut after this.
+    pub deadline: SystemTime,
+    /// For people.
+    pub reason: Box<str>,
+    /// Who asked.
+    pub author: Box<str>,
+    /// Whether it was the replica's owner: then its next registration ends the drain. An operator's drain outlasts it.
+    pub by_owner: bool,
+    /// Whether nothing is in flight any more, or the deadline has passed.
+    pub is_over: bool,
+    /// The registry's revision that began it: who has come there sends no new requests. 0 until it is durable.
+    pub revision: Revision,
+}
+
+/// A registration by which a repeated request is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestMark {
+    /// The caller's own id of the request.
+    pub id: u128,
+    /// A hash of what was asked for.
+    pub fingerprint: u64,
+    /// When it was answered first.
+    pub at: SystemTime,
+    /// What was answered then.
+    pub created: bool,
+}
+
 impl Record {
+    /// A permanent, healthy replica of which nothing more is known, at revision and incarnation 1.
+    pub fn plain(key: ReplicaKey, address: Address, at: SystemTime) -> Self {
+        Self {
+            key,
+            address,
+            weight: Weight::DEFAULT,
+            priority: Priority::default(),
+            locality: Locality::default(),
+            version: Box::default(),
+            labels: Labels::default(),
+            health: Health::Healthy,
+            health_reason: Box::default(),
+            health_since: at,
+            lease: None,
+            lost: None,
+            drain: None,
+            request: None,
+            incarnation: 1,
+            created_at: at,
+            updated_at: at,
+            revision: 1,
+        }
+    }
+
+    /// What was asked of it.
+    pub fn mode(&self) -> Mode {
+        match &self.drain {
+            None => Mode::Serving,
+            Some(drain) if drain.is_over => Mode::Drained,
+            Some(_) => Mode::Draining,
+        }
+    }
+
+    /// Its mode while it gets no new requests, and until when those in flight may take.
+    pub fn as_drain(&self) -> Option<(Mode, SystemTime)> {
+        self.drain.as_deref().map(|drain| (self.mode(), drain.deadline))
+    }
+
+    /// Health as data planes go by it.
+    pub fn shown_health(&self) -> Health {
+        if self.lost.is_some() { Health::Lost } else { self.health }
+    }
+
+    /// Whether data planes send it requests and it is heard of: what counts as a ready replica.
+    pub fn is_ready(&self) -> bool {
+        self.lost.is_none() && self.health.is_ready() && self.drain.is_none()
+    }
+
     /// The wire's form, without the secret lease id and without the lease's deadline.
     pub fn to_wire(&self) -> v1::Replica {
+        let (state_change_time, state_reason) = self.state_story();
         v1::Replica {
             service: self.key.service.to_string(),
             replica_id: self.key.replica.to_string(),
             endpoint: Some(v1::Endpoint { address: self.address.to_string() }),
             weight: self.weight.get().into(),
-            version: self.version.clone(),
+            priority: self.priority.get().into(),
+            locality: self.locality.to_wire(),
+            version: self.version.to_string(),
             labels: self.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
-            health: self.health.to_wire().into(),
-            state_change_time: Some(timestamp(self.health_since)),
-            state_reason: self.health_reason.clone(),
+            health: self.shown_health().to_wire().into(),
+            mode: self.mode().to_wire().into(),
+            state_change_time: Some(timestamp(state_change_time)),
+            state_reason,
             lease: Some(v1::Lease {
                 ttl: self.lease.map(|lease| duration(lease.ttl)),
                 permanent: self.lease.is_none(),
@@ -75,7 +180,39 @@ impl Record {
             create_time: Some(timestamp(self.created_at)),
             update_time: Some(timestamp(self.updated_at)),
             revision: self.revision,
-            ..Default::default()
+            etag: etag(self.revision),
+            drain: self.drain.as_deref().map(Drain::to_wire),
+            reported_health: match self.lost {
+                Some(_) => self.health.to_wire().into(),
+                None => v1::HealthStatus::Unspecified.into(),
+            },
+            observed: None,
+        }
+    }
+
+    /// What changed last of health and mode: when, and why.
+    fn state_story(&self) -> (SystemTime, String) {
+        let mut story = (self.health_since, self.health_reason.to_string());
+        if let Some(drain) = self.drain.as_deref().filter(|drain| drain.begun >= story.0) {
+            story = (drain.begun, drain.reason.to_string());
+        }
+        if let Some(lost) = self.lost.filter(|lost| lost.since >= story.0) {
+            story = (lost.since, "its lease lapsed together with too many others of the service".into());
+        }
+        story
+    }
+}
+
+impl Drain {
+    /// The wire's form.
+    pub fn to_wire(&self) -> v1::Drain {
+        v1::Drain {
+            begin_time: Some(timestamp(self.begun)),
+            deadline_time: Some(timestamp(self.deadline)),
+            reason: self.reason.to_string(),
+            author: self.author.to_string(),
+            by_owner: self.by_owner,
+            revision: self.revision,
         }
     }
 }

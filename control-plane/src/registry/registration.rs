@@ -1,9 +1,14 @@
 //! What a replica asks for when it registers, with every field checked.
 
-use std::time::Duration;
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    net::IpAddr,
+    time::Duration,
+};
 
 use gateway_proto::{
-    Address, Check, Health, Invalid, Labels, ReplicaId, ServiceName, Weight, time::parse_duration, v1,
+    Address, Check, Health, Invalid, Labels, Locality, Priority, ReplicaId, ServiceName, Weight,
+    time::parse_duration, v1,
 };
 
 /// A checked `RegisterRequest`.
@@ -17,6 +22,10 @@ pub struct Registration {
     pub address: Address,
     /// Its share of the traffic.
     pub weight: Weight,
+    /// Its tier.
+    pub priority: Priority,
+    /// Where it runs.
+    pub locality: Locality,
     /// Free text for people, at most 63 characters.
     pub version: String,
     /// Free pairs for people and tools.
@@ -25,6 +34,8 @@ pub struct Registration {
     pub ttl: Option<Duration>,
     /// Health to begin with.
     pub health: Health,
+    /// The caller's own id of this request, by which a repetition is known.
+    pub request: Option<u128>,
 }
 
 impl Registration {
@@ -43,18 +54,22 @@ impl Registration {
             replica: None,
             address,
             weight: Weight::DEFAULT,
+            priority: Priority::default(),
+            locality: Locality::default(),
             version: String::new(),
             labels: Labels::default(),
             ttl: None,
             health: Health::Healthy,
+            request: None,
         }
     }
 
-    /// Checks a request. `validate_only` is the caller's business.
+    /// Checks a request of a caller at `peer`, whose address stands in for an empty host. `validate_only` and
+    /// `wait_timeout` are the caller's business.
     ///
     /// # Errors
     /// [`Invalid`] with a violation for every field at fault.
-    pub fn parse(wire: v1::RegisterRequest) -> Result<Self, Invalid> {
+    pub fn parse(wire: v1::RegisterRequest, peer: Option<IpAddr>) -> Result<Self, Invalid> {
         let mut check = Check::default();
         let service = check.take(ServiceName::parse(&wire.service));
         let replica = match wire.replica_id.as_str() {
@@ -62,27 +77,46 @@ impl Registration {
             text => check.take(ReplicaId::parse(text)),
         };
         let address = wire.endpoint.map(|endpoint| endpoint.address).unwrap_or_default();
-        let address = check.take(Address::parse(&address).map_err(|invalid| invalid.within("endpoint")));
+        let address = check.take(parse_address(address, peer).map_err(|invalid| invalid.within("endpoint")));
         let weight = check.take(Weight::parse(wire.weight));
+        let priority = check.take(Priority::parse(wire.priority));
+        let locality = check.take(Locality::parse(wire.locality.unwrap_or_default()));
         check.take(text_within("version", &wire.version, Self::MAX_VERSION_CHARS));
         let labels = check.take(Labels::parse(wire.labels));
         let ttl = check.take(parse_ttl(wire.lease_ttl, wire.permanent));
-        let health = Health::parse(wire.initial_health);
+        let health = Health::parse_reported(wire.initial_health);
         let health = check.take(health.map_err(|invalid| renamed(&invalid, "initial_health")));
+        let request = match wire.request_id.as_str() {
+            "" => None,
+            text => check.take(parse_uuid("request_id", text)),
+        };
         check.finish()?;
-        match (service, address, weight, labels, ttl, health) {
-            (Some(service), Some(address), Some(weight), Some(labels), Some(ttl), Some(health)) => Ok(Self {
-                service,
-                replica,
-                address,
-                weight,
-                version: wire.version,
-                labels,
-                ttl,
-                health: health.unwrap_or(Health::Healthy),
-            }),
-            _ => unreachable!("nothing was refused"),
-        }
+        let (Some(service), Some(address), Some(weight), Some(ttl)) = (service, address, weight, ttl) else {
+            unreachable!("nothing was refused")
+        };
+        Ok(Self {
+            service,
+            replica,
+            address,
+            weight,
+            priority: priority.unwrap_or_default(),
+            locality: locality.unwrap_or_default(),
+            version: wire.version,
+            labels: labels.unwrap_or_default(),
+            ttl,
+            health: health.flatten().unwrap_or(Health::Healthy),
+            request,
+        })
+    }
+
+    /// A hash of all that is asked for, by which a repetition of a request is told from another one of the same id. It is
+    /// stored, but only compared within one version of the program and for ten minutes.
+    pub(super) fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&self.service, &self.replica, &self.address, self.weight.get(), self.priority).hash(&mut hasher);
+        (&self.locality, &self.version, self.ttl, self.health).hash(&mut hasher);
+        self.labels.iter().for_each(|label| label.hash(&mut hasher));
+        hasher.finish()
     }
 
     /// Brings a wished time to live into 1 s..=1 h.
@@ -95,6 +129,31 @@ impl Registration {
         }
         Ok(wish.clamp(Self::MIN_TTL, Self::MAX_TTL))
     }
+}
+
+/// Reads an address whose host may be left out: `:8080` is port 8080 at the caller's own address.
+fn parse_address(text: String, peer: Option<IpAddr>) -> Result<Address, Invalid> {
+    match (text.strip_prefix(':'), peer) {
+        (Some(port), Some(peer)) => match peer.to_canonical() {
+            IpAddr::V4(host) => Address::parse(&format!("{host}:{port}")),
+            IpAddr::V6(host) => Address::parse(&format!("[{host}]:{port}")),
+        },
+        (Some(_), None) => Err(Invalid::new("address", "has no host, and the caller's own is not known")),
+        (None, _) => Address::parse(&text),
+    }
+}
+
+/// Reads a UUID: 32 hexadecimal digits with hyphens as RFC 9562 has them.
+fn parse_uuid(field: &str, text: &str) -> Result<u128, Invalid> {
+    let is_hyphen = |place: usize| matches!(place, 8 | 13 | 18 | 23);
+    let shape = text.len() == 36
+        && text
+            .bytes()
+            .enumerate()
+            .all(|(place, byte)| if is_hyphen(place) { byte == b'-' } else { byte.is_ascii_hexdigit() });
+    let digits = text.replace('-', "");
+    let parsed = shape.then(|| u128::from_str_radix(&digits, 16).ok()).flatten();
+    parsed.ok_or_else(|| Invalid::new(field, "must be a UUID, e.g. 6fa459ea-ee8a-4ca4-894e-db77e160355e"))
 }
 
 fn parse_ttl(wire: Option<prost_types::Duration>, permanent: bool) -> Result<Option<Duration>, Invalid> {
@@ -144,13 +203,13 @@ mod tests {
     }
 
     fn refused(request: v1::RegisterRequest) -> Vec<(String, String)> {
-        let invalid = Registration::parse(request).unwrap_err();
+        let invalid = Registration::parse(request, None).unwrap_err();
         invalid.violations().iter().map(|v| (v.field.clone(), v.description.clone())).collect()
     }
 
     #[test]
     fn a_minimal_request_gets_the_documented_defaults() {
-        let registration = Registration::parse(request()).unwrap();
+        let registration = Registration::parse(request(), None).unwrap();
         assert_eq!(registration.ttl, Some(Duration::from_secs(15)));
         assert_eq!(registration.health, Health::Healthy);
         assert_eq!(registration.weight, Weight::DEFAULT);
@@ -160,7 +219,7 @@ mod tests {
     #[test]
     fn a_time_to_live_is_clamped_to_one_second_and_one_hour() {
         let granted = |wish| {
-            Registration::parse(v1::RegisterRequest { lease_ttl: Some(duration(wish)), ..request() })
+            Registration::parse(v1::RegisterRequest { lease_ttl: Some(duration(wish)), ..request() }, None)
                 .map(|registration| registration.ttl)
         };
         assert_eq!(granted(Duration::from_millis(1)), Ok(Some(Duration::from_secs(1))));
@@ -191,6 +250,9 @@ mod tests {
             replica_id: "-".into(),
             endpoint: None,
             weight: 1001,
+            priority: 16,
+            locality: Some(v1::Locality { region: "e u".into(), zone: String::new() }),
+            request_id: "7".into(),
             version: "x".repeat(64),
             labels: [(String::new(), String::new())].into(),
             initial_health: 77,
@@ -199,8 +261,45 @@ mod tests {
         let names: Vec<_> = fields.iter().map(|(field, _)| field.as_str()).collect();
         assert_eq!(
             names,
-            ["service", "replica_id", "endpoint.address", "weight", "version", "labels", "initial_health"]
+            [
+                "service",
+                "replica_id",
+                "endpoint.address",
+                "weight",
+                "priority",
+                "locality.region",
+                "version",
+                "labels",
+                "initial_health",
+                "request_id"
+            ]
         );
+    }
+
+    #[test]
+    fn a_port_alone_is_at_the_callers_own_address() {
+        let parse = |peer: Option<&str>| {
+            let endpoint = Some(v1::Endpoint { address: ":8080".into() });
+            let peer = peer.map(|peer| peer.parse().unwrap());
+            Registration::parse(v1::RegisterRequest { endpoint, ..request() }, peer)
+        };
+        let address = |peer| parse(Some(peer)).unwrap().address.to_string();
+        assert_eq!(address("10.0.0.9"), "10.0.0.9:8080");
+        assert_eq!(address("::ffff:10.0.0.9"), "10.0.0.9:8080");
+        assert_eq!(address("fd00::1"), "[fd00::1]:8080");
+        assert_eq!(parse(None).unwrap_err().violations()[0].field, "endpoint.address");
+    }
+
+    #[test]
+    fn a_request_id_is_a_uuid() {
+        let parse = |text: &str| {
+            Registration::parse(v1::RegisterRequest { request_id: text.into(), ..request() }, None)
+        };
+        let id = parse("6fa459ea-ee8a-4ca4-894e-db77e160355e").unwrap().request;
+        assert_eq!(id, Some(0x6fa4_59ea_ee8a_4ca4_894e_db77_e160_355e));
+        for bad in ["6fa459eaee8a4ca4894edb77e160355e", "6fa459ea-ee8a-4ca4-894e-db77e160355", "x"] {
+            assert_eq!(parse(bad).unwrap_err().violations()[0].field, "request_id", "{bad}");
+        }
     }
 
     #[test]

@@ -1,17 +1,30 @@
 //! What is known: every durable record, and the only way to change it.
 
+mod change;
+mod policies;
+mod removed;
+mod service;
+
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet},
     ops::Bound,
     sync::Arc,
     time::SystemTime,
 };
 
-use gateway_proto::{Address, ReplicaId, ReplicaKey, ServiceName};
+use gateway_proto::{Address, ReplicaId, ReplicaKey, ServiceName, content::ContentHash, v1::RemovalCause};
 
-use super::{Event, Mutation, Record, Revision, Write};
+pub use self::{
+    change::{Applied, Change, Committed, ReplicaChange, ServiceStep},
+    policies::Policies,
+    removed::{Removals, Removed},
+    service::ServiceEntry,
+};
+use super::{
+    Item, Key, Override, OverrideId, Record, Revision, Scope, StoredPolicy, Write, mutation::RecordWrite,
+};
 
-/// All replicas at one revision.
+/// Everything in the registry at one revision.
 ///
 /// A service exists while it has a replica.
 #[derive(Debug, Clone, Default)]
@@ -19,92 +32,30 @@ pub struct View {
     revision: Revision,
     services: BTreeMap<ServiceName, ServiceEntry>,
     replica_count: usize,
-}
-
-/// One service's replicas.
-#[derive(Debug, Clone, Default)]
-pub struct ServiceEntry {
-    replicas: BTreeMap<ReplicaId, Arc<Record>>,
-    owners: HashMap<Address, ReplicaId>,
-    revision: Revision,
-}
-
-/// A mutation that the store has made durable.
-#[derive(Debug, Clone)]
-pub struct Committed {
-    /// The revision the store gave it.
-    pub revision: Revision,
-    /// What it does.
-    pub mutation: Mutation,
-}
-
-/// What applying a committed mutation brought about.
-#[derive(Debug, Clone)]
-pub struct Applied {
-    /// For data planes.
-    pub change: Change,
-    /// For people.
-    pub event: Event,
-}
-
-/// One replica's step from one revision to the next.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// The revision it leads to.
-    pub revision: Revision,
-    /// Whose step.
-    pub key: ReplicaKey,
-    /// What it is now; `None`: gone.
-    pub record: Option<Arc<Record>>,
-    /// Whether it was there before.
-    pub existed: bool,
-    /// What this meant for its service.
-    pub service: ServiceStep,
-}
-
-/// What a replica's step meant for its service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ServiceStep {
-    /// It was there and still is.
-    Stayed,
-    /// This was its first replica.
-    Appeared,
-    /// This was its last one.
-    Vanished,
-}
-
-impl ServiceEntry {
-    /// The replicas in the order of their ids.
-    pub fn replicas(&self) -> impl ExactSizeIterator<Item = &Arc<Record>> {
-        self.replicas.values()
-    }
-
-    /// When the oldest of them was registered.
-    pub fn created_at(&self) -> Option<SystemTime> {
-        self.replicas().map(|record| record.created_at).min()
-    }
-
-    /// The revision of the last change to one of its replicas; after a restart, to one that is still there.
-    pub fn revision(&self) -> Revision {
-        self.revision
-    }
-
-    /// Frees the record's address, unless another replica has taken it meanwhile.
-    fn release(&mut self, record: &Record) {
-        if self.owners.get(&record.address) == Some(&record.key.replica) {
-            self.owners.remove(&record.address);
-        }
-    }
+    policies: Policies,
+    overrides: BTreeMap<OverrideId, Arc<Override>>,
+    removals: Removals,
+    replicas_hash: ContentHash,
+    /// Replicas that get no new requests or are lost: the few that somebody has to come back to.
+    drains: BTreeSet<ReplicaKey>,
+    lost: BTreeSet<ReplicaKey>,
 }
 
 impl View {
     /// The view of what a store holds at `revision`.
-    pub fn new(revision: Revision, records: impl IntoIterator<Item = Record>) -> Self {
+    pub fn new(revision: Revision, items: impl IntoIterator<Item = impl Into<Item>>) -> Self {
         let mut view = Self { revision, ..Self::default() };
-        for record in records {
-            view.put(Arc::new(record));
+        for item in items {
+            view.put(item.into());
         }
         view
+    }
+
+    /// The same, still knowing of the replicas that went before, which no store holds.
+    #[must_use]
+    pub fn remembering(mut self, before: &Self) -> Self {
+        self.removals.clone_from(&before.removals);
+        self
     }
 
     /// The revision of the last change applied.
@@ -132,28 +83,80 @@ impl View {
         self.services.get(name)
     }
 
+    /// The registry's own copy of a service's name, so that all replicas of a service share one.
+    pub(super) fn shared_name(&self, name: &ServiceName) -> ServiceName {
+        self.services.get_key_value(name).map_or(name, |(known, _)| known).clone()
+    }
+
     /// One replica.
     pub fn get(&self, key: &ReplicaKey) -> Option<&Arc<Record>> {
-        self.services.get(&key.service)?.replicas.get(&key.replica)
+        self.services.get(&key.service)?.get(&key.replica)
     }
 
     /// Which replica of the service is reached at the address.
     pub fn owner(&self, service: &ServiceName, address: &Address) -> Option<&ReplicaId> {
-        self.services.get(service)?.owners.get(address)
+        self.services.get(service)?.owner(address)
     }
 
     /// All replicas, by service and then id.
     pub fn replicas(&self) -> impl Iterator<Item = &Arc<Record>> {
-        self.services.values().flat_map(|entry| entry.replicas.values())
+        self.services.values().flat_map(ServiceEntry::replicas)
     }
 
     /// The replicas that come after `key`, by service and then id.
     pub fn replicas_after(&self, key: &ReplicaKey) -> impl Iterator<Item = &Arc<Record>> {
-        let within = self.services.get(&key.service).into_iter().flat_map(|entry| {
-            entry.replicas.range::<str, _>((Bound::Excluded(key.replica.as_str()), Bound::Unbounded))
-        });
-        let later = self.services_after(key.service.as_str()).flat_map(|(_, entry)| entry.replicas.iter());
-        within.chain(later).map(|(_, record)| record)
+        let within = self.services.get(&key.service).into_iter();
+        let within = within.flat_map(|entry| entry.replicas_after(key.replica.as_str()));
+        let later = self.services_after(key.service.as_str()).flat_map(|(_, entry)| entry.replicas());
+        within.chain(later)
+    }
+
+    /// The stored policies, and what follows from them.
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// All overrides in the order of their ids.
+    pub fn overrides(&self) -> impl ExactSizeIterator<Item = &Arc<Override>> {
+        self.overrides.values()
+    }
+
+    /// The overrides whose ids come after `id`, in order.
+    pub fn overrides_after(&self, id: &str) -> impl Iterator<Item = &Arc<Override>> {
+        self.overrides.range::<str, _>((Bound::Excluded(id), Bound::Unbounded)).map(|(_, entry)| entry)
+    }
+
+    /// One override.
+    pub fn override_of(&self, id: &OverrideId) -> Option<&Arc<Override>> {
+        self.overrides.get(id)
+    }
+
+    /// What became of a replica that was removed a short while ago.
+    pub fn removed(&self, key: &ReplicaKey) -> Option<&Removed> {
+        self.removals.get(key)
+    }
+
+    /// Replicas that are draining or drained.
+    pub fn drains(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.drains.iter().filter_map(|key| self.get(key))
+    }
+
+    /// Replicas whose lease lapsed and which the guard holds.
+    pub fn lost(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.lost.iter().filter_map(|key| self.get(key))
+    }
+
+    /// The hash of all replicas, without policies and overrides.
+    pub fn replicas_hash(&self) -> ContentHash {
+        self.replicas_hash
+    }
+
+    /// Everything that a store would hold.
+    pub fn items(&self) -> impl Iterator<Item = Item> {
+        let replicas = self.replicas().map(|record| Item::from(Record::clone(record)));
+        let policies = self.policies.stored().map(|policy| Item::from(StoredPolicy::clone(policy)));
+        let overrides = self.overrides.values().map(|entry| Item::from(Override::clone(entry)));
+        replicas.chain(policies).chain(overrides)
     }
 
     /// Takes in what the store made durable, in the store's order.
@@ -164,73 +167,137 @@ impl View {
         let Committed { revision, mutation } = committed;
         assert!(revision > self.revision, "the store numbers mutations in a growing order");
         self.revision = revision;
-        let event = mutation.event(revision);
-        let change = match mutation.write {
-            Write::Put(record) => self.put(Arc::new(Record { revision, ..*record })),
-            Write::Remove => self.remove(&mutation.key, revision),
-        };
-        Applied { change, event }
+        let events = mutation.events(revision);
+        let at = mutation.at;
+        // What is removed goes first, so that what takes its place finds its address free.
+        let mut writes: Vec<RecordWrite> = std::iter::once(mutation.main).chain(mutation.also).collect();
+        writes.sort_by_key(|write| matches!(write.write, Write::Put(_)));
+        let changes = writes.into_iter().map(|write| self.apply_write(write, revision, at)).collect();
+        Applied { changes, events }
+    }
+
+    fn apply_write(&mut self, write: RecordWrite, revision: Revision, at: SystemTime) -> Change {
+        let cause = write.removal_cause();
+        match write.write {
+            Write::Put(item) => self.put(item.at(revision)),
+            Write::Remove => {
+                if let Some(record) = write.key.as_replica().and_then(|key| self.get(key)).cloned() {
+                    let removed = Removed::new(&record, &write.cause, at);
+                    self.removals.add(record.key.clone(), removed, at);
+                }
+                self.remove(&write.key, revision, cause)
+            }
+        }
     }
 
     /// What leads from `self` to `next`, one change for each key that differs, all at the revision of `next`.
     pub fn changes_to(&self, next: &Self) -> Vec<Change> {
         let mut scratch = self.clone();
-        let mut changes: Vec<Change> = self
-            .replicas()
-            .filter(|record| next.get(&record.key).is_none())
-            .map(|record| scratch.remove(&record.key, next.revision))
-            .collect();
-        for record in next.replicas() {
-            if self.get(&record.key) != Some(record) {
-                changes.push(scratch.put(Arc::clone(record)));
+        let unknown = RemovalCause::Unspecified;
+        let mut changes = Vec::new();
+        let gone_replicas = self.replicas().filter(|record| next.get(&record.key).is_none());
+        let gone_replicas = gone_replicas.map(|record| Key::Replica(record.key.clone()));
+        let gone_policies =
+            self.policies.stored().filter(|policy| next.policies.get(&policy.scope).is_none());
+        let gone_policies = gone_policies.map(|policy| Key::Policy(policy.scope.clone()));
+        let gone_overrides = self.overrides.keys().filter(|id| !next.overrides.contains_key(*id));
+        let gone_overrides = gone_overrides.map(|id| Key::Override(id.clone()));
+        for key in gone_replicas.chain(gone_policies).chain(gone_overrides) {
+            changes.push(scratch.remove(&key, next.revision, unknown));
+        }
+        for record in next.replicas().filter(|record| self.get(&record.key) != Some(record)) {
+            changes.push(scratch.put(Record::clone(record).into()));
+        }
+        for policy in next.policies.stored().filter(|policy| self.policies.get(&policy.scope) != Some(policy))
+        {
+            changes.push(scratch.put(StoredPolicy::clone(policy).into()));
+        }
+        for (id, entry) in &next.overrides {
+            if self.overrides.get(id) != Some(entry) {
+                changes.push(scratch.put(Override::clone(entry).into()));
             }
         }
-        for change in &mut changes {
-            change.revision = next.revision;
-        }
+        changes.iter_mut().for_each(|change| change.set_revision(next.revision));
         changes
     }
 
-    fn put(&mut self, record: Arc<Record>) -> Change {
-        let service = if self.services.contains_key(&record.key.service) {
-            ServiceStep::Stayed
-        } else {
-            ServiceStep::Appeared
-        };
+    fn put(&mut self, item: Item) -> Change {
+        match item {
+            Item::Replica(record) => self.put_replica(Arc::new(*record)),
+            Item::Policy(policy) => {
+                let (scope, revision) = (policy.scope.clone(), policy.revision);
+                self.policies.put(*policy);
+                Change::Policy { revision, scope }
+            }
+            Item::Override(entry) => {
+                let (id, revision) = (entry.id(), entry.revision);
+                let existed = self.overrides.insert(id.clone(), Arc::new(*entry)).is_some();
+                Change::Override { revision, id, existed }
+            }
+        }
+    }
+
+    fn put_replica(&mut self, record: Arc<Record>) -> Change {
+        let is_new = !self.services.contains_key(&record.key.service);
+        let service = if is_new { ServiceStep::Appeared } else { ServiceStep::Stayed };
         let entry = self.services.entry(record.key.service.clone()).or_default();
-        let id = record.key.replica.clone();
-        entry.owners.insert(record.address.clone(), id.clone());
-        entry.revision = entry.revision.max(record.revision);
-        let before = entry.replicas.insert(id, Arc::clone(&record));
+        let before = entry.put(Arc::clone(&record));
+        note(&mut self.drains, &record.key, record.drain.is_some());
+        note(&mut self.lost, &record.key, record.lost.is_some());
+        self.replicas_hash.add_replica(&record.key, record.revision);
         match &before {
-            Some(old) if old.address != record.address => entry.release(old),
-            Some(_) => {}
+            Some(old) => self.replicas_hash.remove_replica(&old.key, old.revision),
             None => self.replica_count += 1,
         }
-        Change {
+        Change::Replica(ReplicaChange {
             revision: record.revision,
             key: record.key.clone(),
             existed: before.is_some(),
             record: Some(record),
+            removal: RemovalCause::Unspecified,
             service,
+        })
+    }
+
+    fn remove(&mut self, key: &Key, revision: Revision, removal: RemovalCause) -> Change {
+        match key {
+            Key::Replica(key) => self.remove_replica(key, revision, removal),
+            Key::Policy(scope) => {
+                self.policies.remove(scope);
+                Change::Policy { revision, scope: Scope::clone(scope) }
+            }
+            Key::Override(id) => {
+                let existed = self.overrides.remove(id).is_some();
+                Change::Override { revision, id: id.clone(), existed }
+            }
         }
     }
 
-    fn remove(&mut self, key: &ReplicaKey, revision: Revision) -> Change {
+    fn remove_replica(&mut self, key: &ReplicaKey, revision: Revision, removal: RemovalCause) -> Change {
         let mut service = ServiceStep::Stayed;
         let mut existed = false;
         if let Some(entry) = self.services.get_mut(&key.service) {
-            if let Some(old) = entry.replicas.remove(&key.replica) {
+            if let Some(old) = entry.remove(&key.replica, revision) {
                 existed = true;
                 self.replica_count -= 1;
-                entry.release(&old);
-                entry.revision = revision;
+                self.replicas_hash.remove_replica(key, old.revision);
+                note(&mut self.drains, key, false);
+                note(&mut self.lost, key, false);
             }
-            if entry.replicas.is_empty() {
+            if entry.is_empty() {
                 self.services.remove(&key.service);
                 service = ServiceStep::Vanished;
             }
         }
-        Change { revision, key: key.clone(), record: None, existed, service }
+        Change::Replica(ReplicaChange { revision, key: key.clone(), record: None, existed, removal, service })
+    }
+}
+
+/// Brings a set up to date with whether a key belongs to it.
+fn note(set: &mut BTreeSet<ReplicaKey>, key: &ReplicaKey, belongs: bool) {
+    if belongs {
+        set.insert(key.clone());
+    } else if !set.is_empty() {
+        set.remove(key);
     }
 }

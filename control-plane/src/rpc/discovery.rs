@@ -127,7 +127,9 @@ impl Stream {
                 }
                 Next::Bookmark { revision } => {
                     let nonce = self.session.sent_bookmark(clock::now(), revision);
-                    self.send(nonce, revision, Update::Bookmark(v1::Bookmark::default()))?;
+                    let hash = self.edge.effects.publisher.content_hash(&self.filter, revision);
+                    let content_hash = hash.map(|hash| hash.to_string()).unwrap_or_default();
+                    self.send(nonce, revision, Update::Bookmark(v1::Bookmark { content_hash }))?;
                     continue;
                 }
                 Next::Wait { until } => until,
@@ -188,6 +190,7 @@ impl Stream {
             }
             CatchUp::Nothing(revision) => {
                 self.session.skip(revision);
+                self.seat.unaffected(revision);
                 Ok(())
             }
             CatchUp::TooFar => {

@@ -1,35 +1,26 @@
 //! `gateway.v1.ObservabilityService`: what data planes report, and what operators read.
 
-use std::{sync::Arc, time::Duration};
+mod reports;
+mod statistics;
+mod timeline;
 
-use gateway_proto::{
-    time::duration,
-    v1::{self, observability_service_server::ObservabilityService},
-};
-use tokio::{sync::mpsc, time::timeout};
+use std::sync::Arc;
+
+use gateway_proto::v1::{self, observability_service_server::ObservabilityService};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    HELLO_TIMEOUT, MAX_REPORT_BYTES,
-    breakers::{Query, parse_row_name, row_name},
-    identity, next_message,
+    breakers::{self, Query},
+    overrides,
     page::Page,
     registry::count,
 };
-use crate::{
-    clock,
-    edge::Edge,
-    observe::{Cursor, EventFilter, Report},
-    refusal::Refusal,
-    registry::View,
-    writer::WriteError,
-};
+use crate::{edge::Edge, refusal::Refusal, registry::View};
 
-/// How often data planes are told to report counts.
-const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-/// Events in one message of a watch.
-const WATCH_BATCH: usize = 256;
+/// Messages of a watch between its task and the connection.
+const BUFFERED: usize = 64;
 
 /// The service.
 #[derive(Debug)]
@@ -39,49 +30,38 @@ pub(super) struct Observability(pub(super) Arc<Edge>);
 impl ObservabilityService for Observability {
     type ReportNodeStatusStream = ReceiverStream<Result<v1::ReportNodeStatusResponse, Status>>;
     type WatchEventsStream = ReceiverStream<Result<v1::WatchEventsResponse, Status>>;
-    type WatchBreakersStream = tokio_stream::Empty<Result<v1::WatchBreakersResponse, Status>>;
-    type WatchStatsStream = tokio_stream::Empty<Result<v1::WatchStatsResponse, Status>>;
-
-    async fn watch_breakers(
-        &self,
-        _: Request<v1::WatchBreakersRequest>,
-    ) -> Result<Response<Self::WatchBreakersStream>, Status> {
-        Err(Status::unimplemented("not yet"))
-    }
-
-    async fn watch_stats(
-        &self,
-        _: Request<v1::WatchStatsRequest>,
-    ) -> Result<Response<Self::WatchStatsStream>, Status> {
-        Err(Status::unimplemented("not yet"))
-    }
+    type WatchBreakersStream = ReceiverStream<Result<v1::WatchBreakersResponse, Status>>;
+    type WatchStatsStream = ReceiverStream<Result<v1::WatchStatsResponse, Status>>;
 
     async fn override_breaker(
         &self,
-        _: Request<v1::OverrideBreakerRequest>,
+        request: Request<v1::OverrideBreakerRequest>,
     ) -> Result<Response<v1::OverrideBreakerResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let peer = request.remote_addr();
+        Ok(Response::new(overrides::override_breaker(&self.0, request.into_inner(), peer).await?))
     }
 
     async fn reset_breaker(
         &self,
-        _: Request<v1::ResetBreakerRequest>,
+        request: Request<v1::ResetBreakerRequest>,
     ) -> Result<Response<v1::ResetBreakerResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let peer = request.remote_addr();
+        Ok(Response::new(overrides::reset_breaker(&self.0, request.into_inner(), peer).await?))
     }
 
     async fn list_overrides(
         &self,
-        _: Request<v1::ListOverridesRequest>,
+        request: Request<v1::ListOverridesRequest>,
     ) -> Result<Response<v1::ListOverridesResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        Ok(Response::new(overrides::list(&self.0, request.get_ref())?))
     }
 
     async fn end_override(
         &self,
-        _: Request<v1::EndOverrideRequest>,
+        request: Request<v1::EndOverrideRequest>,
     ) -> Result<Response<v1::EndOverrideResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let peer = request.remote_addr();
+        Ok(Response::new(overrides::end(&self.0, request.into_inner(), peer).await?))
     }
 
     async fn report_node_status(
@@ -90,9 +70,9 @@ impl ObservabilityService for Observability {
     ) -> Result<Response<Self::ReportNodeStatusStream>, Status> {
         let place = self.0.report_streams.take()?;
         let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
-        // One answer, and perhaps the status that ends the stream.
-        let (outbound, responses) = mpsc::channel(2);
-        let work = take_reports(Arc::clone(&self.0), request.into_inner(), outbound.clone(), peer);
+        // An answer or two on their way, and perhaps the status that ends the stream.
+        let (outbound, responses) = mpsc::channel(4);
+        let work = reports::take(Arc::clone(&self.0), request.into_inner(), outbound.clone(), peer);
         self.0.spawn_stream("report_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
@@ -101,20 +81,19 @@ impl ObservabilityService for Observability {
         &self,
         request: Request<v1::ListBreakersRequest>,
     ) -> Result<Response<v1::ListBreakersResponse>, Status> {
-        let request = request.into_inner();
-        let query = Query::parse(&request).map_err(Refusal::from)?;
-        let arguments = format!("{:?} {}", query, request.per_node);
-        let page = Page::parse(request.page_size, &request.page_token, &["breakers", &arguments])?;
-        let after = page.after().map(parse_row_name).transpose()?;
-        let response = self.0.effects.observation.read(|nodes, matrix| {
-            let (breakers, next_page_token) = match request.per_node {
-                true => page.cut(query.rows(matrix, after.as_ref()), row_name),
-                false => page.cut(query.merged(matrix, after.as_ref()), row_name),
-            };
-            let unreachable_node_ids = nodes.unreachable(clock::now());
-            v1::ListBreakersResponse { breakers, next_page_token, unreachable_node_ids }
-        });
-        Ok(Response::new(response))
+        Ok(Response::new(breakers::list(&self.0, request.get_ref())?))
+    }
+
+    async fn watch_breakers(
+        &self,
+        request: Request<v1::WatchBreakersRequest>,
+    ) -> Result<Response<Self::WatchBreakersStream>, Status> {
+        let query = Query::parse_watch(request.get_ref()).map_err(Refusal::from)?;
+        let place = self.0.watch_streams.take()?;
+        let (outbound, responses) = mpsc::channel(BUFFERED);
+        let watch = breakers::Watch::new(Arc::clone(&self.0), query, outbound.clone());
+        self.0.spawn_stream("breaker_stream", place, outbound, async move { Ok(watch.run().await) });
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 
     async fn list_nodes(
@@ -125,10 +104,9 @@ impl ObservabilityService for Observability {
         let page = Page::parse(request.page_size, &request.page_token, &["nodes"])?;
         let revision = self.0.effects.publisher.read(View::revision);
         let (nodes, next_page_token) = self.0.effects.observation.read(|nodes, matrix| {
-            let open = matrix.open_breaker_counts();
             let listed =
                 nodes.list_after(page.after().unwrap_or_default(), revision).map(|(id, mut node)| {
-                    node.open_breaker_count = count(open.get(id).copied().unwrap_or(0));
+                    node.open_breaker_count = count(matrix.open_breaker_count(id));
                     node
                 });
             page.cut(listed, |node| node.node_id.clone())
@@ -140,114 +118,32 @@ impl ObservabilityService for Observability {
         &self,
         request: Request<v1::ListEventsRequest>,
     ) -> Result<Response<v1::ListEventsResponse>, Status> {
-        let request = request.into_inner();
-        let filter = EventFilter::parse(&request.service, &request.replica_id).map_err(Refusal::from)?;
-        let arguments = ["events", request.service.as_str(), request.replica_id.as_str()];
-        let page = Page::parse(request.page_size, &request.page_token, &arguments)?;
-        let before = page.after().map(|name| name.parse().map_err(|_| Refusal::PageToken)).transpose()?;
-        let listed = self
-            .0
-            .effects
-            .observation
-            .read_events(|timeline| timeline.list(&filter, before, page.size() + 1));
-        let (listed, next_page_token) = page.cut(listed.into_iter(), |(position, _)| position.to_string());
-        let events = listed.into_iter().map(|(_, event)| Arc::unwrap_or_clone(event)).collect();
-        Ok(Response::new(v1::ListEventsResponse { events, next_page_token }))
+        Ok(Response::new(timeline::list(&self.0, request.get_ref())?))
     }
 
     async fn watch_events(
         &self,
         request: Request<v1::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        let request = request.into_inner();
-        let filter = EventFilter::parse(&request.service, &request.replica_id).map_err(Refusal::from)?;
-        let cursor = match request.after_event_id.as_str() {
-            "" => self.0.effects.observation.read_events(|timeline| Cursor::After(timeline.last())),
-            id => {
-                let cursor = self.0.effects.observation.read_events(|timeline| timeline.cursor(id));
-                cursor.map_err(Refusal::from)?
-            }
-        };
+        let (query, cursor) = timeline::begin(&self.0, request.get_ref())?;
         let place = self.0.event_streams.take()?;
         let (outbound, responses) = mpsc::channel(1);
-        let work = watch(Arc::clone(&self.0), filter, cursor, outbound.clone());
+        let (edge, events) = (Arc::clone(&self.0), outbound.clone());
+        let work = async move { Ok(timeline::watch(&edge, &query, cursor, events).await) };
         self.0.spawn_stream("event_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
-}
 
-async fn take_reports(
-    edge: Arc<Edge>,
-    mut inbound: Streaming<v1::ReportNodeStatusRequest>,
-    outbound: mpsc::Sender<Result<v1::ReportNodeStatusResponse, Status>>,
-    peer: String,
-) -> Result<(), Status> {
-    let shutting_down = || Status::from(Refusal::from(WriteError::ShuttingDown));
-    let first = tokio::select! {
-        first = timeout(HELLO_TIMEOUT, next_message(&mut inbound, MAX_REPORT_BYTES)) => match first {
-            Ok(first) => first?,
-            Err(_) => return Err(Refusal::TooSlow(HELLO_TIMEOUT).into()),
-        },
-        () = edge.shutdown.begun() => return Err(shutting_down()),
-    };
-    let Some(mut message) = first else { return Ok(()) };
-    let identity = identity(message.node.take().unwrap_or_default(), peer);
-    let identity = identity.map_err(|invalid| Refusal::from(invalid.within("node")))?;
-    let seat = edge.effects.observation.begin_reports(identity).map_err(Refusal::from)?;
-    let response = v1::ReportNodeStatusResponse {
-        report_interval: Some(duration(REPORT_INTERVAL)),
-        detailed_stats: false,
-    };
-    // The channel is new and has room; a peer that has gone shows below.
-    let _ = outbound.try_send(Ok(response));
-    loop {
-        if message.dropped_event_count > 0 {
-            let lost = message.dropped_event_count;
-            tracing::warn!(node = %seat.node(), lost, "the data plane could not tell all its transitions");
-        }
-        let report = Report::parse(seat.node(), message).map_err(Refusal::from)?;
-        seat.reported(report, |key| edge.effects.publisher.read(|view| view.get(key).is_some()));
-        message = tokio::select! {
-            next = next_message(&mut inbound, MAX_REPORT_BYTES) => match next? {
-                Some(next) => next,
-                None => return Ok(()),
-            },
-            () = seat.superseded() => return Err(Refusal::Superseded(seat.node().clone()).into()),
-            () = outbound.closed() => return Ok(()),
-            () = edge.shutdown.begun() => return Err(shutting_down()),
-        };
-    }
-}
-
-async fn watch(
-    edge: Arc<Edge>,
-    filter: EventFilter,
-    mut cursor: Cursor,
-    outbound: mpsc::Sender<Result<v1::WatchEventsResponse, Status>>,
-) -> Result<(), Status> {
-    let shutting_down = || Status::from(Refusal::from(WriteError::ShuttingDown));
-    let observation = &edge.effects.observation;
-    let mut last = observation.subscribe();
-    loop {
-        let seen = *last.borrow_and_update();
-        let since = observation.read_events(|timeline| timeline.since(cursor, &filter, WATCH_BATCH));
-        cursor = Cursor::After(since.reached);
-        if since.gap || !since.events.is_empty() {
-            let events = since.events.into_iter().map(Arc::unwrap_or_clone).collect();
-            let message = Ok(v1::WatchEventsResponse { events, gap: since.gap });
-            // A slow reader holds up only itself: what it misses shows as a gap.
-            tokio::select! {
-                sent = outbound.send(message) => if sent.is_err() { return Ok(()) },
-                () = edge.shutdown.begun() => return Err(shutting_down()),
-            }
-        }
-        if since.reached < seen {
-            continue;
-        }
-        tokio::select! {
-            _ = last.changed() => {}
-            () = outbound.closed() => return Ok(()),
-            () = edge.shutdown.begun() => return Err(shutting_down()),
-        }
+    async fn watch_stats(
+        &self,
+        request: Request<v1::WatchStatsRequest>,
+    ) -> Result<Response<Self::WatchStatsStream>, Status> {
+        let (wish, interval) = statistics::parse(request.get_ref()).map_err(Refusal::from)?;
+        let place = self.0.watch_streams.take()?;
+        let (outbound, responses) = mpsc::channel(1);
+        let (edge, sums) = (Arc::clone(&self.0), outbound.clone());
+        let work = async move { Ok(statistics::watch(&edge, wish, interval, sums).await) };
+        self.0.spawn_stream("statistics_stream", place, outbound, work);
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 }

@@ -1,7 +1,8 @@
 //! Pages of a list.
 //!
-//! A token is opaque to callers: the name of the last item, bound to the list and its arguments, so that a token of
-//! one question is refused for another. It holds no secret and outlives restarts.
+//! A token is opaque to callers: the place of the last item, which is its name and what it is sorted by, bound to the
+//! list and its arguments, so that a token of one question is refused for another. It holds no secret and outlives
+//! restarts.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -11,14 +12,15 @@ use crate::refusal::Refusal;
 
 const DEFAULT_SIZE: usize = 100;
 const MAX_SIZE: usize = 1000;
-/// No item's name is longer: a service, a replica and a node with what separates them.
-const MAX_TOKEN_CHARS: usize = 512;
+/// No item's place is longer: a name, and before it what the item is sorted by, which is eight texts at most, of 63
+/// characters of four bytes each, in JSON and two digits a byte.
+const MAX_TOKEN_CHARS: usize = 32 * 1024;
 
 /// Which part of a list to answer.
 #[derive(Debug)]
 pub(super) struct Page {
     size: usize,
-    /// The name of the last item of the page before; `None`: from the start.
+    /// The place of the last item of the page before; `None`: from the start.
     after: Option<String>,
     binding: u64,
 }
@@ -41,7 +43,7 @@ impl Page {
         Ok(Self { size, after, binding })
     }
 
-    /// The name of the last item of the page before.
+    /// The place of the last item of the page before.
     pub(super) fn after(&self) -> Option<&str> {
         self.after.as_deref()
     }

@@ -1,22 +1,31 @@
 //! `gateway.v1.RegistryService`: wire messages to checked words, and back.
 
-use std::sync::Arc;
+mod fields;
+mod lists;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use gateway_proto::{
     Check, Health, Invalid, LeaseId, ReplicaKey, ServiceName,
-    time::timestamp,
     v1::{self, registry_service_server::RegistryService},
 };
-use tonic::{Request, Response, Status};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
 
-use super::page::Page;
+use super::{
+    asked, drains,
+    keep_alive::{self, Beat},
+    overrides, watch_replicas,
+};
 use crate::{
     edge::Edge,
     refusal::Refusal,
-    registry::{Proof, Registration, ServiceEntry, Target, text_within},
+    registry::{Proof, Registration, Said, Target, text_within},
 };
 
-const MAX_REASON_CHARS: usize = 256;
+/// Responses between a stream's task and its connection.
+const BUFFERED: usize = 4;
 
 /// The service.
 #[derive(Debug)]
@@ -24,81 +33,104 @@ pub(super) struct Registry(pub(super) Arc<Edge>);
 
 #[tonic::async_trait]
 impl RegistryService for Registry {
-    type KeepAliveStream = tokio_stream::Empty<Result<v1::KeepAliveResponse, Status>>;
-    type WatchDrainStream = tokio_stream::Empty<Result<v1::WatchDrainResponse, Status>>;
-    type WatchReplicasStream = tokio_stream::Empty<Result<v1::WatchReplicasResponse, Status>>;
+    type KeepAliveStream = ReceiverStream<Result<v1::KeepAliveResponse, Status>>;
+    type WatchDrainStream = ReceiverStream<Result<v1::WatchDrainResponse, Status>>;
+    type WatchReplicasStream = ReceiverStream<Result<v1::WatchReplicasResponse, Status>>;
 
     async fn keep_alive(
         &self,
-        _: Request<tonic::Streaming<v1::KeepAliveRequest>>,
+        request: Request<Streaming<v1::KeepAliveRequest>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let place = self.0.keep_alive_streams.take()?;
+        let (outbound, responses) = mpsc::channel(BUFFERED);
+        let work = keep_alive::serve(Arc::clone(&self.0), request.into_inner(), outbound.clone());
+        self.0.spawn_stream("keep_alive_stream", place, outbound, work);
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 
     async fn drain_replica(
         &self,
-        _: Request<v1::DrainReplicaRequest>,
+        request: Request<v1::DrainReplicaRequest>,
     ) -> Result<Response<v1::DrainReplicaResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let peer = request.remote_addr();
+        Ok(Response::new(drains::drain(&self.0, request.into_inner(), peer).await?))
     }
 
     async fn watch_drain(
         &self,
-        _: Request<v1::WatchDrainRequest>,
+        request: Request<v1::WatchDrainRequest>,
     ) -> Result<Response<Self::WatchDrainStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let watch = drains::Watch::begin(&self.0, request.get_ref())?;
+        let place = self.0.watch_streams.take()?;
+        let (outbound, responses) = mpsc::channel(BUFFERED);
+        let steps = outbound.clone();
+        self.0.spawn_stream("drain_stream", place, outbound, async move { watch.follow(&steps).await });
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 
     async fn undrain_replica(
         &self,
-        _: Request<v1::UndrainReplicaRequest>,
+        request: Request<v1::UndrainReplicaRequest>,
     ) -> Result<Response<v1::UndrainReplicaResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let peer = request.remote_addr();
+        Ok(Response::new(drains::undrain(&self.0, request.into_inner(), peer).await?))
     }
 
     async fn release_guard(
         &self,
-        _: Request<v1::ReleaseGuardRequest>,
+        request: Request<v1::ReleaseGuardRequest>,
     ) -> Result<Response<v1::ReleaseGuardResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let peer = request.remote_addr();
+        Ok(Response::new(overrides::release_guard(&self.0, request.into_inner(), peer).await?))
     }
 
     async fn watch_replicas(
         &self,
-        _: Request<v1::WatchReplicasRequest>,
+        request: Request<v1::WatchReplicasRequest>,
     ) -> Result<Response<Self::WatchReplicasStream>, Status> {
-        Err(Status::unimplemented("not yet"))
+        let watch = watch_replicas::Watch::parse(&self.0, request.get_ref()).map_err(Refusal::from)?;
+        let place = self.0.watch_streams.take()?;
+        let (outbound, responses) = mpsc::channel(BUFFERED);
+        let steps = outbound.clone();
+        self.0.spawn_stream("replica_stream", place, outbound, async move { watch.follow(&steps).await });
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 
     async fn register(
         &self,
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
+        let peer = request.remote_addr().map(|peer| peer.ip());
         let request = request.into_inner();
-        let validate_only = request.validate_only;
-        let registration = Registration::parse(request).map_err(Refusal::from)?;
-        Ok(Response::new(self.0.register(registration, validate_only).await?))
+        let (validate_only, wait_timeout) = (request.validate_only, request.wait_timeout);
+        let mut check = Check::default();
+        let registration = check.take(Registration::parse(request, peer));
+        let wait = check.take(asked::wait(wait_timeout)).filter(|_| wait_timeout.is_some());
+        check.finish().map_err(Refusal::from)?;
+        let Some(registration) = registration else { unreachable!("nothing was refused") };
+        Ok(Response::new(self.0.register(registration, validate_only, wait).await?))
     }
 
     async fn deregister(
         &self,
         request: Request<v1::DeregisterRequest>,
     ) -> Result<Response<v1::DeregisterResponse>, Status> {
-        let (key, proof, reason) = parse_deregister(request.into_inner()).map_err(Refusal::from)?;
-        Ok(Response::new(self.0.deregister(Target::Key(key), proof, reason).await?))
+        let peer = request.remote_addr();
+        let wish = parse_deregister(request.into_inner(), peer).map_err(Refusal::from)?;
+        Ok(Response::new(self.0.deregister(Target::Key(wish.key), wish.proof, wish.said, wish.block).await?))
     }
 
     async fn heartbeat(
         &self,
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
-        let request = request.into_inner();
-        let mut check = Check::default();
-        let key = check.take(ReplicaKey::parse(&request.service, &request.replica_id));
-        let lease = check.take(LeaseId::parse(&request.lease_id));
-        check.finish().map_err(Refusal::from)?;
-        let (Some(key), Some(lease)) = (key, lease) else { unreachable!("nothing was refused") };
-        Ok(Response::new(self.0.heartbeat(&key, lease)?))
+        let Beat { key, lease, health } = Beat::parse(request.into_inner()).map_err(Refusal::from)?;
+        let renewed = self.0.renew(&key, lease)?;
+        match health.filter(|reported| renewed.health != Some(*reported)) {
+            Some(health) => drop(self.0.report_health(key, Some(lease), health, String::new()).await?),
+            None => {}
+        }
+        Ok(Response::new(renewed.answer))
     }
 
     async fn report_health(
@@ -113,18 +145,7 @@ impl RegistryService for Registry {
         &self,
         request: Request<v1::ListServicesRequest>,
     ) -> Result<Response<v1::ListServicesResponse>, Status> {
-        let request = request.into_inner();
-        let page = Page::parse(request.page_size, &request.page_token, &["services"])?;
-        let (mut services, next_page_token, revision) = self.0.effects.publisher.read(|view| {
-            let services = view.services_after(page.after().unwrap_or_default());
-            let services = services.map(|(name, entry)| service(name, entry));
-            let (services, token) = page.cut(services, |service| service.service.clone());
-            (services, token, view.revision())
-        });
-        for service in &mut services {
-            self.add_open_breakers(service);
-        }
-        Ok(Response::new(v1::ListServicesResponse { services, next_page_token, revision }))
+        Ok(Response::new(lists::services(&self.0, request.get_ref()).await?))
     }
 
     async fn get_service(
@@ -132,10 +153,7 @@ impl RegistryService for Registry {
         request: Request<v1::GetServiceRequest>,
     ) -> Result<Response<v1::GetServiceResponse>, Status> {
         let name = ServiceName::parse(&request.get_ref().service).map_err(Refusal::from)?;
-        let found =
-            self.0.effects.publisher.read(|view| view.service(&name).map(|entry| service(&name, entry)));
-        let mut service = found.ok_or(Refusal::ServiceNotFound(name))?;
-        self.add_open_breakers(&mut service);
+        let service = lists::service(&self.0, &name).ok_or(Refusal::ServiceNotFound(name))?;
         Ok(Response::new(v1::GetServiceResponse { service: Some(service) }))
     }
 
@@ -143,29 +161,7 @@ impl RegistryService for Registry {
         &self,
         request: Request<v1::ListReplicasRequest>,
     ) -> Result<Response<v1::ListReplicasResponse>, Status> {
-        let request = request.into_inner();
-        let page = Page::parse(request.page_size, &request.page_token, &["replicas", &request.service])?;
-        let only = match request.service.as_str() {
-            "-" => None,
-            name => Some(ServiceName::parse(name).map_err(Refusal::from)?),
-        };
-        let after = page.after().map(parse_key).transpose()?;
-        let (records, next_page_token, revision) = self.0.effects.publisher.read(|view| {
-            let entry = only
-                .as_ref()
-                .map(|name| view.service(name).ok_or_else(|| Refusal::ServiceNotFound(name.clone())));
-            let records: Box<dyn Iterator<Item = _>> = match (&after, entry.transpose()?) {
-                (Some(after), _) => Box::new(view.replicas_after(after)),
-                (None, Some(entry)) => Box::new(entry.replicas()),
-                (None, None) => Box::new(view.replicas()),
-            };
-            let records =
-                records.take_while(|record| only.as_ref().is_none_or(|name| record.key.service == *name));
-            let (records, token) = page.cut(records.cloned(), |record| record.key.to_string());
-            Ok::<_, Refusal>((records, token, view.revision()))
-        })?;
-        let replicas = records.iter().map(|record| self.0.replica(record)).collect();
-        Ok(Response::new(v1::ListReplicasResponse { replicas, next_page_token, revision }))
+        Ok(Response::new(lists::replicas(&self.0, request.get_ref()).await?))
     }
 
     async fn get_replica(
@@ -174,27 +170,9 @@ impl RegistryService for Registry {
     ) -> Result<Response<v1::GetReplicaResponse>, Status> {
         let request = request.into_inner();
         let key = ReplicaKey::parse(&request.service, &request.replica_id).map_err(Refusal::from)?;
-        Ok(Response::new(v1::GetReplicaResponse { replica: Some(self.0.get_replica(&key)?) }))
-    }
-}
-
-impl Registry {
-    fn add_open_breakers(&self, service: &mut v1::Service) {
-        if let Ok(name) = ServiceName::parse(&service.service) {
-            service.open_breaker_count = count(self.0.effects.observation.open_replica_count(&name));
-        }
-    }
-}
-
-fn service(name: &ServiceName, entry: &ServiceEntry) -> v1::Service {
-    v1::Service {
-        service: name.to_string(),
-        replica_count: count(entry.replicas().len()),
-        ready_replica_count: count(entry.replicas().filter(|record| record.health.is_ready()).count()),
-        open_breaker_count: 0,
-        create_time: entry.created_at().map(timestamp),
-        revision: entry.revision(),
-        ..Default::default()
+        let mut replica = self.0.get_replica(&key)?;
+        replica.observed = self.0.effects.observation.observed_health([&key]).pop().flatten();
+        Ok(Response::new(v1::GetReplicaResponse { replica: Some(replica) }))
     }
 }
 
@@ -208,7 +186,17 @@ pub(super) fn parse_key(name: &str) -> Result<ReplicaKey, Refusal> {
     ReplicaKey::parse(service, replica).map_err(|_| Refusal::PageToken)
 }
 
-fn parse_deregister(wire: v1::DeregisterRequest) -> Result<(ReplicaKey, Proof, String), Invalid> {
+struct Deregistration {
+    key: ReplicaKey,
+    proof: Proof,
+    said: Said,
+    block: Option<Duration>,
+}
+
+fn parse_deregister(
+    wire: v1::DeregisterRequest,
+    peer: Option<SocketAddr>,
+) -> Result<Deregistration, Invalid> {
     let mut check = Check::default();
     let key = check.take(ReplicaKey::parse(&wire.service, &wire.replica_id));
     let proof = match (wire.force, wire.lease_id.as_str()) {
@@ -216,10 +204,16 @@ fn parse_deregister(wire: v1::DeregisterRequest) -> Result<(ReplicaKey, Proof, S
         (false, "") => Some(Proof::None),
         (false, id) => check.take(LeaseId::parse(id)).map(Proof::Lease),
     };
-    check.take(text_within("reason", &wire.reason, MAX_REASON_CHARS));
+    let block = wire.block_reregister_ttl.and_then(|ttl| check.take(asked::ttl("block_reregister_ttl", ttl)));
+    if wire.block_reregister_ttl.is_some() && !wire.force {
+        check.take::<()>(Err(Invalid::new("block_reregister_ttl", "needs force beside it")));
+    }
+    let said = check.take(asked::said(&wire.author, &wire.reason, peer));
     check.finish()?;
-    let (Some(key), Some(proof)) = (key, proof) else { unreachable!("nothing was refused") };
-    Ok((key, proof, wire.reason))
+    let (Some(key), Some(proof), Some(said)) = (key, proof, said) else {
+        unreachable!("nothing was refused")
+    };
+    Ok(Deregistration { key, proof, said, block })
 }
 
 type HealthReport = (ReplicaKey, Option<LeaseId>, Health, String);
@@ -231,11 +225,11 @@ fn parse_health(wire: v1::ReportHealthRequest) -> Result<HealthReport, Invalid> 
         "" => None,
         id => check.take(LeaseId::parse(id)),
     };
-    let health = Health::parse(wire.health).and_then(|health| {
+    let health = Health::parse_reported(wire.health).and_then(|health| {
         health.ok_or_else(|| Invalid::new("health", "is required: STARTING, HEALTHY, DEGRADED or UNHEALTHY"))
     });
     let health = check.take(health);
-    check.take(text_within("reason", &wire.reason, MAX_REASON_CHARS));
+    check.take(text_within("reason", &wire.reason, asked::MAX_REASON_CHARS));
     check.finish()?;
     let (Some(key), Some(health)) = (key, health) else { unreachable!("nothing was refused") };
     Ok((key, lease, health, wire.reason))

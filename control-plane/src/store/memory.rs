@@ -2,23 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use gateway_proto::ReplicaKey;
-
 use super::{Loaded, Store, StoreError, new_epoch};
-use crate::registry::{Mutation, Record, Revision, Write};
+use crate::registry::{Item, Key, Mutation, Revision, Write};
 
 /// Records in memory. It never fails.
 #[derive(Debug)]
 pub struct Memory {
     epoch: String,
     revision: Revision,
-    records: BTreeMap<ReplicaKey, Record>,
+    items: BTreeMap<Key, Item>,
 }
 
 impl Memory {
     /// An empty store with an epoch of its own.
     pub fn new() -> Self {
-        Self { epoch: new_epoch(), revision: 0, records: BTreeMap::new() }
+        Self { epoch: new_epoch(), revision: 0, items: BTreeMap::new() }
     }
 }
 
@@ -30,8 +28,8 @@ impl Default for Memory {
 
 impl Store for Memory {
     async fn load(&mut self) -> Result<Loaded, StoreError> {
-        let records = self.records.values().cloned().collect();
-        Ok(Loaded { epoch: self.epoch.clone(), revision: self.revision, records })
+        let items = self.items.values().cloned().collect();
+        Ok(Loaded { epoch: self.epoch.clone(), revision: self.revision, items })
     }
 
     async fn commit(&mut self, group: &[Mutation]) -> Result<Vec<Revision>, StoreError> {
@@ -39,13 +37,14 @@ impl Store for Memory {
         for mutation in group {
             self.revision += 1;
             revisions.push(self.revision);
-            match &mutation.write {
-                Write::Put(record) => {
-                    let record = Record { revision: self.revision, ..Record::clone(record) };
-                    self.records.insert(mutation.key.clone(), record);
-                }
-                Write::Remove => {
-                    self.records.remove(&mutation.key);
+            for write in mutation.writes() {
+                match &write.write {
+                    Write::Put(item) => {
+                        self.items.insert(write.key.clone(), item.clone().at(self.revision));
+                    }
+                    Write::Remove => {
+                        self.items.remove(&write.key);
+                    }
                 }
             }
         }

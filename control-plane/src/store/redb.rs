@@ -15,16 +15,23 @@ use std::{
     },
 };
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition,
+    TableHandle,
+};
 
 use super::{Loaded, Store, StoreError, new_epoch, stored};
-use crate::registry::{Mutation, Record, Revision, Write};
+use crate::registry::{Item, Key, Mutation, Revision, Write};
 
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 const COUNTERS: TableDefinition<'_, &str, i64> = TableDefinition::new("counters");
 const REPLICAS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("replicas");
+const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
+const OVERRIDES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("overrides");
 /// Of the tables above and of what they hold. A later layout gets another number.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
+/// The layout without policies and overrides: brought up to date when it is opened.
+const FORMAT_WITHOUT_POLICIES: &str = "1";
 
 /// Records in one file, which no other process may have open.
 #[derive(Debug)]
@@ -126,17 +133,25 @@ fn place(draft: &Path, path: &Path) -> io::Result<()> {
 /// Makes a store in an empty file.
 fn create_in(file: File) -> Result<Database, StoreError> {
     let database = Database::builder().create_file(file).map_err(not_opened)?;
+    lay_out(&database, Some(&new_epoch()))?;
+    Ok(database)
+}
+
+/// Makes what is missing of the present layout. Reading needs the tables to exist.
+fn lay_out(database: &Database, epoch: Option<&str>) -> Result<(), StoreError> {
     let transaction = database.begin_write().map_err(failed)?;
     {
         let mut meta = transaction.open_table(META).map_err(failed)?;
         meta.insert("format", FORMAT).map_err(failed)?;
-        meta.insert("epoch", new_epoch().as_str()).map_err(failed)?;
-        // Reading needs the tables to exist.
+        if let Some(epoch) = epoch {
+            meta.insert("epoch", epoch).map_err(failed)?;
+        }
         transaction.open_table(COUNTERS).map_err(failed)?;
         transaction.open_table(REPLICAS).map_err(failed)?;
+        transaction.open_table(POLICIES).map_err(failed)?;
+        transaction.open_table(OVERRIDES).map_err(failed)?;
     }
-    transaction.commit().map_err(failed)?;
-    Ok(database)
+    transaction.commit().map_err(failed)
 }
 
 /// Opens a store and checks every page of it, so that nothing is served that was not written.
@@ -150,17 +165,21 @@ fn open_existing(file: File) -> Result<Database, StoreError> {
     if !is_repaired.load(Ordering::Relaxed) && !database.check_integrity().map_err(not_opened)? {
         tracing::warn!("the store's file had lost track of its free space: repaired");
     }
-    let transaction = database.begin_read().map_err(failed)?;
-    let meta = transaction.open_table(META).map_err(damaged)?;
-    let format = meta.get("format").map_err(failed)?.map(|value| value.value().to_owned());
-    match format.as_deref() {
+    match format(&database)?.as_deref() {
         Some(FORMAT) => Ok(database),
+        Some(FORMAT_WITHOUT_POLICIES) => lay_out(&database, None).map(|()| database),
         Some(other) => {
             let why = format!("the file has format {other}, this version reads format {FORMAT}");
             Err(StoreError::Unavailable(why))
         }
         None => Err(damaged("it names no format")),
     }
+}
+
+fn format(database: &Database) -> Result<Option<String>, StoreError> {
+    let transaction = database.begin_read().map_err(failed)?;
+    let meta = transaction.open_table(META).map_err(damaged)?;
+    Ok(meta.get("format").map_err(failed)?.map(|value| value.value().to_owned()))
 }
 
 fn read_all(database: &Database) -> Result<Loaded, StoreError> {
@@ -170,18 +189,30 @@ fn read_all(database: &Database) -> Result<Loaded, StoreError> {
     let epoch = epoch.ok_or_else(|| damaged("it names no epoch"))?;
     let counters = transaction.open_table(COUNTERS).map_err(failed)?;
     let revision = counters.get("revision").map_err(failed)?.map_or(0, |value| value.value());
+    let mut items = Vec::new();
     let replicas = transaction.open_table(REPLICAS).map_err(failed)?;
-    let mut records = Vec::new();
     for entry in replicas.iter().map_err(failed)? {
         let (key, bytes) = entry.map_err(failed)?;
-        let record = stored::decode(bytes.value()).map_err(|why| {
+        let item = stored::decode_replica(bytes.value()).map_err(|why| {
             let (service, replica) = key.value();
             damaged(format!("the record of {service}/{replica}: {why}"))
         })?;
-        records.push(record);
+        items.push(item);
     }
-    Ok(Loaded { epoch, revision, records })
+    let others: [(TableDefinition<'_, &str, &[u8]>, Decode); 2] =
+        [(POLICIES, stored::decode_policy), (OVERRIDES, stored::decode_override)];
+    for (definition, decode) in others {
+        let table = transaction.open_table(definition).map_err(failed)?;
+        for entry in table.iter().map_err(failed)? {
+            let (key, bytes) = entry.map_err(failed)?;
+            let what = || format!("the entry {} of {}", key.value(), definition.name());
+            items.push(decode(bytes.value()).map_err(|why| damaged(format!("{}: {why}", what())))?);
+        }
+    }
+    Ok(Loaded { epoch, revision, items })
 }
+
+type Decode = fn(&[u8]) -> Result<Item, String>;
 
 fn write(database: &Database, group: &[Mutation]) -> Result<Vec<Revision>, StoreError> {
     let transaction = database.begin_write().map_err(failed)?;
@@ -189,18 +220,23 @@ fn write(database: &Database, group: &[Mutation]) -> Result<Vec<Revision>, Store
     {
         let mut counters = transaction.open_table(COUNTERS).map_err(failed)?;
         let mut replicas = transaction.open_table(REPLICAS).map_err(failed)?;
+        let mut policies = transaction.open_table(POLICIES).map_err(failed)?;
+        let mut overrides = transaction.open_table(OVERRIDES).map_err(failed)?;
         let mut revision = counters.get("revision").map_err(failed)?.map_or(0, |value| value.value());
         for mutation in group {
             revision += 1;
             revisions.push(revision);
-            let key = (mutation.key.service.as_str(), mutation.key.replica.as_str());
-            match &mutation.write {
-                Write::Put(record) => {
-                    let record = Record { revision, ..Record::clone(record) };
-                    replicas.insert(key, stored::encode(&record).as_slice()).map_err(failed)?;
-                }
-                Write::Remove => {
-                    replicas.remove(key).map_err(failed)?;
+            for write in mutation.writes() {
+                let bytes = match &write.write {
+                    Write::Put(item) => Some(stored::encode(&item.clone().at(revision))),
+                    Write::Remove => None,
+                };
+                match &write.key {
+                    Key::Replica(key) => {
+                        set(&mut replicas, (key.service.as_str(), key.replica.as_str()), bytes.as_deref())?;
+                    }
+                    Key::Policy(scope) => set(&mut policies, scope.as_str(), bytes.as_deref())?,
+                    Key::Override(id) => set(&mut overrides, id.as_str(), bytes.as_deref())?,
                 }
             }
         }
@@ -208,6 +244,18 @@ fn write(database: &Database, group: &[Mutation]) -> Result<Vec<Revision>, Store
     }
     transaction.commit().map_err(failed)?;
     Ok(revisions)
+}
+
+/// Writes an entry, or removes it.
+fn set<'a, K: redb::Key>(
+    table: &mut Table<'_, K, &'static [u8]>,
+    key: K::SelfType<'a>,
+    bytes: Option<&[u8]>,
+) -> Result<(), StoreError> {
+    match bytes {
+        Some(bytes) => table.insert(key, bytes).map(drop).map_err(failed),
+        None => table.remove(key).map(drop).map_err(failed),
+    }
 }
 
 fn of_the_file(error: io::Error) -> StoreError {
@@ -250,21 +298,19 @@ mod tests {
     use std::time::UNIX_EPOCH;
 
     use super::*;
-    use crate::{registry::Cause, store::stored::tests::record};
+    use crate::{
+        registry::{Cause, RecordWrite},
+        store::stored::tests::record,
+    };
 
     fn put(id: &str) -> Mutation {
-        let record = record(id);
-        Mutation {
-            key: record.key.clone(),
-            expected: None,
-            write: Write::Put(Box::new(record)),
-            cause: Cause::Registered,
-            at: UNIX_EPOCH,
-        }
+        Mutation::one(RecordWrite::put(record(id), None, Cause::Registered), UNIX_EPOCH)
     }
 
     fn removal(id: &str) -> Mutation {
-        Mutation { write: Write::Remove, ..put(id) }
+        let mut mutation = put(id);
+        mutation.main.write = Write::Remove;
+        mutation
     }
 
     #[tokio::test]
@@ -279,8 +325,8 @@ mod tests {
         let after = Redb::open(path).await.unwrap().load().await.unwrap();
         assert_eq!(after, before);
         assert_eq!(after.revision, 4);
-        let kept = [("a", 1), ("c", 3)].map(|(id, revision)| Record { revision, ..record(id) });
-        assert_eq!(after.records, kept);
+        let kept = [("a", 1), ("c", 3)].map(|(id, revision)| Item::from(record(id)).at(revision));
+        assert_eq!(after.items, kept);
     }
 
     #[tokio::test]

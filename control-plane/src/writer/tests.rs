@@ -8,7 +8,7 @@ use crate::{
     leases::Leases,
     observe::Observation,
     publish::{CatchUp, Filter, Publisher},
-    registry::{LeaseTerms, Mutation, Proof, Registration, Revision, Target},
+    registry::{LeaseTerms, Mutation, Proof, Registration, Revision, Said, Target},
     store::{Loaded, Memory},
 };
 
@@ -91,7 +91,7 @@ async fn bench(queue_len: usize) -> Bench {
     let mut store = Scripted::default();
     let loaded = store.load().await.unwrap();
     let effects = Effects {
-        publisher: Arc::new(Publisher::new(loaded.epoch, View::new(loaded.revision, loaded.records))),
+        publisher: Arc::new(Publisher::new(loaded.epoch, View::new(loaded.revision, loaded.items))),
         leases: Arc::new(Leases::new(clock::now())),
         observation: Arc::new(Observation::new(1)),
         metrics: Arc::new(Metrics::new()),
@@ -273,7 +273,8 @@ async fn removal_and_a_stale_lease_leave_no_lease_behind() {
     let first = lease_of(bench.commands.submit(register(1)).await);
     let target =
         Target::Address(ServiceName::parse("orders").unwrap(), Address::parse("10.0.0.1:1").unwrap());
-    let command = Command::Deregister { target, proof: Proof::Lease(first.id), reason: String::new() };
+    let command =
+        Command::Deregister { target, proof: Proof::Lease(first.id), said: Said::default(), block: None };
     bench.commands.submit(command).await.unwrap();
     assert_eq!(bench.effects.leases.get(first.id), None);
 }

@@ -1,4 +1,8 @@
-use gateway_proto::v1::{self, stream_snapshots_request::Message, stream_snapshots_response::Update};
+use gateway_proto::{
+    Policy, ReplicaKey,
+    content::ContentHash,
+    v1::{self, stream_snapshots_request::Message, stream_snapshots_response::Update},
+};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
@@ -6,12 +10,12 @@ use tonic::{Code, Status, Streaming};
 use crate::plane::{PATIENCE, Plane, eventually, explain, request};
 
 /// A data plane's side of one snapshot stream.
-struct Node {
+pub(crate) struct Node {
     requests: mpsc::Sender<v1::StreamSnapshotsRequest>,
     responses: Streaming<v1::StreamSnapshotsResponse>,
 }
 
-fn hello(node: &str) -> v1::Hello {
+pub(crate) fn hello(node: &str) -> v1::Hello {
     v1::Hello {
         node: Some(v1::NodeIdentity { node_id: node.into(), version: "1.0".into() }),
         services: vec!["*".into()],
@@ -24,20 +28,20 @@ fn resume(node: &str, epoch: &str, revision: i64) -> v1::Hello {
 }
 
 impl Node {
-    async fn connect(plane: &Plane, hello: v1::Hello) -> Self {
+    pub(crate) async fn connect(plane: &Plane, hello: v1::Hello) -> Self {
         let (requests, outbound) = mpsc::channel(8);
         requests.send(message(Message::Hello(hello))).await.unwrap();
         let responses = plane.discovery().stream_snapshots(ReceiverStream::new(outbound)).await.unwrap();
         Self { requests, responses: responses.into_inner() }
     }
 
-    async fn next(&mut self) -> Result<v1::StreamSnapshotsResponse, Status> {
+    pub(crate) async fn next(&mut self) -> Result<v1::StreamSnapshotsResponse, Status> {
         let next = timeout(PATIENCE, self.responses.message()).await.expect("something comes");
         next.map(|response| response.expect("the stream goes on"))
     }
 
     /// The next response but bookmarks, unacked.
-    async fn update(&mut self) -> v1::StreamSnapshotsResponse {
+    pub(crate) async fn update(&mut self) -> v1::StreamSnapshotsResponse {
         loop {
             let response = self.next().await.unwrap();
             if !matches!(response.update, Some(Update::Bookmark(_))) {
@@ -46,7 +50,7 @@ impl Node {
         }
     }
 
-    async fn ack(&self, response: &v1::StreamSnapshotsResponse) {
+    pub(crate) async fn ack(&self, response: &v1::StreamSnapshotsResponse) {
         let ack = v1::Ack { nonce: response.nonce.clone(), revision: response.revision, nack: None };
         self.requests.send(message(Message::Ack(ack))).await.unwrap();
     }
@@ -58,7 +62,7 @@ impl Node {
     }
 
     /// Takes in a full snapshot of one part and acks it.
-    async fn full(&mut self) -> (v1::StreamSnapshotsResponse, v1::FullSnapshot) {
+    pub(crate) async fn full(&mut self) -> (v1::StreamSnapshotsResponse, v1::FullSnapshot) {
         let response = self.update().await;
         self.ack(&response).await;
         match response.update.clone() {
@@ -67,7 +71,7 @@ impl Node {
         }
     }
 
-    async fn delta(&mut self) -> (v1::StreamSnapshotsResponse, v1::Delta) {
+    pub(crate) async fn delta(&mut self) -> (v1::StreamSnapshotsResponse, v1::Delta) {
         let response = self.update().await;
         self.ack(&response).await;
         match response.update.clone() {
@@ -96,8 +100,7 @@ async fn a_data_plane_gets_a_full_snapshot_and_then_deltas() {
     let mut node = Node::connect(&plane, hello("n1")).await;
     let (first, full) = node.full().await;
     assert_eq!((first.revision, full.last_part, full.services.len()), (1, true, 1));
-    let policy = full.services[0].policy.clone().unwrap();
-    assert_eq!(policy, gateway_proto::Policy::default().to_wire());
+    assert_eq!((full.default_policy, &full.services[0].policy), (Some(Policy::default().to_wire()), &None));
 
     let second = plane.register(request("orders", "10.0.0.2:80")).await.replica.unwrap();
     let (response, delta) = node.delta().await;
@@ -160,16 +163,19 @@ async fn a_data_plane_that_comes_back_gets_what_it_missed_and_no_more() {
     let plane = Plane::start().await;
     plane.register(request("orders", "10.0.0.1:80")).await;
     let mut node = Node::connect(&plane, hello("n1")).await;
-    let epoch = node.full().await.0.epoch;
+    let (first, full) = node.full().await;
+    let epoch = first.epoch;
     drop(node);
 
-    // Nothing missed: a bookmark at once, and no payload.
+    // Nothing missed: a bookmark at once, with the hash of what is held, and no payload.
+    let held = &full.services[0].replicas[0];
+    let mut hash = ContentHash::default();
+    hash.add_policy(None, 0);
+    hash.add_replica(&ReplicaKey::parse(&held.service, &held.replica_id).unwrap(), held.revision);
+    let bookmark = v1::Bookmark { content_hash: hash.to_string() };
     let mut node = Node::connect(&plane, resume("n1", &epoch, 1)).await;
     let response = node.next().await.unwrap();
-    assert_eq!(
-        (response.revision, response.update),
-        (1, Some(Update::Bookmark(v1::Bookmark { ..Default::default() })))
-    );
+    assert_eq!((response.revision, response.update), (1, Some(Update::Bookmark(bookmark))));
     drop(node);
 
     plane.register(request("orders", "10.0.0.2:80")).await;
@@ -257,4 +263,20 @@ async fn more_data_planes_than_allowed_are_refused_and_the_others_go_on() {
     assert_eq!(explain(&status), (Code::ResourceExhausted, "QUOTA_EXCEEDED".into(), String::new()));
     plane.register(request("orders", "10.0.0.1:80")).await;
     first.delta().await;
+}
+
+#[tokio::test]
+async fn a_data_plane_that_holds_something_else_than_it_should_gets_everything_anew() {
+    let plane = Plane::start().await;
+    plane.register(request("orders", "10.0.0.1:80")).await;
+    let mut node = Node::connect(&plane, hello("n1")).await;
+    let epoch = node.full().await.0.epoch;
+    drop(node);
+    let mut node = Node::connect(&plane, resume("n1", &epoch, 1)).await;
+    let bookmark = node.next().await.unwrap();
+    node.nack(&bookmark, "CONTENT_MISMATCH").await;
+    let (again, full) = node.full().await;
+    assert_eq!((again.revision, full.services.len()), (1, 1));
+    wait_for_state(&plane, v1::NodeState::Synced).await;
+    plane.stop().await;
 }

@@ -4,8 +4,12 @@
 
 mod discovery;
 mod http;
+mod keep_alive;
 mod lifecycle;
 mod observability;
+mod overrides;
 mod plane;
+mod policies;
 mod registry;
 mod supervision;
+mod watch_replicas;

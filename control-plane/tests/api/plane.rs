@@ -8,7 +8,8 @@ use control_plane::{
 };
 use gateway_proto::v1::{
     self, discovery_service_client::DiscoveryServiceClient,
-    observability_service_client::ObservabilityServiceClient, registry_service_client::RegistryServiceClient,
+    observability_service_client::ObservabilityServiceClient, policy_service_client::PolicyServiceClient,
+    registry_service_client::RegistryServiceClient,
 };
 use gateway_runtime::Shutdown;
 use tokio::{
@@ -66,6 +67,10 @@ impl Plane {
 
     pub(crate) fn discovery(&self) -> DiscoveryServiceClient<Channel> {
         DiscoveryServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn policies(&self) -> PolicyServiceClient<Channel> {
+        PolicyServiceClient::new(self.channel.clone())
     }
 
     pub(crate) fn observability(&self) -> ObservabilityServiceClient<Channel> {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::registry::{
-    Answer, Candidates, Command, Committed, Decision, Limits, Proof, Registration, Target, View, decide,
+    Answer, Candidates, Command, Committed, Decision, Limits, Proof, Registration, Said, Target, View, decide,
 };
 
 const LIMITS: Limits = Limits { replicas: 1000, replicas_per_service: 1000 };
@@ -23,14 +23,19 @@ fn step(view: &mut View, service: &str, id: &str, present: bool) -> Option<Chang
         wish.ttl = Some(Duration::from_secs(15));
         Command::Register(wish)
     } else {
-        Command::Deregister { target: Target::Key(key), proof: Proof::Force, reason: String::new() }
+        Command::Deregister {
+            target: Target::Key(key),
+            proof: Proof::Force,
+            said: Said::default(),
+            block: None,
+        }
     };
     match decide(view, &LIMITS, &command, &Candidates::from_random(1, 1), UNIX_EPOCH).unwrap() {
         Decision::Nothing(Answer::Deregistered { removed: false, .. }) => None,
         Decision::Nothing(other) => panic!("{other:?}"),
         Decision::Commit(mutation) => {
             let revision = view.revision() + 1;
-            Some(view.apply(Committed { revision, mutation }).change)
+            view.apply(Committed { revision, mutation }).changes.pop()
         }
     }
 }
@@ -50,16 +55,17 @@ fn held(view: &View) -> Held {
 fn apply(held: &mut Held, delta: &v1::Delta) {
     for entry in &delta.upsert_services {
         assert!(held.insert((entry.service.clone(), String::new(), 0)), "{} is new", entry.service);
-        assert!(entry.policy.is_some());
-    }
-    for name in &delta.remove_services {
-        assert!(held.contains(&(name.clone(), String::new(), 0)), "{name} is known");
-        held.retain(|(service, _, _)| service != name);
+        assert_eq!(entry.policy, None, "it has none of its own");
     }
     for key in &delta.remove_replicas {
         let before = held.len();
         held.retain(|(service, id, _)| (service, id) != (&key.service, &key.replica_id));
         assert_eq!(held.len() + 1, before, "{key:?} is known");
+        assert_eq!(key.cause(), v1::RemovalCause::Deregistered);
+    }
+    for name in &delta.remove_services {
+        assert!(held.remove(&(name.clone(), String::new(), 0)), "{name} is known");
+        assert!(held.iter().all(|(service, _, _)| service != name), "{name} is empty");
     }
     for replica in &delta.upsert_replicas {
         held.retain(|(service, id, _)| (service, id) != (&replica.service, &replica.replica_id));
@@ -74,18 +80,24 @@ fn what_came_and_went_is_not_mentioned() {
     for present in [true, false] {
         log.extend(step(&mut view, "a", "r-1", present));
     }
-    assert_eq!(log.since(0), Some(v1::Delta { base_revision: 0, ..Default::default() }));
+    assert_eq!(log.since(0, &view), Some(v1::Delta { base_revision: 0, ..Default::default() }));
 }
 
 #[test]
-fn a_service_that_is_gone_is_named_once() {
+fn a_service_that_is_gone_is_named_with_its_replicas_and_why_they_went() {
     let mut view = View::default();
     let mut log = DeltaLog::new(0, 100);
     for (id, present) in [("r-1", true), ("r-2", true), ("r-1", false), ("r-2", false)] {
         log.extend(step(&mut view, "a", id, present));
     }
-    let delta = log.since(2).unwrap();
-    assert_eq!((delta.remove_services, delta.remove_replicas), (vec!["a".to_owned()], vec![]));
+    let delta = log.since(2, &view).unwrap();
+    let removal = |id: &str| v1::ReplicaRemoval {
+        service: "a".into(),
+        replica_id: id.into(),
+        cause: v1::RemovalCause::Deregistered.into(),
+    };
+    assert_eq!(delta.remove_services, ["a"]);
+    assert_eq!(delta.remove_replicas, [removal("r-1"), removal("r-2")]);
 }
 
 #[test]
@@ -95,10 +107,10 @@ fn a_base_out_of_reach_has_no_delta() {
     for id in ["r-1", "r-2", "r-3"] {
         log.extend(step(&mut view, "a", id, true));
     }
-    assert_eq!(log.since(0), None);
-    assert_eq!(log.since(1).map(|delta| delta.upsert_replicas.len()), Some(2));
-    assert_eq!(log.since(3).map(|delta| delta.upsert_replicas.len()), Some(0));
-    assert_eq!(log.since(4), None);
+    assert_eq!(log.since(0, &view), None);
+    assert_eq!(log.since(1, &view).map(|delta| delta.upsert_replicas.len()), Some(2));
+    assert_eq!(log.since(3, &view).map(|delta| delta.upsert_replicas.len()), Some(0));
+    assert_eq!(log.since(4, &view), None);
 }
 
 #[test]
@@ -106,7 +118,7 @@ fn a_snapshot_never_carries_a_lease_id_or_a_deadline() {
     let mut view = View::default();
     let mut log = DeltaLog::new(0, 2);
     log.extend(step(&mut view, "a", "r-1", true));
-    let replica = &log.since(0).unwrap().upsert_replicas[0];
+    let replica = &log.since(0, &view).unwrap().upsert_replicas[0];
     let lease = replica.lease.as_ref().unwrap();
     assert_eq!(lease.ttl.unwrap().seconds, 15);
     assert_eq!((lease.expire_time, lease.last_renew_time), (None, None));
@@ -129,7 +141,7 @@ proptest! {
             log.extend(change);
         }
         for (base, before) in history.iter().enumerate() {
-            let Some(delta) = log.since(base as i64) else {
+            let Some(delta) = log.since(base as i64, &view) else {
                 prop_assert!(history.len() - 1 - base > capacity);
                 continue;
             };

@@ -1,9 +1,9 @@
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
-use gateway_proto::{Address, ServiceName, Weight};
+use gateway_proto::{Address, Health, ReplicaId, ServiceName, Weight};
 
 use super::*;
-use crate::registry::{Committed, EventKind};
+use crate::registry::{Committed, EventKind, LeaseTerms, Proof, Registration, Said, Target};
 
 const LIMITS: Limits = Limits { replicas: 100, replicas_per_service: 3 };
 
@@ -50,7 +50,8 @@ fn permanent(port: u16) -> Registration {
 }
 
 fn deregister(key: &ReplicaKey, proof: Proof) -> Command {
-    Command::Deregister { target: Target::Key(key.clone()), proof, reason: "going home".into() }
+    let said = Said::because("going home");
+    Command::Deregister { target: Target::Key(key.clone()), proof, said, block: None }
 }
 
 fn lease_of(record: &Record) -> LeaseId {
@@ -171,7 +172,7 @@ fn a_permanent_replica_needs_no_proof_and_can_be_named_by_its_address() {
     let mut registry = Registry::default();
     let (record, _) = registry.register(&permanent(1));
     let target = Target::Address(record.key.service.clone(), record.address.clone());
-    let command = Command::Deregister { target, proof: Proof::None, reason: String::new() };
+    let command = Command::Deregister { target, proof: Proof::None, said: Said::default(), block: None };
     assert_eq!(registry.run(&command), Ok(Answer::Deregistered { removed: true, revision: 2 }));
     assert_eq!(registry.view.services().len(), 0);
 }
@@ -183,7 +184,10 @@ fn a_service_that_is_full_takes_replacements_and_nothing_else() {
         registry.register(&leased(port));
     }
     let refused = registry.run(&Command::Register(leased(4))).unwrap_err();
-    assert_eq!(refused, RegistryError::QuotaExceeded { what: "service orders".into(), limit: 3 });
+    assert_eq!(
+        refused,
+        RegistryError::QuotaExceeded { what: "service orders".into(), of: "replicas", limit: 3 }
+    );
     assert!(!registry.register(&leased(3)).1);
 }
 
@@ -198,15 +202,15 @@ fn health_changes_by_the_owner_and_an_unchanged_report_costs_no_revision() {
         reason: reason.into(),
     };
     let owner = Some(lease_of(&record));
-    let Ok(Answer::HealthReported(now)) = registry.run(&report(owner, Health::Degraded, "disk")) else {
+    let Ok(Answer::Replica(now)) = registry.run(&report(owner, Health::Degraded, "disk")) else {
         panic!("refused")
     };
-    assert_eq!((now.health, now.health_reason.as_str(), now.revision), (Health::Degraded, "disk", 2));
+    assert_eq!((now.health, &*now.health_reason, now.revision), (Health::Degraded, "disk", 2));
     assert_eq!(now.incarnation, record.incarnation);
     registry.run(&report(owner, Health::Degraded, "disk")).unwrap();
     assert_eq!(registry.view.revision(), 2);
     // Another reason for the same health keeps the time since when it holds.
-    let Ok(Answer::HealthReported(later)) = registry.run(&report(owner, Health::Degraded, "net")) else {
+    let Ok(Answer::Replica(later)) = registry.run(&report(owner, Health::Degraded, "net")) else {
         panic!("refused")
     };
     assert_eq!((later.revision, later.health_since), (3, now.health_since));
@@ -245,7 +249,8 @@ fn an_expired_lease_is_told_with_its_numbers() {
         panic!("an owner's lapsed lease removes its replica")
     };
     let applied = registry.view.apply(Committed { revision: 2, mutation });
-    assert_eq!(applied.event.message, "no heartbeat for 15.2s, ttl 15s");
-    assert_eq!(applied.event.kind, EventKind::LeaseExpired);
-    assert_eq!(applied.change.record, None);
+    let event = &applied.events[0];
+    assert_eq!(event.message, "no heartbeat for 15.2s, ttl 15s");
+    assert_eq!((event.kind, event.removed()), (EventKind::LeaseExpired, Some(record.key.clone())));
+    assert_eq!(applied.changes[0].as_replica().unwrap().record, None);
 }

@@ -2,7 +2,7 @@
 
 /// The candidate with the fewest edits from `name`, if they are few enough for a typing mistake: at most a third of
 /// the name's length, and at least one.
-pub(crate) fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let tolerance = (name.chars().count() / 3).max(1);
     candidates
         .into_iter()

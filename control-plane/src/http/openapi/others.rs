@@ -1,0 +1,134 @@
+//! What the document says of paths that no RPC stands behind.
+
+use serde_json::{Map, Value, json};
+
+use super::schemas::Schemas;
+
+/// Adds them.
+pub(super) fn add(paths: &mut Map<String, Value>, schemas: &mut Schemas<'_>) {
+    let problem = problem_schema();
+    schemas.add("Problem", problem);
+    let statistics = schemas.add("Statistics", statistics_schema());
+    paths.insert("/register".into(), json!({"post": register(), "delete": deregister()}));
+    let statistics = |operation: &str, summary: &str| {
+        json!({
+            "operationId": operation,
+            "tags": ["Statistics"],
+            "summary": summary,
+            "responses": {
+                "200": {"description": "Done.", "content": {"application/json": {"schema": statistics}}},
+                "default": {"$ref": "#/components/responses/Problem"},
+            },
+        })
+    };
+    paths.insert(
+        "/statistics".into(),
+        json!({"get": statistics("GetStatistics", "How each replica of every service does")}),
+    );
+    let mut of_service = statistics("GetServiceStatistics", "How each replica of a service does");
+    of_service["parameters"] =
+        json!([{"in": "path", "name": "service", "required": true, "schema": {"type": "string"}}]);
+    paths.insert("/statistics/{service}".into(), json!({"get": of_service}));
+}
+
+fn register() -> Value {
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "service": {"type": "string"},
+            "address": {"type": "string", "description": "\"host:port\"; \":port\" takes the caller's address."},
+            "lease_ttl": {
+                "type": "string",
+                "description": "Asks for a lease, such as \"30s\" or \"1m 30s\"; without it, the replica stays until \
+                    it is deregistered.",
+            },
+        },
+        "required": ["service", "address"],
+        "additionalProperties": false,
+    });
+    let response = json!({"$ref": "#/components/schemas/RegisterResponse"});
+    let content =
+        json!({"application/json": {"schema": response}, "text/plain": {"schema": {"type": "string"}}});
+    json!({
+        "operationId": "RegisterAddress",
+        "tags": ["RegistryService"],
+        "summary": "Registers a service's address: the short form",
+        "requestBody": {"required": true, "content": {"application/json": {"schema": schema}}},
+        "responses": {
+            "200": {"description": "It was known.", "content": content},
+            "201": {"description": "It is new.", "content": content},
+            "default": {"$ref": "#/components/responses/Problem"},
+        },
+    })
+}
+
+fn deregister() -> Value {
+    let schema = json!({
+        "type": "object",
+        "properties": {"service": {"type": "string"}, "address": {"type": "string"}},
+        "required": ["service", "address"],
+        "additionalProperties": false,
+    });
+    json!({
+        "operationId": "DeregisterAddress",
+        "tags": ["RegistryService"],
+        "summary": "Removes whatever replica of the service is reached at the address",
+        "requestBody": {"required": true, "content": {"application/json": {"schema": schema}}},
+        "responses": {
+            "204": {"description": "It is gone, or never was there."},
+            "default": {"$ref": "#/components/responses/Problem"},
+        },
+    })
+}
+
+fn statistics_schema() -> Value {
+    let entries =
+        |comment: &str| json!({"type": "array", "items": {"type": "string"}, "description": comment});
+    json!({
+        "type": "object",
+        "description": "An entry for each replica in each array, in the same order: \"http://HOST:PORT VALUE\".",
+        "properties": {
+            "SUCCESS_COUNT": entries("Attempts that went well, of all data planes since each first saw the replica."),
+            "ERROR_COUNT": entries("Attempts that failed by the replica's fault."),
+            "COOLDOWNS": entries("Whether its breaker is open on some data plane."),
+        },
+    })
+}
+
+/// What every error is.
+pub(super) fn problem_response() -> Value {
+    json!({
+        "description": "It is not done, and why.",
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    })
+}
+
+fn problem_schema() -> Value {
+    let text = |comment: &str| json!({"type": "string", "description": comment});
+    json!({
+        "type": "object",
+        "description": "RFC 9457, with what gRPC callers are told, too.",
+        "properties": {
+            "type": text("Always \"about:blank\"."),
+            "title": text("The status in words."),
+            "status": {"type": "integer", "description": "The HTTP status."},
+            "detail": text("What failed, why, and what to do next."),
+            "code": text("The gRPC code, e.g. \"NOT_FOUND\"."),
+            "reason": text("UPPER_SNAKE_CASE; programs may match on it."),
+            "domain": text("Whose reason it is: \"gateway.v1\"."),
+            "violations": {
+                "type": "array",
+                "description": "Every field at fault.",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "field": text("Its path."),
+                        "description": text("What is wrong and what is allowed."),
+                    },
+                    "required": ["field", "description"],
+                },
+            },
+        },
+        "required": ["type", "title", "status", "detail", "code", "reason", "domain", "violations"],
+    })
+}

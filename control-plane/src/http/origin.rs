@@ -1,0 +1,192 @@
+//! Keeps web pages of others out: no name that their owner may have made to lead here, no change that they ask for.
+//!
+//! A page can send requests to any address its reader reaches, this machine's own among them. What it cannot do is read
+//! the answers of another origin; by letting its own name resolve to our address (DNS rebinding) it becomes one origin
+//! with us, but then `Host` has that name. So only names are taken that nobody else can give out.
+
+use std::{net::IpAddr, sync::Arc};
+
+use axum::{
+    extract::{Request, State},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use http::{HeaderMap, Method, Uri, header, uri::Authority};
+
+use crate::refusal::Refusal;
+
+const SEC_FETCH_SITE: &str = "sec-fetch-site";
+/// They say one word, and load balancers ask them by any name.
+const PROBES: [&str; 3] = ["/livez", "/healthz", "/readyz"];
+
+/// The names that an operator allowed: `name`, `.suffix`, or `*` for all.
+#[derive(Debug, Clone)]
+pub(super) struct AllowedHosts(pub(super) Arc<[String]>);
+
+/// Refuses what a page of somebody else's may have sent.
+pub(super) async fn check(State(allowed): State<AllowedHosts>, request: Request, next: Next) -> Response {
+    let (method, uri, headers) = (request.method(), request.uri(), request.headers());
+    let checked = match PROBES.contains(&uri.path()) {
+        true => Ok(()),
+        false => allowed.check_host(uri, headers).and_then(|()| allowed.check_origin(method, uri, headers)),
+    };
+    match checked {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+impl AllowedHosts {
+    fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+        let sent = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or("?"));
+        for host in uri.authority().map(Authority::as_str).into_iter().chain(sent) {
+            let is_ours = host.parse::<Authority>().is_ok_and(|host| self.is_ours(host.host()));
+            if !is_ours {
+                return Err(Refusal::Host(host.chars().take(255).collect()));
+            }
+        }
+        // Browsers always name a host; who names none is none.
+        Ok(())
+    }
+
+    /// Addresses; names that never leave this machine (RFC 6761, section 6.3) or have no dot, so that no domain's owner
+    /// can give them out; and those that are allowed.
+    fn is_ours(&self, host: &str) -> bool {
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
+        address.parse::<IpAddr>().is_ok()
+            || !host.contains('.')
+            || host.ends_with(".localhost")
+            || self.0.iter().any(|allowed| allowed == "*")
+            || self.allows(&host)
+    }
+
+    fn allows(&self, host: &str) -> bool {
+        self.0.iter().any(|allowed| match allowed.strip_prefix('.') {
+            Some(_) => host.len() > allowed.len() && host.ends_with(allowed.as_str()),
+            None => host == allowed,
+        })
+    }
+
+    /// Scripts say where they are from whenever they ask another origin, and with every change they ask for.
+    fn check_origin(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+        let refused = |origin: &str| Err(Refusal::Origin(origin.chars().take(255).collect()));
+        if let Some(origin) = headers.get(header::ORIGIN) {
+            let origin = origin.to_str().unwrap_or("?");
+            let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()?.parse().ok());
+            let host = uri.authority().cloned().or(host);
+            return match origin.parse::<Uri>() {
+                Ok(page) if self.is_same_site(&page, host.as_ref()) => Ok(()),
+                _ => refused(origin),
+            };
+        }
+        let site = headers.get(SEC_FETCH_SITE).map(|site| site.to_str().unwrap_or("?"));
+        match site {
+            Some(site) if !method.is_safe() && !["same-origin", "none"].contains(&site) => {
+                refused("another site")
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a page is of this server: of the host that it asks, or, where a proxy in front changes that, of one that
+    /// is allowed by name.
+    fn is_same_site(&self, page: &Uri, host: Option<&Authority>) -> bool {
+        let Some(origin) = page.authority() else { return false };
+        let default = match page.scheme_str() {
+            Some("https") => 443,
+            _ => 80,
+        };
+        let port = |authority: &Authority| authority.port_u16().unwrap_or(default);
+        let is_asked =
+            |host: &Authority| host.host().eq_ignore_ascii_case(origin.host()) && port(host) == port(origin);
+        host.is_some_and(is_asked) || self.allows(&origin.host().to_ascii_lowercase())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allowed(names: &[&str]) -> AllowedHosts {
+        AllowedHosts(names.iter().map(|name| (*name).to_owned()).collect())
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    fn takes_host(names: &[&str], host: &str) -> bool {
+        allowed(names).check_host(&"/".parse().unwrap(), &headers(&[("host", host)])).is_ok()
+    }
+
+    #[test]
+    fn addresses_and_names_that_nobody_else_can_give_out_are_taken() {
+        let ours =
+            ["localhost", "localhost:7400", "LOCALHOST.", "orders.localhost:7400", "control-plane:7400"];
+        let addresses = ["127.0.0.1", "127.0.0.1:7400", "10.1.2.3:80", "[::1]", "[::1]:7400"];
+        for host in ours.iter().chain(&addresses) {
+            assert!(takes_host(&[], host), "{host}");
+        }
+        for host in
+            ["evil.example", "evil.example:7400", "localhost.evil.example", "127.0.0.1.evil.example", ""]
+        {
+            assert!(!takes_host(&[], host), "{host}");
+        }
+    }
+
+    #[test]
+    fn a_name_a_suffix_or_everything_can_be_allowed() {
+        assert!(takes_host(&["gw.example.com"], "GW.example.com:443"));
+        assert!(!takes_host(&["gw.example.com"], "other.example.com"));
+        assert!(takes_host(&[".cluster.local"], "gateway.default.svc.cluster.local"));
+        assert!(!takes_host(&[".cluster.local"], "evilcluster.local"));
+        assert!(takes_host(&["*"], "anything.example"));
+    }
+
+    #[test]
+    fn over_http_2_the_name_is_in_the_target() {
+        let check = |target: &str| allowed(&[]).check_host(&target.parse().unwrap(), &HeaderMap::new());
+        assert_eq!(check("http://localhost:7400/v1/services"), Ok(()));
+        assert_eq!(check("http://evil.example/v1"), Err(Refusal::Host("evil.example".into())));
+        assert_eq!(check("/v1"), Ok(()), "who names no host is no browser");
+    }
+
+    fn takes(names: &[&str], method: Method, pairs: &[(&'static str, &str)]) -> bool {
+        let headers = headers(&[&[("host", "localhost:7400")], pairs].concat());
+        allowed(names).check_origin(&method, &"/".parse().unwrap(), &headers).is_ok()
+    }
+
+    #[test]
+    fn a_page_of_this_server_may_change_things_and_one_of_another_may_not() {
+        for method in [Method::POST, Method::DELETE, Method::GET] {
+            assert!(takes(&[], method.clone(), &[("origin", "http://localhost:7400")]));
+            for origin in ["http://localhost:3000", "http://evil.example", "https://localhost", "null", ""] {
+                assert!(!takes(&[], method.clone(), &[("origin", origin)]), "{origin}");
+            }
+        }
+        assert!(takes(&["gw.example.com"], Method::POST, &[("origin", "https://gw.example.com")]));
+        assert!(!takes(&["*"], Method::POST, &[("origin", "https://gw.example.com")]));
+    }
+
+    #[test]
+    fn without_an_origin_the_browser_s_own_word_counts() {
+        assert!(takes(&[], Method::POST, &[]), "no browser");
+        assert!(takes(&[], Method::POST, &[("sec-fetch-site", "same-origin")]));
+        assert!(!takes(&[], Method::POST, &[("sec-fetch-site", "cross-site")]));
+        assert!(!takes(&[], Method::DELETE, &[("sec-fetch-site", "same-site")]));
+        assert!(takes(&[], Method::GET, &[("sec-fetch-site", "cross-site")]), "a link that was followed");
+    }
+
+    #[test]
+    fn a_port_that_is_not_said_is_that_of_the_scheme() {
+        let same = |origin: &str, host: &str| {
+            let host: Authority = host.parse().unwrap();
+            allowed(&[]).is_same_site(&origin.parse().unwrap(), Some(&host))
+        };
+        assert!(same("https://gw.example.com", "gw.example.com"));
+        assert!(same("https://gw.example.com", "gw.example.com:443"));
+        assert!(same("http://gw.example.com:80", "gw.example.com"));
+        assert!(!same("http://gw.example.com", "gw.example.com:7400"));
+    }
+}

@@ -1,0 +1,111 @@
+//! What the control plane itself tells of data planes, as events.
+
+use std::collections::HashMap;
+
+use gateway_proto::{NodeId, time::timestamp, v1};
+
+use super::{catalog::EventType, nodes::Identity, report::Held};
+use crate::clock;
+
+/// Services named in one sentence.
+const MAX_NAMED: usize = 5;
+
+pub(super) fn connected(identity: &Identity) -> v1::Event {
+    let message = format!("connected from {}, version {}", identity.address, identity.version);
+    let metadata = [("address", identity.address.clone()), ("version", identity.version.clone())];
+    event("NODE_CONNECTED", &identity.id, message, metadata)
+}
+
+pub(super) fn disconnected(node: &NodeId) -> v1::Event {
+    event("NODE_DISCONNECTED", node, "its snapshot stream ended".into(), [])
+}
+
+pub(super) fn nacked(node: &NodeId, nack: &v1::Nack) -> v1::Event {
+    let message = format!("refused an update: {}: {}", nack.reason, nack.message);
+    event("NODE_NACKED", node, message, [("reason", nack.reason.clone())])
+}
+
+pub(super) fn lost(node: &NodeId, count: u64) -> v1::Event {
+    let message = format!("{count} transitions of its breakers could not be told");
+    event("NODE_EVENTS_LOST", node, message, [("lost", count.to_string())])
+}
+
+/// What the number of replicas that a guard holds, and held before, means; `None`: nothing new.
+pub(super) fn guard(node: &NodeId, before: usize, held: &Held) -> Option<v1::Event> {
+    match (before, held.count) {
+        (0, 0) => None,
+        (0, count) => {
+            let named: Vec<_> = held.services.iter().take(MAX_NAMED).map(ToString::to_string).collect();
+            let more = if held.services.len() > MAX_NAMED { " and others" } else { "" };
+            let services = format!("{}{more}", named.join(", "));
+            let message = format!("holds {count} replicas that the registry no longer has: of {services}");
+            Some(event("GUARD_HOLDING", node, message, [("held", count.to_string()), ("services", services)]))
+        }
+        (_, 0) => Some(event("GUARD_CLEARED", node, "holds no replica any more".into(), [])),
+        _ => None,
+    }
+}
+
+fn event<const N: usize>(
+    event_type: &str,
+    node: &NodeId,
+    message: String,
+    metadata: [(&str, String); N],
+) -> v1::Event {
+    let severity = EventType::find(event_type).expect("every type is in the catalog").severity;
+    let metadata: HashMap<_, _> = metadata.map(|(key, value)| (key.to_owned(), value)).into();
+    v1::Event {
+        event_time: Some(timestamp(clock::wall())),
+        severity: severity.into(),
+        event_type: event_type.into(),
+        node_id: node.to_string(),
+        actor: node.to_string(),
+        message,
+        metadata,
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_proto::ServiceName;
+
+    use super::*;
+
+    #[test]
+    fn every_event_has_its_type_and_no_metadata_but_that_of_the_catalog() {
+        let node = NodeId::parse("n1").unwrap();
+        let identity = Identity { id: node.clone(), version: "1".into(), address: "10.0.0.9:1".into() };
+        let held = Held { count: 2, services: vec![ServiceName::parse("orders").unwrap()] };
+        let all = [
+            connected(&identity),
+            disconnected(&node),
+            nacked(&node, &v1::Nack { reason: "INVALID_RESOURCE".into(), message: "no".into() }),
+            lost(&node, 3),
+            guard(&node, 0, &held).unwrap(),
+            guard(&node, 1, &Held::default()).unwrap(),
+        ];
+        for event in all {
+            let known = EventType::find(&event.event_type).unwrap();
+            assert_eq!(event.severity(), known.severity);
+            assert!(event.metadata.keys().all(|key| known.metadata.contains(&key.as_str())), "{event:?}");
+        }
+    }
+
+    #[test]
+    fn a_guard_is_news_when_it_begins_to_hold_and_when_it_has_let_go() {
+        let node = NodeId::parse("n1").unwrap();
+        let services = |count: usize| {
+            (0..count).map(|number| ServiceName::parse(&format!("s{number}")).unwrap()).collect::<Vec<_>>()
+        };
+        let story = |before, count| {
+            guard(&node, before, &Held { count, services: services(count) }).map(|event| event.message)
+        };
+        assert_eq!(story(0, 0), None);
+        assert_eq!(story(0, 2).unwrap(), "holds 2 replicas that the registry no longer has: of s0, s1");
+        let many = "holds 6 replicas that the registry no longer has: of s0, s1, s2, s3, s4 and others";
+        assert_eq!(story(0, 6).unwrap(), many);
+        assert_eq!(story(2, 5), None);
+        assert_eq!(story(2, 0).unwrap(), "holds no replica any more");
+    }
+}

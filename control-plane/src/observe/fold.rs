@@ -1,0 +1,135 @@
+//! Which events are like each other, so that a replica which fails all night is one line and not a thousand.
+//!
+//! Like ones are of one type, of the same service, replica, data plane and actor, and say the same apart from numbers. They
+//! need not follow each other: a breaker that opens and probes in turn is two lines. See `docs/events.md`.
+
+use std::{
+    hash::{DefaultHasher, Hash, Hasher},
+    time::Duration,
+};
+
+use gateway_proto::{time::system_time, v1};
+use prost_types::Timestamp;
+
+use super::catalog::EventType;
+
+/// Like events fold as long as no more than this is between one and the next: longer than a breaker stays open at most
+/// by default, so that all its attempts to close again are one story.
+pub(super) const WINDOW: Duration = Duration::from_secs(300);
+
+/// A number that like events share; `None` for types that never fold.
+pub(super) fn likeness(event: &v1::Event) -> Option<u64> {
+    let folds = EventType::find(&event.event_type).is_some_and(|known| known.folds);
+    folds.then(|| {
+        let mut hasher = DefaultHasher::new();
+        names(event).hash(&mut hasher);
+        shape(&event.message).for_each(|character| character.hash(&mut hasher));
+        hasher.finish()
+    })
+}
+
+/// Whether an event is like an earlier one and folds with it.
+pub(super) fn repeats(earlier: &v1::Event, event: &v1::Event) -> bool {
+    let instants = earlier.event_time.zip(event.event_time);
+    // Clocks of two machines differ, so the later one may seem to come first.
+    let is_near = instants.is_some_and(|(one, other)| apart(one, other) <= WINDOW);
+    is_near && names(earlier) == names(event) && shape(&earlier.message).eq(shape(&event.message))
+}
+
+/// The event that stands for both: what is said now, and since when.
+pub(super) fn fold(earlier: &v1::Event, event: v1::Event) -> v1::Event {
+    let latest = |one: Timestamp, other: Timestamp| if is_before(one, other) { other } else { one };
+    v1::Event {
+        repeat_count: earlier.repeat_count.saturating_add(1),
+        first_time: earlier.first_time.or(earlier.event_time),
+        event_time: earlier.event_time.zip(event.event_time).map(|(one, other)| latest(one, other)),
+        ..event
+    }
+}
+
+/// What must be the same.
+fn names(event: &v1::Event) -> [&str; 5] {
+    [&event.event_type, &event.service, &event.replica_id, &event.node_id, &event.actor]
+}
+
+/// The message with `#` for every run of digits: "consecutive_failures # >= #".
+fn shape(message: &str) -> impl Iterator<Item = char> {
+    let mut in_number = false;
+    message.chars().filter_map(move |character| {
+        let was_in_number = std::mem::replace(&mut in_number, character.is_ascii_digit());
+        match (was_in_number, in_number) {
+            (true, true) => None,
+            (false, true) => Some('#'),
+            (_, false) => Some(character),
+        }
+    })
+}
+
+fn apart(one: Timestamp, other: Timestamp) -> Duration {
+    let (one, other) = (system_time(one), system_time(other));
+    one.duration_since(other).unwrap_or_else(|error| error.duration())
+}
+
+fn is_before(one: Timestamp, other: Timestamp) -> bool {
+    (one.seconds, one.nanos) < (other.seconds, other.nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(message: &str, seconds: i64) -> v1::Event {
+        v1::Event {
+            event_type: "BREAKER_OPENED".into(),
+            service: "orders".into(),
+            replica_id: "r-1".into(),
+            node_id: "n1".into(),
+            actor: "n1".into(),
+            message: message.into(),
+            event_time: Some(Timestamp { seconds, nanos: 0 }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn events_that_differ_in_numbers_only_are_alike() {
+        let earlier = event("consecutive_failures 5 >= 5: connect refused; next probe in 1.1s", 100);
+        let later = event("consecutive_failures 12 >= 5: connect refused; next probe in 32.0s", 160);
+        assert_eq!(likeness(&earlier), likeness(&later));
+        assert!(repeats(&earlier, &later) && repeats(&later, &earlier));
+        let others = [
+            event("consecutive_failures 5 >= 5: timeout; next probe in 1.1s", 100),
+            v1::Event { event_type: "BREAKER_CLOSED".into(), ..earlier.clone() },
+            v1::Event { service: "billing".into(), ..earlier.clone() },
+            v1::Event { replica_id: "r-2".into(), ..earlier.clone() },
+            v1::Event { node_id: "n2".into(), ..earlier.clone() },
+            v1::Event { actor: "ann".into(), ..earlier.clone() },
+        ];
+        for other in others {
+            assert_ne!(likeness(&earlier), likeness(&other), "{other:?}");
+            assert!(!repeats(&earlier, &other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_far_apart_or_a_persons_decision_does_not_fold() {
+        assert!(repeats(&event("x", 100), &event("x", 400)));
+        assert!(!repeats(&event("x", 100), &event("x", 401)));
+        assert!(!repeats(&v1::Event { event_time: None, ..event("x", 0) }, &event("x", 0)));
+        for (event_type, folds) in
+            [("OVERRIDE_SET", false), ("POLICY_UPDATED", false), ("REPLICA_REGISTERED", true), ("?", false)]
+        {
+            let event = v1::Event { event_type: event_type.into(), ..event("x", 0) };
+            assert_eq!(likeness(&event).is_some(), folds, "{event_type}");
+        }
+    }
+
+    #[test]
+    fn the_fold_says_what_the_last_one_said_and_since_when() {
+        let first = fold(&event("1", 100), event("2", 130));
+        let second = fold(&first, event("3", 120));
+        assert_eq!((first.repeat_count, second.repeat_count), (1, 2));
+        assert_eq!((second.message.as_str(), second.first_time.unwrap().seconds), ("3", 100));
+        assert_eq!(second.event_time.unwrap().seconds, 130);
+    }
+}

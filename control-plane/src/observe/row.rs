@@ -1,0 +1,93 @@
+//! One breaker as one data plane reported it, checked and in little space: there are replicas × data planes of them.
+
+use std::time::SystemTime;
+
+use gateway_proto::{NodeId, ReplicaKey, time::timestamp, v1};
+use prost_types::Timestamp;
+
+/// A breaker of one data plane. Whose it is, is known by where it is kept.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    pub(super) state: v1::BreakerState,
+    pub(super) rule: v1::BreakerRule,
+    pub(super) address: Box<str>,
+    pub(super) state_change_time: Option<Timestamp>,
+    pub(super) retry_time: Option<Timestamp>,
+    pub(super) reason: Box<str>,
+    pub(super) window_request_count: i64,
+    pub(super) window_failure_count: i64,
+    pub(super) trip_count: i64,
+    pub(super) consecutive_failure_count: i32,
+    pub(super) probe_success_count: i32,
+    pub(super) probe_success_target: i32,
+    pub(super) inflight_count: i32,
+    pub(super) incarnation: i64,
+    pub(super) generation: i64,
+    pub(super) last_errors: Box<[Box<str>]>,
+    pub(super) attempt_count: i64,
+    pub(super) failure_count: i64,
+    pub(super) retry_count: i64,
+    pub(super) active_override: Option<Box<v1::OverrideEntry>>,
+}
+
+impl Row {
+    /// Whether traffic does not flow, or flows as a probe only.
+    pub fn is_open(&self) -> bool {
+        is_open(self.state)
+    }
+
+    /// The wire's form; `reported` is when.
+    pub fn to_wire(&self, key: &ReplicaKey, node: Option<&NodeId>, reported: SystemTime) -> v1::Breaker {
+        v1::Breaker {
+            service: key.service.to_string(),
+            replica_id: key.replica.to_string(),
+            address: self.address.to_string(),
+            node_id: node.map(NodeId::to_string).unwrap_or_default(),
+            state: self.state.into(),
+            state_change_time: self.state_change_time,
+            retry_time: self.retry_time,
+            rule: self.rule.into(),
+            reason: self.reason.to_string(),
+            window_request_count: self.window_request_count,
+            window_failure_count: self.window_failure_count,
+            trip_count: self.trip_count,
+            consecutive_failure_count: self.consecutive_failure_count,
+            probe_success_count: self.probe_success_count,
+            probe_success_target: self.probe_success_target,
+            // Of merged rows only.
+            open_node_count: 0,
+            node_count: 0,
+            incarnation: self.incarnation,
+            generation: self.generation,
+            last_errors: self.last_errors(),
+            attempt_count: self.attempt_count,
+            failure_count: self.failure_count,
+            retry_count: self.retry_count,
+            inflight_count: self.inflight_count,
+            active_override: self.active_override.as_deref().cloned(),
+            report_time: Some(timestamp(reported)),
+        }
+    }
+
+    pub(super) fn last_errors(&self) -> Vec<String> {
+        self.last_errors.iter().map(|error| error.to_string()).collect()
+    }
+
+    /// Grows with how bad it is: by state, then the one that changed last.
+    pub(super) fn badness(&self) -> (u8, Option<(i64, i32)>) {
+        let by_state = match self.state {
+            v1::BreakerState::ForcedOpen => 5,
+            v1::BreakerState::Open => 4,
+            v1::BreakerState::HalfOpen => 3,
+            v1::BreakerState::ForcedClosed => 2,
+            v1::BreakerState::Closed => 1,
+            v1::BreakerState::Unspecified => 0,
+        };
+        (by_state, self.state_change_time.map(|at| (at.seconds, at.nanos)))
+    }
+}
+
+/// Whether a breaker of this state keeps traffic away, apart from probes.
+pub fn is_open(state: v1::BreakerState) -> bool {
+    matches!(state, v1::BreakerState::Open | v1::BreakerState::HalfOpen | v1::BreakerState::ForcedOpen)
+}

@@ -1,0 +1,232 @@
+//! What data planes count while somebody looks, summed up for each who does.
+//!
+//! Each reader has sums of its own, from its last look on, so that slow and quick readers do not disturb each other. All
+//! of it is bounded: rows of a message, rows of a reader, rows of all readers.
+
+mod latency;
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use gateway_proto::{Invalid, ReplicaId, ServiceName, time::parse_duration, v1};
+
+pub use self::latency::Latencies;
+
+/// Rows taken from one message; a data plane sends more in several.
+const MAX_REPORTED: usize = 2000;
+/// Rows kept for one reader, of some 500 bytes.
+const MAX_ROWS_OF_READER: usize = 10_000;
+/// Rows kept for all readers.
+const MAX_ROWS: usize = 50_000;
+/// An interval that a data plane cannot mean: what is in flight is weighed by it.
+const MAX_INTERVAL: Duration = Duration::from_secs(600);
+/// Without this much quiet since somebody looked, data planes go on counting.
+pub const LINGER: Duration = Duration::from_secs(10);
+
+/// A service, or a replica of it.
+type Name = (ServiceName, Option<ReplicaId>);
+
+/// Counts of one interval, as one data plane reported them, checked.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct StatsReport {
+    interval: Duration,
+    rows: Vec<(Name, Sum)>,
+    /// Rows that were more than is taken.
+    pub cut: usize,
+}
+
+/// What happened at a service or a replica.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Sum {
+    requests: i64,
+    failures: i64,
+    retries: i64,
+    /// What is in flight, times for how long: the mean is right however intervals overlap.
+    inflight_seconds: f64,
+    latencies: Latencies,
+}
+
+/// Readers and their sums.
+#[derive(Debug, Default)]
+pub struct Stats {
+    readers: BTreeMap<ReaderId, Reader>,
+    last_reader: ReaderId,
+    row_count: usize,
+}
+
+/// Names a reader.
+pub(super) type ReaderId = u64;
+
+/// What a reader wants summed up.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Wish {
+    /// Of this service only.
+    pub service: Option<ServiceName>,
+    /// Of each replica, too.
+    pub per_replica: bool,
+}
+
+#[derive(Debug)]
+struct Reader {
+    wish: Wish,
+    since: Instant,
+    sums: BTreeMap<Name, Sum>,
+}
+
+/// Whether data planes are to count in detail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attention {
+    /// Somebody looks.
+    Somebody,
+    /// Nobody does, but until then it would not pay to stop.
+    Until(Instant),
+    /// Nobody has ever looked.
+    Nobody,
+}
+
+impl Attention {
+    /// Whether it holds at `now`.
+    pub fn is_paid(self, now: Instant) -> bool {
+        match self {
+            Self::Somebody => true,
+            Self::Until(end) => now < end,
+            Self::Nobody => false,
+        }
+    }
+}
+
+/// Checks counts; `None` when the message holds none.
+///
+/// # Errors
+/// [`Invalid`] naming the row at fault.
+pub(super) fn parse_stats(
+    rows: Vec<v1::ReplicaStats>,
+    interval: Option<prost_types::Duration>,
+) -> Result<Option<StatsReport>, Invalid> {
+    let Some(interval) = interval else {
+        return match rows.is_empty() {
+            true => Ok(None),
+            false => Err(Invalid::new("stats_interval", "is required with stats")),
+        };
+    };
+    let interval = parse_duration("stats_interval", interval)?.min(MAX_INTERVAL);
+    let cut = rows.len().saturating_sub(MAX_REPORTED);
+    let rows = rows.into_iter().take(MAX_REPORTED).enumerate().map(|(index, row)| {
+        parse_row(row, interval).map_err(|invalid| invalid.within(&format!("stats[{index}]")))
+    });
+    Ok(Some(StatsReport { interval, rows: rows.collect::<Result<_, _>>()?, cut }))
+}
+
+fn parse_row(wire: v1::ReplicaStats, interval: Duration) -> Result<(Name, Sum), Invalid> {
+    let service = ServiceName::parse(&wire.service)?;
+    let replica = match wire.replica_id.as_str() {
+        "" => None,
+        id => Some(ReplicaId::parse(id)?),
+    };
+    let sum = Sum {
+        requests: wire.request_count.max(0),
+        failures: wire.failure_count.max(0),
+        retries: wire.retry_count.max(0),
+        inflight_seconds: f64::from(wire.inflight_count.max(0)) * interval.as_secs_f64(),
+        latencies: Latencies::from_wire(&wire.latency_bucket_counts),
+    };
+    Ok(((service, replica), sum))
+}
+
+impl Stats {
+    /// Begins to sum up for a reader.
+    pub fn begin(&mut self, wish: Wish, now: Instant) -> ReaderId {
+        self.last_reader += 1;
+        self.readers.insert(self.last_reader, Reader { wish, since: now, sums: BTreeMap::new() });
+        self.last_reader
+    }
+
+    /// Forgets a reader.
+    pub fn end(&mut self, id: ReaderId) {
+        if let Some(reader) = self.readers.remove(&id) {
+            self.row_count -= reader.sums.len();
+        }
+    }
+
+    /// Whether nobody reads.
+    pub fn is_unread(&self) -> bool {
+        self.readers.is_empty()
+    }
+
+    /// Adds a report to the sums of everybody it concerns. Yields how many rows there was no room for.
+    pub fn add(&mut self, report: &StatsReport) -> usize {
+        let mut dropped = 0;
+        for (name, sum) in &report.rows {
+            for reader in self.readers.values_mut().filter(|reader| reader.wish.admits(name)) {
+                let has_room = self.row_count < MAX_ROWS && reader.sums.len() < MAX_ROWS_OF_READER;
+                if let Some(known) = reader.sums.get_mut(name) {
+                    known.add(sum);
+                } else if has_room {
+                    reader.sums.insert(name.clone(), sum.clone());
+                    self.row_count += 1;
+                } else {
+                    dropped += 1;
+                }
+            }
+        }
+        dropped
+    }
+
+    /// What has happened since the reader looked last, and how long ago that was; then it begins anew.
+    pub fn take(&mut self, id: ReaderId, now: Instant) -> (Vec<v1::ReplicaStats>, Duration) {
+        let Some(reader) = self.readers.get_mut(&id) else { return (Vec::new(), Duration::ZERO) };
+        let sums = std::mem::take(&mut reader.sums);
+        let interval = now.saturating_duration_since(std::mem::replace(&mut reader.since, now));
+        self.row_count -= sums.len();
+        let asked = sums.into_iter().filter(|(_, sum)| sum.requests > 0);
+        (asked.map(|(name, sum)| sum.to_wire(&name, interval)).collect(), interval)
+    }
+}
+
+impl Wish {
+    fn admits(&self, (service, replica): &Name) -> bool {
+        self.service.as_ref().is_none_or(|only| only == service) && (self.per_replica || replica.is_none())
+    }
+}
+
+impl Sum {
+    fn add(&mut self, other: &Self) {
+        self.requests = self.requests.saturating_add(other.requests);
+        self.failures = self.failures.saturating_add(other.failures);
+        self.retries = self.retries.saturating_add(other.retries);
+        self.inflight_seconds += other.inflight_seconds;
+        self.latencies.add(&other.latencies);
+    }
+
+    fn to_wire(&self, (service, replica): &Name, interval: Duration) -> v1::ReplicaStats {
+        let inflight = match interval.is_zero() {
+            true => 0.0,
+            false => self.inflight_seconds / interval.as_secs_f64(),
+        };
+        let latency = |share| self.latencies.quantile(share).map(gateway_proto::time::duration);
+        v1::ReplicaStats {
+            service: service.to_string(),
+            replica_id: replica.as_ref().map(ReplicaId::to_string).unwrap_or_default(),
+            request_count: self.requests,
+            failure_count: self.failures,
+            retry_count: self.retries,
+            inflight_count: rounded(inflight),
+            // Of reports only.
+            latency_bucket_counts: Vec::new(),
+            latency_p50: latency(0.50),
+            latency_p95: latency(0.95),
+            latency_p99: latency(0.99),
+        }
+    }
+}
+
+/// The nearest whole number; what is beyond the type's range becomes its end.
+#[expect(clippy::cast_possible_truncation, reason = "a cast from a float saturates")]
+fn rounded(number: f64) -> i32 {
+    number.round() as i32
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,259 @@
+use super::*;
+
+fn named(id: &str) -> Identity {
+    Identity { id: NodeId::parse(id).unwrap(), version: "1".into(), address: "10.0.0.9:1".into() }
+}
+
+fn identity() -> Identity {
+    named("n1")
+}
+
+fn key() -> ReplicaKey {
+    ReplicaKey::parse("orders", "r-1").unwrap()
+}
+
+/// A message of `n1` that is routed by revision 6, if it says so.
+fn report(full: bool, rows: &[(&str, i32)], revision: Option<i64>) -> Report {
+    let row = |(id, inflight): &(&str, i32)| v1::Breaker {
+        service: "orders".into(),
+        replica_id: (*id).into(),
+        state: v1::BreakerState::Open.into(),
+        inflight_count: *inflight,
+        ..Default::default()
+    };
+    let wire = v1::ReportNodeStatusRequest {
+        full,
+        breakers: rows.iter().map(row).collect(),
+        epoch: revision.map(|_| "e".to_owned()).unwrap_or_default(),
+        revision: revision.unwrap_or(0),
+        ..Default::default()
+    };
+    parse(wire)
+}
+
+fn parse(wire: v1::ReportNodeStatusRequest) -> Report {
+    Report::parse(&identity().id, wire, clock::wall()).unwrap()
+}
+
+fn events(observation: &Observation) -> Vec<(String, i32)> {
+    let looked = observation.read_events(|timeline| timeline.before(&Scope::default(), None, 99));
+    let events = looked.events.iter().rev();
+    events.map(|(_, event)| (event.event_type.clone(), event.repeat_count)).collect()
+}
+
+fn state(observation: &Observation) -> v1::NodeState {
+    observation.read(|nodes, _| nodes.list_after("", 0).next().unwrap().1.state())
+}
+
+fn open_count(observation: &Observation) -> usize {
+    observation.open_replica_count(&key().service)
+}
+
+#[tokio::test]
+async fn the_newest_stream_of_a_data_plane_speaks_for_it() {
+    let observation = Arc::new(Observation::new(9));
+    let older = observation.connect(identity(), 0).unwrap();
+    let newer = observation.connect(identity(), 0).unwrap();
+    older.superseded().await;
+    older.nacked(v1::Nack::default());
+    drop(older);
+    assert_eq!(state(&observation), v1::NodeState::Synced);
+    drop(newer);
+    assert_eq!(state(&observation), v1::NodeState::Disconnected);
+    assert_eq!(events(&observation), [("NODE_CONNECTED".to_owned(), 1), ("NODE_DISCONNECTED".to_owned(), 0)]);
+    assert!(observation.lock().seats.is_empty());
+}
+
+#[tokio::test]
+async fn rows_of_replicas_that_are_unknown_or_gone_are_not_kept() {
+    let observation = Arc::new(Observation::new(9));
+    let seat = observation.begin_reports(identity()).unwrap();
+    seat.reported(report(true, &[("r-1", 0), ("r-2", 0)], None), "e", |key| key.replica.as_str() == "r-1");
+    assert_eq!(open_count(&observation), 1);
+    observation.tidy(|_| false);
+    assert_eq!(open_count(&observation), 0);
+}
+
+#[tokio::test]
+async fn a_data_plane_that_makes_room_takes_its_rows_with_it() {
+    let observation = Arc::new(Observation::new(1));
+    let older = observation.begin_reports(identity()).unwrap();
+    older.reported(report(true, &[("r-1", 0)], None), "e", |_| true);
+    assert_eq!(open_count(&observation), 1);
+    let _newer = observation.connect(named("n2"), 0).unwrap();
+    assert_eq!(open_count(&observation), 0);
+    // Nor does it get rows without a place: the other one is connected and keeps its own.
+    older.reported(report(true, &[("r-1", 0)], None), "e", |_| true);
+    assert_eq!(open_count(&observation), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rollout_is_waited_for_until_the_slowest_connected_data_plane_has_it() {
+    let observation = Arc::new(Observation::new(9));
+    let wait = |patience| {
+        let observation = Arc::clone(&observation);
+        tokio::spawn(async move { observation.wait_for(6, Duration::from_secs(patience)).await })
+    };
+    // Nobody is there to be waited for.
+    assert_eq!(wait(60).await.unwrap(), v1::Rollout::default());
+    let one = observation.connect(identity(), 5).unwrap();
+    let waiting = wait(60);
+    tokio::task::yield_now().await;
+    // One that comes meanwhile counts, and one that only reports does not.
+    let two = observation.connect(named("n2"), 5).unwrap();
+    let _reports = observation.begin_reports(named("n3")).unwrap();
+    one.acked(6);
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    two.unaffected(7);
+    let rollout = waiting.await.unwrap();
+    assert_eq!((rollout.node_count, rollout.acked_node_count), (2, 2));
+    // One that goes no longer does.
+    let three = observation.connect(named("n4"), 0).unwrap();
+    let waiting = wait(60);
+    tokio::task::yield_now().await;
+    drop(three);
+    assert_eq!(waiting.await.unwrap().node_count, 2);
+    // The time is over, and the answer says for whom.
+    one.nacked(v1::Nack::default());
+    assert_eq!(wait(60).await.unwrap().pending_node_ids, ["n1"]);
+    assert_eq!(wait(0).await.unwrap().pending_node_ids, ["n1"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_is_waited_for_until_nothing_is_in_flight() {
+    let observation = Arc::new(Observation::new(9));
+    let snapshots = observation.connect(identity(), 5).unwrap();
+    let reports = observation.begin_reports(identity()).unwrap();
+    let waiting = {
+        let observation = Arc::clone(&observation);
+        tokio::spawn(async move { observation.wait_until_idle(&key(), 6, Duration::from_secs(60)).await })
+    };
+    let reported = async |full, rows: &[(&str, i32)], revision| {
+        reports.reported(report(full, rows, revision), "e", |_| true);
+        tokio::task::yield_now().await;
+    };
+    snapshots.acked(6);
+    // A full report may come in several messages; only the last one says that all is told.
+    reported(true, &[("r-2", 0)], None).await;
+    assert_eq!(observation.drain_status(&key(), 6).unreported_node_count, 1);
+    reported(false, &[("r-1", 2)], Some(6)).await;
+    assert_eq!(observation.drain_status(&key(), 6).inflight_request_count, 2);
+    assert!(!waiting.is_finished());
+    // What was full before is no longer when the state is told anew.
+    reported(true, &[("r-2", 0)], None).await;
+    assert!(!observation.drain_status(&key(), 6).is_idle);
+    reported(false, &[("r-1", 0)], Some(6)).await;
+    assert!(waiting.await.unwrap().is_idle);
+    // The end of the stream, or another epoch, takes it back.
+    reports.reported(report(false, &[], Some(6)), "another", |_| true);
+    assert_eq!(observation.drain_status(&key(), 6).unreported_node_count, 1);
+    reported(false, &[], Some(6)).await;
+    assert!(observation.drain_status(&key(), 6).is_idle);
+    drop(reports);
+    let status = observation.wait_until_idle(&key(), 6, Duration::from_secs(60)).await;
+    assert_eq!((status.is_idle, status.unreported_node_count), (false, 1));
+}
+
+#[tokio::test]
+async fn what_a_guard_holds_is_shown_and_its_beginning_and_end_are_told() {
+    let observation = Arc::new(Observation::new(9));
+    let seat = observation.begin_reports(identity()).unwrap();
+    let holding = |count: i32| {
+        let replica =
+            v1::HeldReplica { service: "orders".into(), replica_id: "r-1".into(), ..Default::default() };
+        let held = v1::HeldReplicas { replicas: vec![replica; usize::from(count > 0)], total_count: count };
+        parse(v1::ReportNodeStatusRequest { held_replicas: Some(held), ..Default::default() })
+    };
+    let held = || observation.read(|nodes, _| nodes.list_after("", 0).next().unwrap().1.held_replica_count);
+    for count in [2, 5] {
+        seat.reported(holding(count), "e", |_| true);
+        assert_eq!(held(), count);
+    }
+    // What is not told is as it was, but for a full report.
+    seat.reported(report(false, &[], None), "e", |_| true);
+    assert_eq!(held(), 5);
+    seat.reported(holding(0), "e", |_| true);
+    seat.reported(holding(1), "e", |_| true);
+    seat.reported(report(true, &[], None), "e", |_| true);
+    assert_eq!(held(), 0);
+    // Two beginnings and two ends, each told once and again.
+    assert_eq!(events(&observation), [("GUARD_HOLDING".to_owned(), 1), ("GUARD_CLEARED".to_owned(), 1)]);
+}
+
+#[tokio::test]
+async fn events_that_a_data_plane_could_not_tell_are_told_of() {
+    let observation = Arc::new(Observation::new(9));
+    let seat = observation.begin_reports(identity()).unwrap();
+    seat.reported(
+        parse(v1::ReportNodeStatusRequest { dropped_event_count: 7, ..Default::default() }),
+        "e",
+        |_| true,
+    );
+    assert_eq!(events(&observation), [("NODE_EVENTS_LOST".to_owned(), 0)]);
+}
+
+#[tokio::test]
+async fn data_planes_count_for_as_long_as_somebody_reads_and_a_little_longer() {
+    let observation = Arc::new(Observation::new(9));
+    let attention = observation.follow_attention();
+    assert_eq!(*attention.borrow(), Attention::Nobody);
+    let one = observation.read_stats(Wish::default());
+    let two = observation.read_stats(Wish::default());
+    drop(one);
+    assert_eq!(*attention.borrow(), Attention::Somebody);
+    drop(two);
+    let Attention::Until(end) = *attention.borrow() else { panic!() };
+    assert!(end <= clock::now() + LINGER && end > clock::now());
+    let _three = observation.read_stats(Wish::default());
+    assert_eq!(*attention.borrow(), Attention::Somebody);
+}
+
+#[tokio::test]
+async fn counts_are_read_with_how_many_data_planes_are_in_them() {
+    let observation = Arc::new(Observation::new(9));
+    let reader = observation.read_stats(Wish::default());
+    let counted = || {
+        let row = v1::ReplicaStats { service: "orders".into(), request_count: 5, ..Default::default() };
+        let stats_interval = Some(prost_types::Duration { seconds: 1, nanos: 0 });
+        parse(v1::ReportNodeStatusRequest { stats: vec![row], stats_interval, ..Default::default() })
+    };
+    let one = observation.begin_reports(identity()).unwrap();
+    let two = observation.begin_reports(named("n2")).unwrap();
+    let _snapshots_only = observation.connect(named("n3"), 0).unwrap();
+    one.reported(counted(), "e", |_| true);
+    two.reported(counted(), "e", |_| true);
+    let (rows, _, nodes) = reader.take();
+    assert_eq!((rows[0].request_count, rows.len(), nodes), (10, 1, 2));
+    drop(two);
+    let (rows, _, nodes) = reader.take();
+    assert_eq!((rows.len(), nodes), (0, 1));
+}
+
+#[tokio::test]
+async fn what_was_counted_of_a_replica_is_the_sum_over_data_planes() {
+    let observation = Arc::new(Observation::new(9));
+    for id in ["n1", "n2"] {
+        let seat = observation.begin_reports(named(id)).unwrap();
+        let row = v1::Breaker {
+            service: "orders".into(),
+            replica_id: "r-1".into(),
+            state: v1::BreakerState::Open.into(),
+            attempt_count: 10,
+            failure_count: 4,
+            ..Default::default()
+        };
+        seat.reported(
+            parse(v1::ReportNodeStatusRequest { breakers: vec![row], ..Default::default() }),
+            "e",
+            |_| true,
+        );
+    }
+    let sum = Counts { attempts: 20, failures: 8, open_nodes: 2, ..Counts::default() };
+    assert_eq!(observation.counts(None), [(key(), sum)]);
+    assert_eq!(observation.counts(Some(&key().service)), [(key(), sum)]);
+    assert_eq!(observation.counts(Some(&ServiceName::parse("billing").unwrap())), []);
+    let unknown = ReplicaKey::parse("orders", "r-2").unwrap();
+    let seen = observation.observed_health([&unknown, &key()]);
+    assert_eq!((&seen[0], seen[1].as_ref().unwrap().attempt_count), (&None, 20));
+}

@@ -1,0 +1,42 @@
+//! What replicas report of themselves.
+
+use std::{sync::Arc, time::SystemTime};
+
+use gateway_proto::{Health, LeaseId, ReplicaKey};
+
+use super::{Decision, commit, why_lease_is_void};
+use crate::registry::{Answer, Cause, Record, RegistryError, View, mutation::RecordWrite};
+
+pub(super) fn report(
+    view: &View,
+    key: &ReplicaKey,
+    lease: Option<LeaseId>,
+    health: Health,
+    reason: &str,
+    at: SystemTime,
+) -> Result<Decision, RegistryError> {
+    let Some(record) = view.get(key) else {
+        return Err(match lease {
+            Some(lease) => why_lease_is_void(view, key, lease, at),
+            None => RegistryError::ReplicaNotFound(key.clone()),
+        });
+    };
+    match (record.lease, lease) {
+        (None, _) => {}
+        (Some(terms), Some(id)) if terms.id == id => {}
+        (Some(_), Some(_)) => return Err(RegistryError::LeaseMismatch(key.clone())),
+        (Some(_), None) => return Err(RegistryError::LeaseRequired(key.clone())),
+    }
+    if record.health == health && *record.health_reason == *reason {
+        return Ok(Decision::Nothing(Answer::Replica(Arc::clone(record))));
+    }
+    let next = Record {
+        health,
+        health_reason: reason.into(),
+        health_since: if record.health == health { record.health_since } else { at },
+        updated_at: at,
+        ..Record::clone(record)
+    };
+    let cause = Cause::HealthReported { before: record.health };
+    Ok(commit(RecordWrite::put(next, Some(record.revision), cause), at))
+}

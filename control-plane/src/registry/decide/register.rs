@@ -1,0 +1,219 @@
+//! Registrations: who is it, may it, and what becomes of whom it replaces.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use gateway_proto::{ReplicaId, ReplicaKey, ServiceName};
+
+use super::{Decision, Limits};
+use crate::registry::{
+    Answer, Aspect, Candidates, Cause, Drain, Key, LeaseTerms, Mutation, Override, OverrideKind, Record,
+    Registration, RegistryError, View, mutation::RecordWrite, record::RequestMark,
+};
+
+/// For so long a repeated request is given its first answer.
+const REQUEST_MEMORY: Duration = Duration::from_secs(600);
+
+/// The key that a registration is about: its own id, else the owner of its address, else a fresh id.
+pub(in crate::registry) fn key_of(
+    view: &View,
+    registration: &Registration,
+    fresh: &Candidates,
+) -> ReplicaKey {
+    let service = view.shared_name(&registration.service);
+    let known =
+        registration.replica.as_ref().or_else(|| view.owner(&registration.service, &registration.address));
+    if let Some(replica) = known {
+        return ReplicaKey { service, replica: replica.clone() };
+    }
+    // 40 random bits collide too seldom to matter, and too often to be left undecided.
+    let ids = std::iter::once(fresh.replica.clone()).chain((2_u32..).map(|n| {
+        ReplicaId::parse(&format!("{}-{n}", fresh.replica)).expect("a short label with a number is a label")
+    }));
+    ids.map(|replica| ReplicaKey { service: service.clone(), replica })
+        .find(|key| view.get(key).is_none())
+        .expect("the sequence of ids is longer than the registry")
+}
+
+pub(super) fn register(
+    view: &View,
+    limits: &Limits,
+    wish: &Registration,
+    fresh: &Candidates,
+    at: SystemTime,
+) -> Result<Decision, RegistryError> {
+    let key = key_of(view, wish, fresh);
+    let before = view.get(&key);
+    if let Some(answer) = repeated_answer(view, &key, before, wish, at)? {
+        return Ok(Decision::Nothing(answer));
+    }
+    check_block(view, &key, wish, at)?;
+    let superseded = superseded(view, &key, wish)?;
+    if let Some(record) = before.filter(|record| says_the_same(record, wish)) {
+        return Ok(Decision::Nothing(Answer::Registered { record: Arc::clone(record), created: false }));
+    }
+    if before.is_none() && superseded.is_none() {
+        check_quota(view, limits, &wish.service)?;
+    }
+    let cause = match before {
+        None => Cause::Registered,
+        Some(record) => Cause::Replaced { incarnation: record.incarnation },
+    };
+    let record = new_record(view, &key, before, wish, fresh, at);
+    let main = RecordWrite::put(record, before.map(|record| record.revision), cause);
+    let also = superseded.map(|old| {
+        let cause = Cause::Superseded { by: key.replica.clone() };
+        RecordWrite::remove(Key::Replica(old.key.clone()), old.revision, cause)
+    });
+    Ok(Decision::Commit(Mutation { main, also: also.into_iter().collect(), at }))
+}
+
+fn new_record(
+    view: &View,
+    key: &ReplicaKey,
+    before: Option<&Arc<Record>>,
+    wish: &Registration,
+    fresh: &Candidates,
+    at: SystemTime,
+) -> Record {
+    // The view's revision outgrew every incarnation handed out, those of removed replicas included.
+    let incarnation = before.map_or(0, |record| record.incarnation).max(view.revision()) + 1;
+    // What an operator wants out stays out, whatever process takes its place.
+    let drain = before.and_then(|record| record.drain.clone()).filter(|drain: &Box<Drain>| !drain.by_owner);
+    let request = wish.request.map(|id| {
+        Box::new(RequestMark { id, fingerprint: wish.fingerprint(), at, created: before.is_none() })
+    });
+    Record {
+        key: key.clone(),
+        address: wish.address.clone(),
+        weight: wish.weight,
+        priority: wish.priority,
+        locality: wish.locality.clone(),
+        version: wish.version.as_str().into(),
+        labels: wish.labels.clone(),
+        health: wish.health,
+        health_reason: Box::default(),
+        health_since: at,
+        lease: wish.ttl.map(|ttl| LeaseTerms { id: fresh.lease, ttl }),
+        lost: None,
+        drain,
+        request,
+        incarnation,
+        created_at: before.map_or(at, |record| record.created_at),
+        updated_at: at,
+        revision: 0,
+    }
+}
+
+/// The first answer to a request that comes again, or why there is none any more.
+fn repeated_answer(
+    view: &View,
+    key: &ReplicaKey,
+    before: Option<&Arc<Record>>,
+    wish: &Registration,
+    at: SystemTime,
+) -> Result<Option<Answer>, RegistryError> {
+    let Some(id) = wish.request else { return Ok(None) };
+    let Some(record) = before else {
+        let removed = view.removed(key).filter(|removed| removed.request == Some(id) && removed.is_fresh(at));
+        return match removed {
+            Some(removed) => {
+                Err(RegistryError::ReplicaRemoved { key: key.clone(), why: removed.why.to_string() })
+            }
+            None => Ok(None),
+        };
+    };
+    let mark = record.request.as_deref().filter(|mark| mark.id == id);
+    // A wall clock that goes back makes the request young again, which does no harm.
+    let mark = mark.filter(|mark| at.duration_since(mark.at).unwrap_or_default() < REQUEST_MEMORY);
+    match mark {
+        None => Ok(None),
+        Some(mark) if mark.fingerprint != wish.fingerprint() => {
+            Err(RegistryError::RequestIdReused(key.clone()))
+        }
+        Some(mark) => Ok(Some(Answer::Registered { record: Arc::clone(record), created: mark.created })),
+    }
+}
+
+/// Whether a permanent replica says again exactly what is known of it. A leased one is due a new lease instead.
+fn says_the_same(record: &Record, wish: &Registration) -> bool {
+    record.lease.is_none()
+        && wish.ttl.is_none()
+        && wish.request.is_none()
+        && record.address == wish.address
+        && record.weight == wish.weight
+        && record.priority == wish.priority
+        && record.locality == wish.locality
+        && *record.version == *wish.version
+        && record.labels == wish.labels
+        && record.health == wish.health
+}
+
+/// The lost replica whose address this registration takes over, if another replica has the address.
+fn superseded<'a>(
+    view: &'a View,
+    key: &ReplicaKey,
+    wish: &Registration,
+) -> Result<Option<&'a Arc<Record>>, RegistryError> {
+    let owner = view.owner(&wish.service, &wish.address).filter(|owner| **owner != key.replica);
+    let owner = owner.map(|replica| ReplicaKey { service: key.service.clone(), replica: replica.clone() });
+    match owner.and_then(|owner| view.get(&owner)) {
+        None => Ok(None),
+        // Nobody has heard of it, and somebody is there: the registry was right about it.
+        Some(record) if record.lost.is_some() => Ok(Some(record)),
+        Some(record) => Err(RegistryError::AddressInUse {
+            service: wish.service.clone(),
+            address: wish.address.clone(),
+            owner: record.key.replica.clone(),
+        }),
+    }
+}
+
+fn check_block(
+    view: &View,
+    key: &ReplicaKey,
+    wish: &Registration,
+    at: SystemTime,
+) -> Result<(), RegistryError> {
+    let of_service = view
+        .overrides()
+        .filter(|entry| entry.target.aspect == Aspect::Registration && entry.target.service == key.service);
+    let hit = |entry: &&Arc<Override>| {
+        let is_address =
+            matches!(&entry.kind, OverrideKind::RegistrationBlocked(address) if *address == wish.address);
+        entry.expires_at > at && (is_address || entry.target.replica.as_ref() == Some(&key.replica))
+    };
+    let mut of_service = of_service;
+    let Some(entry) = of_service.find(hit) else { return Ok(()) };
+    let remaining = entry.expires_at.duration_since(at).unwrap_or_default();
+    let what = match entry.target.replica.as_ref() == Some(&key.replica) {
+        true => key.to_string(),
+        false => format!("{} in {}", wish.address, key.service),
+    };
+    let by = match (&*entry.author, &*entry.reason) {
+        ("", "") => "an operator".to_owned(),
+        ("", why) => format!("an operator: {why}"),
+        (who, "") => who.to_owned(),
+        (who, why) => format!("{who}: {why}"),
+    };
+    Err(RegistryError::RegistrationBlocked {
+        what,
+        remaining: Duration::from_secs(remaining.as_secs() + 1),
+        by,
+    })
+}
+
+fn check_quota(view: &View, limits: &Limits, service: &ServiceName) -> Result<(), RegistryError> {
+    let of = "replicas";
+    if view.replica_count() >= limits.replicas {
+        return Err(RegistryError::QuotaExceeded { what: "the registry".into(), of, limit: limits.replicas });
+    }
+    let count = view.service(service).map_or(0, |entry| entry.replicas().len());
+    if count >= limits.replicas_per_service {
+        let what = format!("service {service}");
+        return Err(RegistryError::QuotaExceeded { what, of, limit: limits.replicas_per_service });
+    }
+    Ok(())
+}

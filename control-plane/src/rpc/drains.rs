@@ -1,0 +1,154 @@
+//! Drains and their receipts: who has stopped sending requests to a replica, and what is still in flight there.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use gateway_proto::{Check, LeaseId, Mode, ReplicaKey, time::parse_duration_within, v1};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
+use tonic::Status;
+
+use super::asked;
+use crate::{
+    edge::Edge,
+    refusal::Refusal,
+    registry::{Answer, Command, DrainWish, Record, RegistryError},
+    writer::WriteError,
+};
+
+const MAX_TIMEOUT: Duration = Duration::from_secs(3600);
+
+type Outbound = mpsc::Sender<Result<v1::WatchDrainResponse, Status>>;
+
+/// Stops new requests to a replica, and waits for its end as long as the caller does.
+pub(super) async fn drain(
+    edge: &Edge,
+    request: v1::DrainReplicaRequest,
+    peer: Option<SocketAddr>,
+) -> Result<v1::DrainReplicaResponse, Refusal> {
+    let mut check = Check::default();
+    let key = check.take(ReplicaKey::parse(&request.service, &request.replica_id));
+    let lease = match request.lease_id.as_str() {
+        "" => Some(None),
+        id => check.take(LeaseId::parse(id)).map(Some),
+    };
+    let timeout = match request.drain_timeout {
+        None => Some(None),
+        Some(wire) => {
+            check.take(parse_duration_within("drain_timeout", wire, Duration::ZERO, MAX_TIMEOUT)).map(Some)
+        }
+    };
+    let said = check.take(asked::said(&request.author, &request.reason, peer));
+    let wait = check.take(asked::wait(request.wait_timeout));
+    check.finish()?;
+    let (Some(key), Some(lease), Some(timeout), Some(said), Some(wait)) = (key, lease, timeout, said, wait)
+    else {
+        unreachable!("nothing was refused")
+    };
+    let etag = request.etag;
+    let wish = DrainWish { key: key.clone(), lease, timeout, etag, allow_last: request.allow_last, said };
+    let answer = edge.submit(Command::Drain(Box::new(wish)), request.validate_only).await?;
+    let Answer::Replica(record) = answer else { unreachable!("a drain is answered as such") };
+    if request.validate_only {
+        return Ok(v1::DrainReplicaResponse { replica: Some(record.to_wire()), status: None });
+    }
+    // What is gone meanwhile is shown as it was last.
+    let record = wait_until_over(edge, &key, wait).await.unwrap_or(record);
+    let status = status(edge, &record);
+    Ok(v1::DrainReplicaResponse { replica: Some(edge.replica(&record)), status })
+}
+
+/// Returns a replica to service.
+pub(super) async fn undrain(
+    edge: &Edge,
+    request: v1::UndrainReplicaRequest,
+    peer: Option<SocketAddr>,
+) -> Result<v1::UndrainReplicaResponse, Refusal> {
+    let mut check = Check::default();
+    let key = check.take(ReplicaKey::parse(&request.service, &request.replica_id));
+    let said = check.take(asked::said(&request.author, &request.reason, peer));
+    check.finish()?;
+    let (Some(key), Some(said)) = (key, said) else { unreachable!("nothing was refused") };
+    let command = Command::Undrain { key, etag: request.etag, said };
+    match edge.submit(command, false).await? {
+        Answer::Replica(record) => Ok(v1::UndrainReplicaResponse { replica: Some(edge.replica(&record)) }),
+        other => unreachable!("the end of a drain is answered as such, not by {other:?}"),
+    }
+}
+
+/// Somebody who watches a drain.
+pub(super) struct Watch {
+    edge: Arc<Edge>,
+    key: ReplicaKey,
+}
+
+impl Watch {
+    /// Begins to watch a replica, whether it drains or not.
+    pub(super) fn begin(edge: &Arc<Edge>, wire: &v1::WatchDrainRequest) -> Result<Self, Refusal> {
+        let key = ReplicaKey::parse(&wire.service, &wire.replica_id)?;
+        record(edge, &key).ok_or_else(|| RegistryError::ReplicaNotFound(key.clone()))?;
+        Ok(Self { edge: Arc::clone(edge), key })
+    }
+
+    /// Sends the state at once, then each step, until the replica is drained or gone.
+    pub(super) async fn follow(self, outbound: &Outbound) -> Result<(), Status> {
+        let mut head = self.edge.effects.publisher.subscribe();
+        let mut progress = self.edge.effects.observation.follow_progress();
+        let mut told = None;
+        loop {
+            head.mark_unchanged();
+            progress.mark_unchanged();
+            let record = record(&self.edge, &self.key);
+            let is_over = record.as_ref().is_none_or(|record| record.mode() == Mode::Drained);
+            let status = record.as_ref().and_then(|record| status(&self.edge, record));
+            let step = (record.as_ref().map(|record| record.revision), status.clone());
+            if told.as_ref() != Some(&step) {
+                let replica = record.map(|record| self.edge.replica(&record));
+                let response = v1::WatchDrainResponse { replica, status };
+                tokio::select! {
+                    sent = outbound.send(Ok(response)) => if sent.is_err() { return Ok(()) },
+                    () = self.edge.shutdown.begun() => return Err(shutting_down()),
+                }
+                told = Some(step);
+            }
+            if is_over {
+                return Ok(());
+            }
+            tokio::select! {
+                _ = head.changed() => {}
+                _ = progress.changed() => {}
+                () = outbound.closed() => return Ok(()),
+                () = self.edge.shutdown.begun() => return Err(shutting_down()),
+            }
+        }
+    }
+}
+
+/// The replica as soon as its drain is over, or as it is after `wait`; `None` when it is gone.
+async fn wait_until_over(edge: &Edge, key: &ReplicaKey, wait: Duration) -> Option<Arc<Record>> {
+    let until = Instant::now() + wait;
+    let mut head = edge.effects.publisher.subscribe();
+    loop {
+        head.mark_unchanged();
+        let record = record(edge, key)?;
+        let is_over = record.mode() != Mode::Draining || edge.shutdown.has_begun();
+        if is_over || timeout_at(until, head.changed()).await.is_err() {
+            return Some(record);
+        }
+    }
+}
+
+fn record(edge: &Edge, key: &ReplicaKey) -> Option<Arc<Record>> {
+    edge.effects.publisher.read(|view| view.get(key).cloned())
+}
+
+/// The receipts of a replica's drain; `None` when it does not drain.
+fn status(edge: &Edge, record: &Record) -> Option<v1::DrainStatus> {
+    let drain = record.drain.as_deref()?;
+    Some(edge.effects.observation.drain_status(&record.key, drain.revision))
+}
+
+fn shutting_down() -> Status {
+    Refusal::from(WriteError::ShuttingDown).into()
+}

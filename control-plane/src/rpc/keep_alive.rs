@@ -1,0 +1,181 @@
+//! `KeepAlive`: many leases on one stream, and changes of mode pushed back to whoever holds them.
+//!
+//! A stream holds up nobody but itself: it answers one message after the other, and reads no further while its client
+//! does not read.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use gateway_proto::{Check, Health, Invalid, LeaseId, Mode, ReplicaKey, v1};
+use tokio::{sync::mpsc, time::sleep};
+use tonic::{Status, Streaming};
+
+use super::{MAX_REQUEST_BYTES, next_message};
+use crate::{
+    clock,
+    edge::{Edge, Renewed},
+    refusal::Refusal,
+    registry::{Record, View},
+    writer::WriteError,
+};
+
+/// Heartbeats in one message: some 100 KB.
+const MAX_HEARTBEATS: usize = 1000;
+/// Changes of the registry that come within this time are looked through together.
+const PUSH_DELAY: Duration = Duration::from_millis(20);
+
+type Outbound = mpsc::Sender<Result<v1::KeepAliveResponse, Status>>;
+
+/// One client's stream.
+struct Stream {
+    edge: Arc<Edge>,
+    outbound: Outbound,
+    /// The replicas that this stream keeps alive, with the mode that was told last.
+    told: HashMap<ReplicaKey, (LeaseId, Mode)>,
+}
+
+/// A heartbeat in checked words.
+pub(super) struct Beat {
+    pub(super) key: ReplicaKey,
+    pub(super) lease: LeaseId,
+    /// What the replica reports of itself, if it does.
+    pub(super) health: Option<Health>,
+}
+
+/// Serves one stream until its client ends it, or the shutdown begins.
+pub(super) async fn serve(
+    edge: Arc<Edge>,
+    mut inbound: Streaming<v1::KeepAliveRequest>,
+    outbound: Outbound,
+) -> Result<(), Status> {
+    let shutdown = edge.shutdown.clone();
+    let mut head = edge.effects.publisher.subscribe();
+    let mut stream = Stream { edge, outbound, told: HashMap::new() };
+    let mut is_looking = false;
+    loop {
+        tokio::select! {
+            message = next_message(&mut inbound, MAX_REQUEST_BYTES) => match message? {
+                Some(message) => stream.renew(message).await?,
+                None => return Ok(()),
+            },
+            changed = head.changed(), if !is_looking => is_looking = changed.is_ok(),
+            () = sleep(PUSH_DELAY), if is_looking => {
+                is_looking = false;
+                head.mark_unchanged();
+                stream.push().await?;
+            }
+            () = stream.outbound.closed() => return Ok(()),
+            () = shutdown.begun() => return Err(Refusal::from(WriteError::ShuttingDown).into()),
+        }
+    }
+}
+
+impl Stream {
+    /// Renews what a message asks for, in order, and answers it.
+    async fn renew(&mut self, message: v1::KeepAliveRequest) -> Result<(), Status> {
+        let count = message.heartbeats.len();
+        if count > MAX_HEARTBEATS {
+            let why = format!("are {count}, at most {MAX_HEARTBEATS} are allowed in one message");
+            return Err(Refusal::from(Invalid::new("heartbeats", why)).into());
+        }
+        let mut results = Vec::with_capacity(count);
+        let mut reports = Vec::new();
+        for wire in message.heartbeats {
+            let names = (wire.service.clone(), wire.replica_id.clone());
+            let result = match Beat::parse(wire) {
+                Ok(beat) => self.renew_one(beat, &mut reports),
+                Err(invalid) => lost(&Refusal::from(invalid)),
+            };
+            results.push(named(names, result));
+        }
+        for Beat { key, lease, health } in reports {
+            let Some(health) = health else { continue };
+            // What cannot be stored now comes again with the next heartbeat.
+            if let Err(refusal) = self.edge.report_health(key, Some(lease), health, String::new()).await {
+                tracing::debug!(%refusal, "the health in a heartbeat is not stored yet");
+            }
+        }
+        self.send(results).await
+    }
+
+    fn renew_one(&mut self, beat: Beat, reports: &mut Vec<Beat>) -> v1::keep_alive_result::Result {
+        match self.edge.renew(&beat.key, beat.lease) {
+            Ok(Renewed { answer, mode, health }) => {
+                self.told.insert(beat.key.clone(), (beat.lease, mode));
+                if beat.health.is_some_and(|reported| health != Some(reported)) {
+                    reports.push(beat);
+                }
+                v1::keep_alive_result::Result::Renewed(answer)
+            }
+            Err(refusal) => {
+                self.told.remove(&beat.key);
+                lost(&refusal)
+            }
+        }
+    }
+
+    /// Tells modes that have changed since they were told.
+    async fn push(&mut self) -> Result<(), Status> {
+        let changed = self.edge.effects.publisher.read(|view| self.changed_modes(view));
+        let mut results = Vec::new();
+        for record in changed {
+            let Some(told) = self.told.get_mut(&record.key) else { continue };
+            told.1 = record.mode();
+            let Some(term) = self.edge.effects.leases.get(told.0) else { continue };
+            let left = term.deadline.saturating_duration_since(clock::now());
+            let answer = Edge::heartbeat_answer(term.ttl, clock::wall() + left, record.as_drain());
+            let names = (record.key.service.to_string(), record.key.replica.to_string());
+            results.push(named(names, v1::keep_alive_result::Result::Renewed(answer)));
+        }
+        match results.is_empty() {
+            true => Ok(()),
+            false => self.send(results).await,
+        }
+    }
+
+    fn changed_modes(&self, view: &View) -> Vec<Arc<Record>> {
+        let drained = self.told.iter().filter(|(_, (_, mode))| *mode != Mode::Serving);
+        let drained = drained.filter_map(|(key, _)| view.get(key));
+        let is_news = |record: &&Arc<Record>| {
+            self.told.get(&record.key).is_some_and(|(lease, mode)| {
+                *mode != record.mode() && record.lease.is_some_and(|terms| terms.id == *lease)
+            })
+        };
+        // One whose drain has begun may already be over, and then it is not among those that drain.
+        view.drains().chain(drained).filter(is_news).cloned().collect()
+    }
+
+    async fn send(&self, results: Vec<v1::KeepAliveResult>) -> Result<(), Status> {
+        let response = Ok(v1::KeepAliveResponse { results });
+        tokio::select! {
+            // A client that has gone needs no answer.
+            _ = self.outbound.send(response) => Ok(()),
+            () = self.edge.shutdown.begun() => Err(Refusal::from(WriteError::ShuttingDown).into()),
+        }
+    }
+}
+
+impl Beat {
+    pub(super) fn parse(wire: v1::HeartbeatRequest) -> Result<Self, Invalid> {
+        let mut check = Check::default();
+        let key = check.take(ReplicaKey::parse(&wire.service, &wire.replica_id));
+        let lease = check.take(LeaseId::parse(&wire.lease_id));
+        let health = check.take(Health::parse_reported(wire.health)).flatten();
+        check.finish()?;
+        let (Some(key), Some(lease)) = (key, lease) else { unreachable!("nothing was refused") };
+        Ok(Self { key, lease, health })
+    }
+}
+
+fn lost(refusal: &Refusal) -> v1::keep_alive_result::Result {
+    v1::keep_alive_result::Result::Lost(v1::LeaseLost {
+        reason: refusal.reason().to_owned(),
+        message: refusal.to_string(),
+    })
+}
+
+fn named(
+    (service, replica_id): (String, String),
+    result: v1::keep_alive_result::Result,
+) -> v1::KeepAliveResult {
+    v1::KeepAliveResult { service, replica_id, result: Some(result) }
+}

@@ -1,0 +1,117 @@
+//! One data plane's stream of reports: takes them in, and tells it how often and in how much detail to report.
+
+use std::{future::pending, sync::Arc, time::Duration};
+
+use gateway_proto::{time::duration, v1};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{sleep_until, timeout},
+};
+use tonic::{Status, Streaming};
+
+use crate::{
+    clock,
+    edge::Edge,
+    observe::{Attention, Report, Seat},
+    refusal::Refusal,
+    rpc::{HELLO_TIMEOUT, MAX_REPORT_BYTES, identity, next_message},
+    writer::WriteError,
+};
+
+/// How often data planes are told to report counts.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+type Outbound = mpsc::Sender<Result<v1::ReportNodeStatusResponse, Status>>;
+
+/// Takes in reports until the stream ends, a newer one of the same data plane begins, or the shutdown does.
+pub(super) async fn take(
+    edge: Arc<Edge>,
+    mut inbound: Streaming<v1::ReportNodeStatusRequest>,
+    outbound: Outbound,
+    peer: String,
+) -> Result<(), Status> {
+    let shutting_down = || Status::from(Refusal::from(WriteError::ShuttingDown));
+    let first = tokio::select! {
+        first = timeout(HELLO_TIMEOUT, next_message(&mut inbound, MAX_REPORT_BYTES)) => match first {
+            Ok(first) => first?,
+            Err(_) => return Err(Refusal::TooSlow(HELLO_TIMEOUT).into()),
+        },
+        () = edge.shutdown.begun() => return Err(shutting_down()),
+    };
+    let Some(mut message) = first else { return Ok(()) };
+    let identity = identity(message.node.take().unwrap_or_default(), peer);
+    let identity = identity.map_err(|invalid| Refusal::from(invalid.within("node")))?;
+    let observation = &edge.effects.observation;
+    let seat = observation.begin_reports(identity).map_err(Refusal::from)?;
+    let (attention, to_peer) = (observation.follow_attention(), outbound.clone());
+    let mut orders = Orders { attention, told: None, outbound };
+    orders.give();
+    take_in(&edge, &seat, message)?;
+    loop {
+        tokio::select! {
+            next = next_message(&mut inbound, MAX_REPORT_BYTES) => match next? {
+                Some(next) => take_in(&edge, &seat, next)?,
+                None => return Ok(()),
+            },
+            () = orders.change() => {}
+            () = seat.superseded() => return Err(Refusal::Superseded(seat.node().clone()).into()),
+            () = to_peer.closed() => return Ok(()),
+            () = edge.shutdown.begun() => return Err(shutting_down()),
+        }
+        // Also after a message: what found no room before may find some now.
+        orders.give();
+    }
+}
+
+fn take_in(edge: &Edge, seat: &Seat, message: v1::ReportNodeStatusRequest) -> Result<(), Refusal> {
+    if message.dropped_event_count > 0 {
+        let lost = message.dropped_event_count;
+        tracing::warn!(node = %seat.node(), lost, "the data plane could not tell all its transitions");
+    }
+    let report = Report::parse(seat.node(), message, clock::wall())?;
+    let publisher = &edge.effects.publisher;
+    seat.reported(report, publisher.epoch(), |key| publisher.read(|view| view.get(key).is_some()));
+    Ok(())
+}
+
+/// What the data plane is told of how to report.
+struct Orders {
+    attention: watch::Receiver<Attention>,
+    /// Whether it was told to count in detail; `None`: nothing was told yet.
+    told: Option<bool>,
+    outbound: Outbound,
+}
+
+impl Orders {
+    /// Tells it, if that is news. One that reads nothing is told when it does.
+    fn give(&mut self) {
+        let detailed_stats = self.attention.borrow_and_update().is_paid(clock::now());
+        if self.told == Some(detailed_stats) {
+            return;
+        }
+        let response =
+            v1::ReportNodeStatusResponse { report_interval: Some(duration(REPORT_INTERVAL)), detailed_stats };
+        if self.outbound.try_send(Ok(response)).is_ok() {
+            self.told = Some(detailed_stats);
+        }
+    }
+
+    /// Completes when there may be news. Cancel safe.
+    async fn change(&mut self) {
+        let ends = match *self.attention.borrow() {
+            Attention::Until(end) if self.told == Some(true) => Some(end),
+            _ => None,
+        };
+        let ended = async {
+            match ends {
+                Some(end) => sleep_until(end.into()).await,
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            // The sender lives as long as the control plane.
+            _ = self.attention.changed() => {}
+            () = ended => {}
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Rates and latencies, one message for each interval.
+
+use std::time::Duration;
+
+use gateway_proto::{
+    Invalid, ServiceName,
+    time::{duration, parse_duration, timestamp},
+    v1,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval_at},
+};
+use tonic::Status;
+
+use crate::{clock, edge::Edge, observe::Wish, refusal::Refusal, rpc::registry::count, writer::WriteError};
+
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
+const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Reads what is to be summed up, and how often.
+pub(super) fn parse(wire: &v1::WatchStatsRequest) -> Result<(Wish, Duration), Invalid> {
+    let service = match wire.service.as_str() {
+        "" | "-" => None,
+        name => Some(ServiceName::parse(name)?),
+    };
+    let interval = wire.interval.map(|interval| parse_duration("interval", interval)).transpose()?;
+    let interval = interval.unwrap_or(DEFAULT_INTERVAL).clamp(INTERVALS.0, INTERVALS.1);
+    Ok((Wish { service, per_replica: wire.per_replica }, interval))
+}
+
+/// Tells what happened in each interval, until the reader leaves or the shutdown begins.
+pub(super) async fn watch(
+    edge: &Edge,
+    wish: Wish,
+    every: Duration,
+    outbound: mpsc::Sender<Result<v1::WatchStatsResponse, Status>>,
+) {
+    let reader = edge.effects.observation.read_stats(wish);
+    let mut ticks = interval_at(Instant::now() + every, every);
+    // A reader that was slow gets what happened meanwhile in one message, and the next one an interval later.
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = outbound.closed() => return,
+            () = edge.shutdown.begun() => {
+                // The reader may be behind; then it learns of the end from the end itself.
+                let _ = outbound.try_send(Err(Refusal::from(WriteError::ShuttingDown).into()));
+                return;
+            }
+        }
+        let (stats, interval, nodes) = reader.take();
+        let message = Ok(v1::WatchStatsResponse {
+            end_time: Some(timestamp(clock::wall())),
+            interval: Some(duration(interval)),
+            stats,
+            node_count: count(nodes),
+        });
+        tokio::select! {
+            sent = outbound.send(message) => if sent.is_err() { return },
+            () = edge.shutdown.begun() => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interval_is_kept_within_what_makes_sense_and_a_second_by_default() {
+        let interval = |seconds: Option<i64>| {
+            let interval = seconds.map(|seconds| prost_types::Duration { seconds, nanos: 0 });
+            parse(&v1::WatchStatsRequest { interval, ..Default::default() })
+                .map(|(_, interval)| interval.as_secs())
+        };
+        for (given, taken) in [(None, 1), (Some(0), 1), (Some(5), 5), (Some(1000), 60)] {
+            assert_eq!(interval(given), Ok(taken));
+        }
+        assert_eq!(interval(Some(-1)).unwrap_err().violations()[0].field, "interval");
+        let nameless = v1::WatchStatsRequest { service: "Orders".into(), ..Default::default() };
+        assert_eq!(parse(&nameless).unwrap_err().violations()[0].field, "service");
+    }
+}

@@ -1,0 +1,130 @@
+//! `gateway.v1.PolicyService`: how requests are treated, for one service or for all.
+
+use std::sync::Arc;
+
+use gateway_proto::{
+    Check, Invalid, policy,
+    v1::{self, policy_service_server::PolicyService},
+};
+use tonic::{Request, Response, Status};
+
+use super::{asked, page::Page};
+use crate::{
+    edge::Edge,
+    refusal::Refusal,
+    registry::{Answer, Command, PolicyWish, RegistryError, Scope, StoredPolicy},
+};
+
+/// The service.
+#[derive(Debug)]
+pub(super) struct Policies(pub(super) Arc<Edge>);
+
+#[tonic::async_trait]
+impl PolicyService for Policies {
+    async fn get_policy(
+        &self,
+        request: Request<v1::GetPolicyRequest>,
+    ) -> Result<Response<v1::GetPolicyResponse>, Status> {
+        let scope = Scope::parse(&request.get_ref().service).map_err(Refusal::from)?;
+        let stored = self.0.effects.publisher.read(|view| view.policies().get(&scope).cloned());
+        let stored = stored.ok_or_else(|| Refusal::from(RegistryError::PolicyNotFound(scope)))?;
+        Ok(Response::new(v1::GetPolicyResponse { policy: Some(stored.to_wire()) }))
+    }
+
+    async fn resolve_policy(
+        &self,
+        request: Request<v1::ResolvePolicyRequest>,
+    ) -> Result<Response<v1::ResolvePolicyResponse>, Status> {
+        let scope = Scope::parse(&request.get_ref().service).map_err(Refusal::from)?;
+        let (star, own) = self.0.effects.publisher.read(|view| {
+            let own = scope.service().and_then(|_| view.policies().get(&scope));
+            (view.policies().get(&Scope::All).cloned(), own.cloned())
+        });
+        let partial =
+            |stored: &Option<Arc<StoredPolicy>>| stored.as_ref().map(|stored| stored.partial.clone());
+        let (resolved, origins) =
+            policy::resolve_with_origins(partial(&star).as_ref(), partial(&own).as_ref());
+        let name = |origin: policy::Origin| match origin {
+            policy::Origin::Default => "default".to_owned(),
+            policy::Origin::Star => "*".to_owned(),
+            policy::Origin::Service => scope.to_string(),
+        };
+        let origins = origins.into_iter().map(|(path, origin)| (path.to_string(), name(origin))).collect();
+        let policy = v1::Policy { service: scope.to_string(), ..resolved.to_wire() };
+        Ok(Response::new(v1::ResolvePolicyResponse { policy: Some(policy), origins }))
+    }
+
+    async fn list_policies(
+        &self,
+        request: Request<v1::ListPoliciesRequest>,
+    ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
+        let request = request.into_inner();
+        let page = Page::parse(request.page_size, &request.page_token, &["policies"])?;
+        let after =
+            page.after().map(|name| Scope::parse(name).map_err(|_| Refusal::PageToken)).transpose()?;
+        let (stored, next_page_token, revision) = self.0.effects.publisher.read(|view| {
+            let policies = view.policies();
+            let stored: Box<dyn Iterator<Item = _>> = match &after {
+                Some(after) => Box::new(policies.stored_after(after)),
+                None => Box::new(policies.stored()),
+            };
+            let (stored, token) = page.cut(stored.cloned(), |policy| policy.scope.to_string());
+            (stored, token, view.revision())
+        });
+        let policies = stored.iter().map(|policy| policy.to_wire()).collect();
+        Ok(Response::new(v1::ListPoliciesResponse { policies, next_page_token, revision }))
+    }
+
+    async fn update_policy(
+        &self,
+        request: Request<v1::UpdatePolicyRequest>,
+    ) -> Result<Response<v1::UpdatePolicyResponse>, Status> {
+        let peer = request.remote_addr();
+        let request = request.into_inner();
+        let validate_only = request.validate_only;
+        let mut check = Check::default();
+        let policy = request.policy.ok_or_else(|| Invalid::new("policy", "is required"));
+        let policy = check.take(policy);
+        let scope = policy.as_ref().map(|policy| Scope::parse(&policy.service));
+        let scope = scope.and_then(|scope| check.take(scope.map_err(|invalid| invalid.within("policy"))));
+        let said = check.take(asked::said(&request.author, &request.reason, peer));
+        let wait = check.take(asked::wait(request.wait_timeout));
+        check.finish().map_err(Refusal::from)?;
+        let (Some(change), Some(scope), Some(said), Some(wait)) = (policy, scope, said, wait) else {
+            unreachable!("nothing was refused")
+        };
+        let wish = PolicyWish {
+            scope,
+            change,
+            mask: request.update_mask,
+            etag: request.etag,
+            allow_missing: request.allow_missing,
+            said,
+        };
+        let answer = self.0.submit(Command::UpdatePolicy(Box::new(wish)), validate_only).await?;
+        let Answer::Policy(stored) = answer else { unreachable!("a policy's change is answered as such") };
+        let rollout = match validate_only {
+            true => None,
+            false => Some(self.0.rollout(stored.revision, wait).await),
+        };
+        Ok(Response::new(v1::UpdatePolicyResponse { policy: Some(stored.to_wire()), rollout }))
+    }
+
+    async fn delete_policy(
+        &self,
+        request: Request<v1::DeletePolicyRequest>,
+    ) -> Result<Response<v1::DeletePolicyResponse>, Status> {
+        let peer = request.remote_addr();
+        let request = request.into_inner();
+        let mut check = Check::default();
+        let scope = check.take(Scope::parse(&request.service));
+        let said = check.take(asked::said(&request.author, &request.reason, peer));
+        check.finish().map_err(Refusal::from)?;
+        let (Some(scope), Some(said)) = (scope, said) else { unreachable!("nothing was refused") };
+        let command = Command::DeletePolicy { scope, etag: request.etag, said };
+        match self.0.submit(command, false).await? {
+            Answer::PolicyDeleted(revision) => Ok(Response::new(v1::DeletePolicyResponse { revision })),
+            other => unreachable!("a policy's removal is answered as such, not by {other:?}"),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+use control_plane::store::StoreLocation;
+use gateway_proto::v1;
+use prost_types::FieldMask;
+use tonic::{Code, Status};
+
+use crate::{
+    discovery::{Node, hello},
+    plane::{Plane, explain, request, seconds},
+};
+
+fn ratio(service: &str, ratio: f64) -> v1::Policy {
+    let breaker = v1::BreakerPolicy { failure_ratio: Some(ratio), ..Default::default() };
+    v1::Policy { service: service.into(), breaker: Some(breaker), ..Default::default() }
+}
+
+fn update(policy: v1::Policy) -> v1::UpdatePolicyRequest {
+    let author = "ana".into();
+    v1::UpdatePolicyRequest { policy: Some(policy), allow_missing: true, author, ..Default::default() }
+}
+
+async fn set(plane: &Plane, request: v1::UpdatePolicyRequest) -> Result<v1::Policy, Status> {
+    let answer = plane.policies().update_policy(request).await?.into_inner();
+    Ok(answer.policy.unwrap())
+}
+
+async fn get(plane: &Plane, service: &str) -> Result<v1::Policy, Status> {
+    let request = v1::GetPolicyRequest { service: service.into() };
+    Ok(plane.policies().get_policy(request).await?.into_inner().policy.unwrap())
+}
+
+async fn resolve(plane: &Plane, service: &str) -> v1::ResolvePolicyResponse {
+    let request = v1::ResolvePolicyRequest { service: service.into() };
+    plane.policies().resolve_policy(request).await.unwrap().into_inner()
+}
+
+fn failure_ratio(policy: Option<v1::Policy>) -> Option<f64> {
+    policy.and_then(|policy| policy.breaker)?.failure_ratio
+}
+
+#[tokio::test]
+async fn a_stored_policy_holds_only_what_was_set_and_says_who_set_it() {
+    let plane = Plane::start().await;
+    let wish = v1::UpdatePolicyRequest { reason: "noisy".into(), ..update(ratio("orders", 0.25)) };
+    let stored = set(&plane, wish).await.unwrap();
+    assert_eq!((stored.service.as_str(), stored.revision), ("orders", 1));
+    assert_eq!((stored.updated_by.as_str(), stored.update_reason.as_str()), ("ana", "noisy"));
+    assert!(stored.update_time.is_some() && !stored.etag.is_empty());
+    assert_eq!((stored.timeout, stored.breaker.as_ref().unwrap().window), (None, None));
+    assert_eq!(get(&plane, "orders").await.unwrap(), stored);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_value_comes_from_the_service_then_from_all_services_then_from_the_defaults() {
+    let plane = Plane::start().await;
+    let star = v1::Policy {
+        timeout: Some(v1::TimeoutPolicy { request: seconds(5), ..Default::default() }),
+        ..ratio("*", 0.75)
+    };
+    set(&plane, update(star)).await.unwrap();
+    set(&plane, update(ratio("orders", 0.25))).await.unwrap();
+    let orders = resolve(&plane, "orders").await;
+    let origin = |field: &str| orders.origins[field].as_str();
+    assert_eq!(origin("breaker.failure_ratio"), "orders");
+    assert_eq!(origin("timeout.request"), "*");
+    assert_eq!(origin("breaker.window"), "default");
+    assert_eq!(failure_ratio(orders.policy), Some(0.25));
+    assert_eq!(failure_ratio(resolve(&plane, "users").await.policy), Some(0.75));
+
+    let delete = v1::DeletePolicyRequest { service: "orders".into(), ..Default::default() };
+    plane.policies().delete_policy(delete.clone()).await.unwrap();
+    assert_eq!(failure_ratio(resolve(&plane, "orders").await.policy), Some(0.75));
+    let again = plane.policies().delete_policy(delete).await.unwrap_err();
+    assert_eq!(explain(&again), (Code::NotFound, "POLICY_NOT_FOUND".into(), String::new()));
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_mask_changes_what_it_names_and_clears_what_is_named_and_unset() {
+    let plane = Plane::start().await;
+    let mut first = ratio("orders", 0.25);
+    first.drain_timeout = seconds(9);
+    set(&plane, update(first)).await.unwrap();
+    let masked = |paths: &[&str], policy| v1::UpdatePolicyRequest {
+        update_mask: Some(FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() }),
+        ..update(policy)
+    };
+    let stored = set(&plane, masked(&["drain_timeout"], ratio("orders", 0.5))).await.unwrap();
+    assert_eq!((stored.drain_timeout, failure_ratio(Some(stored))), (None, Some(0.25)));
+    let stored = set(&plane, masked(&["breaker"], ratio("orders", 0.5))).await.unwrap();
+    assert_eq!(failure_ratio(Some(stored)), Some(0.5));
+    let refused = set(&plane, masked(&["breaker.failure_rate"], ratio("orders", 0.5))).await.unwrap_err();
+    assert_eq!(explain(&refused).2, "update_mask");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_bad_value_is_refused_with_its_field_and_range_and_nothing_is_stored() {
+    let plane = Plane::start().await;
+    let refused = set(&plane, update(ratio("orders", 50.0))).await.unwrap_err();
+    assert_eq!(
+        explain(&refused),
+        (Code::InvalidArgument, "POLICY_INVALID".into(), "breaker.failure_ratio".into())
+    );
+    assert!(refused.message().contains("did you mean 0.5?"), "{}", refused.message());
+    let no_service = set(&plane, update(ratio("Orders", 0.5))).await.unwrap_err();
+    assert_eq!(explain(&no_service).2, "policy.service");
+    let nothing = plane.policies().update_policy(v1::UpdatePolicyRequest::default()).await.unwrap_err();
+    assert_eq!(explain(&nothing).2, "policy");
+    assert_eq!(get(&plane, "orders").await.unwrap_err().code(), Code::NotFound);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_policy_of_all_services_that_contradicts_one_of_a_service_is_refused_by_its_name() {
+    let plane = Plane::start().await;
+    let retry = |base, max| v1::RetryPolicy { base_backoff: base, max_backoff: max, ..Default::default() };
+    let of = |service: &str, retry| v1::Policy {
+        service: service.into(),
+        retry: Some(retry),
+        ..Default::default()
+    };
+    let millis = |millis: i32| Some(prost_types::Duration { seconds: 0, nanos: millis * 1_000_000 });
+    set(&plane, update(of("orders", retry(millis(200), None)))).await.unwrap();
+    let refused = set(&plane, update(of("*", retry(None, millis(100))))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().contains("orders"), "{}", refused.message());
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_from_an_old_etag_is_aborted_and_a_rehearsed_one_changes_nothing() {
+    let plane = Plane::start().await;
+    let missing = v1::UpdatePolicyRequest { allow_missing: false, ..update(ratio("orders", 0.25)) };
+    let refused = set(&plane, missing).await.unwrap_err();
+    assert_eq!(explain(&refused), (Code::NotFound, "POLICY_NOT_FOUND".into(), String::new()));
+    let rehearsed = v1::UpdatePolicyRequest { validate_only: true, ..update(ratio("orders", 0.25)) };
+    assert_eq!(failure_ratio(set(&plane, rehearsed).await.ok()), Some(0.25));
+    assert!(get(&plane, "orders").await.is_err());
+
+    let first = set(&plane, update(ratio("orders", 0.25))).await.unwrap();
+    let tagged =
+        |ratio_| v1::UpdatePolicyRequest { etag: first.etag.clone(), ..update(ratio("orders", ratio_)) };
+    set(&plane, tagged(0.5)).await.unwrap();
+    let late = set(&plane, tagged(0.75)).await.unwrap_err();
+    assert_eq!(explain(&late), (Code::Aborted, "ETAG_MISMATCH".into(), String::new()));
+    // The same again costs no revision.
+    let again = set(&plane, update(ratio("orders", 0.5))).await.unwrap();
+    assert_eq!(again.revision, 2);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn policies_are_listed_with_that_of_all_services_first_and_survive_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = StoreLocation::Redb(folder.path().join("gateway.redb"));
+    let plane = Plane::start_with(|config| config.store = store.clone()).await;
+    for service in ["users", "*", "orders"] {
+        set(&plane, update(ratio(service, 0.25))).await.unwrap();
+    }
+    plane.stop().await;
+    let plane = Plane::start_with(|config| config.store = store).await;
+    let mut names = Vec::new();
+    let mut page_token = String::new();
+    loop {
+        let request = v1::ListPoliciesRequest { page_size: 2, page_token };
+        let page = plane.policies().list_policies(request).await.unwrap().into_inner();
+        assert_eq!(page.revision, 3);
+        names.extend(page.policies.into_iter().map(|policy| policy.service));
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(names, ["*", "orders", "users"]);
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn data_planes_are_told_the_policy_of_all_services_once_and_only_what_changed() {
+    let plane = Plane::start().await;
+    for (service, port) in [("orders", 1), ("users", 2)] {
+        plane.register(request(service, &format!("10.0.0.1:{port}"))).await;
+    }
+    let mut node = Node::connect(&plane, hello("n1")).await;
+    let (_, full) = node.full().await;
+    assert_eq!(failure_ratio(full.default_policy), Some(0.5));
+    assert!(full.services.iter().all(|service| service.policy.is_none()));
+
+    set(&plane, update(ratio("orders", 0.25))).await.unwrap();
+    let (_, delta) = node.delta().await;
+    assert_eq!((delta.default_policy, delta.upsert_services.len()), (None, 1));
+    assert_eq!(failure_ratio(delta.upsert_services[0].policy.clone()), Some(0.25));
+
+    // Who has a policy of his own inherits what it leaves open.
+    set(&plane, update(ratio("*", 0.75))).await.unwrap();
+    let (_, delta) = node.delta().await;
+    assert_eq!(failure_ratio(delta.default_policy), Some(0.75));
+    assert_eq!(delta.upsert_services.len(), 1);
+
+    let delete = v1::DeletePolicyRequest { service: "orders".into(), ..Default::default() };
+    plane.policies().delete_policy(delete).await.unwrap();
+    let (_, delta) = node.delta().await;
+    assert_eq!(
+        (delta.upsert_services[0].service.as_str(), &delta.upsert_services[0].policy),
+        ("orders", &None)
+    );
+    plane.stop().await;
+}

@@ -1,0 +1,273 @@
+//! The settings of a policy: one table of their paths, ranges and places, in the message and in the resolved policy.
+//!
+//! Parsing, masks, origins, errors, gwctl and the reference in `docs/policy.md` all read this table and know no setting
+//! by name, so they cannot disagree. Defaults are those of [`Policy`].
+
+use std::{fmt, time::Duration};
+
+use super::{DAY, DrainTimeout, HOUR, MINUTE, MS, Policy, SECOND};
+use crate::{Invalid, nearest::nearest, time::exact, v1};
+
+mod setting;
+#[cfg(test)]
+mod tests;
+
+use setting::{Setting, Unreadable};
+
+/// A value of a setting, of the kind that its range says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Value {
+    /// Of a [`Range::Duration`].
+    Duration(Duration),
+    /// Of a [`Range::Count`].
+    Count(u32),
+    /// Of a [`Range::Ratio`].
+    Ratio(f64),
+    /// Of a [`Range::Flag`].
+    Flag(bool),
+}
+
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Duration(value) => f.write_str(&exact(*value)),
+            Self::Count(value) => value.fmt(f),
+            Self::Ratio(value) => value.fmt(f),
+            Self::Flag(value) => value.fmt(f),
+        }
+    }
+}
+
+/// The values that a setting may have, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Range {
+    /// Durations.
+    Duration {
+        /// The shortest.
+        min: Duration,
+        /// The longest.
+        max: Duration,
+    },
+    /// Whole numbers.
+    Count {
+        /// The least.
+        min: u32,
+        /// The most.
+        max: u32,
+    },
+    /// Shares from 0.0 to 1.0.
+    Ratio {
+        /// Whether 0.0 is one of them.
+        zero: bool,
+    },
+    /// True and false.
+    Flag,
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Duration { min, max } => write!(f, "{}..={}", exact(*min), exact(*max)),
+            Self::Count { min, max } => write!(f, "{min}..={max}"),
+            Self::Ratio { zero: true } => f.write_str("0.0..=1.0"),
+            Self::Ratio { zero: false } => f.write_str("above 0.0 and up to 1.0"),
+            Self::Flag => f.write_str("true or false"),
+        }
+    }
+}
+
+impl Range {
+    fn has(self, value: Value) -> bool {
+        match (self, value) {
+            (Self::Duration { min, max }, Value::Duration(value)) => (min..=max).contains(&value),
+            (Self::Count { min, max }, Value::Count(value)) => (min..=max).contains(&value),
+            (Self::Ratio { zero }, Value::Ratio(value)) => {
+                (0.0..=1.0).contains(&value) && (zero || value > 0.0)
+            }
+            (Self::Flag, Value::Flag(_)) => true,
+            _ => false,
+        }
+    }
+
+    fn refusal(self, value: impl fmt::Display) -> String {
+        let relation = if self == (Self::Ratio { zero: false }) { "is not" } else { "is not in" };
+        format!("{value} {relation} {self}")
+    }
+}
+
+/// One setting of a policy.
+#[derive(Clone, Copy)]
+pub struct Field {
+    path: &'static str,
+    range: Range,
+    /// The value in a message, or what is wrong with it.
+    read: fn(&v1::Policy) -> Option<Result<Value, Unreadable>>,
+    write: fn(&mut v1::Policy, Value),
+    get: fn(&Policy) -> Value,
+    set: fn(&mut Policy, Value),
+}
+
+impl fmt::Debug for Field {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Field({}: {})", self.path, self.range)
+    }
+}
+
+impl Field {
+    /// How it is named in masks, errors and on the command line, e.g. `breaker.failure_ratio`.
+    pub fn path(&self) -> &'static str {
+        self.path
+    }
+
+    /// The values that it may have.
+    pub fn range(&self) -> Range {
+        self.range
+    }
+
+    /// The value where nobody said otherwise.
+    pub fn default_value(&self) -> Value {
+        self.of(&Policy::default())
+    }
+
+    /// Its value in a resolved policy.
+    pub fn of(&self, policy: &Policy) -> Value {
+        (self.get)(policy)
+    }
+
+    /// Its value in a message, in range or not; `None` when it is not set there.
+    ///
+    /// # Errors
+    /// [`Invalid`] when it is set to what no value of its kind can be, e.g. a negative duration.
+    pub fn read(&self, wire: &v1::Policy) -> Result<Option<Value>, Invalid> {
+        match (self.read)(wire) {
+            None => Ok(None),
+            Some(Ok(value)) => Ok(Some(value)),
+            Some(Err(Unreadable::NegativeCount(number))) => {
+                Err(Invalid::new(self.path, self.range.refusal(number)))
+            }
+            Some(Err(Unreadable::NegativeDuration)) => {
+                Err(Invalid::new(self.path, "is not a duration of zero or more"))
+            }
+        }
+    }
+
+    /// Sets it in a message, unchecked: who reads the message checks it.
+    ///
+    /// # Panics
+    /// When the value is not of its kind.
+    pub fn write(&self, wire: &mut v1::Policy, value: Value) {
+        (self.write)(wire, value);
+    }
+
+    /// Refuses a value out of its range, with the range.
+    pub(super) fn check(&self, value: Value) -> Result<Value, Invalid> {
+        if self.range.has(value) {
+            return Ok(value);
+        }
+        let mut why = self.range.refusal(value);
+        if let Value::Ratio(percent) = value
+            && percent > 1.0
+            && percent <= 100.0
+        {
+            why.push_str(&format!(" (did you mean {}?)", percent / 100.0));
+        }
+        Err(Invalid::new(self.path, why))
+    }
+
+    pub(super) fn set(&self, policy: &mut Policy, value: Value) {
+        (self.set)(policy, value);
+    }
+}
+
+macro_rules! field {
+    ($group:ident.$name:ident: $type:ty, $range:expr) => {
+        Field {
+            path: concat!(stringify!($group), ".", stringify!($name)),
+            range: $range,
+            read: |wire| wire.$group.as_ref().and_then(|group| group.$name).map(<$type as Setting>::read),
+            write: |wire, value| {
+                wire.$group.get_or_insert_default().$name = Some(<$type>::from_value(value).to_wire());
+            },
+            get: |policy| policy.$group.$name.to_value(),
+            set: |policy, value| policy.$group.$name = <$type>::from_value(value),
+        }
+    };
+    ($name:ident: $type:ty, $range:expr) => {
+        Field {
+            path: stringify!($name),
+            range: $range,
+            read: |wire| wire.$name.map(<$type as Setting>::read),
+            write: |wire, value| wire.$name = Some(<$type>::from_value(value).to_wire()),
+            get: |policy| policy.$name.to_value(),
+            set: |policy, value| policy.$name = <$type>::from_value(value),
+        }
+    };
+}
+
+const fn span(min: Duration, max: Duration) -> Range {
+    Range::Duration { min, max }
+}
+
+const fn count(min: u32, max: u32) -> Range {
+    Range::Count { min, max }
+}
+
+const SHARE: Range = Range::Ratio { zero: true };
+
+/// Every setting, in the order of the contract.
+pub static FIELDS: [Field; 19] = [
+    field!(timeout.connect: Duration, span(MS, MINUTE)),
+    field!(timeout.per_try: Duration, span(MS, HOUR)),
+    field!(timeout.request: Duration, span(MS, DAY)),
+    field!(timeout.stream_idle: Duration, span(MS, DAY)),
+    field!(retry.max_retry_count: u8, count(0, 10)),
+    field!(retry.budget_ratio: f64, SHARE),
+    field!(retry.base_backoff: Duration, span(MS, MINUTE)),
+    field!(retry.max_backoff: Duration, span(MS, MINUTE)),
+    field!(breaker.consecutive_failure_count: u32, count(1, 10_000)),
+    field!(breaker.failure_ratio: f64, Range::Ratio { zero: false }),
+    field!(breaker.window: Duration, span(SECOND, Duration::from_secs(600))),
+    field!(breaker.min_request_count: u32, count(1, 1_000_000)),
+    field!(breaker.base_open: Duration, span(Duration::from_millis(10), HOUR)),
+    field!(breaker.max_open: Duration, span(Duration::from_millis(10), HOUR)),
+    field!(breaker.half_open_success_count: u8, count(1, 100)),
+    field!(guard.enabled: bool, Range::Flag),
+    field!(guard.max_removal_ratio: f64, SHARE),
+    field!(guard.hold_time: Duration, span(MINUTE, Duration::from_secs(7 * 86_400))),
+    field!(drain_timeout: DrainTimeout, span(Duration::ZERO, HOUR)),
+];
+
+/// What a stored policy is called and what the registry says of it: no settings, and ignored where settings are named.
+pub const OUTPUT_FIELDS: [&str; 6] =
+    ["service", "etag", "revision", "update_time", "updated_by", "update_reason"];
+
+/// Pairs of settings of which the first may not be above the second in any resolved policy.
+pub(super) const ORDERED: [(&str, &str); 2] =
+    [("retry.base_backoff", "retry.max_backoff"), ("breaker.base_open", "breaker.max_open")];
+
+/// The settings that a path names: one, or those of a group, e.g. `breaker`; none when it names neither.
+pub fn named(path: &str) -> impl Iterator<Item = &'static Field> {
+    FIELDS.iter().filter(move |field| field.path == path || group(field) == Some(path))
+}
+
+/// The group of a setting, e.g. `breaker`.
+fn group(field: &Field) -> Option<&'static str> {
+    field.path.split_once('.').map(|(group, _)| group)
+}
+
+/// Says that a path names nothing: what it may have meant, and what there is.
+pub fn unknown(path: &str) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    for field in &FIELDS {
+        // The fields of a group stand together.
+        names.extend(group(field).filter(|group| !names.contains(group)));
+        names.push(field.path);
+    }
+    let meant = nearest(path, names.iter().copied()).or_else(|| {
+        // `failure_ratio` is how people call `breaker.failure_ratio`.
+        let is_last = |name: &&&str| name.rsplit_once('.').is_some_and(|(_, last)| last == path);
+        names.iter().find(is_last).copied()
+    });
+    let hint = meant.map_or_else(String::new, |name| format!(" (did you mean \"{name}\"?)"));
+    format!("\"{}\" is no setting of a policy{hint}: there are {}", path.escape_debug(), names.join(", "))
+}

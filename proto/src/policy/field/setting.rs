@@ -1,0 +1,126 @@
+//! The types of settings: how each is read from the wire, written there, and carried as a value.
+
+use std::time::Duration;
+
+use prost_types::Duration as WireDuration;
+
+use super::{super::DrainTimeout, Value};
+use crate::time::{duration, non_negative};
+
+/// Why a value of the wire is none of any setting.
+pub(super) enum Unreadable {
+    NegativeCount(i32),
+    NegativeDuration,
+}
+
+/// The type that a setting has in a resolved policy, and how it is written on the wire.
+pub(super) trait Setting: Copy {
+    type Wire;
+    fn read(wire: Self::Wire) -> Result<Value, Unreadable>;
+    fn to_wire(self) -> Self::Wire;
+    fn to_value(self) -> Value;
+    /// Of a value that is of its kind and in its range.
+    fn from_value(value: Value) -> Self;
+}
+
+/// What a table that fits itself never meets.
+fn of_another_kind(value: Value) -> ! {
+    panic!("{value} is not of the setting's kind")
+}
+
+impl Setting for Duration {
+    type Wire = WireDuration;
+    fn read(wire: WireDuration) -> Result<Value, Unreadable> {
+        non_negative(wire).map(Value::Duration).ok_or(Unreadable::NegativeDuration)
+    }
+    fn to_wire(self) -> WireDuration {
+        duration(self)
+    }
+    fn to_value(self) -> Value {
+        Value::Duration(self)
+    }
+    fn from_value(value: Value) -> Self {
+        if let Value::Duration(value) = value { value } else { of_another_kind(value) }
+    }
+}
+
+impl Setting for DrainTimeout {
+    type Wire = WireDuration;
+    fn read(wire: WireDuration) -> Result<Value, Unreadable> {
+        Duration::read(wire)
+    }
+    fn to_wire(self) -> WireDuration {
+        self.0.to_wire()
+    }
+    fn to_value(self) -> Value {
+        self.0.to_value()
+    }
+    fn from_value(value: Value) -> Self {
+        Self(Duration::from_value(value))
+    }
+}
+
+impl Setting for u32 {
+    type Wire = i32;
+    fn read(wire: i32) -> Result<Value, Unreadable> {
+        u32::try_from(wire).map(Value::Count).map_err(|_| Unreadable::NegativeCount(wire))
+    }
+    fn to_wire(self) -> i32 {
+        i32::try_from(self).unwrap_or(i32::MAX)
+    }
+    fn to_value(self) -> Value {
+        Value::Count(self)
+    }
+    fn from_value(value: Value) -> Self {
+        if let Value::Count(value) = value { value } else { of_another_kind(value) }
+    }
+}
+
+impl Setting for u8 {
+    type Wire = i32;
+    fn read(wire: i32) -> Result<Value, Unreadable> {
+        u32::read(wire)
+    }
+    fn to_wire(self) -> i32 {
+        self.into()
+    }
+    fn to_value(self) -> Value {
+        Value::Count(self.into())
+    }
+    fn from_value(value: Value) -> Self {
+        u8::try_from(u32::from_value(value)).unwrap_or(u8::MAX)
+    }
+}
+
+impl Setting for f64 {
+    type Wire = f64;
+    fn read(wire: f64) -> Result<Value, Unreadable> {
+        // A negative zero is zero: equal values have equal bytes.
+        Ok(Value::Ratio(if wire == 0.0 { 0.0 } else { wire }))
+    }
+    fn to_wire(self) -> f64 {
+        self
+    }
+    fn to_value(self) -> Value {
+        Value::Ratio(self)
+    }
+    fn from_value(value: Value) -> Self {
+        if let Value::Ratio(value) = value { value } else { of_another_kind(value) }
+    }
+}
+
+impl Setting for bool {
+    type Wire = bool;
+    fn read(wire: bool) -> Result<Value, Unreadable> {
+        Ok(Value::Flag(wire))
+    }
+    fn to_wire(self) -> bool {
+        self
+    }
+    fn to_value(self) -> Value {
+        Value::Flag(self)
+    }
+    fn from_value(value: Value) -> Self {
+        if let Value::Flag(value) = value { value } else { of_another_kind(value) }
+    }
+}

@@ -1,0 +1,129 @@
+use prost_reflect::{DescriptorPool, FieldDescriptor, Kind};
+use prost_types::Duration as WireDuration;
+
+use super::*;
+
+/// The paths of all fields below a message, without those of groups themselves.
+fn leaves(prefix: &str, fields: impl Iterator<Item = FieldDescriptor>) -> Vec<String> {
+    let mut paths = Vec::new();
+    for field in fields {
+        let path = format!("{prefix}{}", field.name());
+        match field.kind() {
+            Kind::Message(group) if group.package_name() == "gateway.v1" => {
+                paths.extend(leaves(&format!("{path}."), group.fields()));
+            }
+            _ => paths.push(path),
+        }
+    }
+    paths
+}
+
+#[test]
+fn the_table_and_the_output_fields_are_the_fields_of_the_message() {
+    let pool = DescriptorPool::decode(crate::FILE_DESCRIPTOR_SET).unwrap();
+    let message = pool.get_message_by_name("gateway.v1.Policy").unwrap();
+    let settings: Vec<_> = leaves("", message.fields())
+        .into_iter()
+        .filter(|path| !OUTPUT_FIELDS.contains(&path.as_str()))
+        .collect();
+    assert_eq!(settings, FIELDS.map(|field| field.path));
+    let outputs = OUTPUT_FIELDS.iter().filter(|path| message.get_field_by_name(path).is_some());
+    assert_eq!(outputs.count(), OUTPUT_FIELDS.len());
+}
+
+#[test]
+fn every_default_is_in_its_range_and_every_setting_has_a_place_of_its_own() {
+    let default = Policy::default();
+    for field in &FIELDS {
+        assert_eq!(field.check(field.default_value()), Ok(field.default_value()), "{field:?}");
+        let other = match field.range {
+            Range::Duration { max, .. } => Value::Duration(max),
+            Range::Count { max, .. } => Value::Count(max),
+            Range::Ratio { .. } => Value::Ratio(1.0),
+            Range::Flag => Value::Flag(false),
+        };
+        assert_ne!(other, field.default_value(), "{field:?}");
+        let (mut policy, mut wire) = (default, v1::Policy::default());
+        field.set(&mut policy, other);
+        field.write(&mut wire, other);
+        for at in &FIELDS {
+            let is_it = at.path == field.path;
+            assert_eq!(at.of(&policy) != at.of(&default), is_it, "{field:?} {at:?}");
+            assert_eq!(at.read(&wire), Ok(is_it.then_some(other)), "{field:?} {at:?}");
+        }
+    }
+}
+
+#[test]
+fn both_ends_of_a_range_are_in_it_and_what_is_beyond_them_is_refused_with_it() {
+    let at = |path: &str| named(path).next().unwrap();
+    let second = Duration::from_secs(1);
+    for (path, value, why) in [
+        ("breaker.window", Value::Duration(second), None),
+        ("breaker.window", Value::Duration(second * 600), None),
+        (
+            "breaker.window",
+            Value::Duration(second - Duration::from_nanos(1)),
+            Some("999999999ns is not in 1s..=10m"),
+        ),
+        ("breaker.window", Value::Duration(second * 601), Some("601s is not in 1s..=10m")),
+        ("retry.max_retry_count", Value::Count(0), None),
+        ("retry.max_retry_count", Value::Count(10), None),
+        ("retry.max_retry_count", Value::Count(11), Some("11 is not in 0..=10")),
+        ("retry.budget_ratio", Value::Ratio(0.0), None),
+        ("retry.budget_ratio", Value::Ratio(f64::NAN), Some("NaN is not in 0.0..=1.0")),
+        ("retry.budget_ratio", Value::Ratio(-0.1), Some("-0.1 is not in 0.0..=1.0")),
+        ("retry.budget_ratio", Value::Ratio(200.0), Some("200 is not in 0.0..=1.0")),
+        ("breaker.failure_ratio", Value::Ratio(1.0), None),
+        ("breaker.failure_ratio", Value::Ratio(0.0), Some("0 is not above 0.0 and up to 1.0")),
+        (
+            "breaker.failure_ratio",
+            Value::Ratio(50.0),
+            Some("50 is not above 0.0 and up to 1.0 (did you mean 0.5?)"),
+        ),
+        ("guard.hold_time", Value::Duration(second), Some("1s is not in 1m..=7d")),
+        ("drain_timeout", Value::Duration(Duration::ZERO), None),
+        ("drain_timeout", Value::Duration(second * 3601), Some("3601s is not in 0s..=1h")),
+    ] {
+        let expected = why.map_or(Ok(()), |why| Err(Invalid::new(path, why)));
+        assert_eq!(at(path).check(value).map(|_| ()), expected, "{path} {value}");
+    }
+}
+
+#[test]
+fn negative_numbers_and_durations_are_refused() {
+    let wire = v1::Policy {
+        retry: Some(v1::RetryPolicy { max_retry_count: Some(-1), ..Default::default() }),
+        drain_timeout: Some(WireDuration { seconds: -1, nanos: 0 }),
+        ..Default::default()
+    };
+    let read = |path: &str| named(path).next().unwrap().read(&wire).unwrap_err().to_string();
+    assert_eq!(read("retry.max_retry_count"), "retry.max_retry_count: -1 is not in 0..=10");
+    assert_eq!(read("drain_timeout"), "drain_timeout: is not a duration of zero or more");
+}
+
+#[test]
+fn a_path_names_one_setting_or_those_of_its_group() {
+    let paths = |path: &str| named(path).map(Field::path).collect::<Vec<_>>();
+    assert_eq!(paths("drain_timeout"), ["drain_timeout"]);
+    assert_eq!(paths("retry.max_backoff"), ["retry.max_backoff"]);
+    assert_eq!(paths("guard"), ["guard.enabled", "guard.max_removal_ratio", "guard.hold_time"]);
+    for nothing in ["", ".", "guard.", "guard.*", "Guard", "max_backoff", "drain_timeout.seconds", "etag"] {
+        assert!(paths(nothing).is_empty(), "{nothing}");
+    }
+}
+
+#[test]
+fn an_unknown_path_is_answered_with_the_nearest_and_with_all() {
+    for (path, meant) in [
+        ("breaker.failure_rate", " (did you mean \"breaker.failure_ratio\"?)"),
+        ("failure_ratio", " (did you mean \"breaker.failure_ratio\"?)"),
+        ("breakers", " (did you mean \"breaker\"?)"),
+        ("hedging", ""),
+    ] {
+        let text = unknown(path);
+        let begin =
+            format!("\"{path}\" is no setting of a policy{meant}: there are timeout, timeout.connect, ");
+        assert!(text.starts_with(&begin) && text.ends_with(", drain_timeout"), "{text}");
+    }
+}

@@ -1,0 +1,312 @@
+//! A policy as somebody set it: some settings have a value, the others say nothing.
+
+use std::fmt;
+
+use prost_types::FieldMask;
+
+use super::field::{self, FIELDS, Field, OUTPUT_FIELDS, Value};
+use crate::{Check, Invalid, v1};
+
+/// The settings that a stored policy has, each in its range.
+///
+/// There is one form for each content: equal policies are equal, and so are their bytes. How settings of different
+/// policies go together is for [`super::check_resolved`].
+#[derive(Clone, Copy, PartialEq)]
+pub struct Partial([Option<Value>; FIELDS.len()]);
+
+/// NaN is in no range, so every value equals itself.
+impl Eq for Partial {}
+
+impl Default for Partial {
+    /// Says nothing.
+    fn default() -> Self {
+        Self([None; FIELDS.len()])
+    }
+}
+
+impl fmt::Debug for Partial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.settings().map(|(field, value)| (field.path(), value));
+        f.debug_map().entries(shown).finish()
+    }
+}
+
+impl Partial {
+    /// Reads the settings of a message; its service and its output fields are not looked at.
+    ///
+    /// # Errors
+    /// [`Invalid`] with one violation for every setting out of its range, e.g. `breaker.failure_ratio`.
+    pub fn parse(wire: &v1::Policy) -> Result<Self, Invalid> {
+        let mut partial = Self::default();
+        partial.take(wire, |_| true)?;
+        Ok(partial)
+    }
+
+    /// What becomes of it by an update.
+    ///
+    /// Without a mask, or with an empty one, every setting that `change` has is taken over. With one, the named settings
+    /// are, whether `change` has them or not: those it has not are cleared. A group, e.g. `breaker`, names all below it,
+    /// and `*` names all. Output fields may be named and mean nothing. What is not named is not looked at, right or wrong.
+    ///
+    /// # Errors
+    /// [`Invalid`] with one violation for every named setting out of its range, e.g. `breaker.failure_ratio`, and for
+    /// every path that names nothing, each as `update_mask`.
+    pub fn updated(&self, change: &v1::Policy, mask: Option<&FieldMask>) -> Result<Self, Invalid> {
+        let mut updated = *self;
+        let paths = mask.map_or(&[][..], |mask| &mask.paths);
+        if paths.is_empty() {
+            updated.take(change, |_| true)?;
+            return Ok(updated);
+        }
+        let mut check = Check::default();
+        let mut is_named = [false; FIELDS.len()];
+        for path in paths {
+            check.take(name(path, &mut is_named));
+        }
+        for (slot, named) in updated.0.iter_mut().zip(is_named) {
+            if named {
+                *slot = None;
+            }
+        }
+        check.take(updated.take(change, |index| is_named[index]));
+        check.finish()?;
+        Ok(updated)
+    }
+
+    /// Takes over what a message has of the chosen settings.
+    fn take(&mut self, wire: &v1::Policy, is_chosen: impl Fn(usize) -> bool) -> Result<(), Invalid> {
+        let mut check = Check::default();
+        for (index, field) in FIELDS.iter().enumerate().filter(|(index, _)| is_chosen(*index)) {
+            let value = field.read(wire).and_then(|value| value.map(|value| field.check(value)).transpose());
+            if let Some(Some(value)) = check.take(value) {
+                self.0[index] = Some(value);
+            }
+        }
+        check.finish()
+    }
+
+    /// The settings that it has, in the order of the contract.
+    pub fn settings(&self) -> impl Iterator<Item = (&'static Field, Value)> {
+        FIELDS.iter().zip(self.0).filter_map(|(field, value)| Some((field, value?)))
+    }
+
+    /// The value of each setting of [`FIELDS`], in that order.
+    pub(super) fn values(&self) -> &[Option<Value>; FIELDS.len()] {
+        &self.0
+    }
+
+    /// Whether it says nothing at all.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Writes the settings that it has, and nothing else.
+    pub fn to_wire(&self) -> v1::Policy {
+        let mut wire = v1::Policy::default();
+        self.settings().for_each(|(field, value)| field.write(&mut wire, value));
+        wire
+    }
+}
+
+/// Marks the settings that one path of a mask names.
+fn name(path: &str, is_named: &mut [bool; FIELDS.len()]) -> Result<(), Invalid> {
+    if path == "*" {
+        *is_named = [true; FIELDS.len()];
+        return Ok(());
+    }
+    let mut is_known = OUTPUT_FIELDS.contains(&path);
+    for field in field::named(path) {
+        let index = FIELDS.iter().position(|at| at.path() == field.path());
+        is_named[index.expect("what is named is in the table")] = true;
+        is_known = true;
+    }
+    if is_known { Ok(()) } else { Err(Invalid::new("update_mask", field::unknown(path))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+    use prost::Message as _;
+    use prost_types::Duration as WireDuration;
+
+    use super::*;
+    use crate::{policy::field::Range, time::duration};
+
+    fn wire(settings: &[(&str, Value)]) -> v1::Policy {
+        let mut wire = v1::Policy::default();
+        for (path, value) in settings {
+            field::named(path).next().unwrap().write(&mut wire, *value);
+        }
+        wire
+    }
+
+    fn partial(settings: &[(&str, Value)]) -> Partial {
+        Partial::parse(&wire(settings)).unwrap()
+    }
+
+    fn mask<const N: usize>(paths: [&str; N]) -> FieldMask {
+        FieldMask { paths: paths.map(str::to_owned).into() }
+    }
+
+    const WINDOW: (&str, Value) = ("breaker.window", Value::Duration(Duration::from_secs(20)));
+    const RATIO: (&str, Value) = ("breaker.failure_ratio", Value::Ratio(0.25));
+    const DRAIN: (&str, Value) = ("drain_timeout", Value::Duration(Duration::from_secs(5)));
+
+    #[test]
+    fn what_is_not_set_says_nothing() {
+        let empty = Partial::parse(&v1::Policy::default()).unwrap();
+        assert!(empty.is_empty());
+        assert_eq!(empty.to_wire(), v1::Policy::default());
+        assert_eq!(format!("{:?}", partial(&[RATIO])), "{\"breaker.failure_ratio\": Ratio(0.25)}");
+    }
+
+    #[test]
+    fn equal_policies_are_equal_however_they_were_written() {
+        let sprawling = v1::Policy {
+            service: "orders".into(),
+            etag: "x".into(),
+            revision: 7,
+            timeout: Some(v1::TimeoutPolicy::default()),
+            retry: Some(v1::RetryPolicy { budget_ratio: Some(-0.0), ..Default::default() }),
+            drain_timeout: Some(WireDuration { seconds: 4, nanos: 1_000_000_000 }),
+            ..Default::default()
+        };
+        let terse = wire(&[("retry.budget_ratio", Value::Ratio(0.0)), DRAIN]);
+        assert_ne!(sprawling.encode_to_vec(), terse.encode_to_vec());
+        let (one, other) = (Partial::parse(&sprawling).unwrap(), Partial::parse(&terse).unwrap());
+        assert_eq!(one, other);
+        assert_eq!(one.to_wire().encode_to_vec(), other.to_wire().encode_to_vec());
+    }
+
+    #[test]
+    fn every_setting_out_of_range_is_named() {
+        let wire = wire(&[
+            ("retry.max_retry_count", Value::Count(40)),
+            ("breaker.failure_ratio", Value::Ratio(50.0)),
+            DRAIN,
+        ]);
+        assert_eq!(
+            Partial::parse(&wire).unwrap_err().to_string(),
+            "retry.max_retry_count: 40 is not in 0..=10; \
+             breaker.failure_ratio: 50 is not above 0.0 and up to 1.0 (did you mean 0.5?)"
+        );
+    }
+
+    #[test]
+    fn without_a_mask_what_is_set_is_taken_over_and_the_rest_stays() {
+        let before = partial(&[WINDOW, DRAIN]);
+        let change = wire(&[RATIO, ("drain_timeout", Value::Duration(Duration::ZERO))]);
+        let after = partial(&[WINDOW, RATIO, ("drain_timeout", Value::Duration(Duration::ZERO))]);
+        assert_eq!(before.updated(&change, None), Ok(after));
+        assert_eq!(before.updated(&change, Some(&mask([]))), Ok(after));
+    }
+
+    #[test]
+    fn a_star_replaces_all_of_it() {
+        let before = partial(&[WINDOW, DRAIN]);
+        assert_eq!(before.updated(&wire(&[RATIO]), Some(&mask(["*"]))), Ok(partial(&[RATIO])));
+        assert_eq!(before.updated(&wire(&[]), Some(&mask(["*"]))), Ok(Partial::default()));
+    }
+
+    #[test]
+    fn a_named_setting_is_set_or_cleared_and_what_is_not_named_is_not_looked_at() {
+        let before = partial(&[WINDOW, DRAIN]);
+        let wrong = ("retry.max_retry_count", Value::Count(40));
+        let change = wire(&[RATIO, wrong]);
+        let named = mask(["breaker.failure_ratio", "drain_timeout"]);
+        assert_eq!(before.updated(&change, Some(&named)), Ok(partial(&[WINDOW, RATIO])));
+    }
+
+    #[test]
+    fn a_named_group_is_replaced_as_a_whole() {
+        let before = partial(&[WINDOW, DRAIN]);
+        assert_eq!(before.updated(&wire(&[RATIO]), Some(&mask(["breaker"]))), Ok(partial(&[RATIO, DRAIN])));
+        assert_eq!(
+            before.updated(&wire(&[]), Some(&mask(["breaker", "breaker.window"]))),
+            Ok(partial(&[DRAIN]))
+        );
+    }
+
+    #[test]
+    fn output_fields_may_be_named_and_mean_nothing() {
+        let before = partial(&[WINDOW]);
+        let change = v1::Policy { service: "orders".into(), etag: "x".into(), ..wire(&[DRAIN]) };
+        assert_eq!(before.updated(&change, Some(&mask(["etag", "service"]))), Ok(before));
+        let both = mask(["etag", "drain_timeout"]);
+        assert_eq!(before.updated(&change, Some(&both)), Ok(partial(&[WINDOW, DRAIN])));
+    }
+
+    #[test]
+    fn every_path_that_names_nothing_and_every_named_value_out_of_range_is_refused_at_once() {
+        let change = wire(&[("retry.max_retry_count", Value::Count(40))]);
+        let invalid = Partial::default()
+            .updated(&change, Some(&mask(["breaker.windw", "retry", "", "hedging"])))
+            .unwrap_err();
+        let fields: Vec<_> = invalid.violations().iter().map(|v| v.field.as_str()).collect();
+        assert_eq!(fields, ["update_mask", "update_mask", "update_mask", "retry.max_retry_count"]);
+        let first = &invalid.violations()[0].description;
+        assert!(
+            first.starts_with(
+                "\"breaker.windw\" is no setting of a policy (did you mean \"breaker.window\"?)"
+            )
+        );
+    }
+
+    fn any_value(field: &Field) -> BoxedStrategy<Value> {
+        match field.range() {
+            Range::Duration { min, max } => (min.as_millis() as u64..=max.as_millis() as u64)
+                .prop_map(|millis| Value::Duration(Duration::from_millis(millis)))
+                .boxed(),
+            Range::Count { min, max } => (min..=max).prop_map(Value::Count).boxed(),
+            Range::Ratio { .. } => (0.001..=1.0).prop_map(Value::Ratio).boxed(),
+            Range::Flag => any::<bool>().prop_map(Value::Flag).boxed(),
+        }
+    }
+
+    fn any_partial() -> impl Strategy<Value = Partial> {
+        FIELDS
+            .iter()
+            .map(|field| proptest::option::of(any_value(field)))
+            .collect::<Vec<_>>()
+            .prop_map(|values| Partial(values.try_into().unwrap()))
+    }
+
+    proptest! {
+        #[test]
+        fn a_partial_policy_survives_the_wire(partial in any_partial()) {
+            prop_assert_eq!(Partial::parse(&partial.to_wire()), Ok(partial));
+        }
+
+        #[test]
+        fn an_update_touches_exactly_what_is_named(
+            before in any_partial(),
+            change in any_partial(),
+            chosen in proptest::collection::vec(0..FIELDS.len(), 1..6),
+        ) {
+            let paths = chosen.iter().map(|index| FIELDS[*index].path().to_owned()).collect();
+            let after = before.updated(&change.to_wire(), Some(&FieldMask { paths })).unwrap();
+            for index in 0..FIELDS.len() {
+                let from = if chosen.contains(&index) { change } else { before };
+                prop_assert_eq!(after.values()[index], from.values()[index]);
+            }
+        }
+
+        #[test]
+        fn no_message_makes_parsing_panic(bytes in proptest::collection::vec(any::<u8>(), 0..64), nanos in any::<i32>()) {
+            if let Ok(wire) = v1::Policy::decode(&bytes[..]) {
+                let _ = Partial::parse(&wire);
+            }
+            let odd = v1::Policy { drain_timeout: Some(WireDuration { seconds: i64::MIN, nanos }), ..Default::default() };
+            prop_assert!(Partial::parse(&odd).is_err());
+        }
+    }
+
+    #[test]
+    fn a_duration_is_kept_to_the_nanosecond() {
+        let span = Duration::new(1, 1);
+        let change = v1::Policy { drain_timeout: Some(duration(span)), ..Default::default() };
+        assert_eq!(Partial::parse(&change).unwrap().to_wire().drain_timeout, Some(duration(span)));
+    }
+}

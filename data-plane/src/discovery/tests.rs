@@ -1,7 +1,11 @@
 //! What the pure half of discovery promises, as examples and as properties.
 
+mod content;
+mod overrides;
+mod policies;
 mod properties;
 mod refusals;
+mod routes;
 
 use gateway_proto::{
     ServiceName,
@@ -55,6 +59,25 @@ pub(crate) fn delta(base: i64, revision: i64, delta: v1::Delta) -> v1::StreamSna
 
 pub(crate) fn bookmark(revision: i64) -> v1::StreamSnapshotsResponse {
     message("e", revision, Update::Bookmark(v1::Bookmark { ..Default::default() }))
+}
+
+pub(crate) fn removal(service: &str, id: &str, cause: v1::RemovalCause) -> v1::ReplicaRemoval {
+    v1::ReplicaRemoval { service: service.into(), replica_id: id.into(), cause: cause.into() }
+}
+
+/// A breaker forced open on every data plane until the year 2500, at revision 1.
+pub(crate) fn override_of(id: &str, service: &str, replica: &str) -> v1::OverrideEntry {
+    v1::OverrideEntry {
+        override_id: id.into(),
+        service: service.into(),
+        replica_id: replica.into(),
+        kind: v1::OverrideKind::BreakerOpen.into(),
+        expire_time: Some(prost_types::Timestamp { seconds: 16_725_225_600, nanos: 0 }),
+        reason: "bad deploy".into(),
+        author: "ana".into(),
+        revision: 1,
+        ..Default::default()
+    }
 }
 
 /// Epoch "e" at revision 5: `orders` with r-1 and r-2, `users` with r-1.

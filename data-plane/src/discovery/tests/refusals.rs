@@ -129,6 +129,81 @@ fn a_key_named_twice_is_refused() {
 }
 
 #[test]
+fn an_override_named_twice_is_refused() {
+    let entry = || override_of("o-1", "orders", "r-1");
+    let text = "override \"o-1\" is named twice";
+    for response in [
+        message(
+            "e",
+            6,
+            Update::Full(v1::FullSnapshot { overrides: vec![entry(), entry()], ..Default::default() }),
+        ),
+        delta(5, 6, v1::Delta { upsert_overrides: vec![entry(), entry()], ..Default::default() }),
+        delta(5, 6, v1::Delta { remove_overrides: vec!["o-1".into(), "o-1".into()], ..Default::default() }),
+        delta(
+            5,
+            6,
+            v1::Delta {
+                upsert_overrides: vec![entry()],
+                remove_overrides: vec!["o-1".into()],
+                ..Default::default()
+            },
+        ),
+    ] {
+        assert_refused(response, "DUPLICATE_KEY", text);
+    }
+}
+
+#[test]
+fn an_override_that_is_not_valid_is_named_with_the_field_at_fault() {
+    let entry = || override_of("o-1", "orders", "r-1");
+    let upsert = |wire| delta(5, 6, v1::Delta { upsert_overrides: vec![wire], ..Default::default() });
+    for (wire, text) in [
+        (
+            v1::OverrideEntry { override_id: String::new(), ..entry() },
+            "override \"\": override_id: is required",
+        ),
+        (
+            v1::OverrideEntry { expire_time: None, ..entry() },
+            "override \"o-1\": expire_time: is required: every override ends",
+        ),
+        (v1::OverrideEntry { service: String::new(), ..entry() }, "override \"o-1\": service: is required"),
+        (
+            v1::OverrideEntry { replica_id: String::new(), ..entry() },
+            "override \"o-1\": replica_id: is required",
+        ),
+        (
+            v1::OverrideEntry { node_id: "DP".into(), ..entry() },
+            "override \"o-1\": node_id: may hold only a-z, 0-9 and '-', found 'D'",
+        ),
+    ] {
+        assert_refused(upsert(wire.clone()), "INVALID_RESOURCE", text);
+        let full = v1::FullSnapshot { overrides: vec![wire], last_part: true, ..Default::default() };
+        assert_refused(message("e", 6, Update::Full(full)), "INVALID_RESOURCE", text);
+    }
+}
+
+#[test]
+fn what_belongs_into_the_first_part_is_refused_in_a_later_one() {
+    for late in [
+        v1::FullSnapshot { default_policy: Some(v1::Policy::default()), ..Default::default() },
+        v1::FullSnapshot { overrides: vec![override_of("o-1", "orders", "r-1")], ..Default::default() },
+    ] {
+        let (mut held, mut assembly) = (held(), Assembly::default());
+        assert_eq!(assembly.receive(&mut held, part(6, 0, false, vec![])), Received::Partial);
+        let late = v1::FullSnapshot { part_index: 1, last_part: true, ..late };
+        let text = "part 1 brings what belongs into part 0: policies or overrides";
+        assert_refused_by(
+            &mut assembly,
+            &mut held,
+            message("e", 6, Update::Full(late)),
+            "INVALID_RESOURCE",
+            text,
+        );
+    }
+}
+
+#[test]
 fn a_service_that_comes_back_after_another_one_is_named_twice() {
     let (mut held, mut assembly) = (held(), Assembly::default());
     let first = vec![service("a", vec![]), service("b", vec![])];

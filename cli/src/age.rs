@@ -22,6 +22,13 @@ pub(crate) fn until(now: SystemTime, at: Option<Timestamp>) -> String {
     }
 }
 
+/// The time of day of an instant, UTC to the second like the short form of the logs: `14:17:22Z`; `-` when it is missing.
+pub(crate) fn time_of_day(at: Option<Timestamp>) -> String {
+    let Some(at) = at else { return NONE.into() };
+    let full = humantime::format_rfc3339_seconds(system_time(at)).to_string();
+    full.split_once('T').map_or(full.clone(), |(_, time)| time.to_owned())
+}
+
 /// Time passed from `at` to `now`; zero when `at` lies ahead, as clocks of two machines differ.
 pub(crate) fn elapsed(now: SystemTime, at: Timestamp) -> Duration {
     now.duration_since(system_time(at)).unwrap_or_default()
@@ -58,6 +65,13 @@ mod tests {
         ] {
             assert_eq!(short(Duration::from_secs(seconds)), text);
         }
+    }
+
+    #[test]
+    fn a_time_of_day_is_utc_to_the_second() {
+        let at = SystemTime::UNIX_EPOCH + Duration::from_millis(86_400_000 + 51_442_999);
+        assert_eq!(time_of_day(Some(timestamp(at))), "14:17:22Z");
+        assert_eq!(time_of_day(None), "-");
     }
 
     #[test]

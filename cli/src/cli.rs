@@ -5,7 +5,10 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::{
-    commands::{demo, demo_replica, deregister, describe, dev, events, get, register},
+    commands::{
+        breaker, check, demo, demo_replica, deregister, describe, dev, drain, end_override, events, get,
+        policy, register, release_guard, undrain,
+    },
     endpoint,
     output::{Color, Format, Output},
 };
@@ -13,7 +16,7 @@ use crate::{
 /// Looks into the gateway, acts on it, and tries it out.
 ///
 /// Exit codes: 0 done, 1 failed, 2 usage or invalid argument, 3 not found, 4 conflict, 5 control plane unreachable,
-/// 6 not allowed.
+/// 6 not allowed, 7 waited in vain, 8 done in part.
 #[derive(Debug, Parser)]
 #[command(name = "gwctl", version, max_term_width = 120)]
 pub(crate) struct Cli {
@@ -71,7 +74,7 @@ impl Global {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// List services, replicas, breakers, data planes or events
+    /// List services, replicas, breakers, data planes, policies, overrides or events
     #[command(subcommand)]
     Get(get::Noun),
     /// Show everything about one replica
@@ -83,6 +86,22 @@ pub(crate) enum Command {
     Register(register::Args),
     /// Remove a replica
     Deregister(deregister::Args),
+    /// Stop new requests to a replica, and tell when nothing is in flight
+    Drain(drain::Args),
+    /// Return a drained replica to service
+    Undrain(undrain::Args),
+    /// Force breakers open or closed for a time, reset them, or hand them back to their rules
+    #[command(subcommand)]
+    Breaker(breaker::Verb),
+    /// Show and change how requests are treated, for one service or for all
+    #[command(subcommand)]
+    Policy(policy::Verb),
+    /// Let go the replicas that the guard against mass removal holds as LOST
+    ReleaseGuard(release_guard::Args),
+    /// End an override before its time
+    EndOverride(end_override::Args),
+    /// Check the control plane, the data planes and the services
+    Check(check::Args),
     /// Run both planes in one process, for development
     Dev(dev::Args),
     /// Run both planes, three replicas that can fail, and a gentle load
@@ -136,6 +155,23 @@ mod tests {
             "gwctl deregister orders/r-1 -y --reason gone",
             "gwctl dev --port-offset 100 --data-dir /tmp/x",
             "gwctl demo --random-ports --rate 100 --duration 30s",
+            "gwctl drain orders/r-1 --reason update --drain-timeout 10s --allow-last --wait 60s --author ana",
+            "gwctl undrain orders/r-1",
+            "gwctl breaker open orders/r-1 --reason broken --ttl 5m --node dp-1",
+            "gwctl breaker close orders --all --reason broken --dry-run",
+            "gwctl breaker reset orders --all --wait 0s",
+            "gwctl breaker auto orders/r-1",
+            "gwctl policy get",
+            "gwctl policy get * --resolved",
+            "gwctl policy set orders breaker.window=20s guard.enabled=false --dry-run",
+            "gwctl policy unset * breaker drain_timeout --reason calm",
+            "gwctl policy delete orders --dry-run",
+            "gwctl get policies",
+            "gwctl get overrides orders",
+            "gwctl release-guard orders --ttl 1h",
+            "gwctl end-override guard/orders",
+            "gwctl check --fail-on warn --wait 30s",
+            "gwctl deregister orders/r-1 -y --block 10m",
             "gwctl version",
         ] {
             assert!(parse(line).is_ok(), "{line}");
@@ -151,6 +187,14 @@ mod tests {
             ("gwctl register orders 127.0.0.1:80 --label team", "is written KEY=VALUE"),
             ("gwctl register orders 127.0.0.1:80 --weight 0", "not in 1..=1000"),
             ("gwctl register orders 127.0.0.1:80 --ttl 5s --permanent", "cannot be used with"),
+            ("gwctl drain orders", "is written SERVICE/REPLICA"),
+            ("gwctl drain orders/r-1 --wait 1m --dry-run", "cannot be used with"),
+            ("gwctl breaker open orders/r-1", "--reason <TEXT>"),
+            ("gwctl breaker auto Orders", "may hold only a-z"),
+            ("gwctl policy set orders", "<SETTING=VALUE>"),
+            ("gwctl policy set orders breaker.windw=20s", "did you mean \"breaker.window\"?"),
+            ("gwctl policy unset orders", "<SETTING>"),
+            ("gwctl policy get orders/r-1", "may hold only a-z"),
             ("gwctl demo --rate 0", "not in 1..=1000"),
             ("gwctl dev --random-ports --port-offset 1", "cannot be used with"),
             ("gwctl get services --timeout soon", "expected number"),

@@ -10,14 +10,21 @@ use crate::{
     output::{Format, Output},
 };
 
+pub(crate) mod breaker;
+pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod demo_replica;
 pub(crate) mod deregister;
 pub(crate) mod describe;
 pub(crate) mod dev;
+pub(crate) mod drain;
+pub(crate) mod end_override;
 pub(crate) mod events;
 pub(crate) mod get;
+pub(crate) mod policy;
 pub(crate) mod register;
+pub(crate) mod release_guard;
+pub(crate) mod undrain;
 
 /// Runs the command.
 ///
@@ -35,6 +42,14 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
         Command::Deregister(args) => {
             deregister::run(args, &connect().await?, &output, !global.no_input).await
         }
+        Command::Drain(args) => drain::run(args, &connect().await?, &output).await,
+        Command::Undrain(args) => undrain::run(args, &connect().await?, &output).await,
+        Command::Breaker(verb) => breaker::run(verb, &connect().await?, &output).await,
+        Command::Policy(verb) => policy::run(verb, &connect().await?, &output).await,
+        Command::ReleaseGuard(args) => release_guard::run(args, &connect().await?, &output).await,
+        Command::EndOverride(args) => end_override::run(args, &connect().await?, &output).await,
+        // It tells also of a control plane that it cannot reach.
+        Command::Check(args) => check::run(args, connect, &output).await,
         Command::Dev(args) => dev::run(args, &output).await,
         Command::Demo(args) => demo::run(args, &output).await,
         Command::DemoReplica(args) => demo_replica::run(args, &global.endpoint, origin).await,

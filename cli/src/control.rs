@@ -1,6 +1,7 @@
 //! The control plane as the commands see it: calls with a deadline, whole lists, and errors for people.
 //!
-//! Connecting and single calls are here, whole lists in [`pages`]. No command talks gRPC by itself.
+//! Connecting and what every call has in common are here, calls that change something in [`acts`], whole lists in
+//! [`pages`], and what is asked over plain HTTP in [`probe`]. No command talks gRPC by itself.
 
 use std::{
     error::Error as _,
@@ -12,7 +13,7 @@ use gateway_proto::{
     nearest::nearest,
     reason,
     v1::{
-        self, observability_service_client::ObservabilityServiceClient,
+        observability_service_client::ObservabilityServiceClient, policy_service_client::PolicyServiceClient,
         registry_service_client::RegistryServiceClient,
     },
 };
@@ -26,13 +27,16 @@ use crate::{
     status::{Subject, explain, is_foreign},
 };
 
+mod acts;
 #[cfg(test)]
 pub(crate) mod fake;
 mod pages;
+mod probe;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use pages::Scope;
+pub(crate) use probe::Probed;
 
 /// A page of a thousand replicas with all the labels they may have.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
@@ -41,7 +45,9 @@ const MAX_MESSAGE_BYTES: usize = 16 << 20;
 #[derive(Debug, Clone)]
 pub(crate) struct Control {
     endpoint: Endpoint,
+    channel: Channel,
     registry: RegistryServiceClient<Channel>,
+    policies: PolicyServiceClient<Channel>,
     observability: ObservabilityServiceClient<Channel>,
     timeout: Duration,
     verbose: bool,
@@ -66,13 +72,20 @@ impl Control {
     pub(crate) fn over(channel: Channel, endpoint: Endpoint, timeout: Duration, verbose: bool) -> Self {
         Self {
             endpoint,
+            channel: channel.clone(),
             registry: RegistryServiceClient::new(channel.clone())
                 .max_decoding_message_size(MAX_MESSAGE_BYTES),
+            policies: PolicyServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
             observability: ObservabilityServiceClient::new(channel)
                 .max_decoding_message_size(MAX_MESSAGE_BYTES),
             timeout,
             verbose,
         }
+    }
+
+    /// The endpoint that it is connected to.
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
     }
 
     /// Awaits one call, at most for the timeout.
@@ -82,8 +95,19 @@ impl Control {
         subject: Subject<'_>,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Error> {
+        self.call_that_waits(Duration::ZERO, rpc, subject, call).await
+    }
+
+    /// Awaits one call of which the server was asked to wait: at most for that and the timeout.
+    async fn call_that_waits<T>(
+        &self,
+        wait: Duration,
+        rpc: &str,
+        subject: Subject<'_>,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Error> {
         let begun = Instant::now();
-        let answer = tokio::time::timeout(self.timeout, call).await;
+        let answer = tokio::time::timeout(wait.saturating_add(self.timeout), call).await;
         if self.verbose {
             let outcome = match &answer {
                 Ok(Ok(_)) => code_name(Code::Ok),
@@ -95,17 +119,19 @@ impl Control {
         match answer {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(self.refusal(&status, subject)),
-            Err(_) => {
-                let timeout = humantime::format_duration(self.timeout);
-                let mut error = Error::new(
-                    Exit::Unreachable,
-                    format!("the control plane at {} did not answer within {timeout}", self.endpoint),
-                )
-                .hint("give it more time with --timeout");
-                error.code = code_name(Code::DeadlineExceeded).into();
-                Err(error)
-            }
+            Err(_) => Err(self.overdue()),
         }
+    }
+
+    fn overdue(&self) -> Error {
+        let timeout = humantime::format_duration(self.timeout);
+        let mut error = Error::new(
+            Exit::Unreachable,
+            format!("the control plane at {} did not answer within {timeout}", self.endpoint),
+        )
+        .hint("give it more time with --timeout");
+        error.code = code_name(Code::DeadlineExceeded).into();
+        error
     }
 
     /// Why a call failed: on its way, at a stranger's, or by the control plane's own word.
@@ -141,44 +167,6 @@ impl Control {
         let known = self.services().await.ok()?.services;
         let names = || known.iter().map(|service| service.service.as_str());
         (!names().any(|name| name == typed)).then(|| nearest(typed, names()).map(str::to_owned))
-    }
-
-    /// Registers a replica, or checks whether it could be.
-    ///
-    /// # Errors
-    /// What the control plane refuses, field by field.
-    pub(crate) async fn register(&self, request: v1::RegisterRequest) -> Result<v1::RegisterResponse, Error> {
-        let what = format!("registration of {}", request.service);
-        let service = request.service.clone();
-        let subject = Subject { request: &what, service: &service };
-        self.call("Register", subject, self.registry.clone().register(request)).await
-    }
-
-    /// Removes a replica.
-    ///
-    /// # Errors
-    /// What the control plane refuses.
-    pub(crate) async fn deregister(
-        &self,
-        request: v1::DeregisterRequest,
-    ) -> Result<v1::DeregisterResponse, Error> {
-        let what = format!("deregistration of {}/{}", request.service, request.replica_id);
-        let service = request.service.clone();
-        let subject = Subject { request: &what, service: &service };
-        self.call("Deregister", subject, self.registry.clone().deregister(request)).await
-    }
-
-    /// Opens a stream of events. The deadline is for its beginning only.
-    ///
-    /// # Errors
-    /// When the stream cannot be opened.
-    pub(crate) async fn watch_events(
-        &self,
-        request: v1::WatchEventsRequest,
-    ) -> Result<tonic::Streaming<v1::WatchEventsResponse>, Error> {
-        let service = request.service.clone();
-        let subject = Subject { request: "event subscription", service: &service };
-        self.call("WatchEvents", subject, self.observability.clone().watch_events(request)).await
     }
 }
 

@@ -30,6 +30,10 @@ pub(crate) enum Exit {
     Unreachable = 5,
     /// The caller may not do this.
     Denied = 6,
+    /// What was waited for did not come in time; what was asked for is done or under way all the same.
+    WaitOver = 7,
+    /// It is done in part: not everywhere, or not yet.
+    Partial = 8,
 }
 
 /// An error as people read it.
@@ -51,6 +55,16 @@ impl Error {
     pub(crate) fn new(exit: Exit, headline: impl Into<String>) -> Self {
         let headline = headline.into();
         Self { exit, headline, details: Vec::new(), hints: Vec::new(), code: String::new() }
+    }
+
+    /// An exit code of which stdout has told the reason already: nothing is added on stderr.
+    pub(crate) fn told(exit: Exit) -> Self {
+        Self::new(exit, "")
+    }
+
+    /// Whether there is something to say beside the exit code.
+    pub(crate) fn is_told(&self) -> bool {
+        self.headline.is_empty() || self.exit == Exit::PipeClosed
     }
 
     /// Adds a reason.
@@ -144,6 +158,13 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         assert_eq!(value["code"], "NOT_FOUND / SERVICE_NOT_FOUND");
         assert_eq!(value["exitCode"], 3);
+    }
+
+    #[test]
+    fn what_stdout_has_told_is_not_said_again() {
+        assert!(Error::told(Exit::Failed).is_told());
+        assert!(Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).is_told());
+        assert!(!example().is_told());
     }
 
     #[test]

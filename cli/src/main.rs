@@ -4,6 +4,7 @@
 //! stdout, everything else to stderr.
 
 mod age;
+mod authorship;
 mod cli;
 mod commands;
 mod control;
@@ -12,6 +13,7 @@ mod endpoint;
 mod error;
 mod output;
 mod planes;
+mod rollout;
 mod status;
 mod table;
 mod target;
@@ -57,7 +59,7 @@ fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
 }
 
 fn report(error: &Error, format: Format) -> ExitCode {
-    if error.exit != Exit::PipeClosed {
+    if !error.is_told() {
         let text = if format == Format::Json { error.to_json() } else { error.to_text() };
         // Nobody can be told that stderr is closed; the exit code remains.
         let _ = write!(anstream::stderr(), "{text}");

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use gateway_proto::{Invalid, ServiceName, v1};
+use gateway_proto::{Invalid, ReplicaKey, ServiceName, v1};
 
 use crate::error::{Error, Exit};
 
@@ -56,6 +56,19 @@ impl Target {
                 )
                 .hint("type more of the id")),
         }
+    }
+}
+
+impl Target {
+    /// The whole name of the replica that [`Target::find`] finds.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn key(&self, replicas: &[v1::Replica]) -> Result<ReplicaKey, Error> {
+        let found = &self.find(replicas)?.replica_id;
+        ReplicaKey::parse(self.service.as_str(), found).map_err(|invalid| {
+            Error::new(Exit::Failed, format!("the control plane lists a replica with a bad name: {invalid}"))
+        })
     }
 }
 

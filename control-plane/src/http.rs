@@ -44,8 +44,8 @@ use crate::{
 
 /// Everything that is not gRPC, and a REST form of what is.
 pub(crate) fn router(edge: &Arc<Edge>, grpc: Router) -> Router {
-    let containment = Containment { panics: edge.panics.clone(), handler: Handler::Http };
     let allowed_hosts = AllowedHosts(edge.allowed_hosts.as_slice().into());
+    let containment = Containment { panics: edge.panics.clone(), handler: Handler::Http };
     let resources = Resources { edge: Arc::clone(edge), grpc: Grpc(grpc) };
     Router::new()
         .route("/register", post(register::register).delete(register::deregister))
@@ -59,10 +59,9 @@ pub(crate) fn router(edge: &Arc<Edge>, grpc: Router) -> Router {
         .fallback(async || Refusal::Path)
         .with_state(Arc::clone(edge))
         .route("/v1/{*path}", any(resources::serve).with_state(resources))
-        // Inside of what finishes answers, those to a panic included.
         .layer(middleware::from_fn_with_state(containment, panics::contain))
-        .layer(middleware::from_fn(finish))
         .layer(middleware::from_fn_with_state(allowed_hosts, origin::check))
+        .layer(middleware::from_fn(finish))
 }
 
 /// Gives the bare 405 of the router a body, its `Allow` header stays; and forbids browsers to take an answer for

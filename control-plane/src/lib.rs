@@ -32,7 +32,7 @@ mod writer;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use gateway_runtime::{
-    Failure, Shutdown,
+    Failure, Shutdown, accept,
     supervise::{Beyond, Supervisor},
 };
 use tokio::{net::TcpListener, sync::Mutex, task::JoinHandle};
@@ -93,7 +93,7 @@ impl Running {
 /// # Errors
 /// A usage [`Failure`] naming `--listen` when the address cannot be bound, or `--store` when the store cannot be used.
 pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failure> {
-    let listener = bind(&config).await?;
+    let listener = bind(&config)?;
     let store = AnyStore::open(&config.store).await.map_err(|error| unusable(&config, &error))?;
     serve(config, listener, store, shutdown).await
 }
@@ -103,14 +103,13 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
 /// # Errors
 /// As [`start`].
 pub async fn start_on<S: Store>(store: S, config: Config, shutdown: Shutdown) -> Result<Running, Failure> {
-    let listener = bind(&config).await?;
+    let listener = bind(&config)?;
     serve(config, listener, store, shutdown).await
 }
 
-async fn bind(config: &Config) -> Result<TcpListener, Failure> {
+fn bind(config: &Config) -> Result<TcpListener, Failure> {
     tracing::info!(?config, "starting");
-    let bound = TcpListener::bind(config.listen).await;
-    bound.map_err(|error| Failure::unbound("--listen", config.listen, &error))
+    accept::listen(config.listen).map_err(|error| Failure::unbound("--listen", config.listen, &error))
 }
 
 fn unusable(config: &Config, error: &StoreError) -> Failure {
@@ -148,7 +147,8 @@ async fn serve<S: Store>(
         available,
         panics: panics.clone(),
         streams: TaskTracker::new(),
-        snapshot_streams: Places::new(streams, "too many snapshot streams"),
+        // Those who only look must not take the places of those who route.
+        snapshot_streams: Places::new(streams + MAX_WATCH_STREAMS, "too many snapshot streams"),
         report_streams: Places::new(streams, "too many report streams"),
         event_streams: Places::new(MAX_EVENT_STREAMS, "too many event watches"),
         watch_streams: Places::new(MAX_WATCH_STREAMS, "too many watches"),

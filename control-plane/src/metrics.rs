@@ -152,14 +152,14 @@ impl Metrics {
         self.lease_expirations.inc();
     }
 
-    /// Counts a panic. `task` must come from the code, not from a caller.
-    pub(crate) fn panicked(&self, task: &'static str) {
-        self.panics.get_or_create(&TaskLabels { task }).inc();
-    }
-
     /// Tells of how many services the guard holds replicas.
     pub(crate) fn guard_holds(&self, services: usize) {
         self.guard_holding.set(i64::try_from(services).unwrap_or(i64::MAX));
+    }
+
+    /// Counts a panic. `task` must come from the code, not from a caller.
+    pub(crate) fn panicked(&self, task: &'static str) {
+        self.panics.get_or_create(&TaskLabels { task }).inc();
     }
 
     pub(crate) fn committed(&self, took: Duration) {
@@ -229,9 +229,9 @@ mod tests {
             "gateway_registry_replicas{health=\"degraded\"} 0",
             "gateway_registry_registrations_total{result=\"created\"} 0",
             "gateway_registry_lease_expirations_total 0",
-            "gateway_panics_total{task=\"writer\"} 0",
             "gateway_registry_guard_holding_services 0",
             "gateway_registry_replicas{health=\"lost\"} 0",
+            "gateway_panics_total{task=\"writer\"} 0",
             "gateway_nodes{state=\"synced\"} 0",
             "gateway_store_commit_seconds_count 0",
             "grpc_server_handled_total{grpc_service=\"gateway.v1.RegistryService\",grpc_method=\"Register\",grpc_code=\"OK\"} 1",

@@ -16,7 +16,10 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use gateway_proto::{time::timestamp, v1};
+use gateway_proto::{
+    time::timestamp,
+    v1::{self, EventSeverity},
+};
 use gateway_runtime::{
     panics::{PanicMessage, catch, caught, printable},
     supervise::{self, Notice},
@@ -86,7 +89,7 @@ impl Panics {
         let metadata: HashMap<_, _> = metadata.map(|(key, value)| (key.to_owned(), value)).into();
         self.observation.note(v1::Event {
             event_time: Some(timestamp(clock::wall())),
-            severity: v1::EventSeverity::Error.into(),
+            severity: EventSeverity::Error.into(),
             event_type: event_type.into(),
             actor: "registry".into(),
             message,

@@ -4,18 +4,26 @@
 //! writer changes it. Everything else here is pure: [`DeltaLog`] merges changes, [`parts`] cuts full snapshots,
 //! [`Session`] says what one stream is sent next.
 
+mod encoded;
 mod filter;
 mod log;
 mod session;
 mod snapshot;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
-use gateway_proto::{content::ContentHash, v1};
+use gateway_proto::{
+    content::ContentHash,
+    v1::{self, stream_snapshots_response::Update},
+};
 use prost::Message;
-use tokio::sync::watch;
+use tokio::{
+    sync::{Semaphore, watch},
+    task::spawn_blocking,
+};
 
 pub use self::{
+    encoded::Encoded,
     filter::Filter,
     log::{DeltaLog, ReplicaStep},
     session::{ACK_TIMEOUT, Heard, MAX_BACKOFF, MIN_BACKOFF, Next, QUIET, SILENCE, Session},
@@ -57,8 +65,10 @@ pub struct Publisher {
     current: RwLock<Current>,
     head: watch::Sender<Revision>,
     shared: Mutex<Shared>,
-    /// The full snapshot built last, of everything.
-    full: Mutex<Option<(Revision, Arc<[v1::FullSnapshot]>)>>,
+    /// The full snapshot built last, of everything, for as long as a stream sends it: it is as large as the registry.
+    full: Mutex<Option<(Revision, Weak<[Encoded]>)>>,
+    /// Whose turn it is to build one: each takes a processor for a while.
+    turn: Semaphore,
     /// The hash computed last, of everything.
     hash: Mutex<Option<(Revision, ContentHash)>>,
 }
@@ -75,13 +85,17 @@ struct Current {
 struct Shared {
     revision: Revision,
     deltas: Vec<(Revision, Arc<v1::Delta>)>,
+    catch_ups: Vec<(Revision, Filter, CatchUp)>,
 }
 
+/// A full snapshot in parts, and the revision of all of them.
+pub type Full = (Revision, Arc<[Encoded]>);
+
 /// How a data plane gets from its revision to the present one.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CatchUp {
     /// By this delta.
-    Delta(Revision, v1::Delta),
+    Delta(Revision, Encoded),
     /// It is there already: nothing it follows has changed.
     Nothing(Revision),
     /// Only by a full snapshot.
@@ -106,6 +120,7 @@ impl Publisher {
             head,
             shared: Mutex::default(),
             full: Mutex::default(),
+            turn: Semaphore::new(1),
             hash: Mutex::default(),
         }
     }
@@ -188,12 +203,22 @@ impl Publisher {
 
     /// What leads a data plane with this filter from `base` to the present revision.
     pub fn catch_up(&self, base: Revision, filter: &Filter) -> CatchUp {
+        let head = *self.head.borrow();
+        let is_of = |(of, by, _): &&(Revision, Filter, CatchUp)| *of == base && by == filter;
+        if let Some((_, _, known)) = self.shared(head).catch_ups.iter().find(is_of) {
+            return known.clone();
+        }
         let Some((revision, delta)) = self.delta(base) else { return CatchUp::TooFar };
-        match filter.narrow(&delta) {
+        let catch_up = match filter.narrow(&delta) {
             None => CatchUp::Nothing(revision),
             Some(delta) if delta.encoded_len() > self.bounds.part_bytes => CatchUp::TooFar,
-            Some(delta) => CatchUp::Delta(revision, delta),
+            Some(delta) => CatchUp::Delta(revision, Encoded::new(Update::Delta(delta.into_owned()))),
+        };
+        let mut shared = self.shared(revision);
+        if shared.revision == revision && shared.catch_ups.len() < MAX_SHARED_DELTAS {
+            shared.catch_ups.push((base, filter.clone(), catch_up.clone()));
         }
+        catch_up
     }
 
     /// What became of each replica since `base`, and the revision that leads to. `None`: `base` is out of reach.
@@ -205,26 +230,47 @@ impl Publisher {
     /// A full snapshot in parts, all of one revision: the present one, or one from which a small delta leads there,
     /// but never one before `at_least`, for revisions do not go back.
     ///
-    /// So all data planes that come at about the same time share one, also while the registry changes.
-    pub fn full(&self, filter: &Filter, at_least: Revision) -> (Revision, Arc<[v1::FullSnapshot]>) {
-        let build = || {
-            let (revision, content) = {
-                let current = self.reading();
-                (current.view.revision(), Content::of(&current.view, filter))
-            };
-            (revision, parts(&content, self.bounds.part_bytes).into())
-        };
-        if *filter != Filter::All {
-            return build();
+    /// So all data planes that come at about the same time share one, also while the registry changes. Takes time in
+    /// proportion to the registry, unless there is one to share.
+    pub fn full(&self, filter: &Filter, at_least: Revision) -> Full {
+        if let Some(known) = self.known_full(filter, at_least) {
+            return known;
         }
-        // Built with the lock held: when a thousand data planes come at once, one works and the others wait for it.
-        let mut full = self.full.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_recent = |revision| {
-            let behind = self.reading().log.count_since(revision);
-            revision >= at_least && behind.is_some_and(|count| count <= MAX_CHANGES_BEHIND)
+        let (revision, content) = {
+            let current = self.reading();
+            (current.view.revision(), Content::of(&current.view, filter))
         };
-        let recent = full.take().filter(|(revision, _)| is_recent(*revision));
-        full.insert(recent.unwrap_or_else(build)).clone()
+        let parts =
+            parts(&content, self.bounds.part_bytes).map(|part| Encoded::new(Update::Full(part))).collect();
+        if *filter == Filter::All {
+            *self.full.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some((revision, Arc::downgrade(&parts)));
+        }
+        (revision, parts)
+    }
+
+    /// As [`Publisher::full`], and away from the threads that serve everybody else: when a thousand data planes come
+    /// at once, one snapshot is built and the others wait for it. Cancel safe.
+    pub async fn full_in_turn(self: &Arc<Self>, filter: &Filter, at_least: Revision) -> Full {
+        if let Some(known) = self.known_full(filter, at_least) {
+            return known;
+        }
+        let _turn = self.turn.acquire().await.expect("the semaphore is never closed");
+        let (publisher, filter) = (Arc::clone(self), filter.clone());
+        let built = spawn_blocking(move || publisher.full(&filter, at_least)).await;
+        built.expect("building does not panic, and who waits for it outlives no runtime")
+    }
+
+    /// A full snapshot that is being sent already and still leads on.
+    fn known_full(&self, filter: &Filter, at_least: Revision) -> Option<Full> {
+        if *filter != Filter::All {
+            return None;
+        }
+        let known = self.full.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (revision, parts) = known.and_then(|(revision, parts)| Some((revision, parts.upgrade()?)))?;
+        let behind = self.reading().log.count_since(revision);
+        let leads_on = revision >= at_least && behind.is_some_and(|count| count <= MAX_CHANGES_BEHIND);
+        leads_on.then_some((revision, parts))
     }
 
     fn delta(&self, base: Revision) -> Option<(Revision, Arc<v1::Delta>)> {
@@ -295,6 +341,52 @@ mod tests {
         }
     }
 
+    fn decode(update: &Encoded) -> v1::Delta {
+        match v1::StreamSnapshotsResponse::decode(update.bytes().clone()).unwrap().update {
+            Some(Update::Delta(delta)) => delta,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn one_change_is_encoded_once_for_all_who_follow_the_same() {
+        let publisher = publisher();
+        change(&publisher, 2);
+        let some = Filter::parse(&["orders".to_owned()]).unwrap();
+        let other = Filter::parse(&["users".to_owned()]).unwrap();
+        let delta = |base, filter| match publisher.catch_up(base, filter) {
+            CatchUp::Delta(_, delta) => delta,
+            other => panic!("{other:?}"),
+        };
+        for filter in [&Filter::All, &some] {
+            let address = |base| delta(base, filter).bytes().as_ptr();
+            assert_eq!(address(1), address(1));
+            assert_ne!(address(0), address(1));
+        }
+        assert_eq!(publisher.catch_up(1, &other), CatchUp::Nothing(2));
+        change(&publisher, 1);
+        assert_eq!(decode(&delta(1, &some)).upsert_replicas.len(), 2);
+    }
+
+    #[test]
+    fn a_full_snapshot_takes_no_memory_once_nobody_sends_it() {
+        let publisher = publisher();
+        let (_, sent) = publisher.full(&Filter::All, 0);
+        let weak = Arc::downgrade(&sent);
+        drop(sent);
+        assert_eq!(weak.strong_count(), 0);
+        assert!(publisher.known_full(&Filter::All, 0).is_none());
+    }
+
+    #[tokio::test]
+    async fn data_planes_that_come_at_once_wait_for_the_same_full_snapshot() {
+        let publisher = Arc::new(publisher());
+        change(&publisher, 3);
+        let full = || publisher.full_in_turn(&Filter::All, 0);
+        let ((_, one), (_, two)) = tokio::join!(full(), full());
+        assert!(Arc::ptr_eq(&one, &two));
+    }
+
     #[test]
     fn full_snapshots_asked_for_at_about_the_same_time_are_one() {
         let publisher = publisher();
@@ -306,7 +398,7 @@ mod tests {
         assert!(Arc::ptr_eq(&first, &second));
         // What is missing in it follows as a delta.
         let CatchUp::Delta(head, delta) = publisher.catch_up(revision, &Filter::All) else { panic!() };
-        assert_eq!((head, delta.upsert_replicas.len()), (1 + 128, MAX_CHANGES_BEHIND));
+        assert_eq!((head, decode(&delta).upsert_replicas.len()), (1 + 128, MAX_CHANGES_BEHIND));
         change(&publisher, 1);
         assert_eq!(publisher.full(&Filter::All, 0).0, 1 + 128 + 1);
     }
@@ -315,7 +407,8 @@ mod tests {
     fn a_full_snapshot_is_never_older_than_what_the_data_plane_holds() {
         let publisher = publisher();
         change(&publisher, 3);
-        assert_eq!(publisher.full(&Filter::All, 0).0, 3);
+        let sent = publisher.full(&Filter::All, 0);
+        assert_eq!(sent.0, 3);
         change(&publisher, 2);
         assert_eq!(publisher.full(&Filter::All, 3).0, 3);
         assert_eq!(publisher.full(&Filter::All, 4).0, 5);
@@ -324,7 +417,8 @@ mod tests {
     #[test]
     fn after_a_correction_of_many_replicas_a_full_snapshot_from_before_it_is_not_used() {
         let (publisher, next) = (publisher(), publisher());
-        assert_eq!(publisher.full(&Filter::All, 0).0, 0);
+        let sent = publisher.full(&Filter::All, 0);
+        assert_eq!(sent.0, 0);
         change(&next, MAX_CHANGES_BEHIND + 1);
         let records = next.read(|view| view.replicas().map(|record| (**record).clone()).collect::<Vec<_>>());
         publisher.correct(View::new(1, records));

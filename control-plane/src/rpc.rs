@@ -19,9 +19,8 @@ use axum::Router;
 use gateway_proto::{
     Invalid, NodeId,
     v1::{
-        self, discovery_service_server::DiscoveryServiceServer,
-        observability_service_server::ObservabilityServiceServer, policy_service_server::PolicyServiceServer,
-        registry_service_server::RegistryServiceServer,
+        self, observability_service_server::ObservabilityServiceServer,
+        policy_service_server::PolicyServiceServer, registry_service_server::RegistryServiceServer,
     },
 };
 use tonic::{Code, Status, Streaming, server::NamedService, service::Routes};
@@ -48,7 +47,7 @@ const MAX_VERSION_CHARS: usize = 63;
 /// All gRPC services as one router.
 pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
     let registry = RegistryServiceServer::new(Registry(Arc::clone(edge)));
-    let discovery = DiscoveryServiceServer::new(Discovery(Arc::clone(edge)));
+    let discovery = Discovery(Arc::clone(edge));
     let policies = PolicyServiceServer::new(Policies(Arc::clone(edge)));
     let observability = ObservabilityServiceServer::new(Observability(Arc::clone(edge)));
     let health = tonic_health::pb::health_server::HealthServer::new(
@@ -71,7 +70,7 @@ pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
     let containment = Containment { panics: edge.panics.clone(), handler: Handler::Grpc };
     Routes::new(registry.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(policies.max_decoding_message_size(MAX_REQUEST_BYTES))
-        .add_service(discovery.max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(discovery)
         .add_service(observability.max_decoding_message_size(MAX_REPORT_BYTES))
         .add_service(health.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(reflection_v1.max_decoding_message_size(MAX_REQUEST_BYTES))
@@ -101,7 +100,7 @@ fn health_names() -> [&'static str; 5] {
     [
         "",
         RegistryServiceServer::<Registry>::NAME,
-        DiscoveryServiceServer::<Discovery>::NAME,
+        Discovery::NAME,
         PolicyServiceServer::<Policies>::NAME,
         ObservabilityServiceServer::<Observability>::NAME,
     ]

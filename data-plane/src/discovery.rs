@@ -25,7 +25,7 @@ pub(crate) mod tests;
 
 pub use assembly::{Assembly, Received};
 pub use cache::{Cache, Cached};
-pub use feed::{Feed, View};
+pub use feed::{Feed, Position, View};
 pub use guard::{Guard, HeldReplica, LetGo};
 pub use mirror::Mirror;
 pub use refusal::Refusal;

@@ -106,7 +106,12 @@ impl ReportStream {
 
     /// Asks for reports at another interval.
     pub(crate) async fn ask_for(&mut self, interval: prost_types::Duration) {
-        let response = v1::ReportNodeStatusResponse { report_interval: Some(interval), ..Default::default() };
+        self.ask(interval, false).await;
+    }
+
+    /// The same, with details or without.
+    pub(crate) async fn ask(&mut self, interval: prost_types::Duration, detailed_stats: bool) {
+        let response = v1::ReportNodeStatusResponse { report_interval: Some(interval), detailed_stats };
         self.responses.send(Ok(response)).await.expect("the data plane is there");
     }
 }

@@ -102,6 +102,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
             node_id: config.node_id,
             version: VERSION,
             table,
+            view: view.clone(),
             clock,
             journal,
         };

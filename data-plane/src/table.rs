@@ -134,6 +134,12 @@ impl Table {
         DrainFollower::new(Arc::clone(&self.outlets), worker)
     }
 
+    /// Whether no worker picks by what the table said before the newest [`Table::apply`], and all attempts that were
+    /// picked so are counted.
+    pub fn are_drains_taken_on(&self) -> bool {
+        self.outlets.drains.is_taken_on()
+    }
+
     /// Completes when no worker picks by what the table said before the newest [`Table::apply`], and all attempts that
     /// were picked so are counted. Cancel safe.
     pub async fn drains_taken_on(&self) {

@@ -1,12 +1,32 @@
 //! What every listener has to find out before it can serve a connection.
 
-use std::{io, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
-use tokio::{net::TcpStream, time::sleep};
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::sleep,
+};
+
+/// Connections that the kernel completes before they are accepted. After a restart all clients come at once, and one
+/// that finds the queue full is dropped or reset; the usual 128 are too few for that. The system may allow fewer
+/// (`net.core.somaxconn`, 4096 on Linux).
+const BACKLOG: u32 = 4096;
 
 /// Between two looks at a beginning that is still in pieces.
 const MIN_PAUSE: Duration = Duration::from_millis(10);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// Listens at an address, with a queue long enough for all clients to come back at once.
+///
+/// # Errors
+/// What the system says of the address.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // As the standard library does on Unix: connections of a predecessor that linger do not keep the address.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Whether an accept failed because its client had gone already. Any other failure, such as `EMFILE`, would come back
 /// with the next accept at once.
@@ -39,7 +59,7 @@ pub async fn begins_with<const N: usize>(stream: &TcpStream, beginning: &[u8; N]
 
 #[cfg(test)]
 mod tests {
-    use tokio::{io::AsyncWriteExt, net::TcpListener};
+    use tokio::{io::AsyncWriteExt, time::timeout};
 
     use super::*;
 
@@ -47,6 +67,17 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         (client, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn hundreds_of_clients_connect_before_one_of_them_is_accepted() {
+        let listener = listen("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut clients = Vec::new();
+        for number in 0..400 {
+            let client = timeout(Duration::from_secs(10), TcpStream::connect(address)).await;
+            clients.push(client.unwrap_or_else(|_| panic!("client {number} waits")).unwrap());
+        }
     }
 
     #[tokio::test]

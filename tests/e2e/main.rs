@@ -8,6 +8,7 @@ mod breakers;
 mod client;
 mod contract;
 mod demo;
+mod documents;
 mod durability;
 mod failover;
 mod health;

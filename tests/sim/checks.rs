@@ -14,7 +14,7 @@ pub(crate) use self::{
     breakers::{Breakers, Ticket},
     budget::BudgetBook,
     ledger::Ledger,
-    picks::Picks,
+    picks::{Picks, takes_requests},
     rotation::Turns,
 };
 

@@ -5,10 +5,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use gateway_proto::v1::{DeregisterRequest, DeregisterResponse, Replica};
+use gateway_proto::{
+    time::duration,
+    v1::{DeregisterRequest, DeregisterResponse, Replica},
+};
 
 use crate::{
     age,
+    authorship::Authorship,
     control::Control,
     error::{Error, Exit},
     output::{Format, Output},
@@ -22,9 +26,11 @@ pub(crate) struct Args {
     /// The replica; a unique beginning of its id is enough
     #[arg(value_name = "SERVICE/REPLICA")]
     target: Target,
-    /// Why, for the event that others read
-    #[arg(long, default_value = "", value_name = "TEXT", hide_default_value = true)]
-    reason: String,
+    /// Keep it from registering again for this long, 1s to 24h
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    block: Option<Duration>,
+    #[command(flatten)]
+    authorship: Authorship,
     /// Do not ask
     #[arg(short = 'y', long)]
     yes: bool,
@@ -37,7 +43,8 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, control: &Control, output: &Output, may_ask: bool) -> Result<(), Error> {
     let replicas = control.replicas(Some(&args.target.service)).await?.replicas;
     let replica = args.target.find(&replicas)?;
-    if let Some(renewed) = live_owner(replica, SystemTime::now()) {
+    // A live owner that may not come back is what was asked for.
+    if let Some(renewed) = live_owner(replica, SystemTime::now()).filter(|_| args.block.is_none()) {
         let warning = warning(replica, renewed);
         if args.yes {
             output.note(format_args!("warning: {warning}"));
@@ -49,20 +56,26 @@ pub(crate) async fn run(args: Args, control: &Control, output: &Output, may_ask:
         service: replica.service.clone(),
         replica_id: replica.replica_id.clone(),
         force: true,
-        reason: args.reason,
+        block_reregister_ttl: args.block.map(duration),
+        reason: args.authorship.reason,
+        author: args.authorship.who.author,
         ..Default::default()
     };
     let response = control.deregister(request).await?;
     match output.format {
         Format::Json => output.message(&response),
         Format::Name => output.data(format_args!("{}/{}\n", replica.service, replica.replica_id)),
-        Format::Table | Format::Wide => output.data(render(replica, &response)),
+        Format::Table | Format::Wide => output.data(render(replica, args.block, &response)),
     }
 }
 
-fn render(replica: &Replica, response: &DeregisterResponse) -> String {
+fn render(replica: &Replica, block: Option<Duration>, response: &DeregisterResponse) -> String {
+    let Replica { service, replica_id, .. } = replica;
     let outcome = if response.removed { "deregistered" } else { "was gone already" };
-    format!("{}/{} {outcome}   rev {}\n", replica.service, replica.replica_id, response.revision)
+    let text = format!("{service}/{replica_id} {outcome}   rev {}\n", response.revision);
+    let Some(block) = block else { return text };
+    let block = humantime::format_duration(block);
+    format!("{text}  it may not register again for {block}; see  gwctl get overrides {service}\n")
 }
 
 /// How long ago the owner renewed its lease; `None` when there is no lease or nobody keeps it alive.
@@ -91,6 +104,7 @@ fn confirm(warning: &str, may_ask: bool) -> Result<(), Error> {
         )
         .because(warning)
         .hint("stop the process: a good one deregisters itself when it is told to end")
+        .hint("or keep it out for a time with  --block 10m")
         .hint("or confirm with  --yes"));
     }
     let mut stderr = io::stderr();
@@ -107,10 +121,7 @@ fn confirm(warning: &str, may_ask: bool) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use gateway_proto::{
-        time::{duration, timestamp},
-        v1::Lease,
-    };
+    use gateway_proto::{time::timestamp, v1::Lease};
 
     use super::*;
 
@@ -149,13 +160,22 @@ mod tests {
             error.details,
             ["orders/r-1 renewed its lease 2s ago: a live process will register again"]
         );
-        assert_eq!(error.hints[1], "or confirm with  --yes");
+        assert_eq!(
+            error.hints[1..],
+            ["or keep it out for a time with  --block 10m", "or confirm with  --yes"]
+        );
     }
 
     #[test]
     fn the_answer_says_whether_there_was_something_to_remove() {
-        let gone = |removed| render(&replica(true, 0), &DeregisterResponse { removed, revision: 9 });
+        let gone = |removed| render(&replica(true, 0), None, &DeregisterResponse { removed, revision: 9 });
         assert_eq!(gone(true), "orders/r-1 deregistered   rev 9\n");
         assert_eq!(gone(false), "orders/r-1 was gone already   rev 9\n");
+        let response = DeregisterResponse { removed: true, revision: 9 };
+        assert_eq!(
+            render(&replica(true, 0), Some(Duration::from_secs(600)), &response),
+            "orders/r-1 deregistered   rev 9\n  \
+             it may not register again for 10m; see  gwctl get overrides orders\n"
+        );
     }
 }

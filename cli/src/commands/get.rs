@@ -3,15 +3,17 @@
 use clap::Subcommand;
 use gateway_proto::ServiceName;
 
-use super::events;
+use super::{events, policy};
 use crate::{control::Control, error::Error, output::Output};
 
 mod breakers;
 mod nodes;
+mod overrides;
 mod replicas;
 mod services;
 
 pub(super) use breakers::{alarm, attempts, retry, state_cell, window};
+pub(super) use overrides::{override_subject, override_terms};
 
 /// What to list.
 #[derive(Debug, Subcommand)]
@@ -31,6 +33,15 @@ pub(crate) enum Noun {
     /// Data planes and how far each has come
     #[command(visible_aliases = ["node", "dp"])]
     Nodes,
+    /// Stored policies, the same as `gwctl policy get`
+    #[command(visible_aliases = ["policy", "pol"])]
+    Policies,
+    /// What operators have decided against the rules, until when, and why
+    #[command(visible_aliases = ["override", "ovr"])]
+    Overrides {
+        /// Service; all of them when left out
+        service: Option<ServiceName>,
+    },
     /// Past events, the same as `gwctl events`
     #[command(visible_aliases = ["event", "ev"])]
     Events(events::Args),
@@ -46,6 +57,8 @@ pub(crate) async fn run(noun: Noun, control: &Control, output: &Output) -> Resul
         Noun::Replicas { service } => replicas::run(service.as_ref(), control, output).await,
         Noun::Breakers(args) => breakers::run(args, control, output).await,
         Noun::Nodes => nodes::run(control, output).await,
+        Noun::Policies => policy::list(control, output).await,
+        Noun::Overrides { service } => overrides::run(service.as_ref(), control, output).await,
         Noun::Events(args) => events::run(args, control, output).await,
     }
 }

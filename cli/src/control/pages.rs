@@ -4,7 +4,8 @@ use gateway_proto::{
     ReplicaKey, ServiceName,
     v1::{
         ListBreakersRequest, ListBreakersResponse, ListEventsRequest, ListEventsResponse, ListNodesRequest,
-        ListNodesResponse, ListReplicasRequest, ListReplicasResponse, ListServicesRequest,
+        ListNodesResponse, ListOverridesRequest, ListOverridesResponse, ListPoliciesRequest,
+        ListPoliciesResponse, ListReplicasRequest, ListReplicasResponse, ListServicesRequest,
         ListServicesResponse, Replica,
     },
 };
@@ -53,6 +54,8 @@ page!(ListReplicasResponse, replicas, revision);
 page!(ListBreakersResponse, breakers, unreachable_node_ids);
 page!(ListNodesResponse, nodes, revision);
 page!(ListEventsResponse, events);
+page!(ListOverridesResponse, overrides, revision);
+page!(ListPoliciesResponse, policies, revision);
 
 /// Fetches pages until the last one, or until there are `limit` rows.
 async fn collect<P: Page>(
@@ -140,6 +143,33 @@ impl Control {
         collect(usize::MAX, async |page_token| {
             let request = ListNodesRequest { page_size: PAGE_SIZE, page_token };
             self.call("ListNodes", subject, self.observability.clone().list_nodes(request)).await
+        })
+        .await
+    }
+
+    /// What operators have decided against the rules, for one service or for all.
+    ///
+    /// # Errors
+    /// What the control plane refuses.
+    pub(crate) async fn overrides(&self, service: &str) -> Result<ListOverridesResponse, Error> {
+        let subject = Subject { request: "list of overrides", service };
+        collect(usize::MAX, async |page_token| {
+            let request =
+                ListOverridesRequest { service: service.to_owned(), page_size: PAGE_SIZE, page_token };
+            self.call("ListOverrides", subject, self.observability.clone().list_overrides(request)).await
+        })
+        .await
+    }
+
+    /// All stored policies, that of `*` first.
+    ///
+    /// # Errors
+    /// What the control plane refuses.
+    pub(crate) async fn policies(&self) -> Result<ListPoliciesResponse, Error> {
+        let subject = Subject { request: "list of policies", service: "" };
+        collect(usize::MAX, async |page_token| {
+            let request = ListPoliciesRequest { page_size: PAGE_SIZE, page_token };
+            self.call("ListPolicies", subject, self.policies.clone().list_policies(request)).await
         })
         .await
     }

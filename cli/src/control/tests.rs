@@ -1,6 +1,7 @@
 //! Commands against a scripted control plane: what they ask, and what they make of the answers.
 
 use clap::Parser as _;
+use gateway_proto::v1;
 
 use super::*;
 use crate::{

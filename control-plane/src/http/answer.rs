@@ -8,9 +8,6 @@ use prost_reflect::{DynamicMessage, Value as Field};
 use super::{bind::rest_path, operation::Operation, routes::Answer};
 use crate::refusal::Problem;
 
-/// The reason of a failed `If-Match`.
-const ETAG_MISMATCH: &str = "ETAG_MISMATCH";
-
 /// What a caller is answered.
 pub(super) fn answer(
     operation: &Operation,
@@ -56,7 +53,7 @@ pub(super) fn answer(
 }
 
 /// A refusal of the RPC in REST's words.
-pub(super) fn problem(operation: &Operation, headers: &HeaderMap, status: tonic::Status) -> Problem {
+pub(super) fn problem(operation: &Operation, status: tonic::Status) -> Problem {
     let mut problem = Problem::from(status);
     let listed = list(&problem.violations);
     for (field, _) in &mut problem.violations {
@@ -65,9 +62,6 @@ pub(super) fn problem(operation: &Operation, headers: &HeaderMap, status: tonic:
     // The sentence of a bad request is the list of its violations, and follows their names.
     if problem.detail == listed {
         problem.detail = list(&problem.violations);
-    }
-    if problem.reason == ETAG_MISMATCH && headers.contains_key(header::IF_MATCH) {
-        problem.http = StatusCode::PRECONDITION_FAILED;
     }
     problem
 }

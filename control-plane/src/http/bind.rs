@@ -233,4 +233,6 @@ pub(super) fn rest_path(operation: &Operation, path: &str) -> String {
 }
 
 #[cfg(test)]
+mod property_tests;
+#[cfg(test)]
 mod tests;

@@ -56,3 +56,49 @@ pub(super) async fn read(body: Body) -> Result<Bytes, Refusal> {
         Err(_) => Err(Refusal::TooSlow(BODY_TIMEOUT)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+    use serde_json::json;
+    use tokio_stream::{StreamExt, iter, pending};
+
+    use super::*;
+
+    async fn read_as(content_type: Option<&str>, body: &'static str) -> Result<Option<Value>, Refusal> {
+        let header = content_type.map(|value| (header::CONTENT_TYPE, value.parse().unwrap()));
+        read_object(&header.into_iter().collect(), Body::from(body), &["application/json"]).await
+    }
+
+    #[tokio::test]
+    async fn an_object_is_read_when_it_is_declared_as_json() {
+        for json in ["application/json", "Application/JSON; charset=utf-8"] {
+            assert_eq!(read_as(Some(json), r#"{"a":1}"#).await, Ok(Some(json!({"a": 1}))));
+        }
+        for other in [None, Some("text/plain"), Some("application/jsonp"), Some("")] {
+            assert_eq!(read_as(other, r#"{"a":1}"#).await, Err(Refusal::MediaType), "{other:?}");
+        }
+        assert!(matches!(read_as(Some("application/json"), "7").await, Err(Refusal::NotJson(_))));
+    }
+
+    #[tokio::test]
+    async fn nothing_needs_no_declaration_and_must_not_have_a_wrong_one() {
+        assert_eq!(read_as(None, "").await, Ok(None));
+        assert_eq!(read_as(Some("application/json"), "").await, Ok(None));
+        assert_eq!(read_as(Some("text/plain"), "").await, Err(Refusal::MediaType));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_is_too_long_or_never_whole_is_refused() {
+        let endless =
+            std::iter::repeat_with(|| Ok::<_, Infallible>(Frame::data(Bytes::from_static(&[b' '; 1024]))));
+        let long = read(Body::new(StreamBody::new(iter(endless)))).await;
+        assert_eq!(long, Err(Refusal::TooLarge { limit: MAX_BODY_BYTES }));
+        let begun = iter([Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"{")))]);
+        let slow = read(Body::new(StreamBody::new(begun.chain(pending())))).await;
+        assert_eq!(slow, Err(Refusal::TooSlow(BODY_TIMEOUT)));
+    }
+}

@@ -15,6 +15,8 @@ enum Segment {
     Literal(&'static str),
     /// The path of a field of the request.
     Field(&'static str),
+    /// As [`Segment::Field`], of all that is left, slashes included: `{field=**}`.
+    Rest(&'static str),
 }
 
 /// Where a request leads.
@@ -34,18 +36,18 @@ impl Pattern {
             Some((path, verb)) => (path, Some(verb)),
             None => (template, None),
         };
-        let segment =
-            |text: &'static str| match text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) {
-                Some(field) => Segment::Field(field),
-                None => Segment::Literal(text),
-            };
+        let inner = |text: &'static str| text.strip_prefix('{')?.strip_suffix('}');
+        let segment = |text: &'static str| match inner(text) {
+            Some(field) => field.strip_suffix("=**").map_or(Segment::Field(field), Segment::Rest),
+            None => Segment::Literal(text),
+        };
         Self { segments: path.split('/').map(segment).collect(), verb }
     }
 
     /// The fields that are named in it, in order.
     pub(super) fn fields(&self) -> impl Iterator<Item = &'static str> {
         self.segments.iter().filter_map(|segment| match segment {
-            Segment::Field(field) => Some(*field),
+            Segment::Field(field) | Segment::Rest(field) => Some(*field),
             Segment::Literal(_) => None,
         })
     }
@@ -57,19 +59,28 @@ impl Pattern {
             Some(verb) => path.strip_suffix(verb)?.strip_suffix(':')?,
             None => path,
         };
-        let mut sent = path.split('/');
+        let decoded = |text: &str| Some(percent_decode_str(text).decode_utf8().ok()?.into_owned());
+        let mut left = Some(path);
         let mut texts = Vec::new();
         for segment in &self.segments {
-            match (segment, sent.next()?) {
-                (Segment::Literal(literal), text) if text == *literal => {}
+            let path = left?;
+            let (text, rest) = match path.split_once('/') {
+                Some((text, rest)) => (text, Some(rest)),
+                None => (path, None),
+            };
+            left = rest;
+            match segment {
+                Segment::Literal(literal) if text == *literal => {}
                 // No name has a bare colon, so that an unknown verb is an unknown path and not an odd name.
-                (Segment::Field(_), text) if !text.is_empty() && !text.contains(':') => {
-                    texts.push(percent_decode_str(text).decode_utf8().ok()?.into_owned());
+                Segment::Field(_) if !text.is_empty() && !text.contains(':') => texts.push(decoded(text)?),
+                Segment::Rest(_) if !path.is_empty() => {
+                    left = None;
+                    texts.push(decoded(path)?);
                 }
                 _ => return None,
             }
         }
-        sent.next().is_none().then_some(texts)
+        left.is_none().then_some(texts)
     }
 }
 
@@ -122,6 +133,18 @@ mod tests {
         }
         assert_eq!(texts("/v1/replicas/{replica_id}", "/v1/replicas/r-1:drain"), None);
         assert_eq!(texts("/v1/breakers:watch", "/v1/breakers:watch"), Some(vec![]));
+    }
+
+    #[test]
+    fn the_rest_of_a_path_may_be_one_text() {
+        let template = "/v1/overrides/{override_id=**}";
+        for path in ["breaker/orders/r-1@dp:1", "breaker%2Forders/r-1@dp%3A1"] {
+            let found = texts(template, &format!("/v1/overrides/{path}"));
+            assert_eq!(found, Some(vec!["breaker/orders/r-1@dp:1".into()]));
+        }
+        assert_eq!(texts(template, "/v1/overrides/"), None);
+        assert_eq!(texts(template, "/v1/overrides"), None);
+        assert_eq!(Pattern::parse(template).fields().collect::<Vec<_>>(), ["override_id"]);
     }
 
     #[test]

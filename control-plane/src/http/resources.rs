@@ -86,7 +86,7 @@ impl Resources {
         let inputs = Inputs { path, query: &query, headers: &parts.headers, body: body.as_ref() };
         let message = bind(operation, &inputs).map_err(Refusal::from)?;
         let peer = parts.extensions.get::<TcpConnectInfo>().cloned();
-        let refused = |status| problem(operation, &parts.headers, status);
+        let refused = |status| problem(operation, status);
         if operation.route.answer == Answer::Stream {
             let responses = self.grpc.begin(&operation.rpc, &message, peer).await.map_err(refused)?;
             return Ok(watch::stream(&self.edge, responses));

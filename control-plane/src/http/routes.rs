@@ -11,7 +11,8 @@ use http::Method;
 #[derive(Debug)]
 pub(super) struct Route {
     pub(super) method: Method,
-    /// Segments are literal, or `{field.path}` of the request; the last one may have a `:verb`.
+    /// Segments are literal, or `{field.path}` of the request, or `{field=**}` for all that is left; the last one may
+    /// have a `:verb`.
     pub(super) path: &'static str,
     /// Without the package, e.g. `RegistryService`.
     pub(super) service: &'static str,
@@ -89,7 +90,7 @@ pub(super) fn routes() -> Vec<Route> {
         post("/v1/breakers/{service}/{replica_id}:override", OBSERVABILITY, "OverrideBreaker"),
         post("/v1/breakers/{service}/{replica_id}:reset", OBSERVABILITY, "ResetBreaker"),
         get("/v1/overrides", OBSERVABILITY, "ListOverrides"),
-        delete("/v1/overrides/{override_id}", OBSERVABILITY, "EndOverride"),
+        delete("/v1/overrides/{override_id=**}", OBSERVABILITY, "EndOverride"),
         get("/v1/nodes", OBSERVABILITY, "ListNodes"),
         get("/v1/events", OBSERVABILITY, "ListEvents"),
         stream("/v1/events:watch", OBSERVABILITY, "WatchEvents"),

@@ -5,7 +5,7 @@ use axum::{
     middleware::from_fn_with_state,
     routing::{get, post},
 };
-use gateway_proto::v1::{self, EventSeverity, registry_service_client::RegistryServiceClient};
+use gateway_proto::v1::{self, registry_service_client::RegistryServiceClient};
 use gateway_runtime::Shutdown;
 use http::header;
 use tokio::{
@@ -24,7 +24,7 @@ use crate::{
     edge::{Edge, Places},
     effects::Effects,
     leases::Leases,
-    observe::Scope,
+    observe::Cursor,
     publish::Publisher,
     registry::{Limits, View},
     server::{Routers, Server},
@@ -38,9 +38,9 @@ fn panics() -> Panics {
 
 /// Type, severity and message of every event, oldest first.
 fn events(panics: &Panics) -> Vec<(String, EventSeverity, String)> {
-    let looked = panics.observation.read_events(|timeline| timeline.before(&Scope::default(), None, 99));
+    let listed = panics.observation.read_events(|timeline| timeline.since(Cursor::After(0), 99)).events;
     let shown = |event: &v1::Event| (event.event_type.clone(), event.severity(), event.message.clone());
-    looked.events.iter().rev().map(|(_, event)| shown(event)).collect()
+    listed.iter().map(|event| shown(event)).collect()
 }
 
 fn panicked(message: &str) -> (String, EventSeverity, String) {

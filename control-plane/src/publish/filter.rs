@@ -1,6 +1,6 @@
 //! Which services a data plane follows.
 
-use std::collections::BTreeSet;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use gateway_proto::{Invalid, ServiceName, content::ContentHash, v1};
 
@@ -28,19 +28,35 @@ impl Filter {
         match names {
             [] => refuse("is required: service names, or one \"*\" for all".into()),
             [star] if star == "*" => Ok(Self::All),
-            _ if names.len() > Self::MAX_NAMES => {
-                refuse(format!("are {}, at most {} are allowed: use \"*\"", names.len(), Self::MAX_NAMES))
-            }
-            _ => {
-                let parse = |(index, name): (usize, &String)| {
-                    ServiceName::parse(name).map_err(|invalid| {
-                        let why = &invalid.violations()[0].description;
-                        Invalid::new(format!("services[{index}]"), why.as_str())
-                    })
-                };
-                names.iter().enumerate().map(parse).collect::<Result<_, _>>().map(Self::Some)
-            }
+            _ if names.len() > Self::MAX_NAMES => Err(Self::too_many("services", names.len())),
+            _ => parse_names("services", names).map(Self::Some),
         }
+    }
+
+    /// What is followed after a change: names that are added, and others that are removed, whether they were followed or
+    /// not.
+    ///
+    /// # Errors
+    /// [`Invalid`] for `add_services` and `remove_services`: bad names, a name in both, more than are allowed; and for
+    /// whoever follows all.
+    pub fn change(&self, change: &v1::SubscriptionChange) -> Result<Self, Invalid> {
+        let Self::Some(names) = self else {
+            return Err(Invalid::new("add_services", "is not for who follows \"*\": that is all there are"));
+        };
+        let added = parse_names("add_services", &change.add_services)?;
+        let removed = parse_names("remove_services", &change.remove_services)?;
+        if let Some(both) = added.intersection(&removed).next() {
+            return Err(Invalid::new("remove_services", format!("{both} is to be added, too")));
+        }
+        let names: BTreeSet<_> = names.difference(&removed).chain(&added).cloned().collect();
+        match names.len() {
+            count if count > Self::MAX_NAMES => Err(Self::too_many("add_services", count)),
+            _ => Ok(Self::Some(names)),
+        }
+    }
+
+    fn too_many(field: &str, count: usize) -> Invalid {
+        Invalid::new(field, format!("are {count} in all, at most {} are allowed: use \"*\"", Self::MAX_NAMES))
     }
 
     /// Whether the data plane follows the service of this name.
@@ -79,9 +95,10 @@ impl Filter {
     }
 
     /// The part of a delta that concerns the data plane; `None` when that is nothing.
-    pub fn narrow(&self, delta: &v1::Delta) -> Option<v1::Delta> {
-        let mut delta = delta.clone();
+    pub fn narrow<'a>(&self, delta: &'a v1::Delta) -> Option<Cow<'a, v1::Delta>> {
+        let mut delta = Cow::Borrowed(delta);
         if *self != Self::All {
+            let delta = delta.to_mut();
             delta.upsert_services.retain(|entry| self.admits(&entry.service));
             delta.remove_services.retain(|name| self.admits(name));
             delta.upsert_replicas.retain(|replica| self.admits(&replica.service));
@@ -98,6 +115,16 @@ impl Filter {
             && delta.default_policy.is_none();
         (!is_empty).then_some(delta)
     }
+}
+
+fn parse_names(field: &str, names: &[String]) -> Result<BTreeSet<ServiceName>, Invalid> {
+    let parse = |(index, name): (usize, &String)| {
+        ServiceName::parse(name).map_err(|invalid| {
+            let why = &invalid.violations()[0].description;
+            Invalid::new(format!("{field}[{index}]"), why.as_str())
+        })
+    };
+    names.iter().enumerate().map(parse).collect()
 }
 
 #[cfg(test)]
@@ -125,5 +152,27 @@ mod tests {
         ] {
             assert_eq!(parse(&names).unwrap_err().violations()[0].field, field, "{names:?}");
         }
+    }
+
+    #[test]
+    fn names_are_added_and_removed_and_nobody_who_follows_all_changes_that() {
+        let some = parse(&["a", "b"]).unwrap();
+        let change = |filter: &Filter, add: &[&str], remove: &[&str]| {
+            let texts = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            filter
+                .change(&v1::SubscriptionChange { add_services: texts(add), remove_services: texts(remove) })
+        };
+        let field = |changed: Result<Filter, Invalid>| changed.unwrap_err().violations()[0].field.clone();
+        assert_eq!(change(&some, &["c", "a"], &["b", "unknown"]), parse(&["a", "c"]));
+        assert_eq!(change(&some, &[], &["a", "b"]), Ok(Filter::Some(BTreeSet::new())));
+        assert_eq!(change(&some, &[], &[]), Ok(some.clone()));
+        assert_eq!(field(change(&some, &["c", "C"], &[])), "add_services[1]");
+        assert_eq!(field(change(&some, &[], &["*"])), "remove_services[0]");
+        assert_eq!(field(change(&some, &["c"], &["c"])), "remove_services");
+        assert_eq!(field(change(&Filter::All, &["c"], &[])), "add_services");
+        let many: Vec<String> = (0..999).map(|number| format!("s{number}")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(field(change(&some, &many, &[])), "add_services");
+        assert!(change(&some, &many, &["a"]).is_ok());
     }
 }

@@ -163,6 +163,15 @@ impl Session {
         self.full_from = self.irrelevant_up_to + 1;
     }
 
+    /// Notes that the client follows other services from now on: a full snapshot of them comes next. What it acks until
+    /// then is of what it followed before.
+    pub fn start_over(&mut self) {
+        self.held = None;
+        if let Some(unacked) = &mut self.unacked {
+            unacked.completes = false;
+        }
+    }
+
     /// Takes in a message of the data plane.
     pub fn heard(&mut self, now: Instant, ack: v1::Ack) -> Heard {
         self.heard = now;

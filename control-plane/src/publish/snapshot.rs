@@ -20,7 +20,13 @@ pub struct Content {
 impl Content {
     /// What a view holds of all that a data plane with this filter follows.
     pub fn of(view: &View, filter: &Filter) -> Self {
-        let records = view.replicas().filter(|record| filter.admits(record.key.service.as_str()));
+        let records = match filter {
+            Filter::All => view.replicas().cloned().collect(),
+            Filter::Some(names) => {
+                let services = names.iter().filter_map(|name| view.service(name));
+                services.flat_map(|entry| entry.replicas()).cloned().collect()
+            }
+        };
         let policies = view.policies();
         let own = policies.services().filter(|name| filter.admits(name.as_str()));
         let own = own.filter_map(|name| Some((name.clone(), policies.own_to_wire(name)?)));
@@ -28,7 +34,7 @@ impl Content {
             .overrides()
             .filter(|entry| entry.is_published() && filter.admits(entry.target.service.as_str()));
         Self {
-            records: records.cloned().collect(),
+            records,
             default_policy: policies.default_to_wire(),
             own_policies: own.collect(),
             overrides: overrides.cloned().collect(),
@@ -36,46 +42,46 @@ impl Content {
     }
 }
 
-/// Cuts what is to be sent into parts of at most about `max_bytes`.
+/// Cuts content into parts of at most about `max_bytes`, one after the other as they are asked for.
 ///
-/// There is always a last part, an empty one if need be; a service may be split over consecutive parts. The default
-/// policy and all overrides are in the first.
-pub fn parts(content: &Content, max_bytes: usize) -> Vec<v1::FullSnapshot> {
-    let overrides: Vec<_> = content.overrides.iter().map(|entry| entry.to_wire()).collect();
-    let mut bytes = overrides.iter().map(Message::encoded_len).sum();
-    let mut parts = Vec::new();
-    let mut services: Vec<v1::ServiceSnapshot> = Vec::new();
-    for record in &content.records {
-        let replica = record.to_wire();
-        bytes += replica.encoded_len();
-        if bytes > max_bytes && !services.is_empty() {
-            parts.push(std::mem::take(&mut services));
-            bytes = replica.encoded_len();
+/// There is always a last part, an empty one if need be; a service may be split over consecutive parts. Overrides and the
+/// default policy are in the first part.
+pub fn parts(content: &Content, max_bytes: usize) -> impl Iterator<Item = v1::FullSnapshot> {
+    let mut records = content.records.iter().peekable();
+    let mut is_over = false;
+    (0..).map_while(move |part_index| {
+        if is_over {
+            return None;
         }
-        match services.last_mut().filter(|entry| entry.service == replica.service) {
-            Some(entry) => entry.replicas.push(replica),
-            None => {
-                let policy = content.own_policies.get(&record.key.service).cloned();
-                let service = replica.service.clone();
-                let mut entry = v1::ServiceSnapshot { service, policy, replicas: Vec::new() };
-                bytes += entry.encoded_len();
-                entry.replicas.push(replica);
-                services.push(entry);
+        let mut part = v1::FullSnapshot { part_index, ..Default::default() };
+        if part_index == 0 {
+            part.overrides = content.overrides.iter().map(|entry| entry.to_wire()).collect();
+            part.default_policy = Some(content.default_policy.clone());
+        }
+        let mut bytes: usize = part.overrides.iter().map(Message::encoded_len).sum();
+        while let Some(record) = records.peek().copied() {
+            let replica = record.to_wire();
+            bytes += replica.encoded_len();
+            if bytes > max_bytes && !part.services.is_empty() {
+                break;
+            }
+            records.next();
+            match part.services.last_mut().filter(|entry| entry.service == replica.service) {
+                Some(entry) => entry.replicas.push(replica),
+                None => {
+                    let policy = content.own_policies.get(&record.key.service).cloned();
+                    let service = replica.service.clone();
+                    let mut entry = v1::ServiceSnapshot { service, policy, replicas: Vec::new() };
+                    bytes += entry.encoded_len();
+                    entry.replicas.push(replica);
+                    part.services.push(entry);
+                }
             }
         }
-    }
-    parts.push(services);
-    let last = parts.len() - 1;
-    let part = |(index, services)| v1::FullSnapshot {
-        services,
-        part_index: i32::try_from(index).unwrap_or(i32::MAX),
-        last_part: index == last,
-        ..Default::default()
-    };
-    let mut parts: Vec<_> = parts.into_iter().enumerate().map(part).collect();
-    parts[0].overrides = overrides;
-    parts[0].default_policy = Some(content.default_policy.clone());
-    parts
+        is_over = records.peek().is_none();
+        part.last_part = is_over;
+        Some(part)
+    })
 }
 
 #[cfg(test)]
@@ -101,7 +107,7 @@ mod tests {
 
     #[test]
     fn an_empty_registry_is_one_empty_last_part() {
-        let parts = parts(&content(&[], &Filter::All), 1000);
+        let parts: Vec<_> = parts(&content(&[], &Filter::All), 1000).collect();
         assert_eq!((parts.len(), parts[0].services.len(), parts[0].last_part), (1, 0, true));
         assert_eq!(parts[0].default_policy, Some(Policy::default().to_wire()));
     }
@@ -109,7 +115,7 @@ mod tests {
     #[test]
     fn parts_hold_everything_once_in_order_and_only_the_last_is_last() {
         let content = content(&[("a", 30), ("b", 3)], &Filter::All);
-        let parts = parts(&content, 500);
+        let parts: Vec<_> = parts(&content, 500).collect();
         assert!(parts.len() > 3);
         for (index, part) in parts.iter().enumerate() {
             assert_eq!(usize::try_from(part.part_index), Ok(index));
@@ -124,7 +130,7 @@ mod tests {
     #[test]
     fn a_filter_leaves_the_other_services_out() {
         let some = Filter::parse(&["b".to_owned(), "c".to_owned()]).unwrap();
-        let parts = parts(&content(&[("a", 2), ("b", 1)], &some), 1000);
+        let parts: Vec<_> = parts(&content(&[("a", 2), ("b", 1)], &some), 1000).collect();
         let names: Vec<_> = parts[0].services.iter().map(|entry| entry.service.as_str()).collect();
         assert_eq!((parts.len(), names), (1, vec!["b"]));
     }

@@ -124,13 +124,6 @@ pub(super) fn list(edge: &Edge, wire: &v1::ListBreakersRequest) -> Result<v1::Li
     Ok(v1::ListBreakersResponse { breakers, next_page_token, unreachable_node_ids })
 }
 
-/// Why a watch goes no further.
-enum Ended {
-    /// Its reader is gone.
-    Left,
-    ShuttingDown,
-}
-
 type Outbound = mpsc::Sender<Result<v1::WatchBreakersResponse, Status>>;
 
 /// A watch of breakers. It keeps nothing of what it told: the matrix knows what changed since a number.
@@ -145,26 +138,24 @@ impl Watch {
         Self { edge, query, outbound }
     }
 
-    /// Tells the set and then its changes, until the reader leaves or the shutdown begins.
-    pub(super) async fn run(self) {
-        if let Err(Ended::ShuttingDown) = self.follow().await {
-            // A reader that is behind learns of the end from the end itself.
-            let _ = self.outbound.try_send(Err(Refusal::from(WriteError::ShuttingDown).into()));
+    /// Tells the set and then its changes, until the reader leaves.
+    ///
+    /// # Errors
+    /// When the shutdown begins.
+    pub(super) async fn follow(self) -> Result<(), Status> {
+        tokio::select! {
+            () = self.tell() => Ok(()),
+            () = self.outbound.closed() => Ok(()),
+            () = self.edge.shutdown.begun() => Err(Refusal::from(WriteError::ShuttingDown).into()),
         }
     }
 
-    async fn follow(&self) -> Result<(), Ended> {
+    async fn tell(&self) {
         let mut changes = self.edge.effects.observation.follow_breakers();
-        let mut since = self.tell_all().await?;
+        let mut since = self.tell_all().await;
         loop {
-            tokio::select! {
-                // The sender lives as long as the control plane.
-                _ = changes.changed() => {}
-                () = self.outbound.closed() => return Err(Ended::Left),
-                () = self.edge.shutdown.begun() => return Err(Ended::ShuttingDown),
-            }
-            // What comes in the meantime is seen below, or wakes this again.
-            changes.borrow_and_update();
+            // The sender lives as long as the control plane. What changes from now on is seen below, or wakes this again.
+            let _ = changes.changed().await;
             let next = Instant::now() + WATCH_INTERVAL;
             let dirty = self
                 .edge
@@ -173,43 +164,40 @@ impl Watch {
                 .read(|_, matrix| matrix.dirty_since(since, &self.query.scope, self.query.per_node));
             since = match dirty {
                 Dirty::Rows(rows, reached) => {
-                    self.tell_changes(rows).await?;
+                    self.tell_changes(rows).await;
                     reached
                 }
                 Dirty::TooMuch => {
-                    self.send(v1::ChangeType::Reset, None).await?;
-                    self.tell_all().await?
+                    self.send(v1::ChangeType::Reset, None).await;
+                    self.tell_all().await
                 }
             };
-            tokio::select! {
-                () = sleep_until(next) => {}
-                () = self.edge.shutdown.begun() => return Err(Ended::ShuttingDown),
-            }
+            sleep_until(next).await;
         }
     }
 
     /// Tells every breaker there is. Yields the change that was the last one when it began: what changed since is told
     /// again.
-    async fn tell_all(&self) -> Result<Change, Ended> {
+    async fn tell_all(&self) -> Change {
         let observation = &self.edge.effects.observation;
         let since = observation.read(|_, matrix| matrix.last_change());
         let mut after = None;
         loop {
             let scanned = observation.read(|_, matrix| self.query.scan(matrix, after.as_ref()));
             for row in scanned.rows {
-                self.send(v1::ChangeType::Added, Some(row)).await?;
+                self.send(v1::ChangeType::Added, Some(row)).await;
             }
             after = scanned.reached;
             if after.is_none() {
-                self.send(v1::ChangeType::Bookmark, None).await?;
-                return Ok(since);
+                self.send(v1::ChangeType::Bookmark, None).await;
+                return since;
             }
         }
     }
 
-    async fn tell_changes(&self, names: Vec<(RowName, bool)>) -> Result<(), Ended> {
+    async fn tell_changes(&self, names: Vec<(RowName, bool)>) {
         if names.is_empty() {
-            return Ok(());
+            return;
         }
         for names in names.chunks(AT_ONCE) {
             let rows: Vec<_> = self.edge.effects.observation.read(|_, matrix| {
@@ -217,23 +205,21 @@ impl Watch {
             });
             for (name, was_known, row) in rows {
                 match (row, was_known) {
-                    (Some(row), true) => self.send(v1::ChangeType::Modified, Some(row)).await?,
-                    (Some(row), false) => self.send(v1::ChangeType::Added, Some(row)).await?,
-                    (None, true) => self.send(v1::ChangeType::Deleted, Some(nameplate(name))).await?,
+                    (Some(row), true) => self.send(v1::ChangeType::Modified, Some(row)).await,
+                    (Some(row), false) => self.send(v1::ChangeType::Added, Some(row)).await,
+                    (None, true) => self.send(v1::ChangeType::Deleted, Some(nameplate(name))).await,
                     // It came and went.
                     (None, false) => {}
                 }
             }
         }
-        self.send(v1::ChangeType::Bookmark, None).await
+        self.send(v1::ChangeType::Bookmark, None).await;
     }
 
-    async fn send(&self, change_type: v1::ChangeType, breaker: Option<v1::Breaker>) -> Result<(), Ended> {
-        let message = Ok(v1::WatchBreakersResponse { change_type: change_type.into(), breaker });
-        tokio::select! {
-            sent = self.outbound.send(message) => sent.map_err(|_| Ended::Left),
-            () = self.edge.shutdown.begun() => Err(Ended::ShuttingDown),
-        }
+    /// Waits for the reader to take it. That it has left shows elsewhere.
+    async fn send(&self, change_type: v1::ChangeType, breaker: Option<v1::Breaker>) {
+        let message = v1::WatchBreakersResponse { change_type: change_type.into(), breaker };
+        let _ = self.outbound.send(Ok(message)).await;
     }
 }
 

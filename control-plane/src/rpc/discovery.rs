@@ -1,28 +1,30 @@
 //! `gateway.v1.DiscoveryService`: one task for each data plane, which does what its [`Session`] says.
+//!
+//! A tool that looks has such a task, too, and no [`Seat`]: it is neither listed nor waited for.
 
-use std::sync::Arc;
+mod wire;
+
+use std::{future::pending, sync::Arc};
 
 use gateway_proto::{
-    Invalid,
+    Invalid, NodeId,
     time::timestamp,
-    v1::{
-        self, discovery_service_server::DiscoveryService, stream_snapshots_request::Message,
-        stream_snapshots_response::Update,
-    },
+    v1::{self, stream_snapshots_request::Message, stream_snapshots_response::Update},
 };
 use tokio::{
     sync::{mpsc, watch},
     time::{sleep_until, timeout},
 };
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Status, Streaming};
 
+pub(super) use self::wire::Discovery;
+use self::wire::{Outgoing, Responses};
 use super::{HELLO_TIMEOUT, MAX_REQUEST_BYTES, identity, next_message};
 use crate::{
     clock,
     edge::Edge,
     observe::Seat,
-    publish::{CatchUp, Filter, Heard, Next, Session},
+    publish::{CatchUp, Encoded, Filter, Full, Heard, Next, Session},
     refusal::Refusal,
     registry::{Revision, View},
     writer::WriteError,
@@ -31,27 +33,19 @@ use crate::{
 /// Responses between the task and the connection: one unacked and the bookmarks of a peer that reads slowly.
 const BUFFERED: usize = 4;
 
-/// The service.
-#[derive(Debug)]
-pub(super) struct Discovery(pub(super) Arc<Edge>);
+type Outbound = mpsc::Sender<Result<Outgoing, Status>>;
 
-type Outbound = mpsc::Sender<Result<v1::StreamSnapshotsResponse, Status>>;
-
-#[tonic::async_trait]
-impl DiscoveryService for Discovery {
-    type StreamSnapshotsStream = ReceiverStream<Result<v1::StreamSnapshotsResponse, Status>>;
-
-    async fn stream_snapshots(
-        &self,
-        request: Request<Streaming<v1::StreamSnapshotsRequest>>,
-    ) -> Result<Response<Self::StreamSnapshotsStream>, Status> {
-        let place = self.0.snapshot_streams.take()?;
-        let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
-        let (outbound, responses) = mpsc::channel(BUFFERED);
-        let work = serve(Arc::clone(&self.0), request.into_inner(), outbound.clone(), peer);
-        self.0.spawn_stream("snapshot_stream", place, outbound, work);
-        Ok(Response::new(ReceiverStream::new(responses)))
-    }
+/// Takes a place for a stream and begins it.
+fn open(
+    edge: &Arc<Edge>,
+    inbound: Streaming<v1::StreamSnapshotsRequest>,
+    peer: String,
+) -> Result<Responses, Status> {
+    let place = edge.snapshot_streams.take()?;
+    let (outbound, responses) = mpsc::channel(BUFFERED);
+    let work = serve(Arc::clone(edge), inbound, outbound.clone(), peer);
+    edge.spawn_stream("snapshot_stream", place, outbound, work);
+    Ok(Responses::new(responses))
 }
 
 async fn serve(
@@ -73,20 +67,39 @@ async fn serve(
         None => return Ok(()),
     };
     let filter = Filter::parse(&hello.services).map_err(|error| invalid(error.within("hello")))?;
-    let node = hello.node.unwrap_or_default();
-    let identity = identity(node, peer).map_err(|error| invalid(error.within("hello.node")))?;
+    let node = hello.node.clone().unwrap_or_default();
+    let is_observer = read_role(hello.role).map_err(|error| invalid(error.within("hello")))?;
+    // Of data planes there are as many as nodes are allowed, of those who look as many as may watch.
+    let place = is_observer.then(|| edge.watch_streams.take()).transpose()?;
     let publisher = &edge.effects.publisher;
     let is_ours = hello.resume_epoch == publisher.epoch();
     // A data plane that is ahead knows what this store has lost: nothing leads on from there.
     let held = 0..=publisher.read(View::revision);
     let resume = (is_ours && held.contains(&hello.resume_revision)).then_some(hello.resume_revision);
-    let seat = edge.effects.observation.connect(identity, resume.unwrap_or(0)).map_err(Refusal::from)?;
-    tracing::info!(node = %seat.node(), resume = ?resume, "data plane connected");
+    let seat = if is_observer {
+        tracing::debug!(peer, resume = ?resume, "observer connected");
+        None
+    } else {
+        let identity = identity(node, peer).map_err(|error| invalid(error.within("hello.node")))?;
+        let seat = edge.effects.observation.connect(identity, resume.unwrap_or(0)).map_err(Refusal::from)?;
+        tracing::info!(node = %seat.node(), resume = ?resume, "data plane connected");
+        Some(seat)
+    };
     let session = Session::new(resume, clock::now());
     let head = publisher.subscribe();
-    Stream { edge: Arc::clone(&edge), seat, session, filter, parts: None, outbound, head }
-        .follow(inbound)
-        .await
+    let stream = Stream { edge: Arc::clone(&edge), seat, session, filter, parts: None, outbound, head };
+    let ended = stream.follow(inbound).await;
+    drop(place);
+    ended
+}
+
+/// Whether it is a tool that looks.
+fn read_role(number: i32) -> Result<bool, Invalid> {
+    match v1::SnapshotRole::try_from(number) {
+        Ok(v1::SnapshotRole::Unspecified | v1::SnapshotRole::DataPlane) => Ok(false),
+        Ok(v1::SnapshotRole::Observer) => Ok(true),
+        Err(_) => Err(Invalid::new("role", format!("{number} is no SnapshotRole"))),
+    }
 }
 
 fn invalid(invalid: Invalid) -> Status {
@@ -96,19 +109,14 @@ fn invalid(invalid: Invalid) -> Status {
 /// One data plane's stream.
 struct Stream {
     edge: Arc<Edge>,
-    seat: Seat,
+    /// `None`: an observer's.
+    seat: Option<Seat>,
     session: Session,
     filter: Filter,
     /// The full snapshot under way and how many of its parts have been sent.
-    parts: Option<Parts>,
+    parts: Option<(Full, usize)>,
     outbound: Outbound,
     head: watch::Receiver<Revision>,
-}
-
-struct Parts {
-    revision: Revision,
-    parts: Arc<[v1::FullSnapshot]>,
-    sent: usize,
 }
 
 impl Stream {
@@ -118,7 +126,10 @@ impl Stream {
             let head = *self.head.borrow_and_update();
             let until = match self.session.next(clock::now(), head) {
                 Next::Full => {
-                    self.send_part()?;
+                    tokio::select! {
+                        sent = self.send_part() => sent?,
+                        () = shutdown.begun() => return Err(Refusal::from(WriteError::ShuttingDown).into()),
+                    }
                     continue;
                 }
                 Next::Delta { base } => {
@@ -129,7 +140,8 @@ impl Stream {
                     let nonce = self.session.sent_bookmark(clock::now(), revision);
                     let hash = self.edge.effects.publisher.content_hash(&self.filter, revision);
                     let content_hash = hash.map(|hash| hash.to_string()).unwrap_or_default();
-                    self.send(nonce, revision, Update::Bookmark(v1::Bookmark { content_hash }))?;
+                    let bookmark = Encoded::new(Update::Bookmark(v1::Bookmark { content_hash }));
+                    self.send(nonce, revision, &bookmark)?;
                     continue;
                 }
                 Next::Wait { until } => until,
@@ -143,9 +155,9 @@ impl Stream {
                 // The publisher outlives every stream, so this ends only with a change.
                 _ = self.head.changed() => {}
                 () = sleep_until(until.into()) => {}
-                () = self.seat.superseded() => {
-                    tracing::warn!(node = %self.seat.node(), "a newer stream of the same data plane has begun");
-                    return Err(Refusal::Superseded(self.seat.node().clone()).into());
+                node = superseded(self.seat.as_ref()) => {
+                    tracing::warn!(%node, "a newer stream of the same data plane has begun");
+                    return Err(Refusal::Superseded(node).into());
                 }
                 () = self.outbound.closed() => return Ok(()),
                 () = shutdown.begun() => return Err(Refusal::from(WriteError::ShuttingDown).into()),
@@ -154,43 +166,61 @@ impl Stream {
     }
 
     fn hear(&mut self, message: v1::StreamSnapshotsRequest) -> Result<(), Status> {
-        let Some(Message::Ack(ack)) = message.message else {
-            return Err(invalid(Invalid::new("message", "must be ack in every message but the first")));
-        };
-        match self.session.heard(clock::now(), ack) {
-            Heard::Acked(revision) => self.seat.acked(revision),
-            Heard::Nacked(nack) => {
+        let ack = match message.message {
+            Some(Message::Ack(ack)) => ack,
+            Some(Message::SubscriptionChange(change)) => {
+                let filter = self.filter.change(&change);
+                self.filter = filter.map_err(|error| invalid(error.within("subscription_change")))?;
                 self.parts = None;
-                self.seat.nacked(cut(nack));
+                self.session.start_over();
+                return Ok(());
             }
-            Heard::Part | Heard::Stale => {}
+            Some(Message::Hello(_)) | None => {
+                let why = "must be ack or subscription_change in every message but the first";
+                return Err(invalid(Invalid::new("message", why)));
+            }
+        };
+        let heard = self.session.heard(clock::now(), ack);
+        if matches!(heard, Heard::Nacked(_)) {
+            self.parts = None;
+        }
+        match (heard, &self.seat) {
+            (Heard::Acked(revision), Some(seat)) => seat.acked(revision),
+            (Heard::Nacked(nack), Some(seat)) => seat.nacked(cut(nack)),
+            _ => {}
         }
         Ok(())
     }
 
-    fn send_part(&mut self) -> Result<(), Status> {
-        let Parts { revision, parts, sent } = self.parts.take().unwrap_or_else(|| {
-            let at_least = self.session.at_least();
-            let (revision, parts) = self.edge.effects.publisher.full(&self.filter, at_least);
-            Parts { revision, parts, sent: 0 }
-        });
-        let part = parts[sent].clone();
-        if !part.last_part {
-            self.parts = Some(Parts { revision, parts, sent: sent + 1 });
+    /// Sends the next part of a full snapshot. Cancel safe.
+    async fn send_part(&mut self) -> Result<(), Status> {
+        let ((revision, parts), index) = match self.parts.take() {
+            Some(under_way) => under_way,
+            None => {
+                let at_least = self.session.at_least();
+                (self.edge.effects.publisher.full_in_turn(&self.filter, at_least).await, 0)
+            }
+        };
+        let part = parts[index].clone();
+        let is_last = index + 1 == parts.len();
+        if !is_last {
+            self.parts = Some(((revision, parts), index + 1));
         }
-        let nonce = self.session.sent(clock::now(), revision, part.last_part);
-        self.send(nonce, revision, Update::Full(part))
+        let nonce = self.session.sent(clock::now(), revision, is_last);
+        self.send(nonce, revision, &part)
     }
 
     fn send_delta(&mut self, base: Revision) -> Result<(), Status> {
         match self.edge.effects.publisher.catch_up(base, &self.filter) {
             CatchUp::Delta(revision, delta) => {
                 let nonce = self.session.sent(clock::now(), revision, true);
-                self.send(nonce, revision, Update::Delta(delta))
+                self.send(nonce, revision, &delta)
             }
             CatchUp::Nothing(revision) => {
                 self.session.skip(revision);
-                self.seat.unaffected(revision);
+                if let Some(seat) = &self.seat {
+                    seat.unaffected(revision);
+                }
                 Ok(())
             }
             CatchUp::TooFar => {
@@ -200,18 +230,32 @@ impl Stream {
         }
     }
 
-    fn send(&self, nonce: String, revision: Revision, update: Update) -> Result<(), Status> {
-        let response = v1::StreamSnapshotsResponse {
+    fn send(&self, nonce: String, revision: Revision, update: &Encoded) -> Result<(), Status> {
+        let head = v1::StreamSnapshotsResponse {
             nonce,
             epoch: self.edge.effects.publisher.epoch().to_owned(),
             revision,
             publish_time: Some(timestamp(clock::wall())),
-            update: Some(update),
+            update: None,
         };
         // The buffer is full only when the peer has read nothing for several bookmarks.
+        let response = Outgoing::new(&head, update);
         self.outbound.try_send(Ok(response)).map_err(|_| Refusal::AckOverdue)?;
-        self.seat.sent(revision);
+        if let Some(seat) = &self.seat {
+            seat.sent(revision);
+        }
         Ok(())
+    }
+}
+
+/// Completes with the data plane's id when a newer stream of it has come. Cancel safe.
+async fn superseded(seat: Option<&Seat>) -> NodeId {
+    match seat {
+        Some(seat) => {
+            seat.superseded().await;
+            seat.node().clone()
+        }
+        None => pending().await,
     }
 }
 

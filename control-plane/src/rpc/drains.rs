@@ -92,7 +92,7 @@ impl Watch {
     }
 
     /// Sends the state at once, then each step, until the replica is drained or gone.
-    pub(super) async fn follow(self, outbound: &Outbound) -> Result<(), Status> {
+    pub(super) async fn follow(self, outbound: Outbound) -> Result<(), Status> {
         let mut head = self.edge.effects.publisher.subscribe();
         let mut progress = self.edge.effects.observation.follow_progress();
         let mut told = None;

@@ -91,8 +91,9 @@ impl ObservabilityService for Observability {
         let query = Query::parse_watch(request.get_ref()).map_err(Refusal::from)?;
         let place = self.0.watch_streams.take()?;
         let (outbound, responses) = mpsc::channel(BUFFERED);
-        let watch = breakers::Watch::new(Arc::clone(&self.0), query, outbound.clone());
-        self.0.spawn_stream("breaker_stream", place, outbound, async move { Ok(watch.run().await) });
+        let to_peer = outbound.clone();
+        let watch = breakers::Watch::new(Arc::clone(&self.0), query, outbound);
+        self.0.spawn_stream("watch_stream", place, to_peer, watch.follow());
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 
@@ -128,8 +129,7 @@ impl ObservabilityService for Observability {
         let (query, cursor) = timeline::begin(&self.0, request.get_ref())?;
         let place = self.0.event_streams.take()?;
         let (outbound, responses) = mpsc::channel(1);
-        let (edge, events) = (Arc::clone(&self.0), outbound.clone());
-        let work = async move { Ok(timeline::watch(&edge, &query, cursor, events).await) };
+        let work = timeline::watch(Arc::clone(&self.0), query, cursor, outbound.clone());
         self.0.spawn_stream("event_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
@@ -141,9 +141,8 @@ impl ObservabilityService for Observability {
         let (wish, interval) = statistics::parse(request.get_ref()).map_err(Refusal::from)?;
         let place = self.0.watch_streams.take()?;
         let (outbound, responses) = mpsc::channel(1);
-        let (edge, sums) = (Arc::clone(&self.0), outbound.clone());
-        let work = async move { Ok(statistics::watch(&edge, wish, interval, sums).await) };
-        self.0.spawn_stream("statistics_stream", place, outbound, work);
+        let work = statistics::watch(Arc::clone(&self.0), wish, interval, outbound.clone());
+        self.0.spawn_stream("watch_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 }

@@ -63,8 +63,8 @@ impl RegistryService for Registry {
         let watch = drains::Watch::begin(&self.0, request.get_ref())?;
         let place = self.0.watch_streams.take()?;
         let (outbound, responses) = mpsc::channel(BUFFERED);
-        let steps = outbound.clone();
-        self.0.spawn_stream("drain_stream", place, outbound, async move { watch.follow(&steps).await });
+        let work = watch.follow(outbound.clone());
+        self.0.spawn_stream("watch_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 
@@ -91,8 +91,8 @@ impl RegistryService for Registry {
         let watch = watch_replicas::Watch::parse(&self.0, request.get_ref()).map_err(Refusal::from)?;
         let place = self.0.watch_streams.take()?;
         let (outbound, responses) = mpsc::channel(BUFFERED);
-        let steps = outbound.clone();
-        self.0.spawn_stream("replica_stream", place, outbound, async move { watch.follow(&steps).await });
+        let work = watch.follow(outbound.clone());
+        self.0.spawn_stream("watch_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 

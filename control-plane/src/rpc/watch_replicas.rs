@@ -48,11 +48,11 @@ impl Watch {
     }
 
     /// Follows the registry until the watcher is gone.
-    pub(super) async fn follow(mut self, outbound: &Outbound) -> Result<(), Status> {
+    pub(super) async fn follow(mut self, outbound: Outbound) -> Result<(), Status> {
         let mut head = self.edge.effects.publisher.subscribe();
         loop {
             head.mark_unchanged();
-            if self.catch_up(outbound).await.is_err() {
+            if self.catch_up(&outbound).await.is_err() {
                 break;
             }
             tokio::select! {

@@ -280,3 +280,103 @@ async fn a_data_plane_that_holds_something_else_than_it_should_gets_everything_a
     wait_for_state(&plane, v1::NodeState::Synced).await;
     plane.stop().await;
 }
+
+fn observer() -> v1::Hello {
+    v1::Hello { role: v1::SnapshotRole::Observer.into(), ..hello("n1") }
+}
+
+#[tokio::test]
+async fn an_observer_follows_the_registry_and_is_neither_listed_nor_waited_for() {
+    let plane = Plane::start_with(|config| config.max_nodes = 1).await;
+    plane.register(request("orders", "10.0.0.1:80")).await;
+    let mut node = Node::connect(&plane, hello("n1")).await;
+    node.full().await;
+    // A name says nothing here: it may be anybody's, nobody's, or there twice.
+    let mut observers = Vec::new();
+    for hello in [observer(), observer(), v1::Hello { node: None, ..observer() }] {
+        let mut observer = Node::connect(&plane, hello).await;
+        assert_eq!(observer.full().await.1.services.len(), 1);
+        observers.push(observer);
+    }
+    let wish = request("orders", "10.0.0.2:80");
+    plane.register(wish).await;
+    let (response, _) = node.delta().await;
+    for observer in &mut observers {
+        assert_eq!(observer.delta().await.0.revision, response.revision);
+    }
+    observers[0].nack(&response, "INVALID_RESOURCE").await;
+    wait_for_state(&plane, v1::NodeState::Synced).await;
+    drop(observers);
+    let listed = nodes(&plane).await;
+    assert_eq!((listed.len(), listed[0].state()), (1, v1::NodeState::Synced));
+    let told =
+        plane.observability().list_events(v1::ListEventsRequest::default()).await.unwrap().into_inner();
+    let of_nodes = told.events.iter().filter(|event| event.event_type.starts_with("NODE_")).count();
+    assert_eq!(of_nodes, 1, "{told:?}");
+}
+
+#[tokio::test]
+async fn an_unknown_role_is_refused() {
+    let plane = Plane::start().await;
+    let status = Node::connect(&plane, v1::Hello { role: 9, ..hello("n1") }).await.next().await.unwrap_err();
+    assert_eq!(explain(&status), (Code::InvalidArgument, "INVALID_FIELD".into(), "hello.role".into()));
+}
+
+fn change(add: &[&str], remove: &[&str]) -> v1::StreamSnapshotsRequest {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    message(Message::SubscriptionChange(v1::SubscriptionChange {
+        add_services: names(add),
+        remove_services: names(remove),
+    }))
+}
+
+#[tokio::test]
+async fn whoever_follows_other_services_from_now_on_gets_a_full_snapshot_of_them() {
+    let plane = Plane::start().await;
+    for service in ["orders", "billing", "users"] {
+        plane.register(request(service, "10.0.0.1:80")).await;
+    }
+    let some = v1::Hello { services: vec!["billing".into()], ..hello("n1") };
+    let mut node = Node::connect(&plane, some).await;
+    let services =
+        |full: &v1::FullSnapshot| full.services.iter().map(|entry| entry.service.clone()).collect::<Vec<_>>();
+    // While something is unacked, the change waits: one at a time.
+    let unacked = node.update().await;
+    node.requests.send(change(&["orders"], &["billing"])).await.unwrap();
+    node.ack(&unacked).await;
+    let (_, full) = node.full().await;
+    assert_eq!(services(&full), ["orders"]);
+    node.requests.send(change(&["users"], &[])).await.unwrap();
+    let (response, full) = node.full().await;
+    assert_eq!((services(&full), response.revision), (vec!["orders".into(), "users".into()], 3));
+    // Deltas go on from there.
+    plane.register(request("billing", "10.0.0.2:80")).await;
+    plane.register(request("users", "10.0.0.2:80")).await;
+    let (_, delta) = node.delta().await;
+    assert_eq!((delta.base_revision, delta.upsert_replicas.len()), (3, 1));
+
+    node.requests.send(change(&["Users"], &[])).await.unwrap();
+    let status = node.next().await.unwrap_err();
+    assert_eq!(explain(&status).2, "subscription_change.add_services[0]");
+    let mut node = Node::connect(&plane, hello("n2")).await;
+    node.full().await;
+    node.requests.send(change(&["users"], &[])).await.unwrap();
+    let status = node.next().await.unwrap_err();
+    assert_eq!(explain(&status).2, "subscription_change.add_services");
+}
+
+#[tokio::test]
+async fn a_data_plane_that_is_not_concerned_by_a_change_counts_as_having_taken_it_on_at_once() {
+    let plane = Plane::start().await;
+    plane.register(request("billing", "10.0.0.1:80")).await;
+    let some = v1::Hello { services: vec!["billing".into()], ..hello("n1") };
+    let mut node = Node::connect(&plane, some).await;
+    node.full().await;
+    plane.register(request("orders", "10.0.0.1:80")).await;
+    let started = std::time::Instant::now();
+    let synced =
+        eventually(async || nodes(&plane).await.into_iter().find(|node| node.acked_revision == 2)).await;
+    assert_eq!(synced.state(), v1::NodeState::Synced);
+    // Not with the bookmark that comes in every five seconds of quiet.
+    assert!(started.elapsed() < std::time::Duration::from_secs(4), "{:?}", started.elapsed());
+}

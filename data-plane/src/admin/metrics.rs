@@ -5,7 +5,7 @@
 
 use std::{fmt, sync::Arc};
 
-use gateway_proto::Health;
+use gateway_proto::{Health, Mode};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet, text},
@@ -21,8 +21,11 @@ use crate::{
     table::{CodeClass, Replica, ReplicaCounters, RequestOutcome, Service, Services},
 };
 
-const STATES: [State; 3] = [State::Closed, State::HalfOpen, State::Open];
-const HEALTHS: [Health; 4] = [Health::Starting, Health::Healthy, Health::Degraded, Health::Unhealthy];
+const HEALTHS: [Health; 5] =
+    [Health::Starting, Health::Healthy, Health::Degraded, Health::Unhealthy, Health::Lost];
+const MODES: [Mode; 3] = [Mode::Serving, Mode::Draining, Mode::Drained];
+/// Breakers that are not closed are named one by one up to this many: beyond that the counts have to do.
+const MAX_NAMED_BREAKERS: usize = 2000;
 
 /// One scrape.
 #[derive(Debug)]
@@ -94,24 +97,39 @@ impl Metrics {
 
     fn encode_replicas(&self, services: &Services, out: &mut Families<'_>) -> fmt::Result {
         let now = self.0.clock.now();
-        let (mut breakers, mut replicas) = (Vec::new(), Vec::new());
+        let (mut breakers, mut healths, mut modes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut not_closed = Vec::new();
         for service in services.values() {
             let name = service.name().as_str();
-            let states = count_by(service, &STATES, |replica| {
-                replica.breaker_view(now, &service.policy().breaker).state
-            });
-            breakers
-                .extend(STATES.iter().zip(states).map(|(state, count)| ([name, state_name(*state)], count)));
-            let healths = count_by(service, &HEALTHS, |replica| replica.health());
-            replicas.extend(
-                HEALTHS
-                    .iter()
-                    .zip(healths)
-                    .map(|(health, count)| ([name.to_owned(), health.to_string()], count)),
-            );
+            let mut states = [0; State::ALL.len()];
+            for replica in service.replicas().iter() {
+                let state = replica.breaker_view(now, &service.policy().breaker).state;
+                if let Some(index) = State::ALL.iter().position(|one| *one == state) {
+                    states[index] += 1;
+                }
+                if state != State::Closed && not_closed.len() < MAX_NAMED_BREAKERS {
+                    let id = replica.key().replica.to_string();
+                    not_closed.push(([name.to_owned(), id, state_name(state).to_owned()], 1));
+                }
+            }
+            let named = State::ALL.iter().zip(states);
+            breakers.extend(named.map(|(state, count)| ([name, state_name(*state)], count)));
+            let counts = count_by(service, &HEALTHS, |replica| replica.health());
+            let named = HEALTHS.iter().zip(counts);
+            healths.extend(named.map(|(health, count)| ([name.to_owned(), health.to_string()], count)));
+            let counts = count_by(service, &MODES, |replica| replica.spec().mode);
+            let named = MODES.iter().zip(counts);
+            modes.extend(named.map(|(mode, count)| ([name.to_owned(), mode.to_string()], count)));
         }
         out.gauges("gateway_breakers", "Breakers, by state", ["service", "state"], breakers)?;
-        out.gauges("gateway_replicas", "Replicas, by the registry's health", ["service", "health"], replicas)
+        out.gauges(
+            "gateway_replica_breaker_state",
+            "1 for each breaker that is not closed, at most 2000 of them",
+            ["service", "replica", "state"],
+            not_closed,
+        )?;
+        out.gauges("gateway_replicas", "Replicas, by the registry's health", ["service", "health"], healths)?;
+        out.gauges("gateway_replica_modes", "Replicas, by what was asked of them", ["service", "mode"], modes)
     }
 
     fn encode_transitions(&self, out: &mut Families<'_>) -> fmt::Result {
@@ -129,13 +147,21 @@ impl Metrics {
 
     fn encode_link(&self, out: &mut Families<'_>) -> fmt::Result {
         let status = self.0.view.status.borrow().clone();
-        let revision = self.0.view.mirror.borrow().snapshot().revision();
+        let (revision, held) = {
+            let mirror = self.0.view.mirror.borrow();
+            (mirror.snapshot().revision(), mirror.guard().len())
+        };
         let age = status.age(Instant::now()).unwrap_or_default();
         out.gauge("gateway_snapshot_revision", "Revision of the registry in use", revision)?;
         out.gauge(
             "gateway_snapshot_age_seconds",
             "Time since the snapshot in use was known to be current; 0 without one",
             age.as_secs_f64(),
+        )?;
+        out.gauge(
+            "gateway_guard_held_replicas",
+            "Replicas that the registry has dropped and that are routed to all the same",
+            i64::try_from(held).unwrap_or(i64::MAX),
         )?;
         out.counter("gateway_snapshot_nacks", "Updates refused", status.nacks)?;
         out.gauge(

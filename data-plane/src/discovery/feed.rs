@@ -23,6 +23,7 @@ const NAMED: usize = 5;
 #[derive(Debug)]
 pub struct Feed {
     mirror: watch::Sender<Mirror>,
+    applied: watch::Sender<Position>,
     status: watch::Sender<Status>,
     /// Held from a change of the mirror until it is in the table, so that changes get there in their order.
     turn: Mutex<()>,
@@ -35,8 +36,19 @@ pub struct Feed {
 pub struct View {
     /// What is routed by; a notification means that it changed.
     pub mirror: watch::Receiver<Mirror>,
+    /// How far the table has come: it changes once requests are routed by what it names, and by nothing older.
+    pub applied: watch::Receiver<Position>,
     /// How the link stands.
     pub status: watch::Receiver<Status>,
+}
+
+/// What a registry was at some moment.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Position {
+    /// The incarnation of its store; empty when nothing is held.
+    pub epoch: String,
+    /// Its revision; those of two epochs do not compare.
+    pub revision: i64,
 }
 
 impl Feed {
@@ -52,16 +64,17 @@ impl Feed {
         if source != Source::None {
             route(&mirror, &mirror.names(), &table, clock.now());
         }
+        let (applied, applied_view) = watch::channel(Position::of(&mirror));
         let (mirror, mirror_view) = watch::channel(mirror);
         let (status, status_view) = watch::channel(Status::new(source, age, Instant::now()));
-        let view = View { mirror: mirror_view, status: status_view };
-        (Self { mirror, status, turn: Mutex::default(), table, clock }, view)
+        let view = View { mirror: mirror_view, applied: applied_view, status: status_view };
+        (Self { mirror, applied, status, turn: Mutex::default(), table, clock }, view)
     }
 
     /// Epoch and revision to resume from; empty and 0 when nothing is held.
     pub(super) fn position(&self) -> (String, i64) {
-        let mirror = self.mirror.borrow();
-        (mirror.snapshot().epoch().to_owned(), mirror.snapshot().revision())
+        let Position { epoch, revision } = Position::of(&self.mirror.borrow());
+        (epoch, revision)
     }
 
     /// Applies one message and yields its answer, together with what became of it.
@@ -84,6 +97,8 @@ impl Feed {
         });
         let outcome = outcome.expect("the closure has run");
         self.follow(&outcome.touched, now.tick);
+        let position = Position::of(&self.mirror.borrow());
+        self.applied.send_if_modified(|applied| std::mem::replace(applied, position.clone()) != position);
         log(&outcome.judgement);
         let mut ack = v1::Ack { nonce, revision: self.position().1, nack: None };
         match &outcome.received {
@@ -153,6 +168,13 @@ impl Feed {
     fn turn(&self) -> MutexGuard<'_, ()> {
         // It guards nothing but an order, which a panic does not disturb.
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Position {
+    fn of(mirror: &Mirror) -> Self {
+        let snapshot = mirror.snapshot();
+        Self { epoch: snapshot.epoch().to_owned(), revision: snapshot.revision() }
     }
 }
 

@@ -74,7 +74,7 @@ mod tests {
     use tokio::sync::watch;
 
     use super::*;
-    use crate::discovery::{Guard, Mirror, Snapshot, Source, Status};
+    use crate::discovery::{Guard, Mirror, Position, Snapshot, Source, Status};
 
     const DAY: Duration = Duration::from_secs(86_400);
 
@@ -89,7 +89,8 @@ mod tests {
             let (mirror, mirrors) = watch::channel(mirror(Snapshot::default()));
             let status = Status::new(Source::None, Duration::ZERO, Instant::now());
             let (status, statuses) = watch::channel(status);
-            (Self { mirror, status }, View { mirror: mirrors, status: statuses })
+            let (_, applied) = watch::channel(Position::default());
+            (Self { mirror, status }, View { mirror: mirrors, applied, status: statuses })
         }
 
         fn change(&self, revision: i64) {

@@ -90,7 +90,9 @@ mod tests {
             address: Address::parse("127.0.0.1:1").unwrap(),
             deadline: *deadline,
         };
-        Drains { replicas: replicas.iter().map(draining).collect(), ..Drains::default() }
+        let mut drains = Drains::default();
+        drains.replicas = replicas.iter().map(draining).collect();
+        drains
     }
 
     fn at(secs: u64) -> Tick {

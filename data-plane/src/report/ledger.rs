@@ -30,6 +30,8 @@ struct Fingerprint {
     view: View,
     counters: ReplicaCounters,
     incarnation: i64,
+    /// Of what an operator has decided for it; 0 when nobody has.
+    override_revision: i64,
 }
 
 impl Ledger {
@@ -53,6 +55,16 @@ impl Ledger {
         changed
     }
 
+    /// Whether nothing is in flight any more at a replica of which something else was told last.
+    pub(super) fn has_become_idle(&self, key: &ReplicaKey, services: &Services) -> bool {
+        let was_busy = self.told.get(key).is_some_and(|told| told.what.counters.inflight > 0);
+        was_busy
+            && services
+                .get(&key.service)
+                .and_then(|service| service.replica(&key.replica))
+                .is_some_and(|replica| replica.counters().inflight == 0)
+    }
+
     /// The rows of the named replicas only, if they changed; those that are gone are left out.
     pub(super) fn look_at<'a>(
         &mut self,
@@ -65,9 +77,8 @@ impl Ledger {
         let mut changed = Vec::new();
         for key in keys {
             let Some(service) = services.get(&key.service) else { continue };
-            let replicas = service.replicas();
-            if let Ok(index) = replicas.binary_search_by(|replica| replica.key().replica.cmp(&key.replica)) {
-                self.look(node_id, service, &replicas[index], now, &date, &mut changed);
+            if let Some(replica) = service.replica(&key.replica) {
+                self.look(node_id, service, &replica, now, &date, &mut changed);
             }
         }
         changed
@@ -86,6 +97,7 @@ impl Ledger {
             view: replica.breaker_view(now, &service.policy().breaker),
             counters: replica.counters(),
             incarnation: replica.incarnation(),
+            override_revision: replica.spec().forced.as_ref().map_or(0, |forced| forced.entry.revision),
         };
         let before = match self.told.get_mut(replica.key()) {
             Some(told) => {

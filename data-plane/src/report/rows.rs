@@ -222,6 +222,6 @@ fn rule(rule: Rule) -> v1::BreakerRule {
 }
 
 /// The wire's counts are signed; nothing counts that far.
-fn count(number: u64) -> i64 {
+pub(super) fn count(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }

@@ -5,20 +5,31 @@ use gateway_proto::{
     time::duration,
 };
 use http::StatusCode;
-use tokio::task::JoinHandle;
+use tokio::{sync::watch, task::JoinHandle};
 
-use super::*;
+use super::{
+    ledger::Ledger,
+    session::{INTERVAL, INTERVAL_RANGE, MAX_ROWS, read_interval},
+    *,
+};
 use crate::{
+    discovery::{Guard, Mirror, Snapshot, Source, Status as LinkStatus},
     fake_control_plane::{FakeControlPlane, ReportStream},
     routing::{Fault, Outcome, judge},
-    table::{ReplicaSpec, ServiceSpec},
+    table::{Forced, ForcedState, Picked, ReplicaSpec, ServiceSpec},
 };
+
+mod details;
+mod positions;
 
 struct DataPlane {
     table: Arc<Table>,
     journal: Arc<Journal>,
     clock: Clock,
     stop: Shutdown,
+    view: View,
+    applied: watch::Sender<Position>,
+    _mirror: watch::Sender<Mirror>,
 }
 
 impl DataPlane {
@@ -30,36 +41,46 @@ impl DataPlane {
         let stop = Shutdown::new();
         let stopping = stop.clone();
         tokio::spawn(async move { recording.record_all(&mut transitions, stopping).await });
-        let data_plane = Self { table, journal, clock: Clock::new(), stop };
+        let clock = Clock::new();
+        let node = NodeId::parse("dp-1").unwrap();
+        let mirror = Mirror::new(node, Snapshot::default(), Guard::default(), clock.moment().wall);
+        let (mirror, mirror_view) = watch::channel(mirror);
+        let (applied, applied_view) = watch::channel(Position::default());
+        let (_, status) = watch::channel(LinkStatus::new(Source::None, Duration::ZERO, Instant::now()));
+        let view = View { mirror: mirror_view, applied: applied_view, status };
+        let data_plane = Self { table, journal, clock, stop, view, applied, _mirror: mirror };
         data_plane.set_replicas(replicas);
         data_plane
     }
 
     fn set_replicas(&self, count: u16) {
-        let replicas = (1..=count).map(|n| ReplicaSpec {
-            id: ReplicaId::parse(&format!("r-{n:04}")).unwrap(),
-            address: Address::parse(&format!("127.0.0.1:{n}")).unwrap(),
-            weight: Weight::DEFAULT,
-            health: Health::Healthy,
-            incarnation: 7,
-            priority: Priority::default(),
-            mode: Mode::Serving,
-            revision: 1,
-            drain_deadline: None,
-            forced: None,
-            reset_revision: 0,
-        });
+        self.apply((1..=count).map(replica));
+    }
+
+    fn apply(&self, replicas: impl IntoIterator<Item = ReplicaSpec>) {
         let name = ServiceName::parse("orders").unwrap();
-        let spec = ServiceSpec { name, policy: Policy::default(), replicas: replicas.collect() };
+        let spec = ServiceSpec { name, policy: Policy::default(), replicas: replicas.into_iter().collect() };
         self.table.apply(&[spec], &[], self.clock.now());
+    }
+
+    /// What was applied is what the registry had at that revision.
+    fn moved_to(&self, revision: i64) {
+        self.applied.send_replace(Position { epoch: "e".into(), revision });
+    }
+
+    /// Begins a request to whoever is next.
+    fn pick(&self) -> Picked {
+        self.table.service("orders").unwrap().pick(0, self.clock.now(), &[]).unwrap()
+    }
+
+    fn settle(&self, picked: Picked, outcome: Outcome) {
+        let service = self.table.service("orders").unwrap();
+        service.settle(0, &picked.replica, picked.permit, outcome, self.clock.now(), 0.5);
     }
 
     /// Sends one request to whoever is next.
     fn attempt(&self, outcome: Outcome) {
-        let service = self.table.service("orders").unwrap();
-        let now = self.clock.now();
-        let picked = service.pick(0, now, &[]).unwrap();
-        service.settle(0, &picked.replica, picked.permit, outcome, now, 0.5);
+        self.settle(self.pick(), outcome);
     }
 
     /// Opens the breaker of the only replica.
@@ -76,6 +97,7 @@ impl DataPlane {
             node_id: NodeId::parse("dp-1").unwrap(),
             version: "test",
             table: self.table.clone(),
+            view: self.view.clone(),
             clock: self.clock,
             journal: self.journal.clone(),
         };
@@ -87,6 +109,22 @@ impl DataPlane {
 impl Drop for DataPlane {
     fn drop(&mut self) {
         self.stop.begin();
+    }
+}
+
+fn replica(number: u16) -> ReplicaSpec {
+    ReplicaSpec {
+        id: ReplicaId::parse(&format!("r-{number:04}")).unwrap(),
+        address: Address::parse(&format!("127.0.0.1:{number}")).unwrap(),
+        weight: Weight::DEFAULT,
+        health: Health::Healthy,
+        incarnation: 7,
+        priority: Priority::default(),
+        mode: Mode::Serving,
+        revision: 1,
+        drain_deadline: None,
+        forced: None,
+        reset_revision: 0,
     }
 }
 

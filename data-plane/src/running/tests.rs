@@ -12,6 +12,8 @@ use tokio::{
 use super::*;
 use crate::{config::Args, discovery::tests as wire, fake_control_plane::FakeControlPlane};
 
+mod operators;
+
 #[derive(Debug, Parser)]
 struct Cli {
     #[command(flatten)]

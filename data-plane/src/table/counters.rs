@@ -189,6 +189,13 @@ impl ServiceCounters {
         self.0.of(worker)[outcome as usize][CodeClass::of(status) as usize].add_one();
     }
 
+    /// How many requests were answered since the start, and how many of them not with success.
+    pub fn totals(&self) -> (u64, u64) {
+        let of = |outcome| CodeClass::ALL.iter().map(|class| self.read(*class, outcome)).sum::<u64>();
+        let failed = of(RequestOutcome::UpstreamError) + of(RequestOutcome::GatewayError);
+        (of(RequestOutcome::Success) + failed, failed)
+    }
+
     /// How many requests were answered in that way since the start.
     pub fn read(&self, class: CodeClass, outcome: RequestOutcome) -> u64 {
         self.0.sum(|cell| cell[outcome as usize][class as usize].get())
@@ -220,5 +227,6 @@ mod tests {
         assert_eq!(counters.read(CodeClass::Success, RequestOutcome::Success), 1);
         assert_eq!(counters.read(CodeClass::ServerError, RequestOutcome::GatewayError), 1);
         assert_eq!(counters.read(CodeClass::ServerError, RequestOutcome::UpstreamError), 0);
+        assert_eq!(counters.totals(), (2, 1));
     }
 }

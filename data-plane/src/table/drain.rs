@@ -103,13 +103,18 @@ impl DrainBoard {
         self.published.borrow().clone()
     }
 
+    /// Whether every worker has taken the newest list on.
+    pub(super) fn is_taken_on(&self) -> bool {
+        let newest = self.published.borrow().generation;
+        self.taken_on.iter().all(|taken| taken.load(Acquire) >= newest)
+    }
+
     /// Completes when every worker has taken the newest list on. Cancel safe.
     pub(super) async fn taken_on(&self) {
         loop {
             let mut change = pin!(self.someone_took_on.notified());
             change.as_mut().enable();
-            let newest = self.published.borrow().generation;
-            if self.taken_on.iter().all(|taken| taken.load(Acquire) >= newest) {
+            if self.is_taken_on() {
                 return;
             }
             change.await;

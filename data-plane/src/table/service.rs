@@ -6,7 +6,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use gateway_proto::{Policy, ServiceName};
+use gateway_proto::{Policy, ReplicaId, ServiceName};
 
 use super::{
     counters::{ReplicaCounters, ServiceCounters},
@@ -127,6 +127,13 @@ impl Service {
     /// All replicas, ready or not, in the order of their ids.
     pub fn replicas(&self) -> Arc<[Arc<Replica>]> {
         Arc::clone(&self.roster().replicas)
+    }
+
+    /// One of them.
+    pub fn replica(&self, id: &ReplicaId) -> Option<Arc<Replica>> {
+        let replicas = self.replicas();
+        let index = replicas.binary_search_by(|replica| replica.key().replica.cmp(id)).ok()?;
+        Some(Arc::clone(&replicas[index]))
     }
 
     /// Its retry budget.

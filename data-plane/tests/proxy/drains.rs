@@ -1,5 +1,7 @@
 //! What becomes of requests, responses and connections when a replica is drained.
 
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test that called it")]
+
 use std::{
     sync::{
         Arc,

@@ -56,7 +56,7 @@ impl Expected {
     /// Whether a request that came now would be its probe.
     pub(crate) fn is_due(&self, now: Tick) -> bool {
         match self.state {
-            State::Closed => false,
+            State::Closed | State::ForcedClosed | State::ForcedOpen => false,
             State::Open => now >= self.until,
             State::HalfOpen => self.probe.is_none_or(|lost| now >= lost),
         }
@@ -80,7 +80,8 @@ impl Expected {
         now: Tick,
     ) -> Checked {
         let may = match self.state {
-            State::Closed => !probe,
+            State::Closed | State::ForcedClosed => !probe,
+            State::ForcedOpen => false,
             State::Open => probe && now >= self.until,
             State::HalfOpen => probe,
         };

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use data_plane::{
     discovery::Snapshot,
-    routing::{State, Tick},
-    table::{Replica, Unavailable},
+    routing::Tick,
+    table::{Replica, ReplicaSpec, Unavailable},
 };
-use gateway_proto::{ReplicaKey, ServiceName};
+use gateway_proto::{Mode, ReplicaKey, ServiceName};
 
-use super::{Breakers, Checked, claim};
+use super::{Breakers, Checked, breaker::Expected, claim};
 
 /// One pick's circumstances.
 pub(crate) struct Picks<'a> {
@@ -20,21 +20,25 @@ pub(crate) struct Picks<'a> {
     pub(crate) now: Tick,
 }
 
+/// Whether the registry lets new requests go to it.
+pub(crate) fn takes_requests(spec: &ReplicaSpec) -> bool {
+    spec.health.is_ready() && spec.mode == Mode::Serving
+}
+
 impl Picks<'_> {
     /// A replica was picked.
     pub(crate) fn picked(&self, replica: &Replica, probe: bool) -> Checked {
         self.a_pick_is_registered_and_ready(replica)?;
         self.a_request_asks_each_replica_once(replica)?;
+        self.the_best_tier_is_asked_first(replica)?;
         self.a_due_probe_goes_first(replica, probe)
     }
 
-    /// Requests go to replicas only that the data plane's snapshot holds, at their address, and that are ready.
+    /// Requests go to replicas only that the data plane's snapshot holds, at their address, and that are ready and not
+    /// being drained.
     fn a_pick_is_registered_and_ready(&self, replica: &Replica) -> Checked {
-        let spec = self
-            .snapshot
-            .service(self.service)
-            .and_then(|service| service.replicas.iter().find(|spec| spec.id == replica.key().replica));
-        let good = spec.is_some_and(|spec| spec == replica.spec() && spec.health.is_ready());
+        let spec = self.specs().find(|spec| spec.id == replica.key().replica);
+        let good = spec.is_some_and(|spec| spec == replica.spec() && takes_requests(spec));
         claim("a_pick_is_registered_and_ready", good, || format!("{replica:?} where {spec:?} is known"))
     }
 
@@ -44,9 +48,17 @@ impl Picks<'_> {
         claim("a_request_asks_each_replica_once", !again, || format!("{} again", replica.key()))
     }
 
+    /// Nobody is asked while a better tier has a replica that takes requests, lets all through and was not tried.
+    fn the_best_tier_is_asked_first(&self, replica: &Replica) -> Checked {
+        let better = self.askable().find(|spec| spec.priority < replica.priority() && self.is_closed(spec));
+        claim("the_best_tier_is_asked_first", better.is_none(), || {
+            format!("{} was picked while {better:?} could be", replica.key())
+        })
+    }
+
     /// When a replica's open time is over, the next request that may ask it is its probe.
     fn a_due_probe_goes_first(&self, replica: &Replica, probe: bool) -> Checked {
-        let due = self.askable().find(|key| self.breakers.get(key).is_some_and(|b| b.is_due(self.now)));
+        let due = self.askable().find(|spec| self.is_due(spec));
         claim("a_due_probe_goes_first", probe || due.is_none(), || {
             format!("{} was picked while {due:?} is due", replica.key())
         })
@@ -54,20 +66,36 @@ impl Picks<'_> {
 
     /// A request is turned away only when every replica was tried, rests, or is not ready.
     pub(crate) fn nobody_is_turned_away_in_vain(&self, unavailable: Unavailable) -> Checked {
-        let other = self.askable().find(|key| {
-            self.breakers.get(key).is_some_and(|b| b.state == State::Closed || b.is_due(self.now))
-        });
+        let other = self.askable().find(|spec| self.is_closed(spec) || self.is_due(spec));
         claim("nobody_is_turned_away_in_vain", other.is_none(), || {
             format!("{unavailable:?} while {other:?} could be asked")
         })
     }
 
-    /// Ready replicas that the request has not tried.
-    fn askable(&self) -> impl Iterator<Item = ReplicaKey> {
-        let replicas = self.snapshot.service(self.service).into_iter().flat_map(|service| &service.replicas);
-        replicas
-            .filter(|spec| spec.health.is_ready())
-            .map(|spec| ReplicaKey { service: self.service.clone(), replica: spec.id.clone() })
-            .filter(|key| self.tried.iter().all(|tried| tried.key() != key))
+    /// Replicas that take requests and that the request has not tried.
+    fn askable(&self) -> impl Iterator<Item = &ReplicaSpec> {
+        let is_untried = |spec: &&ReplicaSpec| self.tried.iter().all(|tried| tried.key().replica != spec.id);
+        self.specs().filter(|spec| takes_requests(spec)).filter(is_untried)
+    }
+
+    fn specs(&self) -> impl Iterator<Item = &ReplicaSpec> {
+        self.snapshot.service(self.service).into_iter().flat_map(|service| &service.replicas)
+    }
+
+    fn breaker(&self, spec: &ReplicaSpec) -> Option<&Expected> {
+        let key = ReplicaKey { service: self.service.clone(), replica: spec.id.clone() };
+        self.breakers.get(&key)
+    }
+
+    fn is_closed(&self, spec: &ReplicaSpec) -> bool {
+        self.breaker(spec).is_some_and(|breaker| breaker.state.lets_all_through())
+    }
+
+    /// Whether the replica waits for a probe, which only those of the tier in use and of better ones get.
+    fn is_due(&self, spec: &ReplicaSpec) -> bool {
+        let in_use = self.specs().filter(|spec| takes_requests(spec) && self.is_closed(spec));
+        let tier = in_use.map(|spec| spec.priority).min();
+        tier.is_none_or(|tier| spec.priority <= tier)
+            && self.breaker(spec).is_some_and(|breaker| breaker.is_due(self.now))
     }
 }

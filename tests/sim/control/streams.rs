@@ -1,12 +1,13 @@
 //! The streams' tasks: ask the session what to do next, and do it.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::collections::VecDeque;
 
 use control_plane::{
-    publish::{CatchUp, Filter, Heard, Next, Session},
+    publish::{CatchUp, Encoded, Filter, Full, Heard, Next, Session},
     registry::{Revision, View},
 };
 use gateway_proto::v1::{self, stream_snapshots_response::Update};
+use prost::Message;
 
 use super::{Control, Running};
 use crate::{
@@ -25,7 +26,7 @@ pub(super) struct Stream {
     session: Session,
     filter: Filter,
     /// The full snapshot that is being sent, and its next part.
-    parts: Option<(Revision, Arc<[v1::FullSnapshot]>, usize)>,
+    parts: Option<(Full, usize)>,
     /// The network has swallowed a message, so nothing later arrives either.
     severed: bool,
     /// When the session is asked again at the latest; `u64::MAX` when nobody has an alarm set.
@@ -121,7 +122,7 @@ impl Control {
             match stream.session.next(env.instant(), head) {
                 Next::Full => stream.send_part(env, running, id),
                 Next::Delta { base } => match running.publisher.catch_up(base, &stream.filter) {
-                    CatchUp::Delta(revision, delta) => stream.send_delta(env, running, id, revision, delta),
+                    CatchUp::Delta(revision, delta) => stream.send_delta(env, running, id, revision, &delta),
                     CatchUp::Nothing(revision) => {
                         env.journal.count("a change concerned nobody");
                         stream.session.skip(revision);
@@ -187,18 +188,18 @@ impl Control {
 
 impl Stream {
     fn send_part(&mut self, env: &mut Env, running: &Running, id: StreamId) {
-        let (revision, parts, next) = self.parts.take().unwrap_or_else(|| {
-            let (revision, parts) = running.publisher.full(&self.filter, self.session.at_least());
-            (revision, parts, 0)
-        });
+        let ((revision, parts), next) = self
+            .parts
+            .take()
+            .unwrap_or_else(|| (running.publisher.full(&self.filter, self.session.at_least()), 0));
         let completes = next + 1 == parts.len();
         env.journal.count(if completes { "a full snapshot was sent" } else { "a part was sent" });
         let part = parts[next].clone();
         let nonce = self.session.sent(env.instant(), revision, completes);
         if !completes {
-            self.parts = Some((revision, parts, next + 1));
+            self.parts = Some(((revision, parts), next + 1));
         }
-        self.send(env, running, id, nonce, revision, Update::Full(part));
+        self.send(env, running, id, nonce, revision, decode(&part));
     }
 
     fn send_delta(
@@ -207,14 +208,17 @@ impl Stream {
         running: &Running,
         id: StreamId,
         revision: Revision,
-        mut delta: v1::Delta,
+        delta: &Encoded,
     ) {
         env.journal.count("a delta was sent");
-        if env.has(Sabotage::SkipPartOfDelta) {
+        let mut update = decode(delta);
+        if let Update::Delta(delta) = &mut update
+            && env.has(Sabotage::SkipPartOfDelta)
+        {
             delta.upsert_replicas.pop();
         }
         let nonce = self.session.sent(env.instant(), revision, true);
-        self.send(env, running, id, nonce, revision, Update::Delta(delta));
+        self.send(env, running, id, nonce, revision, update);
     }
 
     fn send(
@@ -249,6 +253,12 @@ impl Stream {
         let event = NodeEvent::Update { stream: id, message: Box::new(message) };
         env.at(self.arrives, Event::Node(self.node, event));
     }
+}
+
+/// Reads an update as it would go over the wire.
+fn decode(update: &Encoded) -> Update {
+    let message = v1::StreamSnapshotsResponse::decode(update.bytes().clone());
+    message.ok().and_then(|message| message.update).expect("what the publisher encodes is an update")
 }
 
 /// Lets the node learn that its stream is over.

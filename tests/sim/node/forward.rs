@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use data_plane::{
-    routing::{Fault, Outcome, State, Tick, judge, retry::Proof},
+    routing::{Fault, Outcome, Tick, judge, retry::Proof},
     table::{Picked, Service, Unavailable},
 };
 use gateway_proto::{ReplicaId, ReplicaKey, ServiceName, Weight};
@@ -14,7 +14,7 @@ use super::{
     request::{Flight, Request},
 };
 use crate::{
-    checks::{Checked, Picks, claim},
+    checks::{Checked, Picks, claim, takes_requests},
     env::{Env, MS, Phase},
     event::{Event, Head, NodeEvent, RequestId},
     journal::note,
@@ -86,6 +86,7 @@ impl Node {
                 env.journal.count(match unavailable {
                     Unavailable::NoneReady => "a request met no ready replica",
                     Unavailable::AllOpen { .. } => "a request met open breakers only",
+                    Unavailable::AllForcedOpen { .. } => "a request met breakers that were forced open only",
                     Unavailable::AllTried => "a request ran out of replicas",
                 });
                 return self.finished(env, id, false);
@@ -239,14 +240,16 @@ impl Node {
         Ok(())
     }
 
-    /// The replicas that take turns, with their shares.
+    /// The replicas that take turns, with their shares: those of the best tier that has one.
     fn sharing(&self, service: &ServiceName) -> BTreeMap<ReplicaId, Weight> {
         let replicas = self.snapshot.service(service).into_iter().flat_map(|service| &service.replicas);
         let closed = |id: &ReplicaId| {
             let key = ReplicaKey { service: service.clone(), replica: id.clone() };
-            self.breakers.get(&key).is_some_and(|breaker| breaker.state == State::Closed)
+            self.breakers.get(&key).is_some_and(|breaker| breaker.state.lets_all_through())
         };
-        let sharing = replicas.filter(|spec| spec.health.is_ready() && closed(&spec.id));
+        let sharing: Vec<_> = replicas.filter(|spec| takes_requests(spec) && closed(&spec.id)).collect();
+        let tier = sharing.iter().map(|spec| spec.priority).min();
+        let sharing = sharing.into_iter().filter(|spec| Some(spec.priority) == tier);
         sharing.map(|spec| (spec.id.clone(), spec.weight)).collect()
     }
 

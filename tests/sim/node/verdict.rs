@@ -85,6 +85,7 @@ impl Node {
                 State::Open => "a breaker opened",
                 State::Closed => "a breaker closed",
                 State::HalfOpen => "a breaker was half-open",
+                State::ForcedOpen | State::ForcedClosed => "a breaker was forced",
             });
             note!(env, "node {}: {} {:?}: {}", self.number, replica.key(), change.to, change.reason);
             self.turns.entry(service.name().clone()).or_default().begin_anew();

@@ -16,7 +16,7 @@ use super::{
 
 /// The path as OpenAPI writes it: its fields by the names that JSON has for them.
 pub(super) fn path(operation: &Operation) -> String {
-    let mut path = operation.route.path.to_owned();
+    let mut path = operation.route.path.replace("=**", "");
     for (template, field) in operation.pattern_fields() {
         path = path.replace(&format!("{{{template}}}"), &format!("{{{}}}", field.json_name()));
     }

@@ -10,11 +10,20 @@ pub(super) fn add(paths: &mut Map<String, Value>, schemas: &mut Schemas<'_>) {
     schemas.add("Problem", problem);
     let statistics = schemas.add("Statistics", statistics_schema());
     paths.insert("/register".into(), json!({"post": register(), "delete": deregister()}));
+    let window = json!({
+        "in": "query",
+        "name": "window",
+        "required": false,
+        "schema": {"type": "string", "examples": ["5s"]},
+        "description": "Looks for so long before it answers, 1s..=60s: only while somebody looks do data planes count \
+            latencies.",
+    });
     let statistics = |operation: &str, summary: &str| {
         json!({
             "operationId": operation,
             "tags": ["Statistics"],
             "summary": summary,
+            "parameters": [window],
             "responses": {
                 "200": {"description": "Done.", "content": {"application/json": {"schema": statistics}}},
                 "default": {"$ref": "#/components/responses/Problem"},
@@ -27,7 +36,7 @@ pub(super) fn add(paths: &mut Map<String, Value>, schemas: &mut Schemas<'_>) {
     );
     let mut of_service = statistics("GetServiceStatistics", "How each replica of a service does");
     of_service["parameters"] =
-        json!([{"in": "path", "name": "service", "required": true, "schema": {"type": "string"}}]);
+        json!([{"in": "path", "name": "service", "required": true, "schema": {"type": "string"}}, window]);
     paths.insert("/statistics/{service}".into(), json!({"get": of_service}));
 }
 
@@ -91,7 +100,10 @@ fn statistics_schema() -> Value {
             "SUCCESS_COUNT": entries("Attempts that went well, of all data planes since each first saw the replica."),
             "ERROR_COUNT": entries("Attempts that failed by the replica's fault."),
             "COOLDOWNS": entries("Whether its breaker is open on some data plane."),
+            "LATENCY": entries("With a window: the median in milliseconds, of replicas that had requests in it."),
+            "LATENCY_P99": entries("With a window: what one of a hundred exceeds, as above."),
         },
+        "required": ["SUCCESS_COUNT", "ERROR_COUNT", "COOLDOWNS"],
     })
 }
 

@@ -149,3 +149,20 @@ fn a_data_plane_whose_base_is_out_of_reach_gets_a_full_snapshot() {
     assert_eq!(session.next(now, 9), Next::Full);
     assert_eq!(session.at_least(), 4, "what it holds already would bring it no further");
 }
+
+#[test]
+fn a_client_that_follows_other_services_gets_a_full_snapshot_next_whatever_it_acks_first() {
+    let now = Instant::now();
+    let mut session = Session::new(Some(7), now);
+    session.start_over();
+    assert_eq!(session.next(now, 7), Next::Full);
+    let first = session.sent(now, 7, true);
+    // Changed again while that is on its way: still one at a time, and what it acks is not what it follows now.
+    session.start_over();
+    assert!(matches!(session.next(now, 7), Next::Wait { .. }));
+    assert_eq!(session.heard(now, ack(&first)), Heard::Part);
+    assert_eq!(session.next(now, 7), Next::Full);
+    let second = session.sent(now, 7, true);
+    assert_eq!(session.heard(now, ack(&second)), Heard::Acked(7));
+    assert_eq!(session.next(now, 8), Next::Delta { base: 7 });
+}

@@ -115,3 +115,45 @@ impl Orders {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::LINGER;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_data_plane_is_told_to_count_in_detail_and_some_time_after_the_last_look_to_stop() {
+        let attention = watch::Sender::new(Attention::Nobody);
+        let (outbound, mut told) = mpsc::channel(1);
+        let mut orders = Orders { attention: attention.subscribe(), told: None, outbound };
+        let mut next = || told.try_recv().ok().map(|order| order.unwrap().detailed_stats);
+        orders.give();
+        assert_eq!(next(), Some(false));
+        attention.send_replace(Attention::Somebody);
+        orders.change().await;
+        orders.give();
+        assert_eq!(next(), Some(true));
+        attention.send_replace(Attention::Until(clock::now() + LINGER));
+        orders.change().await;
+        orders.give();
+        assert_eq!(next(), None);
+        // Time alone ends it.
+        let before = clock::now();
+        orders.change().await;
+        orders.give();
+        assert_eq!((next(), clock::now() - before >= LINGER), (Some(false), true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_data_plane_that_reads_nothing_is_told_the_last_word_when_it_does() {
+        let attention = watch::Sender::new(Attention::Nobody);
+        let (outbound, mut told) = mpsc::channel(1);
+        let mut orders = Orders { attention: attention.subscribe(), told: None, outbound };
+        orders.give();
+        attention.send_replace(Attention::Somebody);
+        orders.give();
+        assert!(!told.recv().await.unwrap().unwrap().detailed_stats);
+        orders.give();
+        assert!(told.recv().await.unwrap().unwrap().detailed_stats);
+    }
+}

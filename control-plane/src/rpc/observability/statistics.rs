@@ -1,6 +1,6 @@
 //! Rates and latencies, one message for each interval.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use gateway_proto::{
     Invalid, ServiceName,
@@ -29,13 +29,17 @@ pub(super) fn parse(wire: &v1::WatchStatsRequest) -> Result<(Wish, Duration), In
     Ok((Wish { service, per_replica: wire.per_replica }, interval))
 }
 
-/// Tells what happened in each interval, until the reader leaves or the shutdown begins.
+/// Tells what happened in each interval, until the reader leaves.
+///
+/// # Errors
+/// When the shutdown begins.
 pub(super) async fn watch(
-    edge: &Edge,
+    edge: Arc<Edge>,
     wish: Wish,
     every: Duration,
     outbound: mpsc::Sender<Result<v1::WatchStatsResponse, Status>>,
-) {
+) -> Result<(), Status> {
+    let shutting_down = || Status::from(Refusal::from(WriteError::ShuttingDown));
     let reader = edge.effects.observation.read_stats(wish);
     let mut ticks = interval_at(Instant::now() + every, every);
     // A reader that was slow gets what happened meanwhile in one message, and the next one an interval later.
@@ -43,12 +47,8 @@ pub(super) async fn watch(
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            () = outbound.closed() => return,
-            () = edge.shutdown.begun() => {
-                // The reader may be behind; then it learns of the end from the end itself.
-                let _ = outbound.try_send(Err(Refusal::from(WriteError::ShuttingDown).into()));
-                return;
-            }
+            () = outbound.closed() => return Ok(()),
+            () = edge.shutdown.begun() => return Err(shutting_down()),
         }
         let (stats, interval, nodes) = reader.take();
         let message = Ok(v1::WatchStatsResponse {
@@ -58,8 +58,8 @@ pub(super) async fn watch(
             node_count: count(nodes),
         });
         tokio::select! {
-            sent = outbound.send(message) => if sent.is_err() { return },
-            () = edge.shutdown.begun() => return,
+            sent = outbound.send(message) => if sent.is_err() { return Ok(()) },
+            () = edge.shutdown.begun() => return Err(shutting_down()),
         }
     }
 }

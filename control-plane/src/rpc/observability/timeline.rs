@@ -126,13 +126,17 @@ pub(super) fn begin(edge: &Edge, wire: &v1::WatchEventsRequest) -> Result<(Query
     Ok((query, cursor))
 }
 
-/// Tells events as they happen, until the reader leaves or the shutdown begins.
+/// Tells events as they happen, until the reader leaves.
+///
+/// # Errors
+/// When the shutdown begins.
 pub(super) async fn watch(
-    edge: &Edge,
-    query: &Query,
+    edge: Arc<Edge>,
+    query: Query,
     mut cursor: Cursor,
     outbound: mpsc::Sender<Result<v1::WatchEventsResponse, Status>>,
-) {
+) -> Result<(), Status> {
+    let shutting_down = || Status::from(Refusal::from(WriteError::ShuttingDown));
     let observation = &edge.effects.observation;
     let mut last = observation.follow_events();
     loop {
@@ -145,8 +149,8 @@ pub(super) async fn watch(
             let message = Ok(v1::WatchEventsResponse { events, gap: since.gap });
             // A slow reader holds up only itself: what it misses shows as a gap.
             tokio::select! {
-                sent = outbound.send(message) => if sent.is_err() { return },
-                () = edge.shutdown.begun() => return,
+                sent = outbound.send(message) => if sent.is_err() { return Ok(()) },
+                () = edge.shutdown.begun() => return Err(shutting_down()),
             }
         }
         if since.reached < seen {
@@ -154,12 +158,8 @@ pub(super) async fn watch(
         }
         tokio::select! {
             _ = last.changed() => {}
-            () = outbound.closed() => return,
-            () = edge.shutdown.begun() => {
-                // The reader may be behind; then it learns of the end from the end itself.
-                let _ = outbound.try_send(Err(Refusal::from(WriteError::ShuttingDown).into()));
-                return;
-            }
+            () = outbound.closed() => return Ok(()),
+            () = edge.shutdown.begun() => return Err(shutting_down()),
         }
     }
 }

@@ -1,0 +1,163 @@
+//! `gwctl check`: whether the control plane, the data planes and the services are as they should be, and what to do where
+//! they are not.
+//!
+//! What is asked is here; what is made of the answers is in one pure file for each category.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use clap::ValueEnum;
+use gateway_proto::{
+    ServiceName,
+    v1::{Replica, ReplicaMode, Service},
+};
+
+use crate::{
+    control::{Control, Scope},
+    error::{Error, Exit},
+    output::{Format, Output},
+};
+
+mod control_plane;
+mod data_planes;
+mod finding;
+mod services;
+
+use finding::{Category, Finding, Outcome, Report, Symbols};
+use services::Overview;
+
+/// Between two rounds of checks.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Flags of `gwctl check`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// What makes the exit code 1
+    #[arg(long, default_value = "error", value_name = "WHAT")]
+    fail_on: FailOn,
+    /// Check again until nothing fails, at most this long
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    wait: Option<Duration>,
+}
+
+/// What makes the exit code 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FailOn {
+    /// A check that failed
+    Error,
+    /// A warning, too
+    Warn,
+}
+
+impl FailOn {
+    fn is_failure(self, worst: Outcome) -> bool {
+        match self {
+            Self::Error => worst == Outcome::Failed,
+            Self::Warn => worst >= Outcome::Warned,
+        }
+    }
+}
+
+/// Checks and reports.
+///
+/// # Errors
+/// Told on stdout already: [`Exit::Failed`] when something failed, [`Exit::Unreachable`] when the control plane did not answer.
+pub(crate) async fn run<C: Future<Output = Result<Control, Error>>>(
+    args: Args,
+    connect: impl Fn() -> C,
+    output: &Output,
+) -> Result<(), Error> {
+    let began = Instant::now();
+    let (report, exit) = loop {
+        let (report, exit) = inspect(connect().await).await;
+        let goes_on = args.wait.is_some_and(|wait| began.elapsed() + PAUSE <= wait);
+        if !args.fail_on.is_failure(report.worst()) || !goes_on {
+            break (report, exit);
+        }
+        tokio::time::sleep(PAUSE).await;
+    };
+    match output.format {
+        Format::Json => output.data(format_args!("{:#}\n", report.to_json()))?,
+        Format::Name => output.data(report.names())?,
+        Format::Table | Format::Wide => output.data(report.to_text(Symbols::of_this_terminal()))?,
+    }
+    if args.fail_on.is_failure(report.worst()) { Err(Error::told(exit)) } else { Ok(()) }
+}
+
+/// All checks, and the exit code for when one of them is a failure.
+async fn inspect(connected: Result<Control, Error>) -> (Report, Exit) {
+    let control = match connected {
+        Ok(control) => control,
+        Err(error) => {
+            let exit = error.exit;
+            let unreachable = Finding::of_error("control-plane/reachable", error);
+            return (Report(vec![Category { name: control_plane::NAME, findings: vec![unreachable] }]), exit);
+        }
+    };
+    let endpoint = control.endpoint();
+    let (readyz, metrics) = (control.probe("/readyz?verbose").await, control.probe("/metrics").await);
+    let mut categories = vec![Category {
+        name: control_plane::NAME,
+        findings: control_plane::findings(endpoint, readyz, metrics, SystemTime::now()),
+    }];
+    let nodes = control.nodes().await;
+    categories.push(Category {
+        name: data_planes::NAME,
+        findings: match &nodes {
+            Ok(nodes) => data_planes::findings(nodes, SystemTime::now()),
+            Err(error) => vec![Finding::of_error("data-planes/listed", error.clone())],
+        },
+    });
+    categories.push(Category {
+        name: services::NAME,
+        findings: match overview(&control).await {
+            Ok(overview) => services::findings(&overview, SystemTime::now()),
+            Err(error) => vec![Finding::of_error("services/listed", error)],
+        },
+    });
+    (Report(categories), Exit::Failed)
+}
+
+/// What the checks of services need to know; replicas and breakers only of services that give reason to look closer.
+async fn overview(control: &Control) -> Result<Overview, Error> {
+    let services = control.services().await?.services;
+    let (mut replicas, mut breakers) = (Vec::new(), Vec::new());
+    for service in services.iter().filter(|service| is_worth_a_look(service)) {
+        let Ok(name) = ServiceName::parse(&service.service) else { continue };
+        match control.replicas(Some(&name)).await {
+            Ok(listed) => replicas.extend(listed.replicas),
+            // It went since services were listed.
+            Err(error) if error.exit == Exit::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        if service.open_breaker_count > 0 {
+            breakers.extend(control.breakers(&Scope::from(Some(&name)), false).await?.breakers);
+        }
+    }
+    let overrides = control.overrides("").await?.overrides;
+    let policies = control.policies().await?.policies;
+    Ok(Overview { services, replicas, breakers, overrides, policies })
+}
+
+fn is_worth_a_look(service: &Service) -> bool {
+    service.lost_replica_count > 0
+        || service.draining_replica_count > 0
+        || service.open_breaker_count > 0
+        || service.ready_replica_count == 0
+}
+
+/// Whether a replica gets no new requests by somebody's word.
+fn is_drained(replica: &Replica) -> bool {
+    matches!(replica.mode(), ReplicaMode::Draining | ReplicaMode::Drained)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_fail_only_when_asked_to() {
+        assert!(FailOn::Error.is_failure(Outcome::Failed) && FailOn::Warn.is_failure(Outcome::Failed));
+        assert!(!FailOn::Error.is_failure(Outcome::Warned) && FailOn::Warn.is_failure(Outcome::Warned));
+        assert!(!FailOn::Error.is_failure(Outcome::Passed) && !FailOn::Warn.is_failure(Outcome::Passed));
+    }
+}

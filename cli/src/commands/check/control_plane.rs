@@ -1,0 +1,203 @@
+//! Whether the control plane is there, takes changes, and can be understood.
+
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
+
+use http::StatusCode;
+
+use super::finding::Finding;
+use crate::{control::Probed, endpoint::Endpoint, error::Error};
+
+pub(super) const NAME: &str = "control-plane";
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Ages are shown in seconds: clocks that differ by less do no harm. The server's clock comes in whole seconds.
+const MAX_SKEW: Duration = Duration::from_secs(3);
+
+/// What the answers to the probes mean.
+pub(super) fn findings(
+    endpoint: &Endpoint,
+    readyz: Result<Probed, Error>,
+    metrics: Result<Probed, Error>,
+    now: SystemTime,
+) -> Vec<Finding> {
+    let readyz = match readyz {
+        Ok(readyz) => readyz,
+        Err(error) => return vec![Finding::of_error("control-plane/reachable", error)],
+    };
+    let took = readyz.took.as_secs_f64() * 1000.0;
+    let reached = format!("control plane is reachable ({endpoint}, {took:.1}ms)");
+    let mut findings = vec![Finding::passed("control-plane/reachable", reached)];
+    findings.push(version(metrics));
+    findings.extend(readiness(&readyz));
+    findings.extend(skew(&readyz, now));
+    findings.extend(exposure(endpoint));
+    findings
+}
+
+fn version(metrics: Result<Probed, Error>) -> Finding {
+    const ID: &str = "control-plane/version";
+    let told = metrics.ok().and_then(|metrics| version_in(&metrics.text).map(str::to_owned));
+    match told.as_deref() {
+        Some(VERSION) => Finding::passed(ID, format!("versions match (gwctl and control plane {VERSION})")),
+        Some(other) => Finding::warned(ID, format!("gwctl is {VERSION}, the control plane is {other}"))
+            .hint("use the gwctl of the control plane's release"),
+        None => Finding::warned(ID, "the control plane does not tell its version (GET /metrics)"),
+    }
+}
+
+/// The version in `gateway_build_info{version="0.1.0"} 1`.
+fn version_in(metrics: &str) -> Option<&str> {
+    let line = metrics.lines().find(|line| line.starts_with("gateway_build_info{"))?;
+    let (_, rest) = line.split_once("version=\"")?;
+    rest.split_once('"').map(|(version, _)| version)
+}
+
+/// One finding for each line of the verbose answer.
+fn readiness(readyz: &Probed) -> Vec<Finding> {
+    const ID: &str = "control-plane/ready";
+    let mut findings: Vec<_> = readyz
+        .text
+        .lines()
+        .filter_map(|line| {
+            let (good, bad) = (line.strip_prefix("[+]"), line.strip_prefix("[-]"));
+            let good = good.map(|text| Finding::passed(ID, text.trim()));
+            good.or_else(|| {
+                let finding = Finding::failed(ID, bad?.trim());
+                Some(finding.hint("look at the control plane's log"))
+            })
+        })
+        .collect();
+    if findings.is_empty() {
+        let status = readyz.status;
+        findings.push(match status {
+            StatusCode::OK => Finding::passed(ID, "control plane is ready"),
+            _ => Finding::failed(ID, format!("control plane is not ready (GET /readyz: {status})")),
+        });
+    }
+    findings
+}
+
+fn skew(readyz: &Probed, now: SystemTime) -> Option<Finding> {
+    let date = readyz.date?;
+    let apart = now.duration_since(date).unwrap_or_else(|ahead| ahead.duration());
+    (apart > MAX_SKEW).then(|| {
+        let apart = apart.as_secs();
+        Finding::warned(
+            "control-plane/clock",
+            format!("clocks differ by {apart}s here and at the control plane"),
+        )
+        .because("every age and every countdown that gwctl shows is off by that")
+        .hint("synchronise both clocks")
+    })
+}
+
+/// Nothing is encrypted and nobody is asked who he is: that is fine on one machine only.
+fn exposure(endpoint: &Endpoint) -> Option<Finding> {
+    let host = endpoint.uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let is_local = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
+    let is_plain = endpoint.uri.scheme_str() == Some("http");
+    (is_plain && !is_local).then(|| {
+        Finding::warned("control-plane/tls", "control plane has no TLS")
+            .because(format!("whoever reaches {endpoint} can register replicas and change policies"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::finding::Outcome, *};
+    use crate::{
+        endpoint::Origin,
+        error::{Error, Exit},
+    };
+
+    fn now() -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000)
+    }
+
+    fn probed(text: &str) -> Probed {
+        Probed {
+            status: StatusCode::OK,
+            text: text.into(),
+            took: Duration::from_micros(1234),
+            date: Some(now()),
+        }
+    }
+
+    fn endpoint(url: &str) -> Endpoint {
+        Endpoint::parse(url, Origin::Flag).unwrap()
+    }
+
+    fn build(version: &str) -> Probed {
+        probed(&format!("# TYPE gateway_build info\ngateway_build_info{{version=\"{version}\"}} 1\n"))
+    }
+
+    fn found(findings: &[Finding]) -> Vec<(Outcome, &str)> {
+        findings.iter().map(|finding| (finding.outcome, finding.description.as_str())).collect()
+    }
+
+    #[test]
+    fn a_good_control_plane_passes_every_check() {
+        let readyz = probed("[+]store ok (revision 12, 3 replicas)\n[+]not draining\n");
+        let findings = findings(&endpoint("http://127.0.0.1:7400"), Ok(readyz), Ok(build(VERSION)), now());
+        let same = format!("versions match (gwctl and control plane {VERSION})");
+        assert_eq!(
+            found(&findings),
+            [
+                (Outcome::Passed, "control plane is reachable (http://127.0.0.1:7400, 1.2ms)"),
+                (Outcome::Passed, same.as_str()),
+                (Outcome::Passed, "store ok (revision 12, 3 replicas)"),
+                (Outcome::Passed, "not draining"),
+            ]
+        );
+    }
+
+    #[test]
+    fn one_that_takes_no_changes_is_of_another_version_and_lives_in_another_time_is_told_so() {
+        let readyz = Probed {
+            status: StatusCode::SERVICE_UNAVAILABLE,
+            date: Some(now() + Duration::from_secs(90)),
+            ..probed("[-]store unavailable (serving revision 12, changes are refused)\n[+]not draining\n")
+        };
+        let findings = findings(&endpoint("http://10.0.0.5:7400"), Ok(readyz), Ok(build("9.9.9")), now());
+        let versions = format!("gwctl is {VERSION}, the control plane is 9.9.9");
+        assert_eq!(
+            found(&findings)[1..],
+            [
+                (Outcome::Warned, versions.as_str()),
+                (Outcome::Failed, "store unavailable (serving revision 12, changes are refused)"),
+                (Outcome::Passed, "not draining"),
+                (Outcome::Warned, "clocks differ by 90s here and at the control plane"),
+                (Outcome::Warned, "control plane has no TLS"),
+            ]
+        );
+    }
+
+    #[test]
+    fn without_an_answer_nothing_else_is_claimed() {
+        let error = Error::new(Exit::Unreachable, "did not answer within 10s").hint("give it more time");
+        let findings = findings(&endpoint("http://[::1]:7400"), Err(error), Ok(build(VERSION)), now());
+        assert_eq!(found(&findings), [(Outcome::Failed, "did not answer within 10s")]);
+        assert_eq!(findings[0].hints, ["give it more time"]);
+    }
+
+    #[test]
+    fn a_status_alone_decides_where_there_are_no_lines() {
+        let bare = Probed { status: StatusCode::NOT_FOUND, ..probed("nothing here\n") };
+        let findings = readiness(&bare);
+        assert_eq!(
+            found(&findings),
+            [(Outcome::Failed, "control plane is not ready (GET /readyz: 404 Not Found)")]
+        );
+    }
+
+    #[test]
+    fn only_loopback_may_do_without_tls() {
+        for url in ["http://localhost:1", "http://127.0.0.9:1", "http://[::1]:1"] {
+            assert_eq!(exposure(&endpoint(url)), None, "{url}");
+        }
+        assert!(exposure(&endpoint("http://control.example:1")).is_some());
+    }
+}

@@ -1,0 +1,82 @@
+//! `gwctl policy`: how requests are treated, for one service or for all of them.
+
+use std::{fmt, str::FromStr};
+
+use clap::Subcommand;
+use gateway_proto::{Invalid, ServiceName};
+
+use crate::{control::Control, error::Error, output::Output};
+
+mod assignment;
+mod diff;
+mod edit;
+mod get;
+
+pub(super) use diff::doubt_about;
+pub(super) use get::list;
+
+/// What to do with policies.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Show what somebody set, or what holds
+    Get(get::Args),
+    /// Set settings of a service or of '*', all services
+    Set(edit::Set),
+    /// Clear settings: the next level holds again
+    Unset(edit::Unset),
+    /// Remove all of a service's policy, or that of '*'
+    Delete(edit::Delete),
+}
+
+/// Looks at policies, or changes one.
+///
+/// # Errors
+/// What is no setting or no value, what the control plane refuses, and [`crate::error::Exit::Partial`] when not every data
+/// plane has taken a change on within the wait.
+pub(crate) async fn run(verb: Verb, control: &Control, output: &Output) -> Result<(), Error> {
+    match verb {
+        Verb::Get(args) => get::run(args, control, output).await,
+        Verb::Set(args) => edit::set(args, control, output).await,
+        Verb::Unset(args) => edit::unset(args, control, output).await,
+        Verb::Delete(args) => edit::delete(args, control, output).await,
+    }
+}
+
+/// Whose policy: a service's, or that of all services, written `*`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Scope {
+    All,
+    Service(ServiceName),
+}
+
+impl Scope {
+    /// As on the wire: the name, or `*`.
+    fn as_str(&self) -> &str {
+        match self {
+            Self::All => "*",
+            Self::Service(name) => name.as_str(),
+        }
+    }
+
+    /// As it is typed into a shell.
+    fn quoted(&self) -> &str {
+        match self {
+            Self::All => "'*'",
+            Self::Service(name) => name.as_str(),
+        }
+    }
+}
+
+impl FromStr for Scope {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        if text == "*" { Ok(Self::All) } else { ServiceName::parse(text).map(Self::Service) }
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,136 @@
+//! `SETTING=VALUE` and `SETTING`, as people type them, by the table of settings that the contract has.
+
+use std::str::FromStr;
+
+use gateway_proto::{
+    policy::field::{self, Field, Range, Value},
+    v1,
+};
+
+/// A setting and the value that it is to have. Whether the value is in range is for the control plane to say.
+#[derive(Debug, Clone)]
+pub(super) struct Assignment {
+    pub(super) field: &'static Field,
+    value: Value,
+}
+
+impl Assignment {
+    /// Writes it into a policy.
+    pub(super) fn write(&self, policy: &mut v1::Policy) {
+        self.field.write(policy, self.value);
+    }
+}
+
+impl FromStr for Assignment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (path, value) =
+            text.split_once('=').ok_or("is written SETTING=VALUE, e.g. breaker.window=20s")?;
+        let mut named = field::named(path);
+        let field = named.next().ok_or_else(|| field::unknown(path))?;
+        if field.path() != path {
+            let names: Vec<_> = std::iter::once(field).chain(named).map(Field::path).collect();
+            return Err(format!("{path} is a group: set one of {}", names.join(", ")));
+        }
+        let value = parse(field, value).map_err(|why| format!("{path}: {why}"))?;
+        Ok(Self { field, value })
+    }
+}
+
+fn parse(field: &Field, text: &str) -> Result<Value, String> {
+    let range = field.range();
+    match range {
+        Range::Duration { .. } => humantime::parse_duration(text)
+            .map(Value::Duration)
+            .map_err(|_| format!("\"{text}\" is no duration such as 800ms, 20s or 1m; {range} is allowed")),
+        Range::Count { .. } => text
+            .parse()
+            .map(Value::Count)
+            .map_err(|_| format!("\"{text}\" is no whole number; {range} is allowed")),
+        Range::Ratio { .. } => text
+            .parse()
+            .map(Value::Ratio)
+            .map_err(|_| format!("\"{text}\" is no number such as 0.5; {range} is allowed")),
+        Range::Flag => {
+            text.parse().map(Value::Flag).map_err(|_| format!("\"{text}\" is neither true nor false"))
+        }
+    }
+}
+
+/// A setting, or a group of them such as `breaker`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct SettingPath(pub(super) String);
+
+impl FromStr for SettingPath {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match field::named(text).next() {
+            Some(_) => Ok(Self(text.to_owned())),
+            None => Err(field::unknown(text)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<String, String> {
+        let assignment: Assignment = text.parse()?;
+        let mut policy = v1::Policy::default();
+        assignment.write(&mut policy);
+        let value = assignment.field.read(&policy).unwrap().unwrap();
+        Ok(format!("{}={value}", assignment.field.path()))
+    }
+
+    #[test]
+    fn values_are_written_as_people_write_them() {
+        for (typed, read) in [
+            ("breaker.window=1m 30s", "breaker.window=90s"),
+            ("timeout.per_try=800ms", "timeout.per_try=800ms"),
+            ("retry.max_retry_count=0", "retry.max_retry_count=0"),
+            ("breaker.failure_ratio=0.25", "breaker.failure_ratio=0.25"),
+            ("guard.enabled=false", "guard.enabled=false"),
+            ("drain_timeout=5s", "drain_timeout=5s"),
+            // Out of range: the control plane refuses it, and says so in its own words.
+            ("breaker.failure_ratio=50", "breaker.failure_ratio=50"),
+        ] {
+            assert_eq!(parsed(typed), Ok(read.to_owned()));
+        }
+    }
+
+    #[test]
+    fn what_is_no_assignment_is_refused_with_what_would_be_one() {
+        for (typed, why) in [
+            ("breaker.window", "is written SETTING=VALUE"),
+            ("breaker.windw=20s", "(did you mean \"breaker.window\"?)"),
+            (
+                "breaker=1",
+                "breaker is a group: set one of breaker.consecutive_failure_count, breaker.failure_ratio",
+            ),
+            (
+                "breaker.window=20",
+                "breaker.window: \"20\" is no duration such as 800ms, 20s or 1m; 1s..=10m is allowed",
+            ),
+            ("retry.max_retry_count=-1", "\"-1\" is no whole number; 0..=10 is allowed"),
+            (
+                "breaker.failure_ratio=50%",
+                "\"50%\" is no number such as 0.5; above 0.0 and up to 1.0 is allowed",
+            ),
+            ("guard.enabled=yes", "\"yes\" is neither true nor false"),
+        ] {
+            let error = parsed(typed).unwrap_err();
+            assert!(error.contains(why), "{typed}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_path_may_name_a_group() {
+        for path in ["breaker", "breaker.window", "drain_timeout"] {
+            assert_eq!(path.parse(), Ok(SettingPath(path.to_owned())));
+        }
+        assert!("*".parse::<SettingPath>().is_err());
+    }
+}

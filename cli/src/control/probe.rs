@@ -1,0 +1,56 @@
+//! What the control plane says of itself over plain HTTP, on the connection that also carries gRPC.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited};
+use tonic::{body::Body, codegen::Service as _};
+
+use super::{Control, unreachable_error};
+use crate::error::{Error, Exit};
+
+/// Far more than any answer to a probe, and than the metrics of a large registry.
+const MAX_BODY_BYTES: usize = 16 << 20;
+
+/// An answer to a probe.
+#[derive(Debug, Clone)]
+pub(crate) struct Probed {
+    pub(crate) status: StatusCode,
+    pub(crate) text: String,
+    /// From the request to the end of the answer.
+    pub(crate) took: Duration,
+    /// The server's clock, to the second; `None` when it does not say.
+    pub(crate) date: Option<SystemTime>,
+}
+
+impl Control {
+    /// Gets a path, whatever the status of the answer.
+    ///
+    /// # Errors
+    /// When there is no answer in time, or none that is text.
+    pub(crate) async fn probe(&self, path: &'static str) -> Result<Probed, Error> {
+        let begun = Instant::now();
+        let exchange = async {
+            let mut channel = self.channel.clone();
+            std::future::poll_fn(|context| channel.poll_ready(context))
+                .await
+                .map_err(|error| unreachable_error(&self.endpoint, &error))?;
+            let request = Request::get(path).body(Body::empty()).expect("the path is a constant");
+            let response =
+                channel.call(request).await.map_err(|error| unreachable_error(&self.endpoint, &error))?;
+            let (head, body) = response.into_parts();
+            let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
+            let bytes: Bytes = body.map_err(|error| unreadable(path, &error.to_string()))?.to_bytes();
+            let text = String::from_utf8(bytes.into()).map_err(|_| unreadable(path, "it is not text"))?;
+            let date = head.headers.get(header::DATE).and_then(|value| value.to_str().ok());
+            let date = date.and_then(|text| httpdate::parse_http_date(text).ok());
+            Ok(Probed { status: head.status, text, took: begun.elapsed(), date })
+        };
+        tokio::time::timeout(self.timeout, exchange).await.unwrap_or_else(|_| Err(self.overdue()))
+    }
+}
+
+fn unreadable(path: &str, why: &str) -> Error {
+    Error::new(Exit::Failed, format!("cannot read the answer to GET {path}: {why}"))
+}

@@ -1,0 +1,317 @@
+//! One stream of reports: what is told when, from the full state to the farewell.
+//!
+//! A message speaks for all rows that were told before it. So the position that it names is always the one by which the
+//! last walk over the whole table began, and a walk of several messages names it in the last of them only.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use gateway_proto::{
+    ReplicaKey,
+    time::{duration, parse_duration},
+    v1,
+};
+use gateway_runtime::Shutdown;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_stream::{Stream, StreamExt};
+use tonic::Status;
+
+use super::{Ended, Reporter, SEND_TIMEOUT, journal::Batch, ledger::Ledger, rows, stats::StatsLedger};
+use crate::{discovery::Position, table::Table};
+
+/// Until the control plane asks for another.
+pub(super) const INTERVAL: Duration = Duration::from_secs(1);
+/// Whatever the control plane asks for, reports come neither in a flood nor so rarely that it takes us for dead.
+pub(super) const INTERVAL_RANGE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// With nothing to tell, a report says that we are alive this often.
+const QUIET: Duration = Duration::from_secs(5);
+/// At the end, the control plane has this long to read what was told last.
+const FAREWELL: Duration = Duration::from_secs(2);
+/// Rows, counts and events in one message, of each at most: control planes take no more events, and together they
+/// stay well under a message's limit of 4 MiB.
+pub(super) const MAX_ROWS: usize = 1000;
+/// Held replicas that are named; control planes take no more.
+const MAX_HELD: usize = 1000;
+/// Between two looks at the table that something other than the interval calls for, at least this long.
+const PAUSE: Duration = Duration::from_millis(10);
+/// Of the time, such looks take no more than one part in this many.
+const SHARE: u32 = 20;
+
+/// One stream of reports.
+pub(super) struct Session<'a> {
+    reporter: &'a Reporter,
+    ledger: Ledger,
+    outgoing: mpsc::Sender<v1::ReportNodeStatusRequest>,
+    /// Whether the control plane knows whose reports these are.
+    introduced: bool,
+    sent: Instant,
+    /// The position that the rows told so far are of.
+    position: Position,
+    held: v1::HeldReplicas,
+    /// While the control plane asks for details.
+    detail: Option<Detail>,
+    /// Before these, no new position and no end of a drain is looked for: both may come at any rate.
+    next_position_at: Instant,
+    next_drained_at: Instant,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(reporter: &'a Reporter, outgoing: mpsc::Sender<v1::ReportNodeStatusRequest>) -> Self {
+        let now = Instant::now();
+        Self {
+            reporter,
+            ledger: Ledger::default(),
+            outgoing,
+            introduced: false,
+            sent: now,
+            position: Position::default(),
+            held: v1::HeldReplicas::default(),
+            detail: None,
+            next_position_at: now,
+            next_drained_at: now,
+        }
+    }
+
+    pub(super) async fn report(
+        mut self,
+        mut responses: impl Stream<Item = Result<v1::ReportNodeStatusResponse, Status>> + Unpin,
+        stop: &Shutdown,
+    ) -> Ended {
+        let mut interval = INTERVAL;
+        let mut due = Instant::now() + interval;
+        loop {
+            let told = tokio::select! {
+                response = responses.next() => match response {
+                    Some(Ok(response)) => {
+                        interval = read_interval(&response);
+                        due = due.min(Instant::now() + interval);
+                        self.count_in_detail(response.detailed_stats);
+                        Ok(())
+                    }
+                    Some(Err(status)) => return status.into(),
+                    None => return Ended::Closed,
+                },
+                () = self.reporter.journal.recorded() => self.tell_transitions().await,
+                () = self.reporter.moved_on(&self.position, self.next_position_at) => self.tell_position().await,
+                () = self.reporter.drained_some(self.next_drained_at) => self.tell_drained().await,
+                () = sleep_until(due) => {
+                    due = Instant::now() + interval;
+                    self.tell_changes().await
+                }
+                () = stop.begun() => return self.tell_the_rest(responses).await,
+            };
+            if let Err(ended) = told {
+                return ended;
+            }
+        }
+    }
+
+    /// Waiting transitions with the breakers they changed; after a loss, the full state.
+    async fn tell_transitions(&mut self) -> Result<(), Ended> {
+        let batch = self.reporter.journal.take(MAX_ROWS);
+        if batch.dropped > 0 {
+            return self.tell_all(batch).await;
+        }
+        if batch.transitions.is_empty() {
+            return Ok(());
+        }
+        let keys: BTreeSet<_> = batch.transitions.iter().map(|transition| &transition.key).collect();
+        let rows = self.look_at(keys.into_iter());
+        let first = v1::ReportNodeStatusRequest { events: self.events(&batch), ..Default::default() };
+        self.send(first, Content { rows, ..Content::default() }).await
+    }
+
+    /// That the table has moved on, with whatever changed by then.
+    async fn tell_position(&mut self) -> Result<(), Ended> {
+        let began = Instant::now();
+        let content = self.walk();
+        let first = v1::ReportNodeStatusRequest { held_replicas: self.held(), ..Default::default() };
+        self.next_position_at = began + PAUSE.max(began.elapsed() * SHARE);
+        self.send(first, content).await
+    }
+
+    /// Draining replicas at which nothing is in flight any more.
+    async fn tell_drained(&mut self) -> Result<(), Ended> {
+        let began = Instant::now();
+        let (services, drains) = (self.reporter.table.services(), self.reporter.table.drains());
+        let draining = drains.replicas.iter().map(|draining| &draining.key);
+        let idle: Vec<_> = draining.filter(|key| self.ledger.has_become_idle(key, &services)).collect();
+        let rows = self.look_at(idle.into_iter());
+        self.next_drained_at = began + PAUSE.max(began.elapsed() * SHARE);
+        if rows.is_empty() {
+            return Ok(());
+        }
+        self.send(v1::ReportNodeStatusRequest::default(), Content { rows, ..Content::default() }).await
+    }
+
+    /// Whatever changed, or a sign of life.
+    async fn tell_changes(&mut self) -> Result<(), Ended> {
+        let mut content = self.walk();
+        if let Some(detail) = &mut self.detail {
+            (content.stats, content.stats_interval) = detail.take();
+        }
+        let held_replicas = self.held();
+        let is_news = held_replicas.is_some() || content.is_news(&self.position);
+        if !is_news && self.sent.elapsed() < QUIET {
+            return Ok(());
+        }
+        self.send(v1::ReportNodeStatusRequest { held_replicas, ..Default::default() }, content).await
+    }
+
+    /// The full state, which takes the place of all that was told before.
+    pub(super) async fn tell_all(&mut self, batch: Batch) -> Result<(), Ended> {
+        self.ledger = Ledger::default();
+        // Until the last row is told, nothing is known of any position.
+        self.position = Position::default();
+        self.held = v1::HeldReplicas::default();
+        let content = self.walk();
+        let first = v1::ReportNodeStatusRequest {
+            full: true,
+            events: self.events(&batch),
+            dropped_event_count: i64::try_from(batch.dropped).unwrap_or(i64::MAX),
+            held_replicas: self.held(),
+            ..Default::default()
+        };
+        self.send(first, content).await
+    }
+
+    /// Tells what is left and ends the stream. Waits for the control plane to end its side too, which it does when it has
+    /// read everything: leaving earlier could cut off what is still under way.
+    async fn tell_the_rest<R>(mut self, mut responses: impl Stream<Item = R> + Unpin) -> Ended {
+        if let Err(ended) = self.tell_transitions().await {
+            return ended;
+        }
+        if let Err(ended) = self.tell_changes().await {
+            return ended;
+        }
+        drop(self.outgoing);
+        match timeout(FAREWELL, async { while responses.next().await.is_some() {} }).await {
+            Ok(()) => Ended::Closed,
+            Err(_) => Ended::NotTaken,
+        }
+    }
+
+    /// Begins to have latencies recorded and counts told, or ceases to.
+    fn count_in_detail(&mut self, wanted: bool) {
+        match wanted {
+            true if self.detail.is_none() => self.detail = Some(Detail::begin(&self.reporter.table)),
+            true => {}
+            false => self.detail = None,
+        }
+    }
+
+    /// All rows that changed, and the position by which they do: read first, so that they are not older.
+    fn walk(&mut self) -> Content {
+        let position = self.reporter.position();
+        let Reporter { table, clock, node_id, .. } = self.reporter;
+        let rows = self.ledger.walk(node_id, &table.services(), clock.now(), |tick| clock.date(tick));
+        Content { rows, position, ..Content::default() }
+    }
+
+    fn look_at<'k>(&mut self, keys: impl Iterator<Item = &'k ReplicaKey>) -> Vec<v1::Breaker> {
+        let Reporter { table, clock, node_id, .. } = self.reporter;
+        self.ledger.look_at(keys, node_id, &table.services(), clock.now(), |tick| clock.date(tick))
+    }
+
+    /// What the guard holds, if that is something else than was told.
+    fn held(&mut self) -> Option<v1::HeldReplicas> {
+        let held = self.reporter.view.mirror.borrow().held_to_wire(MAX_HELD);
+        (held != self.held).then(|| self.held.clone_from(&held)).map(|()| held)
+    }
+
+    fn events(&self, batch: &Batch) -> Vec<v1::Event> {
+        let Reporter { clock, node_id, .. } = self.reporter;
+        let transitions = batch.transitions.iter();
+        transitions.map(|transition| rows::event(node_id, transition, |tick| clock.date(tick))).collect()
+    }
+
+    /// Sends `first` with the content, in as many messages as that needs. Later ones add to what the first began.
+    async fn send(&mut self, first: v1::ReportNodeStatusRequest, mut content: Content) -> Result<(), Ended> {
+        let mut message = first;
+        if !self.introduced {
+            let Reporter { node_id, version, .. } = self.reporter;
+            message.node =
+                Some(v1::NodeIdentity { node_id: node_id.to_string(), version: (*version).into() });
+            self.introduced = true;
+        }
+        loop {
+            message.breakers = first_of(&mut content.rows);
+            message.stats = first_of(&mut content.stats);
+            message.stats_interval =
+                content.stats_interval.filter(|_| !message.stats.is_empty()).map(duration);
+            let is_last = content.rows.is_empty() && content.stats.is_empty();
+            if let Some(position) = content.position.take_if(|_| is_last) {
+                self.position = position;
+            }
+            message.epoch.clone_from(&self.position.epoch);
+            message.revision = self.position.revision;
+            let sent = timeout(SEND_TIMEOUT, self.outgoing.send(std::mem::take(&mut message))).await;
+            sent.map_err(|_| Ended::NotTaken)?.map_err(|_| Ended::Closed)?;
+            self.sent = Instant::now();
+            if is_last {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// What has to be told, in one message or several.
+#[derive(Debug, Default)]
+struct Content {
+    rows: Vec<v1::Breaker>,
+    stats: Vec<v1::ReplicaStats>,
+    stats_interval: Option<Duration>,
+    /// After a walk over the whole table.
+    position: Option<Position>,
+}
+
+impl Content {
+    fn is_news(&self, told: &Position) -> bool {
+        let has_moved = self.position.as_ref().is_some_and(|position| position != told);
+        has_moved || !self.rows.is_empty() || !self.stats.is_empty()
+    }
+}
+
+/// Details while they are asked for: workers record latencies as long as this lives.
+struct Detail {
+    table: Arc<Table>,
+    ledger: StatsLedger,
+    since: Instant,
+}
+
+impl Detail {
+    fn begin(table: &Arc<Table>) -> Self {
+        table.set_detailed(true);
+        Self {
+            table: Arc::clone(table),
+            ledger: StatsLedger::begin(&table.services()),
+            since: Instant::now(),
+        }
+    }
+
+    /// What happened since the last time.
+    fn take(&mut self) -> (Vec<v1::ReplicaStats>, Option<Duration>) {
+        let interval = std::mem::replace(&mut self.since, Instant::now()).elapsed();
+        (self.ledger.take(&self.table.services()), Some(interval))
+    }
+}
+
+impl Drop for Detail {
+    fn drop(&mut self) {
+        self.table.set_detailed(false);
+    }
+}
+
+/// Takes the first [`MAX_ROWS`] out.
+fn first_of<T>(rows: &mut Vec<T>) -> Vec<T> {
+    let rest = rows.split_off(rows.len().min(MAX_ROWS));
+    std::mem::replace(rows, rest)
+}
+
+/// How often the control plane wants counts, within what is good for both.
+pub(super) fn read_interval(response: &v1::ReportNodeStatusResponse) -> Duration {
+    let wanted = response.report_interval.and_then(|wire| parse_duration("report_interval", wire).ok());
+    wanted.map_or(INTERVAL, |wanted| wanted.clamp(INTERVAL_RANGE.0, INTERVAL_RANGE.1))
+}

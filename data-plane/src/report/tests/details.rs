@@ -1,0 +1,132 @@
+//! Counts and latencies, while the control plane asks for them; and what operators decided.
+
+use super::*;
+
+const SHORT: Duration = Duration::from_millis(100);
+
+/// Has a request take so long at one replica.
+fn serve(data_plane: &DataPlane, latency: Duration, outcome: Outcome) {
+    let service = data_plane.table.service("orders").unwrap();
+    let picked = data_plane.pick();
+    if service.is_detailed() {
+        service.record_attempt_latency(0, &picked.replica, latency);
+        service.record_latency(0, latency);
+    }
+    let (status, answered) = match outcome {
+        Outcome::Success => (StatusCode::OK, crate::table::RequestOutcome::Success),
+        _ => (StatusCode::BAD_GATEWAY, crate::table::RequestOutcome::UpstreamError),
+    };
+    service.counters().answered(0, status, answered);
+    data_plane.settle(picked, outcome);
+}
+
+#[tokio::test]
+async fn counts_and_latencies_are_told_while_the_control_plane_asks_for_them() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = DataPlane::new(2);
+    data_plane.start(&control_plane);
+    let mut stream = control_plane.report_stream().await;
+    serve(&data_plane, Duration::from_micros(1), Outcome::Success);
+    let service = data_plane.table.service("orders").unwrap();
+    assert!(!service.is_detailed(), "nobody asks");
+
+    stream.ask(duration(SHORT), true).await;
+    while !service.is_detailed() {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..2 {
+        // Replicas 2, 1, 2: the first request of all went to 1.
+        serve(&data_plane, Duration::from_micros(2), Outcome::Success);
+    }
+    serve(&data_plane, Duration::from_micros(9), Outcome::Failure(Fault::Reset));
+    let mut rows: Vec<v1::ReplicaStats> = Vec::new();
+    let is_complete = |rows: &[v1::ReplicaStats]| rows.iter().map(|row| row.request_count).sum::<i64>() >= 6;
+    while !is_complete(&rows) {
+        let report = stream.report().await.unwrap();
+        assert_eq!(report.stats_interval.is_some(), !report.stats.is_empty());
+        rows.extend(report.stats);
+    }
+    let sum = |replica: &str| {
+        let of = rows.iter().filter(|row| row.replica_id == replica);
+        of.fold((0, 0, 0, 0), |(requests, failures, quick, slow), row| {
+            let bucket = |index: usize| row.latency_bucket_counts.get(index).copied().unwrap_or(0);
+            (requests + row.request_count, failures + row.failure_count, quick + bucket(4), slow + bucket(12))
+        })
+    };
+    assert_eq!(sum(""), (3, 1, 2, 1));
+    assert_eq!(sum("r-0001"), (1, 0, 1, 0), "what was before is not told");
+    assert_eq!(sum("r-0002"), (2, 1, 1, 1));
+
+    stream.ask(duration(SHORT), false).await;
+    while service.is_detailed() {
+        tokio::task::yield_now().await;
+    }
+    serve(&data_plane, Duration::from_micros(2), Outcome::Success);
+    let report = until(&mut stream, |report| !report.breakers.is_empty()).await;
+    assert_eq!((report.stats, report.stats_interval), (vec![], None));
+}
+
+#[tokio::test]
+async fn nobody_records_latencies_for_a_control_plane_that_is_gone() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = DataPlane::new(1);
+    data_plane.start(&control_plane);
+    let mut stream = control_plane.report_stream().await;
+    stream.ask(duration(SHORT), true).await;
+    let service = data_plane.table.service("orders").unwrap();
+    while !service.is_detailed() {
+        tokio::task::yield_now().await;
+    }
+    drop(stream);
+    while service.is_detailed() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn what_an_operator_forces_is_told_with_his_name_and_shown_with_its_end() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = DataPlane::new(1);
+    data_plane.start(&control_plane);
+    let mut stream = control_plane.report_stream().await;
+    assert!(stream.report().await.unwrap().full);
+    let timestamp = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    let entry = v1::OverrideEntry {
+        override_id: "o-1".into(),
+        author: "alice".into(),
+        reason: "bad deploy".into(),
+        create_time: timestamp(1_800_000_000),
+        expire_time: timestamp(1_800_000_900),
+        revision: 9,
+        ..Default::default()
+    };
+    let forced = Forced { state: ForcedState::Open, entry: Arc::new(entry.clone()) };
+    data_plane.apply([ReplicaSpec { forced: Some(forced), ..replica(1) }]);
+    let report = until(&mut stream, |report| !report.events.is_empty()).await;
+    let event = &report.events[0];
+    assert_eq!((event.event_type.as_str(), event.actor.as_str()), ("BREAKER_FORCED_OPEN", "alice"));
+    assert_eq!(event.message, "breaker forced open by alice for 15m (bad deploy)");
+    assert_eq!(event.metadata.get("override_id").map(String::as_str), Some("o-1"));
+    let row = &report.breakers[0];
+    assert_eq!((row.state(), row.active_override.as_ref()), (v1::BreakerState::ForcedOpen, Some(&entry)));
+
+    data_plane.apply([replica(1)]);
+    let report = until(&mut stream, |report| !report.events.is_empty()).await;
+    let event = &report.events[0];
+    assert_eq!((event.event_type.as_str(), event.actor.as_str()), ("BREAKER_RELEASED", "dp-1"));
+    assert_eq!(
+        event.message,
+        "breaker no longer forced open by alice for 15m (bad deploy); half-open until probes succeed"
+    );
+    let row = &report.breakers[0];
+    assert_eq!((row.state(), row.active_override.as_ref()), (v1::BreakerState::HalfOpen, None));
+
+    data_plane.apply([ReplicaSpec { reset_revision: 12, ..replica(1) }]);
+    let report = until(&mut stream, |report| !report.events.is_empty()).await;
+    let event = &report.events[0];
+    assert_eq!(
+        (event.event_type.as_str(), event.message.as_str()),
+        ("BREAKER_RESET", "breaker closed: reset by an operator")
+    );
+    assert_eq!(report.breakers[0].state(), v1::BreakerState::Closed);
+}

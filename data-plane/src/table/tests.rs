@@ -2,6 +2,7 @@
 
 mod drains;
 mod orders;
+mod properties;
 mod tiers;
 
 use std::time::Duration;

@@ -9,6 +9,7 @@
 //! address = "127.0.0.1:9003"
 //! id = "big"                                           # default: "r-" and its place, from 1
 //! weight = 300                                         # 1..=1000, default 100
+//! priority = 1                                         # tier 0..=15, default 0: asked while no lower tier can be
 //!
 //! [service.policy.timeout]
 //! per_try = "800ms"
@@ -99,11 +100,17 @@ struct ReplicaTable {
     address: String,
     id: Option<String>,
     weight: Option<i32>,
+    priority: Option<i32>,
 }
 
 impl ServiceTable {
     fn check(self) -> Result<ServiceSpec, Invalid> {
-        let plain = self.replicas.into_iter().map(|address| ReplicaTable { address, id: None, weight: None });
+        let plain = self.replicas.into_iter().map(|address| ReplicaTable {
+            address,
+            id: None,
+            weight: None,
+            priority: None,
+        });
         let tables: Vec<_> = plain.chain(self.replica).collect();
         if tables.is_empty() {
             return Err(Invalid::new("replicas", "is empty: a service needs at least one address"));
@@ -139,12 +146,12 @@ impl ReplicaTable {
             weight: Weight::parse(self.weight.unwrap_or_default())?,
             health: Health::Healthy,
             incarnation: 1,
-            priority: Priority::default(),
+            priority: Priority::parse(self.priority.unwrap_or_default())?,
             mode: Mode::Serving,
             revision: 1,
             drain_deadline: None,
             forced: None,
-            reset_revision: 0,
+            reset: None,
         })
     }
 }
@@ -235,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn services_are_read_with_default_ids_weights_and_policies() {
+    fn services_are_read_with_default_ids_weights_tiers_and_policies() {
         let text = r#"
             [[service]]
             name = "orders"
@@ -244,6 +251,7 @@ mod tests {
             address = "127.0.0.1:9003"
             id = "big"
             weight = 300
+            priority = 2
             [service.policy.timeout]
             per_try = "800ms"
             [service.policy.breaker]
@@ -257,6 +265,8 @@ mod tests {
         let orders = &services[0];
         let ids: Vec<_> = orders.replicas.iter().map(|r| (r.id.as_str(), r.weight.get())).collect();
         assert_eq!(ids, [("big", 300), ("r-1", 100), ("r-2", 100)], "sorted by id");
+        let tiers: Vec<_> = orders.replicas.iter().map(|r| r.priority.get()).collect();
+        assert_eq!(tiers, [2, 0, 0]);
         assert_eq!(orders.policy.timeout.per_try, Duration::from_millis(800));
         assert_eq!(orders.policy.breaker.failure_ratio, 0.25);
         assert_eq!(services[1].policy, Policy::default());
@@ -289,6 +299,10 @@ mod tests {
             (
                 "[[service]]\nname = 'orders'\n[[service.replica]]\naddress = 'b:1'\nweight = 2000",
                 "service \"orders\": replica 1.weight: 2000 is not in 1..=1000 (0 stands for 100)",
+            ),
+            (
+                "[[service]]\nname = 'orders'\n[[service.replica]]\naddress = 'b:1'\npriority = 16",
+                "service \"orders\": replica 1.priority: 16 is not in 0..=15",
             ),
             (
                 "[[service]]\nname = 'orders'\nreplicas = ['a:1']\n[service.policy.breaker]\nfailure_ratio = 50.0",

@@ -7,7 +7,7 @@ use std::{
 
 /// Decisions are made here; everything they need comes in as arguments, so that tests and the simulator own time,
 /// chance and the network.
-const PURE: [&str; 12] = [
+const PURE: [&str; 18] = [
     "control-plane/src/leases.rs",
     "control-plane/src/publish/filter.rs",
     "control-plane/src/publish/log.rs",
@@ -16,6 +16,12 @@ const PURE: [&str; 12] = [
     "control-plane/src/query",
     "control-plane/src/registry",
     "data-plane/src/discovery/assembly.rs",
+    "data-plane/src/discovery/delta.rs",
+    "data-plane/src/discovery/draft.rs",
+    "data-plane/src/discovery/guard",
+    "data-plane/src/discovery/guard.rs",
+    "data-plane/src/discovery/mirror.rs",
+    "data-plane/src/discovery/overrides.rs",
     "data-plane/src/discovery/parse.rs",
     "data-plane/src/discovery/snapshot.rs",
     "data-plane/src/routing",

@@ -82,7 +82,10 @@ fn alarm(guard: &Guard, wall: SystemTime) -> Option<String> {
     let rest = if counts.len() > NAMED { ", ..." } else { "" };
     let age = seconds(wall.duration_since(since).unwrap_or_default());
     let (total, named) = (guard.len(), named.join(", "));
-    Some(format!("[-]guard holds {total} replicas that the registry has dropped ({named}{rest}), for {age}"))
+    let replicas = if total == 1 { "replica" } else { "replicas" };
+    Some(format!(
+        "[-]guard holds {total} {replicas} that the registry has dropped ({named}{rest}), for {age}"
+    ))
 }
 
 fn seconds(duration: Duration) -> String {
@@ -92,7 +95,7 @@ fn seconds(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::discovery::Snapshot;
+    use crate::discovery::{Snapshot, tests as wire};
 
     fn text(mirror: &Mirror, status: &Status, is_draining: bool, now: Instant) -> (bool, String) {
         let readiness = Readiness::new(mirror, status, is_draining, now, noon() + Duration::from_secs(90));
@@ -162,6 +165,30 @@ mod tests {
         assert_eq!(
             text(&mirror, &status, true, now),
             (false, "[+]snapshot ok (static)\n[-]draining\nnot ready\n".into())
+        );
+    }
+
+    #[test]
+    fn what_the_guard_holds_and_a_disputed_hash_are_alarms_and_no_reason_to_turn_clients_away() {
+        let now = Instant::now();
+        let mut status = Status::new(Source::None, Duration::ZERO, now);
+        status.confirm(now);
+        status.set_connected(true, now);
+        status.dispute("hashes differ".into());
+        let mut mirror = mirror(Snapshot::default());
+        mirror.tell(
+            wire::full(5, vec![wire::service("orders", vec![wire::replica("orders", "r-1", 1)])]),
+            noon(),
+        );
+        mirror.tell(wire::full(6, vec![]), noon());
+        let (is_ready, text) = text(&mirror, &status, false, now);
+        assert!(is_ready);
+        assert_eq!(
+            text,
+            "[+]snapshot ok (live, revision 6, 0s old)\n[+]control-plane connected for 0s\n\
+             [-]content disputed: hashes differ\n\
+             [-]guard holds 1 replica that the registry has dropped (orders 1), for 1m 30s\n\
+             [+]not draining\nready\n"
         );
     }
 }

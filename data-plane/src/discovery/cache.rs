@@ -4,7 +4,7 @@
 //! version is refused with the reason; it never yields half a snapshot. Everything here blocks: callers keep it off async
 //! threads.
 
-mod format;
+pub(super) mod format;
 
 use std::{
     fs::{self, File},

@@ -119,3 +119,13 @@ impl Mirror {
         self.snapshot.decided().next_end(self.wall)
     }
 }
+
+#[cfg(test)]
+impl Mirror {
+    /// Takes in a message that has nothing wrong, as a stream's first.
+    pub(crate) fn tell(&mut self, message: v1::StreamSnapshotsResponse, wall: SystemTime) {
+        let now = Moment { tick: crate::routing::Tick::ORIGIN, wall };
+        let outcome = self.receive(&mut Assembly::default(), message, now);
+        assert!(!matches!(outcome.received, Received::Refused(_)), "{:?}", outcome.received);
+    }
+}

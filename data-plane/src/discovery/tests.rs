@@ -5,6 +5,7 @@ mod overrides;
 mod policies;
 mod properties;
 mod refusals;
+mod routes;
 
 use gateway_proto::{
     ServiceName,

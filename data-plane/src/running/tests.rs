@@ -206,6 +206,38 @@ async fn what_a_control_plane_sent_is_routed_again_after_a_restart_without_it() 
 }
 
 #[tokio::test]
+async fn replicas_that_the_registry_dropped_without_a_word_are_routed_to_and_shown_also_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let cache = directory.path().to_str().unwrap();
+    let port = replica().await.port();
+    let mut control_plane = FakeControlPlane::start().await;
+    let url = control_plane.url();
+    let flags = ["--control-plane", url.as_str(), "--cache-dir", cache];
+    let (running, shutdown) = begin(&flags).await;
+    let orders = wire::service("orders", vec![wire::replica("orders", "r-1", port)]);
+    let mut stream = control_plane.snapshot_stream().await;
+    stream.send(wire::full(7, vec![orders])).await;
+    stream.send(wire::full(8, vec![])).await;
+    drop((stream, control_plane));
+
+    let look = async |running: &Running| {
+        let admin = running.admin_listen();
+        assert_eq!(get(running.listen(), "/orders/x").await.0, 200);
+        let (status, text) = get(admin, "/readyz?verbose").await;
+        let alarm = "[-]guard holds 1 replica that the registry has dropped (orders 1), for ";
+        assert!(status == 200 && text.contains(alarm), "{text}");
+        let shown = json(admin, "/snapshot").await;
+        assert_eq!((&shown["revision"], &shown["services"]), (&"8".into(), &serde_json::json!([])));
+        assert_eq!(shown["heldReplicas"][0]["replicaId"], "r-1");
+    };
+    look(&running).await;
+    end(running, &shutdown).await;
+    let (running, shutdown) = begin(&flags).await;
+    look(&running).await;
+    end(running, &shutdown).await;
+}
+
+#[tokio::test]
 async fn a_damaged_cache_is_no_reason_not_to_start() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("snapshot.bin"), "GWSNAPSH and then something else").unwrap();

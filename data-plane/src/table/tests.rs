@@ -30,7 +30,7 @@ fn replica(id: &str) -> ReplicaSpec {
         revision: 1,
         drain_deadline: None,
         forced: None,
-        reset_revision: 0,
+        reset: None,
     }
 }
 

@@ -113,7 +113,7 @@ impl Node {
                 }
                 self.route_by(env, &changed.into_iter().collect::<Vec<_>>());
             }
-            Received::Unchanged => self.refusals = 0,
+            Received::Unchanged | Received::Disputed(_) => self.refusals = 0,
             Received::Partial => {}
             Received::Refused(refusal) => {
                 env.journal.count("a data plane refused a message");
@@ -158,7 +158,8 @@ impl Node {
 
 /// What a data plane refuses, and what is only a part, leaves its snapshot as it was.
 fn a_refused_message_changes_nothing(received: &Received, before: &Snapshot, after: &Snapshot) -> Checked {
-    let may_change = matches!(received, Received::Applied { .. } | Received::Unchanged);
+    use Received::{Applied, Disputed, Unchanged};
+    let may_change = matches!(received, Applied { .. } | Disputed(_) | Unchanged);
     claim("a_refused_message_changes_nothing", may_change || before == after, || format!("{received:?}"))
 }
 
@@ -177,6 +178,7 @@ fn describe(received: &Received) -> String {
         }
         Received::Partial => "a part".into(),
         Received::Unchanged => "nothing new".into(),
+        Received::Disputed(_) => "nothing new, under another hash".into(),
         Received::Refused(refusal) => format!("refused, {}", refusal.reason()),
     }
 }

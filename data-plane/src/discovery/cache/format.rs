@@ -55,7 +55,7 @@ struct HeldReplica {
     held_for: Option<prost_types::Duration>,
 }
 
-pub(super) fn encode(snapshot: &Snapshot, guard: &Guard, current_at: SystemTime) -> Vec<u8> {
+pub(in crate::discovery) fn encode(snapshot: &Snapshot, guard: &Guard, current_at: SystemTime) -> Vec<u8> {
     let held = guard.entries().map(|entry| held_to_wire(&entry)).collect();
     let content = Content { snapshot: Some(snapshot.to_wire()), held };
     let epoch = snapshot.epoch().as_bytes();
@@ -74,7 +74,11 @@ pub(super) fn encode(snapshot: &Snapshot, guard: &Guard, current_at: SystemTime)
     bytes
 }
 
-pub(super) fn decode(bytes: &[u8], now: SystemTime, max_age: Duration) -> Result<Cached, CacheError> {
+pub(in crate::discovery) fn decode(
+    bytes: &[u8],
+    now: SystemTime,
+    max_age: Duration,
+) -> Result<Cached, CacheError> {
     let rest = bytes.strip_prefix(&MAGIC).ok_or(CacheError::Foreign)?;
     let (schema, rest) = take(rest).ok_or(CacheError::Damaged)?;
     // The version comes before the checksum: another version may check differently.

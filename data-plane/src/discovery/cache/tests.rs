@@ -2,11 +2,16 @@
 
 use std::time::UNIX_EPOCH;
 
+use gateway_proto::v1;
+
 use super::{
     format::{decode, encode},
     *,
 };
-use crate::discovery::tests::held;
+use crate::discovery::{
+    Mirror,
+    tests::{full, held, override_of, replica, service},
+};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -28,6 +33,54 @@ fn a_saved_snapshot_is_loaded_as_it_was() {
     assert_eq!(loaded, Some(Cached { snapshot: held(), guard: nothing(), age: HOUR }), "as old as allowed");
     let files = fs::read_dir(cache.path().parent().unwrap()).unwrap();
     assert_eq!(files.count(), 1, "no temporary file is left");
+}
+
+/// Holds `orders/r-1` since noon beside the registry's `users/r-1`.
+fn holding() -> Mirror {
+    let users = || service("users", vec![replica("users", "r-1", 1)]);
+    let orders =
+        service("orders", vec![v1::Replica { weight: 7, priority: 3, ..replica("orders", "r-1", 2) }]);
+    let mut mirror = Mirror::new("dp-1".parse().unwrap(), Snapshot::default(), nothing(), noon());
+    mirror.tell(full(5, vec![orders, users()]), noon());
+    mirror.tell(full(6, vec![users()]), noon());
+    assert_eq!(mirror.guard().len(), 1);
+    mirror
+}
+
+#[test]
+fn what_the_guard_holds_is_loaded_as_it_was() {
+    let mirror = holding();
+    let bytes = encode(mirror.snapshot(), mirror.guard(), noon());
+    let loaded = decode(&bytes, noon() + HOUR, HOUR).unwrap();
+    assert_eq!(&loaded.snapshot, mirror.snapshot());
+    assert!(loaded.guard.replicas().eq(mirror.guard().replicas()));
+}
+
+#[test]
+fn a_replica_that_is_both_registered_and_held_is_no_content() {
+    let mirror = holding();
+    let error = decode(&encode(&held(), mirror.guard(), noon()), noon(), HOUR).unwrap_err();
+    assert_eq!(error.to_string(), "holds what is no snapshot: held replica orders/r-1 is named twice");
+}
+
+#[test]
+fn draining_replicas_and_overrides_are_loaded_as_they_were() {
+    let drain = v1::Drain { deadline_time: Some((noon() + HOUR).into()), ..Default::default() };
+    let mode = v1::ReplicaMode::Draining.into();
+    let draining = v1::Replica { drain: Some(drain), mode, revision: 4, ..replica("orders", "r-1", 1) };
+    let content = v1::FullSnapshot {
+        services: vec![service("orders", vec![draining])],
+        overrides: vec![override_of("o-1", "orders", "r-1")],
+        default_policy: Some(v1::Policy { revision: 3, ..Default::default() }),
+        last_part: true,
+        ..Default::default()
+    };
+    let update = Some(v1::stream_snapshots_response::Update::Full(content));
+    let message = v1::StreamSnapshotsResponse { epoch: "e".into(), update, ..Default::default() };
+    let mut mirror = Mirror::new("dp-1".parse().unwrap(), Snapshot::default(), nothing(), noon());
+    mirror.tell(message, noon());
+    let bytes = encode(mirror.snapshot(), mirror.guard(), noon());
+    assert_eq!(&decode(&bytes, noon(), HOUR).unwrap().snapshot, mirror.snapshot());
 }
 
 #[test]
@@ -64,7 +117,8 @@ fn another_schema_is_refused_whatever_follows_it() {
 
 #[test]
 fn one_flipped_bit_anywhere_is_found() {
-    let good = encode(&held(), &nothing(), noon());
+    let mirror = holding();
+    let good = encode(mirror.snapshot(), mirror.guard(), noon());
     for offset in 0..good.len() {
         let mut bytes = good.clone();
         bytes[offset] ^= 1 << (offset % 8);
@@ -74,7 +128,8 @@ fn one_flipped_bit_anywhere_is_found() {
 
 #[test]
 fn a_file_cut_anywhere_is_found() {
-    let good = encode(&held(), &nothing(), noon());
+    let mirror = holding();
+    let good = encode(mirror.snapshot(), mirror.guard(), noon());
     for length in 0..good.len() {
         assert!(decode(&good[..length], noon(), HOUR).is_err(), "length {length}");
     }

@@ -158,6 +158,58 @@ async fn a_refused_update_is_nacked_with_the_old_revision_and_the_next_one_count
 }
 
 #[tokio::test]
+async fn content_that_differs_is_nacked_and_sent_anew_at_the_same_revision() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = start(&[control_plane.url()], wire::held(), Source::Cached);
+    let mut stream = control_plane.snapshot_stream().await;
+    let wrong = || {
+        let bookmark = v1::Bookmark { content_hash: "0123456789abcdef".into() };
+        wire::message("e", 5, v1::stream_snapshots_response::Update::Bookmark(bookmark))
+    };
+    let ack = stream.send(wrong()).await;
+    assert_eq!((ack.revision, ack.nack.unwrap().reason.as_str()), (5, "CONTENT_MISMATCH"));
+    let mut more = orders(2);
+    more.replicas.push(wire::replica("orders", "r-9", 99));
+    let users = wire::service("users", vec![wire::replica("users", "r-1", 3)]);
+    let ack = stream.send(wire::full(5, vec![more, users])).await;
+    assert_eq!((ack.revision, ack.nack), (5, None));
+    assert_eq!(data_plane.routes(), [("orders".to_owned(), 3), ("users".to_owned(), 1)]);
+
+    // The control plane means something else by its hash: that is shown, and ends nothing.
+    assert_eq!(stream.send(wrong()).await.nack, None);
+    assert!(data_plane.view.status.borrow().dispute.is_some());
+    assert_eq!(stream.send(wrong()).await.nack, None);
+}
+
+#[tokio::test]
+async fn a_control_plane_that_forgot_everything_is_followed_and_takes_no_route_away() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = start(&[control_plane.url()], Snapshot::default(), Source::None);
+    let mut stream = control_plane.snapshot_stream().await;
+    stream.send(wire::full(7, vec![orders(3)])).await;
+    let empty = v1::FullSnapshot { last_part: true, ..Default::default() };
+    let empty = wire::message("f", 1, v1::stream_snapshots_response::Update::Full(empty));
+    let ack = stream.send(empty).await;
+    assert_eq!((ack.revision, ack.nack), (1, None));
+    assert_eq!(data_plane.routes(), [("orders".to_owned(), 3)]);
+    let held = data_plane.view.mirror.borrow().held_to_wire(2);
+    assert_eq!((held.replicas.len(), held.total_count), (2, 3));
+    drop(stream);
+
+    let mut stream = control_plane.snapshot_stream().await;
+    assert_eq!((stream.hello.resume_epoch.as_str(), stream.hello.resume_revision), ("f", 1));
+    let back = v1::Delta {
+        base_revision: 1,
+        upsert_services: vec![wire::service("orders", vec![])],
+        upsert_replicas: orders(3).replicas,
+        ..Default::default()
+    };
+    stream.send(wire::message("f", 2, v1::stream_snapshots_response::Update::Delta(back))).await;
+    assert_eq!(data_plane.routes(), [("orders".to_owned(), 3)], "never without");
+    assert!(data_plane.view.mirror.borrow().guard().is_empty());
+}
+
+#[tokio::test]
 async fn a_control_plane_that_cannot_be_followed_is_left_for_the_next_one() {
     let (mut wrong, mut right) = (FakeControlPlane::start().await, FakeControlPlane::start().await);
     let _data_plane = start(&[wrong.url(), right.url()], wire::held(), Source::Cached);

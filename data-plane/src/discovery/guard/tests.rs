@@ -81,12 +81,9 @@ impl Plane {
         let mut judgement = Judgement::default();
         for _ in 0..time.as_secs() / 5 {
             self.cut_off(5 * SECOND);
-            let revision = self.mirror.snapshot().revision();
-            let more = self.receive(message(
-                &self.mirror.snapshot().epoch().to_owned(),
-                revision,
-                Kind::Bookmark(v1::Bookmark::default()),
-            ));
+            let (epoch, revision) =
+                (self.mirror.snapshot().epoch().to_owned(), self.mirror.snapshot().revision());
+            let more = self.receive(message(&epoch, revision, Kind::Bookmark(v1::Bookmark::default())));
             judgement.let_go.extend(more.let_go);
         }
         judgement

@@ -74,7 +74,10 @@ impl Registry {
                 let entry = Arc::new(v1::OverrideEntry::default());
                 self.spec(index).forced = forced.map(|state| Forced { state, entry });
             }
-            Step::Reset(index) => self.spec(index).reset_revision = revision,
+            Step::Reset(index) => {
+                let entry = v1::OverrideEntry { revision, ..Default::default() };
+                self.spec(index).reset = Some(Arc::new(entry));
+            }
             Step::Register(index) => self.spec(index).incarnation += 1,
             Step::Remove(index) => {
                 self.specs.remove(IDS[index]);

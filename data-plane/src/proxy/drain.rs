@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    rc::Rc,
     time::SystemTime,
 };
 
@@ -23,7 +22,7 @@ struct Deadlines {
 }
 
 /// Acts on every list of draining replicas, until it is dropped.
-pub(super) async fn follow(worker: Rc<Worker>, mut follower: DrainFollower) {
+pub(super) async fn follow(worker: &Worker, mut follower: DrainFollower) {
     let mut deadlines = Deadlines::default();
     loop {
         let next = deadlines.next_after(worker.now());
@@ -33,7 +32,7 @@ pub(super) async fn follow(worker: Rc<Worker>, mut follower: DrainFollower) {
                 worker.pool().close(drains.replicas.iter().map(|draining| draining.address.clone()).collect());
                 follower.taken_on(&drains);
             }
-            () = until(&worker, next) => {}
+            () = until(worker, next) => {}
         }
         worker.flights().cut(deadlines.passed(worker.now()));
     }

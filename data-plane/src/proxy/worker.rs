@@ -7,11 +7,16 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    ProxyConfig, downstream, drain, flights::Flights, headers::Via, request_body::ReplayMemory,
-    upstream::Pool,
+    ProxyConfig, downstream, drain, flights::Flights, forward::forward, headers::Via,
+    request_body::ReplayMemory, upstream::Pool,
 };
 use crate::{clock::Clock, routing::Tick, table::Table};
-use gateway_runtime::{Shutdown, accept::is_of_one_connection};
+use gateway_runtime::{
+    Shutdown,
+    accept::is_of_one_connection,
+    panics::{PanicCounts, caught},
+    supervise::persist,
+};
 
 /// How often idle connections to replicas are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -31,10 +36,17 @@ pub(super) struct Worker {
     replay_memory: ReplayMemory,
     random: RefCell<SmallRng>,
     drain: Shutdown,
+    panics: Arc<PanicCounts>,
 }
 
 impl Worker {
-    pub(super) fn new(index: usize, config: Arc<ProxyConfig>, table: Arc<Table>, clock: Clock) -> Self {
+    pub(super) fn new(
+        index: usize,
+        config: Arc<ProxyConfig>,
+        table: Arc<Table>,
+        clock: Clock,
+        panics: Arc<PanicCounts>,
+    ) -> Self {
         Self {
             index,
             via: Via::new(&config.node_id),
@@ -46,6 +58,7 @@ impl Worker {
             replay_memory: ReplayMemory::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
             drain: Shutdown::new(),
+            panics,
         }
     }
 
@@ -102,6 +115,11 @@ impl Worker {
         self.random.borrow_mut().random()
     }
 
+    /// Counts a panic, whose message is in the log.
+    pub(super) fn panicked(&self, task: &'static str) {
+        self.panics.count(task);
+    }
+
     /// Completes when connections are to end after what is in flight on them.
     pub(super) async fn draining(&self) {
         self.drain.begun().await;
@@ -117,9 +135,15 @@ pub(super) async fn run(
     shutdown: Shutdown,
 ) {
     let connections = TaskTracker::new();
-    let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
-    let drains = worker.table.follow_drains(worker.index);
-    let drainer = tokio::task::spawn_local(drain::follow(Rc::clone(&worker), drains));
+    let keeper = Rc::clone(&worker);
+    let sweeper = tokio::task::spawn_local(async move {
+        persist("sweep", || sweep(&keeper), |notice| keeper.panicked(notice.task)).await;
+    });
+    let keeper = Rc::clone(&worker);
+    let drainer = tokio::task::spawn_local(async move {
+        let follow = || drain::follow(&keeper, keeper.table.follow_drains(keeper.index));
+        persist("drains", follow, |notice| keeper.panicked(notice.task)).await;
+    });
     let stop = async {
         shutdown.begun().await;
         tokio::time::sleep(worker.config.drain_delay).await;
@@ -161,7 +185,9 @@ async fn accept(
                 downstream::prepare(&stream);
                 let worker = Rc::clone(worker);
                 connections.spawn_local(async move {
-                    downstream::serve(worker, stream, address).await;
+                    if caught(downstream::serve(&worker, stream, address, forward)).await.is_err() {
+                        worker.panicked("connection");
+                    }
                     drop(place);
                 });
             }
@@ -177,10 +203,36 @@ async fn accept(
     }
 }
 
-async fn sweep(worker: Rc<Worker>) {
+async fn sweep(worker: &Worker) {
     let mut interval = tokio::time::interval(SWEEP_INTERVAL);
     loop {
         interval.tick().await;
         worker.pool.sweep(worker.now());
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::net::SocketAddr;
+
+    use gateway_proto::NodeId;
+
+    use super::*;
+
+    /// A worker that routes by nothing, and the count of what panics on it.
+    pub(in crate::proxy) fn worker() -> (Rc<Worker>, Arc<PanicCounts>) {
+        let config = ProxyConfig {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            workers: 1,
+            node_id: NodeId::parse("dp-1").unwrap(),
+            domain: None,
+            debug_headers: false,
+            max_connections: 9,
+            drain_delay: Duration::ZERO,
+            drain_timeout: Duration::from_secs(9),
+        };
+        let (table, _) = Table::new(1);
+        let panics = Arc::new(PanicCounts::default());
+        (Rc::new(Worker::new(0, Arc::new(config), table, Clock::new(), panics.clone())), panics)
     }
 }

@@ -4,13 +4,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    panic::resume_unwind,
     time::{Duration, Instant},
 };
 
 use gateway_proto::{ReplicaKey, ServiceName, time::timestamp, v1};
 use gateway_runtime::Shutdown;
 use tokio::{
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{MissedTickBehavior, interval},
 };
 
@@ -54,7 +55,12 @@ pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown
                     }
                 }
             }
-            Some(_) = changes.join_next() => {}
+            Some(ended) = changes.join_next() => {
+                if let Err(Ok(panic)) = ended.map_err(JoinError::try_into_panic) {
+                    // It is this task's defect: whoever supervises it hears of it.
+                    resume_unwind(panic);
+                }
+            }
             _ = tidying.tick() => {
                 let Effects { observation, publisher, .. } = &watch.effects;
                 observation.tidy(|key| publisher.read(|view| view.get(key).is_some()));

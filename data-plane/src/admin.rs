@@ -6,19 +6,28 @@
 mod metrics;
 mod readiness;
 
-use std::sync::Arc;
+use std::{io, net::SocketAddr, panic::resume_unwind, sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{RawQuery, State},
+    extract::{RawQuery, Request, State},
     http::{StatusCode, header},
+    middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
     routing::get,
 };
 use gateway_proto::{NodeId, json::to_json, v1};
-use gateway_runtime::Shutdown;
+use gateway_runtime::{
+    Shutdown,
+    accept::is_of_one_connection,
+    panics::{PanicCounts, caught},
+};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::spawn_blocking, time::Instant};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
 
 use crate::{
     clock::Clock,
@@ -28,6 +37,9 @@ use crate::{
 };
 use metrics::Metrics;
 use readiness::Readiness;
+
+/// Pause after a failed accept: without a free file descriptor the next one would fail at once, and the next.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// The content type of OpenMetrics text, which Prometheus asks for.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -41,20 +53,49 @@ pub(crate) struct Admin {
     pub(crate) table: Arc<Table>,
     pub(crate) journal: Arc<Journal>,
     pub(crate) clock: Clock,
+    pub(crate) panics: Arc<PanicCounts>,
     /// The process's shutdown: readiness fails as soon as it begins.
     pub(crate) shutdown: Shutdown,
 }
 
 /// Serves until `stop` begins, then finishes the requests under way.
-pub(crate) async fn serve(listener: TcpListener, admin: Admin, stop: Shutdown) {
-    let served =
-        axum::serve(listener, router(admin)).with_graceful_shutdown(async move { stop.begun().await });
+pub(crate) async fn serve(listener: Arc<TcpListener>, admin: Admin, stop: Shutdown) {
+    let served = axum::serve(Shared(listener), router(admin))
+        .with_graceful_shutdown(async move { stop.begun().await });
     if let Err(error) = served.await {
         tracing::error!(%error, "the admin listener failed");
     }
 }
 
+/// A listener that outlives the task that accepts from it.
+#[derive(Debug)]
+struct Shared(Arc<TcpListener>);
+
+impl axum::serve::Listener for Shared {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            match self.0.accept().await {
+                Ok(accepted) => return accepted,
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept connections of operators");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
 fn router(admin: Admin) -> Router {
+    admin.panics.begin("admin_request");
+    let panics = admin.panics.clone();
     Router::new()
         .route("/livez", get(livez))
         .route("/healthz", get(livez))
@@ -64,7 +105,18 @@ fn router(admin: Admin) -> Router {
         .route("/snapshot", get(snapshot))
         .route("/breakers", get(breakers))
         .fallback(nothing)
+        .layer(from_fn_with_state(panics, contain))
         .with_state(Arc::new(admin))
+}
+
+/// Lets a panic end the one request that it happens in.
+async fn contain(State(panics): State<Arc<PanicCounts>>, request: Request, next: Next) -> Response {
+    let answered = caught(next.run(request)).await;
+    answered.unwrap_or_else(|_| {
+        panics.count("admin_request");
+        let text = "this request met a defect of the gateway, whose log tells it\n";
+        (StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+    })
 }
 
 /// What there is, for who comes without a path or with a wrong one.
@@ -141,6 +193,45 @@ async fn breakers(State(admin): State<Arc<Admin>>) -> Response {
 
 /// Runs what may take long with many services away from the threads that follow the control plane.
 async fn render<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Result<T, StatusCode> {
-    // The panic's message is in the log.
-    spawn_blocking(body).await.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+    spawn_blocking(body).await.map_err(|error| match error.try_into_panic() {
+        // It has only been on another thread.
+        Ok(panic) => resume_unwind(panic),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use http_body_util::BodyExt;
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_operators_request_that_meets_a_defect_is_told_so_and_counted() {
+        let panics = Arc::new(PanicCounts::default());
+        let blocking = async || render(|| -> &'static str { panic!("a defect in what is rendered") }).await;
+        let router = Router::new()
+            .route("/defect", get(async || -> Response { panic!("a defect") }))
+            .route("/blocking", get(blocking))
+            .route("/fine", get(livez))
+            .layer(from_fn_with_state(panics.clone(), contain));
+        let service = TowerToHyperService::new(router);
+        let ask = async |path: &str| {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            let response = service.call(request).await.unwrap();
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            (status, String::from_utf8(body.to_vec()).unwrap())
+        };
+        for path in ["/defect", "/blocking"] {
+            let (status, text) = ask(path).await;
+            assert_eq!(status, 500);
+            assert!(text.contains("defect of the gateway"), "{text}");
+        }
+        assert_eq!(ask("/fine").await, (200, "ok\n".into()));
+        assert_eq!(panics.read()["admin_request"], 2);
+    }
 }

@@ -16,7 +16,6 @@ mod report;
 pub mod routing;
 mod running;
 pub mod static_file;
-mod supervise;
 pub mod table;
 
 pub use config::Config;

@@ -23,7 +23,7 @@ use std::{
 };
 
 use gateway_proto::NodeId;
-use gateway_runtime::{Failure, Shutdown};
+use gateway_runtime::{Failure, Shutdown, panics::PanicCounts};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{sync::mpsc, task::LocalSet};
 
@@ -60,6 +60,7 @@ pub struct Proxy {
     listen: SocketAddr,
     workers: usize,
     ended: mpsc::Receiver<HasDrained>,
+    panics: Arc<PanicCounts>,
 }
 
 /// How a worker's thread ended: as it should, or not.
@@ -102,11 +103,16 @@ pub fn start(
     let config = Arc::new(config);
     let workers = listeners.len();
     let (notices, ended) = mpsc::channel(workers);
+    let panics = Arc::new(PanicCounts::default());
+    for task in ["request", "connection", "sweep", "drains"] {
+        panics.begin(task);
+    }
     for (index, listener) in listeners.into_iter().enumerate() {
         let (config, table, shutdown) = (Arc::clone(&config), Arc::clone(&table), shutdown.clone());
+        let panics = Arc::clone(&panics);
         let notice = EndNotice { ended: notices.clone(), has_drained: false };
         let body = move || {
-            let worker = Worker::new(index, config, table, clock);
+            let worker = Worker::new(index, config, table, clock, panics);
             match run_worker(worker, listener, max_connections, shutdown) {
                 Ok(()) => notice.drained(),
                 Err(error) => tracing::error!(worker = index, %error, "worker cannot run"),
@@ -115,13 +121,18 @@ pub fn start(
         let thread = std::thread::Builder::new().name(format!("proxy-{index}")).spawn(body);
         thread.map_err(|error| Failure::fatal(format!("cannot start a worker thread: {error}")))?;
     }
-    Ok(Proxy { listen, workers, ended })
+    Ok(Proxy { listen, workers, ended, panics })
 }
 
 impl Proxy {
     /// The address that clients connect to.
     pub fn listen(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// What has panicked on the workers' threads. Their own panic is counted nowhere, for it ends the process.
+    pub fn panics(&self) -> &Arc<PanicCounts> {
+        &self.panics
     }
 
     /// Completes when all workers have drained.

@@ -5,16 +5,24 @@
 
 use std::{
     net::SocketAddr,
-    sync::Arc,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, SystemTime},
 };
 
 use gateway_proto::v1;
-use gateway_runtime::{Failure, Shutdown};
+use gateway_runtime::{
+    Failure, Shutdown,
+    panics::PanicCounts,
+    supervise::{Beyond, Ended, Supervisor},
+};
 use tokio::{
     net::TcpListener,
+    sync::{Mutex, mpsc},
     task::{JoinHandle, spawn_blocking},
-    time::timeout,
 };
 
 use crate::{
@@ -22,11 +30,10 @@ use crate::{
     clock::Clock,
     config::{Config, Registry},
     control_plane::ControlPlane,
-    discovery::{Cache, Cached, Feed, Guard, Mirror, Snapshot, Source, client, ending, keeper},
+    discovery::{Cache, Cached, Feed, Guard, Mirror, Snapshot, Source, View, client, ending, keeper},
     proxy::{self, Proxy, ProxyConfig},
     report::{Reporter, journal::Journal},
-    supervise::supervise,
-    table::Table,
+    table::{Table, Transition},
 };
 
 /// What this build calls itself towards control planes and operators.
@@ -41,7 +48,9 @@ pub struct Running {
     admin_listen: SocketAddr,
     /// Ends the background tasks.
     stop: Shutdown,
-    background: Vec<(&'static str, JoinHandle<()>)>,
+    background: JoinHandle<Ended>,
+    /// Drains the proxy.
+    shutdown: Shutdown,
 }
 
 /// Starts a data plane: when this returns, its listeners are bound. Whether it has anything to route by is told by
@@ -70,11 +79,10 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         .map_err(|error| Failure::unbound("--admin-listen", config.admin_listen, &error))?;
     let proxy = proxy::start(proxy_config(&config), table.clone(), clock, &shutdown)?;
 
+    let panics = proxy.panics().clone();
     let stop = Shutdown::new();
-    let mut background = Vec::new();
-    let (recording, stopped) = (journal.clone(), stop.clone());
-    let recorder = async move { recording.record_all(transitions, stopped).await };
-    background.push(("journal", tokio::spawn(recorder)));
+    let mut background = Background::new(panics.clone(), stop.clone());
+    background.record(journal.clone(), transitions, stop.clone());
     let admin = Admin {
         node_id: config.node_id.clone(),
         version: VERSION,
@@ -82,9 +90,10 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         table: table.clone(),
         journal: journal.clone(),
         clock,
-        shutdown,
+        panics,
+        shutdown: shutdown.clone(),
     };
-    background.push(("admin", tokio::spawn(admin::serve(admin_listener, admin, stop.clone()))));
+    background.show(admin_listener, admin, stop.clone());
     if let Registry::ControlPlane { urls, cache } = config.registry {
         let node = v1::NodeIdentity { node_id: config.node_id.to_string(), version: VERSION.into() };
         let link = Link { control_plane: ControlPlane::new(urls).into(), node, stop: stop.clone() };
@@ -98,14 +107,15 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
             journal,
         };
         let feed = Arc::new(feed);
-        background.push(("discovery", link.clone().follow(feed.clone())));
-        background.push(("overrides", link.clone().end_overrides(feed)));
-        background.push(("reports", link.report(reporter)));
+        background.follow(link, feed.clone());
+        background.end_overrides(feed, stop.clone());
+        background.report(reporter, stop.clone());
         if let Some(cache) = cache {
-            background.push(("cache", tokio::spawn(keeper::keep(cache, view, stop.clone()))));
+            background.keep(cache, view, stop.clone());
         }
     }
-    Ok(Running { proxy, admin_listen, stop, background })
+    let background = tokio::spawn(background.supervisor.run(FAREWELL));
+    Ok(Running { proxy, admin_listen, stop, background, shutdown })
 }
 
 impl Running {
@@ -122,22 +132,24 @@ impl Running {
     /// Completes when the proxy has drained after the shutdown, and everything else has ended after it.
     ///
     /// # Errors
-    /// A fatal [`Failure`] when the proxy could not go on.
+    /// A fatal [`Failure`] when the proxy, or the background, could not go on.
     pub async fn finished(self) -> Result<(), Failure> {
-        let finished = self.proxy.finished().await;
-        self.stop.begin();
-        for (name, mut task) in self.background {
-            match timeout(FAREWELL, &mut task).await {
-                Ok(Ok(())) => {}
-                // The panic's message is in the log.
-                Ok(Err(error)) => tracing::error!(task = name, %error, "background task failed"),
-                Err(_) => {
-                    tracing::warn!(task = name, "background task did not end in {FAREWELL:?}, leaving it");
-                    task.abort();
-                }
+        let Self { proxy, stop, mut background, shutdown, .. } = self;
+        let mut proxy = pin!(proxy.finished());
+        let (drained, ended) = tokio::select! {
+            drained = &mut proxy => {
+                stop.begin();
+                (drained, background.await)
             }
-        }
-        finished
+            // Nothing that runs in the background ends before it is told to, or ends the process by its panics.
+            ended = &mut background => {
+                shutdown.begin();
+                (proxy.await, ended)
+            }
+        };
+        let ended =
+            ended.unwrap_or_else(|error| Err(Failure::fatal(format!("the background ended: {error}"))));
+        drained.and(ended)
     }
 }
 
@@ -149,30 +161,77 @@ struct Link {
     stop: Shutdown,
 }
 
-impl Link {
-    fn follow(self, feed: Arc<Feed>) -> JoinHandle<()> {
-        let attempt = move || {
-            let (link, feed) = (self.clone(), feed.clone());
+/// The tasks beside the proxy. None of them is worth the end of the requests that go on without it, so whatever panics
+/// is tried again for as long as the process lives.
+struct Background {
+    supervisor: Supervisor,
+    panics: Arc<PanicCounts>,
+}
+
+impl Background {
+    fn new(panics: Arc<PanicCounts>, stop: Shutdown) -> Self {
+        let counts = panics.clone();
+        let supervisor = Supervisor::new(stop, move |notice| counts.count(notice.task));
+        Self { supervisor, panics }
+    }
+
+    fn spawn<F>(&mut self, task: &'static str, start: impl Fn() -> F + Send + Sync + 'static)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.panics.begin(task);
+        self.supervisor.spawn(task, Beyond::Persist, move || {
+            let run = start();
+            async move {
+                run.await;
+                Ok(())
+            }
+        });
+    }
+
+    fn record(&mut self, journal: Arc<Journal>, transitions: mpsc::Receiver<Transition>, stop: Shutdown) {
+        // Locked for a whole run, by the one task that runs: so that the next one goes on where a panic ended it.
+        let transitions = Arc::new(Mutex::new(transitions));
+        self.spawn("journal", move || {
+            let (journal, transitions, stop) = (journal.clone(), transitions.clone(), stop.clone());
+            async move { journal.record_all(&mut *transitions.lock().await, stop).await }
+        });
+    }
+
+    fn show(&mut self, listener: TcpListener, admin: Admin, stop: Shutdown) {
+        let listener = Arc::new(listener);
+        self.spawn("admin", move || admin::serve(listener.clone(), admin.clone(), stop.clone()));
+    }
+
+    fn follow(&mut self, link: Link, feed: Arc<Feed>) {
+        let has_run = AtomicBool::new(false);
+        self.spawn("discovery", move || {
+            if has_run.swap(true, Relaxed) {
+                // What the one before had taken over may not be in the table.
+                feed.route_all();
+            }
+            let (link, feed) = (link.clone(), feed.clone());
             async move { client::follow(&link.control_plane, &link.node, &feed, &link.stop).await }
-        };
-        tokio::spawn(supervise("discovery", attempt))
+        });
     }
 
-    fn end_overrides(self, feed: Arc<Feed>) -> JoinHandle<()> {
-        let attempt = move || {
-            let (stop, feed) = (self.stop.clone(), feed.clone());
+    fn end_overrides(&mut self, feed: Arc<Feed>, stop: Shutdown) {
+        self.spawn("overrides", move || {
+            let (feed, stop) = (feed.clone(), stop.clone());
             async move { ending::end_overrides(&feed, &stop).await }
-        };
-        tokio::spawn(supervise("overrides", attempt))
+        });
     }
 
-    fn report(self, reporter: Reporter) -> JoinHandle<()> {
+    fn report(&mut self, reporter: Reporter, stop: Shutdown) {
         let reporter = Arc::new(reporter);
-        let attempt = move || {
-            let (stop, reporter) = (self.stop.clone(), reporter.clone());
+        self.spawn("reports", move || {
+            let (reporter, stop) = (reporter.clone(), stop.clone());
             async move { reporter.run(&stop).await }
-        };
-        tokio::spawn(supervise("reports", attempt))
+        });
+    }
+
+    fn keep(&mut self, cache: Cache, view: View, stop: Shutdown) {
+        self.spawn("cache", move || keeper::keep(cache.clone(), view.clone(), stop.clone()));
     }
 }
 

@@ -23,7 +23,10 @@ use tokio::{
 
 pub use self::intensity::Intensity;
 use self::intensity::{MAX_PAUSE, Restarts, Verdict};
-use crate::{Failure, Shutdown, panics::PanicMessage};
+use crate::{
+    Failure, Shutdown,
+    panics::{PanicMessage, caught},
+};
 
 /// What to do about a task that panics more often than its intensity allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +60,33 @@ pub enum Next {
     },
     /// The process ends.
     End,
+}
+
+impl Next {
+    fn after_panic(restarts: &mut Restarts, beyond: Beyond) -> Self {
+        match (restarts.panicked(Instant::now().into_std()), beyond) {
+            (Verdict::Restart { pause, left }, _) => Self::Restart { pause, left },
+            (Verdict::TooMany, Beyond::Persist) => Self::Restart { pause: MAX_PAUSE, left: 0 },
+            (Verdict::TooMany, Beyond::End) => Self::End,
+        }
+    }
+}
+
+/// Runs what `start` makes in the caller's own task, again after every panic as [`Beyond::Persist`] says, until it ends by
+/// itself or this is dropped: for work that cannot leave its thread. Calls `notify` at every panic.
+pub async fn persist<F: Future<Output = ()>>(
+    task: &'static str,
+    start: impl Fn() -> F,
+    notify: impl Fn(&Notice),
+) {
+    let mut restarts = Restarts::new(Intensity::default());
+    while let Err(panic) = caught(start()).await {
+        let next = Next::after_panic(&mut restarts, Beyond::Persist);
+        notify(&Notice { task, panic, next });
+        let Next::Restart { pause, left } = next else { return };
+        tracing::error!(task, ?pause, left, "a task panicked: starting it again");
+        sleep(pause).await;
+    }
 }
 
 /// What a run of a task comes to: an end is an end, a [`Failure`] ends the process, and a panic begins the next run.
@@ -165,11 +195,7 @@ impl Supervisor {
         // Nobody aborts single tasks, so without a panic the runtime itself is ending.
         let Ok(payload) = error.try_into_panic() else { return Ok(()) };
         let (name, panic) = (task.name, PanicMessage::of(&*payload));
-        let next = match (task.restarts.panicked(Instant::now().into_std()), task.beyond) {
-            (Verdict::Restart { pause, left }, _) => Next::Restart { pause, left },
-            (Verdict::TooMany, Beyond::Persist) => Next::Restart { pause: MAX_PAUSE, left: 0 },
-            (Verdict::TooMany, Beyond::End) => Next::End,
-        };
+        let next = Next::after_panic(&mut task.restarts, task.beyond);
         let notice = Notice { task: name, panic, next };
         (self.notify)(&notice);
         match next {

@@ -11,6 +11,7 @@ use axum::{
     response::Response,
 };
 use gateway_proto::json::encode;
+use gateway_runtime::panics::caught;
 use http::{HeaderValue, StatusCode, header};
 use http_body_util::StreamBody;
 use hyper::body::Frame;
@@ -24,7 +25,10 @@ use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::Status;
 
 use super::{call::Responses, resume::position};
-use crate::{edge::Edge, refusal::Problem};
+use crate::{
+    edge::Edge,
+    refusal::{Problem, Refusal},
+};
 
 /// Browsers, proxies and load balancers wait 30 s and more.
 const KEEPALIVE: Duration = Duration::from_secs(15);
@@ -37,12 +41,17 @@ const RETRY: &str = "retry: 1000\n\n";
 pub(super) fn stream(edge: &Arc<Edge>, responses: Responses) -> Response {
     // One event on its way, and one that waits: a slow reader holds up only its own RPC.
     let (outbound, events) = mpsc::channel(1);
-    let shutdown = edge.shutdown.clone();
+    let (shutdown, panics) = (edge.shutdown.clone(), edge.panics.clone());
     edge.streams.spawn(async move {
-        tokio::select! {
-            () = forward(responses, &outbound) => {}
-            () = outbound.closed() => {}
-            () = shutdown.begun() => {}
+        let ended = tokio::select! {
+            ended = caught(forward(responses, &outbound)) => ended,
+            () = outbound.closed() => return,
+            () = shutdown.begun() => return,
+        };
+        if let Err(panic) = ended {
+            panics.handled("sse_stream", "sse_stream", &panic);
+            let problem = Problem::from(Status::from(Refusal::Internal));
+            let _ = timeout(STALL, outbound.send(Bytes::from(named("problem", &problem.document())))).await;
         }
     });
     let frames =

@@ -170,6 +170,15 @@ impl Metrics {
             i64::from(status.connected),
         )
     }
+
+    fn encode_panics(&self, out: &mut Families<'_>) -> fmt::Result {
+        out.counters(
+            "gateway_panics",
+            "Panics, by what they ended: a request, a connection, or a task that was started again",
+            ["task"],
+            self.0.panics.read().into_iter().map(|(task, count)| ([task], count)),
+        )
+    }
 }
 
 impl Collector for Metrics {
@@ -180,6 +189,7 @@ impl Collector for Metrics {
         self.encode_replicas(&services, &mut out)?;
         self.encode_transitions(&mut out)?;
         self.encode_link(&mut out)?;
+        self.encode_panics(&mut out)?;
         let mut build =
             out.0.encode_descriptor("gateway_build", "Which build this is", None, MetricType::Info)?;
         build.encode_info(&[("version", self.0.version)])

@@ -118,6 +118,14 @@ impl Feed {
         (ack, outcome.received)
     }
 
+    /// Brings all of the mirror into the table, for a panic may have come between the two.
+    pub(crate) fn route_all(&self) {
+        let _turn = self.turn();
+        let mut names = self.mirror.borrow().names();
+        names.extend(self.table.services().keys().cloned());
+        self.follow(&names, self.clock.now());
+    }
+
     /// Ends the overrides whose time is over, and yields how long it is until the next one ends.
     pub(super) fn end_overrides(&self) -> Option<Duration> {
         let _turn = self.turn();

@@ -2,9 +2,10 @@
 
 use std::{convert::Infallible, net::SocketAddr, pin::pin, rc::Rc, time::Duration};
 
-use gateway_runtime::accept::begins_with;
-use http::HeaderValue;
+use gateway_runtime::{accept::begins_with, panics::caught};
+use http::{HeaderValue, Request, Response};
 use hyper::{
+    body::{Body, Incoming},
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -14,7 +15,7 @@ use hyper_util::{
 };
 use tokio::net::TcpStream;
 
-use super::{forward::forward, worker::Worker};
+use super::worker::Worker;
 
 /// Time for the first bytes of a connection.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,8 +70,19 @@ fn limit_unread(stream: &TcpStream, limit: Duration) {
 #[cfg(not(target_os = "linux"))]
 fn limit_unread(_: &TcpStream, _: Duration) {}
 
-/// Serves one connection to its end, or to the end of what is in flight once the worker drains.
-pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: SocketAddr) {
+/// Serves one connection to its end, or to the end of what is in flight once the worker drains. Each request is
+/// `answered` on its own.
+///
+/// A panic that `answered` lets through ends the HTTP/2 stream it happens in; in HTTP/1 it is this future's own.
+pub(super) async fn serve<F, B>(
+    worker: &Rc<Worker>,
+    stream: TcpStream,
+    address: SocketAddr,
+    answered: impl Fn(Rc<Worker>, Rc<Client>, Request<Incoming>) -> F,
+) where
+    F: Future<Output = Response<B>> + 'static,
+    B: Body<Data: 'static, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
+{
     let first_bytes = tokio::select! {
         biased;
         seen = tokio::time::timeout(FIRST_BYTES_TIMEOUT, begins_with(&stream, HTTP2_PREFACE)) => seen,
@@ -79,22 +91,22 @@ pub(super) async fn serve(worker: Rc<Worker>, stream: TcpStream, address: Socket
     let Ok(Ok(is_http2)) = first_bytes else { return };
     let client = Rc::new(Client::new(address));
     let service = service_fn(|request| {
-        let answer = forward(Rc::clone(&worker), Rc::clone(&client), request);
+        let answer = answered(Rc::clone(worker), Rc::clone(&client), request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let io = TokioIo::new(stream);
     let served = if is_http2 {
-        let mut builder = http2::Builder::new(LocalExecutor);
+        let mut builder = http2::Builder::new(LocalExecutor(Rc::clone(worker)));
         builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
         builder
             .max_header_list_size(MAX_HEAD_BYTES as u32)
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING);
-        until_drained(&worker, builder.serve_connection(io, service)).await
+        until_drained(worker, builder.serve_connection(io, service)).await
     } else {
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
-        until_drained(&worker, builder.serve_connection(io, service)).await
+        until_drained(worker, builder.serve_connection(io, service)).await
     };
     if let Err(error) = served {
         tracing::debug!(%error, client = %address, "connection ended");
@@ -114,12 +126,17 @@ async fn until_drained<C: GracefulConnection>(worker: &Worker, connection: C) ->
 }
 
 /// Runs HTTP/2 streams on the worker's own thread.
-#[derive(Debug, Clone, Copy)]
-struct LocalExecutor;
+#[derive(Debug, Clone)]
+struct LocalExecutor(Rc<Worker>);
 
 impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
     fn execute(&self, stream: F) {
-        tokio::task::spawn_local(stream);
+        let worker = Rc::clone(&self.0);
+        tokio::task::spawn_local(async move {
+            if caught(stream).await.is_err() {
+                worker.panicked("request");
+            }
+        });
     }
 }
 

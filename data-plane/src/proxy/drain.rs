@@ -3,7 +3,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    rc::Rc,
     time::SystemTime,
 };
 
@@ -23,17 +22,18 @@ struct Deadlines {
 }
 
 /// Acts on every list of draining replicas, until it is dropped.
-pub(super) async fn follow(worker: Rc<Worker>, mut follower: DrainFollower) {
+pub(super) async fn follow(worker: &Worker, mut follower: DrainFollower) {
     let mut deadlines = Deadlines::default();
     loop {
         let next = deadlines.next_after(worker.now());
         tokio::select! {
             drains = follower.next() => {
                 deadlines.follow(&drains, worker.clock().moment());
-                worker.pool().close(drains.replicas.iter().map(|draining| draining.address.clone()).collect());
+                // Those that are in use are closed when they have been.
+                drains.replicas.iter().for_each(|draining| worker.pool().close(&draining.address));
                 follower.taken_on(&drains);
             }
-            () = until(&worker, next) => {}
+            () = until(worker, next) => {}
         }
         worker.flights().cut(deadlines.passed(worker.now()));
     }

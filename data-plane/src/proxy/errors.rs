@@ -68,6 +68,8 @@ pub(super) enum GatewayError {
     TunnelRefused,
     /// The request has passed here before.
     Loop,
+    /// This gateway has met a defect of its own. A replica may have had the request.
+    Internal,
 }
 
 /// What is constant about an error.
@@ -107,6 +109,7 @@ impl GatewayError {
             Self::BadRequest(_) => kind(S::BAD_REQUEST, "bad_request", "http_request_error", "The request cannot be forwarded"),
             Self::TunnelRefused => kind(S::METHOD_NOT_ALLOWED, "tunnel_refused", "http_request_denied", "CONNECT is not offered"),
             Self::Loop => kind(S::BAD_GATEWAY, "loop", "proxy_loop_detected", "The request has passed this gateway before"),
+            Self::Internal => kind(S::INTERNAL_SERVER_ERROR, "internal_error", "proxy_internal_error", "The gateway met a defect of its own"),
             Self::Attempt(fault) => match fault {
                 Fault::ConnectRefused => kind(S::BAD_GATEWAY, "connect_refused", "connection_refused", "The replica refused the connection"),
                 Fault::ConnectTimeout => kind(S::GATEWAY_TIMEOUT, "connect_timeout", "connection_timeout", "The replica did not accept a connection in time"),
@@ -155,6 +158,9 @@ impl GatewayError {
             Self::BadRequest(why) => (*why).into(),
             Self::TunnelRefused => "this gateway forwards requests and opens no tunnels".into(),
             Self::Loop => "a replica's address leads back to this gateway".into(),
+            Self::Internal => {
+                "the gateway's log tells the defect; a replica may have carried the request out".into()
+            }
         }
     }
 
@@ -263,6 +269,7 @@ mod tests {
             (GatewayError::BadRequest("why"), 400, "bad_request", "http_request_error"),
             (GatewayError::TunnelRefused, 405, "tunnel_refused", "http_request_denied"),
             (GatewayError::Loop, 502, "loop", "proxy_loop_detected"),
+            (GatewayError::Internal, 500, "internal_error", "proxy_internal_error"),
         ];
         for (error, status, reason, proxy_error) in cases {
             let (head, problem) = responded(&error);

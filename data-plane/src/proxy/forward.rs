@@ -11,9 +11,10 @@
 
 mod exchange;
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use gateway_proto::Policy;
+use gateway_runtime::panics::caught;
 use http::{
     HeaderValue, Request, Response,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
@@ -40,18 +41,47 @@ use crate::{
 };
 use exchange::Tried;
 
-/// Answers one request. Dropping the future abandons the request: the replica's connection is closed at once and
-/// nobody is blamed.
+/// Answers one request, also when it meets a defect. Dropping the future abandons the request: the replica's connection
+/// is closed at once and nobody is blamed.
 pub(super) async fn forward(
     worker: Rc<Worker>,
     client: Rc<Client>,
     request: Request<Incoming>,
 ) -> Response<ResponseBody> {
-    let (mut head, incoming) = request.into_parts();
+    let (head, incoming) = request.into_parts();
     let request_id = headers::request_id(&head.headers, || worker.random_id());
+    // Pinned here, because moving it would cost more than all the rest.
+    let answer = pin!(answer(Rc::clone(&worker), client, head, incoming, &request_id));
+    or_internal(&worker, &request_id, answer).await
+}
+
+/// What `answer` comes to, or, when it panics, an answer that says so. The attempt under way is dropped with it, and
+/// its replica is not blamed.
+async fn or_internal(
+    worker: &Worker,
+    request_id: &HeaderValue,
+    answer: impl Future<Output = Response<ResponseBody>>,
+) -> Response<ResponseBody> {
+    match caught(answer).await {
+        Ok(response) => response,
+        Err(_) => {
+            // Its message is in the log.
+            worker.panicked("request");
+            GatewayError::Internal.respond("", 0, worker.via(), request_id)
+        }
+    }
+}
+
+async fn answer(
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    mut head: request::Parts,
+    incoming: Incoming,
+    request_id: &HeaderValue,
+) -> Response<ResponseBody> {
     let (service, onward) = match admit(&worker, &head) {
         Ok(admitted) => admitted,
-        Err((error, service)) => return error.respond(&service, 0, worker.via(), &request_id),
+        Err((error, service)) => return error.respond(&service, 0, worker.via(), request_id),
     };
     let is_idempotent = is_idempotent(&head.method);
     headers::prepare_request(
@@ -60,7 +90,7 @@ pub(super) async fn forward(
             client_ip: client.ip(),
             via: worker.via(),
             host: onward.host,
-            request_id: &request_id,
+            request_id,
             target: onward.target,
             stripped_prefix: onward.stripped_prefix,
         },
@@ -85,7 +115,7 @@ pub(super) async fn forward(
         retries: 0,
         last: None,
     };
-    journey.run(&request_id).await
+    journey.run(request_id).await
 }
 
 /// One request under way.
@@ -234,5 +264,27 @@ impl Ended {
 async fn pause(time: Duration) {
     if !time.is_zero() {
         tokio::time::sleep(time).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_proto::NodeId;
+    use http::StatusCode;
+
+    use super::*;
+    use crate::proxy::worker::tests::worker;
+
+    #[tokio::test]
+    async fn a_request_that_meets_a_defect_is_answered_as_such_under_its_own_id() {
+        let (worker, panics) = worker();
+        let id = HeaderValue::from_static("id-1");
+        let response = or_internal(&worker, &id, async { panic!("out of luck") }).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.headers()["x-request-id"], "id-1");
+        let via = NodeId::parse("dp-1").unwrap();
+        let expected = format!("gw-{via}; error=proxy_internal_error; details=\"internal_error\"");
+        assert_eq!(response.headers()["proxy-status"], expected);
+        assert_eq!(panics.read()["request"], 1);
     }
 }

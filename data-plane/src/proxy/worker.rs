@@ -2,16 +2,29 @@
 
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    ProxyConfig, downstream, drain, flights::Flights, headers::Via, request_body::ReplayMemory,
+    ProxyConfig,
+    downstream::{self, Client},
+    drain,
+    flights::Flights,
+    forward::forward,
+    headers::Via,
+    request_body::ReplayMemory,
     upstream::Pool,
 };
 use crate::{clock::Clock, routing::Tick, table::Table};
-use gateway_runtime::{Shutdown, accept::is_of_one_connection};
+use gateway_runtime::{
+    Shutdown,
+    accept::is_of_one_connection,
+    panics::{PanicCounts, caught},
+    supervise::persist,
+};
 
 /// How often idle connections to replicas are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -31,10 +44,17 @@ pub(super) struct Worker {
     replay_memory: ReplayMemory,
     random: RefCell<SmallRng>,
     drain: Shutdown,
+    panics: Arc<PanicCounts>,
 }
 
 impl Worker {
-    pub(super) fn new(index: usize, config: Arc<ProxyConfig>, table: Arc<Table>, clock: Clock) -> Self {
+    pub(super) fn new(
+        index: usize,
+        config: Arc<ProxyConfig>,
+        table: Arc<Table>,
+        clock: Clock,
+        panics: Arc<PanicCounts>,
+    ) -> Self {
         Self {
             index,
             via: Via::new(&config.node_id),
@@ -46,6 +66,7 @@ impl Worker {
             replay_memory: ReplayMemory::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
             drain: Shutdown::new(),
+            panics,
         }
     }
 
@@ -102,6 +123,11 @@ impl Worker {
         self.random.borrow_mut().random()
     }
 
+    /// Counts a panic, whose message is in the log.
+    pub(super) fn panicked(&self, task: &'static str) {
+        self.panics.count(task);
+    }
+
     /// Completes when connections are to end after what is in flight on them.
     pub(super) async fn draining(&self) {
         self.drain.begun().await;
@@ -117,15 +143,21 @@ pub(super) async fn run(
     shutdown: Shutdown,
 ) {
     let connections = TaskTracker::new();
-    let sweeper = tokio::task::spawn_local(sweep(Rc::clone(&worker)));
-    let drains = worker.table.follow_drains(worker.index);
-    let drainer = tokio::task::spawn_local(drain::follow(Rc::clone(&worker), drains));
+    let keeper = Rc::clone(&worker);
+    let sweeper = tokio::task::spawn_local(async move {
+        persist("sweep", || sweep(&keeper), |notice| keeper.panicked(notice.task)).await;
+    });
+    let keeper = Rc::clone(&worker);
+    let drainer = tokio::task::spawn_local(async move {
+        let follow = || drain::follow(&keeper, keeper.table.follow_drains(keeper.index));
+        persist("drains", follow, |notice| keeper.panicked(notice.task)).await;
+    });
     let stop = async {
         shutdown.begun().await;
         tokio::time::sleep(worker.config.drain_delay).await;
     };
     tokio::select! {
-        () = accept(&worker, &listener, max_connections, &connections) => {}
+        () = accept(&worker, &listener, max_connections, &connections, forward) => {}
         () = stop => {}
     }
     drop(listener);
@@ -142,12 +174,17 @@ pub(super) async fn run(
     drainer.abort();
 }
 
-async fn accept(
+/// Accepts connections whose requests are `answered` so. What panics on one of them ends that one.
+async fn accept<F, B>(
     worker: &Rc<Worker>,
     listener: &TcpListener,
     max_connections: usize,
     connections: &TaskTracker,
-) {
+    answered: impl Fn(Rc<Worker>, Rc<Client>, Request<Incoming>) -> F + Copy + 'static,
+) where
+    F: Future<Output = Response<B>> + 'static,
+    B: Body<Data: 'static, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
+{
     let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
     let mut is_failing = false;
     loop {
@@ -161,7 +198,9 @@ async fn accept(
                 downstream::prepare(&stream);
                 let worker = Rc::clone(worker);
                 connections.spawn_local(async move {
-                    downstream::serve(worker, stream, address).await;
+                    if caught(downstream::serve(&worker, stream, address, answered)).await.is_err() {
+                        worker.panicked("connection");
+                    }
                     drop(place);
                 });
             }
@@ -177,10 +216,13 @@ async fn accept(
     }
 }
 
-async fn sweep(worker: Rc<Worker>) {
+async fn sweep(worker: &Worker) {
     let mut interval = tokio::time::interval(SWEEP_INTERVAL);
     loop {
         interval.tick().await;
         worker.pool.sweep(worker.now());
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

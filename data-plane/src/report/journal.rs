@@ -62,7 +62,7 @@ impl Journal {
     }
 
     /// Records transitions until `stop` begins, and those that have come by then.
-    pub(crate) async fn record_all(&self, mut transitions: mpsc::Receiver<Transition>, stop: Shutdown) {
+    pub(crate) async fn record_all(&self, transitions: &mut mpsc::Receiver<Transition>, stop: Shutdown) {
         loop {
             let transition = tokio::select! {
                 // What is there goes first, so that nothing of before the stop is left out.

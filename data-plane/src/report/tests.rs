@@ -35,12 +35,12 @@ struct DataPlane {
 impl DataPlane {
     /// One service, `orders`, with this many replicas.
     fn new(replicas: u16) -> Self {
-        let (table, transitions) = Table::new(1);
+        let (table, mut transitions) = Table::new(1);
         let journal = Arc::new(Journal::new(table.clone()));
         let recording = journal.clone();
         let stop = Shutdown::new();
         let stopping = stop.clone();
-        tokio::spawn(async move { recording.record_all(transitions, stopping).await });
+        tokio::spawn(async move { recording.record_all(&mut transitions, stopping).await });
         let clock = Clock::new();
         let node = NodeId::parse("dp-1").unwrap();
         let mirror = Mirror::new(node, Snapshot::default(), Guard::default(), clock.moment().wall);
@@ -124,7 +124,7 @@ fn replica(number: u16) -> ReplicaSpec {
         revision: 1,
         drain_deadline: None,
         forced: None,
-        reset_revision: 0,
+        reset: None,
     }
 }
 

@@ -206,3 +206,21 @@ async fn a_pause_ends_when_the_shutdown_begins() {
     assert_eq!(running.await.unwrap(), Ok(()));
     assert_eq!((runs.load(Relaxed), began.elapsed()), (7, Duration::ZERO));
 }
+
+#[tokio::test(start_paused = true)]
+async fn work_that_stays_on_its_thread_persists_in_the_same_way() {
+    let runs = std::rc::Rc::new(std::cell::Cell::new(0));
+    let notices = std::cell::RefCell::new(Vec::new());
+    let began = Instant::now();
+    let start = || {
+        let runs = std::rc::Rc::clone(&runs);
+        async move {
+            runs.set(runs.get() + 1);
+            assert!(runs.get() > 7, "trouble {}", runs.get());
+        }
+    };
+    persist("sweep", start, |notice| notices.borrow_mut().push(notice.next)).await;
+    assert_eq!((runs.get(), notices.borrow().len()), (8, 7));
+    assert_eq!(notices.borrow()[5..], [restart(30_000, 0), restart(30_000, 0)]);
+    assert_eq!(began.elapsed().as_secs(), 63);
+}

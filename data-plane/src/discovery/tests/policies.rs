@@ -103,7 +103,8 @@ fn policies_survive_the_wire_form_with_their_revisions() {
 fn a_default_policy_that_is_not_valid_spoils_the_update() {
     let guard = v1::GuardPolicy { max_removal_ratio: Some(30.0), ..Default::default() };
     let wrong = || Some(v1::Policy { guard: Some(guard), ..Default::default() });
-    let text = "the default policy: policy.guard.max_removal_ratio: 30 is not 0.0..=1.0 (did you mean 0.3?)";
+    let text =
+        "the default policy: policy.guard.max_removal_ratio: 30 is not in 0.0..=1.0 (did you mean 0.3?)";
     for message in [
         delta(5, 6, v1::Delta { default_policy: wrong(), ..Default::default() }),
         message("e", 6, Update::Full(v1::FullSnapshot { default_policy: wrong(), ..Default::default() })),

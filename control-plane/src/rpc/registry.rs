@@ -126,9 +126,8 @@ impl RegistryService for Registry {
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
         let Beat { key, lease, health } = Beat::parse(request.into_inner()).map_err(Refusal::from)?;
         let renewed = self.0.renew(&key, lease)?;
-        match health.filter(|reported| renewed.health != Some(*reported)) {
-            Some(health) => drop(self.0.report_health(key, Some(lease), health, String::new()).await?),
-            None => {}
+        if let Some(health) = health.filter(|reported| renewed.health != Some(*reported)) {
+            self.0.report_health(key, Some(lease), health, String::new()).await?;
         }
         Ok(Response::new(renewed.answer))
     }

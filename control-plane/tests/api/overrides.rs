@@ -43,8 +43,9 @@ async fn a_forced_breaker_is_delivered_listed_and_handed_back() {
     assert_eq!((entry.kind(), entry.author.as_str()), (v1::OverrideKind::BreakerOpen, "ana"));
     assert_eq!(entry.expire_time.unwrap().seconds - entry.create_time.unwrap().seconds, 600);
     let (_, delta) = node.delta().await;
-    assert_eq!(delta.upsert_overrides, [entry.clone()]);
-    assert_eq!(list(&plane).await, [entry.clone()]);
+    let expected = std::slice::from_ref(&entry);
+    assert_eq!(delta.upsert_overrides, expected);
+    assert_eq!(list(&plane).await, expected);
 
     // A second one about the same takes its place.
     let closed = set(&plane, force(&id, v1::BreakerState::ForcedClosed)).await.unwrap().unwrap();
@@ -86,7 +87,7 @@ async fn an_override_survives_a_restart() {
     let entry = set(&plane, force("r-1", v1::BreakerState::ForcedOpen)).await.unwrap().unwrap();
     plane.stop().await;
     let plane = Plane::start_with(|config| config.store = store).await;
-    assert_eq!(list(&plane).await, [entry.clone()]);
+    assert_eq!(list(&plane).await, std::slice::from_ref(&entry));
     let mut node = Node::connect(&plane, hello("n1")).await;
     assert_eq!(node.full().await.1.overrides, [entry]);
     plane.stop().await;

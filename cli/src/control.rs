@@ -35,7 +35,7 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use pages::Scope;
+pub(crate) use pages::{Query, Scope};
 pub(crate) use probe::Probed;
 
 /// A page of a thousand replicas with all the labels they may have.

@@ -6,7 +6,7 @@ use std::{
     io::{BufRead as _, BufReader},
     net::{TcpListener, TcpStream},
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
@@ -32,16 +32,27 @@ impl Gateway {
         Self { child, ready: serde_json::from_str(&line).unwrap() }
     }
 
-    /// Runs gwctl against it and reads what it prints.
-    fn ask(&self, line: &str) -> Value {
-        let output = Command::new(env!("CARGO_BIN_EXE_gwctl"))
+    /// Runs gwctl against it.
+    fn run(&self, line: &str) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_gwctl"))
             .args(["-e", &format!("http://{}", self.ready["control"].as_str().unwrap()), "-o", "json"])
             .args(line.split_whitespace())
             .stdin(Stdio::null())
             .output()
-            .unwrap();
+            .unwrap()
+    }
+
+    /// Runs gwctl against it and reads what it prints.
+    fn ask(&self, line: &str) -> Value {
+        let output = self.run(line);
         assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Runs gwctl against it and reads why it was refused.
+    fn ask_in_vain(&self, line: &str) -> (i32, Value) {
+        let output = self.run(line);
+        (output.status.code().unwrap(), serde_json::from_slice(&output.stderr).unwrap())
     }
 
     fn send_signal(&self, name: &str) {
@@ -98,6 +109,60 @@ fn dev_keeps_registrations_in_its_folder_and_ends_on_sigterm() {
     let events = second.ask("events");
     assert_eq!(events["events"][0]["eventType"], "REPLICA_DEREGISTERED");
     eventually("the data plane is listed", || second.ask("get nodes")["nodes"][0]["nodeId"] == "dp-1");
+}
+
+#[test]
+fn what_operators_decide_is_done_everywhere_shown_and_undone() {
+    let dev = Gateway::start(&["dev"]);
+    for id in ["r-1", "r-2"] {
+        dev.ask(&format!("register orders 127.0.0.1:{} --id {id}", if id == "r-1" { 9 } else { 10 }));
+    }
+    eventually("the data plane reports both", || {
+        dev.ask("get breakers orders")["breakers"].as_array().unwrap().len() == 2
+    });
+
+    let changed = dev.ask("policy set orders breaker.window=20s --author ana --reason flaky");
+    assert_eq!(changed["policy"]["updatedBy"], "ana");
+    assert_eq!(
+        (&changed["rollout"]["nodeCount"], &changed["rollout"]["ackedNodeCount"]),
+        (&1.into(), &1.into())
+    );
+    let resolved = dev.ask("policy get orders --resolved");
+    assert_eq!(resolved["origins"]["breaker.window"], "orders");
+    assert_eq!(resolved["origins"]["breaker.failure_ratio"], "default");
+    let (code, error) = dev.ask_in_vain("policy set orders breaker.failure_ratio=50");
+    assert_eq!((code, &error["code"]), (2, &"INVALID_ARGUMENT / POLICY_INVALID".into()));
+
+    let forced = dev.ask("breaker open orders/r-1 --reason broken --author ana --ttl 5m");
+    assert_eq!(forced["activeOverride"]["author"], "ana");
+    assert_eq!(forced["rollout"]["ackedNodeCount"], 1);
+    let state = || dev.ask("get breakers orders")["breakers"][0]["state"].clone();
+    eventually("the breaker is forced open", || state() == "BREAKER_STATE_FORCED_OPEN");
+    assert_eq!(dev.ask("get overrides")["overrides"][0]["reason"], "broken");
+    dev.ask("breaker auto orders/r-1");
+    eventually("probes decide again", || state() == "BREAKER_STATE_HALF_OPEN");
+    assert_eq!(dev.ask("get overrides")["overrides"], Value::Array(vec![]));
+
+    let drained = dev.ask("drain orders/r-1 --reason update --author ana");
+    assert_eq!(drained["replica"]["mode"], "REPLICA_MODE_DRAINING");
+    let (code, error) = dev.ask_in_vain("drain orders/r-2");
+    assert_eq!((code, &error["code"]), (4, &"FAILED_PRECONDITION / LAST_READY_REPLICA".into()));
+    let described = dev.ask("describe replica orders/r-1");
+    assert_eq!(described["replica"]["drain"]["author"], "ana");
+    assert_eq!(described["policy"]["origins"]["breaker.window"], "orders");
+    assert_eq!(dev.ask("undrain orders/r-1")["replica"]["mode"], "REPLICA_MODE_SERVING");
+
+    let report = dev.ask("check");
+    assert_eq!(report["success"], true, "{report}");
+    dev.ask("deregister orders/r-2 --block 10m");
+    let (code, error) = dev.ask_in_vain("register orders 127.0.0.1:10 --id r-2");
+    assert_eq!((code, &error["code"]), (4, &"FAILED_PRECONDITION / REREGISTER_BLOCKED".into()));
+    let output = dev.run("check --fail-on warn");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), output.stderr.as_slice()), (Some(1), &b""[..]), "{report}");
+    let services = report["categories"].as_array().unwrap().iter().find(|c| c["name"] == "services").unwrap();
+    let found: Vec<_> = services["checks"].as_array().unwrap().iter().map(|check| &check["id"]).collect();
+    assert_eq!(found, ["services/registered", "services/single"]);
 }
 
 #[test]

@@ -67,6 +67,22 @@ fn an_unreachable_control_plane_is_explained_on_stderr_with_exit_code_5() {
 }
 
 #[test]
+fn a_check_tells_of_an_unreachable_control_plane_on_stdout() {
+    let url = format!("http://{}", refused());
+    let check = |format: &str| run(&["check", "-e", &url, "-o", format]);
+    let (code, stdout, stderr) = check("table");
+    assert_eq!((code, stderr.as_str()), (5, ""));
+    assert!(
+        stdout.contains(&format!("cannot reach the control plane at {url} (connection refused)")),
+        "{stdout}"
+    );
+    assert!(stdout.contains("hint: start one with  gwctl dev"), "{stdout}");
+    assert_eq!(check("name"), (5, "control-plane/reachable\n".to_owned(), String::new()));
+    let report: Value = serde_json::from_str(&check("json").1).unwrap();
+    assert_eq!(report["success"], false);
+}
+
+#[test]
 fn a_name_that_does_not_resolve_is_told_as_such() {
     let (code, _, stderr) = run(&["get", "services", "-e", "http://nobody.invalid:7400"]);
     assert_eq!(code, 5);

@@ -25,10 +25,7 @@ use std::{
 };
 
 use gateway_proto::{NodeId, ReplicaKey, ServiceName, v1};
-use tokio::{
-    sync::watch,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::seat::Stream;
@@ -197,13 +194,6 @@ impl Observation {
         seen
     }
 
-    /// What data planes counted of each replica that they report, of one service or of all; in the order of their names.
-    pub fn counts(&self, service: Option<&ServiceName>) -> Vec<(ReplicaKey, Counts)> {
-        let scope = Scope { service: service.cloned(), replica: None };
-        let observed = self.lock();
-        observed.matrix.from(&scope, None).map(|(key, replica)| (key.clone(), replica.counts())).collect()
-    }
-
     /// Which connected data planes have taken on what the registry was at `revision`, as soon as all of them have, or
     /// after `patience`. Cancel safe.
     ///
@@ -215,27 +205,9 @@ impl Observation {
         self.read(|nodes, _| rollout(nodes, revision))
     }
 
-    /// The receipts of a drain that the registry decided on at `revision`, now.
+    /// The receipts of a drain that the registry decided on at `revision`, see [`Observation::follow_progress`].
     pub fn drain_status(&self, key: &ReplicaKey, revision: Revision) -> v1::DrainStatus {
         self.read(|nodes, matrix| drain_status(nodes, matrix, key, revision))
-    }
-
-    /// As [`Observation::drain_status`], as soon as nothing is in flight, or after `patience`. Cancel safe.
-    pub async fn wait_until_idle(
-        &self,
-        key: &ReplicaKey,
-        revision: Revision,
-        patience: Duration,
-    ) -> v1::DrainStatus {
-        let until = Instant::now() + patience;
-        let mut progress = self.follow_progress();
-        loop {
-            progress.borrow_and_update();
-            let status = self.drain_status(key, revision);
-            if status.is_idle || timeout_at(until, progress.changed()).await.is_err() {
-                return status;
-            }
-        }
     }
 
     /// Follows a number that grows whenever receipts may have changed.

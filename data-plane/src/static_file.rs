@@ -151,7 +151,7 @@ impl ReplicaTable {
             revision: 1,
             drain_deadline: None,
             forced: None,
-            reset_revision: 0,
+            reset: None,
         })
     }
 }

@@ -45,8 +45,8 @@ async fn tables_show_services_replicas_breakers_and_data_planes() {
 
     let listed = gwctl(&gateway, "get replicas orders").await.success();
     let address = replicas[0].address().to_string();
-    assert_eq!(row(&listed, "r-1")[..5], ["r-1", &address, "healthy", "closed", "permanent"]);
-    assert!(row(&listed, "r-2")[3].starts_with("OPEN, retry "), "{listed}");
+    assert_eq!(row(&listed, "r-1")[..5], ["r-1", &address, "healthy", "serving", "closed"]);
+    assert!(row(&listed, "r-2")[4].starts_with("OPEN, retry "), "{listed}");
 
     let breakers = gwctl(&gateway, "get breakers").await;
     let (table, notes) = (breakers.stdout.clone(), breakers.stderr.clone());

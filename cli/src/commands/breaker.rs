@@ -192,7 +192,7 @@ async fn hand_back(
     let is_it = |entry: &&OverrideEntry| chosen.is_of(entry, &which.node_id());
     let text = match before.overrides.iter().any(|entry| is_it(&entry)) {
         true => format!("{} automatic again {}\n", chosen.subject(), reach(response.rollout.as_ref())),
-        false => format!("{} not forced: nothing to hand back\n", chosen.subject()),
+        false => format!("{}: no override of its own, nothing to hand back\n", chosen.as_typed()),
     };
     print(output, &chosen, &response, &text)?;
     let others = before.overrides.iter().filter(|entry| !is_it(entry) && chosen.meets(entry));
@@ -348,7 +348,7 @@ fn told_of_force(
 ) -> String {
     let effect = match state {
         BreakerState::ForcedOpen => "no requests, no probes",
-        _ => "it counts and never trips",
+        _ => "outcomes count, nothing trips",
     };
     let node = match entry.node_id.as_str() {
         "" => String::new(),
@@ -428,7 +428,7 @@ payments: 2 breakers forced OPEN for 15m (until 14:17:22Z) on 2/2 data planes: n
         assert_eq!(
             told_of_force(&one, BreakerState::ForcedClosed, ttl, &closed, None),
             "\
-payments/r-11aa: breaker forced closed for 15m (until 14:17:22Z) on no data plane: none is connected: it counts and never trips
+payments/r-11aa: breaker forced closed for 15m (until 14:17:22Z) on no data plane: none is connected: outcomes count, nothing trips
   undo: gwctl breaker auto payments/r-11aa --node dp-1
 "
         );

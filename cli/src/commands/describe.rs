@@ -1,15 +1,11 @@
 //! `gwctl describe replica`: everything that is known of one replica, and what to do next.
 
-use std::{
-    fmt::Write as _,
-    time::{Duration, SystemTime},
-};
+use std::{fmt::Write as _, time::SystemTime};
 
 use clap::Subcommand;
 use gateway_proto::{
-    Health,
     json::to_json,
-    v1::{Breaker, BreakerState, Event, ListBreakersResponse, Replica},
+    v1::{Breaker, BreakerState, Event, ListBreakersResponse, OverrideEntry, Replica, ResolvePolicyResponse},
 };
 use serde_json::json;
 
@@ -26,6 +22,12 @@ use crate::{
     target::Target,
     terminal::printable,
 };
+
+mod facts;
+mod next;
+
+use facts::facts;
+use next::next_steps;
 
 /// Events shown of one replica.
 const EVENT_LIMIT: usize = 10;
@@ -52,28 +54,56 @@ pub(crate) async fn run(noun: Noun, control: &Control, output: &Output) -> Resul
     let replica = target.find(&replicas)?;
     let scope = Scope::from(replica);
     let breakers = control.breakers(&scope, true).await?;
-    let events = control.events(&scope, EVENT_LIMIT).await?.events;
+    let overrides = control.overrides(&replica.service).await?.overrides;
+    let about = About {
+        breakers,
+        overrides: overrides.into_iter().filter(|entry| concerns(entry, replica)).collect(),
+        policy: control.resolved_policy(&replica.service).await?,
+        events: control.events(&scope, "", EVENT_LIMIT).await?.events,
+    };
     match output.format {
-        Format::Json => output.data(format_args!(
-            "{:#}\n",
-            json!({
-                "replica": to_json(replica),
-                "breakers": breakers.breakers.iter().map(to_json).collect::<Vec<_>>(),
-                "unreachableNodeIds": breakers.unreachable_node_ids,
-                "events": events.iter().map(to_json).collect::<Vec<_>>(),
-            })
-        )),
+        Format::Json => output.data(format_args!("{:#}\n", about.to_json(replica))),
         Format::Name => output.data(format_args!("{}/{}\n", replica.service, replica.replica_id)),
-        Format::Table | Format::Wide => output.data(render(replica, &breakers, &events, SystemTime::now())),
+        Format::Table | Format::Wide => output.data(render(replica, &about, SystemTime::now())),
     }
 }
 
-fn render(replica: &Replica, breakers: &ListBreakersResponse, events: &[Event], now: SystemTime) -> String {
+/// What is known of a replica beside the registry's own entry.
+#[derive(Debug, Clone, Default)]
+struct About {
+    breakers: ListBreakersResponse,
+    /// Those that concern it, or every replica of its service.
+    overrides: Vec<OverrideEntry>,
+    policy: ResolvePolicyResponse,
+    events: Vec<Event>,
+}
+
+impl About {
+    fn to_json(&self, replica: &Replica) -> serde_json::Value {
+        json!({
+            "replica": to_json(replica),
+            "breakers": self.breakers.breakers.iter().map(to_json).collect::<Vec<_>>(),
+            "unreachableNodeIds": self.breakers.unreachable_node_ids,
+            "overrides": self.overrides.iter().map(to_json).collect::<Vec<_>>(),
+            "policy": to_json(&self.policy),
+            "events": self.events.iter().map(to_json).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// Whether an override is about this replica, or about every one of its service, or about the service.
+fn concerns(entry: &OverrideEntry, replica: &Replica) -> bool {
+    let is_named = ["", "-", replica.replica_id.as_str()].contains(&entry.replica_id.as_str());
+    entry.service == replica.service && is_named
+}
+
+fn render(replica: &Replica, about: &About, now: SystemTime) -> String {
     let mut text = String::new();
-    for (name, value) in facts(replica, now) {
+    for (name, value) in facts(replica, about, now) {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{name:<14}{}", printable(&value));
     }
+    let breakers = &about.breakers;
     section(
         &mut text,
         "Breakers",
@@ -87,10 +117,10 @@ fn render(replica: &Replica, breakers: &ListBreakersResponse, events: &[Event], 
     if !errors.is_empty() {
         section(&mut text, "Last errors, newest first", errors, "");
     }
-    let events = events::table(events.iter(), When::Ago(now)).with_headings(false);
+    let events = events::table(about.events.iter(), When::Ago(now)).with_headings(false);
     section(&mut text, "Events, newest first", events, "none since the control plane started");
     text.push_str("\nNext\n");
-    text.push_str(&next_steps(replica, &breakers.breakers).to_string());
+    text.push_str(&next_steps(replica, about).to_string());
     text
 }
 
@@ -100,57 +130,6 @@ fn section(text: &mut String, title: &str, table: Table, when_empty: &str) {
         let _ = writeln!(text, "  {when_empty}");
     }
     let _ = write!(text, "{}", table.indented(2));
-}
-
-fn facts(replica: &Replica, now: SystemTime) -> Vec<(&'static str, String)> {
-    let address = replica.endpoint.as_ref().map_or(NONE, |endpoint| &endpoint.address);
-    let mut facts = vec![
-        ("Replica", format!("{}/{}", replica.service, replica.replica_id)),
-        ("Address", format!("{address}   weight {}", replica.weight)),
-        ("Health", health(replica, now)),
-        ("Lease", lease(replica, now)),
-        (
-            "Registered",
-            format!("{} ago   incarnation {}", age::since(now, replica.create_time), replica.incarnation),
-        ),
-    ];
-    if !replica.version.is_empty() {
-        facts.push(("Version", replica.version.clone()));
-    }
-    if !replica.labels.is_empty() {
-        let mut pairs: Vec<_> = replica.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        pairs.sort_unstable();
-        facts.push(("Labels", pairs.join(" ")));
-    }
-    facts
-}
-
-fn health(replica: &Replica, now: SystemTime) -> String {
-    let name = match Health::parse(replica.health) {
-        Ok(Some(health)) => health.to_string().to_uppercase(),
-        Ok(None) | Err(_) => "UNKNOWN".into(),
-    };
-    let mut text = format!("{name} for {}", age::since(now, replica.state_change_time));
-    if !replica.state_reason.is_empty() {
-        text = format!("{text}: {}", replica.state_reason);
-    }
-    text
-}
-
-fn lease(replica: &Replica, now: SystemTime) -> String {
-    match &replica.lease {
-        None => NONE.into(),
-        Some(lease) if lease.permanent => "permanent: no heartbeats are expected".into(),
-        Some(lease) => {
-            let ttl = lease.ttl.and_then(|ttl| Duration::try_from(ttl).ok()).unwrap_or_default();
-            format!(
-                "ttl {}, renewed {} ago, expires in {}",
-                age::short(ttl),
-                age::since(now, lease.last_renew_time),
-                age::until(now, lease.expire_time)
-            )
-        }
-    }
 }
 
 fn breaker_table(breakers: &[Breaker], now: SystemTime) -> Table {
@@ -196,24 +175,15 @@ fn folded(errors: &[String]) -> String {
     runs.collect::<Vec<_>>().join(", ")
 }
 
-/// Commands for the next question, most pressing first.
-fn next_steps(replica: &Replica, breakers: &[Breaker]) -> Table {
-    let Replica { service, replica_id, .. } = replica;
-    let mut table = Table::new(["COMMAND", "WHY"]).with_headings(false).indented(2);
-    let mut step = |command: String, why: &str| table.push(vec![command.into(), why.into()]);
-    if breakers.iter().any(|breaker| breaker.state() != BreakerState::Closed) {
-        step(format!("gwctl get replicas {service}"), "who takes its share meanwhile");
-    }
-    step(format!("gwctl events -w --replica {service}/{replica_id}"), "watch what happens to it");
-    step(format!("gwctl deregister {service}/{replica_id}"), "remove it for good");
-    table
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use gateway_proto::{
         time::{duration, timestamp},
-        v1::{Endpoint, EventSeverity, HealthStatus, Lease},
+        v1::{
+            Drain, Endpoint, EventSeverity, HealthStatus, Lease, ObservedHealth, OverrideKind, ReplicaMode,
+        },
     };
 
     use super::*;
@@ -262,18 +232,21 @@ mod tests {
         }
     }
 
-    fn plain(replica: &Replica, breakers: &ListBreakersResponse, events: &[Event]) -> String {
+    fn plain(replica: &Replica, about: &About) -> String {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
-        anstream::adapter::strip_str(&render(replica, breakers, events, now)).to_string()
+        anstream::adapter::strip_str(&render(replica, about, now)).to_string()
+    }
+
+    fn open() -> ListBreakersResponse {
+        ListBreakersResponse {
+            breakers: vec![open_breaker()],
+            unreachable_node_ids: vec!["dp-2".into()],
+            ..Default::default()
+        }
     }
 
     #[test]
     fn a_replica_that_is_out_shows_rule_numbers_history_and_what_to_do() {
-        let breakers = ListBreakersResponse {
-            breakers: vec![open_breaker()],
-            unreachable_node_ids: vec!["dp-2".into()],
-            ..Default::default()
-        };
         let event = Event {
             event_time: at(984),
             severity: EventSeverity::Warning.into(),
@@ -284,16 +257,25 @@ mod tests {
             message: "failure_ratio 0.62 >= 0.50 (31 of 50)".into(),
             ..Default::default()
         };
+        let origins =
+            [("breaker.failure_ratio", "orders"), ("timeout.request", "*"), ("drain_timeout", "default")];
+        let policy = ResolvePolicyResponse {
+            origins: origins.map(|(path, from)| (path.to_owned(), from.to_owned())).into(),
+            ..Default::default()
+        };
+        let about = About { breakers: open(), policy, events: vec![event], ..Default::default() };
         assert_eq!(
-            plain(&replica(), &breakers, &[event]),
+            plain(&replica(), &about),
             "\
 Replica       orders/r-c0fe
 Address       10.0.0.13:8080   weight 100
 Health        UNHEALTHY for 16s: disk full
+Mode          serving
 Lease         ttl 30s, renewed 2s ago, expires in 28s
 Registered    10m ago   incarnation 3
 Version       2026.11.3
 Labels        env=\\u{1b}[31mprod team=checkout
+Policy        breaker.failure_ratio from orders, timeout.request from *, the rest by default
 
 Breakers
   NODE   STATE   SINCE   RETRY   WINDOW              ATTEMPTS          TRIPS   WHY
@@ -308,10 +290,68 @@ Events, newest first
 
 Next
   gwctl get replicas orders                 who takes its share meanwhile
+  gwctl breaker reset orders/r-c0fe         try it again now
+  gwctl drain orders/r-c0fe                 stop sending it requests
   gwctl events -w --replica orders/r-c0fe   watch what happens to it
   gwctl deregister orders/r-c0fe            remove it for good
 "
         );
+    }
+
+    #[test]
+    fn a_lost_replica_that_somebody_drains_and_forces_shows_all_of_that() {
+        let lost = Replica {
+            health: HealthStatus::Lost.into(),
+            reported_health: HealthStatus::Healthy.into(),
+            state_reason: "9 of 10 leases lapsed together".into(),
+            mode: ReplicaMode::Draining.into(),
+            drain: Some(Drain {
+                begin_time: at(980),
+                deadline_time: at(1027),
+                reason: "kernel update".into(),
+                author: "ana".into(),
+                ..Default::default()
+            }),
+            observed: Some(ObservedHealth {
+                node_count: 2,
+                open_node_count: 1,
+                attempt_count: 1204,
+                failure_count: 44,
+                inflight_count: 3,
+                ..Default::default()
+            }),
+            priority: 1,
+            ..replica()
+        };
+        let forced = OverrideEntry {
+            override_id: "breaker/orders/r-c0fe".into(),
+            service: "orders".into(),
+            replica_id: "r-c0fe".into(),
+            kind: OverrideKind::BreakerOpen.into(),
+            expire_time: at(1660),
+            author: "ana".into(),
+            reason: "bad deploy".into(),
+            ..Default::default()
+        };
+        let text = plain(&lost, &About { overrides: vec![forced], ..Default::default() });
+        for line in [
+            "Address       10.0.0.13:8080   weight 100   priority 1",
+            "Health        LOST for 16s: 9 of 10 leases lapsed together; it reported itself healthy before",
+            "Mode          DRAINING for 20s by ana, what is in flight is cut in 27s: \"kernel update\"",
+            "Observed      3 in flight, 1204 attempts, 44 failed, breaker not closed on 1 of 2 data planes",
+            "Override      orders/r-c0fe: breaker OPEN (ana, 11m left: \"bad deploy\")",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line}\n\n{text}");
+        }
+        for (command, why) in [
+            ("gwctl release-guard orders", "let it and the other lost ones go, if they are gone"),
+            ("gwctl drain orders/r-c0fe --wait 1m", "follow its drain"),
+            ("gwctl undrain orders/r-c0fe", "return it to service"),
+            ("gwctl end-override breaker/orders/r-c0fe", "hand it back to the rules"),
+        ] {
+            let is_it = |line: &str| line.trim_start().starts_with(command) && line.ends_with(why);
+            assert!(text.lines().any(is_it), "{command}\n\n{text}");
+        }
     }
 
     #[test]
@@ -322,11 +362,26 @@ Next
             state_reason: String::new(),
             ..replica()
         };
-        let text = plain(&permanent, &ListBreakersResponse::default(), &[]);
+        let text = plain(&permanent, &About::default());
         assert!(text.contains("Health        HEALTHY for 16s\n"), "{text}");
         assert!(text.contains("Lease         permanent: no heartbeats are expected\n"), "{text}");
+        assert!(text.contains("Policy        the defaults\n"), "{text}");
         assert!(text.contains("\nBreakers\n  no data plane has reported one yet\n"), "{text}");
         assert!(text.contains("\nEvents, newest first\n  none since the control plane started\n"), "{text}");
         assert!(!text.contains("Last errors"), "{text}");
+    }
+
+    #[test]
+    fn overrides_of_other_replicas_are_not_shown() {
+        let entry = |service: &str, replica: &str| OverrideEntry {
+            service: service.into(),
+            replica_id: replica.into(),
+            ..Default::default()
+        };
+        for shown in [entry("orders", "r-c0fe"), entry("orders", "-"), entry("orders", "")] {
+            assert!(concerns(&shown, &replica()), "{shown:?}");
+        }
+        assert!(!concerns(&entry("orders", "r-1"), &replica()));
+        assert!(!concerns(&entry("payments", "-"), &replica()));
     }
 }

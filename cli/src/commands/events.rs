@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// Only those of this replica, by its whole id; it need not exist any more
     #[arg(long, value_name = "SERVICE/REPLICA", conflicts_with = "service", value_parser = parse_key)]
     replica: Option<ReplicaKey>,
+    /// Only those for which this holds, e.g. 'severity >= WARNING AND actor = "ana"'
+    #[arg(long, default_value = "", value_name = "EXPRESSION", hide_default_value = true)]
+    filter: String,
     /// List the newest N events, 1..=100000
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
@@ -54,9 +57,12 @@ pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Resul
         None => Scope::from(args.service.as_ref()),
     };
     let limit = usize::try_from(args.limit).unwrap_or(usize::MAX);
-    let mut response = control.events(&scope, limit).await?;
+    let mut response = control.events(&scope, &args.filter, limit).await?;
     if response.events.is_empty() {
-        output.note("no events: nothing has happened here since the control plane started");
+        output.note(match args.filter.as_str() {
+            "" => "no events: nothing has happened here since the control plane started",
+            _ => "no event that the control plane still has passes the filter",
+        });
         if let Some(doubt) = control.doubt_about(&scope.service).await.filter(|_| !scope.service.is_empty()) {
             output.note(doubt);
         }
@@ -66,7 +72,7 @@ pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Resul
         output.data(lines(&response.events, output, output.headings))?;
         let headings = output.headings && response.events.is_empty();
         let after = response.events.last().map(|event| event.event_id.clone()).unwrap_or_default();
-        return watch(scope, after, headings, control, output).await;
+        return watch((scope, args.filter), after, headings, control, output).await;
     }
     match output.format {
         Format::Json => output.message(&response),
@@ -80,7 +86,7 @@ pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Resul
 
 /// Prints events as they come, the first ones under `headings`.
 async fn watch(
-    scope: Scope,
+    (scope, filter): (Scope, String),
     mut after: String,
     mut headings: bool,
     control: &Control,
@@ -90,7 +96,7 @@ async fn watch(
     loop {
         let Scope { service, replica_id } = scope.clone();
         let request =
-            WatchEventsRequest { service, replica_id, after_event_id: after.clone(), ..Default::default() };
+            WatchEventsRequest { service, replica_id, after_event_id: after.clone(), filter: filter.clone() };
         let broken = match control.watch_events(request).await {
             Ok(mut stream) => loop {
                 match stream.message().await {
@@ -159,8 +165,8 @@ pub(crate) fn table<'a>(events: impl Iterator<Item = &'a Event>, when: When) -> 
             severity(event),
             (&event.event_type).into(),
             subject(event).into(),
-            if event.node_id.is_empty() { "registry" } else { &event.node_id }.into(),
-            (&event.message).into(),
+            actor(event).into(),
+            detail(event).into(),
         ]);
     }
     table
@@ -180,9 +186,24 @@ fn severity(event: &Event) -> Cell {
     }
 }
 
-/// What it happened to: a replica, a service, or the data plane itself.
+/// Who did it: somebody by name, a data plane, or the registry itself.
+fn actor(event: &Event) -> &str {
+    let named = [&event.actor, &event.node_id].into_iter().find(|name| !name.is_empty());
+    named.map_or("registry", String::as_str)
+}
+
+/// What happened, and how often in a row: `probe failed (x4)`.
+fn detail(event: &Event) -> String {
+    match event.repeat_count {
+        ..=0 => event.message.clone(),
+        repeats => format!("{} (x{})", event.message, i64::from(repeats) + 1),
+    }
+}
+
+/// What it happened to: a replica, a service, all services, or the data plane itself.
 fn subject(event: &Event) -> String {
     match (event.service.as_str(), event.replica_id.as_str()) {
+        ("", "") if event.event_type.starts_with("POLICY_") => "*".into(),
         ("", "") if event.node_id.is_empty() => NONE.into(),
         ("", "") => event.node_id.clone(),
         (service, "") => service.into(),
@@ -213,7 +234,16 @@ mod tests {
     fn events() -> [Event; 3] {
         [
             event("REPLICA_REGISTERED", EventSeverity::Info, "", "r-1", "at 10.0.0.1:80"),
-            event("BREAKER_OPENED", EventSeverity::Warning, "dp-1", "r-1", "consecutive_failures 5 >= 5"),
+            Event {
+                repeat_count: 3,
+                ..event(
+                    "BREAKER_OPENED",
+                    EventSeverity::Warning,
+                    "dp-1",
+                    "r-1",
+                    "consecutive_failures 5 >= 5",
+                )
+            },
             event("NODE_DISCONNECTED", EventSeverity::Error, "dp-1", "", "stream \x1b[2Jended"),
         ]
     }
@@ -228,10 +258,24 @@ mod tests {
             "\
 TIME      SEV     TYPE                 SUBJECT      BY         DETAIL
 15s ago   info    REPLICA_REGISTERED   orders/r-1   registry   at 10.0.0.1:80
-15s ago   warn    BREAKER_OPENED       orders/r-1   dp-1       consecutive_failures 5 >= 5
+15s ago   warn    BREAKER_OPENED       orders/r-1   dp-1       consecutive_failures 5 >= 5 (x4)
 15s ago   error   NODE_DISCONNECTED    dp-1         dp-1       stream \\u{1b}[2Jended
 "
         );
+    }
+
+    #[test]
+    fn a_policy_of_no_service_is_that_of_all() {
+        let updated = event("POLICY_UPDATED", EventSeverity::Info, "", "", "policy updated");
+        assert_eq!(subject(&updated), "*");
+    }
+
+    #[test]
+    fn what_somebody_did_is_said_to_be_by_him() {
+        for (named, node, shown) in [("ana", "", "ana"), ("", "dp-1", "dp-1"), ("", "", "registry")] {
+            let event = Event { actor: named.into(), node_id: node.into(), ..Default::default() };
+            assert_eq!(actor(&event), shown);
+        }
     }
 
     #[test]

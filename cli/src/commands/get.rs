@@ -4,7 +4,11 @@ use clap::Subcommand;
 use gateway_proto::ServiceName;
 
 use super::{events, policy};
-use crate::{control::Control, error::Error, output::Output};
+use crate::{
+    control::{Control, Query},
+    error::Error,
+    output::Output,
+};
 
 mod breakers;
 mod nodes;
@@ -20,12 +24,14 @@ pub(super) use overrides::{override_subject, override_terms};
 pub(crate) enum Noun {
     /// Services with their replicas and breakers
     #[command(visible_aliases = ["service", "svc"])]
-    Services,
+    Services(Query),
     /// Replicas of one service, or of all
     #[command(visible_aliases = ["replica", "rep", "r"])]
     Replicas {
         /// Service; all of them when left out
         service: Option<ServiceName>,
+        #[command(flatten)]
+        query: Query,
     },
     /// Breakers that are not closed, and why
     #[command(visible_aliases = ["breaker", "br"])]
@@ -53,8 +59,8 @@ pub(crate) enum Noun {
 /// What the control plane refuses, and a closed stdout.
 pub(crate) async fn run(noun: Noun, control: &Control, output: &Output) -> Result<(), Error> {
     match noun {
-        Noun::Services => services::run(control, output).await,
-        Noun::Replicas { service } => replicas::run(service.as_ref(), control, output).await,
+        Noun::Services(query) => services::run(&query, control, output).await,
+        Noun::Replicas { service, query } => replicas::run(service.as_ref(), &query, control, output).await,
         Noun::Breakers(args) => breakers::run(args, control, output).await,
         Noun::Nodes => nodes::run(control, output).await,
         Noun::Policies => policy::list(control, output).await,

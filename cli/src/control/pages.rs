@@ -79,9 +79,18 @@ impl Control {
     /// # Errors
     /// What the control plane refuses.
     pub(crate) async fn services(&self) -> Result<ListServicesResponse, Error> {
+        self.services_of(&Query::default()).await
+    }
+
+    /// The services that a query asks for, in its order.
+    ///
+    /// # Errors
+    /// What the control plane refuses, also of the query.
+    pub(crate) async fn services_of(&self, query: &Query) -> Result<ListServicesResponse, Error> {
         let subject = Subject { request: "list of services", service: "" };
         collect(usize::MAX, async |page_token| {
-            let request = ListServicesRequest { page_size: PAGE_SIZE, page_token, ..Default::default() };
+            let Query { filter, order_by } = query.clone();
+            let request = ListServicesRequest { page_size: PAGE_SIZE, page_token, filter, order_by };
             self.call("ListServices", subject, self.registry.clone().list_services(request)).await
         })
         .await
@@ -95,12 +104,24 @@ impl Control {
         &self,
         service: Option<&ServiceName>,
     ) -> Result<ListReplicasResponse, Error> {
+        self.replicas_of(service, &Query::default()).await
+    }
+
+    /// Those replicas of one service, or of all services, that a query asks for, in its order.
+    ///
+    /// # Errors
+    /// As [`Control::replicas`], and what is refused of the query.
+    pub(crate) async fn replicas_of(
+        &self,
+        service: Option<&ServiceName>,
+        query: &Query,
+    ) -> Result<ListReplicasResponse, Error> {
         let name = service.map_or("", ServiceName::as_str);
         let subject = Subject { request: "list of replicas", service: name };
         let listed = collect(usize::MAX, async |page_token| {
             let service = if name.is_empty() { "-" } else { name }.to_owned();
-            let request =
-                ListReplicasRequest { service, page_size: PAGE_SIZE, page_token, ..Default::default() };
+            let Query { filter, order_by } = query.clone();
+            let request = ListReplicasRequest { service, page_size: PAGE_SIZE, page_token, filter, order_by };
             self.call("ListReplicas", subject, self.registry.clone().list_replicas(request)).await
         })
         .await;
@@ -174,11 +195,16 @@ impl Control {
         .await
     }
 
-    /// The newest events, at most `limit` of them, newest first.
+    /// The newest events, at most `limit` of them, newest first; with a filter, of those that pass it.
     ///
     /// # Errors
     /// What the control plane refuses.
-    pub(crate) async fn events(&self, scope: &Scope, limit: usize) -> Result<ListEventsResponse, Error> {
+    pub(crate) async fn events(
+        &self,
+        scope: &Scope,
+        filter: &str,
+        limit: usize,
+    ) -> Result<ListEventsResponse, Error> {
         let subject = Subject { request: "list of events", service: &scope.service };
         let page_size = i32::try_from(limit).unwrap_or(PAGE_SIZE).min(PAGE_SIZE);
         let mut all = collect(limit, async |page_token| {
@@ -187,6 +213,7 @@ impl Control {
                 replica_id: scope.replica_id.clone(),
                 page_size,
                 page_token,
+                filter: filter.to_owned(),
                 ..Default::default()
             };
             self.call("ListEvents", subject, self.observability.clone().list_events(request)).await
@@ -195,6 +222,17 @@ impl Control {
         all.events.truncate(limit);
         Ok(all)
     }
+}
+
+/// Which rows of a list, and in which order; the control plane evaluates it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
+pub(crate) struct Query {
+    /// Only rows for which this holds, e.g. 'health = LOST AND version != "2"'; = != < <= > >= : AND OR NOT ( )
+    #[arg(long, default_value = "", value_name = "EXPRESSION", hide_default_value = true)]
+    pub(crate) filter: String,
+    /// Fields to sort by, e.g. 'priority, weight desc'
+    #[arg(long, default_value = "", value_name = "FIELDS", hide_default_value = true)]
+    pub(crate) order_by: String,
 }
 
 /// Whose breakers or events: everybody's, a service's, or a replica's.

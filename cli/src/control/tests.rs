@@ -16,6 +16,8 @@ async fn run(line: &str, endpoint: &str) -> Result<(), Error> {
     commands::run(cli, Origin::Flag).await
 }
 
+mod acts;
+
 fn replica(service: &str, id: &str) -> v1::Replica {
     v1::Replica { service: service.into(), replica_id: id.into(), ..Default::default() }
 }
@@ -50,8 +52,22 @@ async fn events_stop_at_the_limit() {
     let event = |id: u32| v1::Event { event_id: id.to_string(), ..Default::default() };
     let script = Script { events: (0..3000).map(event).collect(), ..Default::default() };
     let (_, control, _) = connect(script).await;
-    let count = async |limit| control.events(&Scope::default(), limit).await.unwrap().events.len();
+    let count = async |limit| control.events(&Scope::default(), "", limit).await.unwrap().events.len();
     assert_eq!([count(1).await, count(1500).await, count(9000).await], [1, 1500, 3000]);
+}
+
+#[tokio::test]
+async fn filters_and_orders_are_passed_on_as_they_are() {
+    let (fake, control, _) = connect(orders()).await;
+    let query = Query { filter: "health = LOST".into(), order_by: "weight desc".into() };
+    control.replicas_of(None, &query).await.unwrap();
+    control.services_of(&query).await.unwrap();
+    control.events(&Scope::default(), "severity >= WARNING", 10).await.unwrap();
+    let asked = fake.with(|script| std::mem::take(&mut script.queries));
+    // The replicas come on three pages, each asked for with the same query.
+    let list = ("health = LOST".to_owned(), "weight desc".to_owned());
+    let expected = [&list, &list, &list, &list, &("severity >= WARNING".to_owned(), String::new())];
+    assert_eq!(asked.iter().collect::<Vec<_>>(), expected);
 }
 
 #[tokio::test]
@@ -65,10 +81,19 @@ async fn an_unknown_service_names_the_one_that_was_meant() {
 
 #[tokio::test]
 async fn every_list_and_description_is_printed_in_every_format() {
-    let (_, _, url) = connect(orders()).await;
-    for command in
-        ["get services", "get replicas orders", "get breakers", "events", "describe replica orders/r-1"]
-    {
+    let policies = [("orders".to_owned(), v1::Policy::default())].into();
+    let (_, _, url) = connect(Script { policies, ..orders() }).await;
+    for command in [
+        "get services",
+        "get replicas orders",
+        "get breakers",
+        "get policies",
+        "get overrides",
+        "policy get orders",
+        "policy get orders --resolved",
+        "events",
+        "describe replica orders/r-1",
+    ] {
         for format in ["table", "wide", "json", "name"] {
             run(&format!("{command} -o {format}"), &url).await.expect(command);
         }

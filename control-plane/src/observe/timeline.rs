@@ -37,7 +37,7 @@ pub struct Timeline {
     prefix: u64,
     /// Number of the last event; 0 before the first.
     last: Position,
-    events: BTreeMap<Position, Arc<v1::Event>>,
+    events: BTreeMap<Position, Kept>,
     /// The last one that made room for others.
     lost: Position,
     /// The newest event of each likeness that is kept, to fold the next one into.
@@ -46,6 +46,13 @@ pub struct Timeline {
     /// Replicas by their newest event.
     quietest: BTreeMap<Position, ReplicaKey>,
     limits: TimelineLimits,
+}
+
+#[derive(Debug)]
+struct Kept {
+    event: Arc<v1::Event>,
+    /// What it shares with like events.
+    likeness: Option<u64>,
 }
 
 type Ring = VecDeque<(Position, Arc<v1::Event>)>;
@@ -93,7 +100,7 @@ impl Timeline {
         let likeness = fold::likeness(&event);
         let like = likeness.and_then(|likeness| self.newest.get(&likeness)).copied();
         if let Some((position, earlier)) =
-            like.and_then(|position| Some((position, self.events.get(&position)?)))
+            like.and_then(|position| Some((position, &self.events.get(&position)?.event)))
             && fold::repeats(earlier, &event)
         {
             event = fold::fold(earlier, event);
@@ -102,7 +109,7 @@ impl Timeline {
         self.last += 1;
         event.event_id = format!("{:012x}-{:012x}", self.prefix, self.last);
         let event = Arc::new(event);
-        self.events.insert(self.last, Arc::clone(&event));
+        self.events.insert(self.last, Kept { event: Arc::clone(&event), likeness });
         if let Some(likeness) = likeness {
             self.newest.insert(likeness, self.last);
         }
@@ -144,7 +151,7 @@ impl Timeline {
             }
             None => {
                 let events = self.events.range(..before).rev().take(limit);
-                events.for_each(|(position, event)| look(*position, event));
+                events.for_each(|(position, kept)| look(*position, &kept.event));
             }
         }
         looked
@@ -159,7 +166,7 @@ impl Timeline {
         let gap = cursor == Cursor::Foreign || after < self.lost;
         let events = self.events.range(after.saturating_add(1)..).take(limit);
         let (positions, events): (Vec<_>, Vec<_>) =
-            events.map(|(position, event)| (*position, Arc::clone(event))).unzip();
+            events.map(|(position, kept)| (*position, Arc::clone(&kept.event))).unzip();
         // A full batch goes on after its own last event, a short one after all there is.
         let reached =
             positions.last().copied().filter(|_| positions.len() == limit).unwrap_or(after.max(self.last));
@@ -185,8 +192,9 @@ impl Timeline {
 
     /// Takes an event out of its place.
     fn take(&mut self, position: Position) {
-        let Some(event) = self.events.remove(&position) else { return };
-        self.forget_likeness(position, &event);
+        let Some(kept) = self.events.remove(&position) else { return };
+        self.forget_likeness(position, &kept);
+        let event = &kept.event;
         let Ok(key) = ReplicaKey::parse(&event.service, &event.replica_id) else { return };
         let Some(ring) = self.replicas.get_mut(&key) else { return };
         ring.retain(|(known, _)| *known != position);
@@ -199,8 +207,8 @@ impl Timeline {
         }
     }
 
-    fn forget_likeness(&mut self, position: Position, event: &v1::Event) {
-        if let Some(likeness) = fold::likeness(event)
+    fn forget_likeness(&mut self, position: Position, kept: &Kept) {
+        if let Some(likeness) = kept.likeness
             && self.newest.get(&likeness) == Some(&position)
         {
             self.newest.remove(&likeness);

@@ -90,17 +90,20 @@ impl<T> Schema<T> {
         }
     }
 
+    /// The names of all fields, as messages and `docs/filters.md` list them.
+    pub(crate) fn listed(&self) -> String {
+        let named = self.fields.iter().map(|field| match field.read {
+            Read::Entry(_) => format!("{}.KEY", field.name),
+            _ => field.name.to_owned(),
+        });
+        named.collect::<Vec<_>>().join(", ")
+    }
+
     fn unknown(&self, written: &str) -> String {
         let names = || self.fields.iter().map(|field| field.name);
         let hint = match closest(written, names()) {
             Some(name) => format!("did you mean {name}"),
-            None => {
-                let named = self.fields.iter().map(|field| match field.read {
-                    Read::Entry(_) => format!("{}.KEY", field.name),
-                    _ => field.name.to_owned(),
-                });
-                format!("there are {}", named.collect::<Vec<_>>().join(", "))
-            }
+            None => format!("there are {}", self.listed()),
         };
         format!("{} is no field of {}: {hint}", shown(written), self.what)
     }

@@ -12,7 +12,10 @@ use std::{sync::Arc, time::SystemTime};
 
 use gateway_proto::{LeaseId, ReplicaKey};
 
-pub(super) use self::{deregister::find, register::key_of};
+pub(super) use self::{
+    deregister::{block_of, find},
+    register::key_of,
+};
 use super::{
     Answer, Candidates, Command, Mutation, Record, RegistryError, View, item::etag, mutation::RecordWrite,
 };

@@ -11,8 +11,9 @@ use std::{
 use gateway_proto::{Address, ReplicaKey, ServiceName};
 
 use super::{
-    Answer, Candidates, Cause, Command, Decision, Limits, Mutation, OverrideId, RegistryError, Target, View,
-    decide::{decide, find, key_of},
+    Answer, Candidates, Command, Decision, Key, Limits, Mutation, Override, OverrideId, OverrideTarget,
+    RecordWrite, RegistryError, Target, View, Write,
+    decide::{block_of, decide, find, key_of},
 };
 
 /// The mutations of one transaction, in the order of their commands.
@@ -20,10 +21,15 @@ use super::{
 pub struct Group {
     mutations: Vec<Mutation>,
     written: HashSet<Place>,
-    /// Services of which a replica is written.
-    touched: HashSet<ServiceName>,
-    created: HashMap<ServiceName, usize>,
-    created_count: usize,
+    created: Created,
+}
+
+/// What the group's mutations add.
+#[derive(Debug, Default)]
+struct Created {
+    replicas: usize,
+    by_service: HashMap<ServiceName, usize>,
+    overrides: usize,
 }
 
 /// What became of a command that was offered to a group.
@@ -39,16 +45,27 @@ pub enum Step {
     Conflict,
 }
 
-/// What a command reads and may write.
+/// What a command reads or writes.
 #[derive(Debug, PartialEq, Eq, Hash)]
 enum Place {
     Replica(ReplicaKey),
     Address(ServiceName, Address),
-    /// Every replica of a service: whether one is the last ready one depends on all others.
+    /// A request that names itself, whatever it asks for.
+    Request(u128),
+    /// Any replica of a service: whether one is the last ready one depends on all others.
     Roster(ServiceName),
     /// All policies: each must fit those it inherits from, and those that inherit from it.
     Policies,
     Override(OverrideId),
+    /// Which registrations in a service are blocked.
+    Blocks(ServiceName),
+}
+
+/// What a command depends on, and what it may write, which an earlier one of the group must not have written.
+#[derive(Debug, Default)]
+struct Places {
+    read: Vec<Place>,
+    written: Vec<Place>,
 }
 
 impl Group {
@@ -62,7 +79,7 @@ impl Group {
         at: SystemTime,
     ) -> Step {
         let places = places(view, command, fresh);
-        if places.iter().any(|place| self.is_taken(place)) {
+        if places.read.iter().chain(&places.written).any(|place| self.written.contains(place)) {
             return Step::Conflict;
         }
         match decide(view, limits, command, fresh, at) {
@@ -70,7 +87,7 @@ impl Group {
             // The group may hold a removal that makes room.
             Err(RegistryError::QuotaExceeded { .. }) if !self.mutations.is_empty() => Step::Conflict,
             Err(error) => Step::Refused(error),
-            Ok(Decision::Commit(mutation)) => self.take(view, limits, places, mutation),
+            Ok(Decision::Commit(mutation)) => self.take(view, limits, places.written, mutation),
         }
     }
 
@@ -84,70 +101,129 @@ impl Group {
         self.mutations
     }
 
-    fn take(&mut self, view: &View, limits: &Limits, places: Vec<Place>, mutation: Mutation) -> Step {
-        let created = mutation.main.key.as_replica().filter(|_| mutation.main.cause == Cause::Registered);
-        if let Some(key) = created {
-            if !self.has_room(view, limits, &key.service) {
-                return Step::Conflict;
-            }
-            *self.created.entry(key.service.clone()).or_default() += 1;
-            self.created_count += 1;
+    fn take(&mut self, view: &View, limits: &Limits, written: Vec<Place>, mutation: Mutation) -> Step {
+        let has_room = self.has_room(view, limits, &mutation);
+        // Without anything before it, it was decided on what is there.
+        if !has_room && !self.mutations.is_empty() {
+            return Step::Conflict;
         }
-        let replicas = mutation.writes().filter_map(|write| write.key.as_replica());
-        self.touched.extend(replicas.map(|key| key.service.clone()));
-        self.written.extend(places);
+        self.created.count(&mutation);
+        for write in mutation.writes() {
+            match &write.key {
+                Key::Replica(key) => {
+                    self.written.insert(Place::Roster(key.service.clone()));
+                    self.written.insert(Place::Replica(key.clone()));
+                }
+                Key::Override(id) => {
+                    self.written.insert(Place::Override(id.clone()));
+                }
+                Key::Policy(_) => {}
+            }
+        }
+        self.written.extend(written);
         self.mutations.push(mutation);
         Step::Joined
     }
 
-    fn is_taken(&self, place: &Place) -> bool {
-        let of_roster = |service: &ServiceName| self.written.contains(&Place::Roster(service.clone()));
-        self.written.contains(place)
-            || match place {
-                Place::Roster(service) => self.touched.contains(service),
-                Place::Replica(key) => of_roster(&key.service),
-                Place::Address(service, _) => of_roster(service),
-                Place::Policies | Place::Override(_) => false,
-            }
-    }
-
-    /// Whether the quotas hold for one replica more than the group creates already.
-    fn has_room(&self, view: &View, limits: &Limits, service: &ServiceName) -> bool {
-        let pending = self.created.get(service).copied().unwrap_or(0);
-        let count = view.service(service).map_or(0, |entry| entry.replicas().len());
-        view.replica_count() + self.created_count < limits.replicas
-            && count + pending < limits.replicas_per_service
+    /// Whether the quotas hold for a mutation, beside what the group creates already.
+    fn has_room(&self, view: &View, limits: &Limits, mutation: &Mutation) -> bool {
+        let mut created = Created::default();
+        created.count(mutation);
+        let has_place = created.by_service.iter().all(|(service, count)| {
+            let pending = self.created.by_service.get(service).copied().unwrap_or(0);
+            let present = view.service(service).map_or(0, |entry| entry.replicas().len());
+            *count == 0 || present + pending + count <= limits.replicas_per_service
+        });
+        let replicas = view.replica_count() + self.created.replicas + created.replicas;
+        let overrides = view.overrides().len() + self.created.overrides + created.overrides;
+        has_place
+            && (created.replicas == 0 || replicas <= limits.replicas)
+            && (created.overrides == 0 || overrides <= Override::MAX)
     }
 }
 
-fn places(view: &View, command: &Command, fresh: &Candidates) -> Vec<Place> {
-    let (mut places, key) = match command {
+impl Created {
+    /// Counts what a mutation adds. One that takes another's place adds nothing.
+    fn count(&mut self, mutation: &Mutation) {
+        let is_removal =
+            |write: &RecordWrite| write.key.as_replica().is_some() && write.write == Write::Remove;
+        let takes_place = mutation.writes().any(is_removal);
+        for write in
+            mutation.writes().filter(|write| write.expected.is_none() && write.write != Write::Remove)
+        {
+            match &write.key {
+                Key::Replica(key) if !takes_place => {
+                    self.replicas += 1;
+                    *self.by_service.entry(key.service.clone()).or_default() += 1;
+                }
+                Key::Override(_) => self.overrides += 1,
+                Key::Replica(_) | Key::Policy(_) => {}
+            }
+        }
+    }
+}
+
+fn places(view: &View, command: &Command, fresh: &Candidates) -> Places {
+    let mut places = Places::default();
+    let key = match command {
         Command::Register(wish) => {
-            let key = key_of(view, wish, fresh);
-            (vec![Place::Address(wish.service.clone(), wish.address.clone())], Some(key))
+            places.read.push(Place::Blocks(wish.service.clone()));
+            places.written.push(Place::Address(wish.service.clone(), wish.address.clone()));
+            places.written.extend(wish.request.map(Place::Request));
+            Some(key_of(view, wish, fresh))
         }
-        Command::Deregister { target: target @ Target::Address(service, address), .. } => {
-            let key = find(view, target).map(|record| record.key.clone());
-            (vec![Place::Address(service.clone(), address.clone())], key)
+        Command::Deregister { target, block, .. } => {
+            let service = match target {
+                Target::Key(key) => &key.service,
+                Target::Address(service, address) => {
+                    places.written.push(Place::Address(service.clone(), address.clone()));
+                    service
+                }
+            };
+            places.written.extend(block.map(|_| Place::Blocks(service.clone())));
+            match target {
+                Target::Key(key) => Some(key.clone()),
+                Target::Address(..) => find(view, target).map(|record| record.key.clone()),
+            }
         }
-        Command::Drain(wish) => (vec![Place::Roster(wish.key.service.clone())], Some(wish.key.clone())),
-        Command::Deregister { target: Target::Key(key), .. }
-        | Command::ReportHealth { key, .. }
+        Command::Drain(wish) => {
+            // Its time is the policy's unless it names one.
+            places.read.extend([Place::Roster(wish.key.service.clone()), Place::Policies]);
+            Some(wish.key.clone())
+        }
+        Command::ReportHealth { key, .. }
         | Command::Expire { key, .. }
         | Command::Hold { key, .. }
         | Command::Recover { key, .. }
         | Command::Undrain { key, .. }
-        | Command::FinishDrain { key, .. } => (Vec::new(), Some(key.clone())),
-        Command::UpdatePolicy(_) | Command::DeletePolicy { .. } => (vec![Place::Policies], None),
-        Command::Override(wish) => (vec![Place::Override(wish.target.id())], None),
-        Command::EndOverride { id, .. } => (vec![Place::Override(id.clone())], None),
+        | Command::FinishDrain { key, .. } => Some(key.clone()),
+        Command::UpdatePolicy(_) | Command::DeletePolicy { .. } => {
+            places.written.push(Place::Policies);
+            None
+        }
+        Command::Override(wish) => {
+            // Its service, and its replica if it names one, must be there.
+            places.read.push(Place::Roster(wish.target.service.clone()));
+            places.written.push(Place::Override(wish.target.id()));
+            None
+        }
+        Command::EndOverride { id, .. } => {
+            let service = ServiceName::parse(OverrideTarget::service_in(id.as_str()));
+            places.written.extend(service.map(Place::Blocks).ok());
+            places.written.push(Place::Override(id.clone()));
+            None
+        }
     };
     if let Some(key) = key {
-        // Its present address is freed by a removal and by a move.
-        if let Some(record) = view.get(&key) {
-            places.push(Place::Address(key.service.clone(), record.address.clone()));
+        if let Command::Deregister { block: Some(_), .. } = command {
+            places.written.push(Place::Override(block_of(&key).id()));
         }
-        places.push(Place::Replica(key));
+        // Its present address is freed by a removal and by a move, and so is the request that registered it.
+        if let Some(record) = view.get(&key) {
+            places.written.push(Place::Address(key.service.clone(), record.address.clone()));
+            places.written.extend(record.request.as_deref().map(|mark| Place::Request(mark.id)));
+        }
+        places.written.push(Place::Replica(key));
     }
     places
 }

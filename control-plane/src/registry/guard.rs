@@ -6,13 +6,14 @@
 //! derived from its present records only, so that nothing ratchets up (Eureka's self-preservation does, across restarts).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
-use gateway_proto::{LeaseId, ReplicaKey, ServiceName, policy};
+use gateway_proto::{LeaseId, ReplicaId, ReplicaKey, ServiceName, policy};
 
-use super::{Aspect, Override, OverrideTarget, ServiceEntry, View};
+use super::{Aspect, OverrideTarget, Record, Revision, ServiceEntry, View};
 
 /// A lease that has lapsed, or is lapsed and held.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,18 +46,20 @@ pub struct Judgement {
 pub struct Guard {
     /// By service and lease: until when each counts.
     recent: HashMap<ServiceName, HashMap<LeaseId, Instant>>,
+    /// Since when each lease is held. On the monotonic clock, or a wall clock that is set would let them all go at once.
+    held: HashMap<LeaseId, Instant>,
 }
 
-/// The leases of one service.
+/// The leases of one service, those of replicas that drain aside: they are on their way out in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Leases {
     /// Lapsed by now: the suspects.
     lapsed: usize,
     /// Removed within the last time to live.
     recent: usize,
-    /// Not lapsed.
-    alive: usize,
-    /// Of these: registered since the first of the suspects was lost.
+    /// Not lapsed, and there when the first of the suspects was lost.
+    others: usize,
+    /// Of replicas that came since, and that data planes send requests to.
     newcomers: usize,
 }
 
@@ -75,6 +78,10 @@ impl Guard {
             ends.retain(|_, end| now < *end);
             !ends.is_empty()
         });
+        if !self.held.is_empty() {
+            let present: HashSet<LeaseId> = suspects.iter().map(|suspect| suspect.lease).collect();
+            self.held.retain(|lease, _| present.contains(lease));
+        }
         let mut by_service: HashMap<ServiceName, Vec<Suspect>> = HashMap::new();
         for suspect in suspects {
             by_service.entry(suspect.key.service.clone()).or_default().push(suspect);
@@ -96,71 +103,108 @@ impl Guard {
         now: Instant,
         wall: SystemTime,
     ) -> Judgement {
-        let leases = match view.service(&service) {
-            Some(entry) => self.count(&service, entry, &suspects),
-            None => Leases { lapsed: suspects.len(), recent: 0, alive: 0, newcomers: 0 },
-        };
-        let policy = view.policies().resolve(Some(&service)).guard;
-        let holds = !is_released(view, &service, wall) && holds(&policy, leases);
-        let (mut expire, mut hold) = (Vec::new(), Vec::new());
+        let entry = view.service(&service);
+        let (mut expire, mut doubtful) = (Vec::new(), Vec::new());
         for suspect in suspects {
-            let is_overdue = view
-                .get(&suspect.key)
-                .and_then(|record| record.lost)
-                .is_some_and(|lost| wall.duration_since(lost.since).unwrap_or_default() >= policy.hold_time);
-            if holds && !is_overdue { hold.push(suspect) } else { expire.push(suspect) }
+            match entry.and_then(|entry| entry.get(&suspect.key.replica)) {
+                Some(record) if is_kept_by(record, suspect.lease) && record.drain.is_none() => {
+                    doubtful.push((suspect, Arc::clone(record)));
+                }
+                // It guards nothing any more, or a replica that gets no requests in any case.
+                _ => expire.push(suspect),
+            }
         }
-        if !expire.is_empty() {
-            self.remember(&service, &expire, now);
+        let leases = self.count(&service, entry, &doubtful);
+        let policy = view.policies().resolve(Some(&service)).guard;
+        let holds = leases.are_held(&policy) && !is_released(view, &service, wall);
+        let mut hold = Vec::new();
+        for (suspect, record) in doubtful {
+            if holds && !self.is_overdue(&suspect, &record, policy.hold_time, now, wall) {
+                hold.push(suspect);
+            } else {
+                // Bounded by what a service may have: each is remembered once, for its own time to live.
+                let ends = self.recent.entry(service.clone()).or_default();
+                ends.insert(suspect.lease, now + suspect.ttl);
+                expire.push(suspect);
+            }
         }
         Judgement { service, expire, hold, expected: leases.expected() }
     }
 
-    fn count(&self, service: &ServiceName, entry: &ServiceEntry, suspects: &[Suspect]) -> Leases {
-        let leased = entry.replicas().filter(|record| record.lease.is_some());
-        let lost = suspects.iter().filter_map(|suspect| entry.get(&suspect.key.replica)?.lost);
-        let first_lost = lost.map(|lost| lost.revision).min();
-        let is_suspect = |id: &gateway_proto::ReplicaId| {
-            suspects.binary_search_by(|suspect| suspect.key.replica.cmp(id)).is_ok()
-        };
-        let (mut alive, mut newcomers) = (0, 0);
-        for record in leased.filter(|record| !is_suspect(&record.key.replica)) {
-            alive += 1;
-            newcomers += usize::from(first_lost.is_some_and(|lost| record.incarnation > lost));
+    fn count(
+        &self,
+        service: &ServiceName,
+        entry: Option<&ServiceEntry>,
+        suspects: &[(Suspect, Arc<Record>)],
+    ) -> Leases {
+        let first_lost =
+            suspects.iter().filter_map(|(_, record)| record.lost).map(|lost| lost.revision).min();
+        let is_suspect =
+            |id: &ReplicaId| suspects.binary_search_by(|(suspect, _)| suspect.key.replica.cmp(id)).is_ok();
+        let mut leases = Leases { lapsed: suspects.len(), recent: 0, others: 0, newcomers: 0 };
+        let peers = entry.into_iter().flat_map(ServiceEntry::replicas);
+        let peers = peers.filter(|record| record.lease.is_some() && record.drain.is_none());
+        for record in peers.filter(|record| !is_suspect(&record.key.replica)) {
+            if !is_newcomer(record, first_lost) {
+                leases.others += 1;
+            } else if record.is_ready() {
+                // One that is not ready has taken nobody's place yet.
+                leases.newcomers += 1;
+            }
         }
-        // One whose removal the store has not taken yet is among the suspects again.
-        let is_counted = |lease: &LeaseId| suspects.iter().any(|suspect| suspect.lease == *lease);
-        let recent = self.recent.get(service).map_or(0, |recent| match suspects.len() {
-            // Comparing each with each is for the few; many suspects hold the service in any case.
-            0..=64 => recent.keys().filter(|lease| !is_counted(lease)).count(),
-            _ => 0,
-        });
-        Leases { lapsed: suspects.len(), recent, alive, newcomers }
+        if let Some(recent) = self.recent.get(service) {
+            // One whose removal the store has not taken yet is among the suspects again.
+            let counted: HashSet<LeaseId> = suspects.iter().map(|(suspect, _)| suspect.lease).collect();
+            leases.recent = recent.keys().filter(|lease| !counted.contains(lease)).count();
+        }
+        leases
     }
 
-    fn remember(&mut self, service: &ServiceName, expired: &[Suspect], now: Instant) {
-        let ends = self.recent.entry(service.clone()).or_default();
-        // Bounded by what a service may have: each is remembered once, for its own time to live.
-        ends.extend(expired.iter().map(|suspect| (suspect.lease, now + suspect.ttl)));
+    /// Whether a suspect has been held for as long as any may be.
+    fn is_overdue(
+        &mut self,
+        suspect: &Suspect,
+        record: &Record,
+        hold_time: Duration,
+        now: Instant,
+        wall: SystemTime,
+    ) -> bool {
+        let Some(lost) = record.lost else { return false };
+        // What was lost before this process began, only the wall clock knows.
+        let known = || wall.duration_since(lost.since).ok().and_then(|since| now.checked_sub(since));
+        let held_since = *self.held.entry(suspect.lease).or_insert_with(|| known().unwrap_or(now));
+        now.saturating_duration_since(held_since) >= hold_time
     }
 }
 
 impl Leases {
     /// What there would be if nothing had lapsed and nobody had come in its place.
     fn expected(self) -> usize {
-        self.lapsed + self.recent + self.alive - self.newcomers
+        self.lapsed + self.recent + self.others
+    }
+
+    /// Whether so many lapses are not to be believed, and nobody has taken the place of enough of them.
+    fn are_held(self, policy: &policy::Guard) -> bool {
+        let gone = self.lapsed + self.recent;
+        let missing = gone.saturating_sub(self.newcomers);
+        policy.holds_lapsed(gone, self.expected()) && policy.holds(missing, self.expected())
     }
 }
 
-fn holds(policy: &policy::Guard, leases: Leases) -> bool {
-    let expected = leases.expected();
-    // When as many are there as may remain, others have taken the place of the lost ones.
-    let may_remain = (1.0 - policy.max_removal_ratio) * expected as f64;
-    policy.holds_lapsed(leases.lapsed + leases.recent, expected) && (leases.alive as f64) < may_remain
+fn is_kept_by(record: &Record, lease: LeaseId) -> bool {
+    record.lease.is_some_and(|terms| terms.id == lease)
+}
+
+/// Whether a replica came after the first of the suspects was lost. One that only registered anew did not.
+fn is_newcomer(record: &Record, first_lost: Option<Revision>) -> bool {
+    first_lost.is_some_and(|lost| record.first_incarnation > lost)
 }
 
 fn is_released(view: &View, service: &ServiceName, wall: SystemTime) -> bool {
     let target =
         OverrideTarget { aspect: Aspect::Guard, service: service.clone(), replica: None, node: None };
-    view.override_of(&target.id()).is_some_and(|entry: &std::sync::Arc<Override>| wall < entry.expires_at)
+    view.override_of(&target.id()).is_some_and(|entry| wall < entry.expires_at)
 }
+
+#[cfg(test)]
+mod tests;

@@ -104,6 +104,8 @@ pub enum Cause {
     },
     /// An override was set.
     Overridden,
+    /// Registrations of a replica that is not there were blocked, when somebody asked to remove it.
+    Blocked,
     /// An override ended.
     OverrideEnded {
         /// What ended.
@@ -207,6 +209,7 @@ impl Mutation {
                 }
                 (Item::Replica(record), _) => Answer::Replica(Arc::new(*record)),
                 (Item::Policy(policy), _) => Answer::Policy(Arc::new(*policy)),
+                (Item::Override(_), Cause::Blocked) => Answer::Deregistered { removed: false, revision },
                 (Item::Override(entry), _) => Answer::Overridden(Arc::new(*entry)),
             },
             (Write::Remove, Cause::Expired { .. }) => Answer::Expired { removed: true },
@@ -313,7 +316,7 @@ impl RecordWrite {
             Cause::PolicyDeleted { said } => {
                 (EventKind::PolicyDeleted, author(said), because("policy deleted", &said.reason))
             }
-            Cause::Overridden => {
+            Cause::Overridden | Cause::Blocked => {
                 let Some(entry) = self.about_override() else {
                     return (EventKind::OverrideSet, "", String::new());
                 };

@@ -63,8 +63,8 @@ pub enum OverrideKind {
     BreakerReset,
     /// The guard holds nothing.
     GuardReleased,
-    /// Neither the replica nor its address may register.
-    RegistrationBlocked(Address),
+    /// Neither the replica nor, if it had one then, its address may register.
+    RegistrationBlocked(Option<Address>),
 }
 
 /// Names an override: `aspect/service`, with `/replica` and `@node` where it is about one.
@@ -120,6 +120,11 @@ impl OverrideTarget {
         of_service.split('@').next().unwrap_or_default()
     }
 
+    /// What the ids of all blocked registrations of a service begin with.
+    pub(super) fn block_prefix(service: &ServiceName) -> String {
+        format!("{BLOCK}/{service}/")
+    }
+
     /// What names it.
     pub fn id(&self) -> OverrideId {
         let aspect = match self.aspect {
@@ -135,6 +140,10 @@ impl OverrideTarget {
 }
 
 impl Override {
+    /// Overrides at most. All that data planes hold are in the first part of a full snapshot, which must fit into one
+    /// message, of 4 MiB, however long their reasons are.
+    pub const MAX: usize = 2000;
+
     /// What names it.
     pub fn id(&self) -> OverrideId {
         self.target.id()
@@ -158,7 +167,8 @@ impl Override {
             OverrideKind::BreakerReset => (v1::OverrideKind::BreakerReset, String::new()),
             OverrideKind::GuardReleased => (v1::OverrideKind::GuardReleased, String::new()),
             OverrideKind::RegistrationBlocked(address) => {
-                (v1::OverrideKind::RegistrationBlocked, address.to_string())
+                let address = address.as_ref().map(Address::to_string).unwrap_or_default();
+                (v1::OverrideKind::RegistrationBlocked, address)
             }
         };
         let every = match self.target.aspect {
@@ -191,9 +201,13 @@ impl Override {
             v1::OverrideKind::BreakerClosed => Some((Aspect::Breaker, OverrideKind::BreakerClosed)),
             v1::OverrideKind::BreakerReset => Some((Aspect::BreakerReset, OverrideKind::BreakerReset)),
             v1::OverrideKind::GuardReleased => Some((Aspect::Guard, OverrideKind::GuardReleased)),
-            v1::OverrideKind::RegistrationBlocked => check
-                .take(Address::parse(&wire.address))
-                .map(|address| (Aspect::Registration, OverrideKind::RegistrationBlocked(address))),
+            v1::OverrideKind::RegistrationBlocked => {
+                let address = match wire.address.as_str() {
+                    "" => None,
+                    text => check.take(Address::parse(text)),
+                };
+                Some((Aspect::Registration, OverrideKind::RegistrationBlocked(address)))
+            }
             v1::OverrideKind::Unspecified => {
                 check.take(Err(Invalid::new("kind", "is no kind of an override")))
             }
@@ -281,7 +295,8 @@ mod tests {
             entry(Aspect::Breaker, OverrideKind::BreakerClosed, Some("r-1"), Some("dp-1")),
             entry(Aspect::BreakerReset, OverrideKind::BreakerReset, Some("r-1"), None),
             entry(Aspect::Guard, OverrideKind::GuardReleased, None, None),
-            entry(Aspect::Registration, OverrideKind::RegistrationBlocked(address), Some("r-1"), None),
+            entry(Aspect::Registration, OverrideKind::RegistrationBlocked(Some(address)), Some("r-1"), None),
+            entry(Aspect::Registration, OverrideKind::RegistrationBlocked(None), Some("r-1"), None),
         ] {
             assert_eq!(Override::from_wire(entry.to_wire()), Ok(entry));
         }

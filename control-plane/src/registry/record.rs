@@ -46,6 +46,8 @@ pub struct Record {
     pub request: Option<Box<RequestMark>>,
     /// Grows with every registration of this key, also across removal.
     pub incarnation: i64,
+    /// The incarnation with which it came, since it, or the lost replica whose address it took over, was last absent.
+    pub first_incarnation: i64,
     /// When this key was registered first since it was last absent.
     pub created_at: SystemTime,
     /// When anything of it changed last.
@@ -106,6 +108,17 @@ pub struct RequestMark {
     pub created: bool,
 }
 
+impl RequestMark {
+    /// For so long a repeated request is known as such.
+    const MEMORY: Duration = Duration::from_secs(600);
+
+    /// Whether a repetition at `now` is still known. A wall clock that goes back makes the request young again, which does
+    /// no harm.
+    pub fn is_fresh(&self, now: SystemTime) -> bool {
+        now.duration_since(self.at).unwrap_or_default() < Self::MEMORY
+    }
+}
+
 impl Record {
     /// A permanent, healthy replica of which nothing more is known, at revision and incarnation 1.
     pub fn plain(key: ReplicaKey, address: Address, at: SystemTime) -> Self {
@@ -125,6 +138,7 @@ impl Record {
             drain: None,
             request: None,
             incarnation: 1,
+            first_incarnation: 1,
             created_at: at,
             updated_at: at,
             revision: 1,

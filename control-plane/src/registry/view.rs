@@ -6,7 +6,7 @@ mod removed;
 mod service;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     ops::Bound,
     sync::Arc,
     time::SystemTime,
@@ -21,7 +21,8 @@ pub use self::{
     service::ServiceEntry,
 };
 use super::{
-    Item, Key, Override, OverrideId, Record, Revision, Scope, StoredPolicy, Write, mutation::RecordWrite,
+    Item, Key, Override, OverrideId, OverrideTarget, Record, RequestMark, Revision, Scope, StoredPolicy,
+    Write, mutation::RecordWrite,
 };
 
 /// Everything in the registry at one revision.
@@ -35,6 +36,8 @@ pub struct View {
     policies: Policies,
     overrides: BTreeMap<OverrideId, Arc<Override>>,
     removals: Removals,
+    /// Replicas by the request that registered them, if that named itself.
+    requests: HashMap<u128, ReplicaKey>,
     replicas_hash: ContentHash,
     /// Replicas that get no new requests or are lost: the few that somebody has to come back to.
     drains: BTreeSet<ReplicaKey>,
@@ -131,9 +134,27 @@ impl View {
         self.overrides.get(id)
     }
 
+    /// The overrides that keep replicas of a service, or their addresses, from registering.
+    pub(super) fn blocks(&self, service: &ServiceName) -> impl Iterator<Item = &Arc<Override>> {
+        let prefix = OverrideTarget::block_prefix(service);
+        let blocks = self.overrides.range::<str, _>((Bound::Excluded(&*prefix), Bound::Unbounded));
+        blocks.map(|(_, entry)| entry).take_while(move |entry| entry.id().as_str().starts_with(&prefix))
+    }
+
     /// What became of a replica that was removed a short while ago.
     pub fn removed(&self, key: &ReplicaKey) -> Option<&Removed> {
         self.removals.get(key)
+    }
+
+    /// The replica that this request registered, and nothing since.
+    pub(super) fn requested(&self, id: u128) -> Option<&Arc<Record>> {
+        let record = self.get(self.requests.get(&id)?)?;
+        record.request.as_deref().is_some_and(|mark| mark.id == id).then_some(record)
+    }
+
+    /// What became of the replica that this request had registered, if it was removed a short while ago.
+    pub(super) fn removed_after(&self, id: u128) -> Option<(&ReplicaKey, &Removed)> {
+        self.removals.of_request(id)
     }
 
     /// Replicas that are draining or drained.
@@ -242,6 +263,12 @@ impl View {
         let service = if is_new { ServiceStep::Appeared } else { ServiceStep::Stayed };
         let entry = self.services.entry(record.key.service.clone()).or_default();
         let before = entry.put(Arc::clone(&record));
+        if let Some(mark) = record.request.as_deref() {
+            self.requests.insert(mark.id, record.key.clone());
+        }
+        if let Some(old) = before.as_deref() {
+            self.forget_request(old, record.request.as_deref());
+        }
         note(&mut self.drains, &record.key, record.drain.is_some());
         note(&mut self.lost, &record.key, record.lost.is_some());
         self.replicas_hash.add_replica(&record.key, record.revision);
@@ -276,11 +303,12 @@ impl View {
     fn remove_replica(&mut self, key: &ReplicaKey, revision: Revision, removal: RemovalCause) -> Change {
         let mut service = ServiceStep::Stayed;
         let mut existed = false;
+        let mut gone = None;
         if let Some(entry) = self.services.get_mut(&key.service) {
             if let Some(old) = entry.remove(&key.replica, revision) {
                 existed = true;
                 self.replica_count -= 1;
-                self.replicas_hash.remove_replica(key, old.revision);
+                gone = Some(old);
                 note(&mut self.drains, key, false);
                 note(&mut self.lost, key, false);
             }
@@ -289,7 +317,24 @@ impl View {
                 service = ServiceStep::Vanished;
             }
         }
+        if let Some(old) = gone {
+            self.replicas_hash.remove_replica(key, old.revision);
+            self.forget_request(&old, None);
+        }
         Change::Replica(ReplicaChange { revision, key: key.clone(), record: None, existed, removal, service })
+    }
+}
+
+impl View {
+    /// Drops the way from a record's request to it, unless the next record, or another replica's, has the same request.
+    fn forget_request(&mut self, old: &Record, next: Option<&RequestMark>) {
+        let Some(mark) = old.request.as_deref().filter(|mark| next.is_none_or(|next| next.id != mark.id))
+        else {
+            return;
+        };
+        if self.requests.get(&mark.id) == Some(&old.key) {
+            self.requests.remove(&mark.id);
+        }
     }
 }
 

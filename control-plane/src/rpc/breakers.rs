@@ -196,24 +196,26 @@ impl Watch {
     }
 
     async fn tell_changes(&self, names: Vec<(RowName, bool)>) {
-        if names.is_empty() {
-            return;
-        }
+        let mut is_news = false;
         for names in names.chunks(AT_ONCE) {
             let rows: Vec<_> = self.edge.effects.observation.read(|_, matrix| {
                 names.iter().map(|(name, was_known)| (name, *was_known, matrix.row(name))).collect()
             });
             for (name, was_known, row) in rows {
-                match (row, was_known) {
-                    (Some(row), true) => self.send(v1::ChangeType::Modified, Some(row)).await,
-                    (Some(row), false) => self.send(v1::ChangeType::Added, Some(row)).await,
-                    (None, true) => self.send(v1::ChangeType::Deleted, Some(nameplate(name))).await,
+                let (change_type, breaker) = match (row, was_known) {
+                    (Some(row), true) => (v1::ChangeType::Modified, row),
+                    (Some(row), false) => (v1::ChangeType::Added, row),
+                    (None, true) => (v1::ChangeType::Deleted, nameplate(name)),
                     // It came and went.
-                    (None, false) => {}
-                }
+                    (None, false) => continue,
+                };
+                is_news = true;
+                self.send(change_type, Some(breaker)).await;
             }
         }
-        self.send(v1::ChangeType::Bookmark, None).await;
+        if is_news {
+            self.send(v1::ChangeType::Bookmark, None).await;
+        }
     }
 
     /// Waits for the reader to take it. That it has left shows elsewhere.

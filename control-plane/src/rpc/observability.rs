@@ -11,6 +11,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+#[cfg(test)]
+pub(super) use self::timeline::EVENTS;
 use super::{
     breakers::{self, Query},
     overrides,

@@ -34,6 +34,9 @@ struct StoredReplica {
     health_time: Option<Timestamp>,
     #[prost(string, tag = "7")]
     health_reason: String,
+    /// 0 in records of the first version: there it is the incarnation.
+    #[prost(int64, tag = "8")]
+    first_incarnation: i64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -91,6 +94,7 @@ fn encode_replica(record: &Record) -> Vec<u8> {
         request,
         health_time: Some(timestamp(record.health_since)),
         health_reason: record.health_reason.to_string(),
+        first_incarnation: record.first_incarnation,
     };
     stored.encode_to_vec()
 }
@@ -150,6 +154,10 @@ fn parse(wire: v1::Replica, stored: StoredReplica) -> Result<Record, Invalid> {
         drain,
         request: request.transpose()?,
         incarnation: wire.incarnation,
+        first_incarnation: match stored.first_incarnation {
+            0 => wire.incarnation,
+            first => first,
+        },
         created_at: time(wire.create_time),
         updated_at: time(wire.update_time),
         revision: wire.revision,
@@ -180,6 +188,7 @@ pub(super) mod tests {
             drain: None,
             request: None,
             incarnation: 3,
+            first_incarnation: 3,
             created_at: at,
             updated_at: at,
             revision: 9,

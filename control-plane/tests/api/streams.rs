@@ -10,7 +10,7 @@ use tokio::{
 
 use crate::{
     plane::{PATIENCE, Plane, request},
-    rest::send,
+    rest::{send, write},
 };
 
 /// A reader of events.
@@ -184,4 +184,48 @@ async fn replicas_are_watched_from_where_the_last_reader_was() {
         (&added["changeType"], &added["replica"]["replicaId"]),
         (&json!("CHANGE_TYPE_ADDED"), &json!("r-2"))
     );
+}
+
+#[tokio::test]
+async fn the_stream_of_a_drain_has_an_end_and_says_so() {
+    let plane = Plane::start().await;
+    register(&plane, "r-1", "10.0.0.1:80").await;
+    register(&plane, "r-2", "10.0.0.2:80").await;
+    let path = "/v1/services/orders/replicas/r-1";
+    let body = json!({"drainTimeout": "0s", "reason": "new version"});
+    let last = write(&plane, "POST", &format!("{path}:drain"), &body).await;
+    assert_eq!(last.status, 200, "{}", last.body);
+    assert_eq!(last.json()["replica"]["drain"]["author"], json!("127.0.0.1"));
+    // No data plane says that nothing is in flight, so it is over when its time is.
+    let mut reader = Events::open(&plane, &format!("{path}:watchDrain"), "").await;
+    let mut events = Vec::new();
+    while let Some(event) = reader.next().await {
+        let is_end = event.name.as_deref() == Some("end");
+        events.push(event);
+        if is_end {
+            break;
+        }
+    }
+    let (end, steps) = events.split_last().unwrap();
+    assert_eq!((end.name.as_deref(), &end.data), (Some("end"), &json!({})));
+    assert_eq!(steps.last().unwrap().data["replica"]["mode"], json!("REPLICA_MODE_DRAINED"));
+
+    let refused = send(&plane, "POST", "/v1/services/orders/replicas/r-2:drain", "", "").await;
+    assert_eq!(refused.problem(), (409, "LAST_READY_REPLICA".into(), String::new()));
+    let back = send(&plane, "POST", &format!("{path}:undrain"), "", "").await;
+    assert_eq!(back.json()["replica"]["mode"], json!("REPLICA_MODE_SERVING"));
+    let etag = back.header("etag").unwrap().to_owned();
+    assert_ne!(last.header("etag"), Some(etag.as_str()));
+    let stale = format!("if-match: {}", last.header("etag").unwrap());
+    assert_eq!(send(&plane, "POST", &format!("{path}:drain"), &stale, "").await.problem().0, 412);
+}
+
+#[tokio::test]
+async fn breakers_and_statistics_are_streamed() {
+    let plane = Plane::start().await;
+    let mut breakers = Events::open(&plane, "/v1/breakers?watch=1&perNode=true", "").await;
+    assert_eq!(breakers.next().await.unwrap().data["changeType"], json!("CHANGE_TYPE_BOOKMARK"));
+    let mut stats = Events::open(&plane, "/v1/stats:watch?interval=1s&perReplica=1", "").await;
+    let first = stats.next().await.unwrap();
+    assert_eq!((first.id, &first.data["stats"]), (None, &json!([])));
 }

@@ -1,9 +1,11 @@
-use gateway_proto::v1::{self, BreakerState, ChangeType};
+use gateway_proto::v1::{
+    self, BreakerState, ChangeType, observability_service_client::ObservabilityServiceClient,
+};
 use tokio::time::timeout;
-use tonic::Streaming;
+use tonic::{Streaming, transport::Endpoint};
 
 use crate::{
-    plane::{PATIENCE, Plane, eventually, explain},
+    plane::{PATIENCE, Plane, eventually, explain, request},
     reporter::{Reporter, plane_with, report, row},
 };
 
@@ -47,7 +49,7 @@ fn update(rows: Vec<v1::Breaker>) -> v1::ReportNodeStatusRequest {
 }
 
 async fn wait_for_rows(plane: &Plane, count: usize) {
-    let list = v1::ListBreakersRequest { per_node: true, ..Default::default() };
+    let list = v1::ListBreakersRequest { per_node: true, page_size: 1000, ..Default::default() };
     eventually(async || {
         let rows = plane.observability().list_breakers(list.clone()).await.unwrap().into_inner().breakers;
         (rows.len() == count).then_some(())
@@ -127,6 +129,59 @@ async fn a_slow_reader_is_told_the_latest_of_each_breaker_and_nothing_is_kept_fo
         }
     }
     assert!(told < 1000, "{told} of {CHANGES} changes were told one by one");
+}
+
+#[tokio::test]
+async fn a_reader_that_missed_too_much_forgets_what_it_knew_and_is_told_everything() {
+    let plane = Plane::start().await;
+    let ids: Vec<String> = (0..1000).map(|number| format!("r{number:04}")).collect();
+    for id in &ids {
+        let wish = request("orders", &format!("{id}.example:80"));
+        plane.register(v1::RegisterRequest { replica_id: id.clone(), permanent: true, ..wish }).await;
+    }
+    let full = |ids: &[String], state| {
+        let reason = "x".repeat(512);
+        let rows = ids.iter().map(|id| v1::Breaker { reason: reason.clone(), ..row(id, state) });
+        v1::ReportNodeStatusRequest { full: true, ..update(rows.collect()) }
+    };
+    let one = Reporter::connect(&plane, report("n1", &[])).await;
+    one.send(full(&ids, BreakerState::Closed)).await;
+    wait_for_rows(&plane, 1000).await;
+    // A connection of its own, on which little is under way at a time.
+    let endpoint = Endpoint::from_shared(format!("http://{}", plane.running.listen())).unwrap();
+    let endpoint = endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
+    let mut client = ObservabilityServiceClient::new(endpoint.connect().await.unwrap());
+    let stream = client.watch_breakers(v1::WatchBreakersRequest::default()).await.unwrap();
+    let mut watch = Watch(stream.into_inner());
+    assert_eq!(watch.batch().await.len(), 1000);
+    // What changes is some 300 kB a time, which nobody reads: it soon holds up the watch, and only that. Meanwhile more
+    // rows go than are remembered.
+    for _ in 0..25 {
+        for half in ids.chunks(500) {
+            one.send(full(half, BreakerState::Closed)).await;
+        }
+    }
+    one.send(full(&ids, BreakerState::Open)).await;
+    let list = v1::ListBreakersRequest { states: vec![BreakerState::Open.into()], ..Default::default() };
+    let open =
+        async || plane.observability().list_breakers(list.clone()).await.unwrap().into_inner().breakers.len();
+    eventually(async || (open().await > 0).then_some(())).await;
+
+    let mut was_reset = false;
+    let mut known = std::collections::BTreeMap::new();
+    while !was_reset || known.values().filter(|state| **state == BreakerState::Open).count() < 1000 {
+        for (change, row) in watch.batch().await {
+            match change {
+                ChangeType::Reset => {
+                    was_reset = true;
+                    known.clear();
+                }
+                ChangeType::Deleted => drop(known.remove(&row.replica_id)),
+                _ => drop(known.insert(row.replica_id.clone(), row.state())),
+            }
+        }
+    }
+    assert_eq!(known.len(), 1000);
 }
 
 #[tokio::test]

@@ -28,10 +28,10 @@ use std::{
 use gateway_proto::{Address, NodeId, ReplicaKey, ServiceName};
 
 use self::case::Case;
-pub use self::{held::HeldReplica, judgement::LetGo};
-pub(super) use self::{
-    held::{HeldEntry, HeldService},
-    judgement::Judgement,
+pub(super) use self::held::{HeldEntry, HeldService};
+pub use self::{
+    held::HeldReplica,
+    judgement::{Judgement, LetGo},
 };
 use super::{
     draft::Entry,

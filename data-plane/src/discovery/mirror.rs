@@ -26,11 +26,13 @@ pub struct Mirror {
 
 /// What a message did.
 #[derive(Debug)]
-pub(super) struct Outcome {
-    pub(super) received: Received,
+pub struct Outcome {
+    /// What became of it.
+    pub received: Received,
     /// Services that are routed otherwise than before.
-    pub(super) touched: BTreeSet<ServiceName>,
-    pub(super) judgement: Judgement,
+    pub touched: BTreeSet<ServiceName>,
+    /// What the guard decided.
+    pub judgement: Judgement,
 }
 
 impl Mirror {
@@ -87,8 +89,8 @@ impl Mirror {
         }
     }
 
-    /// Applies one message, wholly or not at all.
-    pub(super) fn receive(
+    /// Applies one message, wholly or not at all. To be called in the order in which messages come.
+    pub fn receive(
         &mut self,
         assembly: &mut Assembly,
         message: v1::StreamSnapshotsResponse,
@@ -109,13 +111,13 @@ impl Mirror {
     }
 
     /// Moves the wall clock on, or back, and yields the services on which overrides begin or cease to act by that.
-    pub(super) fn pass_time(&mut self, wall: SystemTime) -> BTreeSet<ServiceName> {
+    pub fn pass_time(&mut self, wall: SystemTime) -> BTreeSet<ServiceName> {
         let before = std::mem::replace(&mut self.wall, wall);
         self.snapshot.decided().turned_between(before, wall)
     }
 
     /// When the next override ends.
-    pub(super) fn next_end(&self) -> Option<SystemTime> {
+    pub fn next_end(&self) -> Option<SystemTime> {
         self.snapshot.decided().next_end(self.wall)
     }
 }

@@ -231,7 +231,7 @@ fn resolve_one(replica: &mut ReplicaSpec, acting: &[(&Arc<v1::OverrideEntry>, &E
         (effect.replica.is_some(), effect.node.is_some(), opens, entry.revision)
     });
     let resets = mine().filter(|(_, effect)| effect.verdict == Verdict::Reset);
-    let reset_revision = resets.map(|(entry, _)| entry.revision).max().unwrap_or(0);
+    let reset = resets.max_by_key(|(entry, _)| entry.revision).map(|(entry, _)| Arc::clone(entry));
     let forced = forced.map(|(entry, _, state)| Forced { state, entry: Arc::clone(entry) });
-    (replica.forced, replica.reset_revision) = (forced, reset_revision);
+    (replica.forced, replica.reset) = (forced, reset);
 }

@@ -46,7 +46,7 @@ pub(super) fn replica(wire: &v1::Replica) -> Result<ReplicaSpec, Refusal> {
                 .filter(is_valid)
                 .map(system_time),
             forced: None,
-            reset_revision: 0,
+            reset: None,
         })
     };
     read().map_err(|invalid| refuse(&format!("replica {:?}/{:?}", wire.service, wire.replica_id), &invalid))

@@ -93,47 +93,55 @@ pub(super) fn event(
     }
 }
 
-/// Whoever forced it, or the data plane, whose rules decided.
+/// Whoever had it forced or reset, or the data plane, whose rules decided.
 fn actor(node_id: &NodeId, transition: &Transition) -> String {
-    let by_force = transition.order.as_ref().filter(|_| transition.change.reason == Reason::Forced);
-    by_force.map_or_else(|| node_id.to_string(), |order| order.author.clone())
+    let is_ordered = matches!(transition.change.reason, Reason::Forced | Reason::Reset);
+    let author = transition.order.as_ref().filter(|_| is_ordered).map(|order| order.author.clone());
+    author.filter(|author| !author.is_empty()).unwrap_or_else(|| node_id.to_string())
 }
 
 /// One sentence for people: "breaker opened: consecutive_failures 5 >= 5: connect refused; next probe in 1.1s".
 pub(super) fn message(transition: &Transition) -> String {
-    let Change { to, reason, until, .. } = &transition.change;
-    let order = || transition.order.as_deref().map(said).unwrap_or_default();
-    match (to, until) {
-        (State::Open, Some(until)) => {
+    let Change { from, to, reason, until, .. } = &transition.change;
+    let order = || transition.order.as_deref();
+    let said = || order().map(said).unwrap_or_default();
+    match (reason, to, until) {
+        (Reason::Reset, ..) => {
+            let by = order().map(by).unwrap_or_default();
+            let still = if to.is_forced() { ", and it stays forced" } else { "" };
+            format!("breaker reset{by}: its counts are forgotten{still}")
+        }
+        (Reason::Released, ..) => {
+            let (was, next) = match from {
+                State::ForcedOpen => ("open", "half-open until probes succeed"),
+                _ => ("closed", "its rules go on with what was counted"),
+            };
+            format!("breaker no longer forced {was}{}; {next}", said())
+        }
+        (_, State::ForcedOpen, _) => format!("breaker forced open{}", said()),
+        (_, State::ForcedClosed, _) => format!("breaker forced closed{}", said()),
+        (_, State::Open, Some(until)) => {
             let wait = until.since(transition.at).as_secs_f64();
             format!("breaker opened: {reason}; next probe in {wait:.1}s")
         }
-        (State::ForcedOpen, _) if *reason == Reason::Forced => format!("breaker forced open{}", order()),
-        (State::ForcedClosed, _) if *reason == Reason::Forced => format!("breaker forced closed{}", order()),
-        (State::HalfOpen, _) if *reason == Reason::Released => {
-            format!("breaker no longer forced open{}; half-open until probes succeed", order())
-        }
-        (_, _) if *reason == Reason::Released => {
-            format!("breaker no longer forced closed{}; its rules go on with what was counted", order())
-        }
-        (State::ForcedOpen | State::ForcedClosed, _) => {
-            format!("{reason}: the breaker forgot its counts and stays forced")
-        }
-        (State::Open, None) => format!("breaker opened: {reason}"),
-        (State::HalfOpen, _) => format!("breaker half-open: {reason}"),
-        (State::Closed, _) => format!("breaker closed: {reason}"),
+        (_, State::Open, None) => format!("breaker opened: {reason}"),
+        (_, State::HalfOpen, _) => format!("breaker half-open: {reason}"),
+        (_, State::Closed, _) => format!("breaker closed: {reason}"),
     }
 }
 
 /// An operator's decision within a sentence: " by alice for 15m (bad deploy)", as far as it says.
 fn said(order: &v1::OverrideEntry) -> String {
-    let by = if order.author.is_empty() { String::new() } else { format!(" by {}", order.author) };
     let times = order.create_time.zip(order.expire_time);
     let ttl = times.and_then(|(from, to)| system_time(to).duration_since(system_time(from)).ok());
     let ttl = ttl.map(|ttl| Duration::from_secs(ttl.as_secs()));
     let ttl = ttl.map(|ttl| format!(" for {}", humantime::format_duration(ttl))).unwrap_or_default();
     let why = if order.reason.is_empty() { String::new() } else { format!(" ({})", order.reason) };
-    by + &ttl + &why
+    by(order) + &ttl + &why
+}
+
+fn by(order: &v1::OverrideEntry) -> String {
+    if order.author.is_empty() { String::new() } else { format!(" by {}", order.author) }
 }
 
 /// The numbers behind the sentence, for machines.

@@ -124,7 +124,7 @@ fn replica(number: u16) -> ReplicaSpec {
         revision: 1,
         drain_deadline: None,
         forced: None,
-        reset_revision: 0,
+        reset: None,
     }
 }
 

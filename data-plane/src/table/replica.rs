@@ -48,6 +48,8 @@ struct Memory {
     changed_at: Tick,
     trip: Option<Trip>,
     faults: VecDeque<(Tick, Fault)>,
+    /// The last order to reset that was obeyed, or that was there before this replica was.
+    reset: Option<Arc<v1::OverrideEntry>>,
 }
 
 /// The operator's decision behind a change, if it was one.
@@ -72,7 +74,9 @@ impl Replica {
         workers: usize,
         now: Tick,
     ) -> (Self, Obeyed) {
-        let memory = Memory { changed_at: now, trip: None, faults: VecDeque::new() };
+        // It has nothing yet that an order of before could reset.
+        let reset = spec.reset.clone();
+        let memory = Memory { changed_at: now, trip: None, faults: VecDeque::new(), reset };
         let replica = Self {
             key: ReplicaKey { service: service.clone(), replica: spec.id.clone() },
             spec: spec.clone(),
@@ -84,7 +88,6 @@ impl Replica {
                 memory: Mutex::new(memory),
             }),
         };
-        // It has nothing yet that an order of before could reset.
         let obeyed = [replica.follow_force(None, now), None];
         (replica, obeyed)
     }
@@ -101,9 +104,21 @@ impl Replica {
         learnt.is_draining.store(spec.mode != Mode::Serving, Relaxed);
         let next = Self { key: self.key.clone(), spec: spec.clone(), learnt: Arc::clone(learnt) };
         let forced = next.follow_force(self.spec.forced.as_ref(), now);
-        let is_to_reset = spec.reset_revision > self.spec.reset_revision;
-        let reset = is_to_reset.then(|| (learnt.breaker.reset(now), None));
+        let reset = next.follow_reset(now);
         (next, [forced, reset])
+    }
+
+    /// Obeys an order to reset that is newer than the last one.
+    fn follow_reset(&self, now: Tick) -> Option<(Change, Order)> {
+        let order = self.spec.reset.as_ref()?;
+        {
+            let mut memory = self.memory();
+            if memory.reset.as_ref().is_some_and(|last| !is_newer(order, last)) {
+                return None;
+            }
+            memory.reset = Some(Arc::clone(order));
+        }
+        Some((self.learnt.breaker.reset(now), Some(Arc::clone(order))))
     }
 
     /// Brings the breaker into the state that an operator has decided on, or out of it.
@@ -201,8 +216,8 @@ impl Replica {
         self.learnt.latencies.record(worker, latency);
     }
 
-    /// Whether somebody waits for its attempts to end, whatever this view of it says.
-    pub(super) fn is_draining(&self) -> bool {
+    /// Whether somebody waits for its attempts to end, whatever [`Replica::spec`] said when this was made.
+    pub fn is_draining(&self) -> bool {
         self.learnt.is_draining.load(Relaxed)
     }
 
@@ -232,4 +247,10 @@ impl Replica {
         // A panic elsewhere leaves plain values behind, which are as good as before.
         self.learnt.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether `order` was given after `last`. A registry that lost its store counts revisions anew, and time goes on.
+fn is_newer(order: &v1::OverrideEntry, last: &v1::OverrideEntry) -> bool {
+    let given_at = |entry: &v1::OverrideEntry| entry.create_time.map(|at| (at.seconds, at.nanos));
+    order.revision > last.revision || given_at(order) > given_at(last)
 }

@@ -40,8 +40,9 @@ pub struct ReplicaSpec {
     pub drain_deadline: Option<SystemTime>,
     /// What an operator decided against the rules of its breaker, while that is in force.
     pub forced: Option<Forced>,
-    /// Revision of the newest order to reset its breaker; 0 when there is none. Obeyed once for each larger one.
-    pub reset_revision: i64,
+    /// The newest order to reset its breaker, while there is one. Each is obeyed once, and one that is older than an
+    /// obeyed one never.
+    pub reset: Option<Arc<v1::OverrideEntry>>,
 }
 
 /// A breaker whose state an operator has decided.

@@ -2,6 +2,7 @@
 
 mod drains;
 mod orders;
+mod properties;
 mod tiers;
 
 use std::time::Duration;
@@ -29,7 +30,7 @@ fn replica(id: &str) -> ReplicaSpec {
         revision: 1,
         drain_deadline: None,
         forced: None,
-        reset_revision: 0,
+        reset: None,
     }
 }
 

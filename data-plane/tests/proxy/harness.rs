@@ -186,7 +186,7 @@ impl Gateway {
             revision: 1,
             drain_deadline: None,
             forced: None,
-            reset_revision: 0,
+            reset: None,
         });
         let name = ServiceName::parse("orders").unwrap();
         table.apply(&[ServiceSpec { name, policy, replicas: replicas.collect() }], &[], clock.now());

@@ -96,7 +96,7 @@ async fn a_gateway_that_is_its_own_replica_asks_itself_once() {
         revision: 1,
         drain_deadline: None,
         forced: None,
-        reset_revision: 0,
+        reset: None,
     };
     let orders = data_plane::table::ServiceSpec {
         name: "orders".parse().unwrap(),

@@ -179,9 +179,14 @@ fn forgotten(entry: &OverrideEntry, now: SystemTime) -> Option<Finding> {
 fn doubtful_policies(policies: &[Policy]) -> Vec<Finding> {
     let read = |policy: &Policy| Partial::parse(policy).ok();
     let star = policies.iter().find(|policy| policy.service == "*").and_then(read);
+    let of_all = doubt_about(&resolve(star.as_ref(), None));
     let doubtful = policies.iter().filter_map(|policy| {
         let own = read(policy).filter(|_| policy.service != "*");
         let doubt = doubt_about(&resolve(star.as_ref(), own.as_ref()))?;
+        // What a service has from "*" is told of "*".
+        if policy.service != "*" && Some(&doubt) == of_all.as_ref() {
+            return None;
+        }
         let typed = if policy.service == "*" { "'*'" } else { &policy.service };
         Some(
             Finding::warned("services/policy", format!("policy of {}: {doubt}", policy.service))
@@ -402,7 +407,11 @@ mod tests {
             ..Default::default()
         };
         let overview = Overview {
-            policies: vec![policy("*", request(5)), policy("orders", request(60))],
+            policies: vec![
+                policy("*", request(5)),
+                policy("orders", request(60)),
+                policy("payments", TimeoutPolicy::default()),
+            ],
             ..Default::default()
         };
         assert_eq!(

@@ -8,6 +8,7 @@ use gateway_proto::{
     v1::{Breaker, BreakerState, ListBreakersResponse},
 };
 
+use super::overrides::override_terms;
 use crate::{
     age::{self, NONE},
     control::{Control, Scope},
@@ -61,7 +62,8 @@ struct View {
 
 fn table<'a>(breakers: impl Iterator<Item = &'a Breaker>, now: SystemTime, view: View) -> Table {
     let nodes = if view.per_node { "NODE" } else { "NODES" };
-    let mut headings = vec!["SERVICE", "REPLICA", "STATE", nodes, "SINCE", "RETRY", "WHY", "TRIPS"];
+    let mut headings =
+        vec!["SERVICE", "REPLICA", "STATE", nodes, "SINCE", "RETRY", "WHY", "TRIPS", "OVERRIDE"];
     if view.wide {
         headings.extend(["ADDRESS", "WINDOW", "ATTEMPTS", "LAST ERROR"]);
     }
@@ -81,6 +83,11 @@ fn table<'a>(breakers: impl Iterator<Item = &'a Breaker>, now: SystemTime, view:
             retry(breaker, now).into(),
             why(breaker).into(),
             breaker.trip_count.to_string().into(),
+            breaker
+                .active_override
+                .as_ref()
+                .map_or_else(|| NONE.to_owned(), |o| override_terms(o, now))
+                .into(),
         ];
         if view.wide {
             row.extend([
@@ -141,6 +148,7 @@ fn why(breaker: &Breaker) -> String {
         BreakerState::HalfOpen if breaker.probe_success_target > 0 => {
             format!("probing, {} of {} passed", breaker.probe_success_count, breaker.probe_success_target)
         }
+        BreakerState::ForcedOpen | BreakerState::ForcedClosed => "an operator's word".into(),
         BreakerState::Open | BreakerState::HalfOpen if !breaker.reason.is_empty() => breaker.reason.clone(),
         _ => NONE.into(),
     }
@@ -175,7 +183,7 @@ fn notes(response: &ListBreakersResponse, all: bool) -> Vec<String> {
 mod tests {
     use std::time::Duration;
 
-    use gateway_proto::time::timestamp;
+    use gateway_proto::{time::timestamp, v1::OverrideEntry};
 
     use super::*;
 
@@ -211,18 +219,26 @@ mod tests {
 
     #[test]
     fn a_row_says_since_when_until_when_and_why() {
+        let forced = OverrideEntry {
+            author: "ana".into(),
+            reason: "bad deploy".into(),
+            expire_time: Some(timestamp(now() + Duration::from_secs(660))),
+            ..Default::default()
+        };
         let breakers = [
             breaker("r-c0fe", BreakerState::Open),
             breaker("r-91xq", BreakerState::HalfOpen),
             breaker("r-7f3k", BreakerState::Closed),
+            Breaker { active_override: Some(forced), ..breaker("r-d4e5", BreakerState::ForcedOpen) },
         ];
         assert_eq!(
             plain(&breakers, View { per_node: false, wide: false }),
             "\
-SERVICE   REPLICA   STATE       NODES   SINCE   RETRY   WHY                                            TRIPS
-orders    r-c0fe    OPEN        1/2     16s     4s      consecutive_failures 5 >= 5: connect refused   3
-orders    r-91xq    half-open   1/2     16s     -       probing, 1 of 2 passed                         3
-orders    r-7f3k    closed      1/2     16s     -       -                                              3
+SERVICE   REPLICA   STATE         NODES   SINCE   RETRY   WHY                                            TRIPS   OVERRIDE
+orders    r-c0fe    OPEN          1/2     16s     4s      consecutive_failures 5 >= 5: connect refused   3       -
+orders    r-91xq    half-open     1/2     16s     -       probing, 1 of 2 passed                         3       -
+orders    r-7f3k    closed        1/2     16s     -       -                                              3       -
+orders    r-d4e5    FORCED-OPEN   1/2     16s     -       an operator's word                             3       ana, 11m left: \"bad deploy\"
 "
         );
     }
@@ -235,8 +251,8 @@ orders    r-7f3k    closed      1/2     16s     -       -                       
         assert_eq!(
             plain(&[open], View { per_node: true, wide: true }),
             "\
-SERVICE   REPLICA   STATE   NODE   SINCE   RETRY   WHY                                     TRIPS   ADDRESS          WINDOW              ATTEMPTS          LAST ERROR
-orders    r-1       OPEN    dp-1   16s     4s      failure_ratio 0.62 >= 0.50 (31 of 50)   3       10.0.0.13:8080   50 req, 31 failed   1204, 44 failed   connect refused
+SERVICE   REPLICA   STATE   NODE   SINCE   RETRY   WHY                                     TRIPS   OVERRIDE   ADDRESS          WINDOW              ATTEMPTS          LAST ERROR
+orders    r-1       OPEN    dp-1   16s     4s      failure_ratio 0.62 >= 0.50 (31 of 50)   3       -          10.0.0.13:8080   50 req, 31 failed   1204, 44 failed   connect refused
 "
         );
     }

@@ -32,7 +32,8 @@ pub(super) async fn run(control: &Control, output: &Output) -> Result<(), Error>
 }
 
 fn table(response: &ListNodesResponse, now: SystemTime) -> Table {
-    let headings = ["NODE", "STATE", "REVISION", "OPEN BREAKERS", "REPORTED", "CONNECTED", "VERSION", "FROM"];
+    let headings =
+        ["NODE", "STATE", "REVISION", "OPEN BREAKERS", "HELD", "REPORTED", "CONNECTED", "VERSION", "FROM"];
     let mut table = Table::new(headings);
     for node in &response.nodes {
         table.push(vec![
@@ -40,6 +41,7 @@ fn table(response: &ListNodesResponse, now: SystemTime) -> Table {
             state_cell(node.state()),
             format!("{}/{}", node.acked_revision, response.revision).into(),
             node.open_breaker_count.to_string().into(),
+            held(node),
             age::since(now, node.last_report_time).into(),
             age::since(now, node.connect_time).into(),
             if node.version.is_empty() { NONE } else { &node.version }.into(),
@@ -47,6 +49,14 @@ fn table(response: &ListNodesResponse, now: SystemTime) -> Table {
         ]);
     }
     table
+}
+
+/// Replicas that the registry no longer has and the data plane's guard against mass removal holds.
+fn held(node: &Node) -> Cell {
+    match node.held_replica_count {
+        0 => "0".into(),
+        count => Cell::styled(&count.to_string(), CAUTION),
+    }
 }
 
 fn state_cell(state: NodeState) -> Cell {
@@ -95,15 +105,15 @@ mod tests {
         let nack = Nack { reason: "INVALID_RESOURCE".into(), message: "orders/r-1: no port".into() };
         let nodes = vec![
             node("dp-1", NodeState::Synced, 12),
-            Node { nack: Some(nack), ..node("dp-2", NodeState::Nacked, 11) },
+            Node { nack: Some(nack), held_replica_count: 4, ..node("dp-2", NodeState::Nacked, 11) },
         ];
         let response = ListNodesResponse { nodes, revision: 12, ..Default::default() };
         assert_eq!(
             anstream::adapter::strip_str(&table(&response, now).to_string()).to_string(),
             "\
-NODE   STATE    REVISION   OPEN BREAKERS   REPORTED   CONNECTED   VERSION   FROM
-dp-1   synced   12/12      0               1s         1m          0.1.0     127.0.0.1:5123
-dp-2   NACKED   11/12      0               1s         1m          0.1.0     127.0.0.1:5123
+NODE   STATE    REVISION   OPEN BREAKERS   HELD   REPORTED   CONNECTED   VERSION   FROM
+dp-1   synced   12/12      0               0      1s         1m          0.1.0     127.0.0.1:5123
+dp-2   NACKED   11/12      0               4      1s         1m          0.1.0     127.0.0.1:5123
 "
         );
         assert_eq!(

@@ -1,20 +1,17 @@
 //! `gwctl get replicas`: one row a replica, with its lease and its breaker merged over all data planes.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashMap, time::SystemTime};
 
 use gateway_proto::{
-    Health, ServiceName,
-    time::system_time,
+    Health, Mode, ServiceName,
+    time::{non_negative, system_time},
     v1::{Breaker, BreakerState, Replica},
 };
 
-use super::{alarm, state_cell};
+use super::{alarm, attempts, state_cell};
 use crate::{
     age::{self, NONE},
-    control::{Control, Scope},
+    control::{Control, Query, Scope},
     error::Error,
     output::{Format, Output},
     table::{ALARM, CAUTION, Cell, GOOD, Table},
@@ -22,10 +19,11 @@ use crate::{
 
 pub(super) async fn run(
     service: Option<&ServiceName>,
+    query: &Query,
     control: &Control,
     output: &Output,
 ) -> Result<(), Error> {
-    let response = control.replicas(service).await?;
+    let response = control.replicas_of(service, query).await?;
     match output.format {
         Format::Json => output.message(&response),
         Format::Name => output.data(
@@ -33,7 +31,10 @@ pub(super) async fn run(
         ),
         Format::Table | Format::Wide => {
             if response.replicas.is_empty() {
-                output.note("no replica is registered yet: gwctl register SERVICE HOST:PORT");
+                output.note(match query.filter.as_str() {
+                    "" => "no replica is registered yet: gwctl register SERVICE HOST:PORT",
+                    _ => "no replica passes the filter",
+                });
                 return Ok(());
             }
             let breakers = control.breakers(&Scope::from(service), false).await?.breakers;
@@ -52,12 +53,13 @@ struct View {
 }
 
 fn table(replicas: &[Replica], breakers: &[Breaker], now: SystemTime, view: View) -> Table {
-    let mut headings = vec!["REPLICA", "ADDRESS", "HEALTH", "BREAKER", "LEASE", "WEIGHT", "AGE"];
+    let mut headings =
+        vec!["REPLICA", "ADDRESS", "HEALTH", "MODE", "BREAKER", "LEASE", "INFLIGHT", "WEIGHT", "AGE"];
     if view.with_service {
         headings.insert(0, "SERVICE");
     }
     if view.wide {
-        headings.extend(["INCARNATION", "VERSION", "LABELS"]);
+        headings.extend(["PRIORITY", "INCARNATION", "ATTEMPTS", "ZONE", "VERSION", "LABELS"]);
     }
     let breakers: HashMap<_, _> =
         breakers.iter().map(|b| ((b.service.as_str(), b.replica_id.as_str()), b)).collect();
@@ -68,8 +70,10 @@ fn table(replicas: &[Replica], breakers: &[Breaker], now: SystemTime, view: View
             (&replica.replica_id).into(),
             replica.endpoint.as_ref().map_or(NONE, |endpoint| &endpoint.address).into(),
             health_cell(replica.health),
+            mode_cell(replica, now),
             breaker.map_or_else(|| NONE.into(), |breaker| breaker_cell(breaker, now)),
             lease(replica, now).into(),
+            breaker.map_or_else(|| NONE.to_owned(), |breaker| breaker.inflight_count.to_string()).into(),
             replica.weight.to_string().into(),
             age::since(now, replica.create_time).into(),
         ];
@@ -77,8 +81,14 @@ fn table(replicas: &[Replica], breakers: &[Breaker], now: SystemTime, view: View
             row.insert(0, (&replica.service).into());
         }
         if view.wide {
-            row.extend([replica.incarnation.to_string().into(), or_none(&replica.version).into()]);
-            row.push(or_none(&labels(replica)).into());
+            row.extend([
+                replica.priority.to_string().into(),
+                replica.incarnation.to_string().into(),
+                breaker.map_or_else(|| NONE.to_owned(), attempts).into(),
+                or_none(replica.locality.as_ref().map_or("", |locality| &locality.zone)).into(),
+                or_none(&replica.version).into(),
+                or_none(&labels(replica)).into(),
+            ]);
         }
         table.push(row);
     }
@@ -95,7 +105,31 @@ fn breaker_cell(breaker: &Breaker, now: SystemTime) -> Cell {
             &format!("half-open {}/{}", breaker.probe_success_count, breaker.probe_success_target),
             alarm(breaker.state()),
         ),
+        BreakerState::ForcedOpen | BreakerState::ForcedClosed => {
+            let forced =
+                if breaker.state() == BreakerState::ForcedOpen { "FORCED-OPEN" } else { "forced-closed" };
+            let left = breaker.active_override.as_ref().map(|entry| age::until(now, entry.expire_time));
+            let left = left.map_or_else(String::new, |left| format!(", {left} left"));
+            Cell::styled(&format!("{forced}{left}"), alarm(breaker.state()))
+        }
         _ => state_cell(breaker.state()),
+    }
+}
+
+/// `draining, 27s left`: only what serves is written without attention.
+fn mode_cell(replica: &Replica, now: SystemTime) -> Cell {
+    match Mode::parse(replica.mode) {
+        Ok(Mode::Serving) => "serving".into(),
+        Ok(Mode::Draining) => {
+            let deadline = replica.drain.as_ref().and_then(|drain| drain.deadline_time);
+            let left = deadline.map_or_else(String::new, |at| match age::until(now, Some(at)).as_str() {
+                "now" => ", overdue".to_owned(),
+                left => format!(", {left} left"),
+            });
+            Cell::styled(&format!("draining{left}"), CAUTION)
+        }
+        Ok(Mode::Drained) => Cell::styled("drained", CAUTION),
+        Err(_) => NONE.into(),
     }
 }
 
@@ -119,7 +153,7 @@ fn lease(replica: &Replica, now: SystemTime) -> String {
     if lease.permanent {
         return "permanent".into();
     }
-    let ttl = lease.ttl.and_then(|ttl| Duration::try_from(ttl).ok());
+    let ttl = lease.ttl.and_then(non_negative);
     let ttl = ttl.map_or_else(|| NONE.to_owned(), age::short);
     match lease.expire_time {
         Some(at) => {
@@ -143,9 +177,11 @@ fn or_none(text: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use gateway_proto::{
         time::{duration, timestamp},
-        v1::{Endpoint, HealthStatus, Lease},
+        v1::{Drain, Endpoint, HealthStatus, Lease, Locality, OverrideEntry, ReplicaMode},
     };
 
     use super::*;
@@ -189,43 +225,61 @@ mod tests {
     }
 
     #[test]
-    fn a_row_shows_health_breaker_and_what_is_left_of_the_lease() {
+    fn a_row_shows_health_mode_breaker_and_what_is_left_of_the_lease() {
+        let draining = |mode: ReplicaMode, deadline| Replica {
+            mode: mode.into(),
+            drain: Some(Drain { deadline_time: Some(timestamp(deadline)), ..Default::default() }),
+            ..replica("r-5", HealthStatus::Healthy, leased(9))
+        };
         let replicas = [
             replica("r-1", HealthStatus::Healthy, leased(22)),
             replica("r-2", HealthStatus::Degraded, Lease { permanent: true, ..Default::default() }),
             replica("r-3", HealthStatus::Unhealthy, leased(0)),
-            replica("r-4", HealthStatus::Starting, leased(5)),
+            replica("r-4", HealthStatus::Lost, leased(0)),
+            draining(ReplicaMode::Draining, now() + Duration::from_secs(27)),
+            draining(ReplicaMode::Draining, now() - Duration::from_secs(1)),
+            draining(ReplicaMode::Drained, now()),
         ];
+        let expire_time = Some(timestamp(now() + Duration::from_secs(660)));
         let breakers = [
-            breaker("r-1", BreakerState::Closed),
+            Breaker { inflight_count: 3, ..breaker("r-1", BreakerState::Closed) },
             breaker("r-2", BreakerState::HalfOpen),
             breaker("r-3", BreakerState::Open),
+            Breaker {
+                active_override: Some(OverrideEntry { expire_time, ..Default::default() }),
+                ..breaker("r-5", BreakerState::ForcedOpen)
+            },
         ];
         let table = table(&replicas, &breakers, now(), View { with_service: false, wide: false });
         assert_eq!(
             anstream::adapter::strip_str(&table.to_string()).to_string(),
             "\
-REPLICA   ADDRESS          HEALTH      BREAKER          LEASE       WEIGHT   AGE
-r-1       10.0.0.11:8080   healthy     closed           22s/30s     100      1m
-r-2       10.0.0.11:8080   degraded    half-open 1/2    permanent   100      1m
-r-3       10.0.0.11:8080   UNHEALTHY   OPEN, retry 4s   0s/30s      100      1m
-r-4       10.0.0.11:8080   starting    -                5s/30s      100      1m
+REPLICA   ADDRESS          HEALTH      MODE                 BREAKER                 LEASE       INFLIGHT   WEIGHT   AGE
+r-1       10.0.0.11:8080   healthy     serving              closed                  22s/30s     3          100      1m
+r-2       10.0.0.11:8080   degraded    serving              half-open 1/2           permanent   0          100      1m
+r-3       10.0.0.11:8080   UNHEALTHY   serving              OPEN, retry 4s          0s/30s      0          100      1m
+r-4       10.0.0.11:8080   LOST        serving              -                       0s/30s      -          100      1m
+r-5       10.0.0.11:8080   healthy     draining, 27s left   FORCED-OPEN, 11m left   9s/30s      0          100      1m
+r-5       10.0.0.11:8080   healthy     draining, overdue    FORCED-OPEN, 11m left   9s/30s      0          100      1m
+r-5       10.0.0.11:8080   healthy     drained              FORCED-OPEN, 11m left   9s/30s      0          100      1m
 "
         );
     }
 
     #[test]
     fn all_services_and_wide_add_columns_and_labels_cannot_act_on_the_terminal() {
-        let mut replica = replica("r-1", HealthStatus::Healthy, leased(22));
+        let mut replica = replica("r-1", HealthStatus::Starting, leased(22));
         replica.labels = [("team", "web"), ("env", "\x1b[31mprod")]
             .map(|(key, value)| (key.to_owned(), value.to_owned()))
             .into();
-        let table = table(&[replica], &[], now(), View { with_service: true, wide: true });
+        replica.locality = Some(Locality { region: "eu".into(), zone: "eu-1a".into() });
+        let breaker = Breaker { attempt_count: 44, failure_count: 2, ..breaker("r-1", BreakerState::Closed) };
+        let table = table(&[replica], &[breaker], now(), View { with_service: true, wide: true });
         assert_eq!(
             anstream::adapter::strip_str(&table.to_string()).to_string(),
             "\
-SERVICE   REPLICA   ADDRESS          HEALTH    BREAKER   LEASE     WEIGHT   AGE   INCARNATION   VERSION   LABELS
-orders    r-1       10.0.0.11:8080   healthy   -         22s/30s   100      1m    3             -         env=\\u{1b}[31mprod team=web
+SERVICE   REPLICA   ADDRESS          HEALTH     MODE      BREAKER   LEASE     INFLIGHT   WEIGHT   AGE   PRIORITY   INCARNATION   ATTEMPTS       ZONE    VERSION   LABELS
+orders    r-1       10.0.0.11:8080   starting   serving   closed    22s/30s   0          100      1m    0          3             44, 2 failed   eu-1a   -         env=\\u{1b}[31mprod team=web
 "
         );
     }

@@ -2,18 +2,19 @@
 
 use std::time::SystemTime;
 
+use anstyle::Style;
 use gateway_proto::v1::Service;
 
 use crate::{
     age::{self, NONE},
-    control::Control,
+    control::{Control, Query},
     error::Error,
     output::{Format, Output},
     table::{ALARM, CAUTION, Cell, GOOD, Table},
 };
 
-pub(super) async fn run(control: &Control, output: &Output) -> Result<(), Error> {
-    let response = control.services().await?;
+pub(super) async fn run(query: &Query, control: &Control, output: &Output) -> Result<(), Error> {
+    let response = control.services_of(query).await?;
     match output.format {
         Format::Json => output.message(&response),
         Format::Name => {
@@ -21,7 +22,10 @@ pub(super) async fn run(control: &Control, output: &Output) -> Result<(), Error>
         }
         Format::Table | Format::Wide => {
             if response.services.is_empty() {
-                output.note("no service is registered yet: gwctl register SERVICE HOST:PORT");
+                output.note(match query.filter.as_str() {
+                    "" => "no service is registered yet: gwctl register SERVICE HOST:PORT",
+                    _ => "no service passes the filter",
+                });
             }
             let table = table(&response.services, SystemTime::now(), output.is_wide());
             output.data(table.with_headings(output.headings))
@@ -30,7 +34,7 @@ pub(super) async fn run(control: &Control, output: &Output) -> Result<(), Error>
 }
 
 fn table(services: &[Service], now: SystemTime, wide: bool) -> Table {
-    let mut headings = vec!["NAME", "READY", "BREAKERS", "AGE"];
+    let mut headings = vec!["NAME", "READY", "BREAKERS", "DRAINING", "LOST", "AGE"];
     if wide {
         headings.push("REVISION");
     }
@@ -40,6 +44,8 @@ fn table(services: &[Service], now: SystemTime, wide: bool) -> Table {
             Cell::from(&service.service),
             ready(service),
             breakers(service),
+            attention(service.draining_replica_count, CAUTION),
+            attention(service.lost_replica_count, ALARM),
             age::since(now, service.create_time).into(),
         ];
         if wide {
@@ -58,6 +64,11 @@ fn ready(service: &Service) -> Cell {
         _ => GOOD,
     };
     Cell::styled(&format!("{ready}/{all}"), style)
+}
+
+/// A count that is none as a rule.
+fn attention(count: i32, style: Style) -> Cell {
+    if count == 0 { NONE.into() } else { Cell::styled(&count.to_string(), style) }
 }
 
 fn breakers(service: &Service) -> Cell {
@@ -88,16 +99,22 @@ mod tests {
             revision: 7,
             ..Default::default()
         };
-        let services = [service("client-service", 3, 3, 0), service("orders", 0, 2, 1)];
+        let services = [
+            service("client-service", 3, 3, 0),
+            Service { draining_replica_count: 1, lost_replica_count: 2, ..service("orders", 0, 2, 1) },
+        ];
         let plain = |wide| anstream::adapter::strip_str(&table(&services, now, wide).to_string()).to_string();
         assert_eq!(
             plain(false),
             "\
-NAME             READY   BREAKERS       AGE
-client-service   3/3     all closed     2h
-orders           0/2     1 NOT CLOSED   2h
+NAME             READY   BREAKERS       DRAINING   LOST   AGE
+client-service   3/3     all closed     -          -      2h
+orders           0/2     1 NOT CLOSED   1          2      2h
 "
         );
-        assert!(plain(true).starts_with("NAME             READY   BREAKERS       AGE   REVISION\n"));
+        assert!(
+            plain(true)
+                .starts_with("NAME             READY   BREAKERS       DRAINING   LOST   AGE   REVISION\n")
+        );
     }
 }

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use gateway_proto::{
-    Address, ReplicaKey,
-    time::duration,
+    Address, ReplicaKey, reason,
+    time::{duration, non_negative},
     v1::{
         DeregisterRequest, Endpoint, HeartbeatRequest, RegisterRequest, RegisterResponse,
         registry_service_client::RegistryServiceClient,
@@ -15,6 +15,7 @@ use gateway_proto::{
 use gateway_runtime::Shutdown;
 use rand::Rng as _;
 use tonic::{Code, Status, transport::Channel};
+use tonic_types::StatusExt as _;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
@@ -31,8 +32,8 @@ pub(crate) struct Registration {
 /// Why a lease is not renewed any more.
 #[derive(Debug, PartialEq, Eq)]
 enum Lost {
-    /// It has lapsed: register anew.
-    Lapsed,
+    /// It has lapsed, or an operator removed the replica: register anew.
+    Gone,
     /// Another process has registered this replica: it is no longer ours.
     Superseded,
 }
@@ -55,7 +56,7 @@ impl Registration {
                 () = shutdown.begun() => return self.deregister(&mut client, granted.lease_id).await,
             };
             match lost {
-                Lost::Lapsed => tracing::warn!(replica = %self.key, "the lease has lapsed; registering anew"),
+                Lost::Gone => tracing::warn!(replica = %self.key, "the lease is gone; registering anew"),
                 Lost::Superseded => {
                     tracing::warn!(replica = %self.key, "another process has registered this replica");
                     return;
@@ -93,10 +94,7 @@ impl Registration {
 
     /// Renews until the lease is lost. A call that fails is tried again at once, with jitter: the lease still runs.
     async fn renew(&self, client: &mut RegistryServiceClient<Channel>, granted: &RegisterResponse) -> Lost {
-        let interval = granted
-            .heartbeat_interval
-            .and_then(|interval| Duration::try_from(interval).ok())
-            .unwrap_or(self.ttl / 3);
+        let interval = granted.heartbeat_interval.and_then(non_negative).unwrap_or(self.ttl / 3);
         let request = HeartbeatRequest {
             service: self.key.service.to_string(),
             replica_id: self.key.replica.to_string(),
@@ -112,8 +110,8 @@ impl Registration {
                     tokio::time::sleep(interval).await;
                     continue;
                 }
-                Err(status) if status.code() == Code::NotFound => return Lost::Lapsed,
-                Err(status) if status.code() == Code::FailedPrecondition => return Lost::Superseded,
+                Err(status) if is_because_of(&status, &[reason::LEASE_MISMATCH]) => return Lost::Superseded,
+                Err(status) if is_because_of(&status, &LEASE_IS_GONE) => return Lost::Gone,
                 Err(status) => tracing::debug!(replica = %self.key, "not renewed: {}", status.message()),
             }
             wait_jittered(pause).await;
@@ -144,7 +142,16 @@ async fn within<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>
     }
 }
 
-/// Refusals that trying again cannot change. An address that is taken may be free once another's lease has lapsed.
+/// Reasons to register anew.
+const LEASE_IS_GONE: [&str; 3] = [reason::LEASE_EXPIRED, reason::REPLICA_REMOVED, reason::REPLICA_NOT_FOUND];
+
+fn is_because_of(status: &Status, reasons: &[&str]) -> bool {
+    let details = status.get_error_details();
+    details.error_info().is_some_and(|info| reasons.contains(&info.reason.as_str()))
+}
+
+/// Refusals that trying again cannot change. An address that is taken may be free once another's lease has lapsed, and
+/// what an operator keeps out may come back when the time for that is over.
 fn is_final(status: &Status) -> bool {
     matches!(status.code(), Code::InvalidArgument | Code::PermissionDenied)
 }

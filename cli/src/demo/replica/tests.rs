@@ -1,6 +1,6 @@
 //! The demo service over real sockets, as curl and the proxy see it.
 
-use gateway_proto::{Address, ReplicaKey};
+use gateway_proto::{Address, ReplicaKey, reason};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::{Code, transport::Channel};
@@ -174,19 +174,23 @@ async fn until(fake: &Fake, holds: impl Fn(&Script) -> bool) {
 }
 
 #[tokio::test]
-async fn a_lapsed_lease_is_registered_anew_and_the_end_deregisters_with_the_lease() {
-    let script = Script { refuse_heartbeats: Some(Code::NotFound), ..Default::default() };
-    let (fake, shutdown, kept) = register(script).await;
-    until(&fake, |script| script.registered.len() == 2 && script.heartbeats > 2).await;
-    shutdown.begin();
-    kept.await.unwrap();
-    let asked = fake.with(|script| script.deregistered.pop().unwrap());
-    assert_eq!((asked.lease_id, asked.force), (format!("{:032x}", 7), false));
+async fn a_lease_that_is_gone_is_registered_anew_and_the_end_deregisters_with_the_lease() {
+    for gone in [(Code::NotFound, reason::LEASE_EXPIRED), (Code::FailedPrecondition, reason::REPLICA_REMOVED)]
+    {
+        let script = Script { refuse_heartbeat: Some(gone), ..Default::default() };
+        let (fake, shutdown, kept) = register(script).await;
+        until(&fake, |script| script.registered.len() == 2 && script.heartbeats > 2).await;
+        shutdown.begin();
+        kept.await.unwrap();
+        let asked = fake.with(|script| script.deregistered.pop().unwrap());
+        assert_eq!((asked.lease_id, asked.force), (format!("{:032x}", 7), false));
+    }
 }
 
 #[tokio::test]
 async fn a_heartbeat_that_fails_for_other_reasons_is_tried_again() {
-    let script = Script { refuse_heartbeats: Some(Code::Unavailable), ..Default::default() };
+    let script =
+        Script { refuse_heartbeat: Some((Code::Unavailable, reason::OVERLOADED)), ..Default::default() };
     let (fake, _shutdown, _kept) = register(script).await;
     until(&fake, |script| script.heartbeats > 2).await;
     assert_eq!(fake.with(|script| script.registered.len()), 1);
@@ -194,7 +198,10 @@ async fn a_heartbeat_that_fails_for_other_reasons_is_tried_again() {
 
 #[tokio::test]
 async fn a_replica_that_another_process_took_over_is_left_alone() {
-    let script = Script { refuse_heartbeats: Some(Code::FailedPrecondition), ..Default::default() };
+    let script = Script {
+        refuse_heartbeat: Some((Code::FailedPrecondition, reason::LEASE_MISMATCH)),
+        ..Default::default()
+    };
     let (fake, _shutdown, kept) = register(script).await;
     kept.await.unwrap();
     assert_eq!(fake.with(|script| (script.registered.len(), script.deregistered.len())), (1, 0));

@@ -25,14 +25,16 @@ pub(super) fn drain(view: &View, wish: &DrainWish, at: SystemTime) -> Result<Dec
     });
     let by_owner = wish.lease.is_some();
     let present = record.drain.as_deref();
-    // An owner who goes does not take an operator's word back.
-    let by_owner = by_owner && present.is_none_or(|drain| drain.by_owner);
+    // An owner who goes does not take an operator's word back: it stays his drain, by his name.
+    let operators = present.filter(|drain| by_owner && !drain.by_owner);
+    let said =
+        operators.map_or((&wish.said.reason, &wish.said.author), |drain| (&drain.reason, &drain.author));
     let drain = Drain {
         begun: present.map_or(at, |drain| drain.begun),
         deadline: at + timeout,
-        reason: wish.said.reason.clone(),
-        author: wish.said.author.clone(),
-        by_owner,
+        reason: said.0.clone(),
+        author: said.1.clone(),
+        by_owner: by_owner && operators.is_none(),
         is_over: present.is_some_and(|drain| drain.is_over),
         revision: present.map_or(0, |drain| drain.revision),
     };
@@ -74,7 +76,8 @@ pub(super) fn finish(
 ) -> Decision {
     let Some(record) = view.get(key) else { return Decision::Nothing(Answer::Moot) };
     match record.drain.as_deref() {
-        Some(drain) if drain.begun == begun && !drain.is_over => {
+        // A new deadline may have come meanwhile.
+        Some(drain) if drain.begun == begun && !drain.is_over && (is_idle || drain.deadline <= at) => {
             let drain = Some(Box::new(Drain { is_over: true, ..drain.clone() }));
             let next = Record { drain, updated_at: at, ..Record::clone(record) };
             commit(RecordWrite::put(next, Some(record.revision), Cause::Drained { is_idle }), at)

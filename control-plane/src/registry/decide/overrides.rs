@@ -10,9 +10,6 @@ use crate::registry::{
     mutation::RecordWrite,
 };
 
-/// Overrides at most: every data plane holds them all.
-const MAX_OVERRIDES: usize = 10_000;
-
 pub(super) fn set(view: &View, wish: &OverrideWish, at: SystemTime) -> Result<Decision, RegistryError> {
     let service = &wish.target.service;
     if view.service(service).is_none() {
@@ -25,10 +22,7 @@ pub(super) fn set(view: &View, wish: &OverrideWish, at: SystemTime) -> Result<De
         }
     }
     let present = view.override_of(&wish.target.id());
-    if present.is_none() && view.overrides().len() >= MAX_OVERRIDES {
-        let what = "the registry".into();
-        return Err(RegistryError::QuotaExceeded { what, of: "overrides", limit: MAX_OVERRIDES });
-    }
+    check_quota(view, present.is_none())?;
     let entry = Override {
         target: wish.target.clone(),
         kind: wish.kind.clone(),
@@ -39,6 +33,15 @@ pub(super) fn set(view: &View, wish: &OverrideWish, at: SystemTime) -> Result<De
         revision: 0,
     };
     Ok(commit(RecordWrite::put(entry, present.map(|known| known.revision), Cause::Overridden), at))
+}
+
+/// Whether there is room for an override, if it is a new one.
+pub(super) fn check_quota(view: &View, is_new: bool) -> Result<(), RegistryError> {
+    if is_new && view.overrides().len() >= Override::MAX {
+        let what = "the registry".into();
+        return Err(RegistryError::QuotaExceeded { what, of: "overrides", limit: Override::MAX });
+    }
+    Ok(())
 }
 
 /// Ends an override; one whose time is over only if it is still the one of that revision.

@@ -9,12 +9,9 @@ use gateway_proto::{ReplicaId, ReplicaKey, ServiceName};
 
 use super::{Decision, Limits};
 use crate::registry::{
-    Answer, Aspect, Candidates, Cause, Drain, Key, LeaseTerms, Mutation, Override, OverrideKind, Record,
+    Answer, Candidates, Cause, Drain, Key, LeaseTerms, Mutation, Override, OverrideKind, Record,
     Registration, RegistryError, View, mutation::RecordWrite, record::RequestMark,
 };
-
-/// For so long a repeated request is given its first answer.
-const REQUEST_MEMORY: Duration = Duration::from_secs(600);
 
 /// The key that a registration is about: its own id, else the owner of its address, else a fresh id.
 pub(in crate::registry) fn key_of(
@@ -46,7 +43,7 @@ pub(super) fn register(
 ) -> Result<Decision, RegistryError> {
     let key = key_of(view, wish, fresh);
     let before = view.get(&key);
-    if let Some(answer) = repeated_answer(view, &key, before, wish, at)? {
+    if let Some(answer) = repeated_answer(view, wish, at)? {
         return Ok(Decision::Nothing(answer));
     }
     check_block(view, &key, wish, at)?;
@@ -61,7 +58,11 @@ pub(super) fn register(
         None => Cause::Registered,
         Some(record) => Cause::Replaced { incarnation: record.incarnation },
     };
-    let record = new_record(view, &key, before, wish, fresh, at);
+    let mut record = new_record(view, &key, before, wish, fresh, at);
+    if let Some(old) = superseded.filter(|_| before.is_none()) {
+        // It takes one's place, and is none more.
+        record.first_incarnation = old.first_incarnation;
+    }
     let main = RecordWrite::put(record, before.map(|record| record.revision), cause);
     let also = superseded.map(|old| {
         let cause = Cause::Superseded { by: key.replica.clone() };
@@ -101,40 +102,38 @@ fn new_record(
         drain,
         request,
         incarnation,
+        first_incarnation: before.map_or(incarnation, |record| record.first_incarnation),
         created_at: before.map_or(at, |record| record.created_at),
         updated_at: at,
         revision: 0,
     }
 }
 
-/// The first answer to a request that comes again, or why there is none any more.
+/// The first answer to a request that comes again, or why there is none any more. Requests are told apart by their ids
+/// alone, whatever they ask for: one that names no replica does not find its own again once another has the address.
 fn repeated_answer(
     view: &View,
-    key: &ReplicaKey,
-    before: Option<&Arc<Record>>,
     wish: &Registration,
     at: SystemTime,
 ) -> Result<Option<Answer>, RegistryError> {
     let Some(id) = wish.request else { return Ok(None) };
-    let Some(record) = before else {
-        let removed = view.removed(key).filter(|removed| removed.request == Some(id) && removed.is_fresh(at));
-        return match removed {
-            Some(removed) => {
-                Err(RegistryError::ReplicaRemoved { key: key.clone(), why: removed.why.to_string() })
-            }
-            None => Ok(None),
-        };
+    let check = |mark: RequestMark, key: &ReplicaKey| match mark.fingerprint == wish.fingerprint() {
+        true => Ok(mark),
+        false => Err(RegistryError::RequestIdReused(key.clone())),
     };
-    let mark = record.request.as_deref().filter(|mark| mark.id == id);
-    // A wall clock that goes back makes the request young again, which does no harm.
-    let mark = mark.filter(|mark| at.duration_since(mark.at).unwrap_or_default() < REQUEST_MEMORY);
-    match mark {
-        None => Ok(None),
-        Some(mark) if mark.fingerprint != wish.fingerprint() => {
-            Err(RegistryError::RequestIdReused(key.clone()))
-        }
-        Some(mark) => Ok(Some(Answer::Registered { record: Arc::clone(record), created: mark.created })),
+    if let Some(record) = view.requested(id)
+        && let Some(mark) = record.request.as_deref().filter(|mark| mark.is_fresh(at))
+    {
+        let RequestMark { created, .. } = check(*mark, &record.key)?;
+        return Ok(Some(Answer::Registered { record: Arc::clone(record), created }));
     }
+    if let Some((key, removed)) = view.removed_after(id)
+        && let Some(mark) = removed.request.filter(|mark| mark.is_fresh(at))
+    {
+        check(mark, key)?;
+        return Err(RegistryError::ReplicaRemoved { key: key.clone(), why: removed.why.to_string() });
+    }
+    Ok(None)
 }
 
 /// Whether a permanent replica says again exactly what is known of it. A leased one is due a new lease instead.
@@ -177,16 +176,11 @@ fn check_block(
     wish: &Registration,
     at: SystemTime,
 ) -> Result<(), RegistryError> {
-    let of_service = view
-        .overrides()
-        .filter(|entry| entry.target.aspect == Aspect::Registration && entry.target.service == key.service);
     let hit = |entry: &&Arc<Override>| {
-        let is_address =
-            matches!(&entry.kind, OverrideKind::RegistrationBlocked(address) if *address == wish.address);
+        let is_address = matches!(&entry.kind, OverrideKind::RegistrationBlocked(Some(address)) if *address == wish.address);
         entry.expires_at > at && (is_address || entry.target.replica.as_ref() == Some(&key.replica))
     };
-    let mut of_service = of_service;
-    let Some(entry) = of_service.find(hit) else { return Ok(()) };
+    let Some(entry) = view.blocks(&key.service).find(hit) else { return Ok(()) };
     let remaining = entry.expires_at.duration_since(at).unwrap_or_default();
     let what = match entry.target.replica.as_ref() == Some(&key.replica) {
         true => key.to_string(),
@@ -200,7 +194,7 @@ fn check_block(
     };
     Err(RegistryError::RegistrationBlocked {
         what,
-        remaining: Duration::from_secs(remaining.as_secs() + 1),
+        remaining: Duration::from_secs(remaining.as_secs() + u64::from(remaining.subsec_nanos() > 0)),
         by,
     })
 }

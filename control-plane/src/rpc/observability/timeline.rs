@@ -22,7 +22,7 @@ const WATCH_BATCH: usize = 256;
 const AT_ONCE: usize = 1000;
 
 /// What may be asked of an event.
-static EVENTS: Schema<v1::Event> = Schema {
+pub(in crate::rpc) static EVENTS: Schema<v1::Event> = Schema {
     what: "an event",
     fields: &[
         Field { name: "service", read: Read::Text(|event| Cow::Borrowed(&event.service)) },

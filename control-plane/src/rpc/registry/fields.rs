@@ -76,3 +76,21 @@ pub(super) static REPLICAS: Schema<Record> = Schema {
 fn label<'a>(record: &'a Record, key: &str) -> Option<&'a str> {
     record.labels.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_lists_every_field_that_filters_know() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/filters.md");
+        let document = std::fs::read_to_string(path).unwrap().replace('`', "").replace('\n', " ");
+        for (what, fields) in [
+            ("Fields of services", SERVICES.listed()),
+            ("Of replicas", REPLICAS.listed()),
+            ("Of events", crate::rpc::observability::EVENTS.listed()),
+        ] {
+            assert!(document.contains(&format!("{what}: {fields}.")), "{what}: {fields}");
+        }
+    }
+}

@@ -6,13 +6,13 @@ use gateway_proto::{ReplicaKey, ServiceName};
 
 /// What an update, or time, made the guard do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(in crate::discovery) struct Judgement {
+pub struct Judgement {
     /// Services that are routed otherwise than before.
-    pub(in crate::discovery) touched: BTreeSet<ServiceName>,
+    pub touched: BTreeSet<ServiceName>,
     /// Replicas that are held from now on.
-    pub(in crate::discovery) held: Vec<ReplicaKey>,
+    pub held: Vec<ReplicaKey>,
     /// Replicas that are held no more, and why.
-    pub(in crate::discovery) let_go: Vec<(ReplicaKey, LetGo)>,
+    pub let_go: Vec<(ReplicaKey, LetGo)>,
 }
 
 /// Why the guard holds a replica no more.

@@ -122,7 +122,8 @@ fn the_newest_order_to_reset_counts_and_forces_nothing() {
         for_node("dp-2", reset("d", "r-2", 9)),
     ]);
     assert_eq!(forced(&mirror), [None, None]);
-    let resets: Vec<_> = orders(&mirror).iter().map(|replica| replica.reset_revision).collect();
+    let orders = orders(&mirror);
+    let resets: Vec<_> = orders.iter().map(|replica| replica.reset.as_ref().unwrap().revision).collect();
     assert_eq!(resets, [7, 8]);
 }
 

@@ -121,12 +121,13 @@ async fn what_an_operator_forces_is_told_with_his_name_and_shown_with_its_end() 
     let row = &report.breakers[0];
     assert_eq!((row.state(), row.active_override.as_ref()), (v1::BreakerState::HalfOpen, None));
 
-    data_plane.apply([ReplicaSpec { reset_revision: 12, ..replica(1) }]);
+    let order = v1::OverrideEntry { author: "bob".into(), revision: 12, ..Default::default() };
+    data_plane.apply([ReplicaSpec { reset: Some(Arc::new(order)), ..replica(1) }]);
     let report = until(&mut stream, |report| !report.events.is_empty()).await;
     let event = &report.events[0];
     assert_eq!(
-        (event.event_type.as_str(), event.message.as_str()),
-        ("BREAKER_RESET", "breaker closed: reset by an operator")
+        (event.event_type.as_str(), event.actor.as_str(), event.message.as_str()),
+        ("BREAKER_RESET", "bob", "breaker reset by bob: its counts are forgotten")
     );
     assert_eq!(report.breakers[0].state(), v1::BreakerState::Closed);
 }

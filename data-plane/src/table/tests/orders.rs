@@ -9,7 +9,8 @@ fn forced(state: ForcedState, id: &str) -> ReplicaSpec {
 }
 
 fn reset(revision: i64, id: &str) -> ReplicaSpec {
-    ReplicaSpec { reset_revision: revision, ..replica(id) }
+    let entry = v1::OverrideEntry { revision, ..Default::default() };
+    ReplicaSpec { reset: Some(Arc::new(entry)), ..replica(id) }
 }
 
 /// From, to and why of everything that was told.
@@ -105,8 +106,9 @@ fn a_reset_is_obeyed_once_for_each_larger_revision() {
     table.apply(&[orders([replica("a"), reset(5, "b")])], &[], START);
     assert_eq!(state_of(&service, START, "b"), State::Closed);
     trip(&service, START, "b");
-    // The same order again, beside another change; then its end.
-    for spec in [ReplicaSpec { weight: Weight::parse(7).unwrap(), ..reset(5, "b") }, replica("b")] {
+    // The same order again, beside another change; its end; an older one that shows again; and the same once more.
+    let heavier = ReplicaSpec { weight: Weight::parse(7).unwrap(), ..reset(5, "b") };
+    for spec in [heavier, replica("b"), reset(3, "b"), reset(5, "b")] {
         table.apply(&[orders([replica("a"), spec])], &[], START);
         assert_eq!(state_of(&service, START, "b"), State::Open);
     }
@@ -114,6 +116,20 @@ fn a_reset_is_obeyed_once_for_each_larger_revision() {
     assert_eq!(state_of(&service, START, "b"), State::Closed);
     let resets = told(&mut transitions).into_iter().filter(|(.., reason)| *reason == Reason::Reset);
     assert_eq!(resets.count(), 2);
+}
+
+#[test]
+fn a_reset_of_a_registry_that_begins_anew_is_obeyed() {
+    let (table, service, _) = table_of(&["a"]);
+    let at = |revision, seconds| {
+        let create_time = Some(prost_types::Timestamp { seconds, nanos: 0 });
+        let entry = v1::OverrideEntry { revision, create_time, ..Default::default() };
+        ReplicaSpec { reset: Some(Arc::new(entry)), ..replica("a") }
+    };
+    table.apply(&[orders([at(500, 100)])], &[], START);
+    trip(&service, START, "a");
+    table.apply(&[orders([at(2, 200)])], &[], START);
+    assert_eq!(state_of(&service, START, "a"), State::Closed);
 }
 
 #[test]

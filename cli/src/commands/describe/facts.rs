@@ -1,0 +1,153 @@
+//! The first lines of a description: what the registry knows of the replica, and what others have decided about it.
+
+use std::time::SystemTime;
+
+use gateway_proto::{
+    Health, Mode,
+    policy::field::FIELDS,
+    time::non_negative,
+    v1::{ObservedHealth, Replica, ResolvePolicyResponse},
+};
+
+use super::{
+    super::get::{override_subject, override_terms},
+    About,
+};
+use crate::age::{self, NONE};
+
+/// Settings that are named; the rest is counted.
+const MAX_SETTINGS: usize = 6;
+
+/// Names and values, in the order in which they are shown.
+pub(super) fn facts(replica: &Replica, about: &About, now: SystemTime) -> Vec<(&'static str, String)> {
+    let mut facts = vec![
+        ("Replica", format!("{}/{}", replica.service, replica.replica_id)),
+        ("Address", place(replica)),
+        ("Health", health(replica, now)),
+        ("Mode", mode(replica, now)),
+        ("Lease", lease(replica, now)),
+        (
+            "Registered",
+            format!("{} ago   incarnation {}", age::since(now, replica.create_time), replica.incarnation),
+        ),
+    ];
+    if !replica.version.is_empty() {
+        facts.push(("Version", replica.version.clone()));
+    }
+    if !replica.labels.is_empty() {
+        let mut pairs: Vec<_> = replica.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        pairs.sort_unstable();
+        facts.push(("Labels", pairs.join(" ")));
+    }
+    facts.extend(replica.observed.as_ref().map(|observed| ("Observed", seen(observed))));
+    for entry in &about.overrides {
+        facts.push(("Override", format!("{} ({})", override_subject(entry), override_terms(entry, now))));
+    }
+    facts.push(("Policy", policy(&about.policy)));
+    facts
+}
+
+/// `10.0.0.13:8080   weight 100   priority 1   eu-west/eu-west-1a`.
+fn place(replica: &Replica) -> String {
+    let address = replica.endpoint.as_ref().map_or(NONE, |endpoint| &endpoint.address);
+    let mut text = format!("{address}   weight {}", replica.weight);
+    if replica.priority > 0 {
+        text = format!("{text}   priority {}", replica.priority);
+    }
+    let locality = replica.locality.clone().unwrap_or_default();
+    let parts: Vec<_> =
+        [locality.region, locality.zone].into_iter().filter(|part| !part.is_empty()).collect();
+    if parts.is_empty() { text } else { format!("{text}   {}", parts.join("/")) }
+}
+
+fn name(health: i32) -> String {
+    match Health::parse(health) {
+        Ok(Some(health)) => health.to_string(),
+        Ok(None) | Err(_) => "unknown".into(),
+    }
+}
+
+fn health(replica: &Replica, now: SystemTime) -> String {
+    let mut text = name(replica.health).to_uppercase();
+    // Of health and mode, the registry tells when the later one began, and why.
+    let seconds = |at: &prost_types::Timestamp| (at.seconds, at.nanos);
+    let drained = replica.drain.as_ref().and_then(|drain| drain.begin_time.as_ref()).map(seconds);
+    let changed = replica.state_change_time.as_ref().map(seconds);
+    if drained.is_none_or(|drained| changed > Some(drained)) {
+        text = format!("{text} for {}", age::since(now, replica.state_change_time));
+        if !replica.state_reason.is_empty() {
+            text = format!("{text}: {}", replica.state_reason);
+        }
+    }
+    if Health::parse(replica.health) == Ok(Some(Health::Lost)) {
+        text = format!("{text}; it reported itself {} before", name(replica.reported_health));
+    }
+    text
+}
+
+fn mode(replica: &Replica, now: SystemTime) -> String {
+    let drain = replica.drain.clone().unwrap_or_default();
+    let by = if drain.author.is_empty() { String::new() } else { format!(" by {}", drain.author) };
+    let reason = if drain.reason.is_empty() { String::new() } else { format!(": \"{}\"", drain.reason) };
+    let since = age::since(now, drain.begin_time);
+    match Mode::parse(replica.mode) {
+        Ok(Mode::Serving) => "serving".into(),
+        Ok(Mode::Draining) => {
+            let left = age::until(now, drain.deadline_time);
+            format!("DRAINING for {since}{by}, what is in flight is cut in {left}{reason}")
+        }
+        Ok(Mode::Drained) => format!("DRAINED, drain began {since} ago{by}{reason}"),
+        Err(_) => "unknown".into(),
+    }
+}
+
+fn lease(replica: &Replica, now: SystemTime) -> String {
+    match &replica.lease {
+        None => NONE.into(),
+        Some(lease) if lease.permanent => "permanent: no heartbeats are expected".into(),
+        Some(lease) => {
+            let ttl = lease.ttl.and_then(non_negative).unwrap_or_default();
+            format!(
+                "ttl {}, renewed {} ago, expires in {}",
+                age::short(ttl),
+                age::since(now, lease.last_renew_time),
+                age::until(now, lease.expire_time)
+            )
+        }
+    }
+}
+
+/// What data planes see of it, which never changes its health.
+fn seen(observed: &ObservedHealth) -> String {
+    let ObservedHealth { node_count, open_node_count, attempt_count, failure_count, inflight_count, .. } =
+        observed;
+    if *node_count == 0 {
+        return "by no data plane yet".into();
+    }
+    let counts = format!("{inflight_count} in flight, {attempt_count} attempts, {failure_count} failed");
+    let planes = if *node_count == 1 { "data plane" } else { "data planes" };
+    match open_node_count {
+        0 => format!("{counts}, breaker closed on {node_count} {planes}"),
+        open => format!("{counts}, breaker not closed on {open} of {node_count} {planes}"),
+    }
+}
+
+/// `breaker.failure_ratio from orders, timeout.request from *, the rest by default`.
+fn policy(resolved: &ResolvePolicyResponse) -> String {
+    let set = FIELDS.iter().filter_map(|field| {
+        let origin = resolved.origins.get(field.path()).filter(|origin| *origin != "default")?;
+        Some((origin, field.path()))
+    });
+    let mut set: Vec<_> = set.collect();
+    // The service's own before those of "*", whose name sorts before all others.
+    set.sort_by(|one, other| other.0.cmp(one.0).then(one.1.cmp(other.1)));
+    if set.is_empty() {
+        return "the defaults".into();
+    }
+    let named = set.iter().take(MAX_SETTINGS).map(|(origin, path)| format!("{path} from {origin}"));
+    let named = named.collect::<Vec<_>>().join(", ");
+    match set.len().saturating_sub(MAX_SETTINGS) {
+        0 => format!("{named}, the rest by default"),
+        more => format!("{named} and {more} more, the rest by default"),
+    }
+}

@@ -1,0 +1,124 @@
+//! What data planes see, and operators decide, in the scripted control plane.
+
+use gateway_proto::v1::{self, observability_service_server::ObservabilityService};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Fake, not_scripted};
+
+#[tonic::async_trait]
+impl ObservabilityService for Fake {
+    type ReportNodeStatusStream = ReceiverStream<Result<v1::ReportNodeStatusResponse, Status>>;
+    type WatchEventsStream = ReceiverStream<Result<v1::WatchEventsResponse, Status>>;
+    type WatchBreakersStream = ReceiverStream<Result<v1::WatchBreakersResponse, Status>>;
+    type WatchStatsStream = ReceiverStream<Result<v1::WatchStatsResponse, Status>>;
+
+    async fn watch_breakers(
+        &self,
+        _: Request<v1::WatchBreakersRequest>,
+    ) -> Result<Response<Self::WatchBreakersStream>, Status> {
+        Err(not_scripted())
+    }
+
+    async fn override_breaker(
+        &self,
+        request: Request<v1::OverrideBreakerRequest>,
+    ) -> Result<Response<v1::OverrideBreakerResponse>, Status> {
+        let request = request.into_inner();
+        let active_override = (request.state() != v1::BreakerState::Closed).then(|| v1::OverrideEntry {
+            service: request.service.clone(),
+            replica_id: request.replica_id.clone(),
+            node_id: request.node_id.clone(),
+            ..Default::default()
+        });
+        let rollout = self.with(|script| {
+            script.forced.push(request);
+            script.rollout.clone()
+        });
+        Ok(Response::new(v1::OverrideBreakerResponse { active_override, rollout: Some(rollout) }))
+    }
+
+    async fn reset_breaker(
+        &self,
+        request: Request<v1::ResetBreakerRequest>,
+    ) -> Result<Response<v1::ResetBreakerResponse>, Status> {
+        let rollout = self.with(|script| {
+            script.reset.push(request.into_inner());
+            script.rollout.clone()
+        });
+        Ok(Response::new(v1::ResetBreakerResponse { rollout: Some(rollout) }))
+    }
+
+    async fn list_overrides(
+        &self,
+        _: Request<v1::ListOverridesRequest>,
+    ) -> Result<Response<v1::ListOverridesResponse>, Status> {
+        let overrides = self.with(|script| script.overrides.clone());
+        Ok(Response::new(v1::ListOverridesResponse { overrides, ..Default::default() }))
+    }
+
+    async fn end_override(
+        &self,
+        request: Request<v1::EndOverrideRequest>,
+    ) -> Result<Response<v1::EndOverrideResponse>, Status> {
+        self.with(|script| script.ended.push(request.into_inner()));
+        Ok(Response::new(v1::EndOverrideResponse { ended: true, revision: 9 }))
+    }
+
+    async fn watch_stats(
+        &self,
+        _: Request<v1::WatchStatsRequest>,
+    ) -> Result<Response<Self::WatchStatsStream>, Status> {
+        Err(not_scripted())
+    }
+
+    async fn report_node_status(
+        &self,
+        _: Request<Streaming<v1::ReportNodeStatusRequest>>,
+    ) -> Result<Response<Self::ReportNodeStatusStream>, Status> {
+        Err(not_scripted())
+    }
+
+    async fn list_breakers(
+        &self,
+        _: Request<v1::ListBreakersRequest>,
+    ) -> Result<Response<v1::ListBreakersResponse>, Status> {
+        let breakers = self.with(|script| script.breakers.clone());
+        Ok(Response::new(v1::ListBreakersResponse { breakers, ..Default::default() }))
+    }
+
+    async fn list_nodes(
+        &self,
+        _: Request<v1::ListNodesRequest>,
+    ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        match self.with(|script| script.nodes.clone()) {
+            Some(nodes) => Ok(Response::new(v1::ListNodesResponse { nodes, ..Default::default() })),
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<v1::ListEventsRequest>,
+    ) -> Result<Response<v1::ListEventsResponse>, Status> {
+        let request = request.into_inner();
+        let size = usize::try_from(request.page_size).unwrap();
+        let from: usize = request.page_token.parse().unwrap_or(0);
+        let events = self.with(|script| {
+            script.queries.push((request.filter.clone(), String::new()));
+            script.events.clone()
+        });
+        let next = from + size;
+        Ok(Response::new(v1::ListEventsResponse {
+            next_page_token: if next < events.len() { next.to_string() } else { String::new() },
+            events: events.into_iter().skip(from).take(size).collect(),
+        }))
+    }
+
+    async fn watch_events(
+        &self,
+        _: Request<v1::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        Err(Status::permission_denied("not for you"))
+    }
+}

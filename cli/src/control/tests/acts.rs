@@ -1,0 +1,227 @@
+//! Commands that change something: what they ask for, and how they end.
+
+use gateway_proto::v1::{ReplicaMode, Rollout};
+use prost_types::FieldMask;
+
+use super::*;
+
+fn rollout(acked: i32, pending: &[&str]) -> Rollout {
+    let pending_node_ids = pending.iter().map(|id| (*id).to_owned()).collect();
+    Rollout { node_count: 2, acked_node_count: acked, pending_node_ids }
+}
+
+fn receipt(mode: ReplicaMode, acked: i32, inflight: i32) -> v1::WatchDrainResponse {
+    v1::WatchDrainResponse {
+        replica: Some(v1::Replica { mode: mode.into(), ..replica("orders", "r-1") }),
+        status: Some(v1::DrainStatus {
+            rollout: Some(rollout(acked, &["dp-2"])),
+            inflight_request_count: inflight,
+            ..Default::default()
+        }),
+    }
+}
+
+fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
+#[tokio::test]
+async fn a_drain_asks_with_who_why_and_for_how_long() {
+    let (fake, _, url) = connect(orders()).await;
+    run("drain orders/r-1 --reason update --author ana --drain-timeout 5s --allow-last", &url).await.unwrap();
+    let asked = fake.with(|script| script.drained.pop().unwrap());
+    assert_eq!((asked.service.as_str(), asked.replica_id.as_str()), ("orders", "r-1"));
+    assert_eq!((asked.reason.as_str(), asked.author.as_str()), ("update", "ana"));
+    assert_eq!((asked.drain_timeout, asked.allow_last, asked.validate_only), (seconds(5), true, false));
+}
+
+#[tokio::test]
+async fn the_last_ready_replica_is_drained_only_when_that_is_said() {
+    let (_, _, url) = connect(Script { is_last_ready: true, ..orders() }).await;
+    let error = run("drain orders/r-1", &url).await.unwrap_err();
+    assert_eq!(
+        (error.exit, error.hints.as_slice()),
+        (Exit::Conflict, &["add --allow-last to drain it all the same".to_owned()][..])
+    );
+    assert_eq!(error.code, "FAILED_PRECONDITION / LAST_READY_REPLICA");
+    run("drain orders/r-1 --allow-last", &url).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_drain_is_followed_to_its_end_over_streams_that_break() {
+    let receipts = vec![
+        vec![receipt(ReplicaMode::Draining, 1, 2)],
+        vec![receipt(ReplicaMode::Draining, 2, 1), receipt(ReplicaMode::Drained, 2, 0)],
+    ];
+    let (fake, _, url) = connect(Script { receipts, ..orders() }).await;
+    run("drain orders/r-1 --wait 30s", &url).await.unwrap();
+    assert!(fake.with(|script| script.receipts.is_empty()));
+}
+
+#[tokio::test]
+async fn a_drain_that_does_not_end_in_time_says_what_is_in_the_way() {
+    let receipts = vec![vec![receipt(ReplicaMode::Draining, 1, 2)]];
+    let (_, _, url) = connect(Script { receipts, ..orders() }).await;
+    let error = run("drain orders/r-1 --wait 100ms", &url).await.unwrap_err();
+    assert_eq!(
+        (error.exit, error.headline.as_str()),
+        (Exit::WaitOver, "orders/r-1 still drains after 100ms: 2 in flight")
+    );
+    assert_eq!(error.details, ["1/2 data planes stopped sending: waiting for dp-2"]);
+}
+
+#[tokio::test]
+async fn a_drain_that_somebody_undoes_meanwhile_is_a_conflict() {
+    let receipts = vec![vec![receipt(ReplicaMode::Draining, 1, 2), receipt(ReplicaMode::Serving, 0, 0)]];
+    let (_, _, url) = connect(Script { receipts, ..orders() }).await;
+    let error = run("drain orders/r-1 --wait 30s", &url).await.unwrap_err();
+    assert_eq!(
+        (error.exit, error.headline.as_str()),
+        (Exit::Conflict, "orders/r-1 was returned to service meanwhile")
+    );
+}
+
+#[tokio::test]
+async fn a_replica_is_returned_with_who_and_why() {
+    let (fake, _, url) = connect(orders()).await;
+    run("undrain orders/r-1 --reason done --author ana", &url).await.unwrap();
+    let asked = fake.with(|script| script.undrained.pop().unwrap());
+    assert_eq!(
+        (asked.replica_id.as_str(), asked.reason.as_str(), asked.author.as_str()),
+        ("r-1", "done", "ana")
+    );
+}
+
+#[tokio::test]
+async fn a_breaker_is_forced_for_a_quarter_of_an_hour_unless_somebody_says_for_how_long() {
+    let (fake, _, url) = connect(orders()).await;
+    run("breaker open orders/r-1 --reason broken --author ana", &url).await.unwrap();
+    run("breaker close orders --all --reason really --ttl 5m --node dp-1 --dry-run --wait 1s", &url)
+        .await
+        .unwrap();
+    let [open, close] = fake.with(|script| std::mem::take(&mut script.forced)).try_into().unwrap();
+    assert_eq!(
+        (open.state(), open.replica_id.as_str(), open.ttl),
+        (v1::BreakerState::ForcedOpen, "r-1", seconds(900))
+    );
+    assert_eq!((open.reason.as_str(), open.author.as_str(), open.validate_only), ("broken", "ana", false));
+    assert_eq!(open.wait_timeout, seconds(5));
+    assert_eq!(
+        (close.state(), close.replica_id.as_str(), close.ttl),
+        (v1::BreakerState::ForcedClosed, "-", seconds(300))
+    );
+    assert_eq!((close.node_id.as_str(), close.validate_only, close.wait_timeout), ("dp-1", true, seconds(1)));
+}
+
+#[tokio::test]
+async fn a_change_that_has_not_come_everywhere_in_time_is_done_in_part() {
+    let (_, _, url) = connect(Script { rollout: rollout(1, &["dp-2"]), ..orders() }).await;
+    for command in [
+        "breaker open orders/r-1 --reason broken",
+        "breaker reset orders/r-1",
+        "breaker auto orders/r-1",
+        "policy set orders breaker.window=20s",
+    ] {
+        let error = run(command, &url).await.unwrap_err();
+        assert_eq!(error.exit, Exit::Partial, "{command}");
+        assert_eq!(error.details, ["dp-2"], "{command}");
+        run(&format!("{command} --wait 0s"), &url).await.expect(command);
+    }
+}
+
+#[tokio::test]
+async fn a_service_is_not_taken_for_all_of_its_replicas() {
+    let (fake, _, url) = connect(orders()).await;
+    let error = run("breaker open orders --reason broken", &url).await.unwrap_err();
+    assert_eq!(error.exit, Exit::Usage);
+    assert!(fake.with(|script| script.forced.is_empty()));
+}
+
+#[tokio::test]
+async fn a_breaker_is_reset_or_handed_back() {
+    let overrides = vec![v1::OverrideEntry {
+        service: "orders".into(),
+        replica_id: "r-77".into(),
+        kind: v1::OverrideKind::BreakerOpen.into(),
+        ..Default::default()
+    }];
+    let (fake, _, url) = connect(Script { overrides, ..orders() }).await;
+    run("breaker reset orders --all --reason calm", &url).await.unwrap();
+    let reset = fake.with(|script| script.reset.pop().unwrap());
+    assert_eq!((reset.replica_id.as_str(), reset.reason.as_str()), ("-", "calm"));
+    // The replica is gone, what was forced of it is not.
+    run("breaker auto orders/r-7", &url).await.unwrap();
+    let auto = fake.with(|script| script.forced.pop().unwrap());
+    assert_eq!((auto.state(), auto.replica_id.as_str(), auto.ttl), (v1::BreakerState::Closed, "r-77", None));
+}
+
+#[tokio::test]
+async fn a_guard_is_released_and_an_override_ended_with_who_and_why() {
+    let (fake, _, url) = connect(orders()).await;
+    run("release-guard orders --reason gone --author ana", &url).await.unwrap();
+    let released = fake.with(|script| script.released.pop().unwrap());
+    assert_eq!((released.service.as_str(), released.ttl), ("orders", seconds(600)));
+    assert_eq!((released.reason.as_str(), released.author.as_str()), ("gone", "ana"));
+    run("end-override guard/orders --author ana", &url).await.unwrap();
+    let ended = fake.with(|script| script.ended.pop().unwrap());
+    assert_eq!((ended.override_id.as_str(), ended.author.as_str()), ("guard/orders", "ana"));
+}
+
+#[tokio::test]
+async fn a_deregistration_can_keep_the_replica_out() {
+    let (fake, _, url) = connect(orders()).await;
+    run("deregister orders/r-1 --block 10m --author ana", &url).await.unwrap();
+    let asked = fake.with(|script| script.deregistered.pop().unwrap());
+    assert_eq!((asked.block_reregister_ttl, asked.author.as_str()), (seconds(600), "ana"));
+}
+
+#[tokio::test]
+async fn policies_are_set_setting_by_setting() {
+    let (fake, _, url) = connect(orders()).await;
+    let mask =
+        |paths: &[&str]| Some(FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() });
+    run("policy set orders timeout.per_try=800ms breaker.window=20s --reason flaky --author ana", &url)
+        .await
+        .unwrap();
+    let asked = fake.with(|script| script.updated.pop().unwrap());
+    assert_eq!(asked.update_mask, mask(&["breaker.window", "timeout.per_try"]));
+    assert_eq!((asked.reason.as_str(), asked.author.as_str(), asked.allow_missing), ("flaky", "ana", true));
+    let stored = fake.with(|script| script.policies["orders"].clone());
+    assert_eq!(stored.breaker.unwrap().window, seconds(20));
+
+    run("policy unset orders breaker --dry-run", &url).await.unwrap();
+    let asked = fake.with(|script| script.updated.pop().unwrap());
+    assert_eq!(
+        (asked.update_mask, asked.validate_only, asked.allow_missing),
+        (mask(&["breaker"]), true, false)
+    );
+    assert!(fake.with(|script| script.policies["orders"].breaker.is_some()), "nothing changed");
+
+    run("policy delete orders --dry-run", &url).await.unwrap();
+    assert!(fake.with(|script| script.updated.pop().unwrap().validate_only && script.deleted.is_empty()));
+    run("policy delete orders --reason calm", &url).await.unwrap();
+    assert_eq!(fake.with(|script| script.deleted.pop().unwrap()).reason, "calm");
+}
+
+#[tokio::test]
+async fn a_policy_that_is_not_there_is_not_found() {
+    let (_, _, url) = connect(orders()).await;
+    for command in ["policy get orders", "policy unset orders breaker", "policy delete orders"] {
+        let error = run(command, &url).await.unwrap_err();
+        assert_eq!(
+            (error.exit, error.code.as_str()),
+            (Exit::NotFound, "NOT_FOUND / POLICY_NOT_FOUND"),
+            "{command}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_setting_out_of_range_is_refused_by_the_control_plane_and_one_given_twice_here() {
+    let (fake, _, url) = connect(orders()).await;
+    let error = run("policy set orders breaker.failure_ratio=50", &url).await.unwrap_err();
+    assert_eq!((error.exit, error.code.as_str()), (Exit::Usage, "INVALID_ARGUMENT / POLICY_INVALID"));
+    let error = run("policy set orders breaker.window=20s breaker.window=30s", &url).await.unwrap_err();
+    assert_eq!((error.exit, error.headline.as_str()), (Exit::Usage, "breaker.window is given twice"));
+    assert!(fake.with(|script| script.updated.is_empty()));
+}

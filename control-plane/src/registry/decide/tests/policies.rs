@@ -1,0 +1,154 @@
+//! Changes of policies.
+
+use gateway_proto::{time::duration, v1};
+use prost_types::FieldMask;
+
+use super::*;
+use crate::registry::StoredPolicy;
+
+fn wish(scope: Scope, change: v1::Policy) -> PolicyWish {
+    let (mask, etag, said) = (None, String::new(), said("ana", "slow disks"));
+    PolicyWish { scope, change, mask, etag, allow_missing: true, said }
+}
+
+/// Sets what is set in `change`, whether a policy is there or not.
+pub(super) fn update(scope: Scope, change: v1::Policy) -> Command {
+    Command::UpdatePolicy(Box::new(wish(scope, change)))
+}
+
+fn delete(scope: Scope, etag: &str) -> Command {
+    Command::DeletePolicy { scope, etag: etag.into(), said: said("ana", "not needed") }
+}
+
+fn of_orders() -> Scope {
+    Scope::Service(orders())
+}
+
+fn open_times(base: Option<Duration>, max: Option<Duration>) -> v1::Policy {
+    let breaker = v1::BreakerPolicy {
+        base_open: base.map(duration),
+        max_open: max.map(duration),
+        ..Default::default()
+    };
+    v1::Policy { breaker: Some(breaker), ..Default::default() }
+}
+
+fn retries(count: i32) -> v1::Policy {
+    let retry = v1::RetryPolicy { max_retry_count: Some(count), ..Default::default() };
+    v1::Policy { retry: Some(retry), ..Default::default() }
+}
+
+fn stored(answer: Result<Answer, RegistryError>) -> Arc<StoredPolicy> {
+    match answer {
+        Ok(Answer::Policy(stored)) => stored,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_policy_is_stored_with_who_set_it_and_holds_for_its_service() {
+    let mut registry = Registry::default();
+    let at = registry.next_at();
+    let policy = stored(registry.run(&update(of_orders(), retries(1))));
+    let wire = policy.to_wire();
+    assert_eq!((wire.service.as_str(), wire.revision, wire.etag.as_str()), ("orders", 1, "1"));
+    assert_eq!((&*wire.updated_by, &*wire.update_reason, policy.updated_at), ("ana", "slow disks", at));
+    assert_eq!(registry.told(), [("POLICY_UPDATED", "ana", "policy updated: slow disks")]);
+    let resolve = |service: &str| {
+        registry.view.policies().resolve(Some(&ServiceName::parse(service).unwrap())).retry.max_retry_count
+    };
+    assert_eq!((resolve("orders"), resolve("carts")), (1, 2));
+}
+
+#[test]
+fn a_policy_that_is_missing_is_made_only_where_that_is_allowed() {
+    let mut registry = Registry::default();
+    let strict = PolicyWish { allow_missing: false, ..wish(of_orders(), retries(1)) };
+    let missing = Err(RegistryError::PolicyNotFound(of_orders()));
+    assert_eq!(registry.run(&Command::UpdatePolicy(Box::new(strict.clone()))), missing);
+    // Who has read one does not mean to make another.
+    let read = PolicyWish { etag: "1".into(), ..wish(of_orders(), retries(1)) };
+    let stale = Err(RegistryError::EtagMismatch("the policy of orders".into()));
+    assert_eq!(registry.run(&Command::UpdatePolicy(Box::new(read))), stale);
+    registry.run(&update(of_orders(), retries(1))).unwrap();
+    assert!(registry.run(&Command::UpdatePolicy(Box::new(strict))).is_ok());
+}
+
+#[test]
+fn a_policy_that_changed_since_it_was_read_is_neither_changed_nor_removed() {
+    let mut registry = Registry::default();
+    let first = stored(registry.run(&update(of_orders(), retries(1)))).to_wire().etag;
+    let second = stored(registry.run(&update(of_orders(), retries(3)))).to_wire().etag;
+    let stale = Err(RegistryError::EtagMismatch("the policy of orders".into()));
+    let with = |etag: &str| {
+        Command::UpdatePolicy(Box::new(PolicyWish { etag: etag.into(), ..wish(of_orders(), retries(4)) }))
+    };
+    assert_eq!(registry.run(&with(&first)), stale);
+    assert_eq!(registry.run(&delete(of_orders(), &first)), stale);
+    let third = stored(registry.run(&with(&second))).to_wire().etag;
+    assert_eq!(registry.run(&delete(of_orders(), &third)), Ok(Answer::PolicyDeleted(4)));
+    assert_eq!(registry.told(), [("POLICY_DELETED", "ana", "policy deleted: not needed")]);
+}
+
+#[test]
+fn an_update_that_changes_nothing_costs_no_revision() {
+    let mut registry = Registry::default();
+    let first = stored(registry.run(&update(of_orders(), retries(1))));
+    assert_eq!(stored(registry.run(&update(of_orders(), retries(1)))), first);
+    assert_eq!(registry.view.revision(), 1);
+}
+
+#[test]
+fn a_mask_changes_and_clears_what_it_names_and_nothing_else() {
+    let mut registry = Registry::default();
+    registry.run(&update(of_orders(), retries(1))).unwrap();
+    registry.run(&update(of_orders(), open_times(Some(5 * SECOND), None))).unwrap();
+    let masked = |paths: &[&str], change| {
+        let mask = Some(FieldMask { paths: paths.iter().map(|path| (*path).to_owned()).collect() });
+        Command::UpdatePolicy(Box::new(PolicyWish { mask, ..wish(of_orders(), change) }))
+    };
+    let policy = stored(registry.run(&masked(&["retry.max_retry_count"], retries(3)))).to_wire();
+    assert_eq!(policy.retry.unwrap().max_retry_count, Some(3));
+    assert_eq!(policy.breaker.unwrap().base_open, Some(duration(5 * SECOND)));
+    let policy = stored(registry.run(&masked(&["breaker"], retries(9)))).to_wire();
+    assert_eq!((policy.retry.unwrap().max_retry_count, policy.breaker), (Some(3), None));
+    let wrong = registry.run(&masked(&["breaker.colour"], retries(9)));
+    assert!(matches!(wrong, Err(RegistryError::Invalid(_))), "{wrong:?}");
+}
+
+#[test]
+fn a_policy_of_all_services_that_contradicts_a_services_own_is_refused_and_names_it() {
+    let mut registry = Registry::default();
+    registry.run(&update(of_orders(), open_times(Some(30 * SECOND), None))).unwrap();
+    let refused = registry.run(&update(Scope::All, open_times(None, Some(10 * SECOND))));
+    let Err(RegistryError::Invalid(invalid)) = refused else { panic!("{refused:?}") };
+    assert_eq!(invalid.violations()[0].field, "breaker.max_open");
+    assert!(invalid.to_string().contains("\"orders\""), "{invalid}");
+    // And the other way round.
+    registry.run(&update(Scope::All, open_times(None, Some(40 * SECOND)))).unwrap();
+    let refused = registry.run(&update(of_orders(), open_times(Some(50 * SECOND), None)));
+    let Err(RegistryError::Invalid(invalid)) = refused else { panic!("{refused:?}") };
+    assert_eq!(invalid.violations()[0].field, "breaker.base_open");
+    assert_eq!(registry.view.revision(), 2);
+}
+
+#[test]
+fn a_policy_of_all_services_that_a_services_own_relies_on_is_not_removed() {
+    let mut registry = Registry::default();
+    registry.run(&update(Scope::All, open_times(None, Some(120 * SECOND)))).unwrap();
+    registry.run(&update(of_orders(), open_times(Some(90 * SECOND), None))).unwrap();
+    let refused = registry.run(&delete(Scope::All, ""));
+    let Err(RegistryError::Invalid(invalid)) = refused else { panic!("{refused:?}") };
+    assert!(invalid.to_string().contains("\"orders\""), "{invalid}");
+    registry.run(&delete(of_orders(), "")).unwrap();
+    assert_eq!(registry.run(&delete(Scope::All, "")), Ok(Answer::PolicyDeleted(4)));
+}
+
+#[test]
+fn what_is_not_stored_is_not_removed() {
+    let mut registry = Registry::default();
+    for scope in [Scope::All, of_orders()] {
+        let missing = Err(RegistryError::PolicyNotFound(scope.clone()));
+        assert_eq!(registry.run(&delete(scope, "")), missing);
+    }
+}

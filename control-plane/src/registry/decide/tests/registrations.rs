@@ -1,0 +1,121 @@
+//! Registrations, and what replicas report of themselves.
+
+use gateway_proto::Weight;
+
+use super::*;
+use crate::registry::LeaseTerms;
+
+#[test]
+fn a_new_replica_gets_an_id_a_lease_and_an_incarnation() {
+    let mut registry = Registry::default();
+    let (record, created) = registry.register(&leased(1));
+    assert!(created);
+    assert_eq!(record.key.replica.as_str(), "r-baaaaaaa");
+    assert_eq!((record.revision, record.incarnation), (1, 1));
+    assert_eq!(record.lease, Some(LeaseTerms { id: LeaseId::from_random(1), ttl: Duration::from_secs(15) }));
+}
+
+#[test]
+fn the_same_address_without_an_id_is_the_same_replica_under_a_new_lease() {
+    let mut registry = Registry::default();
+    let (first, _) = registry.register(&leased(1));
+    let (second, created) = registry.register(&leased(1));
+    assert!(!created);
+    assert_eq!(second.key, first.key);
+    assert_ne!(second.lease, first.lease);
+    assert!(second.incarnation > first.incarnation);
+    assert_eq!(second.created_at, first.created_at);
+}
+
+#[test]
+fn a_second_owner_of_an_address_is_refused_by_name() {
+    let mut registry = Registry::default();
+    let (first, _) = registry.register(&leased(1));
+    let mut other = leased(1);
+    other.replica = Some(ReplicaId::parse("mine").unwrap());
+    let refused = registry.run(&Command::Register(other)).unwrap_err();
+    let RegistryError::AddressInUse { owner, .. } = refused else { panic!("{refused:?}") };
+    assert_eq!(owner, first.key.replica);
+    assert_eq!(registry.view.revision(), 1);
+}
+
+#[test]
+fn a_replica_that_moves_frees_its_old_address() {
+    let mut registry = Registry::default();
+    let mut wish = leased(1);
+    wish.replica = Some(ReplicaId::parse("mine").unwrap());
+    registry.register(&wish);
+    wish.address = Address::parse("10.0.0.1:2").unwrap();
+    registry.register(&wish);
+    let (other, created) = registry.register(&leased(1));
+    assert!(created);
+    assert_ne!(other.key.replica.as_str(), "mine");
+}
+
+#[test]
+fn a_permanent_replica_that_says_the_same_again_changes_nothing() {
+    let mut registry = Registry::default();
+    let (first, _) = registry.register(&permanent(1));
+    let (again, created) = registry.register(&permanent(1));
+    assert_eq!((again, created), (first, false));
+    assert_eq!(registry.view.revision(), 1);
+    let mut heavier = permanent(1);
+    heavier.weight = Weight::parse(200).unwrap();
+    let (changed, created) = registry.register(&heavier);
+    assert_eq!((changed.revision, created), (2, false));
+}
+
+#[test]
+fn an_incarnation_grows_across_removal() {
+    let mut registry = Registry::default();
+    let (first, _) = registry.register(&leased(1));
+    registry.run(&deregister(&first.key, Proof::Force)).unwrap();
+    let mut wish = leased(1);
+    wish.replica = Some(first.key.replica.clone());
+    let (second, created) = registry.register(&wish);
+    assert!(created);
+    assert!(second.incarnation > first.incarnation);
+}
+
+#[test]
+fn a_service_that_is_full_takes_replacements_and_nothing_else() {
+    let mut registry = Registry::default();
+    for port in 1..=3 {
+        registry.register(&leased(port));
+    }
+    let refused = registry.run(&Command::Register(leased(4))).unwrap_err();
+    assert_eq!(
+        refused,
+        RegistryError::QuotaExceeded { what: "service orders".into(), of: "replicas", limit: 3 }
+    );
+    assert!(!registry.register(&leased(3)).1);
+}
+
+#[test]
+fn health_changes_by_the_owner_and_an_unchanged_report_costs_no_revision() {
+    let mut registry = Registry::default();
+    let (record, _) = registry.register(&leased(1));
+    let report = |lease, health, reason: &str| Command::ReportHealth {
+        key: record.key.clone(),
+        lease,
+        health,
+        reason: reason.into(),
+    };
+    let owner = Some(lease_of(&record));
+    let Ok(Answer::Replica(now)) = registry.run(&report(owner, Health::Degraded, "disk")) else {
+        panic!("refused")
+    };
+    assert_eq!((now.health, &*now.health_reason, now.revision), (Health::Degraded, "disk", 2));
+    assert_eq!(now.incarnation, record.incarnation);
+    registry.run(&report(owner, Health::Degraded, "disk")).unwrap();
+    assert_eq!(registry.view.revision(), 2);
+    // Another reason for the same health keeps the time since when it holds.
+    let Ok(Answer::Replica(later)) = registry.run(&report(owner, Health::Degraded, "net")) else {
+        panic!("refused")
+    };
+    assert_eq!((later.revision, later.health_since), (3, now.health_since));
+    let stranger = registry.run(&report(Some(LeaseId::from_random(99)), Health::Healthy, ""));
+    assert_eq!(stranger, Err(RegistryError::LeaseMismatch(record.key.clone())));
+    let nobody = registry.run(&report(None, Health::Healthy, ""));
+    assert_eq!(nobody, Err(RegistryError::LeaseRequired(record.key.clone())));
+}

@@ -205,6 +205,9 @@ async fn submit(effects: Effects, commands: Commands, due: Vec<Command>) {
 }
 
 #[cfg(test)]
+mod time_tests;
+
+#[cfg(test)]
 mod tests {
     use std::sync::{
         Arc,

@@ -88,9 +88,10 @@ impl Leases {
         self.leases.insert(lease, Lease { key, ttl, renewed: now, deadline: now + ttl, state: State::Alive });
     }
 
-    /// Takes in a lease that was held before this process began.
+    /// Takes in a lease that was held before this process began. Its owner, too, has one full time to live to be heard of
+    /// before it can be given up.
     pub fn grant_held(&self, lease: LeaseId, key: ReplicaKey, ttl: Duration, now: Instant) {
-        self.leases.insert(lease, Lease { key, ttl, renewed: now, deadline: now, state: State::Held });
+        self.leases.insert(lease, Lease { key, ttl, renewed: now, deadline: now + ttl, state: State::Held });
     }
 
     /// Extends a lease of `key` to one full time to live from `now`. O(1).
@@ -154,9 +155,14 @@ impl Leases {
         for mut entry in self.leases.iter_mut() {
             if entry.state != State::Alive {
                 sweep.suspects += 1;
+            }
+            if entry.state == State::Lapsed {
+                // Nothing brings it back.
             } else if is_stall(gap, entry.ttl) {
                 entry.extend_from(now);
                 sweep.stalled_for = Some(gap);
+            } else if entry.state == State::Held {
+                // It waits for its owner, or for the guard's word.
             } else if now >= entry.deadline {
                 entry.state = State::Lapsed;
                 sweep.lapsed += 1;
@@ -177,6 +183,7 @@ impl Leases {
             lease: *entry.key(),
             ttl: entry.ttl,
             silent_for: now.saturating_duration_since(entry.renewed),
+            is_excused: entry.state == State::Held && now < entry.deadline,
         });
         suspects.collect()
     }
@@ -239,7 +246,7 @@ mod tests {
         let (leases, start) = granted();
         assert_eq!(sweep_until(&leases, start, start + TTL - MS), 0);
         assert_eq!(leases.sweep(start + TTL).lapsed, 1);
-        let expected = Suspect { key: key(), lease: ID, ttl: TTL, silent_for: TTL };
+        let expected = Suspect { key: key(), lease: ID, ttl: TTL, silent_for: TTL, is_excused: false };
         assert_eq!(leases.suspects(start + TTL), [expected]);
     }
 
@@ -367,7 +374,13 @@ mod tests {
         let start = Instant::now();
         let leases = Leases::new(start);
         leases.grant_held(ID, key(), TTL, start);
-        assert_eq!((leases.sweep(start + 10 * SWEEP_INTERVAL).suspects, leases.get(ID)), (1, None));
-        assert!(leases.renew(ID, &key(), start + 10 * SWEEP_INTERVAL).is_some());
+        let excused = |at| leases.suspects(at)[0].is_excused;
+        sweep_until(&leases, start, start + TTL);
+        assert_eq!((leases.sweep(start + TTL).suspects, leases.get(ID)), (1, None));
+        assert!(excused(start + TTL - MS) && !excused(start + TTL));
+        // A stall gives it as long again.
+        leases.sweep(start + 3 * TTL);
+        assert!(excused(start + 4 * TTL - MS) && !excused(start + 4 * TTL));
+        assert!(leases.renew(ID, &key(), start + 5 * TTL).is_some());
     }
 }

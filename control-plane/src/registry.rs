@@ -6,6 +6,8 @@
 //!
 //! Nothing in here does IO, logs, locks, or reads a clock: time, random ids and limits are arguments.
 
+#[cfg(test)]
+pub(crate) mod arbitrary;
 mod command;
 mod decide;
 mod error;

@@ -5,6 +5,8 @@
 
 mod memory;
 mod redb;
+#[cfg(test)]
+mod round_trip_tests;
 mod stored;
 
 use std::{fmt, path::PathBuf, str::FromStr};

@@ -69,7 +69,32 @@ impl Plan {
         if rng.random_bool(0.1) {
             plan.make_a_storm();
         }
+        if rng.random_bool(0.2) {
+            plan.make_a_partition(rng);
+        }
         plan
+    }
+
+    /// Cuts owners off from the control plane, again and again, and does little else: what the guard is for.
+    fn make_a_partition(&mut self, rng: &mut StdRng) {
+        self.services = 1;
+        self.owners_per_service = 5;
+        self.permanent = 0.0;
+        self.call_loss = 0.0;
+        self.trouble_interval = SECOND;
+        self.request_interval = 50 * MS;
+        let besides = [
+            Trouble::ReplaceOwner,
+            Trouble::ReleaseGuard,
+            Trouble::SetPolicy,
+            Trouble::CrashControl,
+            Trouble::PauseControl,
+            Trouble::FailCommits,
+            Trouble::CrashOwner,
+        ];
+        self.troubles = vec![(Trouble::CutService, 8)];
+        self.troubles
+            .extend(besides.into_iter().filter(|_| rng.random_bool(0.3)).map(|trouble| (trouble, 3)));
     }
 
     /// Brings together what exhausts a retry budget, which chance alone seldom does: much to repeat, replicas that

@@ -31,6 +31,7 @@ fn belief_in_failed_commits_is_found() {
         Sabotage::TrustFailedCommits,
         &[
             "what_is_published_is_what_is_durable",
+            "what_was_decided_still_holds",
             "an_address_has_one_owner",
             "incarnations_of_an_id_only_grow",
             "a_stale_lease_changes_nothing",

@@ -200,4 +200,6 @@ pub(super) fn service_entry(view: &View, name: &ServiceName) -> v1::ServiceSnaps
 }
 
 #[cfg(test)]
+mod kinds_tests;
+#[cfg(test)]
 mod tests;

@@ -113,6 +113,9 @@ impl Group {
                 Key::Replica(key) => {
                     self.written.insert(Place::Roster(key.service.clone()));
                     self.written.insert(Place::Replica(key.clone()));
+                    // The request that registered it is known by it no more.
+                    let mark = view.get(key).and_then(|record| record.request.as_deref());
+                    self.written.extend(mark.map(|mark| Place::Request(mark.id)));
                 }
                 Key::Override(id) => {
                     self.written.insert(Place::Override(id.clone()));
@@ -218,15 +221,17 @@ fn places(view: &View, command: &Command, fresh: &Candidates) -> Places {
         if let Command::Deregister { block: Some(_), .. } = command {
             places.written.push(Place::Override(block_of(&key).id()));
         }
-        // Its present address is freed by a removal and by a move, and so is the request that registered it.
+        // Its present address is freed by a removal and by a move.
         if let Some(record) = view.get(&key) {
             places.written.push(Place::Address(key.service.clone(), record.address.clone()));
-            places.written.extend(record.request.as_deref().map(|mark| Place::Request(mark.id)));
         }
         places.written.push(Place::Replica(key));
     }
     places
 }
+
+#[cfg(test)]
+mod order_tests;
 
 #[cfg(test)]
 mod tests {

@@ -26,6 +26,9 @@ pub struct Suspect {
     pub ttl: Duration,
     /// How long nothing was heard of its owner.
     pub silent_for: Duration,
+    /// It was held when this process started or stood still, and its owner has not had one full time to live since to be
+    /// heard of: it is not let go yet.
+    pub is_excused: bool,
 }
 
 /// What is to become of the suspects of one service.
@@ -119,7 +122,8 @@ impl Guard {
         let holds = leases.are_held(&policy) && !is_released(view, &service, wall);
         let mut hold = Vec::new();
         for (suspect, record) in doubtful {
-            if holds && !self.is_overdue(&suspect, &record, policy.hold_time, now, wall) {
+            let is_overdue = self.is_overdue(&suspect, &record, policy.hold_time, now, wall);
+            if suspect.is_excused || holds && !is_overdue {
                 hold.push(suspect);
             } else {
                 // Bounded by what a service may have: each is remembered once, for its own time to live.

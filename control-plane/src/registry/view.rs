@@ -153,7 +153,7 @@ impl View {
     }
 
     /// What became of the replica that this request had registered, if it was removed a short while ago.
-    pub(super) fn removed_after(&self, id: u128) -> Option<(&ReplicaKey, &Removed)> {
+    pub(super) fn ended_request(&self, id: u128) -> Option<&removed::Ended> {
         self.removals.of_request(id)
     }
 
@@ -203,8 +203,7 @@ impl View {
             Write::Put(item) => self.put(item.at(revision)),
             Write::Remove => {
                 if let Some(record) = write.key.as_replica().and_then(|key| self.get(key)).cloned() {
-                    let removed = Removed::new(&record, &write.cause, at);
-                    self.removals.add(record.key.clone(), removed, at);
+                    self.removals.add(&record, &write.cause, at);
                 }
                 self.remove(&write.key, revision, cause)
             }

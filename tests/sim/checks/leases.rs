@@ -87,7 +87,7 @@ impl Ledger {
     /// The guard keeps it no more.
     pub(crate) fn given_up(&mut self, key: &ReplicaKey, lease: LeaseId) {
         if let Some(entry) = self.leases.leases.get_mut(key).filter(|entry| entry.terms.id == lease) {
-            (entry.held, entry.lapsed) = (false, true);
+            entry.held = false;
         }
     }
 
@@ -144,11 +144,11 @@ impl Ledger {
     pub(crate) fn swept(&mut self, now: u64) {
         let gap = now - self.leases.swept;
         self.leases.swept = now;
-        for entry in self.leases.leases.values_mut().filter(|entry| !entry.lapsed) {
+        for entry in self.leases.leases.values_mut().filter(|entry| !entry.lapsed || entry.held) {
             let ttl = entry.terms.ttl;
             if gap >= nanos(LONG_PAUSE.min(ttl / 2)) {
                 (entry.kept, entry.waits) = (now, false);
-            } else {
+            } else if !entry.held {
                 entry.lapsed = now >= entry.kept + nanos(ttl);
             }
         }

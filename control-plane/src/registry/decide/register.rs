@@ -128,13 +128,13 @@ fn repeated_answer(
         let RequestMark { created, .. } = check(*mark, &record.key)?;
         return Ok(Some(Answer::Registered { record: Arc::clone(record), created }));
     }
-    if let Some((key, removed)) = view.removed_after(id)
-        && let Some(mark) = removed.request.filter(|mark| mark.is_fresh(at))
-    {
-        check(mark, key)?;
-        return Err(RegistryError::ReplicaRemoved { key: key.clone(), why: removed.why.to_string() });
+    match view.ended_request(id).filter(|ended| ended.mark.is_fresh(at)) {
+        Some(ended) => {
+            check(ended.mark, &ended.key)?;
+            Err(RegistryError::ReplicaRemoved { key: ended.key.clone(), why: ended.why.to_string() })
+        }
+        None => Ok(None),
     }
-    Ok(None)
 }
 
 /// Whether a permanent replica says again exactly what is known of it. A leased one is due a new lease instead.

@@ -116,7 +116,7 @@ impl Bench {
             let id = format!("r{number:05}");
             let record = self.records.iter().find(|record| record.key.replica.as_str() == id)?;
             let lease = record.lease?.id;
-            Some(Suspect { key: record.key.clone(), lease, ttl: TTL, silent_for: TTL })
+            Some(Suspect { key: record.key.clone(), lease, ttl: TTL, silent_for: TTL, is_excused: false })
         });
         let suspects = suspects.collect();
         let view = self.view();
@@ -314,7 +314,7 @@ fn a_lease_that_guards_nothing_any_more_is_not_counted() {
     let stale: Vec<_> = (0..9)
         .map(|number| {
             let key = bench.record(number).key.clone();
-            Suspect { key, lease: LeaseId::from_random(7), ttl: TTL, silent_for: TTL }
+            Suspect { key, lease: LeaseId::from_random(7), ttl: TTL, silent_for: TTL, is_excused: false }
         })
         .collect();
     let view = bench.view();
@@ -326,6 +326,7 @@ fn a_lease_that_guards_nothing_any_more_is_not_counted() {
         lease: LeaseId::from_random(8),
         ttl: TTL,
         silent_for: TTL,
+        is_excused: false,
     };
     let judged = bench.guard.judge(&view, vec![nowhere], bench.now, bench.wall);
     assert_eq!((judged[0].expire.len(), judged[0].expected), (1, 0));
@@ -348,4 +349,16 @@ fn replicas_that_drain_go_when_they_lapse_and_hold_nobody() {
     }
     assert_eq!(bench.sweep(0..7), (7, 0), "six that drain, and one of six others");
     assert_eq!(bench.judge([7])[0].expected, 6);
+}
+
+#[test]
+fn what_was_held_before_a_start_is_not_let_go_before_its_owner_could_be_heard_of() {
+    let mut bench = Bench::with(10);
+    assert_eq!(bench.sweep(0..4), (0, 4));
+    bench.release_until = Some(bench.wall + HOUR);
+    let held: Vec<_> = bench.judge(0..4).remove(0).expire;
+    let excused = held.iter().map(|suspect| Suspect { is_excused: true, ..suspect.clone() }).collect();
+    let view = bench.view();
+    let judged = Guard::default().judge(&view, excused, bench.now, bench.wall);
+    assert_eq!((judged[0].expire.len(), judged[0].hold.len()), (0, 4));
 }

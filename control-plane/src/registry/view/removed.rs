@@ -5,6 +5,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    hash::Hash,
     sync::Arc,
     time::SystemTime,
 };
@@ -13,7 +14,7 @@ use gateway_proto::{LeaseId, ReplicaKey};
 
 use crate::registry::{Cause, Record, Registration, RequestMark};
 
-/// Removed replicas that are remembered at most: the oldest make room.
+/// Removed replicas, and requests that had registered such, that are remembered at most: the oldest make room.
 const CAPACITY: usize = 10_000;
 
 /// A replica that was removed.
@@ -21,8 +22,6 @@ const CAPACITY: usize = 10_000;
 pub struct Removed {
     /// The lease that it had.
     pub lease: Option<LeaseId>,
-    /// The request that had registered it.
-    pub request: Option<RequestMark>,
     /// Whether its lease lapsed, and nobody removed it.
     pub has_expired: bool,
     /// How, and by whom, for people.
@@ -31,18 +30,34 @@ pub struct Removed {
     until: SystemTime,
 }
 
+/// A request that had registered a replica which was removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::registry) struct Ended {
+    /// The replica.
+    pub(in crate::registry) key: ReplicaKey,
+    /// The request.
+    pub(in crate::registry) mark: RequestMark,
+    /// How the replica was removed, and by whom, for people.
+    pub(in crate::registry) why: Arc<str>,
+}
+
 /// The replicas removed last.
 #[derive(Debug, Clone, Default)]
 pub struct Removals {
-    removed: HashMap<ReplicaKey, Removed>,
-    /// By the request that had registered it.
-    requests: HashMap<u128, ReplicaKey>,
-    /// In the order in which they went.
-    order: VecDeque<ReplicaKey>,
+    removed: Recent<ReplicaKey, Removed>,
+    requests: Recent<u128, Ended>,
+}
+
+/// The last entries of a kind.
+#[derive(Debug, Clone)]
+struct Recent<K, V> {
+    entries: HashMap<K, V>,
+    /// In the order in which they came.
+    order: VecDeque<K>,
 }
 
 impl Removed {
-    pub(super) fn new(record: &Record, cause: &Cause, at: SystemTime) -> Self {
+    fn new(record: &Record, cause: &Cause, at: SystemTime) -> Self {
         let ttl = record.lease.map_or(Registration::DEFAULT_TTL, |lease| lease.ttl);
         let (has_expired, why) = match cause {
             Cause::Expired { .. } => (true, "its lease lapsed".to_owned()),
@@ -57,62 +72,91 @@ impl Removed {
             }
             _ => (false, "removed".to_owned()),
         };
-        Self {
-            lease: record.lease.map(|lease| lease.id),
-            request: record.request.as_deref().copied(),
-            has_expired,
-            why: why.into(),
-            until: at + 2 * ttl,
-        }
+        Self { lease: record.lease.map(|lease| lease.id), has_expired, why: why.into(), until: at + 2 * ttl }
     }
 
     /// Whether its owner, when it comes late, is still told of it.
     pub fn is_fresh(&self, now: SystemTime) -> bool {
         now < self.until
     }
-
-    /// Whether it is of use to anybody.
-    fn is_of_use(&self, now: SystemTime) -> bool {
-        self.is_fresh(now) || self.request.is_some_and(|mark| mark.is_fresh(now))
-    }
 }
 
 impl Removals {
     pub(super) fn get(&self, key: &ReplicaKey) -> Option<&Removed> {
-        self.removed.get(key)
+        self.removed.entries.get(key)
     }
 
     /// What became of the replica that this request had registered.
-    pub(super) fn of_request(&self, id: u128) -> Option<(&ReplicaKey, &Removed)> {
-        let removed = self.removed.get_key_value(self.requests.get(&id)?)?;
-        removed.1.request.is_some_and(|mark| mark.id == id).then_some(removed)
+    pub(super) fn of_request(&self, id: u128) -> Option<&Ended> {
+        self.requests.entries.get(&id)
     }
 
     /// Remembers what went at `now`, and forgets what is of no use any more.
-    pub(super) fn add(&mut self, key: ReplicaKey, removed: Removed, now: SystemTime) {
-        let is_of_use = |key: &ReplicaKey| self.removed.get(key).is_some_and(|old| old.is_of_use(now));
-        let mut spent = self.order.iter().take_while(|key| !is_of_use(key)).count();
+    pub(super) fn add(&mut self, record: &Record, cause: &Cause, now: SystemTime) {
+        let removed = Removed::new(record, cause, now);
+        if let Some(mark) = record.request.as_deref().copied() {
+            let ended = Ended { key: record.key.clone(), mark, why: Arc::clone(&removed.why) };
+            self.requests.add(mark.id, ended, |ended| ended.mark.is_fresh(now));
+        }
+        self.removed.add(record.key.clone(), removed, |removed| removed.is_fresh(now));
+    }
+}
+
+impl<K: Clone + Eq + Hash, V> Recent<K, V> {
+    fn add(&mut self, key: K, value: V, is_of_use: impl Fn(&V) -> bool) {
+        if self.entries.remove(&key).is_some() {
+            self.order.retain(|known| *known != key);
+        }
+        let is_spent = |key: &K| self.entries.get(key).is_none_or(|old| !is_of_use(old));
+        let mut spent = self.order.iter().take_while(|key| is_spent(key)).count();
         if self.order.len() - spent >= CAPACITY {
             spent += 1;
         }
-        for key in self.order.drain(..spent).collect::<Vec<_>>() {
-            self.forget(&key);
-        }
-        if self.removed.contains_key(&key) {
-            self.forget(&key);
-            self.order.retain(|old| *old != key);
-        }
-        if let Some(mark) = removed.request {
-            self.requests.insert(mark.id, key.clone());
+        for old in self.order.drain(..spent) {
+            self.entries.remove(&old);
         }
         self.order.push_back(key.clone());
-        self.removed.insert(key, removed);
+        self.entries.insert(key, value);
+    }
+}
+
+impl<K, V> Default for Recent<K, V> {
+    fn default() -> Self {
+        Self { entries: HashMap::new(), order: VecDeque::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use gateway_proto::Address;
+
+    use super::*;
+
+    fn record(number: u64) -> Record {
+        let key = ReplicaKey::parse("orders", &format!("r-{number}")).unwrap();
+        Record::plain(key, Address::parse("10.0.0.1:1").unwrap(), UNIX_EPOCH)
     }
 
-    fn forget(&mut self, key: &ReplicaKey) {
-        let mark = self.removed.remove(key).and_then(|old| old.request);
-        if let Some(mark) = mark.filter(|mark| self.requests.get(&mark.id) == Some(key)) {
-            self.requests.remove(&mark.id);
+    #[test]
+    fn what_is_remembered_is_bounded_by_time_and_by_number() {
+        let mut removals = Removals::default();
+        let mut add = |number, secs| {
+            removals.add(
+                &record(number),
+                &Cause::Undrained { said: Default::default() },
+                UNIX_EPOCH + Duration::from_secs(secs),
+            );
+            (removals.removed.entries.len(), removals.removed.order.len())
+        };
+        assert_eq!(add(0, 0), (1, 1));
+        assert_eq!(add(0, 10), (1, 1), "the same one again");
+        assert_eq!(add(1, 39), (2, 2), "permanent ones are remembered for 30 s");
+        assert_eq!(add(2, 40), (2, 2));
+        for number in 3..2 * CAPACITY as u64 {
+            add(number, 41);
         }
+        assert_eq!(add(0, 41), (CAPACITY, CAPACITY));
     }
 }

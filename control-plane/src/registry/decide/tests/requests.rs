@@ -118,3 +118,19 @@ fn a_request_is_young_for_ten_minutes_and_no_longer() {
     assert!(mark.is_fresh(UNIX_EPOCH), "the clock went back");
     assert!(mark.is_fresh(UNIX_EPOCH + 600 * SECOND) && !mark.is_fresh(UNIX_EPOCH + 601 * SECOND));
 }
+
+#[test]
+fn a_request_is_remembered_whatever_becomes_of_its_replica_s_id_later() {
+    let mut registry = Registry::default();
+    let mine = |id: Option<u128>| Registration { request: id, ..named("mine", 1) };
+    let (first, _) = registry.register(&mine(Some(7)));
+    for id in [Some(8), None] {
+        registry.run(&deregister(&first.key, Proof::Force)).unwrap();
+        registry.register(&mine(id));
+    }
+    registry.run(&deregister(&first.key, Proof::Force)).unwrap();
+    for id in [7, 8] {
+        let gone = registry.run(&register(&mine(Some(id))));
+        assert!(matches!(gone, Err(RegistryError::ReplicaRemoved { .. })), "{gone:?}");
+    }
+}

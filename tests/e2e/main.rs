@@ -11,6 +11,7 @@ mod demo;
 mod documents;
 mod durability;
 mod failover;
+mod guard;
 mod health;
 mod outage;
 mod passthrough;

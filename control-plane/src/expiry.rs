@@ -36,8 +36,12 @@ pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown
     let mut tidying = interval(TIDY_INTERVAL);
     tidying.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut changes = JoinSet::new();
-    let mut watch =
-        Watch { effects, guard: Guard::default(), started: clock::now(), holding: BTreeMap::new() };
+    let mut watch = Watch {
+        settled_at: settled_at(&effects),
+        effects,
+        guard: Guard::default(),
+        holding: BTreeMap::new(),
+    };
     loop {
         tokio::select! {
             () = shutdown.begun() => return,
@@ -69,11 +73,19 @@ pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown
     }
 }
 
+/// When the data planes that lost this control plane as it ended have had the time to come back. A registry in which
+/// nothing has ever happened has lost none.
+fn settled_at(effects: &Effects) -> Instant {
+    let is_new = effects.publisher.read(View::revision) == 0;
+    if is_new { clock::now() } else { clock::now() + SETTLING_TIME }
+}
+
 /// What the sweeps remember from one to the next.
 struct Watch {
     effects: Effects,
     guard: Guard,
-    started: Instant,
+    /// From then on, the data planes that are there speak for all.
+    settled_at: Instant,
     /// Services of which the guard holds replicas, and how many.
     holding: BTreeMap<ServiceName, usize>,
 }
@@ -89,7 +101,7 @@ impl Watch {
             let ended = view.overrides().filter(|entry| entry.expires_at <= wall).map(|entry| end(entry));
             let drained = view.drains().filter_map(|record| {
                 let drain = record.drain.as_deref().filter(|drain| !drain.is_over)?;
-                let is_idle = self.is_settled(now) && self.is_idle(&record.key, drain.revision);
+                let is_idle = now >= self.settled_at && self.is_idle(&record.key, drain.revision);
                 let is_over = is_idle || drain.deadline <= wall;
                 is_over.then(|| Command::FinishDrain { key: record.key.clone(), begun: drain.begun, is_idle })
             });
@@ -105,12 +117,6 @@ impl Watch {
             due.extend(self.carry_out(judgement).into_iter().take(room));
         }
         due
-    }
-
-    /// Whether the data planes that lost this control plane when it started have had the time to come back: until then,
-    /// those that are there do not speak for all.
-    fn is_settled(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.started) >= SETTLING_TIME
     }
 
     /// Whether nothing is in flight at a draining replica. Without a data plane nobody knows.

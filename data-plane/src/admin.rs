@@ -199,3 +199,39 @@ async fn render<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) ->
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use http_body_util::BodyExt;
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_operators_request_that_meets_a_defect_is_told_so_and_counted() {
+        let panics = Arc::new(PanicCounts::default());
+        let blocking = async || render(|| -> &'static str { panic!("a defect in what is rendered") }).await;
+        let router = Router::new()
+            .route("/defect", get(async || -> Response { panic!("a defect") }))
+            .route("/blocking", get(blocking))
+            .route("/fine", get(livez))
+            .layer(from_fn_with_state(panics.clone(), contain));
+        let service = TowerToHyperService::new(router);
+        let ask = async |path: &str| {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            let response = service.call(request).await.unwrap();
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            (status, String::from_utf8(body.to_vec()).unwrap())
+        };
+        for path in ["/defect", "/blocking"] {
+            let (status, text) = ask(path).await;
+            assert_eq!(status, 500);
+            assert!(text.contains("defect of the gateway"), "{text}");
+        }
+        assert_eq!(ask("/fine").await, (200, "ok\n".into()));
+        assert_eq!(panics.read()["admin_request"], 2);
+    }
+}

@@ -9,6 +9,7 @@ mod client;
 mod contract;
 mod demo;
 mod documents;
+mod drain;
 mod durability;
 mod failover;
 mod guard;

@@ -5,10 +5,12 @@
 mod breaker;
 mod breakers;
 mod budget;
+mod copies;
 mod leases;
 mod ledger;
 mod picks;
 mod rotation;
+mod shares;
 
 pub(crate) use self::{
     breakers::{Breakers, Ticket},

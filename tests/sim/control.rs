@@ -1,5 +1,6 @@
 //! The control plane's process around its real parts: what the writer's and the streams' tasks do, one event at a time.
 
+mod expiry;
 mod streams;
 mod writer;
 
@@ -8,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use control_plane::{
     leases::{Leases, SWEEP_INTERVAL},
     publish::Publisher,
-    registry::View,
+    registry::{Guard, View},
 };
 use gateway_proto::{LeaseId, ReplicaKey};
 
@@ -42,7 +43,10 @@ pub(crate) struct Control {
 pub(crate) struct Running {
     pub(crate) publisher: Publisher,
     leases: Leases,
+    guard: Guard,
     waiting: VecDeque<Waiting>,
+    /// How many of the sweeps' own changes are not made yet.
+    own: usize,
     turn_is_due: bool,
     committing: Option<Commit>,
     /// A commit failed, so that nobody knows what is durable.
@@ -68,24 +72,28 @@ impl Control {
             return Ok(());
         };
         if env.has(Sabotage::ForgetARecord) {
-            loaded.records.pop();
+            loaded.items.pop();
         }
         ledger.a_restart_finds_exactly_what_is_durable(&loaded)?;
         self.run += 1;
         note!(env, "control plane: started at revision {}", loaded.revision);
-        let view = View::new(loaded.revision, loaded.records);
+        let view = View::new(loaded.revision, loaded.items);
         ledger.restarted(&loaded.epoch, env.now);
         let leases = Leases::new(env.instant());
         for record in view.replicas() {
-            if let Some(terms) = record.lease {
-                leases.grant(terms.id, record.key.clone(), terms.ttl, env.instant());
+            let Some(terms) = record.lease else { continue };
+            match record.lost {
+                Some(_) => leases.grant_held(terms.id, record.key.clone(), terms.ttl, env.instant()),
+                None => leases.grant(terms.id, record.key.clone(), terms.ttl, env.instant()),
             }
         }
         ledger.took_effect(env.now, &view)?;
         self.running = Some(Running {
             publisher: Publisher::with_bounds(loaded.epoch, view, env.plan.bounds),
             leases,
+            guard: Guard::default(),
             waiting: VecDeque::new(),
+            own: 0,
             turn_is_due: false,
             committing: None,
             in_doubt: false,
@@ -215,21 +223,6 @@ impl Control {
         note!(env, "control plane: heartbeat of {key} -> {verdict:?}");
         ledger.heard(env.now, &key, lease, renewed, holder)?;
         reply(env, from, verdict);
-        Ok(())
-    }
-
-    fn sweep(&mut self, env: &mut Env, ledger: &mut Ledger) -> Checked {
-        let Some(running) = &mut self.running else { return Ok(()) };
-        env.after(SWEEP_INTERVAL, Event::Control(ControlEvent::Sweep { run: self.run }));
-        let sweep = running.leases.sweep(env.instant());
-        if sweep.stalled_for.is_some() {
-            env.journal.count("a stall renewed all leases");
-        }
-        ledger.swept(env.now);
-        running.publisher.read(|view| ledger.no_lease_outlives_its_time(env.now, view))?;
-        if !running.leases.lapsed(1, env.instant()).is_empty() {
-            self.schedule_turn(env);
-        }
         Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! Everything that goes wrong, and everything that people and owners do on their own account.
 
+mod operators;
 mod people;
 mod planes;
 
@@ -18,6 +19,8 @@ pub(crate) enum Trouble {
     CrashControl,
     PauseControl,
     FailCommits,
+    FillDisk,
+    SlowDisk,
     BreakDisk,
     LoseDisk,
     CutStream,
@@ -40,13 +43,26 @@ pub(crate) enum Trouble {
     StaleDeregister,
     StaleReport,
     StaleHeartbeat,
+    CutService,
+    ReplaceOwner,
+    DrainByOwner,
+    DrainReplica,
+    Undrain,
+    SetPolicy,
+    DeletePolicy,
+    SetOverride,
+    EndOverride,
+    ReleaseGuard,
+    BlockReplica,
 }
 
 impl Trouble {
-    pub(crate) const ALL: [Self; 25] = [
+    pub(crate) const ALL: [Self; 38] = [
         Self::CrashControl,
         Self::PauseControl,
         Self::FailCommits,
+        Self::FillDisk,
+        Self::SlowDisk,
         Self::BreakDisk,
         Self::LoseDisk,
         Self::CutStream,
@@ -69,6 +85,17 @@ impl Trouble {
         Self::StaleDeregister,
         Self::StaleReport,
         Self::StaleHeartbeat,
+        Self::CutService,
+        Self::ReplaceOwner,
+        Self::DrainByOwner,
+        Self::DrainReplica,
+        Self::Undrain,
+        Self::SetPolicy,
+        Self::DeletePolicy,
+        Self::SetOverride,
+        Self::EndOverride,
+        Self::ReleaseGuard,
+        Self::BlockReplica,
     ];
 }
 
@@ -103,8 +130,23 @@ impl World {
         use Trouble as T;
         note!(&mut self.env, "trouble: {trouble:?}, owner {owner}");
         match trouble {
-            T::CrashControl | T::PauseControl | T::FailCommits | T::BreakDisk | T::LoseDisk => {
-                self.trouble_control(trouble)
+            T::CrashControl
+            | T::PauseControl
+            | T::FailCommits
+            | T::FillDisk
+            | T::SlowDisk
+            | T::BreakDisk
+            | T::LoseDisk => self.trouble_control(trouble),
+            T::DrainReplica
+            | T::Undrain
+            | T::SetPolicy
+            | T::DeletePolicy
+            | T::SetOverride
+            | T::EndOverride
+            | T::ReleaseGuard
+            | T::BlockReplica => {
+                self.operate(trouble, owner);
+                Ok(())
             }
             T::CutStream | T::SeverStream | T::RepeatMessage | T::SendStaleAck | T::RestartNode => {
                 self.trouble_node(trouble);

@@ -33,11 +33,21 @@ pub(crate) struct Durable {
     pub(crate) faults: VecDeque<CommitFault>,
     /// Nothing can be read before this nanosecond.
     pub(crate) unreadable_until: u64,
+    /// Nothing more fits before this nanosecond.
+    pub(crate) full_until: u64,
+    /// Commits take long before this nanosecond.
+    pub(crate) slow_until: u64,
 }
 
 impl Durable {
     pub(crate) fn new() -> Self {
-        Self { memory: Memory::new(), faults: VecDeque::new(), unreadable_until: 0 }
+        Self {
+            memory: Memory::new(),
+            faults: VecDeque::new(),
+            unreadable_until: 0,
+            full_until: 0,
+            slow_until: 0,
+        }
     }
 
     /// Commits a group, or fails; the ledger learns what is durable in either case.
@@ -48,6 +58,11 @@ impl Durable {
         commands: &[Command],
         group: &[Mutation],
     ) -> Checked<Result<Vec<Revision>, StoreError>> {
+        if env.now < self.full_until && env.is_troubled() {
+            env.journal.count("the disk was full");
+            note!(env, "store: no room for {}, nothing is durable", group.len());
+            return Ok(Err(StoreError::Full("injected".into())));
+        }
         let fault = self.faults.pop_front().filter(|_| env.is_troubled());
         if fault == Some(CommitFault::Nothing) {
             env.journal.count("a commit failed");
@@ -56,7 +71,7 @@ impl Durable {
         }
         let revisions = at_once(self.memory.commit(group)).expect("the memory store never fails");
         for ((command, mutation), revision) in commands.iter().zip(group).zip(&revisions) {
-            ledger.became_durable(env.now, command, mutation, *revision)?;
+            ledger.became_durable(env, command, mutation, *revision)?;
         }
         if fault == Some(CommitFault::AnswerLost) {
             env.journal.count("a commit's answer was lost");

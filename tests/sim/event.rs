@@ -21,6 +21,8 @@ pub(crate) enum Event {
     Trouble,
     /// The run goes on to its next phase.
     Enter(Phase),
+    /// Operators put right what they had decided.
+    Tidy,
     Control(ControlEvent),
     Owner(OwnerId, OwnerEvent),
     Node(NodeId, NodeEvent),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use control_plane::registry::{Answer, Command, Proof, Registration, RegistryError, Target};
+use control_plane::registry::{Answer, Command, DrainWish, Proof, Registration, RegistryError, Said, Target};
 use gateway_proto::{Address, Health, LeaseId, ReplicaId, ReplicaKey, ServiceName, Weight};
 
 use crate::{
@@ -36,6 +36,8 @@ pub(crate) struct Owner {
     pub(crate) condition: Condition,
     /// Neither heartbeats nor answers leave it before this nanosecond.
     pub(crate) frozen_until: u64,
+    /// Nothing that it says reaches the control plane before this nanosecond.
+    pub(crate) cut_until: u64,
     /// Which run of the process: requests to an earlier one were cut off.
     pub(crate) life: u32,
     /// Which registration, or try at one: alarms of an earlier one are void.
@@ -47,6 +49,10 @@ pub(crate) struct Owner {
     /// The call whose answer it waits for.
     serial: u64,
     waits: bool,
+    /// Whether its registrations name themselves, so that a repeated one is known.
+    names_requests: bool,
+    /// The registration that it repeats until it is answered.
+    request: Option<u128>,
 }
 
 /// A registration, as its owner was told.
@@ -71,12 +77,15 @@ impl Owner {
             is_running: false,
             condition: Condition::Healthy,
             frozen_until: 0,
+            cut_until: 0,
             life: 0,
             term: 0,
             held: None,
             past: Vec::new(),
             serial: 0,
             waits: false,
+            names_requests: env.chance(0.5),
+            request: None,
         }
     }
 
@@ -124,6 +133,7 @@ impl Owner {
         if self.is_running {
             note!(env, "owner {}: crashed", self.number);
             self.is_running = false;
+            self.request = None;
             self.life += 1;
             self.term += 1;
         }
@@ -134,7 +144,8 @@ impl Owner {
         if let Some(Held { key, lease }) = self.held.take().filter(|_| self.is_running) {
             let proof = lease.map_or(Proof::None, Proof::Lease);
             let target = Target::Key(key);
-            self.call(env, Ask::Change(Command::Deregister { target, proof, reason: "leaving".into() }));
+            let said = Said::because("leaving");
+            self.call(env, Ask::Change(Command::Deregister { target, proof, said, block: None }));
         }
         self.crash(env);
     }
@@ -144,13 +155,35 @@ impl Owner {
         if let Some(Held { key, lease }) = self.held.clone().filter(|_| self.is_running) {
             let (from, reason) = (None, String::new());
             let ask = Ask::Change(Command::ReportHealth { key, lease, health, reason });
-            send(env, Call { from, ask });
+            self.send(env, Call { from, ask });
+        }
+    }
+
+    /// Asks for no more requests.
+    pub(crate) fn drain(&mut self, env: &mut Env, timeout: Duration) {
+        let held = self.held.clone().filter(|_| self.is_running);
+        if let Some(Held { key, lease: Some(lease) }) = held {
+            let wish = DrainWish {
+                key,
+                lease: Some(lease),
+                timeout: Some(timeout),
+                etag: String::new(),
+                allow_last: false,
+                said: Said::because("going"),
+            };
+            self.send(env, Call { from: None, ask: Ask::Change(Command::Drain(Box::new(wish))) });
         }
     }
 
     pub(crate) fn register(&mut self, env: &mut Env) {
         self.held = None;
+        if self.request.is_some() {
+            env.journal.count("a registration was repeated");
+        } else if self.names_requests {
+            self.request = Some(env.bits().1);
+        }
         let ask = Ask::Change(Command::Register(Registration {
+            request: self.request,
             replica: self.id.clone(),
             weight: self.weight,
             ttl: self.ttl,
@@ -176,12 +209,21 @@ impl Owner {
         self.waits = true;
         let caller = Caller { owner: self.number, serial: self.serial };
         env.after(SECOND, Event::Owner(self.number, OwnerEvent::GiveUp { serial: self.serial }));
-        send(env, Call { from: Some(caller), ask });
+        self.send(env, Call { from: Some(caller), ask });
+    }
+
+    fn send(&self, env: &mut Env, call: Call) {
+        if env.now >= self.cut_until {
+            send(env, call);
+        }
     }
 
     fn answered(&mut self, env: &mut Env, reply: Reply) {
         if !self.is_running {
             return;
+        }
+        if matches!(reply, Reply::Done(Answer::Registered { .. }) | Reply::Refused(_)) {
+            self.request = None;
         }
         let soon = env.between(50 * MS, 500 * MS);
         let again = Event::Owner(self.number, OwnerEvent::Register { term: self.term });

@@ -13,6 +13,14 @@ pub(crate) enum Sabotage {
     TakeAnyLease,
     /// Lapsed leases are never handed to the writer.
     NeverExpire,
+    /// The guard's word is not heard.
+    BelieveEveryLapse,
+    /// Lost replicas that renew are never found.
+    NeverFind,
+    /// Overrides are never ended by time.
+    KeepOverrides,
+    /// Every drain may take the last ready replica.
+    DrainTheLast,
     /// Leases are granted for three quarters of their time.
     GrantLess,
     /// A heartbeat that comes too late grants the lease anew.

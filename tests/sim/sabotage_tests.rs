@@ -49,6 +49,26 @@ fn a_lease_that_never_expires_is_found() {
 }
 
 #[test]
+fn a_guard_that_nobody_hears_is_found() {
+    assert_found(Sabotage::BelieveEveryLapse, &["a_service_loses_its_share_at_most"]);
+}
+
+#[test]
+fn a_lost_replica_that_stays_lost_is_found() {
+    assert_found(Sabotage::NeverFind, &["a_lost_replica_that_renews_is_found"]);
+}
+
+#[test]
+fn an_override_that_stays_in_force_is_found() {
+    assert_found(Sabotage::KeepOverrides, &["no_override_outlives_its_time"]);
+}
+
+#[test]
+fn a_drain_that_takes_the_last_ready_replica_is_found() {
+    assert_found(Sabotage::DrainTheLast, &["the_last_ready_replica_is_drained_on_an_explicit_word_only"]);
+}
+
+#[test]
 fn a_lease_that_expires_early_is_found() {
     assert_found(
         Sabotage::GrantLess,

@@ -66,6 +66,10 @@ impl World {
         match event {
             Event::Trouble => self.trouble(),
             Event::Enter(phase) => self.enter(phase),
+            Event::Tidy => {
+                self.tidy();
+                Ok(())
+            }
             Event::Control(event) => control.handle(env, ledger, event),
             Event::Owner(number, event) => {
                 owners[number].handle(env, event);
@@ -93,6 +97,7 @@ impl World {
     }
 
     fn everything_has_healed(&self) -> Checked {
+        self.ledger.lost_replicas_are_found_or_gone()?;
         self.nodes
             .iter()
             .enumerate()

@@ -88,7 +88,8 @@ async fn replicas_are_found_by_every_field_that_the_contract_names() {
         for size in [1, 2, 100] {
             let mut found: Vec<char> = replicas(&plane, list(filter, ""), size).await.chars().collect();
             let mut expected = expected.clone();
-            (found.sort_unstable(), expected.sort_unstable());
+            found.sort_unstable();
+            expected.sort_unstable();
             assert_eq!(found, expected, "{filter}");
         }
     }

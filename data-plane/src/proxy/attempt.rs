@@ -92,10 +92,11 @@ impl Attempt {
         }
     }
 
-    /// The response came to its end: a success unless settled before. The connection is kept if it can be used again.
+    /// The response came to its end: a success unless settled before. The connection is kept if it can be used again, and
+    /// will be.
     pub(super) fn finished(mut self, mut link: Box<Link>, cx: &mut Context<'_>) {
         self.settle(Outcome::Success);
-        if link.is_idle(cx) {
+        if !self.replica.is_draining() && link.is_idle(cx) {
             self.worker.pool().keep(self.replica.address(), link, self.worker.now());
         }
     }

@@ -29,7 +29,8 @@ pub(super) async fn follow(worker: &Worker, mut follower: DrainFollower) {
         tokio::select! {
             drains = follower.next() => {
                 deadlines.follow(&drains, worker.clock().moment());
-                worker.pool().close(drains.replicas.iter().map(|draining| draining.address.clone()).collect());
+                // Those that are in use are closed when they have been.
+                drains.replicas.iter().for_each(|draining| worker.pool().close(&draining.address));
                 follower.taken_on(&drains);
             }
             () = until(worker, next) => {}

@@ -79,7 +79,7 @@ impl Flights {
 
     /// Whether attempts at this replica are to end now.
     pub(super) fn is_cut(&self, replica: &Replica) -> bool {
-        self.has_cut.get() && self.cut.borrow().contains(replica.key())
+        self.has_cut.get() && replica.is_draining() && self.cut.borrow().contains(replica.key())
     }
 
     /// Ends what is under way at these replicas, which get no new attempts, and at no others.

@@ -11,7 +11,7 @@
 
 mod exchange;
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use gateway_proto::Policy;
 use gateway_runtime::panics::caught;
@@ -50,7 +50,8 @@ pub(super) async fn forward(
 ) -> Response<ResponseBody> {
     let (head, incoming) = request.into_parts();
     let request_id = headers::request_id(&head.headers, || worker.random_id());
-    let answer = answer(Rc::clone(&worker), client, head, incoming, &request_id);
+    // Pinned here, because moving it would cost more than all the rest.
+    let answer = pin!(answer(Rc::clone(&worker), client, head, incoming, &request_id));
     or_internal(&worker, &request_id, answer).await
 }
 

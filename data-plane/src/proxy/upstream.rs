@@ -5,7 +5,7 @@
 
 use std::{
     cell::RefCell,
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     future::Future,
     io,
     pin::{Pin, pin},
@@ -154,8 +154,6 @@ fn classify_connect(error: &io::Error) -> ConnectFailure {
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     idle: RefCell<HashMap<Address, VecDeque<Idle>>>,
-    /// Addresses to which no connection is kept.
-    closed: RefCell<HashSet<Address>>,
 }
 
 #[derive(Debug)]
@@ -184,12 +182,8 @@ impl Pool {
         }
     }
 
-    /// Takes back a connection that has finished its exchange, unless none to this address is kept.
+    /// Takes back a connection that has finished its exchange.
     pub(super) fn keep(&self, address: &Address, mut link: Box<Link>, now: Tick) {
-        let closed = self.closed.borrow();
-        if !closed.is_empty() && closed.contains(address) {
-            return;
-        }
         link.is_reused = true;
         let mut idle = self.idle.borrow_mut();
         let of_replica = match idle.get_mut(address) {
@@ -201,14 +195,9 @@ impl Pool {
         }
     }
 
-    /// Closes the idle connections to these addresses, and keeps none to them until the next call. A replica of another
-    /// service at one of them is still reached, by a new connection each time.
-    pub(super) fn close(&self, addresses: HashSet<Address>) {
-        let mut idle = self.idle.borrow_mut();
-        for address in &addresses {
-            idle.remove(address);
-        }
-        self.closed.replace(addresses);
+    /// Closes the idle connections to this address.
+    pub(super) fn close(&self, address: &Address) {
+        self.idle.borrow_mut().remove(address);
     }
 
     /// Closes what has been idle for too long: to be called every few seconds.

@@ -2,13 +2,21 @@
 
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    ProxyConfig, downstream, drain, flights::Flights, forward::forward, headers::Via,
-    request_body::ReplayMemory, upstream::Pool,
+    ProxyConfig,
+    downstream::{self, Client},
+    drain,
+    flights::Flights,
+    forward::forward,
+    headers::Via,
+    request_body::ReplayMemory,
+    upstream::Pool,
 };
 use crate::{clock::Clock, routing::Tick, table::Table};
 use gateway_runtime::{
@@ -149,7 +157,7 @@ pub(super) async fn run(
         tokio::time::sleep(worker.config.drain_delay).await;
     };
     tokio::select! {
-        () = accept(&worker, &listener, max_connections, &connections) => {}
+        () = accept(&worker, &listener, max_connections, &connections, forward) => {}
         () = stop => {}
     }
     drop(listener);
@@ -166,12 +174,17 @@ pub(super) async fn run(
     drainer.abort();
 }
 
-async fn accept(
+/// Accepts connections whose requests are `answered` so. What panics on one of them ends that one.
+async fn accept<F, B>(
     worker: &Rc<Worker>,
     listener: &TcpListener,
     max_connections: usize,
     connections: &TaskTracker,
-) {
+    answered: impl Fn(Rc<Worker>, Rc<Client>, Request<Incoming>) -> F + Copy + 'static,
+) where
+    F: Future<Output = Response<B>> + 'static,
+    B: Body<Data: 'static, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
+{
     let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
     let mut is_failing = false;
     loop {
@@ -185,7 +198,7 @@ async fn accept(
                 downstream::prepare(&stream);
                 let worker = Rc::clone(worker);
                 connections.spawn_local(async move {
-                    if caught(downstream::serve(&worker, stream, address, forward)).await.is_err() {
+                    if caught(downstream::serve(&worker, stream, address, answered)).await.is_err() {
                         worker.panicked("connection");
                     }
                     drop(place);
@@ -212,27 +225,4 @@ async fn sweep(worker: &Worker) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use std::net::SocketAddr;
-
-    use gateway_proto::NodeId;
-
-    use super::*;
-
-    /// A worker that routes by nothing, and the count of what panics on it.
-    pub(in crate::proxy) fn worker() -> (Rc<Worker>, Arc<PanicCounts>) {
-        let config = ProxyConfig {
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
-            workers: 1,
-            node_id: NodeId::parse("dp-1").unwrap(),
-            domain: None,
-            debug_headers: false,
-            max_connections: 9,
-            drain_delay: Duration::ZERO,
-            drain_timeout: Duration::from_secs(9),
-        };
-        let (table, _) = Table::new(1);
-        let panics = Arc::new(PanicCounts::default());
-        (Rc::new(Worker::new(0, Arc::new(config), table, Clock::new(), panics.clone())), panics)
-    }
-}
+pub(super) mod tests;

@@ -133,12 +133,38 @@ async fn metrics_show_requests_and_every_state_even_at_zero() {
         "gateway_snapshot_age_seconds 0.0",
         "gateway_snapshot_nacks_total 0",
         "gateway_control_plane_connected 0",
+        "gateway_panics_total{task=\"request\"} 0",
+        "gateway_panics_total{task=\"journal\"} 0",
         concat!("gateway_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         "# EOF",
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line} is missing in\n{text}");
     }
     end(running, &shutdown).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_in_the_background_that_panics_is_counted_and_tried_again_for_as_long_as_it_takes() {
+    let (panics, stop) = (Arc::new(PanicCounts::default()), Shutdown::new());
+    let mut background = Background::new(panics.clone(), stop.clone());
+    let runs = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (counted, stopped) = (runs.clone(), stop.clone());
+    background.spawn("reports", move || {
+        let (run, stopped) = (counted.fetch_add(1, Relaxed), stopped.clone());
+        async move {
+            assert!(run >= 10, "a defect that stays for long");
+            stopped.begun().await;
+        }
+    });
+    assert_eq!(panics.read()["reports"], 0);
+    let supervised = tokio::spawn(background.supervisor.run(FAREWELL));
+    while runs.load(Relaxed) < 11 {
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert!(!stop.has_begun());
+    assert_eq!(panics.read()["reports"], 10);
+    stop.begin();
+    assert_eq!(supervised.await.unwrap(), Ok(()));
 }
 
 #[tokio::test]

@@ -216,8 +216,8 @@ impl Replica {
         self.learnt.latencies.record(worker, latency);
     }
 
-    /// Whether somebody waits for its attempts to end, whatever this view of it says.
-    pub(super) fn is_draining(&self) -> bool {
+    /// Whether somebody waits for its attempts to end, whatever [`Replica::spec`] said when this was made.
+    pub fn is_draining(&self) -> bool {
         self.learnt.is_draining.load(Relaxed)
     }
 

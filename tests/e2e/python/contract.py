@@ -106,7 +106,7 @@ class Client:
         self.reasons.add(refused.reason)
         return refused
 
-    def call(self, method, **request):
+    def call(self, method, /, **request):
         make, stub = self.stub(method)
         try:
             answer = json_format.MessageToDict(stub(make(request), timeout=TIMEOUT))
@@ -115,7 +115,7 @@ class Client:
         self.called.add(method)
         return answer
 
-    def refuse(self, code, reason, method, field=None, **request):
+    def refuse(self, code, reason, method, field=None, /, **request):
         """Makes a call that must be refused just so."""
         try:
             answer = self.call(method, **request)

@@ -1,6 +1,9 @@
 //! When each lease was last kept alive, as its owner could know it.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use control_plane::{
     leases::SWEEP_INTERVAL,
@@ -33,6 +36,8 @@ struct Entry {
     waits: bool,
     /// It has ended, and only its replica's removal is still due.
     lapsed: bool,
+    /// It has ended, and the guard keeps its replica until it is heard of again.
+    held: bool,
 }
 
 impl LeaseBook {
@@ -45,7 +50,8 @@ impl LeaseBook {
         for record in view.replicas() {
             let Some(terms) = record.lease else { continue };
             let known = before.remove(&record.key).filter(|entry| entry.terms == terms);
-            let entry = known.unwrap_or(Entry { terms, kept: now, waits: false, lapsed: false });
+            let held = record.lost.is_some();
+            let entry = known.unwrap_or(Entry { terms, kept: now, waits: false, lapsed: held, held });
             self.leases.insert(record.key.clone(), entry);
         }
     }
@@ -68,6 +74,20 @@ impl Ledger {
         if let Some(entry) = self.leases.leases.get_mut(key).filter(|entry| entry.terms.id == lease) {
             let ttl = nanos(entry.terms.ttl);
             entry.waits |= pause >= ttl / 2 + nanos(SWEEP_INTERVAL) && now < entry.kept + ttl;
+        }
+    }
+
+    /// The guard keeps the replica of a lease that has ended.
+    pub(crate) fn held(&mut self, key: &ReplicaKey, lease: LeaseId) {
+        if let Some(entry) = self.leases.leases.get_mut(key).filter(|entry| entry.terms.id == lease) {
+            entry.held = true;
+        }
+    }
+
+    /// The guard keeps it no more.
+    pub(crate) fn given_up(&mut self, key: &ReplicaKey, lease: LeaseId) {
+        if let Some(entry) = self.leases.leases.get_mut(key).filter(|entry| entry.terms.id == lease) {
+            (entry.held, entry.lapsed) = (false, true);
         }
     }
 
@@ -94,8 +114,11 @@ impl Ledger {
             format!("{lease:?} renewed {key}, whose lease is {holder:?}")
         })?;
         let Some(entry) = self.leases.leases.get_mut(key).filter(|_| is_holder) else { return Ok(()) };
-        claim("an_ended_lease_never_comes_back", !renewed || !entry.lapsed, || {
+        claim("an_ended_lease_never_comes_back", !renewed || !entry.lapsed || entry.held, || {
             format!("the lease of {key} had ended")
+        })?;
+        claim("a_held_lease_is_renewed_whenever_its_owner_is_heard_of", renewed || !entry.held, || {
+            format!("the lease of {key} is held")
         })?;
         let ttl = entry.terms.ttl;
         let in_time = now < entry.kept + nanos(ttl);
@@ -104,11 +127,13 @@ impl Ledger {
         claim("a_heartbeat_in_time_keeps_a_lease_alive", renewed || !in_time, || {
             format!("{key} was refused after {silence:?} of {ttl:?}")
         })?;
-        claim("a_heartbeat_too_late_keeps_nothing_alive", !renewed || in_time || is_excused, || {
+        let may = in_time || is_excused || entry.held;
+        claim("a_heartbeat_too_late_keeps_nothing_alive", !renewed || may, || {
             format!("{key} was renewed after {silence:?} of {ttl:?}")
         })?;
         if renewed {
             (entry.kept, entry.waits) = (now, false);
+            (entry.lapsed, entry.held) = (false, false);
         } else {
             entry.lapsed = true;
         }
@@ -129,11 +154,28 @@ impl Ledger {
         }
     }
 
-    /// A lease that nobody renews is gone after its time and one sweep; after a restart, a pause or a failing store,
-    /// that much later.
+    /// A lease that nobody renews is gone, or held, after its time and one sweep; after a restart, a pause or a failing
+    /// store, that much later. A replica that is lost is found as soon after its lease was renewed.
     pub(crate) fn no_lease_outlives_its_time(&self, now: u64, view: &View) -> Checked {
         for record in view.replicas() {
             let Some(entry) = self.leases.leases.get(&record.key) else { continue };
+            if entry.held {
+                continue;
+            }
+            if record.lost.is_some() && !entry.lapsed {
+                let due = entry.kept.max(self.leases.excused);
+                claim(
+                    "a_lost_replica_that_renews_is_found",
+                    now <= due + nanos(SWEEP_INTERVAL + COMMIT),
+                    || {
+                        format!(
+                            "{} renewed its lease {:?} ago",
+                            record.key,
+                            Duration::from_nanos(now - entry.kept)
+                        )
+                    },
+                )?;
+            }
             let due = (entry.kept + nanos(entry.terms.ttl)).max(self.leases.excused);
             claim("no_lease_outlives_its_time", now <= due + nanos(SWEEP_INTERVAL + COMMIT), || {
                 let late = Duration::from_nanos(now - due);
@@ -141,5 +183,20 @@ impl Ledger {
             })?;
         }
         Ok(())
+    }
+
+    /// Overrides and drains end at their time, give or take what leases are given.
+    pub(crate) fn what_has_an_end_ends(&self, now: u64, wall: SystemTime, view: &View) -> Checked {
+        let grace =
+            Duration::from_nanos(now.saturating_sub(self.leases.excused)).min(SWEEP_INTERVAL + COMMIT);
+        if grace < SWEEP_INTERVAL + COMMIT {
+            return Ok(());
+        }
+        let is_late = |end: SystemTime| wall.duration_since(end).is_ok_and(|late| late > grace);
+        let entry = view.overrides().find(|entry| is_late(entry.expires_at));
+        claim("no_override_outlives_its_time", entry.is_none(), || format!("{entry:?}"))?;
+        let drain = view.drains().filter_map(|record| record.drain.as_deref());
+        let drain = drain.filter(|drain| !drain.is_over).find(|drain| is_late(drain.deadline));
+        claim("no_drain_outlives_its_deadline", drain.is_none(), || format!("{drain:?}"))
     }
 }

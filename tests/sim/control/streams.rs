@@ -134,14 +134,10 @@ impl Control {
                 },
                 Next::Bookmark { revision } => {
                     let nonce = stream.session.sent_bookmark(env.instant(), revision);
-                    stream.send(
-                        env,
-                        running,
-                        id,
-                        nonce,
-                        revision,
-                        Update::Bookmark(v1::Bookmark { ..Default::default() }),
-                    );
+                    let hash = running.publisher.content_hash(&stream.filter, revision);
+                    let content_hash = hash.map(|hash| hash.to_string()).unwrap_or_default();
+                    let bookmark = Update::Bookmark(v1::Bookmark { content_hash });
+                    stream.send(env, running, id, nonce, revision, bookmark);
                 }
                 Next::Wait { until } => {
                     let until = env.nanos_of(until);

@@ -5,8 +5,8 @@ use std::time::Instant;
 use control_plane::{
     leases::Leases,
     registry::{
-        Answer, Candidates, Command, Committed, Group, LeaseTerms, Limits, Mutation, Proof, Record, Step,
-        View, Write,
+        Answer, Candidates, Command, Committed, Group, Key, LeaseTerms, Limits, Mutation, Proof, Record,
+        Step, View,
     },
 };
 
@@ -29,6 +29,15 @@ pub(super) struct Waiting {
     from: Option<Caller>,
     /// As it was asked.
     command: Command,
+    /// Whether a sweep asked it.
+    is_own: bool,
+}
+
+impl Waiting {
+    /// What a sweep found to be due.
+    pub(super) fn own(command: Command) -> Self {
+        Self { from: None, command, is_own: true }
+    }
 }
 
 /// A group on its way to the disk.
@@ -50,7 +59,7 @@ impl Control {
             env.journal.count("the writer's queue was full");
             return reply(env, from, Reply::Unavailable);
         }
-        running.waiting.push_back(Waiting { from, command });
+        running.waiting.push_back(Waiting { from, command, is_own: false });
         self.schedule_turn(env);
     }
 
@@ -69,14 +78,14 @@ impl Control {
         if running.in_doubt {
             match self.durable.load(env) {
                 Ok(loaded) => {
-                    let next = View::new(loaded.revision, loaded.records);
+                    let next = View::new(loaded.revision, loaded.items);
                     running.correct(env, ledger, next)?;
                 }
                 Err(_) => {
                     env.journal.count("the store could not be read");
                     ledger.store_failed(env.now);
-                    for waiting in running.waiting.drain(..) {
-                        reply(env, waiting.from, Reply::Unavailable);
+                    for waiting in std::mem::take(&mut running.waiting) {
+                        running.refused(env, waiting, Reply::Unavailable);
                     }
                     self.schedule_turn(env);
                     return Ok(());
@@ -90,7 +99,6 @@ impl Control {
     /// Decides as many commands as can be committed together.
     fn decide(&mut self, env: &mut Env, ledger: &mut Ledger) -> Checked {
         let Some(running) = &mut self.running else { return Ok(()) };
-        running.enqueue_lapsed(env);
         let mut group = Group::default();
         let mut joined: Vec<Waiting> = Vec::new();
         while let Some(waiting) = running.waiting.pop_front() {
@@ -102,16 +110,13 @@ impl Control {
             match step {
                 Step::Joined => joined.push(waiting),
                 Step::Nothing(answer) => {
-                    if let Command::Expire { lease, .. } = waiting.command {
-                        running.leases.forget(lease);
-                    }
                     ledger.an_answer_is_durable(&waiting.command, &answer)?;
-                    reply(env, waiting.from, Reply::Done(answer));
+                    running.answered(env, waiting, answer);
                 }
                 Step::Refused(error) => {
                     env.journal.count("the registry refused a command");
                     note!(env, "writer: {error}");
-                    reply(env, waiting.from, Reply::Refused(error));
+                    running.refused(env, waiting, Reply::Refused(error));
                 }
                 Step::Conflict => {
                     env.journal.count("a command waited for the next group");
@@ -129,10 +134,18 @@ impl Control {
         let commit = Commit { waiting: joined, mutations: group.into_mutations() };
         if env.has(Sabotage::AckBeforeCommit) {
             let next = running.publisher.read(View::revision) + 1;
-            answer_all(env, ledger, &commit, |index| Some(next + i64::try_from(index).unwrap_or(0)))?;
+            for (waiting, (mutation, revision)) in
+                commit.waiting.iter().zip(commit.mutations.iter().zip(next..))
+            {
+                let answer = mutation.answer(revision);
+                ledger.an_answer_is_durable(&waiting.command, &answer)?;
+            }
         }
         running.committing = Some(commit);
-        let duration = env.between(MS / 5, 20 * MS);
+        let duration = match env.now < self.durable.slow_until && env.is_troubled() {
+            true => env.between(100 * MS, 900 * MS),
+            false => env.between(MS / 5, 20 * MS),
+        };
         env.after(duration, Event::Control(ControlEvent::CommitEnds { run: self.run }));
         Ok(())
     }
@@ -144,18 +157,27 @@ impl Control {
         let Some(running) = &mut self.running else { return Ok(()) };
         let Some(commit) = running.committing.take() else { return Ok(()) };
         let result = self.durable.commit(env, ledger, &commit.commands(), &commit.mutations)?;
+        if env.now < self.durable.slow_until {
+            ledger.store_failed(env.now);
+        }
         match result {
             Ok(revisions) => {
                 note!(env, "writer: {} at {revisions:?}", describe(&commit));
                 running.apply(env, ledger, &commit, &revisions)?;
-                answer_all(env, ledger, &commit, |index| revisions.get(index).copied())?;
+                for ((waiting, mutation), revision) in
+                    commit.waiting.into_iter().zip(&commit.mutations).zip(revisions)
+                {
+                    let answer = mutation.answer(revision);
+                    ledger.an_answer_is_durable(&waiting.command, &answer)?;
+                    running.answered(env, waiting, answer);
+                }
                 self.pump_all(env);
             }
             Err(_) => {
                 running.in_doubt = !env.has(Sabotage::TrustFailedCommits);
                 ledger.store_failed(env.now);
                 for waiting in commit.waiting {
-                    reply(env, waiting.from, Reply::Unavailable);
+                    running.refused(env, waiting, Reply::Unavailable);
                 }
             }
         }
@@ -165,28 +187,28 @@ impl Control {
 }
 
 impl Running {
-    /// Lapsed leases are commands like others, offered until they are committed.
-    fn enqueue_lapsed(&mut self, env: &Env) {
-        if env.has(Sabotage::NeverExpire) {
-            return;
+    /// A command has its answer.
+    fn answered(&mut self, env: &mut Env, waiting: Waiting, answer: Answer) {
+        self.own -= usize::from(waiting.is_own);
+        if let Command::Expire { lease, .. } | Command::Hold { lease, .. } = waiting.command
+            && matches!(answer, Answer::Expired { .. } | Answer::Moot)
+        {
+            self.leases.forget(lease);
         }
-        let mut lapsed = self.leases.lapsed(usize::MAX, env.instant());
-        // The table hands them out in an order that differs from process to process.
-        lapsed.sort_by(|a, b| (&a.key, a.lease).cmp(&(&b.key, b.lease)));
-        self.waiting.extend(lapsed.into_iter().map(|lapsed| Waiting {
-            from: None,
-            command: Command::Expire { key: lapsed.key, lease: lapsed.lease, silent_for: lapsed.silent_for },
-        }));
+        reply(env, waiting.from, Reply::Done(answer));
+    }
+
+    /// A command may not be carried out, or not now.
+    fn refused(&mut self, env: &mut Env, waiting: Waiting, why: Reply) {
+        self.own -= usize::from(waiting.is_own);
+        reply(env, waiting.from, why);
     }
 
     fn apply(&mut self, env: &mut Env, ledger: &mut Ledger, commit: &Commit, revisions: &[i64]) -> Checked {
-        for mutation in &commit.mutations {
-            let before = self.publisher.read(|view| view.get(&mutation.key).and_then(|record| record.lease));
-            let after = match &mutation.write {
-                Write::Put(record) => Some(&**record),
-                Write::Remove => None,
-            };
-            settle_lease(env, &self.leases, before, after, env.instant());
+        for write in commit.mutations.iter().flat_map(Mutation::writes) {
+            let Some(key) = write.key.as_replica() else { continue };
+            let before = self.publisher.read(|view| view.get(key).and_then(|record| record.lease));
+            settle_lease(env, &self.leases, before, write.record(), env.instant());
         }
         let committed = commit.mutations.iter().zip(revisions);
         let committed = committed
@@ -204,7 +226,7 @@ impl Running {
             env.journal.count("a doubtful commit turned out to be durable");
         }
         note!(env, "writer: the store is read again, {} changes are new", changes.len());
-        for change in changes {
+        for change in changes.iter().filter_map(|change| change.as_replica()) {
             let before = self.publisher.read(|view| view.get(&change.key).and_then(|record| record.lease));
             settle_lease(env, &self.leases, before, change.record.as_deref(), env.instant());
         }
@@ -235,36 +257,31 @@ fn settle_lease(
     }
 }
 
-fn answer_all(
-    env: &mut Env,
-    ledger: &Ledger,
-    commit: &Commit,
-    revision: impl Fn(usize) -> Option<i64>,
-) -> Checked {
-    for (index, (waiting, mutation)) in commit.waiting.iter().zip(&commit.mutations).enumerate() {
-        let Some(revision) = revision(index) else { continue };
-        let answer: Answer = mutation.answer(revision);
-        ledger.an_answer_is_durable(&waiting.command, &answer)?;
-        reply(env, waiting.from, Reply::Done(answer));
-    }
-    Ok(())
-}
-
 /// The command that the registry gets to see.
 fn decided_on(env: &Env, command: &Command) -> Command {
     match command.clone() {
-        Command::Deregister { target, proof: Proof::Lease(_), reason } if env.has(Sabotage::TakeAnyLease) => {
-            Command::Deregister { target, proof: Proof::Force, reason }
+        Command::Deregister { target, proof: Proof::Lease(_), said, block }
+            if env.has(Sabotage::TakeAnyLease) =>
+        {
+            Command::Deregister { target, proof: Proof::Force, said, block }
+        }
+        Command::Drain(mut wish) if env.has(Sabotage::DrainTheLast) => {
+            wish.allow_last = true;
+            Command::Drain(wish)
         }
         command => command,
     }
 }
 
 fn describe(commit: &Commit) -> String {
-    let each = commit.mutations.iter().map(|mutation| {
-        let cause = format!("{:?}", mutation.cause);
+    let each = commit.mutations.iter().flat_map(Mutation::writes).map(|write| {
+        let cause = format!("{:?}", write.cause);
         let cause = cause.split(|c: char| !c.is_alphabetic()).next().unwrap_or_default().to_owned();
-        format!("{} {cause}", mutation.key)
+        match &write.key {
+            Key::Replica(key) => format!("{key} {cause}"),
+            Key::Policy(scope) => format!("policy of {scope} {cause}"),
+            Key::Override(id) => format!("{id} {cause}"),
+        }
     });
     each.collect::<Vec<_>>().join(", ")
 }

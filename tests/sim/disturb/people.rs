@@ -1,6 +1,6 @@
 //! What goes wrong with replicas, and what owners and operators do to them.
 
-use control_plane::registry::{Command, Proof, Target};
+use control_plane::registry::{Command, Proof, Said, Target};
 use gateway_proto::{Health, ReplicaId};
 
 use super::Trouble;
@@ -58,6 +58,25 @@ impl World {
                 }
             }
             Trouble::HealReplica => owner.condition = Condition::Healthy,
+            Trouble::CutService => {
+                let service = owner.service.clone();
+                let until = env.now + nanos(env.between(SECOND, 12 * SECOND));
+                env.journal.count("a service was cut off from the control plane");
+                for owner in self.owners.iter_mut().filter(|owner| owner.service == service) {
+                    owner.cut_until = until;
+                }
+            }
+            Trouble::ReplaceOwner => {
+                owner.crash(env);
+                self.ports += 1;
+                owner.address = address(self.ports);
+                (owner.id, owner.cut_until) = (Some(fresh_id(env)), env.now);
+                owner.start(env);
+            }
+            Trouble::DrainByOwner => {
+                let timeout = env.between(MS, 5 * SECOND);
+                owner.drain(env, timeout);
+            }
             _ => {
                 let all = [Health::Starting, Health::Healthy, Health::Degraded, Health::Unhealthy];
                 let health = env.pick(&all);
@@ -81,10 +100,11 @@ impl World {
         };
         let ask = match (trouble, lease) {
             (Trouble::ForceDeregister, _) => {
-                Ask::Change(Command::Deregister { target, proof: Proof::Force, reason: "operator".into() })
+                let said = Said::because("operator");
+                Ask::Change(Command::Deregister { target, proof: Proof::Force, said, block: None })
             }
             (Trouble::StaleDeregister, _) => {
-                Ask::Change(Command::Deregister { target, proof, reason: String::new() })
+                Ask::Change(Command::Deregister { target, proof, said: Said::default(), block: None })
             }
             (Trouble::StaleHeartbeat, Some(lease)) => Ask::Heartbeat { key, lease },
             _ => {
@@ -114,20 +134,22 @@ impl World {
         let addresses: Vec<_> = self.owners.iter().map(|owner| owner.address.clone()).collect();
         for (number, owner) in self.owners.iter_mut().enumerate() {
             owner.condition = Condition::Healthy;
-            owner.frozen_until = env.now;
+            (owner.frozen_until, owner.cut_until) = (env.now, env.now);
             // Whatever was reported of it: it registers anew, and as healthy.
             owner.held = None;
             let soon = env.between(MS, SECOND);
             env.after(soon, Event::Owner(number, OwnerEvent::Start));
         }
         // Permanent registrations of replicas that moved are an operator's business.
-        let ghosts = self.ledger.present().iter().filter(|(_, fact)| !addresses.contains(&fact.address));
-        for (index, (key, _)) in ghosts.enumerate() {
-            let (target, proof) = (Target::Key(key.clone()), Proof::Force);
-            let ask = Ask::Change(Command::Deregister { target, proof, reason: "ghost".into() });
+        let ghosts = self.ledger.replicas().filter(|record| !addresses.contains(&record.address));
+        for (index, record) in ghosts.enumerate() {
+            let (target, proof) = (Target::Key(record.key.clone()), Proof::Force);
+            let said = Said::because("ghost");
+            let ask = Ask::Change(Command::Deregister { target, proof, said, block: None });
             let call = ControlEvent::Call(Call { from: None, ask });
             env.after((2 + index as u32) * SECOND / 2, Event::Control(call));
         }
+        env.after(SECOND, Event::Tidy);
     }
 }
 

@@ -25,6 +25,14 @@ impl World {
                     self.control.durable.faults.push_back(fault);
                 }
             }
+            Trouble::FillDisk => {
+                let time = env.between(100 * MS, 3 * SECOND);
+                self.control.durable.full_until = env.now + nanos(time);
+            }
+            Trouble::SlowDisk => {
+                let time = env.between(100 * MS, 3 * SECOND);
+                self.control.durable.slow_until = env.now + nanos(time);
+            }
             Trouble::BreakDisk => {
                 let time = env.between(100 * MS, 3 * SECOND);
                 self.control.durable.unreadable_until = env.now + nanos(time);

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use gateway_proto::control_plane_url;
+use gateway_proto::{Policy, ServiceName, control_plane_url};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -10,7 +10,7 @@ use crate::{
     clock::Clock,
     discovery::{Guard, Mirror, Snapshot, Source, View, tests as wire},
     fake_control_plane::FakeControlPlane,
-    table::Table,
+    table::{ServiceSpec, Table},
 };
 
 struct DataPlane {
@@ -286,4 +286,19 @@ fn a_stream_that_another_data_plane_took_over_is_left_to_it_for_a_while() {
     let taken_over = || Ended::from(Status::aborted("a newer stream of dp-1 has begun"));
     assert_eq!((pause(taken_over(), 0.0), pause(taken_over(), 1.0)), (10, 20));
     assert_eq!(pause(Ended::from(Status::unavailable("gone")), 1.0), 0);
+}
+
+#[tokio::test]
+async fn after_a_panic_everything_that_is_known_is_routed_again() {
+    let spec = |name: &str| ServiceSpec {
+        name: ServiceName::parse(name).unwrap(),
+        policy: Policy::default(),
+        replicas: Vec::new(),
+    };
+    let (feed, _view, table) = feed(Snapshot::new("e", 7, vec![spec("orders")]), Source::Cached);
+    // As if a panic had come when an update was taken over and not yet in the table.
+    table.apply(&[spec("payments")], &[spec("orders").name], Clock::new().now());
+    assert!(table.service("orders").is_none() && table.service("payments").is_some());
+    feed.route_all();
+    assert!(table.service("orders").is_some() && table.service("payments").is_none());
 }

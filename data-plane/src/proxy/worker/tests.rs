@@ -1,0 +1,131 @@
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use gateway_proto::NodeId;
+use hyper::body::Frame;
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::{LocalSet, spawn_local},
+};
+
+use super::*;
+
+/// A worker that routes by nothing, and the count of what panics on it.
+pub(in crate::proxy) fn worker() -> (Rc<Worker>, Arc<PanicCounts>) {
+    let config = ProxyConfig {
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        workers: 1,
+        node_id: NodeId::parse("dp-1").unwrap(),
+        domain: None,
+        debug_headers: false,
+        max_connections: 9,
+        drain_delay: Duration::ZERO,
+        drain_timeout: Duration::from_secs(9),
+    };
+    let (table, _) = Table::new(1);
+    let panics = Arc::new(PanicCounts::default());
+    (Rc::new(Worker::new(0, Arc::new(config), table, Clock::new(), panics.clone())), panics)
+}
+
+/// A body that a defect meets before its first byte, or none.
+struct Defective(bool);
+
+impl Body for Defective {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        assert!(!std::mem::take(&mut self.0), "a defect in a body");
+        Poll::Ready(None)
+    }
+}
+
+/// In place of what forwards.
+async fn answer(_: Rc<Worker>, _: Rc<Client>, request: Request<Incoming>) -> Response<Defective> {
+    // Not at the first poll.
+    tokio::task::yield_now().await;
+    match request.uri().path() {
+        "/defect" => panic!("a defect in a request"),
+        path => Response::new(Defective(path == "/body")),
+    }
+}
+
+/// Runs `test` beside a worker that answers so, on one thread; yields what panicked.
+async fn beside_a_worker<F: Future<Output = ()>>(
+    test: impl FnOnce(SocketAddr) -> F,
+) -> Vec<(&'static str, u64)> {
+    let (worker, panics) = worker();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = TaskTracker::new();
+    let accepting = async {
+        let accepting = accept(&worker, &listener, 9, &connections, answer);
+        tokio::select! {
+            () = accepting => {}
+            () = test(address) => {}
+        }
+    };
+    LocalSet::new().run_until(accepting).await;
+    panics.read().into_iter().collect()
+}
+
+/// All that comes until the server ends the connection.
+async fn request(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    // A reset is an end, too.
+    let _ = stream.read_to_end(&mut answer).await;
+    String::from_utf8(answer).unwrap()
+}
+
+#[tokio::test]
+async fn a_panic_ends_the_connection_that_it_happens_on_and_no_other() {
+    let counted = beside_a_worker(async |address| {
+        let mut other = TcpStream::connect(address).await.unwrap();
+        other.write_all(b"GET /fine HTTP/1.1\r\n").await.unwrap();
+        assert_eq!(request(address, "/defect").await, "");
+        let broken_off = request(address, "/body").await;
+        assert!(!broken_off.contains("\r\n0\r\n"), "it looks complete: {broken_off}");
+        other.write_all(b"host: test\r\n\r\n").await.unwrap();
+        let mut begin = [0; 15];
+        other.read_exact(&mut begin).await.unwrap();
+        assert_eq!(&begin, b"HTTP/1.1 200 OK");
+        assert!(request(address, "/fine").await.starts_with("HTTP/1.1 200 OK"));
+    })
+    .await;
+    assert_eq!(counted, [("connection", 2)]);
+}
+
+#[tokio::test]
+async fn a_panic_ends_the_stream_that_it_happens_on_and_not_its_connection() {
+    let counted = beside_a_worker(async |address| {
+        let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
+        let executor = hyper_util::rt::TokioExecutor::new();
+        let (sender, connection) = hyper::client::conn::http2::handshake(executor, stream).await.unwrap();
+        spawn_local(connection);
+        let get = |path: &str| {
+            let uri = format!("http://test{path}");
+            let request = Request::get(uri).body(Defective(false)).unwrap();
+            let mut sender = sender.clone();
+            async move { sender.send_request(request).await }
+        };
+        let (defect, fine) = tokio::join!(get("/defect"), get("/fine"));
+        assert!(defect.is_err());
+        assert_eq!(fine.unwrap().status(), 200);
+        assert_eq!(get("/fine").await.unwrap().status(), 200);
+    })
+    .await;
+    assert_eq!(counted, [("request", 1)]);
+}

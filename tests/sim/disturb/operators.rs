@@ -1,0 +1,127 @@
+//! What operators decide, wisely or not.
+
+use control_plane::registry::{
+    Aspect, Command, DrainWish, OverrideKind, OverrideTarget, OverrideWish, PolicyWish, Proof, Said, Scope,
+    Target,
+};
+use gateway_proto::{NodeId, time::duration, v1};
+
+use super::Trouble;
+use crate::{
+    env::{Env, MS, Phase, SECOND},
+    event::{Ask, Call, Event, OwnerId},
+    owner::{Held, send},
+    world::World,
+};
+
+impl World {
+    pub(super) fn operate(&mut self, trouble: Trouble, number: OwnerId) {
+        let env = &mut self.env;
+        let service = self.owners[number].service.clone();
+        let past = &self.owners[number].past;
+        let held: Option<Held> = (!past.is_empty()).then(|| past[env.below(past.len())].clone());
+        let said = Said { author: "ana".into(), reason: "trouble".into() };
+        let scope = if env.chance(0.3) { Scope::All } else { Scope::Service(service.clone()) };
+        let target = |aspect| OverrideTarget { aspect, service: service.clone(), replica: None, node: None };
+        let ttl = env.between(MS, 8 * SECOND);
+        let command = match (trouble, held) {
+            (Trouble::DrainReplica, Some(Held { key, .. })) => Command::Drain(Box::new(DrainWish {
+                key,
+                lease: None,
+                timeout: Some(ttl),
+                etag: String::new(),
+                allow_last: env.chance(0.2),
+                said,
+            })),
+            (Trouble::Undrain, Some(Held { key, .. })) => Command::Undrain { key, etag: String::new(), said },
+            (Trouble::BlockReplica, Some(Held { key, .. })) => {
+                let (target, proof) = (Target::Key(key), Proof::Force);
+                Command::Deregister { target, proof, said, block: Some(ttl) }
+            }
+            (Trouble::SetPolicy, _) => Command::UpdatePolicy(Box::new(PolicyWish {
+                scope,
+                change: policy(env),
+                mask: None,
+                etag: String::new(),
+                allow_missing: true,
+                said,
+            })),
+            (Trouble::DeletePolicy, _) => Command::DeletePolicy { scope, etag: String::new(), said },
+            (Trouble::ReleaseGuard, _) => Command::Override(Box::new(OverrideWish {
+                target: target(Aspect::Guard),
+                kind: OverrideKind::GuardReleased,
+                ttl,
+                said,
+            })),
+            (Trouble::SetOverride | Trouble::EndOverride, held) => {
+                let replica = held.filter(|_| env.chance(0.7)).map(|held| held.key.replica);
+                let node = env.chance(0.3).then(|| NodeId::parse("n0").expect("a name"));
+                let (aspect, kind) = env.pick(&[
+                    (Aspect::Breaker, 0),
+                    (Aspect::Breaker, 1),
+                    (Aspect::BreakerReset, 2),
+                    (Aspect::Guard, 3),
+                ]);
+                let kind = match kind {
+                    0 => OverrideKind::BreakerOpen,
+                    1 => OverrideKind::BreakerClosed,
+                    2 => OverrideKind::BreakerReset,
+                    _ => OverrideKind::GuardReleased,
+                };
+                let of_guard = aspect == Aspect::Guard;
+                let target = OverrideTarget {
+                    replica: replica.filter(|_| !of_guard),
+                    node: node.filter(|_| !of_guard),
+                    ..target(aspect)
+                };
+                match trouble {
+                    Trouble::EndOverride => Command::EndOverride { id: target.id(), by: Ok(said) },
+                    _ => Command::Override(Box::new(OverrideWish { target, kind, ttl, said })),
+                }
+            }
+            _ => return,
+        };
+        send(env, Call { from: None, ask: Ask::Change(command) });
+    }
+
+    /// Brings back to service what operators drained, until nothing is drained.
+    pub(crate) fn tidy(&mut self) {
+        if self.env.phase != Phase::Calm {
+            return;
+        }
+        self.env.after(2 * SECOND, Event::Tidy);
+        let drained = self.ledger.replicas().filter(|record| record.drain.is_some());
+        let keys: Vec<_> = drained.map(|record| record.key.clone()).collect();
+        for key in keys {
+            let ask = Ask::Change(Command::Undrain { key, etag: String::new(), said: Said::default() });
+            send(&mut self.env, Call { from: None, ask });
+        }
+    }
+}
+
+/// Some fields of a policy, some of which do not go together with those of others.
+fn policy(env: &mut Env) -> v1::Policy {
+    let mut policy = v1::Policy::default();
+    if env.chance(0.5) {
+        policy.retry = Some(v1::RetryPolicy {
+            max_retry_count: Some(i32::try_from(env.below(4)).expect("small")),
+            ..Default::default()
+        });
+    }
+    if env.chance(0.5) {
+        let (base, max) = (env.pick(&[1, 5, 30]), env.pick(&[1, 5, 30]));
+        policy.breaker = Some(v1::BreakerPolicy {
+            base_open: env.chance(0.7).then(|| duration(base * SECOND)),
+            max_open: env.chance(0.7).then(|| duration(max * SECOND)),
+            ..Default::default()
+        });
+    }
+    if env.chance(0.5) {
+        policy.guard = Some(v1::GuardPolicy {
+            enabled: env.chance(0.3).then_some(false),
+            max_removal_ratio: Some(env.pick(&[0.0, 0.3, 0.7])),
+            ..Default::default()
+        });
+    }
+    policy
+}

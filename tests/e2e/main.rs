@@ -12,6 +12,7 @@ mod documents;
 mod drain;
 mod durability;
 mod failover;
+mod guard;
 mod health;
 mod outage;
 mod passthrough;

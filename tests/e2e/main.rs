@@ -21,3 +21,4 @@ mod rest;
 mod rotation;
 mod startup;
 mod static_file;
+mod statistics;

@@ -22,3 +22,4 @@ mod rest;
 mod rotation;
 mod startup;
 mod static_file;
+mod statistics;

@@ -3,10 +3,7 @@
 //! Like ones are of one type, of the same service, replica, data plane and actor, and say the same apart from numbers. They
 //! need not follow each other: a breaker that opens and probes in turn is two lines. See `docs/events.md`.
 
-use std::{
-    hash::{DefaultHasher, Hash, Hasher},
-    time::Duration,
-};
+use std::time::Duration;
 
 use gateway_proto::{time::system_time, v1};
 use prost_types::Timestamp;
@@ -18,13 +15,17 @@ use super::catalog::EventType;
 pub(super) const WINDOW: Duration = Duration::from_secs(300);
 
 /// A number that like events share; `None` for types that never fold.
+///
+/// The writer waits for it with every event, so it is FNV-1a (Fowler, Noll, Vo) and not a hash that withstands attacks:
+/// whoever makes two events collide keeps one of them from folding, for likes are compared before they fold.
 pub(super) fn likeness(event: &v1::Event) -> Option<u64> {
     let folds = EventType::find(&event.event_type).is_some_and(|known| known.folds);
     folds.then(|| {
-        let mut hasher = DefaultHasher::new();
-        names(event).hash(&mut hasher);
-        shape(&event.message).for_each(|character| character.hash(&mut hasher));
-        hasher.finish()
+        let names = names(event).into_iter().flat_map(|name| name.bytes().chain([0]));
+        let bytes = names.chain(shape(&event.message));
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
     })
 }
 
@@ -53,14 +54,14 @@ fn names(event: &v1::Event) -> [&str; 5] {
 }
 
 /// The message with `#` for every run of digits: "consecutive_failures # >= #".
-fn shape(message: &str) -> impl Iterator<Item = char> {
+fn shape(message: &str) -> impl Iterator<Item = u8> {
     let mut in_number = false;
-    message.chars().filter_map(move |character| {
-        let was_in_number = std::mem::replace(&mut in_number, character.is_ascii_digit());
+    message.bytes().filter_map(move |byte| {
+        let was_in_number = std::mem::replace(&mut in_number, byte.is_ascii_digit());
         match (was_in_number, in_number) {
             (true, true) => None,
-            (false, true) => Some('#'),
-            (_, false) => Some(character),
+            (false, true) => Some(b'#'),
+            (_, false) => Some(byte),
         }
     })
 }

@@ -49,6 +49,8 @@ pub(crate) struct Edge {
     /// The tasks behind streams, awaited at shutdown.
     pub(crate) streams: TaskTracker,
     pub(crate) snapshot_streams: Places,
+    /// Turns to send a part of a full snapshot.
+    pub(crate) parts_under_way: Arc<Semaphore>,
     pub(crate) report_streams: Places,
     pub(crate) event_streams: Places,
     pub(crate) watch_streams: Places,

@@ -35,12 +35,14 @@ pub struct Leases {
     swept: AtomicU64,
 }
 
+/// One lease. Times are nanoseconds from the table's birth, which take half the room of an `Instant`.
 #[derive(Debug)]
 struct Lease {
     key: ReplicaKey,
-    ttl: Duration,
-    renewed: Instant,
-    deadline: Instant,
+    /// In nanoseconds.
+    ttl: u64,
+    renewed: u64,
+    deadline: u64,
     state: State,
 }
 
@@ -85,13 +87,17 @@ impl Leases {
 
     /// Starts a lease. One of the same id begins anew.
     pub fn grant(&self, lease: LeaseId, key: ReplicaKey, ttl: Duration, now: Instant) {
-        self.leases.insert(lease, Lease { key, ttl, renewed: now, deadline: now + ttl, state: State::Alive });
+        let (ttl, renewed) = (nanos(ttl), self.since_birth(now));
+        let deadline = renewed.saturating_add(ttl);
+        self.leases.insert(lease, Lease { key, ttl, renewed, deadline, state: State::Alive });
     }
 
     /// Takes in a lease that was held before this process began. Its owner, too, has one full time to live to be heard of
     /// before it can be given up.
     pub fn grant_held(&self, lease: LeaseId, key: ReplicaKey, ttl: Duration, now: Instant) {
-        self.leases.insert(lease, Lease { key, ttl, renewed: now, deadline: now + ttl, state: State::Held });
+        let (ttl, renewed) = (nanos(ttl), self.since_birth(now));
+        let deadline = renewed.saturating_add(ttl);
+        self.leases.insert(lease, Lease { key, ttl, renewed, deadline, state: State::Held });
     }
 
     /// Extends a lease of `key` to one full time to live from `now`. O(1).
@@ -104,6 +110,7 @@ impl Leases {
             return None;
         }
         // After a stall nobody could renew in time, so the first to come after it must not pay for it.
+        let now = self.since_birth(now);
         let is_late = now >= entry.deadline && !is_stall(self.since_sweep(now), entry.ttl);
         if entry.state == State::Alive && is_late {
             entry.state = State::Lapsed;
@@ -114,12 +121,12 @@ impl Leases {
         entry.state = State::Alive;
         entry.renewed = now;
         entry.extend_from(now);
-        Some(entry.term())
+        Some(self.term(&entry))
     }
 
     /// What is known of a lease; `None` when it is unknown or has lapsed.
     pub fn get(&self, lease: LeaseId) -> Option<Term> {
-        self.leases.get(&lease).filter(|entry| entry.state == State::Alive).map(|entry| entry.term())
+        self.leases.get(&lease).filter(|entry| entry.state == State::Alive).map(|entry| self.term(&entry))
     }
 
     /// Holds a lease that has lapsed. Yields whether it is held now.
@@ -150,6 +157,7 @@ impl Leases {
     /// When far more time has passed since the last call, this process stood still and heard nobody: then leases
     /// get one full time to live from `now`, see [`STALL`].
     pub fn sweep(&self, now: Instant) -> Sweep {
+        let now = self.since_birth(now);
         let gap = self.since_sweep(now);
         let mut sweep = Sweep::default();
         for mut entry in self.leases.iter_mut() {
@@ -160,7 +168,7 @@ impl Leases {
                 // Nothing brings it back.
             } else if is_stall(gap, entry.ttl) {
                 entry.extend_from(now);
-                sweep.stalled_for = Some(gap);
+                sweep.stalled_for = Some(Duration::from_nanos(gap));
             } else if entry.state == State::Held {
                 // It waits for its owner, or for the guard's word.
             } else if now >= entry.deadline {
@@ -170,8 +178,7 @@ impl Leases {
             }
         }
         // Last: a renewal of a lease that this sweep has yet to come to must still see the gap.
-        let since_birth = u64::try_from((now - self.born).as_nanos()).unwrap_or(u64::MAX);
-        self.swept.store(since_birth, Ordering::Relaxed);
+        self.swept.store(now, Ordering::Relaxed);
         sweep
     }
 
@@ -181,30 +188,43 @@ impl Leases {
         let suspects = suspects.map(|entry| Suspect {
             key: entry.key.clone(),
             lease: *entry.key(),
-            ttl: entry.ttl,
-            silent_for: now.saturating_duration_since(entry.renewed),
-            is_excused: entry.state == State::Held && now < entry.deadline,
+            ttl: Duration::from_nanos(entry.ttl),
+            silent_for: now.saturating_duration_since(self.born + Duration::from_nanos(entry.renewed)),
+            is_excused: entry.state == State::Held && self.since_birth(now) < entry.deadline,
         });
         suspects.collect()
     }
 
-    fn since_sweep(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.born + Duration::from_nanos(self.swept.load(Ordering::Relaxed)))
+    fn since_birth(&self, now: Instant) -> u64 {
+        nanos(now.saturating_duration_since(self.born))
+    }
+
+    fn since_sweep(&self, now: u64) -> u64 {
+        now.saturating_sub(self.swept.load(Ordering::Relaxed))
+    }
+
+    fn term(&self, lease: &Lease) -> Term {
+        Term {
+            ttl: Duration::from_nanos(lease.ttl),
+            renewed: self.born + Duration::from_nanos(lease.renewed),
+            deadline: self.born + Duration::from_nanos(lease.deadline),
+        }
     }
 }
 
-fn is_stall(gap: Duration, ttl: Duration) -> bool {
-    gap >= STALL.min(ttl / 2)
+/// Enough for 584 years.
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn is_stall(gap: u64, ttl: u64) -> bool {
+    gap >= nanos(STALL).min(ttl / 2)
 }
 
 impl Lease {
     /// Never brings the deadline forward: a renewal that read the clock before a stall may come after it.
-    fn extend_from(&mut self, now: Instant) {
-        self.deadline = self.deadline.max(now + self.ttl);
-    }
-
-    fn term(&self) -> Term {
-        Term { ttl: self.ttl, renewed: self.renewed, deadline: self.deadline }
+    fn extend_from(&mut self, now: u64) {
+        self.deadline = self.deadline.max(now.saturating_add(self.ttl));
     }
 }
 

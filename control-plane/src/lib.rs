@@ -35,7 +35,11 @@ use gateway_runtime::{
     Failure, Shutdown, accept,
     supervise::{Beyond, Supervisor},
 };
-use tokio::{net::TcpListener, sync::Mutex, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{Mutex, Semaphore},
+    task::JoinHandle,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::server::HealthReporter;
 
@@ -149,6 +153,7 @@ async fn serve<S: Store>(
         streams: TaskTracker::new(),
         // Those who only look must not take the places of those who route.
         snapshot_streams: Places::new(streams + MAX_WATCH_STREAMS, "too many snapshot streams"),
+        parts_under_way: Arc::new(Semaphore::new(rpc::MAX_PARTS_UNDER_WAY)),
         report_streams: Places::new(streams, "too many report streams"),
         event_streams: Places::new(MAX_EVENT_STREAMS, "too many event watches"),
         watch_streams: Places::new(MAX_WATCH_STREAMS, "too many watches"),

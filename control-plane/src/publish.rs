@@ -36,14 +36,17 @@ use crate::registry::{Committed, Event, Revision, View};
 pub struct Bounds {
     /// Changes kept for data planes that come back. Default 8192: some 5 MB when every replica is of ordinary size.
     pub log_capacity: usize,
-    /// Encoded bytes of a delta, or of a part of a full snapshot. Default 1 MiB: a quarter of what gRPC clients
-    /// accept.
+    /// Encoded bytes of a delta; what would be more is sent as a full snapshot. Default 1 MiB: a quarter of what gRPC
+    /// clients accept.
+    pub delta_bytes: usize,
+    /// Encoded bytes of a part of a full snapshot. Default 256 KiB: short enough for each of a thousand data planes to
+    /// get its next one within the time after which it would take us for dead, also where the network is slow.
     pub part_bytes: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { log_capacity: 8192, part_bytes: 1024 * 1024 }
+        Self { log_capacity: 8192, delta_bytes: 1024 * 1024, part_bytes: 256 * 1024 }
     }
 }
 
@@ -211,7 +214,7 @@ impl Publisher {
         let Some((revision, delta)) = self.delta(base) else { return CatchUp::TooFar };
         let catch_up = match filter.narrow(&delta) {
             None => CatchUp::Nothing(revision),
-            Some(delta) if delta.encoded_len() > self.bounds.part_bytes => CatchUp::TooFar,
+            Some(delta) if delta.encoded_len() > self.bounds.delta_bytes => CatchUp::TooFar,
             Some(delta) => CatchUp::Delta(revision, Encoded::new(Update::Delta(delta.into_owned()))),
         };
         let mut shared = self.shared(revision);

@@ -26,6 +26,7 @@ use gateway_proto::{
 use tonic::{Code, Status, Streaming, server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
+pub(crate) use self::discovery::MAX_PARTS_UNDER_WAY;
 use self::{discovery::Discovery, observability::Observability, policies::Policies, registry::Registry};
 use crate::{
     edge::Edge,

@@ -6,14 +6,15 @@ use crate::Invalid;
 
 /// 128 random bits, written as 32 hexadecimal digits.
 ///
-/// Whoever holds it may renew, report for and remove the replica, so `Debug` hides it and lists never carry it.
+/// Whoever holds it may renew, report for and remove the replica, so `Debug` hides it and lists never carry it. Bytes,
+/// because a number of that size would align, and so pad, whatever holds it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct LeaseId(u128);
+pub struct LeaseId([u8; 16]);
 
 impl LeaseId {
     /// Makes an id of random bits that the caller drew.
     pub const fn from_random(bits: u128) -> Self {
-        Self(bits)
+        Self(bits.to_be_bytes())
     }
 
     /// Parses 32 hexadecimal digits.
@@ -25,14 +26,14 @@ impl LeaseId {
             return Err(Invalid::new("lease_id", "is required: it came with the answer to Register"));
         }
         let hex = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
-        hex.then(|| u128::from_str_radix(text, 16).ok()).flatten().map(Self).ok_or_else(|| {
+        hex.then(|| u128::from_str_radix(text, 16).ok()).flatten().map(Self::from_random).ok_or_else(|| {
             Invalid::new("lease_id", "must be the 32 hexadecimal digits that Register answered")
         })
     }
 
     /// The text that [`LeaseId::parse`] reads: to be given to the owner only.
     pub fn reveal(&self) -> String {
-        format!("{:032x}", self.0)
+        format!("{:032x}", u128::from_be_bytes(self.0))
     }
 }
 

@@ -182,9 +182,13 @@ impl Priority {
 /// Where a replica runs. Each part is empty when it is unknown.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Locality {
-    region: Box<str>,
-    zone: Box<str>,
+    /// Region and zone with [`BETWEEN`] in the middle; empty when both are.
+    packed: Box<str>,
 }
+
+/// Stands between the texts that are kept as one: a registry holds very many of them, most of them short. No text may
+/// contain it.
+const BETWEEN: char = '\0';
 
 impl Locality {
     const MAX_CHARS: usize = 63;
@@ -206,29 +210,35 @@ impl Locality {
             }
         }
         check.finish()?;
-        Ok(Self { region: wire.region.into(), zone: wire.zone.into() })
+        if wire.region.is_empty() && wire.zone.is_empty() {
+            return Ok(Self::default());
+        }
+        Ok(Self { packed: format!("{}{BETWEEN}{}", wire.region, wire.zone).into() })
     }
 
     /// The region.
     pub fn region(&self) -> &str {
-        &self.region
+        self.packed.split_once(BETWEEN).map_or("", |(region, _)| region)
     }
 
     /// The zone.
     pub fn zone(&self) -> &str {
-        &self.zone
+        self.packed.split_once(BETWEEN).map_or("", |(_, zone)| zone)
     }
 
     /// The wire's form; `None` when nothing is known.
     pub fn to_wire(&self) -> Option<v1::Locality> {
-        let is_known = !self.region.is_empty() || !self.zone.is_empty();
-        is_known.then(|| v1::Locality { region: self.region.to_string(), zone: self.zone.to_string() })
+        let (region, zone) = self.packed.split_once(BETWEEN)?;
+        Some(v1::Locality { region: region.to_owned(), zone: zone.to_owned() })
     }
 }
 
 /// Labels of a replica: at most 32, keys and values of at most 63 visible ASCII characters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Labels(BTreeMap<String, String>);
+pub struct Labels {
+    /// Each key and each value with [`BETWEEN`] after it, in the order of the keys.
+    packed: Box<str>,
+}
 
 impl Labels {
     const MAX_COUNT: usize = 32;
@@ -259,12 +269,18 @@ impl Labels {
                 return refuse(format!("value of \"{shown}\" must be visible ASCII characters"));
             }
         }
-        Ok(Self(pairs))
+        let mut packed = String::new();
+        for text in pairs.iter().flat_map(|(key, value)| [key, value]) {
+            packed.push_str(text);
+            packed.push(BETWEEN);
+        }
+        Ok(Self { packed: packed.into() })
     }
 
     /// The labels in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+        let mut texts = self.packed.split_terminator(BETWEEN);
+        std::iter::from_fn(move || Some((texts.next()?, texts.next()?)))
     }
 }
 
@@ -309,11 +325,25 @@ mod tests {
         let parse = |region: &str, zone: &str| {
             Locality::parse(v1::Locality { region: region.into(), zone: zone.into() })
         };
-        assert_eq!(parse("eu", "eu-1").unwrap().zone(), "eu-1");
+        for (region, zone) in [("eu", "eu-1"), ("eu", ""), ("", "eu-1")] {
+            let locality = parse(region, zone).unwrap();
+            assert_eq!((locality.region(), locality.zone()), (region, zone));
+            assert_eq!(locality.to_wire(), Some(v1::Locality { region: region.into(), zone: zone.into() }));
+        }
+        assert!(parse("e\0u", "").is_err());
         assert_eq!(parse("", "").unwrap().to_wire(), None);
         let invalid = parse("e u", &"x".repeat(64)).unwrap_err();
         let fields: Vec<_> = invalid.violations().iter().map(|v| v.field.as_str()).collect();
         assert_eq!(fields, ["locality.region", "locality.zone"]);
+    }
+
+    #[test]
+    fn labels_come_back_in_the_order_of_their_keys_empty_values_included() {
+        let pairs = [("zone", "a 1"), ("team", ""), ("x", "y")];
+        let labels = Labels::parse(pairs.map(|(key, value)| (key.to_owned(), value.to_owned()))).unwrap();
+        assert!(labels.iter().eq([("team", ""), ("x", "y"), ("zone", "a 1")]));
+        assert_eq!(Labels::default().iter().next(), None);
+        assert_eq!(Labels::parse([]), Ok(Labels::default()));
     }
 
     #[test]
@@ -323,6 +353,7 @@ mod tests {
         assert!(one("", "x").is_err());
         assert!(one("te am", "x").is_err());
         assert!(one("team", "\x1b[31m").is_err());
+        assert!(one("te\0am", "x").is_err() && one("team", "x\0").is_err());
         assert!(one("team", &"x".repeat(64)).is_err());
         assert!(Labels::parse((0..33).map(|i| (format!("k{i}"), String::new()))).is_err());
     }

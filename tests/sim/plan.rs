@@ -63,6 +63,7 @@ impl Plan {
             policy: policy(rng),
             bounds: Bounds {
                 log_capacity: *[3, 30, 8192].choose(rng).expect("not empty"),
+                delta_bytes: *[300, 1000, 1 << 20].choose(rng).expect("not empty"),
                 part_bytes: *[300, 1000, 1 << 20].choose(rng).expect("not empty"),
             },
         };

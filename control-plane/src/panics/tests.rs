@@ -11,7 +11,7 @@ use http::header;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, Semaphore, mpsc, watch},
 };
 use tokio_stream::StreamExt;
 use tokio_util::task::TaskTracker;
@@ -282,6 +282,7 @@ fn edge() -> Edge {
         available: watch::channel(true).1,
         streams: TaskTracker::new(),
         snapshot_streams: places(),
+        parts_under_way: Arc::new(Semaphore::new(1)),
         report_streams: places(),
         event_streams: places(),
         watch_streams: places(),

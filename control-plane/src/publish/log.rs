@@ -170,7 +170,7 @@ impl<'a> Spans<'a> {
         for (key, span) in &self.replicas {
             let Some(change) = span.last else { continue };
             match &change.record {
-                Some(record) => delta.upsert_replicas.push(record.to_wire()),
+                Some(record) => delta.upsert_replicas.push(record.to_snapshot()),
                 None if span.existed => delta.remove_replicas.push(v1::ReplicaRemoval {
                     service: key.service.to_string(),
                     replica_id: key.replica.to_string(),

@@ -60,7 +60,7 @@ pub fn parts(content: &Content, max_bytes: usize) -> impl Iterator<Item = v1::Fu
         }
         let mut bytes: usize = part.overrides.iter().map(Message::encoded_len).sum();
         while let Some(record) = records.peek().copied() {
-            let replica = record.to_wire();
+            let replica = record.to_snapshot();
             bytes += replica.encoded_len();
             if bytes > max_bytes && !part.services.is_empty() {
                 break;
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn parts_hold_everything_once_in_order_and_only_the_last_is_last() {
         let content = content(&[("a", 30), ("b", 3)], &Filter::All);
-        let parts: Vec<_> = parts(&content, 500).collect();
+        let parts: Vec<_> = parts(&content, 300).collect();
         assert!(parts.len() > 3);
         for (index, part) in parts.iter().enumerate() {
             assert_eq!(usize::try_from(part.part_index), Ok(index));
@@ -124,7 +124,7 @@ mod tests {
             assert_eq!(part.default_policy.is_some(), index == 0);
         }
         let replicas = parts.iter().flat_map(|part| &part.services).flat_map(|entry| &entry.replicas);
-        assert!(replicas.cloned().eq(content.records.iter().map(|record| record.to_wire())));
+        assert!(replicas.cloned().eq(content.records.iter().map(|record| record.to_snapshot())));
     }
 
     #[test]

@@ -173,6 +173,28 @@ impl Record {
     pub fn to_wire(&self) -> v1::Replica {
         let (state_change_time, state_reason) = self.state_story();
         v1::Replica {
+            state_change_time: Some(timestamp(state_change_time)),
+            state_reason,
+            lease: Some(v1::Lease {
+                ttl: self.lease.map(|lease| duration(lease.ttl)),
+                permanent: self.lease.is_none(),
+                ..Default::default()
+            }),
+            create_time: Some(timestamp(self.created_at)),
+            update_time: Some(timestamp(self.updated_at)),
+            etag: etag(self.revision),
+            reported_health: match self.lost {
+                Some(_) => self.health.to_wire().into(),
+                None => v1::HealthStatus::Unspecified.into(),
+            },
+            ..self.to_snapshot()
+        }
+    }
+
+    /// The wire's form in snapshots: what requests may depend on. A thousand data planes are sent it for every replica,
+    /// so it has nothing that only people read.
+    pub fn to_snapshot(&self) -> v1::Replica {
+        v1::Replica {
             service: self.key.service.to_string(),
             replica_id: self.key.replica.to_string(),
             endpoint: Some(v1::Endpoint { address: self.address.to_string() }),
@@ -183,24 +205,10 @@ impl Record {
             labels: self.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
             health: self.shown_health().to_wire().into(),
             mode: self.mode().to_wire().into(),
-            state_change_time: Some(timestamp(state_change_time)),
-            state_reason,
-            lease: Some(v1::Lease {
-                ttl: self.lease.map(|lease| duration(lease.ttl)),
-                permanent: self.lease.is_none(),
-                ..Default::default()
-            }),
             incarnation: self.incarnation,
-            create_time: Some(timestamp(self.created_at)),
-            update_time: Some(timestamp(self.updated_at)),
             revision: self.revision,
-            etag: etag(self.revision),
             drain: self.drain.as_deref().map(Drain::to_wire),
-            reported_health: match self.lost {
-                Some(_) => self.health.to_wire().into(),
-                None => v1::HealthStatus::Unspecified.into(),
-            },
-            observed: None,
+            ..Default::default()
         }
     }
 

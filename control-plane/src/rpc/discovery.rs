@@ -4,7 +4,11 @@
 
 mod wire;
 
-use std::{future::pending, sync::Arc};
+use std::{
+    future::pending,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use gateway_proto::{
     Invalid, NodeId,
@@ -12,7 +16,7 @@ use gateway_proto::{
     v1::{self, stream_snapshots_request::Message, stream_snapshots_response::Update},
 };
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{OwnedSemaphorePermit, mpsc, watch},
     time::{sleep_until, timeout},
 };
 use tonic::{Status, Streaming};
@@ -87,7 +91,8 @@ async fn serve(
     };
     let session = Session::new(resume, clock::now());
     let head = publisher.subscribe();
-    let stream = Stream { edge: Arc::clone(&edge), seat, session, filter, parts: None, outbound, head };
+    let stream =
+        Stream { edge: Arc::clone(&edge), seat, session, filter, parts: None, turn: None, outbound, head };
     let ended = stream.follow(inbound).await;
     drop(place);
     ended
@@ -106,6 +111,12 @@ fn invalid(invalid: Invalid) -> Status {
     Refusal::from(invalid).into()
 }
 
+/// Parts of full snapshots under way to all data planes together. Enough to keep the network busy, and no more: so each
+/// goes out quickly, and pings and deltas of others do not wait behind the registry sent a thousand times.
+pub(crate) const MAX_PARTS_UNDER_WAY: usize = 64;
+/// A data plane that has not acked a part for this long has lost its turn to another one.
+const TURN: Duration = Duration::from_secs(1);
+
 /// One data plane's stream.
 struct Stream {
     edge: Arc<Edge>,
@@ -115,6 +126,8 @@ struct Stream {
     filter: Filter,
     /// The full snapshot under way and how many of its parts have been sent.
     parts: Option<(Full, usize)>,
+    /// The right to have a part under way, and when it ends.
+    turn: Option<(OwnedSemaphorePermit, Instant)>,
     outbound: Outbound,
     head: watch::Receiver<Revision>,
 }
@@ -124,7 +137,12 @@ impl Stream {
         let shutdown = self.edge.shutdown.clone();
         loop {
             let head = *self.head.borrow_and_update();
-            let until = match self.session.next(clock::now(), head) {
+            let now = clock::now();
+            self.turn = self.turn.take().filter(|(_, end)| now < *end);
+            let wants_turn = Arc::clone(&self.edge.parts_under_way).acquire_owned();
+            let next = self.session.next(now, head);
+            let until = match next {
+                Next::Full if self.turn.is_none() => now,
                 Next::Full => {
                     tokio::select! {
                         sent = self.send_part() => sent?,
@@ -144,7 +162,7 @@ impl Stream {
                     self.send(nonce, revision, &bookmark)?;
                     continue;
                 }
-                Next::Wait { until } => until,
+                Next::Wait { until } => self.turn.as_ref().map_or(until, |(_, end)| until.min(*end)),
                 Next::End => return Err(Refusal::AckOverdue.into()),
             };
             tokio::select! {
@@ -152,9 +170,14 @@ impl Stream {
                     Some(message) => self.hear(message)?,
                     None => return Ok(()),
                 },
+                // No change interrupts this wait: whoever begins it anew is the last in the queue.
+                turn = wants_turn, if next == Next::Full => {
+                    let turn = turn.expect("the semaphore is never closed");
+                    self.turn = Some((turn, clock::now() + TURN));
+                }
                 // The publisher outlives every stream, so this ends only with a change.
-                _ = self.head.changed() => {}
-                () = sleep_until(until.into()) => {}
+                _ = self.head.changed(), if next != Next::Full => {}
+                () = sleep_until(until.into()), if next != Next::Full => {}
                 node = superseded(self.seat.as_ref()) => {
                     tracing::warn!(%node, "a newer stream of the same data plane has begun");
                     return Err(Refusal::Superseded(node).into());
@@ -172,6 +195,7 @@ impl Stream {
                 let filter = self.filter.change(&change);
                 self.filter = filter.map_err(|error| invalid(error.within("subscription_change")))?;
                 self.parts = None;
+                self.turn = None;
                 self.session.start_over();
                 return Ok(());
             }
@@ -181,6 +205,9 @@ impl Stream {
             }
         };
         let heard = self.session.heard(clock::now(), ack);
+        if heard != Heard::Stale {
+            self.turn = None;
+        }
         if matches!(heard, Heard::Nacked(_)) {
             self.parts = None;
         }

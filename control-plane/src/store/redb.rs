@@ -16,7 +16,7 @@ use std::{
 };
 
 use redb::{
-    Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition,
+    Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition,
     TableHandle,
 };
 
@@ -28,6 +28,9 @@ const COUNTERS: TableDefinition<'_, &str, i64> = TableDefinition::new("counters"
 const REPLICAS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("replicas");
 const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
 const OVERRIDES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("overrides");
+/// Pages of the file kept in memory. The registry holds everything that is read, so this serves writes only: the upper
+/// levels of the trees and what one commit changes. redb's own default, 1 GiB, would keep the file there a second time.
+const CACHE_BYTES: usize = 8 * 1024 * 1024;
 /// Of the tables above and of what they hold. A later layout gets another number.
 const FORMAT: &str = "2";
 /// The layout without policies and overrides: brought up to date when it is opened.
@@ -130,9 +133,15 @@ fn place(draft: &Path, path: &Path) -> io::Result<()> {
     File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
+fn builder() -> Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
 /// Makes a store in an empty file.
 fn create_in(file: File) -> Result<Database, StoreError> {
-    let database = Database::builder().create_file(file).map_err(not_opened)?;
+    let database = builder().create_file(file).map_err(not_opened)?;
     lay_out(&database, Some(&new_epoch()))?;
     Ok(database)
 }
@@ -157,7 +166,7 @@ fn lay_out(database: &Database, epoch: Option<&str>) -> Result<(), StoreError> {
 /// Opens a store and checks every page of it, so that nothing is served that was not written.
 fn open_existing(file: File) -> Result<Database, StoreError> {
     let is_repaired = Arc::new(AtomicBool::new(false));
-    let mut builder = Database::builder();
+    let mut builder = builder();
     let repairing = Arc::clone(&is_repaired);
     builder.set_repair_callback(move |_| repairing.store(true, Ordering::Relaxed));
     let mut database = builder.create_file(file).map_err(not_opened)?;

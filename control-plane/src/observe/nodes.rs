@@ -7,8 +7,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use gateway_proto::{NodeId, time::timestamp, v1};
+use gateway_proto::{NodeId, ServiceName, time::timestamp, v1};
 
+use super::report::{Held, MAX_HELD};
 use crate::registry::Revision;
 
 /// A data plane that has neither reported nor acked anything for this long is named as unreachable.
@@ -61,7 +62,7 @@ struct Node {
     /// The revision it routed by at its last report on its present streams.
     reported: Option<Revision>,
     /// Replicas that its guard holds.
-    held: usize,
+    held: Held,
 }
 
 /// Before every revision: what a data plane has taken on that refuses what it was sent.
@@ -171,9 +172,14 @@ impl Nodes {
         }
     }
 
-    /// Notes how many replicas the data plane's guard holds. Yields how many it held before.
-    pub fn holds(&mut self, id: &NodeId, count: usize) -> usize {
-        self.nodes.get_mut(id).map_or(0, |node| std::mem::replace(&mut node.held, count))
+    /// Notes what the data plane's guard holds. Yields how many replicas it held before.
+    pub fn holds(&mut self, id: &NodeId, held: Held) -> usize {
+        self.nodes.get_mut(id).map_or(0, |node| std::mem::replace(&mut node.held, held).count)
+    }
+
+    /// Whether the guard of a data plane may hold replicas of the service: one that holds more than it names may.
+    pub fn may_hold(&self, service: &ServiceName) -> bool {
+        self.nodes.values().any(|node| node.held.count > MAX_HELD || node.held.services.contains(service))
     }
 
     /// Drops data planes that have been away for [`FORGET_AFTER`], and yields them.
@@ -279,7 +285,7 @@ impl Nodes {
             sent: 0,
             nack: None,
             reported: None,
-            held: 0,
+            held: Held::default(),
         });
         node.version.clone_from(&identity.version);
         node.address.clone_from(&identity.address);
@@ -336,7 +342,7 @@ impl Node {
             nack: self.nack.clone(),
             // The matrix knows.
             open_breaker_count: 0,
-            held_replica_count: i32::try_from(self.held).unwrap_or(i32::MAX),
+            held_replica_count: i32::try_from(self.held.count).unwrap_or(i32::MAX),
         }
     }
 }

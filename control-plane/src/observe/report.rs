@@ -32,7 +32,7 @@ const MAX_METADATA: usize = 16;
 /// Transitions in one message; a data plane that has more to tell says so in `dropped_event_count`.
 const MAX_EVENTS: usize = 1000;
 /// Replicas named as held in one message.
-const MAX_HELD: usize = 1000;
+pub(super) const MAX_HELD: usize = 1000;
 
 /// A checked `ReportNodeStatusRequest`, apart from the sender's identity.
 #[derive(Debug, Clone, PartialEq, Default)]

@@ -91,7 +91,7 @@ impl Seat {
         }
         let held = report.held.or_else(|| is_full.then(Held::default));
         let guard = held.and_then(|held| {
-            let before = observed.nodes.holds(node, held.count);
+            let before = observed.nodes.holds(node, held.clone());
             events::guard(node, before, &held)
         });
         self.observation.tell(observed);

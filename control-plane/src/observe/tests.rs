@@ -164,6 +164,11 @@ async fn what_a_guard_holds_is_shown_and_its_beginning_and_end_are_told() {
         seat.reported(holding(count), "e", |_| true);
         assert_eq!(held(), count);
     }
+    let may_hold = |service: &str| observation.read(|nodes, _| nodes.may_hold(&service.parse().unwrap()));
+    assert!(may_hold("orders") && !may_hold("users"));
+    seat.reported(holding(1001), "e", |_| true);
+    assert!(may_hold("users"), "not all are named");
+    seat.reported(holding(5), "e", |_| true);
     // What is not told is as it was, but for a full report.
     seat.reported(report(false, &[], None), "e", |_| true);
     assert_eq!(held(), 5);

@@ -110,6 +110,11 @@ pub(super) async fn release_guard(
     let (Some(service), Some(said), Some(ttl)) = (service, said, ttl) else {
         unreachable!("nothing was refused")
     };
+    let is_registered = edge.effects.publisher.read(|view: &View| view.service(&service).is_some());
+    // What the registry has forgotten, data planes may hold.
+    if !is_registered && !edge.effects.observation.read(|nodes, _| nodes.may_hold(&service)) {
+        return Err(Refusal::ServiceNotFound(service));
+    }
     let lost = edge.effects.publisher.read(|view: &View| {
         let lost = view.lost().filter(|record| record.key.service == service);
         lost.take(MAX_NAMED).map(|record| record.key.replica.to_string()).collect()

@@ -6,13 +6,14 @@ use gateway_proto::ReplicaKey;
 
 use super::{Decision, commit};
 use crate::registry::{
-    Answer, Cause, Key, Override, OverrideId, OverrideWish, RegistryError, Revision, Said, View,
+    Answer, Aspect, Cause, Key, Override, OverrideId, OverrideWish, RegistryError, Revision, Said, View,
     mutation::RecordWrite,
 };
 
 pub(super) fn set(view: &View, wish: &OverrideWish, at: SystemTime) -> Result<Decision, RegistryError> {
     let service = &wish.target.service;
-    if view.service(service).is_none() {
+    // The guard of a data plane may hold replicas of a service that the registry has forgotten.
+    if view.service(service).is_none() && wish.target.aspect != Aspect::Guard {
         return Err(RegistryError::ServiceNotFound(service.clone()));
     }
     if let Some(replica) = &wish.target.replica {

@@ -101,6 +101,15 @@ fn an_override_of_what_is_not_registered_is_refused() {
 }
 
 #[test]
+fn the_guard_of_a_service_that_is_forgotten_can_be_released() {
+    let mut registry = with_one();
+    let carts = ServiceName::parse("carts").unwrap();
+    let forgotten = OverrideTarget { aspect: Aspect::Guard, service: carts, ..target(None) };
+    let entry = overridden(registry.run(&set(forgotten.clone(), OverrideKind::GuardReleased)));
+    assert_eq!(entry.target, forgotten);
+}
+
+#[test]
 fn an_override_outlasts_its_replica() {
     let mut registry = with_one();
     let entry = overridden(registry.run(&set(target(Some("one")), OverrideKind::BreakerOpen)));

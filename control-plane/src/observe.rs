@@ -249,6 +249,11 @@ impl Observation {
     fn record(&self, events: impl IntoIterator<Item = v1::Event>) {
         let mut timeline = locked(&self.timeline);
         for event in events {
+            debug_assert!(
+                catalog::EventType::find(&event.event_type).is_some(),
+                "{} is in no catalog",
+                event.event_type
+            );
             timeline.push(event);
         }
         let last = timeline.last();

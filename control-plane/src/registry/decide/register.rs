@@ -9,8 +9,8 @@ use gateway_proto::{ReplicaId, ReplicaKey, ServiceName};
 
 use super::{Decision, Limits};
 use crate::registry::{
-    Answer, Candidates, Cause, Drain, Key, LeaseTerms, Mutation, Override, OverrideKind, Record,
-    Registration, RegistryError, View, mutation::RecordWrite, record::RequestMark,
+    Answer, Candidates, Cause, Key, LeaseTerms, Mutation, Override, OverrideKind, Record, Registration,
+    RegistryError, View, mutation::RecordWrite, record::RequestMark,
 };
 
 /// The key that a registration is about: its own id, else the owner of its address, else a fresh id.
@@ -82,7 +82,7 @@ fn new_record(
     // The view's revision outgrew every incarnation handed out, those of removed replicas included.
     let incarnation = before.map_or(0, |record| record.incarnation).max(view.revision()) + 1;
     // What an operator wants out stays out, whatever process takes its place.
-    let drain = before.and_then(|record| record.drain.clone()).filter(|drain: &Box<Drain>| !drain.by_owner);
+    let drain = before.and_then(|record| record.drain.as_ref()).filter(|drain| !drain.by_owner).cloned();
     let request = wish.request.map(|id| {
         Box::new(RequestMark { id, fingerprint: wish.fingerprint(), at, created: before.is_none() })
     });

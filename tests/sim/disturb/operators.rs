@@ -84,17 +84,25 @@ impl World {
         send(env, Call { from: None, ask: Ask::Change(command) });
     }
 
-    /// Brings back to service what operators drained, until nothing is drained.
+    /// Brings back to service what operators drained, and removes what replicas that moved have left behind: the registry
+    /// keeps it if it is permanent, or held and nobody comes in its place.
     pub(crate) fn tidy(&mut self) {
         if self.env.phase != Phase::Calm {
             return;
         }
         self.env.after(2 * SECOND, Event::Tidy);
-        let drained = self.ledger.replicas().filter(|record| record.drain.is_some());
-        let keys: Vec<_> = drained.map(|record| record.key.clone()).collect();
-        for key in keys {
-            let ask = Ask::Change(Command::Undrain { key, etag: String::new(), said: Said::default() });
-            send(&mut self.env, Call { from: None, ask });
+        let said = Said::because("tidying");
+        let addresses: Vec<_> = self.owners.iter().map(|owner| &owner.address).collect();
+        let commands = self.ledger.replicas().filter_map(|record| {
+            let (key, said) = (record.key.clone(), said.clone());
+            if !addresses.contains(&&record.address) {
+                let (target, proof) = (Target::Key(key), Proof::Force);
+                return Some(Command::Deregister { target, proof, said, block: None });
+            }
+            record.drain.as_ref().map(|_| Command::Undrain { key, etag: String::new(), said })
+        });
+        for command in commands.collect::<Vec<_>>() {
+            send(&mut self.env, Call { from: None, ask: Ask::Change(command) });
         }
     }
 }

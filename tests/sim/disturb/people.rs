@@ -6,7 +6,7 @@ use gateway_proto::{Health, ReplicaId};
 use super::Trouble;
 use crate::{
     env::{Env, MS, SECOND, nanos},
-    event::{Ask, Call, ControlEvent, Event, Head, OwnerEvent, OwnerId},
+    event::{Ask, Call, Event, Head, OwnerEvent, OwnerId},
     owner::{Condition, Held, address, send},
     world::World,
 };
@@ -131,7 +131,6 @@ impl World {
     pub(crate) fn calm(&mut self) {
         let env = &mut self.env;
         self.control.is_doomed = false;
-        let addresses: Vec<_> = self.owners.iter().map(|owner| owner.address.clone()).collect();
         for (number, owner) in self.owners.iter_mut().enumerate() {
             owner.condition = Condition::Healthy;
             (owner.frozen_until, owner.cut_until) = (env.now, env.now);
@@ -139,15 +138,6 @@ impl World {
             owner.held = None;
             let soon = env.between(MS, SECOND);
             env.after(soon, Event::Owner(number, OwnerEvent::Start));
-        }
-        // Permanent registrations of replicas that moved are an operator's business.
-        let ghosts = self.ledger.replicas().filter(|record| !addresses.contains(&record.address));
-        for (index, record) in ghosts.enumerate() {
-            let (target, proof) = (Target::Key(record.key.clone()), Proof::Force);
-            let said = Said::because("ghost");
-            let ask = Ask::Change(Command::Deregister { target, proof, said, block: None });
-            let call = ControlEvent::Call(Call { from: None, ask });
-            env.after((2 + index as u32) * SECOND / 2, Event::Control(call));
         }
         env.after(SECOND, Event::Tidy);
     }

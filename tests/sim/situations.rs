@@ -12,6 +12,9 @@ const OUTLIVED: [u64; 3] = [124, 126, 179];
 /// Found that a data plane from which no delta led on was given the full snapshot of the same revision for ever.
 const CIRCLE: [u64; 1] = [1_795_234_683_800_261];
 
+/// Found that a replica which was held while the control plane stood still went as soon as it was drained.
+const DRAINED: [u64; 1] = [1_795_866_739_355_019];
+
 /// What must occur in them.
 const SITUATIONS: &[&str] = &[
     "REPLICA_REGISTERED",
@@ -79,7 +82,7 @@ const SITUATIONS: &[&str] = &[
 #[test]
 fn fixed_seeds_hold_every_invariant_and_meet_every_situation() {
     let mut tally: BTreeMap<&str, u64> = BTreeMap::new();
-    for seed in SEEDS.chain(OUTLIVED).chain(CIRCLE) {
+    for seed in SEEDS.chain(OUTLIVED).chain(CIRCLE).chain(DRAINED) {
         let report = run(seed, None);
         assert!(report.violation.is_none(), "{report}");
         for (situation, count) in report.tally {

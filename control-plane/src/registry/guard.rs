@@ -107,20 +107,22 @@ impl Guard {
         wall: SystemTime,
     ) -> Judgement {
         let entry = view.service(&service);
-        let (mut expire, mut doubtful) = (Vec::new(), Vec::new());
+        let (mut expire, mut hold, mut doubtful) = (Vec::new(), Vec::new(), Vec::new());
         for suspect in suspects {
             match entry.and_then(|entry| entry.get(&suspect.key.replica)) {
-                Some(record) if is_kept_by(record, suspect.lease) && record.drain.is_none() => {
-                    doubtful.push((suspect, Arc::clone(record)));
-                }
-                // It guards nothing any more, or a replica that gets no requests in any case.
+                Some(record) if is_kept_by(record, suspect.lease) => match record.drain {
+                    None => doubtful.push((suspect, Arc::clone(record))),
+                    // It gets no requests in any case.
+                    Some(_) if suspect.is_excused => hold.push(suspect),
+                    Some(_) => expire.push(suspect),
+                },
+                // It guards nothing any more.
                 _ => expire.push(suspect),
             }
         }
         let leases = self.count(&service, entry, &doubtful);
         let policy = view.policies().resolve(Some(&service)).guard;
         let holds = leases.are_held(&policy) && !is_released(view, &service, wall);
-        let mut hold = Vec::new();
         for (suspect, record) in doubtful {
             let is_overdue = self.is_overdue(&suspect, &record, policy.hold_time, now, wall);
             if suspect.is_excused || holds && !is_overdue {

@@ -361,4 +361,19 @@ fn what_was_held_before_a_start_is_not_let_go_before_its_owner_could_be_heard_of
     let view = bench.view();
     let judged = Guard::default().judge(&view, excused, bench.now, bench.wall);
     assert_eq!((judged[0].expire.len(), judged[0].hold.len()), (0, 4));
+    // Nor when somebody drains it meanwhile.
+    let drain = Drain {
+        begun: bench.wall,
+        deadline: bench.wall,
+        reason: "".into(),
+        author: "ana".into(),
+        by_owner: false,
+        is_over: false,
+        revision: 1,
+    };
+    bench.record(0).drain = Some(Box::new(drain));
+    let excused = held.iter().map(|suspect| Suspect { is_excused: true, ..suspect.clone() }).collect();
+    let view = bench.view();
+    let judged = Guard::default().judge(&view, excused, bench.now, bench.wall);
+    assert_eq!((judged[0].expire.len(), judged[0].hold.len()), (0, 4));
 }

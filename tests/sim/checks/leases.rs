@@ -38,6 +38,8 @@ struct Entry {
     lapsed: bool,
     /// It has ended, and the guard keeps its replica until it is heard of again.
     held: bool,
+    /// Renewed first after it was held.
+    heard: u64,
 }
 
 impl LeaseBook {
@@ -51,7 +53,8 @@ impl LeaseBook {
             let Some(terms) = record.lease else { continue };
             let known = before.remove(&record.key).filter(|entry| entry.terms == terms);
             let held = record.lost.is_some();
-            let entry = known.unwrap_or(Entry { terms, kept: now, waits: false, lapsed: held, held });
+            let entry =
+                known.unwrap_or(Entry { terms, kept: now, waits: false, lapsed: held, held, heard: now });
             self.leases.insert(record.key.clone(), entry);
         }
     }
@@ -132,6 +135,9 @@ impl Ledger {
             format!("{key} was renewed after {silence:?} of {ttl:?}")
         })?;
         if renewed {
+            if entry.held {
+                entry.heard = now;
+            }
             (entry.kept, entry.waits) = (now, false);
             (entry.lapsed, entry.held) = (false, false);
         } else {
@@ -163,7 +169,7 @@ impl Ledger {
                 continue;
             }
             if record.lost.is_some() && !entry.lapsed {
-                let due = entry.kept.max(self.leases.excused);
+                let due = entry.heard.max(self.leases.excused);
                 claim(
                     "a_lost_replica_that_renews_is_found",
                     now <= due + nanos(SWEEP_INTERVAL + COMMIT),
@@ -171,7 +177,7 @@ impl Ledger {
                         format!(
                             "{} renewed its lease {:?} ago",
                             record.key,
-                            Duration::from_nanos(now - entry.kept)
+                            Duration::from_nanos(now - entry.heard)
                         )
                     },
                 )?;

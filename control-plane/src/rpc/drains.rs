@@ -133,7 +133,13 @@ async fn wait_until_over(edge: &Edge, key: &ReplicaKey, wait: Duration) -> Optio
         head.mark_unchanged();
         let record = record(edge, key)?;
         let is_over = record.mode() != Mode::Draining || edge.shutdown.has_begun();
-        if is_over || timeout_at(until, head.changed()).await.is_err() {
+        let step = async {
+            tokio::select! {
+                _ = head.changed() => {}
+                () = edge.shutdown.begun() => {}
+            }
+        };
+        if is_over || timeout_at(until, step).await.is_err() {
             return Some(record);
         }
     }

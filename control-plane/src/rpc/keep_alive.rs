@@ -6,7 +6,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use gateway_proto::{Check, Health, Invalid, LeaseId, Mode, ReplicaKey, v1};
-use tokio::{sync::mpsc, time::sleep};
+use tokio::{sync::mpsc, task::JoinSet, time::sleep};
 use tonic::{Status, Streaming};
 
 use super::{MAX_REQUEST_BYTES, next_message};
@@ -14,7 +14,7 @@ use crate::{
     clock,
     edge::{Edge, Renewed},
     refusal::Refusal,
-    registry::{Record, View},
+    registry::{Command, Record, View},
     writer::WriteError,
 };
 
@@ -31,6 +31,12 @@ struct Stream {
     outbound: Outbound,
     /// The replicas that this stream keeps alive, with the mode that was told last.
     told: HashMap<ReplicaKey, (LeaseId, Mode)>,
+    /// From this many on, it is looked which of them are kept alive still.
+    forget_at: usize,
+    /// Health that came with heartbeats and is not handed in yet: the latest of each replica.
+    reports: HashMap<ReplicaKey, (LeaseId, Health)>,
+    /// The reports that are handed in and not answered, if any.
+    reporting: JoinSet<()>,
 }
 
 /// A heartbeat in checked words.
@@ -49,7 +55,14 @@ pub(super) async fn serve(
 ) -> Result<(), Status> {
     let shutdown = edge.shutdown.clone();
     let mut head = edge.effects.publisher.subscribe();
-    let mut stream = Stream { edge, outbound, told: HashMap::new() };
+    let mut stream = Stream {
+        edge,
+        outbound,
+        told: HashMap::new(),
+        forget_at: 2 * MAX_HEARTBEATS,
+        reports: HashMap::new(),
+        reporting: JoinSet::new(),
+    };
     let mut is_looking = false;
     loop {
         tokio::select! {
@@ -57,6 +70,12 @@ pub(super) async fn serve(
                 Some(message) => stream.renew(message).await?,
                 None => return Ok(()),
             },
+            Some(reported) = stream.reporting.join_next() => {
+                if let Err(Ok(panic)) = reported.map_err(|error| error.try_into_panic()) {
+                    std::panic::resume_unwind(panic);
+                }
+                stream.report();
+            }
             changed = head.changed(), if !is_looking => is_looking = changed.is_ok(),
             () = sleep(PUSH_DELAY), if is_looking => {
                 is_looking = false;
@@ -78,36 +97,63 @@ impl Stream {
             return Err(Refusal::from(Invalid::new("heartbeats", why)).into());
         }
         let mut results = Vec::with_capacity(count);
-        let mut reports = Vec::new();
         for wire in message.heartbeats {
             let names = (wire.service.clone(), wire.replica_id.clone());
             let result = match Beat::parse(wire) {
-                Ok(beat) => self.renew_one(beat, &mut reports),
+                Ok(beat) => self.renew_one(beat),
                 Err(invalid) => lost(&Refusal::from(invalid)),
             };
             results.push(named(names, result));
         }
-        for Beat { key, lease, health } in reports {
-            let Some(health) = health else { continue };
-            // What cannot be stored now comes again with the next heartbeat.
-            if let Err(refusal) = self.edge.report_health(key, Some(lease), health, String::new()).await {
-                tracing::debug!(%refusal, "the health in a heartbeat is not stored yet");
-            }
-        }
+        self.forget_void_leases();
+        self.report();
         self.send(results).await
     }
 
-    fn renew_one(&mut self, beat: Beat, reports: &mut Vec<Beat>) -> v1::keep_alive_result::Result {
+    /// Has the health that came with heartbeats stored, all of it in one go, beside the stream: a store that is slow or
+    /// away must not keep leases from being renewed. What cannot be stored now comes again with the next heartbeat.
+    fn report(&mut self) {
+        if self.reports.is_empty() || !self.reporting.is_empty() {
+            return;
+        }
+        let command = |(key, (lease, health))| Command::ReportHealth {
+            key,
+            lease: Some(lease),
+            health,
+            reason: String::new(),
+        };
+        let commands = self.edge.commands.clone();
+        let due = self.reports.drain().map(command).collect();
+        self.reporting.spawn(async move { drop(commands.submit_all(due).await) });
+    }
+
+    /// Drops what is told of replicas that this stream keeps alive no more, when that has become much.
+    fn forget_void_leases(&mut self) {
+        if self.told.len() < self.forget_at {
+            return;
+        }
+        let told = &mut self.told;
+        self.edge.effects.publisher.read(|view| {
+            told.retain(|key, (lease, _)| {
+                let terms = view.get(key).and_then(|record| record.lease);
+                terms.is_some_and(|terms| terms.id == *lease)
+            });
+        });
+        self.forget_at = (2 * self.told.len()).max(2 * MAX_HEARTBEATS);
+    }
+
+    fn renew_one(&mut self, beat: Beat) -> v1::keep_alive_result::Result {
         match self.edge.renew(&beat.key, beat.lease) {
             Ok(Renewed { answer, mode, health }) => {
                 self.told.insert(beat.key.clone(), (beat.lease, mode));
-                if beat.health.is_some_and(|reported| health != Some(reported)) {
-                    reports.push(beat);
+                if let Some(reported) = beat.health.filter(|reported| health != Some(*reported)) {
+                    self.reports.insert(beat.key, (beat.lease, reported));
                 }
                 v1::keep_alive_result::Result::Renewed(answer)
             }
             Err(refusal) => {
                 self.told.remove(&beat.key);
+                self.reports.remove(&beat.key);
                 lost(&refusal)
             }
         }
@@ -134,7 +180,8 @@ impl Stream {
 
     fn changed_modes(&self, view: &View) -> Vec<Arc<Record>> {
         let drained = self.told.iter().filter(|(_, (_, mode))| *mode != Mode::Serving);
-        let drained = drained.filter_map(|(key, _)| view.get(key));
+        // Those that drain still are among the drains.
+        let drained = drained.filter_map(|(key, _)| view.get(key)).filter(|record| record.drain.is_none());
         let is_news = |record: &&Arc<Record>| {
             self.told.get(&record.key).is_some_and(|(lease, mode)| {
                 *mode != record.mode() && record.lease.is_some_and(|terms| terms.id == *lease)

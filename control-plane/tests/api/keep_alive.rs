@@ -129,8 +129,13 @@ async fn health_that_comes_with_a_heartbeat_is_reported_once() {
     let got = v1::GetReplicaRequest { service: lease.service.clone(), replica_id: lease.replica_id.clone() };
     for _ in 0..2 {
         assert!(is_renewed(&owner.renew(vec![sick.clone()]).await[0]));
-        let replica = plane.registry().get_replica(got.clone()).await.unwrap().into_inner().replica.unwrap();
-        assert_eq!((replica.health(), replica.revision), (v1::HealthStatus::Unhealthy, 2));
+        // It is stored beside the stream, which answers without waiting for that.
+        let replica = eventually(async || {
+            let replica = plane.registry().get_replica(got.clone()).await.unwrap().into_inner().replica;
+            replica.filter(|replica| replica.health() == v1::HealthStatus::Unhealthy)
+        })
+        .await;
+        assert_eq!(replica.revision, 2);
     }
     // Unset leaves it as it is; the single call does the same.
     owner.renew(vec![lease.clone()]).await;

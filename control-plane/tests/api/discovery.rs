@@ -136,8 +136,10 @@ async fn a_large_snapshot_comes_in_parts_of_one_revision_each_acked() {
         assert_eq!(response.revision, 500);
         parts.push(part);
     }
-    let indexes: Vec<_> = parts.iter().map(|part| part.part_index).collect();
-    assert_eq!(indexes, [0, 1]);
+    assert!(parts.len() > 2);
+    for (index, part) in (0..).zip(&parts) {
+        assert_eq!(part.part_index, index);
+    }
     let replicas = parts.iter().flat_map(|part| &part.services).map(|entry| entry.replicas.len());
     assert_eq!(replicas.sum::<usize>(), 500);
     plane.register(request("orders", "10.0.0.2:80")).await;

@@ -154,9 +154,9 @@ async fn a_reader_that_missed_too_much_forgets_what_it_knew_and_is_told_everythi
     let stream = client.watch_breakers(v1::WatchBreakersRequest::default()).await.unwrap();
     let mut watch = Watch(stream.into_inner());
     assert_eq!(watch.batch().await.len(), 1000);
-    // What changes is some 300 kB a time, which nobody reads: it soon holds up the watch, and only that. Meanwhile more
-    // rows go than are remembered.
-    for _ in 0..25 {
+    // What changes is some 150 kB a time, which nobody reads: it soon holds up the watch, and only that. Meanwhile 60,000
+    // rows go, and 20,000 are remembered: enough are missed even if the watch is held up as late as half way.
+    for _ in 0..60 {
         for half in ids.chunks(500) {
             one.send(full(half, BreakerState::Closed)).await;
         }

@@ -3,18 +3,20 @@
 /// The candidate with the fewest edits from `name`, if they are few enough for a typing mistake: at most a third of
 /// the name's length, and at least one.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let tolerance = (name.chars().count() / 3).max(1);
+    let name: Vec<_> = name.chars().collect();
+    let tolerance = (name.len() / 3).max(1);
     candidates
         .into_iter()
-        .map(|candidate| (distance(name, candidate), candidate))
+        .map(|candidate| (distance(&name, &candidate.chars().collect::<Vec<_>>()), candidate))
         .filter(|(edits, _)| (1..=tolerance).contains(edits))
         .min_by_key(|(edits, _)| *edits)
         .map(|(_, candidate)| candidate)
 }
 
 /// Edits between two texts, two swapped neighbours being one edit (Damerau and Levenshtein, optimal string alignment).
-fn distance(from: &str, to: &str) -> usize {
-    let (from, to): (Vec<_>, Vec<_>) = (from.chars().collect(), to.chars().collect());
+///
+/// It takes time in proportion to the product of their lengths: callers bound them.
+pub fn distance(from: &[char], to: &[char]) -> usize {
     let mut before: Vec<usize> = Vec::new();
     let mut above: Vec<usize> = (0..=to.len()).collect();
     for i in 1..=from.len() {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use gateway_proto::nearest::distance;
 use prost_types::Timestamp;
 
 /// What can be asked of a `T`.
@@ -177,29 +178,9 @@ pub(super) fn shown(written: &str) -> String {
 
 /// The known word that is at most two slips away from a written one, and fewer than half its length.
 fn closest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let written: Vec<char> = written.chars().take(64).flat_map(char::to_lowercase).collect();
-    let distances = known.map(|word| (distance(&written, word), word));
+    let written: Vec<_> = written.chars().take(64).flat_map(char::to_lowercase).collect();
+    let lower = |word: &str| word.chars().flat_map(char::to_lowercase).collect::<Vec<_>>();
+    let distances = known.map(|word| (distance(&written, &lower(word)), word));
     let (slips, word) = distances.min_by_key(|(slips, _)| *slips)?;
     (slips <= 2 && 2 * slips < word.len()).then_some(word)
-}
-
-/// Letters put in, left out, exchanged or swapped with their neighbour: the optimal string alignment distance.
-fn distance(written: &[char], word: &str) -> usize {
-    let word: Vec<char> = word.chars().flat_map(char::to_lowercase).collect();
-    let mut rows = vec![vec![0; word.len() + 1]; written.len() + 1];
-    for (i, row) in rows.iter_mut().enumerate() {
-        row[0] = i;
-    }
-    rows[0] = (0..=word.len()).collect();
-    for i in 1..=written.len() {
-        for j in 1..=word.len() {
-            let exchanged = rows[i - 1][j - 1] + usize::from(written[i - 1] != word[j - 1]);
-            let mut least = exchanged.min(rows[i - 1][j] + 1).min(rows[i][j - 1] + 1);
-            if i > 1 && j > 1 && written[i - 1] == word[j - 2] && written[i - 2] == word[j - 1] {
-                least = least.min(rows[i - 2][j - 2] + 1);
-            }
-            rows[i][j] = least;
-        }
-    }
-    rows[written.len()][word.len()]
 }

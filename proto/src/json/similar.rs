@@ -1,5 +1,7 @@
 //! Which known name somebody may have meant.
 
+use crate::nearest::distance;
+
 /// Longer names are nobody's slip of the pen, and comparing them would cost.
 const MAX_CHARS: usize = 64;
 
@@ -21,25 +23,6 @@ pub fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) ->
 fn plain(name: &str) -> Vec<char> {
     let letters = name.chars().filter(|c| !matches!(c, '_' | '-'));
     letters.flat_map(char::to_lowercase).take(MAX_CHARS + 1).collect()
-}
-
-/// How many characters must be put in, left out, replaced or swapped with their neighbour: the restricted
-/// Damerau-Levenshtein distance.
-fn distance(a: &[char], b: &[char]) -> usize {
-    let mut rows = vec![(0..=b.len()).collect::<Vec<_>>()];
-    for (i, left) in a.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, right) in b.iter().enumerate() {
-            let replaced = rows[i][j] + usize::from(left != right);
-            let mut least = replaced.min(rows[i][j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && *left == b[j - 1] && a[i - 1] == *right {
-                least = least.min(rows[i - 1][j - 1] + 1);
-            }
-            row.push(least);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ const HEAD: &str = "\
 
 How requests to a service are treated: for one service, or for all of them under the name `*`. A stored policy has the
 settings that somebody set, and only those. For each setting, what holds is the value in the service's own policy, else that
-in the policy of `*`, else the default. A change reaches data planes within milliseconds and keeps what breakers have counted.
+in the policy of `*`, else the default. A change reaches data planes at once and keeps what breakers have counted.
 
 ```
 gwctl policy set '*' timeout.request=5s                       # for all services

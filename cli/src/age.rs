@@ -8,6 +8,11 @@ use prost_types::Timestamp;
 /// Stands for "no data".
 pub(crate) const NONE: &str = "-";
 
+/// The text, or [`NONE`] where there is none.
+pub(crate) fn or_none(text: &str) -> &str {
+    if text.is_empty() { NONE } else { text }
+}
+
 /// How long ago `since` was: `12s`, `41m`, `2h`, `3d`. A time that is missing is `-`; one in the future is `0s`.
 pub(crate) fn since(now: SystemTime, since: Option<Timestamp>) -> String {
     since.map_or_else(|| NONE.into(), |at| short(elapsed(now, at)))

@@ -1,5 +1,6 @@
 //! One file for each command; this one chooses among them.
 
+use gateway_proto::{Health, Mode, v1::Replica};
 use serde_json::json;
 
 use crate::{
@@ -25,6 +26,13 @@ pub(crate) mod policy;
 pub(crate) mod register;
 pub(crate) mod release_guard;
 pub(crate) mod undrain;
+
+/// Whether data planes send it new requests, by what the registry says of it.
+fn is_ready(replica: &Replica) -> bool {
+    let health = Health::parse(replica.health).ok().flatten();
+    let mode = Mode::parse(replica.mode).unwrap_or_default();
+    mode == Mode::Serving && health.is_some_and(Health::is_ready)
+}
 
 /// Runs the command.
 ///

@@ -6,7 +6,7 @@ use std::{
 };
 
 use gateway_proto::{
-    time::duration,
+    time::{duration, non_negative},
     v1::{DeregisterRequest, DeregisterResponse, Replica},
 };
 
@@ -81,7 +81,7 @@ fn render(replica: &Replica, block: Option<Duration>, response: &DeregisterRespo
 /// How long ago the owner renewed its lease; `None` when there is no lease or nobody keeps it alive.
 fn live_owner(replica: &Replica, now: SystemTime) -> Option<Duration> {
     let lease = replica.lease.as_ref().filter(|lease| !lease.permanent)?;
-    let ttl = lease.ttl.and_then(|ttl| Duration::try_from(ttl).ok()).unwrap_or_default();
+    let ttl = lease.ttl.and_then(non_negative).unwrap_or_default();
     let renewed = age::elapsed(now, lease.last_renew_time?);
     (renewed <= ttl).then_some(renewed)
 }

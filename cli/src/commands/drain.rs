@@ -6,13 +6,14 @@ use std::{
 };
 
 use gateway_proto::{
-    Health, Mode, ReplicaKey,
+    Mode, ReplicaKey,
     time::{duration, exact},
     v1::{DrainReplicaRequest, DrainReplicaResponse, DrainStatus, Replica, Rollout, WatchDrainResponse},
 };
 use rand::Rng as _;
 use tokio::time::timeout_at;
 
+use super::is_ready;
 use crate::{
     age,
     authorship::Authorship,
@@ -94,13 +95,8 @@ pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Resul
 
 /// How many other replicas of the service get requests.
 fn others_ready(key: &ReplicaKey, replicas: &[Replica]) -> usize {
-    let is_ready = |replica: &&Replica| {
-        let health = Health::parse(replica.health).ok().flatten();
-        let mode = Mode::parse(replica.mode).unwrap_or_default();
-        mode == Mode::Serving && health.is_some_and(Health::is_ready)
-    };
     let others = replicas.iter().filter(|replica| replica.replica_id != key.replica.as_str());
-    others.filter(is_ready).count()
+    others.filter(|replica| is_ready(replica)).count()
 }
 
 fn foretold(key: &ReplicaKey, others: usize) -> String {

@@ -18,6 +18,7 @@ mod services;
 
 pub(super) use breakers::{alarm, attempts, retry, state_cell, window};
 pub(super) use overrides::{override_subject, override_terms};
+pub(super) use replicas::labels;
 
 /// What to list.
 #[derive(Debug, Subcommand)]

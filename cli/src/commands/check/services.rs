@@ -11,6 +11,7 @@ use gateway_proto::{
 use super::{
     super::{
         get::{override_subject, override_terms},
+        is_ready,
         policy::doubt_about,
     },
     finding::{Finding, Outcome, counted, listed},
@@ -100,10 +101,7 @@ fn without_ready(service: &Service) -> Option<Finding> {
 /// Every replica that is ready is refused by a breaker, on every data plane.
 fn all_open(service: &Service, overview: &Overview) -> Option<Finding> {
     let name = &service.service;
-    let is_ready = |replica: &&Replica| {
-        let is_up = Health::parse(replica.health).is_ok_and(|health| health.is_some_and(Health::is_ready));
-        replica.service == *name && is_up && !is_drained(replica)
-    };
+    let is_ready = |replica: &&Replica| replica.service == *name && is_ready(replica);
     let is_shut = |replica: &Replica| {
         overview.breakers.iter().any(|breaker| {
             breaker.service == *name

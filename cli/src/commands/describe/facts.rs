@@ -10,7 +10,7 @@ use gateway_proto::{
 };
 
 use super::{
-    super::get::{override_subject, override_terms},
+    super::get::{labels, override_subject, override_terms},
     About,
 };
 use crate::age::{self, NONE};
@@ -35,9 +35,7 @@ pub(super) fn facts(replica: &Replica, about: &About, now: SystemTime) -> Vec<(&
         facts.push(("Version", replica.version.clone()));
     }
     if !replica.labels.is_empty() {
-        let mut pairs: Vec<_> = replica.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        pairs.sort_unstable();
-        facts.push(("Labels", pairs.join(" ")));
+        facts.push(("Labels", labels(replica)));
     }
     facts.extend(replica.observed.as_ref().map(|observed| ("Observed", seen(observed))));
     for entry in &about.overrides {

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use gateway_proto::v1::{ListNodesResponse, Node, NodeState};
 
 use crate::{
-    age::{self, NONE},
+    age::{self, NONE, or_none},
     control::Control,
     error::Error,
     output::{Format, Output},
@@ -44,8 +44,8 @@ fn table(response: &ListNodesResponse, now: SystemTime) -> Table {
             held(node),
             age::since(now, node.last_report_time).into(),
             age::since(now, node.connect_time).into(),
-            if node.version.is_empty() { NONE } else { &node.version }.into(),
-            if node.address.is_empty() { NONE } else { &node.address }.into(),
+            or_none(&node.version).into(),
+            or_none(&node.address).into(),
         ]);
     }
     table

@@ -9,7 +9,7 @@ use gateway_proto::{
 };
 
 use crate::{
-    age::{self, NONE},
+    age::{self, NONE, or_none},
     control::Control,
     error::Error,
     output::{Format, Output},
@@ -126,10 +126,6 @@ pub(crate) fn override_terms(entry: &OverrideEntry, now: SystemTime) -> String {
     let author = if entry.author.is_empty() { "somebody" } else { &entry.author };
     let terms = format!("{author}, {} left", age::until(now, entry.expire_time));
     if entry.reason.is_empty() { terms } else { format!("{terms}: \"{}\"", entry.reason) }
-}
-
-fn or_none(text: &str) -> &str {
-    if text.is_empty() { NONE } else { text }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use gateway_proto::{
 
 use super::{alarm, attempts, state_cell};
 use crate::{
-    age::{self, NONE},
+    age::{self, NONE, or_none},
     control::{Control, Query, Scope},
     error::Error,
     output::{Format, Output},
@@ -165,14 +165,10 @@ fn lease(replica: &Replica, now: SystemTime) -> String {
 }
 
 /// `env=prod team=web`, in the order of the keys.
-fn labels(replica: &Replica) -> String {
+pub(in crate::commands) fn labels(replica: &Replica) -> String {
     let mut pairs: Vec<_> = replica.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     pairs.sort_unstable();
     pairs.join(" ")
-}
-
-fn or_none(text: &str) -> &str {
-    if text.is_empty() { NONE } else { text }
 }
 
 #[cfg(test)]

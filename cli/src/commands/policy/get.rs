@@ -9,7 +9,7 @@ use gateway_proto::{
 
 use super::Scope;
 use crate::{
-    age::{self, NONE},
+    age::{self, NONE, or_none},
     control::Control,
     error::{Error, Exit},
     output::{Format, Output},
@@ -155,10 +155,6 @@ fn from_cell(origin: &str, policy: Option<&Policy>, now: SystemTime) -> Cell {
     let author = if policy.updated_by.is_empty() { "somebody" } else { &policy.updated_by };
     let text = format!("{origin}   ({author}, {} ago)", age::since(now, policy.update_time));
     Cell::styled(&text, CAUTION)
-}
-
-fn or_none(text: &str) -> &str {
-    if text.is_empty() { NONE } else { text }
 }
 
 #[cfg(test)]

@@ -33,7 +33,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{any, get, post},
 };
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 
 use self::{call::Grpc, origin::AllowedHosts, resources::Resources};
 use crate::{
@@ -78,6 +78,13 @@ async fn finish(method: Method, request: axum::extract::Request, next: Next) -> 
     }
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
+}
+
+/// Whether `Accept` names this media type first.
+fn accepts_first(headers: &HeaderMap, media_type: &str) -> bool {
+    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let first = accept.split([',', ';']).next().unwrap_or_default();
+    first.trim().eq_ignore_ascii_case(media_type)
 }
 
 fn json(status: StatusCode, value: &serde_json::Value) -> Response {

@@ -27,20 +27,16 @@ pub(super) fn answer(
         }
         Answer::Whole | Answer::Field(_) | Answer::Stream => (StatusCode::OK, None),
     };
-    let shown = match operation.route.answer {
-        Answer::Field(name) => match response.get_field_by_name(name).map(|field| field.into_owned()) {
-            Some(Field::Message(message)) => message,
-            _ => response,
-        },
-        _ => response,
-    };
-    let mut answer = match encode(&shown) {
-        _ if is_known => status.into_response(),
-        Ok(value) => super::json(status, &value),
-        Err(error) => {
-            tracing::error!(rpc = operation.rpc.full_name(), %error, "a response has no JSON");
-            let status = tonic::Status::internal(format!("the answer cannot be said in JSON: {error}"));
-            return Problem::from(status).into_response();
+    let mut answer = if is_known {
+        status.into_response()
+    } else {
+        match encode(&shown(operation, response)) {
+            Ok(value) => super::json(status, &value),
+            Err(error) => {
+                tracing::error!(rpc = operation.rpc.full_name(), %error, "a response has no JSON");
+                let status = tonic::Status::internal(format!("the answer cannot be said in JSON: {error}"));
+                return Problem::from(status).into_response();
+            }
         }
     };
     let headers = answer.headers_mut();
@@ -50,6 +46,17 @@ pub(super) fn answer(
     headers.extend(etag.map(|etag| (header::ETAG, etag)));
     headers.extend(location.map(|location| (header::LOCATION, location)));
     answer
+}
+
+/// What of a response is the body.
+fn shown(operation: &Operation, response: DynamicMessage) -> DynamicMessage {
+    match operation.route.answer {
+        Answer::Field(name) => match response.get_field_by_name(name).map(|field| field.into_owned()) {
+            Some(Field::Message(message)) => message,
+            _ => response,
+        },
+        Answer::Whole | Answer::Registered | Answer::Stream => response,
+    }
 }
 
 /// A refusal of the RPC in REST's words.

@@ -105,9 +105,7 @@ fn parse_ttl(text: &str) -> Result<Duration, Invalid> {
 }
 
 fn prefers_text(headers: &HeaderMap) -> bool {
-    let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let first = accept.split([',', ';']).next().unwrap_or_default();
-    first.trim().eq_ignore_ascii_case("text/plain")
+    super::accepts_first(headers, "text/plain")
 }
 
 fn sentence(replica: &v1::Replica) -> String {

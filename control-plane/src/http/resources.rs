@@ -111,9 +111,7 @@ fn wants_stream(
     if operation.is_write() || operation.route.answer == Answer::Stream {
         return Ok(false);
     }
-    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    let first = accept.split([',', ';']).next().unwrap_or_default();
-    let mut wants = first.trim().eq_ignore_ascii_case(EVENT_STREAM);
+    let mut wants = super::accepts_first(headers, EVENT_STREAM);
     if operation.watched().is_some() {
         for (_, value) in query.extract_if(.., |(name, _)| name == "watch") {
             wants = match value.as_str() {

@@ -31,7 +31,6 @@ type Name = (ServiceName, Option<ReplicaId>);
 /// Counts of one interval, as one data plane reported them, checked.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct StatsReport {
-    interval: Duration,
     rows: Vec<(Name, Sum)>,
     /// Rows that were more than is taken.
     pub cut: usize,
@@ -116,7 +115,7 @@ pub(super) fn parse_stats(
     let rows = rows.into_iter().take(MAX_REPORTED).enumerate().map(|(index, row)| {
         parse_row(row, interval).map_err(|invalid| invalid.within(&format!("stats[{index}]")))
     });
-    Ok(Some(StatsReport { interval, rows: rows.collect::<Result<_, _>>()?, cut }))
+    Ok(Some(StatsReport { rows: rows.collect::<Result<_, _>>()?, cut }))
 }
 
 fn parse_row(wire: v1::ReplicaStats, interval: Duration) -> Result<(Name, Sum), Invalid> {

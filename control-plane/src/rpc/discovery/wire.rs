@@ -108,12 +108,13 @@ impl Outgoing {
     /// The message that consists of a head, without an update, and of an update.
     pub(super) fn new(head: &StreamSnapshotsResponse, update: &Encoded) -> Self {
         let update = update.bytes().clone();
-        let length = head.encoded_len() + update.len();
+        let head_len = head.encoded_len();
+        let length = head_len + update.len();
         let copied = if update.len() <= COPIED { update.len() } else { 0 };
-        let mut buffer = BytesMut::with_capacity(PREFIX + head.encoded_len() + copied);
+        let mut buffer = BytesMut::with_capacity(PREFIX + head_len + copied);
         buffer.put_u8(0);
         buffer.put_u32(u32::try_from(length).expect("updates are cut into parts"));
-        buffer.extend_from_slice(&head.encode_to_vec());
+        head.encode(&mut buffer).expect("a buffer grows");
         buffer.extend_from_slice(&update[..copied]);
         Self { head: buffer.freeze(), update: update.slice(copied..) }
     }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_proto::{ReplicaKey, ServiceName, time::timestamp, v1};
+use gateway_proto::{ReplicaKey, ServiceName, v1};
 use gateway_runtime::Shutdown;
 use tokio::{
     task::{JoinError, JoinSet},
@@ -19,6 +19,7 @@ use crate::{
     clock,
     effects::Effects,
     leases::{SWEEP_INTERVAL, Sweep},
+    observe::of_registry,
     registry::{Answer, Command, Guard, Judgement, Override, Revision, Suspect, View},
     writer::Commands,
 };
@@ -40,7 +41,7 @@ pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown
         settled_at: settled_at(&effects),
         effects,
         guard: Guard::default(),
-        holding: BTreeMap::new(),
+        holding: BTreeSet::new(),
     };
     loop {
         tokio::select! {
@@ -86,15 +87,15 @@ struct Watch {
     guard: Guard,
     /// From then on, the data planes that are there speak for all.
     settled_at: Instant,
-    /// Services of which the guard holds replicas, and how many.
-    holding: BTreeMap<ServiceName, usize>,
+    /// Services of which the guard holds replicas.
+    holding: BTreeSet<ServiceName>,
 }
 
 impl Watch {
     /// What is to be changed now, at most [`MAX_CHANGES`] of it.
     fn due(&mut self, sweep: &Sweep, now: Instant) -> Vec<Command> {
         let wall = clock::wall();
-        let Effects { leases, publisher, .. } = self.effects.clone();
+        let Effects { leases, publisher, .. } = &self.effects;
         let suspects = if sweep.suspects > 0 { leases.suspects(now) } else { Vec::new() };
         let judged = publisher.read(|view| self.guard.judge(view, suspects, now, wall));
         let mut due = publisher.read(|view| {
@@ -129,8 +130,8 @@ impl Watch {
     fn carry_out(&self, judgement: Judgement) -> Vec<Command> {
         let leases = &self.effects.leases;
         let is_lost = |suspect: &Suspect| {
-            let record = self.effects.publisher.read(|view: &View| view.get(&suspect.key).cloned());
-            record.is_some_and(|record| record.lost.is_some())
+            let is_lost = |view: &View| view.get(&suspect.key).is_some_and(|record| record.lost.is_some());
+            self.effects.publisher.read(is_lost)
         };
         let mut due = Vec::new();
         for Suspect { key, lease, silent_for, .. } in judgement.expire {
@@ -154,37 +155,28 @@ impl Watch {
         let holding: BTreeMap<_, _> =
             holding.map(|judgement| (judgement.service.clone(), judgement)).collect();
         for (service, judgement) in &holding {
-            if !self.holding.contains_key(service) {
+            if !self.holding.contains(service) {
                 let message = format!(
                     "the leases of {} of {} replicas lapsed together: holding them as LOST, still routable",
                     judgement.hold.len(),
                     judgement.expected
                 );
                 tracing::warn!(%service, "{message}");
-                self.note("GUARD_HOLDING", v1::EventSeverity::Error, service, message);
+                self.note("GUARD_HOLDING", service, message);
             }
         }
-        let before: BTreeSet<_> = self.holding.keys().cloned().collect();
-        for service in before.iter().filter(|service| !holding.contains_key(*service)) {
+        for service in self.holding.iter().filter(|service| !holding.contains_key(*service)) {
             let message = "no replica is held as LOST any more".to_owned();
             tracing::info!(%service, "{message}");
-            self.note("GUARD_CLEARED", v1::EventSeverity::Info, service, message);
+            self.note("GUARD_CLEARED", service, message);
         }
-        self.holding =
-            holding.into_iter().map(|(service, judgement)| (service, judgement.hold.len())).collect();
+        self.holding = holding.into_keys().collect();
         self.effects.metrics.guard_holds(self.holding.len());
     }
 
-    fn note(&self, event_type: &str, severity: v1::EventSeverity, service: &ServiceName, message: String) {
-        self.effects.observation.note(v1::Event {
-            event_time: Some(timestamp(clock::wall())),
-            severity: severity.into(),
-            event_type: event_type.into(),
-            service: service.to_string(),
-            actor: "registry".into(),
-            message,
-            ..Default::default()
-        });
+    fn note(&self, event_type: &str, service: &ServiceName, message: String) {
+        let event = of_registry(event_type, message, []);
+        self.effects.observation.note(v1::Event { service: service.to_string(), ..event });
     }
 }
 

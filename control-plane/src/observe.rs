@@ -28,6 +28,7 @@ use gateway_proto::{NodeId, ReplicaKey, ServiceName, v1};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::events::of_registry;
 use self::seat::Stream;
 pub use self::{
     changes::Change,
@@ -36,7 +37,7 @@ pub use self::{
     receipts::{drain_status, rollout},
     report::Report,
     row::is_open,
-    scope::Scope,
+    scope::{Scope, parse_service},
     seat::Seat,
     stats::{Attention, LINGER, Latencies, Stats, StatsReport, Wish},
     timeline::{Cursor, Looked, Position, Since, Timeline, TimelineLimits},

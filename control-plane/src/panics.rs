@@ -4,7 +4,6 @@
 //! connection too, goes on. Tasks behind streams are the edge's, those that live as long as the process the supervisor's.
 
 use std::{
-    collections::HashMap,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -16,10 +15,6 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use gateway_proto::{
-    time::timestamp,
-    v1::{self, EventSeverity},
-};
 use gateway_runtime::{
     panics::{PanicMessage, catch, caught, printable},
     supervise::{self, Notice},
@@ -27,7 +22,11 @@ use gateway_runtime::{
 use http::HeaderMap;
 use hyper::body::{Frame, SizeHint};
 
-use crate::{clock, metrics::Metrics, observe::Observation, refusal::Refusal};
+use crate::{
+    metrics::Metrics,
+    observe::{Observation, of_registry},
+    refusal::Refusal,
+};
 
 /// Most characters of a path in an event: it comes from the caller.
 const MAX_PATH_CHARS: usize = 100;
@@ -86,16 +85,7 @@ impl Panics {
 
     fn tell(&self, event_type: &str, message: String, task: &str, panic: &PanicMessage) {
         let metadata = [("task", task.to_owned()), ("panic", panic.to_string())];
-        let metadata: HashMap<_, _> = metadata.map(|(key, value)| (key.to_owned(), value)).into();
-        self.observation.note(v1::Event {
-            event_time: Some(timestamp(clock::wall())),
-            severity: EventSeverity::Error.into(),
-            event_type: event_type.into(),
-            actor: "registry".into(),
-            message,
-            metadata,
-            ..Default::default()
-        });
+        self.observation.note(of_registry(event_type, message, metadata));
     }
 }
 

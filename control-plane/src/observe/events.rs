@@ -52,14 +52,26 @@ fn event<const N: usize>(
     message: String,
     metadata: [(&str, String); N],
 ) -> v1::Event {
+    let (node_id, actor) = (node.to_string(), node.to_string());
+    v1::Event { node_id, actor, ..of_registry(event_type, message, metadata) }
+}
+
+/// What the registry itself tells now, as grave as the catalog says.
+///
+/// # Panics
+/// When the catalog does not have the type.
+pub(crate) fn of_registry<const N: usize>(
+    event_type: &str,
+    message: String,
+    metadata: [(&str, String); N],
+) -> v1::Event {
     let severity = EventType::find(event_type).expect("every type is in the catalog").severity;
     let metadata: HashMap<_, _> = metadata.map(|(key, value)| (key.to_owned(), value)).into();
     v1::Event {
         event_time: Some(timestamp(clock::wall())),
         severity: severity.into(),
         event_type: event_type.into(),
-        node_id: node.to_string(),
-        actor: node.to_string(),
+        actor: "registry".into(),
         message,
         metadata,
         ..Default::default()

@@ -11,16 +11,24 @@ pub struct Scope {
     pub replica: Option<ReplicaId>,
 }
 
+/// Reads the name of one service; an empty one, or `-`, stands for all.
+///
+/// # Errors
+/// [`Invalid`] for a bad name.
+pub fn parse_service(name: &str) -> Result<Option<ServiceName>, Invalid> {
+    match name {
+        "" | "-" => Ok(None),
+        name => ServiceName::parse(name).map(Some),
+    }
+}
+
 impl Scope {
     /// Reads names; an empty service, or `-`, stands for all.
     ///
     /// # Errors
     /// [`Invalid`] for a bad name, and for a replica without its service.
     pub fn parse(service: &str, replica_id: &str) -> Result<Self, Invalid> {
-        let service = match service {
-            "" | "-" => None,
-            name => Some(ServiceName::parse(name)?),
-        };
+        let service = parse_service(service)?;
         let replica = match replica_id {
             "" => None,
             _ if service.is_none() => return Err(Invalid::new("replica_id", "needs its service beside it")),

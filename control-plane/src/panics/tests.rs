@@ -5,7 +5,7 @@ use axum::{
     middleware::from_fn_with_state,
     routing::{get, post},
 };
-use gateway_proto::v1::{self, registry_service_client::RegistryServiceClient};
+use gateway_proto::v1::{self, EventSeverity, registry_service_client::RegistryServiceClient};
 use gateway_runtime::Shutdown;
 use http::header;
 use tokio::{

@@ -110,7 +110,7 @@ impl Guard {
         let (mut expire, mut hold, mut doubtful) = (Vec::new(), Vec::new(), Vec::new());
         for suspect in suspects {
             match entry.and_then(|entry| entry.get(&suspect.key.replica)) {
-                Some(record) if is_kept_by(record, suspect.lease) => match record.drain {
+                Some(record) if record.is_kept_by(suspect.lease) => match record.drain {
                     None => doubtful.push((suspect, Arc::clone(record))),
                     // It gets no requests in any case.
                     Some(_) if suspect.is_excused => hold.push(suspect),
@@ -195,10 +195,6 @@ impl Leases {
         let missing = gone.saturating_sub(self.newcomers);
         policy.holds_lapsed(gone, self.expected()) && policy.holds(missing, self.expected())
     }
-}
-
-fn is_kept_by(record: &Record, lease: LeaseId) -> bool {
-    record.lease.is_some_and(|terms| terms.id == lease)
 }
 
 /// Whether a replica came after the first of the suspects was lost. One that only registered anew did not.

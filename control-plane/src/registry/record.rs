@@ -164,6 +164,11 @@ impl Record {
         if self.lost.is_some() { Health::Lost } else { self.health }
     }
 
+    /// Whether this lease is what keeps it here.
+    pub fn is_kept_by(&self, lease: LeaseId) -> bool {
+        self.lease.is_some_and(|terms| terms.id == lease)
+    }
+
     /// Whether data planes send it requests and it is heard of: what counts as a ready replica.
     pub fn is_ready(&self) -> bool {
         self.lost.is_none() && self.health.is_ready() && self.drain.is_none()

@@ -134,10 +134,7 @@ impl Stream {
         }
         let told = &mut self.told;
         self.edge.effects.publisher.read(|view| {
-            told.retain(|key, (lease, _)| {
-                let terms = view.get(key).and_then(|record| record.lease);
-                terms.is_some_and(|terms| terms.id == *lease)
-            });
+            told.retain(|key, (lease, _)| view.get(key).is_some_and(|record| record.is_kept_by(*lease)));
         });
         self.forget_at = (2 * self.told.len()).max(2 * MAX_HEARTBEATS);
     }
@@ -183,9 +180,9 @@ impl Stream {
         // Those that drain still are among the drains.
         let drained = drained.filter_map(|(key, _)| view.get(key)).filter(|record| record.drain.is_none());
         let is_news = |record: &&Arc<Record>| {
-            self.told.get(&record.key).is_some_and(|(lease, mode)| {
-                *mode != record.mode() && record.lease.is_some_and(|terms| terms.id == *lease)
-            })
+            self.told
+                .get(&record.key)
+                .is_some_and(|(lease, mode)| *mode != record.mode() && record.is_kept_by(*lease))
         };
         // One whose drain has begun may already be over, and then it is not among those that drain.
         view.drains().chain(drained).filter(is_news).cloned().collect()

@@ -7,6 +7,7 @@ use gateway_proto::{Check, Invalid, NodeId, ReplicaId, ServiceName, time::timest
 use super::{asked, page::Page};
 use crate::{
     edge::Edge,
+    observe::parse_service,
     refusal::Refusal,
     registry::{
         Answer, Aspect, Command, Override, OverrideId, OverrideKind, OverrideTarget, OverrideWish, View,
@@ -131,10 +132,7 @@ pub(super) fn list(
     request: &v1::ListOverridesRequest,
 ) -> Result<v1::ListOverridesResponse, Refusal> {
     let page = Page::parse(request.page_size, &request.page_token, &["overrides", &request.service])?;
-    let service = match request.service.as_str() {
-        "" | "-" => None,
-        name => Some(ServiceName::parse(name)?),
-    };
+    let service = parse_service(&request.service)?;
     let (entries, next_page_token, revision) = edge.effects.publisher.read(|view| {
         let entries = view.overrides_after(page.after().unwrap_or_default());
         let entries =

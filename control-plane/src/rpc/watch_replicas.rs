@@ -13,6 +13,7 @@ use tonic::Status;
 
 use crate::{
     edge::Edge,
+    observe::parse_service,
     publish::ReplicaStep,
     refusal::Refusal,
     registry::{Record, Revision},
@@ -38,10 +39,7 @@ struct Ended;
 impl Watch {
     /// Reads what is to be watched, and from where.
     pub(super) fn parse(edge: &Arc<Edge>, wire: &v1::WatchReplicasRequest) -> Result<Self, Invalid> {
-        let service = match wire.service.as_str() {
-            "" | "-" => None,
-            name => Some(ServiceName::parse(name)?),
-        };
+        let service = parse_service(&wire.service)?;
         let is_ours = wire.resume_epoch == edge.effects.publisher.epoch();
         let held = is_ours.then_some(wire.resume_revision);
         Ok(Self { edge: Arc::clone(edge), service, held })

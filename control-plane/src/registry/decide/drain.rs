@@ -11,7 +11,7 @@ use crate::registry::{
 
 pub(super) fn drain(view: &View, wish: &DrainWish, at: SystemTime) -> Result<Decision, RegistryError> {
     let record = match (view.get(&wish.key), wish.lease) {
-        (Some(record), Some(id)) if record.lease.is_some_and(|terms| terms.id == id) => record,
+        (Some(record), Some(id)) if record.is_kept_by(id) => record,
         (_, Some(id)) => return Err(why_lease_is_void(view, &wish.key, id, at)),
         (_, None) => existing(view, &wish.key)?,
     };

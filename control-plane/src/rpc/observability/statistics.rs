@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use gateway_proto::{
-    Invalid, ServiceName,
+    Invalid,
     time::{duration, parse_duration, timestamp},
     v1,
 };
@@ -13,17 +13,21 @@ use tokio::{
 };
 use tonic::Status;
 
-use crate::{clock, edge::Edge, observe::Wish, refusal::Refusal, rpc::registry::count, writer::WriteError};
+use crate::{
+    clock,
+    edge::Edge,
+    observe::{Wish, parse_service},
+    refusal::Refusal,
+    rpc::registry::count,
+    writer::WriteError,
+};
 
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
 const INTERVALS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// Reads what is to be summed up, and how often.
 pub(super) fn parse(wire: &v1::WatchStatsRequest) -> Result<(Wish, Duration), Invalid> {
-    let service = match wire.service.as_str() {
-        "" | "-" => None,
-        name => Some(ServiceName::parse(name)?),
-    };
+    let service = parse_service(&wire.service)?;
     let interval = wire.interval.map(|interval| parse_duration("interval", interval)).transpose()?;
     let interval = interval.unwrap_or(DEFAULT_INTERVAL).clamp(INTERVALS.0, INTERVALS.1);
     Ok((Wish { service, per_replica: wire.per_replica }, interval))

@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use gateway_proto::v1::EventSeverity;
+use gateway_proto::{ReplicaKey, v1::EventSeverity};
 
 use crate::{
     clock,
@@ -44,8 +44,7 @@ impl Effects {
         let now = clock::now();
         for write in committed.iter().flat_map(|entry| entry.mutation.writes()) {
             let Some(key) = write.key.as_replica() else { continue };
-            let before = self.publisher.read(|view| view.get(key).and_then(|record| record.lease));
-            self.settle_lease(before, write.record(), now);
+            self.settle_lease(self.lease_of(key), write.record(), now);
             if matches!(write.cause, Cause::Expired { .. }) {
                 self.metrics.lease_expired();
             }
@@ -66,8 +65,8 @@ impl Effects {
 
     /// Puts what the store turned out to hold in the place of what was believed.
     pub(crate) fn correct(&self, next: View) {
-        self.settle_leases(&next);
-        self.publisher.correct(next);
+        let changes = self.settle_leases(&next);
+        self.publisher.correct(next, changes);
     }
 
     /// As [`Effects::correct`], after a panic: what was believed may be half-changed.
@@ -76,25 +75,24 @@ impl Effects {
         self.publisher.replace(next);
     }
 
-    fn settle_leases(&self, next: &View) {
+    /// Yields what leads to `next`.
+    fn settle_leases(&self, next: &View) -> Vec<Change> {
         let now = clock::now();
-        let changes = self.publisher.read(|view| {
-            let with_lease = |change: Change| {
-                let change = change.as_replica()?.clone();
-                let before = view.get(&change.key).and_then(|record| record.lease);
-                Some((before, change))
-            };
-            view.changes_to(next).into_iter().filter_map(with_lease).collect::<Vec<_>>()
-        });
-        for (before, change) in &changes {
-            self.settle_lease(*before, change.record.as_deref(), now);
+        let changes = self.publisher.read(|view| view.changes_to(next));
+        let mut count = 0;
+        for change in changes.iter().filter_map(Change::as_replica) {
+            self.settle_lease(self.lease_of(&change.key), change.record.as_deref(), now);
+            count += 1;
         }
-        if !changes.is_empty() {
-            tracing::warn!(
-                changes = changes.len(),
-                "the store had made changes durable that had not been heard of"
-            );
+        if count > 0 {
+            tracing::warn!(changes = count, "the store had made changes durable that had not been heard of");
         }
+        changes
+    }
+
+    /// The lease that is believed to keep a replica.
+    fn lease_of(&self, key: &ReplicaKey) -> Option<LeaseTerms> {
+        self.publisher.read(|view| view.get(key)?.lease)
     }
 
     /// Voids the lease before and grants the one after, unless they are the same.

@@ -87,17 +87,19 @@ impl Leases {
 
     /// Starts a lease. One of the same id begins anew.
     pub fn grant(&self, lease: LeaseId, key: ReplicaKey, ttl: Duration, now: Instant) {
-        let (ttl, renewed) = (nanos(ttl), self.since_birth(now));
-        let deadline = renewed.saturating_add(ttl);
-        self.leases.insert(lease, Lease { key, ttl, renewed, deadline, state: State::Alive });
+        self.insert(lease, key, ttl, now, State::Alive);
     }
 
     /// Takes in a lease that was held before this process began. Its owner, too, has one full time to live to be heard of
     /// before it can be given up.
     pub fn grant_held(&self, lease: LeaseId, key: ReplicaKey, ttl: Duration, now: Instant) {
+        self.insert(lease, key, ttl, now, State::Held);
+    }
+
+    fn insert(&self, lease: LeaseId, key: ReplicaKey, ttl: Duration, now: Instant, state: State) {
         let (ttl, renewed) = (nanos(ttl), self.since_birth(now));
         let deadline = renewed.saturating_add(ttl);
-        self.leases.insert(lease, Lease { key, ttl, renewed, deadline, state: State::Held });
+        self.leases.insert(lease, Lease { key, ttl, renewed, deadline, state });
     }
 
     /// Extends a lease of `key` to one full time to live from `now`. O(1).

@@ -29,7 +29,7 @@ pub use self::{
     session::{ACK_TIMEOUT, Heard, MAX_BACKOFF, MIN_BACKOFF, Next, QUIET, SILENCE, Session},
     snapshot::{Content, parts},
 };
-use crate::registry::{Committed, Event, Revision, View};
+use crate::registry::{Change, Committed, Event, Revision, View};
 
 /// What a publisher keeps, and sends at once, at most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,10 +159,10 @@ impl Publisher {
         events
     }
 
-    /// Puts what the store turned out to hold in the place of what was believed. For the writer only.
-    pub fn correct(&self, next: View) {
+    /// Puts what the store turned out to hold in the place of what was believed; `changes` are what leads there, as
+    /// [`View::changes_to`] tells them. For the writer only.
+    pub fn correct(&self, next: View, changes: Vec<Change>) {
         let mut current = self.writing();
-        let changes = current.view.changes_to(&next);
         let revision = next.revision();
         current.log.extend(changes);
         // A log that does not end at the view's revision would lead data planes astray.
@@ -424,7 +424,9 @@ mod tests {
         assert_eq!(sent.0, 0);
         change(&next, MAX_CHANGES_BEHIND + 1);
         let records = next.read(|view| view.replicas().map(|record| (**record).clone()).collect::<Vec<_>>());
-        publisher.correct(View::new(1, records));
+        let next = View::new(1, records);
+        let changes = publisher.read(|view| view.changes_to(&next));
+        publisher.correct(next, changes);
         assert_eq!(publisher.full(&Filter::All, 0).0, 1);
     }
 }

@@ -1,10 +1,10 @@
 //! Which services a data plane follows.
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use gateway_proto::{Invalid, ServiceName, content::ContentHash, v1};
 
-use crate::registry::{OverrideTarget, View};
+use crate::registry::{Override, OverrideTarget, View};
 
 /// All services, or some by name.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,12 +86,16 @@ impl Filter {
                 hash.add_policy(Some(name), revision);
             }
         }
-        for entry in view.overrides() {
-            if entry.is_published() && self.admits(entry.target.service.as_str()) {
-                hash.add_override(entry.id().as_str(), entry.revision);
-            }
+        for entry in self.overrides(view) {
+            hash.add_override(entry.id().as_str(), entry.revision);
         }
         hash
+    }
+
+    /// The overrides that the data plane is to know.
+    pub(super) fn overrides<'a>(&'a self, view: &'a View) -> impl Iterator<Item = &'a Arc<Override>> {
+        let admits = |entry: &&Arc<Override>| self.admits(entry.target.service.as_str());
+        view.overrides().filter(|entry| entry.is_published()).filter(admits)
     }
 
     /// The part of a delta that concerns the data plane; `None` when that is nothing.

@@ -64,29 +64,26 @@ impl DeltaLog {
     /// What came and went in between is not mentioned. `None` when the log does not reach back to `base`, or `base` is
     /// ahead of it.
     pub fn since(&self, base: Revision, view: &View) -> Option<v1::Delta> {
-        if !self.reaches(base) {
-            return None;
-        }
-        let mut spans = Spans::default();
-        self.changes.range(self.start(base)..).for_each(|change| spans.take(change));
-        Some(v1::Delta { base_revision: base, ..spans.into_delta(view) })
+        Some(v1::Delta { base_revision: base, ..self.spans(base)?.into_delta(view) })
     }
 
     /// What became of each replica that has changed since `base`; `None` as for [`DeltaLog::since`].
     ///
     /// What came and went in between is not mentioned.
     pub fn replicas_since(&self, base: Revision) -> Option<Vec<ReplicaStep>> {
-        if !self.reaches(base) {
-            return None;
-        }
-        let mut spans = Spans::default();
-        self.changes.range(self.start(base)..).for_each(|change| spans.take(change));
-        let steps = spans.replicas.into_iter().filter_map(|(key, span)| {
-            let record = span.last.and_then(|change| change.record.clone());
-            let existed = span.existed;
+        let steps = self.spans(base)?.replicas.into_iter().filter_map(|(key, (existed, change))| {
+            let record = change.record.clone();
             (existed || record.is_some()).then(|| ReplicaStep { key: key.clone(), existed, record })
         });
         Some(steps.collect())
+    }
+
+    /// All that was touched after `base`; `None` as for [`DeltaLog::since`].
+    fn spans(&self, base: Revision) -> Option<Spans<'_>> {
+        let mut spans = Spans::default();
+        self.reaches(base)
+            .then(|| self.changes.range(self.start(base)..).for_each(|change| spans.take(change)))?;
+        Some(spans)
     }
 
     /// Where the changes after `base` begin.
@@ -109,17 +106,13 @@ pub struct ReplicaStep {
 /// What was touched between two revisions, and what each was at the first.
 #[derive(Default)]
 struct Spans<'a> {
-    services: BTreeMap<&'a ServiceName, Span<()>>,
-    replicas: BTreeMap<&'a ReplicaKey, Span<&'a ReplicaChange>>,
+    /// Whether each was there at the base, and whether it is at the head.
+    services: BTreeMap<&'a ServiceName, (bool, bool)>,
+    /// Whether each was there at the base, and its last change.
+    replicas: BTreeMap<&'a ReplicaKey, (bool, &'a ReplicaChange)>,
     policies: BTreeSet<&'a Scope>,
     /// Whether each was there at the base.
     overrides: BTreeMap<&'a OverrideId, bool>,
-}
-
-/// What a key was at the base, and what came of it last.
-struct Span<T> {
-    existed: bool,
-    last: Option<T>,
 }
 
 impl<'a> Spans<'a> {
@@ -136,14 +129,10 @@ impl<'a> Spans<'a> {
     }
 
     fn take_replica(&mut self, change: &'a ReplicaChange) {
-        let service = self
-            .services
-            .entry(&change.key.service)
-            .or_insert(Span { existed: change.service != ServiceStep::Appeared, last: None });
-        service.last = (change.service != ServiceStep::Vanished).then_some(());
-        let replica =
-            self.replicas.entry(&change.key).or_insert(Span { existed: change.existed, last: None });
-        replica.last = Some(change);
+        let existed = change.service != ServiceStep::Appeared;
+        let service = self.services.entry(&change.key.service).or_insert((existed, existed));
+        service.1 = change.service != ServiceStep::Vanished;
+        self.replicas.entry(&change.key).or_insert((change.existed, change)).1 = change;
     }
 
     fn into_delta(self, view: &View) -> v1::Delta {
@@ -157,21 +146,20 @@ impl<'a> Spans<'a> {
         let touched = own.chain(self.policies.iter().filter_map(|scope| scope.service()));
         let mut upserts: BTreeSet<&ServiceName> =
             touched.filter(|name| view.service(name).is_some()).collect();
-        for (name, span) in &self.services {
-            match (span.existed, span.last) {
-                (false, Some(())) => {
+        for (name, (existed, exists)) in &self.services {
+            match (existed, exists) {
+                (false, true) => {
                     upserts.insert(name);
                 }
-                (true, None) => delta.remove_services.push(name.to_string()),
+                (true, false) => delta.remove_services.push(name.to_string()),
                 _ => {}
             }
         }
         delta.upsert_services = upserts.into_iter().map(|name| service_entry(view, name)).collect();
-        for (key, span) in &self.replicas {
-            let Some(change) = span.last else { continue };
+        for (key, (existed, change)) in &self.replicas {
             match &change.record {
                 Some(record) => delta.upsert_replicas.push(record.to_snapshot()),
-                None if span.existed => delta.remove_replicas.push(v1::ReplicaRemoval {
+                None if *existed => delta.remove_replicas.push(v1::ReplicaRemoval {
                     service: key.service.to_string(),
                     replica_id: key.replica.to_string(),
                     cause: change.removal.into(),

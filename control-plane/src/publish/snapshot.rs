@@ -30,14 +30,11 @@ impl Content {
         let policies = view.policies();
         let own = policies.services().filter(|name| filter.admits(name.as_str()));
         let own = own.filter_map(|name| Some((name.clone(), policies.own_to_wire(name)?)));
-        let overrides = view
-            .overrides()
-            .filter(|entry| entry.is_published() && filter.admits(entry.target.service.as_str()));
         Self {
             records,
             default_policy: policies.default_to_wire(),
             own_policies: own.collect(),
-            overrides: overrides.cloned().collect(),
+            overrides: filter.overrides(view).cloned().collect(),
         }
     }
 }

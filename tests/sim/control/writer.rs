@@ -230,7 +230,7 @@ impl Running {
             let before = self.publisher.read(|view| view.get(&change.key).and_then(|record| record.lease));
             settle_lease(env, &self.leases, before, change.record.as_deref(), env.instant());
         }
-        self.publisher.correct(next);
+        self.publisher.correct(next, changes);
         self.in_doubt = false;
         self.publisher.read(|view| ledger.took_effect(env.now, view))
     }

@@ -75,6 +75,16 @@ fn commit(main: RecordWrite, at: SystemTime) -> Decision {
     Decision::Commit(Mutation::one(main, at))
 }
 
+/// Whether a change by whoever shows this lease is the owner's; a permanent replica asks for none.
+fn check_lease(record: &Record, lease: Option<LeaseId>) -> Result<(), RegistryError> {
+    match (record.lease, lease) {
+        (None, _) => Ok(()),
+        (Some(terms), Some(id)) if terms.id == id => Ok(()),
+        (Some(_), Some(_)) => Err(RegistryError::LeaseMismatch(record.key.clone())),
+        (Some(_), None) => Err(RegistryError::LeaseRequired(record.key.clone())),
+    }
+}
+
 fn existing<'a>(view: &'a View, key: &ReplicaKey) -> Result<&'a Arc<Record>, RegistryError> {
     view.get(key).ok_or_else(|| RegistryError::ReplicaNotFound(key.clone()))
 }

@@ -176,18 +176,18 @@ fn places(view: &View, command: &Command, fresh: &Candidates) -> Places {
             Some(key_of(view, wish, fresh))
         }
         Command::Deregister { target, block, .. } => {
-            let service = match target {
-                Target::Key(key) => &key.service,
+            let (service, key) = match target {
+                Target::Key(key) => (&key.service, Some(key.clone())),
                 Target::Address(service, address) => {
                     places.written.push(Place::Address(service.clone(), address.clone()));
-                    service
+                    (service, find(view, target).map(|record| record.key.clone()))
                 }
             };
-            places.written.extend(block.map(|_| Place::Blocks(service.clone())));
-            match target {
-                Target::Key(key) => Some(key.clone()),
-                Target::Address(..) => find(view, target).map(|record| record.key.clone()),
+            if block.is_some() {
+                places.written.push(Place::Blocks(service.clone()));
+                places.written.extend(key.as_ref().map(|key| Place::Override(block_of(key).id())));
             }
+            key
         }
         Command::Drain(wish) => {
             // Its time is the policy's unless it names one.
@@ -218,9 +218,6 @@ fn places(view: &View, command: &Command, fresh: &Candidates) -> Places {
         }
     };
     if let Some(key) = key {
-        if let Command::Deregister { block: Some(_), .. } = command {
-            places.written.push(Place::Override(block_of(&key).id()));
-        }
         // Its present address is freed by a removal and by a move.
         if let Some(record) = view.get(&key) {
             places.written.push(Place::Address(key.service.clone(), record.address.clone()));

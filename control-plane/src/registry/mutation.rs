@@ -272,7 +272,7 @@ impl RecordWrite {
             ),
             Cause::Deregistered { forced, said } => {
                 let by = if *forced { "deregistered by an operator" } else { "deregistered" };
-                let actor = if *forced { author(said) } else { OWNER };
+                let actor = if *forced { author(&said.author) } else { OWNER };
                 (EventKind::ReplicaDeregistered, actor, because(by, &said.reason))
             }
             Cause::Superseded { by } => {
@@ -301,9 +301,11 @@ impl RecordWrite {
             Cause::Drained { is_idle: false } => {
                 (EventKind::ReplicaDrained, REGISTRY, "its time to drain is over".into())
             }
-            Cause::Undrained { said } => {
-                (EventKind::ReplicaUndrained, author(said), because("gets requests again", &said.reason))
-            }
+            Cause::Undrained { said } => (
+                EventKind::ReplicaUndrained,
+                author(&said.author),
+                because("gets requests again", &said.reason),
+            ),
             Cause::PolicyUpdated => {
                 let policy = match &self.write {
                     Write::Put(Item::Policy(policy)) => Some(policy),
@@ -314,7 +316,7 @@ impl RecordWrite {
                 (EventKind::PolicyUpdated, by, because("policy updated", why))
             }
             Cause::PolicyDeleted { said } => {
-                (EventKind::PolicyDeleted, author(said), because("policy deleted", &said.reason))
+                (EventKind::PolicyDeleted, author(&said.author), because("policy deleted", &said.reason))
             }
             Cause::Overridden | Cause::Blocked => {
                 let Some(entry) = self.about_override() else {
@@ -330,7 +332,7 @@ impl RecordWrite {
                 match by {
                     Some(said) => (
                         EventKind::OverrideEnded,
-                        author(said),
+                        author(&said.author),
                         because(&format!("ended: {what}"), &said.reason),
                     ),
                     None => (EventKind::OverrideEnded, REGISTRY, format!("its time is over: {what}")),
@@ -364,10 +366,12 @@ impl RecordWrite {
     }
 }
 
-fn author(said: &Said) -> &str {
-    if said.author.is_empty() { "an operator" } else { &said.author }
+/// Who did it, where somebody other than the owner did.
+pub(in crate::registry) fn author(author: &str) -> &str {
+    if author.is_empty() { "an operator" } else { author }
 }
 
-fn because(what: &str, why: &str) -> String {
+/// What was done, and why where that was said.
+pub(in crate::registry) fn because(what: &str, why: &str) -> String {
     if why.is_empty() { what.to_owned() } else { format!("{what}: {why}") }
 }

@@ -2,10 +2,13 @@
 
 use std::{fmt, sync::Arc, time::SystemTime};
 
-use gateway_proto::{NodeId, ReplicaId, ServiceName, time::timestamp, v1};
+use gateway_proto::{
+    Address, Check, Invalid, NodeId, ReplicaId, ServiceName,
+    time::{system_time, timestamp},
+    v1,
+};
 
 use super::{Revision, registration::text_within};
-use gateway_proto::{Address, Check, Invalid, time::system_time};
 
 /// An override, as the store keeps it. There is one at most about each [`OverrideTarget`].
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,10 +7,10 @@ use std::{
 
 use gateway_proto::{Address, ReplicaKey};
 
-use super::{Decision, commit, overrides::check_quota};
+use super::{Decision, check_lease, commit, overrides};
 use crate::registry::{
-    Answer, Aspect, Cause, Key, Mutation, Override, OverrideKind, OverrideTarget, Proof, Record,
-    RegistryError, Said, Target, View, mutation::RecordWrite,
+    Answer, Aspect, Cause, Key, Mutation, OverrideKind, OverrideTarget, Proof, Record, RegistryError, Said,
+    Target, View, mutation::RecordWrite,
 };
 
 pub(super) fn deregister(
@@ -34,11 +34,10 @@ pub(super) fn deregister(
             }
         };
     };
-    match (record.lease, proof) {
-        (None, _) | (_, Proof::Force) => {}
-        (Some(lease), Proof::Lease(id)) if lease.id == id => {}
-        (Some(_), Proof::Lease(_)) => return Err(RegistryError::LeaseMismatch(record.key.clone())),
-        (Some(_), Proof::None) => return Err(RegistryError::LeaseRequired(record.key.clone())),
+    match proof {
+        Proof::Force => {}
+        Proof::Lease(id) => check_lease(record, Some(id))?,
+        Proof::None => check_lease(record, None)?,
     }
     let cause = Cause::Deregistered { forced: proof == Proof::Force, said: said.clone() };
     let main = RecordWrite::remove(Key::Replica(record.key.clone()), record.revision, cause);
@@ -56,18 +55,8 @@ fn blocking(
     said: &Said,
     at: SystemTime,
 ) -> Result<RecordWrite, RegistryError> {
-    let block = Override {
-        target: block_of(key),
-        kind: OverrideKind::RegistrationBlocked(address.cloned()),
-        created_at: at,
-        expires_at: at + ttl,
-        reason: said.reason.clone(),
-        author: said.author.clone(),
-        revision: 0,
-    };
-    let expected = view.override_of(&block.id()).map(|known| known.revision);
-    check_quota(view, expected.is_none())?;
-    Ok(RecordWrite::put(block, expected, Cause::Overridden))
+    let kind = OverrideKind::RegistrationBlocked(address.cloned());
+    overrides::write(view, block_of(key), kind, ttl, said, at)
 }
 
 /// What a block of this replica's registrations is about.

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use gateway_proto::{Health, LeaseId, ReplicaKey};
 
-use super::{Decision, commit, why_lease_is_void};
+use super::{Decision, check_lease, commit, why_lease_is_void};
 use crate::registry::{Answer, Cause, Record, RegistryError, View, mutation::RecordWrite};
 
 pub(super) fn report(
@@ -21,12 +21,7 @@ pub(super) fn report(
             None => RegistryError::ReplicaNotFound(key.clone()),
         });
     };
-    match (record.lease, lease) {
-        (None, _) => {}
-        (Some(terms), Some(id)) if terms.id == id => {}
-        (Some(_), Some(_)) => return Err(RegistryError::LeaseMismatch(key.clone())),
-        (Some(_), None) => return Err(RegistryError::LeaseRequired(key.clone())),
-    }
+    check_lease(record, lease)?;
     if record.health == health && *record.health_reason == *reason {
         return Ok(Decision::Nothing(Answer::Replica(Arc::clone(record))));
     }

@@ -33,22 +33,27 @@ pub(super) fn hold(
     silent_for: Duration,
     at: SystemTime,
 ) -> Decision {
-    match holder(view, key, lease) {
-        Some((record, _)) if record.lost.is_none() => {
-            let lost = Some(Lost { since: at, revision: view.revision() });
-            let next = Record { lost, updated_at: at, ..Record::clone(record) };
-            commit(RecordWrite::put(next, Some(record.revision), Cause::Held { silent_for }), at)
-        }
-        Some((record, _)) => Decision::Nothing(Answer::Replica(Arc::clone(record))),
-        None => Decision::Nothing(Answer::Moot),
-    }
+    let lost = Lost { since: at, revision: view.revision() };
+    mark(view, key, lease, Some(lost), Cause::Held { silent_for }, at)
 }
 
 pub(super) fn recover(view: &View, key: &ReplicaKey, lease: LeaseId, at: SystemTime) -> Decision {
+    mark(view, key, lease, None, Cause::Recovered, at)
+}
+
+/// Has the replica be lost, or no longer; nothing, when it is so already.
+fn mark(
+    view: &View,
+    key: &ReplicaKey,
+    lease: LeaseId,
+    lost: Option<Lost>,
+    cause: Cause,
+    at: SystemTime,
+) -> Decision {
     match holder(view, key, lease) {
-        Some((record, _)) if record.lost.is_some() => {
-            let next = Record { lost: None, updated_at: at, ..Record::clone(record) };
-            commit(RecordWrite::put(next, Some(record.revision), Cause::Recovered), at)
+        Some((record, _)) if record.lost.is_some() != lost.is_some() => {
+            let next = Record { lost, updated_at: at, ..Record::clone(record) };
+            commit(RecordWrite::put(next, Some(record.revision), cause), at)
         }
         Some((record, _)) => Decision::Nothing(Answer::Replica(Arc::clone(record))),
         None => Decision::Nothing(Answer::Moot),

@@ -1,13 +1,16 @@
 //! Overrides: set by an operator, ended by an operator or by time.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use gateway_proto::ReplicaKey;
 
 use super::{Decision, commit};
 use crate::registry::{
-    Answer, Aspect, Cause, Key, Override, OverrideId, OverrideWish, RegistryError, Revision, Said, View,
-    mutation::RecordWrite,
+    Answer, Aspect, Cause, Key, Override, OverrideId, OverrideKind, OverrideTarget, OverrideWish,
+    RegistryError, Revision, Said, View, mutation::RecordWrite,
 };
 
 pub(super) fn set(view: &View, wish: &OverrideWish, at: SystemTime) -> Result<Decision, RegistryError> {
@@ -22,22 +25,34 @@ pub(super) fn set(view: &View, wish: &OverrideWish, at: SystemTime) -> Result<De
             return Err(RegistryError::ReplicaNotFound(key));
         }
     }
-    let present = view.override_of(&wish.target.id());
-    check_quota(view, present.is_none())?;
+    Ok(commit(write(view, wish.target.clone(), wish.kind.clone(), wish.ttl, &wish.said, at)?, at))
+}
+
+/// Begins an override, or takes the place of the one about the same, for `ttl`.
+pub(super) fn write(
+    view: &View,
+    target: OverrideTarget,
+    kind: OverrideKind,
+    ttl: Duration,
+    said: &Said,
+    at: SystemTime,
+) -> Result<RecordWrite, RegistryError> {
+    let expected = view.override_of(&target.id()).map(|known| known.revision);
+    check_quota(view, expected.is_none())?;
     let entry = Override {
-        target: wish.target.clone(),
-        kind: wish.kind.clone(),
+        target,
+        kind,
         created_at: at,
-        expires_at: at + wish.ttl,
-        reason: wish.said.reason.clone(),
-        author: wish.said.author.clone(),
+        expires_at: at + ttl,
+        reason: said.reason.clone(),
+        author: said.author.clone(),
         revision: 0,
     };
-    Ok(commit(RecordWrite::put(entry, present.map(|known| known.revision), Cause::Overridden), at))
+    Ok(RecordWrite::put(entry, expected, Cause::Overridden))
 }
 
 /// Whether there is room for an override, if it is a new one.
-pub(super) fn check_quota(view: &View, is_new: bool) -> Result<(), RegistryError> {
+fn check_quota(view: &View, is_new: bool) -> Result<(), RegistryError> {
     if is_new && view.overrides().len() >= Override::MAX {
         let what = "the registry".into();
         return Err(RegistryError::QuotaExceeded { what, of: "overrides", limit: Override::MAX });

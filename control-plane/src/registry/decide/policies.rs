@@ -63,9 +63,8 @@ pub(super) fn delete(
 /// one that is inherited.
 fn check_consequences(view: &View, scope: &Scope, next: Option<&Partial>) -> Result<(), RegistryError> {
     let policies = view.policies();
-    let star = policies.get(&Scope::All).map(|stored| &stored.partial);
     match scope {
-        Scope::Service(_) => policy::check_resolved(star, next).map(drop)?,
+        Scope::Service(_) => policy::check_resolved(policies.star(), next).map(drop)?,
         Scope::All => {
             let services =
                 policies.stored().filter_map(|stored| Some((stored.scope.service()?, &stored.partial)));

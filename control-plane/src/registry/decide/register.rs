@@ -10,7 +10,9 @@ use gateway_proto::{ReplicaId, ReplicaKey, ServiceName};
 use super::{Decision, Limits};
 use crate::registry::{
     Answer, Candidates, Cause, Key, LeaseTerms, Mutation, Override, OverrideKind, Record, Registration,
-    RegistryError, View, mutation::RecordWrite, record::RequestMark,
+    RegistryError, View,
+    mutation::{RecordWrite, author, because},
+    record::RequestMark,
 };
 
 /// The key that a registration is about: its own id, else the owner of its address, else a fresh id.
@@ -186,12 +188,7 @@ fn check_block(
         true => key.to_string(),
         false => format!("{} in {}", wish.address, key.service),
     };
-    let by = match (&*entry.author, &*entry.reason) {
-        ("", "") => "an operator".to_owned(),
-        ("", why) => format!("an operator: {why}"),
-        (who, "") => who.to_owned(),
-        (who, why) => format!("{who}: {why}"),
-    };
+    let by = because(author(&entry.author), &entry.reason);
     Err(RegistryError::RegistrationBlocked {
         what,
         remaining: Duration::from_secs(remaining.as_secs() + u64::from(remaining.subsec_nanos() > 0)),

@@ -64,7 +64,8 @@ impl Policies {
         self.stored.get(&Scope::Service(service.clone()))
     }
 
-    fn star(&self) -> Option<&policy::Partial> {
+    /// What is stored for all services.
+    pub(in crate::registry) fn star(&self) -> Option<&policy::Partial> {
         self.stored.get(&Scope::All).map(|stored| &stored.partial)
     }
 

@@ -12,7 +12,10 @@ use std::{
 
 use gateway_proto::{LeaseId, ReplicaKey};
 
-use crate::registry::{Cause, Record, Registration, RequestMark};
+use crate::registry::{
+    Cause, Record, Registration, RequestMark,
+    mutation::{author, because},
+};
 
 /// Removed replicas, and requests that had registered such, that are remembered at most: the oldest make room.
 const CAPACITY: usize = 10_000;
@@ -63,12 +66,8 @@ impl Removed {
             Cause::Expired { .. } => (true, "its lease lapsed".to_owned()),
             Cause::Superseded { by } => (false, format!("replica {by} registered at its address")),
             Cause::Deregistered { forced, said } => {
-                let by = match (forced, &*said.author) {
-                    (false, _) => "deregistered by its owner".to_owned(),
-                    (true, "") => "deregistered by an operator".to_owned(),
-                    (true, author) => format!("deregistered by {author}"),
-                };
-                (false, if said.reason.is_empty() { by } else { format!("{by}: {}", said.reason) })
+                let by = if *forced { author(&said.author) } else { "its owner" };
+                (false, because(&format!("deregistered by {by}"), &said.reason))
             }
             _ => (false, "removed".to_owned()),
         };

@@ -35,7 +35,7 @@ pub(crate) async fn measure(programs: &Programs, args: &Args, figures: &mut Figu
     figures.ours(format!("{what}: second half"), "B", (with_all - with_half) / (all - half) as f64);
 
     let data = server.into_data()?;
-    let server = programs.control_plane_on(data, ([127, 0, 0, 1], 0).into())?;
+    let server = programs.control_plane_on(data)?;
     let restarted = settled(&server, args).await?;
     figures.ours(format!("{what}: after a restart"), "B", (restarted - empty) / all as f64);
     Ok(())

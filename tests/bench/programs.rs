@@ -64,18 +64,18 @@ impl Programs {
 
     /// Starts a control plane with room for everything that is measured.
     pub(crate) fn control_plane(&self) -> Result<Server> {
-        self.control_plane_on(self.directory()?, SocketAddr::from(([127, 0, 0, 1], 0)))
+        self.control_plane_on(self.directory()?)
     }
 
     /// Starts a control plane on the data of another one.
-    pub(crate) fn control_plane_on(&self, directory: TempDir, listen: SocketAddr) -> Result<Server> {
+    pub(crate) fn control_plane_on(&self, directory: TempDir) -> Result<Server> {
         let store = directory.path().join("gateway.redb");
         let mut command = Command::new(self.programs.join("gw-control-plane"));
-        command.arg("--listen").arg(listen.to_string());
+        command.args(["--listen", "127.0.0.1:0"]);
         command.arg("--store").arg(format!("redb:{}", store.display()));
         command.args(["--max-replicas", "10000000", "--max-replicas-per-service", "10000000"]);
         command.args(["--max-nodes", "20000", "--max-connections", "20000", "--queue-length", "8192"]);
-        self.announced(command, directory, "listen")
+        self.announced(command, directory)
     }
 
     /// Starts a data plane that follows `control_plane`; its address is where it takes requests.
@@ -85,7 +85,7 @@ impl Programs {
         command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--node-id", "bench"]);
         command.arg("--control-plane").arg(control_plane.url());
         command.arg("--cache-dir").arg(directory.path());
-        self.announced(command, directory, "listen")
+        self.announced(command, directory)
     }
 
     /// Starts an etcd of one member, with its own defaults. `None` when there is no etcd.
@@ -106,7 +106,7 @@ impl Programs {
     }
 
     /// Starts a program of ours and reads from its ready line where it serves.
-    fn announced(&self, mut command: Command, directory: TempDir, field: &str) -> Result<Server> {
+    fn announced(&self, mut command: Command, directory: TempDir) -> Result<Server> {
         let settings = std::env::vars().map(|(name, _)| name).filter(|name| name.starts_with("GW_"));
         settings.for_each(|name| {
             command.env_remove(name);
@@ -117,7 +117,7 @@ impl Programs {
         BufReader::new(stdout).read_line(&mut line)?;
         let ready: serde_json::Value =
             serde_json::from_str(&line).with_context(|| format!("{command:?} said {line:?}"))?;
-        let address = ready[field].as_str().context("an address")?.parse()?;
+        let address = ready["listen"].as_str().context("an address")?.parse()?;
         Ok(Server { child, address, directory: Some(directory) })
     }
 }

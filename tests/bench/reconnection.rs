@@ -57,7 +57,7 @@ pub(crate) async fn measure(programs: &Programs, args: &Args, figures: &mut Figu
 fn restart(programs: &Programs, server: Server) -> Result<(Server, Duration)> {
     let data = server.into_data()?;
     let began = Instant::now();
-    let server = programs.control_plane_on(data, ([127, 0, 0, 1], 0).into())?;
+    let server = programs.control_plane_on(data)?;
     Ok((server, began.elapsed()))
 }
 

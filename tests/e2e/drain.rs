@@ -1,10 +1,10 @@
 //! Replicas leave without a loss, and nobody is lost by mistake.
 
-use gateway_proto::v1::{
-    DrainReplicaRequest, ListNodesRequest, RegisterRequest, ReplicaMode, UndrainReplicaRequest,
-};
+use gateway_proto::v1::{DrainReplicaRequest, RegisterRequest, ReplicaMode, UndrainReplicaRequest};
 use gateway_tests::{DemoReplica, Gateway, Load, eventually};
 use prost_types::Duration;
+
+use crate::guard::holds;
 
 const PATIENCE: Option<Duration> = Some(Duration { seconds: 30, nanos: 0 });
 
@@ -74,15 +74,7 @@ async fn a_control_plane_that_lost_its_store_does_not_empty_the_data_planes() {
     std::fs::remove_file(gateway.directory().join("registry.redb")).unwrap();
     gateway.control.restart().await;
     // It is followed again, and what it does not know any more is held.
-    eventually("the data plane holds what the registry has lost", async || {
-        let nodes = gateway.control.observability().list_nodes(ListNodesRequest::default()).await;
-        let nodes = nodes.map_err(|error| error.to_string())?.into_inner().nodes;
-        match nodes.first().map(|node| node.held_replica_count) {
-            Some(3) => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
+    holds(&gateway, 3).await;
     let before = load.tally().sent;
     eventually("the load goes on", async || {
         let sent = load.tally().sent;
@@ -93,14 +85,6 @@ async fn a_control_plane_that_lost_its_store_does_not_empty_the_data_planes() {
     for (replica, id) in replicas.iter().zip(["r-1", "r-2", "r-3"]) {
         gateway.register("orders", id, replica.address()).await;
     }
-    eventually("nobody is held any more", async || {
-        let nodes = gateway.control.observability().list_nodes(ListNodesRequest::default()).await;
-        let nodes = nodes.map_err(|error| error.to_string())?.into_inner().nodes;
-        match nodes.first().map(|node| node.held_replica_count) {
-            Some(0) => Ok(()),
-            other => Err(format!("{other:?}")),
-        }
-    })
-    .await;
+    holds(&gateway, 0).await;
     load.stop().await.assert_flawless();
 }

@@ -6,7 +6,7 @@ use gateway_proto::v1::{ListNodesRequest, ReleaseGuardRequest};
 use gateway_tests::{Act, Gateway, Scripted, eventually, http1};
 
 /// Waits until the data plane reports that it holds so many replicas which the registry does not have.
-async fn holds(gateway: &Gateway, count: i32) {
+pub(crate) async fn holds(gateway: &Gateway, count: i32) {
     eventually(&format!("the data plane holds {count} replicas"), async || {
         let nodes = gateway.control.observability().list_nodes(ListNodesRequest::default()).await;
         let nodes = nodes.map_err(|status| status.to_string())?.into_inner().nodes;

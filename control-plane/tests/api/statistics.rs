@@ -2,34 +2,17 @@
 
 use gateway_proto::v1;
 use serde_json::json;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
 
 use crate::{
     plane::{Plane, eventually, request},
+    reporter::{Reporter, report},
     rest::get,
 };
 
-/// A data plane that says what it is told to.
-struct Reporter {
-    reports: mpsc::Sender<v1::ReportNodeStatusRequest>,
-    _responses: Streaming<v1::ReportNodeStatusResponse>,
-}
-
-impl Reporter {
-    async fn start(plane: &Plane, node_id: &str, breaker: v1::Breaker) -> Self {
-        let (reports, outbound) = mpsc::channel(1);
-        let report = v1::ReportNodeStatusRequest {
-            node: Some(v1::NodeIdentity { node_id: node_id.into(), version: "1".into() }),
-            full: true,
-            breakers: vec![breaker],
-            ..Default::default()
-        };
-        reports.send(report).await.unwrap();
-        let responses = plane.observability().report_node_status(ReceiverStream::new(outbound)).await;
-        Self { reports, _responses: responses.unwrap().into_inner() }
-    }
+/// A data plane that has said this of one breaker.
+async fn reporter(plane: &Plane, node: &str, breaker: v1::Breaker) -> Reporter {
+    let first = v1::ReportNodeStatusRequest { breakers: vec![breaker], ..report(node, &[]) };
+    Reporter::connect(plane, first).await
 }
 
 fn breaker(state: v1::BreakerState, attempt_count: i64, failure_count: i64) -> v1::Breaker {
@@ -54,8 +37,8 @@ async fn with_two_replicas() -> Plane {
 #[tokio::test]
 async fn statistics_sum_up_what_data_planes_saw_and_reading_them_changes_nothing() {
     let plane = with_two_replicas().await;
-    let _first = Reporter::start(&plane, "dp-1", breaker(v1::BreakerState::Closed, 10, 3)).await;
-    let _second = Reporter::start(&plane, "dp-2", breaker(v1::BreakerState::Open, 5, 5)).await;
+    let _first = reporter(&plane, "dp-1", breaker(v1::BreakerState::Closed, 10, 3)).await;
+    let _second = reporter(&plane, "dp-2", breaker(v1::BreakerState::Open, 5, 5)).await;
     let expected = json!({
         "SUCCESS_COUNT": ["http://10.0.0.1:80 7", "http://10.0.0.2:80 0"],
         "ERROR_COUNT": ["http://10.0.0.1:80 8", "http://10.0.0.2:80 0"],
@@ -71,7 +54,7 @@ async fn statistics_sum_up_what_data_planes_saw_and_reading_them_changes_nothing
 #[tokio::test]
 async fn latencies_are_told_to_who_looks_for_a_while() {
     let plane = with_two_replicas().await;
-    let reporter = Reporter::start(&plane, "dp-1", breaker(v1::BreakerState::Closed, 1, 0)).await;
+    let reporter = reporter(&plane, "dp-1", breaker(v1::BreakerState::Closed, 1, 0)).await;
     let reporting = tokio::spawn(async move {
         // Ten requests of some 1 ms: bucket 40 begins at 2^10 microseconds.
         let mut buckets = vec![0; 41];

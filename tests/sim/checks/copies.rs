@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use control_plane::registry::Item;
+use control_plane::registry::{Item, Key, Scope};
 use data_plane::discovery::Snapshot;
 use gateway_proto::{ServiceName, content::ContentHash, policy, time::system_time, v1};
 
@@ -111,13 +111,7 @@ fn hash(then: &Registry, follows: &impl Fn(&ServiceName) -> bool) -> ContentHash
         hash.add_replica(&record.key, record.revision);
         services.insert(&record.key.service);
     }
-    let mut default_revision = 0;
-    for item in then.values() {
-        match item {
-            Item::Policy(stored) if stored.scope.service().is_none() => default_revision = stored.revision,
-            _ => {}
-        }
-    }
+    let default_revision = then.get(&Key::Policy(Scope::All)).map_or(0, revision_of);
     hash.add_policy(None, default_revision);
     for item in then.values() {
         match item {

@@ -119,6 +119,11 @@ impl Field {
         self.path
     }
 
+    /// Whether a path names it, or its group, e.g. `breaker`.
+    pub(super) fn is_named_by(&self, path: &str) -> bool {
+        self.path == path || group(self) == Some(path)
+    }
+
     /// The values that it may have.
     pub fn range(&self) -> Range {
         self.range
@@ -247,7 +252,7 @@ pub(super) const ORDERED: [(&str, &str); 2] =
 
 /// The settings that a path names: one, or those of a group, e.g. `breaker`; none when it names neither.
 pub fn named(path: &str) -> impl Iterator<Item = &'static Field> {
-    FIELDS.iter().filter(move |field| field.path == path || group(field) == Some(path))
+    FIELDS.iter().filter(move |field| field.is_named_by(path))
 }
 
 /// The group of a setting, e.g. `breaker`.

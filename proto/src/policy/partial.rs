@@ -115,9 +115,8 @@ fn name(path: &str, is_named: &mut [bool; FIELDS.len()]) -> Result<(), Invalid> 
         return Ok(());
     }
     let mut is_known = OUTPUT_FIELDS.contains(&path);
-    for field in field::named(path) {
-        let index = FIELDS.iter().position(|at| at.path() == field.path());
-        is_named[index.expect("what is named is in the table")] = true;
+    for (_, is_named) in FIELDS.iter().zip(is_named).filter(|(field, _)| field.is_named_by(path)) {
+        *is_named = true;
         is_known = true;
     }
     if is_known { Ok(()) } else { Err(Invalid::new("update_mask", field::unknown(path))) }

@@ -47,7 +47,10 @@ pub fn resolve_with_origins(
     star: Option<&Partial>,
     own: Option<&Partial>,
 ) -> (Policy, BTreeMap<&'static str, Origin>) {
-    let origins = FIELDS.iter().map(|field| (field.path(), Sourced::of(field, star, own).origin));
+    let origins = (0..FIELDS.len()).map(|index| {
+        let Sourced { field, origin, .. } = Sourced::of(index, star, own);
+        (field.path(), origin)
+    });
     (resolve(star, own), origins.collect())
 }
 
@@ -98,8 +101,9 @@ struct Sourced {
 }
 
 impl Sourced {
-    fn of(field: &'static Field, star: Option<&Partial>, own: Option<&Partial>) -> Self {
-        let index = FIELDS.iter().position(|at| at.path() == field.path()).expect("it is in the table");
+    /// The setting that stands at this place in the table.
+    fn of(index: usize, star: Option<&Partial>, own: Option<&Partial>) -> Self {
+        let field = &FIELDS[index];
         let of = |partial: Option<&Partial>| partial.and_then(|partial| partial.values()[index]);
         let (value, origin) = match (of(own), of(star)) {
             (Some(value), _) => (value, Origin::Service),
@@ -123,8 +127,8 @@ fn conflicts<'a>(
 ) -> impl Iterator<Item = Conflict> + use<'a> {
     ORDERED.iter().filter_map(move |(lower, upper)| {
         let at = |path: &str| {
-            let field = FIELDS.iter().find(|field| field.path() == path);
-            Sourced::of(field.expect("pairs are of the table"), star, own)
+            let index = FIELDS.iter().position(|field| field.path() == path);
+            Sourced::of(index.expect("pairs are of the table"), star, own)
         };
         let (lower, upper) = (at(lower), at(upper));
         match (lower.value, upper.value) {

@@ -14,7 +14,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, Serialize
 use serde_json::Value;
 
 pub use self::{
-    decode::{decode, decode_text, enum_value},
+    decode::{decode, decode_text, enum_value, shown},
     similar::did_you_mean,
     text::parse,
 };

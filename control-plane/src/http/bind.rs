@@ -2,7 +2,7 @@
 
 use gateway_proto::{
     Check, Invalid,
-    json::{decode, decode_text, did_you_mean},
+    json::{decode, decode_text, did_you_mean, shown},
 };
 use http::{HeaderMap, HeaderName, header};
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, Value as Field};
@@ -122,7 +122,7 @@ fn bind_dry_run(
 }
 
 fn unknown(operation: &Operation, name: &str) -> Invalid {
-    let shown: String = name.chars().take(63).collect();
+    let shown = shown(name);
     let input = operation.rpc.input();
     let field = input.get_field_by_json_name(name).or_else(|| input.get_field_by_name(name));
     let elsewhere = field.map(|field| match field.name() {

@@ -10,7 +10,11 @@ use axum::{
     extract::State,
     response::{IntoResponse, Response},
 };
-use gateway_proto::{Address, Check, Invalid, ServiceName, json::to_json, v1};
+use gateway_proto::{
+    Address, Check, Invalid, ServiceName,
+    json::{shown, to_json},
+    v1,
+};
 use http::{HeaderMap, StatusCode, header};
 use serde_json::{Map, Value};
 
@@ -91,8 +95,7 @@ fn text<'a>(object: &'a Map<String, Value>, field: &str) -> Result<&'a str, Inva
 fn only(object: &Map<String, Value>, known: &[&str]) -> Result<(), Invalid> {
     match object.keys().find(|key| !known.contains(&key.as_str())) {
         Some(key) => {
-            let shown: String = key.chars().take(63).collect();
-            Err(Invalid::new(shown, format!("is unknown; the fields are {}", known.join(", "))))
+            Err(Invalid::new(shown(key), format!("is unknown; the fields are {}", known.join(", "))))
         }
         None => Ok(()),
     }

@@ -15,7 +15,7 @@ use axum::{
     http::Uri,
     response::Response,
 };
-use gateway_proto::{Invalid, ReplicaId, ReplicaKey, ServiceName, v1};
+use gateway_proto::{Invalid, ReplicaId, ReplicaKey, ServiceName, json::shown, v1};
 use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -96,8 +96,7 @@ fn parse_window(uri: &Uri) -> Result<Option<Duration>, Invalid> {
     let Query(mut query) = query.map_err(|error| Invalid::new("query", error.to_string()))?;
     let window = query.remove("window");
     if let Some(unknown) = query.into_keys().next() {
-        let shown: String = unknown.chars().take(63).collect();
-        return Err(Invalid::new(shown, "is unknown; the query parameter is window"));
+        return Err(Invalid::new(shown(&unknown), "is unknown; the query parameter is window"));
     }
     let Some(window) = window else { return Ok(None) };
     let window = humantime::parse_duration(&window)

@@ -7,6 +7,8 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use super::decode::shown;
+
 /// No message of the contract nests half as deep.
 const MAX_DEPTH: usize = 32;
 
@@ -92,8 +94,7 @@ impl<'de> Visitor<'de> for Strict {
         let mut object = Map::new();
         while let Some(name) = entries.next_key::<String>()? {
             if object.contains_key(&name) {
-                let shown: String = name.chars().take(63).collect();
-                return Err(A::Error::custom(format!("{shown:?} is there twice")));
+                return Err(A::Error::custom(format!("{:?} is there twice", shown(&name))));
             }
             object.insert(name, entries.next_value_seed(seed)?);
         }

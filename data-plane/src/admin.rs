@@ -32,7 +32,10 @@ use tokio::{
 use crate::{
     clock::Clock,
     discovery::View,
-    report::{journal::Journal, rows},
+    report::{
+        journal::Journal,
+        rows::{self, Measured},
+    },
     table::Table,
 };
 use metrics::Metrics;
@@ -183,7 +186,8 @@ async fn breakers(State(admin): State<Arc<Admin>>) -> Response {
         for service in admin.table.services().values() {
             for replica in service.replicas().iter() {
                 let date = |tick| admin.clock.date(tick);
-                breakers.push(rows::breaker(&admin.node_id, service, replica, now, date));
+                let measured = Measured::of(service, replica, now);
+                breakers.push(rows::breaker(&admin.node_id, replica, &measured, date));
             }
         }
         Json(to_json(&v1::ListBreakersResponse { breakers, ..Default::default() }))

@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::SystemTime};
 
 use gateway_proto::{NodeId, ReplicaKey, v1};
 
-use super::rows;
+use super::rows::{self, Measured};
 use crate::{
     routing::{Tick, View},
     table::{Replica, ReplicaCounters, Service, Services},
@@ -93,9 +93,10 @@ impl Ledger {
         date: impl Fn(Tick) -> SystemTime,
         changed: &mut Vec<v1::Breaker>,
     ) {
+        let measured = Measured::of(service, replica, now);
         let what = Fingerprint {
-            view: replica.breaker_view(now, &service.policy().breaker),
-            counters: replica.counters(),
+            view: measured.view,
+            counters: measured.counters,
             incarnation: replica.incarnation(),
             override_revision: replica.spec().forced.as_ref().map_or(0, |forced| forced.entry.revision),
         };
@@ -110,7 +111,7 @@ impl Ledger {
             }
         };
         if before != Some(what) {
-            changed.push(rows::breaker(node_id, service, replica, now, &date));
+            changed.push(rows::breaker(node_id, replica, &measured, &date));
         }
     }
 }

@@ -12,23 +12,41 @@ use gateway_proto::{
 };
 
 use crate::{
-    routing::{Change, Reason, Rule, State, Tick},
-    table::{Replica, Service, Transition},
+    routing::{Change, Reason, Rule, State, Tick, View},
+    table::{Replica, ReplicaCounters, Service, Transition},
 };
 
-/// One replica as it is at `now`: its breaker and its counts. `date` places ticks on the wall clock.
+/// What is measured of a replica at one moment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Measured {
+    pub(super) view: View,
+    pub(super) counters: ReplicaCounters,
+    /// How many probes must succeed.
+    probe_success_target: i32,
+}
+
+impl Measured {
+    /// The replica's breaker and its counts at `now`.
+    pub(crate) fn of(service: &Service, replica: &Replica, now: Tick) -> Self {
+        let policy = service.policy().breaker;
+        Self {
+            view: replica.breaker_view(now, &policy),
+            counters: replica.counters(),
+            probe_success_target: policy.half_open_success_count.into(),
+        }
+    }
+}
+
+/// One replica, as it was measured. `date` places ticks on the wall clock.
 pub(crate) fn breaker(
     node_id: &NodeId,
-    service: &Service,
     replica: &Replica,
-    now: Tick,
+    measured: &Measured,
     date: impl Fn(Tick) -> SystemTime,
 ) -> v1::Breaker {
-    let policy = service.policy().breaker;
-    let view = replica.breaker_view(now, &policy);
+    let Measured { view, counters, probe_success_target } = *measured;
     let (changed_at, trip) = replica.history();
     let trip = trip.map(|trip| trip.change);
-    let counters = replica.counters();
     v1::Breaker {
         service: replica.key().service.to_string(),
         replica_id: replica.key().replica.to_string(),
@@ -44,7 +62,7 @@ pub(crate) fn breaker(
         trip_count: count(view.trip_count),
         consecutive_failure_count: view.consecutive.cast_signed(),
         probe_success_count: view.probe_successes.cast_signed(),
-        probe_success_target: policy.half_open_success_count.into(),
+        probe_success_target,
         incarnation: replica.incarnation(),
         generation: count(view.generation),
         last_errors: replica.last_faults().iter().map(|(_, fault)| fault.to_string()).collect(),

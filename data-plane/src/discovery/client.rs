@@ -16,7 +16,7 @@ use tokio::{
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Status};
 
-use super::{Assembly, Feed, Received};
+use super::{Assembly, Feed, Position, Received};
 use crate::control_plane::{ControlPlane, Reconnect};
 
 /// The control plane says something at least every 5 s; after three times that it is dead or cut off.
@@ -110,7 +110,7 @@ async fn follow_once(
     };
     let mut client = DiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let (answers, requests) = mpsc::channel(ANSWERS);
-    let (epoch, revision) = feed.position();
+    let Position { epoch, revision } = feed.position();
     let hello = v1::Hello {
         node: Some(node.clone()),
         services: vec!["*".into()],

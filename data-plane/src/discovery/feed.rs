@@ -71,10 +71,9 @@ impl Feed {
         (Self { mirror, applied, status, turn: Mutex::default(), table, clock }, view)
     }
 
-    /// Epoch and revision to resume from; empty and 0 when nothing is held.
-    pub(super) fn position(&self) -> (String, i64) {
-        let Position { epoch, revision } = Position::of(&self.mirror.borrow());
-        (epoch, revision)
+    /// Where to resume from; its epoch is empty when nothing is held.
+    pub(super) fn position(&self) -> Position {
+        Position::of(&self.mirror.borrow())
     }
 
     /// Applies one message and yields its answer, together with what became of it.
@@ -97,10 +96,10 @@ impl Feed {
         });
         let outcome = outcome.expect("the closure has run");
         self.follow(&outcome.touched, now.tick);
-        let position = Position::of(&self.mirror.borrow());
+        let position = self.position();
+        let mut ack = v1::Ack { nonce, revision: position.revision, nack: None };
         self.applied.send_if_modified(|applied| std::mem::replace(applied, position.clone()) != position);
         log(&outcome.judgement);
-        let mut ack = v1::Ack { nonce, revision: self.position().1, nack: None };
         match &outcome.received {
             Received::Applied { .. } | Received::Unchanged => {
                 self.status.send_modify(|status| status.confirm(Instant::now()));

@@ -18,7 +18,7 @@ use std::{
     time::SystemTime,
 };
 
-use gateway_proto::{Address, Mode, ReplicaKey, ServiceName};
+use gateway_proto::{Address, ReplicaKey, ServiceName};
 use tokio::sync::{Notify, watch};
 
 use super::spec::{ReplicaSpec, ServiceSpec};
@@ -73,8 +73,7 @@ impl DrainBoard {
         let mut by_service = self.by_service();
         let mut differs = false;
         for service in changed {
-            let is_draining = |replica: &&ReplicaSpec| replica.mode != Mode::Serving;
-            let draining = service.replicas.iter().filter(is_draining);
+            let draining = service.replicas.iter().filter(|replica| !replica.is_serving());
             let draining: Vec<Draining> =
                 draining.map(|replica| Draining::new(&service.name, replica)).collect();
             if by_service.get(&service.name).map_or(&[][..], Vec::as_slice) == draining {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use gateway_proto::{Address, Health, Mode, Priority, ReplicaKey, ServiceName, Weight, policy, v1};
+use gateway_proto::{Address, Health, Priority, ReplicaKey, ServiceName, Weight, policy, v1};
 
 use super::{
     counters::{AttemptCounts, ReplicaCounters},
@@ -84,7 +84,7 @@ impl Replica {
                 breaker: Breaker::new(),
                 counts: AttemptCounts::new(workers),
                 latencies: Latencies::new(workers),
-                is_draining: AtomicBool::new(spec.mode != Mode::Serving),
+                is_draining: AtomicBool::new(!spec.is_serving()),
                 memory: Mutex::new(memory),
             }),
         };
@@ -101,7 +101,7 @@ impl Replica {
         if spec.incarnation != self.spec.incarnation {
             learnt.breaker.reprobe(now);
         }
-        learnt.is_draining.store(spec.mode != Mode::Serving, Relaxed);
+        learnt.is_draining.store(!spec.is_serving(), Relaxed);
         let next = Self { key: self.key.clone(), spec: spec.clone(), learnt: Arc::clone(learnt) };
         let forced = next.follow_force(self.spec.forced.as_ref(), now);
         let reset = next.follow_reset(now);
@@ -163,7 +163,7 @@ impl Replica {
 
     /// Whether new requests may go to it, as far as the registry is concerned.
     pub fn takes_requests(&self) -> bool {
-        self.spec.health.is_ready() && self.spec.mode == Mode::Serving
+        self.spec.health.is_ready() && self.spec.is_serving()
     }
 
     /// Everything the registry says of it.

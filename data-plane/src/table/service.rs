@@ -95,9 +95,7 @@ impl Service {
             }
             replicas.push(replica);
         }
-        let is_gone = |replica: &&Arc<Replica>| {
-            spec.replicas.binary_search_by(|still| still.id.cmp(&replica.key().replica)).is_err()
-        };
+        let is_gone = |replica: &&Arc<Replica>| !spec.has(&replica.key().replica);
         let gone = roster.replicas.iter().filter(is_gone).map(|replica| replica.counters().ended());
         let gone = gone.fold(roster.gone, ReplicaCounters::plus);
         *roster = Roster { policy: spec.policy, replicas: replicas.into(), gone };

@@ -45,6 +45,20 @@ pub struct ReplicaSpec {
     pub reset: Option<Arc<v1::OverrideEntry>>,
 }
 
+impl ServiceSpec {
+    /// Whether one of its replicas has this id.
+    pub fn has(&self, id: &ReplicaId) -> bool {
+        self.replicas.binary_search_by(|replica| replica.id.cmp(id)).is_ok()
+    }
+}
+
+impl ReplicaSpec {
+    /// Whether it has not been told to leave.
+    pub fn is_serving(&self) -> bool {
+        self.mode == Mode::Serving
+    }
+}
+
 /// A breaker whose state an operator has decided.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Forced {

@@ -157,8 +157,7 @@ fn read_held(wire: HeldService, snapshot: &Snapshot) -> Result<HeldEntry, Refusa
     let mut replicas = Vec::with_capacity(wire.replicas.len());
     for held in wire.replicas {
         let spec = parse::replica(&held.replica.unwrap_or_default())?;
-        let present = snapshot.service(&name).map_or(&[][..], |spec| &spec.replicas);
-        if present.binary_search_by(|replica| replica.id.cmp(&spec.id)).is_ok() {
+        if snapshot.service(&name).is_some_and(|present| present.has(&spec.id)) {
             return Err(Refusal::DuplicateKey(format!("held replica {name}/{}", spec.id)));
         }
         let held_for = parse_duration("held_for", held.held_for.unwrap_or_default()).unwrap_or_default();

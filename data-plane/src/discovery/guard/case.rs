@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use gateway_proto::{Address, Health, Mode, ReplicaId, ReplicaKey, ServiceName, v1::RemovalCause};
+use gateway_proto::{Address, Health, ReplicaId, ReplicaKey, ServiceName, v1::RemovalCause};
 
 use super::{
     held::HeldService,
@@ -37,9 +37,9 @@ impl Case<'_> {
         }
         held.follow(self);
         let addresses: BTreeSet<&Address> = self.present().iter().map(|replica| &replica.address).collect();
-        let serving = self.previous().iter().filter(|replica| is_serving(replica)).count();
+        let serving = self.previous().iter().filter(|replica| replica.is_serving()).count();
         let removed =
-            gone.iter().filter(|replica| is_serving(replica) && self.is_removed(&replica.id)).count();
+            gone.iter().filter(|replica| replica.is_serving() && self.is_removed(&replica.id)).count();
         let removed_held = held.replicas.keys().filter(|id| self.is_removed(id)).count();
         held.expected = held.expected.saturating_sub(removed + removed_held);
         held.let_go(self.name, judgement, |replica| match &replica.spec {
@@ -49,8 +49,9 @@ impl Case<'_> {
             _ => None,
         });
 
+        // What drains gets no new requests, so to hold it would save none.
         let doubtful = gone.into_iter().filter(|replica| {
-            is_serving(replica) && !self.is_removed(&replica.id) && !addresses.contains(&replica.address)
+            replica.is_serving() && !self.is_removed(&replica.id) && !addresses.contains(&replica.address)
         });
         let (mut lapsed, silent): (Vec<_>, Vec<_>) =
             doubtful.partition(|replica| self.has_lapsed(&replica.id));
@@ -86,7 +87,7 @@ impl Case<'_> {
     }
 
     fn has(&self, id: &ReplicaId) -> bool {
-        self.present().binary_search_by(|replica| replica.id.cmp(id)).is_ok()
+        self.after.is_some_and(|entry| entry.spec.has(id))
     }
 
     fn is_removed(&self, id: &ReplicaId) -> bool {
@@ -101,9 +102,4 @@ impl Case<'_> {
         let key = ReplicaKey { service: self.name.clone(), replica: id.clone() };
         self.causes.get(&key).copied()
     }
-}
-
-/// Whether it has not been told to leave. What drains gets no new requests, so to hold it would save none.
-pub(super) fn is_serving(replica: &ReplicaSpec) -> bool {
-    replica.mode == Mode::Serving
 }

@@ -9,7 +9,7 @@ use gateway_proto::{Policy, ReplicaId, ReplicaKey, ServiceName};
 
 use super::{
     SETTLE,
-    case::{Case, is_serving},
+    case::Case,
     judgement::{Judgement, LetGo},
 };
 use crate::table::{ReplicaSpec, ServiceSpec};
@@ -139,7 +139,7 @@ impl HeldService {
     pub(super) fn is_replaced(&mut self, spec: Option<&ServiceSpec>, confirmed: Duration) -> bool {
         use gateway_proto::Health::{Degraded, Healthy};
         let takes_requests =
-            |replica: &&ReplicaSpec| is_serving(replica) && matches!(replica.health, Healthy | Degraded);
+            |replica: &&ReplicaSpec| replica.is_serving() && matches!(replica.health, Healthy | Degraded);
         let there = spec.map_or(0, |spec| spec.replicas.iter().filter(takes_requests).count());
         let absent = self.expected.saturating_sub(there);
         if self.policy.guard.holds(absent, self.expected) {

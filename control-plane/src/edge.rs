@@ -113,7 +113,7 @@ impl Edge {
         Ok(v1::RegisterResponse {
             replica: Some(replica),
             lease_id: lease.filter(|_| !validate_only).map(|lease| lease.id.reveal()).unwrap_or_default(),
-            heartbeat_interval: lease.map(|lease| duration(heartbeat_interval(lease.ttl))),
+            heartbeat_interval: lease.map(|lease| duration(heartbeat_interval(lease.ttl()))),
             created,
             rollout,
         })

@@ -32,7 +32,7 @@ impl Effects {
             for record in view.replicas() {
                 match record.lease.filter(|_| record.lost.is_some()) {
                     // What was lost before is not found again by a restart.
-                    Some(lease) => self.leases.grant_held(lease.id, record.key.clone(), lease.ttl, now),
+                    Some(lease) => self.leases.grant_held(lease.id, record.key.clone(), lease.ttl(), now),
                     None => self.settle_lease(None, Some(record), now),
                 }
             }
@@ -105,7 +105,7 @@ impl Effects {
             self.leases.forget(lease.id);
         }
         if let Some((record, lease)) = granted {
-            self.leases.grant(lease.id, record.key.clone(), lease.ttl, now);
+            self.leases.grant(lease.id, record.key.clone(), lease.ttl(), now);
         }
     }
 }

@@ -83,8 +83,8 @@ impl Control {
         for record in view.replicas() {
             let Some(terms) = record.lease else { continue };
             match record.lost {
-                Some(_) => leases.grant_held(terms.id, record.key.clone(), terms.ttl, env.instant()),
-                None => leases.grant(terms.id, record.key.clone(), terms.ttl, env.instant()),
+                Some(_) => leases.grant_held(terms.id, record.key.clone(), terms.ttl(), env.instant()),
+                None => leases.grant(terms.id, record.key.clone(), terms.ttl(), env.instant()),
             }
         }
         ledger.took_effect(env.now, &view)?;
@@ -208,7 +208,7 @@ impl Control {
         let mut renewed = running.leases.renew(lease, &key, env.instant()).is_some();
         let terms = holder.filter(|terms| terms.id == lease && env.has(Sabotage::ReviveLapsed));
         if let Some(terms) = terms.filter(|_| !renewed) {
-            running.leases.grant(lease, key.clone(), terms.ttl, env.instant());
+            running.leases.grant(lease, key.clone(), terms.ttl(), env.instant());
             renewed = true;
         }
         let verdict = if renewed {

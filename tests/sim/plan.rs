@@ -61,11 +61,7 @@ impl Plan {
             permanent: *[0.0, 0.2].choose(rng).expect("not empty"),
             weighted: rng.random_bool(0.3),
             policy: policy(rng),
-            bounds: Bounds {
-                log_capacity: *[3, 30, 8192].choose(rng).expect("not empty"),
-                delta_bytes: *[300, 1000, 1 << 20].choose(rng).expect("not empty"),
-                part_bytes: *[300, 1000, 1 << 20].choose(rng).expect("not empty"),
-            },
+            bounds: bounds(rng),
         };
         if rng.random_bool(0.1) {
             plan.make_a_storm();
@@ -110,6 +106,13 @@ impl Plan {
         self.policy.breaker.failure_ratio = 1.0;
         self.troubles.push((Trouble::WorsenService, 40));
     }
+}
+
+/// Bounds so small that a run comes to them, or those of every day.
+fn bounds(rng: &mut StdRng) -> Bounds {
+    let log_capacity = *[3, 30, 8192].choose(rng).expect("not empty");
+    let bytes = *[300, 1000, 1 << 20].choose(rng).expect("not empty");
+    Bounds { log_capacity, delta_bytes: bytes, part_bytes: bytes }
 }
 
 /// A policy as somebody might set it, with times short enough for a run to see their ends.

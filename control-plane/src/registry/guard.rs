@@ -144,7 +144,7 @@ impl Guard {
         suspects: &[(Suspect, Arc<Record>)],
     ) -> Leases {
         let first_lost =
-            suspects.iter().filter_map(|(_, record)| record.lost).map(|lost| lost.revision).min();
+            suspects.iter().filter_map(|(_, record)| record.lost.as_deref()).map(|lost| lost.revision).min();
         let is_suspect =
             |id: &ReplicaId| suspects.binary_search_by(|(suspect, _)| suspect.key.replica.cmp(id)).is_ok();
         let mut leases = Leases { lapsed: suspects.len(), recent: 0, others: 0, newcomers: 0 };
@@ -175,7 +175,7 @@ impl Guard {
         now: Instant,
         wall: SystemTime,
     ) -> bool {
-        let Some(lost) = record.lost else { return false };
+        let Some(lost) = record.lost.as_deref() else { return false };
         // What was lost before this process began, only the wall clock knows.
         let known = || wall.duration_since(lost.since).ok().and_then(|since| now.checked_sub(since));
         let held_since = *self.held.entry(suspect.lease).or_insert_with(|| known().unwrap_or(now));

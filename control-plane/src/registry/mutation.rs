@@ -344,7 +344,7 @@ impl RecordWrite {
     fn terms(&self) -> String {
         let Some(record) = self.record() else { return String::new() };
         match record.lease {
-            Some(lease) => format!("at {}, lease of {}s", record.address, lease.ttl.as_secs_f64()),
+            Some(lease) => format!("at {}, lease of {}s", record.address, lease.ttl().as_secs_f64()),
             None => format!("at {}, permanent", record.address),
         }
     }

@@ -89,8 +89,8 @@ fn encode_replica(record: &Record) -> Vec<u8> {
     let stored = StoredReplica {
         replica: Some(record.to_wire()),
         lease_id: record.lease.map(|lease| lease.id.reveal()).unwrap_or_default(),
-        lost_revision: record.lost.map_or(0, |lost| lost.revision),
-        lost_time: record.lost.map(|lost| timestamp(lost.since)),
+        lost_revision: record.lost.as_deref().map_or(0, |lost| lost.revision),
+        lost_time: record.lost.as_deref().map(|lost| timestamp(lost.since)),
         request,
         health_time: Some(timestamp(record.health_since)),
         health_reason: record.health_reason.to_string(),
@@ -131,7 +131,7 @@ fn parse(wire: v1::Replica, stored: StoredReplica) -> Result<Record, Invalid> {
         "" => None,
         id => {
             let ttl = wire.lease.and_then(|lease| lease.ttl).unwrap_or_default();
-            Some(LeaseTerms { id: LeaseId::parse(id)?, ttl: parse_duration("lease.ttl", ttl)? })
+            Some(LeaseTerms::new(LeaseId::parse(id)?, parse_duration("lease.ttl", ttl)?))
         }
     };
     Ok(Record {
@@ -150,7 +150,7 @@ fn parse(wire: v1::Replica, stored: StoredReplica) -> Result<Record, Invalid> {
         lease,
         lost: stored
             .lost_time
-            .map(|since| Lost { since: system_time(since), revision: stored.lost_revision }),
+            .map(|since| Box::new(Lost { since: system_time(since), revision: stored.lost_revision })),
         drain,
         request: request.transpose()?,
         incarnation: wire.incarnation,
@@ -183,7 +183,7 @@ pub(super) mod tests {
             health: Health::Degraded,
             health_reason: "disk".into(),
             health_since: at,
-            lease: Some(LeaseTerms { id: LeaseId::from_random(5), ttl: Duration::from_secs(15) }),
+            lease: Some(LeaseTerms::new(LeaseId::from_random(5), Duration::from_secs(15))),
             lost: None,
             drain: None,
             request: None,
@@ -210,7 +210,7 @@ pub(super) mod tests {
     #[test]
     fn what_is_shown_in_the_place_of_the_reported_health_does_not_overwrite_it() {
         let (plain, later) = (record("r-1"), UNIX_EPOCH + Duration::from_secs(2_000_000_000));
-        let lost = Some(Lost { since: later, revision: 4 });
+        let lost = Some(Box::new(Lost { since: later, revision: 4 }));
         let drain = Drain {
             begun: later,
             deadline: later + Duration::from_secs(30),
@@ -222,7 +222,7 @@ pub(super) mod tests {
         };
         let over = Drain { is_over: true, ..drain.clone() };
         let request = RequestMark { id: u128::MAX - 1, fingerprint: 9, at: later, created: true };
-        survives(Record { lost, ..plain.clone() });
+        survives(Record { lost: lost.clone(), ..plain.clone() });
         survives(Record { drain: Some(Box::new(drain)), request: Some(Box::new(request)), ..plain.clone() });
         survives(Record { drain: Some(Box::new(over)), lost, ..plain });
     }

@@ -63,7 +63,7 @@ impl LeaseBook {
     /// for more than half of it.
     pub(super) fn only_silence_ends_a_lease(&self, now: u64, key: &ReplicaKey) -> Checked {
         let Some(entry) = self.leases.get(key) else { return Ok(()) };
-        let was_silent = now >= entry.kept + nanos(entry.terms.ttl) && !entry.waits;
+        let was_silent = now >= entry.kept + nanos(entry.terms.ttl()) && !entry.waits;
         claim("only_silence_ends_a_lease", was_silent, || {
             let silent = Duration::from_nanos(now - entry.kept);
             format!("{key} {:?}: silent for {silent:?}, a heartbeat waits: {}", entry.terms, entry.waits)
@@ -75,7 +75,7 @@ impl Ledger {
     /// A heartbeat arrives at a control plane that stands still, for `pause` in all.
     pub(crate) fn heartbeat_waits(&mut self, now: u64, pause: u64, key: &ReplicaKey, lease: LeaseId) {
         if let Some(entry) = self.leases.leases.get_mut(key).filter(|entry| entry.terms.id == lease) {
-            let ttl = nanos(entry.terms.ttl);
+            let ttl = nanos(entry.terms.ttl());
             entry.waits |= pause >= ttl / 2 + nanos(SWEEP_INTERVAL) && now < entry.kept + ttl;
         }
     }
@@ -123,7 +123,7 @@ impl Ledger {
         claim("a_held_lease_is_renewed_whenever_its_owner_is_heard_of", renewed || !entry.held, || {
             format!("the lease of {key} is held")
         })?;
-        let ttl = entry.terms.ttl;
+        let ttl = entry.terms.ttl();
         let in_time = now < entry.kept + nanos(ttl);
         let silence = Duration::from_nanos(now - entry.kept);
         let is_excused = now - self.leases.swept >= nanos(LONG_PAUSE.min(ttl / 2));
@@ -151,7 +151,7 @@ impl Ledger {
         let gap = now - self.leases.swept;
         self.leases.swept = now;
         for entry in self.leases.leases.values_mut().filter(|entry| !entry.lapsed || entry.held) {
-            let ttl = entry.terms.ttl;
+            let ttl = entry.terms.ttl();
             if gap >= nanos(LONG_PAUSE.min(ttl / 2)) {
                 (entry.kept, entry.waits) = (now, false);
             } else if !entry.held {
@@ -182,7 +182,7 @@ impl Ledger {
                     },
                 )?;
             }
-            let due = (entry.kept + nanos(entry.terms.ttl)).max(self.leases.excused);
+            let due = (entry.kept + nanos(entry.terms.ttl())).max(self.leases.excused);
             claim("no_lease_outlives_its_time", now <= due + nanos(SWEEP_INTERVAL + COMMIT), || {
                 let late = Duration::from_nanos(now - due);
                 format!("{} {:?} should have gone {late:?} ago", record.key, entry.terms)

@@ -252,7 +252,7 @@ fn settle_lease(
         leases.forget(terms.id);
     }
     if let Some((record, terms)) = granted {
-        let ttl = if env.has(Sabotage::GrantLess) { terms.ttl * 3 / 4 } else { terms.ttl };
+        let ttl = if env.has(Sabotage::GrantLess) { terms.ttl() * 3 / 4 } else { terms.ttl() };
         leases.grant(terms.id, record.key.clone(), ttl, now);
     }
 }

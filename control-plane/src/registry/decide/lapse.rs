@@ -19,7 +19,7 @@ pub(super) fn expire(
 ) -> Decision {
     match holder(view, key, lease) {
         Some((record, terms)) => {
-            let cause = Cause::Expired { silent_for, ttl: terms.ttl };
+            let cause = Cause::Expired { silent_for, ttl: terms.ttl() };
             commit(RecordWrite::remove(Key::Replica(key.clone()), record.revision, cause), at)
         }
         None => Decision::Nothing(Answer::Expired { removed: false }),
@@ -33,7 +33,7 @@ pub(super) fn hold(
     silent_for: Duration,
     at: SystemTime,
 ) -> Decision {
-    let lost = Lost { since: at, revision: view.revision() };
+    let lost = Box::new(Lost { since: at, revision: view.revision() });
     mark(view, key, lease, Some(lost), Cause::Held { silent_for }, at)
 }
 
@@ -46,7 +46,7 @@ fn mark(
     view: &View,
     key: &ReplicaKey,
     lease: LeaseId,
-    lost: Option<Lost>,
+    lost: Option<Box<Lost>>,
     cause: Cause,
     at: SystemTime,
 ) -> Decision {

@@ -99,7 +99,7 @@ fn new_record(
         health: wish.health,
         health_reason: Box::default(),
         health_since: at,
-        lease: wish.ttl.map(|ttl| LeaseTerms { id: fresh.lease, ttl }),
+        lease: wish.ttl.map(|ttl| LeaseTerms::new(fresh.lease, ttl)),
         lost: None,
         drain,
         request,

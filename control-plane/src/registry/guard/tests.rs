@@ -43,7 +43,7 @@ impl Bench {
         self.revision += 1;
         let key = ReplicaKey::parse("orders", &format!("r{number:05}")).unwrap();
         let address = Address::parse(&format!("10.0.0.1:{}", number + 1)).unwrap();
-        let lease = Some(crate::registry::LeaseTerms { id: lease(number, self.revision), ttl: TTL });
+        let lease = Some(crate::registry::LeaseTerms::new(lease(number, self.revision), TTL));
         let (incarnation, first_incarnation) = (self.revision, self.revision);
         let plain = Record::plain(key, address, self.wall);
         self.records.push(Record { lease, incarnation, first_incarnation, ..plain });
@@ -54,7 +54,7 @@ impl Bench {
         self.revision += 1;
         let revision = self.revision;
         let record = self.record(number);
-        record.lease = Some(crate::registry::LeaseTerms { id: lease(number, revision), ttl: TTL });
+        record.lease = Some(crate::registry::LeaseTerms::new(lease(number, revision), TTL));
         (record.incarnation, record.lost) = (revision, None);
     }
 
@@ -100,7 +100,7 @@ impl Bench {
                 self.records.retain(|record| record.key != suspect.key);
             }
             for suspect in &judgement.hold {
-                let lost = Lost { since: self.wall, revision: self.revision };
+                let lost = Box::new(Lost { since: self.wall, revision: self.revision });
                 let record = self.records.iter_mut().find(|record| record.key == suspect.key).unwrap();
                 record.lost.get_or_insert(lost);
             }

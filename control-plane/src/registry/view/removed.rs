@@ -61,7 +61,7 @@ struct Recent<K, V> {
 
 impl Removed {
     fn new(record: &Record, cause: &Cause, at: SystemTime) -> Self {
-        let ttl = record.lease.map_or(Registration::DEFAULT_TTL, |lease| lease.ttl);
+        let ttl = record.lease.map_or(Registration::DEFAULT_TTL, |lease| lease.ttl());
         let (has_expired, why) = match cause {
             Cause::Expired { .. } => (true, "its lease lapsed".to_owned()),
             Cause::Superseded { by } => (false, format!("replica {by} registered at its address")),

@@ -22,7 +22,7 @@ fn a_held_replica_is_lost_keeps_what_it_reported_and_is_not_ready() {
     assert_eq!((lost.shown_health(), lost.health), (Health::Lost, Health::Healthy));
     assert!(!lost.is_ready());
     assert_eq!(registry.view.lost().collect::<Vec<_>>(), [&lost]);
-    assert_eq!((lost.revision, lost.incarnation, lost.lost.unwrap().revision), (2, 1, 1));
+    assert_eq!((lost.revision, lost.incarnation, lost.lost.as_ref().unwrap().revision), (2, 1, 1));
     let wire = lost.to_wire();
     assert_eq!(wire.reported_health(), gateway_proto::v1::HealthStatus::Healthy);
     assert_eq!(wire.health(), gateway_proto::v1::HealthStatus::Lost);
@@ -35,7 +35,7 @@ fn a_lost_replica_that_renews_is_found_and_each_step_happens_once() {
     let (mut registry, lost) = with_a_lost_one();
     assert_eq!(registry.replica(&hold(&lost)), lost);
     let found = registry.replica(&recover(&lost));
-    assert_eq!((found.lost, found.shown_health()), (None, Health::Healthy));
+    assert_eq!((&found.lost, found.shown_health()), (&None, Health::Healthy));
     assert_eq!(registry.told(), [("REPLICA_FOUND", "owner", "renewed its lease after it was lost")]);
     assert_eq!(registry.replica(&recover(&found)), found);
     assert_eq!((registry.view.revision(), registry.view.lost().count()), (3, 0));
@@ -45,7 +45,7 @@ fn a_lost_replica_that_renews_is_found_and_each_step_happens_once() {
 fn what_a_lost_replica_reports_is_kept_for_when_it_is_found() {
     let (mut registry, lost) = with_a_lost_one();
     let reported = registry.replica(&report(&lost, Health::Degraded));
-    assert_eq!((reported.shown_health(), reported.lost), (Health::Lost, lost.lost));
+    assert_eq!((reported.shown_health(), &reported.lost), (Health::Lost, &lost.lost));
     assert_eq!(registry.replica(&recover(&lost)).shown_health(), Health::Degraded);
 }
 
@@ -65,7 +65,7 @@ fn a_registration_under_its_own_id_finds_a_lost_replica_and_is_none_more() {
     let (mut registry, lost) = with_a_lost_one();
     let (anew, created) = registry.register(&named("old", 1));
     assert!(!created);
-    assert_eq!((anew.lost, anew.first_incarnation), (None, lost.first_incarnation));
+    assert_eq!((&anew.lost, anew.first_incarnation), (&None, lost.first_incarnation));
     assert!(anew.incarnation > lost.incarnation && anew.lease != lost.lease);
 }
 

@@ -12,7 +12,7 @@ fn a_new_replica_gets_an_id_a_lease_and_an_incarnation() {
     assert!(created);
     assert_eq!(record.key.replica.as_str(), "r-baaaaaaa");
     assert_eq!((record.revision, record.incarnation), (1, 1));
-    assert_eq!(record.lease, Some(LeaseTerms { id: LeaseId::from_random(1), ttl: Duration::from_secs(15) }));
+    assert_eq!(record.lease, Some(LeaseTerms::new(LeaseId::from_random(1), Duration::from_secs(15))));
 }
 
 #[test]

@@ -180,7 +180,7 @@ impl Priority {
 }
 
 /// Where a replica runs. Each part is empty when it is unknown.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Locality {
     /// Region and zone with [`BETWEEN`] in the middle; empty when both are.
     packed: Box<str>,
@@ -189,6 +189,12 @@ pub struct Locality {
 /// Stands between the texts that are kept as one: a registry holds very many of them, most of them short. No text may
 /// contain it.
 const BETWEEN: char = '\0';
+
+impl fmt::Debug for Locality {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Locality").field("region", &self.region()).field("zone", &self.zone()).finish()
+    }
+}
 
 impl Locality {
     const MAX_CHARS: usize = 63;
@@ -234,10 +240,16 @@ impl Locality {
 }
 
 /// Labels of a replica: at most 32, keys and values of at most 63 visible ASCII characters.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Labels {
     /// Each key and each value with [`BETWEEN`] after it, in the order of the keys.
     packed: Box<str>,
+}
+
+impl fmt::Debug for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
 }
 
 impl Labels {

@@ -25,16 +25,20 @@ use crate::registry::{Item, Key, Mutation, Revision, Write};
 
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
 const COUNTERS: TableDefinition<'_, &str, i64> = TableDefinition::new("counters");
-const REPLICAS: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("replicas");
+/// By revision, then service and id: what changes at the same time lies side by side. A group of new replicas, of
+/// however many services, fills a few pages at the end, where by name it would touch two for each of them. The record
+/// that a change takes the place of is found by the revision at which the change was decided.
+const REPLICAS: TableDefinition<'_, (i64, &str, &str), &[u8]> = TableDefinition::new("replicas_by_revision");
 const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
 const OVERRIDES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("overrides");
 /// Pages of the file kept in memory. The registry holds everything that is read, so this serves writes only: the upper
 /// levels of the trees and what one commit changes. redb's own default, 1 GiB, would keep the file there a second time.
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
 /// Of the tables above and of what they hold. A later layout gets another number.
-const FORMAT: &str = "2";
-/// The layout without policies and overrides: brought up to date when it is opened.
-const FORMAT_WITHOUT_POLICIES: &str = "1";
+const FORMAT: &str = "3";
+/// Earlier layouts, brought up to date when they are opened: 1 has no policies and overrides, both have replicas by name.
+const EARLIER_FORMATS: [&str; 2] = ["1", "2"];
+const REPLICAS_BY_NAME: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("replicas");
 
 /// Records in one file, which no other process may have open.
 #[derive(Debug)]
@@ -156,10 +160,19 @@ fn lay_out(database: &Database, epoch: Option<&str>) -> Result<(), StoreError> {
             meta.insert("epoch", epoch).map_err(failed)?;
         }
         transaction.open_table(COUNTERS).map_err(failed)?;
-        transaction.open_table(REPLICAS).map_err(failed)?;
         transaction.open_table(POLICIES).map_err(failed)?;
         transaction.open_table(OVERRIDES).map_err(failed)?;
+        let mut replicas = transaction.open_table(REPLICAS).map_err(failed)?;
+        let by_name = transaction.open_table(REPLICAS_BY_NAME).map_err(failed)?;
+        for entry in by_name.iter().map_err(failed)? {
+            let (key, bytes) = entry.map_err(failed)?;
+            let (service, replica) = key.value();
+            let record = stored::decode_replica(bytes.value())
+                .map_err(|why| damaged(format!("the record of {service}/{replica}: {why}")))?;
+            replicas.insert((record.revision, service, replica), bytes.value()).map_err(failed)?;
+        }
     }
+    transaction.delete_table(REPLICAS_BY_NAME).map_err(failed)?;
     transaction.commit().map_err(failed)
 }
 
@@ -176,7 +189,7 @@ fn open_existing(file: File) -> Result<Database, StoreError> {
     }
     match format(&database)?.as_deref() {
         Some(FORMAT) => Ok(database),
-        Some(FORMAT_WITHOUT_POLICIES) => lay_out(&database, None).map(|()| database),
+        Some(earlier) if EARLIER_FORMATS.contains(&earlier) => lay_out(&database, None).map(|()| database),
         Some(other) => {
             let why = format!("the file has format {other}, this version reads format {FORMAT}");
             Err(StoreError::Unavailable(why))
@@ -202,11 +215,11 @@ fn read_all(database: &Database) -> Result<Loaded, StoreError> {
     let replicas = transaction.open_table(REPLICAS).map_err(failed)?;
     for entry in replicas.iter().map_err(failed)? {
         let (key, bytes) = entry.map_err(failed)?;
-        let item = stored::decode_replica(bytes.value()).map_err(|why| {
-            let (service, replica) = key.value();
+        let record = stored::decode_replica(bytes.value()).map_err(|why| {
+            let (_, service, replica) = key.value();
             damaged(format!("the record of {service}/{replica}: {why}"))
         })?;
-        items.push(item);
+        items.push(record.into());
     }
     let others: [(TableDefinition<'_, &str, &[u8]>, Decode); 2] =
         [(POLICIES, stored::decode_policy), (OVERRIDES, stored::decode_override)];
@@ -242,7 +255,16 @@ fn write(database: &Database, group: &[Mutation]) -> Result<Vec<Revision>, Store
                 };
                 match &write.key {
                     Key::Replica(key) => {
-                        set(&mut replicas, (key.service.as_str(), key.replica.as_str()), bytes.as_deref())?;
+                        let at = |revision| (revision, key.service.as_str(), key.replica.as_str());
+                        if let Some(before) = write.expected
+                            && replicas.remove(at(before)).map_err(failed)?.is_none()
+                        {
+                            let why = format!("the file has no {key} of revision {before}: read it again");
+                            return Err(StoreError::Unavailable(why));
+                        }
+                        if let Some(bytes) = bytes {
+                            replicas.insert(at(revision), bytes.as_slice()).map_err(failed)?;
+                        }
                     }
                     Key::Policy(scope) => set(&mut policies, scope.as_str(), bytes.as_deref())?,
                     Key::Override(id) => set(&mut overrides, id.as_str(), bytes.as_deref())?,
@@ -316,10 +338,13 @@ mod tests {
         Mutation::one(RecordWrite::put(record(id), None, Cause::Registered), UNIX_EPOCH)
     }
 
-    fn removal(id: &str) -> Mutation {
-        let mut mutation = put(id);
-        mutation.main.write = Write::Remove;
-        mutation
+    fn removal(id: &str, expected: Revision) -> Mutation {
+        let key = Item::from(record(id)).key();
+        Mutation::one(RecordWrite::remove(key, expected, Cause::Registered), UNIX_EPOCH)
+    }
+
+    fn replacement(id: &str, expected: Revision) -> Mutation {
+        Mutation::one(RecordWrite::put(record(id), Some(expected), Cause::Registered), UNIX_EPOCH)
     }
 
     #[tokio::test]
@@ -328,14 +353,57 @@ mod tests {
         let path = folder.path().join("gateway.redb");
         let mut store = Redb::open(path.clone()).await.unwrap();
         assert_eq!(store.commit(&[put("a"), put("b"), put("c")]).await, Ok(vec![1, 2, 3]));
-        assert_eq!(store.commit(&[removal("b")]).await, Ok(vec![4]));
+        assert_eq!(store.commit(&[removal("b", 2), replacement("a", 1)]).await, Ok(vec![4, 5]));
         let before = store.load().await.unwrap();
         drop(store);
         let after = Redb::open(path).await.unwrap().load().await.unwrap();
         assert_eq!(after, before);
-        assert_eq!(after.revision, 4);
-        let kept = [("a", 1), ("c", 3)].map(|(id, revision)| Item::from(record(id)).at(revision));
+        assert_eq!(after.revision, 5);
+        let kept = [("c", 3), ("a", 5)].map(|(id, revision)| Item::from(record(id)).at(revision));
         assert_eq!(after.items, kept);
+    }
+
+    #[tokio::test]
+    async fn a_change_of_what_the_file_does_not_hold_is_refused_as_a_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Redb::open(folder.path().join("gateway.redb")).await.unwrap();
+        store.commit(&[put("a"), put("b")]).await.unwrap();
+        for wrong in [removal("a", 2), removal("c", 1), replacement("a", 9)] {
+            assert!(store.commit(&[replacement("b", 2), wrong]).await.is_err());
+            let kept = [("a", 1), ("b", 2)].map(|(id, revision)| Item::from(record(id)).at(revision));
+            assert_eq!(store.load().await.unwrap().items, kept);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_of_an_earlier_layout_is_brought_up_to_date() {
+        let folder = tempfile::tempdir().unwrap();
+        for format in EARLIER_FORMATS {
+            let path = folder.path().join(format);
+            let database = builder().create_file(File::create_new(&path).unwrap()).unwrap();
+            let transaction = database.begin_write().unwrap();
+            {
+                let mut meta = transaction.open_table(META).unwrap();
+                meta.insert("format", format).unwrap();
+                meta.insert("epoch", "e").unwrap();
+                transaction.open_table(COUNTERS).unwrap().insert("revision", 7).unwrap();
+                let mut replicas = transaction.open_table(REPLICAS_BY_NAME).unwrap();
+                for (id, revision) in [("a", 7), ("b", 3)] {
+                    let bytes = stored::encode(&Item::from(record(id)).at(revision));
+                    replicas.insert(("orders", id), bytes.as_slice()).unwrap();
+                }
+            }
+            transaction.commit().unwrap();
+            drop(database);
+            for _ in 0..2 {
+                let loaded = Redb::open(path.clone()).await.unwrap().load().await.unwrap();
+                assert_eq!((loaded.epoch.as_str(), loaded.revision), ("e", 7));
+                let kept = [("b", 3), ("a", 7)].map(|(id, revision)| Item::from(record(id)).at(revision));
+                assert_eq!(loaded.items, kept);
+            }
+            let mut store = Redb::open(path).await.unwrap();
+            assert_eq!(store.commit(&[replacement("a", 7)]).await, Ok(vec![8]));
+        }
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use crate::{
     metrics::Metrics,
     observe::Observation,
     publish::Publisher,
-    registry::{Cause, Change, Committed, LeaseTerms, Record, View},
+    registry::{Cause, Change, Committed, Event, LeaseTerms, Record, View},
 };
 
 /// What the writer changes beside the store.
@@ -39,8 +39,8 @@ impl Effects {
         });
     }
 
-    /// Takes in what the store made durable.
-    pub(crate) fn apply(&self, committed: Vec<Committed>) {
+    /// Takes in what the store made durable. Yields what people are to be told of it.
+    pub(crate) fn apply(&self, committed: Vec<Committed>) -> Vec<Event> {
         let now = clock::now();
         for write in committed.iter().flat_map(|entry| entry.mutation.writes()) {
             let Some(key) = write.key.as_replica() else { continue };
@@ -49,8 +49,12 @@ impl Effects {
                 self.metrics.lease_expired();
             }
         }
-        let events = self.publisher.apply(committed);
-        for event in &events {
+        self.publisher.apply(committed)
+    }
+
+    /// Tells people what happened, in the log and in the timeline.
+    pub(crate) fn tell(&self, events: &[Event]) {
+        for event in events {
             let (kind, actor) = (event.kind.name(), &event.actor);
             let service = event.service.as_ref().map(tracing::field::display);
             let replica = event.replica.as_ref().map(tracing::field::display);
@@ -60,7 +64,7 @@ impl Effects {
                 tracing::warn!(event = kind, service, replica, actor, "{}", event.message);
             }
         }
-        self.observation.registry_changed(&events);
+        self.observation.registry_changed(events);
     }
 
     /// Puts what the store turned out to hold in the place of what was believed.

@@ -21,7 +21,7 @@ use crate::{
     clock,
     effects::Effects,
     metrics::{Metrics, Registered},
-    registry::{Answer, Candidates, Command, Committed, Group, Limits, RegistryError, Step, View},
+    registry::{Answer, Candidates, Command, Committed, Event, Group, Limits, RegistryError, Step, View},
     store::{Store, StoreError},
 };
 
@@ -81,6 +81,9 @@ pub(crate) struct Writer<S> {
     is_running: bool,
     /// Set by a panic: what is in memory may be half-changed, and nothing is built on it.
     is_shaken: bool,
+    /// What people are still to be told of the last group. When more commands wait, that is done while the store works
+    /// on the next group, which it does on another thread: it takes as long as deciding and applying together.
+    untold: Vec<Event>,
 }
 
 impl Commands {
@@ -147,6 +150,7 @@ impl<S: Store> Writer<S> {
                 doubt: None,
                 is_running: false,
                 is_shaken: false,
+                untold: Vec::new(),
             },
             commands,
             is_available,
@@ -171,6 +175,9 @@ impl<S: Store> Writer<S> {
     async fn take_commands(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
         let mut batch = Vec::with_capacity(MAX_GROUP);
         loop {
+            if self.queue.is_empty() {
+                self.tell();
+            }
             let retry = self.doubt.map(tokio::time::Instant::from_std);
             let retry =
                 async { tokio::time::sleep_until(retry.unwrap_or_else(tokio::time::Instant::now)).await };
@@ -197,11 +204,17 @@ impl<S: Store> Writer<S> {
                 return Ok(());
             }
             let (group, replies) = self.decide(&mut pending);
-            if !replies.is_empty() {
-                self.commit(group, replies).await;
+            match replies.is_empty() {
+                true => self.tell(),
+                false => self.commit(group, replies).await,
             }
         }
         Ok(())
+    }
+
+    /// Tells people what has become durable.
+    fn tell(&mut self) {
+        self.effects.tell(&std::mem::take(&mut self.untold));
     }
 
     /// Takes as many commands as can be decided together.
@@ -228,7 +241,11 @@ impl<S: Store> Writer<S> {
 
     async fn commit(&mut self, group: Group, replies: Vec<Reply>) {
         let started = clock::now();
-        let result = self.store.commit(group.mutations()).await;
+        let (effects, untold) = (&self.effects, &mut self.untold);
+        // In this order: the store is at work by the time this thread is.
+        let (result, ()) = tokio::join!(self.store.commit(group.mutations()), async {
+            effects.tell(&std::mem::take(untold));
+        });
         self.effects.metrics.committed(clock::now() - started);
         match result {
             Ok(revisions) => {
@@ -239,7 +256,10 @@ impl<S: Store> Writer<S> {
                     .collect();
                 let answers: Vec<_> =
                     committed.iter().map(|entry| entry.mutation.answer(entry.revision)).collect();
-                self.effects.apply(committed);
+                self.untold = self.effects.apply(committed);
+                if self.queue.is_empty() {
+                    self.tell();
+                }
                 for (reply, outcome) in replies.into_iter().zip(answers) {
                     answer(reply, Ok(outcome));
                 }

@@ -16,6 +16,8 @@ use crate::samples::percentile_ms;
 pub(crate) struct Done {
     times: Vec<Duration>,
     elapsed: Duration,
+    /// Answers of the caller that got fewest.
+    least: Option<usize>,
 }
 
 impl Done {
@@ -27,6 +29,11 @@ impl Done {
     /// How many answers.
     pub(crate) fn count(&self) -> usize {
         self.times.len()
+    }
+
+    /// How many answers every caller got.
+    pub(crate) fn least(&self) -> usize {
+        self.least.unwrap_or(0)
     }
 
     /// Time of one answer at a rank, in milliseconds.
@@ -83,7 +90,9 @@ where
     let began = Instant::now();
     let mut done = Done::default();
     while let Some(times) = tasks.join_next().await {
-        done.times.extend(times??);
+        let times = times??;
+        done.least = Some(done.least.map_or(times.len(), |least| least.min(times.len())));
+        done.times.extend(times);
     }
     done.elapsed = began.elapsed();
     Ok(done)

@@ -6,7 +6,7 @@ use gateway_runtime::panics::caught;
 use super::*;
 use crate::{
     leases::Leases,
-    observe::Observation,
+    observe::{Cursor, Observation},
     publish::{CatchUp, Filter, Publisher},
     registry::{LeaseTerms, Mutation, Proof, Registration, Revision, Said, Target},
     store::{Loaded, Memory},
@@ -133,6 +133,20 @@ fn lease_of(answer: Result<Answer, WriteError>) -> LeaseTerms {
         Ok(Answer::Registered { record, .. }) => record.lease.unwrap(),
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn what_happened_is_told_completely_and_in_order_however_busy_the_writer_is() {
+    let bench = bench(1000).await;
+    let ports = 1..=700;
+    let answers = bench.commands.submit_all(ports.clone().map(register).collect()).await;
+    assert!(answers.iter().all(Result::is_ok));
+    bench.store.set(|script| assert!(script.groups.len() > 1, "{:?}", script.groups));
+    let told =
+        bench.effects.observation.read_events(|timeline| timeline.since(Cursor::After(0), 9999)).events;
+    let messages: Vec<_> = told.iter().map(|event| event.message.clone()).collect();
+    let expected: Vec<_> = ports.map(|port| format!("registered at 10.0.0.1:{port}, lease of 15s")).collect();
+    assert_eq!(messages, expected);
 }
 
 #[tokio::test]

@@ -48,6 +48,11 @@ impl Figures {
         }
     }
 
+    /// How many figures there are.
+    pub(crate) fn count(&self) -> usize {
+        self.rows.len()
+    }
+
     fn row(&mut self, what: String, unit: &'static str) -> &mut Row {
         let index = self.rows.iter().position(|row| row.what == what).unwrap_or_else(|| {
             self.rows.push(Row { what, unit, target: None, ours: Vec::new(), etcd: Vec::new() });

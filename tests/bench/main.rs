@@ -20,7 +20,7 @@ mod replicas;
 mod samples;
 mod usage;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Parser;
 
@@ -38,8 +38,8 @@ pub(crate) struct Args {
     rounds: usize,
 
     /// How long each load is driven in each round
-    #[arg(long, default_value_t = 4)]
-    seconds: u64,
+    #[arg(long, default_value_t = 4.0)]
+    seconds: f64,
 
     /// Replicas registered beside what is measured
     #[arg(long, default_value_t = 100_000)]
@@ -88,9 +88,14 @@ enum Figure {
 }
 
 impl Args {
+    /// How long each load is driven.
+    fn limit(&self) -> Duration {
+        Duration::from_secs_f64(self.seconds)
+    }
+
     fn settled(mut self) -> Self {
         if self.smoke {
-            (self.rounds, self.seconds, self.replicas, self.followers, self.changes) = (1, 1, 200, 5, 3);
+            (self.rounds, self.seconds, self.replicas, self.followers, self.changes) = (1, 0.2, 200, 5, 3);
         }
         if self.figures.is_empty() {
             self.figures = <Figure as clap::ValueEnum>::value_variants().to_vec();
@@ -123,6 +128,10 @@ async fn main() -> anyhow::Result<()> {
             }
         }
     }
-    println!("{figures}");
+    match args.smoke {
+        // Of so few, no number says anything.
+        true => println!("{} figures can be measured", figures.count()),
+        false => println!("{figures}"),
+    }
     Ok(())
 }

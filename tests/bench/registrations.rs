@@ -35,7 +35,7 @@ enum Kind {
 }
 
 pub(crate) async fn measure(programs: &Programs, args: &Args, figures: &mut Figures) -> Result<()> {
-    let limit = Duration::from_secs(args.seconds);
+    let limit = args.limit();
     for callers in if args.smoke { [2, 4] } else { CALLERS } {
         let server = programs.control_plane()?;
         let mut kind = Kind::New;

@@ -36,7 +36,7 @@ const STREAMED: &str = "renewals, KeepAlive, 16 streams";
 const SINGLE: &str = "renewals, Heartbeat, 64 callers";
 
 pub(crate) async fn measure(programs: &Programs, args: &Args, figures: &mut Figures) -> Result<()> {
-    let limit = Duration::from_secs(args.seconds);
+    let limit = args.limit();
     let leases = if args.smoke { 64 } else { LEASES };
     let server = programs.control_plane()?;
     let answers = replicas::register(&server, 0..leases).await?;

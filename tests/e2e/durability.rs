@@ -89,10 +89,12 @@ async fn nothing_acknowledged_is_lost_when_the_control_plane_is_killed_while_it_
         for client in 0..CLIENTS {
             clients.spawn(register_at_full_speed(control.registry(), client, round));
         }
+        // In every round another number, so that the kill falls on ever other moments.
+        let enough = 50 + round * 97 % 400;
         eventually("this round's registrations arrive", async || {
             let count =
                 listed(&control).await.iter().filter(|id| id.starts_with(&format!("r-{round}-"))).count();
-            if count >= 50 { Ok(()) } else { Err(format!("{count} replicas")) }
+            if count >= enough { Ok(()) } else { Err(format!("{count} of {enough} replicas")) }
         })
         .await;
         control.kill();

@@ -135,7 +135,6 @@ impl Watch {
         };
         let mut due = Vec::new();
         for Suspect { key, lease, silent_for, .. } in judgement.expire {
-            leases.give_up(lease);
             if leases.get(lease).is_none() {
                 due.push(Command::Expire { key, lease, silent_for });
             }

@@ -3,7 +3,8 @@
 //! A renewal touches one entry and neither the writer nor the store, so that heartbeats stay cheap however many
 //! replicas there are. Nothing expires here: [`Leases::sweep`] marks what lapsed, and only the writer removes a
 //! replica, after the store has. Between the two the lease cannot be renewed any more, so no owner is told "alive"
-//! while its replica goes.
+//! while its replica goes; while the removal is in the store's hands, it cannot be held either, for it may be durable and
+//! nobody have heard of that yet.
 //!
 //! Time is an argument everywhere: the table reads no clock.
 
@@ -51,10 +52,12 @@ struct Lease {
 enum State {
     /// Until its deadline.
     Alive,
-    /// No more, and never again: its replica is about to go.
+    /// No more, and a renewal comes too late. It is yet to be judged.
     Lapsed,
     /// It lapsed, and the guard against mass removal keeps the replica: a renewal brings it back.
     Held,
+    /// Its replica's removal is in the store's hands.
+    Going,
 }
 
 /// What is known of a living lease.
@@ -117,7 +120,7 @@ impl Leases {
         if entry.state == State::Alive && is_late {
             entry.state = State::Lapsed;
         }
-        if entry.state == State::Lapsed {
+        if matches!(entry.state, State::Lapsed | State::Going) {
             return None;
         }
         entry.state = State::Alive;
@@ -131,19 +134,28 @@ impl Leases {
         self.leases.get(&lease).filter(|entry| entry.state == State::Alive).map(|entry| self.term(&entry))
     }
 
-    /// Holds a lease that has lapsed. Yields whether it is held now.
+    /// Holds a lease that has lapsed. Yields whether it is held now: not one that was given up.
     pub fn hold(&self, lease: LeaseId) -> bool {
-        self.step(lease, State::Lapsed, State::Held)
+        self.step(lease, &[State::Lapsed], State::Held)
     }
 
-    /// Gives up a lease that is held. Yields whether it has lapsed now: not if it was renewed meanwhile.
+    /// Gives up a lease that has lapsed or is held: to be called before the store is asked to remove its replica. Yields
+    /// whether it is given up now: not if it was renewed meanwhile, or is forgotten.
     pub fn give_up(&self, lease: LeaseId) -> bool {
-        self.step(lease, State::Held, State::Lapsed)
+        self.step(lease, &[State::Lapsed, State::Held], State::Going)
     }
 
-    fn step(&self, lease: LeaseId, from: State, to: State) -> bool {
+    /// Takes back what was given up and not forgotten: to be called once the store has been read again after a failure,
+    /// so that what is still there is known to stay.
+    pub fn take_back(&self) {
+        for mut entry in self.leases.iter_mut().filter(|entry| entry.state == State::Going) {
+            entry.state = State::Lapsed;
+        }
+    }
+
+    fn step(&self, lease: LeaseId, from: &[State], to: State) -> bool {
         let Some(mut entry) = self.leases.get_mut(&lease) else { return false };
-        if entry.state == from {
+        if from.contains(&entry.state) {
             entry.state = to;
         }
         entry.state == to
@@ -166,7 +178,7 @@ impl Leases {
             if entry.state != State::Alive {
                 sweep.suspects += 1;
             }
-            if entry.state == State::Lapsed {
+            if matches!(entry.state, State::Lapsed | State::Going) {
                 // Nothing brings it back.
             } else if is_stall(gap, entry.ttl) {
                 entry.extend_from(now);
@@ -389,6 +401,23 @@ mod tests {
         sweep_until(&leases, later, later + TTL);
         assert!(leases.hold(ID) && leases.give_up(ID));
         assert_eq!(leases.renew(ID, &key(), later + TTL), None);
+    }
+
+    #[test]
+    fn a_lease_that_was_given_up_is_neither_held_nor_renewed_until_it_is_known_what_became_of_it() {
+        let (leases, start) = granted();
+        assert!(!leases.give_up(ID), "it is alive");
+        sweep_until(&leases, start, start + TTL);
+        assert!(leases.give_up(ID) && leases.give_up(ID));
+        assert!(!leases.hold(ID), "its replica may be gone already");
+        leases.sweep(start + 10 * TTL);
+        assert_eq!((leases.renew(ID, &key(), start + TTL), leases.get(ID)), (None, None));
+        leases.take_back();
+        assert_eq!((leases.renew(ID, &key(), start + TTL), leases.hold(ID)), (None, true));
+        assert!(leases.give_up(ID), "one that is held, too");
+        leases.forget(ID);
+        leases.take_back();
+        assert!(!leases.give_up(ID) && !leases.hold(ID));
     }
 
     #[test]

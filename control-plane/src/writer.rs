@@ -21,7 +21,9 @@ use crate::{
     clock,
     effects::Effects,
     metrics::{Metrics, Registered},
-    registry::{Answer, Candidates, Command, Committed, Event, Group, Limits, RegistryError, Step, View},
+    registry::{
+        Answer, Candidates, Command, Committed, Event, Group, Limits, Record, RegistryError, Step, View,
+    },
     store::{Store, StoreError},
 };
 
@@ -75,8 +77,8 @@ pub(crate) struct Writer<S> {
     queue: mpsc::Receiver<Envelope>,
     /// Whether the store takes changes, for health checks.
     available: watch::Sender<bool>,
-    /// Set after a failed commit, or a panic: what the store holds is unknown, and it may be asked again from then on.
-    doubt: Option<Instant>,
+    /// Set after a failed commit, or a panic: what the store holds is unknown.
+    doubt: Option<Doubt>,
     /// Whether [`Writer::run`] has begun and not ended: at its beginning, that it panicked.
     is_running: bool,
     /// Set by a panic: what is in memory may be half-changed, and nothing is built on it.
@@ -84,6 +86,15 @@ pub(crate) struct Writer<S> {
     /// What people are still to be told of the last group. When more commands wait, that is done while the store works
     /// on the next group, which it does on another thread: it takes as long as deciding and applying together.
     untold: Vec<Event>,
+}
+
+/// Nobody knows what the store holds.
+#[derive(Debug)]
+struct Doubt {
+    /// It may be asked from then on.
+    until: Instant,
+    /// What everybody is told meanwhile.
+    refusal: WriteError,
 }
 
 impl Commands {
@@ -164,7 +175,8 @@ impl<S: Store> Writer<S> {
     /// A fatal [`Failure`] when the store turns out to be another one than before.
     pub(crate) async fn run(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
         if std::mem::replace(&mut self.is_running, true) {
-            (self.doubt, self.is_shaken) = (Some(clock::now()), true);
+            self.doubt = Some(Doubt { until: clock::now(), refusal: WriteError::StoreUnavailable });
+            self.is_shaken = true;
             self.available.send_replace(false);
         }
         let ended = self.take_commands(stop).await;
@@ -178,7 +190,7 @@ impl<S: Store> Writer<S> {
             if self.queue.is_empty() {
                 self.tell();
             }
-            let retry = self.doubt.map(tokio::time::Instant::from_std);
+            let retry = self.doubt.as_ref().map(|doubt| tokio::time::Instant::from_std(doubt.until));
             let retry =
                 async { tokio::time::sleep_until(retry.unwrap_or_else(tokio::time::Instant::now)).await };
             tokio::select! {
@@ -194,12 +206,12 @@ impl<S: Store> Writer<S> {
 
     async fn handle(&mut self, mut pending: VecDeque<Envelope>) -> Result<(), Failure> {
         while !pending.is_empty() {
-            if self.doubt.is_some_and(|retry| clock::now() >= retry) {
+            if self.doubt.as_ref().is_some_and(|doubt| clock::now() >= doubt.until) {
                 self.recover().await?;
             }
-            if self.doubt.is_some() {
+            if let Some(doubt) = &self.doubt {
                 for envelope in pending.drain(..) {
-                    answer(envelope.reply, Err(WriteError::StoreUnavailable));
+                    answer(envelope.reply, Err(doubt.refusal.clone()));
                 }
                 return Ok(());
             }
@@ -224,8 +236,9 @@ impl<S: Store> Writer<S> {
         while let Some(Envelope { command, reply }) = pending.pop_front() {
             let fresh = Candidates::from_random(rand::random(), rand::random());
             let at = clock::wall();
-            let step =
-                self.effects.publisher.read(|view| group.offer(view, &self.limits, &command, &fresh, at));
+            let Effects { publisher, leases, .. } = &self.effects;
+            let give_up = |_: &Record, lease| leases.give_up(lease);
+            let step = publisher.read(|view| group.offer(view, &self.limits, &command, &fresh, at, give_up));
             match step {
                 Step::Joined => replies.push(reply),
                 Step::Nothing(outcome) => answer(reply, Ok(outcome)),
@@ -266,12 +279,14 @@ impl<S: Store> Writer<S> {
             }
             Err(error) => {
                 tracing::error!(%error, changes = replies.len(), "the store failed: nothing is changed until it is back");
-                self.doubt = Some(clock::now());
-                self.available.send_replace(false);
-                let refusal = match error {
-                    StoreError::Full(_) => WriteError::StoreFull,
-                    StoreError::Unavailable(_) => WriteError::StoreUnavailable,
+                // It may have been a moment's failure. A full disk is not: without a pause, every sweep that has something
+                // to remove would write to it and read everything again.
+                let (refusal, pause) = match error {
+                    StoreError::Full(_) => (WriteError::StoreFull, RETRY_INTERVAL),
+                    StoreError::Unavailable(_) => (WriteError::StoreUnavailable, Duration::ZERO),
                 };
+                self.doubt = Some(Doubt { until: clock::now() + pause, refusal: refusal.clone() });
+                self.available.send_replace(false);
                 for reply in replies {
                     answer(reply, Err(refusal.clone()));
                 }
@@ -294,13 +309,15 @@ impl<S: Store> Writer<S> {
                     true => self.effects.replace(next),
                     false => self.effects.correct(next),
                 }
+                self.effects.leases.take_back();
                 (self.doubt, self.is_shaken) = (None, false);
                 self.available.send_replace(true);
                 tracing::info!(revision = loaded.revision, "the store was read again: changes are taken");
             }
             Err(error) => {
                 tracing::warn!(%error, "the store is still unavailable");
-                self.doubt = Some(clock::now() + RETRY_INTERVAL);
+                let until = clock::now() + RETRY_INTERVAL;
+                self.doubt = Some(Doubt { until, refusal: WriteError::StoreUnavailable });
             }
         }
         Ok(())

@@ -13,6 +13,8 @@ pub(crate) enum Sabotage {
     TakeAnyLease,
     /// Lapsed leases are never handed to the writer.
     NeverExpire,
+    /// The store is asked for removals of replicas whose leases can still be held and renewed.
+    KeepWhatGoes,
     /// The guard's word is not heard.
     BelieveEveryLapse,
     /// Lost replicas that renew are never found.

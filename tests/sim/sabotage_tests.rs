@@ -50,6 +50,14 @@ fn a_lease_that_never_expires_is_found() {
 }
 
 #[test]
+fn a_lease_that_is_held_while_its_replica_goes_is_found() {
+    assert_found(
+        Sabotage::KeepWhatGoes,
+        &["what_is_given_up_is_not_held", "an_ended_lease_never_comes_back"],
+    );
+}
+
+#[test]
 fn a_guard_that_nobody_hears_is_found() {
     assert_found(Sabotage::BelieveEveryLapse, &["a_service_loses_its_share_at_most"]);
 }

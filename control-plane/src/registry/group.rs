@@ -5,14 +5,15 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    sync::Arc,
     time::SystemTime,
 };
 
-use gateway_proto::{Address, ReplicaKey, ServiceName};
+use gateway_proto::{Address, LeaseId, ReplicaKey, ServiceName};
 
 use super::{
-    Answer, Candidates, Command, Decision, Key, Limits, Mutation, Override, OverrideId, OverrideTarget,
-    RecordWrite, RegistryError, Target, View, Write,
+    Answer, Candidates, Cause, Command, Decision, Key, Limits, Mutation, Override, OverrideId,
+    OverrideTarget, Record, RecordWrite, RegistryError, Target, View, Write,
     decide::{block_of, decide, find, key_of},
 };
 
@@ -70,6 +71,9 @@ struct Places {
 
 impl Group {
     /// Decides a command and takes its mutation in.
+    ///
+    /// A replica goes without its owner's word, because its lease lapsed or somebody else has its address, only if
+    /// `give_up` yields that this lease cannot be renewed any more: it may have been a moment ago.
     pub fn offer(
         &mut self,
         view: &View,
@@ -77,6 +81,7 @@ impl Group {
         command: &Command,
         fresh: &Candidates,
         at: SystemTime,
+        give_up: impl FnMut(&Record, LeaseId) -> bool,
     ) -> Step {
         let places = places(view, command, fresh);
         if places.read.iter().chain(&places.written).any(|place| self.written.contains(place)) {
@@ -87,7 +92,17 @@ impl Group {
             // The group may hold a removal that makes room.
             Err(RegistryError::QuotaExceeded { .. }) if !self.mutations.is_empty() => Step::Conflict,
             Err(error) => Step::Refused(error),
-            Ok(Decision::Commit(mutation)) => self.take(view, limits, places.written, mutation),
+            Ok(Decision::Commit(mutation)) => match heard_of(view, &mutation, give_up) {
+                None => self.take(view, limits, places.written, mutation),
+                Some(record) if matches!(command, Command::Expire { .. }) => {
+                    Step::Nothing(Answer::Replica(Arc::clone(record)))
+                }
+                Some(record) => Step::Refused(RegistryError::AddressInUse {
+                    service: record.key.service.clone(),
+                    address: record.address.clone(),
+                    owner: record.key.replica.clone(),
+                }),
+            },
         }
     }
 
@@ -164,6 +179,18 @@ impl Created {
             }
         }
     }
+}
+
+/// A replica that the mutation takes for dead and whose owner was heard of.
+fn heard_of<'a>(
+    view: &'a View,
+    mutation: &Mutation,
+    mut give_up: impl FnMut(&Record, LeaseId) -> bool,
+) -> Option<&'a Arc<Record>> {
+    let is_for_dead = |cause: &Cause| matches!(cause, Cause::Expired { .. } | Cause::Superseded { .. });
+    let dead = mutation.writes().filter(|write| is_for_dead(&write.cause));
+    let mut dead = dead.filter_map(|write| view.get(write.key.as_replica()?));
+    dead.find(|record| record.lease.is_some_and(|lease| !give_up(record, lease.id)))
 }
 
 fn places(view: &View, command: &Command, fresh: &Candidates) -> Places {
@@ -246,7 +273,7 @@ mod tests {
 
     fn offer(group: &mut Group, command: &Command, bits: u64) -> Step {
         let fresh = Candidates::from_random(bits, bits.into());
-        group.offer(&View::default(), &LIMITS, command, &fresh, UNIX_EPOCH)
+        group.offer(&View::default(), &LIMITS, command, &fresh, UNIX_EPOCH, |_, _| true)
     }
 
     #[test]
@@ -310,7 +337,7 @@ mod tests {
         };
         let fresh = Candidates::from_random(3, 3);
         let mut group = Group::default();
-        let mut offer = |command| group.offer(&view, &LIMITS, &command, &fresh, UNIX_EPOCH);
+        let mut offer = |command| group.offer(&view, &LIMITS, &command, &fresh, UNIX_EPOCH, |_, _| true);
         assert!(matches!(offer(register("a", 3)), Step::Refused(RegistryError::QuotaExceeded { .. })));
         assert_eq!(offer(removal), Step::Joined);
         assert_eq!(offer(register("a", 3)), Step::Conflict);

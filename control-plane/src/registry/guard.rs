@@ -147,7 +147,9 @@ impl Guard {
             suspects.iter().filter_map(|(_, record)| record.lost.as_deref()).map(|lost| lost.revision).min();
         let is_suspect =
             |id: &ReplicaId| suspects.binary_search_by(|(suspect, _)| suspect.key.replica.cmp(id)).is_ok();
+        let recent = self.recent.get(service);
         let mut leases = Leases { lapsed: suspects.len(), recent: 0, others: 0, newcomers: 0 };
+        let mut came_back = 0;
         let peers = entry.into_iter().flat_map(ServiceEntry::replicas);
         let peers = peers.filter(|record| record.lease.is_some() && record.drain.is_none());
         for record in peers.filter(|record| !is_suspect(&record.key.replica)) {
@@ -157,11 +159,15 @@ impl Guard {
                 // One that is not ready has taken nobody's place yet.
                 leases.newcomers += 1;
             }
+            // It was let go, and heard of before the store took its removal.
+            let is_recent =
+                |recent: &HashMap<_, _>| record.lease.is_some_and(|lease| recent.contains_key(&lease.id));
+            came_back += usize::from(recent.is_some_and(is_recent));
         }
-        if let Some(recent) = self.recent.get(service) {
+        if let Some(recent) = recent {
             // One whose removal the store has not taken yet is among the suspects again.
             let counted: HashSet<LeaseId> = suspects.iter().map(|(suspect, _)| suspect.lease).collect();
-            leases.recent = recent.keys().filter(|lease| !counted.contains(lease)).count();
+            leases.recent = recent.keys().filter(|lease| !counted.contains(lease)).count() - came_back;
         }
         leases
     }

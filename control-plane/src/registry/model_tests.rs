@@ -246,7 +246,7 @@ proptest! {
         while waiting.peek().is_some() {
             let mut group = Group::default();
             while let Some((command, fresh)) = waiting.peek() {
-                match group.offer(&grouped, &LIMITS, command, fresh, UNIX_EPOCH) {
+                match group.offer(&grouped, &LIMITS, command, fresh, UNIX_EPOCH, |_, _| true) {
                     Step::Conflict => break,
                     Step::Refused(error) => refused_in_groups.push(error),
                     Step::Joined | Step::Nothing(_) => {}

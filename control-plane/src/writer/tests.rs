@@ -1,11 +1,11 @@
 use std::sync::Mutex;
 
-use gateway_proto::{Address, ServiceName};
+use gateway_proto::{Address, LeaseId, ReplicaId, ReplicaKey, ServiceName};
 use gateway_runtime::panics::caught;
 
 use super::*;
 use crate::{
-    leases::Leases,
+    leases::{Leases, SWEEP_INTERVAL},
     observe::{Cursor, Observation},
     publish::{CatchUp, Filter, Publisher},
     registry::{LeaseTerms, Mutation, Proof, Registration, Revision, Said, Target},
@@ -195,11 +195,98 @@ async fn a_failed_commit_refuses_its_commands_and_changes_nothing() {
     assert_eq!(bench.store.0.lock().unwrap().groups, [1, 2]);
 }
 
-#[tokio::test]
-async fn a_full_disk_is_told_as_such() {
-    let bench = bench(10).await;
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_is_told_as_such_and_written_to_again_only_after_a_second() {
+    let mut bench = bench(10).await;
     bench.store.set(|script| script.fault = Some(Fault::Full));
+    let began = clock::now();
     assert_eq!(bench.commands.submit(register(1)).await, Err(WriteError::StoreFull));
+    bench.available.borrow_and_update();
+    assert_eq!(bench.commands.submit(register(2)).await, Err(WriteError::StoreFull));
+    assert_eq!(bench.store.0.lock().unwrap().groups, [1], "it was asked again at once");
+    bench.available.changed().await.unwrap();
+    assert!(*bench.available.borrow());
+    assert_eq!(clock::now() - began, RETRY_INTERVAL);
+    assert!(bench.commands.submit(register(2)).await.is_ok());
+}
+
+/// A replica whose lease has lapsed, at port 1.
+async fn lapsed(bench: &Bench) -> (ReplicaKey, LeaseId) {
+    let Ok(Answer::Registered { record, .. }) = bench.commands.submit(register(1)).await else {
+        panic!("it is new")
+    };
+    let lease = record.lease.unwrap().id;
+    fall_silent(bench);
+    assert_eq!(bench.effects.leases.get(lease), None);
+    (record.key.clone(), lease)
+}
+
+/// Lets a whole time to live pass, with all its sweeps.
+fn fall_silent(bench: &Bench) {
+    let now = clock::now();
+    for sweep in 1..=60 {
+        bench.effects.leases.sweep(now + sweep * SWEEP_INTERVAL);
+    }
+}
+
+fn expire((key, lease): &(ReplicaKey, LeaseId)) -> Command {
+    Command::Expire { key: key.clone(), lease: *lease, silent_for: Registration::DEFAULT_TTL }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_whose_removal_may_be_durable_is_neither_held_nor_renewed_until_that_is_known() {
+    for (fault, is_durable) in [(Fault::Lost, false), (Fault::Ambiguous, true)] {
+        let mut bench = bench(10).await;
+        let suspect = lapsed(&bench).await;
+        let (key, lease) = &suspect;
+        bench.store.set(|script| (script.fault, script.is_away) = (Some(fault), true));
+        assert_eq!(bench.commands.submit(expire(&suspect)).await, Err(WriteError::StoreUnavailable));
+        let leases = Arc::clone(&bench.effects.leases);
+        assert!(!leases.hold(*lease), "its owner could renew, and lose its replica all the same");
+        assert_eq!(leases.renew(*lease, key, clock::now()), None);
+        bench.available.borrow_and_update();
+        bench.store.set(|script| script.is_away = false);
+        bench.available.changed().await.unwrap();
+        assert_eq!(bench.replica_count(), usize::from(!is_durable));
+        assert_eq!(leases.hold(*lease), !is_durable, "the guard decides anew on what is there");
+        assert_eq!(leases.renew(*lease, key, clock::now()).is_some(), !is_durable);
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_was_heard_of_before_its_removal_is_decided_stays() {
+    let bench = bench(10).await;
+    let suspect = lapsed(&bench).await;
+    assert!(bench.effects.leases.hold(suspect.1));
+    assert!(bench.effects.leases.renew(suspect.1, &suspect.0, clock::now()).is_some());
+    let answer = bench.commands.submit(expire(&suspect)).await;
+    assert!(matches!(answer, Ok(Answer::Replica(_))), "{answer:?}");
+    assert!(bench.effects.leases.get(suspect.1).is_some());
+    assert_eq!(bench.replica_count(), 1);
+}
+
+#[tokio::test]
+async fn a_lost_replicas_address_goes_to_nobody_once_its_owner_was_heard_of() {
+    let bench = bench(10).await;
+    let (key, lease) = lapsed(&bench).await;
+    let other = || {
+        let Command::Register(wish) = register(1) else { unreachable!() };
+        Command::Register(Registration { replica: Some(ReplicaId::parse("other").unwrap()), ..wish })
+    };
+    assert!(bench.effects.leases.hold(lease));
+    let hold = Command::Hold { key: key.clone(), lease, silent_for: Registration::DEFAULT_TTL };
+    bench.commands.submit(hold).await.unwrap();
+    // It renews, and its record says that it is lost until the writer comes to that.
+    assert!(bench.effects.leases.renew(lease, &key, clock::now()).is_some());
+    let refused = bench.commands.submit(other()).await;
+    assert!(matches!(refused, Err(WriteError::Refused(RegistryError::AddressInUse { .. }))), "{refused:?}");
+    assert!(bench.effects.leases.get(lease).is_some());
+    // Once it is silent again, another may have its place.
+    fall_silent(&bench);
+    assert!(bench.effects.leases.hold(lease));
+    assert!(bench.commands.submit(other()).await.is_ok());
+    assert_eq!(bench.effects.publisher.read(|view| view.get(&key).cloned()), None);
+    assert_eq!(bench.effects.leases.renew(lease, &key, clock::now()), None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -38,6 +38,8 @@ struct Entry {
     lapsed: bool,
     /// It has ended, and the guard keeps its replica until it is heard of again.
     held: bool,
+    /// Its replica's removal is in the store's hands since then.
+    given_up: Option<u64>,
     /// Renewed first after it was held.
     heard: u64,
 }
@@ -53,8 +55,9 @@ impl LeaseBook {
             let Some(terms) = record.lease else { continue };
             let known = before.remove(&record.key).filter(|entry| entry.terms == terms);
             let held = record.lost.is_some();
-            let entry =
-                known.unwrap_or(Entry { terms, kept: now, waits: false, lapsed: held, held, heard: now });
+            let new =
+                Entry { terms, kept: now, waits: false, lapsed: held, held, given_up: None, heard: now };
+            let entry = known.unwrap_or(new);
             self.leases.insert(record.key.clone(), entry);
         }
     }
@@ -69,6 +72,14 @@ impl LeaseBook {
             format!("{key} {:?}: silent for {silent:?}, a heartbeat waits: {}", entry.terms, entry.waits)
         })
     }
+
+    /// A lost replica's address goes to another only while nothing is heard of its owner.
+    pub(super) fn only_the_silent_lose_their_place(&self, key: &ReplicaKey) -> Checked {
+        let Some(entry) = self.leases.get(key) else { return Ok(()) };
+        claim("only_the_silent_lose_their_place", entry.held || entry.lapsed, || {
+            format!("the owner of {key} had renewed its lease")
+        })
+    }
 }
 
 impl Ledger {
@@ -80,17 +91,24 @@ impl Ledger {
         }
     }
 
-    /// The guard keeps the replica of a lease that has ended.
-    pub(crate) fn held(&mut self, key: &ReplicaKey, lease: LeaseId) {
-        if let Some(entry) = self.leases.leases.get_mut(key).filter(|entry| entry.terms.id == lease) {
-            entry.held = true;
-        }
+    /// The guard keeps the replica of a lease that has ended: not while its removal may be durable.
+    pub(crate) fn held(&mut self, key: &ReplicaKey, lease: LeaseId) -> Checked {
+        let Some(entry) = self.leases.leases.get_mut(key).filter(|entry| entry.terms.id == lease) else {
+            return Ok(());
+        };
+        entry.held = true;
+        claim("what_is_given_up_is_not_held", entry.given_up.is_none(), || format!("{key} was being removed"))
     }
 
-    /// The guard keeps it no more.
-    pub(crate) fn given_up(&mut self, key: &ReplicaKey, lease: LeaseId) {
+    /// The store was read again: what is there stays.
+    pub(crate) fn taken_back(&mut self) {
+        self.leases.leases.values_mut().for_each(|entry| entry.given_up = None);
+    }
+
+    /// The store is asked to remove its replica.
+    pub(crate) fn given_up(&mut self, now: u64, key: &ReplicaKey, lease: LeaseId) {
         if let Some(entry) = self.leases.leases.get_mut(key).filter(|entry| entry.terms.id == lease) {
-            entry.held = false;
+            (entry.held, entry.given_up) = (false, Some(now));
         }
     }
 
@@ -183,6 +201,8 @@ impl Ledger {
                 )?;
             }
             let due = (entry.kept + nanos(entry.terms.ttl())).max(self.leases.excused);
+            // One that was held is due from then on.
+            let due = due.max(entry.given_up.unwrap_or(0));
             claim("no_lease_outlives_its_time", now <= due + nanos(SWEEP_INTERVAL + COMMIT), || {
                 let late = Duration::from_nanos(now - due);
                 format!("{} {:?} should have gone {late:?} ago", record.key, entry.terms)

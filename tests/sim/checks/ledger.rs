@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, rc::Rc};
 
 use control_plane::{
     registry::{
-        Answer, Command, Item, Key, Mutation, Override, OverrideKind, Proof, Record, RecordWrite, Revision,
-        Scope, Target, View, Write,
+        Answer, Cause, Command, Item, Key, Mutation, Override, OverrideKind, Proof, Record, RecordWrite,
+        Revision, Scope, Target, View, Write,
     },
     store::Loaded,
 };
@@ -63,6 +63,9 @@ impl Ledger {
         self.the_last_ready_replica_is_drained_on_an_explicit_word_only(command, mutation)?;
         for write in mutation.writes() {
             self.nothing_comes_back_by_itself(command, write)?;
+            if let (Cause::Superseded { .. }, Some(key)) = (&write.cause, write.key.as_replica()) {
+                self.leases.only_the_silent_lose_their_place(key)?;
+            }
             if let (Command::Register(_), Some(record)) = (command, write.record()) {
                 self.incarnations_of_an_id_only_grow(record)?;
                 self.what_is_blocked_stays_out(env, record)?;

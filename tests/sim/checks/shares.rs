@@ -21,13 +21,16 @@ impl Ledger {
         judgement: &Judgement,
         view: &View,
     ) -> Checked {
-        let Judgement { service, expire, .. } = judgement;
+        let Judgement { service, expire, hold, .. } = judgement;
         let Some(entry) = view.service(service) else { return Ok(()) };
         let leased = entry.replicas().filter(|record| record.lease.is_some() && record.drain.is_none());
         let leases: BTreeSet<LeaseId> =
             leased.filter_map(|record| record.lease).map(|terms| terms.id).collect();
         let recent = self.shares.0.entry(service.clone()).or_default();
-        recent.retain(|_, until| env.now < *until);
+        // One that is there and no suspect was heard of before the store took its removal.
+        let suspects: BTreeSet<LeaseId> = expire.iter().chain(hold).map(|suspect| suspect.lease).collect();
+        let is_there = |lease: &LeaseId| leases.contains(lease) && !suspects.contains(lease);
+        recent.retain(|lease, until| env.now < *until && !is_there(lease));
         let going: Vec<_> = expire.iter().filter(|suspect| leases.contains(&suspect.lease)).collect();
         recent.extend(going.iter().map(|suspect| (suspect.lease, env.now + nanos(suspect.ttl))));
         let gone = recent.len();

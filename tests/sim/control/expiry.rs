@@ -70,9 +70,8 @@ impl Running {
         for judgement in judged {
             self.publisher.read(|view| ledger.a_service_loses_its_share_at_most(env, &judgement, view))?;
             for Suspect { key, lease, silent_for, .. } in judgement.expire {
-                self.leases.give_up(lease);
                 if self.leases.get(lease).is_none() {
-                    ledger.given_up(&key, lease);
+                    note!(env, "control plane: the guard lets {key} go");
                     due.push(Command::Expire { key, lease, silent_for });
                 }
             }
@@ -80,7 +79,7 @@ impl Running {
                 let is_lost =
                     self.publisher.read(|view| view.get(&key).is_some_and(|record| record.lost.is_some()));
                 if self.leases.hold(lease) {
-                    ledger.held(&key, lease);
+                    ledger.held(&key, lease)?;
                     if !is_lost {
                         note!(env, "control plane: the guard holds {key}");
                         due.push(Command::Hold { key, lease, silent_for });

@@ -106,7 +106,16 @@ impl Control {
             let fresh = Candidates::from_random(replica, lease);
             let command = decided_on(env, &waiting.command);
             let at = env.wall();
-            let step = running.publisher.read(|view| group.offer(view, &LIMITS, &command, &fresh, at));
+            let give_up = |record: &Record, lease| {
+                let is_kept = env.has(Sabotage::KeepWhatGoes);
+                let is_going = is_kept || running.leases.give_up(lease);
+                if is_going {
+                    ledger.given_up(env.now, &record.key, lease);
+                }
+                is_going
+            };
+            let step =
+                running.publisher.read(|view| group.offer(view, &LIMITS, &command, &fresh, at, give_up));
             match step {
                 Step::Joined => joined.push(waiting),
                 Step::Nothing(answer) => {
@@ -231,6 +240,8 @@ impl Running {
             settle_lease(env, &self.leases, before, change.record.as_deref(), env.instant());
         }
         self.publisher.correct(next, changes);
+        self.leases.take_back();
+        ledger.taken_back();
         self.in_doubt = false;
         self.publisher.read(|view| ledger.took_effect(env.now, view))
     }

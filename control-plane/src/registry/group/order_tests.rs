@@ -72,7 +72,7 @@ proptest! {
             let mut group = Group::default();
             let mut joined = Vec::new();
             while let Some(command) = commands.get(next) {
-                match group.offer(&grouped, &LIMITS, command, &fresh(next), at(next)) {
+                match group.offer(&grouped, &LIMITS, command, &fresh(next), at(next), |_, _| true) {
                     Step::Joined => joined.push(next),
                     Step::Nothing(answer) => answers[next] = Some(Ok(comparable(answer))),
                     Step::Refused(error) => answers[next] = Some(Err(error)),

@@ -163,6 +163,16 @@ fn who_lapses_one_by_one_is_held_once_the_share_is_used_up() {
 }
 
 #[test]
+fn who_was_let_go_and_is_heard_of_before_the_store_took_its_removal_counts_as_there() {
+    let mut bench = Bench::with(4);
+    let judged = bench.judge([0, 1]);
+    assert_eq!((judged[0].expire.len(), judged[0].expected), (2, 4));
+    // The store is away, and the first of the two renews.
+    let judged = bench.judge([1, 2]);
+    assert_eq!((judged[0].expire.len(), judged[0].hold.len(), judged[0].expected), (2, 0, 4));
+}
+
+#[test]
 fn a_large_service_does_not_go_in_small_helpings() {
     let mut bench = Bench::with(1000);
     let (mut gone, mut lapsed) = (0, 0..0);

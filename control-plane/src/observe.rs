@@ -208,7 +208,7 @@ impl Observation {
 
     /// The receipts of a drain that the registry decided on at `revision`, see [`Observation::follow_progress`].
     pub fn drain_status(&self, key: &ReplicaKey, revision: Revision) -> v1::DrainStatus {
-        self.read(|nodes, matrix| drain_status(nodes, matrix, key, revision))
+        self.read(|nodes, matrix| drain_status(nodes, matrix, key, revision, clock::now()))
     }
 
     /// Follows a number that grows whenever receipts may have changed.

@@ -14,6 +14,9 @@ use crate::registry::Revision;
 
 /// A data plane that has neither reported nor acked anything for this long is named as unreachable.
 pub const SILENT_AFTER: Duration = Duration::from_secs(15);
+/// A data plane whose snapshot stream broke routes on by what it holds, and comes back within a few seconds if it can:
+/// heard of within this time, it is still one to wait for.
+pub(super) const RETURN_TIME: Duration = Duration::from_secs(10);
 /// A data plane that has been away for this long is forgotten, with its breakers.
 pub const FORGET_AFTER: Duration = Duration::from_secs(600);
 
@@ -220,10 +223,14 @@ impl Nodes {
 
     /// The connected data planes, and what each has taken on.
     pub(super) fn connected(&self) -> impl Iterator<Item = (&NodeId, Progress)> {
-        let connected = self.nodes.iter().filter(|(_, node)| node.connected);
-        connected.map(|(id, node)| {
-            (id, Progress { acked: node.acked, taken_on: node.taken_on(), reported: node.reported })
-        })
+        self.nodes.iter().filter(|(_, node)| node.connected).map(|(id, node)| (id, node.progress()))
+    }
+
+    /// The data planes that may be routing: those that are connected, and those that were heard of within [`RETURN_TIME`].
+    pub(super) fn routing(&self, now: Instant) -> impl Iterator<Item = (&NodeId, Progress)> {
+        let is_routing = move |node: &Node| node.connected || now - node.heard < RETURN_TIME;
+        let routing = self.nodes.iter().filter(move |(_, node)| is_routing(node));
+        routing.map(|(id, node)| (id, node.progress()))
     }
 
     /// How many are connected.
@@ -293,7 +300,7 @@ impl Nodes {
     }
 }
 
-/// How far one connected data plane has come.
+/// How far one data plane has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Progress {
     acked: Revision,
@@ -316,6 +323,10 @@ impl Progress {
 }
 
 impl Node {
+    fn progress(&self) -> Progress {
+        Progress { acked: self.acked, taken_on: self.taken_on(), reported: self.reported }
+    }
+
     fn taken_on(&self) -> Revision {
         if self.nack.is_some() { NOTHING } else { self.current }
     }

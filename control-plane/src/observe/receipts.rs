@@ -1,11 +1,17 @@
 //! How far a change has come: which data planes have taken it on, and what is still in flight on them.
 //!
 //! Only data planes that are connected count, for nobody knows of the others: one that comes later does, one that goes
-//! no longer does.
+//! no longer does. Of a drain more is asked, for a mistake costs requests: one that lost its stream a moment ago still
+//! routes by what it holds, so it is waited for until it is back or has been away for too long to be expected.
 
-use gateway_proto::{ReplicaKey, v1};
+use std::time::Instant;
 
-use super::{matrix::Matrix, nodes::Nodes};
+use gateway_proto::{NodeId, ReplicaKey, v1};
+
+use super::{
+    matrix::Matrix,
+    nodes::{Nodes, Progress},
+};
 use crate::registry::Revision;
 
 /// Data planes named in one answer.
@@ -13,8 +19,12 @@ const MAX_PENDING: usize = 100;
 
 /// Which data planes have taken on what the registry was at `revision`.
 pub fn rollout(nodes: &Nodes, revision: Revision) -> v1::Rollout {
+    rollout_to(nodes.connected(), revision)
+}
+
+fn rollout_to<'a>(nodes: impl Iterator<Item = (&'a NodeId, Progress)>, revision: Revision) -> v1::Rollout {
     let mut rollout = v1::Rollout::default();
-    for (id, progress) in nodes.connected() {
+    for (id, progress) in nodes {
         rollout.node_count = rollout.node_count.saturating_add(1);
         if progress.has_taken_on(revision) {
             rollout.acked_node_count = rollout.acked_node_count.saturating_add(1);
@@ -25,14 +35,20 @@ pub fn rollout(nodes: &Nodes, revision: Revision) -> v1::Rollout {
     rollout
 }
 
-/// The receipts of a drain that the registry decided on at `revision`.
+/// The receipts, at `now`, of a drain that the registry decided on at `revision`.
 ///
 /// A data plane has stopped sending once it has taken that revision on. What it has in flight counts from its first report
 /// after that: an earlier one could miss a request that began in between.
-pub fn drain_status(nodes: &Nodes, matrix: &Matrix, key: &ReplicaKey, revision: Revision) -> v1::DrainStatus {
-    let rollout = rollout(nodes, revision);
+pub fn drain_status(
+    nodes: &Nodes,
+    matrix: &Matrix,
+    key: &ReplicaKey,
+    revision: Revision,
+    now: Instant,
+) -> v1::DrainStatus {
+    let rollout = rollout_to(nodes.routing(now), revision);
     let (mut inflight, mut unreported) = (0_i32, 0_i32);
-    for (id, progress) in nodes.connected().filter(|(_, progress)| progress.has_taken_on(revision)) {
+    for (id, progress) in nodes.routing(now).filter(|(_, progress)| progress.has_taken_on(revision)) {
         if progress.has_reported_since(revision) {
             inflight = inflight.saturating_add(matrix.inflight_count(key, id));
         } else {
@@ -50,12 +66,10 @@ pub fn drain_status(nodes: &Nodes, matrix: &Matrix, key: &ReplicaKey, revision: 
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Instant, UNIX_EPOCH};
-
-    use gateway_proto::NodeId;
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
-    use crate::observe::{Identity, report::Report};
+    use crate::observe::{Identity, nodes::RETURN_TIME, report::Report};
 
     struct World {
         nodes: Nodes,
@@ -106,7 +120,7 @@ mod tests {
 
         /// Connected, acked, in flight, unreported, idle.
         fn status(&self, revision: Revision) -> (i32, i32, i32, i32, bool) {
-            let status = drain_status(&self.nodes, &self.matrix, &key(), revision);
+            let status = drain_status(&self.nodes, &self.matrix, &key(), revision, self.now);
             let rollout = status.rollout.unwrap();
             let (inflight, unreported) = (status.inflight_request_count, status.unreported_node_count);
             (rollout.node_count, rollout.acked_node_count, inflight, unreported, status.is_idle)
@@ -132,16 +146,36 @@ mod tests {
     }
 
     #[test]
-    fn one_that_goes_no_longer_counts_and_one_that_comes_does() {
+    fn one_that_is_away_no_longer_counts_and_one_that_comes_does() {
         let mut world = World::with(&["n1", "n2"]);
         world.ack("n1", 6);
         world.report("n1", 6, 0);
-        let now = world.now;
-        world.nodes.disconnect(&node("n2"), now);
+        world.nodes.disconnect(&node("n2"), world.now);
+        world.now += RETURN_TIME;
         assert_eq!(world.status(6), (1, 1, 0, 0, true));
         world.connect("n3", 2);
         assert_eq!(world.status(6), (2, 1, 0, 0, false));
         assert_eq!(rollout(&world.nodes, 6).pending_node_ids, ["n3"]);
+    }
+
+    #[test]
+    fn one_that_lost_its_stream_a_moment_ago_still_routes_and_is_waited_for() {
+        let mut world = World::with(&["n1", "n2"]);
+        world.ack("n1", 6);
+        world.report("n1", 6, 0);
+        world.nodes.disconnect(&node("n2"), world.now);
+        world.now += RETURN_TIME - Duration::from_millis(1);
+        assert_eq!(world.status(6), (2, 1, 0, 0, false));
+        assert_eq!(rollout(&world.nodes, 6).node_count, 1, "what routes by it now is another question");
+        // As long as it reports, it is there.
+        let identity = Identity { id: node("n2"), version: String::new(), address: String::new() };
+        world.nodes.reported(&identity, world.now, UNIX_EPOCH).unwrap();
+        world.now += RETURN_TIME / 2;
+        assert_eq!(world.status(6), (2, 1, 0, 0, false));
+        // It had stopped before it lost its stream, and says so on the other one.
+        world.ack("n2", 6);
+        world.report("n2", 6, 0);
+        assert_eq!(world.status(6), (2, 2, 0, 0, true));
     }
 
     #[test]

@@ -100,10 +100,15 @@ impl Edge {
         validate_only: bool,
         wait: Option<Duration>,
     ) -> Result<v1::RegisterResponse, Refusal> {
+        let is_repeatable = registration.request.is_some();
         let answer = self.submit(Command::Register(registration), validate_only).await?;
         let Answer::Registered { record, created } = answer else {
             unreachable!("a registration is answered as such")
         };
+        if let Some(lease) = record.lease.filter(|_| !validate_only && is_repeatable) {
+            // The first answer to this request may be long ago: the second promises as much, or is none.
+            self.renew(&record.key, lease.id)?;
+        }
         let rollout = match wait.filter(|_| !validate_only) {
             Some(wait) => Some(self.rollout(record.revision, wait).await),
             None => None,

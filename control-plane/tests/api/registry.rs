@@ -1,3 +1,7 @@
+use control_plane::{
+    registry::{Mutation, Revision},
+    store::{Loaded, Memory, Store, StoreError},
+};
 use gateway_proto::v1;
 use tonic::Code;
 
@@ -145,6 +149,63 @@ async fn a_lease_that_nobody_renews_ends_and_its_replica_goes() {
     let newest = &listed.get_ref().events[0];
     assert_eq!(newest.event_type, "LEASE_EXPIRED");
     assert!(newest.message.contains("ttl 1s"), "{}", newest.message);
+}
+
+/// A store that takes one commit and no more.
+struct Once(Memory, bool);
+
+impl Store for Once {
+    async fn load(&mut self) -> Result<Loaded, StoreError> {
+        self.0.load().await
+    }
+
+    async fn commit(&mut self, group: &[Mutation]) -> Result<Vec<Revision>, StoreError> {
+        if std::mem::replace(&mut self.1, true) {
+            return Err(StoreError::Unavailable("it takes no more".into()));
+        }
+        self.0.commit(group).await
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_repeated_renews_its_lease_or_is_told_that_it_is_gone() {
+    let plane = Plane::start_on(Once(Memory::new(), false)).await;
+    let wish = v1::RegisterRequest {
+        request_id: "0b5e2a52-3f0e-4f3a-9f5c-0a3d8f6f7d11".into(),
+        lease_ttl: seconds(1),
+        ..request("orders", "10.0.0.1:80")
+    };
+    let nanos =
+        |time: prost_types::Timestamp| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos);
+    let expiry = |answer: &v1::RegisterResponse| {
+        nanos(answer.replica.clone().unwrap().lease.unwrap().expire_time.unwrap())
+    };
+    let first = plane.register(wish.clone()).await;
+    let second = plane.register(wish.clone()).await;
+    assert_eq!((&second.lease_id, second.created), (&first.lease_id, true));
+    assert!(expiry(&second) > expiry(&first), "its lease has a whole time to live again");
+    // It lapses, and the store does not take its replica's removal.
+    let heartbeat = v1::HeartbeatRequest {
+        service: "orders".into(),
+        replica_id: first.replica.unwrap().replica_id,
+        lease_id: first.lease_id,
+        ..Default::default()
+    };
+    let has_lapsed = async || {
+        let list = v1::ListReplicasRequest { service: "orders".into(), ..Default::default() };
+        let mut listed = plane.registry().list_replicas(list).await.unwrap().into_inner().replicas;
+        listed.remove(0).lease.unwrap().expire_time.is_none().then_some(())
+    };
+    eventually(has_lapsed).await;
+    let repeated = eventually(async || match plane.registry().register(wish.clone()).await {
+        // Between a failed commit and the next look at the store.
+        Err(status) if status.code() == Code::Unavailable => None,
+        answered => Some(answered),
+    });
+    let refused = explain(&repeated.await.unwrap_err());
+    assert_eq!(refused, explain(&plane.registry().heartbeat(heartbeat).await.unwrap_err()));
+    assert_eq!((refused.0, refused.1.as_str()), (Code::NotFound, "LEASE_EXPIRED"));
+    plane.stop().await;
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use gateway_tests::{ControlPlane, eventually};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
-/// How often the control plane is killed; `KILL_ROUNDS` in the environment says otherwise, up to 250.
+/// How often the control plane is killed; `KILL_ROUNDS` in the environment says otherwise, up to 150.
 const ROUNDS: usize = 5;
 const CLIENTS: usize = 8;
 
@@ -19,6 +19,11 @@ const CLIENTS: usize = 8;
 struct Promised {
     registered: BTreeSet<String>,
     removed: BTreeSet<String>,
+}
+
+/// Each round has a service of its own, because one may have 10,000 replicas only.
+fn service_of(round: usize) -> String {
+    format!("orders-{round}")
 }
 
 /// Registers as fast as it is answered, and deregisters every fourth again, until the control plane dies.
@@ -33,7 +38,7 @@ async fn register_at_full_speed(
         // A port for each, and addresses enough for all rounds and clients.
         let address = format!("10.{round}.{client}.{}:{}", number / 60_000 + 1, number % 60_000 + 1);
         let request = RegisterRequest {
-            service: "orders".into(),
+            service: service_of(round),
             replica_id: replica_id.clone(),
             endpoint: Some(Endpoint { address }),
             permanent: true,
@@ -47,7 +52,7 @@ async fn register_at_full_speed(
             // From here on it may be gone, and it must be once that is acknowledged.
             promised.registered.remove(&replica_id);
             let request = DeregisterRequest {
-                service: "orders".into(),
+                service: service_of(round),
                 replica_id: replica_id.clone(),
                 ..Default::default()
             };
@@ -60,9 +65,10 @@ async fn register_at_full_speed(
     promised
 }
 
-async fn listed(control: &ControlPlane) -> BTreeSet<String> {
+/// Replicas of one service, or of all by the name `-`.
+async fn listed(control: &ControlPlane, service: String) -> BTreeSet<String> {
     let mut ids = BTreeSet::new();
-    let mut request = ListReplicasRequest { service: "orders".into(), page_size: 1000, ..Default::default() };
+    let mut request = ListReplicasRequest { service, page_size: 1000, ..Default::default() };
     loop {
         let page = match control.registry().list_replicas(request.clone()).await {
             Ok(page) => page.into_inner(),
@@ -92,8 +98,7 @@ async fn nothing_acknowledged_is_lost_when_the_control_plane_is_killed_while_it_
         // In every round another number, so that the kill falls on ever other moments.
         let enough = 50 + round * 97 % 400;
         eventually("this round's registrations arrive", async || {
-            let count =
-                listed(&control).await.iter().filter(|id| id.starts_with(&format!("r-{round}-"))).count();
+            let count = listed(&control, service_of(round)).await.len();
             if count >= enough { Ok(()) } else { Err(format!("{count} of {enough} replicas")) }
         })
         .await;
@@ -105,7 +110,7 @@ async fn nothing_acknowledged_is_lost_when_the_control_plane_is_killed_while_it_
         }
         control.restart().await;
 
-        let present = listed(&control).await;
+        let present = listed(&control, "-".into()).await;
         let lost: Vec<_> = promised.registered.difference(&present).collect();
         assert!(lost.is_empty(), "round {round}: lost {lost:?}");
         let back: Vec<_> = promised.removed.intersection(&present).collect();

@@ -5,8 +5,16 @@ mod attempt;
 mod downstream;
 mod drain;
 mod errors;
+#[allow(dead_code, reason = "the pipeline is about to use it")]
+mod field_name;
+#[allow(dead_code, reason = "the pipeline is about to use it")]
+mod fields;
 mod flights;
 mod forward;
+#[allow(dead_code, reason = "the pipeline is about to use it")]
+mod h1;
+#[allow(dead_code, reason = "the pipeline is about to use it")]
+mod head;
 mod headers;
 mod request_body;
 mod response_body;

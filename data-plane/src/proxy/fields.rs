@@ -1,0 +1,305 @@
+//! Header fields as lines of one block of bytes, in the order in which they came.
+//!
+//! What passes through is neither parsed into strings nor written anew: a removed line is only left out of the list, an
+//! appended one is written behind the block, and what stands together in the block is copied together. Trusts nobody to
+//! have checked an appended value: no line break gets in here.
+
+use std::ops::Range;
+
+use super::field_name::{Name, Names};
+
+/// Room for what the gateway appends to a head.
+const ROOM: usize = 512;
+
+/// A part of a block.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    /// Of less than 4 GiB, as every head is.
+    pub(super) fn new(range: Range<usize>) -> Self {
+        let offset = |offset| u32::try_from(offset).expect("heads are limited to far less than 4 GiB");
+        Self { start: offset(range.start), end: offset(range.end) }
+    }
+
+    pub(super) fn range(self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+}
+
+/// One field's place in the block.
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    known: Option<Name>,
+    name: Span,
+    value: Span,
+    /// Behind the line break.
+    end: u32,
+}
+
+/// Fields, and the bytes that they and the start of their head are parts of.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Fields {
+    block: Vec<u8>,
+    lines: Vec<Line>,
+    present: Names,
+}
+
+impl Fields {
+    /// No fields yet, in a block that begins with `head`.
+    pub(super) fn over(head: &[u8]) -> Self {
+        let mut block = Vec::with_capacity(head.len() + ROOM);
+        block.extend_from_slice(head);
+        Self { block, lines: Vec::with_capacity(24), present: Names::default() }
+    }
+
+    /// Takes a line of the block for a field. It ends with its line break at `end`.
+    pub(super) fn take_line(&mut self, name: Range<usize>, value: Range<usize>, end: usize) {
+        let known = Name::of(&self.block[name.clone()]);
+        let end = Span::new(end..end).end;
+        self.push(Line { known, name: Span::new(name), value: Span::new(value), end });
+    }
+
+    /// Appends a field that the gateway knows.
+    ///
+    /// # Panics
+    /// When the value has bytes that no field value may have.
+    pub(super) fn append(&mut self, name: Name, value: &[u8]) {
+        self.append_line(Some(name), name.as_str().as_bytes(), value);
+    }
+
+    /// As [`Fields::append`], with a part of the block for the value.
+    pub(super) fn append_copy(&mut self, name: Name, value: Span) {
+        let start = self.block.len();
+        self.block.extend_from_slice(name.as_str().as_bytes());
+        self.block.extend_from_slice(b": ");
+        let value_start = self.block.len();
+        self.block.extend_from_within(value.range());
+        self.finish_line(Some(name), start, name.as_str().len(), value_start);
+    }
+
+    /// Appends a field of any name.
+    ///
+    /// # Panics
+    /// When name or value have bytes that they may not have.
+    pub(super) fn append_other(&mut self, name: &[u8], value: &[u8]) {
+        assert!(!name.is_empty() && name.iter().all(|&byte| is_token_byte(byte)), "a field name is a token");
+        self.append_line(Name::of(name), name, value);
+    }
+
+    fn append_line(&mut self, known: Option<Name>, name: &[u8], value: &[u8]) {
+        let start = self.block.len();
+        self.block.extend_from_slice(name);
+        self.block.extend_from_slice(b": ");
+        let value_start = self.block.len();
+        self.block.extend_from_slice(value);
+        self.finish_line(known, start, name.len(), value_start);
+    }
+
+    fn finish_line(&mut self, known: Option<Name>, start: usize, name_len: usize, value_start: usize) {
+        let value = value_start..self.block.len();
+        // The last gate before the wire: nothing that came in another way may forge a line.
+        assert!(is_value(&self.block[value.clone()]), "a field value has no control bytes");
+        self.block.extend_from_slice(b"\r\n");
+        let end = Span::new(0..self.block.len()).end;
+        self.push(Line { known, name: Span::new(start..start + name_len), value: Span::new(value), end });
+    }
+
+    fn push(&mut self, line: Line) {
+        if let Some(name) = line.known {
+            self.present.insert(name);
+        }
+        self.lines.push(line);
+    }
+
+    /// Takes fields of this name away and puts one in their place.
+    pub(super) fn set(&mut self, name: Name, value: &[u8]) {
+        self.remove(Names::of(&[name]));
+        self.append(name, value);
+    }
+
+    /// Takes away all fields of these names.
+    pub(super) fn remove(&mut self, names: Names) {
+        if self.present.intersects(names) {
+            self.lines.retain(|line| !line.known.is_some_and(|name| names.contains(name)));
+            self.present.remove_all(names);
+        }
+    }
+
+    /// Takes away all fields that `keep` does not hold for.
+    pub(super) fn retain(&mut self, mut keep: impl FnMut(&[u8]) -> bool) {
+        let block = &self.block;
+        self.lines.retain(|line| keep(&block[line.name.range()]));
+        self.present = Names::default();
+        for name in self.lines.iter().filter_map(|line| line.known) {
+            self.present.insert(name);
+        }
+    }
+
+    pub(super) fn contains(&self, name: Name) -> bool {
+        self.present.contains(name)
+    }
+
+    /// The value of the first field of this name.
+    pub(super) fn get(&self, name: Name) -> Option<&[u8]> {
+        self.get_all(name).next()
+    }
+
+    /// As [`Fields::get`], where it lies.
+    pub(super) fn span(&self, name: Name) -> Option<Span> {
+        self.lines_of(name).map(|line| line.value).next()
+    }
+
+    /// The values of all fields of this name, in their order.
+    pub(super) fn get_all(&self, name: Name) -> impl Iterator<Item = &[u8]> {
+        self.lines_of(name).map(|line| self.text(line.value))
+    }
+
+    /// The values of all fields of a name that need not be one of [`Name`]'s, in any case.
+    #[cfg_attr(not(test), allow(dead_code, reason = "what routes go by"))]
+    pub(super) fn get_all_named(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+        self.iter()
+            .filter(move |(named, _)| named.eq_ignore_ascii_case(name.as_bytes()))
+            .map(|(_, value)| value)
+    }
+
+    fn lines_of(&self, name: Name) -> impl Iterator<Item = &Line> {
+        let lines = if self.contains(name) { &self.lines[..] } else { &[] };
+        lines.iter().filter(move |line| line.known == Some(name))
+    }
+
+    /// The elements of the lists that fields of this name are, without the spaces around them; no empty ones.
+    pub(super) fn list(&self, name: Name) -> impl Iterator<Item = &[u8]> {
+        let elements = self.get_all(name).flat_map(|value| value.split(|&byte| byte == b','));
+        elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
+    }
+
+    /// Names and values, in their order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.lines.iter().map(|line| (self.text(line.name), self.text(line.value)))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// A part of the block.
+    pub(super) fn text(&self, span: Span) -> &[u8] {
+        &self.block[span.range()]
+    }
+
+    /// Keeps a text that is no field in the block.
+    pub(super) fn store(&mut self, text: &[u8]) -> Span {
+        let start = self.block.len();
+        self.block.extend_from_slice(text);
+        Span::new(start..self.block.len())
+    }
+
+    /// As [`Fields::store`], of `prefix` and a part of the block.
+    pub(super) fn store_copy(&mut self, prefix: &[u8], rest: Span) -> Span {
+        let start = self.block.len();
+        self.block.extend_from_slice(prefix);
+        self.block.extend_from_within(rest.range());
+        Span::new(start..self.block.len())
+    }
+
+    /// Writes all lines, each with its line break, as they came.
+    pub(super) fn write_to(&self, out: &mut Vec<u8>) {
+        let mut run = 0..0;
+        for line in &self.lines {
+            let (start, end) = (line.name.range().start, line.end as usize);
+            if start != run.end {
+                out.extend_from_slice(&self.block[run]);
+                run = start..end;
+            }
+            run.end = end;
+        }
+        out.extend_from_slice(&self.block[run]);
+    }
+}
+
+/// Whether a name, a method or another token of RFC 9110 section 5.6.2 may have this byte.
+pub(super) const fn is_token_byte(byte: u8) -> bool {
+    const TABLE: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            table[byte] = (byte as u8).is_ascii_alphanumeric();
+            byte += 1;
+        }
+        let others = b"!#$%&'*+-.^_`|~";
+        let mut index = 0;
+        while index < others.len() {
+            table[others[index] as usize] = true;
+            index += 1;
+        }
+        table
+    };
+    TABLE[byte as usize]
+}
+
+/// Whether a field may have this value: no control bytes but the tab (RFC 9110 section 5.5).
+pub(super) fn is_value(value: &[u8]) -> bool {
+    // Without a way out in the middle, so that many bytes are looked at together.
+    !value.iter().fold(false, |bad, &byte| bad | (byte < b' ' && byte != b'\t') | (byte == 0x7f))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(lines: &[(&str, &str)]) -> Fields {
+        let mut fields = Fields::over(b"GET / HTTP/1.1\r\n");
+        for (name, value) in lines {
+            fields.append_other(name.as_bytes(), value.as_bytes());
+        }
+        fields
+    }
+
+    fn written(fields: &Fields) -> String {
+        let mut out = Vec::new();
+        fields.write_to(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn what_is_left_is_written_in_its_order() {
+        let mut fields = fields(&[("Host", "a"), ("x-1", "1"), ("Via", "b"), ("x-2", ""), ("VIA", "c")]);
+        fields.append(Name::XRequestId, b"id");
+        assert_eq!(
+            written(&fields),
+            "Host: a\r\nx-1: 1\r\nVia: b\r\nx-2: \r\nVIA: c\r\nx-request-id: id\r\n"
+        );
+        fields.remove(Names::of(&[Name::Via]));
+        assert_eq!(written(&fields), "Host: a\r\nx-1: 1\r\nx-2: \r\nx-request-id: id\r\n");
+        fields.retain(|name| name != b"x-1" && name != b"Host");
+        assert_eq!(written(&fields), "x-2: \r\nx-request-id: id\r\n");
+        assert!(!fields.contains(Name::Host) && fields.contains(Name::XRequestId));
+        fields.set(Name::XRequestId, b"other");
+        assert_eq!(written(&fields), "x-2: \r\nx-request-id: other\r\n");
+    }
+
+    #[test]
+    fn names_know_no_case_and_lists_no_lines() {
+        let fields =
+            fields(&[("ConnecTION", "a , b"), ("connection", ",,c"), ("X-One", "1"), ("x-one", "2")]);
+        assert_eq!(fields.list(Name::Connection).collect::<Vec<_>>(), [b"a", b"b", b"c"]);
+        assert_eq!(fields.get_all_named("x-ONE").collect::<Vec<_>>(), [b"1", b"2"]);
+        assert_eq!(fields.get(Name::Host), None);
+    }
+
+    #[test]
+    fn no_value_makes_a_line_of_its_own() {
+        for value in ["a\r\nb: c", "a\n", "\0", "\x7f"] {
+            let forged = std::panic::catch_unwind(|| fields(&[("x", value)]));
+            assert!(forged.is_err(), "{value:?}");
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The head of a request, as a client sends it.
+
+use http::{Method, Version};
+
+use super::{
+    framing::{self, Length},
+    limits::{MAX_METHOD, MAX_TARGET},
+    refusal::{Defect, Refusal},
+    scan,
+    target::{self, is_host},
+};
+use crate::proxy::{
+    field_name::Name,
+    fields::{Fields, Span, is_token_byte},
+    head::RequestHead,
+};
+
+/// A request's head and what it says of the bytes that follow it.
+#[derive(Debug, Clone)]
+pub(in crate::proxy) struct Request {
+    pub(in crate::proxy) head: RequestHead,
+    pub(in crate::proxy) length: Length,
+    /// Whether the client means to send another one.
+    pub(in crate::proxy) is_kept_alive: bool,
+    /// Whether the client holds the body back until it is told to go on.
+    pub(in crate::proxy) expects_continue: bool,
+}
+
+/// Reads a head that [`scan::HeadScan`] has found, all of it.
+///
+/// # Errors
+/// Whatever the request could be taken for by others, it is refused if it is not exactly one thing here.
+pub(in crate::proxy) fn parse(head: &[u8]) -> Result<Request, Refusal> {
+    let (line, end) = scan::first_line(head);
+    let (method, target, version) = start_line(line)?;
+    let target_start = method.as_str().len() + 1;
+    if target.len() > MAX_TARGET {
+        return Err(Refusal::TargetTooLong);
+    }
+    let parsed = target::parse(&method, target)?;
+    let mut fields = scan::fields(head, end)?;
+    let length = framing::of_request(version, &fields)?;
+    let host = host(version, &fields)?;
+    let span =
+        |range: std::ops::Range<usize>| Span::new(target_start + range.start..target_start + range.end);
+    let authority = parsed.authority.map(span);
+    let path = span(parsed.path);
+    let target = match (parsed.replaced_by, parsed.lacks_slash) {
+        (Some(path), _) => fields.store(path.as_bytes()),
+        (None, true) => fields.store_copy(b"/", path),
+        (None, false) => path,
+    };
+    let expects_continue = version >= Version::HTTP_11
+        && !matches!(length, Length::Empty | Length::Exact(0))
+        && fields.list(Name::Expect).any(|expected| expected.eq_ignore_ascii_case(b"100-continue"));
+    Ok(Request {
+        length,
+        is_kept_alive: method != Method::CONNECT && framing::is_kept_alive(version, &fields),
+        expects_continue,
+        head: RequestHead::new(method, version, target, authority.or(host), fields),
+    })
+}
+
+fn start_line(line: &[u8]) -> Result<(Method, &[u8], Version), Refusal> {
+    let mut parts = line.split(|&byte| byte == b' ');
+    let (Some(method), Some(target), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(Defect::StartLine.into());
+    };
+    if method.is_empty() || method.len() > MAX_METHOD || !method.iter().all(|&byte| is_token_byte(byte)) {
+        return Err(Defect::Method.into());
+    }
+    let method = Method::from_bytes(method).map_err(|_| Defect::Method)?;
+    Ok((method, target, self::version(version)?))
+}
+
+/// `HTTP/1.1` and `HTTP/1.0`; others are known as such.
+pub(super) fn version(text: &[u8]) -> Result<Version, Refusal> {
+    match text {
+        b"HTTP/1.1" => Ok(Version::HTTP_11),
+        b"HTTP/1.0" => Ok(Version::HTTP_10),
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
+            Err(Refusal::UnknownVersion)
+        }
+        _ => Err(Defect::Version.into()),
+    }
+}
+
+/// The Host field (RFC 9112 section 3.2): exactly one, valid, in HTTP/1.1; also when the target names another.
+fn host(version: Version, fields: &Fields) -> Result<Option<Span>, Defect> {
+    let mut hosts = fields.get_all(Name::Host);
+    let host = hosts.next();
+    if hosts.next().is_some() {
+        return Err(Defect::SeveralHosts);
+    }
+    match host {
+        None if version >= Version::HTTP_11 => Err(Defect::NoHost),
+        Some(host) if !is_host(host) => Err(Defect::InvalidHost),
+        _ => Ok(fields.span(Name::Host)),
+    }
+}

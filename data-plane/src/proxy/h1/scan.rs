@@ -1,0 +1,141 @@
+//! Finds the end of a head as its bytes come in, and takes its lines apart.
+
+use std::ops::Range;
+
+use memchr::memchr;
+
+use super::{
+    limits::{MAX_FIELDS, MAX_HEAD, MAX_START_LINE},
+    refusal::{Defect, Refusal},
+};
+use crate::proxy::fields::{Fields, is_token_byte, is_value};
+
+/// What the head is one of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::proxy) enum Kind {
+    Request,
+    Response,
+}
+
+/// How far a head has been looked through. No byte is looked at twice, however slowly they come.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::proxy) struct HeadScan {
+    kind: Kind,
+    /// Where the head begins: behind an empty line, if there was one.
+    start: usize,
+    /// Where the line begins whose end is looked for.
+    line: usize,
+    /// Up to where its end was looked for.
+    seen: usize,
+    /// Complete lines.
+    lines: usize,
+}
+
+impl HeadScan {
+    pub(in crate::proxy) const fn new(kind: Kind) -> Self {
+        Self { kind, start: 0, line: 0, seen: 0, lines: 0 }
+    }
+
+    /// Where the head lies in `bytes`, which are what it was given before and more. `None` while its end is not there.
+    ///
+    /// However the bytes are split, the verdict is the same.
+    ///
+    /// # Errors
+    /// As soon as a limit is passed, a line ends in a bare line feed, or the first byte is none of a head.
+    pub(in crate::proxy) fn find(&mut self, bytes: &[u8]) -> Result<Option<Range<usize>>, Refusal> {
+        self.check_first_byte(bytes)?;
+        while let Some(found) = memchr(b'\n', &bytes[self.seen..]) {
+            let feed = self.seen + found;
+            let line = &bytes[self.line..feed];
+            let Some(line) = line.strip_suffix(b"\r") else { return Err(Defect::BareLineFeed.into()) };
+            self.check_limits(line.len(), feed + 1)?;
+            let is_empty = line.is_empty();
+            self.line = feed + 1;
+            self.seen = feed + 1;
+            if !is_empty {
+                self.lines += 1;
+            } else if self.lines > 0 {
+                return Ok(Some(self.start..feed + 1));
+            } else if self.start > 0 || self.kind == Kind::Response {
+                return Err(Defect::StartLine.into());
+            } else {
+                // Some clients put a line break behind a body: RFC 9112 section 2.2 has a server pass over one.
+                self.start = feed + 1;
+                self.check_first_byte(bytes)?;
+            }
+        }
+        self.seen = bytes.len();
+        self.check_limits(bytes.len() - self.line, bytes.len())?;
+        Ok(None)
+    }
+
+    /// Another protocol is told so at its first byte, not after a timeout.
+    fn check_first_byte(&self, bytes: &[u8]) -> Result<(), Refusal> {
+        match bytes.get(self.start) {
+            Some(b'\r' | b'\n') => Ok(()),
+            Some(&byte) if self.kind == Kind::Request && !is_token_byte(byte) => Err(Defect::Method.into()),
+            Some(&byte) if self.kind == Kind::Response && byte != b'H' => Err(Defect::StartLine.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Of a line that has `length` bytes so far, and ends at `end` so far.
+    fn check_limits(&self, length: usize, end: usize) -> Result<(), Refusal> {
+        let is_first = self.lines == 0;
+        if is_first && self.kind == Kind::Request && length > MAX_START_LINE {
+            return Err(Refusal::TargetTooLong);
+        }
+        if end - self.start > MAX_HEAD || self.lines > MAX_FIELDS + 1 {
+            return Err(Refusal::HeadTooLarge);
+        }
+        Ok(())
+    }
+}
+
+/// The first line of a head that [`HeadScan::find`] has found, and where the next one begins.
+pub(super) fn first_line(head: &[u8]) -> (&[u8], usize) {
+    let feed = memchr(b'\n', head).unwrap_or(head.len());
+    (head[..feed].strip_suffix(b"\r").unwrap_or(&head[..feed]), feed + 1)
+}
+
+/// All fields of a head that [`HeadScan::find`] has found, whose first line ends at `start`.
+pub(super) fn fields(head: &[u8], start: usize) -> Result<Fields, Refusal> {
+    let mut fields = Fields::over(head);
+    let mut at = start;
+    while let Some(found) = memchr(b'\n', &head[at..]) {
+        let feed = at + found;
+        let line = &head[at..feed];
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.is_empty() {
+            break;
+        }
+        if fields.len() == MAX_FIELDS {
+            return Err(Refusal::HeadTooLarge);
+        }
+        let (name, value) = field(line)?;
+        fields.take_line(at + name.start..at + name.end, at + value.start..at + value.end, feed + 1);
+        at = feed + 1;
+    }
+    Ok(fields)
+}
+
+/// Name and value of a field line without its line break.
+pub(super) fn field(line: &[u8]) -> Result<(Range<usize>, Range<usize>), Defect> {
+    let name_end = line.iter().position(|&byte| !is_token_byte(byte)).ok_or(Defect::FieldName)?;
+    match line[name_end] {
+        b':' if name_end > 0 => {}
+        b' ' | b'\t' if name_end == 0 => return Err(Defect::FoldedLine),
+        b' ' | b'\t' => return Err(Defect::SpaceBeforeColon),
+        _ => return Err(Defect::FieldName),
+    }
+    let text = &line[name_end + 1..];
+    if !is_value(text) {
+        return Err(Defect::FieldValue);
+    }
+    let is_visible = |byte: &u8| !matches!(byte, b' ' | b'\t');
+    let Some(first) = text.iter().position(is_visible) else {
+        return Ok((0..name_end, name_end + 1..name_end + 1));
+    };
+    let last = text.iter().rposition(is_visible).unwrap_or(first);
+    Ok((0..name_end, name_end + 1 + first..name_end + 2 + last))
+}

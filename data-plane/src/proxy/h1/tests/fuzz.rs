@@ -1,0 +1,92 @@
+//! Every parser under messages that a seed makes and spoils. Short by default; `GW_FUZZ_SECONDS` makes it as long as one
+//! likes, and each run of more than one round goes by fresh seeds, which a failure names.
+
+use std::time::{Duration, Instant};
+
+use http::Method;
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+
+use super::{
+    super::{request, write},
+    Verdict, messages, read_request, read_response,
+};
+use crate::proxy::field_name::Name;
+
+/// Cases of one round.
+const ROUND: usize = 4_000;
+
+/// Runs rounds of cases: one by a fixed seed, and then others for as long as the environment says.
+pub(super) fn rounds(cases: usize, mut case: impl FnMut(&mut SmallRng)) {
+    let seconds = std::env::var("GW_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(0));
+    let mut seed = 1;
+    loop {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let round = || (0..cases).for_each(|_| case(&mut random));
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(round));
+        assert!(outcome.is_ok(), "the seed was {seed}; what failed is above");
+        if Instant::now() >= end {
+            return;
+        }
+        seed = rand::random();
+    }
+}
+
+/// What has to hold for whatever is taken for a request.
+fn check_request(bytes: &[u8], pieces: &[&[u8]]) {
+    let verdict = read_request([bytes]);
+    assert_eq!(read_request(pieces.iter().copied()), verdict, "in pieces: {}", bytes.escape_ascii());
+    let Verdict::Whole(message) = verdict else { return };
+    assert!(message.end <= bytes.len());
+    let start = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
+    let end = bytes[start..].windows(4).position(|four| four == b"\r\n\r\n").expect("it is whole") + 4;
+    let mut parsed = request::parse(&bytes[start..start + end]).expect("it was taken");
+    write::frame(&mut parsed.head.fields, parsed.length);
+    let mut out = Vec::new();
+    write::request_head(&mut out, &parsed.head);
+    // Every line break is one that the gateway means.
+    let breaks = out.iter().filter(|&&byte| byte == b'\n').count();
+    assert_eq!(breaks, parsed.head.fields.len() + 2, "{}", out.escape_ascii());
+    assert_eq!(out.iter().filter(|&&byte| byte == b'\r').count(), breaks);
+    if parsed.head.method != Method::CONNECT && parsed.head.fields.contains(Name::Host) {
+        let again = request::parse(&out).expect("what is sent onward is what is taken");
+        assert_eq!((again.length, again.head.target()), (parsed.length, parsed.head.target()));
+        assert_eq!(again.head.fields.len(), parsed.head.fields.len());
+    }
+}
+
+#[test]
+fn no_request_confuses_the_parser() {
+    rounds(ROUND, |random| {
+        let mut bytes = messages::request(random);
+        messages::mutate(random, &mut bytes);
+        let pieces = messages::pieces(random, &bytes);
+        check_request(&bytes, &pieces);
+    });
+}
+
+#[test]
+fn no_response_confuses_the_parser() {
+    rounds(ROUND, |random| {
+        let mut bytes = messages::response(random);
+        messages::mutate(random, &mut bytes);
+        let pieces = messages::pieces(random, &bytes);
+        for method in [Method::GET, Method::HEAD] {
+            let verdict = read_response(&method, [&bytes[..]]);
+            assert_eq!(read_response(&method, pieces.iter().copied()), verdict, "{}", bytes.escape_ascii());
+        }
+    });
+}
+
+#[test]
+fn no_bytes_at_all_confuse_the_parsers() {
+    rounds(ROUND, |random| {
+        let mut bytes = vec![0; random.random_range(0..200)];
+        random.fill(&mut bytes[..]);
+        if random.random() {
+            bytes.splice(0..0, *b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n");
+        }
+        let pieces = messages::pieces(random, &bytes);
+        check_request(&bytes, &pieces);
+    });
+}

@@ -1,0 +1,139 @@
+//! Heads of requests and responses as the pipeline reads and changes them, whichever protocol they came by.
+
+use http::{Method, StatusCode, Version};
+
+use super::fields::{Fields, Span};
+
+/// A request's head.
+#[derive(Debug, Clone)]
+pub(super) struct RequestHead {
+    pub(super) method: Method,
+    /// In which it came.
+    pub(super) version: Version,
+    target: Span,
+    host: Option<Span>,
+    pub(super) fields: Fields,
+}
+
+impl RequestHead {
+    /// Of parts of the fields' block: `target` is UTF-8, a path and query, `*`, or empty if the request asks for a tunnel.
+    pub(super) fn new(
+        method: Method,
+        version: Version,
+        target: Span,
+        host: Option<Span>,
+        fields: Fields,
+    ) -> Self {
+        Self { method, version, target, host, fields }
+    }
+
+    /// Path and query.
+    pub(super) fn target(&self) -> &str {
+        text(&self.fields, self.target)
+    }
+
+    /// The target up to its query.
+    pub(super) fn path(&self) -> &str {
+        let target = self.target();
+        &target[..target.find('?').unwrap_or(target.len())]
+    }
+
+    /// The one host that the request names, with its port if it has one. Empty or absent if it names none.
+    pub(super) fn host(&self) -> Option<&str> {
+        self.host.map(|host| text(&self.fields, host))
+    }
+
+    /// As [`RequestHead::host`], where it lies.
+    pub(super) fn host_span(&self) -> Option<Span> {
+        self.host
+    }
+
+    /// Cuts `length` bytes off the beginning of the target, and yields them. What is left begins with a slash in any case.
+    ///
+    /// # Panics
+    /// When the target is not as long as that, or cut in the middle of a character.
+    pub(super) fn strip_target(&mut self, length: usize) -> Span {
+        let rest = &self.target()[length..];
+        let is_path = rest.starts_with('/');
+        let range = self.target.range();
+        let rest = Span::new(range.start + length..range.end);
+        self.target = if is_path { rest } else { self.fields.store_copy(b"/", rest) };
+        Span::new(range.start..range.start + length)
+    }
+}
+
+/// A response's head.
+#[derive(Debug, Clone)]
+pub(super) struct ResponseHead {
+    pub(super) status: StatusCode,
+    reason: Option<Span>,
+    pub(super) fields: Fields,
+}
+
+impl ResponseHead {
+    /// One with the status's own reason.
+    pub(super) fn new(status: StatusCode, fields: Fields) -> Self {
+        Self { status, reason: None, fields }
+    }
+
+    /// One with another reason, a part of the fields' block.
+    pub(super) fn with_reason(status: StatusCode, reason: Span, fields: Fields) -> Self {
+        Self { status, reason: Some(reason), fields }
+    }
+
+    /// What stands behind the status for people. Perhaps empty.
+    pub(super) fn reason(&self) -> &[u8] {
+        match self.reason {
+            Some(reason) => self.fields.text(reason),
+            None => self.status.canonical_reason().unwrap_or_default().as_bytes(),
+        }
+    }
+}
+
+fn text(fields: &Fields, span: Span) -> &str {
+    str::from_utf8(fields.text(span)).expect("targets and hosts are UTF-8")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn head(target: &str) -> RequestHead {
+        let mut fields = Fields::over(b"");
+        let target = fields.store(target.as_bytes());
+        RequestHead::new(Method::GET, Version::HTTP_11, target, None, fields)
+    }
+
+    #[test]
+    fn a_stripped_target_begins_with_a_slash() {
+        for (target, stripped) in [
+            ("/orders", "/"),
+            ("/orders/", "/"),
+            ("/orders?x=1", "/?x=1"),
+            ("/orders//a/../b?/c", "//a/../b?/c"),
+            ("/orders/%2F%00?a=%20b", "/%2F%00?a=%20b"),
+        ] {
+            let mut head = head(target);
+            head.strip_target("/orders".len());
+            assert_eq!(head.target(), stripped);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn stripping_keeps_every_byte_behind_the_name(rest in "(/[!$&-;=@-Z_a-z~%]{0,20}){0,4}(\\?[!$&-;=?-Z_a-z~]{0,20})?") {
+            let mut head = head(&format!("/orders{rest}"));
+            head.strip_target("/orders".len());
+            let expected = if rest.starts_with('/') { rest } else { format!("/{rest}") };
+            prop_assert_eq!(head.target(), expected);
+        }
+    }
+
+    #[test]
+    fn the_path_ends_where_the_query_begins() {
+        assert_eq!(head("/a/b?c/d?e").path(), "/a/b");
+        assert_eq!(head("*").path(), "*");
+    }
+}

@@ -5,18 +5,18 @@ mod attempt;
 mod downstream;
 mod drain;
 mod errors;
-#[allow(dead_code, reason = "the pipeline is about to use it")]
 mod field_name;
-#[allow(dead_code, reason = "the pipeline is about to use it")]
+#[allow(dead_code, reason = "what serves clients is about to use the rest")]
 mod fields;
 mod flights;
 mod forward;
-#[allow(dead_code, reason = "the pipeline is about to use it")]
+#[allow(dead_code, reason = "what serves clients is about to use the rest")]
 mod h1;
-#[allow(dead_code, reason = "the pipeline is about to use it")]
+mod h2;
 mod head;
 mod headers;
 mod request_body;
+mod request_id;
 mod response_body;
 mod route;
 mod upstream;

@@ -2,10 +2,12 @@
 
 use std::{convert::Infallible, net::SocketAddr, pin::pin, rc::Rc, time::Duration};
 
+use bytes::Bytes;
 use gateway_runtime::{accept::begins_with, panics::caught};
-use http::{HeaderValue, Request, Response};
+use http::Request;
+use http_body::Body;
 use hyper::{
-    body::{Body, Incoming},
+    body::Incoming,
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -15,7 +17,14 @@ use hyper_util::{
 };
 use tokio::net::TcpStream;
 
-use super::worker::Worker;
+use super::{
+    h2,
+    head::{RequestHead, ResponseHead},
+    request_body::ClientBody,
+    request_id::RequestId,
+    response_body::Answer,
+    worker::Worker,
+};
 
 /// Time for the first bytes of a connection.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
@@ -37,19 +46,21 @@ const HTTP2_PREFACE: &[u8; 3] = b"PRI";
 /// Who is at the other end.
 #[derive(Debug)]
 pub(super) struct Client {
-    ip: HeaderValue,
+    ip: String,
 }
 
 impl Client {
     fn new(address: SocketAddr) -> Self {
-        let ip = address.ip().to_canonical().to_string();
-        Self { ip: HeaderValue::from_str(&ip).expect("an IP address is a header value") }
+        Self { ip: address.ip().to_canonical().to_string() }
     }
 
     /// Its IP address as `X-Forwarded-For` has it.
-    pub(super) fn ip(&self) -> &HeaderValue {
+    pub(super) fn ip(&self) -> &str {
         &self.ip
     }
+
+    /// Tells it what a replica says before its response, as far as its protocol and hyper can.
+    pub(super) fn interim(&self, _: ResponseHead) {}
 }
 
 /// Sets what holds for all connections from clients. Where the system refuses one of it, they work without.
@@ -78,10 +89,13 @@ pub(super) async fn serve<F, B>(
     worker: &Rc<Worker>,
     stream: TcpStream,
     address: SocketAddr,
-    answered: impl Fn(Rc<Worker>, Rc<Client>, Request<Incoming>) -> F,
+    answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
 ) where
-    F: Future<Output = Response<B>> + 'static,
-    B: Body<Data: 'static, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
+    F: Future<Output = Answer<B>> + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + From<Bytes>
+        + Unpin
+        + 'static,
 {
     let first_bytes = tokio::select! {
         biased;
@@ -90,9 +104,19 @@ pub(super) async fn serve<F, B>(
     };
     let Ok(Ok(is_http2)) = first_bytes else { return };
     let client = Rc::new(Client::new(address));
-    let service = service_fn(|request| {
-        let answer = answered(Rc::clone(worker), Rc::clone(&client), request);
-        async move { Ok::<_, Infallible>(answer.await) }
+    let service = service_fn(|request: Request<Incoming>| {
+        let (worker, client) = (Rc::clone(worker), Rc::clone(&client));
+        async move {
+            let (parts, body) = request.into_parts();
+            let answer = match h2::request_head(&parts) {
+                Ok(head) => answered(worker, client, head, ClientBody::Http2(body)).await,
+                Err(error) => {
+                    let id = RequestId::new(worker.random_id());
+                    error.respond("", 0, worker.via(), &id)
+                }
+            };
+            Ok::<_, Infallible>(h2::response(answer))
+        }
     });
     let io = TokioIo::new(stream);
     let served = if is_http2 {

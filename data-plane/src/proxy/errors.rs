@@ -7,19 +7,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{
-    HeaderName, HeaderValue, Response, StatusCode,
-    header::{ALLOW, CONTENT_TYPE, RETRY_AFTER},
-};
-use http_body_util::Full;
+use http::StatusCode;
 
 use super::{
-    headers::{Via, X_REQUEST_ID},
-    response_body::ResponseBody,
+    field_name::Name, fields::Fields, h1::Refusal, head::ResponseHead, headers::Via, request_id::RequestId,
+    response_body::Answer,
 };
 use crate::routing::Fault;
-
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 /// How long a client should wait for a gateway that is looking for its control plane.
 const NO_SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
@@ -64,6 +58,14 @@ pub(super) enum GatewayError {
     RequestTimeout,
     /// The request is not one that can be forwarded.
     BadRequest(&'static str),
+    /// Its head is too long or has too many fields.
+    HeadTooLarge,
+    /// Its target is too long.
+    TargetTooLong,
+    /// Its body is in a transfer coding that is not known here.
+    UnknownCoding,
+    /// It is in a version of HTTP that is not spoken here.
+    UnknownVersion,
     /// CONNECT asks for a tunnel.
     TunnelRefused,
     /// The request has passed here before.
@@ -107,6 +109,10 @@ impl GatewayError {
             Self::DeadlineExceeded => kind(S::GATEWAY_TIMEOUT, "deadline_exceeded", "http_response_timeout", "No answer within the request's time"),
             Self::RequestTimeout => kind(S::REQUEST_TIMEOUT, "request_timeout", "http_request_error", "The request did not arrive in time"),
             Self::BadRequest(_) => kind(S::BAD_REQUEST, "bad_request", "http_request_error", "The request cannot be forwarded"),
+            Self::HeadTooLarge => kind(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", "http_request_error", "The request's head is too large"),
+            Self::TargetTooLong => kind(S::URI_TOO_LONG, "target_too_long", "http_request_error", "The request's target is too long"),
+            Self::UnknownCoding => kind(S::NOT_IMPLEMENTED, "unknown_coding", "http_request_error", "The request's body is in an unknown coding"),
+            Self::UnknownVersion => kind(S::HTTP_VERSION_NOT_SUPPORTED, "unknown_version", "http_request_error", "The version of HTTP is not supported"),
             Self::TunnelRefused => kind(S::METHOD_NOT_ALLOWED, "tunnel_refused", "http_request_denied", "CONNECT is not offered"),
             Self::Loop => kind(S::BAD_GATEWAY, "loop", "proxy_loop_detected", "The request has passed this gateway before"),
             Self::Internal => kind(S::INTERNAL_SERVER_ERROR, "internal_error", "proxy_internal_error", "The gateway met a defect of its own"),
@@ -154,7 +160,11 @@ impl GatewayError {
             Self::DeadlineExceeded => {
                 format!("{service}: the request's time ran out after {}", counted(attempts, "attempt"))
             }
-            Self::RequestTimeout => "the request's body stopped before its end".into(),
+            Self::RequestTimeout => "the request stopped before its end".into(),
+            Self::HeadTooLarge => "a request's head has 64 KiB and 256 fields at most".into(),
+            Self::TargetTooLong => "a request's target has 16 KiB at most".into(),
+            Self::UnknownCoding => "chunked is the only transfer coding that is known here".into(),
+            Self::UnknownVersion => "HTTP/1.1, HTTP/1.0 and HTTP/2 are spoken here".into(),
             Self::BadRequest(why) => (*why).into(),
             Self::TunnelRefused => "this gateway forwards requests and opens no tunnels".into(),
             Self::Loop => "a replica's address leads back to this gateway".into(),
@@ -176,13 +186,13 @@ impl GatewayError {
     }
 
     /// The answer to the client.
-    pub(super) fn respond(
+    pub(super) fn respond<B: From<Bytes>>(
         &self,
         service: &str,
         attempts: usize,
         via: &Via,
-        request_id: &HeaderValue,
-    ) -> Response<ResponseBody> {
+        request_id: &RequestId,
+    ) -> Answer<B> {
         let Kind { status, reason, proxy_error, title } = self.kind();
         let mut problem = serde_json::json!({
             "title": title,
@@ -190,33 +200,39 @@ impl GatewayError {
             "detail": self.detail(service, attempts),
             "reason": reason,
             "attempts": attempts,
-            "requestId": String::from_utf8_lossy(request_id.as_bytes()),
+            "requestId": request_id.as_str(),
         });
         if !service.is_empty() {
             problem["service"] = service.into();
         }
-        let proxy_status = format!("{}; error={proxy_error}; details=\"{reason}\"", via.name());
-        let mut response = Response::new(ResponseBody::Own(Full::new(Bytes::new())));
-        let headers = response.headers_mut();
+        let mut fields = Fields::default();
         if let Some(wait) = self.retry_after() {
             problem["retryAfterMs"] = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).into();
             // Whole seconds, rounded up: a client that comes earlier would meet the same answer. At least one: while a
             // probe is out nobody knows how long, and zero would have all clients ask without a pause.
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+            fields.append(Name::RetryAfter, seconds.max(1).to_string().as_bytes());
         }
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        headers.insert(X_REQUEST_ID, request_id.clone());
-        if let Ok(value) = HeaderValue::from_str(&proxy_status) {
-            headers.insert(PROXY_STATUS, value);
-        }
+        fields.append(Name::ContentType, b"application/problem+json");
+        fields.append(Name::XRequestId, request_id.as_bytes());
+        let proxy_status = format!("{}; error={proxy_error}; details=\"{reason}\"", via.name());
+        fields.append(Name::ProxyStatus, proxy_status.as_bytes());
         if *self == Self::TunnelRefused {
-            let methods = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE";
-            headers.insert(ALLOW, HeaderValue::from_static(methods));
+            fields.append(Name::Allow, b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE");
         }
-        *response.status_mut() = status;
-        *response.body_mut() = ResponseBody::Own(Full::new(format!("{problem}\n").into()));
-        response
+        Answer { head: ResponseHead::new(status, fields), body: Bytes::from(format!("{problem}\n")).into() }
+    }
+}
+
+impl From<Refusal> for GatewayError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Malformed(defect) => Self::BadRequest(defect.text()),
+            Refusal::HeadTooLarge => Self::HeadTooLarge,
+            Refusal::TargetTooLong => Self::TargetTooLong,
+            Refusal::UnknownCoding => Self::UnknownCoding,
+            Refusal::UnknownVersion => Self::UnknownVersion,
+        }
     }
 }
 
@@ -228,17 +244,17 @@ fn counted(count: usize, what: &str) -> String {
 #[cfg(test)]
 mod tests {
     use gateway_proto::NodeId;
-    use http_body_util::BodyExt;
 
     use super::*;
 
-    fn responded(error: &GatewayError) -> (Response<()>, serde_json::Value) {
+    fn responded(error: &GatewayError) -> (ResponseHead, serde_json::Value) {
         let via = Via::new(&NodeId::parse("dp-1").unwrap());
-        let response = error.respond("orders", 2, &via, &HeaderValue::from_static("id-1"));
-        let (head, body) = response.into_parts();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let bytes = runtime.block_on(body.collect()).unwrap().to_bytes();
-        (Response::from_parts(head, ()), serde_json::from_slice(&bytes).unwrap())
+        let Answer::<Bytes> { head, body } = error.respond("orders", 2, &via, &RequestId::new(1));
+        (head, serde_json::from_slice(&body).unwrap())
+    }
+
+    fn field(head: &ResponseHead, name: Name) -> Option<&str> {
+        head.fields.get(name).map(|value| str::from_utf8(value).unwrap())
     }
 
     #[test]
@@ -267,26 +283,30 @@ mod tests {
             (GatewayError::DeadlineExceeded, 504, "deadline_exceeded", "http_response_timeout"),
             (GatewayError::RequestTimeout, 408, "request_timeout", "http_request_error"),
             (GatewayError::BadRequest("why"), 400, "bad_request", "http_request_error"),
+            (GatewayError::HeadTooLarge, 431, "head_too_large", "http_request_error"),
+            (GatewayError::TargetTooLong, 414, "target_too_long", "http_request_error"),
+            (GatewayError::UnknownCoding, 501, "unknown_coding", "http_request_error"),
+            (GatewayError::UnknownVersion, 505, "unknown_version", "http_request_error"),
             (GatewayError::TunnelRefused, 405, "tunnel_refused", "http_request_denied"),
             (GatewayError::Loop, 502, "loop", "proxy_loop_detected"),
             (GatewayError::Internal, 500, "internal_error", "proxy_internal_error"),
         ];
         for (error, status, reason, proxy_error) in cases {
             let (head, problem) = responded(&error);
-            assert_eq!(head.status(), status, "{error:?}");
+            assert_eq!(head.status, status, "{error:?}");
             assert_eq!(problem["reason"], reason);
             assert_eq!(problem["attempts"], 2);
-            assert_eq!(head.headers()["content-type"], "application/problem+json");
+            assert_eq!(field(&head, Name::ContentType), Some("application/problem+json"));
             let expected = format!("gw-dp-1; error={proxy_error}; details=\"{reason}\"");
-            assert_eq!(head.headers()["proxy-status"], expected);
-            assert_eq!(head.headers().contains_key("retry-after"), status == 503, "{error:?}");
+            assert_eq!(field(&head, Name::ProxyStatus), Some(expected.as_str()));
+            assert_eq!(head.fields.contains(Name::RetryAfter), status == 503, "{error:?}");
         }
     }
 
     #[test]
     fn no_client_is_told_to_come_back_at_once() {
         let error = GatewayError::AllOpen { resting: 1, retry_after: Duration::ZERO };
-        assert_eq!(responded(&error).0.headers()["retry-after"], "1");
+        assert_eq!(field(&responded(&error).0, Name::RetryAfter), Some("1"));
     }
 
     #[test]
@@ -302,7 +322,7 @@ mod tests {
     fn retry_after_is_rounded_up_to_whole_seconds() {
         let error = GatewayError::AllOpen { resting: 3, retry_after: Duration::from_millis(3600) };
         let (head, problem) = responded(&error);
-        assert_eq!(head.headers()["retry-after"], "4");
+        assert_eq!(field(&head, Name::RetryAfter), Some("4"));
         assert_eq!(problem["retryAfterMs"], 3600);
         assert_eq!(
             problem["detail"],

@@ -13,23 +13,18 @@ mod exchange;
 
 use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
 
-use gateway_proto::Policy;
-use gateway_runtime::panics::caught;
-use http::{
-    HeaderValue, Request, Response,
-    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
-    request,
-};
-use hyper::body::Incoming;
-
 use super::{
     admission::admit,
     attempt::Attempt,
     downstream::Client,
     errors::GatewayError,
+    field_name::Name,
+    h1::{Length, frame, length_of_request},
+    head::RequestHead,
     headers::{self, Onward},
-    request_body::{Arrival, RequestSource},
-    response_body::ResponseBody,
+    request_body::{Arrival, ClientBody, RequestSource},
+    request_id::RequestId,
+    response_body::Answer,
     worker::Worker,
 };
 use crate::{
@@ -40,18 +35,20 @@ use crate::{
     table::{Replica, RequestOutcome, Service, Unavailable},
 };
 use exchange::Tried;
+use gateway_proto::Policy;
+use gateway_runtime::panics::caught;
 
 /// Answers one request, also when it meets a defect. Dropping the future abandons the request: the replica's connection
 /// is closed at once and nobody is blamed.
 pub(super) async fn forward(
     worker: Rc<Worker>,
     client: Rc<Client>,
-    request: Request<Incoming>,
-) -> Response<ResponseBody> {
-    let (head, incoming) = request.into_parts();
-    let request_id = headers::request_id(&head.headers, || worker.random_id());
+    head: RequestHead,
+    body: ClientBody,
+) -> Answer {
+    let request_id = RequestId::of(&head.fields, || worker.random_id());
     // Pinned here, because moving it would cost more than all the rest.
-    let answer = pin!(answer(Rc::clone(&worker), client, head, incoming, &request_id));
+    let answer = pin!(answer(Rc::clone(&worker), client, head, body, &request_id));
     or_internal(&worker, &request_id, answer).await
 }
 
@@ -59,9 +56,9 @@ pub(super) async fn forward(
 /// its replica is not blamed.
 async fn or_internal(
     worker: &Worker,
-    request_id: &HeaderValue,
-    answer: impl Future<Output = Response<ResponseBody>>,
-) -> Response<ResponseBody> {
+    request_id: &RequestId,
+    answer: impl Future<Output = Answer>,
+) -> Answer {
     match caught(answer).await {
         Ok(response) => response,
         Err(_) => {
@@ -75,40 +72,38 @@ async fn or_internal(
 async fn answer(
     worker: Rc<Worker>,
     client: Rc<Client>,
-    mut head: request::Parts,
-    incoming: Incoming,
-    request_id: &HeaderValue,
-) -> Response<ResponseBody> {
-    let (service, onward) = match admit(&worker, &head) {
+    mut head: RequestHead,
+    body: ClientBody,
+    request_id: &RequestId,
+) -> Answer {
+    let (service, stripped) = match admit(&worker, &head) {
         Ok(admitted) => admitted,
         Err((error, service)) => return error.respond(&service, 0, worker.via(), request_id),
     };
     let is_idempotent = is_idempotent(&head.method);
-    headers::prepare_request(
-        &mut head,
-        Onward {
-            client_ip: client.ip(),
-            via: worker.via(),
-            host: onward.host,
-            request_id,
-            target: onward.target,
-            stripped_prefix: onward.stripped_prefix,
-        },
-    );
+    let length = match length_of_request(&head, body.is_empty()) {
+        Ok(length) => length,
+        Err(refusal) => {
+            let error = GatewayError::from(refusal);
+            return error.respond(service.name().as_str(), 0, worker.via(), request_id);
+        }
+    };
+    let onward = Onward { client_ip: client.ip(), via: worker.via(), request_id, stripped };
+    headers::prepare_request(&mut head, &onward);
+    frame(&mut head.fields, length);
     let started = worker.now();
     service.budget().request(started);
-    let source = RequestSource::new(incoming, is_idempotent, worker.replay_memory(), worker.clock());
-    if !source.is_empty() && !head.headers.contains_key(CONTENT_LENGTH) {
-        // Said outright, because without it hyper takes a GET or HEAD to have no body.
-        head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
+    let source = RequestSource::new(body, is_idempotent, worker.replay_memory(), worker.clock());
     let mut journey = Journey {
         source,
         started,
         time: service.policy().timeout.request,
         worker,
+        client,
         service,
+        expects_continue: head.fields.contains(Name::Expect),
         head,
+        length,
         is_idempotent,
         tried: Vec::new(),
         attempts: 0,
@@ -121,9 +116,14 @@ async fn answer(
 /// One request under way.
 struct Journey {
     worker: Rc<Worker>,
+    client: Rc<Client>,
     service: Arc<Service>,
     /// As replicas get it.
-    head: request::Parts,
+    head: RequestHead,
+    /// Of its body.
+    length: Length,
+    /// Whether a replica is asked if it wants the body.
+    expects_continue: bool,
     source: RequestSource,
     is_idempotent: bool,
     started: Tick,
@@ -141,18 +141,18 @@ struct Journey {
 /// A failed attempt's end.
 enum Ended {
     /// The replica answered, with a failure: a real answer, better than one of our own.
-    Answered(Response<ResponseBody>),
+    Answered(Answer),
     Faulted(Fault),
     /// The replica's drain was over before it answered.
     Drained,
 }
 
 impl Journey {
-    async fn run(&mut self, request_id: &HeaderValue) -> Response<ResponseBody> {
+    async fn run(&mut self, request_id: &RequestId) -> Answer {
         let result = self.ask().await;
         let (mut response, outcome) = match result {
             Ok(response) => {
-                let failed = judge(response.status(), false) != Outcome::Success;
+                let failed = judge(response.head.status, false) != Outcome::Success;
                 (response, if failed { RequestOutcome::UpstreamError } else { RequestOutcome::Success })
             }
             Err(error) => {
@@ -162,9 +162,9 @@ impl Journey {
             }
         };
         if outcome != RequestOutcome::GatewayError {
-            headers::prepare_response(response.headers_mut(), self.worker.via(), request_id);
+            headers::prepare_response(&mut response.head.fields, self.worker.via(), request_id);
         }
-        self.service.counters().answered(self.worker.index(), response.status(), outcome);
+        self.service.counters().answered(self.worker.index(), response.head.status, outcome);
         if self.service.is_detailed() {
             let latency = self.worker.now().since(self.started);
             self.service.record_latency(self.worker.index(), latency);
@@ -173,7 +173,7 @@ impl Journey {
     }
 
     /// Asks replicas until one answers well, or no other may be asked.
-    async fn ask(&mut self) -> Result<Response<ResponseBody>, GatewayError> {
+    async fn ask(&mut self) -> Result<Answer, GatewayError> {
         loop {
             let (attempt, policy) = match Attempt::begin(&self.worker, &self.service, &self.tried) {
                 Ok(begun) => begun,
@@ -228,7 +228,7 @@ impl Journey {
         decide(proof, facts, progress, &policy.retry, budget, self.worker.random())
     }
 
-    fn give_up(&mut self, unavailable: Unavailable) -> Result<Response<ResponseBody>, GatewayError> {
+    fn give_up(&mut self, unavailable: Unavailable) -> Result<Answer, GatewayError> {
         match (self.last.take(), unavailable) {
             (Some(ended), _) => ended.answer(),
             (None, Unavailable::AllOpen { resting, retry_at }) => {
@@ -252,7 +252,7 @@ impl Journey {
 }
 
 impl Ended {
-    fn answer(self) -> Result<Response<ResponseBody>, GatewayError> {
+    fn answer(self) -> Result<Answer, GatewayError> {
         match self {
             Self::Answered(response) => Ok(response),
             Self::Faulted(fault) => Err(GatewayError::Attempt(fault)),
@@ -278,13 +278,13 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_meets_a_defect_is_answered_as_such_under_its_own_id() {
         let (worker, panics) = worker();
-        let id = HeaderValue::from_static("id-1");
+        let id = RequestId::new(1);
         let response = or_internal(&worker, &id, async { panic!("out of luck") }).await;
-        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-        assert_eq!(response.headers()["x-request-id"], "id-1");
+        assert_eq!(response.head.status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.head.fields.get(Name::XRequestId), Some(id.as_bytes()));
         let via = NodeId::parse("dp-1").unwrap();
         let expected = format!("gw-{via}; error=proxy_internal_error; details=\"internal_error\"");
-        assert_eq!(response.headers()["proxy-status"], expected);
+        assert_eq!(response.head.fields.get(Name::ProxyStatus), Some(expected.as_bytes()));
         assert_eq!(panics.read()["request"], 1);
     }
 }

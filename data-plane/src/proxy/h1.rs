@@ -4,9 +4,12 @@
 //! [`chunked`], [`body`], [`write`]). It is strict: what could be read in two ways is refused with a reason and never
 //! repaired, because the next one in the chain might read it in the other way. docs/http1.md lists where other
 //! implementations take more.
+//!
+//! The upper one moves bytes: [`wire`] is a connection with its buffers, [`client`] one to a replica.
 
 mod body;
 mod chunked;
+mod client;
 mod framing;
 mod limits;
 mod refusal;
@@ -14,7 +17,30 @@ mod request;
 mod response;
 mod scan;
 mod target;
+mod wire;
 mod write;
+
+use super::head::RequestHead;
+
+pub(super) use client::{Connection as ClientConnection, Failure, Outgoing};
+pub(super) use framing::Length;
+pub(super) use refusal::Refusal;
+pub(super) use target::is_host;
+pub(super) use wire::{Buffers, Wire};
+pub(super) use write::frame;
+
+/// How a request's body is told to a replica, whichever protocol the request came by.
+///
+/// # Errors
+/// When the head tells of a body that there is not.
+pub(super) fn length_of_request(head: &RequestHead, is_empty: bool) -> Result<Length, Refusal> {
+    match framing::content_length(&head.fields)? {
+        Some(length) if is_empty && length > 0 => Err(refusal::Defect::ContentLength.into()),
+        Some(length) if !is_empty => Ok(Length::Exact(length)),
+        _ if is_empty => Ok(Length::Empty),
+        _ => Ok(Length::Chunked),
+    }
+}
 
 #[cfg(test)]
 mod tests;

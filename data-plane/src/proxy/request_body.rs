@@ -18,6 +18,42 @@ pub(super) const MAX_REPLAY_BYTES: usize = 64 * 1024;
 /// Most bytes that one worker keeps for replay over all its requests.
 const MAX_REPLAY_BYTES_PER_WORKER: usize = 64 * 1024 * 1024;
 
+/// A request's body as it comes from its client.
+#[derive(Debug)]
+pub(super) enum ClientBody {
+    Http2(Incoming),
+}
+
+/// The client broke its request's body off, or sent what is none.
+#[derive(Debug, thiserror::Error)]
+#[error("the request's body broke off")]
+pub(super) struct BrokenOff;
+
+impl ClientBody {
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.is_end_stream()
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Http2(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http2(body) => body.size_hint(),
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        match self {
+            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(|_| BrokenOff),
+        }
+    }
+}
+
 /// How much replay memory a worker has in use.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ReplayMemory(Rc<Cell<usize>>);
@@ -63,32 +99,37 @@ pub(super) enum Arrival {
 /// The client's body and what has been read of it.
 #[derive(Debug)]
 pub(super) struct Source {
-    incoming: Incoming,
+    incoming: ClientBody,
     /// Bytes read so far.
     read: usize,
     /// All of them while they are few enough to be sent again, else none.
     kept: Vec<u8>,
+    /// The first frame, if nothing is kept, until another one is asked for: whoever asks has sent it.
+    first: Option<Bytes>,
     memory: ReplayMemory,
     /// Whether what was read can be sent again.
     is_replayable: bool,
     client_failed: bool,
+    has_begun: bool,
     arrival: Arrival,
     clock: Clock,
 }
 
 impl RequestSource {
     /// Takes over the client's body. Unless `may_replay`, nothing of it is kept.
-    pub(super) fn new(incoming: Incoming, may_replay: bool, memory: &ReplayMemory, clock: Clock) -> Self {
-        if incoming.is_end_stream() {
+    pub(super) fn new(incoming: ClientBody, may_replay: bool, memory: &ReplayMemory, clock: Clock) -> Self {
+        if incoming.is_empty() {
             return Self::Empty;
         }
         Self::Client(Rc::new(RefCell::new(Source {
             incoming,
             read: 0,
             kept: Vec::new(),
+            first: None,
             memory: memory.clone(),
             is_replayable: may_replay,
             client_failed: false,
+            has_begun: false,
             arrival: Arrival::Partial { moved_at: clock.now(), waits_for_client: false },
             clock,
         })))
@@ -107,9 +148,12 @@ impl RequestSource {
         }
     }
 
-    /// Whether there is a body, if only one of no bytes.
-    pub(super) fn is_empty(&self) -> bool {
-        matches!(self, Self::Empty)
+    /// Whether anything of it was asked for.
+    pub(super) fn has_begun(&self) -> bool {
+        match self {
+            Self::Empty => false,
+            Self::Client(source) => source.borrow().has_begun,
+        }
     }
 
     /// How far it has come; the absence of a body was always whole.
@@ -139,8 +183,12 @@ impl RequestSource {
 
 impl Source {
     /// The next frame from the client.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        self.has_begun = true;
+        if self.read > 0 {
+            self.first = None;
+        }
+        let polled = self.incoming.poll_frame(cx);
         let Poll::Ready(frame) = polled else {
             if let Arrival::Partial { waits_for_client, .. } = &mut self.arrival {
                 *waits_for_client = true;
@@ -169,8 +217,10 @@ impl Source {
     }
 
     fn keep(&mut self, data: &Bytes) {
+        let is_first = self.read == 0;
         self.read += data.len();
         if !self.is_replayable {
+            self.first = is_first.then(|| data.clone());
             return;
         }
         if self.read <= MAX_REPLAY_BYTES && self.memory.take(data.len()) {
@@ -202,12 +252,12 @@ pub(super) enum RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BrokenOff;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         let Self::Client { source, sent } = self.get_mut() else { return Poll::Ready(None) };
         let mut source = source.borrow_mut();
         if let Some(rest @ [_, ..]) = source.kept.get(*sent..) {
@@ -216,6 +266,13 @@ impl Body for RequestBody {
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
         if *sent < source.read {
+            if let Some(first) =
+                source.first.as_ref().filter(|first| *sent == 0 && first.len() == source.read)
+            {
+                let first = first.clone();
+                *sent = source.read;
+                return Poll::Ready(Some(Ok(Frame::data(first))));
+            }
             // A later attempt read on and what this one lacks is not kept. Its replica answered without it, or there
             // would be no later attempt, and gets no body with a hole: no more, and no end.
             return Poll::Pending;

@@ -11,13 +11,19 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use tokio::time::Sleep;
 
-use super::{attempt::Attempt, upstream::Link};
+use super::{attempt::Attempt, h1::Failure, head::ResponseHead, upstream::Link};
 use crate::{routing::Fault, table::Replica};
 
-/// What a client receives: the gateway's own words, or a replica's.
+/// What a client receives.
+#[derive(Debug)]
+pub(super) struct Answer<B = ResponseBody> {
+    pub(super) head: ResponseHead,
+    pub(super) body: B,
+}
+
+/// The body of it: the gateway's own words, or a replica's.
 #[derive(Debug)]
 pub(super) enum ResponseBody {
     Own(Full<Bytes>),
@@ -25,12 +31,18 @@ pub(super) enum ResponseBody {
     Replica(Rc<RefCell<UpstreamBody>>),
 }
 
+impl From<Bytes> for ResponseBody {
+    fn from(words: Bytes) -> Self {
+        Self::Own(Full::new(words))
+    }
+}
+
 /// A replica's response body, its connection, and the attempt that it ends.
 #[derive(Debug)]
 pub(super) struct UpstreamBody {
-    incoming: Incoming,
     /// Until the body has ended; the attempt goes with it.
     open: Option<(Box<Link>, Attempt)>,
+    has_ended: bool,
     idle_limit: Duration,
     /// Made when the replica first lets us wait; runs only while it does.
     idle: Option<Pin<Box<Sleep>>>,
@@ -42,7 +54,7 @@ pub(super) struct UpstreamBody {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BodyError {
     #[error("the replica's response broke off")]
-    Upstream(#[source] hyper::Error),
+    Upstream(#[source] Failure),
     #[error("the replica's response moved no byte for {0:?}")]
     Idle(Duration),
     #[error("the replica was drained before the end of its response")]
@@ -50,9 +62,9 @@ pub(super) enum BodyError {
 }
 
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, link: Box<Link>, attempt: Attempt, idle_limit: Duration) -> Self {
+    pub(super) fn new(link: Box<Link>, attempt: Attempt, idle_limit: Duration) -> Self {
         let open = Some((link, attempt));
-        Self { incoming, open, idle_limit, idle: None, is_waiting: false, is_cut: false }
+        Self { open, has_ended: false, idle_limit, idle: None, is_waiting: false, is_cut: false }
     }
 
     /// Its attempt, until the body has ended.
@@ -71,9 +83,14 @@ impl UpstreamBody {
 
     /// Settles the attempt at once when there is nothing (more) to come.
     pub(super) fn settle_if_ended(&mut self, cx: &mut Context<'_>) {
-        if self.incoming.is_end_stream()
-            && let Some((link, attempt)) = self.open.take()
-        {
+        if self.open.as_ref().is_some_and(|(link, _)| link.is_end_stream()) {
+            self.finish(cx);
+        }
+    }
+
+    fn finish(&mut self, cx: &mut Context<'_>) {
+        self.has_ended = true;
+        if let Some((link, attempt)) = self.open.take() {
             attempt.finished(link, cx);
         }
     }
@@ -86,19 +103,6 @@ impl UpstreamBody {
         {
             attempt.failed(fault);
         }
-    }
-
-    /// The next frame, moving the connection as far as that takes.
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        // Asking first tells the connection that there is room for more.
-        if let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) {
-            return Poll::Ready(frame);
-        }
-        if let Some((link, _)) = &mut self.open {
-            // Its end shows in the body, as an end or as an error.
-            let _ = link.poll_ended(cx);
-        }
-        Pin::new(&mut self.incoming).poll_frame(cx)
     }
 
     /// Completes when the replica has let us wait for too long. A client that reads slowly does not count: the time
@@ -114,11 +118,21 @@ impl UpstreamBody {
 }
 
 impl UpstreamBody {
+    fn size_hint(&self) -> SizeHint {
+        let left = match &self.open {
+            Some((link, _)) => link.left(),
+            None if self.has_ended => Some(0),
+            None => None,
+        };
+        left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.is_cut {
             return Poll::Ready(Some(Err(BodyError::Drained)));
         }
-        match self.poll_incoming(cx) {
+        let Some((link, _)) = &mut self.open else { return Poll::Ready(None) };
+        match link.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.is_waiting = false;
                 self.settle_if_ended(cx);
@@ -129,9 +143,7 @@ impl UpstreamBody {
                 Poll::Ready(Some(Err(BodyError::Upstream(error))))
             }
             Poll::Ready(None) => {
-                if let Some((link, attempt)) = self.open.take() {
-                    attempt.finished(link, cx);
-                }
+                self.finish(cx);
                 Poll::Ready(None)
             }
             Poll::Pending => {
@@ -163,14 +175,14 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(body) => body.is_end_stream(),
-            Self::Replica(body) => body.borrow().incoming.is_end_stream(),
+            Self::Replica(body) => body.borrow().has_ended,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(body) => body.size_hint(),
-            Self::Replica(body) => body.borrow().incoming.size_hint(),
+            Self::Replica(body) => body.borrow().size_hint(),
         }
     }
 }

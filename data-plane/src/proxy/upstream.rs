@@ -4,22 +4,24 @@
 //! [`super::response_body::UpstreamBody`] from then on. That saves a task switch for every read and write of a request.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::{HashMap, VecDeque},
-    future::Future,
     io,
-    pin::{Pin, pin},
+    rc::Rc,
     task::{Context, Poll},
     time::Duration,
 };
 
+use bytes::Bytes;
 use gateway_proto::Address;
-use http::{Request, Response};
-use hyper::{body::Incoming, client::conn::http1};
-use hyper_util::rt::TokioIo;
+use http_body::Frame;
 use tokio::net::TcpStream;
 
-use super::request_body::RequestBody;
+use super::{
+    h1::{Buffers, ClientConnection, Failure, Outgoing, Wire},
+    head::ResponseHead,
+    request_body::RequestBody,
+};
 use crate::routing::{Fault, Tick};
 
 /// Idle connections kept for one replica by one worker.
@@ -30,8 +32,7 @@ const MAX_IDLE_TIME: Duration = Duration::from_secs(30);
 /// A connection to a replica, polled by its user.
 #[derive(Debug)]
 pub(super) struct Link {
-    sender: http1::SendRequest<RequestBody>,
-    connection: http1::Connection<TokioIo<TcpStream>, RequestBody>,
+    connection: ClientConnection<RequestBody>,
     is_reused: bool,
     client_failed: bool,
 }
@@ -39,8 +40,8 @@ pub(super) struct Link {
 /// Why an exchange yielded no response head.
 #[derive(Debug)]
 pub(super) enum SendFailure {
-    /// The connection ended before it took the request, which is handed back.
-    NotTaken(Box<Request<RequestBody>>),
+    /// The connection ended before a byte of the request was on its way.
+    NotTaken,
     /// The replica may have seen the request.
     Failed(Fault),
     /// The client's own request body broke off: nobody's fault upstream.
@@ -48,48 +49,62 @@ pub(super) enum SendFailure {
 }
 
 impl Link {
-    /// Boxed, because a connection is larger than a kilobyte and moves with each request.
-    async fn connect(address: &Address) -> io::Result<Box<Self>> {
+    /// Boxed, because a connection is large and moves with each request.
+    async fn connect(address: &Address, buffers: &Rc<Buffers>) -> io::Result<Box<Self>> {
         let stream = match address.socket() {
             Some(socket) => TcpStream::connect(socket).await?,
             None => TcpStream::connect((address.host(), address.port())).await?,
         };
         stream.set_nodelay(true)?;
-        let handshake = http1::Builder::new().handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = handshake.map_err(io::Error::other)?;
-        Ok(Box::new(Self { sender, connection, is_reused: false, client_failed: false }))
+        let connection = ClientConnection::new(Wire::new(stream, Rc::clone(buffers)));
+        Ok(Box::new(Self { connection, is_reused: false, client_failed: false }))
     }
 
-    /// Sends one request and waits for the response head.
+    /// Sends one request and waits for the response head; interim ones are `passed` on. `is_sent` says at any time whether
+    /// the replica may have seen a byte of it.
     ///
     /// Not cancel safe for the connection: dropping the future leaves the exchange half done, so the link must be
     /// dropped with it.
     pub(super) async fn send(
         &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, SendFailure> {
-        let mut response = pin!(self.sender.try_send_request(request));
-        let mut ended = false;
-        let answer = std::future::poll_fn(|cx| {
-            // The connection goes first: it carries the request out and the response in. When it has ended, all that
-            // it knew is with the response future.
-            if !ended {
-                ended = self.poll_ended(cx);
-            }
-            response.as_mut().poll(cx)
+        outgoing: Outgoing<'_, RequestBody>,
+        is_sent: &Cell<bool>,
+        mut passed: impl FnMut(ResponseHead),
+    ) -> Result<ResponseHead, SendFailure> {
+        self.connection.begin(outgoing);
+        let head = std::future::poll_fn(|cx| {
+            let polled = self.connection.poll_head(cx, &mut passed);
+            is_sent.set(self.connection.has_sent());
+            polled
         })
         .await;
-        answer.map_err(|mut failure| match failure.take_message() {
-            Some(request) => SendFailure::NotTaken(Box::new(request)),
-            None => classify(failure.error()),
+        head.map(|response| response.head).map_err(|failure| {
+            tracing::debug!(%failure, "no response");
+            match failure {
+                Failure::NotTaken => SendFailure::NotTaken,
+                Failure::RequestBody => SendFailure::ClientBody,
+                Failure::Closed => SendFailure::Failed(Fault::Closed),
+                Failure::Reset(_) => SendFailure::Failed(Fault::Reset),
+                Failure::Malformed(_) | Failure::Body(_) => SendFailure::Failed(Fault::Malformed),
+            }
         })
     }
 
-    /// Moves bytes. `true` when the connection has ended.
-    pub(super) fn poll_ended(&mut self, cx: &mut Context<'_>) -> bool {
-        let Poll::Ready(ended) = Pin::new(&mut self.connection).poll(cx) else { return false };
-        self.client_failed |= ended.is_err_and(|error| is_of_client(&error));
-        true
+    /// The next frame of the response's body, while what is left of the request is sent.
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        let polled = self.connection.poll_frame(cx);
+        self.client_failed |= matches!(polled, Poll::Ready(Some(Err(Failure::RequestBody))));
+        polled
+    }
+
+    /// Whether nothing more of the response is to come.
+    pub(super) fn is_end_stream(&self) -> bool {
+        self.connection.is_end_stream()
+    }
+
+    /// How many bytes of the response's body are still to come, if that is known.
+    pub(super) fn left(&self) -> Option<u64> {
+        self.connection.left()
     }
 
     /// Whether it ended because the client broke its request's body off.
@@ -99,32 +114,13 @@ impl Link {
 
     /// Whether it can take another request now.
     pub(super) fn is_idle(&mut self, cx: &mut Context<'_>) -> bool {
-        !self.poll_ended(cx) && matches!(self.sender.poll_ready(cx), Poll::Ready(Ok(())))
+        self.connection.is_idle(cx)
     }
 
     /// Whether it has carried a request before.
     pub(super) fn is_reused(&self) -> bool {
         self.is_reused
     }
-}
-
-/// Whether the request's body is what broke: it is the only thing here that comes from a client.
-fn is_of_client(error: &hyper::Error) -> bool {
-    error.is_user() || error.is_body_write_aborted()
-}
-
-/// What broke, as far as hyper can tell.
-fn classify(error: &hyper::Error) -> SendFailure {
-    if is_of_client(error) {
-        return SendFailure::ClientBody;
-    }
-    if error.is_parse() || error.is_parse_too_large() || error.is_parse_status() {
-        return SendFailure::Failed(Fault::Malformed);
-    }
-    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-        return SendFailure::Failed(Fault::Closed);
-    }
-    SendFailure::Failed(Fault::Reset)
 }
 
 /// Why no connection could be had.
@@ -151,8 +147,9 @@ fn classify_connect(error: &io::Error) -> ConnectFailure {
 }
 
 /// A worker's idle connections by address, and its way to new ones.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pool {
+    buffers: Rc<Buffers>,
     idle: RefCell<HashMap<Address, VecDeque<Idle>>>,
 }
 
@@ -163,6 +160,11 @@ struct Idle {
 }
 
 impl Pool {
+    /// One whose connections borrow these buffers.
+    pub(super) fn new(buffers: Rc<Buffers>) -> Self {
+        Self { buffers, idle: RefCell::default() }
+    }
+
     /// An idle connection if there is a live one, else a new one.
     ///
     /// # Errors
@@ -175,7 +177,7 @@ impl Pool {
         if let Some(link) = self.take_live(address).await {
             return Ok(link);
         }
-        match tokio::time::timeout(connect_timeout, Link::connect(address)).await {
+        match tokio::time::timeout(connect_timeout, Link::connect(address, &self.buffers)).await {
             Ok(Ok(link)) => Ok(link),
             Ok(Err(error)) => Err(classify_connect(&error)),
             Err(_) => Err(ConnectFailure::Replica(Fault::ConnectTimeout)),

@@ -2,8 +2,8 @@
 
 use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
 
-use http::{Request, Response};
-use hyper::body::{Body, Incoming};
+use bytes::Bytes;
+use http_body::Body;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::task::TaskTracker;
@@ -14,8 +14,10 @@ use super::{
     drain,
     flights::Flights,
     forward::forward,
+    head::RequestHead,
     headers::Via,
-    request_body::ReplayMemory,
+    request_body::{ClientBody, ReplayMemory},
+    response_body::Answer,
     upstream::Pool,
 };
 use crate::{clock::Clock, routing::Tick, table::Table};
@@ -61,7 +63,7 @@ impl Worker {
             config,
             table,
             clock,
-            pool: Pool::default(),
+            pool: Pool::new(Rc::default()),
             flights: Flights::default(),
             replay_memory: ReplayMemory::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
@@ -180,10 +182,13 @@ async fn accept<F, B>(
     listener: &TcpListener,
     max_connections: usize,
     connections: &TaskTracker,
-    answered: impl Fn(Rc<Worker>, Rc<Client>, Request<Incoming>) -> F + Copy + 'static,
+    answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
 ) where
-    F: Future<Output = Response<B>> + 'static,
-    B: Body<Data: 'static, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + 'static,
+    F: Future<Output = Answer<B>> + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + From<Bytes>
+        + Unpin
+        + 'static,
 {
     let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
     let mut is_failing = false;

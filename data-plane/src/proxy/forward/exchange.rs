@@ -10,19 +10,18 @@ use std::{
 };
 
 use gateway_proto::Policy;
-use http::{
-    HeaderMap, HeaderValue, Request, Response, StatusCode, Version,
-    header::{CONTENT_LENGTH, RETRY_AFTER, TRANSFER_ENCODING},
-};
-use hyper::body::Incoming;
 
 use super::{Ended, Journey};
 use crate::{
     proxy::{
         attempt::Attempt,
-        headers::{X_GW_ATTEMPTS, X_GW_REPLICA},
+        field_name::Name,
+        fields::Fields,
+        h1::Outgoing,
+        head::ResponseHead,
+        headers,
         request_body::{Arrival, RequestBody},
-        response_body::{ResponseBody, UpstreamBody},
+        response_body::{Answer, ResponseBody, UpstreamBody},
         upstream::{ConnectFailure, Link, SendFailure},
     },
     routing::{Fault, Outcome, Tick, judge, retry::Proof},
@@ -31,7 +30,7 @@ use crate::{
 
 /// What became of one attempt.
 pub(super) enum Tried {
-    Answer(Response<ResponseBody>),
+    Answer(Answer),
     Failed {
         replica: Arc<Replica>,
         proof: Proof,
@@ -111,32 +110,24 @@ impl Journey {
         is_sent: &Cell<bool>,
         policy: &Policy,
     ) -> Tried {
-        let mut request = Box::new(self.request());
-        let (link, response) = loop {
+        let (link, head) = loop {
             let mut link = match self.worker.pool().link(replica.address(), policy.timeout.connect).await {
                 Ok(link) => link,
                 Err(ConnectFailure::Replica(fault)) => return fail(attempt, fault, Proof::Unsent),
                 Err(ConnectFailure::Exhausted) => return Tried::Exhausted,
             };
-            is_sent.set(true);
-            match link.send(*request).await {
-                Ok(response) => break (link, response),
+            match link.send(self.outgoing(), is_sent, |head| self.pass_on(head)).await {
+                Ok(head) => break (link, head),
                 // The replica closed an idle connection: it has not seen the request, and is not to blame.
-                Err(SendFailure::NotTaken(returned)) if link.is_reused() => {
-                    is_sent.set(false);
-                    request = returned;
-                }
-                Err(SendFailure::NotTaken(_)) => return fail(attempt, Fault::Closed, Proof::Unsent),
+                Err(SendFailure::NotTaken) if link.is_reused() => {}
+                Err(SendFailure::NotTaken) => return fail(attempt, Fault::Closed, Proof::Unsent),
                 Err(SendFailure::ClientBody) => return Tried::ClientGone,
                 Err(SendFailure::Failed(_)) if self.source.client_failed() => return Tried::ClientGone,
                 Err(SendFailure::Failed(fault)) => return fail(attempt, fault, Proof::Unknown),
             }
         };
-        if !has_one_meaning(&response) {
-            return fail(attempt, Fault::Malformed, Proof::Unknown);
-        }
         match attempt.take() {
-            Some(attempt) => self.receive(attempt, link, response, policy).await,
+            Some(attempt) => self.receive(attempt, link, head, policy).await,
             None => Tried::OutOfTime,
         }
     }
@@ -146,20 +137,16 @@ impl Journey {
         &self,
         mut attempt: Attempt,
         link: Box<Link>,
-        response: Response<Incoming>,
+        mut head: ResponseHead,
         policy: &Policy,
     ) -> Tried {
-        let has_retry_after = response.headers().contains_key(RETRY_AFTER);
-        let outcome = judge(response.status(), has_retry_after);
+        let outcome = judge(head.status, head.fields.contains(Name::RetryAfter));
         let replica = Arc::clone(attempt.replica());
         attempt.answered(outcome);
-        let (mut head, incoming) = response.into_parts();
-        head.version = Version::HTTP_11;
         if self.worker.shows_replica() {
-            self.show(&mut head.headers, &replica);
+            self.show(&mut head.fields, &replica);
         }
-        let body = UpstreamBody::new(incoming, link, attempt, policy.timeout.stream_idle);
-        let body = Rc::new(RefCell::new(body));
+        let body = Rc::new(RefCell::new(UpstreamBody::new(link, attempt, policy.timeout.stream_idle)));
         poll_fn(|cx| {
             body.borrow_mut().settle_if_ended(cx);
             Poll::Ready(())
@@ -168,29 +155,30 @@ impl Journey {
         if let Some(attempt) = body.borrow().attempt() {
             attempt.streams(&body);
         }
-        let response = Response::from_parts(head, ResponseBody::Replica(body));
         // 500 says that the replica handled the request and broke on it: another would, too.
-        let status = response.status().as_u16();
+        let status = head.status.as_u16();
+        let answer = Answer { head, body: ResponseBody::Replica(body) };
         if matches!(status, 502..=504) && outcome != Outcome::Success {
-            return Tried::Failed { replica, proof: Proof::Answered, ended: Ended::Answered(response) };
+            return Tried::Failed { replica, proof: Proof::Answered, ended: Ended::Answered(answer) };
         }
-        Tried::Answer(response)
+        Tried::Answer(answer)
     }
 
-    /// The head again for each attempt; the body from its first byte.
-    fn request(&self) -> Request<RequestBody> {
-        let mut request = Request::new(self.source.attempt());
-        *request.method_mut() = self.head.method.clone();
-        *request.uri_mut() = self.head.uri.clone();
-        *request.headers_mut() = self.head.headers.clone();
-        request
+    /// The same head for each attempt; the body from its first byte.
+    fn outgoing(&self) -> Outgoing<'_, RequestBody> {
+        let expects_continue = self.expects_continue && !self.source.has_begun();
+        Outgoing { head: &self.head, length: self.length, body: self.source.attempt(), expects_continue }
     }
 
-    fn show(&self, headers: &mut HeaderMap, replica: &Replica) {
-        if let Ok(name) = HeaderValue::from_str(replica.key().replica.as_str()) {
-            headers.insert(X_GW_REPLICA, name);
-        }
-        headers.insert(X_GW_ATTEMPTS, HeaderValue::from(self.attempts));
+    /// An interim response, which commits nobody to anything.
+    fn pass_on(&self, mut head: ResponseHead) {
+        headers::prepare_interim(&mut head.fields);
+        self.client.interim(head);
+    }
+
+    fn show(&self, fields: &mut Fields, replica: &Replica) {
+        fields.set(Name::XGwReplica, replica.key().replica.as_str().as_bytes());
+        fields.set(Name::XGwAttempts, self.attempts.to_string().as_bytes());
     }
 
     /// Until when an attempt that began at `began` may take as things stand, and who is late if it takes longer.
@@ -210,16 +198,6 @@ impl Journey {
             }
         }
     }
-}
-
-/// Whether what follows this head can be told without doubt. Where it cannot, a guess could show one response to the
-/// client and leave another behind.
-fn has_one_meaning(response: &Response<Incoming>) -> bool {
-    // Nobody asked for another protocol: what would follow on this connection is not HTTP.
-    let is_http = response.status() != StatusCode::SWITCHING_PROTOCOLS;
-    // RFC 9112 section 6.3 has the transfer coding win, or the whole handled as an error.
-    let lengths = [CONTENT_LENGTH, TRANSFER_ENCODING].map(|name| response.headers().contains_key(name));
-    is_http && lengths != [true; 2]
 }
 
 /// Settles an attempt that got no response head.

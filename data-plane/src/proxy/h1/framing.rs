@@ -92,7 +92,7 @@ fn coding(version: Version, fields: &Fields) -> Result<Coding, Refusal> {
 }
 
 /// The one length, if there is one. Two are refused even if they are the same: nobody sends them in good faith.
-fn content_length(fields: &Fields) -> Result<Option<u64>, Refusal> {
+pub(super) fn content_length(fields: &Fields) -> Result<Option<u64>, Refusal> {
     let mut values = fields.get_all(Name::ContentLength);
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() || value.contains(&b',') {

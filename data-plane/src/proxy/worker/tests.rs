@@ -7,6 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use gateway_proto::NodeId;
+use http::{Request, StatusCode};
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -16,6 +17,7 @@ use tokio::{
 };
 
 use super::*;
+use crate::proxy::{fields::Fields, head::ResponseHead};
 
 /// A worker that routes by nothing, and the count of what panics on it.
 pub(in crate::proxy) fn worker() -> (Rc<Worker>, Arc<PanicCounts>) {
@@ -37,6 +39,12 @@ pub(in crate::proxy) fn worker() -> (Rc<Worker>, Arc<PanicCounts>) {
 /// A body that a defect meets before its first byte, or none.
 struct Defective(bool);
 
+impl From<Bytes> for Defective {
+    fn from(_: Bytes) -> Self {
+        Self(false)
+    }
+}
+
 impl Body for Defective {
     type Data = Bytes;
     type Error = Infallible;
@@ -51,12 +59,15 @@ impl Body for Defective {
 }
 
 /// In place of what forwards.
-async fn answer(_: Rc<Worker>, _: Rc<Client>, request: Request<Incoming>) -> Response<Defective> {
+async fn answer(_: Rc<Worker>, _: Rc<Client>, head: RequestHead, _: ClientBody) -> Answer<Defective> {
     // Not at the first poll.
     tokio::task::yield_now().await;
-    match request.uri().path() {
+    match head.path() {
         "/defect" => panic!("a defect in a request"),
-        path => Response::new(Defective(path == "/body")),
+        path => Answer {
+            head: ResponseHead::new(StatusCode::OK, Fields::default()),
+            body: Defective(path == "/body"),
+        },
     }
 }
 

@@ -1,0 +1,209 @@
+//! One TCP connection with what was read ahead of it and what is still to be written. Knows no HTTP.
+//!
+//! Buffers are borrowed from the worker while there is something in them, so a connection that is idle holds none.
+
+use std::{
+    cell::RefCell,
+    io::{self, IoSlice},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::{io::AsyncWrite, net::TcpStream};
+use tokio_util::io::poll_read_buf;
+
+/// Bytes read at once.
+const READ_SIZE: usize = 16 * 1024;
+/// Less room than this is not worth a read.
+const MIN_ROOM: usize = 4 * 1024;
+/// Free buffers kept by one worker, of each kind.
+const MAX_FREE: usize = 128;
+/// A frame that is not longer is copied, so that it is written together with what stands before and behind it.
+const COPIED: usize = 4 * 1024;
+/// As much to write is enough for one write.
+const WRITE_SIZE: usize = 16 * 1024;
+
+/// A worker's free buffers.
+#[derive(Debug, Default)]
+pub(in crate::proxy) struct Buffers {
+    input: RefCell<Vec<BytesMut>>,
+    output: RefCell<Vec<Vec<u8>>>,
+}
+
+impl Buffers {
+    fn take_input(&self) -> BytesMut {
+        self.input.borrow_mut().pop().unwrap_or_else(|| BytesMut::with_capacity(READ_SIZE))
+    }
+
+    /// Takes a buffer back if it is of the usual size and nobody looks at it any more.
+    fn give_input(&self, mut buffer: BytesMut) {
+        buffer.clear();
+        let mut free = self.input.borrow_mut();
+        if free.len() < MAX_FREE && buffer.try_reclaim(READ_SIZE) && buffer.capacity() < 2 * READ_SIZE {
+            free.push(buffer);
+        }
+    }
+
+    fn take_output(&self) -> Vec<u8> {
+        self.output.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(2 * COPIED))
+    }
+
+    fn give_output(&self, mut buffer: Vec<u8>) {
+        buffer.clear();
+        let mut free = self.output.borrow_mut();
+        if free.len() < MAX_FREE && (1..=2 * WRITE_SIZE).contains(&buffer.capacity()) {
+            free.push(buffer);
+        }
+    }
+}
+
+/// A connection's two directions.
+#[derive(Debug)]
+pub(in crate::proxy) struct Wire {
+    stream: TcpStream,
+    buffers: Rc<Buffers>,
+    /// Read, and not taken yet.
+    pub(super) input: BytesMut,
+    /// To be written, from `written` on, and before `frame`.
+    output: Vec<u8>,
+    written: usize,
+    /// To be written behind that, without being copied, and before `tail`.
+    frame: Bytes,
+    tail: &'static [u8],
+    /// Bytes that the system has taken.
+    sent: u64,
+}
+
+impl Wire {
+    pub(in crate::proxy) fn new(stream: TcpStream, buffers: Rc<Buffers>) -> Self {
+        Self {
+            stream,
+            buffers,
+            input: BytesMut::new(),
+            output: Vec::new(),
+            written: 0,
+            frame: Bytes::new(),
+            tail: &[],
+            sent: 0,
+        }
+    }
+
+    /// Reads more into `input`. Ready with the count, zero at the end of what the peer sends.
+    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.input.capacity() == 0 {
+            self.input = self.buffers.take_input();
+        } else if self.input.capacity() - self.input.len() < MIN_ROOM {
+            self.input.reserve(READ_SIZE);
+        }
+        let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input);
+        if read.is_pending() && self.input.is_empty() {
+            self.release_input();
+        }
+        read
+    }
+
+    /// Nothing that was read is needed any more, or there is none: gives the buffer back.
+    fn release_input(&mut self) {
+        self.buffers.give_input(std::mem::take(&mut self.input));
+    }
+
+    /// What is to be written next, if nothing waits behind it.
+    pub(super) fn output(&mut self) -> &mut Vec<u8> {
+        debug_assert!(
+            self.frame.is_empty() && self.tail.is_empty(),
+            "a frame is written before what follows it"
+        );
+        if self.output.capacity() == 0 {
+            self.output = self.buffers.take_output();
+        }
+        &mut self.output
+    }
+
+    /// Queues data, and what follows it. To be called only while there [has](Wire::has_room) room.
+    pub(super) fn queue(&mut self, data: Bytes, tail: &'static [u8]) {
+        if data.len() <= COPIED {
+            let output = self.output();
+            output.extend_from_slice(&data);
+            output.extend_from_slice(tail);
+        } else {
+            debug_assert!(self.frame.is_empty(), "one frame waits at a time");
+            self.frame = data;
+            self.tail = tail;
+        }
+    }
+
+    /// Whether more may be queued before what is there is written.
+    pub(super) fn has_room(&self) -> bool {
+        self.frame.is_empty() && self.tail.is_empty() && self.output.len() - self.written < WRITE_SIZE
+    }
+
+    pub(super) fn is_flushed(&self) -> bool {
+        self.written == self.output.len() && self.frame.is_empty() && self.tail.is_empty()
+    }
+
+    /// Writes all that is queued.
+    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.is_flushed() {
+            let output = &self.output[self.written..];
+            let stream = Pin::new(&mut self.stream);
+            let count = if self.frame.is_empty() && self.tail.is_empty() {
+                ready!(stream.poll_write(cx, output))?
+            } else {
+                let parts = [IoSlice::new(output), IoSlice::new(&self.frame), IoSlice::new(self.tail)];
+                ready!(stream.poll_write_vectored(cx, &parts))?
+            };
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.wrote(count);
+        }
+        if self.output.capacity() > 0 {
+            self.written = 0;
+            self.buffers.give_output(std::mem::take(&mut self.output));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn wrote(&mut self, mut count: usize) {
+        self.sent += count as u64;
+        let of_output = count.min(self.output.len() - self.written);
+        self.written += of_output;
+        count -= of_output;
+        let of_frame = count.min(self.frame.len());
+        self.frame.advance(of_frame);
+        if self.frame.is_empty() {
+            // Nobody needs to keep the buffer that it was a part of.
+            self.frame = Bytes::new();
+        }
+        self.tail = &self.tail[count - of_frame..];
+    }
+
+    /// Bytes that the system has taken so far.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Whether the peer has sent nothing unasked and is still there, as far as the system knows by now. Gives all
+    /// buffers back.
+    pub(super) fn poll_is_silent(&mut self, cx: &mut Context<'_>) -> bool {
+        self.input.is_empty() && self.is_flushed() && self.poll_fill(cx).is_pending()
+    }
+
+    /// The peer is told that nothing more comes.
+    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+
+    pub(super) fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.buffers.give_input(std::mem::take(&mut self.input));
+        self.buffers.give_output(std::mem::take(&mut self.output));
+    }
+}

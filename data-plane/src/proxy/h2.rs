@@ -1,0 +1,79 @@
+//! Heads as hyper has them, which serves HTTP/2, and as the pipeline has them.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version, request};
+
+use super::{
+    errors::GatewayError,
+    field_name::{Name, Names},
+    fields::Fields,
+    h1::is_host,
+    head::RequestHead,
+    response_body::Answer,
+};
+
+/// Fields that HTTP/2 has in no message (RFC 9113 section 8.2.2).
+const CONNECTION_SPECIFIC: Names = Names::of(&[
+    Name::Connection,
+    Name::KeepAlive,
+    Name::ProxyConnection,
+    Name::TransferEncoding,
+    Name::Upgrade,
+]);
+
+/// A request's head for the pipeline.
+///
+/// # Errors
+/// When it has no path, or not exactly one valid host.
+pub(super) fn request_head(parts: &request::Parts) -> Result<RequestHead, GatewayError> {
+    let mut fields = fields(&parts.headers);
+    let target = match parts.uri.path_and_query() {
+        Some(target) => fields.store(target.as_str().as_bytes()),
+        None if parts.method == Method::CONNECT => fields.store(b""),
+        None => return Err(GatewayError::BadRequest("the request has no path")),
+    };
+    if fields.get_all(Name::Host).nth(1).is_some() {
+        return Err(GatewayError::BadRequest("the request has more than one Host field"));
+    }
+    // The authority stands for the field, and goes before it.
+    let host = match parts.uri.authority() {
+        Some(authority) => Some(fields.store(authority.as_str().as_bytes())),
+        None => fields.span(Name::Host),
+    };
+    if host.is_none() && parts.version >= Version::HTTP_11 {
+        return Err(GatewayError::BadRequest("the request has no Host field"));
+    }
+    if !host.is_none_or(|host| is_host(fields.text(host))) {
+        return Err(GatewayError::BadRequest("the request's host is not valid"));
+    }
+    Ok(RequestHead::new(parts.method.clone(), parts.version, target, host, fields))
+}
+
+/// An answer as hyper sends it.
+pub(super) fn response<B>(answer: Answer<B>) -> Response<B> {
+    let Answer { mut head, body } = answer;
+    head.fields.remove(CONNECTION_SPECIFIC);
+    let mut response = Response::new(body);
+    *response.status_mut() = head.status;
+    *response.headers_mut() = map(&head.fields);
+    response
+}
+
+/// Fields for the pipeline.
+pub(super) fn fields(map: &HeaderMap) -> Fields {
+    let mut fields = Fields::default();
+    for (name, value) in map {
+        fields.append_other(name.as_str().as_bytes(), value.as_bytes());
+    }
+    fields
+}
+
+/// Fields as hyper and its traits have them.
+pub(super) fn map(fields: &Fields) -> HeaderMap {
+    let pair =
+        |(name, value)| Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?));
+    let mut map = HeaderMap::with_capacity(fields.len());
+    for (name, value) in fields.iter().filter_map(pair) {
+        map.append(name, value);
+    }
+    map
+}

@@ -2,15 +2,15 @@
 
 mod admission;
 mod attempt;
+mod date;
+mod deadlines;
 mod downstream;
 mod drain;
 mod errors;
 mod field_name;
-#[allow(dead_code, reason = "what serves clients is about to use the rest")]
 mod fields;
 mod flights;
 mod forward;
-#[allow(dead_code, reason = "what serves clients is about to use the rest")]
 mod h1;
 mod h2;
 mod head;

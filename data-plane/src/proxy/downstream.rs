@@ -1,16 +1,15 @@
 //! Connections from clients: HTTP/1.1, or HTTP/2 by prior knowledge, told apart by their first bytes.
 
-use std::{convert::Infallible, net::SocketAddr, pin::pin, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell, collections::VecDeque, convert::Infallible, net::SocketAddr, pin::pin, rc::Rc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use gateway_runtime::{accept::begins_with, panics::caught};
 use http::Request;
 use http_body::Body;
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulConnection,
@@ -18,7 +17,7 @@ use hyper_util::{
 use tokio::net::TcpStream;
 
 use super::{
-    h2,
+    h1, h2,
     head::{RequestHead, ResponseHead},
     request_body::ClientBody,
     request_id::RequestId,
@@ -28,10 +27,7 @@ use super::{
 
 /// Time for the first bytes of a connection.
 const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for a whole request head, from the first moment the connection waits for one: so it also bounds how long a
-/// connection may be idle between two requests, and cannot be as short as a slow head deserves.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// Most header bytes of one request.
+/// Most header bytes of one request in HTTP/2.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Most requests at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 250;
@@ -43,15 +39,21 @@ const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// The first bytes of an HTTP/2 connection; no HTTP/1 method begins so.
 const HTTP2_PREFACE: &[u8; 3] = b"PRI";
 
+/// Interim responses that wait to be passed on to one client. More than that say nothing new.
+const MAX_INTERIM: usize = 8;
+
 /// Who is at the other end.
 #[derive(Debug)]
 pub(super) struct Client {
     ip: String,
+    /// `None` if it is told of no interim responses: hyper has no way to, in HTTP/2.
+    interim: Option<RefCell<VecDeque<ResponseHead>>>,
 }
 
 impl Client {
-    fn new(address: SocketAddr) -> Self {
-        Self { ip: address.ip().to_canonical().to_string() }
+    fn new(address: SocketAddr, is_http2: bool) -> Self {
+        let ip = address.ip().to_canonical().to_string();
+        Self { ip, interim: (!is_http2).then(RefCell::default) }
     }
 
     /// Its IP address as `X-Forwarded-For` has it.
@@ -59,8 +61,19 @@ impl Client {
         &self.ip
     }
 
-    /// Tells it what a replica says before its response, as far as its protocol and hyper can.
-    pub(super) fn interim(&self, _: ResponseHead) {}
+    /// Tells it what a replica says before its response.
+    pub(super) fn interim(&self, head: ResponseHead) {
+        if let Some(interim) = &self.interim
+            && interim.borrow().len() < MAX_INTERIM
+        {
+            interim.borrow_mut().push_back(head);
+        }
+    }
+
+    /// What it is to be told next.
+    pub(super) fn take_interim(&self) -> Option<ResponseHead> {
+        self.interim.as_ref()?.borrow_mut().pop_front()
+    }
 }
 
 /// Sets what holds for all connections from clients. Where the system refuses one of it, they work without.
@@ -103,7 +116,27 @@ pub(super) async fn serve<F, B>(
         () = worker.draining() => return,
     };
     let Ok(Ok(is_http2)) = first_bytes else { return };
-    let client = Rc::new(Client::new(address));
+    let client = Rc::new(Client::new(address, is_http2));
+    if is_http2 {
+        // Boxed, so that it takes no room in the task of each connection in HTTP/1.
+        Box::pin(serve_http2(worker, client, stream, answered)).await;
+    } else {
+        h1::serve(worker, &client, stream, answered).await;
+    }
+}
+
+async fn serve_http2<F, B>(
+    worker: &Rc<Worker>,
+    client: Rc<Client>,
+    stream: TcpStream,
+    answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
+) where
+    F: Future<Output = Answer<B>> + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + From<Bytes>
+        + Unpin
+        + 'static,
+{
     let service = service_fn(|request: Request<Incoming>| {
         let (worker, client) = (Rc::clone(worker), Rc::clone(&client));
         async move {
@@ -118,22 +151,12 @@ pub(super) async fn serve<F, B>(
             Ok::<_, Infallible>(h2::response(answer))
         }
     });
-    let io = TokioIo::new(stream);
-    let served = if is_http2 {
-        let mut builder = http2::Builder::new(LocalExecutor(Rc::clone(worker)));
-        builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
-        builder
-            .max_header_list_size(MAX_HEAD_BYTES as u32)
-            .keep_alive_interval(PING)
-            .keep_alive_timeout(PING);
-        until_drained(worker, builder.serve_connection(io, service)).await
-    } else {
-        let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
-        until_drained(worker, builder.serve_connection(io, service)).await
-    };
+    let mut builder = http2::Builder::new(LocalExecutor(Rc::clone(worker)));
+    builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
+    builder.max_header_list_size(MAX_HEAD_BYTES as u32).keep_alive_interval(PING).keep_alive_timeout(PING);
+    let served = until_drained(worker, builder.serve_connection(TokioIo::new(stream), service)).await;
     if let Err(error) = served {
-        tracing::debug!(%error, client = %address, "connection ended");
+        tracing::debug!(%error, client = client.ip(), "connection ended");
     }
 }
 

@@ -182,12 +182,9 @@ impl Fields {
         self.lines.iter().map(|line| (self.text(line.name), self.text(line.value)))
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
         self.lines.len()
-    }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.lines.is_empty()
     }
 
     /// A part of the block.

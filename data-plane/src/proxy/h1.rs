@@ -5,17 +5,20 @@
 //! repaired, because the next one in the chain might read it in the other way. docs/http1.md lists where other
 //! implementations take more.
 //!
-//! The upper one moves bytes: [`wire`] is a connection with its buffers, [`client`] one to a replica.
+//! The upper one moves bytes: [`wire`] is a connection with its buffers, [`client`] one to a replica, [`server`] one from a
+//! client, of which [`inbound`] is the half that reads.
 
 mod body;
 mod chunked;
 mod client;
 mod framing;
+mod inbound;
 mod limits;
 mod refusal;
 mod request;
 mod response;
 mod scan;
+mod server;
 mod target;
 mod wire;
 mod write;
@@ -24,7 +27,9 @@ use super::head::RequestHead;
 
 pub(super) use client::{Connection as ClientConnection, Failure, Outgoing};
 pub(super) use framing::Length;
+pub(super) use inbound::RequestReader;
 pub(super) use refusal::Refusal;
+pub(super) use server::serve;
 pub(super) use target::is_host;
 pub(super) use wire::{Buffers, Wire};
 pub(super) use write::frame;

@@ -71,7 +71,7 @@ pub(super) fn fields(map: &HeaderMap) -> Fields {
 pub(super) fn map(fields: &Fields) -> HeaderMap {
     let pair =
         |(name, value)| Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?));
-    let mut map = HeaderMap::with_capacity(fields.len());
+    let mut map = HeaderMap::with_capacity(fields.count());
     for (name, value) in fields.iter().filter_map(pair) {
         map.append(name, value);
     }

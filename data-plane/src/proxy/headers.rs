@@ -74,6 +74,10 @@ pub(super) fn prepare_request(head: &mut RequestHead, onward: &Onward<'_>) {
     if head.version == Version::HTTP_2 {
         join_cookies(fields);
     }
+    if head.version < Version::HTTP_11 {
+        // It means nothing there (RFC 9110 section 10.1.1).
+        fields.remove(Names::of(&[Name::Expect]));
+    }
     fields.remove(FORWARDING);
     settle_host(head);
     let prefix = (onward.stripped > 0).then(|| head.strip_target(onward.stripped));

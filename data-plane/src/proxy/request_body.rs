@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::h1::RequestReader;
 use crate::{clock::Clock, routing::Tick};
 
 /// Most bytes of one request that are kept for replay; a longer body passes through and is sent once.
@@ -21,6 +22,8 @@ const MAX_REPLAY_BYTES_PER_WORKER: usize = 64 * 1024 * 1024;
 /// A request's body as it comes from its client.
 #[derive(Debug)]
 pub(super) enum ClientBody {
+    None,
+    Http1(RequestReader),
     Http2(Incoming),
 }
 
@@ -37,18 +40,24 @@ impl ClientBody {
 
     fn is_end_stream(&self) -> bool {
         match self {
+            Self::None => true,
+            Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
+            Self::None => SizeHint::with_exact(0),
+            Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.size_hint(),
         }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match self {
+            Self::None => Poll::Ready(None),
+            Self::Http1(body) => body.poll_frame(cx),
             Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(|_| BrokenOff),
         }
     }

@@ -1,6 +1,11 @@
 //! One worker: a thread with its own listener, its own connections and no work stealing.
 
-use std::{cell::RefCell, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body::Body;
@@ -10,10 +15,13 @@ use tokio_util::task::TaskTracker;
 
 use super::{
     ProxyConfig,
+    date::DateText,
+    deadlines::{self, Deadlines},
     downstream::{self, Client},
     drain,
     flights::Flights,
     forward::forward,
+    h1::Buffers,
     head::RequestHead,
     headers::Via,
     request_body::{ClientBody, ReplayMemory},
@@ -28,8 +36,8 @@ use gateway_runtime::{
     supervise::persist,
 };
 
-/// How often idle connections to replicas are looked through.
-const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
+/// Idle connections to replicas are looked through with every so many looks at the deadlines: every five seconds.
+const LOOKS_PER_SWEEP: u32 = 20;
 /// Pause after a failed accept: without a free file descriptor the next one would fail at once, and the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -41,11 +49,16 @@ pub(super) struct Worker {
     via: Via,
     table: Arc<Table>,
     clock: Clock,
+    buffers: Rc<Buffers>,
     pool: Pool,
     flights: Flights,
+    deadlines: Deadlines,
+    date: DateText,
     replay_memory: ReplayMemory,
     random: RefCell<SmallRng>,
     drain: Shutdown,
+    /// As `drain`, for those who look often.
+    is_draining: Cell<bool>,
     panics: Arc<PanicCounts>,
 }
 
@@ -57,17 +70,22 @@ impl Worker {
         clock: Clock,
         panics: Arc<PanicCounts>,
     ) -> Self {
+        let buffers = Rc::new(Buffers::default());
         Self {
             index,
             via: Via::new(&config.node_id),
             config,
             table,
             clock,
-            pool: Pool::new(Rc::default()),
+            pool: Pool::new(Rc::clone(&buffers)),
+            buffers,
             flights: Flights::default(),
+            deadlines: Deadlines::default(),
+            date: DateText::default(),
             replay_memory: ReplayMemory::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
             drain: Shutdown::new(),
+            is_draining: Cell::new(false),
             panics,
         }
     }
@@ -86,6 +104,19 @@ impl Worker {
 
     pub(super) fn flights(&self) -> &Flights {
         &self.flights
+    }
+
+    pub(super) fn buffers(&self) -> &Rc<Buffers> {
+        &self.buffers
+    }
+
+    pub(super) fn deadlines(&self) -> &Deadlines {
+        &self.deadlines
+    }
+
+    /// Lets `with` have the present date as fields have it.
+    pub(super) fn with_date<T>(&self, with: impl FnOnce(&[u8]) -> T) -> T {
+        self.date.read(self.now(), || self.clock.moment().wall, with)
     }
 
     pub(super) fn replay_memory(&self) -> &ReplayMemory {
@@ -134,6 +165,17 @@ impl Worker {
     pub(super) async fn draining(&self) {
         self.drain.begun().await;
     }
+
+    /// Whether that is so. Who has set a deadline is woken when it begins.
+    pub(super) fn is_draining(&self) -> bool {
+        self.is_draining.get()
+    }
+
+    fn begin_drain(&self) {
+        self.is_draining.set(true);
+        self.drain.begin();
+        self.deadlines.wake_all();
+    }
 }
 
 /// Accepts and serves until the shutdown, then drains: keeps accepting for the drain delay, lets what is in flight
@@ -163,7 +205,7 @@ pub(super) async fn run(
         () = stop => {}
     }
     drop(listener);
-    worker.drain.begin();
+    worker.begin_drain();
     connections.close();
     if tokio::time::timeout(worker.config.drain_timeout, connections.wait()).await.is_err() {
         tracing::warn!(
@@ -222,9 +264,12 @@ async fn accept<F, B>(
 }
 
 async fn sweep(worker: &Worker) {
-    let mut interval = tokio::time::interval(SWEEP_INTERVAL);
+    let mut interval = tokio::time::interval(deadlines::PERIOD);
     loop {
-        interval.tick().await;
+        for _ in 0..LOOKS_PER_SWEEP {
+            interval.tick().await;
+            worker.deadlines.wake_due(worker.now());
+        }
         worker.pool.sweep(worker.now());
     }
 }

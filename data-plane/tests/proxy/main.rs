@@ -1,9 +1,11 @@
 //! The proxy over real sockets: what clients receive and what replicas see, byte for byte.
 
 mod bodies;
+mod clients;
 mod drains;
 mod failover;
 mod forced;
 mod forwarding;
 mod harness;
 mod refusals;
+mod replicas;

@@ -93,7 +93,7 @@ impl Chunked {
         }
         let (name, value) = scan::field(line).map_err(|_| BodyFault::Trailers)?;
         let trailers = self.trailers.get_or_insert_default();
-        if trailers.len() == MAX_TRAILER_FIELDS {
+        if trailers.count() == MAX_TRAILER_FIELDS {
             return Err(BodyFault::Trailers);
         }
         trailers.append_other(&line[name], &line[value]);

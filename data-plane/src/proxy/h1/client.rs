@@ -147,8 +147,13 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
     ) -> Poll<Result<Response, Failure>> {
         loop {
             self.poll_send(cx)?;
+            let asked = matches!(self.sending, Sending::Asking { .. });
             if let Some(response) = self.take_head(&mut passed)? {
                 return Poll::Ready(Ok(response));
+            }
+            if asked && !matches!(self.sending, Sending::Asking { .. }) {
+                // It wants the body.
+                continue;
             }
             let sent = self.has_sent();
             match ready!(self.wire.poll_fill(cx)) {
@@ -234,7 +239,7 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
         }
         // With the head goes one frame at most: if not a byte is taken of them, the source can give it out once more.
         let mut has_frame = false;
-        while self.wire.has_room() && !(has_frame && !self.has_sent()) {
+        while self.wire.has_room() && (!has_frame || self.has_sent()) {
             has_frame = true;
             let Sending::Body { body, length } = &mut self.sending else { return Ok(true) };
             let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else { return Ok(true) };

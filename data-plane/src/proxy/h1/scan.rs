@@ -109,7 +109,7 @@ pub(super) fn fields(head: &[u8], start: usize) -> Result<Fields, Refusal> {
         if line.is_empty() {
             break;
         }
-        if fields.len() == MAX_FIELDS {
+        if fields.count() == MAX_FIELDS {
             return Err(Refusal::HeadTooLarge);
         }
         let (name, value) = field(line)?;

@@ -8,6 +8,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::{Buf, Bytes, BytesMut};
@@ -196,8 +197,11 @@ impl Wire {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
-    pub(super) fn stream(&self) -> &TcpStream {
-        &self.stream
+    /// Has the peer find the connection broken, not ended.
+    pub(super) fn reset_on_close(&self) {
+        if let Err(error) = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)) {
+            tracing::debug!(%error, "cannot have a connection reset");
+        }
     }
 }
 

@@ -1,0 +1,364 @@
+//! A connection from a client: requests are read and answered one after the other, in their order.
+//!
+//! One task does everything: it waits for a head, runs the pipeline, and writes what that answers while it watches whether
+//! the client is still there. While it waits for a head it holds no buffer, and nothing of the pipeline.
+
+use std::{
+    cell::RefCell,
+    future::{Future, poll_fn},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Method, StatusCode, Version};
+use http_body::Body;
+use tokio::net::TcpStream;
+
+use super::{
+    framing::Length,
+    inbound::{Inbound, Next, RequestReader},
+    request::Request,
+    wire::Wire,
+    write,
+};
+use crate::{
+    proxy::{
+        downstream::Client,
+        errors::GatewayError,
+        field_name::{Name, Names},
+        head::{RequestHead, ResponseHead},
+        request_body::ClientBody,
+        request_id::RequestId,
+        response_body::Answer,
+        worker::Worker,
+    },
+    routing::Tick,
+};
+
+/// Time for a whole request head, from its first byte.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between two requests.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Of a body that nobody wants, as much is passed over to keep the connection.
+const MAX_PASSED_OVER: usize = 64 * 1024;
+/// Time for the client to send that, or to close its side once it has been told that the connection ends: closing under what
+/// it still sends would have it lose the answer.
+const LINGER_TIME: Duration = Duration::from_secs(2);
+
+/// A connection under way.
+struct Server<'a> {
+    worker: &'a Rc<Worker>,
+    client: &'a Rc<Client>,
+    inbound: Rc<RefCell<Inbound>>,
+    /// Its place among the worker's deadlines.
+    place: usize,
+}
+
+/// Whether there is a next request.
+enum Verdict {
+    KeepAlive,
+    /// The client has been told all there is, and may still be sending.
+    Linger,
+    Close,
+}
+
+/// What a client is told about the connection.
+struct Exchange {
+    method: Method,
+    version: Version,
+    is_kept_alive: bool,
+}
+
+/// Serves one connection to its end, or to the end of the request under way once the worker drains. Each request is
+/// `answered` on its own, whose panics are this future's, too.
+pub(in crate::proxy) async fn serve<F, B>(
+    worker: &Rc<Worker>,
+    client: &Rc<Client>,
+    stream: TcpStream,
+    answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F,
+) where
+    F: Future<Output = Answer<B>>,
+    B: Body<Data = Bytes> + From<Bytes> + Unpin,
+{
+    let wire = Wire::new(stream, Rc::clone(worker.buffers()));
+    let inbound = Rc::new(RefCell::new(Inbound::new(wire)));
+    let server = Server { worker, client, inbound, place: worker.deadlines().begin() };
+    loop {
+        let verdict = match server.next().await {
+            Some(Ok(request)) => server.answer(*request, &answered).await,
+            Some(Err(error)) => server.refuse::<B>(&error).await,
+            None => return,
+        };
+        match verdict {
+            Verdict::KeepAlive => {}
+            Verdict::Linger => return server.linger().await,
+            Verdict::Close => return,
+        }
+    }
+}
+
+impl Server<'_> {
+    /// The next request, or why it is refused. `None` when there is none.
+    async fn next(&self) -> Option<Result<Box<Request>, GatewayError>> {
+        let mut due: Option<(Tick, bool)> = None;
+        poll_fn(|cx| {
+            let mut inbound = self.inbound.borrow_mut();
+            let polled = inbound.poll_next(cx);
+            if let Poll::Ready(next) = polled {
+                return Poll::Ready(match next {
+                    Ok(Next::Request(request)) => Some(Ok(request)),
+                    Ok(Next::Refused(refusal)) => Some(Err(refusal.into())),
+                    Ok(Next::End) | Err(_) => None,
+                });
+            }
+            let has_begun = inbound.has_begun();
+            if !has_begun && self.worker.is_draining() {
+                return Poll::Ready(None);
+            }
+            let now = self.worker.now();
+            let limit = if has_begun { HEAD_TIMEOUT } else { IDLE_TIMEOUT };
+            let (due, _) = *match &mut due {
+                Some(due) if due.1 == has_begun => due,
+                due => due.insert((now.plus(limit), has_begun)),
+            };
+            if now >= due {
+                return Poll::Ready(has_begun.then_some(Err(GatewayError::RequestTimeout)));
+            }
+            self.worker.deadlines().set(self.place, due, cx.waker());
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Has a request answered, and passes the answer on.
+    async fn answer<F, B>(
+        &self,
+        request: Request,
+        answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F,
+    ) -> Verdict
+    where
+        F: Future<Output = Answer<B>>,
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let Request { head, length, is_kept_alive, .. } = request;
+        let exchange = Exchange { method: head.method.clone(), version: head.version, is_kept_alive };
+        let body = match length {
+            Length::Empty | Length::Exact(0) => ClientBody::None,
+            _ => ClientBody::Http1(RequestReader::new(&self.inbound)),
+        };
+        self.worker.deadlines().clear(self.place);
+        // Boxed, so that a connection that waits for its next request does not hold the room for it.
+        let mut pipeline = Box::pin(answered(Rc::clone(self.worker), Rc::clone(self.client), head, body));
+        let answer = poll_fn(|cx| {
+            let polled = pipeline.as_mut().poll(cx);
+            self.pass_interim(cx, exchange.version);
+            if let Poll::Ready(answer) = polled {
+                return Poll::Ready(Some(answer));
+            }
+            self.inbound.borrow_mut().poll_gone(cx).map(|()| None)
+        })
+        .await;
+        drop(pipeline);
+        // Without an answer the client is gone, and the attempt under way with the pipeline.
+        let Some(answer) = answer else { return Verdict::Close };
+        match self.send(exchange, answer).await {
+            Ok(true) => self.pass_over().await,
+            Ok(false) if self.inbound.borrow().is_silent() && !self.worker.is_draining() => Verdict::Close,
+            Ok(false) => Verdict::Linger,
+            Err(Cut) => Verdict::Close,
+        }
+    }
+
+    /// Passes interim responses on to clients that know of them.
+    fn pass_interim(&self, cx: &mut Context<'_>, version: Version) {
+        while let Some(mut head) = self.client.take_interim() {
+            if version >= Version::HTTP_11 {
+                let mut inbound = self.inbound.borrow_mut();
+                write::frame(&mut head.fields, Length::Empty);
+                write::response_head(inbound.wire.output(), &head);
+                // An error shows when the client is looked for.
+                let _ = inbound.wire.poll_flush(cx);
+            }
+        }
+    }
+
+    /// Tells a client why its request was not even looked at.
+    async fn refuse<B: Body<Data = Bytes> + From<Bytes> + Unpin>(&self, error: &GatewayError) -> Verdict {
+        let request_id = RequestId::new(self.worker.random_id());
+        let answer: Answer<B> = error.respond("", 0, self.worker.via(), &request_id);
+        let exchange = Exchange { method: Method::GET, version: Version::HTTP_11, is_kept_alive: false };
+        if self.send(exchange, answer).await.is_ok() { Verdict::Linger } else { Verdict::Close }
+    }
+
+    /// Sends an answer, all of it. `true` if the client was told that there may be another one.
+    async fn send<B: Body<Data = Bytes> + Unpin>(
+        &self,
+        exchange: Exchange,
+        answer: Answer<B>,
+    ) -> Result<bool, Cut> {
+        let Answer { mut head, mut body } = answer;
+        let length =
+            write::length_for(exchange.version, &exchange.method, head.status, body.size_hint().exact());
+        let is_kept_alive = exchange.is_kept_alive && self.may_keep_alive(length);
+        self.finish_head(&mut head, length, &exchange, is_kept_alive);
+        write::response_head(self.inbound.borrow_mut().wire.output(), &head);
+        let mut outgoing = OutgoingBody { length, has_ended: length == Length::Empty };
+        let sent = poll_fn(|cx| self.poll_send(cx, &mut outgoing, Pin::new(&mut body))).await;
+        if sent.is_err() && length == Length::UntilClose {
+            // Its end would look like the body's.
+            self.inbound.borrow().wire.reset_on_close();
+        }
+        sent.map(|()| is_kept_alive)
+    }
+
+    /// Whether there may be another request behind an answer of which the end is told so.
+    fn may_keep_alive(&self, length: Length) -> bool {
+        let mut inbound = self.inbound.borrow_mut();
+        // A client that was not told to go on may send its body or not: what comes next is anybody's guess.
+        let held_back = inbound.answer();
+        !held_back
+            && inbound.may_end_within(MAX_PASSED_OVER)
+            && length != Length::UntilClose
+            && !self.worker.is_draining()
+    }
+
+    /// Adds what concerns this connection.
+    fn finish_head(&self, head: &mut ResponseHead, length: Length, exchange: &Exchange, is_kept_alive: bool) {
+        let fields = &mut head.fields;
+        if head.status == StatusCode::NO_CONTENT {
+            fields.remove(Names::of(&[Name::ContentLength]));
+        }
+        write::frame(fields, length);
+        if !fields.contains(Name::Date) {
+            self.worker.with_date(|date| fields.append(Name::Date, date));
+        }
+        match (is_kept_alive, exchange.version >= Version::HTTP_11) {
+            (false, _) => fields.append(Name::Connection, b"close"),
+            (true, false) => fields.append(Name::Connection, b"keep-alive"),
+            (true, true) => {}
+        }
+    }
+
+    /// Sends as much as the client takes and there is to send.
+    fn poll_send<B: Body<Data = Bytes>>(
+        &self,
+        cx: &mut Context<'_>,
+        outgoing: &mut OutgoingBody,
+        mut body: Pin<&mut B>,
+    ) -> Poll<Result<(), Cut>> {
+        loop {
+            let mut is_waiting = false;
+            while !outgoing.has_ended && self.inbound.borrow().wire.has_room() {
+                // The request's own body may be read in there, so nothing of the connection is borrowed here.
+                match body.as_mut().poll_frame(cx) {
+                    Poll::Ready(Some(Ok(frame))) => {
+                        outgoing.queue(&mut self.inbound.borrow_mut().wire, frame)
+                    }
+                    Poll::Ready(Some(Err(_))) => {
+                        let _ = self.inbound.borrow_mut().wire.poll_flush(cx);
+                        return Poll::Ready(Err(Cut));
+                    }
+                    Poll::Ready(None) => outgoing.end(&mut self.inbound.borrow_mut().wire),
+                    Poll::Pending => {
+                        is_waiting = true;
+                        break;
+                    }
+                }
+            }
+            let mut inbound = self.inbound.borrow_mut();
+            match inbound.wire.poll_flush(cx) {
+                Poll::Ready(Ok(())) if outgoing.has_ended => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) if !is_waiting => continue,
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(Cut)),
+            }
+            return inbound.poll_gone(cx).map(|()| Err(Cut));
+        }
+    }
+
+    /// Finds the end of a request that was answered before all of it was read.
+    async fn pass_over(&self) -> Verdict {
+        {
+            let mut inbound = self.inbound.borrow_mut();
+            inbound.abandon();
+            if inbound.is_read() {
+                return Verdict::KeepAlive;
+            }
+        }
+        let mut budget = MAX_PASSED_OVER;
+        let found = self.within(LINGER_TIME, |inbound, cx| inbound.poll_pass_over(cx, &mut budget)).await;
+        if found == Some(true) { Verdict::KeepAlive } else { Verdict::Linger }
+    }
+
+    /// Ends the connection so that the client can read what it was told.
+    async fn linger(&self) {
+        let shut = self.within(LINGER_TIME, |inbound, cx| inbound.wire.poll_shutdown(cx)).await;
+        if let Some(Ok(())) = shut {
+            self.within(LINGER_TIME, Inbound::poll_drained).await;
+        }
+    }
+
+    /// What `poll` comes to within this time.
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        mut poll: impl FnMut(&mut Inbound, &mut Context<'_>) -> Poll<T>,
+    ) -> Option<T> {
+        let due = self.worker.now().plus(limit);
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = poll(&mut self.inbound.borrow_mut(), cx) {
+                return Poll::Ready(Some(done));
+            }
+            if self.worker.now() >= due {
+                return Poll::Ready(None);
+            }
+            self.worker.deadlines().set(self.place, due, cx.waker());
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+impl Drop for Server<'_> {
+    fn drop(&mut self) {
+        self.worker.deadlines().end(self.place);
+    }
+}
+
+/// The client does not get all of an answer: it is gone, or there is no more of it.
+struct Cut;
+
+/// An answer's body on its way out.
+struct OutgoingBody {
+    length: Length,
+    has_ended: bool,
+}
+
+impl OutgoingBody {
+    fn queue(&mut self, wire: &mut Wire, frame: http_body::Frame<Bytes>) {
+        match frame.into_data() {
+            Ok(data) if data.is_empty() => {}
+            Ok(data) if self.length == Length::Chunked => {
+                write::chunk_size(wire.output(), data.len());
+                wire.queue(data, write::CHUNK_END);
+            }
+            Ok(data) => wire.queue(data, &[]),
+            Err(frame) => {
+                if let (Length::Chunked, Ok(trailers)) = (self.length, frame.into_trailers()) {
+                    write::last_chunk(wire.output(), Some(&crate::proxy::h2::fields(&trailers)));
+                    self.has_ended = true;
+                }
+            }
+        }
+    }
+
+    fn end(&mut self, wire: &mut Wire) {
+        if self.length == Length::Chunked {
+            write::last_chunk(wire.output(), None);
+        }
+        self.has_ended = true;
+    }
+}

@@ -110,15 +110,17 @@ pub(super) async fn serve<F, B>(
         + Unpin
         + 'static,
 {
-    let first_bytes = tokio::select! {
-        biased;
-        seen = tokio::time::timeout(FIRST_BYTES_TIMEOUT, begins_with(&stream, HTTP2_PREFACE)) => seen,
-        () = worker.draining() => return,
-    };
-    let Ok(Ok(is_http2)) = first_bytes else { return };
+    // Boxed, as HTTP/2 is below, so that neither takes room in the task of each connection that only waits.
+    let first_bytes = Box::pin(async {
+        tokio::select! {
+            biased;
+            seen = tokio::time::timeout(FIRST_BYTES_TIMEOUT, begins_with(&stream, HTTP2_PREFACE)) => seen.ok()?.ok(),
+            () = worker.draining() => None,
+        }
+    });
+    let Some(is_http2) = first_bytes.await else { return };
     let client = Rc::new(Client::new(address, is_http2));
     if is_http2 {
-        // Boxed, so that it takes no room in the task of each connection in HTTP/1.
         Box::pin(serve_http2(worker, client, stream, answered)).await;
     } else {
         h1::serve(worker, &client, stream, answered).await;

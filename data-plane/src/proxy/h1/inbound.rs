@@ -44,7 +44,7 @@ pub(super) struct Inbound {
 /// Where the next request stands.
 #[derive(Debug)]
 pub(super) enum Next {
-    Request(Box<Request>),
+    Request(Request),
     Refused(Refusal),
     /// The client has sent all that it had to say.
     End,
@@ -80,7 +80,7 @@ impl Inbound {
                             self.number += 1;
                             self.body = BodyDecoder::new(request.length);
                             self.awaits_continue = request.expects_continue;
-                            Next::Request(Box::new(request))
+                            Next::Request(request)
                         }
                         Err(refusal) => Next::Refused(refusal),
                     }));

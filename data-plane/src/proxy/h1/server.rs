@@ -6,7 +6,7 @@
 use std::{
     cell::RefCell,
     future::{Future, poll_fn},
-    pin::Pin,
+    pin::{Pin, pin},
     rc::Rc,
     task::{Context, Poll},
     time::Duration,
@@ -87,22 +87,27 @@ pub(in crate::proxy) async fn serve<F, B>(
     let inbound = Rc::new(RefCell::new(Inbound::new(wire)));
     let server = Server { worker, client, inbound, place: worker.deadlines().begin() };
     loop {
-        let verdict = match server.next().await {
-            Some(Ok(request)) => server.answer(*request, &answered).await,
-            Some(Err(error)) => server.refuse::<B>(&error).await,
-            None => return,
-        };
-        match verdict {
-            Verdict::KeepAlive => {}
-            Verdict::Linger => return server.linger().await,
-            Verdict::Close => return,
+        let Some(next) = server.next().await else { return };
+        // Boxed, so that a connection that waits for its next request does not hold the room for it.
+        let answering = Box::pin(async {
+            let verdict = match next {
+                Ok(request) => server.answer(request, &answered).await,
+                Err(error) => server.refuse::<B>(&error).await,
+            };
+            if matches!(verdict, Verdict::Linger) {
+                server.linger().await;
+            }
+            matches!(verdict, Verdict::KeepAlive)
+        });
+        if !answering.await {
+            return;
         }
     }
 }
 
 impl Server<'_> {
     /// The next request, or why it is refused. `None` when there is none.
-    async fn next(&self) -> Option<Result<Box<Request>, GatewayError>> {
+    async fn next(&self) -> Option<Result<Request, GatewayError>> {
         let mut due: Option<(Tick, bool)> = None;
         poll_fn(|cx| {
             let mut inbound = self.inbound.borrow_mut();
@@ -150,19 +155,9 @@ impl Server<'_> {
             _ => ClientBody::Http1(RequestReader::new(&self.inbound)),
         };
         self.worker.deadlines().clear(self.place);
-        // Boxed, so that a connection that waits for its next request does not hold the room for it.
-        let mut pipeline = Box::pin(answered(Rc::clone(self.worker), Rc::clone(self.client), head, body));
-        let answer = poll_fn(|cx| {
-            let polled = pipeline.as_mut().poll(cx);
-            self.pass_interim(cx, exchange.version);
-            if let Poll::Ready(answer) = polled {
-                return Poll::Ready(Some(answer));
-            }
-            self.inbound.borrow_mut().poll_gone(cx).map(|()| None)
-        })
-        .await;
-        drop(pipeline);
-        // Without an answer the client is gone, and the attempt under way with the pipeline.
+        let pipeline = answered(Rc::clone(self.worker), Rc::clone(self.client), head, body);
+        let answer = self.watched(pin!(pipeline), exchange.version).await;
+        // Without an answer the client is gone, and the attempt under way has gone with the pipeline.
         let Some(answer) = answer else { return Verdict::Close };
         match self.send(exchange, answer).await {
             Ok(true) => self.pass_over().await,
@@ -170,6 +165,23 @@ impl Server<'_> {
             Ok(false) => Verdict::Linger,
             Err(Cut) => Verdict::Close,
         }
+    }
+
+    /// What the pipeline answers, or `None` once the client is gone.
+    async fn watched<T>(
+        &self,
+        mut pipeline: Pin<&mut impl Future<Output = T>>,
+        version: Version,
+    ) -> Option<T> {
+        poll_fn(|cx| {
+            let polled = pipeline.as_mut().poll(cx);
+            self.pass_interim(cx, version);
+            match polled {
+                Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                Poll::Pending => self.inbound.borrow_mut().poll_gone(cx).map(|()| None),
+            }
+        })
+        .await
     }
 
     /// Passes interim responses on to clients that know of them.
@@ -202,7 +214,9 @@ impl Server<'_> {
         let Answer { mut head, mut body } = answer;
         let length =
             write::length_for(exchange.version, &exchange.method, head.status, body.size_hint().exact());
-        let is_kept_alive = exchange.is_kept_alive && self.may_keep_alive(length);
+        // Who stopped in the middle of a request is not waited for again.
+        let is_given_up = head.status == StatusCode::REQUEST_TIMEOUT;
+        let is_kept_alive = exchange.is_kept_alive && !is_given_up && self.may_keep_alive(length);
         self.finish_head(&mut head, length, &exchange, is_kept_alive);
         write::response_head(self.inbound.borrow_mut().wire.output(), &head);
         let mut outgoing = OutgoingBody { length, has_ended: length == Length::Empty };

@@ -38,12 +38,15 @@ impl Buffers {
         self.input.borrow_mut().pop().unwrap_or_else(|| BytesMut::with_capacity(READ_SIZE))
     }
 
-    /// Takes a buffer back if it is of the usual size and nobody looks at it any more.
-    fn give_input(&self, mut buffer: BytesMut) {
-        buffer.clear();
-        let mut free = self.input.borrow_mut();
-        if free.len() < MAX_FREE && buffer.try_reclaim(READ_SIZE) && buffer.capacity() < 2 * READ_SIZE {
-            free.push(buffer);
+    /// Takes an empty buffer back, unless frames of it are still looked at: then it is of use to its owner only, once they
+    /// are gone.
+    fn give_input(&self, buffer: &mut BytesMut) {
+        if buffer.capacity() > 0 && buffer.try_reclaim(READ_SIZE) {
+            let buffer = std::mem::take(buffer);
+            let mut free = self.input.borrow_mut();
+            if free.len() < MAX_FREE && buffer.capacity() < 2 * READ_SIZE {
+                free.push(buffer);
+            }
         }
     }
 
@@ -100,14 +103,9 @@ impl Wire {
         }
         let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input);
         if read.is_pending() && self.input.is_empty() {
-            self.release_input();
+            self.buffers.give_input(&mut self.input);
         }
         read
-    }
-
-    /// Nothing that was read is needed any more, or there is none: gives the buffer back.
-    fn release_input(&mut self) {
-        self.buffers.give_input(std::mem::take(&mut self.input));
     }
 
     /// What is to be written next, if nothing waits behind it.
@@ -207,7 +205,8 @@ impl Wire {
 
 impl Drop for Wire {
     fn drop(&mut self) {
-        self.buffers.give_input(std::mem::take(&mut self.input));
+        self.input.clear();
+        self.buffers.give_input(&mut self.input);
         self.buffers.give_output(std::mem::take(&mut self.output));
     }
 }

@@ -140,3 +140,14 @@ async fn a_panic_ends_the_stream_that_it_happens_on_and_not_its_connection() {
     .await;
     assert_eq!(counted, [("request", 1)]);
 }
+
+#[tokio::test]
+async fn a_connection_takes_no_room_for_what_it_is_not_doing() {
+    let (worker, _) = worker();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let waiting = downstream::serve(&worker, stream, address, forward);
+    let size = size_of_val(&waiting);
+    assert!(size <= 512, "{size} bytes for each idle connection");
+}

@@ -108,6 +108,13 @@ fn askable(service: &Service, now: Tick) -> Vec<Askable> {
         .collect()
 }
 
+/// The tier in use, and who takes turns in it.
+fn sharing(askable: &[Askable]) -> (Option<Priority>, Vec<String>) {
+    let open = || askable.iter().filter(|one| one.lets_all_through);
+    let tier = open().map(|one| one.priority).min();
+    (tier, open().filter(|one| Some(one.priority) == tier).map(|one| one.id.clone()).collect())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -118,9 +125,13 @@ proptest! {
         let (table, service, _transitions) = table_of(&[]);
         let mut registry = Registry { specs: BTreeMap::new(), revision: 0 };
         let mut now = START;
-        // Turns since the set of those that take turns was another.
-        let mut turns: BTreeMap<String, u32> = BTreeMap::new();
+        // Turns since the set of those that take turns, or their tier, was another.
+        let mut turns: (Option<Priority>, BTreeMap<String, u32>) = Default::default();
         for step in steps {
+            let (tier, sharing) = sharing(&askable(&service, now));
+            if (turns.0, turns.1.keys().collect()) != (tier, sharing.iter().collect::<Vec<_>>()) {
+                turns = (tier, sharing.into_iter().map(|id| (id, 0)).collect());
+            }
             let Step::Ask(outcome) = step else {
                 registry.take(&step);
                 if let Step::Pass(millis) = step {
@@ -130,9 +141,6 @@ proptest! {
                 continue;
             };
             let askable = askable(&service, now);
-            let tier = askable.iter().filter(|one| one.lets_all_through).map(|one| one.priority).min();
-            let sharing: Vec<_> =
-                askable.iter().filter(|one| one.lets_all_through && Some(one.priority) == tier).collect();
             let due = askable.iter().find(|one| one.is_due && tier.is_none_or(|tier| one.priority <= tier));
             let before = registry.specs.clone();
             match service.pick(0, now, &[]) {
@@ -141,18 +149,15 @@ proptest! {
                     prop_assert_eq!(picked.replica.spec(), &before[id.as_str()], "as the registry has it");
                     prop_assert_eq!(picked.permit.is_probe(), due.is_some(), "a due probe goes first");
                     if !picked.permit.is_probe() {
-                        prop_assert!(sharing.iter().any(|one| one.id == id), "{} has no turn", id);
-                        if !turns.keys().eq(sharing.iter().map(|one| &one.id)) {
-                            turns = sharing.iter().map(|one| (one.id.clone(), 0)).collect();
-                        }
-                        *turns.entry(id).or_default() += 1;
-                        let (least, most) = (turns.values().min(), turns.values().max());
+                        prop_assert!(turns.1.contains_key(&id), "{} has no turn", id);
+                        *turns.1.entry(id).or_default() += 1;
+                        let (least, most) = (turns.1.values().min(), turns.1.values().max());
                         prop_assert!(most.zip(least).is_some_and(|(most, least)| most - least <= 1), "{:?}", turns);
                     }
                     service.settle(0, &picked.replica, picked.permit, outcome, now, 0.5);
                 }
                 Err(unavailable) => {
-                    prop_assert!(sharing.is_empty() && due.is_none(), "{:?} in vain", unavailable);
+                    prop_assert!(turns.1.is_empty() && due.is_none(), "{:?} in vain", unavailable);
                     let expected = match askable.len() {
                         0 => Unavailable::NoneReady,
                         count if askable.iter().all(|one| !one.lets_all_through) && forced_open(&service) == count => {

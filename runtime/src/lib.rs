@@ -3,7 +3,7 @@
 //! [`accept`] tells connections apart, [`failure`] ends a process with a sentence and an exit code, [`logs`] writes them
 //! to stderr, [`open_files`] raises their limit, [`panics`] draws a line around each, [`process`] runs a program to its
 //! end, [`ready`] announces bound addresses on stdout, [`shutdown`] turns signals into an orderly end, [`supervise`] owns
-//! the tasks that live as long.
+//! the tasks that live as long, [`tls`] reads certificates.
 
 pub mod accept;
 pub mod failure;
@@ -14,6 +14,7 @@ pub mod process;
 pub mod ready;
 pub mod shutdown;
 pub mod supervise;
+pub mod tls;
 
 pub use failure::{Failure, root_cause};
 pub use shutdown::Shutdown;

@@ -1,0 +1,201 @@
+//! TLS for a listener, by files that are read again when they change.
+//!
+//! Several certificates may be shown, each for the names that it has; the first is for whoever asks for another name, or
+//! for none. What is read is put to use whole or not at all: while a new file is half written, the old ones stay.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fs::{self, File},
+    io::{self, BufReader},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    RootCertStore, ServerConfig,
+    client::verify_server_name,
+    crypto::{CryptoProvider, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    server::{ClientHello, ParsedCertificate, ResolvesServerCert, WebPkiClientVerifier},
+    sign::CertifiedKey,
+};
+
+use crate::{Failure, Shutdown};
+
+/// How often the files are looked at.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What a listener shows, and of whom it asks the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// Chains with their keys; at least one.
+    pub identities: Vec<Identity>,
+    /// Clients must show a certificate that these authorities have signed.
+    pub client_ca: Option<PathBuf>,
+    /// Protocols that are offered by ALPN, best first.
+    pub protocols: &'static [&'static [u8]],
+}
+
+/// A certificate chain and its key, in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The certificate, then those that lead from it to an authority.
+    pub certificate: PathBuf,
+    /// PKCS #8, PKCS #1 or SEC 1, not encrypted.
+    pub key: PathBuf,
+}
+
+/// What a listener needs for its next connection. TLS 1.2 and 1.3, with resumption, without early data.
+#[derive(Debug)]
+pub struct Tls {
+    files: TlsFiles,
+    current: ArcSwap<ServerConfig>,
+}
+
+impl Tls {
+    /// Reads all files.
+    ///
+    /// # Errors
+    /// A usage [`Failure`] that names the file and what is wrong with it.
+    pub fn load(files: TlsFiles) -> Result<Self, Failure> {
+        let config = read(&files).map_err(Failure::usage)?;
+        Ok(Self { files, current: ArcSwap::from_pointee(config) })
+    }
+
+    /// For a connection that begins now. Those that are there keep what they have.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        self.current.load_full()
+    }
+
+    /// Reads the files again whenever one of them has changed, until the shutdown. Files that cannot be used change
+    /// nothing, and are said to be so once. Cancel safe.
+    pub async fn follow(self: Arc<Self>, shutdown: Shutdown) {
+        let mut known = self.stamps();
+        let mut refused = None;
+        let mut looks = tokio::time::interval(LOOK_INTERVAL);
+        loop {
+            tokio::select! {
+                () = shutdown.begun() => return,
+                _ = looks.tick() => {}
+            }
+            let this = Arc::clone(&self);
+            let looked = tokio::task::spawn_blocking(move || {
+                let now = this.stamps();
+                (now != known).then(|| (now, read(&this.files))).ok_or(known)
+            });
+            known = match looked.await {
+                Ok(Err(known)) => known,
+                Ok(Ok((now, Ok(config)))) => {
+                    self.current.store(Arc::new(config));
+                    refused = None;
+                    tracing::info!("TLS certificates were read again: new connections are shown them");
+                    now
+                }
+                Ok(Ok((now, Err(why)))) => {
+                    if refused.as_ref() != Some(&why) {
+                        tracing::error!(%why, "TLS certificates changed and cannot be used: going on with those before");
+                    }
+                    refused = Some(why);
+                    now
+                }
+                // Reading panicked, and its message is in the log.
+                Err(_) => self.stamps(),
+            };
+        }
+    }
+
+    /// What tells a file that changed, for each one.
+    fn stamps(&self) -> Vec<Option<(SystemTime, u64)>> {
+        let identities =
+            self.files.identities.iter().flat_map(|identity| [&identity.certificate, &identity.key]);
+        let stamp = |path: &PathBuf| {
+            let found = fs::metadata(path).ok()?;
+            Some((found.modified().ok()?, found.len()))
+        };
+        identities.chain(&self.files.client_ca).map(stamp).collect()
+    }
+}
+
+fn read(files: &TlsFiles) -> Result<ServerConfig, String> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let shown = files.identities.iter().map(|identity| Shown::read(identity, &provider));
+    let shown = Certificates(shown.collect::<Result<_, _>>()?);
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|error| unusable(path, &error))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            builder.with_client_cert_verifier(verifier.map_err(|error| unusable(path, &error))?)
+        }
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(shown));
+    config.alpn_protocols = files.protocols.iter().map(|name| name.to_vec()).collect();
+    // Tickets are good until the next time the files are read: what is trusted then may be another.
+    config.ticketer = aws_lc_rs::Ticketer::new().map_err(|error| error.to_string())?;
+    Ok(config)
+}
+
+/// The certificates of a listener.
+#[derive(Debug)]
+struct Certificates(Vec<Shown>);
+
+#[derive(Debug)]
+struct Shown(Arc<CertifiedKey>);
+
+impl Shown {
+    fn read(identity: &Identity, provider: &CryptoProvider) -> Result<Self, String> {
+        let chain = certificates(&identity.certificate)?;
+        let key = PrivateKeyDer::from_pem_reader(&mut open(&identity.key)?)
+            .map_err(|error| format!("{}: it holds no key in PEM: {error}", identity.key.display()))?;
+        let certified = CertifiedKey::from_der(chain, key, provider).map_err(|error| {
+            let (certificate, key) = (identity.certificate.display(), identity.key.display());
+            format!("{certificate} and {key} do not belong together, or cannot be used: {error}")
+        })?;
+        Ok(Self(Arc::new(certified)))
+    }
+
+    fn is_for(&self, name: &ServerName<'_>) -> bool {
+        let Ok(certificate) = self.0.end_entity_cert() else { return false };
+        ParsedCertificate::try_from(certificate).is_ok_and(|parsed| verify_server_name(&parsed, name).is_ok())
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let Self(shown) = self;
+        // Nothing to look for where there is no choice.
+        let name =
+            hello.server_name().filter(|_| shown.len() > 1).and_then(|name| ServerName::try_from(name).ok());
+        let named = name.and_then(|name| shown.iter().find(|shown| shown.is_for(&name)));
+        named.or(shown.first()).map(|Shown(key)| Arc::clone(key))
+    }
+}
+
+/// All certificates of a file, of which there must be one.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_reader_iter(&mut open(path)?).collect();
+    let read = read.map_err(|error| unusable(path, &error))?;
+    match read.is_empty() {
+        true => Err(format!("{}: it holds no certificate in PEM", path.display())),
+        false => Ok(read),
+    }
+}
+
+fn open(path: &Path) -> Result<BufReader<File>, String> {
+    let open = |path| -> io::Result<_> { Ok(BufReader::new(File::open(path)?)) };
+    open(path).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn unusable(path: &Path, error: &dyn std::fmt::Display) -> String {
+    format!("{}: it cannot be used: {error}", path.display())
+}

@@ -5,15 +5,19 @@
 mod defaults;
 
 use std::{
-    fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, thread::available_parallelism, time::Duration,
+    fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, thread::available_parallelism,
+    time::Duration,
 };
 
 use clap::builder::FalseyValueParser;
 use gateway_proto::{NodeId, control_plane_url};
-use gateway_runtime::Failure;
+use gateway_runtime::{
+    Failure,
+    tls::{Identity, Tls, TlsFiles},
+};
 use http::Uri;
 
-use crate::{discovery::Cache, static_file, table::ServiceSpec};
+use crate::{discovery::Cache, proxy::PROTOCOLS, static_file, table::ServiceSpec};
 
 /// Control planes that one data plane may know.
 const MAX_CONTROL_PLANES: usize = 16;
@@ -28,6 +32,19 @@ pub struct Args {
     /// Where clients connect, HTTP/1.1 and HTTP/2, as IP:PORT; port 0 takes a free one
     #[arg(long, env = "GW_PROXY_LISTEN", default_value = "127.0.0.1:8080", value_name = "IP:PORT")]
     pub listen: SocketAddr,
+    /// Where clients connect with TLS, HTTP/1.1 and HTTP/2, as IP:PORT, beside --listen; needs --tls-certificate and
+    /// --tls-key
+    #[arg(long, env = "GW_TLS_LISTEN", value_name = "IP:PORT")]
+    pub tls_listen: Option<SocketAddr>,
+    /// Certificate chains in PEM, each for the names that it has, the first for all others; read again when they change
+    #[arg(long, env = "GW_TLS_CERTIFICATE", value_delimiter = ',', value_name = "FILE,…")]
+    pub tls_certificate: Vec<PathBuf>,
+    /// Their keys in PEM, in the same order
+    #[arg(long, env = "GW_TLS_KEY", value_delimiter = ',', value_name = "FILE,…")]
+    pub tls_key: Vec<PathBuf>,
+    /// Let only clients in that show a certificate which one of these authorities has signed, in PEM
+    #[arg(long, env = "GW_TLS_CLIENT_CA", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
     /// Where /metrics, /livez, /readyz, /breakers and /snapshot are served, as IP:PORT; port 0 takes a free one. Keep it
     /// away from clients
     #[arg(long, env = "GW_ADMIN_LISTEN", default_value = "127.0.0.1:7401", value_name = "IP:PORT")]
@@ -76,6 +93,7 @@ pub struct Args {
 #[derive(Debug, Clone)]
 pub struct Config {
     pub(crate) listen: SocketAddr,
+    pub(crate) tls: Option<(SocketAddr, Arc<Tls>)>,
     pub(crate) admin_listen: SocketAddr,
     pub(crate) registry: Registry,
     pub(crate) node_id: NodeId,
@@ -130,6 +148,7 @@ impl Args {
         check("--max-connections", self.max_connections, MAX_CONNECTIONS)?;
         Ok(Config {
             listen: self.listen,
+            tls: self.tls()?,
             admin_listen: self.admin_listen,
             registry,
             node_id,
@@ -140,6 +159,35 @@ impl Args {
             drain_timeout: self.drain_timeout,
             drain_delay: self.drain_delay,
         })
+    }
+
+    fn tls(&self) -> Result<Option<(SocketAddr, Arc<Tls>)>, Failure> {
+        let is_given =
+            !self.tls_certificate.is_empty() || !self.tls_key.is_empty() || self.tls_client_ca.is_some();
+        let Some(listen) = self.tls_listen else {
+            return match is_given {
+                true => {
+                    Err(Failure::usage("--tls-certificate, --tls-key and --tls-client-ca need --tls-listen"))
+                }
+                false => Ok(None),
+            };
+        };
+        let (certificates, keys) = (self.tls_certificate.len(), self.tls_key.len());
+        if certificates == 0 || certificates != keys {
+            return Err(Failure::usage(format!(
+                "--tls-listen needs as many keys as certificates, at least one of each: --tls-certificate names \
+                 {certificates}, --tls-key {keys}"
+            )));
+        }
+        let pairs = self.tls_certificate.iter().zip(&self.tls_key);
+        let identities =
+            pairs.map(|(certificate, key)| Identity { certificate: certificate.clone(), key: key.clone() });
+        let files = TlsFiles {
+            identities: identities.collect(),
+            client_ca: self.tls_client_ca.clone(),
+            protocols: PROTOCOLS,
+        };
+        Ok(Some((listen, Arc::new(Tls::load(files)?))))
     }
 
     fn registry(&self, node_id: &NodeId, is_stable: bool) -> Result<Registry, Failure> {

@@ -35,10 +35,10 @@ fn run(cli: Cli) -> Result<(), Failure> {
     process::run(Some(2), async {
         let shutdown = Shutdown::on_signals()?;
         let running = data_plane::start(config, shutdown).await?;
-        ready::announce(&[
-            ("listen", running.listen().to_string()),
-            ("admin", running.admin_listen().to_string()),
-        ]);
+        let mut bound =
+            vec![("listen", running.listen().to_string()), ("admin", running.admin_listen().to_string())];
+        bound.extend(running.tls_listen().map(|listen| ("tls", listen.to_string())));
+        ready::announce(&bound);
         running.finished().await
     })
 }

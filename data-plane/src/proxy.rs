@@ -19,6 +19,7 @@ mod request_body;
 mod request_id;
 mod response_body;
 mod route;
+mod stream;
 mod upstream;
 mod worker;
 
@@ -31,12 +32,13 @@ use std::{
 };
 
 use gateway_proto::NodeId;
-use gateway_runtime::{Failure, Shutdown, panics::PanicCounts};
+use gateway_runtime::{Failure, Shutdown, panics::PanicCounts, tls::Tls};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{sync::mpsc, task::LocalSet};
 
 use crate::{clock::Clock, table::Table};
-use worker::Worker;
+pub(crate) use stream::PROTOCOLS;
+use worker::{Listeners, Worker};
 
 /// Connections that the kernel completes before a worker accepts them, for each worker.
 const BACKLOG: i32 = 1024;
@@ -46,6 +48,8 @@ const BACKLOG: i32 = 1024;
 pub struct ProxyConfig {
     /// Where clients connect; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Where they connect with TLS, and what they are shown.
+    pub tls: Option<(SocketAddr, Arc<Tls>)>,
     /// Threads, at least 1.
     pub workers: usize,
     /// This gateway's name in `Via` and `Proxy-Status`.
@@ -66,6 +70,7 @@ pub struct ProxyConfig {
 #[derive(Debug)]
 pub struct Proxy {
     listen: SocketAddr,
+    tls_listen: Option<SocketAddr>,
     workers: usize,
     ended: mpsc::Receiver<HasDrained>,
     panics: Arc<PanicCounts>,
@@ -97,7 +102,7 @@ impl Drop for EndNotice {
 /// Binds the listeners and starts the workers, which route by `table` from then on.
 ///
 /// # Errors
-/// A usage [`Failure`] that names `--listen` when the address cannot be bound, a fatal one when a thread cannot be
+/// A usage [`Failure`] that names `--listen` or `--tls-listen` when the address cannot be bound, a fatal one when a thread cannot be
 /// started.
 pub fn start(
     config: ProxyConfig,
@@ -105,8 +110,15 @@ pub fn start(
     clock: Clock,
     shutdown: &Shutdown,
 ) -> Result<Proxy, Failure> {
-    let (listen, listeners) = bind_all(config.listen, config.workers)
-        .map_err(|error| Failure::unbound("--listen", config.listen, &error))?;
+    let (listen, listeners) = bind_all("--listen", config.listen, config.workers)?;
+    let (tls_listen, tls_listeners) = match &config.tls {
+        Some((address, _)) => {
+            let (bound, listeners) = bind_all("--tls-listen", *address, config.workers)?;
+            (Some(bound), listeners)
+        }
+        None => (None, Vec::new()),
+    };
+    let mut tls_listeners = tls_listeners.into_iter();
     let max_connections = (config.max_connections / config.workers).max(1);
     let config = Arc::new(config);
     let workers = listeners.len();
@@ -118,10 +130,11 @@ pub fn start(
     for (index, listener) in listeners.into_iter().enumerate() {
         let (config, table, shutdown) = (Arc::clone(&config), Arc::clone(&table), shutdown.clone());
         let panics = Arc::clone(&panics);
+        let tls_listener = tls_listeners.next().zip(config.tls.as_ref().map(|(_, tls)| Arc::clone(tls)));
         let notice = EndNotice { ended: notices.clone(), has_drained: false };
         let body = move || {
             let worker = Worker::new(index, config, table, clock, panics);
-            match run_worker(worker, listener, max_connections, shutdown) {
+            match run_worker(worker, listener, tls_listener, max_connections, shutdown) {
                 Ok(()) => notice.drained(),
                 Err(error) => tracing::error!(worker = index, %error, "worker cannot run"),
             }
@@ -129,13 +142,18 @@ pub fn start(
         let thread = std::thread::Builder::new().name(format!("proxy-{index}")).spawn(body);
         thread.map_err(|error| Failure::fatal(format!("cannot start a worker thread: {error}")))?;
     }
-    Ok(Proxy { listen, workers, ended, panics })
+    Ok(Proxy { listen, tls_listen, workers, ended, panics })
 }
 
 impl Proxy {
     /// The address that clients connect to.
     pub fn listen(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// The address that they connect to with TLS.
+    pub fn tls_listen(&self) -> Option<SocketAddr> {
+        self.tls_listen
     }
 
     /// What has panicked on the workers' threads. Their own panic is counted nowhere, for it ends the process.
@@ -160,19 +178,32 @@ impl Proxy {
 fn run_worker(
     worker: Worker,
     listener: TcpListener,
+    tls: Option<(TcpListener, Arc<Tls>)>,
     max_connections: usize,
     shutdown: Shutdown,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        worker::run(Rc::new(worker), listener, max_connections, shutdown).await;
+        let plain = tokio::net::TcpListener::from_std(listener)?;
+        let tls = match tls {
+            Some((listener, tls)) => Some((tokio::net::TcpListener::from_std(listener)?, tls)),
+            None => None,
+        };
+        worker::run(Rc::new(worker), Listeners { plain, tls }, max_connections, shutdown).await;
         Ok(())
     })
 }
 
 /// One listener for each worker, all on one port, between which the kernel spreads connections.
-fn bind_all(listen: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
+fn bind_all(
+    flag: &str,
+    listen: SocketAddr,
+    workers: usize,
+) -> Result<(SocketAddr, Vec<TcpListener>), Failure> {
+    bind_for_each(listen, workers).map_err(|error| Failure::unbound(flag, listen, &error))
+}
+
+fn bind_for_each(listen: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
     // Shared ports would let a second gateway take half of the connections in silence. A plain bind finds it out.
     drop(TcpListener::bind(listen)?);
     let first = bind(listen)?;

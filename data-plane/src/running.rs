@@ -18,6 +18,7 @@ use gateway_runtime::{
     Failure, Shutdown,
     panics::PanicCounts,
     supervise::{Beyond, Ended, Supervisor},
+    tls::Tls,
 };
 use tokio::{
     net::TcpListener,
@@ -94,6 +95,9 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         shutdown: shutdown.clone(),
     };
     background.show(admin_listener, admin, stop.clone());
+    if let Some((_, tls)) = config.tls {
+        background.read_certificates(tls, stop.clone());
+    }
     if let Registry::ControlPlane { urls, cache } = config.registry {
         let node = v1::NodeIdentity { node_id: config.node_id.to_string(), version: VERSION.into() };
         let link = Link { control_plane: ControlPlane::new(urls).into(), node, stop: stop.clone() };
@@ -122,6 +126,11 @@ impl Running {
     /// Where clients connect.
     pub fn listen(&self) -> SocketAddr {
         self.proxy.listen()
+    }
+
+    /// Where they connect with TLS.
+    pub fn tls_listen(&self) -> Option<SocketAddr> {
+        self.proxy.tls_listen()
     }
 
     /// Where operators look.
@@ -201,6 +210,10 @@ impl Background {
     fn show(&mut self, listener: TcpListener, admin: Admin, stop: Shutdown) {
         let listener = Arc::new(listener);
         self.spawn("admin", move || admin::serve(listener.clone(), admin.clone(), stop.clone()));
+    }
+
+    fn read_certificates(&mut self, tls: Arc<Tls>, stop: Shutdown) {
+        self.spawn("certificates", move || tls.clone().follow(stop.clone()));
     }
 
     fn follow(&mut self, link: Link, feed: Arc<Feed>) {
@@ -298,6 +311,7 @@ impl First {
 fn proxy_config(config: &Config) -> ProxyConfig {
     ProxyConfig {
         listen: config.listen,
+        tls: config.tls.clone(),
         workers: config.workers,
         node_id: config.node_id.clone(),
         domain: config.domain.clone(),

@@ -23,3 +23,4 @@ mod rotation;
 mod startup;
 mod static_file;
 mod statistics;
+mod tls;

@@ -89,14 +89,16 @@ pub struct DataPlane {
     args: Vec<String>,
     listen: SocketAddr,
     admin: SocketAddr,
+    secure: Option<SocketAddr>,
 }
 
 impl DataPlane {
     /// Starts one on free ports.
     pub async fn start(args: &[&str]) -> Self {
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
-        let (process, listen, admin) = Self::spawn(&args, "127.0.0.1:0", "127.0.0.1:0").await;
-        Self { process, args, listen, admin }
+        let (process, ready) = Self::spawn(&args, "127.0.0.1:0", "127.0.0.1:0").await;
+        let secure = ready.get("tls").map(|_| address(&ready, "tls"));
+        Self { process, args, listen: address(&ready, "listen"), admin: address(&ready, "admin"), secure }
     }
 
     /// Starts one that follows a control plane and keeps its snapshot in `cache`.
@@ -121,12 +123,12 @@ impl DataPlane {
         (self.process, ..) = Self::spawn(&self.args, &listen, &admin).await;
     }
 
-    async fn spawn(args: &[String], listen: &str, admin: &str) -> (Process, SocketAddr, SocketAddr) {
+    async fn spawn(args: &[String], listen: &str, admin: &str) -> (Process, Value) {
         let mut command: Command = binaries::data_plane();
         command.args(["--listen", listen, "--admin-listen", admin]).args(args);
         let mut process = Process::spawn("data-plane", &mut command);
         let ready = process.ready().await;
-        (process, address(&ready, "listen"), address(&ready, "admin"))
+        (process, ready)
     }
 
     /// SIGKILL.
@@ -142,6 +144,11 @@ impl DataPlane {
     /// Where clients connect.
     pub fn address(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// Where clients connect with TLS, if they can.
+    pub fn secure(&self) -> Option<SocketAddr> {
+        self.secure
     }
 
     /// Where its state is served.

@@ -41,6 +41,26 @@ fn without_flags_the_local_control_plane_is_followed() {
 }
 
 #[test]
+fn tls_needs_an_address_and_a_key_for_each_certificate() {
+    let refused = refusal(&["--tls-certificate", "a.crt"]);
+    assert!(refused.contains("need --tls-listen"), "{refused}");
+    let tls = ["--tls-listen", "127.0.0.1:0"];
+    for (flags, counts) in [
+        (&[][..], "--tls-certificate names 0, --tls-key 0"),
+        (
+            &["--tls-certificate", "a.crt,b.crt", "--tls-key", "a.key"],
+            "--tls-certificate names 2, --tls-key 1",
+        ),
+    ] {
+        let refused = refusal(&[&tls[..], flags].concat());
+        assert!(refused.contains(counts), "{refused}");
+    }
+    let refused =
+        refusal(&[&tls[..], &["--tls-certificate", "/no/such.crt", "--tls-key", "/no/such.key"]].concat());
+    assert!(refused.contains("/no/such.crt: No such file"), "{refused}");
+}
+
+#[test]
 fn control_planes_are_separated_by_commas() {
     let config = validate(&["--control-plane", "http://a:1,http://b:2"]).unwrap();
     let Registry::ControlPlane { urls, .. } = config.registry else { panic!("no control plane") };

@@ -1,12 +1,12 @@
-//! Connections from clients: HTTP/1.1, or HTTP/2 by prior knowledge, told apart by their first bytes.
+//! Connections from clients: HTTP/1.1 or HTTP/2, by what [`stream`](super::stream) finds them to be.
 
 use std::{
-    cell::RefCell, collections::VecDeque, convert::Infallible, net::SocketAddr, pin::pin, rc::Rc,
+    cell::RefCell, collections::VecDeque, convert::Infallible, net::SocketAddr, pin::pin, rc::Rc, sync::Arc,
     time::Duration,
 };
 
 use bytes::Bytes;
-use gateway_runtime::{accept::begins_with, panics::caught};
+use gateway_runtime::{panics::caught, tls::Tls};
 use http::Request;
 use http_body::Body;
 use hyper::{body::Incoming, server::conn::http2, service::service_fn};
@@ -22,11 +22,10 @@ use super::{
     request_body::ClientBody,
     request_id::RequestId,
     response_body::Answer,
+    stream::{self, Begun, Stream},
     worker::Worker,
 };
 
-/// Time for the first bytes of a connection.
-const FIRST_BYTES_TIMEOUT: Duration = Duration::from_secs(10);
 /// Most header bytes of one request in HTTP/2.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Most requests at once on one HTTP/2 connection.
@@ -36,9 +35,6 @@ const PING: Duration = Duration::from_secs(20);
 /// A client that takes nothing of what is sent to it is cut off after this time, whether it is gone or only does not
 /// read: it keeps a replica's connection from others. The kernel counts, and only Linux offers it.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// The first bytes of an HTTP/2 connection; no HTTP/1 method begins so.
-const HTTP2_PREFACE: &[u8; 3] = b"PRI";
-
 /// Interim responses that wait to be passed on to one client. More than that say nothing new.
 const MAX_INTERIM: usize = 8;
 
@@ -46,19 +42,26 @@ const MAX_INTERIM: usize = 8;
 #[derive(Debug)]
 pub(super) struct Client {
     ip: String,
+    is_secure: bool,
     /// `None` if it is told of no interim responses: hyper has no way to, in HTTP/2.
     interim: Option<RefCell<VecDeque<ResponseHead>>>,
 }
 
 impl Client {
-    fn new(address: SocketAddr, is_http2: bool) -> Self {
+    fn new(address: SocketAddr, begun: &Begun) -> Self {
         let ip = address.ip().to_canonical().to_string();
-        Self { ip, interim: (!is_http2).then(RefCell::default) }
+        let interim = (!begun.is_http2).then(RefCell::default);
+        Self { ip, is_secure: begun.stream.is_tls(), interim }
     }
 
     /// Its IP address as `X-Forwarded-For` has it.
     pub(super) fn ip(&self) -> &str {
         &self.ip
+    }
+
+    /// How it spoke to this gateway, as `X-Forwarded-Proto` has it.
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.is_secure { "https" } else { "http" }
     }
 
     /// Tells it what a replica says before its response.
@@ -94,7 +97,7 @@ fn limit_unread(stream: &TcpStream, limit: Duration) {
 #[cfg(not(target_os = "linux"))]
 fn limit_unread(_: &TcpStream, _: Duration) {}
 
-/// Serves one connection to its end, or to the end of what is in flight once the worker drains. Each request is
+/// Serves one connection, with TLS where that is given, to its end, or to the end of what is in flight once the worker drains. Each request is
 /// `answered` on its own.
 ///
 /// A panic that `answered` lets through ends the HTTP/2 stream it happens in; in HTTP/1 it is this future's own.
@@ -102,6 +105,7 @@ pub(super) async fn serve<F, B>(
     worker: &Rc<Worker>,
     stream: TcpStream,
     address: SocketAddr,
+    tls: Option<&Arc<Tls>>,
     answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
 ) where
     F: Future<Output = Answer<B>> + 'static,
@@ -111,26 +115,26 @@ pub(super) async fn serve<F, B>(
         + 'static,
 {
     // Boxed, as HTTP/2 is below, so that neither takes room in the task of each connection that only waits.
-    let first_bytes = Box::pin(async {
+    let begun = Box::pin(async {
         tokio::select! {
             biased;
-            seen = tokio::time::timeout(FIRST_BYTES_TIMEOUT, begins_with(&stream, HTTP2_PREFACE)) => seen.ok()?.ok(),
+            begun = stream::begin(stream, address, tls) => begun,
             () = worker.draining() => None,
         }
     });
-    let Some(is_http2) = first_bytes.await else { return };
-    let client = Rc::new(Client::new(address, is_http2));
-    if is_http2 {
-        Box::pin(serve_http2(worker, client, stream, answered)).await;
+    let Some(begun) = begun.await else { return };
+    let client = Rc::new(Client::new(address, &begun));
+    if begun.is_http2 {
+        Box::pin(serve_http2(worker, client, begun.stream, answered)).await;
     } else {
-        h1::serve(worker, &client, stream, answered).await;
+        h1::serve(worker, &client, begun.stream, answered).await;
     }
 }
 
 async fn serve_http2<F, B>(
     worker: &Rc<Worker>,
     client: Rc<Client>,
-    stream: TcpStream,
+    stream: Stream,
     answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
 ) where
     F: Future<Output = Answer<B>> + 'static,

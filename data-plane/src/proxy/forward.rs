@@ -88,7 +88,8 @@ async fn answer(
             return error.respond(service.name().as_str(), 0, worker.via(), request_id);
         }
     };
-    let onward = Onward { client_ip: client.ip(), via: worker.via(), request_id, stripped };
+    let onward =
+        Onward { client_ip: client.ip(), scheme: client.scheme(), via: worker.via(), request_id, stripped };
     headers::prepare_request(&mut head, &onward);
     frame(&mut head.fields, length);
     let started = worker.now();

@@ -58,6 +58,8 @@ const CREDENTIALS: [&[u8]; 5] =
 #[derive(Debug)]
 pub(super) struct Onward<'a> {
     pub(super) client_ip: &'a str,
+    /// How the client spoke to this gateway.
+    pub(super) scheme: &'static str,
     pub(super) via: &'a Via,
     pub(super) request_id: &'a RequestId,
     /// What of the beginning of the target was the service's name, slash included: it is stripped.
@@ -84,7 +86,7 @@ pub(super) fn prepare_request(head: &mut RequestHead, onward: &Onward<'_>) {
     let host = head.host_span();
     let fields = &mut head.fields;
     fields.append(Name::XForwardedFor, onward.client_ip.as_bytes());
-    fields.append(Name::XForwardedProto, b"http");
+    fields.append(Name::XForwardedProto, onward.scheme.as_bytes());
     if let Some(host) = host {
         fields.append_copy(Name::XForwardedHost, host);
     }
@@ -219,6 +221,7 @@ mod tests {
         let mut head = RequestHead::new(Method::GET, version, target, host, fields);
         let onward = Onward {
             client_ip: "192.0.2.7",
+            scheme: "http",
             via: &Via::new(&NodeId::parse("dp-1").unwrap()),
             request_id: &RequestId::new(1),
             stripped: "/orders".len(),

@@ -21,6 +21,7 @@ use super::{
     h1::{Buffers, ClientConnection, Failure, Outgoing, Wire},
     head::ResponseHead,
     request_body::RequestBody,
+    stream::Stream,
 };
 use crate::routing::{Fault, Tick};
 
@@ -56,7 +57,7 @@ impl Link {
             None => TcpStream::connect((address.host(), address.port())).await?,
         };
         stream.set_nodelay(true)?;
-        let connection = ClientConnection::new(Wire::new(stream, Rc::clone(buffers)));
+        let connection = ClientConnection::new(Wire::new(Stream::Tcp(stream), Rc::clone(buffers)));
         Ok(Box::new(Self { connection, is_reused: false, client_failed: false }))
     }
 

@@ -34,12 +34,20 @@ use gateway_runtime::{
     accept::is_of_one_connection,
     panics::{PanicCounts, caught},
     supervise::persist,
+    tls::Tls,
 };
 
 /// Idle connections to replicas are looked through with every so many looks at the deadlines: every five seconds.
 const LOOKS_PER_SWEEP: u32 = 20;
 /// Pause after a failed accept: without a free file descriptor the next one would fail at once, and the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Where a worker's clients connect.
+#[derive(Debug)]
+pub(super) struct Listeners {
+    pub(super) plain: TcpListener,
+    pub(super) tls: Option<(TcpListener, Arc<Tls>)>,
+}
 
 /// What the requests of one worker share.
 #[derive(Debug)]
@@ -182,7 +190,7 @@ impl Worker {
 /// finish within the drain timeout, and cuts what is left.
 pub(super) async fn run(
     worker: Rc<Worker>,
-    listener: TcpListener,
+    listeners: Listeners,
     max_connections: usize,
     shutdown: Shutdown,
 ) {
@@ -200,11 +208,23 @@ pub(super) async fn run(
         shutdown.begun().await;
         tokio::time::sleep(worker.config.drain_delay).await;
     };
+    let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
+    let Listeners { plain, tls } = listeners;
+    let accept_plain = accept(&worker, &plain, None, &places, &connections, forward);
+    let accept_tls = async {
+        match &tls {
+            Some((listener, tls)) => {
+                accept(&worker, listener, Some(tls), &places, &connections, forward).await;
+            }
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
-        () = accept(&worker, &listener, max_connections, &connections, forward) => {}
+        () = accept_plain => {}
+        () = accept_tls => {}
         () = stop => {}
     }
-    drop(listener);
+    drop((plain, tls));
     worker.begin_drain();
     connections.close();
     if tokio::time::timeout(worker.config.drain_timeout, connections.wait()).await.is_err() {
@@ -222,7 +242,8 @@ pub(super) async fn run(
 async fn accept<F, B>(
     worker: &Rc<Worker>,
     listener: &TcpListener,
-    max_connections: usize,
+    tls: Option<&Arc<Tls>>,
+    places: &Arc<Semaphore>,
     connections: &TaskTracker,
     answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
 ) where
@@ -232,20 +253,20 @@ async fn accept<F, B>(
         + Unpin
         + 'static,
 {
-    let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
     let mut is_failing = false;
     loop {
         // At the limit nothing is accepted: the kernel's queue is the bounded one to wait in.
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, address)) => {
                 if std::mem::take(&mut is_failing) {
                     tracing::info!(worker = worker.index, "accepting connections again");
                 }
                 downstream::prepare(&stream);
-                let worker = Rc::clone(worker);
+                let (worker, tls) = (Rc::clone(worker), tls.cloned());
                 connections.spawn_local(async move {
-                    if caught(downstream::serve(&worker, stream, address, answered)).await.is_err() {
+                    let serving = downstream::serve(&worker, stream, address, tls.as_ref(), answered);
+                    if caught(serving).await.is_err() {
                         worker.panicked("connection");
                     }
                     drop(place);

@@ -17,7 +17,7 @@ use data_plane::{
     table::{ReplicaSpec, Service, ServiceSpec, Table, Transition},
 };
 use gateway_proto::{Address, Health, Mode, NodeId, Policy, Priority, ReplicaId, ServiceName, Weight};
-use gateway_runtime::Shutdown;
+use gateway_runtime::{Shutdown, tls::Tls};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -173,6 +173,16 @@ impl Gateway {
     }
 
     pub(crate) async fn start_with(workers: usize, replicas: &[SocketAddr], policy: Policy) -> Self {
+        Self::start_beside(None, workers, replicas, policy).await
+    }
+
+    /// With TLS on a port of its own.
+    pub(crate) async fn start_beside(
+        tls: Option<Arc<Tls>>,
+        workers: usize,
+        replicas: &[SocketAddr],
+        policy: Policy,
+    ) -> Self {
         let clock = Clock::new();
         let (table, transitions) = Table::new(workers);
         let replicas = replicas.iter().enumerate().map(|(index, address)| ReplicaSpec {
@@ -192,6 +202,7 @@ impl Gateway {
         table.apply(&[ServiceSpec { name, policy, replicas: replicas.collect() }], &[], clock.now());
         let config = ProxyConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
+            tls: tls.map(|tls| ("127.0.0.1:0".parse().unwrap(), tls)),
             workers,
             node_id: NodeId::parse("dp-1").unwrap(),
             domain: None,

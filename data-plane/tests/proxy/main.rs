@@ -9,3 +9,4 @@ mod forwarding;
 mod harness;
 mod refusals;
 mod replicas;
+mod secure;

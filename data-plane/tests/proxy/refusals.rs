@@ -114,6 +114,7 @@ async fn a_second_gateway_on_the_same_port_is_refused() {
     let gateway = Gateway::start(&[], Policy::default()).await;
     let config = data_plane::proxy::ProxyConfig {
         listen: gateway.listen,
+        tls: None,
         workers: 1,
         node_id: "dp-2".parse().unwrap(),
         domain: None,

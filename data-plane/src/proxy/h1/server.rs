@@ -15,7 +15,6 @@ use std::{
 use bytes::Bytes;
 use http::{Method, StatusCode, Version};
 use http_body::Body;
-use tokio::net::TcpStream;
 
 use super::{
     framing::Length,
@@ -33,6 +32,7 @@ use crate::{
         request_body::ClientBody,
         request_id::RequestId,
         response_body::Answer,
+        stream::Stream,
         worker::Worker,
     },
     routing::Tick,
@@ -77,7 +77,7 @@ struct Exchange {
 pub(in crate::proxy) async fn serve<F, B>(
     worker: &Rc<Worker>,
     client: &Rc<Client>,
-    stream: TcpStream,
+    stream: Stream,
     answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F,
 ) where
     F: Future<Output = Answer<B>>,
@@ -161,7 +161,7 @@ impl Server<'_> {
         let Some(answer) = answer else { return Verdict::Close };
         match self.send(exchange, answer).await {
             Ok(true) => self.pass_over().await,
-            Ok(false) if self.inbound.borrow().is_silent() && !self.worker.is_draining() => Verdict::Close,
+            Ok(false) if self.may_close_at_once() => Verdict::Close,
             Ok(false) => Verdict::Linger,
             Err(Cut) => Verdict::Close,
         }
@@ -182,6 +182,13 @@ impl Server<'_> {
             }
         })
         .await
+    }
+
+    /// Whether nothing is lost on the client when the connection ends without further ado. With TLS it has to be told that
+    /// this is the end.
+    fn may_close_at_once(&self) -> bool {
+        let inbound = self.inbound.borrow();
+        inbound.is_silent() && !inbound.wire.is_tls() && !self.worker.is_draining()
     }
 
     /// Passes interim responses on to clients that know of them.

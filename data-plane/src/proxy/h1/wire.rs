@@ -12,8 +12,10 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use tokio::{io::AsyncWrite, net::TcpStream};
+use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
+
+use crate::proxy::stream::Stream;
 
 /// Bytes read at once.
 const READ_SIZE: usize = 16 * 1024;
@@ -66,7 +68,7 @@ impl Buffers {
 /// A connection's two directions.
 #[derive(Debug)]
 pub(in crate::proxy) struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     buffers: Rc<Buffers>,
     /// Read, and not taken yet.
     pub(super) input: BytesMut,
@@ -76,12 +78,14 @@ pub(in crate::proxy) struct Wire {
     /// To be written behind that, without being copied, and before `tail`.
     frame: Bytes,
     tail: &'static [u8],
-    /// Bytes that the system has taken.
+    /// Bytes that the system has taken, or TLS.
     sent: u64,
+    /// Whether TLS may still hold some of them.
+    is_held: bool,
 }
 
 impl Wire {
-    pub(in crate::proxy) fn new(stream: TcpStream, buffers: Rc<Buffers>) -> Self {
+    pub(in crate::proxy) fn new(stream: Stream, buffers: Rc<Buffers>) -> Self {
         Self {
             stream,
             buffers,
@@ -91,6 +95,7 @@ impl Wire {
             frame: Bytes::new(),
             tail: &[],
             sent: 0,
+            is_held: false,
         }
     }
 
@@ -139,12 +144,16 @@ impl Wire {
     }
 
     pub(super) fn is_flushed(&self) -> bool {
+        !self.is_held && self.is_written()
+    }
+
+    fn is_written(&self) -> bool {
         self.written == self.output.len() && self.frame.is_empty() && self.tail.is_empty()
     }
 
     /// Writes all that is queued.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.is_flushed() {
+        while !self.is_written() {
             let output = &self.output[self.written..];
             let stream = Pin::new(&mut self.stream);
             let count = if self.frame.is_empty() && self.tail.is_empty() {
@@ -158,6 +167,10 @@ impl Wire {
             }
             self.wrote(count);
         }
+        if self.is_held {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.is_held = false;
+        }
         if self.output.capacity() > 0 {
             self.written = 0;
             self.buffers.give_output(std::mem::take(&mut self.output));
@@ -167,6 +180,7 @@ impl Wire {
 
     fn wrote(&mut self, mut count: usize) {
         self.sent += count as u64;
+        self.is_held = self.stream.is_tls();
         let of_output = count.min(self.output.len() - self.written);
         self.written += of_output;
         count -= of_output;
@@ -195,9 +209,13 @@ impl Wire {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
+    pub(super) fn is_tls(&self) -> bool {
+        self.stream.is_tls()
+    }
+
     /// Has the peer find the connection broken, not ended.
     pub(super) fn reset_on_close(&self) {
-        if let Err(error) = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)) {
+        if let Err(error) = socket2::SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO)) {
             tracing::debug!(%error, "cannot have a connection reset");
         }
     }

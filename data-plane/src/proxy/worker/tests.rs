@@ -23,6 +23,7 @@ use crate::proxy::{fields::Fields, head::ResponseHead};
 pub(in crate::proxy) fn worker() -> (Rc<Worker>, Arc<PanicCounts>) {
     let config = ProxyConfig {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        tls: None,
         workers: 1,
         node_id: NodeId::parse("dp-1").unwrap(),
         domain: None,
@@ -79,8 +80,9 @@ async fn beside_a_worker<F: Future<Output = ()>>(
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let connections = TaskTracker::new();
+    let places = Arc::new(Semaphore::new(9));
     let accepting = async {
-        let accepting = accept(&worker, &listener, 9, &connections, answer);
+        let accepting = accept(&worker, &listener, None, &places, &connections, answer);
         tokio::select! {
             () = accepting => {}
             () = test(address) => {}
@@ -147,7 +149,7 @@ async fn a_connection_takes_no_room_for_what_it_is_not_doing() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stream = TcpStream::connect(address).await.unwrap();
-    let waiting = downstream::serve(&worker, stream, address, forward);
+    let waiting = downstream::serve(&worker, stream, address, None, forward);
     let size = size_of_val(&waiting);
     assert!(size <= 512, "{size} bytes for each idle connection");
 }

@@ -1,0 +1,135 @@
+//! A client's connection below HTTP: TCP as it is, or TLS on it.
+
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use gateway_runtime::{accept::begins_with, tls::Tls};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+/// Time for the first bytes of a connection, and for a TLS handshake.
+const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The first bytes of an HTTP/2 connection; no HTTP/1 method begins so.
+const HTTP2_PREFACE: &[u8; 3] = b"PRI";
+/// What HTTP/2 is called by ALPN.
+const HTTP2: &[u8] = b"h2";
+
+/// What is offered by ALPN, best first.
+pub(crate) const PROTOCOLS: &[&[u8]] = &[HTTP2, b"http/1.1"];
+
+/// Bytes in both directions.
+#[derive(Debug)]
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    /// Boxed: a session is larger than a kilobyte.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A connection that has begun.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) stream: Stream,
+    pub(super) is_http2: bool,
+}
+
+/// Waits for what shows the protocol: the first bytes, or with TLS the end of the handshake. `None` for a connection that
+/// comes to nothing. Cancel safe, if the connection is given up then.
+pub(super) async fn begin(stream: TcpStream, address: SocketAddr, tls: Option<&Arc<Tls>>) -> Option<Begun> {
+    let begun = async {
+        match tls {
+            None => {
+                let is_http2 = begins_with(&stream, HTTP2_PREFACE).await?;
+                Ok(Begun { stream: Stream::Tcp(stream), is_http2 })
+            }
+            Some(tls) => {
+                let stream = TlsAcceptor::from(tls.config()).accept(stream).await?;
+                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
+                Ok(Begun { stream: Stream::Tls(Box::new(stream)), is_http2 })
+            }
+        }
+    };
+    let ended: io::Error = match timeout(BEGIN_TIMEOUT, begun).await {
+        Ok(Ok(begun)) => return Some(begun),
+        Ok(Err(error)) => error,
+        Err(_) => io::ErrorKind::TimedOut.into(),
+    };
+    tracing::debug!(error = %ended, client = %address, "a connection did not begin");
+    None
+}
+
+impl Stream {
+    pub(super) fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    pub(super) fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, data),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, data),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

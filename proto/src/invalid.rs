@@ -53,7 +53,10 @@ impl fmt::Display for Invalid {
     }
 }
 
-/// Gathers violations over several fields, so that one answer names them all.
+/// As many violations are told in one answer: it travels in a header, and who has made more has a program to mend.
+const MAX_VIOLATIONS: usize = 20;
+
+/// Gathers violations over several fields, so that one answer names them all, the first twenty.
 #[derive(Debug, Default)]
 pub struct Check(Vec<Violation>);
 
@@ -62,8 +65,9 @@ impl Check {
     pub fn take<T>(&mut self, result: Result<T, Invalid>) -> Option<T> {
         match result {
             Ok(value) => Some(value),
-            Err(Invalid(mut violations)) => {
-                self.0.append(&mut violations);
+            Err(Invalid(violations)) => {
+                let room = MAX_VIOLATIONS.saturating_sub(self.0.len());
+                self.0.extend(violations.into_iter().take(room));
                 None
             }
         }

@@ -260,8 +260,14 @@ fn group(field: &Field) -> Option<&'static str> {
     field.path.split_once('.').map(|(group, _)| group)
 }
 
+/// Longer than every path that names something.
+const MAX_PATH_LEN: usize = 100;
+
 /// Says that a path names nothing: what it may have meant, and what there is.
 pub fn unknown(path: &str) -> String {
+    if path.len() > MAX_PATH_LEN {
+        return format!("a path of {} bytes names no setting of a policy", path.len());
+    }
     let mut names: Vec<&str> = Vec::new();
     for field in &FIELDS {
         // The fields of a group stand together.

@@ -42,6 +42,9 @@ impl Partial {
         Ok(partial)
     }
 
+    /// Paths of one mask: more than there are settings and groups, and few enough to be told of each one that is wrong.
+    pub const MAX_PATHS: usize = 128;
+
     /// What becomes of it by an update.
     ///
     /// Without a mask, or with an empty one, every setting that `change` has is taken over. With one, the named settings
@@ -50,13 +53,17 @@ impl Partial {
     ///
     /// # Errors
     /// [`Invalid`] with one violation for every named setting out of its range, e.g. `breaker.failure_ratio`, and for
-    /// every path that names nothing, each as `update_mask`.
+    /// every path that names nothing, each as `update_mask`, as is a mask of more than [`Partial::MAX_PATHS`] paths.
     pub fn updated(&self, change: &v1::Policy, mask: Option<&FieldMask>) -> Result<Self, Invalid> {
         let mut updated = *self;
         let paths = mask.map_or(&[][..], |mask| &mask.paths);
         if paths.is_empty() {
             updated.take(change, |_| true)?;
             return Ok(updated);
+        }
+        if paths.len() > Self::MAX_PATHS {
+            let why = format!("has {} paths, at most {} are allowed", paths.len(), Self::MAX_PATHS);
+            return Err(Invalid::new("update_mask", why));
         }
         let mut check = Check::default();
         let mut is_named = [false; FIELDS.len()];
@@ -169,7 +176,7 @@ mod tests {
             revision: 7,
             timeout: Some(v1::TimeoutPolicy::default()),
             retry: Some(v1::RetryPolicy { budget_ratio: Some(-0.0), ..Default::default() }),
-            drain_timeout: Some(WireDuration { seconds: 4, nanos: 1_000_000_000 }),
+            drain_timeout: Some(WireDuration { seconds: 5, nanos: 0 }),
             ..Default::default()
         };
         let terse = wire(&[("retry.budget_ratio", Value::Ratio(0.0)), DRAIN]);
@@ -191,6 +198,17 @@ mod tests {
             "retry.max_retry_count: 40 is not in 0..=10; \
              breaker.failure_ratio: 50 is not above 0.0 and up to 1.0 (did you mean 0.5?)"
         );
+    }
+
+    #[test]
+    fn a_mask_of_many_paths_is_refused_at_once_and_a_long_path_is_not_looked_through() {
+        let update = |paths| Partial::default().updated(&v1::Policy::default(), Some(&FieldMask { paths }));
+        let many = update(vec!["timeout".into(); Partial::MAX_PATHS + 1]).unwrap_err();
+        assert_eq!(many.to_string(), "update_mask: has 129 paths, at most 128 are allowed");
+        let wrong = update(vec!["a".repeat(1_000_000); Partial::MAX_PATHS]).unwrap_err();
+        // So that the answer fits a header, wherever it comes from.
+        assert_eq!(wrong.violations().len(), 20);
+        assert_eq!(wrong.violations()[0].description, "a path of 1000000 bytes names no setting of a policy");
     }
 
     #[test]

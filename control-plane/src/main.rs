@@ -27,7 +27,8 @@ fn main() -> ExitCode {
 }
 
 async fn run(program: Program) -> Result<(), Failure> {
-    program.logs.init()?;
+    let _logs = program.logs.init()?;
+    process::survive_size_limit()?;
     let config = program.args.validate()?;
     open_files::raise_limit();
     let shutdown = Shutdown::on_signals()?;

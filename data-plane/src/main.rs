@@ -28,7 +28,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<(), Failure> {
-    cli.log.init()?;
+    let _logs = cli.log.init()?;
     let config = cli.args.validate()?;
     open_files::raise_limit();
     // Requests run on the workers' own threads. This runtime follows the control plane and serves operators.

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use tokio::runtime::Builder;
+use tokio::{
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+};
 
 use crate::Failure;
 
@@ -27,6 +30,18 @@ pub fn run(
     let ended = runtime.block_on(main);
     runtime.shutdown_timeout(LAST_WORDS);
     ended
+}
+
+/// Has a write beyond the limit of a file's size fail, where by default it ends the process. To be called in a runtime.
+///
+/// # Errors
+/// A fatal [`Failure`] when the system refuses it.
+pub fn survive_size_limit() -> Result<(), Failure> {
+    /// The number on Linux and macOS alike.
+    const SIGXFSZ: i32 = 25;
+    // A handler stays for as long as the process, whether or not anybody listens.
+    let handled = signal(SignalKind::from_raw(SIGXFSZ)).map(drop);
+    handled.map_err(|error| Failure::fatal(format!("cannot handle the limit of a file's size: {error}")))
 }
 
 #[cfg(test)]

@@ -133,3 +133,35 @@ async fn a_second_control_plane_on_the_same_store_is_refused() {
     assert_eq!(second.code(), 2, "{}", second.stderr);
     assert!(second.stderr.contains("--store"), "{}", second.stderr);
 }
+
+#[tokio::test]
+async fn a_limit_on_the_size_of_files_is_a_full_store_and_ends_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("registry.redb");
+    // In kilobytes. A store begins with about one and a half megabytes.
+    let mut control = ControlPlane::start_under("ulimit -S -f 1700", &store).await;
+    let mut promised = BTreeSet::new();
+    let refused = loop {
+        let replica_id = format!("r-{}", promised.len());
+        let request = RegisterRequest {
+            service: "orders".into(),
+            replica_id: replica_id.clone(),
+            endpoint: Some(Endpoint { address: format!("10.0.0.1:{}", promised.len() + 1) }),
+            permanent: true,
+            labels: (0..20).map(|number| (format!("label-{number}"), "x".repeat(60))).collect(),
+            ..Default::default()
+        };
+        match control.registry().register(request).await {
+            Ok(_) => promised.insert(replica_id),
+            Err(status) => break status,
+        };
+        assert!(promised.len() < 9000, "there is no limit");
+    };
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
+    assert!(refused.message().contains("no space left"), "{refused}");
+    // It serves on, what was acknowledged is there, and so it is after a restart without the limit.
+    assert_eq!(listed(&control, "orders".into()).await, promised);
+    control.kill();
+    let control = ControlPlane::start(&store).await;
+    assert_eq!(listed(&control, "orders".into()).await, promised);
+}

@@ -14,6 +14,7 @@ mod durability;
 mod failover;
 mod guard;
 mod health;
+mod logs;
 mod outage;
 mod passthrough;
 mod reflection;

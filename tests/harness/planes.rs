@@ -33,6 +33,16 @@ impl ControlPlane {
         Self { process, store, listen, flags }
     }
 
+    /// Starts one behind a line of bash, such as one that limits what it may use.
+    pub async fn start_under(line: &str, store: &Path) -> Self {
+        let store = format!("redb:{}", store.display());
+        let program = binaries::control_plane();
+        let mut command = Command::new("bash");
+        command.args(["-c", &format!("{line}; exec \"$0\" \"$@\"")]).arg(program.get_program());
+        let (process, listen) = Self::ready(command, &store, "127.0.0.1:0", &[]).await;
+        Self { process, store, listen, flags: Vec::new() }
+    }
+
     /// Starts it again, at the same address and on the same store, after it has been killed.
     pub async fn restart(&mut self) {
         self.process.kill();
@@ -40,7 +50,15 @@ impl ControlPlane {
     }
 
     async fn spawn(store: &str, listen: &str, flags: &[String]) -> (Process, SocketAddr) {
-        let mut command = binaries::control_plane();
+        Self::ready(binaries::control_plane(), store, listen, flags).await
+    }
+
+    async fn ready(
+        mut command: Command,
+        store: &str,
+        listen: &str,
+        flags: &[String],
+    ) -> (Process, SocketAddr) {
         command.args(["--listen", listen, "--store", store]).args(flags);
         let mut process = Process::spawn("control-plane", &mut command);
         let ready = process.ready().await;

@@ -73,7 +73,7 @@ fn parse_rate(text: &str) -> Result<NonZeroU32, String> {
 /// # Errors
 /// When a part does not start, when a plane fails, and, with `--duration`, when a request failed.
 pub(crate) async fn run(args: Args, output: &Output) -> Result<(), Error> {
-    LogArgs { log: args.log.clone(), log_format: LogFormat::Text }.init()?;
+    let _logs = LogArgs { log: args.log.clone(), log_format: LogFormat::Text }.init()?;
     let stop = Shutdown::on_signals()?;
     let planes = Planes::start(&args.ports, None).await.map_err(Ports::explain)?;
     let addresses = planes.addresses();

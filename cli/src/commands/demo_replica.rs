@@ -43,7 +43,7 @@ pub(crate) struct Args {
 /// # Errors
 /// When it cannot listen, or the endpoint is no URL.
 pub(crate) async fn run(args: Args, endpoint: &str, origin: Origin) -> Result<(), Error> {
-    args.logs.init()?;
+    let _logs = args.logs.init()?;
     let shutdown = Shutdown::on_signals()?;
     if args.with_parent {
         end_with_stdin(shutdown.clone());

@@ -31,7 +31,7 @@ pub(crate) struct Args {
 /// # Errors
 /// When a port is taken or the folder cannot be used, and when a plane fails later.
 pub(crate) async fn run(args: Args, output: &Output) -> Result<(), Error> {
-    args.logs.init()?;
+    let _logs = args.logs.init()?;
     let shutdown = Shutdown::on_signals()?;
     let planes = Planes::start(&args.ports, args.data_dir.as_deref()).await.map_err(Ports::explain)?;
     let addresses = planes.addresses();

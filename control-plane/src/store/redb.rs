@@ -40,6 +40,10 @@ const FORMAT: &str = "3";
 const EARLIER_FORMATS: [&str; 2] = ["1", "2"];
 const REPLICAS_BY_NAME: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("replicas");
 
+/// A full disk, a quota, and a limit on the size of one file.
+const LACKS_ROOM: [ErrorKind; 3] =
+    [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::FileTooLarge];
+
 /// Records in one file, which no other process may have open.
 #[derive(Debug)]
 pub struct Redb {
@@ -317,9 +321,7 @@ fn damaged(why: impl fmt::Display) -> StoreError {
 
 fn failed(error: impl Into<redb::Error>) -> StoreError {
     match error.into() {
-        redb::Error::Io(io) if matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
-            StoreError::Full(io.to_string())
-        }
+        redb::Error::Io(io) if LACKS_ROOM.contains(&io.kind()) => StoreError::Full(io.to_string()),
         other => StoreError::Unavailable(other.to_string()),
     }
 }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_proto::{ReplicaKey, ServiceName, v1};
+use gateway_proto::{ServiceName, v1};
 use gateway_runtime::Shutdown;
 use tokio::{
     task::{JoinError, JoinSet},
@@ -20,14 +20,12 @@ use crate::{
     effects::Effects,
     leases::{SWEEP_INTERVAL, Sweep},
     observe::of_registry,
-    registry::{Answer, Command, Guard, Judgement, Override, Revision, Suspect, View},
+    registry::{Answer, Command, Guard, Judgement, Override, Suspect, View},
     writer::Commands,
 };
 
 /// Changes under way at once; the others wait for the next sweep.
 const MAX_CHANGES: usize = 1024;
-/// Data planes come back within a few seconds; a drain can wait for them.
-const SETTLING_TIME: Duration = Duration::from_secs(10);
 const TIDY_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Runs until the shutdown begins: from then on owners cannot renew, so nothing may expire either.
@@ -37,12 +35,11 @@ pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown
     let mut tidying = interval(TIDY_INTERVAL);
     tidying.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut changes = JoinSet::new();
-    let mut watch = Watch {
-        settled_at: settled_at(&effects),
-        effects,
-        guard: Guard::default(),
-        holding: BTreeSet::new(),
-    };
+    if effects.publisher.read(View::revision) > 0 {
+        // A registry in which nothing has ever happened has lost no data plane.
+        effects.observation.expect_returns();
+    }
+    let mut watch = Watch { effects, guard: Guard::default(), holding: BTreeSet::new() };
     loop {
         tokio::select! {
             () = shutdown.begun() => return,
@@ -74,19 +71,10 @@ pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown
     }
 }
 
-/// When the data planes that lost this control plane as it ended have had the time to come back. A registry in which
-/// nothing has ever happened has lost none.
-fn settled_at(effects: &Effects) -> Instant {
-    let is_new = effects.publisher.read(View::revision) == 0;
-    if is_new { clock::now() } else { clock::now() + SETTLING_TIME }
-}
-
 /// What the sweeps remember from one to the next.
 struct Watch {
     effects: Effects,
     guard: Guard,
-    /// From then on, the data planes that are there speak for all.
-    settled_at: Instant,
     /// Services of which the guard holds replicas.
     holding: BTreeSet<ServiceName>,
 }
@@ -102,7 +90,7 @@ impl Watch {
             let ended = view.overrides().filter(|entry| entry.expires_at <= wall).map(|entry| end(entry));
             let drained = view.drains().filter_map(|record| {
                 let drain = record.drain.as_deref().filter(|drain| !drain.is_over)?;
-                let is_idle = now >= self.settled_at && self.is_idle(&record.key, drain.revision);
+                let is_idle = self.effects.observation.drain_status(&record.key, drain.revision).is_idle;
                 let is_over = is_idle || drain.deadline <= wall;
                 is_over.then(|| Command::FinishDrain { key: record.key.clone(), begun: drain.begun, is_idle })
             });
@@ -118,12 +106,6 @@ impl Watch {
             due.extend(self.carry_out(judgement).into_iter().take(room));
         }
         due
-    }
-
-    /// Whether nothing is in flight at a draining replica. Without a data plane nobody knows.
-    fn is_idle(&self, key: &ReplicaKey, revision: Revision) -> bool {
-        let status = self.effects.observation.drain_status(key, revision);
-        status.is_idle && status.rollout.is_some_and(|rollout| rollout.node_count > 0)
     }
 
     /// Commands for one service's suspects. Those that were renewed meanwhile are left alone.

@@ -20,8 +20,8 @@ mod timeline;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, Instant},
 };
 
 use gateway_proto::{NodeId, ReplicaKey, ServiceName, v1};
@@ -29,7 +29,6 @@ use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::events::of_registry;
-use self::seat::Stream;
 pub use self::{
     changes::Change,
     matrix::{BreakerReport, Counts, Dirty, Matrix, Replica, RowName},
@@ -42,6 +41,7 @@ pub use self::{
     stats::{Attention, LINGER, Latencies, Stats, StatsReport, Wish},
     timeline::{Cursor, Looked, Position, Since, Timeline, TimelineLimits},
 };
+use self::{nodes::RETURN_TIME, seat::Stream};
 use crate::{
     clock,
     registry::{Event, Revision},
@@ -62,6 +62,8 @@ pub struct Observation {
     /// Counts whatever may bring a drain forward.
     progress: watch::Sender<u64>,
     attention: watch::Sender<Attention>,
+    /// From then on, the data planes that are there speak for all. Unset: they always did.
+    settled_at: OnceLock<Instant>,
 }
 
 #[derive(Debug)]
@@ -96,7 +98,13 @@ impl Observation {
             slowest: watch::Sender::new(Revision::MAX),
             progress: watch::Sender::new(0),
             attention: watch::Sender::new(Attention::Nobody),
+            settled_at: OnceLock::new(),
         }
+    }
+
+    /// Gives the data planes that lost this control plane as it ended the time to come back, once.
+    pub(crate) fn expect_returns(&self) {
+        self.settled_at.get_or_init(|| clock::now() + RETURN_TIME);
     }
 
     /// Notes what happened in the registry; replicas that are gone lose their breakers.
@@ -208,7 +216,9 @@ impl Observation {
 
     /// The receipts of a drain that the registry decided on at `revision`, see [`Observation::follow_progress`].
     pub fn drain_status(&self, key: &ReplicaKey, revision: Revision) -> v1::DrainStatus {
-        self.read(|nodes, matrix| drain_status(nodes, matrix, key, revision, clock::now()))
+        let now = clock::now();
+        let is_settled = self.settled_at.get().is_none_or(|at| now >= *at);
+        self.read(|nodes, matrix| drain_status(nodes, matrix, key, revision, now, is_settled))
     }
 
     /// Follows a number that grows whenever receipts may have changed.

@@ -44,7 +44,14 @@ impl Address {
                 let ip: Ipv6Addr =
                     inner.parse().map_err(|_| refuse("has brackets around what is no IPv6 address"))?;
                 check_ip(ip.into())?;
-                format!("[{ip}]:{port}")
+                match IpAddr::V6(ip).to_canonical() {
+                    // The IPv6 spelling of an IPv4 address, which would be another replica at the same place.
+                    IpAddr::V4(ip) => {
+                        check_ip(ip.into())?;
+                        format!("{ip}:{port}")
+                    }
+                    IpAddr::V6(ip) => format!("[{ip}]:{port}"),
+                }
             }
             None if host.contains(':') => {
                 return Err(refuse("needs brackets around an IPv6 address: [::1]:8080"));
@@ -159,6 +166,7 @@ mod tests {
             ("127.0.0.1:9000", "127.0.0.1:9000", "127.0.0.1", 9000),
             ("10.0.0.1:00080", "10.0.0.1:80", "10.0.0.1", 80),
             ("[0:0::1]:1", "[::1]:1", "::1", 1),
+            ("[::ffff:10.0.0.1]:80", "10.0.0.1:80", "10.0.0.1", 80),
             ("Orders.Example.COM:65535", "orders.example.com:65535", "orders.example.com", 65535),
             ("localhost:8080", "localhost:8080", "localhost", 8080),
             ("9lives.example:80", "9lives.example:80", "9lives.example", 80),

@@ -14,11 +14,13 @@ pub fn parse_duration(field: &str, wire: WireDuration) -> Result<Duration, Inval
     non_negative(wire).ok_or_else(|| Invalid::new(field, "is not a duration of zero or more"))
 }
 
-/// Reads a duration; `None` when it is negative.
+/// Reads a duration; `None` when it is negative, or none of protobuf's.
 ///
-/// The conversion of `prost_types` overflows on the most negative one, and anybody can send that.
+/// The conversion of `prost_types` overflows on the most negative one and puts right what is malformed, and anybody can
+/// send that.
 pub fn non_negative(wire: WireDuration) -> Option<Duration> {
-    if wire.seconds < 0 { None } else { Duration::try_from(wire).ok() }
+    let is_one = wire.seconds >= 0 && (0..1_000_000_000).contains(&wire.nanos);
+    if is_one { Duration::try_from(wire).ok() } else { None }
 }
 
 /// Reads a duration within `min..=max`.
@@ -111,12 +113,12 @@ mod tests {
     }
 
     #[test]
-    fn every_negative_duration_is_refused() {
-        for (seconds, nanos) in [(-1, 0), (0, -1), (i64::MIN, i32::MIN), (i64::MIN, 0), (0, i32::MIN)] {
+    fn every_negative_or_malformed_duration_is_refused() {
+        let malformed = [(1, -1), (1, 1_500_000_000)];
+        let negative = [(-1, 0), (0, -1), (i64::MIN, i32::MIN), (i64::MIN, 0), (0, i32::MIN)];
+        for (seconds, nanos) in negative.into_iter().chain(malformed) {
             let refused = parse_duration("wait_timeout", WireDuration { seconds, nanos }).unwrap_err();
             assert_eq!(refused.to_string(), "wait_timeout: is not a duration of zero or more");
         }
-        let odd = WireDuration { seconds: 1, nanos: 1_500_000_000 };
-        assert_eq!(non_negative(odd), Some(Duration::from_millis(2500)));
     }
 }

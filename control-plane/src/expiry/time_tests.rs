@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gateway_proto::{Address, Health, Mode, NodeId, ReplicaId};
+use gateway_proto::{Address, Health, Mode, NodeId, ReplicaId, ReplicaKey};
 use tokio::{task::JoinHandle, time::sleep};
 use tokio_util::sync::CancellationToken;
 

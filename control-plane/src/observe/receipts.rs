@@ -38,13 +38,15 @@ fn rollout_to<'a>(nodes: impl Iterator<Item = (&'a NodeId, Progress)>, revision:
 /// The receipts, at `now`, of a drain that the registry decided on at `revision`.
 ///
 /// A data plane has stopped sending once it has taken that revision on. What it has in flight counts from its first report
-/// after that: an earlier one could miss a request that began in between.
+/// after that: an earlier one could miss a request that began in between. Where no data plane is known, or some may not
+/// have come back yet, nobody knows that nothing is in flight.
 pub fn drain_status(
     nodes: &Nodes,
     matrix: &Matrix,
     key: &ReplicaKey,
     revision: Revision,
     now: Instant,
+    is_settled: bool,
 ) -> v1::DrainStatus {
     let rollout = rollout_to(nodes.routing(now), revision);
     let (mut inflight, mut unreported) = (0_i32, 0_i32);
@@ -55,7 +57,8 @@ pub fn drain_status(
             unreported = unreported.saturating_add(1);
         }
     }
-    let is_idle = rollout.acked_node_count == rollout.node_count && unreported == 0 && inflight == 0;
+    let has_stopped = rollout.node_count > 0 && rollout.acked_node_count == rollout.node_count;
+    let is_idle = is_settled && has_stopped && unreported == 0 && inflight == 0;
     v1::DrainStatus {
         rollout: Some(rollout),
         inflight_request_count: inflight,
@@ -120,7 +123,7 @@ mod tests {
 
         /// Connected, acked, in flight, unreported, idle.
         fn status(&self, revision: Revision) -> (i32, i32, i32, i32, bool) {
-            let status = drain_status(&self.nodes, &self.matrix, &key(), revision, self.now);
+            let status = drain_status(&self.nodes, &self.matrix, &key(), revision, self.now, true);
             let rollout = status.rollout.unwrap();
             let (inflight, unreported) = (status.inflight_request_count, status.unreported_node_count);
             (rollout.node_count, rollout.acked_node_count, inflight, unreported, status.is_idle)
@@ -223,8 +226,18 @@ mod tests {
     }
 
     #[test]
-    fn without_data_planes_there_is_nothing_to_wait_for() {
-        assert_eq!(World::with(&[]).status(6), (0, 0, 0, 0, true));
+    fn without_data_planes_nobody_knows_what_is_in_flight() {
+        assert_eq!(World::with(&[]).status(6), (0, 0, 0, 0, false));
+    }
+
+    #[test]
+    fn while_data_planes_are_still_coming_back_those_that_are_there_do_not_speak_for_all() {
+        let mut world = World::with(&["n1"]);
+        world.ack("n1", 6);
+        world.report("n1", 6, 0);
+        let idle =
+            |is_settled| drain_status(&world.nodes, &world.matrix, &key(), 6, world.now, is_settled).is_idle;
+        assert_eq!((idle(false), idle(true)), (false, true));
     }
 
     #[test]

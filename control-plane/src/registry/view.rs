@@ -200,7 +200,12 @@ impl View {
     fn apply_write(&mut self, write: RecordWrite, revision: Revision, at: SystemTime) -> Change {
         let cause = write.removal_cause();
         match write.write {
-            Write::Put(item) => self.put(item.at(revision)),
+            Write::Put(item) => {
+                if let Some(record) = write.key.as_replica().and_then(|key| self.get(key)).cloned() {
+                    self.removals.replaced(&record, item.as_replica(), at);
+                }
+                self.put(item.at(revision))
+            }
             Write::Remove => {
                 if let Some(record) = write.key.as_replica().and_then(|key| self.get(key)).cloned() {
                     self.removals.add(&record, &write.cause, at);

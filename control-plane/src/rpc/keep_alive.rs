@@ -6,7 +6,11 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use gateway_proto::{Check, Health, Invalid, LeaseId, Mode, ReplicaKey, v1};
-use tokio::{sync::mpsc, task::JoinSet, time::sleep};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
 use tonic::{Status, Streaming};
 
 use super::{MAX_REQUEST_BYTES, next_message};
@@ -63,7 +67,8 @@ pub(super) async fn serve(
         reports: HashMap::new(),
         reporting: JoinSet::new(),
     };
-    let mut is_looking = false;
+    // When the modes are looked at next. Not a time that each message would begin anew.
+    let mut look_at: Option<Instant> = None;
     loop {
         tokio::select! {
             message = next_message(&mut inbound, MAX_REQUEST_BYTES) => match message? {
@@ -76,9 +81,11 @@ pub(super) async fn serve(
                 }
                 stream.report();
             }
-            changed = head.changed(), if !is_looking => is_looking = changed.is_ok(),
-            () = sleep(PUSH_DELAY), if is_looking => {
-                is_looking = false;
+            changed = head.changed(), if look_at.is_none() => {
+                look_at = changed.is_ok().then(|| Instant::now() + PUSH_DELAY);
+            }
+            () = sleep_until(look_at.unwrap_or_else(Instant::now)), if look_at.is_some() => {
+                look_at = None;
                 head.mark_unchanged();
                 stream.push().await?;
             }

@@ -56,6 +56,29 @@ fn is_renewed(result: &v1::KeepAliveResult) -> bool {
 }
 
 #[tokio::test]
+async fn a_drain_is_told_at_once_also_on_a_stream_that_never_rests() {
+    let plane = Plane::start().await;
+    let (busy, drained) = (register(&plane, 1).await, register(&plane, 2).await);
+    let mut owner = Owner::connect(&plane).await;
+    owner.renew(vec![busy.clone(), drained.clone()]).await;
+    let drain = v1::DrainReplicaRequest {
+        service: drained.service.clone(),
+        replica_id: drained.replica_id.clone(),
+        ..Default::default()
+    };
+    plane.registry().drain_replica(drain).await.unwrap();
+    let asked = std::time::Instant::now();
+    let is_told = |result: &v1::KeepAliveResult| {
+        result.replica_id == drained.replica_id
+            && matches!(&result.result, Some(Outcome::Renewed(renewed)) if renewed.mode() == v1::ReplicaMode::Draining)
+    };
+    // Only the other one is renewed, without a pause.
+    while !owner.renew(vec![busy.clone()]).await.iter().any(is_told) {
+        assert!(asked.elapsed() < PATIENCE, "it is never told");
+    }
+}
+
+#[tokio::test]
 async fn many_leases_are_kept_alive_on_one_stream_past_their_time() {
     let plane = Plane::start().await;
     let mut leases = Vec::new();

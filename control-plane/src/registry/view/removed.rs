@@ -33,7 +33,7 @@ pub struct Removed {
     until: SystemTime,
 }
 
-/// A request that had registered a replica which was removed.
+/// A request that had registered a replica which was removed, or registered anew.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::registry) struct Ended {
     /// The replica.
@@ -88,6 +88,20 @@ impl Removals {
     /// What became of the replica that this request had registered.
     pub(super) fn of_request(&self, id: u128) -> Option<&Ended> {
         self.requests.entries.get(&id)
+    }
+
+    /// Remembers the request that a replica was registered by before it was registered anew: come again, it would throw out
+    /// who took its place.
+    pub(super) fn replaced(&mut self, before: &Record, after: Option<&Record>, now: SystemTime) {
+        let mark = |record: &Record| record.request.as_deref().copied();
+        let Some(mark) =
+            mark(before).filter(|before| after.and_then(mark).is_none_or(|after| after.id != before.id))
+        else {
+            return;
+        };
+        let ended =
+            Ended { key: before.key.clone(), mark, why: "a later registration has taken its place".into() };
+        self.requests.add(mark.id, ended, |ended| ended.mark.is_fresh(now));
     }
 
     /// Remembers what went at `now`, and forgets what is of no use any more.

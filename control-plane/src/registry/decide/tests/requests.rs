@@ -86,12 +86,18 @@ fn a_request_is_forgotten_after_ten_minutes() {
 }
 
 #[test]
-fn a_registration_in_its_place_makes_a_request_a_new_one() {
-    let mut registry = Registry::default();
-    registry.register(&request(7, 1));
-    let (second, _) = registry.register(&leased(1));
-    let (third, created) = registry.register(&request(7, 1));
-    assert!(!created && third.lease != second.lease);
+fn a_request_that_comes_again_late_does_not_throw_out_who_registered_since() {
+    for later in [request(8, 1), leased(1)] {
+        let mut registry = Registry::default();
+        let (first, _) = registry.register(&request(7, 1));
+        registry.run(&report(&first, Health::Degraded)).unwrap();
+        let (second, _) = registry.register(&later);
+        let late = registry.run(&register(&request(7, 1)));
+        assert!(matches!(late, Err(RegistryError::ReplicaRemoved { .. })), "{late:?}");
+        assert_eq!(registry.view.get(&first.key).and_then(|record| record.lease), second.lease);
+        registry.wait(600 * SECOND);
+        assert!(!registry.register(&request(7, 1)).1, "it is a new request by then");
+    }
 }
 
 #[test]

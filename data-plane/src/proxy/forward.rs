@@ -18,7 +18,6 @@ use super::{
     attempt::Attempt,
     downstream::Client,
     errors::GatewayError,
-    field_name::Name,
     h1::{Length, frame, length_of_request},
     head::RequestHead,
     headers::{self, Onward},
@@ -102,7 +101,7 @@ async fn answer(
         worker,
         client,
         service,
-        expects_continue: head.fields.contains(Name::Expect),
+        expects_continue: headers::expects_continue(&head.fields),
         head,
         length,
         is_idempotent,
@@ -274,7 +273,7 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
-    use crate::proxy::worker::tests::worker;
+    use crate::proxy::{field_name::Name, worker::tests::worker};
 
     #[tokio::test]
     async fn a_request_that_meets_a_defect_is_answered_as_such_under_its_own_id() {

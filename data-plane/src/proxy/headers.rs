@@ -119,6 +119,11 @@ pub(super) fn prepare_trailers(fields: &mut Fields) {
     fields.retain(|name| !CREDENTIALS.iter().any(|other| name.eq_ignore_ascii_case(other)));
 }
 
+/// Whether the sender holds the body back until it is told to go on (RFC 9110 section 10.1.1).
+pub(super) fn expects_continue(fields: &Fields) -> bool {
+    fields.list(Name::Expect).any(|expected| expected.eq_ignore_ascii_case(b"100-continue"))
+}
+
 /// Has the Host field say what the request's host is: the target's goes before the field's own.
 fn settle_host(head: &mut RequestHead) {
     match head.host_span() {

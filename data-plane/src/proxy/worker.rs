@@ -239,7 +239,7 @@ pub(super) async fn run(
 }
 
 /// Accepts connections whose requests are `answered` so. What panics on one of them ends that one.
-async fn accept<F, B>(
+pub(super) async fn accept<F, B>(
     worker: &Rc<Worker>,
     listener: &TcpListener,
     tls: Option<&Arc<Tls>>,

@@ -142,9 +142,9 @@ impl Inbound {
         Poll::Pending
     }
 
-    /// The response begins: from now on the client is told nothing else. Whether it still held its body back.
+    /// The response begins: from now on the client is told nothing else. Whether it still holds its body back.
     pub(super) fn answer(&mut self) -> bool {
-        std::mem::take(&mut self.awaits_continue)
+        std::mem::take(&mut self.awaits_continue) && self.wire.input.is_empty()
     }
 
     /// Whether all of the request has been read.

@@ -13,6 +13,7 @@ use crate::proxy::{
     field_name::Name,
     fields::{Fields, Span, is_token_byte},
     head::RequestHead,
+    headers::expects_continue,
 };
 
 /// A request's head and what it says of the bytes that follow it.
@@ -52,7 +53,7 @@ pub(in crate::proxy) fn parse(head: &[u8]) -> Result<Request, Refusal> {
     };
     let expects_continue = version >= Version::HTTP_11
         && !matches!(length, Length::Empty | Length::Exact(0))
-        && fields.list(Name::Expect).any(|expected| expected.eq_ignore_ascii_case(b"100-continue"));
+        && expects_continue(&fields);
     Ok(Request {
         length,
         is_kept_alive: method != Method::CONNECT && framing::is_kept_alive(version, &fields),

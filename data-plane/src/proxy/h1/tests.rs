@@ -4,6 +4,7 @@ mod differential;
 mod fuzz;
 mod hostile;
 mod messages;
+mod path;
 mod splits;
 
 use http::Method;

@@ -21,6 +21,11 @@ use crate::proxy::{fields::Fields, head::ResponseHead};
 
 /// A worker that routes by nothing, and the count of what panics on it.
 pub(in crate::proxy) fn worker() -> (Rc<Worker>, Arc<PanicCounts>) {
+    worker_of(Table::new(1).0)
+}
+
+/// A worker that routes by this table, and the count of what panics on it.
+pub(in crate::proxy) fn worker_of(table: Arc<Table>) -> (Rc<Worker>, Arc<PanicCounts>) {
     let config = ProxyConfig {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         tls: None,
@@ -32,7 +37,6 @@ pub(in crate::proxy) fn worker() -> (Rc<Worker>, Arc<PanicCounts>) {
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(9),
     };
-    let (table, _) = Table::new(1);
     let panics = Arc::new(PanicCounts::default());
     (Rc::new(Worker::new(0, Arc::new(config), table, Clock::new(), panics.clone())), panics)
 }

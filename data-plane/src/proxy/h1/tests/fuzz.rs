@@ -15,10 +15,15 @@ use crate::proxy::field_name::Name;
 /// Cases of one round.
 const ROUND: usize = 4_000;
 
+/// How long to go on behind the first round.
+pub(super) fn fuzz_seconds() -> Duration {
+    let seconds = std::env::var("GW_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(0))
+}
+
 /// Runs rounds of cases: one by a fixed seed, and then others for as long as the environment says.
 pub(super) fn rounds(cases: usize, mut case: impl FnMut(&mut SmallRng)) {
-    let seconds = std::env::var("GW_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
-    let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(0));
+    let end = Instant::now() + fuzz_seconds();
     let mut seed = 1;
     loop {
         let mut random = SmallRng::seed_from_u64(seed);

@@ -242,14 +242,15 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
         while self.wire.has_room() && (!has_frame || self.has_sent()) {
             has_frame = true;
             let Sending::Body { body, length } = &mut self.sending else { return Ok(true) };
-            let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else { return Ok(true) };
+            let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else { return Ok(true) };
             match frame.transpose() {
                 Ok(Some(frame)) => match frame.into_data() {
                     Ok(data) if data.is_empty() => {}
                     Ok(data) => match length {
                         Length::Exact(left) if *left >= data.len() as u64 => {
                             *left -= data.len() as u64;
-                            let is_last = *left == 0;
+                            // Otherwise its end is still to come, and nobody knows that all of it is here.
+                            let is_last = *left == 0 && body.is_end_stream();
                             self.wire.queue(data, &[]);
                             if is_last {
                                 self.sending = Sending::Done;
@@ -270,6 +271,7 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
                         self.sending = Sending::Done;
                     }
                 },
+                Ok(None) if *length == Length::Exact(0) => self.sending = Sending::Done,
                 Ok(None) if *length == Length::Chunked => {
                     write::last_chunk(self.wire.output(), None);
                     self.sending = Sending::Done;

@@ -2,6 +2,7 @@
 
 mod differential;
 mod fuzz;
+mod handover;
 mod hostile;
 mod messages;
 mod path;

@@ -7,6 +7,7 @@ mod failover;
 mod forced;
 mod forwarding;
 mod harness;
+mod http2;
 mod refusals;
 mod replicas;
 mod secure;

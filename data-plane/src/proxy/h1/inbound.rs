@@ -134,7 +134,7 @@ impl Inbound {
     /// Completes when the client is gone. What it sends meanwhile is kept, up to a limit, beyond which nobody looks.
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.wire.input.len() < MAX_AHEAD {
-            match ready!(self.wire.poll_fill(cx)) {
+            match ready!(self.wire.poll_read_ahead(cx)) {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => return Poll::Ready(()),
             }

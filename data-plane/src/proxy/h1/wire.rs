@@ -11,14 +11,16 @@ use std::{
     time::Duration,
 };
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
 use crate::proxy::stream::Stream;
 
-/// Bytes read at once.
+/// Bytes read at once, at first.
 const READ_SIZE: usize = 16 * 1024;
+/// Bytes read at once where as many keep coming. Whoever reads slowly holds as many of the gateway's memory.
+const MAX_READ_SIZE: usize = 64 * 1024;
 /// Less room than this is not worth a read.
 const MIN_ROOM: usize = 4 * 1024;
 /// Free buffers kept by one worker, of each kind.
@@ -72,6 +74,8 @@ pub(in crate::proxy) struct Wire {
     buffers: Rc<Buffers>,
     /// Read, and not taken yet.
     pub(super) input: BytesMut,
+    /// Bytes to read at once: more where a buffer was filled.
+    read_size: usize,
     /// To be written, from `written` on, and before `frame`.
     output: Vec<u8>,
     written: usize,
@@ -90,6 +94,7 @@ impl Wire {
             stream,
             buffers,
             input: BytesMut::new(),
+            read_size: READ_SIZE,
             output: Vec::new(),
             written: 0,
             frame: Bytes::new(),
@@ -101,12 +106,32 @@ impl Wire {
 
     /// Reads more into `input`. Ready with the count, zero at the end of what the peer sends.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.input.capacity() == 0 {
-            self.input = self.buffers.take_input();
-        } else if self.input.capacity() - self.input.len() < MIN_ROOM {
-            self.input.reserve(READ_SIZE);
+        let read = self.poll_read(cx, self.read_size);
+        if let Poll::Ready(Ok(count)) = read {
+            self.read_size = match count {
+                _ if count == self.read_size => (2 * count).min(MAX_READ_SIZE),
+                _ if count < self.read_size / 4 => READ_SIZE,
+                _ => self.read_size,
+            };
         }
-        let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input);
+        read
+    }
+
+    /// As [`Wire::poll_fill`], of what nobody has asked for yet: only a little.
+    pub(super) fn poll_read_ahead(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.poll_read(cx, READ_SIZE)
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<usize>> {
+        if self.input.capacity() == 0 && size == READ_SIZE {
+            self.input = self.buffers.take_input();
+        }
+        let wanted = if self.input.is_empty() { size } else { MIN_ROOM };
+        if self.input.capacity() - self.input.len() < wanted {
+            self.input.reserve(size);
+        }
+        let mut input = (&mut self.input).limit(size);
+        let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut input);
         if read.is_pending() && self.input.is_empty() {
             self.buffers.give_input(&mut self.input);
         }

@@ -19,6 +19,10 @@ pub(super) fn admit(
     if head.method == Method::CONNECT {
         return Err(refuse(GatewayError::TunnelRefused));
     }
+    if head.method == Method::TRACE {
+        // It would show the client what only replicas may see.
+        return Err(refuse(GatewayError::TraceRefused));
+    }
     if worker.via().is_in(&head.fields) {
         return Err(refuse(GatewayError::Loop));
     }

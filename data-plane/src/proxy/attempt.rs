@@ -55,6 +55,11 @@ impl Attempt {
         Ok((attempt, policy))
     }
 
+    /// A tick on the clock of timers.
+    pub(super) fn instant(&self, tick: Tick) -> std::time::Instant {
+        self.worker.instant(tick)
+    }
+
     /// When it began.
     pub(super) fn began(&self) -> Tick {
         self.began

@@ -68,6 +68,8 @@ pub(super) enum GatewayError {
     UnknownVersion,
     /// CONNECT asks for a tunnel.
     TunnelRefused,
+    /// TRACE asks to see what was received.
+    TraceRefused,
     /// The request has passed here before.
     Loop,
     /// This gateway has met a defect of its own. A replica may have had the request.
@@ -114,6 +116,7 @@ impl GatewayError {
             Self::UnknownCoding => kind(S::NOT_IMPLEMENTED, "unknown_coding", "http_request_error", "The request's body is in an unknown coding"),
             Self::UnknownVersion => kind(S::HTTP_VERSION_NOT_SUPPORTED, "unknown_version", "http_request_error", "The version of HTTP is not supported"),
             Self::TunnelRefused => kind(S::METHOD_NOT_ALLOWED, "tunnel_refused", "http_request_denied", "CONNECT is not offered"),
+            Self::TraceRefused => kind(S::METHOD_NOT_ALLOWED, "trace_refused", "http_request_denied", "TRACE is not offered"),
             Self::Loop => kind(S::BAD_GATEWAY, "loop", "proxy_loop_detected", "The request has passed this gateway before"),
             Self::Internal => kind(S::INTERNAL_SERVER_ERROR, "internal_error", "proxy_internal_error", "The gateway met a defect of its own"),
             Self::Attempt(fault) => match fault {
@@ -167,6 +170,7 @@ impl GatewayError {
             Self::UnknownVersion => "HTTP/1.1, HTTP/1.0 and HTTP/2 are spoken here".into(),
             Self::BadRequest(why) => (*why).into(),
             Self::TunnelRefused => "this gateway forwards requests and opens no tunnels".into(),
+            Self::TraceRefused => "what replicas receive is not shown to clients".into(),
             Self::Loop => "a replica's address leads back to this gateway".into(),
             Self::Internal => {
                 "the gateway's log tells the defect; a replica may have carried the request out".into()
@@ -217,8 +221,8 @@ impl GatewayError {
         fields.append(Name::XRequestId, request_id.as_bytes());
         let proxy_status = format!("{}; error={proxy_error}; details=\"{reason}\"", via.name());
         fields.append(Name::ProxyStatus, proxy_status.as_bytes());
-        if *self == Self::TunnelRefused {
-            fields.append(Name::Allow, b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE");
+        if matches!(self, Self::TunnelRefused | Self::TraceRefused) {
+            fields.append(Name::Allow, b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
         }
         Answer { head: ResponseHead::new(status, fields), body: Bytes::from(format!("{problem}\n")).into() }
     }
@@ -288,6 +292,7 @@ mod tests {
             (GatewayError::UnknownCoding, 501, "unknown_coding", "http_request_error"),
             (GatewayError::UnknownVersion, 505, "unknown_version", "http_request_error"),
             (GatewayError::TunnelRefused, 405, "tunnel_refused", "http_request_denied"),
+            (GatewayError::TraceRefused, 405, "trace_refused", "http_request_denied"),
             (GatewayError::Loop, 502, "loop", "proxy_loop_detected"),
             (GatewayError::Internal, 500, "internal_error", "proxy_internal_error"),
         ];

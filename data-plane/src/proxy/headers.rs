@@ -157,7 +157,7 @@ fn strip_hop_by_hop(fields: &mut Fields) {
 }
 
 /// Removes what only this gateway may say.
-fn strip_own(fields: &mut Fields) {
+pub(super) fn strip_own(fields: &mut Fields) {
     let is_own = |name: &[u8]| {
         name.get(..OWN_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(OWN_PREFIX))
     };

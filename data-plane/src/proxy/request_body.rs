@@ -259,6 +259,16 @@ pub(super) enum RequestBody {
     Client { source: Rc<RefCell<Source>>, sent: usize },
 }
 
+impl RequestBody {
+    /// How far it has come from its client.
+    pub(super) fn arrival(&self) -> Arrival {
+        match self {
+            Self::Empty => Arrival::Whole(Tick::ORIGIN),
+            Self::Client { source, .. } => source.borrow().arrival,
+        }
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = BrokenOff;

@@ -11,9 +11,9 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{attempt::Attempt, h1::Failure, head::ResponseHead, upstream::Link};
+use super::{attempt::Attempt, h1::Failure, head::ResponseHead, request_body::Arrival, upstream::Link};
 use crate::{routing::Fault, table::Replica};
 
 /// What a client receives.
@@ -46,7 +46,8 @@ pub(super) struct UpstreamBody {
     idle_limit: Duration,
     /// Made when the replica first lets us wait; runs only while it does.
     idle: Option<Pin<Box<Sleep>>>,
-    is_waiting: bool,
+    /// Since when it does.
+    waits_since: Option<Instant>,
     is_cut: bool,
 }
 
@@ -55,7 +56,7 @@ pub(super) struct UpstreamBody {
 pub(super) enum BodyError {
     #[error("the replica's response broke off")]
     Upstream(#[source] Failure),
-    #[error("the replica's response moved no byte for {0:?}")]
+    #[error("neither the request nor its response moved a byte for {0:?}")]
     Idle(Duration),
     #[error("the replica was drained before the end of its response")]
     Drained,
@@ -64,7 +65,7 @@ pub(super) enum BodyError {
 impl UpstreamBody {
     pub(super) fn new(link: Box<Link>, attempt: Attempt, idle_limit: Duration) -> Self {
         let open = Some((link, attempt));
-        Self { open, has_ended: false, idle_limit, idle: None, is_waiting: false, is_cut: false }
+        Self { open, has_ended: false, idle_limit, idle: None, waits_since: None, is_cut: false }
     }
 
     /// Its attempt, until the body has ended.
@@ -105,15 +106,24 @@ impl UpstreamBody {
         }
     }
 
-    /// Completes when the replica has let us wait for too long. A client that reads slowly does not count: the time
-    /// begins when there is nothing to read.
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let limit = self.idle_limit;
-        let idle = self.idle.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        if !std::mem::replace(&mut self.is_waiting, true) {
-            idle.as_mut().reset(tokio::time::Instant::now() + limit);
+    /// Completes when we have had to wait for too long, with whether the client is to blame: the rest of its request is what
+    /// everybody waits for. A client that reads slowly does not count, because the time begins when there is nothing to
+    /// read; and as long as the request's own body moves, so does the whole.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut moved_at = *self.waits_since.get_or_insert_with(Instant::now);
+        let mut waits_for_client = false;
+        if let Some((link, attempt)) = &self.open
+            && let Arrival::Partial { moved_at: at, waits_for_client: waits } = link.arrival()
+        {
+            moved_at = moved_at.max(attempt.instant(at).into());
+            waits_for_client = waits;
         }
-        idle.as_mut().poll(cx)
+        let due = moved_at + self.idle_limit;
+        let idle = self.idle.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if idle.deadline() != due {
+            idle.as_mut().reset(due);
+        }
+        idle.as_mut().poll(cx).map(|()| waits_for_client)
     }
 }
 
@@ -132,9 +142,15 @@ impl UpstreamBody {
             return Poll::Ready(Some(Err(BodyError::Drained)));
         }
         let Some((link, _)) = &mut self.open else { return Poll::Ready(None) };
-        match link.poll_frame(cx) {
+        let was_sending = link.is_sending();
+        let polled = link.poll_frame(cx);
+        if was_sending && !link.is_sending() {
+            // The last of the request has just gone out: the replica has all of its time from now on.
+            self.waits_since = None;
+        }
+        match polled {
             Poll::Ready(Some(Ok(frame))) => {
-                self.is_waiting = false;
+                self.waits_since = None;
                 self.settle_if_ended(cx);
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -150,8 +166,11 @@ impl UpstreamBody {
                 if let Some(attempt) = self.attempt() {
                     attempt.waits(cx.waker());
                 }
-                ready!(self.poll_idle(cx));
-                self.fail(Fault::Truncated);
+                match ready!(self.poll_idle(cx)) {
+                    // Without blame.
+                    true => self.open = None,
+                    false => self.fail(Fault::Truncated),
+                }
                 Poll::Ready(Some(Err(BodyError::Idle(self.idle_limit))))
             }
         }

@@ -20,7 +20,7 @@ use tokio::net::TcpStream;
 use super::{
     h1::{Buffers, ClientConnection, Failure, Outgoing, Wire},
     head::ResponseHead,
-    request_body::RequestBody,
+    request_body::{Arrival, RequestBody},
     stream::Stream,
 };
 use crate::routing::{Fault, Tick};
@@ -106,6 +106,16 @@ impl Link {
     /// How many bytes of the response's body are still to come, if that is known.
     pub(super) fn left(&self) -> Option<u64> {
         self.connection.left()
+    }
+
+    /// How far the request's body has come from its client, as far as it is still to be sent.
+    pub(super) fn arrival(&self) -> Arrival {
+        self.connection.outgoing_body().map_or(Arrival::Whole(Tick::ORIGIN), RequestBody::arrival)
+    }
+
+    /// Whether some of the request is still to be sent.
+    pub(super) fn is_sending(&self) -> bool {
+        self.connection.outgoing_body().is_some()
     }
 
     /// Whether it ended because the client broke its request's body off.

@@ -189,3 +189,45 @@ async fn no_replica_ever_sees_a_body_with_a_hole() {
     let seen = String::from_utf8(got.lock().unwrap().clone()).unwrap();
     assert!(seen.ends_with("5\r\nfirst\r\n"), "something follows what it had");
 }
+
+/// A replica that answers with a head at once, and with its body when it has read the whole request.
+async fn early_replica() -> std::net::SocketAddr {
+    raw_replica(|mut stream| async move {
+        let mut bytes = Vec::new();
+        while !bytes.windows(4).any(|end| end == b"\r\n\r\n") {
+            stream.read_buf(&mut bytes).await.unwrap();
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n").await.unwrap();
+        while !bytes.ends_with(b"last") {
+            if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
+                return;
+            }
+        }
+        stream.write_all(b"done").await.unwrap();
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_upload_that_moves_is_not_cut_because_its_answer_began_early() {
+    let gateway = Gateway::start(&[early_replica().await], policy(10_000 * MS, 500 * MS)).await;
+    // Three times as long in all as anything may stand still.
+    let mut stream = upload(&gateway, &["a", "b", "c", "d", "e", "last"], 250 * MS).await;
+    let response = read_message(&mut stream).await.unwrap();
+    assert_eq!((status(&response), body(&response)), (200, "done"));
+    assert_eq!((counters(&gateway).attempts, counters(&gateway).failures), (1, 0));
+}
+
+#[tokio::test]
+async fn a_client_that_stops_behind_an_early_answer_is_cut_off_and_the_replica_is_not_blamed() {
+    let gateway = Gateway::start(&[early_replica().await], policy(10_000 * MS, 100 * MS)).await;
+    for _ in 0..6 {
+        let mut stream = gateway.connect().await;
+        let head = "POST /orders/ HTTP/1.1\r\nhost: gw\r\ncontent-length: 7\r\n\r\nx";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(!answer.ends_with(b"done"), "it looks whole");
+    }
+    assert_eq!((counters(&gateway).attempts, counters(&gateway).failures), (6, 0));
+}

@@ -386,3 +386,35 @@ async fn a_draining_gateway_says_so_behind_the_answer_under_way() {
     let (answer, _) = to_the_end(&mut busy).await;
     assert_eq!((status(&answer), field(&answer, "connection").as_deref()), (504, Some("close")));
 }
+
+#[tokio::test]
+async fn a_client_that_leaves_much_unread_is_missed_all_the_same() {
+    let replica = Replica::start(|_, _| Act::Hang).await;
+    let gateway = Gateway::start(&[replica.address], Policy::default()).await;
+    let mut stream = gateway.connect().await;
+    // More than is read ahead while the first one waits.
+    let requests = "GET /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n".repeat(1000);
+    stream.write_all(requests.as_bytes()).await.unwrap();
+    eventually("the request is under way", || gateway.inflight(0) == 1).await;
+    drop(stream);
+    eventually("nobody waits for its answer any more", || gateway.inflight(0) == 0).await;
+    assert_eq!(gateway.service().replicas()[0].counters().failures, 0);
+}
+
+#[tokio::test]
+async fn nobody_is_shown_what_replicas_receive() {
+    let replica = Replica::start(|_, _| {
+        Act::Send(
+            "HTTP/1.1 200 OK\r\nx-gw-replica: forged\r\nx-gw-secret: 1\r\ncontent-length: 0\r\n\r\n".into(),
+        )
+    })
+    .await;
+    let gateway = Gateway::start(&[replica.address], Policy::default()).await;
+    let traced = gateway.send("TRACE /orders/ HTTP/1.1\r\nhost: gw\r\ncookie: secret\r\n\r\n").await;
+    assert_eq!((status(&traced), traced.contains("secret")), (405, false));
+    assert_eq!(replica.seen().len(), 0);
+    // Nor may a replica speak in the gateway's name.
+    let answer = gateway.get("/orders/").await;
+    assert_eq!(field(&answer, "x-gw-replica").as_deref(), Some("r-0"));
+    assert_eq!(field(&answer, "x-gw-secret"), None);
+}

@@ -143,6 +143,7 @@ impl Journey {
         let outcome = judge(head.status, head.fields.contains(Name::RetryAfter));
         let replica = Arc::clone(attempt.replica());
         attempt.answered(outcome);
+        headers::strip_own(&mut head.fields);
         if self.worker.shows_replica() {
             self.show(&mut head.fields, &replica);
         }

@@ -323,6 +323,14 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
         }
     }
 
+    /// What is still to be sent.
+    pub(in crate::proxy) fn outgoing_body(&self) -> Option<&B> {
+        match &self.sending {
+            Sending::Asking { body, .. } | Sending::Body { body, .. } => Some(body),
+            Sending::Done | Sending::Refused(_) | Sending::Broken => None,
+        }
+    }
+
     /// Whether nothing more of the response's body is to come, trailers included.
     pub(in crate::proxy) fn is_end_stream(&self) -> bool {
         matches!(&self.receiving, Receiving::Body { decoder, .. } if decoder.is_done() && decoder.left().is_some())

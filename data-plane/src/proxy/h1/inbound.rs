@@ -131,7 +131,7 @@ impl Inbound {
         Poll::Ready(Some(Err(BrokenOff)))
     }
 
-    /// Completes when the client is gone. What it sends meanwhile is kept, up to a limit, beyond which nobody looks.
+    /// Completes when the client is gone. What it sends meanwhile is kept, up to a limit, beyond which [nobody looks](Inbound::looks_no_further).
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.wire.input.len() < MAX_AHEAD {
             match ready!(self.wire.poll_read_ahead(cx)) {
@@ -140,6 +140,11 @@ impl Inbound {
             }
         }
         Poll::Pending
+    }
+
+    /// Whether so much is there already that no more is read, so that the client's end does not show by itself.
+    pub(super) fn looks_no_further(&self) -> bool {
+        self.wire.input.len() >= MAX_AHEAD
     }
 
     /// The response begins: from now on the client is told nothing else. Whether it still holds its body back.

@@ -44,6 +44,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Of a body that nobody wants, as much is passed over to keep the connection.
 const MAX_PASSED_OVER: usize = 64 * 1024;
+/// How often it is looked whether a client is gone that has sent more than is read ahead.
+const GONE_LOOK: Duration = Duration::from_millis(250);
 /// Time for the client to send that, or to close its side once it has been told that the connection ends: closing under what
 /// it still sends would have it lose the answer.
 const LINGER_TIME: Duration = Duration::from_secs(2);
@@ -178,10 +180,25 @@ impl Server<'_> {
             self.pass_interim(cx, version);
             match polled {
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
-                Poll::Pending => self.inbound.borrow_mut().poll_gone(cx).map(|()| None),
+                Poll::Pending => self.poll_gone(cx).map(|()| None),
             }
         })
         .await
+    }
+
+    /// Completes when the client is gone: when it has closed its side, too, as nearly all that do so are.
+    fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut inbound = self.inbound.borrow_mut();
+        if inbound.poll_gone(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if inbound.looks_no_further() {
+            if inbound.wire.is_closed_by_peer() {
+                return Poll::Ready(());
+            }
+            self.worker.deadlines().set(self.place, self.worker.now().plus(GONE_LOOK), cx.waker());
+        }
+        Poll::Pending
     }
 
     /// Whether nothing is lost on the client when the connection ends without further ado. With TLS it has to be told that
@@ -193,7 +210,10 @@ impl Server<'_> {
 
     /// Passes interim responses on to clients that know of them.
     fn pass_interim(&self, cx: &mut Context<'_>, version: Version) {
-        while let Some(mut head) = self.client.take_interim() {
+        // What a client does not read waits, and of that only so much is kept.
+        while self.inbound.borrow().wire.has_room()
+            && let Some(mut head) = self.client.take_interim()
+        {
             if version >= Version::HTTP_11 {
                 let mut inbound = self.inbound.borrow_mut();
                 write::frame(&mut head.fields, Length::Empty);
@@ -296,7 +316,8 @@ impl Server<'_> {
                 Poll::Ready(Ok(())) | Poll::Pending => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Cut)),
             }
-            return inbound.poll_gone(cx).map(|()| Err(Cut));
+            drop(inbound);
+            return self.poll_gone(cx).map(|()| Err(Cut));
         }
     }
 

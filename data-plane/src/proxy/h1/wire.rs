@@ -7,12 +7,12 @@ use std::{
     io::{self, IoSlice},
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, Interest};
 use tokio_util::io::poll_read_buf;
 
 use crate::proxy::stream::Stream;
@@ -236,6 +236,13 @@ impl Wire {
 
     pub(super) fn is_tls(&self) -> bool {
         self.stream.is_tls()
+    }
+
+    /// Whether the peer has closed its side, behind whatever of its bytes has not been read.
+    pub(super) fn is_closed_by_peer(&self) -> bool {
+        let ready = std::pin::pin!(self.stream.tcp().ready(Interest::READABLE));
+        let ready = ready.poll(&mut Context::from_waker(Waker::noop()));
+        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
     }
 
     /// Has the peer find the connection broken, not ended.

@@ -11,8 +11,10 @@ mod control_plane;
 pub mod discovery;
 #[cfg(test)]
 mod fake_control_plane;
+pub mod header_fields;
 pub mod proxy;
 mod report;
+pub mod request_rules;
 pub mod routing;
 mod running;
 pub mod static_file;

@@ -20,7 +20,8 @@
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use gateway_proto::{
-    Address, Health, Invalid, Mode, Policy, Priority, ReplicaId, ServiceName, Weight, time::duration, v1,
+    Address, Health, Invalid, Mode, Policy, Priority, ReplicaId, ServiceName, Weight, size, time::duration,
+    v1,
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 
@@ -162,6 +163,7 @@ struct PolicyTable {
     timeout: TimeoutTable,
     retry: RetryTable,
     breaker: BreakerTable,
+    request: RequestTable,
 }
 
 #[derive(Deserialize, Default)]
@@ -194,6 +196,35 @@ struct BreakerTable {
     half_open_success_count: Option<i32>,
 }
 
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RequestTable {
+    methods: Vec<String>,
+    json_only: Option<bool>,
+    max_body_bytes: Option<Size>,
+}
+
+/// A number of bytes as people write it: 1500, "10MiB".
+struct Size(i64);
+
+impl<'de> Deserialize<'de> for Size {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged, expecting = "a number of bytes, or a size such as \"10MiB\"")]
+        enum Written {
+            Bytes(i64),
+            Text(String),
+        }
+        match Written::deserialize(deserializer)? {
+            Written::Bytes(bytes) => Ok(Self(bytes)),
+            Written::Text(text) => match size::parse(&text) {
+                Ok(bytes) => Ok(Self(i64::try_from(bytes).unwrap_or(i64::MAX))),
+                Err(why) => Err(D::Error::custom(why)),
+            },
+        }
+    }
+}
+
 /// A duration as people write it: "800ms", "1m 30s".
 struct Span(Duration);
 
@@ -208,7 +239,7 @@ impl<'de> Deserialize<'de> for Span {
 
 impl From<PolicyTable> for v1::Policy {
     /// The wire form has the ranges and defaults; one place checks them.
-    fn from(PolicyTable { timeout, retry, breaker }: PolicyTable) -> Self {
+    fn from(PolicyTable { timeout, retry, breaker, request }: PolicyTable) -> Self {
         let wire = |span: Option<Span>| span.map(|span| duration(span.0));
         Self {
             timeout: Some(v1::TimeoutPolicy {
@@ -231,6 +262,11 @@ impl From<PolicyTable> for v1::Policy {
                 base_open: wire(breaker.base_open),
                 max_open: wire(breaker.max_open),
                 half_open_success_count: breaker.half_open_success_count,
+            }),
+            request: Some(v1::RequestPolicy {
+                methods: request.methods,
+                json_only: request.json_only,
+                max_body_bytes: request.max_body_bytes.map(|size| size.0),
             }),
             ..Default::default()
         }
@@ -256,6 +292,10 @@ mod tests {
             per_try = "800ms"
             [service.policy.breaker]
             failure_ratio = 0.25
+            [service.policy.request]
+            methods = ["POST"]
+            json_only = true
+            max_body_bytes = "10MiB"
 
             [[service]]
             name = "users"
@@ -269,6 +309,9 @@ mod tests {
         assert_eq!(tiers, [2, 0, 0]);
         assert_eq!(orders.policy.timeout.per_try, Duration::from_millis(800));
         assert_eq!(orders.policy.breaker.failure_ratio, 0.25);
+        assert_eq!(orders.policy.request.methods.to_string(), "POST");
+        assert!(orders.policy.request.json_only);
+        assert_eq!(orders.policy.request.max_body_bytes, 10 << 20);
         assert_eq!(services[1].policy, Policy::default());
     }
 
@@ -307,6 +350,10 @@ mod tests {
             (
                 "[[service]]\nname = 'orders'\nreplicas = ['a:1']\n[service.policy.breaker]\nfailure_ratio = 50.0",
                 "service \"orders\": policy.breaker.failure_ratio: 50 is not above 0.0 and up to 1.0 (did you mean 0.5?)",
+            ),
+            (
+                "[[service]]\nname = 'orders'\nreplicas = ['a:1']\n[service.policy.request]\nmethods = ['get']",
+                "service \"orders\": policy.request.methods: \"get\" is no registered HTTP method (did you mean \"GET\"?)",
             ),
             (
                 "[[service]]\nname = 'a'\nreplicas = ['a:1']\n[[service]]\nname = 'a'\nreplicas = ['a:2']",

@@ -16,6 +16,7 @@ pub mod nearest;
 pub mod policy;
 pub mod reason;
 mod replica;
+pub mod size;
 pub mod time;
 mod url;
 

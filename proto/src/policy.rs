@@ -8,12 +8,14 @@ use std::time::Duration;
 use crate::{Invalid, v1};
 
 pub mod field;
+mod methods;
 mod partial;
 #[cfg(test)]
 mod reference;
 mod resolve;
 
 use field::FIELDS;
+pub use methods::Methods;
 pub use partial::Partial;
 pub use resolve::{Origin, check_resolved, check_star, resolve, resolve_with_origins};
 
@@ -22,6 +24,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
+const TIB: u64 = 1 << 40;
 
 /// The resolved policy of a service. `Default` is what holds where nobody said otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -34,6 +37,8 @@ pub struct Policy {
     pub breaker: Breaker,
     /// When replicas that seem to be gone are held all the same.
     pub guard: Guard,
+    /// Which requests are let through.
+    pub request: RequestRules,
     /// How long requests in flight may take once a replica drains. Default 30 s, 0 s..=1 h.
     pub drain_timeout: DrainTimeout,
 }
@@ -149,6 +154,23 @@ impl Guard {
     /// Whether `count` lapsed leases of `total` are too many to believe: more than two, and more than the share.
     pub fn holds_lapsed(&self, count: usize, total: usize) -> bool {
         count > 2 && self.holds(count, total)
+    }
+}
+
+/// Which requests are let through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestRules {
+    /// Others are refused. Default all.
+    pub methods: Methods,
+    /// Whether bodies must be JSON. Default false.
+    pub json_only: bool,
+    /// The longest body. Default 1 TiB, 0..=1 TiB.
+    pub max_body_bytes: u64,
+}
+
+impl Default for RequestRules {
+    fn default() -> Self {
+        Self { methods: Methods::ALL, json_only: false, max_body_bytes: TIB }
     }
 }
 

@@ -36,6 +36,7 @@ const PURE: &[&str] = &[
     "data-plane/src/discovery/overrides.rs",
     "data-plane/src/discovery/parse.rs",
     "data-plane/src/discovery/snapshot.rs",
+    "data-plane/src/header_fields.rs",
     "data-plane/src/proxy/field_name.rs",
     "data-plane/src/proxy/fields.rs",
     "data-plane/src/proxy/h1/body.rs",
@@ -49,6 +50,8 @@ const PURE: &[&str] = &[
     "data-plane/src/proxy/h1/target.rs",
     "data-plane/src/proxy/h1/write.rs",
     "data-plane/src/proxy/head.rs",
+    "data-plane/src/request_rules",
+    "data-plane/src/request_rules.rs",
     "data-plane/src/routing",
     "runtime/src/supervise/intensity.rs",
 ];

@@ -76,6 +76,32 @@ async fn a_value_comes_from_the_service_then_from_all_services_then_from_the_def
 }
 
 #[tokio::test]
+async fn which_requests_are_let_through_is_a_setting_like_the_others_and_reaches_data_planes() {
+    let plane = Plane::start().await;
+    let rules = |methods: &[&str]| {
+        let methods = methods.iter().map(|method| (*method).to_owned()).collect();
+        let request = v1::RequestPolicy { methods, json_only: Some(true), max_body_bytes: Some(10 << 20) };
+        v1::Policy { service: "*".into(), request: Some(request), ..Default::default() }
+    };
+    let refused = set(&plane, update(rules(&["POST", "get"]))).await.unwrap_err();
+    let (code, reason, field) = explain(&refused);
+    assert_eq!(
+        (code, reason.as_str(), field.as_str()),
+        (Code::InvalidArgument, "POLICY_INVALID", "request.methods")
+    );
+    let stored = set(&plane, update(rules(&["POST", "GET"]))).await.unwrap();
+    assert_eq!(stored.request, rules(&["GET", "POST"]).request);
+    let resolved = resolve(&plane, "orders").await;
+    assert_eq!(resolved.policy.unwrap().request, stored.request);
+    assert_eq!(resolved.origins["request.methods"], "*");
+
+    let mut node = Node::connect(&plane, hello("dp-1")).await;
+    let told = node.full().await.1.default_policy.unwrap();
+    assert_eq!(told.request, stored.request);
+    plane.stop().await;
+}
+
+#[tokio::test]
 async fn a_mask_changes_what_it_names_and_clears_what_is_named_and_unset() {
     let plane = Plane::start().await;
     let mut first = ratio("orders", 0.25);

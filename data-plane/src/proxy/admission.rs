@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use gateway_proto::policy::RequestRules;
 use http::Method;
 
-use super::{errors::GatewayError, head::RequestHead, route, worker::Worker};
-use crate::table::Service;
+use super::{errors::GatewayError, h1::Length, head::RequestHead, route, worker::Worker};
+use crate::{request_rules::check_head, table::Service};
 
 /// Refuses what cannot be forwarded; finds the service for the rest, and how many bytes of the target are only there to
 /// name it.
@@ -37,4 +38,18 @@ pub(super) fn admit(
     };
     let stripped = if found.is_by_path { 1 + found.service.len() } else { 0 };
     Ok((service, stripped))
+}
+
+/// Refuses what the service's policy does not let through, as far as the head tells.
+pub(super) fn check_policy(
+    rules: &RequestRules,
+    head: &RequestHead,
+    length: Length,
+) -> Result<(), GatewayError> {
+    let length = match length {
+        Length::Empty => Some(0),
+        Length::Exact(length) => Some(length),
+        Length::Chunked | Length::UntilClose => None,
+    };
+    check_head(rules, &head.method, &head.fields, length).map_err(GatewayError::Refused)
 }

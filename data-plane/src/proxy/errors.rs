@@ -7,13 +7,17 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use gateway_proto::{policy::Methods, size};
 use http::StatusCode;
 
 use super::{
     field_name::Name, fields::Fields, h1::Refusal, head::ResponseHead, headers::Via, request_id::RequestId,
     response_body::Answer,
 };
-use crate::routing::Fault;
+use crate::{
+    request_rules::{Breach, NotJson},
+    routing::Fault,
+};
 
 /// How long a client should wait for a gateway that is looking for its control plane.
 const NO_SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
@@ -66,6 +70,8 @@ pub(super) enum GatewayError {
     UnknownCoding,
     /// It is in a version of HTTP that is not spoken here.
     UnknownVersion,
+    /// The service's policy does not let it through.
+    Refused(Breach),
     /// CONNECT asks for a tunnel.
     TunnelRefused,
     /// TRACE asks to see what was received.
@@ -115,6 +121,12 @@ impl GatewayError {
             Self::TargetTooLong => kind(S::URI_TOO_LONG, "target_too_long", "http_request_error", "The request's target is too long"),
             Self::UnknownCoding => kind(S::NOT_IMPLEMENTED, "unknown_coding", "http_request_error", "The request's body is in an unknown coding"),
             Self::UnknownVersion => kind(S::HTTP_VERSION_NOT_SUPPORTED, "unknown_version", "http_request_error", "The version of HTTP is not supported"),
+            Self::Refused(breach) => match breach {
+                Breach::Method { .. } => kind(S::METHOD_NOT_ALLOWED, "method_not_allowed", "http_request_denied", "The service takes no such method"),
+                Breach::MediaType(_) => kind(S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "http_request_denied", "The service takes JSON only"),
+                Breach::NotJson(_) => kind(S::BAD_REQUEST, "invalid_json", "http_request_error", "The request's body is not JSON"),
+                Breach::TooLarge { .. } => kind(S::PAYLOAD_TOO_LARGE, "body_too_large", "http_request_denied", "The request's body is too long"),
+            },
             Self::TunnelRefused => kind(S::METHOD_NOT_ALLOWED, "tunnel_refused", "http_request_denied", "CONNECT is not offered"),
             Self::TraceRefused => kind(S::METHOD_NOT_ALLOWED, "trace_refused", "http_request_denied", "TRACE is not offered"),
             Self::Loop => kind(S::BAD_GATEWAY, "loop", "proxy_loop_detected", "The request has passed this gateway before"),
@@ -169,6 +181,14 @@ impl GatewayError {
             Self::UnknownCoding => "chunked is the only transfer coding that is known here".into(),
             Self::UnknownVersion => "HTTP/1.1, HTTP/1.0 and HTTP/2 are spoken here".into(),
             Self::BadRequest(why) => (*why).into(),
+            Self::Refused(Breach::Method { allowed }) => format!("{service} takes {}", spaced(*allowed)),
+            Self::Refused(Breach::MediaType(why)) => format!("{service} takes JSON only, and {why}"),
+            Self::Refused(Breach::NotJson(NotJson { at, why })) => {
+                format!("{service} takes JSON only, and the body is none: {why}, after {}", counted_bytes(*at))
+            }
+            Self::Refused(Breach::TooLarge { max }) => {
+                format!("{service} takes bodies of up to {}", size::exact(*max))
+            }
             Self::TunnelRefused => "this gateway forwards requests and opens no tunnels".into(),
             Self::TraceRefused => "what replicas receive is not shown to clients".into(),
             Self::Loop => "a replica's address leads back to this gateway".into(),
@@ -185,6 +205,17 @@ impl GatewayError {
             Self::NoneReady | Self::AllForcedOpen { .. } => Some(NONE_READY_RETRY),
             Self::AllOpen { retry_after, .. } => Some(*retry_after),
             Self::Exhausted => Some(EXHAUSTED_RETRY),
+            _ => None,
+        }
+    }
+
+    /// What a 405 says in `Allow`.
+    fn allowed_methods(&self) -> Option<String> {
+        match self {
+            Self::Refused(Breach::Method { allowed }) => Some(spaced(*allowed)),
+            Self::TunnelRefused | Self::TraceRefused => {
+                Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".into())
+            }
             _ => None,
         }
     }
@@ -221,8 +252,8 @@ impl GatewayError {
         fields.append(Name::XRequestId, request_id.as_bytes());
         let proxy_status = format!("{}; error={proxy_error}; details=\"{reason}\"", via.name());
         fields.append(Name::ProxyStatus, proxy_status.as_bytes());
-        if matches!(self, Self::TunnelRefused | Self::TraceRefused) {
-            fields.append(Name::Allow, b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+        if let Some(methods) = self.allowed_methods() {
+            fields.append(Name::Allow, methods.as_bytes());
         }
         Answer { head: ResponseHead::new(status, fields), body: Bytes::from(format!("{problem}\n")).into() }
     }
@@ -238,6 +269,16 @@ impl From<Refusal> for GatewayError {
             Refusal::UnknownVersion => Self::UnknownVersion,
         }
     }
+}
+
+/// `GET, HEAD`.
+fn spaced(methods: Methods) -> String {
+    methods.names().collect::<Vec<_>>().join(", ")
+}
+
+/// `1 byte`, `2 bytes`.
+fn counted_bytes(count: u64) -> String {
+    format!("{count} byte{}", if count == 1 { "" } else { "s" })
 }
 
 /// `1 attempt`, `2 attempts`.
@@ -291,6 +332,30 @@ mod tests {
             (GatewayError::TargetTooLong, 414, "target_too_long", "http_request_error"),
             (GatewayError::UnknownCoding, 501, "unknown_coding", "http_request_error"),
             (GatewayError::UnknownVersion, 505, "unknown_version", "http_request_error"),
+            (
+                GatewayError::Refused(Breach::Method { allowed: Methods::parse(["GET"]).unwrap() }),
+                405,
+                "method_not_allowed",
+                "http_request_denied",
+            ),
+            (
+                GatewayError::Refused(Breach::MediaType("why")),
+                415,
+                "unsupported_media_type",
+                "http_request_denied",
+            ),
+            (
+                GatewayError::Refused(Breach::NotJson(NotJson { at: 1, why: "why" })),
+                400,
+                "invalid_json",
+                "http_request_error",
+            ),
+            (
+                GatewayError::Refused(Breach::TooLarge { max: 10 }),
+                413,
+                "body_too_large",
+                "http_request_denied",
+            ),
             (GatewayError::TunnelRefused, 405, "tunnel_refused", "http_request_denied"),
             (GatewayError::TraceRefused, 405, "trace_refused", "http_request_denied"),
             (GatewayError::Loop, 502, "loop", "proxy_loop_detected"),

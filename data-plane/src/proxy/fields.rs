@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::field_name::{Name, Names};
+use crate::header_fields::{HeaderFields, Said};
 
 /// Room for what the gateway appends to a head.
 const ROOM: usize = 512;
@@ -159,8 +160,7 @@ impl Fields {
     }
 
     /// The values of all fields of a name that need not be one of [`Name`]'s, in any case.
-    #[cfg_attr(not(test), allow(dead_code, reason = "what routes go by"))]
-    pub(super) fn get_all_named(&self, name: &str) -> impl Iterator<Item = &[u8]> {
+    pub(super) fn get_all_named<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.iter()
             .filter(move |(named, _)| named.eq_ignore_ascii_case(name.as_bytes()))
             .map(|(_, value)| value)
@@ -219,6 +219,12 @@ impl Fields {
             run.end = end;
         }
         out.extend_from_slice(&self.block[run]);
+    }
+}
+
+impl HeaderFields for Fields {
+    fn said(&self, name: &str) -> Said<'_> {
+        Said::of(self.get_all_named(name))
     }
 }
 
@@ -289,6 +295,8 @@ mod tests {
             fields(&[("ConnecTION", "a , b"), ("connection", ",,c"), ("X-One", "1"), ("x-one", "2")]);
         assert_eq!(fields.list(Name::Connection).collect::<Vec<_>>(), [b"a", b"b", b"c"]);
         assert_eq!(fields.get_all_named("x-ONE").collect::<Vec<_>>(), [b"1", b"2"]);
+        assert_eq!(fields.said("x-one"), Said::Several);
+        assert_eq!(fields.said("CONNECTIO"), Said::Nothing);
         assert_eq!(fields.get(Name::Host), None);
     }
 

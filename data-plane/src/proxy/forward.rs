@@ -2,7 +2,8 @@
 //!
 //! Read this first. It knows heads and bodies, not codecs; what it does, in order:
 //!
-//! 1. refuse what cannot be forwarded, and find the service ([`super::admission`]);
+//! 1. refuse what cannot be forwarded, find the service, and refuse what its policy does not let through
+//!    ([`super::admission`]);
 //! 2. turn the head into one for a replica ([`super::headers`]);
 //! 3. pick a replica ([`super::attempt`]), send, wait for the response head within the time there is ([`exchange`]);
 //! 4. judge what came; when another try is proven harmless and worthwhile, go to 3 with another replica
@@ -14,19 +15,20 @@ mod exchange;
 use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use super::{
-    admission::admit,
+    admission::{admit, check_policy},
     attempt::Attempt,
     downstream::Client,
     errors::GatewayError,
     h1::{Length, frame, length_of_request},
     head::RequestHead,
     headers::{self, Onward},
-    request_body::{Arrival, ClientBody, RequestSource},
+    request_body::{Arrival, ClientBody, NotHeld, RequestSource},
     request_id::RequestId,
     response_body::Answer,
     worker::Worker,
 };
 use crate::{
+    request_rules::BodyCheck,
     routing::{
         Fault, Outcome, Tick, judge,
         retry::{Progress, Proof, RequestFacts, Verdict, decide, is_idempotent},
@@ -87,17 +89,31 @@ async fn answer(
             return error.respond(service.name().as_str(), 0, worker.via(), request_id);
         }
     };
+    let Policy { request: rules, timeout, .. } = service.policy();
+    if let Err(error) = check_policy(&rules, &head, length) {
+        return refused(&error, &worker, &service, request_id);
+    }
+    let check = BodyCheck::new(&rules);
+    let is_held = check.looks_inside();
     let onward =
         Onward { client_ip: client.ip(), scheme: client.scheme(), via: worker.via(), request_id, stripped };
     headers::prepare_request(&mut head, &onward);
     frame(&mut head.fields, length);
     let started = worker.now();
+    let may_replay = is_idempotent || is_held;
+    let source = RequestSource::new(body, may_replay, check, worker.replay_memory(), worker.clock());
+    if is_held && let Err(failure) = source.hold(timeout.stream_idle).await {
+        let error = match failure {
+            NotHeld::Stalled => GatewayError::RequestTimeout,
+            NotHeld::Failed => broken_off(&source),
+        };
+        return refused(&error, &worker, &service, request_id);
+    }
     service.budget().request(started);
-    let source = RequestSource::new(body, is_idempotent, worker.replay_memory(), worker.clock());
     let mut journey = Journey {
         source,
         started,
-        time: service.policy().timeout.request,
+        time: timeout.request,
         worker,
         client,
         service,
@@ -111,6 +127,19 @@ async fn answer(
         last: None,
     };
     journey.run(request_id).await
+}
+
+/// The answer to a request that no replica was asked for.
+fn refused(error: &GatewayError, worker: &Worker, service: &Service, request_id: &RequestId) -> Answer {
+    let answer: Answer = error.respond(service.name().as_str(), 0, worker.via(), request_id);
+    service.counters().answered(worker.index(), answer.head.status, RequestOutcome::GatewayError);
+    answer
+}
+
+/// Why a body that came from a client ended before its end.
+fn broken_off(source: &RequestSource) -> GatewayError {
+    let breach = source.breach().map(GatewayError::Refused);
+    breach.unwrap_or(GatewayError::BadRequest("the request's body broke off"))
 }
 
 /// One request under way.
@@ -188,7 +217,7 @@ impl Journey {
                 Tried::Exhausted => {
                     return self.last.take().map_or(Err(GatewayError::Exhausted), Ended::answer);
                 }
-                Tried::ClientGone => return Err(GatewayError::BadRequest("the request's body broke off")),
+                Tried::ClientGone => return Err(broken_off(&self.source)),
                 Tried::ClientStalled => return Err(GatewayError::RequestTimeout),
                 Tried::Failed { replica, proof, ended } => {
                     self.tried.push(replica);

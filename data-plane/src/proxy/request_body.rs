@@ -2,9 +2,11 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -12,7 +14,11 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::h1::RequestReader;
-use crate::{clock::Clock, routing::Tick};
+use crate::{
+    clock::Clock,
+    request_rules::{BodyCheck, Breach},
+    routing::Tick,
+};
 
 /// Most bytes of one request that are kept for replay; a longer body passes through and is sent once.
 pub(super) const MAX_REPLAY_BYTES: usize = 64 * 1024;
@@ -113,20 +119,49 @@ pub(super) struct Source {
     read: usize,
     /// All of them while they are few enough to be sent again, else none.
     kept: Vec<u8>,
-    /// The first frame, if nothing is kept, until another one is asked for: whoever asks has sent it.
+    /// The first frame, if it is not kept, until another one is asked for: whoever asks has sent it.
     first: Option<Bytes>,
+    /// What was read before the first attempt and is not kept: the next that is sent.
+    ahead: Option<Frame<Bytes>>,
     memory: ReplayMemory,
     /// Whether what was read can be sent again.
     is_replayable: bool,
     client_failed: bool,
     has_begun: bool,
+    /// What the service's policy says of it.
+    check: BodyCheck,
+    breach: Option<Breach>,
     arrival: Arrival,
     clock: Clock,
 }
 
+/// Why a request's body has no proper end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyFailure {
+    #[error(transparent)]
+    Client(BrokenOff),
+    #[error("the request's body is not let through")]
+    Refused(Breach),
+}
+
+/// Why a body could not be held.
+#[derive(Debug)]
+pub(super) enum NotHeld {
+    /// It broke off, or was not let through.
+    Failed,
+    /// The client stopped sending.
+    Stalled,
+}
+
 impl RequestSource {
-    /// Takes over the client's body. Unless `may_replay`, nothing of it is kept.
-    pub(super) fn new(incoming: ClientBody, may_replay: bool, memory: &ReplayMemory, clock: Clock) -> Self {
+    /// Takes over the client's body, which is to pass the `check`. Unless `may_replay`, nothing of it is kept.
+    pub(super) fn new(
+        incoming: ClientBody,
+        may_replay: bool,
+        check: BodyCheck,
+        memory: &ReplayMemory,
+        clock: Clock,
+    ) -> Self {
         if incoming.is_empty() {
             return Self::Empty;
         }
@@ -135,10 +170,13 @@ impl RequestSource {
             read: 0,
             kept: Vec::new(),
             first: None,
+            ahead: None,
             memory: memory.clone(),
             is_replayable: may_replay,
             client_failed: false,
             has_begun: false,
+            check,
+            breach: None,
             arrival: Arrival::Partial { moved_at: clock.now(), waits_for_client: false },
             clock,
         })))
@@ -184,19 +222,80 @@ impl RequestSource {
         }
     }
 
-    /// Whether the client broke it off.
+    /// Reads ahead of the first attempt: to the end of the body, or as far as what is kept for replay reaches. A client
+    /// that sends nothing for `idle` is not waited for.
+    pub(super) async fn hold(&self, idle: Duration) -> Result<(), NotHeld> {
+        let Self::Client(source) = self else { return Ok(()) };
+        while source.borrow().may_hold_more() {
+            let read = poll_fn(|cx| source.borrow_mut().poll_hold(cx));
+            match tokio::time::timeout(idle, read).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(NotHeld::Failed),
+                Err(_) => return Err(NotHeld::Stalled),
+            }
+        }
+        Ok(())
+    }
+
+    /// Why it is not let through, if it is not.
+    pub(super) fn breach(&self) -> Option<Breach> {
+        match self {
+            Self::Empty => None,
+            Self::Client(source) => source.borrow().breach,
+        }
+    }
+
+    /// Whether the client broke it off, or it was not let through.
     pub(super) fn client_failed(&self) -> bool {
         matches!(self, Self::Client(source) if source.borrow().client_failed)
     }
 }
 
 impl Source {
-    /// The next frame from the client.
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
-        self.has_begun = true;
-        if self.read > 0 {
+    /// Whether there is more to come, and all that has come is kept.
+    fn may_hold_more(&self) -> bool {
+        self.is_replayable && self.ahead.is_none() && matches!(self.arrival, Arrival::Partial { .. })
+    }
+
+    /// The next frame from the client, judged, and kept as long as there is room.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
+        let is_first = self.read == 0;
+        if !is_first {
             self.first = None;
         }
+        let frame = ready!(self.poll_judged(cx));
+        if let Some(Ok(frame)) = &frame {
+            match frame.data_ref() {
+                Some(data) => {
+                    if !self.keep(data) {
+                        self.forget();
+                        self.first = is_first.then(|| data.clone());
+                    }
+                    self.read += data.len();
+                }
+                // Trailers are not kept, so what they follow cannot be sent again as it was.
+                None => self.is_replayable = false,
+            }
+        }
+        Poll::Ready(frame)
+    }
+
+    /// Reads one frame more before anybody is sent any: it is kept, or else lies ahead.
+    fn poll_hold(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyFailure>> {
+        let Some(frame) = ready!(self.poll_judged(cx)).transpose()? else { return Poll::Ready(Ok(())) };
+        match frame.data_ref() {
+            Some(data) if self.keep(data) => self.read += data.len(),
+            _ => {
+                self.is_replayable = false;
+                self.ahead = Some(frame);
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// The next frame from the client, if the policy lets it through.
+    fn poll_judged(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
+        self.has_begun = true;
         let polled = self.incoming.poll_frame(cx);
         let Poll::Ready(frame) = polled else {
             if let Arrival::Partial { waits_for_client, .. } = &mut self.arrival {
@@ -204,16 +303,8 @@ impl Source {
             }
             return Poll::Pending;
         };
-        match &frame {
-            Some(Ok(frame)) => match frame.data_ref() {
-                Some(data) => self.keep(data),
-                // Trailers are not kept, so what they follow cannot be sent again as it was.
-                None => self.is_replayable = false,
-            },
-            Some(Err(_)) => self.client_failed = true,
-            None => {}
-        }
-        let is_last = !matches!(frame, Some(Ok(_))) || self.incoming.is_end_stream();
+        let is_data = matches!(&frame, Some(Ok(frame)) if frame.is_data());
+        let is_last = !is_data || self.incoming.is_end_stream();
         let now = self.clock.now();
         self.arrival = match self.arrival {
             Arrival::Partial { .. } if !is_last => {
@@ -222,23 +313,37 @@ impl Source {
             Arrival::Partial { .. } => Arrival::Whole(now),
             whole => whole,
         };
-        Poll::Ready(frame)
+        let judged = match frame {
+            Some(Err(error)) => Err(BodyFailure::Client(error)),
+            Some(Ok(frame)) => {
+                let judged = frame.data_ref().map_or(Ok(()), |data| self.check.piece(data));
+                // Before its last byte is passed on, so that no replica has the whole of what is not let through. In HTTP/2
+                // the end may come behind it, on its own.
+                let has_all = is_last || self.incoming.size_hint().exact() == Some(0);
+                let judged = judged.and_then(|()| if has_all { self.check.end() } else { Ok(()) });
+                judged.map(|()| Some(frame)).map_err(BodyFailure::Refused)
+            }
+            None => self.check.end().map(|()| None).map_err(BodyFailure::Refused),
+        };
+        if let Err(failure) = &judged {
+            self.client_failed = true;
+            if let BodyFailure::Refused(breach) = failure {
+                self.breach = Some(*breach);
+            }
+        }
+        Poll::Ready(judged.transpose())
     }
 
-    fn keep(&mut self, data: &Bytes) {
-        let is_first = self.read == 0;
-        self.read += data.len();
-        if !self.is_replayable {
-            self.first = is_first.then(|| data.clone());
-            return;
-        }
-        if self.read <= MAX_REPLAY_BYTES && self.memory.take(data.len()) {
+    /// Keeps a piece for replay, if all before it is kept and there is room.
+    fn keep(&mut self, data: &Bytes) -> bool {
+        let fits = self.is_replayable && self.kept.len() + data.len() <= MAX_REPLAY_BYTES;
+        if fits && self.memory.take(data.len()) {
             // Copied, because a frame of one byte may hold on to a whole read buffer.
             self.kept.extend_from_slice(data);
-        } else {
-            self.is_replayable = false;
-            self.forget();
+            return true;
         }
+        self.is_replayable = false;
+        false
     }
 
     fn forget(&mut self) {
@@ -271,12 +376,12 @@ impl RequestBody {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = BrokenOff;
+    type Error = BodyFailure;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
         let Self::Client { source, sent } = self.get_mut() else { return Poll::Ready(None) };
         let mut source = source.borrow_mut();
         if let Some(rest @ [_, ..]) = source.kept.get(*sent..) {
@@ -296,6 +401,16 @@ impl Body for RequestBody {
             // would be no later attempt, and gets no body with a hole: no more, and no end.
             return Poll::Pending;
         }
+        if let Some(frame) = source.ahead.take() {
+            // What was held is on its way, and there will be no other attempt.
+            source.forget();
+            if source.read == 0 {
+                source.first = frame.data_ref().cloned();
+            }
+            source.read += frame.data_ref().map_or(0, Bytes::len);
+            *sent = source.read;
+            return Poll::Ready(Some(Ok(frame)));
+        }
         let frame = ready!(source.poll_read(cx));
         *sent = source.read;
         Poll::Ready(frame)
@@ -306,7 +421,7 @@ impl Body for RequestBody {
             Self::Empty => true,
             Self::Client { source, sent } => {
                 let source = source.borrow();
-                *sent == source.read && source.incoming.is_end_stream()
+                *sent == source.read && source.ahead.is_none() && source.incoming.is_end_stream()
             }
         }
     }
@@ -316,7 +431,8 @@ impl Body for RequestBody {
             Self::Empty => SizeHint::with_exact(0),
             Self::Client { source, sent } => {
                 let source = source.borrow();
-                let kept = (source.read - sent) as u64;
+                let ahead = source.ahead.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len);
+                let kept = (source.read - sent + ahead) as u64;
                 let rest = source.incoming.size_hint();
                 let mut hint = SizeHint::new();
                 hint.set_lower(kept.saturating_add(rest.lower()));

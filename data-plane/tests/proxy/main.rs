@@ -10,4 +10,5 @@ mod harness;
 mod http2;
 mod refusals;
 mod replicas;
+mod request_rules;
 mod secure;

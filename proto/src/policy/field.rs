@@ -5,8 +5,8 @@
 
 use std::{fmt, time::Duration};
 
-use super::{DAY, DrainTimeout, HOUR, MINUTE, MS, Policy, SECOND};
-use crate::{Invalid, nearest::nearest, time::exact, v1};
+use super::{DAY, DrainTimeout, HOUR, MINUTE, MS, Methods, Policy, SECOND, TIB};
+use crate::{Invalid, nearest::nearest, size, time::exact, v1};
 
 mod setting;
 #[cfg(test)]
@@ -25,6 +25,10 @@ pub enum Value {
     Ratio(f64),
     /// Of a [`Range::Flag`].
     Flag(bool),
+    /// Of a [`Range::Size`].
+    Size(u64),
+    /// Of [`Range::Methods`].
+    Methods(Methods),
 }
 
 impl fmt::Display for Value {
@@ -34,6 +38,8 @@ impl fmt::Display for Value {
             Self::Count(value) => value.fmt(f),
             Self::Ratio(value) => value.fmt(f),
             Self::Flag(value) => value.fmt(f),
+            Self::Size(value) => f.write_str(&size::exact(*value)),
+            Self::Methods(value) => value.fmt(f),
         }
     }
 }
@@ -62,6 +68,15 @@ pub enum Range {
     },
     /// True and false.
     Flag,
+    /// Numbers of bytes.
+    Size {
+        /// The least.
+        min: u64,
+        /// The most.
+        max: u64,
+    },
+    /// Sets of HTTP methods.
+    Methods,
 }
 
 impl fmt::Display for Range {
@@ -72,6 +87,8 @@ impl fmt::Display for Range {
             Self::Ratio { zero: true } => f.write_str("0.0..=1.0"),
             Self::Ratio { zero: false } => f.write_str("above 0.0 and up to 1.0"),
             Self::Flag => f.write_str("true or false"),
+            Self::Size { min, max } => write!(f, "{}..={}", size::exact(*min), size::exact(*max)),
+            Self::Methods => f.write_str("* or registered methods"),
         }
     }
 }
@@ -84,7 +101,8 @@ impl Range {
             (Self::Ratio { zero }, Value::Ratio(value)) => {
                 (0.0..=1.0).contains(&value) && (zero || value > 0.0)
             }
-            (Self::Flag, Value::Flag(_)) => true,
+            (Self::Size { min, max }, Value::Size(value)) => (min..=max).contains(&value),
+            (Self::Flag, Value::Flag(_)) | (Self::Methods, Value::Methods(_)) => true,
             _ => false,
         }
     }
@@ -150,9 +168,13 @@ impl Field {
             Some(Err(Unreadable::NegativeCount(number))) => {
                 Err(Invalid::new(self.path, self.range.refusal(number)))
             }
+            Some(Err(Unreadable::NegativeSize(number))) => {
+                Err(Invalid::new(self.path, self.range.refusal(number)))
+            }
             Some(Err(Unreadable::NegativeDuration)) => {
                 Err(Invalid::new(self.path, "is not a duration of zero or more"))
             }
+            Some(Err(Unreadable::Methods(why))) => Err(Invalid::new(self.path, why)),
         }
     }
 
@@ -197,6 +219,21 @@ macro_rules! field {
             set: |policy, value| policy.$group.$name = <$type>::from_value(value),
         }
     };
+    (list $group:ident.$name:ident: $type:ty, $range:expr) => {
+        Field {
+            path: concat!(stringify!($group), ".", stringify!($name)),
+            range: $range,
+            read: |wire| {
+                let list = wire.$group.as_ref().map(|group| &group.$name)?;
+                (!list.is_empty()).then(|| <$type as Setting>::read(list.clone()))
+            },
+            write: |wire, value| {
+                wire.$group.get_or_insert_default().$name = <$type>::from_value(value).to_wire();
+            },
+            get: |policy| policy.$group.$name.to_value(),
+            set: |policy, value| policy.$group.$name = <$type>::from_value(value),
+        }
+    };
     ($name:ident: $type:ty, $range:expr) => {
         Field {
             path: stringify!($name),
@@ -220,7 +257,7 @@ const fn count(min: u32, max: u32) -> Range {
 const SHARE: Range = Range::Ratio { zero: true };
 
 /// Every setting, in the order of the contract.
-pub static FIELDS: [Field; 19] = [
+pub static FIELDS: [Field; 22] = [
     field!(timeout.connect: Duration, span(MS, MINUTE)),
     field!(timeout.per_try: Duration, span(MS, HOUR)),
     field!(timeout.request: Duration, span(MS, DAY)),
@@ -239,6 +276,9 @@ pub static FIELDS: [Field; 19] = [
     field!(guard.enabled: bool, Range::Flag),
     field!(guard.max_removal_ratio: f64, SHARE),
     field!(guard.hold_time: Duration, span(MINUTE, Duration::from_secs(7 * 86_400))),
+    field!(list request.methods: Methods, Range::Methods),
+    field!(request.json_only: bool, Range::Flag),
+    field!(request.max_body_bytes: u64, Range::Size { min: 0, max: TIB }),
     field!(drain_timeout: DrainTimeout, span(Duration::ZERO, HOUR)),
 ];
 

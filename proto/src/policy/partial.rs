@@ -138,7 +138,10 @@ mod tests {
     use prost_types::Duration as WireDuration;
 
     use super::*;
-    use crate::{policy::field::Range, time::duration};
+    use crate::{
+        policy::{Methods, field::Range},
+        time::duration,
+    };
 
     fn wire(settings: &[(&str, Value)]) -> v1::Policy {
         let mut wire = v1::Policy::default();
@@ -279,6 +282,12 @@ mod tests {
             Range::Count { min, max } => (min..=max).prop_map(Value::Count).boxed(),
             Range::Ratio { .. } => (0.001..=1.0).prop_map(Value::Ratio).boxed(),
             Range::Flag => any::<bool>().prop_map(Value::Flag).boxed(),
+            Range::Size { min, max } => (min..=max).prop_map(Value::Size).boxed(),
+            Range::Methods => {
+                let names = [vec!["*"], vec!["GET"], vec!["PUT", "GET", "PROPFIND"]];
+                let methods = names.map(|names| Value::Methods(Methods::parse(names).unwrap()));
+                proptest::sample::select(methods.to_vec()).boxed()
+            }
         }
     }
 

@@ -3,8 +3,11 @@
 use std::str::FromStr;
 
 use gateway_proto::{
-    policy::field::{self, Field, Range, Value},
-    v1,
+    policy::{
+        Methods,
+        field::{self, Field, Range, Value},
+    },
+    size, v1,
 };
 
 /// A setting and the value that it is to have. Whether the value is in range is for the control plane to say.
@@ -52,6 +55,10 @@ fn parse(field: &Field, text: &str) -> Result<Value, String> {
             .parse()
             .map(Value::Ratio)
             .map_err(|_| format!("\"{text}\" is no number such as 0.5; {range} is allowed")),
+        Range::Size { .. } => size::parse(text)
+            .map(Value::Size)
+            .map_err(|_| format!("\"{text}\" is no size such as 512KiB or 10MiB; {range} is allowed")),
+        Range::Methods => Methods::parse(text.split(',').map(str::trim)).map(Value::Methods),
         Range::Flag => {
             text.parse().map(Value::Flag).map_err(|_| format!("\"{text}\" is neither true nor false"))
         }
@@ -93,6 +100,10 @@ mod tests {
             ("retry.max_retry_count=0", "retry.max_retry_count=0"),
             ("breaker.failure_ratio=0.25", "breaker.failure_ratio=0.25"),
             ("guard.enabled=false", "guard.enabled=false"),
+            ("request.methods=POST, GET", "request.methods=GET,POST"),
+            ("request.methods=*", "request.methods=*"),
+            ("request.max_body_bytes=10MiB", "request.max_body_bytes=10MiB"),
+            ("request.max_body_bytes=1500", "request.max_body_bytes=1500B"),
             ("drain_timeout=5s", "drain_timeout=5s"),
             // Out of range: the control plane refuses it, and says so in its own words.
             ("breaker.failure_ratio=50", "breaker.failure_ratio=50"),
@@ -119,6 +130,11 @@ mod tests {
                 "breaker.failure_ratio=50%",
                 "\"50%\" is no number such as 0.5; above 0.0 and up to 1.0 is allowed",
             ),
+            (
+                "request.max_body_bytes=10M",
+                "\"10M\" is no size such as 512KiB or 10MiB; 0B..=1TiB is allowed",
+            ),
+            ("request.methods=get", "\"get\" is no registered HTTP method (did you mean \"GET\"?)"),
             ("guard.enabled=yes", "\"yes\" is neither true nor false"),
         ] {
             let error = parsed(typed).unwrap_err();

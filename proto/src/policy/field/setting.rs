@@ -4,13 +4,19 @@ use std::time::Duration;
 
 use prost_types::Duration as WireDuration;
 
-use super::{super::DrainTimeout, Value};
+use super::{
+    super::{DrainTimeout, Methods},
+    Value,
+};
 use crate::time::{duration, non_negative};
 
 /// Why a value of the wire is none of any setting.
 pub(super) enum Unreadable {
     NegativeCount(i32),
     NegativeDuration,
+    NegativeSize(i64),
+    /// Why they are no methods.
+    Methods(String),
 }
 
 /// The type that a setting has in a resolved policy, and how it is written on the wire.
@@ -122,5 +128,37 @@ impl Setting for bool {
     }
     fn from_value(value: Value) -> Self {
         if let Value::Flag(value) = value { value } else { of_another_kind(value) }
+    }
+}
+
+impl Setting for u64 {
+    type Wire = i64;
+    fn read(wire: i64) -> Result<Value, Unreadable> {
+        u64::try_from(wire).map(Value::Size).map_err(|_| Unreadable::NegativeSize(wire))
+    }
+    fn to_wire(self) -> i64 {
+        i64::try_from(self).unwrap_or(i64::MAX)
+    }
+    fn to_value(self) -> Value {
+        Value::Size(self)
+    }
+    fn from_value(value: Value) -> Self {
+        if let Value::Size(value) = value { value } else { of_another_kind(value) }
+    }
+}
+
+impl Setting for Methods {
+    type Wire = Vec<String>;
+    fn read(wire: Vec<String>) -> Result<Value, Unreadable> {
+        Methods::parse(wire.iter().map(String::as_str)).map(Value::Methods).map_err(Unreadable::Methods)
+    }
+    fn to_wire(self) -> Vec<String> {
+        self.names().map(str::to_owned).collect()
+    }
+    fn to_value(self) -> Value {
+        Value::Methods(self)
+    }
+    fn from_value(value: Value) -> Self {
+        if let Value::Methods(value) = value { value } else { of_another_kind(value) }
     }
 }

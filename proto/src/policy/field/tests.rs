@@ -40,7 +40,9 @@ fn every_default_is_in_its_range_and_every_setting_has_a_place_of_its_own() {
             Range::Duration { max, .. } => Value::Duration(max),
             Range::Count { max, .. } => Value::Count(max),
             Range::Ratio { .. } => Value::Ratio(1.0),
-            Range::Flag => Value::Flag(false),
+            Range::Flag => Value::Flag(field.default_value() == Value::Flag(false)),
+            Range::Size { min, .. } => Value::Size(min),
+            Range::Methods => Value::Methods(Methods::parse(["GET", "QUERY"]).unwrap()),
         };
         assert_ne!(other, field.default_value(), "{field:?}");
         let (mut policy, mut wire) = (default, v1::Policy::default());
@@ -82,6 +84,9 @@ fn both_ends_of_a_range_are_in_it_and_what_is_beyond_them_is_refused_with_it() {
             Some("50 is not above 0.0 and up to 1.0 (did you mean 0.5?)"),
         ),
         ("guard.hold_time", Value::Duration(second), Some("1s is not in 1m..=7d")),
+        ("request.max_body_bytes", Value::Size(0), None),
+        ("request.max_body_bytes", Value::Size(TIB), None),
+        ("request.max_body_bytes", Value::Size(TIB + 1), Some("1099511627777B is not in 0B..=1TiB")),
         ("drain_timeout", Value::Duration(Duration::ZERO), None),
         ("drain_timeout", Value::Duration(second * 3601), Some("3601s is not in 0s..=1h")),
     ] {
@@ -91,14 +96,24 @@ fn both_ends_of_a_range_are_in_it_and_what_is_beyond_them_is_refused_with_it() {
 }
 
 #[test]
-fn negative_numbers_and_durations_are_refused() {
+fn negative_numbers_durations_and_unknown_methods_are_refused() {
     let wire = v1::Policy {
         retry: Some(v1::RetryPolicy { max_retry_count: Some(-1), ..Default::default() }),
+        request: Some(v1::RequestPolicy {
+            methods: vec!["GET".to_owned(), "get".to_owned()],
+            max_body_bytes: Some(-1),
+            ..Default::default()
+        }),
         drain_timeout: Some(WireDuration { seconds: -1, nanos: 0 }),
         ..Default::default()
     };
     let read = |path: &str| named(path).next().unwrap().read(&wire).unwrap_err().to_string();
     assert_eq!(read("retry.max_retry_count"), "retry.max_retry_count: -1 is not in 0..=10");
+    assert_eq!(read("request.max_body_bytes"), "request.max_body_bytes: -1 is not in 0B..=1TiB");
+    assert_eq!(
+        read("request.methods"),
+        "request.methods: \"get\" is no registered HTTP method (did you mean \"GET\"?)"
+    );
     assert_eq!(read("drain_timeout"), "drain_timeout: is not a duration of zero or more");
 }
 

@@ -29,6 +29,7 @@ use crate::{
         request_body::{ClientBody, ReplayMemory, RequestBody, RequestSource},
         stream::Stream,
     },
+    request_rules::BodyCheck,
 };
 
 async fn pair() -> (TcpStream, TcpStream) {
@@ -77,7 +78,8 @@ async fn the_first_frame_is_given_out_again_until_it_was_sent_also_where_nothing
         let next = poll_fn(|cx| inbound.borrow_mut().poll_next(cx)).await;
         assert!(matches!(next, Ok(Next::Request(_))));
         let reader = ClientBody::Http1(RequestReader::new(&inbound));
-        let source = RequestSource::new(reader, may_replay, &ReplayMemory::default(), Clock::new());
+        let check = BodyCheck::new(&gateway_proto::Policy::default().request);
+        let source = RequestSource::new(reader, may_replay, check, &ReplayMemory::default(), Clock::new());
         assert_eq!(data(&mut source.attempt()).unwrap(), "abc");
         let mut second = source.attempt();
         assert_eq!(data(&mut second).unwrap(), "abc");

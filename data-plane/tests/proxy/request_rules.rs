@@ -1,0 +1,202 @@
+//! What a service's policy lets through, and what replicas see of the rest: nothing, or never all of it.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test that called it")]
+
+use std::time::Duration;
+
+use data_plane::table::{CodeClass, RequestOutcome};
+use gateway_proto::{
+    Policy,
+    policy::{Methods, RequestRules},
+};
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+
+use crate::harness::{Gateway, Replica, body, field, ok, read_message, status};
+
+/// Longer than what is held before a replica is asked.
+const LONG: usize = 200 * 1024;
+
+fn policy(change: impl FnOnce(&mut RequestRules)) -> Policy {
+    let mut policy = Policy::default();
+    change(&mut policy.request);
+    policy
+}
+
+fn json_only() -> Policy {
+    policy(|rules| rules.json_only = true)
+}
+
+async fn echo() -> Replica {
+    Replica::start(|_, request| ok(body(request))).await
+}
+
+fn refusal(response: &str) -> (u16, String) {
+    let problem: Value = serde_json::from_str(body(response)).expect(response);
+    assert_eq!((problem["service"].as_str(), problem["attempts"].as_u64()), (Some("orders"), Some(0)));
+    assert!(field(response, "proxy-status").is_some());
+    (status(response), problem["reason"].as_str().unwrap().to_owned())
+}
+
+fn post(media_type: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "POST /orders/ HTTP/1.1\r\nhost: gw\r\ncontent-type: {media_type}\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// A POST of JSON in chunks.
+fn chunked(pieces: &[&str]) -> String {
+    let head = "POST /orders/ HTTP/1.1\r\nhost: gw\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n";
+    let chunks: String = pieces.iter().map(|piece| format!("{:x}\r\n{piece}\r\n", piece.len())).collect();
+    format!("{head}{chunks}0\r\n\r\n")
+}
+
+#[tokio::test]
+async fn a_method_that_is_not_allowed_is_answered_with_those_that_are_and_reaches_no_replica() {
+    let replica = echo().await;
+    let post_only = policy(|rules| rules.methods = Methods::parse(["POST", "PUT"]).unwrap());
+    let gateway = Gateway::start(&[replica.address], post_only).await;
+    for method in ["GET", "DELETE", "post", "X-CUSTOM"] {
+        let response = gateway.send(&format!("{method} /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n")).await;
+        assert_eq!(refusal(&response), (405, "method_not_allowed".to_owned()), "{method}");
+        assert_eq!(field(&response, "allow").as_deref(), Some("POST, PUT"));
+    }
+    assert_eq!(replica.connections(), 0);
+    let class = CodeClass::of(http::StatusCode::METHOD_NOT_ALLOWED);
+    let counted = gateway.service().counters().read(class, RequestOutcome::GatewayError);
+    assert_eq!(counted, 4, "refusals are counted like all answers of the gateway");
+    assert_eq!(gateway.service().replicas()[0].counters().failures, 0);
+    assert_eq!(status(&gateway.post("/orders/", "x").await), 200);
+}
+
+#[tokio::test]
+async fn a_body_of_another_type_is_refused_before_any_replica_is_asked() {
+    let replica = echo().await;
+    let gateway = Gateway::start(&[replica.address], json_only()).await;
+    for media_type in ["text/plain", "application/x-www-form-urlencoded", "application/json; charset=latin-1"]
+    {
+        let response = gateway.send(&post(media_type, "{}")).await;
+        assert_eq!(refusal(&response), (415, "unsupported_media_type".to_owned()), "{media_type}");
+    }
+    let response = gateway.post("/orders/", "{}").await;
+    assert_eq!(refusal(&response), (415, "unsupported_media_type".to_owned()));
+    assert_eq!(replica.connections(), 0);
+    for request in [
+        post("application/json", "{}"),
+        post("application/problem+json; charset=UTF-8", "[1, 2]"),
+        // Nothing is nothing else than JSON.
+        post("text/plain", ""),
+        "DELETE /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n".to_owned(),
+    ] {
+        assert_eq!(status(&gateway.send(&request).await), 200, "{request:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_short_body_that_is_not_json_is_refused_before_any_replica_is_asked() {
+    let replica = echo().await;
+    let gateway = Gateway::start(&[replica.address], json_only()).await;
+    for request in [
+        post("application/json", "{\"a\":"),
+        post("application/json", "{\"a\":1} x"),
+        post("application/json", "hello"),
+        chunked(&["{\"a\"", ":1"]),
+        chunked(&["[1,", "]"]),
+    ] {
+        let response = gateway.send(&request).await;
+        assert_eq!(refusal(&response), (400, "invalid_json".to_owned()), "{request:?}");
+    }
+    assert_eq!(replica.connections(), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_stops_in_the_middle_of_json_is_told_so_and_no_replica_is_asked() {
+    let replica = echo().await;
+    let mut policy = json_only();
+    policy.timeout.stream_idle = Duration::from_millis(100);
+    let gateway = Gateway::start(&[replica.address], policy).await;
+    let head =
+        "POST /orders/ HTTP/1.1\r\nhost: gw\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n";
+    let response = gateway.send(&format!("{head}{{\"a\":")).await;
+    assert_eq!(refusal(&response), (408, "request_timeout".to_owned()));
+    assert_eq!(replica.connections(), 0);
+}
+
+#[tokio::test]
+async fn json_of_any_length_arrives_byte_for_byte() {
+    let replica = echo().await;
+    let gateway = Gateway::start(&[replica.address], json_only()).await;
+    let long = format!("{{\"é\": \"{}\",\n \"b\": [1, -2.5e3]}}", "x".repeat(LONG));
+    for text in ["{\"a\" : [ ] }", " null ", &long] {
+        let response = gateway.send(&post("application/json", text)).await;
+        assert_eq!((status(&response), body(&response) == text), (200, true));
+    }
+    let (one, other) = long.split_at(70_000);
+    assert_eq!(status(&gateway.send(&chunked(&["{\"a\"", ":1", "}"])).await), 200);
+    assert_eq!(status(&gateway.send(&chunked(&[one, other])).await), 200);
+    let seen = replica.seen();
+    let (sizes, data): (Vec<_>, Vec<_>) =
+        body(seen.last().unwrap()).split("\r\n").enumerate().partition(|(line, _)| line % 2 == 0);
+    assert!(sizes.len() > 1);
+    let data: String = data.into_iter().map(|(_, data)| data).collect();
+    assert!(data == long, "chunks are framed anew, and nothing else");
+}
+
+#[tokio::test]
+async fn a_long_body_that_turns_out_not_to_be_json_is_refused_and_no_replica_has_all_of_it() {
+    let replica = echo().await;
+    let gateway = Gateway::start(&[replica.address], json_only()).await;
+    let long = "x".repeat(LONG);
+    for request in [
+        post("application/json", &format!("{{\"a\":\"{long}\"")),
+        chunked(&[&format!("[\"{long}\""), ",", "]"]),
+        chunked(&[&format!("[\"{long}\"")]),
+    ] {
+        let response = gateway.send(&request).await;
+        assert_eq!(status(&response), 400);
+        assert!(body(&response).contains("\"reason\":\"invalid_json\""), "{response}");
+    }
+    assert_eq!(replica.seen(), Vec::<String>::new(), "none came to its end");
+    let counters = gateway.service().replicas()[0].counters();
+    assert_eq!((counters.failures, counters.inflight), (0, 0), "nobody is blamed");
+}
+
+#[tokio::test]
+async fn a_body_that_says_that_it_is_too_long_is_refused_before_it_comes() {
+    let replica = echo().await;
+    let gateway = Gateway::start(&[replica.address], policy(|rules| rules.max_body_bytes = 10)).await;
+    // The client waits, and is not told to go on.
+    let head = "POST /orders/ HTTP/1.1\r\nhost: gw\r\nexpect: 100-continue\r\ncontent-length: 11\r\n\r\n";
+    let response = gateway.send(head).await;
+    assert_eq!(refusal(&response), (413, "body_too_large".to_owned()));
+    assert_eq!(replica.connections(), 0);
+    assert_eq!(status(&gateway.post("/orders/", "0123456789").await), 200);
+}
+
+#[tokio::test]
+async fn a_body_that_grows_too_long_is_refused_and_no_replica_has_all_of_it() {
+    let replica = echo().await;
+    let gateway = Gateway::start(&[replica.address], policy(|rules| rules.max_body_bytes = 10)).await;
+    let response = gateway.send(&chunked(&["012345", "67890"])).await;
+    assert_eq!(status(&response), 413);
+    assert!(body(&response).contains("\"reason\":\"body_too_large\""), "{response}");
+    assert_eq!(replica.seen(), Vec::<String>::new());
+    assert_eq!(gateway.service().replicas()[0].counters().failures, 0);
+    assert_eq!(status(&gateway.send(&chunked(&["012345", "6789"])).await), 200);
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_refused_body_is_never_taken_for_a_request() {
+    let replica = echo().await;
+    let gateway = Gateway::start(&[replica.address], policy(|rules| rules.max_body_bytes = 10)).await;
+    let hidden = "GET /orders/hidden HTTP/1.1\r\nhost: gw\r\n\r\n";
+    let mut stream = gateway.connect().await;
+    stream.write_all(post("text/plain", hidden).as_bytes()).await.unwrap();
+    let response = read_message(&mut stream).await.unwrap();
+    assert_eq!(refusal(&response), (413, "body_too_large".to_owned()));
+    // Whether the connection is closed or the body is skipped, what comes next on it is a request of its own.
+    let _ = stream.write_all(b"GET /orders/own HTTP/1.1\r\nhost: gw\r\n\r\n").await;
+    let _ = read_message(&mut stream).await;
+    assert!(replica.seen().iter().all(|request| !request.contains("hidden")), "{:?}", replica.seen());
+}

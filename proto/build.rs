@@ -2,9 +2,10 @@
 
 use std::{error::Error, path::PathBuf};
 
-const FILES: [&str; 5] = [
+const FILES: [&str; 6] = [
     "gateway/v1/types.proto",
     "gateway/v1/policy_service.proto",
+    "gateway/v1/route_service.proto",
     "gateway/v1/registry_service.proto",
     "gateway/v1/discovery_service.proto",
     "gateway/v1/observability_service.proto",

@@ -17,7 +17,11 @@ use gateway_runtime::{
 };
 use http::Uri;
 
-use crate::{discovery::Cache, proxy::PROTOCOLS, static_file, table::ServiceSpec};
+use crate::{
+    discovery::Cache,
+    proxy::PROTOCOLS,
+    static_file::{self, StaticFile},
+};
 
 /// Control planes that one data plane may know.
 const MAX_CONTROL_PLANES: usize = 16;
@@ -109,14 +113,16 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub(crate) enum Registry {
     ControlPlane { urls: Vec<Uri>, cache: Option<Cache> },
-    Static(Vec<ServiceSpec>),
+    Static(StaticFile),
 }
 
 impl fmt::Display for Registry {
     /// For the log line that says how the process was started.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Static(services) => write!(f, "static, services: {}", services.len()),
+            Self::Static(file) => {
+                write!(f, "static, services: {}, routes: {}", file.services.len(), file.routes.len())
+            }
             Self::ControlPlane { urls, cache } => {
                 for (index, url) in urls.iter().enumerate() {
                     write!(f, "{}{url}", if index == 0 { "" } else { "," })?;

@@ -18,6 +18,7 @@ mod mirror;
 mod overrides;
 mod parse;
 mod refusal;
+mod routes;
 mod snapshot;
 mod status;
 #[cfg(test)]

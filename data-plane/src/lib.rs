@@ -15,6 +15,7 @@ pub mod header_fields;
 pub mod proxy;
 mod report;
 pub mod request_rules;
+pub mod routes;
 pub mod routing;
 mod running;
 pub mod static_file;

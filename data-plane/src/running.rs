@@ -260,8 +260,9 @@ struct First {
 impl First {
     async fn find(registry: &Registry) -> Self {
         match registry {
-            Registry::Static(services) => {
-                Self::of(Snapshot::new("static", 0, services.clone()), Source::Static)
+            Registry::Static(file) => {
+                let snapshot = Snapshot::new("static", 0, file.services.clone());
+                Self::of(snapshot.with_routes(file.routes.clone()), Source::Static)
             }
             Registry::ControlPlane { cache: Some(cache), .. } => Self::cached(cache.clone()).await,
             Registry::ControlPlane { cache: None, .. } => {

@@ -13,15 +13,24 @@
 //!
 //! [service.policy.timeout]
 //! per_try = "800ms"
+//!
+//! [[route]]                                            # before names in hosts and paths
+//! service = "orders"
+//! path_prefix = "/api/orders"
+//! rewrite_prefix = "/"
 //! ```
 //!
-//! The fields of a policy have the names, ranges and defaults of the registry's policy.
+//! The fields of a policy and of a route have the names, ranges and defaults of the registry's policy.
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    time::Duration,
+};
 
 use gateway_proto::{
-    Address, Health, Invalid, Mode, Policy, Priority, ReplicaId, ServiceName, Weight, size, time::duration,
-    v1,
+    Address, Health, Invalid, Mode, Policy, Priority, ReplicaId, Route, ServiceName, Weight, size,
+    time::duration, v1,
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 
@@ -44,26 +53,44 @@ pub enum StaticFileError {
         /// The fields at fault.
         invalid: Invalid,
     },
+    /// A route is not valid, or contradicts an earlier one.
+    #[error("route {route:?}: {invalid}")]
+    InvalidRoute {
+        /// The route at fault, as written, or by its place.
+        route: String,
+        /// The fields at fault.
+        invalid: Invalid,
+    },
     /// It names no service at all.
     #[error("has no [[service]]: a data plane without services has nothing to do")]
     Empty,
+}
+
+/// What a static file says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StaticFile {
+    /// At least one.
+    pub services: Vec<ServiceSpec>,
+    /// Explicit routes to these, no two of them in conflict.
+    pub routes: Vec<Route>,
 }
 
 /// Reads and checks a static file.
 ///
 /// # Errors
 /// [`StaticFileError`]; a file is taken whole or not at all.
-pub fn load(path: &Path) -> Result<Vec<ServiceSpec>, StaticFileError> {
+pub fn load(path: &Path) -> Result<StaticFile, StaticFileError> {
     parse(&std::fs::read_to_string(path)?)
 }
 
-fn parse(text: &str) -> Result<Vec<ServiceSpec>, StaticFileError> {
+fn parse(text: &str) -> Result<StaticFile, StaticFileError> {
     let file: File = toml::from_str(text)?;
     if file.service.is_empty() {
         return Err(StaticFileError::Empty);
     }
     let mut names = BTreeSet::new();
-    file.service
+    let services = file
+        .service
         .into_iter()
         .map(|table| {
             let service = table.name.clone();
@@ -73,7 +100,14 @@ fn parse(text: &str) -> Result<Vec<ServiceSpec>, StaticFileError> {
             });
             spec.map_err(|invalid| StaticFileError::Invalid { service, invalid })
         })
-        .collect()
+        .collect::<Result<_, _>>()?;
+    let mut routes: Vec<Route> = Vec::with_capacity(file.route.len());
+    for (index, table) in file.route.into_iter().enumerate() {
+        let name = table.name.clone().unwrap_or_else(|| format!("route-{}", index + 1));
+        let route = table.check(&name, &names, &routes);
+        routes.push(route.map_err(|invalid| StaticFileError::InvalidRoute { route: name, invalid })?);
+    }
+    Ok(StaticFile { services, routes })
 }
 
 #[derive(Deserialize)]
@@ -81,6 +115,74 @@ fn parse(text: &str) -> Result<Vec<ServiceSpec>, StaticFileError> {
 struct File {
     #[serde(default)]
     service: Vec<ServiceTable>,
+    #[serde(default)]
+    route: Vec<RouteTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RouteTable {
+    name: Option<String>,
+    service: String,
+    #[serde(default)]
+    host: String,
+    #[serde(default)]
+    path_prefix: String,
+    #[serde(default)]
+    methods: Vec<String>,
+    /// A name, and the value that it must have; `true`: any.
+    #[serde(default)]
+    headers: BTreeMap<String, HeaderValue>,
+    #[serde(default)]
+    priority: i32,
+    #[serde(default)]
+    rewrite_prefix: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "the value that the header must have, or true for any")]
+enum HeaderValue {
+    Is(String),
+    IsThere(bool),
+}
+
+impl RouteTable {
+    fn check(
+        self,
+        name: &str,
+        services: &BTreeSet<ServiceName>,
+        earlier: &[Route],
+    ) -> Result<Route, Invalid> {
+        let header = |(name, value)| match value {
+            HeaderValue::Is(value) if !value.is_empty() => Ok(v1::HeaderMatch { name, value }),
+            HeaderValue::IsThere(true) => Ok(v1::HeaderMatch { name, value: String::new() }),
+            HeaderValue::Is(_) | HeaderValue::IsThere(false) => {
+                Err(Invalid::new("headers", format!("{name} has neither a value nor true, for any")))
+            }
+        };
+        let route = Route::parse(&v1::Route {
+            name: name.to_owned(),
+            service: self.service,
+            host: self.host,
+            path_prefix: self.path_prefix,
+            methods: self.methods,
+            headers: self.headers.into_iter().map(header).collect::<Result<_, _>>()?,
+            priority: self.priority,
+            rewrite_prefix: self.rewrite_prefix,
+            ..Default::default()
+        })?;
+        if !services.contains(&route.service) {
+            return Err(Invalid::new("service", format!("{} is none of this file's", route.service)));
+        }
+        if earlier.iter().any(|other| other.name == route.name) {
+            return Err(Invalid::new("name", "is used by an earlier route of this file"));
+        }
+        if let Some(other) = earlier.iter().find(|other| other.conflicts_with(&route)) {
+            let why = format!("is that of route {}, which could match the same request", other.name);
+            return Err(Invalid::new("priority", why));
+        }
+        Ok(route)
+    }
 }
 
 #[derive(Deserialize)]
@@ -301,7 +403,7 @@ mod tests {
             name = "users"
             replicas = ["127.0.0.1:9004"]
         "#;
-        let services = parse(text).unwrap();
+        let services = parse(text).unwrap().services;
         let orders = &services[0];
         let ids: Vec<_> = orders.replicas.iter().map(|r| (r.id.as_str(), r.weight.get())).collect();
         assert_eq!(ids, [("big", 300), ("r-1", 100), ("r-2", 100)], "sorted by id");
@@ -361,6 +463,49 @@ mod tests {
             ),
         ] {
             assert_eq!(parse(text).unwrap_err().to_string(), why, "{text}");
+        }
+    }
+
+    const ORDERS: &str = "[[service]]\nname = 'orders'\nreplicas = ['a:1']\n";
+
+    #[test]
+    fn routes_are_read_with_the_fields_of_the_registry_s() {
+        let text = format!(
+            "{ORDERS}[[route]]\nservice = 'orders'\nhost = 'Shop.example'\npath_prefix = '/api'\nmethods = ['GET']\n\
+             headers = {{ x-canary = '1', x-trace = true }}\npriority = 3\nrewrite_prefix = '/'\n\
+             [[route]]\nname = 'all'\nservice = 'orders'\n"
+        );
+        let routes = parse(&text).unwrap().routes;
+        let told: Vec<_> = routes.iter().map(|route| (route.name.as_str(), route.conditions())).collect();
+        assert_eq!(
+            told,
+            [("route-1", "shop.example/api GET x-canary=1 x-trace".to_owned()), ("all", "/".to_owned())]
+        );
+        assert_eq!((routes[0].priority, routes[0].rewrite_prefix.as_deref()), (3, Some("/")));
+    }
+
+    #[test]
+    fn a_route_that_is_not_valid_is_refused_with_its_name_and_field() {
+        for (routes, why) in [
+            ("[[route]]\nservice = 'users'", "route \"route-1\": service: users is none of this file's"),
+            (
+                "[[route]]\nname = 'x'\nservice = 'orders'\npath_prefix = 'api'",
+                "route \"x\": path_prefix: does not begin with a slash: write \"/api\"",
+            ),
+            (
+                "[[route]]\nservice = 'orders'\nheaders = { x = false }",
+                "route \"route-1\": headers: x has neither a value nor true, for any",
+            ),
+            (
+                "[[route]]\nname = 'x'\nservice = 'orders'\n[[route]]\nname = 'x'\nservice = 'orders'\nhost = 'a'",
+                "route \"x\": name: is used by an earlier route of this file",
+            ),
+            (
+                "[[route]]\nservice = 'orders'\n[[route]]\nservice = 'orders'",
+                "route \"route-2\": priority: is that of route route-1, which could match the same request",
+            ),
+        ] {
+            assert_eq!(parse(&format!("{ORDERS}{routes}")).unwrap_err().to_string(), why);
         }
     }
 

@@ -24,7 +24,7 @@ use std::{
     },
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use gateway_proto::ServiceName;
 use tokio::sync::mpsc;
 
@@ -39,7 +39,7 @@ pub use crate::routing::ForcedState;
 pub use transition::Transition;
 pub use view::Unavailable;
 
-use crate::routing::Tick;
+use crate::{routes::Routes, routing::Tick};
 use outlets::Outlets;
 use transition::TransitionSink;
 
@@ -50,6 +50,9 @@ pub type Services = BTreeMap<ServiceName, Arc<Service>>;
 #[derive(Debug)]
 pub struct Table {
     services: ArcSwap<Services>,
+    routes: ArcSwap<Routes>,
+    /// Whether there are any, so that who has none pays nothing for them.
+    has_routes: AtomicBool,
     is_filled: AtomicBool,
     outlets: Arc<Outlets>,
     workers: usize,
@@ -64,6 +67,8 @@ impl Table {
         let (transitions, receiver) = TransitionSink::new();
         let table = Self {
             services: ArcSwap::default(),
+            routes: ArcSwap::default(),
+            has_routes: AtomicBool::new(false),
             is_filled: AtomicBool::new(false),
             outlets: Arc::new(Outlets::new(transitions, workers)),
             workers,
@@ -112,6 +117,18 @@ impl Table {
     /// The service of that name, if any. Lock-free.
     pub fn service(&self, name: &str) -> Option<Arc<Service>> {
         self.services.load().get(name).cloned()
+    }
+
+    /// Takes over the explicit routes, all at once. Requests under way go on as they began.
+    pub fn set_routes(&self, routes: Routes) {
+        let has_routes = !routes.is_empty();
+        self.routes.store(Arc::new(routes));
+        self.has_routes.store(has_routes, Release);
+    }
+
+    /// The explicit routes, if there are any. Lock-free; not to be kept across an await.
+    pub fn routes(&self) -> Option<Guard<Arc<Routes>>> {
+        self.has_routes.load(Acquire).then(|| self.routes.load())
     }
 
     /// All services as they are now.

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::{ReplicaKey, ServiceName};
+use crate::{ReplicaKey, RouteName, ServiceName};
 
 /// Sum of the numbers of all that is held.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,6 +40,16 @@ impl ContentHash {
     /// Takes an override out again.
     pub fn remove_override(&mut self, id: &str, revision: i64) {
         self.subtract(number(&["o/", id], revision));
+    }
+
+    /// Takes an explicit route in.
+    pub fn add_route(&mut self, name: &RouteName, revision: i64) {
+        self.add(number(&["t/", name.as_str()], revision));
+    }
+
+    /// Takes an explicit route out again.
+    pub fn remove_route(&mut self, name: &RouteName, revision: i64) {
+        self.subtract(number(&["t/", name.as_str()], revision));
     }
 
     /// Takes in all that another hash holds.
@@ -131,6 +141,7 @@ mod tests {
             hash(&|hash| hash.add_policy(Some(&service), 1)),
             hash(&|hash| hash.add_policy(None, 1)),
             hash(&|hash| hash.add_override("orders", 1)),
+            hash(&|hash| hash.add_route(&RouteName::parse("orders").unwrap(), 1)),
         ];
         let distinct: std::collections::BTreeSet<_> = hashes.iter().collect();
         assert_eq!(distinct.len(), hashes.len());

@@ -16,6 +16,7 @@ pub mod nearest;
 pub mod policy;
 pub mod reason;
 mod replica;
+pub mod route;
 pub mod size;
 pub mod time;
 mod url;
@@ -24,9 +25,10 @@ pub use address::Address;
 pub use code::code_name;
 pub use invalid::{Check, Invalid, Violation};
 pub use lease_id::LeaseId;
-pub use name::{NodeId, ReplicaId, ReplicaKey, ServiceName};
+pub use name::{NodeId, ReplicaId, ReplicaKey, RouteName, ServiceName};
 pub use policy::Policy;
 pub use replica::{Health, Labels, Locality, Mode, Priority, Weight};
+pub use route::Route;
 pub use url::control_plane_url;
 
 /// Messages, clients and servers of `gateway.v1`.

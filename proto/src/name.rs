@@ -85,6 +85,10 @@ label!(
     /// Id of a data plane, stable over its restarts: an RFC 1123 label of at most 63 characters.
     NodeId, "node_id", 63
 );
+label!(
+    /// Name of an explicit route: an RFC 1123 label of at most 63 characters.
+    RouteName, "name", 63
+);
 
 /// What names one replica in the whole registry.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

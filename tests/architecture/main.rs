@@ -52,6 +52,8 @@ const PURE: &[&str] = &[
     "data-plane/src/proxy/head.rs",
     "data-plane/src/request_rules",
     "data-plane/src/request_rules.rs",
+    "data-plane/src/routes",
+    "data-plane/src/routes.rs",
     "data-plane/src/routing",
     "runtime/src/supervise/intensity.rs",
 ];

@@ -98,8 +98,8 @@ fn a_static_file_is_read_at_once() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "[[service]]\nname = 'orders'\nreplicas = ['127.0.0.1:1']").unwrap();
     let config = validate(&["--static", file.path().to_str().unwrap()]).unwrap();
-    let Registry::Static(services) = config.registry else { panic!("no static list") };
-    assert_eq!(services.len(), 1);
+    let Registry::Static(file) = config.registry else { panic!("no static list") };
+    assert_eq!(file.services.len(), 1);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use super::{
     draft::{Draft, RevisedPolicy},
     overrides::{Override, Overrides},
     parse,
+    routes::{RevisedRoute, RouteSet},
     snapshot::{Content, Snapshot, Update, check_entries},
 };
 
@@ -67,6 +68,7 @@ struct Parts {
     last: Option<ServiceName>,
     default_policy: Option<RevisedPolicy>,
     overrides: Overrides,
+    routes: RouteSet,
     entries: usize,
 }
 
@@ -181,8 +183,8 @@ impl Assembly {
             self.parts = Some(parts);
             return Ok(None);
         }
-        let Parts { services, default_policy, overrides, .. } = parts;
-        Ok(Some(Content { epoch, revision, services, default_policy, overrides }))
+        let Parts { services, default_policy, overrides, routes, .. } = parts;
+        Ok(Some(Content { epoch, revision, services, default_policy, overrides, routes }))
     }
 }
 
@@ -196,6 +198,7 @@ impl Parts {
             last: None,
             default_policy: None,
             overrides: Overrides::default(),
+            routes: RouteSet::new(),
             entries: 0,
         }
     }
@@ -223,6 +226,13 @@ impl Parts {
         };
         for wire in full.overrides {
             self.add_override(wire)?;
+        }
+        for wire in &full.routes {
+            let entry = RevisedRoute::parse(wire)?;
+            self.count(1)?;
+            if let Some(twice) = self.routes.insert(entry.route.name.clone(), entry.into()) {
+                return Err(Refusal::DuplicateKey(format!("route {}", twice.route.name)));
+            }
         }
         for (index, wire) in full.services.iter().enumerate() {
             self.add_service(wire, index == 0)?;

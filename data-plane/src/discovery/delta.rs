@@ -5,13 +5,14 @@ use std::{
     sync::Arc,
 };
 
-use gateway_proto::{ReplicaKey, ServiceName, v1};
+use gateway_proto::{ReplicaKey, RouteName, ServiceName, v1};
 
 use super::{
     Refusal, Snapshot,
     draft::{Draft, RevisedPolicy},
     overrides::Override,
     parse,
+    routes::{self, RevisedRoute},
 };
 
 /// What a delta asks for, every field of it read.
@@ -23,6 +24,8 @@ pub(super) struct Changes {
     pub(super) causes: BTreeMap<ReplicaKey, v1::RemovalCause>,
     pub(super) upsert_overrides: Vec<Arc<Override>>,
     pub(super) remove_overrides: Vec<String>,
+    pub(super) upsert_routes: Vec<Arc<RevisedRoute>>,
+    pub(super) remove_routes: Vec<RouteName>,
     /// The default policy, when it is another one.
     pub(super) default_policy: Option<RevisedPolicy>,
 }
@@ -38,6 +41,7 @@ impl Changes {
         changes.read_removals(held, &delta.remove_replicas)?;
         changes.read_replicas(held, &delta.upsert_replicas)?;
         changes.default_policy = parse::policy("the default policy", delta.default_policy.as_ref())?;
+        changes.read_routes(&delta.upsert_routes, &delta.remove_routes)?;
         changes.read_overrides(delta.upsert_overrides, delta.remove_overrides)?;
         Ok(changes)
     }
@@ -113,6 +117,19 @@ impl Changes {
         let parsed = upserts.into_iter().map(|wire| Override::parse(wire).map(Arc::new));
         self.upsert_overrides = parsed.collect::<Result<_, _>>()?;
         self.remove_overrides = removals;
+        Ok(())
+    }
+
+    fn read_routes(&mut self, upserts: &[v1::Route], removals: &[String]) -> Result<(), Refusal> {
+        let mut seen: BTreeSet<&str> = BTreeSet::new();
+        for name in upserts.iter().map(|wire| &wire.name).chain(removals) {
+            if !seen.insert(name) {
+                return Err(Refusal::DuplicateKey(format!("route {name:?}")));
+            }
+        }
+        let parsed = upserts.iter().map(|wire| RevisedRoute::parse(wire).map(Arc::new));
+        self.upsert_routes = parsed.collect::<Result<_, _>>()?;
+        self.remove_routes = removals.iter().map(|name| routes::name(name)).collect::<Result<_, _>>()?;
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{Assembly, LetGo, Mirror, Received, Source, Status, guard::Judgement};
 use crate::{
     clock::Clock,
+    routes::Routes,
     routing::Tick,
     table::{ServiceSpec, Table},
 };
@@ -63,6 +64,7 @@ impl Feed {
         // An empty registry is applied; nothing is not, for then nobody knows what is registered.
         if source != Source::None {
             route(&mirror, &mirror.names(), &table, clock.now());
+            set_routes(&mirror, &table);
         }
         let (applied, applied_view) = watch::channel(Position::of(&mirror));
         let (mirror, mirror_view) = watch::channel(mirror);
@@ -96,6 +98,10 @@ impl Feed {
         });
         let outcome = outcome.expect("the closure has run");
         self.follow(&outcome.touched, now.tick);
+        if outcome.routes_changed {
+            // After the services that they lead to.
+            set_routes(&self.mirror.borrow(), &self.table);
+        }
         let position = self.position();
         let mut ack = v1::Ack { nonce, revision: position.revision, nack: None };
         self.applied.send_if_modified(|applied| std::mem::replace(applied, position.clone()) != position);
@@ -123,6 +129,7 @@ impl Feed {
         let mut names = self.mirror.borrow().names();
         names.extend(self.table.services().keys().cloned());
         self.follow(&names, self.clock.now());
+        set_routes(&self.mirror.borrow(), &self.table);
     }
 
     /// Ends the overrides whose time is over, and yields how long it is until the next one ends.
@@ -180,6 +187,11 @@ impl Position {
 /// Brings these services as they are now into the table.
 pub(super) fn route(mirror: &Mirror, names: &BTreeSet<ServiceName>, table: &Table, now: Tick) {
     apply(specs(mirror, names), table, now);
+}
+
+/// Brings the explicit routes into the table.
+fn set_routes(mirror: &Mirror, table: &Table) {
+    table.set_routes(Routes::new(mirror.snapshot().routes()));
 }
 
 fn specs(mirror: &Mirror, names: &BTreeSet<ServiceName>) -> (Vec<ServiceSpec>, Vec<ServiceName>) {

@@ -31,6 +31,8 @@ pub struct Outcome {
     pub received: Received,
     /// Services that are routed otherwise than before.
     pub touched: BTreeSet<ServiceName>,
+    /// Whether explicit routes are others than before.
+    pub routes_changed: bool,
     /// What the guard decided.
     pub judgement: Judgement,
 }
@@ -104,10 +106,11 @@ impl Mirror {
             Received::Unchanged | Received::Disputed(_) => self.guard.confirm(scene),
             Received::Partial | Received::Refused(_) => Judgement::default(),
         };
+        let routes_changed = update.routes_changed;
         touched.extend(update.before.into_keys());
         touched.extend(update.overridden);
         touched.extend(judgement.touched.iter().cloned());
-        Outcome { received, touched, judgement }
+        Outcome { received, touched, routes_changed, judgement }
     }
 
     /// Moves the wall clock on, or back, and yields the services on which overrides begin or cease to act by that.

@@ -8,17 +8,18 @@ use std::{
     sync::Arc,
 };
 
-use gateway_proto::{Policy, ReplicaKey, ServiceName, content::ContentHash, v1};
+use gateway_proto::{Policy, ReplicaKey, Route, RouteName, ServiceName, content::ContentHash, v1};
 
 use super::{
     Refusal,
     delta::Changes,
     draft::{Draft, Entry, RevisedPolicy},
     overrides::Overrides,
+    routes::{self, RevisedRoute, RouteSet},
 };
 use crate::table::ServiceSpec;
 
-/// Services, replicas, policies and overrides of one epoch and revision. `Default` holds nothing. Clones share them.
+/// Services, replicas, policies, overrides and explicit routes of one epoch and revision. `Default` holds nothing. Clones share them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Snapshot {
     epoch: String,
@@ -28,6 +29,7 @@ pub struct Snapshot {
     /// `None`: nobody said, so the documented defaults hold.
     default_policy: Option<RevisedPolicy>,
     overrides: Overrides,
+    routes: RouteSet,
     hash: ContentHash,
 }
 
@@ -42,6 +44,8 @@ pub(super) struct Update {
     pub(super) overridden: BTreeSet<ServiceName>,
     /// Whether the default policy is another one now.
     pub(super) default_changed: bool,
+    /// Whether explicit routes are others now.
+    pub(super) routes_changed: bool,
 }
 
 /// A complete snapshot whose parts are all there.
@@ -52,10 +56,11 @@ pub(super) struct Content {
     pub(super) services: BTreeMap<ServiceName, Draft>,
     pub(super) default_policy: Option<RevisedPolicy>,
     pub(super) overrides: Overrides,
+    pub(super) routes: RouteSet,
 }
 
 impl Snapshot {
-    /// Services, replicas and overrides together that one snapshot may have: memory stays bounded whatever is sent.
+    /// Services, replicas, overrides and routes together that one snapshot may have: memory stays bounded whatever is sent.
     pub const MAX_ENTRIES: usize = 1_000_000;
 
     /// A snapshot of the given services, each with a policy of its own; of two with one name the later counts.
@@ -75,8 +80,20 @@ impl Snapshot {
             services: drafts.collect(),
             default_policy: None,
             overrides: Overrides::default(),
+            routes: RouteSet::new(),
         });
         snapshot
+    }
+
+    /// The same with these explicit routes, and no others; of two with one name the later counts.
+    #[must_use]
+    pub fn with_routes(mut self, routes: Vec<Route>) -> Self {
+        self.hash.unmerge(routes::hash(&self.routes));
+        let revision = self.revision;
+        let entry = |route: Route| (route.name.clone(), Arc::new(RevisedRoute { route, revision }));
+        self.routes = routes.into_iter().map(entry).collect();
+        self.hash.merge(routes::hash(&self.routes));
+        self
     }
 
     /// The incarnation of the store it came from; empty when nothing is held.
@@ -113,6 +130,11 @@ impl Snapshot {
         self.default_policy.map(|default| default.policy).unwrap_or_default()
     }
 
+    /// The explicit routes, in the order of their names.
+    pub fn routes(&self) -> impl ExactSizeIterator<Item = &Route> {
+        self.routes.values().map(|entry| &entry.route)
+    }
+
     /// All overrides, also those whose time is over, in the order of their ids.
     pub fn overrides(&self) -> impl ExactSizeIterator<Item = &Arc<v1::OverrideEntry>> {
         self.overrides.entries()
@@ -131,6 +153,7 @@ impl Snapshot {
             part_index: 0,
             last_part: true,
             default_policy: self.default_policy.map(RevisedPolicy::to_wire),
+            routes: self.routes.values().map(|entry| entry.to_wire()).collect(),
         }
     }
 
@@ -138,9 +161,9 @@ impl Snapshot {
         &self.overrides
     }
 
-    /// Services, replicas and overrides.
+    /// Services, replicas, overrides and routes.
     pub(super) fn entry_count(&self) -> usize {
-        self.services.len() + self.replica_count + self.overrides.len()
+        self.services.len() + self.replica_count + self.overrides.len() + self.routes.len()
     }
 
     /// Takes over a complete snapshot. One of the revision that is held is taken, too: it may be sent because what is
@@ -164,9 +187,10 @@ impl Snapshot {
         }
         let default_changed = old.default_policy() != self.default_policy();
         let overridden = old.overrides.differences(&self.overrides);
+        let routes_changed = old.routes != self.routes;
         let gone = old.services.into_iter().filter(|(name, _)| !self.services.contains_key(name));
         before.extend(gone.map(|(name, entry)| (name, Some(entry))));
-        Ok(Update { before, causes: BTreeMap::new(), overridden, default_changed })
+        Ok(Update { before, causes: BTreeMap::new(), overridden, default_changed, routes_changed })
     }
 
     /// Applies what changed since `delta.base_revision`.
@@ -182,7 +206,15 @@ impl Snapshot {
         }
         let changes = Changes::read(self, delta)?;
         check_entries(self.entry_count_after(&changes))?;
-        let Changes { services, causes, upsert_overrides, remove_overrides, default_policy } = changes;
+        let Changes {
+            services,
+            causes,
+            upsert_overrides,
+            remove_overrides,
+            upsert_routes,
+            remove_routes,
+            default_policy,
+        } = changes;
         let mut update = Update { causes, ..Update::default() };
         for id in &remove_overrides {
             self.remove_override(id, &mut update);
@@ -192,6 +224,15 @@ impl Snapshot {
             self.hash.add_override(entry.id(), entry.revision());
             update.overridden.extend(entry.service().cloned());
             self.overrides.insert(entry);
+        }
+        for name in &remove_routes {
+            self.remove_route(name, &mut update);
+        }
+        for entry in upsert_routes {
+            self.remove_route(&entry.route.name, &mut update);
+            self.hash.add_route(&entry.route.name, entry.revision);
+            update.routes_changed = true;
+            self.routes.insert(entry.route.name.clone(), entry);
         }
         if let Some(default) = default_policy {
             self.set_default(default, &mut update);
@@ -241,13 +282,14 @@ impl Snapshot {
     }
 
     fn fill(&mut self, content: Content) {
-        let Content { epoch, revision, services, default_policy, overrides } = content;
+        let Content { epoch, revision, services, default_policy, overrides, routes } = content;
         let default = default_policy.map(|default| default.policy).unwrap_or_default();
         let mut hash = overrides.hash();
+        hash.merge(routes::hash(&routes));
         if let Some(default) = default_policy {
             hash.add_policy(None, default.revision);
         }
-        *self = Self { epoch, revision, default_policy, overrides, hash, ..Self::default() };
+        *self = Self { epoch, revision, default_policy, overrides, routes, hash, ..Self::default() };
         for (name, draft) in services {
             self.put(&name, Some(draft.finish(&default)));
         }
@@ -274,6 +316,13 @@ impl Snapshot {
         if let Some(entry) = self.overrides.remove(id) {
             self.hash.remove_override(id, entry.revision());
             update.overridden.extend(entry.service().cloned());
+        }
+    }
+
+    fn remove_route(&mut self, name: &RouteName, update: &mut Update) {
+        if let Some(entry) = self.routes.remove(name) {
+            self.hash.remove_route(name, entry.revision);
+            update.routes_changed = true;
         }
     }
 
@@ -305,7 +354,10 @@ impl Snapshot {
         let is_held = |id: &str| self.overrides.get(id).is_some();
         let new = changes.upsert_overrides.iter().filter(|entry| !is_held(entry.id())).count();
         let ended = changes.remove_overrides.iter().filter(|id| is_held(id)).count();
-        self.entry_count() + then + new - now - ended
+        let is_known = |name: &RouteName| self.routes.contains_key(name);
+        let new_routes = changes.upsert_routes.iter().filter(|entry| !is_known(&entry.route.name)).count();
+        let gone_routes = changes.remove_routes.iter().filter(|name| is_known(name)).count();
+        self.entry_count() + then + new + new_routes - now - ended - gone_routes
     }
 }
 
@@ -313,8 +365,9 @@ impl Snapshot {
 pub(super) fn check_entries(count: usize) -> Result<(), Refusal> {
     let max = Snapshot::MAX_ENTRIES;
     if count > max {
-        let why =
-            format!("{count} services, replicas and overrides are more than the {max} this data plane takes");
+        let why = format!(
+            "{count} services, replicas, overrides and routes are more than the {max} this data plane takes"
+        );
         return Err(Refusal::InvalidResource(why));
     }
     Ok(())

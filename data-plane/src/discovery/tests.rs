@@ -1,6 +1,7 @@
 //! What the pure half of discovery promises, as examples and as properties.
 
 mod content;
+mod explicit_routes;
 mod overrides;
 mod policies;
 mod properties;

@@ -6,16 +6,41 @@ use gateway_proto::policy::RequestRules;
 use http::Method;
 
 use super::{errors::GatewayError, h1::Length, head::RequestHead, route, worker::Worker};
-use crate::{request_rules::check_head, table::Service};
+use crate::{
+    request_rules::check_head,
+    routes::{Asked, Rewrite, Rule},
+    table::Service,
+};
 
-/// Refuses what cannot be forwarded; finds the service for the rest, and how many bytes of the target are only there to
-/// name it.
+/// Where a request goes.
+pub(super) struct Admitted {
+    pub(super) service: Arc<Service>,
+    found_by: FoundBy,
+}
+
+/// What led to the service.
+enum FoundBy {
+    Host,
+    /// The target's first segment, of so many bytes with its slash.
+    Path(usize),
+    Route(Arc<Rule>),
+}
+
+impl Admitted {
+    /// What becomes of the request's target, if it does not stay as it is.
+    pub(super) fn rewrite(&self, target: &str) -> Option<Rewrite<'_>> {
+        match &self.found_by {
+            FoundBy::Host => None,
+            FoundBy::Path(name) => Some(Rewrite::new(target, *name, "")),
+            FoundBy::Route(rule) => rule.rewrite(target),
+        }
+    }
+}
+
+/// Refuses what cannot be forwarded; finds the service for the rest.
 ///
 /// The error comes with the name of the service that was asked for, as far as it is known.
-pub(super) fn admit(
-    worker: &Worker,
-    head: &RequestHead,
-) -> Result<(Arc<Service>, usize), (GatewayError, String)> {
+pub(super) fn admit(worker: &Worker, head: &RequestHead) -> Result<Admitted, (GatewayError, String)> {
     let refuse = |error| (error, String::new());
     if head.method == Method::CONNECT {
         return Err(refuse(GatewayError::TunnelRefused));
@@ -27,6 +52,13 @@ pub(super) fn admit(
     if worker.via().is_in(&head.fields) {
         return Err(refuse(GatewayError::Loop));
     }
+    if let Some(routes) = worker.table().routes() {
+        let asked =
+            Asked { host: head.host(), path: head.path(), method: &head.method, fields: &head.fields };
+        if let Some(rule) = routes.find(asked) {
+            return follow(rule, worker);
+        }
+    }
     let found = route::route(head.host(), head.path(), worker.domain())
         .ok_or_else(|| refuse(GatewayError::NoRoute))?;
     let Some(service) = worker.table().service(found.service) else {
@@ -36,8 +68,22 @@ pub(super) fn admit(
         };
         return Err((error, found.service.to_owned()));
     };
-    let stripped = if found.is_by_path { 1 + found.service.len() } else { 0 };
-    Ok((service, stripped))
+    let found_by = if found.is_by_path { FoundBy::Path(1 + found.service.len()) } else { FoundBy::Host };
+    Ok(Admitted { service, found_by })
+}
+
+/// Where an explicit route leads.
+fn follow(rule: &Arc<Rule>, worker: &Worker) -> Result<Admitted, (GatewayError, String)> {
+    let name = rule.route().service.as_str();
+    let Some(service) = worker.table().service(name) else {
+        // It is no unknown one: somebody has declared it, and it has no replica yet or any more.
+        let error = match worker.table().is_filled() {
+            true => GatewayError::NoneReady,
+            false => GatewayError::NoSnapshot,
+        };
+        return Err((error, name.to_owned()));
+    };
+    Ok(Admitted { service, found_by: FoundBy::Route(Arc::clone(rule)) })
 }
 
 /// Refuses what the service's policy does not let through, as far as the head tells.

@@ -146,7 +146,8 @@ impl GatewayError {
     fn detail(&self, service: &str, attempts: usize) -> String {
         match self {
             Self::NoRoute => {
-                "name a service as the first path segment, or as SERVICE.localhost in the host".into()
+                "no explicit route matches: name a service as the first path segment, or as SERVICE.localhost in the host"
+                    .into()
             }
             Self::UnknownService => format!("no service {service:?} is registered"),
             Self::NoSnapshot => {
@@ -154,7 +155,7 @@ impl GatewayError {
                     .into()
             }
             Self::NoneReady => {
-                format!("{service} is registered, but none of its replicas is ready and takes requests")
+                format!("{service} has no replica that is ready and takes requests")
             }
             Self::AllForcedOpen { count } => {
                 format!("{service}: {}, all with circuit breakers that an operator forced open", counted(*count, "replica"))

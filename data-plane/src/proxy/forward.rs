@@ -77,10 +77,11 @@ async fn answer(
     body: ClientBody,
     request_id: &RequestId,
 ) -> Answer {
-    let (service, stripped) = match admit(&worker, &head) {
+    let admitted = match admit(&worker, &head) {
         Ok(admitted) => admitted,
         Err((error, service)) => return error.respond(&service, 0, worker.via(), request_id),
     };
+    let service = &admitted.service;
     let is_idempotent = is_idempotent(&head.method);
     let length = match length_of_request(&head, body.is_empty()) {
         Ok(length) => length,
@@ -91,13 +92,15 @@ async fn answer(
     };
     let Policy { request: rules, timeout, .. } = service.policy();
     if let Err(error) = check_policy(&rules, &head, length) {
-        return refused(&error, &worker, &service, request_id);
+        return refused(&error, &worker, service, request_id);
     }
     let check = BodyCheck::new(&rules);
     let is_held = check.looks_inside();
+    let rewrite = admitted.rewrite(head.target());
     let onward =
-        Onward { client_ip: client.ip(), scheme: client.scheme(), via: worker.via(), request_id, stripped };
+        Onward { client_ip: client.ip(), scheme: client.scheme(), via: worker.via(), request_id, rewrite };
     headers::prepare_request(&mut head, &onward);
+    let service = admitted.service;
     frame(&mut head.fields, length);
     let started = worker.now();
     let may_replay = is_idempotent || is_held;

@@ -3,6 +3,7 @@
 use http::{Method, StatusCode, Version};
 
 use super::fields::{Fields, Span};
+use crate::routes::Rewrite;
 
 /// A request's head.
 #[derive(Debug, Clone)]
@@ -48,17 +49,17 @@ impl RequestHead {
         self.host
     }
 
-    /// Cuts `length` bytes off the beginning of the target, and yields them. What is left begins with a slash in any case.
+    /// Makes the target the one that replicas see, and yields what of its beginning they do not see, if there is any.
     ///
     /// # Panics
-    /// When the target is not as long as that, or cut in the middle of a character.
-    pub(super) fn strip_target(&mut self, length: usize) -> Span {
-        let rest = &self.target()[length..];
-        let is_path = rest.starts_with('/');
+    /// When the target is not as long as what is cut off it, or cut in the middle of a character.
+    pub(super) fn rewrite_target(&mut self, rewrite: Rewrite<'_>) -> Option<Span> {
+        let Rewrite { stripped, prefix } = rewrite;
+        assert!(self.target().is_char_boundary(stripped), "what is cut off a target is a part of it");
         let range = self.target.range();
-        let rest = Span::new(range.start + length..range.end);
-        self.target = if is_path { rest } else { self.fields.store_copy(b"/", rest) };
-        Span::new(range.start..range.start + length)
+        let rest = Span::new(range.start + stripped..range.end);
+        self.target = if prefix.is_empty() { rest } else { self.fields.store_copy(prefix.as_bytes(), rest) };
+        (stripped > 0).then(|| Span::new(range.start..range.start + stripped))
     }
 }
 
@@ -116,18 +117,25 @@ mod tests {
             ("/orders/%2F%00?a=%20b", "/%2F%00?a=%20b"),
         ] {
             let mut head = head(target);
-            head.strip_target("/orders".len());
-            assert_eq!(head.target(), stripped);
+            let cut = head.rewrite_target(Rewrite::new(target, "/orders".len(), "")).unwrap();
+            assert_eq!((head.target(), head.fields.text(cut)), (stripped, &b"/orders"[..]));
         }
     }
 
     proptest! {
         #[test]
         fn stripping_keeps_every_byte_behind_the_name(rest in "(/[!$&-;=@-Z_a-z~%]{0,20}){0,4}(\\?[!$&-;=?-Z_a-z~]{0,20})?") {
-            let mut head = head(&format!("/orders{rest}"));
-            head.strip_target("/orders".len());
-            let expected = if rest.starts_with('/') { rest } else { format!("/{rest}") };
-            prop_assert_eq!(head.target(), expected);
+            let target = format!("/orders{rest}");
+            let mut stripped = head(&target);
+            stripped.rewrite_target(Rewrite::new(&target, "/orders".len(), ""));
+            let expected = if rest.starts_with('/') { rest.clone() } else { format!("/{rest}") };
+            prop_assert_eq!(stripped.target(), expected);
+            let mut replaced = head(&target);
+            replaced.rewrite_target(Rewrite::new(&target, "/orders".len(), "/v2"));
+            prop_assert_eq!(replaced.target(), format!("/v2{rest}"));
+            let mut longer = head(&target);
+            prop_assert_eq!(longer.rewrite_target(Rewrite::new(&target, 0, "/v2")), None);
+            prop_assert_eq!(longer.target(), format!("/v2{target}"));
         }
     }
 

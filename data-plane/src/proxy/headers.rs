@@ -10,6 +10,7 @@ use super::{
     head::RequestHead,
     request_id::RequestId,
 };
+use crate::routes::Rewrite;
 
 /// What only this gateway may say to a replica begins with this.
 const OWN_PREFIX: &[u8] = b"x-gw-";
@@ -62,8 +63,8 @@ pub(super) struct Onward<'a> {
     pub(super) scheme: &'static str,
     pub(super) via: &'a Via,
     pub(super) request_id: &'a RequestId,
-    /// What of the beginning of the target was the service's name, slash included: it is stripped.
-    pub(super) stripped: usize,
+    /// What becomes of the target, if it does not stay as it is.
+    pub(super) rewrite: Option<Rewrite<'a>>,
 }
 
 /// Makes a client's request head one to a replica.
@@ -82,7 +83,7 @@ pub(super) fn prepare_request(head: &mut RequestHead, onward: &Onward<'_>) {
     }
     fields.remove(FORWARDING);
     settle_host(head);
-    let prefix = (onward.stripped > 0).then(|| head.strip_target(onward.stripped));
+    let prefix = onward.rewrite.and_then(|rewrite| head.rewrite_target(rewrite));
     let host = head.host_span();
     let fields = &mut head.fields;
     fields.append(Name::XForwardedFor, onward.client_ip.as_bytes());
@@ -229,7 +230,7 @@ mod tests {
             scheme: "http",
             via: &Via::new(&NodeId::parse("dp-1").unwrap()),
             request_id: &RequestId::new(1),
-            stripped: "/orders".len(),
+            rewrite: Some(Rewrite::new("/orders/x", "/orders".len(), "")),
         };
         prepare_request(&mut head, &onward);
         head

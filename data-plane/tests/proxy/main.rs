@@ -11,4 +11,5 @@ mod http2;
 mod refusals;
 mod replicas;
 mod request_rules;
+mod routes;
 mod secure;

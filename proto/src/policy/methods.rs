@@ -85,6 +85,11 @@ impl Methods {
         self == Self::ALL || bit(method).is_some_and(|bit| self.0 & bit != 0)
     }
 
+    /// Whether some method is in both.
+    pub fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
     /// The names of its methods in alphabetical order; `*` for all.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         let all = (self == Self::ALL).then_some("*");
@@ -152,6 +157,14 @@ mod tests {
         assert_eq!(Methods::ALL.to_string(), "*");
         assert!(Methods::ALL.has("X-CUSTOM"));
         assert!(Methods::parse(["*", "GET"]).is_err());
+    }
+
+    #[test]
+    fn sets_meet_where_they_have_a_method_in_common() {
+        let set = |names: &[&str]| Methods::parse(names.iter().copied()).unwrap();
+        assert!(set(&["GET", "PUT"]).intersects(set(&["PUT", "POST"])));
+        assert!(!set(&["GET"]).intersects(set(&["POST"])));
+        assert!(Methods::ALL.intersects(set(&["QUERY"])) && Methods::ALL.intersects(Methods::ALL));
     }
 
     #[test]

@@ -64,7 +64,7 @@ fn a_replica_that_is_both_registered_and_held_is_no_content() {
 }
 
 #[test]
-fn draining_replicas_and_overrides_are_loaded_as_they_were() {
+fn draining_replicas_overrides_and_routes_are_loaded_as_they_were() {
     let drain = v1::Drain { deadline_time: Some((noon() + HOUR).into()), ..Default::default() };
     let mode = v1::ReplicaMode::Draining.into();
     let draining = v1::Replica { drain: Some(drain), mode, revision: 4, ..replica("orders", "r-1", 1) };
@@ -72,6 +72,12 @@ fn draining_replicas_and_overrides_are_loaded_as_they_were() {
         services: vec![service("orders", vec![draining])],
         overrides: vec![override_of("o-1", "orders", "r-1")],
         default_policy: Some(v1::Policy { revision: 3, ..Default::default() }),
+        routes: vec![v1::Route {
+            name: "shop".into(),
+            service: "orders".into(),
+            revision: 2,
+            ..Default::default()
+        }],
         last_part: true,
         ..Default::default()
     };

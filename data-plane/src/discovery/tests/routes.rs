@@ -208,7 +208,7 @@ impl World {
             remove_replicas: gone.collect(),
             upsert_overrides: begun.map(|(_, entry)| entry.clone()).collect(),
             remove_overrides: ended.cloned().collect(),
-            default_policy: None,
+            ..Default::default()
         }
     }
 

@@ -7,7 +7,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use crate::{
     commands::{
         breaker, check, demo, demo_replica, deregister, describe, dev, drain, end_override, events, get,
-        policy, register, release_guard, undrain,
+        policy, register, release_guard, route, undrain,
     },
     endpoint,
     output::{Color, Format, Output},
@@ -96,6 +96,9 @@ pub(crate) enum Command {
     /// Show and change how requests are treated, for one service or for all
     #[command(subcommand)]
     Policy(policy::Verb),
+    /// Show and change explicit routes: which service requests are for, by host, path, methods and headers
+    #[command(subcommand)]
+    Route(route::Verb),
     /// Let go the replicas that the guard against mass removal holds as LOST
     ReleaseGuard(release_guard::Args),
     /// End an override before its time
@@ -170,6 +173,11 @@ mod tests {
             "gwctl policy unset * breaker drain_timeout --reason calm",
             "gwctl policy delete orders --dry-run",
             "gwctl get policies",
+            "gwctl get routes",
+            "gwctl route get",
+            "gwctl route get shop",
+            "gwctl route set shop service=orders host=*.example path_prefix=/api methods=GET,HEAD headers=x:1 --dry-run",
+            "gwctl route delete shop --reason gone",
             "gwctl get overrides orders",
             "gwctl release-guard orders --ttl 1h",
             "gwctl end-override guard/orders",
@@ -198,6 +206,9 @@ mod tests {
             ("gwctl policy set orders breaker.windw=20s", "did you mean \"breaker.window\"?"),
             ("gwctl policy unset orders", "<SETTING>"),
             ("gwctl policy get orders/r-1", "may hold only a-z"),
+            ("gwctl route set shop", "<FIELD=VALUE>"),
+            ("gwctl route set shop hots=a", "did you mean \"host\"?"),
+            ("gwctl route get Shop", "may hold only a-z"),
             ("gwctl demo --rate 0", "not in 1..=1000"),
             ("gwctl dev --random-ports --port-offset 1", "cannot be used with"),
             ("gwctl get services --timeout soon", "expected number"),

@@ -25,6 +25,7 @@ pub(crate) mod get;
 pub(crate) mod policy;
 pub(crate) mod register;
 pub(crate) mod release_guard;
+pub(crate) mod route;
 pub(crate) mod undrain;
 
 /// Whether data planes send it new requests, by what the registry says of it.
@@ -54,6 +55,7 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
         Command::Undrain(args) => undrain::run(args, &connect().await?, &output).await,
         Command::Breaker(verb) => breaker::run(verb, &connect().await?, &output).await,
         Command::Policy(verb) => policy::run(verb, &connect().await?, &output).await,
+        Command::Route(verb) => route::run(verb, &connect().await?, &output).await,
         Command::ReleaseGuard(args) => release_guard::run(args, &connect().await?, &output).await,
         Command::EndOverride(args) => end_override::run(args, &connect().await?, &output).await,
         // It tells also of a control plane that it cannot reach.

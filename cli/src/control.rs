@@ -14,7 +14,7 @@ use gateway_proto::{
     reason,
     v1::{
         observability_service_client::ObservabilityServiceClient, policy_service_client::PolicyServiceClient,
-        registry_service_client::RegistryServiceClient,
+        registry_service_client::RegistryServiceClient, route_service_client::RouteServiceClient,
     },
 };
 use gateway_runtime::root_cause;
@@ -48,6 +48,7 @@ pub(crate) struct Control {
     channel: Channel,
     registry: RegistryServiceClient<Channel>,
     policies: PolicyServiceClient<Channel>,
+    routes: RouteServiceClient<Channel>,
     observability: ObservabilityServiceClient<Channel>,
     timeout: Duration,
     verbose: bool,
@@ -76,6 +77,7 @@ impl Control {
             registry: RegistryServiceClient::new(channel.clone())
                 .max_decoding_message_size(MAX_MESSAGE_BYTES),
             policies: PolicyServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            routes: RouteServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
             observability: ObservabilityServiceClient::new(channel)
                 .max_decoding_message_size(MAX_MESSAGE_BYTES),
             timeout,

@@ -64,6 +64,7 @@ fn next_step(reason: &str, service: &str) -> Option<String> {
         reason::LAST_READY_REPLICA => Some("add --allow-last to drain it all the same".to_owned()),
         reason::REREGISTER_BLOCKED => Some(format!("gwctl get overrides {service}").trim_end().to_owned()),
         reason::POLICY_NOT_FOUND => Some("gwctl policy get".to_owned()),
+        reason::ROUTE_NOT_FOUND | reason::ROUTE_CONFLICT => Some("gwctl route get".to_owned()),
         reason::ETAG_MISMATCH => Some("look at it again, then try again".to_owned()),
         reason::STORE_UNAVAILABLE => {
             Some("nothing was changed; look at the control plane's log and its disk".to_owned())

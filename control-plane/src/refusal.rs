@@ -135,6 +135,15 @@ impl Refusal {
                 RegistryError::Invalid(_) => {
                     (Code::InvalidArgument, StatusCode::BAD_REQUEST, r::POLICY_INVALID)
                 }
+                RegistryError::RouteNotFound(_) => {
+                    (Code::NotFound, StatusCode::NOT_FOUND, r::ROUTE_NOT_FOUND)
+                }
+                RegistryError::InvalidRoute(_) => {
+                    (Code::InvalidArgument, StatusCode::BAD_REQUEST, r::ROUTE_INVALID)
+                }
+                RegistryError::RouteConflict { .. } => {
+                    (Code::AlreadyExists, StatusCode::CONFLICT, r::ROUTE_CONFLICT)
+                }
                 RegistryError::ServiceNotFound(_) => {
                     (Code::NotFound, StatusCode::NOT_FOUND, r::SERVICE_NOT_FOUND)
                 }
@@ -204,9 +213,12 @@ impl Refusal {
                 }
                 RegistryError::ServiceNotFound(name) => Some(("service", name.to_string())),
                 RegistryError::PolicyNotFound(scope) => Some(("policy", scope.to_string())),
+                RegistryError::RouteNotFound(name) => Some(("route", name.to_string())),
+                RegistryError::RouteConflict { other, .. } => Some(("route", other.to_string())),
                 RegistryError::QuotaExceeded { .. }
                 | RegistryError::RegistrationBlocked { .. }
                 | RegistryError::EtagMismatch(_)
+                | RegistryError::InvalidRoute(_)
                 | RegistryError::Invalid(_) => None,
             },
             _ => None,
@@ -215,9 +227,10 @@ impl Refusal {
 
     fn violations(&self) -> Vec<(String, String)> {
         match self {
-            Self::Invalid(invalid) | Self::Write(WriteError::Refused(RegistryError::Invalid(invalid))) => {
-                invalid.violations().iter().map(|v| (v.field.clone(), v.description.clone())).collect()
-            }
+            Self::Invalid(invalid)
+            | Self::Write(WriteError::Refused(
+                RegistryError::Invalid(invalid) | RegistryError::InvalidRoute(invalid),
+            )) => invalid.violations().iter().map(|v| (v.field.clone(), v.description.clone())).collect(),
             Self::Write(WriteError::Refused(RegistryError::LeaseRequired(_))) => {
                 vec![(
                     "lease_id".into(),

@@ -22,9 +22,10 @@ mod overrides;
 mod record;
 mod registration;
 mod stored_policy;
+mod stored_route;
 mod view;
 
-pub use command::{Candidates, Command, DrainWish, OverrideWish, PolicyWish, Proof, Said, Target};
+pub use command::{Candidates, Command, DrainWish, OverrideWish, PolicyWish, Proof, RouteWish, Said, Target};
 pub use decide::{Decision, Limits, decide, why_lease_is_void};
 pub use error::RegistryError;
 pub use event::{Event, EventKind};
@@ -37,6 +38,7 @@ pub use record::{Drain, LeaseTerms, Lost, Record, RequestMark, Revision};
 pub use registration::Registration;
 pub(crate) use registration::text_within;
 pub use stored_policy::StoredPolicy;
+pub use stored_route::StoredRoute;
 pub use view::{
     Applied, Change, Committed, Policies, Removals, Removed, ReplicaChange, ServiceEntry, ServiceStep, View,
 };

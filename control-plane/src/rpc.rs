@@ -11,6 +11,7 @@ mod overrides;
 mod page;
 mod policies;
 mod registry;
+mod routes;
 mod watch_replicas;
 
 use std::{sync::Arc, time::Duration};
@@ -21,6 +22,7 @@ use gateway_proto::{
     v1::{
         self, observability_service_server::ObservabilityServiceServer,
         policy_service_server::PolicyServiceServer, registry_service_server::RegistryServiceServer,
+        route_service_server::RouteServiceServer,
     },
 };
 use tonic::{Code, Status, Streaming, server::NamedService, service::Routes};
@@ -50,6 +52,7 @@ pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
     let registry = RegistryServiceServer::new(Registry(Arc::clone(edge)));
     let discovery = Discovery(Arc::clone(edge));
     let policies = PolicyServiceServer::new(Policies(Arc::clone(edge)));
+    let routes = RouteServiceServer::new(routes::Routes(Arc::clone(edge)));
     let observability = ObservabilityServiceServer::new(Observability(Arc::clone(edge)));
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health),
@@ -71,6 +74,7 @@ pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
     let containment = Containment { panics: edge.panics.clone(), handler: Handler::Grpc };
     Routes::new(registry.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(policies.max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(routes.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(discovery)
         .add_service(observability.max_decoding_message_size(MAX_REPORT_BYTES))
         .add_service(health.max_decoding_message_size(MAX_REQUEST_BYTES))
@@ -97,12 +101,13 @@ pub(crate) async fn end_health(health: &mut HealthReporter) {
     }
 }
 
-fn health_names() -> [&'static str; 5] {
+fn health_names() -> [&'static str; 6] {
     [
         "",
         RegistryServiceServer::<Registry>::NAME,
         Discovery::NAME,
         PolicyServiceServer::<Policies>::NAME,
+        RouteServiceServer::<routes::Routes>::NAME,
         ObservabilityServiceServer::<Observability>::NAME,
     ]
 }

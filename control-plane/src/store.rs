@@ -43,7 +43,7 @@ pub struct Loaded {
     pub epoch: String,
     /// The revision of the last mutation.
     pub revision: Revision,
-    /// Every record: replicas, then policies, then overrides, each kind in an order of the store's own.
+    /// Every record: replicas, then policies, overrides and routes, each kind in an order of the store's own.
     pub items: Vec<Item>,
 }
 

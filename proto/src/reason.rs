@@ -33,6 +33,12 @@ pub const LAST_READY_REPLICA: &str = "LAST_READY_REPLICA";
 pub const POLICY_NOT_FOUND: &str = "POLICY_NOT_FOUND";
 /// A policy holds a value that is out of range, or that contradicts another one.
 pub const POLICY_INVALID: &str = "POLICY_INVALID";
+/// There is no explicit route of this name.
+pub const ROUTE_NOT_FOUND: &str = "ROUTE_NOT_FOUND";
+/// A field of an explicit route holds what it must not, or the mask names none.
+pub const ROUTE_INVALID: &str = "ROUTE_INVALID";
+/// Another explicit route could match the same request, and nothing says which of the two counts.
+pub const ROUTE_CONFLICT: &str = "ROUTE_CONFLICT";
 /// A page token that this server did not issue for this request.
 pub const PAGE_TOKEN_INVALID: &str = "PAGE_TOKEN_INVALID";
 /// The store did not take the change; nothing was changed.
@@ -57,7 +63,7 @@ pub const HOST_NOT_ALLOWED: &str = "HOST_NOT_ALLOWED";
 pub const ORIGIN_NOT_ALLOWED: &str = "ORIGIN_NOT_ALLOWED";
 
 /// Every reason.
-pub const ALL: [&str; 23] = [
+pub const ALL: [&str; 26] = [
     INVALID_FIELD,
     MALFORMED_REQUEST,
     SERVICE_NOT_FOUND,
@@ -72,6 +78,9 @@ pub const ALL: [&str; 23] = [
     LAST_READY_REPLICA,
     POLICY_NOT_FOUND,
     POLICY_INVALID,
+    ROUTE_NOT_FOUND,
+    ROUTE_INVALID,
+    ROUTE_CONFLICT,
     PAGE_TOKEN_INVALID,
     STORE_UNAVAILABLE,
     OVERLOADED,

@@ -21,6 +21,7 @@ mod reflection;
 mod refusals;
 mod rest;
 mod rotation;
+mod routes;
 mod startup;
 mod static_file;
 mod statistics;

@@ -9,11 +9,12 @@ use gateway_tests::{
 };
 use serde_json::{Value, json};
 
-const SERVICES: [&str; 7] = [
+const SERVICES: [&str; 8] = [
     "gateway.v1.DiscoveryService",
     "gateway.v1.ObservabilityService",
     "gateway.v1.PolicyService",
     "gateway.v1.RegistryService",
+    "gateway.v1.RouteService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",

@@ -3,7 +3,8 @@
 use std::{net::SocketAddr, path::Path, process::Command};
 
 use gateway_proto::v1::{
-    observability_service_client::ObservabilityServiceClient, registry_service_client::RegistryServiceClient,
+    observability_service_client::ObservabilityServiceClient, policy_service_client::PolicyServiceClient,
+    registry_service_client::RegistryServiceClient, route_service_client::RouteServiceClient,
 };
 use serde_json::Value;
 use tonic::transport::{Channel, Endpoint};
@@ -88,6 +89,16 @@ impl ControlPlane {
     /// A client that connects when needed, also after restarts.
     pub fn registry(&self) -> RegistryServiceClient<Channel> {
         RegistryServiceClient::new(self.channel())
+    }
+
+    /// A client that connects when needed, also after restarts.
+    pub fn policies(&self) -> PolicyServiceClient<Channel> {
+        PolicyServiceClient::new(self.channel())
+    }
+
+    /// A client that connects when needed, also after restarts.
+    pub fn routes(&self) -> RouteServiceClient<Channel> {
+        RouteServiceClient::new(self.channel())
     }
 
     /// A client that connects when needed, also after restarts.

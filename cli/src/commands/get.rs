@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use gateway_proto::ServiceName;
 
-use super::{events, policy};
+use super::{events, policy, route};
 use crate::{
     control::{Control, Query},
     error::Error,
@@ -43,6 +43,9 @@ pub(crate) enum Noun {
     /// Stored policies, the same as `gwctl policy get`
     #[command(visible_aliases = ["policy", "pol"])]
     Policies,
+    /// Explicit routes, the same as `gwctl route get`
+    #[command(visible_aliases = ["route", "rt"])]
+    Routes,
     /// What operators have decided against the rules, until when, and why
     #[command(visible_aliases = ["override", "ovr"])]
     Overrides {
@@ -65,6 +68,7 @@ pub(crate) async fn run(noun: Noun, control: &Control, output: &Output) -> Resul
         Noun::Breakers(args) => breakers::run(args, control, output).await,
         Noun::Nodes => nodes::run(control, output).await,
         Noun::Policies => policy::list(control, output).await,
+        Noun::Routes => route::list(control, output).await,
         Noun::Overrides { service } => overrides::run(service.as_ref(), control, output).await,
         Noun::Events(args) => events::run(args, control, output).await,
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gateway_proto::{ReplicaKey, reason, time::non_negative, v1};
+use gateway_proto::{ReplicaKey, RouteName, reason, time::non_negative, v1};
 use tonic::Streaming;
 
 use super::Control;
@@ -184,6 +184,48 @@ impl Control {
         let service = request.service.clone();
         let subject = Subject { request: "deletion of a policy", service: &service };
         self.call("DeletePolicy", subject, self.policies.clone().delete_policy(request)).await
+    }
+
+    /// An explicit route; `None` when there is none of this name.
+    ///
+    /// # Errors
+    /// What the control plane refuses.
+    pub(crate) async fn route(&self, name: &RouteName) -> Result<Option<v1::Route>, Error> {
+        let request = v1::GetRouteRequest { name: name.to_string() };
+        let subject = Subject { request: "route", service: "" };
+        match self.call("GetRoute", subject, self.routes.clone().get_route(request)).await {
+            Ok(response) => Ok(Some(response.route.unwrap_or_default())),
+            Err(error) if error.code.ends_with(reason::ROUTE_NOT_FOUND) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Creates or changes an explicit route.
+    ///
+    /// # Errors
+    /// What the control plane refuses, field by field, and which other route is in the way.
+    pub(crate) async fn update_route(
+        &self,
+        request: v1::UpdateRouteRequest,
+    ) -> Result<v1::UpdateRouteResponse, Error> {
+        let name = request.route.as_ref().map(|route| route.name.clone()).unwrap_or_default();
+        let what = format!("route {name}");
+        let wait = waited(request.wait_timeout);
+        let subject = Subject { request: &what, service: "" };
+        let mut client = self.routes.clone();
+        self.call_that_waits(wait, "UpdateRoute", subject, client.update_route(request)).await
+    }
+
+    /// Removes an explicit route.
+    ///
+    /// # Errors
+    /// What the control plane refuses, also that there is none.
+    pub(crate) async fn delete_route(
+        &self,
+        request: v1::DeleteRouteRequest,
+    ) -> Result<v1::DeleteRouteResponse, Error> {
+        let subject = Subject { request: "deletion of a route", service: "" };
+        self.call("DeleteRoute", subject, self.routes.clone().delete_route(request)).await
     }
 
     /// Opens a stream of events. The deadline is for its beginning only.

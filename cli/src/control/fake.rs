@@ -11,6 +11,7 @@ use gateway_proto::{
     v1::{
         self, observability_service_server::ObservabilityServiceServer,
         policy_service_server::PolicyServiceServer, registry_service_server::RegistryServiceServer,
+        route_service_server::RouteServiceServer,
     },
 };
 use tokio::sync::mpsc;
@@ -21,6 +22,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 mod observability;
 mod policies;
 mod registry;
+mod routes;
 
 /// What it answers, and what it was asked.
 #[derive(Debug, Default)]
@@ -39,6 +41,7 @@ pub(crate) struct Script {
     pub(crate) nodes: Option<Vec<v1::Node>>,
     pub(crate) overrides: Vec<v1::OverrideEntry>,
     pub(crate) policies: BTreeMap<String, v1::Policy>,
+    pub(crate) routes: BTreeMap<String, v1::Route>,
     /// What every change is answered with.
     pub(crate) rollout: v1::Rollout,
     /// Refuses a drain without `allow_last`.
@@ -55,6 +58,8 @@ pub(crate) struct Script {
     pub(crate) reset: Vec<v1::ResetBreakerRequest>,
     pub(crate) ended: Vec<v1::EndOverrideRequest>,
     pub(crate) updated: Vec<v1::UpdatePolicyRequest>,
+    /// Changes of routes, made or only checked.
+    pub(crate) routed: Vec<v1::UpdateRouteRequest>,
     pub(crate) deleted: Vec<v1::DeletePolicyRequest>,
 }
 
@@ -71,6 +76,7 @@ impl Fake {
         let server = Server::builder()
             .add_service(RegistryServiceServer::new(fake.clone()))
             .add_service(PolicyServiceServer::new(fake.clone()))
+            .add_service(RouteServiceServer::new(fake.clone()))
             .add_service(ObservabilityServiceServer::new(fake.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
         tokio::spawn(server);

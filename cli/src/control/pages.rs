@@ -5,8 +5,8 @@ use gateway_proto::{
     v1::{
         ListBreakersRequest, ListBreakersResponse, ListEventsRequest, ListEventsResponse, ListNodesRequest,
         ListNodesResponse, ListOverridesRequest, ListOverridesResponse, ListPoliciesRequest,
-        ListPoliciesResponse, ListReplicasRequest, ListReplicasResponse, ListServicesRequest,
-        ListServicesResponse, Replica,
+        ListPoliciesResponse, ListReplicasRequest, ListReplicasResponse, ListRoutesRequest,
+        ListRoutesResponse, ListServicesRequest, ListServicesResponse, Replica,
     },
 };
 
@@ -56,6 +56,7 @@ page!(ListNodesResponse, nodes, revision);
 page!(ListEventsResponse, events);
 page!(ListOverridesResponse, overrides, revision);
 page!(ListPoliciesResponse, policies, revision);
+page!(ListRoutesResponse, routes, revision);
 
 /// Fetches pages until the last one, or until there are `limit` rows.
 async fn collect<P: Page>(
@@ -191,6 +192,19 @@ impl Control {
         collect(usize::MAX, async |page_token| {
             let request = ListPoliciesRequest { page_size: PAGE_SIZE, page_token };
             self.call("ListPolicies", subject, self.policies.clone().list_policies(request)).await
+        })
+        .await
+    }
+
+    /// All explicit routes, in the order of their names.
+    ///
+    /// # Errors
+    /// What the control plane refuses.
+    pub(crate) async fn routes(&self) -> Result<ListRoutesResponse, Error> {
+        let subject = Subject { request: "list of routes", service: "" };
+        collect(usize::MAX, async |page_token| {
+            let request = ListRoutesRequest { page_size: PAGE_SIZE, page_token };
+            self.call("ListRoutes", subject, self.routes.clone().list_routes(request)).await
         })
         .await
     }

@@ -61,7 +61,8 @@ fn bind_body(operation: &Operation, body: Option<&Value>) -> Result<DynamicMessa
     let inner = kind.as_message().expect("a body is a message");
     let mut message = DynamicMessage::new(input);
     message.set_field(&field, Field::Message(decode(inner, body)?));
-    patch::set_mask(&mut message, mask, inner, body);
+    let identity: Vec<_> = operation.pattern_fields().map(|(_, last)| last.name()).collect();
+    patch::set_mask(&mut message, mask, inner, &identity, body);
     Ok(message)
 }
 

@@ -5,19 +5,25 @@ use serde_json::Value;
 
 use super::routes::Mask;
 
-/// What is in the path, and what the registry writes: bodies may have it, as read, and it is not a change.
-const NOT_CHANGED: [&str; 6] = ["service", "etag", "revision", "update_time", "updated_by", "update_reason"];
+/// What the registry writes: bodies may have it, as read, and it is not a change.
+const NOT_CHANGED: [&str; 5] = ["etag", "revision", "update_time", "updated_by", "update_reason"];
 
 /// Sets `update_mask`, and for [`Mask::All`] `allow_missing`: whoever says all of it may also be the first to.
 ///
-/// `inner` is the type of `body`, of which each field is known.
-pub(super) fn set_mask(message: &mut DynamicMessage, mask: Mask, inner: &MessageDescriptor, body: &Value) {
+/// `inner` is the type of `body`, of which each field is known. What is in the path, by `identity`, is no change either.
+pub(super) fn set_mask(
+    message: &mut DynamicMessage,
+    mask: Mask,
+    inner: &MessageDescriptor,
+    identity: &[&str],
+    body: &Value,
+) {
     let paths = match mask {
         Mask::All => {
             message.set_field_by_name("allow_missing", Field::Bool(true));
             vec!["*".to_owned()]
         }
-        Mask::Named => named(inner, body),
+        Mask::Named => named(inner, identity, body),
     };
     let paths = Field::List(paths.into_iter().map(Field::String).collect());
     let update_mask = message.get_field_by_name_mut("update_mask").and_then(Field::as_message_mut);
@@ -26,10 +32,10 @@ pub(super) fn set_mask(message: &mut DynamicMessage, mask: Mask, inner: &Message
 
 /// The fields that a merge patch names, in the names of the contract: `null` clears the whole of a field, an object
 /// changes what is in it.
-fn named(descriptor: &MessageDescriptor, body: &Value) -> Vec<String> {
+fn named(descriptor: &MessageDescriptor, identity: &[&str], body: &Value) -> Vec<String> {
     let mut paths = Vec::new();
     collect(descriptor, body, "", &mut paths);
-    paths.retain(|path| !NOT_CHANGED.contains(&path.as_str()));
+    paths.retain(|path| !NOT_CHANGED.contains(&path.as_str()) && !identity.contains(&path.as_str()));
     paths
 }
 

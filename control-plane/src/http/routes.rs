@@ -56,6 +56,7 @@ pub(super) enum Answer {
 
 const REGISTRY: &str = "RegistryService";
 const POLICY: &str = "PolicyService";
+const ROUTE: &str = "RouteService";
 const OBSERVABILITY: &str = "ObservabilityService";
 
 /// A path that ends like this is what `?watch=1` and `Accept: text/event-stream` make of the path without it.
@@ -85,6 +86,13 @@ pub(super) fn routes() -> Vec<Route> {
             .changes("policy", Mask::All)
             .named("ReplacePolicy"),
         delete("/v1/policies/{service}", POLICY, "DeletePolicy"),
+        get("/v1/routes", ROUTE, "ListRoutes"),
+        get("/v1/routes/{name}", ROUTE, "GetRoute").answers("route"),
+        patch("/v1/routes/{route.name}", ROUTE, "UpdateRoute").changes("route", Mask::Named),
+        put("/v1/routes/{route.name}", ROUTE, "UpdateRoute")
+            .changes("route", Mask::All)
+            .named("ReplaceRoute"),
+        delete("/v1/routes/{name}", ROUTE, "DeleteRoute"),
         get("/v1/breakers", OBSERVABILITY, "ListBreakers"),
         stream("/v1/breakers:watch", OBSERVABILITY, "WatchBreakers"),
         post("/v1/breakers/{service}/{replica_id}:override", OBSERVABILITY, "OverrideBreaker"),

@@ -60,6 +60,7 @@ const fn breaker(
 
 const REPLICA: &[&str] = &["revision", "address", "incarnation"];
 const REVISION: &[&str] = &["revision"];
+const ROUTE: &[&str] = &["revision", "route"];
 const OVERRIDE: &[&str] = &["revision", "override_id"];
 const TRIP: &[&str] = &[
     "from",
@@ -109,6 +110,8 @@ pub const CATALOG: &[EventType] = &[
     decision("REPLICA_UNDRAINED", Info, "a draining or drained replica gets requests again", REPLICA),
     decision("POLICY_UPDATED", Info, "a policy was set or changed", REVISION),
     decision("POLICY_DELETED", Info, "a policy was removed", REVISION),
+    decision("ROUTE_UPDATED", Info, "an explicit route was set or changed", ROUTE),
+    decision("ROUTE_DELETED", Info, "an explicit route was removed", ROUTE),
     decision("OVERRIDE_SET", Warning, "an operator decided against the rules, for a time", OVERRIDE),
     decision("OVERRIDE_ENDED", Info, "an override was ended, or its time was over", OVERRIDE),
     // What data planes report.

@@ -77,6 +77,7 @@ impl Filter {
                 hash
             }
         };
+        hash.merge(view.routes_hash());
         let policies = view.policies();
         hash.add_policy(None, policies.default_revision());
         for name in
@@ -98,7 +99,8 @@ impl Filter {
         view.overrides().filter(|entry| entry.is_published()).filter(admits)
     }
 
-    /// The part of a delta that concerns the data plane; `None` when that is nothing.
+    /// The part of a delta that concerns the data plane; `None` when that is nothing. Explicit routes concern every one,
+    /// for a request whose route is missing would go to another service.
     pub fn narrow<'a>(&self, delta: &'a v1::Delta) -> Option<Cow<'a, v1::Delta>> {
         let mut delta = Cow::Borrowed(delta);
         if *self != Self::All {
@@ -116,6 +118,8 @@ impl Filter {
             && delta.remove_replicas.is_empty()
             && delta.upsert_overrides.is_empty()
             && delta.remove_overrides.is_empty()
+            && delta.upsert_routes.is_empty()
+            && delta.remove_routes.is_empty()
             && delta.default_policy.is_none();
         (!is_empty).then_some(delta)
     }

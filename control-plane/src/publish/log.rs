@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use gateway_proto::{ReplicaKey, ServiceName, v1};
+use gateway_proto::{ReplicaKey, RouteName, ServiceName, v1};
 
 use crate::registry::{
     Change, Override, OverrideId, Record, ReplicaChange, Revision, Scope, ServiceStep, View,
@@ -113,6 +113,8 @@ struct Spans<'a> {
     policies: BTreeSet<&'a Scope>,
     /// Whether each was there at the base.
     overrides: BTreeMap<&'a OverrideId, bool>,
+    /// Whether each was there at the base.
+    routes: BTreeMap<&'a RouteName, bool>,
 }
 
 impl<'a> Spans<'a> {
@@ -124,6 +126,9 @@ impl<'a> Spans<'a> {
             }
             Change::Override { id, existed, .. } => {
                 self.overrides.entry(id).or_insert(*existed);
+            }
+            Change::Route { name, existed, .. } => {
+                self.routes.entry(name).or_insert(*existed);
             }
         }
     }
@@ -164,6 +169,13 @@ impl<'a> Spans<'a> {
                     replica_id: key.replica.to_string(),
                     cause: change.removal.into(),
                 }),
+                None => {}
+            }
+        }
+        for (name, existed) in self.routes {
+            match view.route(name) {
+                Some(stored) => delta.upsert_routes.push(stored.to_snapshot()),
+                None if existed => delta.remove_routes.push(name.to_string()),
                 None => {}
             }
         }

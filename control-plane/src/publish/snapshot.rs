@@ -6,7 +6,7 @@ use gateway_proto::{ServiceName, v1};
 use prost::Message;
 
 use super::Filter;
-use crate::registry::{Override, Record, View};
+use crate::registry::{Override, Record, StoredRoute, View};
 
 /// All that a full snapshot is made of, copied out of a view in no time: records are shared.
 #[derive(Debug)]
@@ -15,6 +15,7 @@ pub struct Content {
     default_policy: v1::Policy,
     own_policies: BTreeMap<ServiceName, v1::Policy>,
     overrides: Vec<Arc<Override>>,
+    routes: Vec<Arc<StoredRoute>>,
 }
 
 impl Content {
@@ -35,6 +36,7 @@ impl Content {
             default_policy: policies.default_to_wire(),
             own_policies: own.collect(),
             overrides: filter.overrides(view).cloned().collect(),
+            routes: view.routes().cloned().collect(),
         }
     }
 }
@@ -42,8 +44,9 @@ impl Content {
 /// Cuts content into parts of at most about `max_bytes`, one after the other as they are asked for.
 ///
 /// There is always a last part, an empty one if need be; a service may be split over consecutive parts. Overrides and the
-/// default policy are in the first part.
+/// default policy are in the first part, routes go before services.
 pub fn parts(content: &Content, max_bytes: usize) -> impl Iterator<Item = v1::FullSnapshot> {
+    let mut routes = content.routes.iter().peekable();
     let mut records = content.records.iter().peekable();
     let mut is_over = false;
     (0..).map_while(move |part_index| {
@@ -56,10 +59,19 @@ pub fn parts(content: &Content, max_bytes: usize) -> impl Iterator<Item = v1::Fu
             part.default_policy = Some(content.default_policy.clone());
         }
         let mut bytes: usize = part.overrides.iter().map(Message::encoded_len).sum();
+        while let Some(stored) = routes.peek() {
+            let route = stored.to_snapshot();
+            bytes += route.encoded_len();
+            if bytes > max_bytes && !part.routes.is_empty() {
+                return Some(part);
+            }
+            routes.next();
+            part.routes.push(route);
+        }
         while let Some(record) = records.peek().copied() {
             let replica = record.to_snapshot();
             bytes += replica.encoded_len();
-            if bytes > max_bytes && !part.services.is_empty() {
+            if bytes > max_bytes && !(part.services.is_empty() && part.routes.is_empty()) {
                 break;
             }
             records.next();

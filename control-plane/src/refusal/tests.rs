@@ -1,5 +1,5 @@
 use axum::body::to_bytes;
-use gateway_proto::{Address, NodeId, code_name};
+use gateway_proto::{Address, NodeId, RouteName, code_name};
 use http::header;
 use serde_json::{Value, json};
 
@@ -17,6 +17,7 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
     let removed = RegistryError::ReplicaRemoved { key: key.clone(), why: "deregistered by ana".into() };
     let (what, remaining) = (key.to_string(), RETRY_DELAY);
     let blocked = RegistryError::RegistrationBlocked { what, remaining, by: "ana: bad deploy".into() };
+    let route = RouteName::parse("shop").unwrap();
     let policy = RegistryError::Invalid(Invalid::new("breaker.failure_ratio", "2 is not in 0.0..=1.0"));
     vec![
         (Invalid::new("service", "is required").into(), "INVALID_ARGUMENT", 400, "INVALID_FIELD"),
@@ -42,6 +43,19 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
             "POLICY_NOT_FOUND",
         ),
         (policy.into(), "INVALID_ARGUMENT", 400, "POLICY_INVALID"),
+        (RegistryError::RouteNotFound(route.clone()).into(), "NOT_FOUND", 404, "ROUTE_NOT_FOUND"),
+        (
+            RegistryError::InvalidRoute(Invalid::new("host", "is wrong")).into(),
+            "INVALID_ARGUMENT",
+            400,
+            "ROUTE_INVALID",
+        ),
+        (
+            RegistryError::RouteConflict { other: route.clone(), route, conditions: "/".into() }.into(),
+            "ALREADY_EXISTS",
+            409,
+            "ROUTE_CONFLICT",
+        ),
         (RegistryError::LeaseRequired(key).into(), "INVALID_ARGUMENT", 400, "INVALID_FIELD"),
         (in_use.into(), "ALREADY_EXISTS", 409, "ADDRESS_IN_USE"),
         (quota.into(), "RESOURCE_EXHAUSTED", 429, "QUOTA_EXCEEDED"),

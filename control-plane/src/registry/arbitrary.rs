@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gateway_proto::{
-    Address, Health, LeaseId, NodeId, ReplicaId, ReplicaKey, ServiceName, time::duration, v1,
+    Address, Health, LeaseId, NodeId, ReplicaId, ReplicaKey, RouteName, ServiceName, time::duration, v1,
 };
 use proptest::prelude::*;
 
@@ -16,7 +16,7 @@ pub(crate) type Choice = (u8, u8, u8, u8);
 
 /// Choices for up to `max` commands.
 pub(crate) fn choices(max: usize) -> impl Strategy<Value = Vec<Choice>> {
-    proptest::collection::vec((0..26_u8, 0..2_u8, 0..4_u8, any::<u8>()), 1..max)
+    proptest::collection::vec((0..29_u8, 0..2_u8, 0..4_u8, any::<u8>()), 1..max)
 }
 
 /// When the command of this index comes: often enough within the time that requests and blocks are remembered.
@@ -111,6 +111,29 @@ pub(crate) fn command(view: &View, (kind, service, id, bits): Choice) -> Command
                 mask,
                 etag,
                 allow_missing: !bit(4),
+                said: said(),
+            }))
+        }
+        26..=28 => {
+            let name = RouteName::parse(&format!("t{id}")).unwrap();
+            if kind == 28 {
+                return Command::DeleteRoute { name, etag: String::new(), said: said() };
+            }
+            let change = v1::Route {
+                service: service.to_string(),
+                path_prefix: if bit(0) { "/a".into() } else { String::new() },
+                methods: if bit(1) { vec!["GET".into()] } else { Vec::new() },
+                priority: i32::from(bits >> 2 & 1),
+                host: if bit(3) { "a.example".into() } else { String::new() },
+                ..Default::default()
+            };
+            let (mask, etag) = (None, if bit(5) && bit(4) { "stale".to_owned() } else { String::new() });
+            Command::UpdateRoute(Box::new(RouteWish {
+                name,
+                change,
+                mask,
+                etag,
+                allow_missing: !bit(6),
                 said: said(),
             }))
         }

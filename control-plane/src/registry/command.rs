@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use gateway_proto::{Address, Health, LeaseId, ReplicaId, ReplicaKey, ServiceName, v1};
+use gateway_proto::{Address, Health, LeaseId, ReplicaId, ReplicaKey, RouteName, ServiceName, v1};
 use prost_types::FieldMask;
 
 use super::{OverrideId, OverrideKind, OverrideTarget, Registration, Revision, Scope};
@@ -90,6 +90,17 @@ pub enum Command {
         /// For people.
         said: Said,
     },
+    /// Create or change an explicit route.
+    UpdateRoute(Box<RouteWish>),
+    /// Remove an explicit route.
+    DeleteRoute {
+        /// Which one.
+        name: RouteName,
+        /// The route must not have changed since; empty: whatever it says.
+        etag: String,
+        /// For people.
+        said: Said,
+    },
     /// Set an override, in the place of one about the same.
     Override(Box<OverrideWish>),
     /// End an override; an absent one is success.
@@ -157,6 +168,23 @@ pub struct PolicyWish {
     /// Which fields are to change; `None`: those that are set.
     pub mask: Option<FieldMask>,
     /// The policy must not have changed since; empty: whatever it says.
+    pub etag: String,
+    /// Whether there need not be one yet.
+    pub allow_missing: bool,
+    /// For people.
+    pub said: Said,
+}
+
+/// An explicit route that somebody wants.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RouteWish {
+    /// Which one.
+    pub name: RouteName,
+    /// The new values.
+    pub change: v1::Route,
+    /// Which fields are to change; `None`: those that are set.
+    pub mask: Option<FieldMask>,
+    /// The route must not have changed since; empty: whatever it says.
     pub etag: String,
     /// Whether there need not be one yet.
     pub allow_missing: bool,

@@ -7,6 +7,7 @@ mod lapse;
 mod overrides;
 mod policies;
 mod register;
+mod routes;
 
 use std::{sync::Arc, time::SystemTime};
 
@@ -65,6 +66,8 @@ pub fn decide(
         Command::FinishDrain { key, begun, is_idle } => Ok(drain::finish(view, key, *begun, *is_idle, at)),
         Command::UpdatePolicy(wish) => policies::update(view, wish, at),
         Command::DeletePolicy { scope, etag, said } => policies::delete(view, scope, etag, said, at),
+        Command::UpdateRoute(wish) => routes::update(view, wish, at),
+        Command::DeleteRoute { name, etag, said } => routes::delete(view, name, etag, said, at),
         Command::Override(wish) => overrides::set(view, wish, at),
         Command::EndOverride { id, by } => Ok(overrides::end(view, id, by, at)),
     }

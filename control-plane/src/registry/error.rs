@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gateway_proto::{Address, Invalid, ReplicaId, ReplicaKey, ServiceName};
+use gateway_proto::{Address, Invalid, ReplicaId, ReplicaKey, RouteName, ServiceName};
 
 use super::Scope;
 
@@ -49,7 +49,7 @@ pub enum RegistryError {
     QuotaExceeded {
         /// `the registry` or `service NAME`.
         what: String,
-        /// `replicas`, `policies` or `overrides`.
+        /// `replicas`, `policies`, `overrides` or `routes`.
         of: &'static str,
         /// The limit reached.
         limit: usize,
@@ -76,6 +76,25 @@ pub enum RegistryError {
     /// Nothing is stored for this scope.
     #[error("no policy is stored for {0}: UpdatePolicy with allow_missing creates it")]
     PolicyNotFound(Scope),
+    /// There is no such route.
+    #[error("there is no route {0}: set allow_missing to create it")]
+    RouteNotFound(RouteName),
+    /// A field of a route, or of what is to change in it.
+    #[error("{0}")]
+    InvalidRoute(Invalid),
+    /// Nothing would say which of two routes counts.
+    #[error(
+        "route {route} could match the same requests as route {other} ({conditions}), and neither is more specific: \
+         give one of them a higher priority, or one more condition"
+    )]
+    RouteConflict {
+        /// The one that is refused.
+        route: RouteName,
+        /// The one that is there.
+        other: RouteName,
+        /// What that matches.
+        conditions: String,
+    },
     /// A field of a policy, alone or with what it inherits.
     #[error("{0}")]
     Invalid(#[from] Invalid),

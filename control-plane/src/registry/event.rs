@@ -31,6 +31,10 @@ pub enum EventKind {
     PolicyUpdated,
     /// A policy was removed.
     PolicyDeleted,
+    /// An explicit route was set or changed.
+    RouteUpdated,
+    /// An explicit route was removed.
+    RouteDeleted,
     /// An operator decided against the rules.
     OverrideSet,
     /// The rules hold again.
@@ -60,7 +64,7 @@ pub struct Event {
 
 impl EventKind {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::ReplicaRegistered,
         Self::ReplicaReplaced,
         Self::ReplicaDeregistered,
@@ -73,6 +77,8 @@ impl EventKind {
         Self::ReplicaUndrained,
         Self::PolicyUpdated,
         Self::PolicyDeleted,
+        Self::RouteUpdated,
+        Self::RouteDeleted,
         Self::OverrideSet,
         Self::OverrideEnded,
     ];
@@ -92,6 +98,8 @@ impl EventKind {
             Self::ReplicaUndrained => "REPLICA_UNDRAINED",
             Self::PolicyUpdated => "POLICY_UPDATED",
             Self::PolicyDeleted => "POLICY_DELETED",
+            Self::RouteUpdated => "ROUTE_UPDATED",
+            Self::RouteDeleted => "ROUTE_DELETED",
             Self::OverrideSet => "OVERRIDE_SET",
             Self::OverrideEnded => "OVERRIDE_ENDED",
         }

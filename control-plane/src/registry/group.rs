@@ -60,6 +60,8 @@ enum Place {
     Override(OverrideId),
     /// Which registrations in a service are blocked.
     Blocks(ServiceName),
+    /// All routes: none may contradict another.
+    Routes,
 }
 
 /// What a command depends on, and what it may write, which an earlier one of the group must not have written.
@@ -135,7 +137,7 @@ impl Group {
                 Key::Override(id) => {
                     self.written.insert(Place::Override(id.clone()));
                 }
-                Key::Policy(_) => {}
+                Key::Policy(_) | Key::Route(_) => {}
             }
         }
         self.written.extend(written);
@@ -175,7 +177,7 @@ impl Created {
                     *self.by_service.entry(key.service.clone()).or_default() += 1;
                 }
                 Key::Override(_) => self.overrides += 1,
-                Key::Replica(_) | Key::Policy(_) => {}
+                Key::Replica(_) | Key::Policy(_) | Key::Route(_) => {}
             }
         }
     }
@@ -229,6 +231,10 @@ fn places(view: &View, command: &Command, fresh: &Candidates) -> Places {
         | Command::FinishDrain { key, .. } => Some(key.clone()),
         Command::UpdatePolicy(_) | Command::DeletePolicy { .. } => {
             places.written.push(Place::Policies);
+            None
+        }
+        Command::UpdateRoute(_) | Command::DeleteRoute { .. } => {
+            places.written.push(Place::Routes);
             None
         }
         Command::Override(wish) => {

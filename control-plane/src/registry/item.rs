@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use gateway_proto::{Invalid, ReplicaKey, ServiceName};
+use gateway_proto::{Invalid, ReplicaKey, RouteName, ServiceName};
 
-use super::{Override, OverrideId, Record, Revision, StoredPolicy};
+use super::{Override, OverrideId, Record, Revision, StoredPolicy, StoredRoute};
 
 /// What names one record in the whole registry.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +15,8 @@ pub enum Key {
     Policy(Scope),
     /// An override.
     Override(OverrideId),
+    /// An explicit route.
+    Route(RouteName),
 }
 
 /// Whom a stored policy is for. All services come before any single one.
@@ -35,6 +37,8 @@ pub enum Item {
     Policy(Box<StoredPolicy>),
     /// An override.
     Override(Box<Override>),
+    /// An explicit route.
+    Route(Box<StoredRoute>),
 }
 
 impl Key {
@@ -42,7 +46,7 @@ impl Key {
     pub fn as_replica(&self) -> Option<&ReplicaKey> {
         match self {
             Self::Replica(key) => Some(key),
-            Self::Policy(_) | Self::Override(_) => None,
+            Self::Policy(_) | Self::Override(_) | Self::Route(_) => None,
         }
     }
 }
@@ -86,6 +90,7 @@ impl Item {
             Self::Replica(record) => Key::Replica(record.key.clone()),
             Self::Policy(policy) => Key::Policy(policy.scope.clone()),
             Self::Override(entry) => Key::Override(entry.id()),
+            Self::Route(stored) => Key::Route(stored.route.name.clone()),
         }
     }
 
@@ -101,6 +106,7 @@ impl Item {
             }
             Self::Policy(policy) => policy.revision = revision,
             Self::Override(entry) => entry.revision = revision,
+            Self::Route(stored) => stored.revision = revision,
         }
         self
     }
@@ -109,7 +115,7 @@ impl Item {
     pub fn as_replica(&self) -> Option<&Record> {
         match self {
             Self::Replica(record) => Some(record),
-            Self::Policy(_) | Self::Override(_) => None,
+            Self::Policy(_) | Self::Override(_) | Self::Route(_) => None,
         }
     }
 }
@@ -129,6 +135,12 @@ impl From<StoredPolicy> for Item {
 impl From<Override> for Item {
     fn from(entry: Override) -> Self {
         Self::Override(Box::new(entry))
+    }
+}
+
+impl From<StoredRoute> for Item {
+    fn from(stored: StoredRoute) -> Self {
+        Self::Route(Box::new(stored))
     }
 }
 

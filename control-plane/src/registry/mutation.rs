@@ -5,9 +5,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use gateway_proto::{Health, ReplicaId, v1::RemovalCause};
+use gateway_proto::{Health, ReplicaId, ServiceName, v1::RemovalCause};
 
-use super::{Drain, Event, EventKind, Item, Key, Override, Record, Revision, Said, StoredPolicy};
+use super::{
+    Drain, Event, EventKind, Item, Key, Override, Record, Revision, Said, StoredPolicy, StoredRoute,
+};
 
 /// What one command writes: all of it becomes durable at one revision, or nothing.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,6 +104,15 @@ pub enum Cause {
         /// For people.
         said: Said,
     },
+    /// An explicit route was set, or changed.
+    RouteUpdated,
+    /// An explicit route was removed.
+    RouteDeleted {
+        /// Where it led.
+        service: ServiceName,
+        /// For people.
+        said: Said,
+    },
     /// An override was set.
     Overridden,
     /// Registrations of a replica that is not there were blocked, when somebody asked to remove it.
@@ -145,6 +156,10 @@ pub enum Answer {
     Policy(Arc<StoredPolicy>),
     /// The policy is not stored.
     PolicyDeleted(Revision),
+    /// The route is stored as this.
+    Route(Arc<StoredRoute>),
+    /// The route is not stored.
+    RouteDeleted(Revision),
     /// The override is in force as this.
     Overridden(Arc<Override>),
     /// The override is not in force.
@@ -209,11 +224,13 @@ impl Mutation {
                 }
                 (Item::Replica(record), _) => Answer::Replica(Arc::new(*record)),
                 (Item::Policy(policy), _) => Answer::Policy(Arc::new(*policy)),
+                (Item::Route(stored), _) => Answer::Route(Arc::new(*stored)),
                 (Item::Override(_), Cause::Blocked) => Answer::Deregistered { removed: false, revision },
                 (Item::Override(entry), _) => Answer::Overridden(Arc::new(*entry)),
             },
             (Write::Remove, Cause::Expired { .. }) => Answer::Expired { removed: true },
             (Write::Remove, Cause::PolicyDeleted { .. }) => Answer::PolicyDeleted(revision),
+            (Write::Remove, Cause::RouteDeleted { .. }) => Answer::RouteDeleted(revision),
             (Write::Remove, Cause::OverrideEnded { .. }) => Answer::OverrideEnded { ended: true, revision },
             (Write::Remove, _) => Answer::Deregistered { removed: true, revision },
         }
@@ -239,6 +256,10 @@ impl RecordWrite {
             Key::Replica(key) => (service, replica) = (Some(key.service.clone()), Some(key.replica.clone())),
             Key::Policy(scope) => service = scope.service().cloned(),
             Key::Override(id) => metadata.push(("override_id", id.to_string())),
+            Key::Route(name) => {
+                service = self.route_service().cloned();
+                metadata.push(("route", name.to_string()));
+            }
         }
         if let Some(record) = self.record() {
             metadata.push(("address", record.address.to_string()));
@@ -255,6 +276,15 @@ impl RecordWrite {
         match (&self.write, &self.cause) {
             (Write::Put(Item::Override(entry)), _) => Some(entry),
             (_, Cause::OverrideEnded { entry, .. }) => Some(entry),
+            _ => None,
+        }
+    }
+
+    /// Where the route leads, or led, that this is about.
+    fn route_service(&self) -> Option<&ServiceName> {
+        match (&self.write, &self.cause) {
+            (Write::Put(Item::Route(stored)), _) => Some(&stored.route.service),
+            (_, Cause::RouteDeleted { service, .. }) => Some(service),
             _ => None,
         }
     }
@@ -317,6 +347,20 @@ impl RecordWrite {
             }
             Cause::PolicyDeleted { said } => {
                 (EventKind::PolicyDeleted, author(&said.author), because("policy deleted", &said.reason))
+            }
+            Cause::RouteUpdated => {
+                let Write::Put(Item::Route(stored)) = &self.write else {
+                    return (EventKind::RouteUpdated, "", String::new());
+                };
+                let what = format!("route {} set: {}", stored.route.name, stored.route.conditions());
+                (EventKind::RouteUpdated, &stored.updated_by, because(&what, &stored.update_reason))
+            }
+            Cause::RouteDeleted { said, .. } => {
+                let what = match &self.key {
+                    Key::Route(name) => format!("route {name} deleted"),
+                    _ => String::new(),
+                };
+                (EventKind::RouteDeleted, author(&said.author), because(&what, &said.reason))
             }
             Cause::Overridden | Cause::Blocked => {
                 let Some(entry) = self.about_override() else {

@@ -12,7 +12,9 @@ use std::{
     time::SystemTime,
 };
 
-use gateway_proto::{Address, ReplicaId, ReplicaKey, ServiceName, content::ContentHash, v1::RemovalCause};
+use gateway_proto::{
+    Address, ReplicaId, ReplicaKey, RouteName, ServiceName, content::ContentHash, v1::RemovalCause,
+};
 
 pub use self::{
     change::{Applied, Change, Committed, ReplicaChange, ServiceStep},
@@ -22,7 +24,7 @@ pub use self::{
 };
 use super::{
     Item, Key, Override, OverrideId, OverrideTarget, Record, RequestMark, Revision, Scope, StoredPolicy,
-    Write, mutation::RecordWrite,
+    StoredRoute, Write, mutation::RecordWrite,
 };
 
 /// Everything in the registry at one revision.
@@ -35,6 +37,8 @@ pub struct View {
     replica_count: usize,
     policies: Policies,
     overrides: BTreeMap<OverrideId, Arc<Override>>,
+    routes: BTreeMap<RouteName, Arc<StoredRoute>>,
+    routes_hash: ContentHash,
     removals: Removals,
     /// Replicas by the request that registered them, if that named itself.
     requests: HashMap<u128, ReplicaKey>,
@@ -134,6 +138,26 @@ impl View {
         self.overrides.get(id)
     }
 
+    /// All explicit routes in the order of their names.
+    pub fn routes(&self) -> impl ExactSizeIterator<Item = &Arc<StoredRoute>> {
+        self.routes.values()
+    }
+
+    /// The explicit routes whose names come after `name`, in order.
+    pub fn routes_after(&self, name: &str) -> impl Iterator<Item = &Arc<StoredRoute>> {
+        self.routes.range::<str, _>((Bound::Excluded(name), Bound::Unbounded)).map(|(_, stored)| stored)
+    }
+
+    /// One explicit route.
+    pub fn route(&self, name: &RouteName) -> Option<&Arc<StoredRoute>> {
+        self.routes.get(name)
+    }
+
+    /// The hash of all explicit routes.
+    pub fn routes_hash(&self) -> ContentHash {
+        self.routes_hash
+    }
+
     /// The overrides that keep replicas of a service, or their addresses, from registering.
     pub(super) fn blocks(&self, service: &ServiceName) -> impl Iterator<Item = &Arc<Override>> {
         let prefix = OverrideTarget::block_prefix(service);
@@ -177,7 +201,8 @@ impl View {
         let replicas = self.replicas().map(|record| Item::from(Record::clone(record)));
         let policies = self.policies.stored().map(|policy| Item::from(StoredPolicy::clone(policy)));
         let overrides = self.overrides.values().map(|entry| Item::from(Override::clone(entry)));
-        replicas.chain(policies).chain(overrides)
+        let routes = self.routes.values().map(|stored| Item::from(StoredRoute::clone(stored)));
+        replicas.chain(policies).chain(overrides).chain(routes)
     }
 
     /// Takes in what the store made durable, in the store's order.
@@ -227,7 +252,9 @@ impl View {
         let gone_policies = gone_policies.map(|policy| Key::Policy(policy.scope.clone()));
         let gone_overrides = self.overrides.keys().filter(|id| !next.overrides.contains_key(*id));
         let gone_overrides = gone_overrides.map(|id| Key::Override(id.clone()));
-        for key in gone_replicas.chain(gone_policies).chain(gone_overrides) {
+        let gone_routes = self.routes.keys().filter(|name| !next.routes.contains_key(*name));
+        let gone_routes = gone_routes.map(|name| Key::Route(name.clone()));
+        for key in gone_replicas.chain(gone_policies).chain(gone_overrides).chain(gone_routes) {
             changes.push(scratch.remove(&key, next.revision, unknown));
         }
         for record in next.replicas().filter(|record| self.get(&record.key) != Some(record)) {
@@ -240,6 +267,11 @@ impl View {
         for (id, entry) in &next.overrides {
             if self.overrides.get(id) != Some(entry) {
                 changes.push(scratch.put(Override::clone(entry).into()));
+            }
+        }
+        for (name, stored) in &next.routes {
+            if self.routes.get(name) != Some(stored) {
+                changes.push(scratch.put(StoredRoute::clone(stored).into()));
             }
         }
         changes.iter_mut().for_each(|change| change.set_revision(next.revision));
@@ -258,6 +290,15 @@ impl View {
                 let (id, revision) = (entry.id(), entry.revision);
                 let existed = self.overrides.insert(id.clone(), Arc::new(*entry)).is_some();
                 Change::Override { revision, id, existed }
+            }
+            Item::Route(stored) => {
+                let (name, revision) = (stored.route.name.clone(), stored.revision);
+                let before = self.routes.insert(name.clone(), Arc::new(*stored));
+                if let Some(before) = &before {
+                    self.routes_hash.remove_route(&name, before.revision);
+                }
+                self.routes_hash.add_route(&name, revision);
+                Change::Route { revision, name, existed: before.is_some() }
             }
         }
     }
@@ -300,6 +341,13 @@ impl View {
             Key::Override(id) => {
                 let existed = self.overrides.remove(id).is_some();
                 Change::Override { revision, id: id.clone(), existed }
+            }
+            Key::Route(name) => {
+                let before = self.routes.remove(name);
+                if let Some(before) = &before {
+                    self.routes_hash.remove_route(name, before.revision);
+                }
+                Change::Route { revision, name: name.clone(), existed: before.is_some() }
             }
         }
     }

@@ -31,13 +31,15 @@ const COUNTERS: TableDefinition<'_, &str, i64> = TableDefinition::new("counters"
 const REPLICAS: TableDefinition<'_, (i64, &str, &str), &[u8]> = TableDefinition::new("replicas_by_revision");
 const POLICIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("policies");
 const OVERRIDES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("overrides");
+const ROUTES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("routes");
 /// Pages of the file kept in memory. The registry holds everything that is read, so this serves writes only: the upper
 /// levels of the trees and what one commit changes. redb's own default, 1 GiB, would keep the file there a second time.
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
 /// Of the tables above and of what they hold. A later layout gets another number.
-const FORMAT: &str = "3";
-/// Earlier layouts, brought up to date when they are opened: 1 has no policies and overrides, both have replicas by name.
-const EARLIER_FORMATS: [&str; 2] = ["1", "2"];
+const FORMAT: &str = "4";
+/// Earlier layouts, brought up to date when they are opened: 1 has no policies and overrides, 1 and 2 have replicas by
+/// name, none has routes.
+const EARLIER_FORMATS: [&str; 3] = ["1", "2", "3"];
 const REPLICAS_BY_NAME: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("replicas");
 
 /// A full disk, a quota, and a limit on the size of one file.
@@ -166,6 +168,7 @@ fn lay_out(database: &Database, epoch: Option<&str>) -> Result<(), StoreError> {
         transaction.open_table(COUNTERS).map_err(failed)?;
         transaction.open_table(POLICIES).map_err(failed)?;
         transaction.open_table(OVERRIDES).map_err(failed)?;
+        transaction.open_table(ROUTES).map_err(failed)?;
         let mut replicas = transaction.open_table(REPLICAS).map_err(failed)?;
         let by_name = transaction.open_table(REPLICAS_BY_NAME).map_err(failed)?;
         for entry in by_name.iter().map_err(failed)? {
@@ -225,8 +228,11 @@ fn read_all(database: &Database) -> Result<Loaded, StoreError> {
         })?;
         items.push(record.into());
     }
-    let others: [(TableDefinition<'_, &str, &[u8]>, Decode); 2] =
-        [(POLICIES, stored::decode_policy), (OVERRIDES, stored::decode_override)];
+    let others: [(TableDefinition<'_, &str, &[u8]>, Decode); 3] = [
+        (POLICIES, stored::decode_policy),
+        (OVERRIDES, stored::decode_override),
+        (ROUTES, stored::decode_route),
+    ];
     for (definition, decode) in others {
         let table = transaction.open_table(definition).map_err(failed)?;
         for entry in table.iter().map_err(failed)? {
@@ -248,6 +254,7 @@ fn write(database: &Database, group: &[Mutation]) -> Result<Vec<Revision>, Store
         let mut replicas = transaction.open_table(REPLICAS).map_err(failed)?;
         let mut policies = transaction.open_table(POLICIES).map_err(failed)?;
         let mut overrides = transaction.open_table(OVERRIDES).map_err(failed)?;
+        let mut routes = transaction.open_table(ROUTES).map_err(failed)?;
         let mut revision = counters.get("revision").map_err(failed)?.map_or(0, |value| value.value());
         for mutation in group {
             revision += 1;
@@ -272,6 +279,7 @@ fn write(database: &Database, group: &[Mutation]) -> Result<Vec<Revision>, Store
                     }
                     Key::Policy(scope) => set(&mut policies, scope.as_str(), bytes.as_deref())?,
                     Key::Override(id) => set(&mut overrides, id.as_str(), bytes.as_deref())?,
+                    Key::Route(name) => set(&mut routes, name.as_str(), bytes.as_deref())?,
                 }
             }
         }

@@ -13,7 +13,9 @@ use gateway_proto::{
 use prost::Message;
 use prost_types::Timestamp;
 
-use crate::registry::{Drain, Item, LeaseTerms, Lost, Override, Record, RequestMark, StoredPolicy};
+use crate::registry::{
+    Drain, Item, LeaseTerms, Lost, Override, Record, RequestMark, StoredPolicy, StoredRoute,
+};
 
 #[derive(Clone, PartialEq, Message)]
 struct StoredReplica {
@@ -57,6 +59,7 @@ pub(super) fn encode(item: &Item) -> Vec<u8> {
         Item::Replica(record) => encode_replica(record),
         Item::Policy(policy) => policy.to_wire().encode_to_vec(),
         Item::Override(entry) => entry.to_wire().encode_to_vec(),
+        Item::Route(stored) => stored.to_wire().encode_to_vec(),
     }
 }
 
@@ -77,6 +80,12 @@ pub(super) fn decode_policy(bytes: &[u8]) -> Result<Item, String> {
 pub(super) fn decode_override(bytes: &[u8]) -> Result<Item, String> {
     let wire = v1::OverrideEntry::decode(bytes).map_err(|error| error.to_string())?;
     Override::from_wire(wire).map(Item::from).map_err(|invalid| invalid.to_string())
+}
+
+/// Reads an explicit route, as carefully.
+pub(super) fn decode_route(bytes: &[u8]) -> Result<Item, String> {
+    let wire = v1::Route::decode(bytes).map_err(|error| error.to_string())?;
+    StoredRoute::from_wire(&wire).map(Item::from).map_err(|invalid| invalid.to_string())
 }
 
 fn encode_replica(record: &Record) -> Vec<u8> {
@@ -245,10 +254,10 @@ pub(super) mod tests {
     fn damaged_bytes_are_refused_and_never_panic() {
         let bytes = encode(&Item::from(record("r-1")));
         for cut in 0..bytes.len() {
-            let _ =
-                (decode_replica(&bytes[..cut]), decode_policy(&bytes[..cut]), decode_override(&bytes[..cut]));
+            let cut = &bytes[..cut];
+            let _ = (decode_replica(cut), decode_policy(cut), decode_override(cut), decode_route(cut));
         }
         assert!(decode_replica(&[]).is_err() && decode_policy(&[]).is_err() && decode_override(&[]).is_err());
-        assert!(decode_replica(&bytes[1..]).is_err());
+        assert!(decode_replica(&bytes[1..]).is_err() && decode_route(&[]).is_err());
     }
 }

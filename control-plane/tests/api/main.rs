@@ -16,6 +16,7 @@ mod registry;
 mod reporter;
 mod rest;
 mod rest_decisions;
+mod routes;
 mod statistics;
 mod streams;
 mod supervision;

@@ -9,7 +9,7 @@ use control_plane::{
 use gateway_proto::v1::{
     self, discovery_service_client::DiscoveryServiceClient,
     observability_service_client::ObservabilityServiceClient, policy_service_client::PolicyServiceClient,
-    registry_service_client::RegistryServiceClient,
+    registry_service_client::RegistryServiceClient, route_service_client::RouteServiceClient,
 };
 use gateway_runtime::Shutdown;
 use tokio::{
@@ -67,6 +67,10 @@ impl Plane {
 
     pub(crate) fn discovery(&self) -> DiscoveryServiceClient<Channel> {
         DiscoveryServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn routes(&self) -> RouteServiceClient<Channel> {
+        RouteServiceClient::new(self.channel.clone())
     }
 
     pub(crate) fn policies(&self) -> PolicyServiceClient<Channel> {

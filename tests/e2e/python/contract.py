@@ -21,6 +21,7 @@ from grpc_status import rpc_status
 TIMEOUT = 20
 REGISTRY = "gateway.v1.RegistryService/"
 POLICY = "gateway.v1.PolicyService/"
+ROUTE = "gateway.v1.RouteService/"
 OBSERVABILITY = "gateway.v1.ObservabilityService/"
 DISCOVERY = "gateway.v1.DiscoveryService/"
 
@@ -266,6 +267,22 @@ def policies(client):
     client.refuse("NOT_FOUND", "POLICY_NOT_FOUND", POLICY + "GetPolicy", service="orders")
 
 
+def routes(client):
+    change = {"name": "shop", "service": "orders", "pathPrefix": "/api"}
+    client.refuse("NOT_FOUND", "ROUTE_NOT_FOUND", ROUTE + "UpdateRoute", route=change)
+    client.refuse(
+        "INVALID_ARGUMENT", "ROUTE_INVALID", ROUTE + "UpdateRoute", "host", route={**change, "host": "a:80"}, allowMissing=True
+    )
+    stored = client.call(ROUTE + "UpdateRoute", route=change, allowMissing=True, author="ana", waitTimeout="10s")
+    assert stored["rollout"]["ackedNodeCount"] == 1, stored
+    other = {**change, "name": "other"}
+    client.refuse("ALREADY_EXISTS", "ROUTE_CONFLICT", ROUTE + "UpdateRoute", route=other, allowMissing=True)
+    assert client.call(ROUTE + "GetRoute", name="shop")["route"]["pathPrefix"] == "/api"
+    assert [route["name"] for route in client.call(ROUTE + "ListRoutes")["routes"]] == ["shop"]
+    client.call(ROUTE + "DeleteRoute", name="shop")
+    client.refuse("NOT_FOUND", "ROUTE_NOT_FOUND", ROUTE + "GetRoute", name="shop")
+
+
 def observation(client):
     rows = eventually(
         "the data plane reports", lambda: client.call(OBSERVABILITY + "ListBreakers", service="orders").get("breakers")
@@ -378,6 +395,7 @@ def main():
         observation(client)
         drains(client, owned, replica)
         policies(client)
+        routes(client)
         data_plane(client)
         removals(client, owned, replica)
         json.dump({"called": sorted(client.called), "reasons": sorted(client.reasons)}, sys.stdout)

@@ -123,6 +123,7 @@ fn hash(then: &Registry, follows: &impl Fn(&ServiceName) -> bool) -> ContentHash
             Item::Override(entry) if entry.is_published() && follows(&entry.target.service) => {
                 hash.add_override(entry.id().as_str(), entry.revision);
             }
+            Item::Route(stored) => hash.add_route(&stored.route.name, stored.revision),
             Item::Replica(_) | Item::Override(_) => {}
         }
     }

@@ -241,6 +241,11 @@ impl Ledger {
                 holds(Record::clone(record).into())
             }
             Answer::Policy(stored) => holds(Item::Policy(Box::new((**stored).clone()))),
+            Answer::Route(stored) => holds(Item::Route(Box::new((**stored).clone()))),
+            Answer::RouteDeleted(revision) => match command {
+                Command::DeleteRoute { name, .. } => lacks(Key::Route(name.clone()), *revision),
+                _ => true,
+            },
             Answer::Overridden(entry) => holds(Override::clone(entry).into()),
             Answer::Deregistered { revision, .. } => match command {
                 Command::Deregister { target: Target::Key(key), .. } => {
@@ -296,7 +301,7 @@ pub(super) fn replicas(registry: &Registry) -> impl Iterator<Item = &Record> {
 pub(super) fn overrides(registry: &Registry) -> impl Iterator<Item = &Override> {
     registry.values().filter_map(|item| match item {
         Item::Override(entry) => Some(&**entry),
-        Item::Replica(_) | Item::Policy(_) => None,
+        Item::Replica(_) | Item::Policy(_) | Item::Route(_) => None,
     })
 }
 
@@ -314,6 +319,7 @@ pub(super) fn revision_of(item: &Item) -> Revision {
         Item::Replica(record) => record.revision,
         Item::Policy(stored) => stored.revision,
         Item::Override(entry) => entry.revision,
+        Item::Route(stored) => stored.revision,
     }
 }
 

@@ -292,6 +292,7 @@ fn describe(commit: &Commit) -> String {
             Key::Replica(key) => format!("{key} {cause}"),
             Key::Policy(scope) => format!("policy of {scope} {cause}"),
             Key::Override(id) => format!("{id} {cause}"),
+            Key::Route(name) => format!("route {name} {cause}"),
         }
     });
     each.collect::<Vec<_>>().join(", ")

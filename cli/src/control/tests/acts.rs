@@ -225,3 +225,37 @@ async fn a_setting_out_of_range_is_refused_by_the_control_plane_and_one_given_tw
     assert_eq!((error.exit, error.headline.as_str()), (Exit::Usage, "breaker.window is given twice"));
     assert!(fake.with(|script| script.updated.is_empty()));
 }
+
+#[tokio::test]
+async fn a_route_is_set_field_by_field_shown_and_removed() {
+    let (fake, _, url) = connect(orders()).await;
+    run("route set shop service=orders path_prefix=/api headers=x-a:1 headers=x-b --dry-run", &url)
+        .await
+        .unwrap();
+    let asked = fake.with(|script| script.routed.pop().unwrap());
+    assert!(asked.validate_only && asked.allow_missing);
+    assert_eq!(asked.update_mask.unwrap().paths, ["headers", "path_prefix", "service"]);
+    assert!(fake.with(|script| script.routes.is_empty()), "nothing changed");
+
+    run("route set shop service=orders path_prefix=/api priority=3 --reason launch --author ana", &url)
+        .await
+        .unwrap();
+    let asked = fake.with(|script| script.routed.pop().unwrap());
+    assert_eq!((asked.reason.as_str(), asked.author.as_str()), ("launch", "ana"));
+    run("route set shop priority=", &url).await.unwrap();
+    let stored = fake.with(|script| script.routes["shop"].clone());
+    assert_eq!((stored.priority, stored.path_prefix.as_str()), (0, "/api"));
+    for command in ["route get", "get routes", "route get shop", "route delete shop"] {
+        run(command, &url).await.unwrap();
+    }
+    for command in ["route get shop", "route delete shop"] {
+        let error = run(command, &url).await.unwrap_err();
+        assert_eq!(
+            (error.exit, error.code.as_str()),
+            (Exit::NotFound, "NOT_FOUND / ROUTE_NOT_FOUND"),
+            "{command}"
+        );
+    }
+    let error = run("route set shop host=a host=b", &url).await.unwrap_err();
+    assert_eq!((error.exit, error.headline.as_str()), (Exit::Usage, "host is given twice"));
+}

@@ -1,8 +1,8 @@
-//! What data planes are told, whatever happens in the registry: replicas, policies and overrides.
+//! What data planes are told, whatever happens in the registry: replicas, policies, overrides and routes.
 
 use std::collections::BTreeMap;
 
-use gateway_proto::{ReplicaKey, content::ContentHash};
+use gateway_proto::{ReplicaKey, RouteName, content::ContentHash};
 use proptest::prelude::*;
 
 use super::*;
@@ -20,6 +20,7 @@ struct Held {
     services: BTreeMap<String, Option<v1::Policy>>,
     replicas: BTreeMap<(String, String), v1::Replica>,
     overrides: BTreeMap<String, v1::OverrideEntry>,
+    routes: BTreeMap<String, v1::Route>,
     default_policy: v1::Policy,
 }
 
@@ -31,6 +32,7 @@ impl Held {
             assert_eq!(part.default_policy.is_some(), index == 0);
             held.default_policy = part.default_policy.unwrap_or(held.default_policy);
             held.overrides.extend(part.overrides.into_iter().map(|entry| (entry.override_id.clone(), entry)));
+            held.routes.extend(part.routes.into_iter().map(|route| (route.name.clone(), route)));
             for service in part.services {
                 let known = held.services.insert(service.service.clone(), service.policy.clone());
                 assert!(
@@ -67,6 +69,10 @@ impl Held {
         for id in delta.remove_overrides {
             assert!(self.overrides.remove(&id).is_some(), "{id} is known");
         }
+        for name in delta.remove_routes {
+            assert!(self.routes.remove(&name).is_some(), "{name} is known");
+        }
+        self.routes.extend(delta.upsert_routes.into_iter().map(|route| (route.name.clone(), route)));
         for entry in delta.upsert_overrides {
             self.overrides.insert(entry.override_id.clone(), entry);
         }
@@ -86,6 +92,9 @@ impl Held {
             hash.add_replica(&ReplicaKey::parse(service, id).unwrap(), replica.revision);
         }
         self.overrides.iter().for_each(|(id, entry)| hash.add_override(id, entry.revision));
+        for (name, route) in &self.routes {
+            hash.add_route(&RouteName::parse(name).unwrap(), route.revision);
+        }
         hash
     }
 }

@@ -7,6 +7,7 @@ mod policies;
 mod registrations;
 mod removals;
 mod requests;
+mod routes;
 
 use std::time::{Duration, UNIX_EPOCH};
 

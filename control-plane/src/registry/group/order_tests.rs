@@ -41,6 +41,7 @@ fn revision_of(item: &Item) -> Revision {
         Item::Replica(record) => record.revision,
         Item::Policy(stored) => stored.revision,
         Item::Override(entry) => entry.revision,
+        Item::Route(stored) => stored.revision,
     }
 }
 

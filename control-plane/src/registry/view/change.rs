@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gateway_proto::{ReplicaKey, v1::RemovalCause};
+use gateway_proto::{ReplicaKey, RouteName, v1::RemovalCause};
 
 use crate::registry::{Event, Mutation, OverrideId, Record, Revision, Scope};
 
@@ -45,6 +45,15 @@ pub enum Change {
         /// Whether it was there before.
         existed: bool,
     },
+    /// Of an explicit route.
+    Route {
+        /// The revision it leads to.
+        revision: Revision,
+        /// Which one.
+        name: RouteName,
+        /// Whether it was there before.
+        existed: bool,
+    },
 }
 
 /// One replica's step from one revision to the next.
@@ -80,7 +89,9 @@ impl Change {
     pub fn revision(&self) -> Revision {
         match self {
             Self::Replica(change) => change.revision,
-            Self::Policy { revision, .. } | Self::Override { revision, .. } => *revision,
+            Self::Policy { revision, .. }
+            | Self::Override { revision, .. }
+            | Self::Route { revision, .. } => *revision,
         }
     }
 
@@ -88,14 +99,18 @@ impl Change {
     pub fn as_replica(&self) -> Option<&ReplicaChange> {
         match self {
             Self::Replica(change) => Some(change),
-            Self::Policy { .. } | Self::Override { .. } => None,
+            Self::Policy { .. } | Self::Override { .. } | Self::Route { .. } => None,
         }
     }
 
     pub(super) fn set_revision(&mut self, to: Revision) {
         match self {
             Self::Replica(change) => change.revision = to,
-            Self::Policy { revision, .. } | Self::Override { revision, .. } => *revision = to,
+            Self::Policy { revision, .. }
+            | Self::Override { revision, .. }
+            | Self::Route { revision, .. } => {
+                *revision = to;
+            }
         }
     }
 }

@@ -50,6 +50,8 @@ pub(crate) enum Trouble {
     Undrain,
     SetPolicy,
     DeletePolicy,
+    SetRoute,
+    DeleteRoute,
     SetOverride,
     EndOverride,
     ReleaseGuard,
@@ -57,7 +59,7 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
-    pub(crate) const ALL: [Self; 38] = [
+    pub(crate) const ALL: [Self; 40] = [
         Self::CrashControl,
         Self::PauseControl,
         Self::FailCommits,
@@ -92,6 +94,8 @@ impl Trouble {
         Self::Undrain,
         Self::SetPolicy,
         Self::DeletePolicy,
+        Self::SetRoute,
+        Self::DeleteRoute,
         Self::SetOverride,
         Self::EndOverride,
         Self::ReleaseGuard,
@@ -141,6 +145,8 @@ impl World {
             | T::Undrain
             | T::SetPolicy
             | T::DeletePolicy
+            | T::SetRoute
+            | T::DeleteRoute
             | T::SetOverride
             | T::EndOverride
             | T::ReleaseGuard

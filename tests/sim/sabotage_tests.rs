@@ -3,7 +3,7 @@
 use crate::{run::run, sabotage::Sabotage};
 
 /// Seeds that a bug may hide from.
-const PATIENCE: u64 = 60;
+const PATIENCE: u64 = 150;
 
 /// Runs seeds with the bug until one breaks an invariant, which must be one of `invariants`.
 fn assert_found(sabotage: Sabotage, invariants: &[&str]) {

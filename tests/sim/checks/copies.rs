@@ -8,14 +8,14 @@ use gateway_proto::{ServiceName, content::ContentHash, policy, time::system_time
 
 use super::{
     Checked, Ledger, claim,
-    ledger::{Registry, overrides, partial, replicas, revision_of},
+    ledger::{Registry, overrides, partial, replicas, revision_of, routes},
 };
 
 const NAME: &str = "a_data_plane_shows_the_registry_as_it_was";
 
 impl Ledger {
     /// What a data plane holds at a revision is what the registry held at that revision: replicas, policies, overrides,
-    /// and the hash of it all.
+    /// explicit routes, and the hash of it all.
     pub(crate) fn a_data_plane_shows_the_registry_as_it_was(
         &self,
         held: &Snapshot,
@@ -31,6 +31,7 @@ impl Ledger {
         same_replicas(held, then, &follows)?;
         same_policies(held, then)?;
         same_overrides(held, then, &follows)?;
+        same_routes(held, then)?;
         let expected = hash(then, &follows).to_string();
         claim("content_hashes_are_equal", held.content_hash().to_string() == expected, || {
             format!("at revision {} {} instead of {expected}", held.revision(), held.content_hash())
@@ -98,6 +99,15 @@ fn same_overrides(held: &Snapshot, then: &Registry, follows: &impl Fn(&ServiceNa
     let expected = overrides(then).filter(|entry| entry.is_published() && follows(&entry.target.service));
     let expected: Vec<_> = expected.map(|entry| facts(&entry.to_wire())).collect();
     let shown: Vec<_> = held.overrides().map(|entry| facts(entry)).collect();
+    claim(NAME, shown == expected, || {
+        format!("at revision {} it shows {shown:?}, the registry had {expected:?}", held.revision())
+    })
+}
+
+/// All of them, whichever services it follows.
+fn same_routes(held: &Snapshot, then: &Registry) -> Checked {
+    let expected: Vec<_> = routes(then).map(|stored| &stored.route).collect();
+    let shown: Vec<_> = held.routes().collect();
     claim(NAME, shown == expected, || {
         format!("at revision {} it shows {shown:?}, the registry had {expected:?}", held.revision())
     })

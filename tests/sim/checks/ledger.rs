@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, rc::Rc};
 use control_plane::{
     registry::{
         Answer, Cause, Command, Item, Key, Mutation, Override, OverrideKind, Proof, Record, RecordWrite,
-        Revision, Scope, Target, View, Write,
+        Revision, Scope, StoredRoute, Target, View, Write,
     },
     store::Loaded,
 };
@@ -86,7 +86,8 @@ impl Ledger {
         self.present = Rc::new(next);
         self.history.insert((self.epoch.clone(), revision), Rc::clone(&self.present));
         self.an_address_has_one_owner()?;
-        self.what_holds_for_a_service_goes_together()
+        self.what_holds_for_a_service_goes_together()?;
+        self.no_two_routes_are_in_conflict()
     }
 
     /// The registry's present state has another content from now on.
@@ -159,6 +160,16 @@ impl Ledger {
             let own = own.scope.service().map(|_| &own.partial);
             let resolved = policy::check_resolved(star, own);
             claim("what_holds_for_a_service_goes_together", resolved.is_ok(), || format!("{resolved:?}"))?;
+        }
+        Ok(())
+    }
+
+    /// Whatever request comes, it is said which route counts.
+    fn no_two_routes_are_in_conflict(&self) -> Checked {
+        let routes: Vec<_> = routes(&self.present).map(|stored| &stored.route).collect();
+        for (index, route) in routes.iter().enumerate() {
+            let twin = routes[..index].iter().find(|other| other.conflicts_with(route));
+            claim("no_two_routes_are_in_conflict", twin.is_none(), || format!("{route:?} and {twin:?}"))?;
         }
         Ok(())
     }
@@ -302,6 +313,13 @@ pub(super) fn overrides(registry: &Registry) -> impl Iterator<Item = &Override> 
     registry.values().filter_map(|item| match item {
         Item::Override(entry) => Some(&**entry),
         Item::Replica(_) | Item::Policy(_) | Item::Route(_) => None,
+    })
+}
+
+pub(super) fn routes(registry: &Registry) -> impl Iterator<Item = &StoredRoute> {
+    registry.values().filter_map(|item| match item {
+        Item::Route(stored) => Some(&**stored),
+        _ => None,
     })
 }
 

@@ -1,10 +1,10 @@
 //! What operators decide, wisely or not.
 
 use control_plane::registry::{
-    Aspect, Command, DrainWish, OverrideKind, OverrideTarget, OverrideWish, PolicyWish, Proof, Said, Scope,
-    Target,
+    Aspect, Command, DrainWish, OverrideKind, OverrideTarget, OverrideWish, PolicyWish, Proof, RouteWish,
+    Said, Scope, Target,
 };
-use gateway_proto::{NodeId, time::duration, v1};
+use gateway_proto::{NodeId, RouteName, ServiceName, time::duration, v1};
 
 use super::Trouble;
 use crate::{
@@ -47,6 +47,17 @@ impl World {
                 said,
             })),
             (Trouble::DeletePolicy, _) => Command::DeletePolicy { scope, etag: String::new(), said },
+            (Trouble::SetRoute, _) => Command::UpdateRoute(Box::new(RouteWish {
+                name: route_name(env),
+                change: route(env, &service),
+                mask: None,
+                etag: String::new(),
+                allow_missing: true,
+                said,
+            })),
+            (Trouble::DeleteRoute, _) => {
+                Command::DeleteRoute { name: route_name(env), etag: String::new(), said }
+            }
             (Trouble::ReleaseGuard, _) => Command::Override(Box::new(OverrideWish {
                 target: target(Aspect::Guard),
                 kind: OverrideKind::GuardReleased,
@@ -104,6 +115,22 @@ impl World {
         for command in commands.collect::<Vec<_>>() {
             send(&mut self.env, Call { from: None, ask: Ask::Change(command) });
         }
+    }
+}
+
+fn route_name(env: &mut Env) -> RouteName {
+    env.pick(&["t0", "t1", "t2", "t3"]).parse().expect("a name")
+}
+
+/// A route of few words, so that many are in conflict.
+fn route(env: &mut Env, service: &ServiceName) -> v1::Route {
+    v1::Route {
+        service: service.to_string(),
+        host: env.pick(&["", "*.example"]).to_owned(),
+        path_prefix: env.pick(&["", "/a"]).to_owned(),
+        methods: if env.chance(0.3) { vec!["GET".to_owned()] } else { Vec::new() },
+        priority: env.pick(&[0, 1]),
+        ..Default::default()
     }
 }
 

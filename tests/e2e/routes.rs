@@ -47,6 +47,8 @@ async fn a_route_leads_requests_to_its_service_from_the_moment_it_is_answered_fo
 
     let rollout = set(&gateway.control, shop()).await;
     assert_eq!((rollout.node_count, rollout.acked_node_count), (1, 1));
+    let metrics = http1::get(gateway.data.admin(), "/metrics").await;
+    assert!(String::from_utf8_lossy(metrics.body()).contains("gateway_explicit_routes 1\n"));
     let answer = ask(&gateway, "a.shop.example", "/api/x?y=%2F", "0").await;
     assert_eq!(answer.body().as_ref(), b"orders");
     assert_eq!(orders.seen().last().unwrap().target(), "/x?y=%2F");

@@ -135,7 +135,8 @@ async fn overview(control: &Control) -> Result<Overview, Error> {
     }
     let overrides = control.overrides("").await?.overrides;
     let policies = control.policies().await?.policies;
-    Ok(Overview { services, replicas, breakers, overrides, policies })
+    let routes = control.routes().await?.routes;
+    Ok(Overview { services, replicas, breakers, overrides, policies, routes })
 }
 
 fn is_worth_a_look(service: &Service) -> bool {

@@ -147,9 +147,9 @@ impl Metrics {
 
     fn encode_link(&self, out: &mut Families<'_>) -> fmt::Result {
         let status = self.0.view.status.borrow().clone();
-        let (revision, held) = {
+        let (revision, held, routes) = {
             let mirror = self.0.view.mirror.borrow();
-            (mirror.snapshot().revision(), mirror.guard().len())
+            (mirror.snapshot().revision(), mirror.guard().len(), mirror.snapshot().routes().len())
         };
         let age = status.age(Instant::now()).unwrap_or_default();
         out.gauge("gateway_snapshot_revision", "Revision of the registry in use", revision)?;
@@ -163,6 +163,8 @@ impl Metrics {
             "Replicas that the registry has dropped and that are routed to all the same",
             i64::try_from(held).unwrap_or(i64::MAX),
         )?;
+        let routes = i64::try_from(routes).unwrap_or(i64::MAX);
+        out.gauge("gateway_explicit_routes", "Explicit routes in use", routes)?;
         out.counter("gateway_snapshot_nacks", "Updates refused", status.nacks)?;
         out.gauge(
             "gateway_control_plane_connected",

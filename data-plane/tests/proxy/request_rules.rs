@@ -144,6 +144,22 @@ async fn json_of_any_length_arrives_byte_for_byte() {
 }
 
 #[tokio::test]
+async fn a_client_that_waits_to_be_told_is_told_before_its_json_is_judged() {
+    let replica = echo().await;
+    let gateway = Gateway::start(&[replica.address], json_only()).await;
+    for (text, expected) in [("{\"a\":1}", 200), ("{\"a\":1)", 400)] {
+        let mut stream = gateway.connect().await;
+        let fields = "content-type: application/json\r\ncontent-length: 7\r\nexpect: 100-continue";
+        let head = format!("POST /orders/ HTTP/1.1\r\nhost: gw\r\n{fields}\r\n\r\n");
+        stream.write_all(head.as_bytes()).await.unwrap();
+        assert_eq!(status(&read_message(&mut stream).await.unwrap()), 100);
+        stream.write_all(text.as_bytes()).await.unwrap();
+        assert_eq!(status(&read_message(&mut stream).await.unwrap()), expected);
+    }
+    assert_eq!(replica.seen().len(), 1);
+}
+
+#[tokio::test]
 async fn a_long_body_that_turns_out_not_to_be_json_is_refused_and_no_replica_has_all_of_it() {
     let replica = echo().await;
     let gateway = Gateway::start(&[replica.address], json_only()).await;

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use gateway_proto::{
     Health,
     policy::{Partial, resolve},
-    v1::{Breaker, BreakerState, OverrideEntry, Policy, Replica, ReplicaMode, Service},
+    v1::{Breaker, BreakerState, OverrideEntry, Policy, Replica, ReplicaMode, Route, Service},
 };
 
 use super::{
@@ -34,6 +34,7 @@ pub(super) struct Overview {
     pub(super) breakers: Vec<Breaker>,
     pub(super) overrides: Vec<OverrideEntry>,
     pub(super) policies: Vec<Policy>,
+    pub(super) routes: Vec<Route>,
 }
 
 /// What that means.
@@ -51,6 +52,7 @@ pub(super) fn findings(overview: &Overview, now: SystemTime) -> Vec<Finding> {
     findings.extend(overview.replicas.iter().filter_map(|replica| drained_for_long(replica, now)));
     findings.extend(overview.overrides.iter().filter_map(|entry| forgotten(entry, now)));
     findings.extend(doubtful_policies(&overview.policies));
+    findings.extend(into_nothing(&overview.routes, services));
     findings
 }
 
@@ -193,6 +195,20 @@ fn doubtful_policies(policies: &[Policy]) -> Vec<Finding> {
         )
     });
     doubtful.collect()
+}
+
+/// Routes to services that are not there, together: their requests are answered 503.
+fn into_nothing(routes: &[Route], services: &[Service]) -> Option<Finding> {
+    let is_registered = |name: &str| services.iter().any(|service| service.service == name);
+    let lost: Vec<_> = routes.iter().filter(|route| !is_registered(&route.service)).collect();
+    let description = match lost[..] {
+        [] => return None,
+        [route] => format!("route {} leads to {}, which is not registered", route.name, route.service),
+        _ => format!("{} lead to services that are not registered", counted(lost.len(), "route")),
+    };
+    let finding = Finding::warned("services/route", description).hint("gwctl route get");
+    let names: Vec<_> = lost.iter().map(|route| &route.name).collect();
+    Some(if names.len() > 1 { finding.because(listed(&names)) } else { finding })
 }
 
 #[cfg(test)]
@@ -420,5 +436,24 @@ mod tests {
                     .to_owned()
             )]
         );
+    }
+
+    #[test]
+    fn routes_to_services_that_are_not_registered_are_told_together() {
+        let route = |name: &str, service: &str| Route {
+            name: name.into(),
+            service: service.into(),
+            ..Default::default()
+        };
+        let mut overview = Overview { services: vec![service("orders", 2, 2)], ..Default::default() };
+        overview.routes = vec![route("a", "orders")];
+        assert_eq!(found(&overview), []);
+        overview.routes.push(route("b", "users"));
+        let told = "route b leads to users, which is not registered";
+        assert_eq!(lines(&overview), [(Outcome::Warned, told.to_owned())]);
+        overview.routes.push(route("c", "carts"));
+        let findings = found(&overview);
+        assert_eq!(findings[0].description, "2 routes lead to services that are not registered");
+        assert_eq!(findings[0].details, ["b, c"]);
     }
 }

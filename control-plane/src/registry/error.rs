@@ -77,7 +77,7 @@ pub enum RegistryError {
     #[error("no policy is stored for {0}: UpdatePolicy with allow_missing creates it")]
     PolicyNotFound(Scope),
     /// There is no such route.
-    #[error("there is no route {0}: set allow_missing to create it")]
+    #[error("there is no route {0}")]
     RouteNotFound(RouteName),
     /// A field of a route, or of what is to change in it.
     #[error("{0}")]

@@ -142,7 +142,10 @@ pub(crate) async fn read_message(stream: &mut TcpStream) -> Option<String> {
             let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
             let is_whole = match length {
                 Some(length) => bytes.len() >= end + 4 + length.trim().parse::<usize>().unwrap(),
-                None if head.contains("transfer-encoding: chunked") => text.ends_with("0\r\n\r\n"),
+                // Trailers may stand behind the last chunk.
+                None if head.contains("transfer-encoding: chunked") => {
+                    text.ends_with("\r\n\r\n") && text[end + 2..].contains("\r\n0\r\n")
+                }
                 None => true,
             };
             if is_whole {

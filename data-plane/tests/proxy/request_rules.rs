@@ -12,7 +12,7 @@ use gateway_proto::{
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 
-use crate::harness::{Gateway, Replica, body, field, ok, read_message, status};
+use crate::harness::{Dead, Gateway, Replica, body, field, ok, read_message, status};
 
 /// Longer than what is held before a replica is asked.
 const LONG: usize = 200 * 1024;
@@ -141,6 +141,32 @@ async fn json_of_any_length_arrives_byte_for_byte() {
     assert!(sizes.len() > 1);
     let data: String = data.into_iter().map(|(_, data)| data).collect();
     assert!(data == long, "chunks are framed anew, and nothing else");
+}
+
+#[tokio::test]
+async fn json_that_was_held_goes_whole_to_the_next_replica_when_one_cannot_be_reached() {
+    let (dead, replica) = (Dead::new(), echo().await);
+    let gateway = Gateway::start(&[dead.address, replica.address], json_only()).await;
+    let long = format!("[\"{}\"]", "x".repeat(LONG));
+    for text in ["{\"a\":1}", &long] {
+        for _ in 0..4 {
+            let response = gateway.send(&post("application/json", text)).await;
+            assert_eq!((status(&response), body(&response) == text), (200, true));
+        }
+    }
+}
+
+#[tokio::test]
+async fn json_with_trailers_passes_and_what_was_not_judged_whole_is_judged_before_them() {
+    let replica = echo().await;
+    let gateway = Gateway::start(&[replica.address], json_only()).await;
+    for (pieces, expected) in [(&["{\"a\"", ":1}"][..], 200), (&["{\"a\"", ":1"], 400)] {
+        let request = chunked(pieces).replace("\r\n0\r\n\r\n", "\r\n0\r\nx-sum: 1\r\n\r\n");
+        assert!(request.contains("x-sum"));
+        assert_eq!(status(&gateway.send(&request).await), expected);
+    }
+    let [seen] = &replica.seen()[..] else { panic!("one passes") };
+    assert!(seen.ends_with("{\"a\":1}\r\n0\r\nx-sum: 1\r\n\r\n"), "{seen}");
 }
 
 #[tokio::test]

@@ -2,15 +2,20 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test that called it")]
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use data_plane::table::{CodeClass, RequestOutcome};
 use gateway_proto::{
     Policy,
     policy::{Methods, RequestRules},
 };
+use http_body_util::StreamBody;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::harness::{Dead, Gateway, Replica, body, field, ok, read_message, status};
 
@@ -229,16 +234,80 @@ async fn a_body_that_grows_too_long_is_refused_and_no_replica_has_all_of_it() {
 }
 
 #[tokio::test]
+async fn json_in_http_2_is_judged_before_its_last_byte_passes_also_when_its_end_comes_on_its_own() {
+    let replica = echo().await;
+    let gateway = Gateway::start(&[replica.address], json_only()).await;
+    let (mut client, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(gateway.connect().await))
+            .await
+            .unwrap();
+    let connection = tokio::spawn(connection);
+    for (text, expected) in [
+        (format!("[\"{}\"]", "x".repeat(LONG)), 200),
+        (format!("[\"{}\"", "x".repeat(LONG)), 400),
+        ("[1".to_owned(), 400),
+    ] {
+        let length = text.len();
+        let frame = http_body::Frame::data(bytes::Bytes::from(text));
+        // Of no length of its own, so that nothing but an empty frame says that it has ended.
+        let body = StreamBody::new(tokio_stream::once(Ok::<_, Infallible>(frame)));
+        let request = http::Request::post("http://gw/orders/")
+            .header("content-type", "application/json")
+            .header("content-length", length)
+            .body(body)
+            .unwrap();
+        assert_eq!(client.send_request(request).await.unwrap().status(), expected);
+    }
+    assert_eq!(replica.seen().len(), 1, "none of the others came to its end");
+    connection.abort();
+}
+
+#[tokio::test]
 async fn what_is_left_of_a_refused_body_is_never_taken_for_a_request() {
     let replica = echo().await;
-    let gateway = Gateway::start(&[replica.address], policy(|rules| rules.max_body_bytes = 10)).await;
+    let gateway = Gateway::start(&[replica.address], json_only()).await;
     let hidden = "GET /orders/hidden HTTP/1.1\r\nhost: gw\r\n\r\n";
+    let own = "GET /orders/own HTTP/1.1\r\nhost: gw\r\n\r\n";
     let mut stream = gateway.connect().await;
-    stream.write_all(post("text/plain", hidden).as_bytes()).await.unwrap();
-    let response = read_message(&mut stream).await.unwrap();
-    assert_eq!(refusal(&response), (413, "body_too_large".to_owned()));
-    // Whether the connection is closed or the body is skipped, what comes next on it is a request of its own.
-    let _ = stream.write_all(b"GET /orders/own HTTP/1.1\r\nhost: gw\r\n\r\n").await;
-    let _ = read_message(&mut stream).await;
-    assert!(replica.seen().iter().all(|request| !request.contains("hidden")), "{:?}", replica.seen());
+    // By its head, at its first byte, and at its last chunk: a little is passed over.
+    for refused in
+        [post("text/plain", hidden), post("application/json", hidden), chunked(&["[", hidden, "]"])]
+    {
+        stream.write_all(format!("{refused}{own}").as_bytes()).await.unwrap();
+        let (refusal, answer) = two_messages(&mut stream).await;
+        assert!([400, 415].contains(&status(&refusal)), "{refusal}");
+        assert_eq!((status(&answer), field(&refusal, "connection")), (200, None), "{refused}");
+    }
+    // More than a little ends the connection.
+    let long = post("text/plain", &hidden.repeat(5000));
+    // Its end may find the connection closed.
+    let _ = stream.write_all(format!("{long}{own}").as_bytes()).await;
+    let mut rest = String::new();
+    let _ = stream.read_to_string(&mut rest).await;
+    assert_eq!((status(&rest), field(&rest, "connection").as_deref()), (415, Some("close")));
+    assert_eq!(rest.matches("HTTP/1.1 ").count(), 1, "{rest}");
+    let seen = replica.seen();
+    assert!(seen.len() == 3 && seen.iter().all(|request| request.starts_with("GET /own ")), "{seen:?}");
+}
+
+/// The next two, each with a `content-length`.
+async fn two_messages(stream: &mut TcpStream) -> (String, String) {
+    let mut text = String::new();
+    loop {
+        let whole = |text: &str| {
+            let (head, rest) = text.split_once("\r\n\r\n")?;
+            let length: usize = field(head, "content-length")?.parse().unwrap();
+            rest.get(length..).map(str::len)
+        };
+        if let Some(second) = whole(&text).map(|rest| text.len() - rest)
+            && whole(&text[second..]) == Some(0)
+        {
+            let second = text.split_off(second);
+            return (text, second);
+        }
+        let mut more = [0; 16 * 1024];
+        let count = stream.read(&mut more).await.unwrap();
+        assert!(count > 0, "the connection ended behind {text:?}");
+        text.push_str(str::from_utf8(&more[..count]).unwrap());
+    }
 }

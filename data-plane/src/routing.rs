@@ -5,6 +5,7 @@
 //! here reads a clock, does IO, logs, or allocates while requests succeed; the callers do that with what is returned.
 
 pub mod backoff;
+pub mod balancing;
 mod breaker;
 mod budget;
 mod outcome;
@@ -13,6 +14,7 @@ mod rotation;
 mod tick;
 mod window;
 
+pub use balancing::Draw;
 pub use breaker::{Admission, Breaker, Change, ForcedState, Permit, Reason, Rejected, Rule, State, View};
 pub use budget::Budget;
 pub use outcome::{Fault, Origin, Outcome, judge};

@@ -29,7 +29,7 @@ use std::{
 };
 
 use gateway_proto::{
-    Address, Health, Invalid, Mode, Policy, Priority, ReplicaId, Route, ServiceName, Weight, size,
+    Address, Health, Invalid, Mode, Policy, Priority, ReplicaId, Route, ServiceName, Weight, policy, size,
     time::duration, v1,
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
@@ -266,6 +266,7 @@ struct PolicyTable {
     retry: RetryTable,
     breaker: BreakerTable,
     request: RequestTable,
+    balancing: BalancingTable,
 }
 
 #[derive(Deserialize, Default)]
@@ -327,6 +328,27 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct BalancingTable {
+    algorithm: Option<Algorithm>,
+    hash_by: Option<String>,
+    hash_load_factor: Option<f64>,
+    slow_start: Option<Span>,
+}
+
+/// An algorithm by its name: "least_request".
+struct Algorithm(policy::Algorithm);
+
+impl<'de> Deserialize<'de> for Algorithm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        policy::Algorithm::named(&text).map(Self).ok_or_else(|| {
+            D::Error::custom(format!("{text:?} is not one of {}", policy::Algorithm::NAMES.join(", ")))
+        })
+    }
+}
+
 /// A duration as people write it: "800ms", "1m 30s".
 struct Span(Duration);
 
@@ -341,7 +363,7 @@ impl<'de> Deserialize<'de> for Span {
 
 impl From<PolicyTable> for v1::Policy {
     /// The wire form has the ranges and defaults; one place checks them.
-    fn from(PolicyTable { timeout, retry, breaker, request }: PolicyTable) -> Self {
+    fn from(PolicyTable { timeout, retry, breaker, request, balancing }: PolicyTable) -> Self {
         let wire = |span: Option<Span>| span.map(|span| duration(span.0));
         Self {
             timeout: Some(v1::TimeoutPolicy {
@@ -369,6 +391,12 @@ impl From<PolicyTable> for v1::Policy {
                 methods: request.methods,
                 json_only: request.json_only,
                 max_body_bytes: request.max_body_bytes.map(|size| size.0),
+            }),
+            balancing: Some(v1::BalancingPolicy {
+                algorithm: balancing.algorithm.map(|Algorithm(algorithm)| algorithm.number()),
+                hash_by: balancing.hash_by,
+                hash_load_factor: balancing.hash_load_factor,
+                slow_start: wire(balancing.slow_start),
             }),
             ..Default::default()
         }
@@ -398,6 +426,10 @@ mod tests {
             methods = ["POST"]
             json_only = true
             max_body_bytes = "10MiB"
+            [service.policy.balancing]
+            algorithm = "consistent_hash"
+            hash_by = "header:X-User"
+            slow_start = "20s"
 
             [[service]]
             name = "users"
@@ -414,6 +446,15 @@ mod tests {
         assert_eq!(orders.policy.request.methods.to_string(), "POST");
         assert!(orders.policy.request.json_only);
         assert_eq!(orders.policy.request.max_body_bytes, 10 << 20);
+        let balancing = orders.policy.balancing;
+        assert_eq!(
+            (balancing.algorithm.name(), balancing.slow_start),
+            ("consistent_hash", Duration::from_secs(20))
+        );
+        assert_eq!(
+            (balancing.hash_by.to_string(), balancing.hash_load_factor),
+            ("header:x-user".into(), 1.25)
+        );
         assert_eq!(services[1].policy, Policy::default());
     }
 
@@ -448,6 +489,16 @@ mod tests {
             (
                 "[[service]]\nname = 'orders'\n[[service.replica]]\naddress = 'b:1'\npriority = 16",
                 "service \"orders\": replica 1.priority: 16 is not in 0..=15",
+            ),
+            (
+                "[[service]]\nname = 'orders'\nreplicas = ['a:1']\n[service.policy.balancing]\nalgorithm = 'fastest'",
+                "TOML parse error at line 5, column 13\n  |\n5 | algorithm = 'fastest'\n  |             ^^^^^^^^^\n\
+                 \"fastest\" is not one of round_robin, random, least_request, peak_ewma, consistent_hash\n",
+            ),
+            (
+                "[[service]]\nname = 'orders'\nreplicas = ['a:1']\n[service.policy.balancing]\nhash_by = 'path'",
+                "service \"orders\": policy.balancing.hash_by: \"path\" is not address, header:NAME or cookie:NAME, \
+                 a name being a token of at most 47 characters",
             ),
             (
                 "[[service]]\nname = 'orders'\nreplicas = ['a:1']\n[service.policy.breaker]\nfailure_ratio = 50.0",

@@ -36,6 +36,7 @@ pub use service::{Picked, Service};
 pub use spec::{Forced, ReplicaSpec, ServiceSpec};
 
 pub use crate::routing::ForcedState;
+use service::Newness;
 pub use transition::Transition;
 pub use view::Unavailable;
 
@@ -84,12 +85,13 @@ impl Table {
     /// To be called by one writer at a time.
     pub fn apply(&self, changed: &[ServiceSpec], gone: &[ServiceName], now: Tick) {
         let present = self.services.load_full();
+        let newness = if self.is_filled() { Newness::Joining } else { Newness::Found };
         let mut map = None;
         for spec in changed {
             match present.get(&spec.name) {
-                Some(service) => service.update(spec, now),
+                Some(service) => service.update(spec, newness, now),
                 None => {
-                    let service = Service::new(spec, self.workers, Arc::clone(&self.outlets), now);
+                    let service = Service::new(spec, self.workers, Arc::clone(&self.outlets), newness, now);
                     map.get_or_insert_with(|| (*present).clone())
                         .insert(spec.name.clone(), Arc::new(service));
                 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::{Invalid, v1};
 
+mod balancing;
 pub mod field;
 mod methods;
 mod partial;
@@ -14,6 +15,7 @@ mod partial;
 mod reference;
 mod resolve;
 
+pub use balancing::{Algorithm, Balancing, HashBy, KeyName};
 use field::FIELDS;
 pub use methods::Methods;
 pub use partial::Partial;
@@ -39,6 +41,8 @@ pub struct Policy {
     pub guard: Guard,
     /// Which requests are let through.
     pub request: RequestRules,
+    /// Which replica is asked.
+    pub balancing: Balancing,
     /// How long requests in flight may take once a replica drains. Default 30 s, 0 s..=1 h.
     pub drain_timeout: DrainTimeout,
 }

@@ -6,7 +6,10 @@
 use std::time::Duration;
 
 use control_plane::publish::Bounds;
-use gateway_proto::{Policy, policy::Retry};
+use gateway_proto::{
+    Policy,
+    policy::{Algorithm, Balancing, Retry},
+};
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
 use crate::{
@@ -69,6 +72,8 @@ impl Plan {
         if rng.random_bool(0.2) {
             plan.make_a_partition(rng);
         }
+        // By lots of its own, so that seeds which found something go on meaning what they meant.
+        plan.policy.balancing = balancing(&mut rng.clone());
         plan
     }
 
@@ -105,6 +110,18 @@ impl Plan {
         self.policy.breaker.consecutive_failure_count = 1000;
         self.policy.breaker.failure_ratio = 1.0;
         self.troubles.push((Trouble::WorsenService, 40));
+    }
+}
+
+/// Mostly turns, which can be judged most sharply.
+fn balancing(rng: &mut StdRng) -> Balancing {
+    if rng.random_bool(0.6) {
+        return Balancing::default();
+    }
+    Balancing {
+        algorithm: *Algorithm::ALL.choose(rng).expect("not empty"),
+        slow_start: *[Duration::ZERO, SECOND, 10 * SECOND].choose(rng).expect("not empty"),
+        ..Balancing::default()
     }
 }
 

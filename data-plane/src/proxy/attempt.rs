@@ -9,7 +9,7 @@ use std::{
 
 use super::{response_body::UpstreamBody, upstream::Link, worker::Worker};
 use crate::{
-    routing::{Fault, Outcome, Permit, Tick},
+    routing::{Draw, Fault, Outcome, Permit, Tick},
     table::{Picked, Replica, Service, Unavailable},
 };
 
@@ -32,7 +32,8 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// Picks a replica for the next attempt of a request that has `tried` some, and the policy for it.
+    /// Picks a replica for the next attempt of a request that has `tried` some, and the policy for it. `key` is the hash
+    /// of what the request is shared out by, if it is.
     ///
     /// # Errors
     /// [`Unavailable`] when there is nobody (else) to ask.
@@ -40,9 +41,11 @@ impl Attempt {
         worker: &Rc<Worker>,
         service: &Arc<Service>,
         tried: &[Arc<Replica>],
+        key: Option<u64>,
     ) -> Result<(Self, gateway_proto::Policy), Unavailable> {
         let began = worker.now();
-        let Picked { replica, permit, policy } = service.pick(worker.index(), began, tried)?;
+        let draw = Draw { random: worker.random(), key };
+        let Picked { replica, permit, policy } = service.pick(worker.index(), began, tried, draw)?;
         let attempt = Self {
             worker: Rc::clone(worker),
             service: Arc::clone(service),
@@ -85,12 +88,12 @@ impl Attempt {
         &self.replica
     }
 
-    /// The response head has come and stands for `outcome`.
+    /// The response head has come and stands for `outcome`; the replica could have the whole request at `since`.
     ///
     /// What is no success is settled at once. So is a probe, because a stream that lasts for hours must not keep the
     /// breaker half-open. Any other success waits for the end of the body, which may yet break off.
-    pub(super) fn answered(&mut self, outcome: Outcome) {
-        self.record_latency();
+    pub(super) fn answered(&mut self, outcome: Outcome, since: Tick) {
+        self.hear(outcome, since);
         let is_probe = self.permit.as_ref().is_some_and(Permit::is_probe);
         if is_probe || outcome != Outcome::Success {
             self.settle(outcome);
@@ -108,7 +111,7 @@ impl Attempt {
 
     /// The replica failed it.
     pub(super) fn failed(mut self, fault: Fault) {
-        self.record_latency();
+        self.hear(Outcome::Failure(fault), self.began);
         self.settle(Outcome::Failure(fault));
     }
 
@@ -119,11 +122,11 @@ impl Attempt {
         }
     }
 
-    /// How long it took to the head, or to the failure without one; once, and only if somebody wants to know.
-    fn record_latency(&mut self) {
-        if std::mem::take(&mut self.awaits_head) && self.service.is_detailed() {
-            let latency = self.worker.now().since(self.began);
-            self.service.record_attempt_latency(self.worker.index(), &self.replica, latency);
+    /// Tells, once, how long it took to the head, or to the failure without one.
+    fn hear(&mut self, outcome: Outcome, since: Tick) {
+        if std::mem::take(&mut self.awaits_head) {
+            let now = self.worker.now();
+            self.service.heard(self.worker.index(), &self.replica, outcome, now.since(since), now);
         }
     }
 }

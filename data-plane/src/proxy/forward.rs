@@ -16,6 +16,7 @@ use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use super::{
     admission::{admit, check_policy},
+    affinity,
     attempt::Attempt,
     downstream::Client,
     errors::GatewayError,
@@ -97,6 +98,7 @@ async fn answer(
     let check = BodyCheck::new(&rules);
     let is_held = check.looks_inside();
     let rewrite = admitted.rewrite(head.target());
+    let key = affinity::key(&service.policy().balancing, &head.fields, client.ip());
     let onward =
         Onward { client_ip: client.ip(), scheme: client.scheme(), via: worker.via(), request_id, rewrite };
     headers::prepare_request(&mut head, &onward);
@@ -123,6 +125,7 @@ async fn answer(
         expects_continue: headers::expects_continue(&head.fields),
         head,
         length,
+        key,
         is_idempotent,
         tried: Vec::new(),
         attempts: 0,
@@ -157,6 +160,8 @@ struct Journey {
     /// Whether a replica is asked if it wants the body.
     expects_continue: bool,
     source: RequestSource,
+    /// The hash of what it is shared out by, if it is.
+    key: Option<u64>,
     is_idempotent: bool,
     started: Tick,
     /// How long all attempts together may take once the whole request is here.
@@ -207,7 +212,7 @@ impl Journey {
     /// Asks replicas until one answers well, or no other may be asked.
     async fn ask(&mut self) -> Result<Answer, GatewayError> {
         loop {
-            let (attempt, policy) = match Attempt::begin(&self.worker, &self.service, &self.tried) {
+            let (attempt, policy) = match Attempt::begin(&self.worker, &self.service, &self.tried, self.key) {
                 Ok(begun) => begun,
                 Err(unavailable) => return self.give_up(unavailable),
             };

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     discovery::{Guard, Mirror, Snapshot, Source, Status as LinkStatus},
     fake_control_plane::{FakeControlPlane, ReportStream},
-    routing::{Fault, Outcome, judge},
+    routing::{Draw, Fault, Outcome, judge},
     table::{Forced, ForcedState, Picked, ReplicaSpec, ServiceSpec},
 };
 
@@ -70,7 +70,7 @@ impl DataPlane {
 
     /// Begins a request to whoever is next.
     fn pick(&self) -> Picked {
-        self.table.service("orders").unwrap().pick(0, self.clock.now(), &[]).unwrap()
+        self.table.service("orders").unwrap().pick(0, self.clock.now(), &[], Draw::default()).unwrap()
     }
 
     fn settle(&self, picked: Picked, outcome: Outcome) {

@@ -22,12 +22,19 @@ impl Rotation {
     /// this and one turn for each replica, and the time to make one for a thousand replicas to some milliseconds.
     pub const MAX_WEIGHT_SUM: u64 = 1024;
 
-    /// Makes the rotation of a list with these weights, in O(length of the list × length of the schedule).
+    /// Makes the rotation of a list with these weights, see [`Rotation::of_shares`].
     pub fn new(weights: &[Weight]) -> Self {
-        let shares = shares(weights);
+        let shares: Vec<u64> = weights.iter().map(|weight| u64::from(weight.get())).collect();
+        Self::of_shares(&shares)
+    }
+
+    /// Makes the rotation of a list with these shares, each above zero, in O(length of the list × length of the
+    /// schedule).
+    pub fn of_shares(shares: &[u64]) -> Self {
+        let shares = turns_of(shares);
         let equal = shares.windows(2).all(|pair| pair[0] == pair[1]);
         let schedule = if equal { Box::default() } else { smooth(&shares) };
-        Self { count: weights.len(), schedule }
+        Self { count: shares.len(), schedule }
     }
 
     /// The position that takes turn `turn`. Over any `k` × [`len`](Self::len) successive turns each position gets
@@ -47,6 +54,11 @@ impl Rotation {
         if self.schedule.is_empty() { self.count } else { self.schedule.len() }
     }
 
+    /// How many take turns.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
     /// Whether there is nobody to take a turn.
     pub fn is_empty(&self) -> bool {
         self.count == 0
@@ -57,10 +69,10 @@ fn wrap(turn: u64, len: usize) -> usize {
     (turn % len as u64) as usize
 }
 
-/// Turns of each position in one schedule: the weights in lowest terms, scaled down if the sum is too large.
-fn shares(weights: &[Weight]) -> Vec<u64> {
-    let divisor = weights.iter().map(|weight| u64::from(weight.get())).fold(0, greatest_common_divisor);
-    let reduced: Vec<u64> = weights.iter().map(|weight| u64::from(weight.get()) / divisor).collect();
+/// Turns of each position in one schedule: the shares in lowest terms, scaled down if the sum is too large.
+fn turns_of(shares: &[u64]) -> Vec<u64> {
+    let divisor = shares.iter().copied().fold(0, greatest_common_divisor);
+    let reduced: Vec<u64> = shares.iter().map(|share| share / divisor).collect();
     let sum: u64 = reduced.iter().sum();
     if sum <= Rotation::MAX_WEIGHT_SUM {
         return reduced;

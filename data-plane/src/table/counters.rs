@@ -110,14 +110,39 @@ impl AttemptCounts {
         self.0.of(worker).failures.add_one();
     }
 
-    pub(super) fn read(&self) -> ReplicaCounters {
+    /// Attempts that have not ended, over all workers.
+    pub(super) fn inflight(&self) -> u64 {
         let inflight: i64 = self.0.0.iter().map(|cell| cell.0.inflight.load(Relaxed)).sum();
+        u64::try_from(inflight).unwrap_or(0)
+    }
+
+    pub(super) fn read(&self) -> ReplicaCounters {
         ReplicaCounters {
             attempts: self.0.sum(|cell| cell.attempts.get()),
             failures: self.0.sum(|cell| cell.failures.get()),
             retries: self.0.sum(|cell| cell.retries.get()),
-            inflight: u64::try_from(inflight).unwrap_or(0),
+            inflight: self.inflight(),
         }
+    }
+}
+
+/// Attempts of a whole service that have not ended.
+#[derive(Debug)]
+pub(super) struct Inflight(PerWorker<AtomicI64>);
+
+impl Inflight {
+    pub(super) fn new(workers: usize) -> Self {
+        Self(PerWorker::new(workers))
+    }
+
+    /// One more, or one less: to be called by `worker` only.
+    pub(super) fn add(&self, worker: usize, change: i64) {
+        let cell = self.0.of(worker);
+        cell.store(cell.load(Relaxed) + change, Relaxed);
+    }
+
+    pub(super) fn read(&self) -> u64 {
+        u64::try_from(self.0.0.iter().map(|cell| cell.0.load(Relaxed)).sum::<i64>()).unwrap_or(0)
     }
 }
 

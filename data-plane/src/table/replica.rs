@@ -4,7 +4,10 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     time::Duration,
 };
@@ -16,7 +19,10 @@ use super::{
     latency::{Buckets, Latencies},
     spec::{Forced, ReplicaSpec},
 };
-use crate::routing::{Breaker, Change, Fault, State, Tick, View as BreakerView};
+use crate::routing::{
+    Breaker, Change, Fault, State, Tick, View as BreakerView,
+    balancing::{FULL_SHARE, LatencyEstimate, next_step, ramp},
+};
 
 /// Failures remembered for people.
 const REMEMBERED_FAULTS: usize = 5;
@@ -37,6 +43,10 @@ struct Learnt {
     breaker: Breaker,
     counts: AttemptCounts,
     latencies: Latencies,
+    /// Kept while the policy goes by it.
+    estimate: LatencyEstimate,
+    /// The tick at which it began to take requests, if that was not when this data plane started; else zero.
+    began_at: AtomicU64,
     /// Whether somebody waits for its attempts to end.
     is_draining: AtomicBool,
     /// Touched by failures, transitions and reports only.
@@ -84,6 +94,8 @@ impl Replica {
                 breaker: Breaker::new(),
                 counts: AttemptCounts::new(workers),
                 latencies: Latencies::new(workers),
+                estimate: LatencyEstimate::default(),
+                began_at: AtomicU64::new(0),
                 is_draining: AtomicBool::new(!spec.is_serving()),
                 memory: Mutex::new(memory),
             }),
@@ -100,6 +112,9 @@ impl Replica {
         let learnt = &self.learnt;
         if spec.incarnation != self.spec.incarnation {
             learnt.breaker.reprobe(now);
+        }
+        if spec.takes_requests() && (spec.incarnation != self.spec.incarnation || !self.takes_requests()) {
+            self.begins(now);
         }
         learnt.is_draining.store(!spec.is_serving(), Relaxed);
         let next = Self { key: self.key.clone(), spec: spec.clone(), learnt: Arc::clone(learnt) };
@@ -163,7 +178,28 @@ impl Replica {
 
     /// Whether new requests may go to it, as far as the registry is concerned.
     pub fn takes_requests(&self) -> bool {
-        self.spec.health.is_ready() && self.spec.is_serving()
+        self.spec.takes_requests()
+    }
+
+    /// It begins to take requests, as a new process or after it was left alone: its share may have to grow slowly.
+    pub(super) fn begins(&self, now: Tick) {
+        self.learnt.began_at.store(now.as_nanos().max(1), Release);
+    }
+
+    /// What it has of the traffic at `now`, relative to its peers.
+    pub(super) fn share(&self, now: Tick, slow_start: Duration) -> u64 {
+        let part = self.began_at().map_or(FULL_SHARE, |began| ramp(began, now, slow_start));
+        u64::from(self.spec.weight.get()) * part
+    }
+
+    /// When that grows next by itself, if it does.
+    pub(super) fn share_grows_at(&self, now: Tick, slow_start: Duration) -> Option<Tick> {
+        next_step(self.began_at()?, now, slow_start)
+    }
+
+    fn began_at(&self) -> Option<Tick> {
+        let began = self.learnt.began_at.load(Acquire);
+        (began > 0).then(|| Tick::from_nanos(began))
     }
 
     /// Everything the registry says of it.
@@ -223,6 +259,10 @@ impl Replica {
 
     pub(super) fn breaker(&self) -> &Breaker {
         &self.learnt.breaker
+    }
+
+    pub(super) fn estimate(&self) -> &LatencyEstimate {
+        &self.learnt.estimate
     }
 
     pub(super) fn counts(&self) -> &AttemptCounts {

@@ -6,10 +6,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use gateway_proto::{Policy, ReplicaId, ServiceName};
+use gateway_proto::{Policy, ReplicaId, ServiceName, policy::Algorithm};
 
 use super::{
-    counters::{ReplicaCounters, ServiceCounters},
+    counters::{Inflight, ReplicaCounters, ServiceCounters},
     latency::{Buckets, Latencies},
     outlets::Outlets,
     replica::{Order, Replica},
@@ -17,7 +17,7 @@ use super::{
     transition::Transition,
     view::{Unavailable, View},
 };
-use crate::routing::{Budget, Change, Outcome, Permit, Tick};
+use crate::routing::{Budget, Change, Draw, Outcome, Permit, Reason, Tick, balancing::LatencyEstimate};
 
 /// A replica that was picked for one attempt.
 #[derive(Debug)]
@@ -42,8 +42,18 @@ pub struct Service {
     budget: Budget,
     counters: ServiceCounters,
     latencies: Latencies,
+    pub(super) inflight: Inflight,
     outlets: Arc<Outlets>,
     workers: usize,
+}
+
+/// Whether replicas that a data plane learns of have joined just now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Newness {
+    /// They have.
+    Joining,
+    /// They may have been there for long: it is this data plane that is new.
+    Found,
 }
 
 #[derive(Debug)]
@@ -55,25 +65,32 @@ struct Roster {
 }
 
 impl Service {
-    pub(super) fn new(spec: &ServiceSpec, workers: usize, outlets: Arc<Outlets>, now: Tick) -> Self {
+    pub(super) fn new(
+        spec: &ServiceSpec,
+        workers: usize,
+        outlets: Arc<Outlets>,
+        newness: Newness,
+        now: Tick,
+    ) -> Self {
         let nobody =
             Roster { policy: spec.policy, replicas: Arc::default(), gone: ReplicaCounters::default() };
         let service = Self {
             name: spec.name.clone(),
-            view: ArcSwap::from_pointee(View::new(spec.policy, Vec::new(), None)),
+            view: ArcSwap::from_pointee(View::new(spec.policy, Vec::new(), None, now)),
             roster: Mutex::new(nobody),
             budget: Budget::new(),
             counters: ServiceCounters::new(workers),
             latencies: Latencies::new(workers),
+            inflight: Inflight::new(workers),
             outlets,
             workers,
         };
-        service.update(spec, now);
+        service.update(spec, newness, now);
         service
     }
 
     /// Takes over what the registry and operators say now.
-    pub(super) fn update(&self, spec: &ServiceSpec, now: Tick) {
+    pub(super) fn update(&self, spec: &ServiceSpec, newness: Newness, now: Tick) {
         let mut roster = self.roster();
         let mut obeyed = Vec::new();
         let mut replicas = Vec::with_capacity(spec.replicas.len());
@@ -86,7 +103,13 @@ impl Service {
                     continue;
                 }
                 Some(known) => known.respecified(replica_spec, now),
-                None => Replica::new(&spec.name, replica_spec, self.workers, now),
+                None => {
+                    let (replica, changes) = Replica::new(&spec.name, replica_spec, self.workers, now);
+                    if newness == Newness::Joining {
+                        replica.begins(now);
+                    }
+                    (replica, changes)
+                }
             };
             let replica = Arc::new(replica);
             for (change, order) in changes.into_iter().flatten() {
@@ -99,7 +122,7 @@ impl Service {
         let gone = roster.replicas.iter().filter(is_gone).map(|replica| replica.counters().ended());
         let gone = gone.fold(roster.gone, ReplicaCounters::plus);
         *roster = Roster { policy: spec.policy, replicas: replicas.into(), gone };
-        self.rebuild(&roster);
+        self.rebuild(&roster, now);
         drop(roster);
         for (replica, change, order) in obeyed {
             self.tell(&replica, change, order, now);
@@ -109,7 +132,7 @@ impl Service {
     /// Lets go of all replicas, because the registry knows the service no more.
     pub(super) fn empty(&self, now: Tick) {
         let spec = ServiceSpec { name: self.name.clone(), policy: self.policy(), replicas: Vec::new() };
-        self.update(&spec, now);
+        self.update(&spec, Newness::Joining, now);
     }
 
     /// Its name.
@@ -151,16 +174,27 @@ impl Service {
     }
 
     /// Picks the replica for the next attempt of a request that has already `tried` some. Lock-free, but for the
-    /// rebuilding of the view when it makes a breaker half-open.
+    /// rebuilding of the view when it makes a breaker half-open, and when the share of one that starts slowly grows.
     ///
     /// # Errors
     /// [`Unavailable`] when there is nobody (else) to ask.
-    pub fn pick(&self, worker: usize, now: Tick, tried: &[Arc<Replica>]) -> Result<Picked, Unavailable> {
-        let view = self.view.load();
-        let (replica, permit, change) = view.pick(now, tried)?;
+    pub fn pick(
+        &self,
+        worker: usize,
+        now: Tick,
+        tried: &[Arc<Replica>],
+        draw: Draw,
+    ) -> Result<Picked, Unavailable> {
+        let mut view = self.view.load();
+        if now >= view.reshared_at {
+            self.reshare(now);
+            view = self.view.load();
+        }
+        let (replica, permit, change) = view.pick(now, tried, draw, || self.inflight.read())?;
         if let Some(change) = change {
             self.changed(replica, change, now);
         }
+        self.inflight.add(worker, 1);
         replica.counts().begin(worker, !tried.is_empty());
         Ok(Picked { replica: Arc::clone(replica), permit, policy: view.policy })
     }
@@ -215,6 +249,7 @@ impl Service {
     /// worker that picked.
     pub fn end(&self, worker: usize, replica: &Replica) {
         replica.counts().end(worker);
+        self.inflight.add(worker, -1);
         if replica.is_draining() {
             self.outlets.drains.attempt_ended();
         }
@@ -230,10 +265,21 @@ impl Service {
         self.latencies.record(worker, latency);
     }
 
-    /// Records how long an attempt took to its response head, or to its failure without one. To be called by `worker`
-    /// only.
-    pub fn record_attempt_latency(&self, worker: usize, replica: &Replica, latency: Duration) {
-        replica.record_latency(worker, latency);
+    /// An attempt's response head has come after `latency`, or it failed so late without one. To be called by `worker`
+    /// only, once for an attempt; `outcome` is what is known of it then.
+    pub fn heard(&self, worker: usize, replica: &Replica, outcome: Outcome, latency: Duration, now: Tick) {
+        if self.is_detailed() {
+            replica.record_latency(worker, latency);
+        }
+        if self.view.load().policy.balancing.algorithm == Algorithm::PeakEwma {
+            let least = match outcome {
+                Outcome::Success => Duration::ZERO,
+                // One that refuses fast is not fast.
+                Outcome::Failure(_) | Outcome::Overloaded => LatencyEstimate::PENALTY,
+                Outcome::Neutral => return,
+            };
+            replica.estimate().observe(latency.max(least), now);
+        }
     }
 
     /// How long its requests took to their answers' heads.
@@ -248,8 +294,21 @@ impl Service {
 
     fn changed(&self, replica: &Replica, change: Change, now: Tick) {
         replica.remember_change(&change, now);
-        self.rebuild(&self.roster());
+        if matches!(change.reason, Reason::ProbesSucceeded { .. }) {
+            replica.begins(now);
+        }
+        self.rebuild(&self.roster(), now);
         self.tell(replica, change, None, now);
+    }
+
+    /// Takes up what replicas that start slowly have gained, unless somebody is about to.
+    #[cold]
+    fn reshare(&self, now: Tick) {
+        if let Ok(roster) = self.roster.try_lock()
+            && now >= self.view.load().reshared_at
+        {
+            self.rebuild(&roster, now);
+        }
     }
 
     fn tell(&self, replica: &Replica, change: Change, order: Order, now: Tick) {
@@ -265,10 +324,10 @@ impl Service {
 
     /// Makes the view of the breakers' present states. The roster's lock orders rebuilds, so that the last one has
     /// seen the last transition.
-    fn rebuild(&self, roster: &Roster) {
+    fn rebuild(&self, roster: &Roster, now: Tick) {
         let ready = roster.replicas.iter().filter(|replica| replica.takes_requests()).cloned().collect();
         let previous = self.view.load();
-        self.view.store(Arc::new(View::new(roster.policy, ready, Some(&previous))));
+        self.view.store(Arc::new(View::new(roster.policy, ready, Some(&previous), now)));
     }
 
     fn roster(&self) -> MutexGuard<'_, Roster> {

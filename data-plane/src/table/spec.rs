@@ -53,6 +53,11 @@ impl ServiceSpec {
 }
 
 impl ReplicaSpec {
+    /// Whether new requests may go to it.
+    pub fn takes_requests(&self) -> bool {
+        self.health.is_ready() && self.is_serving()
+    }
+
     /// Whether it has not been told to leave.
     pub fn is_serving(&self) -> bool {
         self.mode == Mode::Serving

@@ -1,16 +1,22 @@
 //! What requests may rely on when the table changes under them.
 
+mod balancing;
 mod drains;
 mod orders;
 mod properties;
+mod slow_start;
 mod tiers;
 
 use std::time::Duration;
 
-use gateway_proto::{Address, Health, Mode, Policy, Priority, ReplicaId, Weight, v1};
+use gateway_proto::{
+    Address, Health, Mode, Policy, Priority, ReplicaId, Weight,
+    policy::{Algorithm, Balancing},
+    v1,
+};
 
 use super::*;
-use crate::routing::{Fault, Outcome, Permit, Rule, State};
+use crate::routing::{Draw, Fault, Outcome, Permit, Rule, State, balancing::mix};
 
 const START: Tick = Tick::ORIGIN;
 
@@ -49,9 +55,47 @@ fn table_of(ids: &[&str]) -> (Arc<Table>, Arc<Service>, mpsc::Receiver<Transitio
     (table, service, transitions)
 }
 
+/// The same service, of which requests are shared out in another way.
+fn balanced(balancing: Balancing, replicas: impl IntoIterator<Item = ReplicaSpec>) -> ServiceSpec {
+    ServiceSpec { policy: Policy { balancing, ..Policy::default() }, ..orders(replicas) }
+}
+
+fn by(algorithm: Algorithm) -> Balancing {
+    Balancing { algorithm, ..Balancing::default() }
+}
+
+/// A table with one service like that, as its data plane found it when it started.
+fn table_with(spec: &ServiceSpec, workers: usize) -> (Arc<Table>, Arc<Service>) {
+    let (table, _) = Table::new(workers);
+    table.apply(std::slice::from_ref(spec), &[], START);
+    let service = table.service("orders").unwrap();
+    (table, service)
+}
+
+/// The chance and the key of the request of that number.
+fn draw(number: u64) -> Draw {
+    Draw { random: (mix(number) >> 11) as f64 / (1_u64 << 53) as f64, key: Some(mix(!number)) }
+}
+
+fn id_of(replica: &Replica) -> &str {
+    replica.key().replica.as_str()
+}
+
+/// How many of so many requests, one after the other, go to each replica.
+fn shares_of(service: &Service, now: Tick, requests: std::ops::Range<u64>) -> BTreeMap<String, u64> {
+    let mut shares: BTreeMap<_, _> =
+        service.replicas().iter().map(|replica| (id_of(replica).to_owned(), 0)).collect();
+    for number in requests {
+        let picked = service.pick(0, now, &[], draw(number)).unwrap();
+        *shares.get_mut(id_of(&picked.replica)).unwrap() += 1;
+        service.settle(0, &picked.replica, picked.permit, Outcome::Success, now, 0.5);
+    }
+    shares
+}
+
 /// Picks once, reports `outcome`, and tells who was asked.
 fn ask(service: &Service, now: Tick, outcome: Outcome) -> String {
-    let picked = service.pick(0, now, &[]).unwrap();
+    let picked = service.pick(0, now, &[], Draw::default()).unwrap();
     service.settle(0, &picked.replica, picked.permit, outcome, now, 0.5);
     picked.replica.key().replica.to_string()
 }
@@ -63,7 +107,7 @@ fn asked(service: &Service, now: Tick, times: usize) -> Vec<String> {
 /// Fails every request until `id` is out.
 fn trip(service: &Service, now: Tick, id: &str) {
     for _ in 0..1000 {
-        let picked = service.pick(0, now, &[]).unwrap();
+        let picked = service.pick(0, now, &[], Draw::default()).unwrap();
         let is_it = picked.replica.key().replica.as_str() == id;
         let outcome = if is_it { Outcome::Failure(Fault::ConnectRefused) } else { Outcome::Success };
         service.settle(0, &picked.replica, picked.permit, outcome, now, 0.5);
@@ -107,7 +151,7 @@ fn many_threads_share_one_strict_rotation() {
             let service = &service;
             scope.spawn(move || {
                 for _ in 0..200 {
-                    let picked = service.pick(worker, START, &[]).unwrap();
+                    let picked = service.pick(worker, START, &[], Draw::default()).unwrap();
                     service.settle(worker, &picked.replica, picked.permit, Outcome::Success, START, 0.5);
                 }
             });
@@ -155,7 +199,7 @@ fn one_request_at_a_time_probes_and_two_successes_close() {
     assert!(asked(&service, after(500), 10).iter().all(|id| id == "a"));
 
     let due = after(1500);
-    let probe = service.pick(0, due, &[]).unwrap();
+    let probe = service.pick(0, due, &[], Draw::default()).unwrap();
     assert_eq!((probe.replica.key().replica.as_str(), probe.permit.is_probe()), ("b", true));
     assert!(asked(&service, due, 10).iter().all(|id| id == "a"), "a second probe was let through");
     service.settle(0, &probe.replica, probe.permit, Outcome::Success, due, 0.5);
@@ -193,7 +237,7 @@ fn a_failed_probe_waits_twice_as_long() {
 fn a_request_asks_no_replica_twice() {
     let (_table, service, _) = table_of(&["a", "b", "c"]);
     let mut tried: Vec<Arc<Replica>> = Vec::new();
-    while let Ok(picked) = service.pick(0, START, &tried) {
+    while let Ok(picked) = service.pick(0, START, &tried, Draw::default()) {
         assert!(service.has_untried(START, &tried));
         assert!(tried.iter().all(|other| other.key() != picked.replica.key()));
         service.settle(0, &picked.replica, picked.permit, Outcome::Neutral, START, 0.5);
@@ -201,19 +245,23 @@ fn a_request_asks_no_replica_twice() {
     }
     assert_eq!(tried.len(), 3);
     assert!(!service.has_untried(START, &tried));
-    assert_eq!(service.pick(0, START, &tried).unwrap_err(), Unavailable::AllTried);
+    assert_eq!(service.pick(0, START, &tried, Draw::default()).unwrap_err(), Unavailable::AllTried);
 }
 
 #[test]
 fn without_a_ready_replica_there_is_nobody_to_ask() {
     let (table, service, _) = table_of(&[]);
-    assert_eq!(service.pick(0, START, &[]).unwrap_err(), Unavailable::NoneReady);
+    assert_eq!(service.pick(0, START, &[], Draw::default()).unwrap_err(), Unavailable::NoneReady);
     for health in [Health::Starting, Health::Unhealthy] {
         table.apply(&[orders([ReplicaSpec { health, ..replica("a") }])], &[], START);
-        assert_eq!(service.pick(0, START, &[]).unwrap_err(), Unavailable::NoneReady, "{health}");
+        assert_eq!(
+            service.pick(0, START, &[], Draw::default()).unwrap_err(),
+            Unavailable::NoneReady,
+            "{health}"
+        );
     }
     table.apply(&[orders([ReplicaSpec { health: Health::Degraded, ..replica("a") }])], &[], START);
-    assert!(service.pick(0, START, &[]).is_ok());
+    assert!(service.pick(0, START, &[], Draw::default()).is_ok());
 }
 
 #[test]
@@ -230,7 +278,7 @@ fn when_all_rest_the_answer_says_until_when() {
     for _ in 0..5 {
         ask(&service, after(100), Outcome::Failure(Fault::Reset));
     }
-    let refused = service.pick(0, after(200), &[]).unwrap_err();
+    let refused = service.pick(0, after(200), &[], Draw::default()).unwrap_err();
     assert_eq!(refused, Unavailable::AllOpen { resting: 2, retry_at: after(1000) });
 }
 
@@ -239,8 +287,8 @@ fn while_another_request_probes_the_last_replica_the_answer_is_to_come_back_soon
     let (_table, service, _) = table_of(&["a"]);
     trip(&service, START, "a");
     let due = after(1500);
-    let _probe = service.pick(0, due, &[]).unwrap();
-    let refused = service.pick(0, due, &[]).unwrap_err();
+    let _probe = service.pick(0, due, &[], Draw::default()).unwrap();
+    let refused = service.pick(0, due, &[], Draw::default()).unwrap_err();
     assert_eq!(refused, Unavailable::AllOpen { resting: 1, retry_at: due });
 }
 
@@ -265,7 +313,7 @@ fn a_new_incarnation_of_an_open_replica_is_probed_at_once() {
     let (table, service, _) = table_of(&["a", "b"]);
     trip(&service, START, "b");
     table.apply(&[orders([replica("a"), ReplicaSpec { incarnation: 2, ..replica("b") }])], &[], after(10));
-    let probe = service.pick(0, after(10), &[]).unwrap();
+    let probe = service.pick(0, after(10), &[], Draw::default()).unwrap();
     assert_eq!((probe.replica.key().replica.as_str(), probe.permit.is_probe()), ("b", true));
 }
 
@@ -273,7 +321,7 @@ fn a_new_incarnation_of_an_open_replica_is_probed_at_once() {
 fn the_result_of_a_former_incarnation_does_not_count() {
     let (table, service, _) = table_of(&["a"]);
     let old: Vec<(Arc<Replica>, Permit)> = (0..5)
-        .map(|_| service.pick(0, START, &[]).unwrap())
+        .map(|_| service.pick(0, START, &[], Draw::default()).unwrap())
         .map(|picked| (picked.replica, picked.permit))
         .collect();
     table.apply(&[orders([ReplicaSpec { incarnation: 2, ..replica("a") }])], &[], START);
@@ -298,12 +346,12 @@ fn removed_services_are_gone_and_others_stay() {
 #[test]
 fn a_request_that_outlives_its_service_asks_nobody_else() {
     let (table, service, _) = table_of(&["a", "b"]);
-    let failed = service.pick(0, START, &[]).unwrap().replica;
+    let failed = service.pick(0, START, &[], Draw::default()).unwrap().replica;
     table.apply(&[], &[ServiceName::parse("orders").unwrap()], START);
     let tried = [failed];
     assert!(!service.has_untried(START, &tried));
-    assert_eq!(service.pick(0, START, &tried).unwrap_err(), Unavailable::AllTried);
-    assert_eq!(service.pick(0, START, &[]).unwrap_err(), Unavailable::NoneReady);
+    assert_eq!(service.pick(0, START, &tried, Draw::default()).unwrap_err(), Unavailable::AllTried);
+    assert_eq!(service.pick(0, START, &[], Draw::default()).unwrap_err(), Unavailable::NoneReady);
 }
 
 #[test]
@@ -311,7 +359,7 @@ fn the_attempts_of_a_service_never_go_back_when_a_replica_goes() {
     let (table, service, _) = table_of(&["a", "b"]);
     asked(&service, START, 4);
     ask(&service, START, Outcome::Failure(Fault::Closed));
-    let _under_way = service.pick(0, START, &[]).unwrap();
+    let _under_way = service.pick(0, START, &[], Draw::default()).unwrap();
     assert_eq!(service.attempts(), ReplicaCounters { attempts: 6, failures: 1, retries: 0, inflight: 1 });
     table.apply(&[orders([])], &[], START);
     assert_eq!(service.attempts(), ReplicaCounters { attempts: 6, failures: 1, retries: 0, inflight: 0 });
@@ -333,7 +381,7 @@ fn no_race_of_cancelled_probes_hides_a_replica_whose_probe_is_welcome() {
     let due = after(1500);
     let pick_and_cancel = || {
         for _ in 0..50 {
-            let picked = service.pick(0, due, &[]).unwrap();
+            let picked = service.pick(0, due, &[], Draw::default()).unwrap();
             service.settle(0, &picked.replica, picked.permit, Outcome::Neutral, due, 0.5);
         }
     };

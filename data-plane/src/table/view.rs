@@ -1,5 +1,8 @@
 //! One service at one moment: who may be picked, in which order.
 
+mod affinity;
+mod choice;
+
 use std::{
     sync::{
         Arc,
@@ -11,10 +14,11 @@ use std::{
     time::Duration,
 };
 
-use gateway_proto::Policy;
+use gateway_proto::{Policy, policy::Algorithm};
 
+use self::affinity::Affinity;
 use super::replica::Replica;
-use crate::routing::{Change, Permit, Rotation, State, Tick};
+use crate::routing::{Change, Draw, Permit, Rotation, State, Tick};
 
 /// Why a service has nobody to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,13 +41,22 @@ pub enum Unavailable {
     AllTried,
 }
 
+/// A replica that was picked, with its breaker's permit and the transition that admitting made.
+pub(super) type Choice<'view> = (&'view Arc<Replica>, Permit, Option<Change>);
+
 /// Immutable but for its cursors: whatever changes eligibility makes a new view.
 #[derive(Debug)]
 pub(super) struct View {
     pub(super) policy: Policy,
     /// Those that take turns, in the order of their ids: of the best tier that has one whose breaker lets all through.
     eligible: Box<[Arc<Replica>]>,
+    /// What each of them has of the traffic, relative to the others: its weight, or part of it while it starts slowly.
+    shares: Box<[u64]>,
     rotation: Rotation,
+    /// Who has which keys, if the policy goes by keys.
+    affinity: Option<Affinity>,
+    /// When shares are other ones, because somebody starts slowly; [`Tick::NEVER`] when nobody does.
+    pub(super) reshared_at: Tick,
     /// The next turn. Shared by all workers, so that the rotation is strict over all of them.
     cursor: AtomicU64,
     first_turn: u64,
@@ -69,7 +82,9 @@ struct Tier {
 
 impl View {
     /// The view that follows `previous`, whose rotation it takes up where it stands, of all replicas that take requests.
-    pub(super) fn new(policy: Policy, ready: Vec<Arc<Replica>>, previous: Option<&Self>) -> Self {
+    pub(super) fn new(policy: Policy, ready: Vec<Arc<Replica>>, previous: Option<&Self>, now: Tick) -> Self {
+        let by_key = policy.balancing.algorithm == Algorithm::ConsistentHash;
+        let ring = by_key.then(|| Affinity::ring(&ready, previous.and_then(|view| view.affinity.as_ref())));
         let (mut closed, mut resting, mut forced_open) = (Vec::new(), Vec::new(), 0);
         for replica in ready {
             match replica.breaker().state() {
@@ -85,15 +100,22 @@ impl View {
         // Stable, so that replicas of one tier stay in the order of their ids.
         standby.sort_by_key(|replica| replica.priority());
         resting.sort_by_key(|replica| replica.priority());
-        let weights: Vec<_> = eligible.iter().map(|replica| replica.weight()).collect();
-        let rotation = Rotation::new(&weights);
+        let slow_start = policy.balancing.slow_start;
+        let shares: Box<[u64]> = eligible.iter().map(|replica| replica.share(now, slow_start)).collect();
+        let rotation = Rotation::of_shares(&shares);
+        let next_steps = eligible.iter().filter_map(|replica| replica.share_grows_at(now, slow_start));
+        // However many start slowly, there are few steps: each is for all of them.
+        let reshared_at = next_steps.min().map(|next| next.max(now.plus(slow_start / 20)));
         let last_before = previous.map(Self::last_of_each_tier).unwrap_or_default();
         let last = last_before.iter().find(|last| Some(last.priority()) == tier);
         let first_turn = last.map_or(0, |last| turn_after(last, &eligible, &rotation));
         Self {
             policy,
+            affinity: ring.map(|ring| Affinity::new(ring, &eligible, &shares)),
             eligible: eligible.into(),
+            shares,
             rotation,
+            reshared_at: reshared_at.unwrap_or(Tick::NEVER),
             cursor: AtomicU64::new(first_turn),
             first_turn,
             last_before,
@@ -109,29 +131,25 @@ impl View {
 
     /// Picks the next replica that `tried` lacks and whose breaker admits an attempt.
     ///
-    /// A resting replica whose probe is due goes first. The third of the returned values is the transition
-    /// that admitting it made, if any.
+    /// A resting replica whose probe is due goes first. `inflight` says what the service has in flight, if that is
+    /// asked. The third of the returned values is the transition that admitting it made, if any.
     #[inline]
     pub(super) fn pick(
         &self,
         now: Tick,
         tried: &[Arc<Replica>],
-    ) -> Result<(&Arc<Replica>, Permit, Option<Change>), Unavailable> {
+        draw: Draw,
+        inflight: impl FnOnce() -> u64,
+    ) -> Result<Choice<'_>, Unavailable> {
         if !self.resting.is_empty()
             && let Some(probe) = self.probe(now, tried)
         {
             return Ok(probe);
         }
-        let count = self.eligible.len();
-        // A replica that was tried gives its turn to the next in rotation rather than to its neighbour.
-        for _ in 0..count.min(1 + tried.len()) {
-            let turn = self.cursor.fetch_add(1, Relaxed);
-            let replica = &self.eligible[self.rotation.index(turn)];
-            if let Some(permit) = self.admit(replica, now, tried) {
-                return Ok(permit);
-            }
+        if let Some(choice) = self.choose(now, tried, draw, inflight) {
+            return Ok(choice);
         }
-        self.pick_of_the_rest(now, tried)
+        self.pick_of_the_rest(now, tried, draw)
     }
 
     /// Whoever takes the request when those whose turn it was do not.
@@ -140,10 +158,15 @@ impl View {
         &self,
         now: Tick,
         tried: &[Arc<Replica>],
-    ) -> Result<(&Arc<Replica>, Permit, Option<Change>), Unavailable> {
-        // Weights may have shown the same replicas again: look at each one.
-        let rest = self.eligible.iter().find_map(|replica| self.admit(replica, now, tried));
-        rest.or_else(|| self.stand_in(now, tried)).ok_or_else(|| self.unavailable(now, tried))
+        draw: Draw,
+    ) -> Result<Choice<'_>, Unavailable> {
+        // Weights and chance may have shown the same replicas again: look at each one. Where turns are not the rule,
+        // nobody is always the first to be looked at.
+        let count = self.eligible.len() as u64;
+        let first = draw.bits().checked_rem(count).unwrap_or(0) as usize;
+        let (before, from) = self.eligible.split_at(first);
+        let rest = from.iter().chain(before).find_map(|replica| self.admit(replica, now, tried));
+        rest.or_else(|| self.stand_in(now, tried, draw)).ok_or_else(|| self.unavailable(now, tried))
     }
 
     /// Whether a pick for a request that has `tried` some would find another.
@@ -155,11 +178,12 @@ impl View {
     }
 
     /// A replica of the next tier that has one, for a request that everybody of the better ones has failed.
-    fn stand_in(&self, now: Tick, tried: &[Arc<Replica>]) -> Option<(&Arc<Replica>, Permit, Option<Change>)> {
+    fn stand_in(&self, now: Tick, tried: &[Arc<Replica>], draw: Draw) -> Option<Choice<'_>> {
         self.standby.iter().find_map(|Tier { replicas, cursor }| {
             // Each request begins with another one, or the first would get all.
             let is_first = !replicas.iter().any(|replica| is_among(tried, replica));
             let turn = cursor.fetch_add(u64::from(is_first), Relaxed);
+            let turn = draw.key.filter(|_| self.affinity.is_some()).unwrap_or(turn);
             let (before, from) = replicas.split_at((turn % replicas.len() as u64) as usize);
             from.iter().chain(before).find_map(|replica| self.admit(replica, now, tried))
         })
@@ -170,7 +194,7 @@ impl View {
         self.next_look.store(0, Release);
     }
 
-    fn probe(&self, now: Tick, tried: &[Arc<Replica>]) -> Option<(&Arc<Replica>, Permit, Option<Change>)> {
+    fn probe(&self, now: Tick, tried: &[Arc<Replica>]) -> Option<Choice<'_>> {
         if now.as_nanos() < self.next_look.load(Acquire) {
             return None;
         }
@@ -192,7 +216,7 @@ impl View {
         replica: &'view Arc<Replica>,
         now: Tick,
         tried: &[Arc<Replica>],
-    ) -> Option<(&'view Arc<Replica>, Permit, Option<Change>)> {
+    ) -> Option<Choice<'view>> {
         if is_among(tried, replica) {
             return None;
         }

@@ -5,7 +5,7 @@
 
 use std::{fmt, time::Duration};
 
-use super::{DAY, DrainTimeout, HOUR, MINUTE, MS, Methods, Policy, SECOND, TIB};
+use super::{Algorithm, DAY, DrainTimeout, HOUR, HashBy, MINUTE, MS, Methods, Policy, SECOND, TIB};
 use crate::{Invalid, nearest::nearest, size, time::exact, v1};
 
 mod setting;
@@ -21,7 +21,7 @@ pub enum Value {
     Duration(Duration),
     /// Of a [`Range::Count`].
     Count(u32),
-    /// Of a [`Range::Ratio`].
+    /// Of a [`Range::Ratio`] or a [`Range::Factor`].
     Ratio(f64),
     /// Of a [`Range::Flag`].
     Flag(bool),
@@ -29,6 +29,10 @@ pub enum Value {
     Size(u64),
     /// Of [`Range::Methods`].
     Methods(Methods),
+    /// Of a [`Range::Algorithm`].
+    Algorithm(Algorithm),
+    /// Of a [`Range::HashBy`].
+    HashBy(HashBy),
 }
 
 impl fmt::Display for Value {
@@ -40,6 +44,8 @@ impl fmt::Display for Value {
             Self::Flag(value) => value.fmt(f),
             Self::Size(value) => f.write_str(&size::exact(*value)),
             Self::Methods(value) => value.fmt(f),
+            Self::Algorithm(value) => f.write_str(value.name()),
+            Self::HashBy(value) => value.fmt(f),
         }
     }
 }
@@ -66,6 +72,13 @@ pub enum Range {
         /// Whether 0.0 is one of them.
         zero: bool,
     },
+    /// Multiples of something else, or zero, which turns off what it is for.
+    Factor {
+        /// The least that is not zero.
+        min: u32,
+        /// The most.
+        max: u32,
+    },
     /// True and false.
     Flag,
     /// Numbers of bytes.
@@ -77,6 +90,10 @@ pub enum Range {
     },
     /// Sets of HTTP methods.
     Methods,
+    /// The names of algorithms.
+    Algorithm,
+    /// What of a request can be hashed.
+    HashBy,
 }
 
 impl fmt::Display for Range {
@@ -86,9 +103,12 @@ impl fmt::Display for Range {
             Self::Count { min, max } => write!(f, "{min}..={max}"),
             Self::Ratio { zero: true } => f.write_str("0.0..=1.0"),
             Self::Ratio { zero: false } => f.write_str("above 0.0 and up to 1.0"),
+            Self::Factor { min, max } => write!(f, "0 or {min}.0..={max}.0"),
             Self::Flag => f.write_str("true or false"),
             Self::Size { min, max } => write!(f, "{}..={}", size::exact(*min), size::exact(*max)),
             Self::Methods => f.write_str("* or registered methods"),
+            Self::Algorithm => write!(f, "one of {}", Algorithm::NAMES.join(", ")),
+            Self::HashBy => f.write_str(HashBy::FORMS),
         }
     }
 }
@@ -102,13 +122,23 @@ impl Range {
                 (0.0..=1.0).contains(&value) && (zero || value > 0.0)
             }
             (Self::Size { min, max }, Value::Size(value)) => (min..=max).contains(&value),
-            (Self::Flag, Value::Flag(_)) | (Self::Methods, Value::Methods(_)) => true,
+            (Self::Factor { min, max }, Value::Ratio(value)) => {
+                value == 0.0 || (f64::from(min)..=f64::from(max)).contains(&value)
+            }
+            (Self::Flag, Value::Flag(_))
+            | (Self::Methods, Value::Methods(_))
+            | (Self::Algorithm, Value::Algorithm(_))
+            | (Self::HashBy, Value::HashBy(_)) => true,
             _ => false,
         }
     }
 
     fn refusal(self, value: impl fmt::Display) -> String {
-        let relation = if self == (Self::Ratio { zero: false }) { "is not" } else { "is not in" };
+        let is_said = matches!(
+            self,
+            Self::Ratio { zero: false } | Self::Factor { .. } | Self::Algorithm | Self::HashBy
+        );
+        let relation = if is_said { "is not" } else { "is not in" };
         format!("{value} {relation} {self}")
     }
 }
@@ -171,6 +201,13 @@ impl Field {
             Some(Err(Unreadable::NegativeSize(number))) => {
                 Err(Invalid::new(self.path, self.range.refusal(number)))
             }
+            Some(Err(Unreadable::UnknownAlgorithm(number))) => {
+                Err(Invalid::new(self.path, self.range.refusal(number)))
+            }
+            Some(Err(Unreadable::NoHashKey(text))) => {
+                let text = text.escape_debug();
+                Err(Invalid::new(self.path, self.range.refusal(format_args!("\"{text}\""))))
+            }
             Some(Err(Unreadable::NegativeDuration)) => {
                 Err(Invalid::new(self.path, "is not a duration of zero or more"))
             }
@@ -192,7 +229,7 @@ impl Field {
             return Ok(value);
         }
         let mut why = self.range.refusal(value);
-        if let Value::Ratio(percent) = value
+        if let (Value::Ratio(percent), Range::Ratio { .. }) = (value, self.range)
             && percent > 1.0
             && percent <= 100.0
         {
@@ -211,7 +248,10 @@ macro_rules! field {
         Field {
             path: concat!(stringify!($group), ".", stringify!($name)),
             range: $range,
-            read: |wire| wire.$group.as_ref().and_then(|group| group.$name).map(<$type as Setting>::read),
+            read: |wire| {
+                let value = wire.$group.as_ref().and_then(|group| Option::clone(&group.$name));
+                value.map(<$type as Setting>::read)
+            },
             write: |wire, value| {
                 wire.$group.get_or_insert_default().$name = Some(<$type>::from_value(value).to_wire());
             },
@@ -257,7 +297,7 @@ const fn count(min: u32, max: u32) -> Range {
 const SHARE: Range = Range::Ratio { zero: true };
 
 /// Every setting, in the order of the contract.
-pub static FIELDS: [Field; 22] = [
+pub static FIELDS: [Field; 26] = [
     field!(timeout.connect: Duration, span(MS, MINUTE)),
     field!(timeout.per_try: Duration, span(MS, HOUR)),
     field!(timeout.request: Duration, span(MS, DAY)),
@@ -279,6 +319,10 @@ pub static FIELDS: [Field; 22] = [
     field!(list request.methods: Methods, Range::Methods),
     field!(request.json_only: bool, Range::Flag),
     field!(request.max_body_bytes: u64, Range::Size { min: 0, max: TIB }),
+    field!(balancing.algorithm: Algorithm, Range::Algorithm),
+    field!(balancing.hash_by: HashBy, Range::HashBy),
+    field!(balancing.hash_load_factor: f64, Range::Factor { min: 1, max: 100 }),
+    field!(balancing.slow_start: Duration, span(Duration::ZERO, Duration::from_secs(900))),
     field!(drain_timeout: DrainTimeout, span(Duration::ZERO, HOUR)),
 ];
 

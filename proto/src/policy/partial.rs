@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        policy::{Methods, field::Range},
+        policy::{Algorithm, Methods, field::Range},
         time::duration,
     };
 
@@ -281,6 +281,7 @@ mod tests {
                 .boxed(),
             Range::Count { min, max } => (min..=max).prop_map(Value::Count).boxed(),
             Range::Ratio { .. } => (0.001..=1.0).prop_map(Value::Ratio).boxed(),
+            Range::Factor { min, max } => (f64::from(min)..=f64::from(max)).prop_map(Value::Ratio).boxed(),
             Range::Flag => any::<bool>().prop_map(Value::Flag).boxed(),
             Range::Size { min, max } => (min..=max).prop_map(Value::Size).boxed(),
             Range::Methods => {
@@ -288,6 +289,12 @@ mod tests {
                 let methods = names.map(|names| Value::Methods(Methods::parse(names).unwrap()));
                 proptest::sample::select(methods.to_vec()).boxed()
             }
+            Range::Algorithm => {
+                proptest::sample::select(&Algorithm::ALL[..]).prop_map(Value::Algorithm).boxed()
+            }
+            Range::HashBy => "address|header:[a-z][a-z-]{0,40}|cookie:[A-Za-z_]{1,47}"
+                .prop_map(|text| Value::HashBy(text.parse().unwrap()))
+                .boxed(),
         }
     }
 

@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use data_plane::{
-    routing::{Fault, Outcome, Tick, judge, retry::Proof},
+    routing::{Draw, Fault, Outcome, Tick, balancing::hash, judge, retry::Proof},
     table::{Picked, Service, Unavailable},
 };
-use gateway_proto::{ReplicaId, ReplicaKey, ServiceName, Weight};
+use gateway_proto::{ReplicaId, ReplicaKey, ServiceName, Weight, policy::Balancing};
 use http::StatusCode;
 
 use super::{
@@ -61,7 +61,8 @@ impl Node {
         }
         let tried: &[_] = if env.has(Sabotage::ForgetTried) { &[] } else { &request.tried };
         let clock = if env.has(Sabotage::StopPickClock) { Tick::from_nanos(self.started) } else { now };
-        let picked = service.pick(0, clock, tried);
+        let draw = draw(id, request.attempts);
+        let picked = service.pick(0, clock, tried, draw);
         let change = self.transition();
         let is_current = self
             .table
@@ -99,7 +100,8 @@ impl Node {
             format!("{} of a service that is gone", replica.key())
         })?;
         let lease = policy.timeout.connect + policy.timeout.per_try;
-        let is_first = request.tried.is_empty() && !permit.is_probe() && change.is_none();
+        let takes_turns = policy.balancing == Balancing::default();
+        let is_first = takes_turns && request.tried.is_empty() && !permit.is_probe() && change.is_none();
         let ticket = self.breakers.admitted(replica.key(), permit.is_probe(), change, now, lease)?;
         if is_first {
             let sharing = self.sharing(service.name());
@@ -254,8 +256,16 @@ impl Node {
     }
 
     fn waste_a_turn(&mut self, env: &Env, service: &Service) {
-        if let Ok(Picked { replica, permit, .. }) = service.pick(0, env.tick(), &[]) {
+        if let Ok(Picked { replica, permit, .. }) = service.pick(0, env.tick(), &[], Draw::default()) {
             service.settle(0, &replica, permit, Outcome::Neutral, env.tick(), 0.5);
         }
     }
+}
+
+/// The chance and the key of an attempt: one request in five has no key. Not of the world's lots, so that what is drawn
+/// here changes nothing else.
+fn draw(id: RequestId, attempt: u32) -> Draw {
+    let lot = hash(format!("{id} {attempt}").as_bytes());
+    let key = hash(&(id % 25).to_le_bytes());
+    Draw { random: (lot >> 11) as f64 / (1_u64 << 53) as f64, key: (id % 5 > 0).then_some(key) }
 }

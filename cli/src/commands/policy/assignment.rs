@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use gateway_proto::{
     policy::{
-        Methods,
+        Algorithm, Methods,
         field::{self, Field, Range, Value},
     },
     size, v1,
@@ -51,7 +51,7 @@ fn parse(field: &Field, text: &str) -> Result<Value, String> {
             .parse()
             .map(Value::Count)
             .map_err(|_| format!("\"{text}\" is no whole number; {range} is allowed")),
-        Range::Ratio { .. } => text
+        Range::Ratio { .. } | Range::Factor { .. } => text
             .parse()
             .map(Value::Ratio)
             .map_err(|_| format!("\"{text}\" is no number such as 0.5; {range} is allowed")),
@@ -61,6 +61,12 @@ fn parse(field: &Field, text: &str) -> Result<Value, String> {
         Range::Methods => Methods::parse(text.split(',').map(str::trim)).map(Value::Methods),
         Range::Flag => {
             text.parse().map(Value::Flag).map_err(|_| format!("\"{text}\" is neither true nor false"))
+        }
+        Range::Algorithm => Algorithm::named(text)
+            .map(Value::Algorithm)
+            .ok_or_else(|| format!("\"{}\" is not {range}", text.escape_debug())),
+        Range::HashBy => {
+            text.parse().map(Value::HashBy).map_err(|_| format!("\"{}\" is not {range}", text.escape_debug()))
         }
     }
 }

@@ -142,7 +142,7 @@ impl Journey {
     ) -> Tried {
         let outcome = judge(head.status, head.fields.contains(Name::RetryAfter));
         let replica = Arc::clone(attempt.replica());
-        attempt.answered(outcome);
+        attempt.answered(outcome, self.had_all_at(attempt.began()));
         headers::strip_own(&mut head.fields);
         if self.worker.shows_replica() {
             self.show(&mut head.fields, &replica);
@@ -180,6 +180,13 @@ impl Journey {
     fn show(&self, fields: &mut Fields, replica: &Replica) {
         fields.set(Name::XGwReplica, replica.key().replica.as_str().as_bytes());
         fields.set(Name::XGwAttempts, self.attempts.to_string().as_bytes());
+    }
+
+    /// From when on the replica of an attempt that began at `began` could have all of the request that has come.
+    fn had_all_at(&self, began: Tick) -> Tick {
+        match self.source.arrival() {
+            Arrival::Partial { moved_at: at, .. } | Arrival::Whole(at) => began.max(at),
+        }
     }
 
     /// Until when an attempt that began at `began` may take as things stand, and who is late if it takes longer.

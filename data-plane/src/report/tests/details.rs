@@ -9,7 +9,7 @@ fn serve(data_plane: &DataPlane, latency: Duration, outcome: Outcome) {
     let service = data_plane.table.service("orders").unwrap();
     let picked = data_plane.pick();
     if service.is_detailed() {
-        service.record_attempt_latency(0, &picked.replica, latency);
+        service.heard(0, &picked.replica, Outcome::Success, latency, data_plane.clock.now());
         service.record_latency(0, latency);
     }
     let (status, answered) = match outcome {

@@ -91,7 +91,7 @@ async fn a_revision_is_told_only_when_no_worker_picks_by_an_older_one() {
     // The worker has not heard of it yet. Everything else goes on as before.
     let (service, now) = (data_plane.table.service("orders").unwrap(), data_plane.clock.now());
     for _ in 0..Policy::default().breaker.consecutive_failure_count {
-        let picked = service.pick(0, now, &[]).unwrap();
+        let picked = service.pick(0, now, &[], Draw::default()).unwrap();
         service.settle(0, &picked.replica, picked.permit, Outcome::Failure(Fault::Reset), now, 0.5);
     }
     let report = within_the_interval(&mut stream).await;

@@ -28,10 +28,10 @@ fn a_draining_or_drained_replica_gets_no_pick_no_probe_and_no_retry() {
         table.apply(&[orders([replica("a"), drained("b"), drained("c")])], &[], START);
         assert_eq!(asked(&service, after(5000), 3), ["a"; 3]);
         assert!(!service.has_untried(after(5000), &tried));
-        assert_eq!(service.pick(0, after(5000), &tried).unwrap_err(), Unavailable::AllTried);
+        assert_eq!(service.pick(0, after(5000), &tried, Draw::default()).unwrap_err(), Unavailable::AllTried);
     }
     table.apply(&[orders([draining("a")])], &[], START);
-    assert_eq!(service.pick(0, START, &[]).unwrap_err(), Unavailable::NoneReady);
+    assert_eq!(service.pick(0, START, &[], Draw::default()).unwrap_err(), Unavailable::NoneReady);
 }
 
 #[test]
@@ -102,8 +102,8 @@ async fn whoever_waits_is_woken_when_the_last_worker_has_taken_a_list_on() {
 #[test]
 fn the_end_of_an_attempt_at_a_draining_replica_is_told() {
     let (table, service, _) = table_of(&["a", "b"]);
-    let picked = service.pick(0, START, &[]).unwrap();
-    let other = service.pick(0, START, &[]).unwrap();
+    let picked = service.pick(0, START, &[], Draw::default()).unwrap();
+    let other = service.pick(0, START, &[], Draw::default()).unwrap();
     table.apply(&[orders([draining("a"), replica("b")])], &[], START);
     service.settle(0, &other.replica, other.permit, Outcome::Success, START, 0.5);
     assert!(!is_ready(table.drained_some()), "it was at another one");

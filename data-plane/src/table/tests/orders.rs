@@ -23,7 +23,7 @@ fn told(transitions: &mut mpsc::Receiver<Transition>) -> Vec<(State, State, Reas
 #[test]
 fn a_replica_that_is_forced_open_is_neither_asked_nor_probed() {
     let (table, service, mut transitions) = table_of(&["a", "b", "c"]);
-    let under_way = service.pick(0, START, &[]).unwrap();
+    let under_way = service.pick(0, START, &[], Draw::default()).unwrap();
     table.apply(&[orders([forced(ForcedState::Open, "a"), replica("b"), replica("c")])], &[], START);
     assert_eq!(asked(&service, after(3_600_000), 4), ["b", "c", "b", "c"]);
     let untried = service.has_untried(START, &[]);
@@ -64,7 +64,7 @@ fn a_forced_state_survives_snapshots_policies_and_incarnations_until_it_is_hande
 
     table.apply(&[orders([replica("a"), ReplicaSpec { incarnation: 2, ..replica("b") }])], &[], after(10));
     assert_eq!(state_of(&service, after(10), "b"), State::HalfOpen);
-    let probe = service.pick(0, after(10), &[]).unwrap();
+    let probe = service.pick(0, after(10), &[], Draw::default()).unwrap();
     assert_eq!((probe.replica.key().replica.as_str(), probe.permit.is_probe()), ("b", true));
     let expected = [
         (State::Closed, State::ForcedOpen, Reason::Forced),
@@ -85,17 +85,20 @@ fn a_replica_is_new_and_forced_from_its_first_request_on() {
 fn with_all_forced_open_the_answer_says_so() {
     let (table, service, _) = table_of(&[]);
     table.apply(&[orders(["a", "b"].map(|id| forced(ForcedState::Open, id)))], &[], START);
-    assert_eq!(service.pick(0, START, &[]).unwrap_err(), Unavailable::AllForcedOpen { count: 2 });
+    assert_eq!(
+        service.pick(0, START, &[], Draw::default()).unwrap_err(),
+        Unavailable::AllForcedOpen { count: 2 }
+    );
     assert!(!service.has_untried(START, &[]));
 
     table.apply(&[orders([forced(ForcedState::Open, "a"), replica("b")])], &[], START);
     for _ in 0..2 {
         ask(&service, START, Outcome::Success);
     }
-    let open_b = service.pick(0, START, &[]);
+    let open_b = service.pick(0, START, &[], Draw::default());
     drop(open_b);
     trip(&service, START, "b");
-    let refused = service.pick(0, START, &[]).unwrap_err();
+    let refused = service.pick(0, START, &[], Draw::default()).unwrap_err();
     assert_eq!(refused, Unavailable::AllOpen { resting: 2, retry_at: after(1000) });
 }
 

@@ -37,9 +37,9 @@ fn a_better_tier_that_comes_back_takes_over_after_its_probes() {
     }
     let due = after(1500);
     // Two probes close each; the rest of the traffic stays where it is until then.
-    let probe = service.pick(0, due, &[]).unwrap();
+    let probe = service.pick(0, due, &[], Draw::default()).unwrap();
     assert_eq!((probe.replica.key().replica.as_str(), probe.permit.is_probe()), ("b0", true));
-    let other = service.pick(0, due, &[]).unwrap();
+    let other = service.pick(0, due, &[], Draw::default()).unwrap();
     assert_eq!((other.replica.key().replica.as_str(), other.permit.is_probe()), ("d0", true));
     assert_eq!(asked(&service, due, 2), ["a1", "e1"]);
     for picked in [probe, other] {
@@ -71,9 +71,10 @@ fn when_everybody_rests_every_tier_is_probed_the_best_one_first() {
         trip(&service, START, id);
     }
     let due = after(1500);
-    let probes = (0..5).map(|_| service.pick(0, due, &[]).unwrap().replica.key().replica.to_string());
+    let probes =
+        (0..5).map(|_| service.pick(0, due, &[], Draw::default()).unwrap().replica.key().replica.to_string());
     assert_eq!(probes.collect::<Vec<_>>(), ["b0", "d0", "a1", "e1", "c2"]);
-    let refused = service.pick(0, due, &[]).unwrap_err();
+    let refused = service.pick(0, due, &[], Draw::default()).unwrap_err();
     assert_eq!(refused, Unavailable::AllOpen { resting: 5, retry_at: due });
 }
 
@@ -83,7 +84,7 @@ fn a_request_that_a_whole_tier_has_failed_goes_on_to_the_next() {
     let mut order = Vec::new();
     for _ in 0..2 {
         let mut tried: Vec<Arc<Replica>> = Vec::new();
-        while let Ok(picked) = service.pick(0, START, &tried) {
+        while let Ok(picked) = service.pick(0, START, &tried, Draw::default()) {
             service.settle(0, &picked.replica, picked.permit, Outcome::Neutral, START, 0.5);
             tried.push(picked.replica);
             assert_eq!(service.has_untried(START, &tried), tried.len() < 5);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use prost_types::Duration as WireDuration;
 
 use super::{
-    super::{DrainTimeout, Methods},
+    super::{Algorithm, DrainTimeout, HashBy, Methods},
     Value,
 };
 use crate::time::{duration, non_negative};
@@ -17,6 +17,8 @@ pub(super) enum Unreadable {
     NegativeSize(i64),
     /// Why they are no methods.
     Methods(String),
+    UnknownAlgorithm(i32),
+    NoHashKey(String),
 }
 
 /// The type that a setting has in a resolved policy, and how it is written on the wire.
@@ -160,5 +162,37 @@ impl Setting for Methods {
     }
     fn from_value(value: Value) -> Self {
         if let Value::Methods(value) = value { value } else { of_another_kind(value) }
+    }
+}
+
+impl Setting for Algorithm {
+    type Wire = i32;
+    fn read(wire: i32) -> Result<Value, Unreadable> {
+        Self::numbered(wire).map(Value::Algorithm).ok_or(Unreadable::UnknownAlgorithm(wire))
+    }
+    fn to_wire(self) -> i32 {
+        self.number()
+    }
+    fn to_value(self) -> Value {
+        Value::Algorithm(self)
+    }
+    fn from_value(value: Value) -> Self {
+        if let Value::Algorithm(value) = value { value } else { of_another_kind(value) }
+    }
+}
+
+impl Setting for HashBy {
+    type Wire = String;
+    fn read(wire: String) -> Result<Value, Unreadable> {
+        wire.parse().map(Value::HashBy).map_err(|_| Unreadable::NoHashKey(wire))
+    }
+    fn to_wire(self) -> String {
+        self.to_string()
+    }
+    fn to_value(self) -> Value {
+        Value::HashBy(self)
+    }
+    fn from_value(value: Value) -> Self {
+        if let Value::HashBy(value) = value { value } else { of_another_kind(value) }
     }
 }

@@ -40,7 +40,10 @@ fn every_default_is_in_its_range_and_every_setting_has_a_place_of_its_own() {
             Range::Duration { max, .. } => Value::Duration(max),
             Range::Count { max, .. } => Value::Count(max),
             Range::Ratio { .. } => Value::Ratio(1.0),
-            Range::Flag => Value::Flag(field.default_value() == Value::Flag(false)),
+            Range::Factor { max, .. } => Value::Ratio(max.into()),
+            Range::Flag => Value::Flag(!matches!(field.default_value(), Value::Flag(true))),
+            Range::Algorithm => Value::Algorithm(Algorithm::PeakEwma),
+            Range::HashBy => Value::HashBy("cookie:c".parse().unwrap()),
             Range::Size { min, .. } => Value::Size(min),
             Range::Methods => Value::Methods(Methods::parse(["GET", "QUERY"]).unwrap()),
         };
@@ -83,6 +86,10 @@ fn both_ends_of_a_range_are_in_it_and_what_is_beyond_them_is_refused_with_it() {
             Value::Ratio(50.0),
             Some("50 is not above 0.0 and up to 1.0 (did you mean 0.5?)"),
         ),
+        ("balancing.hash_load_factor", Value::Ratio(0.0), None),
+        ("balancing.hash_load_factor", Value::Ratio(1.0), None),
+        ("balancing.hash_load_factor", Value::Ratio(0.9), Some("0.9 is not 0 or 1.0..=100.0")),
+        ("balancing.hash_load_factor", Value::Ratio(f64::NAN), Some("NaN is not 0 or 1.0..=100.0")),
         ("guard.hold_time", Value::Duration(second), Some("1s is not in 1m..=7d")),
         ("request.max_body_bytes", Value::Size(0), None),
         ("request.max_body_bytes", Value::Size(TIB), None),
@@ -115,6 +122,28 @@ fn negative_numbers_durations_and_unknown_methods_are_refused() {
         "request.methods: \"get\" is no registered HTTP method (did you mean \"GET\"?)"
     );
     assert_eq!(read("drain_timeout"), "drain_timeout: is not a duration of zero or more");
+}
+
+#[test]
+fn an_unknown_algorithm_and_what_is_no_key_are_refused_with_what_there_is() {
+    let wire = v1::Policy {
+        balancing: Some(v1::BalancingPolicy {
+            algorithm: Some(77),
+            hash_by: Some("header:a b".into()),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let read = |path: &str| named(path).next().unwrap().read(&wire).unwrap_err().to_string();
+    assert_eq!(
+        read("balancing.algorithm"),
+        "balancing.algorithm: 77 is not one of round_robin, random, least_request, peak_ewma, consistent_hash"
+    );
+    assert_eq!(
+        read("balancing.hash_by"),
+        "balancing.hash_by: \"header:a b\" is not address, header:NAME or cookie:NAME, a name being a token of at \
+         most 47 characters"
+    );
 }
 
 #[test]

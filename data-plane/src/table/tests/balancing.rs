@@ -1,0 +1,282 @@
+//! What each algorithm promises, on the whole service.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const TEN: [&str; 10] = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"];
+
+fn weighted(id: &str, weight: i32) -> ReplicaSpec {
+    ReplicaSpec { weight: Weight::parse(weight).unwrap(), ..replica(id) }
+}
+
+/// Requests that are under way at each replica.
+fn inflight(service: &Service) -> BTreeMap<String, u64> {
+    let replicas = service.replicas();
+    replicas.iter().map(|replica| (id_of(replica).to_owned(), replica.counters().inflight)).collect()
+}
+
+/// Whose the keys are, one request after the other.
+fn owners(service: &Service, now: Tick, keys: std::ops::Range<u64>) -> Vec<String> {
+    keys.map(|number| {
+        let picked = service.pick(0, now, &[], draw(number)).unwrap();
+        service.settle(0, &picked.replica, picked.permit, Outcome::Success, now, 0.5);
+        id_of(&picked.replica).to_owned()
+    })
+    .collect()
+}
+
+#[test]
+fn by_chance_shares_are_those_of_the_weights() {
+    let replicas = [weighted("a", 100), weighted("b", 300), weighted("c", 200)];
+    let (_table, service) = table_with(&balanced(by(Algorithm::Random), replicas), 1);
+    let shares = shares_of(&service, START, 0..60_000);
+    for (id, due) in [("a", 10_000_u64), ("b", 30_000), ("c", 20_000)] {
+        assert!(shares[id].abs_diff(due) < 600, "{shares:?}");
+    }
+}
+
+#[test]
+fn while_nothing_is_in_flight_the_better_of_two_is_by_weight() {
+    for algorithm in [Algorithm::LeastRequest, Algorithm::PeakEwma] {
+        let spec = balanced(by(algorithm), [weighted("a", 100), weighted("b", 300)]);
+        let (_table, service) = table_with(&spec, 1);
+        let shares = shares_of(&service, START, 0..40_000);
+        assert!(shares["b"].abs_diff(30_000) < 600, "{algorithm:?}: {shares:?}");
+    }
+}
+
+#[test]
+fn requests_that_stay_in_flight_are_spread_evenly_by_weight() {
+    let replicas = TEN.iter().enumerate().map(|(index, id)| weighted(id, if index < 5 { 100 } else { 200 }));
+    let (_table, service) = table_with(&balanced(by(Algorithm::LeastRequest), replicas), 1);
+    let under_way: Vec<_> =
+        (0..1_500).map(|number| service.pick(0, START, &[], draw(number)).unwrap()).collect();
+    for (id, count) in inflight(&service) {
+        let due: u64 = if id.as_str() < "f" { 100 } else { 200 };
+        assert!(count.abs_diff(due) <= 5, "{id} has {count} of {}", under_way.len());
+    }
+}
+
+#[test]
+fn of_two_the_one_with_fewer_requests_in_flight_is_asked() {
+    let (_table, service) = table_with(&balanced(by(Algorithm::LeastRequest), ["a", "b"].map(replica)), 2);
+    let first = service.pick(0, START, &[], draw(1)).unwrap();
+    let other = if id_of(&first.replica) == "a" { "b" } else { "a" };
+    for number in 0..50 {
+        // Another worker sees them, too.
+        let picked = service.pick(1, START, &[], draw(number)).unwrap();
+        assert_eq!(id_of(&picked.replica), other);
+        service.settle(1, &picked.replica, picked.permit, Outcome::Success, START, 0.5);
+    }
+}
+
+/// Requests, one after the other, to replicas that take as long as `latency` says; their shares.
+fn shares_by_latency(service: &Service, outcome: impl Fn(&str) -> (Outcome, u64)) -> BTreeMap<String, u64> {
+    let mut shares = BTreeMap::new();
+    let mut now = START;
+    for number in 0..2_000 {
+        let picked = service.pick(0, now, &[], draw(number)).unwrap();
+        let id = id_of(&picked.replica).to_owned();
+        let (outcome, millis) = outcome(&id);
+        let latency = Duration::from_millis(millis);
+        now = now.plus(Duration::from_millis(2));
+        service.heard(0, &picked.replica, outcome, latency, now);
+        service.settle(0, &picked.replica, picked.permit, Outcome::Success, now, 0.5);
+        *shares.entry(id).or_default() += 1;
+    }
+    shares
+}
+
+#[test]
+fn a_slow_replica_is_asked_seldom_and_one_that_fails_fast_is_not_fast() {
+    let ids = ["a", "b", "c"];
+    for (outcome, millis) in
+        [(Outcome::Success, 300), (Outcome::Failure(Fault::Reset), 0), (Outcome::Overloaded, 0)]
+    {
+        let (_table, service) = table_with(&balanced(by(Algorithm::PeakEwma), ids.map(replica)), 1);
+        let shares =
+            shares_by_latency(
+                &service,
+                |id| if id == "b" { (outcome, millis) } else { (Outcome::Success, 10) },
+            );
+        assert!(shares["b"] <= 20, "{outcome:?}: {shares:?}");
+        assert!(shares["a"] > 600 && shares["c"] > 600, "{shares:?}");
+    }
+}
+
+#[test]
+fn latencies_are_estimated_only_while_the_policy_goes_by_them() {
+    let (_table, service) = table_with(&balanced(by(Algorithm::LeastRequest), ["a"].map(replica)), 1);
+    let replica = service.replicas()[0].clone();
+    service.heard(0, &replica, Outcome::Success, Duration::from_secs(1), START);
+    assert_eq!(replica.estimate().seconds(START), None);
+}
+
+#[test]
+fn a_key_stays_with_its_replica_and_without_one_replicas_take_turns() {
+    let (_table, service) = table_with(&balanced(by(Algorithm::ConsistentHash), TEN.map(replica)), 1);
+    let once = owners(&service, START, 0..500);
+    assert_eq!(once, owners(&service, START, 0..500));
+    assert_eq!(once.iter().collect::<BTreeSet<_>>().len(), 10, "keys are spread");
+    assert_eq!(asked(&service, START, 12), ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "a", "b"]);
+}
+
+#[test]
+fn an_ejected_replica_s_keys_go_to_many_others_and_come_back() {
+    let (_table, service) = table_with(&balanced(by(Algorithm::ConsistentHash), TEN.map(replica)), 1);
+    let before = owners(&service, START, 0..2_000);
+    trip(&service, START, "d");
+    let meanwhile = owners(&service, START, 0..2_000);
+    let mut heirs = BTreeSet::new();
+    for (before, meanwhile) in before.iter().zip(&meanwhile) {
+        assert!(before == meanwhile || before == "d");
+        if before == "d" {
+            heirs.insert(meanwhile);
+        }
+    }
+    assert!(heirs.len() >= 7 && !heirs.iter().any(|id| *id == "d"), "{heirs:?}");
+    let due = after(5_000);
+    for _ in 0..2 {
+        ask(&service, due, Outcome::Success);
+    }
+    assert_eq!(state_of(&service, due, "d"), State::Closed);
+    assert_eq!(before, owners(&service, due, 0..2_000));
+}
+
+#[test]
+fn a_retry_of_a_keyed_request_goes_to_the_same_second_replica_each_time() {
+    let (_table, service) = table_with(&balanced(by(Algorithm::ConsistentHash), TEN.map(replica)), 1);
+    let ways = [0, 1].map(|_| {
+        let mut tried = Vec::new();
+        while let Ok(picked) = service.pick(0, START, &tried, draw(7)) {
+            service.settle(0, &picked.replica, picked.permit, Outcome::Neutral, START, 0.5);
+            tried.push(picked.replica);
+        }
+        tried.iter().map(|replica| id_of(replica).to_owned()).collect::<Vec<_>>()
+    });
+    assert_eq!(ways[0], ways[1]);
+    assert_eq!(ways[0].iter().collect::<BTreeSet<_>>().len(), 10, "everybody is asked once");
+}
+
+#[test]
+fn one_hot_key_overloads_nobody_unless_that_is_allowed() {
+    for factor in [1.0, 1.25, 2.0, 0.0] {
+        let balancing = Balancing { hash_load_factor: factor, ..by(Algorithm::ConsistentHash) };
+        let replicas = [weighted("a", 100), weighted("b", 300), weighted("c", 100), weighted("d", 100)];
+        let (_table, service) = table_with(&balanced(balancing, replicas), 1);
+        let hot = Draw { random: 0.5, key: Some(42) };
+        let mut under_way = Vec::new();
+        for count in 1..=300_u32 {
+            under_way.push(service.pick(0, START, &[], hot).unwrap());
+            let largest = |id: &str| {
+                let share = if id == "b" { 0.5 } else { 1.0 / 6.0 };
+                if factor == 0.0 { count.into() } else { (factor * f64::from(count) * share).ceil() as u64 }
+            };
+            for (id, has) in inflight(&service) {
+                assert!(has <= largest(&id), "{id} has {has} of {count} with {factor}");
+            }
+        }
+        let used = inflight(&service).values().filter(|count| **count > 0).count();
+        assert_eq!(used == 1, factor == 0.0, "{factor}: {:?}", inflight(&service));
+    }
+}
+
+#[test]
+fn whatever_the_workers_and_the_registry_do_every_request_has_one_replica_and_an_end() {
+    for algorithm in Algorithm::ALL {
+        let (table, service) = table_with(&balanced(by(algorithm), TEN.map(replica)), 4);
+        std::thread::scope(|scope| {
+            for worker in 0..4_u64 {
+                let service = &service;
+                scope.spawn(move || {
+                    let mut under_way = std::collections::VecDeque::new();
+                    for number in 0..2_000 {
+                        let draw = draw(worker * 10_000 + number);
+                        under_way.push_back(service.pick(worker as usize, START, &[], draw).unwrap());
+                        while under_way.len() > 3 {
+                            let old: Picked = under_way.pop_front().unwrap();
+                            let outcome = if number % 9 == 0 {
+                                Outcome::Failure(Fault::Reset)
+                            } else {
+                                Outcome::Success
+                            };
+                            service.settle(worker as usize, &old.replica, old.permit, outcome, START, 0.5);
+                        }
+                    }
+                    for old in under_way {
+                        service.settle(
+                            worker as usize,
+                            &old.replica,
+                            old.permit,
+                            Outcome::Neutral,
+                            START,
+                            0.5,
+                        );
+                    }
+                });
+            }
+            for round in 0..200_usize {
+                let there = TEN
+                    .iter()
+                    .enumerate()
+                    .filter(|(index, _)| *index == 0 || !(round + index).is_multiple_of(3));
+                let replicas = there
+                    .map(|(index, id)| weighted(id, if round % 2 == 0 { 100 } else { 1 + index as i32 }));
+                table.apply(&[balanced(by(algorithm), replicas)], &[], START);
+            }
+        });
+        assert_eq!((service.inflight.read(), service.attempts().inflight), (0, 0), "{algorithm:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_change_of_members_moves_the_keys_of_those_that_came_or_went_only(
+        steps in prop::collection::vec((0..TEN.len(), prop::sample::select(vec![0, 50, 100])), 1..12),
+    ) {
+        let balancing = Balancing { hash_load_factor: 0.0, ..by(Algorithm::ConsistentHash) };
+        let mut members: BTreeMap<&str, i32> = TEN[..5].iter().map(|id| (*id, 100)).collect();
+        // It keeps the largest share the same.
+        members.insert("z", 100);
+        let spec = |members: &BTreeMap<&str, i32>| {
+            balanced(balancing, members.iter().map(|(id, weight)| weighted(id, *weight)))
+        };
+        let (table, service) = table_with(&spec(&members), 1);
+        let mut before = owners(&service, START, 0..600);
+        for (index, weight) in steps {
+            let id = TEN[index];
+            match weight {
+                0 => members.remove(id),
+                weight => members.insert(id, weight),
+            };
+            table.apply(&[spec(&members)], &[], START);
+            let after = owners(&service, START, 0..600);
+            for (before, after) in before.iter().zip(&after) {
+                prop_assert!(before == after || before == id || after == id, "{} for {}: {}", after, before, id);
+            }
+            before = after;
+        }
+    }
+
+    #[test]
+    fn a_request_asks_everybody_once_by_any_algorithm(
+        algorithm in prop::sample::select(&Algorithm::ALL[..]),
+        weights in prop::collection::vec(1..=1000_i32, 1..10),
+        number in any::<u32>(),
+    ) {
+        let replicas: Vec<_> = TEN.iter().zip(&weights).map(|(id, weight)| weighted(id, *weight)).collect();
+        let (_table, service) = table_with(&balanced(by(algorithm), replicas), 1);
+        let mut tried: Vec<Arc<Replica>> = Vec::new();
+        while let Ok(picked) = service.pick(0, START, &tried, draw(number.into())) {
+            prop_assert!(!tried.iter().any(|one| one.key() == picked.replica.key()), "asked twice");
+            service.settle(0, &picked.replica, picked.permit, Outcome::Neutral, START, 0.5);
+            tried.push(picked.replica);
+        }
+        prop_assert_eq!(tried.len(), weights.len());
+    }
+}

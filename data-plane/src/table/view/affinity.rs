@@ -1,0 +1,81 @@
+//! Who has which keys, at one moment.
+//!
+//! The ring is made of all replicas that take requests, also of those whose breakers let nobody through at the moment, and
+//! stays the same while these do. So a replica that is ejected gives its keys to many others and gets the same keys
+//! back, and a breaker's transition costs no sorting.
+
+use std::sync::Arc;
+
+use gateway_proto::ReplicaId;
+
+use super::Replica;
+use crate::routing::balancing::{Ring, load_bound};
+
+/// The keys' way to eligible replicas.
+#[derive(Debug)]
+pub(super) struct Affinity {
+    ring: Arc<NamedRing>,
+    /// By member of the ring.
+    seats: Box<[Seat]>,
+    /// The sum of all shares.
+    sum: u64,
+}
+
+/// A ring, and whom it is made of.
+#[derive(Debug)]
+pub(super) struct NamedRing {
+    names: Box<[ReplicaId]>,
+    ring: Ring,
+}
+
+/// What a member of the ring is at the moment.
+#[derive(Debug, Clone, Copy)]
+struct Seat {
+    /// Its position among the eligible.
+    position: u32,
+    /// How many of its points it uses; none while it is not eligible.
+    points: u8,
+    share: u64,
+}
+
+impl Affinity {
+    /// The ring of all that take requests: the previous one, if it is made of the same.
+    pub(super) fn ring(ready: &[Arc<Replica>], previous: Option<&Self>) -> Arc<NamedRing> {
+        let names = || ready.iter().map(|replica| &replica.key().replica);
+        let same = previous.filter(|previous| previous.ring.names.iter().eq(names()));
+        same.map_or_else(
+            || {
+                let ring = Ring::new(names().map(ReplicaId::as_str));
+                Arc::new(NamedRing { names: names().cloned().collect(), ring })
+            },
+            |previous| Arc::clone(&previous.ring),
+        )
+    }
+
+    /// Of the `eligible`, in the order of their ids, with their shares.
+    pub(super) fn new(ring: Arc<NamedRing>, eligible: &[Arc<Replica>], shares: &[u64]) -> Self {
+        let largest = shares.iter().copied().max().unwrap_or(1);
+        let mut positions = eligible.iter().zip(shares).zip(0..).peekable();
+        let seat = |name: &ReplicaId| {
+            // Both are in the order of ids.
+            let here = positions.next_if(|((replica, _), _)| replica.key().replica == *name);
+            here.map_or(Seat { position: 0, points: 0, share: 0 }, |((_, share), position)| Seat {
+                position,
+                points: Ring::points_used(*share, largest),
+                share: *share,
+            })
+        };
+        let seats = ring.names.iter().map(seat).collect();
+        Self { ring, seats, sum: shares.iter().sum() }
+    }
+
+    /// Positions of eligible replicas in the order in which they have a claim to the key, some more than once, each with
+    /// how many requests it may have in flight, the one that comes included.
+    pub(super) fn walk(&self, key: u64, factor: f64, inflight: u64) -> impl Iterator<Item = (usize, u64)> {
+        self.ring.ring.walk(key).filter_map(move |point| {
+            let seat = self.seats[point.member as usize];
+            let bound = || load_bound(factor, inflight, seat.share, self.sum);
+            (point.order < seat.points).then(|| (seat.position as usize, bound()))
+        })
+    }
+}

@@ -7,17 +7,25 @@
 pub mod backoff;
 pub mod balancing;
 mod breaker;
+mod buckets;
 mod budget;
+mod latency_window;
 mod outcome;
+mod peers;
 pub mod retry;
 mod rotation;
 mod tick;
 mod window;
 
 pub use balancing::Draw;
-pub use breaker::{Admission, Breaker, Change, ForcedState, Permit, Reason, Rejected, Rule, State, View};
+pub use breaker::{
+    Admission, Breaker, Change, ForcedState, Heard, Permit, Reason, Rejected, Rule, State, View, Withheld,
+};
+pub use buckets::{LATENCY_BUCKETS, bucket_of};
 pub use budget::Budget;
+pub use latency_window::{LatencyWindow, Sample};
 pub use outcome::{Fault, Origin, Outcome, judge};
+pub use peers::{Comparison, outliers};
 pub use rotation::Rotation;
 pub use tick::Tick;
 pub use window::{Totals, Window};

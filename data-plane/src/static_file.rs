@@ -297,6 +297,12 @@ struct BreakerTable {
     base_open: Option<Span>,
     max_open: Option<Span>,
     half_open_success_count: Option<i32>,
+    slow_threshold: Option<Span>,
+    slow_ratio: Option<f64>,
+    peer_latency_factor: Option<f64>,
+    max_open_ratio: Option<f64>,
+    fail_open_threshold: Option<f64>,
+    observe_only: Option<bool>,
 }
 
 #[derive(Deserialize, Default)]
@@ -386,6 +392,12 @@ impl From<PolicyTable> for v1::Policy {
                 base_open: wire(breaker.base_open),
                 max_open: wire(breaker.max_open),
                 half_open_success_count: breaker.half_open_success_count,
+                slow_threshold: wire(breaker.slow_threshold),
+                slow_ratio: breaker.slow_ratio,
+                peer_latency_factor: breaker.peer_latency_factor,
+                max_open_ratio: breaker.max_open_ratio,
+                fail_open_threshold: breaker.fail_open_threshold,
+                observe_only: breaker.observe_only,
             }),
             request: Some(v1::RequestPolicy {
                 methods: request.methods,
@@ -422,6 +434,8 @@ mod tests {
             per_try = "800ms"
             [service.policy.breaker]
             failure_ratio = 0.25
+            slow_threshold = "700ms"
+            observe_only = true
             [service.policy.request]
             methods = ["POST"]
             json_only = true
@@ -443,6 +457,8 @@ mod tests {
         assert_eq!(tiers, [2, 0, 0]);
         assert_eq!(orders.policy.timeout.per_try, Duration::from_millis(800));
         assert_eq!(orders.policy.breaker.failure_ratio, 0.25);
+        assert_eq!(orders.policy.breaker.slow_threshold, Duration::from_millis(700));
+        assert!(orders.policy.breaker.observe_only);
         assert_eq!(orders.policy.request.methods.to_string(), "POST");
         assert!(orders.policy.request.json_only);
         assert_eq!(orders.policy.request.max_body_bytes, 10 << 20);

@@ -5,6 +5,7 @@
 
 mod counters;
 mod drain;
+mod fail_open;
 mod latency;
 mod outlets;
 mod replica;
@@ -28,9 +29,11 @@ use arc_swap::{ArcSwap, Guard};
 use gateway_proto::ServiceName;
 use tokio::sync::mpsc;
 
+pub use crate::routing::LATENCY_BUCKETS;
 pub use counters::{CodeClass, ReplicaCounters, RequestOutcome, ServiceCounters};
 pub use drain::{DrainFollower, Draining, Drains};
-pub use latency::{Buckets, LATENCY_BUCKETS};
+pub use fail_open::FailOpenChange;
+pub use latency::Buckets;
 pub use replica::{Replica, Trip};
 pub use service::{Picked, Service};
 pub use spec::{Forced, ReplicaSpec, ServiceSpec};
@@ -38,7 +41,7 @@ pub use spec::{Forced, ReplicaSpec, ServiceSpec};
 pub use crate::routing::ForcedState;
 use service::Newness;
 pub use transition::Transition;
-pub use view::Unavailable;
+pub use view::{FailOpen, Unavailable};
 
 use crate::{routes::Routes, routing::Tick};
 use outlets::Outlets;
@@ -138,9 +141,14 @@ impl Table {
         self.services.load_full()
     }
 
-    /// Transitions that found the queue full since the start.
+    /// Transitions, and changes of failing open, that found their queues full since the start.
     pub fn dropped_transitions(&self) -> u64 {
-        self.outlets.transitions.dropped()
+        self.outlets.transitions.dropped() + self.outlets.fail_opens.dropped()
+    }
+
+    /// Takes up to `max` of the services that began to fail open, or ceased to, since this was last asked.
+    pub fn take_fail_open_changes(&self, max: usize) -> Vec<FailOpenChange> {
+        self.outlets.fail_opens.take(max)
     }
 
     /// The replicas that get no new requests because somebody asked for it.

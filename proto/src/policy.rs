@@ -114,6 +114,21 @@ pub struct Breaker {
     pub max_open: Duration,
     /// Successful probes that close it, one at a time. Default 2, 1..=100.
     pub half_open_success_count: u8,
+    /// A response head that takes this long is slow. Default 0 s: none is; 0 s..=1 h.
+    pub slow_threshold: Duration,
+    /// Share of slow responses in the window that opens it. Default 0.5, above 0.0 and up to 1.0.
+    pub slow_ratio: f64,
+    /// A 90th percentile of latency that is this many times the median of its peers' opens it. Default 0: none does;
+    /// else 2.0..=100.0.
+    pub peer_latency_factor: f64,
+    /// Share of a service's replicas whose breakers may be open or half-open at once. Default 1.0, above 0.0 and up to
+    /// 1.0.
+    pub max_open_ratio: f64,
+    /// When less than this share of the tier in use lets traffic through, open ones are asked, too. Default 0.0: never;
+    /// 0.0..=1.0.
+    pub fail_open_threshold: f64,
+    /// Whether rules only tell that they would open it. Default false.
+    pub observe_only: bool,
 }
 
 impl Default for Breaker {
@@ -126,7 +141,28 @@ impl Default for Breaker {
             base_open: SECOND,
             max_open: MINUTE,
             half_open_success_count: 2,
+            slow_threshold: Duration::ZERO,
+            slow_ratio: 0.5,
+            peer_latency_factor: 0.0,
+            max_open_ratio: 1.0,
+            fail_open_threshold: 0.0,
+            observe_only: false,
         }
+    }
+}
+
+impl Breaker {
+    /// How many of `total` replicas may be out by their breakers' rules at once: the share, rounded down, yet one of two
+    /// or more.
+    pub fn max_open_count(&self, total: usize) -> usize {
+        // Counts of replicas are far below what a float holds exactly.
+        let share = (self.max_open_ratio * total as f64) as usize;
+        if total >= 2 { share.max(1) } else { share }
+    }
+
+    /// Whether so few of `total` replicas let traffic through that the others are asked, too.
+    pub fn fails_open(&self, letting_through: usize, total: usize) -> bool {
+        (letting_through as f64) < self.fail_open_threshold * total as f64
     }
 }
 
@@ -244,6 +280,26 @@ mod tests {
         let invalid =
             Policy::parse(&v1::Policy { breaker: Some(breaker), ..Default::default() }).unwrap_err();
         assert_eq!(invalid.to_string(), "breaker.max_open: 1s is below breaker.base_open, which is 1m");
+    }
+
+    #[test]
+    fn a_share_of_open_breakers_is_rounded_down_and_yet_leaves_room_for_one_of_two() {
+        let of = |max_open_ratio: f64, total| {
+            Breaker { max_open_ratio, ..Breaker::default() }.max_open_count(total)
+        };
+        assert_eq!([of(1.0, 0), of(1.0, 1), of(1.0, 7)], [0, 1, 7]);
+        assert_eq!([of(0.5, 1), of(0.5, 2), of(0.5, 5), of(0.5, 6)], [0, 1, 2, 3]);
+        assert_eq!([of(0.01, 1), of(0.01, 2), of(0.01, 99), of(0.01, 300)], [0, 1, 1, 3]);
+    }
+
+    #[test]
+    fn a_service_fails_open_below_its_share_and_never_unless_told_to() {
+        let of = |fail_open_threshold: f64, count, total| {
+            Breaker { fail_open_threshold, ..Breaker::default() }.fails_open(count, total)
+        };
+        assert!(!of(0.0, 0, 3) && !of(0.5, 0, 0));
+        assert!(of(0.5, 1, 3) && !of(0.5, 2, 4) && !of(0.5, 2, 3));
+        assert!(of(1.0, 2, 3) && !of(1.0, 3, 3));
     }
 
     #[test]

@@ -252,7 +252,10 @@ impl Owner {
     /// What becomes of a request that reaches it, and after how long.
     pub(crate) fn serve(&self, env: &mut Env) -> (Head, Option<Duration>) {
         let good = Head::Status { status: 200, retry_after: false, whole: true };
-        let takes = Some(env.between(MS, 40 * MS));
+        let mut takes = Some(env.between(MS, 40 * MS));
+        if self.is_slow(env) {
+            takes = takes.map(|takes| takes + 220 * MS);
+        }
         if env.now < self.frozen_until {
             return (good, None);
         }
@@ -263,6 +266,14 @@ impl Owner {
             Condition::Sometimes(share, fate) if env.chance(share) => (fate, takes),
             Condition::Healthy | Condition::Sometimes(..) => (good, takes),
         }
+    }
+
+    /// Whether it has one of its slow spells, where policies care: some seconds in twenty, of trouble only. Not drawn by
+    /// lot, so that it changes nothing else.
+    fn is_slow(&self, env: &Env) -> bool {
+        let cares = !env.plan.policy.breaker.slow_threshold.is_zero();
+        let spell = env.now / 5_000_000_000 + self.address.to_string().bytes().map(u64::from).sum::<u64>();
+        cares && env.is_troubled() && spell.is_multiple_of(4)
     }
 }
 

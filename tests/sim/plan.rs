@@ -73,7 +73,9 @@ impl Plan {
             plan.make_a_partition(rng);
         }
         // By lots of its own, so that seeds which found something go on meaning what they meant.
-        plan.policy.balancing = balancing(&mut rng.clone());
+        let mut lots = rng.clone();
+        plan.policy.balancing = balancing(&mut lots);
+        slowness(&mut plan.policy, &mut lots);
         plan
     }
 
@@ -111,6 +113,13 @@ impl Plan {
         self.policy.breaker.failure_ratio = 1.0;
         self.troubles.push((Trouble::WorsenService, 40));
     }
+}
+
+/// What is slow, if anything is, and whether breakers only observe.
+fn slowness(policy: &mut Policy, rng: &mut StdRng) {
+    policy.breaker.slow_threshold = *[Duration::ZERO, 60 * MS, 200 * MS].choose(rng).expect("not empty");
+    policy.breaker.slow_ratio = *[0.3, 0.5, 0.9].choose(rng).expect("not empty");
+    policy.breaker.observe_only = rng.random_bool(0.05);
 }
 
 /// Mostly turns, which can be judged most sharply.

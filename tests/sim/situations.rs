@@ -38,6 +38,8 @@ const SITUATIONS: &[&str] = &[
     "the disk was full",
     "a breaker closed",
     "a breaker opened",
+    "a breaker opened for slowness",
+    "an opening was withheld",
     "a change concerned nobody",
     "a client left",
     "a command waited for the next group",

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{
     events::{self, When},
-    get::{attempts, retry, state_cell, window},
+    get::{REGARDLESS, attempts, retry, state_cell, window},
 };
 use crate::{
     age::{self, NONE},
@@ -154,6 +154,7 @@ fn why(breaker: &Breaker) -> Cell {
     match breaker.state() {
         _ if breaker.reason.is_empty() => NONE.into(),
         BreakerState::Closed => format!("last: {}", breaker.reason).into(),
+        _ if breaker.asked_regardless => format!("{}{REGARDLESS}", breaker.reason).into(),
         _ => (&breaker.reason).into(),
     }
 }

@@ -16,7 +16,7 @@ mod overrides;
 mod replicas;
 mod services;
 
-pub(super) use breakers::{alarm, attempts, retry, state_cell, window};
+pub(super) use breakers::{REGARDLESS, alarm, attempts, retry, state_cell, window};
 pub(super) use overrides::{override_subject, override_terms};
 pub(super) use replicas::labels;
 

@@ -25,6 +25,11 @@ impl EventType {
         CATALOG.iter().find(|known| known.name == name)
     }
 
+    /// Whether it is of a whole service, where other reported ones are of a replica.
+    pub fn is_of_a_service(&self) -> bool {
+        self.is_reported && self.metadata == FAIL_OPEN
+    }
+
     /// Whether a breaker did it because an operator wanted it.
     pub fn is_forced(&self) -> bool {
         self.is_reported && self.metadata == FORCED
@@ -75,7 +80,33 @@ const TRIP: &[&str] = &[
     "fault",
     "failed",
     "total",
+    "slow",
+    "limit",
+    "latency",
+    "median",
+    "peers",
 ];
+const WITHHELD: &[&str] = &[
+    "from",
+    "to",
+    "address",
+    "incarnation",
+    "generation",
+    "trip_count",
+    "rule",
+    "observed",
+    "threshold",
+    "withheld",
+    "fault",
+    "failed",
+    "total",
+    "slow",
+    "limit",
+    "latency",
+    "median",
+    "peers",
+];
+const FAIL_OPEN: &[&str] = &["letting_through", "total"];
 const STEP: &[&str] = &["from", "to", "address", "incarnation", "generation", "trip_count", "observed"];
 const FORCED: &[&str] =
     &["from", "to", "address", "incarnation", "generation", "trip_count", "override_id", "author", "reason"];
@@ -121,6 +152,12 @@ pub const CATALOG: &[EventType] = &[
         "a breaker opened by one of its rules: no requests until the next probe",
         TRIP,
     ),
+    breaker(
+        "BREAKER_WITHHELD",
+        Warning,
+        "a rule would have opened a breaker, and the policy withheld it: it only observes, or as many are open as it allows",
+        WITHHELD,
+    ),
     breaker("BREAKER_HALF_OPENED", Info, "an open breaker let a probe through", STEP),
     breaker("BREAKER_CLOSED", Info, "probes succeeded: the replica gets its share again", STEP),
     breaker("BREAKER_FORCED_OPEN", Warning, "a breaker took on an operator's word that it is open", FORCED),
@@ -136,6 +173,18 @@ pub const CATALOG: &[EventType] = &[
         Info,
         "an operator's word about a breaker ended: its rules hold again",
         FORCED,
+    ),
+    breaker(
+        "FAIL_OPEN_BEGAN",
+        Warning,
+        "too few replicas of a service let traffic through on a data plane, which asks those with open breakers, too",
+        FAIL_OPEN,
+    ),
+    breaker(
+        "FAIL_OPEN_ENDED",
+        Info,
+        "enough replicas let traffic through again, and only they are asked",
+        FAIL_OPEN,
     ),
     // Of data planes.
     registry("NODE_CONNECTED", Info, "a data plane began to follow the registry", &["address", "version"]),
@@ -215,7 +264,17 @@ mod tests {
             let reported = CATALOG.iter().filter(|known| known.is_reported && known.is_forced() == forced);
             reported.map(|known| known.name).collect::<Vec<_>>()
         };
-        assert_eq!(names(false), ["BREAKER_OPENED", "BREAKER_HALF_OPENED", "BREAKER_CLOSED"]);
+        assert_eq!(
+            names(false),
+            [
+                "BREAKER_OPENED",
+                "BREAKER_WITHHELD",
+                "BREAKER_HALF_OPENED",
+                "BREAKER_CLOSED",
+                "FAIL_OPEN_BEGAN",
+                "FAIL_OPEN_ENDED"
+            ]
+        );
         let forced = ["BREAKER_FORCED_OPEN", "BREAKER_FORCED_CLOSED", "BREAKER_RESET", "BREAKER_RELEASED"];
         assert_eq!(names(true), forced);
     }

@@ -117,6 +117,8 @@ fn parse_breaker(node: &NodeId, mut wire: v1::Breaker) -> Result<(ReplicaKey, Ro
         reason: cut(wire.reason, MAX_TEXT_CHARS).into(),
         window_request_count: wire.window_request_count.max(0),
         window_failure_count: wire.window_failure_count.max(0),
+        window_slow_count: wire.window_slow_count.max(0),
+        asked_regardless: wire.asked_regardless,
         trip_count: wire.trip_count.max(0),
         consecutive_failure_count: wire.consecutive_failure_count.max(0),
         probe_success_count: wire.probe_success_count.max(0),
@@ -169,11 +171,16 @@ fn parse_override(
 }
 
 fn parse_event(node: &NodeId, wire: v1::Event, at: SystemTime) -> Result<v1::Event, Invalid> {
-    let key = ReplicaKey::parse(&wire.service, &wire.replica_id)?;
     let known = EventType::find(&wire.event_type).filter(|known| known.is_reported);
     let Some(known) = known else {
         let shown: String = wire.event_type.escape_default().take(40).collect();
         return Err(Invalid::new("event_type", format!("\"{shown}\" is no transition of a breaker")));
+    };
+    let (service, replica_id) = if known.is_of_a_service() {
+        (ServiceName::parse(&wire.service)?.to_string(), String::new())
+    } else {
+        let key = ReplicaKey::parse(&wire.service, &wire.replica_id)?;
+        (key.service.to_string(), key.replica.to_string())
     };
     if wire.metadata.len() > MAX_METADATA {
         return Err(Invalid::new("metadata", format!("has more than {MAX_METADATA} entries")));
@@ -183,8 +190,8 @@ fn parse_event(node: &NodeId, wire: v1::Event, at: SystemTime) -> Result<v1::Eve
         event_time: wire.event_time.filter(time::is_valid).or(Some(timestamp(at))),
         severity: known.severity.into(),
         event_type: known.name.into(),
-        service: key.service.to_string(),
-        replica_id: key.replica.to_string(),
+        service,
+        replica_id,
         node_id: node.to_string(),
         // Breakers act by themselves, but for what an operator wanted.
         actor: match cut(wire.actor, MAX_KEY_CHARS) {

@@ -122,6 +122,13 @@ impl Metrics {
             modes.extend(named.map(|(mode, count)| ([name.to_owned(), mode.to_string()], count)));
         }
         out.gauges("gateway_breakers", "Breakers, by state", ["service", "state"], breakers)?;
+        let fail_open = |service: &Service| u64::from(service.fail_open().is_some());
+        out.gauges(
+            "gateway_fail_open",
+            "1 while so few replicas let traffic through that those with open breakers are asked, too",
+            ["service"],
+            services.values().map(|service| ([service.name().as_str()], fail_open(service))),
+        )?;
         out.gauges(
             "gateway_replica_breaker_state",
             "1 for each breaker that is not closed, at most 2000 of them",

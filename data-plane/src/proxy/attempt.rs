@@ -5,11 +5,12 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::{Context, Waker},
+    time::Duration,
 };
 
 use super::{response_body::UpstreamBody, upstream::Link, worker::Worker};
 use crate::{
-    routing::{Draw, Fault, Outcome, Permit, Tick},
+    routing::{Draw, Fault, Heard, Origin, Outcome, Permit, Tick},
     table::{Picked, Replica, Service, Unavailable},
 };
 
@@ -27,6 +28,8 @@ pub(super) struct Attempt {
     began: Tick,
     /// Until a response head has come.
     awaits_head: bool,
+    /// How long the replica took to it, by which it is judged.
+    latency: Option<Duration>,
     /// Its place among the worker's attempts.
     place: usize,
 }
@@ -53,6 +56,7 @@ impl Attempt {
             permit: Some(permit),
             began,
             awaits_head: true,
+            latency: None,
             place: worker.flights().begin(),
         };
         Ok((attempt, policy))
@@ -118,7 +122,8 @@ impl Attempt {
     fn settle(&mut self, outcome: Outcome) {
         if let Some(permit) = self.permit.take() {
             let (now, jitter) = (self.worker.now(), self.worker.random());
-            self.service.judge(self.worker.index(), &self.replica, permit, outcome, now, jitter);
+            let heard = Heard { outcome, latency: self.latency };
+            self.service.judge(self.worker.index(), &self.replica, permit, heard, now, jitter);
         }
     }
 
@@ -126,7 +131,13 @@ impl Attempt {
     fn hear(&mut self, outcome: Outcome, since: Tick) {
         if std::mem::take(&mut self.awaits_head) {
             let now = self.worker.now();
-            self.service.heard(self.worker.index(), &self.replica, outcome, now.since(since), now);
+            let latency = now.since(since);
+            // Of failures without a head, only one that used up its time tells how slow the replica is.
+            let has_head = !matches!(outcome, Outcome::Failure(fault) if fault.origin() == Origin::Local);
+            if has_head || outcome == Outcome::Failure(Fault::ResponseTimeout) {
+                self.latency = Some(latency);
+            }
+            self.service.heard(self.worker.index(), &self.replica, outcome, latency, now);
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::{Notify, mpsc};
 use super::rows;
 use crate::{
     routing::{Reason, State},
-    table::{Table, Transition},
+    table::{FailOpenChange, Table, Transition},
 };
 
 /// Transitions that wait for a control plane: about a megabyte.
@@ -52,6 +52,8 @@ struct Inner {
 pub(super) struct Batch {
     /// Oldest first.
     pub(super) transitions: Vec<Transition>,
+    /// Likewise, of services.
+    pub(super) fail_opens: Vec<FailOpenChange>,
     /// Transitions lost since the last batch.
     pub(super) dropped: u64,
 }
@@ -106,8 +108,10 @@ impl Journal {
         let dropped_by_table = self.table.dropped_transitions();
         let dropped = std::mem::take(&mut inner.dropped) + (dropped_by_table - inner.dropped_by_table);
         inner.dropped_by_table = dropped_by_table;
-        let count = inner.queue.len().min(max);
-        Batch { transitions: inner.queue.drain(..count).collect(), dropped }
+        let fail_opens = self.table.take_fail_open_changes(max);
+        fail_opens.iter().for_each(log_fail_open);
+        let count = inner.queue.len().min(max - fail_opens.len());
+        Batch { transitions: inner.queue.drain(..count).collect(), fail_opens, dropped }
     }
 
     /// Transitions of each service by kind since the start.
@@ -141,9 +145,20 @@ fn log(transition: &Transition) {
     let (service, replica) = (&transition.key.service, &transition.key.replica);
     let (address, message) = (&transition.address, rows::message(transition));
     match transition.change.to {
+        _ if transition.change.withheld.is_some() => {
+            tracing::warn!(%service, %replica, %address, "{message}");
+        }
         State::Open | State::ForcedOpen => tracing::warn!(%service, %replica, %address, "{message}"),
         State::HalfOpen | State::Closed | State::ForcedClosed => {
             tracing::info!(%service, %replica, %address, "{message}");
         }
+    }
+}
+
+fn log_fail_open(change: &FailOpenChange) {
+    let (service, message) = (&change.service, rows::fail_open_message(change));
+    match change.began {
+        Some(_) => tracing::warn!(%service, "{message}"),
+        None => tracing::info!(%service, "{message}"),
     }
 }

@@ -29,6 +29,7 @@ struct Told {
 struct Fingerprint {
     view: View,
     counters: ReplicaCounters,
+    asked_regardless: bool,
     incarnation: i64,
     /// Of what an operator has decided for it; 0 when nobody has.
     override_revision: i64,
@@ -97,6 +98,7 @@ impl Ledger {
         let what = Fingerprint {
             view: measured.view,
             counters: measured.counters,
+            asked_regardless: measured.asked_regardless,
             incarnation: replica.incarnation(),
             override_revision: replica.spec().forced.as_ref().map_or(0, |forced| forced.entry.revision),
         };

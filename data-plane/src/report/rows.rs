@@ -12,8 +12,8 @@ use gateway_proto::{
 };
 
 use crate::{
-    routing::{Change, Reason, Rule, State, Tick, View},
-    table::{Replica, ReplicaCounters, Service, Transition},
+    routing::{Change, Comparison, Reason, Rule, State, Tick, View, Withheld},
+    table::{FailOpen, FailOpenChange, Replica, ReplicaCounters, Service, Transition},
 };
 
 /// What is measured of a replica at one moment.
@@ -21,6 +21,8 @@ use crate::{
 pub(crate) struct Measured {
     pub(super) view: View,
     pub(super) counters: ReplicaCounters,
+    /// Whether it is asked although its breaker is not closed.
+    pub(super) asked_regardless: bool,
     /// How many probes must succeed.
     probe_success_target: i32,
 }
@@ -32,6 +34,7 @@ impl Measured {
         Self {
             view: replica.breaker_view(now, &policy),
             counters: replica.counters(),
+            asked_regardless: service.asks_regardless(replica),
             probe_success_target: policy.half_open_success_count.into(),
         }
     }
@@ -44,7 +47,7 @@ pub(crate) fn breaker(
     measured: &Measured,
     date: impl Fn(Tick) -> SystemTime,
 ) -> v1::Breaker {
-    let Measured { view, counters, probe_success_target } = *measured;
+    let Measured { view, counters, asked_regardless, probe_success_target } = *measured;
     let (changed_at, trip) = replica.history();
     let trip = trip.map(|trip| trip.change);
     v1::Breaker {
@@ -59,6 +62,8 @@ pub(crate) fn breaker(
         reason: trip.map(|change| change.reason.to_string()).unwrap_or_default(),
         window_request_count: view.totals.total.into(),
         window_failure_count: view.totals.marked.into(),
+        window_slow_count: view.slow.marked.into(),
+        asked_regardless,
         trip_count: count(view.trip_count),
         consecutive_failure_count: view.consecutive.cast_signed(),
         probe_success_count: view.probe_successes.cast_signed(),
@@ -90,6 +95,7 @@ pub(super) fn event(
     let (event_type, severity) = match (change.reason, change.to) {
         (Reason::Released, _) => ("BREAKER_RELEASED", info),
         (Reason::Reset, _) => ("BREAKER_RESET", info),
+        _ if change.withheld.is_some() => ("BREAKER_WITHHELD", warning),
         (_, State::Open) => ("BREAKER_OPENED", warning),
         (_, State::HalfOpen) => ("BREAKER_HALF_OPENED", info),
         (_, State::Closed) => ("BREAKER_CLOSED", info),
@@ -120,7 +126,14 @@ fn actor(node_id: &NodeId, transition: &Transition) -> String {
 
 /// One sentence for people: "breaker opened: consecutive_failures 5 >= 5: connect refused; next probe in 1.1s".
 pub(super) fn message(transition: &Transition) -> String {
-    let Change { from, to, reason, until, .. } = &transition.change;
+    let Change { from, to, reason, until, withheld, .. } = &transition.change;
+    if let Some(withheld) = withheld {
+        let why = match withheld {
+            Withheld::ObserveOnly => "the policy only observes",
+            Withheld::MaxOpenRatio => "as many are open as max_open_ratio allows",
+        };
+        return format!("breaker would have opened: {reason}; {why}");
+    }
     let order = || transition.order.as_deref();
     let said = || order().map(said).unwrap_or_default();
     match (reason, to, until) {
@@ -173,6 +186,9 @@ fn metadata(transition: &Transition) -> HashMap<String, String> {
     put("incarnation", transition.incarnation.to_string());
     put("generation", change.generation.to_string());
     put("trip_count", change.trip_count.to_string());
+    if let Some(withheld) = change.withheld {
+        put("withheld", withheld_name(withheld).into());
+    }
     if let Some(rule) = change.rule() {
         put("rule", rule_name(rule).into());
     }
@@ -187,6 +203,25 @@ fn metadata(transition: &Transition) -> HashMap<String, String> {
             put("threshold", format!("{threshold:.2}"));
             put("failed", failed.to_string());
             put("total", total.to_string());
+        }
+        Reason::SlowRatio { slow, total, threshold, limit } => {
+            put("observed", format!("{:.2}", f64::from(slow) / f64::from(total)));
+            put("threshold", format!("{threshold:.2}"));
+            put("slow", slow.to_string());
+            put("total", total.to_string());
+            put("limit", format!("{limit:?}"));
+        }
+        Reason::PeerLatency(Comparison { own, median, peers, factor }) => {
+            put("observed", format!("{:.2}", own.latency.as_secs_f64() / median.as_secs_f64()));
+            put("threshold", format!("{factor:.2}"));
+            put("total", own.count.to_string());
+            put("latency", format!("{:?}", own.latency));
+            put("median", format!("{median:?}"));
+            put("peers", peers.to_string());
+        }
+        Reason::ProbeSlow { latency, limit } => {
+            put("observed", format!("{latency:?}"));
+            put("threshold", format!("{limit:?}"));
         }
         Reason::ProbeFailed { fault: Some(fault) } => {
             put("fault", fault.to_string());
@@ -209,6 +244,45 @@ fn metadata(transition: &Transition) -> HashMap<String, String> {
     metadata
 }
 
+/// One sentence for people: "fails open: 1 of 3 let traffic through, so that all are asked".
+pub(super) fn fail_open_message(change: &FailOpenChange) -> String {
+    match change.began {
+        Some(FailOpen { letting_through, total, .. }) => {
+            format!("fails open: {letting_through} of {total} let traffic through, so that all are asked")
+        }
+        None => "fails open no more: only those that let traffic through are asked".into(),
+    }
+}
+
+/// That a service began to fail open, or ceased to.
+pub(super) fn fail_open_event(
+    node_id: &NodeId,
+    change: &FailOpenChange,
+    date: impl Fn(Tick) -> SystemTime,
+) -> v1::Event {
+    let (event_type, severity) = match change.began {
+        Some(_) => ("FAIL_OPEN_BEGAN", v1::EventSeverity::Warning),
+        None => ("FAIL_OPEN_ENDED", v1::EventSeverity::Info),
+    };
+    let counts = change.began.map(|FailOpen { letting_through, total, .. }| {
+        HashMap::from([
+            ("letting_through".to_owned(), letting_through.to_string()),
+            ("total".to_owned(), total.to_string()),
+        ])
+    });
+    v1::Event {
+        event_time: Some(timestamp(date(change.at))),
+        severity: severity.into(),
+        event_type: event_type.into(),
+        service: change.service.to_string(),
+        node_id: node_id.to_string(),
+        actor: node_id.to_string(),
+        message: fail_open_message(change),
+        metadata: counts.unwrap_or_default(),
+        ..Default::default()
+    }
+}
+
 /// A state as metrics, logs and metadata name it.
 pub(crate) fn state_name(state: State) -> &'static str {
     match state {
@@ -225,7 +299,17 @@ pub(super) fn rule_name(rule: Rule) -> &'static str {
     match rule {
         Rule::ConsecutiveFailures => "consecutive_failures",
         Rule::FailureRatio => "failure_ratio",
+        Rule::SlowRatio => "slow_ratio",
+        Rule::PeerLatency => "peer_latency",
         Rule::ProbeFailed => "probe_failed",
+    }
+}
+
+/// What withheld an opening, as metadata names it.
+fn withheld_name(withheld: Withheld) -> &'static str {
+    match withheld {
+        Withheld::ObserveOnly => "observe_only",
+        Withheld::MaxOpenRatio => "max_open_ratio",
     }
 }
 
@@ -243,6 +327,8 @@ fn rule(rule: Rule) -> v1::BreakerRule {
     match rule {
         Rule::ConsecutiveFailures => v1::BreakerRule::ConsecutiveFailures,
         Rule::FailureRatio => v1::BreakerRule::FailureRatio,
+        Rule::SlowRatio => v1::BreakerRule::SlowRatio,
+        Rule::PeerLatency => v1::BreakerRule::PeerLatency,
         Rule::ProbeFailed => v1::BreakerRule::ProbeFailed,
     }
 }

@@ -114,7 +114,7 @@ impl<'a> Session<'a> {
         if batch.dropped > 0 {
             return self.tell_all(batch).await;
         }
-        if batch.transitions.is_empty() {
+        if batch.transitions.is_empty() && batch.fail_opens.is_empty() {
             return Ok(());
         }
         let keys: BTreeSet<_> = batch.transitions.iter().map(|transition| &transition.key).collect();
@@ -148,6 +148,8 @@ impl<'a> Session<'a> {
 
     /// Whatever changed, or a sign of life.
     async fn tell_changes(&mut self) -> Result<(), Ended> {
+        // Beside transitions: a service may fail open because of who joined or left.
+        self.tell_transitions().await?;
         let mut content = self.walk();
         if let Some(detail) = &mut self.detail {
             (content.stats, content.stats_interval) = detail.take();
@@ -224,7 +226,10 @@ impl<'a> Session<'a> {
     fn events(&self, batch: &Batch) -> Vec<v1::Event> {
         let Reporter { clock, node_id, .. } = self.reporter;
         let transitions = batch.transitions.iter();
-        transitions.map(|transition| rows::event(node_id, transition, |tick| clock.date(tick))).collect()
+        let events = transitions.map(|transition| rows::event(node_id, transition, |tick| clock.date(tick)));
+        let fail_opens = batch.fail_opens.iter();
+        let others = fail_opens.map(|change| rows::fail_open_event(node_id, change, |tick| clock.date(tick)));
+        events.chain(others).collect()
     }
 
     /// Sends `first` with the content, in as many messages as that needs. Later ones add to what the first began.

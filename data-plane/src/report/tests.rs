@@ -58,8 +58,12 @@ impl DataPlane {
     }
 
     fn apply(&self, replicas: impl IntoIterator<Item = ReplicaSpec>) {
+        self.apply_with(Policy::default(), replicas);
+    }
+
+    fn apply_with(&self, policy: Policy, replicas: impl IntoIterator<Item = ReplicaSpec>) {
         let name = ServiceName::parse("orders").unwrap();
-        let spec = ServiceSpec { name, policy: Policy::default(), replicas: replicas.into_iter().collect() };
+        let spec = ServiceSpec { name, policy, replicas: replicas.into_iter().collect() };
         self.table.apply(&[spec], &[], self.clock.now());
     }
 
@@ -198,6 +202,56 @@ async fn a_transition_is_told_at_once_with_its_reason_and_the_row_it_changed() {
         .duration_since(gateway_proto::time::system_time(opened))
         .unwrap();
     assert_eq!(open_for.as_millis().div_ceil(10), 100, "one second, told without any more traffic");
+}
+
+#[tokio::test]
+async fn what_is_withheld_is_told_as_such_with_its_numbers() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = DataPlane::new(1);
+    let mut policy = Policy::default();
+    policy.breaker.observe_only = true;
+    data_plane.apply_with(policy, [replica(1)]);
+    data_plane.start(&control_plane);
+    let mut stream = control_plane.report_stream().await;
+    data_plane.trip();
+    let report = until(&mut stream, |report| !report.events.is_empty()).await;
+    let event = &report.events[0];
+    assert_eq!(event.event_type, "BREAKER_WITHHELD");
+    assert_eq!(
+        event.message,
+        "breaker would have opened: consecutive_failures 5 >= 5: connect refused; the policy only observes"
+    );
+    for (key, value) in
+        [("withheld", "observe_only"), ("rule", "consecutive_failures"), ("observed", "5"), ("to", "closed")]
+    {
+        assert_eq!(event.metadata.get(key).map(String::as_str), Some(value), "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_fails_open_is_told_when_it_begins_and_when_it_ends() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = DataPlane::new(1);
+    let mut policy = Policy::default();
+    policy.breaker.fail_open_threshold = 0.5;
+    data_plane.apply_with(policy, [replica(1)]);
+    data_plane.start(&control_plane);
+    let mut stream = control_plane.report_stream().await;
+    data_plane.trip();
+    let told = |report: &v1::ReportNodeStatusRequest, kind: &str| {
+        report
+            .events
+            .iter()
+            .any(|event| event.event_type == kind && event.service == "orders" && event.replica_id.is_empty())
+    };
+    let report = until(&mut stream, |report| told(report, "FAIL_OPEN_BEGAN")).await;
+    let event = report.events.iter().find(|event| event.event_type == "FAIL_OPEN_BEGAN").unwrap();
+    assert_eq!(event.message, "fails open: 0 of 1 let traffic through, so that all are asked");
+    assert!(report.breakers.iter().any(|row| row.asked_regardless && row.state() == v1::BreakerState::Open));
+    // Two that join are enough, without any breaker's transition.
+    data_plane.apply_with(policy, (1..=3).map(replica));
+    let report = until(&mut stream, |report| told(report, "FAIL_OPEN_ENDED")).await;
+    assert!(report.events.iter().all(|event| event.event_type != "BREAKER_CLOSED"));
 }
 
 #[tokio::test]

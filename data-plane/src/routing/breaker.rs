@@ -2,7 +2,7 @@
 //! single requests try it.
 //!
 //! ```text
-//!                N failures in a row, or ratio ≥ T of ≥ M outcomes
+//!        N failures in a row; failed or slow ratio ≥ T of ≥ M; slower than peers
 //!      ┌────────┐ ───────────────────────────────────────────────▶ ┌──────┐
 //!      │ CLOSED │                                                  │ OPEN │ ◀───────────┐
 //!      └────────┘                                                  └──────┘             │
@@ -26,6 +26,9 @@
 //! word again to know that they belong together. A permit names the generation it was given in, so the result
 //! of a request that started before a transition is void after it.
 //!
+//! A policy can withhold the arrow from CLOSED to OPEN: when it only observes, and when as many of the service's breakers
+//! are open as it allows. What would have happened is told then, at most once in a window.
+//!
 //! The breaker has no timer: whoever asks when a probe is due becomes the probe. It owns its counts and nothing
 //! else; it never decides who is asked, and publishes nothing.
 
@@ -43,7 +46,10 @@ mod tests;
 mod threads;
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering::Acquire},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering::Acquire},
+    },
     time::Duration,
 };
 
@@ -51,10 +57,10 @@ use gateway_proto::policy;
 
 use self::word::SharedWord;
 pub use self::{
-    change::{Change, Reason, Rule},
+    change::{Change, Reason, Rule, Withheld},
     view::View,
 };
-use super::{Outcome, Tick, Window};
+use super::{LatencyWindow, Outcome, Sample, Tick, Window, peers};
 
 /// Whether and how traffic flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -107,9 +113,28 @@ pub struct Permit {
 }
 
 impl Permit {
+    /// Of no generation there is: its result counts for nothing.
+    const VOID: u64 = u64::MAX;
+
     /// Whether this request decides over a half-open breaker.
     pub fn is_probe(&self) -> bool {
         self.probe
+    }
+}
+
+/// What became of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    /// The verdict on the replica.
+    pub outcome: Outcome,
+    /// How long it took to its response head, or to the end of its time without one; `None` when it says nothing about
+    /// how fast the replica is.
+    pub latency: Option<Duration>,
+}
+
+impl From<Outcome> for Heard {
+    fn from(outcome: Outcome) -> Self {
+        Self { outcome, latency: None }
     }
 }
 
@@ -143,7 +168,13 @@ pub struct Breaker {
     /// Start of the running healthy interval: the tick of closing, of the last failure, or of the last decay.
     healthy_since: AtomicU64,
     trip_count: AtomicU64,
+    /// Before this tick, nothing is told of openings that are withheld.
+    silent_until: AtomicU64,
     window: Window,
+    /// Responses, marked: slow ones; while the policy says what is slow.
+    slow: Window,
+    /// Made when the policy first compares replicas.
+    latencies: OnceLock<Box<LatencyWindow>>,
 }
 
 impl Default for Breaker {
@@ -161,7 +192,10 @@ impl Breaker {
             open_time: AtomicU64::new(0),
             healthy_since: AtomicU64::new(0),
             trip_count: AtomicU64::new(0),
+            silent_until: AtomicU64::new(0),
             window: Window::new(),
+            slow: Window::new(),
+            latencies: OnceLock::new(),
         }
     }
 
@@ -203,26 +237,46 @@ impl Breaker {
         }
     }
 
+    /// Admits a call although nobody is let through, unless an operator said so. What becomes of it counts for nothing:
+    /// the breaker goes by its probes.
+    pub fn admit_regardless(&self) -> Option<Permit> {
+        let is_forced = self.word.load().state == State::ForcedOpen;
+        (!is_forced).then_some(Permit { generation: Permit::VOID, probe: false })
+    }
+
     /// Takes a permit back with what became of its request, and returns the transition that this made.
     ///
     /// `jitter` (0.0..1.0) sizes the open time if it opens. Results of another generation are discarded. In CLOSED and
-    /// FORCED_CLOSED, failures count for both rules and overload for the ratio only. In HALF_OPEN only the probe's result counts:
-    /// overload fails it, and a neutral one just frees its place.
+    /// FORCED_CLOSED, failures count for all rules and overload for the failure ratio only. In HALF_OPEN only the probe's
+    /// result counts: overload fails it, and so does a latency that is slow; a neutral one just frees its place.
     pub fn record(
         &self,
         permit: Permit,
-        outcome: Outcome,
+        heard: impl Into<Heard>,
         now: Tick,
         policy: &policy::Breaker,
         jitter: f64,
     ) -> Option<Change> {
+        self.record_if(permit, heard, now, policy, jitter, || true)
+    }
+
+    /// As [`Breaker::record`], where CLOSED may become OPEN only if `may_open` says so, which is asked when a rule holds.
+    #[inline]
+    pub fn record_if(
+        &self,
+        permit: Permit,
+        heard: impl Into<Heard>,
+        now: Tick,
+        policy: &policy::Breaker,
+        jitter: f64,
+        may_open: impl FnMut() -> bool,
+    ) -> Option<Change> {
         let Permit { generation, probe } = permit;
+        let Heard { outcome, latency } = heard.into();
+        let terms = Terms { now, policy, jitter };
         let fault = match outcome {
-            Outcome::Success if probe => return self.pass_probe(generation, now, policy),
-            Outcome::Success => {
-                self.count_success(generation, now, policy);
-                return None;
-            }
+            Outcome::Success if probe => return self.pass_probe(generation, latency, terms),
+            Outcome::Success => return self.count_success(generation, latency, terms, may_open),
             Outcome::Neutral => {
                 if probe {
                     self.release_probe(generation);
@@ -233,13 +287,28 @@ impl Breaker {
             Outcome::Overloaded => None,
         };
         if probe {
-            self.fail_probe(generation, fault, now, policy, jitter)
+            self.fail_probe(generation, Reason::ProbeFailed { fault }, terms)
         } else {
-            self.count_failure(generation, fault, now, policy, jitter)
+            self.count_failure(generation, fault, latency, terms, may_open)
         }
+    }
+
+    /// Its 90th percentile of latency in the window, for a comparison with its peers; `None` while it is not closed, or
+    /// when nothing was recorded.
+    pub fn latency(&self, now: Tick, policy: &policy::Breaker) -> Option<Sample> {
+        let latencies = self.latencies.get().filter(|_| self.word.load().state == State::Closed)?;
+        latencies.quantile(now, policy.window, peers::QUANTILE)
     }
 
     fn until(&self) -> Tick {
         Tick::from_nanos(self.until.load(Acquire))
     }
+}
+
+/// By what a result is judged.
+#[derive(Debug, Clone, Copy)]
+struct Terms<'a> {
+    now: Tick,
+    policy: &'a policy::Breaker,
+    jitter: f64,
 }

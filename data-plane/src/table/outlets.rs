@@ -2,19 +2,25 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use super::{drain::DrainBoard, transition::TransitionSink};
+use super::{drain::DrainBoard, fail_open::FailOpenChanges, transition::TransitionSink};
 
 /// Shared by a table and its services.
 #[derive(Debug)]
 pub(super) struct Outlets {
     pub(super) transitions: TransitionSink,
     pub(super) drains: DrainBoard,
+    pub(super) fail_opens: FailOpenChanges,
     is_detailed: AtomicBool,
 }
 
 impl Outlets {
     pub(super) fn new(transitions: TransitionSink, workers: usize) -> Self {
-        Self { transitions, drains: DrainBoard::new(workers), is_detailed: AtomicBool::new(false) }
+        Self {
+            transitions,
+            drains: DrainBoard::new(workers),
+            fail_opens: FailOpenChanges::default(),
+            is_detailed: AtomicBool::new(false),
+        }
     }
 
     /// Whether somebody wants to know how long things take.

@@ -1,7 +1,13 @@
 //! One service: its replicas, its policy, and whom to ask next.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicU64,
+            Ordering::{AcqRel, Acquire},
+        },
+    },
     time::Duration,
 };
 
@@ -10,14 +16,17 @@ use gateway_proto::{Policy, ReplicaId, ServiceName, policy::Algorithm};
 
 use super::{
     counters::{Inflight, ReplicaCounters, ServiceCounters},
+    fail_open::FailOpenChange,
     latency::{Buckets, Latencies},
     outlets::Outlets,
     replica::{Order, Replica},
     spec::ServiceSpec,
     transition::Transition,
-    view::{Unavailable, View},
+    view::{FailOpen, Room, Unavailable, View, room},
 };
-use crate::routing::{Budget, Change, Draw, Outcome, Permit, Reason, Tick, balancing::LatencyEstimate};
+use crate::routing::{
+    Budget, Change, Draw, Heard, Outcome, Permit, Reason, State, Tick, balancing::LatencyEstimate, outliers,
+};
 
 /// A replica that was picked for one attempt.
 #[derive(Debug)]
@@ -43,6 +52,8 @@ pub struct Service {
     counters: ServiceCounters,
     latencies: Latencies,
     pub(super) inflight: Inflight,
+    /// Before this tick, replicas are not compared again.
+    compared_until: AtomicU64,
     outlets: Arc<Outlets>,
     workers: usize,
 }
@@ -82,6 +93,7 @@ impl Service {
             counters: ServiceCounters::new(workers),
             latencies: Latencies::new(workers),
             inflight: Inflight::new(workers),
+            compared_until: AtomicU64::new(0),
             outlets,
             workers,
         };
@@ -145,6 +157,18 @@ impl Service {
         self.view.load().policy
     }
 
+    /// Whether, and how far, too few replicas of the tier in use let traffic through.
+    pub fn fail_open(&self) -> Option<FailOpen> {
+        self.view.load().fail_open
+    }
+
+    /// Whether a replica is asked although its breaker lets nobody through but probes, because too few of its tier do.
+    pub fn asks_regardless(&self, replica: &Replica) -> bool {
+        let fails_open = self.fail_open().is_some_and(|fail_open| fail_open.tier == replica.priority());
+        let is_out = || matches!(replica.breaker().state(), State::Open | State::HalfOpen);
+        fails_open && replica.takes_requests() && is_out()
+    }
+
     /// All replicas, ready or not, in the order of their ids.
     pub fn replicas(&self) -> Arc<[Arc<Replica>]> {
         Arc::clone(&self.roster().replicas)
@@ -192,7 +216,7 @@ impl Service {
         }
         let (replica, permit, change) = view.pick(now, tried, draw, || self.inflight.read())?;
         if let Some(change) = change {
-            self.changed(replica, change, now);
+            self.changed(replica, change, None, now);
         }
         self.inflight.add(worker, 1);
         replica.counts().begin(worker, !tried.is_empty());
@@ -210,38 +234,74 @@ impl Service {
         worker: usize,
         replica: &Arc<Replica>,
         permit: Permit,
-        outcome: Outcome,
+        heard: impl Into<Heard>,
         now: Tick,
         jitter: f64,
     ) {
-        self.judge(worker, replica, permit, outcome, now, jitter);
+        self.judge(worker, replica, permit, heard, now, jitter);
         self.end(worker, replica);
     }
 
     /// Counts an attempt's outcome, and lets the breaker decide on it; the attempt may go on.
     ///
-    /// `jitter` is drawn from 0.0..1.0 and spreads open times. To be called by the worker that picked.
+    /// `jitter` is drawn from 0.0..1.0 and spreads open times. To be called by the worker that picked. Lock-free, but for
+    /// transitions, and for those that a policy with a bound on open breakers has to count.
     #[inline]
     pub fn judge(
         &self,
         worker: usize,
         replica: &Arc<Replica>,
         permit: Permit,
-        outcome: Outcome,
+        heard: impl Into<Heard>,
         now: Tick,
         jitter: f64,
     ) {
-        if let Outcome::Failure(fault) = outcome {
+        let heard = heard.into();
+        if let Outcome::Failure(fault) = heard.outcome {
             replica.counts().failure(worker);
             replica.remember_fault(fault, now);
         }
         let was_probe = permit.is_probe();
-        let change = replica.breaker().record(permit, outcome, now, &self.view.load().policy.breaker, jitter);
+        let view = self.view.load();
+        let policy = &view.policy.breaker;
+        let mut gate = Gate { service: self, room: view.room, roster: None };
+        let change = replica.breaker().record_if(permit, heard, now, policy, jitter, || gate.opens());
         match change {
-            Some(change) => self.changed(replica, change, now),
+            Some(change) => self.changed(replica, change, gate.roster, now),
+            None => drop(gate),
+        }
+        if change.is_none() && was_probe {
             // The view of now, not of before: one that was made since may have looked while the probe was out.
-            None if was_probe => self.view.load().look_again(),
-            None => {}
+            self.view.load().look_again();
+        }
+        if policy.peer_latency_factor > 0.0 {
+            self.compare(now, jitter);
+        }
+    }
+
+    /// Opens the breakers of replicas that are slow beside their peers; ten times in a window, by whoever comes first.
+    #[cold]
+    fn compare(&self, now: Tick, jitter: f64) {
+        let until = self.compared_until.load(Acquire);
+        let policy = self.view.load().policy.breaker;
+        let next = now.plus(policy.window / 10).as_nanos();
+        if now.as_nanos() < until
+            || self.compared_until.compare_exchange(until, next, AcqRel, Acquire).is_err()
+        {
+            return;
+        }
+        let replicas = self.replicas();
+        let sample = |replica: &Arc<Replica>| {
+            replica.takes_requests().then(|| replica.breaker().latency(now, &policy)).flatten()
+        };
+        let samples: Vec<_> = replicas.iter().map(sample).collect();
+        for (place, comparison) in outliers(&samples, policy.min_request_count, policy.peer_latency_factor) {
+            let replica = &replicas[place];
+            let mut gate = Gate { service: self, room: self.view.load().room, roster: None };
+            let change = replica.breaker().outlier(comparison, now, &policy, jitter, || gate.opens());
+            if let Some(change) = change {
+                self.changed(replica, change, gate.roster, now);
+            }
         }
     }
 
@@ -292,12 +352,17 @@ impl Service {
         self.latencies.recorded()
     }
 
-    fn changed(&self, replica: &Replica, change: Change, now: Tick) {
-        replica.remember_change(&change, now);
-        if matches!(change.reason, Reason::ProbesSucceeded { .. }) {
-            replica.begins(now);
+    fn changed(&self, replica: &Replica, change: Change, roster: Option<MutexGuard<'_, Roster>>, now: Tick) {
+        // What was withheld changes nothing, and is told.
+        if change.withheld.is_none() {
+            replica.remember_change(&change, now);
+            if matches!(change.reason, Reason::ProbesSucceeded { .. }) {
+                replica.begins(now);
+            }
+            self.rebuild(&roster.unwrap_or_else(|| self.roster()), now);
+        } else {
+            drop(roster);
         }
-        self.rebuild(&self.roster(), now);
         self.tell(replica, change, None, now);
     }
 
@@ -327,11 +392,39 @@ impl Service {
     fn rebuild(&self, roster: &Roster, now: Tick) {
         let ready = roster.replicas.iter().filter(|replica| replica.takes_requests()).cloned().collect();
         let previous = self.view.load();
-        self.view.store(Arc::new(View::new(roster.policy, ready, Some(&previous), now)));
+        let view = View::new(roster.policy, ready, Some(&previous), now);
+        if view.fail_open.is_some() != previous.fail_open.is_some() {
+            let service = self.name.clone();
+            self.outlets.fail_opens.push(FailOpenChange { service, at: now, began: view.fail_open });
+        }
+        self.view.store(Arc::new(view));
     }
 
     fn roster(&self) -> MutexGuard<'_, Roster> {
         // Every write replaces the whole roster at once: a panic elsewhere cannot leave it half-changed.
         self.roster.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says whether a breaker may open by its rules. Where that is bounded, it holds the roster from the count until the breaker
+/// has opened, so that no two take the last place.
+struct Gate<'a> {
+    service: &'a Service,
+    room: Room,
+    roster: Option<MutexGuard<'a, Roster>>,
+}
+
+impl Gate<'_> {
+    fn opens(&mut self) -> bool {
+        match self.room {
+            Room::Unbounded => true,
+            Room::None => false,
+            Room::Some => {
+                let service = self.service;
+                let roster = self.roster.get_or_insert_with(|| service.roster());
+                let ready = roster.replicas.iter().filter(|replica| replica.takes_requests());
+                room(&roster.policy.breaker, ready) != Room::None
+            }
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What requests may rely on when the table changes under them.
 
 mod balancing;
+mod bounds;
 mod drains;
 mod orders;
 mod properties;

@@ -14,7 +14,10 @@ use std::{
     time::Duration,
 };
 
-use gateway_proto::{Policy, policy::Algorithm};
+use gateway_proto::{
+    Policy, Priority,
+    policy::{self, Algorithm},
+};
 
 use self::affinity::Affinity;
 use super::replica::Replica;
@@ -70,6 +73,32 @@ pub(super) struct View {
     next_look: AtomicU64,
     /// How many an operator has forced open.
     forced_open: usize,
+    /// Whether so few of the tier in use let traffic through that the others are asked, too.
+    pub(super) fail_open: Option<FailOpen>,
+    /// How many more breakers may open by their rules.
+    pub(super) room: Room,
+}
+
+/// A tier of which too little lets traffic through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FailOpen {
+    /// How many let traffic through.
+    pub letting_through: usize,
+    /// Of how many that take requests and are not forced open.
+    pub total: usize,
+    /// Of which tier.
+    pub tier: Priority,
+}
+
+/// Whether a breaker may open by its rules, as far as others are open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// However many are.
+    Unbounded,
+    /// Those that are must be counted.
+    Some,
+    /// As many are as may be.
+    None,
 }
 
 /// Replicas of one tier that is not in use.
@@ -85,6 +114,7 @@ impl View {
     pub(super) fn new(policy: Policy, ready: Vec<Arc<Replica>>, previous: Option<&Self>, now: Tick) -> Self {
         let by_key = policy.balancing.algorithm == Algorithm::ConsistentHash;
         let ring = by_key.then(|| Affinity::ring(&ready, previous.and_then(|view| view.affinity.as_ref())));
+        let room = room(&policy.breaker, &ready);
         let (mut closed, mut resting, mut forced_open) = (Vec::new(), Vec::new(), 0);
         for replica in ready {
             match replica.breaker().state() {
@@ -94,12 +124,18 @@ impl View {
             }
         }
         let tier = closed.iter().map(|replica| replica.priority()).min();
-        let (eligible, mut standby): (Vec<_>, Vec<_>) =
+        let fail_open = fail_open(&policy.breaker, &closed, &resting);
+        let (mut eligible, mut standby): (Vec<_>, Vec<_>) =
             closed.into_iter().partition(|replica| Some(replica.priority()) == tier);
         resting.retain(|replica| tier.is_none_or(|tier| replica.priority() <= tier));
         // Stable, so that replicas of one tier stay in the order of their ids.
         standby.sort_by_key(|replica| replica.priority());
         resting.sort_by_key(|replica| replica.priority());
+        if fail_open.is_some() {
+            let tier = tier.or_else(|| resting.first().map(|replica| replica.priority()));
+            eligible.extend(resting.iter().filter(|replica| Some(replica.priority()) == tier).cloned());
+            eligible.sort_by(|one, other| one.key().cmp(other.key()));
+        }
         let slow_start = policy.balancing.slow_start;
         let shares: Box<[u64]> = eligible.iter().map(|replica| replica.share(now, slow_start)).collect();
         let rotation = Rotation::of_shares(&shares);
@@ -126,6 +162,8 @@ impl View {
             resting: resting.into(),
             next_look: AtomicU64::new(0),
             forced_open,
+            fail_open,
+            room,
         }
     }
 
@@ -165,7 +203,7 @@ impl View {
         let count = self.eligible.len() as u64;
         let first = draw.bits().checked_rem(count).unwrap_or(0) as usize;
         let (before, from) = self.eligible.split_at(first);
-        let rest = from.iter().chain(before).find_map(|replica| self.admit(replica, now, tried));
+        let rest = from.iter().chain(before).find_map(|replica| self.admit_eligible(replica, now, tried));
         rest.or_else(|| self.stand_in(now, tried, draw)).ok_or_else(|| self.unavailable(now, tried))
     }
 
@@ -209,6 +247,20 @@ impl View {
             }
         }
         probe
+    }
+
+    /// A permit for one of the eligible, of which there are open ones while it fails open.
+    fn admit_eligible<'view>(
+        &'view self,
+        replica: &'view Arc<Replica>,
+        now: Tick,
+        tried: &[Arc<Replica>],
+    ) -> Option<Choice<'view>> {
+        let admitted = self.admit(replica, now, tried);
+        if admitted.is_some() || self.fail_open.is_none() || is_among(tried, replica) {
+            return admitted;
+        }
+        Some((replica, replica.breaker().admit_regardless()?, None))
     }
 
     fn admit<'view>(
@@ -271,6 +323,38 @@ impl Tier {
     fn new(replicas: &[Arc<Replica>]) -> Self {
         Self { replicas: replicas.into(), cursor: AtomicU64::new(0) }
     }
+}
+
+/// Whether the tier in use fails open. `resting` begins with its best tier.
+fn fail_open(
+    policy: &policy::Breaker,
+    closed: &[Arc<Replica>],
+    resting: &[Arc<Replica>],
+) -> Option<FailOpen> {
+    if policy.fail_open_threshold == 0.0 {
+        return None;
+    }
+    let priorities = |replicas: &[Arc<Replica>]| replicas.iter().map(|replica| replica.priority()).min();
+    let tier = priorities(closed).or_else(|| priorities(resting))?;
+    let of_tier =
+        |replicas: &[Arc<Replica>]| replicas.iter().filter(|replica| replica.priority() == tier).count();
+    let letting_through = of_tier(closed);
+    let total = letting_through + of_tier(resting);
+    policy.fails_open(letting_through, total).then_some(FailOpen { letting_through, total, tier })
+}
+
+/// Whether another breaker of those that take requests may open by its rules. Who is forced open is not counted.
+pub(super) fn room<'a>(policy: &policy::Breaker, ready: impl IntoIterator<Item = &'a Arc<Replica>>) -> Room {
+    if policy.max_open_ratio >= 1.0 {
+        return Room::Unbounded;
+    }
+    let (mut out, mut total) = (0, 0);
+    for replica in ready {
+        let state = replica.breaker().state();
+        out += usize::from(matches!(state, State::Open | State::HalfOpen));
+        total += usize::from(state != State::ForcedOpen);
+    }
+    if out < policy.max_open_count(total) { Room::Some } else { Room::None }
 }
 
 fn is_among(tried: &[Arc<Replica>], replica: &Replica) -> bool {

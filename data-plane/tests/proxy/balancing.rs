@@ -11,7 +11,7 @@ use tokio::{io::AsyncWriteExt, sync::Semaphore};
 use crate::harness::{Act, Gateway, Replica, body, eventually, ok, status};
 
 fn policy(algorithm: Algorithm, hash_by: &str) -> Policy {
-    let hash_by = hash_by.parse().unwrap();
+    let hash_by = hash_by.parse().expect("a valid key");
     Policy { balancing: Balancing { algorithm, hash_by, ..Balancing::default() }, ..Policy::default() }
 }
 

@@ -14,3 +14,4 @@ mod replicas;
 mod request_rules;
 mod routes;
 mod secure;
+mod slowness;

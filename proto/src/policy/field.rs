@@ -297,7 +297,7 @@ const fn count(min: u32, max: u32) -> Range {
 const SHARE: Range = Range::Ratio { zero: true };
 
 /// Every setting, in the order of the contract.
-pub static FIELDS: [Field; 26] = [
+pub static FIELDS: [Field; 32] = [
     field!(timeout.connect: Duration, span(MS, MINUTE)),
     field!(timeout.per_try: Duration, span(MS, HOUR)),
     field!(timeout.request: Duration, span(MS, DAY)),
@@ -313,6 +313,12 @@ pub static FIELDS: [Field; 26] = [
     field!(breaker.base_open: Duration, span(Duration::from_millis(10), HOUR)),
     field!(breaker.max_open: Duration, span(Duration::from_millis(10), HOUR)),
     field!(breaker.half_open_success_count: u8, count(1, 100)),
+    field!(breaker.slow_threshold: Duration, span(Duration::ZERO, HOUR)),
+    field!(breaker.slow_ratio: f64, Range::Ratio { zero: false }),
+    field!(breaker.peer_latency_factor: f64, Range::Factor { min: 2, max: 100 }),
+    field!(breaker.max_open_ratio: f64, Range::Ratio { zero: false }),
+    field!(breaker.fail_open_threshold: f64, SHARE),
+    field!(breaker.observe_only: bool, Range::Flag),
     field!(guard.enabled: bool, Range::Flag),
     field!(guard.max_removal_ratio: f64, SHARE),
     field!(guard.hold_time: Duration, span(MINUTE, Duration::from_secs(7 * 86_400))),

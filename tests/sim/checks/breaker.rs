@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use data_plane::routing::{Change, Outcome, Reason, State, Tick};
+use data_plane::routing::{Change, Heard, Outcome, Reason, State, Tick, Withheld};
 use gateway_proto::{ReplicaKey, policy};
 
 use super::{Checked, claim};
@@ -18,6 +18,10 @@ pub(crate) struct Expected {
     pub(super) era: u64,
     row: u32,
     outcomes: Vec<(u64, bool)>,
+    /// Responses, and whether each was slow.
+    responses: Vec<(u64, bool)>,
+    /// Since when a rule that the policy only observes is told again.
+    silent_until: Tick,
     until: Tick,
     /// When the probe that is out counts as lost.
     pub(super) probe: Option<Tick>,
@@ -37,6 +41,8 @@ impl Expected {
             era: 0,
             row: 0,
             outcomes: Vec::new(),
+            responses: Vec::new(),
+            silent_until: Tick::ORIGIN,
             until: now,
             probe: None,
             successes: 0,
@@ -67,6 +73,7 @@ impl Expected {
         self.era += 1;
         (self.row, self.successes, self.probe) = (0, 0, None);
         self.outcomes.clear();
+        self.responses.clear();
         if self.state == State::Open {
             self.until = now;
         }
@@ -94,52 +101,77 @@ impl Expected {
         claim("one_probe_at_a_time", free || !probe, || format!("{key}: {self:?}"))
     }
 
-    /// Counts an outcome while closed; the rule that opens the breaker, if one does.
-    pub(super) fn count(&mut self, outcome: Outcome, now: Tick, policy: &policy::Breaker) -> Option<Reason> {
+    /// Counts an outcome while closed; the rule that opens the breaker, or that is told, if one is.
+    pub(super) fn count(&mut self, heard: Heard, now: Tick, policy: &policy::Breaker) -> Option<Reason> {
+        let reason = self.rule(heard, now, policy)?;
+        if policy.observe_only {
+            if now < self.silent_until {
+                return None;
+            }
+            self.silent_until = now.plus(policy.window);
+        }
+        Some(reason)
+    }
+
+    fn rule(&mut self, heard: Heard, now: Tick, policy: &policy::Breaker) -> Option<Reason> {
+        let Heard { outcome, latency } = heard;
+        if outcome == Outcome::Neutral {
+            return None;
+        }
+        let has_failed = outcome != Outcome::Success;
+        self.outcomes.push((now.as_nanos(), has_failed));
+        if latency.is_some() && !policy.slow_threshold.is_zero() && outcome != Outcome::Overloaded {
+            self.responses.push((now.as_nanos(), is_slow(heard, policy)));
+        }
         match outcome {
-            Outcome::Neutral => return None,
             Outcome::Success => {
                 self.row = 0;
-                self.outcomes.push((now.as_nanos(), false));
                 if self.streak > 0 && now.since(self.healthy_since) >= self.open_for {
                     self.streak -= 1;
                     self.healthy_since = now;
                 }
-                return None;
             }
             Outcome::Failure(_) => self.row += 1,
-            Outcome::Overloaded => {}
+            Outcome::Overloaded | Outcome::Neutral => {}
         }
-        self.outcomes.push((now.as_nanos(), true));
-        self.healthy_since = self.healthy_since.max(now);
+        if has_failed {
+            self.healthy_since = self.healthy_since.max(now);
+        }
         let threshold = policy.consecutive_failure_count;
         if let Outcome::Failure(fault) = outcome
             && self.row >= threshold
         {
             return Some(Reason::ConsecutiveFailures { count: self.row, threshold, fault });
         }
-        let (total, failed) = self.within(now, policy.window);
+        let holds = |(total, marked): (u32, u32), threshold: f64| {
+            total >= policy.min_request_count && f64::from(marked) >= threshold * f64::from(total)
+        };
         let threshold = policy.failure_ratio;
-        let opens = total >= policy.min_request_count && f64::from(failed) >= threshold * f64::from(total);
-        opens.then_some(Reason::FailureRatio { failed, total, threshold })
-    }
-
-    /// Outcomes and failures in the running tenth of the window and the nine before.
-    fn within(&mut self, now: Tick, window: Duration) -> (u32, u32) {
-        let tenth = u64::try_from(window.as_nanos() / 10).unwrap_or(u64::MAX);
-        self.outcomes.retain(|(at, _)| at / tenth + 10 > now.as_nanos() / tenth);
-        let failed = self.outcomes.iter().filter(|(_, failed)| *failed).count();
-        let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
-        (number(self.outcomes.len()), number(failed))
+        let failures = within(&mut self.outcomes, now, policy.window);
+        if has_failed && holds(failures, threshold) {
+            return Some(Reason::FailureRatio { failed: failures.1, total: failures.0, threshold });
+        }
+        let (threshold, limit) = (policy.slow_ratio, policy.slow_threshold);
+        let responses = within(&mut self.responses, now, policy.window);
+        (is_slow(heard, policy) && holds(responses, threshold)).then_some(Reason::SlowRatio {
+            slow: responses.1,
+            total: responses.0,
+            threshold,
+            limit,
+        })
     }
 
     /// The probe is back.
-    pub(super) fn probe_ended(&mut self, outcome: Outcome, policy: &policy::Breaker) -> Option<Reason> {
+    pub(super) fn probe_ended(&mut self, heard: Heard, policy: &policy::Breaker) -> Option<Reason> {
         self.probe = None;
-        match outcome {
+        let limit = policy.slow_threshold;
+        match heard.outcome {
             Outcome::Neutral => None,
             Outcome::Failure(fault) => Some(Reason::ProbeFailed { fault: Some(fault) }),
             Outcome::Overloaded => Some(Reason::ProbeFailed { fault: None }),
+            Outcome::Success if is_slow(heard, policy) => {
+                Some(Reason::ProbeSlow { latency: heard.latency.unwrap_or_default(), limit })
+            }
             Outcome::Success => {
                 self.successes += 1;
                 let enough = self.successes >= u32::from(policy.half_open_success_count);
@@ -152,13 +184,13 @@ impl Expected {
     pub(super) fn a_breaker_changes_by_its_rules_only(
         &self,
         key: &ReplicaKey,
-        outcome: Outcome,
+        heard: Heard,
         expected: Option<Reason>,
         change: Option<Change>,
     ) -> Checked {
         let told = change.map(|change| change.reason);
         claim("a_breaker_changes_by_its_rules_only", told == expected, || {
-            format!("{key} after {outcome:?}: {told:?} instead of {expected:?}, {self:?}")
+            format!("{key} after {heard:?}: {told:?} instead of {expected:?}, {self:?}")
         })
     }
 
@@ -171,9 +203,16 @@ impl Expected {
     ) -> Checked {
         let fits = change.from == self.state;
         claim("every_transition_is_told", fits, || format!("{key} was {:?}: {change:?}", self.state))?;
+        if policy.observe_only && change.from == State::Closed {
+            let is_withheld = change.to == State::Closed && change.withheld == Some(Withheld::ObserveOnly);
+            return claim("a_breaker_that_observes_opens_never", is_withheld, || {
+                format!("{key}: {change:?}")
+            });
+        }
         self.era += 1;
         (self.state, self.row, self.successes, self.probe) = (change.to, 0, 0, None);
         self.outcomes.clear();
+        self.responses.clear();
         if change.to == State::Open {
             self.open_times_double_up_to_the_longest(key, change, now, policy)?;
         } else {
@@ -201,4 +240,20 @@ impl Expected {
             format!("{key} opens for {:?}, {middle:?} are due: {change:?}", self.open_for)
         })
     }
+}
+
+/// Whether a response is slow. Who refuses for lack of capacity is neither slow nor fast.
+fn is_slow(heard: Heard, policy: &policy::Breaker) -> bool {
+    let limit = policy.slow_threshold;
+    let counts = !limit.is_zero() && heard.outcome != Outcome::Overloaded;
+    counts && heard.latency.is_some_and(|latency| latency >= limit)
+}
+
+/// How many, and how many marked ones, the running tenth of the window and the nine before hold.
+fn within(list: &mut Vec<(u64, bool)>, now: Tick, window: Duration) -> (u32, u32) {
+    let tenth = u64::try_from(window.as_nanos() / 10).unwrap_or(u64::MAX);
+    list.retain(|(at, _)| at / tenth + 10 > now.as_nanos() / tenth);
+    let marked = list.iter().filter(|(_, marked)| *marked).count();
+    let number = |count| u32::try_from(count).unwrap_or(u32::MAX);
+    (number(list.len()), number(marked))
 }

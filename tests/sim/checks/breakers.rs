@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use data_plane::{
     discovery::Snapshot,
-    routing::{Change, Outcome, Reason, State, Tick},
+    routing::{Change, Heard, Reason, State, Tick},
 };
 use gateway_proto::{ReplicaKey, policy};
 
@@ -93,7 +93,7 @@ impl Breakers {
         &mut self,
         key: &ReplicaKey,
         ticket: Ticket,
-        outcome: Outcome,
+        heard: Heard,
         change: Option<Change>,
         now: Tick,
     ) -> Checked {
@@ -105,11 +105,11 @@ impl Breakers {
         // What happens to a replica that is gone concerns nobody any more.
         let Some(breaker) = present else { return Ok(()) };
         let expected = match breaker.era == ticket.era {
-            true if ticket.probe => breaker.probe_ended(outcome, &policy),
-            true => breaker.count(outcome, now, &policy),
+            true if ticket.probe => breaker.probe_ended(heard, &policy),
+            true => breaker.count(heard, now, &policy),
             false => None,
         };
-        breaker.a_breaker_changes_by_its_rules_only(key, outcome, expected, change)?;
+        breaker.a_breaker_changes_by_its_rules_only(key, heard, expected, change)?;
         let Some(change) = change else { return Ok(()) };
         breaker.take(key, change, now, &policy)
     }

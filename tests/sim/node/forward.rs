@@ -119,7 +119,8 @@ impl Node {
             let returned = permit.take().expect("it is there");
             service.settle(0, &replica, returned, Outcome::Neutral, now, 0.5);
         }
-        request.flight = Some(Flight { replica, permit, ticket, policy, server: None });
+        request.flight =
+            Some(Flight { replica, permit, ticket, policy, began: now, latency: None, server: None });
         self.requests.insert(id, request);
         Ok(())
     }
@@ -170,13 +171,18 @@ impl Node {
             return Ok(());
         };
         // A head has come before: this is the alarm that was set for it.
-        let Some(flight) = request.flight.as_ref().filter(|_| request.status.is_none()) else {
+        let Some(flight) = request.flight.as_mut().filter(|_| request.status.is_none()) else {
             return Ok(());
         };
+        let told = matches!(head, Head::Status { .. } | Head::TryTimeout);
+        flight.latency = told.then(|| env.tick().since(flight.began));
         let is_cut_off = flight.server.is_some_and(|(number, life)| owners[number].life != life);
         let fault = |fault| (Outcome::Failure(fault), fault);
         let ((outcome, _), proof) = match head {
-            Head::Status { .. } if is_cut_off => (fault(Fault::Reset), Proof::Unknown),
+            Head::Status { .. } if is_cut_off => {
+                flight.latency = None;
+                (fault(Fault::Reset), Proof::Unknown)
+            }
             Head::Status { status, retry_after, whole } => {
                 return self.answered(env, id, status, retry_after, whole);
             }
@@ -267,5 +273,5 @@ impl Node {
 fn draw(id: RequestId, attempt: u32) -> Draw {
     let lot = hash(format!("{id} {attempt}").as_bytes());
     let key = hash(&(id % 25).to_le_bytes());
-    Draw { random: (lot >> 11) as f64 / (1_u64 << 53) as f64, key: (id % 5 > 0).then_some(key) }
+    Draw { random: (lot >> 11) as f64 / (1_u64 << 53) as f64, key: (!id.is_multiple_of(5)).then_some(key) }
 }

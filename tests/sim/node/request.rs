@@ -1,6 +1,6 @@
 //! One request on its way through a data plane.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use data_plane::{
     routing::{Permit, Tick},
@@ -36,6 +36,9 @@ pub(super) struct Flight {
     pub(super) permit: Option<Permit>,
     pub(super) ticket: Ticket,
     pub(super) policy: Policy,
+    pub(super) began: Tick,
+    /// How long it took to the response head, or to the end of its time.
+    pub(super) latency: Option<Duration>,
     /// Who works on it, in which life.
     pub(super) server: Option<(OwnerId, u32)>,
 }

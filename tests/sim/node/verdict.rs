@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use data_plane::{
     routing::{
-        Fault, Outcome, State,
+        Fault, Heard, Outcome, Rule, State,
         retry::{Progress, Proof, RequestFacts, Stop, Verdict, decide},
     },
     table::Service,
@@ -65,7 +65,7 @@ impl Node {
         let service = Arc::clone(&request.service);
         let Some(flight) = &mut request.flight else { return Ok(()) };
         let Some(permit) = flight.permit.take() else { return Ok(()) };
-        let (replica, ticket) = (Arc::clone(&flight.replica), flight.ticket);
+        let (replica, ticket, latency) = (Arc::clone(&flight.replica), flight.ticket, flight.latency);
         let jitter = env.random();
         let told = match outcome {
             Outcome::Success if env.has(Sabotage::BlameSuccess) && env.chance(0.2) => {
@@ -77,11 +77,13 @@ impl Node {
         if outcome == Outcome::Neutral && env.has(Sabotage::DropPermit) {
             drop(permit);
         } else {
-            service.settle(0, &replica, permit, told, env.tick(), jitter);
+            let heard = Heard { outcome: told, latency };
+            service.settle(0, &replica, permit, heard, env.tick(), jitter);
         }
         let change = self.transition();
         if let Some(change) = change {
             env.journal.count(match change.to {
+                _ if change.withheld.is_some() => "an opening was withheld",
                 State::Open => "a breaker opened",
                 State::Closed => "a breaker closed",
                 State::HalfOpen => "a breaker was half-open",
@@ -90,7 +92,11 @@ impl Node {
             note!(env, "node {}: {} {:?}: {}", self.number, replica.key(), change.to, change.reason);
             self.turns.entry(service.name().clone()).or_default().begin_anew();
         }
-        self.breakers.settled(replica.key(), ticket, outcome, change, env.tick())?;
+        if change.is_some_and(|change| change.rule() == Some(Rule::SlowRatio)) {
+            env.journal.count("a breaker opened for slowness");
+        }
+        let heard = Heard { outcome, latency };
+        self.breakers.settled(replica.key(), ticket, heard, change, env.tick())?;
         self.breakers.permits_are_conserved(replica.key(), ticket, replica.counters().inflight)
     }
 

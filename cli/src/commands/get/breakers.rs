@@ -133,9 +133,13 @@ pub(crate) fn retry(breaker: &Breaker, now: SystemTime) -> String {
     }
 }
 
-/// `50 req, 31 failed`.
+/// `50 req, 31 failed`, and `, 12 slow` where there are any.
 pub(crate) fn window(breaker: &Breaker) -> String {
-    format!("{} req, {} failed", breaker.window_request_count, breaker.window_failure_count)
+    let text = format!("{} req, {} failed", breaker.window_request_count, breaker.window_failure_count);
+    match breaker.window_slow_count {
+        0 => text,
+        slow => format!("{text}, {slow} slow"),
+    }
 }
 
 /// `1204, 31 failed`: since the data plane first saw the replica.
@@ -149,10 +153,14 @@ fn why(breaker: &Breaker) -> String {
             format!("probing, {} of {} passed", breaker.probe_success_count, breaker.probe_success_target)
         }
         BreakerState::ForcedOpen | BreakerState::ForcedClosed => "an operator's word".into(),
+        BreakerState::Open if breaker.asked_regardless => format!("{}{REGARDLESS}", breaker.reason),
         BreakerState::Open | BreakerState::HalfOpen if !breaker.reason.is_empty() => breaker.reason.clone(),
         _ => NONE.into(),
     }
 }
+
+/// Said of a replica that is out and gets requests.
+pub(crate) const REGARDLESS: &str = "; asked all the same, for its service fails open";
 
 /// What the table does not show: why it is empty, what was left out, and whose rows may be old.
 fn notes(response: &ListBreakersResponse, all: bool) -> Vec<String> {
@@ -215,6 +223,23 @@ mod tests {
 
     fn plain(breakers: &[Breaker], view: View) -> String {
         anstream::adapter::strip_str(&table(breakers.iter(), now(), view).to_string()).to_string()
+    }
+
+    #[test]
+    fn slow_responses_and_a_replica_that_is_asked_although_it_is_out_are_shown() {
+        let breaker = Breaker {
+            state: BreakerState::Open.into(),
+            reason: "slow_ratio 0.80 >= 0.50 (16 of 20 took 800ms or more)".into(),
+            window_request_count: 20,
+            window_slow_count: 16,
+            asked_regardless: true,
+            ..Default::default()
+        };
+        assert_eq!(window(&breaker), "20 req, 0 failed, 16 slow");
+        assert_eq!(
+            why(&breaker),
+            "slow_ratio 0.80 >= 0.50 (16 of 20 took 800ms or more); asked all the same, for its service fails open"
+        );
     }
 
     #[test]

@@ -29,6 +29,8 @@ impl Replica {
         Some(v1::Breaker {
             window_request_count: sum(|cell| cell.row.window_request_count),
             window_failure_count: sum(|cell| cell.row.window_failure_count),
+            window_slow_count: sum(|cell| cell.row.window_slow_count),
+            asked_regardless: cells().any(|cell| cell.row.asked_regardless),
             trip_count: sum(|cell| cell.row.trip_count),
             attempt_count: counts.attempts,
             failure_count: counts.failures,

@@ -61,6 +61,19 @@ fn a_row_and_an_event_are_of_the_data_plane_that_sent_them() {
 }
 
 #[test]
+fn that_a_service_fails_open_is_of_the_service_and_of_no_replica() {
+    let began = v1::Event { event_type: "FAIL_OPEN_BEGAN".into(), replica_id: String::new(), ..event() };
+    let report = parse(vec![], vec![began.clone()]).unwrap();
+    let told = &report.events[0];
+    assert_eq!((told.service.as_str(), told.replica_id.as_str()), ("orders", ""));
+    assert_eq!((told.severity(), told.actor.as_str()), (v1::EventSeverity::Warning, "n1"));
+    let nameless = v1::Event { service: String::new(), ..began };
+    assert_eq!(field(parse(vec![], vec![nameless])), "events[0].service");
+    let withheld = v1::Event { event_type: "BREAKER_WITHHELD".into(), replica_id: String::new(), ..event() };
+    assert_eq!(field(parse(vec![], vec![withheld])), "events[0].replica_id");
+}
+
+#[test]
 fn bad_names_states_and_types_are_refused_with_their_place() {
     let bad_name = v1::Breaker { replica_id: "R".into(), ..breaker() };
     assert_eq!(field(parse(vec![breaker(), bad_name], vec![])), "breakers[1].replica_id");

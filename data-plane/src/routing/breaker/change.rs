@@ -1,16 +1,17 @@
 //! What a breaker's transition was and why, with the numbers that decided it.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use super::State;
-use crate::routing::{Fault, Tick};
+use crate::routing::{Comparison, Fault, Tick};
 
 /// One transition. Exactly one thread gets it, to publish it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Change {
     /// The state before.
     pub from: State,
-    /// The state after. The same as before only for [`Reason::ProbeLost`] and [`Reason::Reset`].
+    /// The state after. The same as before only for [`Reason::ProbeLost`] and [`Reason::Reset`], and when opening was
+    /// withheld.
     pub to: State,
     /// Why, also as a text for people.
     pub reason: Reason,
@@ -20,15 +21,28 @@ pub struct Change {
     pub until: Option<Tick>,
     /// Times it has opened so far, this one included.
     pub trip_count: u64,
+    /// Why it did not open although its rule held; `None` when it did.
+    pub withheld: Option<Withheld>,
+}
+
+/// Why a breaker whose rule holds does not open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Withheld {
+    /// The policy only observes.
+    ObserveOnly,
+    /// As many of the service's breakers are open as the policy allows.
+    MaxOpenRatio,
 }
 
 impl Change {
-    /// The rule that opened it; `None` when it did not open.
+    /// The rule that opened it, or would have; `None` when none did.
     pub fn rule(&self) -> Option<Rule> {
         match self.reason {
             Reason::ConsecutiveFailures { .. } => Some(Rule::ConsecutiveFailures),
             Reason::FailureRatio { .. } => Some(Rule::FailureRatio),
-            Reason::ProbeFailed { .. } => Some(Rule::ProbeFailed),
+            Reason::SlowRatio { .. } => Some(Rule::SlowRatio),
+            Reason::PeerLatency(_) => Some(Rule::PeerLatency),
+            Reason::ProbeFailed { .. } | Reason::ProbeSlow { .. } => Some(Rule::ProbeFailed),
             Reason::ProbeDue
             | Reason::ProbeLost
             | Reason::ProbesSucceeded { .. }
@@ -46,6 +60,10 @@ pub enum Rule {
     ConsecutiveFailures,
     /// So large a share of failures in the window.
     FailureRatio,
+    /// So large a share of slow responses in the window.
+    SlowRatio,
+    /// So much slower than its peers.
+    PeerLatency,
     /// The half-open breaker's probe failed.
     ProbeFailed,
 }
@@ -70,6 +88,26 @@ pub enum Reason {
         total: u32,
         /// The policy's limit of their ratio.
         threshold: f64,
+    },
+    /// CLOSED → OPEN.
+    SlowRatio {
+        /// Slow responses in the window.
+        slow: u32,
+        /// Responses in the window.
+        total: u32,
+        /// The policy's limit of their ratio.
+        threshold: f64,
+        /// From which latency on a response is slow.
+        limit: Duration,
+    },
+    /// CLOSED → OPEN: its 90th percentile beside that of its peers.
+    PeerLatency(Comparison),
+    /// HALF_OPEN → OPEN: the probe succeeded, and was slow.
+    ProbeSlow {
+        /// How long it took.
+        latency: Duration,
+        /// From which latency on a response is slow.
+        limit: Duration,
     },
     /// HALF_OPEN → OPEN.
     ProbeFailed {
@@ -103,6 +141,25 @@ impl fmt::Display for Reason {
                 let ratio = f64::from(failed) / f64::from(total);
                 write!(f, "failure_ratio {ratio:.2} >= {threshold:.2} ({failed} of {total})")
             }
+            Self::SlowRatio { slow, total, threshold, limit } => {
+                let ratio = f64::from(slow) / f64::from(total);
+                write!(
+                    f,
+                    "slow_ratio {ratio:.2} >= {threshold:.2} ({slow} of {total} took {limit:?} or more)"
+                )
+            }
+            Self::PeerLatency(Comparison { own, median, peers, factor }) => {
+                let (own, count) = (own.latency, own.count);
+                let times = own.as_secs_f64() / median.as_secs_f64();
+                let [own, median] = [own, median].map(rounded);
+                write!(
+                    f,
+                    "peer_latency {times:.1}x >= {factor:.1}x (p90 {own:?} of {count}, median of {peers} peers {median:?})"
+                )
+            }
+            Self::ProbeSlow { latency, limit } => {
+                write!(f, "probe slow: {:?} >= {limit:?}", rounded(latency))
+            }
             Self::ProbeFailed { fault: Some(fault) } => write!(f, "probe failed: {fault}"),
             Self::ProbeFailed { fault: None } => f.write_str("probe failed: replica overloaded"),
             Self::ProbeDue => f.write_str("probe due"),
@@ -116,9 +173,17 @@ impl fmt::Display for Reason {
     }
 }
 
+/// To what people want to read of an estimate.
+fn rounded(latency: Duration) -> Duration {
+    let unit = if latency < Duration::from_millis(10) { 10_000 } else { 1_000_000 };
+    let units = (latency.as_nanos() + unit / 2) / unit;
+    Duration::from_nanos(u64::try_from(units * unit).unwrap_or(u64::MAX))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::Sample;
 
     #[test]
     fn a_reason_names_the_rule_the_numbers_and_the_fault() {
@@ -131,6 +196,26 @@ mod tests {
             (
                 Reason::FailureRatio { failed: 31, total: 50, threshold: 0.5 },
                 "failure_ratio 0.62 >= 0.50 (31 of 50)",
+            ),
+            (
+                Reason::SlowRatio { slow: 16, total: 20, threshold: 0.5, limit: Duration::from_millis(800) },
+                "slow_ratio 0.80 >= 0.50 (16 of 20 took 800ms or more)",
+            ),
+            (
+                Reason::PeerLatency(Comparison {
+                    own: Sample { latency: Duration::from_micros(412_345), count: 33 },
+                    median: Duration::from_micros(98_765),
+                    peers: 4,
+                    factor: 3.0,
+                }),
+                "peer_latency 4.2x >= 3.0x (p90 412ms of 33, median of 4 peers 99ms)",
+            ),
+            (
+                Reason::ProbeSlow {
+                    latency: Duration::from_micros(912_345),
+                    limit: Duration::from_millis(800),
+                },
+                "probe slow: 912ms >= 800ms",
             ),
             (Reason::ProbeFailed { fault: Some(fault) }, "probe failed: connect refused"),
             (Reason::ProbeFailed { fault: None }, "probe failed: replica overloaded"),

@@ -7,13 +7,14 @@ use std::time::Duration;
 use gateway_proto::policy;
 use proptest::prelude::*;
 
-use super::{Breaker, Change, ForcedState, Permit, Rule, State};
+use super::{Breaker, Change, ForcedState, Heard, Permit, Rule, State, Withheld};
 use crate::routing::{Fault, Outcome, Tick, Totals};
 
 const LEASE_MS: u64 = 3_000;
 const NO_JITTER: f64 = 0.5;
 
-fn policy() -> policy::Breaker {
+/// Responses of 200 ms are slow, if any are.
+fn policy(is_slow_counted: bool, observe_only: bool) -> policy::Breaker {
     policy::Breaker {
         consecutive_failure_count: 3,
         failure_ratio: 0.4,
@@ -22,6 +23,10 @@ fn policy() -> policy::Breaker {
         base_open: Duration::from_millis(500),
         max_open: Duration::from_secs(4),
         half_open_success_count: 2,
+        slow_threshold: Duration::from_millis(if is_slow_counted { 200 } else { 0 }),
+        slow_ratio: 0.6,
+        observe_only,
+        ..policy::Breaker::default()
     }
 }
 
@@ -52,6 +57,11 @@ struct Model {
     calls: usize,
     row: u32,
     outcomes: Vec<(u64, bool)>,
+    slow: Vec<(u64, bool)>,
+    /// Since when a rule that is withheld is told again.
+    silent_until: u64,
+    is_slow_counted: bool,
+    observe_only: bool,
     streak: u32,
     open_for: u64,
     healthy_since: u64,
@@ -59,9 +69,22 @@ struct Model {
 }
 
 impl Model {
-    fn new() -> Self {
-        let (phase, outcomes) = (Phase::Closed, Vec::new());
-        Self { phase, era: 0, calls: 0, row: 0, outcomes, streak: 0, open_for: 0, healthy_since: 0, trips: 0 }
+    fn new(is_slow_counted: bool, observe_only: bool) -> Self {
+        Self {
+            phase: Phase::Closed,
+            era: 0,
+            calls: 0,
+            row: 0,
+            outcomes: Vec::new(),
+            slow: Vec::new(),
+            silent_until: 0,
+            is_slow_counted,
+            observe_only,
+            streak: 0,
+            open_for: 0,
+            healthy_since: 0,
+            trips: 0,
+        }
     }
 
     /// The call's number and whether it is a probe, or when to ask again.
@@ -84,18 +107,30 @@ impl Model {
         self.calls
     }
 
-    /// The state it changed to, and by which rule.
-    fn record(&mut self, call: usize, outcome: Outcome, now: u64) -> Option<(State, Option<Rule>)> {
+    /// The state it changed to, by which rule, and what withheld that.
+    fn record(&mut self, call: usize, heard: Heard, may_open: bool, now: u64) -> Option<Told> {
+        let Heard { outcome, latency } = heard;
+        let is_slow =
+            self.is_slow_counted && latency.is_some_and(|latency| latency >= Duration::from_millis(200));
         match self.phase {
-            Phase::Closed | Phase::ForcedClosed if call > self.era => self.record_closed(outcome, now),
+            Phase::Closed | Phase::ForcedClosed if call > self.era => {
+                let rule = self.count(outcome, latency.map(|_| is_slow), now)?;
+                match (self.phase, self.observe_only) {
+                    (Phase::ForcedClosed, _) => None,
+                    (_, true) => self.withhold(rule, Withheld::ObserveOnly, now),
+                    (_, false) if !may_open => self.withhold(rule, Withheld::MaxOpenRatio, now),
+                    (_, false) => self.open(now, rule),
+                }
+            }
             Phase::HalfOpen { probe: Some((probe, _)), successes } if probe == call => {
                 let successes = successes + u32::from(outcome == Outcome::Success);
                 match outcome {
                     Outcome::Failure(_) | Outcome::Overloaded => return self.open(now, Rule::ProbeFailed),
+                    Outcome::Success if is_slow => return self.open(now, Rule::ProbeFailed),
                     Outcome::Success if successes == 2 => {
                         self.forget(Phase::Closed);
                         self.healthy_since = now;
-                        return Some((State::Closed, None));
+                        return Some((State::Closed, None, None));
                     }
                     _ => self.phase = Phase::HalfOpen { probe: None, successes },
                 }
@@ -105,38 +140,54 @@ impl Model {
         }
     }
 
-    fn record_closed(&mut self, outcome: Outcome, now: u64) -> Option<(State, Option<Rule>)> {
+    /// Counts an outcome, and says which rule holds then.
+    fn count(&mut self, outcome: Outcome, is_slow: Option<bool>, now: u64) -> Option<Rule> {
+        let is_slow = is_slow.filter(|_| self.is_slow_counted && outcome != Outcome::Overloaded);
         match outcome {
             Outcome::Neutral => return None,
             Outcome::Success => {
                 self.row = 0;
-                self.outcomes.push((now, false));
                 if self.streak > 0 && now - self.healthy_since >= self.open_for {
                     self.streak -= 1;
                     self.healthy_since = now;
                 }
-                return None;
             }
             Outcome::Failure(_) => self.row += 1,
             Outcome::Overloaded => {}
         }
-        self.outcomes.push((now, true));
-        self.healthy_since = now;
-        let Totals { total, marked } = self.totals(now);
+        let failed = outcome != Outcome::Success;
+        self.outcomes.push((now, failed));
+        self.slow.extend(is_slow.map(|is_slow| (now, is_slow)));
+        if failed {
+            self.healthy_since = now;
+        }
+        let (failures, slow) = (within(&self.outcomes, now), within(&self.slow, now));
         match outcome {
-            _ if matches!(self.phase, Phase::ForcedClosed) => None,
-            Outcome::Failure(_) if self.row >= 3 => self.open(now, Rule::ConsecutiveFailures),
-            _ if total >= 5 && marked * 10 >= total * 4 => self.open(now, Rule::FailureRatio),
+            Outcome::Failure(_) if self.row >= 3 => Some(Rule::ConsecutiveFailures),
+            _ if failed && failures.total >= 5 && failures.marked * 10 >= failures.total * 4 => {
+                Some(Rule::FailureRatio)
+            }
+            _ if is_slow == Some(true) && slow.total >= 5 && slow.marked * 10 >= slow.total * 6 => {
+                Some(Rule::SlowRatio)
+            }
             _ => None,
         }
     }
 
-    fn open(&mut self, now: u64, rule: Rule) -> Option<(State, Option<Rule>)> {
+    fn withhold(&mut self, rule: Rule, by: Withheld, now: u64) -> Option<Told> {
+        if now < self.silent_until {
+            return None;
+        }
+        self.silent_until = now + 1_000;
+        Some((State::Closed, Some(rule), Some(by)))
+    }
+
+    fn open(&mut self, now: u64, rule: Rule) -> Option<Told> {
         self.open_for = (500 << self.streak).min(4_000);
         self.streak += u32::from(self.open_for < 4_000);
         self.trips += 1;
         self.forget(Phase::Open { until: now + self.open_for });
-        Some((State::Open, Some(rule)))
+        Some((State::Open, Some(rule), None))
     }
 
     fn forget(&mut self, phase: Phase) {
@@ -144,6 +195,7 @@ impl Model {
         self.era = self.calls;
         self.row = 0;
         self.outcomes.clear();
+        self.slow.clear();
     }
 
     fn force(&mut self, to: ForcedState, now: u64) -> Option<State> {
@@ -199,15 +251,6 @@ impl Model {
         self.forget(phase);
     }
 
-    /// Outcomes of the running tenth of the window and of the nine before.
-    fn totals(&self, now: u64) -> Totals {
-        let live = self.outcomes.iter().filter(|(then, _)| then / 100 + 10 > now / 100);
-        live.fold(Totals::default(), |totals, (_, failed)| Totals {
-            total: totals.total + 1,
-            marked: totals.marked + u32::from(*failed),
-        })
-    }
-
     fn state(&self) -> (State, Option<u64>, u32) {
         match self.phase {
             Phase::Closed => (State::Closed, None, 0),
@@ -219,11 +262,23 @@ impl Model {
     }
 }
 
+/// What the running tenth of the window and the nine before hold.
+fn within(list: &[(u64, bool)], now: u64) -> Totals {
+    let live = list.iter().filter(|(then, _)| then / 100 + 10 > now / 100);
+    live.fold(Totals::default(), |totals, (_, marked)| Totals {
+        total: totals.total + 1,
+        marked: totals.marked + u32::from(*marked),
+    })
+}
+
+/// The state after a step, the rule, and what withheld it.
+type Told = (State, Option<Rule>, Option<Withheld>);
+
 #[derive(Debug, Clone)]
 enum Step {
     Admit,
     /// The result of one of the calls that are under way, not always of the oldest.
-    Record(prop::sample::Index, Outcome),
+    Record(prop::sample::Index, Heard, bool),
     Pass(u64),
     Reprobe,
     Force(ForcedState),
@@ -238,9 +293,13 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Outcome::Overloaded),
         1 => Just(Outcome::Neutral),
     ];
+    let latency = prop::option::of(prop_oneof![Just(10), Just(199), Just(200), Just(900)]);
+    let heard = (outcome, latency)
+        .prop_map(|(outcome, latency)| Heard { outcome, latency: latency.map(Duration::from_millis) });
     prop_oneof![
         8 => Just(Step::Admit),
-        8 => (any::<prop::sample::Index>(), outcome).prop_map(|(index, outcome)| Step::Record(index, outcome)),
+        8 => (any::<prop::sample::Index>(), heard, prop::bool::weighted(0.8))
+            .prop_map(|(index, heard, may_open)| Step::Record(index, heard, may_open)),
         3 => (0..150_u64).prop_map(Step::Pass),
         2 => (300..5_000_u64).prop_map(Step::Pass),
         1 => Just(Step::Reprobe),
@@ -258,8 +317,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_breaker_does_what_its_model_does(steps in prop::collection::vec(step(), 1..200)) {
-        let (breaker, mut model) = (Breaker::new(), Model::new());
+    fn the_breaker_does_what_its_model_does(
+        steps in prop::collection::vec(step(), 1..200),
+        is_slow_counted in any::<bool>(),
+        observe_only in prop::bool::weighted(0.1),
+    ) {
+        let policy = policy(is_slow_counted, observe_only);
+        let (breaker, mut model) = (Breaker::new(), Model::new(is_slow_counted, observe_only));
         let mut under_way: Vec<(Permit, usize)> = Vec::new();
         let mut now = 0;
         let mut generation = 0;
@@ -281,11 +345,11 @@ proptest! {
                         (real, wanted) => prop_assert!(false, "{:?}, not {:?}", real, wanted),
                     }
                 }
-                Step::Record(index, outcome) if !under_way.is_empty() => {
+                Step::Record(index, heard, may_open) if !under_way.is_empty() => {
                     let (permit, call) = under_way.swap_remove(index.index(under_way.len()));
-                    let change = breaker.record(permit, outcome, at(now), &policy(), NO_JITTER);
-                    let wanted = model.record(call, outcome, now);
-                    prop_assert_eq!(change.map(|change| (change.to, change.rule())), wanted);
+                    let change = breaker.record_if(permit, heard, at(now), &policy, NO_JITTER, || may_open);
+                    let wanted = model.record(call, heard, may_open, now);
+                    prop_assert_eq!(change.map(|change| (change.to, change.rule(), change.withheld)), wanted);
                     let open = change.filter(|change| change.to == State::Open);
                     prop_assert_eq!(open.and_then(|change| change.until), open.and(model.state().1.map(at)));
                 }
@@ -302,12 +366,13 @@ proptest! {
                 Step::Release => prop_assert_eq!(breaker.release(at(now)).map(to), model.release(now)),
                 Step::Reset => prop_assert_eq!(to(breaker.reset(at(now))), model.reset(now)),
             }
-            let view = breaker.view(at(now), &policy());
+            let view = breaker.view(at(now), &policy);
             prop_assert_eq!((view.state, view.until, view.probe_successes), {
                 let (state, until, successes) = model.state();
                 (state, until.map(at), successes)
             });
-            prop_assert_eq!((view.consecutive, view.totals), (model.row, model.totals(now)));
+            let counted = (model.row, within(&model.outcomes, now), within(&model.slow, now));
+            prop_assert_eq!((view.consecutive, view.totals, view.slow), counted);
             prop_assert_eq!((view.trip_count, view.streak), (model.trips, model.streak));
             prop_assert!(view.generation >= generation, "generations only grow");
             generation = view.generation;

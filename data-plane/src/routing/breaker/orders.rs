@@ -27,7 +27,7 @@ impl Breaker {
             // Without a busy phase: nobody may be turned away because a healthy replica registered again.
             let generation = word.next_generation();
             if self.word.swap(word, Word { generation, count: 0, probe_out: false, ..word }) {
-                self.window.clear();
+                self.clear();
                 return;
             }
         }
@@ -93,11 +93,11 @@ impl Breaker {
                 return None;
             }
             if reason == Reason::Reset {
-                self.window.clear();
+                self.clear();
             }
         } else {
             self.word.claim(from)?;
-            self.window.clear();
+            self.clear();
             self.healthy_since.store(now.as_nanos(), Release);
             self.word.settle(to);
         }
@@ -108,6 +108,7 @@ impl Breaker {
             generation: to.generation,
             until: None,
             trip_count: self.trip_count.load(Acquire),
+            withheld: None,
         })
     }
 }

@@ -1,5 +1,7 @@
 //! The breaker's behaviour as seen by one caller.
 
+mod latency;
+
 use std::time::Duration;
 
 use gateway_proto::policy;
@@ -62,7 +64,15 @@ fn as_many_failures_in_a_row_as_the_policy_says_open_it() {
     let until = Some(at(1007));
     assert_eq!(
         change,
-        Change { from: State::Closed, to: State::Open, reason, generation: 1, until, trip_count: 1 }
+        Change {
+            from: State::Closed,
+            to: State::Open,
+            reason,
+            generation: 1,
+            until,
+            trip_count: 1,
+            withheld: None
+        }
     );
     assert_eq!(change.rule(), Some(Rule::ConsecutiveFailures));
     assert_eq!(
@@ -73,6 +83,7 @@ fn as_many_failures_in_a_row_as_the_policy_says_open_it() {
             until,
             consecutive: 0,
             totals: Totals::default(),
+            slow: Totals::default(),
             trip_count: 1,
             probe_successes: 0,
             streak: 1,

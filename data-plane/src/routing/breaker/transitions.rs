@@ -9,23 +9,117 @@ use std::{
 
 use gateway_proto::policy;
 
-use super::{Admission, Breaker, Change, Permit, Reason, State, word::Word};
-use crate::routing::{Fault, Tick, Totals, tick::whole_nanos};
+use super::{Admission, Breaker, Change, Permit, Reason, State, Terms, Withheld, word::Word};
+use crate::routing::{Comparison, Fault, Tick, Totals, tick::whole_nanos};
 
 /// CLOSED and FORCED_CLOSED: counting, and tripping.
 impl Breaker {
-    pub(super) fn count_success(&self, generation: u64, now: Tick, policy: &policy::Breaker) {
-        let Some(mut word) = self.word.of_generation(generation) else { return };
-        self.window.add(now, policy.window, false);
+    #[inline]
+    pub(super) fn count_success(
+        &self,
+        generation: u64,
+        latency: Option<Duration>,
+        terms: Terms<'_>,
+        may_open: impl FnMut() -> bool,
+    ) -> Option<Change> {
+        let mut word = self.word.of_generation(generation)?;
+        self.window.add(terms.now, terms.policy.window, false);
         while word.count > 0 && !self.word.swap(word, Word { count: 0, ..word }) {
-            match self.word.of_generation(generation) {
-                Some(changed) => word = changed,
-                None => return,
-            }
+            word = self.word.of_generation(generation)?;
         }
         if word.streak > 0 {
-            self.decay(generation, now);
+            self.decay(generation, terms.now);
         }
+        if self.count_latency(latency, terms) {
+            return self.trip_if(generation, |_| self.slow_reason(terms), 0, terms, may_open);
+        }
+        None
+    }
+
+    /// Counts a latency for the rules that go by it; whether it is slow.
+    #[inline]
+    fn count_latency(&self, latency: Option<Duration>, Terms { now, policy, .. }: Terms<'_>) -> bool {
+        let Some(latency) = latency else { return false };
+        if policy.peer_latency_factor > 0.0 {
+            self.latencies.get_or_init(Box::default).add(now, policy.window, latency);
+        }
+        if policy.slow_threshold.is_zero() {
+            return false;
+        }
+        let is_slow = latency >= policy.slow_threshold;
+        self.slow.add(now, policy.window, is_slow);
+        is_slow
+    }
+
+    /// Opens a closed breaker that is slow beside its peers, unless that is withheld. Waits for a transition that is being
+    /// written.
+    pub fn outlier(
+        &self,
+        comparison: Comparison,
+        now: Tick,
+        policy: &policy::Breaker,
+        jitter: f64,
+        may_open: impl FnMut() -> bool,
+    ) -> Option<Change> {
+        let generation = self.word.settled().generation;
+        let terms = Terms { now, policy, jitter };
+        self.trip_if(generation, |_| Some(Reason::PeerLatency(comparison)), 0, terms, may_open)
+    }
+
+    /// Adds `failures` to those in a row, and opens a CLOSED breaker if `rule` gives a reason for that many and nobody
+    /// withholds it.
+    fn trip_if(
+        &self,
+        generation: u64,
+        rule: impl Fn(u32) -> Option<Reason>,
+        failures: u32,
+        terms: Terms<'_>,
+        mut may_open: impl FnMut() -> bool,
+    ) -> Option<Change> {
+        loop {
+            let word = self.word.of_generation(generation)?;
+            let count = (word.count + failures).min(Word::MAX_COUNT);
+            let reason = if word.state == State::Closed { rule(count) } else { None };
+            let withheld = match reason {
+                None => None,
+                Some(_) if terms.policy.observe_only => Some(Withheld::ObserveOnly),
+                Some(_) if !may_open() => Some(Withheld::MaxOpenRatio),
+                Some(reason) => {
+                    if let Some(change) = self.open(word, reason, terms) {
+                        return Some(change);
+                    }
+                    continue;
+                }
+            };
+            if count == word.count || self.word.swap(word, Word { count, ..word }) {
+                let change = reason.zip(withheld);
+                return change
+                    .and_then(|(reason, withheld)| self.tell_withheld(word, reason, withheld, terms));
+            }
+        }
+    }
+
+    /// What would have happened, unless something like it was told within a window.
+    fn tell_withheld(
+        &self,
+        word: Word,
+        reason: Reason,
+        withheld: Withheld,
+        terms: Terms<'_>,
+    ) -> Option<Change> {
+        let silent_until = self.silent_until.load(Acquire);
+        let next = terms.now.plus(terms.policy.window).as_nanos();
+        let is_told = terms.now.as_nanos() >= silent_until
+            && self.silent_until.compare_exchange(silent_until, next, AcqRel, Acquire).is_ok();
+        is_told.then(|| Change {
+            from: word.state,
+            to: word.state,
+            reason,
+            generation: word.generation,
+            until: None,
+            trip_count: self.trip_count.load(Acquire),
+            withheld: Some(withheld),
+        })
     }
 
     /// Lowers the streak by one if a whole healthy interval has passed since its start.
@@ -53,33 +147,28 @@ impl Breaker {
         &self,
         generation: u64,
         fault: Option<Fault>,
-        now: Tick,
-        policy: &policy::Breaker,
-        jitter: f64,
+        latency: Option<Duration>,
+        terms: Terms<'_>,
+        may_open: impl FnMut() -> bool,
     ) -> Option<Change> {
-        let mut word = self.word.of_generation(generation)?;
+        let Terms { now, policy, .. } = terms;
+        self.word.of_generation(generation)?;
         self.window.add(now, policy.window, true);
         self.healthy_since.fetch_max(now.as_nanos(), AcqRel);
-        loop {
-            let count = (word.count + u32::from(fault.is_some())).min(Word::MAX_COUNT);
-            let may_trip = word.state == State::Closed;
-            if may_trip && let Some(reason) = self.trip_reason(count, fault, now, policy) {
-                if let Some(change) = self.open(word, reason, now, policy, jitter) {
-                    return Some(change);
-                }
-            } else if self.word.swap(word, Word { count, ..word }) {
-                return None;
-            }
-            word = self.word.of_generation(generation)?;
-        }
+        // Who refuses for lack of capacity says nothing of how fast it works.
+        let is_slow = self.count_latency(latency.filter(|_| fault.is_some()), terms);
+        let rule = |count| {
+            let slow = || is_slow.then(|| self.slow_reason(terms)).flatten();
+            self.failure_reason(count, fault, terms).or_else(slow)
+        };
+        self.trip_if(generation, rule, u32::from(fault.is_some()), terms, may_open)
     }
 
-    fn trip_reason(
+    fn failure_reason(
         &self,
         count: u32,
         fault: Option<Fault>,
-        now: Tick,
-        policy: &policy::Breaker,
+        Terms { now, policy, .. }: Terms<'_>,
     ) -> Option<Reason> {
         let threshold = policy.consecutive_failure_count;
         if let Some(fault) = fault.filter(|_| count >= threshold) {
@@ -91,19 +180,28 @@ impl Breaker {
             .then_some(Reason::FailureRatio { failed, total, threshold })
     }
 
+    fn slow_reason(&self, Terms { now, policy, .. }: Terms<'_>) -> Option<Reason> {
+        let Totals { total, marked: slow } = self.slow.totals(now, policy.window);
+        let (threshold, limit) = (policy.slow_ratio, policy.slow_threshold);
+        (total >= policy.min_request_count && f64::from(slow) >= threshold * f64::from(total))
+            .then_some(Reason::SlowRatio { slow, total, threshold, limit })
+    }
+
+    /// Forgets what was counted in the window.
+    pub(super) fn clear(&self) {
+        self.window.clear();
+        self.slow.clear();
+        if let Some(latencies) = self.latencies.get() {
+            latencies.clear();
+        }
+    }
+
     /// → OPEN, from CLOSED or HALF_OPEN. `None` when another thread was faster.
-    fn open(
-        &self,
-        from: Word,
-        reason: Reason,
-        now: Tick,
-        policy: &policy::Breaker,
-        jitter: f64,
-    ) -> Option<Change> {
+    fn open(&self, from: Word, reason: Reason, Terms { now, policy, jitter }: Terms<'_>) -> Option<Change> {
         let (open_time, streak) = open_time(policy, from.streak, jitter);
         let until = now.plus(open_time);
         let busy = self.word.claim(from)?;
-        self.window.clear();
+        self.clear();
         self.until.store(until.as_nanos(), Release);
         self.open_time.store(whole_nanos(open_time), Release);
         let trip_count = self.trip_count.fetch_add(1, AcqRel) + 1;
@@ -115,6 +213,7 @@ impl Breaker {
             generation: busy.generation,
             until: Some(until),
             trip_count,
+            withheld: None,
         })
     }
 }
@@ -143,6 +242,7 @@ impl Breaker {
             generation,
             until: None,
             trip_count,
+            withheld: None,
         });
         Some(Admission { permit: Permit { generation, probe: true }, change })
     }
@@ -157,7 +257,17 @@ impl Breaker {
     }
 
     /// → CLOSED, or one step towards it.
-    pub(super) fn pass_probe(&self, generation: u64, now: Tick, policy: &policy::Breaker) -> Option<Change> {
+    pub(super) fn pass_probe(
+        &self,
+        generation: u64,
+        latency: Option<Duration>,
+        terms: Terms<'_>,
+    ) -> Option<Change> {
+        let Terms { now, policy, .. } = terms;
+        let limit = policy.slow_threshold;
+        if let Some(latency) = latency.filter(|latency| !limit.is_zero() && *latency >= limit) {
+            return self.fail_probe(generation, Reason::ProbeSlow { latency, limit }, terms);
+        }
         loop {
             let word = self.word.of_generation(generation)?;
             let count = word.count + 1;
@@ -167,7 +277,7 @@ impl Breaker {
                 }
             } else if let Some(busy) = self.word.claim(word) {
                 // It was cleared on opening, but a thread that the transition overtook may have added to it since.
-                self.window.clear();
+                self.clear();
                 self.healthy_since.store(now.as_nanos(), Release);
                 let trip_count = self.trip_count.load(Acquire);
                 self.word.settle(Word { state: State::Closed, probe_out: false, count: 0, ..busy });
@@ -178,23 +288,17 @@ impl Breaker {
                     generation: busy.generation,
                     until: None,
                     trip_count,
+                    withheld: None,
                 });
             }
         }
     }
 
     /// → OPEN for longer.
-    pub(super) fn fail_probe(
-        &self,
-        generation: u64,
-        fault: Option<Fault>,
-        now: Tick,
-        policy: &policy::Breaker,
-        jitter: f64,
-    ) -> Option<Change> {
+    pub(super) fn fail_probe(&self, generation: u64, reason: Reason, terms: Terms<'_>) -> Option<Change> {
         loop {
             let word = self.word.of_generation(generation)?;
-            if let Some(change) = self.open(word, Reason::ProbeFailed { fault }, now, policy, jitter) {
+            if let Some(change) = self.open(word, reason, terms) {
                 return Some(change);
             }
         }

@@ -20,6 +20,8 @@ pub struct View {
     pub consecutive: u32,
     /// Outcomes in the window; none unless CLOSED or FORCED_CLOSED.
     pub totals: Totals,
+    /// Responses in the window, marked: slow ones; none while the policy does not say what is slow.
+    pub slow: Totals,
     /// Times it has opened.
     pub trip_count: u64,
     /// HALF_OPEN: probes that succeeded so far.
@@ -41,6 +43,7 @@ impl Breaker {
                 until: waits.then(|| self.until()),
                 consecutive: count_if(word.state.lets_all_through()),
                 totals: self.window.totals(now, policy.window),
+                slow: self.slow.totals(now, policy.window),
                 trip_count: self.trip_count.load(Acquire),
                 probe_successes: count_if(word.state == State::HalfOpen),
                 streak: word.streak,

@@ -41,7 +41,7 @@ impl View {
                 affinity.walk(key, factor, inflight).find_map(|(position, bound)| {
                     let replica = &self.eligible[position];
                     let fits = bound == u64::MAX || replica.counts().inflight() < bound;
-                    fits.then(|| self.admit(replica, now, tried)).flatten()
+                    fits.then(|| self.admit_eligible(replica, now, tried)).flatten()
                 })
             }
             // A request without a key belongs to nobody in particular.
@@ -53,7 +53,7 @@ impl View {
         // A replica that was tried gives its turn to the next in rotation rather than to its neighbour.
         (0..self.tries(tried)).find_map(|_| {
             let turn = self.cursor.fetch_add(1, Relaxed);
-            self.admit(&self.eligible[self.rotation.index(turn)], now, tried)
+            self.admit_eligible(&self.eligible[self.rotation.index(turn)], now, tried)
         })
     }
 
@@ -62,7 +62,7 @@ impl View {
         (0..self.tries(tried)).find_map(|_| {
             let replica = &self.eligible[self.rotation.index(bits % self.rotation.len() as u64)];
             bits = mix(bits);
-            self.admit(replica, now, tried)
+            self.admit_eligible(replica, now, tried)
         })
     }
 
@@ -84,7 +84,7 @@ impl View {
             };
             let is_first = first == second || load(first, one).is_no_more_than(&load(second, other));
             let (better, worse) = if is_first { (one, other) } else { (other, one) };
-            self.admit(better, now, tried).or_else(|| self.admit(worse, now, tried))
+            self.admit_eligible(better, now, tried).or_else(|| self.admit_eligible(worse, now, tried))
         })
     }
 

@@ -39,7 +39,7 @@ fn every_default_is_in_its_range_and_every_setting_has_a_place_of_its_own() {
         let other = match field.range {
             Range::Duration { max, .. } => Value::Duration(max),
             Range::Count { max, .. } => Value::Count(max),
-            Range::Ratio { .. } => Value::Ratio(1.0),
+            Range::Ratio { .. } => Value::Ratio(0.125),
             Range::Factor { max, .. } => Value::Ratio(max.into()),
             Range::Flag => Value::Flag(!matches!(field.default_value(), Value::Flag(true))),
             Range::Algorithm => Value::Algorithm(Algorithm::PeakEwma),

@@ -275,19 +275,20 @@ impl Service {
             self.view.load().look_again();
         }
         if policy.peer_latency_factor > 0.0 {
-            self.compare(now, jitter);
+            let until = self.compared_until.load(Acquire);
+            if now.as_nanos() >= until {
+                self.compare(until, now, jitter);
+            }
         }
     }
 
-    /// Opens the breakers of replicas that are slow beside their peers; ten times in a window, by whoever comes first.
+    /// Opens the breakers of replicas that are slow beside their peers; ten times in a window, by whoever comes first after
+    /// `until`. In O(n log n), with some microseconds for ten replicas.
     #[cold]
-    fn compare(&self, now: Tick, jitter: f64) {
-        let until = self.compared_until.load(Acquire);
+    fn compare(&self, until: u64, now: Tick, jitter: f64) {
         let policy = self.view.load().policy.breaker;
         let next = now.plus(policy.window / 10).as_nanos();
-        if now.as_nanos() < until
-            || self.compared_until.compare_exchange(until, next, AcqRel, Acquire).is_err()
-        {
+        if self.compared_until.compare_exchange(until, next, AcqRel, Acquire).is_err() {
             return;
         }
         let replicas = self.replicas();

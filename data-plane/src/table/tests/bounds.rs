@@ -1,5 +1,7 @@
 //! How many breakers may be open at once, what happens when too many are, and replicas beside their peers.
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::routing::{Heard, Withheld};
 
@@ -204,4 +206,49 @@ fn when_a_whole_service_becomes_slow_nobody_is_taken_out() {
         service.settle(0, &picked.replica, picked.permit, heard, now, 0.5);
     }
     assert_eq!(open_count(&service, now), 0);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_no_trip_exceeds_the_bound_and_only_failing_open_asks_who_is_out(
+        count in 1..7_usize,
+        max_open_ratio in prop::sample::select(vec![0.2, 0.5, 0.8, 1.0]),
+        fail_open_threshold in prop::sample::select(vec![0.0, 0.4, 1.0]),
+        algorithm in prop::sample::select(&Algorithm::ALL[..]),
+        steps in prop::collection::vec((0..100_u32, 0..400_u64), 1..200),
+    ) {
+        let ids = ["a", "b", "c", "d", "e", "f", "g"];
+        let mut spec = balanced(by(algorithm), ids[..count].iter().map(|id| replica(id)));
+        let breaker = &mut spec.policy.breaker;
+        (breaker.max_open_ratio, breaker.fail_open_threshold) = (max_open_ratio, fail_open_threshold);
+        breaker.consecutive_failure_count = 2;
+        let policy = *breaker;
+        let (table, service) = table_with(&spec, 1);
+        let mut now = START;
+        let out = |service: &Service| {
+            let replicas = service.replicas();
+            let states = replicas.iter().map(|replica| replica.breaker().state());
+            states.filter(|state| !state.lets_all_through()).count()
+        };
+        for (number, (lot, pass)) in steps.into_iter().enumerate() {
+            now = now.plus(Duration::from_millis(pass));
+            let before = out(&service);
+            let fails_open = policy.fails_open(count - before, count);
+            prop_assert_eq!(service.fail_open().is_some(), fails_open);
+            match service.pick(0, now, &[], draw(number as u64)) {
+                Ok(picked) => {
+                    let is_out = !picked.replica.breaker().state().lets_all_through();
+                    prop_assert!(!is_out || picked.permit.is_probe() || fails_open);
+                    let outcome = if lot < 60 { Outcome::Failure(Fault::Reset) } else { Outcome::Success };
+                    service.settle(0, &picked.replica, picked.permit, outcome, now, 0.5);
+                }
+                Err(_) => prop_assert!(before == count && !fails_open),
+            }
+            let after = out(&service);
+            prop_assert!(after <= before || after <= policy.max_open_count(count), "{} of {}", after, count);
+        }
+        drop(table);
+    }
 }

@@ -115,11 +115,12 @@ impl Plan {
     }
 }
 
-/// What is slow, if anything is, and whether breakers only observe.
+/// What is slow, if anything is, how many breakers may be open, and whether they only observe.
 fn slowness(policy: &mut Policy, rng: &mut StdRng) {
     policy.breaker.slow_threshold = *[Duration::ZERO, 60 * MS, 200 * MS].choose(rng).expect("not empty");
     policy.breaker.slow_ratio = *[0.3, 0.5, 0.9].choose(rng).expect("not empty");
     policy.breaker.observe_only = rng.random_bool(0.05);
+    policy.breaker.max_open_ratio = *[1.0, 1.0, 0.6, 0.2].choose(rng).expect("not empty");
 }
 
 /// Mostly turns, which can be judged most sharply.

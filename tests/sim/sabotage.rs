@@ -49,6 +49,10 @@ pub(crate) enum Sabotage {
     BlameSuccess,
     /// Failures are settled as neutral.
     ExcuseFailure,
+    /// Responses are settled without how long they took.
+    ForgetLatency,
+    /// The table's policies bound no breakers and do not only observe.
+    LiftBounds,
     /// Picks are told the time at which the data plane started.
     StopPickClock,
     /// Now and then a turn of the rotation goes to nobody.

@@ -157,3 +157,13 @@ fn a_breaker_that_is_never_probed_is_found() {
 fn an_uneven_rotation_is_found() {
     assert_found(Sabotage::WasteTurns, &["shares_are_exact"]);
 }
+
+#[test]
+fn slowness_that_is_forgotten_is_found() {
+    assert_found(Sabotage::ForgetLatency, &["a_breaker_changes_by_its_rules_only"]);
+}
+
+#[test]
+fn breakers_that_open_beyond_their_bound_are_found() {
+    assert_found(Sabotage::LiftBounds, &["a_breaker_changes_by_its_rules_only"]);
+}

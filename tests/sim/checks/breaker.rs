@@ -13,6 +13,8 @@ pub(crate) struct Expected {
     /// Numbers breakers: a replica that went and came again has another.
     pub(super) number: u64,
     pub(super) incarnation: i64,
+    /// Whether its replica takes requests.
+    pub(super) is_ready: bool,
     pub(crate) state: State,
     /// Grows with every transition and every probe: results of an earlier one are void.
     pub(super) era: u64,
@@ -37,6 +39,7 @@ impl Expected {
         Self {
             number,
             incarnation,
+            is_ready: false,
             state: State::Closed,
             era: 0,
             row: 0,
@@ -101,19 +104,17 @@ impl Expected {
         claim("one_probe_at_a_time", free || !probe, || format!("{key}: {self:?}"))
     }
 
-    /// Counts an outcome while closed; the rule that opens the breaker, or that is told, if one is.
-    pub(super) fn count(&mut self, heard: Heard, now: Tick, policy: &policy::Breaker) -> Option<Reason> {
-        let reason = self.rule(heard, now, policy)?;
-        if policy.observe_only {
-            if now < self.silent_until {
-                return None;
-            }
-            self.silent_until = now.plus(policy.window);
+    /// Whether a rule that is withheld is told now; if so, not again for a window.
+    pub(super) fn tells_withheld(&mut self, now: Tick, window: Duration) -> bool {
+        let is_told = now >= self.silent_until;
+        if is_told {
+            self.silent_until = now.plus(window);
         }
-        Some(reason)
+        is_told
     }
 
-    fn rule(&mut self, heard: Heard, now: Tick, policy: &policy::Breaker) -> Option<Reason> {
+    /// Counts an outcome while closed; the rule that holds then, if one does.
+    pub(super) fn count(&mut self, heard: Heard, now: Tick, policy: &policy::Breaker) -> Option<Reason> {
         let Heard { outcome, latency } = heard;
         if outcome == Outcome::Neutral {
             return None;
@@ -185,10 +186,10 @@ impl Expected {
         &self,
         key: &ReplicaKey,
         heard: Heard,
-        expected: Option<Reason>,
+        expected: Option<(Reason, Option<Withheld>)>,
         change: Option<Change>,
     ) -> Checked {
-        let told = change.map(|change| change.reason);
+        let told = change.map(|change| (change.reason, change.withheld));
         claim("a_breaker_changes_by_its_rules_only", told == expected, || {
             format!("{key} after {heard:?}: {told:?} instead of {expected:?}, {self:?}")
         })
@@ -203,11 +204,9 @@ impl Expected {
     ) -> Checked {
         let fits = change.from == self.state;
         claim("every_transition_is_told", fits, || format!("{key} was {:?}: {change:?}", self.state))?;
-        if policy.observe_only && change.from == State::Closed {
-            let is_withheld = change.to == State::Closed && change.withheld == Some(Withheld::ObserveOnly);
-            return claim("a_breaker_that_observes_opens_never", is_withheld, || {
-                format!("{key}: {change:?}")
-            });
+        if change.withheld.is_some() {
+            let stays = change.to == self.state;
+            return claim("what_is_withheld_changes_nothing", stays, || format!("{key}: {change:?}"));
         }
         self.era += 1;
         (self.state, self.row, self.successes, self.probe) = (change.to, 0, 0, None);

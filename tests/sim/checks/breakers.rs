@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, time::Duration};
 
 use data_plane::{
     discovery::Snapshot,
-    routing::{Change, Heard, Reason, State, Tick},
+    routing::{Change, Heard, Reason, State, Tick, Withheld},
 };
 use gateway_proto::{ReplicaKey, policy};
 
-use super::{Checked, breaker::Expected, claim};
+use super::{Checked, breaker::Expected, claim, takes_requests};
 
 /// The breakers of all replicas that a data plane knows.
 pub(crate) struct Breakers {
@@ -51,6 +51,7 @@ impl Breakers {
                     breaker.incarnation = replica.incarnation;
                     breaker.start_over(now);
                 }
+                breaker.is_ready = takes_requests(replica);
                 self.by_key.insert(key, breaker);
             }
         }
@@ -101,17 +102,39 @@ impl Breakers {
             *count -= 1;
         }
         let policy = self.policy;
+        let has_room = self.has_room(key);
         let present = self.by_key.get_mut(key).filter(|breaker| breaker.number == ticket.breaker);
         // What happens to a replica that is gone concerns nobody any more.
         let Some(breaker) = present else { return Ok(()) };
         let expected = match breaker.era == ticket.era {
-            true if ticket.probe => breaker.probe_ended(heard, &policy),
-            true => breaker.count(heard, now, &policy),
+            true if ticket.probe => breaker.probe_ended(heard, &policy).map(|reason| (reason, None)),
+            true => breaker.count(heard, now, &policy).map(|reason| {
+                let withheld = match (policy.observe_only, has_room) {
+                    (true, _) => Some(Withheld::ObserveOnly),
+                    (false, false) => Some(Withheld::MaxOpenRatio),
+                    (false, true) => None,
+                };
+                (reason, withheld)
+            }),
             false => None,
         };
+        let is_told = |(_, withheld): &(_, Option<Withheld>)| {
+            withheld.is_none() || breaker.tells_withheld(now, policy.window)
+        };
+        let expected = expected.filter(is_told);
         breaker.a_breaker_changes_by_its_rules_only(key, heard, expected, change)?;
         let Some(change) = change else { return Ok(()) };
         breaker.take(key, change, now, &policy)
+    }
+
+    /// Whether one more of the service's breakers may open by its rules.
+    fn has_room(&self, key: &ReplicaKey) -> bool {
+        let ready = || {
+            let of_service = self.by_key.iter().filter(|(other, _)| other.service == key.service);
+            of_service.map(|(_, breaker)| breaker).filter(|breaker| breaker.is_ready)
+        };
+        let out = ready().filter(|breaker| !breaker.state.lets_all_through()).count();
+        self.policy.max_open_ratio >= 1.0 || out < self.policy.max_open_count(ready().count())
     }
 
     /// What is under way at a replica is counted exactly, and nothing when nothing is.

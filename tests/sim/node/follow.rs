@@ -132,7 +132,10 @@ impl Node {
 
     /// Brings services as they are now into the routing table, under the run's policy.
     pub(super) fn route_by(&mut self, env: &Env, names: &[ServiceName]) {
-        let policy = env.plan.policy;
+        let mut policy = env.plan.policy;
+        if env.has(Sabotage::LiftBounds) {
+            (policy.breaker.max_open_ratio, policy.breaker.observe_only) = (1.0, false);
+        }
         let specs = names.iter().filter_map(|name| self.snapshot.service(name));
         let mut changed: Vec<_> = specs.map(|spec| ServiceSpec { policy, ..(**spec).clone() }).collect();
         let absent = names.iter().filter(|name| self.snapshot.service(name).is_none());

@@ -77,6 +77,7 @@ impl Node {
         if outcome == Outcome::Neutral && env.has(Sabotage::DropPermit) {
             drop(permit);
         } else {
+            let latency = latency.filter(|_| !env.has(Sabotage::ForgetLatency));
             let heard = Heard { outcome: told, latency };
             service.settle(0, &replica, permit, heard, env.tick(), jitter);
         }

@@ -2,7 +2,8 @@
 //! whether a failed attempt is followed by another.
 //!
 //! Everything here is shared by threads through `&self` and lock-free. Time and randomness are arguments. Nothing
-//! here reads a clock, does IO, logs, or allocates while requests succeed; the callers do that with what is returned.
+//! here reads a clock, does IO, or logs; the callers do that with what is returned. While requests succeed nothing
+//! allocates either, but for what is made once for a policy, and for comparing replicas with their peers.
 
 pub mod backoff;
 pub mod balancing;

@@ -111,6 +111,9 @@ mod tests {
             ("request.max_body_bytes=10MiB", "request.max_body_bytes=10MiB"),
             ("request.max_body_bytes=1500", "request.max_body_bytes=1500B"),
             ("drain_timeout=5s", "drain_timeout=5s"),
+            ("balancing.algorithm=least_request", "balancing.algorithm=least_request"),
+            ("balancing.hash_by=header:X-User", "balancing.hash_by=header:x-user"),
+            ("breaker.peer_latency_factor=3", "breaker.peer_latency_factor=3"),
             // Out of range: the control plane refuses it, and says so in its own words.
             ("breaker.failure_ratio=50", "breaker.failure_ratio=50"),
         ] {
@@ -131,6 +134,11 @@ mod tests {
                 "breaker.window=20",
                 "breaker.window: \"20\" is no duration such as 800ms, 20s or 1m; 1s..=10m is allowed",
             ),
+            (
+                "balancing.algorithm=fastest",
+                "\"fastest\" is not one of round_robin, random, least_request, peak_ewma, consistent_hash",
+            ),
+            ("balancing.hash_by=path", "\"path\" is not address, header:NAME or cookie:NAME"),
             ("retry.max_retry_count=-1", "\"-1\" is no whole number; 0..=10 is allowed"),
             (
                 "breaker.failure_ratio=50%",

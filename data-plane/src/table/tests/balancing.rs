@@ -185,6 +185,46 @@ fn one_hot_key_overloads_nobody_unless_that_is_allowed() {
 }
 
 #[test]
+fn many_workers_together_spread_what_stays_in_flight_evenly() {
+    let (_table, service) = table_with(&balanced(by(Algorithm::LeastRequest), TEN.map(replica)), 4);
+    std::thread::scope(|scope| {
+        for worker in 0..4_u64 {
+            let service = &service;
+            scope.spawn(move || {
+                for number in 0..500 {
+                    let picked = service.pick(worker as usize, START, &[], draw(worker * 1_000 + number));
+                    // It stays in flight.
+                    drop(picked.unwrap());
+                }
+            });
+        }
+    });
+    for (id, count) in inflight(&service) {
+        assert!(count.abs_diff(200) <= 12, "{id} has {count} of 2000");
+    }
+}
+
+#[test]
+fn every_worker_and_every_data_plane_sends_a_key_to_the_same_replica_whatever_they_have_seen() {
+    let spec = balanced(by(Algorithm::ConsistentHash), TEN.map(replica));
+    let (_one, first) = table_with(&spec, 2);
+    let (table, second) = table_with(&balanced(by(Algorithm::Random), ["c", "x", "y"].map(replica)), 1);
+    table.apply(&[balanced(by(Algorithm::ConsistentHash), ["a", "c", "x"].map(replica))], &[], START);
+    table.apply(&[spec], &[], START);
+    let owners_of = |worker: usize, service: &Service| {
+        let owner = |number| {
+            let picked = service.pick(worker, START, &[], draw(number)).unwrap();
+            service.settle(worker, &picked.replica, picked.permit, Outcome::Success, START, 0.5);
+            id_of(&picked.replica).to_owned()
+        };
+        (0..500).map(owner).collect::<Vec<_>>()
+    };
+    let expected = owners_of(0, &first);
+    assert_eq!(expected, owners_of(1, &first));
+    assert_eq!(expected, owners_of(0, &second));
+}
+
+#[test]
 fn whatever_the_workers_and_the_registry_do_every_request_has_one_replica_and_an_end() {
     for algorithm in Algorithm::ALL {
         let (table, service) = table_with(&balanced(by(algorithm), TEN.map(replica)), 4);

@@ -17,6 +17,7 @@ mod health;
 mod logs;
 mod outage;
 mod passthrough;
+mod policies;
 mod reflection;
 mod refusals;
 mod rest;

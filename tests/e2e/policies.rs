@@ -1,0 +1,116 @@
+//! Policies on their way from an operator to requests: how these are shared out, and what opens breakers.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use bytes::Bytes;
+use gateway_proto::{
+    time::duration,
+    v1::{
+        BalancingAlgorithm, BalancingPolicy, BreakerPolicy, BreakerRule, BreakerState, Policy,
+        UpdatePolicyRequest, policy_service_client::PolicyServiceClient,
+    },
+};
+use gateway_tests::{Act, Gateway, Scripted, eventually, http1::Connection};
+use http::Request;
+
+/// Sets the policy of `orders`, and waits until the data plane goes by it.
+async fn set(gateway: &Gateway, policy: Policy) {
+    let mut client = PolicyServiceClient::connect(gateway.control.url()).await.unwrap();
+    let request = UpdatePolicyRequest {
+        policy: Some(Policy { service: "orders".into(), ..policy }),
+        allow_missing: true,
+        wait_timeout: Some(duration(Duration::from_secs(10))),
+        ..Default::default()
+    };
+    client.update_policy(request).await.unwrap();
+    gateway.synced().await;
+}
+
+fn request(user: &str) -> Request<Bytes> {
+    Request::get("/orders/hello").header("x-user", user).body(Bytes::new()).unwrap()
+}
+
+#[tokio::test]
+async fn a_policy_that_goes_by_a_header_sends_each_user_to_one_replica_from_then_on() {
+    let gateway = Gateway::start().await;
+    let replicas: Vec<Scripted> = (0..4).map(|_| Scripted::start(|_, _| Act::ok(b"hello"))).collect();
+    for (number, replica) in replicas.iter().enumerate() {
+        gateway.register("orders", &format!("r-{number}"), replica.address()).await;
+    }
+    let balancing = BalancingPolicy {
+        algorithm: Some(BalancingAlgorithm::ConsistentHash.into()),
+        hash_by: Some("header:X-User".into()),
+        ..Default::default()
+    };
+    set(&gateway, Policy { balancing: Some(balancing), ..Default::default() }).await;
+    let mut client = Connection::open(gateway.proxy()).await.unwrap();
+    let mut used = BTreeSet::new();
+    for user in 0..24 {
+        let before: Vec<_> = replicas.iter().map(|replica| replica.seen().len()).collect();
+        for _ in 0..5 {
+            assert_eq!(client.send(request(&format!("user-{user}"))).await.unwrap().status(), 200);
+        }
+        let seen = replicas.iter().zip(&before).map(|(replica, before)| replica.seen().len() - before);
+        let asked: Vec<_> = seen.enumerate().filter(|(_, count)| *count > 0).collect();
+        let [(replica, 5)] = asked[..] else { panic!("user {user}: {asked:?}") };
+        used.insert(replica);
+    }
+    assert!(used.len() >= 3, "{used:?}");
+}
+
+#[tokio::test]
+async fn a_replica_that_is_slow_by_the_policy_is_out_and_anybody_can_see_why() {
+    let gateway = Gateway::start().await;
+    let Act::Answer(late) = Act::ok(b"late") else { unreachable!("that is what it is") };
+    let slow = Scripted::start(move |_, _| Act::AnswerAfter(Duration::from_millis(200), late.clone()));
+    let fast = Scripted::start(|_, _| Act::ok(b"fast"));
+    gateway.register("orders", "r-slow", slow.address()).await;
+    gateway.register("orders", "r-fast", fast.address()).await;
+    let breaker = BreakerPolicy {
+        slow_threshold: Some(duration(Duration::from_millis(150))),
+        min_request_count: Some(5),
+        base_open: Some(duration(Duration::from_secs(50))),
+        ..Default::default()
+    };
+    let observing = BreakerPolicy { observe_only: Some(true), ..breaker };
+    set(&gateway, Policy { breaker: Some(observing), ..Default::default() }).await;
+    let mut client = Connection::open(gateway.proxy()).await.unwrap();
+    for _ in 0..10 {
+        assert_eq!(client.send(request("ann")).await.unwrap().status(), 200);
+    }
+    eventually("what would have happened is told", async || {
+        let types = gateway.event_types("orders", "r-slow").await;
+        if types.iter().any(|kind| kind == "BREAKER_WITHHELD") { Ok(()) } else { Err(format!("{types:?}")) }
+    })
+    .await;
+    assert_eq!(gateway.breaker("orders", "r-slow").await.unwrap().state(), BreakerState::Closed);
+
+    set(
+        &gateway,
+        Policy {
+            breaker: Some(BreakerPolicy { observe_only: Some(false), ..breaker }),
+            ..Default::default()
+        },
+    )
+    .await;
+    for _ in 0..4 {
+        assert_eq!(client.send(request("ann")).await.unwrap().status(), 200);
+    }
+    eventually("the slow one is out", async || {
+        let row = gateway.breaker("orders", "r-slow").await.ok_or("no row")?;
+        let is_it = (row.state(), row.rule()) == (BreakerState::Open, BreakerRule::SlowRatio);
+        if is_it { Ok(()) } else { Err(format!("{row:?}")) }
+    })
+    .await;
+    let row = gateway.breaker("orders", "r-slow").await.unwrap();
+    assert!(
+        row.reason.starts_with("slow_ratio 1.00 >= 0.50 (") && row.reason.ends_with("took 150ms or more)"),
+        "{}",
+        row.reason
+    );
+    let before = slow.seen().len();
+    for _ in 0..6 {
+        assert_eq!(client.send(request("ann")).await.unwrap().status(), 200);
+    }
+    assert_eq!(slow.seen().len(), before);
+}

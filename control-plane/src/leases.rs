@@ -145,6 +145,19 @@ impl Leases {
         self.step(lease, &[State::Lapsed, State::Held], State::Going)
     }
 
+    /// As [`Leases::give_up`], to expire the lease on an earlier judgement: not while one that is held is excused. The
+    /// judgement may be older than a stall, over which nobody could be heard of.
+    pub fn expire(&self, lease: LeaseId, now: Instant) -> bool {
+        let now = self.since_birth(now);
+        let Some(mut entry) = self.leases.get_mut(&lease) else { return false };
+        let is_stalled = is_stall(self.since_sweep(now), entry.ttl);
+        if entry.state == State::Lapsed || entry.state == State::Held && now >= entry.deadline && !is_stalled
+        {
+            entry.state = State::Going;
+        }
+        entry.state == State::Going
+    }
+
     /// Takes back what was given up and not forgotten: to be called once the store has been read again after a failure,
     /// so that what is still there is known to stay.
     pub fn take_back(&self) {
@@ -418,6 +431,30 @@ mod tests {
         leases.forget(ID);
         leases.take_back();
         assert!(!leases.give_up(ID) && !leases.hold(ID));
+    }
+
+    #[test]
+    fn a_held_lease_that_was_to_expire_before_a_stall_is_given_one_more_time_to_live() {
+        let (leases, start) = granted();
+        sweep_until(&leases, start, start + TTL);
+        assert!(leases.hold(ID));
+        let woken = start + 3 * TTL;
+        assert!(!leases.expire(ID, woken), "nobody was heard of, whether or not a sweep has noticed");
+        leases.sweep(woken);
+        assert!(!leases.expire(ID, woken));
+        sweep_until(&leases, woken, woken + TTL);
+        assert!(leases.expire(ID, woken + TTL) && leases.expire(ID, woken + TTL));
+        assert_eq!(leases.renew(ID, &key(), woken + TTL), None);
+    }
+
+    #[test]
+    fn a_lapsed_lease_expires_whether_or_not_this_process_stood_still_and_one_that_lives_does_not() {
+        let (leases, start) = granted();
+        assert!(!leases.expire(ID, start), "it is alive");
+        sweep_until(&leases, start, start + TTL);
+        assert!(leases.expire(ID, start + 3 * TTL));
+        leases.forget(ID);
+        assert!(!leases.expire(ID, start + 3 * TTL));
     }
 
     #[test]

@@ -237,7 +237,10 @@ impl<S: Store> Writer<S> {
             let fresh = Candidates::from_random(rand::random(), rand::random());
             let at = clock::wall();
             let Effects { publisher, leases, .. } = &self.effects;
-            let give_up = |_: &Record, lease| leases.give_up(lease);
+            let give_up = |_: &Record, lease| match command {
+                Command::Expire { .. } => leases.expire(lease, clock::now()),
+                _ => leases.give_up(lease),
+            };
             let step = publisher.read(|view| group.offer(view, &self.limits, &command, &fresh, at, give_up));
             match step {
                 Step::Joined => replies.push(reply),

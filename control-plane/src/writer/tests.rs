@@ -266,6 +266,18 @@ async fn a_replica_that_was_heard_of_before_its_removal_is_decided_stays() {
 }
 
 #[tokio::test]
+async fn a_held_replica_whose_removal_was_decided_before_a_stall_stays() {
+    let bench = bench(10).await;
+    let suspect = lapsed(&bench).await;
+    assert!(bench.effects.leases.hold(suspect.1));
+    bench.effects.leases.sweep(clock::now() + 3 * Registration::DEFAULT_TTL);
+    let answer = bench.commands.submit(expire(&suspect)).await;
+    assert!(matches!(answer, Ok(Answer::Replica(_))), "{answer:?}");
+    assert!(bench.effects.leases.renew(suspect.1, &suspect.0, clock::now()).is_some());
+    assert_eq!(bench.replica_count(), 1);
+}
+
+#[tokio::test]
 async fn a_lost_replicas_address_goes_to_nobody_once_its_owner_was_heard_of() {
     let bench = bench(10).await;
     let (key, lease) = lapsed(&bench).await;

@@ -107,8 +107,16 @@ impl Control {
             let command = decided_on(env, &waiting.command);
             let at = env.wall();
             let give_up = |record: &Record, lease| {
-                let is_kept = env.has(Sabotage::KeepWhatGoes);
-                let is_going = is_kept || running.leases.give_up(lease);
+                let is_excused = || {
+                    let suspects = running.leases.suspects(env.instant());
+                    suspects.iter().any(|suspect| suspect.lease == lease && suspect.is_excused)
+                };
+                let is_kept = env.has(Sabotage::KeepWhatGoes) && !is_excused();
+                let is_given_up = || match command {
+                    Command::Expire { .. } => running.leases.expire(lease, env.instant()),
+                    _ => running.leases.give_up(lease),
+                };
+                let is_going = is_kept || is_given_up();
                 if is_going {
                     ledger.given_up(env.now, &record.key, lease);
                 }

@@ -213,7 +213,7 @@ async fn what_was_lost_before_the_start_can_be_heard_of_before_it_goes() {
     let (ttl, kind) = (Duration::from_secs(600), OverrideKind::GuardReleased);
     let wish = OverrideWish { target: orders(Aspect::Guard), kind, ttl, said: Said::default() };
     bench.run(Command::Override(Box::new(wish))).await;
-    let effects = Effects { leases: Arc::new(Leases::new(clock::now())), ..bench.effects.clone() };
+    let effects = bench.effects.clone();
     effects.grant_all();
     let started = clock::now();
     let shutdown = Shutdown::new();

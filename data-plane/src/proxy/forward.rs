@@ -98,11 +98,12 @@ async fn answer(
     let check = BodyCheck::new(&rules);
     let is_held = check.looks_inside();
     let rewrite = admitted.rewrite(head.target());
-    let key = affinity::key(&service.policy().balancing, &head.fields, client.ip());
     let onward =
         Onward { client_ip: client.ip(), scheme: client.scheme(), via: worker.via(), request_id, rewrite };
     headers::prepare_request(&mut head, &onward);
     let service = admitted.service;
+    // By the fields as every version of HTTP has them by now: with a Host, and with one Cookie.
+    let key = affinity::key(&service.policy().balancing, &head.fields, client.ip());
     frame(&mut head.fields, length);
     let started = worker.now();
     let may_replay = is_idempotent || is_held;
@@ -114,7 +115,8 @@ async fn answer(
         };
         return refused(&error, &worker, &service, request_id);
     }
-    service.budget().request(started);
+    // Not by when it came: it may have been held for long.
+    service.budget().request(worker.now());
     let mut journey = Journey {
         source,
         started,

@@ -112,15 +112,15 @@ impl Window {
             self.length.store(whole_nanos(window), Relaxed);
         }
         let at = Position::of(now, window);
-        let next_round = (at.round + 1) & Bucket::ROUND_MASK;
         // An error says that the event was dropped, which is what shall happen to one that is a whole window late.
         let _ = self.buckets[at.slot].fetch_update(Relaxed, Relaxed, |word| {
             let bucket = Bucket::unpack(word);
             if bucket.round == at.round {
                 return Some(bucket.plus_one(marked).pack());
             }
-            // Only the next round can have overtaken a thread on its way here; any other is an old one.
-            let overtaken = bucket.round == next_round && !bucket.is_empty();
+            // Rounds wrap, so of two the later one is that which is less than half of them ahead.
+            let ahead = bucket.round.wrapping_sub(at.round) & Bucket::ROUND_MASK;
+            let overtaken = ahead <= Bucket::ROUND_MASK / 2 && !bucket.is_empty();
             (!overtaken).then(|| Bucket::empty(at.round).plus_one(marked).pack())
         });
     }
@@ -180,11 +180,13 @@ mod tests {
     }
 
     #[test]
-    fn an_event_a_whole_window_late_is_dropped() {
-        let window = Window::new();
-        window.add(at(5_000), SECOND, false);
-        window.add(at(4_000), SECOND, true);
-        assert_eq!(window.totals(at(5_000), SECOND), totals(1, 0));
+    fn an_event_that_is_late_by_whole_windows_is_dropped_and_costs_no_other() {
+        for late in [4_000, 3_000, 1_000, 0] {
+            let window = Window::new();
+            window.add(at(5_000), SECOND, false);
+            window.add(at(late), SECOND, true);
+            assert_eq!(window.totals(at(5_000), SECOND), totals(1, 0), "{late}");
+        }
     }
 
     #[test]

@@ -29,8 +29,8 @@ use std::{
 };
 
 use gateway_proto::{
-    Address, Health, Invalid, Mode, Policy, Priority, ReplicaId, Route, ServiceName, Weight, policy, size,
-    time::duration, v1,
+    Address, Invalid, Policy, Priority, ReplicaId, Route, ServiceName, Weight, policy, size, time::duration,
+    v1,
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 
@@ -243,18 +243,11 @@ impl ServiceTable {
 impl ReplicaTable {
     fn check(self, place: usize) -> Result<ReplicaSpec, Invalid> {
         let id = self.id.unwrap_or_else(|| format!("r-{place}"));
+        let listed = ReplicaSpec::listed(ReplicaId::parse(&id)?, Address::parse(&self.address)?);
         Ok(ReplicaSpec {
-            id: ReplicaId::parse(&id)?,
-            address: Address::parse(&self.address)?,
             weight: Weight::parse(self.weight.unwrap_or_default())?,
-            health: Health::Healthy,
-            incarnation: 1,
             priority: Priority::parse(self.priority.unwrap_or_default())?,
-            mode: Mode::Serving,
-            revision: 1,
-            drain_deadline: None,
-            forced: None,
-            reset: None,
+            ..listed
         })
     }
 }

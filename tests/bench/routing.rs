@@ -15,7 +15,7 @@ use data_plane::{
     table::{ReplicaSpec, Service, ServiceSpec, Table},
 };
 use gateway_proto::{
-    Address, Health, Mode, Policy, Priority, ReplicaId, ServiceName, Weight,
+    Address, Policy, ReplicaId, ServiceName,
     policy::{Algorithm, Balancing},
 };
 
@@ -105,18 +105,8 @@ fn service(algorithm: Algorithm, replicas: usize, workers: usize) -> Arc<Service
 }
 
 fn replica(number: usize) -> ReplicaSpec {
-    ReplicaSpec {
-        id: ReplicaId::parse(&format!("r-{number}")).expect("a valid id"),
-        address: Address::parse(&format!("10.0.{}.{}:80", number / 250, number % 250))
-            .expect("a valid address"),
-        weight: Weight::DEFAULT,
-        health: Health::Healthy,
-        incarnation: 1,
-        priority: Priority::default(),
-        mode: Mode::Serving,
-        revision: 1,
-        drain_deadline: None,
-        forced: None,
-        reset: None,
-    }
+    ReplicaSpec::listed(
+        ReplicaId::parse(&format!("r-{number}")).expect("a valid id"),
+        Address::parse(&format!("10.0.{}.{}:80", number / 250, number % 250)).expect("a valid address"),
+    )
 }

@@ -97,8 +97,8 @@ fn limit_unread(stream: &TcpStream, limit: Duration) {
 #[cfg(not(target_os = "linux"))]
 fn limit_unread(_: &TcpStream, _: Duration) {}
 
-/// Serves one connection, with TLS where that is given, to its end, or to the end of what is in flight once the worker drains. Each request is
-/// `answered` on its own.
+/// Serves one connection, with TLS where that is given, to its end, or to the end of what is in flight once the worker
+/// drains. Each request is `answered` on its own.
 ///
 /// A panic that `answered` lets through ends the HTTP/2 stream it happens in; in HTTP/1 it is this future's own.
 pub(super) async fn serve<F, B>(

@@ -113,7 +113,7 @@ impl UpstreamBody {
         let mut moved_at = *self.waits_since.get_or_insert_with(Instant::now);
         let mut waits_for_client = false;
         if let Some((link, attempt)) = &self.open
-            && let Arrival::Partial { moved_at: at, waits_for_client: waits } = link.arrival()
+            && let Some(Arrival::Partial { moved_at: at, waits_for_client: waits }) = link.arrival()
         {
             moved_at = moved_at.max(attempt.instant(at).into());
             waits_for_client = waits;
@@ -142,9 +142,9 @@ impl UpstreamBody {
             return Poll::Ready(Some(Err(BodyError::Drained)));
         }
         let Some((link, _)) = &mut self.open else { return Poll::Ready(None) };
-        let was_sending = link.is_sending();
+        let was_sending = link.arrival().is_some();
         let polled = link.poll_frame(cx);
-        if was_sending && !link.is_sending() {
+        if was_sending && link.arrival().is_none() {
             // The last of the request has just gone out: the replica has all of its time from now on.
             self.waits_since = None;
         }

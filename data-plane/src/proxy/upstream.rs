@@ -108,14 +108,9 @@ impl Link {
         self.connection.left()
     }
 
-    /// How far the request's body has come from its client, as far as it is still to be sent.
-    pub(super) fn arrival(&self) -> Arrival {
-        self.connection.outgoing_body().map_or(Arrival::Whole(Tick::ORIGIN), RequestBody::arrival)
-    }
-
-    /// Whether some of the request is still to be sent.
-    pub(super) fn is_sending(&self) -> bool {
-        self.connection.outgoing_body().is_some()
+    /// How far the request's body has come from its client; `None` when nothing of it is still to be sent.
+    pub(super) fn arrival(&self) -> Option<Arrival> {
+        self.connection.outgoing_body().map(RequestBody::arrival)
     }
 
     /// Whether it ended because the client broke its request's body off.

@@ -1,9 +1,6 @@
 //! What the control plane gets to know, and when.
 
-use gateway_proto::{
-    Address, Health, Mode, Policy, Priority, ReplicaId, ServiceName, Weight, control_plane_url,
-    time::duration,
-};
+use gateway_proto::{Address, Mode, Policy, ReplicaId, ServiceName, control_plane_url, time::duration};
 use http::StatusCode;
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -118,17 +115,11 @@ impl Drop for DataPlane {
 
 fn replica(number: u16) -> ReplicaSpec {
     ReplicaSpec {
-        id: ReplicaId::parse(&format!("r-{number:04}")).unwrap(),
-        address: Address::parse(&format!("127.0.0.1:{number}")).unwrap(),
-        weight: Weight::DEFAULT,
-        health: Health::Healthy,
         incarnation: 7,
-        priority: Priority::default(),
-        mode: Mode::Serving,
-        revision: 1,
-        drain_deadline: None,
-        forced: None,
-        reset: None,
+        ..ReplicaSpec::listed(
+            ReplicaId::parse(&format!("r-{number:04}")).unwrap(),
+            Address::parse(&format!("127.0.0.1:{number}")).unwrap(),
+        )
     }
 }
 

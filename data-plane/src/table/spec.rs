@@ -53,6 +53,24 @@ impl ServiceSpec {
 }
 
 impl ReplicaSpec {
+    /// A healthy replica of the usual weight, in the best tier, of which nobody has said anything: as a list has it that no
+    /// registry made.
+    pub fn listed(id: ReplicaId, address: Address) -> Self {
+        Self {
+            id,
+            address,
+            weight: Weight::DEFAULT,
+            health: Health::Healthy,
+            incarnation: 1,
+            priority: Priority::default(),
+            mode: Mode::Serving,
+            revision: 1,
+            drain_deadline: None,
+            forced: None,
+            reset: None,
+        }
+    }
+
     /// Whether new requests may go to it.
     pub fn takes_requests(&self) -> bool {
         self.health.is_ready() && self.is_serving()

@@ -26,19 +26,7 @@ fn after(millis: u64) -> Tick {
 }
 
 fn replica(id: &str) -> ReplicaSpec {
-    ReplicaSpec {
-        id: ReplicaId::parse(id).unwrap(),
-        address: Address::parse(&format!("{id}.example:80")).unwrap(),
-        weight: Weight::DEFAULT,
-        health: Health::Healthy,
-        incarnation: 1,
-        priority: Priority::default(),
-        mode: Mode::Serving,
-        revision: 1,
-        drain_deadline: None,
-        forced: None,
-        reset: None,
-    }
+    ReplicaSpec::listed(ReplicaId::parse(id).unwrap(), Address::parse(&format!("{id}.example:80")).unwrap())
 }
 
 fn orders(replicas: impl IntoIterator<Item = ReplicaSpec>) -> ServiceSpec {

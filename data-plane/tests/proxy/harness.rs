@@ -16,7 +16,7 @@ use data_plane::{
     proxy::{Proxy, ProxyConfig, start},
     table::{ReplicaSpec, Service, ServiceSpec, Table, Transition},
 };
-use gateway_proto::{Address, Health, Mode, NodeId, Policy, Priority, ReplicaId, ServiceName, Weight};
+use gateway_proto::{Address, Mode, NodeId, Policy, ReplicaId, ServiceName};
 use gateway_runtime::{Shutdown, tls::Tls};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -188,18 +188,11 @@ impl Gateway {
     ) -> Self {
         let clock = Clock::new();
         let (table, transitions) = Table::new(workers);
-        let replicas = replicas.iter().enumerate().map(|(index, address)| ReplicaSpec {
-            id: ReplicaId::parse(&format!("r-{index}")).unwrap(),
-            address: Address::parse(&address.to_string()).unwrap(),
-            weight: Weight::DEFAULT,
-            health: Health::Healthy,
-            incarnation: 1,
-            priority: Priority::default(),
-            mode: Mode::Serving,
-            revision: 1,
-            drain_deadline: None,
-            forced: None,
-            reset: None,
+        let replicas = replicas.iter().enumerate().map(|(index, address)| {
+            ReplicaSpec::listed(
+                ReplicaId::parse(&format!("r-{index}")).unwrap(),
+                Address::parse(&address.to_string()).unwrap(),
+            )
         });
         let name = ServiceName::parse("orders").unwrap();
         table.apply(&[ServiceSpec { name, policy, replicas: replicas.collect() }], &[], clock.now());

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_proto::{Address, Health, Mode, Policy, Priority, Weight};
+use gateway_proto::{Address, Policy};
 use http::Method;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use tokio::{
@@ -138,19 +138,10 @@ fn a_replica_sees_exactly_the_requests_that_a_client_sent() {
     let run = async {
         let replica = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (table, _transitions) = Table::new(1);
-        let spec = ReplicaSpec {
-            id: "r-0".parse().unwrap(),
-            address: Address::parse(&replica.local_addr().unwrap().to_string()).unwrap(),
-            weight: Weight::DEFAULT,
-            health: Health::Healthy,
-            incarnation: 1,
-            priority: Priority::default(),
-            mode: Mode::Serving,
-            revision: 1,
-            drain_deadline: None,
-            forced: None,
-            reset: None,
-        };
+        let spec = ReplicaSpec::listed(
+            "r-0".parse().unwrap(),
+            Address::parse(&replica.local_addr().unwrap().to_string()).unwrap(),
+        );
         let orders =
             ServiceSpec { name: "orders".parse().unwrap(), policy: Policy::default(), replicas: vec![spec] };
         table.apply(&[orders], &[], clock.now());

@@ -3,6 +3,7 @@
 //! [`Args`] is what was written, [`Config`] is what holds; [`Args::validate`] is the only way from one to the other.
 
 mod defaults;
+mod limits;
 
 use std::{
     fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, thread::available_parallelism,
@@ -19,16 +20,16 @@ use http::Uri;
 
 use crate::{
     discovery::Cache,
-    proxy::PROTOCOLS,
+    proxy::{Limits, PROTOCOLS},
     static_file::{self, StaticFile},
 };
+
+pub use limits::LimitArgs;
 
 /// Control planes that one data plane may know.
 const MAX_CONTROL_PLANES: usize = 16;
 /// More workers than any machine has cores are a slip of the finger.
 const MAX_WORKERS: usize = 1024;
-/// More than any machine has descriptors for.
-const MAX_CONNECTIONS: usize = 1_000_000;
 
 /// Flags of the data plane.
 #[derive(Debug, Clone, clap::Args)]
@@ -82,15 +83,15 @@ pub struct Args {
     /// Name the replica and the number of attempts in responses; this shows clients the topology
     #[arg(long, env = "GW_DEBUG_HEADERS", value_parser = FalseyValueParser::new())]
     pub debug_headers: bool,
-    /// How many client connections are open at once, 1..=1000000; more wait to be accepted
-    #[arg(long, env = "GW_PROXY_MAX_CONNECTIONS", default_value_t = 10_000, value_name = "N")]
-    pub max_connections: usize,
     /// After SIGTERM, how long requests in flight may take, such as 500ms or 30s
     #[arg(long, env = "GW_DRAIN_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub drain_timeout: Duration,
     /// After SIGTERM, how long connections are still accepted while /readyz already fails, such as 5s
     #[arg(long, env = "GW_DRAIN_DELAY", default_value = "0s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub drain_delay: Duration,
+    /// How much clients may take up.
+    #[command(flatten)]
+    pub limits: LimitArgs,
 }
 
 /// A valid configuration.
@@ -104,7 +105,7 @@ pub struct Config {
     pub(crate) workers: usize,
     pub(crate) domain: Option<String>,
     pub(crate) debug_headers: bool,
-    pub(crate) max_connections: usize,
+    pub(crate) limits: Limits,
     pub(crate) drain_timeout: Duration,
     pub(crate) drain_delay: Duration,
 }
@@ -151,7 +152,6 @@ impl Args {
         let registry = self.registry(&node_id, is_stable)?;
         let workers = self.workers.unwrap_or_else(|| available_parallelism().map_or(1, NonZeroUsize::get));
         check("--workers", workers, MAX_WORKERS)?;
-        check("--max-connections", self.max_connections, MAX_CONNECTIONS)?;
         Ok(Config {
             listen: self.listen,
             tls: self.tls()?,
@@ -161,7 +161,7 @@ impl Args {
             workers,
             domain: self.domain.as_deref().map(parse_domain).transpose()?,
             debug_headers: self.debug_headers,
-            max_connections: self.max_connections,
+            limits: self.limits.validate()?,
             drain_timeout: self.drain_timeout,
             drain_delay: self.drain_delay,
         })

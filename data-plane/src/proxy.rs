@@ -16,6 +16,7 @@ mod h1;
 mod h2;
 mod head;
 mod headers;
+mod limits;
 mod request_body;
 mod request_id;
 mod response_body;
@@ -38,6 +39,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{sync::mpsc, task::LocalSet};
 
 use crate::{clock::Clock, table::Table};
+pub use limits::{HeadLimits, Limits};
 pub(crate) use stream::PROTOCOLS;
 use worker::{Listeners, Worker};
 
@@ -59,8 +61,8 @@ pub struct ProxyConfig {
     pub domain: Option<String>,
     /// Whether responses name the replica and the number of attempts. They leak topology.
     pub debug_headers: bool,
-    /// Most client connections at once, over all workers.
-    pub max_connections: usize,
+    /// How much of this gateway its clients may take up.
+    pub limits: Limits,
     /// How long after the shutdown connections are still accepted.
     pub drain_delay: Duration,
     /// How long after that requests in flight may take.
@@ -120,7 +122,7 @@ pub fn start(
         None => (None, Vec::new()),
     };
     let mut tls_listeners = tls_listeners.into_iter();
-    let max_connections = (config.max_connections / config.workers).max(1);
+    let max_connections = (config.limits.connections / config.workers).max(1);
     let config = Arc::new(config);
     let workers = listeners.len();
     let (notices, ended) = mpsc::channel(workers);

@@ -317,7 +317,7 @@ fn proxy_config(config: &Config) -> ProxyConfig {
         node_id: config.node_id.clone(),
         domain: config.domain.clone(),
         debug_headers: config.debug_headers,
-        max_connections: config.max_connections,
+        limits: config.limits.clone(),
         drain_delay: config.drain_delay,
         drain_timeout: config.drain_timeout,
     }

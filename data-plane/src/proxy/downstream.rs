@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 use super::{
     h1, h2,
     head::{RequestHead, ResponseHead},
+    limits::Limits,
     request_body::ClientBody,
     request_id::RequestId,
     response_body::Answer,
@@ -26,15 +27,8 @@ use super::{
     worker::Worker,
 };
 
-/// Most header bytes of one request in HTTP/2.
-const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// Most requests at once on one HTTP/2 connection.
-const MAX_STREAMS: u32 = 250;
 /// A silent HTTP/2 client is asked for a sign of life this often, and has as long to give one.
 const PING: Duration = Duration::from_secs(20);
-/// A client that takes nothing of what is sent to it is cut off after this time, whether it is gone or only does not
-/// read: it keeps a replica's connection from others. The kernel counts, and only Linux offers it.
-const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Interim responses that wait to be passed on to one client. More than that say nothing new.
 const MAX_INTERIM: usize = 8;
 
@@ -80,13 +74,15 @@ impl Client {
 }
 
 /// Sets what holds for all connections from clients. Where the system refuses one of it, they work without.
-pub(super) fn prepare(stream: &TcpStream) {
+pub(super) fn prepare(stream: &TcpStream, limits: &Limits) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot disable Nagle's algorithm");
     }
-    limit_unread(stream, UNREAD_TIMEOUT);
+    limit_unread(stream, limits.unread_timeout);
 }
 
+/// Cuts a client off that takes nothing of what is sent to it for this time, whether it is gone or only does not read: it
+/// keeps a replica's connection from others. The kernel counts, and only Linux offers it.
 #[cfg(target_os = "linux")]
 fn limit_unread(stream: &TcpStream, limit: Duration) {
     if let Err(error) = socket2::SockRef::from(stream).set_tcp_user_timeout(Some(limit)) {
@@ -118,7 +114,7 @@ pub(super) async fn serve<F, B>(
     let begun = Box::pin(async {
         tokio::select! {
             biased;
-            begun = stream::begin(stream, address, tls) => begun,
+            begun = stream::begin(stream, address, tls, worker.limits().begin_timeout) => begun,
             () = worker.draining() => None,
         }
     });
@@ -147,7 +143,7 @@ async fn serve_http2<F, B>(
         let (worker, client) = (Rc::clone(worker), Rc::clone(&client));
         async move {
             let (parts, body) = request.into_parts();
-            let answer = match h2::request_head(&parts) {
+            let answer = match h2::request_head(&parts, &worker.limits().head) {
                 Ok(head) => answered(worker, client, head, ClientBody::Http2(body)).await,
                 Err(error) => {
                     let id = RequestId::new(worker.random_id());
@@ -158,8 +154,10 @@ async fn serve_http2<F, B>(
         }
     });
     let mut builder = http2::Builder::new(LocalExecutor(Rc::clone(worker)));
-    builder.timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS);
-    builder.max_header_list_size(MAX_HEAD_BYTES as u32).keep_alive_interval(PING).keep_alive_timeout(PING);
+    let limits = worker.limits();
+    builder.timer(TokioTimer::new()).max_concurrent_streams(limits.streams);
+    builder.max_header_list_size(u32::try_from(limits.head.bytes).unwrap_or(u32::MAX));
+    builder.keep_alive_interval(PING).keep_alive_timeout(PING);
     let served = until_drained(worker, builder.serve_connection(TokioIo::new(stream), service)).await;
     if let Err(error) = served {
         tracing::debug!(%error, client = client.ip(), "connection ended");

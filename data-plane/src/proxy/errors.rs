@@ -11,7 +11,12 @@ use gateway_proto::{policy::Methods, size};
 use http::StatusCode;
 
 use super::{
-    field_name::Name, fields::Fields, h1::Refusal, head::ResponseHead, headers::Via, request_id::RequestId,
+    field_name::Name,
+    fields::Fields,
+    h1::{HeadLimits, Refusal},
+    head::ResponseHead,
+    headers::Via,
+    request_id::RequestId,
     response_body::Answer,
 };
 use crate::{
@@ -63,9 +68,9 @@ pub(super) enum GatewayError {
     /// The request is not one that can be forwarded.
     BadRequest(&'static str),
     /// Its head is too long or has too many fields.
-    HeadTooLarge,
+    HeadTooLarge(HeadLimits),
     /// Its target is too long.
-    TargetTooLong,
+    TargetTooLong(HeadLimits),
     /// Its body is in a transfer coding that is not known here.
     UnknownCoding,
     /// It is in a version of HTTP that is not spoken here.
@@ -117,8 +122,8 @@ impl GatewayError {
             Self::DeadlineExceeded => kind(S::GATEWAY_TIMEOUT, "deadline_exceeded", "http_response_timeout", "No answer within the request's time"),
             Self::RequestTimeout => kind(S::REQUEST_TIMEOUT, "request_timeout", "http_request_error", "The request did not arrive in time"),
             Self::BadRequest(_) => kind(S::BAD_REQUEST, "bad_request", "http_request_error", "The request cannot be forwarded"),
-            Self::HeadTooLarge => kind(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", "http_request_error", "The request's head is too large"),
-            Self::TargetTooLong => kind(S::URI_TOO_LONG, "target_too_long", "http_request_error", "The request's target is too long"),
+            Self::HeadTooLarge(_) => kind(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", "http_request_error", "The request's head is too large"),
+            Self::TargetTooLong(_) => kind(S::URI_TOO_LONG, "target_too_long", "http_request_error", "The request's target is too long"),
             Self::UnknownCoding => kind(S::NOT_IMPLEMENTED, "unknown_coding", "http_request_error", "The request's body is in an unknown coding"),
             Self::UnknownVersion => kind(S::HTTP_VERSION_NOT_SUPPORTED, "unknown_version", "http_request_error", "The version of HTTP is not supported"),
             Self::Refused(breach) => match breach {
@@ -177,8 +182,12 @@ impl GatewayError {
                 format!("{service}: the request's time ran out after {}", counted(attempts, "attempt"))
             }
             Self::RequestTimeout => "the request stopped before its end".into(),
-            Self::HeadTooLarge => "a request's head has 64 KiB and 256 fields at most".into(),
-            Self::TargetTooLong => "a request's target has 16 KiB at most".into(),
+            Self::HeadTooLarge(HeadLimits { bytes, fields, .. }) => {
+                format!("a request's head has {} and {fields} fields at most", size::exact(*bytes as u64))
+            }
+            Self::TargetTooLong(HeadLimits { target, .. }) => {
+                format!("a request's target has {} at most", size::exact(*target as u64))
+            }
             Self::UnknownCoding => "chunked is the only transfer coding that is known here".into(),
             Self::UnknownVersion => "HTTP/1.1, HTTP/1.0 and HTTP/2 are spoken here".into(),
             Self::BadRequest(why) => (*why).into(),
@@ -260,12 +269,13 @@ impl GatewayError {
     }
 }
 
-impl From<Refusal> for GatewayError {
-    fn from(refusal: Refusal) -> Self {
+impl GatewayError {
+    /// What a head comes to that is not taken for a request within these limits.
+    pub(super) fn refused(refusal: Refusal, limits: &HeadLimits) -> Self {
         match refusal {
             Refusal::Malformed(defect) => Self::BadRequest(defect.text()),
-            Refusal::HeadTooLarge => Self::HeadTooLarge,
-            Refusal::TargetTooLong => Self::TargetTooLong,
+            Refusal::HeadTooLarge => Self::HeadTooLarge(*limits),
+            Refusal::TargetTooLong => Self::TargetTooLong(*limits),
             Refusal::UnknownCoding => Self::UnknownCoding,
             Refusal::UnknownVersion => Self::UnknownVersion,
         }
@@ -329,8 +339,13 @@ mod tests {
             (GatewayError::DeadlineExceeded, 504, "deadline_exceeded", "http_response_timeout"),
             (GatewayError::RequestTimeout, 408, "request_timeout", "http_request_error"),
             (GatewayError::BadRequest("why"), 400, "bad_request", "http_request_error"),
-            (GatewayError::HeadTooLarge, 431, "head_too_large", "http_request_error"),
-            (GatewayError::TargetTooLong, 414, "target_too_long", "http_request_error"),
+            (GatewayError::HeadTooLarge(HeadLimits::default()), 431, "head_too_large", "http_request_error"),
+            (
+                GatewayError::TargetTooLong(HeadLimits::default()),
+                414,
+                "target_too_long",
+                "http_request_error",
+            ),
             (GatewayError::UnknownCoding, 501, "unknown_coding", "http_request_error"),
             (GatewayError::UnknownVersion, 505, "unknown_version", "http_request_error"),
             (

@@ -87,7 +87,7 @@ async fn answer(
     let length = match length_of_request(&head, body.is_empty()) {
         Ok(length) => length,
         Err(refusal) => {
-            let error = GatewayError::from(refusal);
+            let error = GatewayError::refused(refusal, &worker.limits().head);
             return error.respond(service.name().as_str(), 0, worker.via(), request_id);
         }
     };

@@ -28,6 +28,8 @@ use super::head::RequestHead;
 pub(super) use client::{Connection as ClientConnection, Failure, Outgoing};
 pub(super) use framing::Length;
 pub(super) use inbound::RequestReader;
+pub use limits::HeadLimits;
+pub(super) use limits::MAX_METHOD;
 pub(super) use refusal::Refusal;
 pub(super) use server::serve;
 pub(super) use target::is_host;

@@ -6,7 +6,7 @@ use super::{
     errors::GatewayError,
     field_name::{Name, Names},
     fields::Fields,
-    h1::is_host,
+    h1::{HeadLimits, MAX_METHOD, is_host},
     head::RequestHead,
     response_body::Answer,
 };
@@ -23,8 +23,17 @@ const CONNECTION_SPECIFIC: Names = Names::of(&[
 /// A request's head for the pipeline.
 ///
 /// # Errors
-/// When it has no path, or not exactly one valid host.
-pub(super) fn request_head(parts: &request::Parts) -> Result<RequestHead, GatewayError> {
+/// When it is beyond these limits, as in HTTP/1; when it has no path, or not exactly one valid host.
+pub(super) fn request_head(parts: &request::Parts, limits: &HeadLimits) -> Result<RequestHead, GatewayError> {
+    if parts.method.as_str().len() > MAX_METHOD {
+        return Err(GatewayError::BadRequest("the method is too long"));
+    }
+    if parts.headers.len() > limits.fields {
+        return Err(GatewayError::HeadTooLarge(*limits));
+    }
+    if parts.uri.path_and_query().is_some_and(|target| target.as_str().len() > limits.target) {
+        return Err(GatewayError::TargetTooLong(*limits));
+    }
     let mut fields = fields(&parts.headers);
     let target = match parts.uri.path_and_query() {
         Some(target) => fields.store(target.as_str().as_bytes()),

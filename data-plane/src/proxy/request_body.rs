@@ -20,11 +20,6 @@ use crate::{
     routing::Tick,
 };
 
-/// Most bytes of one request that are kept for replay; a longer body passes through and is sent once.
-pub(super) const MAX_REPLAY_BYTES: usize = 64 * 1024;
-/// Most bytes that one worker keeps for replay over all its requests.
-const MAX_REPLAY_BYTES_PER_WORKER: usize = 64 * 1024 * 1024;
-
 /// A request's body as it comes from its client.
 #[derive(Debug)]
 pub(super) enum ClientBody {
@@ -69,22 +64,27 @@ impl ClientBody {
     }
 }
 
-/// How much replay memory a worker has in use.
-#[derive(Debug, Clone, Default)]
-pub(super) struct ReplayMemory(Rc<Cell<usize>>);
+/// How much memory a worker has for what is kept for replay.
+#[derive(Debug, Clone)]
+pub(super) struct ReplayMemory {
+    free: Rc<Cell<usize>>,
+    per_request: usize,
+}
 
 impl ReplayMemory {
+    /// Of so many bytes over all of a worker's requests, and so many for one of them: a longer body passes through and is
+    /// sent once.
+    pub(super) fn new(total: usize, per_request: usize) -> Self {
+        Self { free: Rc::new(Cell::new(total)), per_request }
+    }
+
     fn take(&self, bytes: usize) -> bool {
-        let used = self.0.get() + bytes;
-        let fits = used <= MAX_REPLAY_BYTES_PER_WORKER;
-        if fits {
-            self.0.set(used);
-        }
-        fits
+        let left = self.free.get().checked_sub(bytes);
+        left.inspect(|left| self.free.set(*left)).is_some()
     }
 
     fn give_back(&self, bytes: usize) {
-        self.0.set(self.0.get() - bytes);
+        self.free.set(self.free.get() + bytes);
     }
 }
 
@@ -336,7 +336,7 @@ impl Source {
 
     /// Keeps a piece for replay, if all before it is kept and there is room.
     fn keep(&mut self, data: &Bytes) -> bool {
-        let fits = self.is_replayable && self.kept.len() + data.len() <= MAX_REPLAY_BYTES;
+        let fits = self.is_replayable && self.kept.len() + data.len() <= self.memory.per_request;
         if fits && self.memory.take(data.len()) {
             // Copied, because a frame of one byte may hold on to a whole read buffer.
             self.kept.extend_from_slice(data);

@@ -17,8 +17,6 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-/// Time for the first bytes of a connection, and for a TLS handshake.
-const BEGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The first bytes of an HTTP/2 connection; no HTTP/1 method begins so.
 const HTTP2_PREFACE: &[u8; 3] = b"PRI";
 /// What HTTP/2 is called by ALPN.
@@ -43,8 +41,13 @@ pub(super) struct Begun {
 }
 
 /// Waits for what shows the protocol: the first bytes, or with TLS the end of the handshake. `None` for a connection that
-/// comes to nothing. Cancel safe, if the connection is given up then.
-pub(super) async fn begin(stream: TcpStream, address: SocketAddr, tls: Option<&Arc<Tls>>) -> Option<Begun> {
+/// comes to nothing within this time. Cancel safe, if the connection is given up then.
+pub(super) async fn begin(
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: Option<&Arc<Tls>>,
+    within: Duration,
+) -> Option<Begun> {
     let begun = async {
         match tls {
             None => {
@@ -58,7 +61,7 @@ pub(super) async fn begin(stream: TcpStream, address: SocketAddr, tls: Option<&A
             }
         }
     };
-    let ended: io::Error = match timeout(BEGIN_TIMEOUT, begun).await {
+    let ended: io::Error = match timeout(within, begun).await {
         Ok(Ok(begun)) => return Some(begun),
         Ok(Err(error)) => error,
         Err(_) => io::ErrorKind::TimedOut.into(),

@@ -20,15 +20,11 @@ use tokio::net::TcpStream;
 use super::{
     h1::{Buffers, ClientConnection, Failure, Outgoing, Wire},
     head::ResponseHead,
+    limits::Limits,
     request_body::{Arrival, RequestBody},
     stream::Stream,
 };
 use crate::routing::{Fault, Tick};
-
-/// Idle connections kept for one replica by one worker.
-const MAX_IDLE_PER_REPLICA: usize = 256;
-/// An idle connection is closed after this time, before most servers close it from their side.
-const MAX_IDLE_TIME: Duration = Duration::from_secs(30);
 
 /// A connection to a replica, polled by its user.
 #[derive(Debug)]
@@ -51,13 +47,14 @@ pub(super) enum SendFailure {
 
 impl Link {
     /// Boxed, because a connection is large and moves with each request.
-    async fn connect(address: &Address, buffers: &Rc<Buffers>) -> io::Result<Box<Self>> {
+    async fn connect(address: &Address, buffers: &Rc<Buffers>, limits: &Limits) -> io::Result<Box<Self>> {
         let stream = match address.socket() {
             Some(socket) => TcpStream::connect(socket).await?,
             None => TcpStream::connect((address.host(), address.port())).await?,
         };
         stream.set_nodelay(true)?;
-        let connection = ClientConnection::new(Wire::new(Stream::Tcp(stream), Rc::clone(buffers)));
+        let wire = Wire::new(Stream::Tcp(stream), Rc::clone(buffers));
+        let connection = ClientConnection::new(wire, limits.head);
         Ok(Box::new(Self { connection, is_reused: false, client_failed: false }))
     }
 
@@ -156,6 +153,7 @@ fn classify_connect(error: &io::Error) -> ConnectFailure {
 #[derive(Debug)]
 pub(super) struct Pool {
     buffers: Rc<Buffers>,
+    limits: Limits,
     idle: RefCell<HashMap<Address, VecDeque<Idle>>>,
 }
 
@@ -166,9 +164,9 @@ struct Idle {
 }
 
 impl Pool {
-    /// One whose connections borrow these buffers.
-    pub(super) fn new(buffers: Rc<Buffers>) -> Self {
-        Self { buffers, idle: RefCell::default() }
+    /// One whose connections borrow these buffers and keep within these limits.
+    pub(super) fn new(buffers: Rc<Buffers>, limits: &Limits) -> Self {
+        Self { buffers, limits: limits.clone(), idle: RefCell::default() }
     }
 
     /// An idle connection if there is a live one, else a new one.
@@ -183,7 +181,8 @@ impl Pool {
         if let Some(link) = self.take_live(address).await {
             return Ok(link);
         }
-        match tokio::time::timeout(connect_timeout, Link::connect(address, &self.buffers)).await {
+        match tokio::time::timeout(connect_timeout, Link::connect(address, &self.buffers, &self.limits)).await
+        {
             Ok(Ok(link)) => Ok(link),
             Ok(Err(error)) => Err(classify_connect(&error)),
             Err(_) => Err(ConnectFailure::Replica(Fault::ConnectTimeout)),
@@ -198,7 +197,7 @@ impl Pool {
             Some(of_replica) => of_replica,
             None => idle.entry(address.clone()).or_default(),
         };
-        if of_replica.len() < MAX_IDLE_PER_REPLICA {
+        if of_replica.len() < self.limits.idle_upstream {
             of_replica.push_back(Idle { link, since: now });
         }
     }
@@ -211,7 +210,10 @@ impl Pool {
     /// Closes what has been idle for too long: to be called every few seconds.
     pub(super) fn sweep(&self, now: Tick) {
         self.idle.borrow_mut().retain(|_, of_replica| {
-            while of_replica.front().is_some_and(|idle| now.since(idle.since) >= MAX_IDLE_TIME) {
+            while of_replica
+                .front()
+                .is_some_and(|idle| now.since(idle.since) >= self.limits.idle_upstream_timeout)
+            {
                 of_replica.pop_front();
             }
             !of_replica.is_empty()

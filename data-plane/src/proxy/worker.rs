@@ -24,6 +24,7 @@ use super::{
     h1::Buffers,
     head::RequestHead,
     headers::Via,
+    limits::Limits,
     request_body::{ClientBody, ReplayMemory},
     response_body::Answer,
     upstream::Pool,
@@ -79,22 +80,24 @@ impl Worker {
         panics: Arc<PanicCounts>,
     ) -> Self {
         let buffers = Rc::new(Buffers::default());
+        let limits = &config.limits;
+        let replay_memory = limits.replay_memory / config.workers.max(1);
         Self {
             index,
             via: Via::new(&config.node_id),
-            config,
             table,
             clock,
-            pool: Pool::new(Rc::clone(&buffers)),
+            pool: Pool::new(Rc::clone(&buffers), limits),
+            replay_memory: ReplayMemory::new(replay_memory, limits.replay_bytes),
             buffers,
             flights: Flights::default(),
             deadlines: Deadlines::default(),
             date: DateText::default(),
-            replay_memory: ReplayMemory::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
             drain: Shutdown::new(),
             is_draining: Cell::new(false),
             panics,
+            config,
         }
     }
 
@@ -129,6 +132,10 @@ impl Worker {
 
     pub(super) fn replay_memory(&self) -> &ReplayMemory {
         &self.replay_memory
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.config.limits
     }
 
     pub(super) fn via(&self) -> &Via {
@@ -262,7 +269,7 @@ pub(super) async fn accept<F, B>(
                 if std::mem::take(&mut is_failing) {
                     tracing::info!(worker = worker.index, "accepting connections again");
                 }
-                downstream::prepare(&stream);
+                downstream::prepare(&stream, worker.limits());
                 let (worker, tls) = (Rc::clone(worker), tls.cloned());
                 connections.spawn_local(async move {
                     let serving = downstream::serve(&worker, stream, address, tls.as_ref(), answered);

@@ -13,7 +13,7 @@ use std::{
 
 use data_plane::{
     clock::Clock,
-    proxy::{Proxy, ProxyConfig, start},
+    proxy::{Limits, Proxy, ProxyConfig, start},
     table::{ReplicaSpec, Service, ServiceSpec, Table, Transition},
 };
 use gateway_proto::{Address, Mode, NodeId, Policy, ReplicaId, ServiceName};
@@ -179,8 +179,23 @@ impl Gateway {
         Self::start_beside(None, workers, replicas, policy).await
     }
 
+    /// With other limits for its clients than the default ones.
+    pub(crate) async fn start_limited(limits: Limits, replicas: &[SocketAddr]) -> Self {
+        Self::start_as(limits, None, 1, replicas, Policy::default())
+    }
+
     /// With TLS on a port of its own.
     pub(crate) async fn start_beside(
+        tls: Option<Arc<Tls>>,
+        workers: usize,
+        replicas: &[SocketAddr],
+        policy: Policy,
+    ) -> Self {
+        Self::start_as(Limits::default(), tls, workers, replicas, policy)
+    }
+
+    fn start_as(
+        limits: Limits,
         tls: Option<Arc<Tls>>,
         workers: usize,
         replicas: &[SocketAddr],
@@ -203,7 +218,7 @@ impl Gateway {
             node_id: NodeId::parse("dp-1").unwrap(),
             domain: None,
             debug_headers: true,
-            max_connections: 1000,
+            limits,
             drain_delay: Duration::ZERO,
             drain_timeout: Duration::from_secs(10),
         };
@@ -265,6 +280,14 @@ impl Gateway {
 /// The status code of a response's text.
 pub(crate) fn status(response: &str) -> u16 {
     response.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// Why the gateway has not passed a request on, by an answer of its own.
+pub(crate) fn reason(response: &str) -> String {
+    let problem: serde_json::Value = serde_json::from_str(body(response)).expect(response);
+    assert_eq!(field(response, "content-type").as_deref(), Some("application/problem+json"));
+    assert!(field(response, "proxy-status").expect(response).starts_with("gw-dp-1; error="));
+    problem["reason"].as_str().expect("a reason").to_owned()
 }
 
 /// The value of a field in a message's text, if it is there.

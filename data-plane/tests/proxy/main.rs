@@ -9,6 +9,7 @@ mod forced;
 mod forwarding;
 mod harness;
 mod http2;
+mod limits;
 mod refusals;
 mod replicas;
 mod request_rules;

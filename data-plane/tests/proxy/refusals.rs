@@ -1,16 +1,8 @@
 //! What the gateway answers itself.
 
 use gateway_proto::Policy;
-use serde_json::Value;
 
-use crate::harness::{Act, Gateway, Replica, body, field, ok, status};
-
-fn reason(response: &str) -> String {
-    let problem: Value = serde_json::from_str(body(response)).expect(response);
-    assert_eq!(field(response, "content-type").as_deref(), Some("application/problem+json"));
-    assert!(field(response, "proxy-status").expect(response).starts_with("gw-dp-1; error="));
-    problem["reason"].as_str().expect("a reason").to_owned()
-}
+use crate::harness::{Act, Gateway, Replica, field, ok, reason, status};
 
 #[tokio::test]
 async fn what_names_no_service_is_not_found() {
@@ -119,7 +111,7 @@ async fn a_second_gateway_on_the_same_port_is_refused() {
         node_id: "dp-2".parse().unwrap(),
         domain: None,
         debug_headers: false,
-        max_connections: 10,
+        limits: data_plane::proxy::Limits::default(),
         drain_delay: std::time::Duration::ZERO,
         drain_timeout: std::time::Duration::ZERO,
     };

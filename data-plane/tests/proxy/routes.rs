@@ -4,9 +4,8 @@
 
 use data_plane::routes::Routes;
 use gateway_proto::{Policy, Route, policy::Methods, v1};
-use serde_json::Value;
 
-use crate::harness::{Gateway, Replica, body, field, ok, status};
+use crate::harness::{Gateway, Replica, field, ok, reason, status};
 
 /// A gateway whose service `orders` has one replica, with these routes.
 async fn routed(routes: &[v1::Route], policy: Policy) -> (Gateway, Replica) {
@@ -34,11 +33,6 @@ fn route(name: &str, service: &str, path_prefix: &str, rewrite_prefix: &str) -> 
 fn targets(replica: &Replica) -> Vec<String> {
     let target = |request: &String| request.split(' ').nth(1).unwrap().to_owned();
     replica.seen().iter().map(target).collect()
-}
-
-fn reason(response: &str) -> String {
-    let problem: Value = serde_json::from_str(body(response)).expect(response);
-    problem["reason"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use tokio::time::Sleep;
 use super::{
     body::{BodyDecoder, BodyFault, Step},
     framing::Length,
+    limits::HeadLimits,
     response::{self, Response},
     scan::{HeadScan, Kind},
     wire::Wire,
@@ -71,6 +72,8 @@ pub(in crate::proxy) enum Failure {
 #[derive(Debug)]
 pub(in crate::proxy) struct Connection<B> {
     wire: Wire,
+    /// Of what the replica may answer.
+    limits: HeadLimits,
     /// What the wire had sent before this exchange.
     sent_before: u64,
     method: Method,
@@ -106,9 +109,10 @@ enum Receiving {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
-    pub(in crate::proxy) fn new(wire: Wire) -> Self {
+    pub(in crate::proxy) fn new(wire: Wire, limits: HeadLimits) -> Self {
         Self {
             wire,
+            limits,
             sent_before: 0,
             method: Method::GET,
             sending: Sending::Done,
@@ -181,8 +185,10 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
         let Receiving::Head { scan, interim } = &mut self.receiving else {
             return Err(Failure::Malformed("its head has been read".into()));
         };
-        while let Some(range) = scan.find(&self.wire.input).map_err(|refusal| malformed(&refusal))? {
-            let response = response::parse(&self.method, &self.wire.input[range.clone()])
+        while let Some(range) =
+            scan.find(&self.wire.input, &self.limits).map_err(|refusal| malformed(&refusal))?
+        {
+            let response = response::parse(&self.method, &self.wire.input[range.clone()], &self.limits)
                 .map_err(|refusal| malformed(&refusal))?;
             self.wire.input.advance(range.end);
             if !response.head.status.is_informational() {

@@ -16,6 +16,7 @@ use http_body::{Frame, SizeHint};
 use super::{
     body::{BodyDecoder, Step},
     framing::Length,
+    limits::HeadLimits,
     refusal::Refusal,
     request::{self, Request},
     scan::{HeadScan, Kind},
@@ -68,11 +69,11 @@ impl Inbound {
     }
 
     /// The next request's head; its body is the connection's from then on.
-    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Next>> {
+    pub(super) fn poll_next(&mut self, cx: &mut Context<'_>, limits: &HeadLimits) -> Poll<io::Result<Next>> {
         loop {
-            match self.scan.find(&self.wire.input) {
+            match self.scan.find(&self.wire.input, limits) {
                 Ok(Some(range)) => {
-                    let parsed = request::parse(&self.wire.input[range.clone()]);
+                    let parsed = request::parse(&self.wire.input[range.clone()], limits);
                     self.wire.input.advance(range.end);
                     self.scan = HeadScan::new(Kind::Request);
                     return Poll::Ready(Ok(match parsed {

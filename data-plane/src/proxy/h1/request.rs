@@ -4,7 +4,7 @@ use http::{Method, Version};
 
 use super::{
     framing::{self, Length},
-    limits::{MAX_METHOD, MAX_TARGET},
+    limits::{HeadLimits, MAX_METHOD},
     refusal::{Defect, Refusal},
     scan,
     target::{self, is_host},
@@ -31,15 +31,15 @@ pub(in crate::proxy) struct Request {
 ///
 /// # Errors
 /// Whatever the request could be taken for by others, it is refused if it is not exactly one thing here.
-pub(in crate::proxy) fn parse(head: &[u8]) -> Result<Request, Refusal> {
+pub(in crate::proxy) fn parse(head: &[u8], limits: &HeadLimits) -> Result<Request, Refusal> {
     let (line, end) = scan::first_line(head);
     let (method, target, version) = start_line(line)?;
     let target_start = method.as_str().len() + 1;
-    if target.len() > MAX_TARGET {
+    if target.len() > limits.target {
         return Err(Refusal::TargetTooLong);
     }
     let parsed = target::parse(&method, target)?;
-    let mut fields = scan::fields(head, end)?;
+    let mut fields = scan::fields(head, end, limits)?;
     let length = framing::of_request(version, &fields)?;
     let host = host(version, &fields)?;
     let span =

@@ -4,6 +4,7 @@ use http::{Method, StatusCode};
 
 use super::{
     framing::{self, Length},
+    limits::HeadLimits,
     refusal::{Defect, Refusal},
     request::version,
     scan,
@@ -27,7 +28,11 @@ pub(in crate::proxy) struct Response {
 ///
 /// # Errors
 /// The replica's answer is malformed.
-pub(in crate::proxy) fn parse(method: &Method, head: &[u8]) -> Result<Response, Refusal> {
+pub(in crate::proxy) fn parse(
+    method: &Method,
+    head: &[u8],
+    limits: &HeadLimits,
+) -> Result<Response, Refusal> {
     let (line, end) = scan::first_line(head);
     let (version_text, rest) = line.split_at_checked("HTTP/1.1".len()).ok_or(Defect::StartLine)?;
     let version = version(version_text)?;
@@ -45,7 +50,7 @@ pub(in crate::proxy) fn parse(method: &Method, head: &[u8]) -> Result<Response, 
         // What would follow on this connection is not HTTP.
         return Err(Defect::UnaskedProtocol.into());
     }
-    let fields = scan::fields(head, end)?;
+    let fields = scan::fields(head, end, limits)?;
     let length = framing::of_response(method, status, version, &fields)?;
     let is_kept_alive = length != Length::UntilClose && framing::is_kept_alive(version, &fields);
     let reason = Span::new(line.len() - reason.len()..line.len());

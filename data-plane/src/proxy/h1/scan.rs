@@ -5,7 +5,7 @@ use std::ops::Range;
 use memchr::memchr;
 
 use super::{
-    limits::{MAX_FIELDS, MAX_HEAD, MAX_START_LINE},
+    limits::HeadLimits,
     refusal::{Defect, Refusal},
 };
 use crate::proxy::fields::{Fields, is_token_byte, is_value};
@@ -38,17 +38,21 @@ impl HeadScan {
 
     /// Where the head lies in `bytes`, which are what it was given before and more. `None` while its end is not there.
     ///
-    /// However the bytes are split, the verdict is the same.
+    /// However the bytes are split, the verdict is the same, if the `limits` are.
     ///
     /// # Errors
     /// As soon as a limit is passed, a line ends in a bare line feed, or the first byte is none of a head.
-    pub(in crate::proxy) fn find(&mut self, bytes: &[u8]) -> Result<Option<Range<usize>>, Refusal> {
+    pub(in crate::proxy) fn find(
+        &mut self,
+        bytes: &[u8],
+        limits: &HeadLimits,
+    ) -> Result<Option<Range<usize>>, Refusal> {
         self.check_first_byte(bytes)?;
         while let Some(found) = memchr(b'\n', &bytes[self.seen..]) {
             let feed = self.seen + found;
             let line = &bytes[self.line..feed];
             let Some(line) = line.strip_suffix(b"\r") else { return Err(Defect::BareLineFeed.into()) };
-            self.check_limits(line.len(), feed + 1)?;
+            self.check_limits(limits, line.len(), feed + 1)?;
             let is_empty = line.is_empty();
             self.line = feed + 1;
             self.seen = feed + 1;
@@ -65,7 +69,7 @@ impl HeadScan {
             }
         }
         self.seen = bytes.len();
-        self.check_limits(bytes.len() - self.line, bytes.len())?;
+        self.check_limits(limits, bytes.len() - self.line, bytes.len())?;
         Ok(None)
     }
 
@@ -80,12 +84,12 @@ impl HeadScan {
     }
 
     /// Of a line that has `length` bytes so far, and ends at `end` so far.
-    fn check_limits(&self, length: usize, end: usize) -> Result<(), Refusal> {
+    fn check_limits(&self, limits: &HeadLimits, length: usize, end: usize) -> Result<(), Refusal> {
         let is_first = self.lines == 0;
-        if is_first && self.kind == Kind::Request && length > MAX_START_LINE {
+        if is_first && self.kind == Kind::Request && length > limits.start_line() {
             return Err(Refusal::TargetTooLong);
         }
-        if end - self.start > MAX_HEAD || self.lines > MAX_FIELDS + 1 {
+        if end - self.start > limits.bytes || self.lines > limits.fields + 1 {
             return Err(Refusal::HeadTooLarge);
         }
         Ok(())
@@ -99,7 +103,7 @@ pub(super) fn first_line(head: &[u8]) -> (&[u8], usize) {
 }
 
 /// All fields of a head that [`HeadScan::find`] has found, whose first line ends at `start`.
-pub(super) fn fields(head: &[u8], start: usize) -> Result<Fields, Refusal> {
+pub(super) fn fields(head: &[u8], start: usize, limits: &HeadLimits) -> Result<Fields, Refusal> {
     let mut fields = Fields::over(head);
     let mut at = start;
     while let Some(found) = memchr(b'\n', &head[at..]) {
@@ -109,7 +113,7 @@ pub(super) fn fields(head: &[u8], start: usize) -> Result<Fields, Refusal> {
         if line.is_empty() {
             break;
         }
-        if fields.count() == MAX_FIELDS {
+        if fields.count() == limits.fields {
             return Err(Refusal::HeadTooLarge);
         }
         let (name, value) = field(line)?;

@@ -38,17 +38,10 @@ use crate::{
     routing::Tick,
 };
 
-/// Time for a whole request head, from its first byte.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time between two requests.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Of a body that nobody wants, as much is passed over to keep the connection.
 const MAX_PASSED_OVER: usize = 64 * 1024;
 /// How often it is looked whether a client is gone that has sent more than is read ahead.
 const GONE_LOOK: Duration = Duration::from_millis(250);
-/// Time for the client to send that, or to close its side once it has been told that the connection ends: closing under what
-/// it still sends would have it lose the answer.
-const LINGER_TIME: Duration = Duration::from_secs(2);
 
 /// A connection under way.
 struct Server<'a> {
@@ -110,14 +103,15 @@ pub(in crate::proxy) async fn serve<F, B>(
 impl Server<'_> {
     /// The next request, or why it is refused. `None` when there is none.
     async fn next(&self) -> Option<Result<Request, GatewayError>> {
+        let limits = self.worker.limits();
         let mut due: Option<(Tick, bool)> = None;
         poll_fn(|cx| {
             let mut inbound = self.inbound.borrow_mut();
-            let polled = inbound.poll_next(cx);
+            let polled = inbound.poll_next(cx, &limits.head);
             if let Poll::Ready(next) = polled {
                 return Poll::Ready(match next {
                     Ok(Next::Request(request)) => Some(Ok(request)),
-                    Ok(Next::Refused(refusal)) => Some(Err(refusal.into())),
+                    Ok(Next::Refused(refusal)) => Some(Err(GatewayError::refused(refusal, &limits.head))),
                     Ok(Next::End) | Err(_) => None,
                 });
             }
@@ -126,7 +120,7 @@ impl Server<'_> {
                 return Poll::Ready(None);
             }
             let now = self.worker.now();
-            let limit = if has_begun { HEAD_TIMEOUT } else { IDLE_TIMEOUT };
+            let limit = if has_begun { limits.head_timeout } else { limits.idle_timeout };
             let (due, _) = *match &mut due {
                 Some(due) if due.1 == has_begun => due,
                 due => due.insert((now.plus(limit), has_begun)),
@@ -331,16 +325,23 @@ impl Server<'_> {
             }
         }
         let mut budget = MAX_PASSED_OVER;
-        let found = self.within(LINGER_TIME, |inbound, cx| inbound.poll_pass_over(cx, &mut budget)).await;
+        let found =
+            self.within(self.linger_timeout(), |inbound, cx| inbound.poll_pass_over(cx, &mut budget)).await;
         if found == Some(true) { Verdict::KeepAlive } else { Verdict::Linger }
     }
 
     /// Ends the connection so that the client can read what it was told.
     async fn linger(&self) {
-        let shut = self.within(LINGER_TIME, |inbound, cx| inbound.wire.poll_shutdown(cx)).await;
+        let shut = self.within(self.linger_timeout(), |inbound, cx| inbound.wire.poll_shutdown(cx)).await;
         if let Some(Ok(())) = shut {
-            self.within(LINGER_TIME, Inbound::poll_drained).await;
+            self.within(self.linger_timeout(), Inbound::poll_drained).await;
         }
+    }
+
+    /// Time for the client to send what nobody reads, or to close its side once it has been told that the connection ends:
+    /// closing under what it still sends would have it lose the answer.
+    fn linger_timeout(&self) -> Duration {
+        self.worker.limits().linger_timeout
     }
 
     /// What `poll` comes to within this time.

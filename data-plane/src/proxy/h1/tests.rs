@@ -13,6 +13,7 @@ use http::Method;
 use super::{
     body::{BodyDecoder, BodyFault, Step},
     framing::Length,
+    limits::HeadLimits,
     refusal::Refusal,
     request, response,
     scan::{HeadScan, Kind},
@@ -52,7 +53,7 @@ fn owned(fields: &Fields) -> Vec<(String, Vec<u8>)> {
 /// Reads a request that comes in these pieces.
 fn read_request<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Verdict {
     read(Kind::Request, pieces, |head| {
-        let request = request::parse(head)?;
+        let request = request::parse(head, &HeadLimits::default())?;
         let head = &request.head;
         let host = head.host().unwrap_or("(none)");
         let start = [head.method.as_str(), head.target(), host].map(str::to_owned);
@@ -63,7 +64,7 @@ fn read_request<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Verdict {
 /// Reads a response to a request by `method` that comes in these pieces, the last of them the end of the connection.
 fn read_response<'a>(method: &Method, pieces: impl IntoIterator<Item = &'a [u8]>) -> Verdict {
     read(Kind::Response, pieces, |head| {
-        let response = response::parse(method, head)?;
+        let response = response::parse(method, head, &HeadLimits::default())?;
         let head = &response.head;
         let reason = String::from_utf8_lossy(head.reason()).into_owned();
         let start = [head.status.as_str().to_owned(), reason, String::new()];
@@ -84,7 +85,7 @@ fn read<'a>(
     for piece in pieces {
         bytes.extend_from_slice(piece);
         if message.is_none() {
-            let range = match scan.find(&bytes) {
+            let range = match scan.find(&bytes, &HeadLimits::default()) {
                 Ok(Some(range)) => range,
                 Ok(None) => continue,
                 Err(refusal) => return Verdict::Refused(refusal),

@@ -33,7 +33,7 @@ pub(in crate::proxy) fn worker_of(table: Arc<Table>) -> (Rc<Worker>, Arc<PanicCo
         node_id: NodeId::parse("dp-1").unwrap(),
         domain: None,
         debug_headers: false,
-        max_connections: 9,
+        limits: Limits { connections: 9, ..Limits::default() },
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(9),
     };

@@ -7,7 +7,7 @@ use http::Method;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::{
-    super::{request, write},
+    super::{limits::HeadLimits, request, write},
     Verdict, messages, read_request, read_response,
 };
 use crate::proxy::field_name::Name;
@@ -45,7 +45,8 @@ fn check_request(bytes: &[u8], pieces: &[&[u8]]) {
     assert!(message.end <= bytes.len());
     let start = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
     let end = bytes[start..].windows(4).position(|four| four == b"\r\n\r\n").expect("it is whole") + 4;
-    let mut parsed = request::parse(&bytes[start..start + end]).expect("it was taken");
+    let mut parsed =
+        request::parse(&bytes[start..start + end], &HeadLimits::default()).expect("it was taken");
     write::frame(&mut parsed.head.fields, parsed.length);
     let mut out = Vec::new();
     write::request_head(&mut out, &parsed.head);
@@ -54,7 +55,8 @@ fn check_request(bytes: &[u8], pieces: &[&[u8]]) {
     assert_eq!(breaks, parsed.head.fields.count() + 2, "{}", out.escape_ascii());
     assert_eq!(out.iter().filter(|&&byte| byte == b'\r').count(), breaks);
     if parsed.head.method != Method::CONNECT && parsed.head.fields.contains(Name::Host) {
-        let again = request::parse(&out).expect("what is sent onward is what is taken");
+        let again =
+            request::parse(&out, &HeadLimits::default()).expect("what is sent onward is what is taken");
         assert_eq!((again.length, again.head.target()), (parsed.length, parsed.head.target()));
         assert_eq!(again.head.fields.count(), parsed.head.fields.count());
     }

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 use super::super::{
-    ClientConnection, Failure, Length, Outgoing, RequestReader,
+    ClientConnection, Failure, HeadLimits, Length, Outgoing, RequestReader,
     inbound::{Inbound, Next},
     request,
     wire::{Buffers, Wire},
@@ -48,8 +48,10 @@ async fn a_request_of_which_no_byte_was_taken_is_not_taken() {
     socket2::SockRef::from(&far).set_linger(Some(Duration::ZERO)).unwrap();
     drop(far);
     // The event loop has not told yet, so nothing but the write can.
-    let mut connection = ClientConnection::new(wire(near));
-    let parsed = request::parse(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\n").unwrap();
+    let mut connection = ClientConnection::new(wire(near), HeadLimits::default());
+    let parsed =
+        request::parse(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\n", &HeadLimits::default())
+            .unwrap();
     connection.begin(Outgoing {
         head: &parsed.head,
         length: Length::Exact(3),
@@ -75,11 +77,11 @@ async fn the_first_frame_is_given_out_again_until_it_was_sent_also_where_nothing
         let (near, mut far) = pair().await;
         far.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\n\r\nabc").await.unwrap();
         let inbound = Rc::new(RefCell::new(Inbound::new(wire(near))));
-        let next = poll_fn(|cx| inbound.borrow_mut().poll_next(cx)).await;
+        let next = poll_fn(|cx| inbound.borrow_mut().poll_next(cx, &HeadLimits::default())).await;
         assert!(matches!(next, Ok(Next::Request(_))));
         let reader = ClientBody::Http1(RequestReader::new(&inbound));
         let check = BodyCheck::new(&gateway_proto::Policy::default().request);
-        let source = RequestSource::new(reader, may_replay, check, &ReplayMemory::default(), Clock::new());
+        let source = RequestSource::new(reader, may_replay, check, &ReplayMemory::new(9, 9), Clock::new());
         assert_eq!(data(&mut source.attempt()).unwrap(), "abc");
         let mut second = source.attempt();
         assert_eq!(data(&mut second).unwrap(), "abc");

@@ -5,7 +5,7 @@ use http::Method;
 use super::{
     super::{
         body::BodyFault,
-        limits::{MAX_FIELDS, MAX_HEAD, MAX_TARGET},
+        limits::HeadLimits,
         refusal::{Defect, Refusal},
     },
     Message, Verdict, read_request, read_response,
@@ -147,6 +147,7 @@ fn requests_that_are_not_exactly_one_thing_are_refused_with_the_reason() {
 
 #[test]
 fn what_is_too_much_or_unknown_has_a_status_of_its_own() {
+    let HeadLimits { bytes, fields, target } = HeadLimits::default();
     let line = |target: &str, fields: &str| format!("GET {target} HTTP/1.1\r\nhost: a\r\n{fields}\r\n");
     let long = |length: usize| format!("/{}", "x".repeat(length - 1));
     let verdict = |text: &str| match request(text) {
@@ -154,16 +155,16 @@ fn what_is_too_much_or_unknown_has_a_status_of_its_own() {
         Verdict::Whole(_) => None,
         other => panic!("{other:?}"),
     };
-    assert_eq!(verdict(&line(&long(MAX_TARGET), "")), None);
-    assert_eq!(verdict(&line(&long(MAX_TARGET + 1), "")), Some(Refusal::TargetTooLong));
-    assert_eq!(verdict(&line("/", &"x: 1\r\n".repeat(MAX_FIELDS - 1))), None);
-    assert_eq!(verdict(&line("/", &"x: 1\r\n".repeat(MAX_FIELDS))), Some(Refusal::HeadTooLarge));
-    let rest = MAX_HEAD - line("/", "x: \r\n").len();
+    assert_eq!(verdict(&line(&long(target), "")), None);
+    assert_eq!(verdict(&line(&long(target + 1), "")), Some(Refusal::TargetTooLong));
+    assert_eq!(verdict(&line("/", &"x: 1\r\n".repeat(fields - 1))), None);
+    assert_eq!(verdict(&line("/", &"x: 1\r\n".repeat(fields))), Some(Refusal::HeadTooLarge));
+    let rest = bytes - line("/", "x: \r\n").len();
     assert_eq!(verdict(&line("/", &format!("x: {}\r\n", "y".repeat(rest)))), None);
     assert_eq!(verdict(&line("/", &format!("x: {}\r\n", "y".repeat(rest + 1)))), Some(Refusal::HeadTooLarge));
     // Before the line has an end.
     assert_eq!(
-        request(&format!("GET /{}", "x".repeat(MAX_TARGET + 200))),
+        request(&format!("GET /{}", "x".repeat(target + 200))),
         Verdict::Refused(Refusal::TargetTooLong)
     );
     for version in ["HTTP/2.0", "HTTP/1.2", "HTTP/0.9", "HTTP/3.0"] {

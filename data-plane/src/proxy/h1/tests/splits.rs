@@ -4,7 +4,7 @@ use http::{Method, Version};
 use proptest::prelude::*;
 
 use super::{
-    super::{framing::Length, request, target::is_host, write},
+    super::{framing::Length, limits::HeadLimits, request, target::is_host, write},
     Verdict, read_request, read_response,
 };
 use crate::proxy::fields::Fields;
@@ -86,12 +86,12 @@ proptest! {
     ) {
         let lines: String = fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let text = format!("PUT {target} HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
-        let mut parsed = request::parse(text.as_bytes()).unwrap();
+        let mut parsed = request::parse(text.as_bytes(), &HeadLimits::default()).unwrap();
         let length = body.map_or(Length::Chunked, |length| Length::Exact(length.into()));
         write::frame(&mut parsed.head.fields, length);
         let mut out = Vec::new();
         write::request_head(&mut out, &parsed.head);
-        let again = request::parse(&out).unwrap();
+        let again = request::parse(&out, &HeadLimits::default()).unwrap();
         prop_assert_eq!((again.length, again.head.target()), (length, target.as_str()));
         let written: Vec<_> = again.head.fields.iter().skip(1).take(fields.len()).collect();
         let expected: Vec<_> = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
@@ -102,7 +102,7 @@ proptest! {
     fn a_target_is_taken_exactly_if_http_2_could_tell_it_too(target in "/[\u{20}-\u{ff}]{0,12}") {
         let text = format!("GET {target} HTTP/1.1\r\nhost: a\r\n\r\n");
         let told = http::uri::PathAndQuery::try_from(target.as_str()).is_ok_and(|told| told.as_str() == target);
-        prop_assert_eq!(request::parse(text.as_bytes()).is_ok(), told, "{:?}", target);
+        prop_assert_eq!(request::parse(text.as_bytes(), &HeadLimits::default()).is_ok(), told, "{:?}", target);
     }
 
     #[test]

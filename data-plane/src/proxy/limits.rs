@@ -1,0 +1,54 @@
+//! How much of this gateway's memory and time its clients may take up: docs/limits.md says what happens beyond.
+
+use std::time::Duration;
+
+pub use super::h1::HeadLimits;
+
+/// What one client, and all of them together, may ask for. The defaults are those of the flags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// How large a message's head may be.
+    pub head: HeadLimits,
+    /// Most client connections at once, over all workers.
+    pub connections: usize,
+    /// Time for the first bytes of a connection, with TLS for its handshake.
+    pub begin_timeout: Duration,
+    /// Time for a whole request head, from its first byte.
+    pub head_timeout: Duration,
+    /// Time between two requests.
+    pub idle_timeout: Duration,
+    /// Time for a client to send the rest of what nobody reads, or to close its side once it has been told to.
+    pub linger_timeout: Duration,
+    /// Time for a client to take anything of what is sent to it.
+    pub unread_timeout: Duration,
+    /// Most requests at once on one HTTP/2 connection.
+    pub streams: u32,
+    /// Most bytes of one request's body that are kept to be sent again.
+    pub replay_bytes: usize,
+    /// Most bytes kept so over all requests of all workers, of which each worker has its share.
+    pub replay_memory: usize,
+    /// Most idle connections to one replica that one worker keeps.
+    pub idle_upstream: usize,
+    /// How long it keeps one.
+    pub idle_upstream_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head: HeadLimits::default(),
+            connections: 10_000,
+            begin_timeout: Duration::from_secs(10),
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            linger_timeout: Duration::from_secs(2),
+            unread_timeout: Duration::from_secs(60),
+            streams: 250,
+            replay_bytes: 64 << 10,
+            replay_memory: 256 << 20,
+            idle_upstream: 256,
+            // Before most servers close it from their side.
+            idle_upstream_timeout: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! What clients may not take up, and what they are told beyond it.
+
+use std::time::{Duration, Instant};
+
+use data_plane::proxy::{HeadLimits, Limits};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use crate::harness::{Gateway, Replica, ok, reason, status};
+
+/// All that comes until the gateway ends the connection.
+async fn to_the_end(stream: &mut TcpStream) -> String {
+    let mut bytes = Vec::new();
+    // A reset is an end, too.
+    let _ = stream.read_to_end(&mut bytes).await;
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[tokio::test]
+async fn a_head_that_drips_is_given_up_at_its_time_however_often_bytes_come() {
+    let limits = Limits { head_timeout: Duration::from_secs(1), ..Limits::default() };
+    let gateway = Gateway::start_limited(limits, &[]).await;
+    let stream = gateway.connect().await;
+    let (mut reading, mut writing) = stream.into_split();
+    let began = Instant::now();
+    let drip = tokio::spawn(async move {
+        let _ = writing.write_all(b"GET /orders/ HTTP/1.1\r\nhost: gw\r\nx: ").await;
+        while writing.write_all(b"y").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let mut answer = Vec::new();
+    let _ = reading.read_to_end(&mut answer).await;
+    let answer = String::from_utf8(answer).unwrap();
+    assert_eq!((status(&answer), reason(&answer).as_str()), (408, "request_timeout"));
+    // The deadline is looked for every quarter of a second, and a client that goes on sending is listened to for two.
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    drip.await.unwrap();
+}
+
+#[tokio::test]
+async fn heads_may_be_as_large_as_their_limits_and_no_larger() {
+    let replica = Replica::start(|_, _| ok("hello")).await;
+    let head = HeadLimits { bytes: 100_000, fields: 300, target: 20_000 };
+    let gateway = Gateway::start_limited(Limits { head, ..Limits::default() }, &[replica.address]).await;
+    let request = |target: usize, fields: usize, value: usize| {
+        let target = format!("/orders/{}", "x".repeat(target - "/orders/".len()));
+        let fields = format!("x: {}\r\n", "y".repeat(value)).repeat(fields - 2);
+        format!("GET {target} HTTP/1.1\r\nhost: gw\r\nconnection: close\r\n{fields}\r\n")
+    };
+    for (request, expected) in [
+        (request(20_000, 3, 1), (200, "")),
+        (request(20_001, 3, 1), (414, "target_too_long")),
+        (request(100, 300, 1), (200, "")),
+        (request(100, 301, 1), (431, "head_too_large")),
+        (request(100, 3, 99_000), (200, "")),
+        (request(100, 3, 100_000), (431, "head_too_large")),
+    ] {
+        let mut stream = gateway.connect().await;
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let answer = to_the_end(&mut stream).await;
+        let reason = if expected.0 == 200 { String::new() } else { reason(&answer) };
+        assert_eq!((status(&answer), reason.as_str()), expected);
+        if expected.0 == 431 {
+            assert!(answer.contains("a request's head has 100000B and 300 fields at most"), "{answer}");
+        }
+    }
+}

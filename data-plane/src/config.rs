@@ -3,6 +3,7 @@
 //! [`Args`] is what was written, [`Config`] is what holds; [`Args::validate`] is the only way from one to the other.
 
 mod defaults;
+mod forwarding;
 mod limits;
 
 use std::{
@@ -20,10 +21,11 @@ use http::Uri;
 
 use crate::{
     discovery::Cache,
-    proxy::{Limits, PROTOCOLS},
+    proxy::{Forwarding, Limits, PROTOCOLS},
     static_file::{self, StaticFile},
 };
 
+pub use forwarding::ForwardingArgs;
 pub use limits::LimitArgs;
 
 /// Control planes that one data plane may know.
@@ -83,6 +85,9 @@ pub struct Args {
     /// Name the replica and the number of attempts in responses; this shows clients the topology
     #[arg(long, env = "GW_DEBUG_HEADERS", value_parser = FalseyValueParser::new())]
     pub debug_headers: bool,
+    /// Whose word on the client holds.
+    #[command(flatten)]
+    pub forwarding: ForwardingArgs,
     /// After SIGTERM, how long requests in flight may take, such as 500ms or 30s
     #[arg(long, env = "GW_DRAIN_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub drain_timeout: Duration,
@@ -106,6 +111,7 @@ pub struct Config {
     pub(crate) domain: Option<String>,
     pub(crate) debug_headers: bool,
     pub(crate) limits: Limits,
+    pub(crate) forwarding: Forwarding,
     pub(crate) drain_timeout: Duration,
     pub(crate) drain_delay: Duration,
 }
@@ -162,6 +168,7 @@ impl Args {
             domain: self.domain.as_deref().map(parse_domain).transpose()?,
             debug_headers: self.debug_headers,
             limits: self.limits.validate()?,
+            forwarding: self.forwarding.validate()?,
             drain_timeout: self.drain_timeout,
             drain_delay: self.drain_delay,
         })

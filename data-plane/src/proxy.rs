@@ -12,16 +12,19 @@ mod field_name;
 mod fields;
 mod flights;
 mod forward;
+mod forwarding;
 mod h1;
 mod h2;
 mod head;
 mod headers;
 mod limits;
+mod networks;
 mod request_body;
 mod request_id;
 mod response_body;
 mod route;
 mod stream;
+mod trace_context;
 mod upstream;
 mod worker;
 
@@ -39,7 +42,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{sync::mpsc, task::LocalSet};
 
 use crate::{clock::Clock, table::Table};
+pub use forwarding::Forwarding;
 pub use limits::{HeadLimits, Limits};
+pub use networks::{InvalidNetwork, Networks};
 pub(crate) use stream::PROTOCOLS;
 use worker::{Listeners, Worker};
 
@@ -63,6 +68,8 @@ pub struct ProxyConfig {
     pub debug_headers: bool,
     /// How much of this gateway its clients may take up.
     pub limits: Limits,
+    /// Which peers are believed about the client, and what replicas are told of it.
+    pub forwarding: Forwarding,
     /// How long after the shutdown connections are still accepted.
     pub drain_delay: Duration,
     /// How long after that requests in flight may take.

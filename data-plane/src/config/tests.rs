@@ -145,3 +145,21 @@ fn a_wrong_flag_is_named_with_what_is_allowed() {
 fn a_domain_is_kept_in_the_form_that_hosts_are_compared_with() {
     assert_eq!(validate(&["--domain", ".Example.COM"]).unwrap().domain.as_deref(), Some("example.com"));
 }
+
+#[test]
+fn trusted_proxies_are_networks_and_nobody_is_trusted_without() {
+    assert!(validate(&[]).unwrap().forwarding.trusted.is_empty());
+    assert!(validate(&["--trusted-proxies", ""]).unwrap().forwarding.trusted.is_empty());
+    let config = validate(&["--trusted-proxies", "10.0.0.0/8, ::1", "--forwarded"]).unwrap();
+    assert_eq!(config.forwarding.trusted.to_string(), "10.0.0.0/8,::1/128");
+    assert!(config.forwarding.writes_forwarded);
+    let refused = refusal(&["--trusted-proxies", "10.0.0.0/8,proxy.example"]);
+    assert!(
+        refused.contains("--trusted-proxies: \"proxy.example\" is no IP address or network"),
+        "{refused}"
+    );
+    let refused = refusal(&["--trusted-proxies", "10.1.0.0/8"]);
+    assert!(refused.contains("10.0.0.0/8 is the network"), "{refused}");
+    let refused = refusal(&["--trusted-proxies", &["::1"; 257].join(",")]);
+    assert!(refused.contains("names 257 networks, at most 256"), "{refused}");
+}

@@ -17,6 +17,7 @@ use hyper_util::{
 use tokio::net::TcpStream;
 
 use super::{
+    forwarding::{Forwarding, Peer},
     h1, h2,
     head::{RequestHead, ResponseHead},
     limits::Limits,
@@ -37,15 +38,28 @@ const MAX_INTERIM: usize = 8;
 pub(super) struct Client {
     ip: String,
     is_secure: bool,
+    /// Whether its word on whom it asks for holds.
+    is_trusted: bool,
     /// `None` if it is told of no interim responses: hyper has no way to, in HTTP/2.
     interim: Option<RefCell<VecDeque<ResponseHead>>>,
 }
 
 impl Client {
-    fn new(address: SocketAddr, begun: &Begun) -> Self {
-        let ip = address.ip().to_canonical().to_string();
+    fn new(address: SocketAddr, begun: &Begun, forwarding: &Forwarding) -> Self {
+        let ip = address.ip().to_canonical();
         let interim = (!begun.is_http2).then(RefCell::default);
-        Self { ip, is_secure: begun.stream.is_tls(), interim }
+        Self {
+            ip: ip.to_string(),
+            is_secure: begun.stream.is_tls(),
+            is_trusted: forwarding.trusted.contains(ip),
+            interim,
+        }
+    }
+
+    /// What replicas are told of it.
+    pub(super) fn peer(&self) -> Peer<'_> {
+        let scheme = if self.is_secure { "https" } else { "http" };
+        Peer { ip: &self.ip, scheme, is_trusted: self.is_trusted }
     }
 
     /// Its IP address as `X-Forwarded-For` has it.
@@ -53,9 +67,9 @@ impl Client {
         &self.ip
     }
 
-    /// How it spoke to this gateway, as `X-Forwarded-Proto` has it.
-    pub(super) fn scheme(&self) -> &'static str {
-        if self.is_secure { "https" } else { "http" }
+    /// Whether it is a trusted proxy.
+    pub(super) fn is_trusted(&self) -> bool {
+        self.is_trusted
     }
 
     /// Tells it what a replica says before its response.
@@ -119,7 +133,7 @@ pub(super) async fn serve<F, B>(
         }
     });
     let Some(begun) = begun.await else { return };
-    let client = Rc::new(Client::new(address, &begun));
+    let client = Rc::new(Client::new(address, &begun, worker.forwarding()));
     if begun.is_http2 {
         Box::pin(serve_http2(worker, client, begun.stream, answered)).await;
     } else {

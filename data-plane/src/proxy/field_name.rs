@@ -44,12 +44,15 @@ names! {
     ProxyStatus = "proxy-status",
     RetryAfter = "retry-after",
     Te = "te",
+    Traceparent = "traceparent",
+    Tracestate = "tracestate",
     Trailer = "trailer",
     TransferEncoding = "transfer-encoding",
     Upgrade = "upgrade",
     Via = "via",
     XForwardedFor = "x-forwarded-for",
     XForwardedHost = "x-forwarded-host",
+    XForwardedPort = "x-forwarded-port",
     XForwardedPrefix = "x-forwarded-prefix",
     XForwardedProto = "x-forwarded-proto",
     XGwAttempts = "x-gw-attempts",
@@ -59,7 +62,7 @@ names! {
 
 /// A set of names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Names(u32);
+pub(super) struct Names(u64);
 
 impl Names {
     /// The set of these.
@@ -79,6 +82,16 @@ impl Names {
 
     pub(super) fn remove_all(&mut self, names: Self) {
         self.0 &= !names.0;
+    }
+
+    /// These and `others`.
+    pub(super) const fn with(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
+    /// These, less `others`.
+    pub(super) const fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
     }
 
     pub(super) const fn contains(self, name: Name) -> bool {

@@ -144,6 +144,10 @@ impl Fields {
         self.present.contains(name)
     }
 
+    pub(super) fn contains_any(&self, names: Names) -> bool {
+        self.present.intersects(names)
+    }
+
     /// The value of the first field of this name.
     pub(super) fn get(&self, name: Name) -> Option<&[u8]> {
         self.get_all(name).next()
@@ -166,7 +170,7 @@ impl Fields {
             .map(|(_, value)| value)
     }
 
-    fn lines_of(&self, name: Name) -> impl Iterator<Item = &Line> {
+    fn lines_of(&self, name: Name) -> impl DoubleEndedIterator<Item = &Line> {
         let lines = if self.contains(name) { &self.lines[..] } else { &[] };
         lines.iter().filter(move |line| line.known == Some(name))
     }
@@ -174,6 +178,13 @@ impl Fields {
     /// The elements of the lists that fields of this name are, without the spaces around them; no empty ones.
     pub(super) fn list(&self, name: Name) -> impl Iterator<Item = &[u8]> {
         let elements = self.get_all(name).flat_map(|value| value.split(|&byte| byte == b','));
+        elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
+    }
+
+    /// As [`Fields::list`], the last one first.
+    pub(super) fn list_from_the_end(&self, name: Name) -> impl Iterator<Item = &[u8]> {
+        let values = self.lines_of(name).rev().map(|line| self.text(line.value));
+        let elements = values.flat_map(|value| value.rsplit(|&byte| byte == b','));
         elements.map(<[u8]>::trim_ascii).filter(|element| !element.is_empty())
     }
 
@@ -294,6 +305,7 @@ mod tests {
         let fields =
             fields(&[("ConnecTION", "a , b"), ("connection", ",,c"), ("X-One", "1"), ("x-one", "2")]);
         assert_eq!(fields.list(Name::Connection).collect::<Vec<_>>(), [b"a", b"b", b"c"]);
+        assert_eq!(fields.list_from_the_end(Name::Connection).collect::<Vec<_>>(), [b"c", b"b", b"a"]);
         assert_eq!(fields.get_all_named("x-ONE").collect::<Vec<_>>(), [b"1", b"2"]);
         assert_eq!(fields.said("x-one"), Said::Several);
         assert_eq!(fields.said("CONNECTIO"), Said::Nothing);

@@ -20,6 +20,7 @@ use super::{
     attempt::Attempt,
     downstream::Client,
     errors::GatewayError,
+    forwarding::claimed_client,
     h1::{Length, frame, length_of_request},
     head::RequestHead,
     headers::{self, Onward},
@@ -48,7 +49,7 @@ pub(super) async fn forward(
     head: RequestHead,
     body: ClientBody,
 ) -> Answer {
-    let request_id = RequestId::of(&head.fields, || worker.random_id());
+    let request_id = RequestId::of(&head.fields, client.is_trusted(), || worker.random_id());
     // Pinned here, because moving it would cost more than all the rest.
     let answer = pin!(answer(Rc::clone(&worker), client, head, body, &request_id));
     or_internal(&worker, &request_id, answer).await
@@ -98,12 +99,24 @@ async fn answer(
     let check = BodyCheck::new(&rules);
     let is_held = check.looks_inside();
     let rewrite = admitted.rewrite(head.target());
-    let onward =
-        Onward { client_ip: client.ip(), scheme: client.scheme(), via: worker.via(), request_id, rewrite };
+    let forwarding = worker.forwarding();
+    // Before the head becomes one to a replica, which is told more.
+    let claimed = match client.is_trusted() {
+        true => claimed_client(&head.fields, &forwarding.trusted).map(|client| client.to_string()),
+        false => None,
+    };
+    let onward = Onward {
+        peer: client.peer(),
+        writes_forwarded: forwarding.writes_forwarded,
+        via: worker.via(),
+        request_id,
+        rewrite,
+    };
     headers::prepare_request(&mut head, &onward);
     let service = admitted.service;
     // By the fields as every version of HTTP has them by now: with a Host, and with one Cookie.
-    let key = affinity::key(&service.policy().balancing, &head.fields, client.ip());
+    let key =
+        affinity::key(&service.policy().balancing, &head.fields, claimed.as_deref().unwrap_or(client.ip()));
     frame(&mut head.fields, length);
     let started = worker.now();
     let may_replay = is_idempotent || is_held;

@@ -7,8 +7,10 @@ use http::Version;
 use super::{
     field_name::{Name, Names},
     fields::Fields,
+    forwarding::{self, FORWARDING, Peer},
     head::RequestHead,
     request_id::RequestId,
+    trace_context,
 };
 use crate::routes::Rewrite;
 
@@ -26,18 +28,10 @@ const HOP_BY_HOP: Names = Names::of(&[
     Name::Upgrade,
 ]);
 
-/// Without these the message would be another one: they are not the connection's to name.
-const NOT_TO_BE_NAMED: Names = Names::of(&[Name::Host, Name::Trailer, Name::ContentLength]);
-
-/// What the gateway says of the client, and nobody else.
-const FORWARDING: Names = Names::of(&[
-    Name::Forwarded,
-    Name::XForwardedFor,
-    Name::XForwardedHost,
-    Name::XForwardedPrefix,
-    Name::XForwardedProto,
-    Name::XRequestId,
-]);
+/// Without these the message would be another one, or its sender: they are not the connection's to name.
+const NOT_TO_BE_NAMED: Names =
+    Names::of(&[Name::Host, Name::Trailer, Name::ContentLength, Name::Traceparent, Name::Tracestate])
+        .with(FORWARDING);
 
 /// What a trailer section may not say, because it is too late for it, or the gateway's to say (RFC 9110 section 6.5.1).
 const NOT_BEHIND_A_BODY: Names = Names::of(&[
@@ -58,9 +52,9 @@ const CREDENTIALS: [&[u8]; 5] =
 /// Where a request goes on to, and as whose request.
 #[derive(Debug)]
 pub(super) struct Onward<'a> {
-    pub(super) client_ip: &'a str,
-    /// How the client spoke to this gateway.
-    pub(super) scheme: &'static str,
+    pub(super) peer: Peer<'a>,
+    /// Whether the replica is told by `Forwarded`, too.
+    pub(super) writes_forwarded: bool,
     pub(super) via: &'a Via,
     pub(super) request_id: &'a RequestId,
     /// What becomes of the target, if it does not stay as it is.
@@ -68,8 +62,6 @@ pub(super) struct Onward<'a> {
 }
 
 /// Makes a client's request head one to a replica.
-///
-/// Forwarding fields from outside are replaced: nobody is trusted to say who the client is.
 pub(super) fn prepare_request(head: &mut RequestHead, onward: &Onward<'_>) {
     let fields = &mut head.fields;
     strip_hop_by_hop(fields);
@@ -81,19 +73,11 @@ pub(super) fn prepare_request(head: &mut RequestHead, onward: &Onward<'_>) {
         // It means nothing there (RFC 9110 section 10.1.1).
         fields.remove(Names::of(&[Name::Expect]));
     }
-    fields.remove(FORWARDING);
+    trace_context::settle(fields);
     settle_host(head);
     let prefix = onward.rewrite.and_then(|rewrite| head.rewrite_target(rewrite));
-    let host = head.host_span();
+    forwarding::tell(head, onward.peer, onward.writes_forwarded, prefix);
     let fields = &mut head.fields;
-    fields.append(Name::XForwardedFor, onward.client_ip.as_bytes());
-    fields.append(Name::XForwardedProto, onward.scheme.as_bytes());
-    if let Some(host) = host {
-        fields.append_copy(Name::XForwardedHost, host);
-    }
-    if let Some(prefix) = prefix {
-        fields.append_copy(Name::XForwardedPrefix, prefix);
-    }
     fields.append(Name::XRequestId, onward.request_id.as_bytes());
     fields.append(Name::Via, onward.via.value.as_bytes());
 }
@@ -226,8 +210,8 @@ mod tests {
         let host: Option<Span> = host.map(|host| fields.store(host.as_bytes()));
         let mut head = RequestHead::new(Method::GET, version, target, host, fields);
         let onward = Onward {
-            client_ip: "192.0.2.7",
-            scheme: "http",
+            peer: Peer { ip: "192.0.2.7", scheme: "http", is_trusted: false },
+            writes_forwarded: false,
             via: &Via::new(&NodeId::parse("dp-1").unwrap()),
             request_id: &RequestId::new(1),
             rewrite: Some(Rewrite::new("/orders/x", "/orders".len(), "")),
@@ -268,6 +252,7 @@ mod tests {
             "via",
             "x-forwarded-for",
             "x-forwarded-host",
+            "x-forwarded-port",
             "x-forwarded-prefix",
             "x-forwarded-proto",
             "x-request-id",
@@ -284,6 +269,7 @@ mod tests {
                 ("x-forwarded-for", "10.0.0.1"),
                 ("x-forwarded-host", "evil"),
                 ("x-forwarded-prefix", "/evil"),
+                ("x-forwarded-port", "22"),
                 ("forwarded", "for=10.0.0.1"),
                 ("X-GW-replica", "evil"),
                 ("x-gw-", "evil"),
@@ -295,6 +281,7 @@ mod tests {
         );
         assert_eq!(all(&head, "x-forwarded-for"), ["192.0.2.7"]);
         assert_eq!(all(&head, "x-forwarded-host"), ["example.com"]);
+        assert_eq!(all(&head, "x-forwarded-port"), ["80"]);
         assert_eq!(all(&head, "x-forwarded-prefix"), ["/orders"]);
         assert_eq!(all(&head, "content-length"), ["3"]);
         assert_eq!(all(&head, "host"), ["example.com"]);

@@ -13,9 +13,9 @@ pub(super) struct RequestId {
 }
 
 impl RequestId {
-    /// The client's id if it is a sane one, else a new one made of a random number.
-    pub(super) fn of(fields: &Fields, random: impl FnOnce() -> u128) -> Self {
-        let given = fields.get(Name::XRequestId).and_then(Self::sane);
+    /// The peer's id if the peer is trusted and the id a sane one, else a new one made of a random number.
+    pub(super) fn of(fields: &Fields, is_trusted: bool, random: impl FnOnce() -> u128) -> Self {
+        let given = if is_trusted { fields.get(Name::XRequestId).and_then(Self::sane) } else { None };
         given.unwrap_or_else(|| Self::new(random()))
     }
 
@@ -56,16 +56,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sane_request_id_is_kept_and_any_other_replaced() {
-        let id = |value: &str| {
+    fn a_sane_request_id_of_a_trusted_peer_is_kept_and_any_other_replaced() {
+        let of = |value: &str, is_trusted| {
             let mut fields = Fields::default();
             fields.append(Name::XRequestId, value.as_bytes());
-            RequestId::of(&fields, || 7).as_str().to_owned()
+            RequestId::of(&fields, is_trusted, || 7).as_str().to_owned()
         };
+        let id = |value: &str| of(value, true);
         let longest = "x".repeat(128);
         assert_eq!((id("abc-1"), id(&longest)), ("abc-1".to_owned(), longest));
         for insane in ["", "a b", "\u{e4}", &"x".repeat(129), &"x".repeat(300)] {
             assert_eq!(id(insane), "00000000000000000000000000000007", "{insane:?}");
         }
+        assert_eq!(of("abc-1", false), "00000000000000000000000000000007");
     }
 }

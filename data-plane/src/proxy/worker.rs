@@ -21,6 +21,7 @@ use super::{
     drain,
     flights::Flights,
     forward::forward,
+    forwarding::Forwarding,
     h1::Buffers,
     head::RequestHead,
     headers::Via,
@@ -144,6 +145,10 @@ impl Worker {
 
     pub(super) fn domain(&self) -> Option<&str> {
         self.config.domain.as_deref()
+    }
+
+    pub(super) fn forwarding(&self) -> &Forwarding {
+        &self.config.forwarding
     }
 
     pub(super) fn shows_replica(&self) -> bool {

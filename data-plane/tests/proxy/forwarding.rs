@@ -1,6 +1,7 @@
 //! What passes, and how.
 
-use gateway_proto::Policy;
+use data_plane::proxy::{Networks, ProxyConfig};
+use gateway_proto::{Policy, policy::Algorithm};
 use tokio::io::AsyncWriteExt;
 
 use crate::harness::{Act, Gateway, Replica, body, field, ok, read_message, respond, status};
@@ -27,6 +28,7 @@ async fn a_replica_sees_the_request_as_it_was_sent_less_the_services_name() {
         ("via", Some("1.1 gw-dp-1")),
         ("x-forwarded-for", Some("127.0.0.1")),
         ("x-forwarded-host", Some("gw.example:81")),
+        ("x-forwarded-port", Some("81")),
         ("x-forwarded-prefix", Some("/orders")),
         ("x-forwarded-proto", Some("http")),
     ] {
@@ -71,11 +73,11 @@ async fn statuses_and_fields_pass_unchanged_but_for_the_gateways_own() {
 
 #[tokio::test]
 async fn connections_to_replicas_are_reused() {
-    let replica = Replica::start(|_, request| ok(&field(request, "x-request-id").unwrap())).await;
+    let replica = Replica::start(|_, request| ok(&field(request, "x-number").unwrap())).await;
     let gateway = Gateway::start(&[replica.address], Policy::default()).await;
     let mut stream = gateway.connect().await;
     for number in 0..20 {
-        let request = format!("GET /orders/ HTTP/1.1\r\nhost: gw\r\nx-request-id: id-{number}\r\n\r\n");
+        let request = format!("GET /orders/ HTTP/1.1\r\nhost: gw\r\nx-number: id-{number}\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let response = read_message(&mut stream).await.unwrap();
         assert_eq!(body(&response), format!("id-{number}"));
@@ -173,4 +175,107 @@ async fn a_connection_without_a_request_does_not_hold_up_the_end() {
     gateway.shutdown.begin();
     let drained = tokio::time::timeout(std::time::Duration::from_secs(5), gateway.proxy.finished()).await;
     drained.expect("it waits for clients that have said nothing").unwrap();
+}
+
+/// What a client claims of itself, and tries to have taken away.
+const CLAIMS: &str = "x-forwarded-for: 10.9.9.9\r\nX-FORWARDED-FOR: 203.0.113.9\r\nx-forwarded-proto: https\r\n\
+    x-forwarded-host: bank.example\r\nx-forwarded-port: 443\r\nx-forwarded-prefix: /outer\r\nforwarded: for=10.9.9.9\r\n\
+    x-request-id: mine-1\r\nx-gw-attempt: 9\r\nX-GW-Anything: 1\r\n\
+    connection: x-forwarded-for, x-forwarded-proto, forwarded, x-request-id, via\r\n";
+
+fn trusting(networks: &'static str) -> impl FnOnce(&mut ProxyConfig) {
+    move |config| {
+        config.forwarding.trusted = Networks::parse(networks.split(',')).unwrap();
+        config.forwarding.writes_forwarded = true;
+    }
+}
+
+#[tokio::test]
+async fn a_stranger_is_believed_nothing_and_can_strip_nothing() {
+    let replica = Replica::start(|_, _| ok("hello")).await;
+    // Others are trusted, not this one.
+    let gateway =
+        Gateway::start_as(trusting("192.0.2.0/24,::1"), &[replica.address], Policy::default()).await;
+    let request = format!("GET /orders/x HTTP/1.1\r\nhost: gw:81\r\n{CLAIMS}\r\n");
+    let response = gateway.send(&request).await;
+    let seen = replica.seen().remove(0);
+    for (name, value) in [
+        ("x-forwarded-for", "127.0.0.1"),
+        ("x-forwarded-proto", "http"),
+        ("x-forwarded-host", "gw:81"),
+        ("x-forwarded-port", "81"),
+        ("x-forwarded-prefix", "/orders"),
+        ("forwarded", "for=127.0.0.1;host=\"gw:81\";proto=http"),
+        ("via", "1.1 gw-dp-1"),
+    ] {
+        assert_eq!(field(&seen, name).as_deref(), Some(value), "{name} in {seen}");
+        assert_eq!(seen.to_ascii_lowercase().matches(&format!("\r\n{name}:")).count(), 1, "{name} in {seen}");
+    }
+    let id = field(&seen, "x-request-id").unwrap();
+    assert!(id.len() == 32 && id != "mine-1", "{id}");
+    assert_eq!(field(&response, "x-request-id"), Some(id), "the client is told it");
+    assert!(!seen.contains("X-GW-Anything") && !seen.contains("x-gw-attempt: 9"), "{seen}");
+}
+
+#[tokio::test]
+async fn a_trusted_proxy_is_believed_and_cannot_be_made_to_forget_the_client() {
+    let replica = Replica::start(|_, _| ok("hello")).await;
+    let gateway = Gateway::start_as(trusting("127.0.0.0/8"), &[replica.address], Policy::default()).await;
+    let request = format!("GET /orders/x HTTP/1.1\r\nhost: gw:81\r\n{CLAIMS}\r\n");
+    let response = gateway.send(&request).await;
+    let seen = replica.seen().remove(0);
+    for (name, value) in [
+        ("x-forwarded-for", "10.9.9.9, 203.0.113.9, 127.0.0.1"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "bank.example"),
+        ("x-forwarded-port", "443"),
+        ("x-forwarded-prefix", "/outer/orders"),
+        ("forwarded", "for=10.9.9.9, for=127.0.0.1;host=\"gw:81\";proto=http"),
+        ("x-request-id", "mine-1"),
+    ] {
+        assert_eq!(field(&seen, name).as_deref(), Some(value), "{name} in {seen}");
+    }
+    assert_eq!(field(&response, "x-request-id").as_deref(), Some("mine-1"));
+    assert!(!seen.contains("X-GW-Anything") && !seen.contains("x-gw-attempt: 9"), "{seen}");
+}
+
+#[tokio::test]
+async fn a_valid_trace_passes_untouched_and_any_other_goes_as_a_whole() {
+    let replica = Replica::start(|_, _| ok("hello")).await;
+    let gateway = Gateway::start(&[replica.address], Policy::default()).await;
+    let valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    for (parent, expected) in [(valid, Some(valid)), ("00-4BF92F3577B34DA6A3CE929D0E0E4736-1-01", None)] {
+        let request = format!(
+            "GET /orders/ HTTP/1.1\r\nhost: gw\r\ntraceparent: {parent}\r\ntracestate: a=1, b=2\r\n\
+             connection: traceparent\r\n\r\n"
+        );
+        gateway.send(&request).await;
+        let seen = replica.seen().pop().unwrap();
+        assert_eq!(field(&seen, "traceparent").as_deref(), expected, "{seen}");
+        assert_eq!(field(&seen, "tracestate").as_deref(), expected.map(|_| "a=1, b=2"), "{seen}");
+    }
+}
+
+#[tokio::test]
+async fn requests_of_one_client_go_to_one_replica_whichever_trusted_proxy_they_came_by() {
+    let first = Replica::start(|_, _| ok("0")).await;
+    let second = Replica::start(|_, _| ok("1")).await;
+    let mut policy = Policy::default();
+    policy.balancing.algorithm = Algorithm::ConsistentHash;
+    policy.balancing.hash_by = "address".parse().unwrap();
+    let replicas = [first.address, second.address];
+    let gateway = Gateway::start_as(trusting("127.0.0.0/8,10.0.0.0/8"), &replicas, policy).await;
+    let of_client = async |number: u32, hops: &str| {
+        let request = format!(
+            "GET /orders/ HTTP/1.1\r\nhost: gw\r\nx-forwarded-for: 9.9.9.9, 203.0.113.{number}{hops}\r\n\r\n"
+        );
+        body(&gateway.send(&request).await).to_owned()
+    };
+    let mut seen = String::new();
+    for number in 0..16 {
+        let replica = of_client(number, "").await;
+        assert_eq!(of_client(number, ", 10.0.0.7").await, replica, "client {number}");
+        seen.push_str(&replica);
+    }
+    assert!(seen.contains('0') && seen.contains('1'), "clients are told apart: {seen}");
 }

@@ -13,7 +13,7 @@ use std::{
 
 use data_plane::{
     clock::Clock,
-    proxy::{Limits, Proxy, ProxyConfig, start},
+    proxy::{Forwarding, Limits, Proxy, ProxyConfig, start},
     table::{ReplicaSpec, Service, ServiceSpec, Table, Transition},
 };
 use gateway_proto::{Address, Mode, NodeId, Policy, ReplicaId, ServiceName};
@@ -181,7 +181,7 @@ impl Gateway {
 
     /// With other limits for its clients than the default ones.
     pub(crate) async fn start_limited(limits: Limits, replicas: &[SocketAddr]) -> Self {
-        Self::start_as(limits, None, 1, replicas, Policy::default())
+        Self::start_as(|config| config.limits = limits, replicas, Policy::default()).await
     }
 
     /// With TLS on a port of its own.
@@ -191,18 +191,34 @@ impl Gateway {
         replicas: &[SocketAddr],
         policy: Policy,
     ) -> Self {
-        Self::start_as(Limits::default(), tls, workers, replicas, policy)
+        let configure = |config: &mut ProxyConfig| {
+            config.tls = tls.map(|tls| ("127.0.0.1:0".parse().unwrap(), tls));
+            config.workers = workers;
+        };
+        Self::start_as(configure, replicas, policy).await
     }
 
-    fn start_as(
-        limits: Limits,
-        tls: Option<Arc<Tls>>,
-        workers: usize,
+    /// Of one worker, unless it is configured otherwise.
+    pub(crate) async fn start_as(
+        configure: impl FnOnce(&mut ProxyConfig),
         replicas: &[SocketAddr],
         policy: Policy,
     ) -> Self {
+        let mut config = ProxyConfig {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            tls: None,
+            workers: 1,
+            node_id: NodeId::parse("dp-1").unwrap(),
+            domain: None,
+            debug_headers: true,
+            forwarding: Forwarding::default(),
+            limits: Limits::default(),
+            drain_delay: Duration::ZERO,
+            drain_timeout: Duration::from_secs(10),
+        };
+        configure(&mut config);
         let clock = Clock::new();
-        let (table, transitions) = Table::new(workers);
+        let (table, transitions) = Table::new(config.workers);
         let replicas = replicas.iter().enumerate().map(|(index, address)| {
             ReplicaSpec::listed(
                 ReplicaId::parse(&format!("r-{index}")).unwrap(),
@@ -211,17 +227,6 @@ impl Gateway {
         });
         let name = ServiceName::parse("orders").unwrap();
         table.apply(&[ServiceSpec { name, policy, replicas: replicas.collect() }], &[], clock.now());
-        let config = ProxyConfig {
-            listen: "127.0.0.1:0".parse().unwrap(),
-            tls: tls.map(|tls| ("127.0.0.1:0".parse().unwrap(), tls)),
-            workers,
-            node_id: NodeId::parse("dp-1").unwrap(),
-            domain: None,
-            debug_headers: true,
-            limits,
-            drain_delay: Duration::ZERO,
-            drain_timeout: Duration::from_secs(10),
-        };
         let shutdown = Shutdown::new();
         let proxy = start(config, Arc::clone(&table), clock, &shutdown).unwrap();
         Self { listen: proxy.listen(), table, clock, transitions, shutdown, proxy }

@@ -185,7 +185,7 @@ const CLAIMS: &str = "x-forwarded-for: 10.9.9.9\r\nX-FORWARDED-FOR: 203.0.113.9\
 
 fn trusting(networks: &'static str) -> impl FnOnce(&mut ProxyConfig) {
     move |config| {
-        config.forwarding.trusted = Networks::parse(networks.split(',')).unwrap();
+        config.forwarding.trusted = Networks::parse(networks.split(',')).expect("they are networks");
         config.forwarding.writes_forwarded = true;
     }
 }

@@ -8,15 +8,20 @@ use std::time::Duration;
 use crate::{Invalid, v1};
 
 mod balancing;
+mod eviction;
 pub mod field;
+mod health_check;
 mod methods;
 mod partial;
 #[cfg(test)]
 mod reference;
 mod resolve;
+mod text;
 
 pub use balancing::{Algorithm, Balancing, HashBy, KeyName};
+pub use eviction::Eviction;
 use field::FIELDS;
+pub use health_check::{CheckHost, CheckMethod, CheckPath, CheckType, GrpcService, HealthCheck, Statuses};
 pub use methods::Methods;
 pub use partial::Partial;
 pub use resolve::{Origin, check_resolved, check_star, resolve, resolve_with_origins};
@@ -45,6 +50,10 @@ pub struct Policy {
     pub balancing: Balancing,
     /// How long requests in flight may take once a replica drains. Default 30 s, 0 s..=1 h.
     pub drain_timeout: DrainTimeout,
+    /// How replicas are checked, and what follows.
+    pub health_check: HealthCheck,
+    /// When the registry removes what cannot be reached.
+    pub eviction: Eviction,
 }
 
 /// How long requests in flight may take once a replica drains.

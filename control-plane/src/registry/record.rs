@@ -229,6 +229,7 @@ impl Record {
             incarnation: self.incarnation,
             revision: self.revision,
             drain: self.drain.as_deref().map(Drain::to_wire),
+            lease: self.lease.is_none().then(|| v1::Lease { permanent: true, ..Default::default() }),
             ..Default::default()
         }
     }

@@ -40,7 +40,8 @@ impl PolicyService for Policies {
             let own = scope.service().and_then(|_| view.policies().get(&scope));
             (view.policies().get(&Scope::All).cloned(), own.cloned())
         });
-        let partial = |stored: &Option<Arc<StoredPolicy>>| stored.as_ref().map(|stored| stored.partial);
+        let partial =
+            |stored: &Option<Arc<StoredPolicy>>| stored.as_ref().map(|stored| stored.partial.clone());
         let (resolved, origins) =
             policy::resolve_with_origins(partial(&star).as_ref(), partial(&own).as_ref());
         let name = |origin: policy::Origin| match origin {

@@ -135,6 +135,7 @@ pub(super) fn replica_to_wire(service: &ServiceName, replica: &ReplicaSpec) -> v
         incarnation: replica.incarnation,
         revision: replica.revision,
         drain,
+        lease: replica.is_permanent.then(|| v1::Lease { permanent: true, ..Default::default() }),
         ..Default::default()
     }
 }

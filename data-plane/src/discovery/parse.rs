@@ -45,6 +45,7 @@ pub(super) fn replica(wire: &v1::Replica) -> Result<ReplicaSpec, Refusal> {
                 .and_then(|drain| drain.deadline_time)
                 .filter(is_valid)
                 .map(system_time),
+            is_permanent: wire.lease.as_ref().is_some_and(|lease| lease.permanent),
             forced: None,
             reset: None,
         })

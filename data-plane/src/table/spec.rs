@@ -38,6 +38,8 @@ pub struct ReplicaSpec {
     pub revision: i64,
     /// When requests in flight are cut, while it is not serving; `None`: never.
     pub drain_deadline: Option<SystemTime>,
+    /// Whether no lease would show its end.
+    pub is_permanent: bool,
     /// What an operator decided against the rules of its breaker, while that is in force.
     pub forced: Option<Forced>,
     /// The newest order to reset its breaker, while there is one. Each is obeyed once, and one that is older than an
@@ -66,6 +68,7 @@ impl ReplicaSpec {
             mode: Mode::Serving,
             revision: 1,
             drain_deadline: None,
+            is_permanent: true,
             forced: None,
             reset: None,
         }

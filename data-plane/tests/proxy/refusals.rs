@@ -87,6 +87,7 @@ async fn a_gateway_that_is_its_own_replica_asks_itself_once() {
         mode: gateway_proto::Mode::Serving,
         revision: 1,
         drain_deadline: None,
+        is_permanent: false,
         forced: None,
         reset: None,
     };

@@ -5,7 +5,12 @@
 
 use std::{fmt, time::Duration};
 
-use super::{Algorithm, DAY, DrainTimeout, HOUR, HashBy, MINUTE, MS, Methods, Policy, SECOND, TIB};
+use super::{
+    Algorithm, CheckHost, CheckPath, CheckType, DAY, DrainTimeout, GrpcService, HOUR, HashBy, MINUTE, MS,
+    Methods, Policy, SECOND, Statuses, TIB,
+    health_check::{MIN_INTERVAL, MIN_TIMEOUT},
+    text,
+};
 use crate::{Invalid, nearest::nearest, size, time::exact, v1};
 
 mod setting;
@@ -33,6 +38,16 @@ pub enum Value {
     Algorithm(Algorithm),
     /// Of a [`Range::HashBy`].
     HashBy(HashBy),
+    /// Of a [`Range::CheckType`].
+    CheckType(CheckType),
+    /// Of a [`Range::CheckPath`].
+    CheckPath(CheckPath),
+    /// Of a [`Range::CheckHost`].
+    CheckHost(CheckHost),
+    /// Of [`Range::Statuses`].
+    Statuses(Statuses),
+    /// Of a [`Range::GrpcService`].
+    GrpcService(GrpcService),
 }
 
 impl fmt::Display for Value {
@@ -46,6 +61,13 @@ impl fmt::Display for Value {
             Self::Methods(value) => value.fmt(f),
             Self::Algorithm(value) => f.write_str(value.name()),
             Self::HashBy(value) => value.fmt(f),
+            Self::CheckType(value) => f.write_str(value.name()),
+            Self::CheckPath(value) => value.fmt(f),
+            Self::CheckHost(value) if value.as_str().is_empty() => f.write_str("\"\""),
+            Self::CheckHost(value) => value.fmt(f),
+            Self::Statuses(value) => value.fmt(f),
+            Self::GrpcService(value) if value.as_str().is_empty() => f.write_str("\"\""),
+            Self::GrpcService(value) => value.fmt(f),
         }
     }
 }
@@ -94,6 +116,16 @@ pub enum Range {
     Algorithm,
     /// What of a request can be hashed.
     HashBy,
+    /// The names of types of health checks.
+    CheckType,
+    /// Paths that a health check can ask for.
+    CheckPath,
+    /// Hosts that a health check can name.
+    CheckHost,
+    /// Sets of HTTP statuses.
+    Statuses,
+    /// Names of gRPC services.
+    GrpcService,
 }
 
 impl fmt::Display for Range {
@@ -109,6 +141,11 @@ impl fmt::Display for Range {
             Self::Methods => f.write_str("* or registered methods"),
             Self::Algorithm => write!(f, "one of {}", Algorithm::NAMES.join(", ")),
             Self::HashBy => f.write_str(HashBy::FORMS),
+            Self::CheckType => write!(f, "one of {}", CheckType::NAMES.join(", ")),
+            Self::CheckPath => f.write_str(CheckPath::FORMS),
+            Self::CheckHost => f.write_str(CheckHost::FORMS),
+            Self::Statuses => f.write_str(Statuses::FORMS),
+            Self::GrpcService => f.write_str(GrpcService::FORMS),
         }
     }
 }
@@ -128,17 +165,26 @@ impl Range {
             (Self::Flag, Value::Flag(_))
             | (Self::Methods, Value::Methods(_))
             | (Self::Algorithm, Value::Algorithm(_))
-            | (Self::HashBy, Value::HashBy(_)) => true,
+            | (Self::HashBy, Value::HashBy(_))
+            | (Self::CheckType, Value::CheckType(_))
+            | (Self::CheckPath, Value::CheckPath(_))
+            | (Self::CheckHost, Value::CheckHost(_))
+            | (Self::Statuses, Value::Statuses(_))
+            | (Self::GrpcService, Value::GrpcService(_)) => true,
             _ => false,
         }
     }
 
     fn refusal(self, value: impl fmt::Display) -> String {
-        let is_said = matches!(
+        let is_listed = matches!(
             self,
-            Self::Ratio { zero: false } | Self::Factor { .. } | Self::Algorithm | Self::HashBy
+            Self::Duration { .. }
+                | Self::Count { .. }
+                | Self::Ratio { zero: true }
+                | Self::Size { .. }
+                | Self::Methods
         );
-        let relation = if is_said { "is not" } else { "is not in" };
+        let relation = if is_listed { "is not in" } else { "is not" };
         format!("{value} {relation} {self}")
     }
 }
@@ -201,12 +247,12 @@ impl Field {
             Some(Err(Unreadable::NegativeSize(number))) => {
                 Err(Invalid::new(self.path, self.range.refusal(number)))
             }
-            Some(Err(Unreadable::UnknownAlgorithm(number))) => {
+            Some(Err(Unreadable::UnknownNumber(number))) => {
                 Err(Invalid::new(self.path, self.range.refusal(number)))
             }
-            Some(Err(Unreadable::NoHashKey(text))) => {
-                let text = text.escape_debug();
-                Err(Invalid::new(self.path, self.range.refusal(format_args!("\"{text}\""))))
+            Some(Err(Unreadable::NoForm(text))) => {
+                let short = text::shown(&text);
+                Err(Invalid::new(self.path, self.range.refusal(format_args!("\"{short}\""))))
             }
             Some(Err(Unreadable::NegativeDuration)) => {
                 Err(Invalid::new(self.path, "is not a duration of zero or more"))
@@ -244,6 +290,10 @@ impl Field {
 }
 
 macro_rules! field {
+    // `type` is no name in Rust.
+    ($group:ident.type: $type:ty, $range:expr) => {
+        Field { path: concat!(stringify!($group), ".type"), ..field!($group.r#type: $type, $range) }
+    };
     ($group:ident.$name:ident: $type:ty, $range:expr) => {
         Field {
             path: concat!(stringify!($group), ".", stringify!($name)),
@@ -297,7 +347,7 @@ const fn count(min: u32, max: u32) -> Range {
 const SHARE: Range = Range::Ratio { zero: true };
 
 /// Every setting, in the order of the contract.
-pub static FIELDS: [Field; 32] = [
+pub static FIELDS: [Field; 49] = [
     field!(timeout.connect: Duration, span(MS, MINUTE)),
     field!(timeout.per_try: Duration, span(MS, HOUR)),
     field!(timeout.request: Duration, span(MS, DAY)),
@@ -330,6 +380,23 @@ pub static FIELDS: [Field; 32] = [
     field!(balancing.hash_load_factor: f64, Range::Factor { min: 1, max: 100 }),
     field!(balancing.slow_start: Duration, span(Duration::ZERO, Duration::from_secs(900))),
     field!(drain_timeout: DrainTimeout, span(Duration::ZERO, HOUR)),
+    field!(health_check.type: CheckType, Range::CheckType),
+    field!(health_check.interval: Duration, span(MIN_INTERVAL, HOUR)),
+    field!(health_check.fast_interval: Duration, span(MIN_INTERVAL, HOUR)),
+    field!(health_check.slow_interval: Duration, span(MIN_INTERVAL, HOUR)),
+    field!(health_check.timeout: Duration, span(MIN_TIMEOUT, MINUTE)),
+    field!(health_check.jitter: f64, SHARE),
+    field!(health_check.rise: u8, count(1, 100)),
+    field!(health_check.fall: u8, count(1, 100)),
+    field!(health_check.path: CheckPath, Range::CheckPath),
+    field!(health_check.host: CheckHost, Range::CheckHost),
+    field!(health_check.expected_statuses: Statuses, Range::Statuses),
+    field!(health_check.grpc_service: GrpcService, Range::GrpcService),
+    field!(health_check.wait_for_first: bool, Range::Flag),
+    field!(health_check.observe_only: bool, Range::Flag),
+    field!(health_check.closes_breaker: bool, Range::Flag),
+    field!(eviction.after: Duration, span(Duration::ZERO, Duration::from_secs(30 * 86_400))),
+    field!(eviction.failure_count: u32, count(0, 1_000_000)),
 ];
 
 /// What a stored policy is called and what the registry says of it: no settings, and ignored where settings are named.

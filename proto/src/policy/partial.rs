@@ -1,28 +1,24 @@
 //! A policy as somebody set it: some settings have a value, the others say nothing.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use prost_types::FieldMask;
 
 use super::field::{self, FIELDS, Field, OUTPUT_FIELDS, Value};
 use crate::{Check, Invalid, v1};
 
-/// The settings that a stored policy has, each in its range.
+/// The settings that a stored policy has, each in its range. Few of all there are have a value, so these alone take room.
 ///
 /// There is one form for each content: equal policies are equal, and so are their bytes. How settings of different
 /// policies go together is for [`super::check_resolved`].
-#[derive(Clone, Copy, PartialEq)]
-pub struct Partial([Option<Value>; FIELDS.len()]);
+#[derive(Clone, PartialEq, Default)]
+pub struct Partial(
+    /// By the place of the setting in the table.
+    BTreeMap<usize, Value>,
+);
 
 /// NaN is in no range, so every value equals itself.
 impl Eq for Partial {}
-
-impl Default for Partial {
-    /// Says nothing.
-    fn default() -> Self {
-        Self([None; FIELDS.len()])
-    }
-}
 
 impl fmt::Debug for Partial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -55,7 +51,7 @@ impl Partial {
     /// [`Invalid`] with one violation for every named setting out of its range, e.g. `breaker.failure_ratio`, and for
     /// every path that names nothing, each as `update_mask`, as is a mask of more than [`Partial::MAX_PATHS`] paths.
     pub fn updated(&self, change: &v1::Policy, mask: Option<&FieldMask>) -> Result<Self, Invalid> {
-        let mut updated = *self;
+        let mut updated = self.clone();
         let paths = mask.map_or(&[][..], |mask| &mask.paths);
         if paths.is_empty() {
             updated.take(change, |_| true)?;
@@ -70,11 +66,7 @@ impl Partial {
         for path in paths {
             check.take(name(path, &mut is_named));
         }
-        for (slot, named) in updated.0.iter_mut().zip(is_named) {
-            if named {
-                *slot = None;
-            }
-        }
+        updated.0.retain(|index, _| !is_named[*index]);
         check.take(updated.take(change, |index| is_named[index]));
         check.finish()?;
         Ok(updated)
@@ -86,7 +78,7 @@ impl Partial {
         for (index, field) in FIELDS.iter().enumerate().filter(|(index, _)| is_chosen(*index)) {
             let value = field.read(wire).and_then(|value| value.map(|value| field.check(value)).transpose());
             if let Some(Some(value)) = check.take(value) {
-                self.0[index] = Some(value);
+                self.0.insert(index, value);
             }
         }
         check.finish()
@@ -94,17 +86,17 @@ impl Partial {
 
     /// The settings that it has, in the order of the contract.
     pub fn settings(&self) -> impl Iterator<Item = (&'static Field, Value)> {
-        FIELDS.iter().zip(self.0).filter_map(|(field, value)| Some((field, value?)))
+        self.0.iter().map(|(index, value)| (&FIELDS[*index], *value))
     }
 
-    /// The value of each setting of [`FIELDS`], in that order.
-    pub(super) fn values(&self) -> &[Option<Value>; FIELDS.len()] {
-        &self.0
+    /// The value of the setting that stands at this place in [`FIELDS`], if it has one.
+    pub(super) fn at(&self, index: usize) -> Option<Value> {
+        self.0.get(&index).copied()
     }
 
     /// Whether it says nothing at all.
     pub fn is_empty(&self) -> bool {
-        *self == Self::default()
+        self.0.is_empty()
     }
 
     /// Writes the settings that it has, and nothing else.
@@ -139,7 +131,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        policy::{Algorithm, Methods, field::Range},
+        policy::{Algorithm, CheckType, Methods, field::Range},
         time::duration,
     };
 
@@ -219,7 +211,7 @@ mod tests {
         let before = partial(&[WINDOW, DRAIN]);
         let change = wire(&[RATIO, ("drain_timeout", Value::Duration(Duration::ZERO))]);
         let after = partial(&[WINDOW, RATIO, ("drain_timeout", Value::Duration(Duration::ZERO))]);
-        assert_eq!(before.updated(&change, None), Ok(after));
+        assert_eq!(before.updated(&change, None), Ok(after.clone()));
         assert_eq!(before.updated(&change, Some(&mask([]))), Ok(after));
     }
 
@@ -253,7 +245,7 @@ mod tests {
     fn output_fields_may_be_named_and_mean_nothing() {
         let before = partial(&[WINDOW]);
         let change = v1::Policy { service: "orders".into(), etag: "x".into(), ..wire(&[DRAIN]) };
-        assert_eq!(before.updated(&change, Some(&mask(["etag", "service"]))), Ok(before));
+        assert_eq!(before.updated(&change, Some(&mask(["etag", "service"]))), Ok(before.clone()));
         let both = mask(["etag", "drain_timeout"]);
         assert_eq!(before.updated(&change, Some(&both)), Ok(partial(&[WINDOW, DRAIN])));
     }
@@ -295,15 +287,35 @@ mod tests {
             Range::HashBy => "address|header:[a-z][a-z-]{0,40}|cookie:[A-Za-z_]{1,47}"
                 .prop_map(|text| Value::HashBy(text.parse().unwrap()))
                 .boxed(),
+            Range::CheckType => {
+                proptest::sample::select(&CheckType::ALL[..]).prop_map(Value::CheckType).boxed()
+            }
+            Range::CheckPath => {
+                "/[!-\"$-~]{0,126}".prop_map(|text| Value::CheckPath(text.parse().unwrap())).boxed()
+            }
+            Range::CheckHost => {
+                "[a-z0-9.:-]{0,63}".prop_map(|text| Value::CheckHost(text.parse().unwrap())).boxed()
+            }
+            Range::Statuses => proptest::collection::vec((200..=599_u16, 0..300_u16), 1..=8)
+                .prop_map(|ranges| {
+                    let range = |(first, more): (u16, u16)| format!("{first}..={}", (first + more).min(599));
+                    let written: Vec<_> = ranges.into_iter().map(range).collect();
+                    Value::Statuses(written.join(",").parse().unwrap())
+                })
+                .boxed(),
+            Range::GrpcService => {
+                "[A-Za-z0-9_.-]{0,63}".prop_map(|text| Value::GrpcService(text.parse().unwrap())).boxed()
+            }
         }
     }
 
     fn any_partial() -> impl Strategy<Value = Partial> {
-        FIELDS
-            .iter()
-            .map(|field| proptest::option::of(any_value(field)))
-            .collect::<Vec<_>>()
-            .prop_map(|values| Partial(values.try_into().unwrap()))
+        FIELDS.iter().map(|field| proptest::option::of(any_value(field))).collect::<Vec<_>>().prop_map(
+            |values| {
+                let values = values.into_iter().enumerate();
+                Partial(values.filter_map(|(index, value)| Some((index, value?))).collect())
+            },
+        )
     }
 
     proptest! {
@@ -321,8 +333,8 @@ mod tests {
             let paths = chosen.iter().map(|index| FIELDS[*index].path().to_owned()).collect();
             let after = before.updated(&change.to_wire(), Some(&FieldMask { paths })).unwrap();
             for index in 0..FIELDS.len() {
-                let from = if chosen.contains(&index) { change } else { before };
-                prop_assert_eq!(after.values()[index], from.values()[index]);
+                let from = if chosen.contains(&index) { &change } else { &before };
+                prop_assert_eq!(after.at(index), from.at(index));
             }
         }
 

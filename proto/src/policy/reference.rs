@@ -57,8 +57,8 @@ fn comments() -> HashMap<String, String> {
 /// The name of the message that a setting is in.
 fn message(group: Option<&str>) -> String {
     let Some(group) = group else { return "Policy".to_owned() };
-    let (first, rest) = group.split_at(1);
-    format!("{}{rest}Policy", first.to_uppercase())
+    let word = |word: &str| word.split_at(1).0.to_uppercase() + word.split_at(1).1;
+    group.split('_').map(word).collect::<String>() + "Policy"
 }
 
 /// What the contract says of a setting beside its default and its range, which it must say last and as the table has them.

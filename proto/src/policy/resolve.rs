@@ -104,7 +104,7 @@ impl Sourced {
     /// The setting that stands at this place in the table.
     fn of(index: usize, star: Option<&Partial>, own: Option<&Partial>) -> Self {
         let field = &FIELDS[index];
-        let of = |partial: Option<&Partial>| partial.and_then(|partial| partial.values()[index]);
+        let of = |partial: Option<&Partial>| partial.and_then(|partial| partial.at(index));
         let (value, origin) = match (of(own), of(star)) {
             (Some(value), _) => (value, Origin::Service),
             (None, Some(value)) => (value, Origin::Star),

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use gateway_proto::{
     policy::{
-        Algorithm, Methods,
+        Algorithm, CheckType, Methods,
         field::{self, Field, Range, Value},
     },
     size, v1,
@@ -65,10 +65,19 @@ fn parse(field: &Field, text: &str) -> Result<Value, String> {
         Range::Algorithm => Algorithm::named(text)
             .map(Value::Algorithm)
             .ok_or_else(|| format!("\"{}\" is not {range}", text.escape_debug())),
-        Range::HashBy => {
-            text.parse().map(Value::HashBy).map_err(|_| format!("\"{}\" is not {range}", text.escape_debug()))
-        }
+        Range::CheckType => CheckType::named(text)
+            .map(Value::CheckType)
+            .ok_or_else(|| format!("\"{}\" is not {range}", text.escape_debug())),
+        Range::HashBy => text.parse().map(Value::HashBy).map_err(|_| no_form(text, range)),
+        Range::CheckPath => text.parse().map(Value::CheckPath).map_err(|_| no_form(text, range)),
+        Range::CheckHost => text.parse().map(Value::CheckHost).map_err(|_| no_form(text, range)),
+        Range::Statuses => text.parse().map(Value::Statuses).map_err(|_| no_form(text, range)),
+        Range::GrpcService => text.parse().map(Value::GrpcService).map_err(|_| no_form(text, range)),
     }
+}
+
+fn no_form(text: &str, range: Range) -> String {
+    format!("\"{}\" is not {range}", text.escape_debug())
 }
 
 /// A setting, or a group of them such as `breaker`.
@@ -114,6 +123,11 @@ mod tests {
             ("balancing.algorithm=least_request", "balancing.algorithm=least_request"),
             ("balancing.hash_by=header:X-User", "balancing.hash_by=header:x-user"),
             ("breaker.peer_latency_factor=3", "breaker.peer_latency_factor=3"),
+            ("health_check.type=http", "health_check.type=http"),
+            ("health_check.path=/health?full=1", "health_check.path=/health?full=1"),
+            ("health_check.host=", "health_check.host=\"\""),
+            ("health_check.expected_statuses=404,200-299", "health_check.expected_statuses=200..=299,404"),
+            ("eviction.after=1h", "eviction.after=1h"),
             // Out of range: the control plane refuses it, and says so in its own words.
             ("breaker.failure_ratio=50", "breaker.failure_ratio=50"),
         ] {
@@ -150,6 +164,9 @@ mod tests {
             ),
             ("request.methods=get", "\"get\" is no registered HTTP method (did you mean \"GET\"?)"),
             ("guard.enabled=yes", "\"yes\" is neither true nor false"),
+            ("health_check.type=ping", "\"ping\" is not one of auto, off, tcp, http, grpc"),
+            ("health_check.path=health", "\"health\" is not a path that begins with /"),
+            ("health_check.expected_statuses=2xx", "\"2xx\" is not statuses and ranges of them in 200..=599"),
         ] {
             let error = parsed(typed).unwrap_err();
             assert!(error.contains(why), "{typed}: {error}");

@@ -126,6 +126,13 @@ fn a_snapshot_never_carries_a_lease_id_or_a_deadline() {
     assert_eq!((lease.expire_time, lease.last_renew_time), (None, None));
 }
 
+#[test]
+fn a_snapshot_says_of_a_lease_that_there_is_none() {
+    let (key, address) = (ReplicaKey::parse("a", "r-1").unwrap(), Address::parse("10.0.0.1:80").unwrap());
+    let permanent = Record::plain(key, address, UNIX_EPOCH).to_snapshot();
+    assert_eq!(permanent.lease, Some(v1::Lease { permanent: true, ..Default::default() }));
+}
+
 proptest! {
     #[test]
     fn a_delta_from_any_base_in_reach_leads_to_the_head(

@@ -5,7 +5,9 @@ use std::time::Duration;
 use prost_types::Duration as WireDuration;
 
 use super::{
-    super::{Algorithm, DrainTimeout, HashBy, Methods},
+    super::{
+        Algorithm, CheckHost, CheckPath, CheckType, DrainTimeout, GrpcService, HashBy, Methods, Statuses,
+    },
     Value,
 };
 use crate::time::{duration, non_negative};
@@ -17,8 +19,10 @@ pub(super) enum Unreadable {
     NegativeSize(i64),
     /// Why they are no methods.
     Methods(String),
-    UnknownAlgorithm(i32),
-    NoHashKey(String),
+    /// Of an enumeration.
+    UnknownNumber(i32),
+    /// A text that has none of the forms it may have.
+    NoForm(String),
 }
 
 /// The type that a setting has in a resolved policy, and how it is written on the wire.
@@ -168,7 +172,7 @@ impl Setting for Methods {
 impl Setting for Algorithm {
     type Wire = i32;
     fn read(wire: i32) -> Result<Value, Unreadable> {
-        Self::numbered(wire).map(Value::Algorithm).ok_or(Unreadable::UnknownAlgorithm(wire))
+        Self::numbered(wire).map(Value::Algorithm).ok_or(Unreadable::UnknownNumber(wire))
     }
     fn to_wire(self) -> i32 {
         self.number()
@@ -181,18 +185,41 @@ impl Setting for Algorithm {
     }
 }
 
-impl Setting for HashBy {
-    type Wire = String;
-    fn read(wire: String) -> Result<Value, Unreadable> {
-        wire.parse().map(Value::HashBy).map_err(|_| Unreadable::NoHashKey(wire))
+impl Setting for CheckType {
+    type Wire = i32;
+    fn read(wire: i32) -> Result<Value, Unreadable> {
+        Self::numbered(wire).map(Value::CheckType).ok_or(Unreadable::UnknownNumber(wire))
     }
-    fn to_wire(self) -> String {
-        self.to_string()
+    fn to_wire(self) -> i32 {
+        self.number()
     }
     fn to_value(self) -> Value {
-        Value::HashBy(self)
+        Value::CheckType(self)
     }
     fn from_value(value: Value) -> Self {
-        if let Value::HashBy(value) = value { value } else { of_another_kind(value) }
+        if let Value::CheckType(value) = value { value } else { of_another_kind(value) }
     }
 }
+
+/// Those that are texts on the wire, and say themselves which.
+macro_rules! texts {
+    ($($type:ident),*) => {$(
+        impl Setting for $type {
+            type Wire = String;
+            fn read(wire: String) -> Result<Value, Unreadable> {
+                wire.parse().map(Value::$type).map_err(|_| Unreadable::NoForm(wire))
+            }
+            fn to_wire(self) -> String {
+                self.to_string()
+            }
+            fn to_value(self) -> Value {
+                Value::$type(self)
+            }
+            fn from_value(value: Value) -> Self {
+                if let Value::$type(value) = value { value } else { of_another_kind(value) }
+            }
+        }
+    )*};
+}
+
+texts!(HashBy, CheckPath, CheckHost, Statuses, GrpcService);

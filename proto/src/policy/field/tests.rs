@@ -44,6 +44,11 @@ fn every_default_is_in_its_range_and_every_setting_has_a_place_of_its_own() {
             Range::Flag => Value::Flag(!matches!(field.default_value(), Value::Flag(true))),
             Range::Algorithm => Value::Algorithm(Algorithm::PeakEwma),
             Range::HashBy => Value::HashBy("cookie:c".parse().unwrap()),
+            Range::CheckType => Value::CheckType(CheckType::Grpc),
+            Range::CheckPath => Value::CheckPath("/health?full=1".parse().unwrap()),
+            Range::CheckHost => Value::CheckHost("orders.example:80".parse().unwrap()),
+            Range::Statuses => Value::Statuses("200,404".parse().unwrap()),
+            Range::GrpcService => Value::GrpcService("shop.v1.Orders".parse().unwrap()),
             Range::Size { min, .. } => Value::Size(min),
             Range::Methods => Value::Methods(Methods::parse(["GET", "QUERY"]).unwrap()),
         };
@@ -168,6 +173,6 @@ fn an_unknown_path_is_answered_with_the_nearest_and_with_all() {
         let text = unknown(path);
         let begin =
             format!("\"{path}\" is no setting of a policy{meant}: there are timeout, timeout.connect, ");
-        assert!(text.starts_with(&begin) && text.ends_with(", drain_timeout"), "{text}");
+        assert!(text.starts_with(&begin) && text.ends_with(", eviction.failure_count"), "{text}");
     }
 }

@@ -32,6 +32,7 @@ use tokio::{
 use crate::{
     clock::Clock,
     discovery::View,
+    proxy::Refusals,
     report::{
         journal::Journal,
         rows::{self, Measured},
@@ -57,6 +58,7 @@ pub(crate) struct Admin {
     pub(crate) journal: Arc<Journal>,
     pub(crate) clock: Clock,
     pub(crate) panics: Arc<PanicCounts>,
+    pub(crate) refusals: Arc<Refusals>,
     /// The process's shutdown: readiness fails as soon as it begins.
     pub(crate) shutdown: Shutdown,
 }

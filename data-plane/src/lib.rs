@@ -8,6 +8,7 @@ mod admin;
 pub mod clock;
 pub mod config;
 mod control_plane;
+mod counts;
 pub mod discovery;
 #[cfg(test)]
 mod fake_control_plane;

@@ -19,6 +19,7 @@ mod head;
 mod headers;
 mod limits;
 mod networks;
+mod refusals;
 mod request_body;
 mod request_id;
 mod response_body;
@@ -45,6 +46,7 @@ use crate::{clock::Clock, table::Table};
 pub use forwarding::Forwarding;
 pub use limits::{HeadLimits, Limits};
 pub use networks::{InvalidNetwork, Networks};
+pub use refusals::{Reason, Refusals};
 pub(crate) use stream::PROTOCOLS;
 use worker::{Listeners, Worker};
 
@@ -84,6 +86,7 @@ pub struct Proxy {
     workers: usize,
     ended: mpsc::Receiver<HasDrained>,
     panics: Arc<PanicCounts>,
+    refusals: Arc<Refusals>,
 }
 
 /// How a worker's thread ended: as it should, or not.
@@ -134,16 +137,17 @@ pub fn start(
     let workers = listeners.len();
     let (notices, ended) = mpsc::channel(workers);
     let panics = Arc::new(PanicCounts::default());
+    let refusals = Arc::new(Refusals::new(workers));
     for task in ["request", "connection", "sweep", "drains"] {
         panics.begin(task);
     }
     for (index, listener) in listeners.into_iter().enumerate() {
         let (config, table, shutdown) = (Arc::clone(&config), Arc::clone(&table), shutdown.clone());
-        let panics = Arc::clone(&panics);
+        let (panics, refusals) = (Arc::clone(&panics), Arc::clone(&refusals));
         let tls_listener = tls_listeners.next().zip(config.tls.as_ref().map(|(_, tls)| Arc::clone(tls)));
         let notice = EndNotice { ended: notices.clone(), has_drained: false };
         let body = move || {
-            let worker = Worker::new(index, config, table, clock, panics);
+            let worker = Worker::new(index, config, table, clock, panics, refusals);
             match run_worker(worker, listener, tls_listener, max_connections, shutdown) {
                 Ok(()) => notice.drained(),
                 Err(error) => tracing::error!(worker = index, %error, "worker cannot run"),
@@ -152,7 +156,7 @@ pub fn start(
         let thread = std::thread::Builder::new().name(format!("proxy-{index}")).spawn(body);
         thread.map_err(|error| Failure::fatal(format!("cannot start a worker thread: {error}")))?;
     }
-    Ok(Proxy { listen, tls_listen, workers, ended, panics })
+    Ok(Proxy { listen, tls_listen, workers, ended, panics, refusals })
 }
 
 impl Proxy {
@@ -169,6 +173,11 @@ impl Proxy {
     /// What has panicked on the workers' threads. Their own panic is counted nowhere, for it ends the process.
     pub fn panics(&self) -> &Arc<PanicCounts> {
         &self.panics
+    }
+
+    /// What was refused, by reason.
+    pub fn refusals(&self) -> &Arc<Refusals> {
+        &self.refusals
     }
 
     /// Completes when all workers have drained.

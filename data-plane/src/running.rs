@@ -80,7 +80,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         .map_err(|error| Failure::unbound("--admin-listen", config.admin_listen, &error))?;
     let proxy = proxy::start(proxy_config(&config), table.clone(), clock, &shutdown)?;
 
-    let panics = proxy.panics().clone();
+    let (panics, refusals) = (proxy.panics().clone(), proxy.refusals().clone());
     let stop = Shutdown::new();
     let mut background = Background::new(panics.clone(), stop.clone());
     background.record(journal.clone(), transitions, stop.clone());
@@ -92,6 +92,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         journal: journal.clone(),
         clock,
         panics,
+        refusals,
         shutdown: shutdown.clone(),
     };
     background.show(admin_listener, admin, stop.clone());

@@ -180,6 +180,15 @@ impl Metrics {
         )
     }
 
+    fn encode_refusals(&self, out: &mut Families<'_>) -> fmt::Result {
+        out.counters(
+            "gateway_refusals",
+            "Requests that the gateway answered itself and connections that it ended, by reason",
+            ["reason"],
+            self.0.refusals.read().map(|(reason, count)| ([reason], count)),
+        )
+    }
+
     fn encode_panics(&self, out: &mut Families<'_>) -> fmt::Result {
         out.counters(
             "gateway_panics",
@@ -198,6 +207,7 @@ impl Collector for Metrics {
         self.encode_replicas(&services, &mut out)?;
         self.encode_transitions(&mut out)?;
         self.encode_link(&mut out)?;
+        self.encode_refusals(&mut out)?;
         self.encode_panics(&mut out)?;
         let mut build =
             out.0.encode_descriptor("gateway_build", "Which build this is", None, MetricType::Info)?;

@@ -129,10 +129,13 @@ pub(super) async fn serve<F, B>(
         tokio::select! {
             biased;
             begun = stream::begin(stream, address, tls, worker.limits().begin_timeout) => begun,
-            () = worker.draining() => None,
+            () = worker.draining() => Err(None),
         }
     });
-    let Some(begun) = begun.await else { return };
+    let begun = match begun.await {
+        Ok(begun) => begun,
+        Err(reason) => return reason.into_iter().for_each(|reason| worker.refused(reason)),
+    };
     let client = Rc::new(Client::new(address, &begun, worker.forwarding()));
     if begun.is_http2 {
         Box::pin(serve_http2(worker, client, begun.stream, answered)).await;
@@ -161,7 +164,7 @@ async fn serve_http2<F, B>(
                 Ok(head) => answered(worker, client, head, ClientBody::Http2(body)).await,
                 Err(error) => {
                     let id = RequestId::new(worker.random_id());
-                    error.respond("", 0, worker.via(), &id)
+                    worker.refuse(&error, "", 0, &id)
                 }
             };
             Ok::<_, Infallible>(h2::response(answer))

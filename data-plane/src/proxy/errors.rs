@@ -16,6 +16,7 @@ use super::{
     h1::{HeadLimits, Refusal},
     head::ResponseHead,
     headers::Via,
+    refusals::Reason,
     request_id::RequestId,
     response_body::Answer,
 };
@@ -90,60 +91,55 @@ pub(super) enum GatewayError {
 /// What is constant about an error.
 struct Kind {
     status: StatusCode,
-    /// For machines, in the body.
-    reason: &'static str,
+    /// For machines, in the body and in metrics.
+    reason: Reason,
     /// RFC 9209 error type.
     proxy_error: &'static str,
     title: &'static str,
 }
 
-const fn kind(
-    status: StatusCode,
-    reason: &'static str,
-    proxy_error: &'static str,
-    title: &'static str,
-) -> Kind {
+const fn kind(status: StatusCode, reason: Reason, proxy_error: &'static str, title: &'static str) -> Kind {
     Kind { status, reason, proxy_error, title }
 }
 
 impl GatewayError {
     #[rustfmt::skip] // One line for each error: this is the table that the documentation shows.
     fn kind(&self) -> Kind {
-        use StatusCode as S;
+        use {Reason as R, StatusCode as S};
         match self {
-            Self::NoRoute => kind(S::NOT_FOUND, "no_route", "destination_not_found", "No service is named"),
-            Self::UnknownService => kind(S::NOT_FOUND, "unknown_service", "destination_not_found", "Unknown service"),
-            Self::NoSnapshot => kind(S::SERVICE_UNAVAILABLE, "no_snapshot", "destination_unavailable", "The registry is not known yet"),
-            Self::NoneReady => kind(S::SERVICE_UNAVAILABLE, "no_ready_replica", "destination_unavailable", "No replica is ready"),
-            Self::AllForcedOpen { .. } => kind(S::SERVICE_UNAVAILABLE, "breaker_forced_open", "destination_unavailable", "All replicas are held out"),
-            Self::AllOpen { .. } => kind(S::SERVICE_UNAVAILABLE, "breaker_open", "destination_unavailable", "All replicas are resting"),
-            Self::Exhausted => kind(S::SERVICE_UNAVAILABLE, "gateway_exhausted", "connection_limit_reached", "The gateway is out of file descriptors"),
-            Self::Drained => kind(S::GATEWAY_TIMEOUT, "drain_deadline", "http_response_timeout", "The replica was drained before it answered"),
-            Self::DeadlineExceeded => kind(S::GATEWAY_TIMEOUT, "deadline_exceeded", "http_response_timeout", "No answer within the request's time"),
-            Self::RequestTimeout => kind(S::REQUEST_TIMEOUT, "request_timeout", "http_request_error", "The request did not arrive in time"),
-            Self::BadRequest(_) => kind(S::BAD_REQUEST, "bad_request", "http_request_error", "The request cannot be forwarded"),
-            Self::HeadTooLarge(_) => kind(S::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", "http_request_error", "The request's head is too large"),
-            Self::TargetTooLong(_) => kind(S::URI_TOO_LONG, "target_too_long", "http_request_error", "The request's target is too long"),
-            Self::UnknownCoding => kind(S::NOT_IMPLEMENTED, "unknown_coding", "http_request_error", "The request's body is in an unknown coding"),
-            Self::UnknownVersion => kind(S::HTTP_VERSION_NOT_SUPPORTED, "unknown_version", "http_request_error", "The version of HTTP is not supported"),
+            Self::NoRoute => kind(S::NOT_FOUND, R::NoRoute, "destination_not_found", "No service is named"),
+            Self::UnknownService => kind(S::NOT_FOUND, R::UnknownService, "destination_not_found", "Unknown service"),
+            Self::NoSnapshot => kind(S::SERVICE_UNAVAILABLE, R::NoSnapshot, "destination_unavailable", "The registry is not known yet"),
+            Self::NoneReady => kind(S::SERVICE_UNAVAILABLE, R::NoReadyReplica, "destination_unavailable", "No replica is ready"),
+            Self::AllForcedOpen { .. } => kind(S::SERVICE_UNAVAILABLE, R::BreakerForcedOpen, "destination_unavailable", "All replicas are held out"),
+            Self::AllOpen { .. } => kind(S::SERVICE_UNAVAILABLE, R::BreakerOpen, "destination_unavailable", "All replicas are resting"),
+            Self::Exhausted => kind(S::SERVICE_UNAVAILABLE, R::GatewayExhausted, "connection_limit_reached", "The gateway is out of file descriptors"),
+            Self::Drained => kind(S::GATEWAY_TIMEOUT, R::DrainDeadline, "http_response_timeout", "The replica was drained before it answered"),
+            Self::DeadlineExceeded => kind(S::GATEWAY_TIMEOUT, R::DeadlineExceeded, "http_response_timeout", "No answer within the request's time"),
+            Self::RequestTimeout => kind(S::REQUEST_TIMEOUT, R::RequestTimeout, "http_request_error", "The request did not arrive in time"),
+            Self::BadRequest(_) => kind(S::BAD_REQUEST, R::BadRequest, "http_request_error", "The request cannot be forwarded"),
+            Self::HeadTooLarge(_) => kind(S::REQUEST_HEADER_FIELDS_TOO_LARGE, R::HeadTooLarge, "http_request_error", "The request's head is too large"),
+            Self::TargetTooLong(_) => kind(S::URI_TOO_LONG, R::TargetTooLong, "http_request_error", "The request's target is too long"),
+            Self::UnknownCoding => kind(S::NOT_IMPLEMENTED, R::UnknownCoding, "http_request_error", "The request's body is in an unknown coding"),
+            Self::UnknownVersion => kind(S::HTTP_VERSION_NOT_SUPPORTED, R::UnknownVersion, "http_request_error", "The version of HTTP is not supported"),
             Self::Refused(breach) => match breach {
-                Breach::Method { .. } => kind(S::METHOD_NOT_ALLOWED, "method_not_allowed", "http_request_denied", "The service takes no such method"),
-                Breach::MediaType(_) => kind(S::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", "http_request_denied", "The service takes JSON only"),
-                Breach::NotJson(_) => kind(S::BAD_REQUEST, "invalid_json", "http_request_error", "The request's body is not JSON"),
-                Breach::TooLarge { .. } => kind(S::PAYLOAD_TOO_LARGE, "body_too_large", "http_request_denied", "The request's body is too long"),
+                Breach::Method { .. } => kind(S::METHOD_NOT_ALLOWED, R::MethodNotAllowed, "http_request_denied", "The service takes no such method"),
+                Breach::MediaType(_) => kind(S::UNSUPPORTED_MEDIA_TYPE, R::UnsupportedMediaType, "http_request_denied", "The service takes JSON only"),
+                Breach::NotJson(_) => kind(S::BAD_REQUEST, R::InvalidJson, "http_request_error", "The request's body is not JSON"),
+                Breach::TooLarge { .. } => kind(S::PAYLOAD_TOO_LARGE, R::BodyTooLarge, "http_request_denied", "The request's body is too long"),
             },
-            Self::TunnelRefused => kind(S::METHOD_NOT_ALLOWED, "tunnel_refused", "http_request_denied", "CONNECT is not offered"),
-            Self::TraceRefused => kind(S::METHOD_NOT_ALLOWED, "trace_refused", "http_request_denied", "TRACE is not offered"),
-            Self::Loop => kind(S::BAD_GATEWAY, "loop", "proxy_loop_detected", "The request has passed this gateway before"),
-            Self::Internal => kind(S::INTERNAL_SERVER_ERROR, "internal_error", "proxy_internal_error", "The gateway met a defect of its own"),
+            Self::TunnelRefused => kind(S::METHOD_NOT_ALLOWED, R::TunnelRefused, "http_request_denied", "CONNECT is not offered"),
+            Self::TraceRefused => kind(S::METHOD_NOT_ALLOWED, R::TraceRefused, "http_request_denied", "TRACE is not offered"),
+            Self::Loop => kind(S::BAD_GATEWAY, R::Loop, "proxy_loop_detected", "The request has passed this gateway before"),
+            Self::Internal => kind(S::INTERNAL_SERVER_ERROR, R::InternalError, "proxy_internal_error", "The gateway met a defect of its own"),
             Self::Attempt(fault) => match fault {
-                Fault::ConnectRefused => kind(S::BAD_GATEWAY, "connect_refused", "connection_refused", "The replica refused the connection"),
-                Fault::ConnectTimeout => kind(S::GATEWAY_TIMEOUT, "connect_timeout", "connection_timeout", "The replica did not accept a connection in time"),
-                Fault::ConnectFailed => kind(S::BAD_GATEWAY, "connect_failed", "destination_ip_unroutable", "The replica cannot be reached"),
-                Fault::ResponseTimeout => kind(S::GATEWAY_TIMEOUT, "response_timeout", "http_response_timeout", "The replica did not answer in time"),
-                Fault::Malformed => kind(S::BAD_GATEWAY, "malformed_response", "http_protocol_error", "The replica's answer is not HTTP"),
+                Fault::ConnectRefused => kind(S::BAD_GATEWAY, R::ConnectRefused, "connection_refused", "The replica refused the connection"),
+                Fault::ConnectTimeout => kind(S::GATEWAY_TIMEOUT, R::ConnectTimeout, "connection_timeout", "The replica did not accept a connection in time"),
+                Fault::ConnectFailed => kind(S::BAD_GATEWAY, R::ConnectFailed, "destination_ip_unroutable", "The replica cannot be reached"),
+                Fault::ResponseTimeout => kind(S::GATEWAY_TIMEOUT, R::ResponseTimeout, "http_response_timeout", "The replica did not answer in time"),
+                Fault::Malformed => kind(S::BAD_GATEWAY, R::MalformedResponse, "http_protocol_error", "The replica's answer is not HTTP"),
                 Fault::Reset | Fault::Closed | Fault::Truncated | Fault::Status(_) =>
-                    kind(S::BAD_GATEWAY, "connection_terminated", "connection_terminated", "The replica broke the connection off"),
+                    kind(S::BAD_GATEWAY, R::ConnectionTerminated, "connection_terminated", "The replica broke the connection off"),
             },
         }
     }
@@ -208,6 +204,11 @@ impl GatewayError {
         }
     }
 
+    /// What it is counted as.
+    pub(super) fn reason(&self) -> Reason {
+        self.kind().reason
+    }
+
     /// When a 503 is worth another try.
     fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -230,7 +231,7 @@ impl GatewayError {
         }
     }
 
-    /// The answer to the client.
+    /// The answer to the client. It is counted where it is [given](super::worker::Worker::refuse).
     pub(super) fn respond<B: From<Bytes>>(
         &self,
         service: &str,
@@ -239,6 +240,7 @@ impl GatewayError {
         request_id: &RequestId,
     ) -> Answer<B> {
         let Kind { status, reason, proxy_error, title } = self.kind();
+        let reason = reason.as_str();
         let mut problem = serde_json::json!({
             "title": title,
             "status": status.as_u16(),
@@ -377,6 +379,8 @@ mod tests {
             (GatewayError::Loop, 502, "loop", "proxy_loop_detected"),
             (GatewayError::Internal, 500, "internal_error", "proxy_internal_error"),
         ];
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/refusals.md");
+        let document = std::fs::read_to_string(path).unwrap();
         for (error, status, reason, proxy_error) in cases {
             let (head, problem) = responded(&error);
             assert_eq!(head.status, status, "{error:?}");
@@ -386,6 +390,8 @@ mod tests {
             let expected = format!("gw-dp-1; error={proxy_error}; details=\"{reason}\"");
             assert_eq!(field(&head, Name::ProxyStatus), Some(expected.as_str()));
             assert_eq!(head.fields.contains(Name::RetryAfter), status == 503, "{error:?}");
+            let row = format!("\n| `{reason}` | {status} | ");
+            assert!(document.contains(&row), "docs/refusals.md has no row {row}");
         }
     }
 

@@ -67,7 +67,7 @@ async fn or_internal(
         Err(_) => {
             // Its message is in the log.
             worker.panicked("request");
-            GatewayError::Internal.respond("", 0, worker.via(), request_id)
+            worker.refuse(&GatewayError::Internal, "", 0, request_id)
         }
     }
 }
@@ -81,7 +81,7 @@ async fn answer(
 ) -> Answer {
     let admitted = match admit(&worker, &head) {
         Ok(admitted) => admitted,
-        Err((error, service)) => return error.respond(&service, 0, worker.via(), request_id),
+        Err((error, service)) => return worker.refuse(&error, &service, 0, request_id),
     };
     let service = &admitted.service;
     let is_idempotent = is_idempotent(&head.method);
@@ -89,7 +89,7 @@ async fn answer(
         Ok(length) => length,
         Err(refusal) => {
             let error = GatewayError::refused(refusal, &worker.limits().head);
-            return error.respond(service.name().as_str(), 0, worker.via(), request_id);
+            return refused(&error, &worker, service, request_id);
         }
     };
     let Policy { request: rules, timeout, .. } = service.policy();
@@ -152,7 +152,7 @@ async fn answer(
 
 /// The answer to a request that no replica was asked for.
 fn refused(error: &GatewayError, worker: &Worker, service: &Service, request_id: &RequestId) -> Answer {
-    let answer: Answer = error.respond(service.name().as_str(), 0, worker.via(), request_id);
+    let answer: Answer = worker.refuse(error, service.name().as_str(), 0, request_id);
     service.counters().answered(worker.index(), answer.head.status, RequestOutcome::GatewayError);
     answer
 }
@@ -209,7 +209,7 @@ impl Journey {
             }
             Err(error) => {
                 let service = self.service.name().as_str();
-                let response = error.respond(service, self.attempts, self.worker.via(), request_id);
+                let response = self.worker.refuse(&error, service, self.attempts, request_id);
                 (response, RequestOutcome::GatewayError)
             }
         };

@@ -17,6 +17,8 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
+use super::refusals::Reason;
+
 /// The first bytes of an HTTP/2 connection; no HTTP/1 method begins so.
 const HTTP2_PREFACE: &[u8; 3] = b"PRI";
 /// What HTTP/2 is called by ALPN.
@@ -40,34 +42,38 @@ pub(super) struct Begun {
     pub(super) is_http2: bool,
 }
 
-/// Waits for what shows the protocol: the first bytes, or with TLS the end of the handshake. `None` for a connection that
-/// comes to nothing within this time. Cancel safe, if the connection is given up then.
+/// Waits for what shows the protocol: the first bytes, or with TLS the end of the handshake. Cancel safe, if the connection
+/// is given up then.
+///
+/// # Errors
+/// When it comes to nothing within this time: why, if that is to be counted.
 pub(super) async fn begin(
     stream: TcpStream,
     address: SocketAddr,
     tls: Option<&Arc<Tls>>,
     within: Duration,
-) -> Option<Begun> {
+) -> Result<Begun, Option<Reason>> {
     let begun = async {
-        match tls {
-            None => {
-                let is_http2 = begins_with(&stream, HTTP2_PREFACE).await?;
-                Ok(Begun { stream: Stream::Tcp(stream), is_http2 })
-            }
-            Some(tls) => {
-                let stream = TlsAcceptor::from(tls.config()).accept(stream).await?;
-                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
-                Ok(Begun { stream: Stream::Tls(Box::new(stream)), is_http2 })
-            }
-        }
+        let Some(tls) = tls else {
+            let is_http2 = begins_with(&stream, HTTP2_PREFACE).await?;
+            return io::Result::Ok(Begun { stream: Stream::Tcp(stream), is_http2 });
+        };
+        let stream = TlsAcceptor::from(tls.config()).accept(stream).await?;
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
+        Ok(Begun { stream: Stream::Tls(Box::new(stream)), is_http2 })
     };
-    let ended: io::Error = match timeout(within, begun).await {
-        Ok(Ok(begun)) => return Some(begun),
-        Ok(Err(error)) => error,
-        Err(_) => io::ErrorKind::TimedOut.into(),
+    let (ended, reason) = match timeout(within, begun).await {
+        Ok(Ok(begun)) => return Ok(begun),
+        Ok(Err(error)) => {
+            // Who only connects and goes away looks whether somebody is there.
+            let is_gone =
+                matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
+            (error, (tls.is_some() && !is_gone).then_some(Reason::TlsHandshake))
+        }
+        Err(_) => (io::Error::from(io::ErrorKind::TimedOut), Some(Reason::BeginTimeout)),
     };
     tracing::debug!(error = %ended, client = %address, "a connection did not begin");
-    None
+    Err(reason)
 }
 
 impl Stream {

@@ -19,6 +19,7 @@ use super::{
     deadlines::{self, Deadlines},
     downstream::{self, Client},
     drain,
+    errors::GatewayError,
     flights::Flights,
     forward::forward,
     forwarding::Forwarding,
@@ -26,7 +27,9 @@ use super::{
     head::RequestHead,
     headers::Via,
     limits::Limits,
+    refusals::{Reason, Refusals},
     request_body::{ClientBody, ReplayMemory},
+    request_id::RequestId,
     response_body::Answer,
     upstream::Pool,
 };
@@ -70,6 +73,7 @@ pub(super) struct Worker {
     /// As `drain`, for those who look often.
     is_draining: Cell<bool>,
     panics: Arc<PanicCounts>,
+    refusals: Arc<Refusals>,
 }
 
 impl Worker {
@@ -79,6 +83,7 @@ impl Worker {
         table: Arc<Table>,
         clock: Clock,
         panics: Arc<PanicCounts>,
+        refusals: Arc<Refusals>,
     ) -> Self {
         let buffers = Rc::new(Buffers::default());
         let limits = &config.limits;
@@ -98,6 +103,7 @@ impl Worker {
             drain: Shutdown::new(),
             is_draining: Cell::new(false),
             panics,
+            refusals,
             config,
         }
     }
@@ -179,6 +185,23 @@ impl Worker {
     /// Counts a panic, whose message is in the log.
     pub(super) fn panicked(&self, task: &'static str) {
         self.panics.count(task);
+    }
+
+    /// The answer to a request that the gateway gives itself, which counts it.
+    pub(super) fn refuse<B: From<Bytes>>(
+        &self,
+        error: &GatewayError,
+        service: &str,
+        attempts: usize,
+        request_id: &RequestId,
+    ) -> Answer<B> {
+        self.refused(error.reason());
+        error.respond(service, attempts, &self.via, request_id)
+    }
+
+    /// Counts what ends without an answer.
+    pub(super) fn refused(&self, reason: Reason) {
+        self.refusals.count(self.index, reason);
     }
 
     /// Completes when connections are to end after what is in flight on them.

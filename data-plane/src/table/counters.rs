@@ -1,46 +1,8 @@
 //! Counts that the request path makes and reports read.
-//!
-//! Each worker writes only its own cell, which fills cache lines of its own, so that counting costs a load and a
-//! store; readers add the cells up.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
-/// A count with one writer.
-#[derive(Debug, Default)]
-struct Count(AtomicU64);
-
-impl Count {
-    fn add_one(&self) {
-        self.0.store(self.0.load(Relaxed).wrapping_add(1), Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
-
-/// One cell for each worker. 128 bytes is what adjacent-line prefetching makes of a 64-byte line.
-#[derive(Debug)]
-struct PerWorker<T>(Box<[Cell<T>]>);
-
-#[derive(Debug, Default)]
-#[repr(align(128))]
-struct Cell<T>(T);
-
-impl<T: Default> PerWorker<T> {
-    fn new(workers: usize) -> Self {
-        Self((0..workers.max(1)).map(|_| Cell::default()).collect())
-    }
-
-    /// The cell of a worker; workers are numbered from zero.
-    fn of(&self, worker: usize) -> &T {
-        &self.0[worker % self.0.len()].0
-    }
-
-    fn sum(&self, read: impl Fn(&T) -> u64) -> u64 {
-        self.0.iter().map(|cell| read(&cell.0)).fold(0, u64::wrapping_add)
-    }
-}
+use crate::counts::{Count, PerWorker};
 
 /// What was counted for one replica since it was first seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -112,7 +74,7 @@ impl AttemptCounts {
 
     /// Attempts that have not ended, over all workers.
     pub(super) fn inflight(&self) -> u64 {
-        let inflight: i64 = self.0.0.iter().map(|cell| cell.0.inflight.load(Relaxed)).sum();
+        let inflight: i64 = self.0.iter().map(|cell| cell.inflight.load(Relaxed)).sum();
         u64::try_from(inflight).unwrap_or(0)
     }
 
@@ -142,7 +104,7 @@ impl Inflight {
     }
 
     pub(super) fn read(&self) -> u64 {
-        u64::try_from(self.0.0.iter().map(|cell| cell.0.load(Relaxed)).sum::<i64>()).unwrap_or(0)
+        u64::try_from(self.0.iter().map(|cell| cell.load(Relaxed)).sum::<i64>()).unwrap_or(0)
     }
 }
 

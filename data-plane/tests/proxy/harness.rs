@@ -251,6 +251,11 @@ impl Gateway {
         self.respecify(index, change).await;
     }
 
+    /// What was refused, by reason.
+    pub(crate) fn refusals(&self) -> Vec<(&'static str, u64)> {
+        self.proxy.refusals().read().filter(|(_, count)| *count > 0).collect()
+    }
+
     /// Attempts under way at one replica.
     pub(crate) fn inflight(&self, index: usize) -> u64 {
         self.service().replicas()[index].counters().inflight

@@ -68,3 +68,34 @@ async fn heads_may_be_as_large_as_their_limits_and_no_larger() {
         }
     }
 }
+
+#[tokio::test]
+async fn every_refusal_is_counted_by_its_reason_whoever_it_is_for() {
+    let limits = Limits { begin_timeout: Duration::from_secs(1), ..Limits::default() };
+    let gateway = Gateway::start_limited(limits, &[]).await;
+    let mut silent = gateway.connect().await;
+    for (request, reason) in [
+        ("GET /nobody/ HTTP/1.1\r\nhost: gw\r\n", "unknown_service"),
+        ("GET /orders/ HTTP/1.1\r\nhost: gw\r\n", "no_ready_replica"),
+        ("GET / HTTP/1.1\r\nhost: gw\r\n", "no_route"),
+        ("TRACE /orders/ HTTP/1.1\r\nhost: gw\r\n", "trace_refused"),
+        ("GET /orders/ HTTP/3.0\r\nhost: gw\r\n", "unknown_version"),
+        ("nonsense\r\n", "bad_request"),
+    ] {
+        let mut stream = gateway.connect().await;
+        stream.write_all(format!("{request}\r\n").as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let answer = to_the_end(&mut stream).await;
+        assert_eq!(crate::harness::reason(&answer), reason, "{answer}");
+        assert_eq!(count(&gateway, reason), 1, "{:?}", gateway.refusals());
+    }
+    assert_eq!(to_the_end(&mut silent).await, "");
+    assert_eq!(count(&gateway, "begin_timeout"), 1);
+    let sum: u64 = gateway.refusals().iter().map(|(_, count)| count).sum();
+    assert_eq!(sum, 7, "{:?}", gateway.refusals());
+}
+
+/// How often the gateway has refused by this reason.
+fn count(gateway: &Gateway, reason: &str) -> u64 {
+    gateway.refusals().iter().find(|(counted, _)| *counted == reason).map_or(0, |(_, count)| *count)
+}

@@ -221,7 +221,7 @@ impl Server<'_> {
     /// Tells a client why its request was not even looked at.
     async fn refuse<B: Body<Data = Bytes> + From<Bytes> + Unpin>(&self, error: &GatewayError) -> Verdict {
         let request_id = RequestId::new(self.worker.random_id());
-        let answer: Answer<B> = error.respond("", 0, self.worker.via(), &request_id);
+        let answer: Answer<B> = self.worker.refuse(error, "", 0, &request_id);
         let exchange = Exchange { method: Method::GET, version: Version::HTTP_11, is_kept_alive: false };
         if self.send(exchange, answer).await.is_ok() { Verdict::Linger } else { Verdict::Close }
     }

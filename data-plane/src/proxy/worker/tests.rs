@@ -39,7 +39,8 @@ pub(in crate::proxy) fn worker_of(table: Arc<Table>) -> (Rc<Worker>, Arc<PanicCo
         drain_timeout: Duration::from_secs(9),
     };
     let panics = Arc::new(PanicCounts::default());
-    (Rc::new(Worker::new(0, Arc::new(config), table, Clock::new(), panics.clone())), panics)
+    let refusals = Arc::new(Refusals::new(1));
+    (Rc::new(Worker::new(0, Arc::new(config), table, Clock::new(), panics.clone(), refusals)), panics)
 }
 
 /// A body that a defect meets before its first byte, or none.

@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -121,6 +122,8 @@ pub(super) struct Source {
     kept: Vec<u8>,
     /// The first frame, if it is not kept, until another one is asked for: whoever asks has sent it.
     first: Option<Bytes>,
+    /// The fields behind it, if they can be sent again as well.
+    trailers: Option<HeaderMap>,
     /// What was read before the first attempt and is not kept: the next that is sent.
     ahead: Option<Frame<Bytes>>,
     memory: ReplayMemory,
@@ -170,6 +173,7 @@ impl RequestSource {
             read: 0,
             kept: Vec::new(),
             first: None,
+            trailers: None,
             ahead: None,
             memory: memory.clone(),
             is_replayable: may_replay,
@@ -190,7 +194,7 @@ impl RequestSource {
                 if let Arrival::Partial { waits_for_client, .. } = &mut source.borrow_mut().arrival {
                     *waits_for_client = false;
                 }
-                RequestBody::Client { source: Rc::clone(source), sent: 0 }
+                RequestBody::Client { source: Rc::clone(source), sent: 0, has_ended: false }
             }
         }
     }
@@ -223,18 +227,20 @@ impl RequestSource {
     }
 
     /// Reads ahead of the first attempt: to the end of the body, or as far as what is kept for replay reaches. A client
-    /// that sends nothing for `idle` is not waited for.
-    pub(super) async fn hold(&self, idle: Duration) -> Result<(), NotHeld> {
+    /// that has not sent that `within` this time, which is for all of it, is not waited for.
+    pub(super) async fn hold(&self, within: Duration) -> Result<(), NotHeld> {
         let Self::Client(source) = self else { return Ok(()) };
-        while source.borrow().may_hold_more() {
-            let read = poll_fn(|cx| source.borrow_mut().poll_hold(cx));
-            match tokio::time::timeout(idle, read).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(NotHeld::Failed),
-                Err(_) => return Err(NotHeld::Stalled),
+        let held = async {
+            while source.borrow().may_hold_more() {
+                poll_fn(|cx| source.borrow_mut().poll_hold(cx)).await?;
             }
+            Ok::<_, BodyFailure>(())
+        };
+        match tokio::time::timeout(within, held).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(NotHeld::Failed),
+            Err(_) => Err(NotHeld::Stalled),
         }
-        Ok(())
     }
 
     /// Why it is not let through, if it is not.
@@ -273,8 +279,7 @@ impl Source {
                     }
                     self.read += data.len();
                 }
-                // Trailers are not kept, so what they follow cannot be sent again as it was.
-                None => self.is_replayable = false,
+                None => self.keep_trailers(frame.trailers_ref()),
             }
         }
         Poll::Ready(frame)
@@ -285,6 +290,7 @@ impl Source {
         let Some(frame) = ready!(self.poll_judged(cx)).transpose()? else { return Poll::Ready(Ok(())) };
         match frame.data_ref() {
             Some(data) if self.keep(data) => self.read += data.len(),
+            None if self.is_replayable => self.keep_trailers(frame.trailers_ref()),
             _ => {
                 self.is_replayable = false;
                 self.ahead = Some(frame);
@@ -346,6 +352,14 @@ impl Source {
         false
     }
 
+    /// Keeps what stands behind the body, if all of the body can be given out again: it is kept, or there is none. A message
+    /// bounds them.
+    fn keep_trailers(&mut self, trailers: Option<&HeaderMap>) {
+        if self.is_replayable || self.read == 0 {
+            self.trailers = trailers.cloned();
+        }
+    }
+
     fn forget(&mut self) {
         self.memory.give_back(std::mem::take(&mut self.kept).len());
     }
@@ -361,7 +375,13 @@ impl Drop for Source {
 #[derive(Debug)]
 pub(super) enum RequestBody {
     Empty,
-    Client { source: Rc<RefCell<Source>>, sent: usize },
+    Client {
+        source: Rc<RefCell<Source>>,
+        /// Bytes given out.
+        sent: usize,
+        /// Whether the fields behind it were given out.
+        has_ended: bool,
+    },
 }
 
 impl RequestBody {
@@ -382,7 +402,7 @@ impl Body for RequestBody {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
-        let Self::Client { source, sent } = self.get_mut() else { return Poll::Ready(None) };
+        let Self::Client { source, sent, has_ended } = self.get_mut() else { return Poll::Ready(None) };
         let mut source = source.borrow_mut();
         if let Some(rest @ [_, ..]) = source.kept.get(*sent..) {
             let data = Bytes::copy_from_slice(rest);
@@ -411,17 +431,23 @@ impl Body for RequestBody {
             *sent = source.read;
             return Poll::Ready(Some(Ok(frame)));
         }
+        if let Some(trailers) = source.trailers.as_ref().filter(|_| !*has_ended) {
+            *has_ended = true;
+            return Poll::Ready(Some(Ok(Frame::trailers(trailers.clone()))));
+        }
         let frame = ready!(source.poll_read(cx));
         *sent = source.read;
+        *has_ended |= matches!(&frame, Some(Ok(frame)) if frame.is_trailers());
         Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Client { source, sent } => {
+            Self::Client { source, sent, has_ended } => {
                 let source = source.borrow();
-                *sent == source.read && source.ahead.is_none() && source.incoming.is_end_stream()
+                let is_all_given = source.ahead.is_none() && (*has_ended || source.trailers.is_none());
+                *sent == source.read && is_all_given && source.incoming.is_end_stream()
             }
         }
     }
@@ -429,7 +455,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Client { source, sent } => {
+            Self::Client { source, sent, .. } => {
                 let source = source.borrow();
                 let ahead = source.ahead.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len);
                 let kept = (source.read - sent + ahead) as u64;

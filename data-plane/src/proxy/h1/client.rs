@@ -78,6 +78,8 @@ pub(in crate::proxy) struct Connection<B> {
     sent_before: u64,
     method: Method,
     sending: Sending<B>,
+    /// Whether a frame of the body was taken in this exchange.
+    has_frame: bool,
     receiving: Receiving,
 }
 
@@ -116,6 +118,7 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
             sent_before: 0,
             method: Method::GET,
             sending: Sending::Done,
+            has_frame: false,
             receiving: Receiving::Body { decoder: BodyDecoder::new(Length::Empty), is_kept_alive: true },
         }
     }
@@ -126,6 +129,7 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
         write::request_head(self.wire.output(), head);
         self.sent_before = self.wire.sent();
         self.method = head.method.clone();
+        self.has_frame = false;
         self.receiving = Receiving::Head { scan: HeadScan::new(Kind::Response), interim: 0 };
         self.sending = match length {
             Length::Empty | Length::Exact(0) => Sending::Done,
@@ -244,11 +248,10 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
             self.sending.go_on();
         }
         // With the head goes one frame at most: if not a byte is taken of them, the source can give it out once more.
-        let mut has_frame = false;
-        while self.wire.has_room() && (!has_frame || self.has_sent()) {
-            has_frame = true;
+        while self.wire.has_room() && (!self.has_frame || self.has_sent()) {
             let Sending::Body { body, length } = &mut self.sending else { return Ok(true) };
             let Poll::Ready(frame) = Pin::new(&mut *body).poll_frame(cx) else { return Ok(true) };
+            self.has_frame = true;
             match frame.transpose() {
                 Ok(Some(frame)) => match frame.into_data() {
                     Ok(data) if data.is_empty() => {}

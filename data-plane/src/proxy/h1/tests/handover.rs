@@ -1,7 +1,8 @@
 //! A request that a connection did not take is whole for the next one.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
+    convert::Infallible,
     future::poll_fn,
     pin::Pin,
     rc::Rc,
@@ -10,8 +11,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::Body;
-use http_body_util::Full;
+use http_body::{Body, Frame};
+use http_body_util::{BodyExt, Full};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
@@ -93,5 +94,74 @@ async fn the_first_frame_is_given_out_again_until_it_was_sent_also_where_nothing
         let polled = Pin::new(&mut third).poll_frame(&mut Context::from_waker(Waker::noop()));
         assert_eq!(polled.is_ready(), may_replay);
         assert_eq!(source.is_replayable(), may_replay);
+    }
+}
+
+#[tokio::test]
+async fn the_fields_behind_a_body_are_given_out_again_with_what_they_follow() {
+    for (body, may_replay, is_given_again) in [
+        ("0\r\nx: 1\r\n\r\n", false, true),
+        ("0\r\nx: 1\r\n\r\n", true, true),
+        ("3\r\nabc\r\n0\r\nx: 1\r\n\r\n", true, true),
+        // Without its body it is another message.
+        ("3\r\nabc\r\n0\r\nx: 1\r\n\r\n", false, false),
+    ] {
+        let (near, mut far) = pair().await;
+        let head = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+        far.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+        let inbound = Rc::new(RefCell::new(Inbound::new(wire(near))));
+        let next = poll_fn(|cx| inbound.borrow_mut().poll_next(cx, &HeadLimits::default())).await;
+        assert!(matches!(next, Ok(Next::Request(_))));
+        let reader = ClientBody::Http1(RequestReader::new(&inbound));
+        let check = BodyCheck::new(&gateway_proto::Policy::default().request);
+        let memory = ReplayMemory::new(9, 9);
+        let source = RequestSource::new(reader, may_replay, check, &memory, Clock::new());
+        let read = async || {
+            let collected = source.attempt().collect();
+            let collected = tokio::time::timeout(Duration::from_millis(200), collected).await.ok()?.unwrap();
+            Some(collected.trailers().expect("there are trailers").len())
+        };
+        assert_eq!(read().await, Some(1));
+        assert_eq!(read().await, is_given_again.then_some(1), "{body:?} {may_replay}");
+        assert_eq!(source.is_replayable(), may_replay);
+    }
+}
+
+/// A body of short frames without end, which counts those that were taken.
+struct Frames(Rc<Cell<usize>>);
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.set(self.0.get() + 1);
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"abc")))))
+    }
+}
+
+#[tokio::test]
+async fn no_second_frame_is_taken_before_a_byte_was_sent() {
+    let (near, _far) = pair().await;
+    near.writable().await.unwrap();
+    // The system takes nothing more.
+    while near.try_write(&[0; 65_536]).is_ok() {}
+    let mut connection = ClientConnection::new(wire(near), HeadLimits::default());
+    let head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
+    let parsed = request::parse(head, &HeadLimits::default()).unwrap();
+    let taken = Rc::new(Cell::new(0));
+    connection.begin(Outgoing {
+        head: &parsed.head,
+        length: Length::Chunked,
+        body: Frames(Rc::clone(&taken)),
+        expects_continue: false,
+    });
+    for _ in 0..3 {
+        let polled = connection.poll_head(&mut Context::from_waker(Waker::noop()), drop);
+        assert!(polled.is_pending() && !connection.has_sent());
+        assert_eq!(taken.get(), 1);
     }
 }

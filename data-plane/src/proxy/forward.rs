@@ -121,7 +121,7 @@ async fn answer(
     let started = worker.now();
     let may_replay = is_idempotent || is_held;
     let source = RequestSource::new(body, may_replay, check, worker.replay_memory(), worker.clock());
-    if is_held && let Err(failure) = source.hold(timeout.stream_idle).await {
+    if is_held && let Err(failure) = source.hold(timeout.stream_idle.max(timeout.request)).await {
         let error = match failure {
             NotHeld::Stalled => GatewayError::RequestTimeout,
             NotHeld::Failed => broken_off(&source),

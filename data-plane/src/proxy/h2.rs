@@ -8,6 +8,7 @@ use super::{
     fields::Fields,
     h1::{HeadLimits, MAX_METHOD, is_host},
     head::RequestHead,
+    headers::join_cookies,
     response_body::Answer,
 };
 
@@ -35,6 +36,8 @@ pub(super) fn request_head(parts: &request::Parts, limits: &HeadLimits) -> Resul
         return Err(GatewayError::TargetTooLong(*limits));
     }
     let mut fields = fields(&parts.headers);
+    // First of all: routes and affinity go by them.
+    join_cookies(&mut fields);
     let target = match parts.uri.path_and_query() {
         Some(target) => fields.store(target.as_str().as_bytes()),
         None if parts.method == Method::CONNECT => fields.store(b""),
@@ -85,4 +88,38 @@ pub(super) fn map(fields: &Fields) -> HeaderMap {
         map.append(name, value);
     }
     map
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn head(request: Request<()>) -> Result<RequestHead, GatewayError> {
+        request_head(&request.into_parts().0, &HeadLimits { bytes: 100, fields: 3, target: 10 })
+    }
+
+    #[test]
+    fn a_cookie_that_came_in_parts_is_whole_before_anything_goes_by_it() {
+        let request = Request::get("http://a/").header("cookie", "a=1").header("cookie", "b=2");
+        let head = head(request.body(()).unwrap()).unwrap();
+        let cookies: Vec<_> = head.fields.get_all(super::Name::Cookie).collect();
+        assert_eq!(cookies, [b"a=1; b=2"]);
+    }
+
+    #[test]
+    fn a_head_has_the_limits_of_one_of_http_1() {
+        let long = |length: usize| format!("http://a/{}", "x".repeat(length - 1));
+        let get = |uri: &str, fields: usize| {
+            let request = (0..fields).fold(Request::get(uri), |request, _| request.header("x", "1"));
+            head(request.body(()).unwrap()).map(drop)
+        };
+        assert_eq!(get(&long(10), 3), Ok(()));
+        assert!(matches!(get(&long(11), 0), Err(GatewayError::TargetTooLong(_))));
+        assert!(matches!(get("http://a/", 4), Err(GatewayError::HeadTooLarge(_))));
+        let method = Request::builder().method("M".repeat(33).as_str()).uri("http://a/");
+        let refused = head(method.body(()).unwrap()).map(drop);
+        assert_eq!(refused, Err(GatewayError::BadRequest("the method is too long")));
+    }
 }

@@ -66,9 +66,6 @@ pub(super) fn prepare_request(head: &mut RequestHead, onward: &Onward<'_>) {
     let fields = &mut head.fields;
     strip_hop_by_hop(fields);
     strip_own(fields);
-    if head.version == Version::HTTP_2 {
-        join_cookies(fields);
-    }
     if head.version < Version::HTTP_11 {
         // It means nothing there (RFC 9110 section 10.1.1).
         fields.remove(Names::of(&[Name::Expect]));
@@ -141,10 +138,19 @@ fn strip_hop_by_hop(fields: &mut Fields) {
     fields.remove(HOP_BY_HOP);
 }
 
-/// Removes what only this gateway may say.
+/// Removes what only this gateway may say, and what a replica could take for it: many read names as variables of CGI
+/// (RFC 3875 section 4.1.18), in which `X_Forwarded_For` and `X-Forwarded-For` are one.
 pub(super) fn strip_own(fields: &mut Fields) {
-    let is_own = |name: &[u8]| {
+    let is_own_name = |name: &[u8]| {
         name.get(..OWN_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(OWN_PREFIX))
+    };
+    let is_own = |name: &[u8]| {
+        // All of them begin so, and hardly any other has an underscore.
+        if !matches!(name, [b'x' | b'X', b'-' | b'_', ..]) || !name.contains(&b'_') {
+            return is_own_name(name);
+        }
+        let dashed: Vec<u8> = name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect();
+        is_own_name(&dashed) || Name::of(&dashed).is_some_and(|name| FORWARDING.contains(name))
     };
     if fields.iter().any(|(name, _)| is_own(name)) {
         fields.retain(|name| !is_own(name));
@@ -152,7 +158,7 @@ pub(super) fn strip_own(fields: &mut Fields) {
 }
 
 /// HTTP/2 may split a cookie field, HTTP/1.1 must not (RFC 9113 section 8.2.3).
-fn join_cookies(fields: &mut Fields) {
+pub(super) fn join_cookies(fields: &mut Fields) {
     if fields.get_all(Name::Cookie).nth(1).is_some() {
         let parts: Vec<&[u8]> = fields.get_all(Name::Cookie).collect();
         fields.set(Name::Cookie, &parts.join(&b"; "[..]));
@@ -231,6 +237,24 @@ mod tests {
     }
 
     #[test]
+    fn what_a_replica_could_take_for_the_gateways_own_word_does_not_pass() {
+        let pairs = [
+            ("X_Forwarded_For", "203.0.113.1"),
+            ("x-forwarded_for", "203.0.113.1"),
+            ("X_FORWARDED-HOST", "evil"),
+            ("x_request_id", "1"),
+            ("x_gw_replica", "1"),
+            ("X-Gw_Replica", "1"),
+            ("x_trace_id", "kept"),
+            ("my_forwarded_for", "kept"),
+        ];
+        let head = prepared(&pairs, Version::HTTP_11, Some("gw"));
+        let left: Vec<_> = names(&head).into_iter().filter(|name| name.contains('_')).collect();
+        assert_eq!(left, ["my_forwarded_for", "x_trace_id"]);
+        assert_eq!(all(&head, "x-forwarded-for"), ["192.0.2.7"]);
+    }
+
+    #[test]
     fn fields_of_one_connection_do_not_pass() {
         let head = prepared(
             &[
@@ -295,12 +319,6 @@ mod tests {
         assert_eq!((all(&head, "host"), all(&head, "x-forwarded-host")), (vec!["b"], vec!["b"]));
         let head = prepared(&[], Version::HTTP_10, None);
         assert_eq!((all(&head, "host"), all(&head, "x-forwarded-host")), (vec![""], vec![]));
-    }
-
-    #[test]
-    fn cookies_split_by_http2_are_joined() {
-        let head = prepared(&[("cookie", "a=1"), ("cookie", "b=2")], Version::HTTP_2, Some("a"));
-        assert_eq!(all(&head, "cookie"), ["a=1; b=2"]);
     }
 
     #[test]

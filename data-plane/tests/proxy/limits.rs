@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use data_plane::proxy::{HeadLimits, Limits};
+use gateway_proto::Policy;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -98,4 +99,31 @@ async fn every_refusal_is_counted_by_its_reason_whoever_it_is_for() {
 /// How often the gateway has refused by this reason.
 fn count(gateway: &Gateway, reason: &str) -> u64 {
     gateway.refusals().iter().find(|(counted, _)| *counted == reason).map_or(0, |(_, count)| *count)
+}
+
+#[tokio::test]
+async fn a_body_that_is_held_and_drips_is_not_waited_for_without_end() {
+    let mut policy = Policy::default();
+    policy.request.json_only = true;
+    policy.timeout.stream_idle = Duration::from_secs(1);
+    policy.timeout.request = Duration::from_secs(1);
+    let replica = Replica::start(|_, _| ok("")).await;
+    let gateway = Gateway::start(&[replica.address], policy).await;
+    let mut stream = gateway.connect().await;
+    let head = "POST /orders/ HTTP/1.1\r\nhost: gw\r\ncontent-type: application/json\r\n";
+    stream.write_all(format!("{head}transfer-encoding: chunked\r\n\r\n").as_bytes()).await.unwrap();
+    let (mut reading, mut writing) = stream.into_split();
+    let began = Instant::now();
+    let drip = tokio::spawn(async move {
+        while writing.write_all(b"1\r\n[\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+        }
+    });
+    let mut answer = Vec::new();
+    let _ = reading.read_to_end(&mut answer).await;
+    let answer = String::from_utf8(answer).unwrap();
+    assert_eq!((status(&answer), reason(&answer).as_str()), (408, "request_timeout"));
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    assert_eq!(replica.seen().len(), 0);
+    drip.await.unwrap();
 }

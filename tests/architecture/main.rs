@@ -50,6 +50,8 @@ const PURE: &[&str] = &[
     "data-plane/src/proxy/h1/scan.rs",
     "data-plane/src/proxy/h1/target.rs",
     "data-plane/src/proxy/h1/write.rs",
+    "data-plane/src/proxy/h2/flood.rs",
+    "data-plane/src/proxy/h2/frames.rs",
     "data-plane/src/proxy/head.rs",
     "data-plane/src/proxy/networks.rs",
     "data-plane/src/proxy/trace_context.rs",

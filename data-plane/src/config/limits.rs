@@ -38,9 +38,27 @@ pub struct LimitArgs {
     /// Time for a client to take anything of what is sent to it, 1s..=1h
     #[arg(long, env = "GW_PROXY_UNREAD_TIMEOUT", default_value = "60s", value_parser = time(1_000..=3_600_000), value_name = "DURATION")]
     pub unread_timeout: Duration,
+    /// Requests on one connection, after which it ends, 0..=1000000000; 0: no limit
+    #[arg(long, env = "GW_PROXY_MAX_REQUESTS_PER_CONNECTION", default_value = "0", value_parser = count(0..=1_000_000_000), value_name = "N")]
+    pub max_requests_per_connection: u64,
     /// Requests at once on one HTTP/2 connection, 1..=10000
     #[arg(long, env = "GW_PROXY_MAX_STREAMS", default_value = "250", value_parser = count(1..=10_000), value_name = "N")]
     pub max_streams: u64,
+    /// Streams of one HTTP/2 connection that a client may reset, at once and again in each half minute, 1..=1000000
+    #[arg(long, env = "GW_PROXY_MAX_RESETS", default_value = "1000", value_parser = count(1..=1_000_000), value_name = "N")]
+    pub max_resets: u64,
+    /// Frames of one HTTP/2 connection that carry nothing, at once and again in each half minute, 100..=1000000
+    #[arg(long, env = "GW_PROXY_MAX_CONTROL_FRAMES", default_value = "1000", value_parser = count(100..=1_000_000), value_name = "N")]
+    pub max_control_frames: u64,
+    /// Memory for one request's body that waits to be sent on, in HTTP/2, 64KiB..=16MiB
+    #[arg(long, env = "GW_PROXY_STREAM_WINDOW", default_value = "1MiB", value_parser = bytes(64 << 10..=16 << 20), value_name = "SIZE")]
+    pub stream_window: u64,
+    /// Memory for all of them of one HTTP/2 connection, 64KiB..=64MiB
+    #[arg(long, env = "GW_PROXY_CONNECTION_WINDOW", default_value = "1MiB", value_parser = bytes(64 << 10..=64 << 20), value_name = "SIZE")]
+    pub connection_window: u64,
+    /// Memory for one answer that waits to be taken, in HTTP/2, 16KiB..=4MiB
+    #[arg(long, env = "GW_PROXY_SEND_BUFFER", default_value = "64KiB", value_parser = bytes(16 << 10..=4 << 20), value_name = "SIZE")]
+    pub send_buffer: u64,
     /// Size of a request's body that is kept to be sent again, 0B..=16MiB; longer ones are sent once
     #[arg(long, env = "GW_PROXY_MAX_REPLAY_BYTES", default_value = "64KiB", value_parser = bytes(0..=16 << 20), value_name = "SIZE")]
     pub max_replay_bytes: u64,
@@ -78,7 +96,14 @@ impl LimitArgs {
             idle_timeout: self.idle_timeout,
             linger_timeout: self.linger_timeout,
             unread_timeout: self.unread_timeout,
+            requests_per_connection: (self.max_requests_per_connection > 0)
+                .then_some(self.max_requests_per_connection),
             streams: narrow(self.max_streams),
+            resets: narrow(self.max_resets),
+            control_frames: narrow(self.max_control_frames),
+            stream_window: narrow(self.stream_window),
+            connection_window: narrow(self.connection_window),
+            send_buffer: narrow(self.send_buffer),
             replay_bytes: whole(self.max_replay_bytes),
             replay_memory: whole(self.replay_memory),
             idle_upstream: whole(self.max_idle_upstream),

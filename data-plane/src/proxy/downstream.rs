@@ -1,19 +1,10 @@
 //! Connections from clients: HTTP/1.1 or HTTP/2, by what [`stream`](super::stream) finds them to be.
 
-use std::{
-    cell::RefCell, collections::VecDeque, convert::Infallible, net::SocketAddr, pin::pin, rc::Rc, sync::Arc,
-    time::Duration,
-};
+use std::{cell::RefCell, collections::VecDeque, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use gateway_runtime::{panics::caught, tls::Tls};
-use http::Request;
+use gateway_runtime::tls::Tls;
 use http_body::Body;
-use hyper::{body::Incoming, server::conn::http2, service::service_fn};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulConnection,
-};
 use tokio::net::TcpStream;
 
 use super::{
@@ -22,14 +13,11 @@ use super::{
     head::{RequestHead, ResponseHead},
     limits::Limits,
     request_body::ClientBody,
-    request_id::RequestId,
     response_body::Answer,
-    stream::{self, Begun, Stream},
+    stream::{self, Begun},
     worker::Worker,
 };
 
-/// A silent HTTP/2 client is asked for a sign of life this often, and has as long to give one.
-const PING: Duration = Duration::from_secs(20);
 /// Interim responses that wait to be passed on to one client. More than that say nothing new.
 const MAX_INTERIM: usize = 8;
 
@@ -138,73 +126,9 @@ pub(super) async fn serve<F, B>(
     };
     let client = Rc::new(Client::new(address, &begun, worker.forwarding()));
     if begun.is_http2 {
-        Box::pin(serve_http2(worker, client, begun.stream, answered)).await;
+        Box::pin(h2::serve(worker, client, begun.stream, answered)).await;
     } else {
         h1::serve(worker, &client, begun.stream, answered).await;
-    }
-}
-
-async fn serve_http2<F, B>(
-    worker: &Rc<Worker>,
-    client: Rc<Client>,
-    stream: Stream,
-    answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
-) where
-    F: Future<Output = Answer<B>> + 'static,
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-        + From<Bytes>
-        + Unpin
-        + 'static,
-{
-    let service = service_fn(|request: Request<Incoming>| {
-        let (worker, client) = (Rc::clone(worker), Rc::clone(&client));
-        async move {
-            let (parts, body) = request.into_parts();
-            let answer = match h2::request_head(&parts, &worker.limits().head) {
-                Ok(head) => answered(worker, client, head, ClientBody::Http2(body)).await,
-                Err(error) => {
-                    let id = RequestId::new(worker.random_id());
-                    worker.refuse(&error, "", 0, &id)
-                }
-            };
-            Ok::<_, Infallible>(h2::response(answer))
-        }
-    });
-    let mut builder = http2::Builder::new(LocalExecutor(Rc::clone(worker)));
-    let limits = worker.limits();
-    builder.timer(TokioTimer::new()).max_concurrent_streams(limits.streams);
-    builder.max_header_list_size(u32::try_from(limits.head.bytes).unwrap_or(u32::MAX));
-    builder.keep_alive_interval(PING).keep_alive_timeout(PING);
-    let served = until_drained(worker, builder.serve_connection(TokioIo::new(stream), service)).await;
-    if let Err(error) = served {
-        tracing::debug!(%error, client = client.ip(), "connection ended");
-    }
-}
-
-/// Runs a connection to its end; once the worker drains, that is the end of what is in flight on it.
-async fn until_drained<C: GracefulConnection>(worker: &Worker, connection: C) -> Result<(), C::Error> {
-    let mut connection = pin!(connection);
-    tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = worker.draining() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    }
-}
-
-/// Runs HTTP/2 streams on the worker's own thread.
-#[derive(Debug, Clone)]
-struct LocalExecutor(Rc<Worker>);
-
-impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, stream: F) {
-        let worker = Rc::clone(&self.0);
-        tokio::task::spawn_local(async move {
-            if caught(stream).await.is_err() {
-                worker.panicked("request");
-            }
-        });
     }
 }
 

@@ -1,4 +1,10 @@
-//! Heads as hyper has them, which serves HTTP/2, and as the pipeline has them.
+//! HTTP/2 from clients: hyper speaks it ([`server`]), an eye is kept on floods ([`guarded`], [`flood`], [`frames`]), and heads
+//! go between what hyper and the pipeline have.
+
+mod flood;
+mod frames;
+mod guarded;
+mod server;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version, request};
 
@@ -11,6 +17,8 @@ use super::{
     headers::join_cookies,
     response_body::Answer,
 };
+
+pub(super) use server::serve;
 
 /// Fields that HTTP/2 has in no message (RFC 9113 section 8.2.2).
 const CONNECTION_SPECIFIC: Names = Names::of(&[

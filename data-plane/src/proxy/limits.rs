@@ -21,8 +21,20 @@ pub struct Limits {
     pub linger_timeout: Duration,
     /// Time for a client to take anything of what is sent to it.
     pub unread_timeout: Duration,
+    /// Most requests on one connection; `None` without a limit.
+    pub requests_per_connection: Option<u64>,
     /// Most requests at once on one HTTP/2 connection.
     pub streams: u32,
+    /// Most streams that a client may reset at once, and again over half a minute.
+    pub resets: u32,
+    /// Most frames without a request, or a byte of one, at once and again over half a minute, beside those that answer.
+    pub control_frames: u32,
+    /// Most bytes of one request's body that wait to be sent on, in HTTP/2.
+    pub stream_window: u32,
+    /// The same of all requests of a connection.
+    pub connection_window: u32,
+    /// Most bytes of one answer that wait to be taken, in HTTP/2.
+    pub send_buffer: u32,
     /// Most bytes of one request's body that are kept to be sent again.
     pub replay_bytes: usize,
     /// Most bytes kept so over all requests of all workers, of which each worker has its share.
@@ -43,7 +55,13 @@ impl Default for Limits {
             idle_timeout: Duration::from_secs(60),
             linger_timeout: Duration::from_secs(2),
             unread_timeout: Duration::from_secs(60),
+            requests_per_connection: None,
             streams: 250,
+            resets: 1000,
+            control_frames: 1000,
+            stream_window: 1 << 20,
+            connection_window: 1 << 20,
+            send_buffer: 64 << 10,
             replay_bytes: 64 << 10,
             replay_memory: 256 << 20,
             idle_upstream: 256,

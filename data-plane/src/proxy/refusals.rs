@@ -55,6 +55,10 @@ reasons! {
     // What ends a connection, or a stream of one, without an answer.
     BeginTimeout "begin_timeout",
     TlsHandshake "tls_handshake",
+    Unread "unread",
+    TooManyResets "too_many_resets",
+    TooManyControlFrames "too_many_control_frames",
+    Http2Violation "http2_violation",
 }
 
 /// How often each of them happened. They are all there from the start.

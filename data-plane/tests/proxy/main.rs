@@ -5,6 +5,7 @@ mod bodies;
 mod clients;
 mod drains;
 mod failover;
+mod floods;
 mod forced;
 mod forwarding;
 mod harness;

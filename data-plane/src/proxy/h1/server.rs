@@ -4,7 +4,7 @@
 //! the client is still there. While it waits for a head it holds no buffer, and nothing of the pipeline.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     future::{Future, poll_fn},
     pin::{Pin, pin},
     rc::Rc,
@@ -50,6 +50,8 @@ struct Server<'a> {
     inbound: Rc<RefCell<Inbound>>,
     /// Its place among the worker's deadlines.
     place: usize,
+    /// Requests so far.
+    served: Cell<u64>,
 }
 
 /// Whether there is a next request.
@@ -80,7 +82,7 @@ pub(in crate::proxy) async fn serve<F, B>(
 {
     let wire = Wire::new(stream, Rc::clone(worker.buffers()));
     let inbound = Rc::new(RefCell::new(Inbound::new(wire)));
-    let server = Server { worker, client, inbound, place: worker.deadlines().begin() };
+    let server = Server { worker, client, inbound, place: worker.deadlines().begin(), served: Cell::new(0) };
     loop {
         let Some(next) = server.next().await else { return };
         // Boxed, so that a connection that waits for its next request does not hold the room for it.
@@ -151,6 +153,7 @@ impl Server<'_> {
             _ => ClientBody::Http1(RequestReader::new(&self.inbound)),
         };
         self.worker.deadlines().clear(self.place);
+        self.served.set(self.served.get() + 1);
         let pipeline = answered(Rc::clone(self.worker), Rc::clone(self.client), head, body);
         let answer = self.watched(pin!(pipeline), exchange.version).await;
         // Without an answer the client is gone, and the attempt under way has gone with the pipeline.
@@ -258,6 +261,7 @@ impl Server<'_> {
             && inbound.may_end_within(MAX_PASSED_OVER)
             && length != Length::UntilClose
             && !self.worker.is_draining()
+            && self.worker.limits().requests_per_connection.is_none_or(|most| self.served.get() < most)
     }
 
     /// Adds what concerns this connection.

@@ -1,5 +1,6 @@
 //! The HTTP proxy: one worker per core, each with its own listener on the same port.
 
+mod active;
 mod admission;
 mod affinity;
 mod attempt;
@@ -32,9 +33,10 @@ mod worker;
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    pin::pin,
     rc::Rc,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use gateway_proto::NodeId;
@@ -43,6 +45,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{sync::mpsc, task::LocalSet};
 
 use crate::{clock::Clock, table::Table};
+pub use active::Active;
+use active::WorkerActive;
 pub use forwarding::Forwarding;
 pub use limits::{HeadLimits, Limits};
 pub use networks::{InvalidNetwork, Networks};
@@ -87,6 +91,10 @@ pub struct Proxy {
     ended: mpsc::Receiver<HasDrained>,
     panics: Arc<PanicCounts>,
     refusals: Arc<Refusals>,
+    active: Vec<Arc<WorkerActive>>,
+    drain_delay: Duration,
+    drain_timeout: Duration,
+    shutdown: Shutdown,
 }
 
 /// How a worker's thread ended: as it should, or not.
@@ -133,8 +141,10 @@ pub fn start(
     };
     let mut tls_listeners = tls_listeners.into_iter();
     let max_connections = (config.limits.connections / config.workers).max(1);
+    let (drain_delay, drain_timeout) = (config.drain_delay, config.drain_timeout);
     let config = Arc::new(config);
     let workers = listeners.len();
+    let active: Vec<_> = (0..workers).map(|_| Arc::<WorkerActive>::default()).collect();
     let (notices, ended) = mpsc::channel(workers);
     let panics = Arc::new(PanicCounts::default());
     let refusals = Arc::new(Refusals::new(workers));
@@ -144,10 +154,11 @@ pub fn start(
     for (index, listener) in listeners.into_iter().enumerate() {
         let (config, table, shutdown) = (Arc::clone(&config), Arc::clone(&table), shutdown.clone());
         let (panics, refusals) = (Arc::clone(&panics), Arc::clone(&refusals));
+        let active = Arc::clone(&active[index]);
         let tls_listener = tls_listeners.next().zip(config.tls.as_ref().map(|(_, tls)| Arc::clone(tls)));
         let notice = EndNotice { ended: notices.clone(), has_drained: false };
         let body = move || {
-            let worker = Worker::new(index, config, table, clock, panics, refusals);
+            let worker = Worker::new(index, config, table, clock, panics, refusals, active);
             match run_worker(worker, listener, tls_listener, max_connections, shutdown) {
                 Ok(()) => notice.drained(),
                 Err(error) => tracing::error!(worker = index, %error, "worker cannot run"),
@@ -156,7 +167,19 @@ pub fn start(
         let thread = std::thread::Builder::new().name(format!("proxy-{index}")).spawn(body);
         thread.map_err(|error| Failure::fatal(format!("cannot start a worker thread: {error}")))?;
     }
-    Ok(Proxy { listen, tls_listen, workers, ended, panics, refusals })
+    let shutdown = shutdown.clone();
+    Ok(Proxy {
+        listen,
+        tls_listen,
+        workers,
+        ended,
+        panics,
+        refusals,
+        active,
+        drain_delay,
+        drain_timeout,
+        shutdown,
+    })
 }
 
 impl Proxy {
@@ -180,18 +203,58 @@ impl Proxy {
         &self.refusals
     }
 
-    /// Completes when all workers have drained.
+    /// What is under way now, over all workers.
+    pub fn active(&self) -> Active {
+        active::sum(&self.active)
+    }
+
+    /// Completes when all workers have drained, and tells in the log how far that is.
     ///
     /// # Errors
     /// A fatal [`Failure`] as soon as a worker has panicked or could not run.
-    pub async fn finished(mut self) -> Result<(), Failure> {
-        for _ in 0..self.workers {
-            if self.ended.recv().await != Some(true) {
-                return Err(Failure::fatal("a worker thread failed; its message is in the log"));
+    pub async fn finished(self) -> Result<(), Failure> {
+        let Self { ended, workers, active, drain_delay, drain_timeout, shutdown, .. } = self;
+        let mut ended = pin!(all_ended(ended, workers));
+        tokio::select! {
+            ended = &mut ended => return ended,
+            () = shutdown.begun() => {}
+        }
+        let began = Instant::now();
+        let Active { connections, requests } = active::sum(&active);
+        if !drain_delay.is_zero() {
+            tracing::info!(
+                connections,
+                requests,
+                ?drain_delay,
+                "draining: not ready any more, still serving"
+            );
+            tokio::select! {
+                ended = &mut ended => return ended,
+                () = tokio::time::sleep(drain_delay) => {}
             }
         }
-        Ok(())
+        let Active { connections, requests } = active::sum(&active);
+        tracing::info!(
+            connections,
+            requests,
+            ?drain_timeout,
+            "draining: no new connections, finishing requests"
+        );
+        let ended = ended.await;
+        if ended.is_ok() {
+            tracing::info!(after = ?began.elapsed(), "drained");
+        }
+        ended
     }
+}
+
+async fn all_ended(mut ended: mpsc::Receiver<HasDrained>, workers: usize) -> Result<(), Failure> {
+    for _ in 0..workers {
+        if ended.recv().await != Some(true) {
+            return Err(Failure::fatal("a worker thread failed; its message is in the log"));
+        }
+    }
+    Ok(())
 }
 
 fn run_worker(

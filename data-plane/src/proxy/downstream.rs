@@ -5,7 +5,7 @@ use std::{cell::RefCell, collections::VecDeque, net::SocketAddr, rc::Rc, sync::A
 use bytes::Bytes;
 use gateway_runtime::tls::Tls;
 use http_body::Body;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::sleep_until};
 
 use super::{
     forwarding::{Forwarding, Peer},
@@ -117,7 +117,7 @@ pub(super) async fn serve<F, B>(
         tokio::select! {
             biased;
             begun = stream::begin(stream, address, tls, worker.limits().begin_timeout) => begun,
-            () = worker.draining() => Err(None),
+            () = last_call(worker) => Err(None),
         }
     });
     let begun = match begun.await {
@@ -129,6 +129,14 @@ pub(super) async fn serve<F, B>(
         Box::pin(h2::serve(worker, client, begun.stream, answered)).await;
     } else {
         h1::serve(worker, &client, begun.stream, answered).await;
+    }
+}
+
+/// Completes when a connection that has not begun by now never will, because the worker drains.
+async fn last_call(worker: &Worker) {
+    worker.draining().await;
+    if let Some(tick) = worker.last_call(true) {
+        sleep_until(worker.instant(tick).into()).await;
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{
     cell::{Cell, RefCell},
+    io,
+    net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -10,11 +12,16 @@ use std::{
 use bytes::Bytes;
 use http_body::Body;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use tokio::{net::TcpListener, sync::Semaphore};
+use socket2::SockRef;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
 use tokio_util::task::TaskTracker;
 
 use super::{
-    ProxyConfig,
+    BACKLOG, ProxyConfig,
+    active::{Active, ActiveConnection, ActiveRequest, WorkerActive},
     date::DateText,
     deadlines::{self, Deadlines},
     downstream::{self, Client},
@@ -46,6 +53,11 @@ use gateway_runtime::{
 const LOOKS_PER_SWEEP: u32 = 20;
 /// Pause after a failed accept: without a free file descriptor the next one would fail at once, and the next.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Once the worker drains, a connection on which nothing has begun has this long to begin a last request: closed at once,
+/// one whose request is under way already would lose it.
+const LAST_CALL: Duration = Duration::from_secs(1);
+/// One that has begun with a head, or with a handshake, has this long to come to its end.
+const LAST_HEAD: Duration = Duration::from_secs(2);
 
 /// Where a worker's clients connect.
 #[derive(Debug)]
@@ -70,8 +82,9 @@ pub(super) struct Worker {
     replay_memory: ReplayMemory,
     random: RefCell<SmallRng>,
     drain: Shutdown,
-    /// As `drain`, for those who look often.
-    is_draining: Cell<bool>,
+    /// Since when, for those who look often.
+    drains_since: Cell<Option<Tick>>,
+    active: Arc<WorkerActive>,
     panics: Arc<PanicCounts>,
     refusals: Arc<Refusals>,
 }
@@ -84,6 +97,7 @@ impl Worker {
         clock: Clock,
         panics: Arc<PanicCounts>,
         refusals: Arc<Refusals>,
+        active: Arc<WorkerActive>,
     ) -> Self {
         let buffers = Rc::new(Buffers::default());
         let limits = &config.limits;
@@ -101,7 +115,8 @@ impl Worker {
             date: DateText::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
             drain: Shutdown::new(),
-            is_draining: Cell::new(false),
+            drains_since: Cell::new(None),
+            active,
             panics,
             refusals,
             config,
@@ -211,11 +226,21 @@ impl Worker {
 
     /// Whether that is so. Who has set a deadline is woken when it begins.
     pub(super) fn is_draining(&self) -> bool {
-        self.is_draining.get()
+        self.drains_since.get().is_some()
+    }
+
+    /// Until when a connection may go on, on which a head `has_begun` or not; `None` as long as the worker does not drain.
+    pub(super) fn last_call(&self, has_begun: bool) -> Option<Tick> {
+        self.drains_since.get().map(|since| since.plus(if has_begun { LAST_HEAD } else { LAST_CALL }))
+    }
+
+    /// Counts a request until the guard is dropped.
+    pub(super) fn request_begins(&self) -> ActiveRequest {
+        ActiveRequest::begin(&self.active)
     }
 
     fn begin_drain(&self) {
-        self.is_draining.set(true);
+        self.drains_since.set(Some(self.now()));
         self.drain.begin();
         self.deadlines.wake_all();
     }
@@ -259,13 +284,19 @@ pub(super) async fn run(
         () = accept_tls => {}
         () = stop => {}
     }
-    drop((plain, tls));
     worker.begin_drain();
+    accept_queued(&worker, &plain, None, &places, &connections, forward);
+    if let Some((listener, tls)) = &tls {
+        accept_queued(&worker, listener, Some(tls), &places, &connections, forward);
+    }
+    drop((plain, tls));
     connections.close();
     if tokio::time::timeout(worker.config.drain_timeout, connections.wait()).await.is_err() {
+        let Active { connections, requests } = worker.active.read();
         tracing::warn!(
             worker = worker.index,
-            connections = connections.len(),
+            connections,
+            requests,
             "drain timeout: cutting what is in flight"
         );
     }
@@ -297,15 +328,7 @@ pub(super) async fn accept<F, B>(
                 if std::mem::take(&mut is_failing) {
                     tracing::info!(worker = worker.index, "accepting connections again");
                 }
-                downstream::prepare(&stream, worker.limits());
-                let (worker, tls) = (Rc::clone(worker), tls.cloned());
-                connections.spawn_local(async move {
-                    let serving = downstream::serve(&worker, stream, address, tls.as_ref(), answered);
-                    if caught(serving).await.is_err() {
-                        worker.panicked("connection");
-                    }
-                    drop(place);
-                });
+                begin(worker, (stream, address), tls, place, connections, answered);
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -317,6 +340,63 @@ pub(super) async fn accept<F, B>(
             }
         }
     }
+}
+
+/// Takes the connections that wait to be accepted, as far as there is room: closing the listener would reset them.
+fn accept_queued<F, B>(
+    worker: &Rc<Worker>,
+    listener: &TcpListener,
+    tls: Option<&Arc<Tls>>,
+    places: &Arc<Semaphore>,
+    connections: &TaskTracker,
+    answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
+) where
+    F: Future<Output = Answer<B>> + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + From<Bytes>
+        + Unpin
+        + 'static,
+{
+    for _ in 0..BACKLOG {
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else { return };
+        let Ok(accepted) = accept_now(listener) else { return };
+        begin(worker, accepted, tls, place, connections, answered);
+    }
+}
+
+/// A connection that waits to be accepted, by what the system says now and not by what the runtime knows of it.
+fn accept_now(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (socket, address) = SockRef::from(listener).accept()?;
+    socket.set_nonblocking(true)?;
+    let address = address.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    Ok((TcpStream::from_std(socket.into())?, address))
+}
+
+/// Serves a connection in a task of its own, in its `place` among those that are allowed.
+fn begin<F, B>(
+    worker: &Rc<Worker>,
+    (stream, address): (TcpStream, SocketAddr),
+    tls: Option<&Arc<Tls>>,
+    place: OwnedSemaphorePermit,
+    connections: &TaskTracker,
+    answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
+) where
+    F: Future<Output = Answer<B>> + 'static,
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + From<Bytes>
+        + Unpin
+        + 'static,
+{
+    downstream::prepare(&stream, worker.limits());
+    let (worker, tls) = (Rc::clone(worker), tls.cloned());
+    let active = ActiveConnection::begin(&worker.active);
+    connections.spawn_local(async move {
+        let serving = downstream::serve(&worker, stream, address, tls.as_ref(), answered);
+        if caught(serving).await.is_err() {
+            worker.panicked("connection");
+        }
+        drop((place, active));
+    });
 }
 
 async fn sweep(worker: &Worker) {

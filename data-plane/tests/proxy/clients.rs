@@ -382,7 +382,7 @@ async fn a_draining_gateway_says_so_behind_the_answer_under_way() {
     busy.write_all(b"POST /orders/ HTTP/1.1\r\nhost: gw\r\ncontent-length: 0\r\n\r\n").await.unwrap();
     eventually("it is under way", || gateway.inflight(0) == 1).await;
     gateway.shutdown.begin();
-    assert_eq!(to_the_end(&mut idle).await, (String::new(), true), "an idle connection ends at once");
+    assert_eq!(to_the_end(&mut idle).await, (String::new(), true), "an idle connection ends");
     let (answer, _) = to_the_end(&mut busy).await;
     assert_eq!((status(&answer), field(&answer, "connection").as_deref()), (504, Some("close")));
 }

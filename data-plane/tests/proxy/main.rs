@@ -16,4 +16,5 @@ mod replicas;
 mod request_rules;
 mod routes;
 mod secure;
+mod shutdown;
 mod slowness;

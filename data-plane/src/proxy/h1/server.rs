@@ -118,15 +118,14 @@ impl Server<'_> {
                 });
             }
             let has_begun = inbound.has_begun();
-            if !has_begun && self.worker.is_draining() {
-                return Poll::Ready(None);
-            }
             let now = self.worker.now();
             let limit = if has_begun { limits.head_timeout } else { limits.idle_timeout };
             let (due, _) = *match &mut due {
                 Some(due) if due.1 == has_begun => due,
                 due => due.insert((now.plus(limit), has_begun)),
             };
+            // An end that comes first is nearer.
+            let due = self.worker.last_call(has_begun).map_or(due, |last| due.min(last));
             if now >= due {
                 return Poll::Ready(has_begun.then_some(Err(GatewayError::RequestTimeout)));
             }
@@ -148,6 +147,7 @@ impl Server<'_> {
     {
         let Request { head, length, is_kept_alive, .. } = request;
         let exchange = Exchange { method: head.method.clone(), version: head.version, is_kept_alive };
+        let _active = self.worker.request_begins();
         let body = match length {
             Length::Empty | Length::Exact(0) => ClientBody::None,
             _ => ClientBody::Http1(RequestReader::new(&self.inbound)),

@@ -20,8 +20,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::{flood::FloodGuard, guarded::Guarded, request_head, response};
 use crate::{
     proxy::{
-        downstream::Client, head::RequestHead, refusals::Reason, request_body::ClientBody,
-        request_id::RequestId, response_body::Answer, stream::Stream, worker::Worker,
+        active::ActiveRequest, downstream::Client, head::RequestHead, refusals::Reason,
+        request_body::ClientBody, request_id::RequestId, response_body::Answer, stream::Stream,
+        worker::Worker,
     },
     routing::Tick,
 };
@@ -186,6 +187,7 @@ impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for StreamExec
             connection: Rc::clone(&self.0),
             sending: self.0.begun.take(),
             place: Cell::new(None),
+            _active: self.0.worker.request_begins(),
         };
         tokio::task::spawn_local(async move {
             match task.unless_unread(caught(stream)).await {
@@ -205,6 +207,7 @@ struct StreamTask {
     sending: Option<Rc<Sending>>,
     /// Its place among the worker's deadlines, once it needs one.
     place: Cell<Option<usize>>,
+    _active: ActiveRequest,
 }
 
 impl StreamTask {

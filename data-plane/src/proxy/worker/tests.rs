@@ -40,7 +40,9 @@ pub(in crate::proxy) fn worker_of(table: Arc<Table>) -> (Rc<Worker>, Arc<PanicCo
     };
     let panics = Arc::new(PanicCounts::default());
     let refusals = Arc::new(Refusals::new(1));
-    (Rc::new(Worker::new(0, Arc::new(config), table, Clock::new(), panics.clone(), refusals)), panics)
+    let worker =
+        Worker::new(0, Arc::new(config), table, Clock::new(), panics.clone(), refusals, Arc::default());
+    (Rc::new(worker), panics)
 }
 
 /// A body that a defect meets before its first byte, or none.
@@ -147,6 +149,34 @@ async fn a_panic_ends_the_stream_that_it_happens_on_and_not_its_connection() {
     })
     .await;
     assert_eq!(counted, [("request", 1)]);
+}
+
+#[tokio::test]
+async fn connections_that_wait_to_be_accepted_at_the_end_are_served() {
+    let (worker, _) = worker();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (connections, places) = (TaskTracker::new(), Arc::new(Semaphore::new(9)));
+    let test = async {
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET /fine HTTP/1.1\r\nhost: test\r\n\r\n").await.unwrap();
+            clients.push(stream);
+        }
+        worker.begin_drain();
+        accept_queued(&worker, &listener, None, &places, &connections, answer);
+        drop(listener);
+        for mut stream in clients {
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            assert!(
+                answer.starts_with("HTTP/1.1 200 OK") && answer.contains("connection: close"),
+                "{answer}"
+            );
+        }
+    };
+    LocalSet::new().run_until(test).await;
 }
 
 #[tokio::test]

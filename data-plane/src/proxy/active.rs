@@ -1,0 +1,94 @@
+//! What is under way on each worker, for those who watch an end come.
+//!
+//! Only the worker's own thread writes its counts, so counting is a load and a store, and no thread waits for another.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+/// Connections of clients and requests on them, at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Active {
+    /// Connections that were accepted and are not closed.
+    pub connections: u64,
+    /// Requests of which the answer has not been sent in full.
+    pub requests: u64,
+}
+
+/// One worker's counts, on a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(super) struct WorkerActive {
+    connections: AtomicU64,
+    requests: AtomicU64,
+}
+
+impl WorkerActive {
+    pub(super) fn read(&self) -> Active {
+        Active { connections: self.connections.load(Relaxed), requests: self.requests.load(Relaxed) }
+    }
+}
+
+/// The sum over all workers.
+pub(super) fn sum(workers: &[Arc<WorkerActive>]) -> Active {
+    let add = |sum: Active, one: Active| Active {
+        connections: sum.connections + one.connections,
+        requests: sum.requests + one.requests,
+    };
+    workers.iter().map(|worker| worker.read()).fold(Active::default(), add)
+}
+
+/// A connection that is counted for as long as this lives.
+#[derive(Debug)]
+pub(super) struct ActiveConnection(Arc<WorkerActive>);
+
+impl ActiveConnection {
+    /// To be called and dropped on the worker's own thread.
+    pub(super) fn begin(counts: &Arc<WorkerActive>) -> Self {
+        counts.connections.store(counts.connections.load(Relaxed) + 1, Relaxed);
+        Self(Arc::clone(counts))
+    }
+}
+
+impl Drop for ActiveConnection {
+    fn drop(&mut self) {
+        self.0.connections.store(self.0.connections.load(Relaxed).saturating_sub(1), Relaxed);
+    }
+}
+
+/// A request that is counted for as long as this lives.
+#[derive(Debug)]
+pub(super) struct ActiveRequest(Arc<WorkerActive>);
+
+impl ActiveRequest {
+    /// To be called and dropped on the worker's own thread.
+    pub(super) fn begin(counts: &Arc<WorkerActive>) -> Self {
+        counts.requests.store(counts.requests.load(Relaxed) + 1, Relaxed);
+        Self(Arc::clone(counts))
+    }
+}
+
+impl Drop for ActiveRequest {
+    fn drop(&mut self) {
+        self.0.requests.store(self.0.requests.load(Relaxed).saturating_sub(1), Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_under_way_counts_until_it_is_dropped() {
+        let workers = [Arc::<WorkerActive>::default(), Arc::default()];
+        let connection = ActiveConnection::begin(&workers[0]);
+        let request = ActiveRequest::begin(&workers[0]);
+        let other = ActiveRequest::begin(&workers[1]);
+        assert_eq!(sum(&workers), Active { connections: 1, requests: 2 });
+        drop((request, connection));
+        assert_eq!(sum(&workers), Active { connections: 0, requests: 1 });
+        drop(other);
+        assert_eq!(sum(&workers), Active::default());
+    }
+}

@@ -46,6 +46,8 @@ const MAX_REPORT_BYTES: usize = 4 * 1024 * 1024;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// What data planes may say of their version.
 const MAX_VERSION_CHARS: usize = 63;
+/// What a process calls itself beside its data plane's id.
+const MAX_PROCESS_CHARS: usize = 63;
 
 /// All gRPC services as one router.
 pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
@@ -124,5 +126,6 @@ async fn next_message<T>(inbound: &mut Streaming<T>, limit: usize) -> Result<Opt
 fn identity(wire: v1::NodeIdentity, address: String) -> Result<Identity, Invalid> {
     let id = NodeId::parse(&wire.node_id)?;
     text_within("version", &wire.version, MAX_VERSION_CHARS)?;
-    Ok(Identity { id, version: wire.version, address })
+    text_within("process_id", &wire.process_id, MAX_PROCESS_CHARS)?;
+    Ok(Identity { id, version: wire.version, process: wire.process_id, address })
 }

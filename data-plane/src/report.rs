@@ -62,6 +62,8 @@ pub(crate) struct Reporter {
     pub(crate) node_id: NodeId,
     /// Of which version.
     pub(crate) version: &'static str,
+    /// In which process.
+    pub(crate) process_id: String,
     /// What is reported.
     pub(crate) table: Arc<Table>,
     /// What it goes by.
@@ -79,7 +81,7 @@ impl Reporter {
         loop {
             let connected = tokio::select! {
                 connected = self.connect() => connected,
-                () = stop.begun() => return,
+                () = stop.begun() => return self.say_goodbye().await,
             };
             let ended = match connected {
                 Ok((session, responses)) => {
@@ -96,8 +98,23 @@ impl Reporter {
             tracing::debug!(url = %self.control_plane.url(), reason = %ended, ?pause, "report stream ended");
             tokio::select! {
                 () = sleep(pause) => {}
-                () = stop.begun() => return,
+                () = stop.begun() => return self.say_goodbye().await,
             }
+        }
+    }
+
+    /// Ends without a stream under way: nobody would know otherwise that nothing is in flight here any more.
+    async fn say_goodbye(&self) {
+        let told = async {
+            match self.connect().await {
+                Ok((session, responses)) => session.tell_the_rest(responses).await,
+                Err(ended) => ended,
+            }
+        };
+        if let Err(_) | Ok(Ended::Unreachable(_) | Ended::Failed(_) | Ended::NotTaken) =
+            timeout(session::FAREWELL, told).await
+        {
+            tracing::debug!(url = %self.control_plane.url(), "the control plane was not told of the end");
         }
     }
 

@@ -100,12 +100,15 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         background.read_certificates(tls, stop.clone());
     }
     if let Registry::ControlPlane { urls, cache } = config.registry {
-        let node = v1::NodeIdentity { node_id: config.node_id.to_string(), version: VERSION.into() };
+        let process_id = format!("{:016x}", rand::random::<u64>());
+        let node_id = config.node_id.to_string();
+        let node = v1::NodeIdentity { node_id, version: VERSION.into(), process_id: process_id.clone() };
         let link = Link { control_plane: ControlPlane::new(urls).into(), node, stop: stop.clone() };
         let reporter = Reporter {
             control_plane: link.control_plane.clone(),
             node_id: config.node_id,
             version: VERSION,
+            process_id,
             table,
             view: view.clone(),
             clock,

@@ -158,7 +158,7 @@ async fn follow(
 ) -> Result<()> {
     let channel = connect(&format!("http://{server}")).await?;
     let (requests, receiver) = mpsc::channel(8);
-    let node = NodeIdentity { node_id: format!("bench-{index}"), version: "0".into() };
+    let node = NodeIdentity { node_id: format!("bench-{index}"), version: "0".into(), ..Default::default() };
     let held = held.unwrap_or(Held { epoch: String::new(), revision: 0 });
     let hello = Hello {
         node: Some(node),

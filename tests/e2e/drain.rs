@@ -1,7 +1,7 @@
 //! Replicas leave without a loss, and nobody is lost by mistake.
 
 use gateway_proto::v1::{DrainReplicaRequest, RegisterRequest, ReplicaMode, UndrainReplicaRequest};
-use gateway_tests::{DemoReplica, Gateway, Load, eventually};
+use gateway_tests::{DataPlane, DemoReplica, Gateway, Load, eventually};
 use prost_types::Duration;
 
 use crate::guard::holds;
@@ -87,4 +87,24 @@ async fn a_control_plane_that_lost_its_store_does_not_empty_the_data_planes() {
     }
     holds(&gateway, 0).await;
     load.stop().await.assert_flawless();
+}
+
+#[tokio::test]
+async fn a_drain_does_not_wait_for_a_data_plane_that_was_ended() {
+    let (gateway, _replicas) = gateway_with_three_replicas().await;
+    let mut other = DataPlane::following(&gateway.control, "dp-2", &gateway.directory().join("dp-2")).await;
+    gateway.synced().await;
+    other.process().terminate();
+    assert!(other.process().exited().await.success());
+    let drain = DrainReplicaRequest {
+        service: "orders".into(),
+        replica_id: "r-1".into(),
+        wait_timeout: PATIENCE,
+        ..Default::default()
+    };
+    let began = std::time::Instant::now();
+    let drained = gateway.control.registry().drain_replica(drain).await.unwrap().into_inner();
+    assert!(drained.status.unwrap().is_idle);
+    // One that only vanishes is waited for, twenty seconds.
+    assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
 }

@@ -103,6 +103,36 @@ async fn a_data_plane_that_is_told_to_end_finishes_what_is_in_flight() {
 }
 
 #[tokio::test]
+async fn a_draining_data_plane_tells_what_is_in_flight_and_a_second_signal_ends_it_at_once() {
+    let hanging = Scripted::start(|_, _| Act::Hang);
+    let mut gateway = Gateway::start().await;
+    gateway.register("orders", "r-1", hanging.address()).await;
+    let proxy = gateway.proxy();
+    let request = tokio::spawn(async move {
+        http1::Connection::open(proxy).await?.send(http1::request(Method::POST, "/orders/x")).await
+    });
+    eventually("the request is with the replica", async || match hanging.seen().len() {
+        1 => Ok(()),
+        _ => Err("it is not".to_owned()),
+    })
+    .await;
+    let process = gateway.data.process();
+    process.terminate();
+    eventually("the log tells of the drain", async || {
+        let log = process.stderr();
+        let phase = log.lines().find(|line| line.contains("no new connections")).ok_or(log.clone())?;
+        let counts = phase.contains("connections=1") && phase.contains("requests=1");
+        if counts { Ok(()) } else { Err(log) }
+    })
+    .await;
+    // One that comes at once would be taken for an echo of the first.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    process.terminate();
+    assert_eq!(process.exited().await.code(), Some(130));
+    assert!(request.await.unwrap().is_err(), "it is cut");
+}
+
+#[tokio::test]
 async fn a_control_plane_that_is_told_to_end_exits_with_0_also_while_data_planes_follow_it() {
     let mut gateway = Gateway::start().await;
     gateway.synced().await;

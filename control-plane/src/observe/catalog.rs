@@ -189,6 +189,7 @@ pub const CATALOG: &[EventType] = &[
     // Of data planes.
     registry("NODE_CONNECTED", Info, "a data plane began to follow the registry", &["address", "version"]),
     registry("NODE_DISCONNECTED", Warning, "a data plane no longer follows the registry", &[]),
+    registry("NODE_LEFT", Info, "a data plane was told to end, and has finished what was in flight", &[]),
     registry(
         "NODE_NACKED",
         Warning,

@@ -20,6 +20,10 @@ pub(super) fn disconnected(node: &NodeId) -> v1::Event {
     event("NODE_DISCONNECTED", node, "its snapshot stream ended".into(), [])
 }
 
+pub(super) fn left(node: &NodeId) -> v1::Event {
+    event("NODE_LEFT", node, "ended with nothing in flight".into(), [])
+}
+
 pub(super) fn nacked(node: &NodeId, nack: &v1::Nack) -> v1::Event {
     let message = format!("refused an update: {}: {}", nack.reason, nack.message);
     event("NODE_NACKED", node, message, [("reason", nack.reason.clone())])
@@ -87,11 +91,17 @@ mod tests {
     #[test]
     fn every_event_has_its_type_and_no_metadata_but_that_of_the_catalog() {
         let node = NodeId::parse("n1").unwrap();
-        let identity = Identity { id: node.clone(), version: "1".into(), address: "10.0.0.9:1".into() };
+        let identity = Identity {
+            id: node.clone(),
+            version: "1".into(),
+            process: String::new(),
+            address: "10.0.0.9:1".into(),
+        };
         let held = Held { count: 2, services: vec![ServiceName::parse("orders").unwrap()] };
         let all = [
             connected(&identity),
             disconnected(&node),
+            left(&node),
             nacked(&node, &v1::Nack { reason: "INVALID_RESOURCE".into(), message: "no".into() }),
             lost(&node, 3),
             guard(&node, 0, &held).unwrap(),

@@ -36,6 +36,8 @@ pub struct Identity {
     pub id: NodeId,
     /// Of its program; for people.
     pub version: String,
+    /// Which of the processes that have run under this id, one after the other; empty when it does not say.
+    pub process: String,
     /// Where it connected from; empty when unknown.
     pub address: String,
 }
@@ -50,6 +52,8 @@ pub struct TooManyNodes {
 #[derive(Debug)]
 struct Node {
     version: String,
+    /// Of the newest snapshot stream.
+    process: String,
     address: String,
     connected: bool,
     /// When it came or was heard last, for what is silent and what is forgotten.
@@ -96,6 +100,7 @@ impl Nodes {
         let (_, forgotten) = self.admit(identity, now)?;
         self.change(&identity.id, |node| {
             node.connected = true;
+            node.process.clone_from(&identity.process);
             node.connect_time = Some(wall);
             node.acked = resume;
             node.current = resume;
@@ -113,6 +118,19 @@ impl Nodes {
             node.connected = false;
             node.heard = now;
         });
+    }
+
+    /// Forgets a data plane of which this `process` has ended, and said so: it routes no more, so nobody waits for it to
+    /// come back. Yields whether it is forgotten: another process may have begun under its id.
+    pub fn leave(&mut self, id: &NodeId, process: &str) -> bool {
+        let is_its_own = |node: &Node| node.process.is_empty() || node.process == process;
+        if !self.nodes.get(id).is_some_and(is_its_own) {
+            return false;
+        }
+        // No longer counted among those that are connected, though its streams may end a moment later.
+        self.change(id, |node| node.connected = false);
+        self.nodes.remove(id);
+        true
     }
 
     /// Notes what was sent.
@@ -282,6 +300,7 @@ impl Nodes {
         }
         let node = self.nodes.entry(identity.id.clone()).or_insert_with(|| Node {
             version: String::new(),
+            process: String::new(),
             address: String::new(),
             connected: false,
             heard: now,

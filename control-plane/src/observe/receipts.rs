@@ -84,6 +84,10 @@ mod tests {
         NodeId::parse(id).unwrap()
     }
 
+    fn identity(id: &str) -> Identity {
+        Identity { id: node(id), version: String::new(), process: "p-1".into(), address: String::new() }
+    }
+
     fn key() -> ReplicaKey {
         ReplicaKey::parse("orders", "r-1").unwrap()
     }
@@ -99,8 +103,7 @@ mod tests {
         }
 
         fn connect(&mut self, id: &str, resume: Revision) {
-            let identity = Identity { id: node(id), version: String::new(), address: String::new() };
-            self.nodes.connect(&identity, resume, self.now, UNIX_EPOCH).unwrap();
+            self.nodes.connect(&identity(id), resume, self.now, UNIX_EPOCH).unwrap();
         }
 
         fn ack(&mut self, id: &str, revision: Revision) {
@@ -171,14 +174,28 @@ mod tests {
         assert_eq!(world.status(6), (2, 1, 0, 0, false));
         assert_eq!(rollout(&world.nodes, 6).node_count, 1, "what routes by it now is another question");
         // As long as it reports, it is there.
-        let identity = Identity { id: node("n2"), version: String::new(), address: String::new() };
-        world.nodes.reported(&identity, world.now, UNIX_EPOCH).unwrap();
+        world.nodes.reported(&identity("n2"), world.now, UNIX_EPOCH).unwrap();
         world.now += RETURN_TIME / 2;
         assert_eq!(world.status(6), (2, 1, 0, 0, false));
         // It had stopped before it lost its stream, and says so on the other one.
         world.ack("n2", 6);
         world.report("n2", 6, 0);
         assert_eq!(world.status(6), (2, 2, 0, 0, true));
+    }
+
+    #[test]
+    fn one_that_has_left_for_good_is_waited_for_no_longer() {
+        let mut world = World::with(&["n1", "n2"]);
+        world.ack("n1", 6);
+        world.report("n1", 6, 0);
+        world.nodes.disconnect(&node("n2"), world.now);
+        assert_eq!(world.status(6), (2, 1, 0, 0, false));
+        world.nodes.leave(&node("n2"), "p-1");
+        assert_eq!(world.status(6), (1, 1, 0, 0, true));
+        // The word of a process that another one has followed under its name is of no account.
+        world.connect("n2", 5);
+        world.nodes.leave(&node("n2"), "p-0");
+        assert_eq!(world.status(6), (2, 1, 0, 0, false));
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub struct Report {
     pub held: Option<Held>,
     /// Counts of an interval.
     pub stats: Option<StatsReport>,
+    /// Whether the data plane has ended, and this is its last word.
+    pub is_leaving: bool,
 }
 
 /// Replicas that a data plane's guard holds.
@@ -89,6 +91,7 @@ impl Report {
             routed_by: (!wire.epoch.is_empty()).then_some((wire.epoch, wire.revision)),
             held: held.transpose()?,
             stats: parse_stats(wire.stats, wire.stats_interval)?,
+            is_leaving: wire.is_leaving,
         })
     }
 }

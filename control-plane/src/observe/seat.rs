@@ -94,12 +94,17 @@ impl Seat {
             let before = observed.nodes.holds(node, held.clone());
             events::guard(node, before, &held)
         });
+        let has_left = report.is_leaving && observed.nodes.leave(node, &self.identity.process);
+        if has_left {
+            observed.matrix.forget_node(node);
+        }
         self.observation.tell(observed);
         if dropped > 0 {
             tracing::warn!(%node, rows = dropped, "no room for more breakers: rows dropped");
         }
         let lost = (report.lost_events > 0).then(|| events::lost(node, report.lost_events));
-        self.observation.record(report.events.into_iter().chain(guard).chain(lost));
+        let left = has_left.then(|| events::left(node));
+        self.observation.record(report.events.into_iter().chain(guard).chain(lost).chain(left));
         if let Some(stats) = report.stats {
             let dropped = stats.cut + self.observation.add_stats(&stats);
             if dropped > 0 {
@@ -119,12 +124,14 @@ impl Drop for Seat {
     fn drop(&mut self) {
         let Some(mut observed) = self.speaking() else { return };
         observed.seats.remove(&(self.node().clone(), self.stream));
+        // One that has left for good has said so itself.
+        let is_known = observed.nodes.contains(self.node());
         match self.stream {
             Stream::Reports => observed.nodes.reports_anew(self.node()),
             Stream::Snapshots => observed.nodes.disconnect(self.node(), clock::now()),
         }
         self.observation.tell(observed);
-        if self.stream == Stream::Snapshots {
+        if self.stream == Stream::Snapshots && is_known {
             self.observation.record([events::disconnected(self.node())]);
         }
     }

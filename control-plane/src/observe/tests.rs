@@ -1,7 +1,12 @@
 use super::*;
 
 fn named(id: &str) -> Identity {
-    Identity { id: NodeId::parse(id).unwrap(), version: "1".into(), address: "10.0.0.9:1".into() }
+    Identity {
+        id: NodeId::parse(id).unwrap(),
+        version: "1".into(),
+        process: "p-1".into(),
+        address: "10.0.0.9:1".into(),
+    }
 }
 
 fn identity() -> Identity {
@@ -62,6 +67,27 @@ async fn the_newest_stream_of_a_data_plane_speaks_for_it() {
     assert_eq!(state(&observation), v1::NodeState::Disconnected);
     assert_eq!(events(&observation), [("NODE_CONNECTED".to_owned(), 1), ("NODE_DISCONNECTED".to_owned(), 0)]);
     assert!(observation.lock().seats.is_empty());
+}
+
+#[tokio::test]
+async fn a_data_plane_that_says_goodbye_is_forgotten_with_its_rows_and_missed_by_nobody() {
+    let observation = Arc::new(Observation::new(9));
+    let snapshots = observation.connect(identity(), 5).unwrap();
+    let reports = observation.begin_reports(identity()).unwrap();
+    reports.reported(report(true, &[("r-1", 0)], None), "e", |_| true);
+    let goodbye = v1::ReportNodeStatusRequest { is_leaving: true, ..Default::default() };
+    reports.reported(parse(goodbye), "e", |_| true);
+    assert_eq!(
+        (observation.read(|nodes, _| nodes.contains(&identity().id)), open_count(&observation)),
+        (false, 0)
+    );
+    // What its streams still say changes nothing, nor does their end.
+    snapshots.acked(6);
+    drop((snapshots, reports));
+    assert_eq!(events(&observation), [("NODE_CONNECTED".to_owned(), 0), ("NODE_LEFT".to_owned(), 0)]);
+    let observed = observation.lock();
+    assert!(observed.seats.is_empty());
+    assert_eq!(observed.nodes.connected_count(), 0);
 }
 
 #[tokio::test]

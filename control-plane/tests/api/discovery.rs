@@ -17,7 +17,7 @@ pub(crate) struct Node {
 
 pub(crate) fn hello(node: &str) -> v1::Hello {
     v1::Hello {
-        node: Some(v1::NodeIdentity { node_id: node.into(), version: "1.0".into() }),
+        node: Some(v1::NodeIdentity { node_id: node.into(), version: "1.0".into(), ..Default::default() }),
         services: vec!["*".into()],
         ..Default::default()
     }

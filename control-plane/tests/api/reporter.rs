@@ -47,7 +47,7 @@ pub(crate) fn report(node: &str, rows: &[(&str, BreakerState)]) -> v1::ReportNod
         ..row(id, *state)
     };
     v1::ReportNodeStatusRequest {
-        node: Some(v1::NodeIdentity { node_id: node.into(), version: "1".into() }),
+        node: Some(v1::NodeIdentity { node_id: node.into(), version: "1".into(), ..Default::default() }),
         full: true,
         breakers: rows.iter().map(seen).collect(),
         ..Default::default()

@@ -28,7 +28,7 @@ pub(super) const INTERVAL_RANGE: (Duration, Duration) = (Duration::from_millis(1
 /// With nothing to tell, a report says that we are alive this often.
 const QUIET: Duration = Duration::from_secs(5);
 /// At the end, the control plane has this long to read what was told last.
-const FAREWELL: Duration = Duration::from_secs(2);
+pub(super) const FAREWELL: Duration = Duration::from_secs(2);
 /// Rows, counts and events in one message, of each at most: control planes take no more events, and together they
 /// stay well under a message's limit of 4 MiB.
 pub(super) const MAX_ROWS: usize = 1000;
@@ -179,13 +179,17 @@ impl<'a> Session<'a> {
         self.send(first, content).await
     }
 
-    /// Tells what is left and ends the stream. Waits for the control plane to end its side too, which it does when it has
+    /// Tells what is left, says goodbye and ends the stream. Waits for the control plane to end its side too, which it does when it has
     /// read everything: leaving earlier could cut off what is still under way.
-    async fn tell_the_rest<R>(mut self, mut responses: impl Stream<Item = R> + Unpin) -> Ended {
+    pub(super) async fn tell_the_rest<R>(mut self, mut responses: impl Stream<Item = R> + Unpin) -> Ended {
         if let Err(ended) = self.tell_transitions().await {
             return ended;
         }
         if let Err(ended) = self.tell_changes().await {
+            return ended;
+        }
+        let goodbye = v1::ReportNodeStatusRequest { is_leaving: true, ..Default::default() };
+        if let Err(ended) = self.send(goodbye, Content::default()).await {
             return ended;
         }
         drop(self.outgoing);
@@ -236,9 +240,12 @@ impl<'a> Session<'a> {
     async fn send(&mut self, first: v1::ReportNodeStatusRequest, mut content: Content) -> Result<(), Ended> {
         let mut message = first;
         if !self.introduced {
-            let Reporter { node_id, version, .. } = self.reporter;
-            message.node =
-                Some(v1::NodeIdentity { node_id: node_id.to_string(), version: (*version).into() });
+            let Reporter { node_id, version, process_id, .. } = self.reporter;
+            message.node = Some(v1::NodeIdentity {
+                node_id: node_id.to_string(),
+                version: (*version).into(),
+                process_id: process_id.clone(),
+            });
             self.introduced = true;
         }
         loop {

@@ -97,6 +97,7 @@ impl DataPlane {
             control_plane: Arc::new(ControlPlane::new(urls)),
             node_id: NodeId::parse("dp-1").unwrap(),
             version: "test",
+            process_id: "p-1".into(),
             table: self.table.clone(),
             view: self.view.clone(),
             clock: self.clock,
@@ -143,7 +144,7 @@ async fn the_first_report_is_the_full_state_under_the_nodes_name() {
     data_plane.attempt(judge(StatusCode::OK, false));
     data_plane.start(&control_plane);
     let report = control_plane.report_stream().await.report().await.unwrap();
-    let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into() };
+    let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into(), process_id: "p-1".into() };
     assert_eq!((report.node, report.full), (Some(node), true));
     let rows: Vec<_> = report.breakers.iter().map(|row| (row.replica_id.as_str(), row.state())).collect();
     let closed = v1::BreakerState::Closed;
@@ -330,8 +331,27 @@ async fn what_is_left_to_tell_is_told_before_the_end() {
     assert_eq!(stream.report().await.unwrap().breakers[0].attempt_count, 1, "it is past connecting");
     data_plane.attempt(Outcome::Success);
     data_plane.stop.begin();
-    assert_eq!(stream.report().await.unwrap().breakers[0].attempt_count, 2);
+    let last = stream.report().await.unwrap();
+    assert_eq!((last.breakers[0].attempt_count, last.is_leaving), (2, false));
+    assert!(stream.report().await.unwrap().is_leaving, "nobody needs to wait for it any more");
     assert_eq!(stream.report().await, None);
+    drop(stream);
+    reporter.await.unwrap();
+}
+
+#[tokio::test]
+async fn one_that_is_told_to_end_before_it_reports_says_goodbye_all_the_same() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = DataPlane::new(1);
+    data_plane.stop.begin();
+    let reporter = data_plane.start(&control_plane);
+    let mut stream = control_plane.report_stream().await;
+    let mut last = stream.report().await.unwrap();
+    assert_eq!(last.node.take().unwrap().process_id, "p-1");
+    while let Some(report) = stream.report().await {
+        last = report;
+    }
+    assert!(last.is_leaving);
     drop(stream);
     reporter.await.unwrap();
 }

@@ -49,7 +49,7 @@ impl Node {
         self.assembly = Assembly::default();
         (self.heard, self.refusals) = (env.now, 0);
         let hello = v1::Hello {
-            node: Some(v1::NodeIdentity { node_id: format!("n{}", self.number), version: String::new() }),
+            node: Some(v1::NodeIdentity { node_id: format!("n{}", self.number), ..Default::default() }),
             services: self.follows.clone(),
             resume_epoch: self.snapshot.epoch().to_owned(),
             resume_revision: self.snapshot.revision(),

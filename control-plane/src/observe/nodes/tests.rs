@@ -3,7 +3,12 @@ use std::time::UNIX_EPOCH;
 use super::*;
 
 fn identity(id: &str) -> Identity {
-    Identity { id: NodeId::parse(id).unwrap(), version: "1".into(), address: "10.0.0.9:1".into() }
+    Identity {
+        id: NodeId::parse(id).unwrap(),
+        version: "1".into(),
+        process: "p-1".into(),
+        address: "10.0.0.9:1".into(),
+    }
 }
 
 fn connected(ids: &[&str], capacity: usize) -> (Nodes, Instant) {

@@ -39,7 +39,7 @@ fn start(urls: &[String], snapshot: Snapshot, source: Source) -> DataPlane {
     let (feed, view, table) = feed(snapshot, source);
     let stop = Shutdown::new();
     let urls = urls.iter().map(|url| control_plane_url(url).unwrap()).collect();
-    let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into() };
+    let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into(), ..Default::default() };
     let stopped = stop.clone();
     let task = tokio::spawn(async move { follow(&ControlPlane::new(urls), &node, &feed, &stopped).await });
     DataPlane { view, table, stop, task }
@@ -68,7 +68,7 @@ async fn a_new_data_plane_asks_for_everything_and_acks_what_it_applied() {
     let mut data_plane = start(&[control_plane.url()], Snapshot::default(), Source::None);
 
     let mut stream = control_plane.snapshot_stream().await;
-    let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into() };
+    let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into(), ..Default::default() };
     let role = v1::SnapshotRole::DataPlane.into();
     let expected = v1::Hello { node: Some(node), services: vec!["*".into()], role, ..Default::default() };
     assert_eq!(stream.hello, expected);

@@ -21,6 +21,7 @@ use http::Uri;
 
 use crate::{
     discovery::Cache,
+    handover::MAX_PATH_BYTES,
     proxy::{Forwarding, Limits, PROTOCOLS},
     static_file::{self, StaticFile},
 };
@@ -94,6 +95,13 @@ pub struct Args {
     /// After SIGTERM, how long connections are still accepted while /readyz already fails, such as 5s
     #[arg(long, env = "GW_DRAIN_DELAY", default_value = "0s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub drain_delay: Duration,
+    /// Unix socket of the handover, the same for each: where a data plane listens there already, take its sockets over once there
+    /// is something to route by, and have it drain; then listen there
+    #[arg(long, env = "GW_HANDOVER_SOCKET", value_name = "PATH")]
+    pub handover_socket: Option<PathBuf>,
+    /// How long a handover may wait for something to route by before this process gives up, and the other goes on
+    #[arg(long, env = "GW_HANDOVER_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub handover_timeout: Duration,
     /// How much clients may take up.
     #[command(flatten)]
     pub limits: LimitArgs,
@@ -114,6 +122,8 @@ pub struct Config {
     pub(crate) forwarding: Forwarding,
     pub(crate) drain_timeout: Duration,
     pub(crate) drain_delay: Duration,
+    pub(crate) handover_socket: Option<PathBuf>,
+    pub(crate) handover_timeout: Duration,
 }
 
 /// Where services and replicas come from.
@@ -171,6 +181,8 @@ impl Args {
             forwarding: self.forwarding.validate()?,
             drain_timeout: self.drain_timeout,
             drain_delay: self.drain_delay,
+            handover_socket: self.handover_socket.map(check_socket).transpose()?,
+            handover_timeout: self.handover_timeout,
         })
     }
 
@@ -263,6 +275,18 @@ fn check(flag: &str, value: usize, max: usize) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::usage(format!("{flag} {value} is not in 1..={max}")))
+}
+
+/// A Unix socket's path, which the kernel wants short.
+fn check_socket(path: PathBuf) -> Result<PathBuf, Failure> {
+    let bytes = path.as_os_str().len();
+    if bytes == 0 || bytes > MAX_PATH_BYTES {
+        let path = path.display();
+        return Err(Failure::usage(format!(
+            "--handover-socket {path}: is {bytes} bytes long, 1..={MAX_PATH_BYTES} are allowed"
+        )));
+    }
+    Ok(path)
 }
 
 /// Reads a DNS suffix; a leading dot and capitals are a matter of taste.

@@ -6,11 +6,15 @@
 mod reconnect;
 
 use std::{
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use http::Uri;
+use tokio::sync::watch;
 use tonic::transport::{self, Channel, Endpoint};
 
 pub(crate) use reconnect::Reconnect;
@@ -26,6 +30,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct ControlPlane {
     endpoints: Vec<Endpoint>,
     current: AtomicUsize,
+    hold: Hold,
 }
 
 impl ControlPlane {
@@ -43,7 +48,7 @@ impl ControlPlane {
                 .keep_alive_timeout(PING_TIMEOUT)
                 .keep_alive_while_idle(true)
         });
-        Self { endpoints: endpoints.collect(), current: AtomicUsize::new(0) }
+        Self { endpoints: endpoints.collect(), current: AtomicUsize::new(0), hold: Hold::default() }
     }
 
     /// The address in use.
@@ -64,8 +69,64 @@ impl ControlPlane {
         self.current.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// What keeps both streams from being opened.
+    pub(crate) fn hold(&self) -> &Hold {
+        &self.hold
+    }
+
     fn endpoint(&self) -> &Endpoint {
         &self.endpoints[self.current.load(Ordering::Relaxed) % self.endpoints.len()]
+    }
+}
+
+/// Keeps this process from a control plane that another one follows under the same node id: the two would take the streams from
+/// each other. Clones are handles to the same hold.
+#[derive(Debug, Clone)]
+pub(crate) struct Hold(Arc<watch::Sender<bool>>);
+
+/// Ends the hold when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    hold: Hold,
+    is_kept: bool,
+}
+
+impl Default for Hold {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(false)))
+    }
+}
+
+impl Hold {
+    /// Begins it; there is no more than one at a time.
+    pub(crate) fn begin(&self) -> Held {
+        self.0.send_replace(true);
+        Held { hold: self.clone(), is_kept: false }
+    }
+
+    pub(crate) fn is_held(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Completes when there is none. Cancel safe.
+    pub(crate) async fn released(&self) {
+        // The sender is held here, so this ends with the hold.
+        let _ = self.0.subscribe().wait_for(|is_held| !is_held).await;
+    }
+}
+
+impl Held {
+    /// Lets the hold last for as long as the process.
+    pub(crate) fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            self.hold.0.send_replace(false);
+        }
     }
 }
 

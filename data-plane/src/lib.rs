@@ -12,6 +12,7 @@ mod counts;
 pub mod discovery;
 #[cfg(test)]
 mod fake_control_plane;
+mod handover;
 pub mod header_fields;
 pub mod proxy;
 mod report;

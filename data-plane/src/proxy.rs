@@ -25,6 +25,7 @@ mod request_body;
 mod request_id;
 mod response_body;
 mod route;
+mod sockets;
 mod stream;
 mod trace_context;
 mod upstream;
@@ -32,6 +33,7 @@ mod worker;
 
 use std::{
     io,
+    iter::repeat,
     net::{SocketAddr, TcpListener},
     pin::pin,
     rc::Rc,
@@ -41,7 +43,6 @@ use std::{
 
 use gateway_proto::NodeId;
 use gateway_runtime::{Failure, Shutdown, panics::PanicCounts, tls::Tls};
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{sync::mpsc, task::LocalSet};
 
 use crate::{clock::Clock, table::Table};
@@ -51,11 +52,10 @@ pub use forwarding::Forwarding;
 pub use limits::{HeadLimits, Limits};
 pub use networks::{InvalidNetwork, Networks};
 pub use refusals::{Reason, Refusals};
+use sockets::BACKLOG;
+pub use sockets::Sockets;
 pub(crate) use stream::PROTOCOLS;
-use worker::{Listeners, Worker};
-
-/// Connections that the kernel completes before a worker accepts them, for each worker.
-const BACKLOG: i32 = 1024;
+use worker::{Listener, Worker};
 
 /// How the proxy serves.
 #[derive(Debug, Clone)]
@@ -94,7 +94,7 @@ pub struct Proxy {
     active: Vec<Arc<WorkerActive>>,
     drain_delay: Duration,
     drain_timeout: Duration,
-    shutdown: Shutdown,
+    leave: Leave,
 }
 
 /// How a worker's thread ended: as it should, or not.
@@ -120,6 +120,26 @@ impl Drop for EndNotice {
     }
 }
 
+/// When the proxy is to leave.
+#[derive(Debug, Clone)]
+pub(crate) struct Leave {
+    /// It drains from then on.
+    pub(crate) shutdown: Shutdown,
+    /// Another process accepts at its sockets: nobody needs time to notice that this one ends.
+    pub(crate) handed_over: Shutdown,
+}
+
+impl Leave {
+    /// Completes when it is to accept nothing more.
+    async fn accepts_no_more(&self, drain_delay: Duration) {
+        self.shutdown.begun().await;
+        tokio::select! {
+            () = tokio::time::sleep(drain_delay) => {}
+            () = self.handed_over.begun() => {}
+        }
+    }
+}
+
 /// Binds the listeners and starts the workers, which route by `table` from then on.
 ///
 /// # Errors
@@ -131,35 +151,52 @@ pub fn start(
     clock: Clock,
     shutdown: &Shutdown,
 ) -> Result<Proxy, Failure> {
-    let (listen, listeners) = bind_all("--listen", config.listen, config.workers)?;
-    let (tls_listen, tls_listeners) = match &config.tls {
-        Some((address, _)) => {
-            let (bound, listeners) = bind_all("--tls-listen", *address, config.workers)?;
-            (Some(bound), listeners)
-        }
-        None => (None, Vec::new()),
+    let plain = Sockets::bind("--listen", config.listen, config.workers)?;
+    let tls = config.tls.as_ref().map(|(at, _)| Sockets::bind("--tls-listen", *at, config.workers));
+    let leave = Leave { shutdown: shutdown.clone(), handed_over: Shutdown::new() };
+    let refusals = Arc::new(Refusals::new(config.workers));
+    serve(config, (plain, tls.transpose()?), table, clock, leave, Arc::default(), refusals)
+}
+
+/// Starts the workers at these sockets, plain ones and those for TLS; what panics and what is refused there is counted in `panics` and
+/// `refusals`.
+///
+/// # Errors
+/// A fatal [`Failure`] when a socket or a thread is missing.
+pub(crate) fn serve(
+    config: ProxyConfig,
+    (plain, tls): (Sockets, Option<Sockets>),
+    table: Arc<Table>,
+    clock: Clock,
+    leave: Leave,
+    panics: Arc<PanicCounts>,
+    refusals: Arc<Refusals>,
+) -> Result<Proxy, Failure> {
+    let workers = config.workers;
+    let unbound = |error| Failure::fatal(format!("cannot listen with {workers} workers: {error}"));
+    let (listen, tls_listen) = (plain.address(), tls.as_ref().map(Sockets::address));
+    let plain = plain.share_out(workers).map_err(unbound)?;
+    let mut tls = match tls {
+        Some(tls) => tls.share_out(workers).map_err(unbound)?.into_iter(),
+        None => Vec::new().into_iter(),
     };
-    let mut tls_listeners = tls_listeners.into_iter();
-    let max_connections = (config.limits.connections / config.workers).max(1);
+    let max_connections = (config.limits.connections / workers).max(1);
     let (drain_delay, drain_timeout) = (config.drain_delay, config.drain_timeout);
     let config = Arc::new(config);
-    let workers = listeners.len();
     let active: Vec<_> = (0..workers).map(|_| Arc::<WorkerActive>::default()).collect();
     let (notices, ended) = mpsc::channel(workers);
-    let panics = Arc::new(PanicCounts::default());
-    let refusals = Arc::new(Refusals::new(workers));
     for task in ["request", "connection", "sweep", "drains"] {
         panics.begin(task);
     }
-    for (index, listener) in listeners.into_iter().enumerate() {
-        let (config, table, shutdown) = (Arc::clone(&config), Arc::clone(&table), shutdown.clone());
+    for (index, plain) in plain.into_iter().enumerate() {
+        let (config, table, leave) = (Arc::clone(&config), Arc::clone(&table), leave.clone());
         let (panics, refusals) = (Arc::clone(&panics), Arc::clone(&refusals));
         let active = Arc::clone(&active[index]);
-        let tls_listener = tls_listeners.next().zip(config.tls.as_ref().map(|(_, tls)| Arc::clone(tls)));
+        let tls = tls.next().zip(config.tls.as_ref().map(|(_, tls)| Arc::clone(tls)));
         let notice = EndNotice { ended: notices.clone(), has_drained: false };
         let body = move || {
             let worker = Worker::new(index, config, table, clock, panics, refusals, active);
-            match run_worker(worker, listener, tls_listener, max_connections, shutdown) {
+            match run_worker(worker, plain, tls, max_connections, leave) {
                 Ok(()) => notice.drained(),
                 Err(error) => tracing::error!(worker = index, %error, "worker cannot run"),
             }
@@ -167,7 +204,6 @@ pub fn start(
         let thread = std::thread::Builder::new().name(format!("proxy-{index}")).spawn(body);
         thread.map_err(|error| Failure::fatal(format!("cannot start a worker thread: {error}")))?;
     }
-    let shutdown = shutdown.clone();
     Ok(Proxy {
         listen,
         tls_listen,
@@ -178,7 +214,7 @@ pub fn start(
         active,
         drain_delay,
         drain_timeout,
-        shutdown,
+        leave,
     })
 }
 
@@ -213,15 +249,15 @@ impl Proxy {
     /// # Errors
     /// A fatal [`Failure`] as soon as a worker has panicked or could not run.
     pub async fn finished(self) -> Result<(), Failure> {
-        let Self { ended, workers, active, drain_delay, drain_timeout, shutdown, .. } = self;
+        let Self { ended, workers, active, drain_delay, drain_timeout, leave, .. } = self;
         let mut ended = pin!(all_ended(ended, workers));
         tokio::select! {
             ended = &mut ended => return ended,
-            () = shutdown.begun() => {}
+            () = leave.shutdown.begun() => {}
         }
         let began = Instant::now();
         let Active { connections, requests } = active::sum(&active);
-        if !drain_delay.is_zero() {
+        if !drain_delay.is_zero() && !leave.handed_over.has_begun() {
             tracing::info!(
                 connections,
                 requests,
@@ -230,7 +266,7 @@ impl Proxy {
             );
             tokio::select! {
                 ended = &mut ended => return ended,
-                () = tokio::time::sleep(drain_delay) => {}
+                () = leave.accepts_no_more(drain_delay) => {}
             }
         }
         let Active { connections, requests } = active::sum(&active);
@@ -259,50 +295,21 @@ async fn all_ended(mut ended: mpsc::Receiver<HasDrained>, workers: usize) -> Res
 
 fn run_worker(
     worker: Worker,
-    listener: TcpListener,
-    tls: Option<(TcpListener, Arc<Tls>)>,
+    plain: Vec<TcpListener>,
+    tls: Option<(Vec<TcpListener>, Arc<Tls>)>,
     max_connections: usize,
-    shutdown: Shutdown,
+    leave: Leave,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
-        let plain = tokio::net::TcpListener::from_std(listener)?;
-        let tls = match tls {
-            Some((listener, tls)) => Some((tokio::net::TcpListener::from_std(listener)?, tls)),
-            None => None,
-        };
-        worker::run(Rc::new(worker), Listeners { plain, tls }, max_connections, shutdown).await;
+        let mut listeners = Vec::new();
+        for listener in plain {
+            listeners.push(Listener { socket: tokio::net::TcpListener::from_std(listener)?, tls: None });
+        }
+        for (listener, tls) in tls.into_iter().flat_map(|(all, tls)| all.into_iter().zip(repeat(tls))) {
+            listeners.push(Listener { socket: tokio::net::TcpListener::from_std(listener)?, tls: Some(tls) });
+        }
+        worker::run(Rc::new(worker), listeners, max_connections, leave).await;
         Ok(())
     })
-}
-
-/// One listener for each worker, all on one port, between which the kernel spreads connections.
-fn bind_all(
-    flag: &str,
-    listen: SocketAddr,
-    workers: usize,
-) -> Result<(SocketAddr, Vec<TcpListener>), Failure> {
-    bind_for_each(listen, workers).map_err(|error| Failure::unbound(flag, listen, &error))
-}
-
-fn bind_for_each(listen: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<TcpListener>)> {
-    // Shared ports would let a second gateway take half of the connections in silence. A plain bind finds it out.
-    drop(TcpListener::bind(listen)?);
-    let first = bind(listen)?;
-    let bound = first.local_addr()?;
-    let mut listeners = vec![first];
-    for _ in 1..workers {
-        listeners.push(bind(bound)?);
-    }
-    Ok((bound, listeners))
-}
-
-fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(listen), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&listen.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
 }

@@ -72,13 +72,20 @@ pub(crate) struct Reporter {
     pub(crate) clock: Clock,
     /// Transitions to report.
     pub(crate) journal: Arc<Journal>,
+    /// Begun when no other process of this id has requests in flight: until then, nobody knows which are.
+    pub(crate) alone: Shutdown,
 }
 
 impl Reporter {
     /// Reports until `stop` begins; then what is left to tell is told, if the control plane takes it.
     pub(crate) async fn run(&self, stop: &Shutdown) {
         let mut reconnect = Reconnect::default();
+        let hold = self.control_plane.hold();
         loop {
+            tokio::select! {
+                () = hold.released() => {}
+                () = stop.begun() => return self.say_goodbye().await,
+            }
             let connected = tokio::select! {
                 connected = self.connect() => connected,
                 () = stop.begun() => return self.say_goodbye().await,
@@ -93,6 +100,9 @@ impl Reporter {
             if stop.has_begun() {
                 return;
             }
+            if hold.is_held() {
+                continue;
+            }
             let pause = reconnect.failed(Instant::now(), rand::random());
             // Discovery warns when the control plane is lost.
             tracing::debug!(url = %self.control_plane.url(), reason = %ended, ?pause, "report stream ended");
@@ -105,6 +115,10 @@ impl Reporter {
 
     /// Ends without a stream under way: nobody would know otherwise that nothing is in flight here any more.
     async fn say_goodbye(&self) {
+        if self.control_plane.hold().is_held() {
+            // Under this id, another process goes on.
+            return;
+        }
         let told = async {
             match self.connect().await {
                 Ok((session, responses)) => session.tell_the_rest(responses).await,
@@ -121,12 +135,13 @@ impl Reporter {
     /// By what the rows are that are read from now on; unknown while a worker may pick by something older.
     fn position(&self) -> Option<Position> {
         let position = self.view.applied.borrow().clone();
-        self.table.are_drains_taken_on().then_some(position)
+        (self.alone.has_begun() && self.table.are_drains_taken_on()).then_some(position)
     }
 
     /// Completes when there is another position than `told`, but not before `at`. Cancel safe.
     async fn moved_on(&self, told: &Position, at: Instant) {
         sleep_until(at).await;
+        self.alone.begun().await;
         let mut applied = self.view.applied.clone();
         // Its owner may be gone, and then nothing moves any more.
         if applied.wait_for(|applied| applied != told).await.is_err() {

@@ -3,12 +3,14 @@
 //! Up: what is on disk goes into the table before anybody can connect. Down: the proxy drains first; the links to the
 //! control plane and the admin side stay until it has, so that the end can be watched and is reported.
 
+mod takeover;
+
 use std::{
     net::SocketAddr,
     pin::pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
 };
@@ -32,10 +34,12 @@ use crate::{
     config::{Config, Registry},
     control_plane::ControlPlane,
     discovery::{Cache, Cached, Feed, Guard, Mirror, Snapshot, Source, View, client, ending, keeper},
-    proxy::{self, Proxy, ProxyConfig},
+    handover::{self, Claim, Predecessor},
+    proxy::{self, Leave, Proxy, ProxyConfig, Refusals},
     report::{Reporter, journal::Journal},
     table::{Table, Transition},
 };
+use takeover::Listening;
 
 /// What this build calls itself towards control planes and operators.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -74,14 +78,21 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
     let mirror = Mirror::new(config.node_id.clone(), snapshot, guard, clock.moment().wall);
     let (feed, view) = Feed::new(mirror, source, age, table.clone(), clock);
 
-    let admin_listener = TcpListener::bind(config.admin_listen).await;
-    let (admin_listener, admin_listen) = admin_listener
-        .and_then(|listener| listener.local_addr().map(|bound| (listener, bound)))
-        .map_err(|error| Failure::unbound("--admin-listen", config.admin_listen, &error))?;
-    let proxy = proxy::start(proxy_config(&config), table.clone(), clock, &shutdown)?;
+    let claim = config.handover_socket.as_deref().map(Claim::new).transpose()?;
+    let mut inherited = match &config.handover_socket {
+        Some(path) => handover::inherit(path, VERSION).await?,
+        None => None,
+    };
+    let listening = Listening::at(&config, inherited.as_mut())?;
+    let proxy_config = proxy_config(&config);
 
-    let (panics, refusals) = (proxy.panics().clone(), proxy.refusals().clone());
-    let stop = Shutdown::new();
+    let panics = Arc::new(PanicCounts::default());
+    let refusals = Arc::new(Refusals::new(config.workers));
+    let (stop, alone) = (Shutdown::new(), Shutdown::new());
+    let control_plane = match &config.registry {
+        Registry::ControlPlane { urls, .. } => Some(Arc::new(ControlPlane::new(urls.clone()))),
+        Registry::Static(_) => None,
+    };
     let mut background = Background::new(panics.clone(), stop.clone());
     background.record(journal.clone(), transitions, stop.clone());
     let admin = Admin {
@@ -91,28 +102,29 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         table: table.clone(),
         journal: journal.clone(),
         clock,
-        panics,
-        refusals,
+        panics: panics.clone(),
+        refusals: refusals.clone(),
         shutdown: shutdown.clone(),
     };
-    background.show(admin_listener, admin, stop.clone());
     if let Some((_, tls)) = config.tls {
         background.read_certificates(tls, stop.clone());
     }
-    if let Registry::ControlPlane { urls, cache } = config.registry {
+    let followed = view.clone();
+    if let (Registry::ControlPlane { cache, .. }, Some(control_plane)) = (config.registry, &control_plane) {
         let process_id = format!("{:016x}", rand::random::<u64>());
         let node_id = config.node_id.to_string();
         let node = v1::NodeIdentity { node_id, version: VERSION.into(), process_id: process_id.clone() };
-        let link = Link { control_plane: ControlPlane::new(urls).into(), node, stop: stop.clone() };
+        let link = Link { control_plane: control_plane.clone(), node, stop: stop.clone() };
         let reporter = Reporter {
             control_plane: link.control_plane.clone(),
             node_id: config.node_id,
             version: VERSION,
             process_id,
-            table,
+            table: table.clone(),
             view: view.clone(),
             clock,
             journal,
+            alone: alone.clone(),
         };
         let feed = Arc::new(feed);
         background.follow(link, feed.clone());
@@ -121,6 +133,42 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         if let Some(cache) = cache {
             background.keep(cache, view, stop.clone());
         }
+    }
+    if let Some(inherited) = &inherited {
+        takeover::ready(inherited, &followed, config.handover_timeout, &shutdown).await?;
+    }
+    let leave = Leave { shutdown: shutdown.clone(), handed_over: Shutdown::new() };
+    let copies = claim.is_some().then(|| listening.duplicate()).transpose()?;
+    let Listening { plain, tls, admin: admin_listener, admin_address: admin_listen } = listening;
+    let proxy = proxy::serve(proxy_config, (plain, tls), table, clock, leave.clone(), panics, refusals)?;
+    match inherited {
+        Some(mut inherited) => {
+            inherited.serving().await;
+            let alone = alone.clone();
+            tokio::spawn(async move {
+                inherited.ended().await;
+                alone.begin();
+            });
+        }
+        None => alone.begin(),
+    }
+    // By now no other process accepts there.
+    let admin_listener = TcpListener::from_std(admin_listener)
+        .map_err(|error| Failure::unbound("--admin-listen", admin_listen, &error))?;
+    background.show(admin_listener, admin, until_either(&stop, &leave.handed_over));
+    if let (Some(claim), Some(copies)) = (claim, copies) {
+        let place = claim.publish().map_err(|error| {
+            Failure::fatal(format!("--handover-socket cannot be put in its place: {error}"))
+        })?;
+        let predecessor = Predecessor {
+            version: VERSION,
+            sockets: copies.into(),
+            hold: control_plane.map(|control_plane| control_plane.hold().clone()).unwrap_or_default(),
+            handed_over: leave.handed_over,
+            shutdown: shutdown.clone(),
+            successor: AtomicU32::new(0),
+        };
+        tokio::spawn(handover::serve(place, predecessor, stop.clone()));
     }
     let background = tokio::spawn(background.supervisor.run(FAREWELL));
     Ok(Running { proxy, admin_listen, stop, background, shutdown })
@@ -164,6 +212,20 @@ impl Running {
             ended.unwrap_or_else(|error| Err(Failure::fatal(format!("the background ended: {error}"))));
         drained.and(ended)
     }
+}
+
+/// What begins with the first of the two.
+fn until_either(one: &Shutdown, other: &Shutdown) -> Shutdown {
+    let (one, other, either) = (one.clone(), other.clone(), Shutdown::new());
+    let begun = either.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            () = one.begun() => {}
+            () = other.begun() => {}
+        }
+        begun.begin();
+    });
+    either
 }
 
 /// What both streams to the control plane need.

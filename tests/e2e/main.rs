@@ -13,6 +13,7 @@ mod drain;
 mod durability;
 mod failover;
 mod guard;
+mod handover;
 mod health;
 mod logs;
 mod outage;

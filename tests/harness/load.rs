@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request};
+use http::{Method, Request, header::CONNECTION};
 use tokio::{
     sync::RwLock,
     task::JoinSet,
@@ -31,6 +31,13 @@ const MAX_REASONS: usize = 10;
 pub struct Load {
     clients: JoinSet<()>,
     shared: Arc<Shared>,
+}
+
+/// How long a connection of a load is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    Connections,
+    Nothing,
 }
 
 #[derive(Debug, Default)]
@@ -57,11 +64,20 @@ pub struct Tally {
 impl Load {
     /// Begins to send `per_second` requests for `target`.
     pub fn start(address: SocketAddr, target: &str, per_second: u32) -> Self {
+        Self::begin(address, target, per_second, Keep::Connections)
+    }
+
+    /// The same, with a connection for each request.
+    pub fn start_connecting(address: SocketAddr, target: &str, per_second: u32) -> Self {
+        Self::begin(address, target, per_second, Keep::Nothing)
+    }
+
+    fn begin(address: SocketAddr, target: &str, per_second: u32, keep: Keep) -> Self {
         let shared = Arc::new(Shared::default());
         let period = Duration::from_secs(1) * CONNECTIONS / per_second;
         let mut clients = JoinSet::new();
         for _ in 0..CONNECTIONS {
-            clients.spawn(client(address, target.to_owned(), period, Arc::clone(&shared)));
+            clients.spawn(client(address, target.to_owned(), period, keep, Arc::clone(&shared)));
         }
         Self { clients, shared }
     }
@@ -102,7 +118,7 @@ impl Shared {
     }
 }
 
-async fn client(address: SocketAddr, target: String, period: Duration, shared: Arc<Shared>) {
+async fn client(address: SocketAddr, target: String, period: Duration, keep: Keep, shared: Arc<Shared>) {
     let mut ticks = interval(period);
     // A slow answer is not followed by a burst.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -111,6 +127,9 @@ async fn client(address: SocketAddr, target: String, period: Duration, shared: A
         ticks.tick().await;
         if shared.is_over.load(Relaxed) {
             return;
+        }
+        if keep == Keep::Nothing {
+            connection = None;
         }
         let began = Instant::now();
         let result = if number % POST_EVERY == POST_EVERY - 1 {
@@ -134,20 +153,24 @@ async fn client(address: SocketAddr, target: String, period: Duration, shared: A
 
 /// One request, on the connection that is there or a new one.
 async fn send(
-    connection: &mut Option<Connection>,
+    kept: &mut Option<Connection>,
     address: SocketAddr,
     method: Method,
     target: &str,
 ) -> Result<(), String> {
-    let connection = match connection {
+    let connection = match kept {
         Some(connection) => connection,
-        None => connection.insert(Connection::open(address).await?),
+        None => kept.insert(Connection::open(address).await?),
     };
     let body = if method == Method::POST { Bytes::from_static(b"a body") } else { Bytes::new() };
     let shown = format!("{method} {target}");
     let request =
         Request::builder().method(method).uri(target).body(body).map_err(|error| error.to_string())?;
     let answer = connection.send(request).await.map_err(|why| format!("{shown}: {why}"))?;
+    if answer.headers().contains_key(CONNECTION) {
+        // It says that the connection ends.
+        *kept = None;
+    }
     if answer.status() == 200 {
         return Ok(());
     }

@@ -67,11 +67,19 @@ pub(crate) async fn follow(
     // A follower before this one may have failed in the middle of a stream.
     feed.set_connected(false);
     loop {
+        tokio::select! {
+            () = control_plane.hold().released() => {}
+            () = stop.begun() => return,
+        }
         let ended = tokio::select! {
             ended = follow_once(control_plane, node, feed, &mut reconnect) => ended,
             () = stop.begun() => return,
         };
         feed.set_connected(false);
+        if control_plane.hold().is_held() {
+            tracing::info!(reason = %ended, "the control plane is left to the process that takes over, {}", feed.meanwhile());
+            continue;
+        }
         let (first, url) = (!reconnect.in_outage(), control_plane.url().clone());
         let pause = pause_after(&ended, &mut reconnect, Instant::now(), rand::random());
         // One warning an outage: the metrics and /readyz?verbose say how long it lasts.

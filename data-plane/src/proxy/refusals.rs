@@ -75,7 +75,7 @@ impl Default for Counts {
 }
 
 impl Refusals {
-    pub(super) fn new(workers: usize) -> Self {
+    pub(crate) fn new(workers: usize) -> Self {
         Self(PerWorker::new(workers))
     }
 

@@ -2,10 +2,13 @@
 
 use std::{
     cell::{Cell, RefCell},
+    future::poll_fn,
     io,
     net::SocketAddr,
+    pin::Pin,
     rc::Rc,
     sync::Arc,
+    task::Poll,
     time::Duration,
 };
 
@@ -20,7 +23,7 @@ use tokio::{
 use tokio_util::task::TaskTracker;
 
 use super::{
-    BACKLOG, ProxyConfig,
+    BACKLOG, Leave, ProxyConfig,
     active::{Active, ActiveConnection, ActiveRequest, WorkerActive},
     date::DateText,
     deadlines::{self, Deadlines},
@@ -59,11 +62,11 @@ const LAST_CALL: Duration = Duration::from_secs(1);
 /// One that has begun with a head, or with a handshake, has this long to come to its end.
 const LAST_HEAD: Duration = Duration::from_secs(2);
 
-/// Where a worker's clients connect.
+/// Where some of a worker's clients connect, with TLS or without.
 #[derive(Debug)]
-pub(super) struct Listeners {
-    pub(super) plain: TcpListener,
-    pub(super) tls: Option<(TcpListener, Arc<Tls>)>,
+pub(super) struct Listener {
+    pub(super) socket: TcpListener,
+    pub(super) tls: Option<Arc<Tls>>,
 }
 
 /// What the requests of one worker share.
@@ -248,12 +251,7 @@ impl Worker {
 
 /// Accepts and serves until the shutdown, then drains: keeps accepting for the drain delay, lets what is in flight
 /// finish within the drain timeout, and cuts what is left.
-pub(super) async fn run(
-    worker: Rc<Worker>,
-    listeners: Listeners,
-    max_connections: usize,
-    shutdown: Shutdown,
-) {
+pub(super) async fn run(worker: Rc<Worker>, listeners: Vec<Listener>, max_connections: usize, leave: Leave) {
     let connections = TaskTracker::new();
     let keeper = Rc::clone(&worker);
     let sweeper = tokio::task::spawn_local(async move {
@@ -264,32 +262,21 @@ pub(super) async fn run(
         let follow = || drain::follow(&keeper, keeper.table.follow_drains(keeper.index));
         persist("drains", follow, |notice| keeper.panicked(notice.task)).await;
     });
-    let stop = async {
-        shutdown.begun().await;
-        tokio::time::sleep(worker.config.drain_delay).await;
-    };
     let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
-    let Listeners { plain, tls } = listeners;
-    let accept_plain = accept(&worker, &plain, None, &places, &connections, forward);
-    let accept_tls = async {
-        match &tls {
-            Some((listener, tls)) => {
-                accept(&worker, listener, Some(tls), &places, &connections, forward).await;
-            }
-            None => std::future::pending().await,
-        }
-    };
+    let accepting = listeners.iter().map(|Listener { socket, tls }| {
+        Box::pin(accept(&worker, socket, tls.as_ref(), &places, &connections, forward))
+    });
     tokio::select! {
-        () = accept_plain => {}
-        () = accept_tls => {}
-        () = stop => {}
+        () = first_of(accepting.collect()) => {}
+        () = leave.accepts_no_more(worker.config.drain_delay) => {}
     }
     worker.begin_drain();
-    accept_queued(&worker, &plain, None, &places, &connections, forward);
-    if let Some((listener, tls)) = &tls {
-        accept_queued(&worker, listener, Some(tls), &places, &connections, forward);
+    if !leave.handed_over.has_begun() {
+        for Listener { socket, tls } in &listeners {
+            accept_queued(&worker, socket, tls.as_ref(), &places, &connections, forward);
+        }
     }
-    drop((plain, tls));
+    drop(listeners);
     connections.close();
     if tokio::time::timeout(worker.config.drain_timeout, connections.wait()).await.is_err() {
         let Active { connections, requests } = worker.active.read();
@@ -302,6 +289,15 @@ pub(super) async fn run(
     }
     sweeper.abort();
     drainer.abort();
+}
+
+/// Completes with the first of these, which are few.
+async fn first_of<F: Future<Output = ()> + Unpin>(mut all: Vec<F>) {
+    poll_fn(|cx| {
+        let is_done = |one: &mut F| Pin::new(one).poll(cx).is_ready();
+        if all.iter_mut().any(is_done) { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
 }
 
 /// Accepts connections whose requests are `answered` so. What panics on one of them ends that one.

@@ -188,7 +188,8 @@ impl<'a> Session<'a> {
         if let Err(ended) = self.tell_changes().await {
             return ended;
         }
-        let goodbye = v1::ReportNodeStatusRequest { is_leaving: true, ..Default::default() };
+        let is_leaving = !self.reporter.control_plane.hold().is_held();
+        let goodbye = v1::ReportNodeStatusRequest { is_leaving, ..Default::default() };
         if let Err(ended) = self.send(goodbye, Content::default()).await {
             return ended;
         }

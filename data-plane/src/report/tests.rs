@@ -26,6 +26,7 @@ struct DataPlane {
     stop: Shutdown,
     view: View,
     applied: watch::Sender<Position>,
+    alone: Shutdown,
     _mirror: watch::Sender<Mirror>,
 }
 
@@ -45,7 +46,9 @@ impl DataPlane {
         let (applied, applied_view) = watch::channel(Position::default());
         let (_, status) = watch::channel(LinkStatus::new(Source::None, Duration::ZERO, Instant::now()));
         let view = View { mirror: mirror_view, applied: applied_view, status };
-        let data_plane = Self { table, journal, clock, stop, view, applied, _mirror: mirror };
+        let alone = Shutdown::new();
+        alone.begin();
+        let data_plane = Self { table, journal, clock, stop, view, applied, alone, _mirror: mirror };
         data_plane.set_replicas(replicas);
         data_plane
     }
@@ -98,6 +101,7 @@ impl DataPlane {
             node_id: NodeId::parse("dp-1").unwrap(),
             version: "test",
             process_id: "p-1".into(),
+            alone: self.alone.clone(),
             table: self.table.clone(),
             view: self.view.clone(),
             clock: self.clock,

@@ -1,0 +1,107 @@
+//! The Unix socket at which a data plane hands its sockets over: for its own user only.
+
+use std::{
+    fs::{self, Permissions},
+    io,
+    os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use gateway_runtime::Failure;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::UnixListener;
+
+/// The kernel takes 107 bytes, of which the number of a process needs some.
+pub(crate) const MAX_PATH_BYTES: usize = 96;
+const BACKLOG: i32 = 16;
+
+/// A socket beside the one that is asked for, until it takes that one's place.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    path: PathBuf,
+    beside: PathBuf,
+    listener: Option<UnixListener>,
+}
+
+/// The socket in its place. Dropped, it removes the file, unless another process has put its own there.
+#[derive(Debug)]
+pub(crate) struct Place {
+    path: PathBuf,
+    inode: (u64, u64),
+    listener: UnixListener,
+}
+
+impl Claim {
+    /// Makes the socket, mode 0600, under another name: nobody finds it yet.
+    ///
+    /// # Errors
+    /// A usage [`Failure`] that names the flag when there can be no such socket, or when the path is something else.
+    pub(crate) fn new(path: &Path) -> Result<Self, Failure> {
+        let refuse = |error: io::Error| {
+            Failure::usage(format!("--handover-socket {}: cannot listen there: {error}", path.display()))
+        };
+        if let Ok(metadata) = fs::symlink_metadata(path)
+            && !metadata.file_type().is_socket()
+        {
+            return Err(Failure::usage(format!(
+                "--handover-socket {}: there is something that is no socket: name another path",
+                path.display()
+            )));
+        }
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(format!(".{}", std::process::id()));
+        let beside = PathBuf::from(beside);
+        // Of a process that had the same number and did not end well.
+        let _ = fs::remove_file(&beside);
+        let listener = listen(&beside).map_err(refuse)?;
+        Ok(Self { path: path.to_owned(), beside, listener: Some(listener) })
+    }
+
+    /// Puts it in its place, where whoever takes over looks.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn publish(mut self) -> io::Result<Place> {
+        let inode = inode(&self.beside)?;
+        fs::rename(&self.beside, &self.path)?;
+        let listener = self.listener.take().ok_or(io::ErrorKind::NotFound)?;
+        Ok(Place { path: self.path.clone(), inode, listener })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if self.listener.is_some() {
+            let _ = fs::remove_file(&self.beside);
+        }
+    }
+}
+
+impl Place {
+    pub(super) fn listener(&self) -> &UnixListener {
+        &self.listener
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Nobody can connect before the mode is set: until it listens, the kernel refuses.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    UnixListener::from_std(std::os::unix::net::UnixListener::from(std::os::fd::OwnedFd::from(socket)))
+}
+
+fn inode(path: &Path) -> io::Result<(u64, u64)> {
+    let metadata = fs::symlink_metadata(path)?;
+    Ok((metadata.dev(), metadata.ino()))
+}

@@ -1,0 +1,200 @@
+//! The side of the process that serves: hands its sockets over to whoever takes its place, and leaves once that one serves.
+
+use std::{
+    io,
+    net::TcpListener,
+    os::fd::AsFd,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use gateway_runtime::Shutdown;
+use tokio::{
+    net::UnixStream,
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+
+use super::{
+    Message, PROTOCOL, Place, SocketKind,
+    channel::{Channel, MAX_SOCKETS},
+};
+use crate::control_plane::Hold;
+
+/// For one message of the other process.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Conversations at once; more wait in the socket's queue.
+const MAX_CONVERSATIONS: usize = 8;
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// What is handed over, and what follows from it.
+#[derive(Debug)]
+pub(crate) struct Predecessor {
+    pub(crate) version: &'static str,
+    /// Copies, until this process ends: a handover needs them, and clients must be refused once nobody accepts.
+    pub(crate) sockets: Mutex<Vec<(SocketKind, TcpListener)>>,
+    /// Held while a successor may follow the control plane under the same node id.
+    pub(crate) hold: Hold,
+    /// Begun when a successor serves.
+    pub(crate) handed_over: Shutdown,
+    /// The process's own, begun then, too.
+    pub(crate) shutdown: Shutdown,
+    /// The process of the successor; 0 when there is none.
+    pub(crate) successor: AtomicU32,
+}
+
+/// Hands over at `place` until `shutdown` begins; the conversation that ended in a handover goes on until `stop`, for its end
+/// tells the successor that this process is gone.
+pub(crate) async fn serve(place: Place, predecessor: Predecessor, stop: Shutdown) {
+    let predecessor = Arc::new(predecessor);
+    let places = Arc::new(Semaphore::new(MAX_CONVERSATIONS));
+    let accepting = async {
+        loop {
+            let Ok(permit) = Arc::clone(&places).acquire_owned().await else { return };
+            match place.listener().accept().await {
+                Ok((stream, _)) => {
+                    let (predecessor, stop) = (Arc::clone(&predecessor), stop.clone());
+                    tokio::spawn(async move {
+                        tokio::select! {
+                            () = converse(&predecessor, stream) => {}
+                            () = stop.begun() => {}
+                        }
+                        drop(permit);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a successor");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = accepting => {}
+        () = predecessor.shutdown.begun() => {}
+    }
+    predecessor.sockets.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
+impl Predecessor {
+    fn copies(&self) -> io::Result<Vec<(SocketKind, TcpListener)>> {
+        let sockets = self.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        sockets.iter().map(|(kind, listener)| Ok((*kind, listener.try_clone()?))).collect()
+    }
+}
+
+async fn converse(predecessor: &Predecessor, stream: UnixStream) {
+    let mut channel = Channel::new(stream);
+    match admit(predecessor, &mut channel).await {
+        Ok(Ok(claim)) => claim.hand_over(channel).await,
+        Ok(Err(why)) => {
+            tracing::warn!(%why, "no handover");
+            let _ = timeout(PATIENCE, channel.send(&Message::Refused { why }, &[])).await;
+        }
+        Err(error) => {
+            tracing::warn!(%error, "no handover: the other process said nothing that is understood")
+        }
+    }
+}
+
+/// Hears who asks; the inner error is what to tell it.
+async fn admit<'a>(
+    predecessor: &'a Predecessor,
+    channel: &mut Channel,
+) -> io::Result<Result<Succession<'a>, String>> {
+    let (own, uid) = (rustix::process::geteuid().as_raw(), channel.peer_uid()?);
+    if uid != own {
+        return Ok(Err(format!("this data plane runs as user {own}, and does not hand over to user {uid}")));
+    }
+    let asked = timeout(PATIENCE, channel.receive()).await.map_err(|_| io::ErrorKind::TimedOut)??;
+    let Some((Message::Ask { protocol, version, pid }, _)) = asked else {
+        return Ok(Err("it was not asked for its sockets first".into()));
+    };
+    if protocol != PROTOCOL {
+        return Ok(Err(format!(
+            "version {} of the data plane hands over by protocol {PROTOCOL}, and version {version} asks by protocol \
+             {protocol}",
+            predecessor.version
+        )));
+    }
+    if predecessor.shutdown.has_begun() {
+        return Ok(Err("it is ending already".into()));
+    }
+    let claimed = predecessor.successor.compare_exchange(0, pid, Relaxed, Relaxed);
+    Ok(match claimed {
+        Ok(_) => Ok(Succession { predecessor, pid, version }),
+        Err(other) => Err(format!("process {other} is taking over already")),
+    })
+}
+
+/// The one handover under way.
+struct Succession<'a> {
+    predecessor: &'a Predecessor,
+    pid: u32,
+    version: String,
+}
+
+impl Succession<'_> {
+    async fn hand_over(self, mut channel: Channel) {
+        let Predecessor { hold, handed_over, shutdown, .. } = self.predecessor;
+        let (pid, version) = (self.pid, self.version.as_str());
+        tracing::info!(pid, version, "handing over: still serving until the other process does");
+        let held = hold.begin();
+        let word = async {
+            timeout(PATIENCE, self.send_sockets(&mut channel))
+                .await
+                .map_err(|_| io::ErrorKind::TimedOut)??;
+            channel.receive().await
+        };
+        let why = match word.await {
+            Ok(Some((Message::Serving, _))) => {
+                tracing::info!(pid, version, "handed over: the other process serves, this one drains");
+                held.keep();
+                handed_over.begin();
+                shutdown.begin();
+                // It serves, whether it hears this or not.
+                let _ = timeout(PATIENCE, channel.send(&Message::Leaving, &[])).await;
+                return channel.ended_with_us().await;
+            }
+            Ok(Some((other, _))) => format!("it said {other:?} before it served"),
+            Ok(None) => "it ended before it served".into(),
+            Err(error) => error.to_string(),
+        };
+        tracing::warn!(pid, version, why, "no handover: going on as before");
+    }
+
+    async fn send_sockets(&self, channel: &mut Channel) -> io::Result<()> {
+        let version = self.predecessor.version;
+        let sockets = self.predecessor.copies()?;
+        let chunks = sockets.len().div_ceil(MAX_SOCKETS);
+        for (index, chunk) in sockets.chunks(MAX_SOCKETS).enumerate() {
+            let message = Message::Sockets {
+                version: version.into(),
+                pid: std::process::id(),
+                sockets: chunk.iter().map(|(kind, _)| *kind).collect(),
+                more: index + 1 < chunks,
+            };
+            let descriptors: Vec<_> = chunk.iter().map(|(_, listener)| listener.as_fd()).collect();
+            channel.send(&message, &descriptors).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Succession<'_> {
+    fn drop(&mut self) {
+        if !self.predecessor.handed_over.has_begun() {
+            self.predecessor.successor.store(0, Relaxed);
+        }
+    }
+}
+
+impl Channel {
+    /// Never completes: the stream ends with the process, or with whoever drops this.
+    async fn ended_with_us(&self) {
+        std::future::pending().await
+    }
+}

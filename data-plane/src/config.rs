@@ -22,7 +22,7 @@ use http::Uri;
 use crate::{
     discovery::Cache,
     handover::MAX_PATH_BYTES,
-    proxy::{Forwarding, Limits, PROTOCOLS},
+    proxy::{Forwarding, Limits, PROTOCOLS, ProxyHeaders},
     static_file::{self, StaticFile},
 };
 
@@ -119,6 +119,7 @@ pub struct Config {
     pub(crate) domain: Option<String>,
     pub(crate) debug_headers: bool,
     pub(crate) limits: Limits,
+    pub(crate) proxy_headers: Option<ProxyHeaders>,
     pub(crate) forwarding: Forwarding,
     pub(crate) drain_timeout: Duration,
     pub(crate) drain_delay: Duration,
@@ -178,6 +179,7 @@ impl Args {
             domain: self.domain.as_deref().map(parse_domain).transpose()?,
             debug_headers: self.debug_headers,
             limits: self.limits.validate()?,
+            proxy_headers: self.forwarding.proxy_headers()?,
             forwarding: self.forwarding.validate()?,
             drain_timeout: self.drain_timeout,
             drain_delay: self.drain_delay,

@@ -20,6 +20,8 @@ mod head;
 mod headers;
 mod limits;
 mod networks;
+mod proxy_headers;
+mod proxy_protocol;
 mod refusals;
 mod request_body;
 mod request_id;
@@ -51,6 +53,7 @@ use active::WorkerActive;
 pub use forwarding::Forwarding;
 pub use limits::{HeadLimits, Limits};
 pub use networks::{InvalidNetwork, Networks};
+pub use proxy_headers::ProxyHeaders;
 pub use refusals::{Reason, Refusals};
 use sockets::BACKLOG;
 pub use sockets::Sockets;
@@ -74,6 +77,8 @@ pub struct ProxyConfig {
     pub debug_headers: bool,
     /// How much of this gateway its clients may take up.
     pub limits: Limits,
+    /// Which connections begin with a PROXY header, if any do.
+    pub proxy_headers: Option<ProxyHeaders>,
     /// Which peers are believed about the client, and what replicas are told of it.
     pub forwarding: Forwarding,
     /// How long after the shutdown connections are still accepted.

@@ -384,6 +384,7 @@ fn proxy_config(config: &Config) -> ProxyConfig {
         domain: config.domain.clone(),
         debug_headers: config.debug_headers,
         limits: config.limits.clone(),
+        proxy_headers: config.proxy_headers.clone(),
         forwarding: config.forwarding.clone(),
         drain_delay: config.drain_delay,
         drain_timeout: config.drain_timeout,

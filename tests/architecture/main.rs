@@ -54,6 +54,7 @@ const PURE: &[&str] = &[
     "data-plane/src/proxy/h2/frames.rs",
     "data-plane/src/proxy/head.rs",
     "data-plane/src/proxy/networks.rs",
+    "data-plane/src/proxy/proxy_protocol.rs",
     "data-plane/src/proxy/trace_context.rs",
     "data-plane/src/request_rules",
     "data-plane/src/request_rules.rs",

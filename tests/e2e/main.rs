@@ -1,6 +1,6 @@
 //! End-to-end tests: what the gateway promises, held to by real processes on free ports.
 //!
-//! Names are sentences. A name that ends in `by_curl`, `by_grpcurl` or `by_python` needs that tool.
+//! Names are sentences. A name that ends in `by_curl`, `by_grpcurl`, `by_haproxy` or `by_python` needs that tool.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where what it relies on does not hold")]
 
@@ -12,6 +12,7 @@ mod documents;
 mod drain;
 mod durability;
 mod failover;
+mod forwarding;
 mod guard;
 mod handover;
 mod health;

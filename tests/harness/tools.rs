@@ -1,7 +1,7 @@
-//! Programs that are not ours, and that some tests are about: curl, grpcurl, Python with grpcio.
+//! Programs that are not ours, and that some tests are about: curl, grpcurl, HAProxy, Python with grpcio.
 //!
 //! A test whose tool is missing fails. Whoever cannot install one leaves those tests out by name, visibly:
-//! their names end in `by_curl`, `by_grpcurl` and `by_python`.
+//! their names end in `by_curl`, `by_grpcurl`, `by_haproxy` and `by_python`.
 
 use std::path::{Path, PathBuf};
 
@@ -21,6 +21,14 @@ pub fn grpcurl() -> PathBuf {
     find("grpcurl", "by_grpcurl")
 }
 
+/// HAProxy, from the system.
+///
+/// # Panics
+/// When it is missing.
+pub fn haproxy() -> PathBuf {
+    find("haproxy", "by_haproxy")
+}
+
 /// A Python that can import grpc and its reflection.
 ///
 /// # Panics
@@ -34,7 +42,8 @@ pub fn python() -> PathBuf {
 /// `PATH` with the tools that `tests/run` installed in front.
 pub fn path() -> String {
     let system = std::env::var("PATH").unwrap_or_default();
-    format!("{}:{system}", installed().join("bin").display())
+    // Where Debian has servers, which not everybody has in the path.
+    format!("{}:{system}:/usr/sbin", installed().join("bin").display())
 }
 
 fn find(name: &str, tests: &str) -> PathBuf {

@@ -1,10 +1,9 @@
 //! Who is believed about the client.
 
+use clap::builder::FalseyValueParser;
 use gateway_runtime::Failure;
 
-use clap::builder::FalseyValueParser;
-
-use crate::proxy::{Forwarding, Networks};
+use crate::proxy::{Forwarding, Networks, ProxyHeaders};
 
 /// Flags on what peers say of their clients, and replicas are told.
 #[derive(Debug, Clone, clap::Args)]
@@ -13,12 +12,49 @@ pub struct ForwardingArgs {
     /// by X-Forwarded-For, -Proto, -Host, -Port and -Prefix, Forwarded and X-Request-Id holds. Nobody else's does
     #[arg(long, env = "GW_TRUSTED_PROXIES", value_delimiter = ',', value_name = "CIDR,…")]
     pub trusted_proxies: Vec<String>,
+    /// Whether connections begin with a PROXY header, version 1 or 2, in front of TLS or HTTP
+    #[arg(long, env = "GW_PROXY_PROTOCOL", default_value = "off", value_name = "MODE")]
+    pub proxy_protocol: ProxyProtocol,
+    /// Peers that may send a PROXY header, as addresses or networks; needed unless --proxy-protocol is off
+    #[arg(long, env = "GW_PROXY_PROTOCOL_FROM", value_delimiter = ',', value_name = "CIDR,…")]
+    pub proxy_protocol_from: Vec<String>,
     /// Tell replicas of the client by Forwarded, too, beside X-Forwarded-*
     #[arg(long, env = "GW_FORWARDED", value_parser = FalseyValueParser::new())]
     pub forwarded: bool,
 }
 
+/// Whether connections begin with a PROXY header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum ProxyProtocol {
+    /// None does
+    #[default]
+    Off,
+    /// Those of the peers in --proxy-protocol-from may
+    Optional,
+    /// All do; any other connection is closed
+    Required,
+}
+
 impl ForwardingArgs {
+    pub(super) fn proxy_headers(&self) -> Result<Option<ProxyHeaders>, Failure> {
+        let from = networks("--proxy-protocol-from", &self.proxy_protocol_from)?;
+        let is_required = match (self.proxy_protocol, from.is_empty()) {
+            (ProxyProtocol::Off, true) => return Ok(None),
+            (ProxyProtocol::Off, false) => {
+                return Err(Failure::usage(
+                    "--proxy-protocol-from needs --proxy-protocol optional or required",
+                ));
+            }
+            (_, true) => {
+                return Err(Failure::usage(
+                    "--proxy-protocol needs --proxy-protocol-from: whoever may send a PROXY header says who the client is",
+                ));
+            }
+            (mode, false) => mode == ProxyProtocol::Required,
+        };
+        Ok(Some(ProxyHeaders::new(from, is_required)))
+    }
+
     pub(super) fn validate(&self) -> Result<Forwarding, Failure> {
         let trusted = networks("--trusted-proxies", &self.trusted_proxies)?;
         Ok(Forwarding { trusted, writes_forwarded: self.forwarded })

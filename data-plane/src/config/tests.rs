@@ -147,6 +147,21 @@ fn a_domain_is_kept_in_the_form_that_hosts_are_compared_with() {
 }
 
 #[test]
+fn proxy_headers_are_taken_only_from_peers_that_are_named() {
+    assert!(validate(&[]).unwrap().proxy_headers.is_none());
+    let from = ["--proxy-protocol-from", "10.0.0.0/8"];
+    assert!(
+        validate(&[&["--proxy-protocol", "optional"], &from[..]].concat()).unwrap().proxy_headers.is_some()
+    );
+    let refused = refusal(&["--proxy-protocol", "required"]);
+    assert!(refused.contains("--proxy-protocol needs --proxy-protocol-from"), "{refused}");
+    let refused = refusal(&from);
+    assert!(refused.contains("--proxy-protocol-from needs --proxy-protocol"), "{refused}");
+    let refused = refusal(&["--proxy-protocol", "optional", "--proxy-protocol-from", "ten"]);
+    assert!(refused.contains("--proxy-protocol-from: \"ten\" is no IP address"), "{refused}");
+}
+
+#[test]
 fn trusted_proxies_are_networks_and_nobody_is_trusted_without() {
     assert!(validate(&[]).unwrap().forwarding.trusted.is_empty());
     assert!(validate(&["--trusted-proxies", ""]).unwrap().forwarding.trusted.is_empty());

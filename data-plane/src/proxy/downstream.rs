@@ -33,8 +33,8 @@ pub(super) struct Client {
 }
 
 impl Client {
-    fn new(address: SocketAddr, begun: &Begun, forwarding: &Forwarding) -> Self {
-        let ip = address.ip().to_canonical();
+    fn new(begun: &Begun, forwarding: &Forwarding) -> Self {
+        let ip = begun.client.ip().to_canonical();
         let interim = (!begun.is_http2).then(RefCell::default);
         Self {
             ip: ip.to_string(),
@@ -113,10 +113,11 @@ pub(super) async fn serve<F, B>(
         + 'static,
 {
     // Boxed, as HTTP/2 is below, so that neither takes room in the task of each connection that only waits.
+    let within = worker.limits().begin_timeout;
     let begun = Box::pin(async {
         tokio::select! {
             biased;
-            begun = stream::begin(stream, address, tls, worker.limits().begin_timeout) => begun,
+            begun = stream::begin(stream, address, tls, worker.proxy_headers(), within) => begun,
             () = last_call(worker) => Err(None),
         }
     });
@@ -124,7 +125,7 @@ pub(super) async fn serve<F, B>(
         Ok(begun) => begun,
         Err(reason) => return reason.into_iter().for_each(|reason| worker.refused(reason)),
     };
-    let client = Rc::new(Client::new(address, &begun, worker.forwarding()));
+    let client = Rc::new(Client::new(&begun, worker.forwarding()));
     if begun.is_http2 {
         Box::pin(h2::serve(worker, client, begun.stream, answered)).await;
     } else {

@@ -54,6 +54,10 @@ reasons! {
     ConnectionTerminated "connection_terminated",
     // What ends a connection, or a stream of one, without an answer.
     BeginTimeout "begin_timeout",
+    ProxyHeaderUnlisted "proxy_header_unlisted",
+    ProxyHeaderMissing "proxy_header_missing",
+    ProxyHeaderMalformed "proxy_header_malformed",
+    ProxyHeaderTimeout "proxy_header_timeout",
     TlsHandshake "tls_handshake",
     Unread "unread",
     TooManyResets "too_many_resets",

@@ -13,11 +13,11 @@ use gateway_runtime::{accept::begins_with, tls::Tls};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::timeout,
+    time::{Instant, timeout_at},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use super::refusals::Reason;
+use super::{proxy_headers::ProxyHeaders, refusals::Reason};
 
 /// The first bytes of an HTTP/2 connection; no HTTP/1 method begins so.
 const HTTP2_PREFACE: &[u8; 3] = b"PRI";
@@ -38,6 +38,8 @@ pub(super) enum Stream {
 /// A connection that has begun.
 #[derive(Debug)]
 pub(super) struct Begun {
+    /// Whose it is: the peer, or whom it names by a PROXY header.
+    pub(super) client: SocketAddr,
     pub(super) stream: Stream,
     pub(super) is_http2: bool,
 }
@@ -51,18 +53,25 @@ pub(super) async fn begin(
     stream: TcpStream,
     address: SocketAddr,
     tls: Option<&Arc<Tls>>,
+    proxy_headers: Option<&ProxyHeaders>,
     within: Duration,
 ) -> Result<Begun, Option<Reason>> {
+    let deadline = Instant::now() + within;
+    let mut stream = stream;
+    let client = match proxy_headers {
+        Some(headers) => headers.client_of(&mut stream, address, deadline).await?,
+        None => address,
+    };
     let begun = async {
         let Some(tls) = tls else {
             let is_http2 = begins_with(&stream, HTTP2_PREFACE).await?;
-            return io::Result::Ok(Begun { stream: Stream::Tcp(stream), is_http2 });
+            return io::Result::Ok(Begun { client, stream: Stream::Tcp(stream), is_http2 });
         };
         let stream = TlsAcceptor::from(tls.config()).accept(stream).await?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
-        Ok(Begun { stream: Stream::Tls(Box::new(stream)), is_http2 })
+        Ok(Begun { client, stream: Stream::Tls(Box::new(stream)), is_http2 })
     };
-    let (ended, reason) = match timeout(within, begun).await {
+    let (ended, reason) = match timeout_at(deadline, begun).await {
         Ok(Ok(begun)) => return Ok(begun),
         Ok(Err(error)) => {
             // Who only connects and goes away looks whether somebody is there.

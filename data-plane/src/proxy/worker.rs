@@ -37,6 +37,7 @@ use super::{
     head::RequestHead,
     headers::Via,
     limits::Limits,
+    proxy_headers::ProxyHeaders,
     refusals::{Reason, Refusals},
     request_body::{ClientBody, ReplayMemory},
     request_id::RequestId,
@@ -169,6 +170,10 @@ impl Worker {
 
     pub(super) fn domain(&self) -> Option<&str> {
         self.config.domain.as_deref()
+    }
+
+    pub(super) fn proxy_headers(&self) -> Option<&ProxyHeaders> {
+        self.config.proxy_headers.as_ref()
     }
 
     pub(super) fn forwarding(&self) -> &Forwarding {

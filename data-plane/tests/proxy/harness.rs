@@ -211,6 +211,7 @@ impl Gateway {
             node_id: NodeId::parse("dp-1").unwrap(),
             domain: None,
             debug_headers: true,
+            proxy_headers: None,
             forwarding: Forwarding::default(),
             limits: Limits::default(),
             drain_delay: Duration::ZERO,

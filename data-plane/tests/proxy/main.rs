@@ -11,6 +11,7 @@ mod forwarding;
 mod harness;
 mod http2;
 mod limits;
+mod proxy_headers;
 mod refusals;
 mod replicas;
 mod request_rules;

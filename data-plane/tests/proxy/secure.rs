@@ -8,6 +8,7 @@ use std::{
     sync::Arc,
 };
 
+use data_plane::proxy::{Networks, ProxyConfig, ProxyHeaders};
 use gateway_proto::Policy;
 use gateway_runtime::tls::{Identity, Tls, TlsFiles};
 use tokio::{
@@ -33,6 +34,10 @@ struct Secure {
 
 impl Secure {
     async fn start(replica: &Replica) -> Self {
+        Self::start_as(|_| {}, replica).await
+    }
+
+    async fn start_as(configure: impl FnOnce(&mut ProxyConfig), replica: &Replica) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let made = rcgen::generate_simple_self_signed(["gw.example".to_owned()]).unwrap();
         let path = |name| folder.path().join(name);
@@ -46,13 +51,22 @@ impl Secure {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(made.cert.pem().as_bytes()).unwrap()).unwrap();
         let client = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
-        let tls = Some(Arc::new(tls.unwrap()));
-        let gateway = Gateway::start_beside(tls, 1, &[replica.address], Policy::default()).await;
+        let configure = |config: &mut ProxyConfig| {
+            config.tls = Some(("127.0.0.1:0".parse().unwrap(), Arc::new(tls.unwrap())));
+            configure(config);
+        };
+        let gateway = Gateway::start_as(configure, &[replica.address], Policy::default()).await;
         Self { gateway, connector: TlsConnector::from(Arc::new(client)) }
     }
 
     async fn connect(&self) -> TlsStream<TcpStream> {
-        let stream = TcpStream::connect(self.gateway.proxy.tls_listen().unwrap()).await.unwrap();
+        self.connect_behind(b"").await
+    }
+
+    /// With these bytes in front of the handshake.
+    async fn connect_behind(&self, header: &[u8]) -> TlsStream<TcpStream> {
+        let mut stream = TcpStream::connect(self.gateway.proxy.tls_listen().unwrap()).await.unwrap();
+        stream.write_all(header).await.unwrap();
         self.connector.connect(ServerName::try_from("gw.example").unwrap(), stream).await.unwrap()
     }
 }
@@ -134,4 +148,20 @@ async fn who_speaks_no_tls_gets_nothing_and_disturbs_nobody() {
     stream.write_all(b"GET /orders/x HTTP/1.1\r\nhost: gw\r\nconnection: close\r\n\r\n").await.unwrap();
     assert_eq!(body(&rest(&mut stream).await.0), "fine");
     assert_eq!(replica.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_handshake_follows_a_proxy_header() {
+    let replica = Replica::start(|_, _| ok("hello")).await;
+    let configure = |config: &mut ProxyConfig| {
+        let from = Networks::parse(["127.0.0.1"]).unwrap();
+        config.proxy_headers = Some(ProxyHeaders::new(from, true));
+    };
+    let secure = Secure::start_as(configure, &replica).await;
+    let mut stream = secure.connect_behind(b"PROXY TCP6 2001:db8::7 ::1 4711 443\r\n").await;
+    stream.write_all(b"GET /orders/ HTTP/1.1\r\nhost: gw\r\nconnection: close\r\n\r\n").await.unwrap();
+    assert_eq!(status(&rest(&mut stream).await.0), 200);
+    let seen = replica.seen().remove(0);
+    assert_eq!(field(&seen, "x-forwarded-for").as_deref(), Some("2001:db8::7"));
+    assert_eq!(field(&seen, "x-forwarded-proto").as_deref(), Some("https"));
 }

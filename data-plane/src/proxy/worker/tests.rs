@@ -34,6 +34,7 @@ pub(in crate::proxy) fn worker_of(table: Arc<Table>) -> (Rc<Worker>, Arc<PanicCo
         domain: None,
         debug_headers: false,
         limits: Limits { connections: 9, ..Limits::default() },
+        proxy_headers: None,
         forwarding: Forwarding::default(),
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(9),

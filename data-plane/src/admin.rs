@@ -30,6 +30,7 @@ use tokio::{
 };
 
 use crate::{
+    access_log::AccessLog,
     clock::Clock,
     discovery::View,
     proxy::Refusals,
@@ -59,6 +60,8 @@ pub(crate) struct Admin {
     pub(crate) clock: Clock,
     pub(crate) panics: Arc<PanicCounts>,
     pub(crate) refusals: Arc<Refusals>,
+    /// If there is one.
+    pub(crate) access_log: Option<Arc<AccessLog>>,
     /// The process's shutdown: readiness fails as soon as it begins.
     pub(crate) shutdown: Shutdown,
 }

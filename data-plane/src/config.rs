@@ -2,6 +2,7 @@
 //!
 //! [`Args`] is what was written, [`Config`] is what holds; [`Args::validate`] is the only way from one to the other.
 
+mod access_log;
 mod defaults;
 mod forwarding;
 mod limits;
@@ -20,12 +21,14 @@ use gateway_runtime::{
 use http::Uri;
 
 use crate::{
+    access_log::AccessLog,
     discovery::Cache,
     handover::MAX_PATH_BYTES,
     proxy::{Forwarding, Limits, PROTOCOLS, ProxyHeaders},
     static_file::{self, StaticFile},
 };
 
+pub use access_log::AccessLogArgs;
 pub use forwarding::ForwardingArgs;
 pub use limits::LimitArgs;
 
@@ -83,9 +86,13 @@ pub struct Args {
     /// Reach services as SERVICE.SUFFIX too, beside SERVICE.localhost
     #[arg(long, env = "GW_DOMAIN", value_name = "SUFFIX")]
     pub domain: Option<String>,
-    /// Name the replica and the number of attempts in responses; this shows clients the topology
+    /// Name the replica, the number of attempts and the time that they took in responses: X-GW-Replica, X-GW-Attempts,
+    /// Server-Timing and Proxy-Status. This shows clients the topology
     #[arg(long, env = "GW_DEBUG_HEADERS", value_parser = FalseyValueParser::new())]
     pub debug_headers: bool,
+    /// What is written of each request.
+    #[command(flatten)]
+    pub access_log: AccessLogArgs,
     /// Whose word on the client holds.
     #[command(flatten)]
     pub forwarding: ForwardingArgs,
@@ -119,6 +126,7 @@ pub struct Config {
     pub(crate) domain: Option<String>,
     pub(crate) debug_headers: bool,
     pub(crate) limits: Limits,
+    pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) proxy_headers: Option<ProxyHeaders>,
     pub(crate) forwarding: Forwarding,
     pub(crate) drain_timeout: Duration,
@@ -179,6 +187,7 @@ impl Args {
             domain: self.domain.as_deref().map(parse_domain).transpose()?,
             debug_headers: self.debug_headers,
             limits: self.limits.validate()?,
+            access_log: self.access_log.open()?,
             proxy_headers: self.forwarding.proxy_headers()?,
             forwarding: self.forwarding.validate()?,
             drain_timeout: self.drain_timeout,

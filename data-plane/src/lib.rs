@@ -4,6 +4,7 @@
 //! [`routing`] decides, [`table`] holds what requests are routed by, [`proxy`] carries them. What they see is reported to
 //! the control plane and shown to operators. [`start`] brings all of it up.
 
+pub mod access_log;
 mod admin;
 pub mod clock;
 pub mod config;

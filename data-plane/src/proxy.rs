@@ -30,6 +30,7 @@ mod route;
 mod sockets;
 mod stream;
 mod trace_context;
+mod trail;
 mod upstream;
 mod worker;
 
@@ -47,7 +48,7 @@ use gateway_proto::NodeId;
 use gateway_runtime::{Failure, Shutdown, panics::PanicCounts, tls::Tls};
 use tokio::{sync::mpsc, task::LocalSet};
 
-use crate::{clock::Clock, table::Table};
+use crate::{access_log::AccessLog, clock::Clock, table::Table};
 pub use active::Active;
 use active::WorkerActive;
 pub use forwarding::Forwarding;
@@ -77,6 +78,8 @@ pub struct ProxyConfig {
     pub debug_headers: bool,
     /// How much of this gateway its clients may take up.
     pub limits: Limits,
+    /// Where a line for each request goes, if anywhere.
+    pub access_log: Option<Arc<AccessLog>>,
     /// Which connections begin with a PROXY header, if any do.
     pub proxy_headers: Option<ProxyHeaders>,
     /// Which peers are believed about the client, and what replicas are told of it.

@@ -29,6 +29,7 @@ use tokio::{
 };
 
 use crate::{
+    access_log::AccessLog,
     admin::{self, Admin},
     clock::Clock,
     config::{Config, Registry},
@@ -56,6 +57,7 @@ pub struct Running {
     background: JoinHandle<Ended>,
     /// Drains the proxy.
     shutdown: Shutdown,
+    access_log: Option<Arc<AccessLog>>,
 }
 
 /// Starts a data plane: when this returns, its listeners are bound. Whether it has anything to route by is told by
@@ -104,8 +106,13 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         clock,
         panics: panics.clone(),
         refusals: refusals.clone(),
+        access_log: config.access_log.clone(),
         shutdown: shutdown.clone(),
     };
+    let access_log = config.access_log.clone();
+    if let Some(log) = access_log.clone() {
+        background.follow_access_log(log, stop.clone());
+    }
     if let Some((_, tls)) = config.tls {
         background.read_certificates(tls, stop.clone());
     }
@@ -171,7 +178,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         tokio::spawn(handover::serve(place, predecessor, stop.clone()));
     }
     let background = tokio::spawn(background.supervisor.run(FAREWELL));
-    Ok(Running { proxy, admin_listen, stop, background, shutdown })
+    Ok(Running { proxy, admin_listen, stop, background, shutdown, access_log })
 }
 
 impl Running {
@@ -195,7 +202,7 @@ impl Running {
     /// # Errors
     /// A fatal [`Failure`] when the proxy, or the background, could not go on.
     pub async fn finished(self) -> Result<(), Failure> {
-        let Self { proxy, stop, mut background, shutdown, .. } = self;
+        let Self { proxy, stop, mut background, shutdown, access_log, .. } = self;
         let mut proxy = pin!(proxy.finished());
         let (drained, ended) = tokio::select! {
             drained = &mut proxy => {
@@ -210,6 +217,10 @@ impl Running {
         };
         let ended =
             ended.unwrap_or_else(|error| Err(Failure::fatal(format!("the background ended: {error}"))));
+        if let Some(log) = access_log {
+            // The lines of the last requests are worth this long a wait.
+            let _ = spawn_blocking(move || log.close()).await;
+        }
         drained.and(ended)
     }
 }
@@ -276,6 +287,13 @@ impl Background {
     fn show(&mut self, listener: TcpListener, admin: Admin, stop: Shutdown) {
         let listener = Arc::new(listener);
         self.spawn("admin", move || admin::serve(listener.clone(), admin.clone(), stop.clone()));
+    }
+
+    fn follow_access_log(&mut self, log: Arc<AccessLog>, stop: Shutdown) {
+        self.spawn("access_log", move || {
+            let (log, stop) = (log.clone(), stop.clone());
+            async move { log.follow(stop).await }
+        });
     }
 
     fn read_certificates(&mut self, tls: Arc<Tls>, stop: Shutdown) {
@@ -384,6 +402,7 @@ fn proxy_config(config: &Config) -> ProxyConfig {
         domain: config.domain.clone(),
         debug_headers: config.debug_headers,
         limits: config.limits.clone(),
+        access_log: config.access_log.clone(),
         proxy_headers: config.proxy_headers.clone(),
         forwarding: config.forwarding.clone(),
         drain_delay: config.drain_delay,

@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where what it relies on does not hold")]
 
+mod access_log;
 mod breakers;
 mod client;
 mod contract;

@@ -90,6 +90,11 @@ impl Process {
         signal("TERM", &self.pid().to_string());
     }
 
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        signal("HUP", &self.pid().to_string());
+    }
+
     /// Waits for its end.
     ///
     /// # Panics

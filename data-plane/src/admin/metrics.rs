@@ -189,6 +189,16 @@ impl Metrics {
         )
     }
 
+    fn encode_access_log(&self, out: &mut Families<'_>) -> fmt::Result {
+        let Some(log) = &self.0.access_log else { return Ok(()) };
+        out.counters(
+            "gateway_access_log_lost_lines",
+            "Lines of the access log that were lost: the writer did not keep up, or could not write",
+            ["reason"],
+            [(["queue_full"], log.lost()), (["write_failed"], log.failed())],
+        )
+    }
+
     fn encode_panics(&self, out: &mut Families<'_>) -> fmt::Result {
         out.counters(
             "gateway_panics",
@@ -209,6 +219,7 @@ impl Collector for Metrics {
         self.encode_link(&mut out)?;
         self.encode_refusals(&mut out)?;
         self.encode_panics(&mut out)?;
+        self.encode_access_log(&mut out)?;
         let mut build =
             out.0.encode_descriptor("gateway_build", "Which build this is", None, MetricType::Info)?;
         build.encode_info(&[("version", self.0.version)])

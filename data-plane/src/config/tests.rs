@@ -147,6 +147,17 @@ fn a_domain_is_kept_in_the_form_that_hosts_are_compared_with() {
 }
 
 #[test]
+fn an_access_log_is_kept_only_where_one_is_asked_for() {
+    assert!(validate(&[]).unwrap().access_log.is_none());
+    assert!(validate(&["--access-log", "stdout"]).unwrap().access_log.is_some());
+    let refused = refusal(&["--access-log", "/no/such/file"]);
+    assert!(refused.contains("--access-log /no/such/file: cannot be written: No such file"), "{refused}");
+    for sample in ["0", "-1", "x"] {
+        assert!(Cli::try_parse_from(["gw-data-plane", "--access-log-sample", sample]).is_err(), "{sample}");
+    }
+}
+
+#[test]
 fn proxy_headers_are_taken_only_from_peers_that_are_named() {
     assert!(validate(&[]).unwrap().proxy_headers.is_none());
     let from = ["--proxy-protocol-from", "10.0.0.0/8"];

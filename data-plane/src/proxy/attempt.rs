@@ -87,6 +87,11 @@ impl Attempt {
         self.worker.flights().waits(self.place, by);
     }
 
+    /// Whether a breaker lets it through to find out how the replica is.
+    pub(super) fn is_probe(&self) -> bool {
+        self.permit.as_ref().is_some_and(Permit::is_probe)
+    }
+
     /// Whom it asks.
     pub(super) fn replica(&self) -> &Arc<Replica> {
         &self.replica
@@ -98,8 +103,7 @@ impl Attempt {
     /// breaker half-open. Any other success waits for the end of the body, which may yet break off.
     pub(super) fn answered(&mut self, outcome: Outcome, since: Tick) {
         self.hear(outcome, since);
-        let is_probe = self.permit.as_ref().is_some_and(Permit::is_probe);
-        if is_probe || outcome != Outcome::Success {
+        if self.is_probe() || outcome != Outcome::Success {
             self.settle(outcome);
         }
     }

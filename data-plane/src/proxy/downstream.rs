@@ -28,6 +28,8 @@ pub(super) struct Client {
     is_secure: bool,
     /// Whether its word on whom it asks for holds.
     is_trusted: bool,
+    /// The version of TLS, if it speaks any.
+    tls: Option<&'static str>,
     /// `None` if it is told of no interim responses: hyper has no way to, in HTTP/2.
     interim: Option<RefCell<VecDeque<ResponseHead>>>,
 }
@@ -40,6 +42,7 @@ impl Client {
             ip: ip.to_string(),
             is_secure: begun.stream.is_tls(),
             is_trusted: forwarding.trusted.contains(ip),
+            tls: begun.stream.tls_version(),
             interim,
         }
     }
@@ -53,6 +56,11 @@ impl Client {
     /// Its IP address as `X-Forwarded-For` has it.
     pub(super) fn ip(&self) -> &str {
         &self.ip
+    }
+
+    /// The version of TLS, if it speaks any.
+    pub(super) fn tls(&self) -> Option<&'static str> {
+        self.tls
     }
 
     /// Whether it is a trusted proxy.

@@ -267,7 +267,8 @@ impl GatewayError {
         if let Some(methods) = self.allowed_methods() {
             fields.append(Name::Allow, methods.as_bytes());
         }
-        Answer { head: ResponseHead::new(status, fields), body: Bytes::from(format!("{problem}\n")).into() }
+        let body = Bytes::from(format!("{problem}\n")).into();
+        Answer { error: Some(reason), ..Answer::new(ResponseHead::new(status, fields), body) }
     }
 }
 
@@ -307,7 +308,7 @@ mod tests {
 
     fn responded(error: &GatewayError) -> (ResponseHead, serde_json::Value) {
         let via = Via::new(&NodeId::parse("dp-1").unwrap());
-        let Answer::<Bytes> { head, body } = error.respond("orders", 2, &via, &RequestId::new(1));
+        let Answer::<Bytes> { head, body, .. } = error.respond("orders", 2, &via, &RequestId::new(1));
         (head, serde_json::from_slice(&body).unwrap())
     }
 

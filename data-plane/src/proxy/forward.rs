@@ -27,13 +27,14 @@ use super::{
     request_body::{Arrival, ClientBody, NotHeld, RequestSource},
     request_id::RequestId,
     response_body::Answer,
+    trail::Trail,
     worker::Worker,
 };
 use crate::{
     request_rules::BodyCheck,
     routing::{
         Fault, Outcome, Tick, judge,
-        retry::{Progress, Proof, RequestFacts, Verdict, decide, is_idempotent},
+        retry::{Progress, Proof, RequestFacts, Stop, Verdict, decide, is_idempotent},
     },
     table::{Replica, RequestOutcome, Service, Unavailable},
 };
@@ -50,9 +51,23 @@ pub(super) async fn forward(
     body: ClientBody,
 ) -> Answer {
     let request_id = RequestId::of(&head.fields, client.is_trusted(), || worker.random_id());
-    // Pinned here, because moving it would cost more than all the rest.
-    let answer = pin!(answer(Rc::clone(&worker), client, head, body, &request_id));
-    or_internal(&worker, &request_id, answer).await
+    let claimed = match client.is_trusted() {
+        true => claimed_client(&head.fields, &worker.forwarding().trusted).map(|client| client.to_string()),
+        false => None,
+    };
+    let claimed = claimed.as_deref();
+    let trail = Trail::begin(&worker, &client, &head, claimed, &request_id);
+    let mut answered = {
+        let told = trail.as_deref();
+        // Pinned here, because moving it would cost more than all the rest.
+        let answer = pin!(answer(Rc::clone(&worker), client, head, body, &request_id, claimed, told));
+        or_internal(&worker, &request_id, answer).await
+    };
+    if let Some(trail) = trail {
+        trail.answered(&answered);
+        answered.trail = Some(trail);
+    }
+    answered
 }
 
 /// What `answer` comes to, or, when it panics, an answer that says so. The attempt under way is dropped with it, and
@@ -78,12 +93,17 @@ async fn answer(
     mut head: RequestHead,
     body: ClientBody,
     request_id: &RequestId,
+    claimed: Option<&str>,
+    trail: Option<&Trail>,
 ) -> Answer {
     let admitted = match admit(&worker, &head) {
         Ok(admitted) => admitted,
         Err((error, service)) => return worker.refuse(&error, &service, 0, request_id),
     };
     let service = &admitted.service;
+    if let Some(trail) = trail {
+        trail.found(service.name().as_str());
+    }
     let is_idempotent = is_idempotent(&head.method);
     let length = match length_of_request(&head, body.is_empty()) {
         Ok(length) => length,
@@ -100,11 +120,6 @@ async fn answer(
     let is_held = check.looks_inside();
     let rewrite = admitted.rewrite(head.target());
     let forwarding = worker.forwarding();
-    // Before the head becomes one to a replica, which is told more.
-    let claimed = match client.is_trusted() {
-        true => claimed_client(&head.fields, &forwarding.trusted).map(|client| client.to_string()),
-        false => None,
-    };
     let onward = Onward {
         peer: client.peer(),
         writes_forwarded: forwarding.writes_forwarded,
@@ -115,12 +130,14 @@ async fn answer(
     headers::prepare_request(&mut head, &onward);
     let service = admitted.service;
     // By the fields as every version of HTTP has them by now: with a Host, and with one Cookie.
-    let key =
-        affinity::key(&service.policy().balancing, &head.fields, claimed.as_deref().unwrap_or(client.ip()));
+    let key = affinity::key(&service.policy().balancing, &head.fields, claimed.unwrap_or(client.ip()));
     frame(&mut head.fields, length);
     let started = worker.now();
     let may_replay = is_idempotent || is_held;
     let source = RequestSource::new(body, may_replay, check, worker.replay_memory(), worker.clock());
+    if let Some(trail) = trail {
+        source.count_in(trail.received());
+    }
     if is_held && let Err(failure) = source.hold(timeout.stream_idle.max(timeout.request)).await {
         let error = match failure {
             NotHeld::Stalled => GatewayError::RequestTimeout,
@@ -146,6 +163,7 @@ async fn answer(
         attempts: 0,
         retries: 0,
         last: None,
+        trail,
     };
     journey.run(request_id).await
 }
@@ -164,7 +182,7 @@ fn broken_off(source: &RequestSource) -> GatewayError {
 }
 
 /// One request under way.
-struct Journey {
+struct Journey<'a> {
     worker: Rc<Worker>,
     client: Rc<Client>,
     service: Arc<Service>,
@@ -188,6 +206,8 @@ struct Journey {
     retries: u8,
     /// How the last failed attempt ended.
     last: Option<Ended>,
+    /// If anybody listens.
+    trail: Option<&'a Trail>,
 }
 
 /// A failed attempt's end.
@@ -199,7 +219,7 @@ enum Ended {
     Drained,
 }
 
-impl Journey {
+impl Journey<'_> {
     async fn run(&mut self, request_id: &RequestId) -> Answer {
         let result = self.ask().await;
         let (mut response, outcome) = match result {
@@ -215,6 +235,10 @@ impl Journey {
         };
         if outcome != RequestOutcome::GatewayError {
             headers::prepare_response(&mut response.head.fields, self.worker.via(), request_id);
+            if let Some(trail) = self.trail.filter(|_| self.worker.shows_replica()) {
+                let (upstream, whole) = (trail.upstream(), trail.age(self.worker.now()));
+                headers::show_times(&mut response.head.fields, whole.saturating_sub(upstream), upstream);
+            }
         }
         self.service.counters().answered(self.worker.index(), response.head.status, outcome);
         if self.service.is_detailed() {
@@ -232,9 +256,11 @@ impl Journey {
                 Err(unavailable) => return self.give_up(unavailable),
             };
             self.attempts += 1;
-            match self.try_once(attempt, &policy).await {
+            let tried = self.try_told(attempt, &policy).await;
+            match tried {
                 Tried::Answer(response) => return Ok(response),
                 Tried::OutOfTime => {
+                    self.stopped(Stop::NoTimeLeft.as_str());
                     return self.last.take().map_or(Err(GatewayError::DeadlineExceeded), Ended::answer);
                 }
                 Tried::Exhausted => {
@@ -252,11 +278,28 @@ impl Journey {
                         }
                         Verdict::Stop(stop) => {
                             tracing::debug!(service = %self.service.name(), %stop, "no other attempt");
+                            self.stopped(stop.as_str());
                             return self.last.take().map_or(Err(GatewayError::NoneReady), Ended::answer);
                         }
                     }
                 }
             }
+        }
+    }
+
+    /// One attempt, noted if anybody listens.
+    async fn try_told(&self, attempt: Attempt, policy: &Policy) -> Tried {
+        let Some(trail) = self.trail else { return self.try_once(attempt, policy).await };
+        trail.attempt(attempt.replica(), attempt.is_probe(), attempt.began());
+        let tried = self.try_once(attempt, policy).await;
+        trail.ended(tried.outcome(), self.worker.now());
+        tried
+    }
+
+    /// Notes why a failed attempt is not followed by another.
+    fn stopped(&self, why: &'static str) {
+        if let Some(trail) = self.trail.filter(|_| self.attempts > 0) {
+            trail.stopped(why);
         }
     }
 
@@ -281,6 +324,12 @@ impl Journey {
     }
 
     fn give_up(&mut self, unavailable: Unavailable) -> Result<Answer, GatewayError> {
+        self.stopped(match unavailable {
+            Unavailable::AllOpen { .. } => "breaker_open",
+            Unavailable::AllForcedOpen { .. } => "breaker_forced_open",
+            Unavailable::NoneReady => "no_ready_replica",
+            Unavailable::AllTried => Stop::NoOtherReplica.as_str(),
+        });
         match (self.last.take(), unavailable) {
             (Some(ended), _) => ended.answer(),
             (None, Unavailable::AllOpen { resting, retry_at }) => {

@@ -6,7 +6,15 @@ mod frames;
 mod guarded;
 mod server;
 
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version, request};
+
+use http_body::{Body, Frame, SizeHint};
 
 use super::{
     errors::GatewayError,
@@ -16,6 +24,7 @@ use super::{
     head::RequestHead,
     headers::join_cookies,
     response_body::Answer,
+    trail::{End, Trail},
 };
 
 pub(super) use server::serve;
@@ -69,13 +78,67 @@ pub(super) fn request_head(parts: &request::Parts, limits: &HeadLimits) -> Resul
 }
 
 /// An answer as hyper sends it.
-pub(super) fn response<B>(answer: Answer<B>) -> Response<B> {
-    let Answer { mut head, body } = answer;
+pub(super) fn response<B: Body<Data = Bytes> + Unpin>(answer: Answer<B>) -> Response<Followed<B>> {
+    let Answer { mut head, body, trail, .. } = answer;
     head.fields.remove(CONNECTION_SPECIFIC);
-    let mut response = Response::new(body);
+    let mut response = Response::new(Followed { body, trail, sent: 0 });
     *response.status_mut() = head.status;
     *response.headers_mut() = map(&head.fields);
     response
+}
+
+/// An answer's body whose end is told, if anybody listens.
+#[derive(Debug)]
+pub(super) struct Followed<B: Body> {
+    body: B,
+    trail: Option<Box<Trail>>,
+    sent: u64,
+}
+
+impl<B: Body> Followed<B> {
+    fn finish(&mut self, end: End) {
+        if let Some(trail) = self.trail.take() {
+            trail.finish(end, self.sent);
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Followed<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if this.trail.is_some() {
+            match &polled {
+                Poll::Ready(Some(Ok(frame))) => this.sent += frame.data_ref().map_or(0, Bytes::len) as u64,
+                Poll::Ready(Some(Err(_))) => this.finish(End::UpstreamBrokeOff),
+                Poll::Ready(None) => this.finish(End::Complete),
+                Poll::Pending => {}
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B: Body> Drop for Followed<B> {
+    fn drop(&mut self) {
+        // Who sees that nothing is left does not ask for it.
+        let end = if self.body.is_end_stream() { End::Complete } else { End::ClientGone };
+        self.finish(end);
+    }
 }
 
 /// Fields for the pipeline.

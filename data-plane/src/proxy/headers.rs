@@ -1,6 +1,6 @@
 //! Header fields that a gateway must remove, add or rewrite (RFC 9110 section 7.6).
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use http::Version;
 
@@ -84,6 +84,13 @@ pub(super) fn prepare_response(fields: &mut Fields, via: &Via, request_id: &Requ
     strip_hop_by_hop(fields);
     fields.append(Name::Via, via.value.as_bytes());
     fields.set(Name::XRequestId, request_id.as_bytes());
+}
+
+/// Tells who debugs how long this gateway took, and how long replicas did, to their response heads.
+pub(super) fn show_times(fields: &mut Fields, own: Duration, upstream: Duration) {
+    let millis = |time: Duration| time.as_secs_f64() * 1000.0;
+    let value = format!("gw;dur={:.3}, upstream;dur={:.3}", millis(own), millis(upstream));
+    fields.append_other(b"server-timing", value.as_bytes());
 }
 
 /// Makes a replica's interim response head one to the client.

@@ -136,6 +136,8 @@ pub(super) struct Source {
     breach: Option<Breach>,
     arrival: Arrival,
     clock: Clock,
+    /// Where bytes are counted, if anybody listens.
+    counted: Option<Rc<Cell<u64>>>,
 }
 
 /// Why a request's body has no proper end.
@@ -183,7 +185,15 @@ impl RequestSource {
             breach: None,
             arrival: Arrival::Partial { moved_at: clock.now(), waits_for_client: false },
             clock,
+            counted: None,
         })))
+    }
+
+    /// Has bytes that come from the client counted here.
+    pub(super) fn count_in(&self, counter: Rc<Cell<u64>>) {
+        if let Self::Client(source) = self {
+            source.borrow_mut().counted = Some(counter);
+        }
     }
 
     /// The body for one attempt, from its first byte.
@@ -323,6 +333,9 @@ impl Source {
             Some(Err(error)) => Err(BodyFailure::Client(error)),
             Some(Ok(frame)) => {
                 let judged = frame.data_ref().map_or(Ok(()), |data| self.check.piece(data));
+                if let Some(counted) = &self.counted {
+                    counted.set(counted.get() + frame.data_ref().map_or(0, Bytes::len) as u64);
+                }
                 // Before its last byte is passed on, so that no replica has the whole of what is not let through. In HTTP/2
                 // the end may come behind it, on its own.
                 let has_all = is_last || self.incoming.size_hint().exact() == Some(0);

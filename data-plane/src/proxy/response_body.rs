@@ -13,7 +13,9 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{attempt::Attempt, h1::Failure, head::ResponseHead, request_body::Arrival, upstream::Link};
+use super::{
+    attempt::Attempt, h1::Failure, head::ResponseHead, request_body::Arrival, trail::Trail, upstream::Link,
+};
 use crate::{routing::Fault, table::Replica};
 
 /// What a client receives.
@@ -21,6 +23,16 @@ use crate::{routing::Fault, table::Replica};
 pub(super) struct Answer<B = ResponseBody> {
     pub(super) head: ResponseHead,
     pub(super) body: B,
+    /// Why the gateway made it, if it did.
+    pub(super) error: Option<&'static str>,
+    /// Its request's story, if anybody listens: to be told how it ends.
+    pub(super) trail: Option<Box<Trail>>,
+}
+
+impl<B> Answer<B> {
+    pub(super) fn new(head: ResponseHead, body: B) -> Self {
+        Self { head, body, error: None, trail: None }
+    }
 }
 
 /// The body of it: the gateway's own words, or a replica's.

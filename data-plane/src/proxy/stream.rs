@@ -15,7 +15,7 @@ use tokio::{
     net::TcpStream,
     time::{Instant, timeout_at},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{TlsAcceptor, rustls::ProtocolVersion, server::TlsStream};
 
 use super::{proxy_headers::ProxyHeaders, refusals::Reason};
 
@@ -90,6 +90,15 @@ impl Stream {
         match self {
             Self::Tcp(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
+        }
+    }
+
+    /// The version of TLS, if it is any.
+    pub(super) fn tls_version(&self) -> Option<&'static str> {
+        let Self::Tls(stream) = self else { return None };
+        match stream.get_ref().1.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => Some("1.3"),
+            _ => Some("1.2"),
         }
     }
 

@@ -44,7 +44,7 @@ use super::{
     response_body::Answer,
     upstream::Pool,
 };
-use crate::{clock::Clock, routing::Tick, table::Table};
+use crate::{access_log::AccessLog, clock::Clock, routing::Tick, table::Table};
 use gateway_runtime::{
     Shutdown,
     accept::is_of_one_connection,
@@ -170,6 +170,10 @@ impl Worker {
 
     pub(super) fn domain(&self) -> Option<&str> {
         self.config.domain.as_deref()
+    }
+
+    pub(super) fn access_log(&self) -> Option<&AccessLog> {
+        self.config.access_log.as_deref()
     }
 
     pub(super) fn proxy_headers(&self) -> Option<&ProxyHeaders> {

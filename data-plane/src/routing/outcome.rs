@@ -66,6 +66,23 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// One word for it, for machines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ConnectRefused => "connect_refused",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::ConnectFailed => "connect_failed",
+            Self::Reset => "reset",
+            Self::Closed => "closed",
+            Self::ResponseTimeout => "response_timeout",
+            Self::Malformed => "malformed_response",
+            Self::Truncated => "truncated",
+            Self::Status(_) => "status",
+        }
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -74,6 +74,20 @@ pub enum Stop {
     NoTimeLeft,
 }
 
+impl Stop {
+    /// One word for it, for machines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotIdempotent => "not_idempotent",
+            Self::NotReplayable => "not_replayable",
+            Self::RetriesUsed => "retries_used",
+            Self::NoOtherReplica => "no_other_replica",
+            Self::BudgetExhausted => "budget_exhausted",
+            Self::NoTimeLeft => "no_time_left",
+        }
+    }
+}
+
 impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -86,7 +86,7 @@ async fn a_503_is_asked_elsewhere_and_the_last_real_answer_is_returned_when_all_
     let gateway = Gateway::start(&[bad.address, dead.address], Policy::default()).await;
     let response = gateway.get("/orders/").await;
     assert_eq!((status(&response), body(&response)), (503, "bad"));
-    assert_eq!(field(&response, "proxy-status"), None);
+    assert!(!field(&response, "proxy-status").unwrap().contains("error="), "{response}");
 }
 
 #[tokio::test]

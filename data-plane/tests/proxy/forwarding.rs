@@ -64,7 +64,14 @@ async fn statuses_and_fields_pass_unchanged_but_for_the_gateways_own() {
         assert_eq!(field(&response, "location").as_deref(), Some("http://a/"));
         assert_eq!(response.matches("set-cookie").count(), 2);
         assert_eq!(field(&response, "keep-alive"), None);
-        assert_eq!(field(&response, "proxy-status"), None, "the gateway did not make this answer");
+        let told = format!("gw-dp-1; next-hop=\"{}\"; received-status={code}", replica.address);
+        assert_eq!(
+            field(&response, "proxy-status"),
+            Some(told),
+            "without an error: the replica made this answer"
+        );
+        let times = field(&response, "server-timing").unwrap();
+        assert!(times.starts_with("gw;dur=") && times.contains(", upstream;dur="), "{times}");
         assert_eq!(field(&response, "x-gw-replica").as_deref(), Some("r-0"));
         assert_eq!(field(&response, "via").as_deref(), Some("1.1 gw-dp-1"));
         assert!(field(&response, "x-request-id").is_some());

@@ -211,6 +211,7 @@ impl Gateway {
             node_id: NodeId::parse("dp-1").unwrap(),
             domain: None,
             debug_headers: true,
+            access_log: None,
             proxy_headers: None,
             forwarding: Forwarding::default(),
             limits: Limits::default(),

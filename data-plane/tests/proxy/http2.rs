@@ -18,9 +18,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{Act, Gateway, Replica, body, field, ok, raw_replica};
 
-type Outgoing = BoxBody<Bytes, Infallible>;
+pub(crate) type Outgoing = BoxBody<Bytes, Infallible>;
 
-async fn connect(gateway: &Gateway) -> SendRequest<Outgoing> {
+pub(crate) async fn connect(gateway: &Gateway) -> SendRequest<Outgoing> {
     let stream = TokioIo::new(gateway.connect().await);
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
@@ -28,11 +28,11 @@ async fn connect(gateway: &Gateway) -> SendRequest<Outgoing> {
     sender
 }
 
-fn whole(text: &'static str) -> Outgoing {
+pub(crate) fn whole(text: &'static str) -> Outgoing {
     Full::new(Bytes::from(text)).boxed()
 }
 
-async fn text(response: Response<Incoming>) -> String {
+pub(crate) async fn text(response: Response<Incoming>) -> String {
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 

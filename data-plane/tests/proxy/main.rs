@@ -1,5 +1,6 @@
 //! The proxy over real sockets: what clients receive and what replicas see, byte for byte.
 
+mod access_log;
 mod balancing;
 mod bodies;
 mod clients;

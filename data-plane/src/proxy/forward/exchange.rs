@@ -13,10 +13,10 @@ use gateway_proto::Policy;
 
 use super::{Ended, Journey};
 use crate::{
+    access_log as logged,
     proxy::{
         attempt::Attempt,
         field_name::Name,
-        fields::Fields,
         h1::Outgoing,
         head::ResponseHead,
         headers,
@@ -58,7 +58,25 @@ enum Late {
     Drain,
 }
 
-impl Journey {
+impl Tried {
+    /// What the access log has of it.
+    pub(super) fn outcome(&self) -> logged::Outcome {
+        use logged::Outcome::{Status, Word};
+        match self {
+            Self::Answer(answer) | Self::Failed { ended: Ended::Answered(answer), .. } => {
+                Status(answer.head.status.as_u16())
+            }
+            Self::Failed { ended: Ended::Faulted(fault), .. } => Word(fault.as_str()),
+            Self::Failed { ended: Ended::Drained, .. } => Word("drained"),
+            Self::OutOfTime => Word("out_of_time"),
+            Self::Exhausted => Word("gateway_exhausted"),
+            Self::ClientGone => Word("client_gone"),
+            Self::ClientStalled => Word("client_stalled"),
+        }
+    }
+}
+
+impl Journey<'_> {
     /// One attempt, within its own time, the request's, and the replica's.
     pub(super) async fn try_once(&self, attempt: Attempt, policy: &Policy) -> Tried {
         let (began, place, replica) = (attempt.began(), attempt.place(), Arc::clone(attempt.replica()));
@@ -145,7 +163,7 @@ impl Journey {
         attempt.answered(outcome, self.had_all_at(attempt.began()));
         headers::strip_own(&mut head.fields);
         if self.worker.shows_replica() {
-            self.show(&mut head.fields, &replica);
+            self.show(&mut head, &replica);
         }
         let body = Rc::new(RefCell::new(UpstreamBody::new(link, attempt, policy.timeout.stream_idle)));
         poll_fn(|cx| {
@@ -158,7 +176,7 @@ impl Journey {
         }
         // 500 says that the replica handled the request and broke on it: another would, too.
         let status = head.status.as_u16();
-        let answer = Answer { head, body: ResponseBody::Replica(body) };
+        let answer = Answer::new(head, ResponseBody::Replica(body));
         if matches!(status, 502..=504) && outcome != Outcome::Success {
             return Tried::Failed { replica, proof: Proof::Answered, ended: Ended::Answered(answer) };
         }
@@ -177,7 +195,12 @@ impl Journey {
         self.client.interim(head);
     }
 
-    fn show(&self, fields: &mut Fields, replica: &Replica) {
+    fn show(&self, head: &mut ResponseHead, replica: &Replica) {
+        let (via, status, address) = (self.worker.via().name(), head.status.as_u16(), replica.address());
+        let fields = &mut head.fields;
+        // Behind what those before said (RFC 9209 section 2).
+        let proxy_status = format!("{via}; next-hop=\"{address}\"; received-status={status}");
+        fields.append(Name::ProxyStatus, proxy_status.as_bytes());
         fields.set(Name::XGwReplica, replica.key().replica.as_str().as_bytes());
         fields.set(Name::XGwAttempts, self.attempts.to_string().as_bytes());
     }

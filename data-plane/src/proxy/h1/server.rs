@@ -33,6 +33,7 @@ use crate::{
         request_id::RequestId,
         response_body::Answer,
         stream::Stream,
+        trail::{self, End},
         worker::Worker,
     },
     routing::Tick,
@@ -225,6 +226,7 @@ impl Server<'_> {
     async fn refuse<B: Body<Data = Bytes> + From<Bytes> + Unpin>(&self, error: &GatewayError) -> Verdict {
         let request_id = RequestId::new(self.worker.random_id());
         let answer: Answer<B> = self.worker.refuse(error, "", 0, &request_id);
+        let answer = trail::of_unreadable(answer, self.worker, self.client, &request_id);
         let exchange = Exchange { method: Method::GET, version: Version::HTTP_11, is_kept_alive: false };
         if self.send(exchange, answer).await.is_ok() { Verdict::Linger } else { Verdict::Close }
     }
@@ -235,7 +237,7 @@ impl Server<'_> {
         exchange: Exchange,
         answer: Answer<B>,
     ) -> Result<bool, Cut> {
-        let Answer { mut head, mut body } = answer;
+        let Answer { mut head, mut body, trail, .. } = answer;
         let length =
             write::length_for(exchange.version, &exchange.method, head.status, body.size_hint().exact());
         // Who stopped in the middle of a request is not waited for again.
@@ -243,8 +245,12 @@ impl Server<'_> {
         let is_kept_alive = exchange.is_kept_alive && !is_given_up && self.may_keep_alive(length);
         self.finish_head(&mut head, length, &exchange, is_kept_alive);
         write::response_head(self.inbound.borrow_mut().wire.output(), &head);
-        let mut outgoing = OutgoingBody { length, has_ended: length == Length::Empty };
+        let mut outgoing =
+            OutgoingBody { length, has_ended: length == Length::Empty, has_broken_off: false, sent: 0 };
         let sent = poll_fn(|cx| self.poll_send(cx, &mut outgoing, Pin::new(&mut body))).await;
+        if let Some(trail) = trail {
+            trail.finish(outgoing.end_of(&sent), outgoing.sent);
+        }
         if sent.is_err() && length == Length::UntilClose {
             // Its end would look like the body's.
             self.inbound.borrow().wire.reset_on_close();
@@ -297,6 +303,7 @@ impl Server<'_> {
                         outgoing.queue(&mut self.inbound.borrow_mut().wire, frame)
                     }
                     Poll::Ready(Some(Err(_))) => {
+                        outgoing.has_broken_off = true;
                         let _ = self.inbound.borrow_mut().wire.poll_flush(cx);
                         return Poll::Ready(Err(Cut));
                     }
@@ -382,10 +389,24 @@ struct Cut;
 struct OutgoingBody {
     length: Length,
     has_ended: bool,
+    /// Whether there is no more of it, though there should be.
+    has_broken_off: bool,
+    /// Bytes of it that are on their way.
+    sent: u64,
 }
 
 impl OutgoingBody {
+    /// How it ended, as far as the client is concerned.
+    fn end_of(&self, sent: &Result<(), Cut>) -> End {
+        match sent {
+            Ok(()) => End::Complete,
+            Err(Cut) if self.has_broken_off => End::UpstreamBrokeOff,
+            Err(Cut) => End::ClientGone,
+        }
+    }
+
     fn queue(&mut self, wire: &mut Wire, frame: http_body::Frame<Bytes>) {
+        self.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
         match frame.into_data() {
             Ok(data) if data.is_empty() => {}
             Ok(data) if self.length == Length::Chunked => {

@@ -21,7 +21,7 @@ use super::{flood::FloodGuard, guarded::Guarded, request_head, response};
 use crate::{
     proxy::{
         active::ActiveRequest, downstream::Client, head::RequestHead, refusals::Reason,
-        request_body::ClientBody, request_id::RequestId, response_body::Answer, stream::Stream,
+        request_body::ClientBody, request_id::RequestId, response_body::Answer, stream::Stream, trail,
         worker::Worker,
     },
     routing::Tick,
@@ -75,7 +75,11 @@ pub(in crate::proxy) async fn serve<F, B>(
             let (parts, body) = request.into_parts();
             let answer = match request_head(&parts, &worker.limits().head) {
                 Ok(head) => answered(worker, client, head, ClientBody::Http2(body)).await,
-                Err(error) => worker.refuse(&error, "", 0, &RequestId::new(worker.random_id())),
+                Err(error) => {
+                    let request_id = RequestId::new(worker.random_id());
+                    let answer = worker.refuse(&error, "", 0, &request_id);
+                    trail::of_unreadable(answer, &worker, &client, &request_id)
+                }
             };
             Ok::<_, Infallible>(response(answer).map(|body| Watched::new(body, sending)))
         }

@@ -34,6 +34,7 @@ pub(in crate::proxy) fn worker_of(table: Arc<Table>) -> (Rc<Worker>, Arc<PanicCo
         domain: None,
         debug_headers: false,
         limits: Limits { connections: 9, ..Limits::default() },
+        access_log: None,
         proxy_headers: None,
         forwarding: Forwarding::default(),
         drain_delay: Duration::ZERO,
@@ -74,10 +75,7 @@ async fn answer(_: Rc<Worker>, _: Rc<Client>, head: RequestHead, _: ClientBody) 
     tokio::task::yield_now().await;
     match head.path() {
         "/defect" => panic!("a defect in a request"),
-        path => Answer {
-            head: ResponseHead::new(StatusCode::OK, Fields::default()),
-            body: Defective(path == "/body"),
-        },
+        path => Answer::new(ResponseHead::new(StatusCode::OK, Fields::default()), Defective(path == "/body")),
     }
 }
 

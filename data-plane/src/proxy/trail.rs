@@ -1,0 +1,312 @@
+//! What becomes of one request, noted while it does, for those who listen: the access log, and who debugs.
+//!
+//! There is one only where somebody listens, so every note costs a look at an `Option` where nobody does. It goes with the
+//! request from its head to the last byte of its answer, and is told when it is dropped: also when the client goes away
+//! in the middle, or the request meets a defect.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use http::{Method, Version};
+
+use super::{
+    downstream::Client, fields::Fields, head::RequestHead, request_id::RequestId, response_body::Answer,
+    trace_context, worker::Worker,
+};
+use crate::{
+    access_log::{AccessLog, Attempted, Entry, Outcome, Request},
+    clock::Moment,
+    routing::Tick,
+    table::Replica,
+};
+
+/// Attempts that are told of one by one.
+const MAX_ATTEMPTS: usize = 16;
+/// What is logged of a client that was gone before there was an answer, as by other proxies. Nobody is sent it.
+const CLIENT_GONE: u16 = 499;
+
+/// How an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// All of it was sent.
+    Complete,
+    /// The client went away, before or while it was sent.
+    ClientGone,
+    /// The replica did not send all of it.
+    UpstreamBrokeOff,
+}
+
+impl End {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::ClientGone => "client_gone",
+            Self::UpstreamBrokeOff => "upstream_broke_off",
+        }
+    }
+}
+
+/// One request's story.
+#[derive(Debug)]
+pub(super) struct Trail {
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    began: Moment,
+    /// `None` for what could not be read.
+    asked: Option<Asked>,
+    /// Through trusted proxies.
+    claimed: Option<String>,
+    request_id: RequestId,
+    received: Rc<Cell<u64>>,
+    told: RefCell<Told>,
+    end: End,
+    sent: u64,
+}
+
+/// What was asked, as it came.
+#[derive(Debug)]
+struct Asked {
+    method: Method,
+    version: Version,
+    path: String,
+    query: Option<String>,
+    host: Option<String>,
+    trace_id: Option<String>,
+    user_agent: Option<Vec<u8>>,
+    referer: Option<Vec<u8>>,
+}
+
+/// What became of it so far.
+#[derive(Debug, Default)]
+struct Told {
+    status: Option<u16>,
+    error: Option<&'static str>,
+    service: Option<String>,
+    attempts: Vec<Attempt>,
+    attempt_count: usize,
+    upstream: Duration,
+    stop: Option<&'static str>,
+}
+
+#[derive(Debug)]
+struct Attempt {
+    replica: Arc<Replica>,
+    is_probe: bool,
+    began: Tick,
+    ended: Option<(Outcome, Duration)>,
+}
+
+impl Trail {
+    /// Begins one if anybody listens.
+    pub(super) fn begin(
+        worker: &Rc<Worker>,
+        client: &Rc<Client>,
+        head: &RequestHead,
+        claimed: Option<&str>,
+        request_id: &RequestId,
+    ) -> Option<Box<Self>> {
+        if worker.access_log().is_none() && !worker.shows_replica() {
+            return None;
+        }
+        let asked = worker.access_log().map(|log| Asked::of(head, log));
+        Some(Self::new(worker, client, asked, claimed, *request_id))
+    }
+
+    fn new(
+        worker: &Rc<Worker>,
+        client: &Rc<Client>,
+        asked: Option<Asked>,
+        claimed: Option<&str>,
+        request_id: RequestId,
+    ) -> Box<Self> {
+        Box::new(Self {
+            worker: Rc::clone(worker),
+            client: Rc::clone(client),
+            began: worker.clock().moment(),
+            asked,
+            claimed: claimed.map(str::to_owned),
+            request_id,
+            received: Rc::default(),
+            told: RefCell::default(),
+            end: End::ClientGone,
+            sent: 0,
+        })
+    }
+
+    /// Where bytes of the request's body are counted.
+    pub(super) fn received(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.received)
+    }
+
+    /// Which service it is for.
+    pub(super) fn found(&self, service: &str) {
+        self.told.borrow_mut().service = Some(service.to_owned());
+    }
+
+    /// A replica is asked, from `began` on.
+    pub(super) fn attempt(&self, replica: &Arc<Replica>, is_probe: bool, began: Tick) {
+        let mut told = self.told.borrow_mut();
+        told.attempt_count += 1;
+        if told.attempts.len() == MAX_ATTEMPTS {
+            // The last one is who answers.
+            told.attempts.pop();
+        }
+        told.attempts.push(Attempt { replica: Arc::clone(replica), is_probe, began, ended: None });
+    }
+
+    /// What the last attempt came to, by its response head or without one.
+    pub(super) fn ended(&self, outcome: Outcome, now: Tick) {
+        let mut told = self.told.borrow_mut();
+        let Told { attempts, upstream, .. } = &mut *told;
+        if let Some(attempt) = attempts.last_mut() {
+            let time = now.since(attempt.began);
+            *upstream += time;
+            attempt.ended = Some((outcome, time));
+        }
+    }
+
+    /// Why the attempt that failed last is not followed by another.
+    pub(super) fn stopped(&self, why: &'static str) {
+        self.told.borrow_mut().stop = Some(why);
+    }
+
+    /// Time that replicas took so far.
+    pub(super) fn upstream(&self) -> Duration {
+        self.told.borrow().upstream
+    }
+
+    /// Time since the request's head was there.
+    pub(super) fn age(&self, now: Tick) -> Duration {
+        now.since(self.began.tick)
+    }
+
+    /// What the client is answered.
+    pub(super) fn answered<B>(&self, answer: &Answer<B>) {
+        let mut told = self.told.borrow_mut();
+        told.status = Some(answer.head.status.as_u16());
+        told.error = answer.error;
+    }
+
+    /// The answer has ended so, and `sent` bytes of its body are on their way.
+    pub(super) fn finish(mut self: Box<Self>, end: End, sent: u64) {
+        self.end = end;
+        self.sent = sent;
+    }
+
+    fn tell(&self, log: &AccessLog) {
+        let now = self.worker.now();
+        let told = self.told.borrow();
+        let attempts: Vec<Attempted<'_>> = told.attempts.iter().map(|attempt| attempt.told(now)).collect();
+        let status = told.status.unwrap_or(CLIENT_GONE);
+        log.write(&Entry {
+            time: self.began.wall,
+            duration: now.since(self.began.tick),
+            request: self.asked.as_ref().map(Asked::told),
+            status,
+            end: self.end.as_str(),
+            service: told.service.as_deref(),
+            attempts: &attempts,
+            attempt_count: told.attempt_count,
+            upstream: (told.attempt_count > 0).then_some(told.upstream),
+            stop: told.stop,
+            error: told.error,
+            breaker: told.breaker(),
+            received: self.received.get(),
+            sent: self.sent,
+            client: self.claimed.as_deref().unwrap_or(self.client.ip()),
+            peer: self.client.ip(),
+            tls: self.client.tls(),
+            request_id: self.request_id.as_str(),
+        });
+    }
+}
+
+/// Has the answer to what could not be read as a request tell its end, if anybody listens.
+pub(super) fn of_unreadable<B>(
+    answer: Answer<B>,
+    worker: &Rc<Worker>,
+    client: &Rc<Client>,
+    request_id: &RequestId,
+) -> Answer<B> {
+    if worker.access_log().is_none() {
+        return answer;
+    }
+    let trail = Trail::new(worker, client, None, None, *request_id);
+    trail.answered(&answer);
+    Answer { trail: Some(trail), ..answer }
+}
+
+impl Drop for Trail {
+    fn drop(&mut self) {
+        if let Some(log) = self.worker.access_log() {
+            self.tell(log);
+        }
+    }
+}
+
+impl Asked {
+    fn of(head: &RequestHead, log: &AccessLog) -> Self {
+        let target = head.target();
+        let (path, query) =
+            target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        let fields = &head.fields;
+        Self {
+            method: head.method.clone(),
+            version: head.version,
+            path: path.to_owned(),
+            query: query.filter(|_| log.has_query()).map(str::to_owned),
+            host: head.host().map(str::to_owned),
+            trace_id: trace_context::trace_id(fields).map(|id| String::from_utf8_lossy(id).into_owned()),
+            user_agent: first(fields, "user-agent").map(<[u8]>::to_vec),
+            referer: first(fields, "referer").map(|referer| without_query(referer, log).to_vec()),
+        }
+    }
+
+    fn told(&self) -> Request<'_> {
+        Request {
+            method: &self.method,
+            path: &self.path,
+            query: self.query.as_deref(),
+            host: self.host.as_deref(),
+            version: self.version,
+            trace_id: self.trace_id.as_deref(),
+            user_agent: self.user_agent.as_deref(),
+            referer: self.referer.as_deref(),
+        }
+    }
+}
+
+fn first<'a>(fields: &'a Fields, name: &str) -> Option<&'a [u8]> {
+    fields.get_all_named(name).next()
+}
+
+/// Another page's query holds as many secrets as this one's.
+fn without_query<'a>(referer: &'a [u8], log: &AccessLog) -> &'a [u8] {
+    let end = referer.iter().position(|byte| matches!(byte, b'?' | b'#'));
+    &referer[..end.filter(|_| !log.has_query()).unwrap_or(referer.len())]
+}
+
+impl Told {
+    fn breaker(&self) -> Option<&'static str> {
+        match (self.error, self.attempts.last()) {
+            (Some("breaker_open"), _) => Some("open"),
+            (Some("breaker_forced_open"), _) => Some("forced_open"),
+            (_, Some(attempt)) if attempt.is_probe => Some("probe"),
+            (_, Some(_)) => Some("closed"),
+            (_, None) => None,
+        }
+    }
+}
+
+impl Attempt {
+    /// One that has no end was given up with its request.
+    fn told(&self, now: Tick) -> Attempted<'_> {
+        let given_up = || (Outcome::Word("abandoned"), now.since(self.began));
+        let (result, time) = self.ended.unwrap_or_else(given_up);
+        Attempted { replica: self.replica.key().replica.as_str(), result, time }
+    }
+}

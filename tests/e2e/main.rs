@@ -1,6 +1,6 @@
 //! End-to-end tests: what the gateway promises, held to by real processes on free ports.
 //!
-//! Names are sentences. A name that ends in `by_curl`, `by_grpcurl`, `by_haproxy` or `by_python` needs that tool.
+//! Names are sentences. A name that ends in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy` or `by_python` needs that tool.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where what it relies on does not hold")]
 
@@ -17,6 +17,7 @@ mod forwarding;
 mod guard;
 mod handover;
 mod health;
+mod http2;
 mod logs;
 mod outage;
 mod passthrough;

@@ -1,7 +1,7 @@
-//! Programs that are not ours, and that some tests are about: curl, grpcurl, HAProxy, Python with grpcio.
+//! Programs that are not ours, and that some tests are about: curl, grpcurl, h2spec, HAProxy, Python with grpcio.
 //!
 //! A test whose tool is missing fails. Whoever cannot install one leaves those tests out by name, visibly:
-//! their names end in `by_curl`, `by_grpcurl`, `by_haproxy` and `by_python`.
+//! their names end in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy` and `by_python`.
 
 use std::path::{Path, PathBuf};
 
@@ -19,6 +19,14 @@ pub fn curl() -> PathBuf {
 /// When it is missing.
 pub fn grpcurl() -> PathBuf {
     find("grpcurl", "by_grpcurl")
+}
+
+/// h2spec, from tests/.tools or the system.
+///
+/// # Panics
+/// When it is missing.
+pub fn h2spec() -> PathBuf {
+    find("h2spec", "by_h2spec")
 }
 
 /// HAProxy, from the system.

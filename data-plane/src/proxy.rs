@@ -1,6 +1,7 @@
 //! The HTTP proxy: one worker per core, each with its own listener on the same port.
 
 mod active;
+mod addresses;
 mod admission;
 mod affinity;
 mod attempt;
@@ -20,6 +21,7 @@ mod head;
 mod headers;
 mod limits;
 mod networks;
+mod pace;
 mod proxy_headers;
 mod proxy_protocol;
 mod refusals;
@@ -51,15 +53,17 @@ use tokio::{sync::mpsc, task::LocalSet};
 use crate::{access_log::AccessLog, clock::Clock, table::Table};
 pub use active::Active;
 use active::WorkerActive;
+use addresses::Addresses;
 pub use forwarding::Forwarding;
 pub use limits::{HeadLimits, Limits};
 pub use networks::{InvalidNetwork, Networks};
+pub use pace::MinRate;
 pub use proxy_headers::ProxyHeaders;
 pub use refusals::{Reason, Refusals};
 use sockets::BACKLOG;
 pub use sockets::Sockets;
 pub(crate) use stream::PROTOCOLS;
-use worker::{Listener, Worker};
+use worker::{Listener, Shared, Worker};
 
 /// How the proxy serves.
 #[derive(Debug, Clone)]
@@ -196,14 +200,19 @@ pub(crate) fn serve(
     for task in ["request", "connection", "sweep", "drains"] {
         panics.begin(task);
     }
+    let shared = Shared {
+        panics: Arc::clone(&panics),
+        refusals: Arc::clone(&refusals),
+        addresses: Arc::new(Addresses::new(config.limits.connections_per_address)),
+    };
     for (index, plain) in plain.into_iter().enumerate() {
         let (config, table, leave) = (Arc::clone(&config), Arc::clone(&table), leave.clone());
-        let (panics, refusals) = (Arc::clone(&panics), Arc::clone(&refusals));
+        let shared = shared.clone();
         let active = Arc::clone(&active[index]);
         let tls = tls.next().zip(config.tls.as_ref().map(|(_, tls)| Arc::clone(tls)));
         let notice = EndNotice { ended: notices.clone(), has_drained: false };
         let body = move || {
-            let worker = Worker::new(index, config, table, clock, panics, refusals, active);
+            let worker = Worker::new(index, config, table, clock, shared, active);
             match run_worker(worker, plain, tls, max_connections, leave) {
                 Ok(()) => notice.drained(),
                 Err(error) => tracing::error!(worker = index, %error, "worker cannot run"),

@@ -45,6 +45,13 @@ impl Limited {
         line.split_whitespace().nth(3).unwrap().to_owned()
     }
 
+    #[cfg(target_os = "linux")]
+    /// Bytes of memory that it has in use.
+    fn resident(&self) -> u64 {
+        let pages = std::fs::read_to_string(format!("/proc/{}/statm", self.process.id())).unwrap();
+        pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+    }
+
     fn listen(&self) -> SocketAddr {
         let ready: serde_json::Value = serde_json::from_str(&self.ready).expect(&self.ready);
         ready["listen"].as_str().unwrap().parse().unwrap()
@@ -130,4 +137,66 @@ fn a_worker_that_cannot_start_ends_the_process_with_a_failure() {
 fn the_process_may_open_as_many_files_as_its_hard_limit_allows() {
     let data_plane = Limited::start(512, 1, replica());
     assert_eq!(data_plane.open_file_limit(), "512");
+}
+
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    frame.extend_from_slice(&[kind, flags]);
+    frame.extend_from_slice(&stream.to_be_bytes());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// A replica whose answers have no end.
+fn endless_replica() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000\r\n\r\n");
+                while stream.write_all(&[b'x'; 4096]).is_ok() {}
+            });
+        }
+    });
+    address
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn clients_that_read_nothing_hold_a_bounded_share_of_memory() {
+    const CONNECTIONS: u64 = 10;
+    const STREAMS: u32 = 20;
+    let gateway = Limited::start(4096, 1, endless_replica());
+    let before = gateway.resident();
+    let attack = || {
+        let mut stream = TcpStream::connect(gateway.listen()).unwrap();
+        // Windows as wide as they get.
+        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        bytes.extend(frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]));
+        bytes.extend(frame(8, 0, 0, &0x7000_0000_u32.to_be_bytes()));
+        for number in 0..STREAMS {
+            bytes.extend(frame(1, 5, 2 * number + 1, b"\x82\x86\x01\x02gw\x04\x08/orders/"));
+        }
+        stream.write_all(&bytes).unwrap();
+        stream
+    };
+    let attackers: Vec<_> = (0..CONNECTIONS).map(|_| attack()).collect();
+    // Until what is held comes to rest, and then for a while.
+    let (mut held, mut still) = (0, 0);
+    while still < 6 {
+        std::thread::sleep(Duration::from_millis(250));
+        let now = gateway.resident().saturating_sub(before);
+        still = if now > held + (256 << 10) { 0 } else { still + 1 };
+        held = held.max(now);
+    }
+    let streams = CONNECTIONS * u64::from(STREAMS);
+    assert!(held / streams < 300 << 10, "{} KiB for each stream", held / streams / 1024);
+    let mut client = TcpStream::connect(gateway.listen()).unwrap();
+    client.write_all(b"GET /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n").unwrap();
+    assert!(answer(&mut client).starts_with("HTTP/1.1 200 OK"), "others are served meanwhile");
+    drop(attackers);
 }

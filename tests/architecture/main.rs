@@ -58,6 +58,7 @@ const PURE: &[&str] = &[
     "data-plane/src/proxy/networks.rs",
     "data-plane/src/proxy/proxy_protocol.rs",
     "data-plane/src/proxy/trace_context.rs",
+    "data-plane/src/proxy/pace.rs",
     "data-plane/src/request_rules",
     "data-plane/src/request_rules.rs",
     "data-plane/src/routes",

@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, time::Duration};
 use gateway_proto::size;
 use gateway_runtime::Failure;
 
-use crate::proxy::{HeadLimits, Limits};
+use crate::proxy::{HeadLimits, Limits, MinRate};
 
 /// How much clients may take up: docs/limits.md says what happens beyond.
 #[derive(Debug, Clone, clap::Args)]
@@ -14,6 +14,9 @@ pub struct LimitArgs {
     /// How many client connections are open at once, 1..=1000000; more wait to be accepted
     #[arg(long, env = "GW_PROXY_MAX_CONNECTIONS", default_value = "10000", value_parser = count(1..=1_000_000), value_name = "N")]
     pub max_connections: u64,
+    /// How many of those may come from one address, of IPv6 from one /64, 0..=1000000; 0: no limit
+    #[arg(long, env = "GW_PROXY_MAX_CONNECTIONS_PER_ADDRESS", default_value = "0", value_parser = count(0..=1_000_000), value_name = "N")]
+    pub max_connections_per_address: u64,
     /// Size of a head with its first line, 8KiB..=1MiB
     #[arg(long, env = "GW_PROXY_MAX_HEAD_BYTES", default_value = "64KiB", value_parser = bytes(8 << 10..=1 << 20), value_name = "SIZE")]
     pub max_head_bytes: u64,
@@ -38,11 +41,23 @@ pub struct LimitArgs {
     /// Time for a client to take anything of what is sent to it, 1s..=1h
     #[arg(long, env = "GW_PROXY_UNREAD_TIMEOUT", default_value = "60s", value_parser = time(1_000..=3_600_000), value_name = "DURATION")]
     pub unread_timeout: Duration,
+    /// Bytes in a second that a client has to send of a body whose length it told, while it is waited for, 0B..=1MiB; 0B: any
+    #[arg(long, env = "GW_PROXY_MIN_BODY_RATE", default_value = "100B", value_parser = bytes(0..=1 << 20), value_name = "SIZE")]
+    pub min_body_rate: u64,
+    /// Time for which it may be waited for beside that, 1s..=10m
+    #[arg(long, env = "GW_PROXY_MIN_BODY_GRACE", default_value = "10s", value_parser = time(1_000..=600_000), value_name = "DURATION")]
+    pub min_body_grace: Duration,
+    /// Bytes in a second that a client has to take of an answer that waits for it, 0B..=1MiB; 0B: any
+    #[arg(long, env = "GW_PROXY_MIN_RESPONSE_RATE", default_value = "100B", value_parser = bytes(0..=1 << 20), value_name = "SIZE")]
+    pub min_response_rate: u64,
+    /// Time for which an answer may wait beside that, 1s..=10m
+    #[arg(long, env = "GW_PROXY_MIN_RESPONSE_GRACE", default_value = "60s", value_parser = time(1_000..=600_000), value_name = "DURATION")]
+    pub min_response_grace: Duration,
     /// Requests on one connection, after which it ends, 0..=1000000000; 0: no limit
     #[arg(long, env = "GW_PROXY_MAX_REQUESTS_PER_CONNECTION", default_value = "0", value_parser = count(0..=1_000_000_000), value_name = "N")]
     pub max_requests_per_connection: u64,
     /// Requests at once on one HTTP/2 connection, 1..=10000
-    #[arg(long, env = "GW_PROXY_MAX_STREAMS", default_value = "250", value_parser = count(1..=10_000), value_name = "N")]
+    #[arg(long, env = "GW_PROXY_MAX_STREAMS", default_value = "128", value_parser = count(1..=10_000), value_name = "N")]
     pub max_streams: u64,
     /// Streams of one HTTP/2 connection that a client may reset, at once and again in each half minute, 1..=1000000
     #[arg(long, env = "GW_PROXY_MAX_RESETS", default_value = "1000", value_parser = count(1..=1_000_000), value_name = "N")]
@@ -91,6 +106,13 @@ impl LimitArgs {
         Ok(Limits {
             head,
             connections: whole(self.max_connections),
+            connections_per_address: (self.max_connections_per_address > 0)
+                .then_some(narrow(self.max_connections_per_address)),
+            min_body_rate: MinRate { bytes_per_second: self.min_body_rate, grace: self.min_body_grace },
+            min_response_rate: MinRate {
+                bytes_per_second: self.min_response_rate,
+                grace: self.min_response_grace,
+            },
             begin_timeout: self.begin_timeout,
             head_timeout: self.head_timeout,
             idle_timeout: self.idle_timeout,

@@ -66,6 +66,8 @@ pub(super) enum GatewayError {
     DeadlineExceeded,
     /// The client stopped sending its request.
     RequestTimeout,
+    /// The client sent its request's body slower than so many bytes in a second.
+    BodyTooSlow(u64),
     /// The request is not one that can be forwarded.
     BadRequest(&'static str),
     /// Its head is too long or has too many fields.
@@ -117,6 +119,7 @@ impl GatewayError {
             Self::Drained => kind(S::GATEWAY_TIMEOUT, R::DrainDeadline, "http_response_timeout", "The replica was drained before it answered"),
             Self::DeadlineExceeded => kind(S::GATEWAY_TIMEOUT, R::DeadlineExceeded, "http_response_timeout", "No answer within the request's time"),
             Self::RequestTimeout => kind(S::REQUEST_TIMEOUT, R::RequestTimeout, "http_request_error", "The request did not arrive in time"),
+            Self::BodyTooSlow(_) => kind(S::REQUEST_TIMEOUT, R::BodyTooSlow, "http_request_error", "The request came too slowly"),
             Self::BadRequest(_) => kind(S::BAD_REQUEST, R::BadRequest, "http_request_error", "The request cannot be forwarded"),
             Self::HeadTooLarge(_) => kind(S::REQUEST_HEADER_FIELDS_TOO_LARGE, R::HeadTooLarge, "http_request_error", "The request's head is too large"),
             Self::TargetTooLong(_) => kind(S::URI_TOO_LONG, R::TargetTooLong, "http_request_error", "The request's target is too long"),
@@ -186,6 +189,9 @@ impl GatewayError {
             }
             Self::UnknownCoding => "chunked is the only transfer coding that is known here".into(),
             Self::UnknownVersion => "HTTP/1.1, HTTP/1.0 and HTTP/2 are spoken here".into(),
+            Self::BodyTooSlow(rate) => {
+                format!("a body has to come at {} in a second at least, on average", size::exact(*rate))
+            }
             Self::BadRequest(why) => (*why).into(),
             Self::Refused(Breach::Method { allowed }) => format!("{service} takes {}", spaced(*allowed)),
             Self::Refused(Breach::MediaType(why)) => format!("{service} takes JSON only, and {why}"),
@@ -341,6 +347,7 @@ mod tests {
             (GatewayError::Drained, 504, "drain_deadline", "http_response_timeout"),
             (GatewayError::DeadlineExceeded, 504, "deadline_exceeded", "http_response_timeout"),
             (GatewayError::RequestTimeout, 408, "request_timeout", "http_request_error"),
+            (GatewayError::BodyTooSlow(100), 408, "body_too_slow", "http_request_error"),
             (GatewayError::BadRequest("why"), 400, "bad_request", "http_request_error"),
             (GatewayError::HeadTooLarge(HeadLimits::default()), 431, "head_too_large", "http_request_error"),
             (

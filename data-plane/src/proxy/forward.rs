@@ -134,13 +134,20 @@ async fn answer(
     frame(&mut head.fields, length);
     let started = worker.now();
     let may_replay = is_idempotent || is_held;
-    let source = RequestSource::new(body, may_replay, check, worker.replay_memory(), worker.clock());
+    let source = RequestSource::new(
+        body,
+        may_replay,
+        check,
+        worker.replay_memory(),
+        worker.limits().min_body_rate,
+        worker.clock(),
+    );
     if let Some(trail) = trail {
         source.count_in(trail.received());
     }
     if is_held && let Err(failure) = source.hold(timeout.stream_idle.max(timeout.request)).await {
         let error = match failure {
-            NotHeld::Stalled => GatewayError::RequestTimeout,
+            NotHeld::Stalled => stalled(&worker, &source),
             NotHeld::Failed => broken_off(&source),
         };
         return refused(&error, &worker, &service, request_id);
@@ -173,6 +180,14 @@ fn refused(error: &GatewayError, worker: &Worker, service: &Service, request_id:
     let answer: Answer = worker.refuse(error, service.name().as_str(), 0, request_id);
     service.counters().answered(worker.index(), answer.head.status, RequestOutcome::GatewayError);
     answer
+}
+
+/// Why a client is not waited for any longer.
+fn stalled(worker: &Worker, source: &RequestSource) -> GatewayError {
+    match source.is_too_slow(worker.now()) {
+        true => GatewayError::BodyTooSlow(worker.limits().min_body_rate.bytes_per_second),
+        false => GatewayError::RequestTimeout,
+    }
 }
 
 /// Why a body that came from a client ended before its end.
@@ -267,7 +282,7 @@ impl Journey<'_> {
                     return self.last.take().map_or(Err(GatewayError::Exhausted), Ended::answer);
                 }
                 Tried::ClientGone => return Err(broken_off(&self.source)),
-                Tried::ClientStalled => return Err(GatewayError::RequestTimeout),
+                Tried::ClientStalled => return Err(stalled(&self.worker, &self.source)),
                 Tried::Failed { replica, proof, ended } => {
                     self.tried.push(replica);
                     self.remember(ended);

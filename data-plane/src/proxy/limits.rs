@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 pub use super::h1::HeadLimits;
+use super::pace::MinRate;
 
 /// What one client, and all of them together, may ask for. The defaults are those of the flags.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +12,8 @@ pub struct Limits {
     pub head: HeadLimits,
     /// Most client connections at once, over all workers.
     pub connections: usize,
+    /// Most of those from one address, of IPv6 from one /64; `None` without a limit.
+    pub connections_per_address: Option<u32>,
     /// Time for the first bytes of a connection, with TLS for its handshake.
     pub begin_timeout: Duration,
     /// Time for a whole request head, from its first byte.
@@ -21,6 +24,10 @@ pub struct Limits {
     pub linger_timeout: Duration,
     /// Time for a client to take anything of what is sent to it.
     pub unread_timeout: Duration,
+    /// How fast a client has to send a body whose length it told, while it is waited for.
+    pub min_body_rate: MinRate,
+    /// How fast it has to take an answer that is there.
+    pub min_response_rate: MinRate,
     /// Most requests on one connection; `None` without a limit.
     pub requests_per_connection: Option<u64>,
     /// Most requests at once on one HTTP/2 connection.
@@ -50,13 +57,16 @@ impl Default for Limits {
         Self {
             head: HeadLimits::default(),
             connections: 10_000,
+            connections_per_address: None,
             begin_timeout: Duration::from_secs(10),
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             linger_timeout: Duration::from_secs(2),
             unread_timeout: Duration::from_secs(60),
+            min_body_rate: MinRate { bytes_per_second: 100, grace: Duration::from_secs(10) },
+            min_response_rate: MinRate { bytes_per_second: 100, grace: Duration::from_secs(60) },
             requests_per_connection: None,
-            streams: 250,
+            streams: 128,
             resets: 1000,
             control_frames: 1000,
             stream_window: 1 << 20,

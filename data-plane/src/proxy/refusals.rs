@@ -33,6 +33,7 @@ reasons! {
     DrainDeadline "drain_deadline",
     DeadlineExceeded "deadline_exceeded",
     RequestTimeout "request_timeout",
+    BodyTooSlow "body_too_slow",
     BadRequest "bad_request",
     HeadTooLarge "head_too_large",
     TargetTooLong "target_too_long",
@@ -53,6 +54,7 @@ reasons! {
     MalformedResponse "malformed_response",
     ConnectionTerminated "connection_terminated",
     // What ends a connection, or a stream of one, without an answer.
+    TooManyConnections "too_many_connections",
     BeginTimeout "begin_timeout",
     ProxyHeaderUnlisted "proxy_header_unlisted",
     ProxyHeaderMissing "proxy_header_missing",
@@ -60,6 +62,7 @@ reasons! {
     ProxyHeaderTimeout "proxy_header_timeout",
     TlsHandshake "tls_handshake",
     Unread "unread",
+    SlowReader "slow_reader",
     TooManyResets "too_many_resets",
     TooManyControlFrames "too_many_control_frames",
     Http2Violation "http2_violation",

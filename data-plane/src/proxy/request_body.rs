@@ -14,7 +14,10 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::h1::RequestReader;
+use super::{
+    h1::RequestReader,
+    pace::{MinRate, Pace},
+};
 use crate::{
     clock::Clock,
     request_rules::{BodyCheck, Breach},
@@ -109,6 +112,8 @@ pub(super) enum Arrival {
         moved_at: Tick,
         /// Whether the client is what it waits for, not the replica.
         waits_for_client: bool,
+        /// From when on the client is too slow if it sends nothing more.
+        too_slow_at: Tick,
     },
 }
 
@@ -116,6 +121,8 @@ pub(super) enum Arrival {
 #[derive(Debug)]
 pub(super) struct Source {
     incoming: ClientBody,
+    /// Bytes that have come.
+    came: u64,
     /// Bytes read so far.
     read: usize,
     /// All of them while they are few enough to be sent again, else none.
@@ -135,6 +142,8 @@ pub(super) struct Source {
     check: BodyCheck,
     breach: Option<Breach>,
     arrival: Arrival,
+    /// Of a body whose length is known.
+    pace: Option<Pace>,
     clock: Clock,
     /// Where bytes are counted, if anybody listens.
     counted: Option<Rc<Cell<u64>>>,
@@ -165,13 +174,17 @@ impl RequestSource {
         may_replay: bool,
         check: BodyCheck,
         memory: &ReplayMemory,
+        rate: MinRate,
         clock: Clock,
     ) -> Self {
         if incoming.is_empty() {
             return Self::Empty;
         }
+        // One without a length may be a stream of events, which is as slow as what it tells of.
+        let pace = incoming.size_hint().exact().map(|_| Pace::new(rate));
         Self::Client(Rc::new(RefCell::new(Source {
             incoming,
+            came: 0,
             read: 0,
             kept: Vec::new(),
             first: None,
@@ -183,7 +196,8 @@ impl RequestSource {
             has_begun: false,
             check,
             breach: None,
-            arrival: Arrival::Partial { moved_at: clock.now(), waits_for_client: false },
+            arrival: Arrival::moved(clock.now()),
+            pace,
             clock,
             counted: None,
         })))
@@ -201,9 +215,7 @@ impl RequestSource {
         match self {
             Self::Empty => RequestBody::Empty,
             Self::Client(source) => {
-                if let Arrival::Partial { waits_for_client, .. } = &mut source.borrow_mut().arrival {
-                    *waits_for_client = false;
-                }
+                source.borrow_mut().goes_on();
                 RequestBody::Client { source: Rc::clone(source), sent: 0, has_ended: false }
             }
         }
@@ -253,6 +265,11 @@ impl RequestSource {
         }
     }
 
+    /// Whether its client sent it too slowly, if it is given up `now`.
+    pub(super) fn is_too_slow(&self, now: Tick) -> bool {
+        matches!(self.arrival(), Arrival::Partial { too_slow_at, .. } if too_slow_at <= now)
+    }
+
     /// Why it is not let through, if it is not.
     pub(super) fn breach(&self) -> Option<Breach> {
         match self {
@@ -267,7 +284,24 @@ impl RequestSource {
     }
 }
 
+impl Arrival {
+    /// Something has come, and there is more.
+    fn moved(at: Tick) -> Self {
+        Self::Partial { moved_at: at, waits_for_client: false, too_slow_at: Tick::NEVER }
+    }
+}
+
 impl Source {
+    /// Nobody waits for the client until somebody asks for more.
+    fn goes_on(&mut self) {
+        if let Arrival::Partial { moved_at, .. } = self.arrival {
+            self.arrival = Arrival::moved(moved_at);
+        }
+        if let Some(pace) = &mut self.pace {
+            pace.goes_on(|| self.clock.now());
+        }
+    }
+
     /// Whether there is more to come, and all that has come is kept.
     fn may_hold_more(&self) -> bool {
         self.is_replayable && self.ahead.is_none() && matches!(self.arrival, Arrival::Partial { .. })
@@ -314,8 +348,11 @@ impl Source {
         self.has_begun = true;
         let polled = self.incoming.poll_frame(cx);
         let Poll::Ready(frame) = polled else {
-            if let Arrival::Partial { waits_for_client, .. } = &mut self.arrival {
+            if let Arrival::Partial { waits_for_client, too_slow_at, .. } = &mut self.arrival {
                 *waits_for_client = true;
+                if let Some(pace) = &mut self.pace {
+                    *too_slow_at = pace.waits(self.came, || self.clock.now());
+                }
             }
             return Poll::Pending;
         };
@@ -323,12 +360,16 @@ impl Source {
         let is_last = !is_data || self.incoming.is_end_stream();
         let now = self.clock.now();
         self.arrival = match self.arrival {
-            Arrival::Partial { .. } if !is_last => {
-                Arrival::Partial { moved_at: now, waits_for_client: false }
-            }
+            Arrival::Partial { .. } if !is_last => Arrival::moved(now),
             Arrival::Partial { .. } => Arrival::Whole(now),
             whole => whole,
         };
+        if let Some(pace) = &mut self.pace {
+            pace.goes_on(|| now);
+        }
+        if let Some(Ok(frame)) = &frame {
+            self.came += frame.data_ref().map_or(0, Bytes::len) as u64;
+        }
         let judged = match frame {
             Some(Err(error)) => Err(BodyFailure::Client(error)),
             Some(Ok(frame)) => {

@@ -16,7 +16,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::{
     attempt::Attempt, h1::Failure, head::ResponseHead, request_body::Arrival, trail::Trail, upstream::Link,
 };
-use crate::{routing::Fault, table::Replica};
+use crate::{
+    routing::{Fault, Tick},
+    table::Replica,
+};
 
 /// What a client receives.
 #[derive(Debug)]
@@ -123,14 +126,17 @@ impl UpstreamBody {
     /// read; and as long as the request's own body moves, so does the whole.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let mut moved_at = *self.waits_since.get_or_insert_with(Instant::now);
-        let mut waits_for_client = false;
+        let (mut waits_for_client, mut too_slow_at) = (false, None);
         if let Some((link, attempt)) = &self.open
-            && let Some(Arrival::Partial { moved_at: at, waits_for_client: waits }) = link.arrival()
+            && let Some(Arrival::Partial { moved_at: at, waits_for_client: waits, too_slow_at: slow }) =
+                link.arrival()
         {
             moved_at = moved_at.max(attempt.instant(at).into());
             waits_for_client = waits;
+            too_slow_at = (slow < Tick::NEVER).then(|| attempt.instant(slow).into());
         }
         let due = moved_at + self.idle_limit;
+        let due = too_slow_at.map_or(due, |slow: Instant| slow.min(due));
         let idle = self.idle.get_or_insert_with(|| Box::pin(sleep_until(due)));
         if idle.deadline() != due {
             idle.as_mut().reset(due);

@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     BACKLOG, Leave, ProxyConfig,
     active::{Active, ActiveConnection, ActiveRequest, WorkerActive},
+    addresses::Addresses,
     date::DateText,
     deadlines::{self, Deadlines},
     downstream::{self, Client},
@@ -70,6 +71,17 @@ pub(super) struct Listener {
     pub(super) tls: Option<Arc<Tls>>,
 }
 
+/// What the workers share.
+#[derive(Debug, Clone)]
+pub(super) struct Shared {
+    /// What panics on them.
+    pub(super) panics: Arc<PanicCounts>,
+    /// What they refuse.
+    pub(super) refusals: Arc<Refusals>,
+    /// Whose connections they have.
+    pub(super) addresses: Arc<Addresses>,
+}
+
 /// What the requests of one worker share.
 #[derive(Debug)]
 pub(super) struct Worker {
@@ -89,8 +101,7 @@ pub(super) struct Worker {
     /// Since when, for those who look often.
     drains_since: Cell<Option<Tick>>,
     active: Arc<WorkerActive>,
-    panics: Arc<PanicCounts>,
-    refusals: Arc<Refusals>,
+    shared: Shared,
 }
 
 impl Worker {
@@ -99,8 +110,7 @@ impl Worker {
         config: Arc<ProxyConfig>,
         table: Arc<Table>,
         clock: Clock,
-        panics: Arc<PanicCounts>,
-        refusals: Arc<Refusals>,
+        shared: Shared,
         active: Arc<WorkerActive>,
     ) -> Self {
         let buffers = Rc::new(Buffers::default());
@@ -121,8 +131,7 @@ impl Worker {
             drain: Shutdown::new(),
             drains_since: Cell::new(None),
             active,
-            panics,
-            refusals,
+            shared,
             config,
         }
     }
@@ -211,7 +220,7 @@ impl Worker {
 
     /// Counts a panic, whose message is in the log.
     pub(super) fn panicked(&self, task: &'static str) {
-        self.panics.count(task);
+        self.shared.panics.count(task);
     }
 
     /// The answer to a request that the gateway gives itself, which counts it.
@@ -228,7 +237,7 @@ impl Worker {
 
     /// Counts what ends without an answer.
     pub(super) fn refused(&self, reason: Reason) {
-        self.refusals.count(self.index, reason);
+        self.shared.refusals.count(self.index, reason);
     }
 
     /// Completes when connections are to end after what is in flight on them.
@@ -392,6 +401,9 @@ fn begin<F, B>(
         + Unpin
         + 'static,
 {
+    let Some(seat) = worker.shared.addresses.seat(address.ip()) else {
+        return worker.refused(Reason::TooManyConnections);
+    };
     downstream::prepare(&stream, worker.limits());
     let (worker, tls) = (Rc::clone(worker), tls.cloned());
     let active = ActiveConnection::begin(&worker.active);
@@ -400,7 +412,7 @@ fn begin<F, B>(
         if caught(serving).await.is_err() {
             worker.panicked("connection");
         }
-        drop((place, active));
+        drop((place, seat, active));
     });
 }
 

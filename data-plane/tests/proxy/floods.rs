@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use data_plane::proxy::Limits;
+use data_plane::proxy::{Limits, MinRate};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -346,4 +346,45 @@ async fn a_connection_has_as_many_requests_as_its_limit_says() {
         }
     }
     assert_eq!((answered, went), (2, true));
+}
+
+#[tokio::test]
+async fn whoever_opens_its_window_bit_by_bit_has_its_stream_ended() {
+    let replica = Replica::start(|_, _| ok(&"x".repeat(1 << 20))).await;
+    let rate = MinRate { bytes_per_second: 100_000, grace: Duration::from_secs(1) };
+    let limits = Limits { min_response_rate: rate, ..Limits::default() };
+    let gateway = Gateway::start_limited(limits, &[replica.address]).await;
+    // INITIAL_WINDOW_SIZE 100.
+    let mut stream = begin(&gateway, &[0, 4, 0, 0, 0, 100]).await;
+    stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 1, GET)).await.unwrap();
+    let (mut reading, mut writing) = stream.into_split();
+    let opening = tokio::spawn(async move {
+        while writing.write_all(&frame(WINDOW_UPDATE, 0, 1, &100_u32.to_be_bytes())).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    let ended = async {
+        while let Some((kind, ..)) = next(&mut reading).await {
+            if kind == RST_STREAM {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it goes on for ever"));
+    assert_eq!(refused(&gateway, "slow_reader"), 1);
+    eventually("nothing is under way", || gateway.inflight(0) == 0).await;
+    opening.abort();
+}
+
+#[tokio::test]
+async fn what_begins_like_http_2_and_is_none_is_not_answered_in_http_1() {
+    let (gateway, _replica) = gateway(Limits::default()).await;
+    let mut stream = gateway.connect().await;
+    stream.write_all(b"PRI * HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP/1"), "{}", answer.escape_ascii());
+    assert_eq!(refused(&gateway, "http2_violation"), 1);
+    others_are_served(&gateway).await;
 }

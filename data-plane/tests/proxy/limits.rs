@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use data_plane::proxy::{HeadLimits, Limits};
+use data_plane::proxy::{HeadLimits, Limits, MinRate};
 use gateway_proto::Policy;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
 
-use crate::harness::{Gateway, Replica, ok, reason, status};
+use crate::harness::{Gateway, Replica, ok, raw_replica, read_message, reason, status};
 
 /// All that comes until the gateway ends the connection.
 async fn to_the_end(stream: &mut TcpStream) -> String {
@@ -126,4 +126,113 @@ async fn a_body_that_is_held_and_drips_is_not_waited_for_without_end() {
     assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
     assert_eq!(replica.seen().len(), 0);
     drip.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_body_that_drips_is_given_up_by_its_rate_and_one_without_a_length_is_not() {
+    let replica = Replica::start(|_, _| ok("hello")).await;
+    let rate = MinRate { bytes_per_second: 1000, grace: Duration::from_secs(1) };
+    let limits = Limits { min_body_rate: rate, ..Limits::default() };
+    let gateway = Gateway::start_limited(limits, &[replica.address]).await;
+    for (framing, piece, last, expected) in [
+        ("content-length: 1000", "x", "", (408, "body_too_slow")),
+        ("transfer-encoding: chunked", "1\r\nx\r\n", "0\r\n\r\n", (200, "")),
+    ] {
+        let (mut reading, mut writing) = gateway.connect().await.into_split();
+        let head = format!("POST /orders/ HTTP/1.1\r\nhost: gw\r\nconnection: close\r\n{framing}\r\n\r\n");
+        writing.write_all(head.as_bytes()).await.unwrap();
+        let drip = tokio::spawn(async move {
+            // For longer than the rate allows.
+            for _ in 0..20 {
+                if writing.write_all(piece.as_bytes()).await.is_err() {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            let _ = writing.write_all(last.as_bytes()).await;
+            std::future::pending::<()>().await;
+        });
+        let mut answer = Vec::new();
+        let _ = reading.read_to_end(&mut answer).await;
+        drip.abort();
+        let answer = String::from_utf8(answer).unwrap();
+        let told = if expected.0 == 200 { String::new() } else { reason(&answer) };
+        assert_eq!((status(&answer), told.as_str()), expected, "{framing}");
+    }
+    assert_eq!(count(&gateway, "body_too_slow"), 1);
+    assert_eq!(gateway.service().replicas()[0].counters().failures, 0, "the replica is not to blame");
+}
+
+#[tokio::test]
+async fn a_replica_that_does_not_read_costs_its_client_nothing() {
+    let replica = raw_replica(|mut stream| async move {
+        let mut head = [0; 100];
+        let _ = stream.read(&mut head).await;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        while !matches!(stream.read(&mut [0; 65536]).await, Ok(0) | Err(_)) {
+            let _ = stream.try_write(b"");
+        }
+    })
+    .await;
+    let rate = MinRate { bytes_per_second: 1 << 20, grace: Duration::from_secs(1) };
+    let limits = Limits { min_body_rate: rate, ..Limits::default() };
+    let gateway = Gateway::start_limited(limits, &[replica]).await;
+    let mut stream = gateway.connect().await;
+    let length = 32 << 20;
+    let head = format!("POST /orders/ HTTP/1.1\r\nhost: gw\r\ncontent-length: {length}\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    // As fast as it is taken, which it is not for four seconds.
+    stream.write_all(&vec![b'x'; length]).await.unwrap();
+    assert_eq!(count(&gateway, "body_too_slow"), 0);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_too_slowly_is_cut_off() {
+    let replica = Replica::start(|_, _| ok(&"x".repeat(32 << 20))).await;
+    let rate = MinRate { bytes_per_second: 1 << 20, grace: Duration::from_secs(1) };
+    let limits = Limits { min_response_rate: rate, ..Limits::default() };
+    let gateway = Gateway::start_limited(limits, &[replica.address]).await;
+    let mut stream = gateway.connect().await;
+    stream.write_all(b"GET /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+    let mut taken = 0;
+    let slowly = async {
+        while let Ok(count @ 1..) = stream.read(&mut [0; 1024]).await {
+            taken += count;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    // What lies in the system's buffers when it is cut is lost with it.
+    tokio::time::timeout(Duration::from_secs(30), slowly).await.expect("it is sent on for ever");
+    assert!(taken < 32 << 20);
+    assert_eq!(count(&gateway, "slow_reader"), 1);
+    crate::harness::eventually("nothing is under way", || gateway.inflight(0) == 0).await;
+}
+
+#[tokio::test]
+async fn one_address_has_as_many_connections_as_its_limit_says() {
+    let replica = Replica::start(|_, _| ok("hello")).await;
+    let limits = Limits { connections_per_address: Some(2), ..Limits::default() };
+    let gateway = Gateway::start_limited(limits, &[replica.address]).await;
+    let request = b"GET /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n";
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let mut stream = gateway.connect().await;
+        stream.write_all(request).await.unwrap();
+        assert!(read_message(&mut stream).await.is_some());
+        held.push(stream);
+    }
+    let mut third = gateway.connect().await;
+    assert_eq!(to_the_end(&mut third).await, "");
+    assert_eq!(count(&gateway, "too_many_connections"), 1);
+    drop(held);
+    crate::harness::eventually("there is room again", || gateway.refusals().len() == 1).await;
+    for _ in 0..100 {
+        let mut stream = gateway.connect().await;
+        let _ = stream.write_all(request).await;
+        if read_message(&mut stream).await.is_some() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the places of those that are gone are not given back");
 }

@@ -215,9 +215,9 @@ impl Journey<'_> {
     /// Until when an attempt that began at `began` may take as things stand, and who is late if it takes longer.
     fn limit(&self, began: Tick, policy: &Policy) -> (Tick, Late) {
         match self.source.arrival() {
-            Arrival::Partial { moved_at, waits_for_client } => {
+            Arrival::Partial { moved_at, waits_for_client, too_slow_at } => {
                 let late = if waits_for_client { Late::Client } else { Late::Replica };
-                (began.max(moved_at).plus(policy.timeout.stream_idle), late)
+                (began.max(moved_at).plus(policy.timeout.stream_idle).min(too_slow_at), late)
             }
             Arrival::Whole(at) => {
                 let own = began.max(at).plus(policy.timeout.per_try);

@@ -29,6 +29,8 @@ use crate::{
         errors::GatewayError,
         field_name::{Name, Names},
         head::{RequestHead, ResponseHead},
+        pace::Pace,
+        refusals::Reason,
         request_body::ClientBody,
         request_id::RequestId,
         response_body::Answer,
@@ -245,8 +247,14 @@ impl Server<'_> {
         let is_kept_alive = exchange.is_kept_alive && !is_given_up && self.may_keep_alive(length);
         self.finish_head(&mut head, length, &exchange, is_kept_alive);
         write::response_head(self.inbound.borrow_mut().wire.output(), &head);
-        let mut outgoing =
-            OutgoingBody { length, has_ended: length == Length::Empty, has_broken_off: false, sent: 0 };
+        let mut outgoing = OutgoingBody {
+            length,
+            has_ended: length == Length::Empty,
+            has_broken_off: false,
+            sent: 0,
+            pace: Pace::new(self.worker.limits().min_response_rate),
+            sent_before: self.inbound.borrow().wire.sent(),
+        };
         let sent = poll_fn(|cx| self.poll_send(cx, &mut outgoing, Pin::new(&mut body))).await;
         if let Some(trail) = trail {
             trail.finish(outgoing.end_of(&sent), outgoing.sent);
@@ -318,7 +326,17 @@ impl Server<'_> {
             match inbound.wire.poll_flush(cx) {
                 Poll::Ready(Ok(())) if outgoing.has_ended => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(())) if !is_waiting => continue,
-                Poll::Ready(Ok(())) | Poll::Pending => {}
+                Poll::Ready(Ok(())) => outgoing.pace.goes_on(|| self.worker.now()),
+                Poll::Pending => {
+                    let sent = inbound.wire.sent() - outgoing.sent_before;
+                    let due = outgoing.pace.waits(sent, || self.worker.now());
+                    if due < Tick::NEVER && due <= self.worker.now() {
+                        self.worker.refused(Reason::SlowReader);
+                        inbound.wire.reset_on_close();
+                        return Poll::Ready(Err(Cut));
+                    }
+                    self.worker.deadlines().set(self.place, due, cx.waker());
+                }
                 Poll::Ready(Err(_)) => return Poll::Ready(Err(Cut)),
             }
             drop(inbound);
@@ -393,6 +411,10 @@ struct OutgoingBody {
     has_broken_off: bool,
     /// Bytes of it that are on their way.
     sent: u64,
+    /// How fast the client takes it.
+    pace: Pace,
+    /// What the wire had sent before.
+    sent_before: u64,
 }
 
 impl OutgoingBody {

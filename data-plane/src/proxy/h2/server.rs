@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::{flood::FloodGuard, guarded::Guarded, request_head, response};
 use crate::{
     proxy::{
-        active::ActiveRequest, downstream::Client, head::RequestHead, refusals::Reason,
+        active::ActiveRequest, downstream::Client, head::RequestHead, pace::Pace, refusals::Reason,
         request_body::ClientBody, request_id::RequestId, response_body::Answer, stream::Stream, trail,
         worker::Worker,
     },
@@ -195,10 +195,10 @@ impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for StreamExec
         };
         tokio::task::spawn_local(async move {
             match task.unless_unread(caught(stream)).await {
-                Some(Ok(_)) => {}
-                Some(Err(_)) => task.connection.worker.panicked("request"),
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => task.connection.worker.panicked("request"),
                 // Dropping the stream resets it, and closes the replica's connection.
-                None => task.connection.worker.refused(Reason::Unread),
+                Err(reason) => task.connection.worker.refused(reason),
             }
         });
     }
@@ -215,19 +215,29 @@ struct StreamTask {
 }
 
 impl StreamTask {
-    /// What `stream` comes to; `None` when its client takes nothing of the answer for too long.
-    async fn unless_unread<T>(&self, stream: impl Future<Output = T>) -> Option<T> {
+    /// What `stream` comes to.
+    ///
+    /// # Errors
+    /// When its client takes nothing of the answer for too long, or all of it too slowly.
+    async fn unless_unread<T>(&self, stream: impl Future<Output = T>) -> Result<T, Reason> {
         let worker = &self.connection.worker;
+        let mut pace = Pace::new(worker.limits().min_response_rate);
         let mut stream = pin!(stream);
         poll_fn(|cx| {
             if let Poll::Ready(done) = stream.as_mut().poll(cx) {
-                return Poll::Ready(Some(done));
+                return Poll::Ready(Ok(done));
             }
             let since = self.sending.as_ref().and_then(|sending| sending.waits_since(|| worker.now()));
-            let Some(since) = since else { return Poll::Pending };
-            let due = since.plus(worker.limits().unread_timeout);
+            let Some((since, taken)) = since else {
+                pace.goes_on(|| worker.now());
+                return Poll::Pending;
+            };
+            let unread_at = since.plus(worker.limits().unread_timeout);
+            let too_slow_at = pace.waits(taken, || worker.now());
+            let due = unread_at.min(too_slow_at);
             if worker.now() >= due {
-                return Poll::Ready(None);
+                let is_unread = unread_at <= too_slow_at;
+                return Poll::Ready(Err(if is_unread { Reason::Unread } else { Reason::SlowReader }));
             }
             let place = self.place.get().unwrap_or_else(|| worker.deadlines().begin());
             self.place.set(Some(place));
@@ -251,7 +261,11 @@ impl Drop for StreamTask {
 
 /// How far an answer has gone.
 #[derive(Debug, Default)]
-struct Sending(Cell<Phase>);
+struct Sending {
+    phase: Cell<Phase>,
+    /// Bytes that the client's windows had room for.
+    taken: Cell<u64>,
+}
 
 #[derive(Debug, Clone, Copy, Default)]
 enum Phase {
@@ -265,15 +279,15 @@ enum Phase {
 }
 
 impl Sending {
-    /// Since when the client takes nothing, if it is what the answer waits for.
-    fn waits_since(&self, now: impl FnOnce() -> Tick) -> Option<Tick> {
-        let since = match self.0.get() {
+    /// Since when the client takes nothing, if it is what the answer waits for, and how much it has taken before.
+    fn waits_since(&self, now: impl FnOnce() -> Tick) -> Option<(Tick, u64)> {
+        let since = match self.phase.get() {
             Phase::Quiet => return None,
             Phase::Moved => now(),
             Phase::Waits(since) => since,
         };
-        self.0.set(Phase::Waits(since));
-        Some(since)
+        self.phase.set(Phase::Waits(since));
+        Some((since, self.taken.get()))
     }
 }
 
@@ -286,7 +300,7 @@ struct Watched<B> {
 
 impl<B> Watched<B> {
     fn new(body: B, sending: Rc<Sending>) -> Self {
-        sending.0.set(Phase::Moved);
+        sending.phase.set(Phase::Moved);
         Self { body, sending }
     }
 }
@@ -300,7 +314,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Watched<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        self.sending.0.set(if polled.is_pending() { Phase::Quiet } else { Phase::Moved });
+        self.sending.phase.set(if polled.is_pending() { Phase::Quiet } else { Phase::Moved });
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            let count = frame.data_ref().map_or(0, Bytes::len) as u64;
+            self.sending.taken.set(self.sending.taken.get() + count);
+        }
         polled
     }
 

@@ -41,9 +41,9 @@ pub(in crate::proxy) fn worker_of(table: Arc<Table>) -> (Rc<Worker>, Arc<PanicCo
         drain_timeout: Duration::from_secs(9),
     };
     let panics = Arc::new(PanicCounts::default());
-    let refusals = Arc::new(Refusals::new(1));
-    let worker =
-        Worker::new(0, Arc::new(config), table, Clock::new(), panics.clone(), refusals, Arc::default());
+    let (refusals, addresses) = (Arc::new(Refusals::new(1)), Arc::new(Addresses::new(None)));
+    let shared = Shared { panics: panics.clone(), refusals, addresses };
+    let worker = Worker::new(0, Arc::new(config), table, Clock::new(), shared, Arc::default());
     (Rc::new(worker), panics)
 }
 

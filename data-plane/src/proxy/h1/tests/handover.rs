@@ -27,11 +27,16 @@ use super::super::{
 use crate::{
     clock::Clock,
     proxy::{
+        pace::MinRate,
         request_body::{ClientBody, ReplayMemory, RequestBody, RequestSource},
         stream::Stream,
     },
     request_rules::BodyCheck,
 };
+
+fn rate() -> MinRate {
+    MinRate { bytes_per_second: 1, grace: Duration::ZERO }
+}
 
 async fn pair() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -82,7 +87,8 @@ async fn the_first_frame_is_given_out_again_until_it_was_sent_also_where_nothing
         assert!(matches!(next, Ok(Next::Request(_))));
         let reader = ClientBody::Http1(RequestReader::new(&inbound));
         let check = BodyCheck::new(&gateway_proto::Policy::default().request);
-        let source = RequestSource::new(reader, may_replay, check, &ReplayMemory::new(9, 9), Clock::new());
+        let source =
+            RequestSource::new(reader, may_replay, check, &ReplayMemory::new(9, 9), rate(), Clock::new());
         assert_eq!(data(&mut source.attempt()).unwrap(), "abc");
         let mut second = source.attempt();
         assert_eq!(data(&mut second).unwrap(), "abc");
@@ -115,7 +121,7 @@ async fn the_fields_behind_a_body_are_given_out_again_with_what_they_follow() {
         let reader = ClientBody::Http1(RequestReader::new(&inbound));
         let check = BodyCheck::new(&gateway_proto::Policy::default().request);
         let memory = ReplayMemory::new(9, 9);
-        let source = RequestSource::new(reader, may_replay, check, &memory, Clock::new());
+        let source = RequestSource::new(reader, may_replay, check, &memory, rate(), Clock::new());
         let read = async || {
             let collected = source.attempt().collect();
             let collected = tokio::time::timeout(Duration::from_millis(200), collected).await.ok()?.unwrap();

@@ -145,7 +145,9 @@ async fn answer(
     if let Some(trail) = trail {
         source.count_in(trail.received());
     }
-    if is_held && let Err(failure) = source.hold(timeout.stream_idle.max(timeout.request)).await {
+    if is_held
+        && let Err(failure) = source.hold(timeout.stream_idle, timeout.stream_idle.max(timeout.request)).await
+    {
         let error = match failure {
             NotHeld::Stalled => stalled(&worker, &source),
             NotHeld::Failed => broken_off(&source),

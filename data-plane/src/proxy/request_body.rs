@@ -249,20 +249,21 @@ impl RequestSource {
     }
 
     /// Reads ahead of the first attempt: to the end of the body, or as far as what is kept for replay reaches. A client
-    /// that has not sent that `within` this time, which is for all of it, is not waited for.
-    pub(super) async fn hold(&self, within: Duration) -> Result<(), NotHeld> {
+    /// that sends nothing for `idle`, or has not sent all of that within `total`, is not waited for.
+    pub(super) async fn hold(&self, idle: Duration, total: Duration) -> Result<(), NotHeld> {
         let Self::Client(source) = self else { return Ok(()) };
         let held = async {
             while source.borrow().may_hold_more() {
-                poll_fn(|cx| source.borrow_mut().poll_hold(cx)).await?;
+                let read = poll_fn(|cx| source.borrow_mut().poll_hold(cx));
+                match tokio::time::timeout(idle, read).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Err(NotHeld::Failed),
+                    Err(_) => return Err(NotHeld::Stalled),
+                }
             }
-            Ok::<_, BodyFailure>(())
+            Ok(())
         };
-        match tokio::time::timeout(within, held).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(NotHeld::Failed),
-            Err(_) => Err(NotHeld::Stalled),
-        }
+        tokio::time::timeout(total, held).await.unwrap_or(Err(NotHeld::Stalled))
     }
 
     /// Whether its client sent it too slowly, if it is given up `now`.

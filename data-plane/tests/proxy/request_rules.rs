@@ -2,7 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test that called it")]
 
-use std::{convert::Infallible, time::Duration};
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
 
 use data_plane::table::{CodeClass, RequestOutcome};
 use gateway_proto::{
@@ -123,8 +126,10 @@ async fn a_client_that_stops_in_the_middle_of_json_is_told_so_and_no_replica_is_
     let gateway = Gateway::start(&[replica.address], policy).await;
     let head =
         "POST /orders/ HTTP/1.1\r\nhost: gw\r\ncontent-type: application/json\r\ncontent-length: 10\r\n\r\n";
+    let began = Instant::now();
     let response = gateway.send(&format!("{head}{{\"a\":")).await;
     assert_eq!(refusal(&response), (408, "request_timeout".to_owned()));
+    assert!(began.elapsed() < Duration::from_secs(10), "by stream_idle, not by the time for all of it");
     assert_eq!(replica.connections(), 0);
 }
 

@@ -19,6 +19,7 @@ mod h1;
 mod h2;
 mod head;
 mod headers;
+mod hints;
 mod limits;
 mod networks;
 mod pace;

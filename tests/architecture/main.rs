@@ -55,6 +55,7 @@ const PURE: &[&str] = &[
     "data-plane/src/proxy/h2/flood.rs",
     "data-plane/src/proxy/h2/frames.rs",
     "data-plane/src/proxy/head.rs",
+    "data-plane/src/proxy/hints.rs",
     "data-plane/src/proxy/networks.rs",
     "data-plane/src/proxy/proxy_protocol.rs",
     "data-plane/src/proxy/trace_context.rs",

@@ -24,6 +24,7 @@ use super::{
     h1::{Length, frame, length_of_request},
     head::RequestHead,
     headers::{self, Onward},
+    hints::CallerHints,
     request_body::{Arrival, ClientBody, NotHeld, RequestSource},
     request_id::RequestId,
     response_body::Answer,
@@ -120,6 +121,15 @@ async fn answer(
     let is_held = check.looks_inside();
     let rewrite = admitted.rewrite(head.target());
     let forwarding = worker.forwarding();
+    // Before the head becomes one to a replica, which is told nothing of it.
+    let hints = match client.is_trusted() {
+        true => CallerHints::of(&head.fields),
+        false => Ok(CallerHints::default()),
+    };
+    let hints = match hints {
+        Ok(hints) => hints,
+        Err(error) => return refused(&error, &worker, service, request_id),
+    };
     let onward = Onward {
         peer: client.peer(),
         writes_forwarded: forwarding.writes_forwarded,
@@ -159,7 +169,8 @@ async fn answer(
     let mut journey = Journey {
         source,
         started,
-        time: timeout.request,
+        time: hints.time.map_or(timeout.request, |time| time.min(timeout.request)),
+        hints,
         worker,
         client,
         service,
@@ -216,6 +227,8 @@ struct Journey<'a> {
     started: Tick,
     /// How long all attempts together may take once the whole request is here.
     time: Duration,
+    /// What a trusted caller has asked for.
+    hints: CallerHints,
     /// Replicas that failed this request: none is asked twice.
     tried: Vec<Arc<Replica>>,
     attempts: usize,
@@ -329,6 +342,9 @@ impl Journey<'_> {
     }
 
     fn verdict(&self, proof: Proof, policy: &Policy) -> Verdict {
+        if self.hints.retries == Some(0) {
+            return Verdict::Stop(Stop::RetriesUsed);
+        }
         let now = self.worker.now();
         let facts = RequestFacts { idempotent: self.is_idempotent, replayable: self.source.is_replayable() };
         let progress = Progress {
@@ -337,7 +353,11 @@ impl Journey<'_> {
             remaining: self.deadline(now).since(now),
         };
         let budget = || self.service.budget().try_retry(now, policy.retry.budget_ratio);
-        decide(proof, facts, progress, &policy.retry, budget, self.worker.random())
+        let mut retry = policy.retry;
+        if let Some(retries) = self.hints.retries {
+            retry.max_retry_count = retry.max_retry_count.min(retries);
+        }
+        decide(proof, facts, progress, &retry, budget, self.worker.random())
     }
 
     fn give_up(&mut self, unavailable: Unavailable) -> Result<Answer, GatewayError> {

@@ -10,6 +10,7 @@ mod floods;
 mod forced;
 mod forwarding;
 mod harness;
+mod hints;
 mod http2;
 mod limits;
 mod proxy_headers;

@@ -7,6 +7,7 @@ use std::{
     rc::Rc,
     sync::Arc,
     task::Poll,
+    time::Duration,
 };
 
 use gateway_proto::Policy;
@@ -20,6 +21,7 @@ use crate::{
         h1::Outgoing,
         head::ResponseHead,
         headers,
+        hints::AttemptHints,
         request_body::{Arrival, RequestBody},
         response_body::{Answer, ResponseBody, UpstreamBody},
         upstream::{ConnectFailure, Link, SendFailure},
@@ -134,7 +136,7 @@ impl Journey<'_> {
                 Err(ConnectFailure::Replica(fault)) => return fail(attempt, fault, Proof::Unsent),
                 Err(ConnectFailure::Exhausted) => return Tried::Exhausted,
             };
-            match link.send(self.outgoing(), is_sent, |head| self.pass_on(head)).await {
+            match link.send(self.outgoing(policy), is_sent, |head| self.pass_on(head)).await {
                 Ok(head) => break (link, head),
                 // The replica closed an idle connection: it has not seen the request, and is not to blame.
                 Err(SendFailure::NotTaken) if link.is_reused() => {}
@@ -184,9 +186,17 @@ impl Journey<'_> {
     }
 
     /// The same head for each attempt; the body from its first byte.
-    fn outgoing(&self) -> Outgoing<'_, RequestBody> {
+    fn outgoing(&self, policy: &Policy) -> Outgoing<'_, RequestBody> {
         let expects_continue = self.expects_continue && !self.source.has_begun();
-        Outgoing { head: &self.head, length: self.length, body: self.source.attempt(), expects_continue }
+        let hints = AttemptHints { attempt: self.attempts, time: self.time_left(policy) };
+        let body = self.source.attempt();
+        Outgoing { head: &self.head, length: self.length, body, expects_continue, hints }
+    }
+
+    /// How long an attempt that begins to send now may take, once all of the request is sent.
+    fn time_left(&self, policy: &Policy) -> Duration {
+        let now = self.worker.now();
+        policy.timeout.per_try.min(self.deadline(now).since(now))
     }
 
     /// An interim response, which commits nobody to anything.
@@ -222,9 +232,10 @@ impl Journey<'_> {
             Arrival::Whole(at) => {
                 let own = began.max(at).plus(policy.timeout.per_try);
                 let deadline = self.deadline(at);
-                // A first attempt has all the time there is: a replica that lets it pass does not answer.
-                let late =
-                    if own <= deadline || self.tried.is_empty() { Late::Replica } else { Late::Request };
+                // A first attempt has all the time there is: a replica that lets it pass does not answer. Unless it is the
+                // caller who has less, for whose haste nobody is to blame.
+                let is_fair = self.tried.is_empty() && self.hints.time.is_none();
+                let late = if own <= deadline || is_fair { Late::Replica } else { Late::Request };
                 (own.min(deadline), late)
             }
         }

@@ -30,6 +30,7 @@ use crate::proxy::{
     h2,
     head::{RequestHead, ResponseHead},
     headers::prepare_trailers,
+    hints::AttemptHints,
 };
 
 /// Most interim responses (1xx) in front of one response.
@@ -46,6 +47,8 @@ pub(in crate::proxy) struct Outgoing<'a, B> {
     pub(in crate::proxy) body: B,
     /// Whether the replica is asked if it wants the body.
     pub(in crate::proxy) expects_continue: bool,
+    /// What is told of this attempt, behind the head's fields.
+    pub(in crate::proxy) hints: AttemptHints,
 }
 
 /// Why an exchange comes to no end.
@@ -125,8 +128,8 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
 
     /// Begins an exchange on a connection that has none.
     pub(in crate::proxy) fn begin(&mut self, outgoing: Outgoing<'_, B>) {
-        let Outgoing { head, length, body, expects_continue } = outgoing;
-        write::request_head(self.wire.output(), head);
+        let Outgoing { head, length, body, expects_continue, hints } = outgoing;
+        write::request_head(self.wire.output(), head, Some(hints));
         self.sent_before = self.wire.sent();
         self.method = head.method.clone();
         self.has_frame = false;

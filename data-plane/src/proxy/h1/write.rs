@@ -7,6 +7,7 @@ use crate::proxy::{
     field_name::{Name, Names},
     fields::Fields,
     head::{RequestHead, ResponseHead},
+    hints::AttemptHints,
 };
 
 /// How the end of a response's body is told to a client that speaks `version` and has asked by `method`. `exact` is the
@@ -48,13 +49,16 @@ pub(in crate::proxy) fn frame(fields: &mut Fields, length: Length) {
     }
 }
 
-/// Writes a request's head, framed before, in HTTP/1.1.
-pub(in crate::proxy) fn request_head(out: &mut Vec<u8>, head: &RequestHead) {
+/// Writes a request's head, framed before, in HTTP/1.1, and what is told of the attempt behind its fields.
+pub(in crate::proxy) fn request_head(out: &mut Vec<u8>, head: &RequestHead, hints: Option<AttemptHints>) {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
     out.extend_from_slice(head.target().as_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     head.fields.write_to(out);
+    if let Some(hints) = hints {
+        hints.write_to(out);
+    }
     out.extend_from_slice(b"\r\n");
 }
 

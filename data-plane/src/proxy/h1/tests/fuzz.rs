@@ -49,7 +49,7 @@ fn check_request(bytes: &[u8], pieces: &[&[u8]]) {
         request::parse(&bytes[start..start + end], &HeadLimits::default()).expect("it was taken");
     write::frame(&mut parsed.head.fields, parsed.length);
     let mut out = Vec::new();
-    write::request_head(&mut out, &parsed.head);
+    write::request_head(&mut out, &parsed.head, None);
     // Every line break is one that the gateway means.
     let breaks = out.iter().filter(|&&byte| byte == b'\n').count();
     assert_eq!(breaks, parsed.head.fields.count() + 2, "{}", out.escape_ascii());

@@ -27,6 +27,7 @@ use super::super::{
 use crate::{
     clock::Clock,
     proxy::{
+        hints::AttemptHints,
         pace::MinRate,
         request_body::{ClientBody, ReplayMemory, RequestBody, RequestSource},
         stream::Stream,
@@ -63,6 +64,7 @@ async fn a_request_of_which_no_byte_was_taken_is_not_taken() {
         length: Length::Exact(3),
         body: Full::new(Bytes::from_static(b"abc")),
         expects_continue: false,
+        hints: AttemptHints { attempt: 1, time: Duration::from_secs(1) },
     });
     let failure = poll_fn(|cx| connection.poll_head(cx, drop)).await.unwrap_err();
     assert!(matches!(failure, Failure::NotTaken), "{failure}");
@@ -164,6 +166,7 @@ async fn no_second_frame_is_taken_before_a_byte_was_sent() {
         length: Length::Chunked,
         body: Frames(Rc::clone(&taken)),
         expects_continue: false,
+        hints: AttemptHints { attempt: 1, time: Duration::from_secs(1) },
     });
     for _ in 0..3 {
         let polled = connection.poll_head(&mut Context::from_waker(Waker::noop()), drop);

@@ -34,6 +34,8 @@ mod sockets;
 mod stream;
 mod trace_context;
 mod trail;
+mod tunnel;
+mod upgrade;
 mod upstream;
 mod worker;
 

@@ -141,7 +141,7 @@ mod tests {
 
     fn rules(methods: &[&str], json_only: bool, max_body_bytes: u64) -> RequestRules {
         let methods = Methods::parse(methods.iter().copied()).unwrap();
-        RequestRules { methods, json_only, max_body_bytes }
+        RequestRules { methods, json_only, max_body_bytes, ..RequestRules::default() }
     }
 
     fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {

@@ -269,6 +269,7 @@ struct TimeoutTable {
     per_try: Option<Span>,
     request: Option<Span>,
     stream_idle: Option<Span>,
+    tunnel_idle: Option<Span>,
 }
 
 #[derive(Deserialize, Default)]
@@ -304,6 +305,7 @@ struct RequestTable {
     methods: Vec<String>,
     json_only: Option<bool>,
     max_body_bytes: Option<Size>,
+    upgrades: Vec<String>,
 }
 
 /// A number of bytes as people write it: 1500, "10MiB".
@@ -370,6 +372,7 @@ impl From<PolicyTable> for v1::Policy {
                 per_try: wire(timeout.per_try),
                 request: wire(timeout.request),
                 stream_idle: wire(timeout.stream_idle),
+                tunnel_idle: wire(timeout.tunnel_idle),
             }),
             retry: Some(v1::RetryPolicy {
                 max_retry_count: retry.max_retry_count,
@@ -396,6 +399,7 @@ impl From<PolicyTable> for v1::Policy {
                 methods: request.methods,
                 json_only: request.json_only,
                 max_body_bytes: request.max_body_bytes.map(|size| size.0),
+                upgrades: request.upgrades,
             }),
             balancing: Some(v1::BalancingPolicy {
                 algorithm: balancing.algorithm.map(|Algorithm(algorithm)| algorithm.number()),
@@ -433,6 +437,7 @@ mod tests {
             methods = ["POST"]
             json_only = true
             max_body_bytes = "10MiB"
+            upgrades = ["websocket", "spdy/3.1"]
             [service.policy.balancing]
             algorithm = "consistent_hash"
             hash_by = "header:X-User"
@@ -455,6 +460,7 @@ mod tests {
         assert_eq!(orders.policy.request.methods.to_string(), "POST");
         assert!(orders.policy.request.json_only);
         assert_eq!(orders.policy.request.max_body_bytes, 10 << 20);
+        assert_eq!(orders.policy.request.upgrades.to_string(), "spdy/3.1,websocket");
         let balancing = orders.policy.balancing;
         assert_eq!(
             (balancing.algorithm.name(), balancing.slow_start),

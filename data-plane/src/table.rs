@@ -30,7 +30,7 @@ use gateway_proto::ServiceName;
 use tokio::sync::mpsc;
 
 pub use crate::routing::LATENCY_BUCKETS;
-pub use counters::{CodeClass, ReplicaCounters, RequestOutcome, ServiceCounters};
+pub use counters::{CodeClass, Direction, ReplicaCounters, RequestOutcome, ServiceCounters, TunnelCounts};
 pub use drain::{DrainFollower, Draining, Drains};
 pub use fail_open::FailOpenChange;
 pub use latency::Buckets;

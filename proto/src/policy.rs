@@ -17,6 +17,7 @@ mod partial;
 mod reference;
 mod resolve;
 mod text;
+mod upgrades;
 
 pub use balancing::{Algorithm, Balancing, HashBy, KeyName};
 pub use eviction::Eviction;
@@ -25,12 +26,14 @@ pub use health_check::{CheckHost, CheckMethod, CheckPath, CheckType, GrpcService
 pub use methods::Methods;
 pub use partial::Partial;
 pub use resolve::{Origin, check_resolved, check_star, resolve, resolve_with_origins};
+pub use upgrades::Upgrades;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
+const WEEK: Duration = Duration::from_secs(7 * 86_400);
 const TIB: u64 = 1 << 40;
 
 /// The resolved policy of a service. `Default` is what holds where nobody said otherwise.
@@ -79,11 +82,19 @@ pub struct Timeouts {
     pub request: Duration,
     /// A body, of a request or a response, that moves no byte for this long is cut. Default 60 s, 1 ms..=24 h.
     pub stream_idle: Duration,
+    /// A tunnel, which an upgrade makes of a connection, that moves no byte for this long is closed. Default 1 h, 1 s..=7 d.
+    pub tunnel_idle: Duration,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Self { connect: SECOND, per_try: 10 * SECOND, request: 30 * SECOND, stream_idle: MINUTE }
+        Self {
+            connect: SECOND,
+            per_try: 10 * SECOND,
+            request: 30 * SECOND,
+            stream_idle: MINUTE,
+            tunnel_idle: HOUR,
+        }
     }
 }
 
@@ -215,11 +226,13 @@ pub struct RequestRules {
     pub json_only: bool,
     /// The longest body. Default 1 TiB, 0..=1 TiB.
     pub max_body_bytes: u64,
+    /// Protocols that clients may switch to. Default `websocket`.
+    pub upgrades: Upgrades,
 }
 
 impl Default for RequestRules {
     fn default() -> Self {
-        Self { methods: Methods::ALL, json_only: false, max_body_bytes: TIB }
+        Self { methods: Methods::ALL, json_only: false, max_body_bytes: TIB, upgrades: Upgrades::default() }
     }
 }
 

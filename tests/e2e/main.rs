@@ -1,6 +1,7 @@
 //! End-to-end tests: what the gateway promises, held to by real processes on free ports.
 //!
-//! Names are sentences. A name that ends in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy` or `by_python` needs that tool.
+//! Names are sentences. A name that ends in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_python` or `by_chromium`
+//! needs that tool.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where what it relies on does not hold")]
 
@@ -31,3 +32,4 @@ mod startup;
 mod static_file;
 mod statistics;
 mod tls;
+mod upgrades;

@@ -99,8 +99,12 @@ async fn what_a_policy_does_not_let_through_reaches_no_replica() {
     let gateway = Gateway::start().await;
     let replica = Scripted::start(|_, _| Act::ok(b"hello"));
     gateway.register("orders", "r-1", replica.address()).await;
-    let request =
-        RequestPolicy { methods: vec!["POST".into()], json_only: Some(true), max_body_bytes: Some(16) };
+    let request = RequestPolicy {
+        methods: vec!["POST".into()],
+        json_only: Some(true),
+        max_body_bytes: Some(16),
+        ..Default::default()
+    };
     let policy = Policy { service: "orders".into(), request: Some(request), ..Default::default() };
     let update = UpdatePolicyRequest { policy: Some(policy), allow_missing: true, ..Default::default() };
     gateway.control.policies().update_policy(update).await.unwrap();

@@ -1,7 +1,8 @@
-//! Programs that are not ours, and that some tests are about: curl, grpcurl, h2spec, HAProxy, Python with grpcio.
+//! Programs that are not ours, and that some tests are about: curl, grpcurl, h2spec, HAProxy, Python with grpcio and websockets,
+//! Chromium.
 //!
 //! A test whose tool is missing fails. Whoever cannot install one leaves those tests out by name, visibly:
-//! their names end in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy` and `by_python`.
+//! their names end in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_python` and `by_chromium`.
 
 use std::path::{Path, PathBuf};
 
@@ -37,7 +38,15 @@ pub fn haproxy() -> PathBuf {
     find("haproxy", "by_haproxy")
 }
 
-/// A Python that can import grpc and its reflection.
+/// Chromium, from the system.
+///
+/// # Panics
+/// When it is missing.
+pub fn chromium() -> PathBuf {
+    find("chromium", "by_chromium")
+}
+
+/// A Python that can import grpc and its reflection, h2 and websockets.
 ///
 /// # Panics
 /// When it is missing.

@@ -80,7 +80,8 @@ async fn which_requests_are_let_through_is_a_setting_like_the_others_and_reaches
     let plane = Plane::start().await;
     let rules = |methods: &[&str]| {
         let methods = methods.iter().map(|method| (*method).to_owned()).collect();
-        let request = v1::RequestPolicy { methods, json_only: Some(true), max_body_bytes: Some(10 << 20) };
+        let (max_body_bytes, upgrades) = (Some(10 << 20), vec!["websocket".to_owned()]);
+        let request = v1::RequestPolicy { methods, json_only: Some(true), max_body_bytes, upgrades };
         v1::Policy { service: "*".into(), request: Some(request), ..Default::default() }
     };
     let refused = set(&plane, update(rules(&["POST", "get"]))).await.unwrap_err();

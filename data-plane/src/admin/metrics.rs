@@ -18,7 +18,7 @@ use super::Admin;
 use crate::{
     report::rows::state_name,
     routing::State,
-    table::{CodeClass, Replica, ReplicaCounters, RequestOutcome, Service, Services},
+    table::{CodeClass, Direction, Replica, ReplicaCounters, RequestOutcome, Service, Services},
 };
 
 const HEALTHS: [Health; 5] =
@@ -93,6 +93,33 @@ impl Metrics {
         let denied =
             services.values().map(|service| ([service.name().as_str()], service.budget().denied_count()));
         out.counters("gateway_retries_denied", "Retries that the budget refused", ["service"], denied)
+    }
+
+    fn encode_tunnels(&self, services: &Services, out: &mut Families<'_>) -> fmt::Result {
+        let totals: Vec<_> =
+            services.values().map(|service| (service.name().as_str(), service.tunnels().totals())).collect();
+        out.counters(
+            "gateway_tunnels",
+            "Connections that have switched to another protocol, which makes a tunnel of them",
+            ["service"],
+            totals.iter().map(|(service, (opened, _))| ([*service], *opened)),
+        )?;
+        out.gauges(
+            "gateway_tunnels_open",
+            "Tunnels that have not ended",
+            ["service"],
+            totals.iter().map(|(service, (_, open))| ([*service], *open)),
+        )?;
+        let bytes = services.values().flat_map(|service| {
+            let of = |direction| service.tunnels().bytes(direction);
+            Direction::ALL.map(|direction| ([service.name().as_str(), direction.as_str()], of(direction)))
+        });
+        out.counters(
+            "gateway_tunnel_bytes",
+            "Bytes passed on in tunnels: upstream to replicas, downstream to clients",
+            ["service", "direction"],
+            bytes,
+        )
     }
 
     fn encode_replicas(&self, services: &Services, out: &mut Families<'_>) -> fmt::Result {
@@ -214,6 +241,7 @@ impl Collector for Metrics {
         let mut out = Families(encoder);
         let services = self.0.table.services();
         self.encode_services(&services, &mut out)?;
+        self.encode_tunnels(&services, &mut out)?;
         self.encode_replicas(&services, &mut out)?;
         self.encode_transitions(&mut out)?;
         self.encode_link(&mut out)?;

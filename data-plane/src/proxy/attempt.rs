@@ -11,7 +11,7 @@ use std::{
 use super::{response_body::UpstreamBody, upstream::Link, worker::Worker};
 use crate::{
     routing::{Draw, Fault, Heard, Origin, Outcome, Permit, Tick},
-    table::{Picked, Replica, Service, Unavailable},
+    table::{Picked, Replica, Service, TunnelCounts, Unavailable},
 };
 
 /// Holds a picked replica's permit from the pick to the verdict.
@@ -106,6 +106,23 @@ impl Attempt {
         if self.is_probe() || outcome != Outcome::Success {
             self.settle(outcome);
         }
+    }
+
+    /// The replica has switched protocols: a success, whatever becomes of the tunnel. It could have the whole request at
+    /// `since`.
+    pub(super) fn switched(&mut self, since: Tick) {
+        self.hear(Outcome::Success, since);
+        self.settle(Outcome::Success);
+    }
+
+    /// Where the tunnels of its service are counted.
+    pub(super) fn counts(&self) -> &TunnelCounts {
+        self.service.tunnels()
+    }
+
+    /// The worker that it is one of.
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.worker
     }
 
     /// The response came to its end: a success unless settled before. The connection is kept if it can be used again, and

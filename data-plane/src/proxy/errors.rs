@@ -80,6 +80,17 @@ pub(super) enum GatewayError {
     UnknownVersion,
     /// The service's policy does not let it through.
     Refused(Breach),
+    /// The service's policy has no such protocol to switch to.
+    ProtocolRefused {
+        /// Those that it has.
+        allowed: String,
+    },
+    /// A replica that was asked to switch protocols answered as if there was nothing to switch, which the client would take
+    /// for the switch.
+    NotSwitched {
+        /// How.
+        status: StatusCode,
+    },
     /// CONNECT asks for a tunnel.
     TunnelRefused,
     /// TRACE asks to see what was received.
@@ -131,6 +142,8 @@ impl GatewayError {
                 Breach::NotJson(_) => kind(S::BAD_REQUEST, R::InvalidJson, "http_request_error", "The request's body is not JSON"),
                 Breach::TooLarge { .. } => kind(S::PAYLOAD_TOO_LARGE, R::BodyTooLarge, "http_request_denied", "The request's body is too long"),
             },
+            Self::ProtocolRefused { .. } => kind(S::NOT_IMPLEMENTED, R::ProtocolRefused, "http_request_denied", "The service lets nobody switch to this protocol"),
+            Self::NotSwitched { .. } => kind(S::BAD_GATEWAY, R::NotSwitched, "http_upgrade_failed", "The replica did not switch protocols"),
             Self::TunnelRefused => kind(S::METHOD_NOT_ALLOWED, R::TunnelRefused, "http_request_denied", "CONNECT is not offered"),
             Self::TraceRefused => kind(S::METHOD_NOT_ALLOWED, R::TraceRefused, "http_request_denied", "TRACE is not offered"),
             Self::Loop => kind(S::BAD_GATEWAY, R::Loop, "proxy_loop_detected", "The request has passed this gateway before"),
@@ -200,6 +213,10 @@ impl GatewayError {
             }
             Self::Refused(Breach::TooLarge { max }) => {
                 format!("{service} takes bodies of up to {}", size::exact(*max))
+            }
+            Self::ProtocolRefused { allowed } => format!("{service} lets clients switch to: {allowed}"),
+            Self::NotSwitched { status } => {
+                format!("{service}: the replica was asked to switch protocols and answered {}", status.as_u16())
             }
             Self::TunnelRefused => "this gateway forwards requests and opens no tunnels".into(),
             Self::TraceRefused => "what replicas receive is not shown to clients".into(),
@@ -381,6 +398,18 @@ mod tests {
                 413,
                 "body_too_large",
                 "http_request_denied",
+            ),
+            (
+                GatewayError::ProtocolRefused { allowed: "websocket".into() },
+                501,
+                "protocol_refused",
+                "http_request_denied",
+            ),
+            (
+                GatewayError::NotSwitched { status: StatusCode::OK },
+                502,
+                "not_switched",
+                "http_upgrade_failed",
             ),
             (GatewayError::TunnelRefused, 405, "tunnel_refused", "http_request_denied"),
             (GatewayError::TraceRefused, 405, "trace_refused", "http_request_denied"),

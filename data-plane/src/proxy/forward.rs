@@ -8,7 +8,8 @@
 //! 3. pick a replica ([`super::attempt`]), send, wait for the response head within the time there is ([`exchange`]);
 //! 4. judge what came; when another try is proven harmless and worthwhile, go to 3 with another replica
 //!    ([`crate::routing::retry`]);
-//! 5. pass the answer on, its body streaming ([`super::response_body`]), or say why there is none ([`super::errors`]).
+//! 5. pass the answer on, its body streaming ([`super::response_body`]) or, after a switch of protocols
+//!    ([`super::upgrade`]), all that follows ([`super::tunnel`]); or say why there is none ([`super::errors`]).
 
 mod exchange;
 
@@ -20,6 +21,7 @@ use super::{
     attempt::Attempt,
     downstream::Client,
     errors::GatewayError,
+    field_name::Name,
     forwarding::claimed_client,
     h1::{Length, frame, length_of_request},
     head::RequestHead,
@@ -29,6 +31,7 @@ use super::{
     request_id::RequestId,
     response_body::Answer,
     trail::Trail,
+    upgrade::Upgrade,
     worker::Worker,
 };
 use crate::{
@@ -117,6 +120,10 @@ async fn answer(
     if let Err(error) = check_policy(&rules, &head, length) {
         return refused(&error, &worker, service, request_id);
     }
+    let upgrade = match Upgrade::asked(&head, length, &rules, || worker.random_id()) {
+        Ok(upgrade) => upgrade,
+        Err(error) => return refused(&error, &worker, service, request_id),
+    };
     let check = BodyCheck::new(&rules);
     let is_held = check.looks_inside();
     let rewrite = admitted.rewrite(head.target());
@@ -142,6 +149,9 @@ async fn answer(
     // By the fields as every version of HTTP has them by now: with a Host, and with one Cookie.
     let key = affinity::key(&service.policy().balancing, &head.fields, claimed.unwrap_or(client.ip()));
     frame(&mut head.fields, length);
+    if let Some(upgrade) = &upgrade {
+        upgrade.ask(&mut head.fields);
+    }
     let started = worker.now();
     let may_replay = is_idempotent || is_held;
     let source = RequestSource::new(
@@ -178,7 +188,9 @@ async fn answer(
         head,
         length,
         key,
-        is_idempotent,
+        // What a tunnel may have carried is never repeated.
+        is_idempotent: is_idempotent && upgrade.is_none(),
+        upgrade,
         tried: Vec::new(),
         attempts: 0,
         retries: 0,
@@ -224,6 +236,8 @@ struct Journey<'a> {
     /// The hash of what it is shared out by, if it is.
     key: Option<u64>,
     is_idempotent: bool,
+    /// The protocols that the client asks to switch to.
+    upgrade: Option<Upgrade>,
     started: Tick,
     /// How long all attempts together may take once the whole request is here.
     time: Duration,
@@ -251,7 +265,7 @@ enum Ended {
 
 impl Journey<'_> {
     async fn run(&mut self, request_id: &RequestId) -> Answer {
-        let result = self.ask().await;
+        let result = self.ask().await.and_then(|answer| self.check_switch(answer));
         let (mut response, outcome) = match result {
             Ok(response) => {
                 let failed = judge(response.head.status, false) != Outcome::Success;
@@ -264,7 +278,12 @@ impl Journey<'_> {
             }
         };
         if outcome != RequestOutcome::GatewayError {
+            let protocol = response.tunnel.as_ref().and_then(|_| response.head.fields.get(Name::Upgrade));
+            let protocol = protocol.map(<[u8]>::to_vec);
             headers::prepare_response(&mut response.head.fields, self.worker.via(), request_id);
+            if let (Some(upgrade), Some(protocol)) = (&self.upgrade, protocol) {
+                upgrade.tell(&mut response.head, &protocol);
+            }
             if let Some(trail) = self.trail.filter(|_| self.worker.shows_replica()) {
                 let (upstream, whole) = (trail.upstream(), trail.age(self.worker.now()));
                 headers::show_times(&mut response.head.fields, whole.saturating_sub(upstream), upstream);
@@ -330,6 +349,17 @@ impl Journey<'_> {
     fn stopped(&self, why: &'static str) {
         if let Some(trail) = self.trail.filter(|_| self.attempts > 0) {
             trail.stopped(why);
+        }
+    }
+
+    /// Refuses an answer that its client would take for a switch of protocols that it is not.
+    fn check_switch(&self, answer: Answer) -> Result<Answer, GatewayError> {
+        let status = answer.head.status;
+        match &self.upgrade {
+            Some(upgrade) if answer.tunnel.is_none() && upgrade.is_faked_by(status) => {
+                Err(GatewayError::NotSwitched { status })
+            }
+            _ => Ok(answer),
         }
     }
 
@@ -411,7 +441,7 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
-    use crate::proxy::{field_name::Name, worker::tests::worker};
+    use crate::proxy::worker::tests::worker;
 
     #[tokio::test]
     async fn a_request_that_meets_a_defect_is_answered_as_such_under_its_own_id() {

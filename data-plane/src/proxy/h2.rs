@@ -13,6 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version, request};
+use hyper::ext::Protocol;
 
 use http_body::{Body, Frame, SizeHint};
 
@@ -55,9 +56,10 @@ pub(super) fn request_head(parts: &request::Parts, limits: &HeadLimits) -> Resul
     let mut fields = fields(&parts.headers);
     // First of all: routes and affinity go by them.
     join_cookies(&mut fields);
+    let protocol = parts.extensions.get::<Protocol>().filter(|_| parts.method == Method::CONNECT);
     let target = match parts.uri.path_and_query() {
         Some(target) => fields.store(target.as_str().as_bytes()),
-        None if parts.method == Method::CONNECT => fields.store(b""),
+        None if parts.method == Method::CONNECT && protocol.is_none() => fields.store(b""),
         None => return Err(GatewayError::BadRequest("the request has no path")),
     };
     if fields.get_all(Name::Host).nth(1).is_some() {
@@ -74,7 +76,10 @@ pub(super) fn request_head(parts: &request::Parts, limits: &HeadLimits) -> Resul
     if !host.is_none_or(|host| is_host(fields.text(host))) {
         return Err(GatewayError::BadRequest("the request's host is not valid"));
     }
-    Ok(RequestHead::new(parts.method.clone(), parts.version, target, host, fields))
+    // An extended CONNECT asks for what GET with Upgrade asks for in HTTP/1.1, which is how the replica is asked.
+    let method = if protocol.is_some() { Method::GET } else { parts.method.clone() };
+    let protocol = protocol.map(|protocol| fields.store(protocol.as_str().as_bytes()));
+    Ok(RequestHead::new(method, parts.version, target, host, fields).with_protocol(protocol))
 }
 
 /// An answer as hyper sends it.

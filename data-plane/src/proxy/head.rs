@@ -13,6 +13,8 @@ pub(super) struct RequestHead {
     pub(super) version: Version,
     target: Span,
     host: Option<Span>,
+    /// What a client in HTTP/2 asks to switch its stream to.
+    protocol: Option<Span>,
     pub(super) fields: Fields,
 }
 
@@ -25,7 +27,18 @@ impl RequestHead {
         host: Option<Span>,
         fields: Fields,
     ) -> Self {
-        Self { method, version, target, host, fields }
+        Self { method, version, target, host, protocol: None, fields }
+    }
+
+    /// The same of an extended CONNECT (RFC 8441), with a part of the fields' block that is its `:protocol`.
+    pub(super) fn with_protocol(mut self, protocol: Option<Span>) -> Self {
+        self.protocol = protocol;
+        self
+    }
+
+    /// What a client in HTTP/2 asks to switch its stream to, if it does.
+    pub(super) fn protocol(&self) -> Option<&[u8]> {
+        self.protocol.map(|protocol| self.fields.text(protocol))
     }
 
     /// Path and query.

@@ -43,6 +43,8 @@ reasons! {
     UnsupportedMediaType "unsupported_media_type",
     InvalidJson "invalid_json",
     BodyTooLarge "body_too_large",
+    ProtocolRefused "protocol_refused",
+    NotSwitched "not_switched",
     TunnelRefused "tunnel_refused",
     TraceRefused "trace_refused",
     Loop "loop",

@@ -14,7 +14,8 @@ use http_body_util::Full;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
-    attempt::Attempt, h1::Failure, head::ResponseHead, request_body::Arrival, trail::Trail, upstream::Link,
+    attempt::Attempt, h1::Failure, head::ResponseHead, request_body::Arrival, trail::Trail, tunnel::Tunnel,
+    upstream::Link,
 };
 use crate::{
     routing::{Fault, Tick},
@@ -30,11 +31,13 @@ pub(super) struct Answer<B = ResponseBody> {
     pub(super) error: Option<&'static str>,
     /// Its request's story, if anybody listens: to be told how it ends.
     pub(super) trail: Option<Box<Trail>>,
+    /// What takes the connection over behind the head, in place of a body.
+    pub(super) tunnel: Option<Box<Tunnel>>,
 }
 
 impl<B> Answer<B> {
     pub(super) fn new(head: ResponseHead, body: B) -> Self {
-        Self { head, body, error: None, trail: None }
+        Self { head, body, error: None, trail: None, tunnel: None }
     }
 }
 

@@ -115,6 +115,11 @@ impl Link {
         self.client_failed
     }
 
+    /// The connection itself, once the replica has switched protocols.
+    pub(super) fn into_wire(self) -> Wire {
+        self.connection.into_wire()
+    }
+
     /// Whether it can take another request now.
     pub(super) fn is_idle(&mut self, cx: &mut Context<'_>) -> bool {
         self.connection.is_idle(cx)
@@ -178,9 +183,19 @@ impl Pool {
         address: &Address,
         connect_timeout: Duration,
     ) -> Result<Box<Link>, ConnectFailure> {
-        if let Some(link) = self.take_live(address).await {
-            return Ok(link);
+        match self.take_live(address).await {
+            Some(link) => Ok(link),
+            None => self.new_link(address, connect_timeout).await,
         }
+    }
+
+    /// As [`Pool::link`], on a connection that nothing was asked on before: where a second try may be harmful, a replica that
+    /// is about to close an idle connection must not cause the need for one.
+    pub(super) async fn new_link(
+        &self,
+        address: &Address,
+        connect_timeout: Duration,
+    ) -> Result<Box<Link>, ConnectFailure> {
         match tokio::time::timeout(connect_timeout, Link::connect(address, &self.buffers, &self.limits)).await
         {
             Ok(Ok(link)) => Ok(link),

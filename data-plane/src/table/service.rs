@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 use gateway_proto::{Policy, ReplicaId, ServiceName, policy::Algorithm};
 
 use super::{
-    counters::{Inflight, ReplicaCounters, ServiceCounters},
+    counters::{Inflight, ReplicaCounters, ServiceCounters, TunnelCounts},
     fail_open::FailOpenChange,
     latency::{Buckets, Latencies},
     outlets::Outlets,
@@ -50,6 +50,7 @@ pub struct Service {
     roster: Mutex<Roster>,
     budget: Budget,
     counters: ServiceCounters,
+    tunnels: TunnelCounts,
     latencies: Latencies,
     pub(super) inflight: Inflight,
     /// Before this tick, replicas are not compared again.
@@ -91,6 +92,7 @@ impl Service {
             roster: Mutex::new(nobody),
             budget: Budget::new(),
             counters: ServiceCounters::new(workers),
+            tunnels: TunnelCounts::new(workers),
             latencies: Latencies::new(workers),
             inflight: Inflight::new(workers),
             compared_until: AtomicU64::new(0),
@@ -189,6 +191,11 @@ impl Service {
     /// Its requests by status and outcome.
     pub fn counters(&self) -> &ServiceCounters {
         &self.counters
+    }
+
+    /// What requests became that have switched protocols.
+    pub fn tunnels(&self) -> &TunnelCounts {
+        &self.tunnels
     }
 
     /// The attempts of all its replicas, those that are gone included.

@@ -14,7 +14,10 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Act, Dead, Gateway, Replica, eventually, field, ok, read_message, respond, status};
+use crate::{
+    harness::{Act, Dead, Gateway, Replica, eventually, field, ok, read_message, respond, status},
+    tunnels::{ASK, SWITCH, head, switching},
+};
 
 #[derive(Debug, Parser)]
 struct Flags {
@@ -255,4 +258,38 @@ async fn a_sample_has_every_failed_request_and_some_of_the_others() {
     let lines = log.lines(4).await;
     let bad = lines.iter().filter(|line| line["http.response.status_code"] == 500).count();
     assert_eq!(bad, 2, "{lines:#?}");
+}
+
+#[tokio::test]
+async fn a_tunnel_has_its_line_once_it_has_ended_with_all_that_passed() {
+    let log = Log::new();
+    let (address, _heads) = switching(SWITCH, |mut stream| async move {
+        stream.read_exact(&mut [0; 5]).await.unwrap();
+        stream.write_all(b"bye").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let _ = stream.read(&mut [0]).await;
+    })
+    .await;
+    let gateway = log.start(&[address], Policy::default()).await;
+    for (is_reset, end) in [(false, "complete"), (true, "client_gone")] {
+        let mut client = gateway.connect().await;
+        client.write_all(ASK.as_bytes()).await.unwrap();
+        head(&mut client).await;
+        if is_reset {
+            socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+        } else {
+            client.write_all(b"hello").await.unwrap();
+            assert_eq!(client.read(&mut [0; 9]).await.unwrap(), 3);
+            assert_eq!(log.text(), "", "it has not ended");
+        }
+        drop(client);
+        let line = log.lines(1 + usize::from(is_reset)).await.remove(usize::from(is_reset));
+        let sizes = if is_reset { [0, 0] } else { [5, 3] };
+        assert_eq!(
+            (&line["http.response.status_code"], &line["gw.end"]),
+            (&101.into(), &end.into()),
+            "{line}"
+        );
+        assert_eq!([&line["http.request.body.size"], &line["http.response.body.size"]], sizes, "{line}");
+    }
 }

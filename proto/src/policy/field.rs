@@ -7,7 +7,7 @@ use std::{fmt, time::Duration};
 
 use super::{
     Algorithm, CheckHost, CheckPath, CheckType, DAY, DrainTimeout, GrpcService, HOUR, HashBy, MINUTE, MS,
-    Methods, Policy, SECOND, Statuses, TIB,
+    Methods, Policy, SECOND, Statuses, TIB, Upgrades, WEEK,
     health_check::{MIN_INTERVAL, MIN_TIMEOUT},
     text,
 };
@@ -48,6 +48,8 @@ pub enum Value {
     Statuses(Statuses),
     /// Of a [`Range::GrpcService`].
     GrpcService(GrpcService),
+    /// Of [`Range::Upgrades`].
+    Upgrades(Upgrades),
 }
 
 impl fmt::Display for Value {
@@ -68,6 +70,7 @@ impl fmt::Display for Value {
             Self::Statuses(value) => value.fmt(f),
             Self::GrpcService(value) if value.as_str().is_empty() => f.write_str("\"\""),
             Self::GrpcService(value) => value.fmt(f),
+            Self::Upgrades(value) => value.fmt(f),
         }
     }
 }
@@ -126,6 +129,8 @@ pub enum Range {
     Statuses,
     /// Names of gRPC services.
     GrpcService,
+    /// Lists of protocols to switch to.
+    Upgrades,
 }
 
 impl fmt::Display for Range {
@@ -146,6 +151,13 @@ impl fmt::Display for Range {
             Self::CheckHost => f.write_str(CheckHost::FORMS),
             Self::Statuses => f.write_str(Statuses::FORMS),
             Self::GrpcService => f.write_str(GrpcService::FORMS),
+            Self::Upgrades => {
+                write!(
+                    f,
+                    "none or protocols of {} characters in all, none of HTTP or TLS",
+                    Upgrades::MAX_LENGTH
+                )
+            }
         }
     }
 }
@@ -170,7 +182,8 @@ impl Range {
             | (Self::CheckPath, Value::CheckPath(_))
             | (Self::CheckHost, Value::CheckHost(_))
             | (Self::Statuses, Value::Statuses(_))
-            | (Self::GrpcService, Value::GrpcService(_)) => true,
+            | (Self::GrpcService, Value::GrpcService(_))
+            | (Self::Upgrades, Value::Upgrades(_)) => true,
             _ => false,
         }
     }
@@ -257,7 +270,9 @@ impl Field {
             Some(Err(Unreadable::NegativeDuration)) => {
                 Err(Invalid::new(self.path, "is not a duration of zero or more"))
             }
-            Some(Err(Unreadable::Methods(why))) => Err(Invalid::new(self.path, why)),
+            Some(Err(Unreadable::Methods(why) | Unreadable::Upgrades(why))) => {
+                Err(Invalid::new(self.path, why))
+            }
         }
     }
 
@@ -347,11 +362,12 @@ const fn count(min: u32, max: u32) -> Range {
 const SHARE: Range = Range::Ratio { zero: true };
 
 /// Every setting, in the order of the contract.
-pub static FIELDS: [Field; 49] = [
+pub static FIELDS: [Field; 51] = [
     field!(timeout.connect: Duration, span(MS, MINUTE)),
     field!(timeout.per_try: Duration, span(MS, HOUR)),
     field!(timeout.request: Duration, span(MS, DAY)),
     field!(timeout.stream_idle: Duration, span(MS, DAY)),
+    field!(timeout.tunnel_idle: Duration, span(SECOND, WEEK)),
     field!(retry.max_retry_count: u8, count(0, 10)),
     field!(retry.budget_ratio: f64, SHARE),
     field!(retry.base_backoff: Duration, span(MS, MINUTE)),
@@ -371,10 +387,11 @@ pub static FIELDS: [Field; 49] = [
     field!(breaker.observe_only: bool, Range::Flag),
     field!(guard.enabled: bool, Range::Flag),
     field!(guard.max_removal_ratio: f64, SHARE),
-    field!(guard.hold_time: Duration, span(MINUTE, Duration::from_secs(7 * 86_400))),
+    field!(guard.hold_time: Duration, span(MINUTE, WEEK)),
     field!(list request.methods: Methods, Range::Methods),
     field!(request.json_only: bool, Range::Flag),
     field!(request.max_body_bytes: u64, Range::Size { min: 0, max: TIB }),
+    field!(list request.upgrades: Upgrades, Range::Upgrades),
     field!(balancing.algorithm: Algorithm, Range::Algorithm),
     field!(balancing.hash_by: HashBy, Range::HashBy),
     field!(balancing.hash_load_factor: f64, Range::Factor { min: 1, max: 100 }),

@@ -131,7 +131,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        policy::{Algorithm, CheckType, Methods, field::Range},
+        policy::{Algorithm, CheckType, Methods, Upgrades, field::Range},
         time::duration,
     };
 
@@ -280,6 +280,11 @@ mod tests {
                 let names = [vec!["*"], vec!["GET"], vec!["PUT", "GET", "PROPFIND"]];
                 let methods = names.map(|names| Value::Methods(Methods::parse(names).unwrap()));
                 proptest::sample::select(methods.to_vec()).boxed()
+            }
+            Range::Upgrades => {
+                let names = [vec!["none"], vec!["websocket"], vec!["websocket", "spdy/3.1"]];
+                let upgrades = names.map(|names| Value::Upgrades(Upgrades::parse(names).unwrap()));
+                proptest::sample::select(upgrades.to_vec()).boxed()
             }
             Range::Algorithm => {
                 proptest::sample::select(&Algorithm::ALL[..]).prop_map(Value::Algorithm).boxed()

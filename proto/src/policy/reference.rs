@@ -21,6 +21,7 @@ in the policy of `*`, else the default. A change reaches data planes at once and
 gwctl policy set '*' timeout.request=5s                       # for all services
 gwctl policy set orders breaker.window=20s --reason \"flaky\"   # for one, which may not be registered yet
 gwctl policy set orders request.methods=GET,POST request.max_body_bytes=10MiB
+gwctl policy set chat request.upgrades=websocket timeout.tunnel_idle=8h
 gwctl policy get orders --resolved                            # what holds, and where each value is from
 gwctl policy unset orders breaker                             # back to what '*' says, for a whole group
 gwctl policy delete orders                                    # for all of it

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use gateway_proto::{
     policy::{
-        Algorithm, CheckType, Methods,
+        Algorithm, CheckType, Methods, Upgrades,
         field::{self, Field, Range, Value},
     },
     size, v1,
@@ -59,6 +59,7 @@ fn parse(field: &Field, text: &str) -> Result<Value, String> {
             .map(Value::Size)
             .map_err(|_| format!("\"{text}\" is no size such as 512KiB or 10MiB; {range} is allowed")),
         Range::Methods => Methods::parse(text.split(',').map(str::trim)).map(Value::Methods),
+        Range::Upgrades => Upgrades::parse(text.split(',').map(str::trim)).map(Value::Upgrades),
         Range::Flag => {
             text.parse().map(Value::Flag).map_err(|_| format!("\"{text}\" is neither true nor false"))
         }
@@ -117,6 +118,9 @@ mod tests {
             ("guard.enabled=false", "guard.enabled=false"),
             ("request.methods=POST, GET", "request.methods=GET,POST"),
             ("request.methods=*", "request.methods=*"),
+            ("request.upgrades=WebSocket, spdy/3.1", "request.upgrades=spdy/3.1,websocket"),
+            ("request.upgrades=none", "request.upgrades=none"),
+            ("timeout.tunnel_idle=8h", "timeout.tunnel_idle=8h"),
             ("request.max_body_bytes=10MiB", "request.max_body_bytes=10MiB"),
             ("request.max_body_bytes=1500", "request.max_body_bytes=1500B"),
             ("drain_timeout=5s", "drain_timeout=5s"),
@@ -163,6 +167,7 @@ mod tests {
                 "\"10M\" is no size such as 512KiB or 10MiB; 0B..=1TiB is allowed",
             ),
             ("request.methods=get", "\"get\" is no registered HTTP method (did you mean \"GET\"?)"),
+            ("request.upgrades=h2c", "\"h2c\" is never let through"),
             ("guard.enabled=yes", "\"yes\" is neither true nor false"),
             ("health_check.type=ping", "\"ping\" is not one of auto, off, tcp, http, grpc"),
             ("health_check.path=health", "\"health\" is not a path that begins with /"),

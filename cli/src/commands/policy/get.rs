@@ -222,8 +222,8 @@ orders    -                 -       3d        ana   flaky
         assert_eq!(lines[0], "SETTING                             VALUE         FROM");
         assert_eq!(lines[1], "timeout.connect                     1s            default");
         assert_eq!(lines[3], "timeout.request                     5s            *   (ana, 3d ago)");
-        assert_eq!(lines[10], "breaker.failure_ratio               0.25          orders   (ana, 3d ago)");
+        assert_eq!(lines[11], "breaker.failure_ratio               0.25          orders   (ana, 3d ago)");
         let wide = plain(&resolved_table(&response, &stored, now(), true));
-        assert!(wide.lines().nth(10).unwrap().ends_with("0.5           above 0.0 and up to 1.0"), "{wide}");
+        assert!(wide.lines().nth(11).unwrap().ends_with("0.5           above 0.0 and up to 1.0"), "{wide}");
     }
 }

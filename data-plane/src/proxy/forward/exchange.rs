@@ -10,7 +10,9 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use gateway_proto::Policy;
+use http::StatusCode;
 
 use super::{Ended, Journey};
 use crate::{
@@ -24,6 +26,7 @@ use crate::{
         hints::AttemptHints,
         request_body::{Arrival, RequestBody},
         response_body::{Answer, ResponseBody, UpstreamBody},
+        tunnel::Tunnel,
         upstream::{ConnectFailure, Link, SendFailure},
     },
     routing::{Fault, Outcome, Tick, judge, retry::Proof},
@@ -131,7 +134,12 @@ impl Journey<'_> {
         policy: &Policy,
     ) -> Tried {
         let (link, head) = loop {
-            let mut link = match self.worker.pool().link(replica.address(), policy.timeout.connect).await {
+            let (pool, address, limit) = (self.worker.pool(), replica.address(), policy.timeout.connect);
+            let linked = match self.upgrade {
+                None => pool.link(address, limit).await,
+                Some(_) => pool.new_link(address, limit).await,
+            };
+            let mut link = match linked {
                 Ok(link) => link,
                 Err(ConnectFailure::Replica(fault)) => return fail(attempt, fault, Proof::Unsent),
                 Err(ConnectFailure::Exhausted) => return Tried::Exhausted,
@@ -160,6 +168,9 @@ impl Journey<'_> {
         mut head: ResponseHead,
         policy: &Policy,
     ) -> Tried {
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return self.switch(attempt, link, head, policy);
+        }
         let outcome = judge(head.status, head.fields.contains(Name::RetryAfter));
         let replica = Arc::clone(attempt.replica());
         attempt.answered(outcome, self.had_all_at(attempt.began()));
@@ -182,6 +193,29 @@ impl Journey<'_> {
         if matches!(status, 502..=504) && outcome != Outcome::Success {
             return Tried::Failed { replica, proof: Proof::Answered, ended: Ended::Answered(answer) };
         }
+        Tried::Answer(answer)
+    }
+
+    /// Makes a tunnel of the connection to a replica that has switched protocols, as it was asked to.
+    fn switch(
+        &self,
+        mut attempt: Attempt,
+        link: Box<Link>,
+        mut head: ResponseHead,
+        policy: &Policy,
+    ) -> Tried {
+        if !self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_accepted_by(&head)) {
+            tracing::debug!("the replica's answer to the WebSocket handshake is none");
+            return failed(attempt, Fault::Malformed, Proof::Unknown);
+        }
+        attempt.switched(self.had_all_at(attempt.began()));
+        headers::strip_own(&mut head.fields);
+        if self.worker.shows_replica() {
+            self.show(&mut head, attempt.replica());
+        }
+        let tunnel = Tunnel::new(link.into_wire(), attempt, policy.timeout.tunnel_idle);
+        let mut answer = Answer::new(head, Bytes::new().into());
+        answer.tunnel = Some(Box::new(tunnel));
         Tried::Answer(answer)
     }
 

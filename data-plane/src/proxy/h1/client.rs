@@ -27,6 +27,7 @@ use super::{
     write,
 };
 use crate::proxy::{
+    field_name::Name,
     h2,
     head::{RequestHead, ResponseHead},
     headers::prepare_trailers,
@@ -80,6 +81,8 @@ pub(in crate::proxy) struct Connection<B> {
     /// What the wire had sent before this exchange.
     sent_before: u64,
     method: Method,
+    /// The protocols that the replica may switch to.
+    asked: Option<Box<[u8]>>,
     sending: Sending<B>,
     /// Whether a frame of the body was taken in this exchange.
     has_frame: bool,
@@ -120,6 +123,7 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
             limits,
             sent_before: 0,
             method: Method::GET,
+            asked: None,
             sending: Sending::Done,
             has_frame: false,
             receiving: Receiving::Body { decoder: BodyDecoder::new(Length::Empty), is_kept_alive: true },
@@ -133,6 +137,7 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
         self.sent_before = self.wire.sent();
         self.method = head.method.clone();
         self.has_frame = false;
+        self.asked = head.fields.get(Name::Upgrade).map(Box::from);
         self.receiving = Receiving::Head { scan: HeadScan::new(Kind::Response), interim: 0 };
         self.sending = match length {
             Length::Empty | Length::Exact(0) => Sending::Done,
@@ -195,10 +200,12 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
         while let Some(range) =
             scan.find(&self.wire.input, &self.limits).map_err(|refusal| malformed(&refusal))?
         {
-            let response = response::parse(&self.method, &self.wire.input[range.clone()], &self.limits)
+            let (asked, head) = (self.asked.as_deref(), &self.wire.input[range.clone()]);
+            let response = response::parse(&self.method, asked, head, &self.limits)
                 .map_err(|refusal| malformed(&refusal))?;
             self.wire.input.advance(range.end);
-            if !response.head.status.is_informational() {
+            let is_switch = response.head.status == StatusCode::SWITCHING_PROTOCOLS;
+            if !response.head.status.is_informational() || is_switch {
                 let decoder = BodyDecoder::new(response.length);
                 let is_kept_alive = response.is_kept_alive;
                 self.receiving = Receiving::Body { decoder, is_kept_alive };
@@ -333,6 +340,11 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
                 Err(fault) => return Poll::Ready(Some(Err(Failure::Body(fault)))),
             }
         }
+    }
+
+    /// The connection itself, with what was read of it behind a response that has switched protocols.
+    pub(in crate::proxy) fn into_wire(self) -> Wire {
+        self.wire
     }
 
     /// What is still to be sent.

@@ -40,6 +40,8 @@ pub(in crate::proxy) enum Defect {
     CodingWithoutBody,
     OldVersionWithCoding,
     UnaskedProtocol,
+    SwitchWithoutUpgrade,
+    SwitchWithBody,
 }
 
 impl Defect {
@@ -65,7 +67,9 @@ impl Defect {
             Self::LengthAndCoding => "there are both Content-Length and Transfer-Encoding",
             Self::CodingWithoutBody => "there is a Transfer-Encoding where no body can be",
             Self::OldVersionWithCoding => "there is a Transfer-Encoding in HTTP/1.0",
-            Self::UnaskedProtocol => "the protocol was switched without being asked for",
+            Self::UnaskedProtocol => "the protocol was switched to one that was not asked for",
+            Self::SwitchWithoutUpgrade => "101 does not name one protocol in Upgrade, and that in Connection",
+            Self::SwitchWithBody => "101 has a Content-Length, as if a body could follow",
         }
     }
 }

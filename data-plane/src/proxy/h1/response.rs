@@ -1,6 +1,6 @@
 //! The head of a response, as a replica sends it.
 
-use http::{Method, StatusCode};
+use http::{Method, StatusCode, Version};
 
 use super::{
     framing::{self, Length},
@@ -10,8 +10,10 @@ use super::{
     scan,
 };
 use crate::proxy::{
-    fields::{Span, is_value},
+    field_name::{Name, Names},
+    fields::{Fields, Span, is_value},
     head::ResponseHead,
+    upgrade::is_named_by_connection,
 };
 
 /// A response's head and what it says of the bytes that follow it.
@@ -24,12 +26,13 @@ pub(in crate::proxy) struct Response {
 }
 
 /// Reads a head that [`scan::HeadScan`] has found, all of it: of the response, or of an interim one (1xx), to a request
-/// by `method`.
+/// by `method` that has `asked` to switch to one of these protocols, if it has.
 ///
 /// # Errors
 /// The replica's answer is malformed.
 pub(in crate::proxy) fn parse(
     method: &Method,
+    asked: Option<&[u8]>,
     head: &[u8],
     limits: &HeadLimits,
 ) -> Result<Response, Refusal> {
@@ -46,13 +49,39 @@ pub(in crate::proxy) fn parse(
         [b' ', reason @ ..] if is_value(reason) => reason,
         _ => return Err(Defect::Status.into()),
     };
-    if status == StatusCode::SWITCHING_PROTOCOLS {
+    let is_switch = status == StatusCode::SWITCHING_PROTOCOLS;
+    if is_switch && asked.is_none() {
         // What would follow on this connection is not HTTP.
         return Err(Defect::UnaskedProtocol.into());
     }
-    let fields = scan::fields(head, end, limits)?;
+    let mut fields = scan::fields(head, end, limits)?;
     let length = framing::of_response(method, status, version, &fields)?;
+    if let Some(asked) = asked.filter(|_| is_switch) {
+        check_switch(asked, version, &fields)?;
+        fields.remove(Names::of(&[Name::ContentLength]));
+    }
     let is_kept_alive = length != Length::UntilClose && framing::is_kept_alive(version, &fields);
     let reason = Span::new(line.len() - reason.len()..line.len());
     Ok(Response { length, is_kept_alive, head: ResponseHead::with_reason(status, reason, fields) })
+}
+
+/// Refuses a switch to anything but one of the protocols that were `asked` for, and one that could be read as a response with
+/// a body.
+fn check_switch(asked: &[u8], version: Version, fields: &Fields) -> Result<(), Refusal> {
+    let mut protocols = fields.list(Name::Upgrade);
+    let (Some(protocol), None) = (protocols.next(), protocols.next()) else {
+        return Err(Defect::SwitchWithoutUpgrade.into());
+    };
+    if version < Version::HTTP_11 || !is_named_by_connection(fields) {
+        return Err(Defect::SwitchWithoutUpgrade.into());
+    }
+    let mut asked = asked.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+    if !asked.any(|asked| asked.eq_ignore_ascii_case(protocol)) {
+        return Err(Defect::UnaskedProtocol.into());
+    }
+    match framing::content_length(fields)? {
+        // Some servers say so, and mean nothing by it.
+        None | Some(0) => Ok(()),
+        Some(_) => Err(Defect::SwitchWithBody.into()),
+    }
 }

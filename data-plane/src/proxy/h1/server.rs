@@ -36,6 +36,7 @@ use crate::{
         response_body::Answer,
         stream::Stream,
         trail::{self, End},
+        tunnel::Tunnel,
         worker::Worker,
     },
     routing::Tick,
@@ -63,6 +64,8 @@ enum Verdict {
     /// The client has been told all there is, and may still be sending.
     Linger,
     Close,
+    /// Its protocol was switched.
+    Tunnel(Box<Tunnel>),
 }
 
 /// What a client is told about the connection.
@@ -97,10 +100,13 @@ pub(in crate::proxy) async fn serve<F, B>(
             if matches!(verdict, Verdict::Linger) {
                 server.linger().await;
             }
-            matches!(verdict, Verdict::KeepAlive)
+            verdict
         });
-        if !answering.await {
-            return;
+        match answering.await {
+            Verdict::KeepAlive => {}
+            Verdict::Linger | Verdict::Close => return,
+            // Boxed for the same reason, and by now without the room that the pipeline took.
+            Verdict::Tunnel(tunnel) => return Box::pin(server.tunnel(*tunnel)).await,
         }
     }
 }
@@ -160,7 +166,13 @@ impl Server<'_> {
         let pipeline = answered(Rc::clone(self.worker), Rc::clone(self.client), head, body);
         let answer = self.watched(pin!(pipeline), exchange.version).await;
         // Without an answer the client is gone, and the attempt under way has gone with the pipeline.
-        let Some(answer) = answer else { return Verdict::Close };
+        let Some(mut answer) = answer else { return Verdict::Close };
+        if let Some(mut tunnel) = answer.tunnel.take() {
+            tunnel.tell(answer.trail.take());
+            // It goes out with the first bytes of the tunnel, or without any.
+            write::response_head(self.inbound.borrow_mut().wire.output(), &answer.head);
+            return Verdict::Tunnel(tunnel);
+        }
         match self.send(exchange, answer).await {
             Ok(true) => self.pass_over().await,
             Ok(false) if self.may_close_at_once() => Verdict::Close,
@@ -342,6 +354,12 @@ impl Server<'_> {
             drop(inbound);
             return self.poll_gone(cx).map(|()| Err(Cut));
         }
+    }
+
+    /// Passes on whatever comes, once the protocol is another one.
+    #[expect(clippy::await_holding_refcell_ref, reason = "from now on nobody else looks at what comes")]
+    async fn tunnel(&self, tunnel: Tunnel) {
+        tunnel.run(&mut self.inbound.borrow_mut().wire).await;
     }
 
     /// Finds the end of a request that was answered before all of it was read.

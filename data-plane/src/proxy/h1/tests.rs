@@ -63,8 +63,17 @@ fn read_request<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Verdict {
 
 /// Reads a response to a request by `method` that comes in these pieces, the last of them the end of the connection.
 fn read_response<'a>(method: &Method, pieces: impl IntoIterator<Item = &'a [u8]>) -> Verdict {
+    read_answer(method, None, pieces)
+}
+
+/// The same, to a request that has `asked` to switch to one of these protocols, if it has.
+fn read_answer<'a>(
+    method: &Method,
+    asked: Option<&[u8]>,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> Verdict {
     read(Kind::Response, pieces, |head| {
-        let response = response::parse(method, head, &HeadLimits::default())?;
+        let response = response::parse(method, asked, head, &HeadLimits::default())?;
         let head = &response.head;
         let reason = String::from_utf8_lossy(head.reason()).into_owned();
         let start = [head.status.as_str().to_owned(), reason, String::new()];

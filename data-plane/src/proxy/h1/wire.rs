@@ -12,7 +12,8 @@ use std::{
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use tokio::io::{AsyncWrite, Interest};
+use socket2::TcpKeepalive;
+use tokio::io::{AsyncWrite, Interest, Ready};
 use tokio_util::io::poll_read_buf;
 
 use crate::proxy::stream::Stream;
@@ -27,6 +28,8 @@ const MIN_ROOM: usize = 4 * 1024;
 const MAX_FREE: usize = 128;
 /// A frame that is not longer is copied, so that it is written together with what stands before and behind it.
 const COPIED: usize = 4 * 1024;
+/// A silent peer in a tunnel is asked for a sign of life by the system after this time.
+const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// As much to write is enough for one write.
 const WRITE_SIZE: usize = 16 * 1024;
 
@@ -38,13 +41,13 @@ pub(in crate::proxy) struct Buffers {
 }
 
 impl Buffers {
-    fn take_input(&self) -> BytesMut {
+    pub(in crate::proxy) fn take_input(&self) -> BytesMut {
         self.input.borrow_mut().pop().unwrap_or_else(|| BytesMut::with_capacity(READ_SIZE))
     }
 
     /// Takes an empty buffer back, unless frames of it are still looked at: then it is of use to its owner only, once they
     /// are gone.
-    fn give_input(&self, buffer: &mut BytesMut) {
+    pub(in crate::proxy) fn give_input(&self, buffer: &mut BytesMut) {
         if buffer.capacity() > 0 && buffer.try_reclaim(READ_SIZE) {
             let buffer = std::mem::take(buffer);
             let mut free = self.input.borrow_mut();
@@ -73,7 +76,7 @@ pub(in crate::proxy) struct Wire {
     stream: Stream,
     buffers: Rc<Buffers>,
     /// Read, and not taken yet.
-    pub(super) input: BytesMut,
+    pub(in crate::proxy) input: BytesMut,
     /// Bytes to read at once: more where a buffer was filled.
     read_size: usize,
     /// To be written, from `written` on, and before `frame`.
@@ -105,7 +108,7 @@ impl Wire {
     }
 
     /// Reads more into `input`. Ready with the count, zero at the end of what the peer sends.
-    pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    pub(in crate::proxy) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let read = self.poll_read(cx, self.read_size);
         if let Poll::Ready(Ok(count)) = read {
             self.read_size = match count {
@@ -177,7 +180,7 @@ impl Wire {
     }
 
     /// Writes all that is queued.
-    pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(in crate::proxy) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.is_written() {
             let output = &self.output[self.written..];
             let stream = Pin::new(&mut self.stream);
@@ -218,6 +221,24 @@ impl Wire {
         self.tail = &self.tail[count - of_frame..];
     }
 
+    /// Writes some of `data`, of which there is some, behind all that is queued.
+    pub(in crate::proxy) fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if !self.is_written() {
+            ready!(self.poll_flush(cx))?;
+        }
+        let count = ready!(Pin::new(&mut self.stream).poll_write(cx, data))?;
+        if count == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        self.sent += count as u64;
+        self.is_held = self.stream.is_tls();
+        Poll::Ready(Ok(count))
+    }
+
     /// Bytes that the system has taken so far.
     pub(super) fn sent(&self) -> u64 {
         self.sent
@@ -230,7 +251,7 @@ impl Wire {
     }
 
     /// The peer is told that nothing more comes.
-    pub(super) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(in crate::proxy) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
@@ -240,15 +261,41 @@ impl Wire {
 
     /// Whether the peer has closed its side, behind whatever of its bytes has not been read.
     pub(super) fn is_closed_by_peer(&self) -> bool {
-        let ready = std::pin::pin!(self.stream.tcp().ready(Interest::READABLE));
+        self.is_ready_as(Interest::READABLE, Ready::is_read_closed)
+    }
+
+    /// Whether it is known by now that the peer takes nothing more, for its connection is broken.
+    pub(in crate::proxy) fn takes_no_more(&self) -> bool {
+        self.is_ready_as(Interest::WRITABLE, Ready::is_write_closed)
+    }
+
+    fn is_ready_as(&self, interest: Interest, holds: impl FnOnce(Ready) -> bool) -> bool {
+        let ready = std::pin::pin!(self.stream.tcp().ready(interest));
         let ready = ready.poll(&mut Context::from_waker(Waker::noop()));
-        matches!(ready, Poll::Ready(Ok(ready)) if ready.is_read_closed())
+        matches!(ready, Poll::Ready(Ok(ready)) if holds(ready))
     }
 
     /// Has the peer find the connection broken, not ended.
-    pub(super) fn reset_on_close(&self) {
-        if let Err(error) = socket2::SockRef::from(self.stream.tcp()).set_linger(Some(Duration::ZERO)) {
-            tracing::debug!(%error, "cannot have a connection reset");
+    pub(in crate::proxy) fn reset_on_close(&self) {
+        self.linger(Some(Duration::ZERO));
+    }
+
+    /// Takes that back.
+    pub(in crate::proxy) fn end_on_close(&self) {
+        self.linger(None);
+    }
+
+    fn linger(&self, linger: Option<Duration>) {
+        if let Err(error) = socket2::SockRef::from(self.stream.tcp()).set_linger(linger) {
+            tracing::debug!(%error, "cannot choose how a connection ends");
+        }
+    }
+
+    /// Has a peer that has vanished be missed, also while nothing is sent to it.
+    pub(in crate::proxy) fn keep_alive(&self) {
+        let often = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE / 4);
+        if let Err(error) = socket2::SockRef::from(self.stream.tcp()).set_tcp_keepalive(&often) {
+            tracing::debug!(%error, "cannot have a connection kept alive");
         }
     }
 }

@@ -14,14 +14,23 @@ use bytes::Bytes;
 use gateway_runtime::panics::caught;
 use http::Request;
 use http_body::{Body, Frame, SizeHint};
-use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper::{body::Incoming, ext::Protocol, server::conn::http2, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::{flood::FloodGuard, guarded::Guarded, request_head, response};
 use crate::{
     proxy::{
-        active::ActiveRequest, downstream::Client, head::RequestHead, pace::Pace, refusals::Reason,
-        request_body::ClientBody, request_id::RequestId, response_body::Answer, stream::Stream, trail,
+        active::ActiveRequest,
+        downstream::Client,
+        head::RequestHead,
+        pace::Pace,
+        refusals::Reason,
+        request_body::ClientBody,
+        request_id::RequestId,
+        response_body::Answer,
+        stream::Stream,
+        trail,
+        tunnel::{Http2Side, ResetHandle, Tunnel},
         worker::Worker,
     },
     routing::Tick,
@@ -43,6 +52,8 @@ struct Connection {
     served: Cell<u64>,
     /// The stream whose request was handed out last, until its task takes it.
     begun: RefCell<Option<Rc<Sending>>>,
+    /// Who is to be told of the task that is started next, which sends the bytes of a tunnel.
+    next_sender: RefCell<Option<ResetHandle>>,
 }
 
 /// Serves one connection to its end, or to the end of what is in flight once the worker drains. Each request is `answered`
@@ -67,13 +78,17 @@ pub(in crate::proxy) async fn serve<F, B>(
         open: Cell::new(0),
         served: Cell::new(0),
         begun: RefCell::default(),
+        next_sender: RefCell::default(),
     });
-    let service = service_fn(|request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         let sending = this.begin();
+        let this = Rc::clone(&this);
         let (worker, client) = (Rc::clone(&this.worker), Rc::clone(&this.client));
         async move {
+            let asks = request.extensions().get::<Protocol>().is_some();
+            let switch = asks.then(|| hyper::upgrade::on(&mut request));
             let (parts, body) = request.into_parts();
-            let answer = match request_head(&parts, &worker.limits().head) {
+            let mut answer = match request_head(&parts, &worker.limits().head) {
                 Ok(head) => answered(worker, client, head, ClientBody::Http2(body)).await,
                 Err(error) => {
                     let request_id = RequestId::new(worker.random_id());
@@ -81,10 +96,15 @@ pub(in crate::proxy) async fn serve<F, B>(
                     trail::of_unreadable(answer, &worker, &client, &request_id)
                 }
             };
+            if let (Some(mut tunnel), Some(switch)) = (answer.tunnel.take(), switch) {
+                tunnel.tell(answer.trail.take());
+                this.switch(*tunnel, switch);
+            }
             Ok::<_, Infallible>(response(answer).map(|body| Watched::new(body, sending)))
         }
     });
     let mut builder = http2::Builder::new(StreamExecutor(Rc::clone(&this)));
+    builder.enable_connect_protocol();
     builder.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING);
     builder.max_concurrent_streams(limits.streams).max_local_error_reset_streams(limits.resets as usize);
     builder.max_header_list_size(u32::try_from(limits.head.bytes).unwrap_or(u32::MAX));
@@ -130,7 +150,30 @@ impl Connection {
         self.served.set(self.served.get() + 1);
         let sending = Rc::new(Sending::default());
         self.begun.replace(Some(Rc::clone(&sending)));
+        // What is started next is this request's own task.
+        self.next_sender.take();
         sending
+    }
+
+    /// Has a tunnel run over a stream in a task of its own, because the engine has none for what follows its answer to a
+    /// CONNECT. To be called right before it gets that: then it starts the stream's sender.
+    fn switch(self: &Rc<Self>, tunnel: Tunnel, stream: OnUpgrade) {
+        let reset = ResetHandle::default();
+        self.next_sender.replace(Some(reset.clone()));
+        self.open.set(self.open.get() + 1);
+        let task = TunnelTask(Rc::clone(self));
+        tokio::task::spawn_local(async move {
+            let worker = &task.0.worker;
+            let tunnelled = async {
+                // Without a stream the client is gone, and the replica finds its connection broken.
+                if let Ok(stream) = stream.await {
+                    tunnel.run(&mut Http2Side::new(stream, reset, Rc::clone(worker.buffers()))).await;
+                }
+            };
+            if caught(tunnelled).await.is_err() {
+                worker.panicked("connection");
+            }
+        });
     }
 
     /// Follows a connection, which `poll` drives and has end behind what is in flight, to its end; `None` when the client
@@ -187,13 +230,15 @@ struct StreamExecutor(Rc<Connection>);
 
 impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
+        let sending = self.0.begun.take();
         let task = StreamTask {
             connection: Rc::clone(&self.0),
-            sending: self.0.begun.take(),
+            _active: sending.is_some().then(|| self.0.worker.request_begins()),
+            sending,
             place: Cell::new(None),
-            _active: self.0.worker.request_begins(),
         };
-        tokio::task::spawn_local(async move {
+        let reset = self.0.next_sender.take();
+        let running = tokio::task::spawn_local(async move {
             match task.unless_unread(caught(stream)).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(_)) => task.connection.worker.panicked("request"),
@@ -201,6 +246,18 @@ impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for StreamExec
                 Err(reason) => task.connection.worker.refused(reason),
             }
         });
+        if let Some(reset) = reset {
+            reset.set(running.abort_handle());
+        }
+    }
+}
+
+/// A tunnel under way, which keeps its connection from being idle.
+struct TunnelTask(Rc<Connection>);
+
+impl Drop for TunnelTask {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get() - 1);
     }
 }
 
@@ -211,7 +268,7 @@ struct StreamTask {
     sending: Option<Rc<Sending>>,
     /// Its place among the worker's deadlines, once it needs one.
     place: Cell<Option<usize>>,
-    _active: ActiveRequest,
+    _active: Option<ActiveRequest>,
 }
 
 impl StreamTask {

@@ -7,6 +7,7 @@ use prost_types::Duration as WireDuration;
 use super::{
     super::{
         Algorithm, CheckHost, CheckPath, CheckType, DrainTimeout, GrpcService, HashBy, Methods, Statuses,
+        Upgrades,
     },
     Value,
 };
@@ -23,6 +24,8 @@ pub(super) enum Unreadable {
     UnknownNumber(i32),
     /// A text that has none of the forms it may have.
     NoForm(String),
+    /// Why they are no protocols to switch to.
+    Upgrades(String),
 }
 
 /// The type that a setting has in a resolved policy, and how it is written on the wire.
@@ -198,6 +201,22 @@ impl Setting for CheckType {
     }
     fn from_value(value: Value) -> Self {
         if let Value::CheckType(value) = value { value } else { of_another_kind(value) }
+    }
+}
+
+impl Setting for Upgrades {
+    type Wire = Vec<String>;
+    fn read(wire: Vec<String>) -> Result<Value, Unreadable> {
+        Upgrades::parse(wire.iter().map(String::as_str)).map(Value::Upgrades).map_err(Unreadable::Upgrades)
+    }
+    fn to_wire(self) -> Vec<String> {
+        self.names().map(str::to_owned).collect()
+    }
+    fn to_value(self) -> Value {
+        Value::Upgrades(self)
+    }
+    fn from_value(value: Value) -> Self {
+        if let Value::Upgrades(value) = value { value } else { of_another_kind(value) }
     }
 }
 

@@ -51,6 +51,7 @@ fn every_default_is_in_its_range_and_every_setting_has_a_place_of_its_own() {
             Range::GrpcService => Value::GrpcService("shop.v1.Orders".parse().unwrap()),
             Range::Size { min, .. } => Value::Size(min),
             Range::Methods => Value::Methods(Methods::parse(["GET", "QUERY"]).unwrap()),
+            Range::Upgrades => Value::Upgrades(Upgrades::parse(["none"]).unwrap()),
         };
         assert_ne!(other, field.default_value(), "{field:?}");
         let (mut policy, mut wire) = (default, v1::Policy::default());
@@ -114,6 +115,7 @@ fn negative_numbers_durations_and_unknown_methods_are_refused() {
         request: Some(v1::RequestPolicy {
             methods: vec!["GET".to_owned(), "get".to_owned()],
             max_body_bytes: Some(-1),
+            upgrades: vec!["websocket".to_owned(), "h2c".to_owned()],
             ..Default::default()
         }),
         drain_timeout: Some(WireDuration { seconds: -1, nanos: 0 }),
@@ -125,6 +127,10 @@ fn negative_numbers_durations_and_unknown_methods_are_refused() {
     assert_eq!(
         read("request.methods"),
         "request.methods: \"get\" is no registered HTTP method (did you mean \"GET\"?)"
+    );
+    assert_eq!(
+        read("request.upgrades"),
+        "request.upgrades: \"h2c\" is never let through: what follows it would be requests that nobody checks"
     );
     assert_eq!(read("drain_timeout"), "drain_timeout: is not a duration of zero or more");
 }

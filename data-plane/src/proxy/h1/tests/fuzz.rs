@@ -8,7 +8,7 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::{
     super::{limits::HeadLimits, request, write},
-    Verdict, messages, read_request, read_response,
+    Verdict, messages, read_answer, read_request, read_response,
 };
 use crate::proxy::field_name::Name;
 
@@ -82,6 +82,54 @@ fn no_response_confuses_the_parser() {
             let verdict = read_response(&method, [&bytes[..]]);
             assert_eq!(read_response(&method, pieces.iter().copied()), verdict, "{}", bytes.escape_ascii());
         }
+    });
+}
+
+#[test]
+fn no_switch_is_taken_for_one_but_to_what_was_asked_for() {
+    rounds(ROUND, |random| {
+        let mut bytes = b"HTTP/1.1 101 Switching Protocols\r\n".to_vec();
+        for _ in 0..random.random_range(0..5) {
+            let lines: [&[u8]; 9] = [
+                b"connection: Upgrade\r\n",
+                b"connection: upgrade, keep-alive\r\n",
+                b"upgrade: websocket\r\n",
+                b"Upgrade: WebSocket\r\n",
+                b"upgrade: h2c\r\n",
+                b"upgrade: websocket, h2c\r\n",
+                b"content-length: 0\r\n",
+                b"content-length: 5\r\n",
+                b"transfer-encoding: chunked\r\n",
+            ];
+            bytes.extend_from_slice(lines[random.random_range(0..lines.len())]);
+        }
+        bytes.extend_from_slice(b"\r\nHTTP/1.1 200 OK\r\n");
+        if random.random() {
+            messages::mutate(random, &mut bytes);
+        }
+        let asked = Some(&b"x, websocket"[..]);
+        let verdict = read_answer(&Method::GET, asked, [&bytes[..]]);
+        let pieces = messages::pieces(random, &bytes);
+        let again = read_answer(&Method::GET, asked, pieces.iter().copied());
+        assert_eq!(again, verdict, "{}", bytes.escape_ascii());
+        let Verdict::Whole(message) = verdict else { return };
+        if message.start[0] != "101" {
+            return;
+        }
+        let all = |name: &str| {
+            let values = message.fields.iter().filter(|(key, _)| key == name).map(|(_, value)| value);
+            values.map(|value| value.to_ascii_lowercase()).collect::<Vec<_>>()
+        };
+        let protocols: Vec<_> = all("upgrade")
+            .into_iter()
+            .filter(|value| !value.iter().all(|byte| b", \t".contains(byte)))
+            .collect();
+        assert_eq!(protocols.len(), 1, "{}", bytes.escape_ascii());
+        let protocol = protocols[0].split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+        let protocol: Vec<_> = protocol.filter(|protocol| !protocol.is_empty()).collect();
+        assert!(protocol == [b"websocket"] || protocol == [b"x"], "{}", bytes.escape_ascii());
+        assert!(all("connection").iter().any(|value| value.windows(7).any(|seven| seven == b"upgrade")));
+        assert!(all("content-length").is_empty() && message.body.is_empty());
     });
 }
 

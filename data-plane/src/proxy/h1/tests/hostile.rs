@@ -8,7 +8,7 @@ use super::{
         limits::HeadLimits,
         refusal::{Defect, Refusal},
     },
-    Message, Verdict, read_request, read_response,
+    Message, Verdict, read_answer, read_request, read_response,
 };
 
 fn refused(defect: Defect) -> Verdict {
@@ -347,5 +347,32 @@ fn a_response_that_breaks_off_is_not_whole() {
         "",
     ] {
         assert_eq!(read_response(&Method::GET, [text.as_bytes()]), Verdict::Unfinished, "{text:?}");
+    }
+}
+
+#[test]
+fn a_switch_that_is_not_exactly_one_thing_is_refused_with_the_reason() {
+    use Defect as D;
+    let both = "connection: upgrade\r\nupgrade: websocket\r\n";
+    for (fields, defect) in [
+        (both.to_owned(), None),
+        ("Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n".into(), None),
+        (format!("{both}content-length: 0\r\n"), None),
+        (format!("{both}content-length: 1\r\n"), Some(D::SwitchWithBody)),
+        (format!("{both}transfer-encoding: chunked\r\n"), Some(D::CodingWithoutBody)),
+        (format!("{both}upgrade: websocket\r\n"), Some(D::SwitchWithoutUpgrade)),
+        ("upgrade: websocket\r\n".into(), Some(D::SwitchWithoutUpgrade)),
+        ("connection: upgrade\r\n".into(), Some(D::SwitchWithoutUpgrade)),
+        ("connection: upgrade\r\nupgrade: h2c\r\n".into(), Some(D::UnaskedProtocol)),
+        ("connection: upgrade\r\nupgrade: websocket/2\r\n".into(), Some(D::UnaskedProtocol)),
+    ] {
+        let text = format!("HTTP/1.1 101 Switching\r\n{fields}\r\n");
+        let verdict = read_answer(&Method::GET, Some(b"websocket"), [text.as_bytes()]);
+        match defect {
+            Some(defect) => assert_eq!(verdict, Verdict::Refused(defect.into()), "{text}"),
+            None => assert!(matches!(verdict, Verdict::Whole(_)), "{text}: {verdict:?}"),
+        }
+        let unasked = read_response(&Method::GET, [text.as_bytes()]);
+        assert_eq!(unasked, Verdict::Refused(D::UnaskedProtocol.into()), "{text}");
     }
 }

@@ -134,6 +134,12 @@ pub(super) async fn serve<F, B>(
         Err(reason) => return reason.into_iter().for_each(|reason| worker.refused(reason)),
     };
     let client = Rc::new(Client::new(&begun, worker.forwarding()));
+    // The peer itself has one already.
+    let seat = if begun.client == address { Ok(None) } else { worker.seat(begun.client.ip()) };
+    let _seat = match seat {
+        Ok(seat) => seat,
+        Err(reason) => return worker.refused(reason),
+    };
     if begun.is_http2 {
         Box::pin(h2::serve(worker, client, begun.stream, answered)).await;
     } else {

@@ -305,7 +305,13 @@ impl Journey<'_> {
                 Err(unavailable) => return self.give_up(unavailable),
             };
             self.attempts += 1;
-            let tried = self.try_told(attempt, &policy).await;
+            if let Some(trail) = self.trail {
+                trail.attempt(attempt.replica(), attempt.is_probe(), attempt.began());
+            }
+            let tried = self.try_once(attempt, &policy).await;
+            if let Some(trail) = self.trail {
+                trail.ended(tried.outcome(), self.worker.now());
+            }
             match tried {
                 Tried::Answer(response) => return Ok(response),
                 Tried::OutOfTime => {
@@ -334,15 +340,6 @@ impl Journey<'_> {
                 }
             }
         }
-    }
-
-    /// One attempt, noted if anybody listens.
-    async fn try_told(&self, attempt: Attempt, policy: &Policy) -> Tried {
-        let Some(trail) = self.trail else { return self.try_once(attempt, policy).await };
-        trail.attempt(attempt.replica(), attempt.is_probe(), attempt.began());
-        let tried = self.try_once(attempt, policy).await;
-        trail.ended(tried.outcome(), self.worker.now());
-        tried
     }
 
     /// Notes why a failed attempt is not followed by another.

@@ -34,7 +34,7 @@ pub(super) use refusal::Refusal;
 pub(super) use server::serve;
 pub(super) use target::is_host;
 pub(super) use wire::{Buffers, Wire};
-pub(super) use write::frame;
+pub(super) use write::{decimal, frame};
 
 /// How a request's body is told to a replica, whichever protocol the request came by.
 ///

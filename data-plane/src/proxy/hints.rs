@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{errors::GatewayError, fields::Fields};
+use super::{errors::GatewayError, fields::Fields, h1::decimal};
 
 /// What a trusted caller asks for.
 const TIMEOUT: &str = "x-gw-timeout";
@@ -20,32 +20,15 @@ pub(super) struct AttemptHints {
 impl AttemptHints {
     /// Writes them as fields, each with its line break.
     pub(super) fn write_to(self, out: &mut Vec<u8>) {
-        for (name, value) in self.fields() {
-            out.extend_from_slice(name.as_bytes());
-            out.extend_from_slice(b": ");
-            write_number(out, value);
-            out.extend_from_slice(b"\r\n");
-        }
-    }
-
-    /// Names and values.
-    pub(super) fn fields(self) -> [(&'static str, u64); 2] {
-        let millis = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX);
+        let mut digits = [0; 20];
+        out.extend_from_slice(b"x-gw-attempt: ");
+        out.extend_from_slice(decimal(self.attempt as u64, &mut digits));
+        out.extend_from_slice(b"\r\nx-gw-timeout-ms: ");
         // Zero would say that nobody waits.
-        [("x-gw-attempt", self.attempt as u64), ("x-gw-timeout-ms", millis.max(1))]
+        let millis = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX).max(1);
+        out.extend_from_slice(decimal(millis, &mut digits));
+        out.extend_from_slice(b"\r\n");
     }
-}
-
-fn write_number(out: &mut Vec<u8>, mut number: u64) {
-    let start = out.len();
-    loop {
-        out.push(b'0' + (number % 10) as u8);
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out[start..].reverse();
 }
 
 /// What a caller asks for one request, within what the service's policy allows.

@@ -1,6 +1,10 @@
 //! Connections that begin with a PROXY header: whose word is taken, and what becomes of all others.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use tokio::{
     io::AsyncReadExt,
@@ -36,6 +40,11 @@ impl ProxyHeaders {
         Self { from, is_required }
     }
 
+    /// Whether this peer may send one.
+    pub(super) fn may_come_from(&self, peer: IpAddr) -> bool {
+        self.from.contains(peer)
+    }
+
     /// Whose connection it is: what its header names, else its peer. Nothing is read beyond the header.
     ///
     /// A listed peer whose beginning is not there by `deadline` is refused. Cancel safe, if the connection is given up then.
@@ -49,7 +58,7 @@ impl ProxyHeaders {
         deadline: Instant,
     ) -> Result<SocketAddr, Option<Reason>> {
         let plain = |why| if self.is_required { Err(Some(why)) } else { Ok(peer) };
-        if !self.from.contains(peer.ip()) {
+        if !self.may_come_from(peer.ip()) {
             return plain(Reason::ProxyHeaderUnlisted);
         }
         match timeout_at(deadline, read(stream)).await {

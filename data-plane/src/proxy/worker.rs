@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     io,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -25,7 +25,7 @@ use tokio_util::task::TaskTracker;
 use super::{
     BACKLOG, Leave, ProxyConfig,
     active::{Active, ActiveConnection, ActiveRequest, WorkerActive},
-    addresses::Addresses,
+    addresses::{Addresses, Seat},
     date::DateText,
     deadlines::{self, Deadlines},
     downstream::{self, Client},
@@ -179,6 +179,19 @@ impl Worker {
 
     pub(super) fn domain(&self) -> Option<&str> {
         self.config.domain.as_deref()
+    }
+
+    /// A place for one more connection of this address, where it is one client's, and not a trusted proxy's or that of a
+    /// load balancer which tells by PROXY headers whom it stands for.
+    ///
+    /// # Errors
+    /// When it is one too many.
+    pub(super) fn seat(&self, address: IpAddr) -> Result<Option<Seat>, Reason> {
+        let is_trusted = self.config.forwarding.trusted.contains(address);
+        if is_trusted || self.proxy_headers().is_some_and(|headers| headers.may_come_from(address)) {
+            return Ok(None);
+        }
+        self.shared.addresses.seat(address).map(Some).ok_or(Reason::TooManyConnections)
     }
 
     pub(super) fn access_log(&self) -> Option<&AccessLog> {
@@ -401,8 +414,9 @@ fn begin<F, B>(
         + Unpin
         + 'static,
 {
-    let Some(seat) = worker.shared.addresses.seat(address.ip()) else {
-        return worker.refused(Reason::TooManyConnections);
+    let seat = match worker.seat(address.ip()) {
+        Ok(seat) => seat,
+        Err(reason) => return worker.refused(reason),
     };
     downstream::prepare(&stream, worker.limits());
     let (worker, tls) = (Rc::clone(worker), tls.cloned());

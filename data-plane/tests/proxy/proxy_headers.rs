@@ -71,3 +71,28 @@ async fn a_connection_without_its_proxy_header_is_closed_and_nobody_hears_of_it(
     }
     assert_eq!(replica.seen().len(), 0);
 }
+
+#[tokio::test]
+async fn connections_are_counted_for_whom_their_headers_name_and_not_for_the_load_balancer() {
+    let replica = Replica::start(|_, _| ok("hello")).await;
+    let configure = |config: &mut ProxyConfig| {
+        required(config);
+        config.limits.connections_per_address = Some(1);
+    };
+    let gateway = Gateway::start_as(configure, &[replica.address], Policy::default()).await;
+    let ask = async |header: &str| {
+        let mut stream = gateway.connect().await;
+        stream.write_all(format!("{header}{GET}").as_bytes()).await.expect("it is open");
+        let answer = read_message(&mut stream).await;
+        (answer.map(|answer| status(&answer)), stream)
+    };
+    let (first, _kept) = ask(STRANGER).await;
+    assert_eq!(first, Some(200));
+    assert_eq!(ask(STRANGER).await.0, None, "it has one already");
+    let other = STRANGER.replace("192.0.2.7", "192.0.2.8");
+    let (second, _kept) = ask(&other).await;
+    assert_eq!(second, Some(200), "it is another client");
+    let (third, _kept) = ask(PROXY).await;
+    let (fourth, _kept) = ask(PROXY).await;
+    assert_eq!([third, fourth], [Some(200); 2], "a trusted proxy stands for many");
+}

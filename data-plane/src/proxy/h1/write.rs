@@ -95,7 +95,8 @@ pub(in crate::proxy) fn last_chunk(out: &mut Vec<u8>, trailers: Option<&Fields>)
     out.extend_from_slice(b"\r\n");
 }
 
-fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
+/// A number as text, in `digits`.
+pub(in crate::proxy) fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
     let mut at = digits.len();
     loop {
         at -= 1;

@@ -16,6 +16,7 @@ mod row;
 mod scope;
 mod seat;
 mod stats;
+mod tally;
 mod timeline;
 
 use std::{
@@ -31,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::events::of_registry;
 pub use self::{
     changes::Change,
-    matrix::{BreakerReport, Counts, Dirty, Matrix, Replica, RowName},
+    matrix::{BreakerReport, Counts, Dirty, Matrix, Replica, RowName, Seen},
     nodes::{FORGET_AFTER, Identity, Nodes, SILENT_AFTER, TooManyNodes},
     receipts::{drain_status, rollout},
     report::Report,
@@ -194,11 +195,11 @@ impl Observation {
     ) -> Vec<Option<v1::ObservedHealth>> {
         /// Each has up to as many rows as there are data planes, and reports wait meanwhile.
         const AT_ONCE: usize = 64;
-        let keys: Vec<_> = keys.into_iter().collect();
+        let (keys, at): (Vec<_>, _) = (keys.into_iter().collect(), clock::wall());
         let mut seen = Vec::with_capacity(keys.len());
         for keys in keys.chunks(AT_ONCE) {
             let observed = self.lock();
-            seen.extend(keys.iter().map(|key| observed.matrix.get(key).map(Replica::observed)));
+            seen.extend(keys.iter().map(|key| observed.matrix.get(key).map(|replica| replica.observed(at))));
         }
         seen
     }

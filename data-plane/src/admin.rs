@@ -33,6 +33,7 @@ use crate::{
     access_log::AccessLog,
     clock::Clock,
     discovery::View,
+    health::CheckCounts,
     proxy::Refusals,
     report::{
         journal::Journal,
@@ -57,6 +58,7 @@ pub(crate) struct Admin {
     pub(crate) view: View,
     pub(crate) table: Arc<Table>,
     pub(crate) journal: Arc<Journal>,
+    pub(crate) checks: Arc<CheckCounts>,
     pub(crate) clock: Clock,
     pub(crate) panics: Arc<PanicCounts>,
     pub(crate) refusals: Arc<Refusals>,

@@ -15,6 +15,7 @@ pub mod discovery;
 mod fake_control_plane;
 mod handover;
 pub mod header_fields;
+pub mod health;
 pub mod proxy;
 mod report;
 pub mod request_rules;

@@ -6,6 +6,7 @@
 //! Reports never hold up a request: the [`Journal`] between them is bounded, and what it loses is counted and followed
 //! by the full state.
 
+mod checks;
 pub(crate) mod journal;
 mod ledger;
 pub(crate) mod rows;

@@ -36,6 +36,7 @@ use crate::{
     control_plane::ControlPlane,
     discovery::{Cache, Cached, Feed, Guard, Mirror, Snapshot, Source, View, client, ending, keeper},
     handover::{self, Claim, Predecessor},
+    health::{CheckCounts, Checker},
     proxy::{self, Leave, Proxy, ProxyConfig, Refusals},
     report::{Reporter, journal::Journal},
     table::{Table, Transition},
@@ -97,12 +98,16 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
     };
     let mut background = Background::new(panics.clone(), stop.clone());
     background.record(journal.clone(), transitions, stop.clone());
+    let checks = Arc::new(CheckCounts::default());
+    let checker = Checker { table: table.clone(), journal: journal.clone(), clock, counts: checks.clone() };
+    background.check(checker, stop.clone());
     let admin = Admin {
         node_id: config.node_id.clone(),
         version: VERSION,
         view: view.clone(),
         table: table.clone(),
         journal: journal.clone(),
+        checks,
         clock,
         panics: panics.clone(),
         refusals: refusals.clone(),
@@ -281,6 +286,14 @@ impl Background {
         self.spawn("journal", move || {
             let (journal, transitions, stop) = (journal.clone(), transitions.clone(), stop.clone());
             async move { journal.record_all(&mut *transitions.lock().await, stop).await }
+        });
+    }
+
+    fn check(&mut self, checker: Checker, stop: Shutdown) {
+        let checker = Arc::new(checker);
+        self.spawn("health_checks", move || {
+            let (checker, stop) = (checker.clone(), stop.clone());
+            async move { checker.run(&stop).await }
         });
     }
 

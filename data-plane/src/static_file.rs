@@ -22,18 +22,23 @@
 //!
 //! The fields of a policy and of a route have the names, ranges and defaults of the registry's policy.
 
+mod health_check;
+mod written;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    time::Duration,
 };
 
 use gateway_proto::{
-    Address, Invalid, Policy, Priority, ReplicaId, Route, ServiceName, Weight, policy, size, time::duration,
-    v1,
+    Address, Invalid, Policy, Priority, ReplicaId, Route, ServiceName, Weight, policy, time::duration, v1,
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use self::{
+    health_check::HealthCheckTable,
+    written::{Size, Span},
+};
 use crate::table::{ReplicaSpec, ServiceSpec};
 
 /// Why a static file was refused. The text names the service and the field; the caller adds the file.
@@ -260,6 +265,7 @@ struct PolicyTable {
     breaker: BreakerTable,
     request: RequestTable,
     balancing: BalancingTable,
+    health_check: HealthCheckTable,
 }
 
 #[derive(Deserialize, Default)]
@@ -308,27 +314,6 @@ struct RequestTable {
     upgrades: Vec<String>,
 }
 
-/// A number of bytes as people write it: 1500, "10MiB".
-struct Size(i64);
-
-impl<'de> Deserialize<'de> for Size {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged, expecting = "a number of bytes, or a size such as \"10MiB\"")]
-        enum Written {
-            Bytes(i64),
-            Text(String),
-        }
-        match Written::deserialize(deserializer)? {
-            Written::Bytes(bytes) => Ok(Self(bytes)),
-            Written::Text(text) => match size::parse(&text) {
-                Ok(bytes) => Ok(Self(i64::try_from(bytes).unwrap_or(i64::MAX))),
-                Err(why) => Err(D::Error::custom(why)),
-            },
-        }
-    }
-}
-
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 struct BalancingTable {
@@ -350,21 +335,9 @@ impl<'de> Deserialize<'de> for Algorithm {
     }
 }
 
-/// A duration as people write it: "800ms", "1m 30s".
-struct Span(Duration);
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        humantime::parse_duration(&text).map(Self).map_err(|error| {
-            D::Error::custom(format!("{text:?} is no duration such as \"800ms\" or \"30s\": {error}"))
-        })
-    }
-}
-
 impl From<PolicyTable> for v1::Policy {
     /// The wire form has the ranges and defaults; one place checks them.
-    fn from(PolicyTable { timeout, retry, breaker, request, balancing }: PolicyTable) -> Self {
+    fn from(PolicyTable { timeout, retry, breaker, request, balancing, health_check }: PolicyTable) -> Self {
         let wire = |span: Option<Span>| span.map(|span| duration(span.0));
         Self {
             timeout: Some(v1::TimeoutPolicy {
@@ -407,6 +380,7 @@ impl From<PolicyTable> for v1::Policy {
                 hash_load_factor: balancing.hash_load_factor,
                 slow_start: wire(balancing.slow_start),
             }),
+            health_check: Some(health_check.into()),
             ..Default::default()
         }
     }
@@ -414,6 +388,8 @@ impl From<PolicyTable> for v1::Policy {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -438,6 +414,11 @@ mod tests {
             json_only = true
             max_body_bytes = "10MiB"
             upgrades = ["websocket", "spdy/3.1"]
+            [service.policy.health_check]
+            type = "http"
+            path = "/ready"
+            expected_statuses = "200,204"
+            fall = 5
             [service.policy.balancing]
             algorithm = "consistent_hash"
             hash_by = "header:X-User"
@@ -461,6 +442,12 @@ mod tests {
         assert!(orders.policy.request.json_only);
         assert_eq!(orders.policy.request.max_body_bytes, 10 << 20);
         assert_eq!(orders.policy.request.upgrades.to_string(), "spdy/3.1,websocket");
+        let check = orders.policy.health_check;
+        assert_eq!((check.r#type, check.fall), (policy::CheckType::Http, 5));
+        assert_eq!(
+            (check.path.as_str(), check.expected_statuses.to_string()),
+            ("/ready", "200,204".to_owned())
+        );
         let balancing = orders.policy.balancing;
         assert_eq!(
             (balancing.algorithm.name(), balancing.slow_start),

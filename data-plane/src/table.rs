@@ -3,6 +3,7 @@
 //! Discovery (or the static file) writes the table, workers read it without a lock, breaker transitions rebuild one
 //! service's view. What a replica's breaker has learnt lives with the replica's identity and survives all of it.
 
+mod checks;
 mod counters;
 mod drain;
 mod fail_open;
@@ -27,9 +28,10 @@ use std::{
 
 use arc_swap::{ArcSwap, Guard};
 use gateway_proto::ServiceName;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 pub use crate::routing::LATENCY_BUCKETS;
+pub use checks::{CheckChange, Standing};
 pub use counters::{CodeClass, Direction, ReplicaCounters, RequestOutcome, ServiceCounters, TunnelCounts};
 pub use drain::{DrainFollower, Draining, Drains};
 pub use fail_open::FailOpenChange;
@@ -58,6 +60,7 @@ pub struct Table {
     /// Whether there are any, so that who has none pays nothing for them.
     has_routes: AtomicBool,
     is_filled: AtomicBool,
+    applied: Notify,
     outlets: Arc<Outlets>,
     workers: usize,
 }
@@ -74,6 +77,7 @@ impl Table {
             routes: ArcSwap::default(),
             has_routes: AtomicBool::new(false),
             is_filled: AtomicBool::new(false),
+            applied: Notify::new(),
             outlets: Arc::new(Outlets::new(transitions, workers)),
             workers,
         };
@@ -112,6 +116,12 @@ impl Table {
         }
         self.outlets.drains.apply(changed, gone);
         self.is_filled.store(true, Release);
+        self.applied.notify_one();
+    }
+
+    /// Completes when something was applied since the last call. For one caller; cancel safe.
+    pub async fn applied(&self) {
+        self.applied.notified().await;
     }
 
     /// Whether anything was applied yet. Before that a service is not missing, but unknown.

@@ -13,7 +13,7 @@ const LONG: Duration = Duration::from_secs(15);
 
 #[tokio::test]
 async fn a_half_open_breaker_lets_one_probe_through_at_a_time() {
-    let gateway = Gateway::start().await;
+    let gateway = Gateway::start_unchecked().await;
     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\ndone".to_vec();
     // Slow enough that a second probe would meet the first.
     let mut faulty =
@@ -43,7 +43,7 @@ async fn a_half_open_breaker_lets_one_probe_through_at_a_time() {
 
 #[tokio::test]
 async fn a_failed_probe_opens_the_breaker_for_longer() {
-    let gateway = Gateway::start().await;
+    let gateway = Gateway::start_unchecked().await;
     let faulty = Scripted::refusing(|_, _| Act::ok(b""));
     let working = Scripted::start(|_, _| Act::ok(b"done"));
     gateway.register("orders", "r-1", faulty.address()).await;
@@ -64,7 +64,7 @@ async fn a_failed_probe_opens_the_breaker_for_longer() {
 
 #[tokio::test]
 async fn two_data_planes_have_breakers_of_their_own() {
-    let gateway = Gateway::start().await;
+    let gateway = Gateway::start_unchecked().await;
     let second = DataPlane::following(&gateway.control, "dp-2", &gateway.directory().join("dp-2")).await;
     let faulty = Scripted::refusing(|_, _| Act::ok(b""));
     let working = Scripted::start(|_, _| Act::ok(b"done"));

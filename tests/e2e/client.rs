@@ -15,7 +15,7 @@ async fn gwctl(gateway: &Gateway, line: &str) -> Finished {
 
 /// A gateway where `orders/r-2` is down and its breaker open.
 async fn with_an_open_breaker() -> (Gateway, [Scripted; 2]) {
-    let gateway = Gateway::start().await;
+    let gateway = Gateway::start_unchecked().await;
     let replicas = [Scripted::start(|_, _| Act::ok(b"hello")), Scripted::refusing(|_, _| Act::ok(b""))];
     for (number, replica) in replicas.iter().enumerate() {
         gateway.register("orders", &format!("r-{}", number + 1), replica.address()).await;

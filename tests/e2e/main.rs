@@ -18,6 +18,7 @@ mod forwarding;
 mod guard;
 mod handover;
 mod health;
+mod health_checks;
 mod http2;
 mod logs;
 mod outage;

@@ -9,7 +9,10 @@ async fn a_static_file_is_enough_to_route_and_to_fail_over() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("services.toml");
     let replicas = format!("[\"{}\", \"{}\"]", refusing.address(), working.address());
-    std::fs::write(&file, format!("[[service]]\nname = \"orders\"\nreplicas = {replicas}\n")).unwrap();
+    // Without checks, which would have the dead one out before its breaker.
+    let policy = "[service.policy.health_check]\ntype = \"off\"\n";
+    std::fs::write(&file, format!("[[service]]\nname = \"orders\"\nreplicas = {replicas}\n{policy}"))
+        .unwrap();
 
     let data = DataPlane::start(&["--static", &file.display().to_string()]).await;
     assert_eq!(http1::get(data.admin(), "/readyz").await.status(), 200);

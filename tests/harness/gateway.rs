@@ -3,8 +3,9 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use gateway_proto::v1::{
-    Breaker, BreakerState, Endpoint, ListBreakersRequest, ListEventsRequest, ListNodesRequest,
-    ListReplicasRequest, Node, NodeState, RegisterRequest, Replica,
+    Breaker, BreakerState, Endpoint, HealthCheckPolicy, HealthCheckType, ListBreakersRequest,
+    ListEventsRequest, ListNodesRequest, ListReplicasRequest, Node, NodeState, Policy, RegisterRequest,
+    Replica, UpdatePolicyRequest,
 };
 use tempfile::TempDir;
 
@@ -28,6 +29,20 @@ impl Gateway {
         let control = ControlPlane::start(&directory.path().join("registry.redb")).await;
         let data = DataPlane::following(&control, "dp-1", &directory.path().join("dp-1")).await;
         Self { control, data, directory }
+    }
+
+    /// The same, of which no replica is actively checked: what is out, is out by requests.
+    pub async fn start_unchecked() -> Self {
+        let gateway = Self::start().await;
+        let off = HealthCheckPolicy { r#type: Some(HealthCheckType::Off.into()), ..Default::default() };
+        let request = UpdatePolicyRequest {
+            policy: Some(Policy { service: "*".into(), health_check: Some(off), ..Default::default() }),
+            allow_missing: true,
+            ..Default::default()
+        };
+        gateway.control.policies().update_policy(request).await.expect("the policy is valid");
+        gateway.synced().await;
+        gateway
     }
 
     /// Where this gateway's files are.

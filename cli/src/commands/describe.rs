@@ -23,6 +23,7 @@ use crate::{
     terminal::printable,
 };
 
+mod checks;
 mod facts;
 mod next;
 
@@ -113,6 +114,10 @@ fn render(replica: &Replica, about: &About, now: SystemTime) -> String {
     for node in &breakers.unreachable_node_ids {
         let _ = writeln!(text, "  {} has not reported lately: what it last said is shown", printable(node));
     }
+    let checks = checks::table(&breakers.breakers, now);
+    if !checks.is_empty() {
+        section(&mut text, "Health checks", checks, "");
+    }
     let errors = error_table(&breakers.breakers);
     if !errors.is_empty() {
         section(&mut text, "Last errors, newest first", errors, "");
@@ -183,7 +188,8 @@ mod tests {
     use gateway_proto::{
         time::{duration, timestamp},
         v1::{
-            Drain, Endpoint, EventSeverity, HealthStatus, Lease, ObservedHealth, OverrideKind, ReplicaMode,
+            Drain, Endpoint, EventSeverity, HealthCheck, HealthCheckState, HealthCheckType, HealthStatus,
+            Lease, ObservedHealth, OverrideKind, ReplicaMode,
         },
     };
 
@@ -297,6 +303,43 @@ Next
   gwctl deregister orders/r-c0fe            remove it for good
 "
         );
+    }
+
+    #[test]
+    fn what_active_checks_show_is_told_for_each_data_plane() {
+        let check = HealthCheck {
+            r#type: HealthCheckType::Http.into(),
+            state: HealthCheckState::Failing.into(),
+            state_change_time: at(984),
+            keeps_out: true,
+            last_check_time: at(998),
+            last_failure: "status 503, expected 200..=399".into(),
+            streak_count: 4,
+            next_check_time: at(1003),
+            ..Default::default()
+        };
+        let passing = HealthCheck {
+            state: HealthCheckState::Passing.into(),
+            keeps_out: false,
+            last_failure: String::new(),
+            streak_count: 200,
+            next_check_time: at(999),
+            ..check.clone()
+        };
+        let breakers = vec![
+            Breaker { node_id: "dp-1".into(), health_check: Some(check), ..Default::default() },
+            Breaker { node_id: "dp-2".into(), health_check: Some(passing), ..Default::default() },
+        ];
+        let about =
+            About { breakers: ListBreakersResponse { breakers, ..Default::default() }, ..Default::default() };
+        let text = plain(&replica(), &about);
+        let table = "\
+Health checks
+  NODE   TYPE   STATE     SINCE   LAST   NEXT   EFFECT            RESULT
+  dp-1   http   FAILING   16s     2s     3s     no new requests   status 503, expected 200..=399 (4 in a row)
+  dp-2   http   passing   16s     2s     -      -                 passed
+";
+        assert!(text.contains(table), "{text}");
     }
 
     #[test]

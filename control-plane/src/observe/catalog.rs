@@ -106,6 +106,7 @@ const WITHHELD: &[&str] = &[
     "median",
     "peers",
 ];
+const CHECK: &[&str] = &["address", "incarnation", "type", "streak", "failure"];
 const FAIL_OPEN: &[&str] = &["letting_through", "total"];
 const STEP: &[&str] = &["from", "to", "address", "incarnation", "generation", "trip_count", "observed"];
 const FORCED: &[&str] =
@@ -175,9 +176,21 @@ pub const CATALOG: &[EventType] = &[
         FORCED,
     ),
     breaker(
+        "HEALTH_CHECK_FAILED",
+        Warning,
+        "a replica failed as many active checks in a row as the policy says, or its first: no new requests on that data plane, unless the policy only observes",
+        CHECK,
+    ),
+    breaker(
+        "HEALTH_CHECK_PASSED",
+        Info,
+        "a replica whose checks had failed passed as many in a row as the policy says: it gets requests again",
+        CHECK,
+    ),
+    breaker(
         "FAIL_OPEN_BEGAN",
         Warning,
-        "too few replicas of a service let traffic through on a data plane, which asks those with open breakers, too",
+        "too few replicas of a service let traffic through on a data plane, which asks those with open breakers, or with failing checks, too",
         FAIL_OPEN,
     ),
     breaker(
@@ -272,6 +285,8 @@ mod tests {
                 "BREAKER_WITHHELD",
                 "BREAKER_HALF_OPENED",
                 "BREAKER_CLOSED",
+                "HEALTH_CHECK_FAILED",
+                "HEALTH_CHECK_PASSED",
                 "FAIL_OPEN_BEGAN",
                 "FAIL_OPEN_ENDED"
             ]

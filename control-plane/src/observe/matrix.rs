@@ -3,7 +3,7 @@
 mod merged;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     time::SystemTime,
 };
 
@@ -13,6 +13,7 @@ use super::{
     changes::{Change, Changes},
     row::Row,
     scope::Scope,
+    tally::Tally,
 };
 
 /// Rows that are kept. With more than this, a data plane's further rows are dropped: bounded memory comes first.
@@ -27,6 +28,8 @@ pub struct Matrix {
     nodes: HashMap<NodeId, NodeRows>,
     /// How many replicas of a service have a breaker that is not closed somewhere.
     open: HashMap<ServiceName, usize>,
+    /// Replicas that have failures in a row, or fail checks on some data plane.
+    suspects: BTreeSet<ReplicaKey>,
     row_count: usize,
     changes: Changes,
 }
@@ -39,11 +42,14 @@ pub struct Replica {
     open: usize,
     /// When the first of them came.
     added: Change,
+    tally: Tally,
 }
 
 #[derive(Debug)]
 struct Cell {
     row: Row,
+    /// For the tally.
+    done: i64,
     reported: SystemTime,
     added: Change,
     changed: Change,
@@ -74,6 +80,23 @@ pub enum Dirty {
     Rows(Vec<(RowName, bool)>, Change),
     /// Too much, or too long ago: only the whole set tells.
     TooMuch,
+}
+
+/// What data planes that are heard see of a replica that fails: for its eviction.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Seen {
+    /// The registration that they see.
+    pub incarnation: i64,
+    /// How many check it.
+    pub checking: usize,
+    /// On how many of them it fails.
+    pub failing: usize,
+    /// How many report it.
+    pub reporting: usize,
+    /// Failures in a row over all of them.
+    pub failures_in_a_row: u64,
+    /// Why a check failed last.
+    pub failure: String,
 }
 
 /// What a data plane counted of a replica, or all of them did.
@@ -222,8 +245,12 @@ impl Matrix {
             }
             let (was_open, is_open) = (cell.row.is_open(), row.is_open());
             cell.changed = self.changes.changed(Some(cell.changed), &key, node);
-            cell.row = row;
+            let before = std::mem::replace(&mut cell.row, row);
+            if let Some(replica) = self.replicas.get_mut(&key) {
+                replica.hear(node, Some(&before), at);
+            }
             self.opened(node, &key, was_open, is_open);
+            self.suspect(&key);
             return true;
         }
         if self.row_count >= MAX_ROWS {
@@ -237,9 +264,14 @@ impl Matrix {
             rows: BTreeMap::new(),
             open: 0,
             added: change,
+            tally: Tally::default(),
         });
-        replica.rows.insert(node.clone(), Cell { row, reported: at, added: change, changed: change });
+        replica
+            .rows
+            .insert(node.clone(), Cell { row, done: 0, reported: at, added: change, changed: change });
+        replica.hear(node, None, at);
         self.opened(node, &key, false, is_open);
+        self.suspect(&key);
         true
     }
 
@@ -253,12 +285,29 @@ impl Matrix {
         if replica_added.is_some() {
             self.replicas.remove(key);
         }
+        self.suspect(key);
         if let Some(rows) = self.nodes.get_mut(node) {
             rows.keys.remove(key);
             if rows.keys.is_empty() {
                 self.nodes.remove(node);
             }
         }
+    }
+
+    /// Keeps the set of those that are to be looked at.
+    fn suspect(&mut self, key: &ReplicaKey) {
+        let is_one = self.replicas.get(key).is_some_and(Replica::is_suspect);
+        if !is_one {
+            self.suspects.remove(key);
+        } else if !self.suspects.contains(key) {
+            self.suspects.insert(key.clone());
+        }
+    }
+
+    /// What there is to know of each replica that has failures in a row or fails checks, by the data planes that are `heard`.
+    pub fn suspects(&self, heard: impl Fn(&NodeId) -> bool) -> BTreeMap<ReplicaKey, Seen> {
+        let known = self.suspects.iter().filter_map(|key| Some((key.clone(), self.replicas.get(key)?)));
+        known.map(|(key, replica)| (key, replica.seen(&heard))).collect()
     }
 
     /// Keeps the counts of what is not closed.

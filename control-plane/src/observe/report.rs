@@ -108,6 +108,10 @@ fn parse_breaker(node: &NodeId, mut wire: v1::Breaker) -> Result<(ReplicaKey, Ro
         let entry = parse_override(node, &key, entry).map_err(|invalid| invalid.within("active_override"));
         entry.map(Box::new)
     });
+    let check = wire.health_check.take().map(|check| {
+        let check = parse_check(check).map_err(|invalid| invalid.within("health_check"));
+        check.map(Box::new)
+    });
     wire.last_errors.truncate(MAX_LAST_ERRORS);
     let row = Row {
         state,
@@ -134,8 +138,38 @@ fn parse_breaker(node: &NodeId, mut wire: v1::Breaker) -> Result<(ReplicaKey, Ro
         failure_count: wire.failure_count.max(0),
         retry_count: wire.retry_count.max(0),
         active_override: active_override.transpose()?,
+        check: check.transpose()?,
+        registration_attempt_count: wire.registration_attempt_count.max(0),
+        registration_failure_count: wire.registration_failure_count.max(0),
     };
     Ok((key, row))
+}
+
+/// What active checks show of a replica on one data plane.
+fn parse_check(wire: v1::HealthCheck) -> Result<v1::HealthCheck, Invalid> {
+    match v1::HealthCheckState::try_from(wire.state) {
+        Err(_) | Ok(v1::HealthCheckState::Unspecified) => {
+            return Err(Invalid::new("state", format!("{} is no state of health checks", wire.state)));
+        }
+        Ok(_) => {}
+    }
+    Ok(v1::HealthCheck {
+        // A type that this version does not know is no reason to refuse what it led to.
+        r#type: wire.r#type().into(),
+        state: wire.state,
+        state_change_time: wire.state_change_time.filter(time::is_valid),
+        keeps_out: wire.keeps_out,
+        last_check_time: wire.last_check_time.filter(time::is_valid),
+        last_duration: wire.last_duration.and_then(time::non_negative).map(time::duration),
+        last_failure: cut(wire.last_failure, MAX_DETAIL_CHARS),
+        streak_count: wire.streak_count.max(0),
+        next_check_time: wire.next_check_time.filter(time::is_valid),
+        check_count: wire.check_count.max(0),
+        failure_count: wire.failure_count.clamp(0, wire.check_count.max(0)),
+        // Of merged rows only.
+        node_count: 0,
+        failing_node_count: 0,
+    })
 }
 
 /// An override that a breaker obeys: of this replica or of all, on this data plane or on all.

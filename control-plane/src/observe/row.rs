@@ -30,6 +30,10 @@ pub struct Row {
     pub(super) failure_count: i64,
     pub(super) retry_count: i64,
     pub(super) active_override: Option<Box<v1::OverrideEntry>>,
+    /// Where it is checked.
+    pub(super) check: Option<Box<v1::HealthCheck>>,
+    pub(super) registration_attempt_count: i64,
+    pub(super) registration_failure_count: i64,
 }
 
 impl Row {
@@ -70,7 +74,15 @@ impl Row {
             inflight_count: self.inflight_count,
             active_override: self.active_override.as_deref().cloned(),
             report_time: Some(timestamp(reported)),
+            health_check: self.check.as_deref().cloned(),
+            registration_attempt_count: self.registration_attempt_count,
+            registration_failure_count: self.registration_failure_count,
         }
+    }
+
+    /// Whether its active checks fail.
+    pub(super) fn is_failing(&self) -> bool {
+        self.check.as_deref().is_some_and(|check| check.state() == v1::HealthCheckState::Failing)
     }
 
     pub(super) fn last_errors(&self) -> Vec<String> {

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 
 use super::Admin;
 use crate::{
+    health::{CheckCounts, DURATION_BOUNDS, Ended},
     report::rows::state_name,
     routing::State,
     table::{CodeClass, Direction, Replica, ReplicaCounters, RequestOutcome, Service, Services},
@@ -24,6 +25,8 @@ use crate::{
 const HEALTHS: [Health; 5] =
     [Health::Starting, Health::Healthy, Health::Degraded, Health::Unhealthy, Health::Lost];
 const MODES: [Mode; 3] = [Mode::Serving, Mode::Draining, Mode::Drained];
+/// As metrics name what checks show, in the order of [`crate::health::check::Verdict`].
+const CHECK_VERDICTS: [&str; 3] = ["pending", "passing", "failing"];
 /// Breakers that are not closed are named one by one up to this many: beyond that the counts have to do.
 const MAX_NAMED_BREAKERS: usize = 2000;
 
@@ -179,6 +182,35 @@ impl Metrics {
         )
     }
 
+    fn encode_checks(&self, services: &Services, out: &mut Families<'_>) -> fmt::Result {
+        let counts = &self.0.checks;
+        let ended = CheckCounts::METHODS.into_iter().flat_map(|method| {
+            Ended::ALL.map(|ended| ([method.name(), ended.name()], counts.read(method, ended)))
+        });
+        let help = "Health checks that ended, by their type; void ones could not be carried out";
+        out.counters("gateway_health_checks", help, ["type", "result"], ended)?;
+        let mut replicas = Vec::new();
+        for service in services.values() {
+            let policy = service.policy().health_check;
+            let mut counts = [0; CHECK_VERDICTS.len()];
+            for replica in service.replicas().iter().filter(|one| one.check_method(&policy).is_some()) {
+                let verdict = replica.check().verdict();
+                counts[verdict as usize] += 1;
+            }
+            let named = CHECK_VERDICTS.iter().zip(counts);
+            replicas.extend(named.map(|(state, count)| ([service.name().as_str(), state], count)));
+        }
+        let help = "Replicas that are checked, by what their checks show";
+        out.gauges("gateway_health_check_replicas", help, ["service", "state"], replicas)?;
+        let (_, under_way, late) = counts.load();
+        let under_way = i64::try_from(under_way).unwrap_or(i64::MAX);
+        out.gauge("gateway_health_checks_inflight", "Health checks under way", under_way)?;
+        let help = "How long the health check that is most overdue has waited for a place";
+        out.gauge("gateway_health_check_lateness_seconds", help, late.as_secs_f64())?;
+        let (sum, durations) = counts.durations();
+        out.histogram("gateway_health_check_duration_seconds", "How long health checks took", sum, &durations)
+    }
+
     fn encode_link(&self, out: &mut Families<'_>) -> fmt::Result {
         let status = self.0.view.status.borrow().clone();
         let (revision, held, routes) = {
@@ -244,6 +276,7 @@ impl Collector for Metrics {
         self.encode_tunnels(&services, &mut out)?;
         self.encode_replicas(&services, &mut out)?;
         self.encode_transitions(&mut out)?;
+        self.encode_checks(&services, &mut out)?;
         self.encode_link(&mut out)?;
         self.encode_refusals(&mut out)?;
         self.encode_panics(&mut out)?;
@@ -291,6 +324,14 @@ impl Families<'_> {
     fn counter(&mut self, name: &str, help: &str, count: u64) -> fmt::Result {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, _, u64>(&count, None)
+    }
+
+    /// `counts` by the first of [`DURATION_BOUNDS`] that is not exceeded, and of what exceeds all.
+    fn histogram(&mut self, name: &str, help: &str, sum: f64, counts: &[u64]) -> fmt::Result {
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        let bounds = DURATION_BOUNDS.iter().copied().chain([f64::MAX]);
+        let buckets: Vec<_> = bounds.zip(counts.iter().copied()).collect();
+        metric.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {

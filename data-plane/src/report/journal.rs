@@ -11,10 +11,11 @@ use gateway_proto::ServiceName;
 use gateway_runtime::Shutdown;
 use tokio::sync::{Notify, mpsc};
 
-use super::rows;
+use super::{checks, rows};
 use crate::{
+    health::check::Verdict,
     routing::{Reason, State},
-    table::{FailOpenChange, Table, Transition},
+    table::{CheckChange, FailOpenChange, Table, Transition},
 };
 
 /// Transitions that wait for a control plane: about a megabyte.
@@ -41,6 +42,8 @@ pub(crate) struct Journal {
 #[derive(Debug, Default)]
 struct Inner {
     queue: VecDeque<Transition>,
+    /// Of as many at most.
+    checks: VecDeque<CheckChange>,
     /// Given way in this queue; beside it, the table drops what this task does not take in time.
     dropped: u64,
     dropped_by_table: u64,
@@ -52,6 +55,8 @@ struct Inner {
 pub(super) struct Batch {
     /// Oldest first.
     pub(super) transitions: Vec<Transition>,
+    /// Likewise, of verdicts on replicas.
+    pub(super) checks: Vec<CheckChange>,
     /// Likewise, of services.
     pub(super) fail_opens: Vec<FailOpenChange>,
     /// Transitions lost since the last batch.
@@ -95,9 +100,30 @@ impl Journal {
         self.recorded.notify_one();
     }
 
+    /// Records that a replica fails its checks, or passes them again.
+    pub(crate) fn record_check(&self, change: CheckChange) {
+        if change.turn.to != Verdict::Failing && change.turn.from != Verdict::Failing {
+            // It was not in doubt.
+            return;
+        }
+        log_check(&change);
+        let mut inner = self.inner();
+        if inner.checks.len() == CAPACITY {
+            inner.checks.pop_front();
+            inner.dropped += 1;
+        }
+        inner.checks.push_back(change);
+        drop(inner);
+        self.recorded.notify_one();
+    }
+
     /// Completes when something was recorded since the last [`Journal::take`]. One caller at a time; cancel safe.
     pub(super) async fn recorded(&self) {
-        while self.inner().queue.is_empty() {
+        let is_empty = || {
+            let inner = self.inner();
+            inner.queue.is_empty() && inner.checks.is_empty()
+        };
+        while is_empty() {
             self.recorded.notified().await;
         }
     }
@@ -111,7 +137,10 @@ impl Journal {
         let fail_opens = self.table.take_fail_open_changes(max);
         fail_opens.iter().for_each(log_fail_open);
         let count = inner.queue.len().min(max - fail_opens.len());
-        Batch { transitions: inner.queue.drain(..count).collect(), fail_opens, dropped }
+        let transitions: Vec<_> = inner.queue.drain(..count).collect();
+        let count = inner.checks.len().min(max - fail_opens.len() - count);
+        let checks = inner.checks.drain(..count).collect();
+        Batch { transitions, checks, fail_opens, dropped }
     }
 
     /// Transitions of each service by kind since the start.
@@ -135,6 +164,7 @@ impl Kind {
             (None, Reason::Forced) => "forced",
             (None, Reason::Released) => "released",
             (None, Reason::Reset) => "reset",
+            (None, Reason::ChecksPassed { .. }) => "checks_passed",
             (None, _) => "probes_succeeded",
         };
         Self { from: rows::state_name(change.from), to: rows::state_name(change.to), trigger }
@@ -152,6 +182,15 @@ fn log(transition: &Transition) {
         State::HalfOpen | State::Closed | State::ForcedClosed => {
             tracing::info!(%service, %replica, %address, "{message}");
         }
+    }
+}
+
+fn log_check(change: &CheckChange) {
+    let (service, replica, address) = (&change.key.service, &change.key.replica, &change.address);
+    let message = checks::message(change);
+    match change.turn.to {
+        Verdict::Failing => tracing::warn!(%service, %replica, %address, "{message}"),
+        Verdict::Passing | Verdict::Pending => tracing::info!(%service, %replica, %address, "{message}"),
     }
 }
 

@@ -30,6 +30,7 @@ struct Fingerprint {
     view: View,
     counters: ReplicaCounters,
     asked_regardless: bool,
+    checks: u64,
     incarnation: i64,
     /// Of what an operator has decided for it; 0 when nobody has.
     override_revision: i64,
@@ -99,6 +100,7 @@ impl Ledger {
             view: measured.view,
             counters: measured.counters,
             asked_regardless: measured.asked_regardless,
+            checks: measured.checks,
             incarnation: replica.incarnation(),
             override_revision: replica.spec().forced.as_ref().map_or(0, |forced| forced.entry.revision),
         };

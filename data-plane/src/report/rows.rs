@@ -7,10 +7,12 @@ use std::{
 
 use gateway_proto::{
     NodeId,
+    policy::HealthCheck,
     time::{system_time, timestamp},
     v1,
 };
 
+use super::checks;
 use crate::{
     routing::{Change, Comparison, Reason, Rule, State, Tick, View, Withheld},
     table::{FailOpen, FailOpenChange, Replica, ReplicaCounters, Service, Transition},
@@ -23,18 +25,24 @@ pub(crate) struct Measured {
     pub(super) counters: ReplicaCounters,
     /// Whether it is asked although its breaker is not closed.
     pub(super) asked_regardless: bool,
+    /// Changes when its checks have news.
+    pub(super) checks: u64,
     /// How many probes must succeed.
     probe_success_target: i32,
+    health_check: HealthCheck,
 }
 
 impl Measured {
     /// The replica's breaker and its counts at `now`.
     pub(crate) fn of(service: &Service, replica: &Replica, now: Tick) -> Self {
-        let policy = service.policy().breaker;
+        let policy = service.policy();
+        let (policy, health_check) = (policy.breaker, policy.health_check);
         Self {
             view: replica.breaker_view(now, &policy),
             counters: replica.counters(),
             asked_regardless: service.asks_regardless(replica),
+            checks: checks::fingerprint(replica, &health_check),
+            health_check,
             probe_success_target: policy.half_open_success_count.into(),
         }
     }
@@ -47,7 +55,8 @@ pub(crate) fn breaker(
     measured: &Measured,
     date: impl Fn(Tick) -> SystemTime,
 ) -> v1::Breaker {
-    let Measured { view, counters, asked_regardless, probe_success_target } = *measured;
+    let Measured { view, counters, asked_regardless, probe_success_target, health_check, .. } = *measured;
+    let registration = replica.registration_counters();
     let (changed_at, trip) = replica.history();
     let trip = trip.map(|trip| trip.change);
     v1::Breaker {
@@ -79,6 +88,9 @@ pub(crate) fn breaker(
         // Of merged rows only.
         open_node_count: 0,
         node_count: 0,
+        health_check: checks::wire(replica, &health_check, asked_regardless, &date),
+        registration_attempt_count: count(registration.attempts),
+        registration_failure_count: count(registration.failures),
         // The control plane's to say.
         report_time: None,
     }
@@ -226,7 +238,7 @@ fn metadata(transition: &Transition) -> HashMap<String, String> {
         Reason::ProbeFailed { fault: Some(fault) } => {
             put("fault", fault.to_string());
         }
-        Reason::ProbesSucceeded { count } => {
+        Reason::ProbesSucceeded { count } | Reason::ChecksPassed { count } => {
             put("observed", count.to_string());
         }
         Reason::ProbeFailed { fault: None }

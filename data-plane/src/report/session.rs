@@ -18,7 +18,9 @@ use tokio::{
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 
-use super::{Ended, Reporter, SEND_TIMEOUT, journal::Batch, ledger::Ledger, rows, stats::StatsLedger};
+use super::{
+    Ended, Reporter, SEND_TIMEOUT, checks, journal::Batch, ledger::Ledger, rows, stats::StatsLedger,
+};
 use crate::{discovery::Position, table::Table};
 
 /// Until the control plane asks for another.
@@ -114,10 +116,11 @@ impl<'a> Session<'a> {
         if batch.dropped > 0 {
             return self.tell_all(batch).await;
         }
-        if batch.transitions.is_empty() && batch.fail_opens.is_empty() {
+        if batch.transitions.is_empty() && batch.checks.is_empty() && batch.fail_opens.is_empty() {
             return Ok(());
         }
-        let keys: BTreeSet<_> = batch.transitions.iter().map(|transition| &transition.key).collect();
+        let keys = batch.transitions.iter().map(|transition| &transition.key);
+        let keys: BTreeSet<_> = keys.chain(batch.checks.iter().map(|change| &change.key)).collect();
         let rows = self.look_at(keys.into_iter());
         let first = v1::ReportNodeStatusRequest { events: self.events(&batch), ..Default::default() };
         self.send(first, Content { rows, ..Content::default() }).await
@@ -234,7 +237,9 @@ impl<'a> Session<'a> {
         let events = transitions.map(|transition| rows::event(node_id, transition, |tick| clock.date(tick)));
         let fail_opens = batch.fail_opens.iter();
         let others = fail_opens.map(|change| rows::fail_open_event(node_id, change, |tick| clock.date(tick)));
-        events.chain(others).collect()
+        let checks =
+            batch.checks.iter().map(|change| checks::event(node_id, change, |tick| clock.date(tick)));
+        events.chain(checks).chain(others).collect()
     }
 
     /// Sends `first` with the content, in as many messages as that needs. Later ones add to what the first began.

@@ -29,6 +29,17 @@ impl ReplicaCounters {
         }
     }
 
+    /// What was counted since; what is in flight is in flight.
+    #[must_use]
+    pub(super) fn minus(self, before: Self) -> Self {
+        Self {
+            attempts: self.attempts.saturating_sub(before.attempts),
+            failures: self.failures.saturating_sub(before.failures),
+            retries: self.retries.saturating_sub(before.retries),
+            inflight: self.inflight,
+        }
+    }
+
     /// The same counts when nobody will hear of the attempts that have not ended.
     #[must_use]
     pub(super) fn ended(self) -> Self {

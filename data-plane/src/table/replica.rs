@@ -12,16 +12,24 @@ use std::{
     time::Duration,
 };
 
-use gateway_proto::{Address, Health, Priority, ReplicaKey, ServiceName, Weight, policy, v1};
+use gateway_proto::{
+    Address, Health, Priority, ReplicaKey, ServiceName, Weight,
+    policy::{self, CheckMethod, HealthCheck},
+    v1,
+};
 
 use super::{
+    checks::{Checks, Standing},
     counters::{AttemptCounts, ReplicaCounters},
     latency::{Buckets, Latencies},
     spec::{Forced, ReplicaSpec},
 };
-use crate::routing::{
-    Breaker, Change, Fault, State, Tick, View as BreakerView,
-    balancing::{FULL_SHARE, LatencyEstimate, next_step, ramp},
+use crate::{
+    health::check::Check,
+    routing::{
+        Breaker, Change, Fault, State, Tick, View as BreakerView,
+        balancing::{FULL_SHARE, LatencyEstimate, next_step, ramp},
+    },
 };
 
 /// Failures remembered for people.
@@ -43,6 +51,8 @@ struct Learnt {
     breaker: Breaker,
     counts: AttemptCounts,
     latencies: Latencies,
+    /// Of the present registration.
+    checks: Checks,
     /// Kept while the policy goes by it.
     estimate: LatencyEstimate,
     /// The tick at which it began to take requests, if that was not when this data plane started; else zero.
@@ -57,6 +67,8 @@ struct Learnt {
 struct Memory {
     changed_at: Tick,
     trip: Option<Trip>,
+    /// What had been counted when the present registration was first seen.
+    before: ReplicaCounters,
     faults: VecDeque<(Tick, Fault)>,
     /// The last order to reset that was obeyed, or that was there before this replica was.
     reset: Option<Arc<v1::OverrideEntry>>,
@@ -86,7 +98,8 @@ impl Replica {
     ) -> (Self, Obeyed) {
         // It has nothing yet that an order of before could reset.
         let reset = spec.reset.clone();
-        let memory = Memory { changed_at: now, trip: None, faults: VecDeque::new(), reset };
+        let before = ReplicaCounters::default();
+        let memory = Memory { changed_at: now, trip: None, before, faults: VecDeque::new(), reset };
         let replica = Self {
             key: ReplicaKey { service: service.clone(), replica: spec.id.clone() },
             spec: spec.clone(),
@@ -94,6 +107,7 @@ impl Replica {
                 breaker: Breaker::new(),
                 counts: AttemptCounts::new(workers),
                 latencies: Latencies::new(workers),
+                checks: Checks::new(spec.incarnation),
                 estimate: LatencyEstimate::default(),
                 began_at: AtomicU64::new(0),
                 is_draining: AtomicBool::new(!spec.is_serving()),
@@ -112,6 +126,8 @@ impl Replica {
         let learnt = &self.learnt;
         if spec.incarnation != self.spec.incarnation {
             learnt.breaker.reprobe(now);
+            let before = self.counters();
+            self.memory().before = before;
         }
         if spec.takes_requests() && (spec.incarnation != self.spec.incarnation || !self.takes_requests()) {
             self.begins(now);
@@ -181,6 +197,41 @@ impl Replica {
         self.spec.takes_requests()
     }
 
+    /// What a check of it is; `None`: it is not checked. One that drains is none of ours to find out about.
+    pub fn check_method(&self, policy: &HealthCheck) -> Option<CheckMethod> {
+        policy.method(self.spec.is_permanent).filter(|_| self.spec.is_serving())
+    }
+
+    /// What its checks have shown.
+    pub fn check(&self) -> Check {
+        self.learnt.checks.read()
+    }
+
+    /// Says when its next check begins; `None`: one is under way.
+    pub fn schedule_check(&self, due: Option<Tick>) {
+        self.learnt.checks.schedule(due);
+    }
+
+    /// Whether it is asked, as far as its checks are concerned.
+    pub fn standing(&self, policy: &HealthCheck) -> Standing {
+        match self.check_method(policy) {
+            Some(_) => self.learnt.checks.standing(policy),
+            None => Standing::Asked,
+        }
+    }
+
+    pub(super) fn checks(&self) -> &Checks {
+        &self.learnt.checks
+    }
+
+    /// Another registration, or the end of its checks, makes what they have shown void.
+    pub(super) fn follow_checks(&self, policy: &HealthCheck) {
+        match self.check_method(policy) {
+            Some(_) => self.learnt.checks.follow(self.spec.incarnation),
+            None => self.learnt.checks.forget(self.spec.incarnation),
+        }
+    }
+
     /// It begins to take requests, as a new process or after it was left alone: its share may have to grow slowly.
     pub(super) fn begins(&self, now: Tick) {
         self.learnt.began_at.store(now.as_nanos().max(1), Release);
@@ -236,6 +287,12 @@ impl Replica {
     /// What was counted since the replica was first seen.
     pub fn counters(&self) -> ReplicaCounters {
         self.learnt.counts.read()
+    }
+
+    /// What was counted since its present registration was first seen.
+    pub fn registration_counters(&self) -> ReplicaCounters {
+        let before = self.memory().before;
+        self.counters().minus(before)
     }
 
     /// How long its attempts took to their response head, or to their failure without one.

@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use gateway_proto::{Policy, ReplicaId, ServiceName, policy::Algorithm};
 
 use super::{
+    checks::{CheckChange, Standing},
     counters::{Inflight, ReplicaCounters, ServiceCounters, TunnelCounts},
     fail_open::FailOpenChange,
     latency::{Buckets, Latencies},
@@ -24,8 +25,12 @@ use super::{
     transition::Transition,
     view::{FailOpen, Room, Unavailable, View, room},
 };
-use crate::routing::{
-    Budget, Change, Draw, Heard, Outcome, Permit, Reason, State, Tick, balancing::LatencyEstimate, outliers,
+use crate::{
+    health::check,
+    routing::{
+        Budget, Change, Draw, Heard, Outcome, Permit, Reason, State, Tick, balancing::LatencyEstimate,
+        outliers,
+    },
 };
 
 /// A replica that was picked for one attempt.
@@ -121,6 +126,7 @@ impl Service {
                     let (replica, changes) = Replica::new(&spec.name, replica_spec, self.workers, now);
                     if newness == Newness::Joining {
                         replica.begins(now);
+                        replica.checks().joins();
                     }
                     (replica, changes)
                 }
@@ -132,6 +138,7 @@ impl Service {
             }
             replicas.push(replica);
         }
+        replicas.iter().for_each(|replica| replica.follow_checks(&spec.policy.health_check));
         let is_gone = |replica: &&Arc<Replica>| !spec.has(&replica.key().replica);
         let gone = roster.replicas.iter().filter(is_gone).map(|replica| replica.counters().ended());
         let gone = gone.fold(roster.gone, ReplicaCounters::plus);
@@ -161,14 +168,22 @@ impl Service {
 
     /// Whether, and how far, too few replicas of the tier in use let traffic through.
     pub fn fail_open(&self) -> Option<FailOpen> {
-        self.view.load().fail_open
+        self.view.load().fails_open()
     }
 
-    /// Whether a replica is asked although its breaker lets nobody through but probes, because too few of its tier do.
+    /// Whether a replica is asked although its breaker lets nobody through but probes, or its checks fail, because too few of
+    /// its tier are left.
     pub fn asks_regardless(&self, replica: &Replica) -> bool {
-        let fails_open = self.fail_open().is_some_and(|fail_open| fail_open.tier == replica.priority());
-        let is_out = || matches!(replica.breaker().state(), State::Open | State::HalfOpen);
-        fails_open && replica.takes_requests() && is_out()
+        let view = self.view.load();
+        let is_failing = || replica.standing(&view.policy.health_check) == Standing::Failing;
+        let is_out = match (view.fail_open, view.ignores_checks) {
+            (Some(fail_open), _) if fail_open.tier == replica.priority() => {
+                matches!(replica.breaker().state(), State::Open | State::HalfOpen) || is_failing()
+            }
+            (_, Some(_)) => is_failing(),
+            _ => false,
+        };
+        is_out && replica.takes_requests()
     }
 
     /// All replicas, ready or not, in the order of their ids.
@@ -323,6 +338,37 @@ impl Service {
         }
     }
 
+    /// A check of a replica has ended, of that registration: who is asked may be others from now on. Yields the verdict if that
+    /// has changed.
+    pub fn checked(
+        &self,
+        id: &ReplicaId,
+        incarnation: i64,
+        result: check::Result,
+        now: Tick,
+    ) -> Option<CheckChange> {
+        let roster = self.roster();
+        let index = roster.replicas.binary_search_by(|replica| replica.key().replica.cmp(id)).ok()?;
+        let replica = Arc::clone(&roster.replicas[index]);
+        let policy = roster.policy.health_check;
+        replica.check_method(&policy)?;
+        let before = replica.standing(&policy);
+        let (turn, lasted) = replica.checks().record(incarnation, result, &policy)?;
+        let after = replica.standing(&policy);
+        if before != after {
+            if after == Standing::Asked {
+                replica.begins(now);
+            }
+            self.rebuild(&roster, now);
+        }
+        let streak = replica.checks().passes(&policy).filter(|_| policy.closes_breaker);
+        if let Some(change) = streak.and_then(|streak| replica.breaker().close_by_checks(streak, now)) {
+            self.changed(&replica, change, Some(roster), now);
+        }
+        let (key, address) = (replica.key().clone(), replica.address().clone());
+        turn.map(|turn| CheckChange { key, address, incarnation, lasted, turn })
+    }
+
     /// Whether somebody wants to know how long requests and attempts take.
     pub fn is_detailed(&self) -> bool {
         self.outlets.is_detailed()
@@ -364,7 +410,7 @@ impl Service {
         // What was withheld changes nothing, and is told.
         if change.withheld.is_none() {
             replica.remember_change(&change, now);
-            if matches!(change.reason, Reason::ProbesSucceeded { .. }) {
+            if matches!(change.reason, Reason::ProbesSucceeded { .. } | Reason::ChecksPassed { .. }) {
                 replica.begins(now);
             }
             self.rebuild(&roster.unwrap_or_else(|| self.roster()), now);
@@ -401,9 +447,9 @@ impl Service {
         let ready = roster.replicas.iter().filter(|replica| replica.takes_requests()).cloned().collect();
         let previous = self.view.load();
         let view = View::new(roster.policy, ready, Some(&previous), now);
-        if view.fail_open.is_some() != previous.fail_open.is_some() {
+        if view.fails_open().is_some() != previous.fails_open().is_some() {
             let service = self.name.clone();
-            self.outlets.fail_opens.push(FailOpenChange { service, at: now, began: view.fail_open });
+            self.outlets.fail_opens.push(FailOpenChange { service, at: now, began: view.fails_open() });
         }
         self.view.store(Arc::new(view));
     }
@@ -430,7 +476,11 @@ impl Gate<'_> {
             Room::Some => {
                 let service = self.service;
                 let roster = self.roster.get_or_insert_with(|| service.roster());
-                let ready = roster.replicas.iter().filter(|replica| replica.takes_requests());
+                let policy = &roster.policy.health_check;
+                let is_asked = |replica: &&Arc<Replica>| {
+                    replica.takes_requests() && replica.standing(policy) == Standing::Asked
+                };
+                let ready = roster.replicas.iter().filter(is_asked);
                 room(&roster.policy.breaker, ready) != Room::None
             }
         }

@@ -2,6 +2,7 @@
 
 mod balancing;
 mod bounds;
+mod checks;
 mod drains;
 mod orders;
 mod properties;

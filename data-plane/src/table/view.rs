@@ -20,7 +20,7 @@ use gateway_proto::{
 };
 
 use self::affinity::Affinity;
-use super::replica::Replica;
+use super::{checks::Standing, replica::Replica};
 use crate::routing::{Change, Draw, Permit, Rotation, State, Tick};
 
 /// Why a service has nobody to ask.
@@ -75,6 +75,8 @@ pub(super) struct View {
     forced_open: usize,
     /// Whether so few of the tier in use let traffic through that the others are asked, too.
     pub(super) fail_open: Option<FailOpen>,
+    /// Whether nobody passes their checks, so that all are asked as if there were none.
+    pub(super) ignores_checks: Option<FailOpen>,
     /// How many more breakers may open by their rules.
     pub(super) room: Room,
 }
@@ -114,6 +116,11 @@ impl View {
     pub(super) fn new(policy: Policy, ready: Vec<Arc<Replica>>, previous: Option<&Self>, now: Tick) -> Self {
         let by_key = policy.balancing.algorithm == Algorithm::ConsistentHash;
         let ring = by_key.then(|| Affinity::ring(&ready, previous.and_then(|view| view.affinity.as_ref())));
+        let (mut ready, mut failing) = by_checks(&policy, ready);
+        let ignores_checks = ready.is_empty().then(|| nobody_passes(&failing)).flatten();
+        if ignores_checks.is_some() {
+            std::mem::swap(&mut ready, &mut failing);
+        }
         let room = room(&policy.breaker, &ready);
         let (mut closed, mut resting, mut forced_open) = (Vec::new(), Vec::new(), 0);
         for replica in ready {
@@ -124,7 +131,8 @@ impl View {
             }
         }
         let tier = closed.iter().map(|replica| replica.priority()).min();
-        let fail_open = fail_open(&policy.breaker, &closed, &resting);
+        failing.retain(|replica| replica.breaker().state() != State::ForcedOpen);
+        let fail_open = fail_open(&policy.breaker, &closed, &resting, &failing);
         let (mut eligible, mut standby): (Vec<_>, Vec<_>) =
             closed.into_iter().partition(|replica| Some(replica.priority()) == tier);
         resting.retain(|replica| tier.is_none_or(|tier| replica.priority() <= tier));
@@ -132,8 +140,9 @@ impl View {
         standby.sort_by_key(|replica| replica.priority());
         resting.sort_by_key(|replica| replica.priority());
         if fail_open.is_some() {
-            let tier = tier.or_else(|| resting.first().map(|replica| replica.priority()));
-            eligible.extend(resting.iter().filter(|replica| Some(replica.priority()) == tier).cloned());
+            let tier = fail_open.map(|fail_open| fail_open.tier);
+            let others = resting.iter().chain(&failing);
+            eligible.extend(others.filter(|replica| Some(replica.priority()) == tier).cloned());
             eligible.sort_by(|one, other| one.key().cmp(other.key()));
         }
         let slow_start = policy.balancing.slow_start;
@@ -163,8 +172,14 @@ impl View {
             next_look: AtomicU64::new(0),
             forced_open,
             fail_open,
+            ignores_checks,
             room,
         }
+    }
+
+    /// Whether replicas are asked that would not be if there were more of the others.
+    pub(super) fn fails_open(&self) -> Option<FailOpen> {
+        self.fail_open.or(self.ignores_checks)
     }
 
     /// Picks the next replica that `tried` lacks and whose breaker admits an attempt.
@@ -325,21 +340,43 @@ impl Tier {
     }
 }
 
-/// Whether the tier in use fails open. `resting` begins with its best tier.
+/// Those that are asked, as far as checks are concerned, and those that fail. Who has to pass a check first is neither.
+fn by_checks(policy: &Policy, ready: Vec<Arc<Replica>>) -> (Vec<Arc<Replica>>, Vec<Arc<Replica>>) {
+    let mut failing = Vec::new();
+    let mut asked = ready;
+    asked.retain(|replica| match replica.standing(&policy.health_check) {
+        Standing::Asked => true,
+        Standing::Waiting => false,
+        Standing::Failing => {
+            failing.push(Arc::clone(replica));
+            false
+        }
+    });
+    (asked, failing)
+}
+
+fn nobody_passes(failing: &[Arc<Replica>]) -> Option<FailOpen> {
+    let tier = failing.iter().map(|replica| replica.priority()).min()?;
+    let total = failing.iter().filter(|replica| replica.priority() == tier).count();
+    Some(FailOpen { letting_through: 0, total, tier })
+}
+
+/// Whether the tier in use fails open.
 fn fail_open(
     policy: &policy::Breaker,
     closed: &[Arc<Replica>],
     resting: &[Arc<Replica>],
+    failing: &[Arc<Replica>],
 ) -> Option<FailOpen> {
     if policy.fail_open_threshold == 0.0 {
         return None;
     }
     let priorities = |replicas: &[Arc<Replica>]| replicas.iter().map(|replica| replica.priority()).min();
-    let tier = priorities(closed).or_else(|| priorities(resting))?;
+    let tier = priorities(closed).or_else(|| priorities(resting)).or_else(|| priorities(failing))?;
     let of_tier =
         |replicas: &[Arc<Replica>]| replicas.iter().filter(|replica| replica.priority() == tier).count();
     let letting_through = of_tier(closed);
-    let total = letting_through + of_tier(resting);
+    let total = letting_through + of_tier(resting) + of_tier(failing);
     policy.fails_open(letting_through, total).then_some(FailOpen { letting_through, total, tier })
 }
 

@@ -65,6 +65,11 @@ impl Default for HealthCheck {
 }
 
 impl HealthCheck {
+    /// Whether there is a replica that it would check.
+    pub fn checks_any(&self) -> bool {
+        self.r#type != CheckType::Off
+    }
+
     /// What a check of a replica is; `None`: it is not checked. A permanent one has no lease by which its end would show.
     pub fn method(&self, is_permanent: bool) -> Option<CheckMethod> {
         match self.r#type {
@@ -161,7 +166,7 @@ impl CheckType {
 macro_rules! text {
     ($(#[$doc:meta])* $name:ident($length:literal), $forms:literal, $default:literal, $is_one:expr) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub struct $name(ShortText<$length>);
 
         impl $name {
@@ -225,7 +230,7 @@ text!(
 );
 
 /// A set of HTTP statuses that is not empty. There is one form for each set: its ranges are in order and do not touch.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Statuses {
     count: u8,
     /// First and last of each range; zeros behind `count`.

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::Invalid;
 
 /// A text of at most `N` bytes, of which there may be 255.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct ShortText<const N: usize> {
     length: u8,
     /// Zeros behind `length`, so that equal texts are equal.

@@ -123,6 +123,10 @@ fn seen(observed: &ObservedHealth) -> String {
         return "by no data plane yet".into();
     }
     let counts = format!("{inflight_count} in flight, {attempt_count} attempts, {failure_count} failed");
+    let counts = match (observed.minute_attempt_count, observed.minute_failure_count) {
+        (0, 0) => counts,
+        (attempts, failures) => format!("{counts} (last minute {attempts}, {failures} failed)"),
+    };
     let planes = if *node_count == 1 { "data plane" } else { "data planes" };
     match open_node_count {
         0 => format!("{counts}, breaker closed on {node_count} {planes}"),

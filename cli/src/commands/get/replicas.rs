@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::SystemTime};
 use gateway_proto::{
     Health, Mode, ServiceName,
     time::{non_negative, system_time},
-    v1::{Breaker, BreakerState, Replica},
+    v1::{Breaker, BreakerState, HealthCheck, HealthCheckState, Replica},
 };
 
 use super::{alarm, attempts, state_cell};
@@ -53,8 +53,9 @@ struct View {
 }
 
 fn table(replicas: &[Replica], breakers: &[Breaker], now: SystemTime, view: View) -> Table {
-    let mut headings =
-        vec!["REPLICA", "ADDRESS", "HEALTH", "MODE", "BREAKER", "LEASE", "INFLIGHT", "WEIGHT", "AGE"];
+    let mut headings = vec![
+        "REPLICA", "ADDRESS", "HEALTH", "MODE", "BREAKER", "CHECK", "LEASE", "INFLIGHT", "WEIGHT", "AGE",
+    ];
     if view.with_service {
         headings.insert(0, "SERVICE");
     }
@@ -72,6 +73,7 @@ fn table(replicas: &[Replica], breakers: &[Breaker], now: SystemTime, view: View
             health_cell(replica.health),
             mode_cell(replica, now),
             breaker.map_or_else(|| NONE.into(), |breaker| breaker_cell(breaker, now)),
+            check_cell(breaker.and_then(|breaker| breaker.health_check.as_ref())),
             lease(replica, now).into(),
             breaker.map_or_else(|| NONE.to_owned(), |breaker| breaker.inflight_count.to_string()).into(),
             replica.weight.to_string().into(),
@@ -113,6 +115,21 @@ fn breaker_cell(breaker: &Breaker, now: SystemTime) -> Cell {
             Cell::styled(&format!("{forced}{left}"), alarm(breaker.state()))
         }
         _ => state_cell(breaker.state()),
+    }
+}
+
+/// `FAILING on 1/2`: what active checks show, over all data planes that check it.
+fn check_cell(check: Option<&HealthCheck>) -> Cell {
+    let Some(check) = check else { return NONE.into() };
+    let HealthCheck { node_count, failing_node_count, .. } = check;
+    match check.state() {
+        HealthCheckState::Failing if *node_count > 1 => {
+            Cell::styled(&format!("FAILING on {failing_node_count}/{node_count}"), ALARM)
+        }
+        HealthCheckState::Failing => Cell::styled("FAILING", ALARM),
+        HealthCheckState::Passing => Cell::styled("passing", GOOD),
+        HealthCheckState::Pending => Cell::styled("pending", CAUTION),
+        HealthCheckState::Unspecified => NONE.into(),
     }
 }
 
@@ -220,6 +237,15 @@ mod tests {
         }
     }
 
+    fn failing(failing: i32, of: i32) -> HealthCheck {
+        HealthCheck {
+            state: HealthCheckState::Failing.into(),
+            node_count: of,
+            failing_node_count: failing,
+            ..Default::default()
+        }
+    }
+
     #[test]
     fn a_row_shows_health_mode_breaker_and_what_is_left_of_the_lease() {
         let draining = |mode: ReplicaMode, deadline| Replica {
@@ -239,7 +265,7 @@ mod tests {
         let expire_time = Some(timestamp(now() + Duration::from_secs(660)));
         let breakers = [
             Breaker { inflight_count: 3, ..breaker("r-1", BreakerState::Closed) },
-            breaker("r-2", BreakerState::HalfOpen),
+            Breaker { health_check: Some(failing(1, 2)), ..breaker("r-2", BreakerState::HalfOpen) },
             breaker("r-3", BreakerState::Open),
             Breaker {
                 active_override: Some(OverrideEntry { expire_time, ..Default::default() }),
@@ -250,14 +276,14 @@ mod tests {
         assert_eq!(
             anstream::adapter::strip_str(&table.to_string()).to_string(),
             "\
-REPLICA   ADDRESS          HEALTH      MODE                 BREAKER                 LEASE       INFLIGHT   WEIGHT   AGE
-r-1       10.0.0.11:8080   healthy     serving              closed                  22s/30s     3          100      1m
-r-2       10.0.0.11:8080   degraded    serving              half-open 1/2           permanent   0          100      1m
-r-3       10.0.0.11:8080   UNHEALTHY   serving              OPEN, retry 4s          0s/30s      0          100      1m
-r-4       10.0.0.11:8080   LOST        serving              -                       0s/30s      -          100      1m
-r-5       10.0.0.11:8080   healthy     draining, 27s left   FORCED-OPEN, 11m left   9s/30s      0          100      1m
-r-5       10.0.0.11:8080   healthy     draining, overdue    FORCED-OPEN, 11m left   9s/30s      0          100      1m
-r-5       10.0.0.11:8080   healthy     drained              FORCED-OPEN, 11m left   9s/30s      0          100      1m
+REPLICA   ADDRESS          HEALTH      MODE                 BREAKER                 CHECK            LEASE       INFLIGHT   WEIGHT   AGE
+r-1       10.0.0.11:8080   healthy     serving              closed                  -                22s/30s     3          100      1m
+r-2       10.0.0.11:8080   degraded    serving              half-open 1/2           FAILING on 1/2   permanent   0          100      1m
+r-3       10.0.0.11:8080   UNHEALTHY   serving              OPEN, retry 4s          -                0s/30s      0          100      1m
+r-4       10.0.0.11:8080   LOST        serving              -                       -                0s/30s      -          100      1m
+r-5       10.0.0.11:8080   healthy     draining, 27s left   FORCED-OPEN, 11m left   -                9s/30s      0          100      1m
+r-5       10.0.0.11:8080   healthy     draining, overdue    FORCED-OPEN, 11m left   -                9s/30s      0          100      1m
+r-5       10.0.0.11:8080   healthy     drained              FORCED-OPEN, 11m left   -                9s/30s      0          100      1m
 "
         );
     }
@@ -274,8 +300,8 @@ r-5       10.0.0.11:8080   healthy     drained              FORCED-OPEN, 11m lef
         assert_eq!(
             anstream::adapter::strip_str(&table.to_string()).to_string(),
             "\
-SERVICE   REPLICA   ADDRESS          HEALTH     MODE      BREAKER   LEASE     INFLIGHT   WEIGHT   AGE   PRIORITY   INCARNATION   ATTEMPTS       ZONE    VERSION   LABELS
-orders    r-1       10.0.0.11:8080   starting   serving   closed    22s/30s   0          100      1m    0          3             44, 2 failed   eu-1a   -         env=\\u{1b}[31mprod team=web
+SERVICE   REPLICA   ADDRESS          HEALTH     MODE      BREAKER   CHECK   LEASE     INFLIGHT   WEIGHT   AGE   PRIORITY   INCARNATION   ATTEMPTS       ZONE    VERSION   LABELS
+orders    r-1       10.0.0.11:8080   starting   serving   closed    -       22s/30s   0          100      1m    0          3             44, 2 failed   eu-1a   -         env=\\u{1b}[31mprod team=web
 "
         );
     }

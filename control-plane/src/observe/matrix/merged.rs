@@ -1,8 +1,13 @@
 //! One replica over all data planes that report it.
 
+use std::time::SystemTime;
+
 use gateway_proto::{NodeId, ReplicaKey, v1};
 
-use super::{Cell, Counts, Replica};
+use super::{Cell, Counts, Replica, Row, Seen};
+
+/// Data planes that are named where it fails.
+const MAX_NAMED: usize = 20;
 
 impl Replica {
     /// The rows, by data plane.
@@ -38,6 +43,9 @@ impl Replica {
             inflight_count: i32::try_from(counts.inflight).unwrap_or(i32::MAX),
             open_node_count: number(counts.open_nodes),
             node_count: number(cells().count()),
+            health_check: merged_check(cells()),
+            registration_attempt_count: sum(|cell| cell.row.registration_attempt_count),
+            registration_failure_count: sum(|cell| cell.row.registration_failure_count),
             ..worst.row.to_wire(key, None, worst.reported)
         })
     }
@@ -47,9 +55,14 @@ impl Replica {
         count(self.rows.values())
     }
 
-    /// What data planes see of it, beside its health.
-    pub fn observed(&self) -> v1::ObservedHealth {
+    /// What data planes see of it at `at`, beside its health.
+    pub fn observed(&self, at: SystemTime) -> v1::ObservedHealth {
         let counts = self.counts();
+        let sum =
+            |of: fn(&Row) -> i64| self.rows.values().map(|cell| of(&cell.row)).fold(0, i64::saturating_add);
+        let (minute_attempts, minute_failures) = self.tally.minute(at);
+        let fails = |cell: &Cell| cell.row.is_failing() || cell.row.registration_failure_count > 0;
+        let failing = self.rows.iter().filter(|(_, cell)| fails(cell));
         let worst = worst(self.rows.values());
         v1::ObservedHealth {
             node_count: number(self.rows.len()),
@@ -59,12 +72,70 @@ impl Replica {
             inflight_count: i32::try_from(counts.inflight).unwrap_or(i32::MAX),
             reason: worst.map(|cell| cell.row.reason.to_string()).unwrap_or_default(),
             last_errors: worst.map(|cell| cell.row.last_errors()).unwrap_or_default(),
+            health_check: merged_check(self.rows.values()),
+            registration_attempt_count: sum(|row| row.registration_attempt_count),
+            registration_failure_count: sum(|row| row.registration_failure_count),
+            minute_attempt_count: whole(minute_attempts),
+            minute_failure_count: whole(minute_failures),
+            consecutive_failure_count: whole(self.tally.failures_in_a_row()),
+            failing_node_ids: failing.take(MAX_NAMED).map(|(node, _)| node.to_string()).collect(),
+        }
+    }
+
+    /// The row of this data plane has followed `before`.
+    pub(super) fn hear(&mut self, node: &NodeId, before: Option<&Row>, at: SystemTime) {
+        if let Some(cell) = self.rows.get_mut(node) {
+            cell.done = self.tally.hear(before.map(|row| (row, cell.done)), &cell.row, at);
+        }
+    }
+
+    /// Whether it has failures in a row, or fails checks somewhere.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.tally.failures_in_a_row() > 0 || self.rows.values().any(|cell| cell.row.is_failing())
+    }
+
+    /// What the data planes that are `heard` see of its newest registration.
+    pub(super) fn seen(&self, heard: impl Fn(&NodeId) -> bool) -> Seen {
+        let cells = || self.rows.iter().filter(|(node, _)| heard(node)).map(|(_, cell)| &cell.row);
+        let incarnation = cells().map(|row| row.incarnation).max().unwrap_or_default();
+        let checked = || cells().filter(|row| row.check.is_some());
+        let failing = || checked().filter(|row| row.is_failing() && row.incarnation == incarnation);
+        let failure = failing().find_map(|row| row.check.as_deref()).map(|check| check.last_failure.clone());
+        Seen {
+            incarnation,
+            checking: checked().count(),
+            failing: failing().count(),
+            reporting: cells().count(),
+            failures_in_a_row: self.tally.failures_in_a_row(),
+            failure: failure.unwrap_or_default(),
         }
     }
 }
 
 fn worst<'a>(cells: impl Iterator<Item = &'a Cell>) -> Option<&'a Cell> {
     cells.max_by_key(|cell| cell.row.badness())
+}
+
+/// What checks show, with the times and texts of the data plane on which it fails longest, else of any; counts summed up.
+fn merged_check<'a>(cells: impl Iterator<Item = &'a Cell>) -> Option<v1::HealthCheck> {
+    let checks: Vec<_> = cells.filter_map(|cell| cell.row.check.as_deref()).collect();
+    let is_failing = |check: &&v1::HealthCheck| check.state() == v1::HealthCheckState::Failing;
+    let since = |check: &v1::HealthCheck| check.state_change_time.map(|at| (at.seconds, at.nanos));
+    let worst = checks.iter().min_by_key(|check| (!is_failing(check), since(check)))?;
+    let sum =
+        |of: fn(&v1::HealthCheck) -> i64| checks.iter().map(|check| of(check)).fold(0, i64::saturating_add);
+    Some(v1::HealthCheck {
+        keeps_out: checks.iter().any(|check| check.keeps_out),
+        check_count: sum(|check| check.check_count),
+        failure_count: sum(|check| check.failure_count),
+        node_count: number(checks.len()),
+        failing_node_count: number(checks.iter().copied().filter(|check| is_failing(check)).count()),
+        ..(*worst).clone()
+    })
+}
+
+fn whole(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn count<'a>(cells: impl Iterator<Item = &'a Cell>) -> Counts {

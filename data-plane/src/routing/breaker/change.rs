@@ -46,6 +46,7 @@ impl Change {
             Reason::ProbeDue
             | Reason::ProbeLost
             | Reason::ProbesSucceeded { .. }
+            | Reason::ChecksPassed { .. }
             | Reason::Forced
             | Reason::Released
             | Reason::Reset => None,
@@ -123,6 +124,11 @@ pub enum Reason {
         /// How many.
         count: u32,
     },
+    /// OPEN, HALF_OPEN → CLOSED: active checks passed, and the policy takes their word.
+    ChecksPassed {
+        /// How many in a row.
+        count: u32,
+    },
     /// → FORCED_OPEN or FORCED_CLOSED: an operator's word.
     Forced,
     /// FORCED_OPEN → HALF_OPEN, FORCED_CLOSED → CLOSED: that word is over.
@@ -166,6 +172,8 @@ impl fmt::Display for Reason {
             Self::ProbeLost => f.write_str("probe lost: no result in time"),
             Self::ProbesSucceeded { count: 1 } => f.write_str("1 probe succeeded"),
             Self::ProbesSucceeded { count } => write!(f, "{count} probes succeeded"),
+            Self::ChecksPassed { count: 1 } => f.write_str("1 health check passed"),
+            Self::ChecksPassed { count } => write!(f, "{count} health checks passed"),
             Self::Forced => f.write_str("forced by an operator"),
             Self::Released => f.write_str("no longer forced"),
             Self::Reset => f.write_str("reset by an operator"),

@@ -84,6 +84,21 @@ impl Breaker {
         }
     }
 
+    /// Active checks have passed `count` times in a row, which the policy takes for enough: an open or half-open one closes. The
+    /// streak stays, because only requests show that it is over.
+    pub fn close_by_checks(&self, count: u32, now: Tick) -> Option<Change> {
+        loop {
+            let word = self.word.settled();
+            if !matches!(word.state, State::Open | State::HalfOpen) {
+                return None;
+            }
+            let to = Word { state: State::Closed, count: 0, ..word };
+            if let Some(change) = self.order(word, to, Reason::ChecksPassed { count }, now) {
+                return Some(change);
+            }
+        }
+    }
+
     /// `from` → `to`, in the next generation and with no probe out. `None` when another thread was faster.
     fn order(&self, from: Word, to: Word, reason: Reason, now: Tick) -> Option<Change> {
         let to = Word { generation: from.next_generation(), probe_out: false, ..to };

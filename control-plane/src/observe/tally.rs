@@ -1,0 +1,245 @@
+//! What becomes of one replica over time, over all data planes: failures in a row, and those of the last minute. Pure.
+//!
+//! Data planes report sums; what happened is the difference between two reports. The first report of a data plane, or of a
+//! registration, has none to compare with, so it adds nothing.
+
+use std::time::{Duration, SystemTime};
+
+use super::row::Row;
+
+/// Parts of the minute, and how long each is.
+const PARTS: usize = 6;
+const PART: Duration = Duration::from_secs(10);
+
+/// What was heard of one registration of a replica.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Tally {
+    incarnation: i64,
+    /// Attempts that failed since one last ended otherwise.
+    failed_attempts: u64,
+    /// Checks that failed since one last passed.
+    failed_checks: u64,
+    /// Attempts and failures, in the part of time of their place.
+    parts: [(u64, u64); PARTS],
+    /// The number of the newest part.
+    newest: u64,
+}
+
+/// What one report adds to the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Step {
+    attempts: u64,
+    failures: u64,
+    /// Whether an attempt ended without a failure.
+    went_well: bool,
+    failed_checks: u64,
+    passed_checks: u64,
+}
+
+impl Tally {
+    /// Takes a row in that follows `before` of the same data plane. `most_done` is how many attempts had ended otherwise than by a
+    /// failure, at most, by what that data plane reported of this registration; yields the same with this row.
+    pub(super) fn hear(&mut self, before: Option<(&Row, i64)>, row: &Row, at: SystemTime) -> i64 {
+        if row.incarnation > self.incarnation {
+            *self = Self { incarnation: row.incarnation, ..Self::default() };
+        }
+        let done = ended_otherwise(row);
+        let Some((before, most_done)) = before.filter(|(before, _)| before.incarnation == row.incarnation)
+        else {
+            return done;
+        };
+        if row.incarnation == self.incarnation {
+            self.add(Step::between(before, row, done > most_done), at);
+        }
+        done.max(most_done)
+    }
+
+    fn add(&mut self, step: Step, at: SystemTime) {
+        // Within one report nobody knows what came first: the doubt is in the replica's favour.
+        self.failed_attempts =
+            if step.went_well { 0 } else { self.failed_attempts.saturating_add(step.failures) };
+        self.failed_checks =
+            if step.passed_checks > 0 { 0 } else { self.failed_checks.saturating_add(step.failed_checks) };
+        if step.attempts > 0 || step.failures > 0 {
+            self.move_on(at);
+            let part = &mut self.parts[place(self.newest)];
+            *part = (part.0.saturating_add(step.attempts), part.1.saturating_add(step.failures));
+        }
+    }
+
+    /// Makes the part of `at` the newest. A clock that goes back adds to what is newest.
+    fn move_on(&mut self, at: SystemTime) {
+        let now = part(at);
+        let passed = now.saturating_sub(self.newest).min(PARTS as u64);
+        (0..passed).for_each(|ago| self.parts[place(now - ago)] = (0, 0));
+        self.newest = self.newest.max(now);
+    }
+
+    /// Attempts and failures of the last minute before `at`, to a part of it.
+    pub(super) fn minute(&self, at: SystemTime) -> (u64, u64) {
+        let age = part(at).saturating_sub(self.newest);
+        let live = (0..(PARTS as u64).saturating_sub(age)).map(|ago| self.newest.saturating_sub(ago));
+        live.map(|number| self.parts[place(number)])
+            .fold((0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1))
+    }
+
+    /// Failures in a row: of attempts, or of checks, whichever are more.
+    pub(super) fn failures_in_a_row(&self) -> u64 {
+        self.failed_attempts.max(self.failed_checks)
+    }
+}
+
+impl Step {
+    fn between(before: &Row, row: &Row, went_well: bool) -> Self {
+        let grown = |before: i64, now: i64| u64::try_from(now.saturating_sub(before)).unwrap_or(0);
+        let failed = |row: &Row| row.check.as_deref().map_or(0, |check| check.failure_count);
+        let passed = |row: &Row| {
+            row.check.as_deref().map_or(0, |check| check.check_count.saturating_sub(check.failure_count))
+        };
+        Self {
+            attempts: grown(before.attempt_count, row.attempt_count),
+            failures: grown(before.failure_count, row.failure_count),
+            went_well,
+            failed_checks: grown(failed(before), failed(row)),
+            passed_checks: grown(passed(before), passed(row)),
+        }
+    }
+}
+
+/// Attempts that have ended, and not by a failure. One whose failure is counted may still be in flight for a moment.
+fn ended_otherwise(row: &Row) -> i64 {
+    row.attempt_count.saturating_sub(row.failure_count).saturating_sub(row.inflight_count.into())
+}
+
+fn part(at: SystemTime) -> u64 {
+    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / PART.as_secs()
+}
+
+fn place(number: u64) -> usize {
+    (number % PARTS as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_proto::{NodeId, v1};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::observe::report::Report;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000 + seconds)
+    }
+
+    /// Attempts, failures, in flight; checks and failed checks.
+    fn row(incarnation: i64, counts: (i64, i64, i32), checks: (i64, i64)) -> Row {
+        let wire = v1::Breaker {
+            service: "orders".into(),
+            replica_id: "r-1".into(),
+            state: v1::BreakerState::Closed.into(),
+            incarnation,
+            attempt_count: counts.0,
+            failure_count: counts.1,
+            inflight_count: counts.2,
+            health_check: Some(v1::HealthCheck {
+                state: v1::HealthCheckState::Passing.into(),
+                check_count: checks.0,
+                failure_count: checks.1,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let node = NodeId::parse("dp-1").unwrap();
+        let request = v1::ReportNodeStatusRequest { breakers: vec![wire], ..Default::default() };
+        Report::parse(&node, request, at(0)).unwrap().breakers.breakers.remove(0).1
+    }
+
+    #[derive(Default)]
+    struct Heard {
+        tally: Tally,
+        rows: std::collections::BTreeMap<u8, (Row, i64)>,
+    }
+
+    impl Heard {
+        fn hear(&mut self, node: u8, row: Row, seconds: u64) -> u64 {
+            let before = self.rows.get(&node);
+            let before = before.map(|(row, done)| (row, *done));
+            let done = self.tally.hear(before, &row, at(seconds));
+            self.rows.insert(node, (row, done));
+            self.tally.failures_in_a_row()
+        }
+    }
+
+    #[test]
+    fn failures_of_all_data_planes_add_up_until_one_hears_of_anything_else() {
+        let mut heard = Heard::default();
+        assert_eq!(heard.hear(1, row(1, (10, 10, 0), (0, 0)), 0), 0, "nobody knows what came before");
+        assert_eq!(heard.hear(1, row(1, (13, 13, 0), (0, 0)), 1), 3);
+        assert_eq!(heard.hear(2, row(1, (5, 0, 0), (0, 0)), 1), 3);
+        assert_eq!(heard.hear(2, row(1, (7, 2, 0), (0, 0)), 2), 5);
+        assert_eq!(heard.hear(2, row(1, (9, 2, 2), (0, 0)), 3), 5, "two are in flight");
+        assert_eq!(heard.hear(2, row(1, (9, 3, 0), (0, 0)), 4), 0, "one of them went well");
+        assert_eq!(heard.hear(1, row(1, (14, 14, 0), (0, 0)), 5), 1);
+    }
+
+    #[test]
+    fn a_failure_that_is_counted_before_its_attempt_has_ended_is_no_success() {
+        let mut heard = Heard::default();
+        heard.hear(1, row(1, (4, 0, 1), (0, 0)), 0);
+        assert_eq!(heard.hear(1, row(1, (4, 1, 1), (0, 0)), 1), 1);
+        assert_eq!(heard.hear(1, row(1, (4, 1, 0), (0, 0)), 2), 1);
+    }
+
+    #[test]
+    fn a_new_registration_starts_over_and_its_predecessor_is_heard_no_more() {
+        let mut heard = Heard::default();
+        heard.hear(1, row(1, (0, 0, 0), (0, 0)), 0);
+        heard.hear(2, row(1, (0, 0, 0), (0, 0)), 0);
+        assert_eq!(heard.hear(1, row(1, (4, 4, 0), (0, 0)), 1), 4);
+        assert_eq!(heard.hear(1, row(2, (4, 4, 0), (0, 0)), 2), 0);
+        assert_eq!(heard.hear(2, row(1, (4, 4, 0), (0, 0)), 3), 0);
+        assert_eq!(heard.hear(1, row(2, (6, 6, 0), (0, 0)), 4), 2);
+    }
+
+    #[test]
+    fn checks_have_a_row_of_their_own_which_requests_do_not_break() {
+        let mut heard = Heard::default();
+        heard.hear(1, row(1, (0, 0, 0), (0, 0)), 0);
+        assert_eq!(heard.hear(1, row(1, (0, 0, 0), (3, 3)), 1), 3);
+        assert_eq!(heard.hear(1, row(1, (2, 0, 0), (4, 4)), 2), 4);
+        assert_eq!(heard.hear(1, row(1, (3, 1, 0), (5, 4)), 3), 1, "one passed");
+    }
+
+    #[test]
+    fn a_minute_is_forgotten_by_and_by() {
+        let mut heard = Heard::default();
+        heard.hear(1, row(1, (0, 0, 0), (0, 0)), 0);
+        heard.hear(1, row(1, (10, 4, 0), (0, 0)), 5);
+        heard.hear(1, row(1, (13, 5, 0), (0, 0)), 25);
+        assert_eq!(heard.tally.minute(at(29)), (13, 5));
+        assert_eq!(heard.tally.minute(at(59)), (13, 5));
+        assert_eq!(heard.tally.minute(at(69)), (3, 1));
+        assert_eq!(heard.tally.minute(at(89)), (0, 0));
+        heard.hear(1, row(1, (14, 5, 0), (0, 0)), 600);
+        assert_eq!(heard.tally.minute(at(600)), (1, 0));
+    }
+
+    proptest! {
+        /// The model: a run of outcomes, reported one by one.
+        #[test]
+        fn reported_one_by_one_the_run_is_that_of_the_outcomes(outcomes in proptest::collection::vec((0..3_u8, any::<bool>()), 1..60)) {
+            let mut heard = Heard::default();
+            let mut sums = [(0, 0); 3];
+            for node in 0..3 {
+                heard.hear(node, row(1, (0, 0, 0), (0, 0)), 0);
+            }
+            let mut run = 0;
+            for (node, failed) in outcomes {
+                let sum = &mut sums[usize::from(node)];
+                *sum = (sum.0 + 1, sum.1 + i64::from(failed));
+                run = if failed { run + 1 } else { 0 };
+                prop_assert_eq!(heard.hear(node, row(1, (sum.0, sum.1, 0), (0, 0)), 1), run);
+            }
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The task that carries checks out, beside the workers.
+//!
+//! It looks at the table whenever that has changed, begins what is due, as many at once as [`super::schedule`] allows, and
+//! tells the table how each ended. All that is to outlive it is in the table: after a panic it begins anew.
+
+use std::{panic::resume_unwind, sync::Arc, time::Duration};
+
+use gateway_proto::{ReplicaKey, policy::HealthCheck};
+use gateway_runtime::Shutdown;
+use tokio::{
+    task::{JoinError, JoinSet},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    check,
+    counts::{CheckCounts, Ended},
+    probe::{Failure, Lookups, Probe},
+    schedule::{Mark, Schedule},
+};
+use crate::{
+    clock::Clock,
+    report::journal::Journal,
+    routing::Tick,
+    table::{Replica, Service, Table},
+};
+
+/// Between two looks at the table, at least this long.
+const PAUSE: Duration = Duration::from_millis(10);
+/// Of the time, looking at the table takes no more than one part in this many.
+const SHARE: u32 = 20;
+
+/// Carries out the checks of one data plane.
+#[derive(Debug)]
+pub(crate) struct Checker {
+    pub(crate) table: Arc<Table>,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) clock: Clock,
+    pub(crate) counts: Arc<CheckCounts>,
+}
+
+/// A check that has ended.
+struct Done {
+    key: ReplicaKey,
+    incarnation: i64,
+    probe: Probe,
+    began: Tick,
+    ended: Result<(), Failure>,
+}
+
+impl Checker {
+    /// Checks until `stop` begins; checks under way are given up.
+    pub(crate) async fn run(&self, stop: &Shutdown) {
+        let mut schedule = Schedule::default();
+        let mut running = JoinSet::new();
+        let lookups = Lookups::default();
+        let mut look_at = Instant::now();
+        let mut has_changed = true;
+        loop {
+            if has_changed && Instant::now() >= look_at {
+                let began = Instant::now();
+                schedule.set(self.wanted(), self.clock.now());
+                look_at = began + PAUSE.max(began.elapsed() * SHARE);
+                has_changed = false;
+            }
+            self.begin_all(&mut schedule, &mut running, &lookups);
+            let next = schedule.next().map(|next| self.clock.instant(next).into());
+            let next = next.into_iter().chain(has_changed.then_some(look_at)).min();
+            tokio::select! {
+                () = stop.begun() => return,
+                Some(done) = running.join_next() => {
+                    self.take_all(&mut schedule, done);
+                    while let Some(done) = running.try_join_next() {
+                        self.take_all(&mut schedule, done);
+                    }
+                }
+                () = self.table.applied(), if !has_changed => has_changed = true,
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+            }
+        }
+    }
+
+    /// Everybody who is to be checked.
+    fn wanted(&self) -> Vec<(ReplicaKey, i64, Mark)> {
+        let mut wanted = Vec::new();
+        for service in self.table.services().values() {
+            let policy = service.policy().health_check;
+            if !policy.checks_any() {
+                continue;
+            }
+            for replica in service.replicas().iter() {
+                if let Some(probe) = probe(replica, &policy) {
+                    wanted.push((replica.key().clone(), replica.incarnation(), probe.mark()));
+                }
+            }
+        }
+        wanted
+    }
+
+    fn begin_all(&self, schedule: &mut Schedule, running: &mut JoinSet<Done>, lookups: &Lookups) {
+        let now = self.clock.now();
+        while let Some(key) = schedule.begin(now) {
+            let Some((_, replica, probe)) = self.find(&key) else {
+                // The look at the table that is due will drop it.
+                schedule.ended(&key, now, now.plus(PAUSE));
+                continue;
+            };
+            replica.schedule_check(None);
+            let incarnation = replica.incarnation();
+            let lookups = lookups.clone();
+            running.spawn(async move {
+                let ended = probe.run(&lookups).await;
+                Done { key, incarnation, probe, began: now, ended }
+            });
+        }
+        let (checked, under_way) = schedule.counts();
+        self.counts.scheduled(checked, under_way, schedule.lateness(now));
+    }
+
+    fn find(&self, key: &ReplicaKey) -> Option<(Arc<Service>, Arc<Replica>, Probe)> {
+        let service = self.table.service(key.service.as_str())?;
+        let replica = service.replica(&key.replica)?;
+        let probe = probe(&replica, &service.policy().health_check)?;
+        Some((service, replica, probe))
+    }
+
+    fn take_all(&self, schedule: &mut Schedule, done: Result<Done, JoinError>) {
+        match done.map_err(JoinError::try_into_panic) {
+            Ok(done) => self.take(schedule, done),
+            // It is this task's defect: whoever supervises it hears of it.
+            Err(Ok(panic)) => resume_unwind(panic),
+            Err(Err(_)) => {}
+        }
+    }
+
+    fn take(&self, schedule: &mut Schedule, done: Done) {
+        let Done { key, incarnation, probe, began, ended } = done;
+        let now = self.clock.now();
+        let kind = match &ended {
+            Ok(()) => Ended::Passed,
+            Err(Failure::Failed(_)) => Ended::Failed,
+            Err(Failure::Void(why)) => {
+                tracing::warn!(service = %key.service, replica = %key.replica, %why, "a health check is void");
+                Ended::Void
+            }
+        };
+        self.counts.ended(probe.method, kind, now.since(began));
+        let Some((service, replica, _)) = self.find(&key) else {
+            schedule.ended(&key, now, now.plus(PAUSE));
+            return;
+        };
+        if kind != Ended::Void {
+            let failure = match ended {
+                Err(Failure::Failed(why)) => Some(why.into()),
+                _ => None,
+            };
+            let result = check::Result { method: probe.method, began, ended: now, failure };
+            if let Some(change) = service.checked(&key.replica, incarnation, result, now) {
+                self.journal.record_check(change);
+            }
+        }
+        let policy = service.policy().health_check;
+        let pause = replica.check().pause(now, &policy, rand::random());
+        let due = schedule.ended(&key, now, now.plus(pause));
+        replica.schedule_check(due);
+    }
+}
+
+/// The check of a replica, if it is to be checked.
+fn probe(replica: &Replica, policy: &HealthCheck) -> Option<Probe> {
+    let method = replica.check_method(policy)?;
+    Some(Probe::new(replica.address().clone(), method, policy))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+use gateway_proto::{
+    Address, Policy, ReplicaId, ServiceName,
+    policy::{CheckMethod, CheckType, HealthCheck},
+};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::{
+    health::check::Verdict,
+    routing::Draw,
+    table::{ReplicaSpec, ServiceSpec},
+};
+
+const FAST: Duration = Duration::from_millis(100);
+
+/// A service of replicas at these addresses, checked as often as may be.
+fn spec(addresses: &[String], change: impl FnOnce(&mut HealthCheck)) -> ServiceSpec {
+    let mut policy = Policy::default();
+    policy.health_check =
+        HealthCheck { interval: FAST, fast_interval: FAST, slow_interval: FAST, ..policy.health_check };
+    change(&mut policy.health_check);
+    let replicas = addresses.iter().zip(1..).map(|(address, number)| {
+        let id = ReplicaId::parse(&format!("r-{number}")).unwrap();
+        ReplicaSpec::listed(id, Address::parse(address).unwrap())
+    });
+    ServiceSpec { name: ServiceName::parse("orders").unwrap(), policy, replicas: replicas.collect() }
+}
+
+struct World {
+    table: Arc<Table>,
+    clock: Clock,
+    counts: Arc<CheckCounts>,
+    stop: Shutdown,
+    running: tokio::task::JoinHandle<()>,
+}
+
+impl World {
+    fn start() -> Self {
+        let (table, _transitions) = Table::new(1);
+        let (clock, counts, stop) = (Clock::new(), Arc::new(CheckCounts::default()), Shutdown::new());
+        let journal = Arc::new(Journal::new(table.clone()));
+        let checker = Checker { table: table.clone(), journal, clock, counts: counts.clone() };
+        let stopped = stop.clone();
+        let running = tokio::spawn(async move { checker.run(&stopped).await });
+        Self { table, clock, counts, stop, running }
+    }
+
+    fn apply(&self, spec: &ServiceSpec) {
+        self.table.apply(std::slice::from_ref(spec), &[], self.clock.now());
+    }
+
+    fn verdict(&self, id: &str) -> Verdict {
+        let service = self.table.service("orders").unwrap();
+        service.replica(&ReplicaId::parse(id).unwrap()).unwrap().check().verdict()
+    }
+
+    async fn until(&self, what: impl Fn(&Self) -> bool) {
+        let waiting = async {
+            while !what(self) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("it does not come about");
+    }
+
+    /// Whom so many requests are sent to.
+    fn asked(&self, times: usize) -> Vec<String> {
+        let service = self.table.service("orders").unwrap();
+        let ask = |_| {
+            let picked = service.pick(0, self.clock.now(), &[], Draw::default()).unwrap();
+            picked.replica.key().replica.to_string()
+        };
+        let mut asked: Vec<_> = (0..times).map(ask).collect();
+        asked.sort_unstable();
+        asked.dedup();
+        asked
+    }
+
+    async fn end(self) {
+        self.stop.begin();
+        self.running.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_dead_replica_is_out_by_its_first_check_and_back_when_it_listens_again() {
+    let world = World::start();
+    let (alive, dead) =
+        (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let addresses = [&alive, &dead].map(|listener| listener.local_addr().unwrap().to_string());
+    drop(dead);
+    world.apply(&spec(&addresses, |_| {}));
+    world
+        .until(|world| world.verdict("r-2") == Verdict::Failing && world.verdict("r-1") == Verdict::Passing)
+        .await;
+    assert_eq!(world.asked(4), ["r-1"]);
+    let _back = TcpListener::bind(&addresses[1]).await.unwrap();
+    world.until(|world| world.verdict("r-2") == Verdict::Passing).await;
+    assert_eq!(world.asked(4), ["r-1", "r-2"]);
+    assert!(world.counts.read(CheckMethod::Tcp, Ended::Failed) >= 1);
+    assert!(world.counts.read(CheckMethod::Tcp, Ended::Passed) >= 3);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_policy_that_changes_is_followed_at_once_and_without_checks_nothing_is_known() {
+    let world = World::start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addresses = [listener.local_addr().unwrap().to_string()];
+    let slow = |policy: &mut HealthCheck| {
+        policy.interval = Duration::from_secs(3600);
+        policy.fast_interval = Duration::from_secs(3600);
+    };
+    world.apply(&spec(&addresses, slow));
+    world.until(|world| world.verdict("r-1") == Verdict::Passing).await;
+    // It accepts, and never answers; the next check would be in an hour.
+    world.apply(&spec(&addresses, |policy| {
+        slow(policy);
+        (policy.r#type, policy.fall, policy.timeout) = (CheckType::Http, 1, Duration::from_millis(20));
+    }));
+    world.until(|world| world.verdict("r-1") == Verdict::Failing).await;
+    world.apply(&spec(&addresses, |policy| policy.r#type = CheckType::Off));
+    assert_eq!(world.verdict("r-1"), Verdict::Pending);
+    world.until(|world| world.counts.load().0 == 0).await;
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_leased_replica_is_not_checked_unless_the_policy_says_so() {
+    let world = World::start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addresses = [listener.local_addr().unwrap().to_string()];
+    let leased = |kind| {
+        let mut spec = spec(&addresses, |policy| policy.r#type = kind);
+        spec.replicas[0].is_permanent = false;
+        spec
+    };
+    world.apply(&leased(CheckType::Auto));
+    world.apply(&leased(CheckType::Tcp));
+    world.until(|world| world.verdict("r-1") == Verdict::Passing).await;
+    world.apply(&leased(CheckType::Auto));
+    assert_eq!(world.verdict("r-1"), Verdict::Pending);
+    world.end().await;
+}

@@ -1,0 +1,304 @@
+//! One check of one replica, on a connection of its own.
+//!
+//! Whatever the replica answers, a check reads a bounded head, holds a bounded buffer, and ends in its time.
+
+use std::{
+    fmt,
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use gateway_proto::{
+    Address, code_name,
+    policy::{CheckHost, CheckMethod, CheckPath, GrpcService, HealthCheck, Statuses},
+};
+use http::{HeaderMap, Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Empty, Full, Limited};
+use hyper::{
+    body::{Body, Incoming},
+    client::conn::{http1, http2},
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use prost::Message;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, lookup_host},
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+
+use super::schedule::Mark;
+
+/// Of an answer's head, at most so much is read.
+const MAX_HEAD: usize = 16 * 1024;
+/// Of a gRPC answer's body, at most so much is read.
+const MAX_MESSAGE: usize = 1024;
+/// What replicas see in their logs.
+const USER_AGENT: &str = concat!("gateway-health-check/", env!("CARGO_PKG_VERSION"));
+/// Lookups of names at once: one that hangs holds its place until the resolver gives up, whoever has ceased to wait.
+const MAX_LOOKUPS: usize = 32;
+
+/// `ENFILE` and `EMFILE`.
+const NO_FILE_LEFT: [i32; 2] = [23, 24];
+
+/// A check that is to be carried out.
+#[derive(Debug, Clone)]
+pub(super) struct Probe {
+    pub(super) address: Address,
+    pub(super) method: CheckMethod,
+    timeout: Duration,
+    path: CheckPath,
+    host: CheckHost,
+    expected: Statuses,
+    service: GrpcService,
+}
+
+/// Why a check did not pass, in words for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// By the replica's fault.
+    Failed(String),
+    /// It could not be carried out: says nothing of the replica.
+    Void(String),
+}
+
+impl Failure {
+    fn of(what: impl fmt::Display) -> Self {
+        let text: String = what.to_string();
+        Self::Failed(text.chars().take(200).collect())
+    }
+}
+
+/// The places for lookups of names.
+#[derive(Debug, Clone)]
+pub(super) struct Lookups(Arc<Semaphore>);
+
+impl Default for Lookups {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(MAX_LOOKUPS)))
+    }
+}
+
+impl Probe {
+    pub(super) fn new(address: Address, method: CheckMethod, policy: &HealthCheck) -> Self {
+        Self {
+            address,
+            method,
+            timeout: policy.timeout,
+            path: policy.path,
+            host: policy.host,
+            expected: policy.expected_statuses,
+            service: policy.grpc_service,
+        }
+    }
+
+    /// A number for all that it depends on, but for the time that it may take.
+    pub(super) fn mark(&self) -> Mark {
+        let mut hasher = DefaultHasher::new();
+        (&self.address, self.method, self.path, self.host, self.expected, self.service).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// Carries it out, within its timeout.
+    pub(super) async fn run(&self, lookups: &Lookups) -> Result<(), Failure> {
+        let deadline = Instant::now() + self.timeout;
+        let late = |what: &str| Failure::of(format_args!("no {what} in {:?}", self.timeout));
+        let connected = timeout_at(deadline, self.connect(lookups)).await;
+        let stream = connected.map_err(|_| late("connection"))??;
+        let answered = async {
+            match self.method {
+                CheckMethod::Tcp => Ok(()),
+                CheckMethod::Http => self.get(stream).await,
+                CheckMethod::Grpc => self.ask_grpc(stream).await,
+            }
+        };
+        timeout_at(deadline, answered).await.map_err(|_| late("answer"))?
+    }
+
+    async fn connect(&self, lookups: &Lookups) -> Result<TcpStream, Failure> {
+        let connected = match self.address.socket() {
+            Some(socket) => TcpStream::connect(socket).await,
+            None => {
+                let addresses = self.look_up(lookups).await?;
+                TcpStream::connect(&addresses[..]).await
+            }
+        };
+        let stream = connected.map_err(|error| connect_failure(&error))?;
+        // At worst it is slower.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+
+    async fn look_up(&self, lookups: &Lookups) -> Result<Vec<std::net::SocketAddr>, Failure> {
+        let void = |_| Failure::Void("no lookup of names can be made".to_owned());
+        let place = Arc::clone(&lookups.0).acquire_owned().await.map_err(void)?;
+        let (host, port) = (self.address.host().to_owned(), self.address.port());
+        let found = tokio::spawn(async move {
+            let _place = place;
+            lookup_host((host, port)).await.map(Vec::from_iter)
+        });
+        match found.await {
+            Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
+            Ok(Ok(_)) => Err(Failure::of("the host's name has no address")),
+            Ok(Err(error)) => Err(Failure::of(format_args!("the host's name was not found: {error}"))),
+            Err(_) => Err(Failure::Void("the lookup of its name ended early".to_owned())),
+        }
+    }
+
+    fn authority(&self) -> &str {
+        if self.host.as_str().is_empty() { self.address.as_str() } else { self.host.as_str() }
+    }
+
+    async fn get(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<(), Failure> {
+        let request = Request::builder()
+            .method(Method::GET)
+            .uri(self.path.as_str())
+            .header(header::HOST, self.authority())
+            .header(header::USER_AGENT, USER_AGENT)
+            .header(header::ACCEPT, "*/*")
+            .header(header::CONNECTION, "close")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| Failure::Void(format!("the check cannot be sent: {error}")))?;
+        let mut builder = http1::Builder::new();
+        builder.max_buf_size(MAX_HEAD).max_headers(100);
+        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let response = driven(sender.send_request(request), connection).await.map_err(broken)?;
+        let status = response.status().as_u16();
+        if self.expected.has(status) {
+            return Ok(());
+        }
+        Err(Failure::of(format_args!("status {status}, expected {}", self.expected)))
+    }
+
+    async fn ask_grpc(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<(), Failure> {
+        let body = framed(&HealthCheckRequest { service: self.service.as_str().to_owned() });
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("http://{}/grpc.health.v1.Health/Check", self.authority()))
+            .header(header::CONTENT_TYPE, "application/grpc")
+            .header(header::USER_AGENT, USER_AGENT)
+            .header(header::TE, "trailers")
+            .body(Full::new(body))
+            .map_err(|error| Failure::Void(format!("the check cannot be sent: {error}")))?;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
+        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let exchange = async {
+            let response = sender.send_request(request).await.map_err(broken)?;
+            read_grpc(response).await
+        };
+        tokio::pin!(exchange, connection);
+        tokio::select! {
+            biased;
+            answered = &mut exchange => answered,
+            // What it ended with, the exchange hears of, too.
+            _ = &mut connection => exchange.await,
+        }
+    }
+}
+
+/// What `exchange` yields while `connection` is driven.
+async fn driven<T, E>(
+    exchange: impl Future<Output = Result<T, hyper::Error>>,
+    connection: impl Future<Output = Result<(), E>>,
+) -> Result<T, hyper::Error> {
+    tokio::pin!(exchange, connection);
+    tokio::select! {
+        biased;
+        answered = &mut exchange => answered,
+        _ = &mut connection => exchange.await,
+    }
+}
+
+async fn read_grpc(response: http::Response<Incoming>) -> Result<(), Failure> {
+    let (head, body) = response.into_parts();
+    if head.status != StatusCode::OK {
+        return Err(Failure::of(format_args!("status {}, where gRPC answers 200", head.status.as_u16())));
+    }
+    // An error without a message comes with the head alone.
+    grpc_status(&head.headers)?;
+    if body.is_end_stream() {
+        return Err(Failure::of("an answer without a message"));
+    }
+    let whole = Limited::new(body, MAX_MESSAGE).collect().await;
+    let whole = whole.map_err(|error| Failure::of(format_args!("a broken answer: {error}")))?;
+    if let Some(trailers) = whole.trailers() {
+        grpc_status(trailers)?;
+    }
+    let bytes = whole.to_bytes();
+    // One byte of flags, which must say that nothing is compressed, and four of length.
+    let message = bytes.split_first_chunk::<5>().filter(|(prefix, _)| prefix[0] == 0);
+    let message = message.and_then(|(_, message)| HealthCheckResponse::decode(message).ok());
+    match message.map(|message| message.status) {
+        Some(1) => Ok(()),
+        Some(0) => Err(Failure::of("its health is UNKNOWN")),
+        Some(2) => Err(Failure::of("its health is NOT_SERVING")),
+        Some(3) => Err(Failure::of("its health is SERVICE_UNKNOWN")),
+        Some(other) => Err(Failure::of(format_args!("its health is {other}, which says nothing"))),
+        None => Err(Failure::of("an answer that is none of the gRPC health service")),
+    }
+}
+
+/// Refuses a status that is there and not OK.
+fn grpc_status(fields: &HeaderMap) -> Result<(), Failure> {
+    let Some(status) = fields.get("grpc-status") else { return Ok(()) };
+    let code = tonic::Code::from_bytes(status.as_bytes());
+    if code == tonic::Code::Ok {
+        return Ok(());
+    }
+    let message = fields.get("grpc-message").and_then(|message| message.to_str().ok()).unwrap_or_default();
+    let what = format!("gRPC status {}", code_name(code));
+    Err(Failure::of(if message.is_empty() { what } else { format!("{what}: {message}") }))
+}
+
+fn framed(message: &impl Message) -> Bytes {
+    let mut body = BytesMut::new();
+    body.put_u8(0);
+    body.put_u32(u32::try_from(message.encoded_len()).unwrap_or(u32::MAX));
+    message.encode(&mut body).expect("a BytesMut grows to what a message needs");
+    body.freeze()
+}
+
+/// Of `grpc.health.v1`.
+#[derive(Clone, PartialEq, Message)]
+struct HealthCheckRequest {
+    #[prost(string, tag = "1")]
+    service: String,
+}
+
+/// Of `grpc.health.v1`.
+#[derive(Clone, PartialEq, Message)]
+struct HealthCheckResponse {
+    #[prost(int32, tag = "1")]
+    status: i32,
+}
+
+fn connect_failure(error: &io::Error) -> Failure {
+    if error.raw_os_error().is_some_and(|code| NO_FILE_LEFT.contains(&code)) {
+        return Failure::Void("this data plane has no file descriptor left".to_owned());
+    }
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Failure::of("connect refused"),
+        kind => Failure::of(format_args!("connect failed: {kind}")),
+    }
+}
+
+/// What hyper says of an exchange that broke.
+fn broken(error: hyper::Error) -> Failure {
+    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        return Failure::of("closed without an answer");
+    }
+    if error.is_parse() {
+        return Failure::of("an answer that is no HTTP");
+    }
+    Failure::of(format_args!("broken: {}", gateway_runtime::root_cause(&error)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,175 @@
+use std::net::SocketAddr;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
+use super::*;
+
+fn policy(change: impl FnOnce(&mut HealthCheck)) -> HealthCheck {
+    let mut policy = HealthCheck { timeout: Duration::from_secs(5), ..HealthCheck::default() };
+    change(&mut policy);
+    policy
+}
+
+async fn check(address: SocketAddr, method: CheckMethod, policy: &HealthCheck) -> Result<(), String> {
+    let address = Address::parse(&address.to_string()).unwrap();
+    let ended = Probe::new(address, method, policy).run(&Lookups::default()).await;
+    ended.map_err(|failure| match failure {
+        Failure::Failed(why) => why,
+        Failure::Void(why) => format!("void: {why}"),
+    })
+}
+
+/// A replica that reads a head, answers so, and yields what it read.
+async fn answering(answer: &'static [u8]) -> (SocketAddr, tokio::task::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let replica = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut read = Vec::new();
+        while !read.windows(4).any(|end| end == b"\r\n\r\n") {
+            let mut chunk = [0; 1024];
+            let count = stream.read(&mut chunk).await.unwrap();
+            assert!(count > 0, "the check went away");
+            read.extend_from_slice(&chunk[..count]);
+        }
+        // It may be cut off.
+        let _ = stream.write_all(answer).await;
+        String::from_utf8(read).unwrap()
+    });
+    (address, replica)
+}
+
+/// An address at which nobody listens.
+async fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn a_connection_is_enough_for_tcp_and_none_is_told_as_what_it_was() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let policy = policy(|_| {});
+    assert_eq!(check(listener.local_addr().unwrap(), CheckMethod::Tcp, &policy).await, Ok(()));
+    for method in [CheckMethod::Tcp, CheckMethod::Http, CheckMethod::Grpc] {
+        assert_eq!(check(nobody().await, method, &policy).await, Err("connect refused".into()));
+    }
+}
+
+#[tokio::test]
+async fn http_asks_for_the_path_at_the_host_and_passes_by_the_status() {
+    let set = policy(|policy| {
+        policy.path = "/ready?full=1".parse().unwrap();
+        policy.host = "orders.example".parse().unwrap();
+        policy.expected_statuses = "200..=299,404".parse().unwrap();
+    });
+    let (address, replica) = answering(b"HTTP/1.1 404 Not Found\r\ncontent-length: 1000000\r\n\r\n").await;
+    assert_eq!(check(address, CheckMethod::Http, &set).await, Ok(()));
+    let asked = replica.await.unwrap().to_ascii_lowercase();
+    assert!(asked.starts_with("get /ready?full=1 http/1.1\r\n"), "{asked}");
+    assert!(
+        asked.contains("\r\nhost: orders.example\r\n")
+            && asked.contains("\r\nuser-agent: gateway-health-check/")
+    );
+
+    let (address, replica) = answering(b"HTTP/1.1 503 Busy\r\n\r\n").await;
+    let failed = check(address, CheckMethod::Http, &policy(|_| {})).await;
+    assert_eq!(failed, Err("status 503, expected 200..=399".into()));
+    assert!(replica.await.unwrap().contains(&address.to_string()), "without a host, the address is named");
+}
+
+#[tokio::test]
+async fn what_is_no_answer_fails_with_what_it_was() {
+    let policy = policy(|_| {});
+    let huge: &'static [u8] =
+        Box::leak([b"HTTP/1.1 200 OK\r\nx: ".as_slice(), &[b'x'; 100_000]].concat().into());
+    for (answer, why) in [
+        (b"".as_slice(), "closed without an answer"),
+        (b"HTTP/1.1 200", "closed without an answer"),
+        (b"220 mail.example ESMTP\r\n", "an answer that is no HTTP"),
+        (huge, "an answer that is no HTTP"),
+    ] {
+        let (address, _replica) = answering(answer).await;
+        assert_eq!(check(address, CheckMethod::Http, &policy).await, Err(why.into()));
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_says_nothing_fails_when_the_time_is_over() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let policy = policy(|policy| policy.timeout = Duration::from_millis(50));
+    for method in [CheckMethod::Http, CheckMethod::Grpc] {
+        assert_eq!(check(address, method, &policy).await, Err("no answer in 50ms".into()));
+    }
+}
+
+/// A replica that speaks gRPC: answers what the health service would with this status, or only with trailers.
+async fn grpc(status: Result<i32, &'static str>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let answer = hyper::service::service_fn(move |request: Request<Incoming>| async move {
+            assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+            let asked = request.into_body().collect().await.unwrap().to_bytes();
+            let asked = HealthCheckRequest::decode(&asked[5..]).unwrap();
+            assert_eq!(asked.service, "shop.v1.Orders");
+            let response = http::Response::builder().header("content-type", "application/grpc");
+            let frames: Vec<Result<_, std::convert::Infallible>> = match status {
+                Ok(status) => {
+                    let mut trailers = HeaderMap::new();
+                    trailers.insert("grpc-status", "0".parse().unwrap());
+                    let message = framed(&HealthCheckResponse { status });
+                    vec![Ok(hyper::body::Frame::data(message)), Ok(hyper::body::Frame::trailers(trailers))]
+                }
+                Err(_) => Vec::new(),
+            };
+            let response = match status {
+                Ok(_) => response,
+                Err(code) => response.header("grpc-status", code).header("grpc-message", "who?"),
+            };
+            response.body(http_body_util::StreamBody::new(tokio_stream::iter(frames)))
+        });
+        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+            .serve_connection(TokioIo::new(stream), answer)
+            .await;
+    });
+    address
+}
+
+#[tokio::test]
+async fn grpc_passes_when_the_health_service_says_serving_and_nothing_else() {
+    let policy = policy(|policy| policy.grpc_service = "shop.v1.Orders".parse().unwrap());
+    for (status, expected) in [
+        (Ok(1), Ok(())),
+        (Ok(0), Err("its health is UNKNOWN")),
+        (Ok(2), Err("its health is NOT_SERVING")),
+        (Ok(9), Err("its health is 9, which says nothing")),
+        (Err("5"), Err("gRPC status NOT_FOUND: who?")),
+        (Err("12"), Err("gRPC status UNIMPLEMENTED: who?")),
+    ] {
+        let ended = check(grpc(status).await, CheckMethod::Grpc, &policy).await;
+        assert_eq!(ended, expected.map_err(str::to_owned));
+    }
+}
+
+#[tokio::test]
+async fn what_speaks_no_http_2_fails_a_grpc_check() {
+    let (address, _replica) = answering(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    let why = check(address, CheckMethod::Grpc, &policy(|_| {})).await.unwrap_err();
+    assert!(!why.starts_with("void") && !why.starts_with("no answer"), "{why}");
+}
+
+#[tokio::test]
+async fn a_name_is_looked_up_and_one_that_is_none_fails() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let policy = policy(|_| {});
+    let ended = async |name: String| {
+        Probe::new(Address::parse(&name).unwrap(), CheckMethod::Tcp, &policy).run(&Lookups::default()).await
+    };
+    assert_eq!(ended(format!("localhost:{port}")).await, Ok(()));
+    assert!(matches!(ended("nobody.invalid:80".into()).await, Err(Failure::Failed(_))));
+}

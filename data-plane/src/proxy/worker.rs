@@ -5,10 +5,9 @@ use std::{
     future::poll_fn,
     io,
     net::{IpAddr, SocketAddr},
-    pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -294,11 +293,8 @@ pub(super) async fn run(worker: Rc<Worker>, listeners: Vec<Listener>, max_connec
         persist("drains", follow, |notice| keeper.panicked(notice.task)).await;
     });
     let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
-    let accepting = listeners.iter().map(|Listener { socket, tls }| {
-        Box::pin(accept(&worker, socket, tls.as_ref(), &places, &connections, forward))
-    });
     tokio::select! {
-        () = first_of(accepting.collect()) => {}
+        () = accept(&worker, &listeners, &places, &connections, forward) => {}
         () = leave.accepts_no_more(worker.config.drain_delay) => {}
     }
     worker.begin_drain();
@@ -322,20 +318,10 @@ pub(super) async fn run(worker: Rc<Worker>, listeners: Vec<Listener>, max_connec
     drainer.abort();
 }
 
-/// Completes with the first of these, which are few.
-async fn first_of<F: Future<Output = ()> + Unpin>(mut all: Vec<F>) {
-    poll_fn(|cx| {
-        let is_done = |one: &mut F| Pin::new(one).poll(cx).is_ready();
-        if all.iter_mut().any(is_done) { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-}
-
 /// Accepts connections whose requests are `answered` so. What panics on one of them ends that one.
 pub(super) async fn accept<F, B>(
     worker: &Rc<Worker>,
-    listener: &TcpListener,
-    tls: Option<&Arc<Tls>>,
+    listeners: &[Listener],
     places: &Arc<Semaphore>,
     connections: &TaskTracker,
     answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
@@ -347,15 +333,18 @@ pub(super) async fn accept<F, B>(
         + 'static,
 {
     let mut is_failing = false;
+    let mut turn = 0;
     loop {
-        // At the limit nothing is accepted: the kernel's queue is the bounded one to wait in.
+        // At the limit nothing is accepted: the kernel's queue is the bounded one to wait in. One place waits for all
+        // listeners, so that none where nobody connects keeps one from the others.
         let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((stream, address)) => {
+        let (accepted, tls) = poll_fn(|cx| poll_accept(listeners, &mut turn, cx)).await;
+        match accepted {
+            Ok(accepted) => {
                 if std::mem::take(&mut is_failing) {
                     tracing::info!(worker = worker.index, "accepting connections again");
                 }
-                begin(worker, (stream, address), tls, place, connections, answered);
+                begin(worker, accepted, tls, place, connections, answered);
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -367,6 +356,21 @@ pub(super) async fn accept<F, B>(
             }
         }
     }
+}
+
+/// What comes of accepting, and whether it is to be with TLS.
+type Accepted<'a> = (io::Result<(TcpStream, SocketAddr)>, Option<&'a Arc<Tls>>);
+
+/// The next connection at any of these. Each listener has its `turn`, so that none is starved by another.
+fn poll_accept<'a>(listeners: &'a [Listener], turn: &mut usize, cx: &mut Context<'_>) -> Poll<Accepted<'a>> {
+    for _ in listeners {
+        let Listener { socket, tls } = &listeners[*turn % listeners.len()];
+        *turn = (*turn + 1) % listeners.len();
+        if let Poll::Ready(accepted) = socket.poll_accept(cx) {
+            return Poll::Ready((accepted, tls.as_ref()));
+        }
+    }
+    Poll::Pending
 }
 
 /// Takes the connections that wait to be accepted, as far as there is room: closing the listener would reset them.

@@ -6,14 +6,16 @@ use std::{
     fs,
     io::{ErrorKind, Result},
     sync::Arc,
+    time::Duration,
 };
 
-use data_plane::proxy::{Networks, ProxyConfig, ProxyHeaders};
+use data_plane::proxy::{Limits, Networks, ProxyConfig, ProxyHeaders};
 use gateway_proto::Policy;
 use gateway_runtime::tls::{Identity, Tls, TlsFiles};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::timeout,
 };
 use tokio_rustls::{
     TlsConnector,
@@ -25,6 +27,9 @@ use tokio_rustls::{
 };
 
 use crate::harness::{Act, Gateway, Replica, body, field, ok, status};
+
+/// For what takes no time worth speaking of.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A gateway with a certificate for `gw.example`, and a client that trusts it.
 struct Secure {
@@ -76,6 +81,26 @@ async fn rest(stream: &mut TlsStream<TcpStream>) -> (String, Result<()>) {
     let mut bytes = Vec::new();
     let ended = stream.read_to_end(&mut bytes).await.map(drop);
     (String::from_utf8(bytes).unwrap(), ended)
+}
+
+/// A listener at which nobody connects keeps no place from another one's clients.
+#[tokio::test]
+async fn the_last_place_for_a_connection_is_for_whichever_listener_has_a_client() {
+    let replica = Replica::start(|_, request| ok(body(request))).await;
+    let limits = Limits { connections: 1, ..Limits::default() };
+    let secure = Secure::start_as(|config| config.limits = limits, &replica).await;
+    for _ in 0..3 {
+        let plain = "PUT /orders/ HTTP/1.1\r\nhost: gw\r\nconnection: close\r\ncontent-length: 2\r\n\r\nhi";
+        for _ in 0..2 {
+            let mut stream = timeout(PATIENCE, secure.connect()).await.expect("TLS has no place");
+            stream.write_all(plain.as_bytes()).await.unwrap();
+            assert_eq!(status(&rest(&mut stream).await.0), 200);
+        }
+        for _ in 0..2 {
+            let answer = timeout(PATIENCE, secure.gateway.send(plain)).await.expect("plain has no place");
+            assert_eq!(status(&answer), 200);
+        }
+    }
 }
 
 #[tokio::test]

@@ -86,10 +86,11 @@ async fn beside_a_worker<F: Future<Output = ()>>(
     let (worker, panics) = worker();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let listeners = [Listener { socket: listener, tls: None }];
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(9));
     let accepting = async {
-        let accepting = accept(&worker, &listener, None, &places, &connections, answer);
+        let accepting = accept(&worker, &listeners, &places, &connections, answer);
         tokio::select! {
             () = accepting => {}
             () = test(address) => {}

@@ -24,7 +24,7 @@ use super::{Message, Verdict, fuzz::fuzz_seconds, messages, read_request, read_r
 use crate::{
     proxy::{
         forward::forward,
-        worker::{accept, tests::worker_of},
+        worker::{Listener, accept, tests::worker_of},
     },
     table::{ReplicaSpec, ServiceSpec, Table},
 };
@@ -157,8 +157,9 @@ fn a_replica_sees_exactly_the_requests_that_a_client_sent() {
         let gateway = listener.local_addr().unwrap();
         let accepting = Rc::clone(&worker);
         spawn_local(async move {
-            accept(&accepting, &listener, None, &Arc::new(Semaphore::new(9)), &TaskTracker::new(), forward)
-                .await
+            let listeners = [Listener { socket: listener, tls: None }];
+            let places = Arc::new(Semaphore::new(9));
+            accept(&accepting, &listeners, &places, &TaskTracker::new(), forward).await
         });
         let mut random =
             SmallRng::seed_from_u64(std::env::var("GW_FUZZ_SEED").map_or(1, |seed| seed.parse().unwrap()));

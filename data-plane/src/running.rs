@@ -169,9 +169,6 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         .map_err(|error| Failure::unbound("--admin-listen", admin_listen, &error))?;
     background.show(admin_listener, admin, until_either(&stop, &leave.handed_over));
     if let (Some(claim), Some(copies)) = (claim, copies) {
-        let place = claim.publish().map_err(|error| {
-            Failure::fatal(format!("--handover-socket cannot be put in its place: {error}"))
-        })?;
         let predecessor = Predecessor {
             version: VERSION,
             sockets: copies.into(),
@@ -180,7 +177,14 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
             shutdown: shutdown.clone(),
             successor: AtomicU32::new(0),
         };
-        tokio::spawn(handover::serve(place, predecessor, stop.clone()));
+        match claim.publish() {
+            Ok(place) => drop(tokio::spawn(handover::serve(place, predecessor, stop.clone()))),
+            // The process before has left: whoever ended now would leave nobody who serves.
+            Err(error) => tracing::error!(
+                %error,
+                "--handover-socket cannot be put in its place: serving, but nobody can take over from this process"
+            ),
+        }
     }
     let background = tokio::spawn(background.supervisor.run(FAREWELL));
     Ok(Running { proxy, admin_listen, stop, background, shutdown, access_log })

@@ -23,11 +23,12 @@ pub(crate) struct Claim {
     listener: Option<UnixListener>,
 }
 
-/// The socket in its place. Dropped, it removes the file, unless another process has put its own there.
+/// The socket in its place. Dropped, it removes the file, unless another process has put its own there, or is about to.
 #[derive(Debug)]
 pub(crate) struct Place {
     path: PathBuf,
-    inode: (u64, u64),
+    /// `None` once it is left.
+    inode: Option<(u64, u64)>,
     listener: UnixListener,
 }
 
@@ -62,7 +63,7 @@ impl Claim {
     /// # Errors
     /// What the system says.
     pub(crate) fn publish(mut self) -> io::Result<Place> {
-        let inode = inode(&self.beside)?;
+        let inode = Some(inode(&self.beside)?);
         fs::rename(&self.beside, &self.path)?;
         let listener = self.listener.take().ok_or(io::ErrorKind::NotFound)?;
         Ok(Place { path: self.path.clone(), inode, listener })
@@ -81,11 +82,16 @@ impl Place {
     pub(super) fn listener(&self) -> &UnixListener {
         &self.listener
     }
+
+    /// Leaves the file to the successor, which replaces it: removed here, it might be the successor's by then.
+    pub(super) fn leave(mut self) {
+        self.inode = None;
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if inode(&self.path).is_ok_and(|inode| inode == self.inode) {
+        if self.inode.is_some() && inode(&self.path).ok() == self.inode {
             let _ = fs::remove_file(&self.path);
         }
     }

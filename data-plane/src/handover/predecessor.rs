@@ -77,6 +77,9 @@ pub(crate) async fn serve(place: Place, predecessor: Predecessor, stop: Shutdown
         () = predecessor.shutdown.begun() => {}
     }
     predecessor.sockets.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    if predecessor.handed_over.has_begun() {
+        place.leave();
+    }
 }
 
 impl Predecessor {
@@ -196,5 +199,62 @@ impl Channel {
     /// Never completes: the stream ends with the process, or with whoever drops this.
     async fn ended_with_us(&self) {
         std::future::pending().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio::{net::TcpStream, task::JoinHandle};
+
+    use super::*;
+    use crate::handover::{Claim, inherit};
+
+    /// Serves at this path, with one socket to hand over, whose address it yields.
+    fn serving(path: &Path, shutdown: &Shutdown) -> (JoinHandle<()>, std::net::SocketAddr) {
+        let place = Claim::new(path).unwrap().publish().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let predecessor = Predecessor {
+            version: "1",
+            sockets: vec![(SocketKind::Plain, listener)].into(),
+            hold: Hold::default(),
+            handed_over: Shutdown::new(),
+            shutdown: shutdown.clone(),
+            successor: AtomicU32::new(0),
+        };
+        (tokio::spawn(serve(place, predecessor, Shutdown::new())), address)
+    }
+
+    /// Between a look at whose it is and its removal the successor could put its own there.
+    #[tokio::test]
+    async fn the_path_is_left_to_a_successor_and_removed_where_there_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("handover");
+        let shutdown = Shutdown::new();
+        let (ended, _) = serving(&path, &shutdown);
+        shutdown.begin();
+        ended.await.unwrap();
+        assert!(!path.exists());
+
+        let (ended, _) = serving(&path, &Shutdown::new());
+        inherit(&path, "2").await.unwrap().unwrap().serving().await;
+        ended.await.unwrap();
+        assert!(path.exists());
+        assert!(inherit(&path, "3").await.unwrap().is_none(), "nobody listens there");
+    }
+
+    #[tokio::test]
+    async fn clients_are_refused_where_the_successor_does_not_listen_as_soon_as_it_serves() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("handover");
+        let (ended, address) = serving(&path, &Shutdown::new());
+        let mut successor = inherit(&path, "2").await.unwrap().unwrap();
+        successor.serving().await;
+        ended.await.unwrap();
+        let refused = TcpStream::connect(address).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        drop(successor);
     }
 }

@@ -125,6 +125,8 @@ impl Inherited {
 
     /// Tells the other process that this one serves. It leaves, or is gone already: from here on there is no way back.
     pub(crate) async fn serving(&mut self) {
+        // Where this process is configured to listen elsewhere, nobody accepts any more, and clients must not wait.
+        self.sockets.clear();
         let path = self.path.display();
         let (pid, version) = (self.pid, self.version.as_str());
         let told = timeout(PATIENCE, async {

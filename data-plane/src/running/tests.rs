@@ -76,6 +76,30 @@ fn static_file(directory: &Path, address: SocketAddr) -> String {
     path.to_str().unwrap().to_owned()
 }
 
+#[tokio::test]
+async fn whoever_has_taken_over_serves_also_where_its_own_handover_socket_cannot_be_put() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("run");
+    std::fs::create_dir(&directory).unwrap();
+    let socket = directory.join("handover").to_str().unwrap().to_owned();
+    let file = static_file(folder.path(), replica().await);
+    let (first, shutdown) = begin(&["--static", &file, "--handover-socket", &socket]).await;
+    let beside = format!("{socket}.{}", std::process::id());
+    // It waits for something to route by, and there is nothing as long as the first one lives.
+    let second = tokio::spawn(async move {
+        let nobody = ["--control-plane", "http://127.0.0.1:1", "--no-cache"];
+        begin(&[&nobody[..], &["--handover-socket", &socket]].concat()).await
+    });
+    while !Path::new(&beside).exists() {
+        sleep(Duration::from_millis(5)).await;
+    }
+    std::fs::remove_dir_all(&directory).unwrap();
+    end(first, &shutdown).await;
+    let (second, shutdown) = second.await.unwrap();
+    assert_eq!(get(second.listen(), "/orders/").await.0, 503, "it has nothing to route by");
+    end(second, &shutdown).await;
+}
+
 async fn ready(admin: SocketAddr) {
     while get(admin, "/readyz").await.0 != 200 {
         sleep(Duration::from_millis(1)).await;

@@ -8,7 +8,7 @@ mod line;
 mod sink;
 
 use std::{
-    io::Write,
+    io::{self, Write},
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -20,6 +20,7 @@ use std::{
 use gateway_runtime::{Failure, Shutdown};
 use tokio::{
     signal::unix::{SignalKind, signal},
+    task::spawn_blocking,
     time::interval,
 };
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
@@ -141,14 +142,20 @@ impl AccessLog {
         loop {
             tokio::select! {
                 () = shutdown.begun() => return,
-                Some(()) = hangups.recv() => self.reopen(),
+                Some(()) = hangups.recv() => tokio::select! {
+                    () = shutdown.begun() => return,
+                    () = self.reopen() => {}
+                },
                 _ = looks.tick() => told = self.tell(told),
             }
         }
     }
 
-    fn reopen(&self) {
-        match self.target.reopen() {
+    /// On a thread of its own: a writer that is stuck with the file before, or a pipe that nobody reads, holds it up.
+    async fn reopen(&self) {
+        let target = Arc::clone(&self.target);
+        let reopened = spawn_blocking(move || target.reopen()).await;
+        match reopened.map_err(io::Error::from).flatten() {
             Ok(()) => tracing::info!("SIGHUP: the access log was opened anew"),
             Err(error) => {
                 tracing::error!(%error, "SIGHUP: the access log cannot be opened anew: going on with the file before");

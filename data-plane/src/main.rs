@@ -33,6 +33,9 @@ fn run(cli: Cli) -> Result<(), Failure> {
     open_files::raise_limit();
     // Requests run on the workers' own threads. This runtime follows the control plane and serves operators.
     process::run(Some(2), async {
+        // The access log is opened anew by the one, and may meet the other.
+        process::survive_hang_ups()?;
+        process::survive_size_limit()?;
         let shutdown = Shutdown::on_signals()?;
         let running = data_plane::start(config, shutdown).await?;
         let mut bound =

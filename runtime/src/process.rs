@@ -39,9 +39,22 @@ pub fn run(
 pub fn survive_size_limit() -> Result<(), Failure> {
     /// The number on Linux and macOS alike.
     const SIGXFSZ: i32 = 25;
+    survive(SignalKind::from_raw(SIGXFSZ), "the limit of a file's size")
+}
+
+/// Has SIGHUP end nobody, where by default it ends the process: who rotates logs sends it to every process of a name,
+/// whether or not it keeps one. To be called in a runtime.
+///
+/// # Errors
+/// A fatal [`Failure`] when the system refuses it.
+pub fn survive_hang_ups() -> Result<(), Failure> {
+    survive(SignalKind::hangup(), "SIGHUP")
+}
+
+fn survive(kind: SignalKind, what: &str) -> Result<(), Failure> {
     // A handler stays for as long as the process, whether or not anybody listens.
-    let handled = signal(SignalKind::from_raw(SIGXFSZ)).map(drop);
-    handled.map_err(|error| Failure::fatal(format!("cannot handle the limit of a file's size: {error}")))
+    let handled = signal(kind).map(drop);
+    handled.map_err(|error| Failure::fatal(format!("cannot handle {what}: {error}")))
 }
 
 #[cfg(test)]

@@ -49,6 +49,39 @@ async fn an_access_log_is_whole_across_rotation_and_the_end_of_the_process() {
     assert_eq!(paths, expected);
 }
 
+/// `kill -HUP $(pidof gw-data-plane)` is for all of a machine's.
+#[tokio::test]
+async fn a_hang_up_ends_no_data_plane_that_keeps_no_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = Scripted::start(|_, _| Act::ok(b"hello"));
+    let mut data = DataPlane::start(&["--static", &services(&replica, folder.path())]).await;
+    data.process().hang_up();
+    data.process().terminate();
+    assert_eq!(data.process().exited().await.code(), Some(0), "it ends by what ends it");
+}
+
+#[tokio::test]
+async fn a_log_that_may_grow_no_further_costs_lines_and_not_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let replica = Scripted::start(|_, _| Act::ok(b"hello"));
+    let services = services(&replica, folder.path());
+    let log = folder.path().join("access.log").display().to_string();
+    let data = DataPlane::start_under("ulimit -S -f 1", &["--static", &services, "--access-log", &log]).await;
+    for _ in 0..20 {
+        assert_eq!(http1::get(data.address(), "/orders/x").await.status(), 200);
+    }
+    eventually("lines are lost", async || {
+        let metrics = http1::get(data.admin(), "/metrics").await;
+        let text = String::from_utf8_lossy(metrics.body()).into_owned();
+        let lost = |line: &str| {
+            line.starts_with("gateway_access_log_lost_lines_total{reason=\"write_failed\"}")
+                && !line.ends_with(" 0")
+        };
+        if text.lines().any(lost) { Ok(()) } else { Err(text) }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn lines_that_a_full_disk_does_not_take_are_counted_and_requests_go_on() {
     let folder = tempfile::tempdir().unwrap();

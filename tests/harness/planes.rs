@@ -37,9 +37,7 @@ impl ControlPlane {
     /// Starts one behind a line of bash, such as one that limits what it may use.
     pub async fn start_under(line: &str, store: &Path) -> Self {
         let store = format!("redb:{}", store.display());
-        let program = binaries::control_plane();
-        let mut command = Command::new("bash");
-        command.args(["-c", &format!("{line}; exec \"$0\" \"$@\"")]).arg(program.get_program());
+        let command = under(line, &binaries::control_plane());
         let (process, listen) = Self::ready(command, &store, "127.0.0.1:0", &[]).await;
         Self { process, store, listen, flags: Vec::new() }
     }
@@ -111,6 +109,13 @@ impl ControlPlane {
     }
 }
 
+/// A program that is started by a shell, behind this line of it.
+fn under(line: &str, program: &Command) -> Command {
+    let mut command = Command::new("bash");
+    command.args(["-c", &format!("{line}; exec \"$0\" \"$@\"")]).arg(program.get_program());
+    command
+}
+
 /// A data plane.
 #[derive(Debug)]
 pub struct DataPlane {
@@ -124,8 +129,17 @@ pub struct DataPlane {
 impl DataPlane {
     /// Starts one on free ports.
     pub async fn start(args: &[&str]) -> Self {
+        Self::start_as(binaries::data_plane(), args).await
+    }
+
+    /// Starts one behind this line of a shell.
+    pub async fn start_under(line: &str, args: &[&str]) -> Self {
+        Self::start_as(under(line, &binaries::data_plane()), args).await
+    }
+
+    async fn start_as(command: Command, args: &[&str]) -> Self {
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
-        let (process, ready) = Self::spawn(&args, "127.0.0.1:0", "127.0.0.1:0").await;
+        let (process, ready) = Self::spawn(command, &args, "127.0.0.1:0", "127.0.0.1:0").await;
         let secure = ready.get("tls").map(|_| address(&ready, "tls"));
         Self { process, args, listen: address(&ready, "listen"), admin: address(&ready, "admin"), secure }
     }
@@ -149,11 +163,10 @@ impl DataPlane {
     pub async fn restart(&mut self) {
         self.process.kill();
         let (listen, admin) = (self.listen.to_string(), self.admin.to_string());
-        (self.process, ..) = Self::spawn(&self.args, &listen, &admin).await;
+        (self.process, ..) = Self::spawn(binaries::data_plane(), &self.args, &listen, &admin).await;
     }
 
-    async fn spawn(args: &[String], listen: &str, admin: &str) -> (Process, Value) {
-        let mut command: Command = binaries::data_plane();
+    async fn spawn(mut command: Command, args: &[String], listen: &str, admin: &str) -> (Process, Value) {
         command.args(["--listen", listen, "--admin-listen", admin]).args(args);
         let mut process = Process::spawn("data-plane", &mut command);
         let ready = process.ready().await;

@@ -1,4 +1,11 @@
-use std::{sync::mpsc, time::SystemTime};
+use std::{
+    os::fd::{AsRawFd, OwnedFd},
+    process::Command,
+    sync::mpsc,
+    time::SystemTime,
+};
+
+use tokio::time::sleep;
 
 use super::*;
 
@@ -54,23 +61,49 @@ fn a_file_that_cannot_be_written_is_named_with_the_reason() {
     assert!(text.contains("--access-log /no/such/access.log: cannot be written: No such file"), "{text}");
 }
 
-/// A pipe that nobody reads.
-#[test]
-fn a_reader_that_stalls_holds_nobody_up_and_costs_lines_that_are_counted() {
+/// A log whose writer is stuck with a full pipe, as long as both ends of that are there.
+fn stalled() -> (Arc<AccessLog>, [OwnedFd; 2]) {
     let (reader, writer) = std::io::pipe().unwrap();
-    let fd = std::os::fd::AsRawFd::as_raw_fd(&writer);
+    let fd = writer.as_raw_fd();
     let settings = Settings { path: Some(format!("/proc/self/fd/{fd}").into()), ..settings(1) };
     let log = Arc::new(AccessLog::open(settings).unwrap());
+    for _ in 0..3 * MAX_WAITING {
+        log.write(&entry(200, 1, Duration::ZERO));
+    }
+    (log, [reader.into(), writer.into()])
+}
+
+#[test]
+fn a_reader_that_stalls_holds_nobody_up_and_costs_lines_that_are_counted() {
     let (done, wait) = mpsc::channel();
-    let thread = Arc::clone(&log);
-    std::thread::spawn(move || {
-        for _ in 0..3 * MAX_WAITING {
-            thread.write(&entry(200, 1, Duration::ZERO));
-        }
-        done.send(()).unwrap();
-    });
-    wait.recv_timeout(Duration::from_secs(60)).expect("a request is held up");
+    std::thread::spawn(move || done.send(stalled()).unwrap());
+    let (log, pipe) = wait.recv_timeout(Duration::from_secs(60)).expect("a request is held up");
     assert!(log.lost() > 0);
     // The writer gets on, so that it can end.
-    drop(reader);
+    drop(pipe);
+}
+
+#[test]
+fn a_writer_that_is_stuck_does_not_hold_up_what_runs_beside_a_log_that_is_to_be_opened_anew() {
+    let (done, wait) = mpsc::channel();
+    std::thread::spawn(move || {
+        let (log, pipe) = stalled();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let shutdown = Shutdown::new();
+            let beside = async {
+                let pid = std::process::id().to_string();
+                assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
+                // Until the signal has come.
+                sleep(Duration::from_millis(200)).await;
+                shutdown.begin();
+            };
+            // Which listens to signals before the first is sent.
+            tokio::join!(biased; log.follow(shutdown.clone()), beside);
+        });
+        done.send(()).unwrap();
+        // What still waits to open it can end, and with it the runtime.
+        drop(pipe);
+    });
+    wait.recv_timeout(Duration::from_secs(60)).expect("what runs beside it is held up");
 }

@@ -1,7 +1,7 @@
 //! Active health checks: what this data plane finds out about replicas beside the requests that it sends them.
 //!
-//! [`check`] makes a verdict of results, [`schedule`] says whose turn it is: both are pure. [`probe`] carries one check out,
-//! [`checker`] runs them: one task beside the workers, so that no request ever waits for a check. What a verdict means for
+//! `check` makes a verdict of results, `schedule` says whose turn it is: both are pure. `probe` carries one check out,
+//! `checker` runs them: one task beside the workers, so that no request ever waits for a check. What a verdict means for
 //! requests is up to the [`crate::table`].
 
 pub mod check;

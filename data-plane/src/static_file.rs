@@ -266,6 +266,7 @@ struct PolicyTable {
     request: RequestTable,
     balancing: BalancingTable,
     health_check: HealthCheckTable,
+    concurrency: ConcurrencyTable,
 }
 
 #[derive(Deserialize, Default)]
@@ -323,6 +324,30 @@ struct BalancingTable {
     slow_start: Option<Span>,
 }
 
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct ConcurrencyTable {
+    max_per_replica: Option<i32>,
+    max_per_service: Option<i32>,
+    max_pending: Option<i32>,
+    max_queue_time: Option<Span>,
+    adaptive: Option<AdaptiveLimit>,
+    adaptive_min: Option<i32>,
+    adaptive_max: Option<i32>,
+}
+
+/// A way to find a limit by its name: "gradient".
+struct AdaptiveLimit(policy::AdaptiveLimit);
+
+impl<'de> Deserialize<'de> for AdaptiveLimit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        policy::AdaptiveLimit::named(&text).map(Self).ok_or_else(|| {
+            D::Error::custom(format!("{text:?} is not one of {}", policy::AdaptiveLimit::NAMES.join(", ")))
+        })
+    }
+}
+
 /// An algorithm by its name: "least_request".
 struct Algorithm(policy::Algorithm);
 
@@ -337,7 +362,9 @@ impl<'de> Deserialize<'de> for Algorithm {
 
 impl From<PolicyTable> for v1::Policy {
     /// The wire form has the ranges and defaults; one place checks them.
-    fn from(PolicyTable { timeout, retry, breaker, request, balancing, health_check }: PolicyTable) -> Self {
+    fn from(
+        PolicyTable { timeout, retry, breaker, request, balancing, health_check, concurrency }: PolicyTable,
+    ) -> Self {
         let wire = |span: Option<Span>| span.map(|span| duration(span.0));
         Self {
             timeout: Some(v1::TimeoutPolicy {
@@ -381,6 +408,15 @@ impl From<PolicyTable> for v1::Policy {
                 slow_start: wire(balancing.slow_start),
             }),
             health_check: Some(health_check.into()),
+            concurrency: Some(v1::ConcurrencyPolicy {
+                max_per_replica: concurrency.max_per_replica,
+                max_per_service: concurrency.max_per_service,
+                max_pending: concurrency.max_pending,
+                max_queue_time: wire(concurrency.max_queue_time),
+                adaptive: concurrency.adaptive.map(|AdaptiveLimit(adaptive)| adaptive.number()),
+                adaptive_min: concurrency.adaptive_min,
+                adaptive_max: concurrency.adaptive_max,
+            }),
             ..Default::default()
         }
     }
@@ -423,6 +459,10 @@ mod tests {
             algorithm = "consistent_hash"
             hash_by = "header:X-User"
             slow_start = "20s"
+            [service.policy.concurrency]
+            max_per_replica = 50
+            max_queue_time = "200ms"
+            adaptive = "gradient"
 
             [[service]]
             name = "users"
@@ -457,6 +497,10 @@ mod tests {
             (balancing.hash_by.to_string(), balancing.hash_load_factor),
             ("header:x-user".into(), 1.25)
         );
+        let concurrency = orders.policy.concurrency;
+        assert_eq!((concurrency.max_per_replica, concurrency.max_pending), (50, 1024));
+        assert_eq!(concurrency.max_queue_time, Duration::from_millis(200));
+        assert_eq!(concurrency.adaptive, policy::AdaptiveLimit::Gradient);
         assert_eq!(services[1].policy, Policy::default());
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::{Invalid, v1};
 
 mod balancing;
+mod concurrency;
 mod eviction;
 pub mod field;
 mod health_check;
@@ -20,6 +21,7 @@ mod text;
 mod upgrades;
 
 pub use balancing::{Algorithm, Balancing, HashBy, KeyName};
+pub use concurrency::{AdaptiveLimit, Concurrency};
 pub use eviction::Eviction;
 use field::FIELDS;
 pub use health_check::{CheckHost, CheckMethod, CheckPath, CheckType, GrpcService, HealthCheck, Statuses};
@@ -57,6 +59,8 @@ pub struct Policy {
     pub health_check: HealthCheck,
     /// When the registry removes what cannot be reached.
     pub eviction: Eviction,
+    /// How many requests are under way at once.
+    pub concurrency: Concurrency,
 }
 
 /// How long requests in flight may take once a replica drains.

@@ -6,8 +6,8 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    Algorithm, CheckHost, CheckPath, CheckType, DAY, DrainTimeout, GrpcService, HOUR, HashBy, MINUTE, MS,
-    Methods, Policy, SECOND, Statuses, TIB, Upgrades, WEEK,
+    AdaptiveLimit, Algorithm, CheckHost, CheckPath, CheckType, DAY, DrainTimeout, GrpcService, HOUR, HashBy,
+    MINUTE, MS, Methods, Policy, SECOND, Statuses, TIB, Upgrades, WEEK,
     health_check::{MIN_INTERVAL, MIN_TIMEOUT},
     text,
 };
@@ -50,6 +50,8 @@ pub enum Value {
     GrpcService(GrpcService),
     /// Of [`Range::Upgrades`].
     Upgrades(Upgrades),
+    /// Of a [`Range::AdaptiveLimit`].
+    AdaptiveLimit(AdaptiveLimit),
 }
 
 impl fmt::Display for Value {
@@ -71,6 +73,7 @@ impl fmt::Display for Value {
             Self::GrpcService(value) if value.as_str().is_empty() => f.write_str("\"\""),
             Self::GrpcService(value) => value.fmt(f),
             Self::Upgrades(value) => value.fmt(f),
+            Self::AdaptiveLimit(value) => f.write_str(value.name()),
         }
     }
 }
@@ -131,6 +134,8 @@ pub enum Range {
     GrpcService,
     /// Lists of protocols to switch to.
     Upgrades,
+    /// The names of ways to find a limit.
+    AdaptiveLimit,
 }
 
 impl fmt::Display for Range {
@@ -158,6 +163,7 @@ impl fmt::Display for Range {
                     Upgrades::MAX_LENGTH
                 )
             }
+            Self::AdaptiveLimit => write!(f, "one of {}", AdaptiveLimit::NAMES.join(", ")),
         }
     }
 }
@@ -183,7 +189,8 @@ impl Range {
             | (Self::CheckHost, Value::CheckHost(_))
             | (Self::Statuses, Value::Statuses(_))
             | (Self::GrpcService, Value::GrpcService(_))
-            | (Self::Upgrades, Value::Upgrades(_)) => true,
+            | (Self::Upgrades, Value::Upgrades(_))
+            | (Self::AdaptiveLimit, Value::AdaptiveLimit(_)) => true,
             _ => false,
         }
     }
@@ -362,7 +369,7 @@ const fn count(min: u32, max: u32) -> Range {
 const SHARE: Range = Range::Ratio { zero: true };
 
 /// Every setting, in the order of the contract.
-pub static FIELDS: [Field; 51] = [
+pub static FIELDS: [Field; 58] = [
     field!(timeout.connect: Duration, span(MS, MINUTE)),
     field!(timeout.per_try: Duration, span(MS, HOUR)),
     field!(timeout.request: Duration, span(MS, DAY)),
@@ -414,6 +421,13 @@ pub static FIELDS: [Field; 51] = [
     field!(health_check.closes_breaker: bool, Range::Flag),
     field!(eviction.after: Duration, span(Duration::ZERO, Duration::from_secs(30 * 86_400))),
     field!(eviction.failure_count: u32, count(0, 1_000_000)),
+    field!(concurrency.max_per_replica: u32, count(0, 1_000_000)),
+    field!(concurrency.max_per_service: u32, count(0, 1_000_000)),
+    field!(concurrency.max_pending: u32, count(0, 100_000)),
+    field!(concurrency.max_queue_time: Duration, span(Duration::ZERO, HOUR)),
+    field!(concurrency.adaptive: AdaptiveLimit, Range::AdaptiveLimit),
+    field!(concurrency.adaptive_min: u32, count(1, 1_000_000)),
+    field!(concurrency.adaptive_max: u32, count(1, 1_000_000)),
 ];
 
 /// What a stored policy is called and what the registry says of it: no settings, and ignored where settings are named.
@@ -421,8 +435,11 @@ pub const OUTPUT_FIELDS: [&str; 6] =
     ["service", "etag", "revision", "update_time", "updated_by", "update_reason"];
 
 /// Pairs of settings of which the first may not be above the second in any resolved policy.
-pub(super) const ORDERED: [(&str, &str); 2] =
-    [("retry.base_backoff", "retry.max_backoff"), ("breaker.base_open", "breaker.max_open")];
+pub(super) const ORDERED: [(&str, &str); 3] = [
+    ("retry.base_backoff", "retry.max_backoff"),
+    ("breaker.base_open", "breaker.max_open"),
+    ("concurrency.adaptive_min", "concurrency.adaptive_max"),
+];
 
 /// The settings that a path names: one, or those of a group, e.g. `breaker`; none when it names neither.
 pub fn named(path: &str) -> impl Iterator<Item = &'static Field> {

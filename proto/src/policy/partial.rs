@@ -131,7 +131,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        policy::{Algorithm, CheckType, Methods, Upgrades, field::Range},
+        policy::{AdaptiveLimit, Algorithm, CheckType, Methods, Upgrades, field::Range},
         time::duration,
     };
 
@@ -288,6 +288,9 @@ mod tests {
             }
             Range::Algorithm => {
                 proptest::sample::select(&Algorithm::ALL[..]).prop_map(Value::Algorithm).boxed()
+            }
+            Range::AdaptiveLimit => {
+                proptest::sample::select(&AdaptiveLimit::ALL[..]).prop_map(Value::AdaptiveLimit).boxed()
             }
             Range::HashBy => "address|header:[a-z][a-z-]{0,40}|cookie:[A-Za-z_]{1,47}"
                 .prop_map(|text| Value::HashBy(text.parse().unwrap()))

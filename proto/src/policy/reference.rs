@@ -22,13 +22,15 @@ gwctl policy set '*' timeout.request=5s                       # for all services
 gwctl policy set orders breaker.window=20s --reason \"flaky\"   # for one, which may not be registered yet
 gwctl policy set orders request.methods=GET,POST request.max_body_bytes=10MiB
 gwctl policy set chat request.upgrades=websocket timeout.tunnel_idle=8h
+gwctl policy set orders concurrency.max_per_replica=50        # see docs/overload.md
 gwctl policy get orders --resolved                            # what holds, and where each value is from
 gwctl policy unset orders breaker                             # back to what '*' says, for a whole group
 gwctl policy delete orders                                    # for all of it
 ```
 
 The control plane refuses what is out of range, and every change, also of `*`, after which some service would have
-`retry.max_backoff` below `retry.base_backoff` or `breaker.max_open` below `breaker.base_open`.
+`retry.max_backoff` below `retry.base_backoff`, `breaker.max_open` below `breaker.base_open` or `concurrency.adaptive_max`
+below `concurrency.adaptive_min`.
 ";
 
 /// Comments by the full name of the message or the field, e.g. `BreakerPolicy.window`, each on one line.

@@ -135,7 +135,8 @@ fn conflicts<'a>(
             (Value::Duration(low), Value::Duration(high)) => {
                 (low > high).then_some(Conflict { lower, upper })
             }
-            _ => unreachable!("only durations are ordered"),
+            (Value::Count(low), Value::Count(high)) => (low > high).then_some(Conflict { lower, upper }),
+            _ => unreachable!("only durations and counts are ordered"),
         }
     })
 }

@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use gateway_proto::{
     policy::{
-        Algorithm, CheckType, Methods, Upgrades,
+        AdaptiveLimit, Algorithm, CheckType, Methods, Upgrades,
         field::{self, Field, Range, Value},
     },
     size, v1,
@@ -68,6 +68,9 @@ fn parse(field: &Field, text: &str) -> Result<Value, String> {
             .ok_or_else(|| format!("\"{}\" is not {range}", text.escape_debug())),
         Range::CheckType => CheckType::named(text)
             .map(Value::CheckType)
+            .ok_or_else(|| format!("\"{}\" is not {range}", text.escape_debug())),
+        Range::AdaptiveLimit => AdaptiveLimit::named(text)
+            .map(Value::AdaptiveLimit)
             .ok_or_else(|| format!("\"{}\" is not {range}", text.escape_debug())),
         Range::HashBy => text.parse().map(Value::HashBy).map_err(|_| no_form(text, range)),
         Range::CheckPath => text.parse().map(Value::CheckPath).map_err(|_| no_form(text, range)),

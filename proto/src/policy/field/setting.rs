@@ -6,8 +6,8 @@ use prost_types::Duration as WireDuration;
 
 use super::{
     super::{
-        Algorithm, CheckHost, CheckPath, CheckType, DrainTimeout, GrpcService, HashBy, Methods, Statuses,
-        Upgrades,
+        AdaptiveLimit, Algorithm, CheckHost, CheckPath, CheckType, DrainTimeout, GrpcService, HashBy,
+        Methods, Statuses, Upgrades,
     },
     Value,
 };
@@ -185,6 +185,22 @@ impl Setting for Algorithm {
     }
     fn from_value(value: Value) -> Self {
         if let Value::Algorithm(value) = value { value } else { of_another_kind(value) }
+    }
+}
+
+impl Setting for AdaptiveLimit {
+    type Wire = i32;
+    fn read(wire: i32) -> Result<Value, Unreadable> {
+        Self::numbered(wire).map(Value::AdaptiveLimit).ok_or(Unreadable::UnknownNumber(wire))
+    }
+    fn to_wire(self) -> i32 {
+        self.number()
+    }
+    fn to_value(self) -> Value {
+        Value::AdaptiveLimit(self)
+    }
+    fn from_value(value: Value) -> Self {
+        if let Value::AdaptiveLimit(value) = value { value } else { of_another_kind(value) }
     }
 }
 

@@ -43,6 +43,7 @@ fn every_default_is_in_its_range_and_every_setting_has_a_place_of_its_own() {
             Range::Factor { max, .. } => Value::Ratio(max.into()),
             Range::Flag => Value::Flag(!matches!(field.default_value(), Value::Flag(true))),
             Range::Algorithm => Value::Algorithm(Algorithm::PeakEwma),
+            Range::AdaptiveLimit => Value::AdaptiveLimit(AdaptiveLimit::Gradient),
             Range::HashBy => Value::HashBy("cookie:c".parse().unwrap()),
             Range::CheckType => Value::CheckType(CheckType::Grpc),
             Range::CheckPath => Value::CheckPath("/health?full=1".parse().unwrap()),
@@ -179,6 +180,6 @@ fn an_unknown_path_is_answered_with_the_nearest_and_with_all() {
         let text = unknown(path);
         let begin =
             format!("\"{path}\" is no setting of a policy{meant}: there are timeout, timeout.connect, ");
-        assert!(text.starts_with(&begin) && text.ends_with(", eviction.failure_count"), "{text}");
+        assert!(text.starts_with(&begin) && text.ends_with(", concurrency.adaptive_max"), "{text}");
     }
 }

@@ -10,6 +10,7 @@ pub mod balancing;
 mod breaker;
 mod buckets;
 mod budget;
+mod gradient_limit;
 mod latency_window;
 mod outcome;
 mod peers;
@@ -23,8 +24,9 @@ pub use balancing::Draw;
 pub use breaker::{
     Admission, Breaker, Change, ForcedState, Heard, Permit, Reason, Rejected, Rule, State, View, Withheld,
 };
-pub use buckets::{LATENCY_BUCKETS, bucket_of};
+pub use buckets::{LATENCY_BUCKETS, bucket_of, middle_of};
 pub use budget::Budget;
+pub use gradient_limit::{Bounds, GradientLimit, LimitSample};
 pub use latency_window::{LatencyWindow, Sample};
 pub use outcome::{Fault, Origin, Outcome, judge};
 pub use peers::{Comparison, outliers};

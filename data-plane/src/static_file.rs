@@ -22,6 +22,7 @@
 //!
 //! The fields of a policy and of a route have the names, ranges and defaults of the registry's policy.
 
+mod concurrency;
 mod health_check;
 mod written;
 
@@ -36,6 +37,7 @@ use gateway_proto::{
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use self::{
+    concurrency::ConcurrencyTable,
     health_check::HealthCheckTable,
     written::{Size, Span},
 };
@@ -324,30 +326,6 @@ struct BalancingTable {
     slow_start: Option<Span>,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct ConcurrencyTable {
-    max_per_replica: Option<i32>,
-    max_per_service: Option<i32>,
-    max_pending: Option<i32>,
-    max_queue_time: Option<Span>,
-    adaptive: Option<AdaptiveLimit>,
-    adaptive_min: Option<i32>,
-    adaptive_max: Option<i32>,
-}
-
-/// A way to find a limit by its name: "gradient".
-struct AdaptiveLimit(policy::AdaptiveLimit);
-
-impl<'de> Deserialize<'de> for AdaptiveLimit {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        policy::AdaptiveLimit::named(&text).map(Self).ok_or_else(|| {
-            D::Error::custom(format!("{text:?} is not one of {}", policy::AdaptiveLimit::NAMES.join(", ")))
-        })
-    }
-}
-
 /// An algorithm by its name: "least_request".
 struct Algorithm(policy::Algorithm);
 
@@ -408,15 +386,7 @@ impl From<PolicyTable> for v1::Policy {
                 slow_start: wire(balancing.slow_start),
             }),
             health_check: Some(health_check.into()),
-            concurrency: Some(v1::ConcurrencyPolicy {
-                max_per_replica: concurrency.max_per_replica,
-                max_per_service: concurrency.max_per_service,
-                max_pending: concurrency.max_pending,
-                max_queue_time: wire(concurrency.max_queue_time),
-                adaptive: concurrency.adaptive.map(|AdaptiveLimit(adaptive)| adaptive.number()),
-                adaptive_min: concurrency.adaptive_min,
-                adaptive_max: concurrency.adaptive_max,
-            }),
+            concurrency: Some(concurrency.into()),
             ..Default::default()
         }
     }

@@ -4,14 +4,18 @@
 //! service's view. What a replica's breaker has learnt lives with the replica's identity and survives all of it.
 
 mod checks;
+mod concurrency;
 mod counters;
 mod drain;
 mod fail_open;
 mod latency;
+mod learnt_limit;
 mod outlets;
+mod pending;
 mod replica;
 mod service;
 mod spec;
+mod sync;
 mod transition;
 mod view;
 
@@ -30,8 +34,9 @@ use arc_swap::{ArcSwap, Guard};
 use gateway_proto::ServiceName;
 use tokio::sync::{Notify, mpsc};
 
-pub use crate::routing::LATENCY_BUCKETS;
+pub use crate::routing::{LATENCY_BUCKETS, Refused};
 pub use checks::{CheckChange, Standing};
+pub use concurrency::{Refusal, Waiting};
 pub use counters::{CodeClass, Direction, ReplicaCounters, RequestOutcome, ServiceCounters, TunnelCounts};
 pub use drain::{DrainFollower, Draining, Drains};
 pub use fail_open::FailOpenChange;

@@ -10,7 +10,7 @@ use gateway_proto::{
         UpdatePolicyRequest, policy_service_client::PolicyServiceClient,
     },
 };
-use gateway_tests::{Act, Gateway, Scripted, eventually, http1::Connection};
+use gateway_tests::{Act, Gateway, Scripted, command, eventually, http1::Connection};
 use http::Request;
 
 /// Sets the policy of `orders`, and waits until the data plane goes by it.
@@ -113,4 +113,37 @@ async fn a_replica_that_is_slow_by_the_policy_is_out_and_anybody_can_see_why() {
         assert_eq!(client.send(request("ann")).await.unwrap().status(), 200);
     }
     assert_eq!(slow.seen().len(), before);
+}
+
+#[tokio::test]
+async fn a_limit_that_an_operator_sets_refuses_what_is_too_much_and_lets_others_wait() {
+    let gateway = Gateway::start().await;
+    let Act::Answer(late) = Act::ok(b"late") else { unreachable!("that is what it is") };
+    let replica = Scripted::start(move |_, _| Act::AnswerAfter(Duration::from_millis(300), late.clone()));
+    gateway.register("orders", "r-1", replica.address()).await;
+    let limit = async |settings: &[&str]| {
+        let args = [&["policy", "set", "orders"][..], settings].concat();
+        command::gwctl(&gateway.control.url(), &args).await.success();
+        gateway.synced().await;
+    };
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(Connection::open(gateway.proxy()).await.unwrap());
+    }
+    let statuses = async |clients: &mut [Connection]| {
+        let [one, two, three] = clients else { panic!("there are three") };
+        let answers = tokio::join!(one.send(request("a")), two.send(request("b")), three.send(request("c")));
+        let mut statuses = [answers.0, answers.1, answers.2].map(|answer| answer.unwrap().status().as_u16());
+        statuses.sort_unstable();
+        statuses
+    };
+    limit(&["concurrency.max_per_replica=1", "concurrency.max_pending=1", "concurrency.max_queue_time=30s"])
+        .await;
+    assert_eq!(statuses(&mut clients).await, [200, 200, 503]);
+    limit(&["concurrency.max_pending=2"]).await;
+    assert_eq!(statuses(&mut clients).await, [200, 200, 200]);
+    let args = ["policy", "set", "orders", "concurrency.adaptive_min=5000"];
+    let refused = command::gwctl(&gateway.control.url(), &args).await;
+    let why = "concurrency.adaptive_min: 5000 is above concurrency.adaptive_max";
+    assert!(refused.stderr.contains(why), "{}", refused.stderr);
 }

@@ -3,7 +3,7 @@
 //! Labels are bounded by the registry: services, states, results, never paths, clients or addresses. Every state of a
 //! breaker and of health is always present, 0 included, so that an absent series means a broken scrape.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use gateway_proto::{Health, Mode};
 use prometheus_client::{
@@ -19,7 +19,10 @@ use crate::{
     health::{CheckCounts, DURATION_BOUNDS, Ended},
     report::rows::state_name,
     routing::State,
-    table::{CodeClass, Direction, Replica, ReplicaCounters, RequestOutcome, Service, Services},
+    routing::middle_of,
+    table::{
+        Buckets, CodeClass, Direction, Refusal, Replica, ReplicaCounters, RequestOutcome, Service, Services,
+    },
 };
 
 const HEALTHS: [Health; 5] =
@@ -93,6 +96,7 @@ impl Metrics {
             ["service"],
             each(|counters| counters.inflight),
         )?;
+        self.encode_concurrency(services, out)?;
         let denied =
             services.values().map(|service| ([service.name().as_str()], service.budget().denied_count()));
         out.counters("gateway_retries_denied", "Retries that the budget refused", ["service"], denied)
@@ -122,6 +126,41 @@ impl Metrics {
             "Bytes passed on in tunnels: upstream to replicas, downstream to clients",
             ["service", "direction"],
             bytes,
+        )
+    }
+
+    fn encode_concurrency(&self, services: &Services, out: &mut Families<'_>) -> fmt::Result {
+        let each = |read: fn(&Service) -> u64| {
+            services.values().map(move |service| ([service.name().as_str()], read(service)))
+        };
+        out.gauges(
+            "gateway_concurrency_limit",
+            "Attempts that may be in flight now, fixed or found by latency; 0 without a limit",
+            ["service"],
+            each(|service| service.limit().unwrap_or(0)),
+        )?;
+        out.gauges(
+            "gateway_pending_requests",
+            "Requests that wait for a place",
+            ["service"],
+            each(|service| service.pending() as u64),
+        )?;
+        let refused = services.values().flat_map(|service| {
+            Refusal::ALL
+                .map(|refusal| ([service.name().as_str(), refusal.as_str()], service.refused(refusal)))
+        });
+        out.counters(
+            "gateway_requests_refused",
+            "Requests refused for want of a place, by why",
+            ["service", "reason"],
+            refused,
+        )?;
+        let waited = services.values().map(|service| (service.name().as_str(), service.queue_times()));
+        out.histograms(
+            "gateway_queue_time_seconds",
+            "How long requests waited for a place; the sum is estimated from finer buckets",
+            "service",
+            waited,
         )
     }
 
@@ -321,6 +360,36 @@ impl Families<'_> {
         Ok(())
     }
 
+    /// One series for each service that has counted anything: most never do.
+    fn histograms<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &str,
+        series: impl IntoIterator<Item = (&'a str, Buckets)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
+        for (value, counts) in series {
+            let count: u64 = counts.iter().map(|count| u64::from(*count)).sum();
+            if count == 0 {
+                continue;
+            }
+            let sum: f64 = counts
+                .iter()
+                .enumerate()
+                .map(|(bucket, count)| middle_of(bucket).as_secs_f64() * f64::from(*count))
+                .sum();
+            let pairs = [(label, value)];
+            family.encode_family(&pairs)?.encode_histogram::<NoLabelSet>(
+                sum,
+                count,
+                &in_powers_of_four(&counts),
+                None,
+            )?;
+        }
+        Ok(())
+    }
+
     fn counter(&mut self, name: &str, help: &str, count: u64) -> fmt::Result {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, _, u64>(&count, None)
@@ -337,6 +406,20 @@ impl Families<'_> {
     fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {
         self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
     }
+}
+
+/// Counts up to a millisecond, four of them and so on to four seconds, and beyond.
+fn in_powers_of_four(counts: &Buckets) -> Vec<(f64, u64)> {
+    let count = |buckets: Range<usize>| counts[buckets].iter().map(|count| u64::from(*count)).sum();
+    // A bucket is a quarter power of two of microseconds.
+    let ends = (5..=11).map(|power: u32| (8 * power as usize, f64::from(4_u32.pow(power)) / 1e6));
+    let (mut from, mut buckets) = (0, Vec::new());
+    for (end, bound) in ends {
+        buckets.push((bound, count(from..end)));
+        from = end;
+    }
+    buckets.push((f64::MAX, count(from..counts.len())));
+    buckets
 }
 
 fn pairs<'a, const N: usize>(

@@ -11,7 +11,7 @@ use std::{
 use super::{response_body::UpstreamBody, upstream::Link, worker::Worker};
 use crate::{
     routing::{Draw, Fault, Heard, Origin, Outcome, Permit, Tick},
-    table::{Picked, Replica, Service, TunnelCounts, Unavailable},
+    table::{Picked, Replica, Service, TunnelCounts, Unavailable, Waiting},
 };
 
 /// Holds a picked replica's permit from the pick to the verdict.
@@ -48,7 +48,31 @@ impl Attempt {
     ) -> Result<(Self, gateway_proto::Policy), Unavailable> {
         let began = worker.now();
         let draw = Draw { random: worker.random(), key };
-        let Picked { replica, permit, policy } = service.pick(worker.index(), began, tried, draw)?;
+        let picked = service.pick(worker.index(), began, tried, draw)?;
+        Ok(Self::of(worker, service, picked, began))
+    }
+
+    /// As [`Attempt::begin`], for a request that waits for a place.
+    pub(super) fn begin_in_turn(
+        worker: &Rc<Worker>,
+        service: &Arc<Service>,
+        tried: &[Arc<Replica>],
+        key: Option<u64>,
+        waiting: &mut Waiting,
+    ) -> Result<(Self, gateway_proto::Policy), Unavailable> {
+        let began = worker.now();
+        let draw = Draw { random: worker.random(), key };
+        let picked = waiting.pick(worker.index(), began, tried, draw)?;
+        Ok(Self::of(worker, service, picked, began))
+    }
+
+    fn of(
+        worker: &Rc<Worker>,
+        service: &Arc<Service>,
+        picked: Picked,
+        began: Tick,
+    ) -> (Self, gateway_proto::Policy) {
+        let Picked { replica, permit, policy } = picked;
         let attempt = Self {
             worker: Rc::clone(worker),
             service: Arc::clone(service),
@@ -59,7 +83,7 @@ impl Attempt {
             latency: None,
             place: worker.flights().begin(),
         };
-        Ok((attempt, policy))
+        (attempt, policy)
     }
 
     /// A tick on the clock of timers.

@@ -23,6 +23,7 @@ use super::{
 use crate::{
     request_rules::{Breach, NotJson},
     routing::Fault,
+    table::Refused,
 };
 
 /// How long a client should wait for a gateway that is looking for its control plane.
@@ -30,6 +31,8 @@ const NO_SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
 
 /// How long a client should wait for a service without a single replica to ask: nobody knows when one comes.
 const NONE_READY_RETRY: Duration = Duration::from_secs(5);
+/// Places become free all the time, and whoever comes back at once makes it worse.
+const OVERLOADED_RETRY: Duration = Duration::from_secs(1);
 /// File descriptors come back with every connection that ends.
 const EXHAUSTED_RETRY: Duration = Duration::from_secs(1);
 
@@ -55,6 +58,13 @@ pub(super) enum GatewayError {
         resting: usize,
         /// Until the soonest probe.
         retry_after: Duration,
+    },
+    /// All that may be asked have as many requests in flight as they may, and it had better not wait.
+    Overloaded(Refused),
+    /// It has waited for a place for as long as it may.
+    QueueTimeout {
+        /// How long.
+        waited: Duration,
     },
     /// This gateway has no file descriptor left to reach a replica with.
     Exhausted,
@@ -126,6 +136,8 @@ impl GatewayError {
             Self::NoneReady => kind(S::SERVICE_UNAVAILABLE, R::NoReadyReplica, "destination_unavailable", "No replica is ready"),
             Self::AllForcedOpen { .. } => kind(S::SERVICE_UNAVAILABLE, R::BreakerForcedOpen, "destination_unavailable", "All replicas are held out"),
             Self::AllOpen { .. } => kind(S::SERVICE_UNAVAILABLE, R::BreakerOpen, "destination_unavailable", "All replicas are resting"),
+            Self::Overloaded(_) => kind(S::SERVICE_UNAVAILABLE, R::Overloaded, "connection_limit_reached", "The service has too much to do"),
+            Self::QueueTimeout { .. } => kind(S::SERVICE_UNAVAILABLE, R::QueueTimeout, "connection_limit_reached", "No replica had room in time"),
             Self::Exhausted => kind(S::SERVICE_UNAVAILABLE, R::GatewayExhausted, "connection_limit_reached", "The gateway is out of file descriptors"),
             Self::Drained => kind(S::GATEWAY_TIMEOUT, R::DrainDeadline, "http_response_timeout", "The replica was drained before it answered"),
             Self::DeadlineExceeded => kind(S::GATEWAY_TIMEOUT, R::DeadlineExceeded, "http_response_timeout", "No answer within the request's time"),
@@ -181,6 +193,20 @@ impl GatewayError {
                 "{service}: {}, all with open circuit breakers; next probe in {:.1} s",
                 counted(*resting, "replica"),
                 retry_after.as_secs_f64()
+            ),
+            Self::Overloaded(Refused::Full { pending }) => format!(
+                "{service} has as many requests in flight as its policy lets it, and {} wait already",
+                counted(*pending, "request")
+            ),
+            Self::Overloaded(Refused::TooLate { pending, expected }) => format!(
+                "{service} has as many requests in flight as its policy lets it, and behind {} that wait already this \
+                 one's turn would come in about {:.1} s, too late",
+                counted(*pending, "request"),
+                expected.as_secs_f64()
+            ),
+            Self::QueueTimeout { waited } => format!(
+                "{service} had as many requests in flight as its policy lets it for all of the {:.1} s that this one waited",
+                waited.as_secs_f64()
             ),
             Self::Exhausted => {
                 "no connection to a replica can be opened: raise the limit of open files, or lower --max-connections"
@@ -238,6 +264,7 @@ impl GatewayError {
             Self::NoSnapshot => Some(NO_SNAPSHOT_RETRY),
             Self::NoneReady | Self::AllForcedOpen { .. } => Some(NONE_READY_RETRY),
             Self::AllOpen { retry_after, .. } => Some(*retry_after),
+            Self::Overloaded(_) | Self::QueueTimeout { .. } => Some(OVERLOADED_RETRY),
             Self::Exhausted => Some(EXHAUSTED_RETRY),
             _ => None,
         }
@@ -352,6 +379,18 @@ mod tests {
                 503,
                 "breaker_open",
                 "destination_unavailable",
+            ),
+            (
+                GatewayError::Overloaded(Refused::Full { pending: 9 }),
+                503,
+                "overloaded",
+                "connection_limit_reached",
+            ),
+            (
+                GatewayError::QueueTimeout { waited: Duration::from_secs(1) },
+                503,
+                "queue_timeout",
+                "connection_limit_reached",
             ),
             (GatewayError::Exhausted, 503, "gateway_exhausted", "connection_limit_reached"),
             (GatewayError::Attempt(Fault::ConnectRefused), 502, "connect_refused", "connection_refused"),

@@ -5,20 +5,21 @@
 //! 1. refuse what cannot be forwarded, find the service, and refuse what its policy does not let through
 //!    ([`super::admission`]);
 //! 2. turn the head into one for a replica ([`super::headers`]);
-//! 3. pick a replica ([`super::attempt`]), send, wait for the response head within the time there is ([`exchange`]);
+//! 3. pick a replica ([`super::attempt`]), waiting for a place where all are full ([`place`]), send, wait for the response
+//!    head within the time there is ([`exchange`]);
 //! 4. judge what came; when another try is proven harmless and worthwhile, go to 3 with another replica
 //!    ([`crate::routing::retry`]);
 //! 5. pass the answer on, its body streaming ([`super::response_body`]) or, after a switch of protocols
 //!    ([`super::upgrade`]), all that follows ([`super::tunnel`]); or say why there is none ([`super::errors`]).
 
 mod exchange;
+mod place;
 
 use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use super::{
     admission::{admit, check_policy},
     affinity,
-    attempt::Attempt,
     downstream::Client,
     errors::GatewayError,
     field_name::Name,
@@ -45,6 +46,7 @@ use crate::{
 use exchange::Tried;
 use gateway_proto::Policy;
 use gateway_runtime::panics::caught;
+use place::NoAttempt;
 
 /// Answers one request, also when it meets a defect. Dropping the future abandons the request: the replica's connection
 /// is closed at once and nobody is blamed.
@@ -300,9 +302,9 @@ impl Journey<'_> {
     /// Asks replicas until one answers well, or no other may be asked.
     async fn ask(&mut self) -> Result<Answer, GatewayError> {
         loop {
-            let (attempt, policy) = match Attempt::begin(&self.worker, &self.service, &self.tried, self.key) {
+            let (attempt, policy) = match self.begin().await {
                 Ok(begun) => begun,
-                Err(unavailable) => return self.give_up(unavailable),
+                Err(none) => return self.give_up(none),
             };
             self.attempts += 1;
             if let Some(trail) = self.trail {
@@ -387,21 +389,25 @@ impl Journey<'_> {
         decide(proof, facts, progress, &retry, budget, self.worker.random())
     }
 
-    fn give_up(&mut self, unavailable: Unavailable) -> Result<Answer, GatewayError> {
-        self.stopped(match unavailable {
-            Unavailable::AllOpen { .. } => "breaker_open",
-            Unavailable::AllForcedOpen { .. } => "breaker_forced_open",
-            Unavailable::NoneReady => "no_ready_replica",
-            Unavailable::AllTried => Stop::NoOtherReplica.as_str(),
-        });
-        match (self.last.take(), unavailable) {
-            (Some(ended), _) => ended.answer(),
-            (None, Unavailable::AllOpen { resting, retry_at }) => {
+    fn give_up(&mut self, none: NoAttempt) -> Result<Answer, GatewayError> {
+        self.stopped(none.as_str());
+        if let Some(ended) = self.last.take() {
+            return ended.answer();
+        }
+        match none {
+            NoAttempt::Refused(refused) => Err(GatewayError::Overloaded(refused)),
+            NoAttempt::Waited(waited) => Err(GatewayError::QueueTimeout { waited }),
+            NoAttempt::Nobody(Unavailable::AllOpen { resting, retry_at }) => {
                 let retry_after = retry_at.since(self.worker.now());
                 Err(GatewayError::AllOpen { resting, retry_after })
             }
-            (None, Unavailable::AllForcedOpen { count }) => Err(GatewayError::AllForcedOpen { count }),
-            (None, Unavailable::NoneReady | Unavailable::AllTried) => Err(GatewayError::NoneReady),
+            NoAttempt::Nobody(Unavailable::AllForcedOpen { count }) => {
+                Err(GatewayError::AllForcedOpen { count })
+            }
+            // Only who has been answered does not wait where all are full.
+            NoAttempt::Nobody(Unavailable::NoneReady | Unavailable::AllTried | Unavailable::AllFull) => {
+                Err(GatewayError::NoneReady)
+            }
         }
     }
 

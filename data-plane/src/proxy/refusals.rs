@@ -29,6 +29,8 @@ reasons! {
     NoReadyReplica "no_ready_replica",
     BreakerForcedOpen "breaker_forced_open",
     BreakerOpen "breaker_open",
+    Overloaded "overloaded",
+    QueueTimeout "queue_timeout",
     GatewayExhausted "gateway_exhausted",
     DrainDeadline "drain_deadline",
     DeadlineExceeded "deadline_exceeded",

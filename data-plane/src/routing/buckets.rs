@@ -24,7 +24,7 @@ pub fn bucket_of(latency: Duration) -> usize {
 }
 
 /// The middle of a bucket, which is within a tenth of every latency in it.
-pub(super) fn middle_of(bucket: usize) -> Duration {
+pub fn middle_of(bucket: usize) -> Duration {
     let quarters = bucket.min(LATENCY_BUCKETS - 1) as f64 + 0.5;
     Duration::from_secs_f64((quarters / 4.0).exp2() / 1e6)
 }

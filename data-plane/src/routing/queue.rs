@@ -66,7 +66,7 @@ pub struct Terms {
 /// Why somebody does not even wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refused {
-    /// As many wait as may.
+    /// As many wait as may, which may be none.
     Full {
         /// How many.
         pending: usize,
@@ -123,7 +123,7 @@ impl<W> Queue<W> {
     /// [`Refused`] when it had better not wait.
     pub fn enter(&mut self, now: Tick, tried: Box<[usize]>, terms: Terms) -> Result<Ticket, Refused> {
         let pending = self.len();
-        if pending >= terms.max_pending {
+        if pending >= terms.max_pending || terms.max_queue_time.is_zero() {
             return Err(Refused::Full { pending });
         }
         self.look_at_the_oldest(now, terms.max_queue_time);

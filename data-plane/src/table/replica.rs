@@ -22,6 +22,7 @@ use super::{
     checks::{Checks, Standing},
     counters::{AttemptCounts, ReplicaCounters},
     latency::{Buckets, Latencies},
+    learnt_limit::LearntLimit,
     spec::{Forced, ReplicaSpec},
 };
 use crate::{
@@ -55,6 +56,7 @@ struct Learnt {
     checks: Checks,
     /// Kept while the policy goes by it.
     estimate: LatencyEstimate,
+    limit: LearntLimit,
     /// The tick at which it began to take requests, if that was not when this data plane started; else zero.
     began_at: AtomicU64,
     /// Whether somebody waits for its attempts to end.
@@ -109,6 +111,7 @@ impl Replica {
                 latencies: Latencies::new(workers),
                 checks: Checks::new(spec.incarnation),
                 estimate: LatencyEstimate::default(),
+                limit: LearntLimit::default(),
                 began_at: AtomicU64::new(0),
                 is_draining: AtomicBool::new(!spec.is_serving()),
                 memory: Mutex::new(memory),
@@ -126,6 +129,7 @@ impl Replica {
         let learnt = &self.learnt;
         if spec.incarnation != self.spec.incarnation {
             learnt.breaker.reprobe(now);
+            learnt.limit.forget();
             let before = self.counters();
             self.memory().before = before;
         }
@@ -320,6 +324,20 @@ impl Replica {
 
     pub(super) fn estimate(&self) -> &LatencyEstimate {
         &self.learnt.estimate
+    }
+
+    /// How many requests it may have in flight; [`u64::MAX`] without a limit.
+    pub fn limit(&self, policy: &policy::Concurrency) -> u64 {
+        policy.of_replica(self.learnt.limit.get())
+    }
+
+    pub(super) fn learnt_limit(&self) -> &LearntLimit {
+        &self.learnt.limit
+    }
+
+    /// Tells it from others while it lives.
+    pub(super) fn number(&self) -> usize {
+        Arc::as_ptr(&self.learnt).addr()
     }
 
     pub(super) fn counts(&self) -> &AttemptCounts {

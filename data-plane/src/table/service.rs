@@ -4,18 +4,23 @@ use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
-            AtomicU64,
-            Ordering::{AcqRel, Acquire},
+            AtomicBool, AtomicU64,
+            Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
+            compiler_fence,
         },
     },
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use gateway_proto::{Policy, ReplicaId, ServiceName, policy::Algorithm};
+use gateway_proto::{
+    Policy, ReplicaId, ServiceName,
+    policy::{AdaptiveLimit, Algorithm},
+};
 
 use super::{
     checks::{CheckChange, Standing},
+    concurrency::Limits,
     counters::{Inflight, ReplicaCounters, ServiceCounters, TunnelCounts},
     fail_open::FailOpenChange,
     latency::{Buckets, Latencies},
@@ -23,7 +28,7 @@ use super::{
     replica::{Order, Replica},
     spec::ServiceSpec,
     transition::Transition,
-    view::{FailOpen, Room, Unavailable, View, room},
+    view::{Choice, FailOpen, Room, Unavailable, View, room},
 };
 use crate::{
     health::check,
@@ -51,13 +56,16 @@ pub struct Picked {
 #[derive(Debug)]
 pub struct Service {
     name: ServiceName,
-    view: ArcSwap<View>,
+    pub(super) view: ArcSwap<View>,
     roster: Mutex<Roster>,
     budget: Budget,
     counters: ServiceCounters,
     tunnels: TunnelCounts,
     latencies: Latencies,
     pub(super) inflight: Inflight,
+    pub(super) limits: Limits,
+    /// Whether the policy has any, for those who end something.
+    is_limited: AtomicBool,
     /// Before this tick, replicas are not compared again.
     compared_until: AtomicU64,
     outlets: Arc<Outlets>,
@@ -100,6 +108,8 @@ impl Service {
             tunnels: TunnelCounts::new(workers),
             latencies: Latencies::new(workers),
             inflight: Inflight::new(workers),
+            limits: Limits::new(workers),
+            is_limited: AtomicBool::new(false),
             compared_until: AtomicU64::new(0),
             outlets,
             workers,
@@ -220,10 +230,11 @@ impl Service {
     }
 
     /// Picks the replica for the next attempt of a request that has already `tried` some. Lock-free, but for the
-    /// rebuilding of the view when it makes a breaker half-open, and when the share of one that starts slowly grows.
+    /// rebuilding of the view when it makes a breaker half-open, and when the share of one that starts slowly grows; and
+    /// where the policy limits what is in flight, of which no two may take the last place.
     ///
     /// # Errors
-    /// [`Unavailable`] when there is nobody (else) to ask.
+    /// [`Unavailable`] when there is nobody (else) to ask. After [`Unavailable::AllFull`] it may wait, see [`Service::wait`].
     pub fn pick(
         &self,
         worker: usize,
@@ -236,13 +247,27 @@ impl Service {
             self.reshare(now);
             view = self.view.load();
         }
-        let (replica, permit, change) = view.pick(now, tried, draw, || self.inflight.read())?;
+        if view.is_limited {
+            return self.pick_limited(&view, worker, now, tried, draw, None);
+        }
+        let choice = view.pick(now, tried, draw, || self.inflight.read())?;
+        self.begin(worker, choice.0, tried);
+        Ok(self.picked(choice, view.policy, now))
+    }
+
+    #[inline]
+    pub(super) fn picked(&self, choice: Choice<'_>, policy: Policy, now: Tick) -> Picked {
+        let (replica, permit, change) = choice;
         if let Some(change) = change {
             self.changed(replica, change, None, now);
         }
+        Picked { replica: Arc::clone(replica), permit, policy }
+    }
+
+    #[inline]
+    pub(super) fn begin(&self, worker: usize, replica: &Replica, tried: &[Arc<Replica>]) {
         self.inflight.add(worker, 1);
         replica.counts().begin(worker, !tried.is_empty());
-        Ok(Picked { replica: Arc::clone(replica), permit, policy: view.policy })
     }
 
     /// Whether [`Service::pick`] would find another replica for a request that has `tried` some.
@@ -333,6 +358,12 @@ impl Service {
     pub fn end(&self, worker: usize, replica: &Replica) {
         replica.counts().end(worker);
         self.inflight.add(worker, -1);
+        // Read after what was written above: whoever waits since the policy has limits reads that after it was told so.
+        // A processor may still reorder the two for some nanoseconds. Who waits looks once more before it is refused.
+        compiler_fence(SeqCst);
+        if self.is_limited.load(Relaxed) {
+            self.place_freed(replica);
+        }
         if replica.is_draining() {
             self.outlets.drains.attempt_ended();
         }
@@ -385,7 +416,11 @@ impl Service {
         if self.is_detailed() {
             replica.record_latency(worker, latency);
         }
-        if self.view.load().policy.balancing.algorithm == Algorithm::PeakEwma {
+        let view = self.view.load();
+        if view.policy.concurrency.adaptive != AdaptiveLimit::Off {
+            self.learn_limit(replica, outcome, latency, now, &view.policy.concurrency);
+        }
+        if view.policy.balancing.algorithm == Algorithm::PeakEwma {
             let least = match outcome {
                 Outcome::Success => Duration::ZERO,
                 // One that refuses fast is not fast.
@@ -451,7 +486,13 @@ impl Service {
             let service = self.name.clone();
             self.outlets.fail_opens.push(FailOpenChange { service, at: now, began: view.fails_open() });
         }
+        let is_limited = view.is_limited;
+        if is_limited {
+            self.is_limited.store(true, SeqCst);
+        }
         self.view.store(Arc::new(view));
+        self.is_limited.store(is_limited, SeqCst);
+        self.places_changed();
     }
 
     fn roster(&self) -> MutexGuard<'_, Roster> {

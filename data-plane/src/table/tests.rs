@@ -3,6 +3,7 @@
 mod balancing;
 mod bounds;
 mod checks;
+mod concurrency;
 mod drains;
 mod orders;
 mod properties;

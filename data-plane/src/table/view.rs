@@ -42,6 +42,8 @@ pub enum Unavailable {
     },
     /// Every replica that could be asked was asked in this request.
     AllTried,
+    /// Those that could be asked have as many requests in flight as they may, or the service has.
+    AllFull,
 }
 
 /// A replica that was picked, with its breaker's permit and the transition that admitting made.
@@ -51,6 +53,8 @@ pub(super) type Choice<'view> = (&'view Arc<Replica>, Permit, Option<Change>);
 #[derive(Debug)]
 pub(super) struct View {
     pub(super) policy: Policy,
+    /// Whether that limits what is in flight.
+    pub(super) is_limited: bool,
     /// Those that take turns, in the order of their ids: of the best tier that has one whose breaker lets all through.
     eligible: Box<[Arc<Replica>]>,
     /// What each of them has of the traffic, relative to the others: its weight, or part of it while it starts slowly.
@@ -156,6 +160,7 @@ impl View {
         let first_turn = last.map_or(0, |last| turn_after(last, &eligible, &rotation));
         Self {
             policy,
+            is_limited: policy.concurrency.is_limited(),
             affinity: ring.map(|ring| Affinity::new(ring, &eligible, &shares)),
             eligible: eligible.into(),
             shares,
@@ -272,7 +277,11 @@ impl View {
         tried: &[Arc<Replica>],
     ) -> Option<Choice<'view>> {
         let admitted = self.admit(replica, now, tried);
-        if admitted.is_some() || self.fail_open.is_none() || is_among(tried, replica) {
+        if admitted.is_some()
+            || self.fail_open.is_none()
+            || is_among(tried, replica)
+            || !self.has_place(replica)
+        {
             return admitted;
         }
         Some((replica, replica.breaker().admit_regardless()?, None))
@@ -284,7 +293,7 @@ impl View {
         now: Tick,
         tried: &[Arc<Replica>],
     ) -> Option<Choice<'view>> {
-        if is_among(tried, replica) {
+        if is_among(tried, replica) || !self.has_place(replica) {
             return None;
         }
         let admission = replica.breaker().admit(now, self.probe_lease()).ok()?;
@@ -297,7 +306,50 @@ impl View {
         self.policy.timeout.connect + self.policy.timeout.per_try
     }
 
+    /// Whether the replica may have another request in flight.
+    pub(super) fn has_place(&self, replica: &Replica) -> bool {
+        !self.is_limited || replica.counts().inflight() < replica.limit(&self.policy.concurrency)
+    }
+
+    /// Whether there is anybody whose breaker lets all through.
+    pub(super) fn has_closed(&self) -> bool {
+        self.closed().next().is_some()
+    }
+
+    /// How many more requests its replicas may have in flight.
+    pub(super) fn free_places(&self) -> u64 {
+        let free = |replica: &Arc<Replica>| {
+            replica.limit(&self.policy.concurrency).saturating_sub(replica.counts().inflight())
+        };
+        self.closed().map(free).fold(0, u64::saturating_add)
+    }
+
+    /// How many requests those may have in flight that take turns; [`u64::MAX`] without a limit.
+    pub(super) fn limit(&self) -> u64 {
+        let limit = |replica: &Arc<Replica>| replica.limit(&self.policy.concurrency);
+        if self.eligible.is_empty() {
+            u64::MAX
+        } else {
+            self.eligible.iter().map(limit).fold(0, u64::saturating_add)
+        }
+    }
+
+    /// Why nobody is asked while the service has all it may have in flight, or others go before.
+    pub(super) fn none_free(&self, now: Tick, tried: &[Arc<Replica>]) -> Unavailable {
+        if self.closed().any(|replica| !is_among(tried, replica)) {
+            return Unavailable::AllFull;
+        }
+        self.unavailable(now, tried)
+    }
+
     fn unavailable(&self, now: Tick, tried: &[Arc<Replica>]) -> Unavailable {
+        let is_full = |replica: &Arc<Replica>| {
+            let is_closed = matches!(replica.breaker().state(), State::Closed | State::ForcedClosed);
+            (is_closed || self.fail_open.is_some()) && !is_among(tried, replica) && !self.has_place(replica)
+        };
+        if self.is_limited && self.closed().any(is_full) {
+            return Unavailable::AllFull;
+        }
         if !tried.is_empty() {
             return Unavailable::AllTried;
         }

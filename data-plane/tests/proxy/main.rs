@@ -4,6 +4,7 @@ mod access_log;
 mod balancing;
 mod bodies;
 mod clients;
+mod concurrency;
 mod connects;
 mod drains;
 mod failover;

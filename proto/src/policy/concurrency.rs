@@ -44,13 +44,15 @@ impl Concurrency {
         self.max_per_replica > 0 || self.max_per_service > 0 || self.adaptive != AdaptiveLimit::Off
     }
 
-    /// How many requests may be in flight to one replica, of which `adaptive` is the limit found by its latency;
-    /// [`u64::MAX`] without a limit.
+    /// How many requests may be in flight to one replica, of which `adaptive` is the limit found by its latency, zero before
+    /// there is one; [`u64::MAX`] without a limit.
     pub fn of_replica(&self, adaptive: u32) -> u64 {
         let fixed = if self.max_per_replica == 0 { u64::MAX } else { self.max_per_replica.into() };
         match self.adaptive {
             AdaptiveLimit::Off => fixed,
-            AdaptiveLimit::Gradient => fixed.min(adaptive.clamp(1, self.adaptive_max.max(1)).into()),
+            AdaptiveLimit::Gradient => {
+                fixed.min(adaptive.max(self.adaptive_min).min(self.adaptive_max).into())
+            }
         }
     }
 
@@ -141,10 +143,10 @@ mod tests {
         let fixed = Concurrency { max_per_replica: 10, ..Concurrency::default() };
         let both = Concurrency { adaptive: AdaptiveLimit::Gradient, ..fixed };
         let adaptive = Concurrency { max_per_replica: 0, ..both };
-        assert_eq!([fixed.of_replica(3), both.of_replica(3), both.of_replica(30)], [10, 3, 10]);
+        assert_eq!([fixed.of_replica(3), both.of_replica(0), both.of_replica(30)], [10, 4, 10]);
         assert_eq!(
             [adaptive.of_replica(30), adaptive.of_replica(0), adaptive.of_replica(9999)],
-            [30, 1, 1000]
+            [30, 4, 1000]
         );
     }
 }

@@ -89,6 +89,7 @@ impl Node {
                     Unavailable::AllOpen { .. } => "a request met open breakers only",
                     Unavailable::AllForcedOpen { .. } => "a request met breakers that were forced open only",
                     Unavailable::AllTried => "a request ran out of replicas",
+                    Unavailable::AllFull => unreachable!("no policy here limits what is in flight"),
                 });
                 return self.finished(env, id, false);
             }

@@ -232,7 +232,7 @@ impl World {
 
     fn end(&mut self, replica: usize) {
         self.free[replica] += 1;
-        if self.queue.len() > 0 {
+        if !self.queue.is_empty() {
             let woken = self.queue.call(Some(replica));
             self.woken(woken);
         }
@@ -292,7 +292,7 @@ proptest! {
                     world.arrive(tried, (replica < 3).then_some(replica));
                 }
                 3 | 4 => world.end(replica % 3),
-                5 | 6 | 7 => {
+                5..=7 => {
                     if let Some(ticket) = one_of(&mut world.awake.iter().copied()) {
                         world.run(ticket);
                     }

@@ -13,6 +13,9 @@ use crate::routing::{
     balancing::{Load, mix, two_of},
 };
 
+/// Draws more that chance has while replicas may be full, before they are looked through.
+const TRIES_AT_FULL_ONES: usize = 8;
+
 impl View {
     /// Who is asked by the policy's algorithm, unless those that it comes to were tried or their breakers decline.
     #[inline]
@@ -24,6 +27,9 @@ impl View {
         inflight: impl FnOnce() -> u64,
     ) -> Option<Choice<'_>> {
         if self.eligible.is_empty() {
+            return None;
+        }
+        if self.is_limited && !self.eligible.iter().any(|replica| self.has_place(replica)) {
             return None;
         }
         match (self.policy.balancing.algorithm, &self.affinity, draw.key) {
@@ -50,8 +56,10 @@ impl View {
     }
 
     fn in_turn(&self, now: Tick, tried: &[Arc<Replica>]) -> Option<Choice<'_>> {
-        // A replica that was tried gives its turn to the next in rotation rather than to its neighbour.
-        (0..self.tries(tried)).find_map(|_| {
+        // A replica that was tried gives its turn to the next in rotation rather than to its neighbour. So does one that is
+        // full, of which there may be any number.
+        let tries = if self.is_limited { self.rotation.len() } else { self.tries(tried) };
+        (0..tries).find_map(|_| {
             let turn = self.cursor.fetch_add(1, Relaxed);
             self.admit_eligible(&self.eligible[self.rotation.index(turn)], now, tried)
         })
@@ -89,6 +97,7 @@ impl View {
     }
 
     fn tries(&self, tried: &[Arc<Replica>]) -> usize {
-        self.eligible.len().min(1 + tried.len())
+        let more = if self.is_limited { TRIES_AT_FULL_ONES } else { 0 };
+        self.eligible.len().min(1 + tried.len() + more)
     }
 }

@@ -1,0 +1,53 @@
+//! What was measured, and whether it is held.
+
+use std::{fmt::Display, process::ExitCode, time::Duration};
+
+/// The figures of a run, printed as they come.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    drill: String,
+    held: usize,
+    missed: Vec<String>,
+}
+
+impl Figures {
+    pub(crate) fn begin(&mut self, drill: &str) {
+        drill.clone_into(&mut self.drill);
+        println!("{drill}");
+    }
+
+    /// Holds what was `measured` to a criterion.
+    pub(crate) fn hold(&mut self, criterion: &str, measured: impl Display, is_held: bool) {
+        println!("  {} {criterion}: {measured}", if is_held { "ok    " } else { "MISSED" });
+        if is_held {
+            self.held += 1;
+        } else {
+            self.missed.push(format!("{}: {criterion}: {measured}", self.drill));
+        }
+    }
+
+    /// Holds a count to its limit.
+    pub(crate) fn at_most(&mut self, what: &str, limit: u64, measured: u64) {
+        self.hold(&format!("{what} <= {limit}"), measured, measured <= limit);
+    }
+
+    /// Holds a time to its limit.
+    pub(crate) fn within(&mut self, what: &str, limit: Duration, measured: Duration) {
+        self.hold(&format!("{what} <= {limit:?}"), format!("{measured:.1?}"), measured <= limit);
+    }
+
+    /// Shows a figure that is held to nothing.
+    pub(crate) fn show(&self, what: &str, measured: impl Display) {
+        println!("         {what}: {measured}");
+    }
+
+    pub(crate) fn verdict(self) -> ExitCode {
+        if self.missed.is_empty() {
+            println!("drills: {} figures held", self.held);
+            return ExitCode::SUCCESS;
+        }
+        println!("drills: {} figures held, {} missed:", self.held, self.missed.len());
+        self.missed.iter().for_each(|missed| println!("  {missed}"));
+        ExitCode::FAILURE
+    }
+}

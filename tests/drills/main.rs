@@ -1,0 +1,139 @@
+//! Drills: a fault is injected into a running gateway, and figures are held. `tests/drills/run` builds everything and starts this.
+//!
+//! Each drill starts real processes on loopback, bounded in time and count, prints what it measured beside its criterion, and
+//! fails when that is not held. docs/drills.md has the figures of one machine.
+
+mod bodies;
+mod client;
+mod connections;
+mod endings;
+mod faults;
+mod figures;
+mod leak;
+mod process;
+mod replica;
+mod stage;
+
+use std::process::ExitCode;
+
+use clap::{Parser, ValueEnum};
+use gateway_runtime::open_files;
+
+use self::figures::Figures;
+
+/// Injects faults into a gateway and holds it to figures
+#[derive(Debug, Clone, Parser)]
+struct Args {
+    /// Which drills; all unless some are named
+    #[arg(value_enum)]
+    drills: Vec<Drill>,
+    /// Smaller counts and shorter times
+    #[arg(long)]
+    short: bool,
+    /// How long the leak drill loads the gateway, in minutes; without it 20 s
+    #[arg(long, value_name = "N")]
+    minutes: Option<u32>,
+    /// What `cargo bench` adds for benches of its own kind
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+/// How much of it is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size {
+    is_short: bool,
+    minutes: Option<u32>,
+}
+
+impl Size {
+    /// The whole, or the short form.
+    pub(crate) fn of<T>(self, whole: T, short: T) -> T {
+        if self.is_short { short } else { whole }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Drill {
+    /// One of three replicas is killed
+    Killed,
+    /// One hangs, its connections stay up
+    Frozen,
+    /// One answers 503 to three requests in ten
+    Unavailable,
+    /// One closes without an answer
+    Closing,
+    /// One resets in the middle of bodies
+    Resetting,
+    /// One takes two seconds
+    Slow,
+    /// One goes and comes back every second
+    Flapping,
+    /// All are down, then back
+    AllDown,
+    /// A replica is drained under load
+    Drained,
+    /// The gateway is told to end, and replaced, under load
+    Replaced,
+    /// Thousands of idle connections
+    Idle,
+    /// Partial requests and slowloris
+    Partial,
+    /// No file descriptors left
+    Descriptors,
+    /// Clients and replicas that do not read
+    Unread,
+    /// A gibibyte up and down
+    Gibibyte,
+    /// Slow readers and slow writers by the thousand
+    SlowClients,
+    /// Many idle and many busy connections at once
+    Crowd,
+    /// The gateway is its own replica
+    Loop,
+    /// Mixed load, after which everything is back
+    Leak,
+}
+
+async fn run(drill: Drill, size: Size, figures: &mut Figures) {
+    match drill {
+        Drill::Killed => faults::killed(size, figures).await,
+        Drill::Frozen => faults::frozen(size, figures).await,
+        Drill::Unavailable => faults::unavailable(size, figures).await,
+        Drill::Closing => faults::closing(size, figures).await,
+        Drill::Resetting => faults::resetting(size, figures).await,
+        Drill::Slow => faults::slow(size, figures).await,
+        Drill::Flapping => faults::flapping(size, figures).await,
+        Drill::AllDown => faults::all_down(size, figures).await,
+        Drill::Drained => endings::drained(size, figures).await,
+        Drill::Replaced => endings::replaced(size, figures).await,
+        Drill::Idle => connections::idle(size, figures).await,
+        Drill::Partial => connections::partial(size, figures).await,
+        Drill::Descriptors => connections::descriptors(size, figures).await,
+        Drill::Unread => bodies::unread(size, figures).await,
+        Drill::Gibibyte => bodies::gibibyte(size, figures).await,
+        Drill::SlowClients => bodies::slow_clients(size, figures).await,
+        Drill::Crowd => connections::crowd(size, figures).await,
+        Drill::Loop => faults::own_replica(size, figures).await,
+        Drill::Leak => leak::mixed(size, figures).await,
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    open_files::raise_limit();
+    let drills = match args.drills.as_slice() {
+        [] => Drill::value_variants(),
+        some => some,
+    };
+    let size = Size { is_short: args.short, minutes: args.minutes };
+    let mut figures = Figures::default();
+    for drill in drills {
+        let name = drill.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        figures.begin(&name);
+        // Each on a runtime of its own: what one leaves behind is no load for the next.
+        let runtime = tokio::runtime::Runtime::new().expect("the system gives threads");
+        runtime.block_on(run(*drill, size, &mut figures));
+        runtime.shutdown_background();
+    }
+    figures.verdict()
+}

@@ -1,0 +1,33 @@
+//! What a process uses, from /proc.
+
+use std::{fs, time::Duration};
+
+/// Clock ticks a second in /proc: fixed on Linux, whatever the kernel's own rate.
+const TICKS: f64 = 100.0;
+
+/// Memory in RAM now, in KiB.
+pub(crate) fn resident_kib(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+/// Open file descriptors.
+pub(crate) fn descriptors(pid: u32) -> u64 {
+    fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").count() as u64
+}
+
+/// Threads.
+pub(crate) fn threads(pid: u32) -> u64 {
+    fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs").count() as u64
+}
+
+/// Processor time so far, all threads.
+pub(crate) fn cpu(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    // The name in parentheses may hold anything; the fields after it are numbers, utime and stime the 12th and 13th.
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks: f64 =
+        fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+    Duration::from_secs_f64(ticks / TICKS)
+}

@@ -69,7 +69,7 @@ pub(crate) async fn idle(size: Size, figures: &mut Figures) {
     figures.hold("KiB each <= 16", format!("{each:.1}"), each <= 16.0);
     let (good, times) = probes(proxy, 200).await;
     figures.hold("probes answered of 200", good, good == 200);
-    figures.within("their p99", Duration::from_millis(6), percentile(times, 0.99));
+    figures.swift("their p99", Duration::from_millis(6), percentile(times, 0.99));
 }
 
 pub(crate) async fn partial(size: Size, figures: &mut Figures) {
@@ -96,7 +96,7 @@ pub(crate) async fn partial(size: Size, figures: &mut Figures) {
     });
     let (good, times) = probes(proxy, 10).await;
     figures.hold("probes answered of 10", good, good == 10);
-    figures.within("the slowest", Duration::from_millis(100), times.into_iter().max().unwrap_or_default());
+    figures.swift("the slowest", Duration::from_millis(100), times.into_iter().max().unwrap_or_default());
     let cut = timeout(10 * head_timeout, slowloris).await.ok().and_then(Result::ok);
     figures.within("slowloris is cut", 2 * head_timeout + 4 * SECOND, cut.unwrap_or(Duration::MAX));
     drop((silent, halves));

@@ -126,7 +126,7 @@ fn main() -> ExitCode {
         some => some,
     };
     let size = Size { is_short: args.short, minutes: args.minutes };
-    let mut figures = Figures::default();
+    let mut figures = Figures::new(args.short);
     for drill in drills {
         let name = drill.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
         figures.begin(&name);

@@ -7,9 +7,10 @@ use tempfile::TempDir;
 
 use crate::replica::{Posts, Replica};
 
-/// What drills run with, beside the defaults: one attempt may take a second, and a fifth of failures opens a breaker.
+/// What drills run with, beside the defaults: one attempt may take a second, and a breaker opens for 15 % of
+/// failures within a second.
 const POLICY: &str = "[service.policy.timeout]\nper_try = \"1s\"\n\
-                      [service.policy.breaker]\nfailure_ratio = 0.2\nmin_request_count = 10\n";
+                      [service.policy.breaker]\nfailure_ratio = 0.15\nmin_request_count = 10\nwindow = \"1s\"\n";
 
 const LIST: &str = "services.toml";
 

@@ -7,7 +7,10 @@ use std::io::Write;
 /// As the inside of a JSON string. What is no UTF-8 is replaced by U+FFFD.
 pub(super) fn json(out: &mut Vec<u8>, value: &[u8], max: usize) {
     let (value, is_cut) = cut(value, max);
-    for chunk in value.utf8_chunks() {
+    // Nearly always all of it.
+    let plain = value.iter().position(|byte| !is_plain(*byte)).unwrap_or(value.len());
+    out.extend_from_slice(&value[..plain]);
+    for chunk in value[plain..].utf8_chunks() {
         for character in chunk.valid().chars() {
             match character {
                 '"' | '\\' => out.extend([b'\\', character as u8]),
@@ -43,6 +46,11 @@ pub(super) fn text(out: &mut Vec<u8>, value: &[u8], max: usize) {
     if is_cut {
         out.extend_from_slice(b"...");
     }
+}
+
+/// Whether a byte stands for itself everywhere.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\')
 }
 
 /// As much of a value as a line has, and whether there is more.

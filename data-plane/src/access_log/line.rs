@@ -3,6 +3,7 @@
 //! Pure: an entry in, bytes out. Whatever is from outside is escaped, and cut to a length that a line can bear.
 
 use std::{
+    fmt,
     io::Write,
     time::{Duration, SystemTime},
 };
@@ -164,22 +165,31 @@ struct Object<'a> {
 }
 
 impl Object<'_> {
-    fn print(&mut self, arguments: std::fmt::Arguments<'_>) {
+    fn print(&mut self, arguments: fmt::Arguments<'_>) {
         let _ = self.out.write_fmt(arguments);
     }
 
+    fn name(&mut self, name: &str) {
+        self.out.extend_from_slice(b",\"");
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b"\":");
+    }
+
     fn text(&mut self, name: &str, value: &[u8], max: usize) {
-        self.print(format_args!(",\"{name}\":\""));
+        self.name(name);
+        self.out.push(b'"');
         escape::json(self.out, value, max);
         self.out.push(b'"');
     }
 
     fn number(&mut self, name: &str, number: u64) {
-        self.print(format_args!(",\"{name}\":{number}"));
+        self.name(name);
+        self.print(format_args!("{number}"));
     }
 
     fn seconds(&mut self, name: &str, time: Duration) {
-        self.print(format_args!(",\"{name}\":{:.6}", time.as_secs_f64()));
+        self.name(name);
+        self.print(format_args!("{}", Seconds(time)));
     }
 
     fn attempts(&mut self, attempts: &[Attempted<'_>]) {
@@ -188,15 +198,24 @@ impl Object<'_> {
             self.out.extend_from_slice(if index == 0 { b"{" } else { b",{" });
             self.out.extend_from_slice(b"\"replica\":\"");
             escape::json(self.out, attempt.replica.as_bytes(), MAX_HOST);
-            let time = attempt.time.as_secs_f64();
+            let time = Seconds(attempt.time);
             match attempt.result {
                 Outcome::Status(status) => {
-                    self.print(format_args!("\",\"result\":\"{status}\",\"s\":{time:.6}}}"))
+                    self.print(format_args!("\",\"result\":\"{status}\",\"s\":{time}}}"))
                 }
-                Outcome::Word(word) => self.print(format_args!("\",\"result\":\"{word}\",\"s\":{time:.6}}}")),
+                Outcome::Word(word) => self.print(format_args!("\",\"result\":\"{word}\",\"s\":{time}}}")),
             }
         }
         self.out.push(b']');
+    }
+}
+
+/// Seconds with six digits behind the point, cut off there.
+struct Seconds(Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:06}", self.0.as_secs(), self.0.subsec_micros())
     }
 }
 
@@ -223,10 +242,10 @@ pub(crate) fn text(out: &mut Vec<u8>, entry: &Entry<'_>) {
     out.extend_from_slice(b"\" \"");
     escape::text(out, request.and_then(|request| request.user_agent).unwrap_or(b"-"), MAX_AGENT);
     out.push(b'"');
-    let _ = write!(out, " duration_s={:.6}", entry.duration.as_secs_f64());
+    let _ = write!(out, " duration_s={}", Seconds(entry.duration));
     match entry.upstream {
         Some(upstream) => {
-            let _ = write!(out, " upstream_s={:.6}", upstream.as_secs_f64());
+            let _ = write!(out, " upstream_s={}", Seconds(upstream));
         }
         None => out.extend_from_slice(b" upstream_s=-"),
     }

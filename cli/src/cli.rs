@@ -6,8 +6,8 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::{
     commands::{
-        breaker, check, demo, demo_replica, deregister, describe, dev, drain, end_override, events, get,
-        policy, register, release_guard, route, undrain,
+        breaker, check, demo, demo_replica, deregister, describe, dev, drain, end_override, events, explain,
+        get, policy, register, release_guard, route, undrain,
     },
     endpoint,
     output::{Color, Format, Output},
@@ -80,6 +80,8 @@ pub(crate) enum Command {
     /// Show everything about one replica
     #[command(subcommand)]
     Describe(describe::Noun),
+    /// Say why a replica gets requests or does not: where, since when, until when, and what to do
+    Explain(explain::Args),
     /// List past events, or watch them happen
     Events(events::Args),
     /// Register a replica
@@ -156,6 +158,9 @@ mod tests {
             "gwctl get ev",
             "gwctl describe replica orders/r-1",
             "gwctl describe r orders/r-1",
+            "gwctl explain orders",
+            "gwctl explain orders/r-1 --node dp-1 -o json",
+            "gwctl explain orders/r-1 --data-plane http://127.0.0.1:7401",
             "gwctl events -w --service orders",
             "gwctl register orders 127.0.0.1:80 --label team=web --weight 10 --ttl 30s --dry-run",
             "gwctl deregister orders/r-1 -y --reason gone",
@@ -172,6 +177,7 @@ mod tests {
             "gwctl policy set orders breaker.window=20s guard.enabled=false --dry-run",
             "gwctl policy unset * breaker drain_timeout --reason calm",
             "gwctl policy delete orders --dry-run",
+            "gwctl policy what-if orders breaker.consecutive_failure_count=3 breaker.window=20s",
             "gwctl get policies",
             "gwctl get routes",
             "gwctl route get",
@@ -194,6 +200,9 @@ mod tests {
         for (line, why) in [
             ("gwctl get replicas Orders", "may hold only a-z"),
             ("gwctl describe replica orders", "is written SERVICE/REPLICA"),
+            ("gwctl explain Orders", "may hold only a-z"),
+            ("gwctl explain orders/", "is written SERVICE/REPLICA"),
+            ("gwctl explain orders/r-1 --node dp-1 --data-plane http://h:1", "cannot be used with"),
             ("gwctl register orders 127.0.0.1", "has no port"),
             ("gwctl register orders 127.0.0.1:80 --label team", "is written KEY=VALUE"),
             ("gwctl register orders 127.0.0.1:80 --weight 0", "not in 1..=1000"),
@@ -205,6 +214,8 @@ mod tests {
             ("gwctl policy set orders", "<SETTING=VALUE>"),
             ("gwctl policy set orders breaker.windw=20s", "did you mean \"breaker.window\"?"),
             ("gwctl policy unset orders", "<SETTING>"),
+            ("gwctl policy what-if orders", "<SETTING=VALUE>"),
+            ("gwctl policy what-if orders breaker.windw=20s", "did you mean \"breaker.window\"?"),
             ("gwctl policy get orders/r-1", "may hold only a-z"),
             ("gwctl route set shop", "<FIELD=VALUE>"),
             ("gwctl route set shop hots=a", "did you mean \"host\"?"),

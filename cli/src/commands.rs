@@ -21,6 +21,7 @@ pub(crate) mod dev;
 pub(crate) mod drain;
 pub(crate) mod end_override;
 pub(crate) mod events;
+pub(crate) mod explain;
 pub(crate) mod get;
 pub(crate) mod policy;
 pub(crate) mod register;
@@ -46,6 +47,7 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
     match command {
         Command::Get(noun) => get::run(noun, &connect().await?, &output).await,
         Command::Describe(noun) => describe::run(noun, &connect().await?, &output).await,
+        Command::Explain(args) => explain::run(args, &global, origin, &output).await,
         Command::Events(args) => events::run(args, &connect().await?, &output).await,
         Command::Register(args) => register::run(args, &connect().await?, &output).await,
         Command::Deregister(args) => {

@@ -28,6 +28,7 @@ use crate::{
 };
 
 mod acts;
+mod data_plane;
 #[cfg(test)]
 pub(crate) mod fake;
 mod pages;
@@ -35,6 +36,7 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use data_plane::get as get_from_data_plane;
 pub(crate) use pages::{Query, Scope};
 pub(crate) use probe::Probed;
 

@@ -18,6 +18,7 @@ mod seat;
 mod stats;
 mod tally;
 mod timeline;
+mod what_if;
 
 use std::{
     collections::HashMap,
@@ -41,6 +42,7 @@ pub use self::{
     seat::Seat,
     stats::{Attention, LINGER, Latencies, Stats, StatsReport, Wish},
     timeline::{Cursor, Looked, Position, Since, Timeline, TimelineLimits},
+    what_if::{Answered, MAX_OPEN as MAX_OPEN_QUESTIONS, Questions, WhatIf},
 };
 use self::{nodes::RETURN_TIME, seat::Stream};
 use crate::{
@@ -63,6 +65,8 @@ pub struct Observation {
     /// Counts whatever may bring a drain forward.
     progress: watch::Sender<u64>,
     attention: watch::Sender<Attention>,
+    /// What would have been by other rules, asked of data planes.
+    questions: Questions,
     /// From then on, the data planes that are there speak for all. Unset: they always did.
     settled_at: OnceLock<Instant>,
 }
@@ -99,6 +103,7 @@ impl Observation {
             slowest: watch::Sender::new(Revision::MAX),
             progress: watch::Sender::new(0),
             attention: watch::Sender::new(Attention::Nobody),
+            questions: Questions::default(),
             settled_at: OnceLock::new(),
         }
     }
@@ -225,6 +230,18 @@ impl Observation {
     /// Follows a number that grows whenever receipts may have changed.
     pub fn follow_progress(&self) -> watch::Receiver<u64> {
         self.progress.subscribe()
+    }
+
+    /// What data planes are asked, and what they answer.
+    pub(crate) fn questions(&self) -> &Questions {
+        &self.questions
+    }
+
+    /// The data planes that report now.
+    pub(crate) fn reporting(&self) -> Vec<NodeId> {
+        let observed = self.lock();
+        let reporting = observed.seats.keys().filter(|(_, stream)| *stream == Stream::Reports);
+        reporting.map(|(node, _)| node.clone()).collect()
     }
 
     /// Follows the number of the last event.

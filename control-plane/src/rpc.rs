@@ -4,6 +4,7 @@ mod asked;
 mod breakers;
 mod discovery;
 mod drains;
+mod explain;
 mod handled;
 mod keep_alive;
 mod observability;
@@ -13,6 +14,7 @@ mod policies;
 mod registry;
 mod routes;
 mod watch_replicas;
+mod what_if;
 
 use std::{sync::Arc, time::Duration};
 

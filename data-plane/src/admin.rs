@@ -3,6 +3,7 @@
 //! It runs on the main runtime and reads what others publish, so that no scrape can hold up a request. Nothing here is
 //! meant for clients: it listens on a port of its own, on loopback by default.
 
+mod explain;
 mod metrics;
 mod readiness;
 
@@ -114,6 +115,7 @@ fn router(admin: Admin) -> Router {
         .route("/version", get(version))
         .route("/snapshot", get(snapshot))
         .route("/breakers", get(breakers))
+        .route("/explain", get(explain_replica))
         .fallback(nothing)
         .layer(from_fn_with_state(panics, contain))
         .with_state(Arc::new(admin))
@@ -131,7 +133,8 @@ async fn contain(State(panics): State<Arc<PanicCounts>>, request: Request, next:
 
 /// What there is, for who comes without a path or with a wrong one.
 async fn nothing() -> (StatusCode, &'static str) {
-    let text = "there are /livez, /readyz, /readyz?verbose, /metrics, /version, /snapshot and /breakers\n";
+    let text = "there are /livez, /readyz, /readyz?verbose, /metrics, /version, /snapshot, /breakers and \
+                /explain?replica=SERVICE/REPLICA\n";
     (StatusCode::NOT_FOUND, text)
 }
 
@@ -200,6 +203,18 @@ async fn breakers(State(admin): State<Arc<Admin>>) -> Response {
         Json(to_json(&v1::ListBreakersResponse { breakers, ..Default::default() }))
     };
     render(body).await.into_response()
+}
+
+/// Why this data plane sends a replica requests or does not.
+async fn explain_replica(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Response {
+    let key = match explain::parse(query.as_deref()) {
+        Ok(key) => key,
+        Err(why) => return (StatusCode::BAD_REQUEST, why).into_response(),
+    };
+    match explain::explain(&admin, &key) {
+        Ok(told) => Json(to_json(&told)).into_response(),
+        Err(why) => (StatusCode::NOT_FOUND, why).into_response(),
+    }
 }
 
 /// Runs what may take long with many services away from the threads that follow the control plane.

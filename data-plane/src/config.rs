@@ -96,6 +96,9 @@ pub struct Args {
     /// Whose word on the client holds.
     #[command(flatten)]
     pub forwarding: ForwardingArgs,
+    /// Keep the last so many outcomes of each replica, eight bytes each, for `gwctl policy what-if`; 0 keeps none
+    #[arg(long, env = "GW_RECORD_OUTCOMES", default_value = "0", value_parser = clap::value_parser!(u32).range(..=1_000_000), value_name = "COUNT")]
+    pub record_outcomes: u32,
     /// After SIGTERM, how long requests in flight may take, such as 500ms or 30s
     #[arg(long, env = "GW_DRAIN_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub drain_timeout: Duration,
@@ -125,6 +128,7 @@ pub struct Config {
     pub(crate) workers: usize,
     pub(crate) domain: Option<String>,
     pub(crate) debug_headers: bool,
+    pub(crate) record_outcomes: usize,
     pub(crate) limits: Limits,
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) proxy_headers: Option<ProxyHeaders>,
@@ -186,6 +190,7 @@ impl Args {
             workers,
             domain: self.domain.as_deref().map(parse_domain).transpose()?,
             debug_headers: self.debug_headers,
+            record_outcomes: self.record_outcomes as usize,
             limits: self.limits.validate()?,
             access_log: self.access_log.open()?,
             proxy_headers: self.forwarding.proxy_headers()?,

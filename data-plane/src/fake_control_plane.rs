@@ -111,7 +111,11 @@ impl ReportStream {
 
     /// The same, with details or without.
     pub(crate) async fn ask(&mut self, interval: prost_types::Duration, detailed_stats: bool) {
-        let response = v1::ReportNodeStatusResponse { report_interval: Some(interval), detailed_stats };
+        let response = v1::ReportNodeStatusResponse {
+            report_interval: Some(interval),
+            detailed_stats,
+            ..Default::default()
+        };
         self.responses.send(Ok(response)).await.expect("the data plane is there");
     }
 }
@@ -182,6 +186,24 @@ impl ObservabilityService for Handler {
         &self,
         _: Request<v1::EndOverrideRequest>,
     ) -> Result<Response<v1::EndOverrideResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn explain_replica(
+        &self,
+        _: Request<v1::ExplainReplicaRequest>,
+    ) -> Result<Response<v1::ExplainReplicaResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn what_if(&self, _: Request<v1::WhatIfRequest>) -> Result<Response<v1::WhatIfResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
+    }
+
+    async fn explain_service(
+        &self,
+        _: Request<v1::ExplainServiceRequest>,
+    ) -> Result<Response<v1::ExplainServiceResponse>, Status> {
         Err(Status::unimplemented("not scripted"))
     }
 

@@ -12,6 +12,7 @@ mod ledger;
 pub(crate) mod rows;
 mod session;
 mod stats;
+mod what_if;
 
 use std::{sync::Arc, time::Duration};
 

@@ -11,6 +11,7 @@ mod breaker;
 mod buckets;
 mod budget;
 mod gradient_limit;
+mod history;
 mod latency_window;
 mod outcome;
 mod peers;
@@ -25,8 +26,9 @@ pub use breaker::{
     Admission, Breaker, Change, ForcedState, Heard, Permit, Reason, Rejected, Rule, State, View, Withheld,
 };
 pub use buckets::{LATENCY_BUCKETS, bucket_of, middle_of};
-pub use budget::Budget;
+pub use budget::{Budget, BudgetView};
 pub use gradient_limit::{Bounds, GradientLimit, LimitSample};
+pub use history::{History, Kind, Recorded, Replayed, replay, span};
 pub use latency_window::{LatencyWindow, Sample};
 pub use outcome::{Fault, Origin, Outcome, judge};
 pub use peers::{Comparison, outliers};

@@ -41,7 +41,7 @@ pub use counters::{CodeClass, Direction, ReplicaCounters, RequestOutcome, Servic
 pub use drain::{DrainFollower, Draining, Drains};
 pub use fail_open::FailOpenChange;
 pub use latency::Buckets;
-pub use replica::{Replica, Trip};
+pub use replica::{Failure, History, Replica, Trip};
 pub use service::{Picked, Service};
 pub use spec::{Forced, ReplicaSpec, ServiceSpec};
 
@@ -191,6 +191,17 @@ impl Table {
     /// Completes when an attempt at a draining replica has ended since the last call. For one caller; cancel safe.
     pub async fn drained_some(&self) {
         self.outlets.drains.attempts_ended().await;
+    }
+
+    /// Records the last so many outcomes of each replica from now on, eight bytes each, for [`Replica::recorded`]; zero: none.
+    /// A replica that has some keeps its number.
+    pub fn record_outcomes(&self, outcomes: usize) {
+        self.outlets.record(outcomes);
+    }
+
+    /// How many outcomes are recorded of each replica.
+    pub fn recorded_outcomes(&self) -> usize {
+        self.outlets.recorded()
     }
 
     /// Has workers record how long requests and attempts take, or not.

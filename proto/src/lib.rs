@@ -8,6 +8,7 @@
 mod address;
 mod code;
 pub mod content;
+pub mod explain;
 mod invalid;
 pub mod json;
 mod lease_id;

@@ -24,7 +24,7 @@ use crate::{
 };
 
 mod checks;
-mod facts;
+pub(super) mod facts;
 mod next;
 
 use facts::facts;

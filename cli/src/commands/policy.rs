@@ -11,6 +11,7 @@ mod assignment;
 mod diff;
 mod edit;
 mod get;
+mod what_if;
 
 pub(super) use diff::doubt_about;
 pub(super) use get::list;
@@ -24,6 +25,8 @@ pub(crate) enum Verb {
     Set(edit::Set),
     /// Clear settings: the next level holds again
     Unset(edit::Unset),
+    /// Replay recorded outcomes by other breaker rules: how often would they have opened, what would that have saved
+    WhatIf(what_if::Args),
     /// Remove all of a service's policy, or that of '*'
     Delete(edit::Delete),
 }
@@ -38,6 +41,7 @@ pub(crate) async fn run(verb: Verb, control: &Control, output: &Output) -> Resul
         Verb::Get(args) => get::run(args, control, output).await,
         Verb::Set(args) => edit::set(args, control, output).await,
         Verb::Unset(args) => edit::unset(args, control, output).await,
+        Verb::WhatIf(args) => what_if::run(args, control, output).await,
         Verb::Delete(args) => edit::delete(args, control, output).await,
     }
 }

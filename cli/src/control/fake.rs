@@ -40,6 +40,9 @@ pub(crate) struct Script {
     /// Without them, the list of data planes is never answered: for tests of deadlines.
     pub(crate) nodes: Option<Vec<v1::Node>>,
     pub(crate) overrides: Vec<v1::OverrideEntry>,
+    pub(crate) what_if: v1::WhatIfResponse,
+    pub(crate) explained: Vec<v1::ExplainReplicaResponse>,
+    pub(crate) explained_services: Vec<v1::ExplainServiceResponse>,
     pub(crate) policies: BTreeMap<String, v1::Policy>,
     pub(crate) routes: BTreeMap<String, v1::Route>,
     /// What every change is answered with.

@@ -3,10 +3,12 @@
 use gateway_proto::{
     ReplicaKey, ServiceName,
     v1::{
+        ExplainReplicaRequest, ExplainReplicaResponse, ExplainServiceRequest, ExplainServiceResponse,
         ListBreakersRequest, ListBreakersResponse, ListEventsRequest, ListEventsResponse, ListNodesRequest,
         ListNodesResponse, ListOverridesRequest, ListOverridesResponse, ListPoliciesRequest,
         ListPoliciesResponse, ListReplicasRequest, ListReplicasResponse, ListRoutesRequest,
-        ListRoutesResponse, ListServicesRequest, ListServicesResponse, Replica,
+        ListRoutesResponse, ListServicesRequest, ListServicesResponse, Replica, WhatIfRequest,
+        WhatIfResponse,
     },
 };
 
@@ -129,6 +131,49 @@ impl Control {
         match listed {
             Err(error) => Err(self.with_suggestion(error, name).await),
             listed => listed,
+        }
+    }
+
+    /// Why a replica gets requests or does not.
+    ///
+    /// # Errors
+    /// What the control plane refuses.
+    pub(crate) async fn explain_replica(
+        &self,
+        request: ExplainReplicaRequest,
+    ) -> Result<ExplainReplicaResponse, Error> {
+        let service = request.service.clone();
+        let subject = Subject { request: "question", service: &service };
+        self.call("ExplainReplica", subject, self.observability.clone().explain_replica(request)).await
+    }
+
+    /// What breakers would have done by other rules.
+    ///
+    /// # Errors
+    /// Of an unknown service, with the name that was probably meant.
+    pub(crate) async fn what_if(&self, request: WhatIfRequest) -> Result<WhatIfResponse, Error> {
+        let service = request.service.clone();
+        let subject = Subject { request: "question", service: &service };
+        match self.call("WhatIf", subject, self.observability.clone().what_if(request)).await {
+            Err(error) => Err(self.with_suggestion(error, &service).await),
+            told => told,
+        }
+    }
+
+    /// Why a service is served or is not.
+    ///
+    /// # Errors
+    /// Of an unknown service, with the name that was probably meant.
+    pub(crate) async fn explain_service(
+        &self,
+        request: ExplainServiceRequest,
+    ) -> Result<ExplainServiceResponse, Error> {
+        let service = request.service.clone();
+        let subject = Subject { request: "question", service: &service };
+        match self.call("ExplainService", subject, self.observability.clone().explain_service(request)).await
+        {
+            Err(error) => Err(self.with_suggestion(error, &service).await),
+            told => told,
         }
     }
 

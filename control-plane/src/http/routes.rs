@@ -77,6 +77,8 @@ pub(super) fn routes() -> Vec<Route> {
         post("/v1/services/{service}/replicas/{replica_id}:drain", REGISTRY, "DrainReplica"),
         stream("/v1/services/{service}/replicas/{replica_id}:watchDrain", REGISTRY, "WatchDrain"),
         post("/v1/services/{service}/replicas/{replica_id}:undrain", REGISTRY, "UndrainReplica"),
+        get("/v1/services/{service}:explain", OBSERVABILITY, "ExplainService"),
+        get("/v1/services/{service}/replicas/{replica_id}:explain", OBSERVABILITY, "ExplainReplica"),
         post("/v1/services/{service}:releaseGuard", REGISTRY, "ReleaseGuard"),
         get("/v1/policies", POLICY, "ListPolicies"),
         get("/v1/policies/{service}", POLICY, "GetPolicy").answers("policy"),
@@ -86,6 +88,7 @@ pub(super) fn routes() -> Vec<Route> {
             .changes("policy", Mask::All)
             .named("ReplacePolicy"),
         delete("/v1/policies/{service}", POLICY, "DeletePolicy"),
+        post("/v1/policies/{service}:whatIf", OBSERVABILITY, "WhatIf"),
         get("/v1/routes", ROUTE, "ListRoutes"),
         get("/v1/routes/{name}", ROUTE, "GetRoute").answers("route"),
         patch("/v1/routes/{route.name}", ROUTE, "UpdateRoute").changes("route", Mask::Named),

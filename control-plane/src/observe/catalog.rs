@@ -85,6 +85,8 @@ const TRIP: &[&str] = &[
     "latency",
     "median",
     "peers",
+    "last_errors",
+    "request_ids",
 ];
 const WITHHELD: &[&str] = &[
     "from",
@@ -105,6 +107,8 @@ const WITHHELD: &[&str] = &[
     "latency",
     "median",
     "peers",
+    "last_errors",
+    "request_ids",
 ];
 const CHECK: &[&str] = &["address", "incarnation", "type", "streak", "failure"];
 const FAIL_OPEN: &[&str] = &["letting_through", "total"];

@@ -236,10 +236,11 @@ impl Matrix {
         }
     }
 
-    fn put(&mut self, node: &NodeId, key: ReplicaKey, row: Row, at: SystemTime) -> bool {
+    fn put(&mut self, node: &NodeId, key: ReplicaKey, mut row: Row, at: SystemTime) -> bool {
         let known = self.replicas.get_mut(&key).and_then(|replica| replica.rows.get_mut(node));
         if let Some(cell) = known {
             cell.reported = at;
+            row.follow(&cell.row);
             if cell.row == row {
                 return true;
             }

@@ -16,6 +16,7 @@ use super::{
     matrix::BreakerReport,
     row::Row,
     stats::{StatsReport, parse_stats},
+    what_if::Answered,
 };
 use crate::registry::Revision;
 
@@ -51,6 +52,8 @@ pub struct Report {
     pub stats: Option<StatsReport>,
     /// Whether the data plane has ended, and this is its last word.
     pub is_leaving: bool,
+    /// What would have been, if that was asked.
+    pub answered: Option<Answered>,
 }
 
 /// Replicas that a data plane's guard holds.
@@ -92,6 +95,12 @@ impl Report {
             held: held.transpose()?,
             stats: parse_stats(wire.stats, wire.stats_interval)?,
             is_leaving: wire.is_leaving,
+            answered: wire
+                .what_if_answer
+                .map(|answer| {
+                    Answered::parse(node, answer).map_err(|invalid| invalid.within("what_if_answer"))
+                })
+                .transpose()?,
         })
     }
 }
@@ -113,6 +122,7 @@ fn parse_breaker(node: &NodeId, mut wire: v1::Breaker) -> Result<(ReplicaKey, Ro
         check.map(Box::new)
     });
     wire.last_errors.truncate(MAX_LAST_ERRORS);
+    wire.last_failures.truncate(MAX_LAST_ERRORS);
     let row = Row {
         state,
         // A rule that this version does not know is no reason to refuse what it led to.
@@ -141,6 +151,11 @@ fn parse_breaker(node: &NodeId, mut wire: v1::Breaker) -> Result<(ReplicaKey, Ro
         check: check.transpose()?,
         registration_attempt_count: wire.registration_attempt_count.max(0),
         registration_failure_count: wire.registration_failure_count.max(0),
+        last_trip: wire.last_trip.map(parse_trip),
+        last_withheld_trip: wire.last_withheld_trip.map(parse_trip),
+        last_failures: wire.last_failures.into_iter().map(parse_failure).collect(),
+        trip_streak: wire.trip_streak.max(0),
+        stands_by: wire.stands_by,
     };
     Ok((key, row))
 }
@@ -170,6 +185,28 @@ fn parse_check(wire: v1::HealthCheck) -> Result<v1::HealthCheck, Invalid> {
         node_count: 0,
         failing_node_count: 0,
     })
+}
+
+fn parse_trip(wire: v1::Trip) -> Box<v1::Trip> {
+    // JSON has no number for what is none.
+    let finite = |number: f64| if number.is_finite() { number } else { 0.0 };
+    Box::new(v1::Trip {
+        trip_time: wire.trip_time.filter(time::is_valid),
+        observed: finite(wire.observed),
+        threshold: finite(wire.threshold),
+        sample_count: wire.sample_count.max(0),
+        open_time: wire.open_time.and_then(time::non_negative).map(time::duration),
+        reason: cut(wire.reason, MAX_TEXT_CHARS),
+        ..wire
+    })
+}
+
+fn parse_failure(wire: v1::FailedAttempt) -> v1::FailedAttempt {
+    v1::FailedAttempt {
+        failure_time: wire.failure_time.filter(time::is_valid),
+        error: cut(wire.error, MAX_DETAIL_CHARS),
+        request_id: cut(wire.request_id, MAX_DETAIL_CHARS),
+    }
 }
 
 /// An override that a breaker obeys: of this replica or of all, on this data plane or on all.

@@ -34,9 +34,25 @@ pub struct Row {
     pub(super) check: Option<Box<v1::HealthCheck>>,
     pub(super) registration_attempt_count: i64,
     pub(super) registration_failure_count: i64,
+    pub(super) last_trip: Option<Box<v1::Trip>>,
+    pub(super) last_withheld_trip: Option<Box<v1::Trip>>,
+    /// With what `last_errors` would have, which is empty then.
+    pub(super) last_failures: Box<[v1::FailedAttempt]>,
+    pub(super) trip_streak: i32,
+    pub(super) stands_by: bool,
 }
 
 impl Row {
+    /// Takes from the row before what this one leaves out because it is as it was.
+    pub(super) fn follow(&mut self, before: &Self) {
+        if self.last_failures.is_empty() && self.failure_count == before.failure_count {
+            self.last_failures = before.last_failures.clone();
+        }
+        if !self.last_failures.is_empty() {
+            self.last_errors = Box::default();
+        }
+    }
+
     /// Whether traffic does not flow, or flows as a probe only.
     pub fn is_open(&self) -> bool {
         is_open(self.state)
@@ -77,6 +93,11 @@ impl Row {
             health_check: self.check.as_deref().cloned(),
             registration_attempt_count: self.registration_attempt_count,
             registration_failure_count: self.registration_failure_count,
+            last_trip: self.last_trip.as_deref().cloned(),
+            last_withheld_trip: self.last_withheld_trip.as_deref().cloned(),
+            last_failures: self.last_failures.to_vec(),
+            trip_streak: self.trip_streak,
+            stands_by: self.stands_by,
         }
     }
 
@@ -86,7 +107,12 @@ impl Row {
     }
 
     pub(super) fn last_errors(&self) -> Vec<String> {
-        self.last_errors.iter().map(|error| error.to_string()).collect()
+        match &self.last_failures {
+            failures if failures.is_empty() => {
+                self.last_errors.iter().map(|error| error.to_string()).collect()
+            }
+            failures => failures.iter().map(|failure| failure.error.clone()).collect(),
+        }
     }
 
     /// Grows with how bad it is: by state, then the one that changed last.

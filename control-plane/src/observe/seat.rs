@@ -99,6 +99,9 @@ impl Seat {
             observed.matrix.forget_node(node);
         }
         self.observation.tell(observed);
+        if let Some(answered) = report.answered {
+            self.observation.questions.answer(answered);
+        }
         if dropped > 0 {
             tracing::warn!(%node, rows = dropped, "no room for more breakers: rows dropped");
         }

@@ -15,9 +15,10 @@ use tonic::{Request, Response, Status, Streaming};
 pub(super) use self::timeline::EVENTS;
 use super::{
     breakers::{self, Query},
-    overrides,
+    explain, overrides,
     page::Page,
     registry::count,
+    what_if,
 };
 use crate::{edge::Edge, refusal::Refusal, registry::View};
 
@@ -97,6 +98,27 @@ impl ObservabilityService for Observability {
         let watch = breakers::Watch::new(Arc::clone(&self.0), query, outbound);
         self.0.spawn_stream("watch_stream", place, to_peer, watch.follow());
         Ok(Response::new(ReceiverStream::new(responses)))
+    }
+
+    async fn explain_replica(
+        &self,
+        request: Request<v1::ExplainReplicaRequest>,
+    ) -> Result<Response<v1::ExplainReplicaResponse>, Status> {
+        Ok(Response::new(explain::replica(&self.0, request.get_ref()).await?))
+    }
+
+    async fn what_if(
+        &self,
+        request: Request<v1::WhatIfRequest>,
+    ) -> Result<Response<v1::WhatIfResponse>, Status> {
+        Ok(Response::new(what_if::ask(&self.0, request.into_inner()).await?))
+    }
+
+    async fn explain_service(
+        &self,
+        request: Request<v1::ExplainServiceRequest>,
+    ) -> Result<Response<v1::ExplainServiceResponse>, Status> {
+        Ok(Response::new(explain::service(&self.0, request.get_ref()).await?))
     }
 
     async fn list_nodes(

@@ -18,8 +18,7 @@ use super::Admin;
 use crate::{
     health::{CheckCounts, DURATION_BOUNDS, Ended},
     report::rows::state_name,
-    routing::State,
-    routing::middle_of,
+    routing::{State, middle_of, retry::Stop},
     table::{
         Buckets, CodeClass, Direction, Refusal, Replica, ReplicaCounters, RequestOutcome, Service, Services,
     },
@@ -97,9 +96,30 @@ impl Metrics {
             each(|counters| counters.inflight),
         )?;
         self.encode_concurrency(services, out)?;
-        let denied =
-            services.values().map(|service| ([service.name().as_str()], service.budget().denied_count()));
-        out.counters("gateway_retries_denied", "Retries that the budget refused", ["service"], denied)
+        let denied = services.values().flat_map(|service| {
+            let count =
+                |stop: Stop| ([service.name().as_str(), stop.as_str()], service.counters().stops(stop));
+            Stop::ALL.map(count)
+        });
+        out.counters(
+            "gateway_retries_denied",
+            "Failed requests that were not tried again, by why",
+            ["service", "reason"],
+            denied,
+        )?;
+        let now = self.0.clock.now();
+        let budgets: Vec<_> = services
+            .values()
+            .map(|service| {
+                (service.name().as_str(), service.budget().view(now, service.policy().retry.budget_ratio))
+            })
+            .collect();
+        out.gauges(
+            "gateway_retry_budget_remaining",
+            "Retries that the budget of the last ten seconds still has",
+            ["service"],
+            budgets.iter().map(|(service, budget)| ([*service], u64::from(budget.remaining))),
+        )
     }
 
     fn encode_tunnels(&self, services: &Services, out: &mut Families<'_>) -> fmt::Result {

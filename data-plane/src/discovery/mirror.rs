@@ -6,10 +6,11 @@
 
 use std::{collections::BTreeSet, time::SystemTime};
 
-use gateway_proto::{NodeId, ServiceName, time::timestamp, v1};
+use gateway_proto::{NodeId, ReplicaKey, ServiceName, time::timestamp, v1};
 
 use super::{
     Assembly, Guard, Received, Snapshot,
+    draft::replica_to_wire,
     guard::{Judgement, Scene},
 };
 use crate::{clock::Moment, table::ServiceSpec};
@@ -76,6 +77,19 @@ impl Mirror {
         }
         self.snapshot.decided().resolve(&mut spec, &self.node, self.wall);
         Some(spec)
+    }
+
+    /// A replica as it is routed by, in the contract's words: LOST while the guard holds it. `None` when there is none.
+    pub fn replica_to_wire(&self, key: &ReplicaKey) -> Option<v1::Replica> {
+        let spec = self.service(&key.service)?;
+        let replica = spec.replicas.iter().find(|replica| replica.id == key.replica)?;
+        let mut wire = replica_to_wire(&key.service, replica);
+        let held = self.guard.service(&key.service).and_then(|held| held.replicas.get(&key.replica));
+        if let Some(held) = held {
+            wire.health = v1::HealthStatus::Lost.into();
+            wire.state_change_time = Some(timestamp(held.missing_since));
+        }
+        Some(wire)
     }
 
     /// The held replicas as reports name them, at most `limit` of them.

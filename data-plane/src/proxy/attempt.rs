@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{response_body::UpstreamBody, upstream::Link, worker::Worker};
+use super::{request_id::RequestId, response_body::UpstreamBody, upstream::Link, worker::Worker};
 use crate::{
     routing::{Draw, Fault, Heard, Origin, Outcome, Permit, Tick},
     table::{Picked, Replica, Service, TunnelCounts, Unavailable, Waiting},
@@ -23,6 +23,8 @@ pub(super) struct Attempt {
     worker: Rc<Worker>,
     service: Arc<Service>,
     replica: Arc<Replica>,
+    /// Whose attempt it is: by it a failure is known.
+    request_id: RequestId,
     /// Until the outcome is known.
     permit: Option<Permit>,
     began: Tick,
@@ -45,11 +47,12 @@ impl Attempt {
         service: &Arc<Service>,
         tried: &[Arc<Replica>],
         key: Option<u64>,
+        request_id: &RequestId,
     ) -> Result<(Self, gateway_proto::Policy), Unavailable> {
         let began = worker.now();
         let draw = Draw { random: worker.random(), key };
         let picked = service.pick(worker.index(), began, tried, draw)?;
-        Ok(Self::of(worker, service, picked, began))
+        Ok(Self::of(worker, service, picked, began, request_id))
     }
 
     /// As [`Attempt::begin`], for a request that waits for a place.
@@ -59,11 +62,12 @@ impl Attempt {
         tried: &[Arc<Replica>],
         key: Option<u64>,
         waiting: &mut Waiting,
+        request_id: &RequestId,
     ) -> Result<(Self, gateway_proto::Policy), Unavailable> {
         let began = worker.now();
         let draw = Draw { random: worker.random(), key };
         let picked = waiting.pick(worker.index(), began, tried, draw)?;
-        Ok(Self::of(worker, service, picked, began))
+        Ok(Self::of(worker, service, picked, began, request_id))
     }
 
     fn of(
@@ -71,12 +75,14 @@ impl Attempt {
         service: &Arc<Service>,
         picked: Picked,
         began: Tick,
+        request_id: &RequestId,
     ) -> (Self, gateway_proto::Policy) {
         let Picked { replica, permit, policy } = picked;
         let attempt = Self {
             worker: Rc::clone(worker),
             service: Arc::clone(service),
             replica,
+            request_id: *request_id,
             permit: Some(permit),
             began,
             awaits_head: true,
@@ -167,8 +173,12 @@ impl Attempt {
     fn settle(&mut self, outcome: Outcome) {
         if let Some(permit) = self.permit.take() {
             let (now, jitter) = (self.worker.now(), self.worker.random());
+            if let Outcome::Failure(fault) = outcome {
+                let request_id = self.request_id.as_str();
+                self.service.failed(self.worker.index(), &self.replica, fault, request_id, now);
+            }
             let heard = Heard { outcome, latency: self.latency };
-            self.service.judge(self.worker.index(), &self.replica, permit, heard, now, jitter);
+            self.service.judge(&self.replica, permit, heard, now, jitter);
         }
     }
 

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     request_rules::{Breach, NotJson},
-    routing::Fault,
+    routing::{Fault, retry::Stop},
     table::Refused,
 };
 
@@ -68,8 +68,8 @@ pub(super) enum GatewayError {
     },
     /// This gateway has no file descriptor left to reach a replica with.
     Exhausted,
-    /// The last attempt ended so, and there was no more to try.
-    Attempt(Fault),
+    /// The last attempt ended so, and no other was made, for this reason.
+    Attempt(Fault, Stop),
     /// The replica that had the request is being drained, and the time for that was over before it answered.
     Drained,
     /// The request's own time ran out.
@@ -160,7 +160,7 @@ impl GatewayError {
             Self::TraceRefused => kind(S::METHOD_NOT_ALLOWED, R::TraceRefused, "http_request_denied", "TRACE is not offered"),
             Self::Loop => kind(S::BAD_GATEWAY, R::Loop, "proxy_loop_detected", "The request has passed this gateway before"),
             Self::Internal => kind(S::INTERNAL_SERVER_ERROR, R::InternalError, "proxy_internal_error", "The gateway met a defect of its own"),
-            Self::Attempt(fault) => match fault {
+            Self::Attempt(fault, _) => match fault {
                 Fault::ConnectRefused => kind(S::BAD_GATEWAY, R::ConnectRefused, "connection_refused", "The replica refused the connection"),
                 Fault::ConnectTimeout => kind(S::GATEWAY_TIMEOUT, R::ConnectTimeout, "connection_timeout", "The replica did not accept a connection in time"),
                 Fault::ConnectFailed => kind(S::BAD_GATEWAY, R::ConnectFailed, "destination_ip_unroutable", "The replica cannot be reached"),
@@ -212,7 +212,9 @@ impl GatewayError {
                 "no connection to a replica can be opened: raise the limit of open files, or lower --max-connections"
                     .into()
             }
-            Self::Attempt(fault) => format!("{service}: {fault}, after {}", counted(attempts, "attempt")),
+            Self::Attempt(fault, stop) => {
+                format!("{service}: {fault}, after {}; {stop}", counted(attempts, "attempt"))
+            }
             Self::Drained => format!(
                 "{service}: the replica had the request when it was drained, and did not answer by the drain's deadline"
             ),
@@ -312,7 +314,12 @@ impl GatewayError {
         }
         fields.append(Name::ContentType, b"application/problem+json");
         fields.append(Name::XRequestId, request_id.as_bytes());
-        let proxy_status = format!("{}; error={proxy_error}; details=\"{reason}\"", via.name());
+        let mut proxy_status = format!("{}; error={proxy_error}; details=\"{reason}\"", via.name());
+        if let Self::Attempt(_, stop) = self {
+            // A parameter of our own: who does not know it is to ignore it (RFC 9209 section 2.1).
+            proxy_status = format!("{proxy_status}; retry-denied={}", stop.as_str());
+            problem["retryDenied"] = stop.as_str().into();
+        }
         fields.append(Name::ProxyStatus, proxy_status.as_bytes());
         if let Some(methods) = self.allowed_methods() {
             fields.append(Name::Allow, methods.as_bytes());
@@ -393,13 +400,48 @@ mod tests {
                 "connection_limit_reached",
             ),
             (GatewayError::Exhausted, 503, "gateway_exhausted", "connection_limit_reached"),
-            (GatewayError::Attempt(Fault::ConnectRefused), 502, "connect_refused", "connection_refused"),
-            (GatewayError::Attempt(Fault::ConnectTimeout), 504, "connect_timeout", "connection_timeout"),
-            (GatewayError::Attempt(Fault::ConnectFailed), 502, "connect_failed", "destination_ip_unroutable"),
-            (GatewayError::Attempt(Fault::ResponseTimeout), 504, "response_timeout", "http_response_timeout"),
-            (GatewayError::Attempt(Fault::Malformed), 502, "malformed_response", "http_protocol_error"),
-            (GatewayError::Attempt(Fault::Closed), 502, "connection_terminated", "connection_terminated"),
-            (GatewayError::Attempt(Fault::Reset), 502, "connection_terminated", "connection_terminated"),
+            (
+                GatewayError::Attempt(Fault::ConnectRefused, Stop::RetriesUsed),
+                502,
+                "connect_refused",
+                "connection_refused",
+            ),
+            (
+                GatewayError::Attempt(Fault::ConnectTimeout, Stop::RetriesUsed),
+                504,
+                "connect_timeout",
+                "connection_timeout",
+            ),
+            (
+                GatewayError::Attempt(Fault::ConnectFailed, Stop::RetriesUsed),
+                502,
+                "connect_failed",
+                "destination_ip_unroutable",
+            ),
+            (
+                GatewayError::Attempt(Fault::ResponseTimeout, Stop::RetriesUsed),
+                504,
+                "response_timeout",
+                "http_response_timeout",
+            ),
+            (
+                GatewayError::Attempt(Fault::Malformed, Stop::RetriesUsed),
+                502,
+                "malformed_response",
+                "http_protocol_error",
+            ),
+            (
+                GatewayError::Attempt(Fault::Closed, Stop::RetriesUsed),
+                502,
+                "connection_terminated",
+                "connection_terminated",
+            ),
+            (
+                GatewayError::Attempt(Fault::Reset, Stop::RetriesUsed),
+                502,
+                "connection_terminated",
+                "connection_terminated",
+            ),
             (GatewayError::Drained, 504, "drain_deadline", "http_response_timeout"),
             (GatewayError::DeadlineExceeded, 504, "deadline_exceeded", "http_response_timeout"),
             (GatewayError::RequestTimeout, 408, "request_timeout", "http_request_error"),
@@ -463,7 +505,10 @@ mod tests {
             assert_eq!(problem["reason"], reason);
             assert_eq!(problem["attempts"], 2);
             assert_eq!(field(&head, Name::ContentType), Some("application/problem+json"));
-            let expected = format!("gw-dp-1; error={proxy_error}; details=\"{reason}\"");
+            let denied = matches!(error, GatewayError::Attempt(..)).then_some("retries_used");
+            assert_eq!(problem.get("retryDenied").and_then(|name| name.as_str()), denied);
+            let denied = denied.map(|name| format!("; retry-denied={name}")).unwrap_or_default();
+            let expected = format!("gw-dp-1; error={proxy_error}; details=\"{reason}\"{denied}");
             assert_eq!(field(&head, Name::ProxyStatus), Some(expected.as_str()));
             assert_eq!(head.fields.contains(Name::RetryAfter), status == 503, "{error:?}");
             let row = format!("\n| `{reason}` | {status} | ");
@@ -481,9 +526,15 @@ mod tests {
     fn one_is_not_many() {
         let one = GatewayError::AllOpen { resting: 1, retry_after: Duration::from_secs(1) };
         assert!(one.detail("orders", 0).starts_with("orders: 1 replica, "));
-        let refused = GatewayError::Attempt(Fault::ConnectRefused);
-        assert_eq!(refused.detail("orders", 1), "orders: connect refused, after 1 attempt");
-        assert_eq!(refused.detail("orders", 2), "orders: connect refused, after 2 attempts");
+        let refused = GatewayError::Attempt(Fault::ConnectRefused, Stop::NoOtherReplica);
+        assert_eq!(
+            refused.detail("orders", 1),
+            "orders: connect refused, after 1 attempt; no other replica is left to try"
+        );
+        assert_eq!(
+            refused.detail("orders", 2),
+            "orders: connect refused, after 2 attempts; no other replica is left to try"
+        );
     }
 
     #[test]

@@ -198,6 +198,7 @@ async fn answer(
         retries: 0,
         last: None,
         trail,
+        request_id,
     };
     journey.run(request_id).await
 }
@@ -254,6 +255,8 @@ struct Journey<'a> {
     last: Option<Ended>,
     /// If anybody listens.
     trail: Option<&'a Trail>,
+    /// By which its failures are known.
+    request_id: &'a RequestId,
 }
 
 /// A failed attempt's end.
@@ -318,10 +321,10 @@ impl Journey<'_> {
                 Tried::Answer(response) => return Ok(response),
                 Tried::OutOfTime => {
                     self.stopped(Stop::NoTimeLeft.as_str());
-                    return self.last.take().map_or(Err(GatewayError::DeadlineExceeded), Ended::answer);
+                    return self.end(Stop::NoTimeLeft, GatewayError::DeadlineExceeded);
                 }
                 Tried::Exhausted => {
-                    return self.last.take().map_or(Err(GatewayError::Exhausted), Ended::answer);
+                    return self.end(Stop::NoOtherReplica, GatewayError::Exhausted);
                 }
                 Tried::ClientGone => return Err(broken_off(&self.source)),
                 Tried::ClientStalled => return Err(stalled(&self.worker, &self.source)),
@@ -336,7 +339,7 @@ impl Journey<'_> {
                         Verdict::Stop(stop) => {
                             tracing::debug!(service = %self.service.name(), %stop, "no other attempt");
                             self.stopped(stop.as_str());
-                            return self.last.take().map_or(Err(GatewayError::NoneReady), Ended::answer);
+                            return self.end(stop, GatewayError::NoneReady);
                         }
                     }
                 }
@@ -389,10 +392,17 @@ impl Journey<'_> {
         decide(proof, facts, progress, &retry, budget, self.worker.random())
     }
 
+    /// Answers with what the last attempt came to, or, where there was none, with this error.
+    fn end(&mut self, stop: Stop, otherwise: GatewayError) -> Result<Answer, GatewayError> {
+        let Some(ended) = self.last.take() else { return Err(otherwise) };
+        self.service.counters().stopped(self.worker.index(), stop);
+        ended.answer(stop)
+    }
+
     fn give_up(&mut self, none: NoAttempt) -> Result<Answer, GatewayError> {
         self.stopped(none.as_str());
-        if let Some(ended) = self.last.take() {
-            return ended.answer();
+        if self.last.is_some() {
+            return self.end(Stop::NoOtherReplica, GatewayError::NoneReady);
         }
         match none {
             NoAttempt::Refused(refused) => Err(GatewayError::Overloaded(refused)),
@@ -423,10 +433,10 @@ impl Journey<'_> {
 }
 
 impl Ended {
-    fn answer(self) -> Result<Answer, GatewayError> {
+    fn answer(self, stop: Stop) -> Result<Answer, GatewayError> {
         match self {
             Self::Answered(response) => Ok(response),
-            Self::Faulted(fault) => Err(GatewayError::Attempt(fault)),
+            Self::Faulted(fault) => Err(GatewayError::Attempt(fault, stop)),
             Self::Drained => Err(GatewayError::Drained),
         }
     }

@@ -31,6 +31,7 @@ struct Fingerprint {
     counters: ReplicaCounters,
     asked_regardless: bool,
     checks: u64,
+    stands_by: bool,
     incarnation: i64,
     /// Of what an operator has decided for it; 0 when nobody has.
     override_revision: i64,
@@ -101,6 +102,7 @@ impl Ledger {
             counters: measured.counters,
             asked_regardless: measured.asked_regardless,
             checks: measured.checks,
+            stands_by: measured.stands_by,
             incarnation: replica.incarnation(),
             override_revision: replica.spec().forced.as_ref().map_or(0, |forced| forced.entry.revision),
         };
@@ -115,7 +117,12 @@ impl Ledger {
             }
         };
         if before != Some(what) {
-            changed.push(rows::breaker(node_id, replica, &measured, &date));
+            let mut row = rows::breaker(node_id, replica, &measured, &date);
+            if before.is_some_and(|before| before.counters.failures == what.counters.failures) {
+                // As told before.
+                row.last_failures.clear();
+            }
+            changed.push(row);
         }
     }
 }

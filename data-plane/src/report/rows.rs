@@ -1,5 +1,7 @@
 //! What this data plane knows of a replica, in the words of the contract. Pure.
 
+mod trips;
+
 use std::{
     collections::HashMap,
     time::{Duration, SystemTime},
@@ -15,7 +17,7 @@ use gateway_proto::{
 use super::checks;
 use crate::{
     routing::{Change, Comparison, Reason, Rule, State, Tick, View, Withheld},
-    table::{FailOpen, FailOpenChange, Replica, ReplicaCounters, Service, Transition},
+    table::{FailOpen, FailOpenChange, Failure, History, Replica, ReplicaCounters, Service, Transition},
 };
 
 /// What is measured of a replica at one moment.
@@ -27,6 +29,8 @@ pub(crate) struct Measured {
     pub(super) asked_regardless: bool,
     /// Changes when its checks have news.
     pub(super) checks: u64,
+    /// Whether a better tier is asked in its place.
+    pub(super) stands_by: bool,
     /// How many probes must succeed.
     probe_success_target: i32,
     health_check: HealthCheck,
@@ -43,6 +47,7 @@ impl Measured {
             asked_regardless: service.asks_regardless(replica),
             checks: checks::fingerprint(replica, &health_check),
             health_check,
+            stands_by: service.stands_by(replica),
             probe_success_target: policy.half_open_success_count.into(),
         }
     }
@@ -55,10 +60,12 @@ pub(crate) fn breaker(
     measured: &Measured,
     date: impl Fn(Tick) -> SystemTime,
 ) -> v1::Breaker {
-    let Measured { view, counters, asked_regardless, probe_success_target, health_check, .. } = *measured;
+    let Measured { view, counters, asked_regardless, stands_by, probe_success_target, health_check, .. } =
+        *measured;
     let registration = replica.registration_counters();
-    let (changed_at, trip) = replica.history();
-    let trip = trip.map(|trip| trip.change);
+    let History { changed_at, trip: last_trip, withheld } = replica.history();
+    let trip = last_trip.map(|trip| trip.change);
+    let failures = replica.last_failures();
     v1::Breaker {
         service: replica.key().service.to_string(),
         replica_id: replica.key().replica.to_string(),
@@ -79,7 +86,7 @@ pub(crate) fn breaker(
         probe_success_target,
         incarnation: replica.incarnation(),
         generation: count(view.generation),
-        last_errors: replica.last_faults().iter().map(|(_, fault)| fault.to_string()).collect(),
+        last_errors: failures.iter().map(|failure| failure.fault.to_string()).collect(),
         attempt_count: count(counters.attempts),
         failure_count: count(counters.failures),
         retry_count: count(counters.retries),
@@ -93,6 +100,19 @@ pub(crate) fn breaker(
         registration_failure_count: count(registration.failures),
         // The control plane's to say.
         report_time: None,
+        last_trip: last_trip.map(|trip| trips::to_wire(&trip, &date)),
+        last_withheld_trip: withheld.map(|trip| trips::to_wire(&trip, &date)),
+        last_failures: failures.iter().map(|failure| failed_attempt(failure, &date)).collect(),
+        trip_streak: view.streak.cast_signed(),
+        stands_by,
+    }
+}
+
+fn failed_attempt(failure: &Failure, date: impl Fn(Tick) -> SystemTime) -> v1::FailedAttempt {
+    v1::FailedAttempt {
+        failure_time: Some(timestamp(date(failure.at))),
+        error: failure.fault.to_string(),
+        request_id: failure.request_id.to_string(),
     }
 }
 
@@ -248,6 +268,13 @@ fn metadata(transition: &Transition) -> HashMap<String, String> {
         | Reason::Released
         | Reason::Reset => {}
     }
+    let joined = |texts: &mut dyn Iterator<Item = String>| texts.collect::<Vec<_>>().join(", ");
+    if !transition.failures.is_empty() {
+        let mut errors = transition.failures.iter().map(|failure| failure.fault.to_string());
+        put("last_errors", joined(&mut errors));
+        let named = transition.failures.iter().filter(|failure| !failure.request_id.is_empty());
+        put("request_ids", joined(&mut named.map(|failure| failure.request_id.to_string())));
+    }
     if let Some(order) = &transition.order {
         put("override_id", order.override_id.clone());
         put("author", order.author.clone());
@@ -335,7 +362,7 @@ fn state(state: State) -> v1::BreakerState {
     }
 }
 
-fn rule(rule: Rule) -> v1::BreakerRule {
+pub(super) fn rule(rule: Rule) -> v1::BreakerRule {
     match rule {
         Rule::ConsecutiveFailures => v1::BreakerRule::ConsecutiveFailures,
         Rule::FailureRatio => v1::BreakerRule::FailureRatio,

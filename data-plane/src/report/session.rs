@@ -13,13 +13,14 @@ use gateway_proto::{
 use gateway_runtime::Shutdown;
 use tokio::{
     sync::mpsc,
+    task::{JoinHandle, spawn_blocking},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 
 use super::{
-    Ended, Reporter, SEND_TIMEOUT, checks, journal::Batch, ledger::Ledger, rows, stats::StatsLedger,
+    Ended, Reporter, SEND_TIMEOUT, checks, journal::Batch, ledger::Ledger, rows, stats::StatsLedger, what_if,
 };
 use crate::{discovery::Position, table::Table};
 
@@ -54,6 +55,8 @@ pub(super) struct Session<'a> {
     held: v1::HeldReplicas,
     /// While the control plane asks for details.
     detail: Option<Detail>,
+    /// A question that is being answered: one at a time.
+    answering: Option<JoinHandle<v1::WhatIfAnswer>>,
     /// Before these, no new position and no end of a drain is looked for: both may come at any rate.
     next_position_at: Instant,
     next_drained_at: Instant,
@@ -71,6 +74,7 @@ impl<'a> Session<'a> {
             position: Position::default(),
             held: v1::HeldReplicas::default(),
             detail: None,
+            answering: None,
             next_position_at: now,
             next_drained_at: now,
         }
@@ -90,12 +94,14 @@ impl<'a> Session<'a> {
                         interval = read_interval(&response);
                         due = due.min(Instant::now() + interval);
                         self.count_in_detail(response.detailed_stats);
+                        self.begin_to_answer(response.what_if);
                         Ok(())
                     }
                     Some(Err(status)) => return status.into(),
                     None => return Ended::Closed,
                 },
                 () = self.reporter.journal.recorded() => self.tell_transitions().await,
+                answer = answered(&mut self.answering) => self.tell_answer(answer).await,
                 () = self.reporter.moved_on(&self.position, self.next_position_at) => self.tell_position().await,
                 () = self.reporter.drained_some(self.next_drained_at) => self.tell_drained().await,
                 () = sleep_until(due) => {
@@ -212,6 +218,24 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Looks for an answer on a thread that nothing else waits for, unless it does so already.
+    fn begin_to_answer(&mut self, question: Option<v1::WhatIfQuestion>) {
+        let Some(question) = question.filter(|_| self.answering.is_none()) else { return };
+        let Reporter { table, clock, .. } = self.reporter;
+        let (table, clock) = (Arc::clone(table), *clock);
+        let answer = move || what_if::answer(&table, &question, |tick| clock.date(tick));
+        self.answering = Some(spawn_blocking(answer));
+    }
+
+    async fn tell_answer(&mut self, answer: Option<v1::WhatIfAnswer>) -> Result<(), Ended> {
+        self.answering = None;
+        // One that was not found has met a defect, which the log tells.
+        let Some(what_if_answer) = answer else { return Ok(()) };
+        let first =
+            v1::ReportNodeStatusRequest { what_if_answer: Some(what_if_answer), ..Default::default() };
+        self.send(first, Content::default()).await
+    }
+
     /// All rows that changed, and the position by which they do: read first, so that they are not older.
     fn walk(&mut self) -> Content {
         let position = self.reporter.position();
@@ -319,6 +343,14 @@ impl Detail {
 impl Drop for Detail {
     fn drop(&mut self) {
         self.table.set_detailed(false);
+    }
+}
+
+/// Completes when the answer is there; never without a question. Cancel safe.
+async fn answered(answering: &mut Option<JoinHandle<v1::WhatIfAnswer>>) -> Option<v1::WhatIfAnswer> {
+    match answering {
+        Some(answering) => answering.await.ok(),
+        None => std::future::pending().await,
     }
 }
 

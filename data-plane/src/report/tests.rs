@@ -201,6 +201,31 @@ async fn a_transition_is_told_at_once_with_its_reason_and_the_row_it_changed() {
 }
 
 #[tokio::test]
+async fn failures_are_told_again_only_when_there_are_new_ones() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = DataPlane::new(1);
+    data_plane.start(&control_plane);
+    let mut stream = control_plane.report_stream().await;
+    stream.ask_for(duration(Duration::from_millis(100))).await;
+    assert_eq!(stream.report().await.unwrap().breakers.len(), 1);
+    let picked = data_plane.pick();
+    let service = data_plane.table.service("orders").unwrap();
+    service.failed(0, &picked.replica, Fault::Reset, "abc-1", data_plane.clock.now());
+    let with = |row: &v1::Breaker, failures, inflight| {
+        (row.failure_count, row.inflight_count) == (failures, inflight)
+    };
+    let report = until(&mut stream, |report| report.breakers.iter().any(|row| with(row, 1, 1))).await;
+    let failed = &report.breakers[0];
+    let told: Vec<_> = failed.last_failures.iter().map(|failure| failure.request_id.as_str()).collect();
+    assert_eq!((told, failed.failure_count, failed.last_errors.len()), (vec!["abc-1"], 1, 1));
+    data_plane.settle(picked, Outcome::Success);
+    let report = until(&mut stream, |report| report.breakers.iter().any(|row| with(row, 1, 0))).await;
+    let succeeded = &report.breakers[0];
+    assert_eq!(succeeded.last_failures, [], "as told before");
+    assert_eq!((succeeded.failure_count, succeeded.last_errors.len()), (1, 1));
+}
+
+#[tokio::test]
 async fn what_is_withheld_is_told_as_such_with_its_numbers() {
     let mut control_plane = FakeControlPlane::start().await;
     let data_plane = DataPlane::new(1);

@@ -2,10 +2,7 @@
 //!
 //! It counts; who may retry at all is decided in [`retry`](super::retry).
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::time::Duration;
 
 use super::{Tick, Window};
 
@@ -15,7 +12,15 @@ use super::{Tick, Window};
 pub struct Budget {
     /// Requests, and marked among them the retries.
     window: Window,
-    denied: AtomicU64,
+}
+
+/// A budget at one moment.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BudgetView {
+    /// Retries that it still has.
+    pub remaining: u32,
+    /// What has been used of it, 0.0..=1.0.
+    pub used: f64,
 }
 
 impl Budget {
@@ -39,21 +44,25 @@ impl Budget {
     ///
     /// Threads that ask at the same instant may exceed that by one each.
     pub fn try_retry(&self, now: Tick, ratio: f64) -> bool {
-        let totals = self.window.totals(now, Self::WINDOW);
-        let requests = totals.total - totals.marked;
-        let allowed = ratio * f64::from(requests) + f64::from(Self::FLOOR);
-        let granted = f64::from(totals.marked) + 1.0 <= allowed;
+        let (allowed, retries) = self.read(now, ratio);
+        let granted = retries + 1.0 <= allowed;
         if granted {
             self.window.add(now, Self::WINDOW, true);
-        } else {
-            self.denied.fetch_add(1, Relaxed);
         }
         granted
     }
 
-    /// Retries refused so far.
-    pub fn denied_count(&self) -> u64 {
-        self.denied.load(Relaxed)
+    /// What is left of it.
+    pub fn view(&self, now: Tick, ratio: f64) -> BudgetView {
+        let (allowed, retries) = self.read(now, ratio);
+        BudgetView { remaining: (allowed - retries).max(0.0) as u32, used: (retries / allowed).min(1.0) }
+    }
+
+    /// How many retries the window may hold, and how many it does.
+    fn read(&self, now: Tick, ratio: f64) -> (f64, f64) {
+        let totals = self.window.totals(now, Self::WINDOW);
+        let requests = totals.total - totals.marked;
+        (ratio * f64::from(requests) + f64::from(Self::FLOOR), totals.marked.into())
     }
 }
 
@@ -79,7 +88,7 @@ mod tests {
     fn a_quiet_service_may_retry_ten_times_a_second() {
         let budget = Budget::new();
         assert_eq!(granted(&budget, at(0), 150, RATIO), 100);
-        assert_eq!(budget.denied_count(), 50);
+        assert_eq!(budget.view(at(0), RATIO), BudgetView { remaining: 0, used: 1.0 });
         assert_eq!(granted(&budget, at(9_999), 1, RATIO), 0);
         assert_eq!(granted(&budget, at(10_000), 150, RATIO), 100);
     }
@@ -88,7 +97,9 @@ mod tests {
     fn a_busy_service_may_retry_its_share_of_requests_beside() {
         let budget = Budget::new();
         (0..1_000).for_each(|_| budget.request(at(0)));
-        assert_eq!(granted(&budget, at(0), 1_000, RATIO), 300);
+        assert_eq!(granted(&budget, at(0), 75, RATIO), 75);
+        assert_eq!(budget.view(at(0), RATIO), BudgetView { remaining: 225, used: 0.25 });
+        assert_eq!(granted(&budget, at(0), 1_000, RATIO), 225);
     }
 
     #[test]
@@ -107,7 +118,6 @@ mod tests {
             threads.into_iter().map(|thread| thread.join().expect("no thread panics")).sum()
         });
         assert!((100..=104).contains(&all), "{all}");
-        assert_eq!(budget.denied_count() + all as u64, 4_000);
     }
 
     proptest! {

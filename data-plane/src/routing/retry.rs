@@ -75,6 +75,16 @@ pub enum Stop {
 }
 
 impl Stop {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::NotIdempotent,
+        Self::NotReplayable,
+        Self::RetriesUsed,
+        Self::NoOtherReplica,
+        Self::BudgetExhausted,
+        Self::NoTimeLeft,
+    ];
+
     /// One word for it, for machines.
     pub fn as_str(self) -> &'static str {
         match self {

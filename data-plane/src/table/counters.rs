@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
-use crate::counts::{Count, PerWorker};
+use crate::{
+    counts::{Count, PerWorker},
+    routing::retry::Stop,
+};
 
 /// What was counted for one replica since it was first seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -173,9 +176,15 @@ impl RequestOutcome {
     }
 }
 
-/// Requests of one service by status class and outcome.
+/// Requests of one service by status class and outcome, and those that failed by why they were not tried again.
 #[derive(Debug)]
-pub struct ServiceCounters(PerWorker<[[Count; CodeClass::ALL.len()]; RequestOutcome::ALL.len()]>);
+pub struct ServiceCounters(PerWorker<ServiceCell>);
+
+#[derive(Debug, Default)]
+struct ServiceCell {
+    answered: [[Count; CodeClass::ALL.len()]; RequestOutcome::ALL.len()],
+    stopped: [Count; Stop::ALL.len()],
+}
 
 impl ServiceCounters {
     pub(super) fn new(workers: usize) -> Self {
@@ -184,7 +193,17 @@ impl ServiceCounters {
 
     /// Counts one answered request: to be called by `worker` only.
     pub fn answered(&self, worker: usize, status: http::StatusCode, outcome: RequestOutcome) {
-        self.0.of(worker)[outcome as usize][CodeClass::of(status) as usize].add_one();
+        self.0.of(worker).answered[outcome as usize][CodeClass::of(status) as usize].add_one();
+    }
+
+    /// Counts one request whose last attempt failed and was not followed by another: to be called by `worker` only.
+    pub fn stopped(&self, worker: usize, stop: Stop) {
+        self.0.of(worker).stopped[stop as usize].add_one();
+    }
+
+    /// How many failed requests were not tried again for that reason since the start.
+    pub fn stops(&self, stop: Stop) -> u64 {
+        self.0.sum(|cell| cell.stopped[stop as usize].get())
     }
 
     /// How many requests were answered since the start, and how many of them not with success.
@@ -196,7 +215,7 @@ impl ServiceCounters {
 
     /// How many requests were answered in that way since the start.
     pub fn read(&self, class: CodeClass, outcome: RequestOutcome) -> u64 {
-        self.0.sum(|cell| cell[outcome as usize][class as usize].get())
+        self.0.sum(|cell| cell.answered[outcome as usize][class as usize].get())
     }
 }
 
@@ -289,5 +308,10 @@ mod tests {
         assert_eq!(counters.read(CodeClass::ServerError, RequestOutcome::GatewayError), 1);
         assert_eq!(counters.read(CodeClass::ServerError, RequestOutcome::UpstreamError), 0);
         assert_eq!(counters.totals(), (2, 1));
+        for (number, stop) in Stop::ALL.into_iter().enumerate() {
+            assert_eq!(stop as usize, number, "they index the counts");
+        }
+        counters.stopped(0, Stop::BudgetExhausted);
+        assert_eq!((counters.stops(Stop::BudgetExhausted), counters.stops(Stop::NoTimeLeft)), (1, 0));
     }
 }

@@ -1,6 +1,6 @@
 //! What all services of a table share: the ways in which they tell others what happens.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
 use super::{drain::DrainBoard, fail_open::FailOpenChanges, transition::TransitionSink};
 
@@ -11,6 +11,8 @@ pub(super) struct Outlets {
     pub(super) drains: DrainBoard,
     pub(super) fail_opens: FailOpenChanges,
     is_detailed: AtomicBool,
+    /// Outcomes that are recorded of each replica; zero: none.
+    recorded: AtomicUsize,
 }
 
 impl Outlets {
@@ -20,12 +22,22 @@ impl Outlets {
             drains: DrainBoard::new(workers),
             fail_opens: FailOpenChanges::default(),
             is_detailed: AtomicBool::new(false),
+            recorded: AtomicUsize::new(0),
         }
     }
 
     /// Whether somebody wants to know how long things take.
     pub(super) fn is_detailed(&self) -> bool {
         self.is_detailed.load(Relaxed)
+    }
+
+    /// How many outcomes are recorded of each replica.
+    pub(super) fn recorded(&self) -> usize {
+        self.recorded.load(Relaxed)
+    }
+
+    pub(super) fn record(&self, outcomes: usize) {
+        self.recorded.store(outcomes, Relaxed);
     }
 
     pub(super) fn set_detailed(&self, detailed: bool) {

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{
             AtomicBool, AtomicU64,
             Ordering::{Acquire, Relaxed, Release},
@@ -28,13 +28,13 @@ use super::{
 use crate::{
     health::check::Check,
     routing::{
-        Breaker, Change, Fault, State, Tick, View as BreakerView,
+        Breaker, Change, Fault, Heard, History as Outcomes, Recorded, State, Tick, View as BreakerView,
         balancing::{FULL_SHARE, LatencyEstimate, next_step, ramp},
     },
 };
 
 /// Failures remembered for people.
-const REMEMBERED_FAULTS: usize = 5;
+const REMEMBERED_FAILURES: usize = 5;
 
 /// A replica: what the registry says of it, and what this data plane has learnt of it.
 ///
@@ -57,6 +57,8 @@ struct Learnt {
     /// Kept while the policy goes by it.
     estimate: LatencyEstimate,
     limit: LearntLimit,
+    /// Made when its first outcome is recorded.
+    outcomes: OnceLock<Outcomes>,
     /// The tick at which it began to take requests, if that was not when this data plane started; else zero.
     began_at: AtomicU64,
     /// Whether somebody waits for its attempts to end.
@@ -71,7 +73,9 @@ struct Memory {
     trip: Option<Trip>,
     /// What had been counted when the present registration was first seen.
     before: ReplicaCounters,
-    faults: VecDeque<(Tick, Fault)>,
+    /// The last one that did not come to be although its rule held.
+    withheld: Option<Trip>,
+    failures: VecDeque<Failure>,
     /// The last order to reset that was obeyed, or that was there before this replica was.
     reset: Option<Arc<v1::OverrideEntry>>,
 }
@@ -81,13 +85,35 @@ pub(super) type Order = Option<Arc<v1::OverrideEntry>>;
 /// What a breaker did by an operator's word, in this order.
 pub(super) type Obeyed = [Option<(Change, Order)>; 2];
 
-/// When and why a breaker opened.
-#[derive(Debug, Clone)]
+/// When and why a breaker opened, or would have.
+#[derive(Debug, Clone, Copy)]
 pub struct Trip {
     /// When.
     pub at: Tick,
     /// The transition to open, with its rule and numbers.
     pub change: Change,
+}
+
+/// A breaker's past, as far as it is remembered.
+#[derive(Debug, Clone, Copy)]
+pub struct History {
+    /// When it took its present state.
+    pub changed_at: Tick,
+    /// How it opened last, if ever.
+    pub trip: Option<Trip>,
+    /// The last opening that was withheld, if ever.
+    pub withheld: Option<Trip>,
+}
+
+/// An attempt that failed by the replica's fault.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// When.
+    pub at: Tick,
+    /// How.
+    pub fault: Fault,
+    /// The id of the request that it was for; empty when nobody said.
+    pub request_id: Arc<str>,
 }
 
 impl Replica {
@@ -101,7 +127,8 @@ impl Replica {
         // It has nothing yet that an order of before could reset.
         let reset = spec.reset.clone();
         let before = ReplicaCounters::default();
-        let memory = Memory { changed_at: now, trip: None, before, faults: VecDeque::new(), reset };
+        let memory =
+            Memory { changed_at: now, trip: None, withheld: None, before, failures: VecDeque::new(), reset };
         let replica = Self {
             key: ReplicaKey { service: service.clone(), replica: spec.id.clone() },
             spec: spec.clone(),
@@ -112,6 +139,7 @@ impl Replica {
                 checks: Checks::new(spec.incarnation),
                 estimate: LatencyEstimate::default(),
                 limit: LearntLimit::default(),
+                outcomes: OnceLock::new(),
                 began_at: AtomicU64::new(0),
                 is_draining: AtomicBool::new(!spec.is_serving()),
                 memory: Mutex::new(memory),
@@ -277,15 +305,15 @@ impl Replica {
         }
     }
 
-    /// When the breaker took its present state, and how it opened last, if ever.
-    pub fn history(&self) -> (Tick, Option<Trip>) {
+    /// When the breaker took its present state, and how it opened last.
+    pub fn history(&self) -> History {
         let memory = self.memory();
-        (memory.changed_at, memory.trip.clone())
+        History { changed_at: memory.changed_at, trip: memory.trip, withheld: memory.withheld }
     }
 
     /// The newest failures, newest first, at most five.
-    pub fn last_faults(&self) -> Vec<(Tick, Fault)> {
-        self.memory().faults.iter().copied().collect()
+    pub fn last_failures(&self) -> Vec<Failure> {
+        self.memory().failures.iter().cloned().collect()
     }
 
     /// What was counted since the replica was first seen.
@@ -344,14 +372,28 @@ impl Replica {
         &self.learnt.counts
     }
 
-    pub(super) fn remember_fault(&self, fault: Fault, now: Tick) {
+    /// The outcomes that were recorded of it, oldest first.
+    pub fn recorded(&self) -> Vec<Recorded> {
+        self.learnt.outcomes.get().map(Outcomes::read).unwrap_or_default()
+    }
+
+    /// Records an outcome in a ring of `capacity`.
+    pub(super) fn record_outcome(&self, capacity: usize, heard: Heard, now: Tick) {
+        self.learnt.outcomes.get_or_init(|| Outcomes::new(capacity)).record(heard, now);
+    }
+
+    pub(super) fn remember_failure(&self, failure: Failure) {
         let mut memory = self.memory();
-        memory.faults.truncate(REMEMBERED_FAULTS - 1);
-        memory.faults.push_front((now, fault));
+        memory.failures.truncate(REMEMBERED_FAILURES - 1);
+        memory.failures.push_front(failure);
     }
 
     pub(super) fn remember_change(&self, change: &Change, now: Tick) {
         let mut memory = self.memory();
+        if change.withheld.is_some() {
+            memory.withheld = Some(Trip { at: now, change: *change });
+            return;
+        }
         memory.changed_at = now;
         if change.to == State::Open {
             memory.trip = Some(Trip { at: now, change: *change });

@@ -25,7 +25,7 @@ use super::{
     fail_open::FailOpenChange,
     latency::{Buckets, Latencies},
     outlets::Outlets,
-    replica::{Order, Replica},
+    replica::{Failure, Order, Replica},
     spec::ServiceSpec,
     transition::Transition,
     view::{Choice, FailOpen, Room, Unavailable, View, room},
@@ -33,7 +33,7 @@ use super::{
 use crate::{
     health::check,
     routing::{
-        Budget, Change, Draw, Heard, Outcome, Permit, Reason, State, Tick, balancing::LatencyEstimate,
+        Budget, Change, Draw, Fault, Heard, Outcome, Permit, Reason, State, Tick, balancing::LatencyEstimate,
         outliers,
     },
 };
@@ -196,6 +196,13 @@ impl Service {
         is_out && replica.takes_requests()
     }
 
+    /// Whether a replica could be asked, and a better tier has one to ask.
+    pub fn stands_by(&self, replica: &Replica) -> bool {
+        let tier = self.view.load().tier;
+        let is_worse = tier.is_some_and(|tier| replica.priority() > tier);
+        is_worse && replica.takes_requests()
+    }
+
     /// All replicas, ready or not, in the order of their ids.
     pub fn replicas(&self) -> Arc<[Arc<Replica>]> {
         Arc::clone(&self.roster().replicas)
@@ -275,26 +282,8 @@ impl Service {
         self.view.load().has_untried(now, tried)
     }
 
-    /// Settles and ends one attempt, see [`Service::judge`] and [`Service::end`].
+    /// Settles and ends one attempt, see [`Service::failed`], [`Service::judge`] and [`Service::end`].
     pub fn settle(
-        &self,
-        worker: usize,
-        replica: &Arc<Replica>,
-        permit: Permit,
-        heard: impl Into<Heard>,
-        now: Tick,
-        jitter: f64,
-    ) {
-        self.judge(worker, replica, permit, heard, now, jitter);
-        self.end(worker, replica);
-    }
-
-    /// Counts an attempt's outcome, and lets the breaker decide on it; the attempt may go on.
-    ///
-    /// `jitter` is drawn from 0.0..1.0 and spreads open times. To be called by the worker that picked. Lock-free, but for
-    /// transitions, and for those that a policy with a bound on open breakers has to count.
-    #[inline]
-    pub fn judge(
         &self,
         worker: usize,
         replica: &Arc<Replica>,
@@ -305,8 +294,38 @@ impl Service {
     ) {
         let heard = heard.into();
         if let Outcome::Failure(fault) = heard.outcome {
-            replica.counts().failure(worker);
-            replica.remember_fault(fault, now);
+            self.failed(worker, replica, fault, "", now);
+        }
+        self.judge(replica, permit, heard, now, jitter);
+        self.end(worker, replica);
+    }
+
+    /// Counts a failed attempt, and remembers it for people: for which request, by its id. To be called by the worker that
+    /// picked, before [`Service::judge`]. It allocates.
+    #[cold]
+    pub fn failed(&self, worker: usize, replica: &Replica, fault: Fault, request_id: &str, now: Tick) {
+        // Remembered first: whoever reads the count finds the failure.
+        replica.remember_failure(Failure { at: now, fault, request_id: request_id.into() });
+        replica.counts().failure(worker);
+    }
+
+    /// Lets the breaker decide on an attempt's outcome; the attempt may go on.
+    ///
+    /// `jitter` is drawn from 0.0..1.0 and spreads open times. Lock-free, but for
+    /// transitions, and for those that a policy with a bound on open breakers has to count.
+    #[inline]
+    pub fn judge(
+        &self,
+        replica: &Arc<Replica>,
+        permit: Permit,
+        heard: impl Into<Heard>,
+        now: Tick,
+        jitter: f64,
+    ) {
+        let heard = heard.into();
+        let recorded = self.outlets.recorded();
+        if recorded > 0 {
+            replica.record_outcome(recorded, heard, now);
         }
         let was_probe = permit.is_probe();
         let view = self.view.load();
@@ -442,9 +461,9 @@ impl Service {
     }
 
     fn changed(&self, replica: &Replica, change: Change, roster: Option<MutexGuard<'_, Roster>>, now: Tick) {
-        // What was withheld changes nothing, and is told.
+        replica.remember_change(&change, now);
+        // What was withheld changes nothing else, and is told.
         if change.withheld.is_none() {
-            replica.remember_change(&change, now);
             if matches!(change.reason, Reason::ProbesSucceeded { .. } | Reason::ChecksPassed { .. }) {
                 replica.begins(now);
             }
@@ -473,6 +492,7 @@ impl Service {
             at: now,
             change,
             order,
+            failures: if change.rule().is_some() { replica.last_failures() } else { Vec::new() },
         });
     }
 

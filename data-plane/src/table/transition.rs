@@ -8,6 +8,7 @@ use std::sync::{
 use gateway_proto::{Address, ReplicaKey, v1};
 use tokio::sync::mpsc;
 
+use super::replica::Failure;
 use crate::routing::{Change, Tick};
 
 /// How many transitions may wait. A thousand replicas tripping at once fit.
@@ -28,6 +29,8 @@ pub struct Transition {
     pub change: Change,
     /// The operator's decision by which it was forced, or which is over now that it is released.
     pub order: Option<Arc<v1::OverrideEntry>>,
+    /// The failures before it, newest first, if a rule opened it.
+    pub failures: Vec<Failure>,
 }
 
 /// The bounded queue's sending end.

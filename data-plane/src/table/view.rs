@@ -55,6 +55,8 @@ pub(super) struct View {
     pub(super) policy: Policy,
     /// Whether that limits what is in flight.
     pub(super) is_limited: bool,
+    /// The tier in use: the best one with a replica whose breaker lets all through.
+    pub(super) tier: Option<Priority>,
     /// Those that take turns, in the order of their ids: of the best tier that has one whose breaker lets all through.
     eligible: Box<[Arc<Replica>]>,
     /// What each of them has of the traffic, relative to the others: its weight, or part of it while it starts slowly.
@@ -161,6 +163,7 @@ impl View {
         Self {
             policy,
             is_limited: policy.concurrency.is_limited(),
+            tier,
             affinity: ring.map(|ring| Affinity::new(ring, &eligible, &shares)),
             eligible: eligible.into(),
             shares,

@@ -64,7 +64,7 @@ async fn a_replica_that_is_slow_beside_two_others_is_taken_out() {
         }
     }
     assert!(is_open());
-    let (_, trip) = gateway.service().replicas()[0].history();
+    let trip = gateway.service().replicas()[0].history().trip;
     assert_eq!(trip.and_then(|trip| trip.change.rule()), Some(Rule::PeerLatency));
     assert_eq!(body(&gateway.get("/orders/").await), "fast");
 }

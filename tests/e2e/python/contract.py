@@ -307,6 +307,19 @@ def observation(client):
     client.refuse(
         "NOT_FOUND", "REPLICA_NOT_FOUND", OBSERVABILITY + "ResetBreaker", service="orders", replicaId="x"
     )
+    told = client.call(OBSERVABILITY + "ExplainReplica", service="orders", replicaId="r-1")
+    assert told["nodeCounts"]["total"] == 1 and told["summary"] and told["nextSteps"], told
+    told = client.call(OBSERVABILITY + "ExplainService", service="orders")
+    assert told["replicaCount"] >= 1 and told["summary"], told
+    client.refuse("NOT_FOUND", "REPLICA_NOT_FOUND", OBSERVABILITY + "ExplainReplica", service="orders", replicaId="x")
+    client.refuse(
+        "INVALID_ARGUMENT", "INVALID_FIELD", OBSERVABILITY + "ExplainReplica", "node_id", service="orders",
+        replicaId="r-1", nodeId="nobody"
+    )
+    client.refuse("NOT_FOUND", "SERVICE_NOT_FOUND", OBSERVABILITY + "ExplainService", service="nothing")
+    told = client.call(OBSERVABILITY + "WhatIf", service="orders", breaker={"consecutiveFailureCount": 3})
+    assert told["unrecordingNodeIds"] == ["dp-1"] and "--record-outcomes" in told["summary"], told
+    client.refuse("INVALID_ARGUMENT", "INVALID_FIELD", OBSERVABILITY + "WhatIf", "breaker", service="orders")
     nodes = client.call(OBSERVABILITY + "ListNodes")["nodes"]
     assert [node["state"] for node in nodes] == ["NODE_STATE_SYNCED"], nodes
     released = client.call(REGISTRY + "ReleaseGuard", service="orders", ttl="1s", reason="test")

@@ -46,7 +46,7 @@ pub(super) fn facts(replica: &Replica, about: &About, now: SystemTime) -> Vec<(&
 }
 
 /// `10.0.0.13:8080   weight 100   priority 1   eu-west/eu-west-1a`.
-fn place(replica: &Replica) -> String {
+pub(in crate::commands) fn place(replica: &Replica) -> String {
     let address = replica.endpoint.as_ref().map_or(NONE, |endpoint| &endpoint.address);
     let mut text = format!("{address}   weight {}", replica.weight);
     if replica.priority > 0 {
@@ -65,7 +65,7 @@ fn name(health: i32) -> String {
     }
 }
 
-fn health(replica: &Replica, now: SystemTime) -> String {
+pub(in crate::commands) fn health(replica: &Replica, now: SystemTime) -> String {
     let mut text = name(replica.health).to_uppercase();
     // Of health and mode, the registry tells when the later one began, and why.
     let seconds = |at: &prost_types::Timestamp| (at.seconds, at.nanos);
@@ -83,7 +83,7 @@ fn health(replica: &Replica, now: SystemTime) -> String {
     text
 }
 
-fn mode(replica: &Replica, now: SystemTime) -> String {
+pub(in crate::commands) fn mode(replica: &Replica, now: SystemTime) -> String {
     let drain = replica.drain.clone().unwrap_or_default();
     let by = if drain.author.is_empty() { String::new() } else { format!(" by {}", drain.author) };
     let reason = if drain.reason.is_empty() { String::new() } else { format!(": \"{}\"", drain.reason) };
@@ -99,7 +99,7 @@ fn mode(replica: &Replica, now: SystemTime) -> String {
     }
 }
 
-fn lease(replica: &Replica, now: SystemTime) -> String {
+pub(in crate::commands) fn lease(replica: &Replica, now: SystemTime) -> String {
     match &replica.lease {
         None => NONE.into(),
         Some(lease) if lease.permanent => "permanent: no heartbeats are expected".into(),

@@ -1,10 +1,13 @@
 //! What data planes see, and operators decide, in the scripted control plane.
 
-use gateway_proto::v1::{self, observability_service_server::ObservabilityService};
+use gateway_proto::{
+    reason,
+    v1::{self, observability_service_server::ObservabilityService},
+};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::{Fake, not_scripted};
+use super::{Fake, not_scripted, refusal};
 
 #[tonic::async_trait]
 impl ObservabilityService for Fake {
@@ -18,6 +21,42 @@ impl ObservabilityService for Fake {
         _: Request<v1::WatchBreakersRequest>,
     ) -> Result<Response<Self::WatchBreakersStream>, Status> {
         Err(not_scripted())
+    }
+
+    async fn explain_replica(
+        &self,
+        request: Request<v1::ExplainReplicaRequest>,
+    ) -> Result<Response<v1::ExplainReplicaResponse>, Status> {
+        let request = request.into_inner();
+        let found = self.with(|script| {
+            let is_it = |one: &&v1::ExplainReplicaResponse| {
+                one.service == request.service && one.replica_id == request.replica_id
+            };
+            script.explained.iter().find(is_it).cloned()
+        });
+        let why = format!("replica {}/{} is not registered", request.service, request.replica_id);
+        found.map(Response::new).ok_or_else(|| refusal(Code::NotFound, reason::REPLICA_NOT_FOUND, &why))
+    }
+
+    async fn what_if(
+        &self,
+        request: Request<v1::WhatIfRequest>,
+    ) -> Result<Response<v1::WhatIfResponse>, Status> {
+        Ok(Response::new(v1::WhatIfResponse {
+            service: request.into_inner().service,
+            ..self.with(|script| script.what_if.clone())
+        }))
+    }
+
+    async fn explain_service(
+        &self,
+        request: Request<v1::ExplainServiceRequest>,
+    ) -> Result<Response<v1::ExplainServiceResponse>, Status> {
+        let service = request.into_inner().service;
+        let found =
+            self.with(|script| script.explained_services.iter().find(|one| one.service == service).cloned());
+        let why = format!("service {service} is not registered");
+        found.map(Response::new).ok_or_else(|| refusal(Code::NotFound, reason::SERVICE_NOT_FOUND, &why))
     }
 
     async fn override_breaker(

@@ -36,6 +36,7 @@ impl Replica {
             window_failure_count: sum(|cell| cell.row.window_failure_count),
             window_slow_count: sum(|cell| cell.row.window_slow_count),
             asked_regardless: cells().any(|cell| cell.row.asked_regardless),
+            stands_by: cells().all(|cell| cell.row.stands_by),
             trip_count: sum(|cell| cell.row.trip_count),
             attempt_count: counts.attempts,
             failure_count: counts.failures,

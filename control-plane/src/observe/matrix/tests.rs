@@ -55,6 +55,36 @@ fn rows(matrix: &Matrix) -> Vec<String> {
 }
 
 #[test]
+fn failures_that_a_row_leaves_out_are_as_they_were() {
+    let row = |failure_count, ids: &[&str]| v1::Breaker {
+        failure_count,
+        attempt_count: 100 + failure_count,
+        last_errors: vec!["connect refused".into()],
+        last_failures: ids
+            .iter()
+            .map(|id| v1::FailedAttempt {
+                error: "connect refused".into(),
+                request_id: (*id).into(),
+                ..Default::default()
+            })
+            .collect(),
+        ..wire("a", Open)
+    };
+    let mut matrix = Matrix::default();
+    let mut told = |row: v1::Breaker| {
+        matrix.report(&node("n"), report_of(false, vec![row]), UNIX_EPOCH);
+        let name = (ReplicaKey::parse("orders", "a").unwrap(), Some(node("n")));
+        let kept = matrix.row(&name).unwrap();
+        let ids = kept.last_failures.iter().map(|failure| failure.request_id.clone());
+        (ids.collect::<Vec<_>>().join(" "), kept.last_errors.len())
+    };
+    assert_eq!(told(row(1, &["x"])), ("x".into(), 1));
+    assert_eq!(told(row(1, &[])), ("x".into(), 1), "nothing failed since");
+    assert_eq!(told(row(3, &["z", "y"])), ("z y".into(), 2));
+    assert_eq!(told(row(4, &[])), (String::new(), 1), "one that names none knows errors only");
+}
+
+#[test]
 fn a_full_report_replaces_and_another_one_adds() {
     let mut matrix = matrix(&[("n1", &[("a", Closed), ("b", Closed)]), ("n2", &[("b", Open)])]);
     matrix.report(&node("n1"), report(false, &[("c", Open)]), UNIX_EPOCH);

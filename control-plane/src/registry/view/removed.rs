@@ -29,6 +29,8 @@ pub struct Removed {
     pub has_expired: bool,
     /// How, and by whom, for people.
     pub why: Arc<str>,
+    /// When.
+    pub at: SystemTime,
     /// Owners that come late are told of it up to then.
     until: SystemTime,
 }
@@ -71,7 +73,13 @@ impl Removed {
             }
             _ => (false, "removed".to_owned()),
         };
-        Self { lease: record.lease.map(|lease| lease.id), has_expired, why: why.into(), until: at + 2 * ttl }
+        Self {
+            lease: record.lease.map(|lease| lease.id),
+            has_expired,
+            why: why.into(),
+            at,
+            until: at + 2 * ttl,
+        }
     }
 
     /// Whether its owner, when it comes late, is still told of it.

@@ -44,6 +44,7 @@ pub(super) async fn take(
     let observation = &edge.effects.observation;
     let seat = observation.begin_reports(identity).map_err(Refusal::from)?;
     let (attention, to_peer) = (observation.follow_attention(), outbound.clone());
+    let mut questions = observation.questions().follow();
     let mut orders = Orders { attention, told: None, outbound };
     orders.give();
     take_in(&edge, &seat, message)?;
@@ -54,6 +55,7 @@ pub(super) async fn take(
                 None => return Ok(()),
             },
             () = orders.change() => {}
+            question = questions.recv() => orders.ask(question.ok()),
             () = seat.superseded() => return Err(Refusal::Superseded(seat.node().clone()).into()),
             () = to_peer.closed() => return Ok(()),
             () = edge.shutdown.begun() => return Err(shutting_down()),
@@ -74,6 +76,10 @@ fn take_in(edge: &Edge, seat: &Seat, message: v1::ReportNodeStatusRequest) -> Re
     Ok(())
 }
 
+fn response(detailed_stats: bool, what_if: Option<v1::WhatIfQuestion>) -> v1::ReportNodeStatusResponse {
+    v1::ReportNodeStatusResponse { report_interval: Some(duration(REPORT_INTERVAL)), detailed_stats, what_if }
+}
+
 /// What the data plane is told of how to report.
 struct Orders {
     attention: watch::Receiver<Attention>,
@@ -89,11 +95,16 @@ impl Orders {
         if self.told == Some(detailed_stats) {
             return;
         }
-        let response =
-            v1::ReportNodeStatusResponse { report_interval: Some(duration(REPORT_INTERVAL)), detailed_stats };
+        let response = response(detailed_stats, None);
         if self.outbound.try_send(Ok(response)).is_ok() {
             self.told = Some(detailed_stats);
         }
+    }
+
+    /// Asks it. One that reads nothing is not asked, and whoever waits for the answer is told so.
+    fn ask(&mut self, question: Option<Arc<v1::WhatIfQuestion>>) {
+        let (Some(question), Some(detailed_stats)) = (question, self.told) else { return };
+        let _ = self.outbound.try_send(Ok(response(detailed_stats, Some((*question).clone()))));
     }
 
     /// Completes when there may be news. Cancel safe.

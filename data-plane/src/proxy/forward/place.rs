@@ -44,7 +44,7 @@ impl Journey<'_> {
     /// The next attempt. Where all that may be asked are full it waits for its turn, unless a replica has answered it
     /// already: a failure now is better than one later.
     pub(super) async fn begin(&self) -> Result<(Attempt, Policy), NoAttempt> {
-        match Attempt::begin(&self.worker, &self.service, &self.tried, self.key) {
+        match Attempt::begin(&self.worker, &self.service, &self.tried, self.key, self.request_id) {
             Err(Unavailable::AllFull) if !matches!(self.last, Some(Ended::Answered(_))) => {
                 // Boxed, so that requests which do not wait hold no room for it.
                 Box::pin(self.begin_in_turn()).await
@@ -65,7 +65,8 @@ impl Journey<'_> {
             })
             .await;
             let (worker, service) = (&self.worker, &self.service);
-            match Attempt::begin_in_turn(worker, service, &self.tried, self.key, &mut waiting) {
+            let (tried, key, id) = (&self.tried, self.key, self.request_id);
+            match Attempt::begin_in_turn(worker, service, tried, key, &mut waiting, id) {
                 Err(Unavailable::AllFull) if is_called => {}
                 Err(Unavailable::AllFull) => {
                     return Err(NoAttempt::Waited(waiting.give_up(worker.index(), worker.now())));

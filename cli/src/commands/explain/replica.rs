@@ -1,0 +1,468 @@
+//! One replica, explained on at most a screen.
+
+use std::{fmt::Write as _, time::SystemTime};
+
+use anstyle::Style;
+use gateway_proto::{
+    time::{exact, non_negative, system_time},
+    v1::{
+        Breaker, BreakerPolicy, Evidence, ExplainReplicaResponse, NodeExplanation, NodeStanding, NodeState,
+        Replica, ReplicaVerdict,
+    },
+};
+
+use super::super::{
+    describe::facts::{health, lease, mode, place},
+    get::{override_subject, override_terms, window},
+};
+use crate::{
+    age::{self, NONE, or_none},
+    table::{ALARM, CAUTION, Cell, GOOD, Table},
+    terminal::printable,
+};
+
+/// Data planes that have a line; JSON has more.
+const MAX_NODES: usize = 8;
+/// Failures that have a line.
+const MAX_FAILURES: usize = 5;
+/// Openings that have a line.
+const MAX_TRIPS: usize = 3;
+
+pub(super) fn render(told: &ExplainReplicaResponse, now: SystemTime) -> String {
+    let mut text = String::new();
+    let (word, style) = verdict(told.verdict());
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "{}/{}   {style}{word}{style:#}",
+        printable(&told.service),
+        printable(&told.replica_id)
+    );
+    let _ = writeln!(text, "{}", printable(&told.summary));
+    section(&mut text, "Registry", registry(told, now));
+    let rest = told.node_counts.map_or(0, |counts| counts.total)
+        - i32::try_from(told.nodes.len().min(MAX_NODES)).unwrap_or(0);
+    section(&mut text, "Data planes, worst first", nodes(&told.nodes, now));
+    if told.nodes.is_empty() && told.removed.is_none() {
+        text.push_str("\nData planes\n  none is known\n");
+    }
+    if rest > 0 && told.nodes.len() > 1 {
+        let _ = writeln!(text, "  ... and {rest} more (-o json has up to 50)");
+    }
+    section(&mut text, "Opened by", trips(&told.nodes, now));
+    section(&mut text, "Back when", until(&told.nodes));
+    section(&mut text, "Last failures, newest first", failures(&told.nodes, now));
+    let mut steps = Table::new(["COMMAND", "WHY"]).with_headings(false);
+    for step in &told.next_steps {
+        steps.push(vec![(&step.command).into(), (&step.purpose).into()]);
+    }
+    section(&mut text, "Next", steps);
+    text
+}
+
+pub(super) fn verdict(verdict: ReplicaVerdict) -> (&'static str, Style) {
+    match verdict {
+        ReplicaVerdict::TakesRequests => ("TAKES REQUESTS", GOOD),
+        ReplicaVerdict::PartlyOut => ("PARTLY OUT", ALARM),
+        ReplicaVerdict::Out => ("OUT", ALARM),
+        ReplicaVerdict::StandsBy => ("stands by", GOOD),
+        ReplicaVerdict::Removed => ("REMOVED", CAUTION),
+        ReplicaVerdict::Unknown | ReplicaVerdict::Unspecified => ("UNKNOWN", CAUTION),
+    }
+}
+
+pub(super) fn section(text: &mut String, title: &str, table: Table) {
+    if !table.is_empty() {
+        let _ = write!(text, "\n{title}\n{}", table.indented(2));
+    }
+}
+
+fn registry(told: &ExplainReplicaResponse, now: SystemTime) -> Table {
+    let mut table = Table::new(["NAME", "VALUE"]).with_headings(false);
+    let mut fact = |name: &str, value: String| table.push(vec![name.into(), value.into()]);
+    if let Some(removed) = &told.removed {
+        let ago = age::since(now, removed.remove_time);
+        fact("removed", format!("{ago} ago ({}): {}", age::time_of_day(removed.remove_time), removed.cause));
+    }
+    if let Some(replica) = &told.replica {
+        fact("address", format!("{}   incarnation {}", place(replica), replica.incarnation));
+        fact("health", health(replica, now));
+        fact("mode", mode(replica, now));
+        if let Some(lease) = lease_of(replica, now) {
+            fact("lease", lease);
+        }
+    }
+    for entry in &told.overrides {
+        fact("override", format!("{} ({})", override_subject(entry), override_terms(entry, now)));
+    }
+    if let Some(policy) = told.breaker_policy.as_ref().filter(|_| told.replica.is_some()) {
+        fact("rules", rules(policy));
+    }
+    table
+}
+
+/// A data plane knows of no leases.
+fn lease_of(replica: &Replica, now: SystemTime) -> Option<String> {
+    replica.lease.as_ref().map(|_| lease(replica, now))
+}
+
+/// `5 in a row, or 0.50 of 20 or more in 10s; rests 1s..1m, 2 probes close it`.
+fn rules(policy: &BreakerPolicy) -> String {
+    let span = |wire: Option<prost_types::Duration>| {
+        wire.and_then(non_negative).map(exact).unwrap_or_else(|| NONE.into())
+    };
+    let mut text = format!(
+        "opens after {} failures in a row, or {:.2} of {} or more in {}",
+        policy.consecutive_failure_count(),
+        policy.failure_ratio(),
+        policy.min_request_count(),
+        span(policy.window),
+    );
+    if policy.slow_threshold.and_then(non_negative).is_some_and(|limit| !limit.is_zero()) {
+        let _ =
+            write!(text, ", or {:.2} of them {} or slower", policy.slow_ratio(), span(policy.slow_threshold));
+    }
+    if policy.peer_latency_factor() > 0.0 {
+        let _ = write!(text, ", or {:.1}x as slow as its peers", policy.peer_latency_factor());
+    }
+    let _ = write!(
+        text,
+        "; rests {} to {}, {} good probes close it",
+        span(policy.base_open),
+        span(policy.max_open),
+        policy.half_open_success_count()
+    );
+    if policy.observe_only() {
+        text.push_str("; only observes");
+    }
+    if policy.max_open_ratio() < 1.0 {
+        let _ = write!(text, "; at most {:.2} of the replicas are out at once", policy.max_open_ratio());
+    }
+    if policy.fail_open_threshold() > 0.0 {
+        let _ = write!(text, "; fails open below {:.2}", policy.fail_open_threshold());
+    }
+    text
+}
+
+fn nodes(nodes: &[NodeExplanation], now: SystemTime) -> Table {
+    let mut table =
+        Table::new(["NODE", "DOES", "SINCE", "PROBE", "WINDOW", "IN FLIGHT", "TRIPS", "REPORTED", "WHY"]);
+    for node in nodes.iter().take(MAX_NODES) {
+        let row = node.breaker.clone().unwrap_or_default();
+        let has_row = node.breaker.is_some();
+        let or_none = |text: String| if has_row { text } else { NONE.into() };
+        table.push(vec![
+            (&node.node_id).into(),
+            standing(node),
+            or_none(age::since(now, row.state_change_time)).into(),
+            or_none(age::until(now, row.retry_time)).into(),
+            or_none(window(&row)).into(),
+            or_none(row.inflight_count.to_string()).into(),
+            or_none(trips_in_a_row(&row)).into(),
+            reported(node, now).into(),
+            (&node.summary).into(),
+        ]);
+    }
+    table
+}
+
+/// `7, 3 in a row`.
+fn trips_in_a_row(row: &Breaker) -> String {
+    match (row.trip_count, row.trip_streak) {
+        (trips, 0) => trips.to_string(),
+        (trips, streak) => format!("{trips}, {streak} in a row"),
+    }
+}
+
+/// How old its word is, and that it has an older registry.
+fn reported(node: &NodeExplanation, now: SystemTime) -> String {
+    let at = node.breaker.as_ref().and_then(|row| row.report_time).or(node.last_report_time);
+    let last = node.last_report_time.max_by_age(at);
+    let age = last.map_or(NONE.into(), |at| format!("{} ago", age::since(now, Some(at))));
+    match node.node_state() {
+        NodeState::Disconnected => format!("{age}, disconnected"),
+        NodeState::Nacked => format!("{age}, refuses"),
+        NodeState::Lagging => format!("{age}, lagging"),
+        NodeState::Synced | NodeState::Unspecified => age,
+    }
+}
+
+trait Newest {
+    fn max_by_age(self, other: Self) -> Self;
+}
+
+impl Newest for Option<prost_types::Timestamp> {
+    fn max_by_age(self, other: Self) -> Self {
+        [self, other].into_iter().flatten().max_by_key(|at| system_time(*at))
+    }
+}
+
+fn standing(node: &NodeExplanation) -> Cell {
+    let (word, style) = match node.standing() {
+        NodeStanding::Asks if node.evidence() == Evidence::Fails => ("asks", CAUTION),
+        NodeStanding::Asks => ("asks", GOOD),
+        NodeStanding::AsksRegardless => ("ASKS REGARDLESS", CAUTION),
+        NodeStanding::Probes => ("PROBES", CAUTION),
+        NodeStanding::Rests => ("RESTS", ALARM),
+        NodeStanding::ForcedOpen => ("FORCED OPEN", ALARM),
+        NodeStanding::CheckedOut => ("CHECKED OUT", ALARM),
+        NodeStanding::StandsBy => ("stands by", GOOD),
+        NodeStanding::HeldBack => ("holds back", CAUTION),
+        NodeStanding::Untold => ("has not told", CAUTION),
+        NodeStanding::Silent | NodeStanding::Unspecified => ("SILENT", CAUTION),
+    };
+    Cell::styled(word, style)
+}
+
+/// With which numbers breakers that are not closed opened.
+fn trips(nodes: &[NodeExplanation], now: SystemTime) -> Table {
+    let mut table =
+        Table::new(["NODE", "RULE", "OBSERVED", "THRESHOLD", "OUTCOMES", "WHEN", "RESTS FOR", "GENERATION"]);
+    let of_node = |node: &NodeExplanation| {
+        let row = node.breaker.as_ref()?;
+        let is_out = matches!(
+            node.standing(),
+            NodeStanding::Rests | NodeStanding::Probes | NodeStanding::AsksRegardless
+        );
+        let trip = if is_out { &row.last_trip } else { &row.last_withheld_trip };
+        let is_told = is_out || node.evidence() == Evidence::Fails;
+        trip.clone().filter(|_| is_told).map(|trip| (node.node_id.clone(), trip))
+    };
+    for (node, trip) in nodes.iter().filter_map(of_node).take(MAX_TRIPS) {
+        let number = |number: f64| match number {
+            0.0 => NONE.to_owned(),
+            number if number.fract() == 0.0 => format!("{number}"),
+            number => format!("{number:.2}"),
+        };
+        let name = trip.rule().as_str_name().trim_start_matches("BREAKER_RULE_").to_lowercase();
+        let open_time = trip.open_time.and_then(non_negative);
+        table.push(vec![
+            node.into(),
+            name.into(),
+            number(trip.observed).into(),
+            number(trip.threshold).into(),
+            trip.sample_count.to_string().into(),
+            format!("{} ago", age::since(now, trip.trip_time)).into(),
+            open_time.map_or(NONE.to_owned(), |time| format!("{:.1}s", time.as_secs_f64())).into(),
+            trip.generation.to_string().into(),
+        ]);
+    }
+    table
+}
+
+fn until(nodes: &[NodeExplanation]) -> Table {
+    let mut table = Table::new(["NODE", "UNTIL"]).with_headings(false);
+    let is_out = |node: &&NodeExplanation| !node.until.is_empty() && node.standing() != NodeStanding::Untold;
+    for node in nodes.iter().filter(is_out).take(MAX_TRIPS) {
+        table.push(vec![(&node.node_id).into(), (&node.until).into()]);
+    }
+    table
+}
+
+fn failures(nodes: &[NodeExplanation], now: SystemTime) -> Table {
+    let mut table = Table::new(["NODE", "WHEN", "ERROR", "REQUEST"]).with_headings(false);
+    let mut all: Vec<_> = nodes
+        .iter()
+        .filter_map(|node| Some((&node.node_id, node.breaker.as_ref()?)))
+        .flat_map(|(id, row)| row.last_failures.iter().map(move |failure| (id, failure)))
+        .collect();
+    all.sort_by_key(|(_, failure)| std::cmp::Reverse(failure.failure_time.map(|at| (at.seconds, at.nanos))));
+    for (node, failure) in all.into_iter().take(MAX_FAILURES) {
+        table.push(vec![
+            node.into(),
+            format!("{} ago", age::since(now, failure.failure_time)).into(),
+            (&failure.error).into(),
+            format!("x-request-id {}", or_none(&failure.request_id)).into(),
+        ]);
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use gateway_proto::{
+        time::{duration, timestamp},
+        v1::{
+            BreakerRule, BreakerState, Conclusion, Endpoint, FailedAttempt, HealthStatus, Lease, NextStep,
+            NodeCounts, RemovedReplica, Trip,
+        },
+    };
+
+    use super::*;
+
+    fn at(seconds: u64) -> Option<prost_types::Timestamp> {
+        Some(timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)))
+    }
+
+    fn plain(told: &ExplainReplicaResponse) -> String {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        anstream::adapter::strip_str(&render(told, now)).to_string()
+    }
+
+    fn out() -> NodeExplanation {
+        let failure = |seconds, id: &str| FailedAttempt {
+            failure_time: at(seconds),
+            error: "connect refused".into(),
+            request_id: id.into(),
+        };
+        let row = Breaker {
+            state: BreakerState::Open.into(),
+            state_change_time: at(988),
+            retry_time: at(1003),
+            trip_count: 7,
+            trip_streak: 3,
+            inflight_count: 1,
+            report_time: at(999),
+            last_trip: Some(Trip {
+                trip_time: at(988),
+                rule: BreakerRule::ConsecutiveFailures.into(),
+                observed: 5.0,
+                threshold: 5.0,
+                sample_count: 5,
+                open_time: Some(duration(Duration::from_millis(3900))),
+                generation: 21,
+                ..Default::default()
+            }),
+            last_failures: vec![failure(988, "0af3"), failure(987, "")],
+            ..Default::default()
+        };
+        NodeExplanation {
+            node_id: "dp-1".into(),
+            standing: NodeStanding::Rests.into(),
+            evidence: Evidence::Fails.into(),
+            summary: "open: consecutive_failures 5 >= 5: connect refused".into(),
+            until: "the probe that is due in 3.0s succeeds, and 1 more; if it fails, it rests for about 8.0s"
+                .into(),
+            node_state: NodeState::Synced.into(),
+            last_report_time: at(999),
+            breaker: Some(row),
+            ..Default::default()
+        }
+    }
+
+    fn silent() -> NodeExplanation {
+        NodeExplanation {
+            node_id: "dp-2".into(),
+            standing: NodeStanding::Silent.into(),
+            summary: "not heard of for 1m".into(),
+            node_state: NodeState::Disconnected.into(),
+            last_report_time: at(900),
+            ..Default::default()
+        }
+    }
+
+    fn told() -> ExplainReplicaResponse {
+        ExplainReplicaResponse {
+            service: "orders".into(),
+            replica_id: "r-2".into(),
+            verdict: ReplicaVerdict::Out.into(),
+            conclusion: Conclusion::Undecided.into(),
+            summary: "out on dp-1 since 12s: dp-1 sees it fail".into(),
+            replica: Some(Replica {
+                endpoint: Some(Endpoint { address: "10.0.0.13:8080".into() }),
+                weight: 100,
+                health: HealthStatus::Healthy.into(),
+                state_change_time: at(400),
+                incarnation: 3,
+                lease: Some(Lease {
+                    ttl: Some(duration(Duration::from_secs(15))),
+                    expire_time: at(1013),
+                    last_renew_time: at(998),
+                    permanent: false,
+                }),
+                ..Default::default()
+            }),
+            nodes: vec![out(), silent()],
+            node_counts: Some(NodeCounts { total: 12, ..Default::default() }),
+            breaker_policy: gateway_proto::Policy::default().to_wire().breaker,
+            next_steps: vec![NextStep {
+                command: "gwctl breaker reset orders/r-2".into(),
+                purpose: "try it again now, once it is mended".into(),
+            }],
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn a_replica_that_is_out_shows_verdict_facts_numbers_failures_and_what_to_do() {
+        assert_eq!(
+            plain(&told()),
+            "\
+orders/r-2   OUT
+out on dp-1 since 12s: dp-1 sees it fail
+
+Registry
+  address   10.0.0.13:8080   weight 100   incarnation 3
+  health    HEALTHY for 10m
+  mode      serving
+  lease     ttl 15s, renewed 2s ago, expires in 13s
+  rules     opens after 5 failures in a row, or 0.50 of 20 or more in 10s; rests 1s to 1m, 2 good probes close it
+
+Data planes, worst first
+  NODE   DOES     SINCE   PROBE   WINDOW   IN FLIGHT   TRIPS           REPORTED               WHY
+  dp-1   RESTS    12s     3s      -        1           7, 3 in a row   1s ago                 open: consecutive_failures 5 >= 5: connect refused
+  dp-2   SILENT   -       -       -        -           -               100s ago, disconnected   not heard of for 1m
+  ... and 10 more (-o json has up to 50)
+
+Opened by
+  NODE   RULE                   OBSERVED   THRESHOLD   OUTCOMES   WHEN      RESTS FOR   GENERATION
+  dp-1   consecutive_failures   5          5           5          12s ago   3.9s        21
+
+Back when
+  dp-1   the probe that is due in 3.0s succeeds, and 1 more; if it fails, it rests for about 8.0s
+
+Last failures, newest first
+  dp-1   12s ago   connect refused   x-request-id 0af3
+  dp-1   13s ago   connect refused   x-request-id -
+
+Next
+  gwctl breaker reset orders/r-2   try it again now, once it is mended
+"
+        );
+    }
+
+    #[test]
+    fn a_removed_replica_shows_when_and_by_what() {
+        let removed = ExplainReplicaResponse {
+            verdict: ReplicaVerdict::Removed.into(),
+            summary: "removed 12s ago: its lease lapsed".into(),
+            replica: None,
+            removed: Some(RemovedReplica {
+                remove_time: at(988),
+                cause: "its lease lapsed".into(),
+                lease_lapsed: true,
+            }),
+            nodes: Vec::new(),
+            node_counts: None,
+            ..told()
+        };
+        assert_eq!(
+            plain(&removed),
+            "\
+orders/r-2   REMOVED
+removed 12s ago: its lease lapsed
+
+Registry
+  removed   12s ago (00:16:28Z): its lease lapsed
+
+Next
+  gwctl breaker reset orders/r-2   try it again now, once it is mended
+"
+        );
+    }
+
+    #[test]
+    fn a_hundred_data_planes_with_failures_fit_on_a_screen_and_print_nothing_raw() {
+        let node = |number: u32| NodeExplanation {
+            node_id: format!("dp-{number}"),
+            summary: "\x1b[31mopen".into(),
+            ..out()
+        };
+        let crowd = ExplainReplicaResponse { nodes: (0..50).map(node).collect(), ..told() };
+        let text = plain(&crowd);
+        assert!(text.lines().count() <= 45, "{text}");
+        assert!(text.contains("\\u{1b}[31mopen"), "{text}");
+    }
+}

@@ -1,0 +1,283 @@
+//! What one data plane makes of the replica, and what its traffic says.
+
+use super::{
+    Facts, Word,
+    span::{ago, left, said, span},
+};
+use crate::{Health, Mode, policy, time::system_time, v1};
+
+/// Whether the registry lets data planes ask a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Registered {
+    /// It has no such replica.
+    Not,
+    /// It does.
+    Serving,
+    /// It drains, or has drained.
+    Draining {
+        /// By its owner's word.
+        by_owner: bool,
+    },
+    /// It has not said yet that it is ready.
+    Starting,
+    /// It said that it is not.
+    Unhealthy,
+    /// It does, though its lease lapsed.
+    Lost,
+}
+
+impl Registered {
+    pub(super) fn of(replica: Option<&v1::Replica>) -> Self {
+        let Some(replica) = replica else { return Self::Not };
+        if Mode::parse(replica.mode).unwrap_or_default() != Mode::Serving {
+            return Self::Draining { by_owner: replica.drain.as_ref().is_some_and(|drain| drain.by_owner) };
+        }
+        match Health::parse(replica.health).ok().flatten() {
+            Some(Health::Healthy | Health::Degraded) => Self::Serving,
+            Some(Health::Lost) => Self::Lost,
+            Some(Health::Unhealthy) => Self::Unhealthy,
+            Some(Health::Starting) | None => Self::Starting,
+        }
+    }
+
+    pub(super) fn lets_ask(self) -> bool {
+        matches!(self, Self::Serving | Self::Lost)
+    }
+}
+
+/// Outcomes in its window from which on a data plane's word that a replica works is worth something: as many as failures
+/// in a row would open the breaker, where that is no more than the ratio needs.
+pub fn enough_outcomes(policy: &policy::Breaker) -> i64 {
+    policy.consecutive_failure_count.min(policy.min_request_count).max(1).into()
+}
+
+pub(super) fn is_out(standing: v1::NodeStanding) -> bool {
+    use v1::NodeStanding as Standing;
+    matches!(standing, Standing::Rests | Standing::Probes | Standing::ForcedOpen | Standing::CheckedOut)
+}
+
+/// One data plane, explained.
+pub(super) fn explain(facts: &Facts, registered: &Registered, word: Word) -> v1::NodeExplanation {
+    let incarnation = facts.replica.as_ref().map_or(0, |replica| replica.incarnation);
+    let row = word.breaker.filter(|row| row.incarnation >= incarnation);
+    let standing = standing(*registered, word.is_silent, row.as_ref());
+    let is_heard = standing != v1::NodeStanding::Silent;
+    let evidence = row.as_ref().filter(|_| is_heard).map_or(v1::Evidence::None, |row| evidence(facts, row));
+    let mut node = v1::NodeExplanation {
+        node_id: word.node_id,
+        standing: standing.into(),
+        evidence: evidence.into(),
+        node_state: word.state.into(),
+        acked_revision: word.acked_revision,
+        last_report_time: word.report_time,
+        breaker: row,
+        ..Default::default()
+    };
+    (node.summary, node.until) = sentences(facts, &node);
+    node
+}
+
+fn standing(registered: Registered, is_silent: bool, row: Option<&v1::Breaker>) -> v1::NodeStanding {
+    use v1::{BreakerState as State, NodeStanding as Standing};
+    if is_silent {
+        return Standing::Silent;
+    }
+    let Some(row) = row else { return Standing::Untold };
+    if !registered.lets_ask() {
+        return Standing::HeldBack;
+    }
+    match row.state() {
+        State::ForcedOpen => Standing::ForcedOpen,
+        State::Open | State::HalfOpen if row.asked_regardless => Standing::AsksRegardless,
+        State::Open => Standing::Rests,
+        State::HalfOpen => Standing::Probes,
+        State::Closed | State::ForcedClosed if row.asked_regardless => Standing::AsksRegardless,
+        State::Closed | State::ForcedClosed if is_kept_out(row) => Standing::CheckedOut,
+        State::Closed | State::ForcedClosed if row.stands_by => Standing::StandsBy,
+        State::Closed | State::ForcedClosed => Standing::Asks,
+        State::Unspecified => Standing::Untold,
+    }
+}
+
+/// Whether active checks keep it out.
+fn is_kept_out(row: &v1::Breaker) -> bool {
+    row.health_check.as_ref().is_some_and(|check| check.keeps_out)
+}
+
+fn fails_checks(row: &v1::Breaker) -> bool {
+    row.health_check.as_ref().is_some_and(|check| check.state() == v1::HealthCheckState::Failing)
+}
+
+/// Why it is out, or asked although it should be: by its breaker, or by its checks.
+pub(super) fn reason(row: &v1::Breaker) -> String {
+    let is_open = !matches!(row.state(), v1::BreakerState::Closed | v1::BreakerState::ForcedClosed);
+    match &row.health_check {
+        Some(check) if !is_open && check.state() == v1::HealthCheckState::Failing => {
+            format!("active checks fail: {}", check.last_failure)
+        }
+        Some(check) if !is_open && check.keeps_out => "no active check has passed yet".into(),
+        _ => row.reason.clone(),
+    }
+}
+
+/// Since when it is so.
+pub(super) fn since(row: &v1::Breaker) -> Option<prost_types::Timestamp> {
+    match &row.health_check {
+        Some(check) if row.state() == v1::BreakerState::Closed && check.keeps_out => check.state_change_time,
+        _ => row.state_change_time,
+    }
+}
+
+/// Whether its own traffic, or its checks, show that the replica works.
+fn evidence(facts: &Facts, row: &v1::Breaker) -> v1::Evidence {
+    use v1::BreakerState as State;
+    match row.state() {
+        State::Open | State::HalfOpen => v1::Evidence::Fails,
+        State::Closed | State::ForcedClosed => {
+            let policy = &facts.policy;
+            let (total, failed) = (row.window_request_count, row.window_failure_count);
+            let by_ratio = total >= policy.min_request_count.into()
+                && failed as f64 >= policy.failure_ratio * total as f64;
+            let in_a_row =
+                i64::from(row.consecutive_failure_count) >= policy.consecutive_failure_count.into();
+            if by_ratio || in_a_row || was_withheld(facts, row) || fails_checks(row) {
+                v1::Evidence::Fails
+            } else if total >= enough_outcomes(policy) {
+                v1::Evidence::Works
+            } else {
+                v1::Evidence::None
+            }
+        }
+        State::ForcedOpen | State::Unspecified => v1::Evidence::None,
+    }
+}
+
+/// Whether a rule held within the window. It is told at most once in one, so two windows are looked at.
+fn was_withheld(facts: &Facts, row: &v1::Breaker) -> bool {
+    let at = row.last_withheld_trip.as_ref().and_then(|trip| trip.trip_time);
+    let age = at.and_then(|at| facts.now.duration_since(system_time(at)).ok());
+    age.is_some_and(|age| age < 2 * facts.policy.window)
+}
+
+/// What it does and why, and what ends that.
+fn sentences(facts: &Facts, node: &v1::NodeExplanation) -> (String, String) {
+    use v1::NodeStanding as Standing;
+    let now = facts.now;
+    let row = node.breaker.clone().unwrap_or_default();
+    match node.standing() {
+        Standing::Rests => (format!("open: {}", row.reason), until_closed(facts, &row)),
+        Standing::Probes => (format!("half-open after {}", row.reason), until_closed(facts, &row)),
+        Standing::AsksRegardless => (
+            format!("asked although it should be out ({}): too few of its tier are left", reason(&row)),
+            until_closed(facts, &row),
+        ),
+        Standing::CheckedOut => {
+            let check = row.health_check.clone().unwrap_or_default();
+            let summary = match check.state() {
+                v1::HealthCheckState::Failing => format!("{}, {} in a row", reason(&row), check.streak_count),
+                _ => reason(&row),
+            };
+            let next = left(now, check.next_check_time).map(|left| format!("; the next is in {left}"));
+            (summary, format!("its active checks pass{}", next.unwrap_or_default()))
+        }
+        Standing::ForcedOpen => {
+            let entry = row.active_override.unwrap_or_default();
+            let until = match left(now, entry.expire_time) {
+                Some(left) => format!("the override ends in {left}; then probes decide"),
+                None => "the override ends".into(),
+            };
+            (format!("forced open{}", said(&entry.author, None, &entry.reason)), until)
+        }
+        Standing::StandsBy => {
+            let priority = facts.replica.as_ref().map_or(0, |replica| replica.priority);
+            let until = "every better tier is out, or has failed the request".to_owned();
+            (format!("stands by with priority {priority}: a better tier has a replica to ask"), until)
+        }
+        Standing::HeldBack => ("not asked, by the registry's word".into(), String::new()),
+        Standing::Untold => match node.node_state() {
+            v1::NodeState::Nacked => {
+                ("refuses the registry's snapshot, so it does not know the replica".into(), String::new())
+            }
+            _ => {
+                let revision = facts.replica.as_ref().map_or(0, |replica| replica.revision);
+                let behind = node.acked_revision < revision;
+                let summary = if behind {
+                    format!(
+                        "does not know this registration yet: it has revision {}, and this is of {revision}",
+                        node.acked_revision
+                    )
+                } else {
+                    "has reported nothing of it yet".into()
+                };
+                (summary, "its next report".into())
+            }
+        },
+        Standing::Silent | Standing::Unspecified => {
+            let since = ago(now, node.last_report_time).map(|ago| format!(" for {ago}")).unwrap_or_default();
+            let last =
+                node.breaker.as_ref().map(|row| format!("; it said last: {}", state_name(row.state())));
+            (format!("not heard of{since}{}", last.unwrap_or_default()), String::new())
+        }
+        Standing::Asks => (asks(facts, &row), String::new()),
+    }
+}
+
+fn asks(facts: &Facts, row: &v1::Breaker) -> String {
+    let (total, failed) = (row.window_request_count, row.window_failure_count);
+    if row.state() == v1::BreakerState::ForcedClosed {
+        let entry = row.active_override.clone().unwrap_or_default();
+        let left = left(facts.now, entry.expire_time);
+        return format!(
+            "forced closed{}: {failed} of {total} fail",
+            said(&entry.author, left, &entry.reason)
+        );
+    }
+    let withheld = row.last_withheld_trip.as_ref().filter(|_| was_withheld(facts, row));
+    match withheld {
+        Some(trip) => format!("would be open ({}), {}", trip.reason, withheld_by(trip.withheld())),
+        None if fails_checks(row) => {
+            format!("closed, {failed} of {total} failed in the window; {}", reason(row))
+        }
+        None if total == 0 => "closed, no outcome in the window".into(),
+        None => format!("closed, {failed} of {total} failed in the window"),
+    }
+}
+
+pub(super) fn withheld_by(withheld: v1::Withheld) -> &'static str {
+    match withheld {
+        v1::Withheld::ObserveOnly => "and the policy only observes",
+        v1::Withheld::MaxOpenRatio => "and as many are open as max_open_ratio allows",
+        v1::Withheld::Unspecified => "and did not open",
+    }
+}
+
+/// `the probe that is due in 0.8s, then 1 more that succeeds; if it fails, it rests for about 4.0s`.
+fn until_closed(facts: &Facts, row: &v1::Breaker) -> String {
+    let target = row.probe_success_target.max(1);
+    let left_to_do = (target - row.probe_success_count).max(1);
+    let when = match (row.state(), left(facts.now, row.retry_time)) {
+        (v1::BreakerState::HalfOpen, _) => "the probe under way".to_owned(),
+        (_, Some(left)) => format!("the probe that is due in {left}"),
+        (_, None) => "the probe that the next request is".into(),
+    };
+    let more = match left_to_do - 1 {
+        0 => " succeeds".to_owned(),
+        1 => " succeeds, and 1 more".into(),
+        more => format!(" succeeds, and {more} more"),
+    };
+    let policy = &facts.policy;
+    let doublings = 2_u32.saturating_pow(row.trip_streak.max(0).cast_unsigned());
+    let next = policy.base_open.saturating_mul(doublings).min(policy.max_open);
+    format!("{when}{more}; if it fails, it rests for about {}", span(next))
+}
+
+fn state_name(state: v1::BreakerState) -> &'static str {
+    match state {
+        v1::BreakerState::Closed => "closed",
+        v1::BreakerState::HalfOpen => "half-open",
+        v1::BreakerState::Open => "open",
+        v1::BreakerState::ForcedOpen => "forced open",
+        v1::BreakerState::ForcedClosed => "forced closed",
+        v1::BreakerState::Unspecified => "nothing",
+    }
+}

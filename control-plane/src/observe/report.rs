@@ -14,7 +14,7 @@ use gateway_proto::{
 use super::{
     catalog::EventType,
     matrix::BreakerReport,
-    row::Row,
+    row::{Row, Trips},
     stats::{StatsReport, parse_stats},
     what_if::Answered,
 };
@@ -151,8 +151,7 @@ fn parse_breaker(node: &NodeId, mut wire: v1::Breaker) -> Result<(ReplicaKey, Ro
         check: check.transpose()?,
         registration_attempt_count: wire.registration_attempt_count.max(0),
         registration_failure_count: wire.registration_failure_count.max(0),
-        last_trip: wire.last_trip.map(parse_trip),
-        last_withheld_trip: wire.last_withheld_trip.map(parse_trip),
+        trips: parse_trips(wire.last_trip, wire.last_withheld_trip),
         last_failures: wire.last_failures.into_iter().map(parse_failure).collect(),
         trip_streak: wire.trip_streak.max(0),
         stands_by: wire.stands_by,
@@ -187,10 +186,15 @@ fn parse_check(wire: v1::HealthCheck) -> Result<v1::HealthCheck, Invalid> {
     })
 }
 
-fn parse_trip(wire: v1::Trip) -> Box<v1::Trip> {
+fn parse_trips(last: Option<v1::Trip>, withheld: Option<v1::Trip>) -> Option<Box<Trips>> {
+    let is_any = last.is_some() || withheld.is_some();
+    is_any.then(|| Box::new(Trips { last: last.map(parse_trip), withheld: withheld.map(parse_trip) }))
+}
+
+fn parse_trip(wire: v1::Trip) -> v1::Trip {
     // JSON has no number for what is none.
     let finite = |number: f64| if number.is_finite() { number } else { 0.0 };
-    Box::new(v1::Trip {
+    v1::Trip {
         trip_time: wire.trip_time.filter(time::is_valid),
         observed: finite(wire.observed),
         threshold: finite(wire.threshold),
@@ -198,7 +202,7 @@ fn parse_trip(wire: v1::Trip) -> Box<v1::Trip> {
         open_time: wire.open_time.and_then(time::non_negative).map(time::duration),
         reason: cut(wire.reason, MAX_TEXT_CHARS),
         ..wire
-    })
+    }
 }
 
 fn parse_failure(wire: v1::FailedAttempt) -> v1::FailedAttempt {

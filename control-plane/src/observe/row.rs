@@ -34,12 +34,19 @@ pub struct Row {
     pub(super) check: Option<Box<v1::HealthCheck>>,
     pub(super) registration_attempt_count: i64,
     pub(super) registration_failure_count: i64,
-    pub(super) last_trip: Option<Box<v1::Trip>>,
-    pub(super) last_withheld_trip: Option<Box<v1::Trip>>,
+    /// Of a breaker that has opened, or would have.
+    pub(super) trips: Option<Box<Trips>>,
     /// With what `last_errors` would have, which is empty then.
     pub(super) last_failures: Box<[v1::FailedAttempt]>,
     pub(super) trip_streak: i32,
     pub(super) stands_by: bool,
+}
+
+/// How a breaker opened last, and how it would have.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Trips {
+    pub(super) last: Option<v1::Trip>,
+    pub(super) withheld: Option<v1::Trip>,
 }
 
 impl Row {
@@ -93,8 +100,8 @@ impl Row {
             health_check: self.check.as_deref().cloned(),
             registration_attempt_count: self.registration_attempt_count,
             registration_failure_count: self.registration_failure_count,
-            last_trip: self.last_trip.as_deref().cloned(),
-            last_withheld_trip: self.last_withheld_trip.as_deref().cloned(),
+            last_trip: self.trips.as_ref().and_then(|trips| trips.last.clone()),
+            last_withheld_trip: self.trips.as_ref().and_then(|trips| trips.withheld.clone()),
             last_failures: self.last_failures.to_vec(),
             trip_streak: self.trip_streak,
             stands_by: self.stands_by,

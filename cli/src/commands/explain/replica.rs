@@ -156,7 +156,7 @@ fn nodes(nodes: &[NodeExplanation], now: SystemTime) -> Table {
             standing(node),
             or_none(age::since(now, row.state_change_time)).into(),
             or_none(age::until(now, row.retry_time)).into(),
-            or_none(window(&row)).into(),
+            outcomes(&row).into(),
             or_none(row.inflight_count.to_string()).into(),
             or_none(trips_in_a_row(&row)).into(),
             reported(node, now).into(),
@@ -164,6 +164,11 @@ fn nodes(nodes: &[NodeExplanation], now: SystemTime) -> Table {
         ]);
     }
     table
+}
+
+/// A breaker that is not closed counts none.
+fn outcomes(row: &Breaker) -> String {
+    if row.window_request_count == 0 { NONE.into() } else { window(row) }
 }
 
 /// `7, 3 in a row`.
@@ -403,7 +408,7 @@ Registry
 Data planes, worst first
   NODE   DOES     SINCE   PROBE   WINDOW   IN FLIGHT   TRIPS           REPORTED               WHY
   dp-1   RESTS    12s     3s      -        1           7, 3 in a row   1s ago                 open: consecutive_failures 5 >= 5: connect refused
-  dp-2   SILENT   -       -       -        -           -               100s ago, disconnected   not heard of for 1m
+  dp-2   SILENT   -       -       -        -           -               1m ago, disconnected   not heard of for 1m
   ... and 10 more (-o json has up to 50)
 
 Opened by

@@ -60,9 +60,9 @@ fn render(told: &WhatIfResponse, now: SystemTime) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
-            "rests on {outcomes} outcomes of {} replicas on {} data planes, {} to {} ago",
-            told.replica_count,
-            told.node_count,
+            "rests on {outcomes} outcomes of {} on {}, {} to {} ago",
+            counted(told.replica_count, "replica"),
+            counted(told.node_count, "data plane"),
             age::since(now, told.earliest_time),
             age::since(now, told.latest_time)
         );
@@ -99,6 +99,11 @@ fn render(told: &WhatIfResponse, now: SystemTime) -> String {
         }
     }
     text
+}
+
+/// `1 replica`, `2 replicas`.
+fn counted(count: i32, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -138,10 +143,10 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(
-            render(&told, UNIX_EPOCH + Duration::from_secs(1000)),
+            anstream::adapter::strip_str(&render(&told, UNIX_EPOCH + Duration::from_secs(1000))).to_string(),
             "\
 would have opened 3 times (now: 0)
-rests on 1000 outcomes of 1 replicas on 1 data planes, 1m to 10s ago
+rests on 1000 outcomes of 1 replica on 1 data plane, 1m to 10s ago
 dp-2 did not answer in time
 
 REPLICA   OPENED   NOW   ERRORS SAVED   NOW   GOOD SHED   NOW   OUTCOMES

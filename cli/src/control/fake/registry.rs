@@ -39,7 +39,12 @@ impl RegistryService for Fake {
                 ));
             }
             let replica = script.replicas.iter().find(|replica| replica.replica_id == request.replica_id);
-            let status = v1::DrainStatus { rollout: Some(script.rollout.clone()), ..Default::default() };
+            // What its receipts begin with: who waits has that, however late the first of them comes.
+            let begun = script.receipts.first().and_then(|receipts| receipts.first()?.status.clone());
+            let status = begun.unwrap_or_else(|| v1::DrainStatus {
+                rollout: Some(script.rollout.clone()),
+                ..Default::default()
+            });
             let replica = replica
                 .cloned()
                 .map(|replica| v1::Replica { mode: v1::ReplicaMode::Draining.into(), ..replica });

@@ -3,7 +3,7 @@
 //! Both planes answer with it: a control plane from what all data planes report, a data plane from its own table. Words are
 //! added one by one ([`Explanation::add`]), so that thousands of data planes need the memory of fifty.
 //!
-//! What a data plane sees is evidence, weighed by [`standing`]; what follows from all of it is [`conclusion`]:
+//! What a data plane sees is evidence, weighed one by one; what follows from all of it:
 //!
 //! | the registry | data planes with enough traffic | so |
 //! |---|---|---|

@@ -179,6 +179,21 @@ impl Matrix {
         self.open.get(service).copied().unwrap_or(0)
     }
 
+    /// What all data planes have in flight to the service, and how many of its requests wait, as they reported last. In
+    /// O(rows of the service).
+    pub fn load(&self, service: &ServiceName) -> (i32, i32) {
+        let scope = Scope { service: Some(service.clone()), ..Scope::default() };
+        let mut inflight = 0_i32;
+        // Every row of a data plane says how many wait for any of the service's replicas.
+        let mut pending: BTreeMap<&NodeId, i32> = BTreeMap::new();
+        for (node, cell) in self.from(&scope, None).flat_map(|(_, replica)| &replica.rows) {
+            inflight = inflight.saturating_add(cell.row.inflight_count);
+            let most = pending.entry(node).or_default();
+            *most = cell.row.pending_count.max(*most);
+        }
+        (inflight, pending.into_values().fold(0, i32::saturating_add))
+    }
+
     /// How many breakers are not closed on a data plane.
     pub fn open_breaker_count(&self, node: &NodeId) -> usize {
         self.nodes.get(node).map_or(0, |rows| rows.open)

@@ -141,6 +141,8 @@ fn parse_breaker(node: &NodeId, mut wire: v1::Breaker) -> Result<(ReplicaKey, Ro
         probe_success_count: wire.probe_success_count.max(0),
         probe_success_target: wire.probe_success_target.max(0),
         inflight_count: wire.inflight_count.max(0),
+        inflight_limit: wire.inflight_limit.max(0),
+        pending_count: wire.pending_count.max(0),
         incarnation: wire.incarnation,
         generation: wire.generation,
         last_errors: wire.last_errors.into_iter().map(|text| cut(text, MAX_DETAIL_CHARS).into()).collect(),

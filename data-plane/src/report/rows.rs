@@ -27,6 +27,10 @@ pub(crate) struct Measured {
     pub(super) counters: ReplicaCounters,
     /// Whether it is asked although its breaker is not closed.
     pub(super) asked_regardless: bool,
+    /// How much may be in flight; `None` without a limit.
+    pub(super) limit: Option<u64>,
+    /// Requests of the service that wait for a place.
+    pub(super) pending: usize,
     /// Changes when its checks have news.
     pub(super) checks: u64,
     /// Whether a better tier is asked in its place.
@@ -40,11 +44,14 @@ impl Measured {
     /// The replica's breaker and its counts at `now`.
     pub(crate) fn of(service: &Service, replica: &Replica, now: Tick) -> Self {
         let policy = service.policy();
+        let limit = replica.limit(&policy.concurrency);
         let (policy, health_check) = (policy.breaker, policy.health_check);
         Self {
             view: replica.breaker_view(now, &policy),
             counters: replica.counters(),
             asked_regardless: service.asks_regardless(replica),
+            limit: (limit < u64::MAX).then_some(limit),
+            pending: service.pending(),
             checks: checks::fingerprint(replica, &health_check),
             health_check,
             stands_by: service.stands_by(replica),
@@ -60,8 +67,17 @@ pub(crate) fn breaker(
     measured: &Measured,
     date: impl Fn(Tick) -> SystemTime,
 ) -> v1::Breaker {
-    let Measured { view, counters, asked_regardless, stands_by, probe_success_target, health_check, .. } =
-        *measured;
+    let Measured {
+        view,
+        counters,
+        asked_regardless,
+        limit,
+        pending,
+        stands_by,
+        probe_success_target,
+        health_check,
+        ..
+    } = *measured;
     let registration = replica.registration_counters();
     let History { changed_at, trip: last_trip, withheld } = replica.history();
     let trip = last_trip.map(|trip| trip.change);
@@ -91,6 +107,8 @@ pub(crate) fn breaker(
         failure_count: count(counters.failures),
         retry_count: count(counters.retries),
         inflight_count: i32::try_from(counters.inflight).unwrap_or(i32::MAX),
+        inflight_limit: limit.map_or(0, |limit| i32::try_from(limit).unwrap_or(i32::MAX)),
+        pending_count: i32::try_from(pending).unwrap_or(i32::MAX),
         active_override: replica.spec().forced.as_ref().map(|forced| (*forced.entry).clone()),
         // Of merged rows only.
         open_node_count: 0,

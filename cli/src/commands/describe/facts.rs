@@ -122,7 +122,16 @@ fn seen(observed: &ObservedHealth) -> String {
     if *node_count == 0 {
         return "by no data plane yet".into();
     }
-    let counts = format!("{inflight_count} in flight, {attempt_count} attempts, {failure_count} failed");
+    let of = match observed.inflight_limit {
+        0 => String::new(),
+        limit => format!(" of {limit}"),
+    };
+    let waiting = match observed.pending_count {
+        0 => String::new(),
+        count => format!(" ({count} of the service's wait)"),
+    };
+    let counts =
+        format!("{inflight_count}{of} in flight{waiting}, {attempt_count} attempts, {failure_count} failed");
     let counts = match (observed.minute_attempt_count, observed.minute_failure_count) {
         (0, 0) => counts,
         (attempts, failures) => format!("{counts} (last minute {attempts}, {failures} failed)"),

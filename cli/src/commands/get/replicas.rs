@@ -75,7 +75,7 @@ fn table(replicas: &[Replica], breakers: &[Breaker], now: SystemTime, view: View
             breaker.map_or_else(|| NONE.into(), |breaker| breaker_cell(breaker, now)),
             check_cell(breaker.and_then(|breaker| breaker.health_check.as_ref())),
             lease(replica, now).into(),
-            breaker.map_or_else(|| NONE.to_owned(), |breaker| breaker.inflight_count.to_string()).into(),
+            breaker.map_or_else(|| NONE.into(), inflight),
             replica.weight.to_string().into(),
             age::since(now, replica.create_time).into(),
         ];
@@ -130,6 +130,15 @@ fn check_cell(check: Option<&HealthCheck>) -> Cell {
         HealthCheckState::Passing => Cell::styled("passing", GOOD),
         HealthCheckState::Pending => Cell::styled("pending", CAUTION),
         HealthCheckState::Unspecified => NONE.into(),
+    }
+}
+
+/// `3`, or `3/50` where there is a limit, with attention when that is reached.
+fn inflight(breaker: &Breaker) -> Cell {
+    match (breaker.inflight_count, breaker.inflight_limit) {
+        (count, 0) => count.to_string().into(),
+        (count, limit) if count >= limit => Cell::styled(&format!("{count}/{limit}"), CAUTION),
+        (count, limit) => format!("{count}/{limit}").into(),
     }
 }
 
@@ -266,7 +275,7 @@ mod tests {
         let breakers = [
             Breaker { inflight_count: 3, ..breaker("r-1", BreakerState::Closed) },
             Breaker { health_check: Some(failing(1, 2)), ..breaker("r-2", BreakerState::HalfOpen) },
-            breaker("r-3", BreakerState::Open),
+            Breaker { inflight_count: 50, inflight_limit: 50, ..breaker("r-3", BreakerState::Open) },
             Breaker {
                 active_override: Some(OverrideEntry { expire_time, ..Default::default() }),
                 ..breaker("r-5", BreakerState::ForcedOpen)
@@ -279,7 +288,7 @@ mod tests {
 REPLICA   ADDRESS          HEALTH      MODE                 BREAKER                 CHECK            LEASE       INFLIGHT   WEIGHT   AGE
 r-1       10.0.0.11:8080   healthy     serving              closed                  -                22s/30s     3          100      1m
 r-2       10.0.0.11:8080   degraded    serving              half-open 1/2           FAILING on 1/2   permanent   0          100      1m
-r-3       10.0.0.11:8080   UNHEALTHY   serving              OPEN, retry 4s          -                0s/30s      0          100      1m
+r-3       10.0.0.11:8080   UNHEALTHY   serving              OPEN, retry 4s          -                0s/30s      50/50      100      1m
 r-4       10.0.0.11:8080   LOST        serving              -                       -                0s/30s      -          100      1m
 r-5       10.0.0.11:8080   healthy     draining, 27s left   FORCED-OPEN, 11m left   -                9s/30s      0          100      1m
 r-5       10.0.0.11:8080   healthy     draining, overdue    FORCED-OPEN, 11m left   -                9s/30s      0          100      1m

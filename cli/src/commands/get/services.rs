@@ -36,7 +36,7 @@ pub(super) async fn run(query: &Query, control: &Control, output: &Output) -> Re
 fn table(services: &[Service], now: SystemTime, wide: bool) -> Table {
     let mut headings = vec!["NAME", "READY", "BREAKERS", "DRAINING", "LOST", "AGE"];
     if wide {
-        headings.push("REVISION");
+        headings.extend(["INFLIGHT", "PENDING", "REVISION"]);
     }
     let mut table = Table::new(headings);
     for service in services {
@@ -49,7 +49,11 @@ fn table(services: &[Service], now: SystemTime, wide: bool) -> Table {
             age::since(now, service.create_time).into(),
         ];
         if wide {
-            row.push(service.revision.to_string().into());
+            row.extend([
+                service.inflight_count.to_string().into(),
+                attention(service.pending_count, CAUTION),
+                service.revision.to_string().into(),
+            ]);
         }
         table.push(row);
     }
@@ -112,9 +116,8 @@ client-service   3/3     all closed     -          -      2h
 orders           0/2     1 NOT CLOSED   1          2      2h
 "
         );
-        assert!(
-            plain(true)
-                .starts_with("NAME             READY   BREAKERS       DRAINING   LOST   AGE   REVISION\n")
-        );
+        assert!(plain(true).starts_with(
+            "NAME             READY   BREAKERS       DRAINING   LOST   AGE   INFLIGHT   PENDING   REVISION\n"
+        ));
     }
 }

@@ -42,6 +42,8 @@ impl Replica {
             failure_count: counts.failures,
             retry_count: counts.retries,
             inflight_count: i32::try_from(counts.inflight).unwrap_or(i32::MAX),
+            inflight_limit: limit(cells()),
+            pending_count: pending(cells()),
             open_node_count: number(counts.open_nodes),
             node_count: number(cells().count()),
             health_check: merged_check(cells()),
@@ -71,6 +73,8 @@ impl Replica {
             attempt_count: counts.attempts,
             failure_count: counts.failures,
             inflight_count: i32::try_from(counts.inflight).unwrap_or(i32::MAX),
+            inflight_limit: limit(self.rows.values()),
+            pending_count: pending(self.rows.values()),
             reason: worst.map(|cell| cell.row.reason.to_string()).unwrap_or_default(),
             last_errors: worst.map(|cell| cell.row.last_errors()).unwrap_or_default(),
             health_check: merged_check(self.rows.values()),
@@ -147,6 +151,18 @@ fn count<'a>(cells: impl Iterator<Item = &'a Cell>) -> Counts {
         inflight: sum.inflight.saturating_add(cell.row.inflight_count.into()),
         open_nodes: sum.open_nodes + usize::from(cell.row.is_open()),
     })
+}
+
+/// How much may be in flight to it in all; 0 when some data plane has no limit.
+fn limit<'a>(cells: impl Iterator<Item = &'a Cell>) -> i32 {
+    let limits = cells.map(|cell| Some(cell.row.inflight_limit).filter(|limit| *limit > 0));
+    let sum = limits.reduce(|sum, limit| Some(sum?.saturating_add(limit?)));
+    sum.flatten().unwrap_or(0)
+}
+
+/// How many requests wait for it or one of its peers.
+fn pending<'a>(cells: impl Iterator<Item = &'a Cell>) -> i32 {
+    cells.map(|cell| cell.row.pending_count).fold(0, i32::saturating_add)
 }
 
 fn number(count: usize) -> i32 {

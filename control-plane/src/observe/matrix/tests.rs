@@ -176,6 +176,29 @@ fn what_data_planes_see_of_a_replica_is_summed_up_beside_the_worst_of_reasons() 
 }
 
 #[test]
+fn limits_and_waiting_requests_are_summed_up_and_a_data_plane_without_a_limit_leaves_none() {
+    let mut matrix = Matrix::default();
+    let row = |id: &str, inflight_limit, pending_count| v1::Breaker {
+        inflight_limit,
+        pending_count,
+        ..wire(id, Closed)
+    };
+    matrix.report(&node("n1"), report_of(true, vec![row("a", 10, 4), row("b", 20, 4)]), UNIX_EPOCH);
+    matrix.report(&node("n2"), report_of(true, vec![row("a", 5, 3), row("b", 0, 3)]), UNIX_EPOCH);
+    let shown = |id: &str| {
+        let (row, seen) = (matrix.row(&(key(id), None)).unwrap(), matrix.get(&key(id)).unwrap());
+        let seen = seen.observed(UNIX_EPOCH);
+        assert_eq!((row.inflight_limit, row.pending_count), (seen.inflight_limit, seen.pending_count));
+        (row.inflight_limit, row.pending_count)
+    };
+    assert_eq!([shown("a"), shown("b")], [(15, 7), (0, 7)]);
+    let service = key("a").service;
+    assert_eq!(matrix.load(&service), (4, 7), "each data plane's waiting requests count once");
+    let other = gateway_proto::ServiceName::parse("other").unwrap();
+    assert_eq!(matrix.load(&other), (0, 0));
+}
+
+#[test]
 fn a_row_that_is_reported_again_as_it_was_is_newer_but_has_not_changed() {
     let mut matrix = matrix(&[("n1", &[("a", Open)])]);
     let change = matrix.last_change();

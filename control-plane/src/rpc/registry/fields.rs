@@ -25,6 +25,8 @@ pub(super) static SERVICES: Schema<v1::Service> = Schema {
         },
         Field { name: "lost_replica_count", read: Read::Number(|service| service.lost_replica_count.into()) },
         Field { name: "open_breaker_count", read: Read::Number(|service| service.open_breaker_count.into()) },
+        Field { name: "inflight_count", read: Read::Number(|service| service.inflight_count.into()) },
+        Field { name: "pending_count", read: Read::Number(|service| service.pending_count.into()) },
         Field { name: "create_time", read: Read::Time(|service| service.create_time) },
         Field { name: "revision", read: Read::Number(|service| service.revision) },
     ],

@@ -42,6 +42,8 @@ pub(super) fn service(edge: &Edge, name: &ServiceName) -> Option<v1::Service> {
     let found = edge.effects.publisher.read(|view| view.service(name).map(|entry| to_wire(name, entry)));
     let mut service = found?;
     service.open_breaker_count = count(edge.effects.observation.open_replica_count(name));
+    (service.inflight_count, service.pending_count) =
+        edge.effects.observation.read(|_, matrix| matrix.load(name));
     Some(service)
 }
 
@@ -244,11 +246,14 @@ fn read_services(edge: &Edge, after: Option<&ServiceName>, most: usize) -> Part<
         }
         (services, reached, view.revision())
     });
-    edge.effects.observation.read(|_, matrix| {
-        for (name, service) in &mut services {
+    for (name, service) in &mut services {
+        // One after the other: each has up to as many rows as it has replicas and there are data planes, and reports wait
+        // meanwhile.
+        edge.effects.observation.read(|_, matrix| {
             service.open_breaker_count = count(matrix.open_replica_count(name));
-        }
-    });
+            (service.inflight_count, service.pending_count) = matrix.load(name);
+        });
+    }
     let items = services.into_iter().map(|(_, service)| service).collect();
     Part { items, reached, revision }
 }
@@ -282,6 +287,8 @@ fn to_wire(name: &ServiceName, entry: &ServiceEntry) -> v1::Service {
         lost_replica_count: counted(|record| record.lost.is_some()),
         // The matrix knows.
         open_breaker_count: 0,
+        inflight_count: 0,
+        pending_count: 0,
         create_time: entry.created_at().map(timestamp),
         revision: entry.revision(),
     }

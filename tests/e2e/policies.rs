@@ -147,3 +147,51 @@ async fn a_limit_that_an_operator_sets_refuses_what_is_too_much_and_lets_others_
     let why = "concurrency.adaptive_min: 5000 is above concurrency.adaptive_max";
     assert!(refused.stderr.contains(why), "{}", refused.stderr);
 }
+
+#[tokio::test]
+async fn operators_see_what_is_in_flight_how_much_may_be_and_who_waits_until_nobody_does() {
+    let gateway = Gateway::start().await;
+    let replica = Scripted::start(move |_, _| Act::Hang);
+    gateway.register("orders", "r-1", replica.address()).await;
+    let gwctl = async |args: &[&str]| command::gwctl(&gateway.control.url(), args).await.success();
+    let limits = ["concurrency.max_per_replica=1", "concurrency.max_queue_time=1m"];
+    gwctl(&[&["policy", "set", "orders"][..], &limits].concat()).await;
+    gateway.synced().await;
+    let shows = async |inflight: &str, pending: &str, of_limit: &str| {
+        eventually(&format!("{of_limit} in flight and {pending} waiting are shown"), async || {
+            let services = gwctl(&["get", "services", "-o", "wide"]).await;
+            let replicas = gwctl(&["get", "replicas", "orders"]).await;
+            let service = row(&services, "INFLIGHT", "PENDING");
+            let is_it = service == (inflight, pending) && row(&replicas, "INFLIGHT", "WEIGHT").0 == of_limit;
+            if is_it { Ok(()) } else { Err(format!("{services}\n{replicas}")) }
+        })
+        .await;
+    };
+    let clients: Vec<_> = (0..3)
+        .map(|_| {
+            let proxy = gateway.proxy();
+            tokio::spawn(async move { Connection::open(proxy).await.unwrap().send(request("ann")).await })
+        })
+        .collect();
+    shows("1", "2", "1/1").await;
+    let described = gwctl(&["describe", "replica", "orders/r-1"]).await;
+    assert!(described.contains("1 of 1 in flight (2 of the service's wait)"), "{described}");
+    let busy = ["get", "services", "--filter", "pending_count > 1", "-o", "name"];
+    assert!(gwctl(&busy).await.contains("orders"));
+    for client in clients {
+        client.abort();
+    }
+    shows("0", "-", "0/1").await;
+    assert!(!gwctl(&busy).await.contains("orders"));
+}
+
+/// What a table of one row has in two columns.
+fn row<'table>(table: &'table str, one: &str, other: &str) -> (&'table str, &'table str) {
+    let mut lines = table.lines();
+    let (Some(headings), Some(row)) = (lines.next(), lines.next()) else { return Default::default() };
+    let cell = |heading: &str| {
+        let column = headings.find(heading).unwrap_or_else(|| panic!("no {heading} in {headings}"));
+        row.get(column..).and_then(|rest| rest.split_whitespace().next()).unwrap_or_default()
+    };
+    (cell(one), cell(other))
+}

@@ -138,8 +138,9 @@ fn parse_breaker(node: &NodeId, mut wire: v1::Breaker) -> Result<(ReplicaKey, Ro
         asked_regardless: wire.asked_regardless,
         trip_count: wire.trip_count.max(0),
         consecutive_failure_count: wire.consecutive_failure_count.max(0),
-        probe_success_count: wire.probe_success_count.max(0),
-        probe_success_target: wire.probe_success_target.max(0),
+        // In little space: a policy cannot ask for more, nor does a streak grow longer.
+        probe_success_count: small(wire.probe_success_count),
+        probe_success_target: small(wire.probe_success_target),
         inflight_count: wire.inflight_count.max(0),
         inflight_limit: wire.inflight_limit.max(0),
         pending_count: wire.pending_count.max(0),
@@ -155,10 +156,14 @@ fn parse_breaker(node: &NodeId, mut wire: v1::Breaker) -> Result<(ReplicaKey, Ro
         registration_failure_count: wire.registration_failure_count.max(0),
         trips: parse_trips(wire.last_trip, wire.last_withheld_trip),
         last_failures: wire.last_failures.into_iter().map(parse_failure).collect(),
-        trip_streak: wire.trip_streak.max(0),
+        trip_streak: u8::try_from(wire.trip_streak.max(0)).unwrap_or(u8::MAX),
         stands_by: wire.stands_by,
     };
     Ok((key, row))
+}
+
+fn small(count: i32) -> u16 {
+    u16::try_from(count.max(0)).unwrap_or(u16::MAX)
 }
 
 /// What active checks show of a replica on one data plane.

@@ -20,8 +20,8 @@ pub struct Row {
     pub(super) asked_regardless: bool,
     pub(super) trip_count: i64,
     pub(super) consecutive_failure_count: i32,
-    pub(super) probe_success_count: i32,
-    pub(super) probe_success_target: i32,
+    pub(super) probe_success_count: u16,
+    pub(super) probe_success_target: u16,
     pub(super) inflight_count: i32,
     pub(super) inflight_limit: i32,
     pub(super) pending_count: i32,
@@ -40,7 +40,7 @@ pub struct Row {
     pub(super) trips: Option<Box<Trips>>,
     /// With what `last_errors` would have, which is empty then.
     pub(super) last_failures: Box<[v1::FailedAttempt]>,
-    pub(super) trip_streak: i32,
+    pub(super) trip_streak: u8,
     pub(super) stands_by: bool,
 }
 
@@ -85,8 +85,8 @@ impl Row {
             asked_regardless: self.asked_regardless,
             trip_count: self.trip_count,
             consecutive_failure_count: self.consecutive_failure_count,
-            probe_success_count: self.probe_success_count,
-            probe_success_target: self.probe_success_target,
+            probe_success_count: self.probe_success_count.into(),
+            probe_success_target: self.probe_success_target.into(),
             // Of merged rows only.
             open_node_count: 0,
             node_count: 0,
@@ -107,7 +107,7 @@ impl Row {
             last_trip: self.trips.as_ref().and_then(|trips| trips.last.clone()),
             last_withheld_trip: self.trips.as_ref().and_then(|trips| trips.withheld.clone()),
             last_failures: self.last_failures.to_vec(),
-            trip_streak: self.trip_streak,
+            trip_streak: self.trip_streak.into(),
             stands_by: self.stands_by,
         }
     }

@@ -164,6 +164,17 @@ impl<W> Queue<W> {
         self.call_next(self.calls, at)
     }
 
+    /// So many places are free, of use to anybody: whom to wake. Who comes while those look has the rest.
+    #[must_use = "who is called has to be woken"]
+    pub fn call_many(&mut self, places: usize) -> Vec<W> {
+        let called = places.min(self.waiting.len());
+        let woken = (0..called).filter_map(|_| self.call(None)).collect();
+        if !self.called.is_empty() {
+            self.owed = self.owed.saturating_add(places - called);
+        }
+        woken
+    }
+
     /// This one has taken a place, or needs none any more. Whom to wake, if anybody.
     #[must_use = "who is called has to be woken"]
     pub fn took(&mut self, ticket: Ticket, now: Tick, max_queue_time: Duration) -> Option<W> {
@@ -207,7 +218,7 @@ impl<W> Queue<W> {
             self.waiting.iter().find(|(_, waiter)| is_for(waiter))
         };
         let Some((&ticket, _)) = found else {
-            self.owed += usize::from(!self.called.is_empty());
+            self.owed = self.owed.saturating_add(usize::from(!self.called.is_empty()));
             return None;
         };
         let mut waiter = self.waiting.remove(&ticket)?;

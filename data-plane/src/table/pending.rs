@@ -113,8 +113,7 @@ impl<W> Pending<W> {
         if self.length() == 0 {
             return Vec::new();
         }
-        let mut queue = self.lock();
-        (0..count.min(queue.len())).filter_map(|_| queue.call(None)).collect()
+        self.lock().call_many(count)
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue<W>> {

@@ -238,6 +238,15 @@ impl World {
         }
     }
 
+    /// So many places are free at once, as when a limit is raised.
+    fn raise(&mut self, places: usize) {
+        (0..places).for_each(|place| self.free[place % 3] += 1);
+        if !self.queue.is_empty() {
+            let woken = self.queue.call_many(places);
+            self.awake.extend(woken);
+        }
+    }
+
     /// A waiter's task runs.
     fn run(&mut self, ticket: Ticket) {
         self.awake.remove(&ticket);
@@ -275,7 +284,7 @@ proptest! {
 
     #[test]
     fn once_all_who_were_woken_have_run_no_place_is_free_for_anybody_who_waits(
-        steps in prop::collection::vec((0..9_u8, any::<prop::sample::Index>(), 0..8_u8, 0..6_usize), 1..60),
+        steps in prop::collection::vec((0..10_u8, any::<prop::sample::Index>(), 0..8_u8, 0..6_usize), 1..60),
     ) {
         let mut world = World {
             queue: Queue::default(), free: [0; 3], waiters: BTreeMap::new(), awake: BTreeSet::new(), now: 0,
@@ -297,6 +306,7 @@ proptest! {
                         world.run(ticket);
                     }
                 }
+                8 => world.raise(replica),
                 _ => {
                     if let Some(ticket) = one_of(&mut world.waiters.keys().copied()) {
                         world.leave(ticket);

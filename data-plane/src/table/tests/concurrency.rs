@@ -208,6 +208,22 @@ fn a_limit_that_is_raised_or_lifted_and_a_replica_that_joins_wake_as_many_as_the
 }
 
 #[test]
+fn who_comes_while_those_look_for_whom_there_is_more_than_room_finds_a_place_too() {
+    let (table, service) = limited_table(each(1), &["a"]);
+    let _held = take(&service, 0).unwrap();
+    let (mut first, first_bell) = waiter(&service, &[]);
+    table.apply(&[limited(each(10), Algorithm::RoundRobin, &["a"])], &[], START);
+    assert_eq!(first_bell.rings(), 1);
+    assert_eq!(take(&service, 1).unwrap_err(), Unavailable::AllFull, "the first goes first");
+    let mut second = service.wait(START, Tick::NEVER, &[]).unwrap();
+    let second_bell = Arc::new(Bell::default());
+    is_called(&second, &second_bell);
+    let _taken = first.pick(0, START, &[], draw(2)).unwrap();
+    assert!(is_called(&second, &second_bell), "eight places are free, and nobody else waits");
+    assert!(second.pick(0, START, &[], draw(3)).is_ok());
+}
+
+#[test]
 fn waiters_are_told_when_there_is_nobody_left_to_wait_for() {
     let (table, service) = limited_table(each(1), &["a"]);
     let _held = take(&service, 0).unwrap();

@@ -129,13 +129,14 @@ impl Service {
     pub(super) fn place_freed(&self, replica: &Replica) {
         wake(self.limits.pending.freed(|| {
             let concurrency = self.view.load().policy.concurrency;
-            let is_free = replica.counts().inflight() < replica.limit(&concurrency)
-                && self.inflight.read() < concurrency.of_service();
-            match (is_free, concurrency.max_per_service) {
-                (false, _) => Freed::Nothing,
-                (true, 0) => Freed::At(replica.number()),
-                // What was in the way may have been the service's own limit.
-                (true, _) => Freed::Anywhere,
+            if self.inflight.read() >= concurrency.of_service() {
+                return Freed::Nothing;
+            }
+            match concurrency.max_per_service {
+                0 if replica.counts().inflight() >= replica.limit(&concurrency) => Freed::Nothing,
+                0 => Freed::At(replica.number()),
+                // What was in the way may have been the service's own limit, wherever there is room.
+                _ => Freed::Anywhere,
             }
         }));
     }

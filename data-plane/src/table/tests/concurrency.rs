@@ -224,6 +224,18 @@ fn who_comes_while_those_look_for_whom_there_is_more_than_room_finds_a_place_too
 }
 
 #[test]
+fn a_place_of_the_service_is_told_of_also_when_the_replica_that_it_was_at_has_too_much_yet() {
+    let both = |max_per_replica| Concurrency { max_per_service: 2, ..each(max_per_replica) };
+    let (table, service) = limited_table(both(2), &["a"]);
+    let mut held = [0, 1].map(|number| take(&service, number).unwrap()).into_iter();
+    table.apply(&[limited(both(1), Algorithm::RoundRobin, &["a", "b"])], &[], START);
+    let (mut waiting, bell) = waiter(&service, &[]);
+    held.by_ref().take(1).for_each(|picked| give_back(&service, picked));
+    assert_eq!(bell.rings(), 1, "one is in flight, of two, and it is not at b");
+    assert_eq!(id_of(&waiting.pick(0, START, &[], draw(3)).unwrap().replica), "b");
+}
+
+#[test]
 fn waiters_are_told_when_there_is_nobody_left_to_wait_for() {
     let (table, service) = limited_table(each(1), &["a"]);
     let _held = take(&service, 0).unwrap();

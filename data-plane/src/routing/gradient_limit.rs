@@ -132,6 +132,13 @@ impl GradientLimit {
         }
     }
 
+    /// Ends a measurement that has taken too long, though nothing was heard.
+    pub fn end_measurement(&mut self, now: Tick) {
+        if let Phase::Measuring { began } = self.phase {
+            self.measure(began, now);
+        }
+    }
+
     fn measure(&mut self, began: Tick, now: Tick) {
         let is_over = now.since(began.max(self.window.began)) >= MEASURE_TIME;
         let count = self.window.count;

@@ -94,6 +94,9 @@ impl Service {
                 found.unwrap_or(Err(Unavailable::AllFull))
             }
         };
+        if matches!(looked, Err(Unavailable::AllFull)) && self.end_measurements(view, now) {
+            return self.pick_limited(view, worker, now, tried, draw, waiter);
+        }
         Ok(self.picked(looked?, view.policy, now))
     }
 

@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use gateway_proto::policy::Concurrency;
+use gateway_proto::policy::{AdaptiveLimit, Concurrency};
 
-use super::{replica::Replica, service::Service};
+use super::{replica::Replica, service::Service, view::View};
 use crate::routing::{Bounds, Fault, GradientLimit, LimitSample, Outcome, Tick, balancing::hash};
 
 /// Zero until something is learnt.
@@ -47,8 +47,20 @@ impl LearntLimit {
         let mut gradient = self.gradient.try_lock().ok()?;
         let gradient = gradient.get_or_insert_with(|| Box::new(GradientLimit::new(bounds, spread(), now)));
         gradient.observe(sample, inflight, now, bounds);
+        Some(self.follow(gradient, bounds))
+    }
+
+    /// Ends a measurement that has taken too long; yields the limit before and after.
+    fn end_measurement(&self, now: Tick, bounds: Bounds) -> Option<(u32, u32)> {
+        let mut gradient = self.gradient.try_lock().ok()?;
+        let gradient = gradient.as_deref_mut()?;
+        gradient.end_measurement(now);
+        Some(self.follow(gradient, bounds))
+    }
+
+    fn follow(&self, gradient: &GradientLimit, bounds: Bounds) -> (u32, u32) {
         let after = gradient.limit(bounds);
-        Some((self.limit.swap(after, Relaxed), after))
+        (self.limit.swap(after, Relaxed), after)
     }
 }
 
@@ -68,7 +80,7 @@ impl Service {
             // Who fails fast is not fast.
             Outcome::Failure(_) | Outcome::Neutral => return,
         };
-        let bounds = Bounds { min: policy.adaptive_min, max: policy.adaptive_max.max(policy.adaptive_min) };
+        let bounds = bounds(policy);
         // Of the replica, so that no two are measured at the same moment for long.
         let spread = || (hash(replica.key().replica.as_str().as_bytes()) >> 11) as f64 / (1_u64 << 53) as f64;
         let inflight = replica.counts().inflight();
@@ -79,4 +91,22 @@ impl Service {
             self.offer((after - before).into());
         }
     }
+
+    /// Ends the measurements that have taken too long, because nothing was heard: what is measured may be full of
+    /// responses that go on for hours. Offers what that adds, and yields whether there is anything.
+    pub(super) fn end_measurements(&self, view: &View, now: Tick) -> bool {
+        let policy = &view.policy.concurrency;
+        if policy.adaptive == AdaptiveLimit::Off {
+            return false;
+        }
+        let ended =
+            view.closed().filter_map(|replica| replica.learnt_limit().end_measurement(now, bounds(policy)));
+        let more = ended.map(|(before, after)| u64::from(after.saturating_sub(before))).sum();
+        self.offer(more);
+        more > 0
+    }
+}
+
+fn bounds(policy: &Concurrency) -> Bounds {
+    Bounds { min: policy.adaptive_min, max: policy.adaptive_max.max(policy.adaptive_min) }
 }

@@ -368,7 +368,7 @@ impl View {
     }
 
     /// Whose breaker lets all through, of all tiers.
-    fn closed(&self) -> impl Iterator<Item = &Arc<Replica>> {
+    pub(super) fn closed(&self) -> impl Iterator<Item = &Arc<Replica>> {
         self.eligible.iter().chain(self.standby.iter().flat_map(|tier| &tier.replicas))
     }
 

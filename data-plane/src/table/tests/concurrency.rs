@@ -323,3 +323,38 @@ fn an_adaptive_limit_begins_low_and_grows_with_good_latencies() {
     let limit = service.limit().unwrap();
     assert!((50..=1000).contains(&limit), "{limit}");
 }
+
+#[test]
+fn a_measurement_that_hears_of_nothing_ends_in_its_time() {
+    let concurrency = Concurrency {
+        adaptive: AdaptiveLimit::Gradient,
+        adaptive_max: 20,
+        max_pending: 0,
+        ..Concurrency::default()
+    };
+    let (_table, service) = limited_table(concurrency, &["a"]);
+    let limit = || service.limit().unwrap();
+    let mut now = START;
+    let all_there_may_be = |now| {
+        let picked = std::iter::from_fn(|| service.pick(0, now, &[], Draw::default()).ok());
+        picked.collect::<Vec<_>>()
+    };
+    // At its most, and then less, because it is measured.
+    let (mut most, mut steps) = (0, 0);
+    while limit() >= most && steps < 10_000 {
+        (most, steps) = (limit(), steps + 1);
+        now = now.plus(Duration::from_millis(10));
+        for picked in all_there_may_be(now) {
+            service.heard(0, &picked.replica, Outcome::Success, Duration::from_millis(1), now);
+            service.settle(0, &picked.replica, picked.permit, Outcome::Success, now, 0.5);
+        }
+    }
+    assert_eq!((most, limit()), (20, 10));
+    // Responses that go on for hours take all of that, and nothing more is heard.
+    let streaming = all_there_may_be(now);
+    assert_eq!(streaming.len(), 10);
+    let pick = |millis| service.pick(0, now.plus(Duration::from_millis(millis)), &[], Draw::default());
+    assert_eq!(pick(4_000).unwrap_err(), Unavailable::AllFull);
+    assert!(pick(6_000).is_ok());
+    assert_eq!(limit(), 20);
+}

@@ -145,11 +145,12 @@ impl Checker {
             }
         };
         self.counts.ended(probe.method, kind, now.since(began));
-        let Some((service, replica, _)) = self.find(&key) else {
+        let Some((service, replica, wanted)) = self.find(&key) else {
             schedule.ended(&key, now, now.plus(PAUSE));
             return;
         };
-        if kind != Ended::Void {
+        // What answers another question than is asked by now says nothing.
+        if kind != Ended::Void && probe.mark() == wanted.mark() {
             let failure = match ended {
                 Err(Failure::Failed(why)) => Some(why.into()),
                 _ => None,

@@ -2,7 +2,7 @@ use gateway_proto::{
     Address, Policy, ReplicaId, ServiceName,
     policy::{CheckMethod, CheckType, HealthCheck},
 };
-use tokio::net::TcpListener;
+use tokio::{io::AsyncWriteExt, net::TcpListener};
 
 use super::*;
 use crate::{
@@ -140,5 +140,28 @@ async fn a_leased_replica_is_not_checked_unless_the_policy_says_so() {
     world.until(|world| world.verdict("r-1") == Verdict::Passing).await;
     world.apply(&leased(CheckType::Auto));
     assert_eq!(world.verdict("r-1"), Verdict::Pending);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn what_a_check_of_before_a_change_shows_says_nothing_after_it() {
+    let world = World::start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addresses = [listener.local_addr().unwrap().to_string()];
+    let http = |path: &str| {
+        spec(&addresses, |policy| {
+            (policy.r#type, policy.timeout) = (CheckType::Http, Duration::from_secs(20));
+            (policy.path, policy.fall) = (path.parse().unwrap(), 1);
+        })
+    };
+    world.apply(&http("/of-yesterday"));
+    let (mut first, _) = listener.accept().await.unwrap();
+    world.apply(&http("/ready"));
+    first.write_all(b"HTTP/1.1 404 Not Found\r\n\r\n").await.unwrap();
+    let (mut second, _) = listener.accept().await.unwrap();
+    assert_eq!(world.counts.read(CheckMethod::Http, Ended::Failed), 1);
+    assert_eq!(world.verdict("r-1"), Verdict::Pending, "it was not asked for this");
+    second.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+    world.until(|world| world.verdict("r-1") == Verdict::Passing).await;
     world.end().await;
 }

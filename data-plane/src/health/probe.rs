@@ -6,7 +6,9 @@ use std::{
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
     io,
+    pin::Pin,
     sync::Arc,
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -24,7 +26,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, lookup_host},
     sync::Semaphore,
     time::{Instant, timeout_at},
@@ -36,6 +38,9 @@ use super::schedule::Mark;
 const MAX_HEAD: usize = 16 * 1024;
 /// Of a gRPC answer's body, at most so much is read.
 const MAX_MESSAGE: usize = 1024;
+/// Of all that a replica says on a check's connection, at most so much is read: neither interim responses without end nor
+/// frames that ask for answers keep a check busy for its whole time.
+const MAX_READ: usize = 64 * 1024;
 /// What replicas see in their logs.
 const USER_AGENT: &str = concat!("gateway-health-check/", env!("CARGO_PKG_VERSION"));
 /// Lookups of names at once: one that hangs holds its place until the resolver gives up, whoever has ceased to wait.
@@ -108,6 +113,8 @@ impl Probe {
         let late = |what: &str| Failure::of(format_args!("no {what} in {:?}", self.timeout));
         let connected = timeout_at(deadline, self.connect(lookups)).await;
         let stream = connected.map_err(|_| late("connection"))??;
+        let (reader, writer) = stream.into_split();
+        let stream = tokio::io::join(Bounded { reader, left: MAX_READ }, writer);
         let answered = async {
             match self.method {
                 CheckMethod::Tcp => Ok(()),
@@ -200,6 +207,28 @@ impl Probe {
             // What it ended with, the exchange hears of, too.
             _ = &mut connection => exchange.await,
         }
+    }
+}
+
+/// Fails once it has read as much as may be read.
+struct Bounded<R> {
+    reader: R,
+    left: usize,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Bounded<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.left == 0 {
+            return Poll::Ready(Err(io::Error::other("an answer of more than 64 KiB")));
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.reader).poll_read(cx, buffer))?;
+        self.left = self.left.saturating_sub(buffer.filled().len() - before);
+        Poll::Ready(Ok(()))
     }
 }
 

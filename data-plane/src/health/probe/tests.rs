@@ -96,6 +96,31 @@ async fn what_is_no_answer_fails_with_what_it_was() {
 }
 
 #[tokio::test]
+async fn a_replica_that_says_endlessly_little_is_not_listened_to_for_long() {
+    // Each piece by itself would be read on and on: interim responses, and frames of HTTP/2 that ask for an answer.
+    let interim: &[u8] = b"HTTP/1.1 103 Early Hints\r\n\r\n";
+    let ping = b"\0\0\x08\x06\0\0\0\0\0endless!";
+    for (method, greeting, piece) in
+        [(CheckMethod::Http, &b""[..], interim), (CheckMethod::Grpc, &b"\0\0\0\x04\0\0\0\0\0"[..], ping)]
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let replica = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            let (mut reader, mut writer) = stream.into_split();
+            let reading =
+                tokio::spawn(async move { tokio::io::copy(&mut reader, &mut tokio::io::sink()).await });
+            let _ = writer.write_all(greeting).await;
+            while writer.write_all(&piece.repeat(100)).await.is_ok() {}
+            reading.abort();
+        });
+        let why = check(address, method, &policy(|_| {})).await.unwrap_err();
+        assert!(why.ends_with("an answer of more than 64 KiB"), "{why}");
+        replica.await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_replica_that_says_nothing_fails_when_the_time_is_over() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,6 +1,6 @@
 //! Whose check is due when, and how many may be under way. Pure.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 
 use gateway_proto::{ReplicaKey, ServiceName};
 
@@ -11,14 +11,29 @@ pub(super) const MAX_UNDER_WAY: usize = 128;
 /// Of one service, so that one whose checks all take their whole timeout does not hold up the others.
 pub(super) const MAX_OF_A_SERVICE: usize = 32;
 
-/// Who is checked, and when next.
+/// Who is checked, and when next. However many wait, each step takes logarithmic time: a service of which thousands are
+/// overdue takes none from the others.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
     entries: HashMap<ReplicaKey, Entry>,
+    lanes: HashMap<ServiceName, Lane>,
+    /// When the first of each service is due that has any, and room for a check.
+    turns: BTreeSet<(Tick, ServiceName)>,
+    total: usize,
+}
+
+/// The checks of one service.
+#[derive(Debug, Default)]
+struct Lane {
     /// Those that wait.
     queue: BTreeSet<(Tick, ReplicaKey)>,
-    under_way: BTreeMap<ServiceName, usize>,
-    total: usize,
+    under_way: usize,
+}
+
+impl Lane {
+    fn turn(&self) -> Option<Tick> {
+        self.queue.first().filter(|_| self.under_way < MAX_OF_A_SERVICE).map(|(due, _)| *due)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +72,7 @@ impl Schedule {
             match entry.state {
                 State::Waiting(due) => {
                     self.entries.remove(&key);
-                    self.queue.remove(&(due, key));
+                    self.change(&key.service, |lane| lane.queue.remove(&(due, key.clone())));
                 }
                 State::UnderWay { .. } | State::Unwanted => entry.state = State::Unwanted,
             }
@@ -67,7 +82,7 @@ impl Schedule {
     fn want(&mut self, key: ReplicaKey, incarnation: i64, mark: Mark, now: Tick) {
         let Some(entry) = self.entries.get_mut(&key) else {
             self.entries.insert(key.clone(), Entry { incarnation, mark, state: State::Waiting(now) });
-            self.queue.insert((now, key));
+            self.change(&key.service, |lane| lane.queue.insert((now, key.clone())));
             return;
         };
         let is_other = (entry.incarnation, entry.mark) != (incarnation, mark);
@@ -75,8 +90,10 @@ impl Schedule {
         match entry.state {
             State::Waiting(due) if is_other && due > now => {
                 entry.state = State::Waiting(now);
-                self.queue.remove(&(due, key.clone()));
-                self.queue.insert((now, key));
+                self.change(&key.service, |lane| {
+                    lane.queue.remove(&(due, key.clone()));
+                    lane.queue.insert((now, key.clone()))
+                });
             }
             State::Waiting(_) => {}
             State::UnderWay { again } => entry.state = State::UnderWay { again: again || is_other },
@@ -90,13 +107,13 @@ impl Schedule {
         if self.total >= MAX_UNDER_WAY {
             return None;
         }
-        let due = self.queue.iter().take_while(|(due, _)| *due <= now);
-        let has_room =
-            |key: &ReplicaKey| self.under_way.get(&key.service).is_none_or(|count| *count < MAX_OF_A_SERVICE);
-        let (due, key) = due.into_iter().find(|(_, key)| has_room(key)).cloned()?;
-        self.queue.remove(&(due, key.clone()));
+        let (_, service) = self.turns.first().filter(|(due, _)| *due <= now).cloned()?;
+        let key = self.change(&service, |lane| {
+            lane.under_way += 1;
+            lane.queue.pop_first()
+        });
+        let (_, key) = key?;
         self.entries.get_mut(&key)?.state = State::UnderWay { again: false };
-        *self.under_way.entry(key.service.clone()).or_default() += 1;
         self.total += 1;
         Some(key)
     }
@@ -109,31 +126,37 @@ impl Schedule {
             State::UnderWay { again } => Some(if again { now } else { next }),
             State::Unwanted => None,
         };
-        self.total -= 1;
-        if let Some(count) = self.under_way.get_mut(&key.service) {
-            *count -= 1;
-            if *count == 0 {
-                self.under_way.remove(&key.service);
-            }
-        }
         match due {
-            Some(due) => {
-                entry.state = State::Waiting(due);
-                self.queue.insert((due, key.clone()));
-            }
-            None => {
-                self.entries.remove(key);
-            }
+            Some(due) => entry.state = State::Waiting(due),
+            None => _ = self.entries.remove(key),
         }
+        self.total -= 1;
+        self.change(&key.service, |lane| {
+            lane.under_way -= 1;
+            lane.queue.extend(due.map(|due| (due, key.clone())));
+        });
         due
+    }
+
+    /// Changes what waits, or is under way, of a service.
+    fn change<T>(&mut self, service: &ServiceName, change: impl FnOnce(&mut Lane) -> T) -> T {
+        let lane = self.lanes.entry(service.clone()).or_default();
+        let before = lane.turn();
+        let changed = change(lane);
+        let after = lane.turn();
+        if lane.queue.is_empty() && lane.under_way == 0 {
+            self.lanes.remove(service);
+        }
+        if before != after {
+            before.map(|due| self.turns.remove(&(due, service.clone())));
+            self.turns.extend(after.map(|due| (due, service.clone())));
+        }
+        changed
     }
 
     /// When to look again: `None` while there is no room, or nobody to check.
     pub(super) fn next(&self) -> Option<Tick> {
-        let has_room =
-            |key: &ReplicaKey| self.under_way.get(&key.service).is_none_or(|count| *count < MAX_OF_A_SERVICE);
-        let first = self.queue.iter().find(|(_, key)| has_room(key));
-        first.filter(|_| self.total < MAX_UNDER_WAY).map(|(due, _)| *due)
+        self.turns.first().filter(|_| self.total < MAX_UNDER_WAY).map(|(due, _)| *due)
     }
 
     /// How many are checked, and how many checks are under way.
@@ -143,7 +166,8 @@ impl Schedule {
 
     /// How late the most overdue check is at `now`.
     pub(super) fn lateness(&self, now: Tick) -> std::time::Duration {
-        self.queue.first().map(|(due, _)| now.since(*due)).unwrap_or_default()
+        let due = self.lanes.values().filter_map(|lane| lane.queue.first());
+        due.map(|(due, _)| now.since(*due)).max().unwrap_or_default()
     }
 }
 
@@ -222,6 +246,21 @@ mod tests {
         assert_eq!((schedule.counts(), schedule.next()), ((500, MAX_OF_A_SERVICE), None));
         schedule.set(hanging.chain([(key(2, 1), 1, 0)]), at(1));
         assert_eq!((schedule.next(), schedule.begin(at(1))), (Some(at(1)), Some(key(2, 1))));
+    }
+
+    #[test]
+    fn those_who_wait_in_vain_take_no_time_from_the_others() {
+        let mut schedule = Schedule::default();
+        let hanging = (0..50_000).map(|replica| (key(1, replica), 1, 0));
+        schedule.set(hanging.chain([(key(2, 1), 1, 0)]), at(0));
+        while schedule.begin(at(0)).is_some() {}
+        let began = std::time::Instant::now();
+        for millis in 1..2_000 {
+            assert_eq!(schedule.ended(&key(2, 1), at(millis), at(millis)), Some(at(millis)));
+            assert_eq!((schedule.next(), schedule.begin(at(millis))), (Some(at(millis)), Some(key(2, 1))));
+        }
+        // Some milliseconds. Looking at all who wait each time, it would be minutes.
+        assert!(began.elapsed().as_secs() < 5, "{:?}", began.elapsed());
     }
 
     proptest! {

@@ -45,8 +45,10 @@ impl Effects {
         for write in committed.iter().flat_map(|entry| entry.mutation.writes()) {
             let Some(key) = write.key.as_replica() else { continue };
             self.settle_lease(self.lease_of(key), write.record(), now);
-            if matches!(write.cause, Cause::Expired { .. }) {
-                self.metrics.lease_expired();
+            match write.cause {
+                Cause::Expired { .. } => self.metrics.lease_expired(),
+                Cause::Evicted { .. } => self.metrics.evicted(),
+                _ => {}
             }
         }
         self.publisher.apply(committed)

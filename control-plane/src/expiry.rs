@@ -20,13 +20,15 @@ use crate::{
     effects::Effects,
     leases::{SWEEP_INTERVAL, Sweep},
     observe::of_registry,
-    registry::{Answer, Command, Guard, Judgement, Override, Suspect, View},
+    registry::{Answer, Command, Evictions, Guard, Judgement, Override, Sentence, Suspect, View},
     writer::Commands,
 };
 
 /// Changes under way at once; the others wait for the next sweep.
 const MAX_CHANGES: usize = 1024;
 const TIDY_INTERVAL: Duration = Duration::from_secs(10);
+/// How often evictions are judged.
+const EVICTION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs until the shutdown begins: from then on owners cannot renew, so nothing may expire either.
 pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown) {
@@ -34,12 +36,20 @@ pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tidying = interval(TIDY_INTERVAL);
     tidying.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut evicting = interval(EVICTION_INTERVAL);
+    evicting.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut changes = JoinSet::new();
     if effects.publisher.read(View::revision) > 0 {
         // A registry in which nothing has ever happened has lost no data plane.
         effects.observation.expect_returns();
     }
-    let mut watch = Watch { effects, guard: Guard::default(), holding: BTreeSet::new() };
+    let mut watch = Watch {
+        effects,
+        guard: Guard::default(),
+        holding: BTreeSet::new(),
+        evictions: Evictions::default(),
+        keeping: BTreeSet::new(),
+    };
     loop {
         tokio::select! {
             () = shutdown.begun() => return,
@@ -63,6 +73,14 @@ pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown
                     resume_unwind(panic);
                 }
             }
+            _ = evicting.tick() => {
+                // Judged whether or not it can be carried out now, for what it remembers.
+                let due = watch.evictions_due(clock::now());
+                if changes.is_empty() && !due.is_empty() {
+                    watch.evicted(&due, clock::now());
+                    changes.spawn(submit(watch.effects.clone(), commands.clone(), due));
+                }
+            }
             _ = tidying.tick() => {
                 let Effects { observation, publisher, .. } = &watch.effects;
                 observation.tidy(|key| publisher.read(|view| view.get(key).is_some()));
@@ -77,6 +95,9 @@ struct Watch {
     guard: Guard,
     /// Services of which the guard holds replicas.
     holding: BTreeSet<ServiceName>,
+    evictions: Evictions,
+    /// Services of which replicas stay that were to be evicted.
+    keeping: BTreeSet<ServiceName>,
 }
 
 impl Watch {
@@ -106,6 +127,48 @@ impl Watch {
             due.extend(self.carry_out(judgement).into_iter().take(room));
         }
         due
+    }
+
+    /// Replicas to be removed because data planes cannot reach them, at most [`MAX_CHANGES`].
+    fn evictions_due(&mut self, now: Instant) -> Vec<Command> {
+        let sights = self.effects.observation.sights();
+        let wall = clock::wall();
+        let (sentences, prospects) = self.effects.publisher.read(|view| {
+            let sentences = self.evictions.judge(view, &sights, now, wall);
+            let prospects = self.evictions.prospects(view, &sentences);
+            (sentences, prospects)
+        });
+        self.effects.observation.expect_evictions(prospects, now, wall);
+        self.tell_of_evictions(&sentences);
+        let due = sentences.into_iter().flat_map(|sentence| sentence.evict).take(MAX_CHANGES);
+        due.map(Command::Evict).collect()
+    }
+
+    /// Counts what is about to be removed.
+    fn evicted(&mut self, due: &[Command], now: Instant) {
+        for command in due {
+            if let Command::Evict(eviction) = command {
+                self.evictions.evicted(eviction, now);
+            }
+        }
+    }
+
+    /// Says when replicas begin to stay that were to be evicted.
+    fn tell_of_evictions(&mut self, sentences: &[Sentence]) {
+        let mut keeping = BTreeSet::new();
+        for sentence in sentences {
+            let Some((count, why)) = sentence.held else { continue };
+            let service = &sentence.service;
+            keeping.insert(service.clone());
+            if !self.keeping.contains(service) {
+                let message = format!("{count} replicas were to be evicted and stay: {why}");
+                tracing::warn!(%service, "{message}");
+                let event = of_registry("EVICTION_HELD", message, [("count", count.to_string())]);
+                self.effects.observation.note(v1::Event { service: service.to_string(), ..event });
+            }
+        }
+        self.keeping = keeping;
+        self.effects.metrics.evictions_held(self.keeping.len());
     }
 
     /// Commands for one service's suspects. Those that were renewed meanwhile are left alone.

@@ -23,6 +23,8 @@ pub(crate) struct Metrics {
     registrations: Family<ResultLabels, Counter>,
     lease_expirations: Counter,
     guard_holding: Gauge,
+    evictions: Counter,
+    evictions_held: Gauge,
     commit_seconds: Histogram,
     handled: Family<GrpcLabels, Counter>,
     panics: Family<TaskLabels, Counter>,
@@ -91,6 +93,8 @@ impl Metrics {
             registrations: Family::default(),
             lease_expirations: Counter::default(),
             guard_holding: Gauge::default(),
+            evictions: Counter::default(),
+            evictions_held: Gauge::default(),
             // From a fast disk's fsync to one that somebody should look at.
             commit_seconds: Histogram::new([
                 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0,
@@ -119,6 +123,16 @@ impl Metrics {
             "gateway_registry_guard_holding_services",
             "Services of which the guard against mass removal holds replicas as LOST",
             metrics.guard_holding.clone(),
+        );
+        registry.register(
+            "gateway_registry_evictions",
+            "Replicas removed because data planes could not reach them",
+            metrics.evictions.clone(),
+        );
+        registry.register(
+            "gateway_registry_eviction_held_services",
+            "Services of which replicas stay that were to be evicted: nothing else passes, or they are too many at once",
+            metrics.evictions_held.clone(),
         );
         registry.register("gateway_nodes", "Data planes, by how far they have come", metrics.nodes.clone());
         registry.register(
@@ -150,6 +164,15 @@ impl Metrics {
 
     pub(crate) fn lease_expired(&self) {
         self.lease_expirations.inc();
+    }
+
+    pub(crate) fn evicted(&self) {
+        self.evictions.inc();
+    }
+
+    /// Tells of how many services replicas stay that were to be evicted.
+    pub(crate) fn evictions_held(&self, services: usize) {
+        self.evictions_held.set(i64::try_from(services).unwrap_or(i64::MAX));
     }
 
     /// Tells of how many services the guard holds replicas.
@@ -230,6 +253,8 @@ mod tests {
             "gateway_registry_registrations_total{result=\"created\"} 0",
             "gateway_registry_lease_expirations_total 0",
             "gateway_registry_guard_holding_services 0",
+            "gateway_registry_evictions_total 0",
+            "gateway_registry_eviction_held_services 0",
             "gateway_registry_replicas{health=\"lost\"} 0",
             "gateway_panics_total{task=\"writer\"} 0",
             "gateway_nodes{state=\"synced\"} 0",

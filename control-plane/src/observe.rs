@@ -21,19 +21,19 @@ mod timeline;
 mod what_if;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
-use gateway_proto::{NodeId, ReplicaKey, ServiceName, v1};
+use gateway_proto::{NodeId, ReplicaKey, ServiceName, time::timestamp, v1};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::events::of_registry;
 pub use self::{
     changes::Change,
-    matrix::{BreakerReport, Counts, Dirty, Matrix, Replica, RowName, Seen},
+    matrix::{BreakerReport, Counts, Dirty, Matrix, Replica, RowName},
     nodes::{FORGET_AFTER, Identity, Nodes, SILENT_AFTER, TooManyNodes},
     receipts::{drain_status, rollout},
     report::Report,
@@ -47,7 +47,7 @@ pub use self::{
 use self::{nodes::RETURN_TIME, seat::Stream};
 use crate::{
     clock,
-    registry::{Event, Revision},
+    registry::{Event, Held, Prospect, Revision, Sight},
 };
 
 /// Everything observed.
@@ -76,6 +76,8 @@ struct Observed {
     nodes: Nodes,
     matrix: Matrix,
     seats: HashMap<(NodeId, Stream), CancellationToken>,
+    /// Replicas on the way to be evicted: when, and why not.
+    evictions: HashMap<ReplicaKey, (SystemTime, Option<Held>)>,
 }
 
 /// Reads counts, which data planes report for as long as somebody does.
@@ -95,6 +97,7 @@ impl Observation {
                 nodes: Nodes::new(max_nodes),
                 matrix: Matrix::default(),
                 seats: HashMap::new(),
+                evictions: HashMap::new(),
             }),
             timeline: Mutex::new(Timeline::new(started_ms, TimelineLimits::default())),
             stats: Mutex::default(),
@@ -204,9 +207,40 @@ impl Observation {
         let mut seen = Vec::with_capacity(keys.len());
         for keys in keys.chunks(AT_ONCE) {
             let observed = self.lock();
-            seen.extend(keys.iter().map(|key| observed.matrix.get(key).map(|replica| replica.observed(at))));
+            seen.extend(keys.iter().map(|key| {
+                let seen = observed.matrix.get(key)?.observed(at);
+                let Some((due, held)) = observed.evictions.get(*key) else { return Some(seen) };
+                let eviction_held_reason = held.map(|held| held.to_string()).unwrap_or_default();
+                Some(v1::ObservedHealth {
+                    eviction_time: Some(timestamp(*due)),
+                    eviction_held_reason,
+                    ..seen
+                })
+            }));
         }
         seen
+    }
+
+    /// Notes who is on the way to be evicted, and nobody else. `now` is `wall` by the wall clock.
+    pub(crate) fn expect_evictions(&self, prospects: Vec<Prospect>, now: Instant, wall: SystemTime) {
+        let dated = prospects.into_iter().map(|Prospect { key, due, held }| {
+            let due = match due.checked_duration_since(now) {
+                Some(left) => wall + left,
+                None => wall - now.duration_since(due),
+            };
+            (key, (due, held))
+        });
+        self.lock().evictions = dated.collect();
+    }
+
+    /// What the data planes that are connected and report see of the replicas that fail.
+    pub(crate) fn sights(&self) -> BTreeMap<ReplicaKey, Sight> {
+        let (observed, now) = (self.lock(), clock::now());
+        let is_heard = |node: &NodeId| {
+            observed.seats.contains_key(&(node.clone(), Stream::Reports))
+                && observed.nodes.is_heard(node, now)
+        };
+        observed.matrix.suspects(is_heard)
     }
 
     /// Which connected data planes have taken on what the registry was at `revision`, as soon as all of them have, or

@@ -12,6 +12,7 @@ mod command;
 mod decide;
 mod error;
 mod event;
+mod evictions;
 mod group;
 mod guard;
 mod item;
@@ -29,6 +30,7 @@ pub use command::{Candidates, Command, DrainWish, OverrideWish, PolicyWish, Proo
 pub use decide::{Decision, Limits, decide, why_lease_is_void};
 pub use error::RegistryError;
 pub use event::{Event, EventKind};
+pub use evictions::{Eviction, Evictions, Held, Prospect, Sentence, Sight, Why};
 pub use group::{Group, Step};
 pub use guard::{Guard, Judgement, Suspect};
 pub use item::{Item, Key, Scope};

@@ -13,6 +13,7 @@ mod demo;
 mod documents;
 mod drain;
 mod durability;
+mod eviction;
 mod explain;
 mod failover;
 mod forwarding;

@@ -343,6 +343,22 @@ Health checks
     }
 
     #[test]
+    fn a_replica_that_is_about_to_be_evicted_shows_when_and_one_that_is_held_shows_why() {
+        let with = |eviction_time, held: &str| {
+            let eviction_held_reason = held.to_owned();
+            let observed =
+                ObservedHealth { node_count: 1, eviction_time, eviction_held_reason, ..Default::default() };
+            plain(&Replica { observed: Some(observed), ..replica() }, &About::default())
+        };
+        let soon = with(at(1300), "");
+        assert!(soon.contains("\nEviction      in 5m, unless its health checks pass somewhere\n"), "{soon}");
+        let held = with(at(970), "no other replica of the service passes");
+        let line = "\nEviction      due since 30s, HELD: no other replica of the service passes\n";
+        assert!(held.contains(line), "{held}");
+        assert!(!with(None, "").contains("Eviction"));
+    }
+
+    #[test]
     fn a_lost_replica_that_somebody_drains_and_forces_shows_all_of_that() {
         let lost = Replica {
             health: HealthStatus::Lost.into(),

@@ -128,6 +128,12 @@ pub const CATALOG: &[EventType] = &[
     ),
     registry("REPLICA_DEREGISTERED", Info, "a replica was removed, by its owner or by an operator", REVISION),
     registry("LEASE_EXPIRED", Warning, "a replica was removed because its owner fell silent", REVISION),
+    registry(
+        "REPLICA_EVICTED",
+        Warning,
+        "a replica was removed because data planes could not reach it, see the policy's eviction",
+        REVISION,
+    ),
     registry("HEALTH_CHANGED", Info, "a replica reported another health of itself", REPLICA),
     registry(
         "REPLICA_LOST",
@@ -214,6 +220,12 @@ pub const CATALOG: &[EventType] = &[
         &["reason"],
     ),
     registry("NODE_EVENTS_LOST", Warning, "a data plane could not tell all that happened on it", &["lost"]),
+    registry(
+        "EVICTION_HELD",
+        Warning,
+        "replicas of a service were to be evicted, and stay: nothing else of it passes, or they are too many at once",
+        &["count"],
+    ),
     // Of the guard against mass removal: the registry's, about a service, or a data plane's.
     registry(
         "GUARD_HOLDING",

@@ -15,6 +15,7 @@ use super::{
     scope::Scope,
     tally::Tally,
 };
+use crate::registry::Sight;
 
 /// Rows that are kept. With more than this, a data plane's further rows are dropped: bounded memory comes first.
 const MAX_ROWS: usize = 200_000;
@@ -80,23 +81,6 @@ pub enum Dirty {
     Rows(Vec<(RowName, bool)>, Change),
     /// Too much, or too long ago: only the whole set tells.
     TooMuch,
-}
-
-/// What data planes that are heard see of a replica that fails: for its eviction.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Seen {
-    /// The registration that they see.
-    pub incarnation: i64,
-    /// How many check it.
-    pub checking: usize,
-    /// On how many of them it fails.
-    pub failing: usize,
-    /// How many report it.
-    pub reporting: usize,
-    /// Failures in a row over all of them.
-    pub failures_in_a_row: u64,
-    /// Why a check failed last.
-    pub failure: String,
 }
 
 /// What a data plane counted of a replica, or all of them did.
@@ -294,6 +278,7 @@ impl Matrix {
     fn remove(&mut self, node: &NodeId, key: &ReplicaKey) {
         let Some(replica) = self.replicas.get_mut(key) else { return };
         let Some(cell) = replica.rows.remove(node) else { return };
+        replica.tally.forget(node);
         let replica_added = replica.rows.is_empty().then_some(replica.added);
         self.changes.removed(cell.changed, key, node, cell.added, replica_added);
         self.row_count -= 1;
@@ -321,7 +306,7 @@ impl Matrix {
     }
 
     /// What there is to know of each replica that has failures in a row or fails checks, by the data planes that are `heard`.
-    pub fn suspects(&self, heard: impl Fn(&NodeId) -> bool) -> BTreeMap<ReplicaKey, Seen> {
+    pub fn suspects(&self, heard: impl Fn(&NodeId) -> bool) -> BTreeMap<ReplicaKey, Sight> {
         let known = self.suspects.iter().filter_map(|key| Some((key.clone(), self.replicas.get(key)?)));
         known.map(|(key, replica)| (key, replica.seen(&heard))).collect()
     }

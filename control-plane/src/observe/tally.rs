@@ -3,8 +3,13 @@
 //! Data planes report sums; what happened is the difference between two reports. The first report of a data plane, or of a
 //! registration, has none to compare with, so it adds nothing.
 
+mod run;
+
 use std::time::{Duration, SystemTime};
 
+use gateway_proto::NodeId;
+
+use self::run::Run;
 use super::row::Row;
 
 /// Parts of the minute, and how long each is.
@@ -16,9 +21,9 @@ const PART: Duration = Duration::from_secs(10);
 pub(super) struct Tally {
     incarnation: i64,
     /// Attempts that failed since one last ended otherwise.
-    failed_attempts: u64,
+    failed_attempts: Run,
     /// Checks that failed since one last passed.
-    failed_checks: u64,
+    failed_checks: Run,
     /// Attempts and failures, in the part of time of their place.
     parts: [(u64, u64); PARTS],
     /// The number of the newest part.
@@ -37,9 +42,15 @@ struct Step {
 }
 
 impl Tally {
-    /// Takes a row in that follows `before` of the same data plane. `most_done` is how many attempts had ended otherwise than by a
+    /// Takes a row of `node` in that follows `before` of the same data plane. `most_done` is how many attempts had ended otherwise than by a
     /// failure, at most, by what that data plane reported of this registration; yields the same with this row.
-    pub(super) fn hear(&mut self, before: Option<(&Row, i64)>, row: &Row, at: SystemTime) -> i64 {
+    pub(super) fn hear(
+        &mut self,
+        node: &NodeId,
+        before: Option<(&Row, i64)>,
+        row: &Row,
+        at: SystemTime,
+    ) -> i64 {
         if row.incarnation > self.incarnation {
             *self = Self { incarnation: row.incarnation, ..Self::default() };
         }
@@ -49,17 +60,15 @@ impl Tally {
             return done;
         };
         if row.incarnation == self.incarnation {
-            self.add(Step::between(before, row, done > most_done), at);
+            self.add(node, Step::between(before, row, done > most_done), at);
         }
         done.max(most_done)
     }
 
-    fn add(&mut self, step: Step, at: SystemTime) {
+    fn add(&mut self, node: &NodeId, step: Step, at: SystemTime) {
         // Within one report nobody knows what came first: the doubt is in the replica's favour.
-        self.failed_attempts =
-            if step.went_well { 0 } else { self.failed_attempts.saturating_add(step.failures) };
-        self.failed_checks =
-            if step.passed_checks > 0 { 0 } else { self.failed_checks.saturating_add(step.failed_checks) };
+        self.failed_attempts.hear(node, step.failures, step.went_well);
+        self.failed_checks.hear(node, step.failed_checks, step.passed_checks > 0);
         if step.attempts > 0 || step.failures > 0 {
             self.move_on(at);
             let part = &mut self.parts[place(self.newest)];
@@ -85,7 +94,18 @@ impl Tally {
 
     /// Failures in a row: of attempts, or of checks, whichever are more.
     pub(super) fn failures_in_a_row(&self) -> u64 {
-        self.failed_attempts.max(self.failed_checks)
+        self.failed_attempts.total().max(self.failed_checks.total())
+    }
+
+    /// Those of them that do not hang on the word of one data plane, see [`Run::borne_out`].
+    pub(super) fn failures_borne_out(&self) -> u64 {
+        self.failed_attempts.borne_out().max(self.failed_checks.borne_out())
+    }
+
+    /// What this data plane said counts no more.
+    pub(super) fn forget(&mut self, node: &NodeId) {
+        self.failed_attempts.forget(node);
+        self.failed_checks.forget(node);
     }
 }
 
@@ -164,7 +184,8 @@ mod tests {
         fn hear(&mut self, node: u8, row: Row, seconds: u64) -> u64 {
             let before = self.rows.get(&node);
             let before = before.map(|(row, done)| (row, *done));
-            let done = self.tally.hear(before, &row, at(seconds));
+            let name = NodeId::parse(&format!("dp-{node}")).unwrap();
+            let done = self.tally.hear(&name, before, &row, at(seconds));
             self.rows.insert(node, (row, done));
             self.tally.failures_in_a_row()
         }
@@ -208,6 +229,22 @@ mod tests {
         assert_eq!(heard.hear(1, row(1, (0, 0, 0), (3, 3)), 1), 3);
         assert_eq!(heard.hear(1, row(1, (2, 0, 0), (4, 4)), 2), 4);
         assert_eq!(heard.hear(1, row(1, (3, 1, 0), (5, 4)), 3), 1, "one passed");
+    }
+
+    #[test]
+    fn what_one_data_plane_says_weighs_no_more_than_all_others_together() {
+        let mut heard = Heard::default();
+        for node in 1..=3 {
+            heard.hear(node, row(1, (0, 0, 0), (0, 0)), 0);
+        }
+        assert_eq!(heard.hear(1, row(1, (1_000_000, 1_000_000, 0), (0, 0)), 1), 1_000_000);
+        assert_eq!(heard.tally.failures_borne_out(), 0);
+        heard.hear(2, row(1, (2, 2, 0), (0, 0)), 1);
+        assert_eq!(heard.tally.failures_borne_out(), 4);
+        heard.hear(3, row(1, (3, 3, 0), (0, 0)), 1);
+        assert_eq!(heard.tally.failures_borne_out(), 10);
+        heard.tally.forget(&NodeId::parse("dp-1").unwrap());
+        assert_eq!((heard.tally.failures_in_a_row(), heard.tally.failures_borne_out()), (5, 4));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use gateway_proto::{Address, Health, LeaseId, ReplicaId, ReplicaKey, RouteName, ServiceName, v1};
 use prost_types::FieldMask;
 
-use super::{OverrideId, OverrideKind, OverrideTarget, Registration, Revision, Scope};
+use super::{Eviction, OverrideId, OverrideKind, OverrideTarget, Registration, Revision, Scope};
 
 /// One change that somebody wants.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,6 +101,8 @@ pub enum Command {
         /// For people.
         said: Said,
     },
+    /// Remove a replica that data planes cannot reach.
+    Evict(Eviction),
     /// Set an override, in the place of one about the same.
     Override(Box<OverrideWish>),
     /// End an override; an absent one is success.

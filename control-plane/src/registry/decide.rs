@@ -2,6 +2,7 @@
 
 mod deregister;
 mod drain;
+mod evict;
 mod health;
 mod lapse;
 mod overrides;
@@ -69,6 +70,7 @@ pub fn decide(
         Command::UpdateRoute(wish) => routes::update(view, wish, at),
         Command::DeleteRoute { name, etag, said } => routes::delete(view, name, etag, said, at),
         Command::Override(wish) => overrides::set(view, wish, at),
+        Command::Evict(eviction) => Ok(evict::evict(view, eviction, at)),
         Command::EndOverride { id, by } => Ok(overrides::end(view, id, by, at)),
     }
 }

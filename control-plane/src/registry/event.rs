@@ -15,6 +15,8 @@ pub enum EventKind {
     ReplicaDeregistered,
     /// Removed because its owner fell silent.
     LeaseExpired,
+    /// Removed because data planes cannot reach it.
+    ReplicaEvicted,
     /// The health it reports of itself changed.
     HealthChanged,
     /// Its owner fell silent together with too many others: held.
@@ -64,11 +66,12 @@ pub struct Event {
 
 impl EventKind {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::ReplicaRegistered,
         Self::ReplicaReplaced,
         Self::ReplicaDeregistered,
         Self::LeaseExpired,
+        Self::ReplicaEvicted,
         Self::HealthChanged,
         Self::ReplicaLost,
         Self::ReplicaFound,
@@ -90,6 +93,7 @@ impl EventKind {
             Self::ReplicaReplaced => "REPLICA_REPLACED",
             Self::ReplicaDeregistered => "REPLICA_DEREGISTERED",
             Self::LeaseExpired => "LEASE_EXPIRED",
+            Self::ReplicaEvicted => "REPLICA_EVICTED",
             Self::HealthChanged => "HEALTH_CHANGED",
             Self::ReplicaLost => "REPLICA_LOST",
             Self::ReplicaFound => "REPLICA_FOUND",
@@ -108,7 +112,9 @@ impl EventKind {
     /// Whether somebody should look.
     pub fn severity(self) -> v1::EventSeverity {
         match self {
-            Self::LeaseExpired | Self::ReplicaLost | Self::OverrideSet => v1::EventSeverity::Warning,
+            Self::LeaseExpired | Self::ReplicaEvicted | Self::ReplicaLost | Self::OverrideSet => {
+                v1::EventSeverity::Warning
+            }
             _ => v1::EventSeverity::Info,
         }
     }
@@ -117,7 +123,10 @@ impl EventKind {
 impl Event {
     /// The replica that is gone with it, if one is.
     pub fn removed(&self) -> Option<ReplicaKey> {
-        let is_removal = matches!(self.kind, EventKind::ReplicaDeregistered | EventKind::LeaseExpired);
+        let is_removal = matches!(
+            self.kind,
+            EventKind::ReplicaDeregistered | EventKind::LeaseExpired | EventKind::ReplicaEvicted
+        );
         let (service, replica) = (self.service.clone()?, self.replica.clone()?);
         is_removal.then_some(ReplicaKey { service, replica })
     }

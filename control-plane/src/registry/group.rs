@@ -229,6 +229,7 @@ fn places(view: &View, command: &Command, fresh: &Candidates) -> Places {
         | Command::Recover { key, .. }
         | Command::Undrain { key, .. }
         | Command::FinishDrain { key, .. } => Some(key.clone()),
+        Command::Evict(eviction) => Some(eviction.key.clone()),
         Command::UpdatePolicy(_) | Command::DeletePolicy { .. } => {
             places.written.push(Place::Policies);
             None

@@ -208,7 +208,7 @@ fn is_newcomer(record: &Record, first_lost: Option<Revision>) -> bool {
     first_lost.is_some_and(|lost| record.first_incarnation > lost)
 }
 
-fn is_released(view: &View, service: &ServiceName, wall: SystemTime) -> bool {
+pub(super) fn is_released(view: &View, service: &ServiceName, wall: SystemTime) -> bool {
     let target =
         OverrideTarget { aspect: Aspect::Guard, service: service.clone(), replica: None, node: None };
     view.override_of(&target.id()).is_some_and(|entry| wall < entry.expires_at)

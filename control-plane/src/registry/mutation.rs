@@ -8,7 +8,7 @@ use std::{
 use gateway_proto::{Health, ReplicaId, ServiceName, v1::RemovalCause};
 
 use super::{
-    Drain, Event, EventKind, Item, Key, Override, Record, Revision, Said, StoredPolicy, StoredRoute,
+    Drain, Event, EventKind, Item, Key, Override, Record, Revision, Said, StoredPolicy, StoredRoute, Why,
 };
 
 /// What one command writes: all of it becomes durable at one revision, or nothing.
@@ -65,6 +65,11 @@ pub enum Cause {
     Superseded {
         /// Who has the address now.
         by: ReplicaId,
+    },
+    /// Data planes cannot reach it.
+    Evicted {
+        /// What they say.
+        why: Why,
     },
     /// Its lease lapsed.
     Expired {
@@ -195,6 +200,7 @@ impl RecordWrite {
     pub(super) fn removal_cause(&self) -> RemovalCause {
         match &self.cause {
             Cause::Expired { .. } => RemovalCause::Expired,
+            Cause::Evicted { .. } => RemovalCause::Evicted,
             Cause::Deregistered { .. } | Cause::Superseded { .. } => RemovalCause::Deregistered,
             _ => RemovalCause::Unspecified,
         }
@@ -313,6 +319,7 @@ impl RecordWrite {
                 let (silence, ttl) = (silent_for.as_secs_f64(), ttl.as_secs_f64());
                 (EventKind::LeaseExpired, REGISTRY, format!("no heartbeat for {silence:.1}s, ttl {ttl}s"))
             }
+            Cause::Evicted { why } => (EventKind::ReplicaEvicted, REGISTRY, format!("evicted: {why}")),
             Cause::Held { silent_for } => {
                 let silence = silent_for.as_secs_f64();
                 let message = format!(

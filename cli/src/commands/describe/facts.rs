@@ -38,6 +38,9 @@ pub(super) fn facts(replica: &Replica, about: &About, now: SystemTime) -> Vec<(&
         facts.push(("Labels", labels(replica)));
     }
     facts.extend(replica.observed.as_ref().map(|observed| ("Observed", seen(observed))));
+    facts.extend(
+        replica.observed.as_ref().and_then(|observed| eviction(observed, now)).map(|text| ("Eviction", text)),
+    );
     for entry in &about.overrides {
         facts.push(("Override", format!("{} ({})", override_subject(entry), override_terms(entry, now))));
     }
@@ -141,6 +144,16 @@ fn seen(observed: &ObservedHealth) -> String {
         0 => format!("{counts}, breaker closed on {node_count} {planes}"),
         open => format!("{counts}, breaker not closed on {open} of {node_count} {planes}"),
     }
+}
+
+/// When the registry removes it, if nothing changes: only for one whose checks fail everywhere.
+fn eviction(observed: &ObservedHealth, now: SystemTime) -> Option<String> {
+    let due = observed.eviction_time?;
+    let text = match observed.eviction_held_reason.as_str() {
+        "" => format!("in {}, unless its health checks pass somewhere", age::until(now, Some(due))),
+        held => format!("due since {}, HELD: {held}", age::since(now, Some(due))),
+    };
+    Some(text)
 }
 
 /// `breaker.failure_ratio from orders, timeout.request from *, the rest by default`.

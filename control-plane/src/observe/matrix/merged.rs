@@ -4,7 +4,8 @@ use std::time::SystemTime;
 
 use gateway_proto::{NodeId, ReplicaKey, v1};
 
-use super::{Cell, Counts, Replica, Row, Seen};
+use super::{Cell, Counts, Replica, Row};
+use crate::registry::Sight;
 
 /// Data planes that are named where it fails.
 const MAX_NAMED: usize = 20;
@@ -84,13 +85,16 @@ impl Replica {
             minute_failure_count: whole(minute_failures),
             consecutive_failure_count: whole(self.tally.failures_in_a_row()),
             failing_node_ids: failing.take(MAX_NAMED).map(|(node, _)| node.to_string()).collect(),
+            // Who judges evictions knows.
+            eviction_time: None,
+            eviction_held_reason: String::new(),
         }
     }
 
     /// The row of this data plane has followed `before`.
     pub(super) fn hear(&mut self, node: &NodeId, before: Option<&Row>, at: SystemTime) {
         if let Some(cell) = self.rows.get_mut(node) {
-            cell.done = self.tally.hear(before.map(|row| (row, cell.done)), &cell.row, at);
+            cell.done = self.tally.hear(node, before.map(|row| (row, cell.done)), &cell.row, at);
         }
     }
 
@@ -100,18 +104,25 @@ impl Replica {
     }
 
     /// What the data planes that are `heard` see of its newest registration.
-    pub(super) fn seen(&self, heard: impl Fn(&NodeId) -> bool) -> Seen {
+    pub(super) fn seen(&self, heard: impl Fn(&NodeId) -> bool) -> Sight {
         let cells = || self.rows.iter().filter(|(node, _)| heard(node)).map(|(_, cell)| &cell.row);
         let incarnation = cells().map(|row| row.incarnation).max().unwrap_or_default();
         let checked = || cells().filter(|row| row.check.is_some());
         let failing = || checked().filter(|row| row.is_failing() && row.incarnation == incarnation);
         let failure = failing().find_map(|row| row.check.as_deref()).map(|check| check.last_failure.clone());
-        Seen {
+        let reporting = cells().count();
+        // Where there is no other, its word has to do.
+        let is_alone = self.rows.len() == 1;
+        Sight {
             incarnation,
             checking: checked().count(),
             failing: failing().count(),
-            reporting: cells().count(),
-            failures_in_a_row: self.tally.failures_in_a_row(),
+            reporting,
+            silent: self.rows.len() - reporting,
+            failures_in_a_row: match is_alone {
+                true => self.tally.failures_in_a_row(),
+                false => self.tally.failures_borne_out(),
+            },
             failure: failure.unwrap_or_default(),
         }
     }

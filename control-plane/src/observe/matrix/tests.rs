@@ -349,3 +349,38 @@ proptest! {
         prop_assert_eq!(&readers[1].1.told, &rows.collect::<BTreeMap<_, _>>());
     }
 }
+
+#[test]
+fn who_is_silent_is_told_beside_who_fails_and_one_word_among_several_makes_no_failures_in_a_row() {
+    let mut matrix = Matrix::default();
+    let row = |failures: i64| v1::Breaker {
+        attempt_count: failures,
+        failure_count: failures,
+        inflight_count: 0,
+        health_check: Some(v1::HealthCheck {
+            state: v1::HealthCheckState::Failing.into(),
+            last_failure: "connect refused".into(),
+            ..Default::default()
+        }),
+        ..wire("a", Open)
+    };
+    let say = |matrix: &mut Matrix, id: &str, failures| {
+        matrix.report(&node(id), report_of(false, vec![row(failures)]), UNIX_EPOCH);
+    };
+    say(&mut matrix, "n1", 0);
+    say(&mut matrix, "n1", 7);
+    let seen = |matrix: &Matrix, heard: &[&str]| {
+        matrix.suspects(|node| heard.contains(&node.as_str())).remove(&key("a")).unwrap()
+    };
+    assert_eq!(seen(&matrix, &["n1"]).failures_in_a_row, 7, "there is no other");
+    say(&mut matrix, "n2", 0);
+    let sight = seen(&matrix, &["n1", "n2"]);
+    assert_eq!((sight.failing, sight.checking, sight.silent, sight.failures_in_a_row), (2, 2, 0, 0));
+    assert_eq!(sight.failure, "connect refused");
+    say(&mut matrix, "n2", 2);
+    let sight = seen(&matrix, &["n2"]);
+    assert_eq!((sight.failing, sight.checking, sight.silent, sight.failures_in_a_row), (1, 1, 1, 4));
+    matrix.forget_node(&node("n1"));
+    let sight = seen(&matrix, &["n2"]);
+    assert_eq!((sight.silent, sight.failures_in_a_row), (0, 2));
+}

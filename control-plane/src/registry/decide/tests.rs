@@ -1,6 +1,7 @@
 //! What the registry permits, refuses and answers, command by command.
 
 mod drains;
+mod evictions;
 mod lost;
 mod overrides;
 mod policies;

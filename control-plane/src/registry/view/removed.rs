@@ -67,6 +67,7 @@ impl Removed {
         let (has_expired, why) = match cause {
             Cause::Expired { .. } => (true, "its lease lapsed".to_owned()),
             Cause::Superseded { by } => (false, format!("replica {by} registered at its address")),
+            Cause::Evicted { why } => (false, format!("evicted: {why}")),
             Cause::Deregistered { forced, said } => {
                 let by = if *forced { author(&said.author) } else { "its owner" };
                 (false, because(&format!("deregistered by {by}"), &said.reason))

@@ -94,8 +94,9 @@ impl Case<'_> {
         self.cause(id) == Some(RemovalCause::Deregistered)
     }
 
+    /// Its lease lapsed, or nobody could reach it: in both cases the registry has judged by silence.
     fn has_lapsed(&self, id: &ReplicaId) -> bool {
-        self.cause(id) == Some(RemovalCause::Expired)
+        matches!(self.cause(id), Some(RemovalCause::Expired | RemovalCause::Evicted))
     }
 
     fn cause(&self, id: &ReplicaId) -> Option<RemovalCause> {

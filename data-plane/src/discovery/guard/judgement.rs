@@ -24,7 +24,7 @@ pub enum LetGo {
     AddressTaken,
     /// Somebody removed it.
     Deregistered,
-    /// Its lease lapsed, and not with so many others.
+    /// Its lease lapsed, or it was evicted, and not with so many others.
     Expired,
     /// For a minute, as many replicas have taken requests as may remain of those there were.
     Outnumbered,
@@ -44,7 +44,7 @@ impl fmt::Display for LetGo {
             Self::Returned => "the registry has them again",
             Self::AddressTaken => "other replicas have their addresses",
             Self::Deregistered => "they were deregistered",
-            Self::Expired => "their leases lapsed",
+            Self::Expired => "their leases lapsed, or nobody could reach them",
             Self::Outnumbered => "others have taken their place",
             Self::Released => "an operator released the guard",
             Self::Disabled => "the policy disabled the guard",

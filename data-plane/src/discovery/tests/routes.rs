@@ -63,8 +63,9 @@ fn facts() -> impl Strategy<Value = Fact> {
 }
 
 fn steps() -> impl Strategy<Value = Step> {
-    use v1::RemovalCause::{Deregistered, Expired, Unspecified};
-    let causes = prop_oneof![1 => Just(Deregistered), 1 => Just(Expired), 2 => Just(Unspecified)];
+    use v1::RemovalCause::{Deregistered, Evicted, Expired, Unspecified};
+    let lapsed = prop_oneof![2 => Just(Expired), 1 => Just(Evicted)];
+    let causes = prop_oneof![1 => Just(Deregistered), 1 => lapsed, 2 => Just(Unspecified)];
     prop_oneof![
         12 => (keys(), facts()).prop_map(|(key, fact)| Step::Put(key, fact)),
         5 => (keys(), causes).prop_map(|(key, cause)| Step::Remove(key, cause)),

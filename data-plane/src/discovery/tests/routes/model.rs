@@ -115,13 +115,12 @@ impl Model {
         let doubtful = serving.iter().filter(|(key, fact)| {
             !after.contains_key(*key) && !has_port(fact.port) && !is(key, RemovalCause::Deregistered)
         });
-        let (lapsed, silent): (Vec<_>, Vec<_>) =
-            doubtful.partition(|(key, _)| is(key, RemovalCause::Expired));
+        let has_lapsed = |key: &Key| is(key, RemovalCause::Expired) || is(key, RemovalCause::Evicted);
+        let (lapsed, silent): (Vec<_>, Vec<_>) = doubtful.partition(|(key, _)| has_lapsed(key));
         let lapsed: Vec<_> =
             lapsed.into_iter().filter(|(_, fact)| fact.health != HealthStatus::Lost).collect();
         let held = self.held.keys().filter(|key| key.0 == service).count();
-        let held_lapsed =
-            self.held.keys().filter(|key| key.0 == service && is(key, RemovalCause::Expired)).count();
+        let held_lapsed = self.held.keys().filter(|key| key.0 == service && has_lapsed(key)).count();
         let total = serving.len() + held;
         let mut hold = Vec::new();
         if !silent.is_empty() && too_many(silent.len() + held, total) {
@@ -131,7 +130,7 @@ impl Model {
         if lapses > 2 && too_many(lapses, total) {
             hold.extend(lapsed);
         } else {
-            self.held.retain(|key, _| key.0 != service || !is(key, RemovalCause::Expired));
+            self.held.retain(|key, _| key.0 != service || !has_lapsed(key));
         }
         if !hold.is_empty() && !self.is_released(service) {
             let expected = self.expected.entry(service).or_default();

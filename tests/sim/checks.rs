@@ -6,6 +6,7 @@ mod breaker;
 mod breakers;
 mod budget;
 mod copies;
+mod evictions;
 mod leases;
 mod ledger;
 mod picks;

@@ -1,5 +1,6 @@
 //! The control plane's process around its real parts: what the writer's and the streams' tasks do, one event at a time.
 
+mod evictions;
 mod expiry;
 mod streams;
 mod writer;
@@ -13,7 +14,9 @@ use control_plane::{
 };
 use gateway_proto::{LeaseId, ReplicaKey};
 
+pub(crate) use self::evictions::SILENT;
 use self::{
+    evictions::Heard,
     streams::Stream,
     writer::{Commit, Waiting},
 };
@@ -44,6 +47,7 @@ pub(crate) struct Running {
     pub(crate) publisher: Publisher,
     leases: Leases,
     guard: Guard,
+    heard: Heard,
     waiting: VecDeque<Waiting>,
     /// How many of the sweeps' own changes are not made yet.
     own: usize,
@@ -92,6 +96,7 @@ impl Control {
             publisher: Publisher::with_bounds(loaded.epoch, view, env.plan.bounds),
             leases,
             guard: Guard::default(),
+            heard: Heard::default(),
             waiting: VecDeque::new(),
             own: 0,
             turn_is_due: false,
@@ -100,6 +105,9 @@ impl Control {
             streams: BTreeMap::new(),
         });
         env.after(SWEEP_INTERVAL, Event::Control(ControlEvent::Sweep { run: self.run }));
+        if env.plan.eviction.is_some() {
+            env.after(SECOND, Event::Control(ControlEvent::Evict { run: self.run }));
+        }
         Ok(())
     }
 
@@ -157,6 +165,8 @@ impl Control {
             ControlEvent::WriterTurn { run } if run == self.run => self.writer_turn(env, ledger),
             ControlEvent::CommitEnds { run } if run == self.run => self.commit_ends(env, ledger),
             ControlEvent::Sweep { run } if run == self.run => self.sweep(env, ledger),
+            ControlEvent::Evict { run } if run == self.run => self.evict(env, ledger),
+            ControlEvent::Report { node, rows } => self.report(env, ledger, node, rows),
             ControlEvent::Hello { node, stream, hello } => {
                 self.open_stream(env, node, stream, hello);
                 Ok(())
@@ -176,7 +186,8 @@ impl Control {
             // Of an earlier run of the process.
             ControlEvent::WriterTurn { .. }
             | ControlEvent::CommitEnds { .. }
-            | ControlEvent::Sweep { .. } => Ok(()),
+            | ControlEvent::Sweep { .. }
+            | ControlEvent::Evict { .. } => Ok(()),
         }
     }
 

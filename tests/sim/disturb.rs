@@ -56,9 +56,12 @@ pub(crate) enum Trouble {
     EndOverride,
     ReleaseGuard,
     BlockReplica,
+    BlindNode,
+    LieNode,
 }
 
 impl Trouble {
+    /// All but those that only runs with evictions know.
     pub(crate) const ALL: [Self; 40] = [
         Self::CrashControl,
         Self::PauseControl,
@@ -154,7 +157,13 @@ impl World {
                 self.operate(trouble, owner);
                 Ok(())
             }
-            T::CutStream | T::SeverStream | T::RepeatMessage | T::SendStaleAck | T::RestartNode => {
+            T::CutStream
+            | T::SeverStream
+            | T::RepeatMessage
+            | T::SendStaleAck
+            | T::RestartNode
+            | T::BlindNode
+            | T::LieNode => {
                 self.trouble_node(trouble);
                 Ok(())
             }

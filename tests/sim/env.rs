@@ -31,6 +31,8 @@ pub(crate) struct Env {
     pub(crate) sabotage: Option<Sabotage>,
     pub(crate) phase: Phase,
     rng: StdRng,
+    /// Lots of reports, so that those who report do not change what else happens.
+    reports: StdRng,
     queue: BinaryHeap<Due>,
     scheduled: u64,
     streams: StreamId,
@@ -72,6 +74,7 @@ impl Env {
             sabotage,
             phase: Phase::Trouble,
             rng,
+            reports: StdRng::seed_from_u64(!seed),
             queue: BinaryHeap::new(),
             scheduled: 0,
             streams: 0,
@@ -159,6 +162,11 @@ impl Env {
 
     pub(crate) fn between(&mut self, from: Duration, to: Duration) -> Duration {
         Duration::from_nanos(self.rng.random_range(nanos(from)..=nanos(to)))
+    }
+
+    /// What a report takes over the network.
+    pub(crate) fn report_latency(&mut self) -> Duration {
+        Duration::from_nanos(self.reports.random_range(nanos(MS / 10)..=nanos(100 * MS)))
     }
 
     /// What one message takes over the network.

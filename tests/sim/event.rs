@@ -36,6 +36,8 @@ pub(crate) enum ControlEvent {
     WriterTurn { run: u32 },
     CommitEnds { run: u32 },
     Sweep { run: u32 },
+    Evict { run: u32 },
+    Report { node: NodeId, rows: Vec<v1::Breaker> },
     Hello { node: NodeId, stream: StreamId, hello: v1::Hello },
     Ack { stream: StreamId, ack: v1::Ack },
     StreamDue { stream: StreamId },
@@ -111,6 +113,10 @@ pub(crate) enum NodeEvent {
     /// The stream has been silent for long, if it has.
     Silence {
         stream: StreamId,
+    },
+    /// Its checks are due.
+    Check {
+        life: u32,
     },
     /// A client sends a request.
     Client,

@@ -2,6 +2,7 @@
 
 mod follow;
 mod forward;
+mod report;
 mod request;
 mod verdict;
 
@@ -15,7 +16,7 @@ use data_plane::{
 use gateway_proto::ServiceName;
 use tokio::sync::mpsc;
 
-use self::request::Request;
+use self::{report::Checks, request::Request};
 use crate::{
     checks::{Breakers, BudgetBook, Checked, Ledger, Turns, claim},
     env::{Env, MS},
@@ -45,6 +46,11 @@ pub(crate) struct Node {
     books: Vec<(Arc<Service>, BudgetBook)>,
     turns: BTreeMap<ServiceName, Turns>,
     started: u64,
+    checks: Checks,
+    /// It reaches no replica before this nanosecond, by its checks.
+    pub(crate) blind_until: u64,
+    /// What it reports until then is made up.
+    pub(crate) lies_until: u64,
 }
 
 /// What a restart finds on the data plane's disk.
@@ -82,7 +88,13 @@ impl Node {
             books: Vec::new(),
             turns: BTreeMap::new(),
             started: env.now,
+            checks: Checks::default(),
+            blind_until: 0,
+            lies_until: 0,
         };
+        if env.plan.eviction.is_some() {
+            env.after(MS, Event::Node(number, NodeEvent::Check { life }));
+        }
         let all: Vec<_> = node.snapshot.services().map(|service| service.name.clone()).collect();
         node.route_by(env, &all);
         node
@@ -127,6 +139,10 @@ impl Node {
             }
             NodeEvent::Silence { stream } => {
                 self.listen(env, stream);
+                Ok(())
+            }
+            NodeEvent::Check { life } => {
+                self.check_and_report(env, owners, life);
                 Ok(())
             }
             NodeEvent::Client => self.client(env),

@@ -268,6 +268,11 @@ impl Owner {
         }
     }
 
+    /// Whether it takes a connection now.
+    pub(crate) fn accepts(&self, env: &Env) -> bool {
+        self.is_running && self.condition != Condition::Unreachable && env.now >= self.frozen_until
+    }
+
     /// Whether it has one of its slow spells, where policies care: some seconds in twenty, of trouble only. Not drawn by
     /// lot, so that it changes nothing else.
     fn is_slow(&self, env: &Env) -> bool {

@@ -9,6 +9,8 @@ use control_plane::publish::Bounds;
 use gateway_proto::{
     Policy,
     policy::{Algorithm, Balancing, Retry},
+    time::duration,
+    v1,
 };
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
@@ -40,6 +42,8 @@ pub(crate) struct Plan {
     pub(crate) weighted: bool,
     pub(crate) policy: Policy,
     pub(crate) bounds: Bounds,
+    /// What the registry evicts, in runs that have to do with it.
+    pub(crate) eviction: Option<v1::EvictionPolicy>,
 }
 
 impl Plan {
@@ -65,6 +69,7 @@ impl Plan {
             weighted: rng.random_bool(0.3),
             policy: policy(rng),
             bounds: bounds(rng),
+            eviction: None,
         };
         if rng.random_bool(0.1) {
             plan.make_a_storm();
@@ -76,6 +81,9 @@ impl Plan {
         let mut lots = rng.clone();
         plan.policy.balancing = balancing(&mut lots);
         slowness(&mut plan.policy, &mut lots);
+        if lots.random_bool(0.25) {
+            plan.evict(&mut lots);
+        }
         plan
     }
 
@@ -99,6 +107,19 @@ impl Plan {
         self.troubles = vec![(Trouble::CutService, 8)];
         self.troubles
             .extend(besides.into_iter().filter(|_| rng.random_bool(0.3)).map(|trouble| (trouble, 3)));
+    }
+
+    /// Has the registry evict what data planes do not reach, of many permanent replicas that die, as some data planes lie.
+    fn evict(&mut self, lots: &mut StdRng) {
+        let after = *[2 * SECOND, 4 * SECOND].choose(lots).expect("not empty");
+        let failure_count = *[0, 0, 4, 12].choose(lots).expect("not empty");
+        self.eviction =
+            Some(v1::EvictionPolicy { after: Some(duration(after)), failure_count: Some(failure_count) });
+        self.permanent = 0.7;
+        self.owners_per_service = self.owners_per_service.max(4);
+        let besides = [Trouble::BlindNode, Trouble::LieNode, Trouble::CrashOwner, Trouble::MoveOwner];
+        let chosen = besides.into_iter().filter(|_| lots.random_bool(0.6));
+        self.troubles.extend(chosen.map(|trouble| (trouble, 4)));
     }
 
     /// Brings together what exhausts a retry budget, which chance alone seldom does: much to repeat, replicas that

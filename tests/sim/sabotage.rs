@@ -19,6 +19,10 @@ pub(crate) enum Sabotage {
     BelieveEveryLapse,
     /// Lost replicas that renew are never found.
     NeverFind,
+    /// A replica that fails on one data plane counts as failing on all.
+    BelieveOneDataPlane,
+    /// Replicas are evicted although nothing else of their service passes, or they are too many.
+    EvictWhatIsHeld,
     /// Overrides are never ended by time.
     KeepOverrides,
     /// Every drain may take the last ready replica.

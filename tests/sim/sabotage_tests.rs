@@ -68,6 +68,16 @@ fn a_lost_replica_that_stays_lost_is_found() {
 }
 
 #[test]
+fn belief_in_a_single_data_plane_is_found() {
+    assert_found(Sabotage::BelieveOneDataPlane, &["only_what_nobody_reaches_is_evicted"]);
+}
+
+#[test]
+fn an_eviction_that_was_held_and_happens_is_found() {
+    assert_found(Sabotage::EvictWhatIsHeld, &["evictions_leave_somebody", "evictions_take_a_share_at_most"]);
+}
+
+#[test]
 fn an_override_that_stays_in_force_is_found() {
     assert_found(Sabotage::KeepOverrides, &["no_override_outlives_its_time"]);
 }

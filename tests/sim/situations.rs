@@ -17,6 +17,9 @@ const DRAINED: [u64; 1] = [1_795_866_739_355_019];
 /// Found that a replica which was let go while the store was away, and heard of again, was counted as gone.
 const CAME_BACK: [u64; 1] = [3228];
 
+/// Loses replicas and finds them again.
+const FOUND: [u64; 1] = [42];
+
 /// What must occur in them.
 const SITUATIONS: &[&str] = &[
     "REPLICA_REGISTERED",
@@ -29,6 +32,7 @@ const SITUATIONS: &[&str] = &[
     "POLICY_DELETED",
     "POLICY_UPDATED",
     "REPLICA_DRAINED",
+    "REPLICA_EVICTED",
     "REPLICA_DRAINING",
     "REPLICA_FOUND",
     "REPLICA_LOST",
@@ -39,6 +43,7 @@ const SITUATIONS: &[&str] = &[
     "a breaker closed",
     "a breaker opened",
     "a breaker opened for slowness",
+    "an eviction was held",
     "an opening was withheld",
     "a change concerned nobody",
     "a client left",
@@ -46,6 +51,8 @@ const SITUATIONS: &[&str] = &[
     "a commit failed",
     "a commit's answer was lost",
     "a data plane gave a silent stream up",
+    "a data plane lied",
+    "a data plane reached nobody by its checks",
     "a data plane refused a message",
     "a data plane was restarted",
     "a data plane was too far behind",
@@ -86,7 +93,7 @@ const SITUATIONS: &[&str] = &[
 #[test]
 fn fixed_seeds_hold_every_invariant_and_meet_every_situation() {
     let mut tally: BTreeMap<&str, u64> = BTreeMap::new();
-    for seed in SEEDS.chain(OUTLIVED).chain(CIRCLE).chain(DRAINED).chain(CAME_BACK) {
+    for seed in SEEDS.chain(OUTLIVED).chain(CIRCLE).chain(DRAINED).chain(CAME_BACK).chain(FOUND) {
         let report = run(seed, None);
         assert!(report.violation.is_none(), "{report}");
         for (situation, count) in report.tally {

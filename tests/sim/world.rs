@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use control_plane::registry::{Command, PolicyWish, Said, Scope};
+use gateway_proto::v1;
+
 use crate::{
     checks::{Checked, Ledger},
     control::Control,
     env::{Env, Phase, SECOND},
-    event::{Event, OwnerEvent},
+    event::{Ask, Call, ControlEvent, Event, OwnerEvent},
     journal::note,
     node::Node,
     owner::Owner,
@@ -44,6 +47,9 @@ impl World {
             }
         }
         env.after(SECOND, Event::Trouble);
+        if let Some(eviction) = env.plan.eviction {
+            env.after(SECOND / 2, set_eviction(eviction));
+        }
         let mut at = Duration::ZERO;
         for (phase, seconds) in PHASES {
             at += SECOND * seconds;
@@ -103,4 +109,18 @@ impl World {
             .enumerate()
             .try_for_each(|(number, node)| self.ledger.every_data_plane_converges(number, &node.snapshot))
     }
+}
+
+/// An operator says when replicas are evicted.
+fn set_eviction(eviction: v1::EvictionPolicy) -> Event {
+    let wish = PolicyWish {
+        scope: Scope::All,
+        change: v1::Policy { service: "*".into(), eviction: Some(eviction), ..Default::default() },
+        mask: None,
+        etag: String::new(),
+        allow_missing: true,
+        said: Said::because("evictions"),
+    };
+    let ask = Ask::Change(Command::UpdatePolicy(Box::new(wish)));
+    Event::Control(ControlEvent::Call(Call { from: None, ask }))
 }

@@ -14,7 +14,7 @@ use gateway_proto::{
     policy::{self, Partial},
 };
 
-use super::{Checked, claim, leases::LeaseBook, shares::Shares};
+use super::{Checked, claim, evictions::Reports, leases::LeaseBook, shares::Shares};
 use crate::env::Env;
 
 /// Everything that the registry had at one revision.
@@ -32,6 +32,7 @@ pub(crate) struct Ledger {
     incarnations: BTreeMap<ReplicaKey, i64>,
     pub(super) leases: LeaseBook,
     pub(super) shares: Shares,
+    pub(super) reports: Reports,
 }
 
 impl Ledger {
@@ -41,6 +42,7 @@ impl Ledger {
         self.history.insert((self.epoch.clone(), self.revision), Rc::clone(&self.present));
         self.leases.restarted(now);
         self.shares = Shares::default();
+        self.reports = Reports::default();
     }
 
     /// An empty disk has taken the place of the last one.
@@ -63,6 +65,9 @@ impl Ledger {
         self.the_last_ready_replica_is_drained_on_an_explicit_word_only(command, mutation)?;
         for write in mutation.writes() {
             self.nothing_comes_back_by_itself(command, write)?;
+            if let (Write::Remove, Some(key)) = (&write.write, write.key.as_replica()) {
+                self.reports.forget(key);
+            }
             if let (Cause::Superseded { .. }, Some(key)) = (&write.cause, write.key.as_replica()) {
                 self.leases.only_the_silent_lose_their_place(key)?;
             }

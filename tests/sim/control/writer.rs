@@ -232,6 +232,9 @@ impl Running {
             .map(|(mutation, revision)| Committed { revision: *revision, mutation: mutation.clone() });
         for event in self.publisher.apply(committed) {
             env.journal.count(event.kind.name());
+            if let Some(key) = event.removed() {
+                self.heard.matrix.forget_replica(&key);
+            }
         }
         self.publisher.read(|view| ledger.took_effect(env.now, view))
     }

@@ -131,6 +131,9 @@ impl World {
     pub(crate) fn calm(&mut self) {
         let env = &mut self.env;
         self.control.is_doomed = false;
+        for node in &mut self.nodes {
+            (node.blind_until, node.lies_until) = (env.now, env.now);
+        }
         for (number, owner) in self.owners.iter_mut().enumerate() {
             owner.condition = Condition::Healthy;
             (owner.frozen_until, owner.cut_until) = (env.now, env.now);

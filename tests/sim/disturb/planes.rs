@@ -55,6 +55,14 @@ impl World {
             Trouble::SeverStream => self.control.sever(env, number),
             Trouble::RepeatMessage => self.control.send_again(env, number),
             Trouble::SendStaleAck => node.send_stale_ack(env),
+            Trouble::BlindNode => {
+                env.journal.count("a data plane reached nobody by its checks");
+                node.blind_until = env.now + nanos(env.between(SECOND, 10 * SECOND));
+            }
+            Trouble::LieNode => {
+                env.journal.count("a data plane lied");
+                node.lies_until = env.now + nanos(env.between(SECOND, 10 * SECOND));
+            }
             _ => {
                 let cache = env.pick(&[Cache::Saved, Cache::Lost]);
                 node.restart(env, cache);

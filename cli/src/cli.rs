@@ -7,7 +7,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use crate::{
     commands::{
         breaker, check, demo, demo_replica, deregister, describe, dev, drain, end_override, events, explain,
-        get, policy, register, release_guard, route, undrain,
+        fault, get, policy, register, release_guard, route, undrain,
     },
     endpoint,
     output::{Color, Format, Output},
@@ -98,6 +98,9 @@ pub(crate) enum Command {
     /// Show and change how requests are treated, for one service or for all
     #[command(subcommand)]
     Policy(policy::Verb),
+    /// Inject faults into requests on purpose, for a time, and end that
+    #[command(subcommand)]
+    Fault(fault::Verb),
     /// Show and change explicit routes: which service requests are for, by host, path, methods and headers
     #[command(subcommand)]
     Route(route::Verb),
@@ -179,6 +182,12 @@ mod tests {
             "gwctl policy delete orders --dry-run",
             "gwctl policy what-if orders breaker.consecutive_failure_count=3 breaker.window=20s",
             "gwctl get policies",
+            "gwctl fault set orders --delay 200ms --ratio 0.1 --for 10m --reason chaos",
+            "gwctl fault set * --abort 503 --header x-chaos=1 --for 1h --reason chaos --dry-run",
+            "gwctl fault set orders --delay 1s --reset --for 10m --reason chaos --author ana --wait 0s",
+            "gwctl fault clear orders",
+            "gwctl get faults",
+            "gwctl get fault",
             "gwctl get routes",
             "gwctl route get",
             "gwctl route get shop",
@@ -216,6 +225,13 @@ mod tests {
             ("gwctl policy unset orders", "<SETTING>"),
             ("gwctl policy what-if orders", "<SETTING=VALUE>"),
             ("gwctl policy what-if orders breaker.windw=20s", "did you mean \"breaker.window\"?"),
+            ("gwctl fault set orders --abort 503 --reason chaos", "--for <DURATION>"),
+            ("gwctl fault set orders --abort 503 --for 10m", "--reason <TEXT>"),
+            (
+                "gwctl fault set orders --for 10m --reason chaos",
+                "--delay <DURATION>|--abort <STATUS>|--reset",
+            ),
+            ("gwctl fault set orders --abort 503 --reset --for 10m --reason chaos", "cannot be used with"),
             ("gwctl policy get orders/r-1", "may hold only a-z"),
             ("gwctl route set shop", "<FIELD=VALUE>"),
             ("gwctl route set shop hots=a", "did you mean \"host\"?"),

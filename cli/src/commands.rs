@@ -22,6 +22,7 @@ pub(crate) mod drain;
 pub(crate) mod end_override;
 pub(crate) mod events;
 pub(crate) mod explain;
+pub(crate) mod fault;
 pub(crate) mod get;
 pub(crate) mod policy;
 pub(crate) mod register;
@@ -57,6 +58,7 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
         Command::Undrain(args) => undrain::run(args, &connect().await?, &output).await,
         Command::Breaker(verb) => breaker::run(verb, &connect().await?, &output).await,
         Command::Policy(verb) => policy::run(verb, &connect().await?, &output).await,
+        Command::Fault(verb) => fault::run(verb, &connect().await?, &output).await,
         Command::Route(verb) => route::run(verb, &connect().await?, &output).await,
         Command::ReleaseGuard(args) => release_guard::run(args, &connect().await?, &output).await,
         Command::EndOverride(args) => end_override::run(args, &connect().await?, &output).await,

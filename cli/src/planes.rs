@@ -78,7 +78,9 @@ impl Planes {
             ("--listen", ports.place(CONTROL).to_string()),
             ("--store", format!("redb:{}", folder.path().join("registry.redb").display())),
         ])?;
-        let config = args.validate().map_err(blame_environment)?;
+        let mut config = args.validate().map_err(blame_environment)?;
+        // It is for trying things out.
+        config.allow_fault_injection = true;
         let control = control_plane::start(config, stop_control.clone()).await?;
 
         match start_data(ports, control.listen(), folder.path(), stop_data.clone()).await {
@@ -144,7 +146,7 @@ async fn start_data(
         ("--control-plane", format!("http://{control}")),
         ("--node-id", NODE.to_owned()),
     ])?;
-    (args.static_file, args.no_cache) = (None, false);
+    (args.static_file, args.no_cache, args.allow_fault_injection) = (None, false, true);
     args.cache_dir = Some(folder.join("cache"));
     data_plane::start(args.validate().map_err(blame_environment)?, stop).await
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use clap::builder::FalseyValueParser;
 use gateway_runtime::Failure;
 
 use crate::{registry::Limits, store::StoreLocation};
@@ -41,6 +42,10 @@ pub struct Args {
     /// .SUFFIX for all below it, or * for any; may be repeated. Others may be a web page's that was made to lead here
     #[arg(long = "allowed-host", env = "GW_ALLOWED_HOSTS", value_name = "NAME", value_delimiter = ',')]
     pub allowed_hosts: Vec<String>,
+
+    /// Let policies inject faults into requests on purpose, each for 24h at most. Data planes need the same flag
+    #[arg(long, env = "GW_ALLOW_FAULT_INJECTION", value_parser = FalseyValueParser::new())]
+    pub allow_fault_injection: bool,
 }
 
 /// A configuration that can be started.
@@ -61,6 +66,8 @@ pub struct Config {
     /// Names that HTTP callers may use besides those that are nobody else's: lower case, `.suffix` for all below it,
     /// `*` for any.
     pub allowed_hosts: Vec<String>,
+    /// Whether policies may inject faults.
+    pub allow_fault_injection: bool,
 }
 
 impl Args {
@@ -92,6 +99,7 @@ impl Args {
                 .iter()
                 .map(|name| check_host(name))
                 .collect::<Result<_, _>>()?,
+            allow_fault_injection: self.allow_fault_injection,
         })
     }
 }
@@ -107,6 +115,7 @@ impl Default for Config {
             max_connections: 10_000,
             queue_length: 4096,
             allowed_hosts: Vec::new(),
+            allow_fault_injection: false,
         }
     }
 }

@@ -57,6 +57,8 @@ pub(crate) struct Edge {
     pub(crate) keep_alive_streams: Places,
     /// Names that HTTP callers may use besides those that are nobody else's.
     pub(crate) allowed_hosts: Vec<String>,
+    /// Whether policies may inject faults.
+    pub(crate) allow_fault_injection: bool,
 }
 
 /// A lease that was renewed, and what is known of its replica.

@@ -119,7 +119,10 @@ impl Watch {
                 let lease = record.lease?.id;
                 leases.get(lease).map(|_| Command::Recover { key: record.key.clone(), lease })
             });
-            found.chain(drained).chain(ended).take(MAX_CHANGES).collect::<Vec<_>>()
+            let injected = view.policies().stored().filter(|policy| policy.has_ended_fault(wall));
+            let injected = injected
+                .map(|policy| Command::EndFault { scope: policy.scope.clone(), revision: policy.revision });
+            found.chain(drained).chain(injected).chain(ended).take(MAX_CHANGES).collect::<Vec<_>>()
         });
         self.tell(&judged);
         for judgement in judged {

@@ -160,6 +160,7 @@ async fn serve<S: Store>(
         // One connection may carry many, but whoever has one stream needs no second.
         keep_alive_streams: Places::new(config.max_connections, "too many keep-alive streams"),
         allowed_hosts: config.allowed_hosts,
+        allow_fault_injection: config.allow_fault_injection,
     });
     let health = HealthReporter::new();
     rpc::report_health(&health, true).await;

@@ -135,6 +135,9 @@ impl Refusal {
                 RegistryError::Invalid(_) => {
                     (Code::InvalidArgument, StatusCode::BAD_REQUEST, r::POLICY_INVALID)
                 }
+                RegistryError::FaultInjectionNotAllowed(_) => {
+                    (Code::FailedPrecondition, StatusCode::CONFLICT, r::FAULT_INJECTION_NOT_ALLOWED)
+                }
                 RegistryError::RouteNotFound(_) => {
                     (Code::NotFound, StatusCode::NOT_FOUND, r::ROUTE_NOT_FOUND)
                 }
@@ -212,7 +215,9 @@ impl Refusal {
                     replica(&ReplicaKey { service: service.clone(), replica: owner.clone() })
                 }
                 RegistryError::ServiceNotFound(name) => Some(("service", name.to_string())),
-                RegistryError::PolicyNotFound(scope) => Some(("policy", scope.to_string())),
+                RegistryError::PolicyNotFound(scope) | RegistryError::FaultInjectionNotAllowed(scope) => {
+                    Some(("policy", scope.to_string()))
+                }
                 RegistryError::RouteNotFound(name) => Some(("route", name.to_string())),
                 RegistryError::RouteConflict { other, .. } => Some(("route", other.to_string())),
                 RegistryError::QuotaExceeded { .. }

@@ -34,12 +34,12 @@ pub use evictions::{Eviction, Evictions, Held, Prospect, Sentence, Sight, Why};
 pub use group::{Group, Step};
 pub use guard::{Guard, Judgement, Suspect};
 pub use item::{Item, Key, Scope};
-pub use mutation::{Answer, Cause, Mutation, RecordWrite, Write};
+pub use mutation::{Answer, Cause, FaultStep, Mutation, RecordWrite, Write};
 pub use overrides::{Aspect, Override, OverrideId, OverrideKind, OverrideTarget};
 pub use record::{Drain, LeaseTerms, Lost, Record, RequestMark, Revision};
 pub use registration::Registration;
 pub(crate) use registration::text_within;
-pub use stored_policy::StoredPolicy;
+pub use stored_policy::{FaultOrigin, StoredPolicy};
 pub use stored_route::StoredRoute;
 pub use view::{
     Applied, Change, Committed, Policies, Removals, Removed, ReplicaChange, ServiceEntry, ServiceStep, View,

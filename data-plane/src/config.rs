@@ -8,8 +8,13 @@ mod forwarding;
 mod limits;
 
 use std::{
-    fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, thread::available_parallelism,
-    time::Duration,
+    fmt,
+    net::SocketAddr,
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::Arc,
+    thread::available_parallelism,
+    time::{Duration, SystemTime},
 };
 
 use clap::builder::FalseyValueParser;
@@ -90,6 +95,9 @@ pub struct Args {
     /// Server-Timing and Proxy-Status. This shows clients the topology
     #[arg(long, env = "GW_DEBUG_HEADERS", value_parser = FalseyValueParser::new())]
     pub debug_headers: bool,
+    /// Inject the faults into requests that policies say, each until its end. Without it they are ignored
+    #[arg(long, env = "GW_ALLOW_FAULT_INJECTION", value_parser = FalseyValueParser::new())]
+    pub allow_fault_injection: bool,
     /// What is written of each request.
     #[command(flatten)]
     pub access_log: AccessLogArgs,
@@ -129,6 +137,7 @@ pub struct Config {
     pub(crate) domain: Option<String>,
     pub(crate) debug_headers: bool,
     pub(crate) record_outcomes: usize,
+    pub(crate) allow_fault_injection: bool,
     pub(crate) limits: Limits,
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) proxy_headers: Option<ProxyHeaders>,
@@ -191,6 +200,7 @@ impl Args {
             domain: self.domain.as_deref().map(parse_domain).transpose()?,
             debug_headers: self.debug_headers,
             record_outcomes: self.record_outcomes as usize,
+            allow_fault_injection: self.allow_fault_injection,
             limits: self.limits.validate()?,
             access_log: self.access_log.open()?,
             proxy_headers: self.forwarding.proxy_headers()?,
@@ -242,7 +252,7 @@ impl Args {
                     "--static excludes {flag}: a fixed list of services follows no control plane"
                 )));
             }
-            let loaded = static_file::load(path);
+            let loaded = static_file::load(path, self.allow_fault_injection, SystemTime::now());
             return loaded
                 .map(Registry::Static)
                 .map_err(|error| Failure::usage(format!("--static {}: {error}", path.display())));

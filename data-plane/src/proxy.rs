@@ -20,6 +20,7 @@ mod h2;
 mod head;
 mod headers;
 mod hints;
+mod injection;
 mod limits;
 mod networks;
 mod pace;

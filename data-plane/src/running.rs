@@ -77,6 +77,9 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
     let clock = Clock::new();
     let (table, transitions) = Table::new(config.workers);
     table.record_outcomes(config.record_outcomes);
+    if config.allow_fault_injection {
+        table.allow_faults();
+    }
     let journal = Arc::new(Journal::new(table.clone()));
     let First { snapshot, guard, source, age } = First::find(&config.registry).await;
     let mirror = Mirror::new(config.node_id.clone(), snapshot, guard, clock.moment().wall);

@@ -8,6 +8,7 @@ mod concurrency;
 mod counters;
 mod drain;
 mod fail_open;
+mod injection;
 mod latency;
 mod learnt_limit;
 mod outlets;
@@ -40,6 +41,8 @@ pub use concurrency::{Refusal, Waiting};
 pub use counters::{CodeClass, Direction, ReplicaCounters, RequestOutcome, ServiceCounters, TunnelCounts};
 pub use drain::{DrainFollower, Draining, Drains};
 pub use fail_open::FailOpenChange;
+pub(crate) use injection::bounded_delay;
+pub use injection::{Delayed, FaultKind, Injecting, Injection};
 pub use latency::Buckets;
 pub use replica::{Failure, History, Replica, Trip};
 pub use service::{Picked, Service};
@@ -50,7 +53,7 @@ use service::Newness;
 pub use transition::Transition;
 pub use view::{FailOpen, Unavailable};
 
-use crate::{routes::Routes, routing::Tick};
+use crate::{clock::Moment, routes::Routes, routing::Tick};
 use outlets::Outlets;
 use transition::TransitionSink;
 
@@ -122,6 +125,22 @@ impl Table {
         self.outlets.drains.apply(changed, gone);
         self.is_filled.store(true, Release);
         self.applied.notify_one();
+    }
+
+    /// Has faults injected that policies say, from the next [`Table::inject`] on. Without it they are ignored.
+    pub fn allow_faults(&self) {
+        self.outlets.faults.allow();
+    }
+
+    /// Takes over the faults that these services' policies inject, once the services themselves are
+    /// [applied](Table::apply). To be called by the same writer.
+    pub fn inject(&self, changed: &[ServiceSpec], now: Moment) {
+        let services = self.services.load();
+        for spec in changed {
+            if let Some(service) = services.get(&spec.name) {
+                service.inject(&spec.policy.fault, now);
+            }
+        }
     }
 
     /// Completes when something was applied since the last call. For one caller; cancel safe.

@@ -33,6 +33,8 @@ pub const LAST_READY_REPLICA: &str = "LAST_READY_REPLICA";
 pub const POLICY_NOT_FOUND: &str = "POLICY_NOT_FOUND";
 /// A policy holds a value that is out of range, or that contradicts another one.
 pub const POLICY_INVALID: &str = "POLICY_INVALID";
+/// A policy would inject a fault, and this control plane was not started with `--allow-fault-injection`.
+pub const FAULT_INJECTION_NOT_ALLOWED: &str = "FAULT_INJECTION_NOT_ALLOWED";
 /// There is no explicit route of this name.
 pub const ROUTE_NOT_FOUND: &str = "ROUTE_NOT_FOUND";
 /// A field of an explicit route holds what it must not, or the mask names none.
@@ -63,7 +65,7 @@ pub const HOST_NOT_ALLOWED: &str = "HOST_NOT_ALLOWED";
 pub const ORIGIN_NOT_ALLOWED: &str = "ORIGIN_NOT_ALLOWED";
 
 /// Every reason.
-pub const ALL: [&str; 26] = [
+pub const ALL: [&str; 27] = [
     INVALID_FIELD,
     MALFORMED_REQUEST,
     SERVICE_NOT_FOUND,
@@ -78,6 +80,7 @@ pub const ALL: [&str; 26] = [
     LAST_READY_REPLICA,
     POLICY_NOT_FOUND,
     POLICY_INVALID,
+    FAULT_INJECTION_NOT_ALLOWED,
     ROUTE_NOT_FOUND,
     ROUTE_INVALID,
     ROUTE_CONFLICT,

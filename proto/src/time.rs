@@ -70,6 +70,16 @@ pub fn timestamp(at: SystemTime) -> Timestamp {
     Timestamp::from(at)
 }
 
+/// An instant of the wall clock for people, exactly, as RFC 3339 has it: `2026-11-28T09:00:00Z`.
+pub fn rfc3339(at: SystemTime) -> String {
+    timestamp(at).to_string()
+}
+
+/// Reads an instant as RFC 3339 has it; `None` when it is none.
+pub fn parse_rfc3339(text: &str) -> Option<SystemTime> {
+    text.parse::<Timestamp>().ok().filter(is_valid).map(system_time)
+}
+
 /// Reads an instant of the wall clock; one outside the system's range becomes the Unix epoch.
 pub fn system_time(wire: Timestamp) -> SystemTime {
     SystemTime::try_from(wire).unwrap_or(UNIX_EPOCH)
@@ -99,6 +109,17 @@ mod tests {
             (Duration::MAX, "18446744073709551615999999999ns"),
         ] {
             assert_eq!(exact(value), text);
+        }
+    }
+
+    #[test]
+    fn an_instant_is_written_and_read_as_rfc_3339_has_it() {
+        let at = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        assert_eq!(rfc3339(at), "2023-11-14T22:13:20Z");
+        assert_eq!(parse_rfc3339("2023-11-14T22:13:20Z"), Some(at));
+        assert_eq!(parse_rfc3339("2023-11-14T23:13:20+01:00"), Some(at));
+        for text in ["", "soon", "22:13", "10m"] {
+            assert_eq!(parse_rfc3339(text), None, "{text}");
         }
     }
 

@@ -16,6 +16,7 @@ mod durability;
 mod eviction;
 mod explain;
 mod failover;
+mod faults;
 mod forwarding;
 mod guard;
 mod handover;

@@ -31,6 +31,25 @@ impl Gateway {
         Self { control, data, directory }
     }
 
+    /// The same, which may inject faults on purpose.
+    pub async fn start_with_faults() -> Self {
+        const ALLOW: &str = "--allow-fault-injection";
+        let directory = tempfile::tempdir().expect("there is a folder for temporary files");
+        let control = ControlPlane::start_with(&directory.path().join("registry.redb"), &[ALLOW]).await;
+        let cache = directory.path().join("dp-1").display().to_string();
+        let data = DataPlane::start(&[
+            "--control-plane",
+            &control.url(),
+            "--node-id",
+            "dp-1",
+            "--cache-dir",
+            &cache,
+            ALLOW,
+        ])
+        .await;
+        Self { control, data, directory }
+    }
+
     /// The same, of which no replica is actively checked: what is out, is out by requests.
     pub async fn start_unchecked() -> Self {
         let gateway = Self::start().await;

@@ -119,6 +119,7 @@ fn set_eviction(eviction: v1::EvictionPolicy) -> Event {
         mask: None,
         etag: String::new(),
         allow_missing: true,
+        allow_fault: true,
         said: Said::because("evictions"),
     };
     let ask = Ask::Change(Command::UpdatePolicy(Box::new(wish)));

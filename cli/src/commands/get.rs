@@ -11,12 +11,14 @@ use crate::{
 };
 
 mod breakers;
+mod faults;
 mod nodes;
 mod overrides;
 mod replicas;
 mod services;
 
 pub(super) use breakers::{REGARDLESS, alarm, attempts, retry, state_cell, window};
+pub(super) use faults::{fault_terms, in_force};
 pub(super) use overrides::{override_subject, override_terms};
 pub(super) use replicas::labels;
 
@@ -52,6 +54,9 @@ pub(crate) enum Noun {
         /// Service; all of them when left out
         service: Option<ServiceName>,
     },
+    /// Faults that are injected on purpose, until when, by whom and why
+    #[command(visible_aliases = ["fault"])]
+    Faults,
     /// Past events, the same as `gwctl events`
     #[command(visible_aliases = ["event", "ev"])]
     Events(events::Args),
@@ -70,6 +75,7 @@ pub(crate) async fn run(noun: Noun, control: &Control, output: &Output) -> Resul
         Noun::Policies => policy::list(control, output).await,
         Noun::Routes => route::list(control, output).await,
         Noun::Overrides { service } => overrides::run(service.as_ref(), control, output).await,
+        Noun::Faults => faults::run(control, output).await,
         Noun::Events(args) => events::run(args, control, output).await,
     }
 }

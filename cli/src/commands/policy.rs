@@ -63,7 +63,7 @@ impl Scope {
     }
 
     /// As it is typed into a shell.
-    fn quoted(&self) -> &str {
+    pub(super) fn quoted(&self) -> &str {
         match self {
             Self::All => "'*'",
             Self::Service(name) => name.as_str(),

@@ -65,6 +65,7 @@ const fn breaker(
 
 const REPLICA: &[&str] = &["revision", "address", "incarnation"];
 const REVISION: &[&str] = &["revision"];
+const FAULT: &[&str] = &["revision", "fault", "end_time"];
 const ROUTE: &[&str] = &["revision", "route"];
 const OVERRIDE: &[&str] = &["revision", "override_id"];
 const TRIP: &[&str] = &[
@@ -152,6 +153,18 @@ pub const CATALOG: &[EventType] = &[
     decision("REPLICA_UNDRAINED", Info, "a draining or drained replica gets requests again", REPLICA),
     decision("POLICY_UPDATED", Info, "a policy was set or changed", REVISION),
     decision("POLICY_DELETED", Info, "a policy was removed", REVISION),
+    decision(
+        "FAULT_INJECTION_BEGAN",
+        Warning,
+        "a policy began to inject faults into requests on purpose, or other ones than before",
+        FAULT,
+    ),
+    decision(
+        "FAULT_INJECTION_ENDED",
+        Info,
+        "a policy injects no faults any more: somebody cleared them, or their time was over",
+        REVISION,
+    ),
     decision("ROUTE_UPDATED", Info, "an explicit route was set or changed", ROUTE),
     decision("ROUTE_DELETED", Info, "an explicit route was removed", ROUTE),
     decision("OVERRIDE_SET", Warning, "an operator decided against the rules, for a time", OVERRIDE),

@@ -288,5 +288,6 @@ fn edge() -> Edge {
         watch_streams: places(),
         keep_alive_streams: places(),
         allowed_hosts: Vec::new(),
+        allow_fault_injection: false,
     }
 }

@@ -111,6 +111,7 @@ pub(crate) fn command(view: &View, (kind, service, id, bits): Choice) -> Command
                 mask,
                 etag,
                 allow_missing: !bit(4),
+                allow_fault: true,
                 said: said(),
             }))
         }

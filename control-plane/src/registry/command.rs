@@ -90,6 +90,13 @@ pub enum Command {
         /// For people.
         said: Said,
     },
+    /// Clear what a policy says of faults, because their time is over.
+    EndFault {
+        /// Whose policy.
+        scope: Scope,
+        /// The policy must not have changed since.
+        revision: Revision,
+    },
     /// Create or change an explicit route.
     UpdateRoute(Box<RouteWish>),
     /// Remove an explicit route.
@@ -173,6 +180,8 @@ pub struct PolicyWish {
     pub etag: String,
     /// Whether there need not be one yet.
     pub allow_missing: bool,
+    /// Whether it may inject a fault that it did not before.
+    pub allow_fault: bool,
     /// For people.
     pub said: Said,
 }

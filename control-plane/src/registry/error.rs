@@ -76,6 +76,11 @@ pub enum RegistryError {
     /// Nothing is stored for this scope.
     #[error("no policy is stored for {0}: UpdatePolicy with allow_missing creates it")]
     PolicyNotFound(Scope),
+    /// Not without a word at the start.
+    #[error(
+        "faults are not injected here: start the control plane, and data planes, with --allow-fault-injection to allow it"
+    )]
+    FaultInjectionNotAllowed(Scope),
     /// There is no such route.
     #[error("there is no route {0}")]
     RouteNotFound(RouteName),

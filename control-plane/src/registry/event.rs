@@ -33,6 +33,10 @@ pub enum EventKind {
     PolicyUpdated,
     /// A policy was removed.
     PolicyDeleted,
+    /// A policy began to inject a fault, or another one than before.
+    FaultBegan,
+    /// It injects none any more.
+    FaultEnded,
     /// An explicit route was set or changed.
     RouteUpdated,
     /// An explicit route was removed.
@@ -66,7 +70,7 @@ pub struct Event {
 
 impl EventKind {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::ReplicaRegistered,
         Self::ReplicaReplaced,
         Self::ReplicaDeregistered,
@@ -80,6 +84,8 @@ impl EventKind {
         Self::ReplicaUndrained,
         Self::PolicyUpdated,
         Self::PolicyDeleted,
+        Self::FaultBegan,
+        Self::FaultEnded,
         Self::RouteUpdated,
         Self::RouteDeleted,
         Self::OverrideSet,
@@ -102,6 +108,8 @@ impl EventKind {
             Self::ReplicaUndrained => "REPLICA_UNDRAINED",
             Self::PolicyUpdated => "POLICY_UPDATED",
             Self::PolicyDeleted => "POLICY_DELETED",
+            Self::FaultBegan => "FAULT_INJECTION_BEGAN",
+            Self::FaultEnded => "FAULT_INJECTION_ENDED",
             Self::RouteUpdated => "ROUTE_UPDATED",
             Self::RouteDeleted => "ROUTE_DELETED",
             Self::OverrideSet => "OVERRIDE_SET",
@@ -112,9 +120,11 @@ impl EventKind {
     /// Whether somebody should look.
     pub fn severity(self) -> v1::EventSeverity {
         match self {
-            Self::LeaseExpired | Self::ReplicaEvicted | Self::ReplicaLost | Self::OverrideSet => {
-                v1::EventSeverity::Warning
-            }
+            Self::LeaseExpired
+            | Self::ReplicaEvicted
+            | Self::ReplicaLost
+            | Self::FaultBegan
+            | Self::OverrideSet => v1::EventSeverity::Warning,
             _ => v1::EventSeverity::Info,
         }
     }

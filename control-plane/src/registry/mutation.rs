@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use gateway_proto::{Health, ReplicaId, ServiceName, v1::RemovalCause};
+use gateway_proto::{Health, ReplicaId, ServiceName, policy::FaultInjection, v1::RemovalCause};
 
 use super::{
     Drain, Event, EventKind, Item, Key, Override, Record, Revision, Said, StoredPolicy, StoredRoute, Why,
@@ -103,12 +103,19 @@ pub enum Cause {
         said: Said,
     },
     /// A policy was set, or changed.
-    PolicyUpdated,
+    PolicyUpdated {
+        /// What became of faults with that.
+        fault: FaultStep,
+    },
     /// A policy was removed.
     PolicyDeleted {
+        /// What became of faults with that.
+        fault: FaultStep,
         /// For people.
         said: Said,
     },
+    /// The time of a policy's faults was over.
+    FaultOver,
     /// An explicit route was set, or changed.
     RouteUpdated,
     /// An explicit route was removed.
@@ -129,6 +136,17 @@ pub enum Cause {
         /// Who asked; `None`: its time was over.
         by: Option<Said>,
     },
+}
+
+/// What a change of a policy does to the faults that it injects.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FaultStep {
+    /// It injects what it did before, if anything.
+    Same,
+    /// It injects this from now on.
+    Began(Box<FaultInjection>),
+    /// It injects nothing any more.
+    Ended,
 }
 
 /// What a permitted command is answered.
@@ -244,7 +262,12 @@ impl Mutation {
 
     /// What people are told, once this is committed at `revision`.
     pub(super) fn events(&self, revision: Revision) -> Vec<Event> {
-        self.writes().map(|write| write.event(self.at, revision)).collect()
+        let mut events = Vec::with_capacity(1 + self.also.len());
+        for write in self.writes() {
+            events.push(write.event(self.at, revision));
+            events.extend(write.fault_event(self.at, revision));
+        }
+        events
     }
 }
 
@@ -276,6 +299,41 @@ impl RecordWrite {
             (replica, node) = (entry.target.replica.clone(), entry.target.node.clone());
         }
         Event { kind, service, replica, node, actor: actor.into(), at, message, metadata }
+    }
+
+    /// What there is to say of faults beside the change of their policy.
+    fn fault_event(&self, at: SystemTime, revision: Revision) -> Option<Event> {
+        let (step, said) = match (&self.cause, &self.write) {
+            (Cause::PolicyUpdated { fault }, Write::Put(Item::Policy(policy))) => {
+                (fault, (&*policy.updated_by, &*policy.update_reason))
+            }
+            (Cause::PolicyDeleted { fault, said }, _) => (fault, (author(&said.author), &*said.reason)),
+            _ => return None,
+        };
+        let (kind, what, fault) = match step {
+            FaultStep::Same => return None,
+            FaultStep::Began(fault) => {
+                let what = format!("injects faults on purpose until {}: {fault}", fault.end_time);
+                (EventKind::FaultBegan, what, Some(fault))
+            }
+            FaultStep::Ended => (EventKind::FaultEnded, "injects no faults any more".to_owned(), None),
+        };
+        let Key::Policy(scope) = &self.key else { return None };
+        let mut metadata = vec![("revision", revision.to_string())];
+        if let Some(fault) = fault {
+            metadata.push(("fault", fault.to_string()));
+            metadata.push(("end_time", fault.end_time.to_string()));
+        }
+        Some(Event {
+            kind,
+            service: scope.service().cloned(),
+            replica: None,
+            node: None,
+            actor: said.0.into(),
+            at,
+            message: because(&what, said.1),
+            metadata,
+        })
     }
 
     fn about_override(&self) -> Option<&Override> {
@@ -343,7 +401,7 @@ impl RecordWrite {
                 author(&said.author),
                 because("gets requests again", &said.reason),
             ),
-            Cause::PolicyUpdated => {
+            Cause::PolicyUpdated { .. } => {
                 let policy = match &self.write {
                     Write::Put(Item::Policy(policy)) => Some(policy),
                     _ => None,
@@ -352,7 +410,10 @@ impl RecordWrite {
                     policy.map_or(("", ""), |policy| (&*policy.updated_by, &*policy.update_reason));
                 (EventKind::PolicyUpdated, by, because("policy updated", why))
             }
-            Cause::PolicyDeleted { said } => {
+            Cause::FaultOver => {
+                (EventKind::FaultEnded, REGISTRY, "injects no faults any more: their time is over".to_owned())
+            }
+            Cause::PolicyDeleted { said, .. } => {
                 (EventKind::PolicyDeleted, author(&said.author), because("policy deleted", &said.reason))
             }
             Cause::RouteUpdated => {

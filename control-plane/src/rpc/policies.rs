@@ -99,6 +99,7 @@ impl PolicyService for Policies {
             mask: request.update_mask,
             etag: request.etag,
             allow_missing: request.allow_missing,
+            allow_fault: self.0.allow_fault_injection,
             said,
         };
         let answer = self.0.submit(Command::UpdatePolicy(Box::new(wish)), validate_only).await?;

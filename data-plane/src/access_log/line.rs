@@ -39,6 +39,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) upstream: Option<Duration>,
     /// Why a failed attempt was the last one.
     pub(crate) stop: Option<&'static str>,
+    /// What was done to it on purpose.
+    pub(crate) fault: Option<&'static str>,
     /// Why the gateway made the answer itself, if it did.
     pub(crate) error: Option<&'static str>,
     /// What a breaker had to do with it.
@@ -133,7 +135,12 @@ pub(crate) fn json(out: &mut Vec<u8>, entry: &Entry<'_>) {
     if entry.attempt_count > 1 {
         object.attempts(entry.attempts);
     }
-    let words = [("gw.stop", entry.stop), ("gw.error", entry.error), ("gw.breaker", entry.breaker)];
+    let words = [
+        ("gw.stop", entry.stop),
+        ("gw.error", entry.error),
+        ("gw.fault", entry.fault),
+        ("gw.breaker", entry.breaker),
+    ];
     for (name, value) in words.into_iter().chain([("gw.end", Some(entry.end))]) {
         if let Some(value) = value {
             object.text(name, value.as_bytes(), MAX_HOST);
@@ -254,6 +261,9 @@ pub(crate) fn text(out: &mut Vec<u8>, entry: &Entry<'_>) {
     let _ = write!(out, " attempts={}", entry.attempt_count);
     word(out, "stop", entry.stop);
     word(out, "error", entry.error);
+    if entry.fault.is_some() {
+        word(out, "fault", entry.fault);
+    }
     word(out, "breaker", entry.breaker);
     word(out, "end", Some(entry.end));
     let _ = write!(out, " received={}", entry.received);
@@ -331,6 +341,7 @@ mod tests {
             attempt_count: attempts.len(),
             upstream: Some(Duration::from_micros(12_250)),
             stop: None,
+            fault: None,
             error: None,
             breaker: Some("closed"),
             received: 3,

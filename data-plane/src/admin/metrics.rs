@@ -20,7 +20,8 @@ use crate::{
     report::rows::state_name,
     routing::{State, middle_of, retry::Stop},
     table::{
-        Buckets, CodeClass, Direction, Refusal, Replica, ReplicaCounters, RequestOutcome, Service, Services,
+        Buckets, CodeClass, Direction, FaultKind, Injecting, Refusal, Replica, ReplicaCounters,
+        RequestOutcome, Service, Services,
     },
 };
 
@@ -119,6 +120,41 @@ impl Metrics {
             "Retries that the budget of the last ten seconds still has",
             ["service"],
             budgets.iter().map(|(service, budget)| ([*service], u64::from(budget.remaining))),
+        )
+    }
+
+    fn encode_faults(&self, services: &Services, out: &mut Families<'_>) -> fmt::Result {
+        let now = self.0.clock.now();
+        let state = |service: &Service, state: Injecting| u64::from(service.injecting(now) == state);
+        let states = services.values().flat_map(|service| {
+            let name = service.name().as_str();
+            [
+                ([name, "in_force"], state(service, Injecting::InForce)),
+                ([name, "ignored"], state(service, Injecting::Ignored)),
+            ]
+        });
+        out.gauges(
+            "gateway_fault_injection",
+            "1 while a policy injects faults on purpose: in force here, or ignored without --allow-fault-injection",
+            ["service", "state"],
+            states,
+        )?;
+        let injected = services.values().flat_map(|service| {
+            FaultKind::ALL
+                .map(|kind| ([service.name().as_str(), kind.as_str()], service.injected_count(kind)))
+        });
+        out.counters(
+            "gateway_faults_injected",
+            "Faults injected into requests on purpose",
+            ["service", "kind"],
+            injected,
+        )?;
+        let skipped = services.values().map(|service| ([service.name().as_str()], service.delays_skipped()));
+        out.counters(
+            "gateway_fault_delays_skipped",
+            "Delays that were not injected because as many requests were delayed as may be at once",
+            ["service"],
+            skipped,
         )
     }
 
@@ -332,6 +368,7 @@ impl Collector for Metrics {
         let mut out = Families(encoder);
         let services = self.0.table.services();
         self.encode_services(&services, &mut out)?;
+        self.encode_faults(&services, &mut out)?;
         self.encode_tunnels(&services, &mut out)?;
         self.encode_replicas(&services, &mut out)?;
         self.encode_transitions(&mut out)?;

@@ -11,9 +11,8 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{Assembly, LetGo, Mirror, Received, Source, Status, guard::Judgement};
 use crate::{
-    clock::Clock,
+    clock::{Clock, Moment},
     routes::Routes,
-    routing::Tick,
     table::{ServiceSpec, Table},
 };
 
@@ -63,7 +62,7 @@ impl Feed {
     ) -> (Self, View) {
         // An empty registry is applied; nothing is not, for then nobody knows what is registered.
         if source != Source::None {
-            route(&mirror, &mirror.names(), &table, clock.now());
+            route(&mirror, &mirror.names(), &table, clock.moment());
             set_routes(&mirror, &table);
         }
         let (applied, applied_view) = watch::channel(Position::of(&mirror));
@@ -97,7 +96,7 @@ impl Feed {
             is_applied || !outcome.touched.is_empty() || before != mirror.snapshot().revision()
         });
         let outcome = outcome.expect("the closure has run");
-        self.follow(&outcome.touched, now.tick);
+        self.follow(&outcome.touched, now);
         if outcome.routes_changed {
             // After the services that they lead to.
             set_routes(&self.mirror.borrow(), &self.table);
@@ -128,7 +127,7 @@ impl Feed {
         let _turn = self.turn();
         let mut names = self.mirror.borrow().names();
         names.extend(self.table.services().keys().cloned());
-        self.follow(&names, self.clock.now());
+        self.follow(&names, self.clock.moment());
         set_routes(&self.mirror.borrow(), &self.table);
     }
 
@@ -143,7 +142,7 @@ impl Feed {
         });
         if !ended.is_empty() {
             tracing::info!(services = %some_of(&ended), "overrides have ended");
-            self.follow(&ended, now.tick);
+            self.follow(&ended, now);
         }
         let next = self.mirror.borrow().next_end()?;
         Some(next.duration_since(now.wall).unwrap_or_default())
@@ -166,7 +165,7 @@ impl Feed {
         }
     }
 
-    fn follow(&self, names: &BTreeSet<ServiceName>, now: Tick) {
+    fn follow(&self, names: &BTreeSet<ServiceName>, now: Moment) {
         let specs = specs(&self.mirror.borrow(), names);
         apply(specs, &self.table, now);
     }
@@ -185,7 +184,7 @@ impl Position {
 }
 
 /// Brings these services as they are now into the table.
-pub(super) fn route(mirror: &Mirror, names: &BTreeSet<ServiceName>, table: &Table, now: Tick) {
+pub(super) fn route(mirror: &Mirror, names: &BTreeSet<ServiceName>, table: &Table, now: Moment) {
     apply(specs(mirror, names), table, now);
 }
 
@@ -205,9 +204,10 @@ fn specs(mirror: &Mirror, names: &BTreeSet<ServiceName>) -> (Vec<ServiceSpec>, V
     (changed, gone)
 }
 
-fn apply((changed, gone): (Vec<ServiceSpec>, Vec<ServiceName>), table: &Table, now: Tick) {
+fn apply((changed, gone): (Vec<ServiceSpec>, Vec<ServiceName>), table: &Table, now: Moment) {
     if !changed.is_empty() || !gone.is_empty() {
-        table.apply(&changed, &gone, now);
+        table.apply(&changed, &gone, now.tick);
+        table.inject(&changed, now);
     }
 }
 

@@ -72,6 +72,11 @@ pub(super) enum GatewayError {
     Attempt(Fault, Stop),
     /// The replica that had the request is being drained, and the time for that was over before it answered.
     Drained,
+    /// The service's policy injects faults, and the request is one of those that are aborted.
+    FaultInjected {
+        /// As the policy has it.
+        status: StatusCode,
+    },
     /// The request's own time ran out.
     DeadlineExceeded,
     /// The client stopped sending its request.
@@ -140,6 +145,7 @@ impl GatewayError {
             Self::QueueTimeout { .. } => kind(S::SERVICE_UNAVAILABLE, R::QueueTimeout, "connection_limit_reached", "No replica had room in time"),
             Self::Exhausted => kind(S::SERVICE_UNAVAILABLE, R::GatewayExhausted, "connection_limit_reached", "The gateway is out of file descriptors"),
             Self::Drained => kind(S::GATEWAY_TIMEOUT, R::DrainDeadline, "http_response_timeout", "The replica was drained before it answered"),
+            Self::FaultInjected { status } => kind(*status, R::FaultInjected, "proxy_internal_response", "A fault was injected on purpose"),
             Self::DeadlineExceeded => kind(S::GATEWAY_TIMEOUT, R::DeadlineExceeded, "http_response_timeout", "No answer within the request's time"),
             Self::RequestTimeout => kind(S::REQUEST_TIMEOUT, R::RequestTimeout, "http_request_error", "The request did not arrive in time"),
             Self::BodyTooSlow(_) => kind(S::REQUEST_TIMEOUT, R::BodyTooSlow, "http_request_error", "The request came too slowly"),
@@ -218,6 +224,9 @@ impl GatewayError {
             Self::Drained => format!(
                 "{service}: the replica had the request when it was drained, and did not answer by the drain's deadline"
             ),
+            Self::FaultInjected { .. } => {
+                format!("{service}: its policy injects faults on purpose, for a time; no replica was asked")
+            }
             Self::DeadlineExceeded => {
                 format!("{service}: the request's time ran out after {}", counted(attempts, "attempt"))
             }
@@ -268,6 +277,8 @@ impl GatewayError {
             Self::AllOpen { retry_after, .. } => Some(*retry_after),
             Self::Overloaded(_) | Self::QueueTimeout { .. } => Some(OVERLOADED_RETRY),
             Self::Exhausted => Some(EXHAUSTED_RETRY),
+            // As like the real thing as can be.
+            Self::FaultInjected { status: StatusCode::SERVICE_UNAVAILABLE } => Some(OVERLOADED_RETRY),
             _ => None,
         }
     }
@@ -443,6 +454,12 @@ mod tests {
                 "connection_terminated",
             ),
             (GatewayError::Drained, 504, "drain_deadline", "http_response_timeout"),
+            (
+                GatewayError::FaultInjected { status: StatusCode::SERVICE_UNAVAILABLE },
+                503,
+                "fault_injected",
+                "proxy_internal_response",
+            ),
             (GatewayError::DeadlineExceeded, 504, "deadline_exceeded", "http_response_timeout"),
             (GatewayError::RequestTimeout, 408, "request_timeout", "http_request_error"),
             (GatewayError::BodyTooSlow(100), 408, "body_too_slow", "http_request_error"),

@@ -4,12 +4,13 @@
 //!
 //! 1. refuse what cannot be forwarded, find the service, and refuse what its policy does not let through
 //!    ([`super::admission`]);
-//! 2. turn the head into one for a replica ([`super::headers`]);
-//! 3. pick a replica ([`super::attempt`]), waiting for a place where all are full ([`place`]), send, wait for the response
+//! 2. where its policy says so, do to the request on purpose what makes its client suffer ([`super::injection`]);
+//! 3. turn the head into one for a replica ([`super::headers`]);
+//! 4. pick a replica ([`super::attempt`]), waiting for a place where all are full ([`place`]), send, wait for the response
 //!    head within the time there is ([`exchange`]);
-//! 4. judge what came; when another try is proven harmless and worthwhile, go to 3 with another replica
+//! 5. judge what came; when another try is proven harmless and worthwhile, go to 4 with another replica
 //!    ([`crate::routing::retry`]);
-//! 5. pass the answer on, its body streaming ([`super::response_body`]) or, after a switch of protocols
+//! 6. pass the answer on, its body streaming ([`super::response_body`]) or, after a switch of protocols
 //!    ([`super::upgrade`]), all that follows ([`super::tunnel`]); or say why there is none ([`super::errors`]).
 
 mod exchange;
@@ -28,6 +29,7 @@ use super::{
     head::RequestHead,
     headers::{self, Onward},
     hints::CallerHints,
+    injection::inject,
     request_body::{Arrival, ClientBody, NotHeld, RequestSource},
     request_id::RequestId,
     response_body::Answer,
@@ -146,6 +148,15 @@ async fn answer(
         request_id,
         rewrite,
     };
+    let mut time = hints.time.map_or(timeout.request, |time| time.min(timeout.request));
+    if let Some(injection) = service.injection() {
+        // Boxed, because requests are not to have the room for what nearly none of them meets.
+        let injected = inject(&injection, (&worker, service), &head.fields, time, request_id, trail);
+        match Box::pin(injected).await {
+            Ok(held) => time = time.saturating_sub(held),
+            Err(answer) => return *answer,
+        }
+    }
     headers::prepare_request(&mut head, &onward);
     let service = admitted.service;
     // By the fields as every version of HTTP has them by now: with a Host, and with one Cookie.
@@ -181,7 +192,7 @@ async fn answer(
     let mut journey = Journey {
         source,
         started,
-        time: hints.time.map_or(timeout.request, |time| time.min(timeout.request)),
+        time,
         hints,
         worker,
         client,

@@ -33,6 +33,7 @@ reasons! {
     QueueTimeout "queue_timeout",
     GatewayExhausted "gateway_exhausted",
     DrainDeadline "drain_deadline",
+    FaultInjected "fault_injected",
     DeadlineExceeded "deadline_exceeded",
     RequestTimeout "request_timeout",
     BodyTooSlow "body_too_slow",

@@ -29,6 +29,8 @@ pub(super) struct Answer<B = ResponseBody> {
     pub(super) body: B,
     /// Why the gateway made it, if it did.
     pub(super) error: Option<&'static str>,
+    /// Whether the client gets no answer at all: its connection, or its stream, is reset instead.
+    pub(super) resets: bool,
     /// Its request's story, if anybody listens: to be told how it ends.
     pub(super) trail: Option<Box<Trail>>,
     /// What takes the connection over behind the head, in place of a body.
@@ -37,7 +39,7 @@ pub(super) struct Answer<B = ResponseBody> {
 
 impl<B> Answer<B> {
     pub(super) fn new(head: ResponseHead, body: B) -> Self {
-        Self { head, body, error: None, trail: None, tunnel: None }
+        Self { head, body, error: None, resets: false, trail: None, tunnel: None }
     }
 }
 

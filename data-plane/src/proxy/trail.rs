@@ -38,6 +38,8 @@ pub(super) enum End {
     ClientGone,
     /// The replica did not send all of it.
     UpstreamBrokeOff,
+    /// The client was to get none.
+    Reset,
 }
 
 impl End {
@@ -46,6 +48,7 @@ impl End {
             Self::Complete => "complete",
             Self::ClientGone => "client_gone",
             Self::UpstreamBrokeOff => "upstream_broke_off",
+            Self::Reset => "reset",
         }
     }
 }
@@ -90,6 +93,7 @@ struct Told {
     attempt_count: usize,
     upstream: Duration,
     stop: Option<&'static str>,
+    fault: Option<&'static str>,
 }
 
 #[derive(Debug)]
@@ -174,6 +178,11 @@ impl Trail {
         self.told.borrow_mut().stop = Some(why);
     }
 
+    /// What was done to it on purpose.
+    pub(super) fn injected(&self, what: &'static str) {
+        self.told.borrow_mut().fault = Some(what);
+    }
+
     /// Time that replicas took so far.
     pub(super) fn upstream(&self) -> Duration {
         self.told.borrow().upstream
@@ -213,6 +222,7 @@ impl Trail {
             attempt_count: told.attempt_count,
             upstream: (told.attempt_count > 0).then_some(told.upstream),
             stop: told.stop,
+            fault: told.fault,
             error: told.error,
             breaker: told.breaker(),
             received: self.received.get(),

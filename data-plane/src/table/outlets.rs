@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 
-use super::{drain::DrainBoard, fail_open::FailOpenChanges, transition::TransitionSink};
+use super::{
+    drain::DrainBoard, fail_open::FailOpenChanges, injection::FaultRules, transition::TransitionSink,
+};
 
 /// Shared by a table and its services.
 #[derive(Debug)]
@@ -10,6 +12,7 @@ pub(super) struct Outlets {
     pub(super) transitions: TransitionSink,
     pub(super) drains: DrainBoard,
     pub(super) fail_opens: FailOpenChanges,
+    pub(super) faults: FaultRules,
     is_detailed: AtomicBool,
     /// Outcomes that are recorded of each replica; zero: none.
     recorded: AtomicUsize,
@@ -21,6 +24,7 @@ impl Outlets {
             transitions,
             drains: DrainBoard::new(workers),
             fail_opens: FailOpenChanges::default(),
+            faults: FaultRules::default(),
             is_detailed: AtomicBool::new(false),
             recorded: AtomicUsize::new(0),
         }

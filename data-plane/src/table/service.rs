@@ -23,6 +23,7 @@ use super::{
     concurrency::Limits,
     counters::{Inflight, ReplicaCounters, ServiceCounters, TunnelCounts},
     fail_open::FailOpenChange,
+    injection::Injections,
     latency::{Buckets, Latencies},
     outlets::Outlets,
     replica::{Failure, Order, Replica},
@@ -66,10 +67,11 @@ pub struct Service {
     pub(super) limits: Limits,
     /// Whether the policy has any, for those who end something.
     is_limited: AtomicBool,
+    pub(super) injections: Injections,
     /// Before this tick, replicas are not compared again.
     compared_until: AtomicU64,
-    outlets: Arc<Outlets>,
-    workers: usize,
+    pub(super) outlets: Arc<Outlets>,
+    pub(super) workers: usize,
 }
 
 /// Whether replicas that a data plane learns of have joined just now.
@@ -110,6 +112,7 @@ impl Service {
             inflight: Inflight::new(workers),
             limits: Limits::new(workers),
             is_limited: AtomicBool::new(false),
+            injections: Injections::default(),
             compared_until: AtomicU64::new(0),
             outlets,
             workers,
@@ -162,6 +165,7 @@ impl Service {
 
     /// Lets go of all replicas, because the registry knows the service no more.
     pub(super) fn empty(&self, now: Tick) {
+        self.injections.clear();
         let spec = ServiceSpec { name: self.name.clone(), policy: self.policy(), replicas: Vec::new() };
         self.update(&spec, Newness::Joining, now);
     }

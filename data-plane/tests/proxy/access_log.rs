@@ -26,12 +26,12 @@ struct Flags {
 }
 
 /// A log in a folder of its own.
-struct Log {
+pub(crate) struct Log {
     folder: TempDir,
 }
 
 impl Log {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
@@ -47,7 +47,7 @@ impl Log {
         config.forwarding.trusted = Networks::parse(["127.0.0.0/8"]).unwrap();
     }
 
-    async fn start(&self, replicas: &[std::net::SocketAddr], policy: Policy) -> Gateway {
+    pub(crate) async fn start(&self, replicas: &[std::net::SocketAddr], policy: Policy) -> Gateway {
         Gateway::start_as(|config| self.configure(config, &[]), replicas, policy).await
     }
 
@@ -56,7 +56,7 @@ impl Log {
     }
 
     /// The lines, once there are so many.
-    async fn lines(&self, count: usize) -> Vec<Value> {
+    pub(crate) async fn lines(&self, count: usize) -> Vec<Value> {
         eventually("the lines are written", || self.text().lines().count() >= count).await;
         let lines: Vec<Value> = self.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), count, "{lines:#?}");

@@ -6,8 +6,8 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    AdaptiveLimit, Algorithm, CheckHost, CheckPath, CheckType, DAY, DrainTimeout, GrpcService, HOUR, HashBy,
-    MINUTE, MS, Methods, Policy, SECOND, Statuses, TIB, Upgrades, WEEK,
+    AdaptiveLimit, Algorithm, CheckHost, CheckPath, CheckType, DAY, DrainTimeout, EndTime, FaultHeader,
+    GrpcService, HOUR, HashBy, MINUTE, MS, Methods, Policy, SECOND, Statuses, TIB, Upgrades, WEEK,
     health_check::{MIN_INTERVAL, MIN_TIMEOUT},
     text,
 };
@@ -52,6 +52,10 @@ pub enum Value {
     Upgrades(Upgrades),
     /// Of a [`Range::AdaptiveLimit`].
     AdaptiveLimit(AdaptiveLimit),
+    /// Of a [`Range::FaultHeader`].
+    FaultHeader(FaultHeader),
+    /// Of a [`Range::EndTime`].
+    EndTime(EndTime),
 }
 
 impl fmt::Display for Value {
@@ -74,6 +78,9 @@ impl fmt::Display for Value {
             Self::GrpcService(value) => value.fmt(f),
             Self::Upgrades(value) => value.fmt(f),
             Self::AdaptiveLimit(value) => f.write_str(value.name()),
+            Self::FaultHeader(value) if value.is_empty() => f.write_str("\"\""),
+            Self::FaultHeader(value) => value.fmt(f),
+            Self::EndTime(value) => value.fmt(f),
         }
     }
 }
@@ -136,6 +143,11 @@ pub enum Range {
     Upgrades,
     /// The names of ways to find a limit.
     AdaptiveLimit,
+    /// Headers, with a value or without.
+    FaultHeader,
+    /// Instants. How far ahead they may be depends on the time at which they are set, see
+    /// [`FaultInjection::check`](super::FaultInjection::check).
+    EndTime,
 }
 
 impl fmt::Display for Range {
@@ -164,6 +176,8 @@ impl fmt::Display for Range {
                 )
             }
             Self::AdaptiveLimit => write!(f, "one of {}", AdaptiveLimit::NAMES.join(", ")),
+            Self::FaultHeader => f.write_str(FaultHeader::FORMS),
+            Self::EndTime => f.write_str(EndTime::FORMS),
         }
     }
 }
@@ -190,7 +204,9 @@ impl Range {
             | (Self::Statuses, Value::Statuses(_))
             | (Self::GrpcService, Value::GrpcService(_))
             | (Self::Upgrades, Value::Upgrades(_))
-            | (Self::AdaptiveLimit, Value::AdaptiveLimit(_)) => true,
+            | (Self::AdaptiveLimit, Value::AdaptiveLimit(_))
+            | (Self::FaultHeader, Value::FaultHeader(_))
+            | (Self::EndTime, Value::EndTime(_)) => true,
             _ => false,
         }
     }
@@ -238,6 +254,11 @@ impl Field {
         self.path == path || group(self) == Some(path)
     }
 
+    /// Whether it is of the group that is inherited as a whole.
+    pub(super) fn is_of_fault(&self) -> bool {
+        group(self) == Some(WHOLE)
+    }
+
     /// The values that it may have.
     pub fn range(&self) -> Range {
         self.range
@@ -276,6 +297,9 @@ impl Field {
             }
             Some(Err(Unreadable::NegativeDuration)) => {
                 Err(Invalid::new(self.path, "is not a duration of zero or more"))
+            }
+            Some(Err(Unreadable::NoInstant)) => {
+                Err(Invalid::new(self.path, "is not an instant of the years 1 to 9999"))
             }
             Some(Err(Unreadable::Methods(why) | Unreadable::Upgrades(why))) => {
                 Err(Invalid::new(self.path, why))
@@ -369,7 +393,7 @@ const fn count(min: u32, max: u32) -> Range {
 const SHARE: Range = Range::Ratio { zero: true };
 
 /// Every setting, in the order of the contract.
-pub static FIELDS: [Field; 58] = [
+pub static FIELDS: [Field; 65] = [
     field!(timeout.connect: Duration, span(MS, MINUTE)),
     field!(timeout.per_try: Duration, span(MS, HOUR)),
     field!(timeout.request: Duration, span(MS, DAY)),
@@ -428,11 +452,21 @@ pub static FIELDS: [Field; 58] = [
     field!(concurrency.adaptive: AdaptiveLimit, Range::AdaptiveLimit),
     field!(concurrency.adaptive_min: u32, count(1, 1_000_000)),
     field!(concurrency.adaptive_max: u32, count(1, 1_000_000)),
+    field!(fault.delay: Duration, span(Duration::ZERO, HOUR)),
+    field!(fault.delay_ratio: f64, SHARE),
+    field!(fault.abort_status: u32, count(400, 599)),
+    field!(fault.abort_ratio: f64, SHARE),
+    field!(fault.reset_ratio: f64, SHARE),
+    field!(fault.header: FaultHeader, Range::FaultHeader),
+    field!(fault.end_time: EndTime, Range::EndTime),
 ];
 
 /// What a stored policy is called and what the registry says of it: no settings, and ignored where settings are named.
-pub const OUTPUT_FIELDS: [&str; 6] =
-    ["service", "etag", "revision", "update_time", "updated_by", "update_reason"];
+pub const OUTPUT_FIELDS: [&str; 7] =
+    ["service", "etag", "revision", "update_time", "updated_by", "update_reason", "fault_origin"];
+
+/// The group that is inherited as a whole: parts of two faults would make a third, which nobody has set.
+const WHOLE: &str = "fault";
 
 /// Pairs of settings of which the first may not be above the second in any resolved policy.
 pub(super) const ORDERED: [(&str, &str); 3] = [

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fmt};
 
 use prost_types::FieldMask;
 
-use super::field::{self, FIELDS, Field, OUTPUT_FIELDS, Value};
+use super::{
+    FaultInjection, Policy,
+    field::{self, FIELDS, Field, OUTPUT_FIELDS, Value},
+};
 use crate::{Check, Invalid, v1};
 
 /// The settings that a stored policy has, each in its range. Few of all there are have a value, so these alone take room.
@@ -94,6 +97,23 @@ impl Partial {
         self.0.get(&index).copied()
     }
 
+    /// The faults that it injects, by itself; `None` when it says nothing of them.
+    pub fn fault(&self) -> Option<FaultInjection> {
+        let mut fault = self.settings().filter(|(field, _)| field.is_of_fault()).peekable();
+        fault.peek()?;
+        let mut policy = Policy::default();
+        fault.for_each(|(field, value)| field.set(&mut policy, value));
+        Some(policy.fault)
+    }
+
+    /// The same without anything of faults.
+    #[must_use]
+    pub fn without_fault(&self) -> Self {
+        let mut other = self.clone();
+        other.0.retain(|index, _| !FIELDS[*index].is_of_fault());
+        other
+    }
+
     /// Whether it says nothing at all.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -123,7 +143,7 @@ fn name(path: &str, is_named: &mut [bool; FIELDS.len()]) -> Result<(), Invalid> 
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     use proptest::prelude::*;
     use prost::Message as _;
@@ -131,7 +151,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        policy::{AdaptiveLimit, Algorithm, CheckType, Methods, Upgrades, field::Range},
+        policy::{AdaptiveLimit, Algorithm, CheckType, EndTime, Methods, Upgrades, field::Range},
         time::duration,
     };
 
@@ -314,6 +334,12 @@ mod tests {
             Range::GrpcService => {
                 "[A-Za-z0-9_.-]{0,63}".prop_map(|text| Value::GrpcService(text.parse().unwrap())).boxed()
             }
+            Range::FaultHeader => "|[a-z-]{1,30}(=[!-~]{1,30})?"
+                .prop_map(|text| Value::FaultHeader(text.parse().unwrap()))
+                .boxed(),
+            Range::EndTime => (0..4_000_000_000_u64)
+                .prop_map(|secs| Value::EndTime(EndTime(SystemTime::UNIX_EPOCH + Duration::from_secs(secs))))
+                .boxed(),
         }
     }
 

@@ -15,7 +15,8 @@ const HEAD: &str = "\
 
 How requests to a service are treated: for one service, or for all of them under the name `*`. A stored policy has the
 settings that somebody set, and only those. For each setting, what holds is the value in the service's own policy, else that
-in the policy of `*`, else the default. A change reaches data planes at once and keeps what breakers have counted.
+in the policy of `*`, else the default; faults alone are taken from one of them as a whole. A change reaches data planes at once
+and keeps what breakers have counted.
 
 ```
 gwctl policy set '*' timeout.request=5s                       # for all services
@@ -23,6 +24,7 @@ gwctl policy set orders breaker.window=20s --reason \"flaky\"   # for one, which
 gwctl policy set orders request.methods=GET,POST request.max_body_bytes=10MiB
 gwctl policy set chat request.upgrades=websocket timeout.tunnel_idle=8h
 gwctl policy set orders concurrency.max_per_replica=50        # see docs/overload.md
+gwctl fault set orders --abort 503 --ratio 0.1 --for 10m --reason \"game day\"     # see docs/faults.md
 gwctl policy get orders --resolved                            # what holds, and where each value is from
 gwctl policy unset orders breaker                             # back to what '*' says, for a whole group
 gwctl policy delete orders                                    # for all of it

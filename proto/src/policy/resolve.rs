@@ -36,10 +36,18 @@ impl Origin {
 /// The policy of a service, from that of all services and its own. For `*` itself: without the latter.
 pub fn resolve(star: Option<&Partial>, own: Option<&Partial>) -> Policy {
     let mut policy = Policy::default();
-    for partial in [star, own].into_iter().flatten() {
-        partial.settings().for_each(|(field, value)| field.set(&mut policy, value));
+    let has_own_fault = own.is_some_and(has_fault);
+    for (field, value) in star.into_iter().flat_map(Partial::settings) {
+        if !(has_own_fault && field.is_of_fault()) {
+            field.set(&mut policy, value);
+        }
     }
+    own.into_iter().flat_map(Partial::settings).for_each(|(field, value)| field.set(&mut policy, value));
     policy
+}
+
+fn has_fault(partial: &Partial) -> bool {
+    partial.settings().any(|(field, _)| field.is_of_fault())
 }
 
 /// The same with where each setting is from, by its path.
@@ -105,7 +113,8 @@ impl Sourced {
     fn of(index: usize, star: Option<&Partial>, own: Option<&Partial>) -> Self {
         let field = &FIELDS[index];
         let of = |partial: Option<&Partial>| partial.and_then(|partial| partial.at(index));
-        let (value, origin) = match (of(own), of(star)) {
+        let is_replaced = field.is_of_fault() && own.is_some_and(has_fault);
+        let (value, origin) = match (of(own), of(star.filter(|_| !is_replaced))) {
             (Some(value), _) => (value, Origin::Service),
             (None, Some(value)) => (value, Origin::Star),
             (None, None) => (field.default_value(), Origin::Default),
@@ -222,6 +231,26 @@ mod tests {
             };
             assert_eq!(origin, expected, "{path}");
         }
+    }
+
+    #[test]
+    fn faults_are_inherited_as_a_whole() {
+        let fault = |settings: &[(&str, f64)]| {
+            let mut wire = v1::Policy::default();
+            for (path, ratio) in settings {
+                named(path).next().unwrap().write(&mut wire, Value::Ratio(*ratio));
+            }
+            Partial::parse(&wire).unwrap()
+        };
+        let star = fault(&[("fault.abort_ratio", 0.5), ("fault.reset_ratio", 0.25)]);
+        let own = fault(&[("fault.abort_ratio", 0.125)]);
+        let (policy, origins) = resolve_with_origins(Some(&star), Some(&own));
+        assert_eq!((policy.fault.abort_ratio, policy.fault.reset_ratio), (0.125, 0.0));
+        assert_eq!(origins["fault.abort_ratio"], Origin::Service);
+        assert_eq!(origins["fault.reset_ratio"], Origin::Default);
+        // Who says nothing of faults has all of that of all services.
+        let policy = resolve(Some(&star), Some(&fault(&[("retry.budget_ratio", 0.1)])));
+        assert_eq!((policy.fault.abort_ratio, policy.fault.reset_ratio), (0.5, 0.25));
     }
 
     #[test]

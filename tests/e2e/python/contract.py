@@ -244,6 +244,10 @@ def drains(client, owned, address):
     client.refuse("NOT_FOUND", "REPLICA_NOT_FOUND", REGISTRY + "UndrainReplica", service="orders", replicaId="x")
 
 
+def in_an_hour():
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 3600))
+
+
 def policies(client):
     change = {"service": "orders", "breaker": {"failureRatio": 0.25}}
     client.refuse("NOT_FOUND", "POLICY_NOT_FOUND", POLICY + "UpdatePolicy", policy=change)
@@ -253,6 +257,13 @@ def policies(client):
         POLICY + "UpdatePolicy",
         "breaker.failure_ratio",
         policy={"service": "orders", "breaker": {"failureRatio": 50}},
+        allowMissing=True,
+    )
+    client.refuse(
+        "FAILED_PRECONDITION",
+        "FAULT_INJECTION_NOT_ALLOWED",
+        POLICY + "UpdatePolicy",
+        policy={"service": "orders", "fault": {"abortRatio": 0.5, "endTime": in_an_hour()}},
         allowMissing=True,
     )
     stored = client.call(POLICY + "UpdatePolicy", policy=change, allowMissing=True, author="ana", waitTimeout="10s")

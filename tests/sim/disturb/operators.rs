@@ -44,6 +44,7 @@ impl World {
                 mask: None,
                 etag: String::new(),
                 allow_missing: true,
+                allow_fault: true,
                 said,
             })),
             (Trouble::DeletePolicy, _) => Command::DeletePolicy { scope, etag: String::new(), said },

@@ -4,13 +4,13 @@ use std::time::{Duration, SystemTime};
 
 use gateway_proto::{
     Health,
-    policy::{Partial, resolve},
+    policy::{FaultInjection, Partial, resolve},
     v1::{Breaker, BreakerState, OverrideEntry, Policy, Replica, ReplicaMode, Route, Service},
 };
 
 use super::{
     super::{
-        get::{override_subject, override_terms},
+        get::{fault_terms, in_force, override_subject, override_terms},
         is_ready,
         policy::doubt_about,
     },
@@ -51,6 +51,7 @@ pub(super) fn findings(overview: &Overview, now: SystemTime) -> Vec<Finding> {
     findings.extend(single(services));
     findings.extend(overview.replicas.iter().filter_map(|replica| drained_for_long(replica, now)));
     findings.extend(overview.overrides.iter().filter_map(|entry| forgotten(entry, now)));
+    findings.extend(injected(&overview.policies, now));
     findings.extend(doubtful_policies(&overview.policies));
     findings.extend(into_nothing(&overview.routes, services));
     findings
@@ -173,6 +174,20 @@ fn forgotten(entry: &OverrideEntry, now: SystemTime) -> Option<Finding> {
             .because(terms)
             .hint(format!("gwctl end-override {}", entry.override_id))
     })
+}
+
+/// Faults that somebody injects on purpose.
+fn injected(policies: &[Policy], now: SystemTime) -> Vec<Finding> {
+    let finding = |(policy, fault): (&Policy, FaultInjection)| {
+        let (subject, typed) = match policy.service.as_str() {
+            "*" => ("all services", "'*'"),
+            name => (name, name),
+        };
+        Finding::warned("services/faults", format!("faults are injected into requests to {subject}: {fault}"))
+            .because(fault_terms(policy, &fault, now))
+            .hint(format!("gwctl fault clear {typed}   ends that now"))
+    };
+    in_force(policies, now).map(finding).collect()
 }
 
 /// Policies that probably do not mean what they say.

@@ -4,10 +4,12 @@ use std::str::FromStr;
 
 use gateway_proto::{
     policy::{
-        AdaptiveLimit, Algorithm, CheckType, Methods, Upgrades,
+        AdaptiveLimit, Algorithm, CheckType, EndTime, Methods, Upgrades,
         field::{self, Field, Range, Value},
     },
-    size, v1,
+    size,
+    time::parse_rfc3339,
+    v1,
 };
 
 /// A setting and the value that it is to have. Whether the value is in range is for the control plane to say.
@@ -76,6 +78,10 @@ fn parse(field: &Field, text: &str) -> Result<Value, String> {
         Range::CheckPath => text.parse().map(Value::CheckPath).map_err(|_| no_form(text, range)),
         Range::CheckHost => text.parse().map(Value::CheckHost).map_err(|_| no_form(text, range)),
         Range::Statuses => text.parse().map(Value::Statuses).map_err(|_| no_form(text, range)),
+        Range::FaultHeader => text.parse().map(Value::FaultHeader).map_err(|_| no_form(text, range)),
+        Range::EndTime => parse_rfc3339(text).map(|at| Value::EndTime(EndTime(at))).ok_or_else(|| {
+            format!("\"{text}\" is no instant such as 2026-11-28T21:00:00Z; {range} is allowed")
+        }),
         Range::GrpcService => text.parse().map(Value::GrpcService).map_err(|_| no_form(text, range)),
     }
 }
@@ -116,6 +122,8 @@ mod tests {
         for (typed, read) in [
             ("breaker.window=1m 30s", "breaker.window=90s"),
             ("timeout.per_try=800ms", "timeout.per_try=800ms"),
+            ("fault.end_time=2026-11-28T22:00:00+01:00", "fault.end_time=2026-11-28T21:00:00Z"),
+            ("fault.header=X-Chaos=1", "fault.header=x-chaos=1"),
             ("retry.max_retry_count=0", "retry.max_retry_count=0"),
             ("breaker.failure_ratio=0.25", "breaker.failure_ratio=0.25"),
             ("guard.enabled=false", "guard.enabled=false"),

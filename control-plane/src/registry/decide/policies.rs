@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use gateway_proto::policy::{self, Partial};
+use gateway_proto::policy::{self, FaultInjection, Partial};
 
 use super::{Decision, check_etag, commit};
 use crate::registry::{
-    Answer, Cause, Key, PolicyWish, RegistryError, Said, Scope, StoredPolicy, View, mutation::RecordWrite,
+    Answer, Cause, FaultOrigin, FaultStep, Key, PolicyWish, RegistryError, Revision, Said, Scope,
+    StoredPolicy, View, mutation::RecordWrite,
 };
 
 /// Stored policies at most: far more than anybody looks after.
@@ -31,6 +32,15 @@ pub(super) fn update(view: &View, wish: &PolicyWish, at: SystemTime) -> Result<D
     let before = present.map_or(&nothing_set, |stored| &stored.partial);
     let partial = before.updated(&wish.change, wish.mask.as_ref())?;
     check_consequences(view, &wish.scope, Some(&partial))?;
+    let (was, is) = (fault_of(Some(before)), fault_of(Some(&partial)));
+    // What was in order when it was set is in nobody's way later.
+    if was != is {
+        is.check(at)?;
+    }
+    let fault = fault_step(was, is, at);
+    if matches!(fault, FaultStep::Began(_)) && !wish.allow_fault {
+        return Err(RegistryError::FaultInjectionNotAllowed(wish.scope.clone()));
+    }
     if let Some(stored) = present.filter(|stored| stored.partial == partial) {
         return Ok(Decision::Nothing(Answer::Policy(Arc::clone(stored))));
     }
@@ -40,9 +50,46 @@ pub(super) fn update(view: &View, wish: &PolicyWish, at: SystemTime) -> Result<D
         updated_at: at,
         updated_by: wish.said.author.clone(),
         update_reason: wish.said.reason.clone(),
+        fault_origin: match fault {
+            FaultStep::Same => present.and_then(|stored| stored.fault_origin.clone()),
+            FaultStep::Began(_) => Some(Box::new(FaultOrigin { said: wish.said.clone(), at })),
+            FaultStep::Ended => None,
+        },
         revision: 0,
     };
-    Ok(commit(RecordWrite::put(stored, present.map(|stored| stored.revision), Cause::PolicyUpdated), at))
+    let cause = Cause::PolicyUpdated { fault };
+    Ok(commit(RecordWrite::put(stored, present.map(|stored| stored.revision), cause), at))
+}
+
+/// The faults that a policy injects by itself: what it inherits is another policy's.
+fn fault_of(partial: Option<&Partial>) -> FaultInjection {
+    partial.and_then(Partial::fault).unwrap_or_default()
+}
+
+/// What a change of them comes to.
+fn fault_step(before: FaultInjection, after: FaultInjection, at: SystemTime) -> FaultStep {
+    match (before.is_in_force(at), after.has_ratio()) {
+        _ if before == after => FaultStep::Same,
+        (_, true) => FaultStep::Began(Box::new(after)),
+        (true, false) => FaultStep::Ended,
+        (false, false) => FaultStep::Same,
+    }
+}
+
+/// Clears the settings of faults whose time is over, unless somebody has changed the policy meanwhile.
+pub(super) fn end_fault(view: &View, scope: &Scope, revision: Revision, at: SystemTime) -> Decision {
+    let stored = view.policies().get(scope);
+    let stored = stored.filter(|stored| stored.revision == revision && stored.has_ended_fault(at));
+    let Some(stored) = stored else { return Decision::Nothing(Answer::Moot) };
+    let cleared = StoredPolicy {
+        partial: stored.partial.without_fault(),
+        updated_at: at,
+        updated_by: "registry".into(),
+        update_reason: "the time of its faults was over".into(),
+        fault_origin: None,
+        ..StoredPolicy::clone(stored)
+    };
+    commit(RecordWrite::put(cleared, Some(revision), Cause::FaultOver), at)
 }
 
 pub(super) fn delete(
@@ -55,7 +102,8 @@ pub(super) fn delete(
     let stored = view.policies().get(scope).ok_or_else(|| RegistryError::PolicyNotFound(scope.clone()))?;
     check_etag(etag, stored.revision, || format!("the policy of {scope}"))?;
     check_consequences(view, scope, None)?;
-    let cause = Cause::PolicyDeleted { said: said.clone() };
+    let fault = fault_step(fault_of(Some(&stored.partial)), fault_of(None), at);
+    let cause = Cause::PolicyDeleted { fault, said: said.clone() };
     Ok(commit(RecordWrite::remove(Key::Policy(scope.clone()), stored.revision, cause), at))
 }
 

@@ -72,6 +72,7 @@ impl Bench {
                 updated_at: self.wall,
                 updated_by: "".into(),
                 update_reason: "".into(),
+                fault_origin: None,
                 revision: 1,
             })
         });

@@ -140,7 +140,7 @@ impl World {
         let message = message(&format!("e-{}", self.epoch), self.revision, update);
         let now = self.now();
         let outcome = self.mirror.receive(&mut self.assembly, message, now);
-        route(&self.mirror, &outcome.touched, &self.table, now.tick);
+        route(&self.mirror, &outcome.touched, &self.table, now);
         outcome.received
     }
 
@@ -149,7 +149,7 @@ impl World {
         self.seconds += seconds;
         let now = self.now();
         let touched = self.mirror.pass_time(now.wall);
-        route(&self.mirror, &touched, &self.table, now.tick);
+        route(&self.mirror, &touched, &self.table, now);
     }
 
     fn restart(&mut self) {
@@ -162,7 +162,7 @@ impl World {
         self.mirror = Mirror::new("dp-1".parse().unwrap(), cached.snapshot, cached.guard, now.wall);
         self.assembly = Assembly::default();
         self.table = Table::new(1).0;
-        route(&self.mirror, &self.mirror.names(), &self.table, now.tick);
+        route(&self.mirror, &self.mirror.names(), &self.table, now);
     }
 
     /// Overrides whose time is over are taken back.

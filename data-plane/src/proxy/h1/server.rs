@@ -167,6 +167,13 @@ impl Server<'_> {
         let answer = self.watched(pin!(pipeline), exchange.version).await;
         // Without an answer the client is gone, and the attempt under way has gone with the pipeline.
         let Some(mut answer) = answer else { return Verdict::Close };
+        if answer.resets {
+            if let Some(trail) = answer.trail.take() {
+                trail.finish(End::Reset, 0);
+            }
+            self.inbound.borrow().wire.reset_on_close();
+            return Verdict::Close;
+        }
         if let Some(mut tunnel) = answer.tunnel.take() {
             tunnel.tell(answer.trail.take());
             // It goes out with the first bytes of the tunnel, or without any.

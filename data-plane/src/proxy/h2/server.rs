@@ -2,7 +2,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    convert::Infallible,
     future::poll_fn,
     pin::{Pin, pin},
     rc::Rc,
@@ -29,7 +28,7 @@ use crate::{
         request_id::RequestId,
         response_body::Answer,
         stream::Stream,
-        trail,
+        trail::{self, End},
         tunnel::{Http2Side, ResetHandle, Tunnel},
         worker::Worker,
     },
@@ -96,11 +95,17 @@ pub(in crate::proxy) async fn serve<F, B>(
                     trail::of_unreadable(answer, &worker, &client, &request_id)
                 }
             };
+            if answer.resets {
+                if let Some(trail) = answer.trail.take() {
+                    trail.finish(End::Reset, 0);
+                }
+                return Err(h2::Error::from(h2::Reason::INTERNAL_ERROR));
+            }
             if let (Some(mut tunnel), Some(switch)) = (answer.tunnel.take(), switch) {
                 tunnel.tell(answer.trail.take());
                 this.switch(*tunnel, switch);
             }
-            Ok::<_, Infallible>(response(answer).map(|body| Watched::new(body, sending)))
+            Ok(response(answer).map(|body| Watched::new(body, sending)))
         }
     });
     let mut builder = http2::Builder::new(StreamExecutor(Rc::clone(&this)));

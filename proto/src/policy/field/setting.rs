@@ -2,16 +2,16 @@
 
 use std::time::Duration;
 
-use prost_types::Duration as WireDuration;
+use prost_types::{Duration as WireDuration, Timestamp};
 
 use super::{
     super::{
-        AdaptiveLimit, Algorithm, CheckHost, CheckPath, CheckType, DrainTimeout, GrpcService, HashBy,
-        Methods, Statuses, Upgrades,
+        AdaptiveLimit, Algorithm, CheckHost, CheckPath, CheckType, DrainTimeout, EndTime, FaultHeader,
+        GrpcService, HashBy, Methods, Statuses, Upgrades,
     },
     Value,
 };
-use crate::time::{duration, non_negative};
+use crate::time::{duration, is_valid, non_negative, system_time, timestamp};
 
 /// Why a value of the wire is none of any setting.
 pub(super) enum Unreadable {
@@ -26,6 +26,7 @@ pub(super) enum Unreadable {
     NoForm(String),
     /// Why they are no protocols to switch to.
     Upgrades(String),
+    NoInstant,
 }
 
 /// The type that a setting has in a resolved policy, and how it is written on the wire.
@@ -236,6 +237,25 @@ impl Setting for Upgrades {
     }
 }
 
+impl Setting for EndTime {
+    type Wire = Timestamp;
+    fn read(wire: Timestamp) -> Result<Value, Unreadable> {
+        match is_valid(&wire) {
+            true => Ok(Value::EndTime(Self(system_time(wire)))),
+            false => Err(Unreadable::NoInstant),
+        }
+    }
+    fn to_wire(self) -> Timestamp {
+        timestamp(self.0)
+    }
+    fn to_value(self) -> Value {
+        Value::EndTime(self)
+    }
+    fn from_value(value: Value) -> Self {
+        if let Value::EndTime(value) = value { value } else { of_another_kind(value) }
+    }
+}
+
 /// Those that are texts on the wire, and say themselves which.
 macro_rules! texts {
     ($($type:ident),*) => {$(
@@ -257,4 +277,4 @@ macro_rules! texts {
     )*};
 }
 
-texts!(HashBy, CheckPath, CheckHost, Statuses, GrpcService);
+texts!(HashBy, CheckPath, CheckHost, Statuses, GrpcService, FaultHeader);

@@ -1,6 +1,9 @@
 //! Changes of policies.
 
-use gateway_proto::{time::duration, v1};
+use gateway_proto::{
+    time::{duration, timestamp},
+    v1,
+};
 use prost_types::FieldMask;
 
 use super::*;
@@ -8,7 +11,7 @@ use crate::registry::StoredPolicy;
 
 fn wish(scope: Scope, change: v1::Policy) -> PolicyWish {
     let (mask, etag, said) = (None, String::new(), said("ana", "slow disks"));
-    PolicyWish { scope, change, mask, etag, allow_missing: true, said }
+    PolicyWish { scope, change, mask, etag, allow_missing: true, allow_fault: true, said }
 }
 
 /// Sets what is set in `change`, whether a policy is there or not.
@@ -151,4 +154,98 @@ fn what_is_not_stored_is_not_removed() {
         let missing = Err(RegistryError::PolicyNotFound(scope.clone()));
         assert_eq!(registry.run(&delete(scope, "")), missing);
     }
+}
+
+fn faults(abort_ratio: f64, end: Option<SystemTime>) -> v1::Policy {
+    let fault = v1::FaultPolicy {
+        abort_ratio: Some(abort_ratio),
+        end_time: end.map(timestamp),
+        ..Default::default()
+    };
+    v1::Policy { fault: Some(fault), ..Default::default() }
+}
+
+fn field_at_fault(answer: Result<Answer, RegistryError>) -> String {
+    match answer {
+        Err(RegistryError::Invalid(invalid)) => invalid.violations()[0].field.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_fault_is_refused_where_it_was_not_allowed_at_the_start_and_clearing_one_never_is() {
+    let mut registry = Registry::default();
+    let end = registry.next_at() + 600 * SECOND;
+    let forbidden = |change| {
+        Command::UpdatePolicy(Box::new(PolicyWish { allow_fault: false, ..wish(of_orders(), change) }))
+    };
+    assert_eq!(
+        registry.run(&forbidden(faults(0.1, Some(end)))),
+        Err(RegistryError::FaultInjectionNotAllowed(of_orders()))
+    );
+    assert!(registry.view.policies().get(&of_orders()).is_none(), "nothing is half-applied");
+    // It was allowed before a restart.
+    stored(registry.run(&update(of_orders(), faults(0.1, Some(end)))));
+    stored(registry.run(&forbidden(retries(1))));
+    let cleared = stored(registry.run(&forbidden(faults(0.0, None))));
+    assert_eq!(cleared.fault_origin, None);
+    assert_eq!(registry.told()[1].0, "FAULT_INJECTION_ENDED");
+}
+
+#[test]
+fn a_fault_needs_an_end_that_is_ahead_and_within_a_day() {
+    let mut registry = Registry::default();
+    let now = registry.next_at();
+    for end in [None, Some(now - SECOND), Some(now + 2 * 86_400 * SECOND)] {
+        let refused = registry.run(&update(of_orders(), faults(0.1, end)));
+        assert_eq!(field_at_fault(refused), "fault.end_time", "{end:?}");
+    }
+    stored(registry.run(&update(of_orders(), faults(0.1, Some(now + 86_400 * SECOND)))));
+}
+
+#[test]
+fn who_set_a_fault_is_kept_beside_who_changed_the_policy_last() {
+    let mut registry = Registry::default();
+    let (at, end) = (registry.next_at(), UNIX_EPOCH + 600 * SECOND);
+    stored(registry.run(&update(of_orders(), faults(0.1, Some(end)))));
+    assert_eq!(
+        registry.told(),
+        [
+            ("POLICY_UPDATED", "ana", "policy updated: slow disks"),
+            (
+                "FAULT_INJECTION_BEGAN",
+                "ana",
+                "injects faults on purpose until 1970-01-01T00:10:00Z: abort 503 of 0.1: slow disks"
+            ),
+        ]
+    );
+    let others = PolicyWish { said: said("ben", "tuning"), ..wish(of_orders(), retries(1)) };
+    let policy = stored(registry.run(&Command::UpdatePolicy(Box::new(others))));
+    assert_eq!(registry.told(), [("POLICY_UPDATED", "ben", "policy updated: tuning")]);
+    let origin = policy.fault_origin.as_deref().unwrap();
+    assert_eq!((&*policy.updated_by, &*origin.said.author, origin.at), ("ben", "ana", at));
+    assert_eq!(StoredPolicy::from_wire(&policy.to_wire()), Ok(StoredPolicy::clone(&policy)));
+    registry.run(&delete(of_orders(), "")).unwrap();
+    assert_eq!(registry.told()[1].0, "FAULT_INJECTION_ENDED");
+}
+
+#[test]
+fn a_fault_whose_time_is_over_is_cleared_once_and_is_in_nobodys_way() {
+    let mut registry = Registry::default();
+    let end = registry.next_at() + 10 * SECOND;
+    let policy = stored(registry.run(&update(of_orders(), faults(0.1, Some(end)))));
+    let over = |policy: &StoredPolicy| Command::EndFault { scope: of_orders(), revision: policy.revision };
+    assert_eq!(registry.run(&over(&policy)), Ok(Answer::Moot), "too early");
+    registry.wait(60 * SECOND);
+    let policy = stored(registry.run(&update(of_orders(), retries(1))));
+    assert_eq!(registry.run(&Command::EndFault { scope: of_orders(), revision: 1 }), Ok(Answer::Moot));
+    let cleared = stored(registry.run(&over(&policy)));
+    assert_eq!(
+        registry.told(),
+        [("FAULT_INJECTION_ENDED", "registry", "injects no faults any more: their time is over")]
+    );
+    assert_eq!((cleared.partial.fault(), &cleared.fault_origin), (None, &None));
+    let kept = registry.view.policies().resolve(Some(&orders())).retry.max_retry_count;
+    assert_eq!(kept, 1, "other settings stay");
+    assert_eq!(registry.run(&over(&cleared)), Ok(Answer::Moot));
 }

@@ -16,7 +16,7 @@ use clap::builder::FalseyValueParser;
 use gateway_proto::{NodeId, control_plane_url};
 use gateway_runtime::{
     Failure,
-    tls::{Identity, Tls, TlsFiles},
+    tls::{ClientTls, ClientTlsFiles, Identity, Tls, TlsFiles},
 };
 use http::Uri;
 
@@ -56,6 +56,16 @@ pub struct Args {
     /// Let only clients in that show a certificate which one of these authorities has signed, in PEM
     #[arg(long, env = "GW_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
+    /// Authorities, in PEM, that sign the certificates of replicas which speak TLS; read again when it changes [default:
+    /// those that the system trusts]
+    #[arg(long, env = "GW_UPSTREAM_CA", value_name = "FILE")]
+    pub upstream_ca: Option<PathBuf>,
+    /// Certificate chain in PEM that replicas are shown when they ask for one; read again when it changes
+    #[arg(long, env = "GW_UPSTREAM_CERTIFICATE", value_name = "FILE")]
+    pub upstream_certificate: Option<PathBuf>,
+    /// Its key in PEM
+    #[arg(long, env = "GW_UPSTREAM_KEY", value_name = "FILE")]
+    pub upstream_key: Option<PathBuf>,
     /// Where /metrics, /livez, /readyz, /breakers and /snapshot are served, as IP:PORT; port 0 takes a free one. Keep it
     /// away from clients
     #[arg(long, env = "GW_ADMIN_LISTEN", default_value = "127.0.0.1:7401", value_name = "IP:PORT")]
@@ -122,6 +132,7 @@ pub struct Args {
 pub struct Config {
     pub(crate) listen: SocketAddr,
     pub(crate) tls: Option<(SocketAddr, Arc<Tls>)>,
+    pub(crate) upstream_tls: Arc<ClientTls>,
     pub(crate) admin_listen: SocketAddr,
     pub(crate) registry: Registry,
     pub(crate) node_id: NodeId,
@@ -184,6 +195,7 @@ impl Args {
         Ok(Config {
             listen: self.listen,
             tls: self.tls()?,
+            upstream_tls: Arc::new(self.upstream_tls()?),
             admin_listen: self.admin_listen,
             registry,
             node_id,
@@ -229,6 +241,17 @@ impl Args {
             protocols: PROTOCOLS,
         };
         Ok(Some((listen, Arc::new(Tls::load(files)?))))
+    }
+
+    fn upstream_tls(&self) -> Result<ClientTls, Failure> {
+        let identity = match (&self.upstream_certificate, &self.upstream_key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => {
+                Some(Identity { certificate: certificate.clone(), key: key.clone() })
+            }
+            _ => return Err(Failure::usage("--upstream-certificate and --upstream-key need each other")),
+        };
+        ClientTls::load(ClientTlsFiles { ca: self.upstream_ca.clone(), identity, protocols: PROTOCOLS })
     }
 
     fn registry(&self, node_id: &NodeId, is_stable: bool) -> Result<Registry, Failure> {

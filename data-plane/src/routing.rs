@@ -30,7 +30,7 @@ pub use budget::{Budget, BudgetView};
 pub use gradient_limit::{Bounds, GradientLimit, LimitSample};
 pub use history::{History, Kind, Recorded, Replayed, replay, span};
 pub use latency_window::{LatencyWindow, Sample};
-pub use outcome::{Fault, Origin, Outcome, judge};
+pub use outcome::{CertificateFault, Fault, HandshakeFault, Origin, Outcome, UNAVAILABLE, judge, judge_grpc};
 pub use peers::{Comparison, outliers};
 pub use queue::{Queue, Refused, Terms, Ticket};
 pub use rotation::Rotation;

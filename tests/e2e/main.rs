@@ -17,6 +17,7 @@ mod eviction;
 mod explain;
 mod failover;
 mod forwarding;
+mod grpc;
 mod guard;
 mod handover;
 mod health;

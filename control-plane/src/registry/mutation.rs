@@ -268,7 +268,7 @@ impl RecordWrite {
             }
         }
         if let Some(record) = self.record() {
-            metadata.push(("address", record.address.to_string()));
+            metadata.push(("address", record.endpoint.address.to_string()));
             metadata.push(("incarnation", record.incarnation.to_string()));
         }
         if let Some(entry) = self.about_override() {
@@ -395,8 +395,8 @@ impl RecordWrite {
     fn terms(&self) -> String {
         let Some(record) = self.record() else { return String::new() };
         match record.lease {
-            Some(lease) => format!("at {}, lease of {}s", record.address, lease.ttl().as_secs_f64()),
-            None => format!("at {}, permanent", record.address),
+            Some(lease) => format!("at {}, lease of {}s", record.endpoint.address, lease.ttl().as_secs_f64()),
+            None => format!("at {}, permanent", record.endpoint.address),
         }
     }
 

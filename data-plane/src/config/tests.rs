@@ -189,3 +189,12 @@ fn trusted_proxies_are_networks_and_nobody_is_trusted_without() {
     let refused = refusal(&["--trusted-proxies", &["::1"; 257].join(",")]);
     assert!(refused.contains("names 257 networks, at most 256"), "{refused}");
 }
+
+#[test]
+fn a_certificate_for_replicas_and_its_key_need_each_other() {
+    for flag in ["--upstream-certificate", "--upstream-key"] {
+        assert!(refusal(&[flag, "a"]).contains("need each other"), "{flag}");
+    }
+    let refused = refusal(&["--upstream-ca", "/no/such.crt"]);
+    assert!(refused.contains("/no/such.crt: No such file"), "{refused}");
+}

@@ -127,13 +127,19 @@ impl Attempt {
         &self.replica
     }
 
+    /// The time of its worker.
+    pub(super) fn now(&self) -> Tick {
+        self.worker.now()
+    }
+
     /// The response head has come and stands for `outcome`; the replica could have the whole request at `since`.
+    /// `says_all` unless the head of a success says nothing of how a call goes.
     ///
     /// What is no success is settled at once. So is a probe, because a stream that lasts for hours must not keep the
     /// breaker half-open. Any other success waits for the end of the body, which may yet break off.
-    pub(super) fn answered(&mut self, outcome: Outcome, since: Tick) {
+    pub(super) fn answered(&mut self, outcome: Outcome, since: Tick, says_all: bool) {
         self.hear(outcome, since);
-        if self.is_probe() || outcome != Outcome::Success {
+        if outcome != Outcome::Success || says_all && self.is_probe() {
             self.settle(outcome);
         }
     }
@@ -155,12 +161,28 @@ impl Attempt {
         &self.worker
     }
 
+    /// Something of the answer to a call has come: as good as a head that says all.
+    pub(super) fn got_message(&mut self) {
+        if self.is_probe() {
+            self.settle(Outcome::Success);
+        }
+    }
+
+    /// What stands behind the response's body is known.
+    pub(super) fn judged(&mut self, outcome: Outcome) {
+        self.settle(outcome);
+    }
+
     /// The response came to its end: a success unless settled before. The connection is kept if it can be used again, and
     /// will be.
-    pub(super) fn finished(mut self, mut link: Box<Link>, cx: &mut Context<'_>) {
+    pub(super) fn finished(mut self, link: Link, cx: &mut Context<'_>) {
         self.settle(Outcome::Success);
-        if !self.replica.is_draining() && link.is_idle(cx) {
-            self.worker.pool().keep(self.replica.address(), link, self.worker.now());
+        // A place on a shared connection is given back as the link is dropped.
+        if let Link::Http1(mut link) = link
+            && !self.replica.is_draining()
+            && link.is_idle(cx)
+        {
+            self.worker.pool().keep(self.replica.endpoint(), link, self.worker.now());
         }
     }
 
@@ -168,6 +190,14 @@ impl Attempt {
     pub(super) fn failed(mut self, fault: Fault) {
         self.hear(Outcome::Failure(fault), self.began);
         self.settle(Outcome::Failure(fault));
+    }
+
+    /// The replica did not process it, and said so: for lack of capacity, or because it is about to go.
+    pub(super) fn declined(mut self, is_overload: bool) {
+        if is_overload {
+            self.hear(Outcome::Overloaded, self.began);
+            self.settle(Outcome::Overloaded);
+        }
     }
 
     fn settle(&mut self, outcome: Outcome) {

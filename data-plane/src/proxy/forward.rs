@@ -21,16 +21,17 @@ use super::{
     admission::{admit, check_policy},
     affinity,
     downstream::Client,
-    errors::GatewayError,
+    errors::{Caller, GatewayError},
     field_name::Name,
     forwarding::claimed_client,
+    grpc,
     h1::{Length, frame, length_of_request},
     head::RequestHead,
     headers::{self, Onward},
     hints::CallerHints,
     request_body::{Arrival, ClientBody, NotHeld, RequestSource},
     request_id::RequestId,
-    response_body::Answer,
+    response_body::{Answer, Call},
     trail::Trail,
     upgrade::Upgrade,
     worker::Worker,
@@ -38,7 +39,7 @@ use super::{
 use crate::{
     request_rules::BodyCheck,
     routing::{
-        Fault, Outcome, Tick, judge,
+        Fault, Outcome, Tick,
         retry::{Progress, Proof, RequestFacts, Stop, Verdict, decide, is_idempotent},
     },
     table::{Replica, RequestOutcome, Service, Unavailable},
@@ -57,6 +58,7 @@ pub(super) async fn forward(
     body: ClientBody,
 ) -> Answer {
     let request_id = RequestId::of(&head.fields, client.is_trusted(), || worker.random_id());
+    let reply_to = ReplyTo { caller: Caller::of(&head.fields), request_id: &request_id };
     let claimed = match client.is_trusted() {
         true => claimed_client(&head.fields, &worker.forwarding().trusted).map(|client| client.to_string()),
         false => None,
@@ -66,8 +68,8 @@ pub(super) async fn forward(
     let mut answered = {
         let told = trail.as_deref();
         // Pinned here, because moving it would cost more than all the rest.
-        let answer = pin!(answer(Rc::clone(&worker), client, head, body, &request_id, claimed, told));
-        or_internal(&worker, &request_id, answer).await
+        let answer = pin!(answer(Rc::clone(&worker), client, reply_to, head, body, claimed, told));
+        or_internal(&worker, reply_to, answer).await
     };
     if let Some(trail) = trail {
         trail.answered(&answered);
@@ -76,19 +78,22 @@ pub(super) async fn forward(
     answered
 }
 
+/// In whose words this gateway says itself what becomes of a request, and under which id.
+#[derive(Clone, Copy)]
+struct ReplyTo<'a> {
+    caller: Caller,
+    request_id: &'a RequestId,
+}
+
 /// What `answer` comes to, or, when it panics, an answer that says so. The attempt under way is dropped with it, and
 /// its replica is not blamed.
-async fn or_internal(
-    worker: &Worker,
-    request_id: &RequestId,
-    answer: impl Future<Output = Answer>,
-) -> Answer {
+async fn or_internal(worker: &Worker, reply_to: ReplyTo<'_>, answer: impl Future<Output = Answer>) -> Answer {
     match caught(answer).await {
         Ok(response) => response,
         Err(_) => {
             // Its message is in the log.
             worker.panicked("request");
-            worker.refuse(&GatewayError::Internal, "", 0, request_id)
+            worker.refuse_to(reply_to.caller, &GatewayError::Internal, "", 0, reply_to.request_id)
         }
     }
 }
@@ -96,15 +101,16 @@ async fn or_internal(
 async fn answer(
     worker: Rc<Worker>,
     client: Rc<Client>,
+    reply_to: ReplyTo<'_>,
     mut head: RequestHead,
     body: ClientBody,
-    request_id: &RequestId,
     claimed: Option<&str>,
     trail: Option<&Trail>,
 ) -> Answer {
+    let ReplyTo { caller, request_id } = reply_to;
     let admitted = match admit(&worker, &head) {
         Ok(admitted) => admitted,
-        Err((error, service)) => return worker.refuse(&error, &service, 0, request_id),
+        Err((error, service)) => return worker.refuse_to(caller, &error, &service, 0, request_id),
     };
     let service = &admitted.service;
     if let Some(trail) = trail {
@@ -115,16 +121,25 @@ async fn answer(
         Ok(length) => length,
         Err(refusal) => {
             let error = GatewayError::refused(refusal, &worker.limits().head);
-            return refused(&error, &worker, service, request_id);
+            return refused(&error, reply_to, &worker, service);
         }
     };
     let Policy { request: rules, timeout, .. } = service.policy();
     if let Err(error) = check_policy(&rules, &head, length) {
-        return refused(&error, &worker, service, request_id);
+        return refused(&error, reply_to, &worker, service);
     }
     let upgrade = match Upgrade::asked(&head, length, &rules, || worker.random_id()) {
         Ok(upgrade) => upgrade,
-        Err(error) => return refused(&error, &worker, service, request_id),
+        Err(error) => return refused(&error, reply_to, &worker, service),
+    };
+    let call_timeout = match caller {
+        Caller::Http => None,
+        Caller::Grpc => match grpc::timeout(&head.fields) {
+            Ok(timeout) => timeout,
+            Err(why) => {
+                return refused(&GatewayError::BadRequest(why), reply_to, &worker, service);
+            }
+        },
     };
     let check = BodyCheck::new(&rules);
     let is_held = check.looks_inside();
@@ -137,7 +152,7 @@ async fn answer(
     };
     let hints = match hints {
         Ok(hints) => hints,
-        Err(error) => return refused(&error, &worker, service, request_id),
+        Err(error) => return refused(&error, reply_to, &worker, service),
     };
     let onward = Onward {
         peer: client.peer(),
@@ -155,7 +170,7 @@ async fn answer(
         upgrade.ask(&mut head.fields);
     }
     let started = worker.now();
-    let may_replay = is_idempotent || is_held;
+    let may_replay = is_idempotent || is_held || caller == Caller::Grpc || service.may_decline();
     let source = RequestSource::new(
         body,
         may_replay,
@@ -174,7 +189,7 @@ async fn answer(
             NotHeld::Stalled => stalled(&worker, &source),
             NotHeld::Failed => broken_off(&source),
         };
-        return refused(&error, &worker, &service, request_id);
+        return refused(&error, reply_to, &worker, &service);
     }
     // Not by when it came: it may have been held for long.
     service.budget().request(worker.now());
@@ -193,6 +208,8 @@ async fn answer(
         // What a tunnel may have carried is never repeated.
         is_idempotent: is_idempotent && upgrade.is_none(),
         upgrade,
+        caller,
+        call: (caller == Caller::Grpc).then(|| Call { deadline: grpc::deadline(started, call_timeout) }),
         tried: Vec::new(),
         attempts: 0,
         retries: 0,
@@ -204,10 +221,9 @@ async fn answer(
 }
 
 /// The answer to a request that no replica was asked for.
-fn refused(error: &GatewayError, worker: &Worker, service: &Service, request_id: &RequestId) -> Answer {
-    let answer: Answer = worker.refuse(error, service.name().as_str(), 0, request_id);
-    service.counters().answered(worker.index(), answer.head.status, RequestOutcome::GatewayError);
-    answer
+fn refused(error: &GatewayError, reply_to: ReplyTo<'_>, worker: &Worker, service: &Service) -> Answer {
+    service.counters().answered(worker.index(), error.status(), RequestOutcome::GatewayError);
+    worker.refuse_to(reply_to.caller, error, service.name().as_str(), 0, reply_to.request_id)
 }
 
 /// Why a client is not waited for any longer.
@@ -241,6 +257,9 @@ struct Journey<'a> {
     is_idempotent: bool,
     /// The protocols that the client asks to switch to.
     upgrade: Option<Upgrade>,
+    caller: Caller,
+    /// What its response is a part of, if it is a gRPC call.
+    call: Option<Call>,
     started: Tick,
     /// How long all attempts together may take once the whole request is here.
     time: Duration,
@@ -266,20 +285,27 @@ enum Ended {
     Faulted(Fault),
     /// The replica's drain was over before it answered.
     Drained,
+    /// The replica said that it did not process it.
+    Declined,
+    /// There was no room on the connections to it that are shared.
+    Full,
 }
 
 impl Journey<'_> {
     async fn run(&mut self, request_id: &RequestId) -> Answer {
         let result = self.ask().await.and_then(|answer| self.check_switch(answer));
-        let (mut response, outcome) = match result {
+        let (mut response, status, outcome) = match result {
             Ok(response) => {
-                let failed = judge(response.head.status, false) != Outcome::Success;
-                (response, if failed { RequestOutcome::UpstreamError } else { RequestOutcome::Success })
+                let failed = self.judged(&response.head) != Outcome::Success;
+                let outcome = if failed { RequestOutcome::UpstreamError } else { RequestOutcome::Success };
+                let status = response.head.status;
+                (response, status, outcome)
             }
             Err(error) => {
+                let error = self.named(error);
                 let service = self.service.name().as_str();
-                let response = self.worker.refuse(&error, service, self.attempts, request_id);
-                (response, RequestOutcome::GatewayError)
+                let response = self.worker.refuse_to(self.caller, &error, service, self.attempts, request_id);
+                (response, error.status(), RequestOutcome::GatewayError)
             }
         };
         if outcome != RequestOutcome::GatewayError {
@@ -294,12 +320,22 @@ impl Journey<'_> {
                 headers::show_times(&mut response.head.fields, whole.saturating_sub(upstream), upstream);
             }
         }
-        self.service.counters().answered(self.worker.index(), response.head.status, outcome);
+        self.service.counters().answered(self.worker.index(), status, outcome);
         if self.service.is_detailed() {
             let latency = self.worker.now().since(self.started);
             self.service.record_latency(self.worker.index(), latency);
         }
         response
+    }
+
+    /// The error, with the name that a certificate had to have, if that is what it is about.
+    fn named(&self, error: GatewayError) -> GatewayError {
+        match (error, self.tried.last().and_then(|replica| replica.endpoint().tls_name())) {
+            (GatewayError::Attempt(Fault::TlsCertificate(fault), stop), Some(name)) => {
+                GatewayError::Untrusted { fault, name: name.into(), stop }
+            }
+            (error, _) => error,
+        }
     }
 
     /// Asks replicas until one answers well, or no other may be asked.
@@ -310,6 +346,7 @@ impl Journey<'_> {
                 Err(none) => return self.give_up(none),
             };
             self.attempts += 1;
+            self.tell_time();
             if let Some(trail) = self.trail {
                 trail.attempt(attempt.replica(), attempt.is_probe(), attempt.began());
             }
@@ -328,6 +365,7 @@ impl Journey<'_> {
                 }
                 Tried::ClientGone => return Err(broken_off(&self.source)),
                 Tried::ClientStalled => return Err(stalled(&self.worker, &self.source)),
+                Tried::Unsendable(why) => return Err(GatewayError::BadRequest(why)),
                 Tried::Failed { replica, proof, ended } => {
                     self.tried.push(replica);
                     self.remember(ended);
@@ -344,6 +382,14 @@ impl Journey<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// Has the replica know what is left of a call's time.
+    fn tell_time(&mut self) {
+        if let Some(deadline) = self.call.and_then(|call| call.deadline) {
+            let left = grpc::timeout_text(deadline.since(self.worker.now()));
+            self.head.fields.set(Name::GrpcTimeout, left.as_bytes());
         }
     }
 
@@ -367,7 +413,7 @@ impl Journey<'_> {
 
     /// A real answer, once there is one, is not forgotten for a later attempt that got none.
     fn remember(&mut self, ended: Ended) {
-        if matches!((&self.last, &ended), (Some(Ended::Answered(_)), Ended::Faulted(_) | Ended::Drained)) {
+        if matches!(self.last, Some(Ended::Answered(_))) && !matches!(ended, Ended::Answered(_)) {
             return;
         }
         self.last = Some(ended);
@@ -428,7 +474,8 @@ impl Journey<'_> {
             Arrival::Whole(at) => self.started.max(at),
             Arrival::Partial { .. } => now,
         };
-        counted_from.plus(self.time)
+        let due = counted_from.plus(self.time);
+        self.call.and_then(|call| call.deadline).map_or(due, |deadline| due.min(deadline))
     }
 }
 
@@ -438,6 +485,8 @@ impl Ended {
             Self::Answered(response) => Ok(response),
             Self::Faulted(fault) => Err(GatewayError::Attempt(fault, stop)),
             Self::Drained => Err(GatewayError::Drained),
+            Self::Declined => Err(GatewayError::Declined(stop)),
+            Self::Full => Err(GatewayError::Full(stop)),
         }
     }
 }
@@ -460,7 +509,8 @@ mod tests {
     async fn a_request_that_meets_a_defect_is_answered_as_such_under_its_own_id() {
         let (worker, panics) = worker();
         let id = RequestId::new(1);
-        let response = or_internal(&worker, &id, async { panic!("out of luck") }).await;
+        let reply_to = ReplyTo { caller: Caller::Http, request_id: &id };
+        let response = or_internal(&worker, reply_to, async { panic!("out of luck") }).await;
         assert_eq!(response.head.status, StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(response.head.fields.get(Name::XRequestId), Some(id.as_bytes()));
         let via = NodeId::parse("dp-1").unwrap();

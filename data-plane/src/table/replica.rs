@@ -13,7 +13,7 @@ use std::{
 };
 
 use gateway_proto::{
-    Address, Health, Priority, ReplicaKey, ServiceName, Weight,
+    Address, Endpoint, Health, Priority, ReplicaKey, ServiceName, Weight,
     policy::{self, CheckMethod, HealthCheck},
     v1,
 };
@@ -201,7 +201,12 @@ impl Replica {
 
     /// Where it listens.
     pub fn address(&self) -> &Address {
-        &self.spec.address
+        &self.spec.endpoint.address
+    }
+
+    /// Where it listens, and what it understands there.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.spec.endpoint
     }
 
     /// Which registration of the id it is.

@@ -14,7 +14,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use gateway_proto::{
-    Policy, ReplicaId, ServiceName,
+    Policy, Protocol, ReplicaId, ServiceName,
     policy::{AdaptiveLimit, Algorithm},
 };
 
@@ -26,7 +26,7 @@ use super::{
     latency::{Buckets, Latencies},
     outlets::Outlets,
     replica::{Failure, Order, Replica},
-    spec::ServiceSpec,
+    spec::{ReplicaSpec, ServiceSpec},
     transition::Transition,
     view::{Choice, FailOpen, Room, Unavailable, View, room},
 };
@@ -68,6 +68,8 @@ pub struct Service {
     is_limited: AtomicBool,
     /// Before this tick, replicas are not compared again.
     compared_until: AtomicU64,
+    /// Whether a replica speaks more than HTTP/1.1.
+    may_decline: AtomicBool,
     outlets: Arc<Outlets>,
     workers: usize,
 }
@@ -111,6 +113,7 @@ impl Service {
             limits: Limits::new(workers),
             is_limited: AtomicBool::new(false),
             compared_until: AtomicU64::new(0),
+            may_decline: AtomicBool::new(false),
             outlets,
             workers,
         };
@@ -153,6 +156,8 @@ impl Service {
         let gone = roster.replicas.iter().filter(is_gone).map(|replica| replica.counters().ended());
         let gone = gone.fold(roster.gone, ReplicaCounters::plus);
         *roster = Roster { policy: spec.policy, replicas: replicas.into(), gone };
+        let speaks_more = |replica: &ReplicaSpec| replica.endpoint.protocol != Protocol::HTTP1;
+        self.may_decline.store(spec.replicas.iter().any(speaks_more), Relaxed);
         self.rebuild(&roster, now);
         drop(roster);
         for (replica, change, order) in obeyed {
@@ -174,6 +179,12 @@ impl Service {
     /// The policy in force.
     pub fn policy(&self) -> Policy {
         self.view.load().policy
+    }
+
+    /// Whether one of its replicas may say of a request that it did not process it, whatever the method: HTTP/2 has words
+    /// for that.
+    pub fn may_decline(&self) -> bool {
+        self.may_decline.load(Relaxed)
     }
 
     /// Whether, and how far, too few replicas of the tier in use let traffic through.

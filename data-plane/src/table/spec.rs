@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use gateway_proto::{Address, Health, Mode, Policy, Priority, ReplicaId, ServiceName, Weight, v1};
+use gateway_proto::{Address, Endpoint, Health, Mode, Policy, Priority, ReplicaId, ServiceName, Weight, v1};
 
 use crate::routing::ForcedState;
 
@@ -22,8 +22,8 @@ pub struct ServiceSpec {
 pub struct ReplicaSpec {
     /// Its id, unique within the service.
     pub id: ReplicaId,
-    /// Where it listens.
-    pub address: Address,
+    /// Where it listens, and what it understands there.
+    pub endpoint: Endpoint,
     /// Its share of the traffic relative to its peers.
     pub weight: Weight,
     /// Only ready replicas receive requests.
@@ -60,7 +60,7 @@ impl ReplicaSpec {
     pub fn listed(id: ReplicaId, address: Address) -> Self {
         Self {
             id,
-            address,
+            endpoint: address.into(),
             weight: Weight::DEFAULT,
             health: Health::Healthy,
             incarnation: 1,

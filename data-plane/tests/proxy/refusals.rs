@@ -79,7 +79,7 @@ async fn a_gateway_that_is_its_own_replica_asks_itself_once() {
     let gateway = Gateway::start(&[], Policy::default()).await;
     let own = data_plane::table::ReplicaSpec {
         id: "r-0".parse().unwrap(),
-        address: gateway_proto::Address::parse(&gateway.listen.to_string()).unwrap(),
+        endpoint: gateway_proto::Address::parse(&gateway.listen.to_string()).unwrap().into(),
         weight: gateway_proto::Weight::DEFAULT,
         health: gateway_proto::Health::Healthy,
         incarnation: 1,
@@ -108,6 +108,7 @@ async fn a_second_gateway_on_the_same_port_is_refused() {
     let config = data_plane::proxy::ProxyConfig {
         listen: gateway.listen,
         tls: None,
+        upstream_tls: std::sync::Arc::default(),
         workers: 1,
         node_id: "dp-2".parse().unwrap(),
         domain: None,

@@ -10,7 +10,7 @@ use gateway_proto::{
 };
 
 use super::{
-    super::get::{labels, override_subject, override_terms},
+    super::get::{labels, override_subject, override_terms, spoken},
     About,
 };
 use crate::age::{self, NONE};
@@ -50,7 +50,7 @@ pub(super) fn facts(replica: &Replica, about: &About, now: SystemTime) -> Vec<(&
 
 /// `10.0.0.13:8080   weight 100   priority 1   eu-west/eu-west-1a`.
 pub(in crate::commands) fn place(replica: &Replica) -> String {
-    let address = replica.endpoint.as_ref().map_or(NONE, |endpoint| &endpoint.address);
+    let address = replica.endpoint.as_ref().map_or_else(|| NONE.to_owned(), spoken);
     let mut text = format!("{address}   weight {}", replica.weight);
     if replica.priority > 0 {
         text = format!("{text}   priority {}", replica.priority);

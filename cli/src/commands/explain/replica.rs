@@ -366,7 +366,7 @@ mod tests {
             conclusion: Conclusion::Undecided.into(),
             summary: "out on dp-1 since 12s: dp-1 sees it fail".into(),
             replica: Some(Replica {
-                endpoint: Some(Endpoint { address: "10.0.0.13:8080".into() }),
+                endpoint: Some(Endpoint { address: "10.0.0.13:8080".into(), ..Endpoint::default() }),
                 weight: 100,
                 health: HealthStatus::Healthy.into(),
                 state_change_time: at(400),

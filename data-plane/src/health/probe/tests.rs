@@ -14,8 +14,17 @@ fn policy(change: impl FnOnce(&mut HealthCheck)) -> HealthCheck {
 }
 
 async fn check(address: SocketAddr, method: CheckMethod, policy: &HealthCheck) -> Result<(), String> {
-    let address = Address::parse(&address.to_string()).unwrap();
-    let ended = Probe::new(address, method, policy).run(&Lookups::default()).await;
+    let endpoint = gateway_proto::Address::parse(&address.to_string()).unwrap().into();
+    check_at(endpoint, &ClientTls::default(), method, policy).await
+}
+
+async fn check_at(
+    endpoint: Endpoint,
+    tls: &ClientTls,
+    method: CheckMethod,
+    policy: &HealthCheck,
+) -> Result<(), String> {
+    let ended = Probe::new(endpoint, method, policy).run(&Lookups::default(), tls).await;
     ended.map_err(|failure| match failure {
         Failure::Failed(why) => why,
         Failure::Void(why) => format!("void: {why}"),
@@ -193,8 +202,60 @@ async fn a_name_is_looked_up_and_one_that_is_none_fails() {
     let port = listener.local_addr().unwrap().port();
     let policy = policy(|_| {});
     let ended = async |name: String| {
-        Probe::new(Address::parse(&name).unwrap(), CheckMethod::Tcp, &policy).run(&Lookups::default()).await
+        let endpoint = gateway_proto::Address::parse(&name).unwrap().into();
+        Probe::new(endpoint, CheckMethod::Tcp, &policy).run(&Lookups::default(), &ClientTls::default()).await
     };
     assert_eq!(ended(format!("localhost:{port}")).await, Ok(()));
     assert!(matches!(ended("nobody.invalid:80".into()).await, Err(Failure::Failed(_))));
+}
+
+#[tokio::test]
+async fn a_replica_is_checked_in_the_protocol_that_it_speaks() {
+    use gateway_proto::Protocol;
+    use gateway_runtime::tls::ClientTlsFiles;
+
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["orders.example".to_owned()]).unwrap();
+    std::fs::write(folder.path().join("ca"), made.cert.pem()).unwrap();
+    let chain = vec![made.cert.der().clone()];
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let shown = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
+    let mut shown = shown.unwrap();
+    shown.alpn_protocols = vec![b"h2".to_vec()];
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(shown));
+    let files = ClientTlsFiles { ca: Some(folder.path().join("ca")), identity: None, protocols: &[b"h2"] };
+    let tls = ClientTls::load(files).unwrap();
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = gateway_proto::Address::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+    tokio::spawn(async move {
+        for is_tls in [false, true, true] {
+            let (stream, _) = listener.accept().await.unwrap();
+            if is_tls {
+                let Ok(stream) = acceptor.accept(stream).await else { continue };
+                tokio::spawn(serve_http2(stream));
+            } else {
+                tokio::spawn(serve_http2(stream));
+            }
+        }
+    });
+    let policy = policy(|_| {});
+    for (protocol, expected) in [
+        (Protocol::h2c(), Ok(())),
+        (Protocol::tls(None).named("orders.example").unwrap(), Ok(())),
+        (
+            Protocol::tls(None).named("users.example").unwrap(),
+            Err("certificate is for another name".to_owned()),
+        ),
+    ] {
+        let endpoint = Endpoint { address: address.clone(), protocol };
+        assert_eq!(check_at(endpoint, &tls, CheckMethod::Http, &policy).await, expected);
+    }
+}
+
+async fn serve_http2(stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut connection = h2::server::handshake(stream).await.unwrap();
+    while let Some(Ok((_, mut answering))) = connection.accept().await {
+        let _ = answering.send_response(http::Response::new(()), true);
+    }
 }

@@ -29,7 +29,7 @@ use crate::{
         tunnel::Tunnel,
         upstream::{ConnectFailure, Link, SendFailure},
     },
-    routing::{Fault, Outcome, Tick, judge, retry::Proof},
+    routing::{Fault, Outcome, Tick, UNAVAILABLE, judge, retry::Proof},
     table::Replica,
 };
 
@@ -49,6 +49,8 @@ pub(super) enum Tried {
     ClientGone,
     /// The client stopped sending its request's body.
     ClientStalled,
+    /// The replica speaks HTTP/2, which has no way to write the request: this is why.
+    Unsendable(&'static str),
 }
 
 /// Who took too long, when an attempt ends without a response head.
@@ -73,6 +75,9 @@ impl Tried {
             }
             Self::Failed { ended: Ended::Faulted(fault), .. } => Word(fault.as_str()),
             Self::Failed { ended: Ended::Drained, .. } => Word("drained"),
+            Self::Failed { ended: Ended::Declined, .. } => Word("declined"),
+            Self::Failed { ended: Ended::Full, .. } => Word("streams_exhausted"),
+            Self::Unsendable(_) => Word("unsendable"),
             Self::OutOfTime => Word("out_of_time"),
             Self::Exhausted => Word("gateway_exhausted"),
             Self::ClientGone => Word("client_gone"),
@@ -129,22 +134,30 @@ impl Journey<'_> {
     async fn exchange(
         &self,
         attempt: &mut Option<Attempt>,
-        replica: &Replica,
+        replica: &Arc<Replica>,
         is_sent: &Cell<bool>,
         policy: &Policy,
     ) -> Tried {
         let (link, head) = loop {
-            let (pool, address, limit) = (self.worker.pool(), replica.address(), policy.timeout.connect);
+            let (pool, endpoint, limit) = (self.worker.pool(), replica.endpoint(), policy.timeout.connect);
             let linked = match self.upgrade {
-                None => pool.link(address, limit).await,
-                Some(_) => pool.new_link(address, limit).await,
+                None => pool.link(endpoint, limit).await,
+                Some(_) => pool.new_link(endpoint, limit).await,
             };
             let mut link = match linked {
                 Ok(link) => link,
                 Err(ConnectFailure::Replica(fault)) => return fail(attempt, fault, Proof::Unsent),
+                Err(ConnectFailure::NoSwitch) => {
+                    return Tried::Unsendable(
+                        "protocols are switched in HTTP/1.1, and the replica speaks HTTP/2 only",
+                    );
+                }
+                Err(ConnectFailure::Full) => return unblamed(attempt, replica, Proof::Unsent, Ended::Full),
                 Err(ConnectFailure::Exhausted) => return Tried::Exhausted,
             };
-            match link.send(self.outgoing(policy), is_sent, |head| self.pass_on(head)).await {
+            let sent =
+                link.send(self.outgoing(policy), replica.endpoint(), is_sent, |head| self.pass_on(head));
+            match sent.await {
                 Ok(head) => break (link, head),
                 // The replica closed an idle connection: it has not seen the request, and is not to blame.
                 Err(SendFailure::NotTaken) if link.is_reused() => {}
@@ -152,6 +165,18 @@ impl Journey<'_> {
                 Err(SendFailure::ClientBody) => return Tried::ClientGone,
                 Err(SendFailure::Failed(_)) if self.source.client_failed() => return Tried::ClientGone,
                 Err(SendFailure::Failed(fault)) => return fail(attempt, fault, Proof::Unknown),
+                Err(SendFailure::Unread(fault)) => return fail(attempt, fault, Proof::RefusedUnseen),
+                Err(SendFailure::Refused { is_overload }) => {
+                    if let Some(attempt) = attempt.take() {
+                        attempt.declined(is_overload);
+                    }
+                    return unblamed(attempt, replica, Proof::RefusedUnseen, Ended::Declined);
+                }
+                Err(SendFailure::Unsendable) => {
+                    return Tried::Unsendable(
+                        "the request's target or host has characters that HTTP/2 cannot carry",
+                    );
+                }
             }
         };
         match attempt.take() {
@@ -164,21 +189,22 @@ impl Journey<'_> {
     async fn receive(
         &self,
         mut attempt: Attempt,
-        link: Box<Link>,
+        link: Link,
         mut head: ResponseHead,
         policy: &Policy,
     ) -> Tried {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return self.switch(attempt, link, head, policy);
         }
-        let outcome = judge(head.status, head.fields.contains(Name::RetryAfter));
+        let outcome = self.judged(&head);
         let replica = Arc::clone(attempt.replica());
-        attempt.answered(outcome, self.had_all_at(attempt.began()));
+        attempt.answered(outcome, self.had_all_at(attempt.began()), self.call.is_none());
         headers::strip_own(&mut head.fields);
         if self.worker.shows_replica() {
             self.show(&mut head, &replica);
         }
-        let body = Rc::new(RefCell::new(UpstreamBody::new(link, attempt, policy.timeout.stream_idle)));
+        let body =
+            Rc::new(RefCell::new(UpstreamBody::new(link, attempt, policy.timeout.stream_idle, self.call)));
         poll_fn(|cx| {
             body.borrow_mut().settle_if_ended(cx);
             Poll::Ready(())
@@ -190,33 +216,41 @@ impl Journey<'_> {
         // 500 says that the replica handled the request and broke on it: another would, too.
         let status = head.status.as_u16();
         let answer = Answer::new(head, ResponseBody::Replica(body));
-        if matches!(status, 502..=504) && outcome != Outcome::Success {
+        let is_unavailable = outcome == Outcome::Failure(Fault::Grpc(UNAVAILABLE));
+        if is_unavailable || matches!(status, 502..=504) && outcome != Outcome::Success {
             return Tried::Failed { replica, proof: Proof::Answered, ended: Ended::Answered(answer) };
         }
         Tried::Answer(answer)
     }
 
     /// Makes a tunnel of the connection to a replica that has switched protocols, as it was asked to.
-    fn switch(
-        &self,
-        mut attempt: Attempt,
-        link: Box<Link>,
-        mut head: ResponseHead,
-        policy: &Policy,
-    ) -> Tried {
-        if !self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_accepted_by(&head)) {
+    fn switch(&self, mut attempt: Attempt, link: Link, mut head: ResponseHead, policy: &Policy) -> Tried {
+        let wire = link.into_wire();
+        let is_accepted = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_accepted_by(&head));
+        let Some(wire) = wire.filter(|_| is_accepted) else {
             tracing::debug!("the replica's answer to the WebSocket handshake is none");
             return failed(attempt, Fault::Malformed, Proof::Unknown);
-        }
+        };
         attempt.switched(self.had_all_at(attempt.began()));
         headers::strip_own(&mut head.fields);
         if self.worker.shows_replica() {
             self.show(&mut head, attempt.replica());
         }
-        let tunnel = Tunnel::new(link.into_wire(), attempt, policy.timeout.tunnel_idle);
+        let tunnel = Tunnel::new(wire, attempt, policy.timeout.tunnel_idle);
         let mut answer = Answer::new(head, Bytes::new().into());
         answer.tunnel = Some(Box::new(tunnel));
         Tried::Answer(answer)
+    }
+
+    /// What a response head says of its replica: in gRPC, one without a body has the call's status, too.
+    pub(super) fn judged(&self, head: &ResponseHead) -> Outcome {
+        let by_http = judge(head.status, head.fields.contains(Name::RetryAfter));
+        match (self.call, head.fields.get(Name::GrpcStatus)) {
+            (Some(call), Some(status)) if by_http == Outcome::Success => {
+                call.judge(status, self.worker.now())
+            }
+            _ => by_http,
+        }
     }
 
     /// The same head for each attempt; the body from its first byte.
@@ -261,14 +295,19 @@ impl Journey<'_> {
         match self.source.arrival() {
             Arrival::Partial { moved_at, waits_for_client, too_slow_at } => {
                 let late = if waits_for_client { Late::Client } else { Late::Replica };
-                (began.max(moved_at).plus(policy.timeout.stream_idle).min(too_slow_at), late)
+                let idle = began.max(moved_at).plus(policy.timeout.stream_idle).min(too_slow_at);
+                match self.call.and_then(|call| call.deadline).filter(|deadline| *deadline < idle) {
+                    Some(deadline) => (deadline, Late::Request),
+                    None => (idle, late),
+                }
             }
             Arrival::Whole(at) => {
                 let own = began.max(at).plus(policy.timeout.per_try);
                 let deadline = self.deadline(at);
                 // A first attempt has all the time there is: a replica that lets it pass does not answer. Unless it is the
                 // caller who has less, for whose haste nobody is to blame.
-                let is_fair = self.tried.is_empty() && self.hints.time.is_none();
+                let is_callers = self.call.is_some_and(|call| call.deadline == Some(deadline));
+                let is_fair = self.tried.is_empty() && self.hints.time.is_none() && !is_callers;
                 let late = if own <= deadline || is_fair { Late::Replica } else { Late::Request };
                 (own.min(deadline), late)
             }
@@ -281,6 +320,12 @@ fn failed(attempt: Attempt, fault: Fault, proof: Proof) -> Tried {
     let replica = Arc::clone(attempt.replica());
     attempt.failed(fault);
     Tried::Failed { replica, proof, ended: Ended::Faulted(fault) }
+}
+
+/// Ends an attempt for which nobody is to blame.
+fn unblamed(attempt: &mut Option<Attempt>, replica: &Arc<Replica>, proof: Proof, ended: Ended) -> Tried {
+    drop(attempt.take());
+    Tried::Failed { replica: Arc::clone(replica), proof, ended }
 }
 
 /// As [`failed`], for an attempt that is certainly still open.

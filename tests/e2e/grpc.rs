@@ -47,6 +47,31 @@ async fn calls_of_every_kind_pass_between_strangers_in_turn_by_python() {
 }
 
 #[tokio::test]
+async fn calls_of_every_kind_pass_to_replicas_that_speak_tls_by_python() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let made = rcgen::generate_simple_self_signed(["calls.example".to_owned()]).unwrap();
+    std::fs::write(path("key"), made.signing_key.serialize_pem()).unwrap();
+    std::fs::write(path("crt"), made.cert.pem()).unwrap();
+    let mut server = Command::new(tools::python());
+    server.args([CALLS, "serve", "one", &path("crt"), &path("key")]);
+    let mut server = Process::spawn("one", &mut server);
+    let port = server.ready().await["port"].as_u64().unwrap();
+    std::fs::write(
+        path("services.toml"),
+        format!(
+            "[[service]]\nname = \"calls\"\n[[service.replica]]\naddress = \"127.0.0.1:{port}\"\nprotocol = \"tls\"\n\
+             tls_server_name = \"calls.example\"\n"
+        ),
+    )
+    .unwrap();
+    let data = DataPlane::start(&["--static", &path("services.toml"), "--upstream-ca", &path("crt")]).await;
+    let told = python("call", &data).await;
+    assert_eq!(told["answered_by"], json!(vec!["one"; 8]), "{told}");
+    assert_eq!(told["checked"].as_array().unwrap().len(), 10, "{told}");
+}
+
+#[tokio::test]
 async fn a_call_whose_server_dies_is_unavailable_and_the_next_one_goes_to_another_by_python() {
     let (_one, first) = serving("one").await;
     let (_other, second) = serving("other").await;

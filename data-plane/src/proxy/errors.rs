@@ -114,6 +114,8 @@ pub(super) enum GatewayError {
         /// How.
         status: StatusCode,
     },
+    /// It asks to switch protocols, and those that were asked speak HTTP/2 only.
+    CannotSwitch(Stop),
     /// CONNECT asks for a tunnel.
     TunnelRefused,
     /// TRACE asks to see what was received.
@@ -193,6 +195,7 @@ impl GatewayError {
             },
             Self::ProtocolRefused { .. } => kind(S::NOT_IMPLEMENTED, R::ProtocolRefused, "http_request_denied", "The service lets nobody switch to this protocol"),
             Self::NotSwitched { .. } => kind(S::BAD_GATEWAY, R::NotSwitched, "http_upgrade_failed", "The replica did not switch protocols"),
+            Self::CannotSwitch(_) => kind(S::NOT_IMPLEMENTED, R::CannotSwitch, "http_upgrade_failed", "The replica speaks HTTP/2 only"),
             Self::TunnelRefused => kind(S::METHOD_NOT_ALLOWED, R::TunnelRefused, "http_request_denied", "CONNECT is not offered"),
             Self::TraceRefused => kind(S::METHOD_NOT_ALLOWED, R::TraceRefused, "http_request_denied", "TRACE is not offered"),
             Self::Loop => kind(S::BAD_GATEWAY, R::Loop, "proxy_loop_detected", "The request has passed this gateway before"),
@@ -297,6 +300,10 @@ impl GatewayError {
             Self::NotSwitched { status } => {
                 format!("{service}: the replica was asked to switch protocols and answered {}", status.as_u16())
             }
+            Self::CannotSwitch(stop) => format!(
+                "{service}: protocols are switched in HTTP/1.1, which no replica that was asked speaks, after {}; {stop}",
+                counted(attempts, "attempt")
+            ),
             Self::TunnelRefused => "this gateway forwards requests and opens no tunnels".into(),
             Self::TraceRefused => "what replicas receive is not shown to clients".into(),
             Self::Loop => "a replica's address leads back to this gateway".into(),
@@ -317,7 +324,8 @@ impl GatewayError {
             Self::Attempt(_, stop)
             | Self::Untrusted { stop, .. }
             | Self::Declined(stop)
-            | Self::Full(stop) => Some(*stop),
+            | Self::Full(stop)
+            | Self::CannotSwitch(stop) => Some(*stop),
             _ => None,
         }
     }
@@ -619,6 +627,7 @@ mod tests {
                 "not_switched",
                 "http_upgrade_failed",
             ),
+            (GatewayError::CannotSwitch(Stop::RetriesUsed), 501, "cannot_switch", "http_upgrade_failed"),
             (GatewayError::TunnelRefused, 405, "tunnel_refused", "http_request_denied"),
             (GatewayError::TraceRefused, 405, "trace_refused", "http_request_denied"),
             (GatewayError::Loop, 502, "loop", "proxy_loop_detected"),

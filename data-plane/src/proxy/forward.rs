@@ -289,6 +289,8 @@ enum Ended {
     Declined,
     /// There was no room on the connections to it that are shared.
     Full,
+    /// It speaks HTTP/2 only, and was to switch protocols.
+    CannotSwitch,
 }
 
 impl Journey<'_> {
@@ -411,12 +413,17 @@ impl Journey<'_> {
         }
     }
 
-    /// A real answer, once there is one, is not forgotten for a later attempt that got none.
+    /// A real answer, once there is one, is not forgotten for a later attempt that got none, nor what passes for what does
+    /// not: that a replica has no way to switch protocols.
     fn remember(&mut self, ended: Ended) {
-        if matches!(self.last, Some(Ended::Answered(_))) && !matches!(ended, Ended::Answered(_)) {
-            return;
+        let is_worth_more = match (&self.last, &ended) {
+            (None, _) | (_, Ended::Answered(_)) => true,
+            (Some(Ended::Answered(_)), _) | (_, Ended::CannotSwitch) => false,
+            _ => true,
+        };
+        if is_worth_more {
+            self.last = Some(ended);
         }
-        self.last = Some(ended);
     }
 
     fn verdict(&self, proof: Proof, policy: &Policy) -> Verdict {
@@ -487,6 +494,7 @@ impl Ended {
             Self::Drained => Err(GatewayError::Drained),
             Self::Declined => Err(GatewayError::Declined(stop)),
             Self::Full => Err(GatewayError::Full(stop)),
+            Self::CannotSwitch => Err(GatewayError::CannotSwitch(stop)),
         }
     }
 }

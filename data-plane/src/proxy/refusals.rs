@@ -47,6 +47,7 @@ reasons! {
     BodyTooLarge "body_too_large",
     ProtocolRefused "protocol_refused",
     NotSwitched "not_switched",
+    CannotSwitch "cannot_switch",
     TunnelRefused "tunnel_refused",
     TraceRefused "trace_refused",
     Loop "loop",

@@ -17,17 +17,26 @@ use gateway_proto::{Address, Endpoint, Policy, Protocol, TlsServerName};
 use gateway_runtime::tls::{ClientTls, ClientTlsFiles, Identity};
 use http::Response;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use tokio::{io::AsyncReadExt, io::AsyncWriteExt, net::TcpListener};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+};
 use tokio_rustls::{
-    TlsAcceptor,
+    LazyConfigAcceptor, TlsAcceptor,
     rustls::{
         RootCertStore, ServerConfig,
         pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-        server::WebPkiClientVerifier,
+        server::{Acceptor, WebPkiClientVerifier},
     },
+    server::TlsStream,
 };
 
-use crate::harness::{Gateway, body, eventually, field, reason, status};
+use crate::{
+    harness::{Gateway, body, eventually, field, raw_replica, reason, status},
+    http2_replicas::H2Replica,
+    tunnels::{ASK, SWITCH, end, head},
+};
 
 /// An authority, and what it signs.
 struct Authority {
@@ -96,17 +105,7 @@ struct SecureReplica {
 
 impl SecureReplica {
     async fn start(shown: &Signed, protocols: &[&[u8]], client_ca: Option<RootCertStore>) -> Self {
-        let builder = ServerConfig::builder();
-        let builder = match client_ca {
-            None => builder.with_no_client_auth(),
-            Some(roots) => builder
-                .with_client_cert_verifier(WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap()),
-        };
-        let chain = CertificateDer::pem_slice_iter(shown.chain.as_bytes()).map(Result::unwrap).collect();
-        let key = PrivateKeyDer::from_pem_slice(shown.key.as_bytes()).unwrap();
-        let mut config = builder.with_single_cert(chain, key).unwrap();
-        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let acceptor = TlsAcceptor::from(config(shown, protocols, client_ca));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (connections, resumed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -155,6 +154,66 @@ impl Drop for SecureReplica {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+fn config(shown: &Signed, protocols: &[&[u8]], client_ca: Option<RootCertStore>) -> Arc<ServerConfig> {
+    let builder = ServerConfig::builder();
+    let builder = match client_ca {
+        None => builder.with_no_client_auth(),
+        Some(roots) => {
+            builder.with_client_cert_verifier(WebPkiClientVerifier::builder(Arc::new(roots)).build().unwrap())
+        }
+    };
+    let chain = CertificateDer::pem_slice_iter(shown.chain.as_bytes()).map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_slice(shown.key.as_bytes()).unwrap();
+    let mut config = builder.with_single_cert(chain, key).unwrap();
+    config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+    Arc::new(config)
+}
+
+/// A replica that speaks HTTP/2 to whoever offers it, and else switches protocols, and goes on as told. Yields what it was
+/// offered by ALPN, by connection.
+async fn switching<F: Future<Output = ()> + Send + 'static>(
+    shown: &Signed,
+    then: impl Fn(TlsStream<TcpStream>) -> F + Send + Sync + Clone + 'static,
+) -> (SocketAddr, mpsc::Receiver<Vec<String>>) {
+    let config = config(shown, BOTH, None);
+    let (told, offers) = mpsc::channel(16);
+    let address = raw_replica(move |stream| {
+        let (told, then, config) = (told.clone(), then.clone(), Arc::clone(&config));
+        async move {
+            let begun = LazyConfigAcceptor::new(Acceptor::default(), stream).await.unwrap();
+            let offered = begun.client_hello().alpn().into_iter().flatten();
+            told.send(offered.map(|name| String::from_utf8_lossy(name).into_owned()).collect())
+                .await
+                .unwrap();
+            let mut stream = begun.into_stream(config).await.unwrap();
+            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                let mut connection = h2::server::handshake(stream).await.unwrap();
+                while let Some(Ok((_, mut answering))) = connection.accept().await {
+                    answering.send_response(Response::new(()), true).unwrap();
+                }
+                return;
+            }
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                asked.push(stream.read_u8().await.unwrap());
+            }
+            assert!(String::from_utf8(asked).unwrap().contains("\r\nupgrade: WebSocket\r\n"));
+            stream.write_all(SWITCH.as_bytes()).await.unwrap();
+            then(stream).await;
+        }
+    })
+    .await;
+    (address, offers)
+}
+
+/// A client's connection, switched.
+async fn switched(gateway: &Gateway) -> TcpStream {
+    let mut client = gateway.connect().await;
+    client.write_all(ASK.as_bytes()).await.unwrap();
+    assert_eq!(status(&head(&mut client).await), 101);
+    client
 }
 
 fn endpoint(address: SocketAddr, name: Option<&str>) -> Endpoint {
@@ -262,14 +321,14 @@ async fn a_replica_that_wants_a_certificate_is_shown_one_or_says_why_not() {
 #[tokio::test]
 async fn a_replica_that_speaks_no_tls_is_said_to_and_one_that_hangs_in_the_handshake_is_too_slow() {
     let authority = Authority::new("ours");
-    let plain = crate::harness::raw_replica(|mut stream| async move {
+    let plain = raw_replica(|mut stream| async move {
         let _ = stream.read(&mut [0; 1024]).await;
         let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
     })
     .await;
     let response = gateway(plain, Some("a"), authority.believed(None)).get("/orders/x").await;
     assert_eq!((status(&response), reason(&response).as_str()), (502, "tls_failed"));
-    let silent = crate::harness::raw_replica(|stream| async move {
+    let silent = raw_replica(|stream| async move {
         std::future::pending::<()>().await;
         drop(stream);
     })
@@ -293,4 +352,89 @@ async fn a_second_connection_resumes_the_session_of_the_first() {
     }
     eventually("the second was resumed", || replica.resumed.load(Relaxed) == 1).await;
     assert_eq!(replica.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_websocket_has_a_tls_connection_of_its_own_on_which_http_1_1_alone_is_offered() {
+    let authority = Authority::new("ours");
+    let (address, mut offers) = switching(&authority.sign("chat.example"), |mut stream| async move {
+        let mut heard = Vec::new();
+        while !heard.ends_with(b"how are you?") {
+            assert!(stream.read_buf(&mut heard).await.unwrap() > 0);
+            stream.write_all(b"fine").await.unwrap();
+        }
+        // The client has said all: it is told so, and still hears what there is to say.
+        assert_eq!(stream.read_buf(&mut heard).await.unwrap(), 0);
+        stream.write_all(b"bye").await.unwrap();
+        stream.shutdown().await.unwrap();
+    })
+    .await;
+    let gateway = gateway(address, Some("chat.example"), authority.believed(None));
+    assert_eq!(status(&gateway.get("/orders/x").await), 200);
+    for _ in 0..2 {
+        let mut client = switched(&gateway).await;
+        client.write_all(b"how are you?").await.unwrap();
+        let mut heard = [0; 4];
+        client.read_exact(&mut heard).await.unwrap();
+        assert_eq!(&heard, b"fine");
+        client.shutdown().await.unwrap();
+        let (rest, ended) = end(&mut client).await;
+        assert!(rest.ends_with(b"bye"), "{}", String::from_utf8_lossy(&rest));
+        assert_eq!(ended, Ok(()));
+    }
+    assert_eq!(status(&gateway.get("/orders/x").await), 200);
+    drop(gateway);
+    let mut offered = Vec::new();
+    while let Ok(offer) = offers.try_recv() {
+        offered.push(offer.join(" "));
+    }
+    assert_eq!(offered, ["h2 http/1.1", "http/1.1", "http/1.1"]);
+}
+
+#[tokio::test]
+async fn a_tunnel_over_tls_that_is_cut_off_without_a_last_word_does_not_look_ended() {
+    let authority = Authority::new("ours");
+    let (address, _offers) = switching(&authority.sign("chat.example"), |mut stream| async move {
+        stream.write_all(b"there").await.unwrap();
+        stream.flush().await.unwrap();
+        stream.read_exact(&mut [0; 4]).await.unwrap();
+        // Without close_notify.
+    })
+    .await;
+    let gateway = gateway(address, Some("chat.example"), authority.believed(None));
+    let mut client = switched(&gateway).await;
+    let mut heard = [0; 5];
+    client.read_exact(&mut heard).await.unwrap();
+    client.write_all(b"here").await.unwrap();
+    assert_eq!(end(&mut client).await, (Vec::new(), Err(std::io::ErrorKind::ConnectionReset)));
+}
+
+#[tokio::test]
+async fn who_speaks_http_2_only_is_asked_for_no_switch_and_another_is() {
+    let authority = Authority::new("ours");
+    let plain = H2Replica::start(h2::server::Builder::new(), |_, _, _| async {}).await;
+    let secure = SecureReplica::start(&authority.sign("orders.example"), &[b"h2"], None).await;
+    let unable = [plain.endpoint(), endpoint(secure.address, Some("orders.example"))];
+    let alone = Gateway::start_to(unable.to_vec(), authority.believed(None), Policy::default());
+    for _ in 0..8 {
+        let response = alone.send(ASK).await;
+        assert_eq!((status(&response), reason(&response).as_str()), (501, "cannot_switch"), "{response}");
+    }
+    let (address, mut offers) = switching(&authority.sign("chat.example"), |mut stream| async move {
+        let _ = stream.read_u8().await;
+    })
+    .await;
+    let able = endpoint(address, Some("chat.example"));
+    let beside =
+        Gateway::start_to([&unable[..], &[able]].concat(), authority.believed(None), Policy::default());
+    for _ in 0..4 {
+        switched(&beside).await;
+        assert_eq!(offers.recv().await.unwrap(), ["http/1.1"]);
+    }
+    for gateway in [&alone, &beside] {
+        for replica in gateway.service().replicas().iter() {
+            assert_eq!(replica.counters().failures, 0, "{:?}", replica.last_failures());
+        }
+    }
+    assert!(plain.seen().is_empty());
 }

@@ -1,12 +1,13 @@
 """gRPC calls of every kind, by programs that share no code with us.
 
-    grpc_calls.py serve NAME      a server; prints {"ready": true, "port": …}
+    grpc_calls.py serve NAME [CERTIFICATE KEY]      a server, with TLS or without; prints {"ready": true, "port": …}
     grpc_calls.py call ADDRESS    a client; prints {"answered_by": […], "checked": […]}
     grpc_calls.py die ADDRESS     a client of a call whose server dies; prints {"code": …}
 """
 
 import json
 import os
+import pathlib
 import sys
 import threading
 import time
@@ -88,10 +89,14 @@ class Calls(grpc.GenericRpcHandler):
             yield request
 
 
-def serve(name):
+def serve(name, certificate=None, key=None):
     server = grpc.server(futures.ThreadPoolExecutor(16), options=OPTIONS)
     server.add_generic_rpc_handlers((Calls(name),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    if certificate:
+        shown = [(pathlib.Path(key).read_bytes(), pathlib.Path(certificate).read_bytes())]
+        port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials(shown))
+    else:
+        port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print(json.dumps({"ready": True, "port": port}), flush=True)
     server.wait_for_termination()
@@ -191,4 +196,4 @@ def die(address):
 
 
 if __name__ == "__main__":
-    {"serve": serve, "call": call, "die": die}[sys.argv[1]](sys.argv[2])
+    {"serve": serve, "call": call, "die": die}[sys.argv[1]](*sys.argv[2:])

@@ -1,5 +1,7 @@
 use std::net::SocketAddr;
 
+use gateway_proto::Protocol;
+use gateway_runtime::tls::ClientTlsFiles;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -143,34 +145,38 @@ async fn a_replica_that_says_nothing_fails_when_the_time_is_over() {
 async fn grpc(status: Result<i32, &'static str>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        let answer = hyper::service::service_fn(move |request: Request<Incoming>| async move {
-            assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
-            let asked = request.into_body().collect().await.unwrap().to_bytes();
-            let asked = HealthCheckRequest::decode(&asked[5..]).unwrap();
-            assert_eq!(asked.service, "shop.v1.Orders");
-            let response = http::Response::builder().header("content-type", "application/grpc");
-            let frames: Vec<Result<_, std::convert::Infallible>> = match status {
-                Ok(status) => {
-                    let mut trailers = HeaderMap::new();
-                    trailers.insert("grpc-status", "0".parse().unwrap());
-                    let message = framed(&HealthCheckResponse { status });
-                    vec![Ok(hyper::body::Frame::data(message)), Ok(hyper::body::Frame::trailers(trailers))]
-                }
-                Err(_) => Vec::new(),
-            };
-            let response = match status {
-                Ok(_) => response,
-                Err(code) => response.header("grpc-status", code).header("grpc-message", "who?"),
-            };
-            response.body(http_body_util::StreamBody::new(tokio_stream::iter(frames)))
-        });
-        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-            .serve_connection(TokioIo::new(stream), answer)
-            .await;
-    });
+    tokio::spawn(async move { serve_grpc(listener.accept().await.unwrap().0, status).await });
     address
+}
+
+async fn serve_grpc(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    status: Result<i32, &'static str>,
+) {
+    let answer = hyper::service::service_fn(move |request: Request<Incoming>| async move {
+        assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+        let asked = request.into_body().collect().await.unwrap().to_bytes();
+        let asked = HealthCheckRequest::decode(&asked[5..]).unwrap();
+        assert_eq!(asked.service, "shop.v1.Orders");
+        let response = http::Response::builder().header("content-type", "application/grpc");
+        let frames: Vec<Result<_, std::convert::Infallible>> = match status {
+            Ok(status) => {
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", "0".parse().unwrap());
+                let message = framed(&HealthCheckResponse { status });
+                vec![Ok(hyper::body::Frame::data(message)), Ok(hyper::body::Frame::trailers(trailers))]
+            }
+            Err(_) => Vec::new(),
+        };
+        let response = match status {
+            Ok(_) => response,
+            Err(code) => response.header("grpc-status", code).header("grpc-message", "who?"),
+        };
+        response.body(http_body_util::StreamBody::new(tokio_stream::iter(frames)))
+    });
+    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), answer)
+        .await;
 }
 
 #[tokio::test]
@@ -209,11 +215,8 @@ async fn a_name_is_looked_up_and_one_that_is_none_fails() {
     assert!(matches!(ended("nobody.invalid:80".into()).await, Err(Failure::Failed(_))));
 }
 
-#[tokio::test]
-async fn a_replica_is_checked_in_the_protocol_that_it_speaks() {
-    use gateway_proto::Protocol;
-    use gateway_runtime::tls::ClientTlsFiles;
-
+/// What a replica named orders.example shows, which speaks HTTP/2 only, and who believes it.
+fn secure() -> (tokio_rustls::TlsAcceptor, ClientTls) {
     let folder = tempfile::tempdir().unwrap();
     let made = rcgen::generate_simple_self_signed(["orders.example".to_owned()]).unwrap();
     std::fs::write(folder.path().join("ca"), made.cert.pem()).unwrap();
@@ -222,10 +225,37 @@ async fn a_replica_is_checked_in_the_protocol_that_it_speaks() {
     let shown = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
     let mut shown = shown.unwrap();
     shown.alpn_protocols = vec![b"h2".to_vec()];
-    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(shown));
-    let files = ClientTlsFiles { ca: Some(folder.path().join("ca")), identity: None, protocols: &[b"h2"] };
-    let tls = ClientTls::load(files).unwrap();
+    let ca = Some(folder.path().join("ca"));
+    let tls = ClientTls::load(ClientTlsFiles { ca, identity: None, protocols: &[b"h2"] }).unwrap();
+    (tokio_rustls::TlsAcceptor::from(Arc::new(shown)), tls)
+}
 
+#[tokio::test]
+async fn a_grpc_check_is_made_over_tls_with_a_replica_that_speaks_it() {
+    let policy = policy(|policy| policy.grpc_service = "shop.v1.Orders".parse().unwrap());
+    for (name, status, expected) in [
+        ("orders.example", 1, Ok(())),
+        ("orders.example", 2, Err("its health is NOT_SERVING")),
+        ("users.example", 1, Err("certificate is for another name")),
+    ] {
+        let (acceptor, tls) = secure();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = gateway_proto::Address::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+        tokio::spawn(async move {
+            let stream = acceptor.accept(listener.accept().await.unwrap().0).await;
+            if let Ok(stream) = stream {
+                serve_grpc(stream, Ok(status)).await;
+            }
+        });
+        let endpoint = Endpoint { address, protocol: Protocol::tls(None).named(name).unwrap() };
+        let ended = check_at(endpoint, &tls, CheckMethod::Grpc, &policy).await;
+        assert_eq!(ended, expected.map_err(str::to_owned), "{name} {status}");
+    }
+}
+
+#[tokio::test]
+async fn a_replica_is_checked_in_the_protocol_that_it_speaks() {
+    let (acceptor, tls) = secure();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = gateway_proto::Address::parse(&listener.local_addr().unwrap().to_string()).unwrap();
     tokio::spawn(async move {

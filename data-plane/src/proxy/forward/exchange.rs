@@ -77,6 +77,7 @@ impl Tried {
             Self::Failed { ended: Ended::Drained, .. } => Word("drained"),
             Self::Failed { ended: Ended::Declined, .. } => Word("declined"),
             Self::Failed { ended: Ended::Full, .. } => Word("streams_exhausted"),
+            Self::Failed { ended: Ended::CannotSwitch, .. } => Word("cannot_switch"),
             Self::Unsendable(_) => Word("unsendable"),
             Self::OutOfTime => Word("out_of_time"),
             Self::Exhausted => Word("gateway_exhausted"),
@@ -148,9 +149,7 @@ impl Journey<'_> {
                 Ok(link) => link,
                 Err(ConnectFailure::Replica(fault)) => return fail(attempt, fault, Proof::Unsent),
                 Err(ConnectFailure::NoSwitch) => {
-                    return Tried::Unsendable(
-                        "protocols are switched in HTTP/1.1, and the replica speaks HTTP/2 only",
-                    );
+                    return unblamed(attempt, replica, Proof::Unsent, Ended::CannotSwitch);
                 }
                 Err(ConnectFailure::Full) => return unblamed(attempt, replica, Proof::Unsent, Ended::Full),
                 Err(ConnectFailure::Exhausted) => return Tried::Exhausted,

@@ -123,12 +123,20 @@ async fn encrypt(
             let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
             Ok(Connected { stream: Stream::Tls(Box::new(stream.into())), is_http2 })
         }
+        // Not its fault: it speaks HTTP/2, which is not what was asked for.
+        Err(error) if offer == Offer::Http1 && has_no_such_protocol(&error) => Err(ConnectFailure::NoSwitch),
         Err(error) => {
             tracing::debug!(%error, address = %endpoint.address, "no TLS with a replica");
             let fault = tls_fault(&error).unwrap_or(Fault::TlsProtocol(HandshakeFault::Ended));
             Err(ConnectFailure::Replica(fault))
         }
     }
+}
+
+/// Whether the replica refused all that it was offered by ALPN.
+fn has_no_such_protocol(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<TlsError>());
+    matches!(error, Some(TlsError::AlertReceived(AlertDescription::NoApplicationProtocol)))
 }
 
 /// What TLS itself has against a replica, if it is that which ended the connection.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use clap::builder::FalseyValueParser;
-use gateway_proto::{NodeId, control_plane_url};
+use gateway_proto::{Locality, NodeId, control_plane_url, v1};
 use gateway_runtime::{
     Failure,
     tls::{ClientTls, ClientTlsFiles, Identity, Tls, TlsFiles},
@@ -93,6 +93,12 @@ pub struct Args {
     /// Route by the services of this TOML file, without a control plane; excludes --control-plane and --cache-dir
     #[arg(long = "static", env = "GW_STATIC", value_name = "FILE")]
     pub static_file: Option<PathBuf>,
+    /// The region that this data plane is in, for policies with balancing.prefer_local: up to 63 visible ASCII characters
+    #[arg(long, env = "GW_REGION", value_name = "NAME")]
+    pub region: Option<String>,
+    /// The zone that it is in, likewise
+    #[arg(long, env = "GW_ZONE", value_name = "NAME")]
+    pub zone: Option<String>,
     /// Reach services as SERVICE.SUFFIX too, beside SERVICE.localhost
     #[arg(long, env = "GW_DOMAIN", value_name = "SUFFIX")]
     pub domain: Option<String>,
@@ -137,6 +143,7 @@ pub struct Config {
     pub(crate) registry: Registry,
     pub(crate) node_id: NodeId,
     pub(crate) workers: usize,
+    pub(crate) locality: Locality,
     pub(crate) domain: Option<String>,
     pub(crate) debug_headers: bool,
     pub(crate) record_outcomes: usize,
@@ -200,6 +207,7 @@ impl Args {
             registry,
             node_id,
             workers,
+            locality: parse_locality(self.region, self.zone)?,
             domain: self.domain.as_deref().map(parse_domain).transpose()?,
             debug_headers: self.debug_headers,
             record_outcomes: self.record_outcomes as usize,
@@ -329,6 +337,14 @@ fn check_socket(path: PathBuf) -> Result<PathBuf, Failure> {
 }
 
 /// Reads a DNS suffix; a leading dot and capitals are a matter of taste.
+fn parse_locality(region: Option<String>, zone: Option<String>) -> Result<Locality, Failure> {
+    let wire = v1::Locality { region: region.unwrap_or_default(), zone: zone.unwrap_or_default() };
+    Locality::parse(wire).map_err(|invalid| {
+        // As the flags are named.
+        Failure::usage(invalid.to_string().replace("locality.", "--"))
+    })
+}
+
 fn parse_domain(text: &str) -> Result<String, Failure> {
     let domain = text.strip_prefix('.').unwrap_or(text).to_ascii_lowercase();
     // A suffix has the form of a host; the vocabulary knows hosts as part of an address.

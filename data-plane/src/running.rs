@@ -75,7 +75,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         drain_delay = ?config.drain_delay, drain_timeout = ?config.drain_timeout, "starting"
     );
     let clock = Clock::new();
-    let (table, transitions) = Table::new(config.workers);
+    let (table, transitions) = Table::located(config.workers, config.locality.clone());
     table.record_outcomes(config.record_outcomes);
     let journal = Arc::new(Journal::new(table.clone()));
     let First { snapshot, guard, source, age } = First::find(&config.registry).await;

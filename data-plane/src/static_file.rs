@@ -10,6 +10,7 @@
 //! id = "big"                                           # default: "r-" and its place, from 1
 //! weight = 300                                         # 1..=1000, default 100
 //! priority = 1                                         # tier 0..=15, default 0: asked while no lower tier can be
+//! zone = "eu-1a"                                       # and region: where it is, for balancing.prefer_local
 //!
 //! [service.policy.timeout]
 //! per_try = "800ms"
@@ -32,8 +33,8 @@ use std::{
 };
 
 use gateway_proto::{
-    Address, Endpoint, Invalid, Policy, Priority, Protocol, ReplicaId, Route, ServiceName, Weight, policy,
-    time::duration, v1,
+    Address, Endpoint, Invalid, Locality, Policy, Priority, Protocol, ReplicaId, Route, ServiceName, Weight,
+    policy, time::duration, v1,
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 
@@ -215,6 +216,8 @@ struct ReplicaTable {
     id: Option<String>,
     weight: Option<i32>,
     priority: Option<i32>,
+    region: Option<String>,
+    zone: Option<String>,
 }
 
 impl ServiceTable {
@@ -226,6 +229,8 @@ impl ServiceTable {
             id: None,
             weight: None,
             priority: None,
+            region: None,
+            zone: None,
         });
         let tables: Vec<_> = plain.chain(self.replica).collect();
         if tables.is_empty() {
@@ -263,6 +268,10 @@ impl ReplicaTable {
             endpoint: Endpoint { protocol, ..listed.endpoint },
             weight: Weight::parse(self.weight.unwrap_or_default())?,
             priority: Priority::parse(self.priority.unwrap_or_default())?,
+            locality: Locality::parse(v1::Locality {
+                region: self.region.unwrap_or_default(),
+                zone: self.zone.unwrap_or_default(),
+            })?,
             ..listed
         })
     }
@@ -333,6 +342,8 @@ struct BalancingTable {
     hash_by: Option<String>,
     hash_load_factor: Option<f64>,
     slow_start: Option<Span>,
+    prefer_local: Option<bool>,
+    overprovisioning_factor: Option<f64>,
 }
 
 /// An algorithm by its name: "least_request".
@@ -393,6 +404,8 @@ impl From<PolicyTable> for v1::Policy {
                 hash_by: balancing.hash_by,
                 hash_load_factor: balancing.hash_load_factor,
                 slow_start: wire(balancing.slow_start),
+                prefer_local: balancing.prefer_local,
+                overprovisioning_factor: balancing.overprovisioning_factor,
             }),
             health_check: Some(health_check.into()),
             concurrency: Some(concurrency.into()),

@@ -31,7 +31,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use gateway_proto::ServiceName;
+use gateway_proto::{Locality, ServiceName};
 use tokio::sync::{Notify, mpsc};
 
 pub use crate::routing::{LATENCY_BUCKETS, Refused};
@@ -68,14 +68,21 @@ pub struct Table {
     applied: Notify,
     outlets: Arc<Outlets>,
     workers: usize,
+    here: Arc<Locality>,
 }
 
 impl Table {
-    /// An empty table for `workers` workers, and the breaker transitions that happen in it.
+    /// An empty table for `workers` workers, and the breaker transitions that happen in it, of a data plane that knows no
+    /// place of its own; see [`Table::located`].
+    pub fn new(workers: usize) -> (Arc<Self>, mpsc::Receiver<Transition>) {
+        Self::located(workers, Locality::default())
+    }
+
+    /// An empty table for `workers` workers of a data plane that is `here`, and the breaker transitions that happen in it.
     ///
     /// The queue of transitions is bounded: what nobody takes is dropped and counted, see
     /// [`Table::dropped_transitions`].
-    pub fn new(workers: usize) -> (Arc<Self>, mpsc::Receiver<Transition>) {
+    pub fn located(workers: usize, here: Locality) -> (Arc<Self>, mpsc::Receiver<Transition>) {
         let (transitions, receiver) = TransitionSink::new();
         let table = Self {
             services: ArcSwap::default(),
@@ -85,6 +92,7 @@ impl Table {
             applied: Notify::new(),
             outlets: Arc::new(Outlets::new(transitions, workers)),
             workers,
+            here: Arc::new(here),
         };
         (Arc::new(table), receiver)
     }
@@ -103,7 +111,8 @@ impl Table {
             match present.get(&spec.name) {
                 Some(service) => service.update(spec, newness, now),
                 None => {
-                    let service = Service::new(spec, self.workers, Arc::clone(&self.outlets), newness, now);
+                    let (outlets, here) = (Arc::clone(&self.outlets), Arc::clone(&self.here));
+                    let service = Service::new(spec, self.workers, outlets, here, newness, now);
                     map.get_or_insert_with(|| (*present).clone())
                         .insert(spec.name.clone(), Arc::new(service));
                 }

@@ -8,7 +8,7 @@ use std::{
 use gateway_proto::{
     Address, Endpoint, Protocol, ReplicaId, ServiceName, TlsServerName, Weight,
     time::duration,
-    v1::{Lease, RegisterRequest, RegisterResponse},
+    v1::{Lease, Locality, RegisterRequest, RegisterResponse},
 };
 
 use crate::{
@@ -46,6 +46,15 @@ pub(crate) struct Args {
     /// Share of the traffic relative to its peers, 1..=1000
     #[arg(long, default_value_t = 100, value_parser = parse_weight)]
     weight: u16,
+    /// Tier, 0..=15: better tiers, of lower numbers, go first
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=15))]
+    priority: u8,
+    /// Where it is, for policies with balancing.prefer_local
+    #[arg(long, value_name = "NAME")]
+    region: Option<String>,
+    /// The zone that it is in, likewise
+    #[arg(long, value_name = "NAME")]
+    zone: Option<String>,
     /// Label for people; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
@@ -103,6 +112,11 @@ fn request(args: Args) -> Result<RegisterRequest, Error> {
         replica_id: args.id.map(|id| id.to_string()).unwrap_or_default(),
         endpoint: Some(endpoint.to_wire()),
         weight: args.weight.into(),
+        priority: args.priority.into(),
+        locality: Some(Locality {
+            region: args.region.unwrap_or_default(),
+            zone: args.zone.unwrap_or_default(),
+        }),
         labels,
         lease_ttl: args.ttl.map(duration),
         permanent: args.ttl.is_none(),
@@ -178,6 +192,9 @@ mod tests {
             ttl,
             id: None,
             weight: 100,
+            priority: 0,
+            region: None,
+            zone: None,
             labels: vec![("team".into(), "web".into())],
             dry_run: false,
         }

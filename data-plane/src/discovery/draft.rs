@@ -130,6 +130,7 @@ pub(super) fn replica_to_wire(service: &ServiceName, replica: &ReplicaSpec) -> v
         endpoint: Some(replica.endpoint.to_wire()),
         weight: replica.weight.get().into(),
         priority: replica.priority.get().into(),
+        locality: replica.locality.to_wire(),
         health: replica.health.to_wire().into(),
         mode: replica.mode.to_wire().into(),
         incarnation: replica.incarnation,

@@ -1,7 +1,8 @@
 //! Wire messages of the registry become specs, or a [`Refusal`] that names the resource at fault.
 
 use gateway_proto::{
-    Address, Endpoint, Health, Invalid, Mode, Policy, Priority, ReplicaId, ReplicaKey, ServiceName, Weight,
+    Address, Endpoint, Health, Invalid, Locality, Mode, Policy, Priority, ReplicaId, ReplicaKey, ServiceName,
+    Weight,
     time::{is_valid, system_time},
     v1,
 };
@@ -43,6 +44,7 @@ pub(super) fn replica(wire: &v1::Replica) -> Result<ReplicaSpec, Refusal> {
             health: if is_understood { health(wire.health) } else { Health::Unhealthy },
             incarnation: wire.incarnation,
             priority: Priority::parse(wire.priority)?,
+            locality: Locality::parse(wire.locality.clone().unwrap_or_default())?,
             mode: mode(wire.mode),
             revision: wire.revision,
             drain_deadline: wire

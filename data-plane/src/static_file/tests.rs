@@ -15,6 +15,7 @@ fn services_are_read_with_default_ids_weights_tiers_and_policies() {
         id = "big"
         weight = 300
         priority = 2
+        zone = "eu-1a"
         [service.policy.timeout]
         per_try = "800ms"
         [service.policy.breaker]
@@ -35,6 +36,8 @@ fn services_are_read_with_default_ids_weights_tiers_and_policies() {
         algorithm = "consistent_hash"
         hash_by = "header:X-User"
         slow_start = "20s"
+        prefer_local = true
+        overprovisioning_factor = 1.4
         [service.policy.concurrency]
         max_per_replica = 50
         max_queue_time = "200ms"
@@ -57,6 +60,7 @@ fn services_are_read_with_default_ids_weights_tiers_and_policies() {
     assert_eq!(ids, [("big", 300), ("r-1", 100), ("r-2", 100)], "sorted by id");
     let tiers: Vec<_> = orders.replicas.iter().map(|r| r.priority.get()).collect();
     assert_eq!(tiers, [2, 0, 0]);
+    assert_eq!((orders.replicas[0].locality.region(), orders.replicas[0].locality.zone()), ("", "eu-1a"));
     assert_eq!(orders.policy.timeout.per_try, Duration::from_millis(800));
     assert_eq!(orders.policy.breaker.failure_ratio, 0.25);
     assert_eq!(orders.policy.breaker.slow_threshold, Duration::from_millis(700));
@@ -73,6 +77,7 @@ fn services_are_read_with_default_ids_weights_tiers_and_policies() {
         (balancing.algorithm.name(), balancing.slow_start),
         ("consistent_hash", Duration::from_secs(20))
     );
+    assert_eq!((balancing.prefer_local, balancing.overprovisioning_factor), (true, 1.4));
     assert_eq!((balancing.hash_by.to_string(), balancing.hash_load_factor), ("header:x-user".into(), 1.25));
     let concurrency = orders.policy.concurrency;
     assert_eq!((concurrency.max_per_replica, concurrency.max_pending), (50, 1024));

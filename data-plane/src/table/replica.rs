@@ -13,7 +13,7 @@ use std::{
 };
 
 use gateway_proto::{
-    Address, Endpoint, Health, Priority, ReplicaKey, ServiceName, Weight,
+    Address, Endpoint, Health, Locality, Priority, ReplicaKey, ServiceName, Weight,
     policy::{self, CheckMethod, HealthCheck},
     v1,
 };
@@ -29,7 +29,7 @@ use crate::{
     health::check::Check,
     routing::{
         Breaker, Change, Fault, Heard, History as Outcomes, Recorded, State, Tick, View as BreakerView,
-        balancing::{FULL_SHARE, LatencyEstimate, next_step, ramp},
+        balancing::{Distance, FULL_SHARE, LatencyEstimate, next_step, ramp},
     },
 };
 
@@ -43,6 +43,7 @@ const REMEMBERED_FAILURES: usize = 5;
 pub struct Replica {
     key: ReplicaKey,
     spec: ReplicaSpec,
+    distance: Distance,
     learnt: Arc<Learnt>,
 }
 
@@ -121,6 +122,7 @@ impl Replica {
     pub(super) fn new(
         service: &ServiceName,
         spec: &ReplicaSpec,
+        here: &Locality,
         workers: usize,
         now: Tick,
     ) -> (Self, Obeyed) {
@@ -132,6 +134,7 @@ impl Replica {
         let replica = Self {
             key: ReplicaKey { service: service.clone(), replica: spec.id.clone() },
             spec: spec.clone(),
+            distance: Distance::between(here, &spec.locality),
             learnt: Arc::new(Learnt {
                 breaker: Breaker::new(),
                 counts: AttemptCounts::new(workers),
@@ -153,7 +156,7 @@ impl Replica {
     ///
     /// A new incarnation is a new process: if its predecessor was out, it may prove itself at once. An order to reset
     /// goes last, so that it also closes what was handed back together with it.
-    pub(super) fn respecified(&self, spec: &ReplicaSpec, now: Tick) -> (Self, Obeyed) {
+    pub(super) fn respecified(&self, spec: &ReplicaSpec, here: &Locality, now: Tick) -> (Self, Obeyed) {
         let learnt = &self.learnt;
         if spec.incarnation != self.spec.incarnation {
             learnt.breaker.reprobe(now);
@@ -165,7 +168,8 @@ impl Replica {
             self.begins(now);
         }
         learnt.is_draining.store(!spec.is_serving(), Relaxed);
-        let next = Self { key: self.key.clone(), spec: spec.clone(), learnt: Arc::clone(learnt) };
+        let distance = Distance::between(here, &spec.locality);
+        let next = Self { key: self.key.clone(), spec: spec.clone(), distance, learnt: Arc::clone(learnt) };
         let forced = next.follow_force(self.spec.forced.as_ref(), now);
         let reset = next.follow_reset(now);
         (next, [forced, reset])
@@ -227,6 +231,11 @@ impl Replica {
     /// Its tier.
     pub fn priority(&self) -> Priority {
         self.spec.priority
+    }
+
+    /// How far it is from this data plane.
+    pub fn distance(&self) -> Distance {
+        self.distance
     }
 
     /// Whether new requests may go to it, as far as the registry is concerned.

@@ -14,7 +14,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use gateway_proto::{
-    Policy, Protocol, ReplicaId, ServiceName,
+    Locality, Policy, Protocol, ReplicaId, ServiceName,
     policy::{AdaptiveLimit, Algorithm},
 };
 
@@ -72,6 +72,8 @@ pub struct Service {
     may_decline: AtomicBool,
     outlets: Arc<Outlets>,
     workers: usize,
+    /// Where this data plane is.
+    here: Arc<Locality>,
 }
 
 /// Whether replicas that a data plane learns of have joined just now.
@@ -96,6 +98,7 @@ impl Service {
         spec: &ServiceSpec,
         workers: usize,
         outlets: Arc<Outlets>,
+        here: Arc<Locality>,
         newness: Newness,
         now: Tick,
     ) -> Self {
@@ -103,7 +106,7 @@ impl Service {
             Roster { policy: spec.policy, replicas: Arc::default(), gone: ReplicaCounters::default() };
         let service = Self {
             name: spec.name.clone(),
-            view: ArcSwap::from_pointee(View::new(spec.policy, Vec::new(), None, now)),
+            view: ArcSwap::from_pointee(View::new(spec.policy, Vec::new(), &[], None, now)),
             roster: Mutex::new(nobody),
             budget: Budget::new(),
             counters: ServiceCounters::new(workers),
@@ -116,6 +119,7 @@ impl Service {
             may_decline: AtomicBool::new(false),
             outlets,
             workers,
+            here,
         };
         service.update(spec, newness, now);
         service
@@ -134,9 +138,10 @@ impl Service {
                     replicas.push(Arc::clone(known));
                     continue;
                 }
-                Some(known) => known.respecified(replica_spec, now),
+                Some(known) => known.respecified(replica_spec, &self.here, now),
                 None => {
-                    let (replica, changes) = Replica::new(&spec.name, replica_spec, self.workers, now);
+                    let (replica, changes) =
+                        Replica::new(&spec.name, replica_spec, &self.here, self.workers, now);
                     if newness == Newness::Joining {
                         replica.begins(now);
                         replica.checks().joins();
@@ -207,11 +212,9 @@ impl Service {
         is_out && replica.takes_requests()
     }
 
-    /// Whether a replica could be asked, and a better tier has one to ask.
+    /// Whether a replica could be asked, and a better tier, or one that is nearer, takes all requests.
     pub fn stands_by(&self, replica: &Replica) -> bool {
-        let tier = self.view.load().tier;
-        let is_worse = tier.is_some_and(|tier| replica.priority() > tier);
-        is_worse && replica.takes_requests()
+        self.view.load().stands_by(replica)
     }
 
     /// All replicas, ready or not, in the order of their ids.
@@ -510,9 +513,11 @@ impl Service {
     /// Makes the view of the breakers' present states. The roster's lock orders rebuilds, so that the last one has
     /// seen the last transition.
     fn rebuild(&self, roster: &Roster, now: Tick) {
-        let ready = roster.replicas.iter().filter(|replica| replica.takes_requests()).cloned().collect();
+        let (ready, mut absent): (Vec<_>, Vec<_>) =
+            roster.replicas.iter().cloned().partition(|replica| replica.takes_requests());
+        absent.retain(|replica| replica.spec().is_missed());
         let previous = self.view.load();
-        let view = View::new(roster.policy, ready, Some(&previous), now);
+        let view = View::new(roster.policy, ready, &absent, Some(&previous), now);
         if view.fails_open().is_some() != previous.fails_open().is_some() {
             let service = self.name.clone();
             self.outlets.fail_opens.push(FailOpenChange { service, at: now, began: view.fails_open() });

@@ -115,6 +115,9 @@ fn verb(subject: String, count: i32, one: &str, many: &str) -> String {
 
 fn standing_by(all: &Explanation) -> String {
     let priority = all.facts.replica.as_ref().map_or(0, |replica| replica.priority);
+    if priority == 0 {
+        return "stands by: replicas that are nearer to the data planes take all requests".into();
+    }
     format!("stands by: priority {priority} gets requests when every better tier is out or has failed them")
 }
 

@@ -190,6 +190,10 @@ fn sentences(facts: &Facts, node: &v1::NodeExplanation) -> (String, String) {
         }
         Standing::StandsBy => {
             let priority = facts.replica.as_ref().map_or(0, |replica| replica.priority);
+            if priority == 0 {
+                let until = "those that are nearer are out, or have failed the request".to_owned();
+                return ("stands by: others are nearer to the data plane".to_owned(), until);
+            }
             let until = "every better tier is out, or has failed the request".to_owned();
             (format!("stands by with priority {priority}: a better tier has a replica to ask"), until)
         }

@@ -369,7 +369,7 @@ const fn count(min: u32, max: u32) -> Range {
 const SHARE: Range = Range::Ratio { zero: true };
 
 /// Every setting, in the order of the contract.
-pub static FIELDS: [Field; 58] = [
+pub static FIELDS: [Field; 60] = [
     field!(timeout.connect: Duration, span(MS, MINUTE)),
     field!(timeout.per_try: Duration, span(MS, HOUR)),
     field!(timeout.request: Duration, span(MS, DAY)),
@@ -403,6 +403,8 @@ pub static FIELDS: [Field; 58] = [
     field!(balancing.hash_by: HashBy, Range::HashBy),
     field!(balancing.hash_load_factor: f64, Range::Factor { min: 1, max: 100 }),
     field!(balancing.slow_start: Duration, span(Duration::ZERO, Duration::from_secs(900))),
+    field!(balancing.prefer_local: bool, Range::Flag),
+    field!(balancing.overprovisioning_factor: f64, Range::Factor { min: 1, max: 100 }),
     field!(drain_timeout: DrainTimeout, span(Duration::ZERO, HOUR)),
     field!(health_check.type: CheckType, Range::CheckType),
     field!(health_check.interval: Duration, span(MIN_INTERVAL, HOUR)),

@@ -125,7 +125,7 @@ fn another_schema_is_refused_whatever_follows_it() {
     bytes.truncate(12);
     bytes[8] = 1;
     let error = decode(&bytes, noon(), HOUR).unwrap_err();
-    assert_eq!(error.to_string(), "has schema version 1, this data plane reads 2");
+    assert_eq!(error.to_string(), "has schema version 1, this data plane reads 3");
 }
 
 #[test]

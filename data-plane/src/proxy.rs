@@ -26,6 +26,7 @@ mod networks;
 mod pace;
 mod proxy_headers;
 mod proxy_protocol;
+mod pushback;
 mod refusals;
 mod request_body;
 mod request_id;

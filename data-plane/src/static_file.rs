@@ -306,6 +306,11 @@ struct RetryTable {
     budget_ratio: Option<f64>,
     base_backoff: Option<Span>,
     max_backoff: Option<Span>,
+    methods: Vec<String>,
+    idempotency_key: Option<bool>,
+    max_pushback: Option<Span>,
+    hedge_delay: Option<Span>,
+    max_hedge_count: Option<i32>,
 }
 
 #[derive(Deserialize, Default)]
@@ -377,6 +382,11 @@ impl From<PolicyTable> for v1::Policy {
                 budget_ratio: retry.budget_ratio,
                 base_backoff: wire(retry.base_backoff),
                 max_backoff: wire(retry.max_backoff),
+                methods: retry.methods,
+                idempotency_key: retry.idempotency_key,
+                max_pushback: wire(retry.max_pushback),
+                hedge_delay: wire(retry.hedge_delay),
+                max_hedge_count: retry.max_hedge_count,
             }),
             breaker: Some(v1::BreakerPolicy {
                 consecutive_failure_count: breaker.consecutive_failure_count,

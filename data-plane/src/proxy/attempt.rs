@@ -1,7 +1,7 @@
 //! One attempt at one replica: reports exactly one outcome, whatever becomes of it.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
     task::{Context, Waker},
@@ -32,6 +32,8 @@ pub(super) struct Attempt {
     awaits_head: bool,
     /// How long the replica took to it, by which it is judged.
     latency: Option<Duration>,
+    /// For how long it has been waited for once another was quicker; `None` while it has no company.
+    race: Option<Rc<Cell<Option<Duration>>>>,
     /// Its place among the worker's attempts.
     place: usize,
 }
@@ -87,6 +89,7 @@ impl Attempt {
             began,
             awaits_head: true,
             latency: None,
+            race: None,
             place: worker.flights().begin(),
         };
         (attempt, policy)
@@ -100,6 +103,11 @@ impl Attempt {
     /// When it began.
     pub(super) fn began(&self) -> Tick {
         self.began
+    }
+
+    /// It runs beside others from now on. Who drops it because another was quicker says before for how long it was waited for.
+    pub(super) fn races(&mut self) -> Rc<Cell<Option<Duration>>> {
+        Rc::clone(self.race.get_or_insert_default())
     }
 
     /// Its place among the worker's attempts.
@@ -229,6 +237,11 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
+        // Of an answer that nobody waited for, only being outrun tells how slow the replica is.
+        self.latency = self.race.as_ref().and_then(|race| race.get());
+        if let Some(waited) = self.latency.filter(|_| self.permit.is_some()) {
+            self.service.outrun(&self.replica, waited, self.worker.now());
+        }
         self.settle(Outcome::Neutral);
         self.service.end(self.worker.index(), &self.replica);
         self.worker.flights().end(self.place);

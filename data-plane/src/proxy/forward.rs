@@ -13,13 +13,15 @@
 //!    ([`super::upgrade`]), all that follows ([`super::tunnel`]); or say why there is none ([`super::errors`]).
 
 mod exchange;
+mod hedge;
 mod place;
 
-use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use super::{
     admission::{admit, check_policy},
     affinity,
+    attempt::Attempt,
     downstream::Client,
     errors::{Caller, GatewayError},
     field_name::Name,
@@ -29,6 +31,7 @@ use super::{
     head::RequestHead,
     headers::{self, Onward},
     hints::CallerHints,
+    pushback,
     request_body::{Arrival, ClientBody, NotHeld, RequestSource},
     request_id::RequestId,
     response_body::{Answer, Call},
@@ -37,17 +40,21 @@ use super::{
     worker::Worker,
 };
 use crate::{
+    access_log as logged,
     request_rules::BodyCheck,
     routing::{
         Fault, Outcome, Tick,
-        retry::{Progress, Proof, RequestFacts, Stop, Verdict, decide, is_idempotent},
+        retry::{Progress, Proof, Pushback, RequestFacts, Stop, Verdict, decide, may_repeat},
     },
     table::{Replica, RequestOutcome, Service, Unavailable},
 };
 use exchange::Tried;
 use gateway_proto::Policy;
 use gateway_runtime::panics::caught;
+use hedge::Raced;
 use place::NoAttempt;
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Answers one request, also when it meets a defect. Dropping the future abandons the request: the replica's connection
 /// is closed at once and nobody is blamed.
@@ -116,7 +123,6 @@ async fn answer(
     if let Some(trail) = trail {
         trail.found(service.name().as_str());
     }
-    let is_idempotent = is_idempotent(&head.method);
     let length = match length_of_request(&head, body.is_empty()) {
         Ok(length) => length,
         Err(refusal) => {
@@ -170,6 +176,8 @@ async fn answer(
         upgrade.ask(&mut head.fields);
     }
     let started = worker.now();
+    let has_key = || head.fields.get_all_named(IDEMPOTENCY_KEY).any(|key| !key.is_empty());
+    let is_idempotent = may_repeat(&head.method, has_key, &service.policy().retry);
     let may_replay = is_idempotent || is_held || caller == Caller::Grpc || service.may_decline();
     let source = RequestSource::new(
         body,
@@ -211,8 +219,9 @@ async fn answer(
         caller,
         call: (caller == Caller::Grpc).then(|| Call { deadline: grpc::deadline(started, call_timeout) }),
         tried: Vec::new(),
-        attempts: 0,
+        attempts: Cell::new(0),
         retries: 0,
+        was_pushed_back: false,
         last: None,
         trail,
         request_id,
@@ -267,9 +276,12 @@ struct Journey<'a> {
     hints: CallerHints,
     /// Replicas that failed this request: none is asked twice.
     tried: Vec<Arc<Replica>>,
-    attempts: usize,
+    /// Those that have begun.
+    attempts: Cell<usize>,
     /// Retries that count against the policy's limit.
     retries: u8,
+    /// Whether a replica has asked for time, see [`Pushback`].
+    was_pushed_back: bool,
     /// How the last failed attempt ended.
     last: Option<Ended>,
     /// If anybody listens.
@@ -306,7 +318,8 @@ impl Journey<'_> {
             Err(error) => {
                 let error = self.named(error);
                 let service = self.service.name().as_str();
-                let response = self.worker.refuse_to(self.caller, &error, service, self.attempts, request_id);
+                let response =
+                    self.worker.refuse_to(self.caller, &error, service, self.attempts.get(), request_id);
                 (response, error.status(), RequestOutcome::GatewayError)
             }
         };
@@ -347,15 +360,21 @@ impl Journey<'_> {
                 Ok(begun) => begun,
                 Err(none) => return self.give_up(none),
             };
-            self.attempts += 1;
             self.tell_time();
-            if let Some(trail) = self.trail {
-                trail.attempt(attempt.replica(), attempt.is_probe(), attempt.began());
-            }
-            let tried = self.try_once(attempt, &policy).await;
-            if let Some(trail) = self.trail {
-                trail.ended(tried.outcome(), self.worker.now());
-            }
+            let tried = if self.may_hedge(&policy) {
+                // Boxed, so that requests which do not hedge hold no room for it.
+                let Raced { tried, failed } = Box::pin(self.race(attempt, &policy)).await;
+                for (replica, ended) in failed {
+                    self.tried.push(replica);
+                    self.remember(ended);
+                }
+                tried
+            } else {
+                let number = self.begun(&attempt);
+                let tried = self.try_once(attempt, &policy, number).await;
+                self.ended(number, tried.outcome());
+                tried
+            };
             match tried {
                 Tried::Answer(response) => return Ok(response),
                 Tried::OutOfTime => {
@@ -370,8 +389,11 @@ impl Journey<'_> {
                 Tried::Unsendable(why) => return Err(GatewayError::BadRequest(why)),
                 Tried::Failed { replica, proof, ended } => {
                     self.tried.push(replica);
+                    let pushback = self.pushback(&ended);
                     self.remember(ended);
-                    match self.verdict(proof, &policy) {
+                    let verdict = self.verdict(proof, pushback, &policy);
+                    self.was_pushed_back |= pushback.is_some();
+                    match verdict {
                         Verdict::Retry { after, counted } => {
                             self.retries += u8::from(counted);
                             pause(after).await;
@@ -397,9 +419,32 @@ impl Journey<'_> {
 
     /// Notes why a failed attempt is not followed by another.
     fn stopped(&self, why: &'static str) {
-        if let Some(trail) = self.trail.filter(|_| self.attempts > 0) {
+        if let Some(trail) = self.trail.filter(|_| self.attempts.get() > 0) {
             trail.stopped(why);
         }
+    }
+
+    /// Counts an attempt, and tells of it. Yields its number, from 1.
+    fn begun(&self, attempt: &Attempt) -> usize {
+        let number = self.attempts.get() + 1;
+        self.attempts.set(number);
+        if let Some(trail) = self.trail {
+            trail.attempt(number, attempt.replica(), attempt.is_probe(), attempt.began());
+        }
+        number
+    }
+
+    /// Tells what the attempt of that number came to.
+    fn ended(&self, number: usize, outcome: logged::Outcome) {
+        if let Some(trail) = self.trail {
+            trail.ended(number, outcome, self.worker.now());
+        }
+    }
+
+    /// What a replica that has failed the request says about another attempt, if it answered.
+    fn pushback(&self, ended: &Ended) -> Option<Pushback> {
+        let Ended::Answered(answer) = ended else { return None };
+        pushback::of(&answer.head.fields, self.call.is_some(), self.worker.clock().moment().wall)
     }
 
     /// Refuses an answer that its client would take for a switch of protocols that it is not.
@@ -426,7 +471,7 @@ impl Journey<'_> {
         }
     }
 
-    fn verdict(&self, proof: Proof, policy: &Policy) -> Verdict {
+    fn verdict(&self, proof: Proof, pushback: Option<Pushback>, policy: &Policy) -> Verdict {
         if self.hints.retries == Some(0) {
             return Verdict::Stop(Stop::RetriesUsed);
         }
@@ -436,6 +481,8 @@ impl Journey<'_> {
             retries_used: self.retries,
             untried_replicas: self.service.has_untried(now, &self.tried),
             remaining: self.deadline(now).since(now),
+            pushback,
+            was_pushed_back: self.was_pushed_back,
         };
         let budget = || self.service.budget().try_retry(now, policy.retry.budget_ratio);
         let mut retry = policy.retry;

@@ -94,6 +94,7 @@ struct Told {
 
 #[derive(Debug)]
 struct Attempt {
+    number: usize,
     replica: Arc<Replica>,
     is_probe: bool,
     began: Tick,
@@ -147,22 +148,22 @@ impl Trail {
         self.told.borrow_mut().service = Some(service.to_owned());
     }
 
-    /// A replica is asked, from `began` on.
-    pub(super) fn attempt(&self, replica: &Arc<Replica>, is_probe: bool, began: Tick) {
+    /// A replica is asked for the `number`th time, from `began` on.
+    pub(super) fn attempt(&self, number: usize, replica: &Arc<Replica>, is_probe: bool, began: Tick) {
         let mut told = self.told.borrow_mut();
-        told.attempt_count += 1;
+        told.attempt_count = number;
         if told.attempts.len() == MAX_ATTEMPTS {
             // The last one is who answers.
             told.attempts.pop();
         }
-        told.attempts.push(Attempt { replica: Arc::clone(replica), is_probe, began, ended: None });
+        told.attempts.push(Attempt { number, replica: Arc::clone(replica), is_probe, began, ended: None });
     }
 
-    /// What the last attempt came to, by its response head or without one.
-    pub(super) fn ended(&self, outcome: Outcome, now: Tick) {
+    /// What the attempt of that number came to, by its response head or without one.
+    pub(super) fn ended(&self, number: usize, outcome: Outcome, now: Tick) {
         let mut told = self.told.borrow_mut();
         let Told { attempts, upstream, .. } = &mut *told;
-        if let Some(attempt) = attempts.last_mut() {
+        if let Some(attempt) = attempts.iter_mut().rev().find(|attempt| attempt.number == number) {
             let time = now.since(attempt.began);
             *upstream += time;
             attempt.ended = Some((outcome, time));

@@ -464,6 +464,13 @@ impl Service {
         }
     }
 
+    /// A replica has been waited for so long, and then no longer, because another was quicker: it is at least as slow.
+    pub fn outrun(&self, replica: &Replica, waited: Duration, now: Tick) {
+        if self.view.load().policy.balancing.algorithm == Algorithm::PeakEwma {
+            replica.estimate().observe(waited, now);
+        }
+    }
+
     /// How long its requests took to their answers' heads.
     pub fn latencies(&self) -> Buckets {
         self.latencies.read()

@@ -369,7 +369,7 @@ const fn count(min: u32, max: u32) -> Range {
 const SHARE: Range = Range::Ratio { zero: true };
 
 /// Every setting, in the order of the contract.
-pub static FIELDS: [Field; 60] = [
+pub static FIELDS: [Field; 65] = [
     field!(timeout.connect: Duration, span(MS, MINUTE)),
     field!(timeout.per_try: Duration, span(MS, HOUR)),
     field!(timeout.request: Duration, span(MS, DAY)),
@@ -379,6 +379,11 @@ pub static FIELDS: [Field; 60] = [
     field!(retry.budget_ratio: f64, SHARE),
     field!(retry.base_backoff: Duration, span(MS, MINUTE)),
     field!(retry.max_backoff: Duration, span(MS, MINUTE)),
+    field!(list retry.methods: Methods, Range::Methods),
+    field!(retry.idempotency_key: bool, Range::Flag),
+    field!(retry.max_pushback: Duration, span(Duration::ZERO, MINUTE)),
+    field!(retry.hedge_delay: Duration, span(Duration::ZERO, MINUTE)),
+    field!(retry.max_hedge_count: u8, count(1, 5)),
     field!(breaker.consecutive_failure_count: u32, count(1, 10_000)),
     field!(breaker.failure_ratio: f64, Range::Ratio { zero: false }),
     field!(breaker.window: Duration, span(SECOND, Duration::from_secs(600))),

@@ -88,16 +88,17 @@ impl Tried {
 }
 
 impl Journey<'_> {
-    /// One attempt, within its own time, the request's, and the replica's.
-    pub(super) async fn try_once(&self, attempt: Attempt, policy: &Policy) -> Tried {
+    /// One attempt, the `number`th, within its own time, the request's, and the replica's.
+    pub(super) async fn try_once(&self, attempt: Attempt, policy: &Policy, number: usize) -> Tried {
         let (began, place, replica) = (attempt.began(), attempt.place(), Arc::clone(attempt.replica()));
         let flights = self.worker.flights();
         let is_sent = Cell::new(false);
         let mut attempt = Some(attempt);
         let result = {
-            let mut exchange = pin!(self.exchange(&mut attempt, &replica, &is_sent, policy));
-            let mut timer =
-                pin!(tokio::time::sleep_until(self.worker.instant(self.limit(began, policy).0).into()));
+            let mut exchange = pin!(self.exchange(&mut attempt, &replica, &is_sent, policy, number));
+            let mut timer = pin!(tokio::time::sleep_until(
+                self.worker.instant(self.limit(began, policy, number).0).into()
+            ));
             poll_fn(|cx| {
                 if let Poll::Ready(tried) = exchange.as_mut().poll(cx) {
                     return Poll::Ready(Ok(tried));
@@ -107,7 +108,7 @@ impl Journey<'_> {
                 }
                 flights.waits(place, cx.waker());
                 // The body may have moved in there, which gives it more time, or ended, which gives it less.
-                let (limit, late) = self.limit(began, policy);
+                let (limit, late) = self.limit(began, policy, number);
                 let limit = self.worker.instant(limit).into();
                 if timer.deadline() != limit {
                     timer.as_mut().reset(limit);
@@ -138,6 +139,7 @@ impl Journey<'_> {
         replica: &Arc<Replica>,
         is_sent: &Cell<bool>,
         policy: &Policy,
+        number: usize,
     ) -> Tried {
         let (link, head) = loop {
             let (pool, endpoint, limit) = (self.worker.pool(), replica.endpoint(), policy.timeout.connect);
@@ -154,8 +156,8 @@ impl Journey<'_> {
                 Err(ConnectFailure::Full) => return unblamed(attempt, replica, Proof::Unsent, Ended::Full),
                 Err(ConnectFailure::Exhausted) => return Tried::Exhausted,
             };
-            let sent =
-                link.send(self.outgoing(policy), replica.endpoint(), is_sent, |head| self.pass_on(head));
+            let sent = link
+                .send(self.outgoing(policy, number), replica.endpoint(), is_sent, |head| self.pass_on(head));
             match sent.await {
                 Ok(head) => break (link, head),
                 // The replica closed an idle connection: it has not seen the request, and is not to blame.
@@ -253,9 +255,9 @@ impl Journey<'_> {
     }
 
     /// The same head for each attempt; the body from its first byte.
-    fn outgoing(&self, policy: &Policy) -> Outgoing<'_, RequestBody> {
+    fn outgoing(&self, policy: &Policy, number: usize) -> Outgoing<'_, RequestBody> {
         let expects_continue = self.expects_continue && !self.source.has_begun();
-        let hints = AttemptHints { attempt: self.attempts, time: self.time_left(policy) };
+        let hints = AttemptHints { attempt: number, time: self.time_left(policy) };
         let body = self.source.attempt();
         Outgoing { head: &self.head, length: self.length, body, expects_continue, hints }
     }
@@ -279,18 +281,18 @@ impl Journey<'_> {
         let proxy_status = format!("{via}; next-hop=\"{address}\"; received-status={status}");
         fields.append(Name::ProxyStatus, proxy_status.as_bytes());
         fields.set(Name::XGwReplica, replica.key().replica.as_str().as_bytes());
-        fields.set(Name::XGwAttempts, self.attempts.to_string().as_bytes());
+        fields.set(Name::XGwAttempts, self.attempts.get().to_string().as_bytes());
     }
 
     /// From when on the replica of an attempt that began at `began` could have all of the request that has come.
-    fn had_all_at(&self, began: Tick) -> Tick {
+    pub(super) fn had_all_at(&self, began: Tick) -> Tick {
         match self.source.arrival() {
             Arrival::Partial { moved_at: at, .. } | Arrival::Whole(at) => began.max(at),
         }
     }
 
     /// Until when an attempt that began at `began` may take as things stand, and who is late if it takes longer.
-    fn limit(&self, began: Tick, policy: &Policy) -> (Tick, Late) {
+    fn limit(&self, began: Tick, policy: &Policy, number: usize) -> (Tick, Late) {
         match self.source.arrival() {
             Arrival::Partial { moved_at, waits_for_client, too_slow_at } => {
                 let late = if waits_for_client { Late::Client } else { Late::Replica };
@@ -306,7 +308,7 @@ impl Journey<'_> {
                 // A first attempt has all the time there is: a replica that lets it pass does not answer. Unless it is the
                 // caller who has less, for whose haste nobody is to blame.
                 let is_callers = self.call.is_some_and(|call| call.deadline == Some(deadline));
-                let is_fair = self.tried.is_empty() && self.hints.time.is_none() && !is_callers;
+                let is_fair = number == 1 && self.hints.time.is_none() && !is_callers;
                 let late = if own <= deadline || is_fair { Late::Replica } else { Late::Request };
                 (own.min(deadline), late)
             }

@@ -24,6 +24,7 @@
 //! The fields of a policy and of a route have the names, ranges and defaults of the registry's policy.
 
 mod concurrency;
+mod fallback;
 mod health_check;
 mod written;
 
@@ -40,6 +41,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use self::{
     concurrency::ConcurrencyTable,
+    fallback::FallbackTable,
     health_check::HealthCheckTable,
     written::{Size, Span},
 };
@@ -287,6 +289,7 @@ struct PolicyTable {
     balancing: BalancingTable,
     health_check: HealthCheckTable,
     concurrency: ConcurrencyTable,
+    fallback: FallbackTable,
 }
 
 #[derive(Deserialize, Default)]
@@ -366,7 +369,7 @@ impl<'de> Deserialize<'de> for Algorithm {
 impl From<PolicyTable> for v1::Policy {
     /// The wire form has the ranges and defaults; one place checks them.
     fn from(
-        PolicyTable { timeout, retry, breaker, request, balancing, health_check, concurrency }: PolicyTable,
+        PolicyTable { timeout, retry, breaker, request, balancing, health_check, concurrency, fallback }: PolicyTable,
     ) -> Self {
         let wire = |span: Option<Span>| span.map(|span| duration(span.0));
         Self {
@@ -419,6 +422,7 @@ impl From<PolicyTable> for v1::Policy {
             }),
             health_check: Some(health_check.into()),
             concurrency: Some(concurrency.into()),
+            fallback: Some(fallback.into()),
             ..Default::default()
         }
     }

@@ -37,12 +37,14 @@ use tokio::sync::{Notify, mpsc};
 pub use crate::routing::{LATENCY_BUCKETS, Refused};
 pub use checks::{CheckChange, Standing};
 pub use concurrency::{Refusal, Waiting};
-pub use counters::{CodeClass, Direction, ReplicaCounters, RequestOutcome, ServiceCounters, TunnelCounts};
+pub use counters::{
+    CodeClass, Direction, FallbackKind, ReplicaCounters, RequestOutcome, ServiceCounters, TunnelCounts,
+};
 pub use drain::{DrainFollower, Draining, Drains};
 pub use fail_open::FailOpenChange;
 pub use latency::Buckets;
 pub use replica::{Failure, History, Replica, Trip};
-pub use service::{Picked, Service};
+pub use service::{AttemptPolicy, Picked, PolicyInForce, Service};
 pub use spec::{Forced, ReplicaSpec, ServiceSpec};
 
 pub use crate::routing::ForcedState;

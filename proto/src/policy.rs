@@ -10,6 +10,7 @@ use crate::{Invalid, v1};
 mod balancing;
 mod concurrency;
 mod eviction;
+mod fallback;
 pub mod field;
 mod health_check;
 mod methods;
@@ -23,6 +24,7 @@ mod upgrades;
 pub use balancing::{Algorithm, Balancing, HashBy, KeyName};
 pub use concurrency::{AdaptiveLimit, Concurrency};
 pub use eviction::Eviction;
+pub use fallback::{Fallback, FallbackBody, FallbackContentType, FallbackService};
 use field::FIELDS;
 pub use health_check::{CheckHost, CheckMethod, CheckPath, CheckType, GrpcService, HealthCheck, Statuses};
 pub use methods::Methods;
@@ -61,6 +63,8 @@ pub struct Policy {
     pub eviction: Eviction,
     /// How many requests are under way at once.
     pub concurrency: Concurrency,
+    /// What a client gets when no replica could answer well.
+    pub fallback: Fallback,
 }
 
 /// How long requests in flight may take once a replica drains.

@@ -39,6 +39,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) upstream: Option<Duration>,
     /// Why a failed attempt was the last one.
     pub(crate) stop: Option<&'static str>,
+    /// Who answered in place of a failure.
+    pub(crate) fallback: Option<&'static str>,
     /// Why the gateway made the answer itself, if it did.
     pub(crate) error: Option<&'static str>,
     /// What a breaker had to do with it.
@@ -133,7 +135,12 @@ pub(crate) fn json(out: &mut Vec<u8>, entry: &Entry<'_>) {
     if entry.attempt_count > 1 {
         object.attempts(entry.attempts);
     }
-    let words = [("gw.stop", entry.stop), ("gw.error", entry.error), ("gw.breaker", entry.breaker)];
+    let words = [
+        ("gw.stop", entry.stop),
+        ("gw.fallback", entry.fallback),
+        ("gw.error", entry.error),
+        ("gw.breaker", entry.breaker),
+    ];
     for (name, value) in words.into_iter().chain([("gw.end", Some(entry.end))]) {
         if let Some(value) = value {
             object.text(name, value.as_bytes(), MAX_HOST);
@@ -253,6 +260,7 @@ pub(crate) fn text(out: &mut Vec<u8>, entry: &Entry<'_>) {
     word(out, "replica", entry.replica());
     let _ = write!(out, " attempts={}", entry.attempt_count);
     word(out, "stop", entry.stop);
+    word(out, "fallback", entry.fallback);
     word(out, "error", entry.error);
     word(out, "breaker", entry.breaker);
     word(out, "end", Some(entry.end));
@@ -331,6 +339,7 @@ mod tests {
             attempt_count: attempts.len(),
             upstream: Some(Duration::from_micros(12_250)),
             stop: None,
+            fallback: None,
             error: None,
             breaker: Some("closed"),
             received: 3,
@@ -372,7 +381,7 @@ mod tests {
         let line = line(text, &entry(Some(request()), &attempts));
         let expected = concat!(
             "192.0.2.7 - - [10/Oct/2000:13:55:36 +0000] \"GET /orders/7 HTTP/1.1\" 200 5 \"-\" \"curl/8\"",
-            " duration_s=0.013500 upstream_s=0.012250 service=orders replica=r-2 attempts=1 stop=- error=-",
+            " duration_s=0.013500 upstream_s=0.012250 service=orders replica=r-2 attempts=1 stop=- fallback=- error=-",
             " breaker=closed end=complete received=3 tls=- peer=192.0.2.7 host=gw:81 request_id=id-1 trace_id=-\n",
         );
         assert_eq!(line, expected);

@@ -11,7 +11,7 @@ use std::{
 use super::{request_id::RequestId, response_body::UpstreamBody, upstream::Link, worker::Worker};
 use crate::{
     routing::{Draw, Fault, Heard, Origin, Outcome, Permit, Tick},
-    table::{Picked, Replica, Service, TunnelCounts, Unavailable, Waiting},
+    table::{AttemptPolicy, Picked, Replica, Service, TunnelCounts, Unavailable, Waiting},
 };
 
 /// Holds a picked replica's permit from the pick to the verdict.
@@ -50,7 +50,7 @@ impl Attempt {
         tried: &[Arc<Replica>],
         key: Option<u64>,
         request_id: &RequestId,
-    ) -> Result<(Self, gateway_proto::Policy), Unavailable> {
+    ) -> Result<(Self, AttemptPolicy), Unavailable> {
         let began = worker.now();
         let draw = Draw { random: worker.random(), key };
         let picked = service.pick(worker.index(), began, tried, draw)?;
@@ -65,7 +65,7 @@ impl Attempt {
         key: Option<u64>,
         waiting: &mut Waiting,
         request_id: &RequestId,
-    ) -> Result<(Self, gateway_proto::Policy), Unavailable> {
+    ) -> Result<(Self, AttemptPolicy), Unavailable> {
         let began = worker.now();
         let draw = Draw { random: worker.random(), key };
         let picked = waiting.pick(worker.index(), began, tried, draw)?;
@@ -78,7 +78,7 @@ impl Attempt {
         picked: Picked,
         began: Tick,
         request_id: &RequestId,
-    ) -> (Self, gateway_proto::Policy) {
+    ) -> (Self, AttemptPolicy) {
         let Picked { replica, permit, policy } = picked;
         let attempt = Self {
             worker: Rc::clone(worker),

@@ -353,6 +353,11 @@ impl GatewayError {
         }
     }
 
+    /// What it is called in a `Proxy-Status` (RFC 9209).
+    pub(super) fn proxy_error(&self) -> &'static str {
+        self.kind().proxy_error
+    }
+
     /// What callers over HTTP are told it by.
     pub(super) fn status(&self) -> StatusCode {
         self.kind().status

@@ -13,6 +13,7 @@
 //!    ([`super::upgrade`]), all that follows ([`super::tunnel`]); or say why there is none ([`super::errors`]).
 
 mod exchange;
+mod fallback;
 mod hedge;
 mod place;
 
@@ -46,10 +47,9 @@ use crate::{
         Fault, Outcome, Tick,
         retry::{Progress, Proof, Pushback, RequestFacts, Stop, Verdict, decide, may_repeat},
     },
-    table::{Replica, RequestOutcome, Service, Unavailable},
+    table::{AttemptPolicy, FallbackKind, Replica, RequestOutcome, Service, Unavailable},
 };
 use exchange::Tried;
-use gateway_proto::Policy;
 use gateway_runtime::panics::caught;
 use hedge::Raced;
 use place::NoAttempt;
@@ -130,7 +130,10 @@ async fn answer(
             return refused(&error, reply_to, &worker, service);
         }
     };
-    let Policy { request: rules, timeout, .. } = service.policy();
+    let (rules, timeout) = {
+        let policy = service.policy();
+        (policy.request, policy.timeout)
+    };
     if let Err(error) = check_policy(&rules, &head, length) {
         return refused(&error, reply_to, &worker, service);
     }
@@ -222,6 +225,8 @@ async fn answer(
         attempts: Cell::new(0),
         retries: 0,
         was_pushed_back: false,
+        is_seen: false,
+        claimed,
         last: None,
         trail,
         request_id,
@@ -282,6 +287,10 @@ struct Journey<'a> {
     retries: u8,
     /// Whether a replica has asked for time, see [`Pushback`].
     was_pushed_back: bool,
+    /// Whether a replica may have seen it.
+    is_seen: bool,
+    /// The address of its client as trusted proxies have it.
+    claimed: Option<&'a str>,
     /// How the last failed attempt ended.
     last: Option<Ended>,
     /// If anybody listens.
@@ -308,6 +317,12 @@ enum Ended {
 impl Journey<'_> {
     async fn run(&mut self, request_id: &RequestId) -> Answer {
         let result = self.ask().await.and_then(|answer| self.check_switch(answer));
+        let (result, fell_back) = if self.may_fall_back(&result) {
+            // Boxed, so that requests which do not need it hold no room for it.
+            Box::pin(self.fall_back(result, request_id)).await
+        } else {
+            (result, None)
+        };
         let (mut response, status, outcome) = match result {
             Ok(response) => {
                 let failed = self.judged(&response.head) != Outcome::Success;
@@ -323,7 +338,7 @@ impl Journey<'_> {
                 (response, error.status(), RequestOutcome::GatewayError)
             }
         };
-        if outcome != RequestOutcome::GatewayError {
+        if outcome != RequestOutcome::GatewayError && fell_back != Some(FallbackKind::Static) {
             let protocol = response.tunnel.as_ref().and_then(|_| response.head.fields.get(Name::Upgrade));
             let protocol = protocol.map(<[u8]>::to_vec);
             headers::prepare_response(&mut response.head.fields, self.worker.via(), request_id);
@@ -335,6 +350,13 @@ impl Journey<'_> {
                 headers::show_times(&mut response.head.fields, whole.saturating_sub(upstream), upstream);
             }
         }
+        let outcome = match fell_back {
+            Some(kind) => {
+                self.service.fell_back(kind);
+                RequestOutcome::Fallback
+            }
+            None => outcome,
+        };
         self.service.counters().answered(self.worker.index(), status, outcome);
         if self.service.is_detailed() {
             let latency = self.worker.now().since(self.started);
@@ -365,6 +387,7 @@ impl Journey<'_> {
                 // Boxed, so that requests which do not hedge hold no room for it.
                 let Raced { tried, failed } = Box::pin(self.race(attempt, &policy)).await;
                 for (replica, ended) in failed {
+                    self.is_seen = true;
                     self.tried.push(replica);
                     self.remember(ended);
                 }
@@ -376,8 +399,12 @@ impl Journey<'_> {
                 tried
             };
             match tried {
-                Tried::Answer(response) => return Ok(response),
+                Tried::Answer(response) => {
+                    self.is_seen = true;
+                    return Ok(response);
+                }
                 Tried::OutOfTime => {
+                    self.is_seen = true;
                     self.stopped(Stop::NoTimeLeft.as_str());
                     return self.end(Stop::NoTimeLeft, GatewayError::DeadlineExceeded);
                 }
@@ -388,6 +415,7 @@ impl Journey<'_> {
                 Tried::ClientStalled => return Err(stalled(&self.worker, &self.source)),
                 Tried::Unsendable(why) => return Err(GatewayError::BadRequest(why)),
                 Tried::Failed { replica, proof, ended } => {
+                    self.is_seen |= matches!(proof, Proof::Unknown | Proof::Answered);
                     self.tried.push(replica);
                     let pushback = self.pushback(&ended);
                     self.remember(ended);
@@ -422,6 +450,11 @@ impl Journey<'_> {
         if let Some(trail) = self.trail.filter(|_| self.attempts.get() > 0) {
             trail.stopped(why);
         }
+    }
+
+    /// What it is shared out by where that is its client's address.
+    fn client_address(&self) -> &str {
+        self.claimed.unwrap_or(self.client.ip())
     }
 
     /// Counts an attempt, and tells of it. Yields its number, from 1.
@@ -471,7 +504,7 @@ impl Journey<'_> {
         }
     }
 
-    fn verdict(&self, proof: Proof, pushback: Option<Pushback>, policy: &Policy) -> Verdict {
+    fn verdict(&self, proof: Proof, pushback: Option<Pushback>, policy: &AttemptPolicy) -> Verdict {
         if self.hints.retries == Some(0) {
             return Verdict::Stop(Stop::RetriesUsed);
         }

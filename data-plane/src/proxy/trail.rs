@@ -21,7 +21,7 @@ use crate::{
     access_log::{AccessLog, Attempted, Entry, Outcome, Request},
     clock::Moment,
     routing::Tick,
-    table::Replica,
+    table::{FallbackKind, Replica},
 };
 
 /// Attempts that are told of one by one.
@@ -90,6 +90,7 @@ struct Told {
     attempt_count: usize,
     upstream: Duration,
     stop: Option<&'static str>,
+    fallback: Option<&'static str>,
 }
 
 #[derive(Debug)]
@@ -175,6 +176,11 @@ impl Trail {
         self.told.borrow_mut().stop = Some(why);
     }
 
+    /// Who answers in place of a failure.
+    pub(super) fn fell_back(&self, kind: FallbackKind) {
+        self.told.borrow_mut().fallback = Some(kind.as_str());
+    }
+
     /// Time that replicas took so far.
     pub(super) fn upstream(&self) -> Duration {
         self.told.borrow().upstream
@@ -214,6 +220,7 @@ impl Trail {
             attempt_count: told.attempt_count,
             upstream: (told.attempt_count > 0).then_some(told.upstream),
             stop: told.stop,
+            fallback: told.fallback,
             error: told.error,
             breaker: told.breaker(),
             received: self.received.get(),

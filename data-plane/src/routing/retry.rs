@@ -91,13 +91,14 @@ pub enum Stop {
 
 impl Stop {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NotIdempotent,
         Self::NotReplayable,
         Self::RetriesUsed,
         Self::NoOtherReplica,
         Self::BudgetExhausted,
         Self::NoTimeLeft,
+        Self::PushedBack,
     ];
 
     /// One word for it, for machines.

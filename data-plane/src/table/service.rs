@@ -1,6 +1,7 @@
 //! One service: its replicas, its policy, and whom to ask next.
 
 use std::{
+    ops::Deref,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
@@ -12,16 +13,16 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use gateway_proto::{
     Locality, Policy, Protocol, ReplicaId, ServiceName,
-    policy::{AdaptiveLimit, Algorithm},
+    policy::{self, AdaptiveLimit, Algorithm},
 };
 
 use super::{
     checks::{CheckChange, Standing},
     concurrency::Limits,
-    counters::{Inflight, ReplicaCounters, ServiceCounters, TunnelCounts},
+    counters::{FallbackKind, Inflight, ReplicaCounters, ServiceCounters, TunnelCounts},
     fail_open::FailOpenChange,
     latency::{Buckets, Latencies},
     outlets::Outlets,
@@ -45,8 +46,36 @@ pub struct Picked {
     pub replica: Arc<Replica>,
     /// Goes back by [`Service::settle`] exactly once, whatever becomes of the attempt.
     pub permit: Permit,
-    /// The policy of the moment, for this attempt.
-    pub policy: Policy,
+    /// Of the policy of the moment, what this attempt goes by.
+    pub policy: AttemptPolicy,
+}
+
+/// What attempts go by in a policy. They outlive it, and it is large.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttemptPolicy {
+    /// How long things may take.
+    pub timeout: policy::Timeouts,
+    /// What follows a failure.
+    pub retry: policy::Retry,
+}
+
+impl From<&Policy> for AttemptPolicy {
+    #[inline]
+    fn from(policy: &Policy) -> Self {
+        Self { timeout: policy.timeout, retry: policy.retry }
+    }
+}
+
+/// A policy while somebody looks at it: not to be kept across an await.
+#[derive(Debug)]
+pub struct PolicyInForce(Guard<Arc<View>>);
+
+impl Deref for PolicyInForce {
+    type Target = Policy;
+
+    fn deref(&self) -> &Policy {
+        &self.0.policy
+    }
 }
 
 /// A service of the routing table.
@@ -61,6 +90,7 @@ pub struct Service {
     budget: Budget,
     counters: ServiceCounters,
     tunnels: TunnelCounts,
+    fallbacks: [AtomicU64; FallbackKind::ALL.len()],
     latencies: Latencies,
     pub(super) inflight: Inflight,
     pub(super) limits: Limits,
@@ -111,6 +141,7 @@ impl Service {
             budget: Budget::new(),
             counters: ServiceCounters::new(workers),
             tunnels: TunnelCounts::new(workers),
+            fallbacks: Default::default(),
             latencies: Latencies::new(workers),
             inflight: Inflight::new(workers),
             limits: Limits::new(workers),
@@ -172,7 +203,7 @@ impl Service {
 
     /// Lets go of all replicas, because the registry knows the service no more.
     pub(super) fn empty(&self, now: Tick) {
-        let spec = ServiceSpec { name: self.name.clone(), policy: self.policy(), replicas: Vec::new() };
+        let spec = ServiceSpec { name: self.name.clone(), policy: *self.policy(), replicas: Vec::new() };
         self.update(&spec, Newness::Joining, now);
     }
 
@@ -181,9 +212,9 @@ impl Service {
         &self.name
     }
 
-    /// The policy in force.
-    pub fn policy(&self) -> Policy {
-        self.view.load().policy
+    /// The policy in force. Lock-free.
+    pub fn policy(&self) -> PolicyInForce {
+        PolicyInForce(self.view.load())
     }
 
     /// Whether one of its replicas may say of a request that it did not process it, whatever the method: HTTP/2 has words
@@ -244,6 +275,16 @@ impl Service {
         &self.tunnels
     }
 
+    /// Another answered a request to it in place of a failure.
+    pub fn fell_back(&self, kind: FallbackKind) {
+        self.fallbacks[kind as usize].fetch_add(1, Relaxed);
+    }
+
+    /// How often that was so since the start.
+    pub fn fallbacks(&self, kind: FallbackKind) -> u64 {
+        self.fallbacks[kind as usize].load(Relaxed)
+    }
+
     /// The attempts of all its replicas, those that are gone included.
     pub fn attempts(&self) -> ReplicaCounters {
         let roster = self.roster();
@@ -273,11 +314,11 @@ impl Service {
         }
         let choice = view.pick(now, tried, draw, || self.inflight.read())?;
         self.begin(worker, choice.0, tried);
-        Ok(self.picked(choice, view.policy, now))
+        Ok(self.picked(choice, (&view.policy).into(), now))
     }
 
     #[inline]
-    pub(super) fn picked(&self, choice: Choice<'_>, policy: Policy, now: Tick) -> Picked {
+    pub(super) fn picked(&self, choice: Choice<'_>, policy: AttemptPolicy, now: Tick) -> Picked {
         let (replica, permit, change) = choice;
         if let Some(change) = change {
             self.changed(replica, change, None, now);

@@ -256,7 +256,7 @@ impl Gateway {
         let service = self.service();
         let mut replicas: Vec<_> = service.replicas().iter().map(|replica| replica.spec().clone()).collect();
         change(&mut replicas[index]);
-        let spec = ServiceSpec { name: service.name().clone(), policy: service.policy(), replicas };
+        let spec = ServiceSpec { name: service.name().clone(), policy: *service.policy(), replicas };
         self.table.apply(&[spec], &[], self.clock.now());
         self.table.drains_taken_on().await;
     }

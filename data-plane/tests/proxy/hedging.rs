@@ -138,7 +138,9 @@ async fn a_replica_that_is_outrun_again_and_again_is_known_to_be_slow() {
     let hanging = Replica::start(|_, _| Act::Hang).await;
     let good = Replica::start(|_, _| ok("good")).await;
     let mut policy = hedging();
-    policy.breaker.slow_threshold = Duration::from_millis(20);
+    // Longer than whatever a busy machine does to the good one.
+    policy.retry.hedge_delay = Duration::from_millis(250);
+    policy.breaker.slow_threshold = Duration::from_millis(200);
     policy.breaker.min_request_count = 3;
     let mut gateway = Gateway::start(&[hanging.address, good.address], policy).await;
     for _ in 0..8 {
@@ -153,10 +155,12 @@ async fn peak_ewma_learns_of_those_that_are_outrun() {
     let hanging = Replica::start(|_, _| Act::Hang).await;
     let good = Replica::start(|_, _| ok("good")).await;
     let mut policy = hedging();
+    // Longer than whatever a busy machine does to the good one.
+    policy.retry.hedge_delay = Duration::from_millis(250);
     policy.balancing.algorithm = Algorithm::PeakEwma;
     let gateway = Gateway::start(&[hanging.address, good.address], policy).await;
-    for _ in 0..30 {
+    for _ in 0..20 {
         assert_eq!(body(&gateway.get("/orders/").await), "good");
     }
-    assert!(hanging.seen().len() <= 5, "{} of 30 went to it first", hanging.seen().len());
+    assert!(hanging.seen().len() <= 4, "{} of 20 went to it first", hanging.seen().len());
 }

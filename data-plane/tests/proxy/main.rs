@@ -8,6 +8,7 @@ mod concurrency;
 mod connects;
 mod drains;
 mod failover;
+mod fallbacks;
 mod floods;
 mod forced;
 mod forwarding;

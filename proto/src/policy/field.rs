@@ -6,8 +6,9 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    AdaptiveLimit, Algorithm, CheckHost, CheckPath, CheckType, DAY, DrainTimeout, GrpcService, HOUR, HashBy,
-    MINUTE, MS, Methods, Policy, SECOND, Statuses, TIB, Upgrades, WEEK,
+    AdaptiveLimit, Algorithm, CheckHost, CheckPath, CheckType, DAY, DrainTimeout, FallbackBody,
+    FallbackContentType, FallbackService, GrpcService, HOUR, HashBy, MINUTE, MS, Methods, Policy, SECOND,
+    Statuses, TIB, Upgrades, WEEK,
     health_check::{MIN_INTERVAL, MIN_TIMEOUT},
     text,
 };
@@ -52,6 +53,12 @@ pub enum Value {
     Upgrades(Upgrades),
     /// Of a [`Range::AdaptiveLimit`].
     AdaptiveLimit(AdaptiveLimit),
+    /// Of a [`Range::FallbackService`].
+    FallbackService(FallbackService),
+    /// Of a [`Range::FallbackContentType`].
+    FallbackContentType(FallbackContentType),
+    /// Of a [`Range::FallbackBody`].
+    FallbackBody(FallbackBody),
 }
 
 impl fmt::Display for Value {
@@ -74,6 +81,11 @@ impl fmt::Display for Value {
             Self::GrpcService(value) => value.fmt(f),
             Self::Upgrades(value) => value.fmt(f),
             Self::AdaptiveLimit(value) => f.write_str(value.name()),
+            Self::FallbackService(value) if value.as_str().is_empty() => f.write_str("\"\""),
+            Self::FallbackService(value) => value.fmt(f),
+            Self::FallbackContentType(value) => value.fmt(f),
+            Self::FallbackBody(value) if value.as_str().is_empty() => f.write_str("\"\""),
+            Self::FallbackBody(value) => value.fmt(f),
         }
     }
 }
@@ -136,6 +148,14 @@ pub enum Range {
     Upgrades,
     /// The names of ways to find a limit.
     AdaptiveLimit,
+    /// A status of HTTP, or zero for none.
+    Status,
+    /// Names of services, or none.
+    FallbackService,
+    /// Media types.
+    FallbackContentType,
+    /// Short texts.
+    FallbackBody,
 }
 
 impl fmt::Display for Range {
@@ -164,6 +184,10 @@ impl fmt::Display for Range {
                 )
             }
             Self::AdaptiveLimit => write!(f, "one of {}", AdaptiveLimit::NAMES.join(", ")),
+            Self::Status => f.write_str("0 or 200..=599"),
+            Self::FallbackService => f.write_str(FallbackService::FORMS),
+            Self::FallbackContentType => f.write_str(FallbackContentType::FORMS),
+            Self::FallbackBody => f.write_str(FallbackBody::FORMS),
         }
     }
 }
@@ -180,6 +204,7 @@ impl Range {
             (Self::Factor { min, max }, Value::Ratio(value)) => {
                 value == 0.0 || (f64::from(min)..=f64::from(max)).contains(&value)
             }
+            (Self::Status, Value::Count(value)) => value == 0 || (200..=599).contains(&value),
             (Self::Flag, Value::Flag(_))
             | (Self::Methods, Value::Methods(_))
             | (Self::Algorithm, Value::Algorithm(_))
@@ -190,7 +215,10 @@ impl Range {
             | (Self::Statuses, Value::Statuses(_))
             | (Self::GrpcService, Value::GrpcService(_))
             | (Self::Upgrades, Value::Upgrades(_))
-            | (Self::AdaptiveLimit, Value::AdaptiveLimit(_)) => true,
+            | (Self::AdaptiveLimit, Value::AdaptiveLimit(_))
+            | (Self::FallbackService, Value::FallbackService(_))
+            | (Self::FallbackContentType, Value::FallbackContentType(_))
+            | (Self::FallbackBody, Value::FallbackBody(_)) => true,
             _ => false,
         }
     }
@@ -369,7 +397,7 @@ const fn count(min: u32, max: u32) -> Range {
 const SHARE: Range = Range::Ratio { zero: true };
 
 /// Every setting, in the order of the contract.
-pub static FIELDS: [Field; 65] = [
+pub static FIELDS: [Field; 70] = [
     field!(timeout.connect: Duration, span(MS, MINUTE)),
     field!(timeout.per_try: Duration, span(MS, HOUR)),
     field!(timeout.request: Duration, span(MS, DAY)),
@@ -435,6 +463,11 @@ pub static FIELDS: [Field; 65] = [
     field!(concurrency.adaptive: AdaptiveLimit, Range::AdaptiveLimit),
     field!(concurrency.adaptive_min: u32, count(1, 1_000_000)),
     field!(concurrency.adaptive_max: u32, count(1, 1_000_000)),
+    field!(fallback.statuses: Statuses, Range::Statuses),
+    field!(fallback.service: FallbackService, Range::FallbackService),
+    field!(fallback.static_status: u32, Range::Status),
+    field!(fallback.content_type: FallbackContentType, Range::FallbackContentType),
+    field!(fallback.body: FallbackBody, Range::FallbackBody),
 ];
 
 /// What a stored policy is called and what the registry says of it: no settings, and ignored where settings are named.

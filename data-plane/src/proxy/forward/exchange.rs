@@ -11,7 +11,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use gateway_proto::Policy;
 use http::StatusCode;
 
 use super::{Ended, Journey};
@@ -30,7 +29,7 @@ use crate::{
         upstream::{ConnectFailure, Link, SendFailure},
     },
     routing::{Fault, Outcome, Tick, UNAVAILABLE, judge, retry::Proof},
-    table::Replica,
+    table::{AttemptPolicy, Replica},
 };
 
 /// What became of one attempt.
@@ -89,7 +88,7 @@ impl Tried {
 
 impl Journey<'_> {
     /// One attempt, the `number`th, within its own time, the request's, and the replica's.
-    pub(super) async fn try_once(&self, attempt: Attempt, policy: &Policy, number: usize) -> Tried {
+    pub(super) async fn try_once(&self, attempt: Attempt, policy: &AttemptPolicy, number: usize) -> Tried {
         let (began, place, replica) = (attempt.began(), attempt.place(), Arc::clone(attempt.replica()));
         let flights = self.worker.flights();
         let is_sent = Cell::new(false);
@@ -138,7 +137,7 @@ impl Journey<'_> {
         attempt: &mut Option<Attempt>,
         replica: &Arc<Replica>,
         is_sent: &Cell<bool>,
-        policy: &Policy,
+        policy: &AttemptPolicy,
         number: usize,
     ) -> Tried {
         let (link, head) = loop {
@@ -192,7 +191,7 @@ impl Journey<'_> {
         mut attempt: Attempt,
         link: Link,
         mut head: ResponseHead,
-        policy: &Policy,
+        policy: &AttemptPolicy,
     ) -> Tried {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return self.switch(attempt, link, head, policy);
@@ -225,7 +224,13 @@ impl Journey<'_> {
     }
 
     /// Makes a tunnel of the connection to a replica that has switched protocols, as it was asked to.
-    fn switch(&self, mut attempt: Attempt, link: Link, mut head: ResponseHead, policy: &Policy) -> Tried {
+    fn switch(
+        &self,
+        mut attempt: Attempt,
+        link: Link,
+        mut head: ResponseHead,
+        policy: &AttemptPolicy,
+    ) -> Tried {
         let wire = link.into_wire();
         let is_accepted = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_accepted_by(&head));
         let Some(wire) = wire.filter(|_| is_accepted) else {
@@ -255,7 +260,7 @@ impl Journey<'_> {
     }
 
     /// The same head for each attempt; the body from its first byte.
-    fn outgoing(&self, policy: &Policy, number: usize) -> Outgoing<'_, RequestBody> {
+    fn outgoing(&self, policy: &AttemptPolicy, number: usize) -> Outgoing<'_, RequestBody> {
         let expects_continue = self.expects_continue && !self.source.has_begun();
         let hints = AttemptHints { attempt: number, time: self.time_left(policy) };
         let body = self.source.attempt();
@@ -263,7 +268,7 @@ impl Journey<'_> {
     }
 
     /// How long an attempt that begins to send now may take, once all of the request is sent.
-    fn time_left(&self, policy: &Policy) -> Duration {
+    fn time_left(&self, policy: &AttemptPolicy) -> Duration {
         let now = self.worker.now();
         policy.timeout.per_try.min(self.deadline(now).since(now))
     }
@@ -292,7 +297,7 @@ impl Journey<'_> {
     }
 
     /// Until when an attempt that began at `began` may take as things stand, and who is late if it takes longer.
-    fn limit(&self, began: Tick, policy: &Policy, number: usize) -> (Tick, Late) {
+    fn limit(&self, began: Tick, policy: &AttemptPolicy, number: usize) -> (Tick, Late) {
         match self.source.arrival() {
             Arrival::Partial { moved_at, waits_for_client, too_slow_at } => {
                 let late = if waits_for_client { Late::Client } else { Late::Replica };

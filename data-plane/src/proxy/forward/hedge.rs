@@ -14,14 +14,12 @@ use std::{
     time::Duration,
 };
 
-use gateway_proto::Policy;
-
 use super::{Ended, Journey, exchange::Tried};
 use crate::{
     access_log as logged,
     proxy::{attempt::Attempt, request_body::Arrival},
     routing::Tick,
-    table::Replica,
+    table::{AttemptPolicy, Replica},
 };
 
 /// What became of several attempts together.
@@ -51,12 +49,12 @@ enum Event {
 
 impl Journey<'_> {
     /// Whether an attempt that takes long may have company.
-    pub(super) fn may_hedge(&self, policy: &Policy) -> bool {
+    pub(super) fn may_hedge(&self, policy: &AttemptPolicy) -> bool {
         !policy.retry.hedge_delay.is_zero() && self.is_idempotent && self.hints.retries != Some(0)
     }
 
     /// One attempt as [`Journey::try_once`] makes it, and others beside it, each after the policy's time.
-    pub(super) async fn race(&self, first: Attempt, policy: &Policy) -> Raced {
+    pub(super) async fn race(&self, first: Attempt, policy: &AttemptPolicy) -> Raced {
         let mut asked = self.tried.clone();
         let mut racers = vec![self.enter(first, policy, &mut asked)];
         let mut failed = Vec::new();
@@ -110,7 +108,7 @@ impl Journey<'_> {
     fn enter<'a>(
         &'a self,
         mut attempt: Attempt,
-        policy: &'a Policy,
+        policy: &'a AttemptPolicy,
         asked: &mut Vec<Arc<Replica>>,
     ) -> Racer<'a> {
         let (number, replica) = (self.begun(&attempt), Arc::clone(attempt.replica()));
@@ -121,7 +119,7 @@ impl Journey<'_> {
 
     /// Another attempt, if the request may have one now: it is here in full, the budget bears it, and somebody else is there
     /// to ask, with a place that is free.
-    fn begin_beside(&self, asked: &[Arc<Replica>], policy: &Policy) -> Option<Attempt> {
+    fn begin_beside(&self, asked: &[Arc<Replica>], policy: &AttemptPolicy) -> Option<Attempt> {
         let is_whole = matches!(self.source.arrival(), Arrival::Whole(_)) && self.source.is_replayable();
         let now = self.worker.now();
         if !is_whole || !self.service.has_untried(now, asked) {
@@ -130,7 +128,7 @@ impl Journey<'_> {
         if !self.service.budget().try_retry(now, policy.retry.budget_ratio) {
             return None;
         }
-        let begun = Attempt::begin(&self.worker, &self.service, asked, self.key);
+        let begun = Attempt::begin(&self.worker, &self.service, asked, self.key, self.request_id);
         begun.ok().map(|(attempt, _)| attempt)
     }
 

@@ -6,8 +6,8 @@ use prost_types::Duration as WireDuration;
 
 use super::{
     super::{
-        AdaptiveLimit, Algorithm, CheckHost, CheckPath, CheckType, DrainTimeout, GrpcService, HashBy,
-        Methods, Statuses, Upgrades,
+        AdaptiveLimit, Algorithm, CheckHost, CheckPath, CheckType, DrainTimeout, FallbackBody,
+        FallbackContentType, FallbackService, GrpcService, HashBy, Methods, Statuses, Upgrades,
     },
     Value,
 };
@@ -257,4 +257,13 @@ macro_rules! texts {
     )*};
 }
 
-texts!(HashBy, CheckPath, CheckHost, Statuses, GrpcService);
+texts!(
+    HashBy,
+    CheckPath,
+    CheckHost,
+    Statuses,
+    GrpcService,
+    FallbackService,
+    FallbackContentType,
+    FallbackBody
+);

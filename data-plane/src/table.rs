@@ -10,6 +10,7 @@ mod drain;
 mod fail_open;
 mod latency;
 mod learnt_limit;
+mod measures;
 mod outlets;
 mod pending;
 mod replica;
@@ -43,6 +44,7 @@ pub use counters::{
 pub use drain::{DrainFollower, Draining, Drains};
 pub use fail_open::FailOpenChange;
 pub use latency::Buckets;
+pub use measures::{Measures, SideBySide};
 pub use replica::{Failure, History, Replica, Trip};
 pub use service::{AttemptPolicy, Picked, PolicyInForce, Service};
 pub use spec::{Forced, ReplicaSpec, ServiceSpec};

@@ -195,13 +195,15 @@ impl RecordWrite {
             Write::Remove => None,
         }
     }
+}
 
-    /// What data planes are told of a removal.
-    pub(super) fn removal_cause(&self) -> RemovalCause {
-        match &self.cause {
-            Cause::Expired { .. } => RemovalCause::Expired,
-            Cause::Evicted { .. } => RemovalCause::Evicted,
-            Cause::Deregistered { .. } | Cause::Superseded { .. } => RemovalCause::Deregistered,
+impl Cause {
+    /// What data planes are told when it removes a replica.
+    pub(super) fn removal(&self) -> RemovalCause {
+        match self {
+            Self::Expired { .. } => RemovalCause::Expired,
+            Self::Evicted { .. } => RemovalCause::Evicted,
+            Self::Deregistered { .. } | Self::Superseded { .. } => RemovalCause::Deregistered,
             _ => RemovalCause::Unspecified,
         }
     }

@@ -23,8 +23,6 @@ pub(super) struct Attempt {
     worker: Rc<Worker>,
     service: Arc<Service>,
     replica: Arc<Replica>,
-    /// Whose attempt it is: by it a failure is known.
-    request_id: RequestId,
     /// Until the outcome is known.
     permit: Option<Permit>,
     began: Tick,
@@ -84,13 +82,12 @@ impl Attempt {
             worker: Rc::clone(worker),
             service: Arc::clone(service),
             replica,
-            request_id: *request_id,
             permit: Some(permit),
             began,
             awaits_head: true,
             latency: None,
             race: None,
-            place: worker.flights().begin(),
+            place: worker.flights().begin(request_id),
         };
         (attempt, policy)
     }
@@ -212,8 +209,8 @@ impl Attempt {
         if let Some(permit) = self.permit.take() {
             let (now, jitter) = (self.worker.now(), self.worker.random());
             if let Outcome::Failure(fault) = outcome {
-                let request_id = self.request_id.as_str();
-                self.service.failed(self.worker.index(), &self.replica, fault, request_id, now);
+                let request_id = self.worker.flights().request_id(self.place);
+                self.service.failed(self.worker.index(), &self.replica, fault, request_id.as_str(), now);
             }
             let heard = Heard { outcome, latency: self.latency };
             self.service.judge(&self.replica, permit, heard, now, jitter);

@@ -72,6 +72,7 @@ struct Learnt {
 struct Memory {
     changed_at: Tick,
     trip: Option<Trip>,
+    out_since: Option<Tick>,
     /// What had been counted when the present registration was first seen.
     before: ReplicaCounters,
     /// The last one that did not come to be although its rule held.
@@ -100,6 +101,8 @@ pub struct Trip {
 pub struct History {
     /// When it took its present state.
     pub changed_at: Tick,
+    /// Since when it has not let all through, however often it let probes through meanwhile.
+    pub out_since: Option<Tick>,
     /// How it opened last, if ever.
     pub trip: Option<Trip>,
     /// The last opening that was withheld, if ever.
@@ -129,8 +132,15 @@ impl Replica {
         // It has nothing yet that an order of before could reset.
         let reset = spec.reset.clone();
         let before = ReplicaCounters::default();
-        let memory =
-            Memory { changed_at: now, trip: None, withheld: None, before, failures: VecDeque::new(), reset };
+        let memory = Memory {
+            changed_at: now,
+            out_since: None,
+            trip: None,
+            withheld: None,
+            before,
+            failures: VecDeque::new(),
+            reset,
+        };
         let replica = Self {
             key: ReplicaKey { service: service.clone(), replica: spec.id.clone() },
             spec: spec.clone(),
@@ -285,8 +295,12 @@ impl Replica {
 
     /// What it has of the traffic at `now`, relative to its peers.
     pub(super) fn share(&self, now: Tick, slow_start: Duration) -> u64 {
-        let part = self.began_at().map_or(FULL_SHARE, |began| ramp(began, now, slow_start));
-        u64::from(self.spec.weight.get()) * part
+        u64::from(self.spec.weight.get()) * self.part(now, slow_start)
+    }
+
+    /// Its part of its weight, in hundredths.
+    pub(super) fn part(&self, now: Tick, slow_start: Duration) -> u64 {
+        self.began_at().map_or(FULL_SHARE, |began| ramp(began, now, slow_start))
     }
 
     /// When that grows next by itself, if it does.
@@ -294,7 +308,8 @@ impl Replica {
         next_step(self.began_at()?, now, slow_start)
     }
 
-    fn began_at(&self) -> Option<Tick> {
+    /// When it began to take requests, if it was not there from the start.
+    pub(super) fn began_at(&self) -> Option<Tick> {
         let began = self.learnt.began_at.load(Acquire);
         (began > 0).then(|| Tick::from_nanos(began))
     }
@@ -322,7 +337,12 @@ impl Replica {
     /// When the breaker took its present state, and how it opened last.
     pub fn history(&self) -> History {
         let memory = self.memory();
-        History { changed_at: memory.changed_at, trip: memory.trip, withheld: memory.withheld }
+        History {
+            changed_at: memory.changed_at,
+            out_since: memory.out_since,
+            trip: memory.trip,
+            withheld: memory.withheld,
+        }
     }
 
     /// The newest failures, newest first, at most five.
@@ -409,6 +429,10 @@ impl Replica {
             return;
         }
         memory.changed_at = now;
+        memory.out_since = match change.to.lets_all_through() {
+            true => None,
+            false => memory.out_since.or(Some(now)),
+        };
         if change.to == State::Open {
             memory.trip = Some(Trip { at: now, change: *change });
         }

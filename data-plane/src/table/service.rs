@@ -25,6 +25,7 @@ use super::{
     counters::{FallbackKind, Inflight, ReplicaCounters, ServiceCounters, TunnelCounts},
     fail_open::FailOpenChange,
     latency::{Buckets, Latencies},
+    measures::latencies,
     outlets::Outlets,
     replica::{Failure, Order, Replica},
     spec::{ReplicaSpec, ServiceSpec},
@@ -413,10 +414,7 @@ impl Service {
             return;
         }
         let replicas = self.replicas();
-        let sample = |replica: &Arc<Replica>| {
-            replica.takes_requests().then(|| replica.breaker().latency(now, &policy)).flatten()
-        };
-        let samples: Vec<_> = replicas.iter().map(sample).collect();
+        let samples = latencies(&replicas, now, &policy);
         for (place, comparison) in outliers(&samples, policy.min_request_count, policy.peer_latency_factor) {
             let replica = &replicas[place];
             let mut gate = Gate { service: self, room: self.view.load().room, roster: None };

@@ -6,6 +6,7 @@ mod checks;
 mod concurrency;
 mod drains;
 mod localities;
+mod measures;
 mod orders;
 mod properties;
 mod slow_start;

@@ -74,13 +74,14 @@ pub(in crate::commands) fn health(replica: &Replica, now: SystemTime) -> String 
     let seconds = |at: &prost_types::Timestamp| (at.seconds, at.nanos);
     let drained = replica.drain.as_ref().and_then(|drain| drain.begin_time.as_ref()).map(seconds);
     let changed = replica.state_change_time.as_ref().map(seconds);
-    if drained.is_none_or(|drained| changed > Some(drained)) {
+    // A data plane that tells it by itself may not know.
+    if changed.is_some() && drained.is_none_or(|drained| changed > Some(drained)) {
         text = format!("{text} for {}", age::since(now, replica.state_change_time));
         if !replica.state_reason.is_empty() {
             text = format!("{text}: {}", replica.state_reason);
         }
     }
-    if Health::parse(replica.health) == Ok(Some(Health::Lost)) {
+    if Health::parse(replica.health) == Ok(Some(Health::Lost)) && replica.reported_health != 0 {
         text = format!("{text}; it reported itself {} before", name(replica.reported_health));
     }
     text

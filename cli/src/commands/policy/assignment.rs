@@ -47,7 +47,7 @@ fn parse(field: &Field, text: &str) -> Result<Value, String> {
         Range::Duration { .. } => humantime::parse_duration(text)
             .map(Value::Duration)
             .map_err(|_| format!("\"{text}\" is no duration such as 800ms, 20s or 1m; {range} is allowed")),
-        Range::Count { .. } => text
+        Range::Count { .. } | Range::Status => text
             .parse()
             .map(Value::Count)
             .map_err(|_| format!("\"{text}\" is no whole number; {range} is allowed")),
@@ -77,6 +77,13 @@ fn parse(field: &Field, text: &str) -> Result<Value, String> {
         Range::CheckHost => text.parse().map(Value::CheckHost).map_err(|_| no_form(text, range)),
         Range::Statuses => text.parse().map(Value::Statuses).map_err(|_| no_form(text, range)),
         Range::GrpcService => text.parse().map(Value::GrpcService).map_err(|_| no_form(text, range)),
+        Range::FallbackService => {
+            text.parse().map(Value::FallbackService).map_err(|_| no_form(text, range))
+        }
+        Range::FallbackContentType => {
+            text.parse().map(Value::FallbackContentType).map_err(|_| no_form(text, range))
+        }
+        Range::FallbackBody => text.parse().map(Value::FallbackBody).map_err(|_| no_form(text, range)),
     }
 }
 

@@ -52,7 +52,13 @@ pub(crate) fn explain(status: &Status, subject: Subject<'_>) -> Error {
 /// while these codes are made up for answers that are not gRPC, and for methods that do not exist.
 pub(crate) fn is_foreign(status: &Status) -> bool {
     let made_up = matches!(status.code(), Code::Unimplemented | Code::Internal | Code::Unknown);
-    made_up && status.get_error_details().error_info().is_none()
+    (made_up || is_of_a_blind_gateway(status)) && status.get_error_details().error_info().is_none()
+}
+
+/// Whether a data plane said so that knows of no service yet, and so of no control plane behind it.
+fn is_of_a_blind_gateway(status: &Status) -> bool {
+    let said = status.metadata().get("proxy-status").and_then(|said| said.to_str().ok());
+    said.is_some_and(|said| said.contains("details=\"no_snapshot\""))
 }
 
 fn next_step(reason: &str, service: &str) -> Option<String> {
@@ -161,6 +167,10 @@ mod tests {
         assert!(is_foreign(&Status::unimplemented("grpc-status header missing")));
         assert!(is_foreign(&Status::internal("invalid compression flag")));
         assert!(!is_foreign(&Status::unavailable("tcp connect error")));
+        let mut by_a_gateway = Status::unavailable("it knows no service yet");
+        let said = "gw-dp-1; error=destination_unavailable; details=\"no_snapshot\"";
+        by_a_gateway.metadata_mut().insert("proxy-status", said.parse().unwrap());
+        assert!(is_foreign(&by_a_gateway));
         let details = ErrorDetails::with_error_info(reason::OVERLOADED, reason::DOMAIN, HashMap::new());
         assert!(!is_foreign(&Status::with_error_details(Code::Internal, "no", details)));
     }

@@ -22,6 +22,7 @@ mod mutation;
 mod overrides;
 mod record;
 mod registration;
+mod sparse_text;
 mod stored_policy;
 mod stored_route;
 mod view;
@@ -39,6 +40,7 @@ pub use overrides::{Aspect, Override, OverrideId, OverrideKind, OverrideTarget};
 pub use record::{Drain, LeaseTerms, Lost, Record, RequestMark, Revision};
 pub use registration::Registration;
 pub(crate) use registration::text_within;
+pub use sparse_text::SparseText;
 pub use stored_policy::{FaultOrigin, StoredPolicy};
 pub use stored_route::StoredRoute;
 pub use view::{

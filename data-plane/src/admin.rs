@@ -194,9 +194,10 @@ async fn breakers(State(admin): State<Arc<Admin>>) -> Response {
         let now = admin.clock.now();
         let mut breakers = Vec::new();
         for service in admin.table.services().values() {
+            let beside = service.side_by_side(now);
             for replica in service.replicas().iter() {
                 let date = |tick| admin.clock.date(tick);
-                let measured = Measured::of(service, replica, now);
+                let measured = Measured::of(service, replica, &beside, now);
                 breakers.push(rows::breaker(&admin.node_id, replica, &measured, date));
             }
         }

@@ -18,10 +18,10 @@ use std::{
 };
 
 use clap::builder::FalseyValueParser;
-use gateway_proto::{NodeId, control_plane_url};
+use gateway_proto::{Locality, NodeId, control_plane_url, v1};
 use gateway_runtime::{
     Failure,
-    tls::{Identity, Tls, TlsFiles},
+    tls::{ClientTls, ClientTlsFiles, Identity, Tls, TlsFiles},
 };
 use http::Uri;
 
@@ -61,6 +61,16 @@ pub struct Args {
     /// Let only clients in that show a certificate which one of these authorities has signed, in PEM
     #[arg(long, env = "GW_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
+    /// Authorities, in PEM, that sign the certificates of replicas which speak TLS; read again when it changes [default:
+    /// those that the system trusts]
+    #[arg(long, env = "GW_UPSTREAM_CA", value_name = "FILE")]
+    pub upstream_ca: Option<PathBuf>,
+    /// Certificate chain in PEM that replicas are shown when they ask for one; read again when it changes
+    #[arg(long, env = "GW_UPSTREAM_CERTIFICATE", value_name = "FILE")]
+    pub upstream_certificate: Option<PathBuf>,
+    /// Its key in PEM
+    #[arg(long, env = "GW_UPSTREAM_KEY", value_name = "FILE")]
+    pub upstream_key: Option<PathBuf>,
     /// Where /metrics, /livez, /readyz, /breakers and /snapshot are served, as IP:PORT; port 0 takes a free one. Keep it
     /// away from clients
     #[arg(long, env = "GW_ADMIN_LISTEN", default_value = "127.0.0.1:7401", value_name = "IP:PORT")]
@@ -88,6 +98,12 @@ pub struct Args {
     /// Route by the services of this TOML file, without a control plane; excludes --control-plane and --cache-dir
     #[arg(long = "static", env = "GW_STATIC", value_name = "FILE")]
     pub static_file: Option<PathBuf>,
+    /// The region that this data plane is in, for policies with balancing.prefer_local: up to 63 visible ASCII characters
+    #[arg(long, env = "GW_REGION", value_name = "NAME")]
+    pub region: Option<String>,
+    /// The zone that it is in, likewise
+    #[arg(long, env = "GW_ZONE", value_name = "NAME")]
+    pub zone: Option<String>,
     /// Reach services as SERVICE.SUFFIX too, beside SERVICE.localhost
     #[arg(long, env = "GW_DOMAIN", value_name = "SUFFIX")]
     pub domain: Option<String>,
@@ -130,10 +146,12 @@ pub struct Args {
 pub struct Config {
     pub(crate) listen: SocketAddr,
     pub(crate) tls: Option<(SocketAddr, Arc<Tls>)>,
+    pub(crate) upstream_tls: Arc<ClientTls>,
     pub(crate) admin_listen: SocketAddr,
     pub(crate) registry: Registry,
     pub(crate) node_id: NodeId,
     pub(crate) workers: usize,
+    pub(crate) locality: Locality,
     pub(crate) domain: Option<String>,
     pub(crate) debug_headers: bool,
     pub(crate) record_outcomes: usize,
@@ -193,10 +211,12 @@ impl Args {
         Ok(Config {
             listen: self.listen,
             tls: self.tls()?,
+            upstream_tls: Arc::new(self.upstream_tls()?),
             admin_listen: self.admin_listen,
             registry,
             node_id,
             workers,
+            locality: parse_locality(self.region, self.zone)?,
             domain: self.domain.as_deref().map(parse_domain).transpose()?,
             debug_headers: self.debug_headers,
             record_outcomes: self.record_outcomes as usize,
@@ -239,6 +259,17 @@ impl Args {
             protocols: PROTOCOLS,
         };
         Ok(Some((listen, Arc::new(Tls::load(files)?))))
+    }
+
+    fn upstream_tls(&self) -> Result<ClientTls, Failure> {
+        let identity = match (&self.upstream_certificate, &self.upstream_key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => {
+                Some(Identity { certificate: certificate.clone(), key: key.clone() })
+            }
+            _ => return Err(Failure::usage("--upstream-certificate and --upstream-key need each other")),
+        };
+        ClientTls::load(ClientTlsFiles { ca: self.upstream_ca.clone(), identity, protocols: PROTOCOLS })
     }
 
     fn registry(&self, node_id: &NodeId, is_stable: bool) -> Result<Registry, Failure> {
@@ -316,6 +347,14 @@ fn check_socket(path: PathBuf) -> Result<PathBuf, Failure> {
 }
 
 /// Reads a DNS suffix; a leading dot and capitals are a matter of taste.
+fn parse_locality(region: Option<String>, zone: Option<String>) -> Result<Locality, Failure> {
+    let wire = v1::Locality { region: region.unwrap_or_default(), zone: zone.unwrap_or_default() };
+    Locality::parse(wire).map_err(|invalid| {
+        // As the flags are named.
+        Failure::usage(invalid.to_string().replace("locality.", "--"))
+    })
+}
+
 fn parse_domain(text: &str) -> Result<String, Failure> {
     let domain = text.strip_prefix('.').unwrap_or(text).to_ascii_lowercase();
     // A suffix has the form of a host; the vocabulary knows hosts as part of an address.

@@ -15,6 +15,7 @@ mod fields;
 mod flights;
 mod forward;
 mod forwarding;
+mod grpc;
 mod h1;
 mod h2;
 mod head;
@@ -26,6 +27,7 @@ mod networks;
 mod pace;
 mod proxy_headers;
 mod proxy_protocol;
+mod pushback;
 mod refusals;
 mod request_body;
 mod request_id;
@@ -51,7 +53,11 @@ use std::{
 };
 
 use gateway_proto::NodeId;
-use gateway_runtime::{Failure, Shutdown, panics::PanicCounts, tls::Tls};
+use gateway_runtime::{
+    Failure, Shutdown,
+    panics::PanicCounts,
+    tls::{ClientTls, Tls},
+};
 use tokio::{sync::mpsc, task::LocalSet};
 
 use crate::{access_log::AccessLog, clock::Clock, table::Table};
@@ -67,6 +73,7 @@ pub use refusals::{Reason, Refusals};
 use sockets::BACKLOG;
 pub use sockets::Sockets;
 pub(crate) use stream::PROTOCOLS;
+pub(crate) use upstream::tls_fault;
 use worker::{Listener, Shared, Worker};
 
 /// How the proxy serves.
@@ -76,6 +83,8 @@ pub struct ProxyConfig {
     pub listen: SocketAddr,
     /// Where they connect with TLS, and what they are shown.
     pub tls: Option<(SocketAddr, Arc<Tls>)>,
+    /// Which replicas are believed over TLS, and what they are shown.
+    pub upstream_tls: Arc<ClientTls>,
     /// Threads, at least 1.
     pub workers: usize,
     /// This gateway's name in `Via` and `Proxy-Status`.

@@ -20,7 +20,7 @@ use gateway_runtime::{
     Failure, Shutdown,
     panics::PanicCounts,
     supervise::{Beyond, Ended, Supervisor},
-    tls::Tls,
+    tls::{ClientTls, Tls},
 };
 use tokio::{
     net::TcpListener,
@@ -75,7 +75,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         drain_delay = ?config.drain_delay, drain_timeout = ?config.drain_timeout, "starting"
     );
     let clock = Clock::new();
-    let (table, transitions) = Table::new(config.workers);
+    let (table, transitions) = Table::located(config.workers, config.locality.clone());
     table.record_outcomes(config.record_outcomes);
     if config.allow_fault_injection {
         table.allow_faults();
@@ -103,7 +103,13 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
     let mut background = Background::new(panics.clone(), stop.clone());
     background.record(journal.clone(), transitions, stop.clone());
     let checks = Arc::new(CheckCounts::default());
-    let checker = Checker { table: table.clone(), journal: journal.clone(), clock, counts: checks.clone() };
+    let checker = Checker {
+        table: table.clone(),
+        journal: journal.clone(),
+        clock,
+        counts: checks.clone(),
+        tls: config.upstream_tls.clone(),
+    };
     background.check(checker, stop.clone());
     let admin = Admin {
         node_id: config.node_id.clone(),
@@ -124,6 +130,9 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
     }
     if let Some((_, tls)) = config.tls {
         background.read_certificates(tls, stop.clone());
+    }
+    if config.upstream_tls.has_files() {
+        background.read_upstream_certificates(config.upstream_tls, stop.clone());
     }
     let followed = view.clone();
     if let (Registry::ControlPlane { cache, .. }, Some(control_plane)) = (config.registry, &control_plane) {
@@ -321,6 +330,10 @@ impl Background {
         self.spawn("certificates", move || tls.clone().follow(stop.clone()));
     }
 
+    fn read_upstream_certificates(&mut self, tls: Arc<ClientTls>, stop: Shutdown) {
+        self.spawn("upstream certificates", move || tls.clone().follow(stop.clone()));
+    }
+
     fn follow(&mut self, link: Link, feed: Arc<Feed>) {
         let has_run = AtomicBool::new(false);
         self.spawn("discovery", move || {
@@ -418,6 +431,7 @@ fn proxy_config(config: &Config) -> ProxyConfig {
     ProxyConfig {
         listen: config.listen,
         tls: config.tls.clone(),
+        upstream_tls: Arc::clone(&config.upstream_tls),
         workers: config.workers,
         node_id: config.node_id.clone(),
         domain: config.domain.clone(),

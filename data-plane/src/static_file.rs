@@ -10,6 +10,7 @@
 //! id = "big"                                           # default: "r-" and its place, from 1
 //! weight = 300                                         # 1..=1000, default 100
 //! priority = 1                                         # tier 0..=15, default 0: asked while no lower tier can be
+//! zone = "eu-1a"                                       # and region: where it is, for balancing.prefer_local
 //!
 //! [service.policy.timeout]
 //! per_try = "800ms"
@@ -23,6 +24,7 @@
 //! The fields of a policy and of a route have the names, ranges and defaults of the registry's policy.
 
 mod concurrency;
+mod fallback;
 mod fault;
 mod health_check;
 mod written;
@@ -34,12 +36,14 @@ use std::{
 };
 
 use gateway_proto::{
-    Address, Invalid, Policy, Priority, ReplicaId, Route, ServiceName, Weight, policy, time::duration, v1,
+    Address, Endpoint, Invalid, Locality, Policy, Priority, Protocol, ReplicaId, Route, ServiceName, Weight,
+    policy, time::duration, v1,
 };
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use self::{
     concurrency::ConcurrencyTable,
+    fallback::FallbackTable,
     fault::FaultTable,
     health_check::HealthCheckTable,
     written::{Size, Span},
@@ -213,18 +217,27 @@ struct ServiceTable {
 #[serde(deny_unknown_fields)]
 struct ReplicaTable {
     address: String,
+    protocol: Option<String>,
+    #[serde(default)]
+    tls_server_name: String,
     id: Option<String>,
     weight: Option<i32>,
     priority: Option<i32>,
+    region: Option<String>,
+    zone: Option<String>,
 }
 
 impl ServiceTable {
     fn check(self, allows_faults: bool, now: SystemTime) -> Result<ServiceSpec, Invalid> {
         let plain = self.replicas.into_iter().map(|address| ReplicaTable {
             address,
+            protocol: None,
+            tls_server_name: String::new(),
             id: None,
             weight: None,
             priority: None,
+            region: None,
+            zone: None,
         });
         let tables: Vec<_> = plain.chain(self.replica).collect();
         if tables.is_empty() {
@@ -239,8 +252,8 @@ impl ServiceTable {
                 let why = format!("{} is used by an earlier replica", replica.id);
                 return Err(Invalid::new(format!("replica {place}.id"), why));
             }
-            if replicas.iter().any(|other| other.address == replica.address) {
-                let why = format!("{} is used by an earlier replica", replica.address);
+            if replicas.iter().any(|other| other.endpoint.address == replica.endpoint.address) {
+                let why = format!("{} is used by an earlier replica", replica.endpoint.address);
                 return Err(Invalid::new(format!("replica {place}.address"), why));
             }
             replicas.push(replica);
@@ -262,9 +275,16 @@ impl ReplicaTable {
     fn check(self, place: usize) -> Result<ReplicaSpec, Invalid> {
         let id = self.id.unwrap_or_else(|| format!("r-{place}"));
         let listed = ReplicaSpec::listed(ReplicaId::parse(&id)?, Address::parse(&self.address)?);
+        let protocol: Protocol = self.protocol.as_deref().map_or(Ok(Protocol::HTTP1), str::parse)?;
+        let protocol = protocol.named(&self.tls_server_name)?;
         Ok(ReplicaSpec {
+            endpoint: Endpoint { protocol, ..listed.endpoint },
             weight: Weight::parse(self.weight.unwrap_or_default())?,
             priority: Priority::parse(self.priority.unwrap_or_default())?,
+            locality: Locality::parse(v1::Locality {
+                region: self.region.unwrap_or_default(),
+                zone: self.zone.unwrap_or_default(),
+            })?,
             ..listed
         })
     }
@@ -281,6 +301,7 @@ struct PolicyTable {
     health_check: HealthCheckTable,
     concurrency: ConcurrencyTable,
     fault: Option<FaultTable>,
+    fallback: FallbackTable,
 }
 
 #[derive(Deserialize, Default)]
@@ -300,6 +321,11 @@ struct RetryTable {
     budget_ratio: Option<f64>,
     base_backoff: Option<Span>,
     max_backoff: Option<Span>,
+    methods: Vec<String>,
+    idempotency_key: Option<bool>,
+    max_pushback: Option<Span>,
+    hedge_delay: Option<Span>,
+    max_hedge_count: Option<i32>,
 }
 
 #[derive(Deserialize, Default)]
@@ -336,6 +362,8 @@ struct BalancingTable {
     hash_by: Option<String>,
     hash_load_factor: Option<f64>,
     slow_start: Option<Span>,
+    prefer_local: Option<bool>,
+    overprovisioning_factor: Option<f64>,
 }
 
 /// An algorithm by its name: "least_request".
@@ -353,7 +381,17 @@ impl<'de> Deserialize<'de> for Algorithm {
 impl From<PolicyTable> for v1::Policy {
     /// The wire form has the ranges and defaults; one place checks them.
     fn from(
-        PolicyTable { timeout, retry, breaker, request, balancing, health_check, concurrency, fault }: PolicyTable,
+        PolicyTable {
+            timeout,
+            retry,
+            breaker,
+            request,
+            balancing,
+            health_check,
+            concurrency,
+            fault,
+            fallback,
+        }: PolicyTable,
     ) -> Self {
         let wire = |span: Option<Span>| span.map(|span| duration(span.0));
         Self {
@@ -369,6 +407,11 @@ impl From<PolicyTable> for v1::Policy {
                 budget_ratio: retry.budget_ratio,
                 base_backoff: wire(retry.base_backoff),
                 max_backoff: wire(retry.max_backoff),
+                methods: retry.methods,
+                idempotency_key: retry.idempotency_key,
+                max_pushback: wire(retry.max_pushback),
+                hedge_delay: wire(retry.hedge_delay),
+                max_hedge_count: retry.max_hedge_count,
             }),
             breaker: Some(v1::BreakerPolicy {
                 consecutive_failure_count: breaker.consecutive_failure_count,
@@ -396,10 +439,13 @@ impl From<PolicyTable> for v1::Policy {
                 hash_by: balancing.hash_by,
                 hash_load_factor: balancing.hash_load_factor,
                 slow_start: wire(balancing.slow_start),
+                prefer_local: balancing.prefer_local,
+                overprovisioning_factor: balancing.overprovisioning_factor,
             }),
             health_check: Some(health_check.into()),
             concurrency: Some(concurrency.into()),
             fault: fault.map(Into::into),
+            fallback: Some(fallback.into()),
             ..Default::default()
         }
     }

@@ -11,6 +11,7 @@ mod fail_open;
 mod injection;
 mod latency;
 mod learnt_limit;
+mod measures;
 mod outlets;
 mod pending;
 mod replica;
@@ -32,20 +33,23 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, Guard};
-use gateway_proto::ServiceName;
+use gateway_proto::{Locality, ServiceName};
 use tokio::sync::{Notify, mpsc};
 
 pub use crate::routing::{LATENCY_BUCKETS, Refused};
 pub use checks::{CheckChange, Standing};
 pub use concurrency::{Refusal, Waiting};
-pub use counters::{CodeClass, Direction, ReplicaCounters, RequestOutcome, ServiceCounters, TunnelCounts};
+pub use counters::{
+    CodeClass, Direction, FallbackKind, ReplicaCounters, RequestOutcome, ServiceCounters, TunnelCounts,
+};
 pub use drain::{DrainFollower, Draining, Drains};
 pub use fail_open::FailOpenChange;
 pub(crate) use injection::bounded_delay;
 pub use injection::{Delayed, FaultKind, Injecting, Injection};
 pub use latency::Buckets;
+pub use measures::{Measures, SideBySide};
 pub use replica::{Failure, History, Replica, Trip};
-pub use service::{Picked, Service};
+pub use service::{AttemptPolicy, Picked, PolicyInForce, Service};
 pub use spec::{Forced, ReplicaSpec, ServiceSpec};
 
 pub use crate::routing::ForcedState;
@@ -71,14 +75,21 @@ pub struct Table {
     applied: Notify,
     outlets: Arc<Outlets>,
     workers: usize,
+    here: Arc<Locality>,
 }
 
 impl Table {
-    /// An empty table for `workers` workers, and the breaker transitions that happen in it.
+    /// An empty table for `workers` workers, and the breaker transitions that happen in it, of a data plane that knows no
+    /// place of its own; see [`Table::located`].
+    pub fn new(workers: usize) -> (Arc<Self>, mpsc::Receiver<Transition>) {
+        Self::located(workers, Locality::default())
+    }
+
+    /// An empty table for `workers` workers of a data plane that is `here`, and the breaker transitions that happen in it.
     ///
     /// The queue of transitions is bounded: what nobody takes is dropped and counted, see
     /// [`Table::dropped_transitions`].
-    pub fn new(workers: usize) -> (Arc<Self>, mpsc::Receiver<Transition>) {
+    pub fn located(workers: usize, here: Locality) -> (Arc<Self>, mpsc::Receiver<Transition>) {
         let (transitions, receiver) = TransitionSink::new();
         let table = Self {
             services: ArcSwap::default(),
@@ -88,6 +99,7 @@ impl Table {
             applied: Notify::new(),
             outlets: Arc::new(Outlets::new(transitions, workers)),
             workers,
+            here: Arc::new(here),
         };
         (Arc::new(table), receiver)
     }
@@ -106,7 +118,8 @@ impl Table {
             match present.get(&spec.name) {
                 Some(service) => service.update(spec, newness, now),
                 None => {
-                    let service = Service::new(spec, self.workers, Arc::clone(&self.outlets), newness, now);
+                    let (outlets, here) = (Arc::clone(&self.outlets), Arc::clone(&self.here));
+                    let service = Service::new(spec, self.workers, outlets, here, newness, now);
                     map.get_or_insert_with(|| (*present).clone())
                         .insert(spec.name.clone(), Arc::new(service));
                 }

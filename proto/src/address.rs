@@ -126,7 +126,7 @@ fn check_ip(ip: IpAddr) -> Result<(), Invalid> {
 }
 
 /// RFC 1123 host name in lower case, whose last label is no number.
-fn parse_dns_name(host: &str) -> Result<String, Invalid> {
+pub(crate) fn parse_dns_name(host: &str) -> Result<String, Invalid> {
     let refuse = |why: String| Invalid::new("address", why);
     if host.is_empty() {
         return Err(refuse("has no host: write host:port".into()));

@@ -15,6 +15,7 @@
 //! | | several see it fail, nobody sees it work | the replica is bad |
 //! | | those that see it fail ask it all the same | the policy decided |
 
+mod causes;
 mod conclusion;
 mod next;
 mod service;
@@ -73,6 +74,8 @@ pub struct Word {
     pub report_time: Option<prost_types::Timestamp>,
     /// Its row; `None` when it has not spoken of the replica.
     pub breaker: Option<v1::Breaker>,
+    /// Whether its guard holds a replica that the registry has no more, and since when, if that is known.
+    pub held: Option<Option<prost_types::Timestamp>>,
 }
 
 /// Weighs words and keeps the worst.
@@ -89,11 +92,14 @@ pub struct Explanation {
     working: Vec<String>,
     untold: Vec<String>,
     forced_open: i32,
+    /// That hold it, and whose breaker nobody here can see.
+    holding_unseen: i32,
     /// Failing all the same asked, and why their breakers did not open.
     withheld: Option<v1::Withheld>,
     forced_closed: i32,
     /// The worst of those that fail: it speaks for all.
     speaker: Option<v1::NodeExplanation>,
+    causes: causes::Causes,
 }
 
 impl Explanation {
@@ -110,9 +116,11 @@ impl Explanation {
             working: Vec::new(),
             untold: Vec::new(),
             forced_open: 0,
+            holding_unseen: 0,
             withheld: None,
             forced_closed: 0,
             speaker: None,
+            causes: causes::Causes::default(),
         }
     }
 
@@ -120,6 +128,9 @@ impl Explanation {
     pub fn add(&mut self, word: Word) {
         let node = standing::explain(&self.facts, &self.registered, word);
         self.count(&node);
+        if self.limit > 0 {
+            self.causes.add(&self.facts, self.registered, &node);
+        }
         if standing::is_out(node.standing()) || node.evidence() == v1::Evidence::Fails {
             let is_worse = self.speaker.as_ref().is_none_or(|worst| rank(&node) < rank(worst));
             if is_worse {
@@ -139,6 +150,7 @@ impl Explanation {
         self.keep_the_worst();
         let (verdict, conclusion, summary) = conclusion::conclude(&self);
         let next_steps = next::steps(&self, verdict, conclusion);
+        let causes = causes::causes(&self);
         let overrides = self.concerning().cloned().collect();
         v1::ExplainReplicaResponse {
             service: self.facts.service,
@@ -157,6 +169,7 @@ impl Explanation {
             next_steps,
             explain_time: Some(timestamp(self.facts.now)),
             revision: self.facts.revision,
+            causes,
         }
     }
 
@@ -173,7 +186,7 @@ impl Explanation {
         let counts = &mut self.counts;
         counts.total += 1;
         match node.standing() {
-            Standing::Asks | Standing::AsksRegardless => counts.asking += 1,
+            Standing::Asks | Standing::AsksRegardless | Standing::Holds => counts.asking += 1,
             Standing::Probes | Standing::Rests | Standing::ForcedOpen | Standing::CheckedOut => {
                 counts.out += 1
             }
@@ -188,6 +201,9 @@ impl Explanation {
                 return;
             }
         }
+        let holds = node.standing() == Standing::Holds;
+        counts.holding += i32::from(holds);
+        self.holding_unseen += i32::from(holds && node.breaker.is_none());
         self.forced_open += i32::from(node.standing() == Standing::ForcedOpen);
         let state = node.breaker.as_ref().map(v1::Breaker::state);
         self.forced_closed += i32::from(state == Some(v1::BreakerState::ForcedClosed));
@@ -227,7 +243,7 @@ fn rank(node: &v1::NodeExplanation) -> (u8, u8, &str) {
         Standing::Rests => 0,
         Standing::CheckedOut | Standing::Probes => 1,
         Standing::ForcedOpen => 2,
-        Standing::AsksRegardless => 3,
+        Standing::AsksRegardless | Standing::Holds => 3,
         Standing::Untold => 5,
         Standing::Silent | Standing::Unspecified => 6,
         Standing::HeldBack => 7,

@@ -8,6 +8,7 @@
 mod address;
 mod code;
 pub mod content;
+pub mod endpoint;
 pub mod explain;
 mod invalid;
 pub mod json;
@@ -24,6 +25,7 @@ mod url;
 
 pub use address::Address;
 pub use code::code_name;
+pub use endpoint::{Endpoint, Protocol, TlsServerName};
 pub use invalid::{Check, Invalid, Violation};
 pub use lease_id::LeaseId;
 pub use name::{NodeId, ReplicaId, ReplicaKey, RouteName, ServiceName};

@@ -10,6 +10,7 @@ use crate::{Invalid, v1};
 mod balancing;
 mod concurrency;
 mod eviction;
+mod fallback;
 mod fault;
 pub mod field;
 mod health_check;
@@ -24,6 +25,7 @@ mod upgrades;
 pub use balancing::{Algorithm, Balancing, HashBy, KeyName};
 pub use concurrency::{AdaptiveLimit, Concurrency};
 pub use eviction::Eviction;
+pub use fallback::{Fallback, FallbackBody, FallbackContentType, FallbackService};
 pub use fault::{EndTime, FaultHeader, FaultInjection};
 use field::FIELDS;
 pub use health_check::{CheckHost, CheckMethod, CheckPath, CheckType, GrpcService, HealthCheck, Statuses};
@@ -65,6 +67,8 @@ pub struct Policy {
     pub concurrency: Concurrency,
     /// What is done to requests on purpose, for a time.
     pub fault: FaultInjection,
+    /// What a client gets when no replica could answer well.
+    pub fallback: Fallback,
 }
 
 /// How long requests in flight may take once a replica drains.
@@ -117,11 +121,32 @@ pub struct Retry {
     pub base_backoff: Duration,
     /// No back-off is longer. Default 250 ms, 1 ms..=1 min, at least `base_backoff`.
     pub max_backoff: Duration,
+    /// Methods of which a request may be sent twice. Default [`Methods::IDEMPOTENT`].
+    pub methods: Methods,
+    /// Whether a request of any method may be that has an `Idempotency-Key`. Default true.
+    pub idempotency_key: bool,
+    /// The longest that a request waits because a replica says when to come back. Default 1 s, 0 s..=1 min; 0 s: it says so
+    /// in vain.
+    pub max_pushback: Duration,
+    /// How long an attempt may take before another replica is asked beside. Default 0 s: none is; 0 s..=1 min.
+    pub hedge_delay: Duration,
+    /// How many are asked beside. Default 1, 1..=5.
+    pub max_hedge_count: u8,
 }
 
 impl Default for Retry {
     fn default() -> Self {
-        Self { max_retry_count: 2, budget_ratio: 0.2, base_backoff: 25 * MS, max_backoff: 250 * MS }
+        Self {
+            max_retry_count: 2,
+            budget_ratio: 0.2,
+            base_backoff: 25 * MS,
+            max_backoff: 250 * MS,
+            methods: Methods::IDEMPOTENT,
+            idempotency_key: true,
+            max_pushback: SECOND,
+            hedge_delay: Duration::ZERO,
+            max_hedge_count: 1,
+        }
     }
 }
 

@@ -156,7 +156,7 @@ impl fmt::Display for Mode {
     }
 }
 
-/// Tier of a replica, 0..=15: those of the lowest tier that has one to ask get all requests.
+/// Tier of a replica, 0..=15: those of the lowest tier that has one to ask get all requests, or as many as they can bear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Priority(u8);
 

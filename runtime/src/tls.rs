@@ -1,17 +1,18 @@
-//! TLS for a listener, by files that are read again when they change.
+//! TLS for a listener, and to servers, by files that are read again when they change.
 //!
 //! Several certificates may be shown, each for the names that it has; the first is for whoever asks for another name, or
 //! for none. What is read is put to use whole or not at all: while a new file is half written, the old ones stay.
 
+mod client;
+mod files;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io::{self, BufReader},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
@@ -25,9 +26,8 @@ use rustls::{
 };
 
 use crate::{Failure, Shutdown};
-
-/// How often the files are looked at.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+pub use client::{ClientTls, ClientTlsFiles};
+use files::Words;
 
 /// What a listener shows, and of whom it asks the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,49 +74,19 @@ impl Tls {
     /// Reads the files again whenever one of them has changed, until the shutdown. Files that cannot be used change
     /// nothing, and are said to be so once. Cancel safe.
     pub async fn follow(self: Arc<Self>, shutdown: Shutdown) {
-        let mut known = self.stamps();
-        let mut refused = None;
-        let mut looks = tokio::time::interval(LOOK_INTERVAL);
-        loop {
-            tokio::select! {
-                () = shutdown.begun() => return,
-                _ = looks.tick() => {}
-            }
-            let this = Arc::clone(&self);
-            let looked = tokio::task::spawn_blocking(move || {
-                let now = this.stamps();
-                (now != known).then(|| (now, read(&this.files))).ok_or(known)
-            });
-            known = match looked.await {
-                Ok(Err(known)) => known,
-                Ok(Ok((now, Ok(config)))) => {
-                    self.current.store(Arc::new(config));
-                    refused = None;
-                    tracing::info!("TLS certificates were read again: new connections are shown them");
-                    now
-                }
-                Ok(Ok((now, Err(why)))) => {
-                    if refused.as_ref() != Some(&why) {
-                        tracing::error!(%why, "TLS certificates changed and cannot be used: going on with those before");
-                    }
-                    refused = Some(why);
-                    now
-                }
-                // Reading panicked, and its message is in the log.
-                Err(_) => self.stamps(),
-            };
-        }
+        const WORDS: Words = Words {
+            read_again: "TLS certificates were read again: new connections are shown them",
+            unusable: "TLS certificates changed and cannot be used: going on with those before",
+        };
+        let files = self.files.clone();
+        let put = |config| self.current.store(Arc::new(config));
+        files::follow(self.paths(), move || read(&files), put, WORDS, shutdown).await;
     }
 
-    /// What tells a file that changed, for each one.
-    fn stamps(&self) -> Vec<Option<(SystemTime, u64)>> {
+    fn paths(&self) -> Vec<PathBuf> {
         let identities =
             self.files.identities.iter().flat_map(|identity| [&identity.certificate, &identity.key]);
-        let stamp = |path: &PathBuf| {
-            let found = fs::metadata(path).ok()?;
-            Some((found.modified().ok()?, found.len()))
-        };
-        identities.chain(&self.files.client_ca).map(stamp).collect()
+        identities.chain(&self.files.client_ca).cloned().collect()
     }
 }
 

@@ -37,7 +37,7 @@ pub(crate) async fn measure(programs: &Programs, args: &Args, figures: &mut Figu
             let service = format!("first-{number}");
             let registration = RegisterRequest {
                 service: service.clone(),
-                endpoint: Some(Endpoint { address: upstream.to_string() }),
+                endpoint: Some(Endpoint { address: upstream.to_string(), ..Default::default() }),
                 ..Default::default()
             };
             let began = Instant::now();

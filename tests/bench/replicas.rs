@@ -26,7 +26,7 @@ pub(crate) fn registration(number: usize) -> RegisterRequest {
     RegisterRequest {
         service: service(number),
         replica_id: format!("r-{number:08}"),
-        endpoint: Some(Endpoint { address: format!("10.{a}.{b}.{c}:8080") }),
+        endpoint: Some(Endpoint { address: format!("10.{a}.{b}.{c}:8080"), ..Default::default() }),
         version: "1.14.2".into(),
         labels: labels.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
         lease_ttl: Some(prost_types::Duration { seconds: TTL_SECS, nanos: 0 }),

@@ -45,7 +45,10 @@ async fn a_rolling_restart_with_drains_loses_not_one_request_posts_included() {
         let register = RegisterRequest {
             service: service.clone(),
             replica_id: replica_id.clone(),
-            endpoint: Some(gateway_proto::v1::Endpoint { address: replica.address().to_string() }),
+            endpoint: Some(gateway_proto::v1::Endpoint {
+                address: replica.address().to_string(),
+                ..Default::default()
+            }),
             permanent: true,
             ..Default::default()
         };

@@ -40,7 +40,7 @@ async fn register_at_full_speed(
         let request = RegisterRequest {
             service: service_of(round),
             replica_id: replica_id.clone(),
-            endpoint: Some(Endpoint { address }),
+            endpoint: Some(Endpoint { address, ..Default::default() }),
             permanent: true,
             ..Default::default()
         };
@@ -146,7 +146,10 @@ async fn a_limit_on_the_size_of_files_is_a_full_store_and_ends_nothing() {
         let request = RegisterRequest {
             service: "orders".into(),
             replica_id: replica_id.clone(),
-            endpoint: Some(Endpoint { address: format!("10.0.0.1:{}", promised.len() + 1) }),
+            endpoint: Some(Endpoint {
+                address: format!("10.0.0.1:{}", promised.len() + 1),
+                ..Default::default()
+            }),
             permanent: true,
             labels: (0..20).map(|number| (format!("label-{number}"), "x".repeat(60))).collect(),
             ..Default::default()

@@ -13,7 +13,7 @@ async fn lease(gateway: &Gateway, replica_id: &str, replica: &Scripted) -> Regis
     let request = RegisterRequest {
         service: "orders".into(),
         replica_id: replica_id.into(),
-        endpoint: Some(Endpoint { address: replica.address().to_string() }),
+        endpoint: Some(Endpoint { address: replica.address().to_string(), ..Default::default() }),
         lease_ttl: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
         ..Default::default()
     };
@@ -117,7 +117,7 @@ async fn a_replica_that_is_starting_gets_no_request_until_it_says_that_it_is_hea
     let request = RegisterRequest {
         service: "orders".into(),
         replica_id: "r-0".into(),
-        endpoint: Some(Endpoint { address: replica.address().to_string() }),
+        endpoint: Some(Endpoint { address: replica.address().to_string(), ..Default::default() }),
         permanent: true,
         initial_health: HealthStatus::Starting.into(),
         ..Default::default()

@@ -18,6 +18,7 @@ mod explain;
 mod failover;
 mod faults;
 mod forwarding;
+mod grpc;
 mod guard;
 mod handover;
 mod health;

@@ -127,7 +127,7 @@ async fn a_lease_outlives_the_control_plane_and_gets_its_whole_ttl_again() {
     let register = |replica_id: &str, port: u16| RegisterRequest {
         service: "orders".into(),
         replica_id: replica_id.into(),
-        endpoint: Some(Endpoint { address: format!("127.0.0.1:{port}") }),
+        endpoint: Some(Endpoint { address: format!("127.0.0.1:{port}"), ..Default::default() }),
         lease_ttl: Some(prost_types::Duration { seconds: 3, nanos: 0 }),
         ..Default::default()
     };

@@ -24,7 +24,7 @@ fn valid() -> v1::RegisterRequest {
 }
 
 fn endpoint(address: &str) -> v1::Endpoint {
-    v1::Endpoint { address: address.into() }
+    v1::Endpoint { address: address.into(), ..Default::default() }
 }
 
 fn ttl(seconds: i64) -> Option<prost_types::Duration> {

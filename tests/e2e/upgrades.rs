@@ -25,18 +25,31 @@ fn script(name: &str) -> PathBuf {
 
 impl Chat {
     async fn start(flags: &[&str]) -> Self {
-        let mut replica =
-            Process::spawn("replica", Command::new(tools::python()).arg(script("websocket_replica.py")));
-        let at = replica.ready().await;
+        Self::start_before(&["http1", "http1"], flags).await
+    }
+
+    /// In front of WebSockets and pages, spoken to by these protocols.
+    async fn start_before([chat, pages]: &[&str; 2], flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name).display().to_string();
-        let service = |name: &str| {
-            format!("[[service]]\nname = \"{name}\"\nreplicas = [\"{}\"]\n", at[name].as_str().unwrap())
-        };
-        fs::write(path("services.toml"), service("chat") + &service("pages")).unwrap();
         let made = rcgen::generate_simple_self_signed(["gw.example".to_owned()]).unwrap();
         fs::write(path("key"), made.signing_key.serialize_pem()).unwrap();
         fs::write(path("crt"), made.cert.pem()).unwrap();
+        let mut replica = Command::new(tools::python());
+        replica.arg(script("websocket_replica.py"));
+        if *chat == "tls" {
+            replica.args([path("crt"), path("key")]);
+        }
+        let mut replica = Process::spawn("replica", &mut replica);
+        let at = replica.ready().await;
+        let service = |name: &str, protocol: &str| {
+            let address = at[name].as_str().unwrap();
+            let name =
+                format!("[[service]]\nname = \"{name}\"\n[[service.replica]]\naddress = \"{address}\"\n");
+            let tls = if protocol == "tls" { "tls_server_name = \"gw.example\"\n" } else { "" };
+            format!("{name}protocol = \"{protocol}\"\n{tls}")
+        };
+        fs::write(path("services.toml"), service("chat", chat) + &service("pages", pages)).unwrap();
         let (services, crt, key) = (path("services.toml"), path("crt"), path("key"));
         let own = [
             "--static",
@@ -47,6 +60,8 @@ impl Chat {
             &crt,
             "--tls-key",
             &key,
+            "--upstream-ca",
+            &crt,
         ];
         let data = DataPlane::start(&[&own[..], flags].concat()).await;
         Self { replica, data, directory }
@@ -64,7 +79,16 @@ impl Chat {
 
 #[tokio::test]
 async fn websockets_pass_in_both_versions_of_http_by_python() {
-    let chat = Chat::start(&[]).await;
+    converse(&Chat::start(&[]).await).await;
+}
+
+#[tokio::test]
+async fn websockets_pass_to_a_replica_that_speaks_tls_by_python() {
+    converse(&Chat::start_before(&["tls", "http1"], &[]).await).await;
+}
+
+/// Everything that a WebSocket can carry, by clients of every kind.
+async fn converse(chat: &Chat) {
     let mut python = Command::new(tools::python());
     python.arg(script("websocket_client.py"));
     python.args([chat.data.address().to_string(), chat.secure().to_string()]);

@@ -79,7 +79,7 @@ impl Gateway {
         let request = RegisterRequest {
             service: service.into(),
             replica_id: replica_id.into(),
-            endpoint: Some(Endpoint { address: address.to_string() }),
+            endpoint: Some(Endpoint { address: address.to_string(), ..Default::default() }),
             permanent: true,
             ..Default::default()
         };

@@ -203,7 +203,7 @@ mod tests {
         Replica {
             service: "orders".into(),
             replica_id: "r-c0fe".into(),
-            endpoint: Some(Endpoint { address: "10.0.0.13:8080".into() }),
+            endpoint: Some(Endpoint { address: "10.0.0.13:8080".into(), ..Default::default() }),
             weight: 100,
             version: "2026.11.3".into(),
             labels: [("team", "checkout"), ("env", "\x1b[31mprod")].map(|(k, v)| (k.into(), v.into())).into(),

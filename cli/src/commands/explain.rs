@@ -1,6 +1,7 @@
 //! `gwctl explain`: why a replica gets requests or does not, where, since when and until when, and what to do about it.
 
 mod ask;
+mod causes;
 mod replica;
 mod service;
 

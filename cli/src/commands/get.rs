@@ -20,7 +20,7 @@ mod services;
 pub(super) use breakers::{REGARDLESS, alarm, attempts, retry, state_cell, window};
 pub(super) use faults::{fault_terms, in_force};
 pub(super) use overrides::{override_subject, override_terms};
-pub(super) use replicas::labels;
+pub(super) use replicas::{labels, spoken};
 
 /// What to list.
 #[derive(Debug, Subcommand)]

@@ -6,13 +6,14 @@ use std::{
 };
 
 use gateway_proto::{
-    Address, ReplicaId, ServiceName, Weight,
+    Address, Endpoint, Protocol, ReplicaId, ServiceName, TlsServerName, Weight,
     time::duration,
-    v1::{Endpoint, Lease, RegisterRequest, RegisterResponse},
+    v1::{Lease, Locality, RegisterRequest, RegisterResponse},
 };
 
 use crate::{
     age,
+    commands::get::spoken,
     control::Control,
     error::{Error, Exit},
     output::{Format, Output},
@@ -27,6 +28,12 @@ pub(crate) struct Args {
     /// Where it listens: HOST:PORT, an IPv6 host in brackets
     #[arg(value_parser = Address::parse)]
     address: Address,
+    /// What it understands: http1, h2c (HTTP/2, not encrypted) or tls (HTTP/2 or HTTP/1.1 in TLS)
+    #[arg(long, default_value_t = Protocol::HTTP1)]
+    protocol: Protocol,
+    /// Name that its certificate must have, if not the host of the address; with --protocol tls
+    #[arg(long, value_name = "NAME", value_parser = TlsServerName::parse)]
+    tls_server_name: Option<TlsServerName>,
     /// No lease: it stays until it is deregistered. The default here, because gwctl sends no heartbeats
     #[arg(long, conflicts_with = "ttl")]
     permanent: bool,
@@ -39,6 +46,15 @@ pub(crate) struct Args {
     /// Share of the traffic relative to its peers, 1..=1000
     #[arg(long, default_value_t = 100, value_parser = parse_weight)]
     weight: u16,
+    /// Tier, 0..=15: better tiers, of lower numbers, go first
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=15))]
+    priority: u8,
+    /// Where it is, for policies with balancing.prefer_local
+    #[arg(long, value_name = "NAME")]
+    region: Option<String>,
+    /// The zone that it is in, likewise
+    #[arg(long, value_name = "NAME")]
+    zone: Option<String>,
     /// Label for people; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
@@ -85,11 +101,22 @@ fn request(args: Args) -> Result<RegisterRequest, Error> {
         }
         labels.insert(key, value);
     }
+    let name = args.tls_server_name.as_ref().map_or("", TlsServerName::as_str);
+    let protocol = args.protocol.named(name).map_err(|_| {
+        Error::new(Exit::Usage, "--tls-server-name is for a replica that speaks TLS")
+            .hint("say so with  --protocol tls")
+    })?;
+    let endpoint = Endpoint { address: args.address, protocol };
     Ok(RegisterRequest {
         service: args.service.to_string(),
         replica_id: args.id.map(|id| id.to_string()).unwrap_or_default(),
-        endpoint: Some(Endpoint { address: args.address.to_string() }),
+        endpoint: Some(endpoint.to_wire()),
         weight: args.weight.into(),
+        priority: args.priority.into(),
+        locality: Some(Locality {
+            region: args.region.unwrap_or_default(),
+            zone: args.zone.unwrap_or_default(),
+        }),
         labels,
         lease_ttl: args.ttl.map(duration),
         permanent: args.ttl.is_none(),
@@ -101,7 +128,7 @@ fn request(args: Args) -> Result<RegisterRequest, Error> {
 fn render(request: &RegisterRequest, response: &RegisterResponse, now: SystemTime) -> String {
     let replica = response.replica.clone().unwrap_or_default();
     let name = format!("{}/{}", replica.service, replica.replica_id);
-    let address = replica.endpoint.map(|endpoint| endpoint.address).unwrap_or_default();
+    let address = spoken(&replica.endpoint.unwrap_or_default());
     let terms = terms(request, &replica.lease.unwrap_or_default(), now);
     let verb = if response.created { "registered" } else { "registered anew" };
     if request.validate_only {
@@ -147,7 +174,7 @@ fn exactly(span: Option<prost_types::Duration>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use gateway_proto::{time::timestamp, v1::Replica};
+    use gateway_proto::{time::timestamp, v1, v1::Replica};
 
     use super::*;
 
@@ -159,13 +186,33 @@ mod tests {
         Args {
             service: ServiceName::parse("orders").unwrap(),
             address: Address::parse("10.0.0.15:8080").unwrap(),
+            protocol: Protocol::HTTP1,
+            tls_server_name: None,
             permanent: false,
             ttl,
             id: None,
             weight: 100,
+            priority: 0,
+            region: None,
+            zone: None,
             labels: vec![("team".into(), "web".into())],
             dry_run: false,
         }
+    }
+
+    #[test]
+    fn a_server_name_goes_with_tls_only() {
+        let with = |protocol, name: &str| {
+            let name = Some(TlsServerName::parse(name).unwrap());
+            request(Args { protocol, tls_server_name: name, ..args(None) })
+        };
+        let endpoint = with(Protocol::tls(None), "orders.example").unwrap().endpoint.unwrap();
+        assert_eq!(
+            (endpoint.protocol(), &*endpoint.tls_server_name),
+            (v1::EndpointProtocol::Tls, "orders.example")
+        );
+        let error = with(Protocol::h2c(), "orders.example").unwrap_err();
+        assert_eq!(error.headline, "--tls-server-name is for a replica that speaks TLS");
     }
 
     fn asked(ttl: Option<u64>) -> RegisterRequest {
@@ -177,7 +224,7 @@ mod tests {
             replica: Some(Replica {
                 service: "orders".into(),
                 replica_id: "r-e6f7".into(),
-                endpoint: Some(Endpoint { address: "10.0.0.15:8080".into() }),
+                endpoint: Some(Endpoint::from(Address::parse("10.0.0.15:8080").unwrap()).to_wire()),
                 lease: Some(lease),
                 revision: 1843,
                 ..Default::default()

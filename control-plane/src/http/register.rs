@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use gateway_proto::{
-    Address, Check, Invalid, ServiceName,
+    Address, Check, Endpoint, Invalid, Protocol, ServiceName,
     json::{shown, to_json},
     v1,
 };
@@ -67,10 +67,14 @@ fn parse_registration(object: &Map<String, Value>) -> Result<Registration, Inval
         None => None,
         Some(_) => check.take(text(object, "lease_ttl").and_then(parse_ttl)),
     };
-    check.take(only(object, &["service", "address", "lease_ttl"]));
+    let protocol = check.take(protocol(object));
+    check.take(only(object, &["service", "address", "protocol", "tls_server_name", "lease_ttl"]));
     check.finish()?;
-    let (Some(service), Some(address)) = (service, address) else { unreachable!("nothing was refused") };
-    Ok(Registration { ttl, ..Registration::permanent(service, address) })
+    let (Some(service), Some(address), Some(protocol)) = (service, address, protocol) else {
+        unreachable!("nothing was refused")
+    };
+    let plain = Registration::permanent(service, address);
+    Ok(Registration { ttl, endpoint: Endpoint { protocol, ..plain.endpoint.clone() }, ..plain })
 }
 
 fn parse_deregistration(object: &Map<String, Value>) -> Result<(ServiceName, Address), Invalid> {
@@ -81,6 +85,18 @@ fn parse_deregistration(object: &Map<String, Value>) -> Result<(ServiceName, Add
     check.finish()?;
     let (Some(service), Some(address)) = (service, address) else { unreachable!("nothing was refused") };
     Ok((service, address))
+}
+
+/// `"http1"` unless it says otherwise.
+fn protocol(object: &Map<String, Value>) -> Result<Protocol, Invalid> {
+    let protocol: Protocol = match object.get("protocol") {
+        None => Protocol::HTTP1,
+        Some(_) => text(object, "protocol")?.parse()?,
+    };
+    match object.get("tls_server_name") {
+        None => Ok(protocol),
+        Some(_) => protocol.named(text(object, "tls_server_name")?),
+    }
 }
 
 fn text<'a>(object: &'a Map<String, Value>, field: &str) -> Result<&'a str, Invalid> {
@@ -145,6 +161,27 @@ mod tests {
         assert_eq!(ask(json!("1m 30s")).unwrap().ttl, Some(Duration::from_secs(90)));
         for bad in [json!("soon"), json!(30), json!("0s"), json!(null)] {
             assert_eq!(ask(bad).unwrap_err().violations()[0].field, "lease_ttl");
+        }
+    }
+
+    #[test]
+    fn a_protocol_is_named_in_one_word_and_a_server_name_goes_with_tls_only() {
+        let ask = |more: Value| {
+            let Value::Object(more) = more else { panic!("{more}") };
+            let mut object = json!({"service": "orders", "address": "a:1"});
+            object.as_object_mut().unwrap().extend(more);
+            parse(object).map(|registration| registration.endpoint)
+        };
+        let tls = ask(json!({"protocol": "tls", "tls_server_name": "b"})).unwrap();
+        assert_eq!(tls.tls_name(), Some("b"));
+        assert_eq!(ask(json!({"protocol": "h2c"})).unwrap().protocol, Protocol::h2c());
+        for (bad, field) in [
+            (json!({"protocol": "http/3"}), "protocol"),
+            (json!({"protocol": 7}), "protocol"),
+            (json!({"tls_server_name": "b"}), "tls_server_name"),
+            (json!({"protocol": "tls", "tls_server_name": "b:1"}), "tls_server_name"),
+        ] {
+            assert_eq!(ask(bad).unwrap_err().violations()[0].field, field);
         }
     }
 

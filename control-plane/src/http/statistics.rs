@@ -124,7 +124,7 @@ impl Statistics {
         for record in replicas {
             // What nobody has sent a request to has no row, or one with zeros.
             let breaker = seen.remove(&record.key.replica).unwrap_or_default();
-            self.push(&record.key, &record.address.to_string(), &breaker);
+            self.push(&record.key, &record.endpoint.address.to_string(), &breaker);
         }
     }
 

@@ -97,7 +97,8 @@ mod tests {
             process: String::new(),
             address: "10.0.0.9:1".into(),
         };
-        let held = Held { count: 2, services: vec![ServiceName::parse("orders").unwrap()] };
+        let held =
+            Held { count: 2, services: vec![ServiceName::parse("orders").unwrap()], ..Held::default() };
         let all = [
             connected(&identity),
             disconnected(&node),
@@ -121,7 +122,8 @@ mod tests {
             (0..count).map(|number| ServiceName::parse(&format!("s{number}")).unwrap()).collect::<Vec<_>>()
         };
         let story = |before, count| {
-            guard(&node, before, &Held { count, services: services(count) }).map(|event| event.message)
+            guard(&node, before, &Held { count, services: services(count), ..Held::default() })
+                .map(|event| event.message)
         };
         assert_eq!(story(0, 0), None);
         assert_eq!(story(0, 2).unwrap(), "holds 2 replicas that the registry no longer has: of s0, s1");

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use gateway_proto::{NodeId, ServiceName, time::timestamp, v1};
+use gateway_proto::{NodeId, ReplicaKey, ServiceName, time::timestamp, v1};
 
 use super::report::{Held, MAX_HELD};
 use crate::registry::Revision;
@@ -196,6 +196,16 @@ impl Nodes {
     /// Notes what the data plane's guard holds. Yields how many replicas it held before.
     pub fn holds(&mut self, id: &NodeId, held: Held) -> usize {
         self.nodes.get_mut(id).map_or(0, |node| std::mem::replace(&mut node.held, held).count)
+    }
+
+    /// Whether a data plane's guard holds a replica, and since when, as far as it is named.
+    pub fn held_since(&self, id: &NodeId, key: &ReplicaKey) -> Option<Option<SystemTime>> {
+        self.nodes.get(id)?.held.since(key)
+    }
+
+    /// Whether the guard of any data plane holds a replica, as far as it is named.
+    pub fn is_held(&self, key: &ReplicaKey) -> bool {
+        self.nodes.values().any(|node| node.held.since(key).is_some())
     }
 
     /// Whether the guard of a data plane may hold replicas of the service: one that holds more than it names may.

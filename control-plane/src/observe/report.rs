@@ -3,7 +3,11 @@
 //! Names must be right, for they are keys. Texts are for people and are cut rather than refused: a report is worth
 //! more than the end of its longest sentence.
 
-use std::time::SystemTime;
+use std::{
+    hash::{BuildHasher as _, RandomState},
+    sync::LazyLock,
+    time::{Duration, SystemTime},
+};
 
 use gateway_proto::{
     Invalid, NodeId, ReplicaKey, ServiceName,
@@ -14,7 +18,7 @@ use gateway_proto::{
 use super::{
     catalog::EventType,
     matrix::BreakerReport,
-    row::{Row, Trips},
+    row::{Behind, Row},
     stats::{StatsReport, parse_stats},
     what_if::Answered,
 };
@@ -63,6 +67,24 @@ pub struct Held {
     pub count: usize,
     /// Whose they are, each once, in order.
     pub services: Vec<ServiceName>,
+    /// The named ones, and since when each is held, in order. Known by a hash, for thousands of data planes may hold a
+    /// thousand each.
+    pub(super) replicas: Box<[(u64, Option<u32>)]>,
+}
+
+impl Held {
+    /// Whether this replica is among the named ones, and since when; a replica in billions is taken for another.
+    pub fn since(&self, key: &ReplicaKey) -> Option<Option<SystemTime>> {
+        let place = self.replicas.binary_search_by_key(&name_hash(key), |(name, _)| *name).ok()?;
+        let seconds = self.replicas[place].1;
+        Some(seconds.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.into())))
+    }
+}
+
+/// Not to be foreseen from outside.
+fn name_hash(key: &ReplicaKey) -> u64 {
+    static STATE: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+    STATE.hash_one(key)
 }
 
 impl Report {
@@ -154,7 +176,7 @@ fn parse_breaker(node: &NodeId, mut wire: v1::Breaker) -> Result<(ReplicaKey, Ro
         check: check.transpose()?,
         registration_attempt_count: wire.registration_attempt_count.max(0),
         registration_failure_count: wire.registration_failure_count.max(0),
-        trips: parse_trips(wire.last_trip, wire.last_withheld_trip),
+        behind: parse_behind(wire.last_trip, wire.last_withheld_trip, wire.measures, wire.out_time),
         last_failures: wire.last_failures.into_iter().map(parse_failure).collect(),
         trip_streak: u8::try_from(wire.trip_streak.max(0)).unwrap_or(u8::MAX),
         stands_by: wire.stands_by,
@@ -164,6 +186,20 @@ fn parse_breaker(node: &NodeId, mut wire: v1::Breaker) -> Result<(ReplicaKey, Ro
 
 fn small(count: i32) -> u16 {
     u16::try_from(count.max(0)).unwrap_or(u16::MAX)
+}
+
+fn parse_measures(wire: v1::Measures) -> v1::Measures {
+    let span = |span: Option<prost_types::Duration>| span.and_then(time::non_negative).map(time::duration);
+    let share = wire.slow_start_share;
+    v1::Measures {
+        latency: span(wire.latency),
+        latency_sample_count: wire.latency_sample_count.max(0),
+        peer_latency: span(wire.peer_latency),
+        peer_count: wire.peer_count.max(0),
+        // Tools that write JSON have no word for what is no number.
+        slow_start_share: if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 },
+        slow_start_end_time: wire.slow_start_end_time.filter(time::is_valid),
+    }
 }
 
 /// What active checks show of a replica on one data plane.
@@ -193,9 +229,22 @@ fn parse_check(wire: v1::HealthCheck) -> Result<v1::HealthCheck, Invalid> {
     })
 }
 
-fn parse_trips(last: Option<v1::Trip>, withheld: Option<v1::Trip>) -> Option<Box<Trips>> {
-    let is_any = last.is_some() || withheld.is_some();
-    is_any.then(|| Box::new(Trips { last: last.map(parse_trip), withheld: withheld.map(parse_trip) }))
+fn parse_behind(
+    last: Option<v1::Trip>,
+    withheld: Option<v1::Trip>,
+    measures: Option<v1::Measures>,
+    out_time: Option<prost_types::Timestamp>,
+) -> Option<Box<Behind>> {
+    let out_time = out_time.filter(time::is_valid);
+    let is_any = last.is_some() || withheld.is_some() || measures.is_some() || out_time.is_some();
+    is_any.then(|| {
+        Box::new(Behind {
+            last_trip: last.map(parse_trip),
+            withheld: withheld.map(parse_trip),
+            measures: measures.map(parse_measures),
+            out_time,
+        })
+    })
 }
 
 fn parse_trip(wire: v1::Trip) -> v1::Trip {
@@ -295,15 +344,19 @@ fn parse_held(wire: v1::HeldReplicas) -> Result<Held, Invalid> {
     if wire.replicas.len() > MAX_HELD {
         return Err(Invalid::new("replicas", format!("are more than {MAX_HELD} in one message")));
     }
-    let mut services = Vec::new();
+    let (mut services, mut replicas) = (Vec::new(), Vec::with_capacity(wire.replicas.len()));
     for (index, replica) in wire.replicas.iter().enumerate() {
         let key = ReplicaKey::parse(&replica.service, &replica.replica_id);
-        services.push(key.map_err(|invalid| invalid.within(&format!("replicas[{index}]")))?.service);
+        let key = key.map_err(|invalid| invalid.within(&format!("replicas[{index}]")))?;
+        let missing = replica.missing_time.and_then(|at| u32::try_from(at.seconds).ok());
+        replicas.push((name_hash(&key), missing));
+        services.push(key.service);
     }
     services.sort_unstable();
     services.dedup();
+    replicas.sort_unstable();
     let count = usize::try_from(wire.total_count).unwrap_or(0).max(wire.replicas.len());
-    Ok(Held { count, services })
+    Ok(Held { count, services, replicas: replicas.into() })
 }
 
 /// Shortens a text that is kept, and gives back the memory that the message had needed for it.

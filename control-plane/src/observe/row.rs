@@ -36,19 +36,21 @@ pub struct Row {
     pub(super) check: Option<Box<v1::HealthCheck>>,
     pub(super) registration_attempt_count: i64,
     pub(super) registration_failure_count: i64,
-    /// Of a breaker that has opened, or would have.
-    pub(super) trips: Option<Box<Trips>>,
+    /// Of a breaker that has opened or would have, and where anything is measured.
+    pub(super) behind: Option<Box<Behind>>,
     /// With what `last_errors` would have, which is empty then.
     pub(super) last_failures: Box<[v1::FailedAttempt]>,
     pub(super) trip_streak: u8,
     pub(super) stands_by: bool,
 }
 
-/// How a breaker opened last, and how it would have.
+/// Since when a breaker is not closed, how it opened last, how it would have, and how slow its replica is.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Trips {
-    pub(super) last: Option<v1::Trip>,
+pub(super) struct Behind {
+    pub(super) last_trip: Option<v1::Trip>,
     pub(super) withheld: Option<v1::Trip>,
+    pub(super) measures: Option<v1::Measures>,
+    pub(super) out_time: Option<Timestamp>,
 }
 
 impl Row {
@@ -104,11 +106,13 @@ impl Row {
             health_check: self.check.as_deref().cloned(),
             registration_attempt_count: self.registration_attempt_count,
             registration_failure_count: self.registration_failure_count,
-            last_trip: self.trips.as_ref().and_then(|trips| trips.last.clone()),
-            last_withheld_trip: self.trips.as_ref().and_then(|trips| trips.withheld.clone()),
+            last_trip: self.behind.as_ref().and_then(|behind| behind.last_trip.clone()),
+            last_withheld_trip: self.behind.as_ref().and_then(|behind| behind.withheld.clone()),
             last_failures: self.last_failures.to_vec(),
             trip_streak: self.trip_streak.into(),
             stands_by: self.stands_by,
+            measures: self.behind.as_ref().and_then(|behind| behind.measures),
+            out_time: self.behind.as_ref().and_then(|behind| behind.out_time),
         }
     }
 

@@ -101,7 +101,7 @@ impl Group {
                 }
                 Some(record) => Step::Refused(RegistryError::AddressInUse {
                     service: record.key.service.clone(),
-                    address: record.address.clone(),
+                    address: record.endpoint.address.clone(),
                     owner: record.key.replica.clone(),
                 }),
             },
@@ -200,7 +200,7 @@ fn places(view: &View, command: &Command, fresh: &Candidates) -> Places {
     let key = match command {
         Command::Register(wish) => {
             places.read.push(Place::Blocks(wish.service.clone()));
-            places.written.push(Place::Address(wish.service.clone(), wish.address.clone()));
+            places.written.push(Place::Address(wish.service.clone(), wish.endpoint.address.clone()));
             places.written.extend(wish.request.map(Place::Request));
             Some(key_of(view, wish, fresh))
         }
@@ -254,7 +254,7 @@ fn places(view: &View, command: &Command, fresh: &Candidates) -> Places {
     if let Some(key) = key {
         // Its present address is freed by a removal and by a move.
         if let Some(record) = view.get(&key) {
-            places.written.push(Place::Address(key.service.clone(), record.address.clone()));
+            places.written.push(Place::Address(key.service.clone(), record.endpoint.address.clone()));
         }
         places.written.push(Place::Replica(key));
     }

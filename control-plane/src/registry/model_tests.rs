@@ -115,7 +115,7 @@ fn expected(
     let may = |known: &Known, lease: Option<LeaseId>| known.lease.is_none() || known.lease == lease;
     match command {
         Command::Register(wish) => {
-            let number = u8::try_from(wish.address.port() - 100).unwrap();
+            let number = u8::try_from(wish.endpoint.address.port() - 100).unwrap();
             let owner = model.iter().find(|(k, v)| k.service == wish.service && v.address == number);
             let replica = wish
                 .replica
@@ -161,7 +161,7 @@ fn expected(
 
 fn known(view: &View) -> BTreeMap<ReplicaKey, Known> {
     let entry = |record: &std::sync::Arc<Record>| {
-        let address = u8::try_from(record.address.port() - 100).unwrap();
+        let address = u8::try_from(record.endpoint.address.port() - 100).unwrap();
         let lease = record.lease.map(|terms| terms.id);
         (record.key.clone(), Known { address, lease, health: record.health })
     };
@@ -209,7 +209,7 @@ proptest! {
             prop_assert_eq!(view.replica_count(), model.len());
             for record in view.replicas() {
                 // One owner for each address, and the index knows it.
-                prop_assert_eq!(view.owner(&record.key.service, &record.address), Some(&record.key.replica));
+                prop_assert_eq!(view.owner(&record.key.service, &record.endpoint.address), Some(&record.key.replica));
                 let last = incarnations.insert(record.key.clone(), record.incarnation);
                 prop_assert!(last.is_none_or(|last| last <= record.incarnation));
             }

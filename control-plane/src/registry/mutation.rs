@@ -213,13 +213,15 @@ impl RecordWrite {
             Write::Remove => None,
         }
     }
+}
 
-    /// What data planes are told of a removal.
-    pub(super) fn removal_cause(&self) -> RemovalCause {
-        match &self.cause {
-            Cause::Expired { .. } => RemovalCause::Expired,
-            Cause::Evicted { .. } => RemovalCause::Evicted,
-            Cause::Deregistered { .. } | Cause::Superseded { .. } => RemovalCause::Deregistered,
+impl Cause {
+    /// What data planes are told when it removes a replica.
+    pub(super) fn removal(&self) -> RemovalCause {
+        match self {
+            Self::Expired { .. } => RemovalCause::Expired,
+            Self::Evicted { .. } => RemovalCause::Evicted,
+            Self::Deregistered { .. } | Self::Superseded { .. } => RemovalCause::Deregistered,
             _ => RemovalCause::Unspecified,
         }
     }
@@ -291,7 +293,7 @@ impl RecordWrite {
             }
         }
         if let Some(record) = self.record() {
-            metadata.push(("address", record.address.to_string()));
+            metadata.push(("address", record.endpoint.address.to_string()));
             metadata.push(("incarnation", record.incarnation.to_string()));
         }
         if let Some(entry) = self.about_override() {
@@ -456,8 +458,8 @@ impl RecordWrite {
     fn terms(&self) -> String {
         let Some(record) = self.record() else { return String::new() };
         match record.lease {
-            Some(lease) => format!("at {}, lease of {}s", record.address, lease.ttl().as_secs_f64()),
-            None => format!("at {}, permanent", record.address),
+            Some(lease) => format!("at {}, lease of {}s", record.endpoint.address, lease.ttl().as_secs_f64()),
+            None => format!("at {}, permanent", record.endpoint.address),
         }
     }
 

@@ -6,12 +6,12 @@ use std::{
 };
 
 use gateway_proto::{
-    Address, Health, Labels, LeaseId, Locality, Mode, Priority, ReplicaKey, Weight,
+    Address, Endpoint, Health, Labels, LeaseId, Locality, Mode, Priority, ReplicaKey, Weight,
     time::{duration, timestamp},
     v1,
 };
 
-use super::item::etag;
+use super::{item::etag, sparse_text::SparseText};
 
 /// Counts committed mutations; 0 before the first. Two revisions compare only within one epoch of the store.
 pub type Revision = i64;
@@ -21,8 +21,8 @@ pub type Revision = i64;
 pub struct Record {
     /// Its service and its id there.
     pub key: ReplicaKey,
-    /// Where requests reach it. No other replica of the service has the same.
-    pub address: Address,
+    /// Where requests reach it, and what is spoken there. No other replica of the service has the same address.
+    pub endpoint: Endpoint,
     /// Its share of the service's traffic.
     pub weight: Weight,
     /// Its tier.
@@ -36,7 +36,7 @@ pub struct Record {
     /// Health as its owner reported it last.
     pub health: Health,
     /// Why, in its owner's words; empty when nothing was said.
-    pub health_reason: Box<str>,
+    pub health_reason: SparseText,
     /// Since when, by the wall clock.
     pub health_since: SystemTime,
     /// The claim that keeps it here; `None` for a permanent replica.
@@ -140,14 +140,14 @@ impl Record {
     pub fn plain(key: ReplicaKey, address: Address, at: SystemTime) -> Self {
         Self {
             key,
-            address,
+            endpoint: address.into(),
             weight: Weight::DEFAULT,
             priority: Priority::default(),
             locality: Locality::default(),
             version: Box::default(),
             labels: Labels::default(),
             health: Health::Healthy,
-            health_reason: Box::default(),
+            health_reason: SparseText::default(),
             health_since: at,
             lease: None,
             lost: None,
@@ -218,7 +218,7 @@ impl Record {
         v1::Replica {
             service: self.key.service.to_string(),
             replica_id: self.key.replica.to_string(),
-            endpoint: Some(v1::Endpoint { address: self.address.to_string() }),
+            endpoint: Some(self.endpoint.to_wire()),
             weight: self.weight.get().into(),
             priority: self.priority.get().into(),
             locality: self.locality.to_wire(),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use gateway_proto::{
-    Address, Check, Health, Invalid, Labels, Locality, Priority, ReplicaId, ServiceName, Weight,
+    Address, Check, Endpoint, Health, Invalid, Labels, Locality, Priority, ReplicaId, ServiceName, Weight,
     time::parse_duration, v1,
 };
 
@@ -18,8 +18,8 @@ pub struct Registration {
     pub service: ServiceName,
     /// The caller's own id; `None`: the replica at this address, else a new one.
     pub replica: Option<ReplicaId>,
-    /// Where requests reach it.
-    pub address: Address,
+    /// Where requests reach it, and what is spoken there.
+    pub endpoint: Endpoint,
     /// Its share of the traffic.
     pub weight: Weight,
     /// Its tier.
@@ -52,7 +52,7 @@ impl Registration {
         Self {
             service,
             replica: None,
-            address,
+            endpoint: address.into(),
             weight: Weight::DEFAULT,
             priority: Priority::default(),
             locality: Locality::default(),
@@ -76,8 +76,9 @@ impl Registration {
             "" => None,
             text => check.take(ReplicaId::parse(text)),
         };
-        let address = wire.endpoint.map(|endpoint| endpoint.address).unwrap_or_default();
-        let address = check.take(parse_address(address, peer).map_err(|invalid| invalid.within("endpoint")));
+        let endpoint = wire.endpoint.unwrap_or_default();
+        let endpoint = Endpoint::at(parse_address(&endpoint.address, peer), &endpoint);
+        let endpoint = check.take(endpoint.map_err(|invalid| invalid.within("endpoint")));
         let weight = check.take(Weight::parse(wire.weight));
         let priority = check.take(Priority::parse(wire.priority));
         let locality = check.take(Locality::parse(wire.locality.unwrap_or_default()));
@@ -91,13 +92,14 @@ impl Registration {
             text => check.take(parse_uuid("request_id", text)),
         };
         check.finish()?;
-        let (Some(service), Some(address), Some(weight), Some(ttl)) = (service, address, weight, ttl) else {
+        let (Some(service), Some(endpoint), Some(weight), Some(ttl)) = (service, endpoint, weight, ttl)
+        else {
             unreachable!("nothing was refused")
         };
         Ok(Self {
             service,
             replica,
-            address,
+            endpoint,
             weight,
             priority: priority.unwrap_or_default(),
             locality: locality.unwrap_or_default(),
@@ -113,7 +115,7 @@ impl Registration {
     /// stored, but only compared within one version of the program and for ten minutes.
     pub(super) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (&self.service, &self.replica, &self.address, self.weight.get(), self.priority).hash(&mut hasher);
+        (&self.service, &self.replica, &self.endpoint, self.weight.get(), self.priority).hash(&mut hasher);
         (&self.locality, &self.version, self.ttl, self.health).hash(&mut hasher);
         self.labels.iter().for_each(|label| label.hash(&mut hasher));
         hasher.finish()
@@ -132,14 +134,14 @@ impl Registration {
 }
 
 /// Reads an address whose host may be left out: `:8080` is port 8080 at the caller's own address.
-fn parse_address(text: String, peer: Option<IpAddr>) -> Result<Address, Invalid> {
+fn parse_address(text: &str, peer: Option<IpAddr>) -> Result<Address, Invalid> {
     match (text.strip_prefix(':'), peer) {
         (Some(port), Some(peer)) => match peer.to_canonical() {
             IpAddr::V4(host) => Address::parse(&format!("{host}:{port}")),
             IpAddr::V6(host) => Address::parse(&format!("[{host}]:{port}")),
         },
         (Some(_), None) => Err(Invalid::new("address", "has no host, and the caller's own is not known")),
-        (None, _) => Address::parse(&text),
+        (None, _) => Address::parse(text),
     }
 }
 
@@ -197,7 +199,7 @@ mod tests {
     fn request() -> v1::RegisterRequest {
         v1::RegisterRequest {
             service: "orders".into(),
-            endpoint: Some(v1::Endpoint { address: "10.0.0.1:80".into() }),
+            endpoint: Some(v1::Endpoint { address: "10.0.0.1:80".into(), ..Default::default() }),
             ..Default::default()
         }
     }
@@ -279,15 +281,24 @@ mod tests {
     #[test]
     fn a_port_alone_is_at_the_callers_own_address() {
         let parse = |peer: Option<&str>| {
-            let endpoint = Some(v1::Endpoint { address: ":8080".into() });
+            let endpoint = Some(v1::Endpoint { address: ":8080".into(), ..Default::default() });
             let peer = peer.map(|peer| peer.parse().unwrap());
             Registration::parse(v1::RegisterRequest { endpoint, ..request() }, peer)
         };
-        let address = |peer| parse(Some(peer)).unwrap().address.to_string();
+        let address = |peer| parse(Some(peer)).unwrap().endpoint.address.to_string();
         assert_eq!(address("10.0.0.9"), "10.0.0.9:8080");
         assert_eq!(address("::ffff:10.0.0.9"), "10.0.0.9:8080");
         assert_eq!(address("fd00::1"), "[fd00::1]:8080");
         assert_eq!(parse(None).unwrap_err().violations()[0].field, "endpoint.address");
+    }
+
+    #[test]
+    fn a_server_name_without_tls_is_refused_beside_whatever_else_is_wrong() {
+        let endpoint =
+            v1::Endpoint { address: "10.0.0.1".into(), tls_server_name: "a".into(), ..Default::default() };
+        let fields = refused(v1::RegisterRequest { endpoint: Some(endpoint), ..request() });
+        let names: Vec<_> = fields.iter().map(|(field, _)| field.as_str()).collect();
+        assert_eq!(names, ["endpoint.address", "endpoint.tls_server_name"]);
     }
 
     #[test]

@@ -223,7 +223,7 @@ impl View {
     }
 
     fn apply_write(&mut self, write: RecordWrite, revision: Revision, at: SystemTime) -> Change {
-        let cause = write.removal_cause();
+        let cause = write.cause.removal();
         match write.write {
             Write::Put(item) => {
                 if let Some(record) = write.key.as_replica().and_then(|key| self.get(key)).cloned() {

@@ -36,12 +36,17 @@ pub(super) async fn replica(
     if let Some(node) = &node
         && !edge.effects.observation.read(|nodes, _| nodes.contains(node))
     {
-        return Err(Invalid::new("node_id", format!("no data plane {node} is known here")).into());
+        return Err(Invalid::new(
+            "node_id",
+            format!("no data plane {node} is known here: ListNodes shows them"),
+        )
+        .into());
     }
     let (record, removed, common) = edge.effects.publisher.read(|view| {
         (view.get(&key).cloned(), view.removed(&key).cloned(), Common::read(view, &key.service))
     });
-    if record.is_none() && removed.is_none() {
+    let is_held = || edge.effects.observation.read(|nodes, _| nodes.is_held(&key));
+    if record.is_none() && removed.is_none() && !is_held() {
         return Err(RegistryError::ReplicaNotFound(key).into());
     }
     let facts = common.facts(edge, &key, record.as_deref(), removed);
@@ -108,6 +113,8 @@ impl Common {
                 remove_time: Some(timestamp(removed.at)),
                 cause: removed.why.to_string(),
                 lease_lapsed: removed.has_expired,
+                removal_cause: removed.removal.into(),
+                by_owner: removed.by_owner,
             }),
             policy: self.policy.breaker,
             overrides: self.overrides.iter().filter(concerns).cloned().collect(),
@@ -150,6 +157,7 @@ fn words(nodes: &Nodes, matrix: &Matrix, key: &ReplicaKey, after: &str, head: Re
         acked_revision: node.acked_revision,
         report_time: node.last_report_time,
         breaker: matrix.row(&(key.clone(), Some(id.clone()))),
+        held: nodes.held_since(id, key).map(|since| since.map(timestamp)),
         node_id: node.node_id,
     };
     nodes.list_after(after, head).take(AT_ONCE).map(word).collect()

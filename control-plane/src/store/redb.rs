@@ -36,10 +36,10 @@ const ROUTES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("routes");
 /// levels of the trees and what one commit changes. redb's own default, 1 GiB, would keep the file there a second time.
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
 /// Of the tables above and of what they hold. A later layout gets another number.
-const FORMAT: &str = "4";
+const FORMAT: &str = "5";
 /// Earlier layouts, brought up to date when they are opened: 1 has no policies and overrides, 1 and 2 have replicas by
-/// name, none has routes.
-const EARLIER_FORMATS: [&str; 3] = ["1", "2", "3"];
+/// name, 1 to 3 have no routes, and in none does a replica speak anything but HTTP/1.1.
+const EARLIER_FORMATS: [&str; 4] = ["1", "2", "3", "4"];
 const REPLICAS_BY_NAME: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("replicas");
 
 /// A full disk, a quota, and a limit on the size of one file.

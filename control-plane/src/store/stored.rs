@@ -6,7 +6,7 @@
 use std::time::SystemTime;
 
 use gateway_proto::{
-    Address, Health, Invalid, Labels, LeaseId, Locality, Mode, Priority, ReplicaKey, Weight,
+    Endpoint, Health, Invalid, Labels, LeaseId, Locality, Mode, Priority, ReplicaKey, Weight,
     time::{parse_duration, system_time, timestamp},
     v1,
 };
@@ -152,7 +152,7 @@ fn parse(wire: v1::Replica, stored: StoredReplica) -> Result<Record, Invalid> {
     };
     Ok(Record {
         key: ReplicaKey::parse(&wire.service, &wire.replica_id)?,
-        address: Address::parse(&wire.endpoint.unwrap_or_default().address)?,
+        endpoint: Endpoint::parse(&wire.endpoint.unwrap_or_default())?,
         weight: Weight::parse(wire.weight)?,
         priority: Priority::parse(wire.priority)?,
         locality: Locality::parse(wire.locality.unwrap_or_default())?,
@@ -184,13 +184,15 @@ fn parse(wire: v1::Replica, stored: StoredReplica) -> Result<Record, Invalid> {
 pub(super) mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
+    use gateway_proto::{Address, Protocol, TlsServerName};
+
     use super::*;
 
     pub(in crate::store) fn record(id: &str) -> Record {
         let at = UNIX_EPOCH + Duration::new(1_800_000_000, 5);
         Record {
             key: ReplicaKey::parse("orders", id).unwrap(),
-            address: Address::parse("[::1]:80").unwrap(),
+            endpoint: Address::parse("[::1]:80").unwrap().into(),
             weight: Weight::parse(7).unwrap(),
             priority: Priority::parse(2).unwrap(),
             locality: Locality::parse(v1::Locality { region: "eu".into(), zone: "eu-1".into() }).unwrap(),
@@ -219,6 +221,11 @@ pub(super) mod tests {
     fn a_record_survives_its_bytes() {
         let leased = record("r-1");
         survives(leased.clone());
+        let tls = Protocol::tls(Some(TlsServerName::parse("orders.example").unwrap()));
+        for protocol in [Protocol::h2c(), Protocol::tls(None), tls] {
+            let endpoint = Endpoint { protocol, ..leased.endpoint.clone() };
+            survives(Record { endpoint, ..leased.clone() });
+        }
         survives(Record { lease: None, ..leased });
     }
 
@@ -246,7 +253,9 @@ pub(super) mod tests {
     fn a_record_of_the_first_version_is_read() {
         let plain = record("r-1");
         let lease_id = LeaseId::from_random(5).reveal();
-        let first = StoredReplica { replica: Some(plain.to_wire()), lease_id, ..Default::default() };
+        let mut wire = plain.to_wire();
+        wire.endpoint = Some(v1::Endpoint { address: "[::1]:80".into(), ..Default::default() });
+        let first = StoredReplica { replica: Some(wire), lease_id, ..Default::default() };
         assert_eq!(decode_replica(&first.encode_to_vec()), Ok(plain));
     }
 

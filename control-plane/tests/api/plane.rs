@@ -110,7 +110,7 @@ impl Plane {
 pub(crate) fn request(service: &str, address: &str) -> v1::RegisterRequest {
     v1::RegisterRequest {
         service: service.into(),
-        endpoint: Some(v1::Endpoint { address: address.into() }),
+        endpoint: Some(v1::Endpoint { address: address.into(), ..Default::default() }),
         ..Default::default()
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) upstream: Option<Duration>,
     /// Why a failed attempt was the last one.
     pub(crate) stop: Option<&'static str>,
+    /// Who answered in place of a failure.
+    pub(crate) fallback: Option<&'static str>,
     /// What was done to it on purpose.
     pub(crate) fault: Option<&'static str>,
     /// Why the gateway made the answer itself, if it did.
@@ -137,6 +139,7 @@ pub(crate) fn json(out: &mut Vec<u8>, entry: &Entry<'_>) {
     }
     let words = [
         ("gw.stop", entry.stop),
+        ("gw.fallback", entry.fallback),
         ("gw.error", entry.error),
         ("gw.fault", entry.fault),
         ("gw.breaker", entry.breaker),
@@ -260,6 +263,7 @@ pub(crate) fn text(out: &mut Vec<u8>, entry: &Entry<'_>) {
     word(out, "replica", entry.replica());
     let _ = write!(out, " attempts={}", entry.attempt_count);
     word(out, "stop", entry.stop);
+    word(out, "fallback", entry.fallback);
     word(out, "error", entry.error);
     if entry.fault.is_some() {
         word(out, "fault", entry.fault);
@@ -341,6 +345,7 @@ mod tests {
             attempt_count: attempts.len(),
             upstream: Some(Duration::from_micros(12_250)),
             stop: None,
+            fallback: None,
             fault: None,
             error: None,
             breaker: Some("closed"),
@@ -383,7 +388,7 @@ mod tests {
         let line = line(text, &entry(Some(request()), &attempts));
         let expected = concat!(
             "192.0.2.7 - - [10/Oct/2000:13:55:36 +0000] \"GET /orders/7 HTTP/1.1\" 200 5 \"-\" \"curl/8\"",
-            " duration_s=0.013500 upstream_s=0.012250 service=orders replica=r-2 attempts=1 stop=- error=-",
+            " duration_s=0.013500 upstream_s=0.012250 service=orders replica=r-2 attempts=1 stop=- fallback=- error=-",
             " breaker=closed end=complete received=3 tls=- peer=192.0.2.7 host=gw:81 request_id=id-1 trace_id=-\n",
         );
         assert_eq!(line, expected);

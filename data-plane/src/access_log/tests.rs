@@ -27,6 +27,7 @@ fn entry(status: u16, attempt_count: usize, duration: Duration) -> Entry<'static
         attempt_count,
         upstream: None,
         stop: None,
+        fallback: None,
         fault: None,
         error: None,
         breaker: None,

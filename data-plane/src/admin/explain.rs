@@ -35,7 +35,8 @@ pub(super) fn explain(admin: &Admin, key: &ReplicaKey) -> Result<v1::ExplainRepl
     let known = service.as_ref().and_then(|service| Some((service, service.replica(&key.replica)?)));
     let breaker = known.map(|(service, replica)| {
         let date = |tick| admin.clock.date(tick);
-        let measured = Measured::of(service, &replica, admin.clock.now());
+        let now = admin.clock.now();
+        let measured = Measured::of(service, &replica, &service.side_by_side(now), now);
         let row = rows::breaker(&admin.node_id, &replica, &measured, date);
         v1::Breaker { report_time: Some(timestamp(moment.wall)), ..row }
     });
@@ -59,6 +60,7 @@ pub(super) fn explain(admin: &Admin, key: &ReplicaKey) -> Result<v1::ExplainRepl
         acked_revision: snapshot.revision(),
         report_time: Some(timestamp(moment.wall)),
         breaker,
+        held: mirror.held_since(key).map(|since| Some(timestamp(since))),
     });
     Ok(all.finish())
 }

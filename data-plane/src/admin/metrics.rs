@@ -20,7 +20,7 @@ use crate::{
     report::rows::state_name,
     routing::{State, middle_of, retry::Stop},
     table::{
-        Buckets, CodeClass, Direction, FaultKind, Injecting, Refusal, Replica, ReplicaCounters,
+        Buckets, CodeClass, Direction, FallbackKind, FaultKind, Injecting, Refusal, Replica, ReplicaCounters,
         RequestOutcome, Service, Services,
     },
 };
@@ -120,6 +120,22 @@ impl Metrics {
             "Retries that the budget of the last ten seconds still has",
             ["service"],
             budgets.iter().map(|(service, budget)| ([*service], u64::from(budget.remaining))),
+        )
+    }
+
+    fn encode_fallbacks(&self, services: &Services, out: &mut Families<'_>) -> fmt::Result {
+        let kinds = |service: &Arc<Service>| {
+            let name = service.name().as_str().to_owned();
+            let service = Arc::clone(service);
+            FallbackKind::ALL
+                .map(move |kind| ([name.clone(), kind.as_str().to_owned()], service.fallbacks(kind)))
+        };
+        let counts: Vec<_> = services.values().flat_map(kinds).filter(|(_, count)| *count > 0).collect();
+        out.counters(
+            "gateway_fallbacks",
+            "Requests that another service, or the policy's own answer, was the answer to in place of a failure",
+            ["service", "kind"],
+            counts,
         )
     }
 
@@ -370,6 +386,7 @@ impl Collector for Metrics {
         self.encode_services(&services, &mut out)?;
         self.encode_faults(&services, &mut out)?;
         self.encode_tunnels(&services, &mut out)?;
+        self.encode_fallbacks(&services, &mut out)?;
         self.encode_replicas(&services, &mut out)?;
         self.encode_transitions(&mut out)?;
         self.encode_checks(&services, &mut out)?;

@@ -189,3 +189,22 @@ fn trusted_proxies_are_networks_and_nobody_is_trusted_without() {
     let refused = refusal(&["--trusted-proxies", &["::1"; 257].join(",")]);
     assert!(refused.contains("names 257 networks, at most 256"), "{refused}");
 }
+
+#[test]
+fn a_place_is_a_region_a_zone_or_both() {
+    let config = validate(&["--region", "eu", "--zone", "eu-1a"]).unwrap();
+    assert_eq!((config.locality.region(), config.locality.zone()), ("eu", "eu-1a"));
+    assert_eq!(validate(&[]).unwrap().locality, Locality::default());
+    assert_eq!(refusal(&["--zone", "a b"]), "--zone: must be visible ASCII characters without spaces");
+    let long = "z".repeat(64);
+    assert_eq!(refusal(&["--region", &long]), "--region: has more than 63 characters");
+}
+
+#[test]
+fn a_certificate_for_replicas_and_its_key_need_each_other() {
+    for flag in ["--upstream-certificate", "--upstream-key"] {
+        assert!(refusal(&[flag, "a"]).contains("need each other"), "{flag}");
+    }
+    let refused = refusal(&["--upstream-ca", "/no/such.crt"]);
+    assert!(refused.contains("/no/such.crt: No such file"), "{refused}");
+}

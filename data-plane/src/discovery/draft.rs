@@ -127,9 +127,10 @@ pub(super) fn replica_to_wire(service: &ServiceName, replica: &ReplicaSpec) -> v
     v1::Replica {
         service: service.to_string(),
         replica_id: replica.id.to_string(),
-        endpoint: Some(v1::Endpoint { address: replica.address.to_string() }),
+        endpoint: Some(replica.endpoint.to_wire()),
         weight: replica.weight.get().into(),
         priority: replica.priority.get().into(),
+        locality: replica.locality.to_wire(),
         health: replica.health.to_wire().into(),
         mode: replica.mode.to_wire().into(),
         incarnation: replica.incarnation,

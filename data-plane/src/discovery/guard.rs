@@ -138,7 +138,8 @@ impl Guard {
         if !self.is_empty() {
             let newcomers = newcomers(update, scene.snapshot, &held_before);
             self.let_go(&mut judgement, |name, replica| {
-                let by_another = newcomers.get(&replica.spec.address).is_some_and(|owner| *owner != name);
+                let by_another =
+                    newcomers.get(&replica.spec.endpoint.address).is_some_and(|owner| *owner != name);
                 by_another.then_some(LetGo::AddressTaken)
             });
         }
@@ -240,12 +241,14 @@ fn newcomers<'a>(
 ) -> BTreeMap<&'a Address, &'a ServiceName> {
     let mut newcomers = BTreeMap::new();
     for (name, before) in &update.before {
-        let had =
-            before.iter().flat_map(|entry: &Entry| &entry.spec.replicas).map(|replica| &replica.address);
+        let had = before
+            .iter()
+            .flat_map(|entry: &Entry| &entry.spec.replicas)
+            .map(|replica| &replica.endpoint.address);
         let held = held.get(name).into_iter().flat_map(|held| held.replicas.values());
-        let known: BTreeSet<_> = had.chain(held.map(|replica| &replica.spec.address)).collect();
+        let known: BTreeSet<_> = had.chain(held.map(|replica| &replica.spec.endpoint.address)).collect();
         let has = snapshot.service(name).into_iter().flat_map(|spec| &spec.replicas);
-        let new = has.map(|replica| &replica.address).filter(|address| !known.contains(address));
+        let new = has.map(|replica| &replica.endpoint.address).filter(|address| !known.contains(address));
         newcomers.extend(new.map(|address| (address, name)));
     }
     newcomers

@@ -92,6 +92,11 @@ impl Mirror {
         Some(wire)
     }
 
+    /// Since when the guard holds a replica, if it does.
+    pub fn held_since(&self, key: &ReplicaKey) -> Option<SystemTime> {
+        Some(self.guard.service(&key.service)?.replicas.get(&key.replica)?.missing_since)
+    }
+
     /// The held replicas as reports name them, at most `limit` of them.
     pub fn held_to_wire(&self, limit: usize) -> v1::HeldReplicas {
         let replicas = self.guard.replicas().take(limit).map(|(service, held)| v1::HeldReplica {

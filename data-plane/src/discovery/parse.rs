@@ -1,7 +1,8 @@
 //! Wire messages of the registry become specs, or a [`Refusal`] that names the resource at fault.
 
 use gateway_proto::{
-    Address, Health, Invalid, Mode, Policy, Priority, ReplicaId, ReplicaKey, ServiceName, Weight,
+    Address, Endpoint, Health, Invalid, Locality, Mode, Policy, Priority, ReplicaId, ReplicaKey, ServiceName,
+    Weight,
     time::{is_valid, system_time},
     v1,
 };
@@ -29,14 +30,21 @@ pub(super) fn key(wire: &v1::ReplicaRemoval) -> Result<ReplicaKey, Refusal> {
 
 pub(super) fn replica(wire: &v1::Replica) -> Result<ReplicaSpec, Refusal> {
     let read = || -> Result<ReplicaSpec, Invalid> {
-        let address = wire.endpoint.as_ref().map_or("", |endpoint| endpoint.address.as_str());
+        let endpoint = wire.endpoint.clone().unwrap_or_default();
+        let is_understood = v1::EndpointProtocol::try_from(endpoint.protocol).is_ok();
         Ok(ReplicaSpec {
             id: ReplicaId::parse(&wire.replica_id)?,
-            address: Address::parse(address)?,
+            endpoint: if is_understood {
+                Endpoint::parse(&endpoint)?
+            } else {
+                Address::parse(&endpoint.address)?.into()
+            },
             weight: Weight::parse(wire.weight)?,
-            health: health(wire.health),
+            // A protocol that only a newer control plane knows must not stop all updates, as with what follows.
+            health: if is_understood { health(wire.health) } else { Health::Unhealthy },
             incarnation: wire.incarnation,
             priority: Priority::parse(wire.priority)?,
+            locality: Locality::parse(wire.locality.clone().unwrap_or_default())?,
             mode: mode(wire.mode),
             revision: wire.revision,
             drain_deadline: wire

@@ -19,7 +19,7 @@ pub(crate) fn replica(service: &str, id: &str, port: u16) -> v1::Replica {
     v1::Replica {
         service: service.into(),
         replica_id: id.into(),
-        endpoint: Some(v1::Endpoint { address: format!("127.0.0.1:{port}") }),
+        endpoint: Some(v1::Endpoint { address: format!("127.0.0.1:{port}"), ..Default::default() }),
         health: v1::HealthStatus::Healthy.into(),
         incarnation: 1,
         ..Default::default()
@@ -207,6 +207,28 @@ fn another_epoch_may_begin_at_a_lower_revision() {
     let received = Assembly::default().receive(&mut held, message("f", 1, Update::Full(empty)));
     assert_eq!(received, applied(1, &["orders", "users"]));
     assert_eq!((held.epoch(), held.revision()), ("f", 1));
+}
+
+#[test]
+fn what_a_replica_understands_is_followed_and_what_only_newer_control_planes_know_is_not_asked() {
+    let speaking = |protocol, name: &str| v1::Replica {
+        endpoint: Some(v1::Endpoint {
+            address: "127.0.0.1:1".into(),
+            protocol,
+            tls_server_name: name.into(),
+        }),
+        ..replica("orders", "r-1", 1)
+    };
+    let tls = v1::EndpointProtocol::Tls.into();
+    let followed = super::parse::replica(&speaking(tls, "orders.example")).unwrap();
+    assert_eq!(
+        (followed.endpoint.tls_name(), followed.health),
+        (Some("orders.example"), gateway_proto::Health::Healthy)
+    );
+    let unknown = super::parse::replica(&speaking(99, "orders.example")).unwrap();
+    assert_eq!((unknown.endpoint.address.port(), unknown.health), (1, gateway_proto::Health::Unhealthy));
+    let senseless = super::parse::replica(&speaking(0, "orders.example")).unwrap_err();
+    assert!(senseless.to_string().contains("tls_server_name"), "{senseless}");
 }
 
 #[test]

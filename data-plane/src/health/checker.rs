@@ -6,7 +6,7 @@
 use std::{panic::resume_unwind, sync::Arc, time::Duration};
 
 use gateway_proto::{ReplicaKey, policy::HealthCheck};
-use gateway_runtime::Shutdown;
+use gateway_runtime::{Shutdown, tls::ClientTls};
 use tokio::{
     task::{JoinError, JoinSet},
     time::{Instant, sleep_until},
@@ -37,6 +37,8 @@ pub(crate) struct Checker {
     pub(crate) journal: Arc<Journal>,
     pub(crate) clock: Clock,
     pub(crate) counts: Arc<CheckCounts>,
+    /// Which replicas are believed over TLS, and what they are shown.
+    pub(crate) tls: Arc<ClientTls>,
 }
 
 /// A check that has ended.
@@ -107,9 +109,9 @@ impl Checker {
             };
             replica.schedule_check(None);
             let incarnation = replica.incarnation();
-            let lookups = lookups.clone();
+            let (lookups, tls) = (lookups.clone(), Arc::clone(&self.tls));
             running.spawn(async move {
-                let ended = probe.run(&lookups).await;
+                let ended = probe.run(&lookups, &tls).await;
                 Done { key, incarnation, probe, began: now, ended }
             });
         }
@@ -170,7 +172,7 @@ impl Checker {
 /// The check of a replica, if it is to be checked.
 fn probe(replica: &Replica, policy: &HealthCheck) -> Option<Probe> {
     let method = replica.check_method(policy)?;
-    Some(Probe::new(replica.address().clone(), method, policy))
+    Some(Probe::new(replica.endpoint().clone(), method, policy))
 }
 
 #[cfg(test)]

@@ -14,9 +14,11 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use gateway_proto::{
-    Address, code_name,
+    Endpoint, code_name,
+    endpoint::Kind,
     policy::{CheckHost, CheckMethod, CheckPath, GrpcService, HealthCheck, Statuses},
 };
+use gateway_runtime::tls::ClientTls;
 use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::{
@@ -25,14 +27,17 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
+use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, lookup_host},
     sync::Semaphore,
     time::{Instant, timeout_at},
 };
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::schedule::Mark;
+use crate::proxy::tls_fault;
 
 /// Of an answer's head, at most so much is read.
 const MAX_HEAD: usize = 16 * 1024;
@@ -52,7 +57,7 @@ const NO_FILE_LEFT: [i32; 2] = [23, 24];
 /// A check that is to be carried out.
 #[derive(Debug, Clone)]
 pub(super) struct Probe {
-    pub(super) address: Address,
+    pub(super) endpoint: Endpoint,
     pub(super) method: CheckMethod,
     timeout: Duration,
     path: CheckPath,
@@ -88,9 +93,9 @@ impl Default for Lookups {
 }
 
 impl Probe {
-    pub(super) fn new(address: Address, method: CheckMethod, policy: &HealthCheck) -> Self {
+    pub(super) fn new(endpoint: Endpoint, method: CheckMethod, policy: &HealthCheck) -> Self {
         Self {
-            address,
+            endpoint,
             method,
             timeout: policy.timeout,
             path: policy.path,
@@ -103,12 +108,12 @@ impl Probe {
     /// A number for all that it depends on, but for the time that it may take.
     pub(super) fn mark(&self) -> Mark {
         let mut hasher = DefaultHasher::new();
-        (&self.address, self.method, self.path, self.host, self.expected, self.service).hash(&mut hasher);
+        (&self.endpoint, self.method, self.path, self.host, self.expected, self.service).hash(&mut hasher);
         hasher.finish()
     }
 
     /// Carries it out, within its timeout.
-    pub(super) async fn run(&self, lookups: &Lookups) -> Result<(), Failure> {
+    pub(super) async fn run(&self, lookups: &Lookups, tls: &ClientTls) -> Result<(), Failure> {
         let deadline = Instant::now() + self.timeout;
         let late = |what: &str| Failure::of(format_args!("no {what} in {:?}", self.timeout));
         let connected = timeout_at(deadline, self.connect(lookups)).await;
@@ -116,17 +121,24 @@ impl Probe {
         let (reader, writer) = stream.into_split();
         let stream = tokio::io::join(Bounded { reader, left: MAX_READ }, writer);
         let answered = async {
-            match self.method {
-                CheckMethod::Tcp => Ok(()),
-                CheckMethod::Http => self.get(stream).await,
-                CheckMethod::Grpc => self.ask_grpc(stream).await,
+            if self.method == CheckMethod::Tcp {
+                return Ok(());
+            }
+            match self.endpoint.protocol.kind() {
+                Kind::Tls(_) => {
+                    let stream = self.encrypt(stream, tls).await?;
+                    let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                    self.ask(stream, is_http2).await
+                }
+                Kind::H2c => self.ask(stream, true).await,
+                Kind::Http1 => self.ask(stream, self.method == CheckMethod::Grpc).await,
             }
         };
         timeout_at(deadline, answered).await.map_err(|_| late("answer"))?
     }
 
     async fn connect(&self, lookups: &Lookups) -> Result<TcpStream, Failure> {
-        let connected = match self.address.socket() {
+        let connected = match self.endpoint.address.socket() {
             Some(socket) => TcpStream::connect(socket).await,
             None => {
                 let addresses = self.look_up(lookups).await?;
@@ -142,7 +154,7 @@ impl Probe {
     async fn look_up(&self, lookups: &Lookups) -> Result<Vec<std::net::SocketAddr>, Failure> {
         let void = |_| Failure::Void("no lookup of names can be made".to_owned());
         let place = Arc::clone(&lookups.0).acquire_owned().await.map_err(void)?;
-        let (host, port) = (self.address.host().to_owned(), self.address.port());
+        let (host, port) = (self.endpoint.address.host().to_owned(), self.endpoint.address.port());
         let found = tokio::spawn(async move {
             let _place = place;
             lookup_host((host, port)).await.map(Vec::from_iter)
@@ -156,7 +168,63 @@ impl Probe {
     }
 
     fn authority(&self) -> &str {
-        if self.host.as_str().is_empty() { self.address.as_str() } else { self.host.as_str() }
+        if self.host.as_str().is_empty() { self.endpoint.address.as_str() } else { self.host.as_str() }
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.endpoint.tls_name().is_some() { "https" } else { "http" }
+    }
+
+    async fn encrypt<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        tls: &ClientTls,
+    ) -> Result<TlsStream<S>, Failure> {
+        let name = self.endpoint.tls_name().unwrap_or_default().to_owned();
+        let name = ServerName::try_from(name).map_err(|_| Failure::Void("its name is none".to_owned()))?;
+        let config = tls.config().await.map_err(Failure::Void)?;
+        TlsConnector::from(config).connect(name, stream).await.map_err(|error| match tls_fault(&error) {
+            Some(fault) => Failure::of(fault),
+            None => Failure::of("TLS failed: closed in the handshake"),
+        })
+    }
+
+    async fn ask(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        is_http2: bool,
+    ) -> Result<(), Failure> {
+        match (self.method, is_http2) {
+            (CheckMethod::Grpc, true) => self.ask_grpc(stream).await,
+            (CheckMethod::Grpc, false) => Err(Failure::of("gRPC needs HTTP/2, which it does not speak")),
+            (_, true) => self.get_http2(stream).await,
+            (_, false) => self.get(stream).await,
+        }
+    }
+
+    async fn get_http2(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    ) -> Result<(), Failure> {
+        let request = Request::builder()
+            .method(Method::GET)
+            .uri(format!("{}://{}{}", self.scheme(), self.authority(), self.path.as_str()))
+            .header(header::USER_AGENT, USER_AGENT)
+            .header(header::ACCEPT, "*/*")
+            .body(Empty::<Bytes>::new())
+            .map_err(|error| Failure::Void(format!("the check cannot be sent: {error}")))?;
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder.max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
+        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let response = driven(sender.send_request(request), connection).await.map_err(broken)?;
+        self.judge(response.status())
+    }
+
+    fn judge(&self, status: StatusCode) -> Result<(), Failure> {
+        match self.expected.has(status.as_u16()) {
+            true => Ok(()),
+            false => Err(Failure::of(format_args!("status {}, expected {}", status.as_u16(), self.expected))),
+        }
     }
 
     async fn get(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<(), Failure> {
@@ -173,11 +241,7 @@ impl Probe {
         builder.max_buf_size(MAX_HEAD).max_headers(100);
         let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(broken)?;
         let response = driven(sender.send_request(request), connection).await.map_err(broken)?;
-        let status = response.status().as_u16();
-        if self.expected.has(status) {
-            return Ok(());
-        }
-        Err(Failure::of(format_args!("status {status}, expected {}", self.expected)))
+        self.judge(response.status())
     }
 
     async fn ask_grpc(
@@ -187,7 +251,7 @@ impl Probe {
         let body = framed(&HealthCheckRequest { service: self.service.as_str().to_owned() });
         let request = Request::builder()
             .method(Method::POST)
-            .uri(format!("http://{}/grpc.health.v1.Health/Check", self.authority()))
+            .uri(format!("{}://{}/grpc.health.v1.Health/Check", self.scheme(), self.authority()))
             .header(header::CONTENT_TYPE, "application/grpc")
             .header(header::USER_AGENT, USER_AGENT)
             .header(header::TE, "trailers")

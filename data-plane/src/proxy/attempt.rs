@@ -1,7 +1,7 @@
 //! One attempt at one replica: reports exactly one outcome, whatever becomes of it.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
     task::{Context, Waker},
@@ -11,7 +11,7 @@ use std::{
 use super::{request_id::RequestId, response_body::UpstreamBody, upstream::Link, worker::Worker};
 use crate::{
     routing::{Draw, Fault, Heard, Origin, Outcome, Permit, Tick},
-    table::{Picked, Replica, Service, TunnelCounts, Unavailable, Waiting},
+    table::{AttemptPolicy, Picked, Replica, Service, TunnelCounts, Unavailable, Waiting},
 };
 
 /// Holds a picked replica's permit from the pick to the verdict.
@@ -23,8 +23,6 @@ pub(super) struct Attempt {
     worker: Rc<Worker>,
     service: Arc<Service>,
     replica: Arc<Replica>,
-    /// Whose attempt it is: by it a failure is known.
-    request_id: RequestId,
     /// Until the outcome is known.
     permit: Option<Permit>,
     began: Tick,
@@ -32,6 +30,8 @@ pub(super) struct Attempt {
     awaits_head: bool,
     /// How long the replica took to it, by which it is judged.
     latency: Option<Duration>,
+    /// For how long it has been waited for once another was quicker; `None` while it has no company.
+    race: Option<Rc<Cell<Option<Duration>>>>,
     /// Its place among the worker's attempts.
     place: usize,
 }
@@ -48,7 +48,7 @@ impl Attempt {
         tried: &[Arc<Replica>],
         key: Option<u64>,
         request_id: &RequestId,
-    ) -> Result<(Self, gateway_proto::Policy), Unavailable> {
+    ) -> Result<(Self, AttemptPolicy), Unavailable> {
         let began = worker.now();
         let draw = Draw { random: worker.random(), key };
         let picked = service.pick(worker.index(), began, tried, draw)?;
@@ -63,7 +63,7 @@ impl Attempt {
         key: Option<u64>,
         waiting: &mut Waiting,
         request_id: &RequestId,
-    ) -> Result<(Self, gateway_proto::Policy), Unavailable> {
+    ) -> Result<(Self, AttemptPolicy), Unavailable> {
         let began = worker.now();
         let draw = Draw { random: worker.random(), key };
         let picked = waiting.pick(worker.index(), began, tried, draw)?;
@@ -76,18 +76,18 @@ impl Attempt {
         picked: Picked,
         began: Tick,
         request_id: &RequestId,
-    ) -> (Self, gateway_proto::Policy) {
+    ) -> (Self, AttemptPolicy) {
         let Picked { replica, permit, policy } = picked;
         let attempt = Self {
             worker: Rc::clone(worker),
             service: Arc::clone(service),
             replica,
-            request_id: *request_id,
             permit: Some(permit),
             began,
             awaits_head: true,
             latency: None,
-            place: worker.flights().begin(),
+            race: None,
+            place: worker.flights().begin(request_id),
         };
         (attempt, policy)
     }
@@ -100,6 +100,11 @@ impl Attempt {
     /// When it began.
     pub(super) fn began(&self) -> Tick {
         self.began
+    }
+
+    /// It runs beside others from now on. Who drops it because another was quicker says before for how long it was waited for.
+    pub(super) fn races(&mut self) -> Rc<Cell<Option<Duration>>> {
+        Rc::clone(self.race.get_or_insert_default())
     }
 
     /// Its place among the worker's attempts.
@@ -127,13 +132,19 @@ impl Attempt {
         &self.replica
     }
 
+    /// The time of its worker.
+    pub(super) fn now(&self) -> Tick {
+        self.worker.now()
+    }
+
     /// The response head has come and stands for `outcome`; the replica could have the whole request at `since`.
+    /// `says_all` unless the head of a success says nothing of how a call goes.
     ///
     /// What is no success is settled at once. So is a probe, because a stream that lasts for hours must not keep the
     /// breaker half-open. Any other success waits for the end of the body, which may yet break off.
-    pub(super) fn answered(&mut self, outcome: Outcome, since: Tick) {
+    pub(super) fn answered(&mut self, outcome: Outcome, since: Tick, says_all: bool) {
         self.hear(outcome, since);
-        if self.is_probe() || outcome != Outcome::Success {
+        if outcome != Outcome::Success || says_all && self.is_probe() {
             self.settle(outcome);
         }
     }
@@ -155,12 +166,28 @@ impl Attempt {
         &self.worker
     }
 
+    /// Something of the answer to a call has come: as good as a head that says all.
+    pub(super) fn got_message(&mut self) {
+        if self.is_probe() {
+            self.settle(Outcome::Success);
+        }
+    }
+
+    /// What stands behind the response's body is known.
+    pub(super) fn judged(&mut self, outcome: Outcome) {
+        self.settle(outcome);
+    }
+
     /// The response came to its end: a success unless settled before. The connection is kept if it can be used again, and
     /// will be.
-    pub(super) fn finished(mut self, mut link: Box<Link>, cx: &mut Context<'_>) {
+    pub(super) fn finished(mut self, link: Link, cx: &mut Context<'_>) {
         self.settle(Outcome::Success);
-        if !self.replica.is_draining() && link.is_idle(cx) {
-            self.worker.pool().keep(self.replica.address(), link, self.worker.now());
+        // A place on a shared connection is given back as the link is dropped.
+        if let Link::Http1(mut link) = link
+            && !self.replica.is_draining()
+            && link.is_idle(cx)
+        {
+            self.worker.pool().keep(self.replica.endpoint(), link, self.worker.now());
         }
     }
 
@@ -170,12 +197,20 @@ impl Attempt {
         self.settle(Outcome::Failure(fault));
     }
 
+    /// The replica did not process it, and said so: for lack of capacity, or because it is about to go.
+    pub(super) fn declined(mut self, is_overload: bool) {
+        if is_overload {
+            self.hear(Outcome::Overloaded, self.began);
+            self.settle(Outcome::Overloaded);
+        }
+    }
+
     fn settle(&mut self, outcome: Outcome) {
         if let Some(permit) = self.permit.take() {
             let (now, jitter) = (self.worker.now(), self.worker.random());
             if let Outcome::Failure(fault) = outcome {
-                let request_id = self.request_id.as_str();
-                self.service.failed(self.worker.index(), &self.replica, fault, request_id, now);
+                let request_id = self.worker.flights().request_id(self.place);
+                self.service.failed(self.worker.index(), &self.replica, fault, request_id.as_str(), now);
             }
             let heard = Heard { outcome, latency: self.latency };
             self.service.judge(&self.replica, permit, heard, now, jitter);
@@ -199,6 +234,11 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
+        // Of an answer that nobody waited for, only being outrun tells how slow the replica is.
+        self.latency = self.race.as_ref().and_then(|race| race.get());
+        if let Some(waited) = self.latency.filter(|_| self.permit.is_some()) {
+            self.service.outrun(&self.replica, waited, self.worker.now());
+        }
         self.settle(Outcome::Neutral);
         self.service.end(self.worker.index(), &self.replica);
         self.worker.flights().end(self.place);

@@ -30,7 +30,7 @@ pub(super) async fn follow(worker: &Worker, mut follower: DrainFollower) {
             drains = follower.next() => {
                 deadlines.follow(&drains, worker.clock().moment());
                 // Those that are in use are closed when they have been.
-                drains.replicas.iter().for_each(|draining| worker.pool().close(&draining.address));
+                drains.replicas.iter().for_each(|draining| worker.pool().close(&draining.endpoint));
                 follower.taken_on(&drains);
             }
             () = until(worker, next) => {}
@@ -88,7 +88,7 @@ mod tests {
     fn drains(replicas: &[(&str, Option<SystemTime>)]) -> Drains {
         let draining = |(replica, deadline): &(&str, Option<SystemTime>)| Draining {
             key: key(replica),
-            address: Address::parse("127.0.0.1:1").unwrap(),
+            endpoint: Address::parse("127.0.0.1:1").unwrap().into(),
             deadline: *deadline,
         };
         let mut drains = Drains::default();

@@ -13,6 +13,7 @@ use http::StatusCode;
 use super::{
     field_name::Name,
     fields::Fields,
+    grpc,
     h1::{HeadLimits, Refusal},
     head::ResponseHead,
     headers::Via,
@@ -22,7 +23,7 @@ use super::{
 };
 use crate::{
     request_rules::{Breach, NotJson},
-    routing::{Fault, retry::Stop},
+    routing::{CertificateFault, Fault, retry::Stop},
     table::Refused,
 };
 
@@ -33,7 +34,7 @@ const NO_SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
 const NONE_READY_RETRY: Duration = Duration::from_secs(5);
 /// Places become free all the time, and whoever comes back at once makes it worse.
 const OVERLOADED_RETRY: Duration = Duration::from_secs(1);
-/// File descriptors come back with every connection that ends.
+/// File descriptors, and room on shared connections, come back with whatever ends.
 const EXHAUSTED_RETRY: Duration = Duration::from_secs(1);
 
 /// Why a request was not answered by a replica.
@@ -70,6 +71,18 @@ pub(super) enum GatewayError {
     Exhausted,
     /// The last attempt ended so, and no other was made, for this reason.
     Attempt(Fault, Stop),
+    /// As that, because the replica's certificate is not to be believed.
+    Untrusted {
+        fault: CertificateFault,
+        /// What the certificate had to be for.
+        name: Box<str>,
+        /// Why no other attempt was made.
+        stop: Stop,
+    },
+    /// The replica said that it did not process the request.
+    Declined(Stop),
+    /// Connections to the replica are shared by as many requests as they may be.
+    Full(Stop),
     /// The replica that had the request is being drained, and the time for that was over before it answered.
     Drained,
     /// The service's policy injects faults, and the request is one of those that are aborted.
@@ -106,6 +119,8 @@ pub(super) enum GatewayError {
         /// How.
         status: StatusCode,
     },
+    /// It asks to switch protocols, and those that were asked speak HTTP/2 only.
+    CannotSwitch(Stop),
     /// CONNECT asks for a tunnel.
     TunnelRefused,
     /// TRACE asks to see what was received.
@@ -114,6 +129,20 @@ pub(super) enum GatewayError {
     Loop,
     /// This gateway has met a defect of its own. A replica may have had the request.
     Internal,
+}
+
+/// Whom an error is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    Http,
+    Grpc,
+}
+
+impl Caller {
+    /// By the head of its request.
+    pub(super) fn of(fields: &Fields) -> Self {
+        if grpc::is_grpc(fields) { Self::Grpc } else { Self::Http }
+    }
 }
 
 /// What is constant about an error.
@@ -130,6 +159,13 @@ const fn kind(status: StatusCode, reason: Reason, proxy_error: &'static str, tit
     Kind { status, reason, proxy_error, title }
 }
 
+const UNTRUSTED: Kind = kind(
+    StatusCode::BAD_GATEWAY,
+    Reason::CertificateRefused,
+    "tls_certificate_error",
+    "The replica's certificate is not to be believed",
+);
+
 impl GatewayError {
     #[rustfmt::skip] // One line for each error: this is the table that the documentation shows.
     fn kind(&self) -> Kind {
@@ -144,6 +180,9 @@ impl GatewayError {
             Self::Overloaded(_) => kind(S::SERVICE_UNAVAILABLE, R::Overloaded, "connection_limit_reached", "The service has too much to do"),
             Self::QueueTimeout { .. } => kind(S::SERVICE_UNAVAILABLE, R::QueueTimeout, "connection_limit_reached", "No replica had room in time"),
             Self::Exhausted => kind(S::SERVICE_UNAVAILABLE, R::GatewayExhausted, "connection_limit_reached", "The gateway is out of file descriptors"),
+            Self::Declined(_) => kind(S::SERVICE_UNAVAILABLE, R::RequestDeclined, "destination_unavailable", "The replica takes no more requests"),
+            Self::Full(_) => kind(S::SERVICE_UNAVAILABLE, R::StreamsExhausted, "connection_limit_reached", "The replica has as many requests as it may have"),
+            Self::Untrusted { .. } => UNTRUSTED,
             Self::Drained => kind(S::GATEWAY_TIMEOUT, R::DrainDeadline, "http_response_timeout", "The replica was drained before it answered"),
             Self::FaultInjected { status } => kind(*status, R::FaultInjected, "proxy_internal_response", "A fault was injected on purpose"),
             Self::DeadlineExceeded => kind(S::GATEWAY_TIMEOUT, R::DeadlineExceeded, "http_response_timeout", "No answer within the request's time"),
@@ -162,6 +201,7 @@ impl GatewayError {
             },
             Self::ProtocolRefused { .. } => kind(S::NOT_IMPLEMENTED, R::ProtocolRefused, "http_request_denied", "The service lets nobody switch to this protocol"),
             Self::NotSwitched { .. } => kind(S::BAD_GATEWAY, R::NotSwitched, "http_upgrade_failed", "The replica did not switch protocols"),
+            Self::CannotSwitch(_) => kind(S::NOT_IMPLEMENTED, R::CannotSwitch, "http_upgrade_failed", "The replica speaks HTTP/2 only"),
             Self::TunnelRefused => kind(S::METHOD_NOT_ALLOWED, R::TunnelRefused, "http_request_denied", "CONNECT is not offered"),
             Self::TraceRefused => kind(S::METHOD_NOT_ALLOWED, R::TraceRefused, "http_request_denied", "TRACE is not offered"),
             Self::Loop => kind(S::BAD_GATEWAY, R::Loop, "proxy_loop_detected", "The request has passed this gateway before"),
@@ -170,9 +210,11 @@ impl GatewayError {
                 Fault::ConnectRefused => kind(S::BAD_GATEWAY, R::ConnectRefused, "connection_refused", "The replica refused the connection"),
                 Fault::ConnectTimeout => kind(S::GATEWAY_TIMEOUT, R::ConnectTimeout, "connection_timeout", "The replica did not accept a connection in time"),
                 Fault::ConnectFailed => kind(S::BAD_GATEWAY, R::ConnectFailed, "destination_ip_unroutable", "The replica cannot be reached"),
+                Fault::TlsCertificate(_) => UNTRUSTED,
+                Fault::TlsProtocol(_) => kind(S::BAD_GATEWAY, R::TlsFailed, "tls_protocol_error", "There is no TLS with the replica"),
                 Fault::ResponseTimeout => kind(S::GATEWAY_TIMEOUT, R::ResponseTimeout, "http_response_timeout", "The replica did not answer in time"),
                 Fault::Malformed => kind(S::BAD_GATEWAY, R::MalformedResponse, "http_protocol_error", "The replica's answer is not HTTP"),
-                Fault::Reset | Fault::Closed | Fault::Truncated | Fault::Status(_) =>
+                Fault::Reset | Fault::Closed | Fault::Truncated | Fault::Status(_) | Fault::Grpc(_) =>
                     kind(S::BAD_GATEWAY, R::ConnectionTerminated, "connection_terminated", "The replica broke the connection off"),
             },
         }
@@ -221,6 +263,18 @@ impl GatewayError {
             Self::Attempt(fault, stop) => {
                 format!("{service}: {fault}, after {}; {stop}", counted(attempts, "attempt"))
             }
+            Self::Untrusted { fault, name, stop } => format!(
+                "{service}: {fault}; it was asked for {name}, after {}; {stop}",
+                counted(attempts, "attempt")
+            ),
+            Self::Declined(stop) => format!(
+                "{service}: the replica said that it did not process the request, after {}; {stop}",
+                counted(attempts, "attempt")
+            ),
+            Self::Full(stop) => format!(
+                "{service}: the connections to the replica that requests share are full, after {}; {stop}",
+                counted(attempts, "attempt")
+            ),
             Self::Drained => format!(
                 "{service}: the replica had the request when it was drained, and did not answer by the drain's deadline"
             ),
@@ -255,6 +309,10 @@ impl GatewayError {
             Self::NotSwitched { status } => {
                 format!("{service}: the replica was asked to switch protocols and answered {}", status.as_u16())
             }
+            Self::CannotSwitch(stop) => format!(
+                "{service}: protocols are switched in HTTP/1.1, which no replica that was asked speaks, after {}; {stop}",
+                counted(attempts, "attempt")
+            ),
             Self::TunnelRefused => "this gateway forwards requests and opens no tunnels".into(),
             Self::TraceRefused => "what replicas receive is not shown to clients".into(),
             Self::Loop => "a replica's address leads back to this gateway".into(),
@@ -269,6 +327,18 @@ impl GatewayError {
         self.kind().reason
     }
 
+    /// Why no other attempt was made, where one failed.
+    fn stop(&self) -> Option<Stop> {
+        match self {
+            Self::Attempt(_, stop)
+            | Self::Untrusted { stop, .. }
+            | Self::Declined(stop)
+            | Self::Full(stop)
+            | Self::CannotSwitch(stop) => Some(*stop),
+            _ => None,
+        }
+    }
+
     /// When a 503 is worth another try.
     fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -276,7 +346,7 @@ impl GatewayError {
             Self::NoneReady | Self::AllForcedOpen { .. } => Some(NONE_READY_RETRY),
             Self::AllOpen { retry_after, .. } => Some(*retry_after),
             Self::Overloaded(_) | Self::QueueTimeout { .. } => Some(OVERLOADED_RETRY),
-            Self::Exhausted => Some(EXHAUSTED_RETRY),
+            Self::Exhausted | Self::Declined(_) | Self::Full(_) => Some(EXHAUSTED_RETRY),
             // As like the real thing as can be.
             Self::FaultInjected { status: StatusCode::SERVICE_UNAVAILABLE } => Some(OVERLOADED_RETRY),
             _ => None,
@@ -294,7 +364,44 @@ impl GatewayError {
         }
     }
 
-    /// The answer to the client. It is counted where it is [given](super::worker::Worker::refuse).
+    /// What it is called in a `Proxy-Status` (RFC 9209).
+    pub(super) fn proxy_error(&self) -> &'static str {
+        self.kind().proxy_error
+    }
+
+    /// What callers over HTTP are told it by.
+    pub(super) fn status(&self) -> StatusCode {
+        self.kind().status
+    }
+
+    /// What gRPC callers are told it by: by the HTTP status, but for what says more than that.
+    fn grpc_code(&self) -> grpc::Code {
+        match self {
+            // Nothing was processed, or nobody knows: not the call's time is over.
+            Self::Attempt(Fault::ConnectTimeout, _) | Self::Drained => grpc::Code::Unavailable,
+            Self::Attempt(Fault::Malformed, _) | Self::Loop => grpc::Code::Internal,
+            _ => grpc::Code::of(self.status()),
+        }
+    }
+
+    /// The answer to the client, in the words that it understands. It is counted where it is
+    /// [given](super::worker::Worker::refuse_to).
+    pub(super) fn respond_to<B: From<Bytes>>(
+        &self,
+        caller: Caller,
+        service: &str,
+        attempts: usize,
+        via: &Via,
+        request_id: &RequestId,
+    ) -> Answer<B> {
+        let answer = self.respond(service, attempts, via, request_id);
+        match caller {
+            Caller::Http => answer,
+            Caller::Grpc => grpc::trailers_only(self.grpc_code(), &self.detail(service, attempts), answer),
+        }
+    }
+
+    /// The answer to a client that knows HTTP.
     pub(super) fn respond<B: From<Bytes>>(
         &self,
         service: &str,
@@ -326,7 +433,7 @@ impl GatewayError {
         fields.append(Name::ContentType, b"application/problem+json");
         fields.append(Name::XRequestId, request_id.as_bytes());
         let mut proxy_status = format!("{}; error={proxy_error}; details=\"{reason}\"", via.name());
-        if let Self::Attempt(_, stop) = self {
+        if let Some(stop) = self.stop() {
             // A parameter of our own: who does not know it is to ignore it (RFC 9209 section 2.1).
             proxy_status = format!("{proxy_status}; retry-denied={}", stop.as_str());
             problem["retryDenied"] = stop.as_str().into();
@@ -378,6 +485,39 @@ mod tests {
         let via = Via::new(&NodeId::parse("dp-1").unwrap());
         let Answer::<Bytes> { head, body, .. } = error.respond("orders", 2, &via, &RequestId::new(1));
         (head, serde_json::from_slice(&body).unwrap())
+    }
+
+    #[test]
+    fn a_grpc_caller_is_told_in_a_head_without_a_body() {
+        let via = Via::new(&NodeId::parse("dp-1").unwrap());
+        let told = |error: &GatewayError| {
+            let Answer::<Bytes> { head, body, .. } =
+                error.respond_to(Caller::Grpc, "orders", 2, &via, &RequestId::new(1));
+            assert!(body.is_empty());
+            assert_eq!(head.status, StatusCode::OK);
+            assert_eq!(field(&head, Name::ContentType), Some("application/grpc"));
+            assert!(field(&head, Name::XRequestId).is_some() && field(&head, Name::ProxyStatus).is_some());
+            let code = field(&head, Name::GrpcStatus).unwrap().to_owned();
+            (code, field(&head, Name::GrpcMessage).unwrap().to_owned())
+        };
+        for (error, code) in [
+            (GatewayError::NoneReady, "14"),
+            (GatewayError::Attempt(Fault::ConnectRefused, Stop::RetriesUsed), "14"),
+            (GatewayError::Attempt(Fault::ConnectTimeout, Stop::RetriesUsed), "14"),
+            (GatewayError::Attempt(Fault::ResponseTimeout, Stop::RetriesUsed), "4"),
+            (GatewayError::DeadlineExceeded, "4"),
+            (GatewayError::UnknownService, "12"),
+            (GatewayError::NoRoute, "12"),
+            (GatewayError::TargetTooLong(HeadLimits::default()), "8"),
+            (GatewayError::Refused(Breach::TooLarge { max: 1 }), "8"),
+            (GatewayError::BadRequest("no"), "3"),
+            (GatewayError::Attempt(Fault::Malformed, Stop::RetriesUsed), "13"),
+            (GatewayError::Internal, "13"),
+        ] {
+            assert_eq!(told(&error).0, code, "{error:?}");
+        }
+        let (_, message) = told(&GatewayError::UnknownService);
+        assert_eq!(message, "no service \"orders\" is registered");
     }
 
     fn field(head: &ResponseHead, name: Name) -> Option<&str> {
@@ -509,6 +649,7 @@ mod tests {
                 "not_switched",
                 "http_upgrade_failed",
             ),
+            (GatewayError::CannotSwitch(Stop::RetriesUsed), 501, "cannot_switch", "http_upgrade_failed"),
             (GatewayError::TunnelRefused, 405, "tunnel_refused", "http_request_denied"),
             (GatewayError::TraceRefused, 405, "trace_refused", "http_request_denied"),
             (GatewayError::Loop, 502, "loop", "proxy_loop_detected"),
@@ -522,7 +663,7 @@ mod tests {
             assert_eq!(problem["reason"], reason);
             assert_eq!(problem["attempts"], 2);
             assert_eq!(field(&head, Name::ContentType), Some("application/problem+json"));
-            let denied = matches!(error, GatewayError::Attempt(..)).then_some("retries_used");
+            let denied = error.stop().map(|_| "retries_used");
             assert_eq!(problem.get("retryDenied").and_then(|name| name.as_str()), denied);
             let denied = denied.map(|name| format!("; retry-denied={name}")).unwrap_or_default();
             let expected = format!("gw-dp-1; error={proxy_error}; details=\"{reason}\"{denied}");

@@ -13,13 +13,15 @@ use std::{
 
 use gateway_proto::ReplicaKey;
 
-use super::response_body::UpstreamBody;
+use super::{request_id::RequestId, response_body::UpstreamBody};
 use crate::table::Replica;
 
 /// A worker's attempts under way. There are never more places than there were attempts at once.
 #[derive(Debug, Default)]
 pub(super) struct Flights {
     places: RefCell<Places>,
+    /// Whose attempt has a place, or had it last. Written here once, for attempts are moved often and rarely need it.
+    request_ids: RefCell<Vec<RequestId>>,
     /// Draining replicas whose deadline has passed.
     cut: RefCell<BTreeSet<ReplicaKey>>,
     /// Whether there are any, for every poll of every attempt asks.
@@ -41,17 +43,24 @@ enum Place {
 
 impl Flights {
     /// Takes a place for an attempt that begins. It has to be left by [`Flights::end`].
-    pub(super) fn begin(&self) -> usize {
+    pub(super) fn begin(&self, request_id: &RequestId) -> usize {
         let mut places = self.places.borrow_mut();
         let taken = Place::Taken { waker: None, body: Weak::new() };
         let Some(index) = places.free else {
             places.all.push(taken);
+            self.request_ids.borrow_mut().push(*request_id);
             return places.all.len() - 1;
         };
+        self.request_ids.borrow_mut()[index] = *request_id;
         if let Place::Free { next } = std::mem::replace(&mut places.all[index], taken) {
             places.free = next;
         }
         index
+    }
+
+    /// The id of the request whose attempt has this place.
+    pub(super) fn request_id(&self, place: usize) -> RequestId {
+        self.request_ids.borrow()[place]
     }
 
     /// The attempt is over.
@@ -112,11 +121,14 @@ mod tests {
     #[test]
     fn places_are_used_again_and_there_are_no_more_than_attempts_at_once() {
         let flights = Flights::default();
-        let first: Vec<_> = (0..3).map(|_| flights.begin()).collect();
+        let id = RequestId::new;
+        let first: Vec<_> = (0..3).map(|number| flights.begin(&id(number))).collect();
         assert_eq!(first, [0, 1, 2]);
         flights.end(1);
         flights.end(0);
-        assert_eq!([flights.begin(), flights.begin(), flights.begin()], [0, 1, 3]);
+        assert_eq!([3, 4, 5].map(|number| flights.begin(&id(number))), [0, 1, 3]);
+        let ids = [0, 1, 2, 3].map(|place| flights.request_id(place));
+        assert_eq!(ids, [id(3), id(4), id(2), id(5)], "each place has the id of whose attempt has it");
         assert_eq!(flights.places.borrow().all.len(), 4);
     }
 }

@@ -14,41 +14,49 @@
 //!    ([`super::upgrade`]), all that follows ([`super::tunnel`]); or say why there is none ([`super::errors`]).
 
 mod exchange;
+mod fallback;
+mod hedge;
 mod place;
 
-use std::{pin::pin, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use super::{
     admission::{admit, check_policy},
     affinity,
+    attempt::Attempt,
     downstream::Client,
-    errors::GatewayError,
+    errors::{Caller, GatewayError},
     field_name::Name,
     forwarding::claimed_client,
+    grpc,
     h1::{Length, frame, length_of_request},
     head::RequestHead,
     headers::{self, Onward},
     hints::CallerHints,
     injection::inject,
+    pushback,
     request_body::{Arrival, ClientBody, NotHeld, RequestSource},
     request_id::RequestId,
-    response_body::Answer,
+    response_body::{Answer, Call},
     trail::Trail,
     upgrade::Upgrade,
     worker::Worker,
 };
 use crate::{
+    access_log as logged,
     request_rules::BodyCheck,
     routing::{
-        Fault, Outcome, Tick, judge,
-        retry::{Progress, Proof, RequestFacts, Stop, Verdict, decide, is_idempotent},
+        Fault, Outcome, Tick,
+        retry::{Progress, Proof, Pushback, RequestFacts, Stop, Verdict, decide, may_repeat},
     },
-    table::{Replica, RequestOutcome, Service, Unavailable},
+    table::{AttemptPolicy, FallbackKind, Replica, RequestOutcome, Service, Unavailable},
 };
 use exchange::Tried;
-use gateway_proto::Policy;
 use gateway_runtime::panics::caught;
+use hedge::Raced;
 use place::NoAttempt;
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Answers one request, also when it meets a defect. Dropping the future abandons the request: the replica's connection
 /// is closed at once and nobody is blamed.
@@ -59,6 +67,7 @@ pub(super) async fn forward(
     body: ClientBody,
 ) -> Answer {
     let request_id = RequestId::of(&head.fields, client.is_trusted(), || worker.random_id());
+    let reply_to = ReplyTo { caller: Caller::of(&head.fields), request_id: &request_id };
     let claimed = match client.is_trusted() {
         true => claimed_client(&head.fields, &worker.forwarding().trusted).map(|client| client.to_string()),
         false => None,
@@ -68,8 +77,8 @@ pub(super) async fn forward(
     let mut answered = {
         let told = trail.as_deref();
         // Pinned here, because moving it would cost more than all the rest.
-        let answer = pin!(answer(Rc::clone(&worker), client, head, body, &request_id, claimed, told));
-        or_internal(&worker, &request_id, answer).await
+        let answer = pin!(answer(Rc::clone(&worker), client, reply_to, head, body, claimed, told));
+        or_internal(&worker, reply_to, answer).await
     };
     if let Some(trail) = trail {
         trail.answered(&answered);
@@ -78,19 +87,22 @@ pub(super) async fn forward(
     answered
 }
 
+/// In whose words this gateway says itself what becomes of a request, and under which id.
+#[derive(Clone, Copy)]
+struct ReplyTo<'a> {
+    caller: Caller,
+    request_id: &'a RequestId,
+}
+
 /// What `answer` comes to, or, when it panics, an answer that says so. The attempt under way is dropped with it, and
 /// its replica is not blamed.
-async fn or_internal(
-    worker: &Worker,
-    request_id: &RequestId,
-    answer: impl Future<Output = Answer>,
-) -> Answer {
+async fn or_internal(worker: &Worker, reply_to: ReplyTo<'_>, answer: impl Future<Output = Answer>) -> Answer {
     match caught(answer).await {
         Ok(response) => response,
         Err(_) => {
             // Its message is in the log.
             worker.panicked("request");
-            worker.refuse(&GatewayError::Internal, "", 0, request_id)
+            worker.refuse_to(reply_to.caller, &GatewayError::Internal, "", 0, reply_to.request_id)
         }
     }
 }
@@ -98,35 +110,47 @@ async fn or_internal(
 async fn answer(
     worker: Rc<Worker>,
     client: Rc<Client>,
+    reply_to: ReplyTo<'_>,
     mut head: RequestHead,
     body: ClientBody,
-    request_id: &RequestId,
     claimed: Option<&str>,
     trail: Option<&Trail>,
 ) -> Answer {
+    let ReplyTo { caller, request_id } = reply_to;
     let admitted = match admit(&worker, &head) {
         Ok(admitted) => admitted,
-        Err((error, service)) => return worker.refuse(&error, &service, 0, request_id),
+        Err((error, service)) => return worker.refuse_to(caller, &error, &service, 0, request_id),
     };
     let service = &admitted.service;
     if let Some(trail) = trail {
         trail.found(service.name().as_str());
     }
-    let is_idempotent = is_idempotent(&head.method);
     let length = match length_of_request(&head, body.is_empty()) {
         Ok(length) => length,
         Err(refusal) => {
             let error = GatewayError::refused(refusal, &worker.limits().head);
-            return refused(&error, &worker, service, request_id);
+            return refused(&error, reply_to, &worker, service);
         }
     };
-    let Policy { request: rules, timeout, .. } = service.policy();
+    let (rules, timeout) = {
+        let policy = service.policy();
+        (policy.request, policy.timeout)
+    };
     if let Err(error) = check_policy(&rules, &head, length) {
-        return refused(&error, &worker, service, request_id);
+        return refused(&error, reply_to, &worker, service);
     }
     let upgrade = match Upgrade::asked(&head, length, &rules, || worker.random_id()) {
         Ok(upgrade) => upgrade,
-        Err(error) => return refused(&error, &worker, service, request_id),
+        Err(error) => return refused(&error, reply_to, &worker, service),
+    };
+    let call_timeout = match caller {
+        Caller::Http => None,
+        Caller::Grpc => match grpc::timeout(&head.fields) {
+            Ok(timeout) => timeout,
+            Err(why) => {
+                return refused(&GatewayError::BadRequest(why), reply_to, &worker, service);
+            }
+        },
     };
     let check = BodyCheck::new(&rules);
     let is_held = check.looks_inside();
@@ -139,7 +163,7 @@ async fn answer(
     };
     let hints = match hints {
         Ok(hints) => hints,
-        Err(error) => return refused(&error, &worker, service, request_id),
+        Err(error) => return refused(&error, reply_to, &worker, service),
     };
     let onward = Onward {
         peer: client.peer(),
@@ -166,7 +190,9 @@ async fn answer(
         upgrade.ask(&mut head.fields);
     }
     let started = worker.now();
-    let may_replay = is_idempotent || is_held;
+    let has_key = || head.fields.get_all_named(IDEMPOTENCY_KEY).any(|key| !key.is_empty());
+    let is_idempotent = may_repeat(&head.method, has_key, &service.policy().retry);
+    let may_replay = is_idempotent || is_held || caller == Caller::Grpc || service.may_decline();
     let source = RequestSource::new(
         body,
         may_replay,
@@ -185,7 +211,7 @@ async fn answer(
             NotHeld::Stalled => stalled(&worker, &source),
             NotHeld::Failed => broken_off(&source),
         };
-        return refused(&error, &worker, &service, request_id);
+        return refused(&error, reply_to, &worker, &service);
     }
     // Not by when it came: it may have been held for long.
     service.budget().request(worker.now());
@@ -204,9 +230,14 @@ async fn answer(
         // What a tunnel may have carried is never repeated.
         is_idempotent: is_idempotent && upgrade.is_none(),
         upgrade,
+        caller,
+        call: (caller == Caller::Grpc).then(|| Call { deadline: grpc::deadline(started, call_timeout) }),
         tried: Vec::new(),
-        attempts: 0,
+        attempts: Cell::new(0),
         retries: 0,
+        was_pushed_back: false,
+        is_seen: false,
+        claimed,
         last: None,
         trail,
         request_id,
@@ -215,10 +246,9 @@ async fn answer(
 }
 
 /// The answer to a request that no replica was asked for.
-fn refused(error: &GatewayError, worker: &Worker, service: &Service, request_id: &RequestId) -> Answer {
-    let answer: Answer = worker.refuse(error, service.name().as_str(), 0, request_id);
-    service.counters().answered(worker.index(), answer.head.status, RequestOutcome::GatewayError);
-    answer
+fn refused(error: &GatewayError, reply_to: ReplyTo<'_>, worker: &Worker, service: &Service) -> Answer {
+    service.counters().answered(worker.index(), error.status(), RequestOutcome::GatewayError);
+    worker.refuse_to(reply_to.caller, error, service.name().as_str(), 0, reply_to.request_id)
 }
 
 /// Why a client is not waited for any longer.
@@ -252,6 +282,9 @@ struct Journey<'a> {
     is_idempotent: bool,
     /// The protocols that the client asks to switch to.
     upgrade: Option<Upgrade>,
+    caller: Caller,
+    /// What its response is a part of, if it is a gRPC call.
+    call: Option<Call>,
     started: Tick,
     /// How long all attempts together may take once the whole request is here.
     time: Duration,
@@ -259,9 +292,16 @@ struct Journey<'a> {
     hints: CallerHints,
     /// Replicas that failed this request: none is asked twice.
     tried: Vec<Arc<Replica>>,
-    attempts: usize,
+    /// Those that have begun.
+    attempts: Cell<usize>,
     /// Retries that count against the policy's limit.
     retries: u8,
+    /// Whether a replica has asked for time, see [`Pushback`].
+    was_pushed_back: bool,
+    /// Whether a replica may have seen it.
+    is_seen: bool,
+    /// The address of its client as trusted proxies have it.
+    claimed: Option<&'a str>,
     /// How the last failed attempt ended.
     last: Option<Ended>,
     /// If anybody listens.
@@ -277,23 +317,39 @@ enum Ended {
     Faulted(Fault),
     /// The replica's drain was over before it answered.
     Drained,
+    /// The replica said that it did not process it.
+    Declined,
+    /// There was no room on the connections to it that are shared.
+    Full,
+    /// It speaks HTTP/2 only, and was to switch protocols.
+    CannotSwitch,
 }
 
 impl Journey<'_> {
     async fn run(&mut self, request_id: &RequestId) -> Answer {
         let result = self.ask().await.and_then(|answer| self.check_switch(answer));
-        let (mut response, outcome) = match result {
+        let (result, fell_back) = if self.may_fall_back(&result) {
+            // Boxed, so that requests which do not need it hold no room for it.
+            Box::pin(self.fall_back(result, request_id)).await
+        } else {
+            (result, None)
+        };
+        let (mut response, status, outcome) = match result {
             Ok(response) => {
-                let failed = judge(response.head.status, false) != Outcome::Success;
-                (response, if failed { RequestOutcome::UpstreamError } else { RequestOutcome::Success })
+                let failed = self.judged(&response.head) != Outcome::Success;
+                let outcome = if failed { RequestOutcome::UpstreamError } else { RequestOutcome::Success };
+                let status = response.head.status;
+                (response, status, outcome)
             }
             Err(error) => {
+                let error = self.named(error);
                 let service = self.service.name().as_str();
-                let response = self.worker.refuse(&error, service, self.attempts, request_id);
-                (response, RequestOutcome::GatewayError)
+                let response =
+                    self.worker.refuse_to(self.caller, &error, service, self.attempts.get(), request_id);
+                (response, error.status(), RequestOutcome::GatewayError)
             }
         };
-        if outcome != RequestOutcome::GatewayError {
+        if outcome != RequestOutcome::GatewayError && fell_back != Some(FallbackKind::Static) {
             let protocol = response.tunnel.as_ref().and_then(|_| response.head.fields.get(Name::Upgrade));
             let protocol = protocol.map(<[u8]>::to_vec);
             headers::prepare_response(&mut response.head.fields, self.worker.via(), request_id);
@@ -305,12 +361,29 @@ impl Journey<'_> {
                 headers::show_times(&mut response.head.fields, whole.saturating_sub(upstream), upstream);
             }
         }
-        self.service.counters().answered(self.worker.index(), response.head.status, outcome);
+        let outcome = match fell_back {
+            Some(kind) => {
+                self.service.fell_back(kind);
+                RequestOutcome::Fallback
+            }
+            None => outcome,
+        };
+        self.service.counters().answered(self.worker.index(), status, outcome);
         if self.service.is_detailed() {
             let latency = self.worker.now().since(self.started);
             self.service.record_latency(self.worker.index(), latency);
         }
         response
+    }
+
+    /// The error, with the name that a certificate had to have, if that is what it is about.
+    fn named(&self, error: GatewayError) -> GatewayError {
+        match (error, self.tried.last().and_then(|replica| replica.endpoint().tls_name())) {
+            (GatewayError::Attempt(Fault::TlsCertificate(fault), stop), Some(name)) => {
+                GatewayError::Untrusted { fault, name: name.into(), stop }
+            }
+            (error, _) => error,
+        }
     }
 
     /// Asks replicas until one answers well, or no other may be asked.
@@ -320,17 +393,29 @@ impl Journey<'_> {
                 Ok(begun) => begun,
                 Err(none) => return self.give_up(none),
             };
-            self.attempts += 1;
-            if let Some(trail) = self.trail {
-                trail.attempt(attempt.replica(), attempt.is_probe(), attempt.began());
-            }
-            let tried = self.try_once(attempt, &policy).await;
-            if let Some(trail) = self.trail {
-                trail.ended(tried.outcome(), self.worker.now());
-            }
+            self.tell_time();
+            let tried = if self.may_hedge(&policy) {
+                // Boxed, so that requests which do not hedge hold no room for it.
+                let Raced { tried, failed } = Box::pin(self.race(attempt, &policy)).await;
+                for (replica, ended) in failed {
+                    self.is_seen = true;
+                    self.tried.push(replica);
+                    self.remember(ended);
+                }
+                tried
+            } else {
+                let number = self.begun(&attempt);
+                let tried = self.try_once(attempt, &policy, number).await;
+                self.ended(number, tried.outcome());
+                tried
+            };
             match tried {
-                Tried::Answer(response) => return Ok(response),
+                Tried::Answer(response) => {
+                    self.is_seen = true;
+                    return Ok(response);
+                }
                 Tried::OutOfTime => {
+                    self.is_seen = true;
                     self.stopped(Stop::NoTimeLeft.as_str());
                     return self.end(Stop::NoTimeLeft, GatewayError::DeadlineExceeded);
                 }
@@ -339,10 +424,15 @@ impl Journey<'_> {
                 }
                 Tried::ClientGone => return Err(broken_off(&self.source)),
                 Tried::ClientStalled => return Err(stalled(&self.worker, &self.source)),
+                Tried::Unsendable(why) => return Err(GatewayError::BadRequest(why)),
                 Tried::Failed { replica, proof, ended } => {
+                    self.is_seen |= matches!(proof, Proof::Unknown | Proof::Answered);
                     self.tried.push(replica);
+                    let pushback = self.pushback(&ended);
                     self.remember(ended);
-                    match self.verdict(proof, &policy) {
+                    let verdict = self.verdict(proof, pushback, &policy);
+                    self.was_pushed_back |= pushback.is_some();
+                    match verdict {
                         Verdict::Retry { after, counted } => {
                             self.retries += u8::from(counted);
                             pause(after).await;
@@ -358,11 +448,47 @@ impl Journey<'_> {
         }
     }
 
+    /// Has the replica know what is left of a call's time.
+    fn tell_time(&mut self) {
+        if let Some(deadline) = self.call.and_then(|call| call.deadline) {
+            let left = grpc::timeout_text(deadline.since(self.worker.now()));
+            self.head.fields.set(Name::GrpcTimeout, left.as_bytes());
+        }
+    }
+
     /// Notes why a failed attempt is not followed by another.
     fn stopped(&self, why: &'static str) {
-        if let Some(trail) = self.trail.filter(|_| self.attempts > 0) {
+        if let Some(trail) = self.trail.filter(|_| self.attempts.get() > 0) {
             trail.stopped(why);
         }
+    }
+
+    /// What it is shared out by where that is its client's address.
+    fn client_address(&self) -> &str {
+        self.claimed.unwrap_or(self.client.ip())
+    }
+
+    /// Counts an attempt, and tells of it. Yields its number, from 1.
+    fn begun(&self, attempt: &Attempt) -> usize {
+        let number = self.attempts.get() + 1;
+        self.attempts.set(number);
+        if let Some(trail) = self.trail {
+            trail.attempt(number, attempt.replica(), attempt.is_probe(), attempt.began());
+        }
+        number
+    }
+
+    /// Tells what the attempt of that number came to.
+    fn ended(&self, number: usize, outcome: logged::Outcome) {
+        if let Some(trail) = self.trail {
+            trail.ended(number, outcome, self.worker.now());
+        }
+    }
+
+    /// What a replica that has failed the request says about another attempt, if it answered.
+    fn pushback(&self, ended: &Ended) -> Option<Pushback> {
+        let Ended::Answered(answer) = ended else { return None };
+        pushback::of(&answer.head.fields, self.call.is_some(), self.worker.clock().moment().wall)
     }
 
     /// Refuses an answer that its client would take for a switch of protocols that it is not.
@@ -376,15 +502,20 @@ impl Journey<'_> {
         }
     }
 
-    /// A real answer, once there is one, is not forgotten for a later attempt that got none.
+    /// A real answer, once there is one, is not forgotten for a later attempt that got none, nor what passes for what does
+    /// not: that a replica has no way to switch protocols.
     fn remember(&mut self, ended: Ended) {
-        if matches!((&self.last, &ended), (Some(Ended::Answered(_)), Ended::Faulted(_) | Ended::Drained)) {
-            return;
+        let is_worth_more = match (&self.last, &ended) {
+            (None, _) | (_, Ended::Answered(_)) => true,
+            (Some(Ended::Answered(_)), _) | (_, Ended::CannotSwitch) => false,
+            _ => true,
+        };
+        if is_worth_more {
+            self.last = Some(ended);
         }
-        self.last = Some(ended);
     }
 
-    fn verdict(&self, proof: Proof, policy: &Policy) -> Verdict {
+    fn verdict(&self, proof: Proof, pushback: Option<Pushback>, policy: &AttemptPolicy) -> Verdict {
         if self.hints.retries == Some(0) {
             return Verdict::Stop(Stop::RetriesUsed);
         }
@@ -394,6 +525,8 @@ impl Journey<'_> {
             retries_used: self.retries,
             untried_replicas: self.service.has_untried(now, &self.tried),
             remaining: self.deadline(now).since(now),
+            pushback,
+            was_pushed_back: self.was_pushed_back,
         };
         let budget = || self.service.budget().try_retry(now, policy.retry.budget_ratio);
         let mut retry = policy.retry;
@@ -439,7 +572,8 @@ impl Journey<'_> {
             Arrival::Whole(at) => self.started.max(at),
             Arrival::Partial { .. } => now,
         };
-        counted_from.plus(self.time)
+        let due = counted_from.plus(self.time);
+        self.call.and_then(|call| call.deadline).map_or(due, |deadline| due.min(deadline))
     }
 }
 
@@ -449,6 +583,9 @@ impl Ended {
             Self::Answered(response) => Ok(response),
             Self::Faulted(fault) => Err(GatewayError::Attempt(fault, stop)),
             Self::Drained => Err(GatewayError::Drained),
+            Self::Declined => Err(GatewayError::Declined(stop)),
+            Self::Full => Err(GatewayError::Full(stop)),
+            Self::CannotSwitch => Err(GatewayError::CannotSwitch(stop)),
         }
     }
 }
@@ -471,7 +608,8 @@ mod tests {
     async fn a_request_that_meets_a_defect_is_answered_as_such_under_its_own_id() {
         let (worker, panics) = worker();
         let id = RequestId::new(1);
-        let response = or_internal(&worker, &id, async { panic!("out of luck") }).await;
+        let reply_to = ReplyTo { caller: Caller::Http, request_id: &id };
+        let response = or_internal(&worker, reply_to, async { panic!("out of luck") }).await;
         assert_eq!(response.head.status, StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(response.head.fields.get(Name::XRequestId), Some(id.as_bytes()));
         let via = NodeId::parse("dp-1").unwrap();

@@ -21,13 +21,19 @@ impl AttemptHints {
     /// Writes them as fields, each with its line break.
     pub(super) fn write_to(self, out: &mut Vec<u8>) {
         let mut digits = [0; 20];
-        out.extend_from_slice(b"x-gw-attempt: ");
-        out.extend_from_slice(decimal(self.attempt as u64, &mut digits));
-        out.extend_from_slice(b"\r\nx-gw-timeout-ms: ");
+        for (name, value) in self.fields() {
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b": ");
+            out.extend_from_slice(decimal(value, &mut digits));
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// Names and values.
+    pub(super) fn fields(self) -> [(&'static str, u64); 2] {
         // Zero would say that nobody waits.
         let millis = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX).max(1);
-        out.extend_from_slice(decimal(millis, &mut digits));
-        out.extend_from_slice(b"\r\n");
+        [("x-gw-attempt", self.attempt as u64), ("x-gw-timeout-ms", millis)]
     }
 }
 

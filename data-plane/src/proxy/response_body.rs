@@ -9,16 +9,17 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
-    attempt::Attempt, h1::Failure, head::ResponseHead, request_body::Arrival, trail::Trail, tunnel::Tunnel,
-    upstream::Link,
+    attempt::Attempt, grpc, h1::Failure, head::ResponseHead, request_body::Arrival, trail::Trail,
+    tunnel::Tunnel, upstream::Link,
 };
 use crate::{
-    routing::{Fault, Tick},
+    routing::{Fault, Outcome, Tick, judge_grpc},
     table::Replica,
 };
 
@@ -61,7 +62,7 @@ impl From<Bytes> for ResponseBody {
 #[derive(Debug)]
 pub(super) struct UpstreamBody {
     /// Until the body has ended; the attempt goes with it.
-    open: Option<(Box<Link>, Attempt)>,
+    open: Option<(Link, Attempt)>,
     has_ended: bool,
     idle_limit: Duration,
     /// Made when the replica first lets us wait; runs only while it does.
@@ -69,6 +70,27 @@ pub(super) struct UpstreamBody {
     /// Since when it does.
     waits_since: Option<Instant>,
     is_cut: bool,
+    call: Option<Call>,
+    /// Made when a call that has a deadline is first waited for.
+    overdue: Option<Pin<Box<Sleep>>>,
+}
+
+/// What a response's body is a part of, if that is a gRPC call.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Call {
+    /// Until when the whole of it may take.
+    pub(super) deadline: Option<Tick>,
+}
+
+impl Call {
+    fn is_overdue(self, now: Tick) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+
+    /// What the replica says of a call, by the field that has its status.
+    pub(super) fn judge(self, status: &[u8], now: Tick) -> Outcome {
+        grpc::status(status).map_or(Outcome::Success, |status| judge_grpc(status, self.is_overdue(now)))
+    }
 }
 
 /// Why a body did not end well. The client sees its message cut off, never a clean end.
@@ -83,9 +105,18 @@ pub(super) enum BodyError {
 }
 
 impl UpstreamBody {
-    pub(super) fn new(link: Box<Link>, attempt: Attempt, idle_limit: Duration) -> Self {
+    pub(super) fn new(link: Link, attempt: Attempt, idle_limit: Duration, call: Option<Call>) -> Self {
         let open = Some((link, attempt));
-        Self { open, has_ended: false, idle_limit, idle: None, waits_since: None, is_cut: false }
+        Self {
+            open,
+            has_ended: false,
+            idle_limit,
+            idle: None,
+            waits_since: None,
+            is_cut: false,
+            call,
+            overdue: None,
+        }
     }
 
     /// Its attempt, until the body has ended.
@@ -161,6 +192,45 @@ impl UpstreamBody {
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let Some(call) = self.call else { return self.poll_any(cx) };
+        let now = self.attempt().map(Attempt::now);
+        if now.is_some_and(|now| call.is_overdue(now)) {
+            return self.end_call(grpc::overdue());
+        }
+        match self.poll_any(cx) {
+            // gRPC has words for what HTTP can only say by breaking off.
+            Poll::Ready(Some(Err(error))) => self.end_call(grpc::broken_off(&error.to_string())),
+            Poll::Pending if self.poll_deadline(cx, call).is_ready() => self.end_call(grpc::overdue()),
+            polled => polled,
+        }
+    }
+
+    /// Ends a call for which nobody is to blame that was not blamed before. The client is told why.
+    fn end_call(&mut self, trailers: HeaderMap) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        self.open = None;
+        self.is_cut = false;
+        self.has_ended = true;
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+
+    /// Completes at the end of the call's time.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>, call: Call) -> Poll<()> {
+        let (Some(deadline), Some(attempt)) = (call.deadline, self.attempt()) else { return Poll::Pending };
+        let due = attempt.instant(deadline).into();
+        self.overdue.get_or_insert_with(|| Box::pin(sleep_until(due))).as_mut().poll(cx)
+    }
+
+    /// Judges the replica by what of a call has come.
+    fn follow_call(&mut self, call: Call, frame: &Frame<Bytes>) {
+        let Some((_, attempt)) = &mut self.open else { return };
+        match frame.trailers_ref().map(|trailers| trailers.get("grpc-status")) {
+            Some(Some(status)) => attempt.judged(call.judge(status.as_bytes(), attempt.now())),
+            Some(None) => {}
+            None => attempt.got_message(),
+        }
+    }
+
+    fn poll_any(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.is_cut {
             return Poll::Ready(Some(Err(BodyError::Drained)));
         }
@@ -174,6 +244,9 @@ impl UpstreamBody {
         match polled {
             Poll::Ready(Some(Ok(frame))) => {
                 self.waits_since = None;
+                if let Some(call) = self.call {
+                    self.follow_call(call, &frame);
+                }
                 self.settle_if_ended(cx);
                 Poll::Ready(Some(Ok(frame)))
             }

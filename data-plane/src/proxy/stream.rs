@@ -1,4 +1,4 @@
-//! A client's connection below HTTP: TCP as it is, or TLS on it.
+//! A connection below HTTP, from a client or to a replica: TCP as it is, or TLS on it.
 
 use std::{
     io::{self, IoSlice},
@@ -15,14 +15,14 @@ use tokio::{
     net::TcpStream,
     time::{Instant, timeout_at},
 };
-use tokio_rustls::{TlsAcceptor, rustls::ProtocolVersion, server::TlsStream};
+use tokio_rustls::{TlsAcceptor, TlsStream, rustls::ProtocolVersion};
 
 use super::{proxy_headers::ProxyHeaders, refusals::Reason};
 
 /// The first bytes of an HTTP/2 connection; no HTTP/1 method begins so.
 const HTTP2_PREFACE: &[u8; 3] = b"PRI";
 /// What HTTP/2 is called by ALPN.
-const HTTP2: &[u8] = b"h2";
+pub(super) const HTTP2: &[u8] = b"h2";
 
 /// What is offered by ALPN, best first.
 pub(crate) const PROTOCOLS: &[&[u8]] = &[HTTP2, b"http/1.1"];
@@ -69,7 +69,7 @@ pub(super) async fn begin(
         };
         let stream = TlsAcceptor::from(tls.config()).accept(stream).await?;
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
-        Ok(Begun { client, stream: Stream::Tls(Box::new(stream)), is_http2 })
+        Ok(Begun { client, stream: Stream::Tls(Box::new(stream.into())), is_http2 })
     };
     let (ended, reason) = match timeout_at(deadline, begun).await {
         Ok(Ok(begun)) => return Ok(begun),

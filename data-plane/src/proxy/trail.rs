@@ -21,7 +21,7 @@ use crate::{
     access_log::{AccessLog, Attempted, Entry, Outcome, Request},
     clock::Moment,
     routing::Tick,
-    table::Replica,
+    table::{FallbackKind, Replica},
 };
 
 /// Attempts that are told of one by one.
@@ -93,11 +93,13 @@ struct Told {
     attempt_count: usize,
     upstream: Duration,
     stop: Option<&'static str>,
+    fallback: Option<&'static str>,
     fault: Option<&'static str>,
 }
 
 #[derive(Debug)]
 struct Attempt {
+    number: usize,
     replica: Arc<Replica>,
     is_probe: bool,
     began: Tick,
@@ -151,22 +153,22 @@ impl Trail {
         self.told.borrow_mut().service = Some(service.to_owned());
     }
 
-    /// A replica is asked, from `began` on.
-    pub(super) fn attempt(&self, replica: &Arc<Replica>, is_probe: bool, began: Tick) {
+    /// A replica is asked for the `number`th time, from `began` on.
+    pub(super) fn attempt(&self, number: usize, replica: &Arc<Replica>, is_probe: bool, began: Tick) {
         let mut told = self.told.borrow_mut();
-        told.attempt_count += 1;
+        told.attempt_count = number;
         if told.attempts.len() == MAX_ATTEMPTS {
             // The last one is who answers.
             told.attempts.pop();
         }
-        told.attempts.push(Attempt { replica: Arc::clone(replica), is_probe, began, ended: None });
+        told.attempts.push(Attempt { number, replica: Arc::clone(replica), is_probe, began, ended: None });
     }
 
-    /// What the last attempt came to, by its response head or without one.
-    pub(super) fn ended(&self, outcome: Outcome, now: Tick) {
+    /// What the attempt of that number came to, by its response head or without one.
+    pub(super) fn ended(&self, number: usize, outcome: Outcome, now: Tick) {
         let mut told = self.told.borrow_mut();
         let Told { attempts, upstream, .. } = &mut *told;
-        if let Some(attempt) = attempts.last_mut() {
+        if let Some(attempt) = attempts.iter_mut().rev().find(|attempt| attempt.number == number) {
             let time = now.since(attempt.began);
             *upstream += time;
             attempt.ended = Some((outcome, time));
@@ -176,6 +178,11 @@ impl Trail {
     /// Why the attempt that failed last is not followed by another.
     pub(super) fn stopped(&self, why: &'static str) {
         self.told.borrow_mut().stop = Some(why);
+    }
+
+    /// Who answers in place of a failure.
+    pub(super) fn fell_back(&self, kind: FallbackKind) {
+        self.told.borrow_mut().fallback = Some(kind.as_str());
     }
 
     /// What was done to it on purpose.
@@ -222,6 +229,7 @@ impl Trail {
             attempt_count: told.attempt_count,
             upstream: (told.attempt_count > 0).then_some(told.upstream),
             stop: told.stop,
+            fallback: told.fallback,
             fault: told.fault,
             error: told.error,
             breaker: told.breaker(),

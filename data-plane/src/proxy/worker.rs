@@ -29,7 +29,7 @@ use super::{
     deadlines::{self, Deadlines},
     downstream::{self, Client},
     drain,
-    errors::GatewayError,
+    errors::{Caller, GatewayError},
     flights::Flights,
     forward::forward,
     forwarding::Forwarding,
@@ -120,7 +120,7 @@ impl Worker {
             via: Via::new(&config.node_id),
             table,
             clock,
-            pool: Pool::new(Rc::clone(&buffers), limits),
+            pool: Pool::new(Rc::clone(&buffers), limits, Arc::clone(&config.upstream_tls), clock),
             replay_memory: ReplayMemory::new(replay_memory, limits.replay_bytes),
             buffers,
             flights: Flights::default(),
@@ -243,8 +243,20 @@ impl Worker {
         attempts: usize,
         request_id: &RequestId,
     ) -> Answer<B> {
+        self.refuse_to(Caller::Http, error, service, attempts, request_id)
+    }
+
+    /// As [`Worker::refuse`], in words that the caller understands.
+    pub(super) fn refuse_to<B: From<Bytes>>(
+        &self,
+        caller: Caller,
+        error: &GatewayError,
+        service: &str,
+        attempts: usize,
+        request_id: &RequestId,
+    ) -> Answer<B> {
         self.refused(error.reason());
-        error.respond(service, attempts, &self.via, request_id)
+        error.respond_to(caller, service, attempts, &self.via, request_id)
     }
 
     /// Counts what ends without an answer.

@@ -7,7 +7,7 @@ use gateway_proto::{NodeId, ReplicaKey, v1};
 use super::rows::{self, Measured};
 use crate::{
     routing::{Tick, View},
-    table::{Replica, ReplicaCounters, Service, Services},
+    table::{Replica, ReplicaCounters, Service, Services, SideBySide},
 };
 
 /// Remembers what was last sent of each replica of the table, and nothing of others.
@@ -34,6 +34,7 @@ struct Fingerprint {
     pending: usize,
     checks: u64,
     stands_by: bool,
+    slow_start: Option<u64>,
     incarnation: i64,
     /// Of what an operator has decided for it; 0 when nobody has.
     override_revision: i64,
@@ -51,8 +52,9 @@ impl Ledger {
         self.walk += 1;
         let mut changed = Vec::new();
         for service in services.values() {
+            let beside = service.side_by_side(now);
             for replica in service.replicas().iter() {
-                self.look(node_id, service, replica, now, &date, &mut changed);
+                self.look(node_id, (service, &beside), replica, now, &date, &mut changed);
             }
         }
         let walk = self.walk;
@@ -80,10 +82,13 @@ impl Ledger {
         date: impl Fn(Tick) -> SystemTime,
     ) -> Vec<v1::Breaker> {
         let mut changed = Vec::new();
+        // Many replicas of one service may trip at once.
+        let mut looked_at = HashMap::new();
         for key in keys {
             let Some(service) = services.get(&key.service) else { continue };
             if let Some(replica) = service.replica(&key.replica) {
-                self.look(node_id, service, &replica, now, &date, &mut changed);
+                let beside = looked_at.entry(&key.service).or_insert_with(|| service.side_by_side(now));
+                self.look(node_id, (service, beside), &replica, now, &date, &mut changed);
             }
         }
         changed
@@ -92,13 +97,13 @@ impl Ledger {
     fn look(
         &mut self,
         node_id: &NodeId,
-        service: &Service,
+        (service, beside): (&Service, &SideBySide),
         replica: &Replica,
         now: Tick,
         date: impl Fn(Tick) -> SystemTime,
         changed: &mut Vec<v1::Breaker>,
     ) {
-        let measured = Measured::of(service, replica, now);
+        let measured = Measured::of(service, replica, beside, now);
         let what = Fingerprint {
             view: measured.view,
             counters: measured.counters,
@@ -107,6 +112,7 @@ impl Ledger {
             pending: measured.pending,
             checks: measured.checks,
             stands_by: measured.stands_by,
+            slow_start: measured.measures.slow_start.map(|(part, _)| part),
             incarnation: replica.incarnation(),
             override_revision: replica.spec().forced.as_ref().map_or(0, |forced| forced.entry.revision),
         };

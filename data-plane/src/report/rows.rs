@@ -10,14 +10,17 @@ use std::{
 use gateway_proto::{
     NodeId,
     policy::HealthCheck,
-    time::{system_time, timestamp},
+    time::{duration, system_time, timestamp},
     v1,
 };
 
 use super::checks;
 use crate::{
-    routing::{Change, Comparison, Reason, Rule, State, Tick, View, Withheld},
-    table::{FailOpen, FailOpenChange, Failure, History, Replica, ReplicaCounters, Service, Transition},
+    routing::{Change, Comparison, Reason, Rule, State, Tick, View, Withheld, balancing::FULL_SHARE},
+    table::{
+        FailOpen, FailOpenChange, Failure, History, Measures, Replica, ReplicaCounters, Service, SideBySide,
+        Transition,
+    },
 };
 
 /// What is measured of a replica at one moment.
@@ -35,14 +38,16 @@ pub(crate) struct Measured {
     pub(super) checks: u64,
     /// Whether a better tier is asked in its place.
     pub(super) stands_by: bool,
+    /// How slow it is.
+    pub(super) measures: Measures,
     /// How many probes must succeed.
     probe_success_target: i32,
     health_check: HealthCheck,
 }
 
 impl Measured {
-    /// The replica's breaker and its counts at `now`.
-    pub(crate) fn of(service: &Service, replica: &Replica, now: Tick) -> Self {
+    /// The replica's breaker and its counts at `now`, when it stands `beside` the others of its service.
+    pub(crate) fn of(service: &Service, replica: &Replica, beside: &SideBySide, now: Tick) -> Self {
         let policy = service.policy();
         let limit = replica.limit(&policy.concurrency);
         let (policy, health_check) = (policy.breaker, policy.health_check);
@@ -55,6 +60,7 @@ impl Measured {
             checks: checks::fingerprint(replica, &health_check),
             health_check,
             stands_by: service.stands_by(replica),
+            measures: service.measures(replica, beside, now),
             probe_success_target: policy.half_open_success_count.into(),
         }
     }
@@ -76,10 +82,11 @@ pub(crate) fn breaker(
         stands_by,
         probe_success_target,
         health_check,
+        measures,
         ..
     } = *measured;
     let registration = replica.registration_counters();
-    let History { changed_at, trip: last_trip, withheld } = replica.history();
+    let History { changed_at, out_since, trip: last_trip, withheld } = replica.history();
     let trip = last_trip.map(|trip| trip.change);
     let failures = replica.last_failures();
     v1::Breaker {
@@ -123,7 +130,24 @@ pub(crate) fn breaker(
         last_failures: failures.iter().map(|failure| failed_attempt(failure, &date)).collect(),
         trip_streak: view.streak.cast_signed(),
         stands_by,
+        measures: measures_to_wire(&measures, &date),
+        out_time: out_since.map(|since| timestamp(date(since))),
     }
+}
+
+fn measures_to_wire(measures: &Measures, date: impl Fn(Tick) -> SystemTime) -> Option<v1::Measures> {
+    if *measures == Measures::default() {
+        return None;
+    }
+    let Measures { latency, peers, slow_start } = measures;
+    Some(v1::Measures {
+        latency: latency.map(|own| duration(own.latency)),
+        latency_sample_count: latency.map_or(0, |own| own.count.into()),
+        peer_latency: peers.map(|peers| duration(peers.median)),
+        peer_count: peers.map_or(0, |peers| peers.peers.cast_signed()),
+        slow_start_share: slow_start.map_or(0.0, |(part, _)| part as f64 / FULL_SHARE as f64),
+        slow_start_end_time: slow_start.map(|(_, end)| timestamp(date(end))),
+    })
 }
 
 fn failed_attempt(failure: &Failure, date: impl Fn(Tick) -> SystemTime) -> v1::FailedAttempt {

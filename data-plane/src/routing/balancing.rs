@@ -2,14 +2,18 @@
 //!
 //! Pure: loads, weights, time and randomness are arguments. Who may be asked at all is the caller's to know.
 
+mod distance;
 mod latency_estimate;
 mod ramp;
 mod ring;
+mod spill_over;
 mod two_choices;
 
+pub use distance::Distance;
 pub use latency_estimate::LatencyEstimate;
 pub use ramp::{FULL_SHARE, next_step, ramp};
 pub use ring::{Point, Ring, load_bound};
+pub use spill_over::{Capacity, parts, share_of_part};
 pub use two_choices::{Load, two_of};
 
 /// What one pick brings along for the algorithms that do not take turns.

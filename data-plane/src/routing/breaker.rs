@@ -128,7 +128,7 @@ pub struct Heard {
     /// The verdict on the replica.
     pub outcome: Outcome,
     /// How long it took to its response head, or to the end of its time without one; `None` when it says nothing about
-    /// how fast the replica is.
+    /// how fast the replica is. With [`Outcome::Neutral`], it would have taken this long at least.
     pub latency: Option<Duration>,
 }
 
@@ -280,8 +280,9 @@ impl Breaker {
             Outcome::Neutral => {
                 if probe {
                     self.release_probe(generation);
+                    return None;
                 }
-                return None;
+                return latency.and_then(|latency| self.count_wait(generation, latency, terms, may_open));
             }
             Outcome::Failure(fault) => Some(fault),
             Outcome::Overloaded => None,

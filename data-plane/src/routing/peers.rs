@@ -28,11 +28,26 @@ pub struct Comparison {
     pub factor: f64,
 }
 
+impl Comparison {
+    /// Whether it is at least so many times as slow as they are.
+    pub fn is_slow(&self) -> bool {
+        self.own.latency >= self.median.mul_f64(self.factor) && self.own.latency >= self.median + MARGIN
+    }
+}
+
 /// Those that are at least `factor` times as slow as the median of their peers, by their place in the list.
 ///
-/// Only those with at least `min_count` responses are looked at, and are peers. At most half of them can be found, for a
-/// median is no slower than half. In O(n log n).
+/// At most half of those that are compared can be found, for a median is no slower than half.
 pub fn outliers(samples: &[Option<Sample>], min_count: u32, factor: f64) -> Vec<(usize, Comparison)> {
+    let mut compared = compare(samples, min_count, factor);
+    compared.retain(|(_, comparison)| comparison.is_slow());
+    compared
+}
+
+/// Each beside its peers, by its place in the list, fastest first.
+///
+/// Only those with at least `min_count` responses are compared, and are peers. In O(n log n).
+pub fn compare(samples: &[Option<Sample>], min_count: u32, factor: f64) -> Vec<(usize, Comparison)> {
     let known = samples.iter().enumerate();
     let known = known.filter_map(|(place, sample)| Some((place, (*sample)?)));
     let mut known: Vec<_> = known.filter(|(_, sample)| sample.count >= min_count).collect();
@@ -41,15 +56,14 @@ pub fn outliers(samples: &[Option<Sample>], min_count: u32, factor: f64) -> Vec<
     }
     known.sort_by_key(|(place, sample)| (sample.latency, *place));
     let peers = known.len() - 1;
-    let found = known.iter().enumerate().filter_map(|(rank, (place, own))| {
+    let compared = known.iter().enumerate().map(|(rank, (place, own))| {
         // In the sorted list without itself.
         let peer = |index: usize| known[index + usize::from(index >= rank)].1.latency;
         let median = (peer((peers - 1) / 2) + peer(peers / 2)) / 2;
-        let is_slow = own.latency >= median.mul_f64(factor) && own.latency >= median + MARGIN;
         let peers = u32::try_from(peers).unwrap_or(u32::MAX);
-        is_slow.then_some((*place, Comparison { own: *own, median, peers, factor }))
+        (*place, Comparison { own: *own, median, peers, factor })
     });
-    found.collect()
+    compared.collect()
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ pub enum Proof {
 /// What is known of the request itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestFacts {
-    /// Doing it twice is like doing it once; see [`is_idempotent`].
+    /// Doing it twice is like doing it once, as far as the policy is concerned; see [`may_repeat`].
     pub idempotent: bool,
     /// It can be sent again from its first byte: all of the body that was read is still held.
     pub replayable: bool,
@@ -41,6 +41,19 @@ pub struct Progress {
     pub untried_replicas: bool,
     /// Time until the request's deadline.
     pub remaining: Duration,
+    /// What the replica asks for, if it answered.
+    pub pushback: Option<Pushback>,
+    /// Whether another has asked for something like that before.
+    pub was_pushed_back: bool,
+}
+
+/// What a replica that answered with a failure says about another attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushback {
+    /// There had better be none.
+    Never,
+    /// Not before so long.
+    After(Duration),
 }
 
 /// What to do after a failed attempt.
@@ -72,17 +85,20 @@ pub enum Stop {
     BudgetExhausted,
     /// The pause would outlast the deadline.
     NoTimeLeft,
+    /// Its replica asked for no other attempt, or for one later than there is time, or it is the second that asks for time.
+    PushedBack,
 }
 
 impl Stop {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NotIdempotent,
         Self::NotReplayable,
         Self::RetriesUsed,
         Self::NoOtherReplica,
         Self::BudgetExhausted,
         Self::NoTimeLeft,
+        Self::PushedBack,
     ];
 
     /// One word for it, for machines.
@@ -94,6 +110,7 @@ impl Stop {
             Self::NoOtherReplica => "no_other_replica",
             Self::BudgetExhausted => "budget_exhausted",
             Self::NoTimeLeft => "no_time_left",
+            Self::PushedBack => "pushed_back",
         }
     }
 }
@@ -107,6 +124,9 @@ impl fmt::Display for Stop {
             Self::NoOtherReplica => "no other replica is left to try",
             Self::BudgetExhausted => "the retry budget of the service is exhausted",
             Self::NoTimeLeft => "the deadline leaves no time for a retry",
+            Self::PushedBack => {
+                "the replica asked for no retry before the deadline, or is the second to ask for time"
+            }
         })
     }
 }
@@ -121,6 +141,9 @@ impl fmt::Display for Stop {
 ///
 /// Each replica is tried at most once. `try_budget` is called last, and only if nothing else stands against the
 /// retry; `random` (0.0..1.0) sizes the back-off.
+///
+/// A replica that pushes back is heeded for up to `max_pushback`, once: when two ask for time, all are likely to be short of
+/// it. So it says in RFC 9110 section 10.2.3 (`Retry-After`) and in gRFC A6 (`grpc-retry-pushback-ms`).
 ///
 /// RFC 9110 section 9.2.2 forbids a proxy to repeat non-idempotent requests; RFC 9113 section 8.7 excepts those that
 /// were provably not processed, and gRFC A6 limits that to once, lest a refusing server is asked forever.
@@ -142,7 +165,12 @@ pub fn decide(
     let after = if unseen {
         Duration::ZERO
     } else {
-        backoff::delay(policy.base_backoff, policy.max_backoff, progress.retries_used.into(), random)
+        let backoff =
+            backoff::delay(policy.base_backoff, policy.max_backoff, progress.retries_used.into(), random);
+        match pushed_back(progress, policy) {
+            Some(wait) => backoff.max(wait),
+            None => return Verdict::Stop(Stop::PushedBack),
+        }
     };
     if after >= progress.remaining {
         return Verdict::Stop(Stop::NoTimeLeft);
@@ -151,6 +179,17 @@ pub fn decide(
         return Verdict::Stop(Stop::BudgetExhausted);
     }
     Verdict::Retry { after, counted: proof != Proof::Unsent }
+}
+
+/// How long its replica has the request wait; `None`: it had better go no further.
+fn pushed_back(progress: Progress, policy: &policy::Retry) -> Option<Duration> {
+    match progress.pushback {
+        None => Some(Duration::ZERO),
+        Some(_) if policy.max_pushback.is_zero() => Some(Duration::ZERO),
+        Some(Pushback::Never) => None,
+        Some(Pushback::After(_)) if progress.was_pushed_back => None,
+        Some(Pushback::After(wait)) => (wait < progress.remaining).then(|| wait.min(policy.max_pushback)),
+    }
 }
 
 /// Whether the replica's not having seen it is reason enough to go on. A refusal is believed once.
@@ -174,8 +213,24 @@ fn forbidden(proof: Proof, facts: RequestFacts, progress: Progress, policy: &pol
     }
 }
 
+/// Whether a request may be done twice: by its method, or because its replicas know it again by its key
+/// (draft-ietf-httpapi-idempotency-key-header).
+pub fn may_repeat(
+    method: &Method,
+    has_idempotency_key: impl FnOnce() -> bool,
+    policy: &policy::Retry,
+) -> bool {
+    let by_method = if policy.methods == policy::Methods::IDEMPOTENT {
+        // As nearly always; quicker than by names.
+        is_idempotent(method)
+    } else {
+        policy.methods.has(method.as_str())
+    };
+    by_method || policy.idempotency_key && has_idempotency_key()
+}
+
 /// Whether doing a request with this method twice is like doing it once: RFC 9110 section 9.2.2.
-pub fn is_idempotent(method: &Method) -> bool {
+fn is_idempotent(method: &Method) -> bool {
     [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE, Method::PUT, Method::DELETE].contains(method)
 }
 
@@ -187,6 +242,14 @@ mod tests {
     const BOTH: [bool; 2] = [true, false];
     /// As long as half of the first back-off.
     const SHORT: Duration = Duration::from_micros(12_500);
+
+    const NOTHING_YET: Progress = Progress {
+        retries_used: 0,
+        untried_replicas: true,
+        remaining: Duration::ZERO,
+        pushback: None,
+        was_pushed_back: false,
+    };
 
     /// The verdict with a `random` of a half, and whether the budget was asked.
     fn decision(proof: Proof, facts: RequestFacts, progress: Progress, budget: bool) -> (Verdict, bool) {
@@ -206,7 +269,7 @@ mod tests {
             (0..4).flat_map(move |retries_used| {
                 [Duration::ZERO, SHORT, 100 * MS].map(move |remaining| {
                     let facts = RequestFacts { idempotent, replayable };
-                    (facts, Progress { retries_used, untried_replicas, remaining }, budget)
+                    (facts, Progress { retries_used, untried_replicas, remaining, ..NOTHING_YET }, budget)
                 })
             })
         })
@@ -231,7 +294,7 @@ mod tests {
     fn a_request_that_may_have_been_seen_is_repeated_only_if_nothing_stands_against_it() {
         for proof in [Proof::Unknown, Proof::Answered] {
             for (facts, progress, budget) in every_case() {
-                let Progress { retries_used, untried_replicas, remaining } = progress;
+                let Progress { retries_used, untried_replicas, remaining, .. } = progress;
                 let after = SHORT * 2_u32.pow(retries_used.into());
                 let stands_against = [
                     (!facts.idempotent, Stop::NotIdempotent),
@@ -253,7 +316,7 @@ mod tests {
 
     #[test]
     fn a_refusal_is_believed_once_for_any_method_and_without_a_pause() {
-        let progress = Progress { retries_used: 0, untried_replicas: true, remaining: SHORT };
+        let progress = Progress { remaining: SHORT, ..NOTHING_YET };
         for (idempotent, budget) in BOTH.into_iter().flat_map(|flag| BOTH.map(|other| (flag, other))) {
             let facts = RequestFacts { idempotent, replayable: true };
             let wanted = Verdict::Retry { after: Duration::ZERO, counted: true };
@@ -281,12 +344,56 @@ mod tests {
     }
 
     #[test]
-    fn the_methods_of_rfc_9110_are_idempotent_and_no_others() {
+    fn the_methods_of_rfc_9110_may_be_repeated_and_others_by_key_or_by_policy() {
+        let policy = policy::Retry::default();
+        let keyless = policy::Retry { idempotency_key: false, ..policy };
+        let repeats =
+            |method: &str, has_key, policy| may_repeat(&method.parse().unwrap(), || has_key, policy);
         for method in ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"] {
-            assert!(is_idempotent(&method.parse().expect("a method")), "{method}");
+            assert!(repeats(method, false, &policy), "{method}");
         }
         for method in ["POST", "PATCH", "CONNECT", "PURGE", "get"] {
-            assert!(!is_idempotent(&method.parse().expect("a method")), "{method}");
+            assert!(!repeats(method, false, &policy), "{method}");
+            assert!(repeats(method, true, &policy), "{method}");
+            assert!(!repeats(method, true, &keyless), "{method}");
+        }
+        let methods = policy::Methods::parse(["POST", "GET"]).unwrap();
+        let policy = policy::Retry { methods, ..policy };
+        assert!(repeats("POST", false, &policy) && !repeats("PUT", false, &policy));
+    }
+
+    fn pushed(pushback: Pushback, was_pushed_back: bool, remaining: Duration) -> Verdict {
+        let progress = Progress { remaining, pushback: Some(pushback), was_pushed_back, ..NOTHING_YET };
+        let facts = RequestFacts { idempotent: true, replayable: true };
+        decision(Proof::Answered, facts, progress, true).0
+    }
+
+    #[test]
+    fn a_replica_that_says_when_to_come_back_is_heeded_once_and_for_so_long() {
+        let retry = |after| Verdict::Retry { after, counted: true };
+        let stop = Verdict::Stop(Stop::PushedBack);
+        let after = |millis: u32| Pushback::After(millis * MS);
+        assert_eq!(pushed(after(600), false, 5000 * MS), retry(600 * MS));
+        assert_eq!(pushed(after(1), false, 5000 * MS), retry(SHORT), "the back-off is longer");
+        assert_eq!(pushed(after(4000), false, 5000 * MS), retry(1000 * MS), "as long as the policy lets it");
+        assert_eq!(pushed(after(5000), false, 5000 * MS), stop, "there is less time than it wants");
+        assert_eq!(pushed(after(600), true, 5000 * MS), stop, "the second that asks for time");
+        assert_eq!(pushed(Pushback::Never, false, 5000 * MS), stop);
+    }
+
+    #[test]
+    fn what_replicas_say_of_waiting_is_ignored_where_the_policy_says_so() {
+        let policy = policy::Retry { max_pushback: Duration::ZERO, ..policy::Retry::default() };
+        for pushback in [Pushback::Never, Pushback::After(3600 * 1000 * MS)] {
+            let progress = Progress {
+                remaining: 100 * MS,
+                pushback: Some(pushback),
+                was_pushed_back: true,
+                ..NOTHING_YET
+            };
+            let facts = RequestFacts { idempotent: true, replayable: true };
+            let verdict = decide(Proof::Answered, facts, progress, &policy, || true, 0.5);
+            assert_eq!(verdict, Verdict::Retry { after: SHORT, counted: true });
         }
     }
 
@@ -299,6 +406,10 @@ mod tests {
             (Stop::NoOtherReplica, "no other replica is left to try"),
             (Stop::BudgetExhausted, "the retry budget of the service is exhausted"),
             (Stop::NoTimeLeft, "the deadline leaves no time for a retry"),
+            (
+                Stop::PushedBack,
+                "the replica asked for no retry before the deadline, or is the second to ask for time",
+            ),
         ];
         for (stop, text) in all {
             assert_eq!(stop.to_string(), text);

@@ -1,4 +1,4 @@
-//! What a file may say, and what it is told otherwise.
+//! What the file may say, and what it says when it is wrong.
 
 use std::time::Duration;
 
@@ -31,49 +31,60 @@ fn faults_are_taken_only_where_they_are_allowed_and_only_with_an_end() {
 #[test]
 fn services_are_read_with_default_ids_weights_tiers_and_policies() {
     let text = r#"
-            [[service]]
-            name = "orders"
-            replicas = ["127.0.0.1:9001", "localhost:9002"]
-            [[service.replica]]
-            address = "127.0.0.1:9003"
-            id = "big"
-            weight = 300
-            priority = 2
-            [service.policy.timeout]
-            per_try = "800ms"
-            [service.policy.breaker]
-            failure_ratio = 0.25
-            slow_threshold = "700ms"
-            observe_only = true
-            [service.policy.request]
-            methods = ["POST"]
-            json_only = true
-            max_body_bytes = "10MiB"
-            upgrades = ["websocket", "spdy/3.1"]
-            [service.policy.health_check]
-            type = "http"
-            path = "/ready"
-            expected_statuses = "200,204"
-            fall = 5
-            [service.policy.balancing]
-            algorithm = "consistent_hash"
-            hash_by = "header:X-User"
-            slow_start = "20s"
-            [service.policy.concurrency]
-            max_per_replica = 50
-            max_queue_time = "200ms"
-            adaptive = "gradient"
+        [[service]]
+        name = "orders"
+        replicas = ["127.0.0.1:9001", "localhost:9002"]
+        [[service.replica]]
+        address = "127.0.0.1:9003"
+        id = "big"
+        weight = 300
+        priority = 2
+        zone = "eu-1a"
+        [service.policy.timeout]
+        per_try = "800ms"
+        [service.policy.breaker]
+        failure_ratio = 0.25
+        slow_threshold = "700ms"
+        observe_only = true
+        [service.policy.request]
+        methods = ["POST"]
+        json_only = true
+        max_body_bytes = "10MiB"
+        upgrades = ["websocket", "spdy/3.1"]
+        [service.policy.health_check]
+        type = "http"
+        path = "/ready"
+        expected_statuses = "200,204"
+        fall = 5
+        [service.policy.balancing]
+        algorithm = "consistent_hash"
+        hash_by = "header:X-User"
+        slow_start = "20s"
+        prefer_local = true
+        overprovisioning_factor = 1.4
+        [service.policy.concurrency]
+        max_per_replica = 50
+        max_queue_time = "200ms"
+        adaptive = "gradient"
 
-            [[service]]
-            name = "users"
-            replicas = ["127.0.0.1:9004"]
-        "#;
+        [[service]]
+        name = "users"
+        replicas = ["127.0.0.1:9004"]
+        [[service.replica]]
+        address = "127.0.0.1:9005"
+        protocol = "tls"
+        tls_server_name = "users.example"
+    "#;
     let services = parse(text, false, SystemTime::now()).unwrap().services;
+    let spoken =
+        services[1].replicas.iter().map(|r| (r.endpoint.protocol.to_string(), r.endpoint.tls_name()));
+    assert!(spoken.eq([("http1".to_owned(), None), ("tls".to_owned(), Some("users.example"))]));
     let orders = &services[0];
     let ids: Vec<_> = orders.replicas.iter().map(|r| (r.id.as_str(), r.weight.get())).collect();
     assert_eq!(ids, [("big", 300), ("r-1", 100), ("r-2", 100)], "sorted by id");
     let tiers: Vec<_> = orders.replicas.iter().map(|r| r.priority.get()).collect();
     assert_eq!(tiers, [2, 0, 0]);
+    assert_eq!((orders.replicas[0].locality.region(), orders.replicas[0].locality.zone()), ("", "eu-1a"));
     assert_eq!(orders.policy.timeout.per_try, Duration::from_millis(800));
     assert_eq!(orders.policy.breaker.failure_ratio, 0.25);
     assert_eq!(orders.policy.breaker.slow_threshold, Duration::from_millis(700));
@@ -90,6 +101,7 @@ fn services_are_read_with_default_ids_weights_tiers_and_policies() {
         (balancing.algorithm.name(), balancing.slow_start),
         ("consistent_hash", Duration::from_secs(20))
     );
+    assert_eq!((balancing.prefer_local, balancing.overprovisioning_factor), (true, 1.4));
     assert_eq!((balancing.hash_by.to_string(), balancing.hash_load_factor), ("header:x-user".into(), 1.25));
     let concurrency = orders.policy.concurrency;
     assert_eq!((concurrency.max_per_replica, concurrency.max_pending), (50, 1024));
@@ -117,6 +129,14 @@ fn what_is_not_valid_is_refused_with_service_and_field() {
         (
             "[[service]]\nname = 'orders'\nreplicas = ['a:1', 'A:1']",
             "service \"orders\": replica 2.address: a:1 is used by an earlier replica",
+        ),
+        (
+            "[[service]]\nname = 'orders'\n[[service.replica]]\naddress = 'b:1'\nprotocol = 'grpc'",
+            "service \"orders\": replica 1.protocol: \"grpc\" is none of http1, h2c and tls",
+        ),
+        (
+            "[[service]]\nname = 'orders'\n[[service.replica]]\naddress = 'b:1'\ntls_server_name = 'b'",
+            "service \"orders\": replica 1.tls_server_name: is only for the protocol tls, and this is http1",
         ),
         (
             "[[service]]\nname = 'orders'\nreplicas = ['a:1']\n[[service.replica]]\naddress = 'b:1'\nid = 'r-1'",
@@ -219,6 +239,6 @@ fn a_misspelt_field_or_duration_is_refused_with_its_line() {
 
 #[test]
 fn a_file_that_is_not_there_says_so() {
-    let error = load(Path::new("/nowhere/static.toml"), false, SystemTime::now()).unwrap_err();
+    let error = load(Path::new("/nowhere/static.toml")).unwrap_err();
     assert!(error.to_string().starts_with("cannot be read: No such file"), "{error}");
 }

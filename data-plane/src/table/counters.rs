@@ -164,15 +164,36 @@ pub enum RequestOutcome {
     UpstreamError,
     /// The gateway itself, because no replica could.
     GatewayError,
+    /// Somebody else, in place of a failure.
+    Fallback,
+}
+
+/// Who answers in place of a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FallbackKind {
+    /// Another service.
+    Service,
+    /// The gateway, by the policy's words.
+    Static,
+}
+
+impl FallbackKind {
+    /// Both, in order.
+    pub const ALL: [Self; 2] = [Self::Service, Self::Static];
+
+    /// As metrics name it.
+    pub fn as_str(self) -> &'static str {
+        ["service", "static"][self as usize]
+    }
 }
 
 impl RequestOutcome {
     /// All of them, in order.
-    pub const ALL: [Self; 3] = [Self::Success, Self::UpstreamError, Self::GatewayError];
+    pub const ALL: [Self; 4] = [Self::Success, Self::UpstreamError, Self::GatewayError, Self::Fallback];
 
     /// As metrics name it.
     pub fn as_str(self) -> &'static str {
-        ["success", "upstream_error", "gateway_error"][self as usize]
+        ["success", "upstream_error", "gateway_error", "fallback"][self as usize]
     }
 }
 
@@ -209,7 +230,9 @@ impl ServiceCounters {
     /// How many requests were answered since the start, and how many of them not with success.
     pub fn totals(&self) -> (u64, u64) {
         let of = |outcome| CodeClass::ALL.iter().map(|class| self.read(*class, outcome)).sum::<u64>();
-        let failed = of(RequestOutcome::UpstreamError) + of(RequestOutcome::GatewayError);
+        // Its replicas did fail, whoever stood in for them.
+        let failed = [RequestOutcome::UpstreamError, RequestOutcome::GatewayError, RequestOutcome::Fallback];
+        let failed = failed.into_iter().map(of).sum::<u64>();
         (of(RequestOutcome::Success) + failed, failed)
     }
 

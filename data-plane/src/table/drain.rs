@@ -18,7 +18,7 @@ use std::{
     time::SystemTime,
 };
 
-use gateway_proto::{Address, ReplicaKey, ServiceName};
+use gateway_proto::{Endpoint, ReplicaKey, ServiceName};
 use tokio::sync::{Notify, watch};
 
 use super::spec::{ReplicaSpec, ServiceSpec};
@@ -31,8 +31,8 @@ const NOBODY: u64 = u64::MAX;
 pub struct Draining {
     /// Service and id.
     pub key: ReplicaKey,
-    /// Where it listens.
-    pub address: Address,
+    /// Where it listens, and what it understands there.
+    pub endpoint: Endpoint,
     /// When requests in flight are cut; `None`: never.
     pub deadline: Option<SystemTime>,
 }
@@ -140,7 +140,7 @@ impl Draining {
     fn new(service: &ServiceName, replica: &ReplicaSpec) -> Self {
         Self {
             key: ReplicaKey { service: service.clone(), replica: replica.id.clone() },
-            address: replica.address.clone(),
+            endpoint: replica.endpoint.clone(),
             deadline: replica.drain_deadline,
         }
     }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use gateway_proto::{
-    Address, Health, Priority, ReplicaKey, ServiceName, Weight,
+    Address, Endpoint, Health, Locality, Priority, ReplicaKey, ServiceName, Weight,
     policy::{self, CheckMethod, HealthCheck},
     v1,
 };
@@ -29,7 +29,7 @@ use crate::{
     health::check::Check,
     routing::{
         Breaker, Change, Fault, Heard, History as Outcomes, Recorded, State, Tick, View as BreakerView,
-        balancing::{FULL_SHARE, LatencyEstimate, next_step, ramp},
+        balancing::{Distance, FULL_SHARE, LatencyEstimate, next_step, ramp},
     },
 };
 
@@ -43,6 +43,7 @@ const REMEMBERED_FAILURES: usize = 5;
 pub struct Replica {
     key: ReplicaKey,
     spec: ReplicaSpec,
+    distance: Distance,
     learnt: Arc<Learnt>,
 }
 
@@ -71,6 +72,7 @@ struct Learnt {
 struct Memory {
     changed_at: Tick,
     trip: Option<Trip>,
+    out_since: Option<Tick>,
     /// What had been counted when the present registration was first seen.
     before: ReplicaCounters,
     /// The last one that did not come to be although its rule held.
@@ -99,6 +101,8 @@ pub struct Trip {
 pub struct History {
     /// When it took its present state.
     pub changed_at: Tick,
+    /// Since when it has not let all through, however often it let probes through meanwhile.
+    pub out_since: Option<Tick>,
     /// How it opened last, if ever.
     pub trip: Option<Trip>,
     /// The last opening that was withheld, if ever.
@@ -121,17 +125,26 @@ impl Replica {
     pub(super) fn new(
         service: &ServiceName,
         spec: &ReplicaSpec,
+        here: &Locality,
         workers: usize,
         now: Tick,
     ) -> (Self, Obeyed) {
         // It has nothing yet that an order of before could reset.
         let reset = spec.reset.clone();
         let before = ReplicaCounters::default();
-        let memory =
-            Memory { changed_at: now, trip: None, withheld: None, before, failures: VecDeque::new(), reset };
+        let memory = Memory {
+            changed_at: now,
+            out_since: None,
+            trip: None,
+            withheld: None,
+            before,
+            failures: VecDeque::new(),
+            reset,
+        };
         let replica = Self {
             key: ReplicaKey { service: service.clone(), replica: spec.id.clone() },
             spec: spec.clone(),
+            distance: Distance::between(here, &spec.locality),
             learnt: Arc::new(Learnt {
                 breaker: Breaker::new(),
                 counts: AttemptCounts::new(workers),
@@ -153,7 +166,7 @@ impl Replica {
     ///
     /// A new incarnation is a new process: if its predecessor was out, it may prove itself at once. An order to reset
     /// goes last, so that it also closes what was handed back together with it.
-    pub(super) fn respecified(&self, spec: &ReplicaSpec, now: Tick) -> (Self, Obeyed) {
+    pub(super) fn respecified(&self, spec: &ReplicaSpec, here: &Locality, now: Tick) -> (Self, Obeyed) {
         let learnt = &self.learnt;
         if spec.incarnation != self.spec.incarnation {
             learnt.breaker.reprobe(now);
@@ -165,7 +178,8 @@ impl Replica {
             self.begins(now);
         }
         learnt.is_draining.store(!spec.is_serving(), Relaxed);
-        let next = Self { key: self.key.clone(), spec: spec.clone(), learnt: Arc::clone(learnt) };
+        let distance = Distance::between(here, &spec.locality);
+        let next = Self { key: self.key.clone(), spec: spec.clone(), distance, learnt: Arc::clone(learnt) };
         let forced = next.follow_force(self.spec.forced.as_ref(), now);
         let reset = next.follow_reset(now);
         (next, [forced, reset])
@@ -201,7 +215,12 @@ impl Replica {
 
     /// Where it listens.
     pub fn address(&self) -> &Address {
-        &self.spec.address
+        &self.spec.endpoint.address
+    }
+
+    /// Where it listens, and what it understands there.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.spec.endpoint
     }
 
     /// Which registration of the id it is.
@@ -222,6 +241,11 @@ impl Replica {
     /// Its tier.
     pub fn priority(&self) -> Priority {
         self.spec.priority
+    }
+
+    /// How far it is from this data plane.
+    pub fn distance(&self) -> Distance {
+        self.distance
     }
 
     /// Whether new requests may go to it, as far as the registry is concerned.
@@ -271,8 +295,12 @@ impl Replica {
 
     /// What it has of the traffic at `now`, relative to its peers.
     pub(super) fn share(&self, now: Tick, slow_start: Duration) -> u64 {
-        let part = self.began_at().map_or(FULL_SHARE, |began| ramp(began, now, slow_start));
-        u64::from(self.spec.weight.get()) * part
+        u64::from(self.spec.weight.get()) * self.part(now, slow_start)
+    }
+
+    /// Its part of its weight, in hundredths.
+    pub(super) fn part(&self, now: Tick, slow_start: Duration) -> u64 {
+        self.began_at().map_or(FULL_SHARE, |began| ramp(began, now, slow_start))
     }
 
     /// When that grows next by itself, if it does.
@@ -280,7 +308,8 @@ impl Replica {
         next_step(self.began_at()?, now, slow_start)
     }
 
-    fn began_at(&self) -> Option<Tick> {
+    /// When it began to take requests, if it was not there from the start.
+    pub(super) fn began_at(&self) -> Option<Tick> {
         let began = self.learnt.began_at.load(Acquire);
         (began > 0).then(|| Tick::from_nanos(began))
     }
@@ -308,7 +337,12 @@ impl Replica {
     /// When the breaker took its present state, and how it opened last.
     pub fn history(&self) -> History {
         let memory = self.memory();
-        History { changed_at: memory.changed_at, trip: memory.trip, withheld: memory.withheld }
+        History {
+            changed_at: memory.changed_at,
+            out_since: memory.out_since,
+            trip: memory.trip,
+            withheld: memory.withheld,
+        }
     }
 
     /// The newest failures, newest first, at most five.
@@ -395,6 +429,10 @@ impl Replica {
             return;
         }
         memory.changed_at = now;
+        memory.out_since = match change.to.lets_all_through() {
+            true => None,
+            false => memory.out_since.or(Some(now)),
+        };
         if change.to == State::Open {
             memory.trip = Some(Trip { at: now, change: *change });
         }

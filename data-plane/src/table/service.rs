@@ -1,6 +1,7 @@
 //! One service: its replicas, its policy, and whom to ask next.
 
 use std::{
+    ops::Deref,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
@@ -12,22 +13,23 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use gateway_proto::{
-    Policy, ReplicaId, ServiceName,
-    policy::{AdaptiveLimit, Algorithm},
+    Locality, Policy, Protocol, ReplicaId, ServiceName,
+    policy::{self, AdaptiveLimit, Algorithm},
 };
 
 use super::{
     checks::{CheckChange, Standing},
     concurrency::Limits,
-    counters::{Inflight, ReplicaCounters, ServiceCounters, TunnelCounts},
+    counters::{FallbackKind, Inflight, ReplicaCounters, ServiceCounters, TunnelCounts},
     fail_open::FailOpenChange,
     injection::Injections,
     latency::{Buckets, Latencies},
+    measures::latencies,
     outlets::Outlets,
     replica::{Failure, Order, Replica},
-    spec::ServiceSpec,
+    spec::{ReplicaSpec, ServiceSpec},
     transition::Transition,
     view::{Choice, FailOpen, Room, Unavailable, View, room},
 };
@@ -46,8 +48,36 @@ pub struct Picked {
     pub replica: Arc<Replica>,
     /// Goes back by [`Service::settle`] exactly once, whatever becomes of the attempt.
     pub permit: Permit,
-    /// The policy of the moment, for this attempt.
-    pub policy: Policy,
+    /// Of the policy of the moment, what this attempt goes by.
+    pub policy: AttemptPolicy,
+}
+
+/// What attempts go by in a policy. They outlive it, and it is large.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttemptPolicy {
+    /// How long things may take.
+    pub timeout: policy::Timeouts,
+    /// What follows a failure.
+    pub retry: policy::Retry,
+}
+
+impl From<&Policy> for AttemptPolicy {
+    #[inline]
+    fn from(policy: &Policy) -> Self {
+        Self { timeout: policy.timeout, retry: policy.retry }
+    }
+}
+
+/// A policy while somebody looks at it: not to be kept across an await.
+#[derive(Debug)]
+pub struct PolicyInForce(Guard<Arc<View>>);
+
+impl Deref for PolicyInForce {
+    type Target = Policy;
+
+    fn deref(&self) -> &Policy {
+        &self.0.policy
+    }
 }
 
 /// A service of the routing table.
@@ -62,6 +92,7 @@ pub struct Service {
     budget: Budget,
     counters: ServiceCounters,
     tunnels: TunnelCounts,
+    fallbacks: [AtomicU64; FallbackKind::ALL.len()],
     latencies: Latencies,
     pub(super) inflight: Inflight,
     pub(super) limits: Limits,
@@ -70,8 +101,12 @@ pub struct Service {
     pub(super) injections: Injections,
     /// Before this tick, replicas are not compared again.
     compared_until: AtomicU64,
+    /// Whether a replica speaks more than HTTP/1.1.
+    may_decline: AtomicBool,
     pub(super) outlets: Arc<Outlets>,
     pub(super) workers: usize,
+    /// Where this data plane is.
+    here: Arc<Locality>,
 }
 
 /// Whether replicas that a data plane learns of have joined just now.
@@ -96,6 +131,7 @@ impl Service {
         spec: &ServiceSpec,
         workers: usize,
         outlets: Arc<Outlets>,
+        here: Arc<Locality>,
         newness: Newness,
         now: Tick,
     ) -> Self {
@@ -103,19 +139,22 @@ impl Service {
             Roster { policy: spec.policy, replicas: Arc::default(), gone: ReplicaCounters::default() };
         let service = Self {
             name: spec.name.clone(),
-            view: ArcSwap::from_pointee(View::new(spec.policy, Vec::new(), None, now)),
+            view: ArcSwap::from_pointee(View::new(spec.policy, Vec::new(), &[], None, now)),
             roster: Mutex::new(nobody),
             budget: Budget::new(),
             counters: ServiceCounters::new(workers),
             tunnels: TunnelCounts::new(workers),
+            fallbacks: Default::default(),
             latencies: Latencies::new(workers),
             inflight: Inflight::new(workers),
             limits: Limits::new(workers),
             is_limited: AtomicBool::new(false),
             injections: Injections::default(),
             compared_until: AtomicU64::new(0),
+            may_decline: AtomicBool::new(false),
             outlets,
             workers,
+            here,
         };
         service.update(spec, newness, now);
         service
@@ -134,9 +173,10 @@ impl Service {
                     replicas.push(Arc::clone(known));
                     continue;
                 }
-                Some(known) => known.respecified(replica_spec, now),
+                Some(known) => known.respecified(replica_spec, &self.here, now),
                 None => {
-                    let (replica, changes) = Replica::new(&spec.name, replica_spec, self.workers, now);
+                    let (replica, changes) =
+                        Replica::new(&spec.name, replica_spec, &self.here, self.workers, now);
                     if newness == Newness::Joining {
                         replica.begins(now);
                         replica.checks().joins();
@@ -156,6 +196,8 @@ impl Service {
         let gone = roster.replicas.iter().filter(is_gone).map(|replica| replica.counters().ended());
         let gone = gone.fold(roster.gone, ReplicaCounters::plus);
         *roster = Roster { policy: spec.policy, replicas: replicas.into(), gone };
+        let speaks_more = |replica: &ReplicaSpec| replica.endpoint.protocol != Protocol::HTTP1;
+        self.may_decline.store(spec.replicas.iter().any(speaks_more), Relaxed);
         self.rebuild(&roster, now);
         drop(roster);
         for (replica, change, order) in obeyed {
@@ -166,7 +208,7 @@ impl Service {
     /// Lets go of all replicas, because the registry knows the service no more.
     pub(super) fn empty(&self, now: Tick) {
         self.injections.clear();
-        let spec = ServiceSpec { name: self.name.clone(), policy: self.policy(), replicas: Vec::new() };
+        let spec = ServiceSpec { name: self.name.clone(), policy: *self.policy(), replicas: Vec::new() };
         self.update(&spec, Newness::Joining, now);
     }
 
@@ -175,9 +217,15 @@ impl Service {
         &self.name
     }
 
-    /// The policy in force.
-    pub fn policy(&self) -> Policy {
-        self.view.load().policy
+    /// The policy in force. Lock-free.
+    pub fn policy(&self) -> PolicyInForce {
+        PolicyInForce(self.view.load())
+    }
+
+    /// Whether one of its replicas may say of a request that it did not process it, whatever the method: HTTP/2 has words
+    /// for that.
+    pub fn may_decline(&self) -> bool {
+        self.may_decline.load(Relaxed)
     }
 
     /// Whether, and how far, too few replicas of the tier in use let traffic through.
@@ -200,11 +248,9 @@ impl Service {
         is_out && replica.takes_requests()
     }
 
-    /// Whether a replica could be asked, and a better tier has one to ask.
+    /// Whether a replica could be asked, and a better tier, or one that is nearer, takes all requests.
     pub fn stands_by(&self, replica: &Replica) -> bool {
-        let tier = self.view.load().tier;
-        let is_worse = tier.is_some_and(|tier| replica.priority() > tier);
-        is_worse && replica.takes_requests()
+        self.view.load().stands_by(replica)
     }
 
     /// All replicas, ready or not, in the order of their ids.
@@ -232,6 +278,16 @@ impl Service {
     /// What requests became that have switched protocols.
     pub fn tunnels(&self) -> &TunnelCounts {
         &self.tunnels
+    }
+
+    /// Another answered a request to it in place of a failure.
+    pub fn fell_back(&self, kind: FallbackKind) {
+        self.fallbacks[kind as usize].fetch_add(1, Relaxed);
+    }
+
+    /// How often that was so since the start.
+    pub fn fallbacks(&self, kind: FallbackKind) -> u64 {
+        self.fallbacks[kind as usize].load(Relaxed)
     }
 
     /// The attempts of all its replicas, those that are gone included.
@@ -263,11 +319,11 @@ impl Service {
         }
         let choice = view.pick(now, tried, draw, || self.inflight.read())?;
         self.begin(worker, choice.0, tried);
-        Ok(self.picked(choice, view.policy, now))
+        Ok(self.picked(choice, (&view.policy).into(), now))
     }
 
     #[inline]
-    pub(super) fn picked(&self, choice: Choice<'_>, policy: Policy, now: Tick) -> Picked {
+    pub(super) fn picked(&self, choice: Choice<'_>, policy: AttemptPolicy, now: Tick) -> Picked {
         let (replica, permit, change) = choice;
         if let Some(change) = change {
             self.changed(replica, change, None, now);
@@ -362,10 +418,7 @@ impl Service {
             return;
         }
         let replicas = self.replicas();
-        let sample = |replica: &Arc<Replica>| {
-            replica.takes_requests().then(|| replica.breaker().latency(now, &policy)).flatten()
-        };
-        let samples: Vec<_> = replicas.iter().map(sample).collect();
+        let samples = latencies(&replicas, now, &policy);
         for (place, comparison) in outliers(&samples, policy.min_request_count, policy.peer_latency_factor) {
             let replica = &replicas[place];
             let mut gate = Gate { service: self, room: self.view.load().room, roster: None };
@@ -454,6 +507,13 @@ impl Service {
         }
     }
 
+    /// A replica has been waited for so long, and then no longer, because another was quicker: it is at least as slow.
+    pub fn outrun(&self, replica: &Replica, waited: Duration, now: Tick) {
+        if self.view.load().policy.balancing.algorithm == Algorithm::PeakEwma {
+            replica.estimate().observe(waited, now);
+        }
+    }
+
     /// How long its requests took to their answers' heads.
     pub fn latencies(&self) -> Buckets {
         self.latencies.read()
@@ -503,9 +563,11 @@ impl Service {
     /// Makes the view of the breakers' present states. The roster's lock orders rebuilds, so that the last one has
     /// seen the last transition.
     fn rebuild(&self, roster: &Roster, now: Tick) {
-        let ready = roster.replicas.iter().filter(|replica| replica.takes_requests()).cloned().collect();
+        let (ready, mut absent): (Vec<_>, Vec<_>) =
+            roster.replicas.iter().cloned().partition(|replica| replica.takes_requests());
+        absent.retain(|replica| replica.spec().is_missed());
         let previous = self.view.load();
-        let view = View::new(roster.policy, ready, Some(&previous), now);
+        let view = View::new(roster.policy, ready, &absent, Some(&previous), now);
         if view.fails_open().is_some() != previous.fails_open().is_some() {
             let service = self.name.clone();
             self.outlets.fail_opens.push(FailOpenChange { service, at: now, began: view.fails_open() });

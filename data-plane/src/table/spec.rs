@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use gateway_proto::{Address, Health, Mode, Policy, Priority, ReplicaId, ServiceName, Weight, v1};
+use gateway_proto::{
+    Address, Endpoint, Health, Locality, Mode, Policy, Priority, ReplicaId, ServiceName, Weight, v1,
+};
 
 use crate::routing::ForcedState;
 
@@ -22,16 +24,18 @@ pub struct ServiceSpec {
 pub struct ReplicaSpec {
     /// Its id, unique within the service.
     pub id: ReplicaId,
-    /// Where it listens.
-    pub address: Address,
+    /// Where it listens, and what it understands there.
+    pub endpoint: Endpoint,
     /// Its share of the traffic relative to its peers.
     pub weight: Weight,
     /// Only ready replicas receive requests.
     pub health: Health,
     /// Which registration of this id it is: larger is later.
     pub incarnation: i64,
-    /// Its tier: the lowest one that has a replica to ask gets all requests.
+    /// Its tier: the lowest one that has a replica to ask gets all requests, or as many as it can bear.
     pub priority: Priority,
+    /// Where it is.
+    pub locality: Locality,
     /// Only serving replicas receive new requests.
     pub mode: Mode,
     /// The registry's revision of its last change.
@@ -60,11 +64,12 @@ impl ReplicaSpec {
     pub fn listed(id: ReplicaId, address: Address) -> Self {
         Self {
             id,
-            address,
+            endpoint: address.into(),
             weight: Weight::DEFAULT,
             health: Health::Healthy,
             incarnation: 1,
             priority: Priority::default(),
+            locality: Locality::default(),
             mode: Mode::Serving,
             revision: 1,
             drain_deadline: None,
@@ -77,6 +82,11 @@ impl ReplicaSpec {
     /// Whether new requests may go to it.
     pub fn takes_requests(&self) -> bool {
         self.health.is_ready() && self.is_serving()
+    }
+
+    /// Whether it should take requests and does not: it has stopped being ready, and has not been told to leave.
+    pub fn is_missed(&self) -> bool {
+        self.is_serving() && matches!(self.health, Health::Unhealthy | Health::Lost)
     }
 
     /// Whether it has not been told to leave.

@@ -5,9 +5,12 @@ mod bounds;
 mod checks;
 mod concurrency;
 mod drains;
+mod localities;
+mod measures;
 mod orders;
 mod properties;
 mod slow_start;
+mod spill_over;
 mod tiers;
 
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! One service at one moment: who may be picked, in which order.
 
 mod affinity;
+mod bands;
 mod choice;
 
 use std::{
@@ -19,7 +20,10 @@ use gateway_proto::{
     policy::{self, Algorithm},
 };
 
-use self::affinity::Affinity;
+use self::{
+    affinity::Affinity,
+    bands::{Band, Split},
+};
 use super::{checks::Standing, replica::Replica};
 use crate::routing::{Change, Draw, Permit, Rotation, State, Tick};
 
@@ -55,11 +59,12 @@ pub(super) struct View {
     pub(super) policy: Policy,
     /// Whether that limits what is in flight.
     pub(super) is_limited: bool,
-    /// The tier in use: the best one with a replica whose breaker lets all through.
-    pub(super) tier: Option<Priority>,
-    /// Those that take turns, in the order of their ids: of the best tier that has one whose breaker lets all through.
+    /// How the traffic is split among bands of replicas.
+    split: Split,
+    /// Those that take turns, in the order of their ids: of the bands in use, those whose breakers let all through.
     eligible: Box<[Arc<Replica>]>,
-    /// What each of them has of the traffic, relative to the others: its weight, or part of it while it starts slowly.
+    /// What each of them has of the traffic, relative to the others: its weight, or part of it while it starts slowly, and
+    /// where several bands are in use what its band has.
     shares: Box<[u64]>,
     rotation: Rotation,
     /// Who has which keys, if the policy goes by keys.
@@ -69,11 +74,11 @@ pub(super) struct View {
     /// The next turn. Shared by all workers, so that the rotation is strict over all of them.
     cursor: AtomicU64,
     first_turn: u64,
-    /// Who had the last turn of each tier before this view.
-    last_before: Vec<Arc<Replica>>,
-    /// As eligible, of worse tiers, the better ones first: for requests that all of the eligible have failed.
-    standby: Box<[Tier]>,
-    /// Open or half-open, of the tier in use or a better one; the better ones first.
+    /// Who had the last turn before this view, by the best band that was in use then.
+    last_before: Vec<(Band, Arc<Replica>)>,
+    /// As eligible, of bands that are not in use, the better ones first: for requests that all of the eligible have failed.
+    standby: Box<[Standby]>,
+    /// Open or half-open, of the bands in use or better ones; the better ones first.
     resting: Box<[Arc<Replica>]>,
     /// Nobody among the resting is due before this tick, so most picks need not look.
     next_look: AtomicU64,
@@ -109,17 +114,24 @@ pub(super) enum Room {
     None,
 }
 
-/// Replicas of one tier that is not in use.
+/// Replicas of one band that is not in use.
 #[derive(Debug)]
-struct Tier {
+struct Standby {
     replicas: Box<[Arc<Replica>]>,
-    /// Requests that came to this tier.
+    /// Requests that came to this band.
     cursor: AtomicU64,
 }
 
 impl View {
     /// The view that follows `previous`, whose rotation it takes up where it stands, of all replicas that take requests.
-    pub(super) fn new(policy: Policy, ready: Vec<Arc<Replica>>, previous: Option<&Self>, now: Tick) -> Self {
+    /// The `absent` should and do not.
+    pub(super) fn new(
+        policy: Policy,
+        ready: Vec<Arc<Replica>>,
+        absent: &[Arc<Replica>],
+        previous: Option<&Self>,
+        now: Tick,
+    ) -> Self {
         let by_key = policy.balancing.algorithm == Algorithm::ConsistentHash;
         let ring = by_key.then(|| Affinity::ring(&ready, previous.and_then(|view| view.affinity.as_ref())));
         let (mut ready, mut failing) = by_checks(&policy, ready);
@@ -128,42 +140,51 @@ impl View {
             std::mem::swap(&mut ready, &mut failing);
         }
         let room = room(&policy.breaker, &ready);
-        let (mut closed, mut resting, mut forced_open) = (Vec::new(), Vec::new(), 0);
+        let (mut closed, mut resting, mut forced_open) = (Vec::new(), Vec::new(), Vec::new());
         for replica in ready {
             match replica.breaker().state() {
                 State::Closed | State::ForcedClosed => closed.push(replica),
                 State::HalfOpen | State::Open => resting.push(replica),
-                State::ForcedOpen => forced_open += 1,
+                State::ForcedOpen => forced_open.push(replica),
             }
         }
-        let tier = closed.iter().map(|replica| replica.priority()).min();
         failing.retain(|replica| replica.breaker().state() != State::ForcedOpen);
         let fail_open = fail_open(&policy.breaker, &closed, &resting, &failing);
-        let (mut eligible, mut standby): (Vec<_>, Vec<_>) =
-            closed.into_iter().partition(|replica| Some(replica.priority()) == tier);
-        resting.retain(|replica| tier.is_none_or(|tier| replica.priority() <= tier));
-        // Stable, so that replicas of one tier stay in the order of their ids.
-        standby.sort_by_key(|replica| replica.priority());
-        resting.sort_by_key(|replica| replica.priority());
+        let balancing = &policy.balancing;
+        let band = |replica: &Arc<Replica>| Band::of(replica, balancing);
+        let split =
+            Split::new(balancing, &closed, resting.iter().chain(&forced_open).chain(&failing).chain(absent));
+        resting.retain(|replica| split.reaches(band(replica)));
+        resting.sort_by_key(band);
+        let is_used = |replica: &Arc<Replica>| match fail_open {
+            // There is no choosing among what is left.
+            Some(fail_open) => replica.priority() == fail_open.tier,
+            None => split.uses(band(replica)),
+        };
+        let (mut eligible, mut standby): (Vec<_>, Vec<_>) = closed.into_iter().partition(is_used);
+        // Stable, so that replicas of one band stay in the order of their ids.
+        standby.sort_by_key(band);
         if fail_open.is_some() {
-            let tier = fail_open.map(|fail_open| fail_open.tier);
-            let others = resting.iter().chain(&failing);
-            eligible.extend(others.filter(|replica| Some(replica.priority()) == tier).cloned());
+            eligible.extend(resting.iter().chain(&failing).filter(|replica| is_used(replica)).cloned());
             eligible.sort_by(|one, other| one.key().cmp(other.key()));
         }
-        let slow_start = policy.balancing.slow_start;
-        let shares: Box<[u64]> = eligible.iter().map(|replica| replica.share(now, slow_start)).collect();
+        let slow_start = balancing.slow_start;
+        let shares = match fail_open {
+            Some(_) => eligible.iter().map(|replica| replica.share(now, slow_start)).collect(),
+            None => split.shares(&eligible, balancing, now),
+        };
         let rotation = Rotation::of_shares(&shares);
         let next_steps = eligible.iter().filter_map(|replica| replica.share_grows_at(now, slow_start));
         // However many start slowly, there are few steps: each is for all of them.
         let reshared_at = next_steps.min().map(|next| next.max(now.plus(slow_start / 20)));
-        let last_before = previous.map(Self::last_of_each_tier).unwrap_or_default();
-        let last = last_before.iter().find(|last| Some(last.priority()) == tier);
-        let first_turn = last.map_or(0, |last| turn_after(last, &eligible, &rotation));
+        let best = split.best();
+        let last_before = previous.map(Self::last_of_each_band).unwrap_or_default();
+        let last = last_before.iter().find(|(band, _)| Some(*band) == best);
+        let first_turn = last.map_or(0, |(_, last)| turn_after(last, &eligible, &rotation));
         Self {
             policy,
             is_limited: policy.concurrency.is_limited(),
-            tier,
+            split,
             affinity: ring.map(|ring| Affinity::new(ring, &eligible, &shares)),
             eligible: eligible.into(),
             shares,
@@ -172,13 +193,10 @@ impl View {
             cursor: AtomicU64::new(first_turn),
             first_turn,
             last_before,
-            standby: standby
-                .chunk_by(|one, other| one.priority() == other.priority())
-                .map(Tier::new)
-                .collect(),
+            standby: standby.chunk_by(|one, other| band(one) == band(other)).map(Standby::new).collect(),
             resting: resting.into(),
             next_look: AtomicU64::new(0),
-            forced_open,
+            forced_open: forced_open.len(),
             fail_open,
             ignores_checks,
             room,
@@ -230,6 +248,15 @@ impl View {
         rest.or_else(|| self.stand_in(now, tried, draw)).ok_or_else(|| self.unavailable(now, tried))
     }
 
+    /// Whether a replica that could be asked is not, because a better tier or a nearer one takes all that there is.
+    pub(super) fn stands_by(&self, replica: &Replica) -> bool {
+        let is_worse = match self.fail_open {
+            Some(fail_open) => replica.priority() > fail_open.tier,
+            None => !self.split.reaches(Band::of(replica, &self.policy.balancing)),
+        };
+        is_worse && replica.takes_requests()
+    }
+
     /// Whether a pick for a request that has `tried` some would find another.
     pub(super) fn has_untried(&self, now: Tick, tried: &[Arc<Replica>]) -> bool {
         let is_due =
@@ -238,9 +265,9 @@ impl View {
         askable.any(|replica| !is_among(tried, replica))
     }
 
-    /// A replica of the next tier that has one, for a request that everybody of the better ones has failed.
+    /// A replica of the next band that has one, for a request that everybody of the better ones has failed.
     fn stand_in(&self, now: Tick, tried: &[Arc<Replica>], draw: Draw) -> Option<Choice<'_>> {
-        self.standby.iter().find_map(|Tier { replicas, cursor }| {
+        self.standby.iter().find_map(|Standby { replicas, cursor }| {
             // Each request begins with another one, or the first would get all.
             let is_first = !replicas.iter().any(|replica| is_among(tried, replica));
             let turn = cursor.fetch_add(u64::from(is_first), Relaxed);
@@ -369,7 +396,7 @@ impl View {
 
     /// Whose breaker lets all through, of all tiers.
     pub(super) fn closed(&self) -> impl Iterator<Item = &Arc<Replica>> {
-        self.eligible.iter().chain(self.standby.iter().flat_map(|tier| &tier.replicas))
+        self.eligible.iter().chain(self.standby.iter().flat_map(|band| &band.replicas))
     }
 
     /// Before this tick, in nanoseconds, no resting replica takes a probe.
@@ -378,18 +405,19 @@ impl View {
         due.min().map_or(u64::MAX, Tick::as_nanos)
     }
 
-    /// Who had the last turn of each tier that had any.
-    fn last_of_each_tier(&self) -> Vec<Arc<Replica>> {
+    /// Who had the last turn, by the best band that was in use then.
+    fn last_of_each_band(&self) -> Vec<(Band, Arc<Replica>)> {
         let turn = self.cursor.load(Relaxed);
         let had_turns = turn > self.first_turn && !self.eligible.is_empty();
-        let last = had_turns.then(|| &self.eligible[self.rotation.index(turn - 1)]);
+        let last = had_turns.then(|| Arc::clone(&self.eligible[self.rotation.index(turn - 1)]));
+        let last = self.split.best().zip(last);
         let others = self.last_before.iter();
-        let others = others.filter(|other| last.is_none_or(|last| last.priority() != other.priority()));
-        others.chain(last).cloned().collect()
+        let others = others.filter(|(band, _)| last.as_ref().is_none_or(|(best, _)| best != band));
+        others.chain(&last).cloned().collect()
     }
 }
 
-impl Tier {
+impl Standby {
     fn new(replicas: &[Arc<Replica>]) -> Self {
         Self { replicas: replicas.into(), cursor: AtomicU64::new(0) }
     }

@@ -215,9 +215,9 @@ async fn a_replica_that_joins_and_a_limit_that_is_raised_serve_those_who_wait() 
     let mut replicas: Vec<_> = service.replicas().iter().map(|replica| replica.spec().clone()).collect();
     let mut joining = replicas[0].clone();
     joining.id = gateway_proto::ReplicaId::parse("r-9").unwrap();
-    joining.address = gateway_proto::Address::parse(&other.address.to_string()).unwrap();
+    joining.endpoint.address = gateway_proto::Address::parse(&other.address.to_string()).unwrap();
     replicas.push(joining);
-    let spec = ServiceSpec { name: service.name().clone(), policy: service.policy(), replicas };
+    let spec = ServiceSpec { name: service.name().clone(), policy: *service.policy(), replicas };
     gateway.table.apply(&[spec], &[], gateway.clock.now());
     for answer in waiting {
         assert_eq!(body(&answer.await.unwrap()), "other");

@@ -38,7 +38,7 @@ fn delaying(delay: Duration) -> FaultInjection {
 fn inject(gateway: &Gateway, fault: FaultInjection) {
     let service = gateway.service();
     let replicas = service.replicas().iter().map(|replica| replica.spec().clone()).collect();
-    let policy = Policy { fault, ..service.policy() };
+    let policy = Policy { fault, ..*service.policy() };
     let spec = ServiceSpec { name: service.name().clone(), policy, replicas };
     let now = gateway.clock.moment();
     gateway.table.apply(std::slice::from_ref(&spec), &[], now.tick);

@@ -16,8 +16,11 @@ use data_plane::{
     proxy::{Forwarding, Limits, Proxy, ProxyConfig, start},
     table::{ReplicaSpec, Service, ServiceSpec, Table, Transition},
 };
-use gateway_proto::{Address, Mode, NodeId, Policy, ReplicaId, ServiceName};
-use gateway_runtime::{Shutdown, tls::Tls};
+use gateway_proto::{Address, Endpoint, Mode, NodeId, Policy, ReplicaId, ServiceName};
+use gateway_runtime::{
+    Shutdown,
+    tls::{ClientTls, Tls},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -198,15 +201,31 @@ impl Gateway {
         Self::start_as(configure, replicas, policy).await
     }
 
+    /// In front of replicas that speak what their endpoints say.
+    pub(crate) fn start_to(endpoints: Vec<Endpoint>, upstream_tls: Arc<ClientTls>, policy: Policy) -> Self {
+        Self::start_before(|config| config.upstream_tls = upstream_tls, endpoints, policy)
+    }
+
     /// Of one worker, unless it is configured otherwise.
     pub(crate) async fn start_as(
         configure: impl FnOnce(&mut ProxyConfig),
         replicas: &[SocketAddr],
         policy: Policy,
     ) -> Self {
+        let address = |address: &SocketAddr| Address::parse(&address.to_string()).unwrap();
+        let endpoints = replicas.iter().map(|replica| address(replica).into()).collect();
+        Self::start_before(configure, endpoints, policy)
+    }
+
+    fn start_before(
+        configure: impl FnOnce(&mut ProxyConfig),
+        endpoints: Vec<Endpoint>,
+        policy: Policy,
+    ) -> Self {
         let mut config = ProxyConfig {
             listen: "127.0.0.1:0".parse().unwrap(),
             tls: None,
+            upstream_tls: Arc::default(),
             workers: 1,
             node_id: NodeId::parse("dp-1").unwrap(),
             domain: None,
@@ -221,11 +240,9 @@ impl Gateway {
         configure(&mut config);
         let clock = Clock::new();
         let (table, transitions) = Table::new(config.workers);
-        let replicas = replicas.iter().enumerate().map(|(index, address)| {
-            ReplicaSpec::listed(
-                ReplicaId::parse(&format!("r-{index}")).unwrap(),
-                Address::parse(&address.to_string()).unwrap(),
-            )
+        let replicas = endpoints.into_iter().enumerate().map(|(index, endpoint)| {
+            let id = ReplicaId::parse(&format!("r-{index}")).unwrap();
+            ReplicaSpec { endpoint: endpoint.clone(), ..ReplicaSpec::listed(id, endpoint.address) }
         });
         let name = ServiceName::parse("orders").unwrap();
         table.apply(&[ServiceSpec { name, policy, replicas: replicas.collect() }], &[], clock.now());
@@ -239,7 +256,7 @@ impl Gateway {
         let service = self.service();
         let mut replicas: Vec<_> = service.replicas().iter().map(|replica| replica.spec().clone()).collect();
         change(&mut replicas[index]);
-        let spec = ServiceSpec { name: service.name().clone(), policy: service.policy(), replicas };
+        let spec = ServiceSpec { name: service.name().clone(), policy: *service.policy(), replicas };
         self.table.apply(&[spec], &[], self.clock.now());
         self.table.drains_taken_on().await;
     }

@@ -77,20 +77,8 @@ async fn tunnels_and_loops_are_refused() {
 #[tokio::test]
 async fn a_gateway_that_is_its_own_replica_asks_itself_once() {
     let gateway = Gateway::start(&[], Policy::default()).await;
-    let own = data_plane::table::ReplicaSpec {
-        id: "r-0".parse().unwrap(),
-        address: gateway_proto::Address::parse(&gateway.listen.to_string()).unwrap(),
-        weight: gateway_proto::Weight::DEFAULT,
-        health: gateway_proto::Health::Healthy,
-        incarnation: 1,
-        priority: gateway_proto::Priority::default(),
-        mode: gateway_proto::Mode::Serving,
-        revision: 1,
-        drain_deadline: None,
-        is_permanent: false,
-        forced: None,
-        reset: None,
-    };
+    let address = gateway_proto::Address::parse(&gateway.listen.to_string()).unwrap();
+    let own = data_plane::table::ReplicaSpec::listed("r-0".parse().unwrap(), address);
     let orders = data_plane::table::ServiceSpec {
         name: "orders".parse().unwrap(),
         policy: Policy::default(),
@@ -108,6 +96,7 @@ async fn a_second_gateway_on_the_same_port_is_refused() {
     let config = data_plane::proxy::ProxyConfig {
         listen: gateway.listen,
         tls: None,
+        upstream_tls: std::sync::Arc::default(),
         workers: 1,
         node_id: "dp-2".parse().unwrap(),
         domain: None,

@@ -106,7 +106,7 @@ fn reset(stream: TcpStream) {
 }
 
 /// How a side finds its connection ended, with what came before.
-async fn end(stream: &mut TcpStream) -> (Vec<u8>, Result<(), ErrorKind>) {
+pub(crate) async fn end(stream: &mut TcpStream) -> (Vec<u8>, Result<(), ErrorKind>) {
     let mut bytes = Vec::new();
     let ended = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut bytes));
     let ended = ended.await.expect("it ends").map(drop).map_err(|error| error.kind());

@@ -8,7 +8,7 @@ use super::{
 use crate::v1::{self, Conclusion, ReplicaVerdict as Verdict};
 
 pub(super) fn conclude(all: &Explanation) -> (Verdict, Conclusion, String) {
-    if let Some(removed) = &all.facts.removed {
+    if let Some(removed) = all.facts.removed.as_ref().filter(|_| all.counts.holding == 0) {
         return gone(all, removed);
     }
     if let Some(held_back) = held_back(all) {
@@ -25,7 +25,9 @@ pub(super) fn conclude(all: &Explanation) -> (Verdict, Conclusion, String) {
             0 => (Verdict::StandsBy, Conclusion::Tier, standing_by(all) + &told),
             _ => {
                 let (conclusion, summary) = asked(all);
-                (Verdict::TakesRequests, conclusion, summary + &told)
+                let is_seen = all.holding_unseen < counts.asking;
+                let verdict = if is_seen { Verdict::TakesRequests } else { Verdict::Unknown };
+                (verdict, conclusion, summary + &told)
             }
         };
     }
@@ -34,14 +36,19 @@ pub(super) fn conclude(all: &Explanation) -> (Verdict, Conclusion, String) {
     (verdict, conclusion, format!("{}: {why}{told}", out_where(all, spoken)))
 }
 
+/// How it went, as far as that is known.
+fn removal(all: &Explanation, removed: &v1::RemovedReplica) -> String {
+    let ago = ago(all.facts.now, removed.remove_time).map(|ago| format!(" {ago} ago")).unwrap_or_default();
+    format!("removed{ago}: {}", removed.cause)
+}
+
 fn gone(all: &Explanation, removed: &v1::RemovedReplica) -> (Verdict, Conclusion, String) {
     let conclusion = match removed.lease_lapsed {
         true => Conclusion::Lease,
-        false if removed.cause.contains("its owner") => Conclusion::Owner,
+        false if removed.by_owner => Conclusion::Owner,
         false => Conclusion::Operator,
     };
-    let ago = ago(all.facts.now, removed.remove_time).map(|ago| format!(" {ago} ago")).unwrap_or_default();
-    (Verdict::Removed, conclusion, format!("removed{ago}: {}", removed.cause))
+    (Verdict::Removed, conclusion, removal(all, removed))
 }
 
 /// Why the registry lets nobody ask it, if so.
@@ -97,7 +104,8 @@ fn have(count: i32) -> String {
 fn told(all: &Explanation) -> String {
     let counts = &all.counts;
     let mut text = String::new();
-    if counts.untold > 0 {
+    // Who has not heard of what the registry has no more has nothing to hear.
+    if counts.untold > 0 && all.registered != Registered::Not {
         text += &format!(
             "; {} not told of it yet",
             verb(listed(&all.untold, counts.untold), counts.untold, "has", "have")
@@ -115,6 +123,9 @@ fn verb(subject: String, count: i32, one: &str, many: &str) -> String {
 
 fn standing_by(all: &Explanation) -> String {
     let priority = all.facts.replica.as_ref().map_or(0, |replica| replica.priority);
+    if priority == 0 {
+        return "stands by: replicas that are nearer to the data planes take all requests".into();
+    }
     format!("stands by: priority {priority} gets requests when every better tier is out or has failed them")
 }
 
@@ -150,6 +161,20 @@ fn asked(all: &Explanation) -> (Conclusion, String) {
         let withheld = all.withheld.map_or("and its breaker has not opened yet", withheld_by);
         let who = verb(listed(&all.failing, counts.failing), counts.failing, "sees", "see");
         return (Conclusion::Policy, format!("{begins}, although {who} it fail, {withheld}"));
+    }
+    if counts.holding > 0 {
+        let gone = all.facts.removed.as_ref().map(|removed| removal(all, removed));
+        let gone = gone.unwrap_or_else(|| "the registry has it no more".into());
+        let held = match counts.holding {
+            1 => "the guard of 1 data plane holds it".to_owned(),
+            holding => format!("the guards of {holding} data planes hold it"),
+        };
+        // A control plane keeps no breakers of what it does not have.
+        let begins = match all.holding_unseen {
+            0 => format!("{begins} all the same"),
+            _ => "takes requests all the same, unless its breaker is open".into(),
+        };
+        return (Conclusion::SnapshotGuard, format!("{begins}: {gone}; {held}"));
     }
     if all.registered == Registered::Lost {
         let why =

@@ -34,7 +34,16 @@ pub(super) fn steps(all: &Explanation, verdict: Verdict, conclusion: Conclusion)
                     "what that data plane sees, and its last errors",
                 );
             }
-            step(format!("gwctl breaker reset {key}"), "try it again now, once it is mended");
+            let is_open = |row: &v1::Breaker| {
+                matches!(row.state(), v1::BreakerState::Open | v1::BreakerState::HalfOpen)
+            };
+            match row.is_none_or(is_open) {
+                true => step(format!("gwctl breaker reset {key}"), "try it again now, once it is mended"),
+                false => step(
+                    format!("gwctl policy get {service} --resolved"),
+                    "what is checked; it is asked again by itself once its checks pass",
+                ),
+            }
             if verdict == Verdict::PartlyOut || conclusion == Conclusion::Replica {
                 step(format!("gwctl drain {key}"), "keep requests away while it is mended");
             }
@@ -51,6 +60,14 @@ pub(super) fn steps(all: &Explanation, verdict: Verdict, conclusion: Conclusion)
             }
             _ => {}
         },
+        Conclusion::SnapshotGuard => {
+            step(format!("gwctl release-guard {service}"), "let it and what else is held go, if it is gone");
+            if all.holding_unseen > 0 {
+                let command = format!("gwctl explain {key} --data-plane http://HOST:7401");
+                step(command, "what the breaker is on a data plane that holds it");
+            }
+            step(format!("gwctl events --replica {key}"), "what happened to it");
+        }
         Conclusion::Lease => {
             step(
                 format!("gwctl release-guard {service}"),

@@ -17,6 +17,11 @@ pub(super) fn span(span: Duration) -> String {
     }
 }
 
+/// So many seconds.
+pub(super) fn span_of(seconds: u64) -> String {
+    span(Duration::from_secs(seconds))
+}
+
 /// How long ago that was; zero when it lies ahead, as clocks of two machines differ.
 pub(super) fn ago(now: SystemTime, at: Option<Timestamp>) -> Option<String> {
     at.map(|at| span(now.duration_since(system_time(at)).unwrap_or_default()))

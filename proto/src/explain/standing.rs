@@ -1,10 +1,19 @@
 //! What one data plane makes of the replica, and what its traffic says.
 
+use std::time::SystemTime;
+
 use super::{
     Facts, Word,
     span::{ago, left, said, span},
 };
 use crate::{Health, Mode, policy, time::system_time, v1};
+
+/// Why a replica is asked that the registry has no more.
+pub(super) const HELD: &str =
+    "the registry dropped it together with many others, and the guard against mass removal holds it";
+/// What ends that.
+pub(super) const LET_GO: &str = "the registry has it again, others have taken its place for a minute, the guard's hold time is over, or an operator \
+     releases it";
 
 /// Whether the registry lets data planes ask a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +69,8 @@ pub(super) fn is_out(standing: v1::NodeStanding) -> bool {
 pub(super) fn explain(facts: &Facts, registered: &Registered, word: Word) -> v1::NodeExplanation {
     let incarnation = facts.replica.as_ref().map_or(0, |replica| replica.incarnation);
     let row = word.breaker.filter(|row| row.incarnation >= incarnation);
-    let standing = standing(*registered, word.is_silent, row.as_ref());
+    let held = word.held.filter(|_| matches!(registered, Registered::Not | Registered::Lost));
+    let standing = standing(*registered, word.is_silent, held.is_some(), row.as_ref());
     let is_heard = standing != v1::NodeStanding::Silent;
     let evidence = row.as_ref().filter(|_| is_heard).map_or(v1::Evidence::None, |row| evidence(facts, row));
     let mut node = v1::NodeExplanation {
@@ -71,19 +81,27 @@ pub(super) fn explain(facts: &Facts, registered: &Registered, word: Word) -> v1:
         acked_revision: word.acked_revision,
         last_report_time: word.report_time,
         breaker: row,
+        held_time: held.flatten(),
         ..Default::default()
     };
     (node.summary, node.until) = sentences(facts, &node);
     node
 }
 
-fn standing(registered: Registered, is_silent: bool, row: Option<&v1::Breaker>) -> v1::NodeStanding {
+fn standing(
+    registered: Registered,
+    is_silent: bool,
+    is_held: bool,
+    row: Option<&v1::Breaker>,
+) -> v1::NodeStanding {
     use v1::{BreakerState as State, NodeStanding as Standing};
     if is_silent {
         return Standing::Silent;
     }
-    let Some(row) = row else { return Standing::Untold };
-    if !registered.lets_ask() {
+    let Some(row) = row else {
+        return if is_held { Standing::Holds } else { Standing::Untold };
+    };
+    if !registered.lets_ask() && !is_held {
         return Standing::HeldBack;
     }
     match row.state() {
@@ -94,6 +112,7 @@ fn standing(registered: Registered, is_silent: bool, row: Option<&v1::Breaker>) 
         State::Closed | State::ForcedClosed if row.asked_regardless => Standing::AsksRegardless,
         State::Closed | State::ForcedClosed if is_kept_out(row) => Standing::CheckedOut,
         State::Closed | State::ForcedClosed if row.stands_by => Standing::StandsBy,
+        State::Closed | State::ForcedClosed if is_held => Standing::Holds,
         State::Closed | State::ForcedClosed => Standing::Asks,
         State::Unspecified => Standing::Untold,
     }
@@ -124,7 +143,7 @@ pub(super) fn reason(row: &v1::Breaker) -> String {
 pub(super) fn since(row: &v1::Breaker) -> Option<prost_types::Timestamp> {
     match &row.health_check {
         Some(check) if row.state() == v1::BreakerState::Closed && check.keeps_out => check.state_change_time,
-        _ => row.state_change_time,
+        _ => row.out_time.or(row.state_change_time),
     }
 }
 
@@ -171,14 +190,10 @@ fn sentences(facts: &Facts, node: &v1::NodeExplanation) -> (String, String) {
             format!("asked although it should be out ({}): too few of its tier are left", reason(&row)),
             until_closed(facts, &row),
         ),
-        Standing::CheckedOut => {
-            let check = row.health_check.clone().unwrap_or_default();
-            let summary = match check.state() {
-                v1::HealthCheckState::Failing => format!("{}, {} in a row", reason(&row), check.streak_count),
-                _ => reason(&row),
-            };
-            let next = left(now, check.next_check_time).map(|left| format!("; the next is in {left}"));
-            (summary, format!("its active checks pass{}", next.unwrap_or_default()))
+        Standing::CheckedOut => checked(now, &row),
+        Standing::Holds => {
+            let unless = if node.breaker.is_none() { ", unless its breaker there is open" } else { "" };
+            (format!("asks it, for its guard against mass removal holds it{unless}"), LET_GO.into())
         }
         Standing::ForcedOpen => {
             let entry = row.active_override.unwrap_or_default();
@@ -190,10 +205,15 @@ fn sentences(facts: &Facts, node: &v1::NodeExplanation) -> (String, String) {
         }
         Standing::StandsBy => {
             let priority = facts.replica.as_ref().map_or(0, |replica| replica.priority);
+            if priority == 0 {
+                let until = "those that are nearer are out, or have failed the request".to_owned();
+                return ("stands by: others are nearer to the data plane".to_owned(), until);
+            }
             let until = "every better tier is out, or has failed the request".to_owned();
             (format!("stands by with priority {priority}: a better tier has a replica to ask"), until)
         }
         Standing::HeldBack => ("not asked, by the registry's word".into(), String::new()),
+        Standing::Untold if facts.replica.is_none() => ("does not know it".into(), String::new()),
         Standing::Untold => match node.node_state() {
             v1::NodeState::Nacked => {
                 ("refuses the registry's snapshot, so it does not know the replica".into(), String::new())
@@ -220,6 +240,19 @@ fn sentences(facts: &Facts, node: &v1::NodeExplanation) -> (String, String) {
         }
         Standing::Asks => (asks(facts, &row), String::new()),
     }
+}
+
+/// What its active checks show, and what ends that.
+pub(super) fn checked(now: SystemTime, row: &v1::Breaker) -> (String, String) {
+    let check = row.health_check.clone().unwrap_or_default();
+    let summary = match check.state() {
+        v1::HealthCheckState::Failing => {
+            format!("active checks fail: {}, {} in a row", check.last_failure, check.streak_count)
+        }
+        _ => "no active check has passed yet".into(),
+    };
+    let next = left(now, check.next_check_time).map(|left| format!("; the next is in {left}"));
+    (summary, format!("its active checks pass{}", next.unwrap_or_default()))
 }
 
 fn asks(facts: &Facts, row: &v1::Breaker) -> String {
@@ -252,13 +285,13 @@ pub(super) fn withheld_by(withheld: v1::Withheld) -> &'static str {
 }
 
 /// `the probe that is due in 0.8s, then 1 more that succeeds; if it fails, it rests for about 4.0s`.
-fn until_closed(facts: &Facts, row: &v1::Breaker) -> String {
+pub(super) fn until_closed(facts: &Facts, row: &v1::Breaker) -> String {
     let target = row.probe_success_target.max(1);
     let left_to_do = (target - row.probe_success_count).max(1);
     let when = match (row.state(), left(facts.now, row.retry_time)) {
         (v1::BreakerState::HalfOpen, _) => "the probe under way".to_owned(),
         (_, Some(left)) => format!("the probe that is due in {left}"),
-        (_, None) => "the probe that the next request is".into(),
+        (_, None) => "the next request, which is a probe,".into(),
     };
     let more = match left_to_do - 1 {
         0 => " succeeds".to_owned(),

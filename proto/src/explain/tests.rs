@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::v1::{BreakerState as State, Conclusion, NodeStanding as Standing, ReplicaVerdict as Verdict};
 
+mod causes;
+
 const NOW: u64 = 1000;
 
 fn at(seconds: f64) -> Option<prost_types::Timestamp> {
@@ -136,7 +138,9 @@ fn table() -> Vec<Case> {
     let drain = |by_owner: bool, author: &str| v1::Drain { begin_time: at(820.0), author: author.into(), reason: "kernel update".into(), by_owner, ..Default::default() };
     let removed = |cause: &str, lease_lapsed| Facts {
         replica: None,
-        removed: Some(v1::RemovedReplica { remove_time: at(988.0), cause: cause.into(), lease_lapsed }),
+        removed: Some(v1::RemovedReplica {
+            remove_time: at(988.0), cause: cause.into(), lease_lapsed, by_owner: cause.ends_with("its owner"), ..Default::default()
+        }),
         ..facts()
     };
     vec![
@@ -209,6 +213,9 @@ fn table() -> Vec<Case> {
          Verdict::TakesRequests, Conclusion::Lease, "takes requests on 1 data plane: its lease lapsed together with many others, so the guard holds it as LOST and breakers decide"),
         (removed("its lease lapsed", true), vec![word("dp-1", None)],
          Verdict::Removed, Conclusion::Lease, "removed 12s ago: its lease lapsed"),
+        // Guards of data planes.
+        (removed("its lease lapsed", true), vec![Word { held: Some(at(990.0)), ..word("dp-1", None) }],
+         Verdict::Unknown, Conclusion::SnapshotGuard, "takes requests all the same, unless its breaker is open: removed 12s ago: its lease lapsed; the guard of 1 data plane holds it"),
         // Its tier.
         (with(|replica| replica.priority = 1), vec![word("dp-1", v1::Breaker { stands_by: true, ..closed(0, 0) })],
          Verdict::StandsBy, Conclusion::Tier, "stands by: priority 1 gets requests when every better tier is out or has failed them"),

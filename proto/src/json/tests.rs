@@ -39,7 +39,7 @@ fn a_whole_message_is_read_by_either_form_of_its_names() {
     let expected = v1::RegisterRequest {
         service: "orders".into(),
         replica_id: "r-1".into(),
-        endpoint: Some(v1::Endpoint { address: "10.0.0.1:80".into() }),
+        endpoint: Some(v1::Endpoint { address: "10.0.0.1:80".into(), ..Default::default() }),
         weight: 50,
         labels: HashMap::from([("team".into(), "web".into())]),
         lease_ttl: Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }),
@@ -66,7 +66,10 @@ fn an_unknown_field_is_refused_by_its_path_with_what_may_have_been_meant() {
     let typo = fault(json!({"service": "orders", "lease_tll": "30s"}));
     assert_eq!(typo, ("lease_tll".into(), "is unknown; did you mean leaseTtl?".into()));
     let inside = fault(json!({"endpoint": {"host": "a"}}));
-    assert_eq!(inside, ("endpoint.host".into(), "is unknown; the fields are address".into()));
+    assert_eq!(
+        inside,
+        ("endpoint.host".into(), "is unknown; the fields are address, protocol, tlsServerName".into())
+    );
 }
 
 #[test]

@@ -17,6 +17,11 @@ pub struct Balancing {
     /// How long a replica that is new, or back, takes from a tenth of its weight to all of it. Default 0 s: it has all
     /// of it at once; 0 s..=15 min.
     pub slow_start: Duration,
+    /// Whether replicas of this data plane's zone go first, then those of its region. Default false.
+    pub prefer_local: bool,
+    /// Default 0: the best tier that has anybody to ask takes all requests, or the nearest zone of it. Else 1.0..=100.0: it
+    /// takes as much as this × its part that lets traffic through, and the next one the rest.
+    pub overprovisioning_factor: f64,
 }
 
 impl Default for Balancing {
@@ -26,6 +31,8 @@ impl Default for Balancing {
             hash_by: HashBy::default(),
             hash_load_factor: 1.25,
             slow_start: Duration::ZERO,
+            prefer_local: false,
+            overprovisioning_factor: 0.0,
         }
     }
 }

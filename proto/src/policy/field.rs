@@ -6,8 +6,9 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    AdaptiveLimit, Algorithm, CheckHost, CheckPath, CheckType, DAY, DrainTimeout, EndTime, FaultHeader,
-    GrpcService, HOUR, HashBy, MINUTE, MS, Methods, Policy, SECOND, Statuses, TIB, Upgrades, WEEK,
+    AdaptiveLimit, Algorithm, CheckHost, CheckPath, CheckType, DAY, DrainTimeout, EndTime, FallbackBody,
+    FallbackContentType, FallbackService, FaultHeader, GrpcService, HOUR, HashBy, MINUTE, MS, Methods,
+    Policy, SECOND, Statuses, TIB, Upgrades, WEEK,
     health_check::{MIN_INTERVAL, MIN_TIMEOUT},
     text,
 };
@@ -20,6 +21,7 @@ mod tests;
 use setting::{Setting, Unreadable};
 
 /// A value of a setting, of the kind that its range says.
+#[expect(clippy::large_enum_variant, reason = "a value is looked at and gone, and a policy is a plain one")]
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Value {
     /// Of a [`Range::Duration`].
@@ -56,6 +58,12 @@ pub enum Value {
     FaultHeader(FaultHeader),
     /// Of a [`Range::EndTime`].
     EndTime(EndTime),
+    /// Of a [`Range::FallbackService`].
+    FallbackService(FallbackService),
+    /// Of a [`Range::FallbackContentType`].
+    FallbackContentType(FallbackContentType),
+    /// Of a [`Range::FallbackBody`].
+    FallbackBody(FallbackBody),
 }
 
 impl fmt::Display for Value {
@@ -81,6 +89,11 @@ impl fmt::Display for Value {
             Self::FaultHeader(value) if value.is_empty() => f.write_str("\"\""),
             Self::FaultHeader(value) => value.fmt(f),
             Self::EndTime(value) => value.fmt(f),
+            Self::FallbackService(value) if value.as_str().is_empty() => f.write_str("\"\""),
+            Self::FallbackService(value) => value.fmt(f),
+            Self::FallbackContentType(value) => value.fmt(f),
+            Self::FallbackBody(value) if value.as_str().is_empty() => f.write_str("\"\""),
+            Self::FallbackBody(value) => value.fmt(f),
         }
     }
 }
@@ -148,6 +161,14 @@ pub enum Range {
     /// Instants. How far ahead they may be depends on the time at which they are set, see
     /// [`FaultInjection::check`](super::FaultInjection::check).
     EndTime,
+    /// A status of HTTP, or zero for none.
+    Status,
+    /// Names of services, or none.
+    FallbackService,
+    /// Media types.
+    FallbackContentType,
+    /// Short texts.
+    FallbackBody,
 }
 
 impl fmt::Display for Range {
@@ -178,6 +199,10 @@ impl fmt::Display for Range {
             Self::AdaptiveLimit => write!(f, "one of {}", AdaptiveLimit::NAMES.join(", ")),
             Self::FaultHeader => f.write_str(FaultHeader::FORMS),
             Self::EndTime => f.write_str(EndTime::FORMS),
+            Self::Status => f.write_str("0 or 200..=599"),
+            Self::FallbackService => f.write_str(FallbackService::FORMS),
+            Self::FallbackContentType => f.write_str(FallbackContentType::FORMS),
+            Self::FallbackBody => f.write_str(FallbackBody::FORMS),
         }
     }
 }
@@ -194,6 +219,7 @@ impl Range {
             (Self::Factor { min, max }, Value::Ratio(value)) => {
                 value == 0.0 || (f64::from(min)..=f64::from(max)).contains(&value)
             }
+            (Self::Status, Value::Count(value)) => value == 0 || (200..=599).contains(&value),
             (Self::Flag, Value::Flag(_))
             | (Self::Methods, Value::Methods(_))
             | (Self::Algorithm, Value::Algorithm(_))
@@ -206,7 +232,10 @@ impl Range {
             | (Self::Upgrades, Value::Upgrades(_))
             | (Self::AdaptiveLimit, Value::AdaptiveLimit(_))
             | (Self::FaultHeader, Value::FaultHeader(_))
-            | (Self::EndTime, Value::EndTime(_)) => true,
+            | (Self::EndTime, Value::EndTime(_))
+            | (Self::FallbackService, Value::FallbackService(_))
+            | (Self::FallbackContentType, Value::FallbackContentType(_))
+            | (Self::FallbackBody, Value::FallbackBody(_)) => true,
             _ => false,
         }
     }
@@ -393,7 +422,7 @@ const fn count(min: u32, max: u32) -> Range {
 const SHARE: Range = Range::Ratio { zero: true };
 
 /// Every setting, in the order of the contract.
-pub static FIELDS: [Field; 65] = [
+pub static FIELDS: [Field; 77] = [
     field!(timeout.connect: Duration, span(MS, MINUTE)),
     field!(timeout.per_try: Duration, span(MS, HOUR)),
     field!(timeout.request: Duration, span(MS, DAY)),
@@ -403,6 +432,11 @@ pub static FIELDS: [Field; 65] = [
     field!(retry.budget_ratio: f64, SHARE),
     field!(retry.base_backoff: Duration, span(MS, MINUTE)),
     field!(retry.max_backoff: Duration, span(MS, MINUTE)),
+    field!(list retry.methods: Methods, Range::Methods),
+    field!(retry.idempotency_key: bool, Range::Flag),
+    field!(retry.max_pushback: Duration, span(Duration::ZERO, MINUTE)),
+    field!(retry.hedge_delay: Duration, span(Duration::ZERO, MINUTE)),
+    field!(retry.max_hedge_count: u8, count(1, 5)),
     field!(breaker.consecutive_failure_count: u32, count(1, 10_000)),
     field!(breaker.failure_ratio: f64, Range::Ratio { zero: false }),
     field!(breaker.window: Duration, span(SECOND, Duration::from_secs(600))),
@@ -427,6 +461,8 @@ pub static FIELDS: [Field; 65] = [
     field!(balancing.hash_by: HashBy, Range::HashBy),
     field!(balancing.hash_load_factor: f64, Range::Factor { min: 1, max: 100 }),
     field!(balancing.slow_start: Duration, span(Duration::ZERO, Duration::from_secs(900))),
+    field!(balancing.prefer_local: bool, Range::Flag),
+    field!(balancing.overprovisioning_factor: f64, Range::Factor { min: 1, max: 100 }),
     field!(drain_timeout: DrainTimeout, span(Duration::ZERO, HOUR)),
     field!(health_check.type: CheckType, Range::CheckType),
     field!(health_check.interval: Duration, span(MIN_INTERVAL, HOUR)),
@@ -459,6 +495,11 @@ pub static FIELDS: [Field; 65] = [
     field!(fault.reset_ratio: f64, SHARE),
     field!(fault.header: FaultHeader, Range::FaultHeader),
     field!(fault.end_time: EndTime, Range::EndTime),
+    field!(fallback.statuses: Statuses, Range::Statuses),
+    field!(fallback.service: FallbackService, Range::FallbackService),
+    field!(fallback.static_status: u32, Range::Status),
+    field!(fallback.content_type: FallbackContentType, Range::FallbackContentType),
+    field!(fallback.body: FallbackBody, Range::FallbackBody),
 ];
 
 /// What a stored policy is called and what the registry says of it: no settings, and ignored where settings are named.

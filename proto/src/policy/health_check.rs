@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use super::{MS, SECOND, text::ShortText};
+use super::{MS, SECOND, text::text};
 use crate::{Invalid, v1};
 
 /// How replicas are checked, and what follows.
@@ -160,47 +160,6 @@ impl CheckType {
         };
         wire.into()
     }
-}
-
-/// A text that is held in place, so that a policy stays a plain value, and that says what it may be.
-macro_rules! text {
-    ($(#[$doc:meta])* $name:ident($length:literal), $forms:literal, $default:literal, $is_one:expr) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        pub struct $name(ShortText<$length>);
-
-        impl $name {
-            /// What it may be.
-            pub const FORMS: &'static str = $forms;
-
-            /// The text.
-            pub fn as_str(&self) -> &str {
-                self.0.as_str()
-            }
-        }
-
-        impl Default for $name {
-            fn default() -> Self {
-                Self(ShortText::new($default).expect("the default is short"))
-            }
-        }
-
-        impl FromStr for $name {
-            type Err = Invalid;
-
-            fn from_str(text: &str) -> Result<Self, Invalid> {
-                let is_one: fn(&str) -> bool = $is_one;
-                let short = ShortText::new(text).filter(|_| is_one(text)).map(Self);
-                short.ok_or_else(|| super::text::refusal(text, Self::FORMS))
-            }
-        }
-
-        impl fmt::Display for $name {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(self.as_str())
-            }
-        }
-    };
 }
 
 text!(

@@ -58,6 +58,21 @@ impl Methods {
     /// Every method there is or will be.
     pub const ALL: Self = Self(u64::MAX);
 
+    /// Those of RFC 9110 section 9.2.2: doing a request twice is like doing it once.
+    pub const IDEMPOTENT: Self = {
+        let (mut set, mut index) = (0, 0);
+        while index < REGISTERED.len() {
+            if matches!(
+                REGISTERED[index].as_bytes(),
+                b"DELETE" | b"GET" | b"HEAD" | b"OPTIONS" | b"PUT" | b"TRACE"
+            ) {
+                set |= 1 << index;
+            }
+            index += 1;
+        }
+        Self(set)
+    };
+
     /// Reads names of methods, which are case-sensitive, in any order; or `*` alone for all.
     ///
     /// # Errors

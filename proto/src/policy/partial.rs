@@ -331,6 +331,16 @@ mod tests {
                     Value::Statuses(written.join(",").parse().unwrap())
                 })
                 .boxed(),
+            Range::Status => prop_oneof![Just(0), 200..=599_u32].prop_map(Value::Count).boxed(),
+            Range::FallbackService => {
+                "[a-z][a-z0-9]{0,62}".prop_map(|text| Value::FallbackService(text.parse().unwrap())).boxed()
+            }
+            Range::FallbackContentType => "[a-z]{1,9}/[a-z]{1,9}"
+                .prop_map(|text| Value::FallbackContentType(text.parse().unwrap()))
+                .boxed(),
+            Range::FallbackBody => {
+                ".{0,200}".prop_map(|text| Value::FallbackBody(text.parse().unwrap())).boxed()
+            }
             Range::GrpcService => {
                 "[A-Za-z0-9_.-]{0,63}".prop_map(|text| Value::GrpcService(text.parse().unwrap())).boxed()
             }

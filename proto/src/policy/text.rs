@@ -4,10 +4,10 @@ use std::fmt;
 
 use crate::Invalid;
 
-/// A text of at most `N` bytes, of which there may be 255.
+/// A text of at most `N` bytes, of which there may be 65,535.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct ShortText<const N: usize> {
-    length: u8,
+    length: u16,
     /// Zeros behind `length`, so that equal texts are equal.
     bytes: [u8; N],
 }
@@ -17,7 +17,7 @@ impl<const N: usize> ShortText<N> {
     pub(super) fn new(text: &str) -> Option<Self> {
         let mut bytes = [0; N];
         bytes.get_mut(..text.len())?.copy_from_slice(text.as_bytes());
-        Some(Self { length: u8::try_from(text.len()).ok()?, bytes })
+        Some(Self { length: u16::try_from(text.len()).ok()?, bytes })
     }
 
     pub(super) fn as_str(&self) -> &str {
@@ -30,6 +30,49 @@ impl<const N: usize> fmt::Debug for ShortText<N> {
         self.as_str().fmt(f)
     }
 }
+
+/// A type of texts that have a form.
+macro_rules! text {
+    ($(#[$doc:meta])* $name:ident($length:literal), $forms:literal, $default:literal, $is_one:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub struct $name($crate::policy::text::ShortText<$length>);
+
+        impl $name {
+            /// What it may be.
+            pub const FORMS: &'static str = $forms;
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                self.0.as_str()
+            }
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self($crate::policy::text::ShortText::new($default).expect("the default is short"))
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = $crate::Invalid;
+
+            fn from_str(text: &str) -> Result<Self, $crate::Invalid> {
+                let is_one: fn(&str) -> bool = $is_one;
+                let short = $crate::policy::text::ShortText::new(text).filter(|_| is_one(text)).map(Self);
+                short.ok_or_else(|| $crate::policy::text::refusal(text, Self::FORMS))
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+pub(super) use text;
 
 /// Says that a text is none of the `forms` it may have, and shows as much of it as helps.
 pub(super) fn refusal(text: &str, forms: &str) -> Invalid {

@@ -1,4 +1,7 @@
-use std::time::Instant;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::{ClientConfig, pki_types::pem::PemObject};
@@ -8,7 +11,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::*;
+use super::{files::LOOK_INTERVAL, *};
 
 /// An authority, and the files of what it has signed.
 struct Authority {
@@ -187,4 +190,33 @@ async fn files_that_change_are_shown_and_such_that_cannot_be_used_change_nothing
     }
     shutdown.begin();
     following.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn whom_a_client_believes_is_read_again_and_half_written_files_change_nothing() {
+    let (before, after) = (Authority::new("before"), Authority::new("after"));
+    let ca = before.file();
+    let files = ClientTlsFiles { ca: Some(ca.clone()), identity: None, protocols: &[] };
+    let tls = Arc::new(ClientTls::load(files).unwrap());
+    let shutdown = Shutdown::new();
+    let following = tokio::spawn(Arc::clone(&tls).follow(shutdown.clone()));
+    let began = tls.config().await.unwrap();
+    fs::write(&ca, "-----BEGIN CERT").unwrap();
+    tokio::time::sleep(3 * LOOK_INTERVAL).await;
+    assert!(Arc::ptr_eq(&tls.config().await.unwrap(), &began));
+    fs::write(&ca, &after.certificate).unwrap();
+    let patience = Instant::now();
+    while Arc::ptr_eq(&tls.config().await.unwrap(), &began) {
+        assert!(patience.elapsed() < Duration::from_secs(20), "it never looks");
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+    shutdown.begin();
+    following.await.unwrap();
+}
+
+#[test]
+fn a_clients_files_are_refused_by_their_names_and_none_are_read_where_none_are_named() {
+    let files = ClientTlsFiles { ca: Some("/no/such/ca".into()), ..ClientTlsFiles::default() };
+    assert!(ClientTls::load(files).unwrap_err().to_string().contains("/no/such/ca"));
+    assert!(!ClientTls::load(ClientTlsFiles::default()).unwrap().has_files());
 }

@@ -169,8 +169,11 @@ def registrations(client, address):
     client.refuse(
         "ALREADY_EXISTS", "ADDRESS_IN_USE", REGISTRY + "Register", service="orders", replicaId="r-2", endpoint={"address": address}
     )
-    mine = client.call(REGISTRY + "Register", service="ports", endpoint={"address": ":9"}, permanent=True)
-    assert mine["replica"]["endpoint"]["address"] == "127.0.0.1:9", mine
+    tls = {"address": ":9", "protocol": "ENDPOINT_PROTOCOL_TLS", "tlsServerName": "Ports.Example"}
+    mine = client.call(REGISTRY + "Register", service="ports", endpoint=tls, permanent=True)
+    assert mine["replica"]["endpoint"] == {**tls, "address": "127.0.0.1:9", "tlsServerName": "ports.example"}, mine
+    plain = {"address": "127.0.0.1:9", "tlsServerName": "ports.example"}
+    client.refuse("INVALID_ARGUMENT", "INVALID_FIELD", REGISTRY + "Register", "endpoint.tls_server_name", service="ports", endpoint=plain)
     owned = {"service": "orders", "replicaId": "r-1", "leaseId": first["leaseId"]}
     return owned
 

@@ -1,11 +1,14 @@
 """A replica by the websockets library, and one of pages and events.
 
-Prints where it listens, as JSON, then one line for each report that a page posts. Runs until it is killed.
+Usage: websocket_replica.py [CERTIFICATE KEY], which WebSockets are spoken to with TLS by. Prints where it listens, as JSON, then one
+line for each report that a page posts. Runs until it is killed.
 """
 
 import asyncio
 import json
 import pathlib
+import ssl
+import sys
 
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
@@ -62,8 +65,18 @@ async def pages(reader, writer):
         writer.close()
 
 
+def tls():
+    """What speaks HTTP/1.1 only, and says so to whoever offers more."""
+    if len(sys.argv) == 1:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*sys.argv[1:])
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
 async def main():
-    async with serve(chat, "127.0.0.1", 0, subprotocols=["chat"], max_size=1 << 22) as sockets:
+    async with serve(chat, "127.0.0.1", 0, ssl=tls(), subprotocols=["chat"], max_size=1 << 22) as sockets:
         server = await asyncio.start_server(pages, "127.0.0.1", 0)
         at = {name: "%s:%d" % listener.sockets[0].getsockname() for name, listener in (("chat", sockets), ("pages", server))}
         print(json.dumps({"ready": True} | at), flush=True)

@@ -52,7 +52,7 @@ fn same_replicas(held: &Snapshot, then: &Registry, follows: &impl Fn(&ServiceNam
         let key = (record.key.service.clone(), record.key.replica.clone());
         let deadline = record.drain.as_deref().map(|drain| drain.deadline);
         let state = (record.shown_health(), record.mode(), deadline);
-        (key, record.address.clone(), record.weight, state, record.incarnation, record.revision)
+        (key, record.endpoint.clone(), record.weight, state, record.incarnation, record.revision)
     });
     let expected: Vec<_> = expected.collect();
     let of_service = |service: &std::sync::Arc<data_plane::table::ServiceSpec>| {
@@ -61,7 +61,7 @@ fn same_replicas(held: &Snapshot, then: &Registry, follows: &impl Fn(&ServiceNam
         let specs = service.replicas.iter().map(|spec| {
             let key = (name.clone(), spec.id.clone());
             let state = (spec.health, spec.mode, spec.drain_deadline);
-            (key, spec.address.clone(), spec.weight, state, spec.incarnation, spec.revision)
+            (key, spec.endpoint.clone(), spec.weight, state, spec.incarnation, spec.revision)
         });
         specs.collect::<Vec<_>>()
     };

@@ -131,7 +131,7 @@ impl Ledger {
         let block = overrides(&self.present).find(|entry| {
             let OverrideKind::RegistrationBlocked(address) = &entry.kind else { return false };
             let is_it = entry.target.replica.as_ref() == Some(&record.key.replica)
-                || address.as_ref() == Some(&record.address);
+                || address.as_ref() == Some(&record.endpoint.address);
             entry.target.service == record.key.service && is_it && entry.expires_at > env.wall()
         });
         claim("what_is_blocked_stays_out", block.is_none(), || format!("{}: {block:?}", record.key))
@@ -149,9 +149,9 @@ impl Ledger {
     fn an_address_has_one_owner(&self) -> Checked {
         let mut owners = BTreeMap::new();
         for record in replicas(&self.present) {
-            let twin = owners.insert((&record.key.service, &record.address), &record.key);
+            let twin = owners.insert((&record.key.service, &record.endpoint.address), &record.key);
             claim("an_address_has_one_owner", twin.is_none(), || {
-                format!("{} and {twin:?} are both at {}", record.key, record.address)
+                format!("{} and {twin:?} are both at {}", record.key, record.endpoint.address)
             })?;
         }
         Ok(())
@@ -270,7 +270,7 @@ impl Ledger {
                 Command::Deregister { target: Target::Address(service, address), .. } => at(*revision)
                     .is_some_and(|then| {
                         let mut there = replicas(then).filter(|record| record.key.service == *service);
-                        !there.any(|record| record.address == *address)
+                        !there.any(|record| record.endpoint.address == *address)
                     }),
                 _ => true,
             },

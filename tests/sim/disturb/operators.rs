@@ -107,7 +107,7 @@ impl World {
         let addresses: Vec<_> = self.owners.iter().map(|owner| &owner.address).collect();
         let commands = self.ledger.replicas().filter_map(|record| {
             let (key, said) = (record.key.clone(), said.clone());
-            if !addresses.contains(&&record.address) {
+            if !addresses.contains(&&record.endpoint.address) {
                 let (target, proof) = (Target::Key(key), Proof::Force);
                 return Some(Command::Deregister { target, proof, said, block: None });
             }

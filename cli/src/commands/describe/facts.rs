@@ -10,7 +10,7 @@ use gateway_proto::{
 };
 
 use super::{
-    super::get::{labels, override_subject, override_terms},
+    super::get::{labels, override_subject, override_terms, spoken},
     About,
 };
 use crate::age::{self, NONE};
@@ -50,7 +50,7 @@ pub(super) fn facts(replica: &Replica, about: &About, now: SystemTime) -> Vec<(&
 
 /// `10.0.0.13:8080   weight 100   priority 1   eu-west/eu-west-1a`.
 pub(in crate::commands) fn place(replica: &Replica) -> String {
-    let address = replica.endpoint.as_ref().map_or(NONE, |endpoint| &endpoint.address);
+    let address = replica.endpoint.as_ref().map_or_else(|| NONE.to_owned(), spoken);
     let mut text = format!("{address}   weight {}", replica.weight);
     if replica.priority > 0 {
         text = format!("{text}   priority {}", replica.priority);
@@ -74,13 +74,14 @@ pub(in crate::commands) fn health(replica: &Replica, now: SystemTime) -> String 
     let seconds = |at: &prost_types::Timestamp| (at.seconds, at.nanos);
     let drained = replica.drain.as_ref().and_then(|drain| drain.begin_time.as_ref()).map(seconds);
     let changed = replica.state_change_time.as_ref().map(seconds);
-    if drained.is_none_or(|drained| changed > Some(drained)) {
+    // A data plane that tells it by itself may not know.
+    if changed.is_some() && drained.is_none_or(|drained| changed > Some(drained)) {
         text = format!("{text} for {}", age::since(now, replica.state_change_time));
         if !replica.state_reason.is_empty() {
             text = format!("{text}: {}", replica.state_reason);
         }
     }
-    if Health::parse(replica.health) == Ok(Some(Health::Lost)) {
+    if Health::parse(replica.health) == Ok(Some(Health::Lost)) && replica.reported_health != 0 {
         text = format!("{text}; it reported itself {} before", name(replica.reported_health));
     }
     text

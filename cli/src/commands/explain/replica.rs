@@ -15,6 +15,7 @@ use super::super::{
     describe::facts::{health, lease, mode, place},
     get::{override_subject, override_terms, window},
 };
+use super::causes::{causes, measures};
 use crate::{
     age::{self, NONE, or_none},
     table::{ALARM, CAUTION, Cell, GOOD, Table},
@@ -39,10 +40,19 @@ pub(super) fn render(told: &ExplainReplicaResponse, now: SystemTime) -> String {
         printable(&told.replica_id)
     );
     let _ = writeln!(text, "{}", printable(&told.summary));
+    if !told.causes.is_empty() {
+        let _ = write!(text, "\nWhy\n{}", causes(&told.causes, now));
+    }
     section(&mut text, "Registry", registry(told, now));
     let rest = told.node_counts.map_or(0, |counts| counts.total)
         - i32::try_from(told.nodes.len().min(MAX_NODES)).unwrap_or(0);
-    section(&mut text, "Data planes, worst first", nodes(&told.nodes, now));
+    // Of one that is gone, only those that ask it all the same have something to say.
+    let is_shown =
+        told.removed.is_none() || told.nodes.iter().any(|node| node.standing() == NodeStanding::Holds);
+    let rest = if is_shown { rest } else { 0 };
+    if is_shown {
+        section(&mut text, "Data planes, worst first", nodes(&told.nodes, now));
+    }
     if told.nodes.is_empty() && told.removed.is_none() {
         text.push_str("\nData planes\n  none is known\n");
     }
@@ -50,7 +60,7 @@ pub(super) fn render(told: &ExplainReplicaResponse, now: SystemTime) -> String {
         let _ = writeln!(text, "  ... and {rest} more (-o json has up to 50)");
     }
     section(&mut text, "Opened by", trips(&told.nodes, now));
-    section(&mut text, "Back when", until(&told.nodes));
+    section(&mut text, "Measured", measures(&told.nodes, now));
     section(&mut text, "Last failures, newest first", failures(&told.nodes, now));
     let mut steps = Table::new(["COMMAND", "WHY"]).with_headings(false);
     for step in &told.next_steps {
@@ -154,7 +164,7 @@ fn nodes(nodes: &[NodeExplanation], now: SystemTime) -> Table {
         table.push(vec![
             (&node.node_id).into(),
             standing(node),
-            or_none(age::since(now, row.state_change_time)).into(),
+            since(node, &row, now).into(),
             or_none(age::until(now, row.retry_time)).into(),
             outcomes(&row).into(),
             or_none(row.inflight_count.to_string()).into(),
@@ -164,6 +174,11 @@ fn nodes(nodes: &[NodeExplanation], now: SystemTime) -> Table {
         ]);
     }
     table
+}
+
+/// Since when it is held, out, or in its state.
+fn since(node: &NodeExplanation, row: &Breaker, now: SystemTime) -> String {
+    age::since(now, node.held_time.or(row.out_time).or(row.state_change_time))
 }
 
 /// A breaker that is not closed counts none.
@@ -211,6 +226,7 @@ fn standing(node: &NodeExplanation) -> Cell {
         NodeStanding::Rests => ("RESTS", ALARM),
         NodeStanding::ForcedOpen => ("FORCED OPEN", ALARM),
         NodeStanding::CheckedOut => ("CHECKED OUT", ALARM),
+        NodeStanding::Holds => ("holds", CAUTION),
         NodeStanding::StandsBy => ("stands by", GOOD),
         NodeStanding::HeldBack => ("holds back", CAUTION),
         NodeStanding::Untold => ("has not told", CAUTION),
@@ -255,15 +271,6 @@ fn trips(nodes: &[NodeExplanation], now: SystemTime) -> Table {
     table
 }
 
-fn until(nodes: &[NodeExplanation]) -> Table {
-    let mut table = Table::new(["NODE", "UNTIL"]).with_headings(false);
-    let is_out = |node: &&NodeExplanation| !node.until.is_empty() && node.standing() != NodeStanding::Untold;
-    for node in nodes.iter().filter(is_out).take(MAX_TRIPS) {
-        table.push(vec![(&node.node_id).into(), (&node.until).into()]);
-    }
-    table
-}
-
 fn failures(nodes: &[NodeExplanation], now: SystemTime) -> Table {
     let mut table = Table::new(["NODE", "WHEN", "ERROR", "REQUEST"]).with_headings(false);
     let mut all: Vec<_> = nodes
@@ -290,8 +297,8 @@ mod tests {
     use gateway_proto::{
         time::{duration, timestamp},
         v1::{
-            BreakerRule, BreakerState, Conclusion, Endpoint, FailedAttempt, HealthStatus, Lease, NextStep,
-            NodeCounts, RemovedReplica, Trip,
+            BreakerRule, BreakerState, Cause, Conclusion, Effect, Endpoint, FailedAttempt, HealthStatus,
+            Layer, Lease, NextStep, NodeCounts, RemovedReplica, Trip,
         },
     };
 
@@ -366,7 +373,7 @@ mod tests {
             conclusion: Conclusion::Undecided.into(),
             summary: "out on dp-1 since 12s: dp-1 sees it fail".into(),
             replica: Some(Replica {
-                endpoint: Some(Endpoint { address: "10.0.0.13:8080".into() }),
+                endpoint: Some(Endpoint { address: "10.0.0.13:8080".into(), ..Endpoint::default() }),
                 weight: 100,
                 health: HealthStatus::Healthy.into(),
                 state_change_time: at(400),
@@ -382,6 +389,21 @@ mod tests {
             nodes: vec![out(), silent()],
             node_counts: Some(NodeCounts { total: 12, ..Default::default() }),
             breaker_policy: gateway_proto::Policy::default().to_wire().breaker,
+            causes: vec![Cause {
+                layer: Layer::Breaker.into(),
+                effect: Effect::KeepsOut.into(),
+                summary: "consecutive_failures 5 >= 5: connect refused".into(),
+                since_time: at(988),
+                until: out().until,
+                node_ids: vec!["dp-1".into()],
+                node_count: 1,
+                heard_node_count: 1,
+                next_step: Some(NextStep {
+                    command: "gwctl breaker reset orders/r-2".into(),
+                    purpose: "try it again now, once it is mended".into(),
+                }),
+                ..Default::default()
+            }],
             next_steps: vec![NextStep {
                 command: "gwctl breaker reset orders/r-2".into(),
                 purpose: "try it again now, once it is mended".into(),
@@ -397,6 +419,11 @@ mod tests {
             "\
 orders/r-2   OUT
 out on dp-1 since 12s: dp-1 sees it fail
+
+Why
+  breaker keeps it out on dp-1 since 12s: consecutive_failures 5 >= 5: connect refused
+    until   the probe that is due in 3.0s succeeds, and 1 more; if it fails, it rests for about 8.0s
+    do      gwctl breaker reset orders/r-2   try it again now, once it is mended
 
 Registry
   address   10.0.0.13:8080   weight 100   incarnation 3
@@ -414,9 +441,6 @@ Data planes, worst first
 Opened by
   NODE   RULE                   OBSERVED   THRESHOLD   OUTCOMES   WHEN      RESTS FOR   GENERATION
   dp-1   consecutive_failures   5          5           5          12s ago   3.9s        21
-
-Back when
-  dp-1   the probe that is due in 3.0s succeeds, and 1 more; if it fails, it rests for about 8.0s
 
 Last failures, newest first
   dp-1   12s ago   connect refused   x-request-id 0af3
@@ -438,8 +462,10 @@ Next
                 remove_time: at(988),
                 cause: "its lease lapsed".into(),
                 lease_lapsed: true,
+                ..Default::default()
             }),
             nodes: Vec::new(),
+            causes: Vec::new(),
             node_counts: None,
             ..told()
         };

@@ -3,9 +3,9 @@
 use std::{collections::HashMap, time::SystemTime};
 
 use gateway_proto::{
-    Health, Mode, ServiceName,
+    Health, Mode, Protocol, ServiceName,
     time::{non_negative, system_time},
-    v1::{Breaker, BreakerState, HealthCheck, HealthCheckState, Replica},
+    v1::{Breaker, BreakerState, Endpoint, EndpointProtocol, HealthCheck, HealthCheckState, Replica},
 };
 
 use super::{alarm, attempts, state_cell};
@@ -60,7 +60,7 @@ fn table(replicas: &[Replica], breakers: &[Breaker], now: SystemTime, view: View
         headings.insert(0, "SERVICE");
     }
     if view.wide {
-        headings.extend(["PRIORITY", "INCARNATION", "ATTEMPTS", "ZONE", "VERSION", "LABELS"]);
+        headings.extend(["PROTOCOL", "PRIORITY", "INCARNATION", "ATTEMPTS", "ZONE", "VERSION", "LABELS"]);
     }
     let breakers: HashMap<_, _> =
         breakers.iter().map(|b| ((b.service.as_str(), b.replica_id.as_str()), b)).collect();
@@ -84,6 +84,7 @@ fn table(replicas: &[Replica], breakers: &[Breaker], now: SystemTime, view: View
         }
         if view.wide {
             row.extend([
+                replica.endpoint.as_ref().map_or_else(|| NONE.to_owned(), protocol).into(),
                 replica.priority.to_string().into(),
                 replica.incarnation.to_string().into(),
                 breaker.map_or_else(|| NONE.to_owned(), attempts).into(),
@@ -95,6 +96,24 @@ fn table(replicas: &[Replica], breakers: &[Breaker], now: SystemTime, view: View
         table.push(row);
     }
     table
+}
+
+/// `10.0.0.13:8443, tls as orders.example`: HTTP/1.1 goes without saying.
+pub(in crate::commands) fn spoken(endpoint: &Endpoint) -> String {
+    match endpoint.protocol() {
+        EndpointProtocol::Unspecified | EndpointProtocol::Http1 => endpoint.address.clone(),
+        _ => format!("{}, {}", endpoint.address, protocol(endpoint)),
+    }
+}
+
+/// `tls as orders.example`: what is spoken, and whose certificate is asked for.
+fn protocol(endpoint: &Endpoint) -> String {
+    let name = &endpoint.tls_server_name;
+    match Protocol::parse(endpoint.protocol, name) {
+        Ok(protocol) if name.is_empty() => protocol.to_string(),
+        Ok(protocol) => format!("{protocol} as {name}"),
+        Err(_) => "unknown".into(),
+    }
 }
 
 fn breaker_cell(breaker: &Breaker, now: SystemTime) -> Cell {
@@ -216,7 +235,7 @@ mod tests {
         Replica {
             service: "orders".into(),
             replica_id: id.into(),
-            endpoint: Some(Endpoint { address: "10.0.0.11:8080".into() }),
+            endpoint: Some(Endpoint { address: "10.0.0.11:8080".into(), ..Default::default() }),
             weight: 100,
             health: health.into(),
             lease: Some(lease),
@@ -309,8 +328,8 @@ r-5       10.0.0.11:8080   healthy     drained              FORCED-OPEN, 11m lef
         assert_eq!(
             anstream::adapter::strip_str(&table.to_string()).to_string(),
             "\
-SERVICE   REPLICA   ADDRESS          HEALTH     MODE      BREAKER   CHECK   LEASE     INFLIGHT   WEIGHT   AGE   PRIORITY   INCARNATION   ATTEMPTS       ZONE    VERSION   LABELS
-orders    r-1       10.0.0.11:8080   starting   serving   closed    -       22s/30s   0          100      1m    0          3             44, 2 failed   eu-1a   -         env=\\u{1b}[31mprod team=web
+SERVICE   REPLICA   ADDRESS          HEALTH     MODE      BREAKER   CHECK   LEASE     INFLIGHT   WEIGHT   AGE   PROTOCOL   PRIORITY   INCARNATION   ATTEMPTS       ZONE    VERSION   LABELS
+orders    r-1       10.0.0.11:8080   starting   serving   closed    -       22s/30s   0          100      1m    http1      0          3             44, 2 failed   eu-1a   -         env=\\u{1b}[31mprod team=web
 "
         );
     }

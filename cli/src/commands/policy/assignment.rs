@@ -49,7 +49,7 @@ fn parse(field: &Field, text: &str) -> Result<Value, String> {
         Range::Duration { .. } => humantime::parse_duration(text)
             .map(Value::Duration)
             .map_err(|_| format!("\"{text}\" is no duration such as 800ms, 20s or 1m; {range} is allowed")),
-        Range::Count { .. } => text
+        Range::Count { .. } | Range::Status => text
             .parse()
             .map(Value::Count)
             .map_err(|_| format!("\"{text}\" is no whole number; {range} is allowed")),
@@ -83,6 +83,11 @@ fn parse(field: &Field, text: &str) -> Result<Value, String> {
             format!("\"{text}\" is no instant such as 2026-11-28T21:00:00Z; {range} is allowed")
         }),
         Range::GrpcService => text.parse().map(Value::GrpcService).map_err(|_| no_form(text, range)),
+        Range::FallbackService => text.parse().map(Value::FallbackService).map_err(|_| no_form(text, range)),
+        Range::FallbackContentType => {
+            text.parse().map(Value::FallbackContentType).map_err(|_| no_form(text, range))
+        }
+        Range::FallbackBody => text.parse().map(Value::FallbackBody).map_err(|_| no_form(text, range)),
     }
 }
 

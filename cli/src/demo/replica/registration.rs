@@ -70,7 +70,7 @@ impl Registration {
         let request = RegisterRequest {
             service: self.key.service.to_string(),
             replica_id: self.key.replica.to_string(),
-            endpoint: Some(Endpoint { address: self.address.to_string() }),
+            endpoint: Some(Endpoint { address: self.address.to_string(), ..Default::default() }),
             version: env!("CARGO_PKG_VERSION").into(),
             lease_ttl: Some(duration(self.ttl)),
             ..Default::default()

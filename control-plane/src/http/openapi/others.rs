@@ -46,6 +46,15 @@ fn register() -> Value {
         "properties": {
             "service": {"type": "string"},
             "address": {"type": "string", "description": "\"host:port\"; \":port\" takes the caller's address."},
+            "protocol": {
+                "type": "string",
+                "enum": ["http1", "h2c", "tls"],
+                "description": "What it understands; without it, HTTP/1.1.",
+            },
+            "tls_server_name": {
+                "type": "string",
+                "description": "With \"tls\": the name that its certificate must have, if not the host of the address.",
+            },
             "lease_ttl": {
                 "type": "string",
                 "description": "Asks for a lease, such as \"30s\" or \"1m 30s\"; without it, the replica stays until \

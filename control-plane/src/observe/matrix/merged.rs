@@ -38,6 +38,8 @@ impl Replica {
             window_slow_count: sum(|cell| cell.row.window_slow_count),
             asked_regardless: cells().any(|cell| cell.row.asked_regardless),
             stands_by: cells().all(|cell| cell.row.stands_by),
+            // Each data plane's own.
+            measures: None,
             trip_count: sum(|cell| cell.row.trip_count),
             attempt_count: counts.attempts,
             failure_count: counts.failures,

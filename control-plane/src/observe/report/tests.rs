@@ -208,7 +208,11 @@ fn what_a_guard_holds_is_counted_with_those_that_are_not_named() {
         let replica = |(service, id): &(&str, &str)| v1::HeldReplica {
             service: (*service).into(),
             replica_id: (*id).into(),
-            ..Default::default()
+            // One was missing at a time that is none.
+            missing_time: Some(prost_types::Timestamp {
+                seconds: if *service == "orders" { 7 } else { -7 },
+                nanos: 0,
+            }),
         };
         let held = v1::HeldReplicas { replicas: names.iter().map(replica).collect(), total_count };
         let wire = v1::ReportNodeStatusRequest { held_replicas: Some(held), ..Default::default() };
@@ -216,7 +220,11 @@ fn what_a_guard_holds_is_counted_with_those_that_are_not_named() {
     };
     let names = [("orders", "b"), ("billing", "a"), ("orders", "a")];
     let of = |names: &[&str]| names.iter().map(|name| ServiceName::parse(name).unwrap()).collect::<Vec<_>>();
-    assert_eq!(held(&names, 5000), Ok(Held { count: 5000, services: of(&["billing", "orders"]) }));
+    let all = held(&names, 5000).unwrap();
+    assert_eq!((all.count, &all.services), (5000, &of(&["billing", "orders"])));
+    let since = |service, id| all.since(&ReplicaKey::parse(service, id).unwrap());
+    assert_eq!(since("orders", "a"), Some(Some(UNIX_EPOCH + Duration::from_secs(7))));
+    assert_eq!((since("billing", "a"), since("billing", "b")), (Some(None), None));
     assert_eq!(held(&names, -1).unwrap().count, 3);
     let wrong = held(&[("orders", "a"), ("orders", "A")], 2).unwrap_err();
     assert_eq!(wrong.violations()[0].field, "held_replicas.replicas[1].replica_id");

@@ -41,7 +41,7 @@ pub(super) fn deregister(
     }
     let cause = Cause::Deregistered { forced: proof == Proof::Force, said: said.clone() };
     let main = RecordWrite::remove(Key::Replica(record.key.clone()), record.revision, cause);
-    let block = block.map(|ttl| blocking(view, &record.key, Some(&record.address), ttl, said, at));
+    let block = block.map(|ttl| blocking(view, &record.key, Some(&record.endpoint.address), ttl, said, at));
     let block = block.transpose()?;
     Ok(Decision::Commit(Mutation { main, also: block.into_iter().collect(), at }))
 }

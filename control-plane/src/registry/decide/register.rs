@@ -10,7 +10,7 @@ use gateway_proto::{ReplicaId, ReplicaKey, ServiceName};
 use super::{Decision, Limits};
 use crate::registry::{
     Answer, Candidates, Cause, Key, LeaseTerms, Mutation, Override, OverrideKind, Record, Registration,
-    RegistryError, View,
+    RegistryError, SparseText, View,
     mutation::{RecordWrite, author, because},
     record::RequestMark,
 };
@@ -22,8 +22,10 @@ pub(in crate::registry) fn key_of(
     fresh: &Candidates,
 ) -> ReplicaKey {
     let service = view.shared_name(&registration.service);
-    let known =
-        registration.replica.as_ref().or_else(|| view.owner(&registration.service, &registration.address));
+    let known = registration
+        .replica
+        .as_ref()
+        .or_else(|| view.owner(&registration.service, &registration.endpoint.address));
     if let Some(replica) = known {
         return ReplicaKey { service, replica: replica.clone() };
     }
@@ -90,14 +92,14 @@ fn new_record(
     });
     Record {
         key: key.clone(),
-        address: wish.address.clone(),
+        endpoint: wish.endpoint.clone(),
         weight: wish.weight,
         priority: wish.priority,
         locality: wish.locality.clone(),
         version: wish.version.as_str().into(),
         labels: wish.labels.clone(),
         health: wish.health,
-        health_reason: Box::default(),
+        health_reason: SparseText::default(),
         health_since: at,
         lease: wish.ttl.map(|ttl| LeaseTerms::new(fresh.lease, ttl)),
         lost: None,
@@ -143,7 +145,7 @@ fn says_the_same(record: &Record, wish: &Registration) -> bool {
     record.lease.is_none()
         && wish.ttl.is_none()
         && wish.request.is_none()
-        && record.address == wish.address
+        && record.endpoint == wish.endpoint
         && record.weight == wish.weight
         && record.priority == wish.priority
         && record.locality == wish.locality
@@ -158,7 +160,7 @@ fn superseded<'a>(
     key: &ReplicaKey,
     wish: &Registration,
 ) -> Result<Option<&'a Arc<Record>>, RegistryError> {
-    let owner = view.owner(&wish.service, &wish.address).filter(|owner| **owner != key.replica);
+    let owner = view.owner(&wish.service, &wish.endpoint.address).filter(|owner| **owner != key.replica);
     let owner = owner.map(|replica| ReplicaKey { service: key.service.clone(), replica: replica.clone() });
     match owner.and_then(|owner| view.get(&owner)) {
         None => Ok(None),
@@ -166,7 +168,7 @@ fn superseded<'a>(
         Some(record) if record.lost.is_some() => Ok(Some(record)),
         Some(record) => Err(RegistryError::AddressInUse {
             service: wish.service.clone(),
-            address: wish.address.clone(),
+            address: wish.endpoint.address.clone(),
             owner: record.key.replica.clone(),
         }),
     }
@@ -179,14 +181,14 @@ fn check_block(
     at: SystemTime,
 ) -> Result<(), RegistryError> {
     let hit = |entry: &&Arc<Override>| {
-        let is_address = matches!(&entry.kind, OverrideKind::RegistrationBlocked(Some(address)) if *address == wish.address);
+        let is_address = matches!(&entry.kind, OverrideKind::RegistrationBlocked(Some(address)) if *address == wish.endpoint.address);
         entry.expires_at > at && (is_address || entry.target.replica.as_ref() == Some(&key.replica))
     };
     let Some(entry) = view.blocks(&key.service).find(hit) else { return Ok(()) };
     let remaining = entry.expires_at.duration_since(at).unwrap_or_default();
     let what = match entry.target.replica.as_ref() == Some(&key.replica) {
         true => key.to_string(),
-        false => format!("{} in {}", wish.address, key.service),
+        false => format!("{} in {}", wish.endpoint.address, key.service),
     };
     let by = because(author(&entry.author), &entry.reason);
     Err(RegistryError::RegistrationBlocked {

@@ -10,7 +10,7 @@ use std::{
     time::SystemTime,
 };
 
-use gateway_proto::{LeaseId, ReplicaKey};
+use gateway_proto::{LeaseId, ReplicaKey, v1::RemovalCause};
 
 use crate::registry::{
     Cause, Record, Registration, RequestMark,
@@ -27,6 +27,10 @@ pub struct Removed {
     pub lease: Option<LeaseId>,
     /// Whether its lease lapsed, and nobody removed it.
     pub has_expired: bool,
+    /// The same for data planes.
+    pub removal: RemovalCause,
+    /// Whether its owner removed it.
+    pub by_owner: bool,
     /// How, and by whom, for people.
     pub why: Arc<str>,
     /// When.
@@ -77,6 +81,8 @@ impl Removed {
         Self {
             lease: record.lease.map(|lease| lease.id),
             has_expired,
+            removal: cause.removal(),
+            by_owner: matches!(cause, Cause::Deregistered { forced: false, .. }),
             why: why.into(),
             at,
             until: at + 2 * ttl,

@@ -64,10 +64,10 @@ impl ServiceEntry {
     /// Takes a record in, and yields the one whose place it takes.
     pub(super) fn put(&mut self, record: Arc<Record>) -> Option<Arc<Record>> {
         let id = record.key.replica.clone();
-        self.owners.insert(record.address.clone(), id.clone());
+        self.owners.insert(record.endpoint.address.clone(), id.clone());
         self.revision = self.revision.max(record.revision);
         let before = self.replicas.insert(id, Arc::clone(&record));
-        if let Some(old) = before.as_ref().filter(|old| old.address != record.address) {
+        if let Some(old) = before.as_ref().filter(|old| old.endpoint.address != record.endpoint.address) {
             self.release(old);
         }
         before
@@ -82,8 +82,8 @@ impl ServiceEntry {
 
     /// Frees the record's address, unless another replica has taken it meanwhile.
     fn release(&mut self, record: &Record) {
-        if self.owners.get(&record.address) == Some(&record.key.replica) {
-            self.owners.remove(&record.address);
+        if self.owners.get(&record.endpoint.address) == Some(&record.key.replica) {
+            self.owners.remove(&record.endpoint.address);
         }
     }
 }

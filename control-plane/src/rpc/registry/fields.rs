@@ -38,7 +38,18 @@ pub(super) static REPLICAS: Schema<Record> = Schema {
     fields: &[
         Field { name: "service", read: Read::Text(|record| Cow::Borrowed(record.key.service.as_str())) },
         Field { name: "replica_id", read: Read::Text(|record| Cow::Borrowed(record.key.replica.as_str())) },
-        Field { name: "address", read: Read::Text(|record| Cow::Owned(record.address.to_string())) },
+        Field { name: "address", read: Read::Text(|record| Cow::Owned(record.endpoint.address.to_string())) },
+        Field {
+            name: "protocol",
+            read: Read::Word(
+                |record| record.endpoint.protocol.to_wire().into(),
+                Words {
+                    prefix: "ENDPOINT_PROTOCOL_",
+                    name: |number| Some(v1::EndpointProtocol::try_from(number).ok()?.as_str_name()),
+                    is_ordered: false,
+                },
+            ),
+        },
         Field { name: "weight", read: Read::Number(|record| record.weight.get().into()) },
         Field { name: "priority", read: Read::Number(|record| record.priority.get().into()) },
         Field { name: "region", read: Read::Text(|record| Cow::Borrowed(record.locality.region())) },

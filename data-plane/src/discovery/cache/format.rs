@@ -18,8 +18,8 @@ use crate::discovery::{
 };
 
 const MAGIC: [u8; 8] = *b"GWSNAPSH";
-/// 1 had the snapshot only.
-pub(super) const SCHEMA: u32 = 2;
+/// 1 had the snapshot only, 2 did not have where replicas are.
+pub(super) const SCHEMA: u32 = 3;
 
 #[derive(Clone, PartialEq, Message)]
 struct Content {

@@ -38,8 +38,15 @@ fn a_saved_snapshot_is_loaded_as_it_was() {
 /// Holds `orders/r-1` since noon beside the registry's `users/r-1`.
 fn holding() -> Mirror {
     let users = || service("users", vec![replica("users", "r-1", 1)]);
-    let orders =
-        service("orders", vec![v1::Replica { weight: 7, priority: 3, ..replica("orders", "r-1", 2) }]);
+    let endpoint = Some(v1::Endpoint {
+        address: "127.0.0.1:2".into(),
+        protocol: v1::EndpointProtocol::Tls.into(),
+        tls_server_name: "orders.example".into(),
+    });
+    let orders = service(
+        "orders",
+        vec![v1::Replica { weight: 7, priority: 3, endpoint, ..replica("orders", "r-1", 2) }],
+    );
     let mut mirror = Mirror::new("dp-1".parse().unwrap(), Snapshot::default(), nothing(), noon());
     mirror.tell(full(5, vec![orders, users()]), noon());
     mirror.tell(full(6, vec![users()]), noon());
@@ -118,7 +125,7 @@ fn another_schema_is_refused_whatever_follows_it() {
     bytes.truncate(12);
     bytes[8] = 1;
     let error = decode(&bytes, noon(), HOUR).unwrap_err();
-    assert_eq!(error.to_string(), "has schema version 1, this data plane reads 2");
+    assert_eq!(error.to_string(), "has schema version 1, this data plane reads 3");
 }
 
 #[test]

@@ -36,7 +36,8 @@ impl Case<'_> {
             return;
         }
         held.follow(self);
-        let addresses: BTreeSet<&Address> = self.present().iter().map(|replica| &replica.address).collect();
+        let addresses: BTreeSet<&Address> =
+            self.present().iter().map(|replica| &replica.endpoint.address).collect();
         let serving = self.previous().iter().filter(|replica| replica.is_serving()).count();
         let removed =
             gone.iter().filter(|replica| replica.is_serving() && self.is_removed(&replica.id)).count();
@@ -44,14 +45,16 @@ impl Case<'_> {
         held.expected = held.expected.saturating_sub(removed + removed_held);
         held.let_go(self.name, judgement, |replica| match &replica.spec {
             spec if self.has(&spec.id) => Some(LetGo::Returned),
-            spec if addresses.contains(&spec.address) => Some(LetGo::AddressTaken),
+            spec if addresses.contains(&spec.endpoint.address) => Some(LetGo::AddressTaken),
             spec if self.is_removed(&spec.id) => Some(LetGo::Deregistered),
             _ => None,
         });
 
         // What drains gets no new requests, so to hold it would save none.
         let doubtful = gone.into_iter().filter(|replica| {
-            replica.is_serving() && !self.is_removed(&replica.id) && !addresses.contains(&replica.address)
+            replica.is_serving()
+                && !self.is_removed(&replica.id)
+                && !addresses.contains(&replica.endpoint.address)
         });
         let (mut lapsed, silent): (Vec<_>, Vec<_>) =
             doubtful.partition(|replica| self.has_lapsed(&replica.id));

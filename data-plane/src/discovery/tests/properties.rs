@@ -208,7 +208,7 @@ fn wrong(kind: u8, held: &Snapshot) -> v1::StreamSnapshotsResponse {
 fn assert_same(held: &Snapshot, registry: &Registry) -> Result<(), TestCaseError> {
     let replicas = held.services().map(|spec| {
         let replicas = spec.replicas.iter();
-        let replicas = replicas.map(|r| (r.id.to_string(), (r.address.port(), r.revision)));
+        let replicas = replicas.map(|r| (r.id.to_string(), (r.endpoint.address.port(), r.revision)));
         (spec.name.to_string(), replicas.collect::<BTreeMap<_, _>>())
     });
     prop_assert_eq!(replicas.collect::<BTreeMap<_, _>>(), registry.replicas.clone());

@@ -39,7 +39,8 @@ impl World {
         let (table, _transitions) = Table::new(1);
         let (clock, counts, stop) = (Clock::new(), Arc::new(CheckCounts::default()), Shutdown::new());
         let journal = Arc::new(Journal::new(table.clone()));
-        let checker = Checker { table: table.clone(), journal, clock, counts: counts.clone() };
+        let checker =
+            Checker { table: table.clone(), journal, clock, counts: counts.clone(), tls: Arc::default() };
         let stopped = stop.clone();
         let running = tokio::spawn(async move { checker.run(&stopped).await });
         Self { table, clock, counts, stop, running }

@@ -1,5 +1,7 @@
 use std::net::SocketAddr;
 
+use gateway_proto::Protocol;
+use gateway_runtime::tls::ClientTlsFiles;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -14,8 +16,17 @@ fn policy(change: impl FnOnce(&mut HealthCheck)) -> HealthCheck {
 }
 
 async fn check(address: SocketAddr, method: CheckMethod, policy: &HealthCheck) -> Result<(), String> {
-    let address = Address::parse(&address.to_string()).unwrap();
-    let ended = Probe::new(address, method, policy).run(&Lookups::default()).await;
+    let endpoint = gateway_proto::Address::parse(&address.to_string()).unwrap().into();
+    check_at(endpoint, &ClientTls::default(), method, policy).await
+}
+
+async fn check_at(
+    endpoint: Endpoint,
+    tls: &ClientTls,
+    method: CheckMethod,
+    policy: &HealthCheck,
+) -> Result<(), String> {
+    let ended = Probe::new(endpoint, method, policy).run(&Lookups::default(), tls).await;
     ended.map_err(|failure| match failure {
         Failure::Failed(why) => why,
         Failure::Void(why) => format!("void: {why}"),
@@ -134,34 +145,38 @@ async fn a_replica_that_says_nothing_fails_when_the_time_is_over() {
 async fn grpc(status: Result<i32, &'static str>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        let answer = hyper::service::service_fn(move |request: Request<Incoming>| async move {
-            assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
-            let asked = request.into_body().collect().await.unwrap().to_bytes();
-            let asked = HealthCheckRequest::decode(&asked[5..]).unwrap();
-            assert_eq!(asked.service, "shop.v1.Orders");
-            let response = http::Response::builder().header("content-type", "application/grpc");
-            let frames: Vec<Result<_, std::convert::Infallible>> = match status {
-                Ok(status) => {
-                    let mut trailers = HeaderMap::new();
-                    trailers.insert("grpc-status", "0".parse().unwrap());
-                    let message = framed(&HealthCheckResponse { status });
-                    vec![Ok(hyper::body::Frame::data(message)), Ok(hyper::body::Frame::trailers(trailers))]
-                }
-                Err(_) => Vec::new(),
-            };
-            let response = match status {
-                Ok(_) => response,
-                Err(code) => response.header("grpc-status", code).header("grpc-message", "who?"),
-            };
-            response.body(http_body_util::StreamBody::new(tokio_stream::iter(frames)))
-        });
-        let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-            .serve_connection(TokioIo::new(stream), answer)
-            .await;
-    });
+    tokio::spawn(async move { serve_grpc(listener.accept().await.unwrap().0, status).await });
     address
+}
+
+async fn serve_grpc(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    status: Result<i32, &'static str>,
+) {
+    let answer = hyper::service::service_fn(move |request: Request<Incoming>| async move {
+        assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+        let asked = request.into_body().collect().await.unwrap().to_bytes();
+        let asked = HealthCheckRequest::decode(&asked[5..]).unwrap();
+        assert_eq!(asked.service, "shop.v1.Orders");
+        let response = http::Response::builder().header("content-type", "application/grpc");
+        let frames: Vec<Result<_, std::convert::Infallible>> = match status {
+            Ok(status) => {
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", "0".parse().unwrap());
+                let message = framed(&HealthCheckResponse { status });
+                vec![Ok(hyper::body::Frame::data(message)), Ok(hyper::body::Frame::trailers(trailers))]
+            }
+            Err(_) => Vec::new(),
+        };
+        let response = match status {
+            Ok(_) => response,
+            Err(code) => response.header("grpc-status", code).header("grpc-message", "who?"),
+        };
+        response.body(http_body_util::StreamBody::new(tokio_stream::iter(frames)))
+    });
+    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), answer)
+        .await;
 }
 
 #[tokio::test]
@@ -193,8 +208,84 @@ async fn a_name_is_looked_up_and_one_that_is_none_fails() {
     let port = listener.local_addr().unwrap().port();
     let policy = policy(|_| {});
     let ended = async |name: String| {
-        Probe::new(Address::parse(&name).unwrap(), CheckMethod::Tcp, &policy).run(&Lookups::default()).await
+        let endpoint = gateway_proto::Address::parse(&name).unwrap().into();
+        Probe::new(endpoint, CheckMethod::Tcp, &policy).run(&Lookups::default(), &ClientTls::default()).await
     };
     assert_eq!(ended(format!("localhost:{port}")).await, Ok(()));
     assert!(matches!(ended("nobody.invalid:80".into()).await, Err(Failure::Failed(_))));
+}
+
+/// What a replica named orders.example shows, which speaks HTTP/2 only, and who believes it.
+fn secure() -> (tokio_rustls::TlsAcceptor, ClientTls) {
+    let folder = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(["orders.example".to_owned()]).unwrap();
+    std::fs::write(folder.path().join("ca"), made.cert.pem()).unwrap();
+    let chain = vec![made.cert.der().clone()];
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let shown = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);
+    let mut shown = shown.unwrap();
+    shown.alpn_protocols = vec![b"h2".to_vec()];
+    let ca = Some(folder.path().join("ca"));
+    let tls = ClientTls::load(ClientTlsFiles { ca, identity: None, protocols: &[b"h2"] }).unwrap();
+    (tokio_rustls::TlsAcceptor::from(Arc::new(shown)), tls)
+}
+
+#[tokio::test]
+async fn a_grpc_check_is_made_over_tls_with_a_replica_that_speaks_it() {
+    let policy = policy(|policy| policy.grpc_service = "shop.v1.Orders".parse().unwrap());
+    for (name, status, expected) in [
+        ("orders.example", 1, Ok(())),
+        ("orders.example", 2, Err("its health is NOT_SERVING")),
+        ("users.example", 1, Err("certificate is for another name")),
+    ] {
+        let (acceptor, tls) = secure();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = gateway_proto::Address::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+        tokio::spawn(async move {
+            let stream = acceptor.accept(listener.accept().await.unwrap().0).await;
+            if let Ok(stream) = stream {
+                serve_grpc(stream, Ok(status)).await;
+            }
+        });
+        let endpoint = Endpoint { address, protocol: Protocol::tls(None).named(name).unwrap() };
+        let ended = check_at(endpoint, &tls, CheckMethod::Grpc, &policy).await;
+        assert_eq!(ended, expected.map_err(str::to_owned), "{name} {status}");
+    }
+}
+
+#[tokio::test]
+async fn a_replica_is_checked_in_the_protocol_that_it_speaks() {
+    let (acceptor, tls) = secure();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = gateway_proto::Address::parse(&listener.local_addr().unwrap().to_string()).unwrap();
+    tokio::spawn(async move {
+        for is_tls in [false, true, true] {
+            let (stream, _) = listener.accept().await.unwrap();
+            if is_tls {
+                let Ok(stream) = acceptor.accept(stream).await else { continue };
+                tokio::spawn(serve_http2(stream));
+            } else {
+                tokio::spawn(serve_http2(stream));
+            }
+        }
+    });
+    let policy = policy(|_| {});
+    for (protocol, expected) in [
+        (Protocol::h2c(), Ok(())),
+        (Protocol::tls(None).named("orders.example").unwrap(), Ok(())),
+        (
+            Protocol::tls(None).named("users.example").unwrap(),
+            Err("certificate is for another name".to_owned()),
+        ),
+    ] {
+        let endpoint = Endpoint { address: address.clone(), protocol };
+        assert_eq!(check_at(endpoint, &tls, CheckMethod::Http, &policy).await, expected);
+    }
+}
+
+async fn serve_http2(stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let mut connection = h2::server::handshake(stream).await.unwrap();
+    while let Some(Ok((_, mut answering))) = connection.accept().await {
+        let _ = answering.send_response(http::Response::new(()), true);
+    }
 }

@@ -11,7 +11,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use gateway_proto::Policy;
 use http::StatusCode;
 
 use super::{Ended, Journey};
@@ -29,8 +28,8 @@ use crate::{
         tunnel::Tunnel,
         upstream::{ConnectFailure, Link, SendFailure},
     },
-    routing::{Fault, Outcome, Tick, judge, retry::Proof},
-    table::Replica,
+    routing::{Fault, Outcome, Tick, UNAVAILABLE, judge, retry::Proof},
+    table::{AttemptPolicy, Replica},
 };
 
 /// What became of one attempt.
@@ -49,6 +48,8 @@ pub(super) enum Tried {
     ClientGone,
     /// The client stopped sending its request's body.
     ClientStalled,
+    /// The replica speaks HTTP/2, which has no way to write the request: this is why.
+    Unsendable(&'static str),
 }
 
 /// Who took too long, when an attempt ends without a response head.
@@ -73,6 +74,10 @@ impl Tried {
             }
             Self::Failed { ended: Ended::Faulted(fault), .. } => Word(fault.as_str()),
             Self::Failed { ended: Ended::Drained, .. } => Word("drained"),
+            Self::Failed { ended: Ended::Declined, .. } => Word("declined"),
+            Self::Failed { ended: Ended::Full, .. } => Word("streams_exhausted"),
+            Self::Failed { ended: Ended::CannotSwitch, .. } => Word("cannot_switch"),
+            Self::Unsendable(_) => Word("unsendable"),
             Self::OutOfTime => Word("out_of_time"),
             Self::Exhausted => Word("gateway_exhausted"),
             Self::ClientGone => Word("client_gone"),
@@ -82,16 +87,17 @@ impl Tried {
 }
 
 impl Journey<'_> {
-    /// One attempt, within its own time, the request's, and the replica's.
-    pub(super) async fn try_once(&self, attempt: Attempt, policy: &Policy) -> Tried {
+    /// One attempt, the `number`th, within its own time, the request's, and the replica's.
+    pub(super) async fn try_once(&self, attempt: Attempt, policy: &AttemptPolicy, number: usize) -> Tried {
         let (began, place, replica) = (attempt.began(), attempt.place(), Arc::clone(attempt.replica()));
         let flights = self.worker.flights();
         let is_sent = Cell::new(false);
         let mut attempt = Some(attempt);
         let result = {
-            let mut exchange = pin!(self.exchange(&mut attempt, &replica, &is_sent, policy));
-            let mut timer =
-                pin!(tokio::time::sleep_until(self.worker.instant(self.limit(began, policy).0).into()));
+            let mut exchange = pin!(self.exchange(&mut attempt, &replica, &is_sent, policy, number));
+            let mut timer = pin!(tokio::time::sleep_until(
+                self.worker.instant(self.limit(began, policy, number).0).into()
+            ));
             poll_fn(|cx| {
                 if let Poll::Ready(tried) = exchange.as_mut().poll(cx) {
                     return Poll::Ready(Ok(tried));
@@ -101,7 +107,7 @@ impl Journey<'_> {
                 }
                 flights.waits(place, cx.waker());
                 // The body may have moved in there, which gives it more time, or ended, which gives it less.
-                let (limit, late) = self.limit(began, policy);
+                let (limit, late) = self.limit(began, policy, number);
                 let limit = self.worker.instant(limit).into();
                 if timer.deadline() != limit {
                     timer.as_mut().reset(limit);
@@ -129,22 +135,29 @@ impl Journey<'_> {
     async fn exchange(
         &self,
         attempt: &mut Option<Attempt>,
-        replica: &Replica,
+        replica: &Arc<Replica>,
         is_sent: &Cell<bool>,
-        policy: &Policy,
+        policy: &AttemptPolicy,
+        number: usize,
     ) -> Tried {
         let (link, head) = loop {
-            let (pool, address, limit) = (self.worker.pool(), replica.address(), policy.timeout.connect);
+            let (pool, endpoint, limit) = (self.worker.pool(), replica.endpoint(), policy.timeout.connect);
             let linked = match self.upgrade {
-                None => pool.link(address, limit).await,
-                Some(_) => pool.new_link(address, limit).await,
+                None => pool.link(endpoint, limit).await,
+                Some(_) => pool.new_link(endpoint, limit).await,
             };
             let mut link = match linked {
                 Ok(link) => link,
                 Err(ConnectFailure::Replica(fault)) => return fail(attempt, fault, Proof::Unsent),
+                Err(ConnectFailure::NoSwitch) => {
+                    return unblamed(attempt, replica, Proof::Unsent, Ended::CannotSwitch);
+                }
+                Err(ConnectFailure::Full) => return unblamed(attempt, replica, Proof::Unsent, Ended::Full),
                 Err(ConnectFailure::Exhausted) => return Tried::Exhausted,
             };
-            match link.send(self.outgoing(policy), is_sent, |head| self.pass_on(head)).await {
+            let sent = link
+                .send(self.outgoing(policy, number), replica.endpoint(), is_sent, |head| self.pass_on(head));
+            match sent.await {
                 Ok(head) => break (link, head),
                 // The replica closed an idle connection: it has not seen the request, and is not to blame.
                 Err(SendFailure::NotTaken) if link.is_reused() => {}
@@ -152,6 +165,18 @@ impl Journey<'_> {
                 Err(SendFailure::ClientBody) => return Tried::ClientGone,
                 Err(SendFailure::Failed(_)) if self.source.client_failed() => return Tried::ClientGone,
                 Err(SendFailure::Failed(fault)) => return fail(attempt, fault, Proof::Unknown),
+                Err(SendFailure::Unread(fault)) => return fail(attempt, fault, Proof::RefusedUnseen),
+                Err(SendFailure::Refused { is_overload }) => {
+                    if let Some(attempt) = attempt.take() {
+                        attempt.declined(is_overload);
+                    }
+                    return unblamed(attempt, replica, Proof::RefusedUnseen, Ended::Declined);
+                }
+                Err(SendFailure::Unsendable) => {
+                    return Tried::Unsendable(
+                        "the request's target or host has characters that HTTP/2 cannot carry",
+                    );
+                }
             }
         };
         match attempt.take() {
@@ -164,21 +189,22 @@ impl Journey<'_> {
     async fn receive(
         &self,
         mut attempt: Attempt,
-        link: Box<Link>,
+        link: Link,
         mut head: ResponseHead,
-        policy: &Policy,
+        policy: &AttemptPolicy,
     ) -> Tried {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return self.switch(attempt, link, head, policy);
         }
-        let outcome = judge(head.status, head.fields.contains(Name::RetryAfter));
+        let outcome = self.judged(&head);
         let replica = Arc::clone(attempt.replica());
-        attempt.answered(outcome, self.had_all_at(attempt.began()));
+        attempt.answered(outcome, self.had_all_at(attempt.began()), self.call.is_none());
         headers::strip_own(&mut head.fields);
         if self.worker.shows_replica() {
             self.show(&mut head, &replica);
         }
-        let body = Rc::new(RefCell::new(UpstreamBody::new(link, attempt, policy.timeout.stream_idle)));
+        let body =
+            Rc::new(RefCell::new(UpstreamBody::new(link, attempt, policy.timeout.stream_idle, self.call)));
         poll_fn(|cx| {
             body.borrow_mut().settle_if_ended(cx);
             Poll::Ready(())
@@ -190,7 +216,8 @@ impl Journey<'_> {
         // 500 says that the replica handled the request and broke on it: another would, too.
         let status = head.status.as_u16();
         let answer = Answer::new(head, ResponseBody::Replica(body));
-        if matches!(status, 502..=504) && outcome != Outcome::Success {
+        let is_unavailable = outcome == Outcome::Failure(Fault::Grpc(UNAVAILABLE));
+        if is_unavailable || matches!(status, 502..=504) && outcome != Outcome::Success {
             return Tried::Failed { replica, proof: Proof::Answered, ended: Ended::Answered(answer) };
         }
         Tried::Answer(answer)
@@ -200,35 +227,48 @@ impl Journey<'_> {
     fn switch(
         &self,
         mut attempt: Attempt,
-        link: Box<Link>,
+        link: Link,
         mut head: ResponseHead,
-        policy: &Policy,
+        policy: &AttemptPolicy,
     ) -> Tried {
-        if !self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_accepted_by(&head)) {
+        let wire = link.into_wire();
+        let is_accepted = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_accepted_by(&head));
+        let Some(wire) = wire.filter(|_| is_accepted) else {
             tracing::debug!("the replica's answer to the WebSocket handshake is none");
             return failed(attempt, Fault::Malformed, Proof::Unknown);
-        }
+        };
         attempt.switched(self.had_all_at(attempt.began()));
         headers::strip_own(&mut head.fields);
         if self.worker.shows_replica() {
             self.show(&mut head, attempt.replica());
         }
-        let tunnel = Tunnel::new(link.into_wire(), attempt, policy.timeout.tunnel_idle);
+        let tunnel = Tunnel::new(wire, attempt, policy.timeout.tunnel_idle);
         let mut answer = Answer::new(head, Bytes::new().into());
         answer.tunnel = Some(Box::new(tunnel));
         Tried::Answer(answer)
     }
 
+    /// What a response head says of its replica: in gRPC, one without a body has the call's status, too.
+    pub(super) fn judged(&self, head: &ResponseHead) -> Outcome {
+        let by_http = judge(head.status, head.fields.contains(Name::RetryAfter));
+        match (self.call, head.fields.get(Name::GrpcStatus)) {
+            (Some(call), Some(status)) if by_http == Outcome::Success => {
+                call.judge(status, self.worker.now())
+            }
+            _ => by_http,
+        }
+    }
+
     /// The same head for each attempt; the body from its first byte.
-    fn outgoing(&self, policy: &Policy) -> Outgoing<'_, RequestBody> {
+    fn outgoing(&self, policy: &AttemptPolicy, number: usize) -> Outgoing<'_, RequestBody> {
         let expects_continue = self.expects_continue && !self.source.has_begun();
-        let hints = AttemptHints { attempt: self.attempts, time: self.time_left(policy) };
+        let hints = AttemptHints { attempt: number, time: self.time_left(policy) };
         let body = self.source.attempt();
         Outgoing { head: &self.head, length: self.length, body, expects_continue, hints }
     }
 
     /// How long an attempt that begins to send now may take, once all of the request is sent.
-    fn time_left(&self, policy: &Policy) -> Duration {
+    fn time_left(&self, policy: &AttemptPolicy) -> Duration {
         let now = self.worker.now();
         policy.timeout.per_try.min(self.deadline(now).since(now))
     }
@@ -246,29 +286,34 @@ impl Journey<'_> {
         let proxy_status = format!("{via}; next-hop=\"{address}\"; received-status={status}");
         fields.append(Name::ProxyStatus, proxy_status.as_bytes());
         fields.set(Name::XGwReplica, replica.key().replica.as_str().as_bytes());
-        fields.set(Name::XGwAttempts, self.attempts.to_string().as_bytes());
+        fields.set(Name::XGwAttempts, self.attempts.get().to_string().as_bytes());
     }
 
     /// From when on the replica of an attempt that began at `began` could have all of the request that has come.
-    fn had_all_at(&self, began: Tick) -> Tick {
+    pub(super) fn had_all_at(&self, began: Tick) -> Tick {
         match self.source.arrival() {
             Arrival::Partial { moved_at: at, .. } | Arrival::Whole(at) => began.max(at),
         }
     }
 
     /// Until when an attempt that began at `began` may take as things stand, and who is late if it takes longer.
-    fn limit(&self, began: Tick, policy: &Policy) -> (Tick, Late) {
+    fn limit(&self, began: Tick, policy: &AttemptPolicy, number: usize) -> (Tick, Late) {
         match self.source.arrival() {
             Arrival::Partial { moved_at, waits_for_client, too_slow_at } => {
                 let late = if waits_for_client { Late::Client } else { Late::Replica };
-                (began.max(moved_at).plus(policy.timeout.stream_idle).min(too_slow_at), late)
+                let idle = began.max(moved_at).plus(policy.timeout.stream_idle).min(too_slow_at);
+                match self.call.and_then(|call| call.deadline).filter(|deadline| *deadline < idle) {
+                    Some(deadline) => (deadline, Late::Request),
+                    None => (idle, late),
+                }
             }
             Arrival::Whole(at) => {
                 let own = began.max(at).plus(policy.timeout.per_try);
                 let deadline = self.deadline(at);
                 // A first attempt has all the time there is: a replica that lets it pass does not answer. Unless it is the
                 // caller who has less, for whose haste nobody is to blame.
-                let is_fair = self.tried.is_empty() && self.hints.time.is_none();
+                let is_callers = self.call.is_some_and(|call| call.deadline == Some(deadline));
+                let is_fair = number == 1 && self.hints.time.is_none() && !is_callers;
                 let late = if own <= deadline || is_fair { Late::Replica } else { Late::Request };
                 (own.min(deadline), late)
             }
@@ -281,6 +326,12 @@ fn failed(attempt: Attempt, fault: Fault, proof: Proof) -> Tried {
     let replica = Arc::clone(attempt.replica());
     attempt.failed(fault);
     Tried::Failed { replica, proof, ended: Ended::Faulted(fault) }
+}
+
+/// Ends an attempt for which nobody is to blame.
+fn unblamed(attempt: &mut Option<Attempt>, replica: &Arc<Replica>, proof: Proof, ended: Ended) -> Tried {
+    drop(attempt.take());
+    Tried::Failed { replica: Arc::clone(replica), proof, ended }
 }
 
 /// As [`failed`], for an attempt that is certainly still open.

@@ -29,6 +29,7 @@ pub(in crate::proxy) fn worker_of(table: Arc<Table>) -> (Rc<Worker>, Arc<PanicCo
     let config = ProxyConfig {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         tls: None,
+        upstream_tls: Arc::default(),
         workers: 1,
         node_id: NodeId::parse("dp-1").unwrap(),
         domain: None,

@@ -144,6 +144,8 @@ impl Model {
     fn count(&mut self, outcome: Outcome, is_slow: Option<bool>, now: u64) -> Option<Rule> {
         let is_slow = is_slow.filter(|_| self.is_slow_counted && outcome != Outcome::Overloaded);
         match outcome {
+            // It is known to be slow, and nothing else.
+            Outcome::Neutral if is_slow == Some(true) => {}
             Outcome::Neutral => return None,
             Outcome::Success => {
                 self.row = 0;
@@ -155,8 +157,10 @@ impl Model {
             Outcome::Failure(_) => self.row += 1,
             Outcome::Overloaded => {}
         }
-        let failed = outcome != Outcome::Success;
-        self.outcomes.push((now, failed));
+        let failed = !matches!(outcome, Outcome::Success | Outcome::Neutral);
+        if outcome != Outcome::Neutral {
+            self.outcomes.push((now, failed));
+        }
         self.slow.extend(is_slow.map(|is_slow| (now, is_slow)));
         if failed {
             self.healthy_since = now;

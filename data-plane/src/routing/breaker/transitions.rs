@@ -51,6 +51,27 @@ impl Breaker {
         is_slow
     }
 
+    /// Counts that there was no response for so long, by which its latency is known to be no less.
+    pub(super) fn count_wait(
+        &self,
+        generation: u64,
+        waited: Duration,
+        terms: Terms<'_>,
+        may_open: impl FnMut() -> bool,
+    ) -> Option<Change> {
+        self.word.of_generation(generation)?;
+        let Terms { now, policy, .. } = terms;
+        if policy.peer_latency_factor > 0.0 {
+            self.latencies.get_or_init(Box::default).add(now, policy.window, waited);
+        }
+        // If it is less than that, nobody knows whether it would have been slow.
+        if policy.slow_threshold.is_zero() || waited < policy.slow_threshold {
+            return None;
+        }
+        self.slow.add(now, policy.window, true);
+        self.trip_if(generation, |_| self.slow_reason(terms), 0, terms, may_open)
+    }
+
     /// Opens a closed breaker that is slow beside its peers, unless that is withheld. Waits for a transition that is being
     /// written.
     pub fn outlier(

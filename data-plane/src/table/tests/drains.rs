@@ -50,7 +50,7 @@ fn the_list_names_those_that_drain_with_their_deadlines() {
     let drains = table.drains();
     assert_eq!(keys(&drains), ["orders/a"]);
     assert_eq!(drains.replicas[0].deadline, Some(SystemTime::UNIX_EPOCH));
-    assert_eq!(drains.replicas[0].address.to_string(), "a.example:80");
+    assert_eq!(drains.replicas[0].endpoint.address.to_string(), "a.example:80");
     table.apply(&[], &[ServiceName::parse("orders").unwrap()], START);
     assert_eq!(keys(&table.drains()), [""; 0]);
 }

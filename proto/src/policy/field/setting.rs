@@ -6,8 +6,8 @@ use prost_types::{Duration as WireDuration, Timestamp};
 
 use super::{
     super::{
-        AdaptiveLimit, Algorithm, CheckHost, CheckPath, CheckType, DrainTimeout, EndTime, FaultHeader,
-        GrpcService, HashBy, Methods, Statuses, Upgrades,
+        AdaptiveLimit, Algorithm, CheckHost, CheckPath, CheckType, DrainTimeout, EndTime, FallbackBody,
+        FallbackContentType, FallbackService, FaultHeader, GrpcService, HashBy, Methods, Statuses, Upgrades,
     },
     Value,
 };
@@ -277,4 +277,14 @@ macro_rules! texts {
     )*};
 }
 
-texts!(HashBy, CheckPath, CheckHost, Statuses, GrpcService, FaultHeader);
+texts!(
+    HashBy,
+    CheckPath,
+    CheckHost,
+    Statuses,
+    GrpcService,
+    FaultHeader,
+    FallbackService,
+    FallbackContentType,
+    FallbackBody
+);

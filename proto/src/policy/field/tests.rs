@@ -57,6 +57,10 @@ fn every_default_is_in_its_range_and_every_setting_has_a_place_of_its_own() {
             Range::Upgrades => Value::Upgrades(Upgrades::parse(["none"]).unwrap()),
             Range::FaultHeader => Value::FaultHeader("x-chaos=1".parse().unwrap()),
             Range::EndTime => Value::EndTime(EndTime(SystemTime::UNIX_EPOCH + Duration::from_secs(77))),
+            Range::Status => Value::Count(404),
+            Range::FallbackService => Value::FallbackService("orders-cache".parse().unwrap()),
+            Range::FallbackContentType => Value::FallbackContentType("text/plain".parse().unwrap()),
+            Range::FallbackBody => Value::FallbackBody("{\"orders\": []}".parse().unwrap()),
         };
         assert_ne!(other, field.default_value(), "{field:?}");
         let (mut policy, mut wire) = (default, v1::Policy::default());
@@ -184,6 +188,6 @@ fn an_unknown_path_is_answered_with_the_nearest_and_with_all() {
         let text = unknown(path);
         let begin =
             format!("\"{path}\" is no setting of a policy{meant}: there are timeout, timeout.connect, ");
-        assert!(text.starts_with(&begin) && text.ends_with(", fault.end_time"), "{text}");
+        assert!(text.starts_with(&begin) && text.ends_with(", fallback.body"), "{text}");
     }
 }

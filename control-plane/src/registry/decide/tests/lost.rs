@@ -96,7 +96,7 @@ fn the_address_of_a_lost_replica_goes_to_who_registers_there_at_one_revision() {
             ("REPLICA_DEREGISTERED", "was lost, and replica new registered at its address")
         ]
     );
-    assert_eq!(registry.view.owner(&lost.key.service, &lost.address).unwrap().as_str(), "new");
+    assert_eq!(registry.view.owner(&lost.key.service, &lost.endpoint.address).unwrap().as_str(), "new");
     // Its owner, should it be alive after all, is told who is there now.
     let why = why_lease_is_void(&registry.view, &lost.key, lease_of(&lost), UNIX_EPOCH);
     let expected = "replica new registered at its address".to_owned();

@@ -1,6 +1,6 @@
 //! Registrations, and what replicas report of themselves.
 
-use gateway_proto::Weight;
+use gateway_proto::{Protocol, Weight};
 
 use super::*;
 use crate::registry::LeaseTerms;
@@ -45,7 +45,7 @@ fn a_replica_that_moves_frees_its_old_address() {
     let mut wish = leased(1);
     wish.replica = Some(ReplicaId::parse("mine").unwrap());
     registry.register(&wish);
-    wish.address = Address::parse("10.0.0.1:2").unwrap();
+    wish.endpoint.address = Address::parse("10.0.0.1:2").unwrap();
     registry.register(&wish);
     let (other, created) = registry.register(&leased(1));
     assert!(created);
@@ -63,6 +63,10 @@ fn a_permanent_replica_that_says_the_same_again_changes_nothing() {
     heavier.weight = Weight::parse(200).unwrap();
     let (changed, created) = registry.register(&heavier);
     assert_eq!((changed.revision, created), (2, false));
+    let mut encrypted = heavier;
+    encrypted.endpoint.protocol = Protocol::tls(None);
+    let (changed, created) = registry.register(&encrypted);
+    assert_eq!((changed.revision, created), (3, false), "it is the same address");
 }
 
 #[test]

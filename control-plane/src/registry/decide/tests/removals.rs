@@ -44,7 +44,7 @@ fn removing_what_is_absent_is_success_without_a_revision() {
 fn a_permanent_replica_needs_no_proof_and_can_be_named_by_its_address() {
     let mut registry = Registry::default();
     let (record, _) = registry.register(&permanent(1));
-    let target = Target::Address(record.key.service.clone(), record.address.clone());
+    let target = Target::Address(record.key.service.clone(), record.endpoint.address.clone());
     let command = Command::Deregister { target, proof: Proof::None, said: Said::default(), block: None };
     assert_eq!(registry.run(&command), Ok(Answer::Deregistered { removed: true, revision: 2 }));
     assert_eq!(registry.view.services().len(), 0);

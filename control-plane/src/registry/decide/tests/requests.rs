@@ -45,7 +45,7 @@ fn a_request_id_with_any_other_field_is_refused() {
         Registration { ttl: None, ..request(7, 1) },
         Registration { health: Health::Starting, ..request(7, 1) },
         Registration { version: "2".into(), ..request(7, 1) },
-        Registration { address: address(2), ..request(7, 1) },
+        Registration { endpoint: address(2).into(), ..request(7, 1) },
         Registration { replica: Some(ReplicaId::parse("mine").unwrap()), ..request(7, 2) },
         Registration { service: elsewhere, ..request(7, 1) },
     ] {

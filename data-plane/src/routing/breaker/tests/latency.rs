@@ -43,6 +43,21 @@ fn so_large_a_share_of_slow_responses_opens_it_successes_included() {
 }
 
 #[test]
+fn who_was_waited_for_as_long_as_is_slow_counts_as_slow_and_who_was_not_counts_for_nothing() {
+    let (breaker, policy) = (Breaker::new(), slow_policy());
+    for _ in 0..20 {
+        assert_eq!(respond(&breaker, 0, Outcome::Neutral, 299, &policy), None);
+    }
+    assert_eq!(breaker.view(at(0), &policy).slow, Totals::default());
+    for _ in 0..19 {
+        assert_eq!(respond(&breaker, 0, Outcome::Neutral, 300, &policy), None);
+    }
+    let change = respond(&breaker, 0, Outcome::Neutral, 900, &policy).expect("all twenty are slow");
+    assert_eq!(change.rule(), Some(Rule::SlowRatio));
+    assert_eq!(breaker.view(at(0), &policy).totals, Totals::default(), "neither a success nor a failure");
+}
+
+#[test]
 fn nothing_is_slow_unless_the_policy_says_what_is() {
     let breaker = Breaker::new();
     for _ in 0..100 {

@@ -1,0 +1,140 @@
+//! What a client gets instead of a failure: the answer of another service, or a short one of the gateway's own.
+
+use std::{mem, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use gateway_proto::policy::Fallback;
+use http::StatusCode;
+
+use super::Journey;
+use crate::{
+    proxy::{
+        admission::check_policy, affinity, errors::GatewayError, field_name::Name, fields::Fields,
+        head::ResponseHead, request_id::RequestId, response_body::Answer,
+    },
+    routing::Outcome,
+    table::{FallbackKind, RequestOutcome, Service},
+};
+
+/// How a request ended: with an answer of a replica, or without one.
+type Ending = Result<Answer, GatewayError>;
+
+impl Journey<'_> {
+    /// Whether its service's policy has something else for how it ended.
+    pub(super) fn may_fall_back(&self, ending: &Ending) -> bool {
+        let policy = self.service.policy();
+        policy.fallback.is_any() && self.upgrade.is_none() && self.is_failure(ending, &policy.fallback)
+    }
+
+    /// The answer of a service that stands in, else the policy's own, else how it ended before.
+    pub(super) async fn fall_back(
+        &mut self,
+        ending: Ending,
+        request_id: &RequestId,
+    ) -> (Ending, Option<FallbackKind>) {
+        let fallback = self.service.policy().fallback;
+        if let Some(service) = self.stand_in(&fallback) {
+            let name = service.name().clone();
+            let answer = self.ask_instead(service).await;
+            if let Ok(mut answer) = answer
+                && !self.is_failure_of(&answer, &fallback)
+            {
+                self.mark(
+                    &mut answer.head.fields,
+                    &ending,
+                    FallbackKind::Service,
+                    &format!("service {name}"),
+                );
+                return (Ok(answer), Some(FallbackKind::Service));
+            }
+        }
+        match self.static_answer(&fallback, &ending, request_id) {
+            Some(answer) => (Ok(answer), Some(FallbackKind::Static)),
+            None => (ending, None),
+        }
+    }
+
+    fn is_failure(&self, ending: &Ending, fallback: &Fallback) -> bool {
+        match ending {
+            Ok(answer) => self.is_failure_of(answer, fallback),
+            // Whoever broke its request off waits for nothing.
+            Err(error) => !self.source.client_failed() && fallback.statuses.has(error.status().as_u16()),
+        }
+    }
+
+    /// Whether an answer counts as a failure; of calls, those that breakers count.
+    fn is_failure_of(&self, answer: &Answer, fallback: &Fallback) -> bool {
+        let is_failed_call =
+            || self.call.is_some() && matches!(self.judged(&answer.head), Outcome::Failure(_));
+        fallback.statuses.has(answer.head.status.as_u16()) || is_failed_call()
+    }
+
+    /// The service that may be asked instead, if there is one and the request can be sent there.
+    fn stand_in(&self, fallback: &Fallback) -> Option<Arc<Service>> {
+        let name = fallback.service.as_str();
+        let is_repeatable = !self.is_seen || self.is_idempotent;
+        let is_held = self.source.is_replayable() || !self.source.has_begun();
+        if name.is_empty() || name == self.service.name().as_str() || !is_repeatable || !is_held {
+            return None;
+        }
+        let service = self.worker.table().service(name)?;
+        check_policy(&service.policy().request, &self.head, self.length).is_ok().then_some(service)
+    }
+
+    /// Asks another service as if the request had come for it, within what is left of the time that its caller set.
+    async fn ask_instead(&mut self, service: Arc<Service>) -> Ending {
+        let now = self.worker.now();
+        let left = self.hints.time.map_or(Duration::MAX, |_| self.deadline(now).since(now));
+        {
+            let policy = service.policy();
+            self.time = policy.timeout.request.min(left);
+            self.key = affinity::key(&policy.balancing, &self.head.fields, self.client_address());
+        }
+        let primary = mem::replace(&mut self.service, service);
+        (self.started, self.retries, self.was_pushed_back, self.last) = (now, 0, false, None);
+        self.tried.clear();
+        self.service.budget().request(now);
+        let answer = self.ask().await;
+        let (status, outcome) = match &answer {
+            Ok(answer) if self.judged(&answer.head) == Outcome::Success => {
+                (answer.head.status, RequestOutcome::Success)
+            }
+            Ok(answer) => (answer.head.status, RequestOutcome::UpstreamError),
+            Err(error) => (error.status(), RequestOutcome::GatewayError),
+        };
+        self.service.counters().answered(self.worker.index(), status, outcome);
+        self.service = primary;
+        answer
+    }
+
+    fn static_answer(&self, fallback: &Fallback, ending: &Ending, request_id: &RequestId) -> Option<Answer> {
+        let status = u16::try_from(fallback.static_status).ok().filter(|_| self.call.is_none())?;
+        let status = StatusCode::from_u16(status).ok()?;
+        let mut fields = Fields::default();
+        let body = fallback.body.as_str();
+        if !body.is_empty() {
+            fields.append(Name::ContentType, fallback.content_type.as_str().as_bytes());
+        }
+        fields.append(Name::XRequestId, request_id.as_bytes());
+        self.mark(&mut fields, ending, FallbackKind::Static, "static");
+        let body = Bytes::copy_from_slice(body.as_bytes());
+        let mut answer = Answer::new(ResponseHead::new(status, fields), body.into());
+        answer.error = ending.as_ref().err().map(|error| error.reason().as_str());
+        Some(answer)
+    }
+
+    /// Says in an answer that it stands in for a failure, and for which.
+    fn mark(&self, fields: &mut Fields, ending: &Ending, kind: FallbackKind, by: &str) {
+        let via = self.worker.via().name();
+        let failure = match ending {
+            Ok(answer) => format!("{via}; received-status={}", answer.head.status.as_u16()),
+            Err(error) => format!("{via}; error={}", error.proxy_error()),
+        };
+        let status = format!("{failure}; details=\"fallback={}\"", kind.as_str());
+        fields.append(Name::ProxyStatus, status.as_bytes());
+        fields.append_other(b"x-gw-fallback", by.as_bytes());
+        if let Some(trail) = self.trail {
+            trail.fell_back(kind);
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! Hedging: an attempt that takes long gets company, and the first good answer counts (Dean and Barroso, The Tail at Scale,
+//! 2013).
+//!
+//! Only for requests that may be sent twice and are here in full. Whoever comes too late is cancelled, and nobody blames its
+//! replica: it might have answered well.
+
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+    time::Duration,
+};
+
+use super::{Ended, Journey, exchange::Tried};
+use crate::{
+    access_log as logged,
+    proxy::{attempt::Attempt, request_body::Arrival},
+    routing::Tick,
+    table::{AttemptPolicy, Replica},
+};
+
+/// What became of several attempts together.
+pub(super) struct Raced {
+    /// Of the one that decided.
+    pub(super) tried: Tried,
+    /// Others that had failed before.
+    pub(super) failed: Vec<(Arc<Replica>, Ended)>,
+}
+
+/// An attempt among others.
+struct Racer<'a> {
+    number: usize,
+    replica: Arc<Replica>,
+    began: Tick,
+    /// See [`Attempt::races`].
+    waited: Rc<Cell<Option<Duration>>>,
+    run: Pin<Box<dyn Future<Output = Tried> + 'a>>,
+}
+
+/// What happens next in a race.
+enum Event {
+    Ended(usize, Tried),
+    /// All of them take long.
+    Late,
+}
+
+impl Journey<'_> {
+    /// Whether an attempt that takes long may have company.
+    pub(super) fn may_hedge(&self, policy: &AttemptPolicy) -> bool {
+        !policy.retry.hedge_delay.is_zero() && self.is_idempotent && self.hints.retries != Some(0)
+    }
+
+    /// One attempt as [`Journey::try_once`] makes it, and others beside it, each after the policy's time.
+    pub(super) async fn race(&self, first: Attempt, policy: &AttemptPolicy) -> Raced {
+        let mut asked = self.tried.clone();
+        let mut racers = vec![self.enter(first, policy, &mut asked)];
+        let mut failed = Vec::new();
+        let mut free = usize::from(policy.retry.max_hedge_count);
+        let delay = policy.retry.hedge_delay;
+        let mut timer = pin!(tokio::time::sleep(delay));
+        loop {
+            let event = poll_fn(|cx| {
+                for (index, racer) in racers.iter_mut().enumerate() {
+                    if let Poll::Ready(tried) = racer.run.as_mut().poll(cx) {
+                        return Poll::Ready(Event::Ended(index, tried));
+                    }
+                }
+                if free == 0 {
+                    return Poll::Pending;
+                }
+                timer.as_mut().poll(cx).map(|()| Event::Late)
+            })
+            .await;
+            match event {
+                Event::Late => {
+                    match self.begin_beside(&asked, policy) {
+                        Some(attempt) => {
+                            racers.push(self.enter(attempt, policy, &mut asked));
+                            free -= 1;
+                        }
+                        None => free = 0,
+                    }
+                    timer.as_mut().reset(tokio::time::Instant::now() + delay);
+                }
+                Event::Ended(index, tried) => {
+                    let ended = racers.swap_remove(index);
+                    self.ended(ended.number, tried.outcome());
+                    match tried {
+                        Tried::Failed { replica, ended, .. } if !racers.is_empty() => {
+                            failed.push((replica, ended));
+                        }
+                        // Theirs to say, if there is time left for them or a connection.
+                        Tried::OutOfTime | Tried::Exhausted if !racers.is_empty() => {}
+                        tried => {
+                            self.outrun(racers);
+                            return Raced { tried, failed };
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has an attempt run among others.
+    fn enter<'a>(
+        &'a self,
+        mut attempt: Attempt,
+        policy: &'a AttemptPolicy,
+        asked: &mut Vec<Arc<Replica>>,
+    ) -> Racer<'a> {
+        let (number, replica) = (self.begun(&attempt), Arc::clone(attempt.replica()));
+        let (began, waited) = (attempt.began(), attempt.races());
+        asked.push(Arc::clone(&replica));
+        Racer { number, replica, began, waited, run: Box::pin(self.try_once(attempt, policy, number)) }
+    }
+
+    /// Another attempt, if the request may have one now: it is here in full, the budget bears it, and somebody else is there
+    /// to ask, with a place that is free.
+    fn begin_beside(&self, asked: &[Arc<Replica>], policy: &AttemptPolicy) -> Option<Attempt> {
+        let is_whole = matches!(self.source.arrival(), Arrival::Whole(_)) && self.source.is_replayable();
+        let now = self.worker.now();
+        if !is_whole || !self.service.has_untried(now, asked) {
+            return None;
+        }
+        if !self.service.budget().try_retry(now, policy.retry.budget_ratio) {
+            return None;
+        }
+        let begun = Attempt::begin(&self.worker, &self.service, asked, self.key, self.request_id);
+        begun.ok().map(|(attempt, _)| attempt)
+    }
+
+    /// Cancels those that another was quicker than.
+    fn outrun(&self, racers: Vec<Racer<'_>>) {
+        for Racer { number, replica, began, waited, run } in racers {
+            waited.set(Some(self.worker.now().since(self.had_all_at(began))));
+            // Whose attempt is settled as it is dropped, without blame.
+            drop(run);
+            self.ended(number, logged::Outcome::Word("outrun"));
+            tracing::debug!(service = %self.service.name(), replica = %replica.key().replica, "outrun by a hedge");
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! New connections to replicas: TCP, TLS on it where the replica speaks it, and which HTTP goes over it.
+
+use std::{io, sync::Arc, time::Duration};
+
+use gateway_proto::{Endpoint, endpoint::Kind};
+use gateway_runtime::tls::ClientTls;
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error as TlsError, pki_types::ServerName};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use crate::{
+    proxy::stream::{HTTP2, Stream},
+    routing::{CertificateFault, Fault, HandshakeFault},
+};
+
+/// A connection that is shared, or encrypted, is asked by the kernel for a sign of life when it was silent for so long, and
+/// given up after three that stay out.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A connection, and what is spoken on it.
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub(super) stream: Stream,
+    pub(super) is_http2: bool,
+}
+
+/// Why no connection could be had. Whatever it is, the replica has seen nothing of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::proxy) enum ConnectFailure {
+    /// The replica is to blame.
+    Replica(Fault),
+    /// All connections that one worker may share to it carry as many requests as they may.
+    Full,
+    /// HTTP/1.1 was asked for, and the replica does not speak it.
+    NoSwitch,
+    /// This process or machine has no file descriptor left.
+    Exhausted,
+}
+
+/// What is offered by ALPN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// HTTP/2, and HTTP/1.1.
+    Both,
+    /// HTTP/1.1 only.
+    Http1,
+}
+
+/// Connects as the endpoint wants it, within `time`, the TLS handshake included.
+pub(super) async fn connect(
+    endpoint: &Endpoint,
+    tls: &Arc<ClientTls>,
+    offer: Offer,
+    time: Duration,
+) -> Result<Connected, ConnectFailure> {
+    let connected = async {
+        let stream = tcp(endpoint).await?;
+        match endpoint.protocol.kind() {
+            Kind::Http1 => Ok(Connected { stream: Stream::Tcp(stream), is_http2: false }),
+            Kind::H2c => {
+                keep_alive(&stream);
+                Ok(Connected { stream: Stream::Tcp(stream), is_http2: true })
+            }
+            Kind::Tls(_) => {
+                keep_alive(&stream);
+                encrypt(stream, endpoint, tls, offer).await
+            }
+        }
+    };
+    match tokio::time::timeout(time, connected).await {
+        Ok(connected) => connected,
+        Err(_) => Err(ConnectFailure::Replica(Fault::ConnectTimeout)),
+    }
+}
+
+/// Connects without more.
+pub(super) async fn tcp(endpoint: &Endpoint) -> Result<TcpStream, ConnectFailure> {
+    let address = &endpoint.address;
+    let connected = async {
+        let stream = match address.socket() {
+            Some(socket) => TcpStream::connect(socket).await?,
+            None => TcpStream::connect((address.host(), address.port())).await?,
+        };
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    };
+    connected.await.map_err(|error| classify(&error))
+}
+
+/// Where the system refuses, the connection works without.
+fn keep_alive(stream: &TcpStream) {
+    let wanted = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_INTERVAL).with_retries(3);
+    if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&wanted) {
+        tracing::debug!(%error, "cannot have the kernel look after a connection");
+    }
+}
+
+async fn encrypt(
+    stream: TcpStream,
+    endpoint: &Endpoint,
+    tls: &Arc<ClientTls>,
+    offer: Offer,
+) -> Result<Connected, ConnectFailure> {
+    let name = endpoint.tls_name().unwrap_or_default();
+    let untrusted = |fault| ConnectFailure::Replica(Fault::TlsCertificate(fault));
+    let config = tls.config().await.map_err(|why| {
+        tracing::error!(%why, "no replica can be reached by TLS");
+        untrusted(CertificateFault::UnknownAuthority)
+    })?;
+    let config = match offer {
+        Offer::Both => config,
+        Offer::Http1 => {
+            let mut config = ClientConfig::clone(&config);
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            Arc::new(config)
+        }
+    };
+    let name = ServerName::try_from(name.to_owned()).map_err(|_| untrusted(CertificateFault::WrongName))?;
+    match TlsConnector::from(config).connect(name, stream).await {
+        Ok(stream) => {
+            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
+            Ok(Connected { stream: Stream::Tls(Box::new(stream.into())), is_http2 })
+        }
+        // Not its fault: it speaks HTTP/2, which is not what was asked for.
+        Err(error) if offer == Offer::Http1 && has_no_such_protocol(&error) => Err(ConnectFailure::NoSwitch),
+        Err(error) => {
+            tracing::debug!(%error, address = %endpoint.address, "no TLS with a replica");
+            let fault = tls_fault(&error).unwrap_or(Fault::TlsProtocol(HandshakeFault::Ended));
+            Err(ConnectFailure::Replica(fault))
+        }
+    }
+}
+
+/// Whether the replica refused all that it was offered by ALPN.
+fn has_no_such_protocol(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|error| error.downcast_ref::<TlsError>());
+    matches!(error, Some(TlsError::AlertReceived(AlertDescription::NoApplicationProtocol)))
+}
+
+/// What TLS itself has against a replica, if it is that which ended the connection.
+pub(crate) fn tls_fault(error: &io::Error) -> Option<Fault> {
+    let error = error.get_ref()?.downcast_ref::<TlsError>()?;
+    Some(match error {
+        TlsError::InvalidCertificate(error) => Fault::TlsCertificate(certificate_fault(error)),
+        TlsError::NoCertificatesPresented => Fault::TlsCertificate(CertificateFault::Unusable),
+        TlsError::InvalidMessage(_) => Fault::TlsProtocol(HandshakeFault::NotTls),
+        TlsError::PeerIncompatible(_) | TlsError::NoApplicationProtocol => {
+            Fault::TlsProtocol(HandshakeFault::NothingInCommon)
+        }
+        TlsError::AlertReceived(alert) => Fault::TlsProtocol(match alert {
+            AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::AccessDenied => HandshakeFault::CertificateRefused,
+            AlertDescription::ProtocolVersion
+            | AlertDescription::InsufficientSecurity
+            | AlertDescription::NoApplicationProtocol
+            | AlertDescription::HandshakeFailure => HandshakeFault::NothingInCommon,
+            _ => HandshakeFault::Alert,
+        }),
+        _ => Fault::TlsProtocol(HandshakeFault::Other),
+    })
+}
+
+fn certificate_fault(error: &CertificateError) -> CertificateFault {
+    match error {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => CertificateFault::Expired,
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            CertificateFault::NotValidYet
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            CertificateFault::WrongName
+        }
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => {
+            CertificateFault::UnknownAuthority
+        }
+        CertificateError::Revoked => CertificateFault::Revoked,
+        _ => CertificateFault::Unusable,
+    }
+}
+
+/// `ENFILE` and `EMFILE`, the same numbers on Linux, macOS and the BSDs; the standard library has no kind for them.
+const NO_FILE_LEFT: [i32; 2] = [23, 24];
+
+fn classify(error: &io::Error) -> ConnectFailure {
+    if error.raw_os_error().is_some_and(|code| NO_FILE_LEFT.contains(&code)) {
+        return ConnectFailure::Exhausted;
+    }
+    ConnectFailure::Replica(match error.kind() {
+        io::ErrorKind::ConnectionRefused => Fault::ConnectRefused,
+        io::ErrorKind::TimedOut => Fault::ConnectTimeout,
+        _ => Fault::ConnectFailed,
+    })
+}

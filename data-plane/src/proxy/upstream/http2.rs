@@ -1,0 +1,489 @@
+//! One exchange on a connection that many share: an HTTP/2 stream, polled by its user as a connection of HTTP/1.1 is.
+//!
+//! The library's own client would send the body from a task of its own, which goes on when nobody waits for the response
+//! any more, and takes from the next attempt what the client sends. Here nothing moves that is not asked for, and dropping
+//! the exchange resets the stream at once.
+
+use std::{
+    cell::Cell,
+    io,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use gateway_proto::Endpoint;
+use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
+use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header};
+use http_body::{Body, Frame};
+use tokio::time::Sleep;
+
+use super::{
+    SendFailure,
+    shared::{SEND_BUFFER, Shared},
+};
+use crate::{
+    clock::Clock,
+    proxy::{
+        field_name::Name,
+        h1::{Failure, Length, Outgoing},
+        h2 as heads,
+        head::{RequestHead, ResponseHead},
+        headers::prepare_trailers,
+        hints::AttemptHints,
+        request_body::{Arrival, RequestBody},
+    },
+    routing::Fault,
+};
+
+/// Most interim responses (1xx) in front of one response.
+const MAX_INTERIM: usize = 32;
+/// How long a body is held back for a replica that was asked whether it wants it: older ones do not answer.
+const CONTINUE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A place on a shared connection, and the exchange there.
+#[derive(Debug)]
+pub(in crate::proxy) struct Http2Link {
+    shared: Rc<Shared>,
+    clock: Clock,
+    /// Whether the connection has carried a request before.
+    is_reused: bool,
+    /// What the connection had written before this exchange.
+    written_before: u64,
+    sending: Sending,
+    receiving: Receiving,
+    client_failed: bool,
+}
+
+/// How far the request has gone.
+#[derive(Debug)]
+enum Sending {
+    /// The replica was asked whether it wants the body.
+    Asking {
+        outgoing: OutgoingBody,
+        timer: Pin<Box<Sleep>>,
+    },
+    Body(OutgoingBody),
+    /// All of it is on its way, or the replica wants no more.
+    Done,
+}
+
+#[derive(Debug)]
+struct OutgoingBody {
+    stream: SendStream<Bytes>,
+    body: RequestBody,
+    /// Read, and not sent yet.
+    held: Option<Bytes>,
+    /// Whether anything was read.
+    has_begun: bool,
+}
+
+/// How far the response has come.
+#[derive(Debug)]
+enum Receiving {
+    Nothing,
+    Head { response: ResponseFuture, interim: usize },
+    Body { stream: RecvStream, left: Option<u64> },
+    Ended,
+}
+
+impl Http2Link {
+    /// Takes a place.
+    pub(super) fn on(shared: Rc<Shared>, clock: Clock) -> Box<Self> {
+        let is_reused = shared.enter();
+        Box::new(Self {
+            written_before: shared.written(),
+            shared,
+            clock,
+            is_reused,
+            sending: Sending::Done,
+            receiving: Receiving::Nothing,
+            client_failed: false,
+        })
+    }
+
+    pub(super) fn is_reused(&self) -> bool {
+        self.is_reused
+    }
+
+    pub(super) fn client_failed(&self) -> bool {
+        self.client_failed
+    }
+
+    /// Sends one request and waits for the response head, as [`super::Link::send`] has it.
+    pub(super) async fn send(
+        &mut self,
+        outgoing: Outgoing<'_, RequestBody>,
+        endpoint: &Endpoint,
+        is_sent: &Cell<bool>,
+        mut passed: impl FnMut(ResponseHead),
+    ) -> Result<ResponseHead, SendFailure> {
+        let request = request(outgoing.head, endpoint, outgoing.expects_continue, outgoing.hints)?;
+        let method = outgoing.head.method.clone();
+        self.written_before = self.shared.written();
+        if self.begin(request, outgoing).is_none() {
+            self.shared.retire();
+            return Err(SendFailure::NotTaken);
+        }
+        let head = std::future::poll_fn(|cx| {
+            let polled = self.poll_head(cx, &method, &mut passed);
+            is_sent.set(self.has_sent());
+            polled
+        });
+        head.await
+    }
+
+    /// Opens the stream. `None` if the connection takes no more.
+    fn begin(&mut self, request: Request<()>, outgoing: Outgoing<'_, RequestBody>) -> Option<()> {
+        let Outgoing { length, body, expects_continue, .. } = outgoing;
+        let is_empty = matches!(length, Length::Empty | Length::Exact(0));
+        let opened = self.shared.sender()?.send_request(request, is_empty);
+        let (response, stream) =
+            opened.inspect_err(|error| tracing::debug!(%error, "no stream on a shared connection")).ok()?;
+        self.receiving = Receiving::Head { response, interim: 0 };
+        let outgoing = OutgoingBody { stream, body, held: None, has_begun: false };
+        self.sending = match (is_empty, expects_continue) {
+            (true, _) => Sending::Done,
+            (false, true) => {
+                Sending::Asking { outgoing, timer: Box::pin(tokio::time::sleep(CONTINUE_TIMEOUT)) }
+            }
+            (false, false) => Sending::Body(outgoing),
+        };
+        Some(())
+    }
+
+    /// Whether the replica may have seen a byte of the request: one of another request counts, too.
+    fn has_sent(&self) -> bool {
+        self.shared.written() > self.written_before
+    }
+
+    fn poll_head(
+        &mut self,
+        cx: &mut Context<'_>,
+        method: &Method,
+        passed: &mut impl FnMut(ResponseHead),
+    ) -> Poll<Result<ResponseHead, SendFailure>> {
+        if self.poll_send(cx).is_err() {
+            return Poll::Ready(Err(SendFailure::ClientBody));
+        }
+        loop {
+            let Receiving::Head { response, interim } = &mut self.receiving else {
+                return Poll::Ready(Err(SendFailure::Failed(Fault::Malformed)));
+            };
+            match response.poll_informational(cx) {
+                Poll::Ready(Some(Ok(head))) => {
+                    *interim += 1;
+                    if *interim > MAX_INTERIM {
+                        return Poll::Ready(Err(SendFailure::Failed(Fault::Malformed)));
+                    }
+                    self.shared.hear();
+                    if head.status() != StatusCode::CONTINUE {
+                        passed(ResponseHead::new(head.status(), heads::fields(head.headers())));
+                    } else if self.sending.go_on() && self.poll_send(cx).is_err() {
+                        return Poll::Ready(Err(SendFailure::ClientBody));
+                    }
+                }
+                // A failure is told with the response.
+                Poll::Pending | Poll::Ready(None | Some(Err(_))) => break,
+            }
+        }
+        let Receiving::Head { response, .. } = &mut self.receiving else { return Poll::Pending };
+        match ready!(Pin::new(response).poll(cx)) {
+            Ok(response) => Poll::Ready(Ok(self.received(response, method))),
+            Err(error) => Poll::Ready(Err(self.without_head(&error))),
+        }
+    }
+
+    /// The head has come.
+    fn received(&mut self, response: http::Response<RecvStream>, method: &Method) -> ResponseHead {
+        self.shared.hear();
+        if let Sending::Asking { .. } = self.sending {
+            // It has decided without the body, which stays where it is.
+            self.sending = Sending::Done;
+        }
+        let (parts, stream) = response.into_parts();
+        let fields = heads::fields(&parts.headers);
+        let has_ended = stream.is_end_stream() || method == Method::HEAD;
+        let declared = || str::from_utf8(fields.get(Name::ContentLength)?).ok()?.parse().ok();
+        let left = if has_ended { Some(0) } else { declared() };
+        self.receiving = Receiving::Body { stream, left };
+        ResponseHead::new(parts.status, fields)
+    }
+
+    /// What it says of the replica that there is no head.
+    fn without_head(&self, error: &h2::Error) -> SendFailure {
+        tracing::debug!(%error, "no response");
+        match error.reason() {
+            // Streams that a goodbye does not name as taken, and refused ones, were not processed (RFC 9113 section 8.7).
+            Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => {
+                SendFailure::Refused { is_overload: true }
+            }
+            _ if error.is_go_away() && error.is_remote() => SendFailure::Refused { is_overload: false },
+            _ if !self.has_sent() => SendFailure::NotTaken,
+            _ if error.is_remote() => SendFailure::Failed(Fault::Reset),
+            _ => match (error.get_io(), self.shared.tls_fault()) {
+                (Some(_), Some(fault)) => SendFailure::of_tls(fault, self.is_reused),
+                (Some(error), None) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    SendFailure::Failed(Fault::Reset)
+                }
+                (Some(_), None) => SendFailure::Failed(Fault::Closed),
+                (None, _) => SendFailure::Failed(Fault::Malformed),
+            },
+        }
+    }
+
+    /// Sends as much as the replica takes and there is to send.
+    ///
+    /// # Errors
+    /// When the request's body breaks off: nothing more is sent, and the replica is told so.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+        if let Sending::Asking { timer, .. } = &mut self.sending {
+            if timer.as_mut().poll(cx).is_pending() {
+                return Ok(());
+            }
+            self.sending.go_on();
+        }
+        let has_sent = self.has_sent();
+        let Sending::Body(outgoing) = &mut self.sending else { return Ok(()) };
+        match outgoing.poll(cx, has_sent) {
+            Poll::Ready(Ok(())) => self.sending = Sending::Done,
+            Poll::Ready(Err(failure)) => {
+                self.client_failed = true;
+                self.sending = Sending::Done;
+                return Err(failure);
+            }
+            // With the head goes one frame: what lies behind it is asked for once a byte of them is on its way.
+            Poll::Pending if !has_sent => self.shared.waits_for_write(cx),
+            Poll::Pending => {}
+        }
+        Ok(())
+    }
+
+    /// The next frame of the response's body, while what is left of the request is sent.
+    pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
+        self.poll_send(cx)?;
+        let Receiving::Body { stream, left } = &mut self.receiving else { return Poll::Ready(None) };
+        let failed = |error: &h2::Error| Poll::Ready(Some(Err(failure(error))));
+        match ready!(stream.poll_data(cx)) {
+            Some(Ok(data)) => {
+                self.shared.hear();
+                // It is on its way to the client: the replica may send as much again.
+                let _ = stream.flow_control().release_capacity(data.len());
+                if let Some(left) = left {
+                    *left = left.saturating_sub(data.len() as u64);
+                }
+                return Poll::Ready(Some(Ok(Frame::data(data))));
+            }
+            Some(Err(error)) => return failed(&error),
+            None => {}
+        }
+        match ready!(stream.poll_trailers(cx)) {
+            Ok(None) => {
+                self.receiving = Receiving::Ended;
+                Poll::Ready(None)
+            }
+            Ok(Some(trailers)) => {
+                self.shared.hear();
+                self.receiving = Receiving::Ended;
+                let mut fields = heads::fields(&trailers);
+                prepare_trailers(&mut fields);
+                Poll::Ready(Some(Ok(Frame::trailers(heads::map(&fields)))))
+            }
+            Err(error) => failed(&error),
+        }
+    }
+
+    pub(super) fn is_end_stream(&self) -> bool {
+        match &self.receiving {
+            Receiving::Body { stream, .. } => stream.is_end_stream(),
+            Receiving::Ended => true,
+            Receiving::Nothing | Receiving::Head { .. } => false,
+        }
+    }
+
+    pub(super) fn left(&self) -> Option<u64> {
+        match &self.receiving {
+            Receiving::Body { left, .. } => *left,
+            Receiving::Ended => Some(0),
+            Receiving::Nothing | Receiving::Head { .. } => None,
+        }
+    }
+
+    pub(super) fn arrival(&self) -> Option<Arrival> {
+        match &self.sending {
+            Sending::Asking { outgoing, .. } | Sending::Body(outgoing) => Some(outgoing.body.arrival()),
+            Sending::Done => None,
+        }
+    }
+}
+
+impl Drop for Http2Link {
+    fn drop(&mut self) {
+        self.shared.leave(self.clock.now());
+    }
+}
+
+impl Sending {
+    /// The body need not be held back any more. Tells whether it was.
+    fn go_on(&mut self) -> bool {
+        let is_asking = matches!(self, Self::Asking { .. });
+        if is_asking && let Self::Asking { outgoing, .. } = std::mem::replace(self, Self::Done) {
+            *self = Self::Body(outgoing);
+        }
+        is_asking
+    }
+}
+
+impl OutgoingBody {
+    /// Completes when all is on its way, or the replica wants no more.
+    fn poll(&mut self, cx: &mut Context<'_>, has_sent: bool) -> Poll<Result<(), Failure>> {
+        loop {
+            if let Some(data) = &mut self.held {
+                self.stream.reserve_capacity(data.len().min(SEND_BUFFER));
+                let room = match self.stream.capacity() {
+                    0 => match ready!(self.stream.poll_capacity(cx)) {
+                        Some(Ok(room)) => room,
+                        // What it says all the same is read.
+                        Some(Err(_)) | None => return Poll::Ready(Ok(())),
+                    },
+                    room => room,
+                };
+                let piece = data.split_to(room.min(data.len()));
+                let is_last = data.is_empty() && self.body.is_end_stream();
+                if data.is_empty() {
+                    self.held = None;
+                }
+                if !piece.is_empty() && self.stream.send_data(piece, is_last).is_err() || is_last {
+                    return Poll::Ready(Ok(()));
+                }
+                continue;
+            }
+            if self.stream.poll_reset(cx).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            if self.has_begun && !has_sent {
+                return Poll::Pending;
+            }
+            let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+            self.has_begun = true;
+            match frame {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => self.held = Some(data).filter(|data| !data.is_empty()),
+                    Err(frame) => {
+                        let Ok(trailers) = frame.into_trailers() else { continue };
+                        let mut fields = heads::fields(&trailers);
+                        prepare_trailers(&mut fields);
+                        let _ = self.stream.send_trailers(heads::map(&fields));
+                        return Poll::Ready(Ok(()));
+                    }
+                },
+                None => {
+                    let _ = self.stream.send_data(Bytes::new(), true);
+                    return Poll::Ready(Ok(()));
+                }
+                Some(Err(_)) => {
+                    self.stream.send_reset(Reason::CANCEL);
+                    return Poll::Ready(Err(Failure::RequestBody));
+                }
+            }
+        }
+    }
+}
+
+fn failure(error: &h2::Error) -> Failure {
+    match error.is_library() {
+        true => Failure::Malformed(error.to_string()),
+        false => Failure::Reset(io::Error::other(error.to_string())),
+    }
+}
+
+/// A request's head in HTTP/2.
+fn request(
+    head: &RequestHead,
+    endpoint: &Endpoint,
+    expects_continue: bool,
+    hints: AttemptHints,
+) -> Result<Request<()>, SendFailure> {
+    let scheme = if endpoint.tls_name().is_some() { "https" } else { "http" };
+    let host = head.fields.get(Name::Host).and_then(|host| str::from_utf8(host).ok()).unwrap_or_default();
+    // HTTP/1.0 clients may name none.
+    let authority = if host.is_empty() { endpoint.address.as_str() } else { host };
+    let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(head.target()).build();
+    let mut request = Request::new(());
+    *request.uri_mut() = uri.map_err(|_| SendFailure::Unsendable)?;
+    *request.method_mut() = head.method.clone();
+    *request.version_mut() = Version::HTTP_2;
+    let mut fields = heads::map(&head.fields);
+    for name in [header::HOST, header::TRANSFER_ENCODING, header::CONNECTION, header::UPGRADE] {
+        fields.remove(name);
+    }
+    if !expects_continue {
+        fields.remove(header::EXPECT);
+    }
+    for (name, value) in hints.fields() {
+        fields.insert(name, value.into());
+    }
+    // Trailers pass, whatever the client's own connection can carry.
+    fields.insert(header::TE, HeaderValue::from_static("trailers"));
+    *request.headers_mut() = fields;
+    Ok(request)
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_proto::{Address, Protocol};
+
+    use super::*;
+    use crate::proxy::fields::Fields;
+
+    const HINTS: AttemptHints = AttemptHints { attempt: 2, time: Duration::from_millis(800) };
+
+    fn head(target: &str, fields: &[(&str, &str)]) -> RequestHead {
+        let mut block = Fields::default();
+        for (name, value) in fields {
+            block.append_other(name.as_bytes(), value.as_bytes());
+        }
+        let target = block.store(target.as_bytes());
+        RequestHead::new(Method::POST, Version::HTTP_11, target, None, block)
+    }
+
+    fn endpoint(protocol: Protocol) -> Endpoint {
+        Endpoint { address: Address::parse("10.0.0.1:80").unwrap(), protocol }
+    }
+
+    #[test]
+    fn a_host_becomes_the_authority_and_what_concerns_one_connection_stays_behind() {
+        let fields = [
+            ("Host", "shop.example:8080"),
+            ("Transfer-Encoding", "chunked"),
+            ("Expect", "100-continue"),
+            ("X-Id", "7"),
+        ];
+        let sent =
+            request(&head("/a/../b?c=%20", &fields), &endpoint(Protocol::h2c()), false, HINTS).unwrap();
+        assert_eq!(sent.uri().to_string(), "http://shop.example:8080/a/../b?c=%20");
+        assert_eq!(sent.method(), Method::POST);
+        let names: Vec<_> =
+            sent.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let hints = [("x-gw-attempt", &b"2"[..]), ("x-gw-timeout-ms", b"800")];
+        assert_eq!(names, [&[("x-id", &b"7"[..])][..], &hints, &[("te", b"trailers")]].concat());
+        let asking = request(&head("/", &fields), &endpoint(Protocol::h2c()), true, HINTS).unwrap();
+        assert!(asking.headers().contains_key("expect"));
+    }
+
+    #[test]
+    fn who_names_no_host_is_sent_to_the_address_and_over_tls_by_https() {
+        let sent =
+            request(&head("/", &[("host", "")]), &endpoint(Protocol::tls(None)), false, HINTS).unwrap();
+        assert_eq!(sent.uri().to_string(), "https://10.0.0.1:80/");
+    }
+
+    #[test]
+    fn a_target_that_http2_cannot_carry_is_not_sent() {
+        let unsendable =
+            request(&head("/a\u{7f}", &[("host", "a")]), &endpoint(Protocol::h2c()), false, HINTS);
+        assert!(matches!(unsendable, Err(SendFailure::Unsendable)));
+    }
+}

@@ -1,0 +1,26 @@
+//! What clients get instead of failures, as the file has it.
+
+use gateway_proto::v1;
+use serde::Deserialize;
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct FallbackTable {
+    statuses: Option<String>,
+    service: Option<String>,
+    static_status: Option<i32>,
+    content_type: Option<String>,
+    body: Option<String>,
+}
+
+impl From<FallbackTable> for v1::FallbackPolicy {
+    fn from(table: FallbackTable) -> Self {
+        Self {
+            statuses: table.statuses,
+            service: table.service,
+            static_status: table.static_status,
+            content_type: table.content_type,
+            body: table.body,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! What clients get in place of a failure, where the policy has something.
+
+use data_plane::{
+    routing::{Fault, State},
+    table::{FallbackKind, ReplicaSpec, ServiceSpec},
+};
+use gateway_proto::{Address, Policy, ReplicaId, ServiceName, policy::Methods};
+
+use crate::harness::{Act, Dead, Gateway, Replica, body, field, ok, respond, status};
+
+fn static_answer() -> Policy {
+    let mut policy = Policy::default();
+    policy.fallback.static_status = 200;
+    policy.fallback.body = "{\"orders\": []}".parse().unwrap();
+    policy
+}
+
+fn stand_in() -> Policy {
+    let mut policy = Policy::default();
+    policy.fallback.service = "orders-cache".parse().unwrap();
+    policy
+}
+
+/// Has the gateway know the service that stands in.
+fn stands_in(gateway: &Gateway, replica: &Replica, policy: Policy) {
+    let address = Address::parse(&replica.address.to_string()).unwrap();
+    let replicas = vec![ReplicaSpec::listed(ReplicaId::parse("c-0").unwrap(), address)];
+    let spec = ServiceSpec { name: ServiceName::parse("orders-cache").unwrap(), policy, replicas };
+    gateway.table.apply(&[spec], &[], gateway.clock.now());
+}
+
+#[tokio::test]
+async fn a_static_answer_stands_in_for_the_gateways_own_errors_and_says_so() {
+    let dead = Dead::new();
+    let gateway = Gateway::start(&[dead.address], static_answer()).await;
+    let response = gateway.get("/orders/").await;
+    assert_eq!((status(&response), body(&response)), (200, "{\"orders\": []}"));
+    assert_eq!(field(&response, "content-type").as_deref(), Some("application/json"));
+    assert_eq!(field(&response, "x-gw-fallback").as_deref(), Some("static"));
+    let proxy_status = field(&response, "proxy-status").unwrap();
+    assert!(
+        proxy_status.ends_with("; error=connection_refused; details=\"fallback=static\""),
+        "{proxy_status}"
+    );
+    assert!(field(&response, "x-request-id").is_some());
+    let service = gateway.service();
+    assert_eq!((service.fallbacks(FallbackKind::Static), service.fallbacks(FallbackKind::Service)), (1, 0));
+    assert_eq!(service.counters().totals(), (1, 1), "its replicas failed all the same");
+}
+
+#[tokio::test]
+async fn an_open_breaker_is_answered_by_it_too_and_no_replica_is_asked() {
+    let replica = Replica::start(|_, _| ok("fine")).await;
+    let gateway = Gateway::start(&[replica.address], static_answer()).await;
+    let service = gateway.service();
+    let now = gateway.clock.now();
+    while let Ok(picked) = service.pick(0, now, &[], data_plane::routing::Draw::default()) {
+        let failure = data_plane::routing::Outcome::Failure(Fault::Reset);
+        service.settle(0, &picked.replica, picked.permit, failure, now, 0.5);
+    }
+    assert_eq!(service.replicas()[0].breaker_view(now, &service.policy().breaker).state, State::Open);
+    let response = gateway.get("/orders/").await;
+    assert_eq!((status(&response), body(&response)), (200, "{\"orders\": []}"));
+    assert!(replica.seen().is_empty());
+}
+
+#[tokio::test]
+async fn answers_of_replicas_count_by_their_status_and_only_those_of_the_policy() {
+    let bad = Replica::start(|_, text| {
+        let asked: u16 = text.split_whitespace().nth(1).unwrap().trim_matches('/').parse().unwrap();
+        respond(asked, "bad")
+    })
+    .await;
+    let gateway = Gateway::start(&[bad.address], static_answer()).await;
+    for (asked, answered) in [(503, 200), (502, 200), (500, 500), (404, 404), (201, 201)] {
+        let response = gateway.get(&format!("/orders/{asked}")).await;
+        assert_eq!(status(&response), answered, "{asked}");
+        assert_eq!(field(&response, "x-gw-fallback").is_some(), asked != answered);
+    }
+    let response = gateway.get("/orders/503").await;
+    assert!(field(&response, "proxy-status").unwrap().contains("received-status=503"), "{response}");
+}
+
+#[tokio::test]
+async fn a_head_gets_the_head_of_it() {
+    let dead = Dead::new();
+    let gateway = Gateway::start(&[dead.address], static_answer()).await;
+    let response = gateway.send("HEAD /orders/ HTTP/1.1\r\nhost: gw\r\nconnection: close\r\n\r\n").await;
+    assert_eq!((status(&response), field(&response, "x-gw-fallback").as_deref()), (200, Some("static")));
+    assert!(response.ends_with("\r\n\r\n"), "{response}");
+}
+
+#[tokio::test]
+async fn another_service_is_asked_with_the_whole_request() {
+    let dead = Dead::new();
+    let cache = Replica::start(|_, _| ok("from the cache")).await;
+    let gateway = Gateway::start(&[dead.address], stand_in()).await;
+    stands_in(&gateway, &cache, Policy::default());
+    let response = gateway.post("/orders/7?full=1", "body").await;
+    assert_eq!((status(&response), body(&response)), (200, "from the cache"));
+    assert_eq!(field(&response, "x-gw-fallback").as_deref(), Some("service orders-cache"));
+    let seen = &cache.seen()[0];
+    assert!(seen.starts_with("POST /7?full=1 ") && seen.ends_with("body"), "{seen}");
+    assert_eq!(gateway.service().fallbacks(FallbackKind::Service), 1);
+    let cache = gateway.table.service("orders-cache").unwrap();
+    assert_eq!(cache.counters().totals(), (1, 0), "it did answer well");
+}
+
+#[tokio::test]
+async fn a_post_that_a_replica_may_have_seen_is_not_sent_to_another_service() {
+    let bad = Replica::start(|_, _| Act::Reset).await;
+    let cache = Replica::start(|_, _| ok("from the cache")).await;
+    let gateway = Gateway::start(&[bad.address], stand_in()).await;
+    stands_in(&gateway, &cache, Policy::default());
+    assert_eq!(status(&gateway.post("/orders/", "x").await), 502);
+    assert!(cache.seen().is_empty());
+    assert_eq!(status(&gateway.get("/orders/").await), 200, "a GET is");
+}
+
+#[tokio::test]
+async fn when_the_other_service_fails_too_the_static_answer_is_given_and_else_the_first_failure() {
+    let bad = Replica::start(|_, _| respond(503, "first")).await;
+    let worse = Replica::start(|_, _| respond(503, "second")).await;
+    let gateway = Gateway::start(&[bad.address], stand_in()).await;
+    stands_in(&gateway, &worse, stand_in());
+    let response = gateway.get("/orders/").await;
+    assert_eq!((status(&response), body(&response)), (503, "first"));
+    assert_eq!(field(&response, "x-gw-fallback"), None);
+
+    let mut both = stand_in();
+    both.fallback.static_status = 503;
+    both.fallback.content_type = "text/plain".parse().unwrap();
+    both.fallback.body = "later".parse().unwrap();
+    let gateway = Gateway::start(&[bad.address], both).await;
+    stands_in(&gateway, &worse, both);
+    let response = gateway.get("/orders/").await;
+    assert_eq!((status(&response), body(&response)), (503, "later"));
+    assert_eq!(field(&response, "content-type").as_deref(), Some("text/plain"));
+}
+
+#[tokio::test]
+async fn a_service_that_is_unknown_or_takes_no_such_request_stands_in_for_nobody() {
+    let dead = Dead::new();
+    let gateway = Gateway::start(&[dead.address], stand_in()).await;
+    assert_eq!(status(&gateway.get("/orders/").await), 502);
+    let cache = Replica::start(|_, _| ok("from the cache")).await;
+    let mut reads_only = Policy::default();
+    reads_only.request.methods = Methods::parse(["GET"]).unwrap();
+    stands_in(&gateway, &cache, reads_only);
+    assert_eq!(status(&gateway.post("/orders/", "x").await), 502);
+    assert_eq!(status(&gateway.get("/orders/").await), 200);
+}

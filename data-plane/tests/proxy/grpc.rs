@@ -1,0 +1,227 @@
+//! gRPC calls: their status, their deadlines, and what the gateway says in its own name.
+
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test that called it")]
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use gateway_proto::{Address, Endpoint, Policy, Protocol};
+use h2::server::SendResponse;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use tokio::net::TcpStream;
+
+use crate::{
+    harness::{Dead, Gateway, eventually},
+    http2_replicas::{H2Replica, read},
+};
+
+const MESSAGE: &[u8] = b"\0\0\0\0\x02hi";
+
+/// What a caller sees.
+#[derive(Debug)]
+struct Called {
+    head: HeaderMap,
+    body: Vec<u8>,
+    trailers: Option<HeaderMap>,
+}
+
+impl Called {
+    /// The call's status, wherever it stands, and what is said of it.
+    fn status(&self) -> (&str, &str) {
+        let place = self.trailers.as_ref().unwrap_or(&self.head);
+        let text = |name| place.get(name).map_or("", |value| value.to_str().unwrap());
+        (text("grpc-status"), text("grpc-message"))
+    }
+}
+
+/// Makes one call on a connection of its own.
+async fn call(gateway: &Gateway, path: &str, fields: &[(&'static str, &str)]) -> Called {
+    let stream = TcpStream::connect(gateway.listen).await.unwrap();
+    let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let mut request = Request::post(format!("http://gw{path}")).header("content-type", "application/grpc");
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let mut sender = sender.ready().await.unwrap();
+    let (response, mut sending) = sender.send_request(request.body(()).unwrap(), false).unwrap();
+    sending.send_data(Bytes::from_static(MESSAGE), true).unwrap();
+    let (parts, body) = response.await.unwrap().into_parts();
+    assert_eq!(parts.status, 200);
+    let (body, trailers) = read(body).await;
+    Called { head: parts.headers, body, trailers }
+}
+
+fn trailers(status: &'static str) -> HeaderMap {
+    [("grpc-status", status), ("grpc-message", "so it is")]
+        .into_iter()
+        .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)))
+        .collect()
+}
+
+fn begin(answering: &mut SendResponse<Bytes>) -> h2::SendStream<Bytes> {
+    let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+    answering.send_response(head, false).unwrap()
+}
+
+/// Answers with one message and this status behind it.
+async fn answering(status: &'static str) -> H2Replica {
+    H2Replica::start(h2::server::Builder::new(), move |_, body, mut answering| async move {
+        read(body).await;
+        let mut sending = begin(&mut answering);
+        sending.send_data(Bytes::from_static(MESSAGE), false).unwrap();
+        sending.send_trailers(trailers(status)).unwrap();
+    })
+    .await
+}
+
+/// Answers with a head that has this status, and nothing behind it.
+async fn trailers_only(status: &'static str) -> H2Replica {
+    H2Replica::start(h2::server::Builder::new(), move |_, body, mut answering| async move {
+        read(body).await;
+        let mut head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+        head.headers_mut().extend(trailers(status));
+        answering.send_response(head, true).unwrap();
+    })
+    .await
+}
+
+fn before(replica: &H2Replica) -> Gateway {
+    Gateway::start_to(vec![replica.endpoint()], Arc::default(), Policy::default())
+}
+
+fn failures(gateway: &Gateway) -> u64 {
+    gateway.service().replicas()[0].counters().failures
+}
+
+#[tokio::test]
+async fn a_status_behind_the_messages_passes_and_counts_for_the_breaker_as_what_it_says_of_the_replica() {
+    for (status, expected) in
+        [("0", 0), ("7", 0), ("5", 0), ("8", 0), ("4", 1), ("13", 1), ("14", 1), ("15", 1)]
+    {
+        let replica = answering(status).await;
+        let gateway = before(&replica);
+        let called = call(&gateway, "/orders/x", &[]).await;
+        assert_eq!((called.status(), &called.body[..]), ((status, "so it is"), MESSAGE));
+        eventually("the call is over", || gateway.inflight(0) == 0).await;
+        assert_eq!(failures(&gateway), expected, "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_status_in_the_head_passes_and_counts_the_same() {
+    for (status, expected) in [("7", 0), ("13", 1), ("14", 1)] {
+        let replica = trailers_only(status).await;
+        let gateway = before(&replica);
+        let called = call(&gateway, "/orders/x", &[]).await;
+        assert_eq!((called.status(), called.trailers.is_none()), ((status, "so it is"), true));
+        assert_eq!(failures(&gateway), expected, "{status}");
+        if expected == 1 {
+            let fault = gateway.service().replicas()[0].last_failures()[0].fault.to_string();
+            assert!(fault.starts_with("gRPC "), "{fault}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn failing_calls_open_a_breaker_and_its_callers_are_told_unavailable() {
+    let replica = answering("13").await;
+    let gateway = before(&replica);
+    for _ in 0..5 {
+        assert_eq!(call(&gateway, "/orders/x", &[]).await.status().0, "13");
+    }
+    let called = call(&gateway, "/orders/x", &[]).await;
+    let (status, message) = called.status();
+    assert!(status == "14" && message.contains("open circuit breakers"), "{called:?}");
+    assert!(called.head.contains_key("x-request-id"));
+    assert!(called.head["proxy-status"].to_str().unwrap().contains("details=\"breaker_open\""));
+}
+
+#[tokio::test]
+async fn what_the_gateway_says_itself_is_a_head_without_a_body() {
+    let dead = Dead::new();
+    let address = Address::parse(&dead.address.to_string()).unwrap();
+    let endpoint = Endpoint { address, protocol: Protocol::h2c() };
+    let gateway = Gateway::start_to(vec![endpoint], Arc::default(), Policy::default());
+    for (path, fields, expected, says) in [
+        ("/orders/x", &[][..], "14", "connect refused"),
+        ("/nobody/x", &[], "12", "no service \"nobody\""),
+        ("/orders/x", &[("grpc-timeout", "1s")], "3", "grpc-timeout"),
+        ("/orders/x", &[("grpc-timeout", "123456789S")], "3", "grpc-timeout"),
+    ] {
+        let called = call(&gateway, path, fields).await;
+        let (status, message) = called.status();
+        assert_eq!((status, message.contains(says), called.body.len()), (expected, true, 0), "{message}");
+        assert_eq!(called.head["content-type"], "application/grpc");
+        assert!(called.trailers.is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_replica_is_told_what_is_left_of_a_calls_time() {
+    let replica = answering("0").await;
+    let gateway = before(&replica);
+    call(&gateway, "/orders/x", &[("grpc-timeout", "5S")]).await;
+    call(&gateway, "/orders/x", &[]).await;
+    let seen = replica.seen();
+    let left = seen[0].headers["grpc-timeout"].to_str().unwrap();
+    let micros: u64 = left.strip_suffix('u').expect(left).parse().unwrap();
+    assert!((1_000_000..=5_000_000).contains(&micros), "{left}");
+    assert!(!seen[1].headers.contains_key("grpc-timeout"));
+}
+
+#[tokio::test]
+async fn a_call_ends_with_its_time_and_nobody_but_the_caller_chose_that() {
+    let replica = H2Replica::start(h2::server::Builder::new(), |number, body, mut answering| async move {
+        read(body).await;
+        if number == 0 {
+            // Never answers.
+            std::future::pending::<()>().await;
+        }
+        let mut sending = begin(&mut answering);
+        sending.send_data(Bytes::from_static(MESSAGE), false).unwrap();
+        // Never ends.
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let gateway = before(&replica);
+    for received in [0, MESSAGE.len()] {
+        let began = Instant::now();
+        let called = call(&gateway, "/orders/x", &[("grpc-timeout", "300m")]).await;
+        assert_eq!((called.status().0, called.body.len()), ("4", received), "{called:?}");
+        assert!((300..5_000).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    }
+    eventually("nothing is in flight", || gateway.inflight(0) == 0).await;
+    assert_eq!(failures(&gateway), 0);
+}
+
+#[tokio::test]
+async fn a_caller_is_told_when_its_replica_breaks_off_in_the_middle() {
+    let replica = H2Replica::start(h2::server::Builder::new(), |_, body, mut answering| async move {
+        read(body).await;
+        let mut sending = begin(&mut answering);
+        sending.send_data(Bytes::from_static(MESSAGE), false).unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        sending.send_reset(h2::Reason::INTERNAL_ERROR);
+    })
+    .await;
+    let gateway = before(&replica);
+    let called = call(&gateway, "/orders/x", &[]).await;
+    assert_eq!((called.status().0, &called.body[..]), ("14", MESSAGE), "{called:?}");
+    assert_eq!(failures(&gateway), 1);
+}
+
+#[tokio::test]
+async fn calls_go_to_the_replicas_in_turn_whatever_connection_they_come_by() {
+    let (one, other) = (answering("0").await, answering("0").await);
+    let gateway =
+        Gateway::start_to(vec![one.endpoint(), other.endpoint()], Arc::default(), Policy::default());
+    for _ in 0..6 {
+        assert_eq!(call(&gateway, "/orders/x", &[]).await.status().0, "0");
+    }
+    assert_eq!((one.seen().len(), other.seen().len()), (3, 3));
+    assert_eq!((one.connections(), other.connections()), (1, 1));
+}

@@ -1,0 +1,166 @@
+//! Attempts that take long get company, where the policy says so.
+
+use std::time::{Duration, Instant};
+
+use data_plane::routing::{Rule, State};
+use gateway_proto::{Policy, policy::Algorithm};
+
+use tokio::io::AsyncWriteExt;
+
+use crate::harness::{
+    Act, Gateway, Replica, body, eventually, field, ok, raw_replica, read_message, respond, status,
+};
+
+fn hedging() -> Policy {
+    let mut policy = Policy::default();
+    policy.retry.hedge_delay = Duration::from_millis(30);
+    policy.breaker.base_open = Duration::from_secs(60);
+    policy
+}
+
+/// A replica that takes its time for each answer.
+async fn late(pause: Duration, act: Act) -> std::net::SocketAddr {
+    let Act::Send(bytes) = act else { panic!("an answer") };
+    raw_replica(move |mut stream| {
+        let bytes = bytes.clone();
+        async move {
+            while read_message(&mut stream).await.is_some() {
+                tokio::time::sleep(pause).await;
+                if stream.write_all(bytes.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_get_that_hangs_is_answered_by_another_replica_beside() {
+    let hanging = Replica::start(|_, _| Act::Hang).await;
+    let good = Replica::start(|_, _| ok("good")).await;
+    let gateway = Gateway::start(&[hanging.address, good.address], hedging()).await;
+    let began = Instant::now();
+    let response = gateway.get("/orders/").await;
+    assert_eq!((status(&response), body(&response)), (200, "good"));
+    assert!(began.elapsed() >= Duration::from_millis(30), "not before its time");
+    assert_eq!(field(&response, "x-gw-attempts").as_deref(), Some("2"));
+    let service = gateway.service();
+    let counts: Vec<_> = service.replicas().iter().map(|replica| replica.counters()).collect();
+    assert_eq!((counts[0].attempts, counts[0].failures), (1, 0), "nobody blames whoever was outrun");
+    eventually("nothing is in flight", || {
+        service.replicas().iter().all(|replica| replica.counters().inflight == 0)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_quick_answer_has_no_company_and_neither_has_a_post() {
+    let replicas = [Replica::start(|_, _| ok("a")).await, Replica::start(|_, _| ok("b")).await];
+    let mut policy = hedging();
+    policy.timeout.per_try = Duration::from_millis(200);
+    let gateway = Gateway::start(&[replicas[0].address, replicas[1].address], policy).await;
+    for _ in 0..10 {
+        let response = gateway.get("/orders/").await;
+        assert_eq!(field(&response, "x-gw-attempts").as_deref(), Some("1"));
+    }
+    let hanging = [Replica::start(|_, _| Act::Hang).await, Replica::start(|_, _| Act::Hang).await];
+    let gateway = Gateway::start(&[hanging[0].address, hanging[1].address], policy).await;
+    let response = gateway.post("/orders/", "x").await;
+    assert_eq!(status(&response), 504);
+    assert_eq!(hanging[0].seen().len() + hanging[1].seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_post_with_an_idempotency_key_has_company_with_its_whole_body() {
+    let hanging = Replica::start(|_, _| Act::Hang).await;
+    let good = Replica::start(|_, _| ok("good")).await;
+    let gateway = Gateway::start(&[hanging.address, good.address], hedging()).await;
+    let request =
+        "POST /orders/ HTTP/1.1\r\nhost: gw\r\nidempotency-key: k1\r\ncontent-length: 4\r\n\r\nbody";
+    let response = gateway.send(request).await;
+    assert_eq!((status(&response), body(&response)), (200, "good"));
+    assert!(hanging.seen()[0].ends_with("body") && good.seen()[0].ends_with("body"));
+}
+
+#[tokio::test]
+async fn a_failure_while_another_is_under_way_is_no_answer_yet() {
+    let bad = late(Duration::from_millis(60), respond(503, "bad")).await;
+    let good = late(Duration::from_millis(120), ok("good")).await;
+    let gateway = Gateway::start(&[bad, good], hedging()).await;
+    let response = gateway.get("/orders/").await;
+    assert_eq!((status(&response), body(&response)), (200, "good"));
+    assert_eq!(gateway.service().attempts().attempts, 2);
+}
+
+#[tokio::test]
+async fn when_all_fail_the_request_goes_on_by_the_rules_of_retries() {
+    let bad =
+        [Replica::start(|_, _| respond(503, "bad")).await, Replica::start(|_, _| respond(503, "bad")).await];
+    let good = Replica::start(|_, _| ok("good")).await;
+    let gateway = Gateway::start(&[bad[0].address, bad[1].address, good.address], hedging()).await;
+    let response = gateway.get("/orders/").await;
+    assert_eq!((status(&response), body(&response)), (200, "good"));
+    assert_eq!(field(&response, "x-gw-attempts").as_deref(), Some("3"));
+}
+
+#[tokio::test]
+async fn as_many_are_asked_beside_as_the_policy_says_and_the_budget_bears() {
+    let hanging: Vec<_> =
+        [Replica::start(|_, _| Act::Hang).await, Replica::start(|_, _| Act::Hang).await].into();
+    let good = Replica::start(|_, _| ok("good")).await;
+    let mut policy = hedging();
+    policy.retry.max_hedge_count = 2;
+    let addresses = [hanging[0].address, hanging[1].address, good.address];
+    let gateway = Gateway::start(&addresses, policy).await;
+    let response = gateway.get("/orders/").await;
+    assert_eq!((status(&response), body(&response)), (200, "good"));
+    assert_eq!(field(&response, "x-gw-attempts").as_deref(), Some("3"));
+
+    // The budget has its floor of a hundred in ten seconds.
+    let service = gateway.service();
+    let now = gateway.clock.now();
+    while service.budget().try_retry(now, 0.0) {}
+    let mut policy = policy;
+    policy.retry.budget_ratio = 0.0;
+    policy.timeout.per_try = Duration::from_millis(150);
+    policy.retry.max_retry_count = 0;
+    let gateway = Gateway::start(&addresses[..2], policy).await;
+    let service = gateway.service();
+    while service.budget().try_retry(gateway.clock.now(), 0.0) {}
+    let response = gateway.get("/orders/").await;
+    assert_eq!(status(&response), 504);
+    assert_eq!(service.attempts().attempts, 1, "no budget, no company");
+}
+
+#[tokio::test]
+async fn a_replica_that_is_outrun_again_and_again_is_known_to_be_slow() {
+    let hanging = Replica::start(|_, _| Act::Hang).await;
+    let good = Replica::start(|_, _| ok("good")).await;
+    let mut policy = hedging();
+    // Longer than whatever a busy machine does to the good one.
+    policy.retry.hedge_delay = Duration::from_millis(250);
+    policy.breaker.slow_threshold = Duration::from_millis(200);
+    policy.breaker.min_request_count = 3;
+    let mut gateway = Gateway::start(&[hanging.address, good.address], policy).await;
+    for _ in 0..8 {
+        assert_eq!(body(&gateway.get("/orders/").await), "good");
+    }
+    let change = gateway.transitions.try_recv().expect("it opened").change;
+    assert_eq!((change.to, change.rule()), (State::Open, Some(Rule::SlowRatio)));
+}
+
+#[tokio::test]
+async fn peak_ewma_learns_of_those_that_are_outrun() {
+    let hanging = Replica::start(|_, _| Act::Hang).await;
+    let good = Replica::start(|_, _| ok("good")).await;
+    let mut policy = hedging();
+    // Longer than whatever a busy machine does to the good one.
+    policy.retry.hedge_delay = Duration::from_millis(250);
+    policy.balancing.algorithm = Algorithm::PeakEwma;
+    let gateway = Gateway::start(&[hanging.address, good.address], policy).await;
+    for _ in 0..20 {
+        assert_eq!(body(&gateway.get("/orders/").await), "good");
+    }
+    assert!(hanging.seen().len() <= 4, "{} of 20 went to it first", hanging.seen().len());
+}

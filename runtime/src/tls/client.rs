@@ -1,0 +1,122 @@
+//! TLS to servers, by files that are read again when they change.
+
+use std::{path::PathBuf, sync::Arc};
+
+use arc_swap::ArcSwapOption;
+use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
+
+use super::{
+    Identity, Shown, certificates,
+    files::{self, Words},
+    unusable,
+};
+use crate::{Failure, Shutdown};
+
+/// Whom a client believes, and what it shows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClientTlsFiles {
+    /// Authorities in PEM, who sign what is believed; `None`: those that the system trusts.
+    pub ca: Option<PathBuf>,
+    /// Shown to a server that asks for it.
+    pub identity: Option<Identity>,
+    /// Protocols that are offered by ALPN, best first.
+    pub protocols: &'static [&'static [u8]],
+}
+
+/// What a client needs for its next connection. TLS 1.2 and 1.3, with resumption, without early data.
+#[derive(Debug, Default)]
+pub struct ClientTls {
+    files: ClientTlsFiles,
+    current: ArcSwapOption<ClientConfig>,
+}
+
+impl ClientTls {
+    /// Reads the files. Where none are named, nothing is read yet: the authorities that the system trusts are, when they are
+    /// first needed.
+    ///
+    /// # Errors
+    /// A usage [`Failure`] that names the file and what is wrong with it.
+    pub fn load(files: ClientTlsFiles) -> Result<Self, Failure> {
+        let is_needed = files.ca.is_some() || files.identity.is_some();
+        let config = is_needed.then(|| read(&files)).transpose().map_err(Failure::usage)?;
+        Ok(Self { files, current: ArcSwapOption::from(config.map(Arc::new)) })
+    }
+
+    /// For a connection that begins now. Those that are there keep what they have.
+    ///
+    /// # Errors
+    /// Why no authority can be believed.
+    pub async fn config(&self) -> Result<Arc<ClientConfig>, String> {
+        if let Some(config) = self.current.load_full() {
+            return Ok(config);
+        }
+        let files = self.files.clone();
+        let read = tokio::task::spawn_blocking(move || read(&files)).await;
+        let config = Arc::new(read.unwrap_or_else(|panicked| Err(panicked.to_string()))?);
+        self.current.store(Some(Arc::clone(&config)));
+        Ok(config)
+    }
+
+    /// Whether there are files to be looked at.
+    pub fn has_files(&self) -> bool {
+        !self.paths().is_empty()
+    }
+
+    /// Reads the files again whenever one of them has changed, until the shutdown. Files that cannot be used change
+    /// nothing, and are said to be so once. Cancel safe.
+    pub async fn follow(self: Arc<Self>, shutdown: Shutdown) {
+        const WORDS: Words = Words {
+            read_again: "the files for TLS to replicas were read again: new connections go by them",
+            unusable: "the files for TLS to replicas changed and cannot be used: going on with those before",
+        };
+        let files = self.files.clone();
+        let put = |config| self.current.store(Some(Arc::new(config)));
+        files::follow(self.paths(), move || read(&files), put, WORDS, shutdown).await;
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        let identity = self.files.identity.iter().flat_map(|it| [&it.certificate, &it.key]);
+        identity.chain(&self.files.ca).cloned().collect()
+    }
+}
+
+fn read(files: &ClientTlsFiles) -> Result<ClientConfig, String> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let roots = match &files.ca {
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|error| unusable(path, &error))?;
+            }
+            roots
+        }
+        None => system_roots()?,
+    };
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots);
+    let mut config = match &files.identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let Shown(key) = Shown::read(identity, &provider)?;
+            builder.with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(key)))
+        }
+    };
+    config.alpn_protocols = files.protocols.iter().map(|name| name.to_vec()).collect();
+    Ok(config)
+}
+
+/// The authorities that the system trusts. What of them cannot be read is trusted by nobody.
+fn system_roots() -> Result<RootCertStore, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    match roots.is_empty() {
+        false => Ok(roots),
+        true => {
+            let why = found.errors.first().map_or_else(|| "it names none".to_owned(), ToString::to_string);
+            Err(format!("the system has no authorities to trust ({why}): name a file of them"))
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Files that are read again when they change.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use crate::Shutdown;
+
+/// How often the files are looked at.
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What the log says of files that changed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Words {
+    pub(super) read_again: &'static str,
+    pub(super) unusable: &'static str,
+}
+
+/// Reads the files at `paths` again whenever one of them has changed, until the shutdown, and has what they are good for
+/// `put` to use. Files that cannot be used change nothing, and are said to be so once. Cancel safe.
+pub(super) async fn follow<T: Send + 'static>(
+    paths: Vec<PathBuf>,
+    read: impl Fn() -> Result<T, String> + Clone + Send + 'static,
+    put: impl Fn(T),
+    words: Words,
+    shutdown: Shutdown,
+) {
+    let mut known = stamps(&paths);
+    let mut refused = None;
+    let mut looks = tokio::time::interval(LOOK_INTERVAL);
+    loop {
+        tokio::select! {
+            () = shutdown.begun() => return,
+            _ = looks.tick() => {}
+        }
+        let (paths_now, read) = (paths.clone(), read.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let now = stamps(&paths_now);
+            (now != known).then(|| (now, read())).ok_or(known)
+        });
+        known = match looked.await {
+            Ok(Err(known)) => known,
+            Ok(Ok((now, Ok(content)))) => {
+                put(content);
+                refused = None;
+                tracing::info!("{}", words.read_again);
+                now
+            }
+            Ok(Ok((now, Err(why)))) => {
+                if refused.as_ref() != Some(&why) {
+                    tracing::error!(%why, "{}", words.unusable);
+                }
+                refused = Some(why);
+                now
+            }
+            // Reading panicked, and its message is in the log.
+            Err(_) => stamps(&paths),
+        };
+    }
+}
+
+/// What tells a file that changed, for each one.
+fn stamps(paths: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
+    let stamp = |path: &Path| {
+        let found = fs::metadata(path).ok()?;
+        Some((found.modified().ok()?, found.len()))
+    };
+    paths.iter().map(|path| stamp(path)).collect()
+}

@@ -10,12 +10,16 @@ use std::{
 };
 
 use gateway_runtime::{accept::begins_with, tls::Tls};
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::{Instant, timeout_at},
 };
-use tokio_rustls::{TlsAcceptor, TlsStream, rustls::ProtocolVersion};
+use tokio_rustls::{
+    TlsAcceptor, TlsStream, client,
+    rustls::{self, ProtocolVersion},
+};
 
 use super::{proxy_headers::ProxyHeaders, refusals::Reason};
 
@@ -124,7 +128,10 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, data),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, data),
+            Self::Tls(stream) => {
+                let written = Pin::new(&mut **stream).poll_write(cx, data);
+                with_reason(stream, written)
+            }
         }
     }
 
@@ -135,7 +142,10 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Self::Tls(stream) => {
+                let written = Pin::new(&mut **stream).poll_write_vectored(cx, parts);
+                with_reason(stream, written)
+            }
         }
     }
 
@@ -149,7 +159,10 @@ impl AsyncWrite for Stream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => {
+                let flushed = Pin::new(&mut **stream).poll_flush(cx);
+                with_reason(stream, flushed)
+            }
         }
     }
 
@@ -159,4 +172,29 @@ impl AsyncWrite for Stream {
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
+}
+
+/// What was written to a replica, or why it could not be. In TLS 1.3 a server refuses a client's certificate, or that there is
+/// none, behind the handshake, with what was sent meanwhile unread: then the connection is reset, and whoever writes meets
+/// that before the alert that came in front of it.
+fn with_reason<T>(stream: &mut TlsStream<TcpStream>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    let (Poll::Ready(Err(_)), TlsStream::Client(stream)) = (&written, stream) else { return written };
+    match last_words(stream) {
+        Some(said) => Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, said))),
+        None => written,
+    }
+}
+
+/// The alert that a server has sent last, if that has arrived. What came in front of it is still there to be read.
+fn last_words(stream: &mut client::TlsStream<TcpStream>) -> Option<rustls::Error> {
+    let (tcp, session) = stream.get_mut();
+    let socket = SockRef::from(&*tcp);
+    let mut reader = &*socket;
+    // It ends with what the session, or the system, holds of it.
+    while session.read_tls(&mut reader).is_ok_and(|count| count > 0) {
+        if let Err(said) = session.process_new_packets() {
+            return Some(said);
+        }
+    }
+    None
 }

@@ -55,9 +55,9 @@ pub(in crate::proxy) struct Outgoing<'a, B> {
 /// Why an exchange comes to no end.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::proxy) enum Failure {
-    /// The connection ended before a byte of the request was on its way.
+    /// The connection ended before a byte of the request was on its way, with this error if with any.
     #[error("the connection ended before it took the request")]
-    NotTaken,
+    NotTaken(Option<io::Error>),
     /// It ended before the response's head.
     #[error("the connection ended without a response")]
     Closed,
@@ -174,13 +174,20 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
             let sent = self.has_sent();
             match ready!(self.wire.poll_fill(cx)) {
                 // What comes before anything was asked answers nothing.
-                Ok(_) if !sent => return Poll::Ready(Err(Failure::NotTaken)),
-                Err(_) if !sent => return Poll::Ready(Err(Failure::NotTaken)),
+                filled if !sent => return Poll::Ready(Err(self.not_taken(filled.err()))),
                 Ok(0) => return Poll::Ready(Err(self.without_head(Failure::Closed))),
                 Ok(_) => {}
                 Err(error) => return Poll::Ready(Err(self.without_head(Failure::Reset(error)))),
             }
         }
+    }
+
+    /// The failure of an exchange of which nothing was taken. What writing met says more than what reading does behind it.
+    fn not_taken(&mut self, read: Option<io::Error>) -> Failure {
+        Failure::NotTaken(match std::mem::replace(&mut self.sending, Sending::Done) {
+            Sending::Refused(error) => Some(error),
+            _ => read,
+        })
     }
 
     /// The failure of an exchange that the replica has ended without a head.

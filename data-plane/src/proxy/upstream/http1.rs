@@ -53,7 +53,10 @@ impl Http1Link {
         head.map(|response| response.head).map_err(|failure| {
             tracing::debug!(%failure, "no response");
             match failure {
-                Failure::NotTaken => SendFailure::NotTaken,
+                Failure::NotTaken(error) => match error.as_ref().and_then(tls_fault) {
+                    Some(fault) if !self.is_reused => SendFailure::Unread(fault),
+                    _ => SendFailure::NotTaken,
+                },
                 Failure::RequestBody => SendFailure::ClientBody,
                 Failure::Closed => SendFailure::Failed(Fault::Closed),
                 Failure::Reset(error) => match tls_fault(&error) {

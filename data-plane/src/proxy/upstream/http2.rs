@@ -221,7 +221,10 @@ impl Http2Link {
                 SendFailure::Refused { is_overload: true }
             }
             _ if error.is_go_away() && error.is_remote() => SendFailure::Refused { is_overload: false },
-            _ if !self.has_sent() => SendFailure::NotTaken,
+            _ if !self.has_sent() => match self.shared.tls_fault() {
+                Some(fault) if !self.is_reused => SendFailure::Unread(fault),
+                _ => SendFailure::NotTaken,
+            },
             _ if error.is_remote() => SendFailure::Failed(Fault::Reset),
             _ => match (error.get_io(), self.shared.tls_fault()) {
                 (Some(_), Some(fault)) => SendFailure::of_tls(fault, self.is_reused),

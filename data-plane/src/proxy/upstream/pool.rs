@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use super::{
     Link,
-    connect::{ConnectFailure, Connected, Offer, connect, tcp},
+    connect::{ConnectFailure, Connected, Offer, connect, tcp, tls_fault},
     http1::Http1Link,
     http2::Http2Link,
     shared::Shared,
@@ -289,7 +289,7 @@ impl Connections {
         let begun = Shared::begin(stream, changed, &self.limits, self.clock.now(), ended).await;
         let shared = begun.map_err(|error| {
             tracing::debug!(%error, "a shared connection did not begin");
-            ConnectFailure::Replica(Fault::Closed)
+            ConnectFailure::Replica(error.get_io().and_then(tls_fault).unwrap_or(Fault::Closed))
         })?;
         self.with_place(endpoint, |place| {
             place.speaks_http1 = false;

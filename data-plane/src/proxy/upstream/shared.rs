@@ -260,11 +260,20 @@ struct Counted {
 
 impl Counted {
     fn wrote(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(count)) = result {
-            self.traffic.written.set(self.traffic.written.get() + count as u64);
-            self.traffic.waiting.borrow_mut().drain(..).for_each(Waker::wake);
+        match &result {
+            Poll::Ready(Ok(count)) => {
+                self.traffic.written.set(self.traffic.written.get() + *count as u64);
+                self.traffic.waiting.borrow_mut().drain(..).for_each(Waker::wake);
+            }
+            Poll::Ready(Err(error)) => self.broke(error),
+            Poll::Pending => {}
         }
         result
+    }
+
+    /// The first fault that is told stays.
+    fn broke(&self, error: &io::Error) {
+        self.traffic.fault.set(self.traffic.fault.get().or_else(|| tls_fault(error)));
     }
 }
 
@@ -277,7 +286,7 @@ impl AsyncRead for Counted {
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         match &polled {
             Poll::Ready(Ok(())) if !self.traffic.is_settled.replace(true) => self.room.notify_waiters(),
-            Poll::Ready(Err(error)) => self.traffic.fault.set(tls_fault(error)),
+            Poll::Ready(Err(error)) => self.broke(error),
             _ => {}
         }
         polled
@@ -304,7 +313,11 @@ impl AsyncWrite for Counted {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        if let Poll::Ready(Err(error)) = &flushed {
+            self.broke(error);
+        }
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

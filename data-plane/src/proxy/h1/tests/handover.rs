@@ -67,7 +67,7 @@ async fn a_request_of_which_no_byte_was_taken_is_not_taken() {
         hints: AttemptHints { attempt: 1, time: Duration::from_secs(1) },
     });
     let failure = poll_fn(|cx| connection.poll_head(cx, drop)).await.unwrap_err();
-    assert!(matches!(failure, Failure::NotTaken), "{failure}");
+    assert!(matches!(failure, Failure::NotTaken(_)), "{failure}");
     assert!(!connection.has_sent());
 }
 

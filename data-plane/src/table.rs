@@ -14,6 +14,7 @@ mod learnt_limit;
 mod measures;
 mod outlets;
 mod pending;
+mod policy;
 mod replica;
 mod service;
 mod spec;
@@ -48,8 +49,9 @@ pub(crate) use injection::bounded_delay;
 pub use injection::{Delayed, FaultKind, Injecting, Injection};
 pub use latency::Buckets;
 pub use measures::{Measures, SideBySide};
+pub use policy::{AttemptPolicy, PolicyInForce};
 pub use replica::{Failure, History, Replica, Trip};
-pub use service::{AttemptPolicy, Picked, PolicyInForce, Service};
+pub use service::{Picked, Service};
 pub use spec::{Forced, ReplicaSpec, ServiceSpec};
 
 pub use crate::routing::ForcedState;

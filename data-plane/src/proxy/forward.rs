@@ -175,7 +175,7 @@ async fn answer(
     let mut time = hints.time.map_or(timeout.request, |time| time.min(timeout.request));
     if let Some(injection) = service.injection() {
         // Boxed, because requests are not to have the room for what nearly none of them meets.
-        let injected = inject(&injection, (&worker, service), &head.fields, time, request_id, trail);
+        let injected = inject(&injection, (&worker, service, caller), &head.fields, time, request_id, trail);
         match Box::pin(injected).await {
             Ok(held) => time = time.saturating_sub(held),
             Err(answer) => return *answer,

@@ -10,8 +10,14 @@ use http::StatusCode;
 use tokio::time::sleep_until;
 
 use super::{
-    errors::GatewayError, fields::Fields, head::ResponseHead, refusals::Reason, request_id::RequestId,
-    response_body::Answer, trail::Trail, worker::Worker,
+    errors::{Caller, GatewayError},
+    fields::Fields,
+    head::ResponseHead,
+    refusals::Reason,
+    request_id::RequestId,
+    response_body::Answer,
+    trail::Trail,
+    worker::Worker,
 };
 use crate::{
     routing::Tick,
@@ -62,7 +68,7 @@ fn has(fields: &Fields, header: &FaultHeader) -> bool {
 /// The answer in place of a replica's.
 pub(super) async fn inject(
     injection: &Injection,
-    (worker, service): (&Worker, &Service),
+    (worker, service, caller): (&Worker, &Service, Caller),
     fields: &Fields,
     time: Duration,
     request_id: &RequestId,
@@ -87,7 +93,7 @@ pub(super) async fn inject(
         }
     }
     if held.is_some_and(|held| held >= time) {
-        return Err(refused(&GatewayError::DeadlineExceeded, worker, service, request_id));
+        return Err(refused(&GatewayError::DeadlineExceeded, caller, worker, service, request_id));
     }
     let (kind, told) = match (end, held.is_some()) {
         (None, _) => return Ok(held.unwrap_or_default()),
@@ -102,7 +108,7 @@ pub(super) async fn inject(
     }
     Err(match end {
         Some(End::Abort(status)) => {
-            refused(&GatewayError::FaultInjected { status }, worker, service, request_id)
+            refused(&GatewayError::FaultInjected { status }, caller, worker, service, request_id)
         }
         _ => reset(worker, service),
     })
@@ -121,10 +127,15 @@ async fn hold(injection: &Injection, worker: &Worker, delay: Duration) -> Durati
     worker.now().since(began)
 }
 
-fn refused(error: &GatewayError, worker: &Worker, service: &Service, request_id: &RequestId) -> Box<Answer> {
-    let answer: Answer = worker.refuse(error, service.name().as_str(), 0, request_id);
-    service.counters().answered(worker.index(), answer.head.status, RequestOutcome::GatewayError);
-    Box::new(answer)
+fn refused(
+    error: &GatewayError,
+    caller: Caller,
+    worker: &Worker,
+    service: &Service,
+    request_id: &RequestId,
+) -> Box<Answer> {
+    service.counters().answered(worker.index(), error.status(), RequestOutcome::GatewayError);
+    Box::new(worker.refuse_to(caller, error, service.name().as_str(), 0, request_id))
 }
 
 /// In place of an answer: the end of the connection, or of the stream.

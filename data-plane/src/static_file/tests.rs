@@ -239,6 +239,6 @@ fn a_misspelt_field_or_duration_is_refused_with_its_line() {
 
 #[test]
 fn a_file_that_is_not_there_says_so() {
-    let error = load(Path::new("/nowhere/static.toml")).unwrap_err();
+    let error = load(Path::new("/nowhere/static.toml"), false, SystemTime::now()).unwrap_err();
     assert!(error.to_string().starts_with("cannot be read: No such file"), "{error}");
 }

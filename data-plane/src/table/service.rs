@@ -1,7 +1,6 @@
 //! One service: its replicas, its policy, and whom to ask next.
 
 use std::{
-    ops::Deref,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
@@ -13,10 +12,10 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::{ArcSwap, Guard};
+use arc_swap::ArcSwap;
 use gateway_proto::{
     Locality, Policy, Protocol, ReplicaId, ServiceName,
-    policy::{self, AdaptiveLimit, Algorithm},
+    policy::{AdaptiveLimit, Algorithm},
 };
 
 use super::{
@@ -28,6 +27,7 @@ use super::{
     latency::{Buckets, Latencies},
     measures::latencies,
     outlets::Outlets,
+    policy::{AttemptPolicy, PolicyInForce},
     replica::{Failure, Order, Replica},
     spec::{ReplicaSpec, ServiceSpec},
     transition::Transition,
@@ -50,34 +50,6 @@ pub struct Picked {
     pub permit: Permit,
     /// Of the policy of the moment, what this attempt goes by.
     pub policy: AttemptPolicy,
-}
-
-/// What attempts go by in a policy. They outlive it, and it is large.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AttemptPolicy {
-    /// How long things may take.
-    pub timeout: policy::Timeouts,
-    /// What follows a failure.
-    pub retry: policy::Retry,
-}
-
-impl From<&Policy> for AttemptPolicy {
-    #[inline]
-    fn from(policy: &Policy) -> Self {
-        Self { timeout: policy.timeout, retry: policy.retry }
-    }
-}
-
-/// A policy while somebody looks at it: not to be kept across an await.
-#[derive(Debug)]
-pub struct PolicyInForce(Guard<Arc<View>>);
-
-impl Deref for PolicyInForce {
-    type Target = Policy;
-
-    fn deref(&self) -> &Policy {
-        &self.0.policy
-    }
 }
 
 /// A service of the routing table.
@@ -219,7 +191,7 @@ impl Service {
 
     /// The policy in force. Lock-free.
     pub fn policy(&self) -> PolicyInForce {
-        PolicyInForce(self.view.load())
+        PolicyInForce::new(self.view.load())
     }
 
     /// Whether one of its replicas may say of a request that it did not process it, whatever the method: HTTP/2 has words

@@ -11,21 +11,22 @@ use crate::harness::{Act, Dead, Gateway, Replica, body, field, ok, respond, stat
 fn static_answer() -> Policy {
     let mut policy = Policy::default();
     policy.fallback.static_status = 200;
-    policy.fallback.body = "{\"orders\": []}".parse().unwrap();
+    policy.fallback.body = "{\"orders\": []}".parse().expect("it is valid");
     policy
 }
 
 fn stand_in() -> Policy {
     let mut policy = Policy::default();
-    policy.fallback.service = "orders-cache".parse().unwrap();
+    policy.fallback.service = "orders-cache".parse().expect("it is valid");
     policy
 }
 
 /// Has the gateway know the service that stands in.
 fn stands_in(gateway: &Gateway, replica: &Replica, policy: Policy) {
-    let address = Address::parse(&replica.address.to_string()).unwrap();
-    let replicas = vec![ReplicaSpec::listed(ReplicaId::parse("c-0").unwrap(), address)];
-    let spec = ServiceSpec { name: ServiceName::parse("orders-cache").unwrap(), policy, replicas };
+    let address = Address::parse(&replica.address.to_string()).expect("it is valid");
+    let replicas = vec![ReplicaSpec::listed(ReplicaId::parse("c-0").expect("it is valid"), address)];
+    let spec =
+        ServiceSpec { name: ServiceName::parse("orders-cache").expect("it is valid"), policy, replicas };
     gateway.table.apply(&[spec], &[], gateway.clock.now());
 }
 

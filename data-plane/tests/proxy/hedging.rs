@@ -121,7 +121,6 @@ async fn as_many_are_asked_beside_as_the_policy_says_and_the_budget_bears() {
     let service = gateway.service();
     let now = gateway.clock.now();
     while service.budget().try_retry(now, 0.0) {}
-    let mut policy = policy;
     policy.retry.budget_ratio = 0.0;
     policy.timeout.per_try = Duration::from_millis(150);
     policy.retry.max_retry_count = 0;

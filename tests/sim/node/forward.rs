@@ -101,7 +101,7 @@ impl Node {
             format!("{} of a service that is gone", replica.key())
         })?;
         let lease = policy.timeout.connect + policy.timeout.per_try;
-        let takes_turns = policy.balancing == Balancing::default();
+        let takes_turns = service.policy().balancing == Balancing::default();
         let is_first = takes_turns && request.tried.is_empty() && !permit.is_probe() && change.is_none();
         let ticket = self.breakers.admitted(replica.key(), permit.is_probe(), change, now, lease)?;
         if is_first {

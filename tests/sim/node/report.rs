@@ -46,7 +46,7 @@ impl Node {
                 let known = before.remove(&key).filter(|known| known.incarnation == replica.incarnation);
                 let mut checked = known.unwrap_or_default();
                 checked.incarnation = replica.incarnation;
-                let there = owners.iter().find(|owner| owner.address == replica.address);
+                let there = owners.iter().find(|owner| owner.address == replica.endpoint.address);
                 let passes = env.now >= self.blind_until && there.is_some_and(|owner| owner.accepts(env));
                 checked.total += 1;
                 checked.failed += i64::from(!passes);

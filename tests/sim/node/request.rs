@@ -4,9 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use data_plane::{
     routing::{Permit, Tick},
-    table::{Replica, Service},
+    table::{AttemptPolicy, Replica, Service},
 };
-use gateway_proto::Policy;
 
 use crate::{
     checks::{Checked, Ticket, claim},
@@ -35,7 +34,7 @@ pub(super) struct Flight {
     /// Until its outcome is known.
     pub(super) permit: Option<Permit>,
     pub(super) ticket: Ticket,
-    pub(super) policy: Policy,
+    pub(super) policy: AttemptPolicy,
     pub(super) began: Tick,
     /// How long it took to the response head, or to the end of its time.
     pub(super) latency: Option<Duration>,

@@ -32,6 +32,9 @@ impl Node {
             retries_used: request.retries,
             untried_replicas: service.has_untried(now, &request.tried),
             remaining: request.deadline.since(now),
+            // Replicas here never say when to come back.
+            pushback: None,
+            was_pushed_back: false,
         };
         let ratio = flight.policy.retry.budget_ratio;
         let ignores = env.has(Sabotage::IgnoreBudget);
@@ -129,5 +132,6 @@ fn stop_name(stop: Stop) -> &'static str {
         Stop::NoOtherReplica => "a retry was forbidden: no other replica",
         Stop::BudgetExhausted => "a retry was forbidden: budget exhausted",
         Stop::NoTimeLeft => "a retry was forbidden: no time left",
+        Stop::PushedBack => "a retry was forbidden: pushed back",
     }
 }

@@ -8,6 +8,8 @@
 pub mod backoff;
 pub mod balancing;
 mod breaker;
+#[cfg(test)]
+mod breaker_tests;
 mod buckets;
 mod budget;
 mod gradient_limit;
@@ -18,6 +20,7 @@ mod peers;
 mod queue;
 pub mod retry;
 mod rotation;
+mod sync;
 mod tick;
 mod window;
 

@@ -17,7 +17,7 @@ pub(crate) use self::{
     breakers::{Breakers, Ticket},
     budget::BudgetBook,
     ledger::Ledger,
-    picks::{Picks, takes_requests},
+    picks::{Picks, open_tier, takes_requests},
     rotation::Turns,
 };
 

@@ -84,6 +84,7 @@ impl Plan {
         if lots.random_bool(0.25) {
             plan.evict(&mut lots);
         }
+        plan.policy.breaker.fail_open_threshold = *[0.0, 0.0, 0.5, 1.0].choose(&mut lots).expect("not empty");
         plan
     }
 

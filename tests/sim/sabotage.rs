@@ -55,6 +55,8 @@ pub(crate) enum Sabotage {
     ExcuseFailure,
     /// Responses are settled without how long they took.
     ForgetLatency,
+    /// The table's policies never fail open.
+    NeverFailOpen,
     /// The table's policies bound no breakers and do not only observe.
     LiftBounds,
     /// Picks are told the time at which the data plane started.

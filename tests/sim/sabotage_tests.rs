@@ -177,3 +177,8 @@ fn slowness_that_is_forgotten_is_found() {
 fn breakers_that_open_beyond_their_bound_are_found() {
     assert_found(Sabotage::LiftBounds, &["a_breaker_changes_by_its_rules_only"]);
 }
+
+#[test]
+fn a_service_that_does_not_fail_open_is_found() {
+    assert_found(Sabotage::NeverFailOpen, &["nobody_is_turned_away_in_vain", "shares_are_exact"]);
+}

@@ -64,6 +64,7 @@ const SITUATIONS: &[&str] = &[
     "a message came twice",
     "a part was sent",
     "a probe was sent",
+    "a replica was asked although it rests",
     "a request met no ready replica",
     "a request met open breakers only",
     "a request ran out of replicas",

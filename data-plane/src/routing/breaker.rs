@@ -32,26 +32,20 @@
 //! The breaker has no timer: whoever asks when a probe is due becomes the probe. It owns its counts and nothing
 //! else; it never decides who is asked, and publishes nothing.
 
+// By their paths, and with all that threads meet in from one place: tests/breaker.rs builds this file a second time, with a
+// model of the latter.
+#[path = "breaker/change.rs"]
 mod change;
+#[path = "breaker/orders.rs"]
 mod orders;
+#[path = "breaker/transitions.rs"]
 mod transitions;
+#[path = "breaker/view.rs"]
 mod view;
+#[path = "breaker/word.rs"]
 mod word;
 
-#[cfg(test)]
-mod model;
-#[cfg(test)]
-mod tests;
-#[cfg(test)]
-mod threads;
-
-use std::{
-    sync::{
-        OnceLock,
-        atomic::{AtomicU64, Ordering::Acquire},
-    },
-    time::Duration,
-};
+use std::{sync::OnceLock, time::Duration};
 
 use gateway_proto::policy;
 
@@ -60,7 +54,10 @@ pub use self::{
     change::{Change, Reason, Rule, Withheld},
     view::View,
 };
-use super::{LatencyWindow, Outcome, Sample, Tick, Window, peers};
+use crate::routing::{
+    LatencyWindow, Outcome, Sample, Tick, Window, peers,
+    sync::{AtomicU64, Ordering::Acquire},
+};
 
 /// Whether and how traffic flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -57,11 +57,12 @@ impl Breakers {
         }
     }
 
-    /// An attempt was let through to a replica.
+    /// An attempt was let through to a replica; `regardless` of its breaker, if so few others let traffic through.
     pub(crate) fn admitted(
         &mut self,
         key: &ReplicaKey,
         probe: bool,
+        regardless: bool,
         change: Option<Change>,
         now: Tick,
         lease: Duration,
@@ -72,6 +73,13 @@ impl Breakers {
                 detail: format!("{key} is unknown to this data plane"),
             });
         };
+        let is_resting = matches!(breaker.state, State::Open | State::HalfOpen);
+        if regardless && is_resting && !probe {
+            claim("every_transition_is_told", change.is_none(), || format!("{key}: {change:?}"))?;
+            *self.inflight.entry(breaker.number).or_default() += 1;
+            // What becomes of it counts for nothing.
+            return Ok(Ticket { breaker: breaker.number, era: u64::MAX, probe });
+        }
         breaker.an_open_breaker_lets_probes_pass_only(key, probe, now)?;
         breaker.one_probe_at_a_time(key, probe, now)?;
         if probe {

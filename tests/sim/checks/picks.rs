@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use data_plane::{
     discovery::Snapshot,
-    routing::Tick,
+    routing::{State, Tick},
     table::{Replica, ReplicaSpec, Unavailable},
 };
-use gateway_proto::{Mode, ReplicaKey, ServiceName};
+use gateway_proto::{Mode, Priority, ReplicaKey, ServiceName, policy};
 
 use super::{Breakers, Checked, breaker::Expected, claim};
 
@@ -18,11 +18,37 @@ pub(crate) struct Picks<'a> {
     pub(crate) service: &'a ServiceName,
     pub(crate) tried: &'a [Arc<Replica>],
     pub(crate) now: Tick,
+    pub(crate) policy: &'a policy::Breaker,
 }
 
 /// Whether the registry lets new requests go to it.
 pub(crate) fn takes_requests(spec: &ReplicaSpec) -> bool {
     spec.health.is_ready() && spec.mode == Mode::Serving
+}
+
+/// The tier of which so few let traffic through that all of it is asked, if there is one.
+pub(crate) fn open_tier(
+    snapshot: &Snapshot,
+    breakers: &Breakers,
+    service: &ServiceName,
+    policy: &policy::Breaker,
+) -> Option<Priority> {
+    let specs = snapshot.service(service).into_iter().flat_map(|service| &service.replicas);
+    let states: Vec<_> = specs
+        .filter(|spec| takes_requests(spec))
+        .filter_map(|spec| {
+            let key = ReplicaKey { service: service.clone(), replica: spec.id.clone() };
+            Some((spec.priority, breakers.get(&key)?.state))
+        })
+        .filter(|(_, state)| *state != State::ForcedOpen)
+        .collect();
+    let of = |closed: bool| {
+        states.iter().filter(move |(_, state)| state.lets_all_through() == closed).map(|(tier, _)| *tier)
+    };
+    let tier = of(true).min().or_else(|| of(false).min())?;
+    let letting_through = of(true).filter(|one| *one == tier).count();
+    let total = letting_through + of(false).filter(|one| *one == tier).count();
+    policy.fails_open(letting_through, total).then_some(tier)
 }
 
 impl Picks<'_> {
@@ -66,7 +92,14 @@ impl Picks<'_> {
 
     /// A request is turned away only when every replica was tried, rests, or is not ready.
     pub(crate) fn nobody_is_turned_away_in_vain(&self, unavailable: Unavailable) -> Checked {
-        let other = self.askable().find(|spec| self.is_closed(spec) || self.is_due(spec));
+        let tier = open_tier(self.snapshot, self.breakers, self.service, self.policy);
+        let is_asked_regardless = |spec: &ReplicaSpec| {
+            let is_forced = self.breaker(spec).is_some_and(|breaker| breaker.state == State::ForcedOpen);
+            Some(spec.priority) == tier && !is_forced
+        };
+        let other = self
+            .askable()
+            .find(|spec| self.is_closed(spec) || self.is_due(spec) || is_asked_regardless(spec));
         claim("nobody_is_turned_away_in_vain", other.is_none(), || {
             format!("{unavailable:?} while {other:?} could be asked")
         })

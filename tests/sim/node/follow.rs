@@ -136,6 +136,9 @@ impl Node {
         if env.has(Sabotage::LiftBounds) {
             (policy.breaker.max_open_ratio, policy.breaker.observe_only) = (1.0, false);
         }
+        if env.has(Sabotage::NeverFailOpen) {
+            policy.breaker.fail_open_threshold = 0.0;
+        }
         let specs = names.iter().filter_map(|name| self.snapshot.service(name));
         let mut changed: Vec<_> = specs.map(|spec| ServiceSpec { policy, ..(**spec).clone() }).collect();
         let absent = names.iter().filter(|name| self.snapshot.service(name).is_none());

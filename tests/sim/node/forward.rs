@@ -3,10 +3,10 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use data_plane::{
-    routing::{Draw, Fault, Outcome, Tick, balancing::hash, judge, retry::Proof},
-    table::{Picked, Service, Unavailable},
+    routing::{Draw, Fault, Outcome, State, Tick, balancing::hash, judge, retry::Proof},
+    table::{Picked, ReplicaSpec, Service, Unavailable},
 };
-use gateway_proto::{ReplicaId, ReplicaKey, ServiceName, Weight, policy::Balancing};
+use gateway_proto::{Priority, ReplicaId, ReplicaKey, ServiceName, Weight, policy::Balancing};
 use http::StatusCode;
 
 use super::{
@@ -14,7 +14,7 @@ use super::{
     request::{Flight, Request},
 };
 use crate::{
-    checks::{Checked, Picks, claim, takes_requests},
+    checks::{Checked, Picks, claim, open_tier, takes_requests},
     env::{Env, MS, Phase},
     event::{Event, Head, NodeEvent, RequestId},
     journal::note,
@@ -68,13 +68,16 @@ impl Node {
             .table
             .service(service.name().as_str())
             .is_some_and(|current| Arc::ptr_eq(&current, &service));
+        let rules = env.plan.policy.breaker;
         let picks = Picks {
             snapshot: &self.snapshot,
             breakers: &self.breakers,
             service: service.name(),
             tried: &request.tried,
             now,
+            policy: &rules,
         };
+        let open_tier = open_tier(&self.snapshot, &self.breakers, service.name(), &env.plan.policy.breaker);
         let Picked { replica, permit, policy } = match picked {
             Ok(picked) => picked,
             Err(unavailable) => {
@@ -103,9 +106,15 @@ impl Node {
         let lease = policy.timeout.connect + policy.timeout.per_try;
         let takes_turns = service.policy().balancing == Balancing::default();
         let is_first = takes_turns && request.tried.is_empty() && !permit.is_probe() && change.is_none();
-        let ticket = self.breakers.admitted(replica.key(), permit.is_probe(), change, now, lease)?;
+        let regardless = open_tier == Some(replica.priority());
+        let before = self.breakers.get(replica.key()).map(|breaker| breaker.state);
+        if regardless && !permit.is_probe() && matches!(before, Some(State::Open | State::HalfOpen)) {
+            env.journal.count("a replica was asked although it rests");
+        }
+        let ticket =
+            self.breakers.admitted(replica.key(), permit.is_probe(), regardless, change, now, lease)?;
         if is_first {
-            let sharing = self.sharing(service.name());
+            let sharing = self.sharing(service.name(), open_tier);
             let turns = self.turns.entry(service.name().clone()).or_default();
             turns.took(&replica.key().replica, &sharing)?;
         } else {
@@ -250,13 +259,20 @@ impl Node {
     }
 
     /// The replicas that take turns, with their shares: those of the best tier that has one.
-    fn sharing(&self, service: &ServiceName) -> BTreeMap<ReplicaId, Weight> {
+    fn sharing(&self, service: &ServiceName, open_tier: Option<Priority>) -> BTreeMap<ReplicaId, Weight> {
         let replicas = self.snapshot.service(service).into_iter().flat_map(|service| &service.replicas);
         let closed = |id: &ReplicaId| {
             let key = ReplicaKey { service: service.clone(), replica: id.clone() };
             self.breakers.get(&key).is_some_and(|breaker| breaker.state.lets_all_through())
         };
-        let sharing: Vec<_> = replicas.filter(|spec| takes_requests(spec) && closed(&spec.id)).collect();
+        let is_forced = |id: &ReplicaId| {
+            let key = ReplicaKey { service: service.clone(), replica: id.clone() };
+            self.breakers.get(&key).is_none_or(|breaker| breaker.state == State::ForcedOpen)
+        };
+        let is_asked = |spec: &&ReplicaSpec| {
+            closed(&spec.id) || (Some(spec.priority) == open_tier && !is_forced(&spec.id))
+        };
+        let sharing: Vec<_> = replicas.filter(|spec| takes_requests(spec)).filter(is_asked).collect();
         let tier = sharing.iter().map(|spec| spec.priority).min();
         let sharing = sharing.into_iter().filter(|spec| Some(spec.priority) == tier);
         sharing.map(|spec| (spec.id.clone(), spec.weight)).collect()

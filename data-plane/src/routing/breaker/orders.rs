@@ -2,10 +2,11 @@
 //!
 //! None of it is for the request path: each waits for a transition that is being written.
 
-use std::sync::atomic::Ordering::{Acquire, Release};
-
 use super::{Breaker, Change, ForcedState, Reason, State, word::Word};
-use crate::routing::Tick;
+use crate::routing::{
+    Tick,
+    sync::Ordering::{Acquire, Release},
+};
 
 impl Breaker {
     /// The replica registered anew, as a new process: what its predecessor did says little about it.

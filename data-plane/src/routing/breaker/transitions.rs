@@ -2,15 +2,16 @@
 //!
 //! Each arrow claims the word, writes the fields beside it, settles the word, and says what it did.
 
-use std::{
-    sync::atomic::Ordering::{AcqRel, Acquire, Release},
-    time::Duration,
-};
+use std::time::Duration;
 
 use gateway_proto::policy;
 
 use super::{Admission, Breaker, Change, Permit, Reason, State, Terms, Withheld, word::Word};
-use crate::routing::{Comparison, Fault, Tick, Totals, tick::whole_nanos};
+use crate::routing::{
+    Comparison, Fault, Tick, Totals,
+    sync::Ordering::{AcqRel, Acquire, Release},
+    tick::whole_nanos,
+};
 
 /// CLOSED and FORCED_CLOSED: counting, and tripping.
 impl Breaker {

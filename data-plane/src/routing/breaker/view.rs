@@ -1,11 +1,9 @@
 //! What a breaker shows of itself to those who do not send requests.
 
-use std::sync::atomic::Ordering::Acquire;
-
 use gateway_proto::policy;
 
 use super::{Breaker, State};
-use crate::routing::{Tick, Totals};
+use crate::routing::{Tick, Totals, sync::Ordering::Acquire};
 
 /// A breaker at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,14 +1,11 @@
 //! The breaker's state in one word, so that one compare-and-swap decides every race.
 
-use std::{
-    sync::atomic::{
-        AtomicU64,
-        Ordering::{AcqRel, Acquire, Release},
-    },
-    thread,
-};
-
 use super::State;
+use crate::routing::sync::{
+    AtomicU64,
+    Ordering::{AcqRel, Acquire, Release},
+    yield_now,
+};
 
 /// All of the breaker that a request has to know.
 ///
@@ -112,7 +109,7 @@ impl SharedWord {
             if !word.busy {
                 return word;
             }
-            thread::yield_now();
+            yield_now();
         }
     }
 

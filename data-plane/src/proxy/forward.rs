@@ -8,11 +8,13 @@
 //! 3. turn the head into one for a replica ([`super::headers`]);
 //! 4. pick a replica ([`super::attempt`]), waiting for a place where all are full ([`place`]), send, wait for the response
 //!    head within the time there is ([`exchange`]);
-//! 5. judge what came; when another try is proven harmless and worthwhile, go to 4 with another replica
-//!    ([`crate::routing::retry`]);
+//! 5. judge what came; when another try is proven harmless and worthwhile, go to 4 with another replica ([`aftermath`],
+//!    [`crate::routing::retry`]), which may also be asked beside one that takes long ([`hedge`]);
 //! 6. pass the answer on, its body streaming ([`super::response_body`]) or, after a switch of protocols
-//!    ([`super::upgrade`]), all that follows ([`super::tunnel`]); or say why there is none ([`super::errors`]).
+//!    ([`super::upgrade`]), all that follows ([`super::tunnel`]); or say why there is none
+//!    ([`super::errors`]), unless the policy has something in its place ([`fallback`]).
 
+mod aftermath;
 mod exchange;
 mod fallback;
 mod hedge;
@@ -34,7 +36,6 @@ use super::{
     headers::{self, Onward},
     hints::CallerHints,
     injection::inject,
-    pushback,
     request_body::{Arrival, ClientBody, NotHeld, RequestSource},
     request_id::RequestId,
     response_body::{Answer, Call},
@@ -47,14 +48,13 @@ use crate::{
     request_rules::BodyCheck,
     routing::{
         Fault, Outcome, Tick,
-        retry::{Progress, Proof, Pushback, RequestFacts, Stop, Verdict, decide, may_repeat},
+        retry::{Proof, Stop, Verdict, may_repeat},
     },
-    table::{AttemptPolicy, FallbackKind, Replica, RequestOutcome, Service, Unavailable},
+    table::{FallbackKind, Replica, RequestOutcome, Service},
 };
 use exchange::Tried;
 use gateway_runtime::panics::caught;
 use hedge::Raced;
-use place::NoAttempt;
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
@@ -485,12 +485,6 @@ impl Journey<'_> {
         }
     }
 
-    /// What a replica that has failed the request says about another attempt, if it answered.
-    fn pushback(&self, ended: &Ended) -> Option<Pushback> {
-        let Ended::Answered(answer) = ended else { return None };
-        pushback::of(&answer.head.fields, self.call.is_some(), self.worker.clock().moment().wall)
-    }
-
     /// Refuses an answer that its client would take for a switch of protocols that it is not.
     fn check_switch(&self, answer: Answer) -> Result<Answer, GatewayError> {
         let status = answer.head.status;
@@ -499,69 +493,6 @@ impl Journey<'_> {
                 Err(GatewayError::NotSwitched { status })
             }
             _ => Ok(answer),
-        }
-    }
-
-    /// A real answer, once there is one, is not forgotten for a later attempt that got none, nor what passes for what does
-    /// not: that a replica has no way to switch protocols.
-    fn remember(&mut self, ended: Ended) {
-        let is_worth_more = match (&self.last, &ended) {
-            (None, _) | (_, Ended::Answered(_)) => true,
-            (Some(Ended::Answered(_)), _) | (_, Ended::CannotSwitch) => false,
-            _ => true,
-        };
-        if is_worth_more {
-            self.last = Some(ended);
-        }
-    }
-
-    fn verdict(&self, proof: Proof, pushback: Option<Pushback>, policy: &AttemptPolicy) -> Verdict {
-        if self.hints.retries == Some(0) {
-            return Verdict::Stop(Stop::RetriesUsed);
-        }
-        let now = self.worker.now();
-        let facts = RequestFacts { idempotent: self.is_idempotent, replayable: self.source.is_replayable() };
-        let progress = Progress {
-            retries_used: self.retries,
-            untried_replicas: self.service.has_untried(now, &self.tried),
-            remaining: self.deadline(now).since(now),
-            pushback,
-            was_pushed_back: self.was_pushed_back,
-        };
-        let budget = || self.service.budget().try_retry(now, policy.retry.budget_ratio);
-        let mut retry = policy.retry;
-        if let Some(retries) = self.hints.retries {
-            retry.max_retry_count = retry.max_retry_count.min(retries);
-        }
-        decide(proof, facts, progress, &retry, budget, self.worker.random())
-    }
-
-    /// Answers with what the last attempt came to, or, where there was none, with this error.
-    fn end(&mut self, stop: Stop, otherwise: GatewayError) -> Result<Answer, GatewayError> {
-        let Some(ended) = self.last.take() else { return Err(otherwise) };
-        self.service.counters().stopped(self.worker.index(), stop);
-        ended.answer(stop)
-    }
-
-    fn give_up(&mut self, none: NoAttempt) -> Result<Answer, GatewayError> {
-        self.stopped(none.as_str());
-        if self.last.is_some() {
-            return self.end(Stop::NoOtherReplica, GatewayError::NoneReady);
-        }
-        match none {
-            NoAttempt::Refused(refused) => Err(GatewayError::Overloaded(refused)),
-            NoAttempt::Waited(waited) => Err(GatewayError::QueueTimeout { waited }),
-            NoAttempt::Nobody(Unavailable::AllOpen { resting, retry_at }) => {
-                let retry_after = retry_at.since(self.worker.now());
-                Err(GatewayError::AllOpen { resting, retry_after })
-            }
-            NoAttempt::Nobody(Unavailable::AllForcedOpen { count }) => {
-                Err(GatewayError::AllForcedOpen { count })
-            }
-            // Only who has been answered does not wait where all are full.
-            NoAttempt::Nobody(Unavailable::NoneReady | Unavailable::AllTried | Unavailable::AllFull) => {
-                Err(GatewayError::NoneReady)
-            }
         }
     }
 

@@ -1,0 +1,84 @@
+//! What follows an attempt that failed: another one, or the end.
+
+use super::{Ended, Journey, place::NoAttempt};
+use crate::{
+    proxy::{errors::GatewayError, pushback, response_body::Answer},
+    routing::retry::{Progress, Proof, Pushback, RequestFacts, Stop, Verdict, decide},
+    table::{AttemptPolicy, Unavailable},
+};
+
+impl Journey<'_> {
+    /// What a replica that has failed the request says about another attempt, if it answered.
+    pub(super) fn pushback(&self, ended: &Ended) -> Option<Pushback> {
+        let Ended::Answered(answer) = ended else { return None };
+        pushback::of(&answer.head.fields, self.call.is_some(), self.worker.clock().moment().wall)
+    }
+
+    /// A real answer, once there is one, is not forgotten for a later attempt that got none, nor what passes for what does
+    /// not: that a replica has no way to switch protocols.
+    pub(super) fn remember(&mut self, ended: Ended) {
+        let is_worth_more = match (&self.last, &ended) {
+            (None, _) | (_, Ended::Answered(_)) => true,
+            (Some(Ended::Answered(_)), _) | (_, Ended::CannotSwitch) => false,
+            _ => true,
+        };
+        if is_worth_more {
+            self.last = Some(ended);
+        }
+    }
+
+    pub(super) fn verdict(
+        &self,
+        proof: Proof,
+        pushback: Option<Pushback>,
+        policy: &AttemptPolicy,
+    ) -> Verdict {
+        if self.hints.retries == Some(0) {
+            return Verdict::Stop(Stop::RetriesUsed);
+        }
+        let now = self.worker.now();
+        let facts = RequestFacts { idempotent: self.is_idempotent, replayable: self.source.is_replayable() };
+        let progress = Progress {
+            retries_used: self.retries,
+            untried_replicas: self.service.has_untried(now, &self.tried),
+            remaining: self.deadline(now).since(now),
+            pushback,
+            was_pushed_back: self.was_pushed_back,
+        };
+        let budget = || self.service.budget().try_retry(now, policy.retry.budget_ratio);
+        let mut retry = policy.retry;
+        if let Some(retries) = self.hints.retries {
+            retry.max_retry_count = retry.max_retry_count.min(retries);
+        }
+        decide(proof, facts, progress, &retry, budget, self.worker.random())
+    }
+
+    /// Answers with what the last attempt came to, or, where there was none, with this error.
+    pub(super) fn end(&mut self, stop: Stop, otherwise: GatewayError) -> Result<Answer, GatewayError> {
+        let Some(ended) = self.last.take() else { return Err(otherwise) };
+        self.service.counters().stopped(self.worker.index(), stop);
+        ended.answer(stop)
+    }
+
+    pub(super) fn give_up(&mut self, none: NoAttempt) -> Result<Answer, GatewayError> {
+        self.stopped(none.as_str());
+        if self.last.is_some() {
+            return self.end(Stop::NoOtherReplica, GatewayError::NoneReady);
+        }
+        match none {
+            NoAttempt::Refused(refused) => Err(GatewayError::Overloaded(refused)),
+            NoAttempt::Waited(waited) => Err(GatewayError::QueueTimeout { waited }),
+            NoAttempt::Nobody(Unavailable::AllOpen { resting, retry_at }) => {
+                let retry_after = retry_at.since(self.worker.now());
+                Err(GatewayError::AllOpen { resting, retry_after })
+            }
+            NoAttempt::Nobody(Unavailable::AllForcedOpen { count }) => {
+                Err(GatewayError::AllForcedOpen { count })
+            }
+            // Only who has been answered does not wait where all are full.
+            NoAttempt::Nobody(Unavailable::NoneReady | Unavailable::AllTried | Unavailable::AllFull) => {
+                Err(GatewayError::NoneReady)
+            }
+        }
+    }
+}

@@ -217,13 +217,16 @@ orders    -                 -       3d        ana   flaky
         };
         let stored = ["*", "orders"].map(|name| (name.to_owned(), policy(name, &[]))).into_iter().collect();
         let text = plain(&resolved_table(&response, &stored, now(), false));
-        let lines: Vec<_> = text.lines().collect();
+        // However wide the columns are.
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let lines: Vec<_> = text.lines().map(words).collect();
         assert_eq!(lines.len(), 1 + FIELDS.len());
-        assert_eq!(lines[0], "SETTING                             VALUE         FROM");
-        assert_eq!(lines[1], "timeout.connect                     1s            default");
-        assert_eq!(lines[3], "timeout.request                     5s            *   (ana, 3d ago)");
-        assert_eq!(lines[11], "breaker.failure_ratio               0.25          orders   (ana, 3d ago)");
+        assert_eq!(lines[0], "SETTING VALUE FROM");
+        assert_eq!(lines[1], "timeout.connect 1s default");
+        assert_eq!(lines[3], "timeout.request 5s * (ana, 3d ago)");
+        assert!(lines.contains(&"breaker.failure_ratio 0.25 orders (ana, 3d ago)".to_owned()), "{text}");
         let wide = plain(&resolved_table(&response, &stored, now(), true));
-        assert!(wide.lines().nth(11).unwrap().ends_with("0.5           above 0.0 and up to 1.0"), "{wide}");
+        let ratio = wide.lines().find(|line| line.starts_with("breaker.failure_ratio")).unwrap();
+        assert!(words(ratio).ends_with("0.5 above 0.0 and up to 1.0"), "{wide}");
     }
 }

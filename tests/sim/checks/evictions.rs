@@ -25,6 +25,8 @@ pub(super) struct Reports {
     said: BTreeMap<ReplicaKey, BTreeMap<NodeId, Said>>,
     /// Registrations that were to be evicted, and when.
     gone: BTreeMap<ServiceName, BTreeMap<(ReplicaKey, i64), u64>>,
+    /// Registrations that are over for good, whether the control plane knows it yet or its store's answer was lost.
+    over: BTreeSet<(ReplicaKey, i64)>,
 }
 
 /// What one data plane says of one registration.
@@ -42,7 +44,9 @@ struct Said {
 impl Reports {
     /// It is gone: what was said of it concerns nobody.
     pub(super) fn forget(&mut self, key: &ReplicaKey) {
-        self.said.remove(key);
+        for said in self.said.remove(key).unwrap_or_default().into_values() {
+            self.over.insert((key.clone(), said.incarnation));
+        }
     }
 }
 
@@ -95,6 +99,10 @@ impl Ledger {
     /// Whoever is evicted for its checks has failed in every report of every data plane that is heard, and those are more than
     /// the silent ones. Whoever is evicted for failures in a row has failed on more than one of several data planes.
     pub(crate) fn only_what_nobody_reaches_is_evicted(&self, now: u64, eviction: &Eviction) -> Checked {
+        if self.reports.over.contains(&(eviction.key.clone(), eviction.incarnation)) {
+            // It is removed already: what is said of it since begins anew.
+            return Ok(());
+        }
         let of_key = self.reports.said.get(&eviction.key);
         let said = || of_key.into_iter().flatten();
         let is_heard = |node: &NodeId| self.reports.heard.get(node).is_some_and(|at| now - at < SILENT);

@@ -190,8 +190,7 @@ async fn answer(
         upgrade.ask(&mut head.fields);
     }
     let started = worker.now();
-    let has_key = || head.fields.get_all_named(IDEMPOTENCY_KEY).any(|key| !key.is_empty());
-    let is_idempotent = may_repeat(&head.method, has_key, &service.policy().retry);
+    let is_idempotent = may_repeat(&head.method, || has_idempotency_key(&head), &service.policy().retry);
     let may_replay = is_idempotent || is_held || caller == Caller::Grpc || service.may_decline();
     let source = RequestSource::new(
         body,
@@ -243,6 +242,11 @@ async fn answer(
         request_id,
     };
     journey.run(request_id).await
+}
+
+/// Whether its replicas can know a request again.
+fn has_idempotency_key(head: &RequestHead) -> bool {
+    head.fields.get_all_named(IDEMPOTENCY_KEY).any(|key| !key.is_empty())
 }
 
 /// The answer to a request that no replica was asked for.
@@ -394,15 +398,28 @@ impl Journey<'_> {
                 Err(none) => return self.give_up(none),
             };
             self.tell_time();
-            let tried = if self.may_hedge(&policy) {
+            let tried = if self.may_hedge(&policy, &attempt) {
                 // Boxed, so that requests which do not hedge hold no room for it.
                 let Raced { tried, failed } = Box::pin(self.race(attempt, &policy)).await;
-                for (replica, ended) in failed {
-                    self.is_seen = true;
+                let mut worst = Proof::Unsent;
+                for (replica, proof, ended) in failed {
+                    self.is_seen |= matches!(proof, Proof::Unknown | Proof::Answered);
+                    if proof != Proof::Unsent && worst != Proof::Answered {
+                        worst = proof;
+                    }
+                    self.was_pushed_back |= self.pushback(&ended).is_some();
                     self.tried.push(replica);
                     self.remember(ended);
                 }
-                tried
+                // What may have been seen by one of them may have been seen.
+                match tried {
+                    Tried::Failed { replica, proof: Proof::Unsent | Proof::RefusedUnseen, ended }
+                        if worst != Proof::Unsent =>
+                    {
+                        Tried::Failed { replica, proof: worst, ended }
+                    }
+                    tried => tried,
+                }
             } else {
                 let number = self.begun(&attempt);
                 let tried = self.try_once(attempt, &policy, number).await;
@@ -423,7 +440,10 @@ impl Journey<'_> {
                     return self.end(Stop::NoOtherReplica, GatewayError::Exhausted);
                 }
                 Tried::ClientGone => return Err(broken_off(&self.source)),
-                Tried::ClientStalled => return Err(stalled(&self.worker, &self.source)),
+                Tried::ClientStalled => {
+                    self.is_seen = true;
+                    return Err(stalled(&self.worker, &self.source));
+                }
                 Tried::Unsendable(why) => return Err(GatewayError::BadRequest(why)),
                 Tried::Failed { replica, proof, ended } => {
                     self.is_seen |= matches!(proof, Proof::Unknown | Proof::Answered);

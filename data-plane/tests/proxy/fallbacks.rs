@@ -151,3 +151,51 @@ async fn a_service_that_is_unknown_or_takes_no_such_request_stands_in_for_nobody
     assert_eq!(status(&gateway.post("/orders/", "x").await), 502);
     assert_eq!(status(&gateway.get("/orders/").await), 200);
 }
+
+#[tokio::test]
+async fn the_other_service_s_own_policy_says_whether_a_request_may_be_sent_twice() {
+    let dead = Dead::new();
+    let closing = Replica::start(|_, _| Act::Reset).await;
+    let mut primary = stand_in();
+    primary.retry.methods = Methods::parse(["POST"]).unwrap();
+    let gateway = Gateway::start(&[dead.address], primary).await;
+    stands_in(&gateway, &closing, Policy::default());
+    let first = gateway.table.service("orders-cache").unwrap().replicas()[0].spec().clone();
+    let second = ReplicaSpec { id: ReplicaId::parse("c-1").unwrap(), ..first.clone() };
+    let name = ServiceName::parse("orders-cache").unwrap();
+    let both = ServiceSpec { name, policy: Policy::default(), replicas: vec![first, second] };
+    gateway.table.apply(&[both], &[], gateway.clock.now());
+    assert_eq!(status(&gateway.post("/orders/", "x").await), 502);
+    assert_eq!(closing.seen().len(), 1, "a POST that may have been seen is not repeated there");
+}
+
+#[tokio::test]
+async fn a_body_that_the_other_service_would_look_at_more_closely_does_not_go_there() {
+    let dead = Dead::new();
+    let cache = Replica::start(|_, _| ok("from the cache")).await;
+    let gateway = Gateway::start(&[dead.address], stand_in()).await;
+    let mut strict = Policy::default();
+    strict.request.json_only = true;
+    stands_in(&gateway, &cache, strict);
+    let json =
+        "POST /orders/ HTTP/1.1\r\nhost: gw\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{]";
+    assert_eq!(status(&gateway.send(json).await), 502);
+    let mut small = Policy::default();
+    small.request.max_body_bytes = 4;
+    stands_in(&gateway, &cache, small);
+    let chunked =
+        "POST /orders/ HTTP/1.1\r\nhost: gw\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    assert_eq!(status(&gateway.send(chunked).await), 502);
+    assert!(cache.seen().is_empty());
+    assert_eq!(status(&gateway.get("/orders/").await), 200);
+}
+
+#[tokio::test]
+async fn a_status_without_content_has_none() {
+    let dead = Dead::new();
+    let mut policy = static_answer();
+    policy.fallback.static_status = 205;
+    let gateway = Gateway::start(&[dead.address], policy).await;
+    let response = gateway.get("/orders/").await;
+    assert_eq!((status(&response), body(&response)), (205, ""));
+}

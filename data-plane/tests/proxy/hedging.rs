@@ -163,3 +163,23 @@ async fn peak_ewma_learns_of_those_that_are_outrun() {
     }
     assert!(hanging.seen().len() <= 4, "{} of 20 went to it first", hanging.seen().len());
 }
+
+#[tokio::test]
+async fn a_probe_has_no_company() {
+    let hanging = Replica::start(|_, _| Act::Hang).await;
+    let good = Replica::start(|_, _| ok("good")).await;
+    let mut policy = hedging();
+    policy.timeout.per_try = Duration::from_millis(200);
+    policy.breaker.base_open = Duration::from_millis(10);
+    policy.breaker.max_open = Duration::from_millis(10);
+    policy.breaker.consecutive_failure_count = 1;
+    let gateway = Gateway::start(&[hanging.address, good.address], policy).await;
+    let service = gateway.service();
+    let now = gateway.clock.now();
+    let picked = service.pick(0, now, &[], data_plane::routing::Draw::default()).unwrap();
+    let failure = data_plane::routing::Outcome::Failure(data_plane::routing::Fault::Reset);
+    service.settle(0, &picked.replica, picked.permit, failure, now, 0.5);
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    assert_eq!(body(&gateway.get("/orders/").await), "good", "after the probe has failed");
+    assert_eq!(service.replicas()[0].counters().failures, 2, "the probe came to its verdict");
+}

@@ -3,16 +3,16 @@
 use std::{mem, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use gateway_proto::policy::Fallback;
+use gateway_proto::policy::{Fallback, RequestRules};
 use http::StatusCode;
 
-use super::Journey;
+use super::{Journey, has_idempotency_key};
 use crate::{
     proxy::{
         admission::check_policy, affinity, errors::GatewayError, field_name::Name, fields::Fields,
-        head::ResponseHead, request_id::RequestId, response_body::Answer,
+        h1::Length, head::ResponseHead, request_id::RequestId, response_body::Answer,
     },
-    routing::Outcome,
+    routing::{Outcome, retry::may_repeat},
     table::{FallbackKind, RequestOutcome, Service},
 };
 
@@ -72,13 +72,36 @@ impl Journey<'_> {
     /// The service that may be asked instead, if there is one and the request can be sent there.
     fn stand_in(&self, fallback: &Fallback) -> Option<Arc<Service>> {
         let name = fallback.service.as_str();
-        let is_repeatable = !self.is_seen || self.is_idempotent;
         let is_held = self.source.is_replayable() || !self.source.has_begun();
-        if name.is_empty() || name == self.service.name().as_str() || !is_repeatable || !is_held {
+        if name.is_empty() || name == self.service.name().as_str() || !is_held || self.time_is_over() {
             return None;
         }
         let service = self.worker.table().service(name)?;
-        check_policy(&service.policy().request, &self.head, self.length).is_ok().then_some(service)
+        let is_repeatable = !self.is_seen || self.is_idempotent && self.repeats(&service);
+        let rules = service.policy().request;
+        let takes_it = check_policy(&rules, &self.head, self.length).is_ok() && !self.lets_more_in(&rules);
+        (is_repeatable && takes_it).then_some(service)
+    }
+
+    /// Whether nothing is left of the time that its caller has set.
+    fn time_is_over(&self) -> bool {
+        let is_limited = self.hints.time.is_some() || self.call.is_some_and(|call| call.deadline.is_some());
+        let now = self.worker.now();
+        is_limited && self.deadline(now) <= now
+    }
+
+    /// Whether that service lets it be sent twice.
+    fn repeats(&self, service: &Service) -> bool {
+        may_repeat(&self.head.method, || has_idempotency_key(&self.head), &service.policy().retry)
+    }
+
+    /// Whether the body was looked at by less than these rules ask for: it is judged as it comes, and once.
+    fn lets_more_in(&self, rules: &RequestRules) -> bool {
+        let own = self.service.policy().request;
+        let is_unmeasured = matches!(self.length, Length::Chunked | Length::UntilClose);
+        !matches!(self.length, Length::Empty)
+            && (rules.json_only && !own.json_only
+                || is_unmeasured && rules.max_body_bytes < own.max_body_bytes)
     }
 
     /// Asks another service as if the request had come for it, within what is left of the time that its caller set.
@@ -90,6 +113,9 @@ impl Journey<'_> {
             self.time = policy.timeout.request.min(left);
             self.key = affinity::key(&policy.balancing, &self.head.fields, self.client_address());
         }
+        let (started, is_idempotent) = (self.started, self.is_idempotent);
+        // By its own rules, of which the primary's may be laxer.
+        self.is_idempotent = self.repeats(&service);
         let primary = mem::replace(&mut self.service, service);
         (self.started, self.retries, self.was_pushed_back, self.last) = (now, 0, false, None);
         self.tried.clear();
@@ -103,7 +129,7 @@ impl Journey<'_> {
             Err(error) => (error.status(), RequestOutcome::GatewayError),
         };
         self.service.counters().answered(self.worker.index(), status, outcome);
-        self.service = primary;
+        (self.service, self.started, self.is_idempotent) = (primary, started, is_idempotent);
         answer
     }
 
@@ -111,7 +137,9 @@ impl Journey<'_> {
         let status = u16::try_from(fallback.static_status).ok().filter(|_| self.call.is_none())?;
         let status = StatusCode::from_u16(status).ok()?;
         let mut fields = Fields::default();
-        let body = fallback.body.as_str();
+        // Which have no content, whatever the policy says (RFC 9110).
+        let has_none = matches!(status.as_u16(), 204 | 205 | 304);
+        let body = if has_none { "" } else { fallback.body.as_str() };
         if !body.is_empty() {
             fields.append(Name::ContentType, fallback.content_type.as_str().as_bytes());
         }

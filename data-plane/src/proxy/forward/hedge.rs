@@ -18,7 +18,7 @@ use super::{Ended, Journey, exchange::Tried};
 use crate::{
     access_log as logged,
     proxy::{attempt::Attempt, request_body::Arrival},
-    routing::Tick,
+    routing::{Tick, retry::Proof},
     table::{AttemptPolicy, Replica},
 };
 
@@ -27,7 +27,7 @@ pub(super) struct Raced {
     /// Of the one that decided.
     pub(super) tried: Tried,
     /// Others that had failed before.
-    pub(super) failed: Vec<(Arc<Replica>, Ended)>,
+    pub(super) failed: Vec<(Arc<Replica>, Proof, Ended)>,
 }
 
 /// An attempt among others.
@@ -48,9 +48,13 @@ enum Event {
 }
 
 impl Journey<'_> {
-    /// Whether an attempt that takes long may have company.
-    pub(super) fn may_hedge(&self, policy: &AttemptPolicy) -> bool {
-        !policy.retry.hedge_delay.is_zero() && self.is_idempotent && self.hints.retries != Some(0)
+    /// Whether an attempt that takes long may have company. A probe may not: it has to come to a verdict, and one that is
+    /// cancelled makes room for the next.
+    pub(super) fn may_hedge(&self, policy: &AttemptPolicy, attempt: &Attempt) -> bool {
+        !policy.retry.hedge_delay.is_zero()
+            && self.is_idempotent
+            && self.hints.retries != Some(0)
+            && !attempt.is_probe()
     }
 
     /// One attempt as [`Journey::try_once`] makes it, and others beside it, each after the policy's time.
@@ -58,7 +62,8 @@ impl Journey<'_> {
         let mut asked = self.tried.clone();
         let mut racers = vec![self.enter(first, policy, &mut asked)];
         let mut failed = Vec::new();
-        let mut free = usize::from(policy.retry.max_hedge_count);
+        let most = self.hints.retries.map_or(u8::MAX, |retries| retries.saturating_sub(self.retries));
+        let mut free = usize::from(policy.retry.max_hedge_count.min(most));
         let delay = policy.retry.hedge_delay;
         let mut timer = pin!(tokio::time::sleep(delay));
         loop {
@@ -89,8 +94,11 @@ impl Journey<'_> {
                     let ended = racers.swap_remove(index);
                     self.ended(ended.number, tried.outcome());
                     match tried {
-                        Tried::Failed { replica, ended, .. } if !racers.is_empty() => {
-                            failed.push((replica, ended));
+                        Tried::Failed { replica, proof, ended } if !racers.is_empty() => {
+                            if self.pushback(&ended).is_some() {
+                                free = 0;
+                            }
+                            failed.push((replica, proof, ended));
                         }
                         // Theirs to say, if there is time left for them or a connection.
                         Tried::OutOfTime | Tried::Exhausted if !racers.is_empty() => {}
@@ -129,7 +137,7 @@ impl Journey<'_> {
             return None;
         }
         let begun = Attempt::begin(&self.worker, &self.service, asked, self.key, self.request_id);
-        begun.ok().map(|(attempt, _)| attempt)
+        begun.ok().map(|(attempt, _)| attempt).filter(|attempt| !attempt.is_probe())
     }
 
     /// Cancels those that another was quicker than.

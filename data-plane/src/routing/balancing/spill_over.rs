@@ -24,6 +24,8 @@ pub fn parts(bands: &[Capacity], factor: f64) -> Vec<f64> {
         .map(|band| {
             let part = borne(*band, factor).min(rest);
             rest -= part;
+            // What is left of rounding is no part: it would put a band into use.
+            rest = if rest < LEAST { 0.0 } else { rest };
             part
         })
         .collect();
@@ -33,6 +35,9 @@ pub fn parts(bands: &[Capacity], factor: f64) -> Vec<f64> {
     }
     parts
 }
+
+/// Smaller parts are none.
+const LEAST: f64 = 1e-9;
 
 /// The most that a band takes.
 fn borne(Capacity { letting_through, total }: Capacity, factor: f64) -> f64 {
@@ -73,6 +78,16 @@ mod tests {
         assert_eq!(of(&[7, 10], 1.4), [0.98, 0.02]);
         assert_eq!(of(&[5, 10], 1.4), [0.7, 0.3]);
         assert_eq!(of(&[0, 10], 1.4), [0.0, 1.0]);
+    }
+
+    #[test]
+    fn what_is_left_of_rounding_puts_no_band_into_use() {
+        let full = Capacity { letting_through: 10, total: 10 };
+        for (letting_through, total, factor) in [(20, 23, 1.15), (10, 19, 1.9), (20, 41, 2.05), (10, 23, 2.3)]
+        {
+            let parts = parts(&[Capacity { letting_through, total }, full], factor);
+            assert!(parts[0] > 0.999_999 && parts[1] == 0.0, "{parts:?}");
+        }
     }
 
     #[test]

@@ -143,7 +143,7 @@ async fn answer(
         Ok(upgrade) => upgrade,
         Err(error) => return refused(&error, reply_to, &worker, service),
     };
-    let call_timeout = match caller {
+    let mut call_timeout = match caller {
         Caller::Http => None,
         Caller::Grpc => match grpc::timeout(&head.fields) {
             Ok(timeout) => timeout,
@@ -175,9 +175,13 @@ async fn answer(
     let mut time = hints.time.map_or(timeout.request, |time| time.min(timeout.request));
     if let Some(injection) = service.injection() {
         // Boxed, because requests are not to have the room for what nearly none of them meets.
-        let injected = inject(&injection, (&worker, service, caller), &head.fields, time, request_id, trail);
+        let limit = call_timeout.map_or(time, |whole| whole.min(time));
+        let injected = inject(&injection, (&worker, service, caller), &head.fields, limit, request_id, trail);
         match Box::pin(injected).await {
-            Ok(held) => time = time.saturating_sub(held),
+            Ok(held) => {
+                time = time.saturating_sub(held);
+                call_timeout = call_timeout.map(|whole| whole.saturating_sub(held));
+            }
             Err(answer) => return *answer,
         }
     }

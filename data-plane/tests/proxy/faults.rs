@@ -22,7 +22,7 @@ fn lasting(time: Duration) -> FaultInjection {
     FaultInjection { end_time: EndTime(SystemTime::now() + time), ..Default::default() }
 }
 
-fn aborting() -> FaultInjection {
+pub(crate) fn aborting() -> FaultInjection {
     FaultInjection { abort_ratio: 1.0, abort_status: 429, ..lasting(Duration::from_secs(600)) }
 }
 
@@ -30,12 +30,12 @@ fn resetting() -> FaultInjection {
     FaultInjection { reset_ratio: 1.0, ..lasting(Duration::from_secs(600)) }
 }
 
-fn delaying(delay: Duration) -> FaultInjection {
+pub(crate) fn delaying(delay: Duration) -> FaultInjection {
     FaultInjection { delay, delay_ratio: 1.0, ..lasting(Duration::from_secs(600)) }
 }
 
 /// Sets what the registry says of the service's faults.
-fn inject(gateway: &Gateway, fault: FaultInjection) {
+pub(crate) fn inject(gateway: &Gateway, fault: FaultInjection) {
     let service = gateway.service();
     let replicas = service.replicas().iter().map(|replica| replica.spec().clone()).collect();
     let policy = Policy { fault, ..*service.policy() };

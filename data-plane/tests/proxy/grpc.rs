@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::net::TcpStream;
 
 use crate::{
+    faults::{aborting, delaying, inject},
     harness::{Dead, Gateway, eventually},
     http2_replicas::{H2Replica, read},
 };
@@ -158,6 +159,30 @@ async fn what_the_gateway_says_itself_is_a_head_without_a_body() {
         assert_eq!(called.head["content-type"], "application/grpc");
         assert!(called.trailers.is_none());
     }
+}
+
+#[tokio::test]
+async fn a_fault_that_is_injected_is_told_in_the_words_of_grpc_and_takes_of_the_calls_time() {
+    let replica = answering("0").await;
+    let gateway = before(&replica);
+    gateway.table.allow_faults();
+    inject(&gateway, aborting());
+    let called = call(&gateway, "/orders/x", &[]).await;
+    assert_eq!((called.status().0, called.body.len()), ("8", 0), "{called:?}");
+    assert!(called.head["proxy-status"].to_str().unwrap().contains("details=\"fault_injected\""));
+
+    inject(&gateway, delaying(Duration::from_millis(400)));
+    let called = call(&gateway, "/orders/x", &[("grpc-timeout", "100m")]).await;
+    assert_eq!(called.status().0, "4", "{called:?}");
+    assert!(replica.seen().is_empty(), "there is nothing left for a replica");
+    let called = call(&gateway, "/orders/x", &[("grpc-timeout", "5S")]).await;
+    assert_eq!(
+        called.trailers.as_ref().map(|trailers| &trailers["grpc-status"]),
+        Some(&"0".parse().unwrap())
+    );
+    let told = replica.seen()[0].headers["grpc-timeout"].to_str().unwrap().to_owned();
+    let micros: u64 = told.strip_suffix('u').expect(&told).parse().unwrap();
+    assert!(micros <= 4_600_000, "{told}");
 }
 
 #[tokio::test]

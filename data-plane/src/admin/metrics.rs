@@ -124,18 +124,14 @@ impl Metrics {
     }
 
     fn encode_fallbacks(&self, services: &Services, out: &mut Families<'_>) -> fmt::Result {
-        let kinds = |service: &Arc<Service>| {
-            let name = service.name().as_str().to_owned();
-            let service = Arc::clone(service);
-            FallbackKind::ALL
-                .map(move |kind| ([name.clone(), kind.as_str().to_owned()], service.fallbacks(kind)))
-        };
-        let counts: Vec<_> = services.values().flat_map(kinds).filter(|(_, count)| *count > 0).collect();
+        let counts = services.values().flat_map(|service| {
+            FallbackKind::ALL.map(|kind| ([service.name().as_str(), kind.as_str()], service.fallbacks(kind)))
+        });
         out.counters(
             "gateway_fallbacks",
             "Requests that another service, or the policy's own answer, was the answer to in place of a failure",
             ["service", "kind"],
-            counts,
+            counts.filter(|(_, count)| *count > 0),
         )
     }
 

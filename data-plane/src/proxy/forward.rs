@@ -48,13 +48,14 @@ use crate::{
     request_rules::BodyCheck,
     routing::{
         Fault, Outcome, Tick,
-        retry::{Proof, Stop, Verdict, may_repeat},
+        retry::{Stop, Verdict, may_repeat},
     },
     table::{FallbackKind, Replica, RequestOutcome, Service},
 };
 use exchange::Tried;
 use gateway_runtime::panics::caught;
 use hedge::Raced;
+use http::StatusCode;
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
@@ -89,7 +90,7 @@ pub(super) async fn forward(
 
 /// In whose words this gateway says itself what becomes of a request, and under which id.
 #[derive(Clone, Copy)]
-struct ReplyTo<'a> {
+pub(super) struct ReplyTo<'a> {
     caller: Caller,
     request_id: &'a RequestId,
 }
@@ -176,7 +177,7 @@ async fn answer(
     if let Some(injection) = service.injection() {
         // Boxed, because requests are not to have the room for what nearly none of them meets.
         let limit = call_timeout.map_or(time, |whole| whole.min(time));
-        let injected = inject(&injection, (&worker, service, caller), &head.fields, limit, request_id, trail);
+        let injected = inject(&injection, (&worker, service), reply_to, &head.fields, limit, trail);
         match Box::pin(injected).await {
             Ok(held) => {
                 time = time.saturating_sub(held);
@@ -194,7 +195,7 @@ async fn answer(
         upgrade.ask(&mut head.fields);
     }
     let started = worker.now();
-    let is_idempotent = may_repeat(&head.method, || has_idempotency_key(&head), &service.policy().retry);
+    let is_idempotent = repeats(&service, &head);
     let may_replay = is_idempotent || is_held || caller == Caller::Grpc || service.may_decline();
     let source = RequestSource::new(
         body,
@@ -245,16 +246,22 @@ async fn answer(
         trail,
         request_id,
     };
-    journey.run(request_id).await
+    journey.run().await
 }
 
-/// Whether its replicas can know a request again.
-fn has_idempotency_key(head: &RequestHead) -> bool {
-    head.fields.get_all_named(IDEMPOTENCY_KEY).any(|key| !key.is_empty())
+/// Whether a service lets a request be sent twice, in its head's words.
+fn repeats(service: &Service, head: &RequestHead) -> bool {
+    let has_key = || head.fields.get_all_named(IDEMPOTENCY_KEY).any(|key| !key.is_empty());
+    may_repeat(&head.method, has_key, &service.policy().retry)
 }
 
 /// The answer to a request that no replica was asked for.
-fn refused(error: &GatewayError, reply_to: ReplyTo<'_>, worker: &Worker, service: &Service) -> Answer {
+pub(super) fn refused(
+    error: &GatewayError,
+    reply_to: ReplyTo<'_>,
+    worker: &Worker,
+    service: &Service,
+) -> Answer {
     service.counters().answered(worker.index(), error.status(), RequestOutcome::GatewayError);
     worker.refuse_to(reply_to.caller, error, service.name().as_str(), 0, reply_to.request_id)
 }
@@ -272,6 +279,9 @@ fn broken_off(source: &RequestSource) -> GatewayError {
     let breach = source.breach().map(GatewayError::Refused);
     breach.unwrap_or(GatewayError::BadRequest("the request's body broke off"))
 }
+
+/// How a request ended: with an answer of a replica, or without one.
+type Ending = Result<Answer, GatewayError>;
 
 /// One request under way.
 struct Journey<'a> {
@@ -334,33 +344,27 @@ enum Ended {
 }
 
 impl Journey<'_> {
-    async fn run(&mut self, request_id: &RequestId) -> Answer {
+    async fn run(&mut self) -> Answer {
         let result = self.ask().await.and_then(|answer| self.check_switch(answer));
         let (result, fell_back) = if self.may_fall_back(&result) {
             // Boxed, so that requests which do not need it hold no room for it.
-            Box::pin(self.fall_back(result, request_id)).await
+            Box::pin(self.fall_back(result)).await
         } else {
             (result, None)
         };
-        let (mut response, status, outcome) = match result {
-            Ok(response) => {
-                let failed = self.judged(&response.head) != Outcome::Success;
-                let outcome = if failed { RequestOutcome::UpstreamError } else { RequestOutcome::Success };
-                let status = response.head.status;
-                (response, status, outcome)
-            }
+        let (status, outcome) = self.told_as(&result);
+        let mut response = match result {
+            Ok(response) => response,
             Err(error) => {
-                let error = self.named(error);
-                let service = self.service.name().as_str();
-                let response =
-                    self.worker.refuse_to(self.caller, &error, service, self.attempts.get(), request_id);
-                (response, error.status(), RequestOutcome::GatewayError)
+                let (error, service) = (self.named(error), self.service.name().as_str());
+                let attempts = self.attempts.get();
+                self.worker.refuse_to(self.caller, &error, service, attempts, self.request_id)
             }
         };
         if outcome != RequestOutcome::GatewayError && fell_back != Some(FallbackKind::Static) {
             let protocol = response.tunnel.as_ref().and_then(|_| response.head.fields.get(Name::Upgrade));
             let protocol = protocol.map(<[u8]>::to_vec);
-            headers::prepare_response(&mut response.head.fields, self.worker.via(), request_id);
+            headers::prepare_response(&mut response.head.fields, self.worker.via(), self.request_id);
             if let (Some(upgrade), Some(protocol)) = (&self.upgrade, protocol) {
                 upgrade.tell(&mut response.head, &protocol);
             }
@@ -384,6 +388,17 @@ impl Journey<'_> {
         response
     }
 
+    /// As which status and outcome of its service it is counted.
+    fn told_as(&self, ending: &Ending) -> (StatusCode, RequestOutcome) {
+        match ending {
+            Ok(answer) if self.judged(&answer.head) == Outcome::Success => {
+                (answer.head.status, RequestOutcome::Success)
+            }
+            Ok(answer) => (answer.head.status, RequestOutcome::UpstreamError),
+            Err(error) => (error.status(), RequestOutcome::GatewayError),
+        }
+    }
+
     /// The error, with the name that a certificate had to have, if that is what it is about.
     fn named(&self, error: GatewayError) -> GatewayError {
         match (error, self.tried.last().and_then(|replica| replica.endpoint().tls_name())) {
@@ -395,7 +410,7 @@ impl Journey<'_> {
     }
 
     /// Asks replicas until one answers well, or no other may be asked.
-    async fn ask(&mut self) -> Result<Answer, GatewayError> {
+    async fn ask(&mut self) -> Ending {
         loop {
             let (attempt, policy) = match self.begin().await {
                 Ok(begun) => begun,
@@ -405,25 +420,10 @@ impl Journey<'_> {
             let tried = if self.may_hedge(&policy, &attempt) {
                 // Boxed, so that requests which do not hedge hold no room for it.
                 let Raced { tried, failed } = Box::pin(self.race(attempt, &policy)).await;
-                let mut worst = Proof::Unsent;
                 for (replica, proof, ended) in failed {
-                    self.is_seen |= matches!(proof, Proof::Unknown | Proof::Answered);
-                    if proof != Proof::Unsent && worst != Proof::Answered {
-                        worst = proof;
-                    }
-                    self.was_pushed_back |= self.pushback(&ended).is_some();
-                    self.tried.push(replica);
-                    self.remember(ended);
+                    self.was_pushed_back |= self.failed(replica, proof, ended).is_some();
                 }
-                // What may have been seen by one of them may have been seen.
-                match tried {
-                    Tried::Failed { replica, proof: Proof::Unsent | Proof::RefusedUnseen, ended }
-                        if worst != Proof::Unsent =>
-                    {
-                        Tried::Failed { replica, proof: worst, ended }
-                    }
-                    tried => tried,
-                }
+                tried
             } else {
                 let number = self.begun(&attempt);
                 let tried = self.try_once(attempt, &policy, number).await;
@@ -450,10 +450,7 @@ impl Journey<'_> {
                 }
                 Tried::Unsendable(why) => return Err(GatewayError::BadRequest(why)),
                 Tried::Failed { replica, proof, ended } => {
-                    self.is_seen |= matches!(proof, Proof::Unknown | Proof::Answered);
-                    self.tried.push(replica);
-                    let pushback = self.pushback(&ended);
-                    self.remember(ended);
+                    let pushback = self.failed(replica, proof, ended);
                     let verdict = self.verdict(proof, pushback, &policy);
                     self.was_pushed_back |= pushback.is_some();
                     match verdict {
@@ -510,7 +507,7 @@ impl Journey<'_> {
     }
 
     /// Refuses an answer that its client would take for a switch of protocols that it is not.
-    fn check_switch(&self, answer: Answer) -> Result<Answer, GatewayError> {
+    fn check_switch(&self, answer: Answer) -> Ending {
         let status = answer.head.status;
         match &self.upgrade {
             Some(upgrade) if answer.tunnel.is_none() && upgrade.is_faked_by(status) => {
@@ -533,7 +530,7 @@ impl Journey<'_> {
 }
 
 impl Ended {
-    fn answer(self, stop: Stop) -> Result<Answer, GatewayError> {
+    fn answer(self, stop: Stop) -> Ending {
         match self {
             Self::Answered(response) => Ok(response),
             Self::Faulted(fault) => Err(GatewayError::Attempt(fault, stop)),
@@ -554,7 +551,6 @@ async fn pause(time: Duration) {
 #[cfg(test)]
 mod tests {
     use gateway_proto::NodeId;
-    use http::StatusCode;
 
     use super::*;
     use crate::proxy::worker::tests::worker;

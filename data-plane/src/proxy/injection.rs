@@ -10,11 +10,11 @@ use http::StatusCode;
 use tokio::time::sleep_until;
 
 use super::{
-    errors::{Caller, GatewayError},
+    errors::GatewayError,
     fields::Fields,
+    forward::{ReplyTo, refused},
     head::ResponseHead,
     refusals::Reason,
-    request_id::RequestId,
     response_body::Answer,
     trail::Trail,
     worker::Worker,
@@ -68,10 +68,10 @@ fn has(fields: &Fields, header: &FaultHeader) -> bool {
 /// The answer in place of a replica's.
 pub(super) async fn inject(
     injection: &Injection,
-    (worker, service, caller): (&Worker, &Service, Caller),
+    (worker, service): (&Worker, &Service),
+    reply_to: ReplyTo<'_>,
     fields: &Fields,
     time: Duration,
-    request_id: &RequestId,
     trail: Option<&Trail>,
 ) -> Result<Duration, Box<Answer>> {
     let fault = injection.fault();
@@ -93,7 +93,7 @@ pub(super) async fn inject(
         }
     }
     if held.is_some_and(|held| held >= time) {
-        return Err(refused(&GatewayError::DeadlineExceeded, caller, worker, service, request_id));
+        return Err(Box::new(refused(&GatewayError::DeadlineExceeded, reply_to, worker, service)));
     }
     let (kind, told) = match (end, held.is_some()) {
         (None, _) => return Ok(held.unwrap_or_default()),
@@ -108,7 +108,7 @@ pub(super) async fn inject(
     }
     Err(match end {
         Some(End::Abort(status)) => {
-            refused(&GatewayError::FaultInjected { status }, caller, worker, service, request_id)
+            Box::new(refused(&GatewayError::FaultInjected { status }, reply_to, worker, service))
         }
         _ => reset(worker, service),
     })
@@ -125,17 +125,6 @@ async fn hold(injection: &Injection, worker: &Worker, delay: Duration) -> Durati
         () = worker.draining() => {}
     }
     worker.now().since(began)
-}
-
-fn refused(
-    error: &GatewayError,
-    caller: Caller,
-    worker: &Worker,
-    service: &Service,
-    request_id: &RequestId,
-) -> Box<Answer> {
-    service.counters().answered(worker.index(), error.status(), RequestOutcome::GatewayError);
-    Box::new(worker.refuse_to(caller, error, service.name().as_str(), 0, request_id))
 }
 
 /// In place of an answer: the end of the connection, or of the stream.

@@ -10,8 +10,8 @@ use http::Method;
 
 use super::backoff;
 
-/// What the replica can have seen of the failed attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the replica can have seen of the failed attempt, from nothing to all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Proof {
     /// Nothing: no byte of the request was written. Connect refused or timed out, a failed handshake.
     Unsent,

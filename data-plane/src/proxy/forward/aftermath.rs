@@ -1,13 +1,24 @@
 //! What follows an attempt that failed: another one, or the end.
 
-use super::{Ended, Journey, place::NoAttempt};
+use std::sync::Arc;
+
+use super::{Ended, Ending, Journey, place::NoAttempt};
 use crate::{
-    proxy::{errors::GatewayError, pushback, response_body::Answer},
+    proxy::{errors::GatewayError, pushback},
     routing::retry::{Progress, Proof, Pushback, RequestFacts, Stop, Verdict, decide},
-    table::{AttemptPolicy, Unavailable},
+    table::{AttemptPolicy, Replica, Unavailable},
 };
 
 impl Journey<'_> {
+    /// Notes that a replica has failed the request. Yields what it says about another attempt, if it answered.
+    pub(super) fn failed(&mut self, replica: Arc<Replica>, proof: Proof, ended: Ended) -> Option<Pushback> {
+        self.is_seen |= matches!(proof, Proof::Unknown | Proof::Answered);
+        self.tried.push(replica);
+        let pushback = self.pushback(&ended);
+        self.remember(ended);
+        pushback
+    }
+
     /// What a replica that has failed the request says about another attempt, if it answered.
     pub(super) fn pushback(&self, ended: &Ended) -> Option<Pushback> {
         let Ended::Answered(answer) = ended else { return None };
@@ -16,7 +27,7 @@ impl Journey<'_> {
 
     /// A real answer, once there is one, is not forgotten for a later attempt that got none, nor what passes for what does
     /// not: that a replica has no way to switch protocols.
-    pub(super) fn remember(&mut self, ended: Ended) {
+    fn remember(&mut self, ended: Ended) {
         let is_worth_more = match (&self.last, &ended) {
             (None, _) | (_, Ended::Answered(_)) => true,
             (Some(Ended::Answered(_)), _) | (_, Ended::CannotSwitch) => false,
@@ -54,13 +65,13 @@ impl Journey<'_> {
     }
 
     /// Answers with what the last attempt came to, or, where there was none, with this error.
-    pub(super) fn end(&mut self, stop: Stop, otherwise: GatewayError) -> Result<Answer, GatewayError> {
+    pub(super) fn end(&mut self, stop: Stop, otherwise: GatewayError) -> Ending {
         let Some(ended) = self.last.take() else { return Err(otherwise) };
         self.service.counters().stopped(self.worker.index(), stop);
         ended.answer(stop)
     }
 
-    pub(super) fn give_up(&mut self, none: NoAttempt) -> Result<Answer, GatewayError> {
+    pub(super) fn give_up(&mut self, none: NoAttempt) -> Ending {
         self.stopped(none.as_str());
         if self.last.is_some() {
             return self.end(Stop::NoOtherReplica, GatewayError::NoneReady);

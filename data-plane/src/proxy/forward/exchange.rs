@@ -65,6 +65,16 @@ enum Late {
 }
 
 impl Tried {
+    /// The same, where another attempt of the request failed with that proof: what may have been seen then has been.
+    pub(super) fn after(self, other: Proof) -> Self {
+        match self {
+            Self::Failed { replica, proof, ended } => {
+                Self::Failed { replica, proof: proof.max(other), ended }
+            }
+            tried => tried,
+        }
+    }
+
     /// What the access log has of it.
     pub(super) fn outcome(&self) -> logged::Outcome {
         use logged::Outcome::{Status, Word};

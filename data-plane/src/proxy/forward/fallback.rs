@@ -6,18 +6,15 @@ use bytes::Bytes;
 use gateway_proto::policy::{Fallback, RequestRules};
 use http::StatusCode;
 
-use super::{Journey, has_idempotency_key};
+use super::{Ending, Journey, repeats};
 use crate::{
     proxy::{
-        admission::check_policy, affinity, errors::GatewayError, field_name::Name, fields::Fields,
-        h1::Length, head::ResponseHead, request_id::RequestId, response_body::Answer,
+        admission::check_policy, affinity, field_name::Name, fields::Fields, h1::Length, head::ResponseHead,
+        response_body::Answer,
     },
-    routing::{Outcome, retry::may_repeat},
-    table::{FallbackKind, RequestOutcome, Service},
+    routing::Outcome,
+    table::{FallbackKind, Service},
 };
-
-/// How a request ended: with an answer of a replica, or without one.
-type Ending = Result<Answer, GatewayError>;
 
 impl Journey<'_> {
     /// Whether its service's policy has something else for how it ended.
@@ -27,11 +24,7 @@ impl Journey<'_> {
     }
 
     /// The answer of a service that stands in, else the policy's own, else how it ended before.
-    pub(super) async fn fall_back(
-        &mut self,
-        ending: Ending,
-        request_id: &RequestId,
-    ) -> (Ending, Option<FallbackKind>) {
+    pub(super) async fn fall_back(&mut self, ending: Ending) -> (Ending, Option<FallbackKind>) {
         let fallback = self.service.policy().fallback;
         if let Some(service) = self.stand_in(&fallback) {
             let name = service.name().clone();
@@ -48,7 +41,7 @@ impl Journey<'_> {
                 return (Ok(answer), Some(FallbackKind::Service));
             }
         }
-        match self.static_answer(&fallback, &ending, request_id) {
+        match self.static_answer(&fallback, &ending) {
             Some(answer) => (Ok(answer), Some(FallbackKind::Static)),
             None => (ending, None),
         }
@@ -77,7 +70,7 @@ impl Journey<'_> {
             return None;
         }
         let service = self.worker.table().service(name)?;
-        let is_repeatable = !self.is_seen || self.is_idempotent && self.repeats(&service);
+        let is_repeatable = !self.is_seen || self.is_idempotent && repeats(&service, &self.head);
         let rules = service.policy().request;
         let takes_it = check_policy(&rules, &self.head, self.length).is_ok() && !self.lets_more_in(&rules);
         (is_repeatable && takes_it).then_some(service)
@@ -88,11 +81,6 @@ impl Journey<'_> {
         let is_limited = self.hints.time.is_some() || self.call.is_some_and(|call| call.deadline.is_some());
         let now = self.worker.now();
         is_limited && self.deadline(now) <= now
-    }
-
-    /// Whether that service lets it be sent twice.
-    fn repeats(&self, service: &Service) -> bool {
-        may_repeat(&self.head.method, || has_idempotency_key(&self.head), &service.policy().retry)
     }
 
     /// Whether the body was looked at by less than these rules ask for: it is judged as it comes, and once.
@@ -115,25 +103,19 @@ impl Journey<'_> {
         }
         let (started, is_idempotent) = (self.started, self.is_idempotent);
         // By its own rules, of which the primary's may be laxer.
-        self.is_idempotent = self.repeats(&service);
+        self.is_idempotent = repeats(&service, &self.head);
         let primary = mem::replace(&mut self.service, service);
         (self.started, self.retries, self.was_pushed_back, self.last) = (now, 0, false, None);
         self.tried.clear();
         self.service.budget().request(now);
         let answer = self.ask().await;
-        let (status, outcome) = match &answer {
-            Ok(answer) if self.judged(&answer.head) == Outcome::Success => {
-                (answer.head.status, RequestOutcome::Success)
-            }
-            Ok(answer) => (answer.head.status, RequestOutcome::UpstreamError),
-            Err(error) => (error.status(), RequestOutcome::GatewayError),
-        };
+        let (status, outcome) = self.told_as(&answer);
         self.service.counters().answered(self.worker.index(), status, outcome);
         (self.service, self.started, self.is_idempotent) = (primary, started, is_idempotent);
         answer
     }
 
-    fn static_answer(&self, fallback: &Fallback, ending: &Ending, request_id: &RequestId) -> Option<Answer> {
+    fn static_answer(&self, fallback: &Fallback, ending: &Ending) -> Option<Answer> {
         let status = u16::try_from(fallback.static_status).ok().filter(|_| self.call.is_none())?;
         let status = StatusCode::from_u16(status).ok()?;
         let mut fields = Fields::default();
@@ -143,7 +125,7 @@ impl Journey<'_> {
         if !body.is_empty() {
             fields.append(Name::ContentType, fallback.content_type.as_str().as_bytes());
         }
-        fields.append(Name::XRequestId, request_id.as_bytes());
+        fields.append(Name::XRequestId, self.request_id.as_bytes());
         self.mark(&mut fields, ending, FallbackKind::Static, "static");
         let body = Bytes::copy_from_slice(body.as_bytes());
         let mut answer = Answer::new(ResponseHead::new(status, fields), body.into());

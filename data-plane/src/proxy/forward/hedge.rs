@@ -24,7 +24,7 @@ use crate::{
 
 /// What became of several attempts together.
 pub(super) struct Raced {
-    /// Of the one that decided.
+    /// Of the one that decided, with the proof that holds for all of them.
     pub(super) tried: Tried,
     /// Others that had failed before.
     pub(super) failed: Vec<(Arc<Replica>, Proof, Ended)>,
@@ -104,6 +104,7 @@ impl Journey<'_> {
                         Tried::OutOfTime | Tried::Exhausted if !racers.is_empty() => {}
                         tried => {
                             self.outrun(racers);
+                            let tried = failed.iter().fold(tried, |tried, (_, proof, _)| tried.after(*proof));
                             return Raced { tried, failed };
                         }
                     }

@@ -13,7 +13,7 @@ use crate::routing::{
 /// Where replicas stand in the order of preference: by tier, and within a tier by distance, if the policy goes by that.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Band {
-    pub(super) priority: Priority,
+    priority: Priority,
     distance: Distance,
 }
 

@@ -35,6 +35,8 @@ struct Said {
     incarnation: i64,
     /// Since when it has failed in every report.
     failing_since: Option<u64>,
+    /// Whether it has said nothing else of this registration: nobody knows what it saw before.
+    always_failing: bool,
     checks: i64,
     failures: i64,
     /// Failures since it was told of anything else, by any data plane.
@@ -76,9 +78,11 @@ impl Ledger {
                 of_key.values_mut().for_each(|said| said.run = 0);
             }
             let since = before.and_then(|before| before.failing_since).unwrap_or(now);
+            let is_failing = check.state() == HealthCheckState::Failing;
             let said = Said {
                 incarnation: row.incarnation,
-                failing_since: (check.state() == HealthCheckState::Failing).then_some(since),
+                failing_since: is_failing.then_some(since),
+                always_failing: is_failing && before.is_none_or(|before| before.always_failing),
                 checks: check.check_count,
                 failures: check.failure_count,
                 run,
@@ -96,8 +100,9 @@ impl Ledger {
         of_service.insert((eviction.key.clone(), eviction.incarnation), now);
     }
 
-    /// Whoever is evicted for its checks has failed in every report of every data plane that is heard, and those are more than
-    /// the silent ones. Whoever is evicted for failures in a row has failed on more than one of several data planes.
+    /// Whoever is evicted for its checks has failed for that long in every report of every data plane that is heard, be it one
+    /// that came later, and those are more than the silent ones. Whoever is evicted for failures in a row has failed on more
+    /// than one of several data planes.
     pub(crate) fn only_what_nobody_reaches_is_evicted(&self, now: u64, eviction: &Eviction) -> Checked {
         if self.reports.over.contains(&(eviction.key.clone(), eviction.incarnation)) {
             // It is removed already: what is said of it since begins anew.
@@ -111,10 +116,13 @@ impl Ledger {
                 let heard = || said().filter(|(node, _)| is_heard(node));
                 let silent = said().count() - heard().count();
                 // Of a report, up to a judgement later.
-                let enough = |since: u64| Duration::from_nanos(now - since) >= *lasted;
+                let enough = |said: &Said| {
+                    said.failing_since.is_some_and(|since| Duration::from_nanos(now - since) >= *lasted)
+                };
                 heard().count() > silent
+                    && heard().any(|(_, said)| enough(said))
                     && heard().all(|(_, said)| {
-                        said.incarnation == eviction.incarnation && said.failing_since.is_some_and(enough)
+                        said.incarnation == eviction.incarnation && (enough(said) || said.always_failing)
                     })
             }
             Why::FailuresInARow { threshold, .. } => {

@@ -7,7 +7,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use crate::{
     commands::{
         breaker, check, demo, demo_replica, deregister, describe, dev, drain, end_override, events, explain,
-        fault, get, policy, register, release_guard, route, undrain,
+        fault, get, policy, register, release_guard, route, run, undrain,
     },
     endpoint,
     output::{Color, Format, Output},
@@ -110,6 +110,11 @@ pub(crate) enum Command {
     EndOverride(end_override::Args),
     /// Check the control plane, the data planes and the services
     Check(check::Args),
+    /// Keep a program running, and registered while it is ready
+    Run(run::Args),
+    /// Ends the programs of a supervisor that was killed
+    #[command(hide = true)]
+    RunOrphans(crate::run::orphans::Args),
     /// Run both planes in one process, for development
     Dev(dev::Args),
     /// Run both planes, three replicas that can fail, and a gentle load
@@ -198,6 +203,9 @@ mod tests {
             "gwctl end-override guard/orders",
             "gwctl check --fail-on warn --wait 30s",
             "gwctl deregister orders/r-1 -y --block 10m",
+            "gwctl run --service orders -- python3 app.py -e x --port $PORT",
+            "gwctl run --service orders --port 8080 --health http:/health --no-restart -- app",
+            "gwctl run --service orders --replicas 3 --max-restarts 5 --stop-signal QUIT -- app",
             "gwctl version",
         ] {
             assert!(parse(line).is_ok(), "{line}");
@@ -236,6 +244,11 @@ mod tests {
             ("gwctl route set shop", "<FIELD=VALUE>"),
             ("gwctl route set shop hots=a", "did you mean \"host\"?"),
             ("gwctl route get Shop", "may hold only a-z"),
+            ("gwctl run --service orders", "<COMMAND>"),
+            ("gwctl run --service orders --port 0 -- app", "is \"auto\" or a number in 1..=65535"),
+            ("gwctl run --service orders --health udp -- app", "is tcp, http:/PATH"),
+            ("gwctl run --service orders --replicas 101 -- app", "not in 1..=100"),
+            ("gwctl run --service orders --no-restart --restart always -- app", "cannot be used with"),
             ("gwctl demo --rate 0", "not in 1..=1000"),
             ("gwctl dev --random-ports --port-offset 1", "cannot be used with"),
             ("gwctl get services --timeout soon", "expected number"),

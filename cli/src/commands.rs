@@ -28,6 +28,7 @@ pub(crate) mod policy;
 pub(crate) mod register;
 pub(crate) mod release_guard;
 pub(crate) mod route;
+pub(crate) mod run;
 pub(crate) mod undrain;
 
 /// Whether data planes send it new requests, by what the registry says of it.
@@ -67,6 +68,8 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
         Command::Dev(args) => dev::run(args, &output).await,
         Command::Demo(args) => demo::run(args, &output).await,
         Command::DemoReplica(args) => demo_replica::run(args, &global.endpoint, origin).await,
+        Command::Run(args) => run::run(args, &global.endpoint, origin, &output).await,
+        Command::RunOrphans(args) => crate::run::orphans::run(&args),
         Command::Version => version(&output),
     }
 }

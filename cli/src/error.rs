@@ -13,27 +13,47 @@ use crate::terminal::printable;
 const LABEL: Style = AnsiColor::Red.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default();
 
-/// How the process ends. The numbers are part of gwctl's interface.
+/// How the process ends. The numbers are part of gwctl's interface, see [`Exit::code`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// The reader of stdout has gone: nothing failed, nobody listens.
-    PipeClosed = 0,
+    PipeClosed,
     /// The request failed.
-    Failed = 1,
+    Failed,
     /// A flag or an argument is not what it must be, here or in the control plane's eyes.
-    Usage = 2,
+    Usage,
     /// What was named does not exist.
-    NotFound = 3,
+    NotFound,
     /// The state of things does not allow it.
-    Conflict = 4,
+    Conflict,
     /// The control plane was not reached, or did not answer in time.
-    Unreachable = 5,
+    Unreachable,
     /// The caller may not do this.
-    Denied = 6,
+    Denied,
     /// What was waited for did not come in time; what was asked for is done or under way all the same.
-    WaitOver = 7,
+    WaitOver,
     /// It is done in part: not everywhere, or not yet.
-    Partial = 8,
+    Partial,
+    /// The code of a program that `gwctl run` ran, or 125 for a failure of its own.
+    Program(u8),
+}
+
+impl Exit {
+    /// The number that the shell sees.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::PipeClosed => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::NotFound => 3,
+            Self::Conflict => 4,
+            Self::Unreachable => 5,
+            Self::Denied => 6,
+            Self::WaitOver => 7,
+            Self::Partial => 8,
+            Self::Program(code) => code,
+        }
+    }
 }
 
 /// An error as people read it.
@@ -102,7 +122,7 @@ impl Error {
         let Self { exit, headline, details, hints, code } = self;
         format!(
             "{}\n",
-            json!({"error": headline, "details": details, "hints": hints, "code": code, "exitCode": *exit as u8})
+            json!({"error": headline, "details": details, "hints": hints, "code": code, "exitCode": exit.code()})
         )
     }
 }
@@ -125,7 +145,7 @@ impl From<gateway_runtime::Failure> for Error {
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
+        Self::from(exit.code())
     }
 }
 
@@ -169,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_closed_pipe_is_no_failure_and_any_other_write_error_is() {
-        assert_eq!(Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).exit as u8, 0);
+        assert_eq!(Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).exit.code(), 0);
         assert_eq!(Error::from(io::Error::from(io::ErrorKind::StorageFull)).exit, Exit::Failed);
     }
 }

@@ -14,6 +14,7 @@ mod error;
 mod output;
 mod planes;
 mod rollout;
+mod run;
 mod status;
 mod table;
 mod target;

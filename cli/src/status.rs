@@ -188,7 +188,7 @@ mod tests {
             Code::DeadlineExceeded,
             Code::Unauthenticated,
         ]
-        .map(|code| exit(code) as u8)
+        .map(|code| exit(code).code())
         .into();
         assert_eq!(exits, [1, 2, 3, 4, 4, 4, 5, 5, 6]);
     }

@@ -8,6 +8,8 @@ use std::{
 /// Decisions are made here; everything they need comes in as arguments, so that tests and the simulator own time,
 /// chance and the network.
 const PURE: &[&str] = &[
+    "cli/src/run/arguments.rs",
+    "cli/src/run/restarts.rs",
     "data-plane/src/access_log/escape.rs",
     "data-plane/src/access_log/line.rs",
     "control-plane/src/leases.rs",

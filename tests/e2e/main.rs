@@ -33,6 +33,7 @@ mod refusals;
 mod rest;
 mod rotation;
 mod routes;
+mod run;
 mod startup;
 mod static_file;
 mod statistics;

@@ -28,12 +28,8 @@ pub(crate) struct Args {
     /// Where it listens: HOST:PORT, an IPv6 host in brackets
     #[arg(value_parser = Address::parse)]
     address: Address,
-    /// What it understands: http1, h2c (HTTP/2, not encrypted) or tls (HTTP/2 or HTTP/1.1 in TLS)
-    #[arg(long, default_value_t = Protocol::HTTP1)]
-    protocol: Protocol,
-    /// Name that its certificate must have, if not the host of the address; with --protocol tls
-    #[arg(long, value_name = "NAME", value_parser = TlsServerName::parse)]
-    tls_server_name: Option<TlsServerName>,
+    #[command(flatten)]
+    description: Description,
     /// No lease: it stays until it is deregistered. The default here, because gwctl sends no heartbeats
     #[arg(long, conflicts_with = "ttl")]
     permanent: bool,
@@ -43,12 +39,26 @@ pub(crate) struct Args {
     /// Replica id; left out, the one at this address, or a new one
     #[arg(long, value_name = "REPLICA")]
     id: Option<ReplicaId>,
+    /// Check everything, change nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What a registration says of a replica beside its name and its address.
+#[derive(Debug, clap::Args)]
+pub(super) struct Description {
+    /// What it understands: http1, h2c (HTTP/2, not encrypted) or tls (HTTP/2 or HTTP/1.1 in TLS)
+    #[arg(long, default_value_t = Protocol::HTTP1)]
+    protocol: Protocol,
+    /// Name that its certificate must have, if not the host of the address; with --protocol tls
+    #[arg(long, value_name = "NAME", value_parser = TlsServerName::parse)]
+    tls_server_name: Option<TlsServerName>,
     /// Share of the traffic relative to its peers, 1..=1000
     #[arg(long, default_value_t = 100, value_parser = parse_weight)]
-    weight: u16,
+    pub(super) weight: u16,
     /// Tier, 0..=15: better tiers, of lower numbers, go first
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=15))]
-    priority: u8,
+    pub(super) priority: u8,
     /// Where it is, for policies with balancing.prefer_local
     #[arg(long, value_name = "NAME")]
     region: Option<String>,
@@ -58,9 +68,40 @@ pub(crate) struct Args {
     /// Label for people; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse_label)]
     labels: Vec<(String, String)>,
-    /// Check everything, change nothing
-    #[arg(long)]
-    dry_run: bool,
+}
+
+impl Description {
+    /// What the replica understands.
+    ///
+    /// # Errors
+    /// A usage error for a name without TLS.
+    pub(super) fn protocol(&self) -> Result<Protocol, Error> {
+        let name = self.tls_server_name.as_ref().map_or("", TlsServerName::as_str);
+        self.protocol.clone().named(name).map_err(|_| {
+            Error::new(Exit::Usage, "--tls-server-name is for a replica that speaks TLS")
+                .hint("say so with  --protocol tls")
+        })
+    }
+
+    /// Labels by their keys.
+    ///
+    /// # Errors
+    /// A usage error when one is given twice.
+    pub(super) fn labels(&self) -> Result<HashMap<String, String>, Error> {
+        let mut labels = HashMap::new();
+        for (key, value) in &self.labels {
+            if labels.insert(key.clone(), value.clone()).is_some() {
+                return Err(Error::new(Exit::Usage, format!("label {key} is given twice")));
+            }
+        }
+        Ok(labels)
+    }
+
+    /// Where it is.
+    pub(super) fn locality(&self) -> Locality {
+        let part = |part: &Option<String>| part.clone().unwrap_or_default();
+        Locality { region: part(&self.region), zone: part(&self.zone) }
+    }
 }
 
 fn parse_weight(text: &str) -> Result<u16, String> {
@@ -94,29 +135,18 @@ pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Resul
 }
 
 fn request(args: Args) -> Result<RegisterRequest, Error> {
-    let mut labels = HashMap::new();
-    for (key, value) in args.labels {
-        if labels.contains_key(&key) {
-            return Err(Error::new(Exit::Usage, format!("label {key} is given twice")));
-        }
-        labels.insert(key, value);
-    }
-    let name = args.tls_server_name.as_ref().map_or("", TlsServerName::as_str);
-    let protocol = args.protocol.named(name).map_err(|_| {
-        Error::new(Exit::Usage, "--tls-server-name is for a replica that speaks TLS")
-            .hint("say so with  --protocol tls")
-    })?;
+    let protocol = args.description.protocol()?;
+    let labels = args.description.labels()?;
+    let Description { weight, priority, .. } = args.description;
+    let locality = args.description.locality();
     let endpoint = Endpoint { address: args.address, protocol };
     Ok(RegisterRequest {
         service: args.service.to_string(),
         replica_id: args.id.map(|id| id.to_string()).unwrap_or_default(),
         endpoint: Some(endpoint.to_wire()),
-        weight: args.weight.into(),
-        priority: args.priority.into(),
-        locality: Some(Locality {
-            region: args.region.unwrap_or_default(),
-            zone: args.zone.unwrap_or_default(),
-        }),
+        weight: weight.into(),
+        priority: priority.into(),
+        locality: Some(locality),
         labels,
         lease_ttl: args.ttl.map(duration),
         permanent: args.ttl.is_none(),
@@ -186,16 +216,18 @@ mod tests {
         Args {
             service: ServiceName::parse("orders").unwrap(),
             address: Address::parse("10.0.0.15:8080").unwrap(),
-            protocol: Protocol::HTTP1,
-            tls_server_name: None,
+            description: Description {
+                protocol: Protocol::HTTP1,
+                tls_server_name: None,
+                weight: 100,
+                priority: 0,
+                region: None,
+                zone: None,
+                labels: vec![("team".into(), "web".into())],
+            },
             permanent: false,
             ttl,
             id: None,
-            weight: 100,
-            priority: 0,
-            region: None,
-            zone: None,
-            labels: vec![("team".into(), "web".into())],
             dry_run: false,
         }
     }
@@ -204,7 +236,10 @@ mod tests {
     fn a_server_name_goes_with_tls_only() {
         let with = |protocol, name: &str| {
             let name = Some(TlsServerName::parse(name).unwrap());
-            request(Args { protocol, tls_server_name: name, ..args(None) })
+            let mut args = args(None);
+            args.description.protocol = protocol;
+            args.description.tls_server_name = name;
+            request(args)
         };
         let endpoint = with(Protocol::tls(None), "orders.example").unwrap().endpoint.unwrap();
         assert_eq!(
@@ -301,7 +336,9 @@ mod tests {
     #[test]
     fn a_label_has_one_value() {
         let labels = ["web", "shop"].map(|value| ("team".to_owned(), value.to_owned()));
-        let error = request(Args { labels: labels.into(), ..args(None) }).unwrap_err();
+        let mut args = args(None);
+        args.description.labels = labels.into();
+        let error = request(args).unwrap_err();
         assert_eq!((error.exit, error.headline.as_str()), (Exit::Usage, "label team is given twice"));
     }
 }

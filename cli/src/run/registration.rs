@@ -1,0 +1,432 @@
+//! Keeps one replica in the registry as its supervisor wants it: registered while it is ready, unhealthy the moment it dies,
+//! draining before it ends, and gone after that.
+//!
+//! A control plane that is away stops nothing: the program runs, and this goes on trying, with jittered pauses.
+
+use std::{collections::HashMap, time::Duration};
+
+use gateway_proto::{
+    Address, Endpoint, Mode, Protocol, ReplicaKey, reason,
+    time::{duration, non_negative},
+    v1::{
+        DeregisterRequest, DrainReplicaRequest, DrainReplicaResponse, HealthStatus, Locality,
+        RegisterRequest, RegisterResponse, ReportHealthRequest,
+        registry_service_client::RegistryServiceClient,
+    },
+};
+use rand::Rng as _;
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tonic::{Code, Status, transport::Channel};
+use tonic_types::StatusExt as _;
+
+use super::{
+    lines::{Lines, Prefix},
+    renewals::{Renewals, Word},
+};
+
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// The longest wait that the registry takes, less what the answer may need.
+const MAX_WAIT: Duration = Duration::from_secs(59);
+/// The longest reason that the registry takes, in characters.
+const MAX_REASON: usize = 256;
+
+/// What is registered beside the address.
+#[derive(Debug, Clone)]
+pub(crate) struct Described {
+    pub(crate) ttl: Duration,
+    pub(crate) protocol: Protocol,
+    pub(crate) weight: u16,
+    pub(crate) priority: u8,
+    pub(crate) locality: Locality,
+    pub(crate) version: String,
+    pub(crate) labels: HashMap<String, String>,
+}
+
+impl Described {
+    /// The registration of a replica where it is reached.
+    pub(crate) fn request(&self, key: &ReplicaKey, reached: &Endpoint) -> RegisterRequest {
+        RegisterRequest {
+            service: key.service.to_string(),
+            replica_id: key.replica.to_string(),
+            endpoint: Some(reached.to_wire()),
+            weight: self.weight.into(),
+            priority: self.priority.into(),
+            locality: Some(self.locality.clone()),
+            version: self.version.clone(),
+            labels: self.labels.clone(),
+            lease_ttl: Some(duration(self.ttl)),
+            ..Default::default()
+        }
+    }
+}
+
+/// What the supervisor wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Wanted {
+    /// It has not been ready yet.
+    Absent,
+    /// Ready, at this address.
+    Up(Address),
+    /// Dead, for this reason.
+    Down(String),
+    /// To be left in peace, within this time.
+    Drained(Duration),
+    /// To be forgotten.
+    Gone,
+}
+
+/// How far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Under,
+    /// Nothing is sent to it any more, as far as anybody can tell.
+    Drained,
+}
+
+/// A handle to the task that does it.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    wanted: watch::Sender<Wanted>,
+    stage: watch::Receiver<Stage>,
+    task: JoinHandle<()>,
+}
+
+impl Registration {
+    /// Begins, with nothing to register yet.
+    pub(crate) fn start(
+        key: ReplicaKey,
+        described: Described,
+        channel: Channel,
+        renewals: Renewals,
+        voice: (Lines, Prefix),
+    ) -> Self {
+        let (wanted, wants) = watch::channel(Wanted::Absent);
+        let (stage, reached) = watch::channel(Stage::Under);
+        let client = RegistryServiceClient::new(channel);
+        let keeper = Keeper { key, described, client, renewals, voice, wants, stage };
+        Self { wanted, stage: reached, task: tokio::spawn(keeper.run()) }
+    }
+
+    /// It is ready at an address.
+    pub(super) fn up(&self, address: Address) {
+        self.wanted.send_replace(Wanted::Up(address));
+    }
+
+    /// It is dead.
+    pub(super) fn down(&self, reason: String) {
+        self.wanted.send_replace(Wanted::Down(reason));
+    }
+
+    /// Waits until nothing is sent to it any more, at most this long.
+    pub(super) async fn drained(&mut self, within: Duration) {
+        self.wanted.send_replace(Wanted::Drained(within));
+        let reached = self.stage.wait_for(|stage| *stage == Stage::Drained);
+        // An error says that the task has ended: it cannot be drained any more.
+        let _ = tokio::time::timeout(within, reached).await;
+    }
+
+    /// Removes it, and waits at most this long for that.
+    pub(super) async fn gone(mut self, within: Duration) {
+        self.wanted.send_replace(Wanted::Gone);
+        if tokio::time::timeout(within, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
+    }
+}
+
+/// Why there is nothing more to do with a lease.
+enum Left {
+    /// It is lost, or it is wanted at another address: register anew when it is ready.
+    Anew,
+    /// For good.
+    Over,
+}
+
+#[derive(Debug)]
+struct Keeper {
+    key: ReplicaKey,
+    described: Described,
+    client: RegistryServiceClient<Channel>,
+    renewals: Renewals,
+    voice: (Lines, Prefix),
+    wants: watch::Receiver<Wanted>,
+    stage: watch::Sender<Stage>,
+}
+
+impl Keeper {
+    async fn run(mut self) {
+        loop {
+            let wanted = self.wants.borrow_and_update().clone();
+            match wanted {
+                Wanted::Up(address) => {
+                    let Some(granted) = self.register(&address).await else { continue };
+                    if matches!(self.keep(&address, granted).await, Left::Over) {
+                        return;
+                    }
+                    continue;
+                }
+                // Nobody sends to what is not registered.
+                Wanted::Drained(_) => drop(self.stage.send_replace(Stage::Drained)),
+                Wanted::Gone => return,
+                Wanted::Absent | Wanted::Down(_) => {}
+            }
+            if self.wants.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Registers, however long it takes; `None` when something else is wanted meanwhile.
+    async fn register(&mut self, address: &Address) -> Option<RegisterResponse> {
+        let reached = Endpoint { address: address.clone(), protocol: self.described.protocol.clone() };
+        let request = self.described.request(&self.key, &reached);
+        let mut pause = FIRST_PAUSE;
+        let mut told = None;
+        loop {
+            let answer = within(CALL_TIMEOUT, self.client.register(request.clone())).await;
+            let status = match answer {
+                Ok(granted) => {
+                    self.say(&format!("{} registered at {address}", self.key));
+                    return Some(granted);
+                }
+                Err(status) => status,
+            };
+            let why = plain(&status);
+            if told.as_ref() != Some(&why) {
+                self.say(&format!("{} is not registered: {why}; trying again", self.key));
+                told = Some(why);
+            }
+            tokio::select! {
+                changed = self.wants.changed() => {
+                    if changed.is_err() || *self.wants.borrow() != Wanted::Up(address.clone()) {
+                        return None;
+                    }
+                }
+                () = jittered(pause) => {}
+            }
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    /// Holds the lease and does what is wanted, until it is lost or not wanted any more.
+    async fn keep(&mut self, address: &Address, granted: RegisterResponse) -> Left {
+        let every = granted.heartbeat_interval.and_then(non_negative).unwrap_or(self.described.ttl / 3);
+        let lease = granted.lease_id;
+        let mut word =
+            self.renewals.hold(&self.key, lease.clone(), every.max(Duration::from_millis(100))).await;
+        // It was registered as healthy: what is wanted may have changed since.
+        let mut reported = Wanted::Up(address.clone());
+        loop {
+            let wanted = self.wants.borrow_and_update().clone();
+            match &wanted {
+                now if *now == reported => {}
+                Wanted::Up(now) if now != address => return Left::Anew,
+                Wanted::Up(_) => {
+                    if self.report(&lease, HealthStatus::Healthy, "it is ready").await {
+                        reported = wanted;
+                    }
+                }
+                Wanted::Down(reason) => {
+                    if self.report(&lease, HealthStatus::Unhealthy, reason).await {
+                        reported = wanted;
+                    }
+                }
+                Wanted::Drained(within) => {
+                    self.drain(&lease, *within).await;
+                    self.stage.send_replace(Stage::Drained);
+                    reported = wanted;
+                }
+                Wanted::Gone => {
+                    self.renewals.release(&self.key).await;
+                    self.deregister(lease).await;
+                    return Left::Over;
+                }
+                Wanted::Absent => {}
+            }
+            tokio::select! {
+                changed = self.wants.changed() => {
+                    if changed.is_err() {
+                        return Left::Over;
+                    }
+                }
+                changed = word.changed() => {
+                    let now = word.borrow_and_update().clone();
+                    match (changed, now) {
+                        (_, Word::Lost(reason)) => return self.lost(&reason),
+                        (Err(_), _) => return Left::Over,
+                        (Ok(()), Word::Kept(mode)) => self.tell_of(mode),
+                    }
+                }
+            }
+        }
+    }
+
+    fn lost(&self, reason: &str) -> Left {
+        if reason == reason::LEASE_MISMATCH {
+            self.say(&format!(
+                "{} was registered by another process, which owns it now: this one leaves it alone",
+                self.key
+            ));
+            return Left::Over;
+        }
+        self.say(&format!("{} has lost its lease ({reason}); registering anew", self.key));
+        Left::Anew
+    }
+
+    fn tell_of(&self, mode: Mode) {
+        if matches!(*self.wants.borrow(), Wanted::Drained(_) | Wanted::Gone) {
+            return;
+        }
+        match mode {
+            Mode::Serving => self.say(&format!("{} gets requests again", self.key)),
+            Mode::Draining => self.say(&format!("{} is being drained: it gets no new requests", self.key)),
+            Mode::Drained => {
+                self.say(&format!("{} is drained; gwctl undrain {} ends that", self.key, self.key))
+            }
+        }
+    }
+
+    /// Reports its health until that is heard; false when something else is wanted before.
+    async fn report(&mut self, lease: &str, health: HealthStatus, reason: &str) -> bool {
+        let request = ReportHealthRequest {
+            service: self.key.service.to_string(),
+            replica_id: self.key.replica.to_string(),
+            lease_id: lease.to_owned(),
+            health: health.into(),
+            reason: reason.chars().take(MAX_REASON).collect(),
+        };
+        let mut pause = FIRST_PAUSE;
+        loop {
+            match within(CALL_TIMEOUT, self.client.report_health(request.clone())).await {
+                Ok(_) => return true,
+                // Whatever keeps the lease alive hears of that, too.
+                Err(status) if is_because_of(&status, &LEASE_IS_GONE) => return false,
+                Err(_) => {}
+            }
+            tokio::select! {
+                // What is new is looked at by the caller.
+                _ = self.wants.changed() => {
+                    self.wants.mark_changed();
+                    return false;
+                }
+                () = jittered(pause) => {}
+            }
+            pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    /// Asks for a drain and waits for its end, at most this long. A control plane that is away cannot be waited for.
+    async fn drain(&mut self, lease: &str, longest: Duration) {
+        let began = Instant::now();
+        let deadline = began + longest;
+        let Some(begun) = self.ask_for_drain(lease, deadline, Duration::ZERO).await else { return };
+        let status = begun.status.unwrap_or_default();
+        let planes = status.rollout.as_ref().map_or(0, |rollout| rollout.node_count);
+        if planes == 0 {
+            // Nobody can be told, so nothing would come of waiting.
+            self.say(&format!("{} drained: no data plane is connected", self.key));
+            return;
+        }
+        if status.inflight_request_count > 0 {
+            self.say(&format!("{} draining: {} in flight", self.key, status.inflight_request_count));
+        }
+        let mut is_idle = status.is_idle;
+        while !is_idle && Instant::now() < deadline {
+            let wait = deadline.saturating_duration_since(Instant::now()).min(MAX_WAIT);
+            let Some(answer) = self.ask_for_drain(lease, deadline, wait).await else { return };
+            is_idle = answer.status.unwrap_or_default().is_idle;
+        }
+        let took = began.elapsed().as_secs_f64();
+        if is_idle {
+            self.say(&format!("{} drained: nothing in flight ({took:.1}s)", self.key));
+        } else {
+            self.say(&format!("{} is not drained after {took:.1}s: what is in flight is cut", self.key));
+        }
+    }
+
+    async fn ask_for_drain(
+        &mut self,
+        lease: &str,
+        deadline: Instant,
+        wait: Duration,
+    ) -> Option<DrainReplicaResponse> {
+        let request = DrainReplicaRequest {
+            service: self.key.service.to_string(),
+            replica_id: self.key.replica.to_string(),
+            drain_timeout: Some(duration(deadline.saturating_duration_since(Instant::now()))),
+            reason: "the process ends".into(),
+            allow_last: true,
+            lease_id: lease.to_owned(),
+            wait_timeout: (!wait.is_zero()).then(|| duration(wait)),
+            ..Default::default()
+        };
+        match within(CALL_TIMEOUT + wait, self.client.drain_replica(request)).await {
+            Ok(answer) => Some(answer),
+            Err(status) => {
+                self.say(&format!("{} cannot be drained: {}", self.key, plain(&status)));
+                None
+            }
+        }
+    }
+
+    /// Leaves the registry; a control plane that does not hear it lets the lease lapse.
+    async fn deregister(&mut self, lease_id: String) {
+        let request = DeregisterRequest {
+            service: self.key.service.to_string(),
+            replica_id: self.key.replica.to_string(),
+            lease_id,
+            reason: "the process ends".into(),
+            ..Default::default()
+        };
+        match within(CALL_TIMEOUT, self.client.deregister(request)).await {
+            Ok(_) => self.say(&format!("{} deregistered", self.key)),
+            Err(status) => {
+                self.say(&format!("{} is not deregistered: {}; its lease lapses", self.key, plain(&status)))
+            }
+        }
+    }
+
+    fn say(&self, text: &str) {
+        self.voice.0.say(&self.voice.1, text);
+    }
+}
+
+/// Bounds a call, so that a silent control plane is one that is away.
+async fn within<T>(
+    longest: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(longest, call).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {longest:?}"))),
+    }
+}
+
+const LEASE_IS_GONE: [&str; 4] =
+    [reason::LEASE_EXPIRED, reason::REPLICA_REMOVED, reason::REPLICA_NOT_FOUND, reason::LEASE_MISMATCH];
+
+fn is_because_of(status: &Status, reasons: &[&str]) -> bool {
+    let details = status.get_error_details();
+    details.error_info().is_some_and(|info| reasons.contains(&info.reason.as_str()))
+}
+
+/// Why a call failed, for people, with the fields that are wrong.
+fn plain(status: &Status) -> String {
+    let details = status.get_error_details();
+    let violations = details.bad_request().map_or(&[][..], |bad| &bad.field_violations);
+    if let Some(first) = violations.first() {
+        return format!("{}: {}", first.field, first.description);
+    }
+    if status.code() == Code::Unavailable && details.error_info().is_none() {
+        return "the control plane cannot be reached".into();
+    }
+    status.message().to_owned()
+}
+
+/// Full jitter, so that many replicas do not come back together.
+async fn jittered(longest: Duration) {
+    let pause = rand::rng().random_range(Duration::ZERO..=longest);
+    tokio::time::sleep(pause).await;
+}

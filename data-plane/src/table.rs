@@ -6,6 +6,7 @@
 mod checks;
 mod concurrency;
 mod counters;
+mod departed;
 mod drain;
 mod fail_open;
 mod injection;
@@ -60,6 +61,7 @@ pub use transition::Transition;
 pub use view::{FailOpen, Unavailable};
 
 use crate::{clock::Moment, routes::Routes, routing::Tick};
+use departed::Departed;
 use outlets::Outlets;
 use transition::TransitionSink;
 
@@ -70,6 +72,7 @@ pub type Services = BTreeMap<ServiceName, Arc<Service>>;
 #[derive(Debug)]
 pub struct Table {
     services: ArcSwap<Services>,
+    departed: Departed,
     routes: ArcSwap<Routes>,
     /// Whether there are any, so that who has none pays nothing for them.
     has_routes: AtomicBool,
@@ -95,6 +98,7 @@ impl Table {
         let (transitions, receiver) = TransitionSink::new();
         let table = Self {
             services: ArcSwap::default(),
+            departed: Departed::default(),
             routes: ArcSwap::default(),
             has_routes: AtomicBool::new(false),
             is_filled: AtomicBool::new(false),
@@ -120,20 +124,26 @@ impl Table {
             match present.get(&spec.name) {
                 Some(service) => service.update(spec, newness, now),
                 None => {
-                    let (outlets, here) = (Arc::clone(&self.outlets), Arc::clone(&self.here));
-                    let service = Service::new(spec, self.workers, outlets, here, newness, now);
-                    map.get_or_insert_with(|| (*present).clone())
-                        .insert(spec.name.clone(), Arc::new(service));
+                    let service =
+                        self.departed.take(&spec.name).inspect(|known| known.update(spec, newness, now));
+                    let service = service.unwrap_or_else(|| {
+                        let (outlets, here) = (Arc::clone(&self.outlets), Arc::clone(&self.here));
+                        Arc::new(Service::new(spec, self.workers, outlets, here, newness, now))
+                    });
+                    map.get_or_insert_with(|| (*present).clone()).insert(spec.name.clone(), service);
                 }
             }
         }
+        let mut departing = Vec::new();
         for name in gone {
             if let Some(service) = present.get(name) {
                 // Requests under way still hold it.
                 service.empty(now);
+                departing.push(Arc::clone(service));
                 map.get_or_insert_with(|| (*present).clone()).remove(name);
             }
         }
+        self.departed.add(departing, now);
         if let Some(map) = map {
             self.services.store(Arc::new(map));
         }
@@ -171,6 +181,12 @@ impl Table {
     /// The service of that name, if any. Lock-free.
     pub fn service(&self, name: &str) -> Option<Arc<Service>> {
         self.services.load().get(name).cloned()
+    }
+
+    /// The service of that name, too, if the last of its replicas left it a short while before `now`: it has nobody, and the policy
+    /// that it had then. Lock-free.
+    pub fn service_or_departed(&self, name: &str, now: Tick) -> Option<Arc<Service>> {
+        self.service(name).or_else(|| self.departed.get(name, now))
     }
 
     /// Takes over the explicit routes, all at once. Requests under way go on as they began.

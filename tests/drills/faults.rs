@@ -124,8 +124,7 @@ pub(crate) async fn all_down(_: Size, figures: &mut Figures) {
     while probe(proxy).await.status != Some(200) && back.elapsed() < 20 * SECOND {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    // Five seconds are within the third time that breakers are open, of four seconds and a fifth at most.
-    figures.within("first 200 after the return", 3 * SECOND + SECOND / 2, back.elapsed());
+    figures.within("first 200 after the return", 2 * SECOND, back.elapsed());
 }
 
 /// The gateway is registered as a replica of its own service.

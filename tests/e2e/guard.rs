@@ -63,5 +63,6 @@ async fn what_is_held_of_a_service_that_the_registry_does_not_know_can_be_let_go
     holds(&gateway, 0).await;
     let text = readiness(&gateway).await;
     assert!(!text.contains("guard"), "{text}");
-    assert_eq!(http1::get(gateway.proxy(), "/orders/hello").await.status(), 404);
+    // It has nobody: 404 would tell clients and caches that there is no such service.
+    assert_eq!(http1::get(gateway.proxy(), "/orders/hello").await.status(), 503);
 }

@@ -40,7 +40,11 @@ async fn a_replica_comes_and_goes_by_two_calls() {
     assert_eq!(register(&gateway, "DELETE", &body).await.status(), 204);
     assert_eq!(register(&gateway, "DELETE", &body).await.status(), 204, "an unknown one is gone, too");
     gateway.synced().await;
-    assert_eq!(http1::get(gateway.proxy(), "/client-service/hello").await.status(), 404);
+    let none_ready = http1::get(gateway.proxy(), "/client-service/hello").await;
+    assert_eq!(
+        (none_ready.status().as_u16(), parsed(&none_ready)["error"].as_str()),
+        (503, Some("no_ready_replica"))
+    );
 }
 
 #[tokio::test]

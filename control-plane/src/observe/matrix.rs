@@ -44,6 +44,8 @@ pub struct Replica {
     /// When the first of them came.
     added: Change,
     tally: Tally,
+    /// Reports that say otherwise than that its checks fail.
+    doubts: u64,
 }
 
 #[derive(Debug)]
@@ -236,6 +238,10 @@ impl Matrix {
     }
 
     fn put(&mut self, node: &NodeId, key: ReplicaKey, mut row: Row, at: SystemTime) -> bool {
+        let is_doubt = row.check.is_some() && !row.is_failing();
+        if let Some(replica) = self.replicas.get_mut(&key).filter(|_| is_doubt) {
+            replica.doubts = replica.doubts.wrapping_add(1);
+        }
         let known = self.replicas.get_mut(&key).and_then(|replica| replica.rows.get_mut(node));
         if let Some(cell) = known {
             cell.reported = at;
@@ -265,6 +271,7 @@ impl Matrix {
             open: 0,
             added: change,
             tally: Tally::default(),
+            doubts: u64::from(is_doubt),
         });
         replica
             .rows

@@ -35,6 +35,8 @@ pub struct Sight {
     pub reporting: usize,
     /// How many reported it, cannot be heard now, and are not forgotten yet.
     pub silent: usize,
+    /// How many reports, of any data plane, have said otherwise than that its checks fail.
+    pub doubts: u64,
     /// Failures in a row over all of them, as far as they do not hang on the word of one among several.
     pub failures_in_a_row: u64,
     /// Why a check failed last.
@@ -116,6 +118,8 @@ pub struct Evictions {
 #[derive(Debug, Clone, Copy)]
 struct Failing {
     incarnation: i64,
+    /// See [`Sight`]: between two judgements a data plane may have said otherwise and changed its mind.
+    doubts: u64,
     since: Instant,
 }
 
@@ -214,13 +218,14 @@ impl Evictions {
             self.failing.values_mut().for_each(|failing| failing.since += gap);
         }
         self.failing.retain(|key, failing| {
-            sights
-                .get(key)
-                .is_some_and(|sight| sight.fails_everywhere() && sight.incarnation == failing.incarnation)
+            sights.get(key).is_some_and(|sight| {
+                let is_same = sight.incarnation == failing.incarnation && sight.doubts == failing.doubts;
+                sight.fails_everywhere() && is_same
+            })
         });
         for (key, sight) in sights.iter().filter(|(_, sight)| sight.fails_everywhere()) {
             if !self.failing.contains_key(key) {
-                let failing = Failing { incarnation: sight.incarnation, since: now };
+                let failing = Failing { incarnation: sight.incarnation, doubts: sight.doubts, since: now };
                 self.failing.insert(key.clone(), failing);
             }
         }

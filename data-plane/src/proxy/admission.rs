@@ -61,7 +61,7 @@ pub(super) fn admit(worker: &Worker, head: &RequestHead) -> Result<Admitted, (Ga
     }
     let found = route::route(head.host(), head.path(), worker.domain())
         .ok_or_else(|| refuse(GatewayError::NoRoute))?;
-    let Some(service) = worker.table().service(found.service) else {
+    let Some(service) = worker.table().service_or_departed(found.service, worker.now()) else {
         let error = match worker.table().is_filled() {
             true => GatewayError::UnknownService,
             false => GatewayError::NoSnapshot,
@@ -75,7 +75,7 @@ pub(super) fn admit(worker: &Worker, head: &RequestHead) -> Result<Admitted, (Ga
 /// Where an explicit route leads.
 fn follow(rule: &Arc<Rule>, worker: &Worker) -> Result<Admitted, (GatewayError, String)> {
     let name = rule.route().service.as_str();
-    let Some(service) = worker.table().service(name) else {
+    let Some(service) = worker.table().service_or_departed(name, worker.now()) else {
         // It is no unknown one: somebody has declared it, and it has no replica yet or any more.
         let error = match worker.table().is_filled() {
             true => GatewayError::NoneReady,

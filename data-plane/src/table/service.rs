@@ -15,7 +15,7 @@ use std::{
 use arc_swap::ArcSwap;
 use gateway_proto::{
     Locality, Policy, Protocol, ReplicaId, ServiceName,
-    policy::{AdaptiveLimit, Algorithm},
+    policy::{self, AdaptiveLimit, Algorithm},
 };
 
 use super::{
@@ -361,7 +361,14 @@ impl Service {
         }
         let was_probe = permit.is_probe();
         let view = self.view.load();
-        let policy = &view.policy.breaker;
+        let capped;
+        let policy = match was_probe && view.has_nobody() {
+            true => {
+                capped = policy::Breaker { max_open: view.policy.breaker.base_open, ..view.policy.breaker };
+                &capped
+            }
+            false => &view.policy.breaker,
+        };
         let mut gate = Gate { service: self, room: view.room, roster: None };
         let change = replica.breaker().record_if(permit, heard, now, policy, jitter, || gate.opens());
         match change {

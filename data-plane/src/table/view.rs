@@ -154,7 +154,10 @@ impl View {
         let band = |replica: &Arc<Replica>| Band::of(replica, balancing);
         let split =
             Split::new(balancing, &closed, resting.iter().chain(&forced_open).chain(&failing).chain(absent));
-        resting.retain(|replica| split.reaches(band(replica)));
+        resting.retain(|replica| match fail_open {
+            Some(fail_open) => replica.priority() <= fail_open.tier,
+            None => split.reaches(band(replica)),
+        });
         resting.sort_by_key(band);
         let is_used = |replica: &Arc<Replica>| match fail_open {
             // There is no choosing among what is left.
@@ -169,11 +172,15 @@ impl View {
             eligible.sort_by(|one, other| one.key().cmp(other.key()));
         }
         let slow_start = balancing.slow_start;
-        let shares = match fail_open {
-            Some(_) => eligible.iter().map(|replica| replica.share(now, slow_start)).collect(),
-            None => split.shares(&eligible, balancing, now),
+        let (shares, rotation) = match fail_open {
+            Some(_) => {
+                let shares: Box<[_]> =
+                    eligible.iter().map(|replica| replica.share(now, slow_start)).collect();
+                let rotation = Rotation::of_shares(&shares);
+                (shares, rotation)
+            }
+            None => split.turns(&eligible, balancing, now),
         };
-        let rotation = Rotation::of_shares(&shares);
         let next_steps = eligible.iter().filter_map(|replica| replica.share_grows_at(now, slow_start));
         // However many start slowly, there are few steps: each is for all of them.
         let reshared_at = next_steps.min().map(|next| next.max(now.plus(slow_start / 20)));
@@ -346,6 +353,11 @@ impl View {
         self.closed().next().is_some()
     }
 
+    /// Whether nobody lets requests through, and no fallback answers them either: then probes are worth more than patience.
+    pub(super) fn has_nobody(&self) -> bool {
+        !self.has_closed() && !self.policy.fallback.is_any()
+    }
+
     /// How many more requests its replicas may have in flight.
     pub(super) fn free_places(&self) -> u64 {
         let free = |replica: &Arc<Replica>| {
@@ -485,6 +497,5 @@ fn is_among(tried: &[Arc<Replica>], replica: &Replica) -> bool {
 /// anew with each change would starve the last replicas of a set that keeps changing.
 fn turn_after(last: &Replica, eligible: &[Arc<Replica>], rotation: &Rotation) -> u64 {
     let position = eligible.iter().position(|replica| replica.key() > last.key()).unwrap_or(0);
-    let turns = u64::try_from(rotation.len()).unwrap_or(0);
-    (0..turns).find(|turn| rotation.index(*turn) == position).unwrap_or(0)
+    rotation.first_turn_of(position).unwrap_or(0)
 }

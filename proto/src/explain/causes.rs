@@ -8,7 +8,7 @@ use prost_types::Timestamp;
 use super::{
     Explanation, Facts, MAX_SHOWN, rank,
     span::{left, said, span_of},
-    standing::{self, Registered},
+    standing::{self, Registered, Waiting},
 };
 use crate::v1::{self, BreakerState as State, Cause, Effect, FailedAttempt, Layer, NextStep};
 
@@ -222,10 +222,10 @@ fn by_checks(facts: &Facts, row: &v1::Breaker) -> Option<Cause> {
 fn by_shares(facts: &Facts, row: &v1::Breaker) -> Vec<Cause> {
     let mut causes = Vec::new();
     if row.stands_by {
-        let priority = facts.replica.as_ref().map_or(0, |replica| replica.priority);
+        let waiting = Waiting::of(facts);
         causes.push(Cause {
-            until: "every better tier is out, or has failed the request".into(),
-            ..cause(Layer::Priority, Effect::KeepsOut, format!("stands by with priority {priority}"))
+            until: waiting.until.into(),
+            ..cause(Layer::Priority, Effect::KeepsOut, format!("stands by: {}", waiting.why))
         });
     }
     let measures = row.measures.unwrap_or_default();

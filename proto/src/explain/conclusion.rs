@@ -3,7 +3,7 @@
 use super::{
     Explanation,
     span::{ago, data_planes, left, listed, said},
-    standing::{Registered, enough_outcomes, reason, since as since_when, withheld_by},
+    standing::{Registered, Waiting, enough_outcomes, reason, since as since_when, withheld_by},
 };
 use crate::v1::{self, Conclusion, ReplicaVerdict as Verdict};
 
@@ -22,7 +22,11 @@ pub(super) fn conclude(all: &Explanation) -> (Verdict, Conclusion, String) {
     let told = told(all);
     if counts.out == 0 {
         return match counts.asking {
-            0 => (Verdict::StandsBy, Conclusion::Tier, standing_by(all) + &told),
+            0 => (
+                Verdict::StandsBy,
+                Conclusion::Tier,
+                format!("stands by: {}{told}", Waiting::of(&all.facts).why),
+            ),
             _ => {
                 let (conclusion, summary) = asked(all);
                 let is_seen = all.holding_unseen < counts.asking;
@@ -119,14 +123,6 @@ fn told(all: &Explanation) -> String {
 
 fn verb(subject: String, count: i32, one: &str, many: &str) -> String {
     format!("{subject} {}", if count == 1 { one } else { many })
-}
-
-fn standing_by(all: &Explanation) -> String {
-    let priority = all.facts.replica.as_ref().map_or(0, |replica| replica.priority);
-    if priority == 0 {
-        return "stands by: replicas that are nearer to the data planes take all requests".into();
-    }
-    format!("stands by: priority {priority} gets requests when every better tier is out or has failed them")
 }
 
 /// It is asked wherever it could be: whether there is more to say.

@@ -54,6 +54,29 @@ impl Registered {
     }
 }
 
+/// Why a replica stands by, and what ends that: its tier, or, of the best tier, that others are nearer.
+pub(super) struct Waiting {
+    pub(super) why: String,
+    pub(super) until: &'static str,
+}
+
+impl Waiting {
+    pub(super) fn of(facts: &Facts) -> Self {
+        match facts.replica.as_ref().map_or(0, |replica| replica.priority) {
+            0 => Self {
+                why: "replicas that are nearer to the data plane take all requests".into(),
+                until: "those that are nearer are out, or have failed the request",
+            },
+            priority => Self {
+                why: format!(
+                    "with priority {priority} it is asked when every better tier is out, or has failed the request"
+                ),
+                until: "every better tier is out, or has failed the request",
+            },
+        }
+    }
+}
+
 /// Outcomes in its window from which on a data plane's word that a replica works is worth something: as many as failures
 /// in a row would open the breaker, where that is no more than the ratio needs.
 pub fn enough_outcomes(policy: &policy::Breaker) -> i64 {
@@ -204,13 +227,8 @@ fn sentences(facts: &Facts, node: &v1::NodeExplanation) -> (String, String) {
             (format!("forced open{}", said(&entry.author, None, &entry.reason)), until)
         }
         Standing::StandsBy => {
-            let priority = facts.replica.as_ref().map_or(0, |replica| replica.priority);
-            if priority == 0 {
-                let until = "those that are nearer are out, or have failed the request".to_owned();
-                return ("stands by: others are nearer to the data plane".to_owned(), until);
-            }
-            let until = "every better tier is out, or has failed the request".to_owned();
-            (format!("stands by with priority {priority}: a better tier has a replica to ask"), until)
+            let waiting = Waiting::of(facts);
+            (format!("stands by: {}", waiting.why), waiting.until.into())
         }
         Standing::HeldBack => ("not asked, by the registry's word".into(), String::new()),
         Standing::Untold if facts.replica.is_none() => ("does not know it".into(), String::new()),
@@ -284,7 +302,7 @@ pub(super) fn withheld_by(withheld: v1::Withheld) -> &'static str {
     }
 }
 
-/// `the probe that is due in 0.8s, then 1 more that succeeds; if it fails, it rests for about 4.0s`.
+/// `the probe that is due in 0.8s, then 1 more that succeeds; if it fails, it rests for up to 4.0s`.
 pub(super) fn until_closed(facts: &Facts, row: &v1::Breaker) -> String {
     let target = row.probe_success_target.max(1);
     let left_to_do = (target - row.probe_success_count).max(1);
@@ -301,7 +319,7 @@ pub(super) fn until_closed(facts: &Facts, row: &v1::Breaker) -> String {
     let policy = &facts.policy;
     let doublings = 2_u32.saturating_pow(row.trip_streak.max(0).cast_unsigned());
     let next = policy.base_open.saturating_mul(doublings).min(policy.max_open);
-    format!("{when}{more}; if it fails, it rests for about {}", span(next))
+    format!("{when}{more}; if it fails, it rests for up to {}", span(next))
 }
 
 fn state_name(state: v1::BreakerState) -> &'static str {

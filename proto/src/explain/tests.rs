@@ -218,7 +218,7 @@ fn table() -> Vec<Case> {
          Verdict::Unknown, Conclusion::SnapshotGuard, "takes requests all the same, unless its breaker is open: removed 12s ago: its lease lapsed; the guard of 1 data plane holds it"),
         // Its tier.
         (with(|replica| replica.priority = 1), vec![word("dp-1", v1::Breaker { stands_by: true, ..closed(0, 0) })],
-         Verdict::StandsBy, Conclusion::Tier, "stands by: priority 1 gets requests when every better tier is out or has failed them"),
+         Verdict::StandsBy, Conclusion::Tier, "stands by: with priority 1 it is asked when every better tier is out, or has failed the request"),
         // Nobody is there.
         (facts(), vec![], Verdict::Unknown, Conclusion::NoDataPlane, "nobody asks it: no data plane is connected"),
         (facts(), vec![word("dp-1", None)], Verdict::Unknown, Conclusion::NoDataPlane, "nobody asks it yet: 1 data plane has not reported it so far"),
@@ -312,13 +312,13 @@ fn each_data_plane_says_what_it_does_why_and_what_ends_that() {
                 "dp-1",
                 Standing::Rests,
                 format!("open: {reason}").as_str(),
-                "the probe that is due in 3.2s succeeds, and 1 more; if it fails, it rests for about 4.0s"
+                "the probe that is due in 3.2s succeeds, and 1 more; if it fails, it rests for up to 4.0s"
             ),
             (
                 "dp-2",
                 Standing::Probes,
                 format!("half-open after {reason}").as_str(),
-                "the probe under way succeeds; if it fails, it rests for about 4.0s"
+                "the probe under way succeeds; if it fails, it rests for up to 4.0s"
             ),
             (
                 "dp-3",

@@ -201,6 +201,7 @@ impl Expected {
         change: Change,
         now: Tick,
         policy: &policy::Breaker,
+        somebody: Option<bool>,
     ) -> Checked {
         let fits = change.from == self.state;
         claim("every_transition_is_told", fits, || format!("{key} was {:?}: {change:?}", self.state))?;
@@ -213,7 +214,7 @@ impl Expected {
         self.outcomes.clear();
         self.responses.clear();
         if change.to == State::Open {
-            self.open_times_double_up_to_the_longest(key, change, now, policy)?;
+            self.open_times_double_up_to_the_longest(key, change, now, policy, somebody)?;
         } else {
             self.healthy_since = now;
         }
@@ -221,22 +222,32 @@ impl Expected {
     }
 
     /// Open times double with each opening up to the longest, give or take a fifth, and shrink only while requests
-    /// succeed.
+    /// succeed; while a service has nobody, they are the first ones.
     fn open_times_double_up_to_the_longest(
         &mut self,
         key: &ReplicaKey,
         change: Change,
         now: Tick,
         policy: &policy::Breaker,
+        somebody: Option<bool>,
     ) -> Checked {
-        let doubled = policy.base_open * 2_u32.pow(self.streak);
-        let middle = doubled.min(policy.max_open);
-        self.streak += u32::from(doubled < policy.max_open);
         self.until = change.until.unwrap_or(now);
         self.open_for = self.until.since(now);
-        let is_near = (middle.mul_f64(0.799)..=middle.mul_f64(1.201)).contains(&self.open_for);
-        claim("open_times_double_up_to_the_longest", is_near, || {
-            format!("{key} opens for {:?}, {middle:?} are due: {change:?}", self.open_for)
+        let doubled = policy.base_open * 2_u32.pow(self.streak);
+        let is_near = |longest: Duration| {
+            let middle = doubled.min(longest);
+            (middle.mul_f64(0.799)..=middle.mul_f64(1.201)).contains(&self.open_for)
+        };
+        let is_first = is_near(policy.base_open) && somebody != Some(true);
+        let is_doubled = is_near(policy.max_open) && somebody != Some(false);
+        let longest = if is_doubled { policy.max_open } else { policy.base_open };
+        let due = doubled.min(longest);
+        self.streak += u32::from(doubled < longest);
+        claim("open_times_double_up_to_the_longest", is_first || is_doubled, || {
+            format!(
+                "{key} opens for {:?}, {due:?} are due, somebody is there: {somebody:?}: {change:?}",
+                self.open_for
+            )
         })
     }
 }

@@ -97,7 +97,8 @@ impl Breakers {
         Ok(Ticket { breaker: breaker.number, era: breaker.era, probe })
     }
 
-    /// An attempt's outcome is in; `change` is what its breaker made of it.
+    /// An attempt's outcome is in; `change` is what its breaker made of it; `somebody` whether others of its service let requests
+    /// through, if that is sure.
     pub(crate) fn settled(
         &mut self,
         key: &ReplicaKey,
@@ -105,6 +106,7 @@ impl Breakers {
         heard: Heard,
         change: Option<Change>,
         now: Tick,
+        somebody: Option<bool>,
     ) -> Checked {
         if let Some(count) = self.inflight.get_mut(&ticket.breaker) {
             *count -= 1;
@@ -132,7 +134,7 @@ impl Breakers {
         let expected = expected.filter(is_told);
         breaker.a_breaker_changes_by_its_rules_only(key, heard, expected, change)?;
         let Some(change) = change else { return Ok(()) };
-        breaker.take(key, change, now, &policy)
+        breaker.take(key, change, now, &policy, if ticket.probe { somebody } else { Some(true) })
     }
 
     /// Whether one more of the service's breakers may open by its rules.

@@ -35,7 +35,7 @@ struct Said {
     incarnation: i64,
     /// Since when it has failed in every report.
     failing_since: Option<u64>,
-    /// Whether it has said nothing else of this registration: nobody knows what it saw before.
+    /// Whether it has said nothing else of this registration since it was silent last: nobody knows what it saw before.
     always_failing: bool,
     checks: i64,
     failures: i64,
@@ -56,14 +56,15 @@ impl Ledger {
     /// A report has come.
     pub(crate) fn reported(&mut self, now: u64, node: NodeId, rows: &[Breaker]) {
         let reports = &mut self.reports;
-        reports.heard.insert(node, now);
+        let last = reports.heard.insert(node, now);
+        let was_silent = last.is_none_or(|last| now - last >= SILENT);
         let mut told = BTreeSet::new();
         for row in rows {
             let key = ReplicaKey::parse(&row.service, &row.replica_id).expect("a name");
             let check = row.health_check.clone().unwrap_or_default();
             let of_key = reports.said.entry(key.clone()).or_default();
             told.insert(key);
-            if of_key.values().any(|said| said.incarnation < row.incarnation) {
+            if of_key.values().all(|said| said.incarnation < row.incarnation) {
                 of_key.values_mut().for_each(|said| said.run = 0);
             }
             let before = of_key.get(&node).copied().filter(|said| said.incarnation == row.incarnation);
@@ -82,7 +83,8 @@ impl Ledger {
             let said = Said {
                 incarnation: row.incarnation,
                 failing_since: is_failing.then_some(since),
-                always_failing: is_failing && before.is_none_or(|before| before.always_failing),
+                always_failing: is_failing
+                    && (was_silent || before.is_none_or(|before| before.always_failing)),
                 checks: check.check_count,
                 failures: check.failure_count,
                 run,
@@ -101,7 +103,7 @@ impl Ledger {
     }
 
     /// Whoever is evicted for its checks has failed for that long in every report of every data plane that is heard, be it one
-    /// that came later, and those are more than the silent ones. Whoever is evicted for failures in a row has failed on more
+    /// that came, or came back, later, and those are more than the silent ones. Whoever is evicted for failures in a row has failed on more
     /// than one of several data planes.
     pub(crate) fn only_what_nobody_reaches_is_evicted(&self, now: u64, eviction: &Eviction) -> Checked {
         if self.reports.over.contains(&(eviction.key.clone(), eviction.incarnation)) {

@@ -7,12 +7,12 @@ use data_plane::{
         Fault, Heard, Outcome, Rule, State,
         retry::{Progress, Proof, RequestFacts, Stop, Verdict, decide},
     },
-    table::Service,
+    table::{Replica, Service, Standing},
 };
 
 use super::Node;
 use crate::{
-    checks::{BudgetBook, Checked, claim},
+    checks::{Breakers, BudgetBook, Checked, claim},
     env::{Env, Phase},
     event::{Event, NodeEvent, RequestId},
     journal::note,
@@ -70,6 +70,7 @@ impl Node {
         let Some(permit) = flight.permit.take() else { return Ok(()) };
         let (replica, ticket, latency) = (Arc::clone(&flight.replica), flight.ticket, flight.latency);
         let jitter = env.random();
+        let somebody = lets_somebody_through(&service, &self.breakers);
         let told = match outcome {
             Outcome::Success if env.has(Sabotage::BlameSuccess) && env.chance(0.2) => {
                 Outcome::Failure(Fault::Reset)
@@ -100,7 +101,7 @@ impl Node {
             env.journal.count("a breaker opened for slowness");
         }
         let heard = Heard { outcome, latency };
-        self.breakers.settled(replica.key(), ticket, heard, change, env.tick())?;
+        self.breakers.settled(replica.key(), ticket, heard, change, env.tick(), somebody)?;
         self.breakers.permits_are_conserved(replica.key(), ticket, replica.counters().inflight)
     }
 
@@ -133,5 +134,22 @@ fn stop_name(stop: Stop) -> &'static str {
         Stop::BudgetExhausted => "a retry was forbidden: budget exhausted",
         Stop::NoTimeLeft => "a retry was forbidden: no time left",
         Stop::PushedBack => "a retry was forbidden: pushed back",
+    }
+}
+
+/// Whether a service has somebody who lets requests through; `None` where checks and breakers are both overridden.
+fn lets_somebody_through(service: &Service, breakers: &Breakers) -> Option<bool> {
+    let checks = service.policy().health_check;
+    let replicas = service.replicas();
+    let standing = |wanted| {
+        let standing =
+            move |replica: &&Arc<Replica>| replica.takes_requests() && replica.standing(&checks) == wanted;
+        replicas.iter().filter(standing)
+    };
+    let closed = |replica: &Arc<Replica>| breakers.get(replica.key()).is_some_and(|breaker| breaker.state.lets_all_through());
+    match (standing(Standing::Asked).count(), service.fail_open()) {
+        (0, Some(_)) => None,
+        (_, Some(_)) => Some(true),
+        (_, None) => Some(standing(Standing::Asked).any(closed)),
     }
 }

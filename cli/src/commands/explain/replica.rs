@@ -345,7 +345,7 @@ mod tests {
             standing: NodeStanding::Rests.into(),
             evidence: Evidence::Fails.into(),
             summary: "open: consecutive_failures 5 >= 5: connect refused".into(),
-            until: "the probe that is due in 3.0s succeeds, and 1 more; if it fails, it rests for about 8.0s"
+            until: "the probe that is due in 3.0s succeeds, and 1 more; if it fails, it rests for up to 8.0s"
                 .into(),
             node_state: NodeState::Synced.into(),
             last_report_time: at(999),
@@ -422,7 +422,7 @@ out on dp-1 since 12s: dp-1 sees it fail
 
 Why
   breaker keeps it out on dp-1 since 12s: consecutive_failures 5 >= 5: connect refused
-    until   the probe that is due in 3.0s succeeds, and 1 more; if it fails, it rests for about 8.0s
+    until   the probe that is due in 3.0s succeeds, and 1 more; if it fails, it rests for up to 8.0s
     do      gwctl breaker reset orders/r-2   try it again now, once it is mended
 
 Registry

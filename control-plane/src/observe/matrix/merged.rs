@@ -121,6 +121,7 @@ impl Replica {
             failing: failing().count(),
             reporting,
             silent: self.rows.len() - reporting,
+            doubts: self.doubts,
             failures_in_a_row: match is_alone {
                 true => self.tally.failures_in_a_row(),
                 false => self.tally.failures_borne_out(),

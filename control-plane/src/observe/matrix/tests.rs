@@ -380,7 +380,17 @@ fn who_is_silent_is_told_beside_who_fails_and_one_word_among_several_makes_no_fa
     say(&mut matrix, "n2", 2);
     let sight = seen(&matrix, &["n2"]);
     assert_eq!((sight.failing, sight.checking, sight.silent, sight.failures_in_a_row), (1, 1, 1, 4));
+    let passing = || {
+        let check = v1::HealthCheck { state: v1::HealthCheckState::Passing.into(), ..Default::default() };
+        v1::Breaker { health_check: Some(check), ..row(7) }
+    };
+    assert_eq!(sight.doubts, 0);
+    for doubts in 1..=2 {
+        matrix.report(&node("n1"), report_of(false, vec![passing()]), UNIX_EPOCH);
+        assert_eq!(seen(&matrix, &["n2"]).doubts, doubts, "one that says the same again is one more");
+    }
+    say(&mut matrix, "n1", 7);
     matrix.forget_node(&node("n1"));
     let sight = seen(&matrix, &["n2"]);
-    assert_eq!((sight.silent, sight.failures_in_a_row), (0, 2));
+    assert_eq!((sight.silent, sight.failures_in_a_row, sight.doubts), (0, 2, 2));
 }

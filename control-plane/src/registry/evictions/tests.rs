@@ -42,6 +42,7 @@ fn failing(nodes: usize, of: usize) -> Sight {
         failing: nodes,
         reporting: of,
         silent: 0,
+        doubts: 0,
         failures_in_a_row: 3,
         failure: "connect refused".into(),
     }
@@ -117,6 +118,15 @@ fn disagreement_silence_and_a_single_pass_start_the_time_over() {
         );
         assert_eq!(evicted(&world.judge(&view, &[(1, failing(2, 2))], again + AFTER)), [key(1)]);
     }
+}
+
+#[test]
+fn a_data_plane_that_said_otherwise_and_changed_its_mind_between_two_judgements_starts_the_time_over() {
+    let (view, mut world) = (view(3, |_| {}), World::new());
+    world.judge_all(&view, &[(1, failing(2, 2))], Duration::ZERO, AFTER - SECOND);
+    let doubted = Sight { doubts: 1, ..failing(2, 2) };
+    assert_eq!(evicted(&world.judge_all(&view, &[(1, doubted.clone())], AFTER, AFTER + AFTER - SECOND)), []);
+    assert_eq!(evicted(&world.judge(&view, &[(1, doubted)], AFTER + AFTER)), [key(1)]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::routing::Rotation;
 /// When the rotation is empty.
 pub fn two_of(rotation: &Rotation, bits: u64) -> (usize, usize) {
     let turns = rotation.len() as u64;
-    let first = rotation.index(bits % turns);
+    let first = rotation.index(bits);
     let others = rotation.count() as u64 - 1;
     if others == 0 {
         return (first, first);

@@ -101,3 +101,21 @@ fn distance_is_no_reason_while_too_few_let_traffic_through() {
     }
     assert_eq!(who(&service, START), ["a1", "a2", "b1", "b2", "c1", "c2"]);
 }
+
+#[test]
+fn a_service_that_fails_open_asks_resting_replicas_that_are_far_too() {
+    let policy = Policy {
+        balancing: near(0.0),
+        breaker: gateway_proto::policy::Breaker { fail_open_threshold: 0.5, ..Default::default() },
+        ..Policy::default()
+    };
+    let anywhere = Policy { balancing: Balancing::default(), ..policy };
+    let spec = |policy| ServiceSpec { policy, ..orders(replicas()) };
+    let (table, service) = from(at("eu", "eu-1a"), &spec(anywhere));
+    for id in ["b1", "b2", "c1", "c2"] {
+        trip(&service, START, id);
+    }
+    table.apply(&[spec(policy)], &[], START);
+    assert_eq!(service.fail_open().map(|open| (open.letting_through, open.total)), Some((2, 6)));
+    assert_eq!(who(&service, START), ["a1", "a2", "b1", "b2", "c1", "c2"]);
+}

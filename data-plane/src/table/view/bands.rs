@@ -6,7 +6,7 @@ use gateway_proto::{Priority, policy::Balancing};
 
 use super::Replica;
 use crate::routing::{
-    Tick,
+    Rotation, Tick,
     balancing::{Capacity, Distance, parts, share_of_part},
 };
 
@@ -69,27 +69,30 @@ impl Split {
         self.in_use.last().is_none_or(|(worst, _)| band <= *worst)
     }
 
-    /// What each of those in use has of the traffic, relative to the others, at `now`.
-    pub(super) fn shares(&self, eligible: &[Arc<Replica>], balancing: &Balancing, now: Tick) -> Box<[u64]> {
+    /// Whose turn it is among those in use, and what each has of the traffic relative to the others, at `now`.
+    pub(super) fn turns(
+        &self,
+        eligible: &[Arc<Replica>],
+        balancing: &Balancing,
+        now: Tick,
+    ) -> (Box<[u64]>, Rotation) {
         let share = |replica: &Arc<Replica>| replica.share(now, balancing.slow_start);
         let shares: Box<[u64]> = eligible.iter().map(share).collect();
         if self.in_use.len() <= 1 {
-            return shares;
+            let rotation = Rotation::of_shares(&shares);
+            return (shares, rotation);
         }
-        let band_of = |replica: &Replica| {
+        let band_of = |replica: &Arc<Replica>| {
             let band = Band::of(replica, balancing);
-            self.in_use.iter().position(|(used, _)| *used == band)
+            let place = self.in_use.iter().position(|(used, _)| *used == band);
+            place.expect("those are eligible whose band is in use")
         };
-        let bands: Vec<_> = eligible.iter().map(|replica| band_of(replica)).collect();
+        let bands: Vec<_> = eligible.iter().map(band_of).collect();
+        let parts: Vec<_> = self.in_use.iter().map(|(_, part)| *part).collect();
+        let rotation = Rotation::of_bands(&parts, &bands, &shares);
         let mut sums = vec![0; self.in_use.len()];
-        for (band, share) in bands.iter().zip(&shares) {
-            if let Some(band) = band {
-                sums[*band] += share;
-            }
-        }
-        let share = |(band, share): (&Option<usize>, &u64)| {
-            band.map_or(*share, |band| share_of_part(*share, sums[band], self.in_use[band].1))
-        };
-        bands.iter().zip(&shares).map(share).collect()
+        bands.iter().zip(&shares).for_each(|(band, share)| sums[*band] += share);
+        let of_all = |(band, share): (&usize, &u64)| share_of_part(*share, sums[*band], parts[*band]);
+        (bands.iter().zip(&shares).map(of_all).collect(), rotation)
     }
 }

@@ -68,7 +68,7 @@ impl View {
     fn at_random(&self, now: Tick, tried: &[Arc<Replica>], draw: Draw) -> Option<Choice<'_>> {
         let mut bits = draw.bits();
         (0..self.tries(tried)).find_map(|_| {
-            let replica = &self.eligible[self.rotation.index(bits % self.rotation.len() as u64)];
+            let replica = &self.eligible[self.rotation.index(bits)];
             bits = mix(bits);
             self.admit_eligible(replica, now, tried)
         })

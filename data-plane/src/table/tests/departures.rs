@@ -1,0 +1,62 @@
+//! Services that have lost their last replica.
+
+use super::*;
+use crate::table::departed::REMEMBERED;
+
+fn named(name: &str, policy: Policy) -> ServiceSpec {
+    ServiceSpec { name: ServiceName::parse(name).unwrap(), policy, replicas: vec![replica("a")] }
+}
+
+fn leaves(table: &Table, name: &str, now: Tick) {
+    table.apply(&[], &[ServiceName::parse(name).unwrap()], now);
+}
+
+#[test]
+fn a_service_whose_last_replica_left_has_nobody_and_keeps_its_policy_for_a_while() {
+    let (table, _) = Table::new(1);
+    let policy = by(Algorithm::Random);
+    let policy = Policy { balancing: policy, ..Policy::default() };
+    table.apply(&[named("orders", policy)], &[], START);
+    leaves(&table, "orders", after(1000));
+
+    assert!(
+        table.service("orders").is_none() && !table.services().contains_key("orders"),
+        "it is not registered"
+    );
+    let last = after(1000).plus(REMEMBERED - Duration::from_nanos(1));
+    let service = table.service_or_departed("orders", last).expect("it is remembered");
+    assert_eq!(service.policy().balancing, policy.balancing);
+    assert_eq!(service.pick(0, last, &[], Draw::default()).unwrap_err(), Unavailable::NoneReady);
+    assert!(table.service_or_departed("orders", after(1000).plus(REMEMBERED)).is_none(), "and forgotten");
+    assert!(table.service_or_departed("payments", last).is_none(), "nobody ever had that");
+}
+
+#[test]
+fn a_service_that_comes_back_goes_on_counting_where_it_stood() {
+    let (table, service, _) = table_of(&["a"]);
+    let picked = service.pick(0, START, &[], Draw::default()).unwrap();
+    service.settle(0, &picked.replica, picked.permit, Outcome::Success, START, 0.0);
+    leaves(&table, "orders", START);
+    table.apply(&[orders([replica("b")])], &[], after(1));
+
+    let back = table.service("orders").expect("it is registered");
+    assert_eq!(asked(&back, after(1), 1), ["b"]);
+    assert!(back.attempts().attempts > 1, "{:?}", back.attempts());
+    leaves(&table, "orders", after(2));
+    assert!(table.service_or_departed("orders", after(3)).is_some(), "it may leave again");
+}
+
+#[test]
+fn of_very_many_that_leave_the_latest_are_remembered() {
+    let (table, _) = Table::new(1);
+    for number in 0..1001 {
+        let name = format!("s{number}");
+        table.apply(&[named(&name, Policy::default())], &[], after(number));
+        leaves(&table, &name, after(number));
+    }
+    let now = after(2000);
+    assert!(table.service_or_departed("s0", now).is_none());
+    assert!(
+        table.service_or_departed("s1", now).is_some() && table.service_or_departed("s1000", now).is_some()
+    );
+}

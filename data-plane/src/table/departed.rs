@@ -13,7 +13,7 @@ use super::service::Service;
 use crate::routing::Tick;
 
 /// For so long a service is remembered.
-pub(super) const REMEMBERED: Duration = Duration::from_mins(10);
+pub(super) const REMEMBERED: Duration = Duration::from_secs(600);
 /// So many are, the latest ones.
 const CAPACITY: usize = 1000;
 

@@ -146,7 +146,9 @@ fn lets_somebody_through(service: &Service, breakers: &Breakers) -> Option<bool>
             move |replica: &&Arc<Replica>| replica.takes_requests() && replica.standing(&checks) == wanted;
         replicas.iter().filter(standing)
     };
-    let closed = |replica: &Arc<Replica>| breakers.get(replica.key()).is_some_and(|breaker| breaker.state.lets_all_through());
+    let closed = |replica: &Arc<Replica>| {
+        breakers.get(replica.key()).is_some_and(|breaker| breaker.state.lets_all_through())
+    };
     match (standing(Standing::Asked).count(), service.fail_open()) {
         (0, Some(_)) => None,
         (_, Some(_)) => Some(true),

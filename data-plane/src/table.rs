@@ -7,6 +7,7 @@ mod checks;
 mod concurrency;
 mod counters;
 mod drain;
+mod durations;
 mod fail_open;
 mod injection;
 mod latency;
@@ -41,9 +42,11 @@ pub use crate::routing::{LATENCY_BUCKETS, Refused};
 pub use checks::{CheckChange, Standing};
 pub use concurrency::{Refusal, Waiting};
 pub use counters::{
-    CodeClass, Direction, FallbackKind, ReplicaCounters, RequestOutcome, ServiceCounters, TunnelCounts,
+    AttemptResult, CodeClass, Direction, FallbackKind, ReplicaCounters, RequestOutcome, ServiceCounters,
+    TunnelCounts,
 };
 pub use drain::{DrainFollower, Draining, Drains};
+pub use durations::{DURATION_BOUNDS, Histogram};
 pub use fail_open::FailOpenChange;
 pub(crate) use injection::bounded_delay;
 pub use injection::{Delayed, FaultKind, Injecting, Injection};

@@ -10,6 +10,7 @@ mod breakers;
 mod client;
 mod contract;
 mod demo;
+mod deploy;
 mod documents;
 mod drain;
 mod durability;

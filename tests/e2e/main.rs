@@ -1,7 +1,7 @@
 //! End-to-end tests: what the gateway promises, held to by real processes on free ports.
 //!
-//! Names are sentences. A name that ends in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_python` or `by_chromium`
-//! needs that tool.
+//! Names are sentences. A name that ends in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_promtool`,
+//! `by_python` or `by_chromium` needs that tool.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where what it relies on does not hold")]
 
@@ -10,6 +10,7 @@ mod breakers;
 mod client;
 mod contract;
 mod demo;
+mod deploy;
 mod documents;
 mod drain;
 mod durability;
@@ -25,6 +26,7 @@ mod health;
 mod health_checks;
 mod http2;
 mod logs;
+mod metrics;
 mod outage;
 mod passthrough;
 mod policies;

@@ -1,8 +1,9 @@
-//! Programs that are not ours, and that some tests are about: curl, grpcurl, h2spec, HAProxy, Python with grpcio and websockets,
-//! Chromium.
+//! Programs that are not ours, and that some tests are about: curl, grpcurl, h2spec, HAProxy, promtool, Python with grpcio and
+//! websockets, Chromium.
 //!
 //! A test whose tool is missing fails. Whoever cannot install one leaves those tests out by name, visibly:
-//! their names end in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_python` and `by_chromium`.
+//! their names end in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_promtool`, `by_python` and
+//! `by_chromium`.
 
 use std::path::{Path, PathBuf};
 
@@ -36,6 +37,14 @@ pub fn h2spec() -> PathBuf {
 /// When it is missing.
 pub fn haproxy() -> PathBuf {
     find("haproxy", "by_haproxy")
+}
+
+/// promtool, from tests/.tools or the system.
+///
+/// # Panics
+/// When it is missing.
+pub fn promtool() -> PathBuf {
+    find("promtool", "by_promtool")
 }
 
 /// Chromium, from the system.

@@ -15,7 +15,7 @@ use http_body_util::Full;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
-    attempt::Attempt, grpc, h1::Failure, head::ResponseHead, request_body::Arrival, trail::Trail,
+    attempt::Attempt, grpc, h1::Failure, head::ResponseHead, request_body::Arrival, stay::Stay, trail::Trail,
     tunnel::Tunnel, upstream::Link,
 };
 use crate::{
@@ -73,6 +73,8 @@ pub(super) struct UpstreamBody {
     call: Option<Call>,
     /// Made when a call that has a deadline is first waited for.
     overdue: Option<Pin<Box<Sleep>>>,
+    /// Of the request that it answers: until the client has all of it.
+    stay: Option<Stay>,
 }
 
 /// What a response's body is a part of, if that is a gRPC call.
@@ -116,7 +118,13 @@ impl UpstreamBody {
             is_cut: false,
             call,
             overdue: None,
+            stay: None,
         }
+    }
+
+    /// Has the request's stay at its service last for as long as this does.
+    pub(super) fn keep(&mut self, stay: Stay) {
+        self.stay = Some(stay);
     }
 
     /// Its attempt, until the body has ended.

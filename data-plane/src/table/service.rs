@@ -22,6 +22,7 @@ use super::{
     checks::{CheckChange, Standing},
     concurrency::Limits,
     counters::{FallbackKind, Inflight, ReplicaCounters, ServiceCounters, TunnelCounts},
+    durations::{Durations, Histogram},
     fail_open::FailOpenChange,
     injection::Injections,
     latency::{Buckets, Latencies},
@@ -66,7 +67,11 @@ pub struct Service {
     tunnels: TunnelCounts,
     fallbacks: [AtomicU64; FallbackKind::ALL.len()],
     latencies: Latencies,
+    /// Of requests, and of attempts.
+    durations: [Durations; 2],
     pub(super) inflight: Inflight,
+    requests_inflight: Inflight,
+    breaker_rejections: AtomicU64,
     pub(super) limits: Limits,
     /// Whether the policy has any, for those who end something.
     is_limited: AtomicBool,
@@ -118,7 +123,10 @@ impl Service {
             tunnels: TunnelCounts::new(workers),
             fallbacks: Default::default(),
             latencies: Latencies::new(workers),
+            durations: [Durations::new(workers), Durations::new(workers)],
             inflight: Inflight::new(workers),
+            requests_inflight: Inflight::new(workers),
+            breaker_rejections: AtomicU64::new(0),
             limits: Limits::new(workers),
             is_limited: AtomicBool::new(false),
             injections: Injections::default(),
@@ -260,6 +268,42 @@ impl Service {
     /// How often that was so since the start.
     pub fn fallbacks(&self, kind: FallbackKind) -> u64 {
         self.fallbacks[kind as usize].load(Relaxed)
+    }
+
+    /// A request for it begins: to be called by `worker` only, which says when it [ends](Service::request_ended).
+    pub fn request_began(&self, worker: usize) {
+        self.requests_inflight.add(worker, 1);
+    }
+
+    /// A request for it has ended after so long, answered or not: to be called by the `worker` that began it.
+    pub fn request_ended(&self, worker: usize, duration: Duration) {
+        self.requests_inflight.add(worker, -1);
+        self.durations[0].record(worker, duration);
+    }
+
+    /// Requests that have not ended.
+    pub fn requests_inflight(&self) -> u64 {
+        self.requests_inflight.read()
+    }
+
+    /// How long its requests took, from their heads to the ends of their answers.
+    pub fn request_durations(&self) -> Histogram {
+        self.durations[0].read()
+    }
+
+    /// How long its attempts took to their response heads, or to their failures without one.
+    pub fn attempt_durations(&self) -> Histogram {
+        self.durations[1].read()
+    }
+
+    /// A request for it was refused because all breakers are open.
+    pub fn rejected_by_breakers(&self) {
+        self.breaker_rejections.fetch_add(1, Relaxed);
+    }
+
+    /// How often that was so since the start.
+    pub fn breaker_rejections(&self) -> u64 {
+        self.breaker_rejections.load(Relaxed)
     }
 
     /// The attempts of all its replicas, those that are gone included.
@@ -468,6 +512,7 @@ impl Service {
     /// An attempt's response head has come after `latency`, or it failed so late without one. To be called by `worker`
     /// only, once for an attempt; `outcome` is what is known of it then.
     pub fn heard(&self, worker: usize, replica: &Replica, outcome: Outcome, latency: Duration, now: Tick) {
+        self.durations[1].record(worker, latency);
         if self.is_detailed() {
             replica.record_latency(worker, latency);
         }

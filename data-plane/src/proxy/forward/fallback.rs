@@ -10,7 +10,7 @@ use super::{Ending, Journey, repeats};
 use crate::{
     proxy::{
         admission::check_policy, affinity, field_name::Name, fields::Fields, h1::Length, head::ResponseHead,
-        response_body::Answer,
+        response_body::Answer, stay::Stay,
     },
     routing::Outcome,
     table::{FallbackKind, Service},
@@ -104,13 +104,15 @@ impl Journey<'_> {
         let (started, is_idempotent) = (self.started, self.is_idempotent);
         // By its own rules, of which the primary's may be laxer.
         self.is_idempotent = repeats(&service, &self.head);
-        let primary = mem::replace(&mut self.service, service);
+        let primary = mem::replace(&mut self.service, Stay::begin(&self.worker, service));
+        let before = self.attempts.get();
         (self.started, self.retries, self.was_pushed_back, self.last) = (now, 0, false, None);
         self.tried.clear();
         self.service.budget().request(now);
         let answer = self.ask().await;
         let (status, outcome) = self.told_as(&answer);
-        self.service.counters().answered(self.worker.index(), status, outcome);
+        self.count_retries(before, &answer);
+        self.service.answered(status, outcome);
         (self.service, self.started, self.is_idempotent) = (primary, started, is_idempotent);
         answer
     }

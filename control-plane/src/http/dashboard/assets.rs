@@ -49,6 +49,7 @@ static ASSETS: &[Asset] = &assets! {
     "polled.js": SCRIPT,
     "replica.js": SCRIPT,
     "service.js": SCRIPT,
+    "setting.js": SCRIPT,
     "store.js": SCRIPT,
     "stream.js": SCRIPT,
 };

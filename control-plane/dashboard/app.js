@@ -30,10 +30,10 @@ function route() {
   const isOther = name !== page.name || args.join('/') !== page.args.join('/');
   Object.assign(page, { name, args, view: VIEWS[name] ?? overview });
   if (!isOther && page.drawnAt) return;
+  const wasDrawn = page.drawnAt > 0;
   page.filter = '';
-  page.view.enter?.(context());
   draw();
-  if (page.drawnAt) {
+  if (wasDrawn) {
     document.getElementById('main').focus({ preventScroll: true });
     scrollTo(0, 0);
   }

@@ -52,7 +52,7 @@ function tile(row) {
     h('header', h('h3', replicaLink(row.service, row.replicaId)), row.nodeId && h('span.quiet', `on ${row.nodeId}`)),
     h('p.big', { class: `tone-${tone}` }, mark({ shape: own === 'HALF_OPEN' ? 'half' : own === 'FORCED_CLOSED' ? 'disc' : 'square', tone }), breakerWord(row)),
     until(row, own, entry),
-    h('p.reason', row.reason || entry?.reason || 'No reason was told.'),
+    h('p.reason', row.reason || entry?.reason || (own === 'HALF_OPEN' ? 'Let through one request at a time, until it has shown that it works.' : 'No reason was told.')),
     h('div.window', bar([{ value: good, tone: 'good' }, { value: slow, tone: 'warn' }, { value: failed, tone: 'bad' }], `of ${requests} in its window ${failed} failed and ${slow} were slow`),
       h('span.quiet', `${good} ok, ${failed} failed, ${slow} slow in its window`)),
     h('p.quiet', `${plural(count(row.tripCount), 'trip')}, not closed on ${pips(row)}, since ${clock(instant(row.stateChangeTime) ?? now())}`),

@@ -1,7 +1,7 @@
 //! End-to-end tests: what the gateway promises, held to by real processes on free ports.
 //!
 //! Names are sentences. A name that ends in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_promtool`,
-//! `by_python` or `by_chromium` needs that tool.
+//! `by_python`, `by_chromium` or `by_playwright` needs that tool.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where what it relies on does not hold")]
 
@@ -9,6 +9,7 @@ mod access_log;
 mod breakers;
 mod client;
 mod contract;
+mod dashboard;
 mod demo;
 mod deploy;
 mod documents;

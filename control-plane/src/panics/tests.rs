@@ -288,6 +288,8 @@ fn edge() -> Edge {
         watch_streams: places(),
         keep_alive_streams: places(),
         allowed_hosts: Vec::new(),
+        dashboard_streams: Places::new(1, "too many dashboards"),
+        takes_page_writes: true,
         allow_fault_injection: false,
     }
 }

@@ -34,6 +34,7 @@ mod request_id;
 mod response_body;
 mod route;
 mod sockets;
+mod stale;
 mod stay;
 mod stream;
 mod trace_context;

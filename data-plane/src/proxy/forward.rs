@@ -353,7 +353,14 @@ impl Journey<'_> {
     async fn run(&mut self) -> Answer {
         let result = self.ask().await.and_then(|answer| self.check_switch(answer));
         self.count_retries(0, &result);
-        let (result, fell_back) = if self.may_fall_back(&result) {
+        let (falls_back, keeps) = {
+            let policy = self.service.policy();
+            (self.may_fall_back(&result, &policy.fallback), !policy.fallback.stale_max_age.is_zero())
+        };
+        if keeps && !falls_back {
+            self.keep(&result);
+        }
+        let (result, fell_back) = if falls_back {
             // Boxed, so that requests which do not need it hold no room for it.
             Box::pin(self.fall_back(result)).await
         } else {

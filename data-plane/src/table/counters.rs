@@ -232,17 +232,19 @@ impl From<Outcome> for AttemptResult {
 pub enum FallbackKind {
     /// Another service.
     Service,
+    /// The last good answer.
+    Stale,
     /// The gateway, by the policy's words.
     Static,
 }
 
 impl FallbackKind {
-    /// Both, in order.
-    pub const ALL: [Self; 2] = [Self::Service, Self::Static];
+    /// All of them, in the order in which they are tried.
+    pub const ALL: [Self; 3] = [Self::Service, Self::Stale, Self::Static];
 
     /// As metrics name it.
     pub fn as_str(self) -> &'static str {
-        ["service", "static"][self as usize]
+        ["service", "stale", "static"][self as usize]
     }
 }
 

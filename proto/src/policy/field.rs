@@ -497,6 +497,7 @@ pub static FIELDS: [Field; 77] = [
     field!(fault.end_time: EndTime, Range::EndTime),
     field!(fallback.statuses: Statuses, Range::Statuses),
     field!(fallback.service: FallbackService, Range::FallbackService),
+    field!(fallback.stale_max_age: Duration, span(Duration::ZERO, DAY)),
     field!(fallback.static_status: u32, Range::Status),
     field!(fallback.content_type: FallbackContentType, Range::FallbackContentType),
     field!(fallback.body: FallbackBody, Range::FallbackBody),

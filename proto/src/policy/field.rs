@@ -422,7 +422,7 @@ const fn count(min: u32, max: u32) -> Range {
 const SHARE: Range = Range::Ratio { zero: true };
 
 /// Every setting, in the order of the contract.
-pub static FIELDS: [Field; 77] = [
+pub static FIELDS: [Field; 78] = [
     field!(timeout.connect: Duration, span(MS, MINUTE)),
     field!(timeout.per_try: Duration, span(MS, HOUR)),
     field!(timeout.request: Duration, span(MS, DAY)),

@@ -15,7 +15,10 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use super::head::ResponseHead;
+use super::{
+    field_name::{Name, Names},
+    head::ResponseHead,
+};
 use crate::routing::Tick;
 
 use rules::may_keep;
@@ -23,6 +26,9 @@ pub(super) use rules::{Key, key};
 
 /// The longest body that is kept.
 const MAX_BODY: usize = 1 << 20;
+/// What is said of the request that an answer was given to.
+const OF_ONE_REQUEST: Names =
+    Names::of(&[Name::Date, Name::ProxyStatus, Name::XGwAttempts, Name::XGwReplica, Name::XRequestId]);
 /// What an answer takes beside its bytes, about.
 const OVERHEAD: usize = 512;
 
@@ -126,7 +132,9 @@ impl Copying {
         let allowed = may_keep(head)?;
         let length = usize::try_from(length.unwrap_or(0)).ok().filter(|length| *length <= MAX_BODY)?;
         let (answers, body) = (Rc::clone(answers), BytesMut::with_capacity(length));
-        Some(Self { answers, key, head: head.clone(), body, at: now, allowed })
+        let mut head = head.clone();
+        head.fields.remove(OF_ONE_REQUEST);
+        Some(Self { answers, key, head, body, at: now, allowed })
     }
 
     /// More of its body. False when it has more than it should.

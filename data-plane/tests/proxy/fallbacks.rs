@@ -6,7 +6,9 @@ use data_plane::{
 };
 use gateway_proto::{Address, Policy, ReplicaId, ServiceName, policy::Methods};
 
-use crate::harness::{Act, Dead, Gateway, Replica, body, field, ok, respond, status};
+use tokio::io::AsyncWriteExt as _;
+
+use crate::harness::{Act, Dead, Gateway, Replica, body, field, ok, read_message, respond, status};
 
 fn static_answer() -> Policy {
     let mut policy = Policy::default();
@@ -259,7 +261,9 @@ async fn an_answer_in_chunks_is_kept_and_one_that_broke_off_or_has_trailers_is_n
     })
     .await;
     let gateway = Gateway::start(&[cut.address], stale_answers()).await;
-    gateway.get("/orders/").await;
+    let mut stream = gateway.connect().await;
+    stream.write_all(b"GET /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+    assert_eq!(read_message(&mut stream).await, None, "it is cut");
     assert_eq!(status(&gateway.get("/orders/").await), 503);
 }
 

@@ -497,10 +497,10 @@ pub static FIELDS: [Field; 78] = [
     field!(fault.end_time: EndTime, Range::EndTime),
     field!(fallback.statuses: Statuses, Range::Statuses),
     field!(fallback.service: FallbackService, Range::FallbackService),
-    field!(fallback.stale_max_age: Duration, span(Duration::ZERO, DAY)),
     field!(fallback.static_status: u32, Range::Status),
     field!(fallback.content_type: FallbackContentType, Range::FallbackContentType),
     field!(fallback.body: FallbackBody, Range::FallbackBody),
+    field!(fallback.stale_max_age: Duration, span(Duration::ZERO, DAY)),
 ];
 
 /// What a stored policy is called and what the registry says of it: no settings, and ignored where settings are named.

@@ -28,7 +28,7 @@ pub(super) use rules::{Key, key};
 const MAX_BODY: usize = 1 << 20;
 /// What is said of the request that an answer was given to.
 const OF_ONE_REQUEST: Names =
-    Names::of(&[Name::Date, Name::ProxyStatus, Name::XGwAttempts, Name::XGwReplica, Name::XRequestId]);
+    Names::of(&[Name::ProxyStatus, Name::XGwAttempts, Name::XGwReplica, Name::XRequestId]);
 /// What an answer takes beside its bytes, about.
 const OVERHEAD: usize = 512;
 

@@ -34,7 +34,7 @@ pub(crate) struct Global {
     #[arg(short, long, global = true, env = "GWCTL_ENDPOINT", default_value = endpoint::DEFAULT, value_name = "URL")]
     pub(crate) endpoint: String,
     /// What data on stdout looks like: table, wide (more columns), json (the API's own message), yaml, ndjson (a line for each
-    /// item), name, csv (lists only) or jsonpath=PATH, e.g. jsonpath={.replicas[*].replicaId}
+    /// item), name, csv (lists only) or jsonpath=PATH, e.g. jsonpath={.revision}
     #[arg(short, long, global = true, env = "GWCTL_OUTPUT", default_value = "table", value_name = "FORMAT")]
     pub(crate) output: Chosen,
     /// Longest wait for each call, such as 500ms, 10s or 1m

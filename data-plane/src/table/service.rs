@@ -1,5 +1,7 @@
 //! One service: its replicas, its policy, and whom to ask next.
 
+mod counts;
+
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -22,7 +24,7 @@ use super::{
     checks::{CheckChange, Standing},
     concurrency::Limits,
     counters::{FallbackKind, Inflight, ReplicaCounters, ServiceCounters, TunnelCounts},
-    durations::{Durations, Histogram},
+    durations::Durations,
     fail_open::FailOpenChange,
     injection::Injections,
     latency::{Buckets, Latencies},
@@ -253,63 +255,6 @@ impl Service {
     /// Its requests by status and outcome.
     pub fn counters(&self) -> &ServiceCounters {
         &self.counters
-    }
-
-    /// What requests became that have switched protocols.
-    pub fn tunnels(&self) -> &TunnelCounts {
-        &self.tunnels
-    }
-
-    /// Another answered a request to it in place of a failure.
-    pub fn fell_back(&self, kind: FallbackKind) {
-        self.fallbacks[kind as usize].fetch_add(1, Relaxed);
-    }
-
-    /// How often that was so since the start.
-    pub fn fallbacks(&self, kind: FallbackKind) -> u64 {
-        self.fallbacks[kind as usize].load(Relaxed)
-    }
-
-    /// A request for it begins: to be called by `worker` only, which says when it [ends](Service::request_ended).
-    pub fn request_began(&self, worker: usize) {
-        self.requests_inflight.add(worker, 1);
-    }
-
-    /// A request for it has ended after so long, answered or not: to be called by the `worker` that began it.
-    pub fn request_ended(&self, worker: usize, duration: Duration) {
-        self.requests_inflight.add(worker, -1);
-        self.durations[0].record(worker, duration);
-    }
-
-    /// Requests that have not ended.
-    pub fn requests_inflight(&self) -> u64 {
-        self.requests_inflight.read()
-    }
-
-    /// How long its requests took, from their heads to the ends of their answers.
-    pub fn request_durations(&self) -> Histogram {
-        self.durations[0].read()
-    }
-
-    /// How long its attempts took to their response heads, or to their failures without one.
-    pub fn attempt_durations(&self) -> Histogram {
-        self.durations[1].read()
-    }
-
-    /// A request for it was refused because all breakers are open.
-    pub fn rejected_by_breakers(&self) {
-        self.breaker_rejections.fetch_add(1, Relaxed);
-    }
-
-    /// How often that was so since the start.
-    pub fn breaker_rejections(&self) -> u64 {
-        self.breaker_rejections.load(Relaxed)
-    }
-
-    /// The attempts of all its replicas, those that are gone included.
-    pub fn attempts(&self) -> ReplicaCounters {
-        let roster = self.roster();
-        roster.replicas.iter().map(|replica| replica.counters()).fold(roster.gone, ReplicaCounters::plus)
     }
 
     /// Picks the replica for the next attempt of a request that has already `tried` some. Lock-free, but for the

@@ -59,6 +59,11 @@ pub struct Facts {
     pub revision: i64,
 }
 
+/// Whether what an operator decided holds for a replica: alone, as one of all of its service, or with the service.
+pub fn concerns(entry: &v1::OverrideEntry, service: &str, replica_id: &str) -> bool {
+    entry.service == service && ["", "-", replica_id].contains(&entry.replica_id.as_str())
+}
+
 /// What one data plane says of the replica.
 #[derive(Debug, Clone, Default)]
 pub struct Word {
@@ -176,9 +181,7 @@ impl Explanation {
     /// Overrides of this replica, or of every one of its service, or of the service.
     fn concerning(&self) -> impl Iterator<Item = &v1::OverrideEntry> {
         let Facts { service, replica_id, overrides, .. } = &self.facts;
-        overrides.iter().filter(move |entry| {
-            entry.service == *service && ["", "-", replica_id.as_str()].contains(&entry.replica_id.as_str())
-        })
+        overrides.iter().filter(move |entry| concerns(entry, service, replica_id))
     }
 
     fn count(&mut self, node: &v1::NodeExplanation) {

@@ -21,6 +21,7 @@ mod replica;
 pub mod route;
 pub mod size;
 pub mod time;
+pub mod token;
 mod url;
 
 pub use address::Address;

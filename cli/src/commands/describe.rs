@@ -4,6 +4,7 @@ use std::{fmt::Write as _, time::SystemTime};
 
 use clap::Subcommand;
 use gateway_proto::{
+    explain::concerns,
     json::to_json,
     v1::{Breaker, BreakerState, Event, ListBreakersResponse, OverrideEntry, Replica, ResolvePolicyResponse},
 };
@@ -58,7 +59,10 @@ pub(crate) async fn run(noun: Noun, control: &Control, output: &Output) -> Resul
     let overrides = control.overrides(&replica.service).await?.overrides;
     let about = About {
         breakers,
-        overrides: overrides.into_iter().filter(|entry| concerns(entry, replica)).collect(),
+        overrides: overrides
+            .into_iter()
+            .filter(|entry| concerns(entry, &replica.service, &replica.replica_id))
+            .collect(),
         policy: control.resolved_policy(&replica.service).await?,
         events: control.events(&scope, "", EVENT_LIMIT).await?.events,
     };
@@ -90,12 +94,6 @@ impl About {
             "events": self.events.iter().map(to_json).collect::<Vec<_>>(),
         })
     }
-}
-
-/// Whether an override is about this replica, or about every one of its service, or about the service.
-fn concerns(entry: &OverrideEntry, replica: &Replica) -> bool {
-    let is_named = ["", "-", replica.replica_id.as_str()].contains(&entry.replica_id.as_str());
-    entry.service == replica.service && is_named
 }
 
 fn render(replica: &Replica, about: &About, now: SystemTime) -> String {
@@ -441,9 +439,9 @@ Health checks
             ..Default::default()
         };
         for shown in [entry("orders", "r-c0fe"), entry("orders", "-"), entry("orders", "")] {
-            assert!(concerns(&shown, &replica()), "{shown:?}");
+            assert!(concerns(&shown, "orders", "r-c0fe"), "{shown:?}");
         }
-        assert!(!concerns(&entry("orders", "r-1"), &replica()));
-        assert!(!concerns(&entry("payments", "-"), &replica()));
+        assert!(!concerns(&entry("orders", "r-1"), "orders", "r-c0fe"));
+        assert!(!concerns(&entry("payments", "-"), "orders", "r-c0fe"));
     }
 }

@@ -260,19 +260,18 @@ impl Evictions {
         wall: SystemTime,
     ) -> Sentence {
         let held = |count: usize, why| Some((count, why));
-        let is_due = |record: &Record| due.binary_search_by(|eviction| eviction.key.cmp(&record.key)).is_ok();
+        let is_due = |key: &ReplicaKey| due.binary_search_by(|eviction| eviction.key.cmp(key)).is_ok();
         let passes = |record: &Arc<Record>| {
             let fails = sights.get(&record.key).is_some_and(Sight::fails_everywhere);
-            record.is_ready() && !fails && !is_due(record)
+            record.is_ready() && !fails && !is_due(&record.key)
         };
         let peers = || view.service(service).into_iter().flat_map(ServiceEntry::replicas);
         let service = service.clone();
         if !peers().any(passes) {
             return Sentence { service, evict: Vec::new(), held: held(due.len(), Held::NobodyElse) };
         }
-        let is_counted = |key: &ReplicaKey| due.iter().any(|eviction| eviction.key == *key);
         let recent = self.recent.get(&service).into_iter().flat_map(HashMap::keys);
-        let recent = recent.filter(|(key, _)| !is_counted(key)).count();
+        let recent = recent.filter(|(key, _)| !is_due(key)).count();
         let expected = peers().filter(|record| record.drain.is_none()).count() + recent;
         let guard = view.policies().resolve(Some(&service)).guard;
         if guard.holds_lapsed(due.len() + recent, expected) && !is_released(view, &service, wall) {

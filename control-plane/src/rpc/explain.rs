@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use gateway_proto::{
     Check, Invalid, NodeId, ReplicaKey, ServiceName,
-    explain::{Explanation, Facts, MAX_SHOWN, ServiceExplanation, Word},
+    explain::{Explanation, Facts, MAX_SHOWN, ServiceExplanation, Word, concerns},
     time::timestamp,
     v1,
 };
@@ -102,8 +102,8 @@ impl Common {
         record: Option<&Record>,
         removed: Option<Removed>,
     ) -> Facts {
-        let concerns =
-            |entry: &&v1::OverrideEntry| ["", "-", key.replica.as_str()].contains(&entry.replica_id.as_str());
+        let is_about =
+            |entry: &&v1::OverrideEntry| concerns(entry, key.service.as_str(), key.replica.as_str());
         Facts {
             now: self.now,
             service: key.service.to_string(),
@@ -117,7 +117,7 @@ impl Common {
                 by_owner: removed.by_owner,
             }),
             policy: self.policy.breaker,
-            overrides: self.overrides.iter().filter(concerns).cloned().collect(),
+            overrides: self.overrides.iter().filter(is_about).cloned().collect(),
             revision: self.revision,
         }
     }

@@ -6,6 +6,8 @@
 
 use std::ops::Range;
 
+use gateway_proto::token::is_token_byte;
+
 use super::field_name::{Name, Names};
 use crate::header_fields::{HeaderFields, Said};
 
@@ -242,26 +244,6 @@ impl HeaderFields for Fields {
     fn said(&self, name: &str) -> Said<'_> {
         Said::of(self.get_all_named(name))
     }
-}
-
-/// Whether a name, a method or another token of RFC 9110 section 5.6.2 may have this byte.
-pub(super) const fn is_token_byte(byte: u8) -> bool {
-    const TABLE: [bool; 256] = {
-        let mut table = [false; 256];
-        let mut byte = 0;
-        while byte < 256 {
-            table[byte] = (byte as u8).is_ascii_alphanumeric();
-            byte += 1;
-        }
-        let others = b"!#$%&'*+-.^_`|~";
-        let mut index = 0;
-        while index < others.len() {
-            table[others[index] as usize] = true;
-            index += 1;
-        }
-        table
-    };
-    TABLE[byte as usize]
 }
 
 /// Whether a field may have this value: no control bytes but the tab (RFC 9110 section 5.5).

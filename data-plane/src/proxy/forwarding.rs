@@ -5,9 +5,11 @@
 
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
+use gateway_proto::token::is_token_byte;
+
 use super::{
     field_name::{Name, Names},
-    fields::{Fields, Span, is_token_byte},
+    fields::{Fields, Span},
     h1::is_host,
     head::RequestHead,
     networks::Networks,

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use crate::{Invalid, v1};
+use crate::{Invalid, token::is_token, v1};
 
 /// How requests are shared out among replicas.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -157,8 +157,7 @@ impl KeyName {
 
     /// Reads a name; `None` when it is empty, too long, or no token.
     pub fn parse(text: &str) -> Option<Self> {
-        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        let fits = (1..=Self::MAX_LENGTH).contains(&text.len()) && text.bytes().all(is_token);
+        let fits = text.len() <= Self::MAX_LENGTH && is_token(text);
         let mut bytes = [0; Self::MAX_LENGTH];
         bytes.get_mut(..text.len()).filter(|_| fits)?.copy_from_slice(text.as_bytes());
         Some(Self { length: u8::try_from(text.len()).ok()?, bytes })

@@ -10,7 +10,7 @@ use super::{
     DAY,
     text::{ShortText, refusal},
 };
-use crate::{Check, Invalid, time::rfc3339};
+use crate::{Check, Invalid, time::rfc3339, token::is_token};
 
 /// What is done to requests on purpose, for a time. `Default`: nothing.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -190,10 +190,8 @@ impl FromStr for FaultHeader {
 
     /// Reads a name, a name and a value, or nothing.
     fn from_str(text: &str) -> Result<Self, Invalid> {
-        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(value)));
-        let is_one = !name.is_empty()
-            && name.bytes().all(is_token)
+        let is_one = is_token(name)
             && value
                 .is_none_or(|value| !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_graphic()));
         let lower = name.to_ascii_lowercase() + &text[name.len()..];

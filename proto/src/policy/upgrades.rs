@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::text::{ShortText, shown};
+use crate::token::is_token;
 
 /// What stands for no protocol at all, and alone.
 const NONE: &str = "none";
@@ -89,10 +90,6 @@ impl fmt::Debug for Upgrades {
 
 /// A protocol's name, in lower case: a token, with or without a slash and a version.
 fn protocol(name: &str) -> Result<String, String> {
-    let is_token = |part: &str| {
-        let is_of_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-        !part.is_empty() && part.bytes().all(is_of_token)
-    };
     let short = shown(name);
     let mut parts = name.split('/');
     if name == "*" {

@@ -3,7 +3,7 @@
 use std::net::Ipv6Addr;
 
 use super::{Header, Host, MAX_HEADERS, MAX_PRIORITY};
-use crate::{Check, Invalid, policy::Methods, v1};
+use crate::{Check, Invalid, policy::Methods, token::is_token, v1};
 
 /// As RFC 1035 bounds it.
 const MAX_HOST_CHARS: usize = 253;
@@ -102,9 +102,7 @@ pub(super) fn headers(wire: &[v1::HeaderMatch]) -> Result<Box<[Header]>, Invalid
 fn header(wire: &v1::HeaderMatch) -> Result<Header, Invalid> {
     let name = wire.name.to_ascii_lowercase();
     let refuse = |field: &str, why: String| Err(Invalid::new(field, why));
-    // RFC 9110 section 5.6.2.
-    let is_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-    if name.is_empty() || name.len() > MAX_HEADER_NAME_CHARS || !name.chars().all(is_token) {
+    if name.len() > MAX_HEADER_NAME_CHARS || !is_token(&name) {
         return refuse("name", format!("is no name of a header of up to {MAX_HEADER_NAME_CHARS} characters"));
     }
     if name == "host" {

@@ -1,5 +1,6 @@
 //! The head of a request, as a client sends it.
 
+use gateway_proto::token::is_token_byte;
 use http::{Method, Version};
 
 use super::{
@@ -11,7 +12,7 @@ use super::{
 };
 use crate::proxy::{
     field_name::Name,
-    fields::{Fields, Span, is_token_byte},
+    fields::{Fields, Span},
     head::RequestHead,
     headers::expects_continue,
 };

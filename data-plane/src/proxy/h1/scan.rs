@@ -2,13 +2,14 @@
 
 use std::ops::Range;
 
+use gateway_proto::token::is_token_byte;
 use memchr::memchr;
 
 use super::{
     limits::HeadLimits,
     refusal::{Defect, Refusal},
 };
-use crate::proxy::fields::{Fields, is_token_byte, is_value};
+use crate::proxy::fields::{Fields, is_value};
 
 /// What the head is one of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,11 +5,14 @@ use std::{
     fmt,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
+    pin::pin,
+    sync::Arc,
 };
 
 use clap::{Args, Parser};
 use gateway_runtime::{Failure, Shutdown, open_files};
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use crate::error::{Error, Exit};
 
@@ -58,9 +61,47 @@ pub(crate) struct Addresses {
 pub(crate) struct Planes {
     control: control_plane::Running,
     data: data_plane::Running,
+    control_config: control_plane::Config,
+    outage: Outage,
     stop_control: Shutdown,
     stop_data: Shutdown,
     folder: Folder,
+}
+
+/// Takes the control plane away and brings it back, for those who want to see the gateway do without it.
+#[derive(Debug, Clone)]
+pub(crate) struct Outage(Arc<watch::Sender<Presence>>);
+
+/// Where the control plane is, or is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    Serving,
+    Leaving,
+    Gone,
+    Returning,
+}
+
+impl Outage {
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(watch::Sender::new(Presence::Serving)))
+    }
+
+    /// Ends the control plane, and returns when nobody listens there any more.
+    pub(crate) async fn begin(&self) {
+        self.0.send_replace(Presence::Leaving);
+        self.becomes(Presence::Gone).await;
+    }
+
+    /// Starts it again at the same address, on the same registry, and returns when it serves.
+    pub(crate) async fn end(&self) {
+        self.0.send_replace(Presence::Returning);
+        self.becomes(Presence::Serving).await;
+    }
+
+    async fn becomes(&self, presence: Presence) {
+        // The sender is in `self`.
+        let _ = self.0.subscribe().wait_for(|now| *now == presence).await;
+    }
 }
 
 impl Planes {
@@ -81,10 +122,14 @@ impl Planes {
         let mut config = args.validate().map_err(blame_environment)?;
         // It is for trying things out.
         config.allow_fault_injection = true;
-        let control = control_plane::start(config, stop_control.clone()).await?;
+        let control = control_plane::start(config.clone(), stop_control.clone()).await?;
+        config.listen = control.listen();
+        let outage = Outage::new();
 
         match start_data(ports, control.listen(), folder.path(), stop_data.clone()).await {
-            Ok(data) => Ok(Self { control, data, stop_control, stop_data, folder }),
+            Ok(data) => {
+                Ok(Self { control, data, control_config: config, outage, stop_control, stop_data, folder })
+            }
             Err(failure) => {
                 stop_control.begin();
                 // It has served nobody: what it could say of its end explains nothing.
@@ -103,20 +148,26 @@ impl Planes {
         }
     }
 
+    /// What takes the control plane away, for a while, once they run.
+    pub(crate) fn outage(&self) -> Outage {
+        self.outage.clone()
+    }
+
     /// Runs until the shutdown begins, or until one of them fails: then the other ends too. The data plane ends first,
     /// so that it reports to the last.
     ///
     /// # Errors
     /// What made a plane fail.
     pub(crate) async fn run(self, shutdown: Shutdown) -> Result<(), Failure> {
-        let Self { control, data, stop_control, stop_data, folder } = self;
+        let Self { control, data, control_config, outage, stop_control, stop_data, folder } = self;
+        let over = Shutdown::new();
         let data = async {
             let ended = data.finished().await;
-            stop_control.begin();
+            over.begin();
             ended
         };
         let control = async {
-            let ended = control.finished().await;
+            let ended = keep_control(control, control_config, &outage, stop_control, &over).await;
             stop_data.begin();
             ended
         };
@@ -134,6 +185,36 @@ impl Planes {
     }
 }
 
+/// Runs the control plane, which ends by `stop`, with outages between, until all of it is `over`.
+async fn keep_control(
+    mut control: control_plane::Running,
+    config: control_plane::Config,
+    outage: &Outage,
+    mut stop: Shutdown,
+    over: &Shutdown,
+) -> Result<(), Failure> {
+    loop {
+        let mut ended = pin!(control.finished());
+        tokio::select! {
+            ended = &mut ended => return ended,
+            () = over.begun() => {
+                stop.begin();
+                return ended.await;
+            }
+            () = outage.becomes(Presence::Leaving) => stop.begin(),
+        }
+        ended.await?;
+        outage.0.send_replace(Presence::Gone);
+        tokio::select! {
+            () = over.begun() => return Ok(()),
+            () = outage.becomes(Presence::Returning) => {}
+        }
+        stop = Shutdown::new();
+        control = control_plane::start(config.clone(), stop.clone()).await?;
+        outage.0.send_replace(Presence::Serving);
+    }
+}
+
 async fn start_data(
     ports: &Ports,
     control: SocketAddr,
@@ -147,6 +228,8 @@ async fn start_data(
         ("--node-id", NODE.to_owned()),
     ])?;
     (args.static_file, args.no_cache, args.allow_fault_injection) = (None, false, true);
+    // Who tries things out wants to see who answered.
+    args.debug_headers = true;
     args.cache_dir = Some(folder.join("cache"));
     data_plane::start(args.validate().map_err(blame_environment)?, stop).await
 }

@@ -48,6 +48,7 @@ use crate::{
         rows::{self, Measured},
     },
     table::Table,
+    traces::Tracer,
 };
 use metrics::Metrics;
 use readiness::Readiness;
@@ -72,6 +73,8 @@ pub(crate) struct Admin {
     pub(crate) refusals: Arc<Refusals>,
     /// If there is one.
     pub(crate) access_log: Option<Arc<AccessLog>>,
+    /// Likewise.
+    pub(crate) tracer: Option<Arc<Tracer>>,
     pub(crate) watch: Watch,
     /// When the process had read what it was started with.
     pub(crate) started: SystemTime,

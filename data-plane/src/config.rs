@@ -6,6 +6,7 @@ mod access_log;
 mod defaults;
 mod forwarding;
 mod limits;
+mod traces;
 
 use std::{
     fmt,
@@ -31,11 +32,13 @@ use crate::{
     handover::MAX_PATH_BYTES,
     proxy::{Forwarding, Limits, PROTOCOLS, ProxyHeaders},
     static_file::{self, StaticFile},
+    traces::Tracer,
 };
 
 pub use access_log::AccessLogArgs;
 pub use forwarding::ForwardingArgs;
 pub use limits::LimitArgs;
+pub use traces::TraceArgs;
 
 /// Control planes that one data plane may know.
 const MAX_CONTROL_PLANES: usize = 16;
@@ -117,6 +120,9 @@ pub struct Args {
     /// What is written of each request.
     #[command(flatten)]
     pub access_log: AccessLogArgs,
+    /// What is told of it to a collector of traces.
+    #[command(flatten)]
+    pub traces: TraceArgs,
     /// Whose word on the client holds.
     #[command(flatten)]
     pub forwarding: ForwardingArgs,
@@ -162,6 +168,7 @@ pub struct Config {
     pub(crate) allow_fault_injection: bool,
     pub(crate) limits: Limits,
     pub(crate) access_log: Option<Arc<AccessLog>>,
+    pub(crate) tracer: Option<Arc<Tracer>>,
     pub(crate) proxy_headers: Option<ProxyHeaders>,
     pub(crate) forwarding: Forwarding,
     pub(crate) drain_timeout: Duration,
@@ -212,6 +219,7 @@ impl Args {
         let registry = self.registry(&node_id, is_stable)?;
         let workers = self.workers.unwrap_or_else(|| available_parallelism().map_or(1, NonZeroUsize::get));
         check("--workers", workers, MAX_WORKERS)?;
+        let tracer = self.traces.tracer(node_id.as_str())?;
         Ok(Config {
             listen: self.listen,
             tls: self.tls()?,
@@ -228,6 +236,7 @@ impl Args {
             allow_fault_injection: self.allow_fault_injection,
             limits: self.limits.validate()?,
             access_log: self.access_log.open()?,
+            tracer,
             proxy_headers: self.forwarding.proxy_headers()?,
             forwarding: self.forwarding.validate()?,
             drain_timeout: self.drain_timeout,

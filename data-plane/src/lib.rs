@@ -24,6 +24,7 @@ pub mod routing;
 mod running;
 pub mod static_file;
 pub mod table;
+pub mod traces;
 
 pub use config::Config;
 pub use running::{Running, start};

@@ -38,6 +38,7 @@ mod stale;
 mod stay;
 mod stream;
 mod trace_context;
+mod traced;
 mod trail;
 mod tunnel;
 mod upgrade;
@@ -62,7 +63,7 @@ use gateway_runtime::{
 };
 use tokio::{sync::mpsc, task::LocalSet};
 
-use crate::{access_log::AccessLog, clock::Clock, table::Table};
+use crate::{access_log::AccessLog, clock::Clock, table::Table, traces::Tracer};
 pub use active::Active;
 pub(crate) use active::Watch;
 use active::WorkerActive;
@@ -100,6 +101,8 @@ pub struct ProxyConfig {
     pub limits: Limits,
     /// Where a line for each request goes, if anywhere.
     pub access_log: Option<Arc<AccessLog>>,
+    /// Where spans of requests go, if anywhere.
+    pub tracer: Option<Arc<Tracer>>,
     /// Which connections begin with a PROXY header, if any do.
     pub proxy_headers: Option<ProxyHeaders>,
     /// Which peers are believed about the client, and what replicas are told of it.

@@ -40,6 +40,7 @@ use crate::{
     proxy::{self, Leave, Proxy, ProxyConfig, Refusals, Watch},
     report::{Reporter, journal::Journal},
     table::{Table, Transition},
+    traces::Tracer,
 };
 use takeover::Listening;
 
@@ -122,6 +123,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         panics: panics.clone(),
         refusals: refusals.clone(),
         access_log: config.access_log.clone(),
+        tracer: config.tracer.clone(),
         watch: Watch::default(),
         started: clock.moment().wall,
         tls: config.tls.as_ref().map(|(_, tls)| tls.clone()),
@@ -132,6 +134,9 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
     let access_log = config.access_log.clone();
     if let Some(log) = access_log.clone() {
         background.follow_access_log(log, stop.clone());
+    }
+    if let Some(tracer) = config.tracer.clone() {
+        background.export_traces(tracer, stop.clone());
     }
     if let Some((_, tls)) = config.tls {
         background.read_certificates(tls, stop.clone());
@@ -332,6 +337,13 @@ impl Background {
         });
     }
 
+    fn export_traces(&mut self, tracer: Arc<Tracer>, stop: Shutdown) {
+        self.spawn("traces", move || {
+            let (tracer, stop) = (tracer.clone(), stop.clone());
+            async move { tracer.export(stop).await }
+        });
+    }
+
     fn read_certificates(&mut self, tls: Arc<Tls>, stop: Shutdown) {
         self.spawn("certificates", move || tls.clone().follow(stop.clone()));
     }
@@ -444,6 +456,7 @@ fn proxy_config(config: &Config) -> ProxyConfig {
         debug_headers: config.debug_headers,
         limits: config.limits.clone(),
         access_log: config.access_log.clone(),
+        tracer: config.tracer.clone(),
         proxy_headers: config.proxy_headers.clone(),
         forwarding: config.forwarding.clone(),
         drain_delay: config.drain_delay,

@@ -162,3 +162,32 @@ async fn its_replicas_fail_as_they_are_told_and_the_gateway_deals_with_it() {
     assert_eq!(breakers.lines().count(), 1, "only the one that fails: {breakers}");
     demo.end().await;
 }
+
+#[tokio::test]
+async fn the_tour_tells_seven_steps_of_which_each_holds_and_ends_by_itself() {
+    let mut command = binaries::gwctl();
+    command.args(["demo", "--tour", "--random-ports"]);
+    let told = command::run(command).await.success();
+    let titles = [
+        "Retry",
+        "Failover",
+        "The breaker opens",
+        "Half-open",
+        "Fallback",
+        "Drain",
+        "The control plane goes away",
+    ];
+    let mut from = 0;
+    for (number, title) in titles.into_iter().enumerate() {
+        let heading = format!("\n{}. {title}\n   ", number + 1);
+        let at =
+            told[from..].find(&heading).unwrap_or_else(|| panic!("no {heading:?} in its place:\n{told}"));
+        from += at + heading.len();
+        // What will happen, then what is done, then what came of it.
+        let rest = &told[from..];
+        let (command, held) = (rest.find("\n   $ ").unwrap(), rest.find("\n   √ ").unwrap());
+        assert!(command < held, "{told}");
+    }
+    assert_eq!(told.matches("\n   √ ").count(), 7, "{told}");
+    assert!(!told.contains('×') && told.contains("All 7 steps held"), "{told}");
+}

@@ -43,4 +43,5 @@ mod static_file;
 mod statistics;
 mod tls;
 mod top;
+mod traces;
 mod upgrades;

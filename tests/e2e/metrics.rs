@@ -94,7 +94,7 @@ fn compare(plane: &str, text: &str) {
 }
 
 /// A service of one dead replica, whose breaker is open, and with a limit, on a data plane with these flags.
-async fn planes(flags: &[&str]) -> (ControlPlane, DataPlane, TempDir) {
+async fn planes(flags: &[&str]) -> (ControlPlane, DataPlane, (TempDir, Scripted)) {
     let directory = tempfile::tempdir().unwrap();
     let control = ControlPlane::start(&directory.path().join("registry.redb")).await;
     let url = control.url();
@@ -119,14 +119,16 @@ async fn planes(flags: &[&str]) -> (ControlPlane, DataPlane, TempDir) {
         if text.contains("gateway_replica_breaker_state{") { Ok(()) } else { Err("it is closed".to_owned()) }
     })
     .await;
-    (control, data, directory)
+    // The port of the dead one is to stay its own.
+    (control, data, (directory, dead))
 }
 
 #[tokio::test]
 async fn each_metric_of_both_planes_is_documented_with_its_type_and_labels_and_no_other_is() {
     let log = tempfile::tempdir().unwrap();
     let path = log.path().join("access.log").display().to_string();
-    let (control, data, _directory) = planes(&["--access-log", &path]).await;
+    let (control, data, _kept) =
+        planes(&["--access-log", &path, "--otlp-endpoint", "http://127.0.0.1:9"]).await;
     compare("Data plane", &scrape(data.admin()).await);
     compare("Control plane", &scrape(control.address()).await);
 }
@@ -222,7 +224,7 @@ async fn a_client_that_goes_before_its_answer_is_counted_and_in_flight_until_the
 
 #[tokio::test]
 async fn with_more_services_than_the_flag_says_histograms_are_of_all_together() {
-    let (_control, data, _directory) = planes(&["--metrics-histogram-services", "0"]).await;
+    let (_control, data, _kept) = planes(&["--metrics-histogram-services", "0"]).await;
     let text = scrape(data.admin()).await;
     for histogram in ["gateway_request_duration_seconds", "gateway_upstream_attempt_duration_seconds"] {
         assert!(value(&text, &format!("{histogram}_count{{service=\"*\"}}")).unwrap() >= 5.0, "{text}");

@@ -74,7 +74,7 @@ pub fn browser_modules() -> PathBuf {
     folder
 }
 
-/// A Python that can import grpc and its reflection, h2 and websockets.
+/// A Python that can import grpc and its reflection, h2, websockets and opentelemetry.proto.
 ///
 /// # Panics
 /// When it is missing.

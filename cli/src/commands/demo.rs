@@ -1,5 +1,7 @@
 //! `gwctl demo`: the whole gateway with a service behind it, to break and to watch.
 
+mod tour;
+
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
@@ -29,7 +31,7 @@ use crate::{
     endpoint::{Endpoint, Origin},
     error::{Error, Exit},
     output::Output,
-    planes::{Addresses, Planes, Ports},
+    planes::{Addresses, Outage, Planes, Ports},
 };
 
 const SERVICE: &str = "client-service";
@@ -56,6 +58,9 @@ pub(crate) struct Args {
     /// End after this long, such as 30s, with a summary, and with exit code 0 only if no request failed
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     duration: Option<Duration>,
+    /// Show in seven steps what it does when things break, check each, and end; exit code 0 only if all of it held
+    #[arg(long, conflicts_with_all = ["rate", "no_load", "duration"])]
+    tour: bool,
     /// What to log: a level (error, warn, info, debug, trace) or directives such as `info,data_plane=debug`
     #[arg(long, env = "GW_LOG", default_value = "warn", value_name = "FILTER")]
     log: String,
@@ -76,7 +81,7 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     let _logs = LogArgs { log: args.log.clone(), log_format: LogFormat::Text }.init()?;
     let stop = Shutdown::on_signals()?;
     let planes = Planes::start(&args.ports, None).await.map_err(Ports::explain)?;
-    let addresses = planes.addresses();
+    let (addresses, outage) = (planes.addresses(), planes.outage());
     // Each part has a stop of its own: users leave first, then the replicas, then the gateway.
     let (stop_fleet, stop_planes) = (Shutdown::new(), Shutdown::new());
     let gateway = tokio::spawn({
@@ -88,7 +93,7 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         }
     });
 
-    let played = play(&args, &addresses, &stop, &stop_fleet, output).await;
+    let played = play(&args, &addresses, &outage, &stop, &stop_fleet, output).await;
     stop_planes.begin();
     gateway.await.map_err(|panic| Failure::fatal(format!("the gateway broke: {panic}")))??;
     match played? {
@@ -101,16 +106,36 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<(), Error> {
 async fn play(
     args: &Args,
     addresses: &Addresses,
+    outage: &Outage,
     stop: &Shutdown,
     stop_fleet: &Shutdown,
     output: &Output,
 ) -> Result<Option<Tally>, Error> {
     let specs = specs(&args.ports, addresses.control)?;
     let fleet = Fleet::start(specs, stop_fleet, *output).await.map_err(Ports::explain)?;
-    let shown = show(args, addresses, fleet.members(), stop, output).await;
+    let shown = match args.tour {
+        true => guide(addresses, outage, fleet.members(), stop, output).await.map(|()| None),
+        false => show(args, addresses, fleet.members(), stop, output).await,
+    };
     stop_fleet.begin();
     fleet.finished().await;
     shown
+}
+
+/// Leads through the tour, unless somebody ends it before.
+async fn guide(
+    addresses: &Addresses,
+    outage: &Outage,
+    members: &[Member],
+    stop: &Shutdown,
+    output: &Output,
+) -> Result<(), Error> {
+    wait_until_routable(addresses.proxy, stop).await?;
+    let tour = tour::Tour::new(addresses, outage, members, output);
+    tokio::select! {
+        ended = tour.run() => ended,
+        () = stop.begun() => Err(Error::new(Exit::Failed, "the tour was ended before its end")),
+    }
 }
 
 /// What there is to see once all replicas run: where everything is, and how the load fares.

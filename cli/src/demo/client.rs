@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{HeaderMap, Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -26,6 +26,10 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     /// The id of the replica that answered; empty when the gateway did.
     pub(crate) replica: String,
+    /// How many replicas were asked; 0 when the gateway does not say.
+    pub(crate) attempts: usize,
+    /// Who answered in place of a failure, if somebody did.
+    pub(crate) fallback: String,
 }
 
 impl Client {
@@ -39,9 +43,17 @@ impl Client {
     /// # Errors
     /// A sentence about what broke; the next call connects anew. So does one after a call that was cancelled.
     pub(crate) async fn get(&mut self, target: &str) -> Result<Answer, String> {
+        self.send(Method::GET, target).await
+    }
+
+    /// As [`Client::get`], with another method; without a body.
+    ///
+    /// # Errors
+    /// Likewise.
+    pub(crate) async fn send(&mut self, method: Method, target: &str) -> Result<Answer, String> {
         // A connection returns to its place only after a complete answer.
         let connection = self.connection.take().filter(|connection| !connection.is_closed());
-        match tokio::time::timeout(PATIENCE, exchange(self.proxy, connection, target)).await {
+        match tokio::time::timeout(PATIENCE, exchange(self.proxy, connection, method, target)).await {
             Ok(Ok((answer, connection))) => {
                 self.connection = Some(connection);
                 Ok(answer)
@@ -55,13 +67,16 @@ impl Client {
 async fn exchange(
     proxy: SocketAddr,
     connection: Option<SendRequest<Empty<Bytes>>>,
+    method: Method,
     target: &str,
 ) -> Result<(Answer, SendRequest<Empty<Bytes>>), String> {
     let mut connection = match connection {
         Some(connection) => connection,
         None => connect(proxy).await?,
     };
-    let request = Request::get(target)
+    let request = Request::builder()
+        .method(method)
+        .uri(target)
         .header(header::HOST, proxy.to_string())
         .body(Empty::new())
         .map_err(|error| error.to_string())?;
@@ -72,8 +87,17 @@ async fn exchange(
         .collect()
         .await
         .map_err(|error| format!("the body broke off: {error}"))?;
-    let replica = head.headers.get("x-demo-replica").and_then(|id| id.to_str().ok()).unwrap_or_default();
-    Ok((Answer { status: head.status, replica: replica.to_owned() }, connection))
+    let answer = Answer {
+        status: head.status,
+        replica: field(&head.headers, "x-demo-replica").to_owned(),
+        attempts: field(&head.headers, "x-gw-attempts").parse().unwrap_or_default(),
+        fallback: field(&head.headers, "x-gw-fallback").to_owned(),
+    };
+    Ok((answer, connection))
+}
+
+fn field<'a>(fields: &'a HeaderMap, name: &str) -> &'a str {
+    fields.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 async fn connect(proxy: SocketAddr) -> Result<SendRequest<Empty<Bytes>>, String> {

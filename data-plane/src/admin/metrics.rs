@@ -277,6 +277,18 @@ impl Metrics {
         )
     }
 
+    fn encode_traces(&self, out: &mut Families<'_>) -> fmt::Result {
+        let Some(tracer) = &self.0.tracer else { return Ok(()) };
+        let help = "Spans that a collector has taken";
+        out.counter("gateway_trace_spans_exported", help, tracer.exported())?;
+        out.counters(
+            "gateway_trace_spans_lost",
+            "Spans that were lost: too many waited, the collector did not take them, or rejected them",
+            ["reason"],
+            tracer.lost().map(|(reason, count)| ([reason], count)),
+        )
+    }
+
     fn encode_process(&self, out: &mut Families<'_>) -> fmt::Result {
         let admin = &self.0;
         let tls = admin.tls.as_ref().map_or(admin.started, |tls| tls.read_at());
@@ -323,6 +335,7 @@ impl Collector for Metrics {
         self.encode_refusals(&mut out)?;
         self.encode_panics(&mut out)?;
         self.encode_access_log(&mut out)?;
+        self.encode_traces(&mut out)?;
         self.encode_process(&mut out)
     }
 }

@@ -26,6 +26,14 @@ enum FoundBy {
 }
 
 impl Admitted {
+    /// The path prefix of the explicit route that led there, if one did.
+    pub(super) fn route(&self) -> Option<&str> {
+        match &self.found_by {
+            FoundBy::Host | FoundBy::Path(_) => None,
+            FoundBy::Route(rule) => Some(&rule.route().path_prefix),
+        }
+    }
+
     /// What becomes of the request's target, if it does not stay as it is.
     pub(super) fn rewrite(&self, target: &str) -> Option<Rewrite<'_>> {
         match &self.found_by {

@@ -52,6 +52,7 @@ use crate::{
         retry::{Stop, Verdict, may_repeat},
     },
     table::{FallbackKind, Replica, RequestOutcome, Service},
+    traces::Event,
 };
 use exchange::Tried;
 use gateway_runtime::panics::caught;
@@ -125,7 +126,7 @@ async fn answer(
     };
     let service = &admitted.stay;
     if let Some(trail) = trail {
-        trail.found(service.name().as_str());
+        trail.found(service.name().as_str(), admitted.route());
     }
     let length = match length_of_request(&head, body.is_empty()) {
         Ok(length) => length,
@@ -190,6 +191,9 @@ async fn answer(
         started = worker.now();
     }
     headers::prepare_request(&mut head, &onward);
+    if let Some(traced) = trail.and_then(Trail::traced) {
+        traced.sends(&mut head);
+    }
     let service = admitted.stay;
     // By the fields as every version of HTTP has them by now: with a Host, and with one Cookie.
     let key = affinity::key(&service.policy().balancing, &head.fields, claimed.unwrap_or(client.ip()));
@@ -478,6 +482,7 @@ impl Journey<'_> {
                     self.was_pushed_back |= pushback.is_some();
                     match verdict {
                         Verdict::Retry { after, counted } => {
+                            self.note(|| Event::Retried(after));
                             self.retries += u8::from(counted);
                             pause(after).await;
                         }
@@ -518,8 +523,18 @@ impl Journey<'_> {
         self.attempts.set(number);
         if let Some(trail) = self.trail {
             trail.attempt(number, attempt.replica(), attempt.is_probe(), attempt.began());
+            if let Some(traced) = trail.traced() {
+                traced.look_at(&self.service, attempt.began());
+            }
         }
         number
+    }
+
+    /// Notes what happens to a traced request.
+    fn note(&self, event: impl FnOnce() -> Event) {
+        if let Some(traced) = self.trail.and_then(Trail::traced) {
+            traced.note(self.worker.now(), event());
+        }
     }
 
     /// Tells what the attempt of that number came to.

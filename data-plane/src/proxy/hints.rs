@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{errors::GatewayError, fields::Fields, h1::decimal};
+use crate::traces::Traceparent;
 
 /// What a trusted caller asks for.
 const TIMEOUT: &str = "x-gw-timeout";
@@ -15,6 +16,8 @@ pub(super) struct AttemptHints {
     pub(super) attempt: usize,
     /// How long this gateway waits for the response head once the whole request is sent.
     pub(super) time: Duration,
+    /// Its span, if the request is traced.
+    pub(super) trace: Option<Traceparent>,
 }
 
 impl AttemptHints {
@@ -27,9 +30,12 @@ impl AttemptHints {
             out.extend_from_slice(decimal(value, &mut digits));
             out.extend_from_slice(b"\r\n");
         }
+        if let Some(trace) = self.trace {
+            out.extend_from_slice(format!("{}: {trace}\r\n", Traceparent::NAME).as_bytes());
+        }
     }
 
-    /// Names and values.
+    /// Names and values, but for the span.
     pub(super) fn fields(self) -> [(&'static str, u64); 2] {
         // Zero would say that nobody waits.
         let millis = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX).max(1);
@@ -83,7 +89,7 @@ mod tests {
     fn an_attempt_says_which_it_is_and_how_long_it_may_take() {
         let written = |attempt, time| {
             let mut out = Vec::new();
-            AttemptHints { attempt, time }.write_to(&mut out);
+            AttemptHints { attempt, time, trace: None }.write_to(&mut out);
             String::from_utf8(out).unwrap()
         };
         assert_eq!(written(1, Duration::from_secs(10)), "x-gw-attempt: 1\r\nx-gw-timeout-ms: 10000\r\n");

@@ -1,7 +1,7 @@
 //! The caller's trace, which passes through (W3C Trace Context).
 //!
-//! This gateway takes no part in traces: a valid `traceparent` and its `tracestate` pass untouched, from anybody. What is
-//! not valid would be dropped by the next one who takes part, together with its `tracestate` (section 4.3: the trace
+//! Of a request that is not [traced](crate::traces), a valid `traceparent` and its `tracestate` pass untouched, from anybody; of
+//! one that is, replicas are told of the attempts' own spans, and `tracestate` passes. What is not valid would be dropped by the next one who takes part, together with its `tracestate` (section 4.3: the trace
 //! begins anew there); it is dropped here, so that all who follow agree on it.
 
 use super::{
@@ -31,9 +31,14 @@ pub(super) fn settle(fields: &mut Fields) {
 
 /// The id of the trace that the request belongs to, if it says so properly: 32 hexadecimal digits.
 pub(super) fn trace_id(fields: &Fields) -> Option<&[u8]> {
+    traceparent(fields).map(|value| &value[3..35])
+}
+
+/// The only `traceparent`, if it is valid.
+pub(super) fn traceparent(fields: &Fields) -> Option<&[u8]> {
     let mut values = fields.get_all(Name::Traceparent);
     let value = values.next()?;
-    (values.next().is_none() && is_traceparent(value)).then(|| &value[3..35])
+    (values.next().is_none() && is_traceparent(value)).then_some(value)
 }
 
 /// Whether this is a `traceparent` of version 00, or one of a later version that begins like it (section 4.3).
@@ -56,7 +61,7 @@ fn is_traceparent(value: &[u8]) -> bool {
 }
 
 /// Whether all lines together are a list of at most 32 vendors' entries, each vendor once.
-fn is_tracestate(fields: &Fields) -> bool {
+pub(super) fn is_tracestate(fields: &Fields) -> bool {
     let mut keys: Vec<&[u8]> = Vec::new();
     for member in fields.list(Name::Tracestate) {
         let Some(at) = member.iter().position(|byte| *byte == b'=') else { return false };

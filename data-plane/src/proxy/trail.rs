@@ -1,4 +1,4 @@
-//! What becomes of one request, noted while it does, for those who listen: the access log, and who debugs.
+//! What becomes of one request, noted while it does, for those who listen: the access log, traces, and who debugs.
 //!
 //! There is one only where somebody listens, so every note costs a look at an `Option` where nobody does. It goes with the
 //! request from its head to the last byte of its answer, and is told when it is dropped: also when the client goes away
@@ -15,13 +15,14 @@ use http::{Method, Version};
 
 use super::{
     downstream::Client, fields::Fields, head::RequestHead, request_id::RequestId, response_body::Answer,
-    trace_context, worker::Worker,
+    trace_context, traced::Traced, worker::Worker,
 };
 use crate::{
     access_log::{AccessLog, Attempted, Entry, Outcome, Request},
     clock::Moment,
     routing::Tick,
     table::{FallbackKind, Replica},
+    traces::{Event, Story, Traceparent, Tracer, Tried},
 };
 
 /// Attempts that are told of one by one.
@@ -66,6 +67,8 @@ pub(super) struct Trail {
     request_id: RequestId,
     received: Rc<Cell<u64>>,
     told: RefCell<Told>,
+    /// If it is sampled.
+    traced: Option<Box<Traced>>,
     end: End,
     sent: u64,
 }
@@ -115,11 +118,16 @@ impl Trail {
         claimed: Option<&str>,
         request_id: &RequestId,
     ) -> Option<Box<Self>> {
-        if worker.access_log().is_none() && !worker.shows_replica() {
+        let traced = Traced::begin(worker, head, client.peer().scheme == "https");
+        if worker.access_log().is_none() && !worker.shows_replica() && traced.is_none() {
             return None;
         }
-        let asked = worker.access_log().map(|log| Asked::of(head, log));
-        Some(Self::new(worker, client, asked, claimed, *request_id))
+        let is_told = worker.access_log().is_some() || traced.is_some();
+        let has_query = worker.access_log().is_some_and(AccessLog::has_query);
+        let asked = is_told.then(|| Asked::of(head, has_query));
+        let mut trail = Self::new(worker, client, asked, claimed, *request_id);
+        trail.traced = traced;
+        Some(trail)
     }
 
     fn new(
@@ -138,6 +146,7 @@ impl Trail {
             request_id,
             received: Rc::default(),
             told: RefCell::default(),
+            traced: None,
             end: End::ClientGone,
             sent: 0,
         })
@@ -148,9 +157,28 @@ impl Trail {
         Rc::clone(&self.received)
     }
 
-    /// Which service it is for.
-    pub(super) fn found(&self, service: &str) {
+    /// Which service it is for, and by the path prefix of which explicit route.
+    pub(super) fn found(&self, service: &str, route: Option<&str>) {
         self.told.borrow_mut().service = Some(service.to_owned());
+        if let Some(traced) = &self.traced {
+            *traced.route.borrow_mut() = route.map(str::to_owned);
+        }
+    }
+
+    /// What is noted of it beside, if it is traced.
+    pub(super) fn traced(&self) -> Option<&Traced> {
+        self.traced.as_deref()
+    }
+
+    /// What the attempt of that number tells its replica, if it is traced.
+    pub(super) fn traceparent(&self, number: usize) -> Option<Traceparent> {
+        self.traced().map(|traced| traced.traceparent(number))
+    }
+
+    fn note(&self, event: Event) {
+        if let Some(traced) = &self.traced {
+            traced.note(self.worker.now(), event);
+        }
     }
 
     /// A replica is asked for the `number`th time, from `began` on.
@@ -178,16 +206,19 @@ impl Trail {
     /// Why the attempt that failed last is not followed by another.
     pub(super) fn stopped(&self, why: &'static str) {
         self.told.borrow_mut().stop = Some(why);
+        self.note(Event::Stopped(why));
     }
 
     /// Who answers in place of a failure.
     pub(super) fn fell_back(&self, kind: FallbackKind) {
         self.told.borrow_mut().fallback = Some(kind.as_str());
+        self.note(Event::FellBack(kind.as_str()));
     }
 
     /// What was done to it on purpose.
     pub(super) fn injected(&self, what: &'static str) {
         self.told.borrow_mut().fault = Some(what);
+        self.note(Event::FaultInjected(what));
     }
 
     /// Time that replicas took so far.
@@ -211,6 +242,45 @@ impl Trail {
     pub(super) fn finish(mut self: Box<Self>, end: End, sent: u64) {
         self.end = end;
         self.sent = sent;
+    }
+
+    fn trace(&self, tracer: &Tracer, traced: &Traced) {
+        let Some(asked) = &self.asked else { return };
+        let (began, now) = (self.began.tick, self.worker.now());
+        let told = self.told.take();
+        let attempts = told.attempts.into_iter().map(|attempt| Tried {
+            number: attempt.number,
+            replica: attempt.replica,
+            is_probe: attempt.is_probe,
+            began: attempt.began.since(began),
+            ended: attempt.ended,
+        });
+        tracer.tell(Story {
+            context: traced.context,
+            tracestate: traced.tracestate.clone(),
+            began: self.began.wall,
+            duration: now.since(began),
+            method: asked.method.clone(),
+            path: asked.path.clone(),
+            host: asked.host.clone(),
+            is_secure: traced.is_secure,
+            version: asked.version,
+            user_agent: asked.user_agent.clone(),
+            client: self.claimed.clone().unwrap_or_else(|| self.client.ip().to_owned()),
+            peer: self.client.ip().to_owned(),
+            service: told.service,
+            route: traced.route.take(),
+            status: told.status,
+            error: told.error,
+            end: self.end.as_str(),
+            received: self.received.get(),
+            sent: self.sent,
+            request_id: self.request_id.as_str().to_owned(),
+            sent_path: traced.sent_path.take(),
+            attempts: attempts.collect(),
+            attempt_count: told.attempt_count,
+            events: traced.take_events(began),
+        });
     }
 
     fn tell(&self, log: &AccessLog) {
@@ -263,11 +333,14 @@ impl Drop for Trail {
         if let Some(log) = self.worker.access_log() {
             self.tell(log);
         }
+        if let (Some(tracer), Some(traced)) = (self.worker.tracer(), &self.traced) {
+            self.trace(tracer, traced);
+        }
     }
 }
 
 impl Asked {
-    fn of(head: &RequestHead, log: &AccessLog) -> Self {
+    fn of(head: &RequestHead, has_query: bool) -> Self {
         let target = head.target();
         let (path, query) =
             target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
@@ -276,11 +349,11 @@ impl Asked {
             method: head.method.clone(),
             version: head.version,
             path: path.to_owned(),
-            query: query.filter(|_| log.has_query()).map(str::to_owned),
+            query: query.filter(|_| has_query).map(str::to_owned),
             host: head.host().map(str::to_owned),
             trace_id: trace_context::trace_id(fields).map(|id| String::from_utf8_lossy(id).into_owned()),
             user_agent: first(fields, "user-agent").map(<[u8]>::to_vec),
-            referer: first(fields, "referer").map(|referer| without_query(referer, log).to_vec()),
+            referer: first(fields, "referer").map(|referer| without_query(referer, has_query).to_vec()),
         }
     }
 
@@ -303,9 +376,9 @@ fn first<'a>(fields: &'a Fields, name: &str) -> Option<&'a [u8]> {
 }
 
 /// Another page's query holds as many secrets as this one's.
-fn without_query<'a>(referer: &'a [u8], log: &AccessLog) -> &'a [u8] {
+fn without_query(referer: &[u8], has_query: bool) -> &[u8] {
     let end = referer.iter().position(|byte| matches!(byte, b'?' | b'#'));
-    &referer[..end.filter(|_| !log.has_query()).unwrap_or(referer.len())]
+    &referer[..end.filter(|_| !has_query).unwrap_or(referer.len())]
 }
 
 impl Told {

@@ -45,7 +45,7 @@ use super::{
     stale::StaleAnswers,
     upstream::Pool,
 };
-use crate::{access_log::AccessLog, clock::Clock, routing::Tick, table::Table};
+use crate::{access_log::AccessLog, clock::Clock, routing::Tick, table::Table, traces::Tracer};
 use gateway_runtime::{
     Shutdown,
     accept::is_of_one_connection,
@@ -203,6 +203,10 @@ impl Worker {
 
     pub(super) fn access_log(&self) -> Option<&AccessLog> {
         self.config.access_log.as_deref()
+    }
+
+    pub(super) fn tracer(&self) -> Option<&Tracer> {
+        self.config.tracer.as_deref()
     }
 
     pub(super) fn proxy_headers(&self) -> Option<&ProxyHeaders> {

@@ -231,6 +231,7 @@ impl Gateway {
             domain: None,
             debug_headers: true,
             access_log: None,
+            tracer: None,
             proxy_headers: None,
             forwarding: Forwarding::default(),
             limits: Limits::default(),

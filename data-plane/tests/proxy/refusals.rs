@@ -103,6 +103,7 @@ async fn a_second_gateway_on_the_same_port_is_refused() {
         debug_headers: false,
         limits: data_plane::proxy::Limits::default(),
         access_log: None,
+        tracer: None,
         proxy_headers: None,
         forwarding: data_plane::proxy::Forwarding::default(),
         drain_delay: std::time::Duration::ZERO,

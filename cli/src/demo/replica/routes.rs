@@ -74,7 +74,8 @@ impl Service {
             Some(Kind::Slow(delay)) => tokio::time::sleep(delay).await,
             None => {}
         }
-        let default_delay = if path == "/messages/slow" { SLOW } else { Duration::ZERO };
+        let default_delay =
+            if matches!(path.as_str(), "/messages/slow" | "/slow") { SLOW } else { Duration::ZERO };
         match fault::duration(query(&request), "delay", default_delay) {
             Ok(delay) if delay.is_zero() => {}
             Ok(delay) => tokio::time::sleep(delay).await,
@@ -85,6 +86,12 @@ impl Service {
 
     async fn route(&self, path: &str, request: Request<Incoming>, mut random: impl FnMut() -> f64) -> Answer {
         const FAILED: StatusCode = StatusCode::INTERNAL_SERVER_ERROR;
+        // The routes that fail by design can be asked for with or without the folder of the messages.
+        let path = match path {
+            "/slow" | "/down" | "/unreliable" | "/flaky" | "/fallback" => format!("/messages{path}"),
+            _ => path.to_owned(),
+        };
+        let path = path.as_str();
         match path {
             "/" | "/hello" => self.text(StatusCode::OK, &format!("Hello from {}", self.id)),
             "/messages" | "/messages/slow" => self.json(StatusCode::OK, &messages::all()),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Ended, Ending, Journey, place::NoAttempt};
 use crate::{
-    proxy::{errors::GatewayError, pushback},
+    proxy::{errors::GatewayError, pushback, trail::Trail},
     routing::retry::{Progress, Proof, Pushback, RequestFacts, Stop, Verdict, decide},
     table::{AttemptPolicy, Replica, Unavailable},
 };
@@ -73,6 +73,9 @@ impl Journey<'_> {
 
     pub(super) fn give_up(&mut self, none: NoAttempt) -> Ending {
         self.stopped(none.as_str());
+        if let Some(traced) = self.trail.and_then(Trail::traced) {
+            traced.look_at(&self.service, self.worker.now());
+        }
         if self.last.is_some() {
             return self.end(Stop::NoOtherReplica, GatewayError::NoneReady);
         }

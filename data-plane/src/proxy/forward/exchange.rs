@@ -272,7 +272,8 @@ impl Journey<'_> {
     /// The same head for each attempt; the body from its first byte.
     fn outgoing(&self, policy: &AttemptPolicy, number: usize) -> Outgoing<'_, RequestBody> {
         let expects_continue = self.expects_continue && !self.source.has_begun();
-        let hints = AttemptHints { attempt: number, time: self.time_left(policy) };
+        let trace = self.trail.and_then(|trail| trail.traceparent(number));
+        let hints = AttemptHints { attempt: number, time: self.time_left(policy), trace };
         let body = self.source.attempt();
         Outgoing { head: &self.head, length: self.length, body, expects_continue, hints }
     }

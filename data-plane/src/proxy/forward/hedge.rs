@@ -20,6 +20,7 @@ use crate::{
     proxy::{attempt::Attempt, request_body::Arrival},
     routing::{Tick, retry::Proof},
     table::{AttemptPolicy, Replica},
+    traces,
 };
 
 /// What became of several attempts together.
@@ -84,6 +85,7 @@ impl Journey<'_> {
                     match self.begin_beside(&asked, policy) {
                         Some(attempt) => {
                             racers.push(self.enter(attempt, policy, &mut asked));
+                            self.note(|| traces::Event::Hedged(self.attempts.get()));
                             free -= 1;
                         }
                         None => free = 0,

@@ -36,6 +36,7 @@ use crate::{
         request_body::{Arrival, RequestBody},
     },
     routing::Fault,
+    traces::Traceparent,
 };
 
 /// Most interim responses (1xx) in front of one response.
@@ -428,6 +429,9 @@ fn request(
     for (name, value) in hints.fields() {
         fields.insert(name, value.into());
     }
+    if let Some(value) = hints.trace.and_then(|trace| trace.to_string().parse().ok()) {
+        fields.insert(Traceparent::NAME, value);
+    }
     // Trailers pass, whatever the client's own connection can carry.
     fields.insert(header::TE, HeaderValue::from_static("trailers"));
     *request.headers_mut() = fields;
@@ -441,7 +445,7 @@ mod tests {
     use super::*;
     use crate::proxy::fields::Fields;
 
-    const HINTS: AttemptHints = AttemptHints { attempt: 2, time: Duration::from_millis(800) };
+    const HINTS: AttemptHints = AttemptHints { attempt: 2, time: Duration::from_millis(800), trace: None };
 
     fn head(target: &str, fields: &[(&str, &str)]) -> RequestHead {
         let mut block = Fields::default();

@@ -36,6 +36,7 @@ pub(in crate::proxy) fn worker_of(table: Arc<Table>) -> (Rc<Worker>, Arc<PanicCo
         debug_headers: false,
         limits: Limits { connections: 9, ..Limits::default() },
         access_log: None,
+        tracer: None,
         proxy_headers: None,
         forwarding: Forwarding::default(),
         drain_delay: Duration::ZERO,

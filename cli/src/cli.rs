@@ -2,14 +2,17 @@
 
 use std::time::Duration;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, ArgMatches, Args, Parser, Subcommand, parser::ValueSource};
 
 use crate::{
     commands::{
-        breaker, check, demo, demo_replica, deregister, describe, dev, drain, end_override, events, explain,
-        fault, get, policy, register, release_guard, route, run, top, undrain,
+        breaker, check, config, demo, demo_replica, deregister, describe, dev, docs, drain, end_override,
+        events, explain, fault, get, policy, register, release_guard, route, run, top, undrain, validate,
+        wait,
     },
-    endpoint,
+    config::Contexts,
+    endpoint::{self, Origin},
+    error::{Error, Exit},
     output::{Chosen, Color, Output, Shown},
 };
 
@@ -33,6 +36,9 @@ pub(crate) struct Global {
     /// Control plane to talk to
     #[arg(short, long, global = true, env = "GWCTL_ENDPOINT", default_value = endpoint::DEFAULT, value_name = "URL")]
     pub(crate) endpoint: String,
+    /// Context of the configuration file, see gwctl config
+    #[arg(short, long, global = true, env = "GWCTL_CONTEXT", value_name = "NAME")]
+    pub(crate) context: Option<String>,
     /// What data on stdout looks like: table, wide (more columns), json (the API's own message), yaml, ndjson (a line for each
     /// item), name, csv (lists only) or jsonpath=PATH, e.g. jsonpath={.revision}
     #[arg(short, long, global = true, env = "GWCTL_OUTPUT", default_value = "table", value_name = "FORMAT")]
@@ -41,6 +47,15 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "GWCTL_TIMEOUT", default_value = "10s", value_name = "DURATION",
           value_parser = parse_timeout)]
     pub(crate) timeout: Duration,
+    /// Whether somebody set it for this run.
+    #[arg(skip)]
+    pub(crate) timeout_is_given: bool,
+    /// Wait for a control plane that is not there yet, at most as long as for a call
+    #[arg(long, global = true)]
+    pub(crate) wait_for_ready: bool,
+    /// What holds for this run, and where it is from.
+    #[arg(skip)]
+    pub(crate) settings: Vec<config::Setting>,
     /// Leave the headings of tables out
     #[arg(long, global = true)]
     pub(crate) no_headers: bool,
@@ -58,7 +73,7 @@ pub(crate) struct Global {
     pub(crate) no_input: bool,
 }
 
-fn parse_timeout(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(timeout) if timeout.is_zero() => Err("no call takes no time".into()),
         parsed => parsed.map_err(|error| error.to_string()),
@@ -70,6 +85,73 @@ impl Global {
     pub(crate) fn output(&self) -> Output {
         let Chosen { format, document, csv } = self.output.clone();
         Output { format, document, csv, headings: !self.no_headers, quiet: self.quiet }
+    }
+}
+
+impl Cli {
+    /// Takes the values of the context in use for what neither a flag nor the environment says; yields where the endpoint is
+    /// from. To be called once.
+    ///
+    /// # Errors
+    /// A file of contexts that cannot be read, a context that does not exist, and a value in it that cannot be used.
+    pub(crate) fn settle(&mut self, matches: &ArgMatches) -> Result<Origin, Error> {
+        let said = |id: &str, variable: &str| config::origin(matches, id, variable);
+        self.global.timeout_is_given = matches.value_source("timeout") == Some(ValueSource::CommandLine);
+        let mut origin = Origin::of(matches);
+        // What mends or shows the file must work without it, and so must what needs no control plane.
+        let needs_none = matches!(
+            self.command,
+            Command::Completion { .. } | Command::Docs(_) | Command::Version | Command::RunOrphans(_)
+        );
+        let mends =
+            matches!(&self.command, Command::Config(verb) if !matches!(verb, config::Verb::View { .. }));
+        let is_server = self.command.is_server() || matches!(self.command, Command::DemoReplica(_));
+        if needs_none || mends || is_server {
+            return Ok(origin);
+        }
+        let contexts = Contexts::load(crate::config::path().as_deref())?;
+        let in_use = contexts.in_use(self.global.context.as_deref())?;
+        let mut settings = Vec::new();
+        let mut settle = |key: &'static str, variable: &str, value: Option<&String>| {
+            let (origin, value) = match (said(key, variable), value.zip(in_use)) {
+                (Some(said), _) => (said, None),
+                (None, Some((value, (name, _)))) => (format!("context {name}"), Some(value.clone())),
+                (None, None) => ("default".to_owned(), None),
+            };
+            settings.push(config::Setting { key, value: String::new(), origin });
+            value
+        };
+        let context = in_use.map(|(_, context)| context);
+        if let Some(url) = settle("endpoint", "GWCTL_ENDPOINT", context.and_then(|c| c.endpoint.as_ref())) {
+            self.global.endpoint = url;
+            origin = Origin::Context;
+        }
+        let refused = |key: &str, why: String| {
+            Error::new(Exit::Usage, format!("{key} of the context in use {why}"))
+                .hint("see  gwctl config contexts")
+        };
+        let mut output = "table".to_owned();
+        if let Some(text) = settle("output", "GWCTL_OUTPUT", context.and_then(|c| c.output.as_ref())) {
+            self.global.output = text.parse().map_err(|why| refused("output", why))?;
+            output = text;
+        } else if let Some(text) = matches.get_raw("output").and_then(|mut raw| raw.next_back()) {
+            output = text.to_string_lossy().into_owned();
+        }
+        if let Some(text) = settle("timeout", "GWCTL_TIMEOUT", context.and_then(|c| c.timeout.as_ref())) {
+            self.global.timeout = parse_timeout(&text).map_err(|why| refused("timeout", why))?;
+        }
+        let timeout = humantime::format_duration(self.global.timeout).to_string();
+        for (setting, value) in settings.iter_mut().zip([self.global.endpoint.clone(), output, timeout]) {
+            setting.value = value;
+        }
+        let name = in_use.map_or("-", |(name, _)| name).to_owned();
+        let chosen = said("context", "GWCTL_CONTEXT").unwrap_or_else(|| match in_use {
+            Some(_) => "current-context of the file".to_owned(),
+            None => "default".to_owned(),
+        });
+        settings.insert(0, config::Setting { key: "context", value: name, origin: chosen });
+        self.global.settings = settings;
+        Ok(origin)
     }
 }
 
@@ -118,6 +200,10 @@ pub(crate) enum Command {
     EndOverride(end_override::Args),
     /// Check the control plane, the data planes and the services
     Check(check::Args),
+    /// Wait until a service is ready, a replica drained or gone, a breaker closed, or every data plane in sync
+    Wait(wait::Args),
+    /// Check a data plane's static file by the code that reads it in earnest
+    Validate(validate::Args),
     /// Keep a program running, and registered while it is ready
     Run(run::Args),
     /// Ends the programs of a supervisor that was killed
@@ -130,6 +216,17 @@ pub(crate) enum Command {
     /// One replica of the demo service
     #[command(hide = true)]
     DemoReplica(demo_replica::Args),
+    /// Named control planes, which of them is in use, and where each setting is from
+    #[command(subcommand)]
+    Config(config::Verb),
+    /// Print a script that completes commands and flags in a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages, or the reference
+    #[command(subcommand)]
+    Docs(docs::Kind),
     /// Print the version
     Version,
 }
@@ -146,7 +243,6 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
-    use crate::endpoint::Origin;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(line.split_whitespace())
@@ -216,6 +312,19 @@ mod tests {
             "gwctl run --service orders -- python3 app.py -e x --port $PORT",
             "gwctl run --service orders --port 8080 --health http:/health --no-restart -- app",
             "gwctl run --service orders --replicas 3 --max-restarts 5 --stop-signal QUIT -- app",
+            "gwctl wait orders --for ready --count 2 --timeout 1m",
+            "gwctl wait orders/r-1 --for breaker=half-open",
+            "gwctl wait --synced",
+            "gwctl validate services.toml --allow-fault-injection",
+            "gwctl policy validate -f policies -f -",
+            "gwctl policy diff -f policies --prune",
+            "gwctl policy apply -f policies --dry-run --reason rollout",
+            "gwctl config view --show-origin",
+            "gwctl config set -c prod endpoint http://h:1",
+            "gwctl config use prod",
+            "gwctl completion zsh",
+            "gwctl docs man target/man",
+            "gwctl get services --wait-for-ready -c prod",
             "gwctl top",
             "gwctl top orders --interval 2s --once -o json",
             "gwctl version",
@@ -256,6 +365,9 @@ mod tests {
             ("gwctl route set shop", "<FIELD=VALUE>"),
             ("gwctl route set shop hots=a", "did you mean \"host\"?"),
             ("gwctl route get Shop", "may hold only a-z"),
+            ("gwctl wait", "<SERVICE[/REPLICA]>"),
+            ("gwctl wait orders --for red", "is ready, drained, deleted"),
+            ("gwctl policy apply", "--file <PATH>"),
             ("gwctl run --service orders", "<COMMAND>"),
             ("gwctl run --service orders --port 0 -- app", "is \"auto\" or a number in 1..=65535"),
             ("gwctl run --service orders --health udp -- app", "is tcp, http:/PATH"),

@@ -13,11 +13,13 @@ use crate::{
 
 pub(crate) mod breaker;
 pub(crate) mod check;
+pub(crate) mod config;
 pub(crate) mod demo;
 pub(crate) mod demo_replica;
 pub(crate) mod deregister;
 pub(crate) mod describe;
 pub(crate) mod dev;
+pub(crate) mod docs;
 pub(crate) mod drain;
 pub(crate) mod end_override;
 pub(crate) mod events;
@@ -31,6 +33,8 @@ pub(crate) mod route;
 pub(crate) mod run;
 pub(crate) mod top;
 pub(crate) mod undrain;
+pub(crate) mod validate;
+pub(crate) mod wait;
 
 /// Whether data planes send it new requests, by what the registry says of it.
 fn is_ready(replica: &Replica) -> bool {
@@ -63,7 +67,14 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
         Command::Drain(args) => drain::run(args, &connect().await?, &output).await,
         Command::Undrain(args) => undrain::run(args, &connect().await?, &output).await,
         Command::Breaker(verb) => breaker::run(verb, &connect().await?, &output).await,
+        // That needs no control plane.
+        Command::Policy(policy::Verb::Validate(args)) => policy::validate(&args, &output),
         Command::Policy(verb) => policy::run(verb, &connect().await?, &output).await,
+        Command::Wait(args) => wait::run(args, global, origin, &output).await,
+        Command::Validate(args) => validate::run(&args, &output),
+        Command::Config(verb) => config::run(verb, global.context.as_deref(), &global.settings, &output),
+        Command::Completion { shell } => docs::completion(shell, &output),
+        Command::Docs(kind) => docs::run(&kind, &output),
         Command::Fault(verb) => fault::run(verb, &connect().await?, &output).await,
         Command::Route(verb) => route::run(verb, &connect().await?, &output).await,
         Command::ReleaseGuard(args) => release_guard::run(args, &connect().await?, &output).await,

@@ -24,6 +24,7 @@ use crate::{
     cli::Global,
     endpoint::{Endpoint, Origin},
     error::{Error, Exit},
+    progress::Progress,
     status::{Subject, explain, is_foreign},
 };
 
@@ -40,6 +41,8 @@ pub(crate) use data_plane::get as get_from_data_plane;
 pub(crate) use pages::{Query, Scope};
 pub(crate) use probe::Probed;
 
+/// Between two tries to reach a control plane that may not be there yet.
+const READY_INTERVAL: Duration = Duration::from_millis(200);
 /// A page of a thousand replicas with all the labels they may have.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
@@ -63,11 +66,19 @@ impl Control {
     /// A usage error for a bad URL; [`Exit::Unreachable`] when nobody answers there.
     pub(crate) async fn connect(global: &Global, origin: Origin) -> Result<Self, Error> {
         let endpoint = Endpoint::parse(&global.endpoint, origin)?;
-        let channel = Channel::builder(endpoint.uri.clone())
-            .connect_timeout(global.timeout)
-            .connect()
-            .await
-            .map_err(|error| unreachable_error(&endpoint, &error))?;
+        let connecting = Channel::builder(endpoint.uri.clone()).connect_timeout(global.timeout);
+        let deadline = Instant::now() + global.timeout;
+        let mut progress = Progress::new(&global.output());
+        let channel = loop {
+            match connecting.connect().await {
+                Ok(channel) => break channel,
+                Err(_) if global.wait_for_ready && Instant::now() + READY_INTERVAL < deadline => {
+                    progress.tell(&format!("waiting for the control plane at {endpoint}"));
+                    tokio::time::sleep(READY_INTERVAL).await;
+                }
+                Err(error) => return Err(unreachable_error(&endpoint, &error)),
+            }
+        };
         Ok(Self::over(channel, endpoint, global.timeout, global.verbose))
     }
 

@@ -16,6 +16,8 @@ pub(crate) const DEFAULT: &str = "http://127.0.0.1:7400";
 pub(crate) enum Origin {
     Flag,
     Environment,
+    /// The file of contexts.
+    Context,
     Default,
 }
 
@@ -34,6 +36,7 @@ impl Origin {
         match self {
             Self::Flag => "the endpoint comes from --endpoint",
             Self::Environment => "the endpoint comes from GWCTL_ENDPOINT",
+            Self::Context => "the endpoint comes from the context in use: gwctl config view --show-origin",
             Self::Default => {
                 "the endpoint is the built-in default: neither --endpoint nor GWCTL_ENDPOINT is set"
             }

@@ -7,12 +7,14 @@ mod age;
 mod authorship;
 mod cli;
 mod commands;
+mod config;
 mod control;
 mod demo;
 mod endpoint;
 mod error;
 mod output;
 mod planes;
+mod progress;
 mod rollout;
 mod run;
 mod screen;
@@ -40,10 +42,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     cli.global.color.apply();
+    let settled = cli.settle(&matches);
     let format = cli.global.output.format;
-    match run(cli, Origin::of(&matches)) {
+    match settled.and_then(|origin| run(cli, origin)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error, format),
     }

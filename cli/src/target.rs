@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use gateway_proto::{Invalid, ReplicaKey, ServiceName, v1};
+use gateway_proto::{Invalid, ReplicaKey, ServiceName, nearest::nearest, v1};
 
 use crate::error::{Error, Exit};
 
@@ -45,11 +45,17 @@ impl Target {
             replicas.iter().filter(|replica| replica.replica_id.starts_with(&self.prefix)).collect();
         match fitting[..] {
             [one] => Ok(one),
-            [] => Err(Error::new(
-                Exit::NotFound,
-                format!("{} has no replica \"{}\"", self.service, self.prefix),
-            )
-            .hint(format!("gwctl get replicas {}", self.service))),
+            [] => {
+                let known = replicas.iter().map(|replica| replica.replica_id.as_str());
+                let mut error = Error::new(
+                    Exit::NotFound,
+                    format!("{} has no replica \"{}\"", self.service, self.prefix),
+                );
+                error
+                    .hints
+                    .extend(nearest(&self.prefix, known).map(|name| format!("did you mean \"{name}\"?")));
+                Err(error.hint(format!("gwctl get replicas {}", self.service)))
+            }
             _ => Err(Error::new(Exit::Usage, format!("\"{self}\" could be {} replicas", fitting.len()))
                 .because(
                     fitting.iter().map(|replica| replica.replica_id.as_str()).collect::<Vec<_>>().join(", "),
@@ -103,6 +109,12 @@ mod tests {
     fn a_beginning_of_none_is_not_found() {
         let error = find("orders/x", &["r-1"]).unwrap_err();
         assert_eq!((error.exit, error.headline.as_str()), (Exit::NotFound, "orders has no replica \"x\""));
+    }
+
+    #[test]
+    fn a_typing_mistake_finds_what_was_meant() {
+        let error = find("orders/r-7f3x", &["r-7f3k", "r-91xq"]).unwrap_err();
+        assert_eq!(error.hints[0], "did you mean \"r-7f3k\"?");
     }
 
     #[test]

@@ -38,6 +38,7 @@ mod rest;
 mod rotation;
 mod routes;
 mod run;
+mod scripting;
 mod startup;
 mod static_file;
 mod statistics;

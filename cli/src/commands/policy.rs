@@ -7,12 +7,15 @@ use gateway_proto::{Invalid, ServiceName};
 
 use crate::{control::Control, error::Error, output::Output};
 
+mod apply;
 mod assignment;
 mod diff;
 mod edit;
+mod files;
 mod get;
 mod what_if;
 
+pub(in crate::commands) use apply::validate;
 pub(super) use diff::doubt_about;
 pub(super) use get::list;
 
@@ -27,6 +30,12 @@ pub(crate) enum Verb {
     Unset(edit::Unset),
     /// Replay recorded outcomes by other breaker rules: how often would they have opened, what would that have saved
     WhatIf(what_if::Args),
+    /// Check policies in files, without a control plane
+    Validate(apply::Validate),
+    /// Show how the stored policies differ from those in files; exit code 1 when they do
+    Diff(apply::Diff),
+    /// Make the stored policies those in files
+    Apply(apply::Apply),
     /// Remove all of a service's policy, or that of '*'
     Delete(edit::Delete),
 }
@@ -42,6 +51,9 @@ pub(crate) async fn run(verb: Verb, control: &Control, output: &Output) -> Resul
         Verb::Set(args) => edit::set(args, control, output).await,
         Verb::Unset(args) => edit::unset(args, control, output).await,
         Verb::WhatIf(args) => what_if::run(args, control, output).await,
+        Verb::Validate(args) => validate(&args, output),
+        Verb::Diff(args) => apply::diff(args, control, output).await,
+        Verb::Apply(args) => apply::apply(args, control, output).await,
         Verb::Delete(args) => edit::delete(args, control, output).await,
     }
 }

@@ -42,12 +42,13 @@ impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}\n", self.scenario.title())?;
         if self.scenario == Scenario::Idle {
-            writeln!(f, "| proxy | for each connection | RSS |\n|---|---|---|")?;
+            writeln!(f, "| proxy | for each connection | RSS | at most |\n|---|---|---|---|")?;
             for (name, rounds) in &self.rows {
                 let median = |value: fn(&Measured) -> f64| median(rounds, value);
                 // Memory once taken is seldom given back: the first round tells what connections need.
                 let each = rounds.iter().map(|round| round.per_connection).fold(0.0, f64::max);
-                writeln!(f, "| {name} | {each:.2} KiB | {:.1} MiB |", median(|round| round.resident))?;
+                let (resident, peak) = (median(|round| round.resident), median(|round| round.peak));
+                writeln!(f, "| {name} | {each:.2} KiB | {resident:.1} MiB | {peak:.1} MiB |")?;
             }
             return Ok(());
         }

@@ -49,6 +49,8 @@ pub(crate) struct Measured {
     pub(crate) failures: f64,
     /// MiB that are resident after it.
     pub(crate) resident: f64,
+    /// The most that ever were.
+    pub(crate) peak: f64,
     /// KiB for each idle connection.
     pub(crate) per_connection: f64,
 }
@@ -132,7 +134,7 @@ fn measured(mut seen: Seen, cpu: Duration, resident: f64) -> Measured {
         p999: rank(0.999),
         failures: seen.failures as f64,
         resident: resident / 1024.0 / 1024.0,
-        per_connection: 0.0,
+        ..Measured::default()
     }
 }
 
@@ -146,6 +148,7 @@ async fn idle(peer: &Peer, limit: Duration) -> Result<Measured> {
     tokio::time::sleep(Duration::from_millis(500)).await;
     Ok(Measured {
         resident: resident / 1024.0 / 1024.0,
+        peak: usage::resident_peak(peer.pid())? / 1024.0 / 1024.0,
         per_connection: (resident - before).max(0.0) / 1024.0 / IDLE as f64,
         ..Measured::default()
     })

@@ -133,7 +133,6 @@ async fn serve(mut stream: TcpStream, answers: &Answers, failing: Option<&Atomic
 /// What a head says of its body's length.
 pub(crate) fn content_length(head: &str) -> usize {
     let fields = head.lines().filter_map(|line| line.split_once(':'));
-    let length =
-        fields.filter(|(name, _)| name.eq_ignore_ascii_case("content-length")).map(|(_, value)| value);
-    length.last().and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+    let mut lengths = fields.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    lengths.next().and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(0)
 }

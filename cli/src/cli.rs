@@ -7,10 +7,10 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use crate::{
     commands::{
         breaker, check, demo, demo_replica, deregister, describe, dev, drain, end_override, events, explain,
-        fault, get, policy, register, release_guard, route, run, undrain,
+        fault, get, policy, register, release_guard, route, run, top, undrain,
     },
     endpoint,
-    output::{Color, Format, Output},
+    output::{Chosen, Color, Output, Shown},
 };
 
 /// Looks into the gateway, acts on it, and tries it out.
@@ -33,9 +33,10 @@ pub(crate) struct Global {
     /// Control plane to talk to
     #[arg(short, long, global = true, env = "GWCTL_ENDPOINT", default_value = endpoint::DEFAULT, value_name = "URL")]
     pub(crate) endpoint: String,
-    /// What data on stdout looks like
+    /// What data on stdout looks like: table, wide (more columns), json (the API's own message), yaml, ndjson (a line for each
+    /// item), name, csv (lists only) or jsonpath=PATH, e.g. jsonpath={.revision}
     #[arg(short, long, global = true, env = "GWCTL_OUTPUT", default_value = "table", value_name = "FORMAT")]
-    pub(crate) output: Format,
+    pub(crate) output: Chosen,
     /// Longest wait for each call, such as 500ms, 10s or 1m
     #[arg(long, global = true, env = "GWCTL_TIMEOUT", default_value = "10s", value_name = "DURATION",
           value_parser = parse_timeout)]
@@ -67,7 +68,8 @@ fn parse_timeout(text: &str) -> Result<Duration, String> {
 impl Global {
     /// How this run prints.
     pub(crate) fn output(&self) -> Output {
-        Output { format: self.output, headings: !self.no_headers, quiet: self.quiet }
+        let Chosen { format, document, csv } = self.output.clone();
+        Output { format, document, csv, headings: !self.no_headers, quiet: self.quiet }
     }
 }
 
@@ -75,15 +77,21 @@ impl Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List services, replicas, breakers, data planes, policies, overrides or events
-    #[command(subcommand)]
-    Get(get::Noun),
+    Get(get::Args),
     /// Show everything about one replica
     #[command(subcommand)]
     Describe(describe::Noun),
     /// Say why a replica gets requests or does not: where, since when, until when, and what to do
     Explain(explain::Args),
     /// List past events, or watch them happen
-    Events(events::Args),
+    Events {
+        #[command(flatten)]
+        args: events::Args,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Who gets how many requests and how they fare, worst first, as it happens
+    Top(top::Args),
     /// Register a replica
     Register(register::Args),
     /// Remove a replica
@@ -161,7 +169,9 @@ mod tests {
             "gwctl events --filter severity>=WARNING",
             "gwctl get rep",
             "gwctl get br orders -a",
-            "gwctl get dp",
+            "gwctl get dp -w --columns node,state --sort-by node:desc",
+            "gwctl get replicas -l team=web --watch=append -o csv",
+            "gwctl get -w services -o jsonpath={.services[*].service}",
             "gwctl get node",
             "gwctl get ev",
             "gwctl describe replica orders/r-1",
@@ -206,6 +216,8 @@ mod tests {
             "gwctl run --service orders -- python3 app.py -e x --port $PORT",
             "gwctl run --service orders --port 8080 --health http:/health --no-restart -- app",
             "gwctl run --service orders --replicas 3 --max-restarts 5 --stop-signal QUIT -- app",
+            "gwctl top",
+            "gwctl top orders --interval 2s --once -o json",
             "gwctl version",
         ] {
             assert!(parse(line).is_ok(), "{line}");
@@ -251,6 +263,8 @@ mod tests {
             ("gwctl run --service orders --no-restart --restart always -- app", "cannot be used with"),
             ("gwctl demo --rate 0", "not in 1..=1000"),
             ("gwctl dev --random-ports --port-offset 1", "cannot be used with"),
+            ("gwctl get services -o xml", "is one of table, wide, json"),
+            ("gwctl get services -o jsonpath={.a[}", "has no index before"),
             ("gwctl get services --timeout soon", "expected number"),
             ("gwctl get services --timeout 0s", "no call takes no time"),
         ] {

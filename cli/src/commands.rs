@@ -29,6 +29,7 @@ pub(crate) mod register;
 pub(crate) mod release_guard;
 pub(crate) mod route;
 pub(crate) mod run;
+pub(crate) mod top;
 pub(crate) mod undrain;
 
 /// Whether data planes send it new requests, by what the registry says of it.
@@ -46,11 +47,15 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
     let Cli { global, command } = cli;
     let output = global.output();
     let connect = || Control::connect(&global, origin);
+    if !matches!(command, Command::Get(_) | Command::Events { .. } | Command::Top(_)) {
+        output.must_not_be_csv()?;
+    }
     match command {
-        Command::Get(noun) => get::run(noun, &connect().await?, &output).await,
+        Command::Get(args) => get::run(args, &connect().await?, &output).await,
         Command::Describe(noun) => describe::run(noun, &connect().await?, &output).await,
         Command::Explain(args) => explain::run(args, &global, origin, &output).await,
-        Command::Events(args) => events::run(args, &connect().await?, &output).await,
+        Command::Events { args, shown } => events::run(args, &shown, &connect().await?, &output).await,
+        Command::Top(args) => top::run(args, &connect().await?, &output).await,
         Command::Register(args) => register::run(args, &connect().await?, &output).await,
         Command::Deregister(args) => {
             deregister::run(args, &connect().await?, &output, !global.no_input).await
@@ -77,7 +82,7 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
 fn version(output: &Output) -> Result<(), Error> {
     const VERSION: &str = env!("CARGO_PKG_VERSION");
     match output.format {
-        Format::Json => output.data(format_args!("{:#}\n", json!({"version": VERSION}))),
+        Format::Json => output.value(&json!({"version": VERSION})),
         Format::Table | Format::Wide | Format::Name => output.data(format_args!("gwctl {VERSION}\n")),
     }
 }

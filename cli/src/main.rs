@@ -15,10 +15,13 @@ mod output;
 mod planes;
 mod rollout;
 mod run;
+mod screen;
 mod status;
 mod table;
 mod target;
 mod terminal;
+mod top;
+mod watch;
 
 use std::{io::Write as _, process::ExitCode};
 
@@ -39,7 +42,7 @@ fn main() -> ExitCode {
     let matches = Cli::command().get_matches();
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     cli.global.color.apply();
-    let format = cli.global.output;
+    let format = cli.global.output.format;
     match run(cli, Origin::of(&matches)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error, format),

@@ -1,25 +1,83 @@
 //! Where output goes: data to stdout, everything else to stderr.
 
-use std::{fmt, io::Write as _};
+mod json_path;
+mod listing;
+mod yaml;
+
+use std::{fmt, io::Write as _, str::FromStr};
 
 use anstream::ColorChoice;
 use clap::ValueEnum;
 use gateway_proto::json::to_json;
 use prost::{Message, Name};
+use serde_json::Value;
 
-use crate::{error::Error, terminal::printable};
+pub(crate) use self::{
+    json_path::JsonPath,
+    listing::{Listing, Shown, id as column_id},
+};
+use crate::{
+    error::{Error, Exit},
+    table::Table,
+    terminal::printable,
+};
 
-/// What data looks like on stdout. Tables may change between versions; `json` and `name` may not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+/// What data looks like on stdout. Tables may change between versions; `json`, `name`, and the names of columns may not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
     /// Columns for people
     Table,
     /// More columns
     Wide,
-    /// The API's own message as proto3 JSON, all pages in one
+    /// The API's own message as proto3 JSON, all pages in one, written as a [`Document`]
     Json,
     /// One name a line: SERVICE, SERVICE/REPLICA or an id
     Name,
+}
+
+/// How a document is written.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Document {
+    /// Indented JSON.
+    Json,
+    Yaml,
+    /// A line for each item of a list, and one for anything else.
+    Ndjson,
+    /// What a path finds in it; read once, and kept as long as the process.
+    Path(&'static JsonPath),
+}
+
+/// What `--output` says.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Chosen {
+    pub(crate) format: Format,
+    pub(crate) document: Document,
+    /// A table with commas between its cells.
+    pub(crate) csv: bool,
+}
+
+impl FromStr for Chosen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let chosen = |format, document| Ok(Self { format, document, csv: text == "csv" });
+        match text {
+            "table" => chosen(Format::Table, Document::Json),
+            // All there is: who reads columns by name does not mind more of them.
+            "wide" | "csv" => chosen(Format::Wide, Document::Json),
+            "json" => chosen(Format::Json, Document::Json),
+            "yaml" => chosen(Format::Json, Document::Yaml),
+            "ndjson" => chosen(Format::Json, Document::Ndjson),
+            "name" => chosen(Format::Name, Document::Json),
+            _ => match text.strip_prefix("jsonpath=") {
+                Some(path) => {
+                    let path: JsonPath = path.parse().map_err(|why| format!("the path {path} {why}"))?;
+                    chosen(Format::Json, Document::Path(Box::leak(Box::new(path))))
+                }
+                None => Err("is one of table, wide, json, yaml, ndjson, name, csv, jsonpath=PATH".into()),
+            },
+        }
+    }
 }
 
 /// When to use colour.
@@ -49,6 +107,8 @@ impl Color {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Output {
     pub(crate) format: Format,
+    pub(crate) document: Document,
+    pub(crate) csv: bool,
     pub(crate) headings: bool,
     pub(crate) quiet: bool,
 }
@@ -74,12 +134,86 @@ impl Output {
         Ok(out.flush()?)
     }
 
-    /// Prints a message as indented proto3 JSON.
+    /// Prints a message as proto3 JSON, or however documents are to be written.
     ///
     /// # Errors
     /// As [`Output::data`].
     pub(crate) fn message<M: Message + Name>(&self, message: &M) -> Result<(), Error> {
-        self.data(format_args!("{:#}\n", to_json(message)))
+        self.value(&to_json(message))
+    }
+
+    /// Prints a document.
+    ///
+    /// # Errors
+    /// As [`Output::data`].
+    pub(crate) fn value(&self, value: &Value) -> Result<(), Error> {
+        match &self.document {
+            Document::Json => self.data(format_args!("{value:#}\n")),
+            Document::Yaml => self.data(yaml::to_yaml(value)),
+            Document::Ndjson => self.data(format_args!("{value}\n")),
+            Document::Path(path) => self.data(path.lines(value)),
+        }
+    }
+
+    /// Prints a table, in the way that was asked for.
+    ///
+    /// # Errors
+    /// As [`Output::data`].
+    pub(crate) fn table(&self, table: Table) -> Result<(), Error> {
+        let table = table.with_headings(self.headings);
+        if self.csv { self.data(table.to_csv()) } else { self.data(table) }
+    }
+
+    /// Whether rows are needed: for a table, or to sort by.
+    pub(crate) fn needs_rows(&self, shown: &Shown) -> bool {
+        matches!(self.format, Format::Table | Format::Wide) || shown.sort_by.is_some()
+    }
+
+    /// Prints a list.
+    ///
+    /// # Errors
+    /// A usage error for a column that does not exist, and as [`Output::data`].
+    pub(crate) fn listing(&self, mut listing: Listing, shown: &Shown) -> Result<(), Error> {
+        if let Some(by) = &shown.sort_by {
+            listing.sort(by)?;
+        }
+        match (self.format, &self.document) {
+            (Format::Json, Document::Ndjson) => {
+                self.data(listing.items.iter().map(|item| format!("{}\n", item.object)).collect::<String>())
+            }
+            (Format::Json, _) => self.value(&listing.document()),
+            (Format::Name, _) => self.data(listing.names()),
+            (Format::Table | Format::Wide, _) => {
+                self.table(listing.table(&shown.columns)?)?;
+                listing.notes.iter().for_each(|note| self.note(note));
+                Ok(())
+            }
+        }
+    }
+
+    /// Refuses a format that only lists have.
+    ///
+    /// # Errors
+    /// A usage error for csv.
+    pub(crate) fn must_not_be_csv(&self) -> Result<(), Error> {
+        if !self.csv {
+            return Ok(());
+        }
+        Err(Error::new(Exit::Usage, "csv is for lists: gwctl get …").hint("use  -o json  here"))
+    }
+
+    /// Does `work` until it is done, or until the reader of stdout has gone: what prints seldom would not notice.
+    ///
+    /// # Errors
+    /// As `work`; [`Exit::PipeClosed`] when nobody reads.
+    pub(crate) async fn while_read(
+        &self,
+        work: impl Future<Output = Result<(), Error>>,
+    ) -> Result<(), Error> {
+        tokio::select! {
+            done = work => done,
+            () = reader_gone() => Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe).into()),
+        }
     }
 
     /// Prints a line for people to stderr, made printable; nothing with `--quiet`.
@@ -88,5 +222,47 @@ impl Output {
             // Nobody can be told that stderr is closed.
             let _ = writeln!(anstream::stderr(), "{}", printable(&text.to_string()));
         }
+    }
+}
+
+/// Completes when a pipe's reader has gone, looked at now and then. A file or a terminal has no such reader.
+async fn reader_gone() {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    const INTERVAL: std::time::Duration = std::time::Duration::from_millis(500);
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        let stdout = std::io::stdout();
+        // Asked for nothing, the system still tells of errors; a closed pipe is one.
+        let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let is_told = poll(&mut watched, Some(&at_once)).is_ok_and(|count| count > 0);
+        if is_told && watched[0].revents().contains(PollFlags::ERR) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+impl Output {
+    /// For tests.
+    pub(crate) fn plain(format: Format) -> Self {
+        Self { format, document: Document::Json, csv: false, headings: true, quiet: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_format_is_a_shape_and_a_way_to_write_it() {
+        let parse = |text: &str| text.parse::<Chosen>();
+        assert_eq!(parse("yaml").unwrap().document, Document::Yaml);
+        assert_eq!(parse("ndjson").unwrap().format, Format::Json);
+        let csv = parse("csv").unwrap();
+        assert!(csv.csv && csv.format == Format::Wide);
+        assert!(matches!(parse("jsonpath={.a[*].b}").unwrap().document, Document::Path(_)));
+        assert!(parse("jsonpath={.a[}").unwrap_err().contains("has no index"));
+        assert!(parse("xml").unwrap_err().contains("is one of table, wide"));
     }
 }

@@ -31,7 +31,15 @@ impl Cell {
     pub(crate) fn styled(text: &str, style: Style) -> Self {
         Self { text: printable(text).into_owned(), style }
     }
+
+    /// What it says, without its style.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
 }
+
+/// The cells of a line.
+pub(crate) type Row = Vec<Cell>;
 
 impl<T: AsRef<str>> From<T> for Cell {
     fn from(text: T) -> Self {
@@ -72,6 +80,26 @@ impl Table {
     pub(crate) fn push(&mut self, row: Vec<Cell>) {
         debug_assert_eq!(row.len(), self.headings.len(), "a row has one cell for each heading");
         self.rows.push(row);
+    }
+
+    /// Its headings and its rows.
+    pub(crate) fn into_parts(self) -> (Vec<&'static str>, Vec<Row>) {
+        (self.headings, self.rows)
+    }
+
+    /// As RFC 4180 has it, lines ended by a line feed; the headings in lower case, as names of columns.
+    pub(crate) fn to_csv(&self) -> String {
+        let field = |text: &str| {
+            let is_plain = !text.contains([',', '"', ' ']) && !text.is_empty();
+            if is_plain { text.to_owned() } else { format!("\"{}\"", text.replace('"', "\"\"")) }
+        };
+        let headings: Vec<_> = self.headings.iter().map(|text| crate::output::column_id(text)).collect();
+        let headings = self.with_headings.then(|| headings.join(","));
+        let rows = self
+            .rows
+            .iter()
+            .map(|row| row.iter().map(|cell| field(&cell.text)).collect::<Vec<_>>().join(","));
+        headings.into_iter().chain(rows).map(|line| line + "\n").collect()
     }
 
     /// Whether it has no rows.
@@ -140,6 +168,15 @@ mod tests {
         let mut table = Table::new(["LABEL"]);
         table.push(vec!["\x1b[2Jx\ny".into()]);
         assert_eq!(plain(&table), "LABEL\n\\u{1b}[2Jx\\ny\n");
+    }
+
+    #[test]
+    fn csv_quotes_what_has_to_be_quoted() {
+        let mut table = Table::new(["NAME", "LAST ERROR"]);
+        table.push(vec![Cell::styled("a", ALARM), "said \"no\", twice".into()]);
+        table.push(vec!["b".into(), "".into()]);
+        assert_eq!(table.to_csv(), "name,last_error\na,\"said \"\"no\"\", twice\"\nb,\"\"\n");
+        assert_eq!(table.with_headings(false).to_csv().lines().count(), 2);
     }
 
     #[test]

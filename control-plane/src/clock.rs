@@ -11,3 +11,9 @@ pub(crate) fn now() -> Instant {
 pub(crate) fn wall() -> SystemTime {
     SystemTime::now()
 }
+
+/// The wall clock as browsers count: milliseconds since 1970.
+pub(crate) fn unix_millis() -> u64 {
+    let since = wall().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

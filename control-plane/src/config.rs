@@ -46,6 +46,11 @@ pub struct Args {
     /// Let policies inject faults into requests on purpose, each for 24h at most. Data planes need the same flag
     #[arg(long, env = "GW_ALLOW_FAULT_INJECTION", value_parser = FalseyValueParser::new())]
     pub allow_fault_injection: bool,
+
+    /// Let web pages of this server, its dashboard, change things although it listens beyond this machine: whoever
+    /// reaches it can. Programs always can
+    #[arg(long, env = "GW_ALLOW_DASHBOARD_WRITES", value_parser = FalseyValueParser::new())]
+    pub allow_dashboard_writes: bool,
 }
 
 /// A configuration that can be started.
@@ -68,6 +73,8 @@ pub struct Config {
     pub allowed_hosts: Vec<String>,
     /// Whether policies may inject faults.
     pub allow_fault_injection: bool,
+    /// Whether web pages may change things where the listener is not on loopback.
+    pub allow_dashboard_writes: bool,
 }
 
 impl Args {
@@ -100,6 +107,7 @@ impl Args {
                 .map(|name| check_host(name))
                 .collect::<Result<_, _>>()?,
             allow_fault_injection: self.allow_fault_injection,
+            allow_dashboard_writes: self.allow_dashboard_writes,
         })
     }
 }
@@ -116,6 +124,7 @@ impl Default for Config {
             queue_length: 4096,
             allowed_hosts: Vec::new(),
             allow_fault_injection: false,
+            allow_dashboard_writes: false,
         }
     }
 }

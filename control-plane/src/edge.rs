@@ -57,6 +57,9 @@ pub(crate) struct Edge {
     pub(crate) keep_alive_streams: Places,
     /// Names that HTTP callers may use besides those that are nobody else's.
     pub(crate) allowed_hosts: Vec<String>,
+    pub(crate) dashboard_streams: Places,
+    /// Whether changes are taken from web pages.
+    pub(crate) takes_page_writes: bool,
     /// Whether policies may inject faults.
     pub(crate) allow_fault_injection: bool,
 }

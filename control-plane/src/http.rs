@@ -1,5 +1,5 @@
 //! The HTTP edge: everything that gRPC can, as REST; registration for callers who know no more than a service and an
-//! address; probes and metrics. Every error is problem+json.
+//! address; probes and metrics; the dashboard. Every error is problem+json.
 //!
 //! ```text
 //!  request ─▶ origin ─▶ paths ─▶ bind ─▶ call (the gRPC router, in this process) ─▶ answer, or watch
@@ -11,6 +11,7 @@ mod answer;
 mod bind;
 mod body;
 mod call;
+mod dashboard;
 mod openapi;
 mod operation;
 mod origin;
@@ -35,7 +36,7 @@ use axum::{
 };
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 
-use self::{call::Grpc, origin::AllowedHosts, resources::Resources};
+use self::{call::Grpc, dashboard::writes, origin::AllowedHosts, resources::Resources};
 use crate::{
     edge::Edge,
     panics::{self, Containment, Handler},
@@ -47,6 +48,7 @@ pub(crate) fn router(edge: &Arc<Edge>, grpc: Router) -> Router {
     let allowed_hosts = AllowedHosts(edge.allowed_hosts.as_slice().into());
     let containment = Containment { panics: edge.panics.clone(), handler: Handler::Http };
     let resources = Resources { edge: Arc::clone(edge), grpc: Grpc(grpc) };
+    let takes_page_writes = writes::Allowed(edge.takes_page_writes);
     Router::new()
         .route("/register", post(register::register).delete(register::deregister))
         .route("/statistics", get(statistics::all))
@@ -58,7 +60,9 @@ pub(crate) fn router(edge: &Arc<Edge>, grpc: Router) -> Router {
         .route("/metrics", get(probes::metrics))
         .fallback(async || Refusal::Path)
         .with_state(Arc::clone(edge))
-        .route("/v1/{*path}", any(resources::serve).with_state(resources))
+        .route("/v1/{*path}", any(resources::serve).with_state(resources.clone()))
+        .merge(dashboard::router(resources))
+        .layer(middleware::from_fn_with_state(takes_page_writes, writes::check))
         .layer(middleware::from_fn_with_state(containment, panics::contain))
         .layer(middleware::from_fn_with_state(allowed_hosts, origin::check))
         .layer(middleware::from_fn(finish))

@@ -67,6 +67,9 @@ const MAX_EVENT_STREAMS: usize = 256;
 /// Watches of replicas, breakers, statistics and drains at once.
 const MAX_WATCH_STREAMS: usize = 256;
 
+/// Open dashboards at once. Each takes the places of three watches and of an event watch, and leaves some to others.
+const MAX_DASHBOARDS: usize = 32;
+
 /// A control plane that serves.
 #[derive(Debug)]
 pub struct Running {
@@ -160,6 +163,8 @@ async fn serve<S: Store>(
         // One connection may carry many, but whoever has one stream needs no second.
         keep_alive_streams: Places::new(config.max_connections, "too many keep-alive streams"),
         allowed_hosts: config.allowed_hosts,
+        dashboard_streams: Places::new(MAX_DASHBOARDS, "too many dashboards"),
+        takes_page_writes: listen.ip().is_loopback() || config.allow_dashboard_writes,
         allow_fault_injection: config.allow_fault_injection,
     });
     let health = HealthReporter::new();

@@ -2,16 +2,34 @@
 //!
 //! Counters are counted where things happen; gauges are set from the present state when somebody asks.
 
-use std::time::Duration;
-
-use gateway_proto::v1;
-use prometheus_client::{
-    encoding::{EncodeLabelSet, text::encode},
-    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram, info::Info},
-    registry::Registry,
+use std::{
+    fmt,
+    sync::atomic::AtomicU64,
+    time::{Duration, SystemTime},
 };
 
-use crate::{observe::Observation, publish::Publisher};
+use gateway_proto::v1;
+use gateway_runtime::{build::BUILD, usage};
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text::encode},
+    metrics::{
+        counter::{ConstCounter, Counter},
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::Histogram,
+        info::Info,
+    },
+    registry::Registry,
+};
+use prost::Message;
+use prost_types::FileDescriptorSet;
+
+use crate::{
+    observe::Observation,
+    publish::Publisher,
+    registry::{Override, OverrideKind, View},
+};
 
 /// All metrics of the control plane.
 #[derive(Debug)]
@@ -26,7 +44,10 @@ pub(crate) struct Metrics {
     evictions: Counter,
     evictions_held: Gauge,
     commit_seconds: Histogram,
+    overrides: Family<KindLabels, Gauge>,
+    oldest_override: Gauge<f64, AtomicU64>,
     handled: Family<GrpcLabels, Counter>,
+    handling: Family<MethodLabels, Histogram, fn() -> Histogram>,
     panics: Family<TaskLabels, Counter>,
 }
 
@@ -50,6 +71,17 @@ struct GrpcLabels {
     grpc_service: String,
     grpc_method: String,
     grpc_code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MethodLabels {
+    grpc_service: String,
+    grpc_method: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KindLabels {
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,6 +112,13 @@ const STATES: [(v1::NodeState, &str); 4] = [
     (v1::NodeState::Disconnected, "disconnected"),
 ];
 
+const OVERRIDES: [&str; 5] =
+    ["breaker_open", "breaker_closed", "breaker_reset", "guard_released", "registration_blocked"];
+
+/// What OpenTelemetry advises for the duration of RPCs, in seconds.
+const HANDLING_BOUNDS: [f64; 14] =
+    [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
 /// What a panic may end, but for the tasks behind streams.
 const PANICKING: [&str; 8] = ["accept", "connection", "drain", "expiry", "grpc", "health", "http", "writer"];
 
@@ -99,7 +138,10 @@ impl Metrics {
             commit_seconds: Histogram::new([
                 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1.0, 5.0,
             ]),
+            overrides: Family::default(),
+            oldest_override: Gauge::default(),
             handled: Family::default(),
+            handling: Family::new_with_constructor(|| Histogram::new(HANDLING_BOUNDS)),
             panics: Family::default(),
         };
         let registry = &mut metrics.registry;
@@ -140,17 +182,44 @@ impl Metrics {
             "Time to make one group of changes durable",
             metrics.commit_seconds.clone(),
         );
+        registry.register(
+            "gateway_overrides",
+            "Overrides of operators that have not ended, by what they say",
+            metrics.overrides.clone(),
+        );
+        registry.register(
+            "gateway_override_oldest_age_seconds",
+            "Time since the oldest of them began; 0 without any",
+            metrics.oldest_override.clone(),
+        );
         registry.register("grpc_server_handled", "RPCs completed, by their status", metrics.handled.clone());
+        registry.register(
+            "grpc_server_handling_seconds",
+            "How long RPCs took to their end; streams last as long as they are followed",
+            metrics.handling.clone(),
+        );
+        registry.register_collector(Box::new(Process));
         registry.register(
             "gateway_panics",
             "Panics, by the task that they ended; its caller was told INTERNAL or it was started again",
             metrics.panics.clone(),
         );
-        let version = vec![("version", env!("CARGO_PKG_VERSION"))];
-        registry.register("gateway_build", "Which build this is", Info::new(version));
+        let build = vec![
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("revision", BUILD.revision),
+            ("rustc", BUILD.rustc),
+        ];
+        registry.register("gateway_build", "Which build this is", Info::new(build));
         for result in [Registered::Created, Registered::Replaced, Registered::Refused] {
             // A counter that appears with its first event looks like a broken scrape until then.
             drop(metrics.registrations.get_or_create(&result.labels()));
+        }
+        for (service, method) in methods() {
+            drop(metrics.handled.get_or_create(&GrpcLabels {
+                grpc_service: service,
+                grpc_method: method,
+                grpc_code: "OK",
+            }));
         }
         for task in PANICKING {
             drop(metrics.panics.get_or_create(&TaskLabels { task }));
@@ -189,14 +258,16 @@ impl Metrics {
         self.commit_seconds.observe(took.as_secs_f64());
     }
 
-    /// Counts one RPC. Service and method must come from a closed list, not from the caller.
-    pub(crate) fn handled(&self, service: &str, method: &str, code: &'static str) {
+    /// Counts one RPC, which took so long. Service and method must come from a closed list, not from the caller.
+    pub(crate) fn handled(&self, service: &str, method: &str, code: &'static str, took: Duration) {
         let (grpc_service, grpc_method) = (service.to_owned(), method.to_owned());
+        let labels = MethodLabels { grpc_service: grpc_service.clone(), grpc_method: grpc_method.clone() };
+        self.handling.get_or_create(&labels).observe(took.as_secs_f64());
         self.handled.get_or_create(&GrpcLabels { grpc_service, grpc_method, grpc_code: code }).inc();
     }
 
-    /// The OpenMetrics text of now.
-    pub(crate) fn text(&self, publisher: &Publisher, observation: &Observation) -> String {
+    /// The OpenMetrics text of `now`.
+    pub(crate) fn text(&self, publisher: &Publisher, observation: &Observation, now: SystemTime) -> String {
         let (revision, services, replicas) = publisher.read(|view| {
             let mut counts = [0_i64; HEALTHS.len()];
             for record in view.replicas() {
@@ -205,6 +276,7 @@ impl Metrics {
                     counts[index] += 1;
                 }
             }
+            self.look_at_overrides(view, now);
             (view.revision(), view.services().len(), counts)
         });
         self.services.set(i64::try_from(services).unwrap_or(i64::MAX));
@@ -221,6 +293,67 @@ impl Metrics {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");
         text
+    }
+
+    fn look_at_overrides(&self, view: &View, now: SystemTime) {
+        let mut counts = [0_i64; OVERRIDES.len()];
+        let mut oldest = Duration::ZERO;
+        for entry in view.overrides().filter(|entry| entry.expires_at > now) {
+            counts[kind_of(entry)] += 1;
+            oldest = oldest.max(now.duration_since(entry.created_at).unwrap_or_default());
+        }
+        for (kind, count) in OVERRIDES.into_iter().zip(counts) {
+            self.overrides.get_or_create(&KindLabels { kind }).set(count);
+        }
+        self.oldest_override.set(oldest.as_secs_f64());
+    }
+}
+
+/// Its place among [`OVERRIDES`].
+fn kind_of(entry: &Override) -> usize {
+    match entry.kind {
+        OverrideKind::BreakerOpen => 0,
+        OverrideKind::BreakerClosed => 1,
+        OverrideKind::BreakerReset => 2,
+        OverrideKind::GuardReleased => 3,
+        OverrideKind::RegistrationBlocked(_) => 4,
+    }
+}
+
+/// Services of the contract with their methods.
+fn methods() -> impl Iterator<Item = (String, String)> {
+    let set = FileDescriptorSet::decode(gateway_proto::FILE_DESCRIPTOR_SET);
+    let files = set.expect("descriptors that the build wrote are valid").file;
+    files.into_iter().flat_map(|file| {
+        let package = file.package.unwrap_or_default();
+        file.service.into_iter().flat_map(move |service| {
+            let name = format!("{package}.{}", service.name.unwrap_or_default());
+            service.method.into_iter().map(move |method| (name.clone(), method.name.unwrap_or_default()))
+        })
+    })
+}
+
+/// What the process takes, read when somebody asks.
+#[derive(Debug)]
+struct Process;
+
+impl Collector for Process {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        for figure in usage::read() {
+            match figure.value {
+                usage::Value::Counter(value) => {
+                    let metric = ConstCounter::new(value);
+                    let kind = metric.metric_type();
+                    metric.encode(encoder.encode_descriptor(figure.name, figure.help, None, kind)?)?;
+                }
+                usage::Value::Gauge(value) => {
+                    let metric = ConstGauge::new(value);
+                    let kind = metric.metric_type();
+                    metric.encode(encoder.encode_descriptor(figure.name, figure.help, None, kind)?)?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -244,9 +377,9 @@ mod tests {
     #[test]
     fn every_documented_metric_is_there_from_the_start() {
         let metrics = Metrics::new();
-        metrics.handled("gateway.v1.RegistryService", "Register", "OK");
+        metrics.handled("gateway.v1.RegistryService", "Register", "OK", Duration::from_millis(7));
         let publisher = Publisher::new("e".into(), View::default());
-        let text = metrics.text(&publisher, &Observation::new(1));
+        let text = metrics.text(&publisher, &Observation::new(1), SystemTime::UNIX_EPOCH);
         for line in [
             "gateway_registry_services 0",
             "gateway_registry_replicas{health=\"degraded\"} 0",
@@ -260,6 +393,10 @@ mod tests {
             "gateway_nodes{state=\"synced\"} 0",
             "gateway_store_commit_seconds_count 0",
             "grpc_server_handled_total{grpc_service=\"gateway.v1.RegistryService\",grpc_method=\"Register\",grpc_code=\"OK\"} 1",
+            "grpc_server_handled_total{grpc_service=\"gateway.v1.RegistryService\",grpc_method=\"Deregister\",grpc_code=\"OK\"} 0",
+            "grpc_server_handling_seconds_bucket{le=\"0.01\",grpc_service=\"gateway.v1.RegistryService\",grpc_method=\"Register\"} 1",
+            "gateway_overrides{kind=\"breaker_open\"} 0",
+            "gateway_override_oldest_age_seconds 0",
             "gateway_build_info{version=\"",
             "# EOF",
         ] {

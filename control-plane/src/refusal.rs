@@ -67,6 +67,12 @@ pub(crate) enum Refusal {
     /// HTTP only: the request was made by a page of another site.
     #[error("changes are not taken from pages of {0}")]
     Origin(String),
+    /// HTTP only: a web page asked for a change.
+    #[error(
+        "this control plane listens beyond this machine and takes no changes from web pages: use gwctl, or start it with \
+         --allow-dashboard-writes"
+    )]
+    PageWrite,
     /// HTTP only.
     #[error("there is no stream of events at this path")]
     NotAStream,
@@ -185,7 +191,9 @@ impl Refusal {
             Self::Method(_) => (Code::Unimplemented, StatusCode::METHOD_NOT_ALLOWED, r::MALFORMED_REQUEST),
             Self::Path => (Code::NotFound, StatusCode::NOT_FOUND, r::MALFORMED_REQUEST),
             Self::Host(_) => (Code::PermissionDenied, StatusCode::MISDIRECTED_REQUEST, r::HOST_NOT_ALLOWED),
-            Self::Origin(_) => (Code::PermissionDenied, StatusCode::FORBIDDEN, r::ORIGIN_NOT_ALLOWED),
+            Self::Origin(_) | Self::PageWrite => {
+                (Code::PermissionDenied, StatusCode::FORBIDDEN, r::ORIGIN_NOT_ALLOWED)
+            }
             Self::NotAStream => (Code::InvalidArgument, StatusCode::NOT_ACCEPTABLE, r::MALFORMED_REQUEST),
         };
         let retry = match self {

@@ -7,7 +7,13 @@ mod explain;
 mod metrics;
 mod readiness;
 
-use std::{io, net::SocketAddr, panic::resume_unwind, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    panic::resume_unwind,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use axum::{
     Json, Router,
@@ -22,6 +28,7 @@ use gateway_runtime::{
     Shutdown,
     accept::is_of_one_connection,
     panics::{PanicCounts, caught},
+    tls::{ClientTls, Tls},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -35,7 +42,7 @@ use crate::{
     clock::Clock,
     discovery::View,
     health::CheckCounts,
-    proxy::Refusals,
+    proxy::{Refusals, Watch},
     report::{
         journal::Journal,
         rows::{self, Measured},
@@ -65,6 +72,14 @@ pub(crate) struct Admin {
     pub(crate) refusals: Arc<Refusals>,
     /// If there is one.
     pub(crate) access_log: Option<Arc<AccessLog>>,
+    pub(crate) watch: Watch,
+    /// When the process had read what it was started with.
+    pub(crate) started: SystemTime,
+    /// What else is read again when it changes.
+    pub(crate) tls: Option<Arc<Tls>>,
+    pub(crate) upstream_tls: Arc<ClientTls>,
+    /// Services up to which each has histograms of its own.
+    pub(crate) histogram_services: usize,
     /// The process's shutdown: readiness fails as soon as it begins.
     pub(crate) shutdown: Shutdown,
 }

@@ -123,6 +123,9 @@ pub struct Args {
     /// Keep the last so many outcomes of each replica, eight bytes each, for `gwctl policy what-if`; 0 keeps none
     #[arg(long, env = "GW_RECORD_OUTCOMES", default_value = "0", value_parser = clap::value_parser!(u32).range(..=1_000_000), value_name = "COUNT")]
     pub record_outcomes: u32,
+    /// Services up to which /metrics has histograms of each; with more there is one for all, as service="*"
+    #[arg(long, env = "GW_METRICS_HISTOGRAM_SERVICES", default_value = "500", value_parser = clap::value_parser!(u32).range(..=100_000), value_name = "COUNT")]
+    pub metrics_histogram_services: u32,
     /// After SIGTERM, how long requests in flight may take, such as 500ms or 30s
     #[arg(long, env = "GW_DRAIN_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub drain_timeout: Duration,
@@ -155,6 +158,7 @@ pub struct Config {
     pub(crate) domain: Option<String>,
     pub(crate) debug_headers: bool,
     pub(crate) record_outcomes: usize,
+    pub(crate) histogram_services: usize,
     pub(crate) allow_fault_injection: bool,
     pub(crate) limits: Limits,
     pub(crate) access_log: Option<Arc<AccessLog>>,
@@ -220,6 +224,7 @@ impl Args {
             domain: self.domain.as_deref().map(parse_domain).transpose()?,
             debug_headers: self.debug_headers,
             record_outcomes: self.record_outcomes as usize,
+            histogram_services: self.metrics_histogram_services as usize,
             allow_fault_injection: self.allow_fault_injection,
             limits: self.limits.validate()?,
             access_log: self.access_log.open()?,

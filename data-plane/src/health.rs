@@ -11,4 +11,4 @@ mod probe;
 mod schedule;
 
 pub(crate) use checker::Checker;
-pub(crate) use counts::{CheckCounts, DURATION_BOUNDS, Ended};
+pub(crate) use counts::{CHECK_BOUNDS, CheckCounts, Ended};

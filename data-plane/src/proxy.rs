@@ -34,6 +34,8 @@ mod request_id;
 mod response_body;
 mod route;
 mod sockets;
+mod stale;
+mod stay;
 mod stream;
 mod trace_context;
 mod trail;
@@ -62,6 +64,7 @@ use tokio::{sync::mpsc, task::LocalSet};
 
 use crate::{access_log::AccessLog, clock::Clock, table::Table};
 pub use active::Active;
+pub(crate) use active::Watch;
 use active::WorkerActive;
 use addresses::Addresses;
 pub use forwarding::Forwarding;
@@ -267,6 +270,11 @@ impl Proxy {
     /// What was refused, by reason.
     pub fn refusals(&self) -> &Arc<Refusals> {
         &self.refusals
+    }
+
+    /// For those who want to know more than once.
+    pub(crate) fn watch(&self) -> Watch {
+        Watch(self.active.clone())
     }
 
     /// What is under way now, over all workers.

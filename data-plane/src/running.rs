@@ -37,7 +37,7 @@ use crate::{
     discovery::{Cache, Cached, Feed, Guard, Mirror, Snapshot, Source, View, client, ending, keeper},
     handover::{self, Claim, Predecessor},
     health::{CheckCounts, Checker},
-    proxy::{self, Leave, Proxy, ProxyConfig, Refusals},
+    proxy::{self, Leave, Proxy, ProxyConfig, Refusals, Watch},
     report::{Reporter, journal::Journal},
     table::{Table, Transition},
 };
@@ -111,7 +111,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         tls: config.upstream_tls.clone(),
     };
     background.check(checker, stop.clone());
-    let admin = Admin {
+    let mut admin = Admin {
         node_id: config.node_id.clone(),
         version: VERSION,
         view: view.clone(),
@@ -122,6 +122,11 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         panics: panics.clone(),
         refusals: refusals.clone(),
         access_log: config.access_log.clone(),
+        watch: Watch::default(),
+        started: clock.moment().wall,
+        tls: config.tls.as_ref().map(|(_, tls)| tls.clone()),
+        upstream_tls: config.upstream_tls.clone(),
+        histogram_services: config.histogram_services,
         shutdown: shutdown.clone(),
     };
     let access_log = config.access_log.clone();
@@ -166,6 +171,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
     let copies = claim.is_some().then(|| listening.duplicate()).transpose()?;
     let Listening { plain, tls, admin: admin_listener, admin_address: admin_listen } = listening;
     let proxy = proxy::serve(proxy_config, (plain, tls), table, clock, leave.clone(), panics, refusals)?;
+    admin.watch = proxy.watch();
     match inherited {
         Some(mut inherited) => {
             inherited.serving().await;

@@ -8,6 +8,7 @@ mod concurrency;
 mod counters;
 mod departed;
 mod drain;
+mod durations;
 mod fail_open;
 mod injection;
 mod latency;
@@ -42,9 +43,11 @@ pub use crate::routing::{LATENCY_BUCKETS, Refused};
 pub use checks::{CheckChange, Standing};
 pub use concurrency::{Refusal, Waiting};
 pub use counters::{
-    CodeClass, Direction, FallbackKind, ReplicaCounters, RequestOutcome, ServiceCounters, TunnelCounts,
+    AttemptResult, CodeClass, Direction, FallbackKind, ReplicaCounters, RequestOutcome, ServiceCounters,
+    TunnelCounts,
 };
 pub use drain::{DrainFollower, Draining, Drains};
+pub use durations::{DURATION_BOUNDS, Histogram};
 pub use fail_open::FailOpenChange;
 pub(crate) use injection::bounded_delay;
 pub use injection::{Delayed, FaultKind, Injecting, Injection};

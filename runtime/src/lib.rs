@@ -1,11 +1,12 @@
 //! What every process of the gateway needs to run, and nothing about gateways.
 //!
-//! [`accept`] tells connections apart, [`failure`] ends a process with a sentence and an exit code, [`logs`] writes them
+//! [`accept`] tells connections apart, [`build`] says which build this is, [`failure`] ends a process with a sentence and an exit code, [`logs`] writes them
 //! to stderr, [`open_files`] raises their limit, [`panics`] draws a line around each, [`process`] runs a program to its
 //! end, [`ready`] announces bound addresses on stdout, [`shutdown`] turns signals into an orderly end, [`supervise`] owns
-//! the tasks that live as long, [`tls`] reads certificates.
+//! the tasks that live as long, [`tls`] reads certificates, [`usage`] says what the process takes.
 
 pub mod accept;
+pub mod build;
 pub mod failure;
 pub mod logs;
 pub mod open_files;
@@ -15,6 +16,7 @@ pub mod ready;
 pub mod shutdown;
 pub mod supervise;
 pub mod tls;
+pub mod usage;
 
 pub use failure::{Failure, root_cause};
 pub use shutdown::Shutdown;

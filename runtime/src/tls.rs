@@ -13,6 +13,7 @@ use std::{
     io::{self, BufReader},
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use arc_swap::ArcSwap;
@@ -27,7 +28,7 @@ use rustls::{
 
 use crate::{Failure, Shutdown};
 pub use client::{ClientTls, ClientTlsFiles};
-use files::Words;
+use files::{ReadAt, Words};
 
 /// What a listener shows, and of whom it asks the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,7 @@ pub struct Identity {
 pub struct Tls {
     files: TlsFiles,
     current: ArcSwap<ServerConfig>,
+    read_at: ReadAt,
 }
 
 impl Tls {
@@ -63,12 +65,17 @@ impl Tls {
     /// A usage [`Failure`] that names the file and what is wrong with it.
     pub fn load(files: TlsFiles) -> Result<Self, Failure> {
         let config = read(&files).map_err(Failure::usage)?;
-        Ok(Self { files, current: ArcSwap::from_pointee(config) })
+        Ok(Self { files, current: ArcSwap::from_pointee(config), read_at: ReadAt::now() })
     }
 
     /// For a connection that begins now. Those that are there keep what they have.
     pub fn config(&self) -> Arc<ServerConfig> {
         self.current.load_full()
+    }
+
+    /// When the files were last read with success.
+    pub fn read_at(&self) -> SystemTime {
+        self.read_at.at()
     }
 
     /// Reads the files again whenever one of them has changed, until the shutdown. Files that cannot be used change
@@ -79,7 +86,10 @@ impl Tls {
             unusable: "TLS certificates changed and cannot be used: going on with those before",
         };
         let files = self.files.clone();
-        let put = |config| self.current.store(Arc::new(config));
+        let put = |config| {
+            self.current.store(Arc::new(config));
+            self.read_at.again();
+        };
         files::follow(self.paths(), move || read(&files), put, WORDS, shutdown).await;
     }
 

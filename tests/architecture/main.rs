@@ -10,6 +10,9 @@ use std::{
 const PURE: &[&str] = &[
     "cli/src/run/arguments.rs",
     "cli/src/run/restarts.rs",
+    "cli/src/top/board.rs",
+    "cli/src/top/input.rs",
+    "cli/src/top/view.rs",
     "data-plane/src/access_log/escape.rs",
     "data-plane/src/access_log/line.rs",
     "control-plane/src/leases.rs",

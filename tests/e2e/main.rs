@@ -1,7 +1,7 @@
 //! End-to-end tests: what the gateway promises, held to by real processes on free ports.
 //!
-//! Names are sentences. A name that ends in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_python` or `by_chromium`
-//! needs that tool.
+//! Names are sentences. A name that ends in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_promtool`,
+//! `by_python`, `by_chromium` or `by_playwright` needs that tool.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where what it relies on does not hold")]
 
@@ -9,7 +9,9 @@ mod access_log;
 mod breakers;
 mod client;
 mod contract;
+mod dashboard;
 mod demo;
+mod deploy;
 mod documents;
 mod drain;
 mod durability;
@@ -24,7 +26,9 @@ mod handover;
 mod health;
 mod health_checks;
 mod http2;
+mod lists;
 mod logs;
+mod metrics;
 mod outage;
 mod passthrough;
 mod policies;
@@ -38,4 +42,5 @@ mod startup;
 mod static_file;
 mod statistics;
 mod tls;
+mod top;
 mod upgrades;

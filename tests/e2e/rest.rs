@@ -42,7 +42,7 @@ async fn a_replica_comes_and_goes_by_two_calls() {
     gateway.synced().await;
     let none_ready = http1::get(gateway.proxy(), "/client-service/hello").await;
     assert_eq!(
-        (none_ready.status().as_u16(), parsed(&none_ready)["error"].as_str()),
+        (none_ready.status().as_u16(), parsed(&none_ready)["reason"].as_str()),
         (503, Some("no_ready_replica"))
     );
 }

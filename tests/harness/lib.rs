@@ -5,6 +5,7 @@
 //! It waits on conditions ([`eventually`]) and never for a fixed time.
 
 pub mod binaries;
+pub mod browser;
 pub mod command;
 pub mod demo_replica;
 mod eventually;
@@ -16,6 +17,7 @@ mod process;
 pub mod scripted;
 pub mod tools;
 
+pub use browser::Browser;
 pub use demo_replica::DemoReplica;
 pub use eventually::{eventually, eventually_within};
 pub use gateway::Gateway;

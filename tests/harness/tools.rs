@@ -1,8 +1,9 @@
-//! Programs that are not ours, and that some tests are about: curl, grpcurl, h2spec, HAProxy, Python with grpcio and websockets,
-//! Chromium.
+//! Programs that are not ours, and that some tests are about: curl, grpcurl, h2spec, HAProxy, promtool, Python with grpcio and
+//! websockets, Chromium, Node.js with Playwright to drive it.
 //!
 //! A test whose tool is missing fails. Whoever cannot install one leaves those tests out by name, visibly:
-//! their names end in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_python` and `by_chromium`.
+//! their names end in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_promtool`, `by_python`,
+//! `by_chromium` and `by_playwright`.
 
 use std::path::{Path, PathBuf};
 
@@ -38,12 +39,39 @@ pub fn haproxy() -> PathBuf {
     find("haproxy", "by_haproxy")
 }
 
+/// promtool, from tests/.tools or the system.
+///
+/// # Panics
+/// When it is missing.
+pub fn promtool() -> PathBuf {
+    find("promtool", "by_promtool")
+}
+
 /// Chromium, from the system.
 ///
 /// # Panics
 /// When it is missing.
 pub fn chromium() -> PathBuf {
     find("chromium", "by_chromium")
+}
+
+/// Node.js, from the system.
+///
+/// # Panics
+/// When it is missing.
+pub fn node() -> PathBuf {
+    find("node", "by_playwright")
+}
+
+/// The folder in which npm has installed what `tests/e2e/browser/package.json` names.
+///
+/// # Panics
+/// When it is missing.
+pub fn browser_modules() -> PathBuf {
+    let folder = installed().join("browser");
+    let modules = folder.join("node_modules/playwright-core");
+    assert!(modules.exists(), "{} is missing: {}", modules.display(), advice("by_playwright"));
+    folder
 }
 
 /// A Python that can import grpc and its reflection, h2 and websockets.

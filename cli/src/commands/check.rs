@@ -76,7 +76,7 @@ pub(crate) async fn run<C: Future<Output = Result<Control, Error>>>(
         tokio::time::sleep(PAUSE).await;
     };
     match output.format {
-        Format::Json => output.data(format_args!("{:#}\n", report.to_json()))?,
+        Format::Json => output.value(&report.to_json())?,
         Format::Name => output.data(report.names())?,
         Format::Table | Format::Wide => output.data(report.to_text(Symbols::of_this_terminal()))?,
     }

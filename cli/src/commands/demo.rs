@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn failed_requests_fail_a_demo_with_a_duration_and_only_that() {
-        let output = Output { format: crate::output::Format::Table, headings: true, quiet: true };
+        let output = Output { quiet: true, ..Output::plain(crate::output::Format::Table) };
         let tally = |failed| Tally {
             requests: 9,
             failed,

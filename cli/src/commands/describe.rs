@@ -63,7 +63,7 @@ pub(crate) async fn run(noun: Noun, control: &Control, output: &Output) -> Resul
         events: control.events(&scope, "", EVENT_LIMIT).await?.events,
     };
     match output.format {
-        Format::Json => output.data(format_args!("{:#}\n", about.to_json(replica))),
+        Format::Json => output.value(&about.to_json(replica)),
         Format::Name => output.data(format_args!("{}/{}\n", replica.service, replica.replica_id)),
         Format::Table | Format::Wide => output.data(render(replica, &about, SystemTime::now())),
     }

@@ -14,7 +14,7 @@ use crate::{
     age::{self, NONE},
     control::{Control, Scope},
     error::{Error, Exit},
-    output::{Format, Output},
+    output::{Document, Format, Listing, Output, Shown},
     table::{ALARM, CAUTION, Cell, Table},
 };
 
@@ -25,9 +25,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Flags of `gwctl events`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// After the list, print events as they happen
-    #[arg(short, long)]
-    watch: bool,
     /// Only those of this service
     #[arg(long, value_name = "SERVICE")]
     service: Option<ServiceName>,
@@ -51,7 +48,7 @@ fn parse_key(text: &str) -> Result<ReplicaKey, String> {
 ///
 /// # Errors
 /// What the control plane refuses; a watch that breaks is opened again instead, from the last event it printed.
-pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Result<(), Error> {
+pub(crate) async fn run(args: Args, shown: &Shown, control: &Control, output: &Output) -> Result<(), Error> {
     let scope = match &args.replica {
         Some(key) => Scope::from(key),
         None => Scope::from(args.service.as_ref()),
@@ -67,21 +64,20 @@ pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Resul
             output.note(doubt);
         }
     }
-    if args.watch {
+    if shown.watch.is_some() {
         response.events.reverse();
         output.data(lines(&response.events, output, output.headings))?;
         let headings = output.headings && response.events.is_empty();
         let after = response.events.last().map(|event| event.event_id.clone()).unwrap_or_default();
-        return watch((scope, args.filter), after, headings, control, output).await;
+        return output.while_read(watch((scope, args.filter), after, headings, control, output)).await;
     }
-    match output.format {
-        Format::Json => output.message(&response),
-        Format::Name => output.data(ids(response.events.iter().rev())),
-        Format::Table | Format::Wide => {
-            let table = table(response.events.iter().rev(), When::Ago(SystemTime::now()));
-            output.data(table.with_headings(output.headings))
-        }
+    // Newest first over the wire, and for programs; people read downwards.
+    if output.format != Format::Json {
+        response.events.reverse();
     }
+    let rows = table(response.events.iter(), When::Ago(SystemTime::now()));
+    let names = response.events.iter().map(|event| event.event_id.clone());
+    output.listing(Listing::new(&response, "events", names, Some(rows)), shown)
 }
 
 /// Prints events as they come, the first ones under `headings`.
@@ -128,10 +124,17 @@ async fn watch(
 /// Events in the order given, one line each: a table row, a JSON object, or an id.
 fn lines(events: &[Event], output: &Output, headings: bool) -> String {
     match output.format {
-        Format::Json => events.iter().map(|event| format!("{}\n", to_json(event))).collect(),
+        Format::Json => match &output.document {
+            Document::Path(path) => events.iter().map(|event| path.lines(&to_json(event))).collect(),
+            _ => events
+                .iter()
+                .map(|event| format!("{{\"type\":\"ADDED\",\"object\":{}}}\n", to_json(event)))
+                .collect(),
+        },
         Format::Name => ids(events.iter()),
         Format::Table | Format::Wide => {
-            table(events.iter(), When::TimeOfDay).with_headings(headings).to_string()
+            let table = table(events.iter(), When::TimeOfDay).with_headings(headings);
+            if output.csv { table.to_csv() } else { table.to_string() }
         }
     }
 }
@@ -280,7 +283,7 @@ TIME      SEV     TYPE                 SUBJECT      BY         DETAIL
 
     #[test]
     fn watched_lines_carry_the_time_of_day() {
-        let output = Output { format: Format::Table, headings: true, quiet: false };
+        let output = Output::plain(Format::Table);
         let plain = anstream::adapter::strip_str(&lines(&events()[..1], &output, false)).to_string();
         assert_eq!(
             plain,
@@ -290,11 +293,13 @@ TIME      SEV     TYPE                 SUBJECT      BY         DETAIL
 
     #[test]
     fn watched_json_is_one_object_a_line() {
-        let output = Output { format: Format::Json, headings: true, quiet: false };
+        let output = Output::plain(Format::Json);
         let text = lines(&events(), &output, true);
         let kinds: Vec<serde_json::Value> = text
             .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["eventType"].clone())
+            .map(|line| {
+                serde_json::from_str::<serde_json::Value>(line).unwrap()["object"]["eventType"].clone()
+            })
             .collect();
         assert_eq!(kinds, ["REPLICA_REGISTERED", "BREAKER_OPENED", "NODE_DISCONNECTED"]);
     }

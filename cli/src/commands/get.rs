@@ -7,7 +7,8 @@ use super::{events, policy, route};
 use crate::{
     control::{Control, Query},
     error::Error,
-    output::Output,
+    output::{Listing, Output, Shown},
+    watch::{self, Feed},
 };
 
 mod breakers;
@@ -17,10 +18,20 @@ mod overrides;
 mod replicas;
 mod services;
 
-pub(super) use breakers::{REGARDLESS, alarm, attempts, retry, state_cell, window};
+pub(super) use breakers::{REGARDLESS, alarm, attempts, retry, window};
+pub(crate) use breakers::{name as breaker_name, state_cell};
 pub(super) use faults::{fault_terms, in_force};
 pub(super) use overrides::{override_subject, override_terms};
 pub(super) use replicas::{labels, spoken};
+
+/// Flags of `gwctl get`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    noun: Noun,
+    #[command(flatten)]
+    shown: Shown,
+}
 
 /// What to list.
 #[derive(Debug, Subcommand)]
@@ -35,6 +46,9 @@ pub(crate) enum Noun {
         service: Option<ServiceName>,
         #[command(flatten)]
         query: Query,
+        /// Only replicas with these labels: team=web,env!=dev,tier,!canary
+        #[arg(short = 'l', long, value_name = "LABELS")]
+        selector: Option<String>,
     },
     /// Breakers that are not closed, and why
     #[command(visible_aliases = ["breaker", "br"])]
@@ -62,20 +76,60 @@ pub(crate) enum Noun {
     Events(events::Args),
 }
 
-/// Lists what was asked for.
+/// Lists what was asked for, and with `-w` its changes.
 ///
 /// # Errors
-/// What the control plane refuses, and a closed stdout.
-pub(crate) async fn run(noun: Noun, control: &Control, output: &Output) -> Result<(), Error> {
-    match noun {
-        Noun::Services(query) => services::run(&query, control, output).await,
-        Noun::Replicas { service, query } => replicas::run(service.as_ref(), &query, control, output).await,
-        Noun::Breakers(args) => breakers::run(args, control, output).await,
-        Noun::Nodes => nodes::run(control, output).await,
-        Noun::Policies => policy::list(control, output).await,
-        Noun::Routes => route::list(control, output).await,
-        Noun::Overrides { service } => overrides::run(service.as_ref(), control, output).await,
-        Noun::Faults => faults::run(control, output).await,
-        Noun::Events(args) => events::run(args, control, output).await,
+/// What the control plane refuses, a column that does not exist, and a closed stdout.
+pub(crate) async fn run(args: Args, control: &Control, output: &Output) -> Result<(), Error> {
+    let Args { noun, shown } = args;
+    if let Noun::Events(args) = noun {
+        return events::run(args, &shown, control, output).await;
     }
+    let list = async || noun.list(control, output.needs_rows(&shown), output.is_wide()).await;
+    if shown.watch.is_some() {
+        return watch::run(noun.feed(), list, &shown, control, output).await;
+    }
+    let listing = list().await?;
+    output.listing(listing, &shown)
+}
+
+impl Noun {
+    async fn list(&self, control: &Control, with_rows: bool, wide: bool) -> Result<Listing, Error> {
+        let view = View { with_rows, wide };
+        match self {
+            Self::Services(query) => services::list(query, control, view).await,
+            Self::Replicas { service, query, selector } => {
+                let query = query.clone().and(selector.as_deref())?;
+                replicas::list(service.as_ref(), &query, control, view).await
+            }
+            Self::Breakers(args) => breakers::list(args, control, view).await,
+            Self::Nodes => nodes::list(control, view).await,
+            Self::Policies => policy::list(control, view).await,
+            Self::Routes => route::list(control, view).await,
+            Self::Overrides { service } => overrides::list(service.as_ref(), control, view).await,
+            Self::Faults => faults::list(control, view).await,
+            Self::Events(_) => unreachable!("events have no end to list"),
+        }
+    }
+
+    /// Where changes come from: the control plane streams those of whole sets of replicas and of breakers.
+    fn feed(&self) -> Feed {
+        match self {
+            Self::Replicas { service, query, selector: None } if *query == Query::default() => {
+                Feed::Replicas { service: service.as_ref().map(ToString::to_string).unwrap_or_default() }
+            }
+            Self::Breakers(args) => args.feed(),
+            // What comes with every report or heartbeat is no news.
+            Self::Nodes => Feed::Lists { ignored: &["lastReportTime"] },
+            Self::Replicas { .. } => Feed::Lists { ignored: &["lease", "observed"] },
+            _ => Feed::Lists { ignored: &[] },
+        }
+    }
+}
+
+/// How much of a list is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View {
+    pub(crate) with_rows: bool,
+    pub(crate) wide: bool,
 }

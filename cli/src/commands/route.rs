@@ -5,11 +5,12 @@ use std::time::SystemTime;
 use clap::Subcommand;
 use gateway_proto::{Route, RouteName, reason, v1};
 
+use super::get::View;
 use crate::{
     age::{self, NONE, or_none},
     control::Control,
     error::{Error, Exit},
-    output::{Format, Output},
+    output::{Format, Listing, Output, Shown},
     table::Table,
 };
 
@@ -37,7 +38,10 @@ pub(crate) enum Verb {
 /// a change on within the wait.
 pub(crate) async fn run(verb: Verb, control: &Control, output: &Output) -> Result<(), Error> {
     match verb {
-        Verb::Get { name: None } => list(control, output).await,
+        Verb::Get { name: None } => {
+            let view = View { with_rows: output.needs_rows(&Shown::default()), wide: output.is_wide() };
+            output.listing(list(control, view).await?, &Shown::default())
+        }
         Verb::Get { name: Some(name) } => one(&name, control, output).await,
         Verb::Set(args) => edit::set(args, control, output).await,
         Verb::Delete(args) => edit::delete(args, control, output).await,
@@ -45,21 +49,13 @@ pub(crate) async fn run(verb: Verb, control: &Control, output: &Output) -> Resul
 }
 
 /// Every route, one a row.
-pub(super) async fn list(control: &Control, output: &Output) -> Result<(), Error> {
+pub(super) async fn list(control: &Control, view: View) -> Result<Listing, Error> {
     let response = control.routes().await?;
-    match output.format {
-        Format::Json => output.message(&response),
-        Format::Name => {
-            output.data(response.routes.iter().map(|route| format!("{}\n", route.name)).collect::<String>())
-        }
-        Format::Table | Format::Wide => {
-            if response.routes.is_empty() {
-                output.note("no route is set: the host or the first segment of the path names the service");
-            }
-            let table = table(&response.routes, SystemTime::now());
-            output.data(table.with_headings(output.headings))
-        }
-    }
+    let table = view.with_rows.then(|| table(&response.routes, SystemTime::now()));
+    let names = response.routes.iter().map(|route| route.name.clone());
+    let empty = "no route is set: the host or the first segment of the path names the service".to_owned();
+    let empty = response.routes.is_empty().then_some(empty);
+    Ok(Listing::new(&response, "routes", names, table).with_notes(empty))
 }
 
 async fn one(name: &RouteName, control: &Control, output: &Output) -> Result<(), Error> {

@@ -228,6 +228,45 @@ impl Control {
         self.call("DeleteRoute", subject, self.routes.clone().delete_route(request)).await
     }
 
+    /// Opens a stream of changes of replicas. The deadline is for its beginning only.
+    ///
+    /// # Errors
+    /// When the stream cannot be opened.
+    pub(crate) async fn watch_replicas(
+        &self,
+        request: v1::WatchReplicasRequest,
+    ) -> Result<Streaming<v1::WatchReplicasResponse>, Error> {
+        let service = request.service.clone();
+        let subject = Subject { request: "watch of replicas", service: &service };
+        self.call("WatchReplicas", subject, self.registry.clone().watch_replicas(request)).await
+    }
+
+    /// Opens a stream of changes of breakers. The deadline is for its beginning only.
+    ///
+    /// # Errors
+    /// When the stream cannot be opened.
+    pub(crate) async fn watch_breakers(
+        &self,
+        request: v1::WatchBreakersRequest,
+    ) -> Result<Streaming<v1::WatchBreakersResponse>, Error> {
+        let service = request.service.clone();
+        let subject = Subject { request: "watch of breakers", service: &service };
+        self.call("WatchBreakers", subject, self.observability.clone().watch_breakers(request)).await
+    }
+
+    /// Opens a stream of rates and latencies. The deadline is for its beginning only.
+    ///
+    /// # Errors
+    /// When the stream cannot be opened.
+    pub(crate) async fn watch_stats(
+        &self,
+        request: v1::WatchStatsRequest,
+    ) -> Result<Streaming<v1::WatchStatsResponse>, Error> {
+        let service = request.service.clone();
+        let subject = Subject { request: "watch of statistics", service: &service };
+        self.call("WatchStats", subject, self.observability.clone().watch_stats(request)).await
+    }
+
     /// Opens a stream of events. The deadline is for its beginning only.
     ///
     /// # Errors

@@ -294,6 +294,50 @@ pub(crate) struct Query {
     pub(crate) order_by: String,
 }
 
+impl Query {
+    /// The same, of those with these labels.
+    ///
+    /// # Errors
+    /// A usage error for what is no selector.
+    pub(crate) fn and(mut self, selector: Option<&str>) -> Result<Self, Error> {
+        let Some(selector) = selector else { return Ok(self) };
+        let labels = filter_of(selector).map_err(|why| {
+            Error::new(Exit::Usage, format!("the selector \"{selector}\" {why}"))
+                .hint("for example  team=web,env!=dev  or  pinned,!canary")
+        })?;
+        self.filter = match self.filter.as_str() {
+            "" => labels,
+            filter => format!("({filter}) AND {labels}"),
+        };
+        Ok(self)
+    }
+}
+
+/// `team=web,env!=dev,pinned,!canary` as the control plane's filters have it.
+fn filter_of(selector: &str) -> Result<String, String> {
+    let term = |term: &str| {
+        let term = term.trim();
+        let (key, filter) = match (term.split_once("!="), term.split_once('=')) {
+            (Some((key, value)), _) => (key, format!("labels.{} != {}", quoted(key), quoted(value))),
+            (None, Some((key, value))) => {
+                let value = value.strip_prefix('=').unwrap_or(value);
+                (key, format!("labels.{} = {}", quoted(key), quoted(value)))
+            }
+            (None, None) => match term.strip_prefix('!') {
+                Some(key) => (key, format!("NOT labels : {}", quoted(key))),
+                None => (term, format!("labels : {}", quoted(term))),
+            },
+        };
+        if key.trim().is_empty() { Err("has a term without a key".to_owned()) } else { Ok(filter) }
+    };
+    Ok(selector.split(',').map(term).collect::<Result<Vec<_>, _>>()?.join(" AND "))
+}
+
+/// In quotes, so that every character stands for itself; a `*` in a value stands for any.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.trim().replace('\\', "\\\\").replace('"', "\\\""))
+}
+
 /// Whose breakers or events: everybody's, a service's, or a replica's.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Scope {
@@ -316,5 +360,29 @@ impl From<&ReplicaKey> for Scope {
 impl From<&Replica> for Scope {
     fn from(replica: &Replica) -> Self {
         Self { service: replica.service.clone(), replica_id: replica.replica_id.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selector_is_a_filter_of_labels() {
+        for (selector, filter) in [
+            ("team=web", r#"labels."team" = "web""#),
+            ("team==web", r#"labels."team" = "web""#),
+            ("team=web,env!=dev", r#"labels."team" = "web" AND labels."env" != "dev""#),
+            ("pinned, !canary", r#"labels : "pinned" AND NOT labels : "canary""#),
+            (r#"a.b/c="x""#, r#"labels."a.b/c" = "\"x\"""#),
+        ] {
+            assert_eq!(filter_of(selector), Ok(filter.to_owned()), "{selector}");
+        }
+        for selector in ["", "=web", "team=web,", "!"] {
+            assert!(filter_of(selector).is_err(), "{selector:?}");
+        }
+        let query = Query { filter: "health = LOST OR weight > 1".into(), ..Default::default() };
+        let both = query.and(Some("team=web")).unwrap().filter;
+        assert_eq!(both, r#"(health = LOST OR weight > 1) AND labels."team" = "web""#);
     }
 }

@@ -5,6 +5,7 @@
 
 use axum::{Router, body::Body};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use gateway_proto::json::pool;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use http_body_util::BodyExt;
 use prost::Message;
@@ -30,6 +31,16 @@ pub(super) struct Responses {
 }
 
 impl Grpc {
+    /// What the contract says of an RPC.
+    ///
+    /// # Panics
+    /// When it has none of this name: callers name what is in it.
+    pub(super) fn method(service: &str, rpc: &str) -> MethodDescriptor {
+        let service = pool().get_service_by_name(&format!("gateway.v1.{service}"));
+        let rpc = service.and_then(|service| service.methods().find(|method| method.name() == rpc));
+        rpc.expect("callers name RPCs of the contract")
+    }
+
     /// Begins an RPC for a caller at `peer`.
     ///
     /// # Errors

@@ -15,7 +15,9 @@ use axum::{
 use http::header;
 use serde_json::{Value, json};
 
-use self::{comments::Comments, schemas::Schemas};
+use self::schemas::Schemas;
+
+pub(super) use self::comments::Comments;
 use super::operation::Operation;
 
 /// Made once: nothing in it changes while the process runs.

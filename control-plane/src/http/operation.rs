@@ -2,11 +2,11 @@
 
 use std::sync::LazyLock;
 
-use gateway_proto::json::pool;
 use http::Method;
 use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor, MethodDescriptor};
 
 use super::{
+    call::Grpc,
     paths::{Found, Pattern, find},
     routes::{Mask, Payload, Route, WATCH, routes},
 };
@@ -51,9 +51,7 @@ impl Operation {
     /// # Panics
     /// When the contract lacks what the table names. A test looks at every one.
     fn new(route: Route) -> Self {
-        let service = pool().get_service_by_name(&format!("gateway.v1.{}", route.service));
-        let rpc = service.and_then(|service| service.methods().find(|method| method.name() == route.rpc));
-        let rpc = rpc.expect("the table names RPCs of the contract");
+        let rpc = Grpc::method(route.service, route.rpc);
         let pattern = Pattern::parse(route.path);
         let path_fields: Vec<_> = pattern.fields().map(|path| fields_along(&rpc.input(), path)).collect();
         let is_in_path = |field: &FieldDescriptor| path_fields.iter().any(|path| path[0] == *field);
@@ -120,6 +118,8 @@ fn fits_query(field: &FieldDescriptor) -> bool {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+
+    use gateway_proto::json::pool;
 
     use super::{super::routes::Answer, *};
 

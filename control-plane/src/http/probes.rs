@@ -8,7 +8,7 @@ use axum::{
 };
 use http::{StatusCode, header};
 
-use crate::{edge::Edge, registry::View};
+use crate::{clock, edge::Edge, registry::View};
 
 /// Whether the process turns at all.
 pub(super) async fn livez() -> &'static str {
@@ -39,7 +39,7 @@ pub(super) async fn readyz(State(edge): State<Arc<Edge>>, RawQuery(query): RawQu
 /// What Prometheus reads.
 pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Response {
     let effects = &edge.effects;
-    let text = effects.metrics.text(&effects.publisher, &effects.observation);
+    let text = effects.metrics.text(&effects.publisher, &effects.observation, clock::wall());
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
         .into_response()
 }

@@ -33,9 +33,9 @@ use crate::{
 /// Browsers, proxies and load balancers wait 30 s and more.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// A reader that takes nothing for so long is not there any more, and its place is somebody else's.
-const STALL: Duration = Duration::from_secs(30);
+pub(super) const STALL: Duration = Duration::from_secs(30);
 /// After how many milliseconds a browser reconnects.
-const RETRY: &str = "retry: 1000\n\n";
+pub(super) const RETRY: &str = "retry: 1000\n\n";
 
 /// Streams until the RPC ends, the reader goes, or the shutdown begins.
 pub(super) fn stream(edge: &Arc<Edge>, responses: Responses) -> Response {
@@ -54,6 +54,11 @@ pub(super) fn stream(edge: &Arc<Edge>, responses: Responses) -> Response {
             let _ = timeout(STALL, outbound.send(Bytes::from(named("problem", &problem.document())))).await;
         }
     });
+    respond(events)
+}
+
+/// The answer whose body are these events.
+pub(super) fn respond(events: mpsc::Receiver<Bytes>) -> Response {
     let frames =
         ReceiverStream::new(events).map(|event| Ok::<_, std::convert::Infallible>(Frame::data(event)));
     let mut response = Response::new(Body::new(StreamBody::new(frames)));
@@ -103,7 +108,8 @@ fn event(response: &DynamicMessage) -> Result<String, Status> {
     Ok(format!("{id}data: {data}\n\n"))
 }
 
-fn named(name: &str, data: &Value) -> String {
+/// An event with a name.
+pub(super) fn named(name: &str, data: &Value) -> String {
     format!("event: {name}\ndata: {data}\n\n")
 }
 

@@ -49,7 +49,7 @@ fn panicked(message: &str) -> (String, EventSeverity, String) {
 
 fn count(panics: &Panics, task: &str) -> u64 {
     let publisher = Publisher::new("e".into(), View::default());
-    let text = panics.metrics.text(&publisher, &panics.observation);
+    let text = panics.metrics.text(&publisher, &panics.observation, std::time::SystemTime::now());
     let line = format!("gateway_panics_total{{task=\"{task}\"}} ");
     text.lines().find_map(|shown| shown.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
 }
@@ -288,6 +288,8 @@ fn edge() -> Edge {
         watch_streams: places(),
         keep_alive_streams: places(),
         allowed_hosts: Vec::new(),
+        dashboard_streams: Places::new(1, "too many dashboards"),
+        takes_page_writes: true,
         allow_fault_injection: false,
     }
 }

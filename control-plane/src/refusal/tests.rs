@@ -77,6 +77,7 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
         (Refusal::Path, "NOT_FOUND", 404, "MALFORMED_REQUEST"),
         (Refusal::Host("evil.example".into()), "PERMISSION_DENIED", 421, "HOST_NOT_ALLOWED"),
         (Refusal::Origin("http://evil.example".into()), "PERMISSION_DENIED", 403, "ORIGIN_NOT_ALLOWED"),
+        (Refusal::PageWrite, "PERMISSION_DENIED", 403, "ORIGIN_NOT_ALLOWED"),
         (Refusal::NotAStream, "INVALID_ARGUMENT", 406, "MALFORMED_REQUEST"),
     ]
 }
@@ -143,6 +144,7 @@ fn what_an_rpc_refuses_is_the_same_problem_over_http() {
                 | Refusal::Path
                 | Refusal::Host(_)
                 | Refusal::Origin(_)
+                | Refusal::PageWrite
                 | Refusal::NotAStream
         )
     };

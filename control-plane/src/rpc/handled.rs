@@ -1,6 +1,6 @@
 //! Counts RPCs by how they ended, and gives the one error that tonic makes itself its proper form.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use axum::{
     body::Body,
@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use tonic::Code;
 
 use super::{MAX_REPORT_BYTES, MAX_REQUEST_BYTES};
-use crate::{metrics::Metrics, refusal::Refusal};
+use crate::{clock, metrics::Metrics, refusal::Refusal};
 
 /// The service with the larger limit.
 const TAKES_REPORTS: &str = "/gateway.v1.ObservabilityService/";
@@ -23,12 +23,14 @@ const TAKES_REPORTS: &str = "/gateway.v1.ObservabilityService/";
 struct Rpc {
     metrics: Arc<Metrics>,
     path: String,
+    began: Instant,
     is_counted: bool,
 }
 
 /// Runs an RPC and counts it.
 pub(super) async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
-    let mut rpc = Rpc { metrics, path: request.uri().path().to_owned(), is_counted: false };
+    let mut rpc =
+        Rpc { metrics, path: request.uri().path().to_owned(), began: clock::now(), is_counted: false };
     let mut response = next.run(request).await;
     // tonic refuses an oversized message with OUT_OF_RANGE, which nothing else here uses; the specification's code
     // for it is RESOURCE_EXHAUSTED.
@@ -60,7 +62,7 @@ impl Rpc {
         // Paths nobody serves come from callers, so they must not become labels.
         let known = if code == Code::Unimplemented { None } else { self.path.strip_prefix('/') };
         let (service, method) = known.and_then(|path| path.split_once('/')).unwrap_or(("unknown", "unknown"));
-        self.metrics.handled(service, method, code_name(code));
+        self.metrics.handled(service, method, code_name(code), clock::now() - self.began);
     }
 }
 

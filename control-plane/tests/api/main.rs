@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod dashboard;
 mod discovery;
 mod http;
 mod keep_alive;

@@ -14,17 +14,17 @@ use crate::{
 };
 
 /// A reader of events.
-struct Events(BufReader<TcpStream>);
+pub(crate) struct Events(BufReader<TcpStream>);
 
 #[derive(Debug, Default, PartialEq)]
-struct Event {
-    id: Option<String>,
-    name: Option<String>,
-    data: Value,
+pub(crate) struct Event {
+    pub(crate) id: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) data: Value,
 }
 
 impl Events {
-    async fn open(plane: &Plane, path: &str, headers: &str) -> Self {
+    pub(crate) async fn open(plane: &Plane, path: &str, headers: &str) -> Self {
         let mut stream = TcpStream::connect(plane.running.listen()).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
@@ -47,7 +47,7 @@ impl Events {
     }
 
     /// The next event; `None` at the end. Lines between are comments, or lengths of chunks.
-    async fn next(&mut self) -> Option<Event> {
+    pub(crate) async fn next(&mut self) -> Option<Event> {
         let mut event = Event::default();
         loop {
             let line = self.line().await?;
@@ -71,7 +71,7 @@ impl Events {
     }
 }
 
-async fn register(plane: &Plane, id: &str, address: &str) {
+pub(crate) async fn register(plane: &Plane, id: &str, address: &str) {
     plane.register(v1::RegisterRequest { replica_id: id.into(), ..request("orders", address) }).await;
 }
 

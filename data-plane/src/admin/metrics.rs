@@ -3,27 +3,30 @@
 //! Labels are bounded by the registry: services, states, results, never paths, clients or addresses. Every state of a
 //! breaker and of health is always present, 0 included, so that an absent series means a broken scrape.
 
-use std::{fmt, ops::Range, sync::Arc};
+mod families;
+mod requests;
+
+use std::{fmt, sync::Arc, time::UNIX_EPOCH};
 
 use gateway_proto::{Health, Mode};
+use gateway_runtime::{build::BUILD, usage};
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet, text},
-    metrics::MetricType,
+    encoding::{DescriptorEncoder, text},
     registry::Registry,
 };
 use tokio::time::Instant;
 
 use super::Admin;
 use crate::{
-    health::{CheckCounts, DURATION_BOUNDS, Ended},
-    report::rows::state_name,
-    routing::{State, middle_of, retry::Stop},
-    table::{
-        Buckets, CodeClass, Direction, FallbackKind, FaultKind, Injecting, Refusal, Replica, ReplicaCounters,
-        RequestOutcome, Service, Services,
-    },
+    health::{CHECK_BOUNDS, CheckCounts, Ended},
+    proxy::Active,
+    report::{journal::Kind, rows::state_name},
+    routing::State,
+    table::{Direction, FaultKind, Injecting, Replica, Service, Services, Standing},
 };
+use families::{Counted, Families};
+use requests::Grain;
 
 const HEALTHS: [Health; 5] =
     [Health::Starting, Health::Healthy, Health::Degraded, Health::Unhealthy, Health::Lost];
@@ -49,90 +52,6 @@ impl Metrics {
         let mut out = String::new();
         text::encode(&mut out, &registry).expect("writing to a String does not fail");
         out
-    }
-
-    fn encode_services(&self, services: &Services, out: &mut Families<'_>) -> fmt::Result {
-        let mut requests = Vec::new();
-        for service in services.values() {
-            for class in CodeClass::ALL {
-                for outcome in RequestOutcome::ALL {
-                    let count = service.counters().read(class, outcome);
-                    requests.push(([service.name().as_str(), class.as_str(), outcome.as_str()], count));
-                }
-            }
-        }
-        out.counters(
-            "gateway_requests",
-            "Requests answered, by who answered",
-            ["service", "code_class", "outcome"],
-            requests,
-        )?;
-        let attempts: Vec<_> =
-            services.values().map(|service| (service.name().as_str(), service.attempts())).collect();
-        let each = |read: fn(&ReplicaCounters) -> u64| {
-            attempts.iter().map(move |(service, counters)| ([*service], read(counters)))
-        };
-        out.counters(
-            "gateway_upstream_attempts",
-            "Attempts sent to replicas",
-            ["service"],
-            each(|counters| counters.attempts),
-        )?;
-        out.counters(
-            "gateway_upstream_failures",
-            "Attempts that failed by the replica's fault",
-            ["service"],
-            each(|counters| counters.failures),
-        )?;
-        out.counters(
-            "gateway_retries",
-            "Attempts that followed a failed one of the same request",
-            ["service"],
-            each(|counters| counters.retries),
-        )?;
-        out.gauges(
-            "gateway_upstream_inflight",
-            "Attempts that have not ended",
-            ["service"],
-            each(|counters| counters.inflight),
-        )?;
-        self.encode_concurrency(services, out)?;
-        let denied = services.values().flat_map(|service| {
-            let count =
-                |stop: Stop| ([service.name().as_str(), stop.as_str()], service.counters().stops(stop));
-            Stop::ALL.map(count)
-        });
-        out.counters(
-            "gateway_retries_denied",
-            "Failed requests that were not tried again, by why",
-            ["service", "reason"],
-            denied,
-        )?;
-        let now = self.0.clock.now();
-        let budgets: Vec<_> = services
-            .values()
-            .map(|service| {
-                (service.name().as_str(), service.budget().view(now, service.policy().retry.budget_ratio))
-            })
-            .collect();
-        out.gauges(
-            "gateway_retry_budget_remaining",
-            "Retries that the budget of the last ten seconds still has",
-            ["service"],
-            budgets.iter().map(|(service, budget)| ([*service], u64::from(budget.remaining))),
-        )
-    }
-
-    fn encode_fallbacks(&self, services: &Services, out: &mut Families<'_>) -> fmt::Result {
-        let counts = services.values().flat_map(|service| {
-            FallbackKind::ALL.map(|kind| ([service.name().as_str(), kind.as_str()], service.fallbacks(kind)))
-        });
-        out.counters(
-            "gateway_fallbacks",
-            "Requests that another service, or the policy's own answer, was the answer to in place of a failure",
-            ["service", "kind"],
-            counts.filter(|(_, count)| *count > 0),
-        )
     }
 
     fn encode_faults(&self, services: &Services, out: &mut Families<'_>) -> fmt::Result {
@@ -197,50 +116,20 @@ impl Metrics {
         )
     }
 
-    fn encode_concurrency(&self, services: &Services, out: &mut Families<'_>) -> fmt::Result {
-        let each = |read: fn(&Service) -> u64| {
-            services.values().map(move |service| ([service.name().as_str()], read(service)))
-        };
-        out.gauges(
-            "gateway_concurrency_limit",
-            "Attempts that may be in flight now, fixed or found by latency; 0 without a limit",
-            ["service"],
-            each(|service| service.limit().unwrap_or(0)),
-        )?;
-        out.gauges(
-            "gateway_pending_requests",
-            "Requests that wait for a place",
-            ["service"],
-            each(|service| service.pending() as u64),
-        )?;
-        let refused = services.values().flat_map(|service| {
-            Refusal::ALL
-                .map(|refusal| ([service.name().as_str(), refusal.as_str()], service.refused(refusal)))
-        });
-        out.counters(
-            "gateway_requests_refused",
-            "Requests refused for want of a place, by why",
-            ["service", "reason"],
-            refused,
-        )?;
-        let waited = services.values().map(|service| (service.name().as_str(), service.queue_times()));
-        out.histograms(
-            "gateway_queue_time_seconds",
-            "How long requests waited for a place; the sum is estimated from finer buckets",
-            "service",
-            waited,
-        )
-    }
-
     fn encode_replicas(&self, services: &Services, out: &mut Families<'_>) -> fmt::Result {
         let now = self.0.clock.now();
         let (mut breakers, mut healths, mut modes) = (Vec::new(), Vec::new(), Vec::new());
-        let mut not_closed = Vec::new();
+        let (mut not_closed, mut available) = (Vec::new(), Vec::new());
         for service in services.values() {
             let name = service.name().as_str();
             let mut states = [0; State::ALL.len()];
+            let mut ready = 0;
+            let policy = service.policy();
             for replica in service.replicas().iter() {
-                let state = replica.breaker_view(now, &service.policy().breaker).state;
+                let state = replica.breaker_view(now, &policy.breaker).state;
+                let is_asked =
+                    replica.takes_requests() && replica.standing(&policy.health_check) == Standing::Asked;
+                ready += u64::from(is_asked && state.lets_all_through());
                 if let Some(index) = State::ALL.iter().position(|one| *one == state) {
                     states[index] += 1;
                 }
@@ -249,6 +138,7 @@ impl Metrics {
                     not_closed.push(([name.to_owned(), id, state_name(state).to_owned()], 1));
                 }
             }
+            available.push(([name], ready));
             let named = State::ALL.iter().zip(states);
             breakers.extend(named.map(|(state, count)| ([name, state_name(*state)], count)));
             let counts = count_by(service, &HEALTHS, |replica| replica.health());
@@ -259,6 +149,12 @@ impl Metrics {
             modes.extend(named.map(|(mode, count)| ([name.to_owned(), mode.to_string()], count)));
         }
         out.gauges("gateway_breakers", "Breakers, by state", ["service", "state"], breakers)?;
+        out.gauges(
+            "gateway_available_replicas",
+            "Replicas that take requests: they serve, do not fail their checks, and their breakers let all through",
+            ["service"],
+            available,
+        )?;
         let fail_open = |service: &Service| u64::from(service.fail_open().is_some());
         out.gauges(
             "gateway_fail_open",
@@ -276,11 +172,18 @@ impl Metrics {
         out.gauges("gateway_replica_modes", "Replicas, by what was asked of them", ["service", "mode"], modes)
     }
 
-    fn encode_transitions(&self, out: &mut Families<'_>) -> fmt::Result {
+    fn encode_transitions(&self, services: &Services, out: &mut Families<'_>) -> fmt::Result {
         let counts = self.0.journal.counts();
-        let values = counts.iter().flat_map(|(service, kinds)| {
-            kinds.iter().map(|(kind, count)| ([service.as_str(), kind.from, kind.to, kind.trigger], *count))
-        });
+        let mut values = Vec::new();
+        for service in services.keys() {
+            let counted = counts.get(service);
+            let count = |kind| counted.and_then(|kinds| kinds.get(kind)).copied().unwrap_or(0);
+            let others = counted.into_iter().flat_map(|kinds| kinds.keys());
+            let others = others.filter(|kind| !Kind::USUAL.contains(kind));
+            for kind in Kind::USUAL.iter().chain(others) {
+                values.push(([service.as_str(), kind.from, kind.to, kind.trigger], count(kind)));
+            }
+        }
         out.counters(
             "gateway_breaker_transitions",
             "Steps of breakers, by what caused them",
@@ -315,7 +218,10 @@ impl Metrics {
         let help = "How long the health check that is most overdue has waited for a place";
         out.gauge("gateway_health_check_lateness_seconds", help, late.as_secs_f64())?;
         let (sum, durations) = counts.durations();
-        out.histogram("gateway_health_check_duration_seconds", "How long health checks took", sum, &durations)
+        let durations = Counted { sum, counts: durations.to_vec() };
+        let help = "How long health checks took";
+        let all: [([&str; 0], _); 1] = [([], durations)];
+        out.histograms("gateway_health_check_duration_seconds", help, [], &CHECK_BOUNDS, all)
     }
 
     fn encode_link(&self, out: &mut Families<'_>) -> fmt::Result {
@@ -346,6 +252,12 @@ impl Metrics {
         )
     }
 
+    fn encode_clients(&self, out: &mut Families<'_>) -> fmt::Result {
+        let Active { connections, .. } = self.0.watch.active();
+        let connections = i64::try_from(connections).unwrap_or(i64::MAX);
+        out.gauge("gateway_connections", "Connections of clients that are open", connections)
+    }
+
     fn encode_refusals(&self, out: &mut Families<'_>) -> fmt::Result {
         out.counters(
             "gateway_refusals",
@@ -365,6 +277,26 @@ impl Metrics {
         )
     }
 
+    fn encode_process(&self, out: &mut Families<'_>) -> fmt::Result {
+        let admin = &self.0;
+        let tls = admin.tls.as_ref().map_or(admin.started, |tls| tls.read_at());
+        let read_at = admin.started.max(tls).max(admin.upstream_tls.read_at());
+        let read_at = read_at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        out.gauge(
+            "gateway_config_last_reload_success_timestamp_seconds",
+            "When flags and files were last read with success: certificates are read again when they change",
+            read_at.as_secs_f64(),
+        )?;
+        for one in usage::read() {
+            match one.value {
+                usage::Value::Counter(value) => out.fraction(one.name, one.help, value)?,
+                usage::Value::Gauge(value) => out.gauge(one.name, one.help, value)?,
+            }
+        }
+        let labels = [("version", self.0.version), ("revision", BUILD.revision), ("rustc", BUILD.rustc)];
+        out.info("gateway_build", "Which build this is", &labels)
+    }
+
     fn encode_panics(&self, out: &mut Families<'_>) -> fmt::Result {
         out.counters(
             "gateway_panics",
@@ -379,124 +311,20 @@ impl Collector for Metrics {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut out = Families(encoder);
         let services = self.0.table.services();
-        self.encode_services(&services, &mut out)?;
+        let now = self.0.clock.now();
+        requests::encode(&services, &Grain::new(self.0.histogram_services), now, &mut out)?;
         self.encode_faults(&services, &mut out)?;
         self.encode_tunnels(&services, &mut out)?;
-        self.encode_fallbacks(&services, &mut out)?;
         self.encode_replicas(&services, &mut out)?;
-        self.encode_transitions(&mut out)?;
+        self.encode_transitions(&services, &mut out)?;
         self.encode_checks(&services, &mut out)?;
         self.encode_link(&mut out)?;
+        self.encode_clients(&mut out)?;
         self.encode_refusals(&mut out)?;
         self.encode_panics(&mut out)?;
         self.encode_access_log(&mut out)?;
-        let mut build =
-            out.0.encode_descriptor("gateway_build", "Which build this is", None, MetricType::Info)?;
-        build.encode_info(&[("version", self.0.version)])
+        self.encode_process(&mut out)
     }
-}
-
-/// Writes whole families of series.
-struct Families<'a>(DescriptorEncoder<'a>);
-
-impl Families<'_> {
-    fn counters<const N: usize>(
-        &mut self,
-        name: &str,
-        help: &str,
-        labels: [&str; N],
-        series: impl IntoIterator<Item = ([impl AsRef<str>; N], u64)>,
-    ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for (values, count) in series {
-            let pairs = pairs(labels, &values);
-            family.encode_family(&pairs)?.encode_counter::<NoLabelSet, _, u64>(&count, None)?;
-        }
-        Ok(())
-    }
-
-    fn gauges<const N: usize>(
-        &mut self,
-        name: &str,
-        help: &str,
-        labels: [&str; N],
-        series: impl IntoIterator<Item = ([impl AsRef<str>; N], u64)>,
-    ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (values, value) in series {
-            let pairs = pairs(labels, &values);
-            family.encode_family(&pairs)?.encode_gauge(&value)?;
-        }
-        Ok(())
-    }
-
-    /// One series for each service that has counted anything: most never do.
-    fn histograms<'a>(
-        &mut self,
-        name: &str,
-        help: &str,
-        label: &str,
-        series: impl IntoIterator<Item = (&'a str, Buckets)>,
-    ) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        for (value, counts) in series {
-            let count: u64 = counts.iter().map(|count| u64::from(*count)).sum();
-            if count == 0 {
-                continue;
-            }
-            let sum: f64 = counts
-                .iter()
-                .enumerate()
-                .map(|(bucket, count)| middle_of(bucket).as_secs_f64() * f64::from(*count))
-                .sum();
-            let pairs = [(label, value)];
-            family.encode_family(&pairs)?.encode_histogram::<NoLabelSet>(
-                sum,
-                count,
-                &in_powers_of_four(&counts),
-                None,
-            )?;
-        }
-        Ok(())
-    }
-
-    fn counter(&mut self, name: &str, help: &str, count: u64) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        metric.encode_counter::<NoLabelSet, _, u64>(&count, None)
-    }
-
-    /// `counts` by the first of [`DURATION_BOUNDS`] that is not exceeded, and of what exceeds all.
-    fn histogram(&mut self, name: &str, help: &str, sum: f64, counts: &[u64]) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
-        let bounds = DURATION_BOUNDS.iter().copied().chain([f64::MAX]);
-        let buckets: Vec<_> = bounds.zip(counts.iter().copied()).collect();
-        metric.encode_histogram::<NoLabelSet>(sum, counts.iter().sum(), &buckets, None)
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {
-        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
-    }
-}
-
-/// Counts up to a millisecond, four of them and so on to four seconds, and beyond.
-fn in_powers_of_four(counts: &Buckets) -> Vec<(f64, u64)> {
-    let count = |buckets: Range<usize>| counts[buckets].iter().map(|count| u64::from(*count)).sum();
-    // A bucket is a quarter power of two of microseconds.
-    let ends = (5..=11).map(|power: u32| (8 * power as usize, f64::from(4_u32.pow(power)) / 1e6));
-    let (mut from, mut buckets) = (0, Vec::new());
-    for (end, bound) in ends {
-        buckets.push((bound, count(from..end)));
-        from = end;
-    }
-    buckets.push((f64::MAX, count(from..counts.len())));
-    buckets
-}
-
-fn pairs<'a, const N: usize>(
-    labels: [&'a str; N],
-    values: &'a [impl AsRef<str>; N],
-) -> [(&'a str, &'a str); N] {
-    std::array::from_fn(|index| (labels[index], values[index].as_ref()))
 }
 
 /// How many of the service's replicas show each of `kinds`, in their order.

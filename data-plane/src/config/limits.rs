@@ -80,6 +80,9 @@ pub struct LimitArgs {
     /// Memory for all bodies that are kept so, shared out among the workers, 0B..=64GiB
     #[arg(long, env = "GW_PROXY_REPLAY_MEMORY", default_value = "256MiB", value_parser = bytes(0..=64 << 30), value_name = "SIZE")]
     pub replay_memory: u64,
+    /// Memory for the last good answers of services that fall back to them, shared out among the workers, 0B..=64GiB
+    #[arg(long, env = "GW_PROXY_STALE_MEMORY", default_value = "64MiB", value_parser = bytes(0..=64 << 30), value_name = "SIZE")]
+    pub stale_memory: u64,
     /// Idle connections to one replica that one worker keeps, 0..=65536
     #[arg(long, env = "GW_PROXY_MAX_IDLE_UPSTREAM", default_value = "256", value_parser = count(0..=65_536), value_name = "N")]
     pub max_idle_upstream: u64,
@@ -128,6 +131,7 @@ impl LimitArgs {
             send_buffer: narrow(self.send_buffer),
             replay_bytes: whole(self.max_replay_bytes),
             replay_memory: whole(self.replay_memory),
+            stale_memory: whole(self.stale_memory),
             idle_upstream: whole(self.max_idle_upstream),
             idle_upstream_timeout: self.idle_upstream_timeout,
         })

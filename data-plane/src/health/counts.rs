@@ -26,14 +26,14 @@ impl Ended {
 }
 
 /// Upper bounds of the histogram of durations, in seconds.
-pub(crate) const DURATION_BOUNDS: [f64; 7] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0];
+pub(crate) const CHECK_BOUNDS: [f64; 7] = [0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0];
 
 /// Counts of all checks since the start.
 #[derive(Debug, Default)]
 pub(crate) struct CheckCounts {
     ended: [[AtomicU64; Ended::ALL.len()]; Self::METHODS.len()],
     /// By the first bound that is not exceeded; the last one has the rest.
-    durations: [AtomicU64; DURATION_BOUNDS.len() + 1],
+    durations: [AtomicU64; CHECK_BOUNDS.len() + 1],
     nanos: AtomicU64,
     checked: AtomicU64,
     under_way: AtomicU64,
@@ -46,8 +46,8 @@ impl CheckCounts {
     pub(super) fn ended(&self, method: CheckMethod, ended: Ended, took: Duration) {
         self.ended[method as usize][ended as usize].fetch_add(1, Relaxed);
         let seconds = took.as_secs_f64();
-        let place = DURATION_BOUNDS.iter().position(|bound| seconds <= *bound);
-        self.durations[place.unwrap_or(DURATION_BOUNDS.len())].fetch_add(1, Relaxed);
+        let place = CHECK_BOUNDS.iter().position(|bound| seconds <= *bound);
+        self.durations[place.unwrap_or(CHECK_BOUNDS.len())].fetch_add(1, Relaxed);
         self.nanos.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Relaxed);
     }
 
@@ -63,7 +63,7 @@ impl CheckCounts {
     }
 
     /// Sum of the durations in seconds, and counts by the first bound that is not exceeded.
-    pub(crate) fn durations(&self) -> (f64, [u64; DURATION_BOUNDS.len() + 1]) {
+    pub(crate) fn durations(&self) -> (f64, [u64; CHECK_BOUNDS.len() + 1]) {
         let counts = std::array::from_fn(|place| self.durations[place].load(Relaxed));
         (Duration::from_nanos(self.nanos.load(Relaxed)).as_secs_f64(), counts)
     }

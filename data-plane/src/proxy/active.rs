@@ -16,6 +16,16 @@ pub struct Active {
     pub requests: u64,
 }
 
+/// What is under way on all workers, for those who look from outside.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Watch(pub(super) Vec<Arc<WorkerActive>>);
+
+impl Watch {
+    pub(crate) fn active(&self) -> Active {
+        sum(&self.0)
+    }
+}
+
 /// One worker's counts, on a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(64))]

@@ -1,20 +1,19 @@
 //! The gate in front of every replica: refuses what cannot be forwarded, finds the service for the rest.
 
-use std::sync::Arc;
+use std::{rc::Rc, sync::Arc};
 
 use gateway_proto::policy::RequestRules;
 use http::Method;
 
-use super::{errors::GatewayError, h1::Length, head::RequestHead, route, worker::Worker};
+use super::{errors::GatewayError, h1::Length, head::RequestHead, route, stay::Stay, worker::Worker};
 use crate::{
     request_rules::check_head,
     routes::{Asked, Rewrite, Rule},
-    table::Service,
 };
 
 /// Where a request goes.
 pub(super) struct Admitted {
-    pub(super) service: Arc<Service>,
+    pub(super) stay: Stay,
     found_by: FoundBy,
 }
 
@@ -40,7 +39,7 @@ impl Admitted {
 /// Refuses what cannot be forwarded; finds the service for the rest.
 ///
 /// The error comes with the name of the service that was asked for, as far as it is known.
-pub(super) fn admit(worker: &Worker, head: &RequestHead) -> Result<Admitted, (GatewayError, String)> {
+pub(super) fn admit(worker: &Rc<Worker>, head: &RequestHead) -> Result<Admitted, (GatewayError, String)> {
     let refuse = |error| (error, String::new());
     if head.method == Method::CONNECT {
         return Err(refuse(GatewayError::TunnelRefused));
@@ -69,11 +68,11 @@ pub(super) fn admit(worker: &Worker, head: &RequestHead) -> Result<Admitted, (Ga
         return Err((error, found.service.to_owned()));
     };
     let found_by = if found.is_by_path { FoundBy::Path(1 + found.service.len()) } else { FoundBy::Host };
-    Ok(Admitted { service, found_by })
+    Ok(Admitted { stay: Stay::begin(worker, service), found_by })
 }
 
 /// Where an explicit route leads.
-fn follow(rule: &Arc<Rule>, worker: &Worker) -> Result<Admitted, (GatewayError, String)> {
+fn follow(rule: &Arc<Rule>, worker: &Rc<Worker>) -> Result<Admitted, (GatewayError, String)> {
     let name = rule.route().service.as_str();
     let Some(service) = worker.table().service_or_departed(name, worker.now()) else {
         // It is no unknown one: somebody has declared it, and it has no replica yet or any more.
@@ -83,7 +82,7 @@ fn follow(rule: &Arc<Rule>, worker: &Worker) -> Result<Admitted, (GatewayError, 
         };
         return Err((error, name.to_owned()));
     };
-    Ok(Admitted { service, found_by: FoundBy::Route(Arc::clone(rule)) })
+    Ok(Admitted { stay: Stay::begin(worker, service), found_by: FoundBy::Route(Arc::clone(rule)) })
 }
 
 /// Refuses what the service's policy does not let through, as far as the head tells.

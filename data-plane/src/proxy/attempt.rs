@@ -207,6 +207,7 @@ impl Attempt {
 
     fn settle(&mut self, outcome: Outcome) {
         if let Some(permit) = self.permit.take() {
+            self.service.counters().attempted(self.worker.index(), outcome.into());
             let (now, jitter) = (self.worker.now(), self.worker.random());
             if let Outcome::Failure(fault) = outcome {
                 let request_id = self.worker.flights().request_id(self.place);

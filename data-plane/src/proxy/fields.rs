@@ -198,6 +198,11 @@ impl Fields {
         self.lines.len()
     }
 
+    /// How many bytes they take.
+    pub(super) fn size(&self) -> usize {
+        self.block.capacity() + self.lines.capacity() * size_of::<Line>()
+    }
+
     /// A part of the block.
     pub(super) fn text(&self, span: Span) -> &[u8] {
         &self.block[span.range()]

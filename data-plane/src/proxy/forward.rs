@@ -38,7 +38,8 @@ use super::{
     injection::inject,
     request_body::{Arrival, ClientBody, NotHeld, RequestSource},
     request_id::RequestId,
-    response_body::{Answer, Call},
+    response_body::{Answer, Call, ResponseBody},
+    stay::Stay,
     trail::Trail,
     upgrade::Upgrade,
     worker::Worker,
@@ -122,7 +123,7 @@ async fn answer(
         Ok(admitted) => admitted,
         Err((error, service)) => return worker.refuse_to(caller, &error, &service, 0, request_id),
     };
-    let service = &admitted.service;
+    let service = &admitted.stay;
     if let Some(trail) = trail {
         trail.found(service.name().as_str());
     }
@@ -174,6 +175,7 @@ async fn answer(
         rewrite,
     };
     let mut time = hints.time.map_or(timeout.request, |time| time.min(timeout.request));
+    let mut started = service.began();
     if let Some(injection) = service.injection() {
         // Boxed, because requests are not to have the room for what nearly none of them meets.
         let limit = call_timeout.map_or(time, |whole| whole.min(time));
@@ -185,16 +187,16 @@ async fn answer(
             }
             Err(answer) => return *answer,
         }
+        started = worker.now();
     }
     headers::prepare_request(&mut head, &onward);
-    let service = admitted.service;
+    let service = admitted.stay;
     // By the fields as every version of HTTP has them by now: with a Host, and with one Cookie.
     let key = affinity::key(&service.policy().balancing, &head.fields, claimed.unwrap_or(client.ip()));
     frame(&mut head.fields, length);
     if let Some(upgrade) = &upgrade {
         upgrade.ask(&mut head.fields);
     }
-    let started = worker.now();
     let is_idempotent = repeats(&service, &head);
     let may_replay = is_idempotent || is_held || caller == Caller::Grpc || service.may_decline();
     let source = RequestSource::new(
@@ -246,7 +248,11 @@ async fn answer(
         trail,
         request_id,
     };
-    journey.run().await
+    let answer = journey.run().await;
+    if let ResponseBody::Replica(body) = &answer.body {
+        body.borrow_mut().keep(journey.service);
+    }
+    answer
 }
 
 /// Whether a service lets a request be sent twice, in its head's words.
@@ -260,9 +266,9 @@ pub(super) fn refused(
     error: &GatewayError,
     reply_to: ReplyTo<'_>,
     worker: &Worker,
-    service: &Service,
+    service: &Stay,
 ) -> Answer {
-    service.counters().answered(worker.index(), error.status(), RequestOutcome::GatewayError);
+    service.answered(error.status(), RequestOutcome::GatewayError);
     worker.refuse_to(reply_to.caller, error, service.name().as_str(), 0, reply_to.request_id)
 }
 
@@ -287,7 +293,7 @@ type Ending = Result<Answer, GatewayError>;
 struct Journey<'a> {
     worker: Rc<Worker>,
     client: Rc<Client>,
-    service: Arc<Service>,
+    service: Stay,
     /// As replicas get it.
     head: RequestHead,
     /// Of its body.
@@ -346,7 +352,15 @@ enum Ended {
 impl Journey<'_> {
     async fn run(&mut self) -> Answer {
         let result = self.ask().await.and_then(|answer| self.check_switch(answer));
-        let (result, fell_back) = if self.may_fall_back(&result) {
+        self.count_retries(0, &result);
+        let (falls_back, keeps) = {
+            let policy = self.service.policy();
+            (self.may_fall_back(&result, &policy.fallback), !policy.fallback.stale_max_age.is_zero())
+        };
+        if keeps && !falls_back {
+            self.keep(&result);
+        }
+        let (result, fell_back) = if falls_back {
             // Boxed, so that requests which do not need it hold no room for it.
             Box::pin(self.fall_back(result)).await
         } else {
@@ -380,12 +394,21 @@ impl Journey<'_> {
             }
             None => outcome,
         };
-        self.service.counters().answered(self.worker.index(), status, outcome);
+        self.service.answered(status, outcome);
         if self.service.is_detailed() {
             let latency = self.worker.now().since(self.started);
             self.service.record_latency(self.worker.index(), latency);
         }
         response
+    }
+
+    /// Counts the request as retried if an attempt of it failed and another was made, after `before` attempts that were
+    /// another service's.
+    fn count_retries(&self, before: usize, ending: &Ending) {
+        if self.attempts.get() > before + 1 && !self.tried.is_empty() {
+            let has_recovered = self.told_as(ending).1 == RequestOutcome::Success;
+            self.service.counters().retried(self.worker.index(), has_recovered);
+        }
     }
 
     /// As which status and outcome of its service it is counted.

@@ -16,12 +16,13 @@ use super::{
     head::ResponseHead,
     refusals::Reason,
     response_body::Answer,
+    stay::Stay,
     trail::Trail,
     worker::Worker,
 };
 use crate::{
     routing::Tick,
-    table::{FaultKind, Injection, RequestOutcome, Service, bounded_delay},
+    table::{FaultKind, Injection, RequestOutcome, bounded_delay},
 };
 
 /// What is logged of a request that gets no answer. Nobody is sent it.
@@ -68,7 +69,7 @@ fn has(fields: &Fields, header: &FaultHeader) -> bool {
 /// The answer in place of a replica's.
 pub(super) async fn inject(
     injection: &Injection,
-    (worker, service): (&Worker, &Service),
+    (worker, service): (&Worker, &Stay),
     reply_to: ReplyTo<'_>,
     fields: &Fields,
     time: Duration,
@@ -128,10 +129,10 @@ async fn hold(injection: &Injection, worker: &Worker, delay: Duration) -> Durati
 }
 
 /// In place of an answer: the end of the connection, or of the stream.
-fn reset(worker: &Worker, service: &Service) -> Box<Answer> {
+fn reset(worker: &Worker, service: &Stay) -> Box<Answer> {
     let status = StatusCode::from_u16(NO_ANSWER).expect("three digits make a status");
     worker.refused(Reason::FaultInjected);
-    service.counters().answered(worker.index(), status, RequestOutcome::GatewayError);
+    service.answered(status, RequestOutcome::GatewayError);
     let head = ResponseHead::new(status, Fields::default());
     let error = Some(Reason::FaultInjected.as_str());
     Box::new(Answer { error, resets: true, ..Answer::new(head, Bytes::new().into()) })

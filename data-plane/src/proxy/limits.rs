@@ -46,6 +46,8 @@ pub struct Limits {
     pub replay_bytes: usize,
     /// Most bytes kept so over all requests of all workers, of which each worker has its share.
     pub replay_memory: usize,
+    /// Bytes of answers that are kept for when nobody gives another, of all workers together.
+    pub stale_memory: usize,
     /// Most idle connections to one replica that one worker keeps.
     pub idle_upstream: usize,
     /// How long it keeps one.
@@ -74,6 +76,7 @@ impl Default for Limits {
             send_buffer: 64 << 10,
             replay_bytes: 64 << 10,
             replay_memory: 256 << 20,
+            stale_memory: 64 << 20,
             idle_upstream: 256,
             // Before most servers close it from their side.
             idle_upstream_timeout: Duration::from_secs(30),

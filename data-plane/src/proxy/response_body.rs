@@ -15,8 +15,8 @@ use http_body_util::Full;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
-    attempt::Attempt, grpc, h1::Failure, head::ResponseHead, request_body::Arrival, trail::Trail,
-    tunnel::Tunnel, upstream::Link,
+    attempt::Attempt, grpc, h1::Failure, head::ResponseHead, request_body::Arrival, stale::Copying,
+    stay::Stay, trail::Trail, tunnel::Tunnel, upstream::Link,
 };
 use crate::{
     routing::{Fault, Outcome, Tick, judge_grpc},
@@ -73,6 +73,10 @@ pub(super) struct UpstreamBody {
     call: Option<Call>,
     /// Made when a call that has a deadline is first waited for.
     overdue: Option<Pin<Box<Sleep>>>,
+    /// Of the request that it answers: until the client has all of it.
+    stay: Option<Stay>,
+    /// If it is to be kept.
+    copying: Option<Box<Copying>>,
 }
 
 /// What a response's body is a part of, if that is a gRPC call.
@@ -116,7 +120,40 @@ impl UpstreamBody {
             is_cut: false,
             call,
             overdue: None,
+            stay: None,
+            copying: None,
         }
+    }
+
+    /// Has a copy of it kept, if it comes to its end.
+    pub(super) fn copy(&mut self, copying: Copying) {
+        match self.has_ended {
+            true => copying.end(),
+            false => self.copying = Some(Box::new(copying)),
+        }
+    }
+
+    /// Copies what has come. What breaks off, has trailers or is too long is not kept.
+    fn copied(&mut self, polled: &Poll<Option<Result<Frame<Bytes>, BodyError>>>) {
+        let goes_on = match (polled, &mut self.copying) {
+            (Poll::Ready(Some(Ok(frame))), Some(copying)) => {
+                frame.data_ref().is_some_and(|data| copying.push(data))
+            }
+            (Poll::Ready(Some(Err(_))), _) => false,
+            _ => true,
+        };
+        if !goes_on {
+            self.copying = None;
+        } else if self.has_ended
+            && let Some(copying) = self.copying.take()
+        {
+            copying.end();
+        }
+    }
+
+    /// Has the request's stay at its service last for as long as this does.
+    pub(super) fn keep(&mut self, stay: Stay) {
+        self.stay = Some(stay);
     }
 
     /// Its attempt, until the body has ended.
@@ -182,7 +219,7 @@ impl UpstreamBody {
 }
 
 impl UpstreamBody {
-    fn size_hint(&self) -> SizeHint {
+    pub(super) fn size_hint(&self) -> SizeHint {
         let left = match &self.open {
             Some((link, _)) => link.left(),
             None if self.has_ended => Some(0),
@@ -192,7 +229,13 @@ impl UpstreamBody {
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(call) = self.call else { return self.poll_any(cx) };
+        let Some(call) = self.call else {
+            let polled = self.poll_any(cx);
+            if self.copying.is_some() {
+                self.copied(&polled);
+            }
+            return polled;
+        };
         let now = self.attempt().map(Attempt::now);
         if now.is_some_and(|now| call.is_overdue(now)) {
             return self.end_call(grpc::overdue());

@@ -42,6 +42,7 @@ use super::{
     request_body::{ClientBody, ReplayMemory},
     request_id::RequestId,
     response_body::Answer,
+    stale::StaleAnswers,
     upstream::Pool,
 };
 use crate::{access_log::AccessLog, clock::Clock, routing::Tick, table::Table};
@@ -95,6 +96,7 @@ pub(super) struct Worker {
     deadlines: Deadlines,
     date: DateText,
     replay_memory: ReplayMemory,
+    stale: Rc<RefCell<StaleAnswers>>,
     random: RefCell<SmallRng>,
     drain: Shutdown,
     /// Since when, for those who look often.
@@ -114,14 +116,15 @@ impl Worker {
     ) -> Self {
         let buffers = Rc::new(Buffers::default());
         let limits = &config.limits;
-        let replay_memory = limits.replay_memory / config.workers.max(1);
+        let workers = config.workers.max(1);
         Self {
             index,
             via: Via::new(&config.node_id),
             table,
             clock,
             pool: Pool::new(Rc::clone(&buffers), limits, Arc::clone(&config.upstream_tls), clock),
-            replay_memory: ReplayMemory::new(replay_memory, limits.replay_bytes),
+            replay_memory: ReplayMemory::new(limits.replay_memory / workers, limits.replay_bytes),
+            stale: Rc::new(RefCell::new(StaleAnswers::new(limits.stale_memory / workers))),
             buffers,
             flights: Flights::default(),
             deadlines: Deadlines::default(),
@@ -166,6 +169,11 @@ impl Worker {
 
     pub(super) fn replay_memory(&self) -> &ReplayMemory {
         &self.replay_memory
+    }
+
+    /// The last good answers, for when nobody gives another.
+    pub(super) fn stale(&self) -> &Rc<RefCell<StaleAnswers>> {
+        &self.stale
     }
 
     pub(super) fn limits(&self) -> &Limits {

@@ -31,6 +31,10 @@ pub(crate) struct Kind {
     pub(crate) trigger: &'static str,
 }
 
+const fn usual(from: &'static str, to: &'static str, trigger: &'static str) -> Kind {
+    Kind { from, to, trigger }
+}
+
 /// Counts and queue of transitions, shared by the task that records them, reports and metrics.
 #[derive(Debug)]
 pub(crate) struct Journal {
@@ -155,6 +159,18 @@ impl Journal {
 }
 
 impl Kind {
+    /// Those that every service has in metrics from its first moment, so that the first one of them is seen as an increase.
+    pub(crate) const USUAL: [Self; 8] = [
+        usual("closed", "open", "consecutive_failures"),
+        usual("closed", "open", "failure_ratio"),
+        usual("closed", "open", "slow_ratio"),
+        usual("closed", "open", "peer_latency"),
+        usual("open", "half_open", "probe_due"),
+        usual("half_open", "open", "probe_failed"),
+        usual("half_open", "open", "probe_lost"),
+        usual("half_open", "closed", "probes_succeeded"),
+    ];
+
     fn of(transition: &Transition) -> Self {
         let change = &transition.change;
         let trigger = match (change.rule(), change.reason) {

@@ -143,9 +143,16 @@ async fn metrics_show_requests_and_every_state_even_at_zero() {
     for line in [
         "gateway_requests_total{service=\"orders\",code_class=\"2xx\",outcome=\"success\"} 1",
         "gateway_requests_total{service=\"orders\",code_class=\"5xx\",outcome=\"gateway_error\"} 0",
-        "gateway_upstream_attempts_total{service=\"orders\"} 1",
-        "gateway_upstream_failures_total{service=\"orders\"} 0",
-        "gateway_retries_total{service=\"orders\"} 0",
+        "gateway_requests_total{service=\"orders\",code_class=\"4xx\",outcome=\"client_abort\"} 0",
+        "gateway_upstream_attempts_total{service=\"orders\",result=\"success\"} 1",
+        "gateway_upstream_attempts_total{service=\"orders\",result=\"timeout\"} 0",
+        "gateway_upstream_attempt_duration_seconds_count{service=\"orders\"} 1",
+        "gateway_upstream_retries_total{service=\"orders\"} 0",
+        "gateway_retries_total{service=\"orders\",result=\"recovered\"} 0",
+        "gateway_fallbacks_total{service=\"orders\",kind=\"static\"} 0",
+        "gateway_available_replicas{service=\"orders\"} 1",
+        "gateway_breaker_rejections_total{service=\"orders\"} 0",
+        "gateway_breaker_transitions_total{service=\"orders\",from=\"closed\",to=\"open\",trigger=\"failure_ratio\"} 0",
         "gateway_retries_denied_total{service=\"orders\",reason=\"not_idempotent\"} 0",
         "gateway_retry_budget_remaining{service=\"orders\"} 100",
         "gateway_upstream_inflight{service=\"orders\"} 0",
@@ -164,11 +171,12 @@ async fn metrics_show_requests_and_every_state_even_at_zero() {
         "gateway_control_plane_connected 0",
         "gateway_panics_total{task=\"request\"} 0",
         "gateway_panics_total{task=\"journal\"} 0",
-        concat!("gateway_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         "# EOF",
     ] {
         assert!(text.lines().any(|shown| shown == line), "{line} is missing in\n{text}");
     }
+    let build = concat!("gateway_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\",revision=");
+    assert!(text.contains(build), "{text}");
     end(running, &shutdown).await;
 }
 

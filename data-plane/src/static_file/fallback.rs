@@ -1,13 +1,16 @@
 //! What clients get instead of failures, as the file has it.
 
-use gateway_proto::v1;
+use gateway_proto::{time::duration, v1};
 use serde::Deserialize;
+
+use super::written::Span;
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct FallbackTable {
     statuses: Option<String>,
     service: Option<String>,
+    stale_max_age: Option<Span>,
     static_status: Option<i32>,
     content_type: Option<String>,
     body: Option<String>,
@@ -18,6 +21,7 @@ impl From<FallbackTable> for v1::FallbackPolicy {
         Self {
             statuses: table.statuses,
             service: table.service,
+            stale_max_age: table.stale_max_age.map(|span| duration(span.0)),
             static_status: table.static_status,
             content_type: table.content_type,
             body: table.body,

@@ -15,7 +15,7 @@ use std::{
 use gateway_proto::policy::Concurrency;
 
 use super::{
-    latency::{Buckets, Latencies},
+    durations::{Durations, Histogram},
     pending::{Freed, Look, Pending},
     replica::Replica,
     service::{Picked, Service},
@@ -28,7 +28,7 @@ use crate::routing::{Draw, Refused, Terms, Tick, Ticket};
 pub(super) struct Limits {
     pending: Pending<Waker>,
     refusals: [AtomicU64; Refusal::ALL.len()],
-    queue_times: Latencies,
+    queue_times: Durations,
 }
 
 /// Why requests were refused for want of a place.
@@ -52,7 +52,7 @@ impl Refusal {
 
 impl Limits {
     pub(super) fn new(workers: usize) -> Self {
-        Self { pending: Pending::new(), refusals: Default::default(), queue_times: Latencies::new(workers) }
+        Self { pending: Pending::new(), refusals: Default::default(), queue_times: Durations::new(workers) }
     }
 
     fn refuse(&self, refusal: Refusal) {
@@ -183,13 +183,18 @@ impl Service {
         (limit < u64::MAX).then_some(limit)
     }
 
+    /// Whether the policy has any limit, so that requests may wait.
+    pub fn is_limited(&self) -> bool {
+        self.view.load().is_limited
+    }
+
     /// How many requests were refused in that way since the start.
     pub fn refused(&self, refusal: Refusal) -> u64 {
         self.limits.refusals[refusal as usize].load(Relaxed)
     }
 
     /// How long requests waited, those included that were refused after it.
-    pub fn queue_times(&self) -> Buckets {
+    pub fn queue_times(&self) -> Histogram {
         self.limits.queue_times.read()
     }
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 
 use crate::{
     counts::{Count, PerWorker},
-    routing::retry::Stop,
+    routing::{Fault, Outcome, retry::Stop},
 };
 
 /// What was counted for one replica since it was first seen.
@@ -102,7 +102,7 @@ impl AttemptCounts {
     }
 }
 
-/// Attempts of a whole service that have not ended.
+/// What of a whole service has not ended: attempts, or requests.
 #[derive(Debug)]
 pub(super) struct Inflight(PerWorker<AtomicI64>);
 
@@ -166,6 +166,65 @@ pub enum RequestOutcome {
     GatewayError,
     /// Somebody else, in place of a failure.
     Fallback,
+    /// Nobody: the client went away before there was an answer.
+    ClientAbort,
+}
+
+/// What an attempt came to, as metrics name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttemptResult {
+    /// The replica did its job.
+    Success,
+    /// It answered with what counts as its failure, or with what is no answer, or not with all of it.
+    Failure,
+    /// It did not answer in time.
+    Timeout,
+    /// There was no connection to it, or no TLS.
+    ConnectError,
+    /// It ended the connection before it answered.
+    Reset,
+    /// It refused for lack of capacity.
+    Overloaded,
+    /// Nobody knows: its client left, another was quicker, or it was drained.
+    Neutral,
+}
+
+impl AttemptResult {
+    /// All of them, in order.
+    pub const ALL: [Self; 7] = [
+        Self::Success,
+        Self::Failure,
+        Self::Timeout,
+        Self::ConnectError,
+        Self::Reset,
+        Self::Overloaded,
+        Self::Neutral,
+    ];
+
+    /// As metrics name it.
+    pub fn as_str(self) -> &'static str {
+        ["success", "failure", "timeout", "connect_error", "reset", "overloaded", "neutral"][self as usize]
+    }
+}
+
+impl From<Outcome> for AttemptResult {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Success => Self::Success,
+            Outcome::Overloaded => Self::Overloaded,
+            Outcome::Neutral => Self::Neutral,
+            Outcome::Failure(fault) => match fault {
+                Fault::ResponseTimeout => Self::Timeout,
+                Fault::ConnectRefused
+                | Fault::ConnectTimeout
+                | Fault::ConnectFailed
+                | Fault::TlsCertificate(_)
+                | Fault::TlsProtocol(_) => Self::ConnectError,
+                Fault::Reset | Fault::Closed => Self::Reset,
+                Fault::Malformed | Fault::Truncated | Fault::Status(_) | Fault::Grpc(_) => Self::Failure,
+            },
+        }
+    }
 }
 
 /// Who answers in place of a failure.
@@ -173,31 +232,48 @@ pub enum RequestOutcome {
 pub enum FallbackKind {
     /// Another service.
     Service,
+    /// The last good answer.
+    Stale,
     /// The gateway, by the policy's words.
     Static,
 }
 
 impl FallbackKind {
-    /// Both, in order.
-    pub const ALL: [Self; 2] = [Self::Service, Self::Static];
+    /// All of them, in the order in which they are tried.
+    pub const ALL: [Self; 3] = [Self::Service, Self::Stale, Self::Static];
 
     /// As metrics name it.
     pub fn as_str(self) -> &'static str {
-        ["service", "static"][self as usize]
+        ["service", "stale", "static"][self as usize]
     }
 }
 
 impl RequestOutcome {
     /// All of them, in order.
-    pub const ALL: [Self; 4] = [Self::Success, Self::UpstreamError, Self::GatewayError, Self::Fallback];
+    pub const ALL: [Self; 5] =
+        [Self::Success, Self::UpstreamError, Self::GatewayError, Self::Fallback, Self::ClientAbort];
 
     /// As metrics name it.
     pub fn as_str(self) -> &'static str {
-        ["success", "upstream_error", "gateway_error", "fallback"][self as usize]
+        ["success", "upstream_error", "gateway_error", "fallback", "client_abort"][self as usize]
+    }
+
+    /// Whether there is such a thing in the ordinary course: what metrics show before the first of it. A call that a replica
+    /// failed has 200; whoever went away counts as 499.
+    pub fn comes_as(self, class: CodeClass) -> bool {
+        use CodeClass::{ClientError, Redirection, ServerError, Success};
+        match self {
+            Self::Success => true,
+            Self::UpstreamError => matches!(class, Success | ClientError | ServerError),
+            Self::GatewayError => matches!(class, ClientError | ServerError),
+            Self::Fallback => matches!(class, Success | Redirection | ClientError | ServerError),
+            Self::ClientAbort => class == ClientError,
+        }
     }
 }
 
-/// Requests of one service by status class and outcome, and those that failed by why they were not tried again.
+/// Requests of one service by status class and outcome, those that failed by what came of trying again or why they were not,
+/// and its attempts by what they came to.
 #[derive(Debug)]
 pub struct ServiceCounters(PerWorker<ServiceCell>);
 
@@ -205,6 +281,9 @@ pub struct ServiceCounters(PerWorker<ServiceCell>);
 struct ServiceCell {
     answered: [[Count; CodeClass::ALL.len()]; RequestOutcome::ALL.len()],
     stopped: [Count; Stop::ALL.len()],
+    attempts: [Count; AttemptResult::ALL.len()],
+    /// Not answered well in spite of it, and answered well.
+    retried: [Count; 2],
 }
 
 impl ServiceCounters {
@@ -222,12 +301,34 @@ impl ServiceCounters {
         self.0.of(worker).stopped[stop as usize].add_one();
     }
 
+    /// Counts one attempt that has ended: to be called by `worker` only.
+    pub fn attempted(&self, worker: usize, result: AttemptResult) {
+        self.0.of(worker).attempts[result as usize].add_one();
+    }
+
+    /// How many attempts came to that since the start.
+    pub fn attempts(&self, result: AttemptResult) -> u64 {
+        self.0.sum(|cell| cell.attempts[result as usize].get())
+    }
+
+    /// Counts one request of which an attempt failed and another was made, and whether that led to a good answer: to be
+    /// called by `worker` only.
+    pub fn retried(&self, worker: usize, has_recovered: bool) {
+        self.0.of(worker).retried[usize::from(has_recovered)].add_one();
+    }
+
+    /// How many requests were retried since the start, with a good answer or without.
+    pub fn retries(&self, have_recovered: bool) -> u64 {
+        self.0.sum(|cell| cell.retried[usize::from(have_recovered)].get())
+    }
+
     /// How many failed requests were not tried again for that reason since the start.
     pub fn stops(&self, stop: Stop) -> u64 {
         self.0.sum(|cell| cell.stopped[stop as usize].get())
     }
 
-    /// How many requests were answered since the start, and how many of them not with success.
+    /// How many requests were answered since the start, and how many of them not with success; those that their clients gave
+    /// up before are none of them.
     pub fn totals(&self) -> (u64, u64) {
         let of = |outcome| CodeClass::ALL.iter().map(|class| self.read(*class, outcome)).sum::<u64>();
         // Its replicas did fail, whoever stood in for them.
@@ -336,5 +437,42 @@ mod tests {
         }
         counters.stopped(0, Stop::BudgetExhausted);
         assert_eq!((counters.stops(Stop::BudgetExhausted), counters.stops(Stop::NoTimeLeft)), (1, 0));
+    }
+
+    #[test]
+    fn a_request_that_its_client_gave_up_is_counted_and_is_no_answer() {
+        let counters = ServiceCounters::new(1);
+        counters.answered(0, StatusCode::from_u16(499).unwrap(), RequestOutcome::ClientAbort);
+        assert_eq!(counters.read(CodeClass::ClientError, RequestOutcome::ClientAbort), 1);
+        assert_eq!(counters.totals(), (0, 0));
+    }
+
+    #[test]
+    fn attempts_are_counted_by_what_they_came_to_and_requests_by_what_retries_came_to() {
+        let counters = ServiceCounters::new(2);
+        for (number, result) in AttemptResult::ALL.into_iter().enumerate() {
+            assert_eq!(result as usize, number, "they index the counts");
+        }
+        let cases = [
+            (Outcome::Success, "success"),
+            (Outcome::Overloaded, "overloaded"),
+            (Outcome::Neutral, "neutral"),
+            (Outcome::Failure(Fault::Status(503)), "failure"),
+            (Outcome::Failure(Fault::Truncated), "failure"),
+            (Outcome::Failure(Fault::ResponseTimeout), "timeout"),
+            (Outcome::Failure(Fault::ConnectTimeout), "connect_error"),
+            (Outcome::Failure(Fault::Closed), "reset"),
+        ];
+        for (outcome, name) in cases {
+            let result = AttemptResult::from(outcome);
+            assert_eq!(result.as_str(), name);
+            let before = counters.attempts(result);
+            counters.attempted(1, result);
+            assert_eq!(counters.attempts(result), before + 1);
+        }
+        counters.retried(0, true);
+        counters.retried(1, true);
+        counters.retried(1, false);
+        assert_eq!((counters.retries(true), counters.retries(false)), (2, 1));
     }
 }

@@ -1,5 +1,7 @@
 //! One service: its replicas, its policy, and whom to ask next.
 
+mod counts;
+
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -22,6 +24,7 @@ use super::{
     checks::{CheckChange, Standing},
     concurrency::Limits,
     counters::{FallbackKind, Inflight, ReplicaCounters, ServiceCounters, TunnelCounts},
+    durations::Durations,
     fail_open::FailOpenChange,
     injection::Injections,
     latency::{Buckets, Latencies},
@@ -66,7 +69,11 @@ pub struct Service {
     tunnels: TunnelCounts,
     fallbacks: [AtomicU64; FallbackKind::ALL.len()],
     latencies: Latencies,
+    /// Of requests, and of attempts.
+    durations: [Durations; 2],
     pub(super) inflight: Inflight,
+    requests_inflight: Inflight,
+    breaker_rejections: AtomicU64,
     pub(super) limits: Limits,
     /// Whether the policy has any, for those who end something.
     is_limited: AtomicBool,
@@ -118,7 +125,10 @@ impl Service {
             tunnels: TunnelCounts::new(workers),
             fallbacks: Default::default(),
             latencies: Latencies::new(workers),
+            durations: [Durations::new(workers), Durations::new(workers)],
             inflight: Inflight::new(workers),
+            requests_inflight: Inflight::new(workers),
+            breaker_rejections: AtomicU64::new(0),
             limits: Limits::new(workers),
             is_limited: AtomicBool::new(false),
             injections: Injections::default(),
@@ -245,27 +255,6 @@ impl Service {
     /// Its requests by status and outcome.
     pub fn counters(&self) -> &ServiceCounters {
         &self.counters
-    }
-
-    /// What requests became that have switched protocols.
-    pub fn tunnels(&self) -> &TunnelCounts {
-        &self.tunnels
-    }
-
-    /// Another answered a request to it in place of a failure.
-    pub fn fell_back(&self, kind: FallbackKind) {
-        self.fallbacks[kind as usize].fetch_add(1, Relaxed);
-    }
-
-    /// How often that was so since the start.
-    pub fn fallbacks(&self, kind: FallbackKind) -> u64 {
-        self.fallbacks[kind as usize].load(Relaxed)
-    }
-
-    /// The attempts of all its replicas, those that are gone included.
-    pub fn attempts(&self) -> ReplicaCounters {
-        let roster = self.roster();
-        roster.replicas.iter().map(|replica| replica.counters()).fold(roster.gone, ReplicaCounters::plus)
     }
 
     /// Picks the replica for the next attempt of a request that has already `tried` some. Lock-free, but for the
@@ -468,6 +457,7 @@ impl Service {
     /// An attempt's response head has come after `latency`, or it failed so late without one. To be called by `worker`
     /// only, once for an attempt; `outcome` is what is known of it then.
     pub fn heard(&self, worker: usize, replica: &Replica, outcome: Outcome, latency: Duration, now: Tick) {
+        self.durations[1].record(worker, latency);
         if self.is_detailed() {
             replica.record_latency(worker, latency);
         }

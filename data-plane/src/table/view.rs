@@ -355,7 +355,7 @@ impl View {
 
     /// Whether nobody lets requests through, and no fallback answers them either: then probes are worth more than patience.
     pub(super) fn has_nobody(&self) -> bool {
-        !self.has_closed() && !self.policy.fallback.is_any()
+        !self.has_closed() && !self.policy.fallback.answers_all()
     }
 
     /// How many more requests its replicas may have in flight.

@@ -6,7 +6,9 @@ use data_plane::{
 };
 use gateway_proto::{Address, Policy, ReplicaId, ServiceName, policy::Methods};
 
-use crate::harness::{Act, Dead, Gateway, Replica, body, field, ok, respond, status};
+use tokio::io::AsyncWriteExt as _;
+
+use crate::harness::{Act, Dead, Gateway, Replica, body, field, ok, read_message, respond, status};
 
 fn static_answer() -> Policy {
     let mut policy = Policy::default();
@@ -198,4 +200,106 @@ async fn a_status_without_content_has_none() {
     let gateway = Gateway::start(&[dead.address], policy).await;
     let response = gateway.get("/orders/").await;
     assert_eq!((status(&response), body(&response)), (205, ""));
+}
+
+fn stale_answers() -> Policy {
+    let mut policy = Policy::default();
+    policy.fallback.stale_max_age = std::time::Duration::from_secs(60);
+    policy
+}
+
+/// A replica that answers well to its first so many requests, and with 503 from then on.
+async fn breaks_after(requests: usize, answer: &'static str) -> Replica {
+    Replica::start(move |number, _| match number < requests {
+        true => Act::Send(answer.into()),
+        false => respond(503, "broken"),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_last_good_answer_to_the_same_request_stands_in_and_says_how_old_it_is() {
+    let answer =
+        "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-type: text/x\r\nage: 7\r\netag: \"a\"\r\n\r\ngood!";
+    let replica = breaks_after(1, answer).await;
+    let gateway = Gateway::start(&[replica.address], stale_answers()).await;
+    assert_eq!(field(&gateway.get("/orders/1").await, "x-gw-fallback"), None);
+    let response = gateway.get("/orders/1").await;
+    assert_eq!((status(&response), body(&response)), (200, "good!"));
+    assert_eq!(field(&response, "x-gw-fallback").as_deref(), Some("stale"));
+    assert_eq!(field(&response, "content-type").as_deref(), Some("text/x"));
+    assert_eq!(field(&response, "etag").as_deref(), Some("\"a\""));
+    let age: u64 = field(&response, "age").unwrap().parse().unwrap();
+    assert!((7..60).contains(&age), "{response}");
+    let proxy_status = field(&response, "proxy-status").unwrap();
+    assert!(proxy_status.ends_with("; received-status=503; details=\"fallback=stale\""), "{proxy_status}");
+    assert_eq!(gateway.service().fallbacks(FallbackKind::Stale), 1);
+    assert_eq!(status(&gateway.get("/orders/2").await), 503, "nobody has ever answered that");
+}
+
+#[tokio::test]
+async fn an_answer_in_chunks_is_kept_and_one_that_broke_off_or_has_trailers_is_not() {
+    for (answer, is_kept) in [
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ngood!\r\n0\r\n\r\n", true),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\ngood!\r\n0\r\nx-sum: 1\r\n\r\n", false),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", true),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncache-control: no-store\r\n\r\ngood!", false),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\nset-cookie: a=b\r\n\r\ngood!", false),
+    ] {
+        let replica = breaks_after(1, answer).await;
+        let gateway = Gateway::start(&[replica.address], stale_answers()).await;
+        let first = gateway.get("/orders/").await;
+        let again = gateway.get("/orders/").await;
+        assert_eq!(status(&again) == 200, is_kept, "{answer:?}: {again}");
+        if is_kept {
+            assert!(again.ends_with(if body(&first).is_empty() { "\r\n\r\n" } else { "good!" }), "{again}");
+        }
+    }
+    let cut = Replica::start(|number, _| match number {
+        0 => Act::SendAndClose("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\ngoo".into()),
+        _ => respond(503, "broken"),
+    })
+    .await;
+    let gateway = Gateway::start(&[cut.address], stale_answers()).await;
+    let mut stream = gateway.connect().await;
+    stream.write_all(b"GET /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+    assert_eq!(read_message(&mut stream).await, None, "it is cut");
+    assert_eq!(status(&gateway.get("/orders/").await), 503);
+}
+
+#[tokio::test]
+async fn what_one_client_asks_for_with_credentials_is_nobody_s_fallback() {
+    let answer = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\ngood!";
+    for field in ["authorization: Basic eA==", "cookie: a=b", "range: bytes=0-1"] {
+        let replica = breaks_after(1, answer).await;
+        let gateway = Gateway::start(&[replica.address], stale_answers()).await;
+        let request = format!("GET /orders/ HTTP/1.1\r\nhost: gw\r\n{field}\r\nconnection: close\r\n\r\n");
+        assert_eq!(status(&gateway.send(&request).await), 200);
+        assert_eq!(status(&gateway.get("/orders/").await), 503, "{field}");
+    }
+    let replica = breaks_after(1, answer).await;
+    let gateway = Gateway::start(&[replica.address], stale_answers()).await;
+    assert_eq!(status(&gateway.get("/orders/").await), 200);
+    let personal = "GET /orders/ HTTP/1.1\r\nhost: gw\r\ncookie: a=b\r\nconnection: close\r\n\r\n";
+    assert_eq!(status(&gateway.send(personal).await), 503, "nor is it given to whoever has some");
+    let french = "GET /orders/ HTTP/1.1\r\nhost: gw\r\naccept-language: fr\r\nconnection: close\r\n\r\n";
+    assert_eq!(status(&gateway.send(french).await), 503, "nor to whoever accepts something else");
+    assert_eq!(status(&gateway.post("/orders/", "x").await), 503);
+}
+
+#[tokio::test]
+async fn a_service_that_stands_in_goes_before_the_last_good_answer_and_that_before_the_static_one() {
+    let mut policy = stale_answers();
+    policy.fallback.service = "orders-cache".parse().expect("it is valid");
+    policy.fallback.static_status = 200;
+    policy.fallback.body = "static".parse().expect("it is valid");
+    let replica = breaks_after(1, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\ngood!").await;
+    let cache = breaks_after(1, "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\ncache").await;
+    let gateway = Gateway::start(&[replica.address], policy).await;
+    stands_in(&gateway, &cache, Policy::default());
+    let mut bodies = Vec::new();
+    for path in ["/orders/1", "/orders/1", "/orders/1", "/orders/2"] {
+        bodies.push(body(&gateway.get(path).await).to_owned());
+    }
+    assert_eq!(bodies, ["good!", "cache", "good!", "static"]);
 }

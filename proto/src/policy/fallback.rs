@@ -1,5 +1,7 @@
 //! What a client gets when no replica of a service could answer well.
 
+use std::time::Duration;
+
 use super::{Statuses, text::text};
 use crate::ServiceName;
 
@@ -10,6 +12,8 @@ pub struct Fallback {
     pub statuses: Statuses,
     /// The service that is asked next. Default empty: none is.
     pub service: FallbackService,
+    /// How old the last good answer to the same GET may be that is given next. Default zero: none is; else up to a day.
+    pub stale_max_age: Duration,
     /// The status of the answer that the gateway gives if there is no such service or it fails, too. Default 0: it gives none;
     /// else 200..=599.
     pub static_status: u32,
@@ -24,6 +28,7 @@ impl Default for Fallback {
         Self {
             statuses: "502..=504".parse().expect("they are statuses"),
             service: FallbackService::default(),
+            stale_max_age: Duration::ZERO,
             static_status: 0,
             content_type: FallbackContentType::default(),
             body: FallbackBody::default(),
@@ -34,6 +39,11 @@ impl Default for Fallback {
 impl Fallback {
     /// Whether there is anything to fall back to.
     pub fn is_any(&self) -> bool {
+        self.answers_all() || !self.stale_max_age.is_zero()
+    }
+
+    /// Whether there is something for every request.
+    pub fn answers_all(&self) -> bool {
         self.static_status != 0 || !self.service.as_str().is_empty()
     }
 }
@@ -77,6 +87,8 @@ mod tests {
         assert!(none.statuses.has(502) && none.statuses.has(504) && !none.statuses.has(500));
         assert!(Fallback { static_status: 200, ..none }.is_any());
         assert!(Fallback { service: "orders-cache".parse().unwrap(), ..none }.is_any());
+        let stale = Fallback { stale_max_age: Duration::from_secs(60), ..none };
+        assert!(stale.is_any() && !stale.answers_all());
     }
 
     #[test]

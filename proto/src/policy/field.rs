@@ -422,7 +422,7 @@ const fn count(min: u32, max: u32) -> Range {
 const SHARE: Range = Range::Ratio { zero: true };
 
 /// Every setting, in the order of the contract.
-pub static FIELDS: [Field; 77] = [
+pub static FIELDS: [Field; 78] = [
     field!(timeout.connect: Duration, span(MS, MINUTE)),
     field!(timeout.per_try: Duration, span(MS, HOUR)),
     field!(timeout.request: Duration, span(MS, DAY)),
@@ -500,6 +500,7 @@ pub static FIELDS: [Field; 77] = [
     field!(fallback.static_status: u32, Range::Status),
     field!(fallback.content_type: FallbackContentType, Range::FallbackContentType),
     field!(fallback.body: FallbackBody, Range::FallbackBody),
+    field!(fallback.stale_max_age: Duration, span(Duration::ZERO, DAY)),
 ];
 
 /// What a stored policy is called and what the registry says of it: no settings, and ignored where settings are named.

@@ -1,13 +1,13 @@
 //! TLS to servers, by files that are read again when they change.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
 use arc_swap::ArcSwapOption;
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 
 use super::{
     Identity, Shown, certificates,
-    files::{self, Words},
+    files::{self, ReadAt, Words},
     unusable,
 };
 use crate::{Failure, Shutdown};
@@ -28,6 +28,7 @@ pub struct ClientTlsFiles {
 pub struct ClientTls {
     files: ClientTlsFiles,
     current: ArcSwapOption<ClientConfig>,
+    read_at: ReadAt,
 }
 
 impl ClientTls {
@@ -39,7 +40,8 @@ impl ClientTls {
     pub fn load(files: ClientTlsFiles) -> Result<Self, Failure> {
         let is_needed = files.ca.is_some() || files.identity.is_some();
         let config = is_needed.then(|| read(&files)).transpose().map_err(Failure::usage)?;
-        Ok(Self { files, current: ArcSwapOption::from(config.map(Arc::new)) })
+        let read_at = if is_needed { ReadAt::now() } else { ReadAt::default() };
+        Ok(Self { files, current: ArcSwapOption::from(config.map(Arc::new)), read_at })
     }
 
     /// For a connection that begins now. Those that are there keep what they have.
@@ -57,6 +59,11 @@ impl ClientTls {
         Ok(config)
     }
 
+    /// When the files were last read with success; the beginning of time where there are none.
+    pub fn read_at(&self) -> SystemTime {
+        self.read_at.at()
+    }
+
     /// Whether there are files to be looked at.
     pub fn has_files(&self) -> bool {
         !self.paths().is_empty()
@@ -70,7 +77,10 @@ impl ClientTls {
             unusable: "the files for TLS to replicas changed and cannot be used: going on with those before",
         };
         let files = self.files.clone();
-        let put = |config| self.current.store(Some(Arc::new(config)));
+        let put = |config| {
+            self.current.store(Some(Arc::new(config)));
+            self.read_at.again();
+        };
         files::follow(self.paths(), move || read(&files), put, WORDS, shutdown).await;
     }
 

@@ -3,7 +3,8 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use crate::Shutdown;
@@ -16,6 +17,29 @@ pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Words {
     pub(super) read_again: &'static str,
     pub(super) unusable: &'static str,
+}
+
+/// When files were last read with success.
+#[derive(Debug, Default)]
+pub(super) struct ReadAt(AtomicU64);
+
+impl ReadAt {
+    /// They have just been.
+    pub(super) fn now() -> Self {
+        let read_at = Self::default();
+        read_at.again();
+        read_at
+    }
+
+    /// They have been once more.
+    pub(super) fn again(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.0.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    pub(super) fn at(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.0.load(Relaxed))
+    }
 }
 
 /// Reads the files at `paths` again whenever one of them has changed, until the shutdown, and has what they are good for

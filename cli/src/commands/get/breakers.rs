@@ -13,8 +13,9 @@ use crate::{
     age::{self, NONE},
     control::{Control, Scope},
     error::Error,
-    output::{Format, Output},
+    output::Listing,
     table::{ALARM, CAUTION, Cell, GOOD, Table},
+    watch::Feed,
 };
 
 /// Flags of `gwctl get breakers`.
@@ -30,27 +31,34 @@ pub(crate) struct Args {
     per_node: bool,
 }
 
-pub(super) async fn run(args: Args, control: &Control, output: &Output) -> Result<(), Error> {
+impl Args {
+    /// Where changes come from.
+    pub(super) fn feed(&self) -> Feed {
+        Feed::Breakers { scope: Scope::from(self.service.as_ref()), per_node: self.per_node }
+    }
+}
+
+pub(super) async fn list(args: &Args, control: &Control, view: super::View) -> Result<Listing, Error> {
     let service = args.service.as_ref();
     if let Some(name) = service {
         // A service without reports and a service that does not exist look alike in the list of breakers.
         control.replicas(Some(name)).await?;
     }
     let response = control.breakers(&Scope::from(service), args.per_node).await?;
-    let shown = || response.breakers.iter().filter(|b| args.all || b.state() != BreakerState::Closed);
-    match output.format {
-        Format::Json => output.message(&response),
-        Format::Name => {
-            output.data(shown().map(|b| format!("{}/{}\n", b.service, b.replica_id)).collect::<String>())
-        }
-        Format::Table | Format::Wide => {
-            let view = View { per_node: args.per_node, wide: output.is_wide() };
-            let table = table(shown(), SystemTime::now(), view);
-            output.data(table.with_headings(output.headings))?;
-            notes(&response, args.all).into_iter().for_each(|note| output.note(note));
-            Ok(())
-        }
-    }
+    let columns = View { per_node: args.per_node, wide: view.wide };
+    let table = view.with_rows.then(|| table(response.breakers.iter(), SystemTime::now(), columns));
+    let names = response.breakers.iter().map(name);
+    let is_shown: Vec<_> =
+        response.breakers.iter().map(|b| args.all || b.state() != BreakerState::Closed).collect();
+    Ok(Listing::new(&response, "breakers", names, table)
+        .showing(is_shown)
+        .with_notes(notes(&response, args.all)))
+}
+
+/// `orders/r-1`, and `orders/r-1@dp-1` as one data plane sees it.
+pub(crate) fn name(breaker: &Breaker) -> String {
+    let replica = format!("{}/{}", breaker.service, breaker.replica_id);
+    if breaker.node_id.is_empty() { replica } else { format!("{replica}@{}", breaker.node_id) }
 }
 
 /// Which columns there are.

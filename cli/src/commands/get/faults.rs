@@ -8,32 +8,24 @@ use gateway_proto::{
     v1::{FaultOrigin, ListPoliciesResponse, Policy},
 };
 
+use super::View;
 use crate::{
     age::{self, or_none},
     control::Control,
     error::Error,
-    output::{Format, Output},
+    output::Listing,
     table::{CAUTION, Cell, Table},
 };
 
-pub(super) async fn run(control: &Control, output: &Output) -> Result<(), Error> {
+pub(super) async fn list(control: &Control, view: View) -> Result<Listing, Error> {
     let now = SystemTime::now();
     let response = control.policies().await?;
-    match output.format {
-        Format::Json => {
-            let policies = in_force(&response.policies, now).map(|(policy, _)| policy.clone()).collect();
-            output.message(&ListPoliciesResponse { policies, ..response.clone() })
-        }
-        Format::Name => output.data(
-            in_force(&response.policies, now).map(|(p, _)| format!("{}\n", p.service)).collect::<String>(),
-        ),
-        Format::Table | Format::Wide => {
-            if in_force(&response.policies, now).next().is_none() {
-                output.note("no faults are injected");
-            }
-            output.data(table(&response.policies, now).with_headings(output.headings))
-        }
-    }
+    let policies: Vec<_> = in_force(&response.policies, now).map(|(policy, _)| policy.clone()).collect();
+    let table = view.with_rows.then(|| table(&policies, now));
+    let names: Vec<_> = policies.iter().map(|policy| policy.service.clone()).collect();
+    let empty = policies.is_empty().then(|| "no faults are injected".to_owned());
+    let response = ListPoliciesResponse { policies, ..response };
+    Ok(Listing::new(&response, "policies", names, table).with_notes(empty))
 }
 
 /// Policies that inject faults now, with those.

@@ -4,31 +4,22 @@ use std::time::SystemTime;
 
 use gateway_proto::v1::{ListNodesResponse, Node, NodeState};
 
+use super::View;
 use crate::{
     age::{self, NONE, or_none},
     control::Control,
     error::Error,
-    output::{Format, Output},
+    output::Listing,
     table::{ALARM, CAUTION, Cell, GOOD, Table},
 };
 
-pub(super) async fn run(control: &Control, output: &Output) -> Result<(), Error> {
+pub(super) async fn list(control: &Control, view: View) -> Result<Listing, Error> {
     let response = control.nodes().await?;
-    match output.format {
-        Format::Json => output.message(&response),
-        Format::Name => {
-            output.data(response.nodes.iter().map(|n| format!("{}\n", n.node_id)).collect::<String>())
-        }
-        Format::Table | Format::Wide => {
-            if response.nodes.is_empty() {
-                output.note("no data plane has connected yet: start gw-data-plane, or gwctl dev");
-            }
-            let table = table(&response, SystemTime::now());
-            output.data(table.with_headings(output.headings))?;
-            refusals(&response.nodes).for_each(|note| output.note(note));
-            Ok(())
-        }
-    }
+    let table = view.with_rows.then(|| table(&response, SystemTime::now()));
+    let names = response.nodes.iter().map(|node| node.node_id.clone());
+    let empty = "no data plane has connected yet: start gw-data-plane, or gwctl dev".to_owned();
+    let empty = response.nodes.is_empty().then_some(empty);
+    Ok(Listing::new(&response, "nodes", names, table).with_notes(empty).with_notes(refusals(&response.nodes)))
 }
 
 fn table(response: &ListNodesResponse, now: SystemTime) -> Table {

@@ -8,37 +8,30 @@ use gateway_proto::{
     v1::{OverrideEntry, OverrideKind},
 };
 
+use super::View;
 use crate::{
     age::{self, NONE, or_none},
     control::Control,
     error::Error,
-    output::{Format, Output},
+    output::Listing,
     table::{ALARM, CAUTION, Cell, Table},
 };
 
-pub(super) async fn run(
+pub(super) async fn list(
     service: Option<&ServiceName>,
     control: &Control,
-    output: &Output,
-) -> Result<(), Error> {
+    view: View,
+) -> Result<Listing, Error> {
     let name = service.map_or("", ServiceName::as_str);
     let response = control.overrides(name).await?;
-    match output.format {
-        Format::Json => output.message(&response),
-        Format::Name => {
-            output.data(response.overrides.iter().map(|o| format!("{}\n", o.override_id)).collect::<String>())
-        }
-        Format::Table | Format::Wide => {
-            if response.overrides.is_empty() {
-                output.note("nothing is overridden: breakers, guards and registrations follow their rules");
-                if let Some(doubt) = control.doubt_about(name).await.filter(|_| !name.is_empty()) {
-                    output.note(doubt);
-                }
-            }
-            let table = table(&response.overrides, SystemTime::now(), output.is_wide());
-            output.data(table.with_headings(output.headings))
-        }
+    let table = view.with_rows.then(|| table(&response.overrides, SystemTime::now(), view.wide));
+    let names = response.overrides.iter().map(|entry| entry.override_id.clone());
+    let mut notes = Vec::new();
+    if response.overrides.is_empty() && view.with_rows {
+        notes.push("nothing is overridden: breakers, guards and registrations follow their rules".to_owned());
+        notes.extend(control.doubt_about(name).await.filter(|_| !name.is_empty()));
     }
+    Ok(Listing::new(&response, "overrides", names, table).with_notes(notes))
 }
 
 fn table(overrides: &[OverrideEntry], now: SystemTime, wide: bool) -> Table {

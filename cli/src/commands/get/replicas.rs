@@ -13,36 +13,30 @@ use crate::{
     age::{self, NONE, or_none},
     control::{Control, Query, Scope},
     error::Error,
-    output::{Format, Output},
+    output::Listing,
     table::{ALARM, CAUTION, Cell, GOOD, Table},
 };
 
-pub(super) async fn run(
+pub(super) async fn list(
     service: Option<&ServiceName>,
     query: &Query,
     control: &Control,
-    output: &Output,
-) -> Result<(), Error> {
+    view: super::View,
+) -> Result<Listing, Error> {
     let response = control.replicas_of(service, query).await?;
-    match output.format {
-        Format::Json => output.message(&response),
-        Format::Name => output.data(
-            response.replicas.iter().map(|r| format!("{}/{}\n", r.service, r.replica_id)).collect::<String>(),
-        ),
-        Format::Table | Format::Wide => {
-            if response.replicas.is_empty() {
-                output.note(match query.filter.as_str() {
-                    "" => "no replica is registered yet: gwctl register SERVICE HOST:PORT",
-                    _ => "no replica passes the filter",
-                });
-                return Ok(());
-            }
-            let breakers = control.breakers(&Scope::from(service), false).await?.breakers;
-            let view = View { with_service: service.is_none(), wide: output.is_wide() };
-            let table = table(&response.replicas, &breakers, SystemTime::now(), view);
-            output.data(table.with_headings(output.headings))
-        }
-    }
+    let table = if view.with_rows {
+        let breakers = control.breakers(&Scope::from(service), false).await?.breakers;
+        let view = View { with_service: service.is_none(), wide: view.wide };
+        Some(table(&response.replicas, &breakers, SystemTime::now(), view))
+    } else {
+        None
+    };
+    let names = response.replicas.iter().map(|r| format!("{}/{}", r.service, r.replica_id));
+    let empty = response.replicas.is_empty().then_some(match query.filter.as_str() {
+        "" => "no replica is registered yet: gwctl register SERVICE HOST:PORT",
+        _ => "no replica passes the filter",
+    });
+    Ok(Listing::new(&response, "replicas", names, table).with_notes(empty.map(str::to_owned)))
 }
 
 /// Which columns there are.

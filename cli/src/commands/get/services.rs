@@ -5,32 +5,24 @@ use std::time::SystemTime;
 use anstyle::Style;
 use gateway_proto::v1::Service;
 
+use super::View;
 use crate::{
     age::{self, NONE},
     control::{Control, Query},
     error::Error,
-    output::{Format, Output},
+    output::Listing,
     table::{ALARM, CAUTION, Cell, GOOD, Table},
 };
 
-pub(super) async fn run(query: &Query, control: &Control, output: &Output) -> Result<(), Error> {
+pub(super) async fn list(query: &Query, control: &Control, view: View) -> Result<Listing, Error> {
     let response = control.services_of(query).await?;
-    match output.format {
-        Format::Json => output.message(&response),
-        Format::Name => {
-            output.data(response.services.iter().map(|s| format!("{}\n", s.service)).collect::<String>())
-        }
-        Format::Table | Format::Wide => {
-            if response.services.is_empty() {
-                output.note(match query.filter.as_str() {
-                    "" => "no service is registered yet: gwctl register SERVICE HOST:PORT",
-                    _ => "no service passes the filter",
-                });
-            }
-            let table = table(&response.services, SystemTime::now(), output.is_wide());
-            output.data(table.with_headings(output.headings))
-        }
-    }
+    let table = view.with_rows.then(|| table(&response.services, SystemTime::now(), view.wide));
+    let names = response.services.iter().map(|service| service.service.clone());
+    let empty = response.services.is_empty().then_some(match query.filter.as_str() {
+        "" => "no service is registered yet: gwctl register SERVICE HOST:PORT",
+        _ => "no service passes the filter",
+    });
+    Ok(Listing::new(&response, "services", names, table).with_notes(empty.map(str::to_owned)))
 }
 
 fn table(services: &[Service], now: SystemTime, wide: bool) -> Table {

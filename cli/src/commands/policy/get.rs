@@ -8,11 +8,12 @@ use gateway_proto::{
 };
 
 use super::Scope;
+use crate::commands::get::View;
 use crate::{
     age::{self, NONE, or_none},
     control::Control,
     error::{Error, Exit},
-    output::{Format, Output},
+    output::{Format, Listing, Output, Shown},
     table::{CAUTION, Cell, Table},
 };
 
@@ -30,28 +31,30 @@ pub(crate) struct Args {
 
 pub(super) async fn run(args: Args, control: &Control, output: &Output) -> Result<(), Error> {
     match (args.scope, args.resolved) {
-        (None, false) => list(control, output).await,
+        (None, false) => {
+            let view = View { with_rows: output.needs_rows(&Shown::default()), wide: output.is_wide() };
+            output.listing(list(control, view).await?, &Shown::default())
+        }
         (scope, true) => resolved(&scope.unwrap_or(Scope::All), control, output).await,
         (Some(scope), false) => stored(&scope, control, output).await,
     }
 }
 
 /// Every stored policy, one row a setting.
-pub(in crate::commands) async fn list(control: &Control, output: &Output) -> Result<(), Error> {
+pub(in crate::commands) async fn list(control: &Control, view: View) -> Result<Listing, Error> {
     let response = control.policies().await?;
-    match output.format {
-        Format::Json => output.message(&response),
-        Format::Name => {
-            output.data(response.policies.iter().map(|p| format!("{}\n", p.service)).collect::<String>())
-        }
-        Format::Table | Format::Wide => {
-            if response.policies.is_empty() {
-                output.note("no policy is stored: the defaults hold (gwctl policy get --resolved)");
-            }
-            let table = table(&response.policies, SystemTime::now());
-            output.data(table.with_headings(output.headings))
-        }
-    }
+    let now = SystemTime::now();
+    let tables = response
+        .policies
+        .iter()
+        .filter(|_| view.with_rows)
+        .map(|policy| table(std::slice::from_ref(policy), now));
+    let tables: Vec<_> = tables.collect();
+    let names = response.policies.iter().map(|policy| policy.service.clone());
+    let empty = "no policy is stored: the defaults hold (gwctl policy get --resolved)".to_owned();
+    let empty = response.policies.is_empty().then_some(empty);
+    let headings = view.with_rows.then(|| table(&[], now));
+    Ok(Listing::new(&response, "policies", names, headings).with_rows(tables).with_notes(empty))
 }
 
 async fn stored(scope: &Scope, control: &Control, output: &Output) -> Result<(), Error> {

@@ -9,11 +9,11 @@ use prost_reflect::{
 
 /// Comments by file and place in it.
 #[derive(Debug)]
-pub(super) struct Comments(HashMap<(String, Vec<i32>), String>);
+pub(in crate::http) struct Comments(HashMap<(String, Vec<i32>), String>);
 
 impl Comments {
     /// Those of `gateway.v1`.
-    pub(super) fn new() -> Self {
+    pub(in crate::http) fn new() -> Self {
         let mut comments = HashMap::new();
         for file in pool().files().filter(|file| file.package_name() == "gateway.v1") {
             let info = file.file_descriptor_proto().source_code_info.as_ref();
@@ -37,7 +37,7 @@ impl Comments {
         self.of(&message.parent_file(), message.path())
     }
 
-    pub(super) fn field(&self, field: &FieldDescriptor) -> &str {
+    pub(in crate::http) fn field(&self, field: &FieldDescriptor) -> &str {
         self.of(&field.parent_file(), field.path())
     }
 

@@ -80,10 +80,12 @@ impl Journey<'_> {
             NoAttempt::Refused(refused) => Err(GatewayError::Overloaded(refused)),
             NoAttempt::Waited(waited) => Err(GatewayError::QueueTimeout { waited }),
             NoAttempt::Nobody(Unavailable::AllOpen { resting, retry_at }) => {
+                self.service.rejected_by_breakers();
                 let retry_after = retry_at.since(self.worker.now());
                 Err(GatewayError::AllOpen { resting, retry_after })
             }
             NoAttempt::Nobody(Unavailable::AllForcedOpen { count }) => {
+                self.service.rejected_by_breakers();
                 Err(GatewayError::AllForcedOpen { count })
             }
             // Only who has been answered does not wait where all are full.

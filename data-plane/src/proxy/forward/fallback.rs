@@ -1,4 +1,5 @@
-//! What a client gets instead of a failure: the answer of another service, or a short one of the gateway's own.
+//! What a client gets instead of a failure: the answer of another service, the last good one, or a short one of the
+//! gateway's own.
 
 use std::{mem, sync::Arc, time::Duration};
 
@@ -9,21 +10,47 @@ use http::StatusCode;
 use super::{Ending, Journey, repeats};
 use crate::{
     proxy::{
-        admission::check_policy, affinity, field_name::Name, fields::Fields, h1::Length, head::ResponseHead,
-        response_body::Answer,
+        admission::check_policy,
+        affinity,
+        field_name::Name,
+        fields::Fields,
+        h1::Length,
+        head::ResponseHead,
+        response_body::{Answer, ResponseBody},
+        stale::{self, Copying},
+        stay::Stay,
     },
     routing::Outcome,
     table::{FallbackKind, Service},
 };
 
+const AGE: &str = "age";
+
 impl Journey<'_> {
     /// Whether its service's policy has something else for how it ended.
-    pub(super) fn may_fall_back(&self, ending: &Ending) -> bool {
-        let policy = self.service.policy();
-        policy.fallback.is_any() && self.upgrade.is_none() && self.is_failure(ending, &policy.fallback)
+    pub(super) fn may_fall_back(&self, ending: &Ending, fallback: &Fallback) -> bool {
+        fallback.is_any() && self.upgrade.is_none() && self.is_failure(ending, fallback)
     }
 
-    /// The answer of a service that stands in, else the policy's own, else how it ended before.
+    /// Has a good answer kept, for when nobody gives another.
+    #[cold]
+    pub(super) fn keep(&self, ending: &Ending) {
+        let Ok(Answer { head, body: ResponseBody::Replica(body), .. }) = ending else { return };
+        let Some(key) = self.stale_key() else { return };
+        let mut body = body.borrow_mut();
+        let length = body.size_hint().exact();
+        if let Some(copying) = Copying::begin(self.worker.stale(), key, head, length, self.worker.now()) {
+            body.copy(copying);
+        }
+    }
+
+    /// What its answer is kept under, if it may be.
+    fn stale_key(&self) -> Option<stale::Key> {
+        let is_plain = self.upgrade.is_none() && self.call.is_none();
+        is_plain.then(|| stale::key(self.service.name().as_str(), &self.head, self.length)).flatten()
+    }
+
+    /// The answer of a service that stands in, else the last good one, else the policy's own, else how it ended before.
     pub(super) async fn fall_back(&mut self, ending: Ending) -> (Ending, Option<FallbackKind>) {
         let fallback = self.service.policy().fallback;
         if let Some(service) = self.stand_in(&fallback) {
@@ -40,6 +67,9 @@ impl Journey<'_> {
                 );
                 return (Ok(answer), Some(FallbackKind::Service));
             }
+        }
+        if let Some(answer) = self.stale_answer(&fallback, &ending) {
+            return (Ok(answer), Some(FallbackKind::Stale));
         }
         match self.static_answer(&fallback, &ending) {
             Some(answer) => (Ok(answer), Some(FallbackKind::Static)),
@@ -104,15 +134,35 @@ impl Journey<'_> {
         let (started, is_idempotent) = (self.started, self.is_idempotent);
         // By its own rules, of which the primary's may be laxer.
         self.is_idempotent = repeats(&service, &self.head);
-        let primary = mem::replace(&mut self.service, service);
+        let primary = mem::replace(&mut self.service, Stay::begin(&self.worker, service));
+        let before = self.attempts.get();
         (self.started, self.retries, self.was_pushed_back, self.last) = (now, 0, false, None);
         self.tried.clear();
         self.service.budget().request(now);
         let answer = self.ask().await;
         let (status, outcome) = self.told_as(&answer);
-        self.service.counters().answered(self.worker.index(), status, outcome);
+        self.count_retries(before, &answer);
+        self.service.answered(status, outcome);
         (self.service, self.started, self.is_idempotent) = (primary, started, is_idempotent);
         answer
+    }
+
+    fn stale_answer(&self, fallback: &Fallback, ending: &Ending) -> Option<Answer> {
+        if fallback.stale_max_age.is_zero() {
+            return None;
+        }
+        let (key, now) = (self.stale_key()?, self.worker.now());
+        let kept = self.worker.stale().borrow().get(&key, fallback.stale_max_age, now)?;
+        let mut head = kept.head.clone();
+        let before =
+            head.fields.get_all_named(AGE).next().and_then(|age| str::from_utf8(age).ok()?.parse().ok());
+        let age = kept.age(now).saturating_add(before.unwrap_or(0));
+        head.fields.retain(|name| !name.eq_ignore_ascii_case(AGE.as_bytes()));
+        head.fields.append_other(AGE.as_bytes(), age.to_string().as_bytes());
+        self.mark(&mut head.fields, ending, FallbackKind::Stale, "stale");
+        let mut answer = Answer::new(head, kept.body.clone().into());
+        answer.error = ending.as_ref().err().map(|error| error.reason().as_str());
+        Some(answer)
     }
 
     fn static_answer(&self, fallback: &Fallback, ending: &Ending) -> Option<Answer> {

@@ -188,6 +188,6 @@ fn an_unknown_path_is_answered_with_the_nearest_and_with_all() {
         let text = unknown(path);
         let begin =
             format!("\"{path}\" is no setting of a policy{meant}: there are timeout, timeout.connect, ");
-        assert!(text.starts_with(&begin) && text.ends_with(", fallback.body"), "{text}");
+        assert!(text.starts_with(&begin) && text.ends_with(", fallback.stale_max_age"), "{text}");
     }
 }

@@ -1,0 +1,308 @@
+//! `gwctl top` as text.
+
+use std::{fmt::Write as _, time::Duration};
+
+use anstyle::Style;
+use gateway_proto::v1::BreakerState;
+
+use super::{
+    board::{Board, Figures, Order, Service},
+    input::{Act, Looking, Mode},
+};
+use crate::{
+    age::{NONE, or_none},
+    screen::{Size, cut},
+    table::{ALARM, CAUTION, Cell, Row, Table},
+    terminal::printable,
+};
+
+const CHOSEN: Style = Style::new().invert();
+/// Characters of a sparkline: five seconds each, at one measurement a second.
+const SPARKS: usize = 12;
+
+/// The whole screen.
+pub(crate) fn screen(board: &Board, looking: &Looking, time: &str, word: &str, size: Size) -> String {
+    let mut text = header(board, looking, time);
+    if looking.mode == Mode::Help {
+        text.push_str(HELP);
+        return text;
+    }
+    let (table, place) = match &looking.open {
+        Some(name) => (replicas(board.service(name)), format!("{name}  (esc: all services)")),
+        None => (services(board, looking.order, &looking.filter), String::new()),
+    };
+    if !place.is_empty() {
+        let _ = writeln!(text, "{}", printable(&place));
+    }
+    let body = if table.is_empty() { "nothing to show\n".to_owned() } else { table.to_string() };
+    // The chosen row stays in sight: header, headings and footer take four lines or five.
+    let room = size.lines.saturating_sub(text.lines().count() + 3).max(1);
+    let first = (looking.row + 1).saturating_sub(room);
+    for (number, line) in body.lines().enumerate() {
+        match number.checked_sub(1) {
+            Some(row) if row < first || row >= first + room => {}
+            // Not by its colours alone.
+            Some(row) if row == looking.row => {
+                let plain = anstream::adapter::strip_str(line).to_string();
+                let line = cut(&format!("> {plain}"), size.columns);
+                let _ = writeln!(text, "{CHOSEN}{line:<0$}{CHOSEN:#}", size.columns);
+            }
+            _ => {
+                let _ = writeln!(text, "  {line}");
+            }
+        }
+    }
+    let _ = writeln!(text, "{}", printable(word));
+    text.push_str(&footer(looking, board));
+    text
+}
+
+const HELP: &str = "
+  j, k, arrows   choose a row          enter   the service's replicas
+  s              another order         esc     back
+  /              filter by name        p       pause
+  d              drain a replica       u       undrain it
+  b              its breaker           q       quit
+
+SUCCESS is what clients saw, (BEFORE) what they would have seen without retries.
+The last column is the part of requests that failed, over the last minute.
+";
+
+fn header(board: &Board, looking: &Looking, time: &str) -> String {
+    let (all, ready, open) = board.counts();
+    let services = match board.services(Order::Name, "").len() {
+        1 => "1 service".to_owned(),
+        count => format!("{count} services"),
+    };
+    let planes = if board.node_count == 1 { "data plane" } else { "data planes" };
+    let alarm = if open > 0 { ALARM } else { Style::new() };
+    let paused = if looking.is_paused { "   PAUSED" } else { "" };
+    format!(
+        "gateway  {} {planes}   rev {}   {services}   {all} replicas ({ready} ready)   {:.1} rps   {alarm}{open} OPEN{alarm:#}   \
+         {}{paused}   {time}\n",
+        board.node_count,
+        board.revision,
+        board.rate(),
+        looking.order.name(),
+    )
+}
+
+fn footer(looking: &Looking, board: &Board) -> String {
+    let replica =
+        looking.chosen_replica(board).map(|(service, id)| format!("{service}/{id}")).unwrap_or_default();
+    match &looking.mode {
+        Mode::Filtering => format!("filter: {}_   (enter keeps, esc clears)\n", printable(&looking.filter)),
+        Mode::Breaker => format!(
+            "breaker of {}: o open, c close, r reset, a automatic, esc nothing\n",
+            printable(&replica)
+        ),
+        Mode::Reason(act, reason) => {
+            let last = if *act == Act::Drain { "; the last ready one is not drained" } else { "" };
+            format!(
+                "{}: {}{last}. Why? {}_   (enter does it, esc does not)\n",
+                printable(&replica),
+                act.name(),
+                printable(reason)
+            )
+        }
+        Mode::Moving | Mode::Help if looking.open.is_some() => {
+            "q quit  esc back  d drain  u undrain  b breaker  p pause  ? help\n".to_owned()
+        }
+        Mode::Moving | Mode::Help => {
+            let filter = if looking.filter.is_empty() {
+                String::new()
+            } else {
+                format!(": {}", printable(&looking.filter))
+            };
+            format!("q quit  enter open  s sort  / filter{filter}  p pause  ? help\n")
+        }
+    }
+}
+
+/// One row a service.
+pub(crate) fn services(board: &Board, order: Order, filter: &str) -> Table {
+    let mut table = Table::new([
+        "SERVICE",
+        "RPS",
+        "ATTEMPTS",
+        "SUCCESS",
+        "(BEFORE)",
+        "RETRY",
+        "P50",
+        "P95",
+        "P99",
+        "INFL",
+        "OPEN",
+        "FAILED, LAST 60s",
+    ]);
+    for service in board.services(order, filter) {
+        let figures = &service.figures;
+        let open = format!("{}/{}", service.open_count, service.replica_count);
+        let mut row: Row = vec![(&service.name).into()];
+        row.extend(cells(figures));
+        row.extend([
+            Cell::styled(&open, if service.open_count > 0 { ALARM } else { Style::new() }),
+            sparkline(service).into(),
+        ]);
+        table.push(row);
+    }
+    table
+}
+
+fn replicas(service: Option<&Service>) -> Table {
+    let mut table = Table::new([
+        "REPLICA", "RPS", "ATTEMPTS", "SUCCESS", "(BEFORE)", "RETRY", "P50", "P95", "P99", "INFL", "BREAKER",
+        "WHY",
+    ]);
+    for replica in service.map_or(&[][..], |service| &service.replicas) {
+        let mut row: Row = vec![(&replica.id).into()];
+        row.extend(cells(&replica.figures));
+        let why = if replica.state == BreakerState::Closed { NONE } else { or_none(&replica.reason) };
+        row.extend([crate::commands::get::state_cell(replica.state), why.into()]);
+        table.push(row);
+    }
+    table
+}
+
+fn cells(figures: &Figures) -> [Cell; 9] {
+    let rate = |rate: f64| if rate > 0.0 { format!("{rate:.1}") } else { NONE.to_owned() };
+    let success = |part: Option<f64>| match part {
+        Some(part) => Cell::styled(&percent(part), style(part)),
+        None => NONE.into(),
+    };
+    let retried = figures.retried.map_or_else(|| NONE.to_owned(), |part| format!("{:.1}%", part * 100.0));
+    [
+        rate(figures.rate).into(),
+        rate(figures.attempt_rate).into(),
+        success(figures.success),
+        success(figures.success_before_retry),
+        retried.into(),
+        latency(figures.p50).into(),
+        latency(figures.p95).into(),
+        latency(figures.p99).into(),
+        figures.inflight.to_string().into(),
+    ]
+}
+
+fn style(success: f64) -> Style {
+    match success {
+        ..0.95 => ALARM,
+        ..0.999 => CAUTION,
+        _ => Style::new(),
+    }
+}
+
+/// Two digits behind the point; what is not all is not written as 100.00%.
+fn percent(part: f64) -> String {
+    let percent = part * 100.0;
+    let shown = if part < 1.0 { percent.min(99.99) } else { percent };
+    format!("{shown:.2}%")
+}
+
+/// Two digits that matter: `4ms`, `240ms`, `1.9s`, `350us`.
+fn latency(span: Option<Duration>) -> String {
+    let Some(span) = span else { return NONE.to_owned() };
+    match span.as_micros() {
+        micros @ ..1000 => format!("{micros}us"),
+        micros @ 1000..1_000_000 => format!("{}ms", micros / 1000),
+        _ if span.as_secs() < 60 => format!("{:.1}s", span.as_secs_f64()),
+        _ => format!("{}m", span.as_secs() / 60),
+    }
+}
+
+/// The part that failed, from the left: a dot where there were no requests.
+fn sparkline(service: &Service) -> String {
+    const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let each = 60_usize.div_ceil(SPARKS);
+    let all: Vec<_> = service.failures.iter().copied().collect();
+    // Groups end at the newest, so that a group, once shown, keeps what it holds until it leaves.
+    let groups: Vec<_> =
+        all.rchunks(each).map(|group| group.iter().flatten().copied().reduce(f64::max)).collect();
+    let bar = |worst: Option<f64>| match worst {
+        None => '·',
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is between 0 and 7")]
+        Some(part) => BARS[(part.clamp(0.0, 1.0) * 7.0).ceil() as usize],
+    };
+    groups.into_iter().rev().map(bar).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{board::tests::board, input::keys},
+        *,
+    };
+
+    const SIZE: Size = Size { columns: 100, lines: 24 };
+
+    fn plain(board: &Board, looking: &Looking, size: Size) -> String {
+        anstream::adapter::strip_str(&screen(board, looking, "14:02:22", "", size)).to_string()
+    }
+
+    #[test]
+    fn the_screen_shows_services_worst_first_with_what_failed() {
+        let text = plain(&board(), &Looking::default(), SIZE);
+        let lines: Vec<_> = text.lines().map(str::trim_end).collect();
+        assert_eq!(
+            lines,
+            [
+                "gateway  1 data plane   rev 7   3 services   6 replicas (4 ready)   55.0 rps   3 OPEN   worst first   14:02:22",
+                "  SERVICE    RPS    ATTEMPTS   SUCCESS   (BEFORE)   RETRY   P50   P95   P99    INFL   OPEN   FAILED, LAST 60s",
+                "> payments   5.0    -          10.00%    -          0.0%    -     -     31ms   3      2/2    █",
+                "  orders     50.0   60.0       98.00%    81.67%     20.0%   -     -     31ms   3      1/2    ▂",
+                "  idle       -      -          -         -          -       -     -     -      0      0/2    ·",
+                "",
+                "q quit  enter open  s sort  / filter  p pause  ? help",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_service_shows_its_replicas_and_what_can_be_done() {
+        let (board, mut looking) = (board(), Looking::default());
+        keys(b"j\rjb").into_iter().for_each(|key| drop(looking.press(key, &board)));
+        let text = plain(&board, &looking, SIZE);
+        assert!(text.contains("orders  (esc: all services)"), "{text}");
+        assert!(text.contains("r-2       15.0"), "{text}");
+        assert!(text.contains("breaker of orders/r-2: o open, c close"), "{text}");
+        keys(b"ono\x1b[2J").into_iter().for_each(|key| drop(looking.press(key, &board)));
+        assert!(
+            plain(&board, &looking, SIZE).contains("orders/r-2: force its breaker open for 15m. Why? no_")
+        );
+    }
+
+    #[test]
+    fn on_a_low_screen_the_chosen_row_stays_in_sight() {
+        let board = board();
+        let looking = Looking { row: 2, ..Looking::default() };
+        let text = plain(&board, &looking, Size { lines: 5, columns: 100 });
+        assert!(text.contains("\n> idle ") && !text.contains("payments "), "{text}");
+        assert!(text.lines().count() <= 5, "{text}");
+    }
+
+    #[test]
+    fn numbers_are_short_and_not_better_than_they_are() {
+        assert_eq!(percent(1.0), "100.00%");
+        assert_eq!(percent(0.999_999), "99.99%");
+        assert_eq!(percent(0.41), "41.00%");
+        for (micros, text) in
+            [(350, "350us"), (4_200, "4ms"), (240_000, "240ms"), (1_900_000, "1.9s"), (120_000_000, "2m")]
+        {
+            assert_eq!(latency(Some(Duration::from_micros(micros))), text);
+        }
+        assert_eq!(latency(None), "-");
+    }
+
+    #[test]
+    fn a_sparkline_has_the_worst_of_five_seconds_in_each_place() {
+        let mut service = Service::default();
+        service.failures.extend([None; 5]);
+        service.failures.extend([Some(0.0); 5]);
+        service.failures.extend([Some(0.0), Some(0.001), Some(0.0), Some(0.0), Some(0.0)]);
+        service.failures.extend([Some(0.5); 5]);
+        service.failures.extend([Some(1.0); 1]);
+        assert_eq!(sparkline(&service).chars().count(), 5);
+        service.failures.extend([Some(1.0); 4]);
+        assert_eq!(sparkline(&service), "·▁▂▅█");
+    }
+}

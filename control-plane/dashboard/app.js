@@ -1,0 +1,194 @@
+// The page: its header, where one is, and drawing everything anew when something has changed.
+
+import { drain, end, force, gwctl, timeLeft, undrain } from './actions.js';
+import * as breakers from './breakers.js';
+import { announce, copy, drawToasts } from './dialog.js';
+import { h, render } from './dom.js';
+import * as events from './events.js';
+import { span } from './format.js';
+import { help, listen, step } from './keys.js';
+import { breakerWord, inForce, survey } from './model.js';
+import * as nodes from './nodes.js';
+import * as overview from './overview.js';
+import { mark } from './parts.js';
+import * as policy from './policy.js';
+import * as replica from './replica.js';
+import * as service from './service.js';
+import { nameOf, state } from './store.js';
+import { isStale, link, open, pause } from './stream.js';
+
+const VIEWS = { '': overview, breakers, service, replica, nodes, events, policy };
+const NAVIGATION = [['', 'Overview'], ['breakers', 'Breakers'], ['nodes', 'Data planes'], ['events', 'Events'], ['policy/*', 'Policies']];
+// Drawing more often than this is work for nobody.
+const PACE = 200;
+const THEMES = ['auto', 'light', 'dark'];
+
+const page = { view: overview, name: '', args: [], filter: '', drawnAt: 0, timer: null, services: new Map() };
+
+function route() {
+  const [name = '', ...args] = location.hash.replace(/^#\/?/, '').split('/').map(decode);
+  const isOther = name !== page.name || args.join('/') !== page.args.join('/');
+  Object.assign(page, { name, args, view: VIEWS[name] ?? overview });
+  if (!isOther && page.drawnAt) return;
+  const wasDrawn = page.drawnAt > 0;
+  page.filter = '';
+  draw();
+  if (wasDrawn) {
+    document.getElementById('main').focus({ preventScroll: true });
+    scrollTo(0, 0);
+  }
+}
+
+function decode(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
+const go = (hash) => { location.hash = hash; return true; };
+
+function context() {
+  return { services: page.services, args: page.args, filter: page.filter, redraw, filterField, go };
+}
+
+function redraw(change) {
+  Object.assign(page, change);
+  draw();
+}
+
+function filterField(label) {
+  return h('input.filter', { type: 'search', placeholder: `${label}  /`, 'aria-label': label, value: page.filter, oninput: (event) => redraw({ filter: event.target.value.trim() }), autocomplete: 'off', spellcheck: 'false' });
+}
+
+function schedule() {
+  if (page.timer) return;
+  page.timer = setTimeout(() => { page.timer = null; draw(); }, Math.max(0, page.drawnAt + PACE - Date.now()));
+}
+
+function draw() {
+  page.drawnAt = Date.now();
+  page.services = survey();
+  render(document.getElementById('header'), ...header());
+  const main = document.getElementById('main');
+  main.classList.toggle('stale', isStale());
+  document.title = `${page.view.title} – Gateway`;
+  if (state.hello) render(main, ...page.view.view(context()));
+  else if (link.problem || (!link.isUp && Date.now() - began > 2000)) render(main, h('div.empty', h('p.lead', 'The control plane does not answer.'), h('p', link.problem || 'This page asks again every second and shows what there is as soon as it does.')));
+  drawToasts();
+}
+
+function header() {
+  const force = inForce();
+  return [
+    h('div.top',
+      h('a.brand', { href: '#/' }, h('img', { src: '/ui/icon.svg', alt: '', width: 18, height: 18 }), 'Gateway'),
+      h('nav', { 'aria-label': 'Views' }, NAVIGATION.map(([target, label]) => {
+        const name = target.split('/')[0];
+        const isHere = page.name === name || (name === '' && ['service', 'replica'].includes(page.name));
+        return h('a', { href: `#/${target}`, 'aria-current': isHere && 'page' }, label);
+      })),
+      h('div.tools', status(),
+        h('button.plain', { type: 'button', onclick: togglePause, 'aria-pressed': String(link.isPaused), title: 'Pause the stream (.)' }, link.isPaused ? 'Resume' : 'Pause'),
+        h('button.plain', { type: 'button', onclick: nextTheme, title: 'Theme (t)' }, `Theme: ${theme()}`),
+        h('button.plain', { type: 'button', onclick: help, title: 'Keys (?)', 'aria-label': 'Keys' }, '?'))),
+    banner(),
+    state.hello && !state.hello.takesWrites && h('p.banner.note', 'Read only: this control plane listens beyond this machine, and was not started with --allow-dashboard-writes. Each action shows its line for a shell.'),
+    force.length > 0 && h('section.force', { 'aria-label': 'In force' }, h('ul', force.slice(0, 4).map((item) => h('li', { key: item.key },
+      h('span.what', item.what), h('span.countdown', timeLeft(item.until)), (item.reason || item.author) && h('span.quiet', `${item.reason ?? ''}${item.author ? ` (${item.author})` : ''}`),
+      h('button.small', { type: 'button', onclick: () => end(item), 'aria-label': `End: ${item.what}` }, 'End'))), force.length > 4 && h('li.quiet', `and ${force.length - 4} more`))),
+  ];
+}
+
+function status() {
+  if (link.isPaused) return h('span.status', { class: 'tone-warn' }, mark({ shape: 'half', tone: 'warn' }), 'Paused');
+  if (isStale()) return h('span.status', { class: 'tone-bad' }, mark({ shape: 'cross', tone: 'bad' }), 'Lost');
+  return h('span.status', mark({ shape: link.heardAt ? 'disc' : 'ring', tone: link.heardAt ? 'good' : 'calm' }), link.heardAt ? 'Live' : 'Connecting');
+}
+
+function banner() {
+  if (!isStale()) return null;
+  const age = span(Math.floor((Date.now() - link.heardAt) / 1000) * 1000);
+  if (link.isPaused) return h('p.banner', { key: 'banner' }, `Paused ${age} ago: what is shown is as of then.`);
+  return h('p.banner.lost', { key: 'banner' }, `The control plane has said nothing for ${age}. What is shown is as old as that; data planes go on with what they have. ${link.problem}`);
+}
+
+const theme = () => localStorage.getItem('theme') ?? 'auto';
+
+function applyTheme() {
+  const chosen = theme();
+  if (chosen === 'auto') delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = chosen;
+}
+
+function nextTheme() {
+  localStorage.setItem('theme', THEMES[(THEMES.indexOf(theme()) + 1) % THEMES.length]);
+  applyTheme();
+  draw();
+  return true;
+}
+
+function togglePause() {
+  pause(!link.isPaused);
+  draw();
+  return true;
+}
+
+// The replica that is shown, or that has the focus.
+function chosenReplica() {
+  const focused = document.activeElement?.closest('tr, li, article')?.querySelector('a[href^="#/replica/"]')?.getAttribute('href');
+  const parts = focused ? focused.split('/').slice(2).map(decode) : page.name === 'replica' ? page.args : [];
+  return state.replicas.get(parts.join('/'));
+}
+
+function act(key) {
+  const chosen = chosenReplica();
+  const row = chosen && { service: chosen.service, replicaId: chosen.replicaId, nodeId: '' };
+  switch (key) {
+    case 'g o': return go('#/');
+    case 'g b': return go('#/breakers');
+    case 'g n': return go('#/nodes');
+    case 'g e': return go('#/events');
+    case 'g p': return go('#/policy/*');
+    case 'g s': {
+      const worst = [...page.services.values()].sort((one, other) => other.verdict.rank - one.verdict.rank)[0];
+      const own = chosen?.service ?? (page.name === 'service' ? page.args[0] : worst?.service);
+      return own ? go(`#/service/${encodeURIComponent(own)}`) : go('#/');
+    }
+    case '/': { const field = document.querySelector('main .filter'); field?.focus(); return Boolean(field); }
+    case 'clear': redraw({ filter: '' }); return true;
+    case 'j': return step(1);
+    case 'k': return step(-1);
+    case 'd': if (chosen) (['REPLICA_MODE_DRAINING', 'REPLICA_MODE_DRAINED'].includes(chosen.mode) ? undrain : drain)(chosen); return Boolean(chosen);
+    case 'b': if (row) force(row, 'FORCED_OPEN'); return Boolean(row);
+    case '.': return togglePause();
+    case 't': return nextTheme();
+    case 'c': copy(line(chosen)); return true;
+    case '?': help(); return true;
+    default: return false;
+  }
+}
+
+// What a person would type to see this in a shell.
+function line(chosen) {
+  if (chosen) return gwctl('describe', 'replica', nameOf(chosen));
+  switch (page.name) {
+    case 'breakers': return gwctl('get', 'breakers');
+    case 'nodes': return gwctl('get', 'nodes');
+    case 'events': return gwctl('events', '-w');
+    case 'service': return gwctl('explain', page.args[0]);
+    case 'policy': return gwctl('policy', 'get', page.args[0] ?? '*', '--resolved');
+    default: return gwctl('get', 'services');
+  }
+}
+
+const began = Date.now();
+applyTheme();
+listen(act);
+addEventListener('hashchange', route);
+open((heard) => {
+  if (heard.length) announce(heard.slice(0, 3).map((row) => `${nameOf(row)} is ${breakerWord(row).toLowerCase()}${row.nodeId ? ` on ${row.nodeId}` : ''}`).join(', ') + (heard.length > 3 ? `, and ${heard.length - 3} more` : ''));
+  schedule();
+});
+route();

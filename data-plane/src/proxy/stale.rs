@@ -1,0 +1,154 @@
+//! The last good answers to GETs, for when nobody can give another: what `fallback.stale_max_age` falls back to.
+//!
+//! It is no cache: as long as a replica answers, replicas are asked. What a shared cache may not keep or not serve stale
+//! (RFC 9111, RFC 5861) is not kept, nor what was asked for with credentials. Each worker has its own, bounded in bytes; what
+//! was kept first gives way first.
+
+mod rules;
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, HashMap},
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    field_name::{Name, Names},
+    head::ResponseHead,
+};
+use crate::routing::Tick;
+
+use rules::may_keep;
+pub(super) use rules::{Key, key};
+
+/// The longest body that is kept.
+const MAX_BODY: usize = 1 << 20;
+/// What is said of the request that an answer was given to.
+const OF_ONE_REQUEST: Names =
+    Names::of(&[Name::ProxyStatus, Name::XGwAttempts, Name::XGwReplica, Name::XRequestId]);
+/// What an answer takes beside its bytes, about.
+const OVERHEAD: usize = 512;
+
+/// A good answer.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pub(super) head: ResponseHead,
+    pub(super) body: Bytes,
+    /// When it came.
+    at: Tick,
+    /// For how long its replica lets it be used.
+    allowed: Duration,
+}
+
+impl Kept {
+    /// For how long it has been here, in whole seconds.
+    pub(super) fn age(&self, now: Tick) -> u64 {
+        now.since(self.at).as_secs()
+    }
+
+    fn is_usable(&self, now: Tick, max_age: Duration) -> bool {
+        now.since(self.at) <= max_age.min(self.allowed)
+    }
+}
+
+/// Those that one worker keeps.
+#[derive(Debug)]
+pub(super) struct StaleAnswers {
+    limit: usize,
+    size: usize,
+    /// With its place in the order.
+    by_key: HashMap<Key, (u64, Rc<Kept>)>,
+    order: BTreeMap<u64, Key>,
+    next: u64,
+}
+
+impl StaleAnswers {
+    /// Keeps so many bytes at most.
+    pub(super) fn new(limit: usize) -> Self {
+        Self { limit, size: 0, by_key: HashMap::new(), order: BTreeMap::new(), next: 0 }
+    }
+
+    /// The last good answer to such a request, if it is no older than that, and than its replica allows.
+    pub(super) fn get(&self, key: &Key, max_age: Duration, now: Tick) -> Option<Rc<Kept>> {
+        let (_, kept) = self.by_key.get(key)?;
+        kept.is_usable(now, max_age).then(|| Rc::clone(kept))
+    }
+
+    /// Keeps an answer in place of the one before.
+    pub(super) fn put(&mut self, key: Key, kept: Kept) {
+        self.remove(&key);
+        let size = size(&key, &kept);
+        if size > self.limit {
+            return;
+        }
+        self.size += size;
+        self.order.insert(self.next, key.clone());
+        self.by_key.insert(key, (self.next, Rc::new(kept)));
+        self.next += 1;
+        while self.size > self.limit {
+            let Some((_, oldest)) = self.order.first_key_value() else { break };
+            let oldest = oldest.clone();
+            self.remove(&oldest);
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some((place, kept)) = self.by_key.remove(key) {
+            self.order.remove(&place);
+            self.size -= size(key, &kept);
+        }
+    }
+}
+
+fn size(key: &Key, kept: &Kept) -> usize {
+    // The order has the key, too.
+    2 * key.len() + kept.head.fields.size() + kept.body.len() + OVERHEAD
+}
+
+/// An answer on its way to its client, of which a copy is made.
+#[derive(Debug)]
+pub(super) struct Copying {
+    answers: Rc<RefCell<StaleAnswers>>,
+    key: Key,
+    head: ResponseHead,
+    body: BytesMut,
+    at: Tick,
+    allowed: Duration,
+}
+
+impl Copying {
+    /// Begins to copy an answer that came at `now`, whose body is to have `length` bytes, if that is known. `None` when it
+    /// [may not be kept](may_keep), or is too long.
+    pub(super) fn begin(
+        answers: &Rc<RefCell<StaleAnswers>>,
+        key: Key,
+        head: &ResponseHead,
+        length: Option<u64>,
+        now: Tick,
+    ) -> Option<Self> {
+        let allowed = may_keep(head)?;
+        let length = usize::try_from(length.unwrap_or(0)).ok().filter(|length| *length <= MAX_BODY)?;
+        let (answers, body) = (Rc::clone(answers), BytesMut::with_capacity(length));
+        let mut head = head.clone();
+        head.fields.remove(OF_ONE_REQUEST);
+        Some(Self { answers, key, head, body, at: now, allowed })
+    }
+
+    /// More of its body. False when it has more than it should.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> bool {
+        self.body.extend_from_slice(bytes);
+        self.body.len() <= MAX_BODY
+    }
+
+    /// It has come to its end.
+    pub(super) fn end(self) {
+        let Self { answers, key, head, body, at, allowed } = self;
+        answers.borrow_mut().put(key, Kept { head, body: body.freeze(), at, allowed });
+    }
+}
+
+#[cfg(test)]
+mod tests;

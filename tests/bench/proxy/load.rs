@@ -1,0 +1,263 @@
+//! Clients: connections that ask again as soon as they are answered, or at a fixed pace.
+
+use std::{
+    cell::RefCell,
+    net::SocketAddr,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::LocalSet,
+};
+
+use crate::upstream::content_length;
+
+/// The host by which the gateway finds the service; others do not care.
+pub(crate) const HOST: &str = "bench.localhost";
+
+/// What clients saw.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    /// Each answer of 200, in microseconds from the moment at which it was due.
+    pub(crate) latencies: Vec<u32>,
+    /// Other answers.
+    pub(crate) failures: u64,
+    /// From the first request to the last answer.
+    pub(crate) took: Duration,
+}
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    pub(crate) size: usize,
+    pub(crate) body: usize,
+}
+
+impl Ask {
+    fn head(&self, more: &str) -> String {
+        let (method, length) = match self.body {
+            0 => ("GET", String::new()),
+            length => ("POST", format!("Content-Length: {length}\r\n")),
+        };
+        format!(
+            "{method} /{} HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: bench\r\nAccept: */*\r\n{length}{more}\r\n",
+            self.size
+        )
+    }
+
+    fn bytes(&self, more: &str) -> Bytes {
+        let mut bytes = self.head(more).into_bytes();
+        bytes.resize(bytes.len() + self.body, b'x');
+        bytes.into()
+    }
+}
+
+/// So many connections, each of which asks again when it is answered.
+pub(crate) async fn closed(
+    proxy: SocketAddr,
+    ask: &Ask,
+    connections: usize,
+    limit: Duration,
+) -> Result<Seen> {
+    let request = ask.bytes("");
+    together(connections, limit, |_, seen, until| {
+        let request = request.clone();
+        async move {
+            let mut client = Client::connect(proxy).await?;
+            while Instant::now() < until {
+                let began = Instant::now();
+                let status = client.ask(&request).await?;
+                note(&seen, status, began);
+            }
+            Ok(())
+        }
+    })
+    .await
+}
+
+/// As [`closed`], on a new connection for each request.
+pub(crate) async fn anew(proxy: SocketAddr, ask: &Ask, callers: usize, limit: Duration) -> Result<Seen> {
+    let request = ask.bytes("Connection: close\r\n");
+    together(callers, limit, |_, seen, until| {
+        let request = request.clone();
+        async move {
+            while Instant::now() < until {
+                let began = Instant::now();
+                let status = Client::connect(proxy).await?.ask(&request).await?;
+                note(&seen, status, began);
+            }
+            Ok(())
+        }
+    })
+    .await
+}
+
+/// So many requests a second over so many connections; latency counts from when each was due.
+pub(crate) async fn paced(
+    proxy: SocketAddr,
+    ask: &Ask,
+    connections: usize,
+    rate: f64,
+    limit: Duration,
+) -> Result<Seen> {
+    let request = ask.bytes("");
+    let pause = Duration::from_secs_f64(connections as f64 / rate);
+    together(connections, limit, |place, seen, until| {
+        let request = request.clone();
+        async move {
+            let mut client = Client::connect(proxy).await?;
+            let mut due = Instant::now() + pause.mul_f64(place as f64 / connections as f64);
+            while due < until {
+                tokio::time::sleep_until(due.into()).await;
+                // The timer's own lateness is not the proxy's.
+                let began = Instant::now().min(due + Duration::from_millis(2));
+                let status = client.ask(&request).await?;
+                note(&seen, status, began);
+                due += pause;
+            }
+            Ok(())
+        }
+    })
+    .await
+}
+
+/// HTTP/2 without TLS: so many connections of so many streams each.
+pub(crate) async fn http2(
+    proxy: SocketAddr,
+    ask: &Ask,
+    connections: usize,
+    streams: usize,
+    limit: Duration,
+) -> Result<Seen> {
+    let uri: http::Uri = format!("http://{HOST}/{}", ask.size).parse()?;
+    together(connections, limit, |_, seen, until| {
+        let uri = uri.clone();
+        async move {
+            let io = TokioIo::new(connect(proxy).await?);
+            let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+            let (sender, connection) = builder.handshake::<_, Full<Bytes>>(io).await?;
+            let connection = tokio::task::spawn_local(connection);
+            let mut callers = Vec::new();
+            for _ in 0..streams {
+                let (mut sender, uri, seen) = (sender.clone(), uri.clone(), Rc::clone(&seen));
+                callers.push(tokio::task::spawn_local(async move {
+                    while Instant::now() < until {
+                        let began = Instant::now();
+                        let request = http::Request::get(uri.clone()).body(Full::default())?;
+                        sender.ready().await?;
+                        let answer = sender.send_request(request).await?;
+                        let status = answer.status().as_u16();
+                        answer.into_body().collect().await?;
+                        note(&seen, status, began);
+                    }
+                    anyhow::Ok(())
+                }));
+            }
+            for caller in callers {
+                caller.await??;
+            }
+            drop(sender);
+            connection.abort();
+            Ok(())
+        }
+    })
+    .await
+}
+
+/// Connections that are open and ask for nothing, after one answer each.
+pub(crate) async fn idle(proxy: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
+    let request = Ask { size: 100, body: 0 }.bytes("");
+    let mut open = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut client = Client::connect(proxy).await?;
+        ensure!(client.ask(&request).await? == 200, "an idle connection's only request failed");
+        open.push(client.stream);
+    }
+    Ok(open)
+}
+
+fn note(seen: &RefCell<Seen>, status: u16, began: Instant) {
+    let mut seen = seen.borrow_mut();
+    match status {
+        200 => seen.latencies.push(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX)),
+        _ => seen.failures += 1,
+    }
+}
+
+/// Runs so many callers at once until the time is over.
+async fn together<F>(
+    count: usize,
+    limit: Duration,
+    mut caller: impl FnMut(usize, Rc<RefCell<Seen>>, Instant) -> F,
+) -> Result<Seen>
+where
+    F: Future<Output = Result<()>> + 'static,
+{
+    let seen = Rc::new(RefCell::new(Seen::default()));
+    let began = Instant::now();
+    let local = LocalSet::new();
+    local
+        .run_until(async {
+            let callers: Vec<_> = (0..count)
+                .map(|place| tokio::task::spawn_local(caller(place, Rc::clone(&seen), began + limit)))
+                .collect();
+            for caller in callers {
+                caller.await.context("a caller panicked")??;
+            }
+            anyhow::Ok(())
+        })
+        .await?;
+    drop(local);
+    let mut seen = seen.take();
+    seen.took = began.elapsed();
+    Ok(seen)
+}
+
+async fn connect(proxy: SocketAddr) -> Result<TcpStream> {
+    let stream = TcpStream::connect(proxy).await.with_context(|| format!("{proxy} takes a connection"))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+/// One connection of HTTP/1.1.
+struct Client {
+    stream: TcpStream,
+    buffer: BytesMut,
+}
+
+impl Client {
+    async fn connect(proxy: SocketAddr) -> Result<Self> {
+        Ok(Self { stream: connect(proxy).await?, buffer: BytesMut::with_capacity(16 << 10) })
+    }
+
+    /// Sends a request and reads its answer whole. Yields the status.
+    async fn ask(&mut self, request: &[u8]) -> Result<u16> {
+        self.stream.write_all(request).await?;
+        let head = loop {
+            if let Some(end) = memchr::memmem::find(&self.buffer, b"\r\n\r\n") {
+                break self.buffer.split_to(end + 4);
+            }
+            ensure!(self.stream.read_buf(&mut self.buffer).await? > 0, "the proxy closed before it answered");
+        };
+        let text = std::str::from_utf8(&head)?;
+        let status =
+            text.split(' ').nth(1).and_then(|status| status.parse().ok()).context("a status line")?;
+        let mut left = content_length(text);
+        while left > 0 {
+            if self.buffer.is_empty() {
+                ensure!(self.stream.read_buf(&mut self.buffer).await? > 0, "the proxy cut an answer");
+            }
+            let taken = left.min(self.buffer.len());
+            let _ = self.buffer.split_to(taken);
+            left -= taken;
+        }
+        Ok(status)
+    }
+}

@@ -1,0 +1,89 @@
+//! One table a scenario: medians of the rounds, and what the gateway needs relative to each of the others.
+
+use std::fmt;
+
+use crate::scenario::{Measured, Scenario};
+
+/// All rounds of one scenario, by proxy, in the order in which they came.
+#[derive(Debug)]
+pub(crate) struct Results {
+    scenario: Scenario,
+    rows: Vec<(String, Vec<Measured>)>,
+}
+
+impl Results {
+    pub(crate) fn new(scenario: Scenario) -> Self {
+        Self { scenario, rows: Vec::new() }
+    }
+
+    pub(crate) fn add(&mut self, peer: &str, measured: Measured) {
+        match self.rows.iter_mut().find(|(name, _)| name == peer) {
+            Some((_, rounds)) => rounds.push(measured),
+            None => self.rows.push((peer.to_owned(), vec![measured])),
+        }
+        // The gateway first, whoever began.
+        self.rows.sort_by_key(|(name, _)| !name.starts_with(crate::peers::GATEWAY));
+    }
+
+    /// The gateway's CPU for each request over that of another, round by round: least, median, most.
+    fn ratios(&self, other: &[Measured]) -> Option<[f64; 3]> {
+        let ours = &self.rows.first().filter(|(name, _)| name == crate::peers::GATEWAY)?.1;
+        let ratios = ours
+            .iter()
+            .zip(other)
+            .filter(|(_, other)| other.cpu > 0.0)
+            .map(|(ours, other)| ours.cpu / other.cpu);
+        let ratios: Vec<f64> = ratios.collect();
+        (!ratios.is_empty()).then(|| [0.0, 0.5, 1.0].map(|rank| of(&ratios, rank)))
+    }
+}
+
+impl fmt::Display for Results {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}\n", self.scenario.title())?;
+        if self.scenario == Scenario::Idle {
+            writeln!(f, "| proxy | for each connection | RSS | at most |\n|---|---|---|---|")?;
+            for (name, rounds) in &self.rows {
+                let median = |value: fn(&Measured) -> f64| median(rounds, value);
+                // Memory once taken is seldom given back: the first round tells what connections need.
+                let each = rounds.iter().map(|round| round.per_connection).fold(0.0, f64::max);
+                let (resident, peak) = (median(|round| round.resident), median(|round| round.peak));
+                writeln!(f, "| {name} | {each:.2} KiB | {resident:.1} MiB | {peak:.1} MiB |")?;
+            }
+            return Ok(());
+        }
+        writeln!(
+            f,
+            "| proxy | CPU each | gateway ÷ it (least–most) | requests/s | p50 | p99 | p99.9 | failed | RSS |"
+        )?;
+        writeln!(f, "|---|---|---|---|---|---|---|---|---|")?;
+        for (name, rounds) in &self.rows {
+            let median = |value: fn(&Measured) -> f64| median(rounds, value);
+            let ratio = self.ratios(rounds).filter(|_| name != crate::peers::GATEWAY);
+            let ratio = ratio
+                .map_or("–".into(), |[least, median, most]| format!("{median:.2} ({least:.2}–{most:.2})"));
+            writeln!(
+                f,
+                "| {name} | {:.1} µs | {ratio} | {:.0} | {:.2} ms | {:.2} ms | {:.2} ms | {:.0} | {:.1} MiB |",
+                median(|round| round.cpu),
+                median(|round| round.rate),
+                median(|round| round.p50) / 1e3,
+                median(|round| round.p99) / 1e3,
+                median(|round| round.p999) / 1e3,
+                rounds.iter().map(|round| round.failures).sum::<f64>(),
+                median(|round| round.resident),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn median(rounds: &[Measured], value: fn(&Measured) -> f64) -> f64 {
+    of(&rounds.iter().map(value).collect::<Vec<_>>(), 0.5)
+}
+
+fn of(values: &[f64], rank: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[(rank * (sorted.len() - 1) as f64).round() as usize]
+}

@@ -1,0 +1,138 @@
+//! The replicas: as little as answers HTTP/1.1, so that what is measured is the proxy before them.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc,
+    },
+};
+
+use anyhow::{Context, Result};
+use bytes::{Bytes, BytesMut};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+
+/// Sizes of bodies that are answered, by paths such as `/100`.
+const SIZES: [usize; 3] = [100, 2048, 1 << 20];
+
+/// Servers on ports of their own, all on one thread.
+#[derive(Debug)]
+pub(crate) struct Replicas {
+    addresses: Vec<SocketAddr>,
+    /// Whether the last of them answers with 503.
+    is_failing: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct Answers {
+    by_path: BTreeMap<String, Bytes>,
+    failure: Bytes,
+}
+
+impl Replicas {
+    /// Starts so many. They run until the process ends.
+    pub(crate) fn start(count: usize) -> Result<Self> {
+        let is_failing = Arc::new(AtomicBool::new(false));
+        let (sender, receiver) = mpsc::channel();
+        let failing = Arc::clone(&is_failing);
+        std::thread::Builder::new().name("replicas".into()).spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.expect("a runtime can be built");
+            runtime.block_on(async move {
+                let answers = Arc::new(Answers::new());
+                for place in 0..count {
+                    let listener = TcpListener::bind("127.0.0.1:0").await.expect("there are ports");
+                    sender.send(listener.local_addr().expect("it is bound")).expect("somebody waits");
+                    let is_last = place + 1 == count;
+                    tokio::spawn(accept(
+                        listener,
+                        Arc::clone(&answers),
+                        is_last.then(|| Arc::clone(&failing)),
+                    ));
+                }
+                drop(sender);
+                std::future::pending::<()>().await;
+            });
+        })?;
+        let addresses: Vec<_> = receiver.iter().collect();
+        anyhow::ensure!(addresses.len() == count, "not all replicas have started");
+        Ok(Self { addresses, is_failing })
+    }
+
+    pub(crate) fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// From now on the last one answers 503 to everything, or does not.
+    pub(crate) fn fail_one(&self, fails: bool) {
+        self.is_failing.store(fails, Relaxed);
+    }
+}
+
+impl Answers {
+    fn new() -> Self {
+        let answer = |status: &str, size: usize| {
+            let head =
+                format!("HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {size}\r\n\r\n");
+            let mut bytes = head.into_bytes();
+            bytes.resize(bytes.len() + size, b'x');
+            Bytes::from(bytes)
+        };
+        Self {
+            by_path: SIZES.iter().map(|size| (format!("/{size}"), answer("200 OK", *size))).collect(),
+            failure: answer("503 Service Unavailable", 0),
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, answers: Arc<Answers>, failing: Option<Arc<AtomicBool>>) {
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let (answers, failing) = (Arc::clone(&answers), failing.clone());
+        tokio::spawn(async move {
+            // Whoever closes a connection ends it.
+            let _ = serve(stream, &answers, failing.as_deref()).await;
+        });
+    }
+}
+
+async fn serve(mut stream: TcpStream, answers: &Answers, failing: Option<&AtomicBool>) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let mut buffer = BytesMut::with_capacity(16 << 10);
+    loop {
+        let head = loop {
+            if let Some(end) = memchr::memmem::find(&buffer, b"\r\n\r\n") {
+                break buffer.split_to(end + 4);
+            }
+            if stream.read_buf(&mut buffer).await? == 0 {
+                return Ok(());
+            }
+        };
+        let text = std::str::from_utf8(&head)?;
+        let path = text.split(' ').nth(1).context("a request line")?;
+        let mut left = content_length(text);
+        while left > 0 {
+            if buffer.is_empty() && stream.read_buf(&mut buffer).await? == 0 {
+                return Ok(());
+            }
+            let taken = left.min(buffer.len());
+            let _ = buffer.split_to(taken);
+            left -= taken;
+        }
+        let fails = failing.is_some_and(|failing| failing.load(Relaxed));
+        let answer = if fails { &answers.failure } else { answers.by_path.get(path).context("a size")? };
+        stream.write_all(answer).await?;
+    }
+}
+
+/// What a head says of its body's length.
+pub(crate) fn content_length(head: &str) -> usize {
+    let fields = head.lines().filter_map(|line| line.split_once(':'));
+    let mut lengths = fields.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    lengths.next().and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(0)
+}

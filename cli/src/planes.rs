@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use axum::Router;
 use clap::{Args, Parser};
 use gateway_runtime::{Failure, Shutdown, open_files};
 use tempfile::TempDir;
@@ -65,11 +66,15 @@ pub(crate) struct Planes {
 
 impl Planes {
     /// Starts the control plane, then the data plane that follows it. The registry lives in `data_dir`, or in a
-    /// temporary folder that is removed at the end.
+    /// temporary folder that is removed at the end. The dashboard has a view for the lab, if there is one.
     ///
     /// # Errors
     /// When a port is taken or the folder cannot be used.
-    pub(crate) async fn start(ports: &Ports, data_dir: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) async fn start(
+        ports: &Ports,
+        data_dir: Option<&Path>,
+        lab: Option<Router>,
+    ) -> Result<Self, Failure> {
         open_files::raise_limit();
         let folder = Folder::open(data_dir)?;
         let (stop_control, stop_data) = (Shutdown::new(), Shutdown::new());
@@ -81,7 +86,10 @@ impl Planes {
         let mut config = args.validate().map_err(blame_environment)?;
         // It is for trying things out.
         config.allow_fault_injection = true;
-        let control = control_plane::start(config, stop_control.clone()).await?;
+        let control = match lab {
+            Some(lab) => control_plane::start_with_lab(config, lab, stop_control.clone()).await?,
+            None => control_plane::start(config, stop_control.clone()).await?,
+        };
 
         match start_data(ports, control.listen(), folder.path(), stop_data.clone()).await {
             Ok(data) => Ok(Self { control, data, stop_control, stop_data, folder }),
@@ -147,6 +155,7 @@ async fn start_data(
         ("--node-id", NODE.to_owned()),
     ])?;
     (args.static_file, args.no_cache, args.allow_fault_injection) = (None, false, true);
+    args.debug_headers = true;
     args.cache_dir = Some(folder.join("cache"));
     data_plane::start(args.validate().map_err(blame_environment)?, stop).await
 }

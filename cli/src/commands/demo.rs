@@ -23,6 +23,7 @@ use crate::{
     demo::{
         client::Client,
         fleet::{Fleet, Member, RESTART_AFTER, Spec},
+        lab::Lab,
         load::{Load, Tally},
         status,
     },
@@ -75,7 +76,8 @@ fn parse_rate(text: &str) -> Result<NonZeroU32, String> {
 pub(crate) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     let _logs = LogArgs { log: args.log.clone(), log_format: LogFormat::Text }.init()?;
     let stop = Shutdown::on_signals()?;
-    let planes = Planes::start(&args.ports, None).await.map_err(Ports::explain)?;
+    let lab = Lab::new(SERVICE);
+    let planes = Planes::start(&args.ports, None, Some(lab.router())).await.map_err(Ports::explain)?;
     let addresses = planes.addresses();
     // Each part has a stop of its own: users leave first, then the replicas, then the gateway.
     let (stop_fleet, stop_planes) = (Shutdown::new(), Shutdown::new());
@@ -88,7 +90,7 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         }
     });
 
-    let played = play(&args, &addresses, &stop, &stop_fleet, output).await;
+    let played = play(&args, &addresses, &lab, (&stop, &stop_fleet), output).await;
     stop_planes.begin();
     gateway.await.map_err(|panic| Failure::fatal(format!("the gateway broke: {panic}")))??;
     match played? {
@@ -101,12 +103,13 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<(), Error> {
 async fn play(
     args: &Args,
     addresses: &Addresses,
-    stop: &Shutdown,
-    stop_fleet: &Shutdown,
+    lab: &Lab,
+    (stop, stop_fleet): (&Shutdown, &Shutdown),
     output: &Output,
 ) -> Result<Option<Tally>, Error> {
     let specs = specs(&args.ports, addresses.control)?;
     let fleet = Fleet::start(specs, stop_fleet, *output).await.map_err(Ports::explain)?;
+    lab.opens(addresses.proxy, fleet.members());
     let shown = show(args, addresses, fleet.members(), stop, output).await;
     stop_fleet.begin();
     fleet.finished().await;

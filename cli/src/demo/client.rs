@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
+use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -21,11 +21,15 @@ pub(crate) struct Client {
 }
 
 /// A complete answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     /// The id of the replica that answered; empty when the gateway did.
     pub(crate) replica: String,
+    /// How many replicas the gateway asked, as it says; empty where it does not.
+    pub(crate) attempts: String,
+    /// What the gateway says of an answer of its own, or of its attempts.
+    pub(crate) proxy_status: String,
 }
 
 impl Client {
@@ -37,11 +41,19 @@ impl Client {
     /// Sends a GET and reads the whole answer.
     ///
     /// # Errors
-    /// A sentence about what broke; the next call connects anew. So does one after a call that was cancelled.
+    /// As [`Client::ask`].
     pub(crate) async fn get(&mut self, target: &str) -> Result<Answer, String> {
+        self.ask(Method::GET, target).await
+    }
+
+    /// Sends a request without a body and reads the whole answer.
+    ///
+    /// # Errors
+    /// A sentence about what broke; the next call connects anew. So does one after a call that was cancelled.
+    pub(crate) async fn ask(&mut self, method: Method, target: &str) -> Result<Answer, String> {
         // A connection returns to its place only after a complete answer.
         let connection = self.connection.take().filter(|connection| !connection.is_closed());
-        match tokio::time::timeout(PATIENCE, exchange(self.proxy, connection, target)).await {
+        match tokio::time::timeout(PATIENCE, exchange(self.proxy, connection, method, target)).await {
             Ok(Ok((answer, connection))) => {
                 self.connection = Some(connection);
                 Ok(answer)
@@ -55,13 +67,16 @@ impl Client {
 async fn exchange(
     proxy: SocketAddr,
     connection: Option<SendRequest<Empty<Bytes>>>,
+    method: Method,
     target: &str,
 ) -> Result<(Answer, SendRequest<Empty<Bytes>>), String> {
     let mut connection = match connection {
         Some(connection) => connection,
         None => connect(proxy).await?,
     };
-    let request = Request::get(target)
+    let request = Request::builder()
+        .method(method)
+        .uri(target)
         .header(header::HOST, proxy.to_string())
         .body(Empty::new())
         .map_err(|error| error.to_string())?;
@@ -72,8 +87,17 @@ async fn exchange(
         .collect()
         .await
         .map_err(|error| format!("the body broke off: {error}"))?;
-    let replica = head.headers.get("x-demo-replica").and_then(|id| id.to_str().ok()).unwrap_or_default();
-    Ok((Answer { status: head.status, replica: replica.to_owned() }, connection))
+    let said = |name: &str| {
+        let value = head.headers.get(name).and_then(|value| value.to_str().ok());
+        value.unwrap_or_default().to_owned()
+    };
+    let answer = Answer {
+        status: head.status,
+        replica: said("x-demo-replica"),
+        attempts: said("x-gw-attempts"),
+        proxy_status: said("proxy-status"),
+    };
+    Ok((answer, connection))
 }
 
 async fn connect(proxy: SocketAddr) -> Result<SendRequest<Empty<Bytes>>, String> {

@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 pub(crate) mod fleet;
+pub(crate) mod lab;
 mod latency;
 pub(crate) mod load;
 pub(crate) mod replica;

@@ -9,6 +9,7 @@ use std::{
     sync::Arc,
 };
 
+use axum::Router;
 use clap::{Args, Parser};
 use gateway_runtime::{Failure, Shutdown, open_files};
 use tempfile::TempDir;
@@ -61,11 +62,28 @@ pub(crate) struct Addresses {
 pub(crate) struct Planes {
     control: control_plane::Running,
     data: data_plane::Running,
-    control_config: control_plane::Config,
+    site: Site,
     outage: Outage,
     stop_control: Shutdown,
     stop_data: Shutdown,
     folder: Folder,
+}
+
+/// How the control plane is started, and started again after an outage.
+#[derive(Debug)]
+struct Site {
+    config: control_plane::Config,
+    lab: Option<Router>,
+}
+
+impl Site {
+    async fn start(&self, stop: Shutdown) -> Result<control_plane::Running, Failure> {
+        let config = self.config.clone();
+        match self.lab.clone() {
+            Some(lab) => control_plane::start_with_lab(config, lab, stop).await,
+            None => control_plane::start(config, stop).await,
+        }
+    }
 }
 
 /// Takes the control plane away and brings it back, for those who want to see the gateway do without it.
@@ -106,11 +124,15 @@ impl Outage {
 
 impl Planes {
     /// Starts the control plane, then the data plane that follows it. The registry lives in `data_dir`, or in a
-    /// temporary folder that is removed at the end.
+    /// temporary folder that is removed at the end. The dashboard has a view for the lab, if there is one.
     ///
     /// # Errors
     /// When a port is taken or the folder cannot be used.
-    pub(crate) async fn start(ports: &Ports, data_dir: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) async fn start(
+        ports: &Ports,
+        data_dir: Option<&Path>,
+        lab: Option<Router>,
+    ) -> Result<Self, Failure> {
         open_files::raise_limit();
         let folder = Folder::open(data_dir)?;
         let (stop_control, stop_data) = (Shutdown::new(), Shutdown::new());
@@ -122,14 +144,13 @@ impl Planes {
         let mut config = args.validate().map_err(blame_environment)?;
         // It is for trying things out.
         config.allow_fault_injection = true;
-        let control = control_plane::start(config.clone(), stop_control.clone()).await?;
-        config.listen = control.listen();
+        let mut site = Site { config, lab };
+        let control = site.start(stop_control.clone()).await?;
+        site.config.listen = control.listen();
         let outage = Outage::new();
 
         match start_data(ports, control.listen(), folder.path(), stop_data.clone()).await {
-            Ok(data) => {
-                Ok(Self { control, data, control_config: config, outage, stop_control, stop_data, folder })
-            }
+            Ok(data) => Ok(Self { control, data, site, outage, stop_control, stop_data, folder }),
             Err(failure) => {
                 stop_control.begin();
                 // It has served nobody: what it could say of its end explains nothing.
@@ -159,7 +180,7 @@ impl Planes {
     /// # Errors
     /// What made a plane fail.
     pub(crate) async fn run(self, shutdown: Shutdown) -> Result<(), Failure> {
-        let Self { control, data, control_config, outage, stop_control, stop_data, folder } = self;
+        let Self { control, data, site, outage, stop_control, stop_data, folder } = self;
         let over = Shutdown::new();
         let data = async {
             let ended = data.finished().await;
@@ -167,7 +188,7 @@ impl Planes {
             ended
         };
         let control = async {
-            let ended = keep_control(control, control_config, &outage, stop_control, &over).await;
+            let ended = keep_control(control, site, &outage, stop_control, &over).await;
             stop_data.begin();
             ended
         };
@@ -188,7 +209,7 @@ impl Planes {
 /// Runs the control plane, which ends by `stop`, with outages between, until all of it is `over`.
 async fn keep_control(
     mut control: control_plane::Running,
-    config: control_plane::Config,
+    site: Site,
     outage: &Outage,
     mut stop: Shutdown,
     over: &Shutdown,
@@ -210,7 +231,7 @@ async fn keep_control(
             () = outage.becomes(Presence::Returning) => {}
         }
         stop = Shutdown::new();
-        control = control_plane::start(config.clone(), stop.clone()).await?;
+        control = site.start(stop.clone()).await?;
         outage.0.send_replace(Presence::Serving);
     }
 }

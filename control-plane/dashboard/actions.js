@@ -211,4 +211,4 @@ export function end(item) {
   });
 }
 
-export const timeLeft = (until) => (until === undefined ? 'without end' : left(until - now()));
+export const timeLeft = (until) => (until === undefined ? 'until ended' : left(until - now()));

@@ -7,6 +7,7 @@ import { h, render } from './dom.js';
 import * as events from './events.js';
 import { span } from './format.js';
 import { help, listen, step } from './keys.js';
+import * as lab from './lab.js';
 import { breakerWord, inForce, survey } from './model.js';
 import * as nodes from './nodes.js';
 import * as overview from './overview.js';
@@ -17,13 +18,13 @@ import * as service from './service.js';
 import { nameOf, state } from './store.js';
 import { isStale, link, open, pause } from './stream.js';
 
-const VIEWS = { '': overview, breakers, service, replica, nodes, events, policy };
+const VIEWS = { '': overview, breakers, service, replica, nodes, events, policy, lab };
 const NAVIGATION = [['', 'Overview'], ['breakers', 'Breakers'], ['nodes', 'Data planes'], ['events', 'Events'], ['policy/*', 'Policies']];
-// Drawing more often than this is work for nobody.
+// Drawing more often than this is work for nobody; and a page of thousands must leave a browser time for its reader.
 const PACE = 200;
 const THEMES = ['auto', 'light', 'dark'];
 
-const page = { view: overview, name: '', args: [], filter: '', drawnAt: 0, timer: null, services: new Map() };
+const page = { view: overview, name: '', args: [], filter: '', drawnAt: 0, took: 0, timer: null, services: new Map() };
 
 function route() {
   const [name = '', ...args] = location.hash.replace(/^#\/?/, '').split('/').map(decode);
@@ -64,11 +65,12 @@ function filterField(label) {
 
 function schedule() {
   if (page.timer) return;
-  page.timer = setTimeout(() => { page.timer = null; draw(); }, Math.max(0, page.drawnAt + PACE - Date.now()));
+  page.timer = setTimeout(() => { page.timer = null; draw(); }, Math.max(0, page.drawnAt + Math.max(PACE, 5 * page.took) - Date.now()));
 }
 
 function draw() {
   page.drawnAt = Date.now();
+  const start = performance.now();
   page.services = survey();
   render(document.getElementById('header'), ...header());
   const main = document.getElementById('main');
@@ -77,6 +79,7 @@ function draw() {
   if (state.hello) render(main, ...page.view.view(context()));
   else if (link.problem || (!link.isUp && Date.now() - began > 2000)) render(main, h('div.empty', h('p.lead', 'The control plane does not answer.'), h('p', link.problem || 'This page asks again every second and shows what there is as soon as it does.')));
   drawToasts();
+  page.took = performance.now() - start;
 }
 
 function header() {
@@ -84,14 +87,14 @@ function header() {
   return [
     h('div.top',
       h('a.brand', { href: '#/' }, h('img', { src: '/ui/icon.svg', alt: '', width: 18, height: 18 }), 'Gateway'),
-      h('nav', { 'aria-label': 'Views' }, NAVIGATION.map(([target, label]) => {
+      h('nav', { 'aria-label': 'Views' }, [...NAVIGATION, ...(state.hello?.hasLab ? [['lab', 'Lab']] : [])].map(([target, label]) => {
         const name = target.split('/')[0];
         const isHere = page.name === name || (name === '' && ['service', 'replica'].includes(page.name));
         return h('a', { href: `#/${target}`, 'aria-current': isHere && 'page' }, label);
       })),
       h('div.tools', status(),
         h('button.plain', { type: 'button', onclick: togglePause, 'aria-pressed': String(link.isPaused), title: 'Pause the stream (.)' }, link.isPaused ? 'Resume' : 'Pause'),
-        h('button.plain', { type: 'button', onclick: nextTheme, title: 'Theme (t)' }, `Theme: ${theme()}`),
+        h('button.plain', { type: 'button', onclick: nextTheme, title: 'Theme (t)', 'aria-label': `Theme: ${theme()}` }, h('span', { 'aria-hidden': 'true' }, '◐'), ` ${theme()}`),
         h('button.plain', { type: 'button', onclick: help, title: 'Keys (?)', 'aria-label': 'Keys' }, '?'))),
     banner(),
     state.hello && !state.hello.takesWrites && h('p.banner.note', 'Read only: this control plane listens beyond this machine, and was not started with --allow-dashboard-writes. Each action shows its line for a shell.'),
@@ -151,6 +154,7 @@ function act(key) {
     case 'g n': return go('#/nodes');
     case 'g e': return go('#/events');
     case 'g p': return go('#/policy/*');
+    case 'g l': return Boolean(state.hello?.hasLab) && go('#/lab');
     case 'g s': {
       const worst = [...page.services.values()].sort((one, other) => other.verdict.rank - one.verdict.rank)[0];
       const own = chosen?.service ?? (page.name === 'service' ? page.args[0] : worst?.service);

@@ -4,7 +4,7 @@
 import { force, handBack, reset } from './actions.js';
 import { h } from './dom.js';
 import { clock, count, instant, left, plural, word } from './format.js';
-import { breakerState, breakerWord, isClosed, worse } from './model.js';
+import { breakerState, breakerWord, isClosed, rank, worse } from './model.js';
 import { bar, empty, mark, replicaLink, serviceLink } from './parts.js';
 import { nameOf, now, state } from './store.js';
 
@@ -15,19 +15,18 @@ export const title = 'Breakers';
 
 export function view({ services, filter, filterField }) {
   const rows = [...state.breakers.values()].filter((row) => nameOf(row).includes(filter));
-  const open = rows.filter((row) => !isClosed(row)).sort((one, other) => worse(one, other) || (nameOf(one) < nameOf(other) ? -1 : 1));
+  const open = rows.filter((row) => !isClosed(row));
+  // By service, the one with the worst breaker first.
+  const worst = new Map();
+  for (const row of open) worst.set(row.service, Math.max(worst.get(row.service) ?? 0, rank(row)));
+  open.sort((one, other) => worst.get(other.service) - worst.get(one.service) || (one.service < other.service ? -1 : one.service > other.service ? 1 : worse(one, other) || (nameOf(one) < nameOf(other) ? -1 : 1)));
   const closed = rows.filter(isClosed);
-  const byService = new Map();
-  for (const row of open.slice(0, MAX_TILES)) {
-    if (!byService.has(row.service)) byService.set(row.service, []);
-    byService.get(row.service).push(row);
-  }
   return [
     h('div.bar-row', h('h1', 'Breakers'), filterField('Filter by service or replica'),
       h('span.quiet.end', `${open.length} not closed, ${closed.length} closed${state.hello?.isDetailed ? ', one for each replica and data plane' : ''}`)),
     !state.breakers.size && empty('No data plane has told of a breaker yet.', services.size ? 'Breakers appear here as soon as a data plane follows the registry.' : 'There is one for each replica on each data plane, from the first registration on, whether there is traffic or not.'),
     state.breakers.size > 0 && !open.length && h('p.all-closed', mark({ shape: 'disc', tone: 'good' }), filter ? 'Every breaker of these is closed: traffic flows.' : 'Every breaker is closed: traffic flows.'),
-    [...byService].map(([service, own]) => h('section', { key: `open/${service}` }, h('h2', serviceLink(service)), h('div.tiles', own.map(tile)))),
+    open.length > 0 && h('section', { key: 'open' }, h('h2', 'Not closed'), h('div.tiles', open.slice(0, MAX_TILES).map(tile))),
     open.length > MAX_TILES && h('p.quiet', `${open.length - MAX_TILES} more are not closed: filter for them.`),
     closed.length > 0 && h('section', { key: 'closed' }, h('h2', 'Closed'), grid(closed)),
   ];
@@ -49,12 +48,13 @@ function tile(row) {
   const [requests, failed, slow] = [row.windowRequestCount, row.windowFailureCount, row.windowSlowCount].map(count);
   const good = Math.max(0, requests - failed - slow);
   return h('article.tile-breaker', { key: `${nameOf(row)}/${row.nodeId}`, class: `edge-${tone}`, 'data-breaker': `${nameOf(row)}/${row.nodeId}` },
-    h('header', h('h3', replicaLink(row.service, row.replicaId)), row.nodeId && h('span.quiet', `on ${row.nodeId}`)),
+    h('header', h('h3', serviceLink(row.service), ' / ', replicaLink(row.service, row.replicaId)), row.nodeId && h('span.quiet', `on ${row.nodeId}`)),
     h('p.big', { class: `tone-${tone}` }, mark({ shape: own === 'HALF_OPEN' ? 'half' : own === 'FORCED_CLOSED' ? 'disc' : 'square', tone }), breakerWord(row)),
     until(row, own, entry),
     h('p.reason', row.reason || entry?.reason || (own === 'HALF_OPEN' ? 'Let through one request at a time, until it has shown that it works.' : 'No reason was told.')),
-    h('div.window', bar([{ value: good, tone: 'good' }, { value: slow, tone: 'warn' }, { value: failed, tone: 'bad' }], `of ${requests} in its window ${failed} failed and ${slow} were slow`),
+    requests > 0 && h('div.window', bar([{ value: good, tone: 'good' }, { value: slow, tone: 'warn' }, { value: failed, tone: 'bad' }], `of ${requests} in its window ${failed} failed and ${slow} were slow`),
       h('span.quiet', `${good} ok, ${failed} failed, ${slow} slow in its window`)),
+    row.lastTrip && row.lastTrip.reason !== row.reason && h('p.quiet', `last trip ${clock(instant(row.lastTrip.tripTime))}: ${row.lastTrip.reason}`),
     h('p.quiet', `${plural(count(row.tripCount), 'trip')}, not closed on ${pips(row)}, since ${clock(instant(row.stateChangeTime) ?? now())}`),
     h('div.buttons', ...breakerButtons(row)));
 }

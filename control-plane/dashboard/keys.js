@@ -4,7 +4,7 @@ import { isDialogOpen, openDialog } from './dialog.js';
 import { h } from './dom.js';
 
 const KEYS = [
-  ['g o', 'Overview'], ['g b', 'Breakers'], ['g s', 'Services: the chosen one, or the worst'], ['g n', 'Data planes'], ['g e', 'Events'], ['g p', 'Policy for all services'],
+  ['g o', 'Overview'], ['g b', 'Breakers'], ['g s', 'Services: the chosen one, or the worst'], ['g n', 'Data planes'], ['g e', 'Events'], ['g p', 'Policy for all services'], ['g l', 'Lab, in a demo'],
   ['/', 'Filter'], ['j  k', 'Next and previous row'], ['Enter', 'Open the chosen row'], ['d', 'Drain, or undrain, this replica'], ['b', 'Force the breaker of this replica open'],
   ['.', 'Pause and resume the stream'], ['t', 'Theme: automatic, light, dark'], ['c', 'Copy the line for a shell'], ['?', 'These keys'], ['Esc', 'Close, or leave the filter'],
 ];

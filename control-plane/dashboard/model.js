@@ -11,6 +11,7 @@ export const STANDINGS = {
   unhealthy: { rank: 5, tone: 'bad', shape: 'triangle', word: 'unhealthy' },
   failing: { rank: 5, tone: 'bad', shape: 'triangle', word: 'failing checks' },
   partly: { rank: 4, tone: 'warn', shape: 'half', word: 'partly open' },
+  doubted: { rank: 4, tone: 'warn', shape: 'diamond', word: 'failing some checks' },
   probing: { rank: 4, tone: 'warn', shape: 'half', word: 'half-open' },
   degraded: { rank: 3, tone: 'warn', shape: 'diamond', word: 'degraded' },
   draining: { rank: 2, tone: 'calm', shape: 'ring', word: 'draining' },
@@ -25,8 +26,8 @@ const STATE_RANK = { CLOSED: 0, FORCED_CLOSED: 1, HALF_OPEN: 2, OPEN: 3, FORCED_
 export const breakerState = (row) => String(row.state).replace('BREAKER_STATE_', '');
 export const isClosed = (row) => ['CLOSED', 'UNSPECIFIED'].includes(breakerState(row));
 export const isOpen = (row) => ['OPEN', 'FORCED_OPEN'].includes(breakerState(row));
-export const worse = (one, other) =>
-  (STATE_RANK[breakerState(other)] ?? 0) - (STATE_RANK[breakerState(one)] ?? 0);
+export const rank = (row) => STATE_RANK[breakerState(row)] ?? 0;
+export const worse = (one, other) => rank(other) - rank(one);
 
 // A breaker's own word, for tiles and lists.
 export const breakerWord = (row) => word(row.state, 'BREAKER_STATE_').replace('HALF OPEN', 'HALF-OPEN');
@@ -41,8 +42,10 @@ function standing(replica, rows) {
   if (rows.some((row) => breakerState(row) === 'FORCED_OPEN')) return 'forced-open';
   if (total > 0 && open === total) return 'open';
   if (health === 'UNHEALTHY') return 'unhealthy';
-  if (rows.length && rows.every((row) => row.healthCheck?.keepsOut)) return 'failing';
+  const failing = rows.filter((row) => row.healthCheck?.state === 'HEALTH_CHECK_STATE_FAILING').length;
+  if (failing > 0 && failing === rows.length) return 'failing';
   if (open > 0) return 'partly';
+  if (failing > 0) return 'doubted';
   if (rows.some((row) => breakerState(row) === 'HALF_OPEN')) return 'probing';
   if (mode === 'DRAINING') return 'draining';
   if (mode === 'DRAINED') return 'drained';
@@ -93,7 +96,8 @@ function describe(service) {
     attempts += own.rate;
     failed += own.failures;
   }
-  service.before = attempts > 0 ? 1 - failed / attempts : undefined;
+  // What no replica was asked for has failed as well: without retries no more would have succeeded.
+  service.before = attempts > 0 && service.success !== undefined ? Math.min(service.success, 1 - failed / attempts) : undefined;
   const policy = state.policies.get(service.service);
   service.policy = policy ? 'own' : state.policies.has('*') ? '*' : 'default';
   service.verdict = verdict(service);
@@ -129,8 +133,9 @@ export function inForce() {
     if (until > now()) list.push({ kind: 'override', entry, until, key: entry.overrideId, what: overrideWords(entry), reason: entry.reason, author: entry.author });
   }
   for (const replica of state.replicas.values()) {
-    if (replica.mode !== 'REPLICA_MODE_DRAINING') continue;
-    list.push({ kind: 'drain', replica, until: instant(replica.drain?.deadlineTime), key: `drain/${nameOf(replica)}`, what: `${nameOf(replica)} draining`, reason: replica.drain?.reason, author: replica.drain?.author });
+    const isDraining = replica.mode === 'REPLICA_MODE_DRAINING';
+    if (!isDraining && replica.mode !== 'REPLICA_MODE_DRAINED') continue;
+    list.push({ kind: 'drain', replica, until: isDraining ? instant(replica.drain?.deadlineTime) : undefined, key: `drain/${nameOf(replica)}`, what: `${nameOf(replica)} ${isDraining ? 'draining' : 'drained'}`, reason: replica.drain?.reason, author: replica.drain?.author });
   }
   for (const policy of state.policies.values()) {
     const until = instant(policy.fault?.endTime);

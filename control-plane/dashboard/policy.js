@@ -8,7 +8,7 @@ import { h } from './dom.js';
 import { clock, count, instant, number, plural } from './format.js';
 import { bar, command, link, serviceLink } from './parts.js';
 import { forget, polled } from './polled.js';
-import { HINTS, duration, mergePatch, read, valueIn, written } from './setting.js';
+import { duration, mergePatch, read, valueIn, written } from './setting.js';
 import { state } from './store.js';
 
 export const title = 'Policy';
@@ -97,7 +97,7 @@ function row(setting, resolved, redraw) {
       : h('input', { ...attrs, placeholder: holds, oninput: change, autocomplete: 'off', spellcheck: 'false' }),
     h('span.origin', h('span.badge', { class: stored !== undefined && edited === undefined && 'strong' }, edited !== undefined ? 'changed' : origin),
       text !== '' && h('button.small.plain', { type: 'button', 'aria-label': `Unset ${setting.path}`, onclick: () => { if (stored === undefined) editor.edits.delete(setting); else editor.edits.set(setting, null); redraw(); } }, 'unset')),
-    h('p.quiet', { id: `${id}-about` }, setting.meaning, h('span.range', ` ${setting.range}${HINTS[setting.kind] ? `, ${HINTS[setting.kind]}` : ''}. Default ${setting.default}.`), wrong && h('span.tone-bad', ` ${wrong}`)));
+    h('p.quiet', { id: `${id}-about` }, setting.meaning, h('span.range', ` ${setting.range.replace('..=', ' to ')}. Default ${setting.default}.`), wrong && h('span.tone-bad', ` ${wrong}`)));
 }
 
 function proposal(scope, resolved, redraw) {

@@ -135,13 +135,20 @@ export function minute(key) {
   return points;
 }
 
-// Sums over the last seconds of a service or a replica.
+// Rates over the last seconds of a service or a replica, and its latencies as told last.
 export function recent(key, seconds = 10) {
-  const points = minute(key).slice(-seconds);
   const known = Math.max(1, Math.min(seconds, sequence));
-  const sum = (name) => points.reduce((total, point) => total + point[name], 0) / known;
-  const last = points.findLast((point) => point.p50);
-  return { rate: sum('rate'), failures: sum('failures'), retries: sum('retries'), p50: last?.p50, p99: last?.p99 };
+  const sums = { rate: 0, failures: 0, retries: 0, p50: undefined, p99: undefined };
+  const series = state.series.get(key) ?? [];
+  for (let index = series.length - 1; index >= 0 && series[index].sequence > sequence - seconds; index -= 1) {
+    const point = series[index];
+    sums.rate += point.rate / known;
+    sums.failures += point.failures / known;
+    sums.retries += point.retries / known;
+    sums.p50 ??= point.p50;
+    sums.p99 ??= point.p99;
+  }
+  return sums;
 }
 
 export function addEvents(events) {

@@ -5,16 +5,24 @@ import { addEvents, apply, replaceEvents, state } from './store.js';
 
 // The server says something every second.
 const SILENT_AFTER = 4000;
+// A page that nobody sees gives its connection back: browsers have six for all pages of a server.
+const HIDDEN_FOR = 60000;
 
 export const link = { isUp: false, heardAt: 0, isPaused: false, problem: '' };
 let source = null;
 let listener = () => {};
+let hiding;
 
 export function open(onNews) {
   listener = onNews;
   connect();
   setInterval(watchdog, 1000);
   addEventListener('online', reconnect);
+  document.addEventListener('visibilitychange', () => {
+    clearTimeout(hiding);
+    if (document.hidden) hiding = setTimeout(close, HIDDEN_FOR);
+    else if (!source) reconnect();
+  });
 }
 
 // Whether what is shown is not current.

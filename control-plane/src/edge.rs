@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use axum::Router;
 use gateway_proto::{
     Address, Health, LeaseId, Mode, ReplicaKey, ServiceName,
     time::{duration, timestamp},
@@ -62,6 +63,8 @@ pub(crate) struct Edge {
     pub(crate) takes_page_writes: bool,
     /// Whether policies may inject faults.
     pub(crate) allow_fault_injection: bool,
+    /// What the program around this one serves beside the dashboard.
+    pub(crate) lab: Option<Router>,
 }
 
 /// A lease that was renewed, and what is known of its replica.

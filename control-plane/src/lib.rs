@@ -31,6 +31,7 @@ mod writer;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use axum::Router;
 use gateway_runtime::{
     Failure, Shutdown, accept,
     supervise::{Beyond, Supervisor},
@@ -102,7 +103,18 @@ impl Running {
 pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failure> {
     let listener = bind(&config)?;
     let store = AnyStore::open(&config.store).await.map_err(|error| unusable(&config, &error))?;
-    serve(config, listener, store, shutdown).await
+    serve(config, listener, store, None, shutdown).await
+}
+
+/// As [`start`], with a lab: what the program around this control plane serves below `/ui/lab`, behind its checks on who
+/// asks, and what the dashboard then has a view for.
+///
+/// # Errors
+/// As [`start`].
+pub async fn start_with_lab(config: Config, lab: Router, shutdown: Shutdown) -> Result<Running, Failure> {
+    let listener = bind(&config)?;
+    let store = AnyStore::open(&config.store).await.map_err(|error| unusable(&config, &error))?;
+    serve(config, listener, store, Some(lab), shutdown).await
 }
 
 /// As [`start`], on a store that is open already: the configuration's is not opened.
@@ -111,7 +123,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
 /// As [`start`].
 pub async fn start_on<S: Store>(store: S, config: Config, shutdown: Shutdown) -> Result<Running, Failure> {
     let listener = bind(&config)?;
-    serve(config, listener, store, shutdown).await
+    serve(config, listener, store, None, shutdown).await
 }
 
 fn bind(config: &Config) -> Result<TcpListener, Failure> {
@@ -127,6 +139,7 @@ async fn serve<S: Store>(
     config: Config,
     listener: TcpListener,
     mut store: S,
+    lab: Option<Router>,
     shutdown: Shutdown,
 ) -> Result<Running, Failure> {
     let listen = listener.local_addr();
@@ -166,6 +179,7 @@ async fn serve<S: Store>(
         dashboard_streams: Places::new(MAX_DASHBOARDS, "too many dashboards"),
         takes_page_writes: listen.ip().is_loopback() || config.allow_dashboard_writes,
         allow_fault_injection: config.allow_fault_injection,
+        lab,
     });
     let health = HealthReporter::new();
     rpc::report_health(&health, true).await;

@@ -9,7 +9,7 @@ use gateway_proto::v1::{
     BreakerState, Endpoint, ListOverridesRequest, ListPoliciesRequest, OverrideBreakerRequest, OverrideEntry,
     Policy, RegisterRequest, ReplicaMode, TimeoutPolicy, UpdatePolicyRequest,
 };
-use gateway_tests::{Act, Browser, Gateway, Load, Scripted, eventually};
+use gateway_tests::{Act, Browser, Gateway, Load, Process, Scripted, binaries, eventually};
 use serde_json::{Value, json};
 
 /// The views of one replica's service, by what stands behind the `#`.
@@ -517,4 +517,36 @@ async fn every_view_is_accessible_in_both_themes_and_fits_a_phone_by_playwright(
     world.run("await page.getByRole('button', { name: 'Drain', exact: true }).click()").await;
     assert_eq!(world.run("return breaches(page)").await, json!([]), "a dialog");
     load.stop().await;
+}
+
+#[tokio::test]
+async fn the_lab_of_a_demo_breaks_a_replica_and_shows_what_a_client_sees_by_playwright() {
+    let mut command = binaries::gwctl();
+    command.args(["demo", "--random-ports", "--no-load"]);
+    let mut demo = Process::spawn_group("demo", &mut command);
+    let ready = demo.ready().await;
+    let browser = Browser::start(&format!("http://{}", ready["control"].as_str().unwrap())).await;
+    browser
+        .run(
+            "await page.goto(url);
+             await page.getByRole('link', { name: 'Lab' }).click();
+             const bench = page.locator('.tile-breaker', { hasText: 'r-1' });
+             await bench.getByLabel('answers 503').check();
+             await bench.getByText(/for \\d/).waitFor();
+             await page.getByRole('button', { name: 'Go on sending' }).click();
+             // What one replica fails, another answers.
+             const failover = page.locator('tbody tr').filter({ has: page.getByRole('cell', { name: '2', exact: true }) });
+             await failover.getByRole('cell', { name: '200', exact: true }).first().waitFor();
+             await page.getByLabel('Failures in a row that open').fill('0');
+             await bench.getByText(/breaker (open|half-open)/).waitFor();
+             await page.getByRole('button', { name: 'Everything works again' }).click();
+             await bench.getByText('no fault').waitFor();
+             await bench.getByText('breaker closed').waitFor();
+             await page.getByRole('button', { name: 'Back to the defaults' }).click();
+             await until('the knobs are back', async () => page.getByRole('button', { name: 'Back to the defaults' }).isDisabled());
+             await page.getByRole('button', { name: 'Stop sending' }).click()",
+        )
+        .await;
+    assert_eq!(browser.run("return breaches(page)").await, json!([]));
+    assert_eq!(browser.run("return complaints").await, json!([]));
 }

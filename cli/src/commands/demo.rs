@@ -25,6 +25,7 @@ use crate::{
     demo::{
         client::Client,
         fleet::{Fleet, Member, RESTART_AFTER, Spec},
+        lab::Lab,
         load::{Load, Tally},
         status,
     },
@@ -80,7 +81,8 @@ fn parse_rate(text: &str) -> Result<NonZeroU32, String> {
 pub(crate) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     let _logs = LogArgs { log: args.log.clone(), log_format: LogFormat::Text }.init()?;
     let stop = Shutdown::on_signals()?;
-    let planes = Planes::start(&args.ports, None).await.map_err(Ports::explain)?;
+    let lab = Lab::new(SERVICE);
+    let planes = Planes::start(&args.ports, None, Some(lab.router())).await.map_err(Ports::explain)?;
     let (addresses, outage) = (planes.addresses(), planes.outage());
     // Each part has a stop of its own: users leave first, then the replicas, then the gateway.
     let (stop_fleet, stop_planes) = (Shutdown::new(), Shutdown::new());
@@ -93,7 +95,7 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<(), Error> {
         }
     });
 
-    let played = play(&args, &addresses, &outage, &stop, &stop_fleet, output).await;
+    let played = play(&args, &addresses, &lab, &outage, (&stop, &stop_fleet), output).await;
     stop_planes.begin();
     gateway.await.map_err(|panic| Failure::fatal(format!("the gateway broke: {panic}")))??;
     match played? {
@@ -106,13 +108,14 @@ pub(crate) async fn run(args: Args, output: &Output) -> Result<(), Error> {
 async fn play(
     args: &Args,
     addresses: &Addresses,
+    lab: &Lab,
     outage: &Outage,
-    stop: &Shutdown,
-    stop_fleet: &Shutdown,
+    (stop, stop_fleet): (&Shutdown, &Shutdown),
     output: &Output,
 ) -> Result<Option<Tally>, Error> {
     let specs = specs(&args.ports, addresses.control)?;
     let fleet = Fleet::start(specs, stop_fleet, *output).await.map_err(Ports::explain)?;
+    lab.opens(addresses.proxy, fleet.members());
     let shown = match args.tour {
         true => guide(addresses, outage, fleet.members(), stop, output).await.map(|()| None),
         false => show(args, addresses, fleet.members(), stop, output).await,

@@ -33,7 +33,7 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args, output: &Output) -> Result<(), Error> {
     let _logs = args.logs.init()?;
     let shutdown = Shutdown::on_signals()?;
-    let planes = Planes::start(&args.ports, args.data_dir.as_deref()).await.map_err(Ports::explain)?;
+    let planes = Planes::start(&args.ports, args.data_dir.as_deref(), None).await.map_err(Ports::explain)?;
     let addresses = planes.addresses();
     ready::announce(&[
         ("proxy", addresses.proxy.to_string()),
@@ -74,6 +74,7 @@ pub(super) fn places(addresses: &Addresses, data_dir: Option<&Path>) -> String {
 gateway {version}  development mode: loopback only, no TLS, {data}
 
   HTTP proxy      {}/SERVICE/...  or  SERVICE.localhost:{}
+  Dashboard       http://{control}/
   Control (gRPC)  {}grpcurl -plaintext {control} list
   Admin, metrics  http://{admin}/metrics
 ",

@@ -21,7 +21,7 @@ pub(crate) struct Client {
 }
 
 /// A complete answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     /// The id of the replica that answered; empty when the gateway did.
@@ -30,6 +30,8 @@ pub(crate) struct Answer {
     pub(crate) attempts: usize,
     /// Who answered in place of a failure, if somebody did.
     pub(crate) fallback: String,
+    /// What the gateway says of an answer of its own, or of its attempts.
+    pub(crate) proxy_status: String,
 }
 
 impl Client {
@@ -41,16 +43,16 @@ impl Client {
     /// Sends a GET and reads the whole answer.
     ///
     /// # Errors
-    /// A sentence about what broke; the next call connects anew. So does one after a call that was cancelled.
+    /// As [`Client::ask`].
     pub(crate) async fn get(&mut self, target: &str) -> Result<Answer, String> {
-        self.send(Method::GET, target).await
+        self.ask(Method::GET, target).await
     }
 
-    /// As [`Client::get`], with another method; without a body.
+    /// Sends a request without a body and reads the whole answer.
     ///
     /// # Errors
-    /// Likewise.
-    pub(crate) async fn send(&mut self, method: Method, target: &str) -> Result<Answer, String> {
+    /// A sentence about what broke; the next call connects anew. So does one after a call that was cancelled.
+    pub(crate) async fn ask(&mut self, method: Method, target: &str) -> Result<Answer, String> {
         // A connection returns to its place only after a complete answer.
         let connection = self.connection.take().filter(|connection| !connection.is_closed());
         match tokio::time::timeout(PATIENCE, exchange(self.proxy, connection, method, target)).await {
@@ -92,6 +94,7 @@ async fn exchange(
         replica: field(&head.headers, "x-demo-replica").to_owned(),
         attempts: field(&head.headers, "x-gw-attempts").parse().unwrap_or_default(),
         fallback: field(&head.headers, "x-gw-fallback").to_owned(),
+        proxy_status: field(&head.headers, "proxy-status").to_owned(),
     };
     Ok((answer, connection))
 }

@@ -122,8 +122,7 @@ mod tests {
     #[test]
     fn only_server_errors_and_broken_answers_are_failures() {
         let mut tally = Tally::default();
-        let answer =
-            |status| Ok(Answer { status, replica: "r-1".into(), attempts: 1, fallback: String::new() });
+        let answer = |status| Ok(Answer { status, replica: "r-1".into(), ..Answer::default() });
         tally.record(answer(StatusCode::OK), Duration::from_millis(1));
         tally.record(answer(StatusCode::NOT_FOUND), Duration::from_millis(1));
         tally.record(answer(StatusCode::BAD_GATEWAY), Duration::from_millis(1));

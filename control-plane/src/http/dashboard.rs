@@ -21,11 +21,16 @@ use super::resources::Resources;
 
 /// The page and all it needs.
 pub(super) fn router(resources: Resources) -> Router {
-    Router::new()
+    let lab = resources.edge.lab.clone();
+    let router = Router::new()
         .route("/", get(assets::page))
         .route("/ui", get(assets::page))
         .route("/ui/", get(assets::page))
         .route("/ui/settings.json", get(settings::serve))
         .route("/ui/{name}", get(assets::serve))
-        .route("/ui/stream", get(feed::serve).with_state(resources))
+        .route("/ui/stream", get(feed::serve).with_state(resources));
+    match lab {
+        Some(lab) => router.nest("/ui/lab", lab),
+        None => router,
+    }
 }

@@ -291,5 +291,6 @@ fn edge() -> Edge {
         dashboard_streams: Places::new(1, "too many dashboards"),
         takes_page_writes: true,
         allow_fault_injection: false,
+        lab: None,
     }
 }

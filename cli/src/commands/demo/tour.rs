@@ -199,7 +199,7 @@ impl<'a> Tour<'a> {
         for member in members {
             let target = format!("/fault/{what}");
             self.show(&format!("curl -X POST 'http://{}{target}'", member.address))?;
-            let answer = Client::new(member.address).send(Method::POST, &target).await;
+            let answer = Client::new(member.address).ask(Method::POST, &target).await;
             match answer {
                 Ok(answer) if answer.status == StatusCode::OK => {}
                 Ok(answer) => {

@@ -41,6 +41,7 @@ static ASSETS: &[Asset] = &assets! {
     "events.js": SCRIPT,
     "format.js": SCRIPT,
     "keys.js": SCRIPT,
+    "lab.js": SCRIPT,
     "model.js": SCRIPT,
     "nodes.js": SCRIPT,
     "overview.js": SCRIPT,

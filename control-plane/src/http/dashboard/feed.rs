@@ -184,6 +184,7 @@ impl Feed {
             "takesWrites": self.edge.takes_page_writes,
             "allowsFaults": self.edge.allow_fault_injection,
             "isDetailed": self.is_detailed,
+            "hasLab": self.edge.lab.is_some(),
             "listed": LISTED,
         })
     }

@@ -80,12 +80,12 @@ impl Lab {
             .with_state(Arc::clone(self))
     }
 
-    fn place(&self) -> Result<&(SocketAddr, Vec<Member>), Response> {
+    fn place(&self) -> Result<&(SocketAddr, Vec<Member>), Refused> {
         self.place.get().ok_or_else(|| refuse(StatusCode::SERVICE_UNAVAILABLE, "the demo is still starting"))
     }
 }
 
-async fn state(State(lab): State<Arc<Lab>>) -> Result<Response, Response> {
+async fn state(State(lab): State<Arc<Lab>>) -> Result<Response, Refused> {
     let (_, members) = lab.place()?;
     let now = Instant::now();
     let faults = {
@@ -104,7 +104,7 @@ async fn state(State(lab): State<Arc<Lab>>) -> Result<Response, Response> {
     Ok(json(StatusCode::OK, &serde_json::json!({"service": lab.service, "replicas": replicas})))
 }
 
-async fn set_fault(State(lab): State<Arc<Lab>>, body: Bytes) -> Result<Response, Response> {
+async fn set_fault(State(lab): State<Arc<Lab>>, body: Bytes) -> Result<Response, Refused> {
     let fault: Fault = read(&body)?;
     let (_, members) = lab.place()?;
     let member = members.iter().find(|member| member.id == fault.replica);
@@ -133,7 +133,7 @@ async fn set_fault(State(lab): State<Arc<Lab>>, body: Bytes) -> Result<Response,
     Ok(json(StatusCode::OK, &serde_json::json!({})))
 }
 
-async fn request(State(lab): State<Arc<Lab>>, body: Bytes) -> Result<Response, Response> {
+async fn request(State(lab): State<Arc<Lab>>, body: Bytes) -> Result<Response, Refused> {
     let wanted: Wanted = read(&body)?;
     let (proxy, _) = lab.place()?;
     let is_path = wanted.path.starts_with('/') && wanted.path.len() <= 200;
@@ -163,12 +163,23 @@ async fn request(State(lab): State<Arc<Lab>>, body: Bytes) -> Result<Response, R
     })
 }
 
-fn read<T: for<'de> Deserialize<'de>>(body: &Bytes) -> Result<T, Response> {
+fn read<T: for<'de> Deserialize<'de>>(body: &Bytes) -> Result<T, Refused> {
     serde_json::from_slice(body).map_err(|why| refuse(StatusCode::BAD_REQUEST, &why.to_string()))
 }
 
-fn refuse(status: StatusCode, why: &str) -> Response {
-    json(status, &serde_json::json!({"status": status.as_u16(), "detail": why}))
+/// Why something is not done.
+#[derive(Debug)]
+struct Refused(StatusCode, String);
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let Self(status, why) = self;
+        json(status, &serde_json::json!({"status": status.as_u16(), "detail": why}))
+    }
+}
+
+fn refuse(status: StatusCode, why: &str) -> Refused {
+    Refused(status, why.to_owned())
 }
 
 fn json(status: StatusCode, value: &serde_json::Value) -> Response {
@@ -191,8 +202,8 @@ mod tests {
         lab
     }
 
-    async fn status(answered: impl Future<Output = Result<Response, Response>>) -> u16 {
-        answered.await.unwrap_or_else(|refused| refused).status().as_u16()
+    async fn status(answered: impl Future<Output = Result<Response, Refused>>) -> u16 {
+        answered.await.unwrap_or_else(IntoResponse::into_response).status().as_u16()
     }
 
     fn fault(change: impl FnOnce(&mut serde_json::Value)) -> Bytes {

@@ -224,7 +224,7 @@ mod tests {
             status,
             replica: replica.into(),
             attempts,
-            fallback: String::new(),
+            ..Answer::default()
         };
         seen.add(Ok(answer(StatusCode::OK, "r-1", 1)));
         seen.add(Ok(answer(StatusCode::OK, "r-1", 2)));

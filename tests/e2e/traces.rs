@@ -80,8 +80,15 @@ async fn a_request_is_a_span_of_its_callers_trace_and_each_attempt_is_one_below_
         let answer = http1::send(gateway.address(), get("/orders/items/7?secret=1", &fields)).await;
         assert_eq!(answer.status(), 200);
     }
-    let spans = spans_until(5, &collector, &directory).await;
-    assert_eq!(spans.len(), 5, "two requests and three attempts: {spans:#?}");
+    // Whose turn it is after a retry is not for this test to say.
+    let spans = eventually("both requests come, with all their attempts", async || {
+        let spans = spans(&collector, &directory).await;
+        let servers: Vec<_> = spans.iter().filter(|span| span["kind"] == SERVER).collect();
+        let attempts = |span: &&Value| span["attributes"]["gw.attempt_count"].as_u64().unwrap();
+        let expected = servers.len() + servers.iter().map(attempts).sum::<u64>() as usize;
+        if servers.len() == 2 && spans.len() == expected { Ok(spans) } else { Err(format!("{spans:#?}")) }
+    })
+    .await;
     assert_eq!(collector.seen()[0].values("authorization"), ["Bearer of-arms"]);
 
     let servers: Vec<_> = spans.iter().filter(|span| span["kind"] == SERVER).collect();

@@ -40,7 +40,7 @@ pub(crate) struct Global {
     #[arg(short, long, global = true, env = "GWCTL_CONTEXT", value_name = "NAME")]
     pub(crate) context: Option<String>,
     /// What data on stdout looks like: table, wide (more columns), json (the API's own message), yaml, ndjson (a line for each
-    /// item), name, csv (lists only) or jsonpath=PATH, e.g. jsonpath={.revision}
+    /// item), name, csv (lists only), short (check only) or jsonpath=PATH, e.g. jsonpath={.revision}
     #[arg(short, long, global = true, env = "GWCTL_OUTPUT", default_value = "table", value_name = "FORMAT")]
     pub(crate) output: Chosen,
     /// Longest wait for each call, such as 500ms, 10s or 1m
@@ -83,8 +83,8 @@ pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
 impl Global {
     /// How this run prints.
     pub(crate) fn output(&self) -> Output {
-        let Chosen { format, document, csv } = self.output.clone();
-        Output { format, document, csv, headings: !self.no_headers, quiet: self.quiet }
+        let Chosen { format, document, csv, short } = self.output.clone();
+        Output { format, document, csv, short, headings: !self.no_headers, quiet: self.quiet }
     }
 }
 
@@ -307,7 +307,8 @@ mod tests {
             "gwctl get overrides orders",
             "gwctl release-guard orders --ttl 1h",
             "gwctl end-override guard/orders",
-            "gwctl check --fail-on warn --wait 30s",
+            "gwctl check --fail-on warn --wait 30s -o short --data-plane http://127.0.0.1:7401",
+            "gwctl check --pre --listen 0.0.0.0:80,127.0.0.1:7400 --data-dir /var/lib/gateway",
             "gwctl deregister orders/r-1 -y --block 10m",
             "gwctl run --service orders -- python3 app.py -e x --port $PORT",
             "gwctl run --service orders --port 8080 --health http:/health --no-restart -- app",
@@ -365,6 +366,8 @@ mod tests {
             ("gwctl route set shop", "<FIELD=VALUE>"),
             ("gwctl route set shop hots=a", "did you mean \"host\"?"),
             ("gwctl route get Shop", "may hold only a-z"),
+            ("gwctl check --listen 127.0.0.1:80", "--pre"),
+            ("gwctl check --pre --wait 3s", "cannot be used with"),
             ("gwctl wait", "<SERVICE[/REPLICA]>"),
             ("gwctl wait orders --for red", "is ready, drained, deleted"),
             ("gwctl policy apply", "--file <PATH>"),

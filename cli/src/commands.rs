@@ -54,6 +54,9 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
     if !matches!(command, Command::Get(_) | Command::Events { .. } | Command::Top(_)) {
         output.must_not_be_csv()?;
     }
+    if !matches!(command, Command::Check(_)) {
+        output.must_not_be_short()?;
+    }
     match command {
         Command::Get(args) => get::run(args, &connect().await?, &output).await,
         Command::Describe(noun) => describe::run(noun, &connect().await?, &output).await,
@@ -80,7 +83,7 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
         Command::ReleaseGuard(args) => release_guard::run(args, &connect().await?, &output).await,
         Command::EndOverride(args) => end_override::run(args, &connect().await?, &output).await,
         // It tells also of a control plane that it cannot reach.
-        Command::Check(args) => check::run(args, connect, &output).await,
+        Command::Check(args) => check::run(args, connect, global.timeout, &output).await,
         Command::Dev(args) => dev::run(args, &output).await,
         Command::Demo(args) => demo::run(args, &output).await,
         Command::DemoReplica(args) => demo_replica::run(args, &global.endpoint, origin).await,

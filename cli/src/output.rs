@@ -54,15 +54,18 @@ pub(crate) struct Chosen {
     pub(crate) document: Document,
     /// A table with commas between its cells.
     pub(crate) csv: bool,
+    /// Of checks, only what is not as it should be.
+    pub(crate) short: bool,
 }
 
 impl FromStr for Chosen {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let chosen = |format, document| Ok(Self { format, document, csv: text == "csv" });
+        let chosen =
+            |format, document| Ok(Self { format, document, csv: text == "csv", short: text == "short" });
         match text {
-            "table" => chosen(Format::Table, Document::Json),
+            "table" | "short" => chosen(Format::Table, Document::Json),
             // All there is: who reads columns by name does not mind more of them.
             "wide" | "csv" => chosen(Format::Wide, Document::Json),
             "json" => chosen(Format::Json, Document::Json),
@@ -74,7 +77,9 @@ impl FromStr for Chosen {
                     let path: JsonPath = path.parse().map_err(|why| format!("the path {path} {why}"))?;
                     chosen(Format::Json, Document::Path(Box::leak(Box::new(path))))
                 }
-                None => Err("is one of table, wide, json, yaml, ndjson, name, csv, jsonpath=PATH".into()),
+                None => {
+                    Err("is one of table, wide, json, yaml, ndjson, name, csv, short, jsonpath=PATH".into())
+                }
             },
         }
     }
@@ -109,6 +114,7 @@ pub(crate) struct Output {
     pub(crate) format: Format,
     pub(crate) document: Document,
     pub(crate) csv: bool,
+    pub(crate) short: bool,
     pub(crate) headings: bool,
     pub(crate) quiet: bool,
 }
@@ -191,6 +197,17 @@ impl Output {
         }
     }
 
+    /// Refuses a format that only checks have.
+    ///
+    /// # Errors
+    /// A usage error for short.
+    pub(crate) fn must_not_be_short(&self) -> Result<(), Error> {
+        if !self.short {
+            return Ok(());
+        }
+        Err(Error::new(Exit::Usage, "short is for checks: gwctl check").hint("use  -o table  here"))
+    }
+
     /// Refuses a format that only lists have.
     ///
     /// # Errors
@@ -246,7 +263,7 @@ async fn reader_gone() {
 impl Output {
     /// For tests.
     pub(crate) fn plain(format: Format) -> Self {
-        Self { format, document: Document::Json, csv: false, headings: true, quiet: false }
+        Self { format, document: Document::Json, csv: false, short: false, headings: true, quiet: false }
     }
 }
 

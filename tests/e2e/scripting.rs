@@ -191,3 +191,39 @@ async fn a_context_stands_behind_flags_and_the_environment() {
     assert_eq!(missing.code(), 3);
     assert!(missing.stderr.contains("did you mean \"test\"?"), "{}", missing.stderr);
 }
+
+#[tokio::test]
+async fn a_check_asks_data_planes_themselves_and_a_machine_before_anything_runs() {
+    let gateway = Gateway::start().await;
+    gateway.synced().await;
+    let admin = format!("http://{}", gateway.data.admin());
+    let checked = gwctl(&gateway, &format!("check -o json --data-plane {admin}")).await.json();
+    let checks: Vec<_> = checked["categories"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .flat_map(|category| category["checks"].as_array().unwrap().clone())
+        .collect();
+    for id in ["control-plane/health", "data-planes/ready"] {
+        let of_id: Vec<_> = checks.iter().filter(|check| check["id"] == id).collect();
+        assert!(
+            !of_id.is_empty() && of_id.iter().all(|check| check["result"] == "success"),
+            "{id}: {checks:?}"
+        );
+    }
+    let refused = gwctl(&gateway, "check --data-plane http://127.0.0.1:1 -o short").await;
+    assert_eq!(refused.code(), 1);
+    assert!(
+        refused.stdout.contains("cannot reach the data plane at http://127.0.0.1:1"),
+        "{}",
+        refused.stdout
+    );
+    assert!(!refused.stdout.contains("control plane is reachable"), "{}", refused.stdout);
+
+    let taken = gateway.control.address();
+    let busy = gwctl(&gateway, &format!("check --pre --listen {taken}")).await;
+    assert_eq!(busy.code(), 1);
+    assert!(busy.stdout.contains(&format!("somebody listens on {taken}")), "{}", busy.stdout);
+    let free = gwctl(&gateway, "check --pre --listen 127.0.0.1:0 --data-dir /nowhere/at/all -o name").await;
+    assert!(!free.stdout.contains("host/port"), "{}", free.stdout);
+}

@@ -3,7 +3,11 @@
 //!
 //! What is asked is here; what is made of the answers is in one pure file for each category.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Duration, Instant, SystemTime},
+};
 
 use clap::ValueEnum;
 use gateway_proto::{
@@ -12,14 +16,16 @@ use gateway_proto::{
 };
 
 use crate::{
-    control::{Control, Scope},
+    control::{Control, Scope, get_from_data_plane},
     error::{Error, Exit},
     output::{Format, Output},
+    progress::Progress,
 };
 
 mod control_plane;
 mod data_planes;
 mod finding;
+mod host;
 mod services;
 
 use finding::{Category, Finding, Outcome, Report, Symbols};
@@ -37,6 +43,24 @@ pub(crate) struct Args {
     /// Check again until nothing fails, at most this long
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     wait: Option<Duration>,
+    /// Also ask a data plane's admin side whether it is ready, such as http://127.0.0.1:7401; may be repeated
+    #[arg(long = "data-plane", value_name = "URL")]
+    data_planes: Vec<String>,
+    /// Before anything runs: whether this machine could run it
+    #[arg(long, conflicts_with_all = ["wait", "data_planes"])]
+    pre: bool,
+    /// With --pre: where the gateway is to listen
+    #[arg(
+        long,
+        value_name = "IP:PORT,…",
+        value_delimiter = ',',
+        requires = "pre",
+        default_value = "127.0.0.1:7400,127.0.0.1:8080,127.0.0.1:7401"
+    )]
+    listen: Vec<SocketAddr>,
+    /// With --pre: the folder in which the control plane is to keep its registry
+    #[arg(long, value_name = "DIR", requires = "pre")]
+    data_dir: Option<PathBuf>,
 }
 
 /// What makes the exit code 1.
@@ -64,21 +88,31 @@ impl FailOn {
 pub(crate) async fn run<C: Future<Output = Result<Control, Error>>>(
     args: Args,
     connect: impl Fn() -> C,
+    timeout: Duration,
     output: &Output,
 ) -> Result<(), Error> {
     let began = Instant::now();
+    let mut progress = Progress::new(output);
     let (report, exit) = loop {
-        let (report, exit) = inspect(connect().await).await;
+        if args.pre {
+            break (host::report(&args.listen, args.data_dir.as_deref()), Exit::Failed);
+        }
+        let (mut report, exit) = inspect(connect().await).await;
+        ask_data_planes(&args.data_planes, timeout, &mut report).await;
         let goes_on = args.wait.is_some_and(|wait| began.elapsed() + PAUSE <= wait);
         if !args.fail_on.is_failure(report.worst()) || !goes_on {
             break (report, exit);
         }
+        progress.tell(&format!("waiting: {}", report.in_short()));
         tokio::time::sleep(PAUSE).await;
     };
+    drop(progress);
     match output.format {
         Format::Json => output.value(&report.to_json())?,
         Format::Name => output.data(report.names())?,
-        Format::Table | Format::Wide => output.data(report.to_text(Symbols::of_this_terminal()))?,
+        Format::Table | Format::Wide => {
+            output.data(report.to_text(Symbols::of_this_terminal(), output.short))?
+        }
     }
     if args.fail_on.is_failure(report.worst()) { Err(Error::told(exit)) } else { Ok(()) }
 }
@@ -97,7 +131,11 @@ async fn inspect(connected: Result<Control, Error>) -> (Report, Exit) {
     let (readyz, metrics) = (control.probe("/readyz?verbose").await, control.probe("/metrics").await);
     let mut categories = vec![Category {
         name: control_plane::NAME,
-        findings: control_plane::findings(endpoint, readyz, metrics, SystemTime::now()),
+        findings: control_plane::findings(
+            endpoint,
+            (readyz, metrics, control.serving().await),
+            SystemTime::now(),
+        ),
     }];
     let nodes = control.nodes().await;
     categories.push(Category {
@@ -115,6 +153,21 @@ async fn inspect(connected: Result<Control, Error>) -> (Report, Exit) {
         },
     });
     (Report(categories), Exit::Failed)
+}
+
+/// Asks data planes themselves, each by its admin side.
+async fn ask_data_planes(urls: &[String], timeout: Duration, report: &mut Report) {
+    let mut findings = Vec::new();
+    for url in urls {
+        findings
+            .extend(data_planes::readiness(url, get_from_data_plane(url, "/readyz?verbose", timeout).await));
+    }
+    match report.0.iter_mut().find(|category| category.name == data_planes::NAME) {
+        Some(category) => category.findings.extend(findings),
+        None if findings.is_empty() => {}
+        // The control plane did not answer, and they are up to their task all the same.
+        None => report.0.push(Category { name: data_planes::NAME, findings }),
+    }
 }
 
 /// What the checks of services need to know; replicas and breakers only of services that give reason to look closer.

@@ -6,9 +6,15 @@ use bytes::Bytes;
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use tonic::{body::Body, codegen::Service as _};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 use super::{Control, unreachable_error};
-use crate::error::{Error, Exit};
+use crate::{
+    error::{Error, Exit},
+    status::Subject,
+};
 
 /// Far more than any answer to a probe, and than the metrics of a large registry.
 const MAX_BODY_BYTES: usize = 16 << 20;
@@ -48,6 +54,19 @@ impl Control {
             Ok(Probed { status: head.status, text, took: begun.elapsed(), date })
         };
         tokio::time::timeout(self.timeout, exchange).await.unwrap_or_else(|_| Err(self.overdue()))
+    }
+}
+
+impl Control {
+    /// Whether the gRPC health service says that the control plane serves.
+    ///
+    /// # Errors
+    /// When it does not answer, or is not there.
+    pub(crate) async fn serving(&self) -> Result<bool, Error> {
+        let subject = Subject { request: "question of health", service: "" };
+        let mut client = HealthClient::new(self.channel.clone());
+        let answer = self.call("Check", subject, client.check(HealthCheckRequest::default())).await?;
+        Ok(answer.status() == ServingStatus::Serving)
     }
 }
 

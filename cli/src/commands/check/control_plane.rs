@@ -7,7 +7,7 @@ use std::{
 
 use http::StatusCode;
 
-use super::finding::Finding;
+use super::finding::{Finding, Outcome, told};
 use crate::{control::Probed, endpoint::Endpoint, error::Error};
 
 pub(super) const NAME: &str = "control-plane";
@@ -19,8 +19,7 @@ const MAX_SKEW: Duration = Duration::from_secs(3);
 /// What the answers to the probes mean.
 pub(super) fn findings(
     endpoint: &Endpoint,
-    readyz: Result<Probed, Error>,
-    metrics: Result<Probed, Error>,
+    (readyz, metrics, serving): (Result<Probed, Error>, Result<Probed, Error>, Result<bool, Error>),
     now: SystemTime,
 ) -> Vec<Finding> {
     let readyz = match readyz {
@@ -32,6 +31,7 @@ pub(super) fn findings(
     let mut findings = vec![Finding::passed("control-plane/reachable", reached)];
     findings.push(version(metrics));
     findings.extend(readiness(&readyz));
+    findings.push(health(serving));
     findings.extend(skew(&readyz, now));
     findings.extend(exposure(endpoint));
     findings
@@ -55,19 +55,24 @@ fn version_in(metrics: &str) -> Option<&str> {
     rest.split_once('"').map(|(version, _)| version)
 }
 
+/// What the gRPC health service says, by which load balancers and orchestrators go.
+fn health(serving: Result<bool, Error>) -> Finding {
+    const ID: &str = "control-plane/health";
+    match serving {
+        Ok(true) => Finding::passed(ID, "gRPC health service says SERVING"),
+        Ok(false) => Finding::failed(ID, "gRPC health service says NOT_SERVING")
+            .hint("look at the control plane's log"),
+        Err(error) => Finding::warned(ID, format!("gRPC health service does not answer: {}", error.headline)),
+    }
+}
+
 /// One finding for each line of the verbose answer.
 fn readiness(readyz: &Probed) -> Vec<Finding> {
     const ID: &str = "control-plane/ready";
-    let mut findings: Vec<_> = readyz
-        .text
-        .lines()
-        .filter_map(|line| {
-            let (good, bad) = (line.strip_prefix("[+]"), line.strip_prefix("[-]"));
-            let good = good.map(|text| Finding::passed(ID, text.trim()));
-            good.or_else(|| {
-                let finding = Finding::failed(ID, bad?.trim());
-                Some(finding.hint("look at the control plane's log"))
-            })
+    let mut findings: Vec<_> = told(ID, &readyz.text)
+        .map(|finding| match finding.outcome {
+            Outcome::Passed => finding,
+            _ => finding.hint("look at the control plane's log"),
         })
         .collect();
     if findings.is_empty() {
@@ -107,7 +112,7 @@ fn exposure(endpoint: &Endpoint) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::finding::Outcome, *};
+    use super::*;
     use crate::{
         endpoint::Origin,
         error::{Error, Exit},
@@ -141,7 +146,8 @@ mod tests {
     #[test]
     fn a_good_control_plane_passes_every_check() {
         let readyz = probed("[+]store ok (revision 12, 3 replicas)\n[+]not draining\n");
-        let findings = findings(&endpoint("http://127.0.0.1:7400"), Ok(readyz), Ok(build(VERSION)), now());
+        let findings =
+            findings(&endpoint("http://127.0.0.1:7400"), (Ok(readyz), Ok(build(VERSION)), Ok(true)), now());
         let same = format!("versions match (gwctl and control plane {VERSION})");
         assert_eq!(
             found(&findings),
@@ -150,6 +156,7 @@ mod tests {
                 (Outcome::Passed, same.as_str()),
                 (Outcome::Passed, "store ok (revision 12, 3 replicas)"),
                 (Outcome::Passed, "not draining"),
+                (Outcome::Passed, "gRPC health service says SERVING"),
             ]
         );
     }
@@ -161,7 +168,8 @@ mod tests {
             date: Some(now() + Duration::from_secs(90)),
             ..probed("[-]store unavailable (serving revision 12, changes are refused)\n[+]not draining\n")
         };
-        let findings = findings(&endpoint("http://10.0.0.5:7400"), Ok(readyz), Ok(build("9.9.9")), now());
+        let findings =
+            findings(&endpoint("http://10.0.0.5:7400"), (Ok(readyz), Ok(build("9.9.9")), Ok(false)), now());
         let versions = format!("gwctl is {VERSION}, the control plane is 9.9.9");
         assert_eq!(
             found(&findings)[1..],
@@ -169,6 +177,7 @@ mod tests {
                 (Outcome::Warned, versions.as_str()),
                 (Outcome::Failed, "store unavailable (serving revision 12, changes are refused)"),
                 (Outcome::Passed, "not draining"),
+                (Outcome::Failed, "gRPC health service says NOT_SERVING"),
                 (Outcome::Warned, "clocks differ by 90s here and at the control plane"),
                 (Outcome::Warned, "control plane has no TLS"),
             ]
@@ -178,7 +187,8 @@ mod tests {
     #[test]
     fn without_an_answer_nothing_else_is_claimed() {
         let error = Error::new(Exit::Unreachable, "did not answer within 10s").hint("give it more time");
-        let findings = findings(&endpoint("http://[::1]:7400"), Err(error), Ok(build(VERSION)), now());
+        let findings =
+            findings(&endpoint("http://[::1]:7400"), (Err(error), Ok(build(VERSION)), Ok(true)), now());
         assert_eq!(found(&findings), [(Outcome::Failed, "did not answer within 10s")]);
         assert_eq!(findings[0].hints, ["give it more time"]);
     }

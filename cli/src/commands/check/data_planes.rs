@@ -6,9 +6,10 @@ use std::{
 };
 
 use gateway_proto::v1::{ListNodesResponse, Node, NodeState};
+use http::StatusCode;
 
-use super::finding::{Finding, counted, listed};
-use crate::age;
+use super::finding::{Finding, Outcome, counted, listed, told};
+use crate::{age, error::Error};
 
 pub(super) const NAME: &str = "data-planes";
 
@@ -29,6 +30,27 @@ pub(super) fn findings(response: &ListNodesResponse, now: SystemTime) -> Vec<Fin
     findings.extend(nodes.iter().filter_map(|node| trouble(node, response.revision, now)));
     findings.extend(nodes.iter().filter(|node| node.held_replica_count > 0).map(holds));
     findings.extend(versions(nodes));
+    findings
+}
+
+/// What a data plane says of itself.
+pub(super) fn readiness(url: &str, answer: Result<(StatusCode, String), Error>) -> Vec<Finding> {
+    const ID: &str = "data-planes/ready";
+    let (status, text) = match answer {
+        Ok(answer) => answer,
+        Err(error) => return vec![Finding::of_error(ID, error)],
+    };
+    let mut findings: Vec<_> = told(ID, &text)
+        .map(|finding| Finding { description: format!("{url}: {}", finding.description), ..finding })
+        .collect();
+    if findings.is_empty() {
+        findings.push(match status {
+            StatusCode::OK => Finding::passed(ID, format!("{url} is ready")),
+            _ => Finding::failed(ID, format!("{url} is not ready (GET /readyz: {status})")),
+        });
+    } else if status != StatusCode::OK && findings.iter().all(|finding| finding.outcome == Outcome::Passed) {
+        findings.push(Finding::failed(ID, format!("{url} is not ready (GET /readyz: {status})")));
+    }
     findings
 }
 

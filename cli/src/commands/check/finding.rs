@@ -70,6 +70,15 @@ impl Finding {
     }
 }
 
+/// One finding for each line of a verbose answer to a probe: `[+]what is well`, `[-]what is not`.
+pub(super) fn told<'a>(id: &'static str, text: &'a str) -> impl Iterator<Item = Finding> + 'a {
+    text.lines().filter_map(move |line| {
+        let (good, bad) = (line.strip_prefix("[+]"), line.strip_prefix("[-]"));
+        let good = good.map(|text| Finding::passed(id, text.trim()));
+        good.or_else(|| Some(Finding::failed(id, bad?.trim())))
+    })
+}
+
 /// `r-1, r-2, r-3, r-4, r-5 and 7 more`.
 pub(super) fn listed<T: AsRef<str>>(names: &[T]) -> String {
     let shown = names.iter().take(MAX_NAMED).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
@@ -161,13 +170,25 @@ impl Report {
         self.findings().map(|finding| finding.outcome).max().unwrap_or(Outcome::Passed)
     }
 
-    /// For people, with styles.
-    pub(super) fn to_text(&self, symbols: Symbols) -> String {
+    /// `2 failed, 1 warning`, and the first that failed.
+    pub(super) fn in_short(&self) -> String {
+        let first = self.findings().find(|finding| finding.outcome == self.worst());
+        let first = first.map_or("", |finding| &finding.description);
+        let warnings = counted(self.count(Outcome::Warned), "warning");
+        format!("{} failed, {warnings}: {first}", self.count(Outcome::Failed))
+    }
+
+    /// For people, with styles; `short`: only what is not as it should be.
+    pub(super) fn to_text(&self, symbols: Symbols, short: bool) -> String {
         let mut text = String::new();
         // Writing to a String cannot fail.
         for Category { name, findings } in &self.0 {
+            let is_shown = |finding: &&Finding| !short || finding.outcome != Outcome::Passed;
+            if findings.iter().find(is_shown).is_none() {
+                continue;
+            }
             let _ = writeln!(text, "{name}\n{}", "-".repeat(name.len()));
-            for Finding { outcome, description, details, hints, .. } in findings {
+            for Finding { outcome, description, details, hints, .. } in findings.iter().filter(is_shown) {
                 let (style, symbol) = (outcome.style(), symbols.of(*outcome));
                 let _ = writeln!(text, "{style}{symbol}{style:#} {}", printable(description));
                 for detail in details {
@@ -243,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_report_reads_from_top_to_bottom_and_ends_with_its_result() {
-        let plain = |symbols| anstream::adapter::strip_str(&report().to_text(symbols)).to_string();
+        let plain = |symbols| anstream::adapter::strip_str(&report().to_text(symbols, false)).to_string();
         assert_eq!(
             plain(Symbols::Unicode),
             "\
@@ -271,8 +292,8 @@ Status check results are ×   (1 failed, 1 warning)
     #[test]
     fn a_good_report_needs_no_counts() {
         let good = Report(report().0.into_iter().take(1).collect());
-        assert!(good.to_text(Symbols::Ascii).contains("Status check results are "));
-        assert!(!good.to_text(Symbols::Ascii).contains("failed"));
+        assert!(good.to_text(Symbols::Ascii, false).contains("Status check results are "));
+        assert!(!good.to_text(Symbols::Ascii, false).contains("failed"));
         assert_eq!((good.worst(), good.names().as_str()), (Outcome::Passed, ""));
     }
 
@@ -303,5 +324,23 @@ Status check results are ×   (1 failed, 1 warning)
         assert_eq!(listed(&["a", "b"]), "a, b");
         assert_eq!(listed(&["a", "b", "c", "d", "e", "f", "g"]), "a, b, c, d, e and 2 more");
         assert_eq!((counted(1, "replica"), counted(0, "replica")), ("1 replica".into(), "0 replicas".into()));
+    }
+
+    #[test]
+    fn in_short_only_what_is_not_well_is_told() {
+        let category = |name: &'static str, findings: Vec<Finding>| Category { name, findings };
+        let report = Report(vec![
+            category("fine", vec![Finding::passed("fine/a", "all is well")]),
+            category(
+                "mixed",
+                vec![Finding::passed("mixed/a", "well"), Finding::failed("mixed/b", "not well")],
+            ),
+        ]);
+        let text = anstream::adapter::strip_str(&report.to_text(Symbols::Ascii, true)).to_string();
+        assert_eq!(
+            text,
+            "mixed\n-----\n[fail] not well\n\nStatus check results are [fail]   (1 failed, 0 warnings)\n"
+        );
+        assert_eq!(report.in_short(), "1 failed, 0 warnings: not well");
     }
 }

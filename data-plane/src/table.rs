@@ -128,7 +128,7 @@ impl Table {
                 Some(service) => service.update(spec, newness, now),
                 None => {
                     let service =
-                        self.departed.take(&spec.name).inspect(|known| known.update(spec, newness, now));
+                        self.departed.returning(&spec.name).inspect(|known| known.update(spec, newness, now));
                     let service = service.unwrap_or_else(|| {
                         let (outlets, here) = (Arc::clone(&self.outlets), Arc::clone(&self.here));
                         Arc::new(Service::new(spec, self.workers, outlets, here, newness, now))

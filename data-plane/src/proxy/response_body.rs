@@ -125,6 +125,11 @@ impl UpstreamBody {
         }
     }
 
+    /// Whether it has no end of its own: nobody can tell whether all of it has come.
+    pub(super) fn ends_by_close(&self) -> bool {
+        self.open.as_ref().is_some_and(|(link, _)| link.ends_by_close())
+    }
+
     /// Has a copy of it kept, if it comes to its end.
     pub(super) fn copy(&mut self, copying: Copying) {
         match self.has_ended {

@@ -59,6 +59,8 @@ impl Kept {
 pub(super) struct StaleAnswers {
     limit: usize,
     size: usize,
+    /// Of answers on their way that are being copied.
+    copying: usize,
     /// With its place in the order.
     by_key: HashMap<Key, (u64, Rc<Kept>)>,
     order: BTreeMap<u64, Key>,
@@ -68,7 +70,7 @@ pub(super) struct StaleAnswers {
 impl StaleAnswers {
     /// Keeps so many bytes at most.
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, size: 0, by_key: HashMap::new(), order: BTreeMap::new(), next: 0 }
+        Self { limit, size: 0, copying: 0, by_key: HashMap::new(), order: BTreeMap::new(), next: 0 }
     }
 
     /// The last good answer to such a request, if it is no older than that, and than its replica allows.
@@ -95,6 +97,14 @@ impl StaleAnswers {
         }
     }
 
+    /// Takes room for so many more bytes of a copy, if there is any: copies under way and what is kept share the limit, and what is
+    /// kept gives way.
+    fn take_room(&mut self, bytes: usize) -> bool {
+        let fits = self.copying.saturating_add(bytes) <= self.limit;
+        self.copying += if fits { bytes } else { 0 };
+        fits
+    }
+
     fn remove(&mut self, key: &Key) {
         if let Some((place, kept)) = self.by_key.remove(key) {
             self.order.remove(&place);
@@ -104,8 +114,7 @@ impl StaleAnswers {
 }
 
 fn size(key: &Key, kept: &Kept) -> usize {
-    // The order has the key, too.
-    2 * key.len() + kept.head.fields.size() + kept.body.len() + OVERHEAD
+    key.len() + kept.head.fields.size() + kept.body.len() + OVERHEAD
 }
 
 /// An answer on its way to its client, of which a copy is made.
@@ -117,6 +126,8 @@ pub(super) struct Copying {
     body: BytesMut,
     at: Tick,
     allowed: Duration,
+    /// What it has taken of the room for copies.
+    room: usize,
 }
 
 impl Copying {
@@ -131,22 +142,39 @@ impl Copying {
     ) -> Option<Self> {
         let allowed = may_keep(head)?;
         let length = usize::try_from(length.unwrap_or(0)).ok().filter(|length| *length <= MAX_BODY)?;
+        if !answers.borrow_mut().take_room(length) {
+            return None;
+        }
         let (answers, body) = (Rc::clone(answers), BytesMut::with_capacity(length));
         let mut head = head.clone();
         head.fields.remove(OF_ONE_REQUEST);
-        Some(Self { answers, key, head, body, at: now, allowed })
+        Some(Self { answers, key, head, body, at: now, allowed, room: length })
     }
 
-    /// More of its body. False when it has more than it should.
+    /// More of its body. False when it has more than it should, or there is no room for it.
     pub(super) fn push(&mut self, bytes: &[u8]) -> bool {
+        let length = self.body.len() + bytes.len();
+        let missing = length.saturating_sub(self.room);
+        if length > MAX_BODY || missing > 0 && !self.answers.borrow_mut().take_room(missing) {
+            return false;
+        }
+        self.room += missing;
         self.body.extend_from_slice(bytes);
-        self.body.len() <= MAX_BODY
+        true
     }
 
     /// It has come to its end.
     pub(super) fn end(self) {
-        let Self { answers, key, head, body, at, allowed } = self;
-        answers.borrow_mut().put(key, Kept { head, body: body.freeze(), at, allowed });
+        // A copy of its own length: what grew by and by has room to spare.
+        let (body, head) = (Bytes::copy_from_slice(&self.body), self.head.clone());
+        let kept = Kept { head, body, at: self.at, allowed: self.allowed };
+        self.answers.borrow_mut().put(Rc::clone(&self.key), kept);
+    }
+}
+
+impl Drop for Copying {
+    fn drop(&mut self) {
+        self.answers.borrow_mut().copying -= self.room;
     }
 }
 

@@ -113,6 +113,11 @@ impl Link {
         }
     }
 
+    /// Whether the end of the response's body is the connection's, for whatever reason that ends.
+    pub(super) fn ends_by_close(&self) -> bool {
+        matches!(self, Self::Http1(link) if link.ends_by_close())
+    }
+
     /// How far the request's body has come from its client; `None` when nothing of it is still to be sent.
     pub(super) fn arrival(&self) -> Option<Arrival> {
         match self {

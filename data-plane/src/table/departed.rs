@@ -29,11 +29,10 @@ impl Departed {
         (now.since(*since) < REMEMBERED).then(|| Arc::clone(service))
     }
 
-    /// Takes a service back that has replicas again, however long ago it left.
-    pub(super) fn take(&self, name: &ServiceName) -> Option<Arc<Service>> {
-        let is_known = self.0.load().contains_key(name);
-        let known = is_known.then(|| self.change(|departed| departed.remove(name))).flatten();
-        known.map(|(service, _)| service)
+    /// A service that has replicas again, however long ago it left. It stays here until it leaves anew or is forgotten, so that
+    /// nobody finds it in neither place while it returns.
+    pub(super) fn returning(&self, name: &ServiceName) -> Option<Arc<Service>> {
+        self.0.load().get(name).map(|(service, _)| Arc::clone(service))
     }
 
     /// Remembers services that leave at `now`, and forgets those that left long before.
@@ -41,23 +40,15 @@ impl Departed {
         if services.is_empty() {
             return;
         }
-        self.change(|departed| {
-            departed.retain(|_, (_, since)| now.since(*since) < REMEMBERED);
-            departed.extend(services.into_iter().map(|service| (service.name().clone(), (service, now))));
-            let over = departed.len().saturating_sub(CAPACITY);
-            if over > 0 {
-                let mut ages: Vec<_> =
-                    departed.iter().map(|(name, (_, since))| (*since, name.clone())).collect();
-                ages.sort_unstable();
-                ages[..over].iter().for_each(|(_, name)| drop(departed.remove(name)));
-            }
-        });
-    }
-
-    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<ServiceName, (Arc<Service>, Tick)>) -> T) -> T {
         let mut departed = (**self.0.load()).clone();
-        let result = change(&mut departed);
+        departed.retain(|_, (_, since)| now.since(*since) < REMEMBERED);
+        departed.extend(services.into_iter().map(|service| (service.name().clone(), (service, now))));
+        let over = departed.len().saturating_sub(CAPACITY);
+        if over > 0 {
+            let mut ages: Vec<_> = departed.iter().map(|(name, (_, since))| (*since, name.clone())).collect();
+            ages.sort_unstable();
+            ages[..over].iter().for_each(|(_, name)| drop(departed.remove(name)));
+        }
         self.0.store(Arc::new(departed));
-        result
     }
 }

@@ -351,7 +351,7 @@ impl Service {
         let was_probe = permit.is_probe();
         let view = self.view.load();
         let capped;
-        let policy = match was_probe && view.has_nobody() {
+        let policy = match (was_probe || heard.outcome != Outcome::Success) && view.has_nobody_but(replica) {
             true => {
                 capped = policy::Breaker { max_open: view.policy.breaker.base_open, ..view.policy.breaker };
                 &capped

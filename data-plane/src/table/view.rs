@@ -353,9 +353,10 @@ impl View {
         self.closed().next().is_some()
     }
 
-    /// Whether nobody lets requests through, and no fallback answers them either: then probes are worth more than patience.
-    pub(super) fn has_nobody(&self) -> bool {
-        !self.has_closed() && !self.policy.fallback.answers_all()
+    /// Whether no other replica lets requests through, and no fallback answers them either: then probes are worth more than
+    /// patience.
+    pub(super) fn has_nobody_but(&self, replica: &Replica) -> bool {
+        !self.policy.fallback.answers_all() && self.closed().all(|other| other.key() == replica.key())
     }
 
     /// How many more requests its replicas may have in flight.

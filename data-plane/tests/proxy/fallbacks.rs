@@ -255,6 +255,15 @@ async fn an_answer_in_chunks_is_kept_and_one_that_broke_off_or_has_trailers_is_n
             assert!(again.ends_with(if body(&first).is_empty() { "\r\n\r\n" } else { "good!" }), "{again}");
         }
     }
+    let endless = Replica::start(|number, _| match number {
+        0 => Act::SendAndClose("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nhalf or whole?".into()),
+        _ => respond(503, "broken"),
+    })
+    .await;
+    let gateway = Gateway::start(&[endless.address], stale_answers()).await;
+    assert_eq!(body(&gateway.get("/orders/").await), "half or whole?");
+    assert_eq!(status(&gateway.get("/orders/").await), 503, "nobody knows whether it was all");
+
     let cut = Replica::start(|number, _| match number {
         0 => Act::SendAndClose("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\ngoo".into()),
         _ => respond(503, "broken"),
@@ -270,7 +279,7 @@ async fn an_answer_in_chunks_is_kept_and_one_that_broke_off_or_has_trailers_is_n
 #[tokio::test]
 async fn what_one_client_asks_for_with_credentials_is_nobody_s_fallback() {
     let answer = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\ngood!";
-    for field in ["authorization: Basic eA==", "cookie: a=b", "range: bytes=0-1"] {
+    for field in ["authorization: Basic eA==", "cookie: a=b", "range: bytes=0-1", "cache-control: no-store"] {
         let replica = breaks_after(1, answer).await;
         let gateway = Gateway::start(&[replica.address], stale_answers()).await;
         let request = format!("GET /orders/ HTTP/1.1\r\nhost: gw\r\n{field}\r\nconnection: close\r\n\r\n");

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use data_plane::{
     discovery::Snapshot,
-    routing::{Change, Heard, Reason, State, Tick, Withheld},
+    routing::{Change, Heard, Outcome, Reason, State, Tick, Withheld},
 };
 use gateway_proto::{ReplicaKey, policy};
 
@@ -134,7 +134,13 @@ impl Breakers {
         let expected = expected.filter(is_told);
         breaker.a_breaker_changes_by_its_rules_only(key, heard, expected, change)?;
         let Some(change) = change else { return Ok(()) };
-        breaker.take(key, change, now, &policy, if ticket.probe { somebody } else { Some(true) })
+        breaker.take(
+            key,
+            change,
+            now,
+            &policy,
+            if ticket.probe || heard.outcome != Outcome::Success { somebody } else { Some(true) },
+        )
     }
 
     /// Whether one more of the service's breakers may open by its rules.

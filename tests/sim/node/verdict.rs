@@ -70,7 +70,7 @@ impl Node {
         let Some(permit) = flight.permit.take() else { return Ok(()) };
         let (replica, ticket, latency) = (Arc::clone(&flight.replica), flight.ticket, flight.latency);
         let jitter = env.random();
-        let somebody = lets_somebody_through(&service, &self.breakers);
+        let somebody = lets_another_through(&service, &replica, &self.breakers);
         let told = match outcome {
             Outcome::Success if env.has(Sabotage::BlameSuccess) && env.chance(0.2) => {
                 Outcome::Failure(Fault::Reset)
@@ -137,21 +137,17 @@ fn stop_name(stop: Stop) -> &'static str {
     }
 }
 
-/// Whether a service has somebody who lets requests through; `None` where checks and breakers are both overridden.
-fn lets_somebody_through(service: &Service, breakers: &Breakers) -> Option<bool> {
+/// Whether another replica of its service lets requests through; `None` where checks or breakers are overridden.
+fn lets_another_through(service: &Service, replica: &Replica, breakers: &Breakers) -> Option<bool> {
+    if service.fail_open().is_some() {
+        return None;
+    }
     let checks = service.policy().health_check;
     let replicas = service.replicas();
-    let standing = |wanted| {
-        let standing =
-            move |replica: &&Arc<Replica>| replica.takes_requests() && replica.standing(&checks) == wanted;
-        replicas.iter().filter(standing)
-    };
-    let closed = |replica: &Arc<Replica>| {
-        breakers.get(replica.key()).is_some_and(|breaker| breaker.state.lets_all_through())
-    };
-    match (standing(Standing::Asked).count(), service.fail_open()) {
-        (0, Some(_)) => None,
-        (_, Some(_)) => Some(true),
-        (_, None) => Some(standing(Standing::Asked).any(closed)),
-    }
+    let mut others = replicas.iter().filter(|other| {
+        other.key() != replica.key() && other.takes_requests() && other.standing(&checks) == Standing::Asked
+    });
+    Some(
+        others.any(|other| breakers.get(other.key()).is_some_and(|breaker| breaker.state.lets_all_through())),
+    )
 }

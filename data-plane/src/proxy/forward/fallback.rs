@@ -33,12 +33,14 @@ impl Journey<'_> {
     }
 
     /// Has a good answer kept, for when nobody gives another.
-    #[cold]
     pub(super) fn keep(&self, ending: &Ending) {
         let Ok(Answer { head, body: ResponseBody::Replica(body), .. }) = ending else { return };
         let Some(key) = self.stale_key() else { return };
         let mut body = body.borrow_mut();
         let length = body.size_hint().exact();
+        if body.ends_by_close() {
+            return;
+        }
         if let Some(copying) = Copying::begin(self.worker.stale(), key, head, length, self.worker.now()) {
             body.copy(copying);
         }

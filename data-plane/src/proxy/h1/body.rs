@@ -103,6 +103,11 @@ impl BodyDecoder {
         }
     }
 
+    /// Whether its end is the connection's, for whatever reason that ends.
+    pub(in crate::proxy) fn ends_by_close(&self) -> bool {
+        matches!(self, Self::UntilClose | Self::Closed)
+    }
+
     /// The fields behind the body, once, if there are any.
     pub(in crate::proxy) fn take_trailers(&mut self) -> Option<Fields> {
         match self {

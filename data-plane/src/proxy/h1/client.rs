@@ -375,6 +375,11 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
         }
     }
 
+    /// Whether the end of the response's body is the connection's, for whatever reason that ends.
+    pub(in crate::proxy) fn ends_by_close(&self) -> bool {
+        matches!(&self.receiving, Receiving::Body { decoder, .. } if decoder.ends_by_close())
+    }
+
     /// Whether another exchange may begin: the last one has ended on both sides, and nothing has come behind it.
     pub(in crate::proxy) fn is_idle(&mut self, cx: &mut Context<'_>) -> bool {
         let is_over = matches!(self.sending, Sending::Done)

@@ -13,6 +13,9 @@ use crate::proxy::{
 
 /// Fields of a request by which its answer may differ and still be kept, one for each of their values.
 const KEYED: [&str; 3] = ["accept", "accept-encoding", "accept-language"];
+/// What replicas are told of the request that the client made, by which they may answer without saying so.
+const TOLD: [Name; 4] =
+    [Name::XForwardedHost, Name::XForwardedProto, Name::XForwardedPort, Name::XForwardedPrefix];
 /// Fields of requests whose answers are somebody's own, or a part of one.
 const PERSONAL: [&str; 3] = ["authorization", "range", "if-range"];
 /// What a replica says when an answer is not to be kept, or not to be used when it is stale.
@@ -29,7 +32,9 @@ pub(in crate::proxy) fn key(service: &str, head: &RequestHead, length: Length) -
         head.fields.contains(Name::Cookie)
             || PERSONAL.iter().any(|name| head.fields.get_all_named(name).next().is_some())
     };
-    if !is_plain || is_personal() {
+    let is_forbidden =
+        || elements(&head.fields, "cache-control").any(|element| element.eq_ignore_ascii_case("no-store"));
+    if !is_plain || is_personal() || is_forbidden() {
         return None;
     }
     let mut key = Vec::with_capacity(256);
@@ -42,6 +47,10 @@ pub(in crate::proxy) fn key(service: &str, head: &RequestHead, length: Length) -
             key.extend_from_slice(value);
             key.push(b',');
         }
+        key.push(0);
+    }
+    for name in TOLD {
+        key.extend_from_slice(head.fields.get(name).unwrap_or_default());
         key.push(0);
     }
     Some(key.into())

@@ -102,3 +102,19 @@ fn bodies_that_are_long_or_become_so_are_not_copied() {
         assert!(copying.push(&vec![0; MAX_BODY]) && !copying.push(b"x"));
     }
 }
+
+#[test]
+fn copies_under_way_are_bounded_together_and_give_their_room_back() {
+    let answers = of(1000);
+    let begin = |length| Copying::begin(&answers, named("a"), &answer(&[]), length, after(0));
+    let first = begin(Some(600)).expect("there is room");
+    assert!(begin(Some(600)).is_none());
+    let mut second = begin(None).expect("it has taken none yet");
+    assert!(second.push(&[0; 400]) && !second.push(&[0; 1]));
+    drop((first, second));
+    assert_eq!(answers.borrow().copying, 0);
+    begin(Some(0)).expect("there is room").end();
+    assert_eq!(answers.borrow().copying, 0);
+    let off = of(0);
+    assert!(Copying::begin(&off, named("a"), &answer(&[]), Some(1), after(0)).is_none());
+}

@@ -82,6 +82,10 @@ impl Http1Link {
         self.connection.left()
     }
 
+    pub(super) fn ends_by_close(&self) -> bool {
+        self.connection.ends_by_close()
+    }
+
     pub(super) fn arrival(&self) -> Option<Arrival> {
         self.connection.outgoing_body().map(RequestBody::arrival)
     }

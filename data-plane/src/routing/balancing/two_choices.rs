@@ -1,6 +1,7 @@
 //! The better of two replicas that are drawn at random (Mitzenmacher, "The Power of Two Choices in Randomized Load
 //! Balancing", 2001): nearly as good as the best of all, at the cost of two.
 
+use super::mix;
 use crate::routing::Rotation;
 
 /// Two positions of a rotation, different ones unless it has one only: the first drawn by weight, the second evenly
@@ -11,13 +12,13 @@ use crate::routing::Rotation;
 /// # Panics
 /// When the rotation is empty.
 pub fn two_of(rotation: &Rotation, bits: u64) -> (usize, usize) {
-    let turns = rotation.len() as u64;
     let first = rotation.index(bits);
     let others = rotation.count() as u64 - 1;
     if others == 0 {
         return (first, first);
     }
-    let further = 1 + (bits / turns) % others;
+    // Of bits that have nothing to do with who was first.
+    let further = 1 + mix(!bits) % others;
     (first, (first + further as usize) % rotation.count())
 }
 

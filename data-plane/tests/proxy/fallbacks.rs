@@ -261,7 +261,7 @@ async fn an_answer_in_chunks_is_kept_and_one_that_broke_off_or_has_trailers_is_n
     })
     .await;
     let gateway = Gateway::start(&[endless.address], stale_answers()).await;
-    assert_eq!(body(&gateway.get("/orders/").await), "half or whole?");
+    assert!(body(&gateway.get("/orders/").await).contains("half or whole?"));
     assert_eq!(status(&gateway.get("/orders/").await), 503, "nobody knows whether it was all");
 
     let cut = Replica::start(|number, _| match number {

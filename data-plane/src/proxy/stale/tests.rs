@@ -81,7 +81,8 @@ fn what_was_kept_first_gives_way_and_nothing_is_left_of_it() {
     };
     assert_eq!(["a", "b", "c", "d"].map(|name| has(&answers, name)), [true, false, true, true]);
     assert_eq!(answers.borrow().by_key.len(), answers.borrow().order.len());
-    keep(&answers, "e", &"x".repeat(10_000), after(9));
+    let long = Copying::begin(&answers, named("e"), &answer(&[]), Some(10_000), after(9));
+    assert!(long.is_none());
     assert!(!has(&answers, "e") && has(&answers, "a"), "one that fits nowhere puts nobody out");
     for name in ["a", "c", "d"] {
         answers.borrow_mut().remove(&named(name));

@@ -85,7 +85,7 @@ pub(super) fn haproxy(site: &Site<'_>) -> Result<Vec<String>> {
     let text = format!(
         "global
     nbthread 1
-    maxconn 20000
+    maxconn 8000
 defaults
     mode http
     timeout connect 1s

@@ -2,7 +2,7 @@
 //!
 //! A worker hands over what it knows of a request when its answer has ended (`story`), through a bounded queue that never
 //! makes it wait; a task beside the workers makes spans of it (`spans`, in the messages of `otlp`) and sends them in
-//! batches (`export`). Which requests are sampled, and under which ids, is for [`context`]. Without an endpoint there is
+//! batches (`export`). Which requests are sampled, and under which ids, is for `context`. Without an endpoint there is
 //! none of this.
 
 mod context;

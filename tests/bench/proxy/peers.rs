@@ -98,7 +98,7 @@ impl Fleet {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
         let cpu = read("/proc/cpuinfo");
         let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown");
-        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        let cores = read("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor")).count();
         let peers: Vec<_> =
             self.peers.iter().map(|peer| format!("{} ({})", peer.name, peer.version)).collect();
         let missing = if self.missing.is_empty() {
@@ -256,7 +256,7 @@ fn version(program: &Path, flag: &str) -> String {
     let said = String::from_utf8_lossy(&said);
     // 1.2.3, with or without what is around it.
     let is_version =
-        |word: &&str| word.contains('.') && word.contains(|letter: char| letter.is_ascii_digit());
+        |word: &&str| word.contains('.') && word.starts_with(|letter: char| letter.is_ascii_digit());
     let words = said.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '.');
     words.into_iter().find(is_version).unwrap_or("unknown").to_owned()
 }

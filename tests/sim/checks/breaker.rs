@@ -29,6 +29,8 @@ pub(crate) struct Expected {
     pub(super) probe: Option<Tick>,
     successes: u32,
     streak: u32,
+    /// Whether the streak is known no more.
+    is_uncertain: bool,
     open_for: Duration,
     healthy_since: Tick,
 }
@@ -50,6 +52,7 @@ impl Expected {
             probe: None,
             successes: 0,
             streak: 0,
+            is_uncertain: false,
             open_for: Duration::ZERO,
             healthy_since: Tick::ORIGIN,
         }
@@ -238,12 +241,14 @@ impl Expected {
             let middle = doubled.min(longest);
             (middle.mul_f64(0.799)..=middle.mul_f64(1.201)).contains(&self.open_for)
         };
+        // From then on nobody knows how often it has doubled.
+        self.is_uncertain |= somebody.is_none();
         let is_first = is_near(policy.base_open) && somebody != Some(true);
         let is_doubled = is_near(policy.max_open) && somebody != Some(false);
         let longest = if is_doubled { policy.max_open } else { policy.base_open };
         let due = doubled.min(longest);
         self.streak += u32::from(doubled < longest);
-        claim("open_times_double_up_to_the_longest", is_first || is_doubled, || {
+        claim("open_times_double_up_to_the_longest", is_first || is_doubled || self.is_uncertain, || {
             format!(
                 "{key} opens for {:?}, {due:?} are due, somebody is there: {somebody:?}: {change:?}",
                 self.open_for

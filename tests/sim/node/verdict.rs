@@ -137,17 +137,22 @@ fn stop_name(stop: Stop) -> &'static str {
     }
 }
 
-/// Whether another replica of its service lets requests through; `None` where checks or breakers are overridden.
+/// Whether another replica of its service gets requests; `None` where checks and breakers are both overridden, perhaps.
 fn lets_another_through(service: &Service, replica: &Replica, breakers: &Breakers) -> Option<bool> {
-    if service.fail_open().is_some() {
-        return None;
-    }
     let checks = service.policy().health_check;
     let replicas = service.replicas();
-    let mut others = replicas.iter().filter(|other| {
-        other.key() != replica.key() && other.takes_requests() && other.standing(&checks) == Standing::Asked
-    });
-    Some(
-        others.any(|other| breakers.get(other.key()).is_some_and(|breaker| breaker.state.lets_all_through())),
-    )
+    let ready = || replicas.iter().filter(|other| other.takes_requests());
+    let is_asked = |other: &Arc<Replica>| other.standing(&checks) == Standing::Asked;
+    let state = |other: &Replica| breakers.get(other.key()).map(|breaker| breaker.state);
+    let is_closed = |other: &Arc<Replica>| state(other).is_some_and(State::lets_all_through);
+    let mut others = ready().filter(|other| other.key() != replica.key());
+    match (ready().any(is_asked), service.fail_open()) {
+        (_, None) => Some(others.any(|other| is_asked(other) && is_closed(other))),
+        // All of the tier that takes requests are asked, whatever their breakers and checks say.
+        (true, Some(open)) => Some(others.any(|other| {
+            let is_of_tier = other.priority() == open.tier && state(other) != Some(State::ForcedOpen);
+            is_of_tier && other.standing(&checks) != Standing::Waiting || is_asked(other) && is_closed(other)
+        })),
+        (false, Some(_)) => None,
+    }
 }

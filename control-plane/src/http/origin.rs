@@ -11,11 +11,12 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, Method, Uri, header, uri::Authority};
+use http::{HeaderMap, HeaderName, Method, Uri, header, uri::Authority};
 
 use crate::refusal::Refusal;
 
-const SEC_FETCH_SITE: &str = "sec-fetch-site";
+/// What browsers, and no script in them, say of who asks.
+pub(super) const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 /// They say one word, and load balancers ask them by any name.
 const PROBES: [&str; 3] = ["/livez", "/healthz", "/readyz"];
 

@@ -80,7 +80,8 @@ pub struct LimitArgs {
     /// Memory for all bodies that are kept so, shared out among the workers, 0B..=64GiB
     #[arg(long, env = "GW_PROXY_REPLAY_MEMORY", default_value = "256MiB", value_parser = bytes(0..=64 << 30), value_name = "SIZE")]
     pub replay_memory: u64,
-    /// Memory for the last good answers of services that fall back to them, shared out among the workers, 0B..=64GiB
+    /// Memory for the last good answers of services that fall back to them, and as much again for copies of answers on their
+    /// way, shared out among the workers, 0B..=64GiB
     #[arg(long, env = "GW_PROXY_STALE_MEMORY", default_value = "64MiB", value_parser = bytes(0..=64 << 30), value_name = "SIZE")]
     pub stale_memory: u64,
     /// Idle connections to one replica that one worker keeps, 0..=65536

@@ -97,8 +97,7 @@ impl StaleAnswers {
         }
     }
 
-    /// Takes room for so many more bytes of a copy, if there is any: copies under way and what is kept share the limit, and what is
-    /// kept gives way.
+    /// Takes room for so many more bytes of a copy, if there is any: all copies under way may have as much as all that is kept.
     fn take_room(&mut self, bytes: usize) -> bool {
         let fits = self.copying.saturating_add(bytes) <= self.limit;
         self.copying += if fits { bytes } else { 0 };

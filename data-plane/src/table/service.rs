@@ -69,8 +69,8 @@ pub struct Service {
     tunnels: TunnelCounts,
     fallbacks: [AtomicU64; FallbackKind::ALL.len()],
     latencies: Latencies,
-    /// Of requests, and of attempts.
-    durations: [Durations; 2],
+    request_durations: Durations,
+    attempt_durations: Durations,
     pub(super) inflight: Inflight,
     requests_inflight: Inflight,
     breaker_rejections: AtomicU64,
@@ -125,7 +125,8 @@ impl Service {
             tunnels: TunnelCounts::new(workers),
             fallbacks: Default::default(),
             latencies: Latencies::new(workers),
-            durations: [Durations::new(workers), Durations::new(workers)],
+            request_durations: Durations::new(workers),
+            attempt_durations: Durations::new(workers),
             inflight: Inflight::new(workers),
             requests_inflight: Inflight::new(workers),
             breaker_rejections: AtomicU64::new(0),
@@ -457,7 +458,7 @@ impl Service {
     /// An attempt's response head has come after `latency`, or it failed so late without one. To be called by `worker`
     /// only, once for an attempt; `outcome` is what is known of it then.
     pub fn heard(&self, worker: usize, replica: &Replica, outcome: Outcome, latency: Duration, now: Tick) {
-        self.durations[1].record(worker, latency);
+        self.attempt_durations.record(worker, latency);
         if self.is_detailed() {
             replica.record_latency(worker, latency);
         }

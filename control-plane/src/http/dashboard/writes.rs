@@ -9,11 +9,9 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use http::{HeaderMap, HeaderName, Method, header};
+use http::{HeaderMap, Method, header};
 
-use crate::refusal::Refusal;
-
-const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+use crate::{http::origin::SEC_FETCH_SITE, refusal::Refusal};
 
 /// Whether changes are taken from pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +35,8 @@ fn is_change_by_page(method: &Method, headers: &HeaderMap) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderName;
+
     use super::*;
 
     #[test]

@@ -32,7 +32,7 @@ impl Service {
     /// A request for it has ended after so long, answered or not: to be called by the `worker` that began it.
     pub fn request_ended(&self, worker: usize, duration: Duration) {
         self.requests_inflight.add(worker, -1);
-        self.durations[0].record(worker, duration);
+        self.request_durations.record(worker, duration);
     }
 
     /// Requests that have not ended.
@@ -42,12 +42,12 @@ impl Service {
 
     /// How long its requests took, from their heads to the ends of their answers.
     pub fn request_durations(&self) -> Histogram {
-        self.durations[0].read()
+        self.request_durations.read()
     }
 
     /// How long its attempts took to their response heads, or to their failures without one.
     pub fn attempt_durations(&self) -> Histogram {
-        self.durations[1].read()
+        self.attempt_durations.read()
     }
 
     /// A request for it was refused because all breakers are open.

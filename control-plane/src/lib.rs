@@ -20,6 +20,7 @@ pub mod leases;
 mod metrics;
 pub mod observe;
 mod panics;
+mod program;
 pub mod publish;
 mod query;
 mod refusal;
@@ -34,6 +35,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use axum::Router;
 use gateway_runtime::{
     Failure, Shutdown, accept,
+    passed::Passed,
     supervise::{Beyond, Supervisor},
 };
 use tokio::{
@@ -45,6 +47,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::server::HealthReporter;
 
 pub use config::Config;
+pub use program::Program;
 
 use self::{
     edge::{Edge, Places},
@@ -101,7 +104,21 @@ impl Running {
 /// # Errors
 /// A usage [`Failure`] naming `--listen` when the address cannot be bound, or `--store` when the store cannot be used.
 pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failure> {
-    let listener = bind(&config)?;
+    start_at(config, Passed::default(), shutdown).await
+}
+
+/// As [`start`], at a socket that was passed in place of one at the configured address, if one was.
+///
+/// # Errors
+/// As [`start`], and a usage [`Failure`] when more sockets were passed.
+pub async fn start_at(config: Config, mut passed: Passed, shutdown: Shutdown) -> Result<Running, Failure> {
+    let listener = match passed.take_only()? {
+        Some(socket) => {
+            tracing::info!(?config, "starting at the socket that was passed");
+            TcpListener::from_std(socket).map_err(|error| Failure::usage(format!("LISTEN_FDS: {error}")))?
+        }
+        None => bind(&config)?,
+    };
     let store = AnyStore::open(&config.store).await.map_err(|error| unusable(&config, &error))?;
     serve(config, listener, store, None, shutdown).await
 }

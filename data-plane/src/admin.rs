@@ -156,9 +156,13 @@ async fn nothing() -> (StatusCode, &'static str) {
     (StatusCode::NOT_FOUND, text)
 }
 
-/// The event loop turns. It depends on nothing else: restarting heals nothing that lies elsewhere.
-async fn livez() -> &'static str {
-    "ok\n"
+/// This event loop turns, for it answers, and those of the workers do. It depends on nothing else: restarting heals nothing that
+/// lies elsewhere.
+async fn livez(State(admin): State<Arc<Admin>>) -> Response {
+    match admin.watch.fault(admin.clock.now()) {
+        None => "ok\n".into_response(),
+        Some(fault) => (StatusCode::SERVICE_UNAVAILABLE, format!("{fault}\n")).into_response(),
+    }
 }
 
 /// Whether clients should be sent here. A failure always says why; `?verbose` says so in any case.
@@ -261,7 +265,7 @@ mod tests {
         let router = Router::new()
             .route("/defect", get(async || -> Response { panic!("a defect") }))
             .route("/blocking", get(blocking))
-            .route("/fine", get(livez))
+            .route("/fine", get(async || "ok\n"))
             .layer(from_fn_with_state(panics.clone(), contain));
         let service = TowerToHyperService::new(router);
         let ask = async |path: &str| {

@@ -16,6 +16,7 @@ mod fake_control_plane;
 mod handover;
 pub mod header_fields;
 pub mod health;
+mod program;
 pub mod proxy;
 mod report;
 pub mod request_rules;
@@ -27,4 +28,5 @@ pub mod table;
 pub mod traces;
 
 pub use config::Config;
-pub use running::{Running, start};
+pub use program::Program;
+pub use running::{Running, start, start_at};

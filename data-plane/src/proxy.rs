@@ -231,9 +231,12 @@ pub(crate) fn serve(
         let tls = tls.next().zip(config.tls.as_ref().map(|(_, tls)| Arc::clone(tls)));
         let notice = EndNotice { ended: notices.clone(), has_drained: false };
         let body = move || {
-            let worker = Worker::new(index, config, table, clock, shared, active);
+            let worker = Worker::new(index, config, table, clock, shared, Arc::clone(&active));
             match run_worker(worker, plain, tls, max_connections, leave) {
-                Ok(()) => notice.drained(),
+                Ok(()) => {
+                    active.rests();
+                    notice.drained();
+                }
                 Err(error) => tracing::error!(worker = index, %error, "worker cannot run"),
             }
         };

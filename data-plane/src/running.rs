@@ -19,6 +19,7 @@ use gateway_proto::v1;
 use gateway_runtime::{
     Failure, Shutdown,
     panics::PanicCounts,
+    passed::Passed,
     supervise::{Beyond, Ended, Supervisor},
     tls::{ClientTls, Tls},
 };
@@ -54,6 +55,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 pub struct Running {
     proxy: Proxy,
     admin_listen: SocketAddr,
+    clock: Clock,
     /// Ends the background tasks.
     stop: Shutdown,
     background: JoinHandle<Ended>,
@@ -71,6 +73,18 @@ pub struct Running {
 /// # Panics
 /// Outside a tokio runtime with time and IO.
 pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failure> {
+    start_at(config, Passed::default(), shutdown).await
+}
+
+/// As [`start`], at sockets that were passed in place of those at the configured addresses: `http` of `--listen`, `https` of
+/// `--tls-listen` and `admin` of `--admin-listen`, as far as there are any.
+///
+/// # Errors
+/// As [`start`], and a usage [`Failure`] that names a socket of another name.
+///
+/// # Panics
+/// As [`start`].
+pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Result<Running, Failure> {
     tracing::info!(
         node_id = %config.node_id, workers = config.workers, registry = %config.registry,
         drain_delay = ?config.drain_delay, drain_timeout = ?config.drain_timeout, "starting"
@@ -91,7 +105,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         Some(path) => handover::inherit(path, VERSION).await?,
         None => None,
     };
-    let listening = Listening::at(&config, inherited.as_mut())?;
+    let listening = Listening::at(&config, inherited.as_mut(), passed)?;
     let proxy_config = proxy_config(&config);
 
     let panics = Arc::new(PanicCounts::default());
@@ -211,7 +225,7 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         }
     }
     let background = tokio::spawn(background.supervisor.run(FAREWELL));
-    Ok(Running { proxy, admin_listen, stop, background, shutdown, access_log })
+    Ok(Running { proxy, admin_listen, clock, stop, background, shutdown, access_log })
 }
 
 impl Running {
@@ -228,6 +242,13 @@ impl Running {
     /// Where operators look.
     pub fn admin_listen(&self) -> SocketAddr {
         self.admin_listen
+    }
+
+    /// What is wrong with this process itself, so that only a new one heals it: a worker that hangs. For those who ask now and
+    /// then.
+    pub fn faults(&self) -> impl Fn() -> Option<String> + Send + use<> {
+        let (watch, clock) = (self.proxy.watch(), self.clock);
+        move || watch.fault(clock.now())
     }
 
     /// Completes when the proxy has drained after the shutdown, and everything else has ended after it.

@@ -6,7 +6,16 @@ use std::io::Write;
 ///
 /// Scripts read it instead of polling ports; port 0 becomes useful by it.
 pub fn announce(fields: &[(&str, String)]) {
-    let mut line = String::from("{\"ready\":true");
+    print("ready", fields);
+}
+
+/// Prints `{"valid":true, …}` likewise: what would be served by flags that were only to be checked.
+pub fn announce_valid(fields: &[(&str, String)]) {
+    print("valid", fields);
+}
+
+fn print(what: &str, fields: &[(&str, String)]) {
+    let mut line = format!("{{{}:true", quoted(what));
     for (name, value) in fields {
         line.push_str(&format!(",{}:{}", quoted(name), quoted(value)));
     }

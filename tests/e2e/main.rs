@@ -1,13 +1,14 @@
 //! End-to-end tests: what the gateway promises, held to by real processes on free ports.
 //!
 //! Names are sentences. A name that ends in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_promtool`,
-//! `by_python`, `by_chromium` or `by_playwright` needs that tool.
+//! `by_python`, `by_chromium`, `by_playwright`, `by_go`, `by_node`, `by_java`, `by_systemd` or `by_kubernetes_validate` needs that tool.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where what it relies on does not hold")]
 
 mod access_log;
 mod breakers;
 mod client;
+mod clients;
 mod contract;
 mod dashboard;
 mod demo;
@@ -39,6 +40,7 @@ mod rotation;
 mod routes;
 mod run;
 mod scripting;
+mod service_manager;
 mod startup;
 mod static_file;
 mod statistics;

@@ -35,7 +35,12 @@ impl Process {
     /// # Panics
     /// When it cannot be started.
     pub fn spawn(name: &str, command: &mut Command) -> Self {
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::spawn_reading(name, command, Stdio::null())
+    }
+
+    /// As [`Process::spawn`], with this as its stdin.
+    pub fn spawn_reading(name: &str, command: &mut Command, stdin: Stdio) -> Self {
+        command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
         let stdout = Lines::read_from(child.stdout.take().expect("stdout is piped"));
         let stderr = Lines::read_from(child.stderr.take().expect("stderr is piped"));

@@ -2,10 +2,18 @@
 //!
 //! Only the worker's own thread writes its counts, so counting is a load and a store, and no thread waits for another.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
 };
+
+use crate::routing::Tick;
+
+/// A worker looks at its deadlines several times a second. One that has not for so long hangs.
+const HANGS_AFTER: Duration = Duration::from_secs(10);
 
 /// Connections of clients and requests on them, at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -24,7 +32,20 @@ impl Watch {
     pub(crate) fn active(&self) -> Active {
         sum(&self.0)
     }
+
+    /// A worker that hangs, and since when.
+    pub(crate) fn fault(&self, now: Tick) -> Option<String> {
+        let looked = self.0.iter().map(|worker| worker.looked.load(Relaxed)).enumerate();
+        let mut silent = looked
+            .filter(|(_, at)| *at != RESTS)
+            .map(|(worker, at)| (worker, now.since(Tick::from_nanos(at))));
+        let (worker, silence) = silent.find(|(_, silence)| *silence > HANGS_AFTER)?;
+        Some(format!("worker {worker} has not come round for {:.1}s", silence.as_secs_f64()))
+    }
 }
+
+/// Not begun, or ended as it should.
+const RESTS: u64 = 0;
 
 /// One worker's counts, on a cache line of its own.
 #[derive(Debug, Default)]
@@ -32,9 +53,21 @@ impl Watch {
 pub(super) struct WorkerActive {
     connections: AtomicU64,
     requests: AtomicU64,
+    /// When it last looked at its deadlines, in nanoseconds of the clock.
+    looked: AtomicU64,
 }
 
 impl WorkerActive {
+    /// It comes round.
+    pub(super) fn looks(&self, now: Tick) {
+        self.looked.store(now.as_nanos().max(1), Relaxed);
+    }
+
+    /// It has ended as it should, and comes round no more.
+    pub(super) fn rests(&self) {
+        self.looked.store(RESTS, Relaxed);
+    }
+
     pub(super) fn read(&self) -> Active {
         Active { connections: self.connections.load(Relaxed), requests: self.requests.load(Relaxed) }
     }
@@ -100,5 +133,21 @@ mod tests {
         assert_eq!(sum(&workers), Active { connections: 0, requests: 1 });
         drop(other);
         assert_eq!(sum(&workers), Active::default());
+    }
+
+    #[test]
+    fn a_worker_that_does_not_come_round_is_a_fault_until_it_does_or_has_ended() {
+        let watch = Watch(vec![Arc::default(), Arc::default()]);
+        let at = |secs| Tick::ORIGIN.plus(Duration::from_secs(secs));
+        assert_eq!(watch.fault(at(60)), None, "neither has begun");
+        watch.0[0].looks(at(60));
+        watch.0[1].looks(at(55));
+        assert_eq!(watch.fault(at(65)), None);
+        assert_eq!(watch.fault(at(66)).unwrap(), "worker 1 has not come round for 11.0s");
+        watch.0[1].looks(at(66));
+        assert_eq!(watch.fault(at(66)), None);
+        watch.0[0].rests();
+        watch.0[1].rests();
+        assert_eq!(watch.fault(at(1000)), None);
     }
 }

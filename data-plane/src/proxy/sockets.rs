@@ -1,4 +1,4 @@
-//! The listening sockets of the proxy: bound here, or taken over from a data plane that leaves.
+//! The listening sockets of the proxy: bound here, taken over from a data plane that leaves, or passed by a service manager.
 //!
 //! Each worker listens on a socket of its own at one port, between which the kernel spreads connections. A connection
 //! belongs to the socket at which it arrived until it is accepted, so one that was taken over has to be accepted from for as long
@@ -20,6 +20,17 @@ pub(super) const BACKLOG: i32 = 1024;
 pub struct Sockets {
     address: SocketAddr,
     listeners: Vec<TcpListener>,
+    missing: Missing,
+}
+
+/// What becomes of workers for which there is no socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missing {
+    /// Another is bound at the address.
+    Bound,
+    /// They accept from the same ones as others. What this process bound beside sockets that outlive it would take
+    /// connections with it when it ends; and what another user has bound, nobody can bind beside.
+    Shared,
 }
 
 impl Sockets {
@@ -35,7 +46,8 @@ impl Sockets {
         // Shared ports would let a second gateway take half of the connections in silence. A plain bind finds it out.
         drop(TcpListener::bind(listen)?);
         let first = bind(listen)?;
-        let mut sockets = Self { address: first.local_addr()?, listeners: vec![first] };
+        let mut sockets =
+            Self { address: first.local_addr()?, listeners: vec![first], missing: Missing::Bound };
         sockets.extend_to(workers)?;
         Ok(sockets)
     }
@@ -43,7 +55,12 @@ impl Sockets {
     /// Those that listen already, if there are any: all at one address.
     pub(crate) fn taken_over(listeners: Vec<TcpListener>) -> Option<Self> {
         let address = listeners.first()?.local_addr().ok()?;
-        Some(Self { address, listeners })
+        Some(Self { address, listeners, missing: Missing::Bound })
+    }
+
+    /// Those that a service manager has bound, and keeps, if there are any: all at one address.
+    pub(crate) fn passed(listeners: Vec<TcpListener>) -> Option<Self> {
+        Self::taken_over(listeners).map(|sockets| Self { missing: Missing::Shared, ..sockets })
     }
 
     /// Where clients connect.
@@ -56,10 +73,14 @@ impl Sockets {
         self.listeners.iter().map(TcpListener::try_clone).collect()
     }
 
-    /// Binds further ones until each worker has one.
+    /// Further ones, until each worker has one.
     fn extend_to(&mut self, workers: usize) -> io::Result<()> {
+        let known = self.listeners.len();
         while self.listeners.len() < workers {
-            self.listeners.push(bind(self.address)?);
+            self.listeners.push(match self.missing {
+                Missing::Bound => bind(self.address)?,
+                Missing::Shared => self.listeners[self.listeners.len() % known].try_clone()?,
+            });
         }
         Ok(())
     }
@@ -106,5 +127,17 @@ mod tests {
             assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), expected);
             assert!(shares.iter().flatten().all(|listener| listener.local_addr().unwrap() == address));
         }
+    }
+
+    #[test]
+    fn workers_share_a_socket_that_was_passed_and_bind_none_beside_it() {
+        // As a service manager binds it: nobody else can bind there.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let sockets = Sockets::passed(vec![listener]).unwrap();
+        let address = sockets.address();
+        let shares = sockets.share_out(3).unwrap();
+        assert_eq!(shares.iter().map(Vec::len).collect::<Vec<_>>(), [1, 1, 1]);
+        assert!(shares.iter().flatten().all(|listener| listener.local_addr().unwrap() == address));
+        assert!(Sockets::passed(Vec::new()).is_none());
     }
 }

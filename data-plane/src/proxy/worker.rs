@@ -463,6 +463,7 @@ async fn sweep(worker: &Worker) {
     loop {
         for _ in 0..LOOKS_PER_SWEEP {
             interval.tick().await;
+            worker.active.looks(worker.now());
             worker.deadlines.wake_due(worker.now());
         }
         worker.pool.sweep(worker.now());

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use gateway_runtime::{Failure, Shutdown};
+use gateway_runtime::{Failure, Shutdown, passed::Passed};
 use tokio::time::{sleep, timeout};
 
 use crate::{
@@ -28,11 +28,15 @@ pub(super) struct Listening {
 }
 
 impl Listening {
-    /// Takes what is inherited at the addresses that are configured, and binds the rest.
+    /// Takes what is inherited at the addresses that are configured, then what was passed, and binds the rest.
     ///
     /// # Errors
-    /// A usage [`Failure`] that names the flag of an address that cannot be bound.
-    pub(super) fn at(config: &Config, mut inherited: Option<&mut Inherited>) -> Result<Self, Failure> {
+    /// A usage [`Failure`] that names the flag of an address that cannot be bound, or a socket that is for nothing here.
+    pub(super) fn at(
+        config: &Config,
+        mut inherited: Option<&mut Inherited>,
+        mut passed: Passed,
+    ) -> Result<Self, Failure> {
         let mut take = |kind: SocketKind, at: SocketAddr| {
             let is_wanted = |of: SocketKind, listener: &TcpListener| {
                 let is_there =
@@ -41,19 +45,26 @@ impl Listening {
             };
             inherited.as_mut().map(|inherited| inherited.take(is_wanted)).unwrap_or_default()
         };
-        let mut proxy_sockets = |kind, flag, at| match Sockets::taken_over(take(kind, at)) {
+        let mut proxy_sockets = |kind, flag, at, passed| match Sockets::taken_over(take(kind, at)) {
             Some(sockets) => Ok(sockets),
-            None => Sockets::bind(flag, at, config.workers),
+            None => match Sockets::passed(passed) {
+                Some(sockets) => Ok(sockets),
+                None => Sockets::bind(flag, at, config.workers),
+            },
         };
-        let plain = proxy_sockets(SocketKind::Plain, "--listen", config.listen)?;
-        let tls = config.tls.as_ref().map(|(at, _)| proxy_sockets(SocketKind::Tls, "--tls-listen", *at));
-        let tls = tls.transpose()?;
+        let plain = proxy_sockets(SocketKind::Plain, "--listen", config.listen, passed.take("http"))?;
+        let tls = match &config.tls {
+            Some((at, _)) => Some(proxy_sockets(SocketKind::Tls, "--tls-listen", *at, passed.take("https"))?),
+            None => None,
+        };
         let at = config.admin_listen;
         let unbound = |error| Failure::unbound("--admin-listen", at, &error);
-        let admin = match take(SocketKind::Admin, at).pop() {
+        let mut passed_admin = passed.take("admin");
+        let admin = match take(SocketKind::Admin, at).pop().or_else(|| passed_admin.pop()) {
             Some(admin) => admin,
             None => TcpListener::bind(at).map_err(unbound)?,
         };
+        passed.expect_none("http, admin, or with --tls-listen https")?;
         admin.set_nonblocking(true).map_err(unbound)?;
         let admin_address = admin.local_addr().map_err(unbound)?;
         Ok(Self { plain, tls, admin, admin_address })

@@ -1,0 +1,110 @@
+//! The command line of `gw-control-plane`, and what it comes to.
+
+use std::{fs::OpenOptions, path::Path};
+
+use clap::Parser;
+use gateway_runtime::{
+    Failure, Shutdown, logs::LogArgs, open_files, passed::Passed, process, ready, service_manager,
+};
+
+use crate::{Config, config::Args, store::StoreLocation};
+
+/// The gateway's control plane: the registry of services and replicas, over gRPC and HTTP
+#[derive(Debug, Clone, Parser)]
+#[command(name = "gw-control-plane", version)]
+pub struct Program {
+    /// What it serves, and how.
+    #[command(flatten)]
+    pub args: Args,
+    /// What it says of that.
+    #[command(flatten)]
+    pub logs: LogArgs,
+    /// Check flags, environment and the files that they name, print what would run as JSON, and exit: 0, or 2 with the
+    /// reason. Nothing is served, and a control plane that runs already is not disturbed
+    #[arg(long)]
+    pub check: bool,
+}
+
+impl Program {
+    /// Serves until it is told to end.
+    ///
+    /// # Errors
+    /// A usage [`Failure`] that names the flag when it cannot start as configured, a fatal one when it cannot go on.
+    pub fn run(self) -> Result<(), Failure> {
+        if self.check {
+            return check(&self.args.validate()?);
+        }
+        let passed = Passed::from_environment()?;
+        process::run(None, self.serve(passed))
+    }
+
+    async fn serve(self, passed: Passed) -> Result<(), Failure> {
+        let _logs = self.logs.init()?;
+        process::survive_size_limit()?;
+        let config = self.args.validate()?;
+        open_files::raise_limit();
+        let shutdown = Shutdown::on_signals()?;
+        let running = crate::start_at(config, passed, shutdown.clone()).await?;
+        let listen = running.listen();
+        ready::announce(&[("listen", listen.to_string())]);
+        // That this is asked at all shows that the runtime turns.
+        service_manager::serve(&format!("serving at {listen}"), shutdown, || None);
+        running.finished().await
+    }
+}
+
+/// Says what would run.
+fn check(config: &Config) -> Result<(), Failure> {
+    if let StoreLocation::Redb(path) = &config.store {
+        check_file(path)
+            .map_err(|error| Failure::usage(format!("--store {}: cannot be used: {error}", config.store)))?;
+    }
+    ready::announce_valid(&[("listen", config.listen.to_string()), ("store", config.store.to_string())]);
+    Ok(())
+}
+
+/// Whether the file can be written, or made. It is not opened as a store: another process may serve from it.
+fn check_file(path: &Path) -> std::io::Result<()> {
+    if path.exists() {
+        return OpenOptions::new().read(true).write(true).open(path).map(drop);
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make_and_remove(folder)
+}
+
+/// Makes a file in the folder and takes it away: permissions alone do not say whether that works.
+fn make_and_remove(folder: &Path) -> std::io::Result<()> {
+    let path = folder.join(format!(".gw-check-{}", std::process::id()));
+    OpenOptions::new().write(true).create_new(true).open(&path)?;
+    std::fs::remove_file(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        Program::command().debug_assert();
+    }
+
+    #[test]
+    fn a_check_says_whether_the_store_could_be_used_and_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let checked = |path: &Path| {
+            check(&Config { store: StoreLocation::Redb(path.to_owned()), ..Default::default() })
+        };
+        assert_eq!(checked(&folder.path().join("new.redb")), Ok(()));
+        assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+        let absent = folder.path().join("absent/x.redb");
+        let refused = checked(&absent).unwrap_err();
+        assert_eq!(refused.code(), 2);
+        assert!(
+            refused.to_string().starts_with(&format!("--store redb:{}: ", absent.display())),
+            "{refused}"
+        );
+        assert_eq!(checked(folder.path()).unwrap_err().code(), 2, "a folder is no store");
+    }
+}

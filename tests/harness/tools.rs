@@ -3,7 +3,7 @@
 //!
 //! A test whose tool is missing fails. Whoever cannot install one leaves those tests out by name, visibly:
 //! their names end in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_promtool`, `by_python`,
-//! `by_chromium` and `by_playwright`.
+//! `by_chromium`, `by_playwright`, `by_go`, `by_node` and `by_java`.
 
 use std::path::{Path, PathBuf};
 
@@ -61,6 +61,22 @@ pub fn chromium() -> PathBuf {
 /// When it is missing.
 pub fn node() -> PathBuf {
     find("node", "by_playwright")
+}
+
+/// Java, from the system.
+///
+/// # Panics
+/// When it is missing.
+pub fn java() -> PathBuf {
+    find("java", "by_java")
+}
+
+/// The client of docs/clients/go, as `tests/run` has built it.
+///
+/// # Panics
+/// When it is missing.
+pub fn go_client() -> PathBuf {
+    find("go-client", "by_go")
 }
 
 /// The folder in which npm has installed what `tests/e2e/browser/package.json` names.

@@ -17,6 +17,8 @@ mod name;
 pub mod nearest;
 pub mod policy;
 pub mod reason;
+#[cfg(test)]
+mod reference;
 mod replica;
 pub mod route;
 pub mod size;

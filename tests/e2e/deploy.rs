@@ -138,6 +138,7 @@ async fn rules_are_valid_and_fire_where_they_should_and_nowhere_else_by_promtool
     let files = ["deploy/prometheus/recording.yaml", "deploy/prometheus/alerts.yaml"];
     command::run(promtool(&[&["check", "rules"][..], &files].concat())).await.success();
     command::run(promtool(&["test", "rules", "deploy/prometheus/tests.yaml"])).await.success();
+    command::run(promtool(&["check", "config", "deploy/prometheus/prometheus.yaml"])).await.success();
 }
 
 #[tokio::test]

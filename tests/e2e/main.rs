@@ -1,7 +1,7 @@
 //! End-to-end tests: what the gateway promises, held to by real processes on free ports.
 //!
 //! Names are sentences. A name that ends in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_promtool`,
-//! `by_python`, `by_chromium`, `by_playwright`, `by_go`, `by_node`, `by_java`, `by_systemd` or `by_kubernetes_validate` needs that tool.
+//! `by_python`, `by_chromium`, `by_playwright`, `by_go`, `by_node`, `by_java` or `by_systemd` needs that tool.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where what it relies on does not hold")]
 
@@ -31,6 +31,7 @@ mod lists;
 mod logs;
 mod metrics;
 mod outage;
+mod packaging;
 mod passthrough;
 mod policies;
 mod reflection;

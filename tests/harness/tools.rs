@@ -3,7 +3,7 @@
 //!
 //! A test whose tool is missing fails. Whoever cannot install one leaves those tests out by name, visibly:
 //! their names end in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_promtool`, `by_python`,
-//! `by_chromium`, `by_playwright`, `by_go`, `by_node` and `by_java`.
+//! `by_chromium`, `by_playwright`, `by_go`, `by_node`, `by_java` and `by_systemd`.
 
 use std::path::{Path, PathBuf};
 
@@ -61,6 +61,14 @@ pub fn chromium() -> PathBuf {
 /// When it is missing.
 pub fn node() -> PathBuf {
     find("node", "by_playwright")
+}
+
+/// systemd-analyze, from the system.
+///
+/// # Panics
+/// When it is missing.
+pub fn systemd_analyze() -> PathBuf {
+    find("systemd-analyze", "by_systemd")
 }
 
 /// Java, from the system.

@@ -1,5 +1,7 @@
 //! `gwctl completion` and `gwctl docs`: what is written about the command line is written by it.
 
+mod flags;
+
 use std::{fmt::Write as _, path::PathBuf};
 
 use clap::{Arg, Command, CommandFactory as _, Subcommand};
@@ -21,6 +23,8 @@ pub(crate) enum Kind {
     },
     /// The reference in Markdown, to stdout
     Markdown,
+    /// That of both planes' flags, likewise
+    Flags,
 }
 
 /// Prints the script that completes commands and flags in a shell.
@@ -40,6 +44,7 @@ pub(crate) fn completion(shell: Shell, output: &Output) -> Result<(), Error> {
 pub(crate) fn run(kind: &Kind, output: &Output) -> Result<(), Error> {
     match kind {
         Kind::Markdown => output.data(reference()),
+        Kind::Flags => output.data(flags::reference()),
         Kind::Man { directory } => {
             let failed =
                 |error| Error::new(Exit::Failed, format!("cannot write to {}: {error}", directory.display()));

@@ -1,3 +1,5 @@
+mod reference;
+
 use axum::body::to_bytes;
 use gateway_proto::{Address, NodeId, RouteName, code_name};
 use http::header;

@@ -1,0 +1,475 @@
+//! What deploy/ holds beside metrics: units, images, manifests, examples. Each file is read by what it is for, and says nothing that
+//! the programs do not know.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use clap::CommandFactory;
+use gateway_tests::{ControlPlane, binaries, command, tools};
+use serde_json::Value;
+
+/// Of a data plane, beside what flags give it: the last reports.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn read(path: &str) -> String {
+    let path = root().join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Files below a folder of the repository, by their paths from its root.
+fn files(folder: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in root().join(&folder).read_dir().unwrap() {
+            let entry = entry.unwrap();
+            let path = format!("{folder}/{}", entry.file_name().to_str().unwrap());
+            if entry.file_type().unwrap().is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn every_file_of_deploy_is_read_by_some_test() {
+    let read = |path: &str| {
+        let (folder, name) = path.rsplit_once('/').unwrap();
+        let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+        match folder {
+            "deploy" => name == "release",
+            "deploy/prometheus" | "deploy/kubernetes" => extension == "yaml",
+            "deploy/grafana" => extension == "json",
+            "deploy/systemd" => ["service", "socket", "env"].contains(&extension),
+            "deploy/docker" => ["Dockerfile", "compose.yaml", "healthy"].contains(&name),
+            "deploy/examples" | "deploy/examples/policies" => extension == "toml",
+            _ => false,
+        }
+    };
+    let unread: Vec<_> = files("deploy").into_iter().filter(|path| !read(path)).collect();
+    assert!(unread.is_empty(), "no test reads {unread:?}");
+}
+
+fn variables(program: &clap::Command) -> BTreeSet<String> {
+    program.get_arguments().filter_map(|arg| Some(arg.get_env()?.to_str()?.to_owned())).collect()
+}
+
+#[test]
+fn every_setting_that_is_named_in_deploy_is_one_of_the_programs() {
+    let control = variables(&control_plane::Program::command());
+    let data = variables(&data_plane::Program::command());
+    assert!(control.contains("GW_STORE") && data.contains("GW_PROXY_LISTEN"));
+    let known: BTreeSet<_> = control.union(&data).cloned().collect();
+    let mut named = 0;
+    for path in files("deploy") {
+        let text = read(&path);
+        let words = text.split(|char: char| !(char.is_ascii_uppercase() || char == '_'));
+        for word in words.filter(|word| word.starts_with("GW_")) {
+            named += 1;
+            assert!(known.contains(word), "{path} names {word}, which is no setting");
+            let own = match path.as_str() {
+                "deploy/systemd/control-plane.env" | "deploy/systemd/gw-control-plane.service" => &control,
+                "deploy/systemd/data-plane.env" | "deploy/systemd/gw-data-plane.service" => &data,
+                _ => &known,
+            };
+            assert!(own.contains(word), "{path} names {word}, which is another program's");
+        }
+    }
+    assert!(named > 40, "{named}");
+}
+
+/// Has a program check these settings, with paths that only the machine has replaced; yields what would run.
+async fn checked(mut program: Command, settings: &BTreeMap<String, String>, whose: &str) -> Value {
+    let folder = tempfile::tempdir().unwrap();
+    let here = format!("{}/", folder.path().display());
+    for (name, value) in settings {
+        let value = ["/var/lib/gateway-control-plane/", "/var/lib/gateway/", "/var/log/gateway/"]
+            .iter()
+            .fold(value.clone(), |value, place| value.replace(place, &here));
+        program.env(name, value);
+    }
+    program.arg("--check");
+    let finished = command::run(program).await;
+    assert_eq!(finished.code(), 0, "{whose}: {settings:?}: {}", finished.stderr);
+    let said: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!(said["valid"], true, "{said}");
+    said
+}
+
+fn program(name: &str) -> Command {
+    if name.contains("control-plane") { binaries::control_plane() } else { binaries::data_plane() }
+}
+
+/// A unit's settings: `KEY=VALUE` of a section, in their order.
+fn unit(path: &str) -> Vec<(String, String)> {
+    let text = read(path);
+    let lines = text.lines().filter(|line| !line.starts_with(['#', '[']));
+    lines.filter_map(|line| line.split_once('=')).map(|(key, value)| (key.into(), value.into())).collect()
+}
+
+fn only<'a>(unit: &'a [(String, String)], key: &str) -> &'a str {
+    let mut found = unit.iter().filter(|(name, _)| name == key).map(|(_, value)| value.as_str());
+    let value = found.next().unwrap_or_else(|| panic!("no {key}"));
+    assert_eq!(found.next(), None, "{key} twice");
+    value
+}
+
+fn seconds(text: &str) -> Duration {
+    humantime::parse_duration(text).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+/// Whoever kills must wait for longer than an orderly end takes.
+fn assert_leaves_time(whose: &str, given: Duration, settings: &BTreeMap<String, String>) {
+    let needed = if whose.contains("control-plane") {
+        Duration::from_secs(15)
+    } else {
+        let of = |name: &str, default: &str| seconds(settings.get(name).map_or(default, String::as_str));
+        of("GW_DRAIN_DELAY", "0s") + of("GW_DRAIN_TIMEOUT", "30s") + FAREWELL
+    };
+    assert!(given > needed, "{whose} is killed after {given:?}, and may need {needed:?}");
+}
+
+#[tokio::test]
+async fn units_start_the_programs_with_settings_that_they_take_and_wait_for_their_end() {
+    for name in ["control-plane", "data-plane"] {
+        let service = unit(&format!("deploy/systemd/gw-{name}.service"));
+        assert_eq!(only(&service, "ExecStart"), format!("/usr/bin/gw-{name}"));
+        assert_eq!(only(&service, "EnvironmentFile"), format!("-/etc/gateway/{name}.env"));
+        let mut settings: BTreeMap<String, String> = only(&service, "Environment")
+            .split_whitespace()
+            .map(|pair| pair.split_once('=').unwrap())
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        let example = read(&format!("deploy/systemd/{name}.env"));
+        // Also what is commented out, but for files that are not there.
+        let lines =
+            example.lines().map(|line| line.trim_start_matches('#')).filter(|line| line.starts_with("GW_"));
+        for (name, value) in
+            lines.map(|line| line.split_once('=').unwrap()).filter(|(name, _)| !name.starts_with("GW_TLS"))
+        {
+            settings.insert(name.to_owned(), value.to_owned());
+        }
+        checked(program(name), &settings, name).await;
+        let stop = only(&service, "TimeoutStopSec").trim_end_matches('s');
+        assert_leaves_time(name, Duration::from_secs(stop.parse().unwrap()), &settings);
+    }
+    // Names by which sockets are taken.
+    assert_eq!(only(&unit("deploy/systemd/gw-data-plane.socket"), "FileDescriptorName"), "http");
+    assert_eq!(only(&unit("deploy/systemd/gw-data-plane-tls.socket"), "FileDescriptorName"), "https");
+}
+
+#[tokio::test]
+async fn units_are_valid_and_leave_the_programs_little_to_do_harm_with_by_systemd() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut services = Vec::new();
+    let mut verify = Command::new(tools::systemd_analyze());
+    verify.args(["verify", "--man=no", "--recursive-errors=no"]);
+    for path in files("deploy/systemd").into_iter().filter(|path| !path.ends_with(".env")) {
+        // Which programs there are is not what is asked.
+        let text = read(&path).replace("/usr/bin/gw-", "/bin/true gw-");
+        let copy = folder.path().join(path.rsplit_once('/').unwrap().1);
+        fs::write(&copy, text).unwrap();
+        if path.ends_with(".service") {
+            services.push(copy.clone());
+        }
+        verify.arg(copy);
+    }
+    let verified = command::run(verify).await;
+    assert_eq!((verified.code(), verified.stderr.as_str()), (0, ""), "{}", verified.stdout);
+    for service in services {
+        let mut security = Command::new(tools::systemd_analyze());
+        // Tenths of its scale from 0.0, safe, to 10.0.
+        security.args(["security", "--offline=yes", "--no-pager", "--threshold=20"]).arg(&service);
+        let judged = command::run(security).await;
+        assert_eq!(judged.code(), 0, "{}: {}{}", service.display(), judged.stdout, judged.stderr);
+    }
+}
+
+async fn python(what: &str, paths: &[String]) -> Vec<Value> {
+    let mut command = Command::new(tools::python());
+    command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/python/deployed.py")).arg(what);
+    command.args(paths.iter().map(|path| root().join(path)));
+    match command::run(command).await.json() {
+        Value::Array(documents) => documents,
+        other => panic!("{other}"),
+    }
+}
+
+/// Settings of a list such as `[{name: …, value: …}]`; those that only a cluster can fill in have an example's value.
+fn environment(container: &Value) -> BTreeMap<String, String> {
+    let pair = |entry: &Value| {
+        let name = entry["name"].as_str().unwrap().to_owned();
+        let value = entry["value"].as_str().unwrap_or("gateway-data-plane-7d9c5b6f4-x2x5k").to_owned();
+        (name, value)
+    };
+    container["env"].as_array().unwrap().iter().map(pair).collect()
+}
+
+#[tokio::test]
+async fn manifests_hold_to_their_schemas_and_their_settings_are_taken_by_python() {
+    let paths: Vec<String> = files("deploy/kubernetes");
+    let documents = python("manifests", &paths).await;
+    let of = |kind: &str| documents.iter().filter(|document| document["kind"] == kind).collect::<Vec<_>>();
+    let resources: BTreeSet<String> = of("Kustomization")[0]["resources"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|name| format!("deploy/kubernetes/{}", name.as_str().unwrap()))
+        .collect();
+    let others = paths.iter().filter(|path| !path.ends_with("/kustomization.yaml")).cloned();
+    assert_eq!(resources, others.collect());
+
+    let workloads: Vec<_> = of("StatefulSet").into_iter().chain(of("Deployment")).collect();
+    assert_eq!(workloads.len(), 2);
+    for workload in workloads {
+        let name = workload["metadata"]["name"].as_str().unwrap();
+        let pod = &workload["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+        let settings = environment(container);
+        let said = checked(program(name), &settings, name).await;
+        let grace = pod["terminationGracePeriodSeconds"].as_u64().unwrap();
+        assert_leaves_time(name, Duration::from_secs(grace), &settings);
+        // Probes ask ports that are served.
+        let ports: BTreeSet<String> = container["ports"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|port| format!("0.0.0.0:{}", port["containerPort"]))
+            .collect();
+        let served = ["listen", "admin"].iter().filter_map(|key| said[*key].as_str()).map(str::to_owned);
+        assert_eq!(ports, served.collect(), "{name}");
+        for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
+            let path = container[probe]["httpGet"]["path"].as_str().unwrap();
+            assert_eq!(path, if probe == "readinessProbe" { "/readyz" } else { "/livez" }, "{name}");
+        }
+        // As the namespace demands it of every pod.
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], false);
+        assert_eq!(container["securityContext"]["capabilities"]["drop"][0], "ALL");
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+        assert_eq!(pod["automountServiceAccountToken"], false);
+    }
+    // Selectors select something: labels of pods, or of services.
+    let labels: Vec<&Value> = documents
+        .iter()
+        .flat_map(|document| {
+            [&document["metadata"]["labels"], &document["spec"]["template"]["metadata"]["labels"]]
+        })
+        .collect();
+    for document in of("Service").into_iter().chain(of("PodDisruptionBudget")).chain(of("ServiceMonitor")) {
+        let selector = &document["spec"]["selector"];
+        let selector = selector.get("matchLabels").unwrap_or(selector).as_object().unwrap();
+        let selects = |labels: &&&Value| selector.iter().all(|(name, value)| labels.get(name) == Some(value));
+        assert!(labels.iter().any(|labels| selects(&labels)), "{document} selects nothing");
+    }
+}
+
+/// Instructions of a Dockerfile, with their continuations, without comments.
+fn instructions(text: &str) -> Vec<(String, String)> {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim_start().starts_with('#')).collect();
+    let joined = lines.join("\n").replace("\\\n", " ");
+    let lines = joined.lines().filter_map(|line| line.trim().split_once(' '));
+    lines
+        .map(|(word, rest)| (word.to_owned(), rest.split_whitespace().collect::<Vec<_>>().join(" ")))
+        .collect()
+}
+
+/// Of each stage of the Dockerfile, what `ENV` sets.
+fn stages() -> BTreeMap<String, BTreeMap<String, String>> {
+    let mut stages: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+    let mut current = String::new();
+    for (word, rest) in instructions(&read("deploy/docker/Dockerfile")) {
+        match word.as_str() {
+            "FROM" => {
+                let (from, name) = rest.split_once(" AS ").expect("every stage has a name");
+                let inherited = stages.get(from).cloned().unwrap_or_default();
+                current = name.to_owned();
+                stages.insert(current.clone(), inherited);
+            }
+            "ENV" => {
+                let pairs = rest.split(' ').map(|pair| pair.split_once('=').unwrap());
+                let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+                stages.get_mut(&current).unwrap().extend(pairs);
+            }
+            _ => {}
+        }
+    }
+    stages
+}
+
+#[tokio::test]
+async fn images_run_the_programs_with_settings_that_they_take() {
+    let text = read("deploy/docker/Dockerfile");
+    let instructions = instructions(&text);
+    let entries = instructions.iter().filter(|(word, _)| word == "ENTRYPOINT").map(|(_, rest)| rest.as_str());
+    let entries: Vec<_> = entries.collect();
+    assert_eq!(entries, ["[\"gw-control-plane\"]", "[\"gw-data-plane\"]", "[\"gwctl\"]"]);
+    assert!(instructions.contains(&("USER".into(), "65532:65532".into())), "not as root");
+    for (name, settings) in stages().into_iter().filter(|(name, _)| name.ends_with("-plane")) {
+        let said = checked(program(&name), &settings, &name).await;
+        assert!(said["listen"].as_str().unwrap().starts_with("0.0.0.0:"), "{name}");
+    }
+    // What is copied from the repository is there, and is not kept from the build.
+    let ignored = read(".dockerignore");
+    for (_, rest) in instructions.iter().filter(|(word, rest)| word == "COPY" && !rest.starts_with("--from"))
+    {
+        let source = rest.split(' ').next().unwrap();
+        assert!(root().join(source).exists(), "{source}");
+    }
+    for member in ["proto", "runtime", "control-plane", "data-plane", "cli", "tests", "deploy/docker"] {
+        assert!(ignored.lines().any(|line| line == format!("!{member}")), "the build needs {member}");
+    }
+}
+
+#[tokio::test]
+async fn the_dockerfile_is_as_a_linter_wants_it_by_python() {
+    let mut hadolint = Command::new(tools::python().with_file_name("hadolint"));
+    hadolint.arg(root().join("deploy/docker/Dockerfile"));
+    let linted = command::run(hadolint).await;
+    assert_eq!(linted.code(), 0, "{}{}", linted.stdout, linted.stderr);
+}
+
+#[tokio::test]
+async fn the_compose_file_refers_to_what_there_is_by_python() {
+    let compose = python("yaml", &["deploy/docker/compose.yaml".to_owned()]).await.remove(0);
+    let (services, stages) = (compose["services"].as_object().unwrap(), stages());
+    let mut published = BTreeSet::new();
+    for (name, service) in services {
+        let known = [
+            "build",
+            "cap_drop",
+            "command",
+            "depends_on",
+            "deploy",
+            "entrypoint",
+            "environment",
+            "image",
+            "ports",
+            "profiles",
+            "read_only",
+            "restart",
+            "security_opt",
+            "stop_grace_period",
+            "ulimits",
+            "volumes",
+        ];
+        for key in service.as_object().unwrap().keys() {
+            assert!(known.contains(&key.as_str()), "{name}: {key}");
+        }
+        for other in service["depends_on"].as_object().into_iter().flat_map(|others| others.keys()) {
+            assert!(services.contains_key(other), "{name} depends on {other}");
+        }
+        for volume in service["volumes"].as_array().into_iter().flatten() {
+            let source = volume.as_str().unwrap().split(':').next().unwrap();
+            let is_there = match source.starts_with('.') {
+                true => root().join("deploy/docker").join(source).exists(),
+                false => compose["volumes"].get(source).is_some(),
+            };
+            assert!(is_there, "{name}: {source}");
+        }
+        for port in service["ports"].as_array().into_iter().flatten() {
+            let port = port.as_str().unwrap();
+            assert!(published.insert(port.rsplit_once(':').unwrap().0.to_owned()), "{name}: {port} twice");
+        }
+        let Some(target) = service["build"]["target"].as_str() else { continue };
+        let mut settings = stages.get(target).unwrap_or_else(|| panic!("{name}: no stage {target}")).clone();
+        if target == "gwctl" {
+            continue;
+        }
+        let given = service["environment"].as_object().into_iter().flatten();
+        settings.extend(given.map(|(name, value)| (name.clone(), value.as_str().unwrap().to_owned())));
+        checked(program(target), &settings, name).await;
+        let grace = seconds(service["stop_grace_period"].as_str().unwrap());
+        assert_leaves_time(target, grace, &settings);
+    }
+}
+
+#[tokio::test]
+async fn a_container_is_healthy_when_its_program_says_that_it_is_ready_and_not_before() {
+    let folder = tempfile::tempdir().unwrap();
+    let healthy = async |port: u16| {
+        let mut command = Command::new("bash");
+        command.arg(root().join("deploy/docker/healthy")).arg(port.to_string());
+        command::run(command).await.code()
+    };
+    let control = ControlPlane::start(&folder.path().join("registry.redb")).await;
+    assert_eq!(healthy(control.address().port()).await, 0);
+    let mut nowhere = binaries::data_plane();
+    // It has heard from no control plane, so it has nothing to route by.
+    nowhere.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--no-cache"]);
+    nowhere.args(["--control-plane", "http://127.0.0.1:1"]);
+    let mut unready = gateway_tests::Process::spawn("data-plane", &mut nowhere);
+    let admin = unready.ready().await["admin"].as_str().unwrap().rsplit_once(':').unwrap().1.parse().unwrap();
+    assert_ne!(healthy(admin).await, 0);
+    unready.kill();
+    assert_ne!(healthy(admin).await, 0, "nobody listens");
+}
+
+#[tokio::test]
+async fn examples_are_taken_by_the_programs_that_they_are_for() {
+    let examples = files("deploy/examples");
+    let mut static_file = binaries::data_plane();
+    static_file.args(["--check", "--static"]).arg(root().join("deploy/examples/services.toml"));
+    let said = command::run(static_file).await.json();
+    assert_eq!(said["registry"], "static, services: 2, routes: 0");
+    let mut policies = binaries::gwctl();
+    policies.args(["policy", "validate", "-f"]).arg(root().join("deploy/examples/policies"));
+    let finished = command::run(policies).await;
+    assert_eq!(finished.code(), 0, "{}", finished.stderr);
+    assert_eq!(examples.len(), 3, "another example than {examples:?} is to be read here");
+}
+
+#[tokio::test]
+async fn every_dependency_has_a_licence_that_is_let_in_by_python() {
+    // Of what is built here: a crate for another system may not have been downloaded.
+    let host = Command::new("rustc").arg("-vV").output().unwrap().stdout;
+    let host = String::from_utf8(host).unwrap();
+    let host = host.lines().find_map(|line| line.strip_prefix("host: ")).unwrap().to_owned();
+    let metadata = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", &host])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(metadata.status.success(), "{}", String::from_utf8_lossy(&metadata.stderr));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metadata.json");
+    fs::write(&path, metadata.stdout).unwrap();
+    let mut python = Command::new("sh");
+    python.args(["-c", "exec \"$0\" \"$1\" licences \"$2\" <\"$3\""]).arg(tools::python());
+    python.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/python/deployed.py"));
+    python.arg(root().join(".cargo/deny.toml")).arg(path);
+    let refused = command::run(python).await.success();
+    assert_eq!(refused, "", "not in the allow list of .cargo/deny.toml");
+}
+
+#[test]
+fn every_dependency_is_from_the_registry() {
+    let lock = read("Cargo.lock");
+    let sources: BTreeSet<_> = lock.lines().filter_map(|line| line.strip_prefix("source = \"")).collect();
+    assert!(
+        sources.iter().all(|source| source.starts_with("registry+")) && sources.len() == 1,
+        "{sources:?}"
+    );
+}
+
+#[tokio::test]
+async fn the_release_script_is_one() {
+    let mut bash = Command::new("bash");
+    bash.arg("-n").arg(root().join("deploy/release"));
+    command::run(bash).await.success();
+    let mut usage = Command::new(root().join("deploy/release"));
+    usage.arg("--nonsense");
+    let finished = command::run(usage).await;
+    assert_eq!(finished.code(), 2);
+    assert!(finished.stdout.contains("deploy/release"), "{}", finished.stdout);
+}

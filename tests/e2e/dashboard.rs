@@ -1,5 +1,7 @@
 //! The dashboard in a browser: what it shows and as it happens, what it does and takes back, for whom it works.
 
+mod nodes;
+
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -34,7 +36,10 @@ struct World {
 
 impl World {
     async fn start(replicas: usize) -> Self {
-        let gateway = Gateway::start_unchecked().await;
+        Self::start_in(Gateway::start_unchecked().await, replicas).await
+    }
+
+    async fn start_in(gateway: Gateway, replicas: usize) -> Self {
         let fails = Arc::new(AtomicBool::new(false));
         let mut started = Vec::new();
         for number in 1..=replicas {

@@ -34,19 +34,18 @@ impl Gateway {
     /// The same, which may inject faults on purpose.
     pub async fn start_with_faults() -> Self {
         const ALLOW: &str = "--allow-fault-injection";
+        Self::start_with(&[ALLOW], &[ALLOW]).await
+    }
+
+    /// The same, with further flags of each.
+    pub async fn start_with(of_control: &[&str], of_data: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("there is a folder for temporary files");
-        let control = ControlPlane::start_with(&directory.path().join("registry.redb"), &[ALLOW]).await;
+        let control = ControlPlane::start_with(&directory.path().join("registry.redb"), of_control).await;
         let cache = directory.path().join("dp-1").display().to_string();
-        let data = DataPlane::start(&[
-            "--control-plane",
-            &control.url(),
-            "--node-id",
-            "dp-1",
-            "--cache-dir",
-            &cache,
-            ALLOW,
-        ])
-        .await;
+        let url = control.url();
+        let mut flags = vec!["--control-plane", &url, "--node-id", "dp-1", "--cache-dir", &cache];
+        flags.extend(of_data);
+        let data = DataPlane::start(&flags).await;
         Self { control, data, directory }
     }
 

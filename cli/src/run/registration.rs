@@ -9,12 +9,10 @@ use gateway_proto::{
     Address, Endpoint, Mode, Protocol, ReplicaKey, reason,
     time::{duration, non_negative},
     v1::{
-        DeregisterRequest, DrainReplicaRequest, DrainReplicaResponse, HealthStatus, Locality,
-        RegisterRequest, RegisterResponse, ReportHealthRequest,
-        registry_service_client::RegistryServiceClient,
+        DrainReplicaRequest, DrainReplicaResponse, HealthStatus, Locality, RegisterRequest, RegisterResponse,
+        ReportHealthRequest, registry_service_client::RegistryServiceClient,
     },
 };
-use rand::Rng as _;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt as _;
@@ -23,10 +21,8 @@ use super::{
     lines::{Lines, Prefix},
     renewals::{Renewals, Word},
 };
+use crate::lease::{self, CALL_TIMEOUT, FIRST_PAUSE, Lost, MAX_PAUSE, jittered, within};
 
-const CALL_TIMEOUT: Duration = Duration::from_secs(2);
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// The longest wait that the registry takes, less what the answer may need.
 const MAX_WAIT: Duration = Duration::from_secs(59);
 /// The longest reason that the registry takes, in characters.
@@ -302,7 +298,7 @@ impl Keeper {
             match within(CALL_TIMEOUT, self.client.report_health(request.clone())).await {
                 Ok(_) => return true,
                 // Whatever keeps the lease alive hears of that, too.
-                Err(status) if is_because_of(&status, &LEASE_IS_GONE) => return false,
+                Err(status) if Lost::of(&status).is_some() => return false,
                 Err(_) => {}
             }
             tokio::select! {
@@ -373,15 +369,8 @@ impl Keeper {
 
     /// Leaves the registry; a control plane that does not hear it lets the lease lapse.
     async fn deregister(&mut self, lease_id: String) {
-        let request = DeregisterRequest {
-            service: self.key.service.to_string(),
-            replica_id: self.key.replica.to_string(),
-            lease_id,
-            reason: "the process ends".into(),
-            ..Default::default()
-        };
-        match within(CALL_TIMEOUT, self.client.deregister(request)).await {
-            Ok(_) => self.say(&format!("{} deregistered", self.key)),
+        match lease::deregister(&mut self.client, &self.key, lease_id).await {
+            Ok(()) => self.say(&format!("{} deregistered", self.key)),
             Err(status) => {
                 self.say(&format!("{} is not deregistered: {}; its lease lapses", self.key, plain(&status)))
             }
@@ -391,25 +380,6 @@ impl Keeper {
     fn say(&self, text: &str) {
         self.voice.0.say(&self.voice.1, text);
     }
-}
-
-/// Bounds a call, so that a silent control plane is one that is away.
-async fn within<T>(
-    longest: Duration,
-    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
-) -> Result<T, Status> {
-    match tokio::time::timeout(longest, call).await {
-        Ok(answer) => answer.map(tonic::Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {longest:?}"))),
-    }
-}
-
-const LEASE_IS_GONE: [&str; 4] =
-    [reason::LEASE_EXPIRED, reason::REPLICA_REMOVED, reason::REPLICA_NOT_FOUND, reason::LEASE_MISMATCH];
-
-fn is_because_of(status: &Status, reasons: &[&str]) -> bool {
-    let details = status.get_error_details();
-    details.error_info().is_some_and(|info| reasons.contains(&info.reason.as_str()))
 }
 
 /// Why a call failed, for people, with the fields that are wrong.
@@ -423,10 +393,4 @@ fn plain(status: &Status) -> String {
         return "the control plane cannot be reached".into();
     }
     status.message().to_owned()
-}
-
-/// Full jitter, so that many replicas do not come back together.
-async fn jittered(longest: Duration) {
-    let pause = rand::rng().random_range(Duration::ZERO..=longest);
-    tokio::time::sleep(pause).await;
 }

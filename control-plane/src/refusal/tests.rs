@@ -45,6 +45,12 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
             "POLICY_NOT_FOUND",
         ),
         (policy.into(), "INVALID_ARGUMENT", 400, "POLICY_INVALID"),
+        (
+            RegistryError::FaultInjectionNotAllowed(crate::registry::Scope::All).into(),
+            "FAILED_PRECONDITION",
+            409,
+            "FAULT_INJECTION_NOT_ALLOWED",
+        ),
         (RegistryError::RouteNotFound(route.clone()).into(), "NOT_FOUND", 404, "ROUTE_NOT_FOUND"),
         (
             RegistryError::InvalidRoute(Invalid::new("host", "is wrong")).into(),

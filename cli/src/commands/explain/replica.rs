@@ -6,8 +6,8 @@ use anstyle::Style;
 use gateway_proto::{
     time::{exact, non_negative, system_time},
     v1::{
-        Breaker, BreakerPolicy, Evidence, ExplainReplicaResponse, NodeExplanation, NodeStanding, NodeState,
-        Replica, ReplicaVerdict,
+        Breaker, BreakerPolicy, Evidence, ExplainReplicaResponse, NextStep, NodeExplanation, NodeStanding,
+        NodeState, Replica, ReplicaVerdict,
     },
 };
 
@@ -62,11 +62,7 @@ pub(super) fn render(told: &ExplainReplicaResponse, now: SystemTime) -> String {
     section(&mut text, "Opened by", trips(&told.nodes, now));
     section(&mut text, "Measured", measures(&told.nodes, now));
     section(&mut text, "Last failures, newest first", failures(&told.nodes, now));
-    let mut steps = Table::new(["COMMAND", "WHY"]).with_headings(false);
-    for step in &told.next_steps {
-        steps.push(vec![(&step.command).into(), (&step.purpose).into()]);
-    }
-    section(&mut text, "Next", steps);
+    section(&mut text, "Next", next_steps(&told.next_steps));
     text
 }
 
@@ -79,6 +75,15 @@ pub(super) fn verdict(verdict: ReplicaVerdict) -> (&'static str, Style) {
         ReplicaVerdict::Removed => ("REMOVED", CAUTION),
         ReplicaVerdict::Unknown | ReplicaVerdict::Unspecified => ("UNKNOWN", CAUTION),
     }
+}
+
+/// Commands for the next question.
+pub(super) fn next_steps(steps: &[NextStep]) -> Table {
+    let mut table = Table::new(["COMMAND", "WHY"]).with_headings(false);
+    for step in steps {
+        table.push(vec![(&step.command).into(), (&step.purpose).into()]);
+    }
+    table
 }
 
 pub(super) fn section(text: &mut String, title: &str, table: Table) {

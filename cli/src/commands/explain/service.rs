@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use gateway_proto::v1::ExplainServiceResponse;
 
-use super::replica::{section, verdict};
+use super::replica::{next_steps, section, verdict};
 use crate::{
     table::{Cell, Table},
     terminal::printable,
@@ -25,11 +25,7 @@ pub(super) fn render(told: &ExplainServiceResponse) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  ... and {} more (-o json)", told.replicas.len() - MAX_LINES);
     }
-    let mut steps = Table::new(["COMMAND", "WHY"]).with_headings(false);
-    for step in &told.next_steps {
-        steps.push(vec![(&step.command).into(), (&step.purpose).into()]);
-    }
-    section(&mut text, "Next", steps);
+    section(&mut text, "Next", next_steps(&told.next_steps));
     text
 }
 

@@ -1,7 +1,8 @@
-//! Policies in files: JSON, as `gwctl policy get -o json` prints it, or TOML with the same names.
+//! Policies in files: JSON or YAML, as `gwctl policy get -o json` and `-o yaml` print them, or TOML with the same names.
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     io::Read as _,
     path::{Path, PathBuf},
 };
@@ -40,7 +41,7 @@ const OUTPUT_ONLY: [&str; 12] = [
 /// Where policies are read from.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Files {
-    /// File, folder of *.json and *.toml, or - for stdin; may be repeated
+    /// File, folder of *.json, *.yaml and *.toml, or - for stdin, in JSON or YAML; may be repeated
     #[arg(short, long = "file", required = true, value_name = "PATH")]
     files: Vec<PathBuf>,
 }
@@ -106,7 +107,8 @@ fn paths(given: &[PathBuf]) -> Result<Vec<PathBuf>, Error> {
         let mut inside = Vec::new();
         for entry in path.read_dir().map_err(unreadable)? {
             let path = entry.map_err(unreadable)?.path();
-            if path.extension().is_some_and(|extension| extension == "json" || extension == "toml") {
+            let extension = path.extension().and_then(OsStr::to_str);
+            if matches!(extension, Some("json" | "yaml" | "yml" | "toml")) {
                 inside.push(path);
             }
         }
@@ -127,14 +129,25 @@ fn text(path: &Path) -> Result<String, String> {
     Ok(text)
 }
 
-/// The policies of a file: of `policies`, of a list, or the file itself.
+/// The policies of a file: of `policies`, of a list, or the file itself. YAML may hold several documents.
 fn values(path: &Path, text: &str) -> Result<Vec<Value>, String> {
-    let is_toml = path.extension().is_some_and(|extension| extension == "toml");
-    let whole: Value = if is_toml {
-        toml::from_str(text).map_err(|error| error.to_string())?
-    } else {
-        parse(text.as_bytes()).map_err(|error| error.to_string())?
+    let wholes: Vec<Value> = match path.extension().and_then(OsStr::to_str) {
+        Some("toml") => vec![toml::from_str(text).map_err(|error| error.to_string())?],
+        // YAML includes JSON, but what is wrong with JSON is better told by those who read nothing else.
+        Some("yaml" | "yml") => serde_saphyr::from_multiple(text).map_err(|error| error.to_string())?,
+        None if !text.trim_start().starts_with(['{', '[']) => {
+            serde_saphyr::from_multiple(text).map_err(|error| error.to_string())?
+        }
+        _ => vec![parse(text.as_bytes()).map_err(|error| error.to_string())?],
     };
+    let mut policies = Vec::new();
+    for whole in wholes {
+        policies.append(&mut policies_of(whole)?);
+    }
+    Ok(policies)
+}
+
+fn policies_of(whole: Value) -> Result<Vec<Value>, String> {
     match whole {
         Value::Array(policies) => Ok(policies),
         Value::Object(mut fields) if fields.contains_key("policies") => match fields.remove("policies") {
@@ -227,11 +240,15 @@ mod tests {
             ("b.json", r#"{"service": "payments", "timeout": {"perTry": "800ms"}}"#),
             ("c.toml", "[[policies]]\nservice = \"*\"\n[policies.timeout]\nrequest = \"5s\"\n"),
             ("d.json", r#"[{"service": "a", "breaker": {"failure_ratio": 0.3}}]"#),
+            ("e.yaml", "---\nservice: mailer\nretry:\n  methods: [GET, PUT]\n---\nservice: 'no'\ndrainTimeout: 10s\n"),
             ("ignored.txt", "whatever"),
         ])
         .unwrap();
         let names: Vec<_> = read.iter().map(|(name, _)| name.as_str()).collect();
-        assert_eq!(names, ["*", "a", "orders", "payments"]);
+        assert_eq!(names, ["*", "a", "mailer", "no", "orders", "payments"]);
+        assert_eq!(read[2].1.retry.as_ref().unwrap().methods, ["GET", "PUT"]);
+        let read: Vec<_> =
+            read.into_iter().filter(|(name, _)| !["mailer", "no"].contains(&name.as_str())).collect();
         assert_eq!(read[2].1.revision, 0, "what nobody can set is left out");
         assert_eq!(read[2].1.breaker.unwrap().window.unwrap().seconds, 20);
         let per_try = read[3].1.timeout.unwrap().per_try.unwrap();
@@ -247,6 +264,8 @@ mod tests {
             ("d.json", "{"),
             ("e.toml", "service = \"x\"\n[breaker]\nbase_open = \"1h\"\nmax_open = \"1s\"\n"),
             ("f.json", r#"{"service": "x"}"#),
+            ("g.yaml", "service: y\nbreaker: {window: 20s, window: 30s}\n"),
+            ("h.yml", "service: z\nbreaker:\n\twindow: 20s\n"),
         ])
         .unwrap_err();
         assert_eq!(error.exit, Exit::Usage);
@@ -258,6 +277,8 @@ mod tests {
             "d.json: ",
             "e.toml: x: breaker.",
             "f.json: x is in ",
+            "g.yaml: ",
+            "h.yml: ",
         ] {
             assert!(details.contains(part), "{part}\n{details}");
         }

@@ -5,21 +5,17 @@
 use std::time::Duration;
 
 use gateway_proto::{
-    Address, ReplicaKey, reason,
+    Address, ReplicaKey,
     time::{duration, non_negative},
     v1::{
-        DeregisterRequest, Endpoint, HeartbeatRequest, RegisterRequest, RegisterResponse,
+        Endpoint, HeartbeatRequest, RegisterRequest, RegisterResponse,
         registry_service_client::RegistryServiceClient,
     },
 };
 use gateway_runtime::Shutdown;
-use rand::Rng as _;
 use tonic::{Code, Status, transport::Channel};
-use tonic_types::StatusExt as _;
 
-const CALL_TIMEOUT: Duration = Duration::from_secs(2);
-const MAX_PAUSE: Duration = Duration::from_secs(1);
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
+use crate::lease::{self, CALL_TIMEOUT, FIRST_PAUSE, Lost, MAX_PAUSE, jittered, within};
 
 /// Who registers, and where it is reached.
 #[derive(Debug, Clone)]
@@ -27,15 +23,6 @@ pub(crate) struct Registration {
     pub(crate) key: ReplicaKey,
     pub(crate) address: Address,
     pub(crate) ttl: Duration,
-}
-
-/// Why a lease is not renewed any more.
-#[derive(Debug, PartialEq, Eq)]
-enum Lost {
-    /// It has lapsed, or an operator removed the replica: register anew.
-    Gone,
-    /// Another process has registered this replica: it is no longer ours.
-    Superseded,
 }
 
 impl Registration {
@@ -77,7 +64,7 @@ impl Registration {
         };
         let mut pause = FIRST_PAUSE;
         loop {
-            match within(client.register(request.clone())).await {
+            match within(CALL_TIMEOUT, client.register(request.clone())).await {
                 Ok(response) => return Some(response),
                 Err(status) if is_final(&status) => {
                     tracing::error!(replica = %self.key, "registration refused: {}", status.message());
@@ -87,7 +74,7 @@ impl Registration {
                     tracing::debug!(replica = %self.key, "not registered yet: {}", status.message())
                 }
             }
-            wait_jittered(pause).await;
+            jittered(pause).await;
             pause = (pause * 2).min(MAX_PAUSE);
         }
     }
@@ -104,60 +91,32 @@ impl Registration {
         let mut pause = FIRST_PAUSE;
         tokio::time::sleep(interval).await;
         loop {
-            match within(client.heartbeat(request.clone())).await {
+            match within(CALL_TIMEOUT, client.heartbeat(request.clone())).await {
                 Ok(_) => {
                     pause = FIRST_PAUSE;
                     tokio::time::sleep(interval).await;
                     continue;
                 }
-                Err(status) if is_because_of(&status, &[reason::LEASE_MISMATCH]) => return Lost::Superseded,
-                Err(status) if is_because_of(&status, &LEASE_IS_GONE) => return Lost::Gone,
-                Err(status) => tracing::debug!(replica = %self.key, "not renewed: {}", status.message()),
+                Err(status) => match Lost::of(&status) {
+                    Some(lost) => return lost,
+                    None => tracing::debug!(replica = %self.key, "not renewed: {}", status.message()),
+                },
             }
-            wait_jittered(pause).await;
+            jittered(pause).await;
             pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 
     /// Leaves the registry; a control plane that does not hear it lets the lease lapse.
     async fn deregister(&self, client: &mut RegistryServiceClient<Channel>, lease_id: String) {
-        let request = DeregisterRequest {
-            service: self.key.service.to_string(),
-            replica_id: self.key.replica.to_string(),
-            lease_id,
-            reason: "the process ends".into(),
-            ..Default::default()
-        };
-        if let Err(status) = within(client.deregister(request)).await {
+        if let Err(status) = lease::deregister(client, &self.key, lease_id).await {
             tracing::warn!(replica = %self.key, "not deregistered: {}", status.message());
         }
     }
-}
-
-/// Bounds a call, so that a silent control plane is one that is away.
-async fn within<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Result<T, Status> {
-    match tokio::time::timeout(CALL_TIMEOUT, call).await {
-        Ok(answer) => answer.map(tonic::Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {CALL_TIMEOUT:?}"))),
-    }
-}
-
-/// Reasons to register anew.
-const LEASE_IS_GONE: [&str; 3] = [reason::LEASE_EXPIRED, reason::REPLICA_REMOVED, reason::REPLICA_NOT_FOUND];
-
-fn is_because_of(status: &Status, reasons: &[&str]) -> bool {
-    let details = status.get_error_details();
-    details.error_info().is_some_and(|info| reasons.contains(&info.reason.as_str()))
 }
 
 /// Refusals that trying again cannot change. An address that is taken may be free once another's lease has lapsed, and
 /// what an operator keeps out may come back when the time for that is over.
 fn is_final(status: &Status) -> bool {
     matches!(status.code(), Code::InvalidArgument | Code::PermissionDenied)
-}
-
-/// Full jitter, so that many replicas do not come back together.
-async fn wait_jittered(longest: Duration) {
-    let pause = rand::rng().random_range(Duration::ZERO..=longest);
-    tokio::time::sleep(pause).await;
 }

@@ -1,0 +1,97 @@
+//! What whoever holds a lease asks of the registry and hears from it, whether it supervises a program or is one.
+
+use std::time::Duration;
+
+use gateway_proto::{
+    ReplicaKey, reason,
+    v1::{DeregisterRequest, registry_service_client::RegistryServiceClient},
+};
+use rand::Rng as _;
+use tonic::{Status, transport::Channel};
+use tonic_types::StatusExt as _;
+
+/// Longest wait for a call that waits for nothing itself.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pauses between tries begin with this, double, and end with [`MAX_PAUSE`].
+pub(crate) const FIRST_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+/// Bounds a call, so that a silent control plane is one that is away.
+pub(crate) async fn within<T>(
+    longest: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(longest, call).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {longest:?}"))),
+    }
+}
+
+/// Why a lease keeps its replica alive no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// It has lapsed, or somebody removed the replica: register anew.
+    Gone,
+    /// Another process has registered this replica: it is no longer ours.
+    Superseded,
+}
+
+impl Lost {
+    /// Whether a refusal means that.
+    pub(crate) fn of(status: &Status) -> Option<Self> {
+        let details = status.get_error_details();
+        match details.error_info()?.reason.as_str() {
+            reason::LEASE_MISMATCH => Some(Self::Superseded),
+            reason::LEASE_EXPIRED | reason::REPLICA_REMOVED | reason::REPLICA_NOT_FOUND => Some(Self::Gone),
+            _ => None,
+        }
+    }
+}
+
+/// Leaves the registry. A control plane that does not hear it lets the lease lapse.
+///
+/// # Errors
+/// What it says, or that it says nothing in time.
+pub(crate) async fn deregister(
+    client: &mut RegistryServiceClient<Channel>,
+    key: &ReplicaKey,
+    lease_id: String,
+) -> Result<(), Status> {
+    let request = DeregisterRequest {
+        service: key.service.to_string(),
+        replica_id: key.replica.to_string(),
+        lease_id,
+        reason: "the process ends".into(),
+        ..Default::default()
+    };
+    within(CALL_TIMEOUT, client.deregister(request)).await.map(drop)
+}
+
+/// Full jitter, so that many replicas do not come back together.
+pub(crate) async fn jittered(longest: Duration) {
+    let pause = rand::rng().random_range(Duration::ZERO..=longest);
+    tokio::time::sleep(pause).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+    use tonic_types::ErrorDetails;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_tells_whether_to_register_anew_to_leave_it_or_to_try_again() {
+        let refused = |reason: &str| {
+            let mut details = ErrorDetails::new();
+            details.set_error_info(reason, reason::DOMAIN, []);
+            Lost::of(&Status::with_error_details(Code::FailedPrecondition, "no", details))
+        };
+        for reason in [reason::LEASE_EXPIRED, reason::REPLICA_REMOVED, reason::REPLICA_NOT_FOUND] {
+            assert_eq!(refused(reason), Some(Lost::Gone));
+        }
+        assert_eq!(refused(reason::LEASE_MISMATCH), Some(Lost::Superseded));
+        assert_eq!(refused(reason::STORE_UNAVAILABLE), None);
+        assert_eq!(Lost::of(&Status::unavailable("away")), None);
+    }
+}

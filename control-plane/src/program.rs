@@ -3,9 +3,7 @@
 use std::{fs::OpenOptions, path::Path};
 
 use clap::Parser;
-use gateway_runtime::{
-    Failure, Shutdown, logs::LogArgs, open_files, passed::Passed, process, ready, service_manager,
-};
+use gateway_runtime::{Failure, Shutdown, logs::LogArgs, notify, open_files, passed::Passed, process, ready};
 
 use crate::{Config, config::Args, store::StoreLocation};
 
@@ -48,7 +46,7 @@ impl Program {
         let listen = running.listen();
         ready::announce(&[("listen", listen.to_string())]);
         // That this is asked at all shows that the runtime turns.
-        service_manager::serve(&format!("serving at {listen}"), shutdown, || None);
+        notify::serve(&format!("serving at {listen}"), shutdown, || None);
         running.finished().await
     }
 }

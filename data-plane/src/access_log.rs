@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use gateway_runtime::{Failure, Shutdown, service_manager};
+use gateway_runtime::{Failure, Shutdown, notify};
 use tokio::{
     signal::unix::{SignalKind, signal},
     task::spawn_blocking,
@@ -153,7 +153,7 @@ impl AccessLog {
 
     /// On a thread of its own: a writer that is stuck with the file before, or a pipe that nobody reads, holds it up.
     async fn reopen(&self) {
-        service_manager::reloading();
+        notify::reloading();
         let target = Arc::clone(&self.target);
         let reopened = spawn_blocking(move || target.reopen()).await;
         match reopened.map_err(io::Error::from).flatten() {
@@ -162,7 +162,7 @@ impl AccessLog {
                 tracing::error!(%error, "SIGHUP: the access log cannot be opened anew: going on with the file before");
             }
         }
-        service_manager::reloaded();
+        notify::reloaded();
     }
 
     /// Tells of what was lost since `told`; yields what is told now.

@@ -1,9 +1,7 @@
 //! The command line of `gw-data-plane`, and what it comes to.
 
 use clap::Parser;
-use gateway_runtime::{
-    Failure, Shutdown, logs::LogArgs, open_files, passed::Passed, process, ready, service_manager,
-};
+use gateway_runtime::{Failure, Shutdown, logs::LogArgs, notify, open_files, passed::Passed, process, ready};
 
 use crate::{Config, config::Args};
 
@@ -54,7 +52,7 @@ async fn serve(config: Config, passed: Passed) -> Result<(), Failure> {
     bound.extend(running.tls_listen().map(|listen| ("tls", listen.to_string())));
     ready::announce(&bound);
     let status = format!("serving at {}", running.listen());
-    service_manager::serve(&status, shutdown, running.faults());
+    notify::serve(&status, shutdown, running.faults());
     running.finished().await
 }
 

@@ -1,5 +1,7 @@
 //! Rules of the source tree that no compiler checks.
 
+mod links;
+
 use std::{
     fs,
     path::{Path, PathBuf},

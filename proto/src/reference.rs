@@ -43,7 +43,8 @@ impl Comments {
 
     fn of(&self, file: &FileDescriptor, path: &[i32]) -> String {
         let text = self.0.get(&(file.name().to_owned(), path.to_vec())).cloned().unwrap_or_default();
-        text.replace('<', "&lt;")
+        // A pattern must not become a link.
+        text.replace('<', "&lt;").replace("](", "]\\(")
     }
 
     /// The same in a table's cell.

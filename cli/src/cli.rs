@@ -1,8 +1,11 @@
 //! The command line: verbs, nouns and flags, and nothing that they do.
 
-use std::time::Duration;
+use std::{io::Write as _, time::Duration};
 
-use clap::{ArgAction, ArgMatches, Args, Parser, Subcommand, parser::ValueSource};
+use clap::{
+    ArgAction, ArgMatches, Args, CommandFactory as _, Parser, Subcommand, builder::StyledStr,
+    error::ErrorKind, parser::ValueSource,
+};
 
 use crate::{
     commands::{
@@ -155,6 +158,29 @@ impl Cli {
     }
 }
 
+/// Says what is wrong with a command line, and ends the process. Who left a command out is shown which there are.
+pub(crate) fn refuse(error: &clap::Error) -> ! {
+    if error.kind() != ErrorKind::MissingSubcommand {
+        error.exit();
+    }
+    // Nobody can be told that stderr is closed; the exit code remains.
+    let _ = write!(anstream::stderr(), "{}", incomplete(std::env::args().skip(1)).ansi());
+    std::process::exit(2)
+}
+
+/// The help of the command that these arguments come to.
+fn incomplete(args: impl Iterator<Item = String>) -> StyledStr {
+    let mut root = Cli::command().disable_help_subcommand(true);
+    root.build();
+    let mut command = &mut root;
+    for arg in args {
+        if command.find_subcommand(&arg).is_some() {
+            command = command.find_subcommand_mut(&arg).expect("it was there a line above");
+        }
+    }
+    command.render_help()
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -240,8 +266,6 @@ impl Command {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
@@ -251,6 +275,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn who_leaves_the_command_out_is_shown_which_there_are_and_none_that_is_hidden() {
+        let shown = |line: &str| incomplete(line.split_whitespace().map(str::to_owned)).to_string();
+        let all = shown("-o json");
+        assert!(all.contains("Usage: gwctl") && all.contains("explain") && all.contains("demo"), "{all}");
+        assert!(!all.contains("run-orphans") && !all.contains("demo-replica"), "{all}");
+        let nouns = shown("-q get");
+        assert!(nouns.contains("Usage: gwctl get") && nouns.contains("breakers"), "{nouns}");
+        assert!(shown("get svc").contains("Usage: gwctl get services"));
     }
 
     #[test]

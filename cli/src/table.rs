@@ -82,6 +82,23 @@ impl Table {
         self.rows.push(row);
     }
 
+    /// As narrow as that, if need be without some of its columns: those that are named go first, one after the other, until
+    /// the rest fits.
+    #[must_use]
+    pub(crate) fn fitting(mut self, columns: usize, less: &[&str]) -> Self {
+        for heading in less {
+            let width: usize = self.widths().iter().map(|width| width + GAP).sum();
+            if self.indent + width.saturating_sub(GAP) <= columns {
+                break;
+            }
+            if let Some(at) = self.headings.iter().position(|one| one == heading) {
+                self.headings.remove(at);
+                self.rows.iter_mut().for_each(|row| drop(row.remove(at)));
+            }
+        }
+        self
+    }
+
     /// Its headings and its rows.
     pub(crate) fn into_parts(self) -> (Vec<&'static str>, Vec<Row>) {
         (self.headings, self.rows)
@@ -177,6 +194,18 @@ mod tests {
         table.push(vec!["b".into(), "".into()]);
         assert_eq!(table.to_csv(), "name,last_error\na,\"said \"\"no\"\", twice\"\nb,\"\"\n");
         assert_eq!(table.with_headings(false).to_csv().lines().count(), 2);
+    }
+
+    #[test]
+    fn on_a_narrow_screen_the_columns_that_matter_less_are_left_out() {
+        let mut table = Table::new(["NAME", "P50", "P99", "STATE"]);
+        table.push(vec!["orders".into(), "1ms".into(), "2ms".into(), "OPEN".into()]);
+        let wide = plain(&table.clone().fitting(26, &["P50", "P99"]));
+        assert_eq!(wide.lines().next(), Some("NAME     P50   P99   STATE"));
+        let narrow = plain(&table.clone().fitting(25, &["P50", "P99"]));
+        assert_eq!(narrow, "NAME     P99   STATE\norders   2ms   OPEN\n");
+        let narrower = plain(&table.fitting(3, &["P50", "P99"]));
+        assert_eq!(narrower, "NAME     STATE\norders   OPEN\n");
     }
 
     #[test]

@@ -16,6 +16,8 @@ use crate::{
     terminal::printable,
 };
 
+/// What is left out first where a screen is too narrow for all columns: who is out, and why, stays longest.
+const LESS: [&str; 8] = ["ATTEMPTS", "P95", "(BEFORE)", "RETRY", "P50", "INFL", "FAILED, LAST 60s", "P99"];
 const CHOSEN: Style = Style::new().invert();
 /// Characters of a sparkline: five seconds each, at one measurement a second.
 const SPARKS: usize = 12;
@@ -31,6 +33,8 @@ pub(crate) fn screen(board: &Board, looking: &Looking, time: &str, word: &str, s
         Some(name) => (replicas(board.service(name)), format!("{name}  (esc: all services)")),
         None => (services(board, looking.order, &looking.filter), String::new()),
     };
+    // Every row is behind two characters for the mark of the chosen one.
+    let table = table.fitting(size.columns.saturating_sub(2), &LESS);
     if !place.is_empty() {
         let _ = writeln!(text, "{}", printable(&place));
     }
@@ -78,12 +82,12 @@ fn header(board: &Board, looking: &Looking, time: &str) -> String {
     let alarm = if open > 0 { ALARM } else { Style::new() };
     let paused = if looking.is_paused { "   PAUSED" } else { "" };
     format!(
-        "gateway  {} {planes}   rev {}   {services}   {all} replicas ({ready} ready)   {:.1} rps   {alarm}{open} OPEN{alarm:#}   \
-         {}{paused}   {time}\n",
+        "gateway  {} {planes}   {alarm}{open} OPEN{alarm:#}   {:.1} rps   {all} replicas ({ready} ready)   {services}   {}{paused}   \
+         rev {}   {time}\n",
         board.node_count,
-        board.revision,
         board.rate(),
         looking.order.name(),
+        board.revision,
     )
 }
 
@@ -233,7 +237,7 @@ mod tests {
         *,
     };
 
-    const SIZE: Size = Size { columns: 100, lines: 24 };
+    const SIZE: Size = Size { columns: 120, lines: 24 };
 
     fn plain(board: &Board, looking: &Looking, size: Size) -> String {
         anstream::adapter::strip_str(&screen(board, looking, "14:02:22", "", size)).to_string()
@@ -246,7 +250,7 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "gateway  1 data plane   rev 7   3 services   6 replicas (4 ready)   55.0 rps   3 OPEN   worst first   14:02:22",
+                "gateway  1 data plane   3 OPEN   55.0 rps   6 replicas (4 ready)   3 services   worst first   rev 7   14:02:22",
                 "  SERVICE    RPS    ATTEMPTS   SUCCESS   (BEFORE)   RETRY   P50   P95   P99    INFL   OPEN   FAILED, LAST 60s",
                 "> payments   5.0    -          10.00%    -          0.0%    -     -     31ms   3      2/2    █",
                 "  orders     50.0   60.0       98.00%    81.67%     20.0%   -     -     31ms   3      1/2    ▂",
@@ -269,6 +273,22 @@ mod tests {
         assert!(
             plain(&board, &looking, SIZE).contains("orders/r-2: force its breaker open for 15m. Why? no_")
         );
+    }
+
+    #[test]
+    fn on_a_narrow_screen_it_is_still_told_who_is_out_and_why() {
+        let (board, mut looking) = (board(), Looking::default());
+        let narrow = Size { columns: 80, lines: 24 };
+        let text = plain(&board, &looking, narrow);
+        let fits = |text: &str| text.lines().skip(1).all(|line| line.chars().count() <= 80);
+        assert!(text.contains("OPEN   FAILED, LAST 60s\n") && text.contains("2/2"), "{text}");
+        assert!(
+            fits(&text) && text.lines().next().is_some_and(|header| header[..80].contains("3 OPEN")),
+            "{text}"
+        );
+        keys(b"j\r").into_iter().for_each(|key| drop(looking.press(key, &board)));
+        let text = plain(&board, &looking, narrow);
+        assert!(text.contains("BREAKER") && text.contains("WHY") && !text.contains("ATTEMPTS"), "{text}");
     }
 
     #[test]

@@ -74,7 +74,7 @@ pub enum RegistryError {
     #[error("{0} is the last ready replica of its service: set allow_last to drain it all the same")]
     LastReadyReplica(ReplicaKey),
     /// Nothing is stored for this scope.
-    #[error("no policy is stored for {0}: UpdatePolicy with allow_missing creates it")]
+    #[error("no policy is stored for {0}")]
     PolicyNotFound(Scope),
     /// Not without a word at the start.
     #[error(

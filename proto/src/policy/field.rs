@@ -530,7 +530,7 @@ fn group(field: &Field) -> Option<&'static str> {
 /// Longer than every path that names something.
 const MAX_PATH_LEN: usize = 100;
 
-/// Says that a path names nothing: what it may have meant, and what there is.
+/// Says that a path names nothing: what it may have meant, or else what there is.
 pub fn unknown(path: &str) -> String {
     if path.len() > MAX_PATH_LEN {
         return format!("a path of {} bytes names no setting of a policy", path.len());
@@ -546,6 +546,13 @@ pub fn unknown(path: &str) -> String {
         let is_last = |name: &&&str| name.rsplit_once('.').is_some_and(|(_, last)| last == path);
         names.iter().find(is_last).copied()
     });
-    let hint = meant.map_or_else(String::new, |name| format!(" (did you mean \"{name}\"?)"));
-    format!("\"{}\" is no setting of a policy{hint}: there are {}", path.escape_debug(), names.join(", "))
+    // All of them are a page: they are for those whose word is near none.
+    match meant {
+        Some(name) => {
+            format!("\"{}\" is no setting of a policy (did you mean \"{name}\"?)", path.escape_debug())
+        }
+        None => {
+            format!("\"{}\" is no setting of a policy: there are {}", path.escape_debug(), names.join(", "))
+        }
+    }
 }

@@ -13,6 +13,7 @@ use gateway_proto::{
     policy::{Partial, check_resolved},
     v1,
 };
+use gateway_runtime::root_cause;
 use prost::Name as _;
 use prost_reflect::{Kind, MessageDescriptor};
 use serde_json::Value;
@@ -125,7 +126,7 @@ fn text(path: &Path) -> Result<String, String> {
     } else {
         std::fs::File::open(path).and_then(|file| file.take(MAX_BYTES).read_to_string(&mut text))
     };
-    read.map_err(|error| error.to_string())?;
+    read.map_err(|error| root_cause(&error))?;
     Ok(text)
 }
 

@@ -5,8 +5,12 @@ use std::{
     io::{BufRead, BufReader, Read},
     os::unix::process::CommandExt,
     process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread,
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -15,6 +19,8 @@ use crate::eventually;
 
 /// Lines kept of each stream; older ones are dropped.
 const MAX_LINES: usize = 2000;
+/// How long what a program wrote last may take to be read once it has ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// A running program, killed when this is dropped. Its logs are printed when that happens in a failing test.
 #[derive(Debug)]
@@ -27,7 +33,10 @@ pub struct Process {
 }
 
 #[derive(Debug, Clone, Default)]
-struct Lines(Arc<Mutex<VecDeque<String>>>);
+struct Lines {
+    kept: Arc<Mutex<VecDeque<String>>>,
+    ended: Arc<AtomicBool>,
+}
 
 impl Process {
     /// Starts `command`; `name` stands before its log lines.
@@ -105,10 +114,17 @@ impl Process {
     /// # Panics
     /// When it does not come.
     pub async fn exited(&mut self) -> ExitStatus {
-        eventually(&format!("{} exits", self.name), async || {
+        let status = eventually(&format!("{} exits", self.name), async || {
             self.child.try_wait().expect("a child can be waited for").ok_or_else(|| "it runs".to_owned())
         })
-        .await
+        .await;
+        // Its last words may not have been read yet. Whoever it has started may hold the streams open, and is not waited for.
+        let streams = [self.stdout.clone(), self.stderr.clone()];
+        let read = eventually("its last words are read", async || {
+            if streams.iter().all(Lines::have_ended) { Ok(()) } else { Err("they go on".to_owned()) }
+        });
+        let _ = tokio::time::timeout(LAST_WORDS, read).await;
+        status
     }
 
     /// Whether it still runs.
@@ -157,22 +173,27 @@ impl Lines {
         let collected = lines.clone();
         thread::spawn(move || {
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                let mut kept = collected.0.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut kept = collected.kept.lock().unwrap_or_else(PoisonError::into_inner);
                 if kept.len() == MAX_LINES {
                     kept.pop_front();
                 }
                 kept.push_back(line);
             }
+            collected.ended.store(true, Relaxed);
         });
         lines
     }
 
+    fn have_ended(&self) -> bool {
+        self.ended.load(Relaxed)
+    }
+
     fn first(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).front().cloned()
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).front().cloned()
     }
 
     fn text(&self) -> String {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         lines.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 }

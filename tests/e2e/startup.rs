@@ -4,6 +4,7 @@ use std::{net::TcpListener, process::Command, time::Duration};
 
 use gateway_tests::{Act, ControlPlane, DataPlane, Gateway, Scripted, binaries, command, eventually, http1};
 use http::Method;
+use serde_json::json;
 
 /// What a program says when it does not start.
 async fn refused(mut command: Command, args: &[&str]) -> String {
@@ -166,4 +167,33 @@ async fn a_data_plane_starts_before_its_control_plane_and_is_ready_when_that_com
         status => Err(status.to_string()),
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_check_says_what_would_run_or_why_it_would_not_and_disturbs_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("registry.redb");
+    // One that serves from the same store, at the same address.
+    let control = ControlPlane::start(&store).await;
+    let (listen, store) = (control.address().to_string(), format!("redb:{}", store.display()));
+    let mut same = binaries::control_plane();
+    same.args(["--check", "--listen", &listen, "--store", &store]);
+    let said = command::run(same).await.json();
+    assert_eq!(said, json!({"valid": true, "listen": listen, "store": store}));
+    assert_eq!(http1::get(control.address(), "/readyz").await.status(), 200);
+
+    let certificate = directory.path().join("absent.pem").display().to_string();
+    let tls: &[&str] =
+        &["--tls-listen", "127.0.0.1:0", "--tls-certificate", &certificate, "--tls-key", &certificate];
+    let cases: [(Command, &[&str], &str); 4] = [
+        (binaries::control_plane(), &["--store", "redb:/nonexistent/x.redb"], "--store"),
+        (binaries::control_plane(), &["--max-nodes", "0"], "--max-nodes"),
+        (binaries::data_plane(), tls, "absent.pem"),
+        (binaries::data_plane(), &["--static", "/nonexistent/services.toml"], "--static"),
+    ];
+    for (mut program, args, named) in cases {
+        program.arg("--check");
+        let said = refused(program, args).await;
+        assert!(said.contains(named), "{args:?}: {said}");
+    }
 }

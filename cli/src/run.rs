@@ -3,11 +3,12 @@
 //!
 //! [`restarts`] decides, with time as an argument, when a program that ended is started again; [`arguments`] and [`lines`]
 //! transform text. The rest is a thin shell: [`child`] owns a process group, [`place`] finds a port, [`readiness`] asks
-//! whether it answers, [`registration`] keeps one replica in the registry over the [`renewals`] that all of them share,
+//! whether it answers, [`changes`] whether its source is another, [`registration`] keeps one replica in the registry over the [`renewals`] that all of them share,
 //! [`supervisor`] puts them together for one replica, [`signals`] says when to stop, and [`orphans`] ends the program when
 //! this process is killed.
 
 mod arguments;
+mod changes;
 mod child;
 mod lines;
 pub(crate) mod orphans;

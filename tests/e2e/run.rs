@@ -336,3 +336,45 @@ async fn a_port_that_somebody_else_has_is_not_taken_for_the_program_s() {
     let refused = command::gwctl(&gateway.control.url(), &args).await;
     assert_eq!(refused.code(), 2, "{}", refused.stderr);
 }
+
+#[tokio::test]
+async fn a_program_whose_source_has_changed_is_started_anew_as_the_same_replica_and_has_not_failed() {
+    let gateway = Gateway::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    std::fs::write(&source, "one").unwrap();
+    let watched = folder.path().display().to_string();
+    // Without a file that it needs, it exits.
+    let words = replica_while(&source);
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let process = supervise(
+        &gateway.control.url(),
+        &["--watch", &watched, "--slow-restart", "1h", "--fast-restarts", "1"],
+        &words,
+    );
+    let first = replica_becomes(&gateway, HealthStatus::Healthy).await;
+    let before = pids(&process);
+
+    std::fs::write(&source, "another").unwrap();
+    says(&process, "a file has changed: starting it anew").await;
+    is_gone(before[0]).await;
+    eventually("its successor runs", async || match pids(&process).len() {
+        2 => Ok(()),
+        count => Err(format!("{count} starts")),
+    })
+    .await;
+    let second = replica_becomes(&gateway, HealthStatus::Healthy).await;
+    assert_eq!((&second.replica_id, &second.endpoint), (&first.replica_id, &first.endpoint));
+    assert!(!process.stderr().contains("restart 1/"), "{}", process.stderr());
+
+    // One that fails waits for an hour, or for the next change.
+    std::fs::remove_file(&source).unwrap();
+    says(&process, "OFF").await;
+    std::fs::write(&source, "mended").unwrap();
+    eventually("it runs again", async || match pids(&process).len() {
+        3 => Ok(()),
+        count => Err(format!("{count} starts")),
+    })
+    .await;
+    replica_becomes(&gateway, HealthStatus::Healthy).await;
+}

@@ -1,6 +1,6 @@
 //! `gwctl run`: keeps a program running that knows nothing of the gateway, and its replica registered while it is ready.
 
-use std::{io::Write as _, time::Duration};
+use std::{io::Write as _, path::PathBuf, time::Duration};
 
 use clap::builder::ArgPredicate;
 use gateway_proto::{Endpoint as Reached, ReplicaId, ReplicaKey, ServiceName, v1};
@@ -95,6 +95,10 @@ pub(crate) struct Args {
     /// From SIGTERM until it is killed; three quarters of it at most to drain
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     grace: Duration,
+    /// Start it anew when a file of this name, or below this folder, has changed: for development; may be repeated. Hidden files
+    /// are left out, and what is in target, node_modules and __pycache__
+    #[arg(long, value_name = "PATH")]
+    watch: Vec<PathBuf>,
     /// Lease that is kept alive, 1s to 1h: how soon data planes forget it when this machine dies
     #[arg(long, default_value = "15s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     ttl: Duration,
@@ -206,6 +210,7 @@ fn program(args: &Args, endpoint: &Endpoint) -> Program {
         again: args.restart,
         stop_signal: args.stop_signal,
         grace: args.grace,
+        watched: args.watch.clone(),
     }
 }
 

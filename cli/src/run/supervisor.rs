@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    path::PathBuf,
     process::Command,
     time::{Duration, Instant as Clock},
 };
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     arguments::Told,
+    changes::Changes,
     child::{End, Live, Running, StopSignal},
     lines::{Lines, Prefix},
     place::{self, Port},
@@ -57,6 +59,8 @@ pub(crate) struct Program {
     pub(crate) stop_signal: StopSignal,
     /// From the wish to end until it is killed.
     pub(crate) grace: Duration,
+    /// Files and folders with whose changes it is started anew.
+    pub(crate) watched: Vec<PathBuf>,
 }
 
 /// One replica.
@@ -80,6 +84,8 @@ enum Outcome {
     Over(Failure),
     /// Somebody wants everything to end; it still runs.
     ToEnd(Running),
+    /// A file has changed, and it is to be another program; it still runs.
+    ToChange(Running),
 }
 
 #[derive(Debug)]
@@ -96,9 +102,18 @@ impl Supervisor {
         let mut restarts = Restarts::new(self.program.rules);
         let mut port = self.first_port;
         let mut is_first = true;
+        let mut changes = Changes::new(self.program.watched.clone());
         let code = loop {
-            let failure = match self.run_once(&mut port, &mut restarts, &registration).await {
+            let failure = match self.run_once(&mut port, &mut restarts, &mut changes, &registration).await {
                 Outcome::ToEnd(running) => return self.end(running, registration).await,
+                Outcome::ToChange(running) => {
+                    is_first = false;
+                    self.make_way(running, &registration).await;
+                    if self.stop.orderly.has_begun() {
+                        break 0;
+                    }
+                    continue;
+                }
                 Outcome::Over(failure) => failure,
             };
             if failure.is_hopeless && is_first {
@@ -111,6 +126,8 @@ impl Supervisor {
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
+                // What was wrong may be mended.
+                () = changes.next() => self.say("a file has changed"),
                 () = self.stop.orderly.begun() => break failure.code,
             }
         };
@@ -125,6 +142,7 @@ impl Supervisor {
         &self,
         port: &mut u16,
         restarts: &mut Restarts,
+        changes: &mut Changes,
         registration: &Registration,
     ) -> Outcome {
         let began = Instant::now();
@@ -137,6 +155,7 @@ impl Supervisor {
             biased;
             () = self.stop.orderly.begun() => return Outcome::ToEnd(running),
             () = running.ended() => return Outcome::Over(collected(running).await),
+            () = changes.next() => return Outcome::ToChange(running),
             () = self.program.readiness.reached(&address, &mut last) => {}
             () = tokio::time::sleep(self.program.ready_timeout) => {
                 return Outcome::Over(self.too_late(running, last).await);
@@ -148,6 +167,7 @@ impl Supervisor {
             biased;
             () = self.stop.orderly.begun() => return Outcome::ToEnd(running),
             () = running.ended() => return Outcome::Over(collected(running).await),
+            () = changes.next() => return Outcome::ToChange(running),
             () = tokio::time::sleep(self.program.rules.stable_for) => {}
         }
         if restarts.lasted() {
@@ -158,6 +178,19 @@ impl Supervisor {
             biased;
             () = self.stop.orderly.begun() => Outcome::ToEnd(running),
             () = running.ended() => Outcome::Over(collected(running).await),
+            () = changes.next() => Outcome::ToChange(running),
+        }
+    }
+
+    /// Ends it for the sake of its successor. It counts as no failure, however it ends.
+    async fn make_way(&self, running: Running, registration: &Registration) {
+        let why = "a file has changed: starting it anew";
+        self.say(why);
+        registration.down(why.to_owned());
+        let deadline = Instant::now() + LATE.min(self.program.grace);
+        if let Err(error) = running.stop(self.program.stop_signal, deadline, self.stop.at_once.begun()).await
+        {
+            self.say(&format!("cannot tell how it ended: {error}"));
         }
     }
 

@@ -231,7 +231,7 @@ pub(crate) enum Command {
     /// Check a data plane's static file by the code that reads it in earnest
     Validate(validate::Args),
     /// Keep a program running, and registered while it is ready
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Ends the programs of a supervisor that was killed
     #[command(hide = true)]
     RunOrphans(crate::run::orphans::Args),

@@ -70,8 +70,9 @@ fn fingerprint(paths: &[PathBuf]) -> u64 {
         if metadata.is_dir() {
             let entries = path.read_dir().into_iter().flatten().flatten();
             // Links to folders could lead round in circles.
-            let is_wanted = |path: &PathBuf| !is_left_out(path) && !(path.is_symlink() && path.is_dir());
-            waiting.extend(entries.map(|entry| entry.path()).filter(is_wanted));
+            let leads_round = |path: &PathBuf| path.is_symlink() && path.is_dir();
+            let inside = entries.map(|entry| entry.path()).filter(|path| !is_left_out(path));
+            waiting.extend(inside.filter(|path| !leads_round(path)));
             continue;
         }
         files += 1;

@@ -221,7 +221,7 @@ async fn a_replica_is_drained_and_deregistered_with_what_comes_of_it_and_back_by
              await dialog.getByText('1 of 2 ready replicas: 1 remains.').waitFor();
              await dialog.getByText(/gwctl -e http.* drain orders\\/r-1/).waitFor();
              await dialog.getByRole('button', { name: 'Drain it' }).click();
-             await page.getByRole('button', { name: 'Undrain' }).waitFor()",
+             await page.getByRole('button', { name: 'Undrain', exact: true }).waitFor()",
         )
         .await;
     assert_ne!(mode().await, ReplicaMode::Serving);
@@ -230,7 +230,7 @@ async fn a_replica_is_drained_and_deregistered_with_what_comes_of_it_and_back_by
 
     world
         .run(
-            "await page.getByRole('button', { name: 'Deregister' }).click();
+            "await page.getByRole('button', { name: 'Deregister', exact: true }).click();
              await page.getByRole('dialog').getByRole('button', { name: 'Deregister it' }).click();
              await page.getByText('orders/r-1 is deregistered.').first().waitFor()",
         )
@@ -246,7 +246,7 @@ async fn a_replica_is_drained_and_deregistered_with_what_comes_of_it_and_back_by
         .run(
             "await page.getByRole('button', { name: 'Drain', exact: true }).click();
              await page.getByRole('button', { name: 'Drain it' }).click();
-             await page.getByRole('button', { name: 'Undrain' }).waitFor();
+             await page.getByRole('button', { name: 'Undrain', exact: true }).waitFor();
              await page.evaluate(() => { location.hash = '#/replica/orders/r-2'; });
              await page.getByRole('heading', { name: 'orders / r-2' }).waitFor();
              await page.getByRole('button', { name: 'Drain', exact: true }).click();
@@ -303,7 +303,7 @@ async fn everything_can_be_done_by_keyboard_alone_by_playwright() {
              await dialog.getByRole('heading', { name: 'Drain orders/r-1' }).waitFor();
              await dialog.getByLabel('Why').fill('kernel');
              await page.keyboard.press('Enter');
-             await page.getByRole('button', { name: 'Undrain' }).waitFor();
+             await page.getByRole('button', { name: 'Undrain', exact: true }).waitFor();
              await page.keyboard.press('?');
              await page.getByRole('dialog', { name: 'Keys' }).waitFor();
              await page.keyboard.press('Escape');

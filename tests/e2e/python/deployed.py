@@ -1,4 +1,4 @@
-"""What tests of packaging need of YAML, TOML and licences.
+"""What tests of packaging need of YAML and licences.
 
     deployed.py yaml FILE…        prints the documents of the files as one list of JSON
     deployed.py manifests FILE…   the same of Kubernetes manifests, after each was held to the schema of its kind
@@ -9,7 +9,6 @@
 import json
 import re
 import sys
-import tomllib
 
 import yaml
 
@@ -68,8 +67,10 @@ def holds(expression, allowed):
 
 
 def licences(path):
-    with open(path, "rb") as file:
-        allowed = set(tomllib.load(file)["licenses"]["allow"])
+    with open(path, encoding="utf-8") as file:
+        # Not every Python in the field reads TOML by itself.
+        allowed = set(re.findall(r'"([^"]+)"', re.search(r"^allow = \[(.*?)\]", file.read(), re.M | re.S)[1]))
+    assert "MIT" in allowed, allowed
     packages = json.load(sys.stdin)["packages"]
     assert len(packages) > 100, len(packages)
     for package in packages:

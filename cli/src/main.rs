@@ -12,6 +12,7 @@ mod control;
 mod demo;
 mod endpoint;
 mod error;
+mod interruption;
 mod lease;
 mod output;
 mod planes;

@@ -15,7 +15,6 @@ use gateway_proto::{
         ChangeType, WatchBreakersRequest, WatchBreakersResponse, WatchReplicasRequest, WatchReplicasResponse,
     },
 };
-use rand::Rng as _;
 use serde_json::Value;
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -26,6 +25,7 @@ use tonic::Streaming;
 use crate::{
     control::{Control, Scope},
     error::{Error, Exit},
+    interruption::Interruption,
     output::{Document, Format, Listing, Output, Shown},
     screen::{self, Drawn},
     table::{Row, Table},
@@ -35,9 +35,6 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(2);
 /// Between two drawings on a terminal: times count up and down.
 const TICK: Duration = Duration::from_secs(1);
-/// Longest pause before a broken watch is opened again.
-const MAX_PAUSE: Duration = Duration::from_secs(5);
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where changes come from.
 #[derive(Debug, Clone)]
@@ -236,7 +233,7 @@ struct Source<'a> {
     cursor: (String, i64),
     /// What a list had last, by name.
     known: Option<BTreeMap<String, Value>>,
-    pause: Duration,
+    interruption: Interruption,
     was_there: bool,
 }
 
@@ -256,7 +253,7 @@ impl<'a> Source<'a> {
             stream: Stream::Closed,
             cursor,
             known: None,
-            pause: FIRST_PAUSE,
+            interruption: Interruption::none(),
             was_there: false,
         }
     }
@@ -271,7 +268,7 @@ impl<'a> Source<'a> {
             };
             let broken = match batch {
                 Ok(batch) => {
-                    self.pause = FIRST_PAUSE;
+                    self.interruption.over(self.output);
                     self.was_there = true;
                     if !batch.is_empty() {
                         return Ok(batch);
@@ -282,10 +279,7 @@ impl<'a> Source<'a> {
                 Err(error) if error.exit == Exit::Unreachable && self.was_there => error.headline,
                 Err(error) => return Err(error),
             };
-            self.output.note(format_args!("watch interrupted ({broken}); trying again"));
-            // Full jitter, so that many watchers do not come back together.
-            sleep(rand::rng().random_range(Duration::ZERO..=self.pause)).await;
-            self.pause = (self.pause * 2).min(MAX_PAUSE);
+            self.interruption.wait(&broken, self.output).await;
         }
     }
 

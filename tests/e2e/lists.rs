@@ -119,6 +119,10 @@ async fn a_watch_tells_each_change_as_a_line_and_survives_the_control_plane() {
     gateway.register("payments", "p-1", replicas[0].address()).await;
     deregister(&gateway, "r-1").await;
     prints(&watch, &["\"type\":\"DELETED\"", "\"replicaId\":\"r-1\""]).await;
+    // However often it was tried again.
+    let said = watch.stderr();
+    assert_eq!(said.matches("watch interrupted").count(), 1, "{said}");
+    assert_eq!(said.matches("the watch goes on").count(), 1, "{said}");
     for line in watch.stdout().lines() {
         let value: Value = serde_json::from_str(line).unwrap();
         assert!(value["type"].is_string(), "{line}");

@@ -109,8 +109,13 @@ fn confirm(warning: &str, may_ask: bool) -> Result<(), Error> {
     }
     let mut stderr = io::stderr();
     // A question that cannot be shown is not answered with yes. Its reason belongs to it, also with --quiet.
-    let _ = write!(stderr, "warning: {}\nDeregister anyway? [y/N] ", printable(warning))
-        .and_then(|()| stderr.flush());
+    let _ = write!(
+        stderr,
+        "warning: {}\n  hint: stop the process: a good one deregisters itself when it is told to end\n  \
+         hint: or keep it out for a time with  --block 10m\nDeregister anyway? [y/N] ",
+        printable(warning)
+    )
+    .and_then(|()| stderr.flush());
     let mut answer = String::new();
     let read = io::stdin().lock().read_line(&mut answer);
     match (read, answer.trim()) {

@@ -8,19 +8,15 @@ use gateway_proto::{
     time::system_time,
     v1::{Event, EventSeverity, WatchEventsRequest},
 };
-use rand::Rng as _;
 
 use crate::{
     age::{self, NONE},
     control::{Control, Scope},
     error::{Error, Exit},
+    interruption::Interruption,
     output::{Document, Format, Listing, Output, Shown},
     table::{ALARM, CAUTION, Cell, Table},
 };
-
-/// Longest pause before a broken watch is opened again.
-const MAX_PAUSE: Duration = Duration::from_secs(5);
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
 
 /// Flags of `gwctl events`.
 #[derive(Debug, clap::Args)]
@@ -88,7 +84,7 @@ async fn watch(
     control: &Control,
     output: &Output,
 ) -> Result<(), Error> {
-    let mut pause = FIRST_PAUSE;
+    let mut interruption = Interruption::none();
     loop {
         let Scope { service, replica_id } = scope.clone();
         let request =
@@ -97,7 +93,7 @@ async fn watch(
             Ok(mut stream) => loop {
                 match stream.message().await {
                     Ok(Some(response)) => {
-                        pause = FIRST_PAUSE;
+                        interruption.over(output);
                         if response.gap {
                             output.note("some events are lost: the control plane no longer holds them");
                         }
@@ -114,10 +110,7 @@ async fn watch(
             Err(error) if error.exit == Exit::Unreachable => error.headline,
             Err(error) => return Err(error),
         };
-        output.note(format_args!("watch interrupted ({broken}); trying again"));
-        // Full jitter, so that many watchers do not come back together.
-        tokio::time::sleep(rand::rng().random_range(Duration::ZERO..=pause)).await;
-        pause = (pause * 2).min(MAX_PAUSE);
+        interruption.wait(&broken, output).await;
     }
 }
 

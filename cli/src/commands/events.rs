@@ -1,6 +1,6 @@
 //! `gwctl events`: what happened, oldest first, and with `-w` what happens.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use gateway_proto::{
     ReplicaKey, ServiceName,
@@ -209,6 +209,8 @@ fn subject(event: &Event) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use gateway_proto::time::timestamp;
 
     use super::*;

@@ -13,6 +13,7 @@ use crate::{
     config::Contexts,
     endpoint::{self, Origin},
     error::{Error, Exit},
+    link::Access,
     output::{Chosen, Color, Output, Shown},
 };
 
@@ -47,6 +48,8 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "GWCTL_TIMEOUT", default_value = "10s", value_name = "DURATION",
           value_parser = parse_timeout)]
     pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) access: Access,
     /// Whether somebody set it for this run.
     #[arg(skip)]
     pub(crate) timeout_is_given: bool,
@@ -141,7 +144,20 @@ impl Cli {
             self.global.timeout = parse_timeout(&text).map_err(|why| refused("timeout", why))?;
         }
         let timeout = humantime::format_duration(self.global.timeout).to_string();
-        for (setting, value) in settings.iter_mut().zip([self.global.endpoint.clone(), output, timeout]) {
+        let mut values = vec![self.global.endpoint.clone(), output, timeout];
+        let access = &mut self.global.access;
+        for (key, variable, file) in [
+            ("ca-file", "GWCTL_CA_FILE", &mut access.ca_file),
+            ("cert-file", "GWCTL_CERT_FILE", &mut access.cert_file),
+            ("key-file", "GWCTL_KEY_FILE", &mut access.key_file),
+            ("token-file", "GWCTL_TOKEN_FILE", &mut access.token_file),
+        ] {
+            if let Some(path) = settle(key, variable, context.and_then(|c| c.file(key))) {
+                *file = Some(path.into());
+            }
+            values.push(file.as_ref().map_or_else(|| "-".to_owned(), |path| path.display().to_string()));
+        }
+        for (setting, value) in settings.iter_mut().zip(values) {
             setting.value = value;
         }
         let name = in_use.map_or("-", |(name, _)| name).to_owned();

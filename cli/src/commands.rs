@@ -87,7 +87,7 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
         Command::Dev(args) => dev::run(args, &output).await,
         Command::Demo(args) => demo::run(args, &output).await,
         Command::DemoReplica(args) => demo_replica::run(args, &global.endpoint, origin).await,
-        Command::Run(args) => run::run(args, &global.endpoint, origin, &output).await,
+        Command::Run(args) => run::run(args, &global, origin, &output).await,
         Command::RunOrphans(args) => crate::run::orphans::run(&args),
         Command::Version => version(&output),
     }

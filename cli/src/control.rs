@@ -24,6 +24,7 @@ use crate::{
     cli::Global,
     endpoint::{Endpoint, Origin},
     error::{Error, Exit},
+    link::{self, Credentials, Link},
     progress::Progress,
     status::{Subject, explain, is_foreign},
 };
@@ -51,10 +52,11 @@ const MAX_MESSAGE_BYTES: usize = 16 << 20;
 pub(crate) struct Control {
     endpoint: Endpoint,
     channel: Channel,
-    registry: RegistryServiceClient<Channel>,
-    policies: PolicyServiceClient<Channel>,
-    routes: RouteServiceClient<Channel>,
-    observability: ObservabilityServiceClient<Channel>,
+    credentials: Credentials,
+    registry: RegistryServiceClient<Link>,
+    policies: PolicyServiceClient<Link>,
+    routes: RouteServiceClient<Link>,
+    observability: ObservabilityServiceClient<Link>,
     timeout: Duration,
     verbose: bool,
 }
@@ -63,14 +65,15 @@ impl Control {
     /// Connects as the flags say.
     ///
     /// # Errors
-    /// A usage error for a bad URL; [`Exit::Unreachable`] when nobody answers there.
+    /// A usage error for a bad URL or file; [`Exit::Unreachable`] when nobody answers there.
     pub(crate) async fn connect(global: &Global, origin: Origin) -> Result<Self, Error> {
         let endpoint = Endpoint::parse(&global.endpoint, origin)?;
         let connecting = Channel::builder(endpoint.uri.clone()).connect_timeout(global.timeout);
+        let (tls, credentials) = (global.access.tls()?, global.access.credentials()?);
         let deadline = Instant::now() + global.timeout;
         let mut progress = Progress::new(&global.output());
         let channel = loop {
-            match connecting.connect().await {
+            match link::connect(&connecting, &tls).await {
                 Ok(channel) => break channel,
                 Err(_) if global.wait_for_ready && Instant::now() + READY_INTERVAL < deadline => {
                     progress.tell(&format!("waiting for the control plane at {endpoint}"));
@@ -79,20 +82,30 @@ impl Control {
                 Err(error) => return Err(unreachable_error(&endpoint, &error)),
             }
         };
-        Ok(Self::over(channel, endpoint, global.timeout, global.verbose))
+        Ok(Self::showing(credentials, channel, endpoint, (global.timeout, global.verbose)))
     }
 
-    /// Calls over an existing channel to the endpoint.
+    /// Calls over an existing channel to the endpoint, and shows nothing.
     pub(crate) fn over(channel: Channel, endpoint: Endpoint, timeout: Duration, verbose: bool) -> Self {
+        Self::showing(Credentials::default(), channel, endpoint, (timeout, verbose))
+    }
+
+    fn showing(
+        credentials: Credentials,
+        channel: Channel,
+        endpoint: Endpoint,
+        (timeout, verbose): (Duration, bool),
+    ) -> Self {
+        let link = || credentials.over(channel.clone());
         Self {
             endpoint,
+            registry: RegistryServiceClient::new(link()).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            policies: PolicyServiceClient::new(link()).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            routes: RouteServiceClient::new(link()).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            observability: ObservabilityServiceClient::new(link())
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
             channel: channel.clone(),
-            registry: RegistryServiceClient::new(channel.clone())
-                .max_decoding_message_size(MAX_MESSAGE_BYTES),
-            policies: PolicyServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
-            routes: RouteServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
-            observability: ObservabilityServiceClient::new(channel)
-                .max_decoding_message_size(MAX_MESSAGE_BYTES),
+            credentials: credentials.clone(),
             timeout,
             verbose,
         }
@@ -195,9 +208,13 @@ fn unreachable_error(endpoint: &Endpoint, error: &tonic::transport::Error) -> Er
         Exit::Unreachable,
         format!("cannot reach the control plane at {endpoint} ({})", root_cause(error)),
     )
-    .because(endpoint.origin.describe())
-    .hint("start one with  gwctl dev")
-    .hint("or choose another one with  --endpoint URL");
+    .because(endpoint.origin.describe());
+    // Whoever answers by TLS is there: starting another one would be no help.
+    if endpoint.uri.scheme_str() == Some("https") {
+        unreachable.hints.push("name the authorities that are believed with  --ca-file FILE".into());
+    }
+    unreachable =
+        unreachable.hint("start one with  gwctl dev").hint("or choose another one with  --endpoint URL");
     unreachable.code = code_name(Code::Unavailable).into();
     unreachable
 }

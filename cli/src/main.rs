@@ -12,6 +12,7 @@ mod control;
 mod demo;
 mod endpoint;
 mod error;
+mod link;
 mod output;
 mod planes;
 mod progress;

@@ -1,4 +1,4 @@
-//! The listener: accepts connections, speaks HTTP/1.1 and cleartext HTTP/2 on each, and ends them in good order.
+//! The listener: accepts connections, speaks HTTP/1.1 and HTTP/2 on each, in TLS or not, and ends them in good order.
 //!
 //! It knows requests only as far as to tell gRPC from the rest.
 
@@ -16,6 +16,7 @@ use gateway_runtime::{
     Shutdown,
     accept::{begins_with, is_of_one_connection},
     panics::caught,
+    tls::{PeerCertificate, Tls},
 };
 use http::{Request, Response, Version, header};
 use hyper::{body::Incoming, service::service_fn};
@@ -24,10 +25,12 @@ use hyper_util::{
     server::conn::auto::Builder,
 };
 use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::server::TcpConnectInfo;
 use tower::ServiceExt;
@@ -46,6 +49,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two tries to accept when the system has no room for another connection.
 const MIN_BACKOFF: Duration = Duration::from_millis(10);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
+const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 45\r\n\r\n\
+    This port speaks TLS: ask it with https://.\r\n";
 const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What is served: gRPC by its content type, everything else as plain HTTP.
@@ -60,6 +65,7 @@ pub(crate) struct Routers {
 #[derive(Debug)]
 pub(crate) struct Server {
     routers: Routers,
+    tls: Option<Arc<Tls>>,
     builder: Builder<TokioExecutor>,
     /// One for each connection.
     places: Arc<Semaphore>,
@@ -71,10 +77,16 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(routers: Routers, max_connections: usize, shutdown: Shutdown, panics: Panics) -> Self {
+    pub(crate) fn new(
+        routers: Routers,
+        tls: Option<Arc<Tls>>,
+        max_connections: usize,
+        shutdown: Shutdown,
+        panics: Panics,
+    ) -> Self {
         let places = Arc::new(Semaphore::new(max_connections));
         let (connections, cut) = (TaskTracker::new(), CancellationToken::new());
-        Self { routers, builder: builder(), places, connections, shutdown, cut, panics }
+        Self { routers, tls, builder: builder(), places, connections, shutdown, cut, panics }
     }
 
     /// Accepts connections until the shutdown begins, each served by a task of its own.
@@ -111,20 +123,52 @@ impl Server {
 
     /// Serves one connection to its end, or, once the shutdown has begun, to the end of what is in flight on it.
     async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+        let local = stream.local_addr().ok();
         // A client that has asked for nothing yet must not hold up the end; one that has is answered.
-        let decided = tokio::select! {
+        let begun = async {
+            match &self.tls {
+                None => await_head(&stream).await.map(|()| Begun::Plain(stream)),
+                Some(tls) => handshake(stream, tls).await.map(|stream| Begun::Tls(Box::new(stream))),
+            }
+        };
+        let begun = tokio::select! {
             biased;
-            decided = await_head(&stream) => decided,
+            begun = begun => begun,
             () = self.shutdown.begun() => return,
         };
-        if let Err(error) = decided {
-            tracing::debug!(%peer, %error, "connection ended before its first request");
-            return;
+        let info = TcpConnectInfo { local_addr: local, remote_addr: Some(peer) };
+        match begun {
+            Ok(Begun::Plain(stream)) => self.serve_requests(stream, self.builder.clone(), (info, None)).await,
+            Ok(Begun::Tls(stream)) => {
+                let (_, session) = stream.get_ref();
+                let certificate = session.peer_certificates().and_then(|chain| chain.first());
+                let certificate = certificate.map(PeerCertificate::parse).transpose();
+                let builder = match session.alpn_protocol() {
+                    Some(b"h2") => self.builder.clone().http2_only(),
+                    _ => self.builder.clone().http1_only(),
+                };
+                match certificate {
+                    Ok(certificate) => {
+                        self.serve_requests(stream, builder, (info, certificate.map(Arc::new))).await
+                    }
+                    Err(error) => tracing::debug!(%peer, error, "a client certificate cannot be read"),
+                }
+            }
+            Err(error) => tracing::debug!(%peer, %error, "connection ended before its first request"),
         }
-        let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
+    }
+
+    async fn serve_requests(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        builder: Builder<TokioExecutor>,
+        (info, certificate): (TcpConnectInfo, Option<Arc<PeerCertificate>>),
+    ) {
+        let peer = info.remote_addr;
         let routers = self.routers.clone();
-        let service = service_fn(move |request| routers.clone().call(request, info.clone()));
-        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
+        let service =
+            service_fn(move |request| routers.clone().call(request, info.clone(), certificate.clone()));
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = self.shutdown.begun() => {
@@ -133,9 +177,15 @@ impl Server {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(%peer, %error, "connection ended");
+            tracing::debug!(?peer, %error, "connection ended");
         }
     }
+}
+
+/// A connection on which something was said.
+enum Begun {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Routers {
@@ -143,10 +193,14 @@ impl Routers {
         self,
         request: Request<Incoming>,
         info: TcpConnectInfo,
+        certificate: Option<Arc<PeerCertificate>>,
     ) -> Result<Response<Body>, Infallible> {
         let mut request = request.map(Body::new);
         // Where tonic looks for the peer's address.
         request.extensions_mut().insert(info);
+        if let Some(certificate) = certificate {
+            request.extensions_mut().insert(certificate);
+        }
         let content_type = request.headers().get(header::CONTENT_TYPE);
         let is_grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
         // gRPC is HTTP/2. Over HTTP/1.1 only a web page would send it, past what keeps those out.
@@ -206,4 +260,23 @@ async fn accept(
 async fn await_head(stream: &TcpStream) -> io::Result<()> {
     let is_http2 = timeout(HEAD_TIMEOUT, begins_with(stream, H2_PREFACE)).await;
     is_http2.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())).map(|_| ())
+}
+
+/// Sets TLS up, and waits for the first byte in it.
+async fn handshake(mut stream: TcpStream, tls: &Tls) -> io::Result<TlsStream<TcpStream>> {
+    let begun = async {
+        // A record of the handshake begins so (RFC 8446, section 5.1).
+        if !begins_with(&stream, &[0x16]).await? {
+            // Who speaks HTTP here by mistake is told so by a word that he understands.
+            stream.write_all(NOT_TLS).await?;
+            stream.shutdown().await?;
+            return Err(ErrorKind::InvalidData.into());
+        }
+        let mut stream = TlsAcceptor::from(tls.config()).accept(stream).await?;
+        match stream.fill_buf().await?.is_empty() {
+            true => Err(ErrorKind::UnexpectedEof.into()),
+            false => Ok(stream),
+        }
+    };
+    timeout(HEAD_TIMEOUT, begun).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
 }

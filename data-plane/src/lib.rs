@@ -19,6 +19,7 @@ pub mod health;
 pub mod proxy;
 mod report;
 pub mod request_rules;
+mod resolved;
 pub mod routes;
 pub mod routing;
 mod running;

@@ -98,7 +98,9 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
     let refusals = Arc::new(Refusals::new(config.workers));
     let (stop, alone) = (Shutdown::new(), Shutdown::new());
     let control_plane = match &config.registry {
-        Registry::ControlPlane { urls, .. } => Some(Arc::new(ControlPlane::new(urls.clone()))),
+        Registry::ControlPlane { urls, .. } => {
+            Some(Arc::new(ControlPlane::new(urls.clone(), config.identity.clone())))
+        }
         Registry::Static(_) => None,
     };
     let mut background = Background::new(panics.clone(), stop.clone());
@@ -140,6 +142,9 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
     }
     if let Some((_, tls)) = config.tls {
         background.read_certificates(tls, stop.clone());
+    }
+    if config.identity.tls.has_files() {
+        background.read_control_plane_certificates(config.identity.tls, stop.clone());
     }
     if config.upstream_tls.has_files() {
         background.read_upstream_certificates(config.upstream_tls, stop.clone());
@@ -350,6 +355,10 @@ impl Background {
 
     fn read_upstream_certificates(&mut self, tls: Arc<ClientTls>, stop: Shutdown) {
         self.spawn("upstream certificates", move || tls.clone().follow(stop.clone()));
+    }
+
+    fn read_control_plane_certificates(&mut self, tls: Arc<ClientTls>, stop: Shutdown) {
+        self.spawn("control plane certificates", move || tls.clone().follow(stop.clone()));
     }
 
     fn follow(&mut self, link: Link, feed: Arc<Feed>) {

@@ -26,9 +26,10 @@ pub(crate) enum Verb {
         /// Its name
         name: String,
     },
-    /// Set endpoint, output or timeout in the context in use, or in that of -c, which is made if need be
+    /// Set endpoint, output, timeout, ca-file, cert-file, key-file or token-file in the context in use, or in that of -c, which
+    /// is made if need be
     Set {
-        /// endpoint, output or timeout
+        /// endpoint, output, timeout, or one of the files
         key: String,
         /// Its value; left out, the setting is cleared
         value: Option<String>,
@@ -184,6 +185,10 @@ fn check(key: &str, value: &str) -> Result<(), Error> {
         "output" => value.parse::<crate::output::Chosen>().map(drop).map_err(refused),
         "timeout" => {
             crate::cli::parse_timeout(value).map(drop).map_err(|why| refused(format!("is no timeout: {why}")))
+        }
+        "ca-file" | "cert-file" | "key-file" | "token-file" if value.starts_with('/') => Ok(()),
+        "ca-file" | "cert-file" | "key-file" | "token-file" => {
+            Err(refused("is no absolute path: a context is used from anywhere".into()))
         }
         _ => Err(unknown_key(key)),
     }

@@ -42,7 +42,13 @@ impl Control {
             std::future::poll_fn(|context| channel.poll_ready(context))
                 .await
                 .map_err(|error| unreachable_error(&self.endpoint, &error))?;
-            let request = Request::get(path).body(Body::empty()).expect("the path is a constant");
+            let request = Request::get(path);
+            let request = match self.credentials.header() {
+                Some(token) => request.header(header::AUTHORIZATION, token),
+                None => request,
+            };
+            let request =
+                request.body(Body::empty()).expect("the path is a constant, and a token fits a header");
             let response =
                 channel.call(request).await.map_err(|error| unreachable_error(&self.endpoint, &error))?;
             let (head, body) = response.into_parts();

@@ -16,13 +16,14 @@ use gateway_proto::{
 };
 use rand::Rng as _;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::{
     lines::{Lines, Prefix},
     renewals::{Renewals, Word},
 };
+use crate::link::Link;
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -98,7 +99,7 @@ impl Registration {
     pub(crate) fn start(
         key: ReplicaKey,
         described: Described,
-        channel: Channel,
+        channel: Link,
         renewals: Renewals,
         voice: (Lines, Prefix),
     ) -> Self {
@@ -148,7 +149,7 @@ enum Left {
 struct Keeper {
     key: ReplicaKey,
     described: Described,
-    client: RegistryServiceClient<Channel>,
+    client: RegistryServiceClient<Link>,
     renewals: Renewals,
     voice: (Lines, Prefix),
     wants: watch::Receiver<Wanted>,

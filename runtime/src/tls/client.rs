@@ -5,12 +5,11 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 use arc_swap::ArcSwapOption;
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 
-use super::{
-    Identity, Shown, certificates,
+use super::{Identity, Shown, certificates, unusable};
+use crate::{
+    Failure, Shutdown,
     files::{self, ReadAt, Words},
-    unusable,
 };
-use crate::{Failure, Shutdown};
 
 /// Whom a client believes, and what it shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -73,15 +72,15 @@ impl ClientTls {
     /// nothing, and are said to be so once. Cancel safe.
     pub async fn follow(self: Arc<Self>, shutdown: Shutdown) {
         const WORDS: Words = Words {
-            read_again: "the files for TLS to replicas were read again: new connections go by them",
-            unusable: "the files for TLS to replicas changed and cannot be used: going on with those before",
+            read_again: "the files for TLS to servers were read again: new connections go by them",
+            unusable: "the files for TLS to servers changed and cannot be used: going on with those before",
         };
         let files = self.files.clone();
         let put = |config| {
             self.current.store(Some(Arc::new(config)));
             self.read_at.again();
         };
-        files::follow(self.paths(), move || read(&files), put, WORDS, shutdown).await;
+        files::follow(|| self.paths(), move || read(&files), put, WORDS, shutdown).await;
     }
 
     fn paths(&self) -> Vec<PathBuf> {

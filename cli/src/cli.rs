@@ -6,9 +6,9 @@ use clap::{ArgAction, ArgMatches, Args, Parser, Subcommand, parser::ValueSource}
 
 use crate::{
     commands::{
-        breaker, check, config, demo, demo_replica, deregister, describe, dev, docs, drain, end_override,
-        events, explain, fault, get, policy, register, release_guard, route, run, top, undrain, validate,
-        wait,
+        auth, breaker, check, config, demo, demo_replica, deregister, describe, dev, docs, drain,
+        end_override, events, explain, fault, get, policy, register, release_guard, route, run, top, undrain,
+        validate, wait,
     },
     config::Contexts,
     endpoint::{self, Origin},
@@ -214,6 +214,9 @@ pub(crate) enum Command {
     ReleaseGuard(release_guard::Args),
     /// End an override before its time
     EndOverride(end_override::Args),
+    /// Make tokens, check the auth file, and see who you are to the control plane
+    #[command(subcommand)]
+    Auth(auth::Verb),
     /// Check the control plane, the data planes and the services
     Check(check::Args),
     /// Wait until a service is ready, a replica drained or gone, a breaker closed, or every data plane in sync
@@ -342,6 +345,9 @@ mod tests {
             "gwctl completion zsh",
             "gwctl docs man target/man",
             "gwctl get services --wait-for-ready -c prod",
+            "gwctl auth token ci --role replica --role reader --service orders --address 10.0.0.0/8 --expires-in 90d",
+            "gwctl auth check auth.toml",
+            "gwctl auth whoami --token-file ci.token --ca-file ca.pem -e https://h:1",
             "gwctl top",
             "gwctl top orders --interval 2s --once -o json",
             "gwctl version",

@@ -5,6 +5,7 @@
 
 use std::{
     error::Error as _,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,7 +18,7 @@ use gateway_proto::{
         registry_service_client::RegistryServiceClient, route_service_client::RouteServiceClient,
     },
 };
-use gateway_runtime::root_cause;
+use gateway_runtime::{root_cause, tls::ClientTls};
 use tonic::{Code, Response, Status, transport::Channel};
 
 use crate::{
@@ -53,6 +54,7 @@ pub(crate) struct Control {
     endpoint: Endpoint,
     channel: Channel,
     credentials: Credentials,
+    tls: Arc<ClientTls>,
     registry: RegistryServiceClient<Link>,
     policies: PolicyServiceClient<Link>,
     routes: RouteServiceClient<Link>,
@@ -79,19 +81,19 @@ impl Control {
                     progress.tell(&format!("waiting for the control plane at {endpoint}"));
                     tokio::time::sleep(READY_INTERVAL).await;
                 }
-                Err(error) => return Err(unreachable_error(&endpoint, &error)),
+                Err(error) => return Err(unreachable_error(&endpoint, &tls, &error)),
             }
         };
-        Ok(Self::showing(credentials, channel, endpoint, (global.timeout, global.verbose)))
+        Ok(Self::showing((credentials, tls), channel, endpoint, (global.timeout, global.verbose)))
     }
 
     /// Calls over an existing channel to the endpoint, and shows nothing.
     pub(crate) fn over(channel: Channel, endpoint: Endpoint, timeout: Duration, verbose: bool) -> Self {
-        Self::showing(Credentials::default(), channel, endpoint, (timeout, verbose))
+        Self::showing(Default::default(), channel, endpoint, (timeout, verbose))
     }
 
     fn showing(
-        credentials: Credentials,
+        (credentials, tls): (Credentials, Arc<ClientTls>),
         channel: Channel,
         endpoint: Endpoint,
         (timeout, verbose): (Duration, bool),
@@ -106,6 +108,7 @@ impl Control {
                 .max_decoding_message_size(MAX_MESSAGE_BYTES),
             channel: channel.clone(),
             credentials: credentials.clone(),
+            tls,
             timeout,
             verbose,
         }
@@ -165,7 +168,7 @@ impl Control {
     /// Why a call failed: on its way, at a stranger's, or by the control plane's own word.
     fn refusal(&self, status: &Status, subject: Subject<'_>) -> Error {
         match status.source().and_then(|source| source.downcast_ref::<tonic::transport::Error>()) {
-            Some(error) => unreachable_error(&self.endpoint, error),
+            Some(error) => unreachable_error(&self.endpoint, &self.tls, error),
             None if is_foreign(status) => foreign_error(&self.endpoint, status),
             None => explain(status, subject),
         }
@@ -203,12 +206,11 @@ fn did_you_mean(name: &str) -> String {
 }
 
 /// Says what could not be reached, why, and who chose it.
-fn unreachable_error(endpoint: &Endpoint, error: &tonic::transport::Error) -> Error {
-    let mut unreachable = Error::new(
-        Exit::Unreachable,
-        format!("cannot reach the control plane at {endpoint} ({})", root_cause(error)),
-    )
-    .because(endpoint.origin.describe());
+fn unreachable_error(endpoint: &Endpoint, tls: &ClientTls, error: &tonic::transport::Error) -> Error {
+    let why = tls.refusal().map_or_else(|| root_cause(error), |refusal| (*refusal).clone());
+    let mut unreachable =
+        Error::new(Exit::Unreachable, format!("cannot reach the control plane at {endpoint} ({why})"))
+            .because(endpoint.origin.describe());
     // Whoever answers by TLS is there: starting another one would be no help.
     if endpoint.uri.scheme_str() == Some("https") {
         unreachable.hints.push("name the authorities that are believed with  --ca-file FILE".into());

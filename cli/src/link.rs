@@ -25,16 +25,22 @@ pub(crate) type Link = InterceptedService<Channel, Credentials>;
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Access {
     /// Authorities in PEM that sign the certificate of a control plane at https:// [default: those that the system trusts]
-    #[arg(long, global = true, env = "GWCTL_CA_FILE", value_name = "FILE")]
+    #[arg(id = "ca-file", long = "ca-file", global = true, env = "GWCTL_CA_FILE", value_name = "FILE")]
     pub(crate) ca_file: Option<PathBuf>,
     /// Certificate chain in PEM that the control plane is shown
-    #[arg(long, global = true, env = "GWCTL_CERT_FILE", value_name = "FILE")]
+    #[arg(id = "cert-file", long = "cert-file", global = true, env = "GWCTL_CERT_FILE", value_name = "FILE")]
     pub(crate) cert_file: Option<PathBuf>,
     /// Its key in PEM
-    #[arg(long, global = true, env = "GWCTL_KEY_FILE", value_name = "FILE")]
+    #[arg(id = "key-file", long = "key-file", global = true, env = "GWCTL_KEY_FILE", value_name = "FILE")]
     pub(crate) key_file: Option<PathBuf>,
     /// File with the token that the control plane is shown
-    #[arg(long, global = true, env = "GWCTL_TOKEN_FILE", value_name = "FILE")]
+    #[arg(
+        id = "token-file",
+        long = "token-file",
+        global = true,
+        env = "GWCTL_TOKEN_FILE",
+        value_name = "FILE"
+    )]
     pub(crate) token_file: Option<PathBuf>,
 }
 
@@ -43,11 +49,6 @@ pub(crate) struct Access {
 pub(crate) struct Credentials(Option<TokenFile>);
 
 impl Access {
-    /// Whether something is shown.
-    pub(crate) fn shows_something(&self) -> bool {
-        self.cert_file.is_some() || self.token_file.is_some()
-    }
-
     /// Reads the token.
     ///
     /// # Errors
@@ -94,7 +95,7 @@ async fn open(url: Uri, tls: Arc<ClientTls>) -> std::io::Result<TokioIo<tls::Con
     let is_encrypted = url.scheme_str() == Some("https");
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
     let port = url.port_u16().unwrap_or_default();
-    tls::connect(host, port, is_encrypted.then_some(&*tls)).await.map(TokioIo::new)
+    tls::connect(host, port, is_encrypted.then_some(&tls)).await.map(TokioIo::new)
 }
 
 impl Credentials {

@@ -21,14 +21,14 @@ pub(crate) mod book;
 mod caller;
 mod denied;
 mod endpoints;
-mod file;
+pub(crate) mod file;
 mod gate;
 pub(crate) mod identity;
 mod limit;
 pub(crate) mod permission;
 mod roles;
 mod settings;
-mod token;
+pub(crate) mod token;
 mod watched;
 
 pub use self::settings::{Settings, SettingsArgs};

@@ -11,6 +11,7 @@
 //! that a program needs; the pure parts, [`registry`], [`leases`] and [`publish`], are public for simulation.
 
 mod auth;
+pub mod auth_file;
 mod clock;
 pub mod config;
 mod edge;

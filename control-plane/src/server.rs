@@ -49,6 +49,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two tries to accept when the system has no room for another connection.
 const MIN_BACKOFF: Duration = Duration::from_millis(10);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// How long a client that was refused may take to read so.
+const LINGER: Duration = Duration::from_secs(1);
 const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 45\r\n\r\n\
     This port speaks TLS: ask it with https://.\r\n";
 const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -272,11 +274,28 @@ async fn handshake(mut stream: TcpStream, tls: &Tls) -> io::Result<TlsStream<Tcp
             stream.shutdown().await?;
             return Err(ErrorKind::InvalidData.into());
         }
-        let mut stream = TlsAcceptor::from(tls.config()).accept(stream).await?;
+        let accepted = TlsAcceptor::from(tls.config()).accept(stream).into_fallible().await;
+        let mut stream = match accepted {
+            Ok(stream) => stream,
+            Err((error, stream)) => {
+                linger(stream).await;
+                return Err(error);
+            }
+        };
         match stream.fill_buf().await?.is_empty() {
             true => Err(ErrorKind::UnexpectedEof.into()),
             false => Ok(stream),
         }
     };
     timeout(HEAD_TIMEOUT, begun).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+}
+
+/// Lets a client read why it was refused: closing at once on what it has sent already would reset the connection, and take
+/// the alert along.
+async fn linger(mut stream: TcpStream) {
+    let ended = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    };
+    let _ = timeout(LINGER, ended).await;
 }

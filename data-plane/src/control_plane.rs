@@ -86,10 +86,15 @@ impl ControlPlane {
                 let is_encrypted = url.scheme_str() == Some("https");
                 let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
                 let port = url.port_u16().unwrap_or_default();
-                tls::connect(host, port, is_encrypted.then_some(&*tls)).await.map(TokioIo::new)
+                tls::connect(host, port, is_encrypted.then_some(&tls)).await.map(TokioIo::new)
             }
         });
         self.endpoint().connect_with_connector(connector).await
+    }
+
+    /// Why a connection could not be had, or was lost: what the control plane says against our certificate, else what is given.
+    pub(crate) fn why(&self, otherwise: String) -> String {
+        self.identity.tls.refusal().map_or(otherwise, |refusal| (*refusal).clone())
     }
 
     /// A call with what this data plane shows of itself.

@@ -1,10 +1,8 @@
 //! Addresses at which nobody's replica is to be expected, and at which something else may listen that trusts whoever
 //! reaches it: a gateway that is talked into sending requests there is somebody else's arm.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::fmt;
 
 /// Why an address is no place for a replica unless somebody allows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -134,6 +134,7 @@ async fn inspect(connected: Result<Control, Error>) -> (Report, Exit) {
         findings: control_plane::findings(
             endpoint,
             (readyz, metrics, control.serving().await),
+            control.probe("/whoami").await,
             SystemTime::now(),
         ),
     }];

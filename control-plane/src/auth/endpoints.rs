@@ -4,7 +4,7 @@
 //! A registry that took such addresses would lend its data planes' reach to whoever registers (SSRF). Names are looked at
 //! here only as far as they say something; data planes look at what they resolve to, at each connect.
 
-use std::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 
 use gateway_proto::{Address, Hazard, Networks};
 

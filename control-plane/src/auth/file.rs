@@ -136,7 +136,7 @@ fn read(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
 }
 
 /// Reads a file's text; `open` says where a file that it names is.
-pub(super) fn parse(text: &str, open: &mut dyn FnMut(&Path) -> PathBuf) -> Result<Book, String> {
+pub(crate) fn parse(text: &str, open: &mut dyn FnMut(&Path) -> PathBuf) -> Result<Book, String> {
     // What the parser quotes of a line that it does not understand may be a secret.
     let document: Document = toml::from_str(text).map_err(|error| {
         let at = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);

@@ -1,6 +1,7 @@
 //! Who somebody is, and what was granted to him.
 
-use std::{fmt, net::IpAddr, sync::Arc, time::SystemTime};
+use core::net::IpAddr;
+use std::{fmt, sync::Arc, time::SystemTime};
 
 use gateway_proto::{Address, Networks, ServiceName};
 

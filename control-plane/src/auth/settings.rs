@@ -103,7 +103,7 @@ impl SettingsArgs {
     /// A usage [`Failure`] that names the flag and what is allowed.
     pub fn validate(self) -> Result<Settings, Failure> {
         let (ports, networks): (Vec<&String>, Vec<_>) =
-            self.allow_endpoints.iter().partition(|text| text.starts_with(':'));
+            self.allow_endpoints.iter().partition(|text| is_port(text));
         let refused = |text: &str, why: String| Failure::usage(format!("--allow-endpoint {text:?} {why}"));
         let port = |text: &&String| {
             let port = text[1..].parse::<u16>().ok().filter(|port| *port > 0);
@@ -212,6 +212,11 @@ impl Settings {
         let gate = Gate::new(lock, rules, audit);
         Ok(gate.opening(self.opens_metrics, self.opens_reflection))
     }
+}
+
+/// Whether it is meant as one: an IPv6 address may begin with a colon, too, but has another one.
+fn is_port(text: &str) -> bool {
+    text.strip_prefix(':').is_some_and(|rest| !rest.contains(':'))
 }
 
 #[cfg(test)]

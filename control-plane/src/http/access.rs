@@ -46,9 +46,8 @@ fn permission(method: &Method, path: &str) -> Permission {
         "/" | "/ui" | "/ui/" | "/ui/settings.json" => Permission::Open,
         "/ui/stream" => Permission::Read,
         "/register" => Permission::Register,
-        _ if path.starts_with("/ui/lab") && !method.is_safe() => Permission::Operate,
-        _ if path.starts_with("/ui/lab") => Permission::Read,
         _ if is_asset(path) => Permission::Open,
+        _ if path.starts_with("/ui/lab/") && !method.is_safe() => Permission::Operate,
         _ => match Operation::find(method, path) {
             Found::One(operation, _) => {
                 let rpc = format!("/{}/{}", operation.rpc.parent_service().full_name(), operation.rpc.name());
@@ -142,9 +141,17 @@ mod tests {
 
     #[test]
     fn strangers_learn_whether_this_lives_and_get_a_page_that_shows_nothing_and_no_more() {
-        for path in
-            ["/livez", "/readyz", "/healthz", "/", "/ui", "/ui/app.js", "/ui/settings.json", "/whoami"]
-        {
+        for path in [
+            "/livez",
+            "/readyz",
+            "/healthz",
+            "/",
+            "/ui",
+            "/ui/app.js",
+            "/ui/lab.js",
+            "/ui/settings.json",
+            "/whoami",
+        ] {
             assert_eq!(permission(&Method::GET, path), Permission::Open, "{path}");
         }
         for path in [

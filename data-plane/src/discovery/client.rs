@@ -114,7 +114,7 @@ async fn follow_once(
 ) -> Ended {
     let channel = match control_plane.connect().await {
         Ok(channel) => channel,
-        Err(error) => return Ended::Unreachable(root_cause(&error)),
+        Err(error) => return Ended::Unreachable(control_plane.why(root_cause(&error))),
     };
     let mut client = DiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let (answers, requests) = mpsc::channel(ANSWERS);

@@ -28,6 +28,8 @@ pub struct ClientTls {
     files: ClientTlsFiles,
     current: ArcSwapOption<ClientConfig>,
     read_at: ReadAt,
+    /// What a server said against us last.
+    refusal: ArcSwapOption<String>,
 }
 
 impl ClientTls {
@@ -40,7 +42,12 @@ impl ClientTls {
         let is_needed = files.ca.is_some() || files.identity.is_some();
         let config = is_needed.then(|| read(&files)).transpose().map_err(Failure::usage)?;
         let read_at = if is_needed { ReadAt::now() } else { ReadAt::default() };
-        Ok(Self { files, current: ArcSwapOption::from(config.map(Arc::new)), read_at })
+        Ok(Self {
+            files,
+            current: ArcSwapOption::from(config.map(Arc::new)),
+            read_at,
+            refusal: ArcSwapOption::empty(),
+        })
     }
 
     /// For a connection that begins now. Those that are there keep what they have.
@@ -56,6 +63,16 @@ impl ClientTls {
         let config = Arc::new(read.unwrap_or_else(|panicked| Err(panicked.to_string()))?);
         self.current.store(Some(Arc::clone(&config)));
         Ok(config)
+    }
+
+    /// What a server said last against the certificate that it was shown: it says so when the handshake is over, and then
+    /// whoever uses the connection only learns that it is closed.
+    pub fn refusal(&self) -> Option<Arc<String>> {
+        self.refusal.load_full()
+    }
+
+    pub(super) fn was_refused(&self, sentence: Option<String>) {
+        self.refusal.store(sentence.map(Arc::new));
     }
 
     /// When the files were last read with success; the beginning of time where there are none.

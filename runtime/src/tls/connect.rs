@@ -22,7 +22,14 @@ pub enum Connection {
     /// Not encrypted.
     Plain(TcpStream),
     /// In TLS, with the server's name for what goes wrong later: servers refuse a certificate only after the handshake.
-    Tls(Box<TlsStream<TcpStream>>, Arc<str>),
+    Tls(Box<TlsStream<TcpStream>>, Server),
+}
+
+/// Whom a connection leads to, and where to tell what he has against us.
+#[derive(Debug)]
+pub struct Server {
+    host: Box<str>,
+    tls: Arc<ClientTls>,
 }
 
 /// Connects; with `tls`, the server must show a certificate for `host`, a DNS name or an IP address without brackets.
@@ -30,7 +37,7 @@ pub enum Connection {
 ///
 /// # Errors
 /// Why there is no connection; of certificates, which one is wrong in which way, and what to do.
-pub async fn connect(host: &str, port: u16, tls: Option<&ClientTls>) -> io::Result<Connection> {
+pub async fn connect(host: &str, port: u16, tls: Option<&Arc<ClientTls>>) -> io::Result<Connection> {
     let stream = TcpStream::connect((host, port)).await?;
     stream.set_nodelay(true)?;
     let Some(tls) = tls else { return Ok(Connection::Plain(stream)) };
@@ -39,7 +46,10 @@ pub async fn connect(host: &str, port: u16, tls: Option<&ClientTls>) -> io::Resu
         .map_err(|_| io::Error::other(format!("{host} is no name that a certificate could have")))?;
     let connected = TlsConnector::from(config).connect(name, stream).await;
     match connected {
-        Ok(stream) => Ok(Connection::Tls(Box::new(stream), host.into())),
+        Ok(stream) => {
+            tls.was_refused(None);
+            Ok(Connection::Tls(Box::new(stream), Server { host: host.into(), tls: Arc::clone(tls) }))
+        }
         Err(error) => Err(explained(error, host)),
     }
 }
@@ -107,9 +117,13 @@ impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream, host) => {
+            Self::Tls(stream, server) => {
                 let read = ready!(Pin::new(stream).poll_read(cx, buf));
-                Poll::Ready(read.map_err(|error| explained(error, host)))
+                Poll::Ready(read.map_err(|error| {
+                    let error = explained(error, &server.host);
+                    server.tls.was_refused(Some(error.to_string()));
+                    error
+                }))
             }
         }
     }

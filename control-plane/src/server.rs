@@ -35,7 +35,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::server::TcpConnectInfo;
 use tower::ServiceExt;
 
-use crate::panics::Panics;
+use crate::{clock, panics::Panics};
 
 /// A client that says nothing for this long, or sends half a request head, is cut off.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,6 +51,8 @@ const MIN_BACKOFF: Duration = Duration::from_millis(10);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 /// How long a client that was refused may take to read so.
 const LINGER: Duration = Duration::from_secs(1);
+/// A connection is asked to end then, so that timers need not count further.
+const MAX_AGE: Duration = Duration::from_secs(365 * 24 * 3600);
 const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 45\r\n\r\n\
     This port speaks TLS: ask it with https://.\r\n";
 const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -167,12 +169,18 @@ impl Server {
         (info, certificate): (TcpConnectInfo, Option<Arc<PeerCertificate>>),
     ) {
         let peer = info.remote_addr;
+        let good_for = good_for(certificate.as_deref());
         let routers = self.routers.clone();
         let service =
             service_fn(move |request| routers.clone().call(request, info.clone(), certificate.clone()));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
+            // Who has a new certificate shows it on a new connection.
+            () = sleep(good_for) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
             () = self.shutdown.begun() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -222,6 +230,14 @@ fn builder() -> Builder<TokioExecutor> {
         .keep_alive_timeout(PING_TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS);
     builder
+}
+
+/// How long a connection may take new requests: as long as the certificate is good that says whose it is.
+fn good_for(certificate: Option<&PeerCertificate>) -> Duration {
+    let left = |certificate: &PeerCertificate| {
+        certificate.not_after.duration_since(clock::wall()).unwrap_or_default()
+    };
+    certificate.map_or(MAX_AGE, left).min(MAX_AGE)
 }
 
 /// The next connection, once there is a place for it: until then, clients wait in the system's queue.

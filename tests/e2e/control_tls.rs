@@ -265,3 +265,42 @@ async fn certificates_on_both_sides_are_replaced_without_a_restart_and_without_a
     .await;
     load.stop().await.assert_flawless();
 }
+
+#[tokio::test]
+async fn a_certificate_that_ends_ends_its_streams_and_the_next_one_begins_them_anew() {
+    let ours = Authority::new("ours");
+    ours.sign("server", server(&["127.0.0.1"]));
+    let mut short = client("node", Some("spiffe://test/data-plane"));
+    short.not_after = (std::time::SystemTime::now() + Duration::from_secs(8)).into();
+    ours.sign("node", short);
+    let (mut control, url) = ours.control("server").await;
+    let mut data = DataPlane::start(&[
+        "--control-plane",
+        &url,
+        "--control-plane-ca",
+        &ours.path("ca.pem"),
+        "--control-plane-cert",
+        &ours.path("node.pem"),
+        "--control-plane-key",
+        &ours.path("node.key"),
+        "--node-id",
+        "dp-1",
+        "--no-cache",
+    ])
+    .await;
+    let connects = |log: String| log.matches("data plane connected").count();
+    eventually_within(PATIENCE, "the data plane follows", async || {
+        match connects(control.process().stderr()) {
+            0 => Err(data.process().stderr()),
+            count => Ok(count),
+        }
+    })
+    .await;
+    ours.sign("node", client("node", Some("spiffe://test/data-plane")));
+    eventually_within(Duration::from_secs(40), "it comes back by its new certificate", async || {
+        let (control, data) = (control.process().stderr(), data.process().stderr());
+        let has_ended = data.contains("has expired");
+        if has_ended && connects(control.clone()) > 1 { Ok(()) } else { Err(format!("{control}\n{data}")) }
+    })
+    .await;
+}

@@ -147,7 +147,7 @@ async fn a_limit_on_the_size_of_files_is_a_full_store_and_ends_nothing() {
             service: "orders".into(),
             replica_id: replica_id.clone(),
             endpoint: Some(Endpoint {
-                address: format!("10.0.0.1:{}", promised.len() + 1),
+                address: format!("10.0.0.1:{}", promised.len() + 20_000),
                 ..Default::default()
             }),
             permanent: true,

@@ -93,7 +93,9 @@ impl Book {
         if now >= certificate.not_after + CLOCK_GRACE {
             return Err(CredentialError::Expired);
         }
-        let name = certificate.name().ok_or(CredentialError::Nameless)?;
+        // Whoever signs may put anything into it, and it is shown to people.
+        let name = certificate.name().filter(|name| !name.chars().any(char::is_control));
+        let name = name.ok_or(CredentialError::Nameless)?;
         let grants = match &self.certificates {
             None => vec![Arc::new(Grant { roles: EVERYTHING.to_vec(), ..Grant::default() })],
             Some(known) => {
@@ -154,6 +156,12 @@ mod tests {
         };
         let has = |name: &str| book.identify(&certificate(name), at(0)).unwrap().has(Permission::Read, None);
         assert!(has("spiffe://p/a") && !has("spiffe://q/a"));
+    }
+
+    #[test]
+    fn a_name_that_could_not_be_shown_is_none() {
+        let nameless = Book::of_certificates().identify(&certificate("spiffe://p/\u{1b}[31m"), at(0));
+        assert_eq!(nameless, Err(CredentialError::Nameless));
     }
 
     #[test]

@@ -126,7 +126,18 @@ const HANDLING_BOUNDS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// What a panic may end, but for the tasks behind streams.
-const PANICKING: [&str; 8] = ["accept", "connection", "drain", "expiry", "grpc", "health", "http", "writer"];
+const PANICKING: [&str; 10] = [
+    "accept",
+    "auth_file",
+    "certificates",
+    "connection",
+    "drain",
+    "expiry",
+    "grpc",
+    "health",
+    "http",
+    "writer",
+];
 
 /// Why somebody is refused for who he is.
 const DENIALS: [&str; 6] = [

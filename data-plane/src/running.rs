@@ -75,6 +75,12 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
         node_id = %config.node_id, workers = config.workers, registry = %config.registry,
         drain_delay = ?config.drain_delay, drain_timeout = ?config.drain_timeout, "starting"
     );
+    if !config.admin_listen.ip().to_canonical().is_loopback() {
+        tracing::warn!(
+            listen = %config.admin_listen,
+            "the admin side is reached from beyond this machine and asks nobody who he is: whoever reaches it sees services and addresses"
+        );
+    }
     let clock = Clock::new();
     let (table, transitions) = Table::located(config.workers, config.locality.clone());
     table.record_outcomes(config.record_outcomes);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use gateway_tests::{Browser, ControlPlane, DataPlane, binaries, command, eventually, http1, tools};
+use gateway_tests::{Browser, ControlPlane, DataPlane, Process, binaries, command, eventually, http1, tools};
 use http::{Method, header};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -380,6 +380,34 @@ async fn a_data_plane_and_gwctl_show_their_tokens_and_what_people_do_bears_their
     assert_eq!(locked.gwctl("", "auth whoami").await.code(), 6);
     let checked = locked.gwctl("reader", "check").await;
     assert!(checked.stdout.contains("callers are asked who they are (you are reader)"), "{}", checked.stdout);
+}
+
+#[tokio::test]
+async fn a_program_under_gwctl_run_is_registered_by_its_token_and_one_without_is_not_started() {
+    let locked = Locked::start(&[]).await;
+    let run = |token: &str| {
+        let mut gwctl = binaries::gwctl();
+        gwctl.args(["-e", &locked.control.url(), "run", "--service", "payments", "--health", "tcp", "--"]);
+        gwctl.args(["python3", "-m", "http.server", "--bind", "127.0.0.1", "$PORT"]);
+        if !token.is_empty() {
+            gwctl.env("GWCTL_TOKEN_FILE", locked.folder.path().join(token));
+        }
+        gwctl
+    };
+    for token in ["", "orders", "reader"] {
+        let refused = command::run(run(token)).await;
+        assert_eq!(refused.code(), 6, "{token}: {}", refused.stderr);
+    }
+    let mut running = Process::spawn_group("gwctl run", &mut run("payments"));
+    eventually("it is registered", async || {
+        let listed = locked.gwctl("reader", "get replicas payments -o json").await;
+        if listed.stdout.contains("127.0.0.1:") { Ok(()) } else { Err(running.stderr()) }
+    })
+    .await;
+    running.terminate();
+    running.exited().await;
+    let gone = locked.gwctl("reader", "get replicas payments -o json").await;
+    assert!(!gone.stdout.contains("127.0.0.1:"), "drained and deregistered: {}", gone.stdout);
 }
 
 #[tokio::test]

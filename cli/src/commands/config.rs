@@ -217,6 +217,8 @@ mod tests {
         assert_eq!(contexts.current_context.as_deref(), Some("a"));
         assert_eq!(set(&mut contexts, None, "timeout", Some("5s".into())), Ok("a".into()));
         assert_eq!(contexts.contexts["a"].timeout.as_deref(), Some("5s"));
+        assert_eq!(set(&mut contexts, None, "token-file", Some("/etc/ci.token".into())), Ok("a".into()));
+        assert_eq!(contexts.contexts["a"].file("token-file").map(String::as_str), Some("/etc/ci.token"));
         assert_eq!(set(&mut contexts, None, "timeout", None), Ok("a".into()));
         assert_eq!(contexts.contexts["a"].timeout, None);
     }
@@ -228,6 +230,7 @@ mod tests {
             ("endpoint", "a:1", "has no scheme"),
             ("output", "xml", "is one of table"),
             ("timeout", "soon", "is no timeout"),
+            ("token-file", "ci.token", "is no absolute path"),
             ("endpont", "x", "there is no setting"),
         ] {
             let error = set(&mut contexts, Some("a"), key, Some(value.into())).unwrap_err();

@@ -114,6 +114,11 @@ impl Control {
         }
     }
 
+    /// When the certificate ends that it showed, if it showed one.
+    pub(crate) fn certificate_ends(&self) -> Option<std::time::SystemTime> {
+        self.tls.shown().map(|certificate| certificate.not_after)
+    }
+
     /// The endpoint that it is connected to.
     pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.endpoint

@@ -34,7 +34,7 @@ mod watched;
 pub use self::settings::{Settings, SettingsArgs};
 pub(crate) use self::{
     audit::Audit,
-    caller::{Caller, subject},
+    caller::{Caller, Subject},
     denied::{CredentialError, Denied},
     gate::{Gate, Lock},
     permission::Permission,

@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 
 use crate::{
-    auth::{Caller, Gate, subject},
+    auth::{Caller, Gate, Subject},
     clock,
     effects::Effects,
     leases::Term,
@@ -150,7 +150,7 @@ impl Edge {
         if !caller.is_known() {
             return Ok(self.commands.submit(command).await?);
         }
-        let subject = subject(&command);
+        let subject = Subject::of(&command);
         let answer = self.commands.submit(command).await.map_err(Refusal::from);
         caller.changed(&subject, answer.as_ref().err().map_or("done", Refusal::reason));
         answer

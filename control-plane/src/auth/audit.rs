@@ -1,4 +1,4 @@
-//! Who did what, and who was refused: a line of the log for each change, an event for each refusal.
+//! Who did what, and who was refused: a line of the log and an event for each change and for each refusal.
 //!
 //! Whoever is refused may come back as often as he likes, so what he can fill is bounded: like events fold in the timeline,
 //! and more than a few in a second are only counted.
@@ -10,7 +10,7 @@ use std::{
 
 use gateway_runtime::panics::printable;
 
-use super::{Denied, limit::Buckets};
+use super::{Denied, Subject, limit::Buckets};
 use crate::{
     clock,
     metrics::Metrics,
@@ -57,9 +57,16 @@ impl Audit {
         self.observation.note(event);
     }
 
-    /// What came of a change that somebody wanted.
-    pub(super) fn changed(&self, who: &str, from: Option<SocketAddr>, what: &str, outcome: &str) {
+    /// What came of a change that somebody known wanted. `what` is the command and what it is about.
+    pub(super) fn changed(&self, who: &str, from: Option<SocketAddr>, what: &Subject, outcome: &str) {
         let from = from.map(|from| from.ip().to_canonical().to_string()).unwrap_or_default();
-        tracing::info!(target: "audit", who, from, what, outcome, "change");
+        let Subject { request, about, service } = what;
+        tracing::info!(target: "audit", who, from, request, about, outcome, "change");
+        let message = format!("{request} {about}: {outcome}");
+        let metadata = [("from", from), ("request", (*request).to_owned()), ("outcome", outcome.to_owned())];
+        let mut event = of_registry("CHANGE_ASKED", message, metadata);
+        event.actor = printable(who, MAX_CHARS);
+        event.service = service.clone().unwrap_or_default();
+        self.observation.note(event);
     }
 }

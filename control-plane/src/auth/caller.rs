@@ -214,8 +214,8 @@ impl Caller {
     }
 
     /// Tells those who look after this control plane what came of a change that he wanted.
-    pub(crate) fn changed(&self, command: &str, outcome: &str) {
-        self.gate.audit.changed(&self.name(), self.from, command, outcome);
+    pub(crate) fn changed(&self, subject: &Subject, outcome: &str) {
+        self.gate.audit.changed(&self.name(), self.from, subject, outcome);
     }
 
     fn refused(&self, denied: Denied, what: &str) -> Denied {
@@ -233,16 +233,8 @@ impl Caller {
     }
 }
 
-#[cfg(test)]
-impl Caller {
-    /// Somebody where nobody is asked who he is.
-    pub(crate) fn anybody(from: Option<SocketAddr>) -> Self {
-        Self { who: Who::Anybody, from, gate: Arc::new(Gate::open()) }
-    }
-}
-
 /// A command's name in logs and events.
-pub(crate) fn action(command: &Command) -> &'static str {
+fn action(command: &Command) -> &'static str {
     match command {
         Command::Register(_) => "Register",
         Command::Deregister { .. } => "Deregister",
@@ -264,24 +256,52 @@ pub(crate) fn action(command: &Command) -> &'static str {
     }
 }
 
-/// What a command is about, for the log of changes.
-pub(crate) fn subject(command: &Command) -> String {
-    let name = action(command);
-    match command {
-        Command::Register(wish) => format!("{name} {} at {}", wish.service, wish.endpoint.address),
-        Command::Deregister { target: Target::Key(key), .. }
-        | Command::ReportHealth { key, .. }
-        | Command::Undrain { key, .. } => format!("{name} {key}"),
-        Command::Deregister { target: Target::Address(service, address), .. } => {
-            format!("{name} {service} at {address}")
-        }
-        Command::Drain(wish) => format!("{name} {}", wish.key),
-        Command::UpdatePolicy(wish) => format!("{name} {}", wish.scope),
-        Command::DeletePolicy { scope, .. } => format!("{name} {scope}"),
-        Command::UpdateRoute(wish) => format!("{name} {}", wish.name),
-        Command::DeleteRoute { name: route, .. } => format!("{name} {route}"),
-        Command::Override(wish) => format!("{name} {}", wish.target.id()),
-        Command::EndOverride { id, .. } => format!("{name} {id}"),
-        _ => name.to_owned(),
+/// What a command is about, for those who look after the control plane.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    pub(super) request: &'static str,
+    pub(super) about: String,
+    /// The service in question, if it is one's.
+    pub(super) service: Option<String>,
+}
+
+impl Subject {
+    pub(crate) fn of(command: &Command) -> Self {
+        let of_service = |service: &ServiceName, about: String| (about, Some(service.to_string()));
+        let of_replica = |key: &ReplicaKey| of_service(&key.service, key.to_string());
+        let (about, service) = match command {
+            Command::Register(wish) => {
+                of_service(&wish.service, format!("{} at {}", wish.service, wish.endpoint.address))
+            }
+            Command::Deregister { target: Target::Address(service, address), .. } => {
+                of_service(service, format!("{service} at {address}"))
+            }
+            Command::Deregister { target: Target::Key(key), .. }
+            | Command::ReportHealth { key, .. }
+            | Command::Expire { key, .. }
+            | Command::Hold { key, .. }
+            | Command::Recover { key, .. }
+            | Command::FinishDrain { key, .. }
+            | Command::Undrain { key, .. } => of_replica(key),
+            Command::Drain(wish) => of_replica(&wish.key),
+            Command::UpdatePolicy(wish) => (wish.scope.to_string(), None),
+            Command::DeletePolicy { scope, .. } | Command::EndFault { scope, .. } => {
+                (scope.to_string(), None)
+            }
+            Command::UpdateRoute(wish) => (wish.name.to_string(), None),
+            Command::DeleteRoute { name, .. } => (name.to_string(), None),
+            Command::Override(wish) => of_service(&wish.target.service, wish.target.id().to_string()),
+            Command::EndOverride { id, .. } => (id.to_string(), None),
+            Command::Evict(_) => (String::new(), None),
+        };
+        Self { request: action(command), about, service }
+    }
+}
+
+#[cfg(test)]
+impl Caller {
+    /// Somebody where nobody is asked who he is.
+    pub(crate) fn anybody(from: Option<SocketAddr>) -> Self {
+        Self { who: Who::Anybody, from, gate: Arc::new(Gate::open()) }
     }
 }

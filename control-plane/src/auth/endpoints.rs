@@ -98,6 +98,8 @@ fn allow(what: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn rules() -> EndpointRules {
@@ -171,6 +173,20 @@ mod tests {
         assert!(refusal(&rules, "127.0.0.1:7400", false).is_some());
         assert!(refusal(&rules, "10.0.0.1:22", false).is_some());
         assert!(refusal(&rules, "10.0.0.1:22", false).unwrap().contains("--allow-endpoint :22"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_notation_of_an_address_makes_it_another(bits: u32, port in 1_u16.., is_local: bool) {
+            let ip = std::net::Ipv4Addr::from_bits(bits);
+            let forms = [format!("{ip}:{port}"), format!("[{}]:{port}", ip.to_ipv6_mapped())];
+            let read = forms.map(|form| Address::parse(&form).map(|address| rules().check(&address, is_local).is_ok()));
+            prop_assert_eq!(read[0].is_ok(), read[1].is_ok());
+            if let [Ok(one), Ok(other)] = read {
+                prop_assert_eq!(one, other);
+                prop_assert!(!one || Hazard::of(ip.into()).is_none_or(|hazard| hazard == Hazard::Loopback && is_local));
+            }
+        }
     }
 
     #[test]

@@ -68,6 +68,7 @@ const REVISION: &[&str] = &["revision"];
 const FAULT: &[&str] = &["revision", "fault", "end_time"];
 const ROUTE: &[&str] = &["revision", "route"];
 const DENIED: &[&str] = &["from", "request", "reason"];
+const ASKED: &[&str] = &["from", "request", "outcome"];
 const OVERRIDE: &[&str] = &["revision", "override_id"];
 const TRIP: &[&str] = &[
     "from",
@@ -175,6 +176,12 @@ pub const CATALOG: &[EventType] = &[
         Warning,
         "somebody was refused what he may not have, or did not say who he is",
         DENIED,
+    ),
+    registry(
+        "CHANGE_ASKED",
+        Info,
+        "a caller who is known asked for a change: from where, and what came of it",
+        ASKED,
     ),
     // What data planes report.
     breaker(

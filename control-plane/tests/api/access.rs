@@ -124,10 +124,14 @@ async fn the_author_of_a_change_is_who_was_authenticated_whatever_he_says() {
     let changed = locked.ask("PATCH", path, "ops", &body).await;
     assert_eq!(changed.status, 200, "{}", changed.body);
     let events = locked.ask("GET", "/v1/events", "see", "").await.json();
-    assert_eq!(
-        (&events["events"][0]["eventType"], &events["events"][0]["actor"]),
-        (&json!("POLICY_UPDATED"), &json!("ops"))
-    );
+    let of_type = |name: &str| {
+        events["events"].as_array().unwrap().iter().find(|event| event["eventType"] == name).unwrap()
+    };
+    assert_eq!(of_type("POLICY_UPDATED")["actor"], "ops");
+    let asked = of_type("CHANGE_ASKED");
+    assert_eq!(asked["actor"], "ops");
+    assert_eq!(asked["message"], "UpdatePolicy orders: done");
+    assert_eq!(asked["metadata"], json!({"from": "127.0.0.1", "request": "UpdatePolicy", "outcome": "done"}));
     for _ in 0..50 {
         assert_eq!(locked.ask("PATCH", path, "see", &body).await.status, 403);
     }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 use arc_swap::ArcSwapOption;
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 
-use super::{Identity, Shown, certificates, unusable};
+use super::{Identity, PeerCertificate, Shown, certificates, unusable};
 use crate::{
     Failure, Shutdown,
     files::{self, ReadAt, Words},
@@ -30,6 +30,8 @@ pub struct ClientTls {
     read_at: ReadAt,
     /// What a server said against us last.
     refusal: ArcSwapOption<String>,
+    /// What a server showed last.
+    shown: ArcSwapOption<PeerCertificate>,
 }
 
 impl ClientTls {
@@ -47,6 +49,7 @@ impl ClientTls {
             current: ArcSwapOption::from(config.map(Arc::new)),
             read_at,
             refusal: ArcSwapOption::empty(),
+            shown: ArcSwapOption::empty(),
         })
     }
 
@@ -69,6 +72,15 @@ impl ClientTls {
     /// whoever uses the connection only learns that it is closed.
     pub fn refusal(&self) -> Option<Arc<String>> {
         self.refusal.load_full()
+    }
+
+    /// The certificate that a server showed last.
+    pub fn shown(&self) -> Option<Arc<PeerCertificate>> {
+        self.shown.load_full()
+    }
+
+    pub(super) fn was_shown(&self, certificate: Option<PeerCertificate>) {
+        self.shown.store(certificate.map(Arc::new));
     }
 
     pub(super) fn was_refused(&self, sentence: Option<String>) {

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::ClientTls;
+use super::{ClientTls, PeerCertificate};
 
 /// A connection to a server.
 #[derive(Debug)]
@@ -48,6 +48,8 @@ pub async fn connect(host: &str, port: u16, tls: Option<&Arc<ClientTls>>) -> io:
     match connected {
         Ok(stream) => {
             tls.was_refused(None);
+            let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            tls.was_shown(shown.and_then(|certificate| PeerCertificate::parse(certificate).ok()));
             Ok(Connection::Tls(Box::new(stream), Server { host: host.into(), tls: Arc::clone(tls) }))
         }
         Err(error) => Err(explained(error, host)),

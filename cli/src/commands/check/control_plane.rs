@@ -15,6 +15,8 @@ pub(super) const NAME: &str = "control-plane";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Ages are shown in seconds: clocks that differ by less do no harm. The server's clock comes in whole seconds.
 const MAX_SKEW: Duration = Duration::from_secs(3);
+/// A certificate that ends sooner should have been replaced by now.
+const MIN_CERTIFICATE: Duration = Duration::from_secs(14 * 86_400);
 
 /// What the answers to the probes mean.
 pub(super) fn findings(
@@ -128,6 +130,24 @@ fn access(endpoint: &Endpoint, whoami: Result<Probed, Error>) -> Option<Finding>
     )
 }
 
+/// Whether the certificate that the control plane shows is good for a while.
+pub(super) fn certificate(ends: Option<SystemTime>, now: SystemTime) -> Option<Finding> {
+    const ID: &str = "control-plane/certificate";
+    let left = ends?.duration_since(now).unwrap_or_default();
+    let days = left.as_secs() / 86_400;
+    Some(match left < MIN_CERTIFICATE {
+        false => Finding::passed(ID, format!("its certificate is good for {days} days")),
+        true => Finding::warned(
+            ID,
+            format!(
+                "its certificate ends in {}",
+                humantime::format_duration(Duration::from_secs(left.as_secs()))
+            ),
+        )
+        .hint("replace the files of  --tls-cert  and  --tls-key:  they are read again without a restart"),
+    })
+}
+
 /// Nothing is encrypted: that is fine on one machine only.
 fn exposure(endpoint: &Endpoint) -> Option<Finding> {
     let is_local = is_local(endpoint);
@@ -176,6 +196,17 @@ mod tests {
 
     fn stranger() -> Result<Probed, Error> {
         Ok(probed("{\"authentication\": true, \"name\": null, \"detail\": \"the token has expired\"}"))
+    }
+
+    #[test]
+    fn a_certificate_that_ends_soon_is_told_while_there_is_time() {
+        let told = |days: u64| certificate(Some(now() + Duration::from_secs(days * 86_400)), now()).unwrap();
+        assert_eq!(told(90).description, "its certificate is good for 90 days");
+        assert_eq!(
+            (told(3).outcome, told(3).description.as_str()),
+            (Outcome::Warned, "its certificate ends in 3days")
+        );
+        assert_eq!(certificate(None, now()), None);
     }
 
     #[test]

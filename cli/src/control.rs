@@ -72,6 +72,10 @@ impl Control {
         let endpoint = Endpoint::parse(&global.endpoint, origin)?;
         let connecting = Channel::builder(endpoint.uri.clone()).connect_timeout(global.timeout);
         let (tls, credentials) = (global.access.tls()?, global.access.credentials()?);
+        if credentials.header().is_some() && endpoint.is_plain() && !endpoint.is_local() {
+            let told = format!("the token is sent to {endpoint} for all between to read: use https://");
+            global.output().note(told);
+        }
         let deadline = Instant::now() + global.timeout;
         let mut progress = Progress::new(&global.output());
         let channel = loop {

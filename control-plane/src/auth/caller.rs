@@ -305,3 +305,111 @@ impl Caller {
         Self { who: Who::Anybody, from, gate: Arc::new(Gate::open()) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use gateway_proto::{Health, LeaseId, RouteName};
+
+    use super::*;
+    use crate::{
+        auth::{
+            identity::{Grant, Kind, Pattern},
+            roles::Role,
+            token::Secret,
+        },
+        registry::{DrainWish, OverrideId, Registration, Said, Scope},
+    };
+
+    fn known(role: Role) -> Caller {
+        let services = vec![Pattern::parse("orders").unwrap()];
+        let grant = Grant { roles: vec![role], services, ..Grant::default() };
+        let identity =
+            Identity { name: "ci".into(), kind: Kind::Token, grants: vec![Arc::new(grant)], expires: None };
+        let credential = Credential::Bearer(Secret::new("sesame"));
+        let who = Who::Known(Arc::new(Known { identity, credential, generation: 0 }));
+        Caller { who, ..Caller::anybody(Some("192.0.2.1:4000".parse().unwrap())) }
+    }
+
+    fn key(service: &str) -> ReplicaKey {
+        ReplicaKey::parse(service, "r-1").unwrap()
+    }
+
+    /// What the owner of a service may have done to it.
+    fn of_an_owner(service: &str) -> Vec<Command> {
+        let (said, lease) = (Said::default(), LeaseId::from_random(1));
+        let name = ServiceName::parse(service).unwrap();
+        let address = Address::parse("10.0.0.1:80").unwrap();
+        let drain = DrainWish {
+            key: key(service),
+            lease: Some(lease),
+            timeout: None,
+            etag: String::new(),
+            allow_last: false,
+            said: said.clone(),
+        };
+        let deregister =
+            |target, proof| Command::Deregister { target, proof, said: said.clone(), block: None };
+        vec![
+            Command::Register(Registration::permanent(name.clone(), address.clone())),
+            deregister(Target::Key(key(service)), Proof::Lease(lease)),
+            deregister(Target::Address(name, address), Proof::Force),
+            Command::ReportHealth {
+                key: key(service),
+                lease: None,
+                health: Health::Healthy,
+                reason: String::new(),
+            },
+            Command::Drain(Box::new(drain)),
+        ]
+    }
+
+    fn of_an_operator() -> Vec<Command> {
+        let (said, etag) = (Said::default(), String::new());
+        vec![
+            Command::Deregister {
+                target: Target::Key(key("orders")),
+                proof: Proof::Force,
+                said: said.clone(),
+                block: None,
+            },
+            Command::Undrain { key: key("orders"), etag: etag.clone(), said: said.clone() },
+            Command::DeletePolicy { scope: Scope::All, etag: etag.clone(), said: said.clone() },
+            Command::DeleteRoute { name: RouteName::parse("shop").unwrap(), etag, said: said.clone() },
+            Command::EndOverride { id: OverrideId::parse("guard/orders").unwrap(), by: Ok(said) },
+        ]
+    }
+
+    #[test]
+    fn a_replica_may_have_done_what_owners_do_to_their_own_services_and_nothing_else() {
+        let may = |role, command: &Command| known(role).admit_command(command).is_ok();
+        for command in of_an_owner("orders") {
+            assert!(may(Role::Replica, &command) && may(Role::Operator, &command), "{command:?}");
+            assert!(!may(Role::Reader, &command) && !may(Role::DataPlane, &command), "{command:?}");
+        }
+        for command in of_an_owner("payments") {
+            assert!(!may(Role::Replica, &command) && may(Role::Operator, &command), "{command:?}");
+        }
+        for command in of_an_operator() {
+            let who: Vec<_> = Role::ALL.into_iter().filter(|role| may(*role, &command)).collect();
+            assert_eq!(who, [Role::Operator], "{command:?}");
+        }
+    }
+
+    #[test]
+    fn what_only_the_control_plane_does_nobody_may_ask_for() {
+        let (key, lease) = (key("orders"), LeaseId::from_random(1));
+        let expire = Command::Expire { key: key.clone(), lease, silent_for: Duration::ZERO };
+        for command in [expire, Command::Recover { key, lease }] {
+            assert!(known(Role::Operator).admit_command(&command).is_err());
+            assert!(Caller::anybody(None).admit_command(&command).is_err());
+        }
+    }
+
+    #[test]
+    fn who_is_known_goes_by_his_name_whatever_he_says() {
+        assert_eq!(&*known(Role::Operator).author("somebody-else"), "ci");
+        assert!(!format!("{:?}", known(Role::Operator)).contains("sesame"));
+    }
+}

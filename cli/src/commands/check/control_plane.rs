@@ -1,9 +1,6 @@
 //! Whether the control plane is there, takes changes, and can be understood.
 
-use std::{
-    net::IpAddr,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
@@ -103,11 +100,6 @@ fn skew(readyz: &Probed, now: SystemTime) -> Option<Finding> {
     })
 }
 
-fn is_local(endpoint: &Endpoint) -> bool {
-    let host = endpoint.uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
-}
-
 /// Whether callers are asked who they are. On one machine it is fine that they are not, and still to be known.
 fn access(endpoint: &Endpoint, whoami: Result<Probed, Error>) -> Option<Finding> {
     const ID: &str = "control-plane/access";
@@ -121,7 +113,7 @@ fn access(endpoint: &Endpoint, whoami: Result<Probed, Error>) -> Option<Finding>
                 .hint("name a file with a token by  --token-file FILE,  or a certificate by  --cert-file  and  --key-file"),
         });
     }
-    let who = if is_local(endpoint) { "whoever is on that machine" } else { "whoever reaches it" };
+    let who = if endpoint.is_local() { "whoever is on that machine" } else { "whoever reaches it" };
     let open = Finding::warned(ID, format!("nobody is asked who he is: {who} may do everything"));
     Some(
         open.hint(
@@ -150,9 +142,7 @@ pub(super) fn certificate(ends: Option<SystemTime>, now: SystemTime) -> Option<F
 
 /// Nothing is encrypted: that is fine on one machine only.
 fn exposure(endpoint: &Endpoint) -> Option<Finding> {
-    let is_local = is_local(endpoint);
-    let is_plain = endpoint.uri.scheme_str() == Some("http");
-    (is_plain && !is_local).then(|| {
+    (endpoint.is_plain() && !endpoint.is_local()).then(|| {
         Finding::warned("control-plane/tls", "control plane has no TLS")
             .because(format!(
                 "whoever is between here and {endpoint} can read tokens, and change what is said"

@@ -285,5 +285,4 @@ fn time(text: &str) -> Option<SystemTime> {
 }
 
 #[cfg(test)]
-#[path = "file_tests.rs"]
 mod tests;

@@ -164,5 +164,4 @@ fn instant(claims: &Map<String, Value>, name: &str) -> Result<Option<SystemTime>
 }
 
 #[cfg(test)]
-#[path = "jwt_tests.rs"]
 mod tests;

@@ -13,7 +13,7 @@ pub(crate) struct Authorship {
 /// The flag for who asks, where the reason is a flag of its own.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Author {
-    /// Who asks; nobody checks it. Empty: the address that the control plane sees
+    /// Who asks; where callers show who they are, that counts instead. Empty: the address that the control plane sees
     #[arg(long, env = "USER", default_value = "", value_name = "NAME", hide_default_value = true)]
     pub(crate) author: String,
 }

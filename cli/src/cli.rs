@@ -9,13 +9,14 @@ use clap::{
 
 use crate::{
     commands::{
-        breaker, check, config, demo, demo_replica, deregister, describe, dev, docs, drain, end_override,
-        events, explain, fault, get, policy, register, release_guard, route, run, top, undrain, validate,
-        wait,
+        auth, breaker, check, config, demo, demo_replica, deregister, describe, dev, docs, drain,
+        end_override, events, explain, fault, get, policy, register, release_guard, route, run, top, undrain,
+        validate, wait,
     },
     config::Contexts,
     endpoint::{self, Origin},
     error::{Error, Exit},
+    link::Access,
     output::{Chosen, Color, Output, Shown},
 };
 
@@ -50,6 +51,8 @@ pub(crate) struct Global {
     #[arg(long, global = true, env = "GWCTL_TIMEOUT", default_value = "10s", value_name = "DURATION",
           value_parser = parse_timeout)]
     pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) access: Access,
     /// Whether somebody set it for this run.
     #[arg(skip)]
     pub(crate) timeout_is_given: bool,
@@ -144,7 +147,20 @@ impl Cli {
             self.global.timeout = parse_timeout(&text).map_err(|why| refused("timeout", why))?;
         }
         let timeout = humantime::format_duration(self.global.timeout).to_string();
-        for (setting, value) in settings.iter_mut().zip([self.global.endpoint.clone(), output, timeout]) {
+        let mut values = vec![self.global.endpoint.clone(), output, timeout];
+        let access = &mut self.global.access;
+        for (key, variable, file) in [
+            ("ca-file", "GWCTL_CA_FILE", &mut access.ca_file),
+            ("cert-file", "GWCTL_CERT_FILE", &mut access.cert_file),
+            ("key-file", "GWCTL_KEY_FILE", &mut access.key_file),
+            ("token-file", "GWCTL_TOKEN_FILE", &mut access.token_file),
+        ] {
+            if let Some(path) = settle(key, variable, context.and_then(|c| c.file(key))) {
+                *file = Some(path.into());
+            }
+            values.push(file.as_ref().map_or_else(|| "-".to_owned(), |path| path.display().to_string()));
+        }
+        for (setting, value) in settings.iter_mut().zip(values) {
             setting.value = value;
         }
         let name = in_use.map_or("-", |(name, _)| name).to_owned();
@@ -224,6 +240,9 @@ pub(crate) enum Command {
     ReleaseGuard(release_guard::Args),
     /// End an override before its time
     EndOverride(end_override::Args),
+    /// Make tokens, check the auth file, and see who you are to the control plane
+    #[command(subcommand)]
+    Auth(auth::Verb),
     /// Check the control plane, the data planes and the services
     Check(check::Args),
     /// Wait until a service is ready, a replica drained or gone, a breaker closed, or every data plane in sync
@@ -361,6 +380,9 @@ mod tests {
             "gwctl completion zsh",
             "gwctl docs man target/man",
             "gwctl get services --wait-for-ready -c prod",
+            "gwctl auth token ci --role replica --role reader --service orders --address 10.0.0.0/8 --expires-in 90d",
+            "gwctl auth check auth.toml",
+            "gwctl auth whoami --token-file ci.token --ca-file ca.pem -e https://h:1",
             "gwctl top",
             "gwctl top orders --interval 2s --once -o json",
             "gwctl version",

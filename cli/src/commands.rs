@@ -11,6 +11,7 @@ use crate::{
     output::{Format, Output},
 };
 
+pub(crate) mod auth;
 pub(crate) mod breaker;
 pub(crate) mod check;
 pub(crate) mod config;
@@ -69,6 +70,9 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
         }
         Command::Drain(args) => drain::run(args, &connect().await?, &output).await,
         Command::Undrain(args) => undrain::run(args, &connect().await?, &output).await,
+        Command::Auth(auth::Verb::Whoami) => auth::whoami(&connect().await?, &output).await,
+        // That needs no control plane.
+        Command::Auth(verb) => auth::run(&verb, &output),
         Command::Breaker(verb) => breaker::run(verb, &connect().await?, &output).await,
         // That needs no control plane.
         Command::Policy(policy::Verb::Validate(args)) => policy::validate(&args, &output),
@@ -87,7 +91,7 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
         Command::Dev(args) => dev::run(args, &output).await,
         Command::Demo(args) => demo::run(args, &output).await,
         Command::DemoReplica(args) => demo_replica::run(args, &global.endpoint, origin).await,
-        Command::Run(args) => run::run(*args, &global.endpoint, origin, &output).await,
+        Command::Run(args) => run::run(*args, &global, origin, &output).await,
         Command::RunOrphans(args) => crate::run::orphans::run(&args),
         Command::Version => version(&output),
     }

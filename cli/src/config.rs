@@ -32,11 +32,33 @@ pub(crate) struct Context {
     pub(crate) output: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) timeout: Option<String>,
+    /// Authorities that are believed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ca_file: Option<String>,
+    /// What is shown: a certificate and its key, or a token. Only where they are, never what is in them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cert_file: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) key_file: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) token_file: Option<String>,
 }
 
 impl Context {
     /// Settings by name.
-    pub(crate) const KEYS: [&str; 3] = ["endpoint", "output", "timeout"];
+    pub(crate) const KEYS: [&str; 7] =
+        ["endpoint", "output", "timeout", "ca-file", "cert-file", "key-file", "token-file"];
+
+    /// The path of a file, by the setting's name.
+    pub(crate) fn file(&self, key: &str) -> Option<&String> {
+        match key {
+            "ca-file" => self.ca_file.as_ref(),
+            "cert-file" => self.cert_file.as_ref(),
+            "key-file" => self.key_file.as_ref(),
+            "token-file" => self.token_file.as_ref(),
+            _ => None,
+        }
+    }
 
     /// The place of a setting; `None` when there is none of this name.
     pub(crate) fn setting(&mut self, key: &str) -> Option<&mut Option<String>> {
@@ -44,6 +66,10 @@ impl Context {
             "endpoint" => Some(&mut self.endpoint),
             "output" => Some(&mut self.output),
             "timeout" => Some(&mut self.timeout),
+            "ca-file" => Some(&mut self.ca_file),
+            "cert-file" => Some(&mut self.cert_file),
+            "key-file" => Some(&mut self.key_file),
+            "token-file" => Some(&mut self.token_file),
             _ => None,
         }
     }

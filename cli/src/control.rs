@@ -5,6 +5,7 @@
 
 use std::{
     error::Error as _,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -17,13 +18,14 @@ use gateway_proto::{
         registry_service_client::RegistryServiceClient, route_service_client::RouteServiceClient,
     },
 };
-use gateway_runtime::root_cause;
+use gateway_runtime::{root_cause, tls::ClientTls};
 use tonic::{Code, Response, Status, transport::Channel};
 
 use crate::{
     cli::Global,
     endpoint::{Endpoint, Origin},
     error::{Error, Exit},
+    link::{self, Credentials, Link},
     progress::Progress,
     status::{Subject, explain, is_foreign},
 };
@@ -51,10 +53,12 @@ const MAX_MESSAGE_BYTES: usize = 16 << 20;
 pub(crate) struct Control {
     endpoint: Endpoint,
     channel: Channel,
-    registry: RegistryServiceClient<Channel>,
-    policies: PolicyServiceClient<Channel>,
-    routes: RouteServiceClient<Channel>,
-    observability: ObservabilityServiceClient<Channel>,
+    credentials: Credentials,
+    tls: Arc<ClientTls>,
+    registry: RegistryServiceClient<Link>,
+    policies: PolicyServiceClient<Link>,
+    routes: RouteServiceClient<Link>,
+    observability: ObservabilityServiceClient<Link>,
     timeout: Duration,
     verbose: bool,
 }
@@ -63,39 +67,60 @@ impl Control {
     /// Connects as the flags say.
     ///
     /// # Errors
-    /// A usage error for a bad URL; [`Exit::Unreachable`] when nobody answers there.
+    /// A usage error for a bad URL or file; [`Exit::Unreachable`] when nobody answers there.
     pub(crate) async fn connect(global: &Global, origin: Origin) -> Result<Self, Error> {
         let endpoint = Endpoint::parse(&global.endpoint, origin)?;
         let connecting = Channel::builder(endpoint.uri.clone()).connect_timeout(global.timeout);
+        let (tls, credentials) = (global.access.tls()?, global.access.credentials()?);
+        if credentials.header().is_some() && endpoint.is_plain() && !endpoint.is_local() {
+            let told = format!("the token is sent to {endpoint} for all between to read: use https://");
+            global.output().note(told);
+        }
         let deadline = Instant::now() + global.timeout;
         let mut progress = Progress::new(&global.output());
         let channel = loop {
-            match connecting.connect().await {
+            match link::connect(&connecting, &tls).await {
                 Ok(channel) => break channel,
                 Err(_) if global.wait_for_ready && Instant::now() + READY_INTERVAL < deadline => {
                     progress.tell(&format!("waiting for the control plane at {endpoint}"));
                     tokio::time::sleep(READY_INTERVAL).await;
                 }
-                Err(error) => return Err(unreachable_error(&endpoint, &error)),
+                Err(error) => return Err(unreachable_error(&endpoint, &tls, &error)),
             }
         };
-        Ok(Self::over(channel, endpoint, global.timeout, global.verbose))
+        Ok(Self::showing((credentials, tls), channel, endpoint, (global.timeout, global.verbose)))
     }
 
-    /// Calls over an existing channel to the endpoint.
+    /// Calls over an existing channel to the endpoint, and shows nothing.
     pub(crate) fn over(channel: Channel, endpoint: Endpoint, timeout: Duration, verbose: bool) -> Self {
+        Self::showing(Default::default(), channel, endpoint, (timeout, verbose))
+    }
+
+    fn showing(
+        (credentials, tls): (Credentials, Arc<ClientTls>),
+        channel: Channel,
+        endpoint: Endpoint,
+        (timeout, verbose): (Duration, bool),
+    ) -> Self {
+        let link = || credentials.over(channel.clone());
         Self {
             endpoint,
+            registry: RegistryServiceClient::new(link()).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            policies: PolicyServiceClient::new(link()).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            routes: RouteServiceClient::new(link()).max_decoding_message_size(MAX_MESSAGE_BYTES),
+            observability: ObservabilityServiceClient::new(link())
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
             channel: channel.clone(),
-            registry: RegistryServiceClient::new(channel.clone())
-                .max_decoding_message_size(MAX_MESSAGE_BYTES),
-            policies: PolicyServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
-            routes: RouteServiceClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE_BYTES),
-            observability: ObservabilityServiceClient::new(channel)
-                .max_decoding_message_size(MAX_MESSAGE_BYTES),
+            credentials: credentials.clone(),
+            tls,
             timeout,
             verbose,
         }
+    }
+
+    /// When the certificate ends that it showed, if it showed one.
+    pub(crate) fn certificate_ends(&self) -> Option<std::time::SystemTime> {
+        self.tls.shown().map(|certificate| certificate.not_after)
     }
 
     /// The endpoint that it is connected to.
@@ -152,7 +177,7 @@ impl Control {
     /// Why a call failed: on its way, at a stranger's, or by the control plane's own word.
     fn refusal(&self, status: &Status, subject: Subject<'_>) -> Error {
         match status.source().and_then(|source| source.downcast_ref::<tonic::transport::Error>()) {
-            Some(error) => unreachable_error(&self.endpoint, error),
+            Some(error) => unreachable_error(&self.endpoint, &self.tls, error),
             None if is_foreign(status) => foreign_error(&self.endpoint, status),
             None => explain(status, subject),
         }
@@ -190,14 +215,17 @@ fn did_you_mean(name: &str) -> String {
 }
 
 /// Says what could not be reached, why, and who chose it.
-fn unreachable_error(endpoint: &Endpoint, error: &tonic::transport::Error) -> Error {
-    let mut unreachable = Error::new(
-        Exit::Unreachable,
-        format!("cannot reach the control plane at {endpoint} ({})", root_cause(error)),
-    )
-    .because(endpoint.origin.describe())
-    .hint("start one with  gwctl dev")
-    .hint("or choose another one with  --endpoint URL");
+fn unreachable_error(endpoint: &Endpoint, tls: &ClientTls, error: &tonic::transport::Error) -> Error {
+    let why = tls.refusal().map_or_else(|| root_cause(error), |refusal| (*refusal).clone());
+    let mut unreachable =
+        Error::new(Exit::Unreachable, format!("cannot reach the control plane at {endpoint} ({why})"))
+            .because(endpoint.origin.describe());
+    // Whoever answers by TLS is there: starting another one would be no help.
+    if endpoint.uri.scheme_str() == Some("https") {
+        unreachable.hints.push("name the authorities that are believed with  --ca-file FILE".into());
+    }
+    unreachable =
+        unreachable.hint("start one with  gwctl dev").hint("or choose another one with  --endpoint URL");
     unreachable.code = code_name(Code::Unavailable).into();
     unreachable
 }

@@ -1,6 +1,6 @@
 //! Where the control plane is, and who said so.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use clap::{ArgMatches, parser::ValueSource};
 use gateway_proto::control_plane_url;
@@ -63,6 +63,19 @@ impl Endpoint {
                 .because(origin.describe())
                 .hint(format!("for example {DEFAULT}"))),
         }
+    }
+}
+
+impl Endpoint {
+    /// Whether it is on this machine.
+    pub(crate) fn is_local(&self) -> bool {
+        let host = self.uri.host().unwrap_or_default().trim_matches(['[', ']']);
+        host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+    }
+
+    /// Whether nothing is encrypted on the way.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.uri.scheme_str() == Some("http")
     }
 }
 

@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use gateway_proto::{
-    ReplicaKey, reason,
-    v1::{DeregisterRequest, registry_service_client::RegistryServiceClient},
-};
+use gateway_proto::{ReplicaKey, reason, v1::DeregisterRequest};
 use rand::Rng as _;
-use tonic::{Status, transport::Channel};
+use tonic::Status;
 use tonic_types::StatusExt as _;
 
 /// Longest wait for a call that waits for nothing itself.
@@ -48,23 +45,15 @@ impl Lost {
     }
 }
 
-/// Leaves the registry. A control plane that does not hear it lets the lease lapse.
-///
-/// # Errors
-/// What it says, or that it says nothing in time.
-pub(crate) async fn deregister(
-    client: &mut RegistryServiceClient<Channel>,
-    key: &ReplicaKey,
-    lease_id: String,
-) -> Result<(), Status> {
-    let request = DeregisterRequest {
+/// What leaves the registry. A control plane that does not hear it lets the lease lapse.
+pub(crate) fn leaving(key: &ReplicaKey, lease_id: String) -> DeregisterRequest {
+    DeregisterRequest {
         service: key.service.to_string(),
         replica_id: key.replica.to_string(),
         lease_id,
         reason: "the process ends".into(),
         ..Default::default()
-    };
-    within(CALL_TIMEOUT, client.deregister(request)).await.map(drop)
+    }
 }
 
 /// Full jitter, so that many replicas do not come back together.

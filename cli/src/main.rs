@@ -14,6 +14,7 @@ mod endpoint;
 mod error;
 mod interruption;
 mod lease;
+mod link;
 mod output;
 mod planes;
 mod progress;

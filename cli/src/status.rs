@@ -75,6 +75,12 @@ fn next_step(reason: &str, service: &str) -> Option<String> {
         reason::STORE_UNAVAILABLE => {
             Some("nothing was changed; look at the control plane's log and its disk".to_owned())
         }
+        reason::CREDENTIALS_REQUIRED => {
+            Some("name a file with a token by  --token-file FILE,  or a certificate by  --cert-file  and  --key-file".to_owned())
+        }
+        reason::CREDENTIALS_INVALID | reason::CREDENTIALS_EXPIRED | reason::PERMISSION_DENIED => {
+            Some("gwctl auth whoami  says who you are there, and what you may do".to_owned())
+        }
         reason::SHUTTING_DOWN => Some("try again when the control plane is back".to_owned()),
         _ => None,
     }

@@ -1,5 +1,7 @@
 // Requests to /v1. A refusal becomes an Error with what the server says of it.
 
+import * as session from './session.js';
+
 export class Problem extends Error {
   constructor(status, document) {
     super(document.detail || document.title || `The control plane answered ${status}.`);
@@ -11,7 +13,7 @@ async function ask(method, path, { query = {}, body, headers = {}, type = 'appli
   const search = new URLSearchParams();
   for (const [name, value] of Object.entries(query)) if (value !== undefined && value !== '') search.append(name, value);
   const url = search.size ? `${path}?${search}` : path;
-  const options = { method, headers: { ...headers }, cache: 'no-store' };
+  const options = { method, headers: { ...session.headers(), ...headers }, cache: 'no-store' };
   if (body !== undefined) {
     options.body = JSON.stringify(body);
     options.headers['content-type'] = type;
@@ -23,6 +25,7 @@ async function ask(method, path, { query = {}, body, headers = {}, type = 'appli
     throw new Problem(0, { detail: 'The control plane does not answer. Nothing is known of whether this was done.' });
   }
   const document = await response.json().catch(() => ({}));
+  if (response.status === 401) session.ask(document);
   if (!response.ok) throw new Problem(response.status, document);
   return document;
 }

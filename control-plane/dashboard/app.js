@@ -15,8 +15,9 @@ import { mark } from './parts.js';
 import * as policy from './policy.js';
 import * as replica from './replica.js';
 import * as service from './service.js';
+import * as session from './session.js';
 import { nameOf, state } from './store.js';
-import { isStale, link, open, pause } from './stream.js';
+import { isStale, link, open, pause, reconnect } from './stream.js';
 
 const VIEWS = { '': overview, breakers, service, replica, nodes, events, policy, lab };
 const NAVIGATION = [['', 'Overview'], ['breakers', 'Breakers'], ['nodes', 'Data planes'], ['events', 'Events'], ['policy/*', 'Policies']];
@@ -76,7 +77,8 @@ function draw() {
   const main = document.getElementById('main');
   main.classList.toggle('stale', isStale());
   document.title = `${page.view.title} – Gateway`;
-  if (state.hello) render(main, ...page.view.view(context()));
+  if (session.session.isAsked) render(main, session.form());
+  else if (state.hello) render(main, ...page.view.view(context()));
   else if (link.problem || (!link.isUp && Date.now() - began > 2000)) render(main, h('div.empty', h('p.lead', 'The control plane does not answer.'), h('p', link.problem || 'This page asks again every second and shows what there is as soon as it does.')));
   drawToasts();
   page.took = performance.now() - start;
@@ -95,9 +97,10 @@ function header() {
       h('div.tools', status(),
         h('button.plain', { type: 'button', onclick: togglePause, 'aria-pressed': String(link.isPaused), title: 'Pause the stream (.)' }, link.isPaused ? 'Resume' : 'Pause'),
         h('button.plain', { type: 'button', onclick: nextTheme, title: 'Theme (t)', 'aria-label': `Theme: ${theme()}` }, h('span', { 'aria-hidden': 'true' }, '◐'), ` ${theme()}`),
-        h('button.plain', { type: 'button', onclick: help, title: 'Keys (?)', 'aria-label': 'Keys' }, '?'))),
+        h('button.plain', { type: 'button', onclick: help, title: 'Keys (?)', 'aria-label': 'Keys' }, '?'),
+        session.isSignedIn() && !session.session.isAsked && h('button.plain', { type: 'button', onclick: session.signOut }, `Sign out${state.hello?.caller ? ` ${state.hello.caller}` : ''}`))),
     banner(),
-    state.hello && !state.hello.takesWrites && h('p.banner.note', 'Read only: this control plane listens beyond this machine, and was not started with --allow-dashboard-writes. Each action shows its line for a shell.'),
+    state.hello && !state.hello.takesWrites && h('p.banner.note', state.hello.caller ? `Read only: ${state.hello.caller} may look, and not change how the gateway works. Each action shows its line for a shell.` : 'Read only: this control plane listens beyond this machine, and was not started with --allow-dashboard-writes. Each action shows its line for a shell.'),
     force.length > 0 && h('section.force', { 'aria-label': 'In force' }, h('ul', force.slice(0, 4).map((item) => h('li', { key: item.key },
       h('span.what', item.what), h('span.countdown', timeLeft(item.until)), (item.reason || item.author) && h('span.quiet', `${item.reason ?? ''}${item.author ? ` (${item.author})` : ''}`),
       h('button.small', { type: 'button', onclick: () => end(item), 'aria-label': `End: ${item.what}` }, 'End'))), force.length > 4 && h('li.quiet', `and ${force.length - 4} more`))),
@@ -191,6 +194,7 @@ const began = Date.now();
 applyTheme();
 listen(act);
 addEventListener('hashchange', route);
+session.listen((isNew) => { if (isNew) reconnect(); schedule(); });
 open((heard) => {
   if (heard.length) announce(heard.slice(0, 3).map((row) => `${nameOf(row)} is ${breakerWord(row).toLowerCase()}${row.nodeId ? ` on ${row.nodeId}` : ''}`).join(', ') + (heard.length > 3 ? `, and ${heard.length - 3} more` : ''));
   schedule();

@@ -5,7 +5,11 @@ use std::net::SocketAddr;
 use clap::builder::FalseyValueParser;
 use gateway_runtime::Failure;
 
-use crate::{registry::Limits, store::StoreLocation};
+use crate::{
+    auth::{Settings, SettingsArgs},
+    registry::Limits,
+    store::StoreLocation,
+};
 
 /// Flags of the control plane, each with its environment variable.
 #[derive(Debug, Clone, clap::Args)]
@@ -51,6 +55,10 @@ pub struct Args {
     /// reaches it can. Programs always can
     #[arg(long, env = "GW_ALLOW_DASHBOARD_WRITES", value_parser = FalseyValueParser::new())]
     pub allow_dashboard_writes: bool,
+
+    /// Who gets in, and what he may do.
+    #[command(flatten)]
+    pub access: SettingsArgs,
 }
 
 /// A configuration that can be started.
@@ -75,6 +83,8 @@ pub struct Config {
     pub allow_fault_injection: bool,
     /// Whether web pages may change things where the listener is not on loopback.
     pub allow_dashboard_writes: bool,
+    /// Who gets in, and what he may do.
+    pub access: Settings,
 }
 
 impl Args {
@@ -108,6 +118,7 @@ impl Args {
                 .collect::<Result<_, _>>()?,
             allow_fault_injection: self.allow_fault_injection,
             allow_dashboard_writes: self.allow_dashboard_writes,
+            access: self.access.validate()?,
         })
     }
 }
@@ -125,6 +136,7 @@ impl Default for Config {
             allowed_hosts: Vec::new(),
             allow_fault_injection: false,
             allow_dashboard_writes: false,
+            access: Settings::default(),
         }
     }
 }

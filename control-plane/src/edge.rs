@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 
 use crate::{
+    auth::{Caller, Gate, Subject},
     clock,
     effects::Effects,
     leases::Term,
@@ -40,6 +41,8 @@ const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
 /// Handles to all parts that a request may need.
 #[derive(Debug)]
 pub(crate) struct Edge {
+    /// Where everybody who asks has passed.
+    pub(crate) gate: Arc<Gate>,
     pub(crate) effects: Effects,
     pub(crate) commands: Commands,
     pub(crate) limits: Limits,
@@ -104,18 +107,19 @@ impl Edge {
     /// that long for data planes to route to it, and says which do.
     pub(crate) async fn register(
         &self,
+        caller: &Caller,
         registration: Registration,
         validate_only: bool,
         wait: Option<Duration>,
     ) -> Result<v1::RegisterResponse, Refusal> {
         let is_repeatable = registration.request.is_some();
-        let answer = self.submit(Command::Register(registration), validate_only).await?;
+        let answer = self.submit(caller, Command::Register(registration), validate_only).await?;
         let Answer::Registered { record, created } = answer else {
             unreachable!("a registration is answered as such")
         };
         if let Some(lease) = record.lease.filter(|_| !validate_only && is_repeatable) {
             // The first answer to this request may be long ago: the second promises as much, or is none.
-            self.renew(&record.key, lease.id)?;
+            self.renew(caller, &record.key, lease.id)?;
         }
         let rollout = match wait.filter(|_| !validate_only) {
             Some(wait) => Some(self.rollout(record.revision, wait).await),
@@ -132,12 +136,24 @@ impl Edge {
         })
     }
 
-    /// Has a command carried out; with `validate_only`, only says what would come of it.
-    pub(crate) async fn submit(&self, command: Command, validate_only: bool) -> Result<Answer, Refusal> {
-        match validate_only {
-            true => Ok(self.rehearse(&command)?),
-            false => Ok(self.commands.submit(command).await?),
+    /// Has a command carried out, if its caller may have it; with `validate_only`, only says what would come of it.
+    pub(crate) async fn submit(
+        &self,
+        caller: &Caller,
+        command: Command,
+        validate_only: bool,
+    ) -> Result<Answer, Refusal> {
+        caller.admit_command(&command)?;
+        if validate_only {
+            return Ok(self.rehearse(&command)?);
         }
+        if !caller.is_known() {
+            return Ok(self.commands.submit(command).await?);
+        }
+        let subject = Subject::of(&command);
+        let answer = self.commands.submit(command).await.map_err(Refusal::from);
+        caller.changed(&subject, answer.as_ref().err().map_or("done", Refusal::reason));
+        answer
     }
 
     /// Decides a command on what is known now, and forgets the decision.
@@ -159,12 +175,14 @@ impl Edge {
     /// Removes a replica; an absent one is success.
     pub(crate) async fn deregister(
         &self,
+        caller: &Caller,
         target: Target,
         proof: Proof,
         said: Said,
         block: Option<Duration>,
     ) -> Result<v1::DeregisterResponse, Refusal> {
-        match self.commands.submit(Command::Deregister { target, proof, said, block }).await? {
+        let command = Command::Deregister { target, proof, said, block };
+        match self.submit(caller, command, false).await? {
             Answer::Deregistered { removed, revision } => Ok(v1::DeregisterResponse { removed, revision }),
             other => unreachable!("a removal is answered as such, not by {other:?}"),
         }
@@ -173,15 +191,23 @@ impl Edge {
     /// Removes whatever replica of the service is reached at the address: an operator's word.
     pub(crate) async fn deregister_address(
         &self,
+        caller: &Caller,
         service: ServiceName,
         address: Address,
     ) -> Result<(), Refusal> {
         let target = Target::Address(service, address);
-        self.deregister(target, Proof::Force, Said::default(), None).await.map(drop)
+        let said = Said { author: caller.known_author(), ..Said::default() };
+        self.deregister(caller, target, Proof::Force, said, None).await.map(drop)
     }
 
     /// Renews a lease.
-    pub(crate) fn renew(&self, key: &ReplicaKey, lease: LeaseId) -> Result<Renewed, Refusal> {
+    pub(crate) fn renew(
+        &self,
+        caller: &Caller,
+        key: &ReplicaKey,
+        lease: LeaseId,
+    ) -> Result<Renewed, Refusal> {
+        caller.admit_renewal(&key.service)?;
         let Some(term) = self.effects.leases.renew(lease, key, clock::now()) else {
             let why = |view: &View| why_lease_is_void(view, key, lease, clock::wall());
             return Err(self.effects.publisher.read(why).into());
@@ -213,12 +239,14 @@ impl Edge {
     /// Sets the health that a replica reports of itself.
     pub(crate) async fn report_health(
         &self,
+        caller: &Caller,
         key: ReplicaKey,
         lease: Option<LeaseId>,
         health: Health,
         reason: String,
     ) -> Result<v1::ReportHealthResponse, Refusal> {
-        match self.commands.submit(Command::ReportHealth { key, lease, health, reason }).await? {
+        let command = Command::ReportHealth { key, lease, health, reason };
+        match self.submit(caller, command, false).await? {
             Answer::Replica(record) => Ok(v1::ReportHealthResponse { replica: Some(self.replica(&record)) }),
             other => unreachable!("a health report is answered as such, not by {other:?}"),
         }

@@ -2,11 +2,12 @@
 //! address; probes and metrics; the dashboard. Every error is problem+json.
 //!
 //! ```text
-//!  request ─▶ origin ─▶ paths ─▶ bind ─▶ call (the gRPC router, in this process) ─▶ answer, or watch
+//!  request ─▶ origin ─▶ access ─▶ paths ─▶ bind ─▶ call (the gRPC router, in this process) ─▶ answer, or watch
 //!                         ▲       ▲
 //!                       routes, the table ─▶ openapi
 //! ```
 
+mod access;
 mod answer;
 mod bind;
 mod body;
@@ -48,12 +49,14 @@ pub(crate) fn router(edge: &Arc<Edge>, grpc: Router) -> Router {
     let allowed_hosts = AllowedHosts(edge.allowed_hosts.as_slice().into());
     let containment = Containment { panics: edge.panics.clone(), handler: Handler::Http };
     let resources = Resources { edge: Arc::clone(edge), grpc: Grpc(grpc) };
+    let gate = Arc::clone(&edge.gate);
     let takes_page_writes = writes::Allowed(edge.takes_page_writes);
     Router::new()
         .route("/register", post(register::register).delete(register::deregister))
         .route("/statistics", get(statistics::all))
         .route("/statistics/{service}", get(statistics::of_service))
         .route("/openapi.json", get(openapi::serve))
+        .route("/whoami", get(access::whoami))
         .route("/livez", get(probes::livez))
         .route("/healthz", get(probes::livez))
         .route("/readyz", get(probes::readyz))
@@ -63,6 +66,7 @@ pub(crate) fn router(edge: &Arc<Edge>, grpc: Router) -> Router {
         .route("/v1/{*path}", any(resources::serve).with_state(resources.clone()))
         .merge(dashboard::router(resources))
         .layer(middleware::from_fn_with_state(takes_page_writes, writes::check))
+        .layer(middleware::from_fn_with_state(gate, access::check))
         .layer(middleware::from_fn_with_state(containment, panics::contain))
         .layer(middleware::from_fn_with_state(allowed_hosts, origin::check))
         .layer(middleware::from_fn(finish))

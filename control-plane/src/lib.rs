@@ -1,7 +1,7 @@
 //! The control plane: who is registered, on which lease, how healthy, and what every data plane makes of it.
 //!
 //! ```text
-//!  rpc, http ──▶ edge ──▶ writer ──▶ registry (decide) ──▶ store ──▶ registry (apply)
+//!  auth ─▶ rpc, http ──▶ edge ──▶ writer ──▶ registry (decide) ──▶ store ──▶ registry (apply)
 //!      │                    ▲                                            │
 //!      ├──▶ leases ─▶ expiry┘                            publish ◀───────┴──▶ observe
 //!      └──▶ publish, observe (reads and streams)            └──▶ data planes
@@ -10,6 +10,8 @@
 //! It is never on the request path: data planes serve from their own copy for as long as it is away. [`start`] is all
 //! that a program needs; the pure parts, [`registry`], [`leases`] and [`publish`], are public for simulation.
 
+mod auth;
+pub mod auth_file;
 mod clock;
 pub mod config;
 mod edge;
@@ -37,6 +39,7 @@ use gateway_runtime::{
     Failure, Shutdown, accept,
     passed::Passed,
     supervise::{Beyond, Supervisor},
+    tls::Tls,
 };
 use tokio::{
     net::TcpListener,
@@ -46,10 +49,12 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::server::HealthReporter;
 
+pub use auth::{Settings, SettingsArgs};
 pub use config::Config;
 pub use program::Program;
 
 use self::{
+    auth::{Audit, Gate},
     edge::{Edge, Places},
     effects::Effects,
     leases::Leases,
@@ -144,6 +149,7 @@ pub async fn start_on<S: Store>(store: S, config: Config, shutdown: Shutdown) ->
 }
 
 fn bind(config: &Config) -> Result<TcpListener, Failure> {
+    config.access.check(config.listen)?;
     tracing::info!(?config, "starting");
     accept::listen(config.listen).map_err(|error| Failure::unbound("--listen", config.listen, &error))
 }
@@ -161,6 +167,7 @@ async fn serve<S: Store>(
 ) -> Result<Running, Failure> {
     let listen = listener.local_addr();
     let listen = listen.map_err(|error| Failure::unbound("--listen", config.listen, &error))?;
+    let tls = config.access.tls()?;
     let loaded = store.load().await.map_err(|error| unusable(&config, &error))?;
     tracing::info!(revision = loaded.revision, records = loaded.items.len(), "registry loaded");
 
@@ -170,6 +177,8 @@ async fn serve<S: Store>(
         observation: Arc::new(Observation::new(config.max_nodes)),
         metrics: Arc::new(Metrics::new()),
     };
+    let audit = Audit::new(&effects.observation, &effects.metrics);
+    let gate = Arc::new(config.access.gate(listen, audit)?);
     effects.grant_all();
     let panics = Panics::new(&effects.metrics, &effects.observation);
     let (writer, commands, available) =
@@ -177,6 +186,7 @@ async fn serve<S: Store>(
     // A data plane that reconnects may hold two places until its older stream has ended.
     let streams = 2 * config.max_nodes;
     let edge = Arc::new(Edge {
+        gate: Arc::clone(&gate),
         effects,
         commands,
         limits: config.limits,
@@ -194,7 +204,8 @@ async fn serve<S: Store>(
         keep_alive_streams: Places::new(config.max_connections, "too many keep-alive streams"),
         allowed_hosts: config.allowed_hosts,
         dashboard_streams: Places::new(MAX_DASHBOARDS, "too many dashboards"),
-        takes_page_writes: listen.ip().is_loopback() || config.allow_dashboard_writes,
+        // Where pages must say who they are, that decides.
+        takes_page_writes: listen.ip().is_loopback() || config.allow_dashboard_writes || gate.is_locked(),
         allow_fault_injection: config.allow_fault_injection,
         lab,
     });
@@ -202,8 +213,9 @@ async fn serve<S: Store>(
     rpc::report_health(&health, true).await;
     let grpc = rpc::router(&edge, health.clone());
     let routers = Routers { http: http::router(&edge, grpc.clone()), grpc };
-    let server = Arc::new(Server::new(routers, config.max_connections, shutdown, panics));
-    let supervisor = supervise(&edge, writer, health, server, listener);
+    let server = Arc::new(Server::new(routers, tls.clone(), config.max_connections, shutdown, panics));
+    let mut supervisor = supervise(&edge, writer, health, server, listener);
+    follow_files(&mut supervisor, gate, tls, &edge.shutdown);
     let task = tokio::spawn(supervisor.run(END_TIMEOUT));
     Ok(Running { listen, task })
 }
@@ -263,6 +275,27 @@ fn supervise<S: Store>(
         }
     });
     supervisor
+}
+
+/// Reads certificates and the auth file again when they change.
+fn follow_files(supervisor: &mut Supervisor, gate: Arc<Gate>, tls: Option<Arc<Tls>>, shutdown: &Shutdown) {
+    let until = shutdown.clone();
+    supervisor.spawn("auth_file", Beyond::End, move || {
+        let following = Arc::clone(&gate).follow(until.clone());
+        async move {
+            following.await;
+            Ok(())
+        }
+    });
+    let Some(tls) = tls else { return };
+    let until = shutdown.clone();
+    supervisor.spawn("certificates", Beyond::End, move || {
+        let following = Arc::clone(&tls).follow(until.clone());
+        async move {
+            following.await;
+            Ok(())
+        }
+    });
 }
 
 /// Tells health checkers what becomes of the store, and of the process.

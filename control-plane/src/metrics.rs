@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use gateway_proto::v1;
+use gateway_proto::{reason, v1};
 use gateway_runtime::{build::BUILD, usage};
 use prometheus_client::{
     collector::Collector,
@@ -49,6 +49,7 @@ pub(crate) struct Metrics {
     handled: Family<GrpcLabels, Counter>,
     handling: Family<MethodLabels, Histogram, fn() -> Histogram>,
     panics: Family<TaskLabels, Counter>,
+    denials: Family<ReasonLabels, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -89,6 +90,11 @@ struct TaskLabels {
     task: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
 /// How a registration ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Registered {
@@ -120,7 +126,28 @@ const HANDLING_BOUNDS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// What a panic may end, but for the tasks behind streams.
-const PANICKING: [&str; 8] = ["accept", "connection", "drain", "expiry", "grpc", "health", "http", "writer"];
+const PANICKING: [&str; 10] = [
+    "accept",
+    "auth_file",
+    "certificates",
+    "connection",
+    "drain",
+    "expiry",
+    "grpc",
+    "health",
+    "http",
+    "writer",
+];
+
+/// Why somebody is refused for who he is.
+const DENIALS: [&str; 6] = [
+    reason::CREDENTIALS_REQUIRED,
+    reason::CREDENTIALS_INVALID,
+    reason::CREDENTIALS_EXPIRED,
+    reason::PERMISSION_DENIED,
+    reason::ADDRESS_NOT_ALLOWED,
+    reason::RATE_LIMITED,
+];
 
 impl Metrics {
     pub(crate) fn new() -> Self {
@@ -143,6 +170,7 @@ impl Metrics {
             handled: Family::default(),
             handling: Family::new_with_constructor(|| Histogram::new(HANDLING_BOUNDS)),
             panics: Family::default(),
+            denials: Family::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("gateway_registry_services", "Services registered", metrics.services.clone());
@@ -204,6 +232,11 @@ impl Metrics {
             "Panics, by the task that they ended; its caller was told INTERNAL or it was started again",
             metrics.panics.clone(),
         );
+        registry.register(
+            "gateway_access_denied",
+            "Requests refused because of who asked, by reason",
+            metrics.denials.clone(),
+        );
         let build = vec![
             ("version", env!("CARGO_PKG_VERSION")),
             ("revision", BUILD.revision),
@@ -223,6 +256,9 @@ impl Metrics {
         }
         for task in PANICKING {
             drop(metrics.panics.get_or_create(&TaskLabels { task }));
+        }
+        for reason in DENIALS {
+            drop(metrics.denials.get_or_create(&ReasonLabels { reason }));
         }
         metrics
     }
@@ -252,6 +288,11 @@ impl Metrics {
     /// Counts a panic. `task` must come from the code, not from a caller.
     pub(crate) fn panicked(&self, task: &'static str) {
         self.panics.get_or_create(&TaskLabels { task }).inc();
+    }
+
+    /// Counts a request that was refused because of who asked.
+    pub(crate) fn denied(&self, reason: &'static str) {
+        self.denials.get_or_create(&ReasonLabels { reason }).inc();
     }
 
     pub(crate) fn committed(&self, took: Duration) {

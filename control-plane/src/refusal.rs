@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 pub(crate) use self::problem::Problem;
-use crate::{observe::TooManyNodes, registry::RegistryError, writer::WriteError};
+use crate::{auth::Denied, observe::TooManyNodes, registry::RegistryError, writer::WriteError};
 
 /// When to try again what failed for want of room or of the store.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -32,6 +32,9 @@ pub(crate) enum Refusal {
     Write(#[from] WriteError),
     #[error("the page token is not of this list: begin again without one")]
     PageToken,
+    /// Who asks may not, or nobody knows who he is.
+    #[error("{0}")]
+    Denied(#[from] Denied),
     /// Too many of something that each caller takes one of.
     #[error("{what}: {limit} are allowed at once")]
     Quota { what: &'static str, limit: usize },
@@ -194,6 +197,16 @@ impl Refusal {
             Self::Origin(_) | Self::PageWrite => {
                 (Code::PermissionDenied, StatusCode::FORBIDDEN, r::ORIGIN_NOT_ALLOWED)
             }
+            Self::Denied(denied) => {
+                let (code, http) = match denied {
+                    Denied::Nobody(_) => (Code::Unauthenticated, StatusCode::UNAUTHORIZED),
+                    Denied::Permission { .. } | Denied::Address { .. } => {
+                        (Code::PermissionDenied, StatusCode::FORBIDDEN)
+                    }
+                    Denied::TooOften { .. } => (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS),
+                };
+                (code, http, denied.reason())
+            }
             Self::NotAStream => (Code::InvalidArgument, StatusCode::NOT_ACCEPTABLE, r::MALFORMED_REQUEST),
         };
         let retry = match self {
@@ -202,6 +215,7 @@ impl Refusal {
             }
             Self::Write(WriteError::Refused(_)) => None,
             Self::Write(_) => Some(RETRY_DELAY),
+            Self::Denied(Denied::TooOften { retry, .. }) => Some(*retry),
             _ => None,
         };
         Row { code, http, reason, retry, resource: self.resource() }
@@ -211,6 +225,7 @@ impl Refusal {
         let replica = |key: &ReplicaKey| Some(("replica", key.to_string()));
         match self {
             Self::ServiceNotFound(name) => Some(("service", name.to_string())),
+            Self::Denied(denied) => Some(("service", denied.service()?.to_string())),
             Self::Write(WriteError::Refused(refused)) => match refused {
                 RegistryError::ReplicaNotFound(key)
                 | RegistryError::LeaseExpired(key)

@@ -1,4 +1,4 @@
-//! The listener: accepts connections, speaks HTTP/1.1 and cleartext HTTP/2 on each, and ends them in good order.
+//! The listener: accepts connections, speaks HTTP/1.1 and HTTP/2 on each, in TLS or not, and ends them in good order.
 //!
 //! It knows requests only as far as to tell gRPC from the rest.
 
@@ -16,6 +16,7 @@ use gateway_runtime::{
     Shutdown,
     accept::{begins_with, is_of_one_connection},
     panics::caught,
+    tls::{PeerCertificate, Tls},
 };
 use http::{Request, Response, Version, header};
 use hyper::{body::Incoming, service::service_fn};
@@ -24,15 +25,17 @@ use hyper_util::{
     server::conn::auto::Builder,
 };
 use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::server::TcpConnectInfo;
 use tower::ServiceExt;
 
-use crate::panics::Panics;
+use crate::{clock, panics::Panics};
 
 /// A client that says nothing for this long, or sends half a request head, is cut off.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,6 +49,12 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two tries to accept when the system has no room for another connection.
 const MIN_BACKOFF: Duration = Duration::from_millis(10);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
+/// How long a client that was refused may take to read so.
+const LINGER: Duration = Duration::from_secs(1);
+/// A connection is asked to end then, so that timers need not count further.
+const MAX_AGE: Duration = Duration::from_secs(365 * 24 * 3600);
+const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 45\r\n\r\n\
+    This port speaks TLS: ask it with https://.\r\n";
 const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What is served: gRPC by its content type, everything else as plain HTTP.
@@ -60,6 +69,7 @@ pub(crate) struct Routers {
 #[derive(Debug)]
 pub(crate) struct Server {
     routers: Routers,
+    tls: Option<Arc<Tls>>,
     builder: Builder<TokioExecutor>,
     /// One for each connection.
     places: Arc<Semaphore>,
@@ -71,10 +81,16 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(routers: Routers, max_connections: usize, shutdown: Shutdown, panics: Panics) -> Self {
+    pub(crate) fn new(
+        routers: Routers,
+        tls: Option<Arc<Tls>>,
+        max_connections: usize,
+        shutdown: Shutdown,
+        panics: Panics,
+    ) -> Self {
         let places = Arc::new(Semaphore::new(max_connections));
         let (connections, cut) = (TaskTracker::new(), CancellationToken::new());
-        Self { routers, builder: builder(), places, connections, shutdown, cut, panics }
+        Self { routers, tls, builder: builder(), places, connections, shutdown, cut, panics }
     }
 
     /// Accepts connections until the shutdown begins, each served by a task of its own.
@@ -111,31 +127,75 @@ impl Server {
 
     /// Serves one connection to its end, or, once the shutdown has begun, to the end of what is in flight on it.
     async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+        let local = stream.local_addr().ok();
         // A client that has asked for nothing yet must not hold up the end; one that has is answered.
-        let decided = tokio::select! {
+        let begun = async {
+            match &self.tls {
+                None => await_head(&stream).await.map(|()| Begun::Plain(stream)),
+                Some(tls) => handshake(stream, tls).await.map(|stream| Begun::Tls(Box::new(stream))),
+            }
+        };
+        let begun = tokio::select! {
             biased;
-            decided = await_head(&stream) => decided,
+            begun = begun => begun,
             () = self.shutdown.begun() => return,
         };
-        if let Err(error) = decided {
-            tracing::debug!(%peer, %error, "connection ended before its first request");
-            return;
+        let info = TcpConnectInfo { local_addr: local, remote_addr: Some(peer) };
+        match begun {
+            Ok(Begun::Plain(stream)) => self.serve_requests(stream, self.builder.clone(), (info, None)).await,
+            Ok(Begun::Tls(stream)) => {
+                let (_, session) = stream.get_ref();
+                let certificate = session.peer_certificates().and_then(|chain| chain.first());
+                let certificate = certificate.map(PeerCertificate::parse).transpose();
+                let builder = match session.alpn_protocol() {
+                    Some(b"h2") => self.builder.clone().http2_only(),
+                    _ => self.builder.clone().http1_only(),
+                };
+                match certificate {
+                    Ok(certificate) => {
+                        self.serve_requests(stream, builder, (info, certificate.map(Arc::new))).await
+                    }
+                    Err(error) => tracing::debug!(%peer, error, "a client certificate cannot be read"),
+                }
+            }
+            Err(error) => tracing::debug!(%peer, %error, "connection ended before its first request"),
         }
-        let info = TcpConnectInfo { local_addr: stream.local_addr().ok(), remote_addr: Some(peer) };
+    }
+
+    async fn serve_requests(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        builder: Builder<TokioExecutor>,
+        (info, certificate): (TcpConnectInfo, Option<Arc<PeerCertificate>>),
+    ) {
+        let peer = info.remote_addr;
+        let good_for = good_for(certificate.as_deref());
         let routers = self.routers.clone();
-        let service = service_fn(move |request| routers.clone().call(request, info.clone()));
-        let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
+        let service =
+            service_fn(move |request| routers.clone().call(request, info.clone(), certificate.clone()));
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
+            // Who has a new certificate shows it on a new connection.
+            () = sleep(good_for) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
             () = self.shutdown.begun() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(%peer, %error, "connection ended");
+            tracing::debug!(?peer, %error, "connection ended");
         }
     }
+}
+
+/// A connection on which something was said.
+enum Begun {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Routers {
@@ -143,10 +203,14 @@ impl Routers {
         self,
         request: Request<Incoming>,
         info: TcpConnectInfo,
+        certificate: Option<Arc<PeerCertificate>>,
     ) -> Result<Response<Body>, Infallible> {
         let mut request = request.map(Body::new);
         // Where tonic looks for the peer's address.
         request.extensions_mut().insert(info);
+        if let Some(certificate) = certificate {
+            request.extensions_mut().insert(certificate);
+        }
         let content_type = request.headers().get(header::CONTENT_TYPE);
         let is_grpc = content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
         // gRPC is HTTP/2. Over HTTP/1.1 only a web page would send it, past what keeps those out.
@@ -166,6 +230,14 @@ fn builder() -> Builder<TokioExecutor> {
         .keep_alive_timeout(PING_TIMEOUT)
         .max_concurrent_streams(MAX_STREAMS);
     builder
+}
+
+/// How long a connection may take new requests: as long as the certificate is good that says whose it is.
+fn good_for(certificate: Option<&PeerCertificate>) -> Duration {
+    let left = |certificate: &PeerCertificate| {
+        certificate.not_after.duration_since(clock::wall()).unwrap_or_default()
+    };
+    certificate.map_or(MAX_AGE, left).min(MAX_AGE)
 }
 
 /// The next connection, once there is a place for it: until then, clients wait in the system's queue.
@@ -206,4 +278,40 @@ async fn accept(
 async fn await_head(stream: &TcpStream) -> io::Result<()> {
     let is_http2 = timeout(HEAD_TIMEOUT, begins_with(stream, H2_PREFACE)).await;
     is_http2.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())).map(|_| ())
+}
+
+/// Sets TLS up, and waits for the first byte in it.
+async fn handshake(mut stream: TcpStream, tls: &Tls) -> io::Result<TlsStream<TcpStream>> {
+    let begun = async {
+        // A record of the handshake begins so (RFC 8446, section 5.1).
+        if !begins_with(&stream, &[0x16]).await? {
+            // Who speaks HTTP here by mistake is told so by a word that he understands.
+            stream.write_all(NOT_TLS).await?;
+            stream.shutdown().await?;
+            return Err(ErrorKind::InvalidData.into());
+        }
+        let accepted = TlsAcceptor::from(tls.config()).accept(stream).into_fallible().await;
+        let mut stream = match accepted {
+            Ok(stream) => stream,
+            Err((error, stream)) => {
+                linger(stream).await;
+                return Err(error);
+            }
+        };
+        match stream.fill_buf().await?.is_empty() {
+            true => Err(ErrorKind::UnexpectedEof.into()),
+            false => Ok(stream),
+        }
+    };
+    timeout(HEAD_TIMEOUT, begun).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+}
+
+/// Lets a client read why it was refused: closing at once on what it has sent already would reset the connection, and take
+/// the alert along.
+async fn linger(mut stream: TcpStream) {
+    let ended = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    };
+    let _ = timeout(LINGER, ended).await;
 }

@@ -22,12 +22,14 @@ use clap::builder::FalseyValueParser;
 use gateway_proto::{Locality, NodeId, control_plane_url, v1};
 use gateway_runtime::{
     Failure,
+    credentials::TokenFile,
     tls::{ClientTls, ClientTlsFiles, Identity, Tls, TlsFiles},
 };
 use http::Uri;
 
 use crate::{
     access_log::AccessLog,
+    control_plane,
     discovery::Cache,
     handover::MAX_PATH_BYTES,
     proxy::{Forwarding, Limits, PROTOCOLS, ProxyHeaders},
@@ -78,9 +80,22 @@ pub struct Args {
     /// away from clients
     #[arg(long, env = "GW_ADMIN_LISTEN", default_value = "127.0.0.1:7401", value_name = "IP:PORT")]
     pub admin_listen: SocketAddr,
-    /// Control planes to follow, as http://HOST:PORT, tried in turn [default: http://127.0.0.1:7400]
+    /// Control planes to follow, as http://HOST:PORT or https://HOST:PORT, tried in turn [default: http://127.0.0.1:7400]
     #[arg(long, env = "GW_CONTROL_PLANE", value_delimiter = ',', value_name = "URL,…")]
     pub control_plane: Vec<String>,
+    /// Authorities, in PEM, that sign the certificates of control planes at https://; read again when it changes [default:
+    /// those that the system trusts]
+    #[arg(long, env = "GW_CONTROL_PLANE_CA", value_name = "FILE")]
+    pub control_plane_ca: Option<PathBuf>,
+    /// Certificate chain in PEM that control planes are shown, who know this data plane by it; read again when it changes
+    #[arg(long, env = "GW_CONTROL_PLANE_CERT", value_name = "FILE", requires = "control_plane_key")]
+    pub control_plane_cert: Option<PathBuf>,
+    /// Its key in PEM
+    #[arg(long, env = "GW_CONTROL_PLANE_KEY", value_name = "FILE", requires = "control_plane_cert")]
+    pub control_plane_key: Option<PathBuf>,
+    /// File with the token that control planes are shown, who know this data plane by it; read again when it changes
+    #[arg(long, env = "GW_CONTROL_PLANE_TOKEN_FILE", value_name = "FILE")]
+    pub control_plane_token_file: Option<PathBuf>,
     /// Name of this data plane, stable over restarts: a-z, 0-9 and '-' [default: the host's name, and the port
     /// behind it unless that is 8080; by chance with port 0 or without a host name]
     #[arg(long, env = "GW_NODE_ID", value_name = "ID")]
@@ -158,6 +173,7 @@ pub struct Config {
     pub(crate) upstream_tls: Arc<ClientTls>,
     pub(crate) admin_listen: SocketAddr,
     pub(crate) registry: Registry,
+    pub(crate) identity: control_plane::Identity,
     pub(crate) node_id: NodeId,
     pub(crate) workers: usize,
     pub(crate) locality: Locality,
@@ -226,6 +242,7 @@ impl Args {
             upstream_tls: Arc::new(self.upstream_tls()?),
             admin_listen: self.admin_listen,
             registry,
+            identity: self.identity()?,
             node_id,
             workers,
             locality: parse_locality(self.region, self.zone)?,
@@ -270,6 +287,7 @@ impl Args {
         let files = TlsFiles {
             identities: identities.collect(),
             client_ca: self.tls_client_ca.clone(),
+            takes_anonymous: false,
             protocols: PROTOCOLS,
         };
         Ok(Some((listen, Arc::new(Tls::load(files)?))))
@@ -284,6 +302,20 @@ impl Args {
             _ => return Err(Failure::usage("--upstream-certificate and --upstream-key need each other")),
         };
         ClientTls::load(ClientTlsFiles { ca: self.upstream_ca.clone(), identity, protocols: PROTOCOLS })
+    }
+
+    fn identity(&self) -> Result<control_plane::Identity, Failure> {
+        let pair = self.control_plane_cert.clone().zip(self.control_plane_key.clone());
+        let identity = pair.map(|(certificate, key)| Identity { certificate, key });
+        let files = ClientTlsFiles { ca: self.control_plane_ca.clone(), identity, protocols: &[b"h2"] };
+        let token = self.control_plane_token_file.clone().map(TokenFile::open).transpose();
+        let token =
+            token.map_err(|failure| Failure::usage(format!("--control-plane-token-file {failure}")))?;
+        let is_plain = |url: &String| url.starts_with("http://") && !is_loopback(url);
+        if token.is_some() && self.control_plane.iter().any(is_plain) {
+            tracing::warn!("the token is sent to control planes without TLS, for all to read: use https://");
+        }
+        Ok(control_plane::Identity { tls: Arc::new(ClientTls::load(files)?), token })
     }
 
     fn registry(&self, node_id: &NodeId, is_stable: bool) -> Result<Registry, Failure> {
@@ -339,6 +371,12 @@ impl Args {
         }
         Ok(cache)
     }
+}
+
+fn is_loopback(url: &str) -> bool {
+    let host = url.parse::<Uri>().ok().and_then(|url| url.host().map(str::to_owned)).unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn check(flag: &str, value: usize, max: usize) -> Result<(), Failure> {

@@ -13,9 +13,19 @@ use std::{
     time::Duration,
 };
 
+use gateway_runtime::{
+    credentials::TokenFile,
+    tls::{self, ClientTls},
+};
 use http::Uri;
+use hyper_util::rt::TokioIo;
 use tokio::sync::watch;
-use tonic::transport::{self, Channel, Endpoint};
+use tonic::{
+    Request,
+    metadata::MetadataValue,
+    transport::{self, Channel, Endpoint},
+};
+use tower::service_fn;
 
 pub(crate) use reconnect::Reconnect;
 
@@ -31,6 +41,14 @@ pub(crate) struct ControlPlane {
     endpoints: Vec<Endpoint>,
     current: AtomicUsize,
     hold: Hold,
+    identity: Identity,
+}
+
+/// What control planes are shown, and which of them are believed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Identity {
+    pub(crate) tls: Arc<ClientTls>,
+    pub(crate) token: Option<TokenFile>,
 }
 
 impl ControlPlane {
@@ -38,7 +56,7 @@ impl ControlPlane {
     ///
     /// # Panics
     /// When `urls` is empty.
-    pub(crate) fn new(urls: Vec<Uri>) -> Self {
+    pub(crate) fn new(urls: Vec<Uri>, identity: Identity) -> Self {
         assert!(!urls.is_empty(), "validated configuration names at least one control plane");
         let endpoints = urls.into_iter().map(|url| {
             Endpoint::from(url)
@@ -48,7 +66,7 @@ impl ControlPlane {
                 .keep_alive_timeout(PING_TIMEOUT)
                 .keep_alive_while_idle(true)
         });
-        Self { endpoints: endpoints.collect(), current: AtomicUsize::new(0), hold: Hold::default() }
+        Self { endpoints: endpoints.collect(), current: AtomicUsize::new(0), hold: Hold::default(), identity }
     }
 
     /// The address in use.
@@ -59,9 +77,36 @@ impl ControlPlane {
     /// Connects to the address in use. Cancel safe.
     ///
     /// # Errors
-    /// When it refuses, or does not answer within 2 s.
+    /// When it refuses, does not answer within 2 s, or shows a certificate that is not believed.
     pub(crate) async fn connect(&self) -> Result<Channel, transport::Error> {
-        self.endpoint().connect().await
+        let tls = Arc::clone(&self.identity.tls);
+        let connector = service_fn(move |url: Uri| {
+            let tls = Arc::clone(&tls);
+            async move {
+                let is_encrypted = url.scheme_str() == Some("https");
+                let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+                let port = url.port_u16().unwrap_or_default();
+                tls::connect(host, port, is_encrypted.then_some(&tls)).await.map(TokioIo::new)
+            }
+        });
+        self.endpoint().connect_with_connector(connector).await
+    }
+
+    /// Why a connection could not be had, or was lost: what the control plane says against our certificate, else what is given.
+    pub(crate) fn why(&self, otherwise: String) -> String {
+        self.identity.tls.refusal().map_or(otherwise, |refusal| (*refusal).clone())
+    }
+
+    /// A call with what this data plane shows of itself.
+    pub(crate) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        let token = self.identity.token.as_ref();
+        // A token is visible ASCII, which a header may have.
+        if let Some(mut token) = token.and_then(|token| MetadataValue::try_from(token.bearer()).ok()) {
+            token.set_sensitive(true);
+            request.metadata_mut().insert("authorization", token);
+        }
+        request
     }
 
     /// Uses the next address from now on, after the last the first.
@@ -137,7 +182,7 @@ mod tests {
     #[test]
     fn addresses_are_used_in_turn() {
         let urls = ["http://a:1", "http://b:2"].map(Uri::from_static);
-        let control_plane = ControlPlane::new(urls.to_vec());
+        let control_plane = ControlPlane::new(urls.to_vec(), Identity::default());
         let mut used = Vec::new();
         for _ in 0..3 {
             used.push(control_plane.url().host().unwrap().to_owned());

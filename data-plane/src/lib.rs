@@ -20,6 +20,7 @@ mod program;
 pub mod proxy;
 mod report;
 pub mod request_rules;
+mod resolved;
 pub mod routes;
 pub mod routing;
 mod running;

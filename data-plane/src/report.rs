@@ -167,7 +167,10 @@ impl Reporter {
         let (outgoing, requests) = mpsc::channel(OUTGOING);
         let mut session = Session::new(self, outgoing);
         let mut client = ObservabilityServiceClient::new(channel);
-        let call = timeout(SEND_TIMEOUT, client.report_node_status(ReceiverStream::new(requests)));
+        let call = timeout(
+            SEND_TIMEOUT,
+            client.report_node_status(self.control_plane.request(ReceiverStream::new(requests))),
+        );
         // Together, because the control plane may read the first message before it answers the call.
         let (answer, told) = tokio::join!(call, session.tell_all(Batch::default()));
         let responses = answer.map_err(|_| Ended::NotTaken)??.into_inner();

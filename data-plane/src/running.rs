@@ -89,6 +89,12 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
         node_id = %config.node_id, workers = config.workers, registry = %config.registry,
         drain_delay = ?config.drain_delay, drain_timeout = ?config.drain_timeout, "starting"
     );
+    if !config.admin_listen.ip().to_canonical().is_loopback() {
+        tracing::warn!(
+            listen = %config.admin_listen,
+            "the admin side is reached from beyond this machine and asks nobody who he is: whoever reaches it sees services and addresses"
+        );
+    }
     let clock = Clock::new();
     let (table, transitions) = Table::located(config.workers, config.locality.clone());
     table.record_outcomes(config.record_outcomes);
@@ -112,7 +118,9 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
     let refusals = Arc::new(Refusals::new(config.workers));
     let (stop, alone) = (Shutdown::new(), Shutdown::new());
     let control_plane = match &config.registry {
-        Registry::ControlPlane { urls, .. } => Some(Arc::new(ControlPlane::new(urls.clone()))),
+        Registry::ControlPlane { urls, .. } => {
+            Some(Arc::new(ControlPlane::new(urls.clone(), config.identity.clone())))
+        }
         Registry::Static(_) => None,
     };
     let mut background = Background::new(panics.clone(), stop.clone());
@@ -154,6 +162,9 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
     }
     if let Some((_, tls)) = config.tls {
         background.read_certificates(tls, stop.clone());
+    }
+    if config.identity.tls.has_files() {
+        background.read_control_plane_certificates(config.identity.tls, stop.clone());
     }
     if config.upstream_tls.has_files() {
         background.read_upstream_certificates(config.upstream_tls, stop.clone());
@@ -371,6 +382,10 @@ impl Background {
 
     fn read_upstream_certificates(&mut self, tls: Arc<ClientTls>, stop: Shutdown) {
         self.spawn("upstream certificates", move || tls.clone().follow(stop.clone()));
+    }
+
+    fn read_control_plane_certificates(&mut self, tls: Arc<ClientTls>, stop: Shutdown) {
+        self.spawn("control plane certificates", move || tls.clone().follow(stop.clone()));
     }
 
     fn follow(&mut self, link: Link, feed: Arc<Feed>) {

@@ -64,8 +64,21 @@ pub const HOST_NOT_ALLOWED: &str = "HOST_NOT_ALLOWED";
 /// Over HTTP, a page of another site asked for a change.
 pub const ORIGIN_NOT_ALLOWED: &str = "ORIGIN_NOT_ALLOWED";
 
+/// Nobody said who asks, and this is not for everybody: show a token or a certificate.
+pub const CREDENTIALS_REQUIRED: &str = "CREDENTIALS_REQUIRED";
+/// The token is not known, or the signed token is not what it must be.
+pub const CREDENTIALS_INVALID: &str = "CREDENTIALS_INVALID";
+/// The token or the certificate was good, and its time is over: get a new one.
+pub const CREDENTIALS_EXPIRED: &str = "CREDENTIALS_EXPIRED";
+/// Who asks is known, and may not do this, or not to this service.
+pub const PERMISSION_DENIED: &str = "PERMISSION_DENIED";
+/// No replica may be registered at this address: it is not in the caller's networks, or leads where no replica is.
+pub const ADDRESS_NOT_ALLOWED: &str = "ADDRESS_NOT_ALLOWED";
+/// The caller asks more often than it may.
+pub const RATE_LIMITED: &str = "RATE_LIMITED";
+
 /// Every reason.
-pub const ALL: [&str; 27] = [
+pub const ALL: [&str; 33] = [
     INVALID_FIELD,
     MALFORMED_REQUEST,
     SERVICE_NOT_FOUND,
@@ -93,4 +106,10 @@ pub const ALL: [&str; 27] = [
     ACK_OVERDUE,
     HOST_NOT_ALLOWED,
     ORIGIN_NOT_ALLOWED,
+    CREDENTIALS_REQUIRED,
+    CREDENTIALS_INVALID,
+    CREDENTIALS_EXPIRED,
+    PERMISSION_DENIED,
+    ADDRESS_NOT_ALLOWED,
+    RATE_LIMITED,
 ];

@@ -4,7 +4,8 @@
 //! for none. What is read is put to use whole or not at all: while a new file is half written, the old ones stay.
 
 mod client;
-mod files;
+mod connect;
+mod peer;
 #[cfg(test)]
 mod tests;
 
@@ -26,9 +27,13 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use crate::{Failure, Shutdown};
+use crate::{
+    Failure, Shutdown,
+    files::{self, ReadAt, Words},
+};
 pub use client::{ClientTls, ClientTlsFiles};
-use files::{ReadAt, Words};
+pub use connect::{Connection, connect};
+pub use peer::PeerCertificate;
 
 /// What a listener shows, and of whom it asks the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +42,8 @@ pub struct TlsFiles {
     pub identities: Vec<Identity>,
     /// Clients must show a certificate that these authorities have signed.
     pub client_ca: Option<PathBuf>,
+    /// Whether clients may also show none; one that cannot be believed ends the connection all the same.
+    pub takes_anonymous: bool,
     /// Protocols that are offered by ALPN, best first.
     pub protocols: &'static [&'static [u8]],
 }
@@ -90,7 +97,7 @@ impl Tls {
             self.current.store(Arc::new(config));
             self.read_at.again();
         };
-        files::follow(self.paths(), move || read(&files), put, WORDS, shutdown).await;
+        files::follow(|| self.paths(), move || read(&files), put, WORDS, shutdown).await;
     }
 
     fn paths(&self) -> Vec<PathBuf> {
@@ -114,8 +121,9 @@ fn read(files: &TlsFiles) -> Result<ServerConfig, String> {
             for certificate in certificates(path)? {
                 roots.add(certificate).map_err(|error| unusable(path, &error))?;
             }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-            builder.with_client_cert_verifier(verifier.map_err(|error| unusable(path, &error))?)
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+            let verifier = if files.takes_anonymous { verifier.allow_unauthenticated() } else { verifier };
+            builder.with_client_cert_verifier(verifier.build().map_err(|error| unusable(path, &error))?)
         }
     };
     let mut config = builder.with_cert_resolver(Arc::new(shown));

@@ -8,14 +8,19 @@ use gateway_tests::{Act, ControlPlane, DataPlane, Scripted, command, tools};
 use serde_json::Value;
 
 /// What a client cannot bring about by asking: the store's troubles, overload, the end of the process, a peer's silence; and
-/// what is refused over HTTP only.
-const BEYOND_CLIENTS: [&str; 6] = [
+/// what is refused over HTTP only, or only where callers are asked who they are: see `access`.
+const BEYOND_CLIENTS: [&str; 11] = [
     reason::STORE_UNAVAILABLE,
     reason::OVERLOADED,
     reason::SHUTTING_DOWN,
     reason::ACK_OVERDUE,
     reason::HOST_NOT_ALLOWED,
     reason::ORIGIN_NOT_ALLOWED,
+    reason::CREDENTIALS_REQUIRED,
+    reason::CREDENTIALS_INVALID,
+    reason::CREDENTIALS_EXPIRED,
+    reason::PERMISSION_DENIED,
+    reason::RATE_LIMITED,
 ];
 
 fn strings(value: &Value) -> BTreeSet<&str> {

@@ -36,7 +36,7 @@ async fn register_at_full_speed(
     for number in 0.. {
         let replica_id = format!("r-{round}-{client}-{number}");
         // A port for each, and addresses enough for all rounds and clients.
-        let address = format!("10.{round}.{client}.{}:{}", number / 60_000 + 1, number % 60_000 + 1);
+        let address = format!("10.{round}.{client}.{}:{}", number / 40_000 + 1, number % 40_000 + 20_000);
         let request = RegisterRequest {
             service: service_of(round),
             replica_id: replica_id.clone(),
@@ -147,7 +147,7 @@ async fn a_limit_on_the_size_of_files_is_a_full_store_and_ends_nothing() {
             service: "orders".into(),
             replica_id: replica_id.clone(),
             endpoint: Some(Endpoint {
-                address: format!("10.0.0.1:{}", promised.len() + 1),
+                address: format!("10.0.0.1:{}", promised.len() + 20_000),
                 ..Default::default()
             }),
             permanent: true,

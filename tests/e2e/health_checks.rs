@@ -15,7 +15,7 @@ use gateway_proto::{
         UpdatePolicyRequest,
     },
 };
-use gateway_tests::{Act, Gateway, Scripted, binaries, command, eventually, http1};
+use gateway_tests::{Act, ControlPlane, Gateway, Scripted, binaries, command, eventually, http1};
 
 /// Sets how replicas of `orders` are checked, often, and waits until the data plane goes by it.
 async fn check_by(gateway: &Gateway, check: HealthCheckPolicy) {
@@ -141,8 +141,10 @@ async fn a_grpc_check_asks_the_health_service_for_the_service_that_is_named() {
     let gateway = Gateway::start().await;
     let grpc = Some(HealthCheckType::Grpc.into());
     check_by(&gateway, HealthCheckPolicy { r#type: grpc, ..Default::default() }).await;
-    // What speaks gRPC and its health service here is the control plane itself.
-    gateway.register("orders", "r-0", gateway.control.address()).await;
+    // What speaks gRPC and its health service here is another control plane: none takes itself for a replica.
+    let folder = tempfile::tempdir().unwrap();
+    let other = ControlPlane::start(&folder.path().join("r.redb")).await;
+    gateway.register("orders", "r-0", other.address()).await;
     becomes(&gateway, "r-0", HealthCheckState::Passing).await;
     let grpc_service = Some("shop.v1.Nobody".to_owned());
     check_by(&gateway, HealthCheckPolicy { r#type: grpc, grpc_service, ..Default::default() }).await;

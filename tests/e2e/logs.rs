@@ -33,7 +33,10 @@ impl Logged {
         for port in ports {
             let request = RegisterRequest {
                 service: "orders".into(),
-                endpoint: Some(Endpoint { address: format!("10.0.0.1:{port}"), ..Default::default() }),
+                endpoint: Some(Endpoint {
+                    address: format!("10.0.1.1:{}", 20_000 + port),
+                    ..Default::default()
+                }),
                 permanent: true,
                 ..Default::default()
             };

@@ -5,11 +5,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where what it relies on does not hold")]
 
+mod access;
 mod access_log;
 mod breakers;
 mod client;
 mod clients;
 mod contract;
+mod control_tls;
 mod dashboard;
 mod demo;
 mod deploy;

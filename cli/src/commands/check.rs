@@ -129,14 +129,17 @@ async fn inspect(connected: Result<Control, Error>) -> (Report, Exit) {
     };
     let endpoint = control.endpoint();
     let (readyz, metrics) = (control.probe("/readyz?verbose").await, control.probe("/metrics").await);
+    let certificate = control_plane::certificate(control.certificate_ends(), SystemTime::now());
     let mut categories = vec![Category {
         name: control_plane::NAME,
         findings: control_plane::findings(
             endpoint,
             (readyz, metrics, control.serving().await),
+            control.probe("/whoami").await,
             SystemTime::now(),
         ),
     }];
+    categories[0].findings.extend(certificate);
     let nodes = control.nodes().await;
     categories.push(Category {
         name: data_planes::NAME,

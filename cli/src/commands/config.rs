@@ -26,9 +26,10 @@ pub(crate) enum Verb {
         /// Its name
         name: String,
     },
-    /// Set endpoint, output or timeout in the context in use, or in that of -c, which is made if need be
+    /// Set endpoint, output, timeout, ca-file, cert-file, key-file or token-file in the context in use, or in that of -c, which
+    /// is made if need be
     Set {
-        /// endpoint, output or timeout
+        /// endpoint, output, timeout, or one of the files
         key: String,
         /// Its value; left out, the setting is cleared
         value: Option<String>,
@@ -185,6 +186,10 @@ fn check(key: &str, value: &str) -> Result<(), Error> {
         "timeout" => {
             crate::cli::parse_timeout(value).map(drop).map_err(|why| refused(format!("is no timeout: {why}")))
         }
+        "ca-file" | "cert-file" | "key-file" | "token-file" if value.starts_with('/') => Ok(()),
+        "ca-file" | "cert-file" | "key-file" | "token-file" => {
+            Err(refused("is no absolute path: a context is used from anywhere".into()))
+        }
         _ => Err(unknown_key(key)),
     }
 }
@@ -212,6 +217,8 @@ mod tests {
         assert_eq!(contexts.current_context.as_deref(), Some("a"));
         assert_eq!(set(&mut contexts, None, "timeout", Some("5s".into())), Ok("a".into()));
         assert_eq!(contexts.contexts["a"].timeout.as_deref(), Some("5s"));
+        assert_eq!(set(&mut contexts, None, "token-file", Some("/etc/ci.token".into())), Ok("a".into()));
+        assert_eq!(contexts.contexts["a"].file("token-file").map(String::as_str), Some("/etc/ci.token"));
         assert_eq!(set(&mut contexts, None, "timeout", None), Ok("a".into()));
         assert_eq!(contexts.contexts["a"].timeout, None);
     }
@@ -223,6 +230,7 @@ mod tests {
             ("endpoint", "a:1", "has no scheme"),
             ("output", "xml", "is one of table"),
             ("timeout", "soon", "is no timeout"),
+            ("token-file", "ci.token", "is no absolute path"),
             ("endpont", "x", "there is no setting"),
         ] {
             let error = set(&mut contexts, Some("a"), key, Some(value.into())).unwrap_err();

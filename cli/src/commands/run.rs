@@ -9,8 +9,10 @@ use tonic::{Code, transport::Channel};
 
 use super::register::Description;
 use crate::{
+    cli::Global,
     endpoint::{Endpoint, Origin},
     error::{Error, Exit},
+    link::{self, Link},
     output::Output,
     run::{
         Described, Lines, Live, Prefix, Registration, Renewals, StopSignal,
@@ -116,8 +118,9 @@ pub(crate) struct Args {
 ///
 /// # Errors
 /// The exit code of the program, of which stderr has told; a usage error before it is started.
-pub(crate) async fn run(args: Args, endpoint: &str, origin: Origin, output: &Output) -> Result<(), Error> {
-    let endpoint = Endpoint::parse(endpoint, origin)?;
+pub(crate) async fn run(args: Args, global: &Global, origin: Origin, output: &Output) -> Result<(), Error> {
+    let endpoint = Endpoint::parse(&global.endpoint, origin)?;
+    let (tls, credentials) = (global.access.tls()?, global.access.credentials()?);
     let count = usize::try_from(args.replicas).unwrap_or(1);
     if count > 1 && args.port != Port::Auto {
         return Err(Error::new(Exit::Usage, "several replicas cannot listen on one port")
@@ -135,11 +138,11 @@ pub(crate) async fn run(args: Args, endpoint: &str, origin: Origin, output: &Out
     let program = program(&args, &endpoint);
     let ports = place::ports(args.port, count).map_err(own)?;
     let keys = keys(&args, &program.host, &ports)?;
-    let channel = Channel::builder(endpoint.uri.clone())
+    let reaching = Channel::builder(endpoint.uri.clone())
         .connect_timeout(CALL_TIMEOUT)
         .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .connect_lazy();
+        .keep_alive_timeout(Duration::from_secs(5));
+    let channel = credentials.over(link::connect_lazy(&reaching, &tls));
     for (key, port) in keys.iter().zip(&ports) {
         let address = place::address(&program.host, *port)?;
         let reached = Reached { address, protocol: described.protocol.clone() };
@@ -149,6 +152,10 @@ pub(crate) async fn run(args: Args, endpoint: &str, origin: Origin, output: &Out
     let live = Live::new(Orphans::start(args.grace));
     let stop = Stop::on_signals(live.clone()).map_err(own)?;
     let (lines, writers) = Lines::start(output.quiet);
+    if tls.has_files() {
+        // It ends with the process.
+        tokio::spawn(tls.follow(gateway_runtime::Shutdown::new()));
+    }
     let renewals = Renewals::start(channel.clone());
     let mut supervisors = JoinSet::new();
     for (index, (key, port)) in keys.into_iter().zip(ports).enumerate() {
@@ -223,15 +230,20 @@ fn keys(args: &Args, host: &str, ports: &[u16]) -> Result<Vec<ReplicaKey>, Error
     ports.iter().map(key).collect()
 }
 
+/// Whether another try would be refused, too.
+fn is_for_good(code: Code) -> bool {
+    matches!(code, Code::InvalidArgument | Code::Unauthenticated | Code::PermissionDenied)
+}
+
 /// Asks the control plane whether it would take the registration, so that a mistake ends in an error and not in a program
 /// that runs for nobody. One that is away is no mistake.
-async fn refuse_what_is_wrong(channel: &Channel, mut request: v1::RegisterRequest) -> Result<(), Error> {
+async fn refuse_what_is_wrong(channel: &Link, mut request: v1::RegisterRequest) -> Result<(), Error> {
     request.validate_only = true;
     let what = format!("registration of {}", request.service);
     let service = request.service.clone();
     let mut client = v1::registry_service_client::RegistryServiceClient::new(channel.clone());
     match tokio::time::timeout(CALL_TIMEOUT, client.register(request)).await {
-        Ok(Err(status)) if status.code() == Code::InvalidArgument => {
+        Ok(Err(status)) if is_for_good(status.code()) => {
             Err(explain(&status, Subject { request: &what, service: &service }))
         }
         _ => Ok(()),

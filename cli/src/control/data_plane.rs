@@ -23,6 +23,13 @@ pub(crate) async fn get(url: &str, path: &str, timeout: Duration) -> Result<(Sta
         Error::new(Exit::Usage, format!("the data plane's URL \"{url}\" {why}"))
             .hint("for example http://127.0.0.1:7401, its admin side")
     })?;
+    if uri.scheme_str() == Some("https") {
+        return Err(Error::new(
+            Exit::Usage,
+            format!("the data plane's URL \"{url}\" asks for TLS, which its admin side does not speak"),
+        )
+        .hint("write http://HOST:PORT, on the machine that it runs on"));
+    }
     let request = Request::get(path).body(Body::empty());
     let request =
         request.map_err(|error| Error::new(Exit::Usage, format!("cannot ask for {path}: {error}")))?;

@@ -41,10 +41,18 @@ impl Control {
             let mut channel = self.channel.clone();
             std::future::poll_fn(|context| channel.poll_ready(context))
                 .await
-                .map_err(|error| unreachable_error(&self.endpoint, &error))?;
-            let request = Request::get(path).body(Body::empty()).expect("the path is a constant");
-            let response =
-                channel.call(request).await.map_err(|error| unreachable_error(&self.endpoint, &error))?;
+                .map_err(|error| unreachable_error(&self.endpoint, &self.tls, &error))?;
+            let request = Request::get(path);
+            let request = match self.credentials.header() {
+                Some(token) => request.header(header::AUTHORIZATION, token),
+                None => request,
+            };
+            let request =
+                request.body(Body::empty()).expect("the path is a constant, and a token fits a header");
+            let response = channel
+                .call(request)
+                .await
+                .map_err(|error| unreachable_error(&self.endpoint, &self.tls, &error))?;
             let (head, body) = response.into_parts();
             let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
             let bytes: Bytes = body.map_err(|error| unreadable(path, &error.to_string()))?.to_bytes();

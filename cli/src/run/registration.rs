@@ -14,7 +14,7 @@ use gateway_proto::{
     },
 };
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use super::{
@@ -22,6 +22,7 @@ use super::{
     renewals::{Renewals, Word},
 };
 use crate::lease::{self, CALL_TIMEOUT, FIRST_PAUSE, Lost, MAX_PAUSE, jittered, within};
+use crate::link::Link;
 
 /// The longest wait that the registry takes, less what the answer may need.
 const MAX_WAIT: Duration = Duration::from_secs(59);
@@ -94,7 +95,7 @@ impl Registration {
     pub(crate) fn start(
         key: ReplicaKey,
         described: Described,
-        channel: Channel,
+        channel: Link,
         renewals: Renewals,
         voice: (Lines, Prefix),
     ) -> Self {
@@ -144,7 +145,7 @@ enum Left {
 struct Keeper {
     key: ReplicaKey,
     described: Described,
-    client: RegistryServiceClient<Channel>,
+    client: RegistryServiceClient<Link>,
     renewals: Renewals,
     voice: (Lines, Prefix),
     wants: watch::Receiver<Wanted>,
@@ -369,8 +370,8 @@ impl Keeper {
 
     /// Leaves the registry; a control plane that does not hear it lets the lease lapse.
     async fn deregister(&mut self, lease_id: String) {
-        match lease::deregister(&mut self.client, &self.key, lease_id).await {
-            Ok(()) => self.say(&format!("{} deregistered", self.key)),
+        match within(CALL_TIMEOUT, self.client.deregister(lease::leaving(&self.key, lease_id))).await {
+            Ok(_) => self.say(&format!("{} deregistered", self.key)),
             Err(status) => {
                 self.say(&format!("{} is not deregistered: {}; its lease lapses", self.key, plain(&status)))
             }

@@ -18,7 +18,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Channel;
+
+use crate::link::Link;
 
 /// Longest wait for the answer to a heartbeat before the stream counts as broken.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -54,7 +55,7 @@ pub(crate) struct Renewals(mpsc::Sender<Request>);
 
 impl Renewals {
     /// Begins, with nothing to renew.
-    pub(crate) fn start(channel: Channel) -> Self {
+    pub(crate) fn start(channel: Link) -> Self {
         let (sender, requests) = mpsc::channel(16);
         let task = Task { client: RegistryServiceClient::new(channel), requests, leases: BTreeMap::new() };
         tokio::spawn(task.run());
@@ -77,7 +78,7 @@ impl Renewals {
 
 #[derive(Debug)]
 struct Task {
-    client: RegistryServiceClient<Channel>,
+    client: RegistryServiceClient<Link>,
     requests: mpsc::Receiver<Request>,
     leases: BTreeMap<ReplicaKey, Lease>,
 }

@@ -13,6 +13,8 @@ use prost_reflect::{DynamicMessage, MessageDescriptor, MethodDescriptor};
 use tonic::{Code, Status, transport::server::TcpConnectInfo};
 use tower::ServiceExt;
 
+use crate::auth::Caller;
+
 /// A flag and a length before each message (gRPC over HTTP/2, "Length-Prefixed-Message").
 const PREFIX_BYTES: usize = 5;
 
@@ -41,7 +43,7 @@ impl Grpc {
         rpc.expect("callers name RPCs of the contract")
     }
 
-    /// Begins an RPC for a caller at `peer`.
+    /// Begins an RPC for a caller.
     ///
     /// # Errors
     /// The RPC's status, when it has none of its responses to give.
@@ -49,7 +51,7 @@ impl Grpc {
         &self,
         rpc: &MethodDescriptor,
         message: &DynamicMessage,
-        peer: Option<TcpConnectInfo>,
+        caller: &Caller,
     ) -> Result<Responses, Status> {
         let path = format!("/{}/{}", rpc.parent_service().full_name(), rpc.name());
         let mut request = Request::new(Body::from(framed(message)));
@@ -60,9 +62,8 @@ impl Grpc {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         // Where tonic looks for the peer's address.
-        if let Some(peer) = peer {
-            request.extensions_mut().insert(peer);
-        }
+        request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr: caller.from() });
+        request.extensions_mut().insert(caller.clone());
         let response: Response<Body> =
             self.0.clone().oneshot(request).await.unwrap_or_else(|never| match never {});
         let ended = status_in(response.headers());
@@ -85,9 +86,9 @@ impl Grpc {
         &self,
         rpc: &MethodDescriptor,
         message: &DynamicMessage,
-        peer: Option<TcpConnectInfo>,
+        caller: &Caller,
     ) -> Result<DynamicMessage, Status> {
-        let mut responses = self.begin(rpc, message, peer).await?;
+        let mut responses = self.begin(rpc, message, caller).await?;
         let response = responses.next().await?.ok_or_else(|| Status::internal("the RPC gave no response"))?;
         // Only the end says whether it went well.
         match responses.next().await? {

@@ -58,10 +58,20 @@ fn document() -> Value {
         },
         "servers": [{"url": "/"}],
         "tags": tags,
+        // By a client certificate, or where nobody is asked, without.
+        "security": [{"token": []}, {}],
         "paths": paths,
         "components": {
             "schemas": schemas.finish(),
             "responses": {"Problem": others::problem_response()},
+            "securitySchemes": {
+                "token": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "Where callers are asked who they are: a token of the auth file, or a JWT. A client \
+                        certificate does as well.",
+                },
+            },
         },
     })
 }

@@ -6,6 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
+    Extension,
     body::Body,
     extract::State,
     response::{IntoResponse, Response},
@@ -18,16 +19,17 @@ use gateway_proto::{
 use http::{HeaderMap, StatusCode, header};
 use serde_json::{Map, Value};
 
-use crate::{edge::Edge, refusal::Refusal, registry::Registration};
+use crate::{auth::Caller, edge::Edge, refusal::Refusal, registry::Registration};
 
 /// Registers: 201 when the replica is new, 200 when it is known.
 pub(super) async fn register(
     State(edge): State<Arc<Edge>>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
     let registration = parse_registration(&read_object(&headers, body).await?)?;
-    let answer = edge.register(registration, false, None).await?;
+    let answer = edge.register(&caller, registration, false, None).await?;
     let replica = answer.replica.clone().unwrap_or_default();
     let location = format!("/v1/services/{}/replicas/{}", replica.service, replica.replica_id);
     let status = if answer.created { StatusCode::CREATED } else { StatusCode::OK };
@@ -44,11 +46,12 @@ pub(super) async fn register(
 /// Deregisters: 204, also when nothing was registered.
 pub(super) async fn deregister(
     State(edge): State<Arc<Edge>>,
+    Extension(caller): Extension<Caller>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<StatusCode, Refusal> {
     let (service, address) = parse_deregistration(&read_object(&headers, body).await?)?;
-    edge.deregister_address(service, address).await?;
+    edge.deregister_address(&caller, service, address).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

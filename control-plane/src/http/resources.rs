@@ -7,7 +7,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderValue, Method, header, request::Parts};
-use tonic::transport::server::TcpConnectInfo;
 
 use gateway_proto::Invalid;
 
@@ -22,6 +21,7 @@ use super::{
     watch,
 };
 use crate::{
+    auth::Caller,
     edge::Edge,
     refusal::{Problem, Refusal},
 };
@@ -85,13 +85,13 @@ impl Resources {
         };
         let inputs = Inputs { path, query: &query, headers: &parts.headers, body: body.as_ref() };
         let message = bind(operation, &inputs).map_err(Refusal::from)?;
-        let peer = parts.extensions.get::<TcpConnectInfo>().cloned();
+        let caller = Caller::of(&parts.extensions);
         let refused = |status| problem(operation, status);
         if operation.route.answer == Answer::Stream {
-            let responses = self.grpc.begin(&operation.rpc, &message, peer).await.map_err(refused)?;
+            let responses = self.grpc.begin(&operation.rpc, &message, caller).await.map_err(refused)?;
             return Ok(watch::stream(&self.edge, responses));
         }
-        let response = self.grpc.call(&operation.rpc, &message, peer).await.map_err(refused)?;
+        let response = self.grpc.call(&operation.rpc, &message, caller).await.map_err(refused)?;
         Ok(answer(operation, &message, &parts.headers, response))
     }
 }

@@ -67,6 +67,8 @@ const REPLICA: &[&str] = &["revision", "address", "incarnation"];
 const REVISION: &[&str] = &["revision"];
 const FAULT: &[&str] = &["revision", "fault", "end_time"];
 const ROUTE: &[&str] = &["revision", "route"];
+const DENIED: &[&str] = &["from", "request", "reason"];
+const ASKED: &[&str] = &["from", "request", "outcome"];
 const OVERRIDE: &[&str] = &["revision", "override_id"];
 const TRIP: &[&str] = &[
     "from",
@@ -169,6 +171,18 @@ pub const CATALOG: &[EventType] = &[
     decision("ROUTE_DELETED", Info, "an explicit route was removed", ROUTE),
     decision("OVERRIDE_SET", Warning, "an operator decided against the rules, for a time", OVERRIDE),
     decision("OVERRIDE_ENDED", Info, "an override was ended, or its time was over", OVERRIDE),
+    registry(
+        "ACCESS_DENIED",
+        Warning,
+        "somebody was refused what he may not have, or did not say who he is",
+        DENIED,
+    ),
+    registry(
+        "CHANGE_ASKED",
+        Info,
+        "a caller who is known asked for a change: from where, and what came of it",
+        ASKED,
+    ),
     // What data planes report.
     breaker(
         "BREAKER_OPENED",

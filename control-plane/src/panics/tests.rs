@@ -63,7 +63,7 @@ async fn serve(panics: &Panics, grpc: Router, http: Router) -> SocketAddr {
     let routers = Routers { grpc: behind(grpc, Handler::Grpc), http: behind(http, Handler::Http) };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = Server::new(routers, 100, Shutdown::new(), panics.clone());
+    let server = Server::new(routers, None, 100, Shutdown::new(), panics.clone());
     tokio::spawn(Arc::new(server).accept_all(Arc::new(listener)));
     address
 }
@@ -274,6 +274,7 @@ fn edge() -> Edge {
     });
     let places = || Places::new(1, "too many");
     Edge {
+        gate: Arc::new(crate::auth::Gate::open()),
         panics: Panics::new(&effects.metrics, &effects.observation),
         effects,
         commands,

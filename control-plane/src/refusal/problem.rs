@@ -116,6 +116,14 @@ impl IntoResponse for Problem {
         *response.status_mut() = self.http;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.http == StatusCode::UNAUTHORIZED {
+            // RFC 6750, section 3.1: no error where nothing was shown.
+            let challenge = match self.reason.as_str() {
+                reason::CREDENTIALS_REQUIRED => "Bearer realm=\"gateway\"",
+                _ => "Bearer realm=\"gateway\", error=\"invalid_token\"",
+            };
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
         if let Some(delay) = self.retry {
             // Whole seconds, and never "at once".
             headers

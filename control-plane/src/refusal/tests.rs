@@ -6,6 +6,7 @@ use http::header;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::auth::CredentialError;
 
 /// Every variant, with its gRPC code, its HTTP status and its reason.
 fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
@@ -63,6 +64,38 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
             "ALREADY_EXISTS",
             409,
             "ROUTE_CONFLICT",
+        ),
+        (Denied::Nobody(CredentialError::Missing).into(), "UNAUTHENTICATED", 401, "CREDENTIALS_REQUIRED"),
+        (Denied::Nobody(CredentialError::Nameless).into(), "UNAUTHENTICATED", 401, "CREDENTIALS_INVALID"),
+        (
+            Denied::Nobody(CredentialError::invalid("is not known")).into(),
+            "UNAUTHENTICATED",
+            401,
+            "CREDENTIALS_INVALID",
+        ),
+        (Denied::Nobody(CredentialError::Expired).into(), "UNAUTHENTICATED", 401, "CREDENTIALS_EXPIRED"),
+        (
+            Denied::Permission { sentence: "ci may not".into(), service: None }.into(),
+            "PERMISSION_DENIED",
+            403,
+            "PERMISSION_DENIED",
+        ),
+        (
+            Denied::Address {
+                address: Address::parse("169.254.169.254:80").unwrap(),
+                why: "is a link-local address".into(),
+                service: key.service.clone(),
+            }
+            .into(),
+            "PERMISSION_DENIED",
+            403,
+            "ADDRESS_NOT_ALLOWED",
+        ),
+        (
+            Denied::TooOften { name: "ci".into(), retry: RETRY_DELAY }.into(),
+            "RESOURCE_EXHAUSTED",
+            429,
+            "RATE_LIMITED",
         ),
         (RegistryError::LeaseRequired(key).into(), "INVALID_ARGUMENT", 400, "INVALID_FIELD"),
         (in_use.into(), "ALREADY_EXISTS", 409, "ADDRESS_IN_USE"),

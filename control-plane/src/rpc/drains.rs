@@ -1,6 +1,6 @@
 //! Drains and their receipts: who has stopped sending requests to a replica, and what is still in flight there.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use gateway_proto::{Check, LeaseId, Mode, ReplicaKey, time::parse_duration_within, v1};
 use tokio::{
@@ -11,6 +11,7 @@ use tonic::Status;
 
 use super::asked;
 use crate::{
+    auth::Caller,
     edge::Edge,
     refusal::Refusal,
     registry::{Answer, Command, DrainWish, Record, RegistryError},
@@ -25,7 +26,7 @@ type Outbound = mpsc::Sender<Result<v1::WatchDrainResponse, Status>>;
 pub(super) async fn drain(
     edge: &Edge,
     request: v1::DrainReplicaRequest,
-    peer: Option<SocketAddr>,
+    caller: &Caller,
 ) -> Result<v1::DrainReplicaResponse, Refusal> {
     let mut check = Check::default();
     let key = check.take(ReplicaKey::parse(&request.service, &request.replica_id));
@@ -39,7 +40,7 @@ pub(super) async fn drain(
             check.take(parse_duration_within("drain_timeout", wire, Duration::ZERO, MAX_TIMEOUT)).map(Some)
         }
     };
-    let said = check.take(asked::said(&request.author, &request.reason, peer));
+    let said = check.take(asked::said(&request.author, &request.reason, caller));
     let wait = check.take(asked::wait(request.wait_timeout));
     check.finish()?;
     let (Some(key), Some(lease), Some(timeout), Some(said), Some(wait)) = (key, lease, timeout, said, wait)
@@ -48,7 +49,7 @@ pub(super) async fn drain(
     };
     let etag = request.etag;
     let wish = DrainWish { key: key.clone(), lease, timeout, etag, allow_last: request.allow_last, said };
-    let answer = edge.submit(Command::Drain(Box::new(wish)), request.validate_only).await?;
+    let answer = edge.submit(caller, Command::Drain(Box::new(wish)), request.validate_only).await?;
     let Answer::Replica(record) = answer else { unreachable!("a drain is answered as such") };
     if request.validate_only {
         return Ok(v1::DrainReplicaResponse { replica: Some(record.to_wire()), status: None });
@@ -63,15 +64,15 @@ pub(super) async fn drain(
 pub(super) async fn undrain(
     edge: &Edge,
     request: v1::UndrainReplicaRequest,
-    peer: Option<SocketAddr>,
+    caller: &Caller,
 ) -> Result<v1::UndrainReplicaResponse, Refusal> {
     let mut check = Check::default();
     let key = check.take(ReplicaKey::parse(&request.service, &request.replica_id));
-    let said = check.take(asked::said(&request.author, &request.reason, peer));
+    let said = check.take(asked::said(&request.author, &request.reason, caller));
     check.finish()?;
     let (Some(key), Some(said)) = (key, said) else { unreachable!("nothing was refused") };
     let command = Command::Undrain { key, etag: request.etag, said };
-    match edge.submit(command, false).await? {
+    match edge.submit(caller, command, false).await? {
         Answer::Replica(record) => Ok(v1::UndrainReplicaResponse { replica: Some(edge.replica(&record)) }),
         other => unreachable!("the end of a drain is answered as such, not by {other:?}"),
     }

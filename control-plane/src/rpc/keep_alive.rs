@@ -15,6 +15,7 @@ use tonic::{Status, Streaming};
 
 use super::{MAX_REQUEST_BYTES, next_message};
 use crate::{
+    auth::Caller,
     clock,
     edge::{Edge, Renewed},
     refusal::Refusal,
@@ -27,11 +28,16 @@ const MAX_HEARTBEATS: usize = 1000;
 /// Changes of the registry that come within this time are looked through together.
 const PUSH_DELAY: Duration = Duration::from_millis(20);
 
+/// How long a client that sends too much is not read from, at most.
+const MAX_REST: Duration = Duration::from_secs(1);
+
 type Outbound = mpsc::Sender<Result<v1::KeepAliveResponse, Status>>;
 
 /// One client's stream.
 struct Stream {
     edge: Arc<Edge>,
+    /// As he was found out to be when the stream began; when he loses his right, the stream ends.
+    caller: Caller,
     outbound: Outbound,
     /// The replicas that this stream keeps alive, with the mode that was told last.
     told: HashMap<ReplicaKey, (LeaseId, Mode)>,
@@ -54,6 +60,7 @@ pub(super) struct Beat {
 /// Serves one stream until its client ends it, or the shutdown begins.
 pub(super) async fn serve(
     edge: Arc<Edge>,
+    caller: Caller,
     mut inbound: Streaming<v1::KeepAliveRequest>,
     outbound: Outbound,
 ) -> Result<(), Status> {
@@ -61,6 +68,7 @@ pub(super) async fn serve(
     let mut head = edge.effects.publisher.subscribe();
     let mut stream = Stream {
         edge,
+        caller,
         outbound,
         told: HashMap::new(),
         forget_at: 2 * MAX_HEARTBEATS,
@@ -114,7 +122,13 @@ impl Stream {
         }
         self.forget_void_leases();
         self.report();
-        self.send(results).await
+        self.send(results).await?;
+        // Who sends more than he may is read more slowly, and nobody else is.
+        let rest = self.caller.charge_heartbeats(count);
+        if !rest.is_zero() {
+            tokio::time::sleep(rest.min(MAX_REST)).await;
+        }
+        Ok(())
     }
 
     /// Has the health that came with heartbeats stored, all of it in one go, beside the stream: a store that is slow or
@@ -147,7 +161,7 @@ impl Stream {
     }
 
     fn renew_one(&mut self, beat: Beat) -> v1::keep_alive_result::Result {
-        match self.edge.renew(&beat.key, beat.lease) {
+        match self.edge.renew(&self.caller, &beat.key, beat.lease) {
             Ok(Renewed { answer, mode, health }) => {
                 self.told.insert(beat.key.clone(), (beat.lease, mode));
                 if let Some(reported) = beat.health.filter(|reported| health != Some(*reported)) {

@@ -20,7 +20,7 @@ use super::{
     registry::count,
     what_if,
 };
-use crate::{edge::Edge, refusal::Refusal, registry::View};
+use crate::{auth::Caller, edge::Edge, refusal::Refusal, registry::View};
 
 /// Messages of a watch between its task and the connection.
 const BUFFERED: usize = 64;
@@ -40,16 +40,16 @@ impl ObservabilityService for Observability {
         &self,
         request: Request<v1::OverrideBreakerRequest>,
     ) -> Result<Response<v1::OverrideBreakerResponse>, Status> {
-        let peer = request.remote_addr();
-        Ok(Response::new(overrides::override_breaker(&self.0, request.into_inner(), peer).await?))
+        let caller = Caller::of(request.extensions()).clone();
+        Ok(Response::new(overrides::override_breaker(&self.0, request.into_inner(), &caller).await?))
     }
 
     async fn reset_breaker(
         &self,
         request: Request<v1::ResetBreakerRequest>,
     ) -> Result<Response<v1::ResetBreakerResponse>, Status> {
-        let peer = request.remote_addr();
-        Ok(Response::new(overrides::reset_breaker(&self.0, request.into_inner(), peer).await?))
+        let caller = Caller::of(request.extensions()).clone();
+        Ok(Response::new(overrides::reset_breaker(&self.0, request.into_inner(), &caller).await?))
     }
 
     async fn list_overrides(
@@ -63,8 +63,8 @@ impl ObservabilityService for Observability {
         &self,
         request: Request<v1::EndOverrideRequest>,
     ) -> Result<Response<v1::EndOverrideResponse>, Status> {
-        let peer = request.remote_addr();
-        Ok(Response::new(overrides::end(&self.0, request.into_inner(), peer).await?))
+        let caller = Caller::of(request.extensions()).clone();
+        Ok(Response::new(overrides::end(&self.0, request.into_inner(), &caller).await?))
     }
 
     async fn report_node_status(

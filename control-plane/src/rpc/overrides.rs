@@ -1,11 +1,12 @@
 //! What operators decide against the rules: breakers forced, reset and handed back, guards released.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use gateway_proto::{Check, Invalid, NodeId, ReplicaId, ServiceName, time::timestamp, v1};
 
 use super::{asked, page::Page};
 use crate::{
+    auth::Caller,
     edge::Edge,
     observe::parse_service,
     refusal::Refusal,
@@ -25,12 +26,12 @@ const MAX_NAMED: usize = 1000;
 pub(super) async fn override_breaker(
     edge: &Edge,
     request: v1::OverrideBreakerRequest,
-    peer: Option<SocketAddr>,
+    caller: &Caller,
 ) -> Result<v1::OverrideBreakerResponse, Refusal> {
     let mut check = Check::default();
     let target = target(Aspect::Breaker, &request.service, &request.replica_id, &request.node_id);
     let target = check.take(target);
-    let said = check.take(asked::said(&request.author, &request.reason, peer));
+    let said = check.take(asked::said(&request.author, &request.reason, caller));
     let wait = check.take(asked::wait(request.wait_timeout));
     let kind = match request.state() {
         v1::BreakerState::ForcedOpen => Some(Some(OverrideKind::BreakerOpen)),
@@ -62,7 +63,7 @@ pub(super) async fn override_breaker(
         Some(kind) => Command::Override(Box::new(OverrideWish { target, kind, ttl, said })),
         None => Command::EndOverride { id: target.id(), by: Ok(said) },
     };
-    let (entry, revision) = match edge.submit(command, request.validate_only).await? {
+    let (entry, revision) = match edge.submit(caller, command, request.validate_only).await? {
         Answer::Overridden(entry) => {
             let revision = entry.revision;
             (Some(entry), revision)
@@ -81,19 +82,19 @@ pub(super) async fn override_breaker(
 pub(super) async fn reset_breaker(
     edge: &Edge,
     request: v1::ResetBreakerRequest,
-    peer: Option<SocketAddr>,
+    caller: &Caller,
 ) -> Result<v1::ResetBreakerResponse, Refusal> {
     let mut check = Check::default();
     let target = target(Aspect::BreakerReset, &request.service, &request.replica_id, &request.node_id);
     let target = check.take(target);
-    let said = check.take(asked::said(&request.author, &request.reason, peer));
+    let said = check.take(asked::said(&request.author, &request.reason, caller));
     let wait = check.take(asked::wait(request.wait_timeout));
     check.finish()?;
     let (Some(target), Some(said), Some(wait)) = (target, said, wait) else {
         unreachable!("nothing was refused")
     };
     let wish = OverrideWish { target, kind: OverrideKind::BreakerReset, ttl: RESET_TTL, said };
-    let revision = set(edge, wish).await?.revision;
+    let revision = set(edge, caller, wish).await?.revision;
     Ok(v1::ResetBreakerResponse { rollout: Some(edge.rollout(revision, wait).await) })
 }
 
@@ -101,11 +102,11 @@ pub(super) async fn reset_breaker(
 pub(super) async fn release_guard(
     edge: &Edge,
     request: v1::ReleaseGuardRequest,
-    peer: Option<SocketAddr>,
+    caller: &Caller,
 ) -> Result<v1::ReleaseGuardResponse, Refusal> {
     let mut check = Check::default();
     let service = check.take(ServiceName::parse(&request.service));
-    let said = check.take(asked::said(&request.author, &request.reason, peer));
+    let said = check.take(asked::said(&request.author, &request.reason, caller));
     let ttl = request.ttl.map_or(Some(RELEASE_TTL), |ttl| check.take(asked::ttl("ttl", ttl)));
     check.finish()?;
     let (Some(service), Some(said), Some(ttl)) = (service, said, ttl) else {
@@ -122,7 +123,7 @@ pub(super) async fn release_guard(
     });
     let target = OverrideTarget { aspect: Aspect::Guard, service, replica: None, node: None };
     let wish = OverrideWish { target, kind: OverrideKind::GuardReleased, ttl, said };
-    let entry = set(edge, wish).await?;
+    let entry = set(edge, caller, wish).await?;
     Ok(v1::ReleaseGuardResponse { replica_ids: lost, expire_time: Some(timestamp(entry.expires_at)) })
 }
 
@@ -148,21 +149,21 @@ pub(super) fn list(
 pub(super) async fn end(
     edge: &Edge,
     request: v1::EndOverrideRequest,
-    peer: Option<SocketAddr>,
+    caller: &Caller,
 ) -> Result<v1::EndOverrideResponse, Refusal> {
     let mut check = Check::default();
     let id = check.take(OverrideId::parse(&request.override_id));
-    let said = check.take(asked::said(&request.author, &request.reason, peer));
+    let said = check.take(asked::said(&request.author, &request.reason, caller));
     check.finish()?;
     let (Some(id), Some(said)) = (id, said) else { unreachable!("nothing was refused") };
-    match edge.submit(Command::EndOverride { id, by: Ok(said) }, false).await? {
+    match edge.submit(caller, Command::EndOverride { id, by: Ok(said) }, false).await? {
         Answer::OverrideEnded { ended, revision } => Ok(v1::EndOverrideResponse { ended, revision }),
         other => unreachable!("the end of an override is answered as such, not by {other:?}"),
     }
 }
 
-async fn set(edge: &Edge, wish: OverrideWish) -> Result<Arc<Override>, Refusal> {
-    match edge.submit(Command::Override(Box::new(wish)), false).await? {
+async fn set(edge: &Edge, caller: &Caller, wish: OverrideWish) -> Result<Arc<Override>, Refusal> {
+    match edge.submit(caller, Command::Override(Box::new(wish)), false).await? {
         Answer::Overridden(entry) => Ok(entry),
         other => unreachable!("an override is answered as such, not by {other:?}"),
     }

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::{asked, page::Page};
 use crate::{
+    auth::Caller,
     edge::Edge,
     refusal::Refusal,
     registry::{Answer, Command, PolicyWish, RegistryError, Scope, StoredPolicy},
@@ -79,7 +80,7 @@ impl PolicyService for Policies {
         &self,
         request: Request<v1::UpdatePolicyRequest>,
     ) -> Result<Response<v1::UpdatePolicyResponse>, Status> {
-        let peer = request.remote_addr();
+        let caller = Caller::of(request.extensions()).clone();
         let request = request.into_inner();
         let validate_only = request.validate_only;
         let mut check = Check::default();
@@ -87,7 +88,7 @@ impl PolicyService for Policies {
         let policy = check.take(policy);
         let scope = policy.as_ref().map(|policy| Scope::parse(&policy.service));
         let scope = scope.and_then(|scope| check.take(scope.map_err(|invalid| invalid.within("policy"))));
-        let said = check.take(asked::said(&request.author, &request.reason, peer));
+        let said = check.take(asked::said(&request.author, &request.reason, &caller));
         let wait = check.take(asked::wait(request.wait_timeout));
         check.finish().map_err(Refusal::from)?;
         let (Some(change), Some(scope), Some(said), Some(wait)) = (policy, scope, said, wait) else {
@@ -102,7 +103,7 @@ impl PolicyService for Policies {
             allow_fault: self.0.allow_fault_injection,
             said,
         };
-        let answer = self.0.submit(Command::UpdatePolicy(Box::new(wish)), validate_only).await?;
+        let answer = self.0.submit(&caller, Command::UpdatePolicy(Box::new(wish)), validate_only).await?;
         let Answer::Policy(stored) = answer else { unreachable!("a policy's change is answered as such") };
         let rollout = match validate_only {
             true => None,
@@ -115,15 +116,15 @@ impl PolicyService for Policies {
         &self,
         request: Request<v1::DeletePolicyRequest>,
     ) -> Result<Response<v1::DeletePolicyResponse>, Status> {
-        let peer = request.remote_addr();
+        let caller = Caller::of(request.extensions()).clone();
         let request = request.into_inner();
         let mut check = Check::default();
         let scope = check.take(Scope::parse(&request.service));
-        let said = check.take(asked::said(&request.author, &request.reason, peer));
+        let said = check.take(asked::said(&request.author, &request.reason, &caller));
         check.finish().map_err(Refusal::from)?;
         let (Some(scope), Some(said)) = (scope, said) else { unreachable!("nothing was refused") };
         let command = Command::DeletePolicy { scope, etag: request.etag, said };
-        match self.0.submit(command, false).await? {
+        match self.0.submit(&caller, command, false).await? {
             Answer::PolicyDeleted(revision) => Ok(Response::new(v1::DeletePolicyResponse { revision })),
             other => unreachable!("a policy's removal is answered as such, not by {other:?}"),
         }

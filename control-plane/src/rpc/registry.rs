@@ -3,7 +3,7 @@
 mod fields;
 mod lists;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use gateway_proto::{
     Check, Health, Invalid, LeaseId, ReplicaKey, ServiceName,
@@ -19,6 +19,7 @@ use super::{
     overrides, watch_replicas,
 };
 use crate::{
+    auth::Caller,
     edge::Edge,
     refusal::Refusal,
     registry::{Proof, Registration, Said, Target, text_within},
@@ -43,7 +44,8 @@ impl RegistryService for Registry {
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
         let place = self.0.keep_alive_streams.take()?;
         let (outbound, responses) = mpsc::channel(BUFFERED);
-        let work = keep_alive::serve(Arc::clone(&self.0), request.into_inner(), outbound.clone());
+        let caller = Caller::of(request.extensions()).clone();
+        let work = keep_alive::serve(Arc::clone(&self.0), caller, request.into_inner(), outbound.clone());
         self.0.spawn_stream("keep_alive_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
@@ -52,8 +54,8 @@ impl RegistryService for Registry {
         &self,
         request: Request<v1::DrainReplicaRequest>,
     ) -> Result<Response<v1::DrainReplicaResponse>, Status> {
-        let peer = request.remote_addr();
-        Ok(Response::new(drains::drain(&self.0, request.into_inner(), peer).await?))
+        let caller = Caller::of(request.extensions()).clone();
+        Ok(Response::new(drains::drain(&self.0, request.into_inner(), &caller).await?))
     }
 
     async fn watch_drain(
@@ -72,16 +74,16 @@ impl RegistryService for Registry {
         &self,
         request: Request<v1::UndrainReplicaRequest>,
     ) -> Result<Response<v1::UndrainReplicaResponse>, Status> {
-        let peer = request.remote_addr();
-        Ok(Response::new(drains::undrain(&self.0, request.into_inner(), peer).await?))
+        let caller = Caller::of(request.extensions()).clone();
+        Ok(Response::new(drains::undrain(&self.0, request.into_inner(), &caller).await?))
     }
 
     async fn release_guard(
         &self,
         request: Request<v1::ReleaseGuardRequest>,
     ) -> Result<Response<v1::ReleaseGuardResponse>, Status> {
-        let peer = request.remote_addr();
-        Ok(Response::new(overrides::release_guard(&self.0, request.into_inner(), peer).await?))
+        let caller = Caller::of(request.extensions()).clone();
+        Ok(Response::new(overrides::release_guard(&self.0, request.into_inner(), &caller).await?))
     }
 
     async fn watch_replicas(
@@ -100,7 +102,8 @@ impl RegistryService for Registry {
         &self,
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
-        let peer = request.remote_addr().map(|peer| peer.ip());
+        let caller = Caller::of(request.extensions()).clone();
+        let peer = caller.from().map(|peer| peer.ip());
         let request = request.into_inner();
         let (validate_only, wait_timeout) = (request.validate_only, request.wait_timeout);
         let mut check = Check::default();
@@ -108,26 +111,29 @@ impl RegistryService for Registry {
         let wait = check.take(asked::wait(wait_timeout)).filter(|_| wait_timeout.is_some());
         check.finish().map_err(Refusal::from)?;
         let Some(registration) = registration else { unreachable!("nothing was refused") };
-        Ok(Response::new(self.0.register(registration, validate_only, wait).await?))
+        Ok(Response::new(self.0.register(&caller, registration, validate_only, wait).await?))
     }
 
     async fn deregister(
         &self,
         request: Request<v1::DeregisterRequest>,
     ) -> Result<Response<v1::DeregisterResponse>, Status> {
-        let peer = request.remote_addr();
-        let wish = parse_deregister(request.into_inner(), peer).map_err(Refusal::from)?;
-        Ok(Response::new(self.0.deregister(Target::Key(wish.key), wish.proof, wish.said, wish.block).await?))
+        let caller = Caller::of(request.extensions()).clone();
+        let wish = parse_deregister(request.into_inner(), &caller).map_err(Refusal::from)?;
+        Ok(Response::new(
+            self.0.deregister(&caller, Target::Key(wish.key), wish.proof, wish.said, wish.block).await?,
+        ))
     }
 
     async fn heartbeat(
         &self,
         request: Request<v1::HeartbeatRequest>,
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
+        let caller = Caller::of(request.extensions()).clone();
         let Beat { key, lease, health } = Beat::parse(request.into_inner()).map_err(Refusal::from)?;
-        let renewed = self.0.renew(&key, lease)?;
+        let renewed = self.0.renew(&caller, &key, lease)?;
         if let Some(health) = health.filter(|reported| renewed.health != Some(*reported)) {
-            self.0.report_health(key, Some(lease), health, String::new()).await?;
+            self.0.report_health(&caller, key, Some(lease), health, String::new()).await?;
         }
         Ok(Response::new(renewed.answer))
     }
@@ -136,8 +142,9 @@ impl RegistryService for Registry {
         &self,
         request: Request<v1::ReportHealthRequest>,
     ) -> Result<Response<v1::ReportHealthResponse>, Status> {
+        let caller = Caller::of(request.extensions()).clone();
         let (key, lease, health, reason) = parse_health(request.into_inner()).map_err(Refusal::from)?;
-        Ok(Response::new(self.0.report_health(key, lease, health, reason).await?))
+        Ok(Response::new(self.0.report_health(&caller, key, lease, health, reason).await?))
     }
 
     async fn list_services(
@@ -192,10 +199,7 @@ struct Deregistration {
     block: Option<Duration>,
 }
 
-fn parse_deregister(
-    wire: v1::DeregisterRequest,
-    peer: Option<SocketAddr>,
-) -> Result<Deregistration, Invalid> {
+fn parse_deregister(wire: v1::DeregisterRequest, caller: &Caller) -> Result<Deregistration, Invalid> {
     let mut check = Check::default();
     let key = check.take(ReplicaKey::parse(&wire.service, &wire.replica_id));
     let proof = match (wire.force, wire.lease_id.as_str()) {
@@ -207,7 +211,7 @@ fn parse_deregister(
     if wire.block_reregister_ttl.is_some() && !wire.force {
         check.take::<()>(Err(Invalid::new("block_reregister_ttl", "needs force beside it")));
     }
-    let said = check.take(asked::said(&wire.author, &wire.reason, peer));
+    let said = check.take(asked::said(&wire.author, &wire.reason, caller));
     check.finish()?;
     let (Some(key), Some(proof), Some(said)) = (key, proof, said) else {
         unreachable!("nothing was refused")

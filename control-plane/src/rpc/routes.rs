@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use super::{asked, page::Page};
 use crate::{
+    auth::Caller,
     edge::Edge,
     refusal::Refusal,
     registry::{Answer, Command, RegistryError, RouteWish},
@@ -51,14 +52,14 @@ impl RouteService for Routes {
         &self,
         request: Request<v1::UpdateRouteRequest>,
     ) -> Result<Response<v1::UpdateRouteResponse>, Status> {
-        let peer = request.remote_addr();
+        let caller = Caller::of(request.extensions()).clone();
         let request = request.into_inner();
         let validate_only = request.validate_only;
         let mut check = Check::default();
         let change = check.take(request.route.ok_or_else(|| Invalid::new("route", "is required")));
         let name = change.as_ref().map(|route| RouteName::parse(&route.name));
         let name = name.and_then(|name| check.take(name.map_err(|invalid| invalid.within("route"))));
-        let said = check.take(asked::said(&request.author, &request.reason, peer));
+        let said = check.take(asked::said(&request.author, &request.reason, &caller));
         let wait = check.take(asked::wait(request.wait_timeout));
         check.finish().map_err(Refusal::from)?;
         let (Some(change), Some(name), Some(said), Some(wait)) = (change, name, said, wait) else {
@@ -72,7 +73,7 @@ impl RouteService for Routes {
             allow_missing: request.allow_missing,
             said,
         };
-        let answer = self.0.submit(Command::UpdateRoute(Box::new(wish)), validate_only).await?;
+        let answer = self.0.submit(&caller, Command::UpdateRoute(Box::new(wish)), validate_only).await?;
         let Answer::Route(stored) = answer else { unreachable!("a route's change is answered as such") };
         let rollout = match validate_only {
             true => None,
@@ -85,15 +86,15 @@ impl RouteService for Routes {
         &self,
         request: Request<v1::DeleteRouteRequest>,
     ) -> Result<Response<v1::DeleteRouteResponse>, Status> {
-        let peer = request.remote_addr();
+        let caller = Caller::of(request.extensions()).clone();
         let request = request.into_inner();
         let mut check = Check::default();
         let name = check.take(RouteName::parse(&request.name));
-        let said = check.take(asked::said(&request.author, &request.reason, peer));
+        let said = check.take(asked::said(&request.author, &request.reason, &caller));
         check.finish().map_err(Refusal::from)?;
         let (Some(name), Some(said)) = (name, said) else { unreachable!("nothing was refused") };
         let command = Command::DeleteRoute { name, etag: request.etag, said };
-        match self.0.submit(command, false).await? {
+        match self.0.submit(&caller, command, false).await? {
             Answer::RouteDeleted(revision) => Ok(Response::new(v1::DeleteRouteResponse { revision })),
             other => unreachable!("a route's removal is answered as such, not by {other:?}"),
         }

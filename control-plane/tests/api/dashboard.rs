@@ -165,7 +165,11 @@ async fn beyond_this_machine_pages_change_nothing_unless_that_is_allowed_and_pro
     let page =
         format!("host: localhost:7400\n{json}\norigin: http://localhost:7400\nsec-fetch-site: same-origin");
 
-    let plane = Plane::start_with(|config| config.listen = everywhere).await;
+    let insecure = control_plane::Settings::default().insecure();
+    let plane = Plane::start_with(|config| {
+        (config.listen, config.access) = (everywhere, insecure.clone());
+    })
+    .await;
     for (method, path) in
         [("POST", path), ("POST", "/register"), ("DELETE", "/v1/services/orders/replicas/a?force=1")]
     {
@@ -184,6 +188,7 @@ async fn beyond_this_machine_pages_change_nothing_unless_that_is_allowed_and_pro
 
     let allowed = Plane::start_with(|config| {
         (config.listen, config.allow_dashboard_writes) = (everywhere, true);
+        config.access = insecure.clone();
     })
     .await;
     assert_eq!(send(&allowed, "POST", path, &page, body).await.status, 201);

@@ -125,7 +125,7 @@ async fn a_large_snapshot_comes_in_parts_of_one_revision_each_acked() {
     let plane = Plane::start().await;
     let labels: std::collections::HashMap<_, _> =
         (0..32).map(|number| (format!("label-{number}"), "x".repeat(63))).collect();
-    for port in 1..=500 {
+    for port in 8001..=8500 {
         let wish = request("orders", &format!("10.0.0.1:{port}"));
         plane.register(v1::RegisterRequest { labels: labels.clone(), ..wish }).await;
     }

@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod access;
 mod dashboard;
 mod discovery;
 mod http;

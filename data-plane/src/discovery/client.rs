@@ -114,7 +114,7 @@ async fn follow_once(
 ) -> Ended {
     let channel = match control_plane.connect().await {
         Ok(channel) => channel,
-        Err(error) => return Ended::Unreachable(root_cause(&error)),
+        Err(error) => return Ended::Unreachable(control_plane.why(root_cause(&error))),
     };
     let mut client = DiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let (answers, requests) = mpsc::channel(ANSWERS);
@@ -129,11 +129,14 @@ async fn follow_once(
     if answers.try_send(request(Message::Hello(hello))).is_err() {
         return Ended::NotRead;
     }
-    let responses = match timeout(SILENCE, client.stream_snapshots(ReceiverStream::new(requests))).await {
-        Ok(Ok(responses)) => responses.into_inner(),
-        Ok(Err(status)) => return status.into(),
-        Err(_) => return Ended::Silent,
-    };
+    let responses =
+        match timeout(SILENCE, client.stream_snapshots(control_plane.request(ReceiverStream::new(requests))))
+            .await
+        {
+            Ok(Ok(responses)) => responses.into_inner(),
+            Ok(Err(status)) => return status.into(),
+            Err(_) => return Ended::Silent,
+        };
     tracing::info!(url = %control_plane.url(), epoch, revision, "following the control plane");
     feed.set_connected(true);
     receive_all(responses, &answers, feed, reconnect).await

@@ -157,7 +157,8 @@ impl Probe {
         let (host, port) = (self.endpoint.address.host().to_owned(), self.endpoint.address.port());
         let found = tokio::spawn(async move {
             let _place = place;
-            lookup_host((host, port)).await.map(Vec::from_iter)
+            let found = lookup_host((host.as_str(), port)).await;
+            found.and_then(|found| crate::resolved::admitted(&host, found))
         });
         match found.await {
             Ok(Ok(addresses)) if !addresses.is_empty() => Ok(addresses),

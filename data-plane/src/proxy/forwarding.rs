@@ -5,14 +5,13 @@
 
 use core::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use gateway_proto::token::is_token_byte;
+use gateway_proto::{Networks, token::is_token_byte};
 
 use super::{
     field_name::{Name, Names},
     fields::{Fields, Span},
     h1::is_host,
     head::RequestHead,
-    networks::Networks,
 };
 
 /// Whom to believe, and what to say.

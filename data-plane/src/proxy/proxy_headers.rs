@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use gateway_proto::Networks;
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
@@ -13,7 +14,6 @@ use tokio::{
 };
 
 use super::{
-    networks::Networks,
     proxy_protocol::{Beginning, Defect, MAX_HEADER, look},
     refusals::Reason,
 };

@@ -97,7 +97,7 @@ impl DataPlane {
     fn start(&self, control_plane: &FakeControlPlane) -> JoinHandle<()> {
         let urls = vec![control_plane_url(&control_plane.url()).unwrap()];
         let reporter = Reporter {
-            control_plane: Arc::new(ControlPlane::new(urls)),
+            control_plane: Arc::new(ControlPlane::new(urls, Default::default())),
             node_id: NodeId::parse("dp-1").unwrap(),
             version: "test",
             process_id: "p-1".into(),

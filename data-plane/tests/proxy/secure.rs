@@ -51,6 +51,7 @@ impl Secure {
         let tls = Tls::load(TlsFiles {
             identities: vec![Identity { certificate: path("crt"), key: path("key") }],
             client_ca: None,
+            takes_anonymous: false,
             protocols: &[b"h2", b"http/1.1"],
         });
         let mut roots = RootCertStore::empty();

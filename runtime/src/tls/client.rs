@@ -5,12 +5,11 @@ use std::{path::PathBuf, sync::Arc, time::SystemTime};
 use arc_swap::ArcSwapOption;
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 
-use super::{
-    Identity, Shown, certificates,
+use super::{Identity, PeerCertificate, Shown, certificates, unusable};
+use crate::{
+    Failure, Shutdown,
     files::{self, ReadAt, Words},
-    unusable,
 };
-use crate::{Failure, Shutdown};
 
 /// Whom a client believes, and what it shows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,6 +28,10 @@ pub struct ClientTls {
     files: ClientTlsFiles,
     current: ArcSwapOption<ClientConfig>,
     read_at: ReadAt,
+    /// What a server said against us last.
+    refusal: ArcSwapOption<String>,
+    /// What a server showed last.
+    shown: ArcSwapOption<PeerCertificate>,
 }
 
 impl ClientTls {
@@ -41,7 +44,13 @@ impl ClientTls {
         let is_needed = files.ca.is_some() || files.identity.is_some();
         let config = is_needed.then(|| read(&files)).transpose().map_err(Failure::usage)?;
         let read_at = if is_needed { ReadAt::now() } else { ReadAt::default() };
-        Ok(Self { files, current: ArcSwapOption::from(config.map(Arc::new)), read_at })
+        Ok(Self {
+            files,
+            current: ArcSwapOption::from(config.map(Arc::new)),
+            read_at,
+            refusal: ArcSwapOption::empty(),
+            shown: ArcSwapOption::empty(),
+        })
     }
 
     /// For a connection that begins now. Those that are there keep what they have.
@@ -59,6 +68,25 @@ impl ClientTls {
         Ok(config)
     }
 
+    /// What a server said last against the certificate that it was shown: it says so when the handshake is over, and then
+    /// whoever uses the connection only learns that it is closed.
+    pub fn refusal(&self) -> Option<Arc<String>> {
+        self.refusal.load_full()
+    }
+
+    /// The certificate that a server showed last.
+    pub fn shown(&self) -> Option<Arc<PeerCertificate>> {
+        self.shown.load_full()
+    }
+
+    pub(super) fn was_shown(&self, certificate: Option<PeerCertificate>) {
+        self.shown.store(certificate.map(Arc::new));
+    }
+
+    pub(super) fn was_refused(&self, sentence: Option<String>) {
+        self.refusal.store(sentence.map(Arc::new));
+    }
+
     /// When the files were last read with success; the beginning of time where there are none.
     pub fn read_at(&self) -> SystemTime {
         self.read_at.at()
@@ -73,15 +101,15 @@ impl ClientTls {
     /// nothing, and are said to be so once. Cancel safe.
     pub async fn follow(self: Arc<Self>, shutdown: Shutdown) {
         const WORDS: Words = Words {
-            read_again: "the files for TLS to replicas were read again: new connections go by them",
-            unusable: "the files for TLS to replicas changed and cannot be used: going on with those before",
+            read_again: "the files for TLS to servers were read again: new connections go by them",
+            unusable: "the files for TLS to servers changed and cannot be used: going on with those before",
         };
         let files = self.files.clone();
         let put = |config| {
             self.current.store(Some(Arc::new(config)));
             self.read_at.again();
         };
-        files::follow(self.paths(), move || read(&files), put, WORDS, shutdown).await;
+        files::follow(|| self.paths(), move || read(&files), put, WORDS, shutdown).await;
     }
 
     fn paths(&self) -> Vec<PathBuf> {

@@ -11,7 +11,8 @@ use tokio::{
 };
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use super::{files::LOOK_INTERVAL, *};
+use super::*;
+use crate::files::LOOK_INTERVAL;
 
 /// An authority, and the files of what it has signed.
 struct Authority {
@@ -74,7 +75,7 @@ impl Authority {
 }
 
 fn files(identities: Vec<Identity>) -> TlsFiles {
-    TlsFiles { identities, client_ca: None, protocols: &[b"h2", b"http/1.1"] }
+    TlsFiles { identities, client_ca: None, takes_anonymous: false, protocols: &[b"h2", b"http/1.1"] }
 }
 
 /// Connects by this name, and yields the certificate that was shown and whether the session was resumed.

@@ -174,6 +174,8 @@ def registrations(client, address):
     assert mine["replica"]["endpoint"] == {**tls, "address": "127.0.0.1:9", "tlsServerName": "ports.example"}, mine
     plain = {"address": "127.0.0.1:9", "tlsServerName": "ports.example"}
     client.refuse("INVALID_ARGUMENT", "INVALID_FIELD", REGISTRY + "Register", "endpoint.tls_server_name", service="ports", endpoint=plain)
+    metadata = {"address": "169.254.169.254:80"}
+    client.refuse("PERMISSION_DENIED", "ADDRESS_NOT_ALLOWED", REGISTRY + "Register", service="ports", endpoint=metadata, permanent=True)
     owned = {"service": "orders", "replicaId": "r-1", "leaseId": first["leaseId"]}
     return owned
 

@@ -1,9 +1,6 @@
 //! Whether the control plane is there, takes changes, and can be understood.
 
-use std::{
-    net::IpAddr,
-    time::{Duration, SystemTime},
-};
+use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
@@ -15,11 +12,14 @@ pub(super) const NAME: &str = "control-plane";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Ages are shown in seconds: clocks that differ by less do no harm. The server's clock comes in whole seconds.
 const MAX_SKEW: Duration = Duration::from_secs(3);
+/// A certificate that ends sooner should have been replaced by now.
+const MIN_CERTIFICATE: Duration = Duration::from_secs(14 * 86_400);
 
 /// What the answers to the probes mean.
 pub(super) fn findings(
     endpoint: &Endpoint,
     (readyz, metrics, serving): (Result<Probed, Error>, Result<Probed, Error>, Result<bool, Error>),
+    whoami: Result<Probed, Error>,
     now: SystemTime,
 ) -> Vec<Finding> {
     let readyz = match readyz {
@@ -34,6 +34,7 @@ pub(super) fn findings(
     findings.push(health(serving));
     findings.extend(skew(&readyz, now));
     findings.extend(exposure(endpoint));
+    findings.extend(access(endpoint, whoami));
     findings
 }
 
@@ -99,14 +100,54 @@ fn skew(readyz: &Probed, now: SystemTime) -> Option<Finding> {
     })
 }
 
-/// Nothing is encrypted and nobody is asked who he is: that is fine on one machine only.
+/// Whether callers are asked who they are. On one machine it is fine that they are not, and still to be known.
+fn access(endpoint: &Endpoint, whoami: Result<Probed, Error>) -> Option<Finding> {
+    const ID: &str = "control-plane/access";
+    // One of an older version does not say.
+    let told: serde_json::Value = serde_json::from_str(&whoami.ok()?.text).ok()?;
+    if told["authentication"].as_bool()? {
+        return Some(match told["name"].as_str() {
+            Some(name) => Finding::passed(ID, format!("callers are asked who they are (you are {name})")),
+            None => Finding::failed(ID, "the control plane does not know you")
+                .because(told["detail"].as_str().unwrap_or_default())
+                .hint("name a file with a token by  --token-file FILE,  or a certificate by  --cert-file  and  --key-file"),
+        });
+    }
+    let who = if endpoint.is_local() { "whoever is on that machine" } else { "whoever reaches it" };
+    let open = Finding::warned(ID, format!("nobody is asked who he is: {who} may do everything"));
+    Some(
+        open.hint(
+            "gwctl auth token  makes an entry for the control plane's --auth-file, see docs/security.md",
+        ),
+    )
+}
+
+/// Whether the certificate that the control plane shows is good for a while.
+pub(super) fn certificate(ends: Option<SystemTime>, now: SystemTime) -> Option<Finding> {
+    const ID: &str = "control-plane/certificate";
+    let left = ends?.duration_since(now).unwrap_or_default();
+    let days = left.as_secs() / 86_400;
+    Some(match left < MIN_CERTIFICATE {
+        false => Finding::passed(ID, format!("its certificate is good for {days} days")),
+        true => Finding::warned(
+            ID,
+            format!(
+                "its certificate ends in {}",
+                humantime::format_duration(Duration::from_secs(left.as_secs()))
+            ),
+        )
+        .hint("replace the files of  --tls-cert  and  --tls-key:  they are read again without a restart"),
+    })
+}
+
+/// Nothing is encrypted: that is fine on one machine only.
 fn exposure(endpoint: &Endpoint) -> Option<Finding> {
-    let host = endpoint.uri.host().unwrap_or_default().trim_matches(['[', ']']);
-    let is_local = host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback());
-    let is_plain = endpoint.uri.scheme_str() == Some("http");
-    (is_plain && !is_local).then(|| {
+    (endpoint.is_plain() && !endpoint.is_local()).then(|| {
         Finding::warned("control-plane/tls", "control plane has no TLS")
-            .because(format!("whoever reaches {endpoint} can register replicas and change policies"))
+            .because(format!(
+                "whoever is between here and {endpoint} can read tokens, and change what is said"
+            ))
+            .hint("start it with  --tls-cert  and  --tls-key,  see docs/security.md")
     })
 }
 
@@ -139,6 +180,35 @@ mod tests {
         probed(&format!("# TYPE gateway_build info\ngateway_build_info{{version=\"{version}\"}} 1\n"))
     }
 
+    fn known() -> Result<Probed, Error> {
+        Ok(probed("{\"authentication\": true, \"name\": \"ana\"}"))
+    }
+
+    fn stranger() -> Result<Probed, Error> {
+        Ok(probed("{\"authentication\": true, \"name\": null, \"detail\": \"the token has expired\"}"))
+    }
+
+    #[test]
+    fn a_certificate_that_ends_soon_is_told_while_there_is_time() {
+        let told = |days: u64| certificate(Some(now() + Duration::from_secs(days * 86_400)), now()).unwrap();
+        assert_eq!(told(90).description, "its certificate is good for 90 days");
+        assert_eq!(
+            (told(3).outcome, told(3).description.as_str()),
+            (Outcome::Warned, "its certificate ends in 3days")
+        );
+        assert_eq!(certificate(None, now()), None);
+    }
+
+    #[test]
+    fn where_nobody_is_asked_who_he_is_that_is_said_of_one_machine_and_of_a_network() {
+        let open = || Ok(probed("{\"authentication\": false, \"name\": \"127.0.0.1\"}"));
+        let told = |url: &str| access(&endpoint(url), open()).unwrap();
+        assert!(told("http://127.0.0.1:1").description.contains("whoever is on that machine"));
+        assert!(told("http://10.0.0.1:1").description.contains("whoever reaches it"));
+        assert_eq!(told("http://10.0.0.1:1").outcome, Outcome::Warned);
+        assert_eq!(access(&endpoint("http://a:1"), Ok(probed("404"))), None);
+    }
+
     fn found(findings: &[Finding]) -> Vec<(Outcome, &str)> {
         findings.iter().map(|finding| (finding.outcome, finding.description.as_str())).collect()
     }
@@ -146,8 +216,12 @@ mod tests {
     #[test]
     fn a_good_control_plane_passes_every_check() {
         let readyz = probed("[+]store ok (revision 12, 3 replicas)\n[+]not draining\n");
-        let findings =
-            findings(&endpoint("http://127.0.0.1:7400"), (Ok(readyz), Ok(build(VERSION)), Ok(true)), now());
+        let findings = findings(
+            &endpoint("http://127.0.0.1:7400"),
+            (Ok(readyz), Ok(build(VERSION)), Ok(true)),
+            known(),
+            now(),
+        );
         let same = format!("versions match (gwctl and control plane {VERSION})");
         assert_eq!(
             found(&findings),
@@ -157,6 +231,7 @@ mod tests {
                 (Outcome::Passed, "store ok (revision 12, 3 replicas)"),
                 (Outcome::Passed, "not draining"),
                 (Outcome::Passed, "gRPC health service says SERVING"),
+                (Outcome::Passed, "callers are asked who they are (you are ana)"),
             ]
         );
     }
@@ -168,8 +243,12 @@ mod tests {
             date: Some(now() + Duration::from_secs(90)),
             ..probed("[-]store unavailable (serving revision 12, changes are refused)\n[+]not draining\n")
         };
-        let findings =
-            findings(&endpoint("http://10.0.0.5:7400"), (Ok(readyz), Ok(build("9.9.9")), Ok(false)), now());
+        let findings = findings(
+            &endpoint("http://10.0.0.5:7400"),
+            (Ok(readyz), Ok(build("9.9.9")), Ok(false)),
+            stranger(),
+            now(),
+        );
         let versions = format!("gwctl is {VERSION}, the control plane is 9.9.9");
         assert_eq!(
             found(&findings)[1..],
@@ -180,6 +259,7 @@ mod tests {
                 (Outcome::Failed, "gRPC health service says NOT_SERVING"),
                 (Outcome::Warned, "clocks differ by 90s here and at the control plane"),
                 (Outcome::Warned, "control plane has no TLS"),
+                (Outcome::Failed, "the control plane does not know you"),
             ]
         );
     }
@@ -187,8 +267,12 @@ mod tests {
     #[test]
     fn without_an_answer_nothing_else_is_claimed() {
         let error = Error::new(Exit::Unreachable, "did not answer within 10s").hint("give it more time");
-        let findings =
-            findings(&endpoint("http://[::1]:7400"), (Err(error), Ok(build(VERSION)), Ok(true)), now());
+        let findings = findings(
+            &endpoint("http://[::1]:7400"),
+            (Err(error), Ok(build(VERSION)), Ok(true)),
+            known(),
+            now(),
+        );
         assert_eq!(found(&findings), [(Outcome::Failed, "did not answer within 10s")]);
         assert_eq!(findings[0].hints, ["give it more time"]);
     }

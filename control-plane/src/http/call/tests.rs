@@ -41,7 +41,8 @@ fn answering(frames: impl Fn() -> Frames + Clone + Send + Sync + 'static) -> Grp
 }
 
 async fn call(frames: impl Fn() -> Frames + Clone + Send + Sync + 'static) -> Result<String, (Code, String)> {
-    let response = answering(frames).call(&rpc("GetService"), &message("GetService"), None).await;
+    let response =
+        answering(frames).call(&rpc("GetService"), &message("GetService"), &Caller::anybody(None)).await;
     let response = response.map_err(|status| (status.code(), status.message().to_owned()))?;
     assert_eq!(response.descriptor(), rpc("GetService").output());
     Ok(response.transcode_to::<v1::GetServiceResponse>().unwrap().service.unwrap().service)
@@ -74,7 +75,8 @@ async fn the_end_says_whether_it_went_well() {
 async fn a_refusal_may_come_with_the_head() {
     let refusing =
         Grpc(Router::new().fallback(async || Status::new(Code::NotFound, "not there").into_http::<Body>()));
-    let status = refusing.call(&rpc("GetService"), &message("GetService"), None).await.unwrap_err();
+    let status =
+        refusing.call(&rpc("GetService"), &message("GetService"), &Caller::anybody(None)).await.unwrap_err();
     assert_eq!((status.code(), status.message()), (Code::NotFound, "not there"));
 }
 
@@ -90,7 +92,6 @@ async fn the_request_is_what_a_grpc_client_would_send() {
     }));
     let mut message = message("GetService");
     message.set_field_by_name("service", prost_reflect::Value::String("orders".into()));
-    let peer = TcpConnectInfo { local_addr: None, remote_addr: None };
-    let status = echo.call(&rpc("GetService"), &message, Some(peer)).await.unwrap_err();
+    let status = echo.call(&rpc("GetService"), &message, &Caller::anybody(None)).await.unwrap_err();
     assert_eq!(status.message(), "seen");
 }

@@ -50,6 +50,7 @@ static ASSETS: &[Asset] = &assets! {
     "polled.js": SCRIPT,
     "replica.js": SCRIPT,
     "service.js": SCRIPT,
+    "session.js": SCRIPT,
     "setting.js": SCRIPT,
     "store.js": SCRIPT,
     "stream.js": SCRIPT,

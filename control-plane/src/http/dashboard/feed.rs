@@ -23,7 +23,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, Interval, MissedTickBehavior, interval, sleep_until, timeout},
 };
-use tonic::{Status, transport::server::TcpConnectInfo};
+use tonic::Status;
 
 use super::{
     super::{
@@ -37,6 +37,7 @@ use super::{
     rows::Rows,
 };
 use crate::{
+    auth::{Caller, Permission},
     clock,
     edge::Edge,
     refusal::Problem,
@@ -61,13 +62,13 @@ const LISTED: i32 = 1000;
 pub(super) async fn serve(State(resources): State<Resources>, request: Request) -> Response {
     let last = request.headers().get(LAST_EVENT_ID).and_then(|value| value.to_str().ok());
     let cursor = last.map(Cursor::parse).unwrap_or_default();
-    let peer = request.extensions().get::<TcpConnectInfo>().cloned();
+    let caller = Caller::of(request.extensions()).clone();
     let Resources { edge, grpc } = resources;
     let place = match edge.dashboard_streams.take() {
         Ok(place) => place,
         Err(refusal) => return refusal.into_response(),
     };
-    let feed = match Feed::begin(Arc::clone(&edge), grpc, peer, cursor).await {
+    let feed = match Feed::begin(Arc::clone(&edge), grpc, caller, cursor).await {
         Ok(feed) => feed,
         Err(status) => return Problem::from(status).into_response(),
     };
@@ -92,7 +93,7 @@ pub(super) async fn serve(State(resources): State<Resources>, request: Request) 
 struct Feed {
     edge: Arc<Edge>,
     grpc: Grpc,
-    peer: Option<TcpConnectInfo>,
+    caller: Caller,
     cursor: Cursor,
     replicas: Responses,
     breakers: Responses,
@@ -106,20 +107,14 @@ struct Feed {
 }
 
 impl Feed {
-    async fn begin(
-        edge: Arc<Edge>,
-        grpc: Grpc,
-        peer: Option<TcpConnectInfo>,
-        cursor: Cursor,
-    ) -> Result<Self, Status> {
+    async fn begin(edge: Arc<Edge>, grpc: Grpc, caller: Caller, cursor: Cursor) -> Result<Self, Status> {
         let is_detailed = is_detailed(&edge);
         let (resume_epoch, resume_revision) = cursor.replicas.clone().unwrap_or_default();
         let replicas = v1::WatchReplicasRequest { resume_epoch, resume_revision, ..Default::default() };
         let breakers = v1::WatchBreakersRequest { per_node: is_detailed, ..Default::default() };
         let stats = v1::WatchStatsRequest { per_replica: is_detailed, ..Default::default() };
-        let begin = async |service, rpc, message| {
-            grpc.begin(&Grpc::method(service, rpc), &message, peer.clone()).await
-        };
+        let begin =
+            async |service, rpc, message| grpc.begin(&Grpc::method(service, rpc), &message, &caller).await;
         let from = |after: &str| {
             dynamic(&v1::WatchEventsRequest { after_event_id: after.to_owned(), ..Default::default() })
         };
@@ -139,7 +134,7 @@ impl Feed {
         Ok(Self {
             edge,
             grpc,
-            peer,
+            caller,
             cursor,
             replicas,
             breakers,
@@ -181,7 +176,8 @@ impl Feed {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "epoch": self.edge.effects.publisher.epoch(),
-            "takesWrites": self.edge.takes_page_writes,
+            "takesWrites": self.edge.takes_page_writes && self.caller.has(Permission::Operate),
+            "caller": self.caller.identity().ok().flatten().map(|identity| identity.name.to_string()),
             "allowsFaults": self.edge.allow_fault_injection,
             "isDetailed": self.is_detailed,
             "hasLab": self.edge.lab.is_some(),
@@ -229,7 +225,7 @@ impl Feed {
     /// Lists that nobody can watch, if they have changed.
     async fn look(&mut self, frame: &mut Frame) -> Result<(), Status> {
         let request = v1::ListNodesRequest { page_size: LISTED, ..Default::default() };
-        let mut listed = list(&self.grpc, &self.peer, (OBSERVABILITY, "ListNodes"), &request).await?;
+        let mut listed = list(&self.grpc, &self.caller, (OBSERVABILITY, "ListNodes"), &request).await?;
         let Value::Array(nodes) = listed["nodes"].take() else { return Ok(()) };
         let news = self.nodes.update(nodes, "nodeId", "lastReportTime", NODE_REST);
         if !news.changed.is_empty() || !news.gone.is_empty() {
@@ -241,10 +237,10 @@ impl Feed {
             return Ok(());
         }
         let request = v1::ListOverridesRequest { page_size: LISTED, ..Default::default() };
-        let mut listed = list(&self.grpc, &self.peer, (OBSERVABILITY, "ListOverrides"), &request).await?;
+        let mut listed = list(&self.grpc, &self.caller, (OBSERVABILITY, "ListOverrides"), &request).await?;
         frame.set("overrides", listed["overrides"].take());
         let request = v1::ListPoliciesRequest { page_size: LISTED, ..Default::default() };
-        let mut listed = list(&self.grpc, &self.peer, (POLICY, "ListPolicies"), &request).await?;
+        let mut listed = list(&self.grpc, &self.caller, (POLICY, "ListPolicies"), &request).await?;
         frame.set("policies", listed["policies"].take());
         self.told = Some(revision);
         Ok(())
@@ -253,11 +249,11 @@ impl Feed {
 
 async fn list<M: Message + Name>(
     grpc: &Grpc,
-    peer: &Option<TcpConnectInfo>,
+    caller: &Caller,
     (service, rpc): (&str, &str),
     request: &M,
 ) -> Result<Value, Status> {
-    json_of(&grpc.call(&Grpc::method(service, rpc), &dynamic(request), peer.clone()).await?)
+    json_of(&grpc.call(&Grpc::method(service, rpc), &dynamic(request), caller).await?)
 }
 
 const REGISTRY: &str = "RegistryService";

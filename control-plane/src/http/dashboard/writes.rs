@@ -1,8 +1,9 @@
 //! Whether web pages may change anything, the dashboard among them.
 //!
-//! There is no authentication yet. On loopback whoever reaches the page is on this machine; beyond it, a page with
-//! buttons would let everybody on the network drain a service by two clicks. Browsers say of themselves that they are
-//! one, with every change that a script asks for, and no script can keep them from it. Programs are not concerned.
+//! Where callers are asked who they are, that decides. Where they are not: on loopback whoever reaches the page is on this
+//! machine; beyond it, a page with buttons would let everybody on the network drain a service by two clicks. Browsers say of
+//! themselves that they are one, with every change that a script asks for, and no script can keep them from it. Programs are
+//! not concerned.
 
 use axum::{
     extract::{Request, State},

@@ -34,10 +34,37 @@ pub(super) fn add(paths: &mut Map<String, Value>, schemas: &mut Schemas<'_>) {
         "/statistics".into(),
         json!({"get": statistics("GetStatistics", "How each replica of every service does")}),
     );
+    paths.insert("/whoami".into(), json!({"get": whoami()}));
     let mut of_service = statistics("GetServiceStatistics", "How each replica of a service does");
     of_service["parameters"] =
         json!([{"in": "path", "name": "service", "required": true, "schema": {"type": "string"}}, window]);
     paths.insert("/statistics/{service}".into(), json!({"get": of_service}));
+}
+
+fn whoami() -> Value {
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "authentication": {"type": "boolean", "description": "Whether callers are asked who they are."},
+            "name": {"type": ["string", "null"], "description": "What the caller goes by; null when nobody knows him."},
+            "kind": {"type": "string", "enum": ["token", "certificate", "jwt"]},
+            "from": {"type": ["string", "null"], "description": "His address."},
+            "may": {"type": "array", "items": {"type": "string"}, "description": "For people."},
+            "grants": {"type": "array", "items": {"type": "object"}},
+            "expires": {"type": ["string", "null"], "format": "date-time"},
+            "detail": {"type": "string", "description": "Why nobody knows him, or nobody is asked."},
+        },
+        "required": ["authentication", "name", "from", "may"],
+    });
+    json!({
+        "operationId": "WhoAmI",
+        "tags": ["Access"],
+        "summary": "Who the caller is, and what he may do",
+        "responses": {
+            "200": {"description": "Done.", "content": {"application/json": {"schema": schema}}},
+            "default": {"$ref": "#/components/responses/Problem"},
+        },
+    })
 }
 
 fn register() -> Value {

@@ -37,7 +37,9 @@ async fn responses(frames: Vec<Bytes>, end: Option<Status>) -> Responses {
         };
         Response::new(body)
     }));
-    grpc.begin(&rpc(), &DynamicMessage::new(rpc().input()), None).await.unwrap()
+    grpc.begin(&rpc(), &DynamicMessage::new(rpc().input()), &crate::auth::Caller::anybody(None))
+        .await
+        .unwrap()
 }
 
 /// The text of the events up to the end, or for an hour.

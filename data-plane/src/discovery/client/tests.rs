@@ -41,7 +41,9 @@ fn start(urls: &[String], snapshot: Snapshot, source: Source) -> DataPlane {
     let urls = urls.iter().map(|url| control_plane_url(url).unwrap()).collect();
     let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into(), ..Default::default() };
     let stopped = stop.clone();
-    let task = tokio::spawn(async move { follow(&ControlPlane::new(urls), &node, &feed, &stopped).await });
+    let task = tokio::spawn(async move {
+        follow(&ControlPlane::new(urls, Default::default()), &node, &feed, &stopped).await
+    });
     DataPlane { view, table, stop, task }
 }
 

@@ -11,6 +11,7 @@ use tokio_rustls::TlsConnector;
 
 use crate::{
     proxy::stream::{HTTP2, Stream},
+    resolved,
     routing::{CertificateFault, Fault, HandshakeFault},
 };
 
@@ -81,7 +82,11 @@ pub(super) async fn tcp(endpoint: &Endpoint) -> Result<TcpStream, ConnectFailure
     let connected = async {
         let stream = match address.socket() {
             Some(socket) => TcpStream::connect(socket).await?,
-            None => TcpStream::connect((address.host(), address.port())).await?,
+            None => {
+                let found = tokio::net::lookup_host((address.host(), address.port())).await?;
+                let places = resolved::admitted(address.host(), found)?;
+                TcpStream::connect(&places[..]).await?
+            }
         };
         stream.set_nodelay(true)?;
         Ok(stream)

@@ -1,8 +1,7 @@
 //! Networks of IP addresses, as flags name them.
 
-use std::fmt;
-
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::fmt;
 
 /// A set of networks. Whether an address is in it is asked once for each connection, so a list will do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

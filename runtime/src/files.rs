@@ -10,48 +10,52 @@ use std::{
 use crate::Shutdown;
 
 /// How often the files are looked at.
-pub(super) const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+pub const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the log says of files that changed.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Words {
-    pub(super) read_again: &'static str,
-    pub(super) unusable: &'static str,
+pub struct Words {
+    /// That they are in use.
+    pub read_again: &'static str,
+    /// That they are not.
+    pub unusable: &'static str,
 }
 
 /// When files were last read with success.
 #[derive(Debug, Default)]
-pub(super) struct ReadAt(AtomicU64);
+pub struct ReadAt(AtomicU64);
 
 impl ReadAt {
     /// They have just been.
-    pub(super) fn now() -> Self {
+    pub fn now() -> Self {
         let read_at = Self::default();
         read_at.again();
         read_at
     }
 
     /// They have been once more.
-    pub(super) fn again(&self) {
+    pub fn again(&self) {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.0.store(u64::try_from(now.as_millis()).unwrap_or(u64::MAX), Relaxed);
     }
 
-    pub(super) fn at(&self) -> SystemTime {
+    /// When that was.
+    pub fn at(&self) -> SystemTime {
         UNIX_EPOCH + Duration::from_millis(self.0.load(Relaxed))
     }
 }
 
-/// Reads the files at `paths` again whenever one of them has changed, until the shutdown, and has what they are good for
+/// Reads the files that `paths` names, which may be others after each reading, again whenever one of them has changed, until the shutdown, and has what they are good for
 /// `put` to use. Files that cannot be used change nothing, and are said to be so once. Cancel safe.
-pub(super) async fn follow<T: Send + 'static>(
-    paths: Vec<PathBuf>,
+pub async fn follow<T: Send + 'static>(
+    paths: impl Fn() -> Vec<PathBuf>,
     read: impl Fn() -> Result<T, String> + Clone + Send + 'static,
     put: impl Fn(T),
     words: Words,
     shutdown: Shutdown,
 ) {
-    let mut known = stamps(&paths);
+    let mut watched = paths();
+    let mut known = stamps(&watched);
     let mut refused = None;
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     loop {
@@ -59,7 +63,7 @@ pub(super) async fn follow<T: Send + 'static>(
             () = shutdown.begun() => return,
             _ = looks.tick() => {}
         }
-        let (paths_now, read) = (paths.clone(), read.clone());
+        let (paths_now, read) = (watched.clone(), read.clone());
         let looked = tokio::task::spawn_blocking(move || {
             let now = stamps(&paths_now);
             (now != known).then(|| (now, read())).ok_or(known)
@@ -70,7 +74,13 @@ pub(super) async fn follow<T: Send + 'static>(
                 put(content);
                 refused = None;
                 tracing::info!("{}", words.read_again);
-                now
+                let named = paths();
+                if named == watched {
+                    now
+                } else {
+                    watched = named;
+                    stamps(&watched)
+                }
             }
             Ok(Ok((now, Err(why)))) => {
                 if refused.as_ref() != Some(&why) {
@@ -80,7 +90,7 @@ pub(super) async fn follow<T: Send + 'static>(
                 now
             }
             // Reading panicked, and its message is in the log.
-            Err(_) => stamps(&paths),
+            Err(_) => stamps(&watched),
         };
     }
 }

@@ -1,0 +1,42 @@
+//! Who may do what.
+//!
+//! ```text
+//!  connection (certificate) ─┐
+//!  request (bearer token) ───┴▶ gate ─▶ book: who is it? ─▶ identity, grants
+//!                                │                              │
+//!                                ▼                              ▼
+//!                 permission: what does it take? ──────▶ caller: may he? ─▶ handlers
+//!                                                               │
+//!                                                               └▶ audit
+//! ```
+//!
+//! All but the gate and the audit is pure: [`permission`] is the table of what can be asked, [`book`] what the auth file says,
+//! [`caller`] decides. Handlers take the [`Caller`] from the request, and hand him on with what he wants: [`Edge`] carries no
+//! command out that he may not have.
+//!
+//! [`Edge`]: crate::edge::Edge
+
+mod audit;
+pub(crate) mod book;
+mod caller;
+mod denied;
+mod endpoints;
+pub(crate) mod file;
+mod gate;
+pub(crate) mod identity;
+mod limit;
+pub(crate) mod permission;
+mod roles;
+mod settings;
+pub(crate) mod token;
+mod watched;
+
+pub use self::settings::{Settings, SettingsArgs};
+pub(crate) use self::{
+    audit::Audit,
+    caller::{Caller, Subject},
+    denied::{CredentialError, Denied},
+    gate::{Gate, Lock},
+    permission::Permission,
+    watched::Wire,
+};

@@ -1,0 +1,415 @@
+//! Who asks, as every handler finds him in the request's extensions; and the one decision on what he may change.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use gateway_proto::{Address, ReplicaKey, ServiceName};
+use http::Extensions;
+
+use super::{CredentialError, Denied, Gate, book::Credential, identity::Identity, permission::Permission};
+use crate::registry::{Command, Proof, Target};
+
+/// Somebody who asks for something.
+#[derive(Debug, Clone)]
+pub(crate) struct Caller {
+    pub(super) who: Who,
+    pub(super) from: Option<SocketAddr>,
+    pub(super) gate: Arc<Gate>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) enum Who {
+    /// Nobody is asked who he is.
+    Anybody,
+    /// He has shown it.
+    Known(Arc<Known>),
+    /// He was asked and has not.
+    Nobody(CredentialError),
+}
+
+/// Somebody known, and how to find out whether he still is.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) identity: Identity,
+    pub(super) credential: Credential,
+    /// Of what is known, when he was identified.
+    pub(super) generation: u64,
+}
+
+impl Caller {
+    /// Who asks, from the extensions of his request.
+    ///
+    /// # Panics
+    /// When no gate has seen the request. That is a defect, and the caller is told no more than INTERNAL.
+    pub(crate) fn of(extensions: &Extensions) -> &Self {
+        extensions.get().expect("a gate stands before every handler")
+    }
+
+    /// Where he is.
+    pub(crate) fn from(&self) -> Option<SocketAddr> {
+        self.from
+    }
+
+    /// What he goes by in events: his name, whatever he calls himself; where nobody is asked, what he says, or his address.
+    pub(crate) fn author(&self, said: &str) -> Box<str> {
+        match (&self.who, said, self.from) {
+            (Who::Known(known), ..) => (&*known.identity.name).into(),
+            (_, "", Some(from)) => from.ip().to_canonical().to_string().into(),
+            _ => said.into(),
+        }
+    }
+
+    /// Whether he was asked who he is, and has shown it.
+    pub(crate) fn is_known(&self) -> bool {
+        matches!(self.who, Who::Known(_))
+    }
+
+    /// His name, if he is known; else none.
+    pub(crate) fn known_author(&self) -> Box<str> {
+        if self.is_known() { self.author("") } else { Box::default() }
+    }
+
+    /// What he goes by in sentences and logs.
+    pub(crate) fn name(&self) -> String {
+        match &self.who {
+            Who::Known(known) => known.identity.name.to_string(),
+            Who::Anybody | Who::Nobody(_) => match self.from {
+                Some(from) => from.ip().to_canonical().to_string(),
+                None => "somebody".into(),
+            },
+        }
+    }
+
+    /// Whether he has a permission.
+    pub(crate) fn has(&self, permission: Permission) -> bool {
+        let ip = self.from.map(|from| from.ip());
+        match &self.who {
+            Who::Anybody => true,
+            Who::Known(known) => known.identity.has(permission, ip),
+            Who::Nobody(_) => permission == Permission::Open,
+        }
+    }
+
+    /// Lets him do what takes a permission; `what` names it.
+    ///
+    /// # Errors
+    /// Why not: nobody knows who he is, or it is not for him.
+    pub(crate) fn admit(&self, permission: Permission, what: &str) -> Result<(), Denied> {
+        if self.has(permission) {
+            return Ok(());
+        }
+        let denied = match &self.who {
+            Who::Nobody(error) => Denied::Nobody(error.clone()),
+            Who::Known(_) | Who::Anybody => Denied::Permission {
+                sentence: format!(
+                    "{} may not {}: that takes the role {}",
+                    self.name(),
+                    permission.name(),
+                    permission.role()
+                ),
+                service: None,
+            },
+        };
+        Err(self.refused(denied, what))
+    }
+
+    /// Lets him have a command carried out: this is where it is decided which identity may change what.
+    ///
+    /// # Errors
+    /// Why not. It is told to those who look after this control plane, too.
+    pub(crate) fn admit_command(&self, command: &Command) -> Result<(), Denied> {
+        let decided = match command {
+            Command::Register(wish) => self.admit_place(&wish.service, &wish.endpoint.address),
+            Command::Deregister { target: Target::Key(key), proof: Proof::Force, .. }
+                if !self.has(Permission::Operate) =>
+            {
+                let sentence = format!(
+                    "{} may not remove {key} by force: show its lease, or have the role operator",
+                    self.name()
+                );
+                Err(Denied::Permission { sentence, service: Some(key.service.clone()) })
+            }
+            Command::Deregister {
+                target: Target::Key(ReplicaKey { service, .. }) | Target::Address(service, _),
+                ..
+            } => self.admit_owner(service),
+            Command::ReportHealth { key, .. } => self.admit_owner(&key.service),
+            Command::Drain(wish) => self.admit_owner(&wish.key.service),
+            Command::Undrain { .. }
+            | Command::UpdatePolicy(_)
+            | Command::DeletePolicy { .. }
+            | Command::UpdateRoute(_)
+            | Command::DeleteRoute { .. }
+            | Command::Override(_)
+            | Command::EndOverride { .. } => return self.admit(Permission::Operate, action(command)),
+            // The control plane's own: nobody asks for them.
+            Command::Expire { .. }
+            | Command::Hold { .. }
+            | Command::Recover { .. }
+            | Command::FinishDrain { .. }
+            | Command::EndFault { .. }
+            | Command::Evict(_) => {
+                let sentence = "only the control plane itself does this".to_owned();
+                Err(Denied::Permission { sentence, service: None })
+            }
+        };
+        decided.map_err(|denied| self.refused(denied, action(command)))
+    }
+
+    /// Lets him renew a lease of a service. Looks at what was found out when his call began: nothing is verified anew.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn admit_renewal(&self, service: &ServiceName) -> Result<(), Denied> {
+        self.admit_owner(service).map_err(|denied| self.refused(denied, "Heartbeat"))
+    }
+
+    fn admit_owner(&self, service: &ServiceName) -> Result<(), Denied> {
+        let ip = self.from.map(|from| from.ip());
+        match &self.who {
+            Who::Anybody => Ok(()),
+            Who::Known(known) if known.identity.owns(service, ip) => Ok(()),
+            Who::Known(_) => Err(Denied::Permission {
+                sentence: format!("{} may not register, renew or remove replicas of {service}", self.name()),
+                service: Some(service.clone()),
+            }),
+            Who::Nobody(error) => Err(Denied::Nobody(error.clone())),
+        }
+    }
+
+    fn admit_place(&self, service: &ServiceName, address: &Address) -> Result<(), Denied> {
+        self.admit_owner(service)?;
+        let refused =
+            |why: String| Denied::Address { address: address.clone(), why, service: service.clone() };
+        let ip = self.from.map(|from| from.ip().to_canonical());
+        // Who asks from within this process is on this machine.
+        let is_local = ip.is_none_or(|ip| ip.is_loopback());
+        self.gate.rules.check(address, is_local).map_err(refused)?;
+        match &self.who {
+            Who::Known(known) if !known.identity.may_place(service, address, ip) => Err(refused(format!(
+                "is none of those at which {} may register replicas of {service}",
+                self.name()
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Charges him for a request.
+    ///
+    /// # Errors
+    /// That he asks too often.
+    pub(crate) fn charge(&self) -> Result<(), Denied> {
+        let Who::Known(known) = &self.who else { return Ok(()) };
+        let taken = self.gate.buckets(|buckets, now| buckets.take(&known.identity.name, 1, now));
+        match taken {
+            Some(Err(retry)) => Err(self.refused(Denied::TooOften { name: self.name(), retry }, "request")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Charges him for so many heartbeats, and yields how long to rest before reading more of them.
+    pub(crate) fn charge_heartbeats(&self, count: usize) -> Duration {
+        let Who::Known(known) = &self.who else { return Duration::ZERO };
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.gate.buckets(|buckets, now| buckets.owe(&known.identity.name, count, now)).unwrap_or_default()
+    }
+
+    /// Tells those who look after this control plane what came of a change that he wanted.
+    pub(crate) fn changed(&self, subject: &Subject, outcome: &str) {
+        self.gate.audit.changed(&self.name(), self.from, subject, outcome);
+    }
+
+    fn refused(&self, denied: Denied, what: &str) -> Denied {
+        self.gate.audit.denied(&self.name(), self.from, what, &denied);
+        denied
+    }
+
+    /// What he is and may do, for himself.
+    pub(crate) fn identity(&self) -> Result<Option<&Identity>, &CredentialError> {
+        match &self.who {
+            Who::Anybody => Ok(None),
+            Who::Known(known) => Ok(Some(&known.identity)),
+            Who::Nobody(error) => Err(error),
+        }
+    }
+}
+
+/// A command's name in logs and events.
+fn action(command: &Command) -> &'static str {
+    match command {
+        Command::Register(_) => "Register",
+        Command::Deregister { .. } => "Deregister",
+        Command::ReportHealth { .. } => "ReportHealth",
+        Command::Expire { .. } => "Expire",
+        Command::Hold { .. } => "Hold",
+        Command::Recover { .. } => "Recover",
+        Command::Drain(_) => "Drain",
+        Command::Undrain { .. } => "Undrain",
+        Command::FinishDrain { .. } => "FinishDrain",
+        Command::UpdatePolicy(_) => "UpdatePolicy",
+        Command::DeletePolicy { .. } => "DeletePolicy",
+        Command::EndFault { .. } => "EndFault",
+        Command::UpdateRoute(_) => "UpdateRoute",
+        Command::DeleteRoute { .. } => "DeleteRoute",
+        Command::Evict(_) => "Evict",
+        Command::Override(_) => "Override",
+        Command::EndOverride { .. } => "EndOverride",
+    }
+}
+
+/// What a command is about, for those who look after the control plane.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    pub(super) request: &'static str,
+    pub(super) about: String,
+    /// The service in question, if it is one's.
+    pub(super) service: Option<String>,
+}
+
+impl Subject {
+    pub(crate) fn of(command: &Command) -> Self {
+        let of_service = |service: &ServiceName, about: String| (about, Some(service.to_string()));
+        let of_replica = |key: &ReplicaKey| of_service(&key.service, key.to_string());
+        let (about, service) = match command {
+            Command::Register(wish) => {
+                of_service(&wish.service, format!("{} at {}", wish.service, wish.endpoint.address))
+            }
+            Command::Deregister { target: Target::Address(service, address), .. } => {
+                of_service(service, format!("{service} at {address}"))
+            }
+            Command::Deregister { target: Target::Key(key), .. }
+            | Command::ReportHealth { key, .. }
+            | Command::Expire { key, .. }
+            | Command::Hold { key, .. }
+            | Command::Recover { key, .. }
+            | Command::FinishDrain { key, .. }
+            | Command::Undrain { key, .. } => of_replica(key),
+            Command::Drain(wish) => of_replica(&wish.key),
+            Command::UpdatePolicy(wish) => (wish.scope.to_string(), None),
+            Command::DeletePolicy { scope, .. } | Command::EndFault { scope, .. } => {
+                (scope.to_string(), None)
+            }
+            Command::UpdateRoute(wish) => (wish.name.to_string(), None),
+            Command::DeleteRoute { name, .. } => (name.to_string(), None),
+            Command::Override(wish) => of_service(&wish.target.service, wish.target.id().to_string()),
+            Command::EndOverride { id, .. } => (id.to_string(), None),
+            Command::Evict(_) => (String::new(), None),
+        };
+        Self { request: action(command), about, service }
+    }
+}
+
+#[cfg(test)]
+impl Caller {
+    /// Somebody where nobody is asked who he is.
+    pub(crate) fn anybody(from: Option<SocketAddr>) -> Self {
+        Self { who: Who::Anybody, from, gate: Arc::new(Gate::open()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use gateway_proto::{Health, LeaseId, RouteName};
+
+    use super::*;
+    use crate::{
+        auth::{
+            identity::{Grant, Kind, Pattern},
+            roles::Role,
+            token::Secret,
+        },
+        registry::{DrainWish, OverrideId, Registration, Said, Scope},
+    };
+
+    fn known(role: Role) -> Caller {
+        let services = vec![Pattern::parse("orders").unwrap()];
+        let grant = Grant { roles: vec![role], services, ..Grant::default() };
+        let identity =
+            Identity { name: "ci".into(), kind: Kind::Token, grants: vec![Arc::new(grant)], expires: None };
+        let credential = Credential::Bearer(Secret::new("sesame"));
+        let who = Who::Known(Arc::new(Known { identity, credential, generation: 0 }));
+        Caller { who, ..Caller::anybody(Some("192.0.2.1:4000".parse().unwrap())) }
+    }
+
+    fn key(service: &str) -> ReplicaKey {
+        ReplicaKey::parse(service, "r-1").unwrap()
+    }
+
+    /// What the owner of a service may have done to it.
+    fn of_an_owner(service: &str) -> Vec<Command> {
+        let (said, lease) = (Said::default(), LeaseId::from_random(1));
+        let name = ServiceName::parse(service).unwrap();
+        let address = Address::parse("10.0.0.1:80").unwrap();
+        let drain = DrainWish {
+            key: key(service),
+            lease: Some(lease),
+            timeout: None,
+            etag: String::new(),
+            allow_last: false,
+            said: said.clone(),
+        };
+        let deregister =
+            |target, proof| Command::Deregister { target, proof, said: said.clone(), block: None };
+        vec![
+            Command::Register(Registration::permanent(name.clone(), address.clone())),
+            deregister(Target::Key(key(service)), Proof::Lease(lease)),
+            deregister(Target::Address(name, address), Proof::Force),
+            Command::ReportHealth {
+                key: key(service),
+                lease: None,
+                health: Health::Healthy,
+                reason: String::new(),
+            },
+            Command::Drain(Box::new(drain)),
+        ]
+    }
+
+    fn of_an_operator() -> Vec<Command> {
+        let (said, etag) = (Said::default(), String::new());
+        vec![
+            Command::Deregister {
+                target: Target::Key(key("orders")),
+                proof: Proof::Force,
+                said: said.clone(),
+                block: None,
+            },
+            Command::Undrain { key: key("orders"), etag: etag.clone(), said: said.clone() },
+            Command::DeletePolicy { scope: Scope::All, etag: etag.clone(), said: said.clone() },
+            Command::DeleteRoute { name: RouteName::parse("shop").unwrap(), etag, said: said.clone() },
+            Command::EndOverride { id: OverrideId::parse("guard/orders").unwrap(), by: Ok(said) },
+        ]
+    }
+
+    #[test]
+    fn a_replica_may_have_done_what_owners_do_to_their_own_services_and_nothing_else() {
+        let may = |role, command: &Command| known(role).admit_command(command).is_ok();
+        for command in of_an_owner("orders") {
+            assert!(may(Role::Replica, &command) && may(Role::Operator, &command), "{command:?}");
+            assert!(!may(Role::Reader, &command) && !may(Role::DataPlane, &command), "{command:?}");
+        }
+        for command in of_an_owner("payments") {
+            assert!(!may(Role::Replica, &command) && may(Role::Operator, &command), "{command:?}");
+        }
+        for command in of_an_operator() {
+            let who: Vec<_> = Role::ALL.into_iter().filter(|role| may(*role, &command)).collect();
+            assert_eq!(who, [Role::Operator], "{command:?}");
+        }
+    }
+
+    #[test]
+    fn what_only_the_control_plane_does_nobody_may_ask_for() {
+        let (key, lease) = (key("orders"), LeaseId::from_random(1));
+        let expire = Command::Expire { key: key.clone(), lease, silent_for: Duration::ZERO };
+        for command in [expire, Command::Recover { key, lease }] {
+            assert!(known(Role::Operator).admit_command(&command).is_err());
+            assert!(Caller::anybody(None).admit_command(&command).is_err());
+        }
+    }
+
+    #[test]
+    fn who_is_known_goes_by_his_name_whatever_he_says() {
+        assert_eq!(&*known(Role::Operator).author("somebody-else"), "ci");
+        assert!(!format!("{:?}", known(Role::Operator)).contains("sesame"));
+    }
+}

@@ -1,0 +1,198 @@
+//! Where no replica may be registered, whoever asks: this machine for those who are not on it, link-local addresses and
+//! the metadata services of clouds, ports of protocols that are not HTTP, and this control plane itself.
+//!
+//! A registry that took such addresses would lend its data planes' reach to whoever registers (SSRF). Names are looked at
+//! here only as far as they say something; data planes look at what they resolve to, at each connect.
+
+use core::net::{IpAddr, SocketAddr};
+
+use gateway_proto::{Address, Hazard, Networks};
+
+/// Ports of protocols in which a line of HTTP does harm; of those that browsers refuse, the ones with a server behind them.
+const OTHER_PROTOCOLS: [u16; 22] = [
+    21, 22, 23, 25, 53, 110, 111, 135, 139, 143, 389, 445, 465, 587, 636, 993, 995, 2049, 3306, 5432, 6379,
+    11211,
+];
+/// Names under which clouds serve metadata.
+const METADATA_NAMES: [&str; 3] = ["metadata.google.internal", "instance-data", "instance-data.ec2.internal"];
+
+/// What was allowed against the rule, and what is ours.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct EndpointRules {
+    pub(crate) networks: Networks,
+    pub(crate) ports: Vec<u16>,
+    /// Where this control plane listens.
+    pub(crate) own: Option<SocketAddr>,
+}
+
+impl EndpointRules {
+    /// Whether a replica may be at an address, when somebody on this machine asks, or somebody who is not.
+    ///
+    /// # Errors
+    /// What is wrong with it, to be read after the address.
+    pub(crate) fn check(&self, address: &Address, is_local: bool) -> Result<(), String> {
+        let port = address.port();
+        if OTHER_PROTOCOLS.contains(&port) && !self.ports.contains(&port) {
+            return Err(format!(
+                "has port {port}, at which another protocol than HTTP is spoken: {}",
+                allow(&format!(":{port}"))
+            ));
+        }
+        match address.socket() {
+            Some(socket) => self.check_ip(socket, is_local),
+            None => self.check_name(address, is_local),
+        }
+    }
+
+    fn check_ip(&self, socket: SocketAddr, is_local: bool) -> Result<(), String> {
+        let ip = socket.ip();
+        if self.is_own(socket) {
+            return Err("is this control plane itself".into());
+        }
+        if self.networks.contains(ip) {
+            return Ok(());
+        }
+        match Hazard::of(ip) {
+            None => Ok(()),
+            Some(Hazard::Loopback) if is_local => Ok(()),
+            Some(Hazard::Loopback) => Err(format!(
+                "is a loopback address, which only who is on this machine may register: name the one that data planes reach, \
+                 or {}",
+                allow(&ip.to_string())
+            )),
+            Some(hazard) => Err(format!("is {hazard}: {}", allow(&ip.to_string()))),
+        }
+    }
+
+    fn check_name(&self, address: &Address, is_local: bool) -> Result<(), String> {
+        let host = address.host().strip_suffix('.').unwrap_or(address.host());
+        let is_localhost = host == "localhost" || host.ends_with(".localhost");
+        let is_own = is_localhost && self.own.is_some_and(|own| own.port() == address.port());
+        if is_own {
+            return Err("is this control plane itself".into());
+        }
+        if is_localhost && !is_local && !self.networks.contains(IpAddr::from([127, 0, 0, 1])) {
+            return Err("is a name of this machine, which only who is on it may register: name the one that data planes \
+                        reach"
+                .into());
+        }
+        if METADATA_NAMES.contains(&host) {
+            return Err("is a name of a cloud's metadata service".into());
+        }
+        Ok(())
+    }
+
+    /// Whether something that is sent there comes to this listener.
+    fn is_own(&self, socket: SocketAddr) -> bool {
+        self.own.is_some_and(|own| {
+            let is_here = socket.ip() == own.ip().to_canonical()
+                || own.ip().is_unspecified() && socket.ip().is_loopback();
+            own.port() == socket.port() && is_here
+        })
+    }
+}
+
+fn allow(what: &str) -> String {
+    format!("the control plane may be started with --allow-endpoint {what}")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn rules() -> EndpointRules {
+        EndpointRules { own: Some("127.0.0.1:7400".parse().unwrap()), ..EndpointRules::default() }
+    }
+
+    fn refusal(rules: &EndpointRules, address: &str, is_local: bool) -> Option<String> {
+        rules.check(&Address::parse(address).unwrap(), is_local).err()
+    }
+
+    #[test]
+    fn what_would_lead_to_something_that_trusts_its_neighbours_is_refused_from_afar_and_from_here() {
+        for address in [
+            "169.254.169.254:80",
+            "[fd00:ec2::254]:80",
+            "[fe80::1]:80",
+            "100.64.0.1:80",
+            "100.100.100.200:80",
+            "255.255.255.255:80",
+            "[::ffff:169.254.169.254]:80",
+            "[64:ff9b::a9fe:a9fe]:80",
+            "0.1.2.3:80",
+            "metadata.google.internal:80",
+            "10.0.0.1:22",
+            "10.0.0.1:25",
+            "10.0.0.1:6379",
+            "db.example:5432",
+            "127.0.0.1:7400",
+            "localhost:7400",
+        ] {
+            for is_local in [false, true] {
+                assert!(refusal(&rules(), address, is_local).is_some(), "{address} local {is_local}");
+            }
+        }
+    }
+
+    #[test]
+    fn loopback_is_for_those_who_are_on_this_machine() {
+        for address in [
+            "127.0.0.1:80",
+            "127.9.9.9:80",
+            "[::1]:80",
+            "[::ffff:127.0.0.1]:80",
+            "localhost:80",
+            "a.localhost:80",
+        ] {
+            assert!(refusal(&rules(), address, false).is_some(), "{address}");
+            assert_eq!(refusal(&rules(), address, true), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn other_addresses_are_taken_from_anybody() {
+        for address in
+            ["10.0.0.1:80", "192.168.1.1:8080", "[2001:db8::1]:80", "orders.example:80", "8.8.8.8:443"]
+        {
+            assert_eq!(refusal(&rules(), address, false), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn what_an_operator_allows_is_taken_but_for_this_control_plane() {
+        let rules = EndpointRules {
+            networks: Networks::parse(["169.254.0.0/16", "127.0.0.0/8"]).unwrap(),
+            ports: vec![6379],
+            ..rules()
+        };
+        for address in ["169.254.1.1:80", "127.0.0.1:80", "localhost:80", "10.0.0.1:6379"] {
+            assert_eq!(refusal(&rules, address, false), None, "{address}");
+        }
+        assert!(refusal(&rules, "127.0.0.1:7400", false).is_some());
+        assert!(refusal(&rules, "10.0.0.1:22", false).is_some());
+        assert!(refusal(&rules, "10.0.0.1:22", false).unwrap().contains("--allow-endpoint :22"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_notation_of_an_address_makes_it_another(bits: u32, port in 1_u16.., is_local: bool) {
+            let ip = std::net::Ipv4Addr::from_bits(bits);
+            let forms = [format!("{ip}:{port}"), format!("[{}]:{port}", ip.to_ipv6_mapped())];
+            let read = forms.map(|form| Address::parse(&form).map(|address| rules().check(&address, is_local).is_ok()));
+            prop_assert_eq!(read[0].is_ok(), read[1].is_ok());
+            if let [Ok(one), Ok(other)] = read {
+                prop_assert_eq!(one, other);
+                prop_assert!(!one || Hazard::of(ip.into()).is_none_or(|hazard| hazard == Hazard::Loopback && is_local));
+            }
+        }
+    }
+
+    #[test]
+    fn a_listener_on_all_addresses_is_found_on_loopback() {
+        let rules = EndpointRules { own: Some("0.0.0.0:7400".parse().unwrap()), ..EndpointRules::default() };
+        assert!(refusal(&rules, "127.0.0.1:7400", true).is_some());
+        assert_eq!(refusal(&rules, "127.0.0.1:7401", true), None);
+    }
+}

@@ -1,0 +1,288 @@
+//! The auth file: TOML in which each entry says who somebody is and what he may do.
+//!
+//! Reading goes by what was written: an unknown key, a role without what it needs, or a token twice is refused with the
+//! entry's name, and nothing of the file is used.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use gateway_proto::Networks;
+use gateway_runtime::credentials::read_token;
+use serde::Deserialize;
+
+use super::{
+    book::{Book, Token},
+    identity::{Addresses, Grant, Pattern},
+    roles::Role,
+    token::{
+        Fingerprint, Secret,
+        jwks::{self, Jwks},
+        jwt,
+    },
+};
+
+const MAX_FILE_BYTES: u64 = 4 << 20;
+const MAX_ENTRIES: usize = 10_000;
+const MAX_NAME_CHARS: usize = 63;
+
+/// What was read, and the files that it came from.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    pub(crate) book: Book,
+    pub(crate) files: Vec<PathBuf>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct Document {
+    #[serde(default)]
+    token: Vec<TokenEntry>,
+    #[serde(default)]
+    certificate: Vec<CertificateEntry>,
+    jwt: Option<JwtEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct TokenEntry {
+    name: String,
+    sha256: Option<String>,
+    token_file: Option<PathBuf>,
+    expires: Option<String>,
+    roles: Vec<String>,
+    #[serde(default)]
+    services: Vec<String>,
+    addresses: Option<Vec<String>>,
+    from: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct CertificateEntry {
+    name: String,
+    roles: Vec<String>,
+    #[serde(default)]
+    services: Vec<String>,
+    addresses: Option<Vec<String>>,
+    from: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct JwtEntry {
+    issuer: String,
+    audiences: Vec<String>,
+    jwks_file: PathBuf,
+    #[serde(default = "subject")]
+    name_claim: String,
+    #[serde(default)]
+    rule: Vec<RuleEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct RuleEntry {
+    claim: String,
+    value: String,
+    roles: Vec<String>,
+    #[serde(default)]
+    services: Vec<String>,
+    addresses: Option<Vec<String>>,
+    from: Option<Vec<String>>,
+}
+
+fn subject() -> String {
+    "sub".into()
+}
+
+/// What an entry grants, as it was written.
+struct Written<'a> {
+    roles: &'a [String],
+    services: &'a [String],
+    addresses: Option<&'a [String]>,
+    from: Option<&'a [String]>,
+}
+
+/// Reads the file and those that it names; relative paths are from where it is.
+///
+/// # Errors
+/// What is wrong, with the entry at fault; never what is secret in it.
+pub(crate) fn load(path: &Path) -> Result<Loaded, String> {
+    let text = read(path, MAX_FILE_BYTES)?;
+    let text = String::from_utf8(text).map_err(|_| format!("{}: is not UTF-8", path.display()))?;
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut files = vec![path.to_owned()];
+    let mut open = |name: &Path| {
+        let path = folder.join(name);
+        files.push(path.clone());
+        path
+    };
+    let book = parse(&text, &mut open).map_err(|why| format!("{}: {why}", path.display()))?;
+    Ok(Loaded { book, files })
+}
+
+fn read(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
+    let named = |why: String| format!("{}: {why}", path.display());
+    let found = fs::metadata(path).map_err(|error| named(error.to_string()))?;
+    if found.len() > limit {
+        return Err(named(format!("is larger than {limit} bytes")));
+    }
+    fs::read(path).map_err(|error| named(error.to_string()))
+}
+
+/// Reads a file's text; `open` says where a file that it names is.
+pub(crate) fn parse(text: &str, open: &mut dyn FnMut(&Path) -> PathBuf) -> Result<Book, String> {
+    // What the parser quotes of a line that it does not understand may be a secret.
+    let document: Document = toml::from_str(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        format!("line {at}: {}", error.message())
+    })?;
+    let count = document.token.len() + document.certificate.len();
+    if count > MAX_ENTRIES {
+        return Err(format!("has {count} entries, at most {MAX_ENTRIES} are allowed"));
+    }
+    let issuer = document.jwt.map(|entry| issuer(entry, open)).transpose()?;
+    if count == 0 && issuer.is_none() {
+        return Err("has no entry: nobody could do anything. Make one with  gwctl auth token".into());
+    }
+    let certificates = document.certificate.iter().map(certificate).collect::<Result<_, _>>()?;
+    Ok(Book { tokens: tokens(&document.token, open)?, certificates: Some(certificates), issuer })
+}
+
+fn tokens(
+    entries: &[TokenEntry],
+    open: &mut dyn FnMut(&Path) -> PathBuf,
+) -> Result<HashMap<Fingerprint, Token>, String> {
+    let (mut tokens, mut names) = (HashMap::new(), HashSet::new());
+    for entry in entries {
+        let TokenEntry { name, sha256, token_file, expires, roles, services, addresses, from } = entry;
+        let at = |why: String| format!("token {name:?}: {why}");
+        let is_shown =
+            name.chars().all(|c| c.is_ascii_graphic()) && (1..=MAX_NAME_CHARS).contains(&name.len());
+        if !is_shown || name.contains(':') {
+            return Err(at(format!("a name is 1 to {MAX_NAME_CHARS} visible ASCII characters without ':'")));
+        }
+        let fingerprint = match (sha256, token_file) {
+            (Some(hex), None) => Fingerprint::parse(hex)
+                .ok_or_else(|| at("sha256 is no SHA-256 in 64 hexadecimal digits".into()))?,
+            (None, Some(file)) => Fingerprint::of(&Secret::new(&read_token(&open(file)).map_err(at)?)),
+            _ => return Err(at("needs either sha256 or token-file".into())),
+        };
+        let expires = match expires {
+            None => None,
+            Some(text) => Some(
+                time(text)
+                    .ok_or_else(|| at(format!("expires {text:?} is no time such as 2027-01-31T00:00:00Z")))?,
+            ),
+        };
+        let written = Written { roles, services, addresses: addresses.as_deref(), from: from.as_deref() };
+        let grant = Arc::new(written.grant().map_err(at)?);
+        if !names.insert(name) {
+            return Err(at("is there twice".into()));
+        }
+        if tokens.insert(fingerprint, Token { name: name.as_str().into(), grant, expires }).is_some() {
+            return Err(at("is the same token as another entry's".into()));
+        }
+    }
+    Ok(tokens)
+}
+
+fn certificate(entry: &CertificateEntry) -> Result<(Pattern, Arc<Grant>), String> {
+    let CertificateEntry { name, roles, services, addresses, from } = entry;
+    let at = |why: String| format!("certificate {name:?}: {why}");
+    if !["spiffe://", "dns:", "cn:"].iter().any(|kind| name.starts_with(kind)) {
+        return Err(at("begins with spiffe://, dns: or cn:, as the name of the client does".into()));
+    }
+    let written = Written { roles, services, addresses: addresses.as_deref(), from: from.as_deref() };
+    Ok((Pattern::parse(name).map_err(at)?, Arc::new(written.grant().map_err(at)?)))
+}
+
+fn issuer(entry: JwtEntry, open: &mut dyn FnMut(&Path) -> PathBuf) -> Result<jwt::Issuer, String> {
+    let at = |why: String| format!("jwt: {why}");
+    if entry.issuer.is_empty() || entry.audiences.is_empty() {
+        return Err(at("needs an issuer and at least one of audiences".into()));
+    }
+    if entry.rule.is_empty() {
+        return Err(at("has no rule: no token would grant anything".into()));
+    }
+    let path = open(&entry.jwks_file);
+    let set = read(&path, jwks::MAX_FILE_BYTES as u64).map_err(at)?;
+    let keys = Jwks::parse(&set).map_err(|why| at(format!("{}: {why}", path.display())))?;
+    let rules = entry.rule.iter().map(|rule| {
+        let RuleEntry { claim, value, roles, services, addresses, from } = rule;
+        let at = |why: String| format!("jwt rule {claim} = {value:?}: {why}");
+        let written = Written { roles, services, addresses: addresses.as_deref(), from: from.as_deref() };
+        let (value, grant) = (Pattern::parse(value).map_err(at)?, Arc::new(written.grant().map_err(at)?));
+        Ok(jwt::Rule { claim: claim.clone(), value, grant })
+    });
+    Ok(jwt::Issuer {
+        rules: rules.collect::<Result<_, String>>()?,
+        name: entry.issuer,
+        audiences: entry.audiences,
+        name_claim: entry.name_claim,
+        keys,
+    })
+}
+
+impl Written<'_> {
+    fn grant(&self) -> Result<Grant, String> {
+        let names = Role::ALL.map(Role::name).join(", ");
+        let role = |name: &String| {
+            Role::parse(name).ok_or_else(|| format!("there is no role {name:?}: the roles are {names}"))
+        };
+        let roles = self.roles.iter().map(role).collect::<Result<Vec<_>, _>>()?;
+        if roles.is_empty() {
+            return Err(format!("has no role: the roles are {names}"));
+        }
+        let is_replica = roles.contains(&Role::Replica);
+        if is_replica && self.services.is_empty() {
+            return Err(
+                "the role replica needs services, such as [\"orders\", \"team-a-*\"], or [\"*\"] for all"
+                    .into(),
+            );
+        }
+        if !is_replica && (!self.services.is_empty() || self.addresses.is_some()) {
+            return Err("services and addresses are for the role replica, which it does not have".into());
+        }
+        let pattern = |text: &String| Pattern::parse(text).map_err(|why| format!("services: {text:?} {why}"));
+        let services = self.services.iter().map(pattern).collect::<Result<_, _>>()?;
+        let addresses = self.addresses.map(addresses).transpose()?;
+        let from = self.from.map(|texts| networks("from", texts)).transpose()?;
+        Ok(Grant { roles, services, addresses, from })
+    }
+}
+
+fn addresses(texts: &[String]) -> Result<Addresses, String> {
+    let is_name =
+        |text: &&String| text.chars().any(|c| c.is_ascii_alphabetic()) && !text.contains([':', '/']);
+    let (names, others): (Vec<_>, Vec<_>) = texts.iter().partition(is_name);
+    for name in &names {
+        let rest = name.strip_prefix("*.").unwrap_or(name);
+        if rest.contains('*') || rest.is_empty() {
+            return Err(format!("addresses: {name:?} is no name, and none such as *.orders.svc"));
+        }
+    }
+    let others: Vec<String> = others.into_iter().cloned().collect();
+    let names = names.into_iter().map(|name| name.to_ascii_lowercase().into()).collect();
+    Ok(Addresses { networks: networks("addresses", &others)?, names })
+}
+
+fn networks(key: &str, texts: &[String]) -> Result<Networks, String> {
+    if texts.len() > Networks::MAX {
+        return Err(format!("{key} has {}, at most {} are allowed", texts.len(), Networks::MAX));
+    }
+    Networks::parse(texts.iter().map(String::as_str)).map_err(|(text, why)| format!("{key}: {text:?} {why}"))
+}
+
+/// A time as RFC 3339 has it, in UTC.
+fn time(text: &str) -> Option<SystemTime> {
+    humantime::parse_rfc3339(text).ok()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::auth::{CredentialError, book::Credential, permission::Permission};
+
+const NOW: SystemTime = SystemTime::UNIX_EPOCH;
+
+fn read_text(text: &str) -> Result<Book, String> {
+    parse(text, &mut |name| name.to_owned())
+}
+
+fn bearer(token: &str) -> Credential {
+    Credential::Bearer(Secret::new(token))
+}
+
+fn entry(name: &str, token: &str, rest: &str) -> String {
+    format!("[[token]]\nname = \"{name}\"\nsha256 = \"{}\"\n{rest}\n", Fingerprint::of(&Secret::new(token)))
+}
+
+fn refusal(text: &str) -> String {
+    read_text(text).map(|_| ()).expect_err(text)
+}
+
+#[test]
+fn a_token_is_known_by_its_hash_and_grants_what_its_entry_says() {
+    let text = entry(
+        "ci",
+        "sesame",
+        "roles = [\"replica\", \"reader\"]\nservices = [\"orders\", \"team-*\"]\naddresses = [\"10.0.0.0/8\", \"*.svc\"]\nfrom = [\"192.0.2.0/24\"]",
+    );
+    let book = read_text(&text).unwrap();
+    let known = book.identify(&bearer("sesame"), NOW).unwrap();
+    assert_eq!((&*known.name, known.expires), ("ci", None));
+    let from = Some("192.0.2.1".parse().unwrap());
+    assert!(known.has(Permission::Read, from) && known.has(Permission::Register, from));
+    assert!(!known.has(Permission::Operate, from) && !known.has(Permission::Follow, from));
+    let service = gateway_proto::ServiceName::parse("team-a").unwrap();
+    assert!(known.owns(&service, from) && !known.owns(&service, None));
+    assert_eq!(book.identify(&bearer("Sesame"), NOW), Err(CredentialError::invalid("is not known")));
+}
+
+#[test]
+fn a_token_ends_when_its_entry_says() {
+    let text = entry("ci", "sesame", "roles = [\"reader\"]\nexpires = \"2027-01-31T00:00:00Z\"");
+    let book = read_text(&text).unwrap();
+    let end = time("2027-01-31T00:00:00Z").unwrap();
+    assert!(book.identify(&bearer("sesame"), end - std::time::Duration::from_secs(1)).is_ok());
+    assert_eq!(book.identify(&bearer("sesame"), end), Err(CredentialError::Expired));
+}
+
+#[test]
+fn what_an_entry_must_not_say_is_refused_with_its_name() {
+    let with = |rest: &str| refusal(&entry("ci", "sesame", rest));
+    for (rest, why) in [
+        ("roles = []", "has no role"),
+        (
+            "roles = [\"admin\"]",
+            "there is no role \"admin\": the roles are replica, data-plane, reader, operator",
+        ),
+        ("roles = [\"replica\"]", "needs services"),
+        ("roles = [\"reader\"]\nservices = [\"a\"]", "are for the role replica"),
+        ("roles = [\"reader\"]\naddresses = [\"10.0.0.0/8\"]", "are for the role replica"),
+        ("roles = [\"replica\"]\nservices = [\"a*b\"]", "'*' that is not its end"),
+        (
+            "roles = [\"replica\"]\nservices = [\"a\"]\naddresses = [\"10.0.0.1/8\"]",
+            "addresses: \"10.0.0.1/8\" has bits set",
+        ),
+        ("roles = [\"replica\"]\nservices = [\"a\"]\naddresses = [\"a*.svc\"]", "is no name"),
+        ("roles = [\"reader\"]\nfrom = [\"x/8\"]", "from: \"x/8\""),
+        ("roles = [\"reader\"]\nexpires = \"soon\"", "is no time such as"),
+        ("roles = [\"reader\"]\ntoken-file = \"f\"", "needs either sha256 or token-file"),
+    ] {
+        let told = with(rest);
+        assert!(told.starts_with("token \"ci\": ") && told.contains(why), "{rest}: {told}");
+    }
+    assert!(with("rols = [\"reader\"]").contains("line 4"), "{}", with("rols = [\"reader\"]"));
+    assert!(
+        refusal("[[token]]\nname = \"a:b\"\nsha256 = \"00\"\nroles = [\"reader\"]").contains("without ':'")
+    );
+    assert!(
+        refusal("[[token]]\nname = \"a\"\nsha256 = \"00\"\nroles = [\"reader\"]")
+            .contains("64 hexadecimal digits")
+    );
+    assert!(refusal("").contains("nobody could do anything"));
+    assert!(
+        refusal("[[certificate]]\nname = \"orders\"\nroles = [\"reader\"]")
+            .contains("spiffe://, dns: or cn:")
+    );
+}
+
+#[test]
+fn a_name_and_a_token_are_there_once() {
+    let one = entry("ci", "sesame", "roles = [\"reader\"]");
+    assert!(
+        refusal(&format!("{one}{}", entry("ci", "other", "roles = [\"reader\"]"))).contains("is there twice")
+    );
+    assert!(
+        refusal(&format!("{one}{}", entry("cd", "sesame", "roles = [\"reader\"]"))).contains("same token")
+    );
+}
+
+#[test]
+fn nothing_that_was_written_in_the_file_is_in_what_is_said_of_it() {
+    // A token where its hash should be, in a line that does not parse, and in a key that does not exist.
+    for text in [
+        "[[token]]\nname = \"ci\"\nsha256 = \"gwt_sesame\"\nroles = [\"reader\"]",
+        "[[token]]\nname = \"ci\"\nsha256 = gwt_sesame\nroles = [\"reader\"]",
+        "[[token]]\nname = \"ci\"\ntoken = \"gwt_sesame\"\nroles = [\"reader\"]",
+    ] {
+        let told = refusal(text);
+        assert!(!told.contains("sesame"), "{told}");
+    }
+    let book = read_text(&entry("ci", "gwt_sesame", "roles = [\"reader\"]")).unwrap();
+    let shown =
+        format!("{book:?} {:?} {:?}", bearer("gwt_sesame"), book.identify(&bearer("gwt_sesame"), NOW));
+    let hash = Fingerprint::of(&Secret::new("gwt_sesame")).to_string();
+    assert!(!shown.contains("sesame") && !shown.contains(&hash), "{shown}");
+}
+
+#[test]
+fn files_that_it_names_are_found_beside_it_and_watched_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("ci.token"), "sesame\n").unwrap();
+    let path = folder.path().join("auth.toml");
+    std::fs::write(&path, "[[token]]\nname = \"ci\"\ntoken-file = \"ci.token\"\nroles = [\"reader\"]\n")
+        .unwrap();
+    let loaded = load(&path).unwrap();
+    assert!(loaded.book.identify(&bearer("sesame"), NOW).is_ok());
+    assert_eq!(loaded.files, [path.clone(), folder.path().join("ci.token")]);
+    std::fs::remove_file(folder.path().join("ci.token")).unwrap();
+    assert!(load(&path).unwrap_err().contains("ci.token"));
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_it_panic(text in "(\\[\\[token\\]\\]|\\[jwt\\]|name|sha256|roles|=|\"|\\[|\\]|\n|.){0,40}") {
+        let _ = read_text(&text);
+    }
+
+    #[test]
+    fn no_bytes_that_are_shown_as_a_token_make_it_panic_or_are_known(token in ".{0,200}") {
+        let book = read_text(&entry("ci", "sesame", "roles = [\"reader\"]")).unwrap();
+        prop_assert_eq!(book.identify(&bearer(&token), NOW).is_ok(), token == "sesame");
+    }
+}

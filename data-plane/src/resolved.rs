@@ -1,0 +1,84 @@
+//! What the name of a replica resolves to, looked at before each connect: whoever owns a name may have it lead, after it was
+//! registered, to where no replica is and something trusts its neighbours (DNS rebinding).
+
+use std::{io, net::SocketAddr};
+
+use gateway_proto::Hazard;
+
+/// Those of the addresses at which a replica can be.
+///
+/// This machine is one of them for names that mean it, and so is the shared space, from which some clusters number theirs.
+///
+/// # Errors
+/// When there is none; it says which address was refused.
+pub(crate) fn admitted(host: &str, found: impl Iterator<Item = SocketAddr>) -> io::Result<Vec<SocketAddr>> {
+    let mut refused = None;
+    let admitted: Vec<_> = found
+        .filter(|place| {
+            let hazard = hazard(host, *place);
+            refused = hazard.map(|hazard| (place.ip(), hazard)).or(refused);
+            hazard.is_none()
+        })
+        .collect();
+    match refused {
+        Some((ip, hazard)) if admitted.is_empty() => {
+            tracing::warn!(host, %ip, "the name of a replica leads to {hazard}: not connecting");
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{host} leads to {ip}, {hazard}")))
+        }
+        _ => Ok(admitted),
+    }
+}
+
+fn hazard(host: &str, place: SocketAddr) -> Option<Hazard> {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let means_here = host == "localhost" || host.ends_with(".localhost");
+    match Hazard::of(place.ip()) {
+        Some(Hazard::Loopback) if means_here => None,
+        Some(Hazard::Shared) => None,
+        hazard => hazard,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(host: &str, found: &[&str]) -> Result<Vec<String>, String> {
+        let found = found.iter().map(|text| text.parse().unwrap());
+        let admitted = admitted(host, found).map_err(|error| error.to_string())?;
+        Ok(admitted.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn a_name_that_comes_to_lead_to_what_trusts_its_neighbours_is_not_followed() {
+        for place in [
+            "169.254.169.254:80",
+            "127.0.0.1:80",
+            "[::1]:80",
+            "[fe80::1]:80",
+            "0.0.0.0:80",
+            "[fd00:ec2::254]:80",
+            "[::ffff:127.0.0.1]:80",
+        ] {
+            assert!(
+                places("rebound.example", &[place]).unwrap_err().contains("rebound.example leads to"),
+                "{place}"
+            );
+        }
+        let mixed = places("orders.example", &["169.254.1.1:80", "10.0.0.1:80", "100.64.0.1:80"]);
+        assert_eq!(mixed.unwrap(), ["10.0.0.1:80", "100.64.0.1:80"]);
+    }
+
+    #[test]
+    fn names_of_this_machine_lead_here() {
+        for host in ["localhost", "a.localhost", "localhost."] {
+            assert_eq!(places(host, &["127.0.0.1:80", "[::1]:80"]).unwrap().len(), 2);
+        }
+        assert!(places("localhost", &["169.254.169.254:80"]).is_err());
+    }
+
+    #[test]
+    fn a_name_without_addresses_is_none_that_was_refused() {
+        assert_eq!(places("orders.example", &[]).unwrap(), Vec::<String>::new());
+    }
+}

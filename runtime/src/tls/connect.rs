@@ -1,0 +1,155 @@
+//! A connection to a server, encrypted or not, whose failures say what is wrong and what to do about it.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use rustls::{AlertDescription, CertificateError, Error as TlsError, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{ClientTls, PeerCertificate};
+
+/// A connection to a server.
+#[derive(Debug)]
+pub enum Connection {
+    /// Not encrypted.
+    Plain(TcpStream),
+    /// In TLS, with the server's name for what goes wrong later: servers refuse a certificate only after the handshake.
+    Tls(Box<TlsStream<TcpStream>>, Server),
+}
+
+/// Whom a connection leads to, and where to tell what he has against us.
+#[derive(Debug)]
+pub struct Server {
+    host: Box<str>,
+    tls: Arc<ClientTls>,
+}
+
+/// Connects; with `tls`, the server must show a certificate for `host`, a DNS name or an IP address without brackets.
+/// Cancel safe.
+///
+/// # Errors
+/// Why there is no connection; of certificates, which one is wrong in which way, and what to do.
+pub async fn connect(host: &str, port: u16, tls: Option<&Arc<ClientTls>>) -> io::Result<Connection> {
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    let Some(tls) = tls else { return Ok(Connection::Plain(stream)) };
+    let config = tls.config().await.map_err(io::Error::other)?;
+    let name = ServerName::try_from(host.to_owned())
+        .map_err(|_| io::Error::other(format!("{host} is no name that a certificate could have")))?;
+    let connected = TlsConnector::from(config).connect(name, stream).await;
+    match connected {
+        Ok(stream) => {
+            tls.was_refused(None);
+            let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            tls.was_shown(shown.and_then(|certificate| PeerCertificate::parse(certificate).ok()));
+            Ok(Connection::Tls(Box::new(stream), Server { host: host.into(), tls: Arc::clone(tls) }))
+        }
+        Err(error) => Err(explained(error, host)),
+    }
+}
+
+/// The same error in a sentence, where it is of TLS.
+fn explained(error: io::Error, host: &str) -> io::Error {
+    let found = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
+    match found.and_then(|found| sentence(found, host)) {
+        Some(sentence) => io::Error::new(error.kind(), sentence),
+        None if error.kind() == io::ErrorKind::UnexpectedEof => io::Error::new(
+            error.kind(),
+            format!("{host} ended the connection in the TLS handshake: does it speak TLS?"),
+        ),
+        None => error,
+    }
+}
+
+fn sentence(error: &TlsError, host: &str) -> Option<String> {
+    use CertificateError as C;
+    Some(match error {
+        TlsError::InvalidCertificate(C::Expired | C::ExpiredContext { .. }) => {
+            format!("the certificate of {host} has expired: have it renewed there")
+        }
+        TlsError::InvalidCertificate(C::NotValidYet | C::NotValidYetContext { .. }) => {
+            format!("the certificate of {host} is not valid yet: compare the clocks")
+        }
+        TlsError::InvalidCertificate(C::NotValidForName | C::NotValidForNameContext { .. }) => format!(
+            "the certificate of {host} is for other names: use one of its names in the URL, or have it issued for this one"
+        ),
+        TlsError::InvalidCertificate(C::UnknownIssuer | C::BadSignature) => format!(
+            "the certificate of {host} is self-signed or signed by an authority that is not trusted here: name its authority \
+             in the file of authorities (CA)"
+        ),
+        TlsError::InvalidCertificate(C::Revoked) => format!("the certificate of {host} is revoked"),
+        TlsError::InvalidCertificate(other) => {
+            format!("the certificate of {host} cannot be believed: {other}")
+        }
+        TlsError::InvalidMessage(_) => {
+            format!("{host} does not speak TLS at this port: write http://, or turn TLS on there")
+        }
+        TlsError::AlertReceived(alert) => match alert {
+            AlertDescription::CertificateRequired => {
+                format!("{host} asks for a client certificate, and none was shown: name one with its key")
+            }
+            AlertDescription::CertificateExpired => {
+                format!("{host} refuses the client certificate that it was shown: it has expired")
+            }
+            AlertDescription::UnknownCA => format!(
+                "{host} refuses the client certificate that it was shown: it does not trust the authority that signed it"
+            ),
+            AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::DecryptError => {
+                format!("{host} refuses the client certificate that it was shown ({alert:?})")
+            }
+            _ => return None,
+        },
+        _ => return None,
+    })
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream, server) => {
+                let read = ready!(Pin::new(stream).poll_read(cx, buf));
+                Poll::Ready(read.map_err(|error| {
+                    let error = explained(error, &server.host);
+                    server.tls.was_refused(Some(error.to_string()));
+                    error
+                }))
+            }
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream, _) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}

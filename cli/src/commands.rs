@@ -12,6 +12,7 @@ use crate::{
 };
 
 pub(crate) mod breaker;
+pub(crate) mod call;
 pub(crate) mod check;
 pub(crate) mod config;
 pub(crate) mod demo;
@@ -87,6 +88,7 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
         Command::Dev(args) => dev::run(args, &output).await,
         Command::Demo(args) => demo::run(args, &output).await,
         Command::DemoReplica(args) => demo_replica::run(args, &global.endpoint, origin).await,
+        Command::Call(args) => call::run(args, global.timeout, !global.no_input, &output).await,
         Command::Run(args) => run::run(args, &global.endpoint, origin, &output).await,
         Command::RunOrphans(args) => crate::run::orphans::run(&args),
         Command::Version => version(&output),

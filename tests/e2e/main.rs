@@ -32,6 +32,7 @@ mod metrics;
 mod outage;
 mod passthrough;
 mod policies;
+mod predecessors;
 mod reflection;
 mod refusals;
 mod rest;

@@ -20,6 +20,7 @@ mod hints;
 mod http2;
 mod http2_replicas;
 mod limits;
+mod pools;
 mod proxy_headers;
 mod refusals;
 mod repeats;

@@ -129,7 +129,10 @@ impl Journey<'_> {
         match (result, attempt) {
             (Ok(tried), _) => tried,
             (Err(Late::Client), _) => Tried::ClientStalled,
-            (Err(Late::Replica), Some(attempt)) => failed(attempt, Fault::ResponseTimeout, Proof::Unknown),
+            (Err(Late::Replica), Some(attempt)) => {
+                self.worker.pool().distrust(replica.endpoint(), began);
+                failed(attempt, Fault::ResponseTimeout, Proof::Unknown)
+            }
             (Err(Late::Replica | Late::Request), _) => Tried::OutOfTime,
             (Err(Late::Drain), attempt) => {
                 // Without blame.

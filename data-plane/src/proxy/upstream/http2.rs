@@ -35,10 +35,12 @@ use crate::{
         hints::AttemptHints,
         request_body::{Arrival, RequestBody},
     },
-    routing::Fault,
+    routing::{Fault, Tick},
     traces::Traceparent,
 };
 
+/// A connection on which a request that is given up has waited for so long, and nothing at all has come of any, takes no more.
+const SILENCE: Duration = Duration::from_secs(1);
 /// Most interim responses (1xx) in front of one response.
 const MAX_INTERIM: usize = 32;
 /// How long a body is held back for a replica that was asked whether it wants it: older ones do not answer.
@@ -53,6 +55,9 @@ pub(in crate::proxy) struct Http2Link {
     is_reused: bool,
     /// What the connection had written before this exchange.
     written_before: u64,
+    /// What had been heard on it, and when that was.
+    heard_before: u64,
+    began: Tick,
     sending: Sending,
     receiving: Receiving,
     client_failed: bool,
@@ -96,6 +101,8 @@ impl Http2Link {
         let is_reused = shared.enter();
         Box::new(Self {
             written_before: shared.written(),
+            heard_before: shared.heard(),
+            began: clock.now(),
             shared,
             clock,
             is_reused,
@@ -124,6 +131,7 @@ impl Http2Link {
         let request = request(outgoing.head, endpoint, outgoing.expects_continue, outgoing.hints)?;
         let method = outgoing.head.method.clone();
         self.written_before = self.shared.written();
+        (self.heard_before, self.began) = (self.shared.heard(), self.clock.now());
         if self.begin(request, outgoing).is_none() {
             self.shared.retire();
             return Err(SendFailure::NotTaken);
@@ -325,7 +333,13 @@ impl Http2Link {
 
 impl Drop for Http2Link {
     fn drop(&mut self) {
-        self.shared.leave(self.clock.now());
+        let now = self.clock.now();
+        let awaits_head = matches!(self.receiving, Receiving::Head { .. });
+        if awaits_head && self.shared.heard() == self.heard_before && now.since(self.began) >= SILENCE {
+            // It may be dead, and would cost the next request as much.
+            self.shared.retire();
+        }
+        self.shared.leave(now);
     }
 }
 

@@ -138,6 +138,17 @@ impl Pool {
         }
     }
 
+    /// Closes the connections to this endpoint that have been idle since before `then`, when a request began that was given no
+    /// answer: what has cut its connection off without a word has cut them off, too, perhaps, and each would cost another
+    /// request as much. What was used since has shown that it lives.
+    pub(in crate::proxy) fn distrust(&self, endpoint: &Endpoint, then: Tick) {
+        if let Some(of_endpoint) = self.0.idle.borrow_mut().get_mut(endpoint) {
+            while of_endpoint.front().is_some_and(|idle| idle.since < then) {
+                of_endpoint.pop_front();
+            }
+        }
+    }
+
     /// Closes what has been idle for too long: to be called every few seconds.
     pub(in crate::proxy) fn sweep(&self, now: Tick) {
         let limit = self.0.limits.idle_upstream_timeout;

@@ -181,6 +181,11 @@ impl Shared {
         self.heard.set(self.heard.get() + 1);
     }
 
+    /// Grows with whatever comes of a response.
+    pub(super) fn heard(&self) -> u64 {
+        self.heard.get()
+    }
+
     /// Bytes that the system has taken so far.
     pub(super) fn written(&self) -> u64 {
         self.traffic.written.get()

@@ -9,7 +9,7 @@ use clap::{
 
 use crate::{
     commands::{
-        auth, breaker, check, config, demo, demo_replica, deregister, describe, dev, docs, drain,
+        auth, breaker, call, check, config, demo, demo_replica, deregister, describe, dev, docs, drain,
         end_override, events, explain, fault, get, policy, register, release_guard, route, run, top, undrain,
         validate, wait,
     },
@@ -249,6 +249,8 @@ pub(crate) enum Command {
     Wait(wait::Args),
     /// Check a data plane's static file by the code that reads it in earnest
     Validate(validate::Args),
+    /// Call a service through a data plane, as a client does, and again when that fails
+    Call(call::Args),
     /// Keep a program running, and registered while it is ready
     Run(Box<run::Args>),
     /// Ends the programs of a supervisor that was killed
@@ -370,6 +372,8 @@ mod tests {
             "gwctl wait orders --for ready --count 2 --timeout 1m",
             "gwctl wait orders/r-1 --for breaker=half-open",
             "gwctl wait --synced",
+            "gwctl call orders/hello?x=1 --proxy http://127.0.0.1:8081 -X POST -H x-user:ana -d {} --count 3",
+            "gwctl call orders --auto-retry --retry-delay 1s --retry-limit 2 --timeout 5s -o json",
             "gwctl validate services.toml --allow-fault-injection",
             "gwctl policy validate -f policies -f -",
             "gwctl policy diff -f policies --prune",

@@ -13,6 +13,7 @@ use crate::{
 
 pub(crate) mod auth;
 pub(crate) mod breaker;
+pub(crate) mod call;
 pub(crate) mod check;
 pub(crate) mod config;
 pub(crate) mod demo;
@@ -92,6 +93,7 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
         Command::Demo(args) => demo::run(args, &output).await,
         Command::DemoReplica(args) => demo_replica::run(args, &global.endpoint, origin).await,
         Command::Run(args) => run::run(*args, &global, origin, &output).await,
+        Command::Call(args) => call::run(args, global.timeout, !global.no_input, &output).await,
         Command::RunOrphans(args) => crate::run::orphans::run(&args),
         Command::Version => version(&output),
     }

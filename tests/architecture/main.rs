@@ -181,14 +181,31 @@ fn every_test_target_of_this_package_is_run_by_the_test_command() {
 #[test]
 fn every_guarantee_cites_tests_that_exist_under_unique_names() {
     let document = read(&root().join("docs/semantics.md"));
+    let guarantees = document.split("\n\n").filter(|paragraph| paragraph.starts_with("**"));
+    let cited: Vec<_> = guarantees.map(|guarantee| (guarantee, cited_tests(guarantee))).collect();
+    assert!(cited.len() > 10, "{} guarantees were found", cited.len());
+    each_is_held("docs/semantics.md", &cited);
+}
+
+#[test]
+fn every_feature_of_the_predecessors_cites_tests_that_exist() {
+    let document = read(&root().join("docs/predecessors.md"));
+    let rows = document.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| #"));
+    let cited: Vec<_> =
+        rows.map(|row| (row, in_backticks(row.rsplit(" | ").next().unwrap_or_default()))).collect();
+    let numbers: Vec<_> =
+        cited.iter().filter_map(|(row, _)| row.split(' ').nth(1)?.parse::<u32>().ok()).collect();
+    assert_eq!(numbers, std::iter::once(16).chain(25..=51).collect::<Vec<_>>());
+    each_is_held("docs/predecessors.md", &cited);
+}
+
+/// Whether all that a document says cites tests, each of which is there once.
+fn each_is_held(document: &str, cited: &[(&str, Vec<&str>)]) {
     let sources: Vec<String> = all_sources().iter().map(|file| read(file)).collect();
     let mut missing = Vec::new();
-    let mut guarantees = 0;
-    for guarantee in document.split("\n\n").filter(|paragraph| paragraph.starts_with("**")) {
-        let cited = cited_tests(guarantee);
-        assert!(!cited.is_empty(), "no test holds this guarantee:\n{guarantee}");
-        guarantees += 1;
-        for name in cited {
+    for (said, names) in cited {
+        assert!(!names.is_empty(), "no test holds this:\n{said}");
+        for name in names {
             let defined: usize =
                 sources.iter().map(|source| source.matches(&format!("fn {name}(")).count()).sum();
             if defined != 1 {
@@ -196,12 +213,7 @@ fn every_guarantee_cites_tests_that_exist_under_unique_names() {
             }
         }
     }
-    assert!(guarantees > 10, "{guarantees} guarantees were found");
-    assert!(
-        missing.is_empty(),
-        "docs/semantics.md cites tests that are not there once:\n{}",
-        missing.join("\n")
-    );
+    assert!(missing.is_empty(), "{document} cites tests that are not there once:\n{}", missing.join("\n"));
 }
 
 /// The names in backticks that stand behind the first suite in brackets.
@@ -211,7 +223,11 @@ fn cited_tests(guarantee: &str) -> Vec<&str> {
     let Some(start) = SUITES.iter().filter_map(|suite| guarantee.find(suite)).min() else {
         return Vec::new();
     };
-    guarantee[start..].split('`').skip(1).step_by(2).collect()
+    in_backticks(&guarantee[start..])
+}
+
+fn in_backticks(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
 }
 
 /// Whether a file of a package's `src` holds nothing but tests, which may do what they test does not.

@@ -35,6 +35,15 @@ pub(crate) struct Fates(pub(crate) Vec<Fate>);
 
 /// Sends `per_second` requests for so long.
 pub(crate) async fn load(address: SocketAddr, per_second: u32, lasts: Duration) -> Fates {
+    load_with(address, per_second, lasts, 3).await
+}
+
+/// The same, without a POST.
+pub(crate) async fn load_of_gets(address: SocketAddr, per_second: u32, lasts: Duration) -> Fates {
+    load_with(address, per_second, lasts, u64::MAX).await
+}
+
+async fn load_with(address: SocketAddr, per_second: u32, lasts: Duration, post_every: u64) -> Fates {
     static ID: AtomicU64 = AtomicU64::new(0);
     let began = Instant::now();
     let total = u64::from(per_second) * lasts.as_millis() as u64 / 1000;
@@ -51,7 +60,9 @@ pub(crate) async fn load(address: SocketAddr, per_second: u32, lasts: Duration) 
                 }
                 let due = began + Duration::from_secs_f64(number as f64 / f64::from(per_second));
                 sleep_until(due.into()).await;
-                let fate = ask(&mut kept, address, ID.fetch_add(1, Relaxed), number % 3 == 2).await;
+                let fate =
+                    ask(&mut kept, address, ID.fetch_add(1, Relaxed), number % post_every == post_every - 1)
+                        .await;
                 lock(&fates).push(fate);
             }
         });
@@ -113,6 +124,16 @@ impl Fates {
     pub(crate) fn damaged(&self) -> u64 {
         let is_damaged = |fate: &&Fate| fate.status == Some(200) && fate.body.as_ref() != b"ok";
         self.0.iter().filter(is_damaged).count() as u64
+    }
+
+    /// Of GETs.
+    pub(crate) fn median(&self) -> Duration {
+        percentile(self.of(false).map(|fate| fate.took).collect(), 0.5)
+    }
+
+    /// Of GETs.
+    pub(crate) fn slowest(&self) -> Duration {
+        self.of(false).map(|fate| fate.took).max().unwrap_or_default()
     }
 
     /// Of GETs.

@@ -6,7 +6,7 @@ use crate::{
     Size,
     client::{Fates, load, probe},
     figures::Figures,
-    replica::{Fault, lock},
+    replica::{Fault, Replica, lock},
     stage::{SECOND, Stage, gateway, metric},
 };
 
@@ -103,10 +103,10 @@ pub(crate) async fn flapping(size: Size, figures: &mut Figures) {
 }
 
 pub(crate) async fn all_down(_: Size, figures: &mut Figures) {
-    let mut stage = Stage::start(&[]).await;
+    let mut stage = Stage::by_default().await;
     let proxy = stage.proxy();
     load(proxy, RATE, SECOND).await;
-    stage.replicas.iter_mut().for_each(crate::replica::Replica::kill);
+    stage.replicas.iter_mut().for_each(Replica::kill);
     // The breakers find it out.
     load(proxy, RATE, SECOND).await;
     let attempts = stage.metric("gateway_upstream_attempts_total").await;
@@ -117,14 +117,25 @@ pub(crate) async fn all_down(_: Size, figures: &mut Figures) {
     // A probe is answered with what it met.
     let criterion = format!("503 with Retry-After but for probes, of {all}");
     figures.hold(&criterion, format!("{refused} and {attempts}"), refused + attempts as usize >= all);
+    figures.swift("their median", Duration::from_millis(5), fates.median());
     figures.swift("their p99", Duration::from_millis(50), fates.p99());
     figures.hold("attempts <= 1.2 x requests", attempts, attempts <= 1.2 * all as f64);
-    stage.replicas.iter_mut().for_each(crate::replica::Replica::revive);
+    stage.replicas.iter_mut().for_each(Replica::revive);
     let back = Instant::now();
     while probe(proxy).await.status != Some(200) && back.elapsed() < 20 * SECOND {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     figures.within("first 200 after the return", 2 * SECOND, back.elapsed());
+    let full = loop {
+        let (at, before) = (back.elapsed(), stage.replicas.iter().map(Replica::seen).collect::<Vec<_>>());
+        let fates = load(proxy, RATE, SECOND / 3).await;
+        let shares = stage.replicas.iter().zip(before).map(|(replica, before)| replica.seen() - before);
+        let is_full = fates.failed(false) + fates.failed(true) == 0 && shares.min() >= Some(14);
+        if is_full || at > 20 * SECOND {
+            break at;
+        }
+    };
+    figures.within("all of the traffic to all of them", 3 * SECOND, full);
 }
 
 /// The gateway is registered as a replica of its own service.

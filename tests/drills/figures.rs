@@ -18,8 +18,13 @@ impl Figures {
     }
 
     pub(crate) fn begin(&mut self, drill: &str) {
-        drill.clone_into(&mut self.drill);
+        self.go_on(drill);
         println!("{drill}");
+    }
+
+    /// As [`Figures::begin`], of a drill whose name stands there already.
+    pub(crate) fn go_on(&mut self, drill: &str) {
+        drill.clone_into(&mut self.drill);
     }
 
     /// Holds what was `measured` to a criterion.
@@ -53,6 +58,23 @@ impl Figures {
     /// Shows a figure that is held to nothing.
     pub(crate) fn show(&self, what: &str, measured: impl Display) {
         println!("         {what}: {measured}");
+    }
+
+    /// Says why a drill cannot be held on this machine.
+    pub(crate) fn skip(&mut self, why: impl Display) {
+        println!("  SKIPPED {why}");
+    }
+
+    /// Takes over what the same program found elsewhere, and has printed already.
+    pub(crate) fn found_elsewhere(&mut self, are_held: bool) {
+        if !are_held {
+            self.missed.push(format!("{}: see above", self.drill));
+        }
+    }
+
+    /// Whether all figures so far are held.
+    pub(crate) fn are_held(&self) -> bool {
+        self.missed.is_empty()
     }
 
     pub(crate) fn verdict(self) -> ExitCode {

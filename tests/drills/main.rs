@@ -3,6 +3,7 @@
 //! Each drill starts real processes on loopback, bounded in time and count, prints what it measured beside its criterion, and
 //! fails when that is not held. docs/drills.md has the figures of one machine.
 
+mod black_holes;
 mod bodies;
 mod client;
 mod connections;
@@ -10,6 +11,7 @@ mod endings;
 mod faults;
 mod figures;
 mod leak;
+mod network;
 mod process;
 mod replica;
 mod stage;
@@ -68,6 +70,10 @@ enum Drill {
     Slow,
     /// One goes and comes back every second
     Flapping,
+    /// No packet reaches one any more, and none is refused
+    BlackHole,
+    /// The connections to one are dead without a word
+    HalfOpen,
     /// All are down, then back
     AllDown,
     /// A replica is drained under load
@@ -103,6 +109,8 @@ async fn run(drill: Drill, size: Size, figures: &mut Figures) {
         Drill::Resetting => faults::resetting(size, figures).await,
         Drill::Slow => faults::slow(size, figures).await,
         Drill::Flapping => faults::flapping(size, figures).await,
+        Drill::BlackHole => black_holes::black_hole(size, figures).await,
+        Drill::HalfOpen => black_holes::half_open(size, figures).await,
         Drill::AllDown => faults::all_down(size, figures).await,
         Drill::Drained => endings::drained(size, figures).await,
         Drill::Replaced => endings::replaced(size, figures).await,
@@ -118,6 +126,27 @@ async fn run(drill: Drill, size: Size, figures: &mut Figures) {
     }
 }
 
+impl Drill {
+    fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// Whether it drops packets, for which it needs a network of its own.
+    fn drops_packets(self) -> bool {
+        matches!(self, Self::BlackHole | Self::HalfOpen)
+    }
+
+    /// Has the same program hold it in a network of its own.
+    fn hold_in_a_network_of_its_own(self, size: Size, figures: &mut Figures) {
+        let mut args = vec![self.name()];
+        args.extend(size.is_short.then(|| "--short".into()));
+        match network::enter(&args) {
+            Ok(status) => figures.found_elsewhere(status.success()),
+            Err(why) => figures.skip(why),
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
     open_files::raise_limit();
@@ -128,12 +157,24 @@ fn main() -> ExitCode {
     let size = Size { is_short: args.short, minutes: args.minutes };
     let mut figures = Figures::new(args.short);
     for drill in drills {
-        let name = drill.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-        figures.begin(&name);
+        if drill.drops_packets() && !network::is_inside() {
+            figures.begin(&drill.name());
+            drill.hold_in_a_network_of_its_own(size, &mut figures);
+            continue;
+        }
+        if network::is_inside() {
+            figures.go_on(&drill.name())
+        } else {
+            figures.begin(&drill.name())
+        }
         // Each on a runtime of its own: what one leaves behind is no load for the next.
         let runtime = tokio::runtime::Runtime::new().expect("the system gives threads");
         runtime.block_on(run(*drill, size, &mut figures));
         runtime.shutdown_background();
+    }
+    if network::is_inside() {
+        // Whoever has started this says the rest.
+        return if figures.are_held() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     figures.verdict()
 }

@@ -25,10 +25,19 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) async fn start(flags: &[&str]) -> Self {
+        Self::by(POLICY, flags).await
+    }
+
+    /// By the default policy.
+    pub(crate) async fn by_default() -> Self {
+        Self::by("", &[]).await
+    }
+
+    async fn by(policy: &str, flags: &[&str]) -> Self {
         let posts = Posts::default();
         let replicas: Vec<_> = (0..3).map(|_| Replica::start(&posts)).collect();
         let addresses: Vec<_> = replicas.iter().map(Replica::address).collect();
-        let (gateway, directory) = gateway(&addresses, flags).await;
+        let (gateway, directory) = gateway_by(&addresses, policy, flags).await;
         let list = directory.path().join(LIST);
         Self { gateway, replicas, posts, list, _directory: directory }
     }
@@ -64,12 +73,17 @@ pub(crate) async fn metric(admin: SocketAddr, name: &str) -> f64 {
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
-/// A data plane with these replicas of `orders`.
+/// A data plane with these replicas of `orders`, by the policy of drills.
 pub(crate) async fn gateway(replicas: &[SocketAddr], flags: &[&str]) -> (DataPlane, TempDir) {
+    gateway_by(replicas, POLICY, flags).await
+}
+
+/// The same by another policy, in the words of a static list; an empty one is the default.
+async fn gateway_by(replicas: &[SocketAddr], policy: &str, flags: &[&str]) -> (DataPlane, TempDir) {
     let directory = tempfile::tempdir().expect("there is a folder for temporary files");
     let path = directory.path().join(LIST);
     let replicas: Vec<_> = replicas.iter().map(|address| format!("{:?}", address.to_string())).collect();
-    let text = format!("[[service]]\nname = \"orders\"\nreplicas = [{}]\n{POLICY}", replicas.join(", "));
+    let text = format!("[[service]]\nname = \"orders\"\nreplicas = [{}]\n{policy}", replicas.join(", "));
     std::fs::write(&path, text).expect("the folder can be written");
     let path = path.display().to_string();
     let gateway = DataPlane::start(&[&["--static", &path][..], flags].concat()).await;

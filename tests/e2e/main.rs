@@ -36,6 +36,7 @@ mod outage;
 mod packaging;
 mod passthrough;
 mod policies;
+mod predecessors;
 mod reflection;
 mod refusals;
 mod rest;

@@ -6,7 +6,7 @@ use gateway_proto::policy::{CheckMethod, HealthCheck};
 
 use crate::routing::Tick;
 
-/// A replica that has passed everything for so long is checked less often.
+/// A replica that has passed everything for so long is checked less often, and so is one that has failed for so long.
 const STEADY_AFTER: Duration = Duration::from_secs(600);
 
 /// What is made of a replica's checks.
@@ -98,7 +98,7 @@ impl Check {
 
     /// How long to wait before the next check, after the last one ended at `now`. `chance` is drawn from 0.0..1.0.
     pub fn pause(&self, now: Tick, policy: &HealthCheck, chance: f64) -> Duration {
-        let pause = if self.is_in_doubt(policy) {
+        let pause = if self.is_in_doubt(policy) || self.may_be_back(now) {
             policy.fast_interval.min(policy.interval)
         } else if self.is_steady(now) {
             policy.slow_interval.max(policy.interval)
@@ -121,6 +121,11 @@ impl Check {
             Verdict::Passing => !has_passed || self.streak < policy.rise.into(),
             Verdict::Failing => has_passed || self.streak < policy.fall.into(),
         }
+    }
+
+    /// Whether it has failed for a short while only: most outages are restarts, and whoever is back is wanted.
+    fn may_be_back(&self, now: Tick) -> bool {
+        self.verdict == Verdict::Failing && now.since(self.since) < STEADY_AFTER
     }
 
     fn is_steady(&self, now: Tick) -> bool {
@@ -234,11 +239,27 @@ mod tests {
         );
         assert_eq!([pause_after(1201, true), pause_after(1202, true)], [usual, slow]);
         assert_eq!([pause_after(1203, false), pause_after(1204, false)], [fast, fast]);
-        assert_eq!([pause_after(1205, false), pause_after(1206, true)], [usual, fast]);
+        assert_eq!([pause_after(1205, false), pause_after(1206, true)], [fast, fast]);
         assert_eq!(
             [pause_after(1207, true), pause_after(1806, true), pause_after(1807, true)],
             [usual, usual, slow]
         );
+    }
+
+    #[test]
+    fn a_replica_that_fails_is_checked_often_for_ten_minutes_so_that_it_is_soon_seen_to_be_back() {
+        let policy = HealthCheck { jitter: 0.0, ..HealthCheck::default() };
+        let mut check = Check::default();
+        let mut pause_after = |seconds, has_passed| {
+            check.record(result(seconds, has_passed), &policy);
+            check.pause(at(seconds), &policy, 0.9)
+        };
+        let (fast, usual) = (policy.fast_interval, policy.interval);
+        assert_eq!(
+            [1, 2, 3, 4, 600, 601].map(|second| pause_after(second, false)),
+            [fast, fast, fast, fast, fast, usual]
+        );
+        assert_eq!([pause_after(610, true), pause_after(611, true)], [fast, usual]);
     }
 
     #[test]

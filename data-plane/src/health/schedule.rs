@@ -17,8 +17,9 @@ pub(super) const MAX_OF_A_SERVICE: usize = 32;
 pub(super) struct Schedule {
     entries: HashMap<ReplicaKey, Entry>,
     lanes: HashMap<ServiceName, Lane>,
-    /// When the first of each service is due that has any, and room for a check.
-    turns: BTreeSet<(Tick, ServiceName)>,
+    /// When the first of each service is due that has any, and room for a check, by how many it has under way: who has the
+    /// fewest goes first, so that services whose checks all hang leave the next place to those whose do not.
+    turns: [BTreeSet<(Tick, ServiceName)>; MAX_OF_A_SERVICE],
     total: usize,
 }
 
@@ -31,8 +32,10 @@ struct Lane {
 }
 
 impl Lane {
-    fn turn(&self) -> Option<Tick> {
-        self.queue.first().filter(|_| self.under_way < MAX_OF_A_SERVICE).map(|(due, _)| *due)
+    /// How many are under way, and when the next one is due; `None` if there may be no other.
+    fn turn(&self) -> Option<(usize, Tick)> {
+        let first = self.queue.first().filter(|_| self.under_way < MAX_OF_A_SERVICE);
+        first.map(|(due, _)| (self.under_way, *due))
     }
 }
 
@@ -101,13 +104,15 @@ impl Schedule {
         }
     }
 
-    /// Takes out one whose check is due at `now` and may begin: who has waited longest goes first. To be followed by
-    /// [`Schedule::ended`].
+    /// Takes out one whose check is due at `now` and may begin: of the services with the fewest under way, who has waited longest.
+    /// To be followed by [`Schedule::ended`].
     pub(super) fn begin(&mut self, now: Tick) -> Option<ReplicaKey> {
         if self.total >= MAX_UNDER_WAY {
             return None;
         }
-        let (_, service) = self.turns.first().filter(|(due, _)| *due <= now).cloned()?;
+        let is_due =
+            |turns: &BTreeSet<(Tick, ServiceName)>| turns.first().filter(|(due, _)| *due <= now).cloned();
+        let (_, service) = self.turns.iter().find_map(is_due)?;
         let key = self.change(&service, |lane| {
             lane.under_way += 1;
             lane.queue.pop_first()
@@ -148,15 +153,20 @@ impl Schedule {
             self.lanes.remove(service);
         }
         if before != after {
-            before.map(|due| self.turns.remove(&(due, service.clone())));
-            self.turns.extend(after.map(|due| (due, service.clone())));
+            if let Some((under_way, due)) = before {
+                self.turns[under_way].remove(&(due, service.clone()));
+            }
+            if let Some((under_way, due)) = after {
+                self.turns[under_way].insert((due, service.clone()));
+            }
         }
         changed
     }
 
     /// When to look again: `None` while there is no room, or nobody to check.
     pub(super) fn next(&self) -> Option<Tick> {
-        self.turns.first().filter(|_| self.total < MAX_UNDER_WAY).map(|(due, _)| *due)
+        let first = self.turns.iter().filter_map(BTreeSet::first).map(|(due, _)| *due).min();
+        first.filter(|_| self.total < MAX_UNDER_WAY)
     }
 
     /// How many are checked, and how many checks are under way.
@@ -246,6 +256,26 @@ mod tests {
         assert_eq!((schedule.counts(), schedule.next()), ((500, MAX_OF_A_SERVICE), None));
         schedule.set(hanging.chain([(key(2, 1), 1, 0)]), at(1));
         assert_eq!((schedule.next(), schedule.begin(at(1))), (Some(at(1)), Some(key(2, 1))));
+    }
+
+    #[test]
+    fn the_next_place_is_for_a_service_that_has_none_however_many_of_others_have_waited_longer() {
+        let mut schedule = Schedule::default();
+        let hanging =
+            || (1..=4).flat_map(|service| (0..500).map(move |replica| (key(service, replica), 1, 0)));
+        schedule.set(hanging(), at(0));
+        let mut under_way = Vec::new();
+        while let Some(key) = schedule.begin(at(0)) {
+            under_way.push(key);
+        }
+        assert_eq!(under_way.len(), MAX_UNDER_WAY);
+        schedule.set(hanging().chain([(key(5, 1), 1, 0), (key(6, 1), 1, 0)]), at(1));
+        for (ended, next) in under_way.iter().zip([key(5, 1), key(6, 1)]) {
+            schedule.ended(ended, at(2), at(9));
+            assert_eq!(schedule.begin(at(2)), Some(next));
+        }
+        schedule.ended(&under_way[2], at(2), at(9));
+        assert_eq!(schedule.begin(at(2)).unwrap().service, under_way[0].service);
     }
 
     #[test]

@@ -467,6 +467,16 @@ async fn sweep(worker: &Worker) {
             worker.deadlines.wake_due(worker.now());
         }
         worker.pool.sweep(worker.now());
+        close_to_the_resting(worker);
+    }
+}
+
+/// Closes what is idle to replicas whose breakers are open: one that died without a word would stay for long, and a probe on
+/// it would say nothing of its replica.
+fn close_to_the_resting(worker: &Worker) {
+    for service in worker.table.services().values() {
+        let resting = service.resting();
+        resting.iter().for_each(|replica| worker.pool.close(replica.endpoint()));
     }
 }
 

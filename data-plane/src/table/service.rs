@@ -231,6 +231,14 @@ impl Service {
         is_out && replica.takes_requests()
     }
 
+    /// Replicas whose breakers are open, and that are not asked all the same. Lock-free, and without an allocation while there
+    /// is none.
+    pub fn resting(&self) -> Vec<Arc<Replica>> {
+        let view = self.view.load();
+        let resting = view.resting().iter().filter(|replica| replica.breaker().state() == State::Open);
+        resting.cloned().collect()
+    }
+
     /// Whether a replica could be asked, and a better tier, or one that is nearer, takes all requests.
     pub fn stands_by(&self, replica: &Replica) -> bool {
         self.view.load().stands_by(replica)

@@ -264,6 +264,11 @@ impl View {
         is_worse && replica.takes_requests()
     }
 
+    /// Those that get probes only; nobody while it fails open.
+    pub(super) fn resting(&self) -> &[Arc<Replica>] {
+        if self.fail_open.is_some() { &[] } else { &self.resting }
+    }
+
     /// Whether a pick for a request that has `tried` some would find another.
     pub(super) fn has_untried(&self, now: Tick, tried: &[Arc<Replica>]) -> bool {
         let is_due =

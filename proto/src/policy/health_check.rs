@@ -12,8 +12,8 @@ pub struct HealthCheck {
     pub r#type: CheckType,
     /// Between two checks of a replica. Default 5 s, 100 ms..=1 h.
     pub interval: Duration,
-    /// Between two checks while they contradict what is known, or nothing is known yet; no longer than `interval`.
-    /// Default 1 s, 100 ms..=1 h.
+    /// Between two checks while they contradict what is known, or nothing is known yet, and for ten minutes after they have
+    /// taken a replica out; no longer than `interval`. Default 1 s, 100 ms..=1 h.
     pub fast_interval: Duration,
     /// Between two checks of a replica that has passed all of them for ten minutes; no shorter than `interval`. Default
     /// 15 s, 100 ms..=1 h.

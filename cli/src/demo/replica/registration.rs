@@ -109,7 +109,9 @@ impl Registration {
 
     /// Leaves the registry; a control plane that does not hear it lets the lease lapse.
     async fn deregister(&self, client: &mut RegistryServiceClient<Channel>, lease_id: String) {
-        if let Err(status) = within(CALL_TIMEOUT, client.deregister(lease::leaving(&self.key, lease_id))).await {
+        if let Err(status) =
+            within(CALL_TIMEOUT, client.deregister(lease::leaving(&self.key, lease_id))).await
+        {
             tracing::warn!(replica = %self.key, "not deregistered: {}", status.message());
         }
     }

@@ -129,7 +129,10 @@ impl Journey<'_> {
         match (result, attempt) {
             (Ok(tried), _) => tried,
             (Err(Late::Client), _) => Tried::ClientStalled,
-            (Err(Late::Replica), Some(attempt)) => failed(attempt, Fault::ResponseTimeout, Proof::Unknown),
+            (Err(Late::Replica), Some(attempt)) => {
+                self.worker.pool().distrust(replica.endpoint(), began);
+                failed(attempt, Fault::ResponseTimeout, Proof::Unknown)
+            }
             (Err(Late::Replica | Late::Request), _) => Tried::OutOfTime,
             (Err(Late::Drain), attempt) => {
                 // Without blame.
@@ -154,7 +157,7 @@ impl Journey<'_> {
             let (pool, endpoint, limit) = (self.worker.pool(), replica.endpoint(), policy.timeout.connect);
             let linked = match self.upgrade {
                 None => pool.link(endpoint, limit).await,
-                Some(_) => pool.new_link(endpoint, limit).await,
+                Some(_) => pool.switching_link(endpoint, limit).await,
             };
             let mut link = match linked {
                 Ok(link) => link,
@@ -233,7 +236,7 @@ impl Journey<'_> {
         Tried::Answer(answer)
     }
 
-    /// Makes a tunnel of the connection to a replica that has switched protocols, as it was asked to.
+    /// Makes a tunnel of the way to a replica that has switched protocols, as it was asked to.
     fn switch(
         &self,
         mut attempt: Attempt,
@@ -241,9 +244,9 @@ impl Journey<'_> {
         mut head: ResponseHead,
         policy: &AttemptPolicy,
     ) -> Tried {
-        let wire = link.into_wire();
+        let side = link.into_side();
         let is_accepted = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_accepted_by(&head));
-        let Some(wire) = wire.filter(|_| is_accepted) else {
+        let Some(side) = side.filter(|_| is_accepted) else {
             tracing::debug!("the replica's answer to the WebSocket handshake is none");
             return failed(attempt, Fault::Malformed, Proof::Unknown);
         };
@@ -252,7 +255,7 @@ impl Journey<'_> {
         if self.worker.shows_replica() {
             self.show(&mut head, attempt.replica());
         }
-        let tunnel = Tunnel::new(wire, attempt, policy.timeout.tunnel_idle);
+        let tunnel = Tunnel::new(side, attempt, policy.timeout.tunnel_idle);
         let mut answer = Answer::new(head, Bytes::new().into());
         answer.tunnel = Some(Box::new(tunnel));
         Tried::Answer(answer)

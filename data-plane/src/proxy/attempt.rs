@@ -4,7 +4,7 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
-    task::{Context, Waker},
+    task::Waker,
     time::Duration,
 };
 
@@ -119,7 +119,7 @@ impl Attempt {
 
     /// The task that moves the response is about to wait.
     pub(super) fn waits(&self, by: &Waker) {
-        self.worker.flights().waits(self.place, by);
+        self.worker.flights().waits(self.place, Tick::NEVER, by);
     }
 
     /// Whether a breaker lets it through to find out how the replica is.
@@ -180,12 +180,12 @@ impl Attempt {
 
     /// The response came to its end: a success unless settled before. The connection is kept if it can be used again, and
     /// will be.
-    pub(super) fn finished(mut self, link: Link, cx: &mut Context<'_>) {
+    pub(super) fn finished(mut self, link: Link) {
         self.settle(Outcome::Success);
         // A place on a shared connection is given back as the link is dropped.
         if let Link::Http1(mut link) = link
             && !self.replica.is_draining()
-            && link.is_idle(cx)
+            && link.is_finished()
         {
             self.worker.pool().keep(self.replica.endpoint(), link, self.worker.now());
         }

@@ -248,8 +248,37 @@ impl HeaderFields for Fields {
 
 /// Whether a field may have this value: no control bytes but the tab (RFC 9110 section 5.5).
 pub(super) fn is_value(value: &[u8]) -> bool {
-    // Without a way out in the middle, so that many bytes are looked at together.
-    !value.iter().fold(false, |bad, &byte| bad | (byte < b' ' && byte != b'\t') | (byte == 0x7f))
+    value_length(value) == value.len()
+}
+
+/// How many bytes at the beginning may be of one value.
+///
+/// Eight are looked at together: values are short, so there is nothing to win with more, and much with less than one look at
+/// each byte.
+pub(super) fn value_length(bytes: &[u8]) -> usize {
+    let is_control = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (place, word) in words.iter().enumerate() {
+        if may_have_control(u64::from_le_bytes(*word))
+            && let Some(found) = word.iter().position(is_control)
+        {
+            return 8 * place + found;
+        }
+    }
+    let of_words = bytes.len() - rest.len();
+    of_words + rest.iter().position(is_control).unwrap_or(rest.len())
+}
+
+/// `false` if no byte is a control byte. A tab is one here, and nothing else that is none.
+const fn may_have_control(word: u64) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x80 * ONES;
+    let is_deleted = word ^ (0x7f * ONES);
+    // A byte's high bit is set by the subtraction where it was less, or where one below it borrowed, which takes one that
+    // was less (Bit Twiddling Hacks, "Determine if a word has a byte less than n").
+    let below = word.wrapping_sub(0x20 * ONES) & !word;
+    let deleted = is_deleted.wrapping_sub(ONES) & !is_deleted;
+    (below | deleted) & HIGHS != 0
 }
 
 #[cfg(test)]

@@ -51,10 +51,11 @@ use crate::{
         Fault, Outcome, Tick,
         retry::{Stop, Verdict, may_repeat},
     },
-    table::{FallbackKind, Replica, RequestOutcome, Service},
+    table::{FallbackKind, Replica, RequestOutcome},
     traces::Event,
 };
 use exchange::Tried;
+use gateway_proto::policy::Retry;
 use gateway_runtime::panics::caught;
 use hedge::Raced;
 use http::StatusCode;
@@ -135,9 +136,10 @@ async fn answer(
             return refused(&error, reply_to, &worker, service);
         }
     };
-    let (rules, timeout) = {
+    // Taken together, because each look at the policy costs as much as a pick.
+    let (rules, timeout, retry, has_key) = {
         let policy = service.policy();
-        (policy.request, policy.timeout)
+        (policy.request, policy.timeout, policy.retry, affinity::has_key(&policy.balancing))
     };
     if let Err(error) = check_policy(&rules, &head, length) {
         return refused(&error, reply_to, &worker, service);
@@ -196,12 +198,15 @@ async fn answer(
     }
     let service = admitted.stay;
     // By the fields as every version of HTTP has them by now: with a Host, and with one Cookie.
-    let key = affinity::key(&service.policy().balancing, &head.fields, claimed.unwrap_or(client.ip()));
+    let key = match has_key {
+        true => affinity::key(&service.policy().balancing, &head.fields, claimed.unwrap_or(client.ip())),
+        false => None,
+    };
     frame(&mut head.fields, length);
     if let Some(upgrade) = &upgrade {
         upgrade.ask(&mut head.fields);
     }
-    let is_idempotent = repeats(&service, &head);
+    let is_idempotent = repeats(&retry, &head);
     let may_replay = is_idempotent || is_held || caller == Caller::Grpc || service.may_decline();
     let source = RequestSource::new(
         body,
@@ -260,9 +265,9 @@ async fn answer(
 }
 
 /// Whether a service lets a request be sent twice, in its head's words.
-fn repeats(service: &Service, head: &RequestHead) -> bool {
+fn repeats(retry: &Retry, head: &RequestHead) -> bool {
     let has_key = || head.fields.get_all_named(IDEMPOTENCY_KEY).any(|key| !key.is_empty());
-    may_repeat(&head.method, has_key, &service.policy().retry)
+    may_repeat(&head.method, has_key, retry)
 }
 
 /// The answer to a request that no replica was asked for.
@@ -357,9 +362,12 @@ impl Journey<'_> {
     async fn run(&mut self) -> Answer {
         let result = self.ask().await.and_then(|answer| self.check_switch(answer));
         self.count_retries(0, &result);
-        let (falls_back, keeps) = {
-            let policy = self.service.policy();
-            (self.may_fall_back(&result, &policy.fallback), !policy.fallback.stale_max_age.is_zero())
+        let (falls_back, keeps) = match self.service.has_fallback() {
+            true => {
+                let fallback = self.service.policy().fallback;
+                (self.may_fall_back(&result, &fallback), !fallback.stale_max_age.is_zero())
+            }
+            false => (false, false),
         };
         if keeps && !falls_back {
             self.keep(&result);

@@ -82,6 +82,8 @@ pub struct Service {
     compared_until: AtomicU64,
     /// Whether a replica speaks more than HTTP/1.1.
     may_decline: AtomicBool,
+    /// Whether the policy has something for requests that nobody answers well.
+    has_fallback: AtomicBool,
     pub(super) outlets: Arc<Outlets>,
     pub(super) workers: usize,
     /// Where this data plane is.
@@ -135,6 +137,7 @@ impl Service {
             injections: Injections::default(),
             compared_until: AtomicU64::new(0),
             may_decline: AtomicBool::new(false),
+            has_fallback: AtomicBool::new(false),
             outlets,
             workers,
             here,
@@ -209,6 +212,11 @@ impl Service {
     /// for that.
     pub fn may_decline(&self) -> bool {
         self.may_decline.load(Relaxed)
+    }
+
+    /// Whether its policy has something for requests that nobody answers well, as few have: less than a look at the policy.
+    pub fn has_fallback(&self) -> bool {
+        self.has_fallback.load(Relaxed)
     }
 
     /// Whether, and how far, too few replicas of the tier in use let traffic through.
@@ -542,6 +550,7 @@ impl Service {
             let service = self.name.clone();
             self.outlets.fail_opens.push(FailOpenChange { service, at: now, began: view.fails_open() });
         }
+        self.has_fallback.store(view.policy.fallback.is_any(), Relaxed);
         let is_limited = view.is_limited;
         if is_limited {
             self.is_limited.store(true, SeqCst);

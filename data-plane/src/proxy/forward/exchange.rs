@@ -3,7 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
     task::Poll,
@@ -12,12 +12,14 @@ use std::{
 
 use bytes::Bytes;
 use http::StatusCode;
+use tokio::time::{Sleep, sleep_until};
 
 use super::{Ended, Journey};
 use crate::{
     access_log as logged,
     proxy::{
         attempt::Attempt,
+        deadlines::AHEAD,
         field_name::Name,
         h1::Outgoing,
         head::ResponseHead,
@@ -105,9 +107,7 @@ impl Journey<'_> {
         let mut attempt = Some(attempt);
         let result = {
             let mut exchange = pin!(self.exchange(&mut attempt, &replica, &is_sent, policy, number));
-            let mut timer = pin!(tokio::time::sleep_until(
-                self.worker.instant(self.limit(began, policy, number).0).into()
-            ));
+            let mut timer: Option<Pin<Box<Sleep>>> = None;
             poll_fn(|cx| {
                 if let Poll::Ready(tried) = exchange.as_mut().poll(cx) {
                     return Poll::Ready(Ok(tried));
@@ -115,10 +115,14 @@ impl Journey<'_> {
                 if flights.is_cut(&replica) {
                     return Poll::Ready(Err(Late::Drain));
                 }
-                flights.waits(place, cx.waker());
                 // The body may have moved in there, which gives it more time, or ended, which gives it less.
                 let (limit, late) = self.limit(began, policy, number);
+                flights.waits(place, limit, cx.waker());
+                if limit.since(self.worker.now()) > AHEAD {
+                    return Poll::Pending;
+                }
                 let limit = self.worker.instant(limit).into();
+                let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(limit)));
                 if timer.deadline() != limit {
                     timer.as_mut().reset(limit);
                 }
@@ -213,13 +217,9 @@ impl Journey<'_> {
         if self.worker.shows_replica() {
             self.show(&mut head, &replica);
         }
-        let body =
-            Rc::new(RefCell::new(UpstreamBody::new(link, attempt, policy.timeout.stream_idle, self.call)));
-        poll_fn(|cx| {
-            body.borrow_mut().settle_if_ended(cx);
-            Poll::Ready(())
-        })
-        .await;
+        let mut body = UpstreamBody::new(link, attempt, policy.timeout.stream_idle, self.call);
+        body.settle_if_ended();
+        let body = Rc::new(RefCell::new(body));
         if let Some(attempt) = body.borrow().attempt() {
             attempt.streams(&body);
         }

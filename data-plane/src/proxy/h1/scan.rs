@@ -9,7 +9,7 @@ use super::{
     limits::HeadLimits,
     refusal::{Defect, Refusal},
 };
-use crate::proxy::fields::{Fields, is_value};
+use crate::proxy::fields::{Fields, value_length};
 
 /// What the head is one of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,25 +107,31 @@ pub(super) fn first_line(head: &[u8]) -> (&[u8], usize) {
 pub(super) fn fields(head: &[u8], start: usize, limits: &HeadLimits) -> Result<Fields, Refusal> {
     let mut fields = Fields::over(head);
     let mut at = start;
-    while let Some(found) = memchr(b'\n', &head[at..]) {
-        let feed = at + found;
-        let line = &head[at..feed];
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.is_empty() {
-            break;
-        }
+    while !matches!(&head[at..], [] | b"\r\n") {
         if fields.count() == limits.fields {
             return Err(Refusal::HeadTooLarge);
         }
+        let line = &head[at..];
         let (name, value) = field(line)?;
-        fields.take_line(at + name.start..at + name.end, at + value.start..at + value.end, feed + 1);
-        at = feed + 1;
+        // What ends a value is a control byte, and the only one that may is the line's own end.
+        let Some(b"\r\n") = line.get(value.stop..value.stop + 2) else { return Err(Defect::FieldValue.into()) };
+        let end = at + value.stop + 2;
+        fields.take_line(at..at + name, at + value.text.start..at + value.text.end, end);
+        at = end;
     }
     Ok(fields)
 }
 
-/// Name and value of a field line without its line break.
-pub(super) fn field(line: &[u8]) -> Result<(Range<usize>, Range<usize>), Defect> {
+/// A field's value in its line.
+pub(super) struct Value {
+    /// Without the spaces around it.
+    pub(super) text: Range<usize>,
+    /// The first byte that is none of a value.
+    pub(super) stop: usize,
+}
+
+/// The length of a field's name, and its value, at the beginning of `line`.
+pub(super) fn field(line: &[u8]) -> Result<(usize, Value), Defect> {
     let name_end = line.iter().position(|&byte| !is_token_byte(byte)).ok_or(Defect::FieldName)?;
     match line[name_end] {
         b':' if name_end > 0 => {}
@@ -133,14 +139,15 @@ pub(super) fn field(line: &[u8]) -> Result<(Range<usize>, Range<usize>), Defect>
         b' ' | b'\t' => return Err(Defect::SpaceBeforeColon),
         _ => return Err(Defect::FieldName),
     }
-    let text = &line[name_end + 1..];
-    if !is_value(text) {
-        return Err(Defect::FieldValue);
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let mut start = name_end + 1;
+    let stop = start + value_length(&line[start..]);
+    let mut end = stop;
+    while start < end && is_space(&line[start]) {
+        start += 1;
     }
-    let is_visible = |byte: &u8| !matches!(byte, b' ' | b'\t');
-    let Some(first) = text.iter().position(is_visible) else {
-        return Ok((0..name_end, name_end + 1..name_end + 1));
-    };
-    let last = text.iter().rposition(is_visible).unwrap_or(first);
-    Ok((0..name_end, name_end + 1 + first..name_end + 2 + last))
+    while start < end && is_space(&line[end - 1]) {
+        end -= 1;
+    }
+    Ok((name_end, Value { text: start..end, stop }))
 }

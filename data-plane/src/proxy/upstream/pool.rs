@@ -39,9 +39,12 @@ struct Connections {
     limits: Limits,
     tls: Arc<ClientTls>,
     clock: Clock,
-    idle: RefCell<HashMap<Endpoint, VecDeque<Idle>>>,
-    places: RefCell<HashMap<Endpoint, Place>>,
+    idle: RefCell<ByEndpoint<VecDeque<Idle>>>,
+    places: RefCell<ByEndpoint<Place>>,
 }
+
+/// Asked twice for each request. Endpoints are the registry's, not the client's, to choose.
+type ByEndpoint<T> = HashMap<Endpoint, T, foldhash::fast::RandomState>;
 
 #[derive(Debug)]
 struct Idle {

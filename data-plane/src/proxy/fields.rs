@@ -256,29 +256,36 @@ pub(super) fn is_value(value: &[u8]) -> bool {
 /// Eight are looked at together: values are short, so there is nothing to win with more, and much with less than one look at
 /// each byte.
 pub(super) fn value_length(bytes: &[u8]) -> usize {
-    let is_control = |byte: &u8| (*byte < b' ' && *byte != b'\t') || *byte == 0x7f;
     let (words, rest) = bytes.as_chunks::<8>();
     for (place, word) in words.iter().enumerate() {
-        if may_have_control(u64::from_le_bytes(*word))
-            && let Some(found) = word.iter().position(is_control)
-        {
+        if let Some(found) = first_control(*word) {
             return 8 * place + found;
         }
     }
-    let of_words = bytes.len() - rest.len();
-    of_words + rest.iter().position(is_control).unwrap_or(rest.len())
+    let mut last = [b' '; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    8 * words.len() + first_control(last).unwrap_or(rest.len())
 }
 
-/// `false` if no byte is a control byte. A tab is one here, and nothing else that is none.
-const fn may_have_control(word: u64) -> bool {
+/// Where the first of these is that is a control byte and no tab.
+fn first_control(bytes: [u8; 8]) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = 0x80 * ONES;
-    let is_deleted = word ^ (0x7f * ONES);
-    // A byte's high bit is set by the subtraction where it was less, or where one below it borrowed, which takes one that
-    // was less (Bit Twiddling Hacks, "Determine if a word has a byte less than n").
+    let word = u64::from_le_bytes(bytes);
+    let delete = word ^ (0x7f * ONES);
+    // The high bit of a byte is set where it was less than what is taken from it, and perhaps where one below it borrowed:
+    // the lowest one that is set is true (Bit Twiddling Hacks, "Determine if a word has a byte less than n").
     let below = word.wrapping_sub(0x20 * ONES) & !word;
-    let deleted = is_deleted.wrapping_sub(ONES) & !is_deleted;
-    (below | deleted) & HIGHS != 0
+    let deleted = delete.wrapping_sub(ONES) & !delete;
+    let found = (below | deleted) & (0x80 * ONES);
+    if found == 0 {
+        return None;
+    }
+    let first = found.trailing_zeros() as usize / 8;
+    if bytes[first] != b'\t' {
+        return Some(first);
+    }
+    // A tab is rare enough to be looked past one byte at a time.
+    bytes.iter().position(|&byte| (byte < b' ' && byte != b'\t') || byte == 0x7f)
 }
 
 #[cfg(test)]
@@ -326,6 +333,21 @@ mod tests {
         assert_eq!(fields.said("x-one"), Said::Several);
         assert_eq!(fields.said("CONNECTIO"), Said::Nothing);
         assert_eq!(fields.get(Name::Host), None);
+    }
+
+    #[test]
+    fn a_value_ends_at_its_first_control_byte_wherever_it_stands() {
+        for control in (0..=u8::MAX).filter(|byte| byte.is_ascii_control() && *byte != b'\t') {
+            for length in 0..20 {
+                for filling in [b"a", b"\t", b" ", b"~", b"\x80", b"\xff"] {
+                    let mut bytes = filling.repeat(20);
+                    assert_eq!(value_length(&bytes[..length]), length);
+                    bytes[length] = control;
+                    bytes[19] = control;
+                    assert_eq!(value_length(&bytes), length, "{control:#x} behind {filling:?}");
+                }
+            }
+        }
     }
 
     #[test]

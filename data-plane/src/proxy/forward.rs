@@ -220,7 +220,8 @@ async fn answer(
         source.count_in(trail.received());
     }
     if is_held
-        && let Err(failure) = source.hold(timeout.stream_idle, timeout.stream_idle.max(timeout.request)).await
+        && let Err(failure) =
+            Box::pin(source.hold(timeout.stream_idle, timeout.stream_idle.max(timeout.request))).await
     {
         let error = match failure {
             NotHeld::Stalled => stalled(&worker, &source),
@@ -590,7 +591,8 @@ impl Ended {
 
 async fn pause(time: Duration) {
     if !time.is_zero() {
-        tokio::time::sleep(time).await;
+        // Boxed, so that requests which do not pause hold no timer.
+        Box::pin(tokio::time::sleep(time)).await;
     }
 }
 

@@ -1,6 +1,7 @@
 //! Heads of requests and responses as the pipeline reads and changes them, whichever protocol they came by.
 
 use http::{Method, StatusCode, Version};
+use memchr::memchr;
 
 use super::fields::{Fields, Span};
 use crate::routes::Rewrite;
@@ -54,7 +55,7 @@ impl RequestHead {
     /// The target up to its query.
     pub(super) fn path(&self) -> &str {
         let target = self.target();
-        &target[..target.find('?').unwrap_or(target.len())]
+        &target[..memchr(b'?', target.as_bytes()).unwrap_or(target.len())]
     }
 
     /// The one host that the request names, with its port if it has one. Empty or absent if it names none.

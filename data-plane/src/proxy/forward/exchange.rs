@@ -158,7 +158,7 @@ impl Journey<'_> {
             let (pool, endpoint, limit) = (self.worker.pool(), replica.endpoint(), policy.timeout.connect);
             let linked = match self.upgrade {
                 None => pool.link(endpoint, limit).await,
-                Some(_) => pool.new_link(endpoint, limit).await,
+                Some(_) => Box::pin(pool.new_link(endpoint, limit)).await,
             };
             let mut link = match linked {
                 Ok(link) => link,

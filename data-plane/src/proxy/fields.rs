@@ -4,15 +4,20 @@
 //! appended one is written behind the block, and what stands together in the block is copied together. Trusts nobody to
 //! have checked an appended value: no line break gets in here.
 
+mod recycled;
+
 use std::ops::Range;
 
 use gateway_proto::token::is_token_byte;
 
 use super::field_name::{Name, Names};
 use crate::header_fields::{HeaderFields, Said};
+pub(super) use recycled::Fields;
 
 /// Room for what the gateway appends to a head.
 const ROOM: usize = 512;
+/// As many fields as most heads have.
+const LINES: usize = 24;
 
 /// A part of a block.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,20 +48,27 @@ struct Line {
     end: u32,
 }
 
-/// Fields, and the bytes that they and the start of their head are parts of.
+/// Fields, and the bytes that they and the start of their head are parts of. What owns one is [`Fields`].
 #[derive(Debug, Clone, Default)]
-pub(super) struct Fields {
+pub(super) struct Section {
     block: Vec<u8>,
     lines: Vec<Line>,
     present: Names,
 }
 
-impl Fields {
-    /// No fields yet, in a block that begins with `head`.
-    pub(super) fn over(head: &[u8]) -> Self {
-        let mut block = Vec::with_capacity(head.len() + ROOM);
-        block.extend_from_slice(head);
-        Self { block, lines: Vec::with_capacity(24), present: Names::default() }
+impl Section {
+    /// Makes it one of no fields yet, in a block that begins with `head`.
+    fn begin(&mut self, head: &[u8]) {
+        self.block.reserve(head.len() + ROOM);
+        self.block.extend_from_slice(head);
+        self.lines.reserve(LINES);
+    }
+
+    /// Takes all away but the room for more.
+    fn clear(&mut self) {
+        self.block.clear();
+        self.lines.clear();
+        self.present = Names::default();
     }
 
     /// Takes a line of the block for a field. It ends with its line break at `end`.

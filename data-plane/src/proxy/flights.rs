@@ -37,7 +37,9 @@ struct Places {
 
 #[derive(Debug)]
 enum Place {
-    Free { next: Option<usize> },
+    Free {
+        next: Option<usize>,
+    },
     Taken {
         /// From when on it is to be woken again and again.
         due: Tick,

@@ -51,7 +51,7 @@ use crate::{
         Fault, Outcome, Tick,
         retry::{Stop, Verdict, may_repeat},
     },
-    table::{FallbackKind, Replica, RequestOutcome},
+    table::{AttemptPolicy, FallbackKind, Replica, RequestOutcome},
     traces::Event,
 };
 use exchange::Tried;
@@ -137,10 +137,11 @@ async fn answer(
         }
     };
     // Taken together, because each look at the policy costs as much as a pick.
-    let (rules, timeout, retry, has_key) = {
+    let (rules, policy, has_key) = {
         let policy = service.policy();
-        (policy.request, policy.timeout, policy.retry, affinity::has_key(&policy.balancing))
+        (policy.request, AttemptPolicy::from(&*policy), affinity::has_key(&policy.balancing))
     };
+    let timeout = policy.timeout;
     if let Err(error) = check_policy(&rules, &head, length) {
         return refused(&error, reply_to, &worker, service);
     }
@@ -206,7 +207,7 @@ async fn answer(
     if let Some(upgrade) = &upgrade {
         upgrade.ask(&mut head.fields);
     }
-    let is_idempotent = repeats(&retry, &head);
+    let is_idempotent = repeats(&policy.retry, &head);
     let may_replay = is_idempotent || is_held || caller == Caller::Grpc || service.may_decline();
     let source = RequestSource::new(
         body,
@@ -239,6 +240,7 @@ async fn answer(
         worker,
         client,
         service,
+        policy,
         expects_continue: headers::expects_continue(&head.fields),
         head,
         length,
@@ -304,6 +306,7 @@ struct Journey<'a> {
     worker: Rc<Worker>,
     client: Rc<Client>,
     service: Stay,
+    policy: AttemptPolicy,
     /// As replicas get it.
     head: RequestHead,
     /// Of its body.
@@ -448,21 +451,21 @@ impl Journey<'_> {
     /// Asks replicas until one answers well, or no other may be asked.
     async fn ask(&mut self) -> Ending {
         loop {
-            let (attempt, policy) = match self.begin().await {
+            let attempt = match self.begin().await {
                 Ok(begun) => begun,
                 Err(none) => return self.give_up(none),
             };
             self.tell_time();
-            let tried = if self.may_hedge(&policy, &attempt) {
+            let tried = if self.may_hedge(&attempt) {
                 // Boxed, so that requests which do not hedge hold no room for it.
-                let Raced { tried, failed } = Box::pin(self.race(attempt, &policy)).await;
+                let Raced { tried, failed } = Box::pin(self.race(attempt)).await;
                 for (replica, proof, ended) in failed {
                     self.was_pushed_back |= self.failed(replica, proof, ended).is_some();
                 }
                 tried
             } else {
                 let number = self.begun(&attempt);
-                let tried = self.try_once(attempt, &policy, number).await;
+                let tried = self.try_once(attempt, number).await;
                 self.ended(number, tried.outcome());
                 tried
             };
@@ -487,13 +490,14 @@ impl Journey<'_> {
                 Tried::Unsendable(why) => return Err(GatewayError::BadRequest(why)),
                 Tried::Failed { replica, proof, ended } => {
                     let pushback = self.failed(replica, proof, ended);
-                    let verdict = self.verdict(proof, pushback, &policy);
+                    let verdict = self.verdict(proof, pushback);
                     self.was_pushed_back |= pushback.is_some();
                     match verdict {
                         Verdict::Retry { after, counted } => {
                             self.note(|| Event::Retried(after));
                             self.retries += u8::from(counted);
                             pause(after).await;
+                            self.policy = AttemptPolicy::from(&*self.service.policy());
                         }
                         Verdict::Stop(stop) => {
                             tracing::debug!(service = %self.service.name(), %stop, "no other attempt");

@@ -168,7 +168,8 @@ pub(super) fn strip_own(fields: &mut Fields) {
 pub(super) fn join_cookies(fields: &mut Fields) {
     if fields.get_all(Name::Cookie).nth(1).is_some() {
         let parts: Vec<&[u8]> = fields.get_all(Name::Cookie).collect();
-        fields.set(Name::Cookie, &parts.join(&b"; "[..]));
+        let joined = parts.join(&b"; "[..]);
+        fields.set(Name::Cookie, &joined);
     }
 }
 

@@ -30,7 +30,7 @@ use super::{
     latency::{Buckets, Latencies},
     measures::latencies,
     outlets::Outlets,
-    policy::{AttemptPolicy, PolicyInForce},
+    policy::PolicyInForce,
     replica::{Failure, Order, Replica},
     spec::{ReplicaSpec, ServiceSpec},
     transition::Transition,
@@ -51,8 +51,6 @@ pub struct Picked {
     pub replica: Arc<Replica>,
     /// Goes back by [`Service::settle`] exactly once, whatever becomes of the attempt.
     pub permit: Permit,
-    /// Of the policy of the moment, what this attempt goes by.
-    pub policy: AttemptPolicy,
 }
 
 /// A service of the routing table.
@@ -289,16 +287,16 @@ impl Service {
         }
         let choice = view.pick(now, tried, draw, || self.inflight.read())?;
         self.begin(worker, choice.0, tried);
-        Ok(self.picked(choice, (&view.policy).into(), now))
+        Ok(self.picked(choice, now))
     }
 
     #[inline]
-    pub(super) fn picked(&self, choice: Choice<'_>, policy: AttemptPolicy, now: Tick) -> Picked {
+    pub(super) fn picked(&self, choice: Choice<'_>, now: Tick) -> Picked {
         let (replica, permit, change) = choice;
         if let Some(change) = change {
             self.changed(replica, change, None, now);
         }
-        Picked { replica: Arc::clone(replica), permit, policy }
+        Picked { replica: Arc::clone(replica), permit }
     }
 
     #[inline]

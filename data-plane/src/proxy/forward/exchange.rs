@@ -31,7 +31,7 @@ use crate::{
         upstream::{ConnectFailure, Link, SendFailure},
     },
     routing::{Fault, Outcome, Tick, UNAVAILABLE, judge, retry::Proof},
-    table::{AttemptPolicy, Replica},
+    table::Replica,
 };
 
 /// What became of one attempt.
@@ -100,13 +100,13 @@ impl Tried {
 
 impl Journey<'_> {
     /// One attempt, the `number`th, within its own time, the request's, and the replica's.
-    pub(super) async fn try_once(&self, attempt: Attempt, policy: &AttemptPolicy, number: usize) -> Tried {
+    pub(super) async fn try_once(&self, attempt: Attempt, number: usize) -> Tried {
         let (began, place, replica) = (attempt.began(), attempt.place(), Arc::clone(attempt.replica()));
         let flights = self.worker.flights();
         let is_sent = Cell::new(false);
         let mut attempt = Some(attempt);
         let result = {
-            let mut exchange = pin!(self.exchange(&mut attempt, &replica, &is_sent, policy, number));
+            let mut exchange = pin!(self.exchange(&mut attempt, &replica, &is_sent, number));
             let mut timer: Option<Pin<Box<Sleep>>> = None;
             poll_fn(|cx| {
                 if let Poll::Ready(tried) = exchange.as_mut().poll(cx) {
@@ -116,7 +116,7 @@ impl Journey<'_> {
                     return Poll::Ready(Err(Late::Drain));
                 }
                 // The body may have moved in there, which gives it more time, or ended, which gives it less.
-                let (limit, late) = self.limit(began, policy, number);
+                let (limit, late) = self.limit(began, number);
                 flights.waits(place, limit, cx.waker());
                 if limit.since(self.worker.now()) > AHEAD {
                     return Poll::Pending;
@@ -151,11 +151,11 @@ impl Journey<'_> {
         attempt: &mut Option<Attempt>,
         replica: &Arc<Replica>,
         is_sent: &Cell<bool>,
-        policy: &AttemptPolicy,
         number: usize,
     ) -> Tried {
         let (link, head) = loop {
-            let (pool, endpoint, limit) = (self.worker.pool(), replica.endpoint(), policy.timeout.connect);
+            let (pool, endpoint, limit) =
+                (self.worker.pool(), replica.endpoint(), self.policy.timeout.connect);
             let linked = match self.upgrade {
                 None => pool.link(endpoint, limit).await,
                 Some(_) => Box::pin(pool.new_link(endpoint, limit)).await,
@@ -169,8 +169,8 @@ impl Journey<'_> {
                 Err(ConnectFailure::Full) => return unblamed(attempt, replica, Proof::Unsent, Ended::Full),
                 Err(ConnectFailure::Exhausted) => return Tried::Exhausted,
             };
-            let sent = link
-                .send(self.outgoing(policy, number), replica.endpoint(), is_sent, |head| self.pass_on(head));
+            let sent =
+                link.send(self.outgoing(number), replica.endpoint(), is_sent, |head| self.pass_on(head));
             match sent.await {
                 Ok(head) => break (link, head),
                 // The replica closed an idle connection: it has not seen the request, and is not to blame.
@@ -194,21 +194,15 @@ impl Journey<'_> {
             }
         };
         match attempt.take() {
-            Some(attempt) => self.receive(attempt, link, head, policy).await,
+            Some(attempt) => self.receive(attempt, link, head).await,
             None => Tried::OutOfTime,
         }
     }
 
     /// Judges a response head, and lets its body stream.
-    async fn receive(
-        &self,
-        mut attempt: Attempt,
-        link: Link,
-        mut head: ResponseHead,
-        policy: &AttemptPolicy,
-    ) -> Tried {
+    async fn receive(&self, mut attempt: Attempt, link: Link, mut head: ResponseHead) -> Tried {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switch(attempt, link, head, policy);
+            return self.switch(attempt, link, head);
         }
         let outcome = self.judged(&head);
         let replica = Arc::clone(attempt.replica());
@@ -217,7 +211,7 @@ impl Journey<'_> {
         if self.worker.shows_replica() {
             self.show(&mut head, &replica);
         }
-        let mut body = UpstreamBody::new(link, attempt, policy.timeout.stream_idle, self.call);
+        let mut body = UpstreamBody::new(link, attempt, self.policy.timeout.stream_idle, self.call);
         body.settle_if_ended();
         let body = Rc::new(RefCell::new(body));
         if let Some(attempt) = body.borrow().attempt() {
@@ -234,13 +228,7 @@ impl Journey<'_> {
     }
 
     /// Makes a tunnel of the connection to a replica that has switched protocols, as it was asked to.
-    fn switch(
-        &self,
-        mut attempt: Attempt,
-        link: Link,
-        mut head: ResponseHead,
-        policy: &AttemptPolicy,
-    ) -> Tried {
+    fn switch(&self, mut attempt: Attempt, link: Link, mut head: ResponseHead) -> Tried {
         let wire = link.into_wire();
         let is_accepted = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_accepted_by(&head));
         let Some(wire) = wire.filter(|_| is_accepted) else {
@@ -252,7 +240,7 @@ impl Journey<'_> {
         if self.worker.shows_replica() {
             self.show(&mut head, attempt.replica());
         }
-        let tunnel = Tunnel::new(wire, attempt, policy.timeout.tunnel_idle);
+        let tunnel = Tunnel::new(wire, attempt, self.policy.timeout.tunnel_idle);
         let mut answer = Answer::new(head, Bytes::new().into());
         answer.tunnel = Some(Box::new(tunnel));
         Tried::Answer(answer)
@@ -270,18 +258,18 @@ impl Journey<'_> {
     }
 
     /// The same head for each attempt; the body from its first byte.
-    fn outgoing(&self, policy: &AttemptPolicy, number: usize) -> Outgoing<'_, RequestBody> {
+    fn outgoing(&self, number: usize) -> Outgoing<'_, RequestBody> {
         let expects_continue = self.expects_continue && !self.source.has_begun();
         let trace = self.trail.and_then(|trail| trail.traceparent(number));
-        let hints = AttemptHints { attempt: number, time: self.time_left(policy), trace };
+        let hints = AttemptHints { attempt: number, time: self.time_left(), trace };
         let body = self.source.attempt();
         Outgoing { head: &self.head, length: self.length, body, expects_continue, hints }
     }
 
     /// How long an attempt that begins to send now may take, once all of the request is sent.
-    fn time_left(&self, policy: &AttemptPolicy) -> Duration {
+    fn time_left(&self) -> Duration {
         let now = self.worker.now();
-        policy.timeout.per_try.min(self.deadline(now).since(now))
+        self.policy.timeout.per_try.min(self.deadline(now).since(now))
     }
 
     /// An interim response, which commits nobody to anything.
@@ -308,18 +296,18 @@ impl Journey<'_> {
     }
 
     /// Until when an attempt that began at `began` may take as things stand, and who is late if it takes longer.
-    fn limit(&self, began: Tick, policy: &AttemptPolicy, number: usize) -> (Tick, Late) {
+    fn limit(&self, began: Tick, number: usize) -> (Tick, Late) {
         match self.source.arrival() {
             Arrival::Partial { moved_at, waits_for_client, too_slow_at } => {
                 let late = if waits_for_client { Late::Client } else { Late::Replica };
-                let idle = began.max(moved_at).plus(policy.timeout.stream_idle).min(too_slow_at);
+                let idle = began.max(moved_at).plus(self.policy.timeout.stream_idle).min(too_slow_at);
                 match self.call.and_then(|call| call.deadline).filter(|deadline| *deadline < idle) {
                     Some(deadline) => (deadline, Late::Request),
                     None => (idle, late),
                 }
             }
             Arrival::Whole(at) => {
-                let own = began.max(at).plus(policy.timeout.per_try);
+                let own = began.max(at).plus(self.policy.timeout.per_try);
                 let deadline = self.deadline(at);
                 // A first attempt has all the time there is: a replica that lets it pass does not answer. Unless it is the
                 // caller who has less, for whose haste nobody is to blame.

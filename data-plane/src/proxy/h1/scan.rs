@@ -132,7 +132,9 @@ pub(super) fn fields(head: &[u8], start: usize, limits: &HeadLimits) -> Result<F
         let line = &head[at..];
         let (name, value) = field(line)?;
         // What ends a value is a control byte, and the only one that may is the line's own end.
-        let Some(b"\r\n") = line.get(value.stop..value.stop + 2) else { return Err(Defect::FieldValue.into()) };
+        let Some(b"\r\n") = line.get(value.stop..value.stop + 2) else {
+            return Err(Defect::FieldValue.into());
+        };
         let end = at + value.stop + 2;
         fields.take_line(at..at + name, at + value.text.start..at + value.text.end, end);
         at = end;

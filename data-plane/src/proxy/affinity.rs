@@ -5,11 +5,16 @@ use gateway_proto::policy::{Algorithm, Balancing, HashBy};
 use super::{field_name::Name, fields::Fields};
 use crate::routing::balancing::hash;
 
+/// Whether requests are shared out by keys.
+pub(super) fn has_key(balancing: &Balancing) -> bool {
+    balancing.algorithm == Algorithm::ConsistentHash
+}
+
 /// The hash of a request's key; `None` when the policy goes by none, and when the request lacks it.
 ///
 /// `client` is the address of its connection, written as one client's always is. Of a header that is repeated, the first value counts, and so does the first cookie of a name.
 pub(super) fn key(balancing: &Balancing, fields: &Fields, client: &str) -> Option<u64> {
-    if balancing.algorithm != Algorithm::ConsistentHash {
+    if !has_key(balancing) {
         return None;
     }
     match &balancing.hash_by {

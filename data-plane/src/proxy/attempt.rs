@@ -4,14 +4,14 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
-    task::{Context, Waker},
+    task::Waker,
     time::Duration,
 };
 
 use super::{request_id::RequestId, response_body::UpstreamBody, upstream::Link, worker::Worker};
 use crate::{
     routing::{Draw, Fault, Heard, Origin, Outcome, Permit, Tick},
-    table::{AttemptPolicy, Picked, Replica, Service, TunnelCounts, Unavailable, Waiting},
+    table::{Picked, Replica, Service, TunnelCounts, Unavailable, Waiting},
 };
 
 /// Holds a picked replica's permit from the pick to the verdict.
@@ -37,7 +37,7 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// Picks a replica for the next attempt of a request that has `tried` some, and the policy for it. `key` is the hash
+    /// Picks a replica for the next attempt of a request that has `tried` some. `key` is the hash
     /// of what the request is shared out by, if it is.
     ///
     /// # Errors
@@ -48,7 +48,7 @@ impl Attempt {
         tried: &[Arc<Replica>],
         key: Option<u64>,
         request_id: &RequestId,
-    ) -> Result<(Self, AttemptPolicy), Unavailable> {
+    ) -> Result<Self, Unavailable> {
         let began = worker.now();
         let draw = Draw { random: worker.random(), key };
         let picked = service.pick(worker.index(), began, tried, draw)?;
@@ -63,7 +63,7 @@ impl Attempt {
         key: Option<u64>,
         waiting: &mut Waiting,
         request_id: &RequestId,
-    ) -> Result<(Self, AttemptPolicy), Unavailable> {
+    ) -> Result<Self, Unavailable> {
         let began = worker.now();
         let draw = Draw { random: worker.random(), key };
         let picked = waiting.pick(worker.index(), began, tried, draw)?;
@@ -76,9 +76,9 @@ impl Attempt {
         picked: Picked,
         began: Tick,
         request_id: &RequestId,
-    ) -> (Self, AttemptPolicy) {
-        let Picked { replica, permit, policy } = picked;
-        let attempt = Self {
+    ) -> Self {
+        let Picked { replica, permit } = picked;
+        Self {
             worker: Rc::clone(worker),
             service: Arc::clone(service),
             replica,
@@ -88,8 +88,7 @@ impl Attempt {
             latency: None,
             race: None,
             place: worker.flights().begin(request_id),
-        };
-        (attempt, policy)
+        }
     }
 
     /// A tick on the clock of timers.
@@ -119,7 +118,7 @@ impl Attempt {
 
     /// The task that moves the response is about to wait.
     pub(super) fn waits(&self, by: &Waker) {
-        self.worker.flights().waits(self.place, by);
+        self.worker.flights().waits(self.place, Tick::NEVER, by);
     }
 
     /// Whether a breaker lets it through to find out how the replica is.
@@ -180,12 +179,12 @@ impl Attempt {
 
     /// The response came to its end: a success unless settled before. The connection is kept if it can be used again, and
     /// will be.
-    pub(super) fn finished(mut self, link: Link, cx: &mut Context<'_>) {
+    pub(super) fn finished(mut self, link: Link) {
         self.settle(Outcome::Success);
         // A place on a shared connection is given back as the link is dropped.
         if let Link::Http1(mut link) = link
             && !self.replica.is_draining()
-            && link.is_idle(cx)
+            && link.is_finished()
         {
             self.worker.pool().keep(self.replica.endpoint(), link, self.worker.now());
         }

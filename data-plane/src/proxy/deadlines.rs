@@ -9,6 +9,8 @@ use crate::routing::Tick;
 
 /// How often they are looked through: nobody is woken later than by this.
 pub(super) const PERIOD: Duration = Duration::from_millis(250);
+/// So long before its end, an attempt gets a timer of its own, for its time is promised. Most are over before, and cost none.
+pub(super) const AHEAD: Duration = Duration::from_millis(500);
 
 /// A worker's deadlines. There are never more places than there were connections at once.
 #[derive(Debug, Default)]

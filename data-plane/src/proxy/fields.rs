@@ -4,15 +4,20 @@
 //! appended one is written behind the block, and what stands together in the block is copied together. Trusts nobody to
 //! have checked an appended value: no line break gets in here.
 
+mod recycled;
+
 use std::ops::Range;
 
 use gateway_proto::token::is_token_byte;
 
 use super::field_name::{Name, Names};
 use crate::header_fields::{HeaderFields, Said};
+pub(super) use recycled::Fields;
 
 /// Room for what the gateway appends to a head.
 const ROOM: usize = 512;
+/// As many fields as most heads have.
+const LINES: usize = 24;
 
 /// A part of a block.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,20 +48,27 @@ struct Line {
     end: u32,
 }
 
-/// Fields, and the bytes that they and the start of their head are parts of.
+/// Fields, and the bytes that they and the start of their head are parts of. What owns one is [`Fields`].
 #[derive(Debug, Clone, Default)]
-pub(super) struct Fields {
+pub(super) struct Section {
     block: Vec<u8>,
     lines: Vec<Line>,
     present: Names,
 }
 
-impl Fields {
-    /// No fields yet, in a block that begins with `head`.
-    pub(super) fn over(head: &[u8]) -> Self {
-        let mut block = Vec::with_capacity(head.len() + ROOM);
-        block.extend_from_slice(head);
-        Self { block, lines: Vec::with_capacity(24), present: Names::default() }
+impl Section {
+    /// Makes it one of no fields yet, in a block that begins with `head`.
+    fn begin(&mut self, head: &[u8]) {
+        self.block.reserve(head.len() + ROOM);
+        self.block.extend_from_slice(head);
+        self.lines.reserve(LINES);
+    }
+
+    /// Takes all away but the room for more.
+    fn clear(&mut self) {
+        self.block.clear();
+        self.lines.clear();
+        self.present = Names::default();
     }
 
     /// Takes a line of the block for a field. It ends with its line break at `end`.
@@ -248,8 +260,44 @@ impl HeaderFields for Fields {
 
 /// Whether a field may have this value: no control bytes but the tab (RFC 9110 section 5.5).
 pub(super) fn is_value(value: &[u8]) -> bool {
-    // Without a way out in the middle, so that many bytes are looked at together.
-    !value.iter().fold(false, |bad, &byte| bad | (byte < b' ' && byte != b'\t') | (byte == 0x7f))
+    value_length(value) == value.len()
+}
+
+/// How many bytes at the beginning may be of one value.
+///
+/// Eight are looked at together: values are short, so there is nothing to win with more, and much with less than one look at
+/// each byte.
+pub(super) fn value_length(bytes: &[u8]) -> usize {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (place, word) in words.iter().enumerate() {
+        if let Some(found) = first_control(*word) {
+            return 8 * place + found;
+        }
+    }
+    let mut last = [b' '; 8];
+    last[..rest.len()].copy_from_slice(rest);
+    8 * words.len() + first_control(last).unwrap_or(rest.len())
+}
+
+/// Where the first of these is that is a control byte and no tab.
+fn first_control(bytes: [u8; 8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let word = u64::from_le_bytes(bytes);
+    let delete = word ^ (0x7f * ONES);
+    // The high bit of a byte is set where it was less than what is taken from it, and perhaps where one below it borrowed:
+    // the lowest one that is set is true (Bit Twiddling Hacks, "Determine if a word has a byte less than n").
+    let below = word.wrapping_sub(0x20 * ONES) & !word;
+    let deleted = delete.wrapping_sub(ONES) & !delete;
+    let found = (below | deleted) & (0x80 * ONES);
+    if found == 0 {
+        return None;
+    }
+    let first = found.trailing_zeros() as usize / 8;
+    if bytes[first] != b'\t' {
+        return Some(first);
+    }
+    // A tab is rare enough to be looked past one byte at a time.
+    bytes.iter().position(|&byte| (byte < b' ' && byte != b'\t') || byte == 0x7f)
 }
 
 #[cfg(test)]
@@ -297,6 +345,21 @@ mod tests {
         assert_eq!(fields.said("x-one"), Said::Several);
         assert_eq!(fields.said("CONNECTIO"), Said::Nothing);
         assert_eq!(fields.get(Name::Host), None);
+    }
+
+    #[test]
+    fn a_value_ends_at_its_first_control_byte_wherever_it_stands() {
+        for control in (0..=u8::MAX).filter(|byte| byte.is_ascii_control() && *byte != b'\t') {
+            for length in 0..20 {
+                for filling in [b"a", b"\t", b" ", b"~", b"\x80", b"\xff"] {
+                    let mut bytes = filling.repeat(20);
+                    assert_eq!(value_length(&bytes[..length]), length);
+                    bytes[length] = control;
+                    bytes[19] = control;
+                    assert_eq!(value_length(&bytes), length, "{control:#x} behind {filling:?}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use std::{
 use gateway_proto::ReplicaKey;
 
 use super::{request_id::RequestId, response_body::UpstreamBody};
-use crate::table::Replica;
+use crate::{routing::Tick, table::Replica};
 
 /// A worker's attempts under way. There are never more places than there were attempts at once.
 #[derive(Debug, Default)]
@@ -37,21 +37,28 @@ struct Places {
 
 #[derive(Debug)]
 enum Place {
-    Free { next: Option<usize> },
-    Taken { waker: Option<Waker>, body: Weak<RefCell<UpstreamBody>> },
+    Free {
+        next: Option<usize>,
+    },
+    Taken {
+        /// From when on it is to be woken again and again.
+        due: Tick,
+        waker: Option<Waker>,
+        body: Weak<RefCell<UpstreamBody>>,
+    },
 }
 
 impl Flights {
     /// Takes a place for an attempt that begins. It has to be left by [`Flights::end`].
     pub(super) fn begin(&self, request_id: &RequestId) -> usize {
         let mut places = self.places.borrow_mut();
-        let taken = Place::Taken { waker: None, body: Weak::new() };
+        let taken = Place::Taken { due: Tick::NEVER, waker: None, body: Weak::new() };
         let Some(index) = places.free else {
             places.all.push(taken);
-            self.request_ids.borrow_mut().push(*request_id);
+            self.request_ids.borrow_mut().push(request_id.clone());
             return places.all.len() - 1;
         };
-        self.request_ids.borrow_mut()[index] = *request_id;
+        self.request_ids.borrow_mut()[index].clone_from(request_id);
         if let Place::Free { next } = std::mem::replace(&mut places.all[index], taken) {
             places.free = next;
         }
@@ -60,7 +67,7 @@ impl Flights {
 
     /// The id of the request whose attempt has this place.
     pub(super) fn request_id(&self, place: usize) -> RequestId {
-        self.request_ids.borrow()[place]
+        self.request_ids.borrow()[place].clone()
     }
 
     /// The attempt is over.
@@ -70,12 +77,26 @@ impl Flights {
         places.all[place] = Place::Free { next };
     }
 
-    /// Remembers whom to wake: to be called whenever the attempt's task is about to wait.
-    pub(super) fn waits(&self, place: usize, by: &Waker) {
-        if let Place::Taken { waker, .. } = &mut self.places.borrow_mut().all[place]
-            && !waker.as_ref().is_some_and(|waker| waker.will_wake(by))
-        {
-            *waker = Some(by.clone());
+    /// Remembers whom to wake: to be called whenever the attempt's task is about to wait. It is woken at a look at all places
+    /// from `until` on, too.
+    pub(super) fn waits(&self, place: usize, until: Tick, by: &Waker) {
+        if let Place::Taken { due, waker, .. } = &mut self.places.borrow_mut().all[place] {
+            *due = until;
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(by)) {
+                *waker = Some(by.clone());
+            }
+        }
+    }
+
+    /// Wakes those who wait until `now` or less.
+    pub(super) fn wake_due(&self, now: Tick) {
+        for place in &mut self.places.borrow_mut().all {
+            if let Place::Taken { due, waker, .. } = place
+                && *due <= now
+            {
+                *due = Tick::NEVER;
+                waker.iter().for_each(Waker::wake_by_ref);
+            }
         }
     }
 
@@ -101,7 +122,7 @@ impl Flights {
         }
         let mut streaming = Vec::new();
         for place in &self.places.borrow().all {
-            if let Place::Taken { waker, body } = place {
+            if let Place::Taken { waker, body, .. } = place {
                 streaming.extend(body.upgrade());
                 // Who waits for something else finds that nothing has changed.
                 waker.iter().for_each(Waker::wake_by_ref);

@@ -51,10 +51,11 @@ use crate::{
         Fault, Outcome, Tick,
         retry::{Stop, Verdict, may_repeat},
     },
-    table::{FallbackKind, Replica, RequestOutcome, Service},
+    table::{AttemptPolicy, FallbackKind, Replica, RequestOutcome},
     traces::Event,
 };
 use exchange::Tried;
+use gateway_proto::policy::Retry;
 use gateway_runtime::panics::caught;
 use hedge::Raced;
 use http::StatusCode;
@@ -135,10 +136,12 @@ async fn answer(
             return refused(&error, reply_to, &worker, service);
         }
     };
-    let (rules, timeout) = {
+    // Taken together, because each look at the policy costs as much as a pick.
+    let (rules, policy, has_key) = {
         let policy = service.policy();
-        (policy.request, policy.timeout)
+        (policy.request, AttemptPolicy::from(&*policy), affinity::has_key(&policy.balancing))
     };
+    let timeout = policy.timeout;
     if let Err(error) = check_policy(&rules, &head, length) {
         return refused(&error, reply_to, &worker, service);
     }
@@ -196,12 +199,15 @@ async fn answer(
     }
     let service = admitted.stay;
     // By the fields as every version of HTTP has them by now: with a Host, and with one Cookie.
-    let key = affinity::key(&service.policy().balancing, &head.fields, claimed.unwrap_or(client.ip()));
+    let key = match has_key {
+        true => affinity::key(&service.policy().balancing, &head.fields, claimed.unwrap_or(client.ip())),
+        false => None,
+    };
     frame(&mut head.fields, length);
     if let Some(upgrade) = &upgrade {
         upgrade.ask(&mut head.fields);
     }
-    let is_idempotent = repeats(&service, &head);
+    let is_idempotent = repeats(&policy.retry, &head);
     let may_replay = is_idempotent || is_held || caller == Caller::Grpc || service.may_decline();
     let source = RequestSource::new(
         body,
@@ -215,7 +221,8 @@ async fn answer(
         source.count_in(trail.received());
     }
     if is_held
-        && let Err(failure) = source.hold(timeout.stream_idle, timeout.stream_idle.max(timeout.request)).await
+        && let Err(failure) =
+            Box::pin(source.hold(timeout.stream_idle, timeout.stream_idle.max(timeout.request))).await
     {
         let error = match failure {
             NotHeld::Stalled => stalled(&worker, &source),
@@ -233,6 +240,7 @@ async fn answer(
         worker,
         client,
         service,
+        policy,
         expects_continue: headers::expects_continue(&head.fields),
         head,
         length,
@@ -260,9 +268,9 @@ async fn answer(
 }
 
 /// Whether a service lets a request be sent twice, in its head's words.
-fn repeats(service: &Service, head: &RequestHead) -> bool {
+fn repeats(retry: &Retry, head: &RequestHead) -> bool {
     let has_key = || head.fields.get_all_named(IDEMPOTENCY_KEY).any(|key| !key.is_empty());
-    may_repeat(&head.method, has_key, &service.policy().retry)
+    may_repeat(&head.method, has_key, retry)
 }
 
 /// The answer to a request that no replica was asked for.
@@ -298,6 +306,7 @@ struct Journey<'a> {
     worker: Rc<Worker>,
     client: Rc<Client>,
     service: Stay,
+    policy: AttemptPolicy,
     /// As replicas get it.
     head: RequestHead,
     /// Of its body.
@@ -357,9 +366,12 @@ impl Journey<'_> {
     async fn run(&mut self) -> Answer {
         let result = self.ask().await.and_then(|answer| self.check_switch(answer));
         self.count_retries(0, &result);
-        let (falls_back, keeps) = {
-            let policy = self.service.policy();
-            (self.may_fall_back(&result, &policy.fallback), !policy.fallback.stale_max_age.is_zero())
+        let (falls_back, keeps) = match self.service.has_fallback() {
+            true => {
+                let fallback = self.service.policy().fallback;
+                (self.may_fall_back(&result, &fallback), !fallback.stale_max_age.is_zero())
+            }
+            false => (false, false),
         };
         if keeps && !falls_back {
             self.keep(&result);
@@ -439,21 +451,21 @@ impl Journey<'_> {
     /// Asks replicas until one answers well, or no other may be asked.
     async fn ask(&mut self) -> Ending {
         loop {
-            let (attempt, policy) = match self.begin().await {
+            let attempt = match self.begin().await {
                 Ok(begun) => begun,
                 Err(none) => return self.give_up(none),
             };
             self.tell_time();
-            let tried = if self.may_hedge(&policy, &attempt) {
+            let tried = if self.may_hedge(&attempt) {
                 // Boxed, so that requests which do not hedge hold no room for it.
-                let Raced { tried, failed } = Box::pin(self.race(attempt, &policy)).await;
+                let Raced { tried, failed } = Box::pin(self.race(attempt)).await;
                 for (replica, proof, ended) in failed {
                     self.was_pushed_back |= self.failed(replica, proof, ended).is_some();
                 }
                 tried
             } else {
                 let number = self.begun(&attempt);
-                let tried = self.try_once(attempt, &policy, number).await;
+                let tried = self.try_once(attempt, number).await;
                 self.ended(number, tried.outcome());
                 tried
             };
@@ -478,13 +490,14 @@ impl Journey<'_> {
                 Tried::Unsendable(why) => return Err(GatewayError::BadRequest(why)),
                 Tried::Failed { replica, proof, ended } => {
                     let pushback = self.failed(replica, proof, ended);
-                    let verdict = self.verdict(proof, pushback, &policy);
+                    let verdict = self.verdict(proof, pushback);
                     self.was_pushed_back |= pushback.is_some();
                     match verdict {
                         Verdict::Retry { after, counted } => {
                             self.note(|| Event::Retried(after));
                             self.retries += u8::from(counted);
                             pause(after).await;
+                            self.policy = AttemptPolicy::from(&*self.service.policy());
                         }
                         Verdict::Stop(stop) => {
                             tracing::debug!(service = %self.service.name(), %stop, "no other attempt");
@@ -582,7 +595,8 @@ impl Ended {
 
 async fn pause(time: Duration) {
     if !time.is_zero() {
-        tokio::time::sleep(time).await;
+        // Boxed, so that requests which do not pause hold no timer.
+        Box::pin(tokio::time::sleep(time)).await;
     }
 }
 

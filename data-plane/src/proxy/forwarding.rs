@@ -10,7 +10,7 @@ use gateway_proto::{Networks, token::is_token_byte};
 use super::{
     field_name::{Name, Names},
     fields::{Fields, Span},
-    h1::is_host,
+    h1::{is_host, number},
     head::RequestHead,
 };
 
@@ -160,8 +160,7 @@ fn is_scheme(scheme: &[u8]) -> bool {
 }
 
 fn is_port(port: &[u8]) -> bool {
-    let number = str::from_utf8(port).ok().and_then(|text| text.parse::<u16>().ok());
-    number.is_some_and(|number| number > 0) && port[0].is_ascii_digit() && port[0] != b'0'
+    matches!(number(port), Some(1..=65535)) && port[0] != b'0'
 }
 
 /// Whether this is the beginning of a path, and of nothing that a browser takes for another host.

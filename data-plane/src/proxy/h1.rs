@@ -26,7 +26,7 @@ mod write;
 use super::head::RequestHead;
 
 pub(super) use client::{Connection as ClientConnection, Failure, Outgoing};
-pub(super) use framing::Length;
+pub(super) use framing::{Length, number};
 pub(super) use inbound::RequestReader;
 pub use limits::HeadLimits;
 pub(super) use limits::MAX_METHOD;

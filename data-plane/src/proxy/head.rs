@@ -1,6 +1,7 @@
 //! Heads of requests and responses as the pipeline reads and changes them, whichever protocol they came by.
 
 use http::{Method, StatusCode, Version};
+use memchr::memchr;
 
 use super::fields::{Fields, Span};
 use crate::routes::Rewrite;
@@ -46,10 +47,15 @@ impl RequestHead {
         text(&self.fields, self.target)
     }
 
+    /// As [`RequestHead::target`], as it is written.
+    pub(super) fn target_bytes(&self) -> &[u8] {
+        self.fields.text(self.target)
+    }
+
     /// The target up to its query.
     pub(super) fn path(&self) -> &str {
         let target = self.target();
-        &target[..target.find('?').unwrap_or(target.len())]
+        &target[..memchr(b'?', target.as_bytes()).unwrap_or(target.len())]
     }
 
     /// The one host that the request names, with its port if it has one. Empty or absent if it names none.
@@ -68,7 +74,11 @@ impl RequestHead {
     /// When the target is not as long as what is cut off it, or cut in the middle of a character.
     pub(super) fn rewrite_target(&mut self, rewrite: Rewrite<'_>) -> Option<Span> {
         let Rewrite { stripped, prefix } = rewrite;
-        assert!(self.target().is_char_boundary(stripped), "what is cut off a target is a part of it");
+        let is_inside = |byte: &u8| (0x80..0xc0).contains(byte);
+        assert!(
+            !self.target_bytes()[stripped..].first().is_some_and(is_inside),
+            "what is cut off a target is a part of it"
+        );
         let range = self.target.range();
         let rest = Span::new(range.start + stripped..range.end);
         self.target = if prefix.is_empty() { rest } else { self.fields.store_copy(prefix.as_bytes(), rest) };

@@ -133,13 +133,13 @@ fn strip_hop_by_hop(fields: &mut Fields) {
         option.eq_ignore_ascii_case(b"close")
             || known.is_some_and(|name| HOP_BY_HOP.contains(name) || NOT_TO_BE_NAMED.contains(name))
     };
-    // A set, because both lists come from outside.
-    let named: HashSet<Vec<u8>> = fields
-        .list(Name::Connection)
-        .filter(|option| !is_plain(option))
-        .map(<[u8]>::to_ascii_lowercase)
-        .collect();
-    if !named.is_empty() {
+    if fields.list(Name::Connection).any(|option| !is_plain(option)) {
+        // A set, because both lists come from outside.
+        let named: HashSet<Vec<u8>> = fields
+            .list(Name::Connection)
+            .filter(|option| !is_plain(option))
+            .map(<[u8]>::to_ascii_lowercase)
+            .collect();
         fields.retain(|name| !named.contains(&name.to_ascii_lowercase()));
     }
     fields.remove(HOP_BY_HOP);
@@ -168,7 +168,8 @@ pub(super) fn strip_own(fields: &mut Fields) {
 pub(super) fn join_cookies(fields: &mut Fields) {
     if fields.get_all(Name::Cookie).nth(1).is_some() {
         let parts: Vec<&[u8]> = fields.get_all(Name::Cookie).collect();
-        fields.set(Name::Cookie, &parts.join(&b"; "[..]));
+        let joined = parts.join(&b"; "[..]);
+        fields.set(Name::Cookie, &joined);
     }
 }
 

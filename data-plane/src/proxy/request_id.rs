@@ -1,15 +1,21 @@
 //! The id under which a request is known everywhere.
 
+use std::rc::Rc;
+
 use super::{field_name::Name, fields::Fields};
 
 /// Longest id taken over from a client.
 const MAX_LENGTH: usize = 128;
 
-/// Visible ASCII, 1 to 128 of it. Kept in place, because every request has one.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct RequestId {
-    length: u8,
-    bytes: [u8; MAX_LENGTH],
+/// Visible ASCII, 1 to 128 of it.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct RequestId(Text);
+
+#[derive(Clone, PartialEq, Eq)]
+enum Text {
+    /// One that is made here. Kept in place, because nearly every request has one.
+    New([u8; 32]),
+    Given(Rc<[u8]>),
 }
 
 impl RequestId {
@@ -21,23 +27,24 @@ impl RequestId {
 
     /// A new one, of 32 hexadecimal digits.
     pub(super) fn new(number: u128) -> Self {
-        let mut bytes = [0; MAX_LENGTH];
-        for (place, byte) in bytes[..32].iter_mut().enumerate() {
-            let digit = (number >> (4 * (31 - place))) as usize & 15;
-            *byte = b"0123456789abcdef"[digit];
+        let mut text = [0; 32];
+        for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(number.to_be_bytes()) {
+            let digit = |half: u8| b"0123456789abcdef"[usize::from(half & 15)];
+            *pair = [digit(byte >> 4), digit(byte)];
         }
-        Self { length: 32, bytes }
+        Self(Text::New(text))
     }
 
     fn sane(value: &[u8]) -> Option<Self> {
-        let is_sane = !value.is_empty() && value.iter().all(u8::is_ascii_graphic);
-        let mut bytes = [0; MAX_LENGTH];
-        bytes.get_mut(..value.len()).filter(|_| is_sane)?.copy_from_slice(value);
-        Some(Self { length: value.len() as u8, bytes })
+        let is_sane = (1..=MAX_LENGTH).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic);
+        is_sane.then(|| Self(Text::Given(value.into())))
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.length)]
+        match &self.0 {
+            Text::New(text) => text,
+            Text::Given(text) => text,
+        }
     }
 
     pub(super) fn as_str(&self) -> &str {

@@ -176,16 +176,16 @@ impl UpstreamBody {
     }
 
     /// Settles the attempt at once when there is nothing (more) to come.
-    pub(super) fn settle_if_ended(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn settle_if_ended(&mut self) {
         if self.open.as_ref().is_some_and(|(link, _)| link.is_end_stream()) {
-            self.finish(cx);
+            self.finish();
         }
     }
 
-    fn finish(&mut self, cx: &mut Context<'_>) {
+    fn finish(&mut self) {
         self.has_ended = true;
         if let Some((link, attempt)) = self.open.take() {
-            attempt.finished(link, cx);
+            attempt.finished(link);
         }
     }
 
@@ -295,7 +295,7 @@ impl UpstreamBody {
                 if let Some(call) = self.call {
                     self.follow_call(call, &frame);
                 }
-                self.settle_if_ended(cx);
+                self.settle_if_ended();
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(Some(Err(error))) => {
@@ -303,7 +303,7 @@ impl UpstreamBody {
                 Poll::Ready(Some(Err(BodyError::Upstream(error))))
             }
             Poll::Ready(None) => {
-                self.finish(cx);
+                self.finish();
                 Poll::Ready(None)
             }
             Poll::Pending => {

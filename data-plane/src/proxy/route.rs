@@ -1,5 +1,7 @@
 //! Which service a request is for, and under which path the service sees it.
 
+use memchr::{memchr, memrchr};
+
 /// Host suffix that always works, without any configuration of names: browsers and curl resolve it to loopback.
 const LOCALHOST: &str = "localhost";
 
@@ -17,18 +19,20 @@ pub(super) fn route<'a>(host: Option<&'a str>, path: &'a str, domain: Option<&st
     if let Some(service) = host.and_then(|host| service_of_host(host, domain)) {
         return Some(Route { service, is_by_path: false });
     }
-    let segment = path.strip_prefix('/')?.split('/').next()?;
+    let segments = path.strip_prefix('/')?;
+    let segment = &segments[..memchr(b'/', segments.as_bytes()).unwrap_or(segments.len())];
     (!segment.is_empty()).then_some(Route { service: segment, is_by_path: true })
 }
 
 /// The first label of a host below one of our suffixes. Host names know no case, service names are lower case;
 /// a name in capitals simply is not found.
 fn service_of_host<'a>(host: &'a str, domain: Option<&str>) -> Option<&'a str> {
-    let name = match host.rsplit_once(':') {
-        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+    let name = match memrchr(b':', host.as_bytes()) {
+        Some(colon) if host[colon + 1..].bytes().all(|b| b.is_ascii_digit()) => &host[..colon],
         _ => host,
     };
-    let (service, suffix) = name.split_once('.')?;
+    let dot = memchr(b'.', name.as_bytes())?;
+    let (service, suffix) = (&name[..dot], &name[dot + 1..]);
     let is_ours = suffix.eq_ignore_ascii_case(LOCALHOST)
         || domain.is_some_and(|domain| suffix.eq_ignore_ascii_case(domain));
     (is_ours && !service.is_empty()).then_some(service)

@@ -125,7 +125,7 @@ impl Trail {
         let is_told = worker.access_log().is_some() || traced.is_some();
         let has_query = worker.access_log().is_some_and(AccessLog::has_query);
         let asked = is_told.then(|| Asked::of(head, has_query));
-        let mut trail = Self::new(worker, client, asked, claimed, *request_id);
+        let mut trail = Self::new(worker, client, asked, claimed, request_id.clone());
         trail.traced = traced;
         Some(trail)
     }
@@ -323,7 +323,7 @@ pub(super) fn of_unreadable<B>(
     if worker.access_log().is_none() {
         return answer;
     }
-    let trail = Trail::new(worker, client, None, None, *request_id);
+    let trail = Trail::new(worker, client, None, None, request_id.clone());
     trail.answered(&answer);
     Answer { trail: Some(trail), ..answer }
 }

@@ -5,6 +5,7 @@ use std::{
     future::poll_fn,
     io,
     net::{IpAddr, SocketAddr},
+    pin::Pin,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
@@ -90,6 +91,8 @@ pub(super) struct Worker {
     via: Via,
     table: Arc<Table>,
     clock: Clock,
+    /// The time of the poll under way, see [`Worker::timed`].
+    tick: Cell<Tick>,
     buffers: Rc<Buffers>,
     pool: Pool,
     flights: Flights,
@@ -122,6 +125,7 @@ impl Worker {
             via: Via::new(&config.node_id),
             table,
             clock,
+            tick: Cell::new(clock.now()),
             pool: Pool::new(Rc::clone(&buffers), limits, Arc::clone(&config.upstream_tls), clock),
             replay_memory: ReplayMemory::new(limits.replay_memory / workers, limits.replay_bytes),
             stale: Rc::new(RefCell::new(StaleAnswers::new(limits.stale_memory / workers))),
@@ -221,8 +225,19 @@ impl Worker {
         self.config.debug_headers
     }
 
+    /// When the poll under way began: a request asks for the time ten times while it is polled twice, and reading the clock
+    /// takes as long as picking a replica. Whatever asks runs in a task that is [`Worker::timed`].
     pub(super) fn now(&self) -> Tick {
-        self.clock.now()
+        self.tick.get()
+    }
+
+    fn read_clock(&self) {
+        self.tick.set(self.clock.now());
+    }
+
+    /// `future`, each poll of which has its own time.
+    pub(super) fn timed<F: Future>(self: &Rc<Self>, future: F) -> Timed<F> {
+        Timed { worker: Rc::clone(self), future }
     }
 
     pub(super) fn clock(&self) -> Clock {
@@ -297,9 +312,30 @@ impl Worker {
     }
 
     fn begin_drain(&self) {
+        self.read_clock();
         self.drains_since.set(Some(self.now()));
         self.drain.begin();
         self.deadlines.wake_all();
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A future of a worker's task, for each poll of which the clock is read once.
+    #[derive(Debug)]
+    pub(super) struct Timed<F> {
+        worker: Rc<Worker>,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Timed<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        this.worker.read_clock();
+        this.future.poll(cx)
     }
 }
 
@@ -308,14 +344,14 @@ impl Worker {
 pub(super) async fn run(worker: Rc<Worker>, listeners: Vec<Listener>, max_connections: usize, leave: Leave) {
     let connections = TaskTracker::new();
     let keeper = Rc::clone(&worker);
-    let sweeper = tokio::task::spawn_local(async move {
+    let sweeper = tokio::task::spawn_local(worker.timed(async move {
         persist("sweep", || sweep(&keeper), |notice| keeper.panicked(notice.task)).await;
-    });
+    }));
     let keeper = Rc::clone(&worker);
-    let drainer = tokio::task::spawn_local(async move {
+    let drainer = tokio::task::spawn_local(worker.timed(async move {
         let follow = || drain::follow(&keeper, keeper.table.follow_drains(keeper.index));
         persist("drains", follow, |notice| keeper.panicked(notice.task)).await;
-    });
+    }));
     let places = Arc::new(Semaphore::new(max_connections.min(Semaphore::MAX_PERMITS)));
     tokio::select! {
         () = accept(&worker, &listeners, &places, &connections, forward) => {}
@@ -447,15 +483,15 @@ fn begin<F, B>(
         Err(reason) => return worker.refused(reason),
     };
     downstream::prepare(&stream, worker.limits());
-    let (worker, tls) = (Rc::clone(worker), tls.cloned());
+    let (serving, tls) = (Rc::clone(worker), tls.cloned());
     let active = ActiveConnection::begin(&worker.active);
-    connections.spawn_local(async move {
-        let serving = downstream::serve(&worker, stream, address, tls.as_ref(), answered);
-        if caught(serving).await.is_err() {
-            worker.panicked("connection");
+    connections.spawn_local(worker.timed(async move {
+        let served = downstream::serve(&serving, stream, address, tls.as_ref(), answered);
+        if caught(served).await.is_err() {
+            serving.panicked("connection");
         }
         drop((place, seat, active));
-    });
+    }));
 }
 
 async fn sweep(worker: &Worker) {
@@ -465,6 +501,7 @@ async fn sweep(worker: &Worker) {
             interval.tick().await;
             worker.active.looks(worker.now());
             worker.deadlines.wake_due(worker.now());
+            worker.flights.wake_due(worker.now().plus(deadlines::AHEAD));
         }
         worker.pool.sweep(worker.now());
         close_to_the_resting(worker);

@@ -7,7 +7,8 @@ use gateway_proto::{Policy, policy};
 
 use super::view::View;
 
-/// What attempts go by in a policy. They outlive it, and it is large.
+/// What attempts go by in a policy: that of when the request came, or, for another attempt, of when the one before had failed.
+/// They outlive it, and it is large.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttemptPolicy {
     /// How long things may take.

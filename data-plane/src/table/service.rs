@@ -30,7 +30,7 @@ use super::{
     latency::{Buckets, Latencies},
     measures::latencies,
     outlets::Outlets,
-    policy::{AttemptPolicy, PolicyInForce},
+    policy::PolicyInForce,
     replica::{Failure, Order, Replica},
     spec::{ReplicaSpec, ServiceSpec},
     transition::Transition,
@@ -51,8 +51,6 @@ pub struct Picked {
     pub replica: Arc<Replica>,
     /// Goes back by [`Service::settle`] exactly once, whatever becomes of the attempt.
     pub permit: Permit,
-    /// Of the policy of the moment, what this attempt goes by.
-    pub policy: AttemptPolicy,
 }
 
 /// A service of the routing table.
@@ -82,6 +80,8 @@ pub struct Service {
     compared_until: AtomicU64,
     /// Whether a replica speaks more than HTTP/1.1.
     may_decline: AtomicBool,
+    /// Whether the policy has something for requests that nobody answers well.
+    has_fallback: AtomicBool,
     pub(super) outlets: Arc<Outlets>,
     pub(super) workers: usize,
     /// Where this data plane is.
@@ -135,6 +135,7 @@ impl Service {
             injections: Injections::default(),
             compared_until: AtomicU64::new(0),
             may_decline: AtomicBool::new(false),
+            has_fallback: AtomicBool::new(false),
             outlets,
             workers,
             here,
@@ -209,6 +210,11 @@ impl Service {
     /// for that.
     pub fn may_decline(&self) -> bool {
         self.may_decline.load(Relaxed)
+    }
+
+    /// Whether its policy has something for requests that nobody answers well, as few have: less than a look at the policy.
+    pub fn has_fallback(&self) -> bool {
+        self.has_fallback.load(Relaxed)
     }
 
     /// Whether, and how far, too few replicas of the tier in use let traffic through.
@@ -289,16 +295,16 @@ impl Service {
         }
         let choice = view.pick(now, tried, draw, || self.inflight.read())?;
         self.begin(worker, choice.0, tried);
-        Ok(self.picked(choice, (&view.policy).into(), now))
+        Ok(self.picked(choice, now))
     }
 
     #[inline]
-    pub(super) fn picked(&self, choice: Choice<'_>, policy: AttemptPolicy, now: Tick) -> Picked {
+    pub(super) fn picked(&self, choice: Choice<'_>, now: Tick) -> Picked {
         let (replica, permit, change) = choice;
         if let Some(change) = change {
             self.changed(replica, change, None, now);
         }
-        Picked { replica: Arc::clone(replica), permit, policy }
+        Picked { replica: Arc::clone(replica), permit }
     }
 
     #[inline]
@@ -550,6 +556,7 @@ impl Service {
             let service = self.name.clone();
             self.outlets.fail_opens.push(FailOpenChange { service, at: now, began: view.fails_open() });
         }
+        self.has_fallback.store(view.policy.fallback.is_any(), Relaxed);
         let is_limited = view.is_limited;
         if is_limited {
             self.is_limited.store(true, SeqCst);

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use data_plane::{
     routing::{Draw, Fault, Outcome, State, Tick, balancing::hash, judge, retry::Proof},
-    table::{Picked, ReplicaSpec, Service, Unavailable},
+    table::{AttemptPolicy, Picked, ReplicaSpec, Service, Unavailable},
 };
 use gateway_proto::{Priority, ReplicaId, ReplicaKey, ServiceName, Weight, policy::Balancing};
 use http::StatusCode;
@@ -78,7 +78,7 @@ impl Node {
             policy: &rules,
         };
         let open_tier = open_tier(&self.snapshot, &self.breakers, service.name(), &env.plan.policy.breaker);
-        let Picked { replica, permit, policy } = match picked {
+        let Picked { replica, permit } = match picked {
             Ok(picked) => picked,
             Err(unavailable) => {
                 if is_current {
@@ -97,6 +97,7 @@ impl Node {
                 return self.finished(env, id, false);
             }
         };
+        let policy = AttemptPolicy::from(&*service.policy());
         request.attempts += 1;
         note!(env, "node {}: request {id} attempt {} -> {}", self.number, request.attempts, replica.key());
         picks.picked(&replica, permit.is_probe())?;

@@ -6,7 +6,7 @@ use super::{Ended, Ending, Journey, place::NoAttempt};
 use crate::{
     proxy::{errors::GatewayError, pushback, trail::Trail},
     routing::retry::{Progress, Proof, Pushback, RequestFacts, Stop, Verdict, decide},
-    table::{AttemptPolicy, Replica, Unavailable},
+    table::{Replica, Unavailable},
 };
 
 impl Journey<'_> {
@@ -38,12 +38,7 @@ impl Journey<'_> {
         }
     }
 
-    pub(super) fn verdict(
-        &self,
-        proof: Proof,
-        pushback: Option<Pushback>,
-        policy: &AttemptPolicy,
-    ) -> Verdict {
+    pub(super) fn verdict(&self, proof: Proof, pushback: Option<Pushback>) -> Verdict {
         if self.hints.retries == Some(0) {
             return Verdict::Stop(Stop::RetriesUsed);
         }
@@ -56,8 +51,8 @@ impl Journey<'_> {
             pushback,
             was_pushed_back: self.was_pushed_back,
         };
-        let budget = || self.service.budget().try_retry(now, policy.retry.budget_ratio);
-        let mut retry = policy.retry;
+        let budget = || self.service.budget().try_retry(now, self.policy.retry.budget_ratio);
+        let mut retry = self.policy.retry;
         if let Some(retries) = self.hints.retries {
             retry.max_retry_count = retry.max_retry_count.min(retries);
         }

@@ -3,7 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     future::{Future, poll_fn},
-    pin::pin,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
     task::Poll,
@@ -12,12 +12,14 @@ use std::{
 
 use bytes::Bytes;
 use http::StatusCode;
+use tokio::time::{Sleep, sleep_until};
 
 use super::{Ended, Journey};
 use crate::{
     access_log as logged,
     proxy::{
         attempt::Attempt,
+        deadlines::AHEAD,
         field_name::Name,
         h1::Outgoing,
         head::ResponseHead,
@@ -29,7 +31,7 @@ use crate::{
         upstream::{ConnectFailure, Link, SendFailure},
     },
     routing::{Fault, Outcome, Tick, UNAVAILABLE, judge, retry::Proof},
-    table::{AttemptPolicy, Replica},
+    table::Replica,
 };
 
 /// What became of one attempt.
@@ -98,16 +100,14 @@ impl Tried {
 
 impl Journey<'_> {
     /// One attempt, the `number`th, within its own time, the request's, and the replica's.
-    pub(super) async fn try_once(&self, attempt: Attempt, policy: &AttemptPolicy, number: usize) -> Tried {
+    pub(super) async fn try_once(&self, attempt: Attempt, number: usize) -> Tried {
         let (began, place, replica) = (attempt.began(), attempt.place(), Arc::clone(attempt.replica()));
         let flights = self.worker.flights();
         let is_sent = Cell::new(false);
         let mut attempt = Some(attempt);
         let result = {
-            let mut exchange = pin!(self.exchange(&mut attempt, &replica, &is_sent, policy, number));
-            let mut timer = pin!(tokio::time::sleep_until(
-                self.worker.instant(self.limit(began, policy, number).0).into()
-            ));
+            let mut exchange = pin!(self.exchange(&mut attempt, &replica, &is_sent, number));
+            let mut timer: Option<Pin<Box<Sleep>>> = None;
             poll_fn(|cx| {
                 if let Poll::Ready(tried) = exchange.as_mut().poll(cx) {
                     return Poll::Ready(Ok(tried));
@@ -115,10 +115,14 @@ impl Journey<'_> {
                 if flights.is_cut(&replica) {
                     return Poll::Ready(Err(Late::Drain));
                 }
-                flights.waits(place, cx.waker());
                 // The body may have moved in there, which gives it more time, or ended, which gives it less.
-                let (limit, late) = self.limit(began, policy, number);
+                let (limit, late) = self.limit(began, number);
+                flights.waits(place, limit, cx.waker());
+                if limit.since(self.worker.now()) > AHEAD {
+                    return Poll::Pending;
+                }
                 let limit = self.worker.instant(limit).into();
+                let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(limit)));
                 if timer.deadline() != limit {
                     timer.as_mut().reset(limit);
                 }
@@ -150,14 +154,14 @@ impl Journey<'_> {
         attempt: &mut Option<Attempt>,
         replica: &Arc<Replica>,
         is_sent: &Cell<bool>,
-        policy: &AttemptPolicy,
         number: usize,
     ) -> Tried {
         let (link, head) = loop {
-            let (pool, endpoint, limit) = (self.worker.pool(), replica.endpoint(), policy.timeout.connect);
+            let (pool, endpoint, limit) =
+                (self.worker.pool(), replica.endpoint(), self.policy.timeout.connect);
             let linked = match self.upgrade {
                 None => pool.link(endpoint, limit).await,
-                Some(_) => pool.switching_link(endpoint, limit).await,
+                Some(_) => Box::pin(pool.switching_link(endpoint, limit)).await,
             };
             let mut link = match linked {
                 Ok(link) => link,
@@ -168,8 +172,8 @@ impl Journey<'_> {
                 Err(ConnectFailure::Full) => return unblamed(attempt, replica, Proof::Unsent, Ended::Full),
                 Err(ConnectFailure::Exhausted) => return Tried::Exhausted,
             };
-            let sent = link
-                .send(self.outgoing(policy, number), replica.endpoint(), is_sent, |head| self.pass_on(head));
+            let sent =
+                link.send(self.outgoing(number), replica.endpoint(), is_sent, |head| self.pass_on(head));
             match sent.await {
                 Ok(head) => break (link, head),
                 // The replica closed an idle connection: it has not seen the request, and is not to blame.
@@ -193,21 +197,15 @@ impl Journey<'_> {
             }
         };
         match attempt.take() {
-            Some(attempt) => self.receive(attempt, link, head, policy).await,
+            Some(attempt) => self.receive(attempt, link, head).await,
             None => Tried::OutOfTime,
         }
     }
 
     /// Judges a response head, and lets its body stream.
-    async fn receive(
-        &self,
-        mut attempt: Attempt,
-        link: Link,
-        mut head: ResponseHead,
-        policy: &AttemptPolicy,
-    ) -> Tried {
+    async fn receive(&self, mut attempt: Attempt, link: Link, mut head: ResponseHead) -> Tried {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return self.switch(attempt, link, head, policy);
+            return self.switch(attempt, link, head);
         }
         let outcome = self.judged(&head);
         let replica = Arc::clone(attempt.replica());
@@ -216,13 +214,9 @@ impl Journey<'_> {
         if self.worker.shows_replica() {
             self.show(&mut head, &replica);
         }
-        let body =
-            Rc::new(RefCell::new(UpstreamBody::new(link, attempt, policy.timeout.stream_idle, self.call)));
-        poll_fn(|cx| {
-            body.borrow_mut().settle_if_ended(cx);
-            Poll::Ready(())
-        })
-        .await;
+        let mut body = UpstreamBody::new(link, attempt, self.policy.timeout.stream_idle, self.call);
+        body.settle_if_ended();
+        let body = Rc::new(RefCell::new(body));
         if let Some(attempt) = body.borrow().attempt() {
             attempt.streams(&body);
         }
@@ -237,13 +231,7 @@ impl Journey<'_> {
     }
 
     /// Makes a tunnel of the way to a replica that has switched protocols, as it was asked to.
-    fn switch(
-        &self,
-        mut attempt: Attempt,
-        link: Link,
-        mut head: ResponseHead,
-        policy: &AttemptPolicy,
-    ) -> Tried {
+    fn switch(&self, mut attempt: Attempt, link: Link, mut head: ResponseHead) -> Tried {
         let side = link.into_side();
         let is_accepted = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_accepted_by(&head));
         let Some(side) = side.filter(|_| is_accepted) else {
@@ -255,7 +243,7 @@ impl Journey<'_> {
         if self.worker.shows_replica() {
             self.show(&mut head, attempt.replica());
         }
-        let tunnel = Tunnel::new(side, attempt, policy.timeout.tunnel_idle);
+        let tunnel = Tunnel::new(side, attempt, self.policy.timeout.tunnel_idle);
         let mut answer = Answer::new(head, Bytes::new().into());
         answer.tunnel = Some(Box::new(tunnel));
         Tried::Answer(answer)
@@ -273,18 +261,18 @@ impl Journey<'_> {
     }
 
     /// The same head for each attempt; the body from its first byte.
-    fn outgoing(&self, policy: &AttemptPolicy, number: usize) -> Outgoing<'_, RequestBody> {
+    fn outgoing(&self, number: usize) -> Outgoing<'_, RequestBody> {
         let expects_continue = self.expects_continue && !self.source.has_begun();
         let trace = self.trail.and_then(|trail| trail.traceparent(number));
-        let hints = AttemptHints { attempt: number, time: self.time_left(policy), trace };
+        let hints = AttemptHints { attempt: number, time: self.time_left(), trace };
         let body = self.source.attempt();
         Outgoing { head: &self.head, length: self.length, body, expects_continue, hints }
     }
 
     /// How long an attempt that begins to send now may take, once all of the request is sent.
-    fn time_left(&self, policy: &AttemptPolicy) -> Duration {
+    fn time_left(&self) -> Duration {
         let now = self.worker.now();
-        policy.timeout.per_try.min(self.deadline(now).since(now))
+        self.policy.timeout.per_try.min(self.deadline(now).since(now))
     }
 
     /// An interim response, which commits nobody to anything.
@@ -311,18 +299,18 @@ impl Journey<'_> {
     }
 
     /// Until when an attempt that began at `began` may take as things stand, and who is late if it takes longer.
-    fn limit(&self, began: Tick, policy: &AttemptPolicy, number: usize) -> (Tick, Late) {
+    fn limit(&self, began: Tick, number: usize) -> (Tick, Late) {
         match self.source.arrival() {
             Arrival::Partial { moved_at, waits_for_client, too_slow_at } => {
                 let late = if waits_for_client { Late::Client } else { Late::Replica };
-                let idle = began.max(moved_at).plus(policy.timeout.stream_idle).min(too_slow_at);
+                let idle = began.max(moved_at).plus(self.policy.timeout.stream_idle).min(too_slow_at);
                 match self.call.and_then(|call| call.deadline).filter(|deadline| *deadline < idle) {
                     Some(deadline) => (deadline, Late::Request),
                     None => (idle, late),
                 }
             }
             Arrival::Whole(at) => {
-                let own = began.max(at).plus(policy.timeout.per_try);
+                let own = began.max(at).plus(self.policy.timeout.per_try);
                 let deadline = self.deadline(at);
                 // A first attempt has all the time there is: a replica that lets it pass does not answer. Unless it is the
                 // caller who has less, for whose haste nobody is to blame.

@@ -21,7 +21,7 @@ use crate::{
         stay::Stay,
     },
     routing::Outcome,
-    table::{FallbackKind, Service},
+    table::{AttemptPolicy, FallbackKind, Service},
 };
 
 const AGE: &str = "age";
@@ -102,7 +102,8 @@ impl Journey<'_> {
             return None;
         }
         let service = self.worker.table().service(name)?;
-        let is_repeatable = !self.is_seen || self.is_idempotent && repeats(&service, &self.head);
+        let is_repeatable =
+            !self.is_seen || self.is_idempotent && repeats(&service.policy().retry, &self.head);
         let rules = service.policy().request;
         let takes_it = check_policy(&rules, &self.head, self.length).is_ok() && !self.lets_more_in(&rules);
         (is_repeatable && takes_it).then_some(service)
@@ -130,12 +131,13 @@ impl Journey<'_> {
         let left = self.hints.time.map_or(Duration::MAX, |_| self.deadline(now).since(now));
         {
             let policy = service.policy();
+            self.policy = AttemptPolicy::from(&*policy);
             self.time = policy.timeout.request.min(left);
             self.key = affinity::key(&policy.balancing, &self.head.fields, self.client_address());
         }
         let (started, is_idempotent) = (self.started, self.is_idempotent);
         // By its own rules, of which the primary's may be laxer.
-        self.is_idempotent = repeats(&service, &self.head);
+        self.is_idempotent = repeats(&self.policy.retry, &self.head);
         let primary = mem::replace(&mut self.service, Stay::begin(&self.worker, service));
         let before = self.attempts.get();
         (self.started, self.retries, self.was_pushed_back, self.last) = (now, 0, false, None);

@@ -19,7 +19,7 @@ use crate::{
     access_log as logged,
     proxy::{attempt::Attempt, request_body::Arrival},
     routing::{Tick, retry::Proof},
-    table::{AttemptPolicy, Replica},
+    table::Replica,
     traces,
 };
 
@@ -51,21 +51,21 @@ enum Event {
 impl Journey<'_> {
     /// Whether an attempt that takes long may have company. A probe may not: it has to come to a verdict, and one that is
     /// cancelled makes room for the next.
-    pub(super) fn may_hedge(&self, policy: &AttemptPolicy, attempt: &Attempt) -> bool {
-        !policy.retry.hedge_delay.is_zero()
+    pub(super) fn may_hedge(&self, attempt: &Attempt) -> bool {
+        !self.policy.retry.hedge_delay.is_zero()
             && self.is_idempotent
             && self.hints.retries != Some(0)
             && !attempt.is_probe()
     }
 
     /// One attempt as [`Journey::try_once`] makes it, and others beside it, each after the policy's time.
-    pub(super) async fn race(&self, first: Attempt, policy: &AttemptPolicy) -> Raced {
+    pub(super) async fn race(&self, first: Attempt) -> Raced {
         let mut asked = self.tried.clone();
-        let mut racers = vec![self.enter(first, policy, &mut asked)];
+        let mut racers = vec![self.enter(first, &mut asked)];
         let mut failed = Vec::new();
         let most = self.hints.retries.map_or(u8::MAX, |retries| retries.saturating_sub(self.retries));
-        let mut free = usize::from(policy.retry.max_hedge_count.min(most));
-        let delay = policy.retry.hedge_delay;
+        let mut free = usize::from(self.policy.retry.max_hedge_count.min(most));
+        let delay = self.policy.retry.hedge_delay;
         let mut timer = pin!(tokio::time::sleep(delay));
         loop {
             let event = poll_fn(|cx| {
@@ -82,9 +82,9 @@ impl Journey<'_> {
             .await;
             match event {
                 Event::Late => {
-                    match self.begin_beside(&asked, policy) {
+                    match self.begin_beside(&asked) {
                         Some(attempt) => {
-                            racers.push(self.enter(attempt, policy, &mut asked));
+                            racers.push(self.enter(attempt, &mut asked));
                             self.note(|| traces::Event::Hedged(self.attempts.get()));
                             free -= 1;
                         }
@@ -116,31 +116,26 @@ impl Journey<'_> {
     }
 
     /// Has an attempt run among others.
-    fn enter<'a>(
-        &'a self,
-        mut attempt: Attempt,
-        policy: &'a AttemptPolicy,
-        asked: &mut Vec<Arc<Replica>>,
-    ) -> Racer<'a> {
+    fn enter<'a>(&'a self, mut attempt: Attempt, asked: &mut Vec<Arc<Replica>>) -> Racer<'a> {
         let (number, replica) = (self.begun(&attempt), Arc::clone(attempt.replica()));
         let (began, waited) = (attempt.began(), attempt.races());
         asked.push(Arc::clone(&replica));
-        Racer { number, replica, began, waited, run: Box::pin(self.try_once(attempt, policy, number)) }
+        Racer { number, replica, began, waited, run: Box::pin(self.try_once(attempt, number)) }
     }
 
     /// Another attempt, if the request may have one now: it is here in full, the budget bears it, and somebody else is there
     /// to ask, with a place that is free.
-    fn begin_beside(&self, asked: &[Arc<Replica>], policy: &AttemptPolicy) -> Option<Attempt> {
+    fn begin_beside(&self, asked: &[Arc<Replica>]) -> Option<Attempt> {
         let is_whole = matches!(self.source.arrival(), Arrival::Whole(_)) && self.source.is_replayable();
         let now = self.worker.now();
         if !is_whole || !self.service.has_untried(now, asked) {
             return None;
         }
-        if !self.service.budget().try_retry(now, policy.retry.budget_ratio) {
+        if !self.service.budget().try_retry(now, self.policy.retry.budget_ratio) {
             return None;
         }
         let begun = Attempt::begin(&self.worker, &self.service, asked, self.key, self.request_id);
-        begun.ok().map(|(attempt, _)| attempt).filter(|attempt| !attempt.is_probe())
+        begun.ok().filter(|attempt| !attempt.is_probe())
     }
 
     /// Cancels those that another was quicker than.

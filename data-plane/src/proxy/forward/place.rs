@@ -11,7 +11,7 @@ use super::{Ended, Journey};
 use crate::{
     proxy::{attempt::Attempt, refusals::Reason},
     routing::retry::Stop,
-    table::{AttemptPolicy, Refused, Unavailable},
+    table::{Refused, Unavailable},
 };
 
 /// Why there is no attempt.
@@ -41,7 +41,7 @@ impl NoAttempt {
 impl Journey<'_> {
     /// The next attempt. Where all that may be asked are full it waits for its turn, unless a replica has answered it
     /// already: a failure now is better than one later.
-    pub(super) async fn begin(&self) -> Result<(Attempt, AttemptPolicy), NoAttempt> {
+    pub(super) async fn begin(&self) -> Result<Attempt, NoAttempt> {
         match Attempt::begin(&self.worker, &self.service, &self.tried, self.key, self.request_id) {
             Err(Unavailable::AllFull) if !matches!(self.last, Some(Ended::Answered(_))) => {
                 // Boxed, so that requests which do not wait hold no room for it.
@@ -51,7 +51,7 @@ impl Journey<'_> {
         }
     }
 
-    async fn begin_in_turn(&self) -> Result<(Attempt, AttemptPolicy), NoAttempt> {
+    async fn begin_in_turn(&self) -> Result<Attempt, NoAttempt> {
         let now = self.worker.now();
         let waiting = self.service.wait(now, self.deadline(now), &self.tried);
         let mut waiting = waiting.map_err(NoAttempt::Refused)?;

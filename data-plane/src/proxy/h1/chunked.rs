@@ -92,11 +92,14 @@ impl Chunked {
             return Ok(Step::Skip(2));
         }
         let (name, value) = scan::field(line).map_err(|_| BodyFault::Trailers)?;
+        if value.stop < line.len() {
+            return Err(BodyFault::Trailers);
+        }
         let trailers = self.trailers.get_or_insert_default();
         if trailers.count() == MAX_TRAILER_FIELDS {
             return Err(BodyFault::Trailers);
         }
-        trailers.append_other(&line[name], &line[value]);
+        trailers.append_other(&line[..name], &line[value.text]);
         Ok(Step::Skip(line.len() + 2))
     }
 

@@ -380,11 +380,16 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
         matches!(&self.receiving, Receiving::Body { decoder, .. } if decoder.ends_by_close())
     }
 
-    /// Whether another exchange may begin: the last one has ended on both sides, and nothing has come behind it.
-    pub(in crate::proxy) fn is_idle(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Whether the last exchange has ended on both sides, and nothing has been read behind it. Gives all buffers back.
+    pub(in crate::proxy) fn is_finished(&mut self) -> bool {
         let is_over = matches!(self.sending, Sending::Done)
             && matches!(&self.receiving, Receiving::Body { decoder, is_kept_alive: true, .. } if decoder.is_done());
-        is_over && self.wire.poll_is_silent(cx)
+        is_over && self.wire.rest()
+    }
+
+    /// Whether another exchange may begin: the last one has ended, and nothing has come behind it.
+    pub(in crate::proxy) fn is_idle(&mut self, cx: &mut Context<'_>) -> bool {
+        self.is_finished() && self.wire.poll_is_silent(cx)
     }
 }
 

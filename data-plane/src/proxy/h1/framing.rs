@@ -98,13 +98,19 @@ pub(super) fn content_length(fields: &Fields) -> Result<Option<u64>, Refusal> {
     if values.next().is_some() || value.contains(&b',') {
         return Err(Defect::SeveralContentLengths.into());
     }
-    let is_number = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    let number = str::from_utf8(value).ok().filter(|_| is_number).and_then(|text| text.parse::<u64>().ok());
-    match number {
+    match number(value) {
         // As a signed number, too, whoever counts it next.
         Some(length) if i64::try_from(length).is_ok() => Ok(Some(length)),
         _ => Err(Defect::ContentLength.into()),
     }
+}
+
+/// What digits, and nothing else, say.
+pub(in crate::proxy) fn number(digits: &[u8]) -> Option<u64> {
+    let of_digit = |byte: &u8| byte.is_ascii_digit().then(|| u64::from(byte - b'0'));
+    let mut digits = digits.iter().map(of_digit);
+    let first = digits.next()?;
+    digits.fold(first, |number, digit| number?.checked_mul(10)?.checked_add(digit?))
 }
 
 /// Whether the sender of a message means to keep the connection (RFC 9112 section 9.3).

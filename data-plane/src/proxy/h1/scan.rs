@@ -9,7 +9,7 @@ use super::{
     limits::HeadLimits,
     refusal::{Defect, Refusal},
 };
-use crate::proxy::fields::{Fields, is_value};
+use crate::proxy::fields::{Fields, value_length};
 
 /// What the head is one of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ impl HeadScan {
         limits: &HeadLimits,
     ) -> Result<Option<Range<usize>>, Refusal> {
         self.check_first_byte(bytes)?;
-        while let Some(found) = memchr(b'\n', &bytes[self.seen..]) {
+        while let Some(found) = line_feed(&bytes[self.seen..]) {
             let feed = self.seen + found;
             let line = &bytes[self.line..feed];
             let Some(line) = line.strip_suffix(b"\r") else { return Err(Defect::BareLineFeed.into()) };
@@ -97,6 +97,24 @@ impl HeadScan {
     }
 }
 
+/// Where the first line feed is. Lines are short: where one is, a function that is made for long ones costs more than it saves.
+fn line_feed(bytes: &[u8]) -> Option<usize> {
+    const NEAR: usize = 32;
+    const FEEDS: u64 = u64::from_le_bytes([b'\n'; 8]);
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const HIGHS: u64 = ONES << 7;
+    for (place, word) in bytes.as_chunks::<8>().0.iter().take(NEAR / 8).enumerate() {
+        let zero_at_feed = u64::from_le_bytes(*word) ^ FEEDS;
+        // The lowest bit that is set is that of a byte of zero (Bit Twiddling Hacks, "Determine if a word has a zero byte").
+        let found = zero_at_feed.wrapping_sub(ONES) & !zero_at_feed & HIGHS;
+        if found != 0 {
+            return Some(8 * place + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let seen = (bytes.len() & !7).min(NEAR);
+    memchr(b'\n', &bytes[seen..]).map(|found| seen + found)
+}
+
 /// The first line of a head that [`HeadScan::find`] has found, and where the next one begins.
 pub(super) fn first_line(head: &[u8]) -> (&[u8], usize) {
     let feed = memchr(b'\n', head).unwrap_or(head.len());
@@ -107,25 +125,33 @@ pub(super) fn first_line(head: &[u8]) -> (&[u8], usize) {
 pub(super) fn fields(head: &[u8], start: usize, limits: &HeadLimits) -> Result<Fields, Refusal> {
     let mut fields = Fields::over(head);
     let mut at = start;
-    while let Some(found) = memchr(b'\n', &head[at..]) {
-        let feed = at + found;
-        let line = &head[at..feed];
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        if line.is_empty() {
-            break;
-        }
+    while !matches!(&head[at..], [] | b"\r\n") {
         if fields.count() == limits.fields {
             return Err(Refusal::HeadTooLarge);
         }
+        let line = &head[at..];
         let (name, value) = field(line)?;
-        fields.take_line(at + name.start..at + name.end, at + value.start..at + value.end, feed + 1);
-        at = feed + 1;
+        // What ends a value is a control byte, and the only one that may is the line's own end.
+        let Some(b"\r\n") = line.get(value.stop..value.stop + 2) else {
+            return Err(Defect::FieldValue.into());
+        };
+        let end = at + value.stop + 2;
+        fields.take_line(at..at + name, at + value.text.start..at + value.text.end, end);
+        at = end;
     }
     Ok(fields)
 }
 
-/// Name and value of a field line without its line break.
-pub(super) fn field(line: &[u8]) -> Result<(Range<usize>, Range<usize>), Defect> {
+/// A field's value in its line.
+pub(super) struct Value {
+    /// Without the spaces around it.
+    pub(super) text: Range<usize>,
+    /// The first byte that is none of a value.
+    pub(super) stop: usize,
+}
+
+/// The length of a field's name, and its value, at the beginning of `line`.
+pub(super) fn field(line: &[u8]) -> Result<(usize, Value), Defect> {
     let name_end = line.iter().position(|&byte| !is_token_byte(byte)).ok_or(Defect::FieldName)?;
     match line[name_end] {
         b':' if name_end > 0 => {}
@@ -133,14 +159,15 @@ pub(super) fn field(line: &[u8]) -> Result<(Range<usize>, Range<usize>), Defect>
         b' ' | b'\t' => return Err(Defect::SpaceBeforeColon),
         _ => return Err(Defect::FieldName),
     }
-    let text = &line[name_end + 1..];
-    if !is_value(text) {
-        return Err(Defect::FieldValue);
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let mut start = name_end + 1;
+    let stop = start + value_length(&line[start..]);
+    let mut end = stop;
+    while start < end && is_space(&line[start]) {
+        start += 1;
     }
-    let is_visible = |byte: &u8| !matches!(byte, b' ' | b'\t');
-    let Some(first) = text.iter().position(is_visible) else {
-        return Ok((0..name_end, name_end + 1..name_end + 1));
-    };
-    let last = text.iter().rposition(is_visible).unwrap_or(first);
-    Ok((0..name_end, name_end + 1 + first..name_end + 2 + last))
+    while start < end && is_space(&line[end - 1]) {
+        end -= 1;
+    }
+    Ok((name_end, Value { text: start..end, stop }))
 }

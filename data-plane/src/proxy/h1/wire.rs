@@ -244,6 +244,15 @@ impl Wire {
         self.sent
     }
 
+    /// Whether all that was read has been taken and all that was queued is sent. Gives all buffers back if so.
+    pub(super) fn rest(&mut self) -> bool {
+        let is_at_rest = self.input.is_empty() && self.is_flushed();
+        if is_at_rest {
+            self.buffers.give_input(&mut self.input);
+        }
+        is_at_rest
+    }
+
     /// Whether the peer has sent nothing unasked and is still there, as far as the system knows by now. Gives all
     /// buffers back.
     pub(super) fn poll_is_silent(&mut self, cx: &mut Context<'_>) -> bool {

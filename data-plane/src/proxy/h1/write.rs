@@ -53,7 +53,7 @@ pub(in crate::proxy) fn frame(fields: &mut Fields, length: Length) {
 pub(in crate::proxy) fn request_head(out: &mut Vec<u8>, head: &RequestHead, hints: Option<AttemptHints>) {
     out.extend_from_slice(head.method.as_str().as_bytes());
     out.push(b' ');
-    out.extend_from_slice(head.target().as_bytes());
+    out.extend_from_slice(head.target_bytes());
     out.extend_from_slice(b" HTTP/1.1\r\n");
     head.fields.write_to(out);
     if let Some(hints) = hints {

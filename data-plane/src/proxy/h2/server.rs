@@ -167,7 +167,7 @@ impl Connection {
         self.next_sender.replace(Some(reset.clone()));
         self.open.set(self.open.get() + 1);
         let task = TunnelTask(Rc::clone(self));
-        tokio::task::spawn_local(async move {
+        tokio::task::spawn_local(self.worker.timed(async move {
             let worker = &task.0.worker;
             let tunnelled = async {
                 // Without a stream the client is gone, and the replica finds its connection broken.
@@ -178,7 +178,7 @@ impl Connection {
             if caught(tunnelled).await.is_err() {
                 worker.panicked("connection");
             }
-        });
+        }));
     }
 
     /// Follows a connection, which `poll` drives and has end behind what is in flight, to its end; `None` when the client
@@ -243,14 +243,14 @@ impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for StreamExec
             place: Cell::new(None),
         };
         let reset = self.0.next_sender.take();
-        let running = tokio::task::spawn_local(async move {
+        let running = tokio::task::spawn_local(self.0.worker.timed(async move {
             match task.unless_unread(caught(stream)).await {
                 Ok(Ok(_)) => {}
                 Ok(Err(_)) => task.connection.worker.panicked("request"),
                 // Dropping the stream resets it, and closes the replica's connection.
                 Err(reason) => task.connection.worker.refused(reason),
             }
-        });
+        }));
         if let Some(reset) = reset {
             reset.set(running.abort_handle());
         }

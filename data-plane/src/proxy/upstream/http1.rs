@@ -98,6 +98,11 @@ impl Http1Link {
         self.connection.into_wire()
     }
 
+    /// Whether its exchange has ended, so that another may follow if the replica is still there.
+    pub(in crate::proxy) fn is_finished(&mut self) -> bool {
+        self.connection.is_finished()
+    }
+
     /// Whether it can take another request now.
     pub(in crate::proxy) fn is_idle(&mut self, cx: &mut Context<'_>) -> bool {
         self.connection.is_idle(cx)

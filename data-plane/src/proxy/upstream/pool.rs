@@ -39,9 +39,12 @@ struct Connections {
     limits: Limits,
     tls: Arc<ClientTls>,
     clock: Clock,
-    idle: RefCell<HashMap<Endpoint, VecDeque<Idle>>>,
-    places: RefCell<HashMap<Endpoint, Place>>,
+    idle: RefCell<ByEndpoint<VecDeque<Idle>>>,
+    places: RefCell<ByEndpoint<Place>>,
 }
+
+/// Asked twice for each request. Endpoints are the registry's, not the client's, to choose.
+type ByEndpoint<T> = HashMap<Endpoint, T, foldhash::fast::RandomState>;
 
 #[derive(Debug)]
 struct Idle {
@@ -94,9 +97,9 @@ impl Pool {
         match endpoint.protocol.kind() {
             Kind::Http1 => match self.0.take_live(endpoint).await {
                 Some(link) => Ok(Link::Http1(link)),
-                None => self.new_link(endpoint, connect_timeout).await,
+                // In boxes of their own, so that they take no room in the future of those that do without.
+                None => Box::pin(self.new_link(endpoint, connect_timeout)).await,
             },
-            // In a box of its own, so that it takes no room in the future of those that do without.
             Kind::H2c | Kind::Tls(_) => Box::pin(self.0.negotiated(endpoint, connect_timeout)).await,
         }
     }

@@ -496,7 +496,7 @@ impl Journey<'_> {
                         Verdict::Retry { after, counted } => {
                             self.note(|| Event::Retried(after));
                             self.retries += u8::from(counted);
-                            pause(after).await;
+                            aftermath::pause(after).await;
                             self.policy = AttemptPolicy::from(&*self.service.policy());
                         }
                         Verdict::Stop(stop) => {
@@ -577,26 +577,6 @@ impl Journey<'_> {
         };
         let due = counted_from.plus(self.time);
         self.call.and_then(|call| call.deadline).map_or(due, |deadline| due.min(deadline))
-    }
-}
-
-impl Ended {
-    fn answer(self, stop: Stop) -> Ending {
-        match self {
-            Self::Answered(response) => Ok(response),
-            Self::Faulted(fault) => Err(GatewayError::Attempt(fault, stop)),
-            Self::Drained => Err(GatewayError::Drained),
-            Self::Declined => Err(GatewayError::Declined(stop)),
-            Self::Full => Err(GatewayError::Full(stop)),
-            Self::CannotSwitch => Err(GatewayError::CannotSwitch(stop)),
-        }
-    }
-}
-
-async fn pause(time: Duration) {
-    if !time.is_zero() {
-        // Boxed, so that requests which do not pause hold no timer.
-        Box::pin(tokio::time::sleep(time)).await;
     }
 }
 

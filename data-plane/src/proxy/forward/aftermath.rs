@@ -1,6 +1,6 @@
 //! What follows an attempt that failed: another one, or the end.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{Ended, Ending, Journey, place::NoAttempt};
 use crate::{
@@ -91,5 +91,27 @@ impl Journey<'_> {
                 Err(GatewayError::NoneReady)
             }
         }
+    }
+}
+
+impl Ended {
+    /// What the client gets where that was the last.
+    pub(super) fn answer(self, stop: Stop) -> Ending {
+        match self {
+            Self::Answered(response) => Ok(response),
+            Self::Faulted(fault) => Err(GatewayError::Attempt(fault, stop)),
+            Self::Drained => Err(GatewayError::Drained),
+            Self::Declined => Err(GatewayError::Declined(stop)),
+            Self::Full => Err(GatewayError::Full(stop)),
+            Self::CannotSwitch => Err(GatewayError::CannotSwitch(stop)),
+        }
+    }
+}
+
+/// Waits before another attempt.
+pub(super) async fn pause(time: Duration) {
+    if !time.is_zero() {
+        // Boxed, so that requests which do not pause hold no timer.
+        Box::pin(tokio::time::sleep(time)).await;
     }
 }

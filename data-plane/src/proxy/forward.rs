@@ -399,7 +399,7 @@ impl Journey<'_> {
                 upgrade.tell(&mut response.head, &protocol);
             }
             if let Some(trail) = self.trail.filter(|_| self.worker.shows_replica()) {
-                let (upstream, whole) = (trail.upstream(), trail.age(self.worker.now()));
+                let (upstream, whole) = (trail.upstream(), trail.age(self.worker.clock().now()));
                 headers::show_times(&mut response.head.fields, whole.saturating_sub(upstream), upstream);
             }
         }
@@ -546,14 +546,14 @@ impl Journey<'_> {
     /// Notes what happens to a traced request.
     fn note(&self, event: impl FnOnce() -> Event) {
         if let Some(traced) = self.trail.and_then(Trail::traced) {
-            traced.note(self.worker.now(), event());
+            traced.note(self.worker.clock().now(), event());
         }
     }
 
     /// Tells what the attempt of that number came to.
     fn ended(&self, number: usize, outcome: logged::Outcome) {
         if let Some(trail) = self.trail {
-            trail.ended(number, outcome, self.worker.now());
+            trail.ended(number, outcome, self.worker.clock().now());
         }
     }
 

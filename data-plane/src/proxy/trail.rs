@@ -140,7 +140,8 @@ impl Trail {
         Box::new(Self {
             worker: Rc::clone(worker),
             client: Rc::clone(client),
-            began: worker.clock().moment(),
+            // Not later than anything that it is compared with: the poll that it came in may have begun an attempt, too.
+            began: Moment { tick: worker.now(), ..worker.clock().moment() },
             asked,
             claimed: claimed.map(str::to_owned),
             request_id,
@@ -177,7 +178,7 @@ impl Trail {
 
     fn note(&self, event: Event) {
         if let Some(traced) = &self.traced {
-            traced.note(self.worker.now(), event);
+            traced.note(self.worker.clock().now(), event);
         }
     }
 
@@ -246,7 +247,7 @@ impl Trail {
 
     fn trace(&self, tracer: &Tracer, traced: &Traced) {
         let Some(asked) = &self.asked else { return };
-        let (began, now) = (self.began.tick, self.worker.now());
+        let (began, now) = (self.began.tick, self.worker.clock().now());
         let told = self.told.take();
         let attempts = told.attempts.into_iter().map(|attempt| Tried {
             number: attempt.number,
@@ -284,7 +285,7 @@ impl Trail {
     }
 
     fn tell(&self, log: &AccessLog) {
-        let now = self.worker.now();
+        let now = self.worker.clock().now();
         let told = self.told.borrow();
         let attempts: Vec<Attempted<'_>> = told.attempts.iter().map(|attempt| attempt.told(now)).collect();
         let status = told.status.unwrap_or(CLIENT_GONE);

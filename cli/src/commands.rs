@@ -1,5 +1,7 @@
 //! One file for each command; this one chooses among them.
 
+use std::pin::Pin;
+
 use gateway_proto::{Health, Mode, v1::Replica};
 use serde_json::json;
 
@@ -60,43 +62,76 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
         output.must_not_be_short()?;
     }
     match command {
-        Command::Get(args) => get::run(args, &connect().await?, &output).await,
-        Command::Describe(noun) => describe::run(noun, &connect().await?, &output).await,
-        Command::Explain(args) => explain::run(args, &global, origin, &output).await,
-        Command::Events { args, shown } => events::run(args, &shown, &connect().await?, &output).await,
-        Command::Top(args) => top::run(args, &connect().await?, &output).await,
-        Command::Register(args) => register::run(args, &connect().await?, &output).await,
-        Command::Deregister(args) => {
-            deregister::run(args, &connect().await?, &output, !global.no_input).await
+        Command::Get(args) => apart(|| async { get::run(args, &connect().await?, &output).await }).await,
+        Command::Describe(noun) => {
+            apart(|| async { describe::run(noun, &connect().await?, &output).await }).await
         }
-        Command::Drain(args) => drain::run(args, &connect().await?, &output).await,
-        Command::Undrain(args) => undrain::run(args, &connect().await?, &output).await,
-        Command::Auth(auth::Verb::Whoami) => auth::whoami(&connect().await?, &output).await,
+        Command::Explain(args) => {
+            apart(|| async { explain::run(args, &global, origin, &output).await }).await
+        }
+        Command::Events { args, shown } => {
+            apart(|| async { events::run(args, &shown, &connect().await?, &output).await }).await
+        }
+        Command::Top(args) => apart(|| async { top::run(args, &connect().await?, &output).await }).await,
+        Command::Register(args) => {
+            apart(|| async { register::run(args, &connect().await?, &output).await }).await
+        }
+        Command::Deregister(args) => {
+            apart(|| async { deregister::run(args, &connect().await?, &output, !global.no_input).await })
+                .await
+        }
+        Command::Drain(args) => apart(|| async { drain::run(args, &connect().await?, &output).await }).await,
+        Command::Undrain(args) => {
+            apart(|| async { undrain::run(args, &connect().await?, &output).await }).await
+        }
+        Command::Auth(auth::Verb::Whoami) => {
+            apart(|| async { auth::whoami(&connect().await?, &output).await }).await
+        }
         // That needs no control plane.
         Command::Auth(verb) => auth::run(&verb, &output),
-        Command::Breaker(verb) => breaker::run(verb, &connect().await?, &output).await,
+        Command::Breaker(verb) => {
+            apart(|| async { breaker::run(verb, &connect().await?, &output).await }).await
+        }
         // That needs no control plane.
         Command::Policy(policy::Verb::Validate(args)) => policy::validate(&args, &output),
-        Command::Policy(verb) => policy::run(verb, &connect().await?, &output).await,
-        Command::Wait(args) => wait::run(args, global, origin, &output).await,
+        Command::Policy(verb) => {
+            apart(|| async { policy::run(verb, &connect().await?, &output).await }).await
+        }
+        Command::Wait(args) => apart(|| async { wait::run(args, global, origin, &output).await }).await,
         Command::Validate(args) => validate::run(&args, &output),
         Command::Config(verb) => config::run(verb, global.context.as_deref(), &global.settings, &output),
         Command::Completion { shell } => docs::completion(shell, &output),
         Command::Docs(kind) => docs::run(&kind, &output),
-        Command::Fault(verb) => fault::run(verb, &connect().await?, &output).await,
-        Command::Route(verb) => route::run(verb, &connect().await?, &output).await,
-        Command::ReleaseGuard(args) => release_guard::run(args, &connect().await?, &output).await,
-        Command::EndOverride(args) => end_override::run(args, &connect().await?, &output).await,
+        Command::Fault(verb) => apart(|| async { fault::run(verb, &connect().await?, &output).await }).await,
+        Command::Route(verb) => apart(|| async { route::run(verb, &connect().await?, &output).await }).await,
+        Command::ReleaseGuard(args) => {
+            apart(|| async { release_guard::run(args, &connect().await?, &output).await }).await
+        }
+        Command::EndOverride(args) => {
+            apart(|| async { end_override::run(args, &connect().await?, &output).await }).await
+        }
         // It tells also of a control plane that it cannot reach.
-        Command::Check(args) => check::run(args, connect, global.timeout, &output).await,
-        Command::Dev(args) => dev::run(args, &output).await,
-        Command::Demo(args) => demo::run(args, &output).await,
-        Command::DemoReplica(args) => demo_replica::run(args, &global.endpoint, origin).await,
-        Command::Run(args) => run::run(*args, &global, origin, &output).await,
-        Command::Call(args) => call::run(args, global.timeout, !global.no_input, &output).await,
+        Command::Check(args) => {
+            apart(|| async { check::run(args, connect, global.timeout, &output).await }).await
+        }
+        Command::Dev(args) => apart(|| async { dev::run(args, &output).await }).await,
+        Command::Demo(args) => apart(|| async { demo::run(args, &output).await }).await,
+        Command::DemoReplica(args) => {
+            apart(|| async { demo_replica::run(args, &global.endpoint, origin).await }).await
+        }
+        Command::Run(args) => apart(|| async { run::run(*args, &global, origin, &output).await }).await,
+        Command::Call(args) => {
+            apart(|| async { call::run(args, global.timeout, !global.no_input, &output).await }).await
+        }
         Command::RunOrphans(args) => crate::run::orphans::run(&args),
         Command::Version => version(&output),
     }
+}
+
+/// A command's future, made and kept in a room of its own: together they would be more than a thread's stack in a debug build.
+#[inline(never)]
+fn apart<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
+    Box::pin(make())
 }
 
 fn version(output: &Output) -> Result<(), Error> {

@@ -358,7 +358,7 @@ enum Ended {
     Declined,
     /// There was no room on the connections to it that are shared.
     Full,
-    /// It was to switch protocols, and has no way to.
+    /// It speaks HTTP/2 only, and was to switch protocols.
     CannotSwitch,
 }
 

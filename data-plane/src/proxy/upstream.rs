@@ -11,7 +11,6 @@ mod http2;
 mod pool;
 mod shared;
 mod silence;
-mod switched;
 
 use std::{
     cell::Cell,
@@ -23,7 +22,7 @@ use gateway_proto::Endpoint;
 use http_body::Frame;
 
 use super::{
-    h1::{Failure, Outgoing},
+    h1::{Failure, Outgoing, Wire},
     head::ResponseHead,
     request_body::{Arrival, RequestBody},
 };
@@ -33,7 +32,6 @@ pub(crate) use connect::tls_fault;
 pub(super) use http1::Http1Link;
 use http2::Http2Link;
 pub(super) use pool::Pool;
-pub(super) use switched::ReplicaSide;
 
 /// A way to a replica for one exchange. Boxed, because a connection is large and moves with each request.
 #[derive(Debug)]
@@ -136,11 +134,11 @@ impl Link {
         }
     }
 
-    /// The replica's side of a tunnel, once it has switched protocols.
-    pub(super) fn into_side(self) -> Option<ReplicaSide> {
+    /// The connection itself, once the replica has switched protocols; `None` of one that is shared.
+    pub(super) fn into_wire(self) -> Option<Wire> {
         match self {
-            Self::Http1(link) => Some(ReplicaSide::Own(link.into_wire())),
-            Self::Http2(link) => link.into_switched().map(|stream| ReplicaSide::Shared(Box::new(stream))),
+            Self::Http1(link) => Some(link.into_wire()),
+            Self::Http2(_) => None,
         }
     }
 

@@ -32,6 +32,5 @@ mod secure_replicas;
 mod shutdown;
 mod slowness;
 mod streams;
-mod switched_replicas;
 mod tunnels;
 mod upgrades;

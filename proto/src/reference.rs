@@ -156,12 +156,18 @@ fn enumeration(of: &EnumDescriptor, comments: &Comments, text: &mut String) {
 
 #[test]
 fn the_reference_of_the_contract_says_what_the_contract_says() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/protos.md");
     let reference = reference();
     assert!(reference.contains("| `Register` | [RegisterRequest](#message-registerrequest) |"));
+    assert_written("protos.md", &reference, file!());
+}
+
+/// That a document of the repository is what the code says now; with `UPDATE_DOCS` it is written first. `by` is the file that
+/// says how.
+pub(crate) fn assert_written(name: &str, reference: &str, by: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(&path, &reference).unwrap();
+        std::fs::write(&path, reference).unwrap();
     }
     let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(written == reference, "docs/protos.md is not up to date: see the head of {}", file!());
+    assert!(written == reference, "docs/{name} is not up to date: see the head of {by}");
 }

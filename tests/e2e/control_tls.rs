@@ -80,6 +80,14 @@ impl Authority {
         (control, url)
     }
 
+    /// A data plane that follows it and shows the certificate `node`.
+    async fn data_plane(&self, url: &str) -> DataPlane {
+        let (ca, cert, key) = (self.path("ca.pem"), self.path("node.pem"), self.path("node.key"));
+        let trust = ["--control-plane-ca", &ca, "--control-plane-cert", &cert, "--control-plane-key", &key];
+        let flags = ["--control-plane", url, "--node-id", "dp-1", "--no-cache"];
+        DataPlane::start(&[&flags[..], &trust[..]].concat()).await
+    }
+
     async fn gwctl(&self, url: &str, args: &[&str], line: &str) -> command::Finished {
         let mut gwctl = binaries::gwctl();
         gwctl.args(["-e", url]).args(args).args(line.split_whitespace());
@@ -204,20 +212,7 @@ async fn certificates_on_both_sides_are_replaced_without_a_restart_and_without_a
     let operator: Vec<&str> = operator.iter().map(String::as_str).collect();
     let register = format!("register orders {} --id r-1 --permanent", replica.address());
     ours.gwctl(&url, &operator, &register).await.success();
-    let mut data = DataPlane::start(&[
-        "--control-plane",
-        &url,
-        "--control-plane-ca",
-        &ca,
-        "--control-plane-cert",
-        &ours.path("node.pem"),
-        "--control-plane-key",
-        &ours.path("node.key"),
-        "--node-id",
-        "dp-1",
-        "--no-cache",
-    ])
-    .await;
+    let mut data = ours.data_plane(&url).await;
     eventually_within(PATIENCE, "requests are routed", async || {
         let answer = http1::get(data.address(), "/orders/hello").await;
         if answer.status() == 200 { Ok(()) } else { Err(answer.status().to_string()) }
@@ -274,20 +269,7 @@ async fn a_certificate_that_ends_ends_its_streams_and_the_next_one_begins_them_a
     short.not_after = (std::time::SystemTime::now() + Duration::from_secs(15)).into();
     ours.sign("node", short);
     let (mut control, url) = ours.control("server").await;
-    let mut data = DataPlane::start(&[
-        "--control-plane",
-        &url,
-        "--control-plane-ca",
-        &ours.path("ca.pem"),
-        "--control-plane-cert",
-        &ours.path("node.pem"),
-        "--control-plane-key",
-        &ours.path("node.key"),
-        "--node-id",
-        "dp-1",
-        "--no-cache",
-    ])
-    .await;
+    let mut data = ours.data_plane(&url).await;
     let connects = |log: String| log.matches("data plane connected").count();
     eventually_within(PATIENCE, "the data plane follows", async || {
         match connects(control.process().stderr()) {

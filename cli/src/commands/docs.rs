@@ -202,19 +202,30 @@ fn help(arg: &Arg) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
     fn the_reference_is_what_the_command_line_says() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/gwctl.md");
-        let reference = reference();
+        assert_written("gwctl.md", &reference());
+    }
+
+    #[test]
+    fn the_reference_of_flags_is_what_both_planes_say() {
+        assert_written("flags.md", &flags::reference());
+    }
+
+    /// That a document of the repository is what the code says now; with `UPDATE_DOCS` it is written first.
+    fn assert_written(name: &str, reference: &str) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs").join(name);
         if std::env::var_os("UPDATE_DOCS").is_some() {
-            std::fs::write(path, &reference).unwrap();
+            std::fs::write(&path, reference).unwrap();
         }
-        let written = std::fs::read_to_string(path).unwrap_or_default();
+        let written = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(
             written == reference,
-            "docs/gwctl.md is stale: UPDATE_DOCS=1 cargo test -p gwctl the_reference"
+            "docs/{name} is stale: UPDATE_DOCS=1 cargo test -p gwctl the_reference"
         );
     }
 

@@ -3,7 +3,7 @@
 //! The test fails when the file, or a comment, says something else than the table. To write the file anew:
 //! `UPDATE_DOCS=1 cargo test -p gateway-proto reference`.
 
-use std::{collections::HashMap, fmt::Write as _, path::Path};
+use std::{collections::HashMap, fmt::Write as _};
 
 use prost::Message as _;
 use prost_types::{FileDescriptorSet, SourceCodeInfo};
@@ -106,11 +106,5 @@ fn reference() -> String {
 
 #[test]
 fn the_reference_of_policies_says_what_the_table_and_the_contract_say() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/policy.md");
-    let reference = reference();
-    if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(&path, &reference).unwrap();
-    }
-    let written = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(written, reference, "docs/policy.md is not up to date: see the head of {}", file!());
+    crate::reference::assert_written("policy.md", &reference(), file!());
 }

@@ -58,22 +58,3 @@ fn section(mut command: Command, text: &mut String) {
         let _ = writeln!(text, "* {}: {}", shown(arg), help(arg));
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_reference_of_flags_is_what_both_planes_say() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/flags.md");
-        let reference = reference();
-        if std::env::var_os("UPDATE_DOCS").is_some() {
-            std::fs::write(path, &reference).unwrap();
-        }
-        let written = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(
-            written == reference,
-            "docs/flags.md is stale: UPDATE_DOCS=1 cargo test -p gwctl the_reference_of_flags"
-        );
-    }
-}

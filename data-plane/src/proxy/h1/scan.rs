@@ -49,7 +49,7 @@ impl HeadScan {
         limits: &HeadLimits,
     ) -> Result<Option<Range<usize>>, Refusal> {
         self.check_first_byte(bytes)?;
-        while let Some(found) = line_feed(&bytes[self.seen..]) {
+        while let Some(found) = memchr(b'\n', &bytes[self.seen..]) {
             let feed = self.seen + found;
             let line = &bytes[self.line..feed];
             let Some(line) = line.strip_suffix(b"\r") else { return Err(Defect::BareLineFeed.into()) };
@@ -95,24 +95,6 @@ impl HeadScan {
         }
         Ok(())
     }
-}
-
-/// Where the first line feed is. Lines are short: where one is, a function that is made for long ones costs more than it saves.
-fn line_feed(bytes: &[u8]) -> Option<usize> {
-    const NEAR: usize = 32;
-    const FEEDS: u64 = u64::from_le_bytes([b'\n'; 8]);
-    const ONES: u64 = u64::from_le_bytes([1; 8]);
-    const HIGHS: u64 = ONES << 7;
-    for (place, word) in bytes.as_chunks::<8>().0.iter().take(NEAR / 8).enumerate() {
-        let zero_at_feed = u64::from_le_bytes(*word) ^ FEEDS;
-        // The lowest bit that is set is that of a byte of zero (Bit Twiddling Hacks, "Determine if a word has a zero byte").
-        let found = zero_at_feed.wrapping_sub(ONES) & !zero_at_feed & HIGHS;
-        if found != 0 {
-            return Some(8 * place + found.trailing_zeros() as usize / 8);
-        }
-    }
-    let seen = (bytes.len() & !7).min(NEAR);
-    memchr(b'\n', &bytes[seen..]).map(|found| seen + found)
 }
 
 /// The first line of a head that [`HeadScan::find`] has found, and where the next one begins.

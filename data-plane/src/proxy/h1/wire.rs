@@ -253,10 +253,10 @@ impl Wire {
         is_at_rest
     }
 
-    /// Whether the peer has sent nothing unasked and is still there, as far as the system knows by now. Gives all
-    /// buffers back.
+    /// Whether the peer of a wire at [rest](Wire::rest) has sent nothing unasked and is still there, as far as the system
+    /// knows by now. Gives all buffers back if so.
     pub(super) fn poll_is_silent(&mut self, cx: &mut Context<'_>) -> bool {
-        self.input.is_empty() && self.is_flushed() && self.poll_fill(cx).is_pending()
+        self.poll_fill(cx).is_pending()
     }
 
     /// The peer is told that nothing more comes.

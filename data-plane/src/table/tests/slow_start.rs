@@ -98,24 +98,39 @@ fn one_that_its_breaker_readmits_starts_slowly_and_one_that_an_operator_resets_d
 
 #[test]
 fn shares_grow_under_many_workers_without_anybody_being_asked_out_of_turn() {
+    const WORKERS: usize = 4;
+    const EACH: usize = 250;
+    // One is at work on a step while the others go on by the shares of the one before.
+    let share = |step: u64| (WORKERS * EACH) as f64 * step as f64 / (10 + step) as f64;
     let balancing = slowly(Algorithm::RoundRobin);
-    let (table, service) = table_with(&balanced(balancing, ["a"].map(replica)), 4);
-    table.apply(&[balanced(balancing, ["a", "b"].map(replica))], &[], START);
-    let clock = std::sync::atomic::AtomicU64::new(0);
-    std::thread::scope(|scope| {
-        for worker in 0..4 {
-            let (service, clock) = (&service, &clock);
-            scope.spawn(move || {
-                for _ in 0..2_500 {
-                    let now = after(clock.fetch_add(1, std::sync::atomic::Ordering::SeqCst));
-                    let picked = service.pick(worker, now, &[], Draw::default()).unwrap();
-                    service.settle(worker, &picked.replica, picked.permit, Outcome::Success, now, 0.5);
-                }
-            });
-        }
-    });
-    let b = service.replica(&ReplicaId::parse("b").unwrap()).unwrap().counters().attempts;
-    // A thousand turns at each of ten shares.
-    let due: f64 = (1..=10).map(|step| 1000.0 * f64::from(step) / f64::from(10 + step)).sum();
-    assert!((b as f64 - due).abs() < 40.0, "{b} of {due}");
+    let (table, service) = table_with(&balanced(balancing, ["a"].map(replica)), WORKERS);
+    table.apply(&[balanced(balancing, ["a", "b"].map(replica))], &[], secs(1));
+    let asked = || service.replica(&ReplicaId::parse("b").unwrap()).unwrap().counters().attempts;
+    let mut before = 0;
+    for step in 1..=10_u64 {
+        let now = secs(step);
+        std::thread::scope(|scope| {
+            for worker in 0..WORKERS {
+                let service = &service;
+                scope.spawn(move || {
+                    for _ in 0..EACH {
+                        let picked = service.pick(worker, now, &[], Draw::default()).unwrap();
+                        service.settle(worker, &picked.replica, picked.permit, Outcome::Success, now, 0.5);
+                    }
+                });
+            }
+        });
+        let of_step = (asked() - before) as f64;
+        before = asked();
+        let (least, most) = (share(step.max(2) - 1) - 4.0, share(step) + 4.0);
+        assert!((least..=most).contains(&of_step), "{of_step} at step {step}, not {least} to {most}");
+    }
+    // Whoever began the last step has finished it.
+    assert_eq!(asked_of_both(&service, secs(10)), [500, 500]);
+}
+
+/// How many of the next thousand requests go to each of two.
+fn asked_of_both(service: &Service, now: Tick) -> [u64; 2] {
+    let shares = shares_of(service, now, 0..1000);
+    ["a", "b"].map(|id| shares[id])
 }

@@ -16,6 +16,8 @@ use super::{Message, PROTOCOL, SocketKind, channel::Channel};
 
 /// For one message of the other process.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How often somebody is asked who breaks off.
+const TRIES: usize = 3;
 /// Three for each of the most workers that there may be.
 const MAX_INHERITED: usize = 4096;
 
@@ -29,40 +31,74 @@ pub(crate) struct Inherited {
     pub(crate) sockets: Vec<(SocketKind, TcpListener)>,
 }
 
+/// Why nothing was inherited.
+enum Refusal {
+    /// The other process is gone, or went before it had handed anything over.
+    Gone(io::Error),
+    /// There is one, and it cannot be followed.
+    Why(String),
+}
+
 /// Asks the process that listens at `path` for its sockets; `None` when nobody does.
 ///
 /// # Errors
 /// A usage [`Failure`] that says why it hands nothing over.
 pub(crate) async fn inherit(path: &Path, version: &str) -> Result<Option<Inherited>, Failure> {
     let refuse = |why: String| Failure::usage(format!("--handover-socket {}: {why}", path.display()));
-    let stream = match UnixStream::connect(path).await {
-        Ok(stream) => stream,
-        // Nobody has ever listened there, or who did is gone.
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-            return Ok(None);
+    for _ in 0..TRIES {
+        match ask(path, version).await {
+            Ok(inherited) => return Ok(Some(inherited)),
+            // Nobody has ever listened there, or who did is gone.
+            Err(Refusal::Gone(error)) if is_nobody(&error) => return Ok(None),
+            // Who ends while it is asked leaves the question unanswered: then somebody else is there, or nobody.
+            Err(Refusal::Gone(error)) => tracing::debug!(%error, "the handover broke off: asking again"),
+            Err(Refusal::Why(why)) => return Err(refuse(why)),
         }
-        Err(error) => return Err(refuse(format!("cannot ask there for a handover: {error}"))),
+    }
+    Err(refuse(format!(
+        "who listens there does not hand over as this data plane, version {version}, understands it: it breaks off, \
+         {TRIES} times"
+    )))
+}
+
+fn is_nobody(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused)
+}
+
+async fn ask(path: &Path, version: &str) -> Result<Inherited, Refusal> {
+    let gone = |error: io::Error, why: &dyn Fn(io::Error) -> String| match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe | io::ErrorKind::UnexpectedEof => {
+            Refusal::Gone(error)
+        }
+        _ if is_nobody(&error) => Refusal::Gone(error),
+        _ => Refusal::Why(why(error)),
     };
+    let stream = UnixStream::connect(path).await;
+    let stream =
+        stream.map_err(|error| gone(error, &|error| format!("cannot ask there for a handover: {error}")))?;
     let mut channel = Channel::new(stream);
     let own = rustix::process::geteuid().as_raw();
-    let uid = channel.peer_uid().map_err(|error| refuse(error.to_string()))?;
+    let uid = channel.peer_uid().map_err(|error| Refusal::Why(error.to_string()))?;
     if uid != own {
-        return Err(refuse(format!("user {uid} listens there, and this data plane runs as user {own}")));
+        let why = format!("user {uid} listens there, and this data plane runs as user {own}");
+        return Err(Refusal::Why(why));
     }
-    let ask = Message::Ask { protocol: PROTOCOL, version: version.into(), pid: std::process::id() };
+    let question = Message::Ask { protocol: PROTOCOL, version: version.into(), pid: std::process::id() };
     let asked = timeout(PATIENCE, async {
-        channel.send(&ask, &[]).await?;
+        channel.send(&question, &[]).await?;
         receive_sockets(&channel).await
     });
     match asked.await {
         Ok(Ok(Ok((pid, version, sockets)))) => {
-            Ok(Some(Inherited { channel, path: path.to_owned(), pid, version, sockets }))
+            Ok(Inherited { channel, path: path.to_owned(), pid, version, sockets })
         }
-        Ok(Ok(Err(why))) => Err(refuse(format!("the data plane that listens there refuses: {why}"))),
-        Ok(Err(error)) => Err(refuse(format!(
-            "who listens there does not hand over as this data plane, version {version}, understands it: {error}"
-        ))),
-        Err(_) => Err(refuse(format!("who listens there hands nothing over within {PATIENCE:?}"))),
+        Ok(Ok(Err(why))) => Err(Refusal::Why(format!("the data plane that listens there refuses: {why}"))),
+        Ok(Err(error)) => Err(gone(error, &|error| {
+            format!(
+                "who listens there does not hand over as this data plane, version {version}, understands it: {error}"
+            )
+        })),
+        Err(_) => Err(Refusal::Why(format!("who listens there hands nothing over within {PATIENCE:?}"))),
     }
 }
 
@@ -141,5 +177,43 @@ impl Inherited {
                 tracing::warn!(%path, pid, version, ?answer, "taken over: the other process does not say that it leaves")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_ends_while_it_is_asked_is_gone_and_one_that_always_breaks_off_is_an_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("handover");
+        for accepted in [0, 1] {
+            let listener = UnixListener::bind(&path).unwrap();
+            let ending = async {
+                for _ in 0..accepted {
+                    drop(listener.accept().await.unwrap());
+                }
+                drop(listener.accept().await.unwrap());
+                drop(listener);
+            };
+            let (inherited, ()) = tokio::join!(inherit(&path, "2"), ending);
+            assert!(inherited.unwrap().is_none(), "after {accepted}");
+            std::fs::remove_file(&path).unwrap();
+        }
+
+        let listener = UnixListener::bind(&path).unwrap();
+        let breaking = async {
+            loop {
+                drop(listener.accept().await.unwrap());
+            }
+        };
+        let failure = tokio::select! {
+            inherited = inherit(&path, "2") => inherited.unwrap_err(),
+            () = breaking => unreachable!("it never ends"),
+        };
+        assert!(failure.to_string().ends_with("it breaks off, 3 times"), "{failure}");
     }
 }

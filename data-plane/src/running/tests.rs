@@ -76,6 +76,7 @@ fn static_file(directory: &Path, address: SocketAddr) -> String {
     path.to_str().unwrap().to_owned()
 }
 
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn whoever_has_taken_over_serves_also_where_its_own_handover_socket_cannot_be_put() {
     let folder = tempfile::tempdir().unwrap();
@@ -84,13 +85,13 @@ async fn whoever_has_taken_over_serves_also_where_its_own_handover_socket_cannot
     let socket = directory.join("handover").to_str().unwrap().to_owned();
     let file = static_file(folder.path(), replica().await);
     let (first, shutdown) = begin(&["--static", &file, "--handover-socket", &socket]).await;
-    let beside = format!("{socket}.{}", std::process::id());
+    let copies = copies_of(first.listen());
     // It waits for something to route by, and there is nothing as long as the first one lives.
     let second = tokio::spawn(async move {
         let nobody = ["--control-plane", "http://127.0.0.1:1", "--no-cache"];
         begin(&[&nobody[..], &["--handover-socket", &socket]].concat()).await
     });
-    while !Path::new(&beside).exists() {
+    while copies_of(first.listen()) == copies {
         sleep(Duration::from_millis(5)).await;
     }
     std::fs::remove_dir_all(&directory).unwrap();
@@ -98,6 +99,21 @@ async fn whoever_has_taken_over_serves_also_where_its_own_handover_socket_cannot
     let (second, shutdown) = second.await.unwrap();
     assert_eq!(get(second.listen(), "/orders/").await.0, 503, "it has nothing to route by");
     end(second, &shutdown).await;
+}
+
+/// How many descriptors of this process are of the socket that listens there.
+#[cfg(target_os = "linux")]
+fn copies_of(listening: SocketAddr) -> usize {
+    let SocketAddr::V4(address) = listening else { panic!("{listening} is not of IPv4") };
+    let local = format!("{:08X}:{:04X}", u32::from(*address.ip()).swap_bytes(), address.port());
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let fields = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let inode =
+        fields.filter(|fields| fields[1] == local && fields[3] == "0A").map(|fields| fields[9].to_owned());
+    let name = format!("socket:[{}]", inode.last().unwrap());
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
+    let targets = descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    targets.filter(|target| target.as_os_str() == name.as_str()).count()
 }
 
 async fn ready(admin: SocketAddr) {

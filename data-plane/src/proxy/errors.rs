@@ -201,7 +201,7 @@ impl GatewayError {
             },
             Self::ProtocolRefused { .. } => kind(S::NOT_IMPLEMENTED, R::ProtocolRefused, "http_request_denied", "The service lets nobody switch to this protocol"),
             Self::NotSwitched { .. } => kind(S::BAD_GATEWAY, R::NotSwitched, "http_upgrade_failed", "The replica did not switch protocols"),
-            Self::CannotSwitch(_) => kind(S::NOT_IMPLEMENTED, R::CannotSwitch, "http_upgrade_failed", "The replica speaks HTTP/2 only"),
+            Self::CannotSwitch(_) => kind(S::NOT_IMPLEMENTED, R::CannotSwitch, "http_upgrade_failed", "The replica cannot switch protocols"),
             Self::TunnelRefused => kind(S::METHOD_NOT_ALLOWED, R::TunnelRefused, "http_request_denied", "CONNECT is not offered"),
             Self::TraceRefused => kind(S::METHOD_NOT_ALLOWED, R::TraceRefused, "http_request_denied", "TRACE is not offered"),
             Self::Loop => kind(S::BAD_GATEWAY, R::Loop, "proxy_loop_detected", "The request has passed this gateway before"),
@@ -310,7 +310,7 @@ impl GatewayError {
                 format!("{service}: the replica was asked to switch protocols and answered {}", status.as_u16())
             }
             Self::CannotSwitch(stop) => format!(
-                "{service}: protocols are switched in HTTP/1.1, which no replica that was asked speaks, after {}; {stop}",
+                "{service}: no replica that was asked speaks HTTP/1.1 or takes extended CONNECTs, after {}; {stop}",
                 counted(attempts, "attempt")
             ),
             Self::TunnelRefused => "this gateway forwards requests and opens no tunnels".into(),

@@ -358,7 +358,7 @@ enum Ended {
     Declined,
     /// There was no room on the connections to it that are shared.
     Full,
-    /// It speaks HTTP/2 only, and was to switch protocols.
+    /// It was to switch protocols, and has no way to.
     CannotSwitch,
 }
 

@@ -1,7 +1,7 @@
 //! Switching to another protocol: what a client asks for, what a replica is asked for, and whether its answer does it.
 //!
 //! Two ways lead here: `Upgrade` in HTTP/1.1 (RFC 9110 section 7.8), and extended CONNECT in HTTP/2 (RFC 8441), which is made
-//! an upgrade of HTTP/1.1 for the replica. In both, the service's policy says which protocols may be switched to.
+//! an upgrade of HTTP/1.1 for the replica (and an extended CONNECT again where that speaks HTTP/2). In both, the service's policy says which protocols may be switched to.
 
 use aws_lc_rs::digest;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -114,7 +114,7 @@ fn has_body(length: Length) -> bool {
 }
 
 /// What a server that speaks the protocol answers to this key.
-fn accept_of(key: &str) -> String {
+pub(super) fn accept_of(key: &str) -> String {
     let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
     hash.update(key.as_bytes());
     hash.update(ACCEPT_SUFFIX);

@@ -34,7 +34,7 @@ pub(in crate::proxy) enum ConnectFailure {
     Replica(Fault),
     /// All connections that one worker may share to it carry as many requests as they may.
     Full,
-    /// HTTP/1.1 was asked for, and the replica does not speak it.
+    /// Protocols were to be switched, and the replica neither speaks HTTP/1.1 nor takes extended CONNECTs.
     NoSwitch,
     /// This process or machine has no file descriptor left.
     Exhausted,

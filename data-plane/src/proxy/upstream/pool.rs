@@ -104,16 +104,39 @@ impl Pool {
         }
     }
 
+    /// A link for a switch of protocols: in HTTP/1.1, where that is spoken, on a connection that nothing was asked on before;
+    /// else on one in HTTP/2 whose replica takes extended CONNECTs.
+    ///
+    /// # Errors
+    /// As with [`Pool::link`], and where neither can be had.
+    pub(in crate::proxy) async fn switching_link(
+        &self,
+        endpoint: &Endpoint,
+        connect_timeout: Duration,
+    ) -> Result<Link, ConnectFailure> {
+        let over_http2 = || async {
+            let link = self.0.negotiated(endpoint, connect_timeout).await?;
+            match &link {
+                Link::Http2(link) if !link.may_switch().await => Err(ConnectFailure::NoSwitch),
+                _ => Ok(link),
+            }
+        };
+        match endpoint.protocol.kind() {
+            Kind::Http1 => self.new_link(endpoint, connect_timeout).await,
+            Kind::H2c => in_time(connect_timeout, Box::pin(over_http2())).await,
+            Kind::Tls(_) => match self.new_link(endpoint, connect_timeout).await {
+                Err(ConnectFailure::NoSwitch) => in_time(connect_timeout, Box::pin(over_http2())).await,
+                linked => linked,
+            },
+        }
+    }
+
     /// One in HTTP/1.1, on a connection that nothing was asked on before: where a second try may be harmful, a replica that is
     /// about to close an idle connection must not cause the need for one.
     ///
     /// # Errors
     /// As with [`Pool::link`], and where HTTP/1.1 is not spoken.
-    pub(in crate::proxy) async fn new_link(
-        &self,
-        endpoint: &Endpoint,
-        connect_timeout: Duration,
-    ) -> Result<Link, ConnectFailure> {
+    async fn new_link(&self, endpoint: &Endpoint, connect_timeout: Duration) -> Result<Link, ConnectFailure> {
         match endpoint.protocol.kind() {
             Kind::Http1 => match tokio::time::timeout(connect_timeout, tcp(endpoint)).await {
                 Ok(stream) => Ok(Link::Http1(self.0.http1(Stream::Tcp(stream?)))),
@@ -173,6 +196,14 @@ impl Pool {
             !place.open.is_empty() || place.is_connecting || idle.contains_key(endpoint)
         });
     }
+}
+
+async fn in_time(
+    limit: Duration,
+    linked: impl Future<Output = Result<Link, ConnectFailure>>,
+) -> Result<Link, ConnectFailure> {
+    let linked = tokio::time::timeout(limit, linked).await;
+    linked.unwrap_or(Err(ConnectFailure::Replica(Fault::ConnectTimeout)))
 }
 
 impl Connections {

@@ -10,7 +10,9 @@ use tokio::{
 };
 
 use super::*;
-use crate::{config::Args, discovery::tests as wire, fake_control_plane::FakeControlPlane};
+use crate::{
+    config::Args, discovery::tests as wire, fake_control_plane::FakeControlPlane, handover::inherit,
+};
 
 mod operators;
 
@@ -84,13 +86,22 @@ async fn whoever_has_taken_over_serves_also_where_its_own_handover_socket_cannot
     let socket = directory.join("handover").to_str().unwrap().to_owned();
     let file = static_file(folder.path(), replica().await);
     let (first, shutdown) = begin(&["--static", &file, "--handover-socket", &socket]).await;
-    let beside = format!("{socket}.{}", std::process::id());
+    let is_taken = |failure: &Failure| failure.to_string().contains("taking over already");
     // It waits for something to route by, and there is nothing as long as the first one lives.
+    let at = socket.clone();
     let second = tokio::spawn(async move {
-        let nobody = ["--control-plane", "http://127.0.0.1:1", "--no-cache"];
-        begin(&[&nobody[..], &["--handover-socket", &socket]].concat()).await
+        let nobody = ["--control-plane", "http://127.0.0.1:1", "--no-cache", "--handover-socket", &at];
+        loop {
+            let shutdown = Shutdown::new();
+            match start(config(&nobody), shutdown.clone()).await {
+                Ok(running) => return (running, shutdown),
+                // The look below was there before.
+                Err(failure) if is_taken(&failure) => {}
+                Err(failure) => panic!("{failure}"),
+            }
+        }
     });
-    while !Path::new(&beside).exists() {
+    while !inherit(Path::new(&socket), "look").await.is_err_and(|failure| is_taken(&failure)) {
         sleep(Duration::from_millis(5)).await;
     }
     std::fs::remove_dir_all(&directory).unwrap();

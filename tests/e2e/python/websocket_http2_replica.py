@@ -1,10 +1,12 @@
 """A replica that speaks WebSockets over HTTP/2 only (RFC 8441), by the h2 and websockets libraries.
 
-Prints where it listens, as JSON. Runs until it is killed.
+Usage: websocket_http2_replica.py [CERTIFICATE KEY]. Prints where it listens, as JSON. Runs until it is killed.
 """
 
 import asyncio
 import json
+import ssl
+import sys
 
 import h2.config
 import h2.connection
@@ -26,6 +28,7 @@ class Connection(asyncio.Protocol):
         self.h2.update_settings({h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL: 1})
         self.sockets = {}
         self.waiting = {}
+        self.ending = set()
         self.flush()
 
     def data_received(self, data):
@@ -37,7 +40,8 @@ class Connection(asyncio.Protocol):
                 self.heard(event.stream_id, event.data)
             elif isinstance(event, h2.events.StreamEnded):
                 self.waiting.setdefault(event.stream_id, b"")
-                self.send(event.stream_id, is_last=True)
+                self.ending.add(event.stream_id)
+                self.send(event.stream_id)
             elif isinstance(event, h2.events.WindowUpdated):
                 for stream in list(self.waiting):
                     self.send(stream)
@@ -61,7 +65,11 @@ class Connection(asyncio.Protocol):
                 socket.send_close(int(frame.data.split()[1]), "as told")
             elif frame.opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
                 self.echo(socket, frame)
-        self.waiting[stream] = self.waiting.get(stream, b"") + b"".join(socket.data_to_send())
+        pieces = socket.data_to_send()
+        self.waiting[stream] = self.waiting.get(stream, b"") + b"".join(pieces)
+        # Once both sides have said goodbye it is the server's to end the stream (RFC 6455 section 7.1.1): an empty piece.
+        if b"" in pieces:
+            self.ending.add(stream)
         self.send(stream)
 
     def echo(self, socket, frame):
@@ -72,7 +80,7 @@ class Connection(asyncio.Protocol):
         else:
             socket.send_continuation(frame.data, fin=frame.fin)
 
-    def send(self, stream, is_last=False):
+    def send(self, stream):
         """As much as the window takes; the rest waits for more of it."""
         try:
             while self.waiting.get(stream):
@@ -81,7 +89,9 @@ class Connection(asyncio.Protocol):
                     return
                 piece, self.waiting[stream] = self.waiting[stream][:size], self.waiting[stream][size:]
                 self.h2.send_data(stream, piece)
-            if is_last:
+            if stream in self.ending:
+                # Once: what follows has nothing to send.
+                self.waiting.pop(stream, None)
                 self.h2.end_stream(stream)
         except h2.exceptions.ProtocolError:
             self.waiting.pop(stream, None)
@@ -91,7 +101,12 @@ class Connection(asyncio.Protocol):
 
 
 async def main():
-    server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0)
+    tls = None
+    if len(sys.argv) > 1:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(*sys.argv[1:])
+        tls.set_alpn_protocols(["h2"])
+    server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0, ssl=tls)
     at = "%s:%d" % server.sockets[0].getsockname()
     # There are no pages here; whoever asks for some finds nobody.
     print(json.dumps({"ready": True, "chat": at, "pages": at}), flush=True)

@@ -91,7 +91,7 @@ impl Tried {
             Self::Failed { ended: Ended::CannotSwitch, .. } => Word("cannot_switch"),
             Self::Unsendable(_) => Word("unsendable"),
             Self::OutOfTime => Word("out_of_time"),
-            Self::Exhausted => Word("gateway_exhausted"),
+            Self::Exhausted | Self::Failed { ended: Ended::NoPort, .. } => Word("gateway_exhausted"),
             Self::ClientGone => Word("client_gone"),
             Self::ClientStalled => Word("client_stalled"),
         }
@@ -170,6 +170,9 @@ impl Journey<'_> {
                     return unblamed(attempt, replica, Proof::Unsent, Ended::CannotSwitch);
                 }
                 Err(ConnectFailure::Full) => return unblamed(attempt, replica, Proof::Unsent, Ended::Full),
+                Err(ConnectFailure::NoPort) => {
+                    return unblamed(attempt, replica, Proof::Unsent, Ended::NoPort);
+                }
                 Err(ConnectFailure::Exhausted) => return Tried::Exhausted,
             };
             let sent =

@@ -9,7 +9,8 @@ const KEYS = [
   ['.', 'Pause and resume the stream'], ['t', 'Theme: automatic, light, dark'], ['c', 'Copy the line for a shell'], ['?', 'These keys'], ['Esc', 'Close, or leave the filter'],
 ];
 
-let isGoing = false;
+// The end of a `g`, while its second key is waited for.
+let going = null;
 
 // `act(name)` does what a key stands for.
 export function listen(act) {
@@ -22,9 +23,10 @@ export function listen(act) {
       return;
     }
     if (isTyping) return;
-    const name = isGoing ? `g ${event.key}` : event.key;
-    isGoing = !isGoing && event.key === 'g';
-    if (isGoing) setTimeout(() => { isGoing = false; }, 1500);
+    const name = going ? `g ${event.key}` : event.key;
+    // Each has its own time: that of one before must not end it.
+    clearTimeout(going);
+    going = !going && event.key === 'g' ? setTimeout(() => { going = null; }, 1500) : null;
     if (act(name)) event.preventDefault();
   });
 }

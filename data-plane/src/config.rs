@@ -233,8 +233,17 @@ impl Args {
             None => defaults::node_id(defaults::hostname().as_deref(), self.listen.port(), rand::random()),
         };
         let registry = self.registry(&node_id, is_stable)?;
-        let workers = self.workers.unwrap_or_else(|| available_parallelism().map_or(1, NonZeroUsize::get));
+        let limits = self.limits.clone().validate()?;
+        let cores = || available_parallelism().map_or(1, NonZeroUsize::get);
+        // One that may have no connection has nothing to do.
+        let workers = self.workers.unwrap_or_else(|| cores().min(limits.connections));
         check("--workers", workers, MAX_WORKERS)?;
+        if limits.connections < workers {
+            return Err(Failure::usage(format!(
+                "--max-connections {} is less than --workers {workers}: each of them has a share of it, of one at least",
+                limits.connections
+            )));
+        }
         let tracer = self.traces.tracer(node_id.as_str())?;
         Ok(Config {
             listen: self.listen,
@@ -251,7 +260,7 @@ impl Args {
             record_outcomes: self.record_outcomes as usize,
             histogram_services: self.metrics_histogram_services as usize,
             allow_fault_injection: self.allow_fault_injection,
-            limits: self.limits.validate()?,
+            limits,
             access_log: self.access_log.open()?,
             tracer,
             proxy_headers: self.forwarding.proxy_headers()?,

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::{
     listener::{Claim, MAX_PATH_BYTES, Place},
     predecessor::{Predecessor, serve},
-    successor::{Inherited, inherit},
+    successor::{Inherited, inherit, not_waited_for},
 };
 
 /// The version of what is said here. One that differs is refused, with both named.
@@ -37,7 +37,7 @@ const PROTOCOL: u32 = 1;
 enum Message {
     /// From the successor, first.
     Ask { protocol: u32, version: String, pid: u32 },
-    /// No, and why.
+    /// No, and why; also later, to a successor that has not served for too long.
     Refused { why: String },
     /// The sockets that come with the message, in their order; more of them follow, or not.
     Sockets { version: String, pid: u32, sockets: Vec<SocketKind>, more: bool },

@@ -210,7 +210,9 @@ pub(crate) fn serve(
         Some(tls) => tls.share_out(workers).map_err(unbound)?.into_iter(),
         None => Vec::new().into_iter(),
     };
-    let max_connections = (config.limits.connections / workers).max(1);
+    let connections = config.limits.connections;
+    // What does not come out even is the first ones'.
+    let share = |index| connections / workers + usize::from(index < connections % workers);
     let (drain_delay, drain_timeout) = (config.drain_delay, config.drain_timeout);
     let config = Arc::new(config);
     let active: Vec<_> = (0..workers).map(|_| Arc::<WorkerActive>::default()).collect();
@@ -228,6 +230,7 @@ pub(crate) fn serve(
         let shared = shared.clone();
         let active = Arc::clone(&active[index]);
         let tls = tls.next().zip(config.tls.as_ref().map(|(_, tls)| Arc::clone(tls)));
+        let max_connections = share(index);
         let notice = EndNotice { ended: notices.clone(), has_drained: false };
         let body = move || {
             let worker = Worker::new(index, config, table, clock, shared, Arc::clone(&active));

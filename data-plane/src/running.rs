@@ -47,6 +47,8 @@ use takeover::Listening;
 
 /// What this build calls itself towards control planes and operators.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// How much longer than its own `--handover-timeout` a process waits for one that takes its place, which has that long, too.
+const SUCCESSOR_GRACE: Duration = Duration::from_secs(30);
 /// The last report and the last snapshot are worth this long a wait, and no more.
 const FAREWELL: Duration = Duration::from_secs(5);
 
@@ -204,7 +206,7 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
     admin.watch = proxy.watch();
     match inherited {
         Some(mut inherited) => {
-            inherited.serving().await;
+            inherited.serving().await?;
             let alone = alone.clone();
             tokio::spawn(async move {
                 inherited.ended().await;
@@ -225,6 +227,7 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
             handed_over: leave.handed_over,
             shutdown: shutdown.clone(),
             successor: AtomicU32::new(0),
+            patience: config.handover_timeout.saturating_add(SUCCESSOR_GRACE),
         };
         match claim.publish() {
             Ok(place) => drop(tokio::spawn(handover::serve(place, predecessor, stop.clone()))),

@@ -127,8 +127,10 @@ impl Table {
             match present.get(&spec.name) {
                 Some(service) => service.update(spec, newness, now),
                 None => {
-                    let service =
-                        self.departed.returning(&spec.name).inspect(|known| known.update(spec, newness, now));
+                    let service = self
+                        .departed
+                        .get(spec.name.as_str(), now)
+                        .inspect(|known| known.update(spec, newness, now));
                     let service = service.unwrap_or_else(|| {
                         let (outlets, here) = (Arc::clone(&self.outlets), Arc::clone(&self.here));
                         Arc::new(Service::new(spec, self.workers, outlets, here, newness, now))
@@ -186,8 +188,8 @@ impl Table {
         self.services.load().get(name).cloned()
     }
 
-    /// The service of that name, too, if the last of its replicas left it a short while before `now`: it has nobody, and the policy
-    /// that it had then. Lock-free.
+    /// The service of that name, too, if the last of its replicas left it a while before `now`, ten minutes, or as long as its
+    /// fallback may answer: it has nobody, and the policy that it had then. Lock-free.
     pub fn service_or_departed(&self, name: &str, now: Tick) -> Option<Arc<Service>> {
         self.service(name).or_else(|| self.departed.get(name, now))
     }

@@ -1,12 +1,18 @@
 //! One of three replicas is ill, at 150 requests a second of which a third are POSTs, for four seconds a fault.
 
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use gateway_tests::DataPlane;
+use tempfile::TempDir;
 
 use crate::{
     Size,
-    client::{Fates, load, probe},
+    client::{Fates, load, load_of_gets, probe},
     figures::Figures,
-    replica::{Fault, Replica, lock},
+    replica::{Fault, Posts, Replica, lock},
     stage::{SECOND, Stage, gateway, metric},
 };
 
@@ -138,12 +144,34 @@ pub(crate) async fn all_down(_: Size, figures: &mut Figures) {
     figures.within("all of the traffic to all of them", 3 * SECOND, full);
 }
 
-/// The gateway is registered as a replica of its own service.
-pub(crate) async fn own_replica(_: Size, figures: &mut Figures) {
+/// The gateway is registered as a replica of its own service: alone, and beside two that are well.
+pub(crate) async fn own_replica(size: Size, figures: &mut Figures) {
+    let (gateway, _directory) = among_its_own_replicas(&[]).await;
+    let fate = probe(gateway.address()).await;
+    let attempts = metric(gateway.admin(), "gateway_upstream_attempts_total").await;
+    figures.hold(
+        "answered with 502 or 508",
+        format!("{:?}", fate.status),
+        matches!(fate.status, Some(502 | 508)),
+    );
+    figures.hold("extra hops <= 1", attempts, attempts <= 1.0);
+
+    let posts = Posts::default();
+    let well = [Replica::start(&posts), Replica::start(&posts)];
+    let (gateway, _directory) = among_its_own_replicas(&[well[0].address(), well[1].address()]).await;
+    let fates = load_of_gets(gateway.address(), RATE, SECOND * size.of(4, 1)).await;
+    let attempts = metric(gateway.admin(), "gateway_upstream_attempts_total").await;
+    figures.at_most(&format!("GET failed of {}", fates.0.len()), 0, fates.failed(false));
+    let each = attempts / fates.0.len() as f64;
+    figures.hold("attempts for each <= 2", format!("{each:.2}"), each <= 2.0);
+}
+
+/// A gateway that is a replica of its own service, and these beside it.
+async fn among_its_own_replicas(others: &[SocketAddr]) -> (DataPlane, TempDir) {
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("there are ports");
     let address = free.local_addr().expect("it is bound");
     drop(free);
-    let (gateway, _directory) = gateway(&[address], &[]).await;
+    let (gateway, directory) = gateway(&[&[address], others].concat(), &[]).await;
     let elsewhere = gateway.address();
     let relay = tokio::net::TcpListener::bind(address).await.expect("the port is free");
     tokio::spawn(async move {
@@ -156,12 +184,5 @@ pub(crate) async fn own_replica(_: Size, figures: &mut Figures) {
             });
         }
     });
-    let fate = probe(elsewhere).await;
-    let attempts = metric(gateway.admin(), "gateway_upstream_attempts_total").await;
-    figures.hold(
-        "answered with 502 or 508",
-        format!("{:?}", fate.status),
-        matches!(fate.status, Some(502 | 508)),
-    );
-    figures.hold("extra hops <= 1", attempts, attempts <= 1.0);
+    (gateway, directory)
 }

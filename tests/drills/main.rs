@@ -15,6 +15,7 @@ mod network;
 mod process;
 mod replica;
 mod stage;
+mod trust;
 
 use std::process::ExitCode;
 
@@ -96,6 +97,10 @@ enum Drill {
     Crowd,
     /// The gateway is its own replica
     Loop,
+    /// Clients forge what replicas are told of them
+    Forged,
+    /// Planes show each other certificates that nobody should believe, and new ones
+    Impostors,
     /// Mixed load, after which everything is back
     Leak,
 }
@@ -122,6 +127,8 @@ async fn run(drill: Drill, size: Size, figures: &mut Figures) {
         Drill::SlowClients => bodies::slow_clients(size, figures).await,
         Drill::Crowd => connections::crowd(size, figures).await,
         Drill::Loop => faults::own_replica(size, figures).await,
+        Drill::Forged => trust::forged(size, figures).await,
+        Drill::Impostors => trust::impostors(size, figures).await,
         Drill::Leak => leak::mixed(size, figures).await,
     }
 }

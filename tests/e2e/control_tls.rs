@@ -1,18 +1,16 @@
 //! TLS between the control plane and its clients: who is refused and how that is told, and certificates that are replaced.
 
 use std::{
-    path::PathBuf,
     process::Command,
     sync::Arc,
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
+use gateway_tests::authority::{client, expired, server};
 use gateway_tests::{
     Act, ControlPlane, DataPlane, Load, Scripted, binaries, command, eventually_within, http1,
 };
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd};
-use tempfile::TempDir;
 
 use super::access::{ENTRIES, write_auth};
 
@@ -28,37 +26,20 @@ name = "cn:ana"
 roles = ["operator"]
 "#;
 
-/// An authority, and a folder for what it signs.
-struct Authority {
-    folder: TempDir,
-    issuer: Issuer<'static, KeyPair>,
+/// Who signs certificates here, and starts planes by them.
+struct Authority(gateway_tests::Authority);
+
+impl std::ops::Deref for Authority {
+    type Target = gateway_tests::Authority;
+
+    fn deref(&self) -> &gateway_tests::Authority {
+        &self.0
+    }
 }
 
 impl Authority {
     fn new(name: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, name);
-        let key = KeyPair::generate().unwrap();
-        std::fs::write(folder.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-        Self { folder, issuer: Issuer::new(params, key) }
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.path().join(name).display().to_string()
-    }
-
-    /// Writes `NAME.pem` and `NAME.key`.
-    fn sign(&self, name: &str, params: CertificateParams) {
-        let key = KeyPair::generate().unwrap();
-        let signed = params.signed_by(&key, &self.issuer).unwrap();
-        // Whole or not at all, as people do who replace certificates: the key first.
-        for (end, text) in [("key", key.serialize_pem()), ("pem", signed.pem())] {
-            let new = PathBuf::from(self.path(&format!("{name}.{end}.new")));
-            std::fs::write(&new, text).unwrap();
-            std::fs::rename(&new, self.path(&format!("{name}.{end}"))).unwrap();
-        }
+        Self(gateway_tests::Authority::new(name))
     }
 
     fn flags(&self, name: &str) -> Vec<String> {
@@ -69,13 +50,12 @@ impl Authority {
 
     /// A control plane with the server certificate of this name.
     async fn control(&self, name: &str) -> (ControlPlane, String) {
-        let auth = write_auth(self.folder.path(), &format!("{ENTRIES}{CERTIFICATES}"));
+        let auth = write_auth(self.folder(), &format!("{ENTRIES}{CERTIFICATES}"));
         let mut flags = self.flags(name);
         flags.extend(["--auth-file".into(), auth.display().to_string()]);
         flags.extend(["--allow-endpoint".into(), "127.0.0.0/8".into()]);
         let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-        let control =
-            ControlPlane::start_with(&self.folder.path().join(format!("{name}.redb")), &flags).await;
+        let control = ControlPlane::start_with(&self.folder().join(format!("{name}.redb")), &flags).await;
         let url = format!("https://{}", control.address());
         (control, url)
     }
@@ -95,28 +75,12 @@ impl Authority {
     }
 }
 
-fn server(names: &[&str]) -> CertificateParams {
-    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-    let mut params = CertificateParams::new(names).unwrap();
-    params.distinguished_name.push(DnType::CommonName, "control plane");
-    params
-}
-
-fn client(common: &str, uri: Option<&str>) -> CertificateParams {
-    let mut params = CertificateParams::new(Vec::new()).unwrap();
-    params.distinguished_name.push(DnType::CommonName, common);
-    params.subject_alt_names.extend(uri.map(|uri| SanType::URI(uri.try_into().unwrap())));
-    params
-}
-
 #[tokio::test]
 async fn a_server_that_cannot_be_believed_is_refused_with_what_is_wrong_and_what_to_do() {
     let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
     ours.sign("good", server(&["127.0.0.1"]));
     ours.sign("other", server(&["control.example"]));
-    let mut expired = server(&["127.0.0.1"]);
-    (expired.not_before, expired.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
-    ours.sign("expired", expired);
+    ours.sign("expired", expired(server(&["127.0.0.1"])));
     let trust = ["--ca-file", &ours.path("ca.pem"), "--token-file", &ours.path("reader")];
     let trust_theirs = ["--ca-file", &theirs.path("ca.pem"), "--token-file", &ours.path("reader")];
     for (certificate, trust, why, what) in [
@@ -170,9 +134,7 @@ async fn a_client_is_known_by_its_certificate_and_one_of_another_authority_is_re
     ours.sign("ana", client("ana", None));
     ours.sign("bob", client("bob", None));
     theirs.sign("ana", client("ana", None));
-    let mut expired = client("ana", None);
-    (expired.not_before, expired.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
-    ours.sign("old", expired);
+    ours.sign("old", expired(client("ana", None)));
     let (_control, url) = ours.control("good").await;
     let ca = ours.path("ca.pem");
     let show = async |authority: &Authority, name: &str, line: &str| {

@@ -282,8 +282,9 @@ async fn everything_can_be_done_by_keyboard_alone_by_playwright() {
              await page.locator('tbody tr').waitFor();
              await page.keyboard.press('j');
              await page.keyboard.press('Enter');
-             await hash('#/service/orders');
-             await page.locator('tbody tr').first().waitFor();
+             // The address changes before the page does.
+             const heading = (name) => page.getByRole('heading', { level: 1, name, exact: true }).waitFor();
+             await heading('orders');
              await page.keyboard.press('j');
              await page.keyboard.press('j');
              await page.keyboard.press('k');
@@ -298,7 +299,7 @@ async fn everything_can_be_done_by_keyboard_alone_by_playwright() {
              await page.keyboard.press('Escape');
              await dialog.waitFor({ state: 'detached' });
              await page.keyboard.press('Enter');
-             await hash('#/replica/orders/r-1');
+             await heading('orders / r-1');
              await page.keyboard.press('d');
              await dialog.getByRole('heading', { name: 'Drain orders/r-1' }).waitFor();
              await dialog.getByLabel('Why').fill('kernel');

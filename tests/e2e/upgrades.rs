@@ -28,7 +28,7 @@ impl Chat {
         Self::start_before(&["http1", "http1"], flags).await
     }
 
-    /// In front of WebSockets and pages, spoken to by these protocols.
+    /// In front of WebSockets and pages, spoken to by these protocols; `h2` is HTTP/2 only, over TLS.
     async fn start_before([chat, pages]: &[&str; 2], flags: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name).display().to_string();
@@ -36,8 +36,9 @@ impl Chat {
         fs::write(path("key"), made.signing_key.serialize_pem()).unwrap();
         fs::write(path("crt"), made.cert.pem()).unwrap();
         let mut replica = Command::new(tools::python());
-        replica.arg(script("websocket_replica.py"));
-        if *chat == "tls" {
+        let (speaks_http2, is_secure) = (matches!(*chat, "h2c" | "h2"), matches!(*chat, "tls" | "h2"));
+        replica.arg(script(if speaks_http2 { "websocket_http2_replica.py" } else { "websocket_replica.py" }));
+        if is_secure {
             replica.args([path("crt"), path("key")]);
         }
         let mut replica = Process::spawn("replica", &mut replica);
@@ -46,6 +47,8 @@ impl Chat {
             let address = at[name].as_str().unwrap();
             let name =
                 format!("[[service]]\nname = \"{name}\"\n[[service.replica]]\naddress = \"{address}\"\n");
+            // Which HTTP is spoken over TLS is negotiated.
+            let protocol = if protocol == "h2" { "tls" } else { protocol };
             let tls = if protocol == "tls" { "tls_server_name = \"gw.example\"\n" } else { "" };
             format!("{name}protocol = \"{protocol}\"\n{tls}")
         };
@@ -87,6 +90,16 @@ async fn websockets_pass_to_a_replica_that_speaks_tls_by_python() {
     converse(&Chat::start_before(&["tls", "http1"], &[]).await).await;
 }
 
+#[tokio::test]
+async fn websockets_pass_to_a_replica_that_speaks_http_2_only_by_python() {
+    converse(&Chat::start_before(&["h2c", "http1"], &[]).await).await;
+}
+
+#[tokio::test]
+async fn websockets_pass_to_a_replica_that_speaks_http_2_only_over_tls_by_python() {
+    converse(&Chat::start_before(&["h2", "http1"], &[]).await).await;
+}
+
 /// Everything that a WebSocket can carry, by clients of every kind.
 async fn converse(chat: &Chat) {
     let mut python = Command::new(tools::python());
@@ -103,7 +116,9 @@ async fn converse(chat: &Chat) {
         "pong": true,
         "closed": [4002, "as told"],
     });
-    assert!(conversation["extensions"].as_str().unwrap().starts_with("permessage-deflate"), "{found}");
+    // The server in HTTP/2 is a plain one.
+    let extensions = conversation["extensions"].as_str().unwrap();
+    assert!(extensions.is_empty() || extensions.starts_with("permessage-deflate"), "{found}");
     assert_eq!([&found["plain"], &found["secure"]], [&conversation; 2], "{found}");
     let over_http2 = json!({
         "offered": 1,

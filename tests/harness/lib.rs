@@ -4,6 +4,7 @@
 //! logs of its processes are printed with its panic. Nothing here asserts on the gateway's behaviour: tests do.
 //! It waits on conditions ([`eventually`]) and never for a fixed time.
 
+pub mod authority;
 pub mod binaries;
 pub mod browser;
 pub mod command;
@@ -17,6 +18,7 @@ mod process;
 pub mod scripted;
 pub mod tools;
 
+pub use authority::Authority;
 pub use browser::Browser;
 pub use demo_replica::DemoReplica;
 pub use eventually::{eventually, eventually_within};

@@ -27,6 +27,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) request: Option<Request<'a>>,
     /// Of the answer; 499 if there was none before the client was gone.
     pub(crate) status: u16,
+    /// What came of it, if it was a call of gRPC, and that was said.
+    pub(crate) grpc_status: Option<u8>,
     /// How the answer ended.
     pub(crate) end: &'static str,
     /// The service that was found, once it was.
@@ -92,7 +94,7 @@ pub(crate) enum Outcome {
 impl Entry<'_> {
     /// Whether somebody should look at it, whatever the sample: the gateway or a replica failed, or somebody went away.
     pub(crate) fn has_failed(&self) -> bool {
-        self.status >= 499 || self.end != "complete"
+        self.status >= 499 || self.end != "complete" || self.grpc_status.is_some_and(is_of_the_server)
     }
 
     /// Who answered, or was the last to be asked. An answer is not forgotten for a later attempt that got none.
@@ -101,6 +103,12 @@ impl Entry<'_> {
         let answered = self.attempts.iter().rev().find(has_answered).filter(|_| self.error.is_none());
         answered.or(self.attempts.last()).map(|attempt| attempt.replica)
     }
+}
+
+/// Whether a call's status says that its server failed it, as OpenTelemetry has them: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED,
+/// INTERNAL, UNAVAILABLE and DATA_LOSS.
+fn is_of_the_server(grpc_status: u8) -> bool {
+    matches!(grpc_status, 2 | 4 | 12..=15)
 }
 
 /// One JSON object, with a line break. What is not known is left out.
@@ -124,6 +132,9 @@ pub(crate) fn json(out: &mut Vec<u8>, entry: &Entry<'_>) {
         }
     }
     object.number("http.response.status_code", entry.status.into());
+    if let Some(status) = entry.grpc_status {
+        object.number("rpc.grpc.status_code", status.into());
+    }
     object.seconds("duration_s", entry.duration);
     if let Some(upstream) = entry.upstream {
         object.seconds("upstream_s", upstream);
@@ -270,6 +281,9 @@ pub(crate) fn text(out: &mut Vec<u8>, entry: &Entry<'_>) {
     }
     word(out, "breaker", entry.breaker);
     word(out, "end", Some(entry.end));
+    if let Some(status) = entry.grpc_status {
+        let _ = write!(out, " grpc={status}");
+    }
     let _ = write!(out, " received={}", entry.received);
     word(out, "tls", entry.tls);
     word(out, "peer", Some(entry.peer));
@@ -339,6 +353,7 @@ mod tests {
             duration: Duration::from_micros(13_500),
             request,
             status: 200,
+            grpc_status: None,
             end: "complete",
             service: Some("orders"),
             attempts,

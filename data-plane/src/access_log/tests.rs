@@ -21,6 +21,7 @@ fn entry(status: u16, attempt_count: usize, duration: Duration) -> Entry<'static
         duration,
         request: None,
         status,
+        grpc_status: None,
         end: "complete",
         service: None,
         attempts: &[],
@@ -48,6 +49,8 @@ fn a_sample_leaves_nothing_out_that_somebody_should_see() {
     assert_eq!(of_30(entry(200, 1, quick)), 3);
     assert_eq!(of_30(entry(404, 0, quick)), 3);
     assert_eq!(of_30(entry(503, 0, quick)), 30);
+    let call = |status| Entry { grpc_status: Some(status), ..entry(200, 1, quick) };
+    assert_eq!([0, 5, 14].map(|status| of_30(call(status))), [3, 3, 30]);
     assert_eq!(of_30(entry(200, 2, quick)), 30);
     assert_eq!(of_30(entry(200, 1, Duration::from_secs(1))), 30);
     let all = AccessLog::open(settings(1)).unwrap();

@@ -109,6 +109,11 @@ fn a_wrong_flag_is_named_with_what_is_allowed() {
     for (flags, why) in [
         (vec!["--workers", "0"], "--workers 0 is not in 1..=1024".to_owned()),
         (
+            vec!["--workers", "4", "--max-connections", "3"],
+            "--max-connections 3 is less than --workers 4: each of them has a share of it, of one at least"
+                .into(),
+        ),
+        (
             vec!["--node-id", "Web"],
             "--node-id \"Web\": node_id: may hold only a-z, 0-9 and '-', found 'W'".into(),
         ),

@@ -71,9 +71,15 @@ impl Channel {
         Ok(Some((message, sockets)))
     }
 
-    /// Completes with the end of the stream. Cancel safe, for nothing is to come any more.
-    pub(super) async fn ended(&self) {
-        while let Ok(Some(_)) = self.receive().await {}
+    /// Completes with the end of the stream, or with the other side's reason not to wait for it. Cancel safe: what may come
+    /// comes at once.
+    pub(super) async fn ended(&self) -> Option<String> {
+        while let Ok(Some((message, _))) = self.receive().await {
+            if let Message::Refused { why } = message {
+                return Some(why);
+            }
+        }
+        None
     }
 
     /// Fills `bytes`; `false` when the stream ends before the first of them.

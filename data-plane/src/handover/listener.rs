@@ -54,6 +54,7 @@ impl Claim {
         let beside = PathBuf::from(beside);
         // Of a process that had the same number and did not end well.
         let _ = fs::remove_file(&beside);
+        tidy(path);
         let listener = listen(&beside).map_err(refuse)?;
         Ok(Self { path: path.to_owned(), beside, listener: Some(listener) })
     }
@@ -97,6 +98,40 @@ impl Drop for Place {
     }
 }
 
+/// Removes what processes have left beside a path that were killed before they served.
+fn tidy(path: &Path) {
+    let Some((folder, name)) = path.parent().zip(path.file_name().and_then(|name| name.to_str())) else {
+        return;
+    };
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let left = entry.file_name();
+        let number = left.to_str().and_then(|left| left.strip_prefix(name)?.strip_prefix('.')?.parse().ok());
+        if number.is_some_and(|number| !runs(number)) && is_left(&entry.path()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Whether there is a process of that number, as far as this one can see.
+fn runs(number: i32) -> bool {
+    let process = rustix::process::Pid::from_raw(number.max(0));
+    process.is_none_or(|process| rustix::process::test_kill_process(process) != Err(rustix::io::Errno::SRCH))
+}
+
+/// Whether it is a socket that nobody listens at: elsewhere, processes may have other numbers than here.
+fn is_left(path: &Path) -> bool {
+    let is_socket = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket());
+    let refused = || {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // Who listens and does not accept is not waited for.
+        socket.set_nonblocking(true)?;
+        socket.connect(&SockAddr::unix(path)?)
+    };
+    is_socket && refused().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
 /// Nobody can connect before the mode is set: until it listens, the kernel refuses.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
@@ -110,4 +145,40 @@ fn listen(path: &Path) -> io::Result<UnixListener> {
 fn inode(path: &Path) -> io::Result<(u64, u64)> {
     let metadata = fs::symlink_metadata(path)?;
     Ok((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_killed_processes_have_left_beside_is_removed_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("handover");
+        let mut ended = std::process::Command::new("true").spawn().unwrap();
+        ended.wait().unwrap();
+        let beside = |number: u32| folder.path().join(format!("handover.{number}"));
+        let (killed, running) = (beside(ended.id()), beside(1));
+        drop(listen(&killed).unwrap());
+        drop(listen(&running).unwrap());
+        let others = ["handover.note", "handover-2.1", "other.1"].map(|name| folder.path().join(name));
+        others.iter().for_each(|other| fs::write(other, "").unwrap());
+
+        let claim = Claim::new(&path).unwrap();
+        assert!(!killed.exists(), "nobody will ever use it");
+        assert!(running.exists() && others.iter().all(|other| other.exists()));
+        assert!(beside(std::process::id()).exists());
+        drop(claim);
+        assert!(!beside(std::process::id()).exists());
+    }
+
+    #[tokio::test]
+    async fn who_listens_is_left_alone_whatever_number_its_process_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("handover.7");
+        let listening = listen(&path).unwrap();
+        assert!(!is_left(&path));
+        drop(listening);
+        assert!(is_left(&path));
+    }
 }

@@ -44,6 +44,9 @@ pub(crate) struct Predecessor {
     pub(crate) shutdown: Shutdown,
     /// The process of the successor; 0 when there is none.
     pub(crate) successor: AtomicU32,
+    /// How long a successor may take until it serves. One that stands still would be waited for without an end, while nobody
+    /// follows the control plane, and no other may take over.
+    pub(crate) patience: Duration,
 }
 
 /// Hands over at `place` until `shutdown` begins; the conversation that ended in a handover goes on until `stop`, for its end
@@ -142,7 +145,7 @@ struct Succession<'a> {
 
 impl Succession<'_> {
     async fn hand_over(self, mut channel: Channel) {
-        let Predecessor { hold, handed_over, shutdown, .. } = self.predecessor;
+        let Predecessor { hold, handed_over, shutdown, patience, .. } = self.predecessor;
         let (pid, version) = (self.pid, self.version.as_str());
         tracing::info!(pid, version, "handing over: still serving until the other process does");
         let held = hold.begin();
@@ -150,9 +153,19 @@ impl Succession<'_> {
             timeout(PATIENCE, self.send_sockets(&mut channel))
                 .await
                 .map_err(|_| io::ErrorKind::TimedOut)??;
-            channel.receive().await
+            Ok::<_, io::Error>(timeout(*patience, channel.receive()).await)
         };
-        let why = match word.await {
+        let word = match word.await {
+            Ok(Ok(word)) => word,
+            Ok(Err(_)) => {
+                let why = format!("it did not serve within {}", humantime::format_duration(*patience));
+                // Heard once it moves again: it must not serve then.
+                let _ = timeout(PATIENCE, channel.send(&Message::Refused { why: why.clone() }, &[])).await;
+                Err(io::Error::new(io::ErrorKind::TimedOut, why))
+            }
+            Err(error) => Err(error),
+        };
+        let why = match word {
             Ok(Some((Message::Serving, _))) => {
                 tracing::info!(pid, version, "handed over: the other process serves, this one drains");
                 held.keep();
@@ -223,8 +236,29 @@ mod tests {
             handed_over: Shutdown::new(),
             shutdown: shutdown.clone(),
             successor: AtomicU32::new(0),
+            patience: PATIENCE_OF_TESTS,
         };
         (tokio::spawn(serve(place, predecessor, Shutdown::new())), address)
+    }
+
+    /// Longer than a successor takes that says at once that it serves, shorter than anybody wants to wait.
+    const PATIENCE_OF_TESTS: Duration = Duration::from_secs(2);
+
+    #[tokio::test]
+    async fn a_successor_that_stands_still_is_waited_for_for_a_while_and_hears_that_it_is_not_any_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("handover");
+        let (ended, _) = serving(&path, &Shutdown::new());
+        let mut still = inherit(&path, "2").await.unwrap().unwrap();
+        let refused = inherit(&path, "3").await.unwrap_err().to_string();
+        assert!(refused.contains("taking over already"), "{refused}");
+        let why = still.ended().await.expect("it is told");
+        assert_eq!(why, "it did not serve within 2s");
+        // The next one may, and the first must not any more.
+        let mut next = inherit(&path, "3").await.unwrap().unwrap();
+        assert!(still.serving().await.is_err());
+        next.serving().await.unwrap();
+        ended.await.unwrap();
     }
 
     /// Between a look at whose it is and its removal the successor could put its own there.
@@ -239,7 +273,7 @@ mod tests {
         assert!(!path.exists());
 
         let (ended, _) = serving(&path, &Shutdown::new());
-        inherit(&path, "2").await.unwrap().unwrap().serving().await;
+        inherit(&path, "2").await.unwrap().unwrap().serving().await.unwrap();
         ended.await.unwrap();
         assert!(path.exists());
         assert!(inherit(&path, "3").await.unwrap().is_none(), "nobody listens there");
@@ -251,7 +285,7 @@ mod tests {
         let path = folder.path().join("handover");
         let (ended, address) = serving(&path, &Shutdown::new());
         let mut successor = inherit(&path, "2").await.unwrap().unwrap();
-        successor.serving().await;
+        successor.serving().await.unwrap();
         ended.await.unwrap();
         let refused = TcpStream::connect(address).await.unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);

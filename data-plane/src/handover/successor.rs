@@ -5,6 +5,7 @@ use std::{
     net::TcpListener,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
+    sync::OnceLock,
     time::Duration,
 };
 
@@ -29,6 +30,8 @@ pub(crate) struct Inherited {
     pub(crate) pid: u32,
     pub(crate) version: String,
     pub(crate) sockets: Vec<(SocketKind, TcpListener)>,
+    /// Why the other process waits no more, once it has said so.
+    dismissed: OnceLock<String>,
 }
 
 /// Why nothing was inherited.
@@ -90,7 +93,8 @@ async fn ask(path: &Path, version: &str) -> Result<Inherited, Refusal> {
     });
     match asked.await {
         Ok(Ok(Ok((pid, version, sockets)))) => {
-            Ok(Inherited { channel, path: path.to_owned(), pid, version, sockets })
+            let (path, dismissed) = (path.to_owned(), OnceLock::new());
+            Ok(Inherited { channel, path, pid, version, sockets, dismissed })
         }
         Ok(Ok(Err(why))) => Err(Refusal::Why(format!("the data plane that listens there refuses: {why}"))),
         Ok(Err(error)) => Err(gone(error, &|error| {
@@ -154,30 +158,52 @@ impl Inherited {
         wanted.into_iter().map(|(_, listener)| listener).collect()
     }
 
-    /// Completes when the other process has ended. Cancel safe.
-    pub(crate) async fn ended(&self) {
-        self.channel.ended().await;
+    /// Completes when the other process has ended, or with why it does not wait for this one any more. Cancel safe.
+    pub(crate) async fn ended(&self) -> Option<String> {
+        if self.dismissed.get().is_none()
+            && let Some(why) = self.channel.ended().await
+        {
+            let _ = self.dismissed.set(why);
+        }
+        self.dismissed.get().cloned()
     }
 
     /// Tells the other process that this one serves. It leaves, or is gone already: from here on there is no way back.
-    pub(crate) async fn serving(&mut self) {
+    ///
+    /// # Errors
+    /// A fatal [`Failure`] when it does not wait any more, and goes on serving.
+    pub(crate) async fn serving(&mut self) -> Result<(), Failure> {
+        if let Some(why) = self.dismissed.get() {
+            return Err(not_waited_for(self.pid, why));
+        }
         // Where this process is configured to listen elsewhere, nobody accepts any more, and clients must not wait.
         self.sockets.clear();
         let path = self.path.display();
         let (pid, version) = (self.pid, self.version.as_str());
         let told = timeout(PATIENCE, async {
-            self.channel.send(&Message::Serving, &[]).await?;
-            self.channel.receive().await
+            let sent = self.channel.send(&Message::Serving, &[]).await;
+            match self.channel.receive().await? {
+                // Said before, and the stream ended behind it.
+                None => sent.map(|()| None),
+                heard => Ok(heard),
+            }
         });
         match told.await {
             Ok(Ok(Some((Message::Leaving, _)))) => {
                 tracing::info!(%path, pid, version, "taken over: the other process drains");
             }
+            Ok(Ok(Some((Message::Refused { why }, _)))) => return Err(not_waited_for(pid, &why)),
             answer => {
                 tracing::warn!(%path, pid, version, ?answer, "taken over: the other process does not say that it leaves")
             }
         }
+        Ok(())
     }
+}
+
+/// What ends a process that comes too late to take another one's place.
+pub(crate) fn not_waited_for(pid: u32, why: &str) -> Failure {
+    Failure::fatal(format!("process {pid} goes on serving and does not wait for this one any more: {why}"))
 }
 
 #[cfg(test)]

@@ -378,6 +378,9 @@ fn connect_failure(error: &io::Error) -> Failure {
         return Failure::Void("this data plane has no file descriptor left".to_owned());
     }
     match error.kind() {
+        io::ErrorKind::AddrNotAvailable => {
+            Failure::Void("this data plane's machine has no port left to connect from".to_owned())
+        }
         io::ErrorKind::ConnectionRefused => Failure::of("connect refused"),
         kind => Failure::of(format_args!("connect failed: {kind}")),
     }

@@ -16,8 +16,8 @@ use crate::{
 
 /// Holds a picked replica's permit from the pick to the verdict.
 ///
-/// Dropped without one (the client went away, a drain that was over, a panic, a shutdown), it gives the permit back
-/// without blame. In any case the replica has nothing more to do with the request once it is dropped.
+/// Dropped without one (the client went away, a drain that was over, a panic, a shutdown, a hedge that was quicker), it gives
+/// the permit back without blame, unless its replica has [let too many wait](Service::outrun). In any case the replica has nothing more to do with the request once it is dropped.
 #[derive(Debug)]
 pub(super) struct Attempt {
     worker: Rc<Worker>,
@@ -236,10 +236,12 @@ impl Drop for Attempt {
     fn drop(&mut self) {
         // Of an answer that nobody waited for, only being outrun tells how slow the replica is.
         self.latency = self.race.as_ref().and_then(|race| race.get());
-        if let Some(waited) = self.latency.filter(|_| self.permit.is_some()) {
-            self.service.outrun(&self.replica, waited, self.worker.now());
-        }
-        self.settle(Outcome::Neutral);
+        let hangs = match self.latency.filter(|_| self.permit.is_some()) {
+            Some(waited) => self.service.outrun(&self.replica, waited, self.worker.now()),
+            None => false,
+        };
+        // Whoever is always outrun would never be found out otherwise: each of its attempts ends before its time is over.
+        self.settle(if hangs { Outcome::Failure(Fault::ResponseTimeout) } else { Outcome::Neutral });
         self.service.end(self.worker.index(), &self.replica);
         self.worker.flights().end(self.place);
     }

@@ -69,6 +69,9 @@ pub(super) enum GatewayError {
     },
     /// This gateway has no file descriptor left to reach a replica with.
     Exhausted,
+    /// This gateway's machine had no port left for another connection to a replica, and no other attempt was made, for this
+    /// reason.
+    NoPort(Stop),
     /// The last attempt ended so, and no other was made, for this reason.
     Attempt(Fault, Stop),
     /// As that, because the replica's certificate is not to be believed.
@@ -180,6 +183,7 @@ impl GatewayError {
             Self::Overloaded(_) => kind(S::SERVICE_UNAVAILABLE, R::Overloaded, "connection_limit_reached", "The service has too much to do"),
             Self::QueueTimeout { .. } => kind(S::SERVICE_UNAVAILABLE, R::QueueTimeout, "connection_limit_reached", "No replica had room in time"),
             Self::Exhausted => kind(S::SERVICE_UNAVAILABLE, R::GatewayExhausted, "connection_limit_reached", "The gateway is out of file descriptors"),
+            Self::NoPort(_) => kind(S::SERVICE_UNAVAILABLE, R::GatewayExhausted, "connection_limit_reached", "The gateway is out of ports"),
             Self::Declined(_) => kind(S::SERVICE_UNAVAILABLE, R::RequestDeclined, "destination_unavailable", "The replica takes no more requests"),
             Self::Full(_) => kind(S::SERVICE_UNAVAILABLE, R::StreamsExhausted, "connection_limit_reached", "The replica has as many requests as it may have"),
             Self::Untrusted { .. } => UNTRUSTED,
@@ -201,7 +205,7 @@ impl GatewayError {
             },
             Self::ProtocolRefused { .. } => kind(S::NOT_IMPLEMENTED, R::ProtocolRefused, "http_request_denied", "The service lets nobody switch to this protocol"),
             Self::NotSwitched { .. } => kind(S::BAD_GATEWAY, R::NotSwitched, "http_upgrade_failed", "The replica did not switch protocols"),
-            Self::CannotSwitch(_) => kind(S::NOT_IMPLEMENTED, R::CannotSwitch, "http_upgrade_failed", "The replica speaks HTTP/2 only"),
+            Self::CannotSwitch(_) => kind(S::NOT_IMPLEMENTED, R::CannotSwitch, "http_upgrade_failed", "The replica cannot switch protocols"),
             Self::TunnelRefused => kind(S::METHOD_NOT_ALLOWED, R::TunnelRefused, "http_request_denied", "CONNECT is not offered"),
             Self::TraceRefused => kind(S::METHOD_NOT_ALLOWED, R::TraceRefused, "http_request_denied", "TRACE is not offered"),
             Self::Loop => kind(S::BAD_GATEWAY, R::Loop, "proxy_loop_detected", "The request has passed this gateway before"),
@@ -260,6 +264,11 @@ impl GatewayError {
                 "no connection to a replica can be opened: raise the limit of open files, or lower --max-connections"
                     .into()
             }
+            Self::NoPort(stop) => format!(
+                "{service}: no port of this machine is left for another connection to the replica, after {}; {stop}: widen \
+                 net.ipv4.ip_local_port_range, or let the service have more replicas",
+                counted(attempts, "attempt")
+            ),
             Self::Attempt(fault, stop) => {
                 format!("{service}: {fault}, after {}; {stop}", counted(attempts, "attempt"))
             }
@@ -310,7 +319,7 @@ impl GatewayError {
                 format!("{service}: the replica was asked to switch protocols and answered {}", status.as_u16())
             }
             Self::CannotSwitch(stop) => format!(
-                "{service}: protocols are switched in HTTP/1.1, which no replica that was asked speaks, after {}; {stop}",
+                "{service}: no replica that was asked speaks HTTP/1.1 or takes extended CONNECTs, after {}; {stop}",
                 counted(attempts, "attempt")
             ),
             Self::TunnelRefused => "this gateway forwards requests and opens no tunnels".into(),
@@ -334,7 +343,8 @@ impl GatewayError {
             | Self::Untrusted { stop, .. }
             | Self::Declined(stop)
             | Self::Full(stop)
-            | Self::CannotSwitch(stop) => Some(*stop),
+            | Self::CannotSwitch(stop)
+            | Self::NoPort(stop) => Some(*stop),
             _ => None,
         }
     }
@@ -346,7 +356,7 @@ impl GatewayError {
             Self::NoneReady | Self::AllForcedOpen { .. } => Some(NONE_READY_RETRY),
             Self::AllOpen { retry_after, .. } => Some(*retry_after),
             Self::Overloaded(_) | Self::QueueTimeout { .. } => Some(OVERLOADED_RETRY),
-            Self::Exhausted | Self::Declined(_) | Self::Full(_) => Some(EXHAUSTED_RETRY),
+            Self::Exhausted | Self::NoPort(_) | Self::Declined(_) | Self::Full(_) => Some(EXHAUSTED_RETRY),
             // As like the real thing as can be.
             Self::FaultInjected { status: StatusCode::SERVICE_UNAVAILABLE } => Some(OVERLOADED_RETRY),
             _ => None,

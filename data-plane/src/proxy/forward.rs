@@ -35,13 +35,13 @@ use super::{
     head::RequestHead,
     headers::{self, Onward},
     hints::CallerHints,
-    injection::inject,
+    injection::{Injected, inject},
     request_body::{Arrival, ClientBody, NotHeld, RequestSource},
     request_id::RequestId,
     response_body::{Answer, Call, ResponseBody},
     stay::Stay,
     trail::Trail,
-    upgrade::Upgrade,
+    upgrade::{self, Upgrade},
     worker::Worker,
 };
 use crate::{
@@ -180,16 +180,18 @@ async fn answer(
     };
     let mut time = hints.time.map_or(timeout.request, |time| time.min(timeout.request));
     let mut started = service.began();
+    let mut injected = None;
     if let Some(injection) = service.injection() {
         // Boxed, because requests are not to have the room for what nearly none of them meets.
         let limit = call_timeout.map_or(time, |whole| whole.min(time));
-        let injected = inject(&injection, (&worker, service), reply_to, &head.fields, limit, trail);
-        match Box::pin(injected).await {
+        match Box::pin(inject(&injection, (&worker, service), &head.fields, limit, trail)).await {
             Ok(held) => {
                 time = time.saturating_sub(held);
                 call_timeout = call_timeout.map(|whole| whole.saturating_sub(held));
             }
-            Err(answer) => return *answer,
+            Err(Injected::Reset(answer)) => return *answer,
+            Err(Injected::Failure(error)) if service.has_fallback() => injected = Some(error),
+            Err(Injected::Failure(error)) => return refused(&error, reply_to, &worker, service),
         }
         started = worker.now();
     }
@@ -230,8 +232,10 @@ async fn answer(
         };
         return refused(&error, reply_to, &worker, &service);
     }
-    // Not by when it came: it may have been held for long.
-    service.budget().request(worker.now());
+    if injected.is_none() {
+        // Not by when it came: it may have been held for long.
+        service.budget().request(worker.now());
+    }
     let mut journey = Journey {
         source,
         started,
@@ -260,7 +264,11 @@ async fn answer(
         trail,
         request_id,
     };
-    let answer = journey.run().await;
+    let answer = match injected {
+        None => journey.run().await,
+        // Boxed, as all that nearly no request meets.
+        Some(error) => Box::pin(journey.conclude(Err(error))).await,
+    };
     if let ResponseBody::Replica(body) = &answer.body {
         body.borrow_mut().keep(journey.service);
     }
@@ -358,14 +366,28 @@ enum Ended {
     Declined,
     /// There was no room on the connections to it that are shared.
     Full,
-    /// It speaks HTTP/2 only, and was to switch protocols.
+    /// It was to switch protocols, and has no way to.
     CannotSwitch,
+    /// This machine has no port left for another connection to it.
+    NoPort,
 }
 
 impl Journey<'_> {
     async fn run(&mut self) -> Answer {
         let result = self.ask().await.and_then(|answer| self.check_switch(answer));
         self.count_retries(0, &result);
+        let answer = self.conclude(result).await;
+        if self.service.is_detailed() {
+            let latency = self.worker.now().since(self.started);
+            self.service.record_latency(self.worker.index(), latency);
+        }
+        answer
+    }
+
+    /// Makes of how it ended what its client gets.
+    async fn conclude(&mut self, result: Ending) -> Answer {
+        // Now, before somebody else is asked in place of those replicas.
+        let result = result.map_err(|error| self.named(error));
         let (falls_back, keeps) = match self.service.has_fallback() {
             true => {
                 let fallback = self.service.policy().fallback;
@@ -386,17 +408,26 @@ impl Journey<'_> {
         let mut response = match result {
             Ok(response) => response,
             Err(error) => {
-                let (error, service) = (self.named(error), self.service.name().as_str());
-                let attempts = self.attempts.get();
+                let (service, attempts) = (self.service.name().as_str(), self.attempts.get());
                 self.worker.refuse_to(self.caller, &error, service, attempts, self.request_id)
             }
         };
         if outcome != RequestOutcome::GatewayError && fell_back != Some(FallbackKind::Static) {
-            let protocol = response.tunnel.as_ref().and_then(|_| response.head.fields.get(Name::Upgrade));
-            let protocol = protocol.map(<[u8]>::to_vec);
+            let is_required = response.head.status == StatusCode::UPGRADE_REQUIRED;
+            let protocol = match response.tunnel.is_some() {
+                true => response.head.fields.get(Name::Upgrade).map(<[u8]>::to_vec),
+                false if is_required => {
+                    upgrade::required(&response.head.fields, &self.service.policy().request)
+                }
+                false => None,
+            };
             headers::prepare_response(&mut response.head.fields, self.worker.via(), self.request_id);
-            if let (Some(upgrade), Some(protocol)) = (&self.upgrade, protocol) {
-                upgrade.tell(&mut response.head, &protocol);
+            match (&self.upgrade, protocol) {
+                (_, Some(protocols)) if is_required => {
+                    upgrade::require(&mut response.head.fields, &protocols)
+                }
+                (Some(upgrade), Some(protocol)) => upgrade.tell(&mut response.head, &protocol),
+                _ => {}
             }
             if let Some(trail) = self.trail.filter(|_| self.worker.shows_replica()) {
                 let (upstream, whole) = (trail.upstream(), trail.age(self.worker.clock().now()));
@@ -411,10 +442,6 @@ impl Journey<'_> {
             None => outcome,
         };
         self.service.answered(status, outcome);
-        if self.service.is_detailed() {
-            let latency = self.worker.now().since(self.started);
-            self.service.record_latency(self.worker.index(), latency);
-        }
         response
     }
 
@@ -435,16 +462,6 @@ impl Journey<'_> {
             }
             Ok(answer) => (answer.head.status, RequestOutcome::UpstreamError),
             Err(error) => (error.status(), RequestOutcome::GatewayError),
-        }
-    }
-
-    /// The error, with the name that a certificate had to have, if that is what it is about.
-    fn named(&self, error: GatewayError) -> GatewayError {
-        match (error, self.tried.last().and_then(|replica| replica.endpoint().tls_name())) {
-            (GatewayError::Attempt(Fault::TlsCertificate(fault), stop), Some(name)) => {
-                GatewayError::Untrusted { fault, name: name.into(), stop }
-            }
-            (error, _) => error,
         }
     }
 
@@ -554,17 +571,6 @@ impl Journey<'_> {
     fn ended(&self, number: usize, outcome: logged::Outcome) {
         if let Some(trail) = self.trail {
             trail.ended(number, outcome, self.worker.clock().now());
-        }
-    }
-
-    /// Refuses an answer that its client would take for a switch of protocols that it is not.
-    fn check_switch(&self, answer: Answer) -> Ending {
-        let status = answer.head.status;
-        match &self.upgrade {
-            Some(upgrade) if answer.tunnel.is_none() && upgrade.is_faked_by(status) => {
-                Err(GatewayError::NotSwitched { status })
-            }
-            _ => Ok(answer),
         }
     }
 

@@ -30,6 +30,8 @@ use super::{
 
 pub(super) use server::serve;
 
+/// What each field of a head counts for beside its bytes.
+const FIELD_OVERHEAD: usize = 32;
 /// Fields that HTTP/2 has in no message (RFC 9113 section 8.2.2).
 const CONNECTION_SPECIFIC: Names = Names::of(&[
     Name::Connection,
@@ -47,7 +49,7 @@ pub(super) fn request_head(parts: &request::Parts, limits: &HeadLimits) -> Resul
     if parts.method.as_str().len() > MAX_METHOD {
         return Err(GatewayError::BadRequest("the method is too long"));
     }
-    if parts.headers.len() > limits.fields {
+    if parts.headers.len() > limits.fields || list_size(parts) > limits.bytes {
         return Err(GatewayError::HeadTooLarge(*limits));
     }
     if parts.uri.path_and_query().is_some_and(|target| target.as_str().len() > limits.target) {
@@ -80,6 +82,16 @@ pub(super) fn request_head(parts: &request::Parts, limits: &HeadLimits) -> Resul
     let method = if protocol.is_some() { Method::GET } else { parts.method.clone() };
     let protocol = protocol.map(|protocol| fields.store(protocol.as_str().as_bytes()));
     Ok(RequestHead::new(method, parts.version, target, host, fields).with_protocol(protocol))
+}
+
+/// The size of a request's head as HTTP/2 has it (RFC 9113 section 6.5.2).
+fn list_size(parts: &request::Parts) -> usize {
+    let uri = &parts.uri;
+    let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+    let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
+    let pseudo = parts.method.as_str().len() + authority + target + uri.scheme_str().map_or(0, str::len);
+    let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_OVERHEAD);
+    fields.sum::<usize>() + pseudo
 }
 
 /// An answer as hyper sends it.
@@ -118,9 +130,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Followed<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(cx);
-        if this.trail.is_some() {
+        if let Some(trail) = &this.trail {
             match &polled {
-                Poll::Ready(Some(Ok(frame))) => this.sent += frame.data_ref().map_or(0, Bytes::len) as u64,
+                Poll::Ready(Some(Ok(frame))) => match frame.trailers_ref() {
+                    Some(trailers) => trail.behind(trailers),
+                    None => this.sent += frame.data_ref().map_or(0, Bytes::len) as u64,
+                },
                 Poll::Ready(Some(Err(_))) => this.finish(End::UpstreamBrokeOff),
                 Poll::Ready(None) => this.finish(End::Complete),
                 Poll::Pending => {}
@@ -173,7 +188,7 @@ mod tests {
     use super::*;
 
     fn head(request: Request<()>) -> Result<RequestHead, GatewayError> {
-        request_head(&request.into_parts().0, &HeadLimits { bytes: 100, fields: 3, target: 10 })
+        request_head(&request.into_parts().0, &HeadLimits { bytes: 130, fields: 3, target: 10 })
     }
 
     #[test]
@@ -194,6 +209,8 @@ mod tests {
         assert_eq!(get(&long(10), 3), Ok(()));
         assert!(matches!(get(&long(11), 0), Err(GatewayError::TargetTooLong(_))));
         assert!(matches!(get("http://a/", 4), Err(GatewayError::HeadTooLarge(_))));
+        let large = Request::get("http://a/").header("x", "1".repeat(100)).body(()).unwrap();
+        assert!(matches!(head(large).map(drop), Err(GatewayError::HeadTooLarge(_))));
         let method = Request::builder().method("M".repeat(33).as_str()).uri("http://a/");
         let refused = head(method.body(()).unwrap()).map(drop);
         assert_eq!(refused, Err(GatewayError::BadRequest("the method is too long")));

@@ -10,15 +10,8 @@ use http::StatusCode;
 use tokio::time::sleep_until;
 
 use super::{
-    errors::GatewayError,
-    fields::Fields,
-    forward::{ReplyTo, refused},
-    head::ResponseHead,
-    refusals::Reason,
-    response_body::Answer,
-    stay::Stay,
-    trail::Trail,
-    worker::Worker,
+    errors::GatewayError, fields::Fields, head::ResponseHead, refusals::Reason, response_body::Answer,
+    stay::Stay, trail::Trail, worker::Worker,
 };
 use crate::{
     routing::Tick,
@@ -63,18 +56,26 @@ fn has(fields: &Fields, header: &FaultHeader) -> bool {
     fields.get_all_named(name).any(|found| value.is_none_or(|value| found == value.as_bytes()))
 }
 
+/// What a request comes to in place of what replicas would have made of it.
+#[derive(Debug)]
+pub(super) enum Injected {
+    /// It has failed so: what stands in for failures stands in for this one, too.
+    Failure(GatewayError),
+    /// Its client gets no answer at all: this is what is told of it.
+    Reset(Box<Answer>),
+}
+
 /// Injects what the draw says, if the request is one of those that faults are for. Yields how long it was held.
 ///
 /// # Errors
-/// The answer in place of a replica's.
+/// What it comes to without a replica.
 pub(super) async fn inject(
     injection: &Injection,
     (worker, service): (&Worker, &Stay),
-    reply_to: ReplyTo<'_>,
     fields: &Fields,
     time: Duration,
     trail: Option<&Trail>,
-) -> Result<Duration, Box<Answer>> {
+) -> Result<Duration, Injected> {
     let fault = injection.fault();
     if worker.now() >= injection.ends_at() || !has(fields, &fault.header) {
         return Ok(Duration::ZERO);
@@ -94,7 +95,7 @@ pub(super) async fn inject(
         }
     }
     if held.is_some_and(|held| held >= time) {
-        return Err(Box::new(refused(&GatewayError::DeadlineExceeded, reply_to, worker, service)));
+        return Err(Injected::Failure(GatewayError::DeadlineExceeded));
     }
     let (kind, told) = match (end, held.is_some()) {
         (None, _) => return Ok(held.unwrap_or_default()),
@@ -108,10 +109,8 @@ pub(super) async fn inject(
         trail.injected(told);
     }
     Err(match end {
-        Some(End::Abort(status)) => {
-            Box::new(refused(&GatewayError::FaultInjected { status }, reply_to, worker, service))
-        }
-        _ => reset(worker, service),
+        Some(End::Abort(status)) => Injected::Failure(GatewayError::FaultInjected { status }),
+        _ => Injected::Reset(reset(worker, service)),
     })
 }
 

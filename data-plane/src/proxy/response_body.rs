@@ -75,6 +75,8 @@ pub(super) struct UpstreamBody {
     overdue: Option<Pin<Box<Sleep>>>,
     /// Of the request that it answers: until the client has all of it.
     stay: Option<Stay>,
+    /// The same at the service that stood in for the one that was asked for.
+    stand_in: Option<Box<Stay>>,
     /// If it is to be kept.
     copying: Option<Box<Copying>>,
 }
@@ -121,6 +123,7 @@ impl UpstreamBody {
             call,
             overdue: None,
             stay: None,
+            stand_in: None,
             copying: None,
         }
     }
@@ -159,6 +162,11 @@ impl UpstreamBody {
     /// Has the request's stay at its service last for as long as this does.
     pub(super) fn keep(&mut self, stay: Stay) {
         self.stay = Some(stay);
+    }
+
+    /// The same for its stay at a service that stands in.
+    pub(super) fn keep_beside(&mut self, stay: Stay) {
+        self.stand_in = Some(Box::new(stay));
     }
 
     /// Its attempt, until the body has ended.

@@ -1,14 +1,15 @@
 //! The last good answers to GETs, for when nobody can give another: what `fallback.stale_max_age` falls back to.
 //!
 //! It is no cache: as long as a replica answers, replicas are asked. What a shared cache may not keep or not serve stale
-//! (RFC 9111, RFC 5861) is not kept, nor what was asked for with credentials. Each worker has its own, bounded in bytes; what
-//! was kept first gives way first.
+//! (RFC 9111, RFC 5861) is not kept, nor what was asked for with credentials. Each worker has its own, bounded in bytes: where
+//! there is no room, the service gives way whose answers take most, and of them what was kept first. So no service puts out what
+//! another one has, as long as that has less.
 
 mod rules;
 
 use std::{
     cell::RefCell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     rc::Rc,
     time::Duration,
 };
@@ -21,8 +22,8 @@ use super::{
 };
 use crate::routing::Tick;
 
-use rules::may_keep;
-pub(super) use rules::{Key, key};
+pub(super) use rules::{AGE, Key, key};
+use rules::{age, may_keep};
 
 /// The longest body that is kept.
 const MAX_BODY: usize = 1 << 20;
@@ -39,18 +40,20 @@ pub(super) struct Kept {
     pub(super) body: Bytes,
     /// When it came.
     at: Tick,
+    /// How old it was then.
+    age: Duration,
     /// For how long its replica lets it be used.
     allowed: Duration,
 }
 
 impl Kept {
-    /// For how long it has been here, in whole seconds.
-    pub(super) fn age(&self, now: Tick) -> u64 {
-        now.since(self.at).as_secs()
+    /// How old it is, the time before it came here included.
+    pub(super) fn age(&self, now: Tick) -> Duration {
+        self.age.saturating_add(now.since(self.at))
     }
 
     fn is_usable(&self, now: Tick, max_age: Duration) -> bool {
-        now.since(self.at) <= max_age.min(self.allowed)
+        self.age(now) <= max_age.min(self.allowed)
     }
 }
 
@@ -63,14 +66,24 @@ pub(super) struct StaleAnswers {
     copying: usize,
     /// With its place in the order.
     by_key: HashMap<Key, (u64, Rc<Kept>)>,
-    order: BTreeMap<u64, Key>,
+    by_service: HashMap<u64, Shelf>,
+    /// Services by what their answers take.
+    by_size: BTreeSet<(usize, u64)>,
     next: u64,
+}
+
+/// What is kept of one service.
+#[derive(Debug, Default)]
+struct Shelf {
+    size: usize,
+    order: BTreeMap<u64, Key>,
 }
 
 impl StaleAnswers {
     /// Keeps so many bytes at most.
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, size: 0, copying: 0, by_key: HashMap::new(), order: BTreeMap::new(), next: 0 }
+        let (by_key, by_service, by_size) = (HashMap::new(), HashMap::new(), BTreeSet::new());
+        Self { limit, size: 0, copying: 0, by_key, by_service, by_size, next: 0 }
     }
 
     /// The last good answer to such a request, if it is no older than that, and than its replica allows.
@@ -86,14 +99,34 @@ impl StaleAnswers {
         if size > self.limit {
             return;
         }
-        self.size += size;
-        self.order.insert(self.next, key.clone());
-        self.by_key.insert(key, (self.next, Rc::new(kept)));
+        let place = self.next;
         self.next += 1;
+        self.size += size;
+        self.change(key.service, |shelf| {
+            shelf.size += size;
+            shelf.order.insert(place, key.clone());
+        });
+        self.by_key.insert(key, (place, Rc::new(kept)));
         while self.size > self.limit {
-            let Some((_, oldest)) = self.order.first_key_value() else { break };
-            let oldest = oldest.clone();
+            let Some(oldest) = self.next_to_go() else { break };
             self.remove(&oldest);
+        }
+    }
+
+    /// What gives way next.
+    fn next_to_go(&self) -> Option<Key> {
+        let (_, largest) = self.by_size.last()?;
+        let (_, oldest) = self.by_service.get(largest)?.order.first_key_value()?;
+        Some(oldest.clone())
+    }
+
+    fn change(&mut self, service: u64, change: impl FnOnce(&mut Shelf)) {
+        let shelf = self.by_service.entry(service).or_default();
+        self.by_size.remove(&(shelf.size, service));
+        change(shelf);
+        match shelf.order.is_empty() {
+            true => _ = self.by_service.remove(&service),
+            false => _ = self.by_size.insert((shelf.size, service)),
         }
     }
 
@@ -106,14 +139,18 @@ impl StaleAnswers {
 
     fn remove(&mut self, key: &Key) {
         if let Some((place, kept)) = self.by_key.remove(key) {
-            self.order.remove(&place);
-            self.size -= size(key, &kept);
+            let size = size(key, &kept);
+            self.size -= size;
+            self.change(key.service, |shelf| {
+                shelf.size -= size;
+                shelf.order.remove(&place);
+            });
         }
     }
 }
 
 fn size(key: &Key, kept: &Kept) -> usize {
-    key.len() + kept.head.fields.size() + kept.body.len() + OVERHEAD
+    key.request.len() + kept.head.fields.size() + kept.body.len() + OVERHEAD
 }
 
 /// An answer on its way to its client, of which a copy is made.
@@ -166,8 +203,8 @@ impl Copying {
     pub(super) fn end(self) {
         // A copy of its own length: what grew by and by has room to spare.
         let (body, head) = (Bytes::copy_from_slice(&self.body), self.head.clone());
-        let kept = Kept { head, body, at: self.at, allowed: self.allowed };
-        self.answers.borrow_mut().put(Rc::clone(&self.key), kept);
+        let kept = Kept { age: age(&head.fields), head, body, at: self.at, allowed: self.allowed };
+        self.answers.borrow_mut().put(self.key.clone(), kept);
     }
 }
 

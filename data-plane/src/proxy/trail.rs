@@ -11,11 +11,11 @@ use std::{
     time::Duration,
 };
 
-use http::{Method, Version};
+use http::{HeaderMap, Method, Version};
 
 use super::{
-    downstream::Client, fields::Fields, head::RequestHead, request_id::RequestId, response_body::Answer,
-    trace_context, traced::Traced, worker::Worker,
+    downstream::Client, field_name::Name, fields::Fields, grpc, head::RequestHead, request_id::RequestId,
+    response_body::Answer, trace_context, traced::Traced, worker::Worker,
 };
 use crate::{
     access_log::{AccessLog, Attempted, Entry, Outcome, Request},
@@ -90,6 +90,7 @@ struct Asked {
 #[derive(Debug, Default)]
 struct Told {
     status: Option<u16>,
+    grpc_status: Option<u8>,
     error: Option<&'static str>,
     service: Option<String>,
     attempts: Vec<Attempt>,
@@ -236,7 +237,15 @@ impl Trail {
     pub(super) fn answered<B>(&self, answer: &Answer<B>) {
         let mut told = self.told.borrow_mut();
         told.status = Some(answer.head.status.as_u16());
+        told.grpc_status = answer.head.fields.get(Name::GrpcStatus).and_then(grpc::status);
         told.error = answer.error;
+    }
+
+    /// What stands behind the answer's body.
+    pub(super) fn behind(&self, trailers: &HeaderMap) {
+        if let Some(status) = trailers.get("grpc-status") {
+            self.told.borrow_mut().grpc_status = grpc::status(status.as_bytes());
+        }
     }
 
     /// The answer has ended so, and `sent` bytes of its body are on their way.
@@ -294,6 +303,7 @@ impl Trail {
             duration: now.since(self.began.tick),
             request: self.asked.as_ref().map(Asked::told),
             status,
+            grpc_status: told.grpc_status,
             end: self.end.as_str(),
             service: told.service.as_deref(),
             attempts: &attempts,

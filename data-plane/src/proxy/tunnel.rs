@@ -23,6 +23,7 @@ use super::{
     attempt::Attempt,
     h1::Wire,
     trail::{self, Trail},
+    upstream::ReplicaSide,
     worker::Worker,
 };
 use crate::{routing::Tick, table::Direction};
@@ -96,7 +97,7 @@ impl Side for Wire {
 /// A tunnel's end at a replica, and the attempt that lasts as long as the tunnel.
 #[derive(Debug)]
 pub(super) struct Tunnel {
-    replica: Wire,
+    replica: ReplicaSide,
     attempt: Attempt,
     /// How long no byte may move.
     idle_limit: Duration,
@@ -135,8 +136,8 @@ impl End {
 }
 
 impl Tunnel {
-    /// Of a replica that has switched protocols, on the connection that it did so on.
-    pub(super) fn new(mut replica: Wire, attempt: Attempt, idle_limit: Duration) -> Self {
+    /// Of a replica that has switched protocols, on the connection or the stream that it did so on.
+    pub(super) fn new(mut replica: ReplicaSide, attempt: Attempt, idle_limit: Duration) -> Self {
         replica.begin();
         attempt.counts().opened(attempt.worker().index());
         let _active = attempt.worker().request_begins();

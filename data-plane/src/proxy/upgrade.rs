@@ -1,7 +1,8 @@
 //! Switching to another protocol: what a client asks for, what a replica is asked for, and whether its answer does it.
 //!
 //! Two ways lead here: `Upgrade` in HTTP/1.1 (RFC 9110 section 7.8), and extended CONNECT in HTTP/2 (RFC 8441), which is made
-//! an upgrade of HTTP/1.1 for the replica. In both, the service's policy says which protocols may be switched to.
+//! an upgrade of HTTP/1.1 for the replica (and an extended CONNECT again where that speaks HTTP/2). In both, the service's
+//! policy says which protocols may be switched to.
 
 use aws_lc_rs::digest;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -93,8 +94,7 @@ impl Upgrade {
             *head = ResponseHead::new(StatusCode::OK, fields);
             head.fields.retain(|name| !name.eq_ignore_ascii_case(ACCEPT));
         } else {
-            head.fields.append(Name::Connection, b"upgrade");
-            head.fields.append(Name::Upgrade, protocol);
+            require(&mut head.fields, protocol);
         }
     }
 
@@ -102,6 +102,20 @@ impl Upgrade {
     pub(super) fn is_faked_by(&self, status: StatusCode) -> bool {
         self.is_connect && status.is_success()
     }
+}
+
+/// The protocols that a replica's 426 asks for (RFC 9110 section 15.5.22), of those that the service's policy lets its clients
+/// switch to: what else it has to say of its own connection is not its client's.
+pub(super) fn required(fields: &Fields, rules: &RequestRules) -> Option<Vec<u8>> {
+    let allowed: Vec<_> =
+        fields.list(Name::Upgrade).filter(|protocol| rules.upgrades.has(protocol)).collect();
+    (!allowed.is_empty()).then(|| allowed.join(&b", "[..]))
+}
+
+/// Has an answer ask for them.
+pub(super) fn require(fields: &mut Fields, protocols: &[u8]) {
+    fields.append(Name::Connection, b"upgrade");
+    fields.append(Name::Upgrade, protocols);
 }
 
 /// Whether an `Upgrade` field is meant for who receives it (RFC 9110 section 7.8).
@@ -114,7 +128,7 @@ fn has_body(length: Length) -> bool {
 }
 
 /// What a server that speaks the protocol answers to this key.
-fn accept_of(key: &str) -> String {
+pub(super) fn accept_of(key: &str) -> String {
     let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
     hash.update(key.as_bytes());
     hash.update(ACCEPT_SUFFIX);

@@ -11,6 +11,7 @@ mod http2;
 mod pool;
 mod shared;
 mod silence;
+mod switched;
 
 use std::{
     cell::Cell,
@@ -22,7 +23,7 @@ use gateway_proto::Endpoint;
 use http_body::Frame;
 
 use super::{
-    h1::{Failure, Outgoing, Wire},
+    h1::{Failure, Outgoing},
     head::ResponseHead,
     request_body::{Arrival, RequestBody},
 };
@@ -32,6 +33,7 @@ pub(crate) use connect::tls_fault;
 pub(super) use http1::Http1Link;
 use http2::Http2Link;
 pub(super) use pool::Pool;
+pub(super) use switched::ReplicaSide;
 
 /// A way to a replica for one exchange. Boxed, because a connection is large and moves with each request.
 #[derive(Debug)]
@@ -134,11 +136,11 @@ impl Link {
         }
     }
 
-    /// The connection itself, once the replica has switched protocols; `None` of one that is shared.
-    pub(super) fn into_wire(self) -> Option<Wire> {
+    /// The replica's side of a tunnel, once it has switched protocols.
+    pub(super) fn into_side(self) -> Option<ReplicaSide> {
         match self {
-            Self::Http1(link) => Some(link.into_wire()),
-            Self::Http2(_) => None,
+            Self::Http1(link) => Some(ReplicaSide::Own(link.into_wire())),
+            Self::Http2(link) => link.into_switched().map(|stream| ReplicaSide::Shared(Box::new(stream))),
         }
     }
 

@@ -178,11 +178,24 @@ impl<W> Queue<W> {
     /// This one has taken a place, or needs none any more. Whom to wake, if anybody.
     #[must_use = "who is called has to be woken"]
     pub fn took(&mut self, ticket: Ticket, now: Tick, max_queue_time: Duration) -> Option<W> {
-        self.remove(ticket)?;
+        let waiter = self.remove(ticket)?;
         self.pace.took(now);
         self.look_at_the_oldest(now, max_queue_time);
+        // It may have taken another place than the one that it was called for: one that was told to be free since, and that
+        // those who waited had no use for. Then the first is still free, and some of them may have use for that.
+        let may_be_another = self.choosy > 0 || !waiter.tried.is_empty();
         // Who came while others looked has not looked itself. Nothing is free for it, unless choosy ones have left it over.
-        if self.was_choosy && self.called.is_empty() { self.call_next(NEVER + 1, None) } else { None }
+        let has_left_some = self.was_choosy && self.called.is_empty();
+        let call = match (may_be_another, has_left_some) {
+            (true, _) => waiter.seen,
+            (false, true) => NEVER + 1,
+            (false, false) => return None,
+        };
+        // Whether anybody is found or not, no place is owed to newcomers by this.
+        let owed = self.owed;
+        let woken = self.call_next(call, None);
+        self.owed = owed;
+        woken
     }
 
     /// This one has looked for a place and found none: it goes on waiting where it stood. Whom to wake, if anybody.

@@ -11,12 +11,14 @@ use tokio::time::{sleep, timeout};
 use crate::{
     config::Config,
     discovery::{Source, View},
-    handover::{Inherited, SocketKind},
+    handover::{Inherited, SocketKind, not_waited_for},
     proxy::Sockets,
 };
 
 /// A snapshot from disk is enough to serve by, but the other process has a newer one: the control plane has this long to send it.
 const FRESH_PATIENCE: Duration = Duration::from_secs(5);
+/// What the other process has said while this one stood still is known after so long.
+const A_LOOK: Duration = Duration::from_millis(10);
 
 /// All listening sockets.
 #[derive(Debug)]
@@ -91,7 +93,7 @@ impl Listening {
 /// gone, so that it is this one or none.
 ///
 /// # Errors
-/// A fatal [`Failure`] when that does not come within `patience`, or the shutdown does.
+/// A fatal [`Failure`] when that does not come within `patience`, or the shutdown does, or the other one does not wait any more.
 pub(super) async fn ready(
     inherited: &Inherited,
     view: &View,
@@ -108,17 +110,25 @@ pub(super) async fn ready(
     };
     let pid = inherited.pid;
     tokio::select! {
-        () = has_snapshot => Ok(()),
-        () = inherited.ended() => {
+        () = has_snapshot => {}
+        ended = inherited.ended() => {
+            if let Some(why) = ended {
+                return Err(not_waited_for(pid, &why));
+            }
             tracing::warn!(pid, "the other process ended before it was told to: serving in its place");
-            Ok(())
+            return Ok(());
         }
-        () = sleep(patience) => Err(Failure::fatal(format!(
+        () = sleep(patience) => return Err(Failure::fatal(format!(
             "there was nothing to route by within --handover-timeout {}: process {pid} goes on serving",
             humantime::format_duration(patience)
         ))),
         () = shutdown.begun() => {
-            Err(Failure::fatal(format!("told to end before it took over: process {pid} goes on serving")))
+            return Err(Failure::fatal(format!("told to end before it took over: process {pid} goes on serving")));
         }
+    }
+    // This process may have been stopped for long, in which both came to be.
+    match timeout(A_LOOK, inherited.ended()).await {
+        Ok(Some(why)) => Err(not_waited_for(pid, &why)),
+        Ok(None) | Err(_) => Ok(()),
     }
 }

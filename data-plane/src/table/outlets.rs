@@ -1,6 +1,6 @@
 //! What all services of a table share: the ways in which they tell others what happens.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::{
     drain::DrainBoard, fail_open::FailOpenChanges, injection::FaultRules, transition::TransitionSink,
@@ -16,6 +16,8 @@ pub(super) struct Outlets {
     is_detailed: AtomicBool,
     /// Outcomes that are recorded of each replica; zero: none.
     recorded: AtomicUsize,
+    /// Services so far.
+    services: AtomicU64,
 }
 
 impl Outlets {
@@ -27,7 +29,13 @@ impl Outlets {
             faults: FaultRules::default(),
             is_detailed: AtomicBool::new(false),
             recorded: AtomicUsize::new(0),
+            services: AtomicU64::new(0),
         }
+    }
+
+    /// A number that no service of the table had before.
+    pub(super) fn next_service(&self) -> u64 {
+        self.services.fetch_add(1, Relaxed)
     }
 
     /// Whether somebody wants to know how long things take.

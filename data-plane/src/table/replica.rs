@@ -57,6 +57,8 @@ struct Learnt {
     checks: Checks,
     /// Kept while the policy goes by it.
     estimate: LatencyEstimate,
+    /// For how long requests have waited in vain for it since it was heard last, in nanoseconds; see [`Replica::outrun`].
+    unheard: AtomicU64,
     limit: LearntLimit,
     /// Made when its first outcome is recorded.
     outcomes: OnceLock<Outcomes>,
@@ -151,6 +153,7 @@ impl Replica {
                 latencies: Latencies::new(workers),
                 checks: Checks::new(spec.incarnation),
                 estimate: LatencyEstimate::default(),
+                unheard: AtomicU64::new(0),
                 limit: LearntLimit::default(),
                 outcomes: OnceLock::new(),
                 began_at: AtomicU64::new(0),
@@ -382,6 +385,27 @@ impl Replica {
 
     pub(super) fn breaker(&self) -> &Breaker {
         &self.learnt.breaker
+    }
+
+    /// It has been waited for so long in vain. Tells whether that is, with what it was waited for before, and nothing heard of it
+    /// meanwhile, as long as `limit`, and begins anew then.
+    pub(super) fn outrun(&self, waited: Duration, limit: Duration) -> bool {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let (waited, limit) = (nanos(waited), nanos(limit));
+        let so_far = self.learnt.unheard.fetch_add(waited, Relaxed).saturating_add(waited);
+        let is_too_long = so_far >= limit;
+        if is_too_long {
+            self.learnt.unheard.store(0, Relaxed);
+        }
+        is_too_long
+    }
+
+    /// It has been heard.
+    pub(super) fn is_heard(&self) {
+        // Mostly nobody has waited in vain: whoever only reads keeps nobody from reading.
+        if self.learnt.unheard.load(Relaxed) > 0 {
+            self.learnt.unheard.store(0, Relaxed);
+        }
     }
 
     pub(super) fn estimate(&self) -> &LatencyEstimate {

@@ -1,24 +1,19 @@
 //! One service: its replicas, its policy, and whom to ask next.
 
 mod counts;
+mod hearing;
 
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{
-            AtomicBool, AtomicU64,
-            Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
-            compiler_fence,
-        },
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{
+        AtomicBool, AtomicU64,
+        Ordering::{AcqRel, Acquire, Relaxed, SeqCst},
+        compiler_fence,
     },
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use gateway_proto::{
-    Locality, Policy, Protocol, ReplicaId, ServiceName,
-    policy::{self, AdaptiveLimit, Algorithm},
-};
+use gateway_proto::{Locality, Policy, Protocol, ReplicaId, ServiceName, policy};
 
 use super::{
     checks::{CheckChange, Standing},
@@ -38,10 +33,7 @@ use super::{
 };
 use crate::{
     health::check,
-    routing::{
-        Budget, Change, Draw, Fault, Heard, Outcome, Permit, Reason, State, Tick, balancing::LatencyEstimate,
-        outliers,
-    },
+    routing::{Budget, Change, Draw, Fault, Heard, Outcome, Permit, Reason, State, Tick, outliers},
 };
 
 /// A replica that was picked for one attempt.
@@ -60,6 +52,7 @@ pub struct Picked {
 #[derive(Debug)]
 pub struct Service {
     name: ServiceName,
+    id: u64,
     pub(super) view: ArcSwap<View>,
     roster: Mutex<Roster>,
     budget: Budget,
@@ -118,6 +111,7 @@ impl Service {
             Roster { policy: spec.policy, replicas: Arc::default(), gone: ReplicaCounters::default() };
         let service = Self {
             name: spec.name.clone(),
+            id: outlets.next_service(),
             view: ArcSwap::from_pointee(View::new(spec.policy, Vec::new(), &[], None, now)),
             roster: Mutex::new(nobody),
             budget: Budget::new(),
@@ -199,6 +193,11 @@ impl Service {
     /// Its name.
     pub fn name(&self) -> &ServiceName {
         &self.name
+    }
+
+    /// Tells it from whoever had its name before, and was forgotten.
+    pub fn id(&self) -> u64 {
+        self.id
     }
 
     /// The policy in force. Lock-free.
@@ -457,45 +456,6 @@ impl Service {
         }
         let (key, address) = (replica.key().clone(), replica.address().clone());
         turn.map(|turn| CheckChange { key, address, incarnation, lasted, turn })
-    }
-
-    /// Whether somebody wants to know how long requests and attempts take.
-    pub fn is_detailed(&self) -> bool {
-        self.outlets.is_detailed()
-    }
-
-    /// Records how long a request took to its answer's head. To be called by `worker` only.
-    pub fn record_latency(&self, worker: usize, latency: Duration) {
-        self.latencies.record(worker, latency);
-    }
-
-    /// An attempt's response head has come after `latency`, or it failed so late without one. To be called by `worker`
-    /// only, once for an attempt; `outcome` is what is known of it then.
-    pub fn heard(&self, worker: usize, replica: &Replica, outcome: Outcome, latency: Duration, now: Tick) {
-        self.attempt_durations.record(worker, latency);
-        if self.is_detailed() {
-            replica.record_latency(worker, latency);
-        }
-        let view = self.view.load();
-        if view.policy.concurrency.adaptive != AdaptiveLimit::Off {
-            self.learn_limit(replica, outcome, latency, now, &view.policy.concurrency);
-        }
-        if view.policy.balancing.algorithm == Algorithm::PeakEwma {
-            let least = match outcome {
-                Outcome::Success => Duration::ZERO,
-                // One that refuses fast is not fast.
-                Outcome::Failure(_) | Outcome::Overloaded => LatencyEstimate::PENALTY,
-                Outcome::Neutral => return,
-            };
-            replica.estimate().observe(latency.max(least), now);
-        }
-    }
-
-    /// A replica has been waited for so long, and then no longer, because another was quicker: it is at least as slow.
-    pub fn outrun(&self, replica: &Replica, waited: Duration, now: Tick) {
-        if self.view.load().policy.balancing.algorithm == Algorithm::PeakEwma {
-            replica.estimate().observe(waited, now);
-        }
     }
 
     /// How long its requests took to their answers' heads.

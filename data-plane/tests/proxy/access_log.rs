@@ -40,7 +40,7 @@ impl Log {
     }
 
     /// Has a gateway write it, with these flags.
-    fn configure(&self, config: &mut ProxyConfig, flags: &[&str]) {
+    pub(crate) fn configure(&self, config: &mut ProxyConfig, flags: &[&str]) {
         let path = self.path().display().to_string();
         let flags = [&["test", "--access-log", &path], flags].concat();
         config.access_log = Flags::parse_from(flags).log.open().unwrap();

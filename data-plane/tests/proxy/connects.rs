@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// A connection of a client, once it knows what the gateway offers.
-async fn connect(gateway: &Gateway) -> SendRequest<Bytes> {
+pub(crate) async fn connect(gateway: &Gateway) -> SendRequest<Bytes> {
     let (sender, connection) = h2::client::handshake(gateway.connect().await).await.unwrap();
     tokio::spawn(connection);
     let sender = sender.ready().await.unwrap();
@@ -36,7 +36,10 @@ async fn connect(gateway: &Gateway) -> SendRequest<Bytes> {
 }
 
 /// Asks for a WebSocket or another protocol.
-fn ask(sender: &mut SendRequest<Bytes>, protocol: &'static str) -> (ResponseFuture, SendStream<Bytes>) {
+pub(crate) fn ask(
+    sender: &mut SendRequest<Bytes>,
+    protocol: &'static str,
+) -> (ResponseFuture, SendStream<Bytes>) {
     let mut request = Request::connect("http://gw/orders/chat?room=1")
         .header("sec-websocket-version", "13")
         .header("sec-websocket-protocol", "chat")
@@ -289,7 +292,7 @@ async fn a_drained_replica_breaks_its_streams_at_the_deadline() {
 }
 
 /// The status and the body of an answer that is no tunnel.
-async fn refusal(answer: ResponseFuture) -> (u16, String) {
+pub(crate) async fn refusal(answer: ResponseFuture) -> (u16, String) {
     let (parts, mut body) = answer.await.unwrap().into_parts();
     let mut text = Vec::new();
     while let Some(data) = body.data().await {

@@ -4,11 +4,18 @@ use data_plane::{
     routing::{Fault, State},
     table::{FallbackKind, ReplicaSpec, ServiceSpec},
 };
-use gateway_proto::{Address, Policy, ReplicaId, ServiceName, policy::Methods};
+use gateway_proto::{
+    Address, Policy, ReplicaId, ServiceName,
+    policy::{FaultInjection, Methods},
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use tokio::io::AsyncWriteExt as _;
-
-use crate::harness::{Act, Dead, Gateway, Replica, body, field, ok, read_message, respond, status};
+use crate::{
+    faults::{aborting, delaying, inject},
+    harness::{
+        Act, Dead, Gateway, Replica, body, eventually, field, ok, raw_replica, read_message, respond, status,
+    },
+};
 
 fn static_answer() -> Policy {
     let mut policy = Policy::default();
@@ -25,7 +32,11 @@ fn stand_in() -> Policy {
 
 /// Has the gateway know the service that stands in.
 fn stands_in(gateway: &Gateway, replica: &Replica, policy: Policy) {
-    let address = Address::parse(&replica.address.to_string()).expect("it is valid");
+    stands_in_at(gateway, replica.address, policy);
+}
+
+fn stands_in_at(gateway: &Gateway, address: std::net::SocketAddr, policy: Policy) {
+    let address = Address::parse(&address.to_string()).expect("it is valid");
     let replicas = vec![ReplicaSpec::listed(ReplicaId::parse("c-0").expect("it is valid"), address)];
     let spec =
         ServiceSpec { name: ServiceName::parse("orders-cache").expect("it is valid"), policy, replicas };
@@ -311,4 +322,89 @@ async fn a_service_that_stands_in_goes_before_the_last_good_answer_and_that_befo
         bodies.push(body(&gateway.get(path).await).to_owned());
     }
     assert_eq!(bodies, ["good!", "cache", "good!", "static"]);
+}
+
+#[tokio::test]
+async fn an_injected_failure_is_answered_as_a_real_one() {
+    let replica = Replica::start(|_, _| ok("fine")).await;
+    let cache = Replica::start(|_, _| ok("from the cache")).await;
+    let mut policy = static_answer();
+    policy.fallback.service = "orders-cache".parse().expect("it is valid");
+    policy.timeout.request = std::time::Duration::from_millis(50);
+    let gateway = Gateway::start(&[replica.address], policy).await;
+    gateway.table.allow_faults();
+    stands_in(&gateway, &cache, Policy::default());
+    let unavailable = FaultInjection { abort_status: 503, ..aborting() };
+    inject(&gateway, unavailable);
+    let answer = gateway.post("/orders/7", "body").await;
+    assert_eq!((status(&answer), body(&answer)), (200, "from the cache"));
+    assert!(cache.seen()[0].ends_with("body"), "{:?}", cache.seen());
+    assert!(answer.contains("; error=proxy_internal_response; details=\"fallback=service\""), "{answer}");
+    // One for which the policy has nothing.
+    inject(&gateway, FaultInjection { abort_status: 500, ..aborting() });
+    assert_eq!(status(&gateway.get("/orders/").await), 500);
+    cache.kill().await;
+    inject(&gateway, unavailable);
+    let answer = gateway.get("/orders/").await;
+    assert_eq!(field(&answer, "x-gw-fallback").as_deref(), Some("static"), "{answer}");
+    // A delay that takes all the time there is.
+    inject(&gateway, delaying(std::time::Duration::from_secs(5)));
+    let answer = gateway.get("/orders/").await;
+    assert_eq!(field(&answer, "x-gw-fallback").as_deref(), Some("static"), "{answer}");
+
+    let service = gateway.service();
+    assert_eq!((service.fallbacks(FallbackKind::Service), service.fallbacks(FallbackKind::Static)), (1, 2));
+    assert_eq!(service.counters().totals().0, 4);
+    assert!(replica.seen().is_empty());
+    assert_eq!(service.attempts().attempts, 0);
+}
+
+#[tokio::test]
+async fn a_request_is_in_flight_at_the_service_that_stands_in_until_its_answer_has_ended() {
+    let dead = Dead::new();
+    let (go_on, goes_on) = tokio::sync::watch::channel(false);
+    let cache = raw_replica(move |mut stream| {
+        let mut goes_on = goes_on.clone();
+        async move {
+            read_message(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nha").await.unwrap();
+            goes_on.wait_for(|goes_on| *goes_on).await.unwrap();
+            stream.write_all(b"lf!").await.unwrap();
+        }
+    })
+    .await;
+    let gateway = Gateway::start(&[dead.address], stand_in()).await;
+    stands_in_at(&gateway, cache, Policy::default());
+    let mut client = gateway.connect().await;
+    client.write_all(b"GET /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+    let mut heard = Vec::new();
+    while !heard.ends_with(b"ha") {
+        client.read_buf(&mut heard).await.unwrap();
+    }
+    let inflight = || {
+        let stand_in = gateway.table.service("orders-cache").unwrap();
+        [gateway.service().requests_inflight(), stand_in.requests_inflight()]
+    };
+    assert_eq!(inflight(), [1, 1]);
+    go_on.send_replace(true);
+    client.read_exact(&mut [0; 3]).await.unwrap();
+    eventually("it is over at both", || inflight() == [0, 0]).await;
+}
+
+#[tokio::test]
+async fn a_route_to_a_service_that_has_left_leads_to_its_fallback() {
+    let replica = Replica::start(|_, _| ok("fine")).await;
+    let gateway = Gateway::start(&[replica.address], static_answer()).await;
+    let wire = gateway_proto::v1::Route {
+        name: "a".into(),
+        service: "orders".into(),
+        path_prefix: "/shop".into(),
+        ..Default::default()
+    };
+    let route = gateway_proto::Route::parse(&wire).unwrap();
+    gateway.table.set_routes(data_plane::routes::Routes::new(&[route]));
+    assert_eq!(body(&gateway.get("/shop/").await), "fine");
+    gateway.table.apply(&[], &[ServiceName::parse("orders").unwrap()], gateway.clock.now());
+    let answer = gateway.get("/shop/").await;
+    assert_eq!((status(&answer), field(&answer, "x-gw-fallback").as_deref()), (200, Some("static")));
 }

@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::net::TcpStream;
 
 use crate::{
+    access_log::Log,
     faults::{aborting, delaying, inject},
     harness::{Dead, Gateway, eventually},
     http2_replicas::{H2Replica, read},
@@ -249,4 +250,23 @@ async fn calls_go_to_the_replicas_in_turn_whatever_connection_they_come_by() {
     }
     assert_eq!((one.seen().len(), other.seen().len()), (3, 3));
     assert_eq!((one.connections(), other.connections()), (1, 1));
+}
+
+#[tokio::test]
+async fn the_access_log_has_what_came_of_a_call_wherever_that_is_said() {
+    let told = async |endpoints: Vec<Endpoint>| {
+        let log = Log::new();
+        let gateway =
+            Gateway::start_before(|config| log.configure(config, &[]), endpoints, Policy::default());
+        let called = call(&gateway, "/orders/a.B/C", &[]).await;
+        gateway.get("/nobody").await;
+        let lines = log.lines(2).await;
+        assert!(lines[1].get("rpc.grpc.status_code").is_none(), "it was no call");
+        (called.status().0.to_owned(), lines[0]["rpc.grpc.status_code"].clone())
+    };
+    assert_eq!(told(Vec::new()).await, ("14".into(), 14.into()), "by the gateway, in the head");
+    for (status, number) in [("0", 0), ("5", 5)] {
+        let replica = answering(status).await;
+        assert_eq!(told(vec![replica.endpoint()]).await, (status.into(), number.into()), "behind the body");
+    }
 }

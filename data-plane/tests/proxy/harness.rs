@@ -217,7 +217,8 @@ impl Gateway {
         Self::start_before(configure, endpoints, policy)
     }
 
-    fn start_before(
+    /// ... and configured otherwise, too.
+    pub(crate) fn start_before(
         configure: impl FnOnce(&mut ProxyConfig),
         endpoints: Vec<Endpoint>,
         policy: Policy,

@@ -94,6 +94,46 @@ async fn a_failure_while_another_is_under_way_is_no_answer_yet() {
 }
 
 #[tokio::test]
+async fn an_answer_that_breaks_off_the_race_is_a_good_one() {
+    let bad = late(Duration::from_millis(60), respond(500, "bad")).await;
+    let good = late(Duration::from_millis(120), ok("good")).await;
+    let gateway = Gateway::start(&[bad, good], hedging()).await;
+    let response = gateway.get("/orders/").await;
+    assert_eq!((status(&response), body(&response)), (200, "good"));
+    let service = gateway.service();
+    assert_eq!(service.attempts().attempts, 2);
+    assert_eq!(service.replicas()[0].counters().failures, 1, "it is told that it broke on it");
+
+    let worse = late(Duration::from_millis(120), respond(503, "worse")).await;
+    let gateway = Gateway::start(&[bad, worse], hedging()).await;
+    let response = gateway.get("/orders/").await;
+    assert_eq!((status(&response), body(&response)), (500, "bad"), "where there is no other, it is that one");
+    assert_eq!(gateway.service().attempts().attempts, 2, "and nobody else is asked");
+}
+
+#[tokio::test]
+async fn a_replica_that_hangs_is_found_out_although_each_of_its_attempts_is_outrun() {
+    let hanging = Replica::start(|_, _| Act::Hang).await;
+    let good = Replica::start(|_, _| ok("good")).await;
+    let mut policy = hedging();
+    policy.timeout.per_try = Duration::from_millis(300);
+    policy.breaker.consecutive_failure_count = 1;
+    let mut gateway = Gateway::start(&[hanging.address, good.address], policy).await;
+    let mut waits = 0;
+    let change = loop {
+        assert_eq!(body(&gateway.get("/orders/").await), "good");
+        if let Ok(transition) = gateway.transitions.try_recv() {
+            break transition.change;
+        }
+        waits += 1;
+        assert!(waits < 100, "it hangs on and on");
+    };
+    assert_eq!((change.to, change.rule()), (State::Open, Some(Rule::ConsecutiveFailures)));
+    // 30 ms each: ten of them at the most have waited for as long as one might.
+    assert!((2..=10).contains(&hanging.seen().len()), "{}", hanging.seen().len());
+}
+
+#[tokio::test]
 async fn when_all_fail_the_request_goes_on_by_the_rules_of_retries() {
     let bad =
         [Replica::start(|_, _| respond(503, "bad")).await, Replica::start(|_, _| respond(503, "bad")).await];

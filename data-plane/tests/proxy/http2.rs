@@ -136,3 +136,19 @@ async fn heads_without_a_body_keep_their_length() {
     }
     assert_eq!(replica.connections(), 1);
 }
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused_in_words_and_counted_and_the_connection_goes_on() {
+    let replica = Replica::start(|_, _| ok("fine")).await;
+    let gateway = Gateway::start(&[replica.address], Policy::default()).await;
+    let mut sender = connect(&gateway).await;
+    for (size, expected) in [(60_000, 200), (70_000, 431), (60_000, 200)] {
+        let request =
+            Request::get("http://gw/orders/").header("x", "y".repeat(size)).body(whole("")).unwrap();
+        let answer = sender.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), expected);
+        let told = text(answer).await;
+        assert_eq!(told.contains("head_too_large"), expected == 431, "{told}");
+    }
+    assert_eq!(gateway.refusals(), [("head_too_large", 1)]);
+}

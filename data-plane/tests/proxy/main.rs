@@ -32,5 +32,6 @@ mod secure_replicas;
 mod shutdown;
 mod slowness;
 mod streams;
+mod switched_replicas;
 mod tunnels;
 mod upgrades;

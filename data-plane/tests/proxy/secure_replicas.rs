@@ -13,7 +13,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use gateway_proto::{Address, Endpoint, Policy, Protocol, TlsServerName};
+use data_plane::table::ServiceSpec;
+use gateway_proto::{Address, Endpoint, Policy, Protocol, ServiceName, TlsServerName};
 use gateway_runtime::tls::{ClientTls, ClientTlsFiles, Identity};
 use http::Response;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
@@ -292,6 +293,28 @@ async fn an_address_stands_for_the_name_where_none_is_given() {
     let replica = SecureReplica::start(&authority.sign("orders.example"), BOTH, None).await;
     let response = gateway(replica.address, None, authority.believed(None)).get("/orders/x").await;
     assert!(body(&response).contains("another name; it was asked for 127.0.0.1"), "{response}");
+}
+
+#[tokio::test]
+async fn a_failure_names_the_certificate_of_its_own_service_and_not_that_of_one_that_could_not_stand_in() {
+    let authority = Authority::new("ours");
+    let other = SecureReplica::start(&authority.sign("somebody.example"), BOTH, None).await;
+    let mut policy = Policy::default();
+    policy.fallback.service = "spare".parse().unwrap();
+    let own = endpoint(other.address, Some("orders.example"));
+    let gateway = Gateway::start_to(vec![own], authority.believed(None), policy);
+    let mut replica = gateway.service().replicas()[0].spec().clone();
+    replica.endpoint = endpoint(other.address, Some("spare.example"));
+    let spare = ServiceSpec {
+        name: ServiceName::parse("spare").unwrap(),
+        policy: Policy::default(),
+        replicas: vec![replica],
+    };
+    gateway.table.apply(&[spare], &[], gateway.clock.now());
+    let response = gateway.get("/orders/x").await;
+    assert_eq!(reason(&response), "certificate_refused", "{response}");
+    assert!(body(&response).contains("it was asked for orders.example"), "{response}");
+    assert_eq!(gateway.table.service("spare").unwrap().attempts().attempts, 1, "it was asked");
 }
 
 #[tokio::test]

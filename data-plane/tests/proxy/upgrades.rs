@@ -104,6 +104,27 @@ async fn a_replica_that_does_not_switch_has_answered_and_the_connection_goes_on(
 }
 
 #[tokio::test]
+async fn a_426_says_what_is_wanted_as_far_as_clients_may_switch_to_it() {
+    let replica = Replica::start(|_, _| {
+        Act::Send(
+            "HTTP/1.1 426 Upgrade Required\r\nupgrade: HTTP/2.0, websocket\r\nconnection: upgrade\r\n\
+             content-length: 2\r\n\r\nno"
+                .into(),
+        )
+    })
+    .await;
+    let mut none = Policy::default();
+    none.request.upgrades = Upgrades::parse(["none"]).unwrap();
+    for (policy, wanted) in [(Policy::default(), Some("websocket")), (none, None)] {
+        let gateway = Gateway::start(&[replica.address], policy).await;
+        let answer = gateway.send("GET /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n").await;
+        assert_eq!((status(&answer), field(&answer, "upgrade").as_deref()), (426, wanted), "{answer}");
+        let is_named = field(&answer, "connection").is_some_and(|options| options.contains("upgrade"));
+        assert_eq!(is_named, wanted.is_some(), "{answer}");
+    }
+}
+
+#[tokio::test]
 async fn a_switch_that_is_none_of_what_was_asked_is_malformed_and_asked_for_nowhere_else() {
     let switch = |fields: &str| format!("HTTP/1.1 101 X\r\n{fields}\r\n");
     for hostile in [

@@ -74,6 +74,7 @@ fn every_error_has_its_status_reason_and_proxy_status() {
             "connection_limit_reached",
         ),
         (GatewayError::Exhausted, 503, "gateway_exhausted", "connection_limit_reached"),
+        (GatewayError::NoPort(Stop::RetriesUsed), 503, "gateway_exhausted", "connection_limit_reached"),
         (
             GatewayError::Attempt(Fault::ConnectRefused, Stop::RetriesUsed),
             502,

@@ -4,8 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Ended, Ending, Journey, place::NoAttempt};
 use crate::{
-    proxy::{errors::GatewayError, pushback, trail::Trail},
-    routing::retry::{Progress, Proof, Pushback, RequestFacts, Stop, Verdict, decide},
+    proxy::{errors::GatewayError, pushback, response_body::Answer, trail::Trail},
+    routing::{
+        Fault,
+        retry::{Progress, Proof, Pushback, RequestFacts, Stop, Verdict, decide},
+    },
     table::{Replica, Unavailable},
 };
 
@@ -66,6 +69,27 @@ impl Journey<'_> {
         ended.answer(stop)
     }
 
+    /// Refuses an answer that its client would take for a switch of protocols that it is not.
+    pub(super) fn check_switch(&self, answer: Answer) -> Ending {
+        let status = answer.head.status;
+        match &self.upgrade {
+            Some(upgrade) if answer.tunnel.is_none() && upgrade.is_faked_by(status) => {
+                Err(GatewayError::NotSwitched { status })
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    /// The error, with the name that a certificate had to have, if that is what it is about.
+    pub(super) fn named(&self, error: GatewayError) -> GatewayError {
+        match (error, self.tried.last().and_then(|replica| replica.endpoint().tls_name())) {
+            (GatewayError::Attempt(Fault::TlsCertificate(fault), stop), Some(name)) => {
+                GatewayError::Untrusted { fault, name: name.into(), stop }
+            }
+            (error, _) => error,
+        }
+    }
+
     pub(super) fn give_up(&mut self, none: NoAttempt) -> Ending {
         self.stopped(none.as_str());
         if let Some(traced) = self.trail.and_then(Trail::traced) {
@@ -104,6 +128,7 @@ impl Ended {
             Self::Declined => Err(GatewayError::Declined(stop)),
             Self::Full => Err(GatewayError::Full(stop)),
             Self::CannotSwitch => Err(GatewayError::CannotSwitch(stop)),
+            Self::NoPort => Err(GatewayError::NoPort(stop)),
         }
     }
 }

@@ -91,7 +91,7 @@ impl Tried {
             Self::Failed { ended: Ended::CannotSwitch, .. } => Word("cannot_switch"),
             Self::Unsendable(_) => Word("unsendable"),
             Self::OutOfTime => Word("out_of_time"),
-            Self::Exhausted => Word("gateway_exhausted"),
+            Self::Exhausted | Self::Failed { ended: Ended::NoPort, .. } => Word("gateway_exhausted"),
             Self::ClientGone => Word("client_gone"),
             Self::ClientStalled => Word("client_stalled"),
         }
@@ -161,7 +161,7 @@ impl Journey<'_> {
                 (self.worker.pool(), replica.endpoint(), self.policy.timeout.connect);
             let linked = match self.upgrade {
                 None => pool.link(endpoint, limit).await,
-                Some(_) => Box::pin(pool.new_link(endpoint, limit)).await,
+                Some(_) => Box::pin(pool.switching_link(endpoint, limit)).await,
             };
             let mut link = match linked {
                 Ok(link) => link,
@@ -170,6 +170,9 @@ impl Journey<'_> {
                     return unblamed(attempt, replica, Proof::Unsent, Ended::CannotSwitch);
                 }
                 Err(ConnectFailure::Full) => return unblamed(attempt, replica, Proof::Unsent, Ended::Full),
+                Err(ConnectFailure::NoPort) => {
+                    return unblamed(attempt, replica, Proof::Unsent, Ended::NoPort);
+                }
                 Err(ConnectFailure::Exhausted) => return Tried::Exhausted,
             };
             let sent =
@@ -230,11 +233,11 @@ impl Journey<'_> {
         Tried::Answer(answer)
     }
 
-    /// Makes a tunnel of the connection to a replica that has switched protocols, as it was asked to.
+    /// Makes a tunnel of the way to a replica that has switched protocols, as it was asked to.
     fn switch(&self, mut attempt: Attempt, link: Link, mut head: ResponseHead) -> Tried {
-        let wire = link.into_wire();
+        let side = link.into_side();
         let is_accepted = self.upgrade.as_ref().is_some_and(|upgrade| upgrade.is_accepted_by(&head));
-        let Some(wire) = wire.filter(|_| is_accepted) else {
+        let Some(side) = side.filter(|_| is_accepted) else {
             tracing::debug!("the replica's answer to the WebSocket handshake is none");
             return failed(attempt, Fault::Malformed, Proof::Unknown);
         };
@@ -243,7 +246,7 @@ impl Journey<'_> {
         if self.worker.shows_replica() {
             self.show(&mut head, attempt.replica());
         }
-        let tunnel = Tunnel::new(wire, attempt, self.policy.timeout.tunnel_idle);
+        let tunnel = Tunnel::new(side, attempt, self.policy.timeout.tunnel_idle);
         let mut answer = Answer::new(head, Bytes::new().into());
         answer.tunnel = Some(Box::new(tunnel));
         Tried::Answer(answer)

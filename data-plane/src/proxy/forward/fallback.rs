@@ -17,14 +17,12 @@ use crate::{
         h1::Length,
         head::ResponseHead,
         response_body::{Answer, ResponseBody},
-        stale::{self, Copying},
+        stale::{self, AGE, Copying},
         stay::Stay,
     },
     routing::Outcome,
     table::{AttemptPolicy, FallbackKind, Service},
 };
-
-const AGE: &str = "age";
 
 impl Journey<'_> {
     /// Whether its service's policy has something else for how it ended.
@@ -49,7 +47,7 @@ impl Journey<'_> {
     /// What its answer is kept under, if it may be.
     fn stale_key(&self) -> Option<stale::Key> {
         let is_plain = self.upgrade.is_none() && self.call.is_none();
-        is_plain.then(|| stale::key(self.service.name().as_str(), &self.head, self.length)).flatten()
+        is_plain.then(|| stale::key(self.service.id(), &self.head, self.length)).flatten()
     }
 
     /// The answer of a service that stands in, else the last good one, else the policy's own, else how it ended before.
@@ -147,7 +145,11 @@ impl Journey<'_> {
         let (status, outcome) = self.told_as(&answer);
         self.count_retries(before, &answer);
         self.service.answered(status, outcome);
-        (self.service, self.started, self.is_idempotent) = (primary, started, is_idempotent);
+        let stand_in = mem::replace(&mut self.service, primary);
+        if let Ok(Answer { body: ResponseBody::Replica(body), .. }) = &answer {
+            body.borrow_mut().keep_beside(stand_in);
+        }
+        (self.started, self.is_idempotent) = (started, is_idempotent);
         answer
     }
 
@@ -158,9 +160,7 @@ impl Journey<'_> {
         let (key, now) = (self.stale_key()?, self.worker.now());
         let kept = self.worker.stale().borrow().get(&key, fallback.stale_max_age, now)?;
         let mut head = kept.head.clone();
-        let before =
-            head.fields.get_all_named(AGE).next().and_then(|age| str::from_utf8(age).ok()?.parse().ok());
-        let age = kept.age(now).saturating_add(before.unwrap_or(0));
+        let age = kept.age(now).as_secs();
         head.fields.retain(|name| !name.eq_ignore_ascii_case(AGE.as_bytes()));
         head.fields.append_other(AGE.as_bytes(), age.to_string().as_bytes());
         self.mark(&mut head.fields, ending, FallbackKind::Stale, "stale");

@@ -2,7 +2,10 @@
 //! 2013).
 //!
 //! Only for requests that may be sent twice and are here in full. Whoever comes too late is cancelled, and nobody blames its
-//! replica: it might have answered well.
+//! replica: it might have answered well. One of which nothing is heard, however many wait for it, is blamed all the same, as for
+//! an attempt whose time was over ([`Service::outrun`](crate::table::Service::outrun)).
+//!
+//! A failure is no answer while others are under way, of whatever kind it is: they cost nothing more.
 
 use std::{
     cell::Cell,
@@ -17,8 +20,8 @@ use std::{
 use super::{Ended, Journey, exchange::Tried};
 use crate::{
     access_log as logged,
-    proxy::{attempt::Attempt, request_body::Arrival},
-    routing::{Tick, retry::Proof},
+    proxy::{attempt::Attempt, request_body::Arrival, response_body::Answer},
+    routing::{Outcome, Tick, retry::Proof},
     table::Replica,
     traces,
 };
@@ -63,6 +66,8 @@ impl Journey<'_> {
         let mut asked = self.tried.clone();
         let mut racers = vec![self.enter(first, &mut asked)];
         let mut failed = Vec::new();
+        // The first answer that is no good one, for when no other comes.
+        let mut poor: Option<Answer> = None;
         let most = self.hints.retries.map_or(u8::MAX, |retries| retries.saturating_sub(self.retries));
         let mut free = usize::from(self.policy.retry.max_hedge_count.min(most));
         let delay = self.policy.retry.hedge_delay;
@@ -104,7 +109,18 @@ impl Journey<'_> {
                         }
                         // Theirs to say, if there is time left for them or a connection.
                         Tried::OutOfTime | Tried::Exhausted if !racers.is_empty() => {}
+                        // Another that is asked only now would break on it, too; those that have been asked may not.
+                        Tried::Answer(answer) if !racers.is_empty() && self.is_poor(&answer) => {
+                            free = 0;
+                            poor.get_or_insert(answer);
+                        }
                         tried => {
+                            let tried = match (tried, poor.take()) {
+                                (Tried::Failed { .. } | Tried::OutOfTime | Tried::Exhausted, Some(poor)) => {
+                                    Tried::Answer(poor)
+                                }
+                                (tried, _) => tried,
+                            };
                             self.outrun(racers);
                             let tried = failed.iter().fold(tried, |tried, (_, proof, _)| tried.after(*proof));
                             return Raced { tried, failed };
@@ -113,6 +129,11 @@ impl Journey<'_> {
                 }
             }
         }
+    }
+
+    /// Whether a replica's answer is one that breakers count against it, or by which it asks for time.
+    fn is_poor(&self, answer: &Answer) -> bool {
+        answer.tunnel.is_none() && self.judged(&answer.head) != Outcome::Success
     }
 
     /// Has an attempt run among others.

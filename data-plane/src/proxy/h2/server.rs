@@ -38,6 +38,10 @@ use crate::{
 /// A silent client is asked for a sign of life this often, and has as long to give one.
 const PING: Duration = Duration::from_secs(20);
 
+/// Of a head that is larger than it may be, so many times as much is read: it is answered, and counted, as any other refusal. Beyond
+/// that the engine answers by itself, and tells nobody.
+const READ_HEAD: usize = 2;
+
 /// A connection under way.
 #[derive(Debug)]
 struct Connection {
@@ -112,7 +116,7 @@ pub(in crate::proxy) async fn serve<F, B>(
     builder.enable_connect_protocol();
     builder.timer(TokioTimer::new()).keep_alive_interval(PING).keep_alive_timeout(PING);
     builder.max_concurrent_streams(limits.streams).max_local_error_reset_streams(limits.resets as usize);
-    builder.max_header_list_size(u32::try_from(limits.head.bytes).unwrap_or(u32::MAX));
+    builder.max_header_list_size(u32::try_from(limits.head.bytes * READ_HEAD).unwrap_or(u32::MAX));
     builder.initial_stream_window_size(limits.stream_window);
     builder.initial_connection_window_size(limits.connection_window);
     builder.max_send_buf_size(limits.send_buffer as usize);

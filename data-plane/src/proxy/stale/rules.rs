@@ -11,6 +11,8 @@ use crate::proxy::{
     head::{RequestHead, ResponseHead},
 };
 
+/// Says how old an answer is.
+pub(in crate::proxy) const AGE: &str = "age";
 /// Fields of a request by which its answer may differ and still be kept, one for each of their values.
 const KEYED: [&str; 3] = ["accept", "accept-encoding", "accept-language"];
 /// What replicas are told of the request that the client made, by which they may answer without saying so.
@@ -22,11 +24,17 @@ const PERSONAL: [&str; 3] = ["authorization", "range", "if-range"];
 const FORBIDDING: [&str; 6] =
     ["no-store", "no-cache", "private", "must-revalidate", "proxy-revalidate", "s-maxage"];
 
-/// What an answer is found by: service, host, target and what its request accepts.
-pub(in crate::proxy) type Key = Rc<[u8]>;
+/// What an answer is found by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(in crate::proxy) struct Key {
+    /// The [`Service::id`](crate::table::Service::id).
+    pub(super) service: u64,
+    /// Host, target and what its request accepts.
+    pub(super) request: Rc<[u8]>,
+}
 
 /// What the answer to a request would be kept under; `None` when it is nobody else's business, or no GET.
-pub(in crate::proxy) fn key(service: &str, head: &RequestHead, length: Length) -> Option<Key> {
+pub(in crate::proxy) fn key(service: u64, head: &RequestHead, length: Length) -> Option<Key> {
     let is_plain = head.method == Method::GET && length == Length::Empty;
     let is_personal = || {
         head.fields.contains(Name::Cookie)
@@ -38,7 +46,7 @@ pub(in crate::proxy) fn key(service: &str, head: &RequestHead, length: Length) -
         return None;
     }
     let mut key = Vec::with_capacity(256);
-    for part in [service, head.host().unwrap_or_default(), head.target()] {
+    for part in [head.host().unwrap_or_default(), head.target()] {
         key.extend_from_slice(part.as_bytes());
         key.push(0);
     }
@@ -53,7 +61,13 @@ pub(in crate::proxy) fn key(service: &str, head: &RequestHead, length: Length) -
         key.extend_from_slice(head.fields.get(name).unwrap_or_default());
         key.push(0);
     }
-    Some(key.into())
+    Some(Key { service, request: key.into() })
+}
+
+/// How old an answer was when it came, as those before say (RFC 9111 section 5.1): of what is no number nothing is known.
+pub(in crate::proxy) fn age(fields: &Fields) -> Duration {
+    let age = fields.get_all_named(AGE).next().and_then(|age| str::from_utf8(age).ok()?.trim().parse().ok());
+    Duration::from_secs(age.unwrap_or(0))
 }
 
 /// For how long an answer may be used when nobody gives another: without an end, unless it says `stale-if-error`. `None` when it

@@ -12,7 +12,11 @@ fn answer(fields: &[(&str, &str)]) -> ResponseHead {
 }
 
 fn named(name: &str) -> Key {
-    name.as_bytes().into()
+    of_service(0, name)
+}
+
+fn of_service(service: u64, name: &str) -> Key {
+    Key { service, request: name.as_bytes().into() }
 }
 
 fn of(limit: usize) -> Rc<RefCell<StaleAnswers>> {
@@ -61,13 +65,43 @@ fn the_last_answer_is_given_until_it_is_too_old_for_the_policy_or_its_replica() 
     let max_age = Duration::from_secs(60);
     let get = |name, now| answers.borrow().get(&named(name), max_age, now);
     let kept = get("a", after(70)).expect("it is just young enough");
-    assert_eq!((kept.body.as_ref(), kept.age(after(70))), (&b"two"[..], 60));
+    assert_eq!((kept.body.as_ref(), kept.age(after(70))), (&b"two"[..], Duration::from_secs(60)));
     assert!(get("a", after(71)).is_none() && get("b", after(10)).is_none());
 
     let five_seconds = answer(&[("cache-control", "stale-if-error=5")]);
     Copying::begin(&answers, named("a"), &five_seconds, None, after(20)).expect("it is short").end();
     assert!(get("a", after(25)).is_some_and(|kept| kept.body.is_empty()));
     assert!(get("a", after(26)).is_none());
+
+    // One that was old when it came, by the caches that it passed.
+    let aged = answer(&[("age", "50")]);
+    Copying::begin(&answers, named("a"), &aged, None, after(100)).expect("it is short").end();
+    assert_eq!(get("a", after(110)).map(|kept| kept.age(after(110))), Some(Duration::from_secs(60)));
+    assert!(get("a", after(111)).is_none());
+}
+
+#[test]
+fn no_service_puts_out_what_another_has_that_has_less() {
+    let answers = of(4 * (OVERHEAD + 110));
+    let keep = |service, name: &str| {
+        let copying = Copying::begin(&answers, of_service(service, name), &answer(&[]), None, after(0));
+        let mut copying = copying.expect("there is room");
+        assert!(copying.push(&[0; 100]));
+        copying.end();
+    };
+    let has =
+        |service, name| answers.borrow().get(&of_service(service, name), Duration::MAX, after(0)).is_some();
+    keep(1, "quiet");
+    for number in 0..100 {
+        keep(2, &format!("{number:02}"));
+    }
+    assert!(has(1, "quiet") && has(2, "97") && has(2, "99") && !has(2, "96"));
+    // Another one takes from whoever has most, until all have as much.
+    keep(3, "new");
+    assert!(has(1, "quiet") && has(3, "new") && has(2, "98") && !has(2, "97"));
+    assert_eq!(answers.borrow().by_size.len(), 3);
+    // The same name, held by somebody else since.
+    assert!(!has(4, "new"));
 }
 
 #[test]
@@ -80,14 +114,16 @@ fn what_was_kept_first_gives_way_and_nothing_is_left_of_it() {
         answers.borrow().get(&named(name), Duration::MAX, after(9)).is_some()
     };
     assert_eq!(["a", "b", "c", "d"].map(|name| has(&answers, name)), [true, false, true, true]);
-    assert_eq!(answers.borrow().by_key.len(), answers.borrow().order.len());
+    assert_eq!(answers.borrow().by_key.len(), answers.borrow().by_service[&0].order.len());
     let long = Copying::begin(&answers, named("e"), &answer(&[]), Some(10_000), after(9));
     assert!(long.is_none());
     assert!(!has(&answers, "e") && has(&answers, "a"), "one that fits nowhere puts nobody out");
     for name in ["a", "c", "d"] {
         answers.borrow_mut().remove(&named(name));
     }
-    assert_eq!((answers.borrow().size, answers.borrow().order.len()), (0, 0));
+    let left = answers.borrow();
+    assert_eq!((left.size, left.by_service.len(), left.by_size.len()), (0, 0, 0));
+    drop(left);
     let off = of(0);
     keep(&off, "a", "", after(0));
     assert!(!has(&off, "a"));

@@ -25,6 +25,9 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Connected {
     pub(super) stream: Stream,
     pub(super) is_http2: bool,
+    /// Whether the replica has said which HTTP it speaks. One that has not speaks HTTP/1.1, unless it speaks none of what it was
+    /// offered.
+    pub(super) is_agreed: bool,
 }
 
 /// Why no connection could be had. Whatever it is, the replica has seen nothing of a request.
@@ -34,10 +37,12 @@ pub(in crate::proxy) enum ConnectFailure {
     Replica(Fault),
     /// All connections that one worker may share to it carry as many requests as they may.
     Full,
-    /// HTTP/1.1 was asked for, and the replica does not speak it.
+    /// Protocols were to be switched, and the replica neither speaks HTTP/1.1 nor takes extended CONNECTs.
     NoSwitch,
     /// This process or machine has no file descriptor left.
     Exhausted,
+    /// This machine has no port left for another connection to the replica: there may be some for others.
+    NoPort,
 }
 
 /// What is offered by ALPN.
@@ -59,10 +64,10 @@ pub(super) async fn connect(
     let connected = async {
         let stream = tcp(endpoint).await?;
         match endpoint.protocol.kind() {
-            Kind::Http1 => Ok(Connected { stream: Stream::Tcp(stream), is_http2: false }),
+            Kind::Http1 => Ok(Connected { stream: Stream::Tcp(stream), is_http2: false, is_agreed: true }),
             Kind::H2c => {
                 keep_alive(&stream);
-                Ok(Connected { stream: Stream::Tcp(stream), is_http2: true })
+                Ok(Connected { stream: Stream::Tcp(stream), is_http2: true, is_agreed: true })
             }
             Kind::Tls(_) => {
                 keep_alive(&stream);
@@ -125,8 +130,9 @@ async fn encrypt(
     let name = ServerName::try_from(name.to_owned()).map_err(|_| untrusted(CertificateFault::WrongName))?;
     match TlsConnector::from(config).connect(name, stream).await {
         Ok(stream) => {
-            let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
-            Ok(Connected { stream: Stream::Tls(Box::new(stream.into())), is_http2 })
+            let agreed = stream.get_ref().1.alpn_protocol();
+            let (is_http2, is_agreed) = (agreed == Some(HTTP2), agreed.is_some());
+            Ok(Connected { stream: Stream::Tls(Box::new(stream.into())), is_http2, is_agreed })
         }
         // Not its fault: it speaks HTTP/2, which is not what was asked for.
         Err(error) if offer == Offer::Http1 && has_no_such_protocol(&error) => Err(ConnectFailure::NoSwitch),
@@ -198,8 +204,30 @@ fn classify(error: &io::Error) -> ConnectFailure {
         return ConnectFailure::Exhausted;
     }
     ConnectFailure::Replica(match error.kind() {
+        // Said of this side of the connection, the replica's has not been asked.
+        io::ErrorKind::AddrNotAvailable => return ConnectFailure::NoPort,
         io::ErrorKind::ConnectionRefused => Fault::ConnectRefused,
         io::ErrorKind::TimedOut => Fault::ConnectTimeout,
         _ => Fault::ConnectFailed,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_machine_lacks_is_not_the_replicas_fault() {
+        let by_code = |code| classify(&io::Error::from_raw_os_error(code));
+        let by_kind = |kind: io::ErrorKind| classify(&kind.into());
+        assert_eq!(NO_FILE_LEFT.map(by_code), [ConnectFailure::Exhausted; 2]);
+        assert_eq!(by_kind(io::ErrorKind::AddrNotAvailable), ConnectFailure::NoPort);
+        for (kind, fault) in [
+            (io::ErrorKind::ConnectionRefused, Fault::ConnectRefused),
+            (io::ErrorKind::TimedOut, Fault::ConnectTimeout),
+            (io::ErrorKind::HostUnreachable, Fault::ConnectFailed),
+        ] {
+            assert_eq!(by_kind(kind), ConnectFailure::Replica(fault));
+        }
+    }
 }

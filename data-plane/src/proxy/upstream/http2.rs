@@ -23,6 +23,7 @@ use tokio::time::Sleep;
 use super::{
     SendFailure,
     shared::{SEND_BUFFER, Shared},
+    switched::{Switch, Switched},
 };
 use crate::{
     clock::Clock,
@@ -72,6 +73,8 @@ enum Sending {
         timer: Pin<Box<Sleep>>,
     },
     Body(OutgoingBody),
+    /// There is no body: the stream is to be a tunnel.
+    Tunnel(SendStream<Bytes>),
     /// All of it is on its way, or the replica wants no more.
     Done,
 }
@@ -128,7 +131,11 @@ impl Http2Link {
         is_sent: &Cell<bool>,
         mut passed: impl FnMut(ResponseHead),
     ) -> Result<ResponseHead, SendFailure> {
-        let request = request(outgoing.head, endpoint, outgoing.expects_continue, outgoing.hints)?;
+        let mut request = request(outgoing.head, endpoint, outgoing.expects_continue, outgoing.hints)?;
+        let switch = Switch::asked(outgoing.head);
+        if let Some(switch) = &switch {
+            switch.write(&mut request)?;
+        }
         let method = outgoing.head.method.clone();
         self.written_before = self.shared.written();
         (self.heard_before, self.began) = (self.shared.heard(), self.clock.now());
@@ -141,17 +148,60 @@ impl Http2Link {
             is_sent.set(self.has_sent());
             polled
         });
-        head.await
+        let head = head.await?;
+        match switch {
+            Some(switch) if head.status.is_success() => Ok(switch.accepted(head)),
+            Some(_) => {
+                self.refused();
+                Ok(head)
+            }
+            None => Ok(head),
+        }
+    }
+
+    /// The stream is no tunnel: nothing is sent on it.
+    fn refused(&mut self) {
+        if let Sending::Tunnel(mut stream) = std::mem::replace(&mut self.sending, Sending::Done) {
+            // Who has reset it need not be told.
+            let _ = stream.send_data(Bytes::new(), true);
+        }
+    }
+
+    /// The stream, once the replica has accepted a switch of protocols on it.
+    pub(super) fn into_switched(mut self: Box<Self>) -> Option<Switched> {
+        let sending = std::mem::replace(&mut self.sending, Sending::Done);
+        let receiving = std::mem::replace(&mut self.receiving, Receiving::Ended);
+        match (sending, receiving) {
+            (Sending::Tunnel(outgoing), Receiving::Body { stream, .. }) => {
+                Some(Switched::new(self, outgoing, stream))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the replica takes extended CONNECTs, known once its settings have come.
+    pub(super) async fn may_switch(&self) -> bool {
+        self.shared.may_switch().await
+    }
+
+    /// Something has come of the response.
+    pub(super) fn hear(&self) {
+        self.shared.hear();
     }
 
     /// Opens the stream. `None` if the connection takes no more.
     fn begin(&mut self, request: Request<()>, outgoing: Outgoing<'_, RequestBody>) -> Option<()> {
         let Outgoing { length, body, expects_continue, .. } = outgoing;
+        let is_tunnel = request.method() == Method::CONNECT;
         let is_empty = matches!(length, Length::Empty | Length::Exact(0));
-        let opened = self.shared.sender()?.send_request(request, is_empty);
+        let opened = self.shared.sender()?.send_request(request, is_empty && !is_tunnel);
         let (response, stream) =
             opened.inspect_err(|error| tracing::debug!(%error, "no stream on a shared connection")).ok()?;
         self.receiving = Receiving::Head { response, interim: 0 };
+        if is_tunnel {
+            self.sending = Sending::Tunnel(stream);
+            return Some(());
+        }
         let outgoing = OutgoingBody { stream, body, held: None, has_begun: false };
         self.sending = match (is_empty, expects_continue) {
             (true, _) => Sending::Done,
@@ -326,7 +376,7 @@ impl Http2Link {
     pub(super) fn arrival(&self) -> Option<Arrival> {
         match &self.sending {
             Sending::Asking { outgoing, .. } | Sending::Body(outgoing) => Some(outgoing.body.arrival()),
-            Sending::Done => None,
+            Sending::Tunnel(_) | Sending::Done => None,
         }
     }
 }

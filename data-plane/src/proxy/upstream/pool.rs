@@ -104,27 +104,51 @@ impl Pool {
         }
     }
 
-    /// One in HTTP/1.1, on a connection that nothing was asked on before: where a second try may be harmful, a replica that is
-    /// about to close an idle connection must not cause the need for one.
+    /// A link for a switch of protocols: in HTTP/1.1, where that is spoken, on a connection that nothing was asked on before;
+    /// else on one in HTTP/2 whose replica takes extended CONNECTs.
     ///
     /// # Errors
-    /// As with [`Pool::link`], and where HTTP/1.1 is not spoken.
-    pub(in crate::proxy) async fn new_link(
+    /// As with [`Pool::link`], and where neither can be had.
+    pub(in crate::proxy) async fn switching_link(
         &self,
         endpoint: &Endpoint,
         connect_timeout: Duration,
     ) -> Result<Link, ConnectFailure> {
-        match endpoint.protocol.kind() {
-            Kind::Http1 => match tokio::time::timeout(connect_timeout, tcp(endpoint)).await {
-                Ok(stream) => Ok(Link::Http1(self.0.http1(Stream::Tcp(stream?)))),
-                Err(_) => Err(ConnectFailure::Replica(Fault::ConnectTimeout)),
-            },
-            Kind::H2c => Err(ConnectFailure::NoSwitch),
-            Kind::Tls(_) => {
-                let connected =
-                    Box::pin(connect(endpoint, &self.0.tls, Offer::Http1, connect_timeout)).await?;
-                Ok(Link::Http1(self.0.http1(connected.stream)))
+        let over_http2 = || async {
+            let link = self.0.negotiated(endpoint, connect_timeout).await?;
+            match &link {
+                Link::Http2(link) if !link.may_switch().await => Err(ConnectFailure::NoSwitch),
+                _ => Ok(link),
             }
+        };
+        match endpoint.protocol.kind() {
+            Kind::Http1 => self.new_link(endpoint, connect_timeout).await,
+            Kind::H2c => in_time(connect_timeout, Box::pin(over_http2())).await,
+            Kind::Tls(_) => match Box::pin(self.0.encrypted(endpoint, connect_timeout)).await {
+                Err(ConnectFailure::NoSwitch) => in_time(connect_timeout, Box::pin(over_http2())).await,
+                Err(failure) => Err(failure),
+                Ok((link, is_sure)) if is_sure || self.0.with_place(endpoint, |place| place.speaks_http1) => {
+                    Ok(Link::Http1(link))
+                }
+                // It has agreed to nothing. One that knows no ALPN speaks HTTP/1.1; one that does, and agrees to HTTP/2 where
+                // that is offered, does not.
+                Ok((link, _)) => match in_time(connect_timeout, Box::pin(over_http2())).await {
+                    Ok(Link::Http1(_)) => Ok(Link::Http1(link)),
+                    linked => linked,
+                },
+            },
+        }
+    }
+
+    /// One in HTTP/1.1 without TLS, on a connection that nothing was asked on before: where a second try may be harmful, a replica
+    /// that is about to close an idle connection must not cause the need for one.
+    ///
+    /// # Errors
+    /// As with [`Pool::link`].
+    async fn new_link(&self, endpoint: &Endpoint, connect_timeout: Duration) -> Result<Link, ConnectFailure> {
+        match tokio::time::timeout(connect_timeout, tcp(endpoint)).await {
+            Ok(stream) => Ok(Link::Http1(self.0.http1(Stream::Tcp(stream?)))),
+            Err(_) => Err(ConnectFailure::Replica(Fault::ConnectTimeout)),
         }
     }
 
@@ -175,9 +199,27 @@ impl Pool {
     }
 }
 
+async fn in_time(
+    limit: Duration,
+    linked: impl Future<Output = Result<Link, ConnectFailure>>,
+) -> Result<Link, ConnectFailure> {
+    let linked = tokio::time::timeout(limit, linked).await;
+    linked.unwrap_or(Err(ConnectFailure::Replica(Fault::ConnectTimeout)))
+}
+
 impl Connections {
     fn http1(&self, stream: Stream) -> Box<Http1Link> {
         Http1Link::new(stream, &self.buffers, &self.limits)
+    }
+
+    /// A connection over TLS on which nothing but HTTP/1.1 was offered, and whether the replica has agreed to that.
+    async fn encrypted(
+        &self,
+        endpoint: &Endpoint,
+        connect_timeout: Duration,
+    ) -> Result<(Box<Http1Link>, bool), ConnectFailure> {
+        let connected = connect(endpoint, &self.tls, Offer::Http1, connect_timeout).await?;
+        Ok((self.http1(connected.stream), connected.is_agreed))
     }
 
     fn keep(&self, endpoint: &Endpoint, mut link: Box<Http1Link>, now: Tick) {
@@ -281,7 +323,7 @@ impl Connections {
         endpoint: &Endpoint,
         connected: Connected,
     ) -> Result<Link, ConnectFailure> {
-        let Connected { stream, is_http2 } = connected;
+        let Connected { stream, is_http2, .. } = connected;
         if !is_http2 {
             return Ok(Link::Http1(self.http1(stream)));
         }
@@ -324,8 +366,10 @@ impl Begun {
     async fn connect(mut self, connect_timeout: Duration) {
         let Self { connections, endpoint, .. } = &self;
         let result = match connect(endpoint, &connections.tls, Offer::Both, connect_timeout).await {
-            Ok(Connected { stream, is_http2: true }) => connections.share(endpoint, stream).await.map(drop),
-            Ok(Connected { stream, is_http2: false }) => {
+            Ok(Connected { stream, is_http2: true, .. }) => {
+                connections.share(endpoint, stream).await.map(drop)
+            }
+            Ok(Connected { stream, is_http2: false, .. }) => {
                 connections.with_place(endpoint, |place| place.speaks_http1 = true);
                 // Whoever of those that wait comes first has it.
                 connections.put(endpoint, connections.http1(stream), connections.clock.now());

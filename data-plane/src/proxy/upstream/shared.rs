@@ -38,6 +38,8 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
 pub(super) const SEND_BUFFER: usize = 64 << 10;
 /// How often a connection's silence is looked at, and how long a PING may stay without an answer.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// How often a replica's settings are looked for once something has come of it, while other tasks run in between.
+const SETTINGS_LOOKS: u32 = 10;
 /// Time for the last words of a connection that nobody uses any more.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -143,6 +145,29 @@ impl Shared {
     /// What TLS had against the replica, if it is that which ended the connection.
     pub(super) fn tls_fault(&self) -> Option<Fault> {
         self.traffic.fault.get()
+    }
+
+    /// Whether the replica takes extended CONNECTs (RFC 8441): its settings are waited for. Of one that has ended, nobody
+    /// knows: whoever sends finds out.
+    pub(super) async fn may_switch(&self) -> bool {
+        let mut patience = SETTINGS_LOOKS;
+        loop {
+            let settles = self.room.notified();
+            match self.sender() {
+                Some(sender) if sender.is_extended_connect_protocol_enabled() => return true,
+                Some(_) => {}
+                None => return true,
+            }
+            if !self.is_settled() {
+                settles.await;
+            } else if patience == 0 {
+                return false;
+            } else {
+                // What has been read may still be on its way through the library.
+                patience -= 1;
+                tokio::task::yield_now().await;
+            }
+        }
     }
 
     /// Whether it takes no more requests.

@@ -79,6 +79,26 @@ fn a_place_is_offered_to_those_who_have_not_tried_who_has_it() {
 }
 
 #[test]
+fn a_place_that_its_caller_leaves_for_another_is_offered_to_the_next() {
+    // Who was called, and whether it is choosy itself, does not matter.
+    for tried in [vec![], vec![0]] {
+        let mut queue: Queue<u64> = Queue::default();
+        for tried in [tried, vec![1]] {
+            let ticket = queue.enter(at(0), tried.into(), LONG).unwrap();
+            if queue.is_called(ticket, || ticket) {
+                let _ = queue.found_none(ticket);
+            }
+            let _ = queue.is_called(ticket, || ticket);
+        }
+        // One at replica 2 is free, and then one at replica 1, which the second one has tried. The first takes that.
+        assert_eq!(queue.call(Some(2)), Some(0));
+        assert_eq!(queue.call(Some(1)), None);
+        assert_eq!(queue.took(0, at(1), LONG.max_queue_time), Some(1), "the other one is still free");
+        assert!(queue.is_called(1, || 1));
+    }
+}
+
+#[test]
 fn waiters_who_are_choosy_are_passed_by_newcomers_who_are_not() {
     let mut queue: Queue<u64> = Queue::default();
     let ticket = queue.enter(at(0), [7].into(), LONG).unwrap();

@@ -1,7 +1,7 @@
 //! Services that have lost their last replica.
 
 use super::*;
-use crate::table::departed::REMEMBERED;
+use crate::table::departed::{REMEMBERED, WITH_AN_ANSWER};
 
 fn named(name: &str, policy: Policy) -> ServiceSpec {
     ServiceSpec { name: ServiceName::parse(name).unwrap(), policy, replicas: vec![replica("a")] }
@@ -29,6 +29,43 @@ fn a_service_whose_last_replica_left_has_nobody_and_keeps_its_policy_for_a_while
     assert_eq!(service.pick(0, last, &[], Draw::default()).unwrap_err(), Unavailable::NoneReady);
     assert!(table.service_or_departed("orders", after(1000).plus(REMEMBERED)).is_none(), "and forgotten");
     assert!(table.service_or_departed("payments", last).is_none(), "nobody ever had that");
+}
+
+#[test]
+fn a_service_is_remembered_for_as_long_as_its_fallback_may_answer() {
+    let minute = Duration::from_secs(60);
+    let by = |change: fn(&mut Policy)| {
+        let mut policy = Policy::default();
+        change(&mut policy);
+        policy
+    };
+    for (policy, lasts) in [
+        (by(|policy| policy.fallback.stale_max_age = Duration::from_secs(3600)), 60 * minute),
+        (by(|policy| policy.fallback.stale_max_age = Duration::from_secs(60)), REMEMBERED),
+        (by(|policy| policy.fallback.static_status = 200), WITH_AN_ANSWER),
+        (by(|policy| policy.fallback.service = "archive".parse().unwrap()), WITH_AN_ANSWER),
+    ] {
+        let (table, _) = Table::new(1);
+        table.apply(&[named("orders", policy)], &[], START);
+        leaves(&table, "orders", START);
+        let is_remembered = |now| table.service_or_departed("orders", now).is_some();
+        assert!(is_remembered(START.plus(lasts - Duration::from_nanos(1))), "{lasts:?}");
+        assert!(!is_remembered(START.plus(lasts)), "{lasts:?}");
+    }
+}
+
+#[test]
+fn who_comes_under_a_forgotten_name_is_another_service() {
+    let (table, service, _) = table_of(&["a"]);
+    let back = |at: Tick| {
+        leaves(&table, "orders", START);
+        table.apply(&[orders([replica("b")])], &[], at);
+        table.service("orders").expect("it is registered")
+    };
+    assert_eq!(back(after(1)).id(), service.id());
+    let other = back(START.plus(REMEMBERED));
+    assert_ne!(other.id(), service.id());
+    assert_eq!(other.attempts().attempts, 0);
 }
 
 #[test]

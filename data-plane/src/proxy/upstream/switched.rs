@@ -1,0 +1,238 @@
+//! A switch of protocols at a replica in HTTP/2: the upgrade of HTTP/1.1 that the gateway asks with becomes an extended CONNECT
+//! (RFC 8441), and the stream that the replica accepts it on a replica's side of a tunnel.
+
+use std::{
+    io,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use h2::{Reason, RecvStream, SendStream, ext::Protocol};
+use http::{Method, Request, StatusCode, header};
+
+use super::{SendFailure, http2::Http2Link};
+use crate::proxy::{
+    field_name::Name,
+    h1::Wire,
+    head::{RequestHead, ResponseHead},
+    tunnel::Side,
+    upgrade::accept_of,
+};
+
+/// Bytes given to the connection at once, which copies them.
+const WRITE_SIZE: usize = 16 * 1024;
+
+/// What a request asks to switch to.
+#[derive(Debug)]
+pub(super) struct Switch {
+    protocol: Vec<u8>,
+    /// What a WebSocket's key has to be answered with. HTTP/2 has neither.
+    accept: Option<String>,
+}
+
+impl Switch {
+    /// What a request to a replica, as HTTP/1.1 has it, asks for, if it does. Of several protocols the first: there is room
+    /// for one.
+    pub(super) fn asked(head: &RequestHead) -> Option<Self> {
+        // As RFC 8441 has it: in HTTP/1.1 a protocol's name knows no case, in HTTP/2 it may.
+        let protocol = head.fields.list(Name::Upgrade).next()?.to_ascii_lowercase();
+        let key = head.fields.get_all_named(header::SEC_WEBSOCKET_KEY.as_str()).next();
+        let accept = key.and_then(|key| str::from_utf8(key).ok()).map(accept_of);
+        Some(Self { protocol, accept })
+    }
+
+    /// Makes the request one that HTTP/2 has for it.
+    pub(super) fn write(&self, request: &mut Request<()>) -> Result<(), SendFailure> {
+        let protocol = str::from_utf8(&self.protocol).map_err(|_| SendFailure::Unsendable)?;
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(Protocol::from(protocol));
+        for name in [header::SEC_WEBSOCKET_KEY, header::CONTENT_LENGTH, header::TE] {
+            request.headers_mut().remove(name);
+        }
+        Ok(())
+    }
+
+    /// The replica's acceptance, as HTTP/1.1 has it.
+    pub(super) fn accepted(&self, head: ResponseHead) -> ResponseHead {
+        let mut fields = head.fields;
+        fields.append(Name::Connection, b"upgrade");
+        fields.append(Name::Upgrade, &self.protocol);
+        if let Some(accept) = &self.accept {
+            fields.append_other(header::SEC_WEBSOCKET_ACCEPT.as_str().as_bytes(), accept.as_bytes());
+        }
+        ResponseHead::new(StatusCode::SWITCHING_PROTOCOLS, fields)
+    }
+}
+
+/// A replica's side of a tunnel.
+#[derive(Debug)]
+pub(in crate::proxy) enum ReplicaSide {
+    /// A connection of its own.
+    Own(Wire),
+    /// A stream of one that is shared.
+    Shared(Box<Switched>),
+}
+
+/// A stream that a replica has accepted a switch on.
+#[derive(Debug)]
+pub(in crate::proxy) struct Switched {
+    outgoing: SendStream<Bytes>,
+    incoming: RecvStream,
+    /// Read, and not passed on yet.
+    input: Bytes,
+    has_said_all: bool,
+    breaks_on_drop: bool,
+    /// Its place on the connection.
+    link: Box<Http2Link>,
+}
+
+impl Switched {
+    pub(super) fn new(link: Box<Http2Link>, outgoing: SendStream<Bytes>, incoming: RecvStream) -> Self {
+        Self { outgoing, incoming, input: Bytes::new(), has_said_all: false, breaks_on_drop: false, link }
+    }
+}
+
+fn broken() -> io::Error {
+    io::ErrorKind::BrokenPipe.into()
+}
+
+impl Side for Switched {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            match ready!(self.incoming.poll_data(cx)) {
+                Some(Ok(data)) if data.is_empty() => {}
+                Some(Ok(data)) => {
+                    self.link.hear();
+                    self.input = data;
+                    return Poll::Ready(Ok(self.input.len()));
+                }
+                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error.to_string()))),
+                None => return Poll::Ready(Ok(0)),
+            }
+        }
+    }
+
+    fn input(&self) -> &[u8] {
+        &self.input
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.input.advance(count);
+        // The replica may send as much again.
+        let _ = self.incoming.flow_control().release_capacity(count);
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if self.has_said_all {
+            return Poll::Ready(Err(broken()));
+        }
+        self.outgoing.reserve_capacity(data.len().min(WRITE_SIZE));
+        let mut room = self.outgoing.capacity();
+        while room == 0 {
+            room = match ready!(self.outgoing.poll_capacity(cx)) {
+                Some(Ok(room)) => room,
+                Some(Err(_)) | None => return Poll::Ready(Err(broken())),
+            };
+        }
+        let piece = &data[..data.len().min(room).min(WRITE_SIZE)];
+        let sent = self.outgoing.send_data(Bytes::copy_from_slice(piece), false);
+        Poll::Ready(sent.map(|()| piece.len()).map_err(|_| broken()))
+    }
+
+    /// The connection's task sends what it was given.
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if std::mem::replace(&mut self.has_said_all, true) {
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Ready(self.outgoing.send_data(Bytes::new(), true).map_err(|_| broken()))
+    }
+
+    fn is_gone(&mut self, cx: &mut Context<'_>) -> bool {
+        self.outgoing.poll_reset(cx).is_ready()
+    }
+
+    fn begin(&mut self) {
+        self.breaks_on_drop = true;
+    }
+
+    fn end_well(&mut self) {
+        self.breaks_on_drop = false;
+    }
+}
+
+impl Drop for Switched {
+    fn drop(&mut self) {
+        if self.breaks_on_drop {
+            self.outgoing.send_reset(Reason::CANCEL);
+        }
+    }
+}
+
+impl Side for ReplicaSide {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Own(side) => Side::poll_fill(side, cx),
+            Self::Shared(side) => side.poll_fill(cx),
+        }
+    }
+
+    fn input(&self) -> &[u8] {
+        match self {
+            Self::Own(side) => Side::input(side),
+            Self::Shared(side) => side.input(),
+        }
+    }
+
+    fn consume(&mut self, count: usize) {
+        match self {
+            Self::Own(side) => Side::consume(side, count),
+            Self::Shared(side) => side.consume(count),
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Own(side) => Side::poll_write(side, cx, data),
+            Self::Shared(side) => side.poll_write(cx, data),
+        }
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Own(side) => Side::poll_flush(side, cx),
+            Self::Shared(side) => side.poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Own(side) => Side::poll_shutdown(side, cx),
+            Self::Shared(side) => side.poll_shutdown(cx),
+        }
+    }
+
+    fn is_gone(&mut self, cx: &mut Context<'_>) -> bool {
+        match self {
+            Self::Own(side) => Side::is_gone(side, cx),
+            Self::Shared(side) => side.is_gone(cx),
+        }
+    }
+
+    fn begin(&mut self) {
+        match self {
+            Self::Own(side) => Side::begin(side),
+            Self::Shared(side) => side.begin(),
+        }
+    }
+
+    fn end_well(&mut self) {
+        match self {
+            Self::Own(side) => Side::end_well(side),
+            Self::Shared(side) => side.end_well(),
+        }
+    }
+}

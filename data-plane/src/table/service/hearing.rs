@@ -1,0 +1,59 @@
+//! How long requests and attempts take, and what that tells of a replica.
+
+use std::time::Duration;
+
+use gateway_proto::policy::{AdaptiveLimit, Algorithm};
+
+use super::Service;
+use crate::{
+    routing::{Outcome, Tick, balancing::LatencyEstimate},
+    table::replica::Replica,
+};
+
+impl Service {
+    /// Whether somebody wants to know how long requests and attempts take.
+    pub fn is_detailed(&self) -> bool {
+        self.outlets.is_detailed()
+    }
+
+    /// Records how long a request took to its answer's head. To be called by `worker` only.
+    pub fn record_latency(&self, worker: usize, latency: Duration) {
+        self.latencies.record(worker, latency);
+    }
+
+    /// An attempt's response head has come after `latency`, or it failed so late without one. To be called by `worker`
+    /// only, once for an attempt; `outcome` is what is known of it then.
+    pub fn heard(&self, worker: usize, replica: &Replica, outcome: Outcome, latency: Duration, now: Tick) {
+        self.attempt_durations.record(worker, latency);
+        if self.is_detailed() {
+            replica.record_latency(worker, latency);
+        }
+        let view = self.view.load();
+        if !view.policy.retry.hedge_delay.is_zero() {
+            replica.is_heard();
+        }
+        if view.policy.concurrency.adaptive != AdaptiveLimit::Off {
+            self.learn_limit(replica, outcome, latency, now, &view.policy.concurrency);
+        }
+        if view.policy.balancing.algorithm == Algorithm::PeakEwma {
+            let least = match outcome {
+                Outcome::Success => Duration::ZERO,
+                // One that refuses fast is not fast.
+                Outcome::Failure(_) | Outcome::Overloaded => LatencyEstimate::PENALTY,
+                Outcome::Neutral => return,
+            };
+            replica.estimate().observe(latency.max(least), now);
+        }
+    }
+
+    /// A replica has been waited for so long, and then no longer, because another was quicker: it is at least as slow. Tells
+    /// whether requests have waited for it by now, one after the other or beside one another, for as long as one attempt may
+    /// take, and nothing was heard of it meanwhile: then it hangs, as far as anybody can tell.
+    pub fn outrun(&self, replica: &Replica, waited: Duration, now: Tick) -> bool {
+        let view = self.view.load();
+        if view.policy.balancing.algorithm == Algorithm::PeakEwma {
+            replica.estimate().observe(waited, now);
+        }
+        replica.outrun(waited, view.policy.timeout.per_try)
+    }
+}

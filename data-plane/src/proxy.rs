@@ -5,6 +5,8 @@ mod addresses;
 mod admission;
 mod affinity;
 mod attempt;
+#[cfg(feature = "counted")]
+pub mod counted;
 mod date;
 mod deadlines;
 mod downstream;

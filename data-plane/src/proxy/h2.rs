@@ -101,6 +101,10 @@ pub(super) fn response<B: Body<Data = Bytes> + Unpin>(answer: Answer<B>) -> Resp
     let mut response = Response::new(Followed { body, trail, sent: 0 });
     *response.status_mut() = head.status;
     *response.headers_mut() = map(&head.fields);
+    if let Some(request_id) = response.headers_mut().get_mut(Name::XRequestId.as_str()) {
+        // No two have the same: kept in the table of what was said before, each would drive out what is said again.
+        request_id.set_sensitive(true);
+    }
     response
 }
 

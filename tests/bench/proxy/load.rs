@@ -12,15 +12,23 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     task::LocalSet,
 };
+use tokio_rustls::TlsConnector;
 
-use crate::upstream::content_length;
+use crate::{peers::service_name, tls, upstream::content_length};
 
 /// The host by which the gateway finds the service; others do not care.
 pub(crate) const HOST: &str = "bench.localhost";
+const GRPC_HOST: &str = "grpc.localhost";
+/// Prefix and 100 bytes, without compression.
+pub(crate) const GRPC_MESSAGE: [u8; 105] = {
+    let mut message = [b'x'; 105];
+    (message[0], message[1], message[2], message[3], message[4]) = (0, 0, 0, 0, 100);
+    message
+};
 
 /// What clients saw.
 #[derive(Debug, Default)]
@@ -33,47 +41,87 @@ pub(crate) struct Seen {
     pub(crate) took: Duration,
 }
 
-/// What is asked for.
-#[derive(Debug, Clone)]
+/// What is asked for in HTTP/1.1.
+#[derive(Clone)]
 pub(crate) struct Ask {
     pub(crate) size: usize,
     pub(crate) body: usize,
+    /// Of so many services in turns.
+    pub(crate) services: usize,
+    /// Whether TLS is spoken, and which certificate is believed.
+    pub(crate) tls: Option<TlsConnector>,
+}
+
+/// What is asked for in HTTP/2.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Call {
+    /// A GET of so many bytes.
+    Get(usize),
+    /// A unary call of gRPC with a message of 100 bytes.
+    Grpc,
 }
 
 impl Ask {
-    fn head(&self, more: &str) -> String {
+    /// A request to each of the services.
+    fn requests(&self, more: &str) -> Rc<[Bytes]> {
+        (0..self.services)
+            .map(|place| self.bytes(&format!("{}.localhost", service_name(place)), more))
+            .collect()
+    }
+
+    fn bytes(&self, host: &str, more: &str) -> Bytes {
         let (method, length) = match self.body {
             0 => ("GET", String::new()),
             length => ("POST", format!("Content-Length: {length}\r\n")),
         };
-        format!(
-            "{method} /{} HTTP/1.1\r\nHost: {HOST}\r\nUser-Agent: bench\r\nAccept: */*\r\n{length}{more}\r\n",
+        let head = format!(
+            "{method} /{} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: bench\r\nAccept: */*\r\n{length}{more}\r\n",
             self.size
-        )
-    }
-
-    fn bytes(&self, more: &str) -> Bytes {
-        let mut bytes = self.head(more).into_bytes();
+        );
+        let mut bytes = head.into_bytes();
         bytes.resize(bytes.len() + self.body, b'x');
         bytes.into()
     }
 }
 
-/// So many connections, each of which asks again when it is answered.
+impl Call {
+    fn request(self) -> Result<http::Request<Full<Bytes>>> {
+        match self {
+            Self::Get(size) => Ok(http::Request::get(format!("http://{HOST}/{size}")).body(Full::default())?),
+            Self::Grpc => Ok(http::Request::post(format!("http://{GRPC_HOST}/bench.Echo/Unary"))
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .body(Full::new(Bytes::from_static(&GRPC_MESSAGE)))?),
+        }
+    }
+}
+
+/// So many connections, each of which asks again when it is answered. Once all are there, `begins` is called.
 pub(crate) async fn closed(
     proxy: SocketAddr,
     ask: &Ask,
     connections: usize,
     limit: Duration,
+    begins: impl FnOnce() -> Result<()>,
 ) -> Result<Seen> {
-    let request = ask.bytes("");
-    together(connections, limit, |_, seen, until| {
-        let request = request.clone();
+    let requests = ask.requests("");
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        clients.push(Client::connect(proxy, ask.tls.as_ref()).await?);
+    }
+    begins()?;
+    together(connections, limit, |place, seen, until| {
+        let requests = Rc::clone(&requests);
+        let client = clients.pop();
         async move {
-            let mut client = Client::connect(proxy).await?;
-            while Instant::now() < until {
+            let mut client = client.context("one for each caller")?;
+            // No two are at the same place at first, and a prime is no part of their number: all have their turns.
+            for turn in (place..).step_by(7919) {
                 let began = Instant::now();
-                let status = client.ask(&request).await?;
+                if began >= until {
+                    break;
+                }
+                let status = client.ask(&requests[turn % requests.len()]).await?;
                 note(&seen, status, began);
             }
             Ok(())
@@ -84,13 +132,14 @@ pub(crate) async fn closed(
 
 /// As [`closed`], on a new connection for each request.
 pub(crate) async fn anew(proxy: SocketAddr, ask: &Ask, callers: usize, limit: Duration) -> Result<Seen> {
-    let request = ask.bytes("Connection: close\r\n");
+    let request = ask.bytes(HOST, "Connection: close\r\n");
+    let tls = ask.tls.clone();
     together(callers, limit, |_, seen, until| {
-        let request = request.clone();
+        let (request, tls) = (request.clone(), tls.clone());
         async move {
             while Instant::now() < until {
                 let began = Instant::now();
-                let status = Client::connect(proxy).await?.ask(&request).await?;
+                let status = Client::connect(proxy, tls.as_ref()).await?.ask(&request).await?;
                 note(&seen, status, began);
             }
             Ok(())
@@ -107,12 +156,12 @@ pub(crate) async fn paced(
     rate: f64,
     limit: Duration,
 ) -> Result<Seen> {
-    let request = ask.bytes("");
+    let request = ask.bytes(HOST, "");
     let pause = Duration::from_secs_f64(connections as f64 / rate);
     together(connections, limit, |place, seen, until| {
         let request = request.clone();
         async move {
-            let mut client = Client::connect(proxy).await?;
+            let mut client = Client::connect(proxy, None).await?;
             let mut due = Instant::now() + pause.mul_f64(place as f64 / connections as f64);
             while due < until {
                 tokio::time::sleep_until(due.into()).await;
@@ -131,14 +180,14 @@ pub(crate) async fn paced(
 /// HTTP/2 without TLS: so many connections of so many streams each.
 pub(crate) async fn http2(
     proxy: SocketAddr,
-    ask: &Ask,
+    call: &Call,
     connections: usize,
     streams: usize,
     limit: Duration,
 ) -> Result<Seen> {
-    let uri: http::Uri = format!("http://{HOST}/{}", ask.size).parse()?;
+    let request = call.request()?;
     together(connections, limit, |_, seen, until| {
-        let uri = uri.clone();
+        let request = request.clone();
         async move {
             let io = TokioIo::new(connect(proxy).await?);
             let builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
@@ -146,16 +195,17 @@ pub(crate) async fn http2(
             let connection = tokio::task::spawn_local(connection);
             let mut callers = Vec::new();
             for _ in 0..streams {
-                let (mut sender, uri, seen) = (sender.clone(), uri.clone(), Rc::clone(&seen));
+                let (mut sender, request, seen) = (sender.clone(), request.clone(), Rc::clone(&seen));
                 callers.push(tokio::task::spawn_local(async move {
                     while Instant::now() < until {
                         let began = Instant::now();
-                        let request = http::Request::get(uri.clone()).body(Full::default())?;
                         sender.ready().await?;
-                        let answer = sender.send_request(request).await?;
+                        let answer = sender.send_request(request.clone()).await?;
                         let status = answer.status().as_u16();
-                        answer.into_body().collect().await?;
-                        note(&seen, status, began);
+                        let refused = has_grpc_failed(answer.headers());
+                        let body = answer.into_body().collect().await?;
+                        let refused = refused || body.trailers().is_some_and(has_grpc_failed);
+                        note(&seen, if refused { 500 } else { status }, began);
                     }
                     anyhow::Ok(())
                 }));
@@ -171,12 +221,17 @@ pub(crate) async fn http2(
     .await
 }
 
+/// Whether these fields say that a call has failed. Those of others say nothing of calls.
+fn has_grpc_failed(fields: &http::HeaderMap) -> bool {
+    fields.get("grpc-status").is_some_and(|status| status != "0")
+}
+
 /// Connections that are open and ask for nothing, after one answer each.
-pub(crate) async fn idle(proxy: SocketAddr, count: usize) -> Result<Vec<TcpStream>> {
-    let request = Ask { size: 100, body: 0 }.bytes("");
+pub(crate) async fn idle(proxy: SocketAddr, count: usize) -> Result<Vec<Box<dyn Stream>>> {
+    let request = Ask { size: 100, body: 0, services: 1, tls: None }.bytes(HOST, "");
     let mut open = Vec::with_capacity(count);
     for _ in 0..count {
-        let mut client = Client::connect(proxy).await?;
+        let mut client = Client::connect(proxy, None).await?;
         ensure!(client.ask(&request).await? == 200, "an idle connection's only request failed");
         open.push(client.stream);
     }
@@ -226,15 +281,25 @@ async fn connect(proxy: SocketAddr) -> Result<TcpStream> {
     Ok(stream)
 }
 
+/// What bytes come and go by.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
+
 /// One connection of HTTP/1.1.
 struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     buffer: BytesMut,
 }
 
 impl Client {
-    async fn connect(proxy: SocketAddr) -> Result<Self> {
-        Ok(Self { stream: connect(proxy).await?, buffer: BytesMut::with_capacity(16 << 10) })
+    async fn connect(proxy: SocketAddr, tls: Option<&TlsConnector>) -> Result<Self> {
+        let stream = connect(proxy).await?;
+        let stream: Box<dyn Stream> = match tls {
+            Some(clients) => Box::new(tls::connect(clients, stream).await?),
+            None => Box::new(stream),
+        };
+        Ok(Self { stream, buffer: BytesMut::with_capacity(16 << 10) })
     }
 
     /// Sends a request and reads its answer whole. Yields the status.

@@ -1,4 +1,4 @@
-//! What the proxy pays for a request beside its peers: nginx, HAProxy, Envoy, and a bare relay of bytes as the floor.
+//! What the proxy pays for a request beside its peers: nginx, HAProxy, Envoy, Pingora, and a bare relay of bytes as the floor.
 //! `tests/bench/run proxy` installs the peers, builds everything and starts this.
 //!
 //! Each peer is a reverse proxy of one worker over the same three replicas, with kept connections and its own passive
@@ -11,6 +11,7 @@ mod peers;
 mod relay;
 mod results;
 mod scenario;
+mod tls;
 mod upstream;
 #[path = "../usage.rs"]
 mod usage;
@@ -37,7 +38,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
 
-    /// Which peers beside the gateway: nginx, haproxy, envoy, relay; all that are there unless some are named
+    /// Which peers beside the gateway: nginx, haproxy, envoy, pingora, relay; all that are there unless some are named
     #[arg(long, value_delimiter = ',')]
     peers: Vec<String>,
 
@@ -57,8 +58,8 @@ pub(crate) struct Args {
     #[arg(long)]
     smoke: bool,
 
-    /// Relays bytes between two addresses: what the floor is measured on
-    #[arg(long, hide = true, num_args = 2)]
+    /// Relays bytes, from the first address to the second, from the third to the fourth: what the floor is measured on
+    #[arg(long, hide = true, num_args = 4)]
     relay: Vec<SocketAddr>,
 
     /// What `cargo bench` adds for benches of its own kind
@@ -85,27 +86,50 @@ impl Args {
 
 fn main() -> Result<()> {
     let args = Args::parse().settled();
-    if let [listen, to] = args.relay[..] {
-        return relay::run(listen, to);
+    if !args.relay.is_empty() {
+        return relay::run(&args.relay);
     }
     gateway_runtime::open_files::raise_limit();
     let replicas = upstream::Replicas::start(3).context("replicas start")?;
-    let fleet = Fleet::start(&args, &replicas)?;
+    let certificate = tls::Certificate::new()?;
+    let fleet = Fleet::start(&args, &replicas, &certificate, 1)?;
     println!("{}\n", fleet.description());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let bench = Bench { args: &args, replicas: &replicas, certificate: &certificate };
     for scenario in &args.scenarios {
-        let mut results = Results::new(*scenario);
-        for round in 1..=args.rounds {
-            // Nobody is always the first, on a processor that is still cool.
-            for place in 0..fleet.peers().len() {
-                let peer = &fleet.peers()[(place + round) % fleet.peers().len()];
-                if let Some(measured) = runtime.block_on(scenario.measure(peer, &replicas, args.limit()))? {
-                    results.add(peer.name(), measured);
-                }
-            }
-            eprintln!("round {round} of {} of {scenario:?}", args.rounds);
-        }
+        let results = match scenario.services() {
+            1 => bench.rounds(*scenario, &fleet)?,
+            // Those of one service stay, and are idle.
+            services => bench.rounds(*scenario, &Fleet::start(&args, &replicas, &certificate, services)?)?,
+        };
         println!("{results}\n");
     }
     Ok(())
+}
+
+/// What all scenarios have in common.
+struct Bench<'a> {
+    args: &'a Args,
+    replicas: &'a upstream::Replicas,
+    certificate: &'a tls::Certificate,
+}
+
+impl Bench<'_> {
+    fn rounds(&self, scenario: Scenario, fleet: &Fleet) -> Result<Results> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut results = Results::new(scenario);
+        for round in 1..=self.args.rounds {
+            // Nobody is always the first, on a processor that is still cool.
+            for place in 0..fleet.peers().len() {
+                let peer = &fleet.peers()[(place + round) % fleet.peers().len()];
+                let measured = scenario.measure(peer, self.replicas, self.certificate, self.args.limit());
+                let measured = runtime.block_on(measured);
+                let measured = measured.with_context(|| format!("{scenario:?} through {}", peer.name()))?;
+                if let Some(measured) = measured {
+                    results.add(peer.name(), measured);
+                }
+            }
+            eprintln!("round {round} of {} of {scenario:?}", self.args.rounds);
+        }
+        Ok(results)
+    }
 }

@@ -13,12 +13,12 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use crate::{Args, upstream::Replicas};
+use crate::{Args, tls::Certificate, upstream::Replicas};
 
 /// What the gateway is called in tables.
 pub(crate) const GATEWAY: &str = "gateway";
-/// Longest wait for a proxy to listen.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest wait for a proxy to listen. Ten thousand services take some of them long.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running proxy, killed when dropped.
 #[derive(Debug)]
@@ -26,8 +26,18 @@ pub(crate) struct Peer {
     name: String,
     version: String,
     child: Child,
-    http1: SocketAddr,
-    http2: Option<SocketAddr>,
+    at: Addresses,
+}
+
+/// Where a proxy takes what; `None` where it does not take it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Addresses {
+    pub(crate) http1: SocketAddr,
+    /// Without TLS.
+    pub(crate) http2: Option<SocketAddr>,
+    pub(crate) tls: Option<SocketAddr>,
+    /// HTTP/2 without TLS, for replicas that speak it, too.
+    pub(crate) grpc: Option<SocketAddr>,
 }
 
 /// All proxies of a run, on a directory that goes with it.
@@ -45,31 +55,53 @@ struct Kind {
     /// What tells its version.
     version: &'static str,
     configure: fn(&Site<'_>) -> Result<Vec<String>>,
-    /// Whether one port takes both HTTP/1.1 and HTTP/2.
-    http2: Http2,
+    ports: Ports,
 }
 
+/// How a proxy's ports are divided.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Http2 {
-    SamePort,
-    OwnPort,
+enum Ports {
+    /// One for everything without TLS; services are told by host.
+    One,
+    /// One for HTTP/1.1 and HTTP/2, one for gRPC.
+    WithGrpc,
+    /// One for each.
+    Each,
+    /// Bytes are passed on, whatever they mean.
+    Relay,
 }
 
 /// What a proxy is to be told.
 struct Site<'a> {
     directory: &'a Path,
     replicas: &'a [SocketAddr],
+    grpc_replicas: &'a [SocketAddr],
+    /// Of the same replicas, named by [`service_name`].
+    services: usize,
     http1: SocketAddr,
     http2: SocketAddr,
+    tls: SocketAddr,
+    grpc: SocketAddr,
     admin: SocketAddr,
+    certificate: &'a Certificate,
+}
+
+/// What a service is called; its host is that and `.localhost`.
+pub(crate) fn service_name(place: usize) -> String {
+    if place == 0 { "bench".into() } else { format!("s{place}") }
 }
 
 impl Fleet {
-    /// Starts the gateway and those that are there.
+    /// Starts the gateway and those that are there, each with so many services.
     ///
     /// # Errors
     /// When there is no gw-data-plane, or one that is there does not listen in time.
-    pub(crate) fn start(args: &Args, replicas: &Replicas) -> Result<Self> {
+    pub(crate) fn start(
+        args: &Args,
+        replicas: &Replicas,
+        certificate: &Certificate,
+        services: usize,
+    ) -> Result<Self> {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
         let (mut peers, mut missing) = (Vec::new(), Vec::new());
         for kind in kinds(args)? {
@@ -84,7 +116,7 @@ impl Fleet {
             }
             let own = directory.path().join(&kind.name);
             std::fs::create_dir(&own)?;
-            peers.push(kind.start(&own, replicas.addresses(), args.core)?);
+            peers.push(kind.start(&own, replicas, certificate, services, args.core)?);
         }
         Ok(Self { peers, missing, _directory: directory })
     }
@@ -125,13 +157,8 @@ impl Peer {
         self.child.id()
     }
 
-    pub(crate) fn http1(&self) -> SocketAddr {
-        self.http1
-    }
-
-    /// Where HTTP/2 is spoken without TLS, if anywhere.
-    pub(crate) fn http2(&self) -> Option<SocketAddr> {
-        self.http2
+    pub(crate) fn at(&self) -> Addresses {
+        self.at
     }
 
     /// Whether it knows nothing of HTTP.
@@ -157,7 +184,7 @@ fn kinds(args: &Args) -> Result<Vec<Kind>> {
         program,
         version: "--version",
         configure: configs::gateway,
-        http2: Http2::SamePort,
+        ports: Ports::One,
     };
     let mut kinds = vec![gateway(GATEWAY.into(), ours)];
     for build in &args.builds {
@@ -171,28 +198,35 @@ fn kinds(args: &Args) -> Result<Vec<Kind>> {
             program: find("nginx"),
             version: "-v",
             configure: configs::nginx,
-            http2: Http2::OwnPort,
+            ports: Ports::Each,
         },
         Kind {
             name: "haproxy".into(),
             program: find("haproxy"),
             version: "-v",
             configure: configs::haproxy,
-            http2: Http2::OwnPort,
+            ports: Ports::Each,
         },
         Kind {
             name: "envoy".into(),
             program: find("envoy"),
             version: "--version",
             configure: configs::envoy,
-            http2: Http2::SamePort,
+            ports: Ports::WithGrpc,
+        },
+        Kind {
+            name: "pingora".into(),
+            program: find("pingora"),
+            version: "version",
+            configure: configs::pingora,
+            ports: Ports::WithGrpc,
         },
         Kind {
             name: "relay".into(),
             program: this,
             version: "",
             configure: configs::relay,
-            http2: Http2::SamePort,
+            ports: Ports::Relay,
         },
     ]);
     Ok(kinds)
@@ -209,9 +243,29 @@ fn find(name: &str) -> PathBuf {
 }
 
 impl Kind {
-    fn start(self, directory: &Path, replicas: &[SocketAddr], core: usize) -> Result<Peer> {
-        let [http1, http2, admin] = [free_port()?, free_port()?, free_port()?];
-        let arguments = (self.configure)(&Site { directory, replicas, http1, http2, admin })?;
+    fn start(
+        self,
+        directory: &Path,
+        replicas: &Replicas,
+        certificate: &Certificate,
+        services: usize,
+        core: usize,
+    ) -> Result<Peer> {
+        let [http1, http2, tls, grpc, admin] =
+            [free_port()?, free_port()?, free_port()?, free_port()?, free_port()?];
+        let (replicas, grpc_replicas) = (replicas.addresses(), replicas.grpc_addresses());
+        let arguments = (self.configure)(&Site {
+            directory,
+            replicas,
+            grpc_replicas,
+            services,
+            http1,
+            http2,
+            tls,
+            grpc,
+            admin,
+            certificate,
+        })?;
         let log = File::create(directory.join("log"))?;
         let mut child = Command::new("taskset")
             .args(["-c", &core.to_string()])
@@ -234,14 +288,15 @@ impl Kind {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let http2 = match self.http2 {
-            // A relay's clients may speak it, and its replicas do not.
-            _ if self.name == "relay" => None,
-            Http2::SamePort => Some(http1),
-            Http2::OwnPort => Some(http2),
+        let (http2, tls, grpc) = match self.ports {
+            Ports::One => (Some(http1), Some(tls), Some(http1)),
+            Ports::WithGrpc => (Some(http1), Some(tls), Some(grpc)),
+            Ports::Each => (Some(http2), Some(tls), Some(grpc)),
+            // A relay's clients may speak HTTP/2, if its replicas do.
+            Ports::Relay => (None, None, Some(grpc)),
         };
         let version = version(&self.program, self.version);
-        Ok(Peer { name: self.name, version, child, http1, http2 })
+        Ok(Peer { name: self.name, version, child, at: Addresses { http1, http2, tls, grpc } })
     }
 }
 

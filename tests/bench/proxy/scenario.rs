@@ -1,12 +1,13 @@
 //! What is asked of each proxy, and what is measured then.
 
-use std::time::Duration;
+use std::{cell::Cell, net::SocketAddr, time::Duration};
 
 use anyhow::Result;
 
 use crate::{
-    load::{self, Ask, Seen},
+    load::{self, Ask, Call, Seen},
     peers::Peer,
+    tls::Certificate,
     upstream::Replicas,
     usage,
 };
@@ -16,6 +17,8 @@ use crate::{
 pub(crate) enum Scenario {
     /// GET of 100 B over 64 kept connections
     Get100,
+    /// GET of 100 B over 512 kept connections
+    Get100x512,
     /// GET of 2 KiB over 64 kept connections
     Get2k,
     /// GET of 2 KiB over 512 kept connections
@@ -26,12 +29,22 @@ pub(crate) enum Scenario {
     Get1m,
     /// GET of 100 B over 8 connections of HTTP/2 with 8 streams each
     Http2,
+    /// Unary calls of gRPC over 8 connections with 8 streams each, to replicas of HTTP/2
+    Grpc,
+    /// GET of 100 B over 64 kept connections with TLS
+    Tls,
     /// GET of 100 B on a new connection each, 32 at a time
     NewConnections,
+    /// GET of 100 B on a new connection with TLS each, 8 at a time
+    TlsHandshakes,
     /// 2,000 GETs of 100 B a second over 16 connections
     Paced,
     /// GET of 100 B over 64 connections while one of three replicas answers 503
     OneFails,
+    /// GET of 100 B over 64 kept connections, of 100 services in turns
+    Services100,
+    /// GET of 100 B over 64 kept connections, of 10,000 services in turns
+    Services10k,
     /// 5,000 connections that are open and idle
     Idle,
 }
@@ -63,15 +76,42 @@ impl Scenario {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Get100 => "GET 100 B, 64 connections",
+            Self::Get100x512 => "GET 100 B, 512 connections",
             Self::Get2k => "GET 2 KiB, 64 connections",
             Self::Get2k512 => "GET 2 KiB, 512 connections",
             Self::Post10k => "POST 10 KiB, 64 connections",
             Self::Get1m => "GET 1 MiB, 8 connections",
             Self::Http2 => "GET 100 B, HTTP/2 clients, 8 connections of 8 streams",
+            Self::Grpc => "gRPC, unary calls of 100 B, 8 connections of 8 streams",
+            Self::Tls => "GET 100 B, 64 connections with TLS",
             Self::NewConnections => "GET 100 B, a new connection each, 32 at a time",
+            Self::TlsHandshakes => "GET 100 B, a new connection with TLS each, 8 at a time",
             Self::Paced => "GET 100 B, 2,000 a second over 16 connections",
             Self::OneFails => "GET 100 B, 64 connections, one of three replicas answers 503",
+            Self::Services100 => "GET 100 B, 64 connections, of 100 services",
+            Self::Services10k => "GET 100 B, 64 connections, of 10,000 services",
             Self::Idle => "5,000 idle connections",
+        }
+    }
+
+    /// How many services the proxies have to know for it.
+    pub(crate) fn services(self) -> usize {
+        match self {
+            Self::Services100 => 100,
+            Self::Services10k => 10_000,
+            _ => 1,
+        }
+    }
+
+    /// Where a proxy is asked so, if it can be.
+    fn address(self, peer: &Peer) -> Option<SocketAddr> {
+        match self {
+            Self::Http2 => peer.at().http2,
+            Self::Grpc => peer.at().grpc,
+            Self::Tls | Self::TlsHandshakes => peer.at().tls,
+            // They are matters of more than bytes.
+            Self::OneFails | Self::Services100 | Self::Services10k if peer.is_relay() => None,
+            _ => Some(peer.at().http1),
         }
     }
 
@@ -80,43 +120,56 @@ impl Scenario {
         self,
         peer: &Peer,
         replicas: &Replicas,
+        certificate: &Certificate,
         limit: Duration,
     ) -> Result<Option<Measured>> {
         if self == Self::Idle {
             return idle(peer, limit).await.map(Some);
         }
-        if self == Self::OneFails && peer.is_relay() {
-            return Ok(None);
-        }
-        let Some(address) = (if self == Self::Http2 { peer.http2() } else { Some(peer.http1()) }) else {
-            return Ok(None);
+        let Some(address) = self.address(peer) else { return Ok(None) };
+        // What kept connections cost when they are made is not what requests on them cost.
+        let before = Cell::new(Duration::ZERO);
+        let begins = || {
+            before.set(usage::cpu(peer.pid())?);
+            Ok(())
         };
         let drive = async |limit: Duration| -> Result<Seen> {
+            let closed =
+                async |ask: &Ask, connections| load::closed(address, ask, connections, limit, begins).await;
             match self {
-                Self::Get100 | Self::OneFails => load::closed(address, &ask(100, 0), 64, limit).await,
-                Self::Get2k => load::closed(address, &ask(2048, 0), 64, limit).await,
-                Self::Get2k512 => load::closed(address, &ask(2048, 0), 512, limit).await,
-                Self::Post10k => load::closed(address, &ask(100, 10 << 10), 64, limit).await,
-                Self::Get1m => load::closed(address, &ask(1 << 20, 0), 8, limit).await,
-                Self::Http2 => load::http2(address, &ask(100, 0), 8, 8, limit).await,
-                Self::NewConnections => load::anew(address, &ask(100, 0), 32, limit).await,
-                Self::Paced => load::paced(address, &ask(100, 0), 16, 2000.0, limit).await,
+                Self::Get100 | Self::OneFails => closed(&get(100), 64).await,
+                Self::Get100x512 => closed(&get(100), 512).await,
+                Self::Get2k => closed(&get(2048), 64).await,
+                Self::Get2k512 => closed(&get(2048), 512).await,
+                Self::Post10k => closed(&Ask { body: 10 << 10, ..get(100) }, 64).await,
+                Self::Get1m => closed(&get(1 << 20), 8).await,
+                Self::Tls => closed(&Ask { tls: Some(certificate.clients()), ..get(100) }, 64).await,
+                Self::Services100 | Self::Services10k => {
+                    closed(&Ask { services: self.services(), ..get(100) }, 64).await
+                }
+                Self::Http2 => load::http2(address, &Call::Get(100), 8, 8, limit).await,
+                Self::Grpc => load::http2(address, &Call::Grpc, 8, 8, limit).await,
+                Self::NewConnections => load::anew(address, &get(100), 32, limit).await,
+                Self::TlsHandshakes => {
+                    load::anew(address, &Ask { tls: Some(certificate.clients()), ..get(100) }, 8, limit).await
+                }
+                Self::Paced => load::paced(address, &get(100), 16, 2000.0, limit).await,
                 Self::Idle => unreachable!("it is measured otherwise"),
             }
         };
         // Connections to replicas are there, and caches warm.
         drive(limit / 10).await?;
         replicas.fail_one(self == Self::OneFails);
-        let before = usage::cpu(peer.pid())?;
+        begins()?;
         let seen = drive(limit).await;
-        let cpu = usage::cpu(peer.pid())? - before;
+        let cpu = usage::cpu(peer.pid())? - before.get();
         replicas.fail_one(false);
         Ok(Some(measured(seen?, cpu, usage::resident(peer.pid())?)))
     }
 }
 
-fn ask(size: usize, body: usize) -> Ask {
-    Ask { size, body }
+fn get(size: usize) -> Ask {
+    Ask { size, body: 0, services: 1, tls: None }
 }
 
 fn measured(mut seen: Seen, cpu: Duration, resident: f64) -> Measured {
@@ -140,7 +193,7 @@ fn measured(mut seen: Seen, cpu: Duration, resident: f64) -> Measured {
 
 async fn idle(peer: &Peer, limit: Duration) -> Result<Measured> {
     let before = usage::resident(peer.pid())?;
-    let open = load::idle(peer.http1(), IDLE).await?;
+    let open = load::idle(peer.at().http1, IDLE).await?;
     tokio::time::sleep(limit.min(Duration::from_secs(2))).await;
     let resident = usage::resident(peer.pid())?;
     drop(open);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    future::ready,
     net::SocketAddr,
     sync::{
         Arc,
@@ -12,10 +13,16 @@ use std::{
 
 use anyhow::{Context, Result};
 use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
+
+use crate::load::GRPC_MESSAGE;
 
 /// Sizes of bodies that are answered, by paths such as `/100`.
 const SIZES: [usize; 3] = [100, 2048, 1 << 20];
@@ -24,6 +31,8 @@ const SIZES: [usize; 3] = [100, 2048, 1 << 20];
 #[derive(Debug)]
 pub(crate) struct Replicas {
     addresses: Vec<SocketAddr>,
+    /// Of those that answer calls of gRPC.
+    grpc_addresses: Vec<SocketAddr>,
     /// Whether the last of them answers with 503.
     is_failing: Arc<AtomicBool>,
 }
@@ -35,7 +44,7 @@ struct Answers {
 }
 
 impl Replicas {
-    /// Starts so many. They run until the process ends.
+    /// Starts so many of each kind. They run until the process ends.
     pub(crate) fn start(count: usize) -> Result<Self> {
         let is_failing = Arc::new(AtomicBool::new(false));
         let (sender, receiver) = mpsc::channel();
@@ -55,17 +64,27 @@ impl Replicas {
                         is_last.then(|| Arc::clone(&failing)),
                     ));
                 }
+                for _ in 0..count {
+                    let listener = TcpListener::bind("127.0.0.1:0").await.expect("there are ports");
+                    sender.send(listener.local_addr().expect("it is bound")).expect("somebody waits");
+                    tokio::spawn(accept_calls(listener));
+                }
                 drop(sender);
                 std::future::pending::<()>().await;
             });
         })?;
-        let addresses: Vec<_> = receiver.iter().collect();
-        anyhow::ensure!(addresses.len() == count, "not all replicas have started");
-        Ok(Self { addresses, is_failing })
+        let mut addresses: Vec<_> = receiver.iter().collect();
+        anyhow::ensure!(addresses.len() == 2 * count, "not all replicas have started");
+        let grpc_addresses = addresses.split_off(count);
+        Ok(Self { addresses, grpc_addresses, is_failing })
     }
 
     pub(crate) fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    pub(crate) fn grpc_addresses(&self) -> &[SocketAddr] {
+        &self.grpc_addresses
     }
 
     /// From now on the last one answers 503 to everything, or does not.
@@ -127,6 +146,26 @@ async fn serve(mut stream: TcpStream, answers: &Answers, failing: Option<&Atomic
         let fails = failing.is_some_and(|failing| failing.load(Relaxed));
         let answer = if fails { &answers.failure } else { answers.by_path.get(path).context("a size")? };
         stream.write_all(answer).await?;
+    }
+}
+
+/// Takes calls of gRPC and answers each with a message like the one that came.
+async fn accept_calls(listener: TcpListener) {
+    let answer = service_fn(|request: Request<Incoming>| async move {
+        request.into_body().collect().await?;
+        let trailers =
+            HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
+        let body = Full::new(Bytes::from_static(&GRPC_MESSAGE)).with_trailers(ready(Some(Ok(trailers))));
+        anyhow::Ok(Response::builder().header("content-type", "application/grpc").body(body)?)
+    });
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let _ = stream.set_nodelay(true);
+        let connection = http2::Builder::new(TokioExecutor::new())
+            .max_concurrent_streams(1000)
+            .serve_connection(TokioIo::new(stream), answer);
+        // Whoever closes a connection ends it.
+        tokio::spawn(async { drop(connection.await) });
     }
 }
 

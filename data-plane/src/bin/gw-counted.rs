@@ -1,0 +1,70 @@
+//! Does one thing of the request path many times, for `tests/bench/run counts` to count the instructions of: what is counted
+//! is the function whose name begins with `counted_`, and nothing around it. Built with the feature `counted` alone.
+
+use std::{hint::black_box, sync::Arc, time::Duration};
+
+use data_plane::{
+    proxy::counted::rewrite,
+    routing::{Breaker, Draw, Outcome, Tick},
+    table::{ReplicaSpec, Service, ServiceSpec, Table},
+};
+use gateway_proto::{Address, Policy, ReplicaId, ServiceName, policy::Breaker as BreakerPolicy};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const TIMES: u32 = 1000;
+const NOW: Tick = Tick::from_nanos(5_000_000_000);
+const LEASE: Duration = Duration::from_secs(11);
+
+fn main() {
+    match std::env::args().nth(1).as_deref() {
+        Some("breaker") => breaker(),
+        Some("pick") => pick(),
+        Some("rewrite") => rewrite(TIMES),
+        _ => panic!("which: breaker, pick or rewrite?"),
+    }
+    println!("{TIMES}");
+}
+
+fn breaker() {
+    let (breaker, policy) = (Breaker::new(), Policy::default().breaker);
+    for call in 0..TIMES {
+        counted_breaker(&breaker, &policy, black_box(at(call)));
+    }
+}
+
+#[inline(never)]
+fn counted_breaker(breaker: &Breaker, policy: &BreakerPolicy, now: Tick) {
+    let admission = breaker.admit(now, LEASE).expect("it is closed");
+    black_box(breaker.record(admission.permit, Outcome::Success, now, policy, 0.5));
+}
+
+fn pick() {
+    let (table, _) = Table::new(1);
+    let name = ServiceName::parse("orders").expect("a valid name");
+    let replicas = (1..=3).map(replica).collect();
+    table.apply(&[ServiceSpec { name, policy: Policy::default(), replicas }], &[], NOW);
+    let service = table.service("orders").expect("it was applied");
+    for call in 0..TIMES {
+        counted_pick(&service, black_box(at(call)));
+    }
+}
+
+#[inline(never)]
+fn counted_pick(service: &Arc<Service>, now: Tick) {
+    let draw = Draw { random: 0.5, key: None };
+    let picked = service.pick(0, now, &[], draw).expect("all are closed");
+    service.settle(0, &picked.replica, picked.permit, Outcome::Success, now, 0.5);
+}
+
+fn at(call: u32) -> Tick {
+    Tick::from_nanos(NOW.as_nanos() + u64::from(call))
+}
+
+fn replica(number: usize) -> ReplicaSpec {
+    ReplicaSpec::listed(
+        ReplicaId::parse(&format!("r-{number}")).expect("a valid id"),
+        Address::parse(&format!("10.0.0.{number}:80")).expect("a valid address"),
+    )
+}

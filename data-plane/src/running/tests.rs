@@ -110,7 +110,7 @@ fn copies_of(listening: SocketAddr) -> usize {
     let fields = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let inode =
         fields.filter(|fields| fields[1] == local && fields[3] == "0A").map(|fields| fields[9].to_owned());
-    let name = format!("socket:[{}]", inode.last().unwrap());
+    let name = format!("socket:[{}]", inode.next().unwrap());
     let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
     let targets = descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
     targets.filter(|target| target.as_os_str() == name.as_str()).count()

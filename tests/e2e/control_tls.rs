@@ -29,13 +29,13 @@ roles = ["operator"]
 "#;
 
 /// An authority, and a folder for what it signs.
-struct Authority {
-    folder: TempDir,
+pub(crate) struct Authority {
+    pub(crate) folder: TempDir,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -45,12 +45,12 @@ impl Authority {
         Self { folder, issuer: Issuer::new(params, key) }
     }
 
-    fn path(&self, name: &str) -> String {
+    pub(crate) fn path(&self, name: &str) -> String {
         self.folder.path().join(name).display().to_string()
     }
 
     /// Writes `NAME.pem` and `NAME.key`.
-    fn sign(&self, name: &str, params: CertificateParams) {
+    pub(crate) fn sign(&self, name: &str, params: CertificateParams) {
         let key = KeyPair::generate().unwrap();
         let signed = params.signed_by(&key, &self.issuer).unwrap();
         // Whole or not at all, as people do who replace certificates: the key first.
@@ -95,14 +95,14 @@ impl Authority {
     }
 }
 
-fn server(names: &[&str]) -> CertificateParams {
+pub(crate) fn server(names: &[&str]) -> CertificateParams {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut params = CertificateParams::new(names).unwrap();
     params.distinguished_name.push(DnType::CommonName, "control plane");
     params
 }
 
-fn client(common: &str, uri: Option<&str>) -> CertificateParams {
+pub(crate) fn client(common: &str, uri: Option<&str>) -> CertificateParams {
     let mut params = CertificateParams::new(Vec::new()).unwrap();
     params.distinguished_name.push(DnType::CommonName, common);
     params.subject_alt_names.extend(uri.map(|uri| SanType::URI(uri.try_into().unwrap())));

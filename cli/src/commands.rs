@@ -112,7 +112,11 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
         }
         // It tells also of a control plane that it cannot reach.
         Command::Check(args) => {
-            apart(|| async { check::run(args, connect, global.timeout, &output).await }).await
+            apart(|| async {
+                let shown = global.access.shown_to_data_planes(None)?;
+                check::run(args, connect, (&shown, global.timeout), &output).await
+            })
+            .await
         }
         Command::Dev(args) => apart(|| async { dev::run(args, &output).await }).await,
         Command::Demo(args) => apart(|| async { demo::run(args, &output).await }).await,

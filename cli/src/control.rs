@@ -39,7 +39,7 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use data_plane::get as get_from_data_plane;
+pub(crate) use data_plane::{Shown, get as get_from_data_plane};
 pub(crate) use pages::{Query, Scope};
 pub(crate) use probe::Probed;
 

@@ -16,7 +16,10 @@ use tonic::{
 };
 use tower::service_fn;
 
-use crate::error::{Error, Exit};
+use crate::{
+    control::Shown,
+    error::{Error, Exit},
+};
 
 /// A connection whose every call carries what its caller shows.
 pub(crate) type Link = InterceptedService<Channel, Credentials>;
@@ -64,6 +67,21 @@ impl Access {
     /// # Errors
     /// A usage error that names the file.
     pub(crate) fn tls(&self) -> Result<Arc<ClientTls>, Error> {
+        self.tls_for(&[b"h2"])
+    }
+
+    /// What the admin sides of data planes are shown: the same certificate, and a token of their own.
+    ///
+    /// # Errors
+    /// A usage error that names the file.
+    pub(crate) fn shown_to_data_planes(&self, token_file: Option<PathBuf>) -> Result<Shown, Error> {
+        let token = token_file.map(TokenFile::open).transpose();
+        let token =
+            token.map_err(|failure| Error::from(failure).hint("--data-plane-token-file names the file"))?;
+        Ok(Shown { tls: self.tls_for(&[b"http/1.1"])?, token })
+    }
+
+    fn tls_for(&self, protocols: &'static [&'static [u8]]) -> Result<Arc<ClientTls>, Error> {
         let identity = match (&self.cert_file, &self.key_file) {
             (None, None) => None,
             (Some(certificate), Some(key)) => {
@@ -71,7 +89,7 @@ impl Access {
             }
             _ => return Err(Error::new(Exit::Usage, "--cert-file and --key-file need each other")),
         };
-        let files = ClientTlsFiles { ca: self.ca_file.clone(), identity, protocols: &[b"h2"] };
+        let files = ClientTlsFiles { ca: self.ca_file.clone(), identity, protocols };
         Ok(Arc::new(ClientTls::load(files)?))
     }
 }

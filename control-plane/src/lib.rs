@@ -30,9 +30,10 @@ pub mod registry;
 mod rpc;
 mod server;
 pub mod store;
+mod strangers;
 mod writer;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use gateway_runtime::{
@@ -65,6 +66,7 @@ use self::{
     registry::View,
     server::{Routers, Server},
     store::{AnyStore, Store, StoreError},
+    strangers::Strangers,
     writer::Writer,
 };
 
@@ -120,7 +122,10 @@ pub async fn start_at(config: Config, mut passed: Passed, shutdown: Shutdown) ->
     let listener = match passed.take_only()? {
         Some(socket) => {
             tracing::info!(?config, "starting at the socket that was passed");
-            TcpListener::from_std(socket).map_err(|error| Failure::usage(format!("LISTEN_FDS: {error}")))?
+            let passed = |error: io::Error| Failure::usage(format!("LISTEN_FDS: {error}"));
+            // Whoever bound it may have bound it anywhere.
+            config.access.check("LISTEN_FDS:", socket.local_addr().map_err(passed)?)?;
+            TcpListener::from_std(socket).map_err(passed)?
         }
         None => bind(&config)?,
     };
@@ -149,7 +154,7 @@ pub async fn start_on<S: Store>(store: S, config: Config, shutdown: Shutdown) ->
 }
 
 fn bind(config: &Config) -> Result<TcpListener, Failure> {
-    config.access.check(config.listen)?;
+    config.access.check("--listen", config.listen)?;
     tracing::info!(?config, "starting");
     accept::listen(config.listen).map_err(|error| Failure::unbound("--listen", config.listen, &error))
 }
@@ -213,7 +218,9 @@ async fn serve<S: Store>(
     rpc::report_health(&health, true).await;
     let grpc = rpc::router(&edge, health.clone());
     let routers = Routers { http: http::router(&edge, grpc.clone()), grpc };
-    let server = Arc::new(Server::new(routers, tls.clone(), config.max_connections, shutdown, panics));
+    let strangers = Strangers::new(config.max_connections, gate.is_locked());
+    let places = (config.max_connections, strangers);
+    let server = Arc::new(Server::new(routers, tls.clone(), places, shutdown, panics));
     let mut supervisor = supervise(&edge, writer, health, server, listener);
     follow_files(&mut supervisor, gate, tls, &edge.shutdown);
     let task = tokio::spawn(supervisor.run(END_TIMEOUT));
@@ -277,11 +284,19 @@ fn supervise<S: Store>(
     supervisor
 }
 
-/// Reads certificates and the auth file again when they change.
+/// Reads certificates, the auth file and published keys again when they change.
 fn follow_files(supervisor: &mut Supervisor, gate: Arc<Gate>, tls: Option<Arc<Tls>>, shutdown: &Shutdown) {
-    let until = shutdown.clone();
+    let (followed, until) = (Arc::clone(&gate), shutdown.clone());
     supervisor.spawn("auth_file", Beyond::End, move || {
-        let following = Arc::clone(&gate).follow(until.clone());
+        let following = Arc::clone(&followed).follow(until.clone());
+        async move {
+            following.await;
+            Ok(())
+        }
+    });
+    let (asked, until) = (gate, shutdown.clone());
+    supervisor.spawn("jwks", Beyond::End, move || {
+        let following = Arc::clone(&asked).follow_keys(until.clone());
         async move {
             following.await;
             Ok(())

@@ -50,6 +50,7 @@ pub(crate) struct Metrics {
     handling: Family<MethodLabels, Histogram, fn() -> Histogram>,
     panics: Family<TaskLabels, Counter>,
     denials: Family<ReasonLabels, Counter>,
+    key_fetches: Family<ResultLabels, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -95,6 +96,10 @@ struct ReasonLabels {
     reason: &'static str,
 }
 
+fn fetch_labels(is_done: bool) -> ResultLabels {
+    ResultLabels { result: if is_done { "ok" } else { "failed" } }
+}
+
 /// How a registration ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Registered {
@@ -126,7 +131,7 @@ const HANDLING_BOUNDS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// What a panic may end, but for the tasks behind streams.
-const PANICKING: [&str; 10] = [
+const PANICKING: [&str; 11] = [
     "accept",
     "auth_file",
     "certificates",
@@ -136,6 +141,7 @@ const PANICKING: [&str; 10] = [
     "grpc",
     "health",
     "http",
+    "jwks",
     "writer",
 ];
 
@@ -171,6 +177,7 @@ impl Metrics {
             handling: Family::new_with_constructor(|| Histogram::new(HANDLING_BOUNDS)),
             panics: Family::default(),
             denials: Family::default(),
+            key_fetches: Family::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("gateway_registry_services", "Services registered", metrics.services.clone());
@@ -237,6 +244,11 @@ impl Metrics {
             "Requests refused because of who asked, by reason",
             metrics.denials.clone(),
         );
+        registry.register(
+            "gateway_jwks_fetches",
+            "Fetches of the keys of JWTs from their issuer, by whether they gave any",
+            metrics.key_fetches.clone(),
+        );
         let build = vec![
             ("version", env!("CARGO_PKG_VERSION")),
             ("revision", BUILD.revision),
@@ -256,6 +268,9 @@ impl Metrics {
         }
         for task in PANICKING {
             drop(metrics.panics.get_or_create(&TaskLabels { task }));
+        }
+        for is_done in [true, false] {
+            drop(metrics.key_fetches.get_or_create(&fetch_labels(is_done)));
         }
         for reason in DENIALS {
             drop(metrics.denials.get_or_create(&ReasonLabels { reason }));
@@ -293,6 +308,11 @@ impl Metrics {
     /// Counts a request that was refused because of who asked.
     pub(crate) fn denied(&self, reason: &'static str) {
         self.denials.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// Counts a fetch of keys for JWTs.
+    pub(crate) fn fetched_keys(&self, is_done: bool) {
+        self.key_fetches.get_or_create(&fetch_labels(is_done)).inc();
     }
 
     pub(crate) fn committed(&self, took: Duration) {

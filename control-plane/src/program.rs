@@ -53,6 +53,8 @@ impl Program {
 
 /// Says what would run.
 fn check(config: &Config) -> Result<(), Failure> {
+    config.access.check("--listen", config.listen)?;
+    config.access.check_files()?;
     if let StoreLocation::Redb(path) = &config.store {
         check_file(path)
             .map_err(|error| Failure::usage(format!("--store {}: cannot be used: {error}", config.store)))?;

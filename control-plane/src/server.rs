@@ -16,7 +16,7 @@ use gateway_runtime::{
     Shutdown,
     accept::{begins_with, is_of_one_connection},
     panics::caught,
-    tls::{PeerCertificate, Tls},
+    tls::{self, PeerCertificate, Tls},
 };
 use http::{Request, Response, Version, header};
 use hyper::{body::Incoming, service::service_fn};
@@ -25,17 +25,21 @@ use hyper_util::{
     server::conn::auto::Builder,
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::server::TcpConnectInfo;
 use tower::ServiceExt;
 
-use crate::{clock, panics::Panics};
+use crate::{
+    clock,
+    panics::Panics,
+    strangers::{Peer, Strangers},
+};
 
 /// A client that says nothing for this long, or sends half a request head, is cut off.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,12 +53,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two tries to accept when the system has no room for another connection.
 const MIN_BACKOFF: Duration = Duration::from_millis(10);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
-/// How long a client that was refused may take to read so.
-const LINGER: Duration = Duration::from_secs(1);
 /// A connection is asked to end then, so that timers need not count further.
 const MAX_AGE: Duration = Duration::from_secs(365 * 24 * 3600);
-const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: 45\r\n\r\n\
-    This port speaks TLS: ask it with https://.\r\n";
 const H2_PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What is served: gRPC by its content type, everything else as plain HTTP.
@@ -73,6 +73,7 @@ pub(crate) struct Server {
     builder: Builder<TokioExecutor>,
     /// One for each connection.
     places: Arc<Semaphore>,
+    strangers: Arc<Strangers>,
     connections: TaskTracker,
     shutdown: Shutdown,
     /// Ends what did not end in time.
@@ -84,13 +85,13 @@ impl Server {
     pub(crate) fn new(
         routers: Routers,
         tls: Option<Arc<Tls>>,
-        max_connections: usize,
+        (max_connections, strangers): (usize, Arc<Strangers>),
         shutdown: Shutdown,
         panics: Panics,
     ) -> Self {
         let places = Arc::new(Semaphore::new(max_connections));
         let (connections, cut) = (TaskTracker::new(), CancellationToken::new());
-        Self { routers, tls, builder: builder(), places, connections, shutdown, cut, panics }
+        Self { routers, tls, builder: builder(), places, strangers, connections, shutdown, cut, panics }
     }
 
     /// Accepts connections until the shutdown begins, each served by a task of its own.
@@ -101,8 +102,12 @@ impl Server {
             let server = Arc::clone(&self);
             self.connections.spawn(async move {
                 let connection = async {
+                    let who = server.strangers.meet();
                     tokio::select! {
-                        () = server.serve(stream, peer) => {}
+                        () = server.serve(stream, peer, &who) => {}
+                        () = who.outstays() => {
+                            tracing::debug!(%peer, "too many say nothing of who they are: cutting this one off");
+                        }
                         () = server.cut.cancelled() => {}
                     }
                 };
@@ -126,7 +131,7 @@ impl Server {
     }
 
     /// Serves one connection to its end, or, once the shutdown has begun, to the end of what is in flight on it.
-    async fn serve(&self, stream: TcpStream, peer: SocketAddr) {
+    async fn serve(&self, stream: TcpStream, peer: SocketAddr, who: &Arc<Peer>) {
         let local = stream.local_addr().ok();
         // A client that has asked for nothing yet must not hold up the end; one that has is answered.
         let begun = async {
@@ -142,18 +147,17 @@ impl Server {
         };
         let info = TcpConnectInfo { local_addr: local, remote_addr: Some(peer) };
         match begun {
-            Ok(Begun::Plain(stream)) => self.serve_requests(stream, self.builder.clone(), (info, None)).await,
+            Ok(Begun::Plain(stream)) => {
+                self.serve_requests(stream, self.builder.clone(), (info, None, who)).await
+            }
             Ok(Begun::Tls(stream)) => {
-                let (_, session) = stream.get_ref();
-                let certificate = session.peer_certificates().and_then(|chain| chain.first());
-                let certificate = certificate.map(PeerCertificate::parse).transpose();
-                let builder = match session.alpn_protocol() {
+                let builder = match stream.get_ref().1.alpn_protocol() {
                     Some(b"h2") => self.builder.clone().http2_only(),
                     _ => self.builder.clone().http1_only(),
                 };
-                match certificate {
+                match tls::certificate_of(&stream) {
                     Ok(certificate) => {
-                        self.serve_requests(stream, builder, (info, certificate.map(Arc::new))).await
+                        self.serve_requests(stream, builder, (info, certificate.map(Arc::new), who)).await
                     }
                     Err(error) => tracing::debug!(%peer, error, "a client certificate cannot be read"),
                 }
@@ -166,13 +170,16 @@ impl Server {
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         builder: Builder<TokioExecutor>,
-        (info, certificate): (TcpConnectInfo, Option<Arc<PeerCertificate>>),
+        (info, certificate, who): (TcpConnectInfo, Option<Arc<PeerCertificate>>, &Arc<Peer>),
     ) {
         let peer = info.remote_addr;
         let good_for = good_for(certificate.as_deref());
         let routers = self.routers.clone();
-        let service =
-            service_fn(move |request| routers.clone().call(request, info.clone(), certificate.clone()));
+        let who = Arc::clone(who);
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(Arc::clone(&who));
+            routers.clone().call(request, info.clone(), certificate.clone())
+        });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
@@ -280,38 +287,8 @@ async fn await_head(stream: &TcpStream) -> io::Result<()> {
     is_http2.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())).map(|_| ())
 }
 
-/// Sets TLS up, and waits for the first byte in it.
-async fn handshake(mut stream: TcpStream, tls: &Tls) -> io::Result<TlsStream<TcpStream>> {
-    let begun = async {
-        // A record of the handshake begins so (RFC 8446, section 5.1).
-        if !begins_with(&stream, &[0x16]).await? {
-            // Who speaks HTTP here by mistake is told so by a word that he understands.
-            stream.write_all(NOT_TLS).await?;
-            stream.shutdown().await?;
-            return Err(ErrorKind::InvalidData.into());
-        }
-        let accepted = TlsAcceptor::from(tls.config()).accept(stream).into_fallible().await;
-        let mut stream = match accepted {
-            Ok(stream) => stream,
-            Err((error, stream)) => {
-                linger(stream).await;
-                return Err(error);
-            }
-        };
-        match stream.fill_buf().await?.is_empty() {
-            true => Err(ErrorKind::UnexpectedEof.into()),
-            false => Ok(stream),
-        }
-    };
-    timeout(HEAD_TIMEOUT, begun).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
-}
-
-/// Lets a client read why it was refused: closing at once on what it has sent already would reset the connection, and take
-/// the alert along.
-async fn linger(mut stream: TcpStream) {
-    let ended = async {
-        stream.shutdown().await?;
-        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
-    };
-    let _ = timeout(LINGER, ended).await;
+/// Sets TLS up, within bounds of time.
+async fn handshake(stream: TcpStream, tls: &Tls) -> io::Result<TlsStream<TcpStream>> {
+    let begun = timeout(HEAD_TIMEOUT, tls::accept(stream, tls)).await;
+    begun.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
 }

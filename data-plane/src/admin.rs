@@ -3,17 +3,13 @@
 //! It runs on the main runtime and reads what others publish, so that no scrape can hold up a request. Nothing here is
 //! meant for clients: it listens on a port of its own, on loopback by default.
 
+mod access;
 mod explain;
 mod metrics;
 mod readiness;
+mod serve;
 
-use std::{
-    io,
-    net::SocketAddr,
-    panic::resume_unwind,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{panic::resume_unwind, sync::Arc, time::SystemTime};
 
 use axum::{
     Json, Router,
@@ -26,16 +22,11 @@ use axum::{
 use gateway_proto::{NodeId, json::to_json, v1};
 use gateway_runtime::{
     Shutdown,
-    accept::is_of_one_connection,
     panics::{PanicCounts, caught},
     tls::{ClientTls, Tls},
 };
 use serde_json::{Value, json};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::spawn_blocking,
-    time::{Instant, sleep},
-};
+use tokio::{net::TcpListener, task::spawn_blocking, time::Instant};
 
 use crate::{
     access_log::AccessLog,
@@ -50,11 +41,9 @@ use crate::{
     table::Table,
     traces::Tracer,
 };
+pub(crate) use access::Access;
 use metrics::Metrics;
 use readiness::Readiness;
-
-/// Pause after a failed accept: without a free file descriptor the next one would fail at once, and the next.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// The content type of OpenMetrics text, which Prometheus asks for.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -87,39 +76,11 @@ pub(crate) struct Admin {
     pub(crate) shutdown: Shutdown,
 }
 
-/// Serves until `stop` begins, then finishes the requests under way.
-pub(crate) async fn serve(listener: Arc<TcpListener>, admin: Admin, stop: Shutdown) {
-    let served = axum::serve(Shared(listener), router(admin))
-        .with_graceful_shutdown(async move { stop.begun().await });
-    if let Err(error) = served.await {
-        tracing::error!(%error, "the admin listener failed");
-    }
-}
-
-/// A listener that outlives the task that accepts from it.
-#[derive(Debug)]
-struct Shared(Arc<TcpListener>);
-
-impl axum::serve::Listener for Shared {
-    type Io = TcpStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
-        loop {
-            match self.0.accept().await {
-                Ok(accepted) => return accepted,
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept connections of operators");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
-    }
+/// Serves to those who may look until `stop` begins, then finishes the requests under way.
+pub(crate) async fn serve(listener: Arc<TcpListener>, access: Arc<Access>, admin: Admin, stop: Shutdown) {
+    let tls = access.tls.clone();
+    let router = router(admin).layer(from_fn_with_state(access, access::gate));
+    serve::serve(&listener, router, tls, stop).await;
 }
 
 fn router(admin: Admin) -> Router {

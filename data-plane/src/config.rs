@@ -3,6 +3,7 @@
 //! [`Args`] is what was written, [`Config`] is what holds; [`Args::validate`] is the only way from one to the other.
 
 mod access_log;
+mod admin;
 mod defaults;
 mod forwarding;
 mod limits;
@@ -29,6 +30,7 @@ use http::Uri;
 
 use crate::{
     access_log::AccessLog,
+    admin::Access,
     control_plane,
     discovery::Cache,
     handover::MAX_PATH_BYTES,
@@ -38,6 +40,7 @@ use crate::{
 };
 
 pub use access_log::AccessLogArgs;
+pub use admin::AdminArgs;
 pub use forwarding::ForwardingArgs;
 pub use limits::LimitArgs;
 pub use traces::TraceArgs;
@@ -76,10 +79,6 @@ pub struct Args {
     /// Its key in PEM
     #[arg(long, env = "GW_UPSTREAM_KEY", value_name = "FILE")]
     pub upstream_key: Option<PathBuf>,
-    /// Where /metrics, /livez, /readyz, /breakers and /snapshot are served, as IP:PORT; port 0 takes a free one. Keep it
-    /// away from clients
-    #[arg(long, env = "GW_ADMIN_LISTEN", default_value = "127.0.0.1:7401", value_name = "IP:PORT")]
-    pub admin_listen: SocketAddr,
     /// Control planes to follow, as http://HOST:PORT or https://HOST:PORT, tried in turn [default: http://127.0.0.1:7400]
     #[arg(long, env = "GW_CONTROL_PLANE", value_delimiter = ',', value_name = "URL,…")]
     pub control_plane: Vec<String>,
@@ -160,6 +159,9 @@ pub struct Args {
     /// How long a handover may wait for something to route by before this process gives up, and the other goes on
     #[arg(long, env = "GW_HANDOVER_TIMEOUT", default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub handover_timeout: Duration,
+    /// Who may look at it, and where.
+    #[command(flatten)]
+    pub admin: AdminArgs,
     /// How much clients may take up.
     #[command(flatten)]
     pub limits: LimitArgs,
@@ -172,6 +174,7 @@ pub struct Config {
     pub(crate) tls: Option<(SocketAddr, Arc<Tls>)>,
     pub(crate) upstream_tls: Arc<ClientTls>,
     pub(crate) admin_listen: SocketAddr,
+    pub(crate) access: Arc<Access>,
     pub(crate) registry: Registry,
     pub(crate) identity: control_plane::Identity,
     pub(crate) node_id: NodeId,
@@ -249,7 +252,8 @@ impl Args {
             listen: self.listen,
             tls: self.tls()?,
             upstream_tls: Arc::new(self.upstream_tls()?),
-            admin_listen: self.admin_listen,
+            admin_listen: self.admin.admin_listen,
+            access: self.admin.access()?,
             registry,
             identity: self.identity()?,
             node_id,

@@ -31,7 +31,7 @@ use tokio::{
 
 use crate::{
     access_log::AccessLog,
-    admin::{self, Admin},
+    admin::{self, Access, Admin},
     clock::Clock,
     config::{Config, Registry},
     control_plane::ControlPlane,
@@ -91,12 +91,6 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
         node_id = %config.node_id, workers = config.workers, registry = %config.registry,
         drain_delay = ?config.drain_delay, drain_timeout = ?config.drain_timeout, "starting"
     );
-    if !config.admin_listen.ip().to_canonical().is_loopback() {
-        tracing::warn!(
-            listen = %config.admin_listen,
-            "the admin side is reached from beyond this machine and asks nobody who he is: whoever reaches it sees services and addresses"
-        );
-    }
     let clock = Clock::new();
     let (table, transitions) = Table::located(config.workers, config.locality.clone());
     table.record_outcomes(config.record_outcomes);
@@ -114,6 +108,8 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
         None => None,
     };
     let listening = Listening::at(&config, inherited.as_mut(), passed)?;
+    // A socket that was passed may have been bound anywhere.
+    config.access.check("LISTEN_FDS: the admin side at", listening.admin_address)?;
     let proxy_config = proxy_config(&config);
 
     let panics = Arc::new(PanicCounts::default());
@@ -218,7 +214,7 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
     // By now no other process accepts there.
     let admin_listener = TcpListener::from_std(admin_listener)
         .map_err(|error| Failure::unbound("--admin-listen", admin_listen, &error))?;
-    background.show(admin_listener, admin, until_either(&stop, &leave.handed_over));
+    background.show((admin_listener, config.access), admin, until_either(&stop, &leave.handed_over));
     if let (Some(claim), Some(copies)) = (claim, copies) {
         let predecessor = Predecessor {
             version: VERSION,
@@ -360,9 +356,15 @@ impl Background {
         });
     }
 
-    fn show(&mut self, listener: TcpListener, admin: Admin, stop: Shutdown) {
+    fn show(&mut self, (listener, access): (TcpListener, Arc<Access>), admin: Admin, stop: Shutdown) {
+        if let Some(tls) = access.tls.clone() {
+            let stop = stop.clone();
+            self.spawn("admin certificates", move || tls.clone().follow(stop.clone()));
+        }
         let listener = Arc::new(listener);
-        self.spawn("admin", move || admin::serve(listener.clone(), admin.clone(), stop.clone()));
+        self.spawn("admin", move || {
+            admin::serve(listener.clone(), access.clone(), admin.clone(), stop.clone())
+        });
     }
 
     fn follow_access_log(&mut self, log: Arc<AccessLog>, stop: Shutdown) {

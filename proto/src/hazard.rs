@@ -23,14 +23,18 @@ pub enum Hazard {
     Reserved,
 }
 
-/// AWS, Google Cloud, Azure, Oracle; Alibaba's is in the shared space.
-const METADATA_V6: [Ipv6Addr; 2] =
-    [Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254), Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)];
+/// AWS and its pods' credentials, Google Cloud, Scaleway, Azure, Oracle; Alibaba's is in the shared space, others are link-local.
+const METADATA_V6: [Ipv6Addr; 4] = [
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23),
+    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42),
+];
 const METADATA_V4: [Ipv4Addr; 2] = [Ipv4Addr::new(168, 63, 129, 16), Ipv4Addr::new(192, 0, 0, 192)];
 
 impl Hazard {
-    /// What is wrong with an address; `None`: nothing. An IPv4 address within an IPv6 one (mapped, compatible, NAT64, 6to4)
-    /// is looked at as what it leads to.
+    /// What is wrong with an address; `None`: nothing. An IPv4 address within an IPv6 one (mapped, compatible, NAT64, 6to4,
+    /// ISATAP) is looked at as what it leads to.
     pub fn of(address: IpAddr) -> Option<Self> {
         match address {
             IpAddr::V4(address) => Self::of_v4(address),
@@ -59,13 +63,11 @@ impl Hazard {
         if address.is_loopback() {
             return Some(Self::Loopback);
         }
-        if let Some(inner) = embedded(address) {
-            return Self::of_v4(inner);
-        }
         match address.segments()[0] {
             0xfe80..=0xfebf => Some(Self::LinkLocal),
             0xff00.. => Some(Self::Multicast),
-            _ => METADATA_V6.contains(&address).then_some(Self::Metadata),
+            _ if METADATA_V6.contains(&address) => Some(Self::Metadata),
+            _ => embedded(address).and_then(Self::of_v4),
         }
     }
 }
@@ -79,8 +81,12 @@ fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
         (0, 0, 0, 0, 0, 0 | 0xffff) | (0, 0, 0, 0, 0xffff, 0) | (0x64, 0xff9b, 0, 0, 0, 0) => {
             Some(join(high, low))
         }
+        // NAT64 of a network's own (RFC 8215), with the longest prefix, which is the usual one.
+        (0x64, 0xff9b, 1, ..) => Some(join(high, low)),
         // 6to4 (RFC 3056).
         (0x2002, ..) => Some(join(second, third)),
+        // ISATAP (RFC 5214), of a private address or a public one.
+        (.., 0 | 0x200, 0x5efe) => Some(join(high, low)),
         _ => None,
     }
 }
@@ -133,9 +139,13 @@ mod tests {
             ("::1", Some(Hazard::Loopback)),
             ("fe80::1", Some(Hazard::LinkLocal)),
             ("febf::1", Some(Hazard::LinkLocal)),
+            ("fe80::5efe:10.0.0.1", Some(Hazard::LinkLocal)),
             ("fec0::1", None),
             ("ff02::1", Some(Hazard::Multicast)),
             ("fd00:ec2::254", Some(Hazard::Metadata)),
+            ("fd00:ec2::23", Some(Hazard::Metadata)),
+            ("fd00:42::42", Some(Hazard::Metadata)),
+            ("fd20:ce::254", Some(Hazard::Metadata)),
             ("fd00:ec2::253", None),
             ("2001:db8::1", None),
         ] {
@@ -145,8 +155,16 @@ mod tests {
 
     #[test]
     fn an_ipv4_address_is_found_in_whatever_ipv6_wraps_it() {
-        for text in ["::ffff:169.254.169.254", "::169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1"]
-        {
+        for text in [
+            "::ffff:169.254.169.254",
+            "::ffff:0:169.254.169.254",
+            "::169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::a9fe:a9fe",
+            "2002:a9fe:a9fe::1",
+            "2001:db8::5efe:a9fe:a9fe",
+            "2001:db8::200:5efe:a9fe:a9fe",
+        ] {
             assert_eq!(of(text), Some(Hazard::LinkLocal), "{text}");
         }
         assert_eq!(of("::ffff:127.0.0.1"), Some(Hazard::Loopback));

@@ -4,10 +4,9 @@ use std::{
     fmt, fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
 };
 
-use crate::Failure;
+use crate::{Failure, files::Stamp};
 
 /// A longer token would not fit into a header that servers take.
 const MAX_BYTES: u64 = 16 * 1024;
@@ -26,7 +25,7 @@ struct Inner {
 /// What was read, and of which file.
 struct Read {
     header: String,
-    stamp: Option<(SystemTime, u64)>,
+    stamp: Option<Stamp>,
 }
 
 impl TokenFile {
@@ -35,7 +34,7 @@ impl TokenFile {
     /// # Errors
     /// A usage [`Failure`] that names the file and what is wrong with it, and never what is in it.
     pub fn open(path: PathBuf) -> Result<Self, Failure> {
-        let stamp = stamp(&path);
+        let stamp = Stamp::of(&path);
         let header = read(&path).map_err(Failure::usage)?;
         Ok(Self(Arc::new(Inner { path, read: Mutex::new(Read { header, stamp }) })))
     }
@@ -45,7 +44,7 @@ impl TokenFile {
     pub fn bearer(&self) -> String {
         let Inner { path, read: known } = &*self.0;
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = stamp(path);
+        let now = Stamp::of(path);
         if now != known.stamp {
             match read(path) {
                 Ok(header) => {
@@ -66,11 +65,6 @@ impl fmt::Debug for TokenFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("TokenFile").field(&self.0.path).finish()
     }
-}
-
-fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
-    let found = fs::metadata(path).ok()?;
-    Some((found.modified().ok()?, found.len()))
 }
 
 /// Reads a token: visible ASCII, with white space around it at most.
@@ -109,6 +103,14 @@ mod tests {
         fs::write(&path, "first\n").unwrap();
         let file = TokenFile::open(path.clone()).unwrap();
         assert_eq!(file.bearer(), "Bearer first");
+        fs::write(&path, "the-second\n").unwrap();
+        assert_eq!(file.bearer(), "Bearer the-second");
+        // Tokens are of one length, and whoever brings them may keep their time.
+        let (new, time) = (folder.path().join("new"), fs::metadata(&path).unwrap().modified().unwrap());
+        fs::write(&new, "the-thirds\n").unwrap();
+        fs::File::options().write(true).open(&new).unwrap().set_modified(time).unwrap();
+        fs::rename(&new, &path).unwrap();
+        assert_eq!(file.bearer(), "Bearer the-thirds");
         fs::write(&path, "the-second\n").unwrap();
         assert_eq!(file.bearer(), "Bearer the-second");
         fs::write(&path, "\n").unwrap();

@@ -3,6 +3,7 @@
 //! Several certificates may be shown, each for the names that it has; the first is for whoever asks for another name, or
 //! for none. What is read is put to use whole or not at all: while a new file is half written, the old ones stay.
 
+mod accept;
 mod client;
 mod connect;
 mod peer;
@@ -29,8 +30,9 @@ use rustls::{
 
 use crate::{
     Failure, Shutdown,
-    files::{self, ReadAt, Words},
+    files::{self, ReadAt, Watched, Words},
 };
+pub use accept::{accept, certificate_of};
 pub use client::{ClientTls, ClientTlsFiles};
 pub use connect::{Connection, connect};
 pub use peer::PeerCertificate;
@@ -62,6 +64,8 @@ pub struct Identity {
 pub struct Tls {
     files: TlsFiles,
     current: ArcSwap<ServerConfig>,
+    /// The files as they were when `current` was read.
+    watched: ArcSwap<Watched>,
     read_at: ReadAt,
 }
 
@@ -71,8 +75,9 @@ impl Tls {
     /// # Errors
     /// A usage [`Failure`] that names the file and what is wrong with it.
     pub fn load(files: TlsFiles) -> Result<Self, Failure> {
+        let watched = ArcSwap::from_pointee(Watched::look(&files.paths()));
         let config = read(&files).map_err(Failure::usage)?;
-        Ok(Self { files, current: ArcSwap::from_pointee(config), read_at: ReadAt::now() })
+        Ok(Self { files, current: ArcSwap::from_pointee(config), watched, read_at: ReadAt::now() })
     }
 
     /// For a connection that begins now. Those that are there keep what they have.
@@ -93,17 +98,20 @@ impl Tls {
             unusable: "TLS certificates changed and cannot be used: going on with those before",
         };
         let files = self.files.clone();
-        let put = |config| {
+        let put = |(watched, config)| {
             self.current.store(Arc::new(config));
+            self.watched.store(Arc::new(watched));
             self.read_at.again();
         };
-        files::follow(|| self.paths(), move || read(&files), put, WORDS, shutdown).await;
+        let read = move || Ok((Watched::look(&files.paths()), read(&files)?));
+        files::follow(|| Watched::clone(&self.watched.load()), read, put, WORDS, shutdown).await;
     }
+}
 
+impl TlsFiles {
     fn paths(&self) -> Vec<PathBuf> {
-        let identities =
-            self.files.identities.iter().flat_map(|identity| [&identity.certificate, &identity.key]);
-        identities.chain(&self.files.client_ca).cloned().collect()
+        let identities = self.identities.iter().flat_map(|identity| [&identity.certificate, &identity.key]);
+        identities.chain(&self.client_ca).cloned().collect()
     }
 }
 

@@ -167,6 +167,10 @@ async fn every_rpc_that_reflection_lists_is_for_those_who_may_have_it_by_python(
         // Nobody but a data plane follows, and it does nothing else.
         let follows = rpc.ends_with("StreamSnapshots") || rpc.ends_with("ReportNodeStatus");
         assert_eq!((is_in("data-plane"), is_in("operator")), (follows, !follows), "{rpc}");
+        // With what is his, and about another's: heartbeats of a stream are refused one by one.
+        if is_in("orders") && !rpc.ends_with("/KeepAlive") {
+            assert_eq!(outcomes["foreign"]["reason"], "PERMISSION_DENIED", "{rpc}: {}", outcomes["foreign"]);
+        }
         // What changes something for all is not for replicas, and not for readers.
         assert!(!(is_in("orders") && is_in("reader")), "{rpc}");
     }
@@ -465,18 +469,20 @@ async fn beyond_this_machine_it_does_not_start_without_locks_unless_told_to() {
     for flag in ["--tls-cert", "--auth-file", "--insecure"] {
         assert!(refused.stderr.contains(flag), "{}", refused.stderr);
     }
+    let checked = start(&["--check"]).await;
+    assert_eq!((checked.code(), checked.stderr.contains("--insecure")), (2, true), "a check says the same");
     let auth = write_auth(folder.path(), ENTRIES);
     let refused = start(&["--auth-file", auth.to_str().unwrap()]).await;
     assert!(refused.stderr.contains("tokens would be sent for all to read"), "{}", refused.stderr);
     std::fs::write(&auth, "[[token]]\nname = \"x\"\nsha256 = \"gwt_sesame\"\nroles = [\"reader\"]\n")
         .unwrap();
-    let refused = start(&["--insecure", "--auth-file", auth.to_str().unwrap()]).await;
-    assert_eq!(refused.code(), 2);
-    assert!(
-        refused.stderr.contains("token \"x\"") && !refused.stderr.contains("sesame"),
-        "{}",
-        refused.stderr
-    );
+    for check in [&[][..], &["--check"]] {
+        let flags = [&["--insecure", "--auth-file", auth.to_str().unwrap()][..], check].concat();
+        let refused = start(&flags).await;
+        assert_eq!(refused.code(), 2, "{check:?}");
+        let said = refused.stderr;
+        assert!(said.contains("token \"x\"") && !said.contains("sesame"), "{said}");
+    }
 }
 
 #[tokio::test]

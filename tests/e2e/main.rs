@@ -7,6 +7,7 @@
 
 mod access;
 mod access_log;
+mod admin_side;
 mod breakers;
 mod client;
 mod clients;

@@ -98,7 +98,7 @@ async fn a_service_manager_is_told_of_the_start_of_life_of_reloads_and_of_the_en
 }
 
 /// Starts a program with a socket that somebody else has bound, under this name.
-fn passed(name: &str, program: &Command, socket: &TcpListener, socket_name: &str) -> Process {
+pub(crate) fn passed(name: &str, program: &Command, socket: &TcpListener, socket_name: &str) -> Process {
     let mut command = Command::new("bash");
     // The socket comes as stdin, and is to be the descriptor 3 of the process with this number.
     command.args(["-c", "exec 3<&0 </dev/null; LISTEN_PID=$$ exec \"$0\" \"$@\""]);
@@ -149,5 +149,18 @@ async fn a_socket_that_is_for_nothing_is_refused_with_the_names_that_are() {
             if said.contains(&wanted) { Ok(()) } else { Err(said) }
         })
         .await;
+    }
+}
+
+#[tokio::test]
+async fn a_socket_that_was_passed_is_open_to_no_more_than_one_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    for everywhere in ["0.0.0.0:0", "[::]:0"] {
+        let socket = TcpListener::bind(everywhere).unwrap();
+        let program = control_plane(folder.path());
+        let mut process = passed("control-plane", &program, &socket, "gw-control-plane.socket");
+        assert_eq!(process.exited().await.code(), Some(2), "{everywhere}: {}", process.stderr());
+        let said = process.stderr();
+        assert!(said.contains("LISTEN_FDS: ") && said.contains("--insecure"), "{said}");
     }
 }

@@ -47,6 +47,9 @@ pub(crate) struct TokenArgs {
     /// With the role replica: where his replicas may be, as networks or names such as *.orders.svc; may be repeated
     #[arg(long = "address", value_name = "CIDR|NAME")]
     addresses: Vec<String>,
+    /// With the role data-plane: the node ids that it may go by, exact or as PREFIX*; may be repeated
+    #[arg(long = "node", value_name = "NODE")]
+    nodes: Vec<String>,
     /// From where the token is taken, as networks; may be repeated
     #[arg(long = "from", value_name = "CIDR")]
     from: Vec<String>,
@@ -147,6 +150,7 @@ fn entry(args: &TokenArgs, fingerprint: &str, now: SystemTime) -> String {
     text += &list("roles", args.roles.iter().map(|role| role.name().to_owned()).collect());
     text += &list("services", args.services.clone());
     text += &list("addresses", args.addresses.clone());
+    text += &list("nodes", args.nodes.clone());
     text += &list("from", args.from.clone());
     if let Some(end) = args.expires_in.and_then(|within| now.checked_add(within)) {
         text += &format!("expires = \"{}\"\n", humantime::format_rfc3339_seconds(end));
@@ -211,9 +215,11 @@ fn in_words(told: &Value) -> String {
     }
     for grant in told["grants"].as_array().into_iter().flatten() {
         let mut line = format!("role      {}", joined(&grant["roles"]));
-        let services = joined(&grant["services"]);
-        if !services.is_empty() {
-            line += &format!(" for {services}");
+        for (key, word) in [("services", "for"), ("nodes", "as")] {
+            let names = joined(&grant[key]);
+            if !names.is_empty() {
+                line += &format!(" {word} {names}");
+            }
         }
         for (key, word) in [("addresses", "at"), ("from", "when asking from")] {
             if let Some(where_) = grant[key].as_str() {
@@ -235,8 +241,8 @@ mod tests {
     use super::*;
 
     fn args(name: &str, roles: Vec<RoleName>) -> TokenArgs {
-        let (services, addresses, from) = (Vec::new(), Vec::new(), Vec::new());
-        TokenArgs { name: name.into(), roles, services, addresses, from, expires_in: None, out: None }
+        let (services, addresses, nodes, from) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        TokenArgs { name: name.into(), roles, services, addresses, nodes, from, expires_in: None, out: None }
     }
 
     #[test]
@@ -244,16 +250,17 @@ mod tests {
         let args = TokenArgs {
             services: vec!["orders".into(), "team-*".into()],
             addresses: vec!["10.0.0.0/8".into()],
+            nodes: vec!["edge-*".into()],
             from: vec!["192.0.2.0/24".into()],
             expires_in: Some(Duration::from_secs(86_400)),
-            ..args("ci", vec![RoleName::Replica, RoleName::Reader])
+            ..args("ci", vec![RoleName::Replica, RoleName::DataPlane])
         };
         let text = entry(&args, &"0a".repeat(32), SystemTime::UNIX_EPOCH);
         assert_eq!(
             text,
             format!(
-                "[[token]]\nname = \"ci\"\nsha256 = \"{}\"\nroles = [\"replica\", \"reader\"]\nservices = [\"orders\", \
-                 \"team-*\"]\naddresses = [\"10.0.0.0/8\"]\nfrom = [\"192.0.2.0/24\"]\nexpires = \
+                "[[token]]\nname = \"ci\"\nsha256 = \"{}\"\nroles = [\"replica\", \"data-plane\"]\nservices = [\"orders\", \
+                 \"team-*\"]\naddresses = [\"10.0.0.0/8\"]\nnodes = [\"edge-*\"]\nfrom = [\"192.0.2.0/24\"]\nexpires = \
                  \"1970-01-02T00:00:00Z\"\n",
                 "0a".repeat(32)
             )

@@ -28,6 +28,8 @@ use crate::{
 
 /// The longest body that is shown.
 const MAX_BODY_BYTES: usize = 1 << 20;
+/// Of all bodies in one document together: it is written at the end, and so kept until then.
+const MAX_KEPT_BYTES: usize = 16 << 20;
 
 /// Flags of `gwctl call`.
 #[derive(Debug, clap::Args)]
@@ -76,6 +78,9 @@ impl FromStr for Proxy {
     fn from_str(text: &str) -> Result<Self, String> {
         let uri: Uri = text.parse().map_err(|error| format!("is no URL: {error}"))?;
         let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
+        if authority.contains('@') {
+            return Err("has a user in it: send one by --header".into());
+        }
         match (uri.scheme_str(), uri.path_and_query().map_or("/", |path| path.as_str())) {
             (Some("http"), "/") if uri.port_u16().is_some() => Ok(Self(authority)),
             (Some("http"), "/") if !authority.is_empty() => Ok(Self(format!("{authority}:80"))),
@@ -200,16 +205,20 @@ pub(crate) async fn run(args: Args, limit: Duration, may_ask: bool, output: &Out
             .hint("for example  gwctl call orders/hello?x=1")
     })?;
     let may_ask = may_ask && !args.auto_retry && io::stdin().is_terminal();
-    let (mut counters, mut documents) = (Counters::default(), Vec::new());
+    let (mut counters, mut documents, mut kept) = (Counters::default(), Vec::new(), 0);
     for _ in 0..args.count {
         let tries = call(&args, &uri, limit, may_ask, output).await;
         counters.count(&tries);
-        let body = tries.last().and_then(|last| last.answer.as_ref().ok()).map(|answer| shown(&answer.body));
+        let answer = tries.last().and_then(|last| last.answer.as_ref().ok());
+        let body = answer.map(|answer| shown(&answer.body));
         match output.format {
-            Format::Json => documents.push(json!({
-                "tries": tries.iter().map(Try::document).collect::<Vec<_>>(),
-                "body": body,
-            })),
+            Format::Json => {
+                kept += body.as_ref().map_or(0, String::len);
+                documents.push(json!({
+                    "tries": tries.iter().map(Try::document).collect::<Vec<_>>(),
+                    "body": body.filter(|_| kept <= MAX_KEPT_BYTES),
+                }));
+            }
             Format::Table | Format::Wide | Format::Name => output.data(body.unwrap_or_default())?,
         }
     }
@@ -267,13 +276,7 @@ async fn exchange(args: &Args, uri: &Uri) -> Result<Answer, String> {
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     // It ends when the sender is dropped; its errors reach the request that they break.
     tokio::spawn(connection);
-    let mut request = Request::builder().method(&args.method).uri(uri).header(header::HOST, address.as_str());
-    for Field(name, value) in &args.headers {
-        request = request.header(name, value);
-    }
-    let request =
-        request.body(Full::new(Bytes::from(args.data.clone()))).map_err(|error| error.to_string())?;
-    let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+    let response = sender.send_request(request(args, uri)?).await.map_err(|error| error.to_string())?;
     let (head, body) = response.into_parts();
     let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
     let body = body.map_err(|error| format!("status {}, and the body broke off: {error}", head.status))?;
@@ -289,6 +292,19 @@ async fn exchange(args: &Args, uri: &Uri) -> Result<Answer, String> {
     })
 }
 
+/// What is asked. A host that its user names takes the place of the data plane's, for it may be what the service is known by.
+fn request(args: &Args, uri: &Uri) -> Result<Request<Full<Bytes>>, String> {
+    let mut request = Request::builder().method(&args.method).uri(uri);
+    let Proxy(address) = &args.proxy;
+    if !args.headers.iter().any(|Field(name, _)| name == header::HOST) {
+        request = request.header(header::HOST, address.as_str());
+    }
+    for Field(name, value) in &args.headers {
+        request = request.header(name, value);
+    }
+    request.body(Full::new(Bytes::from(args.data.clone()))).map_err(|error| error.to_string())
+}
+
 fn field(fields: &HeaderMap, name: &str) -> String {
     fields.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
 }
@@ -301,7 +317,15 @@ fn shown(body: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser;
+
     use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
 
     fn answered(status: u16, replica: &str) -> Try {
         let answer = Answer {
@@ -322,6 +346,7 @@ mod tests {
         for (text, why) in [
             ("https://gateway", "is https"),
             ("http://gateway/x", "is not as"),
+            ("http://ana:sesame@gateway:80", "has a user in it"),
             ("gateway:80", "is not as"),
             ("http://", "is no URL"),
         ] {
@@ -334,6 +359,18 @@ mod tests {
         let field = Field(HeaderName::from_static("x-user"), HeaderValue::from_static("a: b"));
         assert_eq!("X-User:  a: b ".parse(), Ok(field));
         assert!("x-user".parse::<Field>().is_err() && "x user: a".parse::<Field>().is_err());
+    }
+
+    #[test]
+    fn a_host_that_is_named_is_the_only_one() {
+        let hosts = |flags: &[&str]| {
+            let args = Cli::try_parse_from([&["call", "orders/x"][..], flags].concat()).unwrap().args;
+            let request = request(&args, &Uri::from_static("/orders/x")).unwrap();
+            let hosts = request.headers().get_all(header::HOST).iter();
+            hosts.map(|host| host.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(hosts(&[]), ["127.0.0.1:8080"]);
+        assert_eq!(hosts(&["-H", "Host: orders.example"]), ["orders.example"]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use gateway_proto::{
 };
 
 use crate::{
-    control::{Control, Scope, get_from_data_plane},
+    control::{Control, Scope, Shown, get_from_data_plane},
     error::{Error, Exit},
     output::{Format, Output},
     progress::Progress,
@@ -88,7 +88,7 @@ impl FailOn {
 pub(crate) async fn run<C: Future<Output = Result<Control, Error>>>(
     args: Args,
     connect: impl Fn() -> C,
-    timeout: Duration,
+    (shown, timeout): (&Shown, Duration),
     output: &Output,
 ) -> Result<(), Error> {
     let began = Instant::now();
@@ -98,7 +98,7 @@ pub(crate) async fn run<C: Future<Output = Result<Control, Error>>>(
             break (host::report(&args.listen, args.data_dir.as_deref()), Exit::Failed);
         }
         let (mut report, exit) = inspect(connect().await).await;
-        ask_data_planes(&args.data_planes, timeout, &mut report).await;
+        ask_data_planes(&args.data_planes, (shown, timeout), &mut report).await;
         let goes_on = args.wait.is_some_and(|wait| began.elapsed() + PAUSE <= wait);
         if !args.fail_on.is_failure(report.worst()) || !goes_on {
             break (report, exit);
@@ -159,11 +159,11 @@ async fn inspect(connected: Result<Control, Error>) -> (Report, Exit) {
 }
 
 /// Asks data planes themselves, each by its admin side.
-async fn ask_data_planes(urls: &[String], timeout: Duration, report: &mut Report) {
+async fn ask_data_planes(urls: &[String], (shown, timeout): (&Shown, Duration), report: &mut Report) {
     let mut findings = Vec::new();
     for url in urls {
-        findings
-            .extend(data_planes::readiness(url, get_from_data_plane(url, "/readyz?verbose", timeout).await));
+        let answer = get_from_data_plane(url, "/readyz?verbose", shown, timeout).await;
+        findings.extend(data_planes::readiness(url, answer));
     }
     match report.0.iter_mut().find(|category| category.name == data_planes::NAME) {
         Some(category) => category.findings.extend(findings),

@@ -5,7 +5,7 @@ mod causes;
 mod replica;
 mod service;
 
-use std::time::SystemTime;
+use std::{path::PathBuf, time::SystemTime};
 
 use gateway_proto::{NodeId, v1};
 
@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// Ask a data plane's admin side instead, such as http://127.0.0.1:7401: of a replica, what it alone knows
     #[arg(long, value_name = "URL", conflicts_with = "node")]
     data_plane: Option<String>,
+    /// With --data-plane: file with the token that its admin side asks for
+    #[arg(long, env = "GWCTL_DATA_PLANE_TOKEN_FILE", value_name = "FILE")]
+    data_plane_token_file: Option<PathBuf>,
 }
 
 /// Explains it.
@@ -38,7 +41,10 @@ pub(crate) struct Args {
 /// Of an unknown name, with the one that was probably meant.
 pub(crate) async fn run(args: Args, global: &Global, origin: Origin, output: &Output) -> Result<(), Error> {
     let asked = match &args.data_plane {
-        Some(url) => ask::data_plane(url, &args.topic, global.timeout).await?,
+        Some(url) => {
+            let shown = global.access.shown_to_data_planes(args.data_plane_token_file)?;
+            ask::data_plane(url, &args.topic, &shown, global.timeout).await?
+        }
         None => {
             let control = Control::connect(global, origin).await?;
             ask::control_plane(&control, &args.topic, args.node.as_ref()).await?

@@ -38,6 +38,11 @@ impl Audit {
         Self { observation, metrics, told, name: "refusals".into() }
     }
 
+    /// Whether keys for JWTs could be fetched.
+    pub(super) fn fetched_keys(&self, is_done: bool) {
+        self.metrics.fetched_keys(is_done);
+    }
+
     /// That somebody was refused.
     pub(super) fn denied(&self, who: &str, from: Option<SocketAddr>, what: &str, denied: &Denied) {
         self.metrics.denied(denied.reason());

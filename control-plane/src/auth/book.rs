@@ -11,8 +11,13 @@ use gateway_runtime::tls::PeerCertificate;
 use super::{
     CredentialError,
     identity::{Grant, Identity, Kind, Pattern},
+    remote::Remote,
     roles::Role,
-    token::{Fingerprint, MAX_TOKEN_BYTES, Secret, jwt},
+    token::{
+        Fingerprint, MAX_TOKEN_BYTES, Secret,
+        jwks::Jwks,
+        jwt::{self, Keys},
+    },
 };
 
 /// What somebody shows.
@@ -109,6 +114,40 @@ impl Book {
             grants,
             expires: Some(certificate.not_after),
         })
+    }
+
+    /// Where keys are published that are to be fetched, if any are.
+    pub(super) fn remote(&self) -> Option<&Remote> {
+        match &self.issuer.as_ref()?.keys {
+            Keys::Published(remote, _) => Some(remote),
+            Keys::Read(_) => None,
+        }
+    }
+
+    /// The keys that were fetched there last, if any were.
+    fn fetched(&self) -> Option<&Jwks> {
+        match &self.issuer.as_ref()?.keys {
+            Keys::Published(_, fetched) => fetched.as_ref(),
+            Keys::Read(_) => None,
+        }
+    }
+
+    /// The same with keys that were fetched at `remote`; `None` where they are for nothing, or no others than before.
+    pub(super) fn with_keys(&self, remote: &Remote, keys: &Jwks) -> Option<Self> {
+        let is_news = self.remote() == Some(remote) && self.fetched() != Some(keys);
+        is_news.then(|| {
+            let mut book = self.clone();
+            if let Some(issuer) = &mut book.issuer {
+                issuer.keys = Keys::Published(remote.clone(), Some(keys.clone()));
+            }
+            book
+        })
+    }
+
+    /// The same with the keys that `before` had fetched, where they are published at the same place.
+    pub(super) fn keeping_keys(&self, before: &Self) -> Self {
+        let kept = before.remote().zip(before.fetched());
+        kept.and_then(|(remote, keys)| self.with_keys(remote, keys)).unwrap_or_else(|| self.clone())
     }
 
     /// How many of each: tokens, certificates, rules for JWTs.

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use gateway_proto::{Address, ReplicaKey, ServiceName};
+use gateway_proto::{Address, NodeId, ReplicaKey, ServiceName};
 use http::Extensions;
 
 use super::{CredentialError, Denied, Gate, book::Credential, identity::Identity, permission::Permission};
@@ -119,14 +119,20 @@ impl Caller {
     pub(crate) fn admit_command(&self, command: &Command) -> Result<(), Denied> {
         let decided = match command {
             Command::Register(wish) => self.admit_place(&wish.service, &wish.endpoint.address),
-            Command::Deregister { target: Target::Key(key), proof: Proof::Force, .. }
-                if !self.has(Permission::Operate) =>
-            {
+            Command::Deregister {
+                target: target @ (Target::Key(ReplicaKey { service, .. }) | Target::Address(service, _)),
+                proof: Proof::Force,
+                ..
+            } if !self.has(Permission::Operate) => {
+                let replica = match target {
+                    Target::Key(key) => key.to_string(),
+                    Target::Address(service, address) => format!("{service} at {address}"),
+                };
                 let sentence = format!(
-                    "{} may not remove {key} by force: show its lease, or have the role operator",
+                    "{} may not remove {replica} by force: show its lease, or have the role operator",
                     self.name()
                 );
-                Err(Denied::Permission { sentence, service: Some(key.service.clone()) })
+                Err(Denied::Permission { sentence, service: Some(service.clone()) })
             }
             Command::Deregister {
                 target: Target::Key(ReplicaKey { service, .. }) | Target::Address(service, _),
@@ -161,6 +167,28 @@ impl Caller {
     /// Why not.
     pub(crate) fn admit_renewal(&self, service: &ServiceName) -> Result<(), Denied> {
         self.admit_owner(service).map_err(|denied| self.refused(denied, "Heartbeat"))
+    }
+
+    /// Lets him follow the registry, or report, under a node id: whoever has another one's could take its streams away and tell of
+    /// breakers that are none.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn admit_node(&self, node: &NodeId, what: &str) -> Result<(), Denied> {
+        let ip = self.from.map(|from| from.ip());
+        let denied = match &self.who {
+            Who::Anybody => return Ok(()),
+            Who::Known(known) if known.identity.may_act_as(node, ip) => return Ok(()),
+            Who::Known(_) => Denied::Permission {
+                sentence: format!(
+                    "{} may not act as the data plane {node}: the nodes of its entry are others, so set --node-id",
+                    self.name()
+                ),
+                service: None,
+            },
+            Who::Nobody(error) => Denied::Nobody(error.clone()),
+        };
+        Err(self.refused(denied, what))
     }
 
     fn admit_owner(&self, service: &ServiceName) -> Result<(), Denied> {
@@ -354,7 +382,7 @@ mod tests {
         vec![
             Command::Register(Registration::permanent(name.clone(), address.clone())),
             deregister(Target::Key(key(service)), Proof::Lease(lease)),
-            deregister(Target::Address(name, address), Proof::Force),
+            deregister(Target::Address(name, address), Proof::None),
             Command::ReportHealth {
                 key: key(service),
                 lease: None,
@@ -370,6 +398,15 @@ mod tests {
         vec![
             Command::Deregister {
                 target: Target::Key(key("orders")),
+                proof: Proof::Force,
+                said: said.clone(),
+                block: None,
+            },
+            Command::Deregister {
+                target: Target::Address(
+                    ServiceName::parse("orders").unwrap(),
+                    Address::parse("10.0.0.1:80").unwrap(),
+                ),
                 proof: Proof::Force,
                 said: said.clone(),
                 block: None,

@@ -30,6 +30,12 @@ pub(crate) enum CredentialError {
     Missing,
     #[error("the token {why}")]
     Invalid { why: String },
+    #[error("the token is signed by a key that the JWK set does not have for this algorithm")]
+    UnknownKey,
+    #[error(
+        "the keys of the issuer have not been fetched yet: try again, and see the log of the control plane"
+    )]
+    NoKeys,
     #[error("the token or certificate has expired: get a new one")]
     Expired,
     #[error("the client certificate has neither a SPIFFE id nor a DNS name nor a common name")]

@@ -12,17 +12,18 @@ use std::{
 };
 
 use gateway_proto::Networks;
-use gateway_runtime::credentials::read_token;
+use gateway_runtime::{credentials::read_token, files::Watched};
 use serde::Deserialize;
 
 use super::{
     book::{Book, Token},
     identity::{Addresses, Grant, Pattern},
+    remote::Remote,
     roles::Role,
     token::{
         Fingerprint, Secret,
         jwks::{self, Jwks},
-        jwt,
+        jwt::{self, Keys},
     },
 };
 
@@ -34,7 +35,7 @@ const MAX_NAME_CHARS: usize = 63;
 #[derive(Debug)]
 pub(crate) struct Loaded {
     pub(crate) book: Book,
-    pub(crate) files: Vec<PathBuf>,
+    pub(crate) files: Watched,
 }
 
 #[derive(Deserialize)]
@@ -58,6 +59,7 @@ struct TokenEntry {
     #[serde(default)]
     services: Vec<String>,
     addresses: Option<Vec<String>>,
+    nodes: Option<Vec<String>>,
     from: Option<Vec<String>>,
 }
 
@@ -69,6 +71,7 @@ struct CertificateEntry {
     #[serde(default)]
     services: Vec<String>,
     addresses: Option<Vec<String>>,
+    nodes: Option<Vec<String>>,
     from: Option<Vec<String>>,
 }
 
@@ -77,7 +80,9 @@ struct CertificateEntry {
 struct JwtEntry {
     issuer: String,
     audiences: Vec<String>,
-    jwks_file: PathBuf,
+    jwks_file: Option<PathBuf>,
+    jwks_url: Option<String>,
+    jwks_ca: Option<PathBuf>,
     #[serde(default = "subject")]
     name_claim: String,
     #[serde(default)]
@@ -93,6 +98,7 @@ struct RuleEntry {
     #[serde(default)]
     services: Vec<String>,
     addresses: Option<Vec<String>>,
+    nodes: Option<Vec<String>>,
     from: Option<Vec<String>>,
 }
 
@@ -105,7 +111,21 @@ struct Written<'a> {
     roles: &'a [String],
     services: &'a [String],
     addresses: Option<&'a [String]>,
+    nodes: Option<&'a [String]>,
     from: Option<&'a [String]>,
+}
+
+/// Of any kind of entry: they have these keys in common.
+macro_rules! written {
+    ($entry:expr) => {
+        Written {
+            roles: &$entry.roles,
+            services: &$entry.services,
+            addresses: $entry.addresses.as_deref(),
+            nodes: $entry.nodes.as_deref(),
+            from: $entry.from.as_deref(),
+        }
+    };
 }
 
 /// Reads the file and those that it names; relative paths are from where it is.
@@ -113,13 +133,15 @@ struct Written<'a> {
 /// # Errors
 /// What is wrong, with the entry at fault; never what is secret in it.
 pub(crate) fn load(path: &Path) -> Result<Loaded, String> {
+    // Each is looked at before it is read.
+    let mut files = Watched::default();
+    files.add(path.to_owned());
     let text = read(path, MAX_FILE_BYTES)?;
     let text = String::from_utf8(text).map_err(|_| format!("{}: is not UTF-8", path.display()))?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut files = vec![path.to_owned()];
     let mut open = |name: &Path| {
         let path = folder.join(name);
-        files.push(path.clone());
+        files.add(path.clone());
         path
     };
     let book = parse(&text, &mut open).map_err(|why| format!("{}: {why}", path.display()))?;
@@ -160,7 +182,7 @@ fn tokens(
 ) -> Result<HashMap<Fingerprint, Token>, String> {
     let (mut tokens, mut names) = (HashMap::new(), HashSet::new());
     for entry in entries {
-        let TokenEntry { name, sha256, token_file, expires, roles, services, addresses, from } = entry;
+        let TokenEntry { name, sha256, token_file, expires, .. } = entry;
         let at = |why: String| format!("token {name:?}: {why}");
         let is_shown =
             name.chars().all(|c| c.is_ascii_graphic()) && (1..=MAX_NAME_CHARS).contains(&name.len());
@@ -180,8 +202,7 @@ fn tokens(
                     .ok_or_else(|| at(format!("expires {text:?} is no time such as 2027-01-31T00:00:00Z")))?,
             ),
         };
-        let written = Written { roles, services, addresses: addresses.as_deref(), from: from.as_deref() };
-        let grant = Arc::new(written.grant().map_err(at)?);
+        let grant = Arc::new(written!(entry).grant().map_err(at)?);
         if !names.insert(name) {
             return Err(at("is there twice".into()));
         }
@@ -193,13 +214,12 @@ fn tokens(
 }
 
 fn certificate(entry: &CertificateEntry) -> Result<(Pattern, Arc<Grant>), String> {
-    let CertificateEntry { name, roles, services, addresses, from } = entry;
+    let name = &entry.name;
     let at = |why: String| format!("certificate {name:?}: {why}");
     if !["spiffe://", "dns:", "cn:"].iter().any(|kind| name.starts_with(kind)) {
         return Err(at("begins with spiffe://, dns: or cn:, as the name of the client does".into()));
     }
-    let written = Written { roles, services, addresses: addresses.as_deref(), from: from.as_deref() };
-    Ok((Pattern::parse(name).map_err(at)?, Arc::new(written.grant().map_err(at)?)))
+    Ok((Pattern::parse(name).map_err(at)?, Arc::new(written!(entry).grant().map_err(at)?)))
 }
 
 fn issuer(entry: JwtEntry, open: &mut dyn FnMut(&Path) -> PathBuf) -> Result<jwt::Issuer, String> {
@@ -210,14 +230,26 @@ fn issuer(entry: JwtEntry, open: &mut dyn FnMut(&Path) -> PathBuf) -> Result<jwt
     if entry.rule.is_empty() {
         return Err(at("has no rule: no token would grant anything".into()));
     }
-    let path = open(&entry.jwks_file);
-    let set = read(&path, jwks::MAX_FILE_BYTES as u64).map_err(at)?;
-    let keys = Jwks::parse(&set).map_err(|why| at(format!("{}: {why}", path.display())))?;
+    let ca = entry.jwks_ca.as_deref().map(&mut *open);
+    let keys = match (&entry.jwks_file, &entry.jwks_url) {
+        (Some(file), None) if ca.is_none() => {
+            let path = open(file);
+            let set = read(&path, jwks::MAX_FILE_BYTES as u64).map_err(at)?;
+            Keys::Read(Jwks::parse(&set).map_err(|why| at(format!("{}: {why}", path.display())))?)
+        }
+        (None, Some(url)) => Keys::Published(Remote::parse(url, ca).map_err(at)?, None),
+        _ => {
+            return Err(at(
+                "needs either jwks-file, or jwks-url with jwks-ca if its authority is not a public one"
+                    .into(),
+            ));
+        }
+    };
     let rules = entry.rule.iter().map(|rule| {
-        let RuleEntry { claim, value, roles, services, addresses, from } = rule;
+        let RuleEntry { claim, value, .. } = rule;
         let at = |why: String| format!("jwt rule {claim} = {value:?}: {why}");
-        let written = Written { roles, services, addresses: addresses.as_deref(), from: from.as_deref() };
-        let (value, grant) = (Pattern::parse(value).map_err(at)?, Arc::new(written.grant().map_err(at)?));
+        let (value, grant) =
+            (Pattern::parse(value).map_err(at)?, Arc::new(written!(rule).grant().map_err(at)?));
         Ok(jwt::Rule { claim: claim.clone(), value, grant })
     });
     Ok(jwt::Issuer {
@@ -249,12 +281,20 @@ impl Written<'_> {
         if !is_replica && (!self.services.is_empty() || self.addresses.is_some()) {
             return Err("services and addresses are for the role replica, which it does not have".into());
         }
-        let pattern = |text: &String| Pattern::parse(text).map_err(|why| format!("services: {text:?} {why}"));
-        let services = self.services.iter().map(pattern).collect::<Result<_, _>>()?;
+        if self.nodes.is_some() && !roles.contains(&Role::DataPlane) {
+            return Err("nodes are for the role data-plane, which it does not have".into());
+        }
+        let services = patterns("services", self.services)?;
+        let nodes = self.nodes.map(|texts| patterns("nodes", texts)).transpose()?;
         let addresses = self.addresses.map(addresses).transpose()?;
         let from = self.from.map(|texts| networks("from", texts)).transpose()?;
-        Ok(Grant { roles, services, addresses, from })
+        Ok(Grant { roles, services, addresses, nodes, from })
     }
+}
+
+fn patterns(key: &str, texts: &[String]) -> Result<Vec<Pattern>, String> {
+    let pattern = |text: &String| Pattern::parse(text).map_err(|why| format!("{key}: {text:?} {why}"));
+    texts.iter().map(pattern).collect()
 }
 
 fn addresses(texts: &[String]) -> Result<Addresses, String> {

@@ -1,7 +1,6 @@
 //! The gate: finds out who asks, by what is known now. It keeps that current, and is all of this that is not pure.
 
 use std::{
-    net::SocketAddr,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -13,10 +12,12 @@ use std::{
 use arc_swap::ArcSwap;
 use gateway_runtime::{
     Shutdown,
-    files::{self, Words},
+    files::{self, Watched, Words},
     tls::PeerCertificate,
 };
-use http::{HeaderMap, header};
+use http::{Extensions, HeaderMap, header};
+use tokio::{sync::Notify, time::sleep_until};
+use tonic::transport::server::TcpConnectInfo;
 
 use super::{
     Audit, Caller, CredentialError, Denied,
@@ -25,14 +26,15 @@ use super::{
     endpoints::EndpointRules,
     file::{self, Loaded},
     limit::Buckets,
-    token::Secret,
+    remote::{Remote, Schedule},
+    token::{Secret, jwks::Jwks},
 };
-use crate::clock;
+use crate::{clock, strangers::Peer};
 
 /// Where everybody must pass.
 #[derive(Debug)]
 pub(crate) struct Gate {
-    lock: Option<Lock>,
+    pub(super) lock: Option<Lock>,
     pub(super) rules: EndpointRules,
     pub(super) audit: Audit,
     /// Whether `/metrics` and reflection are for everybody.
@@ -48,7 +50,9 @@ pub(crate) struct Lock {
     generation: AtomicU64,
     buckets: Option<Mutex<Buckets>>,
     file: Option<PathBuf>,
-    files: Mutex<Vec<PathBuf>>,
+    files: Mutex<Watched>,
+    /// That there may be keys to fetch: somebody's are not known, or the file names another place.
+    wants_keys: Notify,
 }
 
 impl Lock {
@@ -69,13 +73,29 @@ impl Lock {
             buckets: (rate > 0).then(|| Mutex::new(Buckets::new(rate, clock::now()))),
             file: None,
             files: Mutex::default(),
+            wants_keys: Notify::new(),
         }
     }
 
-    fn put(&self, loaded: Loaded) {
+    pub(super) fn put(&self, loaded: Loaded) {
         *self.files.lock().unwrap_or_else(PoisonError::into_inner) = loaded.files;
-        self.book.store(Arc::new(loaded.book));
+        self.book.rcu(|before| loaded.book.keeping_keys(before));
         self.generation.fetch_add(1, Ordering::Release);
+        self.wants_keys.notify_one();
+    }
+
+    /// Goes by keys that were fetched, if they are others than before.
+    fn put_keys(&self, remote: &Remote, keys: &Jwks) {
+        let mut is_news = false;
+        self.book.rcu(|before| {
+            let book = before.with_keys(remote, keys);
+            is_news = book.is_some();
+            book.map_or_else(|| Arc::clone(before), Arc::new)
+        });
+        if is_news {
+            self.generation.fetch_add(1, Ordering::Release);
+            tracing::info!(url = %remote, "keys for JWTs were fetched: requests and streams go by them from now on");
+        }
     }
 }
 
@@ -102,18 +122,21 @@ impl Gate {
         self.lock.is_some()
     }
 
-    /// Finds out who asks, by his request's headers and his connection's certificate. A token goes before a certificate.
-    pub(crate) fn caller(
-        self: &Arc<Self>,
-        headers: &HeaderMap,
-        certificate: Option<&Arc<PeerCertificate>>,
-        from: Option<SocketAddr>,
-    ) -> Caller {
+    /// Finds out who asks, by his request's headers and what it has of his connection: certificate, address, and whether he is
+    /// a stranger there. A token goes before a certificate.
+    pub(crate) fn caller(self: &Arc<Self>, headers: &HeaderMap, connection: &Extensions) -> Caller {
+        let from = connection.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        let certificate = connection.get::<Arc<PeerCertificate>>();
         let who = match &self.lock {
             None => Who::Anybody,
             Some(lock) => {
                 match shown(headers, certificate).and_then(|credential| lock.identify(credential)) {
-                    Ok(known) => Who::Known(Arc::new(known)),
+                    Ok(known) => {
+                        if let Some(peer) = connection.get::<Arc<Peer>>() {
+                            peer.is_known_now();
+                        }
+                        Who::Known(Arc::new(known))
+                    }
                     Err(error) => Who::Nobody(error),
                 }
             }
@@ -141,11 +164,55 @@ impl Gate {
     }
 }
 
+impl Gate {
+    /// Fetches the keys of the issuer, where he publishes them, and again before they are old or when one is missed.
+    pub(crate) async fn follow_keys(self: Arc<Self>, shutdown: Shutdown) {
+        let Some(lock) = &self.lock else { return shutdown.begun().await };
+        let (mut known, mut schedule) = (None, Schedule::new(clock::now()));
+        loop {
+            let remote = lock.book.load().remote().cloned();
+            if remote != known {
+                (known, schedule) = (remote, Schedule::new(clock::now()));
+            }
+            tokio::select! {
+                () = shutdown.begun() => return,
+                () = lock.wants_keys.notified() => {
+                    schedule.is_asked(clock::now());
+                    continue;
+                }
+                () = sleep_until(schedule.due.into()), if known.is_some() => {}
+            }
+            let Some(remote) = &known else { continue };
+            schedule.begins(clock::now());
+            let fetched = tokio::select! {
+                fetched = remote.fetch() => fetched,
+                () = shutdown.begun() => return,
+            };
+            self.audit.fetched_keys(fetched.is_ok());
+            match fetched {
+                Ok(fetched) => {
+                    lock.put_keys(remote, &fetched.keys);
+                    schedule.succeeded(clock::now(), &fetched, rand::random());
+                }
+                Err(why) if schedule.failed(clock::now(), rand::random()) => {
+                    tracing::error!(url = %remote, why, "keys for JWTs cannot be fetched: going on with those before, if there are any");
+                }
+                Err(why) => tracing::debug!(url = %remote, why, "keys for JWTs still cannot be fetched"),
+            }
+        }
+    }
+}
+
 impl Lock {
     fn identify(&self, credential: Credential) -> Result<Known, CredentialError> {
         // Before the book, so that who is identified by an older one is looked at again.
         let generation = self.generation.load(Ordering::Acquire);
-        let identity = self.book.load().identify(&credential, clock::wall())?;
+        let identity = self.book.load().identify(&credential, clock::wall());
+        let identity = identity.inspect_err(|error| {
+            if *error == CredentialError::UnknownKey {
+                self.wants_keys.notify_one();
+            }
+        })?;
         Ok(Known { identity, credential, generation })
     }
 }
@@ -189,5 +256,24 @@ fn shown(
     match scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() {
         true => Ok(Credential::Bearer(Secret::new(token))),
         false => Err(invalid("is not sent as authorization: Bearer TOKEN")),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::auth::token::Fingerprint;
+
+    /// Writes an auth file of tokens: the name, which is the token, and the rest of the entry.
+    pub(in crate::auth) fn auth_file(folder: &Path, entries: &[(&str, &str)]) -> PathBuf {
+        let entry = |(name, rest): &(&str, &str)| {
+            let hash = Fingerprint::of(&Secret::new(name));
+            format!("[[token]]\nname = \"{name}\"\nsha256 = \"{hash}\"\n{rest}\n")
+        };
+        let path = folder.join("auth.toml");
+        std::fs::write(&path, entries.iter().map(entry).collect::<String>()).unwrap();
+        path
     }
 }

@@ -3,7 +3,7 @@
 use core::net::IpAddr;
 use std::{fmt, sync::Arc, time::SystemTime};
 
-use gateway_proto::{Address, Networks, ServiceName};
+use gateway_proto::{Address, Networks, NodeId, ServiceName};
 
 use super::{permission::Permission, roles::Role};
 
@@ -35,6 +35,8 @@ pub(crate) struct Grant {
     pub(crate) services: Vec<Pattern>,
     /// Where those replicas may be; `None`: anywhere.
     pub(crate) addresses: Option<Addresses>,
+    /// The node ids of the role `data-plane`; `None`: any.
+    pub(crate) nodes: Option<Vec<Pattern>>,
     /// From where it is taken; `None`: from anywhere.
     pub(crate) from: Option<Networks>,
 }
@@ -79,6 +81,17 @@ impl Identity {
     pub(crate) fn may_place(&self, service: &ServiceName, address: &Address, from: Option<IpAddr>) -> bool {
         let places = |grant: &Grant| grant.addresses.as_ref().is_none_or(|allowed| allowed.admit(address));
         self.grants(from).any(|grant| grant.owns(service) && (grant.is_operator() || places(grant)))
+    }
+
+    /// Whether he may follow and report under a node id.
+    pub(crate) fn may_act_as(&self, node: &NodeId, from: Option<IpAddr>) -> bool {
+        let names = |grant: &Grant| {
+            grant
+                .nodes
+                .as_ref()
+                .is_none_or(|nodes| nodes.iter().any(|pattern| pattern.matches(node.as_str())))
+        };
+        self.grants(from).any(|grant| grant.roles.contains(&Role::DataPlane) && names(grant))
     }
 
     fn grants(&self, from: Option<IpAddr>) -> impl Iterator<Item = &Grant> {
@@ -195,6 +208,22 @@ mod tests {
             assert_eq!(ci.may_place(&service("orders"), &address, None), may, "{address}");
             assert!(!ci.may_place(&service("payments"), &address, None));
         }
+    }
+
+    #[test]
+    fn a_data_plane_may_act_under_its_own_node_ids_and_under_any_where_none_are_named() {
+        let of = |nodes: Option<&[&str]>, role| {
+            let patterns = |nodes: &[&str]| nodes.iter().map(|text| Pattern::parse(text).unwrap()).collect();
+            identity(Grant { roles: vec![role], nodes: nodes.map(patterns), ..Grant::default() })
+        };
+        let may = |identity: &Identity, node: &str| identity.may_act_as(&NodeId::parse(node).unwrap(), None);
+        let edge = of(Some(&["edge-*", "spare"]), Role::DataPlane);
+        for (node, is_its_own) in [("edge-1", true), ("spare", true), ("spare-1", false), ("dp-1", false)] {
+            assert_eq!(may(&edge, node), is_its_own, "{node}");
+        }
+        assert!(may(&of(None, Role::DataPlane), "dp-1"));
+        assert!(!may(&of(Some(&[]), Role::DataPlane), "dp-1"), "an empty list is a list");
+        assert!(!may(&of(None, Role::Operator), "dp-1"));
     }
 
     #[test]

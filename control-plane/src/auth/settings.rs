@@ -1,6 +1,10 @@
 //! Flags on who gets in and what he may do, and what they come to.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::builder::FalseyValueParser;
 use gateway_proto::Networks;
@@ -9,7 +13,11 @@ use gateway_runtime::{
     tls::{Identity, Tls, TlsFiles},
 };
 
-use super::{Audit, Gate, Lock, endpoints::EndpointRules, file};
+use super::{
+    Audit, Gate, Lock,
+    endpoints::EndpointRules,
+    file::{self, Loaded},
+};
 
 /// What is offered by ALPN.
 const PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
@@ -151,16 +159,16 @@ impl Settings {
         Self { rate_limit: rate, ..self }
     }
 
-    /// Whether it may serve at an address.
+    /// Whether it may serve at an address, to which `what` leads: `--listen`, or a socket that was passed.
     ///
     /// # Errors
     /// A usage [`Failure`] that names the flags to set.
-    pub(crate) fn check(&self, listen: SocketAddr) -> Result<(), Failure> {
+    pub(crate) fn check(&self, what: &str, listen: SocketAddr) -> Result<(), Failure> {
         let (has_tls, has_lock) = (self.tls.is_some(), self.is_locked());
         if listen.ip().to_canonical().is_loopback() || self.is_insecure || has_tls && has_lock {
             return Ok(());
         }
-        let (what, flags) = match (has_tls, has_lock) {
+        let (open, flags) = match (has_tls, has_lock) {
             (false, false) => (
                 "there is no TLS and nobody is asked who he is",
                 "--tls-cert, --tls-key, and --auth-file or --tls-client-ca",
@@ -171,13 +179,22 @@ impl Settings {
             (true, _) => ("nobody is asked who he is", "--auth-file or --tls-client-ca"),
         };
         Err(Failure::usage(format!(
-            "--listen {listen} is reached from beyond this machine, and {what}: set {flags}, or say --insecure if whoever \
+            "{what} {listen} is reached from beyond this machine, and {open}: set {flags}, or say --insecure if whoever \
              reaches it may do everything"
         )))
     }
 
     fn is_locked(&self) -> bool {
         self.auth_file.is_some() || self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
+    }
+
+    /// Whether the files that are named can be used, without keeping what is in them.
+    ///
+    /// # Errors
+    /// A usage [`Failure`] that names the file.
+    pub(crate) fn check_files(&self) -> Result<(), Failure> {
+        self.tls()?;
+        self.auth_file.as_deref().map_or(Ok(()), |path| load(path).map(drop))
     }
 
     /// Reads the certificate, if there is one.
@@ -199,7 +216,7 @@ impl Settings {
     pub(crate) fn gate(&self, own: SocketAddr, audit: Audit) -> Result<Gate, Failure> {
         let lock = match &self.auth_file {
             Some(path) => {
-                let loaded = file::load(path).map_err(|why| Failure::usage(format!("--auth-file {why}")))?;
+                let loaded = load(path)?;
                 let (tokens, certificates, rules) = loaded.book.counts();
                 tracing::info!(tokens, certificates, jwt_rules = rules, "callers are asked who they are");
                 Some(Lock::by_file(path.clone(), loaded, self.rate_limit))
@@ -212,6 +229,10 @@ impl Settings {
         let gate = Gate::new(lock, rules, audit);
         Ok(gate.opening(self.opens_metrics, self.opens_reflection))
     }
+}
+
+fn load(path: &Path) -> Result<Loaded, Failure> {
+    file::load(path).map_err(|why| Failure::usage(format!("--auth-file {why}")))
 }
 
 /// Whether it is meant as one: an IPv6 address may begin with a colon, too, but has another one.
@@ -236,7 +257,7 @@ mod tests {
     }
 
     fn refusal(flags: &[&str], listen: &str) -> Option<String> {
-        settings(flags).check(listen.parse().unwrap()).err().map(|failure| failure.to_string())
+        settings(flags).check("--listen", listen.parse().unwrap()).err().map(|failure| failure.to_string())
     }
 
     #[test]

@@ -7,10 +7,8 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use gateway_runtime::tls::PeerCertificate;
 use http::{HeaderValue, Method, StatusCode, header};
 use serde_json::{Value, json};
-use tonic::transport::server::TcpConnectInfo;
 
 use super::{operation::Operation, paths::Found};
 use crate::{
@@ -20,9 +18,7 @@ use crate::{
 
 /// Lets a request pass whose caller may have it, with him in its extensions.
 pub(super) async fn check(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
-    let extensions = request.extensions();
-    let from = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-    let caller = gate.caller(request.headers(), extensions.get::<Arc<PeerCertificate>>(), from);
+    let caller = gate.caller(request.headers(), request.extensions());
     let path = request.uri().path();
     let permission = match path {
         "/metrics" if gate.opens_metrics => Permission::Open,
@@ -102,6 +98,7 @@ fn described(caller: &Caller) -> Value {
                             let networks = addresses.networks.to_string();
                             names.chain((!networks.is_empty()).then_some(networks)).collect::<Vec<_>>().join(",")
                         }),
+                        "nodes": grant.nodes.as_ref().map(|nodes| nodes.iter().map(ToString::to_string).collect::<Vec<_>>()),
                         "from": grant.from.as_ref().map(ToString::to_string),
                     })
                 })

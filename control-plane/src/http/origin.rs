@@ -4,13 +4,14 @@
 //! the answers of another origin; by letting its own name resolve to our address (DNS rebinding) it becomes one origin
 //! with us, but then `Host` has that name. So only names are taken that nobody else can give out.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     extract::{Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use gateway_runtime::hosts::is_nobody_elses;
 use http::{HeaderMap, HeaderName, Method, Uri, header, uri::Authority};
 
 use crate::refusal::Refusal;
@@ -50,22 +51,16 @@ impl AllowedHosts {
         Ok(())
     }
 
-    /// Addresses; names that never leave this machine (RFC 6761, section 6.3) or have no dot, so that no domain's owner
-    /// can give them out; and those that are allowed.
+    /// Names that nobody else can give out, and those that are allowed.
     fn is_ours(&self, host: &str) -> bool {
-        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
-        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
-        address.parse::<IpAddr>().is_ok()
-            || !host.contains('.')
-            || host.ends_with(".localhost")
-            || self.0.iter().any(|allowed| allowed == "*")
-            || self.allows(&host)
+        is_nobody_elses(host) || self.0.iter().any(|allowed| allowed == "*") || self.allows(host)
     }
 
     fn allows(&self, host: &str) -> bool {
+        let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
         self.0.iter().any(|allowed| match allowed.strip_prefix('.') {
             Some(_) => host.len() > allowed.len() && host.ends_with(allowed.as_str()),
-            None => host == allowed,
+            None => host == *allowed,
         })
     }
 
@@ -101,7 +96,7 @@ impl AllowedHosts {
         let port = |authority: &Authority| authority.port_u16().unwrap_or(default);
         let is_asked =
             |host: &Authority| host.host().eq_ignore_ascii_case(origin.host()) && port(host) == port(origin);
-        host.is_some_and(is_asked) || self.allows(&origin.host().to_ascii_lowercase())
+        host.is_some_and(is_asked) || self.allows(origin.host())
     }
 }
 

@@ -29,6 +29,7 @@ use crate::{
     registry::{Limits, View},
     server::{Routers, Server},
     store::Memory,
+    strangers::Strangers,
     writer::Writer,
 };
 
@@ -63,7 +64,8 @@ async fn serve(panics: &Panics, grpc: Router, http: Router) -> SocketAddr {
     let routers = Routers { grpc: behind(grpc, Handler::Grpc), http: behind(http, Handler::Http) };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let server = Server::new(routers, None, 100, Shutdown::new(), panics.clone());
+    let places = (100, Strangers::new(100, false));
+    let server = Server::new(routers, None, places, Shutdown::new(), panics.clone());
     tokio::spawn(Arc::new(server).accept_all(Arc::new(listener)));
     address
 }

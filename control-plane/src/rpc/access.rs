@@ -7,8 +7,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use gateway_runtime::tls::PeerCertificate;
-use tonic::{Status, transport::server::TcpConnectInfo};
+use tonic::Status;
 
 use crate::{
     auth::{
@@ -23,11 +22,7 @@ use crate::{
 pub(super) async fn check(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
     let known = request.extensions().get::<Caller>().cloned();
     let is_outer = known.is_none();
-    let caller = known.unwrap_or_else(|| {
-        let extensions = request.extensions();
-        let from = extensions.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-        gate.caller(request.headers(), extensions.get::<Arc<PeerCertificate>>(), from)
-    });
+    let caller = known.unwrap_or_else(|| gate.caller(request.headers(), request.extensions()));
     let path = request.uri().path();
     let permission = match of_rpc(path) {
         Some(_) if gate.opens_reflection && is_reflection(path) => Permission::Open,
@@ -42,6 +37,8 @@ pub(super) async fn check(State(gate): State<Arc<Gate>>, mut request: Request, n
         return Refusal::from(denied).status().into_http();
     }
     request.extensions_mut().insert(caller.clone());
-    let response = next.run(request).await;
-    if is_outer { caller.watch(response, Wire::Grpc) } else { response }
+    match is_outer {
+        true => caller.watch(next.run(caller.watch_request(request)).await, Wire::Grpc),
+        false => next.run(request).await,
+    }
 }

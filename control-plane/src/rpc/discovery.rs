@@ -25,6 +25,7 @@ pub(super) use self::wire::Discovery;
 use self::wire::{Outgoing, Responses};
 use super::{HELLO_TIMEOUT, MAX_REQUEST_BYTES, identity, next_message};
 use crate::{
+    auth::Caller,
     clock,
     edge::Edge,
     observe::Seat,
@@ -43,11 +44,11 @@ type Outbound = mpsc::Sender<Result<Outgoing, Status>>;
 fn open(
     edge: &Arc<Edge>,
     inbound: Streaming<v1::StreamSnapshotsRequest>,
-    peer: String,
+    caller: Caller,
 ) -> Result<Responses, Status> {
     let place = edge.snapshot_streams.take()?;
     let (outbound, responses) = mpsc::channel(BUFFERED);
-    let work = serve(Arc::clone(edge), inbound, outbound.clone(), peer);
+    let work = serve(Arc::clone(edge), inbound, outbound.clone(), caller);
     edge.spawn_stream("snapshot_stream", place, outbound, work);
     Ok(Responses::new(responses))
 }
@@ -56,8 +57,9 @@ async fn serve(
     edge: Arc<Edge>,
     mut inbound: Streaming<v1::StreamSnapshotsRequest>,
     outbound: Outbound,
-    peer: String,
+    caller: Caller,
 ) -> Result<(), Status> {
+    let peer = caller.from().map(|from| from.to_string()).unwrap_or_default();
     let hello = tokio::select! {
         hello = timeout(HELLO_TIMEOUT, next_message(&mut inbound, MAX_REQUEST_BYTES)) => match hello {
             Ok(hello) => hello?,
@@ -85,6 +87,7 @@ async fn serve(
         None
     } else {
         let identity = identity(node, peer).map_err(|error| invalid(error.within("hello.node")))?;
+        caller.admit_node(&identity.id, "StreamSnapshots").map_err(Refusal::from)?;
         let seat = edge.effects.observation.connect(identity, resume.unwrap_or(0)).map_err(Refusal::from)?;
         tracing::info!(node = %seat.node(), resume = ?resume, "data plane connected");
         Some(seat)

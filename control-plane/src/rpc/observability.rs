@@ -72,10 +72,10 @@ impl ObservabilityService for Observability {
         request: Request<Streaming<v1::ReportNodeStatusRequest>>,
     ) -> Result<Response<Self::ReportNodeStatusStream>, Status> {
         let place = self.0.report_streams.take()?;
-        let peer = request.remote_addr().map(|peer| peer.to_string()).unwrap_or_default();
+        let caller = Caller::of(request.extensions()).clone();
         // An answer or two on their way, and perhaps the status that ends the stream.
         let (outbound, responses) = mpsc::channel(4);
-        let work = reports::take(Arc::clone(&self.0), request.into_inner(), outbound.clone(), peer);
+        let work = reports::take(Arc::clone(&self.0), request.into_inner(), outbound.clone(), caller);
         self.0.spawn_stream("report_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }

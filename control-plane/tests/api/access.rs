@@ -5,11 +5,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use control_plane::{Settings, auth_file::fingerprint};
-use gateway_proto::v1::{self, keep_alive_result::Result as Outcome};
+use gateway_proto::v1::{self, keep_alive_result::Result as Outcome, stream_snapshots_request::Message};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio_stream::iter;
-use tonic::{Code, Request};
+use tokio_stream::{StreamExt as _, iter, pending};
+use tonic::{Code, Request, transport::Endpoint};
+use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{
     plane::{Plane, explain, request, seconds},
@@ -93,6 +94,103 @@ async fn a_keep_alive_stream_renews_what_is_its_caller_s_and_nothing_else() {
     let refused = locked.plane.registry().heartbeat(shown("orders", beat(&theirs))).await.unwrap_err();
     assert_eq!(explain(&refused).1, "PERMISSION_DENIED");
     assert!(locked.plane.registry().heartbeat(shown("payments", beat(&theirs))).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_data_plane_goes_by_its_own_node_ids_on_both_streams_and_by_no_other_s() {
+    let entries = [
+        entry("edge", "roles = [\"data-plane\"]\nnodes = [\"edge-*\"]"),
+        entry("dp", "roles = [\"data-plane\"]"),
+        entry("see", "roles = [\"reader\"]"),
+    ];
+    let locked = Locked::start(&entries.concat(), &[], 5000).await;
+    let node = |id: &str| Some(v1::NodeIdentity { node_id: id.into(), ..Default::default() });
+    let follows = async |token: &str, id: &str| {
+        let hello = v1::Hello { node: node(id), ..Default::default() };
+        let hello = v1::StreamSnapshotsRequest { message: Some(Message::Hello(hello)) };
+        let stream = locked.plane.discovery().stream_snapshots(shown(token, open_for_ever(hello))).await;
+        stream?.into_inner().message().await
+    };
+    let reports = async |token: &str, id: &str| {
+        let report = v1::ReportNodeStatusRequest { node: node(id), ..Default::default() };
+        let stream =
+            locked.plane.observability().report_node_status(shown(token, open_for_ever(report))).await;
+        stream?.into_inner().message().await
+    };
+    for (token, id) in [("edge", "edge-1"), ("dp", "dp-1"), ("dp", "edge-1")] {
+        assert!(follows(token, id).await.unwrap().is_some(), "{token} as {id}");
+        assert!(reports(token, id).await.unwrap().is_some(), "{token} as {id}");
+    }
+    for refused in [follows("edge", "dp-1").await.unwrap_err(), reports("edge", "dp-1").await.unwrap_err()] {
+        assert_eq!(
+            (refused.code(), explain(&refused).1.as_str()),
+            (Code::PermissionDenied, "PERMISSION_DENIED")
+        );
+        assert!(refused.message().contains("edge may not act as the data plane dp-1"), "{refused}");
+    }
+    let events = locked.ask("GET", "/v1/events", "see", "").await.body;
+    assert!(events.contains("ACCESS_DENIED") && events.contains("ReportNodeStatus"), "{events}");
+}
+
+/// One message on a stream that stays open.
+fn open_for_ever<T: Send + 'static>(message: T) -> impl tokio_stream::Stream<Item = T> + Send {
+    iter([message]).chain(pending())
+}
+
+#[tokio::test]
+async fn without_its_lease_a_replica_is_removed_by_no_other_one_of_its_service_also_not_by_its_address() {
+    let locked = Locked::start(&entries(), &[], 5000).await;
+    let leased = locked.lease("orders", "orders").await.replica.unwrap();
+    let body = |address: &str| json!({"service": "orders", "address": address}).to_string();
+    let refused = locked.ask("DELETE", "/register", "orders", &body("10.0.0.1:80")).await;
+    assert_eq!(
+        (refused.status, &refused.json()["reason"]),
+        (400, &json!("INVALID_FIELD")),
+        "{}",
+        refused.body
+    );
+    assert!(refused.body.contains("has a lease"), "{}", refused.body);
+    let path = format!("/v1/services/orders/replicas/{}", leased.replica_id);
+    assert_eq!(locked.ask("GET", &path, "see", "").await.status, 200);
+    assert_eq!(locked.ask("DELETE", "/register", "ops", &body("10.0.0.1:80")).await.status, 204);
+    // Who registers without a lease knows none.
+    assert_eq!(locked.ask("POST", "/register", "orders", &body("10.0.0.2:80")).await.status, 201);
+    assert_eq!(locked.ask("DELETE", "/register", "orders", &body("10.0.0.2:80")).await.status, 204);
+}
+
+#[tokio::test]
+async fn strangers_who_hold_connections_keep_nobody_out_who_says_who_he_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("auth.toml");
+    std::fs::write(&path, entries()).unwrap();
+    let plane = Plane::start_with(|config| {
+        config.access = Settings::default().with_auth_file(path);
+        // The plane's own client has one of them, and has said nothing either.
+        config.max_connections = 9;
+    })
+    .await;
+    let watch = async || {
+        let channel = Endpoint::from_shared(format!("http://{}", plane.running.listen()))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap();
+        let mut health = HealthClient::new(channel);
+        let mut watching = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+        assert!(watching.message().await.unwrap().is_some());
+        watching
+    };
+    let mut strangers = Vec::new();
+    for _ in 0..8 {
+        strangers.push(watch().await);
+    }
+    let asked = send(&plane, "GET", "/v1/services", "authorization: Bearer ops", "");
+    let answer = tokio::time::timeout(Duration::from_secs(20), asked).await.expect("there is a place");
+    assert_eq!(answer.status, 200);
+    for (number, stranger) in strangers.iter_mut().enumerate() {
+        let ended = tokio::time::timeout(Duration::from_millis(50), stranger.message()).await;
+        assert_eq!(ended.is_err(), number < 4, "half of them stay: {number}");
+    }
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ mod access;
 mod dashboard;
 mod discovery;
 mod http;
+mod jwks;
 mod keep_alive;
 mod lifecycle;
 mod lists;

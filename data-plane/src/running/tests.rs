@@ -108,7 +108,7 @@ fn copies_of(listening: SocketAddr) -> usize {
     let local = format!("{:08X}:{:04X}", u32::from(*address.ip()).swap_bytes(), address.port());
     let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let fields = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let inode =
+    let mut inode =
         fields.filter(|fields| fields[1] == local && fields[3] == "0A").map(|fields| fields[9].to_owned());
     let name = format!("socket:[{}]", inode.next().unwrap());
     let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();

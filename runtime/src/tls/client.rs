@@ -2,13 +2,13 @@
 
 use std::{path::PathBuf, sync::Arc, time::SystemTime};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 
 use super::{Identity, PeerCertificate, Shown, certificates, unusable};
 use crate::{
     Failure, Shutdown,
-    files::{self, ReadAt, Words},
+    files::{self, ReadAt, Watched, Words},
 };
 
 /// Whom a client believes, and what it shows.
@@ -27,6 +27,8 @@ pub struct ClientTlsFiles {
 pub struct ClientTls {
     files: ClientTlsFiles,
     current: ArcSwapOption<ClientConfig>,
+    /// The files as they were when `current` was read.
+    watched: ArcSwap<Watched>,
     read_at: ReadAt,
     /// What a server said against us last.
     refusal: ArcSwapOption<String>,
@@ -41,12 +43,14 @@ impl ClientTls {
     /// # Errors
     /// A usage [`Failure`] that names the file and what is wrong with it.
     pub fn load(files: ClientTlsFiles) -> Result<Self, Failure> {
+        let watched = ArcSwap::from_pointee(Watched::look(&files.paths()));
         let is_needed = files.ca.is_some() || files.identity.is_some();
         let config = is_needed.then(|| read(&files)).transpose().map_err(Failure::usage)?;
         let read_at = if is_needed { ReadAt::now() } else { ReadAt::default() };
         Ok(Self {
             files,
             current: ArcSwapOption::from(config.map(Arc::new)),
+            watched,
             read_at,
             refusal: ArcSwapOption::empty(),
             shown: ArcSwapOption::empty(),
@@ -94,7 +98,7 @@ impl ClientTls {
 
     /// Whether there are files to be looked at.
     pub fn has_files(&self) -> bool {
-        !self.paths().is_empty()
+        !self.files.paths().is_empty()
     }
 
     /// Reads the files again whenever one of them has changed, until the shutdown. Files that cannot be used change
@@ -105,16 +109,20 @@ impl ClientTls {
             unusable: "the files for TLS to servers changed and cannot be used: going on with those before",
         };
         let files = self.files.clone();
-        let put = |config| {
+        let put = |(watched, config)| {
             self.current.store(Some(Arc::new(config)));
+            self.watched.store(Arc::new(watched));
             self.read_at.again();
         };
-        files::follow(|| self.paths(), move || read(&files), put, WORDS, shutdown).await;
+        let read = move || Ok((Watched::look(&files.paths()), read(&files)?));
+        files::follow(|| Watched::clone(&self.watched.load()), read, put, WORDS, shutdown).await;
     }
+}
 
+impl ClientTlsFiles {
     fn paths(&self) -> Vec<PathBuf> {
-        let identity = self.files.identity.iter().flat_map(|it| [&it.certificate, &it.key]);
-        identity.chain(&self.files.ca).cloned().collect()
+        let identity = self.identity.iter().flat_map(|it| [&it.certificate, &it.key]);
+        identity.chain(&self.ca).cloned().collect()
     }
 }
 

@@ -1,4 +1,5 @@
-"""Calls every RPC that reflection lists, once as each of several callers, with an empty message.
+"""Calls every RPC that reflection lists, once as each of several callers, with an empty message; and once as the caller `orders` with
+a message about the service `payments`, under `foreign`.
 
     access.py ADDRESS '{"caller": "token or empty", …}' READER_TOKEN [CA_FILE]
 
@@ -61,13 +62,25 @@ def outcome(error):
     return {"code": code if code in REFUSALS else "OK", "reason": reasons[0] if reasons else "", "is_empty": True}
 
 
-def attempt(channel, method, token):
+def about_payments(message):
+    """Sets what the message has of a service, a replica and its lease."""
+    for field in message.DESCRIPTOR.fields:
+        if field.name == "endpoint":
+            message.endpoint.address = "10.0.0.1:80"
+        elif field.name == "health":
+            message.health = 2
+        elif field.name in ("service", "replica_id", "lease_id") and field.cpp_type == field.CPPTYPE_STRING:
+            setattr(message, field.name, {"service": "payments", "replica_id": "r-1", "lease_id": "0" * 32}[field.name])
+    return message
+
+
+def attempt(channel, method, token, fill=lambda message: message):
     make = message_factory.GetMessageClass(method.input_type)
     read = message_factory.GetMessageClass(method.output_type).FromString
     kind = ("stream" if method.client_streaming else "unary") + "_" + ("stream" if method.server_streaming else "unary")
     path = f"/{method.containing_service.full_name}/{method.name}"
     call = getattr(channel, kind)(path, request_serializer=lambda m: m.SerializeToString(), response_deserializer=read)
-    request = iter([make()]) if method.client_streaming else make()
+    request = iter([fill(make())]) if method.client_streaming else fill(make())
     try:
         answer = call(request, metadata=bearer(token), timeout=1.5)
         if method.server_streaming:
@@ -95,6 +108,7 @@ def main():
             for method in reflection.methods(service):
                 name = f"{service}/{method.name}"
                 told[name] = {caller: attempt(channel, method, token) for caller, token in callers.items()}
+                told[name]["foreign"] = attempt(channel, method, callers["orders"], about_payments)
     json.dump(told, sys.stdout)
 
 

@@ -12,7 +12,7 @@ use gateway_proto::{
 use http::StatusCode;
 
 use crate::{
-    control::{self, Control},
+    control::{self, Control, Shown},
     error::{Error, Exit},
     target::Target,
 };
@@ -99,13 +99,18 @@ async fn registered(control: &Control, target: &Target) -> Result<String, Error>
 }
 
 /// Asks a data plane's admin side.
-pub(super) async fn data_plane(url: &str, topic: &Topic, timeout: Duration) -> Result<Asked, Error> {
+pub(super) async fn data_plane(
+    url: &str,
+    topic: &Topic,
+    shown: &Shown,
+    timeout: Duration,
+) -> Result<Asked, Error> {
     let Topic::Replica(target) = topic else {
         let why = format!("a data plane explains its replicas only: write {topic}/REPLICA");
         return Err(Error::new(Exit::Usage, why));
     };
     let path = format!("/explain?replica={target}");
-    let (status, text) = control::get_from_data_plane(url, &path, timeout).await?;
+    let (status, text) = control::get_from_data_plane(url, &path, shown, timeout).await?;
     match status {
         StatusCode::OK => read(&text).map(Box::new).map(Asked::Replica).map_err(|why| {
             Error::new(Exit::Failed, format!("the answer of {url} is not what this gwctl knows: {why}"))

@@ -60,6 +60,8 @@ fn what_an_entry_must_not_say_is_refused_with_its_name() {
         ("roles = [\"replica\"]", "needs services"),
         ("roles = [\"reader\"]\nservices = [\"a\"]", "are for the role replica"),
         ("roles = [\"reader\"]\naddresses = [\"10.0.0.0/8\"]", "are for the role replica"),
+        ("roles = [\"reader\"]\nnodes = [\"dp-1\"]", "nodes are for the role data-plane"),
+        ("roles = [\"data-plane\"]\nnodes = [\"d*1\"]", "nodes: \"d*1\" has a '*' that is not its end"),
         ("roles = [\"replica\"]\nservices = [\"a*b\"]", "'*' that is not its end"),
         (
             "roles = [\"replica\"]\nservices = [\"a\"]\naddresses = [\"10.0.0.1/8\"]",
@@ -86,6 +88,47 @@ fn what_an_entry_must_not_say_is_refused_with_its_name() {
         refusal("[[certificate]]\nname = \"orders\"\nroles = [\"reader\"]")
             .contains("spiffe://, dns: or cn:")
     );
+}
+
+#[test]
+fn keys_of_jwts_are_in_a_file_or_published_and_not_both() {
+    let with = |keys: &str| {
+        let rule = "[[jwt.rule]]\nclaim = \"groups\"\nvalue = \"ops\"\nroles = [\"operator\"]\n";
+        read_text(&format!("[jwt]\nissuer = \"https://idp\"\naudiences = [\"gateway\"]\n{keys}\n{rule}"))
+    };
+    let url = "jwks-url = \"https://idp.example/keys\"";
+    let book = with(url).unwrap();
+    assert_eq!(book.remote().unwrap().to_string(), "https://idp.example/keys");
+    let jwt = bearer("eyJhbGciOiJFZERTQSJ9.e30.AAAA");
+    assert_eq!(book.identify(&jwt, NOW), Err(CredentialError::NoKeys), "none were fetched yet");
+    for (keys, why) in [
+        (String::new(), "needs either jwks-file, or jwks-url"),
+        (format!("{url}\njwks-file = \"keys.json\""), "needs either jwks-file, or jwks-url"),
+        ("jwks-file = \"keys.json\"\njwks-ca = \"ca.pem\"".into(), "needs either jwks-file, or jwks-url"),
+        ("jwks-url = \"http://idp.example/keys\"".into(), "has no TLS"),
+        (format!("{url}\njwks-ca = \"/absent/ca.pem\""), "/absent/ca.pem"),
+    ] {
+        let told = with(&keys).map(|_| ()).unwrap_err();
+        assert!(told.starts_with("jwt: ") && told.contains(why), "{keys}: {told}");
+    }
+}
+
+#[test]
+fn a_file_that_is_read_again_keeps_the_keys_that_were_fetched_at_the_same_place() {
+    let with = |url: &str| {
+        let rule = "[[jwt.rule]]\nclaim = \"groups\"\nvalue = \"ops\"\nroles = [\"operator\"]\n";
+        let text = format!("[jwt]\nissuer = \"i\"\naudiences = [\"a\"]\njwks-url = \"{url}\"\n{rule}");
+        read_text(&text).unwrap()
+    };
+    let set =
+        r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}]}"#;
+    let keys = Jwks::parse(set.as_bytes()).unwrap();
+    let (here, there) = (with("https://a/keys"), with("https://b/keys"));
+    let fetched = here.with_keys(here.remote().unwrap(), &keys).unwrap();
+    assert_eq!(fetched.with_keys(here.remote().unwrap(), &keys), None, "no news");
+    assert_eq!(there.with_keys(here.remote().unwrap(), &keys), None, "of another place");
+    assert_eq!(here.keeping_keys(&fetched), fetched);
+    assert_eq!(there.keeping_keys(&fetched), there);
 }
 
 #[test]
@@ -126,7 +169,7 @@ fn files_that_it_names_are_found_beside_it_and_watched_with_it() {
         .unwrap();
     let loaded = load(&path).unwrap();
     assert!(loaded.book.identify(&bearer("sesame"), NOW).is_ok());
-    assert_eq!(loaded.files, [path.clone(), folder.path().join("ci.token")]);
+    assert!(loaded.files.paths().eq([&path, &folder.path().join("ci.token")]));
     std::fs::remove_file(folder.path().join("ci.token")).unwrap();
     assert!(load(&path).unwrap_err().contains("ci.token"));
 }

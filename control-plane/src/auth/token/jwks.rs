@@ -1,5 +1,4 @@
-//! The public keys of an issuer, from a JWK set in a file (RFC 7517). Nothing is fetched: who keeps the file current, such as
-//! a timer with curl, decides what is believed.
+//! The public keys of an issuer, from a JWK set (RFC 7517): out of a file, or as they were fetched.
 
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey,
@@ -7,6 +6,7 @@ use aws_lc_rs::signature::{
 use serde::Deserialize;
 
 use super::decode;
+use crate::auth::CredentialError;
 
 /// Keys that one set may have.
 const MAX_KEYS: usize = 100;
@@ -99,14 +99,14 @@ impl Jwks {
         (algorithm, id): (Algorithm, Option<&str>),
         message: &[u8],
         signature: &[u8],
-    ) -> Result<(), String> {
+    ) -> Result<(), CredentialError> {
         let mut fitting = self.0.iter().filter(|key| key.algorithm() == algorithm);
         let key = match id {
             Some(id) => fitting.find(|key| key.id.as_deref() == Some(id)),
             None => fitting.next().filter(|_| fitting.next().is_none()),
         };
-        let key = key.ok_or("is signed by a key that the JWK set does not have for this algorithm")?;
-        key.verify(message, signature).ok_or_else(|| "has a wrong signature".to_owned())
+        let key = key.ok_or(CredentialError::UnknownKey)?;
+        key.verify(message, signature).ok_or_else(|| CredentialError::invalid("has a wrong signature"))
     }
 }
 

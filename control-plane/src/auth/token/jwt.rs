@@ -14,6 +14,7 @@ use super::{
 use crate::auth::{
     CredentialError,
     identity::{Grant, Identity, Kind, Pattern},
+    remote::Remote,
 };
 
 /// How far the issuer's clock may be from ours.
@@ -27,8 +28,17 @@ pub(in crate::auth) struct Issuer {
     pub(in crate::auth) audiences: Vec<String>,
     /// The claim that names who has the token.
     pub(in crate::auth) name_claim: String,
-    pub(in crate::auth) keys: Jwks,
+    pub(in crate::auth) keys: Keys,
     pub(in crate::auth) rules: Vec<Rule>,
+}
+
+/// By what its tokens are believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::auth) enum Keys {
+    /// They were in a file.
+    Read(Jwks),
+    /// They are published; those that were fetched last, if any were.
+    Published(Remote, Option<Jwks>),
 }
 
 /// What a claim grants when it says this.
@@ -52,7 +62,7 @@ impl Issuer {
         token: &str,
         now: SystemTime,
     ) -> Result<Identity, CredentialError> {
-        let claims = self.verified(token).map_err(CredentialError::invalid)?;
+        let claims = self.verified(token)?;
         let expires = self.check(&claims, now)?;
         let name = claims.get(&self.name_claim).and_then(Value::as_str).unwrap_or_default();
         let is_shown =
@@ -71,30 +81,34 @@ impl Issuer {
     }
 
     /// The claims of a token whose signature is good.
-    fn verified(&self, token: &str) -> Result<Map<String, Value>, String> {
+    fn verified(&self, token: &str) -> Result<Map<String, Value>, CredentialError> {
+        let invalid = |why: &str| CredentialError::invalid(why);
+        let (Keys::Read(keys) | Keys::Published(_, Some(keys))) = &self.keys else {
+            return Err(CredentialError::NoKeys);
+        };
         let mut parts = token.splitn(4, '.');
         let (Some(header), Some(claims), Some(signature), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
-            return Err("is no JWT of three parts".into());
+            return Err(invalid("is no JWT of three parts"));
         };
-        let fields = object(header).ok_or("has a header that is no JSON object")?;
+        let fields = object(header).ok_or_else(|| invalid("has a header that is no JSON object"))?;
         // Extensions that must be understood, and none is (RFC 7515, section 4.1.11).
         if fields.contains_key("crit") {
-            return Err("asks for extensions, which are not known here".into());
+            return Err(invalid("asks for extensions, which are not known here"));
         }
         let name = fields.get("alg").and_then(Value::as_str).unwrap_or_default();
-        let algorithm =
-            Algorithm::parse(name).ok_or("is signed by another algorithm than RS256, ES256 and EdDSA")?;
+        let algorithm = Algorithm::parse(name)
+            .ok_or_else(|| invalid("is signed by another algorithm than RS256, ES256 and EdDSA"))?;
         let id = match fields.get("kid") {
             None => None,
             Some(Value::String(id)) => Some(id.as_str()),
-            Some(_) => return Err("has a kid that is no text".into()),
+            Some(_) => return Err(invalid("has a kid that is no text")),
         };
-        let signature = decode(signature).ok_or("has a signature that is not base64url")?;
+        let signature = decode(signature).ok_or_else(|| invalid("has a signature that is not base64url"))?;
         let message = &token.as_bytes()[..header.len() + 1 + claims.len()];
-        self.keys.verify((algorithm, id), message, &signature)?;
-        object(claims).ok_or_else(|| "has claims that are no JSON object".into())
+        keys.verify((algorithm, id), message, &signature)?;
+        object(claims).ok_or_else(|| invalid("has claims that are no JSON object"))
     }
 
     /// Whether they are of this issuer, for us, and for now; until when.

@@ -19,12 +19,12 @@ use http::{HeaderMap, HeaderValue, Request, Response, header::CONTENT_TYPE};
 use http_body::{Body, Frame};
 use prost::Message;
 use tokio::sync::mpsc;
-use tonic::{Status, Streaming, codec::Codec, server::NamedService, transport::server::TcpConnectInfo};
+use tonic::{Status, Streaming, codec::Codec, server::NamedService};
 use tonic_prost::ProstCodec;
 use tower::Service;
 
 use super::{MAX_REQUEST_BYTES, open};
-use crate::{edge::Edge, publish::Encoded};
+use crate::{auth::Caller, edge::Edge, publish::Encoded};
 
 const PATH: &str = "/gateway.v1.DiscoveryService/StreamSnapshots";
 /// Bytes before each message: whether it is compressed, and its length.
@@ -79,11 +79,10 @@ fn answer(
         return Err(Status::unimplemented("DiscoveryService has no such method"));
     }
     check_encoding(request.headers())?;
-    let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
-    let peer = peer.map(|peer| peer.to_string()).unwrap_or_default();
+    let caller = Caller::of(request.extensions()).clone();
     let decoder = ProstCodec::<StreamSnapshotsResponse, StreamSnapshotsRequest>::default().decoder();
     let inbound = Streaming::new_request(decoder, request.into_body(), None, Some(MAX_REQUEST_BYTES));
-    let body = tonic::body::Body::new(open(edge, inbound, peer)?);
+    let body = tonic::body::Body::new(open(edge, inbound, caller)?);
     let mut response = Response::new(body);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     Ok(response)

@@ -10,6 +10,7 @@ use tokio::{
 use tonic::{Status, Streaming};
 
 use crate::{
+    auth::Caller,
     clock,
     edge::Edge,
     observe::{Attention, Report, Seat},
@@ -28,7 +29,7 @@ pub(super) async fn take(
     edge: Arc<Edge>,
     mut inbound: Streaming<v1::ReportNodeStatusRequest>,
     outbound: Outbound,
-    peer: String,
+    caller: Caller,
 ) -> Result<(), Status> {
     let shutting_down = || Status::from(Refusal::from(WriteError::ShuttingDown));
     let first = tokio::select! {
@@ -39,8 +40,10 @@ pub(super) async fn take(
         () = edge.shutdown.begun() => return Err(shutting_down()),
     };
     let Some(mut message) = first else { return Ok(()) };
+    let peer = caller.from().map(|from| from.to_string()).unwrap_or_default();
     let identity = identity(message.node.take().unwrap_or_default(), peer);
     let identity = identity.map_err(|invalid| Refusal::from(invalid.within("node")))?;
+    caller.admit_node(&identity.id, "ReportNodeStatus").map_err(Refusal::from)?;
     let observation = &edge.effects.observation;
     let seat = observation.begin_reports(identity).map_err(Refusal::from)?;
     let (attention, to_peer) = (observation.follow_attention(), outbound.clone());

@@ -56,7 +56,7 @@ fn issuer(keys: &[Value]) -> Issuer {
         name: "https://idp.example".into(),
         audiences: vec!["gateway".into()],
         name_claim: "sub".into(),
-        keys: Jwks::parse(json!({"keys": keys}).to_string().as_bytes()).unwrap(),
+        keys: Keys::Read(Jwks::parse(json!({"keys": keys}).to_string().as_bytes()).unwrap()),
         rules: vec![
             rule("groups", "gw-operators", Role::Operator),
             rule("realm_access.roles", "view-*", Role::Reader),

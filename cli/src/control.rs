@@ -14,6 +14,7 @@ use gateway_proto::{
     nearest::nearest,
     reason,
     v1::{
+        SilentControlPlane,
         observability_service_client::ObservabilityServiceClient, policy_service_client::PolicyServiceClient,
         registry_service_client::RegistryServiceClient, route_service_client::RouteServiceClient,
     },
@@ -26,6 +27,7 @@ use crate::{
     endpoint::{Endpoint, Origin},
     error::{Error, Exit},
     link::{self, Credentials, Link},
+    partial::Told,
     progress::Progress,
     status::{Subject, explain, is_foreign},
 };
@@ -61,6 +63,8 @@ pub(crate) struct Control {
     observability: ObservabilityServiceClient<Link>,
     timeout: Duration,
     verbose: bool,
+    /// Who is told that an answer is not all.
+    told: Option<Arc<Told>>,
 }
 
 impl Control {
@@ -88,7 +92,9 @@ impl Control {
                 Err(error) => return Err(unreachable_error(&endpoint, &tls, &error)),
             }
         };
-        Ok(Self::showing((credentials, tls), channel, endpoint, (global.timeout, global.verbose)))
+        let told = Some(Arc::new(Told::new(global.output())));
+        let control = Self::showing((credentials, tls), channel, endpoint, (global.timeout, global.verbose));
+        Ok(Self { told, ..control })
     }
 
     /// Calls over an existing channel to the endpoint, and shows nothing.
@@ -115,6 +121,7 @@ impl Control {
             tls,
             timeout,
             verbose,
+            told: None,
         }
     }
 
@@ -160,6 +167,13 @@ impl Control {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(self.refusal(&status, subject)),
             Err(_) => Err(self.overdue()),
+        }
+    }
+
+    /// Says which control planes are missing in an answer.
+    pub(crate) fn tell_of(&self, silent: &[SilentControlPlane]) {
+        if let Some(told) = &self.told {
+            told.of(silent);
         }
     }
 

@@ -119,7 +119,8 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
     let (stop, alone) = (Shutdown::new(), Shutdown::new());
     let control_plane = match &config.registry {
         Registry::ControlPlane { urls, .. } => {
-            Some(Arc::new(ControlPlane::new(urls.clone(), config.identity.clone())))
+            let spread = ControlPlane::spread(urls.clone(), config.identity.clone(), &mut rand::rng());
+            Some(Arc::new(spread))
         }
         Registry::Static(_) => None,
     };
@@ -173,7 +174,12 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
     if let (Registry::ControlPlane { cache, .. }, Some(control_plane)) = (config.registry, &control_plane) {
         let process_id = format!("{:016x}", rand::random::<u64>());
         let node_id = config.node_id.to_string();
-        let node = v1::NodeIdentity { node_id, version: VERSION.into(), process_id: process_id.clone() };
+        let node = v1::NodeIdentity {
+            node_id,
+            version: VERSION.into(),
+            process_id: process_id.clone(),
+            ..Default::default()
+        };
         let link = Link { control_plane: control_plane.clone(), node, stop: stop.clone() };
         let reporter = Reporter {
             control_plane: link.control_plane.clone(),

@@ -32,7 +32,7 @@ use crate::{
     files::{self, ReadAt, Words},
 };
 pub use client::{ClientTls, ClientTlsFiles};
-pub use connect::{Connection, connect};
+pub use connect::{Connection, connect, connect_to, resolve};
 pub use peer::PeerCertificate;
 
 /// What a listener shows, and of whom it asks the same.

@@ -94,6 +94,7 @@ async fn watch(
                 match stream.message().await {
                     Ok(Some(response)) => {
                         interruption.over(output);
+                        control.tell_of(&response.silent_control_planes);
                         if response.gap {
                             output.note("some events are lost: the control plane no longer holds them");
                         }

@@ -52,6 +52,8 @@ pub struct Report {
     pub routed_by: Option<(String, Revision)>,
     /// What the guard holds; `None`: as before, or in a full report: nothing.
     pub held: Option<Held>,
+    /// The same as it was told.
+    pub(super) held_as_told: Option<v1::HeldReplicas>,
     /// Counts of an interval.
     pub stats: Option<StatsReport>,
     /// Whether the data plane has ended, and this is its last word.
@@ -106,6 +108,7 @@ impl Report {
         let events = wire.events.into_iter().enumerate().map(|(index, event)| {
             parse_event(node, event, at).map_err(|invalid| invalid.within(&format!("events[{index}]")))
         });
+        let held_as_told = wire.held_replicas.clone();
         let held = wire
             .held_replicas
             .map(|held| parse_held(held).map_err(|invalid| invalid.within("held_replicas")));
@@ -115,6 +118,7 @@ impl Report {
             lost_events: u64::try_from(wire.dropped_event_count).unwrap_or(0),
             routed_by: (!wire.epoch.is_empty()).then_some((wire.epoch, wire.revision)),
             held: held.transpose()?,
+            held_as_told,
             stats: parse_stats(wire.stats, wire.stats_interval)?,
             is_leaving: wire.is_leaving,
             answered: wire
@@ -127,7 +131,7 @@ impl Report {
     }
 }
 
-fn parse_breaker(node: &NodeId, mut wire: v1::Breaker) -> Result<(ReplicaKey, Row), Invalid> {
+pub(super) fn parse_breaker(node: &NodeId, mut wire: v1::Breaker) -> Result<(ReplicaKey, Row), Invalid> {
     let key = ReplicaKey::parse(&wire.service, &wire.replica_id)?;
     let state = match v1::BreakerState::try_from(wire.state) {
         Err(_) | Ok(v1::BreakerState::Unspecified) => {
@@ -340,7 +344,7 @@ fn parse_event(node: &NodeId, wire: v1::Event, at: SystemTime) -> Result<v1::Eve
     })
 }
 
-fn parse_held(wire: v1::HeldReplicas) -> Result<Held, Invalid> {
+pub(super) fn parse_held(wire: v1::HeldReplicas) -> Result<Held, Invalid> {
     if wire.replicas.len() > MAX_HELD {
         return Err(Invalid::new("replicas", format!("are more than {MAX_HELD} in one message")));
     }

@@ -12,7 +12,7 @@ use gateway_proto::{
 };
 use gateway_runtime::Shutdown;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::{JoinHandle, spawn_blocking},
     time::{Instant, sleep_until, timeout},
 };
@@ -57,13 +57,20 @@ pub(super) struct Session<'a> {
     detail: Option<Detail>,
     /// A question that is being answered: one at a time.
     answering: Option<JoinHandle<v1::WhatIfAnswer>>,
+    /// Discovery follows another control plane when this changes.
+    moves: watch::Receiver<usize>,
     /// Before these, no new position and no end of a drain is looked for: both may come at any rate.
     next_position_at: Instant,
     next_drained_at: Instant,
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(reporter: &'a Reporter, outgoing: mpsc::Sender<v1::ReportNodeStatusRequest>) -> Self {
+    /// `moves` says when another control plane is followed than the one that `outgoing` leads to.
+    pub(super) fn new(
+        reporter: &'a Reporter,
+        outgoing: mpsc::Sender<v1::ReportNodeStatusRequest>,
+        moves: watch::Receiver<usize>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             reporter,
@@ -75,6 +82,7 @@ impl<'a> Session<'a> {
             held: v1::HeldReplicas::default(),
             detail: None,
             answering: None,
+            moves,
             next_position_at: now,
             next_drained_at: now,
         }
@@ -108,6 +116,8 @@ impl<'a> Session<'a> {
                     due = Instant::now() + interval;
                     self.tell_changes().await
                 }
+                // The sender is held for as long as this is.
+                _ = self.moves.changed() => return Ended::Moved,
                 () = stop.begun() => return self.tell_the_rest(responses).await,
             };
             if let Err(ended) = told {
@@ -275,6 +285,8 @@ impl<'a> Session<'a> {
                 node_id: node_id.to_string(),
                 version: (*version).into(),
                 process_id: process_id.clone(),
+                // Of the other stream.
+                stream_number: 0,
             });
             self.introduced = true;
         }

@@ -265,7 +265,7 @@ async fn fifteen_seconds_of_silence_are_a_dead_peer_and_bookmarks_are_no_silence
         // Silent from here on, without closing.
         responses.closed().await;
     });
-    let ended = receive_all(stream, &answers, &feed, &mut Reconnect::default()).await;
+    let ended = receive_all(stream, &answers, &feed, &mut Reconnect::default(), false).await;
     assert!(matches!(ended, Ended::Silent), "{ended}");
     assert_eq!(began.elapsed().as_secs(), 4 * 14 + 15);
     bookmarks.await.unwrap();
@@ -277,14 +277,14 @@ async fn a_control_plane_that_reads_no_answers_is_left() {
     let (responses, stream) = pipe();
     let (answers, _unread) = mpsc::channel(ANSWERS);
     tokio::spawn(async move { while responses.send(Ok(wire::bookmark(5))).await.is_ok() {} });
-    let ended = receive_all(stream, &answers, &feed, &mut Reconnect::default()).await;
+    let ended = receive_all(stream, &answers, &feed, &mut Reconnect::default(), false).await;
     assert!(matches!(ended, Ended::NotRead), "{ended}");
 }
 
 #[test]
 fn a_stream_that_another_data_plane_took_over_is_left_to_it_for_a_while() {
     let now = Instant::now();
-    let pause = |ended: Ended, random| pause_after(&ended, &mut Reconnect::default(), now, random).as_secs();
+    let pause = |ended: Ended, random| pause_after(&ended, &mut Reconnect::default(), now, random, 1).as_secs();
     let taken_over = || Ended::from(Status::aborted("a newer stream of dp-1 has begun"));
     assert_eq!((pause(taken_over(), 0.0), pause(taken_over(), 1.0)), (10, 20));
     assert_eq!(pause(Ended::from(Status::unavailable("gone")), 1.0), 0);

@@ -34,7 +34,9 @@ pub(crate) fn reach(rollout: Option<&Rollout>) -> String {
     match silent {
         [] => reached,
         [one] => format!("{reached}, and nobody knows of those that follow {}", one.address),
-        [_, ..] => format!("{reached}, and nobody knows of those that follow {} other control planes", silent.len()),
+        [_, ..] => {
+            format!("{reached}, and nobody knows of those that follow {} other control planes", silent.len())
+        }
     }
 }
 
@@ -89,10 +91,7 @@ mod tests {
         assert_eq!(reach(None), "on no data plane: none is connected");
         let silent = SilentControlPlane { address: "b:7400".into(), ..Default::default() };
         let partial = Rollout { silent_control_planes: vec![silent], ..rollout(2, 2, &[]) };
-        assert_eq!(
-            reach(Some(&partial)),
-            "on 2/2 data planes, and nobody knows of those that follow b:7400"
-        );
+        assert_eq!(reach(Some(&partial)), "on 2/2 data planes, and nobody knows of those that follow b:7400");
     }
 
     #[test]

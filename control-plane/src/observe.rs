@@ -36,8 +36,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::events::of_registry;
 pub use self::{
     changes::Change,
-    matrix::{BreakerReport, Counts, Dirty, Matrix, News, Replica, RowName},
     exchange::{Followed, Sent},
+    matrix::{BreakerReport, Counts, Dirty, Matrix, News, Replica, RowName},
     nodes::{FORGET_AFTER, Identity, Nodes, SILENT_AFTER, Taken, Told, TooManyNodes},
     peers::Peers,
     receipts::{drain_status, rollout},
@@ -159,8 +159,7 @@ impl Observation {
         let was_elsewhere = observed.is_elsewhere(&identity.id);
         let forgotten = observed.nodes.connect(&identity, resume, clock::now(), clock::wall())?;
         observed.forget_rows_of(forgotten);
-        if was_elsewhere
-            && let Some(reports) = observed.seats.remove(&(identity.id.clone(), Stream::Reports))
+        if was_elsewhere && let Some(reports) = observed.seats.remove(&(identity.id.clone(), Stream::Reports))
         {
             // What it told before it followed this control plane was not taken in, so it tells everything anew.
             reports.cancel();
@@ -418,7 +417,9 @@ impl Drop for StatsReader {
         let mut stats = locked(&self.observation.stats);
         stats.end(self.id);
         let reads_here = stats.is_read_here();
-        self.observation.reads_counts.send_if_modified(|reads| std::mem::replace(reads, reads_here) != reads_here);
+        self.observation
+            .reads_counts
+            .send_if_modified(|reads| std::mem::replace(reads, reads_here) != reads_here);
         if stats.is_unread() {
             self.observation.attention.send_replace(Attention::Until(clock::now() + LINGER));
         }

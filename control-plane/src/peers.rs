@@ -112,7 +112,8 @@ impl PeerArgs {
     pub fn validate(self, is_encrypted: bool) -> Result<Settings, Failure> {
         let given = self.peers.iter().filter(|text| !text.is_empty());
         let addresses = given.map(|text| {
-            Address::parse(text, is_encrypted).map_err(|why| Failure::usage(format!("--peers {text:?} {why}")))
+            Address::parse(text, is_encrypted)
+                .map_err(|why| Failure::usage(format!("--peers {text:?} {why}")))
         });
         let addresses = addresses.collect::<Result<Vec<_>, _>>()?;
         if addresses.len() > MAX_PEERS {
@@ -137,6 +138,12 @@ impl Settings {
     /// These addresses, and nothing shown to them.
     pub fn at(addresses: Vec<Address>) -> Self {
         Self { addresses, ..Self::default() }
+    }
+
+    /// As `--advertise`.
+    #[must_use]
+    pub fn advertising(self, address: &str) -> Self {
+        Self { advertise: Some(address.to_owned()), ..self }
     }
 
     /// Reads the files.

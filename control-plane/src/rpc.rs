@@ -25,9 +25,8 @@ use gateway_proto::{
     Invalid, NodeId,
     v1::{
         self, observability_service_server::ObservabilityServiceServer,
-        peer_service_server::PeerServiceServer,
-        policy_service_server::PolicyServiceServer, registry_service_server::RegistryServiceServer,
-        route_service_server::RouteServiceServer,
+        peer_service_server::PeerServiceServer, policy_service_server::PolicyServiceServer,
+        registry_service_server::RegistryServiceServer, route_service_server::RouteServiceServer,
     },
 };
 use tonic::{Code, Status, Streaming, server::NamedService, service::Routes};
@@ -138,5 +137,11 @@ fn identity(wire: v1::NodeIdentity, address: String) -> Result<Identity, Invalid
     let id = NodeId::parse(&wire.node_id)?;
     text_within("version", &wire.version, MAX_VERSION_CHARS)?;
     text_within("process_id", &wire.process_id, MAX_PROCESS_CHARS)?;
-    Ok(Identity { id, version: wire.version, process: wire.process_id, address, stream_number: wire.stream_number })
+    Ok(Identity {
+        id,
+        version: wire.version,
+        process: wire.process_id,
+        address,
+        stream_number: wire.stream_number,
+    })
 }

@@ -142,7 +142,8 @@ fn stopped(rollout: Option<&Rollout>) -> String {
 /// Control planes that do not say what is in flight on their data planes; empty without any.
 fn silent(status: &DrainStatus) -> String {
     let silent = status.rollout.iter().flat_map(|rollout| &rollout.silent_control_planes);
-    let silent = silent.map(|silent| format!("the control plane at {} is silent ({})", silent.address, silent.reason));
+    let silent =
+        silent.map(|silent| format!("the control plane at {} is silent ({})", silent.address, silent.reason));
     silent.collect::<Vec<_>>().join(", ")
 }
 
@@ -257,7 +258,10 @@ impl<'a> Receipts<'a> {
         let silent = silent(&status);
         let _ = match status.is_idle || status.inflight_request_count == 0 {
             true if !status.is_idle && !silent.is_empty() => {
-                writeln!(text, "{key} drained: its time is over, and what is in flight is not known: {silent} {took}")
+                writeln!(
+                    text,
+                    "{key} drained: its time is over, and what is in flight is not known: {silent} {took}"
+                )
             }
             true => writeln!(text, "{key} drained: 0 in flight {took}"),
             false => writeln!(text, "{key} drained: its time is over, with {} {took}", flight(&status)),
@@ -271,7 +275,9 @@ fn still_draining(key: &ReplicaKey, last: &WatchDrainResponse, wait: Duration) -
     let status = last.status.clone().unwrap_or_default();
     let mut error =
         Error::new(Exit::WaitOver, format!("{key} still drains after {}: {}", exact(wait), flight(&status)));
-    if let Some(rollout) = status.rollout.clone().filter(|rollout| rollout.acked_node_count < rollout.node_count) {
+    if let Some(rollout) =
+        status.rollout.clone().filter(|rollout| rollout.acked_node_count < rollout.node_count)
+    {
         error = error.because(format!(
             "{}: waiting for {}",
             stopped(Some(&rollout)),

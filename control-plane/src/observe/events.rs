@@ -106,7 +106,7 @@ mod tests {
             version: "1".into(),
             process: String::new(),
             address: "10.0.0.9:1".into(),
-        stream_number: 1,
+            stream_number: 1,
         };
         let held =
             Held { count: 2, services: vec![ServiceName::parse("orders").unwrap()], ..Held::default() };

@@ -13,11 +13,8 @@ use gateway_proto::{Invalid, NodeId, ReplicaKey, v1};
 use tokio::sync::watch;
 
 use super::{
-    Answered, Change, Observation, Taken, Told, events, locked,
-    matrix::BreakerReport,
-    report::parse_breaker,
-    seat::Stream,
-    stats::parse_stats,
+    Answered, Change, Observation, Taken, Told, events, locked, matrix::BreakerReport, report::parse_breaker,
+    seat::Stream, stats::parse_stats,
 };
 use crate::{clock, registry::Revision};
 
@@ -81,11 +78,7 @@ impl Observation {
     /// The next message for a listener, without a mark, and whether it has been told all then.
     pub(crate) fn tell_peer(&self, sent: &mut Sent) -> (v1::FollowObservationsResponse, bool) {
         let observed = self.lock();
-        let now = clock::now();
-        let reports = |id: &NodeId| observed.seats.contains_key(&(id.clone(), Stream::Reports));
-        let (nodes, gone_node_ids) = observed.nodes.news(&mut sent.nodes, now, MAX_NODES, reports);
-        let mut is_all = nodes.len() < MAX_NODES
-            && nodes.iter().all(|node| node.held_replicas.is_none());
+        let mut is_all = true;
         let mut breakers = Vec::new();
         if sent.under_way.is_none()
             && let Some(node) = sent.due.pop_front()
@@ -107,7 +100,9 @@ impl Observation {
                     ..Default::default()
                 }),
             }
-            if !rest.is_empty() {
+            if rest.is_empty() {
+                breakers.last_mut().expect("one was pushed").complete = true;
+            } else {
                 sent.under_way = Some((node, rest));
             }
             is_all = false;
@@ -136,6 +131,12 @@ impl Observation {
                     is_all &= sent.due.is_empty();
                 }
             }
+        }
+        let (mut nodes, mut gone_node_ids) = (Vec::new(), Vec::new());
+        if is_all {
+            let reports = |id: &NodeId| observed.seats.contains_key(&(id.clone(), Stream::Reports));
+            (nodes, gone_node_ids) = observed.nodes.news(&mut sent.nodes, clock::now(), MAX_NODES, reports);
+            is_all = nodes.len() < MAX_NODES && nodes.iter().all(|node| node.held_replicas.is_none());
         }
         drop(observed);
         let (events, last_event_number) = locked(&self.own_events).after(sent.event, MAX_EVENTS);
@@ -207,6 +208,9 @@ impl Observation {
             let rows = rows.collect::<Result<_, _>>().map_err(|invalid| invalid.within("breakers"))?;
             let report = BreakerReport { full: breakers.full, breakers: rows };
             let dropped = observed.matrix.report(&node, report, wall);
+            if breakers.complete {
+                observed.nodes.has_told_rows(peer, &node);
+            }
             if dropped > 0 {
                 tracing::warn!(%node, rows = dropped, "no room for more breakers: rows dropped");
             }
@@ -273,7 +277,11 @@ impl Observation {
         observed.nodes.hush(peer);
         self.tell(observed);
         if was_heard {
-            tracing::warn!(peer, reason, "another control plane is silent: what its data planes report may be over");
+            tracing::warn!(
+                peer,
+                reason,
+                "another control plane is silent: what its data planes report may be over"
+            );
             self.record([events::peer_silent(peer, reason)]);
         }
     }

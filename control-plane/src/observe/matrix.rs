@@ -243,12 +243,7 @@ impl Matrix {
 
     /// What changed after `since` of the data planes that are `wanted`, at most `limit` rows, and the change to go on from.
     /// `None`: too long ago, so that only all rows tell.
-    pub fn news_of(
-        &self,
-        since: Change,
-        limit: usize,
-        wanted: impl Fn(&NodeId) -> bool,
-    ) -> Option<News> {
+    pub fn news_of(&self, since: Change, limit: usize, wanted: impl Fn(&NodeId) -> bool) -> Option<News> {
         if !self.changes.reaches(since) {
             return None;
         }

@@ -83,6 +83,8 @@ struct Node {
     /// The same as it was told, for other control planes; `None`: nothing.
     held_as_told: Option<Arc<v1::HeldReplicas>>,
     stream_number: i64,
+    /// The last message with events that was taken, and of which process.
+    taken_batch: (String, i64),
     home: Home,
     changed: u64,
 }
@@ -97,6 +99,8 @@ enum Home {
         is_reporting: bool,
         /// Whether that control plane does not tell how it is now.
         is_silent: bool,
+        /// Whether that control plane has told all of its breakers.
+        has_rows: bool,
     },
 }
 
@@ -218,6 +222,21 @@ impl Nodes {
         self.change(id, |node| node.reported = revision);
     }
 
+    /// Notes a message with events of this process. Yields whether it is new: what was not confirmed is told again.
+    pub fn takes_batch(&mut self, id: &NodeId, process: &str, batch: i64) -> bool {
+        if batch == 0 {
+            return true;
+        }
+        let mut is_new = false;
+        self.change(id, |node| {
+            is_new = node.taken_batch.0 != process || node.taken_batch.1 < batch;
+            if is_new {
+                node.taken_batch = (process.to_owned(), batch);
+            }
+        });
+        is_new
+    }
+
     /// Notes what the data plane's guard holds. Yields how many replicas it held before.
     pub fn holds(&mut self, id: &NodeId, held: Held, as_told: Option<v1::HeldReplicas>) -> usize {
         let mut before = 0;
@@ -283,7 +302,10 @@ impl Nodes {
 
     /// The connected data planes, and what each has taken on.
     pub(super) fn connected(&self) -> impl Iterator<Item = (&NodeId, Progress)> {
-        self.nodes.iter().filter(|(_, node)| node.is_known_connected()).map(|(id, node)| (id, node.progress()))
+        self.nodes
+            .iter()
+            .filter(|(_, node)| node.is_known_connected())
+            .map(|(id, node)| (id, node.progress()))
     }
 
     /// The data planes that may be routing: those that are connected, and those that were heard of within [`RETURN_TIME`].
@@ -365,7 +387,8 @@ impl Nodes {
         if of_kind().count() < self.capacity {
             return Ok(None);
         }
-        let away = of_kind().filter(|(_, node)| !node.is_known_connected()).min_by_key(|(_, node)| node.heard);
+        let away =
+            of_kind().filter(|(_, node)| !node.is_known_connected()).min_by_key(|(_, node)| node.heard);
         let away = away.map(|(id, _)| id.clone()).ok_or(TooManyNodes { limit: self.capacity })?;
         self.remove(&away);
         Ok(Some(away))
@@ -388,6 +411,7 @@ impl Nodes {
             held: Held::default(),
             held_as_told: None,
             stream_number: 0,
+            taken_batch: Default::default(),
             home: Home::Here,
             changed: 0,
         })
@@ -431,7 +455,10 @@ impl Node {
     }
 
     fn progress(&self) -> Progress {
-        Progress { acked: self.acked, taken_on: self.taken_on(), reported: self.reported }
+        // What it has reported says nothing as long as its rows are not here.
+        let has_rows = !matches!(self.home, Home::Peer { has_rows: false, .. });
+        let reported = self.reported.filter(|_| has_rows);
+        Progress { acked: self.acked, taken_on: self.taken_on(), reported }
     }
 
     fn taken_on(&self) -> Revision {

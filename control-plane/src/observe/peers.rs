@@ -157,7 +157,8 @@ impl OwnEvents {
 
 /// Whether other control planes are told of what was noted beside the registry: not of what each of them finds by itself.
 pub(super) fn is_own(event: &v1::Event) -> bool {
-    let is_judged = ["GUARD_HOLDING", "GUARD_CLEARED", "EVICTION_HELD", "CONTROL_PLANE_SILENT", "CONTROL_PLANE_HEARD"];
+    let is_judged =
+        ["GUARD_HOLDING", "GUARD_CLEARED", "EVICTION_HELD", "CONTROL_PLANE_SILENT", "CONTROL_PLANE_HEARD"];
     !event.node_id.is_empty() || !is_judged.contains(&event.event_type.as_str())
 }
 

@@ -81,6 +81,10 @@ impl Seat {
             }
         }
         let is_full = report.breakers.full;
+        if !observed.nodes.takes_batch(node, &self.identity.process, report.batch) {
+            report.events.clear();
+            report.lost_events = 0;
+        }
         if is_full {
             // Until all of it is here, which its last message says by naming the revision.
             observed.nodes.reports_anew(node);

@@ -1,9 +1,6 @@
 //! Follows one other control plane for as long as it is one.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use gateway_proto::v1::{self, peer_service_client::PeerServiceClient};
 use gateway_runtime::{root_cause, tls};
@@ -19,7 +16,11 @@ use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Endpoint}
 use tower::service_fn;
 
 use super::{Address, Credentials};
-use crate::{edge::Edge, observe::Followed, registry::{Revision, View}};
+use crate::{
+    edge::Edge,
+    observe::Followed,
+    registry::{Revision, View},
+};
 
 /// A TCP connect that takes longer has failed.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -97,7 +98,8 @@ impl Link {
     async fn try_follow(&mut self, has_followed: &mut bool) -> Result<(), Broken> {
         let because = |why: &str| Broken::Because(why.to_owned());
         let tls = Arc::clone(&self.credentials.tls);
-        let endpoint = Endpoint::from(self.address.url.clone()).connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
+        let endpoint =
+            Endpoint::from(self.address.url.clone()).connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
         let connector = service_fn(move |url: Uri| {
             let tls = Arc::clone(&tls);
             async move {
@@ -214,7 +216,10 @@ fn said(status: &Status) -> Broken {
     Broken::Because(match status.code() {
         Code::Unimplemented => "its version tells other control planes nothing: upgrade it".into(),
         Code::Unauthenticated | Code::PermissionDenied => {
-            format!("it refuses this control plane: {}; see --peer-token-file and --peer-cert", status.message())
+            format!(
+                "it refuses this control plane: {}; see --peer-token-file and --peer-cert",
+                status.message()
+            )
         }
         _ => match status.message() {
             "" => format!("it failed with {}", status.code()),

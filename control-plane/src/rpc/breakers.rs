@@ -222,8 +222,10 @@ impl Watch {
     /// Waits for the reader to take it. That it has left shows elsewhere.
     async fn send(&self, change_type: v1::ChangeType, breaker: Option<v1::Breaker>) {
         let is_bookmark = change_type == v1::ChangeType::Bookmark;
-        let silent_control_planes =
-            is_bookmark.then(|| self.edge.effects.observation.silent_control_planes()).unwrap_or_default();
+        let silent_control_planes = match is_bookmark {
+            true => self.edge.effects.observation.silent_control_planes(),
+            false => Vec::new(),
+        };
         let change_type = change_type.into();
         let message = v1::WatchBreakersResponse { change_type, breaker, silent_control_planes };
         let _ = self.outbound.send(Ok(message)).await;

@@ -1,15 +1,16 @@
 //! `gateway.v1.PeerService`: tells another control plane what is observed here, and nowhere else.
 
-use std::{
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use gateway_proto::{Invalid, time::duration, v1::{self, peer_service_server::PeerService}};
+use gateway_proto::{
+    Invalid,
+    time::duration,
+    v1::{self, peer_service_server::PeerService},
+};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{Instant, interval, sleep_until, timeout, timeout_at, MissedTickBehavior},
+    time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -77,8 +78,14 @@ async fn serve(
     let knows_events = first.events_of_process_id == edge.myself.process_id;
     let sent = Sent::after_event(if knows_events { first.after_event_number.max(0) } else { 0 });
     let marked = (Revision::MIN, Instant::now());
-    let telling =
-        Telling { edge: Arc::clone(&edge), outbound: outbound.clone(), sent, marked, stats: None, questions: JoinSet::new() };
+    let telling = Telling {
+        edge: Arc::clone(&edge),
+        outbound: outbound.clone(),
+        sent,
+        marked,
+        stats: None,
+        questions: JoinSet::new(),
+    };
     tokio::select! {
         ended = telling.tell(first, inbound) => ended,
         () = outbound.closed() => Ok(()),

@@ -17,7 +17,7 @@ use tokio::{
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Status};
 
-use super::{Assembly, Feed, Position, Received, Refusal};
+use super::{Assembly, Feed, Position, Received, Refusal, Services};
 use crate::control_plane::{ControlPlane, Reconnect};
 
 /// The control plane says something at least every 5 s; after three times that it is dead or cut off.
@@ -79,6 +79,7 @@ impl Ended {
 pub(crate) async fn follow(
     control_plane: &ControlPlane,
     node: &v1::NodeIdentity,
+    services: &Services,
     feed: &Feed,
     stop: &Shutdown,
 ) {
@@ -91,7 +92,7 @@ pub(crate) async fn follow(
             () = stop.begun() => return,
         }
         let ended = tokio::select! {
-            ended = follow_once(control_plane, node, feed, &mut reconnect) => ended,
+            ended = follow_once(control_plane, node, services, feed, &mut reconnect) => ended,
             () = stop.begun() => return,
         };
         feed.end(ended.reason());
@@ -137,6 +138,7 @@ fn pause_after(
 async fn follow_once(
     control_plane: &ControlPlane,
     node: &v1::NodeIdentity,
+    services: &Services,
     feed: &Feed,
     reconnect: &mut Reconnect,
 ) -> Ended {
@@ -150,7 +152,7 @@ async fn follow_once(
     let stream_number = control_plane.number_stream(feed.wall());
     let hello = v1::Hello {
         node: Some(v1::NodeIdentity { stream_number, ..node.clone() }),
-        services: vec!["*".into()],
+        services: services.to_wire(),
         resume_epoch: epoch.clone(),
         resume_revision: revision,
         role: v1::SnapshotRole::DataPlane.into(),

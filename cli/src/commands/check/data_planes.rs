@@ -23,7 +23,9 @@ pub(super) fn findings(response: &ListNodesResponse, now: SystemTime) -> Vec<Fin
     let silent = response.silent_control_planes.iter().map(|silent| {
         let what = format!("the control plane at {} is silent: {}", silent.address, silent.reason);
         Finding::warned("control-planes/silent", what)
-            .because("what its data planes report is missing here, or as it was told last; drains wait for it")
+            .because(
+                "what its data planes report is missing here, or as it was told last; drains wait for it",
+            )
             .hint("is it there, and among --peers on purpose?")
     });
     if nodes.is_empty() {
@@ -130,7 +132,10 @@ fn peer_versions(response: &ListNodesResponse) -> Vec<Finding> {
     let finding = |peer: &PeerControlPlane| {
         Finding::warned(
             "control-planes/version",
-            format!("the control plane at {} is {}, {} is {own}", peer.address, peer.version, response.control_plane),
+            format!(
+                "the control plane at {} is {}, {} is {own}",
+                peer.address, peer.version, response.control_plane
+            ),
         )
         .hint("fine while an upgrade is under way")
     };

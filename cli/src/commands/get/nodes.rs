@@ -28,11 +28,18 @@ pub(super) async fn list(control: &Control, view: View) -> Result<Listing, Error
 }
 
 fn table(response: &ListNodesResponse, now: SystemTime) -> Table {
-    let headings =
-        [
-            "NODE", "STATE", "REVISION", "OPEN BREAKERS", "HELD", "REPORTED", "CONNECTED", "VERSION", "FROM",
-            "CONTROL PLANE",
-        ];
+    let headings = [
+        "NODE",
+        "STATE",
+        "REVISION",
+        "OPEN BREAKERS",
+        "HELD",
+        "REPORTED",
+        "CONNECTED",
+        "VERSION",
+        "FROM",
+        "CONTROL PLANE",
+    ];
     let mut table = Table::new(headings);
     for node in &response.nodes {
         table.push(vec![

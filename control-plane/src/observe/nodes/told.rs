@@ -41,6 +41,7 @@ pub struct Told {
     nack: Option<v1::Nack>,
     reported: Option<Revision>,
     held: Held,
+    taken_batch: (String, i64),
 }
 
 /// What became of it.
@@ -80,6 +81,7 @@ impl Told {
             nack: wire.nack,
             reported: wire.reported_revision,
             held: wire.held_replicas.map(parse_held).transpose()?.unwrap_or_default(),
+            taken_batch: (cut(wire.taken_batch_process_id), wire.taken_batch_number.max(0)),
         })
     }
 }
@@ -108,8 +110,13 @@ impl Nodes {
         let heard = now.checked_sub(told.heard_ago).unwrap_or(now);
         self.entry(told.id.clone(), now);
         self.change(&told.id, |node| {
-            node.home =
-                Home::Peer { address: Arc::clone(peer), is_reporting: told.is_reporting, is_silent: false };
+            let had_rows = matches!(node.home, Home::Peer { has_rows: true, .. });
+            node.home = Home::Peer {
+                address: Arc::clone(peer),
+                is_reporting: told.is_reporting,
+                is_silent: false,
+                has_rows: had_rows && taken == Taken::Updated,
+            };
             node.version = told.version;
             node.process = told.process;
             node.address = told.address;
@@ -125,8 +132,21 @@ impl Nodes {
             node.reported = told.reported;
             node.held = told.held;
             node.held_as_told = None;
+            node.taken_batch = told.taken_batch;
         });
         Ok((taken, forgotten))
+    }
+
+    /// Notes that the control plane at `peer` has told all breakers of its data plane.
+    pub fn has_told_rows(&mut self, peer: &str, id: &NodeId) {
+        if !self.is_of(peer, id) {
+            return;
+        }
+        self.change(id, |node| {
+            if let Home::Peer { has_rows, .. } = &mut node.home {
+                *has_rows = true;
+            }
+        });
     }
 
     /// Forgets a data plane that the control plane at `peer` knows no more. Yields whether it was its own.
@@ -153,8 +173,8 @@ impl Nodes {
     pub fn hush(&mut self, peer: &str) {
         for id in self.of(peer) {
             self.change(&id, |node| {
-                if let Home::Peer { is_silent, .. } = &mut node.home {
-                    *is_silent = true;
+                if let Home::Peer { is_silent, has_rows, .. } = &mut node.home {
+                    (*is_silent, *has_rows) = (true, false);
                 }
             });
         }
@@ -253,6 +273,8 @@ impl Node {
             nack: self.nack.clone(),
             reported_revision: self.reported,
             held_replicas: self.held_as_told.as_deref().cloned(),
+            taken_batch_number: self.taken_batch.1,
+            taken_batch_process_id: self.taken_batch.0.clone(),
         }
     }
 }
@@ -332,6 +354,24 @@ mod tests {
     }
 
     #[test]
+    fn what_a_data_plane_has_reported_counts_when_its_breakers_have_come_and_anew_after_a_silence() {
+        let (mut nodes, now) = (Nodes::new(9), Instant::now());
+        let reported = Told { reported: Some(3), ..told("n1", 1, 3) };
+        let has_reported = |nodes: &Nodes| nodes.connected().next().unwrap().1.has_reported_since(3);
+        nodes.told(&peer("b"), reported.clone(), now).unwrap();
+        assert!(!has_reported(&nodes));
+        nodes.has_told_rows("b", &node("n1"));
+        nodes.told(&peer("b"), reported.clone(), now).unwrap();
+        assert!(has_reported(&nodes));
+        nodes.hush("b");
+        nodes.told(&peer("b"), reported.clone(), now).unwrap();
+        assert!(!has_reported(&nodes));
+        nodes.has_told_rows("b", &node("n1"));
+        nodes.told(&peer("c"), Told { stream_number: 2, ..reported }, now).unwrap();
+        assert!(!has_reported(&nodes), "it has moved");
+    }
+
+    #[test]
     fn data_planes_of_a_control_plane_that_is_no_more_are_waited_for_as_if_they_had_just_been_here() {
         let (mut nodes, now) = (Nodes::new(9), Instant::now());
         nodes.told(&peer("b"), told("n1", 1, 3), now).unwrap();
@@ -392,8 +432,10 @@ mod tests {
         here.reported_at(&node("n1"), Some(9));
         let (told, _) = here.news(&mut HashMap::new(), now, 9, |_| true);
         there.told(&peer("a"), Told::parse(told[0].clone()).unwrap(), now).unwrap();
-        let (one, other) = (here.list_after("", 9).next().unwrap().1, there.list_after("", 9).next().unwrap().1);
+        let (one, other) =
+            (here.list_after("", 9).next().unwrap().1, there.list_after("", 9).next().unwrap().1);
         assert_eq!(other, v1::Node { control_plane: "a".into(), ..one });
+        there.has_told_rows("a", &node("n1"));
         assert_eq!(there.connected().next().unwrap().1, here.connected().next().unwrap().1);
     }
 

@@ -2,13 +2,14 @@
 
 use std::{error::Error, path::PathBuf};
 
-const FILES: [&str; 6] = [
+const FILES: [&str; 7] = [
     "gateway/v1/types.proto",
     "gateway/v1/policy_service.proto",
     "gateway/v1/route_service.proto",
     "gateway/v1/registry_service.proto",
     "gateway/v1/discovery_service.proto",
     "gateway/v1/observability_service.proto",
+    "gateway/v1/peer_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -37,8 +37,8 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Control plane to talk to
-    #[arg(short, long, global = true, env = "GWCTL_ENDPOINT", default_value = endpoint::DEFAULT, value_name = "URL")]
+    /// Control plane to talk to; of several of one registry, between commas, the first that answers
+    #[arg(short, long, global = true, env = "GWCTL_ENDPOINT", default_value = endpoint::DEFAULT, value_name = "URL,…")]
     pub(crate) endpoint: String,
     /// Context of the configuration file, see gwctl config
     #[arg(short, long, global = true, env = "GWCTL_CONTEXT", value_name = "NAME")]

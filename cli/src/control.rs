@@ -14,8 +14,9 @@ use gateway_proto::{
     nearest::nearest,
     reason,
     v1::{
-        observability_service_client::ObservabilityServiceClient, policy_service_client::PolicyServiceClient,
-        registry_service_client::RegistryServiceClient, route_service_client::RouteServiceClient,
+        SilentControlPlane, observability_service_client::ObservabilityServiceClient,
+        policy_service_client::PolicyServiceClient, registry_service_client::RegistryServiceClient,
+        route_service_client::RouteServiceClient,
     },
 };
 use gateway_runtime::{root_cause, tls::ClientTls};
@@ -26,6 +27,7 @@ use crate::{
     endpoint::{Endpoint, Origin},
     error::{Error, Exit},
     link::{self, Credentials, Link},
+    partial::Told,
     progress::Progress,
     status::{Subject, explain, is_foreign},
 };
@@ -61,6 +63,8 @@ pub(crate) struct Control {
     observability: ObservabilityServiceClient<Link>,
     timeout: Duration,
     verbose: bool,
+    /// Who is told that an answer is not all.
+    told: Option<Arc<Told>>,
 }
 
 impl Control {
@@ -70,7 +74,7 @@ impl Control {
     /// A usage error for a bad URL or file; [`Exit::Unreachable`] when nobody answers there.
     pub(crate) async fn connect(global: &Global, origin: Origin) -> Result<Self, Error> {
         let endpoint = Endpoint::parse(&global.endpoint, origin)?;
-        let connecting = Channel::builder(endpoint.uri.clone()).connect_timeout(global.timeout);
+        let connecting = endpoint.places.channel().connect_timeout(global.timeout);
         let (tls, credentials) = (global.access.tls()?, global.access.credentials()?);
         if credentials.header().is_some() && endpoint.is_plain() && !endpoint.is_local() {
             let told = format!("the token is sent to {endpoint} for all between to read: use https://");
@@ -79,7 +83,7 @@ impl Control {
         let deadline = Instant::now() + global.timeout;
         let mut progress = Progress::new(&global.output());
         let channel = loop {
-            match link::connect(&connecting, &tls).await {
+            match link::connect(&connecting, &endpoint.places, &tls).await {
                 Ok(channel) => break channel,
                 Err(_) if global.wait_for_ready && Instant::now() + READY_INTERVAL < deadline => {
                     progress.tell(&format!("waiting for the control plane at {endpoint}"));
@@ -88,7 +92,9 @@ impl Control {
                 Err(error) => return Err(unreachable_error(&endpoint, &tls, &error)),
             }
         };
-        Ok(Self::showing((credentials, tls), channel, endpoint, (global.timeout, global.verbose)))
+        let told = Some(Arc::new(Told::new(global.output())));
+        let control = Self::showing((credentials, tls), channel, endpoint, (global.timeout, global.verbose));
+        Ok(Self { told, ..control })
     }
 
     /// Calls over an existing channel to the endpoint, and shows nothing.
@@ -115,6 +121,7 @@ impl Control {
             tls,
             timeout,
             verbose,
+            told: None,
         }
     }
 
@@ -160,6 +167,13 @@ impl Control {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(self.refusal(&status, subject)),
             Err(_) => Err(self.overdue()),
+        }
+    }
+
+    /// Says which control planes are missing in an answer.
+    pub(crate) fn tell_of(&self, silent: &[SilentControlPlane]) {
+        if let Some(told) = &self.told {
+            told.of(silent);
         }
     }
 
@@ -217,11 +231,14 @@ fn did_you_mean(name: &str) -> String {
 /// Says what could not be reached, why, and who chose it.
 fn unreachable_error(endpoint: &Endpoint, tls: &ClientTls, error: &tonic::transport::Error) -> Error {
     let why = tls.refusal().map_or_else(|| root_cause(error), |refusal| (*refusal).clone());
-    let mut unreachable =
-        Error::new(Exit::Unreachable, format!("cannot reach the control plane at {endpoint} ({why})"))
-            .because(endpoint.origin.describe());
+    let headline = match endpoint.is_several() {
+        // Each is named in it, with its own reason.
+        true => format!("cannot reach any control plane: {}", root_cause(error)),
+        false => format!("cannot reach the control plane at {endpoint} ({why})"),
+    };
+    let mut unreachable = Error::new(Exit::Unreachable, headline).because(endpoint.origin.describe());
     // Whoever answers by TLS is there: starting another one would be no help.
-    if endpoint.uri.scheme_str() == Some("https") {
+    if endpoint.url().scheme_str() == Some("https") {
         unreachable.hints.push("name the authorities that are believed with  --ca-file FILE".into());
     }
     unreachable =

@@ -6,7 +6,10 @@ use clap::{ArgMatches, parser::ValueSource};
 use gateway_proto::control_plane_url;
 use tonic::transport::Uri;
 
-use crate::error::{Error, Exit};
+use crate::{
+    error::{Error, Exit},
+    link::Places,
+};
 
 /// Used when nobody says otherwise: where `gwctl dev` and `gw-control-plane` listen by default.
 pub(crate) const DEFAULT: &str = "http://127.0.0.1:7400";
@@ -44,45 +47,70 @@ impl Origin {
     }
 }
 
-/// A control plane's URL.
+/// Control planes one may ask.
+const MAX_PLACES: usize = 16;
+
+/// The URL of a control plane, or those of several of one registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    pub(crate) uri: Uri,
+    pub(crate) places: Places,
     pub(crate) origin: Origin,
 }
 
 impl Endpoint {
-    /// Parses `http://HOST:PORT`.
+    /// Parses `http://HOST:PORT`, or several of them between commas.
     ///
     /// # Errors
     /// A usage error that says what is wrong with the URL and where it came from.
     pub(crate) fn parse(text: &str, origin: Origin) -> Result<Self, Error> {
-        match control_plane_url(text) {
-            Ok(uri) => Ok(Self { uri, origin }),
-            Err(why) => Err(Error::new(Exit::Usage, format!("the endpoint \"{text}\" {why}"))
+        let refused = |text: &str, why: &str| {
+            Error::new(Exit::Usage, format!("the endpoint \"{text}\" {why}"))
                 .because(origin.describe())
-                .hint(format!("for example {DEFAULT}"))),
+                .hint(format!("for example {DEFAULT}"))
+        };
+        let urls = text.split(',').map(str::trim);
+        let urls = urls.map(|text| control_plane_url(text).map_err(|why| refused(text, &why.to_string())));
+        let urls = urls.collect::<Result<Vec<_>, _>>()?;
+        if urls.len() > MAX_PLACES {
+            return Err(refused(
+                text,
+                &format!("names {} control planes, {MAX_PLACES} are allowed", urls.len()),
+            ));
         }
+        Ok(Self { places: Places::new(urls), origin })
+    }
+
+    /// The URL in use.
+    pub(crate) fn url(&self) -> &Uri {
+        self.places.current()
+    }
+
+    /// Whether there are several.
+    pub(crate) fn is_several(&self) -> bool {
+        self.places.urls().len() > 1
     }
 }
 
 impl Endpoint {
-    /// Whether it is on this machine.
+    /// Whether it, and each of several, is on this machine.
     pub(crate) fn is_local(&self) -> bool {
-        let host = self.uri.host().unwrap_or_default().trim_matches(['[', ']']);
-        host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+        let is_local = |url: &Uri| {
+            let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+            host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+        };
+        self.places.urls().iter().all(is_local)
     }
 
-    /// Whether nothing is encrypted on the way.
+    /// Whether nothing is encrypted on the way to it, or to one of several.
     pub(crate) fn is_plain(&self) -> bool {
-        self.uri.scheme_str() == Some("http")
+        self.places.urls().iter().any(|url| url.scheme_str() == Some("http"))
     }
 }
 
-/// As it was meant: without the slash that stands for the empty path.
+/// The one in use, as it was meant: without the slash that stands for the empty path.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.uri.to_string().trim_end_matches('/'))
+        f.write_str(self.url().to_string().trim_end_matches('/'))
     }
 }
 
@@ -94,6 +122,18 @@ mod tests {
     fn an_endpoint_is_shown_without_a_path() {
         let endpoint = Endpoint::parse("http://control.example:80/", Origin::Flag).unwrap();
         assert_eq!(endpoint.to_string(), "http://control.example:80");
+    }
+
+    #[test]
+    fn several_are_read_between_commas_and_the_one_in_use_is_shown() {
+        let endpoint = Endpoint::parse("http://a:1, https://b:2", Origin::Flag).unwrap();
+        assert_eq!((endpoint.to_string().as_str(), endpoint.is_several()), ("http://a:1", true));
+        assert!(endpoint.is_plain() && !endpoint.is_local());
+        assert!(Endpoint::parse("http://127.0.0.1:1,http://[::1]:2", Origin::Flag).unwrap().is_local());
+        let error = Endpoint::parse("http://a:1,b:2", Origin::Flag).unwrap_err();
+        assert_eq!(error.headline, "the endpoint \"b:2\" has no scheme: write http://HOST:PORT");
+        let many = vec!["http://a:1"; 17].join(",");
+        assert!(Endpoint::parse(&many, Origin::Flag).unwrap_err().headline.contains("names 17"));
     }
 
     #[test]

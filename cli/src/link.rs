@@ -1,6 +1,14 @@
 //! How a control plane is reached: TLS, what it must show, and what it is shown.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use clap::Args;
 use gateway_runtime::{
@@ -94,22 +102,111 @@ impl Access {
     }
 }
 
-/// Connects to an endpoint, with TLS where its URL says https.
+/// Of several control planes, one that has not answered for so long has the next one tried.
+const PLACE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Of several, one that hangs is left within both together: well within a lease.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Control planes of one registry, any of which will do. Clones share which one is in use.
+#[derive(Debug, Clone)]
+pub(crate) struct Places(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    urls: Vec<Uri>,
+    /// The one that was connected to last.
+    current: AtomicUsize,
+}
+
+impl PartialEq for Places {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.urls == other.0.urls
+    }
+}
+
+impl Eq for Places {}
+
+impl Places {
+    /// At these URLs; the first that answers is used.
+    ///
+    /// # Panics
+    /// Without any.
+    pub(crate) fn new(urls: Vec<Uri>) -> Self {
+        assert!(!urls.is_empty(), "an endpoint has a URL");
+        Self(Arc::new(Inner { urls, current: AtomicUsize::new(0) }))
+    }
+
+    /// All of them.
+    pub(crate) fn urls(&self) -> &[Uri] {
+        &self.0.urls
+    }
+
+    /// The one in use, or the first.
+    pub(crate) fn current(&self) -> &Uri {
+        &self.0.urls[self.0.current.load(Relaxed) % self.0.urls.len()]
+    }
+
+    /// How a channel to any of them is made.
+    pub(crate) fn channel(&self) -> Endpoint {
+        let channel = Channel::builder(self.current().clone());
+        match self.0.urls.len() {
+            1 => channel,
+            _ => channel.http2_keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT),
+        }
+    }
+
+    /// Opens a connection to the one in use, or to the next that answers.
+    async fn open(&self, tls: Arc<ClientTls>) -> io::Result<TokioIo<tls::Connection>> {
+        let Inner { urls, current } = &*self.0;
+        if let [only] = &urls[..] {
+            return open(only, tls).await;
+        }
+        let first = current.load(Relaxed);
+        let mut tried = Vec::new();
+        for index in (first..first + urls.len()).map(|index| index % urls.len()) {
+            let why = match tokio::time::timeout(PLACE_TIMEOUT, open(&urls[index], Arc::clone(&tls))).await {
+                Ok(Ok(connection)) => {
+                    current.store(index, Relaxed);
+                    return Ok(connection);
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no answer within {PLACE_TIMEOUT:?}"),
+            };
+            tried.push(format!("{} ({why})", urls[index].to_string().trim_end_matches('/')));
+        }
+        Err(io::Error::other(tried.join(", ")))
+    }
+}
+
+/// Connects to the first place that answers, with TLS where its URL says https.
 ///
 /// # Errors
 /// Why nobody answers there, or is not believed.
-pub(crate) async fn connect(endpoint: &Endpoint, tls: &Arc<ClientTls>) -> Result<Channel, transport::Error> {
-    let tls = Arc::clone(tls);
-    endpoint.connect_with_connector(service_fn(move |url| open(url, Arc::clone(&tls)))).await
+pub(crate) async fn connect(
+    endpoint: &Endpoint,
+    places: &Places,
+    tls: &Arc<ClientTls>,
+) -> Result<Channel, transport::Error> {
+    let (tls, places) = (Arc::clone(tls), places.clone());
+    let connector = service_fn(move |_: Uri| {
+        let (tls, places) = (Arc::clone(&tls), places.clone());
+        async move { places.open(tls).await }
+    });
+    endpoint.connect_with_connector(connector).await
 }
 
 /// As [`connect`], when it is first needed, and again whenever the connection is lost.
-pub(crate) fn connect_lazy(endpoint: &Endpoint, tls: &Arc<ClientTls>) -> Channel {
-    let tls = Arc::clone(tls);
-    endpoint.connect_with_connector_lazy(service_fn(move |url| open(url, Arc::clone(&tls))))
+pub(crate) fn connect_lazy(endpoint: &Endpoint, places: &Places, tls: &Arc<ClientTls>) -> Channel {
+    let (tls, places) = (Arc::clone(tls), places.clone());
+    let connector = service_fn(move |_: Uri| {
+        let (tls, places) = (Arc::clone(&tls), places.clone());
+        async move { places.open(tls).await }
+    });
+    endpoint.connect_with_connector_lazy(connector)
 }
 
-async fn open(url: Uri, tls: Arc<ClientTls>) -> std::io::Result<TokioIo<tls::Connection>> {
+async fn open(url: &Uri, tls: Arc<ClientTls>) -> io::Result<TokioIo<tls::Connection>> {
     let is_encrypted = url.scheme_str() == Some("https");
     let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
     let port = url.port_u16().unwrap_or_default();

@@ -16,6 +16,7 @@ mod interruption;
 mod lease;
 mod link;
 mod output;
+mod partial;
 mod planes;
 mod progress;
 mod rollout;

@@ -26,9 +26,17 @@ pub(crate) fn count(rollout: Option<&Rollout>) -> Option<String> {
 
 /// `on 2/2 data planes`, or what there is to say when none is connected.
 pub(crate) fn reach(rollout: Option<&Rollout>) -> String {
-    match count(rollout) {
+    let reached = match count(rollout) {
         Some(count) => format!("on {count}"),
         None => "on no data plane: none is connected".to_owned(),
+    };
+    let silent = rollout.map_or(&[][..], |rollout| &rollout.silent_control_planes);
+    match silent {
+        [] => reached,
+        [one] => format!("{reached}, and nobody knows of those that follow {}", one.address),
+        [_, ..] => {
+            format!("{reached}, and nobody knows of those that follow {} other control planes", silent.len())
+        }
     }
 }
 
@@ -66,11 +74,13 @@ fn names(rollout: &Rollout, missing: i32) -> String {
 
 #[cfg(test)]
 mod tests {
+    use gateway_proto::v1::SilentControlPlane;
+
     use super::*;
 
     fn rollout(acked: i32, all: i32, pending: &[&str]) -> Rollout {
         let pending_node_ids = pending.iter().map(|id| (*id).to_owned()).collect();
-        Rollout { node_count: all, acked_node_count: acked, pending_node_ids }
+        Rollout { node_count: all, acked_node_count: acked, pending_node_ids, ..Default::default() }
     }
 
     #[test]
@@ -79,6 +89,9 @@ mod tests {
         assert_eq!(reach(Some(&rollout(0, 1, &["dp-1"]))), "on 0/1 data plane");
         assert_eq!(reach(Some(&rollout(0, 0, &[]))), "on no data plane: none is connected");
         assert_eq!(reach(None), "on no data plane: none is connected");
+        let silent = SilentControlPlane { address: "b:7400".into(), ..Default::default() };
+        let partial = Rollout { silent_control_planes: vec![silent], ..rollout(2, 2, &[]) };
+        assert_eq!(reach(Some(&partial)), "on 2/2 data planes, and nobody knows of those that follow b:7400");
     }
 
     #[test]

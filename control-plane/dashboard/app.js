@@ -100,6 +100,7 @@ function header() {
         h('button.plain', { type: 'button', onclick: help, title: 'Keys (?)', 'aria-label': 'Keys' }, '?'),
         session.isSignedIn() && !session.session.isAsked && h('button.plain', { type: 'button', onclick: session.signOut }, `Sign out${state.hello?.caller ? ` ${state.hello.caller}` : ''}`))),
     banner(),
+    state.silent.length > 0 && h('p.banner.partial', { key: 'partial' }, state.silent.length === 1 ? `The control plane at ${state.silent[0].address} is silent (${state.silent[0].reason}): of its data planes, what it told last is shown, or nothing.` : `${state.silent.length} control planes are silent (${state.silent.map(({ address }) => address).join(', ')}): of their data planes, what they told last is shown, or nothing.`),
     state.hello && !state.hello.takesWrites && h('p.banner.note', state.hello.caller ? `Read only: ${state.hello.caller} may look, and not change how the gateway works. Each action shows its line for a shell.` : 'Read only: this control plane listens beyond this machine, and was not started with --allow-dashboard-writes. Each action shows its line for a shell.'),
     force.length > 0 && h('section.force', { 'aria-label': 'In force' }, h('ul', force.slice(0, 4).map((item) => h('li', { key: item.key },
       h('span.what', item.what), h('span.countdown', timeLeft(item.until)), (item.reason || item.author) && h('span.quiet', `${item.reason ?? ''}${item.author ? ` (${item.author})` : ''}`),

@@ -118,6 +118,7 @@ export function nodeStanding(node) {
   switch (node.state) {
     case 'NODE_STATE_NACKED': return { tone: 'bad', shape: 'triangle', word: 'REFUSED', silent };
     case 'NODE_STATE_DISCONNECTED': return { tone: 'bad', shape: 'cross', word: 'SILENT', silent };
+    case 'NODE_STATE_UNKNOWN': return { tone: 'bad', shape: 'ring', word: 'UNKNOWN', silent };
     case 'NODE_STATE_LAGGING': return { tone: 'warn', shape: 'half', word: 'LAGGING', silent };
     default: return silent > 15000
       ? { tone: 'bad', shape: 'cross', word: 'SILENT', silent }

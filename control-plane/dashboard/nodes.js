@@ -21,7 +21,7 @@ export function view({ filter, filterField }) {
       h('span.quiet.end', `The registry is at revision ${number(Number(state.revision))}`)),
     versions.size > 1 && h('p.warning', `${versions.size} versions run at once: ${[...versions].map(([version, amount]) => `${version || 'unknown'} on ${amount}`).join(', ')}. The control plane is ${state.hello?.version}.`),
     !state.nodes.size && empty('No data plane is connected.', 'Requests are routed by data planes. Start one that follows this control plane:', h('code', `gw-data-plane --control-plane ${location.origin}`)),
-    nodes.length > 0 && table('Data planes', [column('State'), column('Data plane'), column('Acked', { class: 'number' }), column('Behind', { class: 'number' }), column('Last heard', { class: 'number' }), column('Open breakers', { class: 'number' }), column('Held replicas', { class: 'number' }), column('Version'), column('Connected')], nodes.map(row)),
+    nodes.length > 0 && table('Data planes', [column('State'), column('Data plane'), column('Acked', { class: 'number' }), column('Behind', { class: 'number' }), column('Last heard', { class: 'number' }), column('Open breakers', { class: 'number' }), column('Held replicas', { class: 'number' }), column('Version'), column('Connected'), column('Control plane')], nodes.map(row)),
     nodes.filter(({ node }) => node.nack).map(({ node }) => h('section.refusal', { key: `nack/${node.nodeId}` }, h('h2', `${node.nodeId} refused what it was sent`),
       h('p', 'It goes on with what it had, and is told again with the next change.'), h('pre', refusal(node.nack)))),
     h('section', h('h2', 'The same in a shell'), command(gwctl('get', 'nodes'), copy)),
@@ -40,5 +40,6 @@ function row({ node, standing }) {
     h('td.number', node.lastReportTime ? `${span(Math.max(0, Math.floor((now() - instant(node.lastReportTime)) / 1000) * 1000))} ago` : 'never'),
     h('td.number', { class: node.openBreakerCount > 0 && 'tone-bad' }, node.openBreakerCount), h('td.number', node.heldReplicaCount),
     h('td', { class: node.version !== state.hello?.version && 'tone-warn' }, node.version || 'unknown'),
-    h('td', node.connectTime ? clock(instant(node.connectTime)) : '–'));
+    h('td', node.connectTime ? clock(instant(node.connectTime)) : '–'),
+    h('td', node.controlPlane || '–'));
 }

@@ -12,6 +12,8 @@ export const state = {
   replicas: new Map(),
   breakers: new Map(),
   nodes: new Map(),
+  // Other control planes that do not tell what their data planes report.
+  silent: [],
   overrides: [],
   policies: new Map(),
   // By event id, oldest first.
@@ -43,6 +45,7 @@ export function apply(frame) {
     // Breakers and nodes are told from the start on every connection.
     pendingBreakers = new Map();
     state.nodes.clear();
+    state.silent = [];
   }
   for (const message of frame.replicas ?? []) applyReplica(message);
   for (const message of frame.breakers ?? []) applyBreaker(message, heard);
@@ -50,6 +53,7 @@ export function apply(frame) {
     for (const node of frame.nodes.changed) state.nodes.set(node.nodeId, node);
     for (const id of frame.nodes.gone) state.nodes.delete(id);
   }
+  if (frame.silent) state.silent = frame.silent;
   if (frame.overrides) state.overrides = frame.overrides;
   if (frame.policies) state.policies = new Map(frame.policies.map((policy) => [policy.service, policy]));
   if (frame.revision !== undefined) state.revision = frame.revision;
@@ -57,7 +61,7 @@ export function apply(frame) {
   let gap = false;
   for (const message of frame.events ?? []) {
     gap ||= message.gap;
-    addEvents(message.events);
+    addEvents(message.events ?? []);
   }
   return { heard, gap };
 }

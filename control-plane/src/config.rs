@@ -7,6 +7,7 @@ use gateway_runtime::Failure;
 
 use crate::{
     auth::{Settings, SettingsArgs},
+    peers::{self, PeerArgs},
     registry::Limits,
     store::StoreLocation,
 };
@@ -59,6 +60,10 @@ pub struct Args {
     /// Who gets in, and what he may do.
     #[command(flatten)]
     pub access: SettingsArgs,
+
+    /// The other control planes of the same registry.
+    #[command(flatten)]
+    pub peers: PeerArgs,
 }
 
 /// A configuration that can be started.
@@ -85,6 +90,8 @@ pub struct Config {
     pub allow_dashboard_writes: bool,
     /// Who gets in, and what he may do.
     pub access: Settings,
+    /// The other control planes of the same registry.
+    pub peers: peers::Settings,
 }
 
 impl Args {
@@ -118,6 +125,7 @@ impl Args {
                 .collect::<Result<_, _>>()?,
             allow_fault_injection: self.allow_fault_injection,
             allow_dashboard_writes: self.allow_dashboard_writes,
+            peers: self.peers.validate(self.access.tls_cert.is_some())?,
             access: self.access.validate()?,
         })
     }
@@ -137,6 +145,7 @@ impl Default for Config {
             allow_fault_injection: false,
             allow_dashboard_writes: false,
             access: Settings::default(),
+            peers: peers::Settings::default(),
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::{
     effects::Effects,
     leases::Term,
     panics::Panics,
+    peers::Myself,
     refusal::Refusal,
     registry::{
         Answer, Candidates, Command, Decision, Limits, Proof, Record, Registration, RegistryError, Revision,
@@ -66,6 +67,9 @@ pub(crate) struct Edge {
     pub(crate) takes_page_writes: bool,
     /// Whether policies may inject faults.
     pub(crate) allow_fault_injection: bool,
+    pub(crate) peer_streams: Places,
+    /// Who this control plane is to others.
+    pub(crate) myself: Myself,
     /// What the program around this one serves beside the dashboard.
     pub(crate) lab: Option<Router>,
 }

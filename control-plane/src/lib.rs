@@ -4,7 +4,7 @@
 //!  auth ─▶ rpc, http ──▶ edge ──▶ writer ──▶ registry (decide) ──▶ store ──▶ registry (apply)
 //!      │                    ▲                                            │
 //!      ├──▶ leases ─▶ expiry┘                            publish ◀───────┴──▶ observe
-//!      └──▶ publish, observe (reads and streams)            └──▶ data planes
+//!      └──▶ publish, observe (reads and streams) ◀─▶ peers  └──▶ data planes
 //! ```
 //!
 //! It is never on the request path: data planes serve from their own copy for as long as it is away. [`start`] is all
@@ -22,6 +22,7 @@ pub mod leases;
 mod metrics;
 pub mod observe;
 mod panics;
+pub mod peers;
 mod program;
 pub mod publish;
 mod query;
@@ -62,6 +63,7 @@ use self::{
     metrics::Metrics,
     observe::Observation,
     panics::Panics,
+    peers::{Credentials, Myself, Source},
     publish::Publisher,
     registry::View,
     server::{Routers, Server},
@@ -77,6 +79,9 @@ const MAX_EVENT_STREAMS: usize = 256;
 
 /// Watches of replicas, breakers, statistics and drains at once.
 const MAX_WATCH_STREAMS: usize = 256;
+
+/// Other control planes that follow this one at once: each may hold two places while it connects anew.
+const MAX_PEER_STREAMS: usize = 2 * peers::MAX_PEERS;
 
 /// Open dashboards at once. Each takes the places of three watches and of an event watch, and leaves some to others.
 const MAX_DASHBOARDS: usize = 32;
@@ -173,6 +178,11 @@ async fn serve<S: Store>(
     let listen = listener.local_addr();
     let listen = listen.map_err(|error| Failure::unbound("--listen", config.listen, &error))?;
     let tls = config.access.tls()?;
+    let credentials = config.peers.credentials()?;
+    let myself = Myself {
+        address: config.peers.advertise.clone().unwrap_or_else(|| listen.to_string()),
+        process_id: format!("{:016x}", rand::random::<u64>()),
+    };
     let loaded = store.load().await.map_err(|error| unusable(&config, &error))?;
     tracing::info!(revision = loaded.revision, records = loaded.items.len(), "registry loaded");
 
@@ -212,6 +222,8 @@ async fn serve<S: Store>(
         // Where pages must say who they are, that decides.
         takes_page_writes: listen.ip().is_loopback() || config.allow_dashboard_writes || gate.is_locked(),
         allow_fault_injection: config.allow_fault_injection,
+        peer_streams: Places::new(MAX_PEER_STREAMS, "too many other control planes"),
+        myself,
         lab,
     });
     let health = HealthReporter::new();
@@ -222,6 +234,7 @@ async fn serve<S: Store>(
     let places = (config.max_connections, strangers);
     let server = Arc::new(Server::new(routers, tls.clone(), places, shutdown, panics));
     let mut supervisor = supervise(&edge, writer, health, server, listener);
+    follow_peers(&mut supervisor, &edge, credentials, Source::Fixed(config.peers.addresses));
     follow_files(&mut supervisor, gate, tls, &edge.shutdown);
     let task = tokio::spawn(supervisor.run(END_TIMEOUT));
     Ok(Running { listen, task })
@@ -282,6 +295,30 @@ fn supervise<S: Store>(
         }
     });
     supervisor
+}
+
+/// Follows the other control planes, and reads again what they are shown.
+fn follow_peers(supervisor: &mut Supervisor, edge: &Arc<Edge>, credentials: Credentials, source: Source) {
+    let shared = Arc::clone(edge);
+    let tls = Arc::clone(&credentials.tls);
+    supervisor.spawn("peers", Beyond::End, move || {
+        let following = peers::run(Arc::clone(&shared), credentials.clone(), source.clone());
+        async move {
+            following.await;
+            Ok(())
+        }
+    });
+    if !tls.has_files() {
+        return;
+    }
+    let until = edge.shutdown.clone();
+    supervisor.spawn("peer_certificates", Beyond::End, move || {
+        let following = Arc::clone(&tls).follow(until.clone());
+        async move {
+            following.await;
+            Ok(())
+        }
+    });
 }
 
 /// Reads certificates, the auth file and published keys again when they change.

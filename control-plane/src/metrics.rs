@@ -51,6 +51,7 @@ pub(crate) struct Metrics {
     panics: Family<TaskLabels, Counter>,
     denials: Family<ReasonLabels, Counter>,
     key_fetches: Family<ResultLabels, Counter>,
+    peers: Family<StateLabels, Gauge>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -131,7 +132,7 @@ const HANDLING_BOUNDS: [f64; 14] =
     [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
 /// What a panic may end, but for the tasks behind streams.
-const PANICKING: [&str; 11] = [
+const PANICKING: [&str; 13] = [
     "accept",
     "auth_file",
     "certificates",
@@ -142,6 +143,8 @@ const PANICKING: [&str; 11] = [
     "health",
     "http",
     "jwks",
+    "peer_certificates",
+    "peers",
     "writer",
 ];
 
@@ -162,6 +165,7 @@ impl Metrics {
             services: Gauge::default(),
             replicas: Family::default(),
             nodes: Family::default(),
+            peers: Family::default(),
             registrations: Family::default(),
             lease_expirations: Counter::default(),
             guard_holding: Gauge::default(),
@@ -211,7 +215,16 @@ impl Metrics {
             "Services of which replicas stay that were to be evicted: nothing else passes, or they are too many at once",
             metrics.evictions_held.clone(),
         );
-        registry.register("gateway_nodes", "Data planes, by how far they have come", metrics.nodes.clone());
+        registry.register(
+            "gateway_nodes",
+            "Data planes that follow this control plane, by how far they have come",
+            metrics.nodes.clone(),
+        );
+        registry.register(
+            "gateway_peer_control_planes",
+            "Other control planes of this registry: those that tell what their data planes report, and silent ones",
+            metrics.peers.clone(),
+        );
         registry.register(
             "gateway_store_commit_seconds",
             "Time to make one group of changes durable",
@@ -350,6 +363,11 @@ impl Metrics {
             self.nodes
                 .get_or_create(&StateLabels { state: name })
                 .set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        let (telling, silent) = observation.peer_counts();
+        for (state, count) in [("telling", telling), ("silent", silent)] {
+            let gauge = self.peers.get_or_create(&StateLabels { state });
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a string does not fail");

@@ -1,15 +1,18 @@
 //! What the control plane sees of the data planes, and the timeline of all that happens.
 //!
-//! Nothing here is stored: data planes say it again when they reconnect. [`Observation`] owns it behind three locks: what
-//! data planes say, what happened, and what is counted while somebody looks. Each is held for no await and none inside
+//! Nothing here is stored: data planes say it again when they reconnect, and other control planes tell what theirs say, see
+//! [`exchange`]. [`Observation`] owns it behind four locks: what data planes say, what happened, what others are told of
+//! that, and what is counted while somebody looks. Each is held for no await and none inside
 //! another. The parts behind them are pure and take time as an argument.
 
 pub mod catalog;
 mod changes;
 mod events;
+mod exchange;
 mod fold;
 mod matrix;
 mod nodes;
+mod peers;
 mod receipts;
 mod report;
 mod row;
@@ -33,8 +36,10 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::events::of_registry;
 pub use self::{
     changes::Change,
-    matrix::{BreakerReport, Counts, Dirty, Matrix, Replica, RowName},
-    nodes::{FORGET_AFTER, Identity, Nodes, SILENT_AFTER, TooManyNodes},
+    exchange::{Followed, Sent},
+    matrix::{BreakerReport, Counts, Dirty, Matrix, News, Replica, RowName},
+    nodes::{FORGET_AFTER, Identity, Nodes, SILENT_AFTER, Taken, Told, TooManyNodes},
+    peers::Peers,
     receipts::{drain_status, rollout},
     report::Report,
     row::is_open,
@@ -44,7 +49,7 @@ pub use self::{
     timeline::{Cursor, Looked, Position, Since, Timeline, TimelineLimits},
     what_if::{Answered, MAX_OPEN as MAX_OPEN_QUESTIONS, Questions, WhatIf},
 };
-use self::{nodes::RETURN_TIME, seat::Stream};
+use self::{nodes::RETURN_TIME, peers::OwnEvents, seat::Stream};
 use crate::{
     clock,
     registry::{Event, Held, Prospect, Revision, Sight},
@@ -56,6 +61,8 @@ pub struct Observation {
     observed: Mutex<Observed>,
     timeline: Mutex<Timeline>,
     stats: Mutex<Stats>,
+    /// What other control planes are told of the timeline.
+    own_events: Mutex<OwnEvents>,
     /// The number of the last event, for those who wait for the next.
     last_event: watch::Sender<Position>,
     /// The last change of a breaker, likewise.
@@ -65,6 +72,8 @@ pub struct Observation {
     /// Counts whatever may bring a drain forward.
     progress: watch::Sender<u64>,
     attention: watch::Sender<Attention>,
+    /// Whether somebody reads counts here, so that other control planes are to tell theirs.
+    reads_counts: watch::Sender<bool>,
     /// What would have been by other rules, asked of data planes.
     questions: Questions,
     /// From then on, the data planes that are there speak for all. Unset: they always did.
@@ -78,6 +87,7 @@ struct Observed {
     seats: HashMap<(NodeId, Stream), CancellationToken>,
     /// Replicas on the way to be evicted: when, and why not.
     evictions: HashMap<ReplicaKey, (SystemTime, Option<Held>)>,
+    peers: Peers,
 }
 
 /// Reads counts, which data planes report for as long as somebody does.
@@ -98,14 +108,17 @@ impl Observation {
                 matrix: Matrix::default(),
                 seats: HashMap::new(),
                 evictions: HashMap::new(),
+                peers: Peers::default(),
             }),
             timeline: Mutex::new(Timeline::new(started_ms, TimelineLimits::default())),
             stats: Mutex::default(),
+            own_events: Mutex::default(),
             last_event: watch::Sender::new(0),
             last_change: watch::Sender::new(0),
             slowest: watch::Sender::new(Revision::MAX),
             progress: watch::Sender::new(0),
             attention: watch::Sender::new(Attention::Nobody),
+            reads_counts: watch::Sender::new(false),
             questions: Questions::default(),
             settled_at: OnceLock::new(),
         }
@@ -124,7 +137,8 @@ impl Observation {
             removed.for_each(|key| observed.matrix.forget_replica(&key));
             self.tell(observed);
         }
-        self.record(events.iter().map(Event::to_wire));
+        // Others hear it from their own registry.
+        self.keep(events.iter().map(Event::to_wire));
     }
 
     /// Notes what happened beside the registry.
@@ -142,8 +156,14 @@ impl Observation {
         resume: Revision,
     ) -> Result<Seat, TooManyNodes> {
         let mut observed = self.lock();
+        let was_elsewhere = observed.is_elsewhere(&identity.id);
         let forgotten = observed.nodes.connect(&identity, resume, clock::now(), clock::wall())?;
         observed.forget_rows_of(forgotten);
+        if was_elsewhere && let Some(reports) = observed.seats.remove(&(identity.id.clone(), Stream::Reports))
+        {
+            // What it told before it followed this control plane was not taken in, so it tells everything anew.
+            reports.cancel();
+        }
         let event = events::connected(&identity);
         let seat = observed.seat(self, identity, Stream::Snapshots);
         self.tell(observed);
@@ -157,9 +177,11 @@ impl Observation {
     /// [`TooManyNodes`].
     pub(crate) fn begin_reports(self: &Arc<Self>, identity: Identity) -> Result<Seat, TooManyNodes> {
         let mut observed = self.lock();
-        let forgotten = observed.nodes.reported(&identity, clock::now(), clock::wall())?;
-        observed.forget_rows_of(forgotten);
-        observed.nodes.reports_anew(&identity.id);
+        if !observed.is_elsewhere(&identity.id) {
+            let forgotten = observed.nodes.reported(&identity, clock::now(), clock::wall())?;
+            observed.forget_rows_of(forgotten);
+            observed.nodes.reports_anew(&identity.id);
+        }
         let seat = observed.seat(self, identity, Stream::Reports);
         self.tell(observed);
         Ok(seat)
@@ -237,8 +259,9 @@ impl Observation {
     pub(crate) fn sights(&self) -> BTreeMap<ReplicaKey, Sight> {
         let (observed, now) = (self.lock(), clock::now());
         let is_heard = |node: &NodeId| {
-            observed.seats.contains_key(&(node.clone(), Stream::Reports))
-                && observed.nodes.is_heard(node, now)
+            let reports = observed.seats.contains_key(&(node.clone(), Stream::Reports))
+                || observed.nodes.reports_elsewhere(node);
+            reports && observed.nodes.is_heard(node, now)
         };
         observed.matrix.suspects(is_heard)
     }
@@ -248,17 +271,40 @@ impl Observation {
     ///
     /// One that connects meanwhile is waited for, too; one that goes no longer is.
     pub async fn wait_for(&self, revision: Revision, patience: Duration) -> v1::Rollout {
-        let mut slowest = self.slowest.subscribe();
-        // The sender lives as long as `self`, so this ends by the condition or by the time.
-        let _ = timeout(patience, slowest.wait_for(|slowest| *slowest >= revision)).await;
-        self.read(|nodes, _| rollout(nodes, revision))
+        let (mut slowest, mut progress) = (self.slowest.subscribe(), self.progress.subscribe());
+        // The senders live as long as `self`, so this ends by the conditions or by the time.
+        let _ = timeout(patience, async {
+            loop {
+                let _ = slowest.wait_for(|slowest| *slowest >= revision).await;
+                progress.mark_unchanged();
+                // Silent ones are not waited for: nobody knows whether they come back.
+                if self.has_heard_all_at(revision) && *slowest.borrow() >= revision {
+                    return;
+                }
+                let _ = progress.changed().await;
+            }
+        })
+        .await;
+        let observed = self.lock();
+        v1::Rollout {
+            silent_control_planes: observed.peers.short_of(revision),
+            ..rollout(&observed.nodes, revision)
+        }
     }
 
     /// The receipts of a drain that the registry decided on at `revision`, see [`Observation::follow_progress`].
     pub fn drain_status(&self, key: &ReplicaKey, revision: Revision) -> v1::DrainStatus {
         let now = clock::now();
         let is_settled = self.settled_at.get().is_none_or(|at| now >= *at);
-        self.read(|nodes, matrix| drain_status(nodes, matrix, key, revision, now, is_settled))
+        let observed = self.lock();
+        // Data planes that only a silent control plane knows may send it requests, and one that connects to a control plane
+        // which has not come to the drain does.
+        let is_settled = is_settled && observed.peers.reach(revision);
+        let mut status = drain_status(&observed.nodes, &observed.matrix, key, revision, now, is_settled);
+        if let Some(rollout) = &mut status.rollout {
+            rollout.silent_control_planes = observed.peers.short_of(revision);
+        }
+        status
     }
 
     /// Follows a number that grows whenever receipts may have changed.
@@ -275,7 +321,8 @@ impl Observation {
     pub(crate) fn reporting(&self) -> Vec<NodeId> {
         let observed = self.lock();
         let reporting = observed.seats.keys().filter(|(_, stream)| *stream == Stream::Reports);
-        reporting.map(|(node, _)| node.clone()).collect()
+        let here = reporting.map(|(node, _)| node).filter(|node| !observed.is_elsewhere(node));
+        here.chain(observed.nodes.reporting_elsewhere()).cloned().collect()
     }
 
     /// Follows the number of the last event.
@@ -299,24 +346,37 @@ impl Observation {
         let id = stats.begin(wish, clock::now());
         // Under the lock, as in `drop`: of two that come and go at once, the last one has the last word.
         self.attention.send_replace(Attention::Somebody);
+        let reads_here = stats.is_read_here();
+        self.reads_counts.send_if_modified(|reads| std::mem::replace(reads, reads_here) != reads_here);
         drop(stats);
         StatsReader { observation: Arc::clone(self), id }
     }
 
     /// Adds what a data plane counted. Yields how many rows there was no room for.
-    fn add_stats(&self, report: &StatsReport) -> usize {
-        locked(&self.stats).add(report)
+    fn add_stats(&self, report: &StatsReport, is_from_peer: bool) -> usize {
+        locked(&self.stats).add(report, is_from_peer)
     }
 
-    /// Puts events into the timeline.
+    /// Puts events into the timeline, and what others do not know by themselves where they are told of it.
     fn record(&self, events: impl IntoIterator<Item = v1::Event>) {
-        let mut timeline = locked(&self.timeline);
-        for event in events {
+        let events: Vec<_> = events.into_iter().collect();
+        for event in &events {
             debug_assert!(
                 catalog::EventType::find(&event.event_type).is_some(),
                 "{} is in no catalog",
                 event.event_type
             );
+        }
+        let mut own = locked(&self.own_events);
+        events.iter().filter(|event| peers::is_own(event)).for_each(|event| own.push(event.clone()));
+        drop(own);
+        self.keep(events);
+    }
+
+    /// Puts events into the timeline.
+    fn keep(&self, events: impl IntoIterator<Item = v1::Event>) {
+        let mut timeline = locked(&self.timeline);
+        for event in events {
             timeline.push(event);
         }
         let last = timeline.last();
@@ -356,6 +416,10 @@ impl Drop for StatsReader {
     fn drop(&mut self) {
         let mut stats = locked(&self.observation.stats);
         stats.end(self.id);
+        let reads_here = stats.is_read_here();
+        self.observation
+            .reads_counts
+            .send_if_modified(|reads| std::mem::replace(reads, reads_here) != reads_here);
         if stats.is_unread() {
             self.observation.attention.send_replace(Attention::Until(clock::now() + LINGER));
         }
@@ -383,7 +447,13 @@ impl Observed {
     fn reporting_count(&self) -> usize {
         let now = clock::now();
         let reporting = self.seats.keys().filter(|(_, stream)| *stream == Stream::Reports);
-        reporting.filter(|(node, _)| self.nodes.is_heard(node, now)).count()
+        let here = reporting.map(|(node, _)| node).filter(|node| !self.is_elsewhere(node));
+        here.chain(self.nodes.reporting_elsewhere()).filter(|node| self.nodes.is_heard(node, now)).count()
+    }
+
+    /// Whether another control plane has the newest stream of the data plane.
+    fn is_elsewhere(&self, node: &NodeId) -> bool {
+        self.nodes.contains(node) && !self.nodes.is_here(node)
     }
 }
 

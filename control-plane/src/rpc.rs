@@ -11,6 +11,7 @@ mod keep_alive;
 mod observability;
 mod overrides;
 mod page;
+mod peers;
 mod policies;
 mod registry;
 mod routes;
@@ -24,15 +25,17 @@ use gateway_proto::{
     Invalid, NodeId,
     v1::{
         self, observability_service_server::ObservabilityServiceServer,
-        policy_service_server::PolicyServiceServer, registry_service_server::RegistryServiceServer,
-        route_service_server::RouteServiceServer,
+        peer_service_server::PeerServiceServer, policy_service_server::PolicyServiceServer,
+        registry_service_server::RegistryServiceServer, route_service_server::RouteServiceServer,
     },
 };
 use tonic::{Code, Status, Streaming, server::NamedService, service::Routes};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 pub(crate) use self::discovery::MAX_PARTS_UNDER_WAY;
-use self::{discovery::Discovery, observability::Observability, policies::Policies, registry::Registry};
+use self::{
+    discovery::Discovery, observability::Observability, peers::Peers, policies::Policies, registry::Registry,
+};
 use crate::{
     edge::Edge,
     observe::Identity,
@@ -59,6 +62,7 @@ pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
     let policies = PolicyServiceServer::new(Policies(Arc::clone(edge)));
     let routes = RouteServiceServer::new(routes::Routes(Arc::clone(edge)));
     let observability = ObservabilityServiceServer::new(Observability(Arc::clone(edge)));
+    let peers = PeerServiceServer::new(Peers(Arc::clone(edge)));
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health),
     );
@@ -82,6 +86,7 @@ pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
         .add_service(routes.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(discovery)
         .add_service(observability.max_decoding_message_size(MAX_REPORT_BYTES))
+        .add_service(peers.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(health.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(reflection_v1.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(reflection_v1alpha.max_decoding_message_size(MAX_REQUEST_BYTES))
@@ -107,7 +112,7 @@ pub(crate) async fn end_health(health: &mut HealthReporter) {
     }
 }
 
-fn health_names() -> [&'static str; 6] {
+fn health_names() -> [&'static str; 7] {
     [
         "",
         RegistryServiceServer::<Registry>::NAME,
@@ -115,6 +120,7 @@ fn health_names() -> [&'static str; 6] {
         PolicyServiceServer::<Policies>::NAME,
         RouteServiceServer::<routes::Routes>::NAME,
         ObservabilityServiceServer::<Observability>::NAME,
+        PeerServiceServer::<Peers>::NAME,
     ]
 }
 
@@ -131,5 +137,11 @@ fn identity(wire: v1::NodeIdentity, address: String) -> Result<Identity, Invalid
     let id = NodeId::parse(&wire.node_id)?;
     text_within("version", &wire.version, MAX_VERSION_CHARS)?;
     text_within("process_id", &wire.process_id, MAX_PROCESS_CHARS)?;
-    Ok(Identity { id, version: wire.version, process: wire.process_id, address })
+    Ok(Identity {
+        id,
+        version: wire.version,
+        process: wire.process_id,
+        address,
+        stream_number: wire.stream_number,
+    })
 }

@@ -152,13 +152,17 @@ async fn version(State(admin): State<Arc<Admin>>) -> Json<Value> {
 /// What is routed by, in the contract's own words: what the registry has, and what the guard holds beyond that.
 async fn snapshot(State(admin): State<Arc<Admin>>) -> Response {
     let body = move || {
-        let source = admin.view.status.borrow().source;
+        let (source, control_plane) = {
+            let status = admin.view.status.borrow();
+            (status.source, status.connected.then(|| status.url.clone()).flatten())
+        };
         // A copy that shares the services: rendering many must not keep the owner from changing them.
         let mirror = admin.view.mirror.borrow().clone();
         let snapshot = mirror.snapshot();
         let mut content = to_json(&snapshot.to_wire());
         Json(json!({
             "source": source.to_string(),
+            "controlPlane": control_plane.as_deref(),
             "epoch": snapshot.epoch(),
             "revision": snapshot.revision().to_string(),
             "contentHash": snapshot.content_hash().to_string(),

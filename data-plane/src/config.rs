@@ -10,6 +10,7 @@ mod limits;
 mod traces;
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::SocketAddr,
     num::NonZeroUsize,
@@ -20,7 +21,7 @@ use std::{
 };
 
 use clap::builder::FalseyValueParser;
-use gateway_proto::{Locality, NodeId, control_plane_url, v1};
+use gateway_proto::{Locality, NodeId, ServiceName, control_plane_url, v1};
 use gateway_runtime::{
     Failure,
     credentials::TokenFile,
@@ -32,7 +33,7 @@ use crate::{
     access_log::AccessLog,
     admin::Access,
     control_plane,
-    discovery::Cache,
+    discovery::{Cache, Services},
     handover::MAX_PATH_BYTES,
     proxy::{Forwarding, Limits, PROTOCOLS, ProxyHeaders},
     static_file::{self, StaticFile},
@@ -47,6 +48,8 @@ pub use traces::TraceArgs;
 
 /// Control planes that one data plane may know.
 const MAX_CONTROL_PLANES: usize = 16;
+/// Services that control planes let one data plane name.
+const MAX_SERVICES: usize = 1000;
 /// More workers than any machine has cores are a slip of the finger.
 const MAX_WORKERS: usize = 1024;
 
@@ -79,9 +82,13 @@ pub struct Args {
     /// Its key in PEM
     #[arg(long, env = "GW_UPSTREAM_KEY", value_name = "FILE")]
     pub upstream_key: Option<PathBuf>,
-    /// Control planes to follow, as http://HOST:PORT or https://HOST:PORT, tried in turn [default: http://127.0.0.1:7400]
+    /// Control planes of one registry, as http://HOST:PORT or https://HOST:PORT, at most 16: one of them is followed, in an order by
+    /// chance, and the next when it fails; may be repeated [default: http://127.0.0.1:7400]
     #[arg(long, env = "GW_CONTROL_PLANE", value_delimiter = ',', value_name = "URL,…")]
     pub control_plane: Vec<String>,
+    /// Carry these services only, at most 1000, and hold nothing of others; may be repeated [default: all]
+    #[arg(long, env = "GW_SERVICES", value_delimiter = ',', value_name = "NAME,…")]
+    pub services: Vec<String>,
     /// Authorities, in PEM, that sign the certificates of control planes at https://; read again when it changes [default:
     /// those that the system trusts]
     #[arg(long, env = "GW_CONTROL_PLANE_CA", value_name = "FILE")]
@@ -199,7 +206,7 @@ pub struct Config {
 /// Where services and replicas come from.
 #[derive(Debug, Clone)]
 pub(crate) enum Registry {
-    ControlPlane { urls: Vec<Uri>, cache: Option<Cache> },
+    ControlPlane { urls: Vec<Uri>, cache: Option<Cache>, services: Services },
     Static(StaticFile),
 }
 
@@ -210,9 +217,12 @@ impl fmt::Display for Registry {
             Self::Static(file) => {
                 write!(f, "static, services: {}, routes: {}", file.services.len(), file.routes.len())
             }
-            Self::ControlPlane { urls, cache } => {
+            Self::ControlPlane { urls, cache, services } => {
                 for (index, url) in urls.iter().enumerate() {
                     write!(f, "{}{url}", if index == 0 { "" } else { "," })?;
+                }
+                if let Services::Some(names) = services {
+                    write!(f, ", services: {}", names.len())?;
                 }
                 match cache {
                     Some(cache) => write!(f, ", cached in {}", cache.path().display()),
@@ -336,6 +346,7 @@ impl Args {
             let beside = [
                 (!self.control_plane.is_empty(), "--control-plane"),
                 (self.cache_dir.is_some(), "--cache-dir"),
+                (!self.services.is_empty(), "--services"),
             ];
             if let Some((_, flag)) = beside.into_iter().find(|(given, _)| *given) {
                 return Err(Failure::usage(format!(
@@ -360,7 +371,27 @@ impl Args {
             control_plane_url(text).map_err(|why| Failure::usage(format!("--control-plane {text:?} {why}")))
         });
         let urls = urls.collect::<Result<_, _>>()?;
-        Ok(Registry::ControlPlane { urls, cache: self.cache(node_id, is_stable)? })
+        let services = self.services()?;
+        let cache = self.cache(node_id, is_stable)?.map(|cache| cache.of(&services));
+        Ok(Registry::ControlPlane { urls, cache, services })
+    }
+
+    fn services(&self) -> Result<Services, Failure> {
+        let given: Vec<&str> =
+            self.services.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
+        if matches!(given[..], [] | ["*"]) {
+            return Ok(Services::All);
+        }
+        let names = given.into_iter().map(|name| {
+            ServiceName::parse(name).map_err(|why| Failure::usage(format!("--services {name:?} {why}")))
+        });
+        let names = names.collect::<Result<BTreeSet<_>, _>>()?;
+        match names.len() {
+            count if count > MAX_SERVICES => Err(Failure::usage(format!(
+                "--services names {count}, at most {MAX_SERVICES} are allowed: leave it out to carry all"
+            ))),
+            _ => Ok(Services::Some(names)),
+        }
     }
 
     fn cache(&self, node_id: &NodeId, is_stable: bool) -> Result<Option<Cache>, Failure> {

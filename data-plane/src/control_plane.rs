@@ -1,16 +1,19 @@
 //! How this data plane reaches the control plane: the addresses, the connection, the pauses between attempts.
 //!
-//! Discovery decides which address is in use and moves on when it fails; reports follow it, so that one control plane
-//! at a time has both the acknowledgements and the breakers of this node.
+//! Each process tries the addresses in an order of its own, so that many spread over all control planes, and those of one
+//! that ends over all others. Discovery decides which address is in use and moves on when it fails; reports follow it, so
+//! that one control plane at a time has both the acknowledgements and the breakers of this node.
 
 mod reconnect;
 
 use std::{
+    io,
+    net::SocketAddr,
     sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use gateway_runtime::{
@@ -19,6 +22,7 @@ use gateway_runtime::{
 };
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use rand::{Rng, seq::SliceRandom};
 use tokio::sync::watch;
 use tonic::{
     Request,
@@ -39,9 +43,29 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(crate) struct ControlPlane {
     endpoints: Vec<Endpoint>,
-    current: AtomicUsize,
+    /// Counts moves: the address in use is the one with this number, after the last the first.
+    current: watch::Sender<usize>,
+    /// Of a name with several addresses, the one that is tried first is another one each time.
+    turn: AtomicUsize,
+    /// Where the last connection led.
+    found: Arc<Mutex<Option<Found>>>,
+    last_stream: AtomicI64,
     hold: Hold,
     identity: Identity,
+}
+
+/// Where a connection led.
+#[derive(Debug, Clone)]
+struct Found {
+    url: Uri,
+    address: SocketAddr,
+    /// How many addresses the name has.
+    count: usize,
+}
+
+/// Host and port of a control plane's URL.
+fn place(url: &Uri) -> (&str, u16) {
+    (url.host().unwrap_or_default().trim_matches(['[', ']']), url.port_u16().unwrap_or_default())
 }
 
 /// What control planes are shown, and which of them are believed.
@@ -52,6 +76,17 @@ pub(crate) struct Identity {
 }
 
 impl ControlPlane {
+    /// As [`ControlPlane::new`], in an order by chance.
+    ///
+    /// # Panics
+    /// When `urls` is empty.
+    pub(crate) fn spread(mut urls: Vec<Uri>, identity: Identity, rng: &mut impl Rng) -> Self {
+        urls.shuffle(rng);
+        let control_plane = Self::new(urls, identity);
+        control_plane.turn.store(rng.random_range(0..1024), Ordering::Relaxed);
+        control_plane
+    }
+
     /// Control planes at `urls`, which [`gateway_proto::control_plane_url`] accepted; the first is tried first.
     ///
     /// # Panics
@@ -66,7 +101,15 @@ impl ControlPlane {
                 .keep_alive_timeout(PING_TIMEOUT)
                 .keep_alive_while_idle(true)
         });
-        Self { endpoints: endpoints.collect(), current: AtomicUsize::new(0), hold: Hold::default(), identity }
+        Self {
+            endpoints: endpoints.collect(),
+            current: watch::Sender::new(0),
+            turn: AtomicUsize::new(0),
+            found: Arc::default(),
+            last_stream: AtomicI64::new(0),
+            hold: Hold::default(),
+            identity,
+        }
     }
 
     /// The address in use.
@@ -74,22 +117,55 @@ impl ControlPlane {
         self.endpoint().uri()
     }
 
-    /// Connects to the address in use. Cancel safe.
+    /// Connects to the address in use. Where its name has several, each call begins with another one. Cancel safe.
     ///
     /// # Errors
     /// When it refuses, does not answer within 2 s, or shows a certificate that is not believed.
     pub(crate) async fn connect(&self) -> Result<Channel, transport::Error> {
         let tls = Arc::clone(&self.identity.tls);
+        let (turn, found) = (self.turn.fetch_add(1, Ordering::Relaxed), Arc::clone(&self.found));
         let connector = service_fn(move |url: Uri| {
-            let tls = Arc::clone(&tls);
+            let (tls, found) = (Arc::clone(&tls), Arc::clone(&found));
             async move {
+                let (host, port) = place(&url);
+                let mut addresses = tls::resolve(host, port).await?;
+                let count = addresses.len();
+                addresses.rotate_left(turn % count);
                 let is_encrypted = url.scheme_str() == Some("https");
-                let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-                let port = url.port_u16().unwrap_or_default();
-                tls::connect(host, port, is_encrypted.then_some(&tls)).await.map(TokioIo::new)
+                let connection = tls::connect_to(&addresses, host, is_encrypted.then_some(&tls)).await?;
+                let address = connection.peer_addr()?;
+                *found.lock().unwrap_or_else(PoisonError::into_inner) = Some(Found { url, address, count });
+                Ok::<_, io::Error>(TokioIo::new(connection))
             }
         });
         self.endpoint().connect_with_connector(connector).await
+    }
+
+    /// Connects to where the last [`ControlPlane::connect`] has led, as long as that is of the address in use: a name may
+    /// have several, and behind each may be another control plane. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`ControlPlane::connect`].
+    pub(crate) async fn connect_beside(&self) -> Result<Channel, transport::Error> {
+        let tls = Arc::clone(&self.identity.tls);
+        let known = self.found().filter(|found| found.url == *self.url()).map(|found| found.address);
+        let connector = service_fn(move |url: Uri| {
+            let tls = Arc::clone(&tls);
+            async move {
+                let (host, port) = place(&url);
+                let addresses = match known {
+                    Some(address) => vec![address],
+                    None => tls::resolve(host, port).await?,
+                };
+                let is_encrypted = url.scheme_str() == Some("https");
+                tls::connect_to(&addresses, host, is_encrypted.then_some(&tls)).await.map(TokioIo::new)
+            }
+        });
+        self.endpoint().connect_with_connector(connector).await
+    }
+
+    fn found(&self) -> Option<Found> {
+        self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Why a connection could not be had, or was lost: what the control plane says against our certificate, else what is given.
@@ -111,7 +187,31 @@ impl ControlPlane {
 
     /// Uses the next address from now on, after the last the first.
     pub(crate) fn advance(&self) {
-        self.current.fetch_add(1, Ordering::Relaxed);
+        self.current.send_modify(|current| *current = current.wrapping_add(1));
+    }
+
+    /// Follows the number of the address in use: it changes with it. With one address only, nothing ever moves.
+    pub(crate) fn moves(&self) -> watch::Receiver<usize> {
+        self.current.subscribe()
+    }
+
+    /// How many addresses there are to try.
+    pub(crate) fn count(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    /// Whether the next connection may lead to another control plane.
+    pub(crate) fn has_others(&self) -> bool {
+        self.endpoints.len() > 1 || self.found().is_some_and(|found| found.count > 1)
+    }
+
+    /// A number for a new stream, at `now`: greater than those of all streams before it.
+    pub(crate) fn number_stream(&self, now: SystemTime) -> i64 {
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let micros = i64::try_from(since.as_micros()).unwrap_or(i64::MAX);
+        let next = |last: i64| Some(micros.max(last.saturating_add(1)));
+        let before = self.last_stream.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        micros.max(before.unwrap_or_default().saturating_add(1))
     }
 
     /// What keeps both streams from being opened.
@@ -120,7 +220,7 @@ impl ControlPlane {
     }
 
     fn endpoint(&self) -> &Endpoint {
-        &self.endpoints[self.current.load(Ordering::Relaxed) % self.endpoints.len()]
+        &self.endpoints[*self.current.borrow() % self.endpoints.len()]
     }
 }
 
@@ -177,7 +277,38 @@ impl Drop for Held {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use rand::{SeedableRng, rngs::StdRng};
+
     use super::*;
+
+    #[test]
+    fn processes_begin_with_addresses_of_their_own_and_each_tries_all() {
+        let urls = ["http://a:1", "http://b:2", "http://c:3"].map(Uri::from_static);
+        let mut first = HashSet::new();
+        for seed in 0..32 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let control_plane = ControlPlane::spread(urls.to_vec(), Identity::default(), &mut rng);
+            first.insert(control_plane.url().clone());
+            let tried: HashSet<_> = (0..3)
+                .map(|_| {
+                    control_plane.advance();
+                    control_plane.url().clone()
+                })
+                .collect();
+            assert_eq!(tried.len(), 3);
+        }
+        assert_eq!(first.len(), 3);
+    }
+
+    #[test]
+    fn streams_are_numbered_upwards_whatever_the_clock_does() {
+        let control_plane = ControlPlane::new(vec![Uri::from_static("http://a:1")], Identity::default());
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let numbers = [10, 10, 5, 20].map(|seconds| control_plane.number_stream(at(seconds)));
+        assert_eq!(numbers, [10_000_000, 10_000_001, 10_000_002, 20_000_000]);
+    }
 
     #[test]
     fn addresses_are_used_in_turn() {

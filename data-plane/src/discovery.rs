@@ -19,6 +19,7 @@ mod overrides;
 mod parse;
 mod refusal;
 mod routes;
+mod services;
 mod snapshot;
 mod status;
 #[cfg(test)]
@@ -30,5 +31,6 @@ pub use feed::{Feed, Position, View};
 pub use guard::{Guard, HeldReplica, Judgement, LetGo};
 pub use mirror::{Mirror, Outcome};
 pub use refusal::Refusal;
+pub use services::Services;
 pub use snapshot::Snapshot;
 pub use status::{Source, Status};

@@ -104,6 +104,13 @@ impl ReportStream {
         self.requests.message().await.ok().flatten()
     }
 
+    /// Says up to where events have been taken.
+    pub(crate) async fn confirm(&mut self, taken_batch_number: i64) {
+        let response =
+            v1::ReportNodeStatusResponse { confirms_batches: true, taken_batch_number, ..Default::default() };
+        self.responses.send(Ok(response)).await.expect("the data plane is there");
+    }
+
     /// Asks for reports at another interval.
     pub(crate) async fn ask_for(&mut self, interval: prost_types::Duration) {
         self.ask(interval, false).await;

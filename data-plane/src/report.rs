@@ -53,6 +53,8 @@ enum Ended {
     Closed,
     #[error("the control plane took no report for {SEND_TIMEOUT:?}")]
     NotTaken,
+    #[error("another control plane is followed now")]
+    Moved,
 }
 
 /// Reports for one data plane.
@@ -105,7 +107,7 @@ impl Reporter {
             if hold.is_held() {
                 continue;
             }
-            let pause = reconnect.failed(Instant::now(), rand::random());
+            let pause = reconnect.failed(Instant::now(), rand::random(), self.control_plane.count());
             // Discovery warns when the control plane is lost.
             tracing::debug!(url = %self.control_plane.url(), reason = %ended, ?pause, "report stream ended");
             tokio::select! {
@@ -127,7 +129,7 @@ impl Reporter {
                 Err(ended) => ended,
             }
         };
-        if let Err(_) | Ok(Ended::Unreachable(_) | Ended::Failed(_) | Ended::NotTaken) =
+        if let Err(_) | Ok(Ended::Unreachable(_) | Ended::Failed(_) | Ended::NotTaken | Ended::Moved) =
             timeout(session::FAREWELL, told).await
         {
             tracing::debug!(url = %self.control_plane.url(), "the control plane was not told of the end");
@@ -160,12 +162,13 @@ impl Reporter {
 
     /// Opens a stream and tells the full state.
     async fn connect(&self) -> Result<(Session<'_>, Streaming<v1::ReportNodeStatusResponse>), Ended> {
-        let channel = match self.control_plane.connect().await {
+        let moves = self.control_plane.moves();
+        let channel = match self.control_plane.connect_beside().await {
             Ok(channel) => channel,
             Err(error) => return Err(Ended::Unreachable(root_cause(&error))),
         };
         let (outgoing, requests) = mpsc::channel(OUTGOING);
-        let mut session = Session::new(self, outgoing);
+        let mut session = Session::new(self, outgoing, moves);
         let mut client = ObservabilityServiceClient::new(channel);
         let call = timeout(
             SEND_TIMEOUT,

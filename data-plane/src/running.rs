@@ -35,7 +35,9 @@ use crate::{
     clock::Clock,
     config::{Config, Registry},
     control_plane::ControlPlane,
-    discovery::{Cache, Cached, Feed, Guard, Mirror, Snapshot, Source, View, client, ending, keeper},
+    discovery::{
+        Cache, Cached, Feed, Guard, Mirror, Services, Snapshot, Source, View, client, ending, keeper,
+    },
     handover::{self, Claim, Predecessor},
     health::{CheckCounts, Checker},
     proxy::{self, Leave, Proxy, ProxyConfig, Refusals, Watch},
@@ -117,7 +119,8 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
     let (stop, alone) = (Shutdown::new(), Shutdown::new());
     let control_plane = match &config.registry {
         Registry::ControlPlane { urls, .. } => {
-            Some(Arc::new(ControlPlane::new(urls.clone(), config.identity.clone())))
+            let spread = ControlPlane::spread(urls.clone(), config.identity.clone(), &mut rand::rng());
+            Some(Arc::new(spread))
         }
         Registry::Static(_) => None,
     };
@@ -168,11 +171,18 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
         background.read_upstream_certificates(config.upstream_tls, stop.clone());
     }
     let followed = view.clone();
-    if let (Registry::ControlPlane { cache, .. }, Some(control_plane)) = (config.registry, &control_plane) {
+    if let (Registry::ControlPlane { cache, services, .. }, Some(control_plane)) =
+        (config.registry, &control_plane)
+    {
         let process_id = format!("{:016x}", rand::random::<u64>());
         let node_id = config.node_id.to_string();
-        let node = v1::NodeIdentity { node_id, version: VERSION.into(), process_id: process_id.clone() };
-        let link = Link { control_plane: control_plane.clone(), node, stop: stop.clone() };
+        let node = v1::NodeIdentity {
+            node_id,
+            version: VERSION.into(),
+            process_id: process_id.clone(),
+            ..Default::default()
+        };
+        let link = Link { control_plane: control_plane.clone(), node, services, stop: stop.clone() };
         let reporter = Reporter {
             control_plane: link.control_plane.clone(),
             node_id: config.node_id,
@@ -308,6 +318,7 @@ fn until_either(one: &Shutdown, other: &Shutdown) -> Shutdown {
 struct Link {
     control_plane: Arc<ControlPlane>,
     node: v1::NodeIdentity,
+    services: Services,
     stop: Shutdown,
 }
 
@@ -401,7 +412,7 @@ impl Background {
                 feed.route_all();
             }
             let (link, feed) = (link.clone(), feed.clone());
-            async move { client::follow(&link.control_plane, &link.node, &feed, &link.stop).await }
+            async move { client::follow(&link.control_plane, &link.node, &link.services, &feed, &link.stop).await }
         });
     }
 

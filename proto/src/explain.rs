@@ -175,6 +175,8 @@ impl Explanation {
             explain_time: Some(timestamp(self.facts.now)),
             revision: self.facts.revision,
             causes,
+            // Who answers for others knows which.
+            silent_control_planes: Vec::new(),
         }
     }
 

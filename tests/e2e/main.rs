@@ -32,6 +32,7 @@ mod health_checks;
 mod http2;
 mod lists;
 mod logs;
+mod many_control_planes;
 mod metrics;
 mod outage;
 mod packaging;

@@ -34,6 +34,14 @@ impl ControlPlane {
         Self { process, store, listen, flags }
     }
 
+    /// Starts one at this address with further flags, so that others can be told of it before it is there.
+    pub async fn start_at(listen: SocketAddr, store: &Path, flags: &[&str]) -> Self {
+        let store = format!("redb:{}", store.display());
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let (process, listen) = Self::spawn(&store, &listen.to_string(), &flags).await;
+        Self { process, store, listen, flags }
+    }
+
     /// Starts one behind a line of bash, such as one that limits what it may use.
     pub async fn start_under(line: &str, store: &Path) -> Self {
         let store = format!("redb:{}", store.display());

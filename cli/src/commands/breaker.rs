@@ -396,7 +396,7 @@ mod tests {
     }
 
     fn both() -> Rollout {
-        Rollout { node_count: 2, acked_node_count: 2, pending_node_ids: Vec::new() }
+        Rollout { node_count: 2, acked_node_count: 2, ..Default::default() }
     }
 
     #[test]

@@ -213,7 +213,7 @@ async fn until_end(duration: Option<Duration>) {
 async fn report(load: Option<&Load>, control: SocketAddr, output: &Output) -> std::convert::Infallible {
     let endpoint = Endpoint::parse(&format!("http://{control}"), Origin::Default)
         .expect("a socket address makes a valid URL");
-    let channel = Channel::builder(endpoint.uri.clone()).connect_lazy();
+    let channel = Channel::builder(endpoint.url().clone()).connect_lazy();
     let control = Control::over(channel, endpoint, STATUS_TIMEOUT, false);
     let service = ServiceName::parse(SERVICE).expect("the demo's service has a valid name");
     let scope = Scope::from(Some(&service));

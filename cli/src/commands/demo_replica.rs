@@ -53,7 +53,7 @@ pub(crate) async fn run(args: Args, endpoint: &str, origin: Origin) -> Result<()
     let registering = match origin {
         Origin::Flag => {
             let endpoint = Endpoint::parse(endpoint, origin)?;
-            let channel = Channel::builder(endpoint.uri).connect_lazy();
+            let channel = Channel::builder(endpoint.url().clone()).connect_lazy();
             let registration = Registration {
                 key: ReplicaKey { service: args.service, replica: args.id.clone() },
                 address: Address::parse(&address.to_string()).map_err(|invalid| {

@@ -19,6 +19,7 @@ use crate::{
     control::{Control, Scope},
     error::Error,
     output::{Format, Output},
+    partial,
     table::{Cell, Table},
     target::Target,
     terminal::printable,
@@ -89,6 +90,8 @@ impl About {
             "replica": to_json(replica),
             "breakers": self.breakers.breakers.iter().map(to_json).collect::<Vec<_>>(),
             "unreachableNodeIds": self.breakers.unreachable_node_ids,
+            "silentControlPlanes":
+                self.breakers.silent_control_planes.iter().map(to_json).collect::<Vec<_>>(),
             "overrides": self.overrides.iter().map(to_json).collect::<Vec<_>>(),
             "policy": to_json(&self.policy),
             "events": self.events.iter().map(to_json).collect::<Vec<_>>(),
@@ -109,6 +112,9 @@ fn render(replica: &Replica, about: &About, now: SystemTime) -> String {
         breaker_table(&breakers.breakers, now),
         "no data plane has reported one yet",
     );
+    for note in partial::notes(&breakers.silent_control_planes) {
+        let _ = writeln!(text, "  {}", printable(&note));
+    }
     for node in &breakers.unreachable_node_ids {
         let _ = writeln!(text, "  {} has not reported lately: what it last said is shown", printable(node));
     }

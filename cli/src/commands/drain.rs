@@ -139,6 +139,14 @@ fn stopped(rollout: Option<&Rollout>) -> String {
     }
 }
 
+/// Control planes that do not say what is in flight on their data planes; empty without any.
+fn silent(status: &DrainStatus) -> String {
+    let silent = status.rollout.iter().flat_map(|rollout| &rollout.silent_control_planes);
+    let silent =
+        silent.map(|silent| format!("the control plane at {} is silent ({})", silent.address, silent.reason));
+    silent.collect::<Vec<_>>().join(", ")
+}
+
 fn flight(status: &DrainStatus) -> String {
     format!("{} in flight", status.inflight_request_count)
 }
@@ -247,7 +255,14 @@ impl<'a> Receipts<'a> {
         if mode == Mode::Draining {
             return (text, None);
         }
+        let silent = silent(&status);
         let _ = match status.is_idle || status.inflight_request_count == 0 {
+            true if !status.is_idle && !silent.is_empty() => {
+                writeln!(
+                    text,
+                    "{key} drained: its time is over, and what is in flight is not known: {silent} {took}"
+                )
+            }
             true => writeln!(text, "{key} drained: 0 in flight {took}"),
             false => writeln!(text, "{key} drained: its time is over, with {} {took}", flight(&status)),
         };
@@ -260,12 +275,18 @@ fn still_draining(key: &ReplicaKey, last: &WatchDrainResponse, wait: Duration) -
     let status = last.status.clone().unwrap_or_default();
     let mut error =
         Error::new(Exit::WaitOver, format!("{key} still drains after {}: {}", exact(wait), flight(&status)));
-    if let Some(rollout) = status.rollout.filter(|rollout| rollout.acked_node_count < rollout.node_count) {
+    if let Some(rollout) =
+        status.rollout.clone().filter(|rollout| rollout.acked_node_count < rollout.node_count)
+    {
         error = error.because(format!(
             "{}: waiting for {}",
             stopped(Some(&rollout)),
             rollout.pending_node_ids.join(", ")
         ));
+    }
+    let unknown = silent(&status);
+    if !unknown.is_empty() {
+        error = error.because(format!("{unknown}: so it goes on until its time is over"));
     }
     if status.unreported_node_count > 0 {
         error = error.because(match status.unreported_node_count {
@@ -313,7 +334,12 @@ mod tests {
     fn status(acked: i32, inflight: i32) -> DrainStatus {
         let pending_node_ids = if acked < 2 { vec!["dp-2".to_owned()] } else { Vec::new() };
         DrainStatus {
-            rollout: Some(Rollout { node_count: 2, acked_node_count: acked, pending_node_ids }),
+            rollout: Some(Rollout {
+                node_count: 2,
+                acked_node_count: acked,
+                pending_node_ids,
+                ..Default::default()
+            }),
             inflight_request_count: inflight,
             unreported_node_count: 0,
             is_idle: acked == 2 && inflight == 0,

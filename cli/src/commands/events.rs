@@ -6,8 +6,9 @@ use gateway_proto::{
     ReplicaKey, ServiceName,
     json::to_json,
     time::system_time,
-    v1::{Event, EventSeverity, WatchEventsRequest},
+    v1::{Event, EventSeverity, WatchEventsRequest, WatchEventsResponse},
 };
+use prost_types::Timestamp;
 
 use crate::{
     age::{self, NONE},
@@ -85,33 +86,85 @@ async fn watch(
     output: &Output,
 ) -> Result<(), Error> {
     let mut interruption = Interruption::none();
+    let mut last = None;
     loop {
         let Scope { service, replica_id } = scope.clone();
         let request =
             WatchEventsRequest { service, replica_id, after_event_id: after.clone(), filter: filter.clone() };
         let broken = match control.watch_events(request).await {
-            Ok(mut stream) => loop {
-                match stream.message().await {
-                    Ok(Some(response)) => {
-                        interruption.over(output);
-                        if response.gap {
-                            output.note("some events are lost: the control plane no longer holds them");
+            Ok(mut stream) => {
+                let mut backlog = Backlog::after(last);
+                loop {
+                    match stream.message().await {
+                        Ok(Some(mut response)) => {
+                            interruption.over(output);
+                            backlog.pass(&mut response);
+                            control.tell_of(&response.silent_control_planes);
+                            if response.gap {
+                                output.note("some events are lost: the control plane no longer holds them");
+                            }
+                            output.data(lines(&response.events, output, headings))?;
+                            if let Some(last) = response.events.last() {
+                                headings = false;
+                                after.clone_from(&last.event_id);
+                            }
+                            last = response
+                                .events
+                                .iter()
+                                .filter_map(|event| event.event_time)
+                                .chain(last)
+                                .max_by_key(order);
                         }
-                        output.data(lines(&response.events, output, headings))?;
-                        if let Some(last) = response.events.last() {
-                            headings = false;
-                            after.clone_from(&last.event_id);
-                        }
+                        Ok(None) => break "the control plane ended it".to_owned(),
+                        Err(status) => break status.message().to_owned(),
                     }
-                    Ok(None) => break "the control plane ended it".to_owned(),
-                    Err(status) => break status.message().to_owned(),
                 }
-            },
+            }
             Err(error) if error.exit == Exit::Unreachable => error.headline,
             Err(error) => return Err(error),
         };
         interruption.wait(&broken, output).await;
     }
+}
+
+/// What a watch that goes on at another control plane begins with: numbers of events are each control plane's own, so that it
+/// begins with all that it has.
+#[derive(Debug)]
+struct Backlog {
+    /// When the last event was that was shown; `None`: there is nothing to pass over.
+    shown_until: Option<Timestamp>,
+    has_begun: bool,
+}
+
+impl Backlog {
+    fn after(shown_until: Option<Timestamp>) -> Self {
+        Self { shown_until, has_begun: false }
+    }
+
+    /// Takes out what has been shown before. A message with fewer events than one can have is the last one of the backlog.
+    fn pass(&mut self, response: &mut WatchEventsResponse) {
+        const FULL: usize = 256;
+        let Some(shown_until) = self.shown_until else { return };
+        let count = response.events.len();
+        let is_first = !std::mem::replace(&mut self.has_begun, true);
+        if is_first && !response.gap {
+            // It goes on where it was.
+            self.shown_until = None;
+            return;
+        }
+        response.events.retain(|event| event.event_time.is_none_or(|at| order(&at) > order(&shown_until)));
+        if is_first {
+            // What is older was there, so nothing between is missing.
+            response.gap = response.events.len() == count;
+        }
+        if count < FULL {
+            self.shown_until = None;
+        }
+    }
+}
+
+fn order(at: &Timestamp) -> (i64, i32) {
+    (at.seconds, at.nanos)
 }
 
 /// Events in the order given, one line each: a table row, a JSON object, or an id.
@@ -214,6 +267,32 @@ mod tests {
     use gateway_proto::time::timestamp;
 
     use super::*;
+
+    #[test]
+    fn what_another_control_plane_tells_again_is_shown_once() {
+        let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
+        let events = |times: std::ops::Range<i64>, gap| WatchEventsResponse {
+            events: times.map(|time| Event { event_time: at(time), ..Default::default() }).collect(),
+            gap,
+            ..Default::default()
+        };
+        let times = |response: &WatchEventsResponse| {
+            response.events.iter().map(|event| event.event_time.unwrap().seconds).collect::<Vec<_>>()
+        };
+        let mut backlog = Backlog::after(at(7));
+        let mut first = events(5..10, true);
+        backlog.pass(&mut first);
+        assert_eq!((times(&first), first.gap), (vec![8, 9], false));
+        let mut late = events(6..7, false);
+        backlog.pass(&mut late);
+        assert_eq!(times(&late), [6], "it came after that");
+        // The same control plane goes on where it was, and one that has only newer ones has lost some.
+        let mut same = events(8..9, false);
+        Backlog::after(at(7)).pass(&mut same);
+        let mut lost = events(20..22, true);
+        Backlog::after(at(7)).pass(&mut lost);
+        assert_eq!((times(&same), times(&lost), lost.gap), (vec![8], vec![20, 21], true));
+    }
 
     fn event(kind: &str, severity: EventSeverity, node: &str, replica: &str, message: &str) -> Event {
         Event {

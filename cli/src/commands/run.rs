@@ -5,7 +5,7 @@ use std::{io::Write as _, path::PathBuf, time::Duration};
 use clap::builder::ArgPredicate;
 use gateway_proto::{Endpoint as Reached, ReplicaId, ReplicaKey, ServiceName, v1};
 use tokio::task::JoinSet;
-use tonic::{Code, transport::Channel};
+use tonic::Code;
 
 use super::register::Description;
 use crate::{
@@ -138,11 +138,13 @@ pub(crate) async fn run(args: Args, global: &Global, origin: Origin, output: &Ou
     let program = program(&args, &endpoint);
     let ports = place::ports(args.port, count).map_err(own)?;
     let keys = keys(&args, &program.host, &ports)?;
-    let reaching = Channel::builder(endpoint.uri.clone())
-        .connect_timeout(CALL_TIMEOUT)
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(5));
-    let channel = credentials.over(link::connect_lazy(&reaching, &tls));
+    let mut reaching = endpoint.places.channel().connect_timeout(CALL_TIMEOUT);
+    if !endpoint.is_several() {
+        reaching = reaching
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(5));
+    }
+    let channel = credentials.over(link::connect_lazy(&reaching, &endpoint.places, &tls));
     for (key, port) in keys.iter().zip(&ports) {
         let address = place::address(&program.host, *port)?;
         let reached = Reached { address, protocol: described.protocol.clone() };
@@ -199,7 +201,7 @@ fn own(mut error: Error) -> Error {
 fn program(args: &Args, endpoint: &Endpoint) -> Program {
     Program {
         command: args.command.clone(),
-        host: place::host(args.host.as_deref(), &endpoint.uri),
+        host: place::host(args.host.as_deref(), endpoint.url()),
         port: args.port,
         endpoint: endpoint.to_string(),
         readiness: args.health.clone(),

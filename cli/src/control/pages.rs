@@ -53,9 +53,9 @@ macro_rules! page {
 }
 page!(ListServicesResponse, services, revision);
 page!(ListReplicasResponse, replicas, revision);
-page!(ListBreakersResponse, breakers, unreachable_node_ids);
-page!(ListNodesResponse, nodes, revision);
-page!(ListEventsResponse, events);
+page!(ListBreakersResponse, breakers, unreachable_node_ids, silent_control_planes);
+page!(ListNodesResponse, nodes, revision, silent_control_planes, peers);
+page!(ListEventsResponse, events, silent_control_planes);
 page!(ListOverridesResponse, overrides, revision);
 page!(ListPoliciesResponse, policies, revision);
 page!(ListRoutesResponse, routes, revision);
@@ -144,7 +144,10 @@ impl Control {
     ) -> Result<ExplainReplicaResponse, Error> {
         let service = request.service.clone();
         let subject = Subject { request: "question", service: &service };
-        self.call("ExplainReplica", subject, self.observability.clone().explain_replica(request)).await
+        let told =
+            self.call("ExplainReplica", subject, self.observability.clone().explain_replica(request)).await?;
+        self.tell_of(&told.silent_control_planes);
+        Ok(told)
     }
 
     /// What breakers would have done by other rules.
@@ -156,7 +159,10 @@ impl Control {
         let subject = Subject { request: "question", service: &service };
         match self.call("WhatIf", subject, self.observability.clone().what_if(request)).await {
             Err(error) => Err(self.with_suggestion(error, &service).await),
-            told => told,
+            Ok(told) => {
+                self.tell_of(&told.silent_control_planes);
+                Ok(told)
+            }
         }
     }
 
@@ -173,7 +179,10 @@ impl Control {
         match self.call("ExplainService", subject, self.observability.clone().explain_service(request)).await
         {
             Err(error) => Err(self.with_suggestion(error, &service).await),
-            told => told,
+            Ok(told) => {
+                self.tell_of(&told.silent_control_planes);
+                Ok(told)
+            }
         }
     }
 
@@ -279,6 +288,7 @@ impl Control {
         })
         .await?;
         all.events.truncate(limit);
+        self.tell_of(&all.silent_control_planes);
         Ok(all)
     }
 }

@@ -152,6 +152,36 @@ async fn a_control_plane_that_does_not_answer_in_time_is_unreachable() {
 }
 
 #[tokio::test]
+async fn of_several_control_planes_the_first_that_answers_is_asked_and_another_one_when_it_has_gone() {
+    let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (one, first) = Fake::start(orders()).await;
+    let (_other, second) = Fake::start(orders()).await;
+    let urls = format!("http://{dead},http://{first},http://{second}");
+    let endpoint = Endpoint::parse(&urls, Origin::Flag).unwrap();
+    let channel = endpoint.places.channel();
+    let channel = link::connect(&channel, &endpoint.places, &Default::default()).await.unwrap();
+    let control = Control::over(channel, endpoint, Duration::from_secs(9), false);
+    assert_eq!(control.replicas(None).await.unwrap().replicas.len(), 5);
+    assert_eq!(control.endpoint().to_string(), format!("http://{first}"));
+    drop(one);
+    // The call that finds the connection gone may fail; the next one makes another.
+    while control.replicas(None).await.is_err() {}
+    assert_eq!(control.endpoint().to_string(), format!("http://{second}"));
+}
+
+#[tokio::test]
+async fn where_none_of_several_answers_each_is_named_with_its_reason() {
+    let gone = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (one, other) = (gone(), gone());
+    let error = run("get services", &format!("http://{one},http://{other}")).await.unwrap_err();
+    assert!(error.headline.starts_with("cannot reach any control plane: "), "{error:?}");
+    for address in [one, other] {
+        assert!(error.headline.contains(&format!("http://{address} (")), "{error:?}");
+    }
+    assert_eq!(error.headline.matches("refused").count(), 2, "{error:?}");
+}
+
+#[tokio::test]
 async fn a_control_plane_that_is_not_there_is_named_with_the_origin_of_its_endpoint() {
     // A listener that is gone leaves a port that refuses.
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -22,6 +22,7 @@ const DISCOVERY: &str = "gateway.v1.DiscoveryService";
 const POLICY: &str = "gateway.v1.PolicyService";
 const ROUTE: &str = "gateway.v1.RouteService";
 const OBSERVABILITY: &str = "gateway.v1.ObservabilityService";
+const PEER: &str = "gateway.v1.PeerService";
 const HEALTH: &str = "grpc.health.v1.Health";
 const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
 const REFLECTION_ALPHA: &str = "grpc.reflection.v1alpha.ServerReflection";
@@ -66,6 +67,8 @@ pub(crate) const RPCS: &[(&str, &str, Permission)] = &[
     (OBSERVABILITY, "ExplainReplica", Read),
     (OBSERVABILITY, "ExplainService", Read),
     (OBSERVABILITY, "WhatIf", Read),
+    // It tells what anybody may see who may look.
+    (PEER, "FollowObservations", Read),
     (HEALTH, "Check", Open),
     (HEALTH, "Watch", Open),
     (HEALTH, "List", Open),

@@ -81,7 +81,11 @@ pub(super) async fn of_service(
 async fn look(edge: &Arc<Edge>, uri: &Uri, service: Option<&ServiceName>) -> Result<Statistics, Refusal> {
     let Some(window) = parse_window(uri)? else { return Ok(Statistics::default()) };
     let _place = edge.watch_streams.take()?;
-    let reader = edge.effects.observation.read_stats(Wish { service: service.cloned(), per_replica: true });
+    let reader = edge.effects.observation.read_stats(Wish {
+        service: service.cloned(),
+        per_replica: true,
+        ..Wish::default()
+    });
     tokio::select! {
         () = sleep(window) => {}
         () = edge.shutdown.begun() => return Err(WriteError::ShuttingDown.into()),

@@ -269,6 +269,18 @@ pub const CATALOG: &[EventType] = &[
         &["task", "panic"],
     ),
     registry(
+        "CONTROL_PLANE_SILENT",
+        Warning,
+        "another control plane does not tell any more what its data planes report: what is shown of them may be over",
+        &["control_plane"],
+    ),
+    registry(
+        "CONTROL_PLANE_HEARD",
+        Info,
+        "another control plane tells, for the first time or again, what its data planes report",
+        &["control_plane"],
+    ),
+    registry(
         "TASK_GIVEN_UP",
         Error,
         "a task of the control plane panicked too often: the process ends",

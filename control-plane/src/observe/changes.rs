@@ -82,6 +82,15 @@ impl Changes {
         self.rows.range((Bound::Excluded(since), Bound::Unbounded)).map(|(_, row)| row)
     }
 
+    /// The same with their changes, oldest first.
+    pub(super) fn numbered_since(
+        &self,
+        since: Change,
+    ) -> impl Iterator<Item = (Change, &(ReplicaKey, NodeId))> {
+        let rows = self.rows.range((Bound::Excluded(since), Bound::Unbounded));
+        rows.map(|(change, row)| (*change, row))
+    }
+
     /// Rows that went after `since`.
     pub(super) fn removals_since(&self, since: Change) -> impl Iterator<Item = &Removal> {
         let start = self.removals.partition_point(|removal| removal.at <= since);

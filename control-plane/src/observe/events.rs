@@ -34,6 +34,16 @@ pub(super) fn lost(node: &NodeId, count: u64) -> v1::Event {
     event("NODE_EVENTS_LOST", node, message, [("lost", count.to_string())])
 }
 
+pub(super) fn peer_heard(peer: &str) -> v1::Event {
+    let message = format!("the control plane at {peer} tells what its data planes report");
+    of_registry("CONTROL_PLANE_HEARD", message, [("control_plane", peer.to_owned())])
+}
+
+pub(super) fn peer_silent(peer: &str, reason: &str) -> v1::Event {
+    let message = format!("the control plane at {peer} does not tell what its data planes report: {reason}");
+    of_registry("CONTROL_PLANE_SILENT", message, [("control_plane", peer.to_owned())])
+}
+
 /// What the number of replicas that a guard holds, and held before, means; `None`: nothing new.
 pub(super) fn guard(node: &NodeId, before: usize, held: &Held) -> Option<v1::Event> {
     match (before, held.count) {
@@ -96,6 +106,7 @@ mod tests {
             version: "1".into(),
             process: String::new(),
             address: "10.0.0.9:1".into(),
+            stream_number: 1,
         };
         let held =
             Held { count: 2, services: vec![ServiceName::parse("orders").unwrap()], ..Held::default() };
@@ -105,6 +116,8 @@ mod tests {
             left(&node),
             nacked(&node, &v1::Nack { reason: "INVALID_RESOURCE".into(), message: "no".into() }),
             lost(&node, 3),
+            peer_heard("b:1"),
+            peer_silent("b:1", "gone"),
             guard(&node, 0, &held).unwrap(),
             guard(&node, 1, &Held::default()).unwrap(),
         ];

@@ -85,6 +85,19 @@ pub enum Dirty {
     TooMuch,
 }
 
+/// What changed since somebody who tells other control planes looked last.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct News {
+    /// Rows that are there.
+    pub rows: Vec<(ReplicaKey, NodeId)>,
+    /// Rows that went; one that has come again since is among `rows`, too.
+    pub gone: Vec<(ReplicaKey, NodeId)>,
+    /// The change to go on from.
+    pub reached: Change,
+    /// Whether there is no more.
+    pub is_all: bool,
+}
+
 /// What a data plane counted of a replica, or all of them did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
@@ -226,6 +239,38 @@ impl Matrix {
             *was_known |= added.is_some_and(|added| added <= since);
         }
         Dirty::Rows(dirty.into_iter().collect(), self.changes.last())
+    }
+
+    /// What changed after `since` of the data planes that are `wanted`, at most `limit` rows, and the change to go on from.
+    /// `None`: too long ago, so that only all rows tell.
+    pub fn news_of(&self, since: Change, limit: usize, wanted: impl Fn(&NodeId) -> bool) -> Option<News> {
+        if !self.changes.reaches(since) {
+            return None;
+        }
+        let mut news = News { reached: self.changes.last(), is_all: true, ..News::default() };
+        for (change, (key, node)) in self.changes.numbered_since(since) {
+            if news.rows.len() >= limit {
+                (news.reached, news.is_all) = (change - 1, false);
+                break;
+            }
+            if wanted(node) {
+                news.rows.push((key.clone(), node.clone()));
+            }
+        }
+        let removals = self.changes.removals_since(since).take_while(|removal| removal.at <= news.reached);
+        let removals = removals.filter(|removal| wanted(&removal.node));
+        news.gone = removals.map(|removal| (removal.key.clone(), removal.node.clone())).collect();
+        Some(news)
+    }
+
+    /// The replicas that a data plane has rows of, in no order.
+    pub fn keys_of(&self, node: &NodeId) -> impl Iterator<Item = &ReplicaKey> {
+        self.nodes.get(node).into_iter().flat_map(|rows| &rows.keys)
+    }
+
+    /// Drops one row.
+    pub fn forget_row(&mut self, node: &NodeId, key: &ReplicaKey) {
+        self.remove(node, key);
     }
 
     /// The row of this name, if it is there.

@@ -1,14 +1,19 @@
 //! The data planes: which are connected, how far each has come, which are silent.
 //!
-//! What is waited for, the slowest of those that are connected, is kept up to date and not looked for.
+//! What is waited for, the slowest of those that are connected, is kept up to date and not looked for. Those that follow
+//! another control plane are here as that one tells of them, see [`told`].
+
+mod told;
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
 use gateway_proto::{NodeId, ReplicaKey, ServiceName, time::timestamp, v1};
 
+pub use self::told::{Taken, Told};
 use super::report::{Held, MAX_HELD};
 use crate::registry::Revision;
 
@@ -26,7 +31,10 @@ pub struct Nodes {
     nodes: BTreeMap<NodeId, Node>,
     /// How many connected data planes have taken on which revision and none after it.
     taken_on: BTreeMap<Revision, usize>,
+    /// Of those that follow this control plane, and of those that follow others.
     capacity: usize,
+    /// Counts changes, for those who tell other control planes of them.
+    last_change: u64,
 }
 
 /// Who a data plane says it is.
@@ -40,6 +48,8 @@ pub struct Identity {
     pub process: String,
     /// Where it connected from; empty when unknown.
     pub address: String,
+    /// Greater for a newer snapshot stream of the same data plane, at whichever control plane; 0 when it does not say.
+    pub stream_number: i64,
 }
 
 /// There are as many data planes as are allowed, and all of them are connected.
@@ -70,6 +80,28 @@ struct Node {
     reported: Option<Revision>,
     /// Replicas that its guard holds.
     held: Held,
+    /// The same as it was told, for other control planes; `None`: nothing.
+    held_as_told: Option<Arc<v1::HeldReplicas>>,
+    stream_number: i64,
+    /// The last message with events that was taken, and of which process.
+    taken_batch: (String, i64),
+    home: Home,
+    changed: u64,
+}
+
+/// Which control plane a data plane follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Home {
+    Here,
+    Peer {
+        address: Arc<str>,
+        /// Whether it has a report stream there.
+        is_reporting: bool,
+        /// Whether that control plane does not tell how it is now.
+        is_silent: bool,
+        /// Whether that control plane has told all of its breakers.
+        has_rows: bool,
+    },
 }
 
 /// Before every revision: what a data plane has taken on that refuses what it was sent.
@@ -78,7 +110,7 @@ const NOTHING: Revision = -1;
 impl Nodes {
     /// At most `capacity` data planes.
     pub fn new(capacity: usize) -> Self {
-        Self { nodes: BTreeMap::new(), taken_on: BTreeMap::new(), capacity }
+        Self { nodes: BTreeMap::new(), taken_on: BTreeMap::new(), capacity, last_change: 0 }
     }
 
     /// Whether there is an entry for the data plane.
@@ -100,6 +132,8 @@ impl Nodes {
         let (_, forgotten) = self.admit(identity, now)?;
         self.change(&identity.id, |node| {
             node.connected = true;
+            node.home = Home::Here;
+            node.stream_number = identity.stream_number;
             node.process.clone_from(&identity.process);
             node.connect_time = Some(wall);
             node.acked = resume;
@@ -128,16 +162,13 @@ impl Nodes {
             return false;
         }
         // No longer counted among those that are connected, though its streams may end a moment later.
-        self.change(id, |node| node.connected = false);
-        self.nodes.remove(id);
+        self.remove(id);
         true
     }
 
     /// Notes what was sent.
     pub fn sent(&mut self, id: &NodeId, revision: Revision) {
-        if let Some(node) = self.nodes.get_mut(id) {
-            node.sent = revision;
-        }
+        self.change(id, |node| node.sent = revision);
     }
 
     /// Notes what the data plane uses now: a sign of life, too, for one that has nothing to report.
@@ -173,29 +204,47 @@ impl Nodes {
         now: Instant,
         wall: SystemTime,
     ) -> Result<Option<NodeId>, TooManyNodes> {
-        let (node, forgotten) = self.admit(identity, now)?;
-        node.heard = now;
-        node.report_time = Some(wall);
+        let (_, forgotten) = self.admit(identity, now)?;
+        self.change(&identity.id, |node| {
+            node.heard = now;
+            node.report_time = Some(wall);
+        });
         Ok(forgotten)
     }
 
     /// Notes that a report stream begins, or ended: until the next report, nothing is known of what it routes by.
     pub fn reports_anew(&mut self, id: &NodeId) {
-        if let Some(node) = self.nodes.get_mut(id) {
-            node.reported = None;
-        }
+        self.change(id, |node| node.reported = None);
     }
 
     /// Notes which revision the data plane routed by when it reported; `None`: of another epoch.
     pub fn reported_at(&mut self, id: &NodeId, revision: Option<Revision>) {
-        if let Some(node) = self.nodes.get_mut(id) {
-            node.reported = revision;
+        self.change(id, |node| node.reported = revision);
+    }
+
+    /// Notes a message with events of this process. Yields whether it is new: what was not confirmed is told again.
+    pub fn takes_batch(&mut self, id: &NodeId, process: &str, batch: i64) -> bool {
+        if batch == 0 {
+            return true;
         }
+        let mut is_new = false;
+        self.change(id, |node| {
+            is_new = node.taken_batch.0 != process || node.taken_batch.1 < batch;
+            if is_new {
+                node.taken_batch = (process.to_owned(), batch);
+            }
+        });
+        is_new
     }
 
     /// Notes what the data plane's guard holds. Yields how many replicas it held before.
-    pub fn holds(&mut self, id: &NodeId, held: Held) -> usize {
-        self.nodes.get_mut(id).map_or(0, |node| std::mem::replace(&mut node.held, held).count)
+    pub fn holds(&mut self, id: &NodeId, held: Held, as_told: Option<v1::HeldReplicas>) -> usize {
+        let mut before = 0;
+        self.change(id, |node| {
+            before = std::mem::replace(&mut node.held, held).count;
+            node.held_as_told = as_told.filter(|_| node.held.count > 0).map(Arc::new);
+        });
+        before
     }
 
     /// Whether a data plane's guard holds a replica, and since when, as far as it is named.
@@ -215,16 +264,18 @@ impl Nodes {
 
     /// Drops data planes that have been away for [`FORGET_AFTER`], and yields them.
     pub fn forget_absent(&mut self, now: Instant) -> Vec<NodeId> {
-        let is_absent = |node: &Node| !node.connected && now - node.heard >= FORGET_AFTER;
+        let is_absent = |node: &Node| !node.is_known_connected() && now - node.heard >= FORGET_AFTER;
         let absent: Vec<_> =
             self.nodes.iter().filter(|(_, node)| is_absent(node)).map(|(id, _)| id.clone()).collect();
-        self.nodes.retain(|_, node| !is_absent(node));
+        for id in &absent {
+            self.remove(id);
+        }
         absent
     }
 
     /// Data planes whose breakers may be out of date: disconnected, or silent for [`SILENT_AFTER`].
     pub fn unreachable(&self, now: Instant) -> Vec<String> {
-        let is_unreachable = |node: &Node| !node.connected || now - node.heard >= SILENT_AFTER;
+        let is_unreachable = |node: &Node| !node.is_known_connected() || now - node.heard >= SILENT_AFTER;
         self.nodes.iter().filter(|(_, node)| is_unreachable(node)).map(|(id, _)| id.to_string()).collect()
     }
 
@@ -235,10 +286,10 @@ impl Nodes {
         range.map(move |(id, node)| (id, node.to_wire(id, head)))
     }
 
-    /// How many there are in each state, given the registry's revision.
+    /// How many of those that follow this control plane are in each state, given the registry's revision.
     pub fn count_by_state(&self, head: Revision) -> BTreeMap<v1::NodeState, usize> {
         let mut counts = BTreeMap::new();
-        for node in self.nodes.values() {
+        for node in self.nodes.values().filter(|node| node.is_here()) {
             *counts.entry(node.state(head)).or_default() += 1;
         }
         counts
@@ -251,12 +302,15 @@ impl Nodes {
 
     /// The connected data planes, and what each has taken on.
     pub(super) fn connected(&self) -> impl Iterator<Item = (&NodeId, Progress)> {
-        self.nodes.iter().filter(|(_, node)| node.connected).map(|(id, node)| (id, node.progress()))
+        self.nodes
+            .iter()
+            .filter(|(_, node)| node.is_known_connected())
+            .map(|(id, node)| (id, node.progress()))
     }
 
     /// The data planes that may be routing: those that are connected, and those that were heard of within [`RETURN_TIME`].
     pub(super) fn routing(&self, now: Instant) -> impl Iterator<Item = (&NodeId, Progress)> {
-        let is_routing = move |node: &Node| node.connected || now - node.heard < RETURN_TIME;
+        let is_routing = move |node: &Node| node.is_known_connected() || now - node.heard < RETURN_TIME;
         let routing = self.nodes.iter().filter(move |(_, node)| is_routing(node));
         routing.map(|(id, node)| (id, node.progress()))
     }
@@ -268,16 +322,29 @@ impl Nodes {
 
     /// Whether the data plane has been heard of within [`SILENT_AFTER`].
     pub fn is_heard(&self, id: &NodeId, now: Instant) -> bool {
-        self.nodes.get(id).is_some_and(|node| now - node.heard < SILENT_AFTER)
+        self.nodes.get(id).is_some_and(|node| !node.is_silent() && now - node.heard < SILENT_AFTER)
     }
 
     /// Changes an entry, if there is one, and keeps what is counted of it.
     fn change(&mut self, id: &NodeId, change: impl FnOnce(&mut Node)) {
         let Some(node) = self.nodes.get_mut(id) else { return };
-        let counted = |node: &Node| node.connected.then(|| node.taken_on());
+        let counted = |node: &Node| node.is_known_connected().then(|| node.taken_on());
         let before = counted(node);
         change(node);
+        self.last_change += 1;
+        node.changed = self.last_change;
         let after = counted(node);
+        self.count(before, after);
+    }
+
+    /// Removes an entry, and keeps what is counted.
+    fn remove(&mut self, id: &NodeId) {
+        let Some(node) = self.nodes.remove(id) else { return };
+        self.last_change += 1;
+        self.count(node.is_known_connected().then(|| node.taken_on()), None);
+    }
+
+    fn count(&mut self, before: Option<Revision>, after: Option<Revision>) {
         if before == after {
             return;
         }
@@ -300,15 +367,35 @@ impl Nodes {
         identity: &Identity,
         now: Instant,
     ) -> Result<(&mut Node, Option<NodeId>), TooManyNodes> {
-        let mut forgotten = None;
-        if !self.nodes.contains_key(&identity.id) && self.nodes.len() >= self.capacity {
-            let away =
-                self.nodes.iter().filter(|(_, node)| !node.connected).min_by_key(|(_, node)| node.heard);
-            let away = away.map(|(id, _)| id.clone()).ok_or(TooManyNodes { limit: self.capacity })?;
-            self.nodes.remove(&away);
-            forgotten = Some(away);
+        let forgotten = self.make_room(&identity.id, Node::is_here)?;
+        let node = self.entry(identity.id.clone(), now);
+        node.version.clone_from(&identity.version);
+        node.address.clone_from(&identity.address);
+        Ok((node, forgotten))
+    }
+
+    /// Sees to it that there is room for this one among those of its `kind`. Yields who was forgotten for it.
+    fn make_room(
+        &mut self,
+        id: &NodeId,
+        kind: impl Fn(&Node) -> bool,
+    ) -> Result<Option<NodeId>, TooManyNodes> {
+        if self.nodes.contains_key(id) || self.nodes.len() < self.capacity {
+            return Ok(None);
         }
-        let node = self.nodes.entry(identity.id.clone()).or_insert_with(|| Node {
+        let of_kind = || self.nodes.iter().filter(|(_, node)| kind(node));
+        if of_kind().count() < self.capacity {
+            return Ok(None);
+        }
+        let away =
+            of_kind().filter(|(_, node)| !node.is_known_connected()).min_by_key(|(_, node)| node.heard);
+        let away = away.map(|(id, _)| id.clone()).ok_or(TooManyNodes { limit: self.capacity })?;
+        self.remove(&away);
+        Ok(Some(away))
+    }
+
+    fn entry(&mut self, id: NodeId, now: Instant) -> &mut Node {
+        self.nodes.entry(id).or_insert_with(|| Node {
             version: String::new(),
             process: String::new(),
             address: String::new(),
@@ -322,10 +409,12 @@ impl Nodes {
             nack: None,
             reported: None,
             held: Held::default(),
-        });
-        node.version.clone_from(&identity.version);
-        node.address.clone_from(&identity.address);
-        Ok((node, forgotten))
+            held_as_told: None,
+            stream_number: 0,
+            taken_batch: Default::default(),
+            home: Home::Here,
+            changed: 0,
+        })
     }
 }
 
@@ -352,8 +441,24 @@ impl Progress {
 }
 
 impl Node {
+    fn is_here(&self) -> bool {
+        self.home == Home::Here
+    }
+
+    /// Whether the control plane that it follows does not tell how it is now.
+    fn is_silent(&self) -> bool {
+        matches!(self.home, Home::Peer { is_silent: true, .. })
+    }
+
+    fn is_known_connected(&self) -> bool {
+        self.connected && !self.is_silent()
+    }
+
     fn progress(&self) -> Progress {
-        Progress { acked: self.acked, taken_on: self.taken_on(), reported: self.reported }
+        // What it has reported says nothing as long as its rows are not here.
+        let has_rows = !matches!(self.home, Home::Peer { has_rows: false, .. });
+        let reported = self.reported.filter(|_| has_rows);
+        Progress { acked: self.acked, taken_on: self.taken_on(), reported }
     }
 
     fn taken_on(&self) -> Revision {
@@ -361,6 +466,9 @@ impl Node {
     }
 
     fn state(&self, head: Revision) -> v1::NodeState {
+        if self.is_silent() {
+            return v1::NodeState::Unknown;
+        }
         match (self.connected, &self.nack) {
             (false, _) => v1::NodeState::Disconnected,
             (true, Some(_)) => v1::NodeState::Nacked,
@@ -383,6 +491,10 @@ impl Node {
             // The matrix knows.
             open_breaker_count: 0,
             held_replica_count: i32::try_from(self.held.count).unwrap_or(i32::MAX),
+            control_plane: match &self.home {
+                Home::Here => String::new(),
+                Home::Peer { address, .. } => address.to_string(),
+            },
         }
     }
 }

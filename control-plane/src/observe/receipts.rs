@@ -85,7 +85,13 @@ mod tests {
     }
 
     fn identity(id: &str) -> Identity {
-        Identity { id: node(id), version: String::new(), process: "p-1".into(), address: String::new() }
+        Identity {
+            id: node(id),
+            version: String::new(),
+            process: "p-1".into(),
+            address: String::new(),
+            stream_number: 1,
+        }
     }
 
     fn key() -> ReplicaKey {

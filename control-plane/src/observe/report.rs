@@ -52,8 +52,12 @@ pub struct Report {
     pub routed_by: Option<(String, Revision)>,
     /// What the guard holds; `None`: as before, or in a full report: nothing.
     pub held: Option<Held>,
+    /// The same as it was told.
+    pub(super) held_as_told: Option<v1::HeldReplicas>,
     /// Counts of an interval.
     pub stats: Option<StatsReport>,
+    /// Which of its messages with events this is; 0: it does not say.
+    pub batch: i64,
     /// Whether the data plane has ended, and this is its last word.
     pub is_leaving: bool,
     /// What would have been, if that was asked.
@@ -99,23 +103,32 @@ impl Report {
         if wire.revision < 0 {
             return Err(Invalid::new("revision", format!("{} is below zero", wire.revision)));
         }
-        let breakers = wire.breakers.into_iter().enumerate().map(|(index, row)| {
+        // What only newer data planes know is left out: the rest of what they say is worth more.
+        let is_known = |row: &v1::Breaker| v1::BreakerState::try_from(row.state).is_ok();
+        let breakers = wire.breakers.into_iter().filter(is_known).enumerate().map(|(index, row)| {
             parse_breaker(node, row).map_err(|invalid| invalid.within(&format!("breakers[{index}]")))
         });
         let breakers = BreakerReport { full: wire.full, breakers: breakers.collect::<Result<_, _>>()? };
-        let events = wire.events.into_iter().enumerate().map(|(index, event)| {
+        let count = wire.events.len();
+        let is_known = |event: &v1::Event| EventType::find(&event.event_type).is_some();
+        let known: Vec<_> = wire.events.into_iter().filter(is_known).collect();
+        let unknown = (count - known.len()) as u64;
+        let events = known.into_iter().enumerate().map(|(index, event)| {
             parse_event(node, event, at).map_err(|invalid| invalid.within(&format!("events[{index}]")))
         });
+        let held_as_told = wire.held_replicas.clone();
         let held = wire
             .held_replicas
             .map(|held| parse_held(held).map_err(|invalid| invalid.within("held_replicas")));
         Ok(Self {
             breakers,
             events: events.collect::<Result<_, _>>()?,
-            lost_events: u64::try_from(wire.dropped_event_count).unwrap_or(0),
+            lost_events: u64::try_from(wire.dropped_event_count).unwrap_or(0).saturating_add(unknown),
             routed_by: (!wire.epoch.is_empty()).then_some((wire.epoch, wire.revision)),
             held: held.transpose()?,
+            held_as_told,
             stats: parse_stats(wire.stats, wire.stats_interval)?,
+            batch: wire.batch_number.max(0),
             is_leaving: wire.is_leaving,
             answered: wire
                 .what_if_answer
@@ -127,7 +140,7 @@ impl Report {
     }
 }
 
-fn parse_breaker(node: &NodeId, mut wire: v1::Breaker) -> Result<(ReplicaKey, Row), Invalid> {
+pub(super) fn parse_breaker(node: &NodeId, mut wire: v1::Breaker) -> Result<(ReplicaKey, Row), Invalid> {
     let key = ReplicaKey::parse(&wire.service, &wire.replica_id)?;
     let state = match v1::BreakerState::try_from(wire.state) {
         Err(_) | Ok(v1::BreakerState::Unspecified) => {
@@ -340,7 +353,7 @@ fn parse_event(node: &NodeId, wire: v1::Event, at: SystemTime) -> Result<v1::Eve
     })
 }
 
-fn parse_held(wire: v1::HeldReplicas) -> Result<Held, Invalid> {
+pub(super) fn parse_held(wire: v1::HeldReplicas) -> Result<Held, Invalid> {
     if wire.replicas.len() > MAX_HELD {
         return Err(Invalid::new("replicas", format!("are more than {MAX_HELD} in one message")));
     }

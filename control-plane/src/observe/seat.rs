@@ -81,6 +81,10 @@ impl Seat {
             }
         }
         let is_full = report.breakers.full;
+        if !observed.nodes.takes_batch(node, &self.identity.process, report.batch) {
+            report.events.clear();
+            report.lost_events = 0;
+        }
         if is_full {
             // Until all of it is here, which its last message says by naming the revision.
             observed.nodes.reports_anew(node);
@@ -91,7 +95,7 @@ impl Seat {
         }
         let held = report.held.or_else(|| is_full.then(Held::default));
         let guard = held.and_then(|held| {
-            let before = observed.nodes.holds(node, held.clone());
+            let before = observed.nodes.holds(node, held.clone(), report.held_as_told);
             events::guard(node, before, &held)
         });
         let has_left = report.is_leaving && observed.nodes.leave(node, &self.identity.process);
@@ -109,24 +113,31 @@ impl Seat {
         let left = has_left.then(|| events::left(node));
         self.observation.record(report.events.into_iter().chain(guard).chain(lost).chain(left));
         if let Some(stats) = report.stats {
-            let dropped = stats.cut + self.observation.add_stats(&stats);
+            let dropped = stats.cut + self.observation.add_stats(&stats, false);
             if dropped > 0 {
                 tracing::debug!(%node, rows = dropped, "no room for more counts: rows dropped");
             }
         }
     }
 
-    /// What is observed, unless a newer stream speaks for the data plane.
+    /// What is observed, unless a newer stream speaks for the data plane, here or at another control plane.
     fn speaking(&self) -> Option<MutexGuard<'_, Observed>> {
         let observed = self.observation.lock();
-        (!self.superseded.is_cancelled()).then_some(observed)
+        let is_newest = !self.superseded.is_cancelled() && !observed.is_elsewhere(self.node());
+        is_newest.then_some(observed)
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let Some(mut observed) = self.speaking() else { return };
+        let mut observed = self.observation.lock();
+        if self.superseded.is_cancelled() {
+            return;
+        }
         observed.seats.remove(&(self.node().clone(), self.stream));
+        if observed.is_elsewhere(self.node()) {
+            return;
+        }
         // One that has left for good has said so itself.
         let is_known = observed.nodes.contains(self.node());
         match self.stream {

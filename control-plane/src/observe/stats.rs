@@ -65,6 +65,8 @@ pub struct Wish {
     pub service: Option<ServiceName>,
     /// Of each replica, too.
     pub per_replica: bool,
+    /// Only what was reported here, and with what other control planes need to add it to what was reported there.
+    pub for_peer: bool,
 }
 
 #[derive(Debug)]
@@ -154,11 +156,18 @@ impl Stats {
         self.readers.is_empty()
     }
 
-    /// Adds a report to the sums of everybody it concerns. Yields how many rows there was no room for.
-    pub fn add(&mut self, report: &StatsReport) -> usize {
+    /// Whether somebody reads for himself, and not for another control plane.
+    pub fn is_read_here(&self) -> bool {
+        self.readers.values().any(|reader| !reader.wish.for_peer)
+    }
+
+    /// Adds a report, of a data plane here or from another control plane, to the sums of everybody it concerns. Yields how
+    /// many rows there was no room for.
+    pub fn add(&mut self, report: &StatsReport, is_from_peer: bool) -> usize {
         let mut dropped = 0;
         for (name, sum) in &report.rows {
-            for reader in self.readers.values_mut().filter(|reader| reader.wish.admits(name)) {
+            let readers = self.readers.values_mut().filter(|reader| reader.wish.admits(name));
+            for reader in readers.filter(|reader| !(is_from_peer && reader.wish.for_peer)) {
                 let has_room = self.row_count < MAX_ROWS && reader.sums.len() < MAX_ROWS_OF_READER;
                 if let Some(known) = reader.sums.get_mut(name) {
                     known.add(sum);
@@ -179,8 +188,9 @@ impl Stats {
         let sums = std::mem::take(&mut reader.sums);
         let interval = now.saturating_duration_since(std::mem::replace(&mut reader.since, now));
         self.row_count -= sums.len();
-        let asked = sums.into_iter().filter(|(_, sum)| sum.requests > 0);
-        (asked.map(|(name, sum)| sum.to_wire(&name, interval)).collect(), interval)
+        let for_peer = reader.wish.for_peer;
+        let asked = sums.into_iter().filter(|(_, sum)| for_peer || sum.requests > 0);
+        (asked.map(|(name, sum)| sum.to_wire(&name, interval, for_peer)).collect(), interval)
     }
 }
 
@@ -199,12 +209,15 @@ impl Sum {
         self.latencies.add(&other.latencies);
     }
 
-    fn to_wire(&self, (service, replica): &Name, interval: Duration) -> v1::ReplicaStats {
+    fn to_wire(&self, (service, replica): &Name, interval: Duration, for_peer: bool) -> v1::ReplicaStats {
         let inflight = match interval.is_zero() {
             true => 0.0,
             false => self.inflight_seconds / interval.as_secs_f64(),
         };
-        let latency = |share| self.latencies.quantile(share).map(gateway_proto::time::duration);
+        let latency = |share| {
+            let quantile = (!for_peer).then(|| self.latencies.quantile(share))?;
+            quantile.map(gateway_proto::time::duration)
+        };
         v1::ReplicaStats {
             service: service.to_string(),
             replica_id: replica.as_ref().map(ReplicaId::to_string).unwrap_or_default(),
@@ -212,8 +225,7 @@ impl Sum {
             failure_count: self.failures,
             retry_count: self.retries,
             inflight_count: rounded(inflight),
-            // Of reports only.
-            latency_bucket_counts: Vec::new(),
+            latency_bucket_counts: if for_peer { self.latencies.to_wire() } else { Vec::new() },
             latency_p50: latency(0.50),
             latency_p95: latency(0.95),
             latency_p99: latency(0.99),

@@ -6,6 +6,7 @@ fn named(id: &str) -> Identity {
         version: "1".into(),
         process: "p-1".into(),
         address: "10.0.0.9:1".into(),
+        stream_number: 1,
     }
 }
 

@@ -34,6 +34,8 @@ const MAX_NAMED: usize = 100;
 #[derive(Debug)]
 pub struct Questions {
     asked: broadcast::Sender<Arc<v1::WhatIfQuestion>>,
+    /// What is asked of those who follow other control planes, too.
+    asked_elsewhere: broadcast::Sender<Arc<v1::WhatIfQuestion>>,
     open: Mutex<HashMap<i64, mpsc::Sender<Answered>>>,
     last: AtomicI64,
 }
@@ -61,7 +63,8 @@ pub struct Answered {
 impl Default for Questions {
     fn default() -> Self {
         let (asked, _) = broadcast::channel(MAX_OPEN);
-        Self { asked, open: Mutex::default(), last: AtomicI64::new(0) }
+        let (asked_elsewhere, _) = broadcast::channel(MAX_OPEN);
+        Self { asked, asked_elsewhere, open: Mutex::default(), last: AtomicI64::new(0) }
     }
 }
 
@@ -71,8 +74,24 @@ impl Questions {
         self.asked.subscribe()
     }
 
-    /// Asks all data planes that report. `None` when too many questions are open.
+    /// What is asked from now on for other control planes to ask, too.
+    pub(crate) fn follow_elsewhere(&self) -> broadcast::Receiver<Arc<v1::WhatIfQuestion>> {
+        self.asked_elsewhere.subscribe()
+    }
+
+    /// Asks all data planes that report, here and to other control planes. `None` when too many questions are open.
     pub(crate) fn ask(&self, service: String, breaker: v1::BreakerPolicy) -> Option<Open<'_>> {
+        let (open, question) = self.ask_here(service, breaker)?;
+        let _ = self.asked_elsewhere.send(question);
+        Some(open)
+    }
+
+    /// Asks those only that report here.
+    pub(crate) fn ask_here(
+        &self,
+        service: String,
+        breaker: v1::BreakerPolicy,
+    ) -> Option<(Open<'_>, Arc<v1::WhatIfQuestion>)> {
         let question_id = self.last.fetch_add(1, Relaxed) + 1;
         let (sender, answers) = mpsc::channel(MAX_WAITING);
         {
@@ -82,10 +101,10 @@ impl Questions {
             }
             open.insert(question_id, sender);
         }
+        let question = Arc::new(v1::WhatIfQuestion { question_id, service, breaker: Some(breaker) });
         // Nobody may be there to hear it.
-        let _ =
-            self.asked.send(Arc::new(v1::WhatIfQuestion { question_id, service, breaker: Some(breaker) }));
-        Some(Open { questions: self, id: question_id, answers })
+        let _ = self.asked.send(Arc::clone(&question));
+        Some((Open { questions: self, id: question_id, answers }, question))
     }
 
     /// Hands an answer to whoever asked; one that nobody waits for is dropped.
@@ -115,6 +134,22 @@ impl Drop for Open<'_> {
 }
 
 impl Answered {
+    /// The same as an answer to another question.
+    pub(crate) fn to_wire(&self, question_id: i64) -> v1::WhatIfAnswer {
+        let replica = |(id, now, then): &(ReplicaId, v1::Replay, v1::Replay)| v1::ReplicaReplay {
+            replica_id: id.to_string(),
+            now: Some(*now),
+            then: Some(*then),
+        };
+        v1::WhatIfAnswer {
+            question_id,
+            replicas: self.replicas.iter().map(replica).collect(),
+            earliest_time: self.earliest,
+            latest_time: self.latest,
+            recording: self.recording,
+        }
+    }
+
     /// Checks an answer of `node`.
     ///
     /// # Errors
@@ -228,6 +263,8 @@ impl WhatIf {
             unrecording_node_ids: named(self.unrecording),
             missing_node_ids: named(self.missing.iter().map(NodeId::to_string).collect()),
             limits: LIMITS.map(str::to_owned).to_vec(),
+            // Who asked knows.
+            silent_control_planes: Vec::new(),
         }
     }
 

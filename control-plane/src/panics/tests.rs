@@ -294,6 +294,8 @@ fn edge() -> Edge {
         dashboard_streams: Places::new(1, "too many dashboards"),
         takes_page_writes: true,
         allow_fault_injection: false,
+        peer_streams: Places::new(1, ""),
+        myself: crate::peers::Myself { address: String::new(), process_id: String::new() },
         lab: None,
     }
 }

@@ -121,7 +121,8 @@ pub(super) fn list(edge: &Edge, wire: &v1::ListBreakersRequest) -> Result<v1::Li
     }
     let (breakers, next_page_token) = page.cut(rows.into_iter(), row_name);
     let unreachable_node_ids = observation.read(|nodes, _| nodes.unreachable(clock::now()));
-    Ok(v1::ListBreakersResponse { breakers, next_page_token, unreachable_node_ids })
+    let silent_control_planes = observation.silent_control_planes();
+    Ok(v1::ListBreakersResponse { breakers, next_page_token, unreachable_node_ids, silent_control_planes })
 }
 
 type Outbound = mpsc::Sender<Result<v1::WatchBreakersResponse, Status>>;
@@ -220,7 +221,13 @@ impl Watch {
 
     /// Waits for the reader to take it. That it has left shows elsewhere.
     async fn send(&self, change_type: v1::ChangeType, breaker: Option<v1::Breaker>) {
-        let message = v1::WatchBreakersResponse { change_type: change_type.into(), breaker };
+        let is_bookmark = change_type == v1::ChangeType::Bookmark;
+        let silent_control_planes = match is_bookmark {
+            true => self.edge.effects.observation.silent_control_planes(),
+            false => Vec::new(),
+        };
+        let change_type = change_type.into();
+        let message = v1::WatchBreakersResponse { change_type, breaker, silent_control_planes };
         let _ = self.outbound.send(Ok(message)).await;
     }
 }

@@ -79,7 +79,16 @@ async fn serve(
     let place = is_observer.then(|| edge.watch_streams.take()).transpose()?;
     let publisher = &edge.effects.publisher;
     let is_ours = hello.resume_epoch == publisher.epoch();
-    // A data plane that is ahead knows what this store has lost: nothing leads on from there.
+    if is_ours && publisher.read(View::revision) < hello.resume_revision {
+        // It comes from another control plane, which was ahead of this one; of what this one is told it is told, too.
+        let mut head = publisher.subscribe();
+        let caught_up = timeout(CATCH_UP, head.wait_for(|head| *head >= hello.resume_revision));
+        tokio::select! {
+            _ = caught_up => {}
+            () = edge.shutdown.begun() => return Err(Refusal::from(WriteError::ShuttingDown).into()),
+        }
+    }
+    // A data plane that is ahead even so knows what this store has lost: nothing leads on from there.
     let held = 0..=publisher.read(View::revision);
     let resume = (is_ours && held.contains(&hello.resume_revision)).then_some(hello.resume_revision);
     let seat = if is_observer {
@@ -117,6 +126,9 @@ fn invalid(invalid: Invalid) -> Status {
 /// Parts of full snapshots under way to all data planes together. Enough to keep the network busy, and no more: so each
 /// goes out quickly, and pings and deltas of others do not wait behind the registry sent a thousand times.
 pub(crate) const MAX_PARTS_UNDER_WAY: usize = 64;
+/// How long a data plane that holds a newer revision than there is here waits for it to come: the control planes of one store
+/// are milliseconds apart.
+const CATCH_UP: Duration = Duration::from_secs(2);
 /// A data plane that has not acked a part for this long has lost its turn to another one.
 const TURN: Duration = Duration::from_secs(1);
 

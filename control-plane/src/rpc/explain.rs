@@ -50,7 +50,9 @@ pub(super) async fn replica(
         return Err(RegistryError::ReplicaNotFound(key).into());
     }
     let facts = common.facts(edge, &key, record.as_deref(), removed);
-    Ok(explain(edge, &key, facts, MAX_SHOWN, node.as_ref()).await)
+    let silent_control_planes = edge.effects.observation.silent_control_planes();
+    let explained = explain(edge, &key, facts, MAX_SHOWN, node.as_ref()).await;
+    Ok(v1::ExplainReplicaResponse { silent_control_planes, ..explained })
 }
 
 /// One service, with its replicas in short.
@@ -69,7 +71,8 @@ pub(super) async fn service(
         let facts = common.facts(edge, &record.key, Some(&record), None);
         all.add(explain(edge, &record.key, facts, 0, None).await);
     }
-    Ok(all.finish())
+    let silent_control_planes = edge.effects.observation.silent_control_planes();
+    Ok(v1::ExplainServiceResponse { silent_control_planes, ..all.finish() })
 }
 
 fn parse_node(id: &str) -> Result<Option<NodeId>, Invalid> {

@@ -136,7 +136,21 @@ impl ObservabilityService for Observability {
                 });
             page.cut(listed, |node| node.node_id.clone())
         });
-        Ok(Response::new(v1::ListNodesResponse { nodes, next_page_token, revision }))
+        let observation = &self.0.effects.observation;
+        let myself = &self.0.myself;
+        let mut nodes: Vec<v1::Node> = nodes;
+        for node in nodes.iter_mut().filter(|node| node.control_plane.is_empty()) {
+            node.control_plane.clone_from(&myself.address);
+        }
+        Ok(Response::new(v1::ListNodesResponse {
+            nodes,
+            next_page_token,
+            revision,
+            silent_control_planes: observation.silent_control_planes(),
+            control_plane: myself.address.clone(),
+            control_plane_version: env!("CARGO_PKG_VERSION").into(),
+            peers: observation.peer_control_planes(),
+        }))
     }
 
     async fn list_events(

@@ -38,7 +38,8 @@ pub(super) async fn ask(edge: &Edge, wire: v1::WhatIfRequest) -> Result<v1::What
             Ok(None) | Err(_) => break,
         }
     }
-    Ok(all.finish(service.as_str()))
+    let silent_control_planes = observation.silent_control_planes();
+    Ok(v1::WhatIfResponse { silent_control_planes, ..all.finish(service.as_str()) })
 }
 
 fn parse(breaker: Option<v1::BreakerPolicy>) -> Result<Partial, Invalid> {

@@ -13,6 +13,7 @@ mod lists;
 mod observability;
 mod origin;
 mod overrides;
+mod peers;
 mod plane;
 mod policies;
 mod registry;

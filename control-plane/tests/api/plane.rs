@@ -44,7 +44,12 @@ impl Plane {
 
     /// On a store of the test's own.
     pub(crate) async fn start_on(store: impl Store) -> Self {
-        let config = Config { listen: "127.0.0.1:0".parse().unwrap(), ..Config::default() };
+        Self::start_on_with(store, |_| {}).await
+    }
+
+    pub(crate) async fn start_on_with(store: impl Store, change: impl FnOnce(&mut Config)) -> Self {
+        let mut config = Config { listen: "127.0.0.1:0".parse().unwrap(), ..Config::default() };
+        change(&mut config);
         let shutdown = Shutdown::new();
         let running = control_plane::start_on(store, config, shutdown.clone()).await.unwrap();
         Self::reach(running, shutdown).await

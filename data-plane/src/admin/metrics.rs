@@ -249,6 +249,23 @@ impl Metrics {
             "gateway_control_plane_connected",
             "1 while a control plane is followed",
             i64::from(status.connected),
+        )?;
+        out.gauges(
+            "gateway_control_plane_followed",
+            "1 for the control plane that is followed",
+            ["url"],
+            status.url.iter().filter(|_| status.connected).map(|url| ([url.to_string()], 1)),
+        )?;
+        out.counter(
+            "gateway_control_plane_moves",
+            "Times that another control plane was followed than before",
+            status.moves,
+        )?;
+        out.counters(
+            "gateway_control_plane_streams_ended",
+            "Snapshot streams that ended, and attempts to begin one that failed, by why",
+            ["reason"],
+            status.ended.iter().map(|(reason, count)| ([*reason], *count)),
         )
     }
 

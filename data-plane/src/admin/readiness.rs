@@ -45,7 +45,10 @@ impl Readiness {
             let since = seconds(now.saturating_duration_since(status.changed));
             let serving = if has_snapshot { " (serving last known)" } else { "" };
             lines.push(match status.connected {
-                true => format!("[+]control-plane connected for {since}"),
+                true => {
+                    let url = status.url.as_deref().map(|url| format!(" {url}")).unwrap_or_default();
+                    format!("[+]control-plane{url} connected for {since}")
+                }
                 false => format!("[-]control-plane down {since}{serving}"),
             });
         }

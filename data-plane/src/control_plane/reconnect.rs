@@ -27,12 +27,14 @@ struct Outage {
 }
 
 impl Reconnect {
-    /// Notes a failed attempt and yields the pause before the next: between zero and 50 ms × 2ⁿ, at most 2 s in the
-    /// first minute of an outage and at most 15 s after it. `random` is uniform in 0..1.
-    pub(crate) fn failed(&mut self, now: Instant, random: f64) -> Duration {
+    /// Notes a failed attempt at one of `candidates` and yields the pause before the next: between zero and 50 ms × 2ⁿ,
+    /// where n counts rounds over all of them, at most 2 s in the first minute of an outage and at most 15 s after it.
+    /// `random` is uniform in 0..1.
+    pub(crate) fn failed(&mut self, now: Instant, random: f64, candidates: usize) -> Duration {
         let outage = self.outage.get_or_insert(Outage { began: now, failures: 0 });
         let cap = if now.duration_since(outage.began) < AT_FIRST { CAP_AT_FIRST } else { CAP_LATER };
-        let ceiling = BASE.saturating_mul(1 << outage.failures.min(16)).min(cap);
+        let rounds = outage.failures / u32::try_from(candidates.max(1)).unwrap_or(u32::MAX);
+        let ceiling = BASE.saturating_mul(1 << rounds.min(16)).min(cap);
         outage.failures = outage.failures.saturating_add(1);
         ceiling.mul_f64(random.clamp(0.0, 1.0))
     }
@@ -53,7 +55,7 @@ mod tests {
     use super::*;
 
     fn ceilings(reconnect: &mut Reconnect, now: Instant, count: usize) -> Vec<u128> {
-        (0..count).map(|_| reconnect.failed(now, 1.0).as_millis()).collect()
+        (0..count).map(|_| reconnect.failed(now, 1.0, 1).as_millis()).collect()
     }
 
     #[test]
@@ -61,6 +63,13 @@ mod tests {
         let (mut reconnect, start) = (Reconnect::default(), Instant::now());
         assert_eq!(ceilings(&mut reconnect, start, 8), [50, 100, 200, 400, 800, 1600, 2000, 2000]);
         assert_eq!(ceilings(&mut reconnect, start + AT_FIRST, 3), [12_800, 15_000, 15_000]);
+    }
+
+    #[test]
+    fn each_of_several_is_tried_before_pauses_grow() {
+        let (mut reconnect, start) = (Reconnect::default(), Instant::now());
+        let ceilings: Vec<_> = (0..7).map(|_| reconnect.failed(start, 1.0, 3).as_millis()).collect();
+        assert_eq!(ceilings, [50, 50, 50, 100, 100, 100, 200]);
     }
 
     #[test]
@@ -76,14 +85,14 @@ mod tests {
     #[test]
     fn the_pause_is_spread_over_everything_below_the_ceiling() {
         let (mut reconnect, start) = (Reconnect::default(), Instant::now());
-        assert_eq!(reconnect.failed(start, 0.0), Duration::ZERO);
-        assert_eq!(reconnect.failed(start, 0.5), Duration::from_millis(50));
+        assert_eq!(reconnect.failed(start, 0.0, 1), Duration::ZERO);
+        assert_eq!(reconnect.failed(start, 0.5, 1), Duration::from_millis(50));
     }
 
     #[test]
     fn the_thousandth_failure_waits_no_longer() {
         let (mut reconnect, start) = (Reconnect::default(), Instant::now());
-        let last = (0..1000).map(|_| reconnect.failed(start + AT_FIRST, 1.0)).last();
+        let last = (0..1000).map(|_| reconnect.failed(start + AT_FIRST, 1.0, 1)).last();
         assert_eq!(last, Some(CAP_AT_FIRST), "the outage began with the first failure");
     }
 }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{Guard, Refusal, Snapshot};
+use super::{Guard, Refusal, Services, Snapshot};
 use format::SCHEMA;
 
 /// Far above what the largest snapshot encodes to: a stray file must not fill the memory.
@@ -23,6 +23,7 @@ const MAX_BYTES: u64 = 512 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
     directory: PathBuf,
+    file: String,
     max_age: Duration,
 }
 
@@ -71,12 +72,22 @@ pub enum CacheError {
 impl Cache {
     /// A cache in `directory`, which is made when the first snapshot is saved.
     pub fn new(directory: impl Into<PathBuf>, max_age: Duration) -> Self {
-        Self { directory: directory.into(), max_age }
+        Self { directory: directory.into(), file: "snapshot.bin".into(), max_age }
+    }
+
+    /// The same for these services: what was kept of others is neither read nor overwritten, for a control plane that is
+    /// asked what is new since then would not tell what is missing.
+    #[must_use]
+    pub fn of(self, services: &Services) -> Self {
+        match services.fingerprint() {
+            Some(fingerprint) => Self { file: format!("snapshot-{fingerprint:016x}.bin"), ..self },
+            None => self,
+        }
     }
 
     /// The file the snapshot is kept in.
     pub fn path(&self) -> PathBuf {
-        self.directory.join("snapshot.bin")
+        self.directory.join(&self.file)
     }
 
     /// Makes the directory and tries whether files can be written there.

@@ -1,7 +1,8 @@
 //! Follows the control plane's snapshot stream for as long as the process lives.
 //!
 //! One stream at a time, from one control plane at a time. When it ends, for whatever reason, the snapshot in use stays
-//! in use, and the next stream resumes from it.
+//! in use, and the next stream resumes from it, at the same control plane or at another one. One that is behind what is held
+//! is left for another one, or waited for where there is none: the snapshot in use never goes back.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use tokio::{
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tonic::{Code, Status};
 
-use super::{Assembly, Feed, Position, Received};
+use super::{Assembly, Feed, Position, Received, Refusal, Services};
 use crate::control_plane::{ControlPlane, Reconnect};
 
 /// The control plane says something at least every 5 s; after three times that it is dead or cut off.
@@ -45,6 +46,8 @@ enum Ended {
     Silent,
     #[error("the control plane does not read what it is answered")]
     NotRead,
+    #[error("the control plane is behind: {0}")]
+    Behind(String),
     #[error("{MAX_REFUSALS_IN_A_ROW} updates in a row were refused, the last one because {0}")]
     Refused(String),
 }
@@ -56,35 +59,55 @@ impl From<Status> for Ended {
     }
 }
 
+impl Ended {
+    /// For metrics.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "unreachable",
+            Self::Failed(_) => "failed",
+            Self::Superseded => "superseded",
+            Self::Closed => "closed",
+            Self::Silent => "silent",
+            Self::NotRead => "not_read",
+            Self::Behind(_) => "behind",
+            Self::Refused(_) => "refused",
+        }
+    }
+}
+
 /// Follows `control_plane` until `stop` begins. Dropping the future ends the stream.
 pub(crate) async fn follow(
     control_plane: &ControlPlane,
     node: &v1::NodeIdentity,
+    services: &Services,
     feed: &Feed,
     stop: &Shutdown,
 ) {
     let mut reconnect = Reconnect::default();
     // A follower before this one may have failed in the middle of a stream.
-    feed.set_connected(false);
+    feed.set_disconnected();
     loop {
         tokio::select! {
             () = control_plane.hold().released() => {}
             () = stop.begun() => return,
         }
         let ended = tokio::select! {
-            ended = follow_once(control_plane, node, feed, &mut reconnect) => ended,
+            ended = follow_once(control_plane, node, services, feed, &mut reconnect) => ended,
             () = stop.begun() => return,
         };
-        feed.set_connected(false);
+        feed.end(ended.reason());
         if control_plane.hold().is_held() {
             tracing::info!(reason = %ended, "the control plane is left to the process that takes over, {}", feed.meanwhile());
             continue;
         }
         let (first, url) = (!reconnect.in_outage(), control_plane.url().clone());
-        let pause = pause_after(&ended, &mut reconnect, Instant::now(), rand::random());
+        let pause =
+            pause_after(&ended, &mut reconnect, Instant::now(), rand::random(), control_plane.count());
         // One warning an outage: the metrics and /readyz?verbose say how long it lasts.
         if first || matches!(ended, Ended::Superseded) {
             tracing::warn!(%url, reason = %ended, "no control plane, {}", feed.meanwhile());
+        } else if matches!(ended, Ended::Behind(_)) {
+            tracing::info!(%url, reason = %ended, "trying another control plane, {}", feed.meanwhile());
         } else {
             tracing::debug!(%url, reason = %ended, ?pause, "control plane still away");
         }
@@ -97,8 +120,14 @@ pub(crate) async fn follow(
 }
 
 /// How long to wait before the next stream. `random` is uniform in 0..1.
-fn pause_after(ended: &Ended, reconnect: &mut Reconnect, now: Instant, random: f64) -> Duration {
-    let pause = reconnect.failed(now, random);
+fn pause_after(
+    ended: &Ended,
+    reconnect: &mut Reconnect,
+    now: Instant,
+    random: f64,
+    candidates: usize,
+) -> Duration {
+    let pause = reconnect.failed(now, random, candidates);
     match ended {
         // Two of one name would take the stream from each other as fast as they can.
         Ended::Superseded => TAKEN_OVER_PAUSE.mul_f64(1.0 + random),
@@ -109,6 +138,7 @@ fn pause_after(ended: &Ended, reconnect: &mut Reconnect, now: Instant, random: f
 async fn follow_once(
     control_plane: &ControlPlane,
     node: &v1::NodeIdentity,
+    services: &Services,
     feed: &Feed,
     reconnect: &mut Reconnect,
 ) -> Ended {
@@ -119,9 +149,10 @@ async fn follow_once(
     let mut client = DiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let (answers, requests) = mpsc::channel(ANSWERS);
     let Position { epoch, revision } = feed.position();
+    let stream_number = control_plane.number_stream(feed.wall());
     let hello = v1::Hello {
-        node: Some(node.clone()),
-        services: vec!["*".into()],
+        node: Some(v1::NodeIdentity { stream_number, ..node.clone() }),
+        services: services.to_wire(),
         resume_epoch: epoch.clone(),
         resume_revision: revision,
         role: v1::SnapshotRole::DataPlane.into(),
@@ -138,8 +169,8 @@ async fn follow_once(
             Err(_) => return Ended::Silent,
         };
     tracing::info!(url = %control_plane.url(), epoch, revision, "following the control plane");
-    feed.set_connected(true);
-    receive_all(responses, &answers, feed, reconnect).await
+    feed.begin(control_plane.url().to_string().trim_end_matches('/'));
+    receive_all(responses, &answers, feed, reconnect, control_plane.has_others()).await
 }
 
 /// Takes and answers every message of one stream.
@@ -148,6 +179,7 @@ async fn receive_all(
     answers: &mpsc::Sender<v1::StreamSnapshotsRequest>,
     feed: &Feed,
     reconnect: &mut Reconnect,
+    has_others: bool,
 ) -> Ended {
     let mut assembly = Assembly::default();
     let mut refusals = 0;
@@ -165,6 +197,9 @@ async fn receive_all(
         match received {
             Received::Refused(refusal) => {
                 tracing::warn!(reason = refusal.reason(), %refusal, "update refused, {}", feed.meanwhile());
+                if let (Refusal::Behind(why), true) = (&refusal, has_others) {
+                    return Ended::Behind(why.clone());
+                }
                 refusals += 1;
                 if refusals == MAX_REFUSALS_IN_A_ROW {
                     return Ended::Refused(refusal.to_string());

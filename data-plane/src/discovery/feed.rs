@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use gateway_proto::{ReplicaKey, ServiceName, v1};
@@ -153,8 +153,23 @@ impl Feed {
         self.mirror.subscribe()
     }
 
-    pub(super) fn set_connected(&self, connected: bool) {
-        self.status.send_modify(|status| status.set_connected(connected, Instant::now()));
+    pub(super) fn set_disconnected(&self) {
+        self.status.send_modify(|status| status.set_connected(false, Instant::now()));
+    }
+
+    /// Notes that the control plane at `url` is followed now.
+    pub(super) fn begin(&self, url: &str) {
+        self.status.send_modify(|status| status.follow(url, Instant::now()));
+    }
+
+    /// Notes why a stream ended, or could not begin.
+    pub(super) fn end(&self, reason: &'static str) {
+        self.status.send_modify(|status| status.end(reason, Instant::now()));
+    }
+
+    /// What the wall clock shows.
+    pub(super) fn wall(&self) -> SystemTime {
+        self.clock.moment().wall
     }
 
     /// What it means for requests that nothing new comes, for the log.

@@ -16,11 +16,26 @@ pub(super) fn service_name(text: &str) -> Result<ServiceName, Refusal> {
 
 /// Reads the resolved policy of `owner`, if it has one.
 pub(super) fn policy(owner: &str, wire: Option<&v1::Policy>) -> Result<Option<RevisedPolicy>, Refusal> {
-    wire.map(|wire| match Policy::parse(wire) {
+    wire.map(|wire| match Policy::parse(&known(wire.clone())) {
         Ok(policy) => Ok(RevisedPolicy { policy, revision: wire.revision }),
         Err(invalid) => Err(refuse(owner, &invalid.within("policy"))),
     })
     .transpose()
+}
+
+/// A choice that only a newer control plane knows must not stop all updates: it is left at its default. A value out of its
+/// range is refused all the same, for it is no choice of anybody who means well.
+fn known(mut wire: v1::Policy) -> v1::Policy {
+    if let Some(balancing) = &mut wire.balancing {
+        balancing.algorithm = balancing.algorithm.filter(|it| v1::BalancingAlgorithm::try_from(*it).is_ok());
+    }
+    if let Some(check) = &mut wire.health_check {
+        check.r#type = check.r#type.filter(|it| v1::HealthCheckType::try_from(*it).is_ok());
+    }
+    if let Some(concurrency) = &mut wire.concurrency {
+        concurrency.adaptive = concurrency.adaptive.filter(|it| v1::AdaptiveLimit::try_from(*it).is_ok());
+    }
+    wire
 }
 
 pub(super) fn key(wire: &v1::ReplicaRemoval) -> Result<ReplicaKey, Refusal> {

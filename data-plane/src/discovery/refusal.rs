@@ -8,6 +8,9 @@ pub enum Refusal {
     /// It does not continue what is held: another epoch, another base, or a revision that goes back.
     #[error("{0}")]
     BaseMismatch(String),
+    /// It is of an older revision than what is held of the same epoch: the control plane is behind the one before it.
+    #[error("{0}")]
+    Behind(String),
     /// What is held is not what the registry has at that revision.
     #[error("{0}")]
     ContentMismatch(String),
@@ -26,7 +29,7 @@ impl Refusal {
     /// The machine-readable reason that travels in a nack.
     pub fn reason(&self) -> &'static str {
         match self {
-            Self::BaseMismatch(_) => "BASE_MISMATCH",
+            Self::BaseMismatch(_) | Self::Behind(_) => "BASE_MISMATCH",
             Self::ContentMismatch(_) => "CONTENT_MISMATCH",
             Self::DuplicateKey(_) => "DUPLICATE_KEY",
             Self::InvalidResource(_) => "INVALID_RESOURCE",

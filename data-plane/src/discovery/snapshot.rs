@@ -170,7 +170,7 @@ impl Snapshot {
     /// held is not what the registry had then.
     ///
     /// # Errors
-    /// [`Refusal::BaseMismatch`] when it is older than what is held of the same epoch.
+    /// [`Refusal::Behind`] when it is older than what is held of the same epoch.
     pub(super) fn replace(&mut self, content: Content) -> Result<Update, Refusal> {
         self.check_progress(&content.epoch, content.revision)?;
         let old = std::mem::take(self);
@@ -251,7 +251,8 @@ impl Snapshot {
     /// Moves on to a revision up to which nothing changed.
     ///
     /// # Errors
-    /// [`Refusal::BaseMismatch`] when it is of another epoch or goes back, [`Refusal::ContentMismatch`] when
+    /// [`Refusal::BaseMismatch`] when it is of another epoch, [`Refusal::Behind`] when it goes back,
+    /// [`Refusal::ContentMismatch`] when
     /// `content_hash` is neither empty nor that of what is held.
     pub(super) fn confirm(&mut self, epoch: &str, revision: i64, content_hash: &str) -> Result<(), Refusal> {
         if epoch != self.epoch {
@@ -274,9 +275,7 @@ impl Snapshot {
     fn check_progress(&self, epoch: &str, revision: i64) -> Result<(), Refusal> {
         if epoch == self.epoch && revision < self.revision {
             let held = self.revision;
-            return Err(Refusal::BaseMismatch(format!(
-                "revision {revision} is behind {held} of the same epoch"
-            )));
+            return Err(Refusal::Behind(format!("revision {revision} is behind {held} of the same epoch")));
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! How the link to the control plane stands, for readiness, metrics and people.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -37,6 +37,12 @@ pub struct Status {
     pub connected: bool,
     /// Since when [`Status::connected`] is what it is.
     pub changed: Instant,
+    /// The control plane that is followed, or was last; none before the first.
+    pub url: Option<Arc<str>>,
+    /// Times that another control plane was followed than before.
+    pub moves: u64,
+    /// Streams that ended, and attempts to begin one that failed, by why.
+    pub ended: BTreeMap<&'static str, u64>,
     /// Updates refused since the start.
     pub nacks: u64,
     /// The refusal that the last message met; none when the last one was taken.
@@ -50,7 +56,18 @@ pub struct Status {
 impl Status {
     pub(crate) fn new(source: Source, age: Duration, now: Instant) -> Self {
         let confirmed = (source == Source::Cached).then_some((now, age));
-        Self { source, connected: false, changed: now, nacks: 0, refusal: None, dispute: None, confirmed }
+        Self {
+            source,
+            connected: false,
+            changed: now,
+            url: None,
+            moves: 0,
+            ended: BTreeMap::new(),
+            nacks: 0,
+            refusal: None,
+            dispute: None,
+            confirmed,
+        }
     }
 
     /// How long ago the snapshot was last known to be current. None when nothing is held, or by a static file.
@@ -66,6 +83,20 @@ impl Status {
         if connected {
             self.dispute = None;
         }
+    }
+
+    /// Notes that the control plane at `url` is followed now.
+    pub(crate) fn follow(&mut self, url: &str, now: Instant) {
+        self.set_connected(true, now);
+        if self.url.as_deref() != Some(url) {
+            self.moves += u64::from(self.url.replace(url.into()).is_some());
+        }
+    }
+
+    /// Notes why a stream ended, or could not begin.
+    pub(crate) fn end(&mut self, reason: &'static str, now: Instant) {
+        self.set_connected(false, now);
+        *self.ended.entry(reason).or_default() += 1;
     }
 
     pub(crate) fn confirm(&mut self, now: Instant) {
@@ -104,6 +135,19 @@ mod tests {
         for source in [Source::None, Source::Static] {
             assert_eq!(Status::new(source, Duration::ZERO, now).age(now), None);
         }
+    }
+
+    #[test]
+    fn a_move_is_to_another_control_plane_than_before_and_not_back_to_the_same() {
+        let now = Instant::now();
+        let mut status = Status::new(Source::None, Duration::ZERO, now);
+        for (url, moves) in [("a", 0), ("a", 0), ("b", 1), ("a", 2)] {
+            status.follow(url, now);
+            assert!(status.connected);
+            assert_eq!(status.moves, moves);
+            status.end("closed", now);
+        }
+        assert_eq!((status.connected, status.url.as_deref(), status.ended["closed"]), (false, Some("a"), 4));
     }
 
     #[test]

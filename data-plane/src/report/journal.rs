@@ -48,6 +48,9 @@ struct Inner {
     queue: VecDeque<Transition>,
     /// Of as many at most.
     checks: VecDeque<CheckChange>,
+    /// Those that were told and not confirmed, oldest first; they go before all others.
+    again: VecDeque<Batch>,
+    last_batch: i64,
     /// Given way in this queue; beside it, the table drops what this task does not take in time.
     dropped: u64,
     dropped_by_table: u64,
@@ -57,6 +60,8 @@ struct Inner {
 /// Transitions for one report.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
+    /// Grows from one to the next; 0: it is empty.
+    pub(super) number: i64,
     /// Oldest first.
     pub(super) transitions: Vec<Transition>,
     /// Likewise, of verdicts on replicas.
@@ -125,16 +130,34 @@ impl Journal {
     pub(super) async fn recorded(&self) {
         let is_empty = || {
             let inner = self.inner();
-            inner.queue.is_empty() && inner.checks.is_empty()
+            inner.queue.is_empty() && inner.checks.is_empty() && inner.again.is_empty()
         };
         while is_empty() {
             self.recorded.notified().await;
         }
     }
 
-    /// Takes up to `max` waiting transitions.
+    /// Has batches told again, before all others: nobody knows whether they were taken. At most [`CAPACITY`] transitions of
+    /// such are kept; the oldest give way and are counted.
+    pub(super) fn give_back(&self, batches: impl IntoIterator<Item = Batch, IntoIter: DoubleEndedIterator>) {
+        let mut inner = self.inner();
+        for batch in batches.into_iter().rev() {
+            inner.again.push_front(batch);
+        }
+        while inner.again.iter().map(Batch::len).sum::<usize>() > CAPACITY {
+            let Some(oldest) = inner.again.pop_front() else { break };
+            inner.dropped += oldest.dropped + oldest.len() as u64;
+        }
+        drop(inner);
+        self.recorded.notify_one();
+    }
+
+    /// Takes up to `max` waiting transitions, or a batch that is to be told again.
     pub(super) fn take(&self, max: usize) -> Batch {
         let mut inner = self.inner();
+        if let Some(batch) = inner.again.pop_front() {
+            return batch;
+        }
         let dropped_by_table = self.table.dropped_transitions();
         let dropped = std::mem::take(&mut inner.dropped) + (dropped_by_table - inner.dropped_by_table);
         inner.dropped_by_table = dropped_by_table;
@@ -144,7 +167,12 @@ impl Journal {
         let transitions: Vec<_> = inner.queue.drain(..count).collect();
         let count = inner.checks.len().min(max - fail_opens.len() - count);
         let checks = inner.checks.drain(..count).collect();
-        Batch { transitions, checks, fail_opens, dropped }
+        let mut batch = Batch { number: 0, transitions, checks, fail_opens, dropped };
+        if !batch.is_empty() {
+            inner.last_batch += 1;
+            batch.number = inner.last_batch;
+        }
+        batch
     }
 
     /// Transitions of each service by kind since the start.
@@ -155,6 +183,17 @@ impl Journal {
     fn inner(&self) -> MutexGuard<'_, Inner> {
         // Counts and a queue of whole values: a panic elsewhere leaves nothing half-done.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Batch {
+    fn len(&self) -> usize {
+        self.transitions.len() + self.checks.len() + self.fail_opens.len()
+    }
+
+    /// Whether there is nothing to tell.
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0 && self.dropped == 0
     }
 }
 

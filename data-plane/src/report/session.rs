@@ -3,7 +3,11 @@
 //! A message speaks for all rows that were told before it. So the position that it names is always the one by which the
 //! last walk over the whole table began, and a walk of several messages names it in the last of them only.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use gateway_proto::{
     ReplicaKey,
@@ -12,15 +16,20 @@ use gateway_proto::{
 };
 use gateway_runtime::Shutdown;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     task::{JoinHandle, spawn_blocking},
     time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::{Stream, StreamExt};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{
-    Ended, Reporter, SEND_TIMEOUT, checks, journal::Batch, ledger::Ledger, rows, stats::StatsLedger, what_if,
+    Ended, Reporter, SEND_TIMEOUT, checks,
+    journal::{Batch, Journal},
+    ledger::Ledger,
+    rows,
+    stats::StatsLedger,
+    what_if,
 };
 use crate::{discovery::Position, table::Table};
 
@@ -57,13 +66,22 @@ pub(super) struct Session<'a> {
     detail: Option<Detail>,
     /// A question that is being answered: one at a time.
     answering: Option<JoinHandle<v1::WhatIfAnswer>>,
+    /// What was told and not confirmed yet.
+    unconfirmed: Unconfirmed<'a>,
+    /// Discovery follows another control plane when this changes.
+    moves: watch::Receiver<usize>,
     /// Before these, no new position and no end of a drain is looked for: both may come at any rate.
     next_position_at: Instant,
     next_drained_at: Instant,
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(reporter: &'a Reporter, outgoing: mpsc::Sender<v1::ReportNodeStatusRequest>) -> Self {
+    /// `moves` says when another control plane is followed than the one that `outgoing` leads to.
+    pub(super) fn new(
+        reporter: &'a Reporter,
+        outgoing: mpsc::Sender<v1::ReportNodeStatusRequest>,
+        moves: watch::Receiver<usize>,
+    ) -> Self {
         let now = Instant::now();
         Self {
             reporter,
@@ -75,6 +93,12 @@ impl<'a> Session<'a> {
             held: v1::HeldReplicas::default(),
             detail: None,
             answering: None,
+            unconfirmed: Unconfirmed {
+                journal: &reporter.journal,
+                batches: VecDeque::new(),
+                is_confirmed: true,
+            },
+            moves,
             next_position_at: now,
             next_drained_at: now,
         }
@@ -92,12 +116,19 @@ impl<'a> Session<'a> {
                 response = responses.next() => match response {
                     Some(Ok(response)) => {
                         interval = read_interval(&response);
+                        self.unconfirmed.hear(&response);
                         due = due.min(Instant::now() + interval);
                         self.count_in_detail(response.detailed_stats);
                         self.begin_to_answer(response.what_if);
                         Ok(())
                     }
-                    Some(Err(status)) => return status.into(),
+                    Some(Err(status)) => {
+                        if status.code() == Code::InvalidArgument {
+                            // It would be refused again, for ever.
+                            self.unconfirmed.batches.clear();
+                        }
+                        return status.into();
+                    }
                     None => return Ended::Closed,
                 },
                 () = self.reporter.journal.recorded() => self.tell_transitions().await,
@@ -108,6 +139,8 @@ impl<'a> Session<'a> {
                     due = Instant::now() + interval;
                     self.tell_changes().await
                 }
+                // The sender is held for as long as this is.
+                _ = self.moves.changed() => return Ended::Moved,
                 () = stop.begun() => return self.tell_the_rest(responses).await,
             };
             if let Err(ended) = told {
@@ -122,13 +155,15 @@ impl<'a> Session<'a> {
         if batch.dropped > 0 {
             return self.tell_all(batch).await;
         }
-        if batch.transitions.is_empty() && batch.checks.is_empty() && batch.fail_opens.is_empty() {
+        if batch.is_empty() {
             return Ok(());
         }
         let keys = batch.transitions.iter().map(|transition| &transition.key);
         let keys: BTreeSet<_> = keys.chain(batch.checks.iter().map(|change| &change.key)).collect();
         let rows = self.look_at(keys.into_iter());
-        let first = v1::ReportNodeStatusRequest { events: self.events(&batch), ..Default::default() };
+        let (events, batch_number) = (self.events(&batch), batch.number);
+        self.unconfirmed.batches.push_back(batch);
+        let first = v1::ReportNodeStatusRequest { events, batch_number, ..Default::default() };
         self.send(first, Content { rows, ..Content::default() }).await
     }
 
@@ -182,9 +217,13 @@ impl<'a> Session<'a> {
             full: true,
             events: self.events(&batch),
             dropped_event_count: i64::try_from(batch.dropped).unwrap_or(i64::MAX),
+            batch_number: batch.number,
             held_replicas: self.held(),
             ..Default::default()
         };
+        if !batch.is_empty() {
+            self.unconfirmed.batches.push_back(batch);
+        }
         self.send(first, content).await
     }
 
@@ -275,6 +314,8 @@ impl<'a> Session<'a> {
                 node_id: node_id.to_string(),
                 version: (*version).into(),
                 process_id: process_id.clone(),
+                // Of the other stream.
+                stream_number: 0,
             });
             self.introduced = true;
         }
@@ -313,6 +354,34 @@ impl Content {
     fn is_news(&self, told: &Position) -> bool {
         let has_moved = self.position.as_ref().is_some_and(|position| position != told);
         has_moved || !self.rows.is_empty() || !self.stats.is_empty()
+    }
+}
+
+/// Transitions that the control plane has not said to have taken. When the stream ends they are told again, on the next.
+struct Unconfirmed<'a> {
+    journal: &'a Journal,
+    batches: VecDeque<Batch>,
+    /// Whether the control plane says so at all; assumed until it speaks.
+    is_confirmed: bool,
+}
+
+impl Unconfirmed<'_> {
+    fn hear(&mut self, response: &v1::ReportNodeStatusResponse) {
+        self.is_confirmed = response.confirms_batches;
+        while self.batches.front().is_some_and(|batch| batch.number <= response.taken_batch_number) {
+            self.batches.pop_front();
+        }
+        if !self.is_confirmed {
+            self.batches.clear();
+        }
+    }
+}
+
+impl Drop for Unconfirmed<'_> {
+    fn drop(&mut self) {
+        if self.is_confirmed && !self.batches.is_empty() {
+            self.journal.give_back(std::mem::take(&mut self.batches));
+        }
     }
 }
 

@@ -95,9 +95,12 @@ impl DataPlane {
     }
 
     fn start(&self, control_plane: &FakeControlPlane) -> JoinHandle<()> {
-        let urls = vec![control_plane_url(&control_plane.url()).unwrap()];
+        self.start_with(Arc::new(control_planes(&[control_plane])))
+    }
+
+    fn start_with(&self, control_plane: Arc<ControlPlane>) -> JoinHandle<()> {
         let reporter = Reporter {
-            control_plane: Arc::new(ControlPlane::new(urls, Default::default())),
+            control_plane,
             node_id: NodeId::parse("dp-1").unwrap(),
             version: "test",
             process_id: "p-1".into(),
@@ -116,6 +119,11 @@ impl Drop for DataPlane {
     fn drop(&mut self) {
         self.stop.begin();
     }
+}
+
+fn control_planes(all: &[&FakeControlPlane]) -> ControlPlane {
+    let urls = all.iter().map(|one| control_plane_url(&one.url()).unwrap());
+    ControlPlane::new(urls.collect(), Default::default())
 }
 
 fn replica(number: u16) -> ReplicaSpec {
@@ -148,7 +156,12 @@ async fn the_first_report_is_the_full_state_under_the_nodes_name() {
     data_plane.attempt(judge(StatusCode::OK, false));
     data_plane.start(&control_plane);
     let report = control_plane.report_stream().await.report().await.unwrap();
-    let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into(), process_id: "p-1".into() };
+    let node = v1::NodeIdentity {
+        node_id: "dp-1".into(),
+        version: "test".into(),
+        process_id: "p-1".into(),
+        ..Default::default()
+    };
     assert_eq!((report.node, report.full), (Some(node), true));
     let rows: Vec<_> = report.breakers.iter().map(|row| (row.replica_id.as_str(), row.state())).collect();
     let closed = v1::BreakerState::Closed;
@@ -289,6 +302,50 @@ async fn a_new_control_plane_learns_of_an_open_breaker_without_any_traffic() {
         assert_eq!(row.state(), v1::BreakerState::Open);
         assert!(row.retry_time.is_some());
     }
+}
+
+#[tokio::test]
+async fn reports_go_to_the_control_plane_that_is_followed() {
+    let (mut one, mut other) = (FakeControlPlane::start().await, FakeControlPlane::start().await);
+    let data_plane = DataPlane::new(1);
+    let both = Arc::new(control_planes(&[&one, &other]));
+    data_plane.start_with(both.clone());
+    let mut stream = one.report_stream().await;
+    assert!(stream.report().await.unwrap().full);
+    // Discovery has left it although it is still there.
+    both.advance();
+    assert!(other.report_stream().await.report().await.unwrap().full);
+    while stream.report().await.is_some() {}
+}
+
+#[tokio::test]
+async fn transitions_that_were_not_confirmed_are_told_again_to_the_next_control_plane_and_others_are_not() {
+    let (mut one, mut other) = (FakeControlPlane::start().await, FakeControlPlane::start().await);
+    let data_plane = DataPlane::new(1);
+    let both = Arc::new(control_planes(&[&one, &other]));
+    data_plane.start_with(both.clone());
+    let mut stream = one.report_stream().await;
+    assert!(stream.report().await.unwrap().full);
+    stream.confirm(0).await;
+    data_plane.trip();
+    let is_of = |kind: &str, report: &v1::ReportNodeStatusRequest| {
+        report.events.iter().any(|event| event.event_type == kind)
+    };
+    let opened = until(&mut stream, |report| is_of("BREAKER_OPENED", report)).await;
+    assert!(opened.batch_number > 0);
+    stream.confirm(opened.batch_number).await;
+    // A request that is let through as a probe, and fails.
+    let service = data_plane.table.service("orders").unwrap();
+    let later = data_plane.clock.now().plus(Duration::from_secs(2));
+    let probe = service.pick(0, later, &[], Draw::default()).unwrap();
+    service.settle(0, &probe.replica, probe.permit, Outcome::Failure(Fault::ConnectRefused), later, 0.5);
+    let probed = until(&mut stream, |report| is_of("BREAKER_HALF_OPENED", report)).await;
+    assert!(probed.batch_number > opened.batch_number);
+    // It has read that, and goes without a word.
+    both.advance();
+    let mut stream = other.report_stream().await;
+    let again = until(&mut stream, |report| !report.events.is_empty()).await;
+    assert_eq!((again.batch_number, &again.events), (probed.batch_number, &probed.events));
 }
 
 #[tokio::test]

@@ -2,19 +2,28 @@
 
 use std::{
     io,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use rustls::{AlertDescription, CertificateError, Error as TlsError, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
+    net::{TcpStream, lookup_host},
+    task::JoinSet,
+    time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{ClientTls, PeerCertificate};
+
+/// Addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 16;
+/// An address that has not answered for so long has the next one tried beside it, as in RFC 8305.
+const STAGGER: Duration = Duration::from_millis(250);
 
 /// A connection to a server.
 #[derive(Debug)]
@@ -32,13 +41,51 @@ pub struct Server {
     tls: Arc<ClientTls>,
 }
 
+impl Connection {
+    /// Where it leads to.
+    ///
+    /// # Errors
+    /// When it is not connected any more.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Plain(stream) => stream.peer_addr(),
+            Self::Tls(stream, _) => stream.get_ref().0.peer_addr(),
+        }
+    }
+}
+
 /// Connects; with `tls`, the server must show a certificate for `host`, a DNS name or an IP address without brackets.
 /// Cancel safe.
 ///
 /// # Errors
 /// Why there is no connection; of certificates, which one is wrong in which way, and what to do.
 pub async fn connect(host: &str, port: u16, tls: Option<&Arc<ClientTls>>) -> io::Result<Connection> {
-    let stream = TcpStream::connect((host, port)).await?;
+    connect_to(&resolve(host, port).await?, host, tls).await
+}
+
+/// All addresses that a name has, at most 16 of them, in the order in which the system names them. Cancel safe.
+///
+/// # Errors
+/// When it has none, or nobody knows.
+pub async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    let addresses: Vec<_> = lookup_host((host, port)).await?.take(MAX_ADDRESSES).collect();
+    match addresses.is_empty() {
+        true => Err(io::Error::new(io::ErrorKind::NotFound, format!("{host} has no address"))),
+        false => Ok(addresses),
+    }
+}
+
+/// As [`connect`], to the first of these addresses of `host` that answers: each is tried 250 ms after the one before it, or as
+/// soon as that has failed.
+///
+/// # Errors
+/// Those of [`connect`]; where no address answers, why the last one does not.
+pub async fn connect_to(
+    addresses: &[SocketAddr],
+    host: &str,
+    tls: Option<&Arc<ClientTls>>,
+) -> io::Result<Connection> {
+    let stream = first_of(addresses).await?;
     stream.set_nodelay(true)?;
     let Some(tls) = tls else { return Ok(Connection::Plain(stream)) };
     let config = tls.config().await.map_err(io::Error::other)?;
@@ -54,6 +101,27 @@ pub async fn connect(host: &str, port: u16, tls: Option<&Arc<ClientTls>>) -> io:
         }
         Err(error) => Err(explained(error, host)),
     }
+}
+
+async fn first_of(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut trying = JoinSet::new();
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "there is no address to connect to");
+    for address in addresses {
+        trying.spawn(TcpStream::connect(*address));
+        if let Ok(Some(tried)) = timeout(STAGGER, trying.join_next()).await {
+            match tried.map_err(io::Error::other).and_then(|tried| tried) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = error,
+            }
+        }
+    }
+    while let Some(tried) = trying.join_next().await {
+        match tried.map_err(io::Error::other).and_then(|tried| tried) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// The same error in a sentence, where it is of TLS.

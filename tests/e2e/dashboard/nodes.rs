@@ -25,8 +25,12 @@ impl Odd {
     async fn connect(world: &World) -> Self {
         let mut client = DiscoveryServiceClient::connect(world.gateway.control.url()).await.unwrap();
         let (requests, sent) = mpsc::channel(8);
-        let node =
-            NodeIdentity { node_id: "dp-odd".into(), version: "0.0.9".into(), process_id: "one".into() };
+        let node = NodeIdentity {
+            node_id: "dp-odd".into(),
+            version: "0.0.9".into(),
+            process_id: "one".into(),
+            ..Default::default()
+        };
         let hello = Hello { node: Some(node), services: vec!["*".into()], ..Default::default() };
         requests.send(StreamSnapshotsRequest { message: Some(Message::Hello(hello)) }).await.unwrap();
         let responses = client.stream_snapshots(ReceiverStream::new(sent)).await.unwrap().into_inner();

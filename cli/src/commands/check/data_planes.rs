@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use gateway_proto::v1::{ListNodesResponse, Node, NodeState};
+use gateway_proto::v1::{ListNodesResponse, Node, NodeState, PeerControlPlane};
 use http::StatusCode;
 
 use super::finding::{Finding, Outcome, counted, listed, told};
@@ -20,13 +20,22 @@ const SILENT_AFTER: Duration = Duration::from_secs(15);
 /// What the list of data planes means.
 pub(super) fn findings(response: &ListNodesResponse, now: SystemTime) -> Vec<Finding> {
     let nodes = &response.nodes;
+    let silent = response.silent_control_planes.iter().map(|silent| {
+        let what = format!("the control plane at {} is silent: {}", silent.address, silent.reason);
+        Finding::warned("control-planes/silent", what)
+            .because(
+                "what its data planes report is missing here, or as it was told last; drains wait for it",
+            )
+            .hint("is it there, and among --peers on purpose?")
+    });
     if nodes.is_empty() {
-        return vec![
-            Finding::warned("data-planes/connected", "no data plane is connected")
-                .hint("start gw-data-plane with --control-plane, or gwctl dev"),
-        ];
+        let none = Finding::warned("data-planes/connected", "no data plane is connected")
+            .hint("start gw-data-plane with --control-plane, or gwctl dev");
+        return [none].into_iter().chain(silent).collect();
     }
     let mut findings = vec![synced(response)];
+    findings.extend(silent);
+    findings.extend(peer_versions(response));
     findings.extend(nodes.iter().filter_map(|node| trouble(node, response.revision, now)));
     findings.extend(nodes.iter().filter(|node| node.held_replica_count > 0).map(holds));
     findings.extend(versions(nodes));
@@ -86,6 +95,8 @@ fn trouble(node: &Node, revision: i64, now: SystemTime) -> Option<Finding> {
             .because(format!("while it runs, it routes by revision {}", node.acked_revision))
             .hint("one that was taken away on purpose is forgotten by itself"),
         ),
+        // Its control plane has a finding of its own.
+        NodeState::Unknown => None,
         NodeState::Lagging => Some(Finding::warned(
             "data-planes/lagging",
             format!("{id} is at revision {} of {revision}", node.acked_revision),
@@ -111,6 +122,24 @@ fn holds(node: &Node) -> Finding {
     )
     .because("more went at once than its guard against mass removal believes")
     .hint("gwctl release-guard SERVICE   lets them go, if they are really gone")
+}
+
+/// Control planes of other versions than the one that answers, together.
+fn peer_versions(response: &ListNodesResponse) -> Vec<Finding> {
+    let own = &response.control_plane_version;
+    let is_other = |version: &str| !version.is_empty() && !own.is_empty() && version != own;
+    let others = response.peers.iter().filter(|peer| is_other(&peer.version));
+    let finding = |peer: &PeerControlPlane| {
+        Finding::warned(
+            "control-planes/version",
+            format!(
+                "the control plane at {} is {}, {} is {own}",
+                peer.address, peer.version, response.control_plane
+            ),
+        )
+        .hint("fine while an upgrade is under way")
+    };
+    others.map(finding).collect()
 }
 
 /// Data planes of other versions than this gwctl, together.

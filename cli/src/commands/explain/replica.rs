@@ -206,6 +206,7 @@ fn reported(node: &NodeExplanation, now: SystemTime) -> String {
     let age = last.map_or(NONE.into(), |at| format!("{} ago", age::since(now, Some(at))));
     match node.node_state() {
         NodeState::Disconnected => format!("{age}, disconnected"),
+        NodeState::Unknown => format!("{age}, its control plane is silent"),
         NodeState::Nacked => format!("{age}, refuses"),
         NodeState::Lagging => format!("{age}, lagging"),
         NodeState::Synced | NodeState::Unspecified => age,

@@ -14,6 +14,7 @@ use crate::{
     control::{Control, Scope},
     error::Error,
     output::Listing,
+    partial,
     table::{ALARM, CAUTION, Cell, GOOD, Table},
     watch::Feed,
 };
@@ -189,6 +190,7 @@ fn notes(response: &ListBreakersResponse, all: bool) -> Vec<String> {
     } else if !all && closed > 0 {
         notes.push(format!("... {closed} closed (use -a)"));
     }
+    notes.extend(partial::notes(&response.silent_control_planes));
     for node in &response.unreachable_node_ids {
         notes.push(format!("{node} has not reported lately: what it last said is shown"));
     }

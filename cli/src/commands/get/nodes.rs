@@ -10,6 +10,7 @@ use crate::{
     control::Control,
     error::Error,
     output::Listing,
+    partial,
     table::{ALARM, CAUTION, Cell, GOOD, Table},
 };
 
@@ -19,12 +20,26 @@ pub(super) async fn list(control: &Control, view: View) -> Result<Listing, Error
     let names = response.nodes.iter().map(|node| node.node_id.clone());
     let empty = "no data plane has connected yet: start gw-data-plane, or gwctl dev".to_owned();
     let empty = response.nodes.is_empty().then_some(empty);
-    Ok(Listing::new(&response, "nodes", names, table).with_notes(empty).with_notes(refusals(&response.nodes)))
+    let silent = partial::notes(&response.silent_control_planes).collect::<Vec<_>>();
+    Ok(Listing::new(&response, "nodes", names, table)
+        .with_notes(empty)
+        .with_notes(refusals(&response.nodes))
+        .with_notes(silent))
 }
 
 fn table(response: &ListNodesResponse, now: SystemTime) -> Table {
-    let headings =
-        ["NODE", "STATE", "REVISION", "OPEN BREAKERS", "HELD", "REPORTED", "CONNECTED", "VERSION", "FROM"];
+    let headings = [
+        "NODE",
+        "STATE",
+        "REVISION",
+        "OPEN BREAKERS",
+        "HELD",
+        "REPORTED",
+        "CONNECTED",
+        "VERSION",
+        "FROM",
+        "CONTROL PLANE",
+    ];
     let mut table = Table::new(headings);
     for node in &response.nodes {
         table.push(vec![
@@ -37,6 +52,7 @@ fn table(response: &ListNodesResponse, now: SystemTime) -> Table {
             age::since(now, node.connect_time).into(),
             or_none(&node.version).into(),
             or_none(&node.address).into(),
+            or_none(&node.control_plane).into(),
         ]);
     }
     table
@@ -56,6 +72,7 @@ fn state_cell(state: NodeState) -> Cell {
         NodeState::Lagging => Cell::styled("lagging", CAUTION),
         NodeState::Nacked => Cell::styled("NACKED", ALARM),
         NodeState::Disconnected => Cell::styled("DISCONNECTED", ALARM),
+        NodeState::Unknown => Cell::styled("UNKNOWN", ALARM),
         NodeState::Unspecified => NONE.into(),
     }
 }
@@ -86,6 +103,7 @@ mod tests {
             node_id: id.into(),
             version: "0.1.0".into(),
             address: "127.0.0.1:5123".into(),
+            control_plane: "10.0.0.1:7400".into(),
             state: state.into(),
             acked_revision,
             sent_revision: 12,
@@ -102,9 +120,9 @@ mod tests {
         assert_eq!(
             anstream::adapter::strip_str(&table(&response, now).to_string()).to_string(),
             "\
-NODE   STATE    REVISION   OPEN BREAKERS   HELD   REPORTED   CONNECTED   VERSION   FROM
-dp-1   synced   12/12      0               0      1s         1m          0.1.0     127.0.0.1:5123
-dp-2   NACKED   11/12      0               4      1s         1m          0.1.0     127.0.0.1:5123
+NODE   STATE    REVISION   OPEN BREAKERS   HELD   REPORTED   CONNECTED   VERSION   FROM             CONTROL PLANE
+dp-1   synced   12/12      0               0      1s         1m          0.1.0     127.0.0.1:5123   10.0.0.1:7400
+dp-2   NACKED   11/12      0               4      1s         1m          0.1.0     127.0.0.1:5123   10.0.0.1:7400
 "
         );
         assert_eq!(

@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn a_change_is_told_with_where_it_has_come() {
         let (scope, changes) = example();
-        let rollout = Rollout { node_count: 2, acked_node_count: 2, pending_node_ids: Vec::new() };
+        let rollout = Rollout { node_count: 2, acked_node_count: 2, ..Default::default() };
         assert_eq!(
             done(&scope, 1802, &changes, Some(&rollout)),
             "\

@@ -163,7 +163,7 @@ mod tests {
     #[test]
     fn a_new_route_is_told_with_what_it_has_and_a_changed_one_with_what_differs() {
         let name: RouteName = "shop".parse().unwrap();
-        let rollout = Rollout { node_count: 2, acked_node_count: 2, pending_node_ids: Vec::new() };
+        let rollout = Rollout { node_count: 2, acked_node_count: 2, ..Default::default() };
         let (one, other) = (route("/api", 7), route("/", 8));
         assert_eq!(
             done(&name, None, &one, Some(&rollout)),

@@ -151,6 +151,7 @@ impl ObservabilityService for Fake {
         Ok(Response::new(v1::ListEventsResponse {
             next_page_token: if next < events.len() { next.to_string() } else { String::new() },
             events: events.into_iter().skip(from).take(size).collect(),
+            ..Default::default()
         }))
     }
 

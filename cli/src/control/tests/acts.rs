@@ -7,7 +7,7 @@ use super::*;
 
 fn rollout(acked: i32, pending: &[&str]) -> Rollout {
     let pending_node_ids = pending.iter().map(|id| (*id).to_owned()).collect();
-    Rollout { node_count: 2, acked_node_count: acked, pending_node_ids }
+    Rollout { node_count: 2, acked_node_count: acked, pending_node_ids, ..Default::default() }
 }
 
 fn receipt(mode: ReplicaMode, acked: i32, inflight: i32) -> v1::WatchDrainResponse {

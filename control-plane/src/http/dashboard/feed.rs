@@ -101,6 +101,8 @@ struct Feed {
     stats: Responses,
     looks: Interval,
     nodes: Rows,
+    /// Control planes that were told to be silent.
+    silent: Value,
     /// The registry's when policies and overrides were told.
     told: Option<Revision>,
     is_detailed: bool,
@@ -130,7 +132,7 @@ impl Feed {
         let stats = begin(OBSERVABILITY, "WatchStats", dynamic(&stats)).await?;
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (nodes, told) = (Rows::default(), None);
+        let (nodes, silent, told) = (Rows::default(), Value::Null, None);
         Ok(Self {
             edge,
             grpc,
@@ -142,6 +144,7 @@ impl Feed {
             stats,
             looks,
             nodes,
+            silent,
             told,
             is_detailed,
         })
@@ -175,6 +178,7 @@ impl Feed {
     fn hello(&self) -> Value {
         json!({
             "version": env!("CARGO_PKG_VERSION"),
+            "controlPlane": self.edge.myself.address,
             "epoch": self.edge.effects.publisher.epoch(),
             "takesWrites": self.edge.takes_page_writes && self.caller.has(Permission::Operate),
             "caller": self.caller.identity().ok().flatten().map(|identity| identity.name.to_string()),
@@ -230,6 +234,11 @@ impl Feed {
         let news = self.nodes.update(nodes, "nodeId", "lastReportTime", NODE_REST);
         if !news.changed.is_empty() || !news.gone.is_empty() {
             frame.set("nodes", json!({"changed": news.changed, "gone": news.gone}));
+        }
+        let silent = listed["silentControlPlanes"].take();
+        if silent != self.silent {
+            self.silent.clone_from(&silent);
+            frame.set("silent", silent);
         }
         let revision = self.edge.effects.publisher.read(View::revision);
         frame.set("revision", revision.into());

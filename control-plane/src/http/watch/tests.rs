@@ -14,7 +14,8 @@ fn rpc() -> MethodDescriptor {
 
 fn frame(event_ids: &[&str]) -> Bytes {
     let events = event_ids.iter().map(|id| v1::Event { event_id: (*id).into(), ..Default::default() });
-    let message = v1::WatchEventsResponse { events: events.collect(), gap: false }.encode_to_vec();
+    let message = v1::WatchEventsResponse { events: events.collect(), gap: false, ..Default::default() }
+        .encode_to_vec();
     [&[0, 0, 0, 0, u8::try_from(message.len()).unwrap()], message.as_slice()].concat().into()
 }
 

@@ -8,6 +8,7 @@ fn identity(id: &str) -> Identity {
         version: "1".into(),
         process: "p-1".into(),
         address: "10.0.0.9:1".into(),
+        stream_number: 1,
     }
 }
 

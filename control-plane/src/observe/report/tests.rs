@@ -85,6 +85,14 @@ fn bad_names_states_and_types_are_refused_with_their_place() {
 }
 
 #[test]
+fn what_only_newer_data_planes_know_is_left_out_and_counted() {
+    let newer_state = v1::Breaker { state: 99, ..breaker() };
+    let newer_event = v1::Event { event_type: "BREAKER_DREAMT".into(), ..event() };
+    let report = parse(vec![newer_state, breaker()], vec![newer_event, event()]).unwrap();
+    assert_eq!((report.breakers.breakers.len(), report.events.len(), report.lost_events), (1, 1, 1));
+}
+
+#[test]
 fn an_instant_that_is_none_is_left_out_so_that_every_answer_can_be_written_as_json() {
     for (seconds, nanos) in [(i64::MAX, 0), (i64::MIN, 0), (253_402_300_800, 0), (0, -1), (0, 1_000_000_000)]
     {

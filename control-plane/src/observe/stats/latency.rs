@@ -19,6 +19,11 @@ impl Latencies {
         Self { counts: counts.collect() }
     }
 
+    /// As they were read.
+    pub(super) fn to_wire(&self) -> Vec<i64> {
+        self.counts.iter().map(|count| i64::from(*count)).collect()
+    }
+
     pub(super) fn add(&mut self, other: &Self) {
         if self.counts.len() < other.counts.len() {
             self.counts.resize(other.counts.len(), 0);

@@ -19,7 +19,7 @@ fn report(rows: Vec<v1::ReplicaStats>) -> StatsReport {
 }
 
 fn wish(service: &str, per_replica: bool) -> Wish {
-    Wish { service: ServiceName::parse(service).ok(), per_replica }
+    Wish { service: ServiceName::parse(service).ok(), per_replica, ..Wish::default() }
 }
 
 fn names(rows: &[v1::ReplicaStats]) -> Vec<String> {
@@ -35,13 +35,13 @@ fn each_reader_has_what_it_asked_for_since_it_looked_last() {
     let rows = || {
         report(vec![row("orders", "", 9), row("orders", "a", 4), row("billing", "", 5), row("idle", "", 0)])
     };
-    assert_eq!(stats.add(&rows()), 0);
+    assert_eq!(stats.add(&rows(), false), 0);
     assert_eq!(names(&stats.take(services, now).0), ["billing/ 5", "orders/ 9"]);
-    stats.add(&rows());
+    stats.add(&rows(), false);
     assert_eq!(names(&stats.take(services, now).0), ["billing/ 5", "orders/ 9"]);
     assert_eq!(names(&stats.take(orders, now).0), ["orders/ 18", "orders/a 8"]);
     assert_eq!(stats.take(orders, now).0, []);
-    stats.add(&rows());
+    stats.add(&rows(), false);
     stats.end(orders);
     stats.end(services);
     assert_eq!((stats.row_count, stats.readers.len()), (0, 0));
@@ -55,7 +55,7 @@ fn counts_are_summed_over_data_planes_and_what_is_in_flight_is_the_mean_of_the_i
     let reader = stats.begin(wish("orders", false), now);
     // Two data planes report twice each, within two seconds.
     for _ in 0..4 {
-        stats.add(&report(vec![row("orders", "", 10)]));
+        stats.add(&report(vec![row("orders", "", 10)]), false);
     }
     let (rows, interval) = stats.take(reader, now + Duration::from_secs(2));
     assert_eq!(interval, Duration::from_secs(2));
@@ -72,7 +72,7 @@ fn more_rows_than_there_is_room_for_are_dropped_and_counted() {
     let mut dropped = 0;
     for batch in 0..6 {
         let rows = (0..2000).map(|index| row("orders", &format!("r-{batch}-{index}"), 1));
-        dropped += stats.add(&report(rows.collect()));
+        dropped += stats.add(&report(rows.collect()), false);
     }
     // Five readers had room for ten thousand rows each; the sixth for none.
     assert_eq!((stats.row_count, dropped), (50_000, 6 * 12_000 - 50_000));
@@ -107,7 +107,7 @@ fn numbers_that_nobody_can_mean_do_no_harm() {
     };
     let forever = Some(prost_types::Duration { seconds: 315_576_000_000, nanos: 0 });
     for _ in 0..3 {
-        stats.add(&parse_stats(vec![mad.clone()], forever).unwrap().unwrap());
+        stats.add(&parse_stats(vec![mad.clone()], forever).unwrap().unwrap(), false);
     }
     let (rows, _) = stats.take(reader, now + Duration::from_secs(1));
     assert_eq!(

@@ -48,13 +48,19 @@ pub(super) async fn take(
     let seat = observation.begin_reports(identity).map_err(Refusal::from)?;
     let (attention, to_peer) = (observation.follow_attention(), outbound.clone());
     let mut questions = observation.questions().follow();
-    let mut orders = Orders { attention, told: None, outbound };
+    let mut orders = Orders { attention, told: None, taken: 0, confirmed: 0, outbound };
     orders.give();
+    orders.taken = message.batch_number;
     take_in(&edge, &seat, message)?;
+    orders.give();
     loop {
         tokio::select! {
             next = next_message(&mut inbound, MAX_REPORT_BYTES) => match next? {
-                Some(next) => take_in(&edge, &seat, next)?,
+                Some(next) => {
+                    let batch = next.batch_number;
+                    take_in(&edge, &seat, next)?;
+                    orders.taken = orders.taken.max(batch);
+                }
                 None => return Ok(()),
             },
             () = orders.change() => {}
@@ -79,8 +85,18 @@ fn take_in(edge: &Edge, seat: &Seat, message: v1::ReportNodeStatusRequest) -> Re
     Ok(())
 }
 
-fn response(detailed_stats: bool, what_if: Option<v1::WhatIfQuestion>) -> v1::ReportNodeStatusResponse {
-    v1::ReportNodeStatusResponse { report_interval: Some(duration(REPORT_INTERVAL)), detailed_stats, what_if }
+fn response(
+    detailed_stats: bool,
+    what_if: Option<v1::WhatIfQuestion>,
+    taken_batch_number: i64,
+) -> v1::ReportNodeStatusResponse {
+    v1::ReportNodeStatusResponse {
+        report_interval: Some(duration(REPORT_INTERVAL)),
+        detailed_stats,
+        what_if,
+        confirms_batches: true,
+        taken_batch_number,
+    }
 }
 
 /// What the data plane is told of how to report.
@@ -88,6 +104,9 @@ struct Orders {
     attention: watch::Receiver<Attention>,
     /// Whether it was told to count in detail; `None`: nothing was told yet.
     told: Option<bool>,
+    /// The last message with events that was taken, and the last one of which it was told that.
+    taken: i64,
+    confirmed: i64,
     outbound: Outbound,
 }
 
@@ -95,19 +114,20 @@ impl Orders {
     /// Tells it, if that is news. One that reads nothing is told when it does.
     fn give(&mut self) {
         let detailed_stats = self.attention.borrow_and_update().is_paid(clock::now());
-        if self.told == Some(detailed_stats) {
+        if self.told == Some(detailed_stats) && self.confirmed == self.taken {
             return;
         }
-        let response = response(detailed_stats, None);
+        let response = response(detailed_stats, None, self.taken);
         if self.outbound.try_send(Ok(response)).is_ok() {
             self.told = Some(detailed_stats);
+            self.confirmed = self.taken;
         }
     }
 
     /// Asks it. One that reads nothing is not asked, and whoever waits for the answer is told so.
     fn ask(&mut self, question: Option<Arc<v1::WhatIfQuestion>>) {
         let (Some(question), Some(detailed_stats)) = (question, self.told) else { return };
-        let _ = self.outbound.try_send(Ok(response(detailed_stats, Some((*question).clone()))));
+        let _ = self.outbound.try_send(Ok(response(detailed_stats, Some((*question).clone()), self.taken)));
     }
 
     /// Completes when there may be news. Cancel safe.
@@ -139,7 +159,8 @@ mod tests {
     async fn a_data_plane_is_told_to_count_in_detail_and_some_time_after_the_last_look_to_stop() {
         let attention = watch::Sender::new(Attention::Nobody);
         let (outbound, mut told) = mpsc::channel(1);
-        let mut orders = Orders { attention: attention.subscribe(), told: None, outbound };
+        let mut orders =
+            Orders { attention: attention.subscribe(), told: None, taken: 0, confirmed: 0, outbound };
         let mut next = || told.try_recv().ok().map(|order| order.unwrap().detailed_stats);
         orders.give();
         assert_eq!(next(), Some(false));
@@ -162,12 +183,32 @@ mod tests {
     async fn a_data_plane_that_reads_nothing_is_told_the_last_word_when_it_does() {
         let attention = watch::Sender::new(Attention::Nobody);
         let (outbound, mut told) = mpsc::channel(1);
-        let mut orders = Orders { attention: attention.subscribe(), told: None, outbound };
+        let mut orders =
+            Orders { attention: attention.subscribe(), told: None, taken: 0, confirmed: 0, outbound };
         orders.give();
         attention.send_replace(Attention::Somebody);
         orders.give();
         assert!(!told.recv().await.unwrap().unwrap().detailed_stats);
         orders.give();
         assert!(told.recv().await.unwrap().unwrap().detailed_stats);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_data_plane_is_told_which_events_have_been_taken_as_soon_as_it_reads() {
+        let attention = watch::Sender::new(Attention::Nobody);
+        let (outbound, mut told) = mpsc::channel(1);
+        let mut orders =
+            Orders { attention: attention.subscribe(), told: None, taken: 0, confirmed: 0, outbound };
+        orders.give();
+        for taken in [1, 2] {
+            orders.taken = taken;
+            orders.give();
+        }
+        let first = told.recv().await.unwrap().unwrap();
+        assert_eq!((first.confirms_batches, first.taken_batch_number), (true, 0));
+        orders.give();
+        assert_eq!(told.recv().await.unwrap().unwrap().taken_batch_number, 2);
+        orders.give();
+        assert!(told.try_recv().is_err(), "once");
     }
 }

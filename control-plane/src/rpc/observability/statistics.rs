@@ -30,7 +30,7 @@ pub(super) fn parse(wire: &v1::WatchStatsRequest) -> Result<(Wish, Duration), In
     let service = parse_service(&wire.service)?;
     let interval = wire.interval.map(|interval| parse_duration("interval", interval)).transpose()?;
     let interval = interval.unwrap_or(DEFAULT_INTERVAL).clamp(INTERVALS.0, INTERVALS.1);
-    Ok((Wish { service, per_replica: wire.per_replica }, interval))
+    Ok((Wish { service, per_replica: wire.per_replica, ..Wish::default() }, interval))
 }
 
 /// Tells what happened in each interval, until the reader leaves.
@@ -60,6 +60,7 @@ pub(super) async fn watch(
             interval: Some(duration(interval)),
             stats,
             node_count: count(nodes),
+            silent_control_planes: edge.effects.observation.silent_control_planes(),
         });
         tokio::select! {
             sent = outbound.send(message) => if sent.is_err() { return Ok(()) },

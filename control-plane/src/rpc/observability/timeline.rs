@@ -113,7 +113,8 @@ pub(super) fn list(edge: &Edge, wire: &v1::ListEventsRequest) -> Result<v1::List
     }
     let (listed, next_page_token) = page.cut(listed.into_iter(), |(position, _)| position.to_string());
     let events = listed.into_iter().map(|(_, event)| Arc::unwrap_or_clone(event)).collect();
-    Ok(v1::ListEventsResponse { events, next_page_token })
+    let silent_control_planes = edge.effects.observation.silent_control_planes();
+    Ok(v1::ListEventsResponse { events, next_page_token, silent_control_planes })
 }
 
 /// Reads what a watch is to show, and from where on.
@@ -139,14 +140,21 @@ pub(super) async fn watch(
     let shutting_down = || Status::from(Refusal::from(WriteError::ShuttingDown));
     let observation = &edge.effects.observation;
     let mut last = observation.follow_events();
+    // Nobody need be told that none is.
+    let mut silent = Vec::new();
     loop {
         let seen = *last.borrow_and_update();
         let since = observation.read_events(|timeline| timeline.since(cursor, WATCH_BATCH));
         cursor = Cursor::After(since.reached);
         let asked = since.events.into_iter().filter(|event| query.admits(event));
         let events: Vec<_> = asked.map(Arc::unwrap_or_clone).collect();
-        if since.gap || !events.is_empty() {
-            let message = Ok(v1::WatchEventsResponse { events, gap: since.gap });
+        // That a control plane falls silent is an event itself, so this is looked at in time.
+        let silent_control_planes = observation.silent_control_planes();
+        let addresses: Vec<_> = silent_control_planes.iter().map(|silent| silent.address.clone()).collect();
+        let is_other = addresses != silent;
+        silent = addresses;
+        if since.gap || !events.is_empty() || is_other {
+            let message = Ok(v1::WatchEventsResponse { events, gap: since.gap, silent_control_planes });
             // A slow reader holds up only itself: what it misses shows as a gap.
             tokio::select! {
                 sent = outbound.send(message) => if sent.is_err() { return Ok(()) },

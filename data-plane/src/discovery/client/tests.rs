@@ -36,13 +36,17 @@ fn feed(snapshot: Snapshot, source: Source) -> (Feed, View, Arc<Table>) {
 }
 
 fn start(urls: &[String], snapshot: Snapshot, source: Source) -> DataPlane {
+    start_for(Services::All, urls, snapshot, source)
+}
+
+fn start_for(services: Services, urls: &[String], snapshot: Snapshot, source: Source) -> DataPlane {
     let (feed, view, table) = feed(snapshot, source);
     let stop = Shutdown::new();
     let urls = urls.iter().map(|url| control_plane_url(url).unwrap()).collect();
     let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into(), ..Default::default() };
     let stopped = stop.clone();
     let task = tokio::spawn(async move {
-        follow(&ControlPlane::new(urls, Default::default()), &node, &feed, &stopped).await
+        follow(&ControlPlane::new(urls, Default::default()), &node, &services, &feed, &stopped).await
     });
     DataPlane { view, table, stop, task }
 }
@@ -73,7 +77,11 @@ async fn a_new_data_plane_asks_for_everything_and_acks_what_it_applied() {
     let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into(), ..Default::default() };
     let role = v1::SnapshotRole::DataPlane.into();
     let expected = v1::Hello { node: Some(node), services: vec!["*".into()], role, ..Default::default() };
-    assert_eq!(stream.hello, expected);
+    let numbered = stream.hello.node.as_ref().unwrap().stream_number;
+    assert!(numbered > 0);
+    let mut hello = stream.hello.clone();
+    hello.node.as_mut().unwrap().stream_number = 0;
+    assert_eq!(hello, expected);
 
     let ack = stream.send(wire::full(7, vec![orders(2)])).await;
     assert_eq!(ack, v1::Ack { nonce: "n".into(), revision: 7, nack: None });
@@ -86,6 +94,15 @@ async fn a_new_data_plane_asks_for_everything_and_acks_what_it_applied() {
     data_plane.stop.begin();
     data_plane.task.await.unwrap();
     stream.ended().await;
+}
+
+#[tokio::test]
+async fn a_data_plane_of_some_services_asks_for_these_only() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let names = ["users", "orders"].map(|name| ServiceName::parse(name).unwrap());
+    let services = Services::Some(names.into());
+    let _data_plane = start_for(services, &[control_plane.url()], Snapshot::default(), Source::None);
+    assert_eq!(control_plane.snapshot_stream().await.hello.services, ["orders", "users"]);
 }
 
 #[tokio::test]
@@ -226,6 +243,61 @@ async fn a_control_plane_that_cannot_be_followed_is_left_for_the_next_one() {
 }
 
 #[tokio::test]
+async fn one_that_loses_its_control_plane_goes_on_at_another_one_from_what_it_holds() {
+    let (mut one, mut other) = (FakeControlPlane::start().await, FakeControlPlane::start().await);
+    let data_plane = start(&[one.url(), other.url()], Snapshot::default(), Source::None);
+    let mut stream = one.snapshot_stream().await;
+    let first = stream.hello.node.clone().unwrap().stream_number;
+    stream.send(wire::full(7, vec![orders(2)])).await;
+    drop((stream, one));
+    let mut stream = other.snapshot_stream().await;
+    assert_eq!((stream.hello.resume_epoch.as_str(), stream.hello.resume_revision), ("e", 7));
+    assert!(stream.hello.node.clone().unwrap().stream_number > first);
+    assert_eq!(stream.send(one_more(7, "r-9")).await.revision, 8);
+    assert_eq!(data_plane.routes(), [("orders".to_owned(), 3)], "never without");
+    let status = data_plane.view.status.borrow().clone();
+    assert_eq!((status.moves, status.url.as_deref()), (1, Some(other.url().as_str())));
+    assert_eq!(status.ended.values().sum::<u64>(), 1, "{:?}", status.ended);
+}
+
+#[tokio::test]
+async fn a_control_plane_that_is_behind_is_left_at_once_for_another_one_and_takes_nothing_back() {
+    let (mut behind, mut right) = (FakeControlPlane::start().await, FakeControlPlane::start().await);
+    let data_plane = start(&[behind.url(), right.url()], wire::held(), Source::Cached);
+    let mut stream = behind.snapshot_stream().await;
+    stream.push(wire::full(4, vec![orders(9)])).await;
+    stream.ended().await;
+    assert_eq!(right.snapshot_stream().await.hello.resume_revision, 5);
+    assert_eq!(data_plane.routes(), [("orders".to_owned(), 2), ("users".to_owned(), 1)]);
+    assert_eq!(data_plane.view.status.borrow().ended["behind"], 1);
+}
+
+#[tokio::test]
+async fn without_another_one_a_control_plane_that_is_behind_is_told_so_and_waited_for() {
+    let mut behind = FakeControlPlane::start().await;
+    let data_plane = start(&[behind.url()], wire::held(), Source::Cached);
+    let mut stream = behind.snapshot_stream().await;
+    let ack = stream.send(wire::full(4, vec![orders(9)])).await;
+    assert_eq!((ack.revision, ack.nack.unwrap().reason.as_str()), (5, "BASE_MISMATCH"));
+    assert_eq!(stream.send(wire::full(6, vec![orders(3)])).await.revision, 6);
+    assert_eq!(data_plane.routes(), [("orders".to_owned(), 3)]);
+}
+
+#[tokio::test]
+async fn another_control_plane_of_another_registry_takes_no_route_away() {
+    let (mut one, mut other) = (FakeControlPlane::start().await, FakeControlPlane::start().await);
+    let data_plane = start(&[one.url(), other.url()], Snapshot::default(), Source::None);
+    let mut stream = one.snapshot_stream().await;
+    stream.send(wire::full(7, vec![orders(3)])).await;
+    drop((stream, one));
+    let mut stream = other.snapshot_stream().await;
+    let empty = v1::FullSnapshot { last_part: true, ..Default::default() };
+    let empty = wire::message("f", 1, v1::stream_snapshots_response::Update::Full(empty));
+    assert_eq!(stream.send(empty).await.revision, 1);
+    assert_eq!(data_plane.routes(), [("orders".to_owned(), 3)], "the guard holds them");
+}
+
+#[tokio::test]
 async fn an_unreachable_control_plane_is_passed_over_and_a_restarted_one_is_found_again() {
     let gone = FakeControlPlane::start().await;
     let address = gone.address;
@@ -265,7 +337,7 @@ async fn fifteen_seconds_of_silence_are_a_dead_peer_and_bookmarks_are_no_silence
         // Silent from here on, without closing.
         responses.closed().await;
     });
-    let ended = receive_all(stream, &answers, &feed, &mut Reconnect::default()).await;
+    let ended = receive_all(stream, &answers, &feed, &mut Reconnect::default(), false).await;
     assert!(matches!(ended, Ended::Silent), "{ended}");
     assert_eq!(began.elapsed().as_secs(), 4 * 14 + 15);
     bookmarks.await.unwrap();
@@ -277,14 +349,15 @@ async fn a_control_plane_that_reads_no_answers_is_left() {
     let (responses, stream) = pipe();
     let (answers, _unread) = mpsc::channel(ANSWERS);
     tokio::spawn(async move { while responses.send(Ok(wire::bookmark(5))).await.is_ok() {} });
-    let ended = receive_all(stream, &answers, &feed, &mut Reconnect::default()).await;
+    let ended = receive_all(stream, &answers, &feed, &mut Reconnect::default(), false).await;
     assert!(matches!(ended, Ended::NotRead), "{ended}");
 }
 
 #[test]
 fn a_stream_that_another_data_plane_took_over_is_left_to_it_for_a_while() {
     let now = Instant::now();
-    let pause = |ended: Ended, random| pause_after(&ended, &mut Reconnect::default(), now, random).as_secs();
+    let pause =
+        |ended: Ended, random| pause_after(&ended, &mut Reconnect::default(), now, random, 1).as_secs();
     let taken_over = || Ended::from(Status::aborted("a newer stream of dp-1 has begun"));
     assert_eq!((pause(taken_over(), 0.0), pause(taken_over(), 1.0)), (10, 20));
     assert_eq!(pause(Ended::from(Status::unavailable("gone")), 1.0), 0);

@@ -38,6 +38,54 @@ fn change(held: &mut Snapshot, changes: v1::Delta) -> Received {
 }
 
 #[test]
+fn a_choice_that_only_newer_control_planes_know_is_left_at_its_default_and_stops_no_update() {
+    let mut held = begun();
+    let newer = v1::Policy {
+        balancing: Some(v1::BalancingPolicy { algorithm: Some(99), ..Default::default() }),
+        health_check: Some(v1::HealthCheckPolicy { r#type: Some(99), ..Default::default() }),
+        concurrency: Some(v1::ConcurrencyPolicy { adaptive: Some(99), ..Default::default() }),
+        ..policy(4, 6)
+    };
+    let changes = v1::Delta {
+        upsert_services: vec![v1::ServiceSnapshot { policy: Some(newer), ..service("orders", vec![]) }],
+        upsert_replicas: vec![replica("users", "r-2", 2)],
+        ..Default::default()
+    };
+    assert_eq!(change(&mut held, changes), applied(6, &["orders", "users"]));
+    let orders = held.service(&ServiceName::parse("orders").unwrap()).unwrap();
+    let mut expected = Policy::default();
+    expected.timeout.per_try = Duration::from_secs(4);
+    assert_eq!(orders.policy, expected);
+}
+
+#[test]
+fn a_field_that_only_newer_control_planes_know_is_passed_over() {
+    use prost::Message;
+    // Field 1000 of a policy, a number, behind what this version knows.
+    let mut bytes = policy(4, 6).encode_to_vec();
+    bytes.extend([0xc0, 0x3e, 0x07]);
+    let newer = v1::Policy::decode(&bytes[..]).unwrap();
+    assert_eq!(newer, policy(4, 6));
+}
+
+#[test]
+fn a_value_out_of_its_range_refuses_the_update_and_names_the_setting() {
+    let mut held = begun();
+    let wrong = v1::Policy {
+        breaker: Some(v1::BreakerPolicy { failure_ratio: Some(7.0), ..Default::default() }),
+        ..Default::default()
+    };
+    let changes = v1::Delta {
+        upsert_services: vec![v1::ServiceSnapshot { policy: Some(wrong), ..service("orders", vec![]) }],
+        ..Default::default()
+    };
+    let Received::Refused(refusal) = change(&mut held, changes) else { panic!("it was taken") };
+    assert_eq!(refusal.reason(), "INVALID_RESOURCE");
+    assert!(refusal.to_string().contains("policy.breaker.failure_ratio"), "{refusal}");
+    assert_eq!((held.revision(), per_try(&held)), (5, vec![3, 7]), "the last good one stays");
+}
+
+#[test]
 fn a_service_uses_its_own_policy_or_else_the_default_one() {
     assert_eq!(per_try(&begun()), [3, 7]);
 }

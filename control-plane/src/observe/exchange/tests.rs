@@ -1,0 +1,162 @@
+use super::*;
+use crate::observe::{Identity, Report, Scope, Seat};
+
+fn peer() -> Arc<str> {
+    Arc::from("b:1")
+}
+
+fn identity(id: &str) -> Identity {
+    Identity {
+        id: NodeId::parse(id).unwrap(),
+        version: "1".into(),
+        process: "p-1".into(),
+        address: String::new(),
+        stream_number: 1,
+    }
+}
+
+/// A control plane with one data plane, `n1`, that reports so many replicas.
+fn observed(replicas: usize) -> (Arc<Observation>, Seat) {
+    let observation = Arc::new(Observation::new(9));
+    drop(observation.connect(identity("n1"), 0).unwrap());
+    let seat = observation.begin_reports(identity("n1")).unwrap();
+    seat.reported(report(true, 0..replicas), "e", |_| true);
+    (observation, seat)
+}
+
+fn report(full: bool, replicas: std::ops::Range<usize>) -> Report {
+    let row = |number: usize| v1::Breaker {
+        service: "orders".into(),
+        replica_id: format!("r-{number:04}"),
+        state: v1::BreakerState::Closed.into(),
+        attempt_count: i64::try_from(number).unwrap(),
+        ..Default::default()
+    };
+    let wire =
+        v1::ReportNodeStatusRequest { full, breakers: replicas.map(row).collect(), ..Default::default() };
+    Report::parse(&identity("n1").id, wire, clock::wall()).unwrap()
+}
+
+/// A follower of one that tells.
+struct Following {
+    teller: Arc<Observation>,
+    sent: Sent,
+    listener: Arc<Observation>,
+    followed: Followed,
+}
+
+impl Following {
+    fn begin(teller: &Arc<Observation>) -> Self {
+        let listener = Arc::new(Observation::new(9));
+        listener.expect_peers(&[peer()]);
+        let (teller, sent, followed) = (Arc::clone(teller), Sent::default(), Followed::default());
+        Self { teller, sent, listener, followed }
+    }
+
+    /// Tells until all is told; yields the most breakers that one message had.
+    fn tell_all(&mut self) -> usize {
+        let mut most = 0;
+        loop {
+            let (mut message, mut is_all) = self.teller.tell_peer(&mut self.sent);
+            message.mark = is_all.then_some(v1::PeerMark { revision: 1 });
+            most = most.max(message.breakers.iter().map(|rows| rows.breakers.len()).sum());
+            let (want_node_ids, leave_node_ids) =
+                self.listener.hear_peer(&peer(), &mut self.followed, message).unwrap();
+            is_all &= want_node_ids.is_empty();
+            let request =
+                v1::FollowObservationsRequest { want_node_ids, leave_node_ids, ..Default::default() };
+            self.sent.hear(&request).unwrap();
+            if is_all {
+                return most;
+            }
+        }
+    }
+
+    fn rows(&self) -> Vec<(String, i64)> {
+        self.listener.read(|_, matrix| {
+            let all = Scope::default();
+            let rows = matrix.from(&all, None).flat_map(|(key, replica)| {
+                replica.rows(key).map(|(_, row)| (row.replica_id, row.attempt_count)).collect::<Vec<_>>()
+            });
+            rows.collect()
+        })
+    }
+}
+
+#[test]
+fn a_large_state_comes_in_several_messages_and_is_whole_in_the_end() {
+    let (teller, _seat) = observed(3 * MAX_ROWS + 7);
+    let mut following = Following::begin(&teller);
+    assert_eq!(following.tell_all(), MAX_ROWS);
+    assert_eq!(following.rows().len(), 3 * MAX_ROWS + 7);
+    assert!(following.rows().iter().enumerate().all(|(index, row)| row.1 == i64::try_from(index).unwrap()));
+    assert_eq!(following.tell_all(), 0, "once");
+}
+
+#[test]
+fn what_comes_and_goes_is_told_whatever_there_was_in_between() {
+    let (teller, seat) = observed(4);
+    let mut following = Following::begin(&teller);
+    following.tell_all();
+    seat.reported(report(true, 2..7), "e", |_| true);
+    assert_eq!(following.tell_all(), 3, "two are as they were");
+    let expected: Vec<_> = (2..7).map(|number| (format!("r-{number:04}"), number)).collect();
+    assert_eq!(following.rows(), expected);
+}
+
+#[test]
+fn what_was_heard_from_others_is_not_told_on() {
+    let (teller, _seat) = observed(4);
+    let mut following = Following::begin(&teller);
+    following.tell_all();
+    assert_eq!(following.rows().len(), 4);
+    let mut further = Following::begin(&following.listener);
+    further.tell_all();
+    assert!(further.rows().is_empty());
+    assert_eq!(further.listener.read(|nodes, _| nodes.list_after("", 0).count()), 0);
+    let events = further.listener.read_events(|timeline| timeline.last());
+    let heard = 1;
+    assert_eq!(events, heard, "that it is heard, and nothing of what it heard");
+}
+
+#[test]
+fn what_a_data_plane_has_reported_is_told_after_the_breakers_that_it_reported() {
+    let (teller, seat) = observed(2 * MAX_ROWS);
+    let mut following = Following::begin(&teller);
+    following.tell_all();
+    seat.reported(report(true, 2 * MAX_ROWS..4 * MAX_ROWS), "e", |_| true);
+    let (first, is_all) = teller.tell_peer(&mut following.sent);
+    assert!(!is_all && first.nodes.is_empty());
+    let rows: usize = first.breakers.iter().map(|rows| rows.breakers.len()).sum();
+    assert_eq!(rows, MAX_ROWS);
+    following.tell_all();
+    assert_eq!(following.listener.read(|nodes, _| nodes.reporting_elsewhere().count()), 1);
+}
+
+#[test]
+fn a_listener_that_left_a_data_plane_is_told_nothing_of_it() {
+    let (teller, seat) = observed(4);
+    let mut following = Following::begin(&teller);
+    following.tell_all();
+    // It goes on here, so that the other one's word is of no use.
+    let newer = Identity { stream_number: 2, ..identity("n1") };
+    let _seat = following.listener.connect(newer, 0).unwrap();
+    following.tell_all();
+    assert!(following.sent.wanted.is_empty());
+    seat.reported(report(true, 0..9), "e", |_| true);
+    assert_eq!(following.tell_all(), 0);
+}
+
+#[test]
+fn a_message_that_cannot_be_is_refused_by_what_is_wrong_in_it() {
+    let observation = Arc::new(Observation::new(9));
+    observation.expect_peers(&[peer()]);
+    let refused = |message| {
+        let heard = observation.hear_peer(&peer(), &mut Followed::default(), message);
+        heard.unwrap_err().violations()[0].field.clone()
+    };
+    let nameless = v1::FollowObservationsResponse { nodes: vec![Default::default()], ..Default::default() };
+    assert!(refused(nameless).starts_with("nodes"));
+    let gone = v1::FollowObservationsResponse { gone_node_ids: vec!["N 1".into()], ..Default::default() };
+    assert!(refused(gone).starts_with("gone_node_ids"));
+}

@@ -32,7 +32,7 @@ use crate::{
         Answer, Candidates, Command, Decision, Limits, Proof, Record, Registration, RegistryError, Revision,
         Said, Target, View, Write, decide, why_lease_is_void,
     },
-    writer::Commands,
+    writer::{Commands, WriteError},
 };
 
 /// How long a stream that ends waits for its peer to have room for the status that says why.
@@ -47,6 +47,8 @@ pub(crate) struct Edge {
     pub(crate) commands: Commands,
     pub(crate) limits: Limits,
     pub(crate) shutdown: Shutdown,
+    /// Whether other control planes use the store, too.
+    pub(crate) is_store_shared: bool,
     /// Whether the store takes changes.
     pub(crate) available: watch::Receiver<bool>,
     pub(crate) panics: Panics,
@@ -208,6 +210,10 @@ impl Edge {
         lease: LeaseId,
     ) -> Result<Renewed, Refusal> {
         caller.admit_renewal(&key.service)?;
+        if !self.effects.leases.are_in_touch(clock::now()) {
+            // Others would not hear of it, and may take the owner for dead: another control plane may be better placed.
+            return Err(WriteError::StoreUnavailable.into());
+        }
         let Some(term) = self.effects.leases.renew(lease, key, clock::now()) else {
             let why = |view: &View| why_lease_is_void(view, key, lease, clock::wall());
             return Err(self.effects.publisher.read(why).into());
@@ -272,8 +278,10 @@ impl Edge {
     pub(crate) fn replica(&self, record: &Record) -> v1::Replica {
         let mut replica = record.to_wire();
         let term = record.lease.and_then(|lease| self.effects.leases.get(lease.id));
+        let (now, wall) = (clock::now(), clock::wall());
+        // One that is past its deadline and alive was renewed at another control plane, which knows when.
+        let term = term.filter(|term| now < term.deadline);
         if let (Some(lease), Some(Term { renewed, deadline, .. })) = (&mut replica.lease, term) {
-            let (now, wall) = (clock::now(), clock::wall());
             lease.expire_time = Some(timestamp(wall + deadline.saturating_duration_since(now)));
             lease.last_renew_time = Some(timestamp(wall - now.saturating_duration_since(renewed)));
         }

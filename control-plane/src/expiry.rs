@@ -1,6 +1,10 @@
 //! The task that comes back to what time decides: lapsed leases, drains, overrides.
 //!
 //! It asks the guard what to make of leases that have lapsed, and has the writer do it. It also tidies what is observed.
+//!
+//! Where control planes share a store, each of them does so, and the first to have a change made durable has made it: the
+//! others find it done. What follows from what data planes report is left undone by a control plane that has peers, for
+//! it knows its own data planes only: drains end at their deadline then, and nothing is evicted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,6 +25,7 @@ use crate::{
     leases::{SWEEP_INTERVAL, Sweep},
     observe::of_registry,
     registry::{Answer, Command, Evictions, Guard, Judgement, Override, Sentence, Suspect, View},
+    store::Peers,
     writer::Commands,
 };
 
@@ -31,7 +36,7 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(10);
 const EVICTION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Runs until the shutdown begins: from then on owners cannot renew, so nothing may expire either.
-pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown) {
+pub(crate) async fn run(effects: Effects, commands: Commands, peers: Option<Peers>, shutdown: Shutdown) {
     let mut sweeps = interval(SWEEP_INTERVAL);
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut tidying = interval(TIDY_INTERVAL);
@@ -45,6 +50,7 @@ pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown
     }
     let mut watch = Watch {
         effects,
+        peers,
         guard: Guard::default(),
         holding: BTreeSet::new(),
         evictions: Evictions::default(),
@@ -76,7 +82,7 @@ pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown
             _ = evicting.tick() => {
                 // Judged whether or not it can be carried out now, for what it remembers.
                 let due = watch.evictions_due(clock::now());
-                if changes.is_empty() && !due.is_empty() {
+                if changes.is_empty() && !due.is_empty() && watch.sees_all() {
                     watch.evicted(&due, clock::now());
                     changes.spawn(submit(watch.effects.clone(), commands.clone(), due));
                 }
@@ -92,6 +98,8 @@ pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown
 /// What the sweeps remember from one to the next.
 struct Watch {
     effects: Effects,
+    /// Set where control planes share a store.
+    peers: Option<Peers>,
     guard: Guard,
     /// Services of which the guard holds replicas.
     holding: BTreeSet<ServiceName>,
@@ -101,9 +109,15 @@ struct Watch {
 }
 
 impl Watch {
+    /// Whether all data planes report to this process.
+    fn sees_all(&self) -> bool {
+        self.peers.as_ref().is_none_or(Peers::are_none)
+    }
+
     /// What is to be changed now, at most [`MAX_CHANGES`] of it.
     fn due(&mut self, sweep: &Sweep, now: Instant) -> Vec<Command> {
         let wall = clock::wall();
+        let sees_all = self.sees_all();
         let Effects { leases, publisher, .. } = &self.effects;
         let suspects = if sweep.suspects > 0 { leases.suspects(now) } else { Vec::new() };
         let judged = publisher.read(|view| self.guard.judge(view, suspects, now, wall));
@@ -111,7 +125,8 @@ impl Watch {
             let ended = view.overrides().filter(|entry| entry.expires_at <= wall).map(|entry| end(entry));
             let drained = view.drains().filter_map(|record| {
                 let drain = record.drain.as_deref().filter(|drain| !drain.is_over)?;
-                let is_idle = self.effects.observation.drain_status(&record.key, drain.revision).is_idle;
+                let is_idle =
+                    sees_all && self.effects.observation.drain_status(&record.key, drain.revision).is_idle;
                 let is_over = is_idle || drain.deadline <= wall;
                 is_over.then(|| Command::FinishDrain { key: record.key.clone(), begun: drain.begun, is_idle })
             });
@@ -302,7 +317,7 @@ mod tests {
         let began = clock::now();
         supervisor.spawn("expiry", Beyond::End, move || {
             let run = counted.fetch_add(1, SeqCst);
-            let running = super::run(shared.clone(), commands.clone(), stop.clone());
+            let running = super::run(shared.clone(), commands.clone(), None, stop.clone());
             async move {
                 // Pauses of 100, 200, 400 and 800 ms.
                 assert!(run >= 4, "a defect that passes");

@@ -64,7 +64,7 @@ use self::{
     publish::Publisher,
     registry::View,
     server::{Routers, Server},
-    store::{AnyStore, Store, StoreError},
+    store::{AnyStore, Peers, Store, StoreError},
     writer::Writer,
 };
 
@@ -124,7 +124,9 @@ pub async fn start_at(config: Config, mut passed: Passed, shutdown: Shutdown) ->
         }
         None => bind(&config)?,
     };
-    let store = AnyStore::open(&config.store).await.map_err(|error| unusable(&config, &error))?;
+    let store = AnyStore::open(&config.store, &config.store_files)
+        .await
+        .map_err(|error| unusable(&config, &error))?;
     serve(config, listener, store, None, shutdown).await
 }
 
@@ -135,7 +137,9 @@ pub async fn start_at(config: Config, mut passed: Passed, shutdown: Shutdown) ->
 /// As [`start`].
 pub async fn start_with_lab(config: Config, lab: Router, shutdown: Shutdown) -> Result<Running, Failure> {
     let listener = bind(&config)?;
-    let store = AnyStore::open(&config.store).await.map_err(|error| unusable(&config, &error))?;
+    let store = AnyStore::open(&config.store, &config.store_files)
+        .await
+        .map_err(|error| unusable(&config, &error))?;
     serve(config, listener, store, Some(lab), shutdown).await
 }
 
@@ -173,13 +177,17 @@ async fn serve<S: Store>(
 
     let effects = Effects {
         publisher: Arc::new(Publisher::new(loaded.epoch, View::new(loaded.revision, loaded.items))),
-        leases: Arc::new(Leases::new(clock::now())),
+        leases: Arc::new(Leases::with_outlet(clock::now(), store.outlet())),
         observation: Arc::new(Observation::new(config.max_nodes)),
         metrics: Arc::new(Metrics::new()),
     };
     let audit = Audit::new(&effects.observation, &effects.metrics);
     let gate = Arc::new(config.access.gate(listen, audit)?);
-    effects.grant_all();
+    effects.grant_all(&loaded.kept);
+    let peers = store.peers();
+    if let Some(peers) = &peers {
+        peers.publish(&format!("{:016x}", rand::random::<u64>()), &listen.to_string());
+    }
     let panics = Panics::new(&effects.metrics, &effects.observation);
     let (writer, commands, available) =
         Writer::new(store, effects.clone(), config.limits, config.queue_length);
@@ -191,6 +199,7 @@ async fn serve<S: Store>(
         commands,
         limits: config.limits,
         shutdown: shutdown.clone(),
+        is_store_shared: peers.is_some(),
         available,
         panics: panics.clone(),
         streams: TaskTracker::new(),
@@ -214,7 +223,7 @@ async fn serve<S: Store>(
     let grpc = rpc::router(&edge, health.clone());
     let routers = Routers { http: http::router(&edge, grpc.clone()), grpc };
     let server = Arc::new(Server::new(routers, tls.clone(), config.max_connections, shutdown, panics));
-    let mut supervisor = supervise(&edge, writer, health, server, listener);
+    let mut supervisor = supervise(&edge, writer, peers, health, server, listener);
     follow_files(&mut supervisor, gate, tls, &edge.shutdown);
     let task = tokio::spawn(supervisor.run(END_TIMEOUT));
     Ok(Running { listen, task })
@@ -224,6 +233,7 @@ async fn serve<S: Store>(
 fn supervise<S: Store>(
     edge: &Arc<Edge>,
     writer: Writer<S>,
+    peers: Option<Peers>,
     health: HealthReporter,
     server: Arc<Server>,
     listener: TcpListener,
@@ -240,9 +250,9 @@ fn supervise<S: Store>(
     });
     let shared = Arc::clone(edge);
     supervisor.spawn("expiry", Beyond::End, move || {
-        let edge = Arc::clone(&shared);
+        let (edge, peers) = (Arc::clone(&shared), peers.clone());
         async move {
-            expiry::run(edge.effects.clone(), edge.commands.clone(), edge.shutdown.clone()).await;
+            expiry::run(edge.effects.clone(), edge.commands.clone(), peers, edge.shutdown.clone()).await;
             Ok(())
         }
     });

@@ -8,6 +8,7 @@ pub mod binaries;
 pub mod browser;
 pub mod command;
 pub mod demo_replica;
+pub mod etcd;
 mod eventually;
 pub mod gateway;
 pub mod http1;
@@ -19,6 +20,7 @@ pub mod tools;
 
 pub use browser::Browser;
 pub use demo_replica::DemoReplica;
+pub use etcd::Etcd;
 pub use eventually::{eventually, eventually_within};
 pub use gateway::Gateway;
 pub use load::Load;

@@ -37,6 +37,9 @@ use crate::{
 /// Responses between the task and the connection: one unacked and the bookmarks of a peer that reads slowly.
 const BUFFERED: usize = 4;
 
+/// How long a data plane that is ahead of this control plane waits for it.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
+
 type Outbound = mpsc::Sender<Result<Outgoing, Status>>;
 
 /// Takes a place for a stream and begins it.
@@ -77,6 +80,9 @@ async fn serve(
     let place = is_observer.then(|| edge.watch_streams.take()).transpose()?;
     let publisher = &edge.effects.publisher;
     let is_ours = hello.resume_epoch == publisher.epoch();
+    if is_ours {
+        catch_up_with(&edge, hello.resume_revision).await?;
+    }
     // A data plane that is ahead knows what this store has lost: nothing leads on from there.
     let held = 0..=publisher.read(View::revision);
     let resume = (is_ours && held.contains(&hello.resume_revision)).then_some(hello.resume_revision);
@@ -96,6 +102,21 @@ async fn serve(
     let ended = stream.follow(inbound).await;
     drop(place);
     ended
+}
+
+/// Waits for this control plane to know what a data plane learnt from another one on the same store: that is a moment
+/// ahead at most, unless this one is cut off. Then the data plane is turned away, for what it has is newer.
+async fn catch_up_with(edge: &Edge, revision: Revision) -> Result<(), Status> {
+    let mut head = edge.effects.publisher.subscribe();
+    let caught_up = timeout(CATCH_UP_TIMEOUT, head.wait_for(|known| *known >= revision));
+    let is_behind = edge.effects.publisher.read(View::revision) < revision;
+    if is_behind && edge.is_store_shared && caught_up.await.is_err() {
+        let is_in_touch = edge.effects.leases.are_in_touch(clock::now()) && *edge.available.borrow();
+        if !is_in_touch {
+            return Err(Refusal::from(WriteError::StoreUnavailable).into());
+        }
+    }
+    Ok(())
 }
 
 /// Whether it is a tool that looks.

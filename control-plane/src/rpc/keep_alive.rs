@@ -115,7 +115,12 @@ impl Stream {
         for wire in message.heartbeats {
             let names = (wire.service.clone(), wire.replica_id.clone());
             let result = match Beat::parse(wire) {
-                Ok(beat) => self.renew_one(beat),
+                Ok(beat) => match self.renew_one(beat) {
+                    // Nobody's lease is lost by that: the stream is.
+                    Err(refusal) if refusal.is_of_store() => return Err(refusal.into()),
+                    Err(refusal) => lost(&refusal),
+                    Ok(renewed) => renewed,
+                },
                 Err(invalid) => lost(&Refusal::from(invalid)),
             };
             results.push(named(names, result));
@@ -160,19 +165,19 @@ impl Stream {
         self.forget_at = (2 * self.told.len()).max(2 * MAX_HEARTBEATS);
     }
 
-    fn renew_one(&mut self, beat: Beat) -> v1::keep_alive_result::Result {
+    fn renew_one(&mut self, beat: Beat) -> Result<v1::keep_alive_result::Result, Refusal> {
         match self.edge.renew(&self.caller, &beat.key, beat.lease) {
             Ok(Renewed { answer, mode, health }) => {
                 self.told.insert(beat.key.clone(), (beat.lease, mode));
                 if let Some(reported) = beat.health.filter(|reported| health != Some(*reported)) {
                     self.reports.insert(beat.key, (beat.lease, reported));
                 }
-                v1::keep_alive_result::Result::Renewed(answer)
+                Ok(v1::keep_alive_result::Result::Renewed(answer))
             }
             Err(refusal) => {
                 self.told.remove(&beat.key);
                 self.reports.remove(&beat.key);
-                lost(&refusal)
+                Err(refusal)
             }
         }
     }

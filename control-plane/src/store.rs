@@ -22,6 +22,8 @@ use crate::{
     registry::{Committed, Item, Mutation, Revision},
 };
 
+#[cfg(test)]
+pub(crate) use self::etcd::simulated;
 pub use self::{
     any::AnyStore,
     etcd::{Etcd, EtcdFiles, EtcdLocation},
@@ -97,8 +99,8 @@ pub trait Store: Send + 'static {
 pub enum Commit {
     /// The first mutations are durable, one revision for each, in order. The others are to be handed in anew.
     Durable(Vec<Revision>),
-    /// Nothing is: somebody else was faster, as the news will tell.
-    Overtaken,
+    /// Nothing is: somebody else was faster, as the news will tell, or has heard of a replica that was to go. Says of which.
+    Overtaken(Vec<LeaseNews>),
 }
 
 /// What others did to the store.

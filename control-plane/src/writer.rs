@@ -326,7 +326,8 @@ impl<S: Store> Writer<S> {
                 put_back(answer_all(decided, answers), pending);
                 true
             }
-            Ok(Commit::Overtaken) => {
+            Ok(Commit::Overtaken(heard_of)) => {
+                self.effects.hear(&heard_of);
                 put_back(decided, pending);
                 false
             }
@@ -407,5 +408,7 @@ fn answer(reply: oneshot::Sender<Result<Answer, WriteError>>, outcome: Result<An
     let _ = reply.send(outcome);
 }
 
+#[cfg(test)]
+mod shared_tests;
 #[cfg(test)]
 mod tests;

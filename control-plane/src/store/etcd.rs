@@ -17,6 +17,8 @@ mod location;
 mod meta;
 mod presence;
 mod read;
+#[cfg(test)]
+pub(crate) mod simulated;
 mod transaction;
 mod watch;
 
@@ -26,7 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_proto::etcd::{RangeRequest, RangeResponse};
+use gateway_proto::etcd::{RangeRequest, RangeResponse, TxnResponse, response_op::Response as Answer};
 use tokio::{
     task::JoinSet,
     time::{sleep, sleep_until},
@@ -37,16 +39,16 @@ use tonic::{Code, Status};
 pub use self::location::{EtcdFiles, EtcdLocation};
 use self::{
     client::{Client, told},
-    keys::Keys,
+    keys::{Keys, Role},
     meta::Meta,
     read::{Content, Unread, read_all},
     transaction::{Grant, Transaction, creation, one, rehearsal},
     watch::{Seen, Watching},
 };
-use super::{Commit, Known, Loaded, News, Peers, Store, StoreError, new_epoch};
+use super::{Commit, Known, LeaseNews, Loaded, News, Peers, Store, StoreError, new_epoch};
 use crate::{
     clock,
-    leases::{Contact, Outlet},
+    leases::{Contact, LeaseTag, Outlet},
     registry::{Mutation, Revision},
 };
 
@@ -155,6 +157,19 @@ impl Etcd {
         self.read(self.seen).await.ok()
     }
 
+    /// The leases that etcd keeps although their replicas were to go.
+    fn heard_of(&self, response: TxnResponse) -> Vec<LeaseNews> {
+        let found = response.responses.into_iter().filter_map(|response| match response.response {
+            Some(Answer::ResponseRange(range)) => range.kvs.into_iter().next(),
+            _ => None,
+        });
+        let news = found.filter_map(|kv| match self.keys.role(&kv.key) {
+            Role::Lease(key) => Some(LeaseNews { key, kept: Some(LeaseTag::new(kv.lease)) }),
+            _ => None,
+        });
+        news.collect()
+    }
+
     async fn grant(&self, grants: Vec<Grant>) -> Result<(), Status> {
         let mut granting = JoinSet::new();
         for Grant { tag, ttl } in grants {
@@ -199,9 +214,9 @@ impl Store for Etcd {
                 self.seen = self.seen.max(revision);
                 Ok(Commit::Durable(vec![revision; count]))
             }
-            Ok(_) => Ok(Commit::Overtaken),
+            Ok(response) => Ok(Commit::Overtaken(self.heard_of(response))),
             // A lease has lapsed before its replica was there.
-            Err(status) if status.code() == Code::NotFound => Ok(Commit::Overtaken),
+            Err(status) if status.code() == Code::NotFound => Ok(Commit::Overtaken(Vec::new())),
             Err(status) => {
                 // What became of it shows only what is there now.
                 self.watching = None;

@@ -54,7 +54,8 @@ impl Transaction {
     /// For the head at `base`. The first mutation is taken in any case.
     pub(super) fn new(keys: &Keys, base: Revision, group: &[Mutation]) -> Self {
         let mut compare = vec![is_at(keys.head(), base)];
-        let (mut success, mut grants, mut size, mut count) = (Vec::new(), Vec::new(), 0, 0);
+        let (mut success, mut failure) = (Vec::new(), Vec::new());
+        let (mut grants, mut size, mut count) = (Vec::new(), 0, 0);
         for mutation in group.iter().take(MAX_GROUP) {
             let operations = of_mutation(keys, mutation);
             // Once as a record, and once in the head.
@@ -65,13 +66,16 @@ impl Transaction {
             (size, count) = (size + bytes, count + 1);
             success.extend(operations);
             for write in mutation.writes() {
-                compare.extend(silent(write).map(|key| is_absent(keys.lease(key))));
+                if let Some(key) = silent(write) {
+                    compare.push(is_absent(keys.lease(key)));
+                    failure.push(operation(Request::RequestRange(one(keys.lease(key)))));
+                }
                 grants.extend(granted(write).map(|(_, grant)| grant));
             }
         }
         let head = PutRequest { key: keys.head(), value: entry::encode(base, &group[..count]), lease: 0 };
         success.push(operation(Request::RequestPut(head)));
-        Self { request: TxnRequest { compare, success, failure: Vec::new() }, count, grants }
+        Self { request: TxnRequest { compare, success, failure }, count, grants }
     }
 }
 

@@ -16,7 +16,7 @@ use gateway_proto::{
 use gateway_runtime::{Shutdown, panics::caught};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -34,6 +34,9 @@ use crate::{
     },
     writer::{Commands, WriteError},
 };
+
+/// How long an owner whom nobody has heard of may be new, where control planes share a store.
+pub(crate) const HEARSAY: Duration = Duration::from_millis(300);
 
 /// How long a stream that ends waits for its peer to have room for the status that says why.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
@@ -200,6 +203,24 @@ impl Edge {
         let target = Target::Address(service, address);
         let said = Said { author: caller.known_author(), ..Said::default() };
         self.deregister(caller, target, Proof::Force, said, None).await.map(drop)
+    }
+
+    /// Waits, where control planes share a store, for a lease that another one may have granted a moment ago, at most until
+    /// `until`: an owner is not to be told that he is unknown by whoever just has not heard of him yet.
+    pub(crate) async fn hear_of(&self, key: &ReplicaKey, lease: LeaseId, until: Instant) {
+        let is_known = |view: &View| {
+            view.get(key).is_some_and(|record| record.is_kept_by(lease))
+                || view.removed(key).is_some_and(|removed| removed.lease == Some(lease))
+        };
+        if !self.is_store_shared {
+            return;
+        }
+        let mut head = self.effects.publisher.subscribe();
+        while !self.effects.publisher.read(is_known) {
+            if !matches!(timeout_at(until, head.changed()).await, Ok(Ok(()))) {
+                return;
+            }
+        }
     }
 
     /// Renews a lease.

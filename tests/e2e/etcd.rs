@@ -180,7 +180,11 @@ async fn a_data_plane_goes_on_at_another_control_plane_from_where_it_was_by_etcd
         &cache,
     ])
     .await;
-    data.routes("orders").await;
+    eventually("the first replica answers", async || {
+        let answer = http1::get(data.address(), "/orders/hello").await;
+        if answer.status() == 200 { Ok(()) } else { Err(answer.status().to_string()) }
+    })
+    .await;
     one.kill();
     register(&other, request("r-1", &replicas[1].address().to_string(), None)).await;
     eventually("the new replica is asked", async || {

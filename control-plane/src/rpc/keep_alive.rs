@@ -17,7 +17,7 @@ use super::{MAX_REQUEST_BYTES, next_message};
 use crate::{
     auth::Caller,
     clock,
-    edge::{Edge, Renewed},
+    edge::{Edge, HEARSAY, Renewed},
     refusal::Refusal,
     registry::{Command, Record, View},
     writer::WriteError,
@@ -112,9 +112,15 @@ impl Stream {
             return Err(Refusal::from(Invalid::new("heartbeats", why)).into());
         }
         let mut results = Vec::with_capacity(count);
+        // For all of them together, or a client's old leases would hold up its new ones.
+        let patience = Instant::now() + HEARSAY;
         for wire in message.heartbeats {
             let names = (wire.service.clone(), wire.replica_id.clone());
-            let result = match Beat::parse(wire) {
+            let beat = Beat::parse(wire);
+            if let Ok(beat) = &beat {
+                self.edge.hear_of(&beat.key, beat.lease, patience).await;
+            }
+            let result = match beat {
                 Ok(beat) => match self.renew_one(beat) {
                     // Nobody's lease is lost by that: the stream is.
                     Err(refusal) if refusal.is_of_store() => return Err(refusal.into()),

@@ -198,12 +198,13 @@ impl Client {
                     is_renewed = true;
                     self.give_up(&live, false);
                 }
-                Err(status) => {
-                    if is_of_member(&status) {
-                        self.give_up(&live, true);
-                    }
-                    return Err(status);
+                Err(status) if is_of_member(&status) => {
+                    self.give_up(&live, true);
+                    // What is said against our certificate comes after the handshake.
+                    let refusal = self.0.tls.as_ref().and_then(|tls| tls.refusal());
+                    return Err(refusal.map_or(status, |refusal| Status::unavailable((*refusal).clone())));
                 }
+                Err(status) => return Err(status),
             }
         }
     }

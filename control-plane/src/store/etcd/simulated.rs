@@ -50,7 +50,11 @@ struct Kept {
 #[derive(Clone)]
 enum Told {
     /// What has one revision is told at once.
-    Commit { revision: Revision, bytes: Vec<u8>, leases: Vec<LeaseNews> },
+    Commit {
+        revision: Revision,
+        bytes: Vec<u8>,
+        leases: Vec<LeaseNews>,
+    },
     Lease(LeaseNews),
 }
 
@@ -82,7 +86,9 @@ impl Cluster {
     fn with<T>(&self, act: impl FnOnce(&mut Kept) -> T) -> T {
         let mut kept = self.0.kept.lock().unwrap();
         let result = act(&mut kept);
-        self.0.told.send_if_modified(|told| std::mem::replace(told, kept.history.len()) != kept.history.len());
+        self.0
+            .told
+            .send_if_modified(|told| std::mem::replace(told, kept.history.len()) != kept.history.len());
         result
     }
 
@@ -166,9 +172,10 @@ impl Kept {
     fn commit(&mut self, base: Revision, group: &[Mutation]) -> Commit {
         let count = self.random.random_range(1..=group.len());
         let group = &group[..count];
-        let silent = group.iter().flat_map(Mutation::writes).filter(|write| {
-            matches!(write.cause, Cause::Expired { .. } | Cause::Superseded { .. })
-        });
+        let silent = group
+            .iter()
+            .flat_map(Mutation::writes)
+            .filter(|write| matches!(write.cause, Cause::Expired { .. } | Cause::Superseded { .. }));
         let heard_of = silent.filter_map(|write| write.key.as_replica()).filter_map(|key| {
             let (tag, _) = self.leases.get(key)?;
             Some(LeaseNews { key: key.clone(), kept: Some(*tag) })
@@ -256,8 +263,12 @@ impl Store for Member {
                 (known == Some(LeaseTag::of(lease))).then_some(lease)
             });
             let items = kept.items.values().cloned().collect();
-            let loaded =
-                Loaded { epoch: "e".into(), revision: kept.head, items, kept: leases.collect::<HashSet<_>>() };
+            let loaded = Loaded {
+                epoch: "e".into(),
+                revision: kept.head,
+                items,
+                kept: leases.collect::<HashSet<_>>(),
+            };
             (loaded, kept.history.len())
         });
         self.next = Some(next);

@@ -23,22 +23,9 @@ pub struct Args {
     #[arg(long, env = "GW_STORE", default_value = "redb:gateway.redb", value_name = "STORE")]
     pub store: String,
 
-    /// Whom to believe that it is etcd: certificates of authorities in PEM. With this or a certificate of our own, the
-    /// connection is encrypted
-    #[arg(long, env = "GW_STORE_TLS_CA", value_name = "FILE")]
-    pub store_tls_ca: Option<PathBuf>,
-
-    /// The certificate chain in PEM that etcd is shown
-    #[arg(long, env = "GW_STORE_TLS_CERT", value_name = "FILE", requires = "store_tls_key")]
-    pub store_tls_cert: Option<PathBuf>,
-
-    /// The key in PEM of that certificate
-    #[arg(long, env = "GW_STORE_TLS_KEY", value_name = "FILE", requires = "store_tls_cert")]
-    pub store_tls_key: Option<PathBuf>,
-
-    /// A file that holds the password of the user that --store names, and nothing else
-    #[arg(long, env = "GW_STORE_PASSWORD_FILE", value_name = "FILE")]
-    pub store_password_file: Option<PathBuf>,
+    /// What goes with an etcd.
+    #[command(flatten)]
+    pub store_flags: StoreFlags,
 
     /// How many replicas may be registered in all, 1..=10000000
     #[arg(long, env = "GW_MAX_REPLICAS", default_value_t = 100_000, value_name = "N")]
@@ -79,6 +66,38 @@ pub struct Args {
     pub access: SettingsArgs,
 }
 
+/// Flags that go with a store in an etcd, each with its environment variable.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct StoreFlags {
+    /// Whom to believe that it is etcd: certificates of authorities in PEM. With this or a certificate of our own, the
+    /// connection is encrypted
+    #[arg(long, env = "GW_STORE_TLS_CA", value_name = "FILE")]
+    pub store_tls_ca: Option<PathBuf>,
+
+    /// The certificate chain in PEM that etcd is shown
+    #[arg(long, env = "GW_STORE_TLS_CERT", value_name = "FILE", requires = "store_tls_key")]
+    pub store_tls_cert: Option<PathBuf>,
+
+    /// The key in PEM of that certificate
+    #[arg(long, env = "GW_STORE_TLS_KEY", value_name = "FILE", requires = "store_tls_cert")]
+    pub store_tls_key: Option<PathBuf>,
+
+    /// A file that holds the password of the user that --store names, and nothing else
+    #[arg(long, env = "GW_STORE_PASSWORD_FILE", value_name = "FILE")]
+    pub store_password_file: Option<PathBuf>,
+}
+
+impl StoreFlags {
+    /// The files that they name.
+    pub fn files(self) -> EtcdFiles {
+        EtcdFiles {
+            ca: self.store_tls_ca,
+            identity: self.store_tls_cert.zip(self.store_tls_key),
+            password: self.store_password_file,
+        }
+    }
+}
+
 /// A configuration that can be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -114,11 +133,7 @@ impl Args {
     /// A usage [`Failure`] that names the flag and what is allowed.
     pub fn validate(self) -> Result<Config, Failure> {
         let store = self.store.parse().map_err(|why: String| Failure::usage(told(&self.store, &why)))?;
-        let store_files = EtcdFiles {
-            ca: self.store_tls_ca,
-            identity: self.store_tls_cert.zip(self.store_tls_key),
-            password: self.store_password_file,
-        };
+        let store_files = self.store_flags.files();
         check_store(&store, &store_files)?;
         // The upper bounds are those of what holds them: a semaphore, a channel, memory.
         check("--max-replicas", self.max_replicas, 10_000_000)?;

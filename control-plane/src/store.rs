@@ -7,6 +7,7 @@ mod any;
 mod etcd;
 mod location;
 mod memory;
+mod migrate;
 mod peers;
 mod redb;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use self::{
     etcd::{Etcd, EtcdFiles, EtcdLocation},
     location::StoreLocation,
     memory::Memory,
+    migrate::{Moved, migrate},
     peers::{Known, Peers},
     redb::Redb,
 };

@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Command};
 use gateway_tests::{ControlPlane, Etcd, binaries, eventually};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 
-use crate::etcd::{find, pair, register, request};
+use crate::etcd::{find, pair, register, renew, request};
 
 /// What `--check` says of a store: whether it can be used, and the words.
 fn checked(store: &str, flags: &[&str]) -> (bool, String) {
@@ -40,6 +40,39 @@ async fn two_prefixes_of_one_etcd_are_two_registries_by_etcd() {
     register(&one, request("r-1", "10.0.0.1:80", None)).await;
     register(&other, request("r-2", "10.0.0.1:80", None)).await;
     assert!(find(&one, "r-2").await.is_none() && find(&other, "r-1").await.is_none());
+}
+
+#[tokio::test]
+async fn what_is_registered_moves_from_a_file_to_etcd_and_back_with_its_leases_by_etcd() {
+    let etcd = Etcd::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let redb = |name: &str| format!("redb:{}", folder.path().join(name).display());
+    let migrate = |from: &str, to: &str| {
+        let output = binaries::gwctl().args(["store", "migrate", from, to]).output().unwrap();
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.success(), said)
+    };
+    let mut control = ControlPlane::start_on(redb("old"), &[]).await;
+    register(&control, request("r-1", "10.0.0.1:80", None)).await;
+    let lease = register(&control, request("r-2", "10.0.0.2:80", Some(60))).await.lease_id;
+    let (moved, said) = migrate(&redb("old"), &etcd.store("gw"));
+    assert!(!moved && said.contains("another process has the file open"), "{said}");
+    control.kill();
+    let (moved, said) = migrate(&redb("old"), &etcd.store("gw"));
+    assert!(moved && said.contains("2 records copied"), "{said}");
+    let [one, other] = pair(&etcd).await;
+    // The owner's next heartbeat finds everything as it was, wherever it arrives.
+    renew(&one, "r-2", &lease).await.unwrap();
+    renew(&other, "r-2", &lease).await.unwrap();
+    assert!(find(&one, "r-1").await.is_some());
+    drop((one, other));
+    let (moved, said) = migrate(&etcd.store("gw"), &redb("new"));
+    assert!(moved && said.contains("2 records copied"), "{said}");
+    let back = ControlPlane::start_on(redb("new"), &[]).await;
+    renew(&back, "r-2", &lease).await.unwrap();
+    let (moved, said) = migrate(&etcd.store("gw"), &redb("old"));
+    assert!(!moved && said.contains("an empty one only"), "{said}");
 }
 
 /// An authority, and what it has signed for the server and for a client, as files.

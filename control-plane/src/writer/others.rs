@@ -106,7 +106,7 @@ impl<S: Store> Writer<S> {
                     if count == 0 {
                         return loading.await;
                     }
-                    self.available.send_if_modified(|is_available| std::mem::take(is_available));
+                    self.available.send_if_modified(std::mem::take);
                     for envelope in batch.drain(..) {
                         answer(envelope.reply, Err(WriteError::StoreUnavailable));
                     }

@@ -23,7 +23,7 @@ use crate::{
     store::{Loaded, simulated::Cluster},
 };
 
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 40;
 const MS: Duration = Duration::from_millis(1);
 const TTL: Duration = Duration::from_secs(3);
 
@@ -137,32 +137,44 @@ impl World {
         let commands: Vec<_> = commands.collect();
         let other = self.any();
         let (here, there) = commands.split_at(commands.len() / 2);
-        let (here, there) = tokio::join!(
-            self.planes[plane].commands.submit_all(here.to_vec()),
-            self.planes[other].commands.submit_all(there.to_vec())
-        );
+        let (mine, others) = (self.planes[plane].commands.clone(), self.planes[other].commands.clone());
+        let pause = MS.mul_f64(self.random.random_range(1.0..400.0));
+        let asking = async {
+            let answers = tokio::join!(mine.submit_all(here.to_vec()), others.submit_all(there.to_vec()));
+            sleep(pause).await;
+            answers
+        };
+        let mut asking = std::pin::pin!(asking);
+        let (here, there) = loop {
+            self.renew_all();
+            tokio::select! {
+                answers = &mut asking => break answers,
+                () = sleep(TTL / 6) => {}
+            }
+        };
         for answer in here.into_iter().chain(there).flatten() {
             if let Answer::Registered { record, .. } | Answer::Replica(record) = answer {
                 self.promised.push(record.revision);
             }
         }
+    }
+
+    /// Each owner is heard of somewhere: a control plane that does not know of it yet, or is cut off, says so, and it asks
+    /// the next one.
+    fn renew_all(&mut self) {
         for (key, lease) in self.faithful.clone() {
             let first = self.any();
-            // A control plane that does not know of it yet, or is cut off, says so, and its owner asks another one.
             for plane in (first..).take(self.planes.len()).map(|plane| plane % self.planes.len()) {
                 let Effects { leases, publisher, .. } = &self.planes[plane].effects;
                 let now = clock::now();
-                if leases.are_in_touch(now) && publisher.read(|view| view.get(&key).is_some()) {
-                    assert!(
-                        leases.renew(lease, &key, now).is_some(),
-                        "{key} was told that its lease is lost"
-                    );
+                let is_known = |view: &View| view.get(&key).is_some_and(|record| record.is_kept_by(lease));
+                if leases.are_in_touch(now) && publisher.read(is_known) {
+                    let renewed = leases.renew(lease, &key, now);
+                    assert!(renewed.is_some(), "plane {plane} told {key} that its lease is lost: {leases:?}");
                     break;
                 }
             }
         }
-        let pause = MS.mul_f64(self.random.random_range(1.0..400.0));
-        sleep(pause).await;
     }
 
     async fn replace_one(&mut self) {
@@ -175,8 +187,9 @@ impl World {
     async fn agree(&mut self) {
         self.cluster.calm();
         // Longer than any lease, for the random ones, and than a sweep.
-        for _ in 0..20 {
-            self.turn_calmly().await;
+        for _ in 0..30 {
+            self.renew_all();
+            sleep(TTL / 6).await;
         }
         // Sweeps may still find something to do: whoever did it, the others hear of it within a moment.
         for _ in 0..100 {
@@ -198,14 +211,6 @@ impl World {
                 || view.replicas_hash() != stored.replicas_hash()
         });
         differing.map(|view| format!("{} is stored, {} is known", stored.revision(), view.revision()))
-    }
-
-    async fn turn_calmly(&mut self) {
-        for (key, lease) in self.faithful.clone() {
-            let plane = self.any();
-            self.planes[plane].effects.leases.renew(lease, &key, clock::now());
-        }
-        sleep(TTL / 5).await;
     }
 
     /// One history, in which every rule holds at each step, and which has all that was promised.

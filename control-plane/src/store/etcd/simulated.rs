@@ -13,7 +13,7 @@ use gateway_proto::ReplicaKey;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -26,6 +26,8 @@ use crate::{
 };
 
 const MS: Duration = Duration::from_millis(1);
+/// As etcd's, but for tests that are short.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// All that the control planes share. Clones are the same.
 #[derive(Clone)]
@@ -65,6 +67,7 @@ pub(crate) struct Member {
     contact: Contact,
     next: Option<usize>,
     told: watch::Receiver<usize>,
+    audit_at: Instant,
     _renewing: AbortOnDropHandle<()>,
 }
 
@@ -123,6 +126,7 @@ impl Cluster {
             contact,
             next: None,
             told: self.0.told.subscribe(),
+            audit_at: Instant::now() + AUDIT_INTERVAL,
             _renewing: AbortOnDropHandle::new(renewing),
         }
     }
@@ -298,7 +302,13 @@ impl Store for Member {
 
     async fn news(&mut self) -> News {
         let Some(next) = self.next else { return std::future::pending().await };
-        self.told.wait_for(|told| *told > next).await.unwrap();
+        tokio::select! {
+            told = self.told.wait_for(|told| *told > next) => drop(told.unwrap()),
+            () = sleep_until(self.audit_at) => {
+                self.audit_at = Instant::now() + AUDIT_INTERVAL;
+                return News::ReadAgain("it is time to compare");
+            }
+        }
         self.cluster.delay().await;
         self.contact.touch(clock::now());
         if self.cluster.happens(0.02) {

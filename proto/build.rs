@@ -1,4 +1,5 @@
-//! Compiles `gateway/v1/*.proto` with a pure Rust compiler, so that building needs no protoc.
+//! Compiles `gateway/v1/*.proto` with a pure Rust compiler, so that building needs no protoc. What is spoken to etcd is
+//! compiled apart: it is in no descriptor that anybody is shown.
 
 use std::{error::Error, path::PathBuf};
 
@@ -14,6 +15,7 @@ const FILES: [&str; 7] = [
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=gateway");
+    println!("cargo:rerun-if-changed=etcd");
     let mut compiler = protox::Compiler::new(["."])?;
     // Imports make the descriptors complete for reflection, source info carries the comments.
     compiler.include_imports(true).include_source_info(true);
@@ -24,5 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut config = prost_build::Config::new();
     config.enable_type_names();
     tonic_prost_build::configure().compile_fds_with_config(compiler.file_descriptor_set(), config)?;
+    let etcd = protox::compile(["etcd/rpc.proto"], ["."])?;
+    tonic_prost_build::configure().build_server(false).compile_fds(etcd)?;
     Ok(())
 }

@@ -10,8 +10,8 @@ use clap::{
 use crate::{
     commands::{
         auth, breaker, call, check, config, demo, demo_replica, deregister, describe, dev, docs, drain,
-        end_override, events, explain, fault, get, policy, register, release_guard, route, run, top, undrain,
-        validate, wait,
+        end_override, events, explain, fault, get, policy, register, release_guard, route, run, store, top,
+        undrain, validate, wait,
     },
     config::Contexts,
     endpoint::{self, Origin},
@@ -249,6 +249,9 @@ pub(crate) enum Command {
     Wait(wait::Args),
     /// Check a data plane's static file by the code that reads it in earnest
     Validate(validate::Args),
+    /// Move what is registered from one store to another
+    #[command(subcommand)]
+    Store(store::Verb),
     /// Call a service through a data plane, as a client does, and again when that fails
     Call(call::Args),
     /// Keep a program running, and registered while it is ready

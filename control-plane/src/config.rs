@@ -1,6 +1,6 @@
 //! What the control plane is started with: flags as given, and the checked form of them.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use clap::builder::FalseyValueParser;
 use gateway_runtime::Failure;
@@ -9,7 +9,7 @@ use crate::{
     auth::{Settings, SettingsArgs},
     peers::{self, PeerArgs},
     registry::Limits,
-    store::StoreLocation,
+    store::{EtcdFiles, StoreLocation},
 };
 
 /// Flags of the control plane, each with its environment variable.
@@ -19,9 +19,14 @@ pub struct Args {
     #[arg(long, env = "GW_LISTEN", default_value = "127.0.0.1:7400", value_name = "IP:PORT")]
     pub listen: SocketAddr,
 
-    /// Where registrations are kept: redb:PATH (a file, made when missing) or memory: (gone with the process)
+    /// Where registrations are kept: redb:PATH (a file, made when missing; one control plane at a time),
+    /// etcd://[USER@]HOST:PORT,HOST:PORT/PREFIX (any number of control planes) or memory: (gone with the process)
     #[arg(long, env = "GW_STORE", default_value = "redb:gateway.redb", value_name = "STORE")]
     pub store: String,
+
+    /// What goes with an etcd.
+    #[command(flatten)]
+    pub store_flags: StoreFlags,
 
     /// How many replicas may be registered in all, 1..=10000000
     #[arg(long, env = "GW_MAX_REPLICAS", default_value_t = 100_000, value_name = "N")]
@@ -66,6 +71,38 @@ pub struct Args {
     pub peers: PeerArgs,
 }
 
+/// Flags that go with a store in an etcd, each with its environment variable.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct StoreFlags {
+    /// Whom to believe that it is etcd: certificates of authorities in PEM. With this or a certificate of our own, the
+    /// connection is encrypted
+    #[arg(long, env = "GW_STORE_TLS_CA", value_name = "FILE")]
+    pub store_tls_ca: Option<PathBuf>,
+
+    /// The certificate chain in PEM that etcd is shown
+    #[arg(long, env = "GW_STORE_TLS_CERT", value_name = "FILE", requires = "store_tls_key")]
+    pub store_tls_cert: Option<PathBuf>,
+
+    /// The key in PEM of that certificate
+    #[arg(long, env = "GW_STORE_TLS_KEY", value_name = "FILE", requires = "store_tls_cert")]
+    pub store_tls_key: Option<PathBuf>,
+
+    /// A file that holds the password of the user that --store names, and nothing else
+    #[arg(long, env = "GW_STORE_PASSWORD_FILE", value_name = "FILE")]
+    pub store_password_file: Option<PathBuf>,
+}
+
+impl StoreFlags {
+    /// The files that they name.
+    pub fn files(self) -> EtcdFiles {
+        EtcdFiles {
+            ca: self.store_tls_ca,
+            identity: self.store_tls_cert.zip(self.store_tls_key),
+            password: self.store_password_file,
+        }
+    }
+}
+
 /// A configuration that can be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -73,6 +110,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where registrations are kept.
     pub store: StoreLocation,
+    /// What goes with it, if it is an etcd.
+    pub store_files: EtcdFiles,
     /// How many replicas are taken.
     pub limits: Limits,
     /// How many data planes are followed and remembered.
@@ -100,8 +139,9 @@ impl Args {
     /// # Errors
     /// A usage [`Failure`] that names the flag and what is allowed.
     pub fn validate(self) -> Result<Config, Failure> {
-        let store =
-            self.store.parse().map_err(|why| Failure::usage(format!("--store {:?} {why}", self.store)))?;
+        let store = self.store.parse().map_err(|why: String| Failure::usage(told(&self.store, &why)))?;
+        let store_files = self.store_flags.files();
+        check_store(&store, &store_files)?;
         // The upper bounds are those of what holds them: a semaphore, a channel, memory.
         check("--max-replicas", self.max_replicas, 10_000_000)?;
         check("--max-replicas-per-service", self.max_replicas_per_service, 10_000_000)?;
@@ -111,6 +151,7 @@ impl Args {
         Ok(Config {
             listen: self.listen,
             store,
+            store_files,
             limits: Limits {
                 replicas: self.max_replicas,
                 replicas_per_service: self.max_replicas_per_service,
@@ -137,6 +178,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
             store: StoreLocation::Redb("gateway.redb".into()),
+            store_files: EtcdFiles::default(),
             limits: Limits { replicas: 100_000, replicas_per_service: 10_000 },
             max_nodes: 1000,
             max_connections: 10_000,
@@ -147,6 +189,25 @@ impl Default for Config {
             access: Settings::default(),
             peers: peers::Settings::default(),
         }
+    }
+}
+
+/// What is wrong with the location of a store, which may hold a password.
+fn told(store: &str, why: &str) -> String {
+    match store.rsplit_once('@') {
+        Some((_, hosts)) => format!("--store \"etcd://…@{hosts}\" {why}"),
+        None => format!("--store {store:?} {why}"),
+    }
+}
+
+/// Whether the files that go with a store are of any use to it.
+fn check_store(store: &StoreLocation, files: &EtcdFiles) -> Result<(), Failure> {
+    match store {
+        StoreLocation::Etcd(etcd) => etcd.check(files).map_err(Failure::usage),
+        _ if *files == EtcdFiles::default() => Ok(()),
+        _ => Err(Failure::usage(format!(
+            "--store {store} needs no certificates and no password: --store-tls-* and --store-password-file are for etcd://"
+        ))),
     }
 }
 
@@ -202,7 +263,7 @@ mod tests {
         for (flags, message) in [
             (
                 ["--store", "etcd://a"],
-                "--store \"etcd://a\" etcd:// is not available in this version: use redb:PATH or memory:",
+                "--store \"etcd://a\" needs a prefix for its keys, e.g. etcd://127.0.0.1:2379/gateway",
             ),
             (
                 ["--allowed-host", "http://gw"],
@@ -214,5 +275,25 @@ mod tests {
             let failure = validate(&flags).unwrap_err();
             assert_eq!((failure.to_string().as_str(), failure.code()), (message, 2));
         }
+    }
+
+    #[test]
+    fn a_password_in_the_stores_location_is_refused_and_not_repeated() {
+        let failure = validate(&["--store", "etcd://gw:secret@a/gw"]).unwrap_err();
+        assert!(failure.to_string().contains("--store-password-file"), "{failure}");
+        assert!(!failure.to_string().contains("secret"), "{failure}");
+    }
+
+    #[test]
+    fn files_that_no_store_needs_are_refused() {
+        for flags in [
+            &["--store", "memory:", "--store-password-file", "x"][..],
+            &["--store", "redb:x", "--store-tls-ca", "x"],
+            &["--store", "etcd://a/gw", "--store-password-file", "x"],
+            &["--store", "etcd://gw@a/gw"],
+        ] {
+            assert_eq!(validate(flags).unwrap_err().code(), 2, "{flags:?}");
+        }
+        assert!(validate(&["--store", "etcd://gw@a/gw", "--store-password-file", "x"]).is_ok());
     }
 }

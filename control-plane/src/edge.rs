@@ -16,7 +16,7 @@ use gateway_proto::{
 use gateway_runtime::{Shutdown, panics::caught};
 use tokio::{
     sync::{Semaphore, mpsc, watch},
-    time::timeout,
+    time::{Instant, timeout, timeout_at},
 };
 use tokio_util::task::TaskTracker;
 use tonic::Status;
@@ -33,8 +33,11 @@ use crate::{
         Answer, Candidates, Command, Decision, Limits, Proof, Record, Registration, RegistryError, Revision,
         Said, Target, View, Write, decide, why_lease_is_void,
     },
-    writer::Commands,
+    writer::{Commands, WriteError},
 };
+
+/// How long an owner whom nobody has heard of may be new, where control planes share a store.
+pub(crate) const HEARSAY: Duration = Duration::from_millis(300);
 
 /// How long a stream that ends waits for its peer to have room for the status that says why.
 const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
@@ -48,6 +51,8 @@ pub(crate) struct Edge {
     pub(crate) commands: Commands,
     pub(crate) limits: Limits,
     pub(crate) shutdown: Shutdown,
+    /// Whether other control planes use the store, too.
+    pub(crate) is_store_shared: bool,
     /// Whether the store takes changes.
     pub(crate) available: watch::Receiver<bool>,
     pub(crate) panics: Panics,
@@ -206,6 +211,24 @@ impl Edge {
         self.deregister(caller, target, proof, said, None).await.map(drop)
     }
 
+    /// Waits, where control planes share a store, for a lease that another one may have granted a moment ago, at most until
+    /// `until`: an owner is not to be told that he is unknown by whoever just has not heard of him yet.
+    pub(crate) async fn hear_of(&self, key: &ReplicaKey, lease: LeaseId, until: Instant) {
+        let is_known = |view: &View| {
+            view.get(key).is_some_and(|record| record.is_kept_by(lease))
+                || view.removed(key).is_some_and(|removed| removed.lease == Some(lease))
+        };
+        if !self.is_store_shared {
+            return;
+        }
+        let mut head = self.effects.publisher.subscribe();
+        while !self.effects.publisher.read(is_known) {
+            if !matches!(timeout_at(until, head.changed()).await, Ok(Ok(()))) {
+                return;
+            }
+        }
+    }
+
     /// Renews a lease.
     pub(crate) fn renew(
         &self,
@@ -214,6 +237,10 @@ impl Edge {
         lease: LeaseId,
     ) -> Result<Renewed, Refusal> {
         caller.admit_renewal(&key.service)?;
+        if !self.effects.leases.are_in_touch(clock::now()) {
+            // Others would not hear of it, and may take the owner for dead: another control plane may be better placed.
+            return Err(WriteError::StoreUnavailable.into());
+        }
         let Some(term) = self.effects.leases.renew(lease, key, clock::now()) else {
             let why = |view: &View| why_lease_is_void(view, key, lease, clock::wall());
             return Err(self.effects.publisher.read(why).into());
@@ -278,8 +305,10 @@ impl Edge {
     pub(crate) fn replica(&self, record: &Record) -> v1::Replica {
         let mut replica = record.to_wire();
         let term = record.lease.and_then(|lease| self.effects.leases.get(lease.id));
+        let (now, wall) = (clock::now(), clock::wall());
+        // One that is past its deadline and alive was renewed at another control plane, which knows when.
+        let term = term.filter(|term| now < term.deadline);
         if let (Some(lease), Some(Term { renewed, deadline, .. })) = (&mut replica.lease, term) {
-            let (now, wall) = (clock::now(), clock::wall());
             lease.expire_time = Some(timestamp(wall + deadline.saturating_duration_since(now)));
             lease.last_renew_time = Some(timestamp(wall - now.saturating_duration_since(renewed)));
         }

@@ -2,18 +2,28 @@
 //!
 //! The writer is the only one to change these; everybody else reads them through the handles here.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::HashSet, sync::Arc, time::Instant};
 
-use gateway_proto::{ReplicaKey, v1::EventSeverity};
+use gateway_proto::{LeaseId, ReplicaKey, v1::EventSeverity};
 
 use crate::{
     clock,
-    leases::Leases,
+    leases::{LeaseTag, Leases},
     metrics::Metrics,
     observe::Observation,
     publish::Publisher,
     registry::{Cause, Change, Committed, Event, LeaseTerms, Record, View},
+    store::LeaseNews,
 };
+
+/// Who made a change durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum By {
+    /// This process.
+    Us,
+    /// Another control plane on the same store.
+    Others,
+}
 
 /// What the writer changes beside the store.
 #[derive(Debug, Clone)]
@@ -25,8 +35,9 @@ pub(crate) struct Effects {
 }
 
 impl Effects {
-    /// Grants every lease of the view one full time to live: nobody could renew while there was no control plane.
-    pub(crate) fn grant_all(&self) {
+    /// Grants every lease of the view one full time to live: nobody could renew while there was no control plane. Those that
+    /// the store keeps last for as long as it does so.
+    pub(crate) fn grant_all(&self, kept: &HashSet<LeaseId>) {
         let now = clock::now();
         self.publisher.read(|view| {
             for record in view.replicas() {
@@ -37,21 +48,37 @@ impl Effects {
                 }
             }
         });
+        kept.iter().for_each(|lease| self.leases.kept(*lease));
     }
 
-    /// Takes in what the store made durable. Yields what people are to be told of it.
-    pub(crate) fn apply(&self, committed: Vec<Committed>) -> Vec<Event> {
+    /// Takes in what the store made durable; what others did is counted by them. Yields what people are to be told of it.
+    pub(crate) fn apply(&self, committed: Vec<Committed>, by: By) -> Vec<Event> {
         let now = clock::now();
         for write in committed.iter().flat_map(|entry| entry.mutation.writes()) {
             let Some(key) = write.key.as_replica() else { continue };
             self.settle_lease(self.lease_of(key), write.record(), now);
             match write.cause {
+                _ if by == By::Others => {}
                 Cause::Expired { .. } => self.metrics.lease_expired(),
                 Cause::Evicted { .. } => self.metrics.evicted(),
                 _ => {}
             }
         }
         self.publisher.apply(committed)
+    }
+
+    /// Takes in what the store says of leases, of replicas as they are known now.
+    pub(crate) fn hear(&self, news: &[LeaseNews]) {
+        let now = clock::now();
+        for LeaseNews { key, kept } in news {
+            let Some(lease) = self.lease_of(key) else { continue };
+            match kept {
+                None => self.leases.dropped(lease.id, now),
+                Some(tag) if *tag == LeaseTag::of(lease.id) => self.leases.kept(lease.id),
+                // Of an earlier registration, or of one that is yet to be heard of.
+                Some(_) => {}
+            }
+        }
     }
 
     /// Tells people what happened, in the log and in the timeline.

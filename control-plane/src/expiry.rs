@@ -1,6 +1,10 @@
 //! The task that comes back to what time decides: lapsed leases, drains, overrides.
 //!
 //! It asks the guard what to make of leases that have lapsed, and has the writer do it. It also tidies what is observed.
+//!
+//! Where control planes share a store, each of them does so, and the first to have a change made durable has made it: the
+//! others find it done. While one of the others is not heard, nobody knows what its data planes see: drains end at their
+//! deadline then, and nothing is evicted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -76,7 +80,7 @@ pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown
             _ = evicting.tick() => {
                 // Judged whether or not it can be carried out now, for what it remembers.
                 let due = watch.evictions_due(clock::now());
-                if changes.is_empty() && !due.is_empty() {
+                if changes.is_empty() && !due.is_empty() && watch.sees_all() {
                     watch.evicted(&due, clock::now());
                     changes.spawn(submit(watch.effects.clone(), commands.clone(), due));
                 }
@@ -101,6 +105,11 @@ struct Watch {
 }
 
 impl Watch {
+    /// Whether what all data planes report is known here.
+    fn sees_all(&self) -> bool {
+        self.effects.observation.silent_control_planes().is_empty()
+    }
+
     /// What is to be changed now, at most [`MAX_CHANGES`] of it.
     fn due(&mut self, sweep: &Sweep, now: Instant) -> Vec<Command> {
         let wall = clock::wall();

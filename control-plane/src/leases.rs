@@ -6,9 +6,16 @@
 //! while its replica goes; while the removal is in the store's hands, it cannot be held either, for it may be durable and
 //! nobody have heard of that yet.
 //!
+//! Where control planes share a store, each answers for the leases that it hears of, and the store keeps all of them: a lease
+//! that the store keeps lapses when the store says so, whoever renews it, and one that it does not keep yet, or no more,
+//! lapses here at its deadline. Renewals go on to the store through the [`Outlet`], beside the answer.
+//!
 //! Time is an argument everywhere: the table reads no clock.
 
+mod outlet;
+
 use std::{
+    collections::HashSet,
     sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
@@ -16,6 +23,7 @@ use std::{
 use dashmap::DashMap;
 use gateway_proto::{LeaseId, ReplicaKey};
 
+pub use self::outlet::{Contact, LeaseTag, Outlet, Renewal};
 use crate::registry::Suspect;
 
 /// How often lapsed leases are looked for: what a lease may outlive its time to live by, at most.
@@ -26,6 +34,9 @@ pub const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
 /// its time to live: a longer gap could cost it all its renewals.
 pub const STALL: Duration = Duration::from_secs(2);
 
+/// How long others have to say that they heard of the owner, once the store keeps a lease no more.
+pub const SECOND_OPINION: Duration = Duration::from_secs(1);
+
 /// The leases of all replicas that are not permanent.
 #[derive(Debug)]
 pub struct Leases {
@@ -34,6 +45,8 @@ pub struct Leases {
     born: Instant,
     /// Nanoseconds from `born` to the last sweep. Atomic, because renewals compare with it without a lock.
     swept: AtomicU64,
+    /// Set where control planes share a store.
+    outlet: Option<Outlet>,
 }
 
 /// One lease. Times are nanoseconds from the table's birth, which take half the room of an `Instant`.
@@ -44,7 +57,11 @@ struct Lease {
     ttl: u64,
     renewed: u64,
     deadline: u64,
+    /// When a renewal went on to the store last.
+    forwarded: u64,
     state: State,
+    /// Whether the store keeps it, so that the deadline here does not count.
+    is_kept: bool,
 }
 
 /// Whether a lease keeps its replica.
@@ -85,7 +102,18 @@ pub struct Sweep {
 impl Leases {
     /// An empty table, swept just now.
     pub fn new(now: Instant) -> Self {
-        Self { leases: DashMap::new(), born: now, swept: AtomicU64::new(0) }
+        Self { leases: DashMap::new(), born: now, swept: AtomicU64::new(0), outlet: None }
+    }
+
+    /// An empty table whose renewals go on through the outlet, if there is one.
+    pub fn with_outlet(now: Instant, outlet: Option<Outlet>) -> Self {
+        Self { outlet, ..Self::new(now) }
+    }
+
+    /// Whether a renewal is known to reach the store, where there is a store that has to know: otherwise others may take for
+    /// dead whom this process hears.
+    pub fn are_in_touch(&self, now: Instant) -> bool {
+        self.outlet.as_ref().is_none_or(|outlet| outlet.contact().is_fresh(now))
     }
 
     /// Starts a lease. One of the same id begins anew.
@@ -102,7 +130,8 @@ impl Leases {
     fn insert(&self, lease: LeaseId, key: ReplicaKey, ttl: Duration, now: Instant, state: State) {
         let (ttl, renewed) = (nanos(ttl), self.since_birth(now));
         let deadline = renewed.saturating_add(ttl);
-        self.leases.insert(lease, Lease { key, ttl, renewed, deadline, state });
+        let lease_of = Lease { key, ttl, renewed, deadline, forwarded: renewed, state, is_kept: false };
+        self.leases.insert(lease, lease_of);
     }
 
     /// Extends a lease of `key` to one full time to live from `now`. O(1).
@@ -116,7 +145,7 @@ impl Leases {
         }
         // After a stall nobody could renew in time, so the first to come after it must not pay for it.
         let now = self.since_birth(now);
-        let is_late = now >= entry.deadline && !is_stall(self.since_sweep(now), entry.ttl);
+        let is_late = !entry.is_kept && now >= entry.deadline && !is_stall(self.since_sweep(now), entry.ttl);
         if entry.state == State::Alive && is_late {
             entry.state = State::Lapsed;
         }
@@ -126,7 +155,64 @@ impl Leases {
         entry.state = State::Alive;
         entry.renewed = now;
         entry.extend_from(now);
+        self.forward(lease, &mut entry, now);
         Some(self.term(&entry))
+    }
+
+    /// Has the store hear of a renewal, unless it has a moment ago. What finds no room is made up for by the next renewal.
+    fn forward(&self, lease: LeaseId, entry: &mut Lease, now: u64) {
+        let Some(outlet) = &self.outlet else { return };
+        if entry.is_kept && now < entry.forwarded.saturating_add(entry.ttl / 8) {
+            return;
+        }
+        let renewal = Renewal { key: entry.key.clone(), lease, ttl: Duration::from_nanos(entry.ttl) };
+        if outlet.send(renewal) {
+            entry.forwarded = now;
+        }
+    }
+
+    /// Notes that the store keeps a lease: somebody was heard of, whatever was thought here.
+    pub fn kept(&self, lease: LeaseId) {
+        if let Some(mut entry) = self.leases.get_mut(&lease) {
+            (entry.is_kept, entry.state) = (true, State::Alive);
+        }
+    }
+
+    /// Notes that the store keeps a lease no more. If its owner was heard of here within its time to live, the store is told so;
+    /// otherwise others have a moment to do that before it lapses.
+    pub fn dropped(&self, lease: LeaseId, now: Instant) {
+        let now = self.since_birth(now);
+        let Some(mut entry) = self.leases.get_mut(&lease).filter(|entry| entry.is_kept) else { return };
+        entry.is_kept = false;
+        let heard_until = entry.renewed.saturating_add(entry.ttl);
+        if now < heard_until && entry.state == State::Alive {
+            self.forward(lease, &mut entry, now);
+        }
+        let ttl = entry.ttl;
+        let stall = if is_stall(self.since_sweep(now), ttl) { ttl } else { 0 };
+        entry.deadline = heard_until.max(now.saturating_add(stall.max(nanos(SECOND_OPINION))));
+    }
+
+    /// Puts what the store turned out to keep in the place of what was believed. With `is_anew`, because nobody could be heard
+    /// of meanwhile: then each lease that the store does not keep has one full time to live from `now`.
+    pub fn compare(&self, kept: &HashSet<LeaseId>, is_anew: bool, now: Instant) {
+        let at = self.since_birth(now);
+        let mut dropped = Vec::new();
+        for mut entry in self.leases.iter_mut() {
+            let is_kept = kept.contains(entry.key());
+            if is_kept {
+                (entry.is_kept, entry.state) = (true, State::Alive);
+            } else if is_anew {
+                entry.is_kept = false;
+                if entry.state != State::Held {
+                    entry.state = State::Alive;
+                }
+                entry.extend_from(at);
+            } else if entry.is_kept {
+                dropped.push(*entry.key());
+            }
+        }
+        dropped.into_iter().for_each(|lease| self.dropped(lease, now));
     }
 
     /// What is known of a lease; `None` when it is unknown or has lapsed.
@@ -186,6 +272,7 @@ impl Leases {
     pub fn sweep(&self, now: Instant) -> Sweep {
         let now = self.since_birth(now);
         let gap = self.since_sweep(now);
+        let is_cut_off = !self.are_in_touch(self.born + Duration::from_nanos(now));
         let mut sweep = Sweep::default();
         for mut entry in self.leases.iter_mut() {
             if entry.state != State::Alive {
@@ -196,6 +283,11 @@ impl Leases {
             } else if is_stall(gap, entry.ttl) {
                 entry.extend_from(now);
                 sweep.stalled_for = Some(Duration::from_nanos(gap));
+            } else if is_cut_off {
+                // Their owners are turned away meanwhile.
+                entry.extend_from(now);
+            } else if entry.is_kept {
+                // The store says when it lapses.
             } else if entry.state == State::Held {
                 // It waits for its owner, or for the guard's word.
             } else if now >= entry.deadline {
@@ -256,219 +348,4 @@ impl Lease {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Barrier;
-
-    use super::*;
-
-    const TTL: Duration = Duration::from_secs(15);
-    const MS: Duration = Duration::from_millis(1);
-    const ID: LeaseId = LeaseId::from_random(1);
-
-    fn key() -> ReplicaKey {
-        ReplicaKey::parse("orders", "r-1").unwrap()
-    }
-
-    /// A table with one lease, and the moment it was granted.
-    fn granted() -> (Leases, Instant) {
-        let start = Instant::now();
-        let leases = Leases::new(start);
-        leases.grant(ID, key(), TTL, start);
-        (leases, start)
-    }
-
-    /// Sweeps at the usual pace up to `end`.
-    fn sweep_until(leases: &Leases, start: Instant, end: Instant) -> usize {
-        let mut now = start;
-        let mut lapsed = 0;
-        while now < end {
-            now = (now + SWEEP_INTERVAL).min(end);
-            lapsed += leases.sweep(now).lapsed;
-        }
-        lapsed
-    }
-
-    #[test]
-    fn a_lease_lives_until_its_deadline_and_not_at_it() {
-        let (leases, start) = granted();
-        assert_eq!(sweep_until(&leases, start, start + TTL - MS), 0);
-        assert_eq!(leases.sweep(start + TTL).lapsed, 1);
-        let expected = Suspect { key: key(), lease: ID, ttl: TTL, silent_for: TTL, is_excused: false };
-        assert_eq!(leases.suspects(start + TTL), [expected]);
-    }
-
-    #[test]
-    fn a_renewal_gives_one_full_time_to_live_from_then() {
-        let (leases, start) = granted();
-        let later = start + TTL - MS;
-        sweep_until(&leases, start, later);
-        let term = leases.renew(ID, &key(), later).unwrap();
-        assert_eq!(term, Term { ttl: TTL, renewed: later, deadline: later + TTL });
-        assert_eq!(sweep_until(&leases, later, later + TTL - MS), 0);
-        assert_eq!(leases.sweep(later + TTL).lapsed, 1);
-    }
-
-    #[test]
-    fn a_renewal_at_the_deadline_comes_too_late_even_before_the_sweep() {
-        let (leases, start) = granted();
-        sweep_until(&leases, start, start + TTL - MS);
-        assert_eq!(leases.renew(ID, &key(), start + TTL), None);
-        assert_eq!(leases.suspects(start + TTL).len(), 1);
-    }
-
-    #[test]
-    fn a_lapsed_lease_never_comes_back() {
-        let (leases, start) = granted();
-        sweep_until(&leases, start, start + TTL);
-        assert_eq!(leases.renew(ID, &key(), start + TTL), None);
-        assert_eq!(leases.get(ID), None);
-        // A stall later does not revive it either.
-        leases.sweep(start + 10 * TTL);
-        assert_eq!(leases.renew(ID, &key(), start + 10 * TTL), None);
-        leases.forget(ID);
-        assert_eq!(leases.suspects(start + 10 * TTL), []);
-    }
-
-    #[test]
-    fn a_lease_renews_only_the_replica_it_was_granted_for() {
-        let (leases, start) = granted();
-        let other = ReplicaKey::parse("orders", "r-2").unwrap();
-        assert_eq!(leases.renew(ID, &other, start), None);
-        assert_eq!(leases.renew(LeaseId::from_random(2), &key(), start), None);
-        assert!(leases.renew(ID, &key(), start).is_some());
-    }
-
-    #[test]
-    fn after_a_stall_every_lease_gets_one_full_time_to_live() {
-        let (leases, start) = granted();
-        let woken = start + 3 * TTL;
-        let sweep = leases.sweep(woken);
-        assert_eq!(sweep, Sweep { lapsed: 0, suspects: 0, stalled_for: Some(3 * TTL) });
-        assert_eq!(sweep_until(&leases, woken, woken + TTL - MS), 0);
-        assert_eq!(leases.sweep(woken + TTL).lapsed, 1);
-    }
-
-    #[test]
-    fn a_stall_of_half_a_short_time_to_live_is_long_enough_to_be_excused() {
-        let start = Instant::now();
-        let leases = Leases::new(start);
-        let second = Duration::from_secs(1);
-        leases.grant(ID, key(), second, start);
-        sweep_until(&leases, start, start + second / 2);
-        let woken = start + second + MS;
-        assert_eq!(leases.sweep(woken).lapsed, 0);
-        assert_eq!(sweep_until(&leases, woken, woken + second), 1);
-    }
-
-    #[test]
-    fn a_renewal_that_comes_between_a_stall_and_its_first_sweep_is_taken() {
-        let (leases, start) = granted();
-        assert!(leases.renew(ID, &key(), start + 3 * TTL).is_some());
-    }
-
-    #[test]
-    fn no_renewal_that_crosses_the_first_sweep_after_a_stall_is_refused() {
-        let start = Instant::now();
-        let leases = Leases::new(start);
-        let ids = || (0..5000).map(LeaseId::from_random);
-        ids().for_each(|id| leases.grant(id, key(), TTL, start));
-        let both = Barrier::new(2);
-        let wakings = || (1..=40).map(|round| start + round * 3 * TTL);
-        let refused: usize = std::thread::scope(|scope| {
-            let renewals = scope.spawn(|| {
-                let renew_all = |now| {
-                    both.wait();
-                    ids().filter(|id| leases.renew(*id, &key(), now).is_none()).count()
-                };
-                wakings().map(renew_all).sum()
-            });
-            for now in wakings() {
-                both.wait();
-                leases.sweep(now);
-            }
-            renewals.join().unwrap()
-        });
-        assert_eq!(refused, 0);
-    }
-
-    #[test]
-    fn a_renewal_never_brings_a_deadline_forward() {
-        let (leases, start) = granted();
-        let woken = start + 3 * TTL;
-        leases.sweep(woken);
-        // This one was on its way before the stall.
-        let term = leases.renew(ID, &key(), start + MS).unwrap();
-        assert_eq!(term, Term { ttl: TTL, renewed: start + MS, deadline: woken + TTL });
-    }
-
-    #[test]
-    fn a_held_lease_comes_back_with_a_renewal_and_one_that_is_given_up_does_not() {
-        let (leases, start) = granted();
-        assert!(!leases.hold(ID), "it is alive");
-        sweep_until(&leases, start, start + TTL);
-        assert!(leases.hold(ID) && leases.hold(ID));
-        assert_eq!((leases.get(ID), leases.sweep(start + TTL).suspects), (None, 1));
-        let later = start + TTL + MS;
-        assert_eq!(leases.renew(ID, &key(), later).map(|term| term.deadline), Some(later + TTL));
-        assert_eq!((leases.suspects(later), leases.give_up(ID)), (vec![], false));
-        sweep_until(&leases, later, later + TTL);
-        assert!(leases.hold(ID) && leases.give_up(ID));
-        assert_eq!(leases.renew(ID, &key(), later + TTL), None);
-    }
-
-    #[test]
-    fn a_lease_that_was_given_up_is_neither_held_nor_renewed_until_it_is_known_what_became_of_it() {
-        let (leases, start) = granted();
-        assert!(!leases.give_up(ID), "it is alive");
-        sweep_until(&leases, start, start + TTL);
-        assert!(leases.give_up(ID) && leases.give_up(ID));
-        assert!(!leases.hold(ID), "its replica may be gone already");
-        leases.sweep(start + 10 * TTL);
-        assert_eq!((leases.renew(ID, &key(), start + TTL), leases.get(ID)), (None, None));
-        leases.take_back();
-        assert_eq!((leases.renew(ID, &key(), start + TTL), leases.hold(ID)), (None, true));
-        assert!(leases.give_up(ID), "one that is held, too");
-        leases.forget(ID);
-        leases.take_back();
-        assert!(!leases.give_up(ID) && !leases.hold(ID));
-    }
-
-    #[test]
-    fn a_held_lease_that_was_to_expire_before_a_stall_is_given_one_more_time_to_live() {
-        let (leases, start) = granted();
-        sweep_until(&leases, start, start + TTL);
-        assert!(leases.hold(ID));
-        let woken = start + 3 * TTL;
-        assert!(!leases.expire(ID, woken), "nobody was heard of, whether or not a sweep has noticed");
-        leases.sweep(woken);
-        assert!(!leases.expire(ID, woken));
-        sweep_until(&leases, woken, woken + TTL);
-        assert!(leases.expire(ID, woken + TTL) && leases.expire(ID, woken + TTL));
-        assert_eq!(leases.renew(ID, &key(), woken + TTL), None);
-    }
-
-    #[test]
-    fn a_lapsed_lease_expires_whether_or_not_this_process_stood_still_and_one_that_lives_does_not() {
-        let (leases, start) = granted();
-        assert!(!leases.expire(ID, start), "it is alive");
-        sweep_until(&leases, start, start + TTL);
-        assert!(leases.expire(ID, start + 3 * TTL));
-        leases.forget(ID);
-        assert!(!leases.expire(ID, start + 3 * TTL));
-    }
-
-    #[test]
-    fn a_lease_that_was_held_before_the_start_waits_for_its_owner() {
-        let start = Instant::now();
-        let leases = Leases::new(start);
-        leases.grant_held(ID, key(), TTL, start);
-        let excused = |at| leases.suspects(at)[0].is_excused;
-        sweep_until(&leases, start, start + TTL);
-        assert_eq!((leases.sweep(start + TTL).suspects, leases.get(ID)), (1, None));
-        assert!(excused(start + TTL - MS) && !excused(start + TTL));
-        // A stall gives it as long again.
-        leases.sweep(start + 3 * TTL);
-        assert!(excused(start + 4 * TTL - MS) && !excused(start + 4 * TTL));
-        assert!(leases.renew(ID, &key(), start + 5 * TTL).is_some());
-    }
-}
+mod tests;

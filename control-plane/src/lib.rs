@@ -134,7 +134,9 @@ pub async fn start_at(config: Config, mut passed: Passed, shutdown: Shutdown) ->
         }
         None => bind(&config)?,
     };
-    let store = AnyStore::open(&config.store).await.map_err(|error| unusable(&config, &error))?;
+    let store = AnyStore::open(&config.store, &config.store_files)
+        .await
+        .map_err(|error| unusable(&config, &error))?;
     serve(config, listener, store, None, shutdown).await
 }
 
@@ -145,7 +147,9 @@ pub async fn start_at(config: Config, mut passed: Passed, shutdown: Shutdown) ->
 /// As [`start`].
 pub async fn start_with_lab(config: Config, lab: Router, shutdown: Shutdown) -> Result<Running, Failure> {
     let listener = bind(&config)?;
-    let store = AnyStore::open(&config.store).await.map_err(|error| unusable(&config, &error))?;
+    let store = AnyStore::open(&config.store, &config.store_files)
+        .await
+        .map_err(|error| unusable(&config, &error))?;
     serve(config, listener, store, Some(lab), shutdown).await
 }
 
@@ -188,13 +192,19 @@ async fn serve<S: Store>(
 
     let effects = Effects {
         publisher: Arc::new(Publisher::new(loaded.epoch, View::new(loaded.revision, loaded.items))),
-        leases: Arc::new(Leases::new(clock::now())),
+        leases: Arc::new(Leases::with_outlet(clock::now(), store.outlet())),
         observation: Arc::new(Observation::new(config.max_nodes)),
         metrics: Arc::new(Metrics::new()),
     };
     let audit = Audit::new(&effects.observation, &effects.metrics);
     let gate = Arc::new(config.access.gate(listen, audit)?);
-    effects.grant_all();
+    effects.grant_all(&loaded.kept);
+    let peers = store.peers();
+    if let Some(peers) = &peers {
+        peers.publish(&myself.process_id, &myself.address);
+    }
+    let is_store_shared = peers.is_some();
+    let source = Source::new(config.peers.addresses, peers, tls.is_some());
     let panics = Panics::new(&effects.metrics, &effects.observation);
     let (writer, commands, available) =
         Writer::new(store, effects.clone(), config.limits, config.queue_length);
@@ -206,6 +216,7 @@ async fn serve<S: Store>(
         commands,
         limits: config.limits,
         shutdown: shutdown.clone(),
+        is_store_shared,
         available,
         panics: panics.clone(),
         streams: TaskTracker::new(),
@@ -234,7 +245,7 @@ async fn serve<S: Store>(
     let places = (config.max_connections, strangers);
     let server = Arc::new(Server::new(routers, tls.clone(), places, shutdown, panics));
     let mut supervisor = supervise(&edge, writer, health, server, listener);
-    follow_peers(&mut supervisor, &edge, credentials, Source::Fixed(config.peers.addresses));
+    follow_peers(&mut supervisor, &edge, credentials, source);
     follow_files(&mut supervisor, gate, tls, &edge.shutdown);
     let task = tokio::spawn(supervisor.run(END_TIMEOUT));
     Ok(Running { listen, task })

@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use self::link::{Ended, Link};
-use crate::edge::Edge;
+use crate::{edge::Edge, store};
 
 /// Other control planes that one may know: each is told everything that each observes.
 pub const MAX_PEERS: usize = 16;
@@ -169,29 +169,50 @@ pub(crate) struct Credentials {
 
 /// Where the addresses of the other control planes come from.
 #[derive(Debug, Clone)]
-pub(crate) enum Source {
+pub(crate) struct Source {
     /// They are always these.
-    Fixed(Vec<Address>),
-    /// They come and go.
-    #[allow(dead_code, reason = "stores that know who shares them tell it here")]
-    Watched(watch::Receiver<Vec<Address>>),
+    fixed: Vec<Address>,
+    /// Those that share the store come and go.
+    sharing: Option<watch::Receiver<store::Known>>,
+    is_encrypted: bool,
 }
 
 impl Source {
+    /// Those that were named, and whoever else shares the store. `is_encrypted`: this one serves with TLS, and so do the others.
+    pub(crate) fn new(fixed: Vec<Address>, sharing: Option<store::Peers>, is_encrypted: bool) -> Self {
+        Self { fixed, sharing: sharing.map(|peers| peers.follow()), is_encrypted }
+    }
+
     fn now(&mut self) -> Vec<Address> {
-        let mut addresses = match self {
-            Self::Fixed(addresses) => addresses.clone(),
-            Self::Watched(addresses) => addresses.borrow_and_update().clone(),
-        };
-        addresses.truncate(MAX_PEERS);
+        let mut addresses = self.fixed.clone();
+        let known = self.sharing.as_mut().map(|known| Arc::clone(&known.borrow_and_update()));
+        for text in known.iter().flat_map(|known| known.values()) {
+            match Address::parse(text, self.is_encrypted) {
+                Ok(address) if addresses.iter().all(|other| other.text != address.text) => {
+                    addresses.push(address)
+                }
+                Ok(_) => {}
+                Err(why) => {
+                    tracing::warn!(address = ?text, %why, "the store names a control plane that cannot be asked")
+                }
+            }
+        }
+        if addresses.len() > MAX_PEERS {
+            tracing::warn!(
+                count = addresses.len(),
+                at_most = MAX_PEERS,
+                "too many control planes: the rest is not asked"
+            );
+            addresses.truncate(MAX_PEERS);
+        }
         addresses
     }
 
     /// Completes when they are others. Cancel safe.
     async fn changed(&mut self) {
-        let is_over = match self {
-            Self::Watched(addresses) => addresses.changed().await.is_err(),
-            Self::Fixed(_) => true,
+        let is_over = match &mut self.sharing {
+            Some(known) => known.changed().await.is_err(),
+            None => true,
         };
         if is_over {
             std::future::pending().await

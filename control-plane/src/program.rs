@@ -5,7 +5,11 @@ use std::{fs::OpenOptions, path::Path};
 use clap::Parser;
 use gateway_runtime::{Failure, Shutdown, logs::LogArgs, notify, open_files, passed::Passed, process, ready};
 
-use crate::{Config, config::Args, store::StoreLocation};
+use crate::{
+    Config,
+    config::Args,
+    store::{Etcd, StoreLocation},
+};
 
 /// The gateway's control plane: the registry of services and replicas, over gRPC and HTTP
 #[derive(Debug, Clone, Parser)]
@@ -30,7 +34,8 @@ impl Program {
     /// A usage [`Failure`] that names the flag when it cannot start as configured, a fatal one when it cannot go on.
     pub fn run(self) -> Result<(), Failure> {
         if self.check {
-            return check(&self.args.validate()?);
+            let config = self.args.validate()?;
+            return process::run(None, async move { check(&config).await });
         }
         let passed = Passed::from_environment()?;
         process::run(None, self.serve(passed))
@@ -52,12 +57,16 @@ impl Program {
 }
 
 /// Says what would run.
-fn check(config: &Config) -> Result<(), Failure> {
+async fn check(config: &Config) -> Result<(), Failure> {
     config.access.check("--listen", config.listen)?;
     config.access.check_files()?;
-    if let StoreLocation::Redb(path) = &config.store {
-        check_file(path)
-            .map_err(|error| Failure::usage(format!("--store {}: cannot be used: {error}", config.store)))?;
+    let refused = |why: String| Failure::usage(format!("--store {}: cannot be used: {why}", config.store));
+    match &config.store {
+        StoreLocation::Redb(path) => check_file(path).map_err(|error| refused(error.to_string()))?,
+        StoreLocation::Etcd(etcd) => {
+            Etcd::check(etcd, &config.store_files).await.map_err(|error| refused(error.to_string()))?;
+        }
+        StoreLocation::Memory => {}
     }
     ready::announce_valid(&[("listen", config.listen.to_string()), ("store", config.store.to_string())]);
     Ok(())
@@ -90,21 +99,21 @@ mod tests {
         Program::command().debug_assert();
     }
 
-    #[test]
-    fn a_check_says_whether_the_store_could_be_used_and_leaves_nothing_behind() {
+    #[tokio::test]
+    async fn a_check_says_whether_the_store_could_be_used_and_leaves_nothing_behind() {
         let folder = tempfile::tempdir().unwrap();
-        let checked = |path: &Path| {
-            check(&Config { store: StoreLocation::Redb(path.to_owned()), ..Default::default() })
+        let checked = async |path: &Path| {
+            check(&Config { store: StoreLocation::Redb(path.to_owned()), ..Default::default() }).await
         };
-        assert_eq!(checked(&folder.path().join("new.redb")), Ok(()));
+        assert_eq!(checked(&folder.path().join("new.redb")).await, Ok(()));
         assert_eq!(folder.path().read_dir().unwrap().count(), 0);
         let absent = folder.path().join("absent/x.redb");
-        let refused = checked(&absent).unwrap_err();
+        let refused = checked(&absent).await.unwrap_err();
         assert_eq!(refused.code(), 2);
         assert!(
             refused.to_string().starts_with(&format!("--store redb:{}: ", absent.display())),
             "{refused}"
         );
-        assert_eq!(checked(folder.path()).unwrap_err().code(), 2, "a folder is no store");
+        assert_eq!(checked(folder.path()).await.unwrap_err().code(), 2, "a folder is no store");
     }
 }

@@ -104,6 +104,11 @@ struct Row {
 }
 
 impl Refusal {
+    /// Whether the store is what is in the way, and nothing about the request.
+    pub(crate) fn is_of_store(&self) -> bool {
+        matches!(self, Self::Write(WriteError::StoreUnavailable))
+    }
+
     fn row(&self) -> Row {
         use reason as r;
         let (code, http, reason) = match self {

@@ -3,28 +3,53 @@
 //! A store makes groups of mutations durable and numbers them. It decides nothing: what may be written was decided
 //! before, and only what a store has returned is applied. The writer is its only caller.
 
+mod any;
+mod etcd;
+mod location;
 mod memory;
+mod migrate;
+mod peers;
 mod redb;
 #[cfg(test)]
 mod round_trip_tests;
 mod stored;
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::collections::HashSet;
 
-use crate::registry::{Item, Mutation, Revision};
+use gateway_proto::{LeaseId, ReplicaKey};
 
-pub use self::{memory::Memory, redb::Redb};
+use crate::{
+    leases::{LeaseTag, Outlet},
+    registry::{Committed, Item, Mutation, Revision},
+};
+
+#[cfg(test)]
+pub(crate) use self::etcd::simulated;
+pub use self::{
+    any::AnyStore,
+    etcd::{Etcd, EtcdFiles, EtcdLocation},
+    location::StoreLocation,
+    memory::Memory,
+    migrate::{Moved, migrate},
+    peers::{Known, Peers},
+    redb::Redb,
+};
 
 /// Durable records under growing revisions.
+///
+/// One process may have it to itself, or several control planes share it. Then a commit says which revision it was
+/// decided on, and is refused when somebody else came first; what others commit arrives as [`News`]. A store that is
+/// nobody else's has no news and refuses no base.
 pub trait Store: Send + 'static {
-    /// Reads everything. Called at the start, and again after a failed commit, whose outcome is unknown until then.
+    /// Reads everything. Called at the start, again after a failed commit, whose outcome is unknown until then, and
+    /// whenever news ask for it. News begin behind what was read.
     ///
     /// # Errors
     /// [`StoreError`]: nothing is known; try again later.
     fn load(&mut self) -> impl Future<Output = Result<Loaded, StoreError>> + Send;
 
-    /// Makes all of `group` durable, or nothing of it, and yields one revision for each mutation, in order. What one
-    /// mutation writes has one revision.
+    /// Makes the first mutations of `group` durable, at least one, all of those or none, if nothing has become durable
+    /// since `base`. What one mutation writes has one revision; several mutations may share one.
     ///
     /// Not cancel safe: once polled it must be awaited, or its outcome is unknown.
     ///
@@ -32,8 +57,77 @@ pub trait Store: Send + 'static {
     /// [`StoreError`]: the outcome is unknown until [`Store::load`] succeeds.
     fn commit(
         &mut self,
+        base: Revision,
         group: &[Mutation],
-    ) -> impl Future<Output = Result<Vec<Revision>, StoreError>> + Send;
+    ) -> impl Future<Output = Result<Commit, StoreError>> + Send;
+
+    /// Whether nothing has become durable since `base`, so that what was decided on it without changing anything may be
+    /// answered.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the store cannot be asked.
+    fn is_at(&mut self, _base: Revision) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        std::future::ready(Ok(true))
+    }
+
+    /// Waits for what others did. Never completes for a store that is nobody else's. Cancel safe.
+    fn news(&mut self) -> impl Future<Output = News> + Send {
+        std::future::pending()
+    }
+
+    /// How many mutations are committed together at most.
+    fn max_group(&self) -> usize {
+        256
+    }
+
+    /// Whether others may write to it while this process does.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    /// Where renewals of leases go, if others are to know of them; `None`: they are nobody else's business.
+    fn outlet(&self) -> Option<Outlet> {
+        None
+    }
+
+    /// The control planes that share this store; `None`: nobody else may use it.
+    fn peers(&self) -> Option<Peers> {
+        None
+    }
+}
+
+/// What became of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Commit {
+    /// The first mutations are durable, one revision for each, in order. The others are to be handed in anew.
+    Durable(Vec<Revision>),
+    /// Nothing is: somebody else was faster, as the news will tell, or has heard of a replica that was to go. Says of which.
+    Overtaken(Vec<LeaseNews>),
+}
+
+/// What others did to the store.
+#[derive(Debug, Clone, PartialEq)]
+pub enum News {
+    /// This became durable, in this order.
+    Changed {
+        /// Groups, each with what was the store's revision before.
+        groups: Vec<(Revision, Vec<Committed>)>,
+        /// What became of leases by then, in order.
+        leases: Vec<LeaseNews>,
+    },
+    /// News were missed, or it is time to look: read everything again. Says why.
+    ReadAgain(&'static str),
+    /// The store is out of reach, and nobody knows what others do to it.
+    Away(StoreError),
+}
+
+/// What a shared store says of a replica's lease.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseNews {
+    /// The replica.
+    pub key: ReplicaKey,
+    /// Whether the store keeps this lease from now on; `None`: it keeps none of the replica's.
+    pub kept: Option<LeaseTag>,
 }
 
 /// Everything a store holds.
@@ -45,6 +139,8 @@ pub struct Loaded {
     pub revision: Revision,
     /// Every record: replicas, then policies, overrides and routes, each kind in an order of the store's own.
     pub items: Vec<Item>,
+    /// Leases that the store itself keeps alive, and says when they lapse. Empty where this process does so alone.
+    pub kept: HashSet<LeaseId>,
 }
 
 /// Why a store could not do it.
@@ -58,101 +154,7 @@ pub enum StoreError {
     Unavailable(String),
 }
 
-/// Which store to use, as `--store` says it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum StoreLocation {
-    /// A file of our own, `redb:PATH`. One process at a time.
-    Redb(PathBuf),
-    /// Nothing survives, `memory:`.
-    Memory,
-}
-
-impl FromStr for StoreLocation {
-    type Err = String;
-
-    /// Reads `redb:PATH` or `memory:`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once(':') {
-            Some(("redb", "")) => Err("redb: needs a path, e.g. redb:gateway.redb".into()),
-            Some(("redb", path)) => Ok(Self::Redb(path.into())),
-            Some(("memory", "")) => Ok(Self::Memory),
-            Some(("etcd", _)) => {
-                Err("etcd:// is not available in this version: use redb:PATH or memory:".into())
-            }
-            _ => Err("is neither redb:PATH nor memory:".into()),
-        }
-    }
-}
-
-impl fmt::Display for StoreLocation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Redb(path) => write!(f, "redb:{}", path.display()),
-            Self::Memory => f.write_str("memory:"),
-        }
-    }
-}
-
-/// The store that [`StoreLocation`] names.
-#[derive(Debug)]
-pub enum AnyStore {
-    /// In a file.
-    Redb(Redb),
-    /// Nowhere.
-    Memory(Memory),
-}
-
-impl AnyStore {
-    /// Opens a store, or makes one where there is none.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the file cannot be used: no permission, no such directory, in use by another process, or
-    /// not a store of ours.
-    pub async fn open(location: &StoreLocation) -> Result<Self, StoreError> {
-        match location {
-            StoreLocation::Redb(path) => Redb::open(path.clone()).await.map(Self::Redb),
-            StoreLocation::Memory => Ok(Self::Memory(Memory::new())),
-        }
-    }
-}
-
-impl Store for AnyStore {
-    async fn load(&mut self) -> Result<Loaded, StoreError> {
-        match self {
-            Self::Redb(store) => store.load().await,
-            Self::Memory(store) => store.load().await,
-        }
-    }
-
-    async fn commit(&mut self, group: &[Mutation]) -> Result<Vec<Revision>, StoreError> {
-        match self {
-            Self::Redb(store) => store.commit(group).await,
-            Self::Memory(store) => store.commit(group).await,
-        }
-    }
-}
-
 /// A new epoch's name: 128 random bits.
 fn new_epoch() -> String {
     format!("{:032x}", rand::random::<u128>())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_location_says_what_it_is_or_what_would_be_allowed() {
-        assert_eq!("redb:a/b.redb".parse(), Ok(StoreLocation::Redb("a/b.redb".into())));
-        assert_eq!("memory:".parse(), Ok(StoreLocation::Memory));
-        for (text, why) in [
-            ("redb:", "redb: needs a path, e.g. redb:gateway.redb"),
-            ("etcd://a:1", "etcd:// is not available in this version: use redb:PATH or memory:"),
-            ("a.redb", "is neither redb:PATH nor memory:"),
-            ("memory:x", "is neither redb:PATH nor memory:"),
-            ("", "is neither redb:PATH nor memory:"),
-        ] {
-            assert_eq!(text.parse::<StoreLocation>(), Err(why.to_owned()), "{text:?}");
-        }
-    }
 }

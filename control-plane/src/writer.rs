@@ -4,8 +4,14 @@
 //! durable in one transaction, applies and publishes it once, then answers each caller. So an answer means: durable,
 //! and on its way to every data plane. Nothing else changes the registry.
 //!
+//! Where other control planes share the store, a group is committed on the revision that it was decided on. If somebody else
+//! was faster, his changes are taken in first and everything is decided anew; answers that change nothing are given only
+//! once the store says that what they were decided on is still so. What others do is applied and told as it becomes known.
+//!
 //! After a failed commit its outcome is unknown: everybody is refused until the store has been read again. So it is
 //! after a panic: whoever runs the writer runs it again, and it believes nothing of what it knew.
+
+mod others;
 
 use std::{
     collections::VecDeque,
@@ -17,20 +23,23 @@ use gateway_runtime::Failure;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::others::MAX_OVERTAKEN;
 use crate::{
     clock,
-    effects::Effects,
+    effects::{By, Effects},
     metrics::{Metrics, Registered},
     registry::{
-        Answer, Candidates, Command, Committed, Event, Group, Limits, Record, RegistryError, Step, View,
+        Answer, Candidates, Command, Committed, Event, Group, Limits, Record, RegistryError, Revision, Step,
     },
-    store::{Store, StoreError},
+    store::{Commit, Store, StoreError},
 };
 
 /// Commands committed together at most: enough to make an fsync cheap for each, few enough to answer soon.
 const MAX_GROUP: usize = 256;
 /// How often a store that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// Commands wait for the store to be read again for so long; from then on they are refused until it is.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why a command changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,6 +71,7 @@ pub(crate) struct Commands {
     metrics: Arc<Metrics>,
 }
 
+/// A command on its way, and who waits for its outcome.
 #[derive(Debug)]
 struct Envelope {
     command: Command,
@@ -198,6 +208,7 @@ impl<S: Store> Writer<S> {
                     0 => return Ok(()),
                     _ => self.handle(batch.drain(..).collect()).await?,
                 },
+                news = self.store.news(), if self.doubt.is_none() => self.hear(news).await?,
                 () = retry, if self.doubt.is_some() => self.recover().await?,
                 () = stop.cancelled(), if !self.queue.is_closed() => self.queue.close(),
             }
@@ -205,6 +216,7 @@ impl<S: Store> Writer<S> {
     }
 
     async fn handle(&mut self, mut pending: VecDeque<Envelope>) -> Result<(), Failure> {
+        let mut overtaken = 0;
         while !pending.is_empty() {
             if self.doubt.as_ref().is_some_and(|doubt| clock::now() >= doubt.until) {
                 self.recover().await?;
@@ -215,11 +227,19 @@ impl<S: Store> Writer<S> {
                 }
                 return Ok(());
             }
-            let (group, replies) = self.decide(&mut pending);
-            match replies.is_empty() {
-                true => self.tell(),
-                false => self.commit(group, replies).await,
+            let batch = self.decide(&mut pending);
+            if self.settle(batch, &mut pending).await {
+                overtaken = 0;
+                continue;
             }
+            overtaken += 1;
+            if overtaken > MAX_OVERTAKEN {
+                for envelope in pending.drain(..) {
+                    answer(envelope.reply, Err(WriteError::Overloaded));
+                }
+                return Ok(());
+            }
+            self.catch_up(overtaken).await?;
         }
         Ok(())
     }
@@ -230,10 +250,13 @@ impl<S: Store> Writer<S> {
     }
 
     /// Takes as many commands as can be decided together.
-    fn decide(&self, pending: &mut VecDeque<Envelope>) -> (Group, Vec<Reply>) {
-        let mut group = Group::default();
-        let mut replies = Vec::new();
-        while let Some(Envelope { command, reply }) = pending.pop_front() {
+    fn decide(&self, pending: &mut VecDeque<Envelope>) -> Batch {
+        let base = self.revision();
+        let (mut group, mut decided) = (Group::default(), Vec::new());
+        while group.mutations().len() < self.store.max_group()
+            && let Some(envelope) = pending.pop_front()
+        {
+            let command = &envelope.command;
             let fresh = Candidates::from_random(rand::random(), rand::random());
             let at = clock::wall();
             let Effects { publisher, leases, .. } = &self.effects;
@@ -241,30 +264,54 @@ impl<S: Store> Writer<S> {
                 Command::Expire { .. } => leases.expire(lease, clock::now()),
                 _ => leases.give_up(lease),
             };
-            let step = publisher.read(|view| group.offer(view, &self.limits, &command, &fresh, at, give_up));
-            match step {
-                Step::Joined => replies.push(reply),
-                Step::Nothing(outcome) => answer(reply, Ok(outcome)),
-                Step::Refused(error) => answer(reply, Err(error.into())),
+            let step = publisher.read(|view| group.offer(view, &self.limits, command, &fresh, at, give_up));
+            let outcome = match step {
+                Step::Joined => None,
+                Step::Nothing(outcome) => Some(Ok(outcome)),
+                Step::Refused(error) => Some(Err(error.into())),
                 Step::Conflict => {
-                    pending.push_front(Envelope { command, reply });
+                    pending.push_front(envelope);
                     break;
                 }
+            };
+            match outcome {
+                // Nobody else can have changed what it was decided on.
+                Some(outcome) if !self.store.is_shared() => answer(envelope.reply, outcome),
+                outcome => decided.push((envelope, outcome)),
             }
         }
-        (group, replies)
+        Batch { base, group, decided }
     }
 
-    async fn commit(&mut self, group: Group, replies: Vec<Reply>) {
+    /// Makes a batch durable and answers it. `false`: somebody else was faster, and what is not answered is back in `pending`.
+    async fn settle(&mut self, batch: Batch, pending: &mut VecDeque<Envelope>) -> bool {
+        let Batch { base, group, decided } = batch;
+        if group.mutations().is_empty() {
+            self.tell();
+            return match self.store.is_at(base).await {
+                Ok(true) => {
+                    answer_all(decided, Vec::new());
+                    true
+                }
+                Ok(false) => {
+                    put_back(decided, pending);
+                    false
+                }
+                Err(error) => {
+                    self.begin_doubt(&error, decided);
+                    true
+                }
+            };
+        }
         let started = clock::now();
         let (effects, untold) = (&self.effects, &mut self.untold);
         // In this order: the store is at work by the time this thread is.
-        let (result, ()) = tokio::join!(self.store.commit(group.mutations()), async {
+        let (result, ()) = tokio::join!(self.store.commit(base, group.mutations()), async {
             effects.tell(&std::mem::take(untold));
         });
         self.effects.metrics.committed(clock::now() - started);
         match result {
-            Ok(revisions) => {
+            Ok(Commit::Durable(revisions)) => {
                 let committed: Vec<_> = revisions
                     .into_iter()
                     .zip(group.into_mutations())
@@ -272,50 +319,49 @@ impl<S: Store> Writer<S> {
                     .collect();
                 let answers: Vec<_> =
                     committed.iter().map(|entry| entry.mutation.answer(entry.revision)).collect();
-                self.untold = self.effects.apply(committed);
+                self.untold = self.effects.apply(committed, By::Us);
                 if self.queue.is_empty() {
                     self.tell();
                 }
-                for (reply, outcome) in replies.into_iter().zip(answers) {
-                    answer(reply, Ok(outcome));
-                }
+                put_back(answer_all(decided, answers), pending);
+                true
+            }
+            Ok(Commit::Overtaken(heard_of)) => {
+                self.effects.hear(&heard_of);
+                put_back(decided, pending);
+                false
             }
             Err(error) => {
-                tracing::error!(%error, changes = replies.len(), "the store failed: nothing is changed until it is back");
-                // It may have been a moment's failure. A full disk is not: without a pause, every sweep that has something
-                // to remove would write to it and read everything again.
-                let (refusal, pause) = match error {
-                    StoreError::Full(_) => (WriteError::StoreFull, RETRY_INTERVAL),
-                    StoreError::Unavailable(_) => (WriteError::StoreUnavailable, Duration::ZERO),
-                };
-                self.doubt = Some(Doubt { until: clock::now() + pause, refusal: refusal.clone() });
-                self.available.send_replace(false);
-                for reply in replies {
-                    answer(reply, Err(refusal.clone()));
-                }
+                self.begin_doubt(&error, decided);
+                true
             }
+        }
+    }
+
+    /// Notes that nobody knows what the store holds, and tells those who wait.
+    fn begin_doubt(&mut self, error: &StoreError, decided: Vec<Decided>) {
+        tracing::error!(%error, changes = decided.len(), "the store failed: nothing is changed until it is back");
+        // It may have been a moment's failure. A full disk is not: without a pause, every sweep that has something
+        // to remove would write to it and read everything again.
+        let (refusal, pause) = match error {
+            StoreError::Full(_) => (WriteError::StoreFull, RETRY_INTERVAL),
+            StoreError::Unavailable(_) => (WriteError::StoreUnavailable, Duration::ZERO),
+        };
+        self.doubt = Some(Doubt { until: clock::now() + pause, refusal: refusal.clone() });
+        self.available.send_replace(false);
+        for (envelope, _) in decided {
+            answer(envelope.reply, Err(refusal.clone()));
         }
     }
 
     /// Reads the store again and puts what it holds in the place of what was believed.
     async fn recover(&mut self) -> Result<(), Failure> {
-        match self.store.load().await {
+        match self.load().await {
             Ok(loaded) => {
-                let known = self.effects.publisher.read(View::revision);
-                if loaded.epoch != *self.effects.publisher.epoch() || loaded.revision < known {
-                    return Err(Failure::fatal(
-                        "the store was replaced by another one while it was in use: start again",
-                    ));
-                }
-                let next = View::new(loaded.revision, loaded.items);
-                match self.is_shaken {
-                    true => self.effects.replace(next),
-                    false => self.effects.correct(next),
-                }
-                self.effects.leases.take_back();
+                self.believe(loaded, true)?;
                 (self.doubt, self.is_shaken) = (None, false);
                 self.available.send_replace(true);
-                tracing::info!(revision = loaded.revision, "the store was read again: changes are taken");
+                tracing::info!(revision = self.revision(), "the store was read again: changes are taken");
             }
             Err(error) => {
                 tracing::warn!(%error, "the store is still unavailable");
@@ -327,12 +373,42 @@ impl<S: Store> Writer<S> {
     }
 }
 
-type Reply = oneshot::Sender<Result<Answer, WriteError>>;
+/// Commands that were decided together on the registry as it was at `base`.
+struct Batch {
+    base: Revision,
+    group: Group,
+    decided: Vec<Decided>,
+}
 
-fn answer(reply: Reply, outcome: Result<Answer, WriteError>) {
+/// A command, and its outcome unless that is up to the store.
+type Decided = (Envelope, Option<Result<Answer, WriteError>>);
+
+/// Answers what has an outcome, and those in the group with what became durable of it. Yields the others.
+fn answer_all(decided: Vec<Decided>, durable: Vec<Answer>) -> Vec<Decided> {
+    let mut durable = durable.into_iter();
+    let mut left = Vec::new();
+    for (envelope, outcome) in decided {
+        match outcome.or_else(|| durable.next().map(Ok)) {
+            Some(outcome) => answer(envelope.reply, outcome),
+            None => left.push((envelope, None)),
+        }
+    }
+    left
+}
+
+/// Puts commands back to where they came from, in order.
+fn put_back(decided: Vec<Decided>, pending: &mut VecDeque<Envelope>) {
+    for (envelope, _) in decided.into_iter().rev() {
+        pending.push_front(envelope);
+    }
+}
+
+fn answer(reply: oneshot::Sender<Result<Answer, WriteError>>, outcome: Result<Answer, WriteError>) {
     // A caller that has gone learns the outcome when it asks again.
     let _ = reply.send(outcome);
 }
 
+#[cfg(test)]
+mod shared_tests;
 #[cfg(test)]
 mod tests;

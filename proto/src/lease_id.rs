@@ -31,6 +31,12 @@ impl LeaseId {
         })
     }
 
+    /// A positive number made of 62 of its bits, to name the lease where all of them do not fit.
+    pub fn tag(&self) -> i64 {
+        let low = u128::from_be_bytes(self.0) & ((1 << 62) - 1);
+        i64::try_from(low).unwrap_or(i64::MAX).max(1)
+    }
+
     /// The text that [`LeaseId::parse`] reads: to be given to the owner only.
     pub fn reveal(&self) -> String {
         format!("{:032x}", u128::from_be_bytes(self.0))

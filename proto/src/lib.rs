@@ -47,5 +47,11 @@ pub mod v1 {
     tonic::include_proto!("gateway.v1");
 }
 
+/// The part of etcd's API that the control plane speaks to its store: not the gateway's contract, and in no descriptor.
+#[allow(missing_docs, clippy::all, rustdoc::all, unreachable_pub)]
+pub mod etcd {
+    tonic::include_proto!("etcdserverpb");
+}
+
 /// The encoded `FileDescriptorSet` of `gateway.v1` and all it imports, for gRPC reflection and JSON.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/gateway.bin"));

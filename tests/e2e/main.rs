@@ -1,7 +1,7 @@
 //! End-to-end tests: what the gateway promises, held to by real processes on free ports.
 //!
-//! Names are sentences. A name that ends in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_promtool`,
-//! `by_python`, `by_chromium`, `by_playwright`, `by_go`, `by_node`, `by_java` or `by_systemd` needs that tool.
+//! Names are sentences. A name that ends in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_etcd`,
+//! `by_promtool`, `by_python`, `by_chromium`, `by_playwright`, `by_go`, `by_node`, `by_java` or `by_systemd` needs that tool.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where what it relies on does not hold")]
 
@@ -19,6 +19,9 @@ mod deploy;
 mod documents;
 mod drain;
 mod durability;
+mod etcd;
+mod etcd_access;
+mod etcd_outages;
 mod eviction;
 mod explain;
 mod failover;

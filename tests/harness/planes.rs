@@ -28,7 +28,11 @@ impl ControlPlane {
 
     /// Starts one with further flags.
     pub async fn start_with(store: &Path, flags: &[&str]) -> Self {
-        let store = format!("redb:{}", store.display());
+        Self::start_on(format!("redb:{}", store.display()), flags).await
+    }
+
+    /// Starts one on any store, as `--store` names it.
+    pub async fn start_on(store: String, flags: &[&str]) -> Self {
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let (process, listen) = Self::spawn(&store, "127.0.0.1:0", &flags).await;
         Self { process, store, listen, flags }

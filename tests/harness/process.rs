@@ -104,6 +104,16 @@ impl Process {
         signal("TERM", &self.pid().to_string());
     }
 
+    /// SIGSTOP: it stands still, and its connections stay.
+    pub fn pause(&self) {
+        signal("STOP", &self.pid().to_string());
+    }
+
+    /// SIGCONT.
+    pub fn resume(&self) {
+        signal("CONT", &self.pid().to_string());
+    }
+
     /// SIGHUP.
     pub fn hang_up(&self) {
         signal("HUP", &self.pid().to_string());

@@ -1,8 +1,8 @@
-//! Programs that are not ours, and that some tests are about: curl, grpcurl, h2spec, HAProxy, promtool, Python with grpcio and
+//! Programs that are not ours, and that some tests are about: curl, grpcurl, h2spec, HAProxy, etcd, promtool, Python with grpcio and
 //! websockets, Chromium, Node.js with Playwright to drive it.
 //!
 //! A test whose tool is missing fails. Whoever cannot install one leaves those tests out by name, visibly:
-//! their names end in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_promtool`, `by_python`,
+//! their names end in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_etcd`, `by_promtool`, `by_python`,
 //! `by_chromium`, `by_playwright`, `by_go`, `by_node`, `by_java` and `by_systemd`.
 
 use std::path::{Path, PathBuf};
@@ -37,6 +37,22 @@ pub fn h2spec() -> PathBuf {
 /// When it is missing.
 pub fn haproxy() -> PathBuf {
     find("haproxy", "by_haproxy")
+}
+
+/// etcd, from the system.
+///
+/// # Panics
+/// When it is missing.
+pub fn etcd() -> PathBuf {
+    find("etcd", "by_etcd")
+}
+
+/// etcdctl, from the system.
+///
+/// # Panics
+/// When it is missing.
+pub fn etcdctl() -> PathBuf {
+    find("etcdctl", "by_etcd")
 }
 
 /// promtool, from tests/.tools or the system.

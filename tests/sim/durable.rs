@@ -69,7 +69,7 @@ impl Durable {
             note!(env, "store: commit of {} failed, nothing is durable", group.len());
             return Ok(Err(StoreError::Unavailable("injected".into())));
         }
-        let revisions = at_once(self.memory.commit(group)).expect("the memory store never fails");
+        let revisions = self.memory.write(group);
         for ((command, mutation), revision) in commands.iter().zip(group).zip(&revisions) {
             ledger.became_durable(env, command, mutation, *revision)?;
         }

@@ -282,6 +282,7 @@ fn edge() -> Edge {
         commands,
         limits,
         shutdown: Shutdown::new(),
+        is_store_shared: false,
         available: watch::channel(true).1,
         streams: TaskTracker::new(),
         snapshot_streams: places(),

@@ -208,10 +208,10 @@ impl View {
     /// Takes in what the store made durable, in the store's order.
     ///
     /// # Panics
-    /// When the revision does not grow: the store would have broken its word.
+    /// When the revision goes back: the store would have broken its word. Mutations that became durable together may share one.
     pub fn apply(&mut self, committed: Committed) -> Applied {
         let Committed { revision, mutation } = committed;
-        assert!(revision > self.revision, "the store numbers mutations in a growing order");
+        assert!(revision >= self.revision, "the store numbers mutations in their order");
         self.revision = revision;
         let events = mutation.events(revision);
         let at = mutation.at;

@@ -38,6 +38,9 @@ use crate::{
 /// Responses between the task and the connection: one unacked and the bookmarks of a peer that reads slowly.
 const BUFFERED: usize = 4;
 
+/// How long a data plane that is ahead of this control plane waits for it.
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(5);
+
 type Outbound = mpsc::Sender<Result<Outgoing, Status>>;
 
 /// Takes a place for a stream and begins it.
@@ -79,16 +82,10 @@ async fn serve(
     let place = is_observer.then(|| edge.watch_streams.take()).transpose()?;
     let publisher = &edge.effects.publisher;
     let is_ours = hello.resume_epoch == publisher.epoch();
-    if is_ours && publisher.read(View::revision) < hello.resume_revision {
-        // It comes from another control plane, which was ahead of this one; of what this one is told it is told, too.
-        let mut head = publisher.subscribe();
-        let caught_up = timeout(CATCH_UP, head.wait_for(|head| *head >= hello.resume_revision));
-        tokio::select! {
-            _ = caught_up => {}
-            () = edge.shutdown.begun() => return Err(Refusal::from(WriteError::ShuttingDown).into()),
-        }
+    if is_ours {
+        catch_up_with(&edge, hello.resume_revision).await?;
     }
-    // A data plane that is ahead even so knows what this store has lost: nothing leads on from there.
+    // A data plane that is ahead knows what this store has lost: nothing leads on from there.
     let held = 0..=publisher.read(View::revision);
     let resume = (is_ours && held.contains(&hello.resume_revision)).then_some(hello.resume_revision);
     let seat = if is_observer {
@@ -110,6 +107,28 @@ async fn serve(
     ended
 }
 
+/// Waits for this control plane to know what a data plane learnt from another one on the same store: that is a moment
+/// ahead at most, unless this one is cut off. Then the data plane is turned away, for what it has is newer.
+async fn catch_up_with(edge: &Edge, revision: Revision) -> Result<(), Status> {
+    let mut head = edge.effects.publisher.subscribe();
+    let caught_up = timeout(CATCH_UP_TIMEOUT, head.wait_for(|known| *known >= revision));
+    let is_behind = edge.effects.publisher.read(View::revision) < revision;
+    if !is_behind || !edge.is_store_shared {
+        return Ok(());
+    }
+    let caught_up = tokio::select! {
+        caught_up = caught_up => caught_up.is_ok(),
+        () = edge.shutdown.begun() => return Err(Refusal::from(WriteError::ShuttingDown).into()),
+    };
+    if !caught_up {
+        let is_in_touch = edge.effects.leases.are_in_touch(clock::now()) && *edge.available.borrow();
+        if !is_in_touch {
+            return Err(Refusal::from(WriteError::StoreUnavailable).into());
+        }
+    }
+    Ok(())
+}
+
 /// Whether it is a tool that looks.
 fn read_role(number: i32) -> Result<bool, Invalid> {
     match v1::SnapshotRole::try_from(number) {
@@ -126,9 +145,6 @@ fn invalid(invalid: Invalid) -> Status {
 /// Parts of full snapshots under way to all data planes together. Enough to keep the network busy, and no more: so each
 /// goes out quickly, and pings and deltas of others do not wait behind the registry sent a thousand times.
 pub(crate) const MAX_PARTS_UNDER_WAY: usize = 64;
-/// How long a data plane that holds a newer revision than there is here waits for it to come: the control planes of one store
-/// are milliseconds apart.
-const CATCH_UP: Duration = Duration::from_secs(2);
 /// A data plane that has not acked a part for this long has lost its turn to another one.
 const TURN: Duration = Duration::from_secs(1);
 

@@ -17,7 +17,7 @@ use super::{MAX_REQUEST_BYTES, next_message};
 use crate::{
     auth::Caller,
     clock,
-    edge::{Edge, Renewed},
+    edge::{Edge, HEARSAY, Renewed},
     refusal::Refusal,
     registry::{Command, Record, View},
     writer::WriteError,
@@ -112,10 +112,21 @@ impl Stream {
             return Err(Refusal::from(Invalid::new("heartbeats", why)).into());
         }
         let mut results = Vec::with_capacity(count);
+        // For all of them together, or a client's old leases would hold up its new ones.
+        let patience = Instant::now() + HEARSAY;
         for wire in message.heartbeats {
             let names = (wire.service.clone(), wire.replica_id.clone());
-            let result = match Beat::parse(wire) {
-                Ok(beat) => self.renew_one(beat),
+            let beat = Beat::parse(wire);
+            if let Ok(beat) = &beat {
+                self.edge.hear_of(&beat.key, beat.lease, patience).await;
+            }
+            let result = match beat {
+                Ok(beat) => match self.renew_one(beat) {
+                    // Nobody's lease is lost by that: the stream is.
+                    Err(refusal) if refusal.is_of_store() => return Err(refusal.into()),
+                    Err(refusal) => lost(&refusal),
+                    Ok(renewed) => renewed,
+                },
                 Err(invalid) => lost(&Refusal::from(invalid)),
             };
             results.push(named(names, result));
@@ -160,19 +171,19 @@ impl Stream {
         self.forget_at = (2 * self.told.len()).max(2 * MAX_HEARTBEATS);
     }
 
-    fn renew_one(&mut self, beat: Beat) -> v1::keep_alive_result::Result {
+    fn renew_one(&mut self, beat: Beat) -> Result<v1::keep_alive_result::Result, Refusal> {
         match self.edge.renew(&self.caller, &beat.key, beat.lease) {
             Ok(Renewed { answer, mode, health }) => {
                 self.told.insert(beat.key.clone(), (beat.lease, mode));
                 if let Some(reported) = beat.health.filter(|reported| health != Some(*reported)) {
                     self.reports.insert(beat.key, (beat.lease, reported));
                 }
-                v1::keep_alive_result::Result::Renewed(answer)
+                Ok(v1::keep_alive_result::Result::Renewed(answer))
             }
             Err(refusal) => {
                 self.told.remove(&beat.key);
                 self.reports.remove(&beat.key);
-                lost(&refusal)
+                Err(refusal)
             }
         }
     }

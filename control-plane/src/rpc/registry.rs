@@ -9,7 +9,7 @@ use gateway_proto::{
     Check, Health, Invalid, LeaseId, ReplicaKey, ServiceName,
     v1::{self, registry_service_server::RegistryService},
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     auth::Caller,
-    edge::Edge,
+    edge::{Edge, HEARSAY},
     refusal::Refusal,
     registry::{Proof, Registration, Said, Target, text_within},
 };
@@ -131,6 +131,7 @@ impl RegistryService for Registry {
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
         let caller = Caller::of(request.extensions()).clone();
         let Beat { key, lease, health } = Beat::parse(request.into_inner()).map_err(Refusal::from)?;
+        self.0.hear_of(&key, lease, Instant::now() + HEARSAY).await;
         let renewed = self.0.renew(&caller, &key, lease)?;
         if let Some(health) = health.filter(|reported| renewed.health != Some(*reported)) {
             self.0.report_health(&caller, key, Some(lease), health, String::new()).await?;

@@ -1,8 +1,8 @@
 //! A store that forgets everything with the process: for trials and tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use super::{Loaded, Store, StoreError, new_epoch};
+use super::{Commit, Loaded, Store, StoreError, new_epoch};
 use crate::registry::{Item, Key, Mutation, Revision, Write};
 
 /// Records in memory. It never fails.
@@ -18,21 +18,9 @@ impl Memory {
     pub fn new() -> Self {
         Self { epoch: new_epoch(), revision: 0, items: BTreeMap::new() }
     }
-}
 
-impl Default for Memory {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Store for Memory {
-    async fn load(&mut self) -> Result<Loaded, StoreError> {
-        let items = self.items.values().cloned().collect();
-        Ok(Loaded { epoch: self.epoch.clone(), revision: self.revision, items })
-    }
-
-    async fn commit(&mut self, group: &[Mutation]) -> Result<Vec<Revision>, StoreError> {
+    /// Takes a group in. Yields one revision for each mutation.
+    pub fn write(&mut self, group: &[Mutation]) -> Vec<Revision> {
         let mut revisions = Vec::with_capacity(group.len());
         for mutation in group {
             self.revision += 1;
@@ -48,6 +36,23 @@ impl Store for Memory {
                 }
             }
         }
-        Ok(revisions)
+        revisions
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Store for Memory {
+    async fn load(&mut self) -> Result<Loaded, StoreError> {
+        let items = self.items.values().cloned().collect();
+        Ok(Loaded { epoch: self.epoch.clone(), revision: self.revision, items, kept: HashSet::new() })
+    }
+
+    async fn commit(&mut self, _base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {
+        Ok(Commit::Durable(self.write(group)))
     }
 }

@@ -4,6 +4,7 @@
 //! the file is closed then and opened anew by the next load.
 
 use std::{
+    collections::HashSet,
     fmt,
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind},
@@ -20,7 +21,7 @@ use redb::{
     TableHandle,
 };
 
-use super::{Loaded, Store, StoreError, new_epoch, stored};
+use super::{Commit, Loaded, Store, StoreError, new_epoch, stored};
 use crate::registry::{Item, Key, Mutation, Revision, Write};
 
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
@@ -64,6 +65,22 @@ impl Redb {
         let database = blocking(move || open(&opened)).await?;
         Ok(Self { path, database: Some(Arc::new(database)) })
     }
+
+    /// Makes all of `group` durable, or nothing of it. Yields one revision for each mutation.
+    async fn write(&mut self, group: &[Mutation]) -> Result<Vec<Revision>, StoreError> {
+        let Some(database) = self.database.take() else {
+            return Err(StoreError::Unavailable("the file is closed after a failed commit".into()));
+        };
+        let group = group.to_vec();
+        // A failure drops the handle in there: closing a file is IO, too.
+        let (database, revisions) = blocking(move || {
+            let revisions = write(&database, &group)?;
+            Ok((database, revisions))
+        })
+        .await?;
+        self.database = Some(database);
+        Ok(revisions)
+    }
 }
 
 impl Store for Redb {
@@ -79,19 +96,8 @@ impl Store for Redb {
         blocking(move || read_all(&database)).await
     }
 
-    async fn commit(&mut self, group: &[Mutation]) -> Result<Vec<Revision>, StoreError> {
-        let Some(database) = self.database.take() else {
-            return Err(StoreError::Unavailable("the file is closed after a failed commit".into()));
-        };
-        let group = group.to_vec();
-        // A failure drops the handle in there: closing a file is IO, too.
-        let (database, revisions) = blocking(move || {
-            let revisions = write(&database, &group)?;
-            Ok((database, revisions))
-        })
-        .await?;
-        self.database = Some(database);
-        Ok(revisions)
+    async fn commit(&mut self, _base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {
+        self.write(group).await.map(Commit::Durable)
     }
 }
 
@@ -241,7 +247,7 @@ fn read_all(database: &Database) -> Result<Loaded, StoreError> {
             items.push(decode(bytes.value()).map_err(|why| damaged(format!("{}: {why}", what())))?);
         }
     }
-    Ok(Loaded { epoch, revision, items })
+    Ok(Loaded { epoch, revision, items, kept: HashSet::new() })
 }
 
 type Decode = fn(&[u8]) -> Result<Item, String>;
@@ -362,8 +368,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("gateway.redb");
         let mut store = Redb::open(path.clone()).await.unwrap();
-        assert_eq!(store.commit(&[put("a"), put("b"), put("c")]).await, Ok(vec![1, 2, 3]));
-        assert_eq!(store.commit(&[removal("b", 2), replacement("a", 1)]).await, Ok(vec![4, 5]));
+        assert_eq!(store.write(&[put("a"), put("b"), put("c")]).await, Ok(vec![1, 2, 3]));
+        assert_eq!(store.write(&[removal("b", 2), replacement("a", 1)]).await, Ok(vec![4, 5]));
         let before = store.load().await.unwrap();
         drop(store);
         let after = Redb::open(path).await.unwrap().load().await.unwrap();
@@ -377,9 +383,9 @@ mod tests {
     async fn a_change_of_what_the_file_does_not_hold_is_refused_as_a_whole() {
         let folder = tempfile::tempdir().unwrap();
         let mut store = Redb::open(folder.path().join("gateway.redb")).await.unwrap();
-        store.commit(&[put("a"), put("b")]).await.unwrap();
+        store.write(&[put("a"), put("b")]).await.unwrap();
         for wrong in [removal("a", 2), removal("c", 1), replacement("a", 9)] {
-            assert!(store.commit(&[replacement("b", 2), wrong]).await.is_err());
+            assert!(store.write(&[replacement("b", 2), wrong]).await.is_err());
             let kept = [("a", 1), ("b", 2)].map(|(id, revision)| Item::from(record(id)).at(revision));
             assert_eq!(store.load().await.unwrap().items, kept);
         }
@@ -412,7 +418,7 @@ mod tests {
                 assert_eq!(loaded.items, kept);
             }
             let mut store = Redb::open(path).await.unwrap();
-            assert_eq!(store.commit(&[replacement("a", 7)]).await, Ok(vec![8]));
+            assert_eq!(store.write(&[replacement("a", 7)]).await, Ok(vec![8]));
         }
     }
 
@@ -450,7 +456,7 @@ mod tests {
         let path = folder.path().join("gateway.redb");
         let mut store = Redb::open(path.clone()).await.unwrap();
         let group: Vec<_> = (0..40).map(|number| put(&format!("r-{number}"))).collect();
-        store.commit(&group).await.unwrap();
+        store.write(&group).await.unwrap();
         let whole = store.load().await.unwrap();
         drop(store);
         let bytes = fs::read(&path).unwrap();
@@ -528,10 +534,10 @@ mod tests {
     async fn after_a_failure_the_next_load_opens_the_file_anew() {
         let folder = tempfile::tempdir().unwrap();
         let mut store = Redb::open(folder.path().join("gateway.redb")).await.unwrap();
-        store.commit(&[put("a")]).await.unwrap();
+        store.write(&[put("a")]).await.unwrap();
         store.database = None;
-        assert!(store.commit(&[put("b")]).await.is_err());
+        assert!(store.write(&[put("b")]).await.is_err());
         assert_eq!(store.load().await.unwrap().revision, 1);
-        assert_eq!(store.commit(&[put("b")]).await, Ok(vec![2]));
+        assert_eq!(store.write(&[put("b")]).await, Ok(vec![2]));
     }
 }

@@ -24,7 +24,7 @@ proptest! {
         let (kept, remembered) = runtime.block_on(async {
             let (mut redb, mut memory) = (Redb::open(path.clone()).await.unwrap(), Memory::new());
             for group in mutations.chunks(groups) {
-                assert_eq!(redb.commit(group).await, memory.commit(group).await);
+                assert_eq!(redb.commit(0, group).await, memory.commit(0, group).await);
             }
             drop(redb);
             (Redb::open(path).await.unwrap().load().await.unwrap(), memory.load().await.unwrap())

@@ -8,8 +8,8 @@ use crate::{
     leases::{Leases, SWEEP_INTERVAL},
     observe::{Cursor, Observation},
     publish::{CatchUp, Filter, Publisher},
-    registry::{LeaseTerms, Mutation, Proof, Registration, Revision, Said, Target},
-    store::{Loaded, Memory},
+    registry::{LeaseTerms, Mutation, Proof, Registration, Revision, Said, Target, View},
+    store::{Commit, Loaded, Memory},
 };
 
 /// A store that does what the test tells it, and tells what was asked of it.
@@ -57,7 +57,7 @@ impl Store for Scripted {
         loaded
     }
 
-    async fn commit(&mut self, group: &[Mutation]) -> Result<Vec<Revision>, StoreError> {
+    async fn commit(&mut self, _base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {
         let fault = {
             let mut script = self.0.lock().unwrap();
             script.groups.push(group.len());
@@ -71,7 +71,7 @@ impl Store for Scripted {
             Some(Fault::Ambiguous | Fault::LatePanic) | None => {}
         }
         let mut memory = self.memory();
-        let revisions = memory.commit(group).await;
+        let revisions = memory.commit(0, group).await;
         self.set(|script| script.memory = memory);
         assert!(!matches!(fault, Some(Fault::LatePanic)), "a defect in the store");
         if fault.is_some() { failed } else { revisions }

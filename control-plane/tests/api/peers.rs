@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use control_plane::{
     peers::{Address, Settings},
     registry::{Mutation, Revision},
-    store::{Loaded, Memory, Store, StoreError},
+    store::{Commit, Loaded, Memory, Store, StoreError},
 };
 use gateway_proto::v1::{self, BreakerState};
 use tokio::time::timeout;
@@ -26,8 +26,8 @@ impl Store for Shared {
         Ok(Loaded { epoch: self.1.into(), ..self.0.load().await? })
     }
 
-    async fn commit(&mut self, group: &[Mutation]) -> Result<Vec<Revision>, StoreError> {
-        self.0.commit(group).await
+    async fn commit(&mut self, base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {
+        self.0.commit(base, group).await
     }
 }
 

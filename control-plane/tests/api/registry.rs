@@ -1,6 +1,6 @@
 use control_plane::{
     registry::{Mutation, Revision},
-    store::{Loaded, Memory, Store, StoreError},
+    store::{Commit, Loaded, Memory, Store, StoreError},
 };
 use gateway_proto::v1;
 use tonic::Code;
@@ -159,11 +159,11 @@ impl Store for Once {
         self.0.load().await
     }
 
-    async fn commit(&mut self, group: &[Mutation]) -> Result<Vec<Revision>, StoreError> {
+    async fn commit(&mut self, base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {
         if std::mem::replace(&mut self.1, true) {
             return Err(StoreError::Unavailable("it takes no more".into()));
         }
-        self.0.commit(group).await
+        self.0.commit(base, group).await
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{
 
 use control_plane::{
     registry::{Mutation, Revision},
-    store::{Loaded, Memory, Store, StoreError},
+    store::{Commit, Loaded, Memory, Store, StoreError},
 };
 use gateway_proto::v1;
 use tokio::task::JoinSet;
@@ -33,10 +33,10 @@ impl Store for Defective {
         self.memory.load().await
     }
 
-    async fn commit(&mut self, group: &[Mutation]) -> Result<Vec<Revision>, StoreError> {
+    async fn commit(&mut self, base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {
         let is_defective = (self.panics)(self.commits.fetch_add(1, SeqCst) + 1);
         assert!(!is_defective || self.is_late, "a defect before the change is durable");
-        let revisions = self.memory.commit(group).await;
+        let revisions = self.memory.commit(base, group).await;
         assert!(!is_defective, "a defect once the change is durable");
         revisions
     }

@@ -7,7 +7,7 @@ use gateway_proto::{ReplicaKey, RouteName, v1::RemovalCause};
 use crate::registry::{Event, Mutation, OverrideId, Record, Revision, Scope};
 
 /// A mutation that the store has made durable.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Committed {
     /// The revision the store gave it.
     pub revision: Revision,

@@ -1,0 +1,214 @@
+use std::sync::Barrier;
+
+use super::*;
+
+const TTL: Duration = Duration::from_secs(15);
+const MS: Duration = Duration::from_millis(1);
+const ID: LeaseId = LeaseId::from_random(1);
+
+fn key() -> ReplicaKey {
+    ReplicaKey::parse("orders", "r-1").unwrap()
+}
+
+/// A table with one lease, and the moment it was granted.
+fn granted() -> (Leases, Instant) {
+    let start = Instant::now();
+    let leases = Leases::new(start);
+    leases.grant(ID, key(), TTL, start);
+    (leases, start)
+}
+
+/// Sweeps at the usual pace up to `end`.
+fn sweep_until(leases: &Leases, start: Instant, end: Instant) -> usize {
+    let mut now = start;
+    let mut lapsed = 0;
+    while now < end {
+        now = (now + SWEEP_INTERVAL).min(end);
+        lapsed += leases.sweep(now).lapsed;
+    }
+    lapsed
+}
+
+#[test]
+fn a_lease_lives_until_its_deadline_and_not_at_it() {
+    let (leases, start) = granted();
+    assert_eq!(sweep_until(&leases, start, start + TTL - MS), 0);
+    assert_eq!(leases.sweep(start + TTL).lapsed, 1);
+    let expected = Suspect { key: key(), lease: ID, ttl: TTL, silent_for: TTL, is_excused: false };
+    assert_eq!(leases.suspects(start + TTL), [expected]);
+}
+
+#[test]
+fn a_renewal_gives_one_full_time_to_live_from_then() {
+    let (leases, start) = granted();
+    let later = start + TTL - MS;
+    sweep_until(&leases, start, later);
+    let term = leases.renew(ID, &key(), later).unwrap();
+    assert_eq!(term, Term { ttl: TTL, renewed: later, deadline: later + TTL });
+    assert_eq!(sweep_until(&leases, later, later + TTL - MS), 0);
+    assert_eq!(leases.sweep(later + TTL).lapsed, 1);
+}
+
+#[test]
+fn a_renewal_at_the_deadline_comes_too_late_even_before_the_sweep() {
+    let (leases, start) = granted();
+    sweep_until(&leases, start, start + TTL - MS);
+    assert_eq!(leases.renew(ID, &key(), start + TTL), None);
+    assert_eq!(leases.suspects(start + TTL).len(), 1);
+}
+
+#[test]
+fn a_lapsed_lease_never_comes_back() {
+    let (leases, start) = granted();
+    sweep_until(&leases, start, start + TTL);
+    assert_eq!(leases.renew(ID, &key(), start + TTL), None);
+    assert_eq!(leases.get(ID), None);
+    // A stall later does not revive it either.
+    leases.sweep(start + 10 * TTL);
+    assert_eq!(leases.renew(ID, &key(), start + 10 * TTL), None);
+    leases.forget(ID);
+    assert_eq!(leases.suspects(start + 10 * TTL), []);
+}
+
+#[test]
+fn a_lease_renews_only_the_replica_it_was_granted_for() {
+    let (leases, start) = granted();
+    let other = ReplicaKey::parse("orders", "r-2").unwrap();
+    assert_eq!(leases.renew(ID, &other, start), None);
+    assert_eq!(leases.renew(LeaseId::from_random(2), &key(), start), None);
+    assert!(leases.renew(ID, &key(), start).is_some());
+}
+
+#[test]
+fn after_a_stall_every_lease_gets_one_full_time_to_live() {
+    let (leases, start) = granted();
+    let woken = start + 3 * TTL;
+    let sweep = leases.sweep(woken);
+    assert_eq!(sweep, Sweep { lapsed: 0, suspects: 0, stalled_for: Some(3 * TTL) });
+    assert_eq!(sweep_until(&leases, woken, woken + TTL - MS), 0);
+    assert_eq!(leases.sweep(woken + TTL).lapsed, 1);
+}
+
+#[test]
+fn a_stall_of_half_a_short_time_to_live_is_long_enough_to_be_excused() {
+    let start = Instant::now();
+    let leases = Leases::new(start);
+    let second = Duration::from_secs(1);
+    leases.grant(ID, key(), second, start);
+    sweep_until(&leases, start, start + second / 2);
+    let woken = start + second + MS;
+    assert_eq!(leases.sweep(woken).lapsed, 0);
+    assert_eq!(sweep_until(&leases, woken, woken + second), 1);
+}
+
+#[test]
+fn a_renewal_that_comes_between_a_stall_and_its_first_sweep_is_taken() {
+    let (leases, start) = granted();
+    assert!(leases.renew(ID, &key(), start + 3 * TTL).is_some());
+}
+
+#[test]
+fn no_renewal_that_crosses_the_first_sweep_after_a_stall_is_refused() {
+    let start = Instant::now();
+    let leases = Leases::new(start);
+    let ids = || (0..5000).map(LeaseId::from_random);
+    ids().for_each(|id| leases.grant(id, key(), TTL, start));
+    let both = Barrier::new(2);
+    let wakings = || (1..=40).map(|round| start + round * 3 * TTL);
+    let refused: usize = std::thread::scope(|scope| {
+        let renewals = scope.spawn(|| {
+            let renew_all = |now| {
+                both.wait();
+                ids().filter(|id| leases.renew(*id, &key(), now).is_none()).count()
+            };
+            wakings().map(renew_all).sum()
+        });
+        for now in wakings() {
+            both.wait();
+            leases.sweep(now);
+        }
+        renewals.join().unwrap()
+    });
+    assert_eq!(refused, 0);
+}
+
+#[test]
+fn a_renewal_never_brings_a_deadline_forward() {
+    let (leases, start) = granted();
+    let woken = start + 3 * TTL;
+    leases.sweep(woken);
+    // This one was on its way before the stall.
+    let term = leases.renew(ID, &key(), start + MS).unwrap();
+    assert_eq!(term, Term { ttl: TTL, renewed: start + MS, deadline: woken + TTL });
+}
+
+#[test]
+fn a_held_lease_comes_back_with_a_renewal_and_one_that_is_given_up_does_not() {
+    let (leases, start) = granted();
+    assert!(!leases.hold(ID), "it is alive");
+    sweep_until(&leases, start, start + TTL);
+    assert!(leases.hold(ID) && leases.hold(ID));
+    assert_eq!((leases.get(ID), leases.sweep(start + TTL).suspects), (None, 1));
+    let later = start + TTL + MS;
+    assert_eq!(leases.renew(ID, &key(), later).map(|term| term.deadline), Some(later + TTL));
+    assert_eq!((leases.suspects(later), leases.give_up(ID)), (vec![], false));
+    sweep_until(&leases, later, later + TTL);
+    assert!(leases.hold(ID) && leases.give_up(ID));
+    assert_eq!(leases.renew(ID, &key(), later + TTL), None);
+}
+
+#[test]
+fn a_lease_that_was_given_up_is_neither_held_nor_renewed_until_it_is_known_what_became_of_it() {
+    let (leases, start) = granted();
+    assert!(!leases.give_up(ID), "it is alive");
+    sweep_until(&leases, start, start + TTL);
+    assert!(leases.give_up(ID) && leases.give_up(ID));
+    assert!(!leases.hold(ID), "its replica may be gone already");
+    leases.sweep(start + 10 * TTL);
+    assert_eq!((leases.renew(ID, &key(), start + TTL), leases.get(ID)), (None, None));
+    leases.take_back();
+    assert_eq!((leases.renew(ID, &key(), start + TTL), leases.hold(ID)), (None, true));
+    assert!(leases.give_up(ID), "one that is held, too");
+    leases.forget(ID);
+    leases.take_back();
+    assert!(!leases.give_up(ID) && !leases.hold(ID));
+}
+
+#[test]
+fn a_held_lease_that_was_to_expire_before_a_stall_is_given_one_more_time_to_live() {
+    let (leases, start) = granted();
+    sweep_until(&leases, start, start + TTL);
+    assert!(leases.hold(ID));
+    let woken = start + 3 * TTL;
+    assert!(!leases.expire(ID, woken), "nobody was heard of, whether or not a sweep has noticed");
+    leases.sweep(woken);
+    assert!(!leases.expire(ID, woken));
+    sweep_until(&leases, woken, woken + TTL);
+    assert!(leases.expire(ID, woken + TTL) && leases.expire(ID, woken + TTL));
+    assert_eq!(leases.renew(ID, &key(), woken + TTL), None);
+}
+
+#[test]
+fn a_lapsed_lease_expires_whether_or_not_this_process_stood_still_and_one_that_lives_does_not() {
+    let (leases, start) = granted();
+    assert!(!leases.expire(ID, start), "it is alive");
+    sweep_until(&leases, start, start + TTL);
+    assert!(leases.expire(ID, start + 3 * TTL));
+    leases.forget(ID);
+    assert!(!leases.expire(ID, start + 3 * TTL));
+}
+
+#[test]
+fn a_lease_that_was_held_before_the_start_waits_for_its_owner() {
+    let start = Instant::now();
+    let leases = Leases::new(start);
+    leases.grant_held(ID, key(), TTL, start);
+    let excused = |at| leases.suspects(at)[0].is_excused;
+    sweep_until(&leases, start, start + TTL);
+    assert_eq!((leases.sweep(start + TTL).suspects, leases.get(ID)), (1, None));
+    assert!(excused(start + TTL - MS) && !excused(start + TTL));
+    // A stall gives it as long again.
+    leases.sweep(start + 3 * TTL);
+    assert!(excused(start + 4 * TTL - MS) && !excused(start + 4 * TTL));
+    assert!(leases.renew(ID, &key(), start + 5 * TTL).is_some());
+}

@@ -1,0 +1,350 @@
+//! The store in an etcd, for any number of control planes at a time.
+//!
+//! ```text
+//!  writer ── commit on the head that he knows ──▶ etcd ──▶ watch ──▶ news ──▶ every other writer
+//!  leases ── renewals, over few streams ────────▶ etcd's leases ──▶ watch ──▶ whose time is over
+//! ```
+//!
+//! Each commit is one transaction, made on the commit before it and on no other, so all control planes see one history,
+//! whose revisions are etcd's. `keys` says what is where.
+
+mod cause;
+mod client;
+mod entry;
+mod keeper;
+mod keys;
+mod location;
+mod meta;
+mod presence;
+mod read;
+#[cfg(test)]
+pub(crate) mod simulated;
+mod transaction;
+mod watch;
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use gateway_proto::etcd::{RangeRequest, RangeResponse, TxnResponse, response_op::Response as Answer};
+use tokio::{
+    task::JoinSet,
+    time::{sleep, sleep_until},
+};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Code, Status};
+
+pub use self::location::{EtcdFiles, EtcdLocation};
+use self::{
+    client::{Client, told},
+    keys::{Keys, Role},
+    meta::Meta,
+    read::{Content, Unread, read_all},
+    transaction::{Grant, Transaction, creation, one, rehearsal},
+    watch::{Seen, Watching},
+};
+use super::{Commit, Known, LeaseNews, Loaded, News, Peers, Store, StoreError, new_epoch};
+use crate::{
+    clock,
+    leases::{Contact, LeaseTag, Outlet},
+    registry::{Mutation, Revision},
+};
+
+/// How long etcd may take to be there at the start.
+const OPEN_PATIENCE: Duration = Duration::from_secs(10);
+const OPEN_PAUSE: Duration = Duration::from_millis(300);
+/// How often everything is compared with what etcd holds: on average, and up to half of that more or less.
+const AUDIT_INTERVAL: Duration = Duration::from_secs(300);
+/// Without any other, etcd is asked so often for a sign of life.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// Renewals that wait for a stream.
+const RENEWALS: usize = 16 * 1024;
+/// A read that takes so long that etcd forgets its revision is begun again so often.
+const READS: usize = 3;
+
+/// Records in an etcd.
+#[derive(Debug)]
+pub struct Etcd {
+    client: Client,
+    keys: Keys,
+    /// `None` until everything has been read, and when that must be done again.
+    watching: Option<Watching>,
+    /// etcd's revision up to which everything was told.
+    seen: Revision,
+    audit_at: Instant,
+    outlet: Outlet,
+    peers: Peers,
+    known: Arc<tokio::sync::watch::Sender<Known>>,
+    _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Etcd {
+    /// Finds the store in etcd, or makes it with a new epoch.
+    ///
+    /// # Errors
+    /// [`StoreError`] when etcd is not there within 10 s, when it does not let us in, and when the prefix holds what is
+    /// not ours.
+    pub async fn open(location: &EtcdLocation, files: &EtcdFiles) -> Result<Self, StoreError> {
+        let client = Client::new(location, files, Contact::new(clock::now()))?;
+        let keys = Keys::new(&location.prefix);
+        let until = clock::now() + OPEN_PATIENCE;
+        while let Err(status) = found_or_made(&client, &keys).await? {
+            let may_pass = matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded);
+            if !may_pass || clock::now() >= until {
+                return Err(told(&status, client.user(), &location.prefix));
+            }
+            sleep(OPEN_PAUSE).await;
+        }
+        let (outlet, renewals) = Outlet::new(client.contact().clone(), RENEWALS);
+        let (own, published) = tokio::sync::watch::channel(None);
+        let known = Arc::new(tokio::sync::watch::Sender::new(Known::default()));
+        let peers = Peers::new(own, known.subscribe());
+        let tasks = [
+            tokio::spawn(keeper::run(client.clone(), keys.clone(), renewals)),
+            tokio::spawn(presence::run(client.clone(), keys.clone(), published)),
+            tokio::spawn(probe(client.clone(), keys.clone())),
+        ];
+        Ok(Self {
+            client,
+            keys,
+            watching: None,
+            seen: 0,
+            audit_at: next_audit(),
+            outlet,
+            peers,
+            known,
+            _tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect(),
+        })
+    }
+
+    /// Whether the store could be opened as it is, without making one.
+    ///
+    /// # Errors
+    /// As [`Etcd::open`].
+    pub async fn check(location: &EtcdLocation, files: &EtcdFiles) -> Result<(), StoreError> {
+        let client = Client::new(location, files, Contact::new(clock::now()))?;
+        let keys = Keys::new(&location.prefix);
+        let looked = look(&client, &keys).await?;
+        looked.map(drop).map_err(|status| told(&status, client.user(), &location.prefix))
+    }
+
+    fn told(&self, status: &Status) -> StoreError {
+        told(status, self.client.user(), self.keys.prefix())
+    }
+
+    /// Reads everything as of a revision; 0: as of now.
+    async fn read(&self, at: Revision) -> Result<Content, Unread> {
+        read_all(&self.client, &self.keys, at).await
+    }
+
+    async fn read_afresh(&mut self) -> Result<Content, StoreError> {
+        for _ in 0..READS {
+            match self.read(0).await {
+                Ok(content) => return Ok(content),
+                Err(unread) if unread.is_compacted() => {}
+                Err(Unread::Refused(status)) => return Err(self.told(&status)),
+                Err(Unread::Damaged(why)) => return Err(damaged(self.keys.prefix(), &why)),
+            }
+        }
+        Err(StoreError::Unavailable("etcd forgets revisions faster than they can be read".into()))
+    }
+
+    /// Reads what was told so far, so that nothing differs but what the watch dropped.
+    async fn read_again(&mut self) -> Option<Content> {
+        self.watching.as_ref()?;
+        self.read(self.seen).await.ok()
+    }
+
+    /// The leases that etcd keeps although their replicas were to go.
+    fn heard_of(&self, response: TxnResponse) -> Vec<LeaseNews> {
+        let found = response.responses.into_iter().filter_map(|response| match response.response {
+            Some(Answer::ResponseRange(range)) => range.kvs.into_iter().next(),
+            _ => None,
+        });
+        let news = found.filter_map(|kv| match self.keys.role(&kv.key) {
+            Role::Lease(key) => Some(LeaseNews { key, kept: Some(LeaseTag::new(kv.lease)) }),
+            _ => None,
+        });
+        news.collect()
+    }
+
+    async fn grant(&self, grants: Vec<Grant>) -> Result<(), Status> {
+        let mut granting = JoinSet::new();
+        for Grant { tag, ttl } in grants {
+            let client = self.client.clone();
+            granting.spawn(async move { client.grant(tag.get(), ttl).await.map(drop) });
+        }
+        while let Some(granted) = granting.join_next().await {
+            granted.unwrap_or_else(|_| Err(Status::internal("the task that asked for a lease ended")))?;
+        }
+        Ok(())
+    }
+}
+
+impl Store for Etcd {
+    async fn load(&mut self) -> Result<Loaded, StoreError> {
+        let content = match self.read_again().await {
+            Some(content) => content,
+            None => {
+                self.watching = None;
+                let content = self.read_afresh().await?;
+                let (client, keys, peers) = (self.client.clone(), self.keys.clone(), Arc::clone(&self.known));
+                self.known.send_replace(Arc::new(content.peers));
+                self.watching = Some(Watching::begin(client, keys, content.at + 1, peers));
+                self.seen = content.at;
+                Content { peers: BTreeMap::new(), ..content }
+            }
+        };
+        self.audit_at = next_audit();
+        let Content { head, epoch, items, kept, .. } = content;
+        Ok(Loaded { epoch, revision: head, items, kept })
+    }
+
+    async fn commit(&mut self, base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {
+        let Transaction { request, count, grants } = Transaction::new(&self.keys, base, group);
+        let committed = match self.grant(grants).await {
+            Ok(()) => self.client.txn(request).await,
+            Err(status) => Err(status),
+        };
+        match committed {
+            Ok(response) if response.succeeded => {
+                let revision = response.header.unwrap_or_default().revision;
+                self.seen = self.seen.max(revision);
+                Ok(Commit::Durable(vec![revision; count]))
+            }
+            Ok(response) => Ok(Commit::Overtaken(self.heard_of(response))),
+            // A lease has lapsed before its replica was there.
+            Err(status) if status.code() == Code::NotFound => Ok(Commit::Overtaken(Vec::new())),
+            Err(status) => {
+                // What became of it shows only what is there now.
+                self.watching = None;
+                Err(self.told(&status))
+            }
+        }
+    }
+
+    async fn is_at(&mut self, base: Revision) -> Result<bool, StoreError> {
+        let request = RangeRequest { keys_only: true, ..one(self.keys.head()) };
+        match self.client.range(request).await {
+            Ok(RangeResponse { kvs, .. }) => Ok(kvs.first().is_some_and(|head| head.mod_revision == base)),
+            Err(status) => {
+                self.watching = None;
+                Err(self.told(&status))
+            }
+        }
+    }
+
+    async fn news(&mut self) -> News {
+        let Some(watching) = &mut self.watching else { return std::future::pending().await };
+        loop {
+            tokio::select! {
+                biased;
+                seen = watching.next() => match seen {
+                    Seen::Changed { revision, groups, leases } => {
+                        self.seen = self.seen.max(revision);
+                        return News::Changed { groups, leases };
+                    }
+                    Seen::Broken(why) => {
+                        self.watching = None;
+                        return News::ReadAgain(why);
+                    }
+                },
+                () = sleep_until(self.audit_at.into()) => {
+                    self.audit_at = next_audit();
+                    return News::ReadAgain("it is time to compare");
+                }
+                () = sleep(PROBE_INTERVAL / 2) => {
+                    let silent_for = self.client.contact().silent_for(clock::now());
+                    if !self.client.contact().is_fresh(clock::now()) {
+                        self.watching = None;
+                        let why = format!("etcd has given no sign of life for {:.1}s", silent_for.as_secs_f64());
+                        return News::Away(StoreError::Unavailable(why));
+                    }
+                }
+            }
+        }
+    }
+
+    fn max_group(&self) -> usize {
+        transaction::MAX_GROUP
+    }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    fn outlet(&self) -> Option<Outlet> {
+        Some(self.outlet.clone())
+    }
+
+    fn peers(&self) -> Option<Peers> {
+        Some(self.peers.clone())
+    }
+}
+
+/// Finds the store, or makes it. The inner error may pass, the outer one does not.
+async fn found_or_made(client: &Client, keys: &Keys) -> Result<Result<(), Status>, StoreError> {
+    match look(client, keys).await? {
+        Ok(true) => Ok(Ok(())),
+        Ok(false) => {
+            let meta = Meta::new(new_epoch());
+            let head = entry::encode(0, &[]);
+            let made = client.txn(creation(vec![(keys.meta(), meta.encode()), (keys.head(), head)])).await;
+            // Somebody else may have been faster: then it is there all the same.
+            Ok(made.map(drop))
+        }
+        Err(status) => Ok(Err(status)),
+    }
+}
+
+/// Whether the store is there: `Ok(Ok(false))`, when nothing is at its place. Also finds out whether it may be written to.
+async fn look(client: &Client, keys: &Keys) -> Result<Result<bool, Status>, StoreError> {
+    let (key, range_end) = keys.all();
+    let found = async {
+        let found = client.range(one(keys.meta())).await?;
+        client.txn(rehearsal(keys.meta())).await?;
+        let any = RangeRequest { key, range_end, limit: 1, keys_only: true, ..RangeRequest::default() };
+        Ok((found, client.range(any).await?))
+    };
+    let (found, any) = match found.await {
+        Ok(found) => found,
+        Err(status) => return Ok(Err(status)),
+    };
+    match (found.kvs.first(), any.kvs.first()) {
+        (Some(meta), _) => {
+            Meta::decode(&meta.value).map_err(|why| damaged(keys.prefix(), &why))?;
+            Ok(Ok(true))
+        }
+        (None, None) => Ok(Ok(false)),
+        (None, Some(other)) => {
+            let other = String::from_utf8_lossy(&other.key);
+            let why = format!("there is {other}, and nothing that says that it is ours");
+            Err(damaged(keys.prefix(), &why))
+        }
+    }
+}
+
+fn damaged(prefix: &str, why: &str) -> StoreError {
+    StoreError::Unavailable(format!(
+        "the keys below /{prefix}/ are damaged, or no store of this program: {why}; name another prefix, or restore a backup"
+    ))
+}
+
+/// Asks for a sign of life whenever there was none for a while.
+async fn probe(client: Client, keys: Keys) {
+    loop {
+        sleep(PROBE_INTERVAL).await;
+        if client.contact().silent_for(clock::now()) >= PROBE_INTERVAL {
+            let request = RangeRequest { keys_only: true, ..one(keys.meta()) };
+            if let Err(status) = client.range(request).await {
+                tracing::debug!(message = status.message(), "etcd gives no sign of life");
+            }
+        }
+    }
+}
+
+fn next_audit() -> Instant {
+    clock::now() + AUDIT_INTERVAL.mul_f64(0.5 + rand::random::<f64>())
+}

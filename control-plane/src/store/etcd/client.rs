@@ -1,0 +1,366 @@
+//! Calls to an etcd that has several members: one connection at a time, to whichever member answers.
+//!
+//! Reads are repeated at the next member when one does not answer. Writes are not: whether one was carried out is
+//! unknown then, and whoever asked has to look.
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use gateway_proto::etcd::{
+    AuthenticateRequest, LeaseGrantRequest, LeaseGrantResponse, RangeRequest, RangeResponse, TxnRequest,
+    TxnResponse, auth_client::AuthClient, kv_client::KvClient, lease_client::LeaseClient,
+};
+use gateway_runtime::tls::{self, ClientTls};
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::{sync::Semaphore, time::timeout};
+use tonic::{
+    Code, Request, Response, Status,
+    metadata::{Ascii, MetadataValue},
+    transport::{Channel, Endpoint},
+};
+use tower::service_fn;
+
+use super::location::{EtcdFiles, EtcdLocation};
+use crate::{clock, leases::Contact, store::StoreError};
+
+/// For TCP and TLS.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1500);
+/// For one answer of one member. A cluster that chooses a leader answers within a second or two.
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+/// For all of it.
+const PATIENCE: Duration = Duration::from_secs(4);
+/// A member that vanished without a word is found out within the sum of both.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+/// A page of what we wrote is far smaller.
+const MAX_ANSWER: usize = 256 * 1024 * 1024;
+
+/// A way to the cluster. Clones share one connection.
+#[derive(Debug, Clone)]
+pub(super) struct Client(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    endpoints: Vec<Endpoint>,
+    user: Option<(String, Option<PathBuf>)>,
+    tls: Option<Arc<ClientTls>>,
+    contact: Contact,
+    live: Mutex<Option<Live>>,
+    /// Whose turn it is to connect.
+    turn: Semaphore,
+    /// The member that is tried first.
+    first: AtomicUsize,
+}
+
+/// A connection, and what shows who we are on it.
+#[derive(Debug, Clone)]
+pub(super) struct Live {
+    pub(super) channel: Channel,
+    token: Option<MetadataValue<Ascii>>,
+    /// Which of the members.
+    member: usize,
+    serial: u64,
+}
+
+impl Live {
+    /// A call that is known to come from us.
+    pub(super) fn request<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        if let Some(token) = &self.token {
+            request.metadata_mut().insert("token", token.clone());
+        }
+        request
+    }
+}
+
+impl Client {
+    /// A way to the cluster that is there. Nothing is asked yet.
+    pub(super) fn new(
+        location: &EtcdLocation,
+        files: &EtcdFiles,
+        contact: Contact,
+    ) -> Result<Self, StoreError> {
+        let is_encrypted = files.are_for_tls();
+        let tls = is_encrypted.then(|| files.tls()).transpose();
+        let tls = tls.map_err(|failure| StoreError::Unavailable(failure.to_string()))?;
+        let scheme = if is_encrypted { "https" } else { "http" };
+        let endpoints = location.endpoints.iter().map(|address| {
+            let endpoint = Endpoint::from_shared(format!("{scheme}://{address}"));
+            let endpoint =
+                endpoint.map_err(|_| StoreError::Unavailable(format!("{address} is no address")))?;
+            Ok(endpoint
+                .tcp_nodelay(true)
+                .http2_keep_alive_interval(PING_INTERVAL)
+                .keep_alive_timeout(PING_TIMEOUT)
+                .keep_alive_while_idle(true))
+        });
+        Ok(Self(Arc::new(Inner {
+            endpoints: endpoints.collect::<Result<_, StoreError>>()?,
+            user: location.user.clone().map(|user| (user, files.password.clone())),
+            tls: tls.map(Arc::new),
+            contact,
+            live: Mutex::new(None),
+            turn: Semaphore::new(1),
+            first: AtomicUsize::new(0),
+        })))
+    }
+
+    pub(super) fn contact(&self) -> &Contact {
+        &self.0.contact
+    }
+
+    /// Who we say we are.
+    pub(super) fn user(&self) -> Option<&str> {
+        self.0.user.as_ref().map(|(user, _)| user.as_str())
+    }
+
+    /// Reads keys, as of the newest revision unless the request names one.
+    pub(super) async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
+        let ask = |live: Live| {
+            let request = live.request(request.clone());
+            async move { KvClient::new(live.channel).max_decoding_message_size(MAX_ANSWER).range(request).await }
+        };
+        self.repeated(ask).await
+    }
+
+    /// Makes a change, once.
+    pub(super) async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
+        let ask = |live: Live| {
+            let request = live.request(request.clone());
+            async move { KvClient::new(live.channel).txn(request).await }
+        };
+        self.once(ask).await
+    }
+
+    /// Has etcd keep a lease of this name for so many seconds; of an earlier attempt, it may do so already.
+    pub(super) async fn grant(&self, id: i64, ttl: i64) -> Result<LeaseGrantResponse, Status> {
+        let ask = |live: Live| {
+            let request = live.request(LeaseGrantRequest { ttl, id });
+            async move { LeaseClient::new(live.channel).lease_grant(request).await }
+        };
+        match self.once(ask).await {
+            Err(status) if id != 0 && status.message().contains("lease already exists") => {
+                Ok(LeaseGrantResponse { id, ttl, ..LeaseGrantResponse::default() })
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Asks one member after the other, each at most once and a second time where we have to say anew who we are.
+    async fn repeated<A, F>(&self, ask: impl Fn(Live) -> F) -> Result<A, Status>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let mut left = self.0.endpoints.len();
+        loop {
+            match self.once(&ask).await {
+                Err(status) if is_of_member(&status) && left > 1 => left -= 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Asks one member, or several until one can be reached.
+    async fn once<A, F>(&self, ask: impl Fn(Live) -> F) -> Result<A, Status>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let asked = timeout(PATIENCE, self.ask(ask)).await;
+        asked.unwrap_or_else(|_| {
+            let why = format!("no member could be reached within {}s", PATIENCE.as_secs());
+            Err(Status::deadline_exceeded(why))
+        })
+    }
+
+    async fn ask<A, F>(&self, ask: impl Fn(Live) -> F) -> Result<A, Status>
+    where
+        F: Future<Output = Result<Response<A>, Status>>,
+    {
+        let mut is_renewed = false;
+        loop {
+            let live = self.live().await?;
+            let asked = timeout(CALL_TIMEOUT, ask(live.clone())).await;
+            let outcome = asked.unwrap_or_else(|_| Err(self.silent(&live)));
+            match outcome {
+                Ok(response) => {
+                    self.0.contact.touch(clock::now());
+                    return Ok(response.into_inner());
+                }
+                Err(status) if is_of_token(&status) && !is_renewed => {
+                    is_renewed = true;
+                    self.give_up(&live, false);
+                }
+                Err(status) if is_of_member(&status) => {
+                    self.give_up(&live, true);
+                    // What is said against our certificate comes after the handshake.
+                    let refusal = self.0.tls.as_ref().and_then(|tls| tls.refusal());
+                    return Err(refusal.map_or(status, |refusal| Status::unavailable((*refusal).clone())));
+                }
+                Err(status) => return Err(status),
+            }
+        }
+    }
+
+    fn silent(&self, live: &Live) -> Status {
+        let member = self.0.endpoints[live.member].uri();
+        Status::deadline_exceeded(format!("{member} did not answer within {}s", CALL_TIMEOUT.as_secs()))
+    }
+
+    /// The connection in use, or a new one. Cancel safe.
+    pub(super) async fn live(&self) -> Result<Live, Status> {
+        if let Some(live) = self.known() {
+            return Ok(live);
+        }
+        let _turn = self.0.turn.acquire().await.expect("the semaphore is never closed");
+        if let Some(live) = self.known() {
+            return Ok(live);
+        }
+        let first = self.0.first.load(Ordering::Relaxed);
+        let mut refusal = Status::unavailable("it has no member");
+        for offset in 0..self.0.endpoints.len() {
+            let member = (first + offset) % self.0.endpoints.len();
+            match self.connect(member).await {
+                Ok(live) => {
+                    self.0.first.store(member, Ordering::Relaxed);
+                    *self.0.live.lock().unwrap_or_else(PoisonError::into_inner) = Some(live.clone());
+                    return Ok(live);
+                }
+                // Another member would say the same.
+                Err(status) if status.code() != Code::Unavailable => return Err(status),
+                Err(status) => refusal = status,
+            }
+        }
+        Err(refusal)
+    }
+
+    fn known(&self) -> Option<Live> {
+        self.0.live.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Uses this connection no more, and with `goes_on` another member next.
+    pub(super) fn give_up(&self, live: &Live, goes_on: bool) {
+        let mut known = self.0.live.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.as_ref().is_some_and(|known| known.serial == live.serial) {
+            *known = None;
+            let next = live.member + usize::from(goes_on);
+            self.0.first.store(next % self.0.endpoints.len(), Ordering::Relaxed);
+        }
+    }
+
+    async fn connect(&self, member: usize) -> Result<Live, Status> {
+        let endpoint = &self.0.endpoints[member];
+        let tls = self.0.tls.clone();
+        let connector = service_fn(move |url: Uri| {
+            let tls = tls.clone();
+            async move {
+                let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+                let port = url.port_u16().unwrap_or_default();
+                tls::connect(host, port, tls.as_ref()).await.map(TokioIo::new)
+            }
+        });
+        let connected = timeout(CONNECT_TIMEOUT, endpoint.connect_with_connector(connector)).await;
+        let channel = match connected {
+            Ok(Ok(channel)) => channel,
+            Ok(Err(error)) => {
+                let why = self.0.tls.as_ref().and_then(|tls| tls.refusal());
+                let why = why.map_or_else(|| root_of(&error), |refusal| (*refusal).clone());
+                return Err(Status::unavailable(format!("{}: {why}", endpoint.uri())));
+            }
+            Err(_) => {
+                let why = format!("no connection within {}ms", CONNECT_TIMEOUT.as_millis());
+                return Err(Status::unavailable(format!("{}: {why}", endpoint.uri())));
+            }
+        };
+        let token = self.authenticate(&channel, endpoint).await?;
+        Ok(Live { channel, token, member, serial: rand::random() })
+    }
+
+    /// Says who we are, where that is asked for.
+    async fn authenticate(
+        &self,
+        channel: &Channel,
+        endpoint: &Endpoint,
+    ) -> Result<Option<MetadataValue<Ascii>>, Status> {
+        let Some((user, file)) = &self.0.user else { return Ok(None) };
+        let Some(file) = file else {
+            // Who has a certificate with this name needs no password.
+            return Ok(None);
+        };
+        let password = fs::read_to_string(file)
+            .map_err(|error| Status::invalid_argument(format!("{}: {error}", file.display())))?;
+        let request = AuthenticateRequest { name: user.clone(), password: password.trim_end().to_owned() };
+        let answered = timeout(CALL_TIMEOUT, AuthClient::new(channel.clone()).authenticate(request)).await;
+        let answered = answered
+            .unwrap_or_else(|_| Err(Status::unavailable(format!("{}: it does not answer", endpoint.uri()))));
+        match answered {
+            Ok(response) => {
+                let token = MetadataValue::try_from(response.into_inner().token);
+                let mut token = token.map_err(|_| Status::internal("etcd gave a token that is no text"))?;
+                token.set_sensitive(true);
+                Ok(Some(token))
+            }
+            // Nobody asks who we are.
+            Err(status) if status.message().contains("authentication is not enabled") => Ok(None),
+            Err(status) if status.code() == Code::InvalidArgument => Err(Status::unauthenticated(format!(
+                "etcd does not take user {user} with the password of {}: {}",
+                file.display(),
+                status.message()
+            ))),
+            Err(status) => Err(status),
+        }
+    }
+}
+
+/// Whether another member may do better.
+fn is_of_member(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::Unknown | Code::Cancelled)
+}
+
+/// Whether the token has become void.
+fn is_of_token(status: &Status) -> bool {
+    let message = status.message();
+    message.contains("invalid auth token") || message.contains("revision of auth store is old")
+}
+
+/// What went wrong at the bottom of it.
+fn root_of(error: &dyn std::error::Error) -> String {
+    let mut root = error;
+    while let Some(source) = root.source() {
+        root = source;
+    }
+    root.to_string()
+}
+
+/// What an operator is told when etcd did not do it.
+pub(super) fn told(status: &Status, user: Option<&str>, prefix: &str) -> StoreError {
+    let message = status.message();
+    let what = match status.code() {
+        Code::PermissionDenied => {
+            let user = user.unwrap_or("whoever names nobody");
+            format!(
+                "etcd does not let {user} read and write keys below /{prefix}/: grant a role with that range"
+            )
+        }
+        Code::Unauthenticated => message.to_owned(),
+        Code::InvalidArgument if message.contains("user name is empty") => {
+            "etcd asks who we are: name a user as in etcd://USER@HOST:PORT/PREFIX, and --store-password-file"
+                .into()
+        }
+        Code::ResourceExhausted if message.contains("database space exceeded") => {
+            return StoreError::Full(format!("etcd: {message}: compact, defragment, and disarm the alarm"));
+        }
+        Code::Unavailable | Code::DeadlineExceeded => {
+            format!("etcd cannot be reached, or has no quorum: {message}")
+        }
+        _ => format!("etcd: {message}"),
+    };
+    StoreError::Unavailable(what)
+}

@@ -1,0 +1,133 @@
+//! Everything that etcd holds of ours, as of one revision.
+
+use std::collections::{BTreeMap, HashSet};
+
+use gateway_proto::{
+    LeaseId, ReplicaKey,
+    etcd::{KeyValue, RangeRequest, RangeResponse},
+};
+use tonic::{Code, Status};
+
+use super::{
+    client::Client,
+    entry,
+    keys::{Keys, Role},
+    meta::Meta,
+};
+use crate::{
+    leases::LeaseTag,
+    registry::{Item, Revision},
+};
+
+/// Keys asked for at once.
+const PAGE: i64 = 1000;
+
+/// Why it could not be read.
+#[derive(Debug)]
+pub(super) enum Unread {
+    /// etcd did not answer, or has forgotten the revision.
+    Refused(Status),
+    /// What is there is not what we write.
+    Damaged(String),
+}
+
+impl Unread {
+    /// Whether etcd has forgotten the revision.
+    pub(super) fn is_compacted(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code() == Code::OutOfRange)
+    }
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(super) struct Content {
+    /// etcd's revision then.
+    pub(super) at: Revision,
+    /// The revision of the last commit.
+    pub(super) head: Revision,
+    pub(super) epoch: String,
+    pub(super) items: Vec<Item>,
+    pub(super) kept: HashSet<LeaseId>,
+    pub(super) peers: BTreeMap<String, String>,
+}
+
+/// Reads everything as of `at`; 0: as of now.
+pub(super) async fn read_all(client: &Client, keys: &Keys, at: Revision) -> Result<Content, Unread> {
+    let mut reader = Reader { at, ..Reader::default() };
+    let (mut key, range_end) = keys.all();
+    let mut cluster = 0;
+    loop {
+        let request = RangeRequest {
+            key: key.clone(),
+            range_end: range_end.clone(),
+            limit: PAGE,
+            revision: reader.at,
+            ..RangeRequest::default()
+        };
+        let RangeResponse { header, kvs, more, .. } = client.range(request).await.map_err(Unread::Refused)?;
+        if let Some(header) = header {
+            cluster = header.cluster_id;
+            if reader.at == 0 {
+                reader.at = header.revision;
+            }
+        }
+        if let Some(last) = kvs.last() {
+            key.clone_from(&last.key);
+            key.push(0);
+        }
+        for kv in kvs {
+            reader.take(keys, kv).map_err(Unread::Damaged)?;
+        }
+        if !more {
+            return reader.finish(cluster).map_err(Unread::Damaged);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Reader {
+    at: Revision,
+    head: Revision,
+    meta: Option<Meta>,
+    items: Vec<Item>,
+    tags: BTreeMap<ReplicaKey, LeaseTag>,
+    peers: BTreeMap<String, String>,
+}
+
+impl Reader {
+    fn take(&mut self, keys: &Keys, kv: KeyValue) -> Result<(), String> {
+        let name = || String::from_utf8_lossy(&kv.key).into_owned();
+        match keys.role(&kv.key) {
+            Role::Meta => self.meta = Some(Meta::decode(&kv.value)?),
+            Role::Head => self.head = kv.mod_revision,
+            Role::Lease(key) => {
+                self.tags.insert(key, LeaseTag::new(kv.lease));
+            }
+            Role::Peer(node) => {
+                self.peers.insert(node, String::from_utf8_lossy(&kv.value).into_owned());
+            }
+            Role::Record(kind) => {
+                let item = entry::decode_record(kind, &kv.value, kv.mod_revision);
+                self.items.push(item.map_err(|why| format!("the record {}: {why}", name()))?);
+            }
+            Role::Unknown => {
+                tracing::warn!(key = name(), "a key among ours is none of ours: it is left alone")
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self, cluster: u64) -> Result<Content, String> {
+        let Self { at, head, meta, items, tags, peers } = self;
+        let meta = meta.ok_or("it does not say what it is")?;
+        if head == 0 {
+            return Err("it has no head".into());
+        }
+        let kept = items.iter().filter_map(Item::as_replica).filter_map(|record| {
+            let lease = record.lease?.id;
+            (tags.get(&record.key) == Some(&LeaseTag::of(lease))).then_some(lease)
+        });
+        let kept = kept.collect();
+        Ok(Content { at, head, epoch: meta.epoch_in(cluster), items, kept, peers })
+    }
+}

@@ -1,0 +1,140 @@
+//! What the writer makes of a store that others write to, too.
+
+use std::{pin::pin, time::Duration};
+
+use gateway_runtime::Failure;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use super::{Envelope, MAX_GROUP, PATIENCE, WriteError, Writer, answer};
+use crate::{
+    clock,
+    effects::By,
+    registry::{Committed, Revision, View},
+    store::{Loaded, News, Store, StoreError},
+};
+
+/// Commands that were overtaken so often in a row are refused: others write faster than this process can follow.
+pub(super) const MAX_OVERTAKEN: u32 = 30;
+/// Somebody else's change should have arrived by then; it is decided anew in any case.
+const CATCH_UP: Duration = Duration::from_millis(100);
+/// From so many times in a row on, the others are given room by a pause, up to so long for each time.
+const POLITE_FROM: u32 = 3;
+const PAUSE: Duration = Duration::from_millis(2);
+
+impl<S: Store> Writer<S> {
+    pub(super) fn revision(&self) -> Revision {
+        self.effects.publisher.read(View::revision)
+    }
+
+    /// Takes in what others did since somebody was faster than this process, for the `overtaken`th time in a row.
+    pub(super) async fn catch_up(&mut self, overtaken: u32) -> Result<(), Failure> {
+        if overtaken >= POLITE_FROM {
+            let longest = PAUSE * (overtaken - POLITE_FROM + 1);
+            sleep(longest.mul_f64(rand::random())).await;
+        }
+        let base = self.revision();
+        let until = Instant::now() + CATCH_UP;
+        while self.revision() == base && self.doubt.is_none() {
+            match timeout_at(until, self.store.news()).await {
+                Ok(news) => self.hear(news).await?,
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what others did.
+    pub(super) async fn hear(&mut self, news: News) -> Result<(), Failure> {
+        match news {
+            News::Changed { groups, leases } => {
+                for (previous, committed) in groups {
+                    if !self.follow(previous, committed) {
+                        return self.read_again("a change was missed").await;
+                    }
+                }
+                self.effects.hear(&leases);
+                Ok(())
+            }
+            News::ReadAgain(why) => self.read_again(why).await,
+            News::Away(error) => {
+                self.begin_doubt(&error, Vec::new());
+                Ok(())
+            }
+        }
+    }
+
+    /// Applies a group of another's changes; yields whether it leads on from what is known.
+    fn follow(&mut self, previous: Revision, committed: Vec<Committed>) -> bool {
+        let known = self.revision();
+        let Some(revision) = committed.last().map(|entry| entry.revision) else { return true };
+        if revision <= known {
+            // Our own, or read already.
+            return true;
+        }
+        if previous != known {
+            tracing::warn!(known, previous, revision, "the store's changes do not follow each other");
+            return false;
+        }
+        let events = self.effects.apply(committed, By::Others);
+        self.untold.extend(events);
+        true
+    }
+
+    /// Compares everything with what the store holds, and corrects what differs.
+    async fn read_again(&mut self, why: &str) -> Result<(), Failure> {
+        tracing::debug!(why, "reading the store again");
+        match self.load().await {
+            Ok(loaded) => self.believe(loaded, false),
+            Err(error) => {
+                self.begin_doubt(&error, Vec::new());
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads the store. Commands that come meanwhile wait for a while, and are refused when it takes longer.
+    pub(super) async fn load(&mut self) -> Result<Loaded, StoreError> {
+        let patient_until = Instant::now() + PATIENCE;
+        let mut batch: Vec<Envelope> = Vec::new();
+        let mut loading = pin!(self.store.load());
+        loop {
+            tokio::select! {
+                biased;
+                loaded = &mut loading => return loaded,
+                () = sleep_until(patient_until), if Instant::now() < patient_until => {}
+                count = self.queue.recv_many(&mut batch, MAX_GROUP), if Instant::now() >= patient_until => {
+                    if count == 0 {
+                        return loading.await;
+                    }
+                    self.available.send_if_modified(std::mem::take);
+                    for envelope in batch.drain(..) {
+                        answer(envelope.reply, Err(WriteError::StoreUnavailable));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Puts what the store holds in the place of what was believed; `is_anew`, after nobody knew what it holds.
+    pub(super) fn believe(&mut self, loaded: Loaded, is_anew: bool) -> Result<(), Failure> {
+        let Loaded { epoch, revision, items, kept } = loaded;
+        if epoch != *self.effects.publisher.epoch() || revision < self.revision() {
+            return Err(Failure::fatal(
+                "the store was replaced by another one while it was in use: start again",
+            ));
+        }
+        let next = View::new(revision, items);
+        match self.is_shaken {
+            true => self.effects.replace(next),
+            false => self.effects.correct(next),
+        }
+        match self.store.is_shared() {
+            true => self.effects.leases.compare(&kept, is_anew, clock::now()),
+            false => self.effects.leases.take_back(),
+        }
+        if self.doubt.is_none() {
+            self.available.send_if_modified(|is_available| !std::mem::replace(is_available, true));
+        }
+        Ok(())
+    }
+}

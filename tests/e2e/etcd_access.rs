@@ -1,0 +1,172 @@
+//! Whom etcd lets in, and what an operator is told when it does not.
+
+use std::{fs, path::Path, process::Command};
+
+use gateway_tests::{ControlPlane, Etcd, binaries, eventually};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+
+use crate::etcd::{find, pair, register, renew, request};
+
+/// What `--check` says of a store: whether it can be used, and the words.
+fn checked(store: &str, flags: &[&str]) -> (bool, String) {
+    let mut command: Command = binaries::control_plane();
+    let output = command.args(["--check", "--store", store]).args(flags).output().unwrap();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(matches!(output.status.code(), Some(0 | 2)), "{:?}: {said}", output.status);
+    (output.status.success(), said)
+}
+
+#[tokio::test]
+async fn a_check_says_of_an_etcd_whether_it_could_be_used_and_changes_nothing_by_etcd() {
+    let etcd = Etcd::start().await;
+    let revision = etcd.revision();
+    assert!(checked(&etcd.store("gw"), &[]).0);
+    assert_eq!(etcd.revision(), revision, "nothing is made");
+    etcd.ctl(&["put", "/taken/by", "somebody else"]);
+    let (is_fine, said) = checked(&etcd.store("taken"), &[]);
+    assert!(!is_fine && said.contains("/taken/by") && said.contains("name another prefix"), "{said}");
+    let (is_fine, said) = checked("etcd://127.0.0.1:9/gw", &[]);
+    assert!(!is_fine && said.contains("cannot be reached") && said.contains("127.0.0.1:9"), "{said}");
+    let _planes = pair(&etcd).await;
+    assert!(checked(&etcd.store("gw"), &[]).0, "also while others use it");
+}
+
+#[tokio::test]
+async fn two_prefixes_of_one_etcd_are_two_registries_by_etcd() {
+    let etcd = Etcd::start().await;
+    let one = ControlPlane::start_on(etcd.store("gw"), &[]).await;
+    let other = ControlPlane::start_on(etcd.store("gw-2"), &[]).await;
+    register(&one, request("r-1", "10.0.0.1:80", None)).await;
+    register(&other, request("r-2", "10.0.0.1:80", None)).await;
+    assert!(find(&one, "r-2").await.is_none() && find(&other, "r-1").await.is_none());
+}
+
+#[tokio::test]
+async fn what_is_registered_moves_from_a_file_to_etcd_and_back_with_its_leases_by_etcd() {
+    let etcd = Etcd::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let redb = |name: &str| format!("redb:{}", folder.path().join(name).display());
+    let migrate = |from: &str, to: &str| {
+        let output = binaries::gwctl().args(["store", "migrate", from, to]).output().unwrap();
+        let said =
+            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.success(), said)
+    };
+    let mut control = ControlPlane::start_on(redb("old"), &[]).await;
+    register(&control, request("r-1", "10.0.0.1:80", None)).await;
+    let lease = register(&control, request("r-2", "10.0.0.2:80", Some(60))).await.lease_id;
+    let (moved, said) = migrate(&redb("old"), &etcd.store("gw"));
+    assert!(!moved && said.contains("another process has the file open"), "{said}");
+    control.kill();
+    let (moved, said) = migrate(&redb("old"), &etcd.store("gw"));
+    assert!(moved && said.contains("2 records copied"), "{said}");
+    let [one, other] = pair(&etcd).await;
+    // The owner's next heartbeat finds everything as it was, wherever it arrives.
+    renew(&one, "r-2", &lease).await.unwrap();
+    renew(&other, "r-2", &lease).await.unwrap();
+    assert!(find(&one, "r-1").await.is_some());
+    drop((one, other));
+    let (moved, said) = migrate(&etcd.store("gw"), &redb("new"));
+    assert!(moved && said.contains("2 records copied"), "{said}");
+    let back = ControlPlane::start_on(redb("new"), &[]).await;
+    renew(&back, "r-2", &lease).await.unwrap();
+    let (moved, said) = migrate(&etcd.store("gw"), &redb("old"));
+    assert!(!moved && said.contains("an empty one only"), "{said}");
+}
+
+/// An authority, and what it has signed for the server and for a client, as files.
+fn certificates(folder: &Path) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&key).unwrap();
+    let issuer = Issuer::from_params(&params, &key);
+    fs::write(folder.join("ca.pem"), authority.pem()).unwrap();
+    for name in ["server", "client"] {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["localhost".into(), "127.0.0.1".into()]).unwrap();
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &issuer).unwrap();
+        fs::write(folder.join(format!("{name}.pem")), certificate.pem()).unwrap();
+        fs::write(folder.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn etcd_is_spoken_to_in_tls_and_is_shown_a_certificate_by_etcd() {
+    let folder = tempfile::tempdir().unwrap();
+    certificates(folder.path());
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (ca, certificate, key) = (path("ca.pem"), path("client.pem"), path("client.key"));
+    let etcd = Etcd::encrypted(&[
+        "--cert-file",
+        &path("server.pem"),
+        "--key-file",
+        &path("server.key"),
+        "--client-cert-auth",
+        "--trusted-ca-file",
+        &ca,
+    ]);
+    let flags = ["--store-tls-ca", &ca, "--store-tls-cert", &certificate, "--store-tls-key", &key];
+    eventually("etcd can be used", async || match checked(&etcd.store("gw"), &flags) {
+        (true, _) => Ok(()),
+        (false, said) => Err(said),
+    })
+    .await;
+    let one = ControlPlane::start_on(etcd.store("gw"), &flags).await;
+    let other = ControlPlane::start_on(etcd.store("gw"), &flags).await;
+    register(&one, request("r-1", "10.0.0.1:80", Some(60))).await;
+    eventually("the other one knows", async || {
+        find(&other, "r-1").await.map(drop).ok_or_else(|| "no".to_owned())
+    })
+    .await;
+    let (is_fine, said) = checked(&etcd.store("gw"), &["--store-tls-ca", &ca]);
+    assert!(!is_fine && said.contains("certificate"), "without a certificate of our own: {said}");
+}
+
+#[tokio::test]
+async fn etcd_is_told_who_we_are_and_says_what_is_missing_by_etcd() {
+    let etcd = Etcd::start().await;
+    for (user, password, range) in
+        [("root", "r", None), ("gw", "secret-1", Some("/gw/")), ("no", "secret-1", None)]
+    {
+        etcd.ctl(&["user", "add", &format!("{user}:{password}")]);
+        etcd.ctl(&["role", "add", user]);
+        if let Some(prefix) = range {
+            etcd.ctl(&["role", "grant-permission", user, "--prefix=true", "readwrite", prefix]);
+        }
+        etcd.ctl(&["user", "grant-role", user, user]);
+    }
+    etcd.ctl(&["auth", "enable"]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let (right, wrong) = (file("right", "secret-1\n"), file("wrong", "secret-2\n"));
+    let store = |user: &str| etcd.store("gw").replace("etcd://", &format!("etcd://{user}@"));
+    for (store, flags, words) in [
+        (store("gw"), vec!["--store-password-file", &wrong], "does not take user gw"),
+        (
+            store("no"),
+            vec!["--store-password-file", &right],
+            "does not let no read and write keys below /gw/",
+        ),
+        (etcd.store("gw"), vec![], "asks who we are"),
+    ] {
+        let (is_fine, said) = checked(&store, &flags);
+        assert!(!is_fine && said.contains(words), "{store}: {said}");
+        assert!(!said.contains("secret"), "{said}");
+    }
+    let flags = ["--store-password-file", &right];
+    let one = ControlPlane::start_on(store("gw"), &flags).await;
+    let other = ControlPlane::start_on(store("gw"), &flags).await;
+    register(&one, request("r-1", "10.0.0.1:80", Some(60))).await;
+    eventually("the other one knows", async || {
+        find(&other, "r-1").await.map(drop).ok_or_else(|| "no".to_owned())
+    })
+    .await;
+}

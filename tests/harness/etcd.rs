@@ -1,0 +1,172 @@
+//! An etcd of a test's own: one member or several, on loopback, in a folder that goes with it.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    process::Command,
+};
+
+use http::Method;
+
+use crate::{Process, eventually, http1, tools};
+
+/// A cluster, killed when this is dropped.
+#[derive(Debug)]
+pub struct Etcd {
+    members: Vec<Member>,
+    files: tempfile::TempDir,
+    flags: Vec<String>,
+    scheme: &'static str,
+}
+
+#[derive(Debug)]
+struct Member {
+    client: SocketAddr,
+    peer: SocketAddr,
+    process: Process,
+}
+
+impl Etcd {
+    /// One member.
+    ///
+    /// # Panics
+    /// When etcd is not installed, or does not start.
+    pub async fn start() -> Self {
+        Self::cluster(1).await
+    }
+
+    /// So many members.
+    pub async fn cluster(size: usize) -> Self {
+        let etcd = Self::spawn(size, "http", &[]);
+        etcd.answers().await;
+        etcd
+    }
+
+    /// One member that speaks TLS, by these further flags. It is not waited for.
+    pub fn encrypted(flags: &[&str]) -> Self {
+        Self::spawn(1, "https", flags)
+    }
+
+    fn spawn(size: usize, scheme: &'static str, flags: &[&str]) -> Self {
+        let files = tempfile::tempdir().expect("a temporary folder can be made");
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let addresses = free_addresses(2 * size);
+        let peers = &addresses[size..];
+        let members = (0..size).map(|number| {
+            let client = addresses[number];
+            let mut command = command(number, client, peers, &files, scheme, &flags);
+            Member { client, peer: peers[number], process: Process::spawn("etcd", &mut command) }
+        });
+        Self { members: members.collect(), files, flags, scheme }
+    }
+
+    /// Waits until all members say that there is a quorum.
+    pub async fn answers(&self) {
+        for member in &self.members {
+            eventually("etcd has a quorum", async || {
+                let asked = http1::request(Method::GET, "/health");
+                let health = http1::Connection::open(member.client).await?.send(asked).await?;
+                let said = String::from_utf8_lossy(health.body()).into_owned();
+                if said.contains("true") { Ok(()) } else { Err(said) }
+            })
+            .await;
+        }
+    }
+
+    /// What `--store` takes, with this prefix.
+    pub fn store(&self, prefix: &str) -> String {
+        let hosts: Vec<_> = self.members.iter().map(|member| member.client.to_string()).collect();
+        format!("etcd://{}/{prefix}", hosts.join(","))
+    }
+
+    /// What `--store` takes, for somebody who knows one member only.
+    pub fn store_at(&self, member: usize, prefix: &str) -> String {
+        format!("etcd://{}/{prefix}", self.members[member].client)
+    }
+
+    /// Kills a member.
+    pub fn kill(&mut self, member: usize) {
+        self.members[member].process.kill();
+    }
+
+    /// Starts a member again that was killed, on what it had.
+    pub fn restart(&mut self, member: usize) {
+        let peers: Vec<_> = self.members.iter().map(|member| member.peer).collect();
+        let client = self.members[member].client;
+        let mut command = command(member, client, &peers, &self.files, self.scheme, &self.flags);
+        self.members[member].process = Process::spawn("etcd", &mut command);
+    }
+
+    /// The process of a member.
+    pub fn process(&mut self, member: usize) -> &mut Process {
+        &mut self.members[member].process
+    }
+
+    /// What etcdctl says.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn ctl(&self, args: &[&str]) -> String {
+        let endpoint = format!("{}://{}", self.scheme, self.members[0].client);
+        let mut command = Command::new(tools::etcdctl());
+        let output = command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint]).args(args).output();
+        let output = output.expect("etcdctl can be started");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success(),
+            "etcdctl {args:?}: {said}{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        said
+    }
+
+    /// etcd's revision.
+    pub fn revision(&self) -> i64 {
+        let said = self.ctl(&["get", "none", "-w", "json"]);
+        let said: serde_json::Value = serde_json::from_str(&said).expect("it was asked for JSON");
+        said["header"]["revision"].as_i64().expect("etcd says its revision")
+    }
+
+    /// The member that leads, if one does.
+    pub fn leader(&self) -> Option<usize> {
+        (0..self.members.len()).find(|member| self.leads(*member).unwrap_or(false))
+    }
+
+    /// `None`: it does not say.
+    fn leads(&self, member: usize) -> Option<bool> {
+        let endpoint = format!("{}://{}", self.scheme, self.members[member].client);
+        let mut command = Command::new(tools::etcdctl());
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint]);
+        let said = command.args(["endpoint", "status", "-w", "json"]).output().ok()?.stdout;
+        let said: serde_json::Value = serde_json::from_slice(&said).ok()?;
+        let status = &said.get(0)?["Status"];
+        Some(status["leader"] == status["header"]["member_id"])
+    }
+}
+
+fn command(
+    number: usize,
+    client: SocketAddr,
+    peers: &[SocketAddr],
+    files: &tempfile::TempDir,
+    scheme: &str,
+    flags: &[String],
+) -> Command {
+    let (client, peer) = (format!("{scheme}://{client}"), format!("http://{}", peers[number]));
+    let cluster: Vec<_> =
+        peers.iter().enumerate().map(|(number, peer)| format!("m{number}=http://{peer}")).collect();
+    let mut command = Command::new(tools::etcd());
+    command.args(["--name", &format!("m{number}")]);
+    command.arg("--data-dir").arg(files.path().join(format!("m{number}")));
+    command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
+    command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
+    command.args(["--initial-cluster", &cluster.join(","), "--logger", "zap", "--log-level", "error"]);
+    command.args(flags);
+    command
+}
+
+/// Ports that are free now. etcd cannot say which it took, so somebody else may be faster: seldom enough.
+fn free_addresses(count: usize) -> Vec<SocketAddr> {
+    let listeners: Vec<_> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("there are free ports")).collect();
+    listeners.iter().map(|listener| listener.local_addr().expect("it is bound")).collect()
+}

@@ -151,10 +151,27 @@ async fn a_control_plane_that_does_not_answer_in_time_is_unreachable() {
     assert_eq!((error.exit, error.code.as_str()), (Exit::Unreachable, "DEADLINE_EXCEEDED"));
 }
 
+/// Passes connections on until it is aborted, which ends them.
+async fn relay(to: std::net::SocketAddr) -> (tokio::task::AbortHandle, std::net::SocketAddr) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let relaying = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        while let Ok((mut inbound, _)) = listener.accept().await {
+            connections.spawn(async move {
+                let mut outbound = tokio::net::TcpStream::connect(to).await.unwrap();
+                tokio::io::copy_bidirectional(&mut inbound, &mut outbound).await
+            });
+        }
+    });
+    (relaying.abort_handle(), address)
+}
+
 #[tokio::test]
 async fn of_several_control_planes_the_first_that_answers_is_asked_and_another_one_when_it_has_gone() {
     let dead = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let (one, first) = Fake::start(orders()).await;
+    let (_one, behind) = Fake::start(orders()).await;
+    let (relay, first) = relay(behind).await;
     let (_other, second) = Fake::start(orders()).await;
     let urls = format!("http://{dead},http://{first},http://{second}");
     let endpoint = Endpoint::parse(&urls, Origin::Flag).unwrap();
@@ -163,10 +180,16 @@ async fn of_several_control_planes_the_first_that_answers_is_asked_and_another_o
     let control = Control::over(channel, endpoint, Duration::from_secs(9), false);
     assert_eq!(control.replicas(None).await.unwrap().replicas.len(), 5);
     assert_eq!(control.endpoint().to_string(), format!("http://{first}"));
-    drop(one);
+    relay.abort();
     // The call that finds the connection gone may fail; the next one makes another.
-    while control.replicas(None).await.is_err() {}
-    assert_eq!(control.endpoint().to_string(), format!("http://{second}"));
+    let goes_on = async {
+        while control.replicas(None).await.is_err()
+            || control.endpoint().to_string() != format!("http://{second}")
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), goes_on).await.expect("another one answers");
 }
 
 #[tokio::test]

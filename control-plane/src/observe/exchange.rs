@@ -204,8 +204,9 @@ impl Observation {
                 let key = ReplicaKey::parse(&name.service, &name.replica_id);
                 observed.matrix.forget_row(&node, &key.map_err(|invalid| invalid.within("breakers.gone"))?);
             }
-            let rows = breakers.breakers.into_iter().map(|row| parse_breaker(&node, row));
-            let rows = rows.collect::<Result<_, _>>().map_err(|invalid| invalid.within("breakers"))?;
+            // What only a newer control plane knows is left out: the rest of what it says is worth more.
+            let rows =
+                breakers.breakers.into_iter().filter_map(|row| parse_breaker(&node, row).ok()).collect();
             let report = BreakerReport { full: breakers.full, breakers: rows };
             let dropped = observed.matrix.report(&node, report, wall);
             if breakers.complete {

@@ -68,6 +68,32 @@ fn control_planes_are_separated_by_commas() {
 }
 
 #[test]
+fn some_services_are_carried_by_name_and_keep_a_snapshot_of_their_own() {
+    let services = |flags: &[&str]| match validate(flags).unwrap().registry {
+        Registry::ControlPlane { services, .. } => services,
+        Registry::Static(_) => panic!("no control plane"),
+    };
+    assert_eq!(services(&[]), Services::All);
+    assert_eq!(services(&["--services", "*"]), Services::All);
+    let names = ["orders", "users"].map(|name| ServiceName::parse(name).unwrap());
+    assert_eq!(
+        services(&["--services", "users,orders", "--services", "users"]),
+        Services::Some(names.into())
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let path = |flags: &[&str]| {
+        let all = [&["--cache-dir", folder.path().to_str().unwrap()], flags].concat();
+        match validate(&all).unwrap().registry {
+            Registry::ControlPlane { cache, .. } => cache.unwrap().path(),
+            Registry::Static(_) => panic!("no control plane"),
+        }
+    };
+    assert_ne!(path(&[]), path(&["--services", "orders"]));
+    assert_eq!(path(&["--services", "a,b"]), path(&["--services", "b,a"]));
+    assert!(refusal(&["--services", "Orders"]).starts_with("--services \"Orders\" "));
+}
+
+#[test]
 fn a_given_cache_directory_is_used_as_it_is_and_none_is_used_on_request() {
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path().join("new");

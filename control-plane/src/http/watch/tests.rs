@@ -65,7 +65,7 @@ async fn each_response_is_an_event_that_says_where_to_go_on() {
     assert!(texts[1].starts_with("id: 2\ndata: {\"events\":[{"), "{}", texts[1]);
     assert!(texts[1].ends_with("}\n\n"), "{}", texts[1]);
     assert_eq!(
-        texts[2], "data: {\"events\":[],\"gap\":false}\n\n",
+        texts[2], "data: {\"events\":[],\"gap\":false,\"silentControlPlanes\":[]}\n\n",
         "what has no position keeps the last one"
     );
     assert_eq!(texts[3..], ["event: end\ndata: {}\n\n"]);

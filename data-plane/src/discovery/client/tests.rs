@@ -234,10 +234,10 @@ async fn a_control_plane_that_cannot_be_followed_is_left_for_the_next_one() {
     let _data_plane = start(&[wrong.url(), right.url()], wire::held(), Source::Cached);
     let mut stream = wrong.snapshot_stream().await;
     for _ in 1..MAX_REFUSALS_IN_A_ROW {
-        stream.send(wire::full(4, vec![])).await;
+        stream.send(one_more(4, "r-9")).await;
     }
     // Whether the last nack still gets through is left open: the stream ends with it.
-    stream.push(wire::full(4, vec![])).await;
+    stream.push(one_more(4, "r-9")).await;
     stream.ended().await;
     assert_eq!(right.snapshot_stream().await.hello.resume_revision, 5);
 }

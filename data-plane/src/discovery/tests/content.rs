@@ -116,7 +116,7 @@ fn a_revision_does_not_go_back_after_a_mismatch_either() {
     let (mut held, mut assembly) = (begun(), Assembly::default());
     assembly.receive(&mut held, hashed(9, "0"));
     let received = assembly.receive(&mut held, full(8, vec![]));
-    assert!(matches!(received, Received::Refused(Refusal::BaseMismatch(_))), "{received:?}");
+    assert!(matches!(received, Received::Refused(Refusal::Behind(_))), "{received:?}");
 }
 
 #[test]

@@ -42,7 +42,7 @@ impl Bench {
         let limits = Limits { replicas: 1000, replicas_per_service: 1000 };
         let (mut writer, commands, _) = Writer::new(store, effects.clone(), limits, 100);
         let shutdown = Shutdown::new();
-        let expiry = tokio::spawn(run(effects.clone(), commands.clone(), None, shutdown.clone()));
+        let expiry = tokio::spawn(run(effects.clone(), commands.clone(), shutdown.clone()));
         let writing = tokio::spawn(async move {
             let ended = writer.run(&CancellationToken::new()).await;
             assert_eq!(ended, Ok(()));
@@ -218,7 +218,7 @@ async fn what_was_lost_before_the_start_can_be_heard_of_before_it_goes() {
     effects.grant_all(&HashSet::new());
     let started = clock::now();
     let shutdown = Shutdown::new();
-    let task = tokio::spawn(run(effects.clone(), bench.commands.clone(), None, shutdown.clone()));
+    let task = tokio::spawn(run(effects.clone(), bench.commands.clone(), shutdown.clone()));
     sleep(TTL / 2).await;
     let found = bench.get(0).unwrap();
     assert!(effects.leases.renew(found.lease.unwrap().id, &key(0), clock::now()).is_some());

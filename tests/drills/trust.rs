@@ -1,7 +1,10 @@
 //! Who says what he is not: clients that forge what replicas are told of them, and planes whose certificates nobody should
 //! believe.
 
-use std::time::{Duration, Instant};
+use std::{
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
 
 use gateway_tests::{
     Act, Authority, ControlPlane, DataPlane, Load, Scripted, Seen,
@@ -84,11 +87,19 @@ pub(crate) async fn forged(_: Size, figures: &mut Figures) {
     figures.at_most("of its fields those that are the gateway's", 0, lies as u64);
 }
 
+/// Who may what: data planes and operators by their certificates.
+const ENTRIES: &str = "[[certificate]]\nname = \"cn:node\"\nroles = [\"data-plane\"]\n\
+                       [[certificate]]\nname = \"cn:ana\"\nroles = [\"operator\"]\n";
+
 /// A control plane with the server certificate of this name, which asks for client certificates.
 async fn control(authority: &Authority, name: &str) -> (ControlPlane, String) {
     let flags = ["--tls-cert", &authority.path(&format!("{name}.pem"))];
     let key = ["--tls-key", &authority.path(&format!("{name}.key"))];
-    let clients = ["--tls-client-ca", &authority.path("ca.pem"), "--allow-endpoint", "127.0.0.0/8"];
+    let (ca, auth) = (authority.path("ca.pem"), authority.path("auth.toml"));
+    std::fs::write(&auth, ENTRIES).expect("the folder can be written");
+    let own = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(&auth, own).expect("the file is ours");
+    let clients = ["--tls-client-ca", &ca, "--auth-file", &auth, "--allow-endpoint", "127.0.0.0/8"];
     let store = authority.folder().join(format!("{name}.redb"));
     let control = ControlPlane::start_with(&store, &[&flags[..], &key, &clients].concat()).await;
     let url = format!("https://{}", control.address());
@@ -119,6 +130,7 @@ async fn data_plane(authority: &Authority, url: &str, shown: &str) -> DataPlane 
 async fn register(authority: &Authority, url: &str, id: &str, replica: &Scripted) {
     let mut gwctl = binaries::gwctl();
     gwctl.args(["-e", url, "--ca-file", &authority.path("ca.pem")]);
+    gwctl.args(["--cert-file", &authority.path("ana.pem"), "--key-file", &authority.path("ana.key")]);
     gwctl.args(["register", "orders", &replica.address().to_string(), "--id", id, "--permanent"]);
     command::run(gwctl).await.success();
 }
@@ -142,6 +154,7 @@ pub(crate) async fn impostors(size: Size, figures: &mut Figures) {
     let node = || client("node", None);
     ours.sign("server", server(&["127.0.0.1"]));
     ours.sign("node", node());
+    ours.sign("ana", client("ana", None));
     ours.sign("expired", expired(server(&["127.0.0.1"])));
     ours.sign("misnamed", server(&["control.example"]));
     ours.sign_by_itself("self-signed", server(&["127.0.0.1"]));

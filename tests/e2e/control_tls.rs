@@ -227,10 +227,11 @@ async fn certificates_on_both_sides_are_replaced_without_a_restart_and_without_a
 async fn a_certificate_that_ends_ends_its_streams_and_the_next_one_begins_them_anew() {
     let ours = Authority::new("ours");
     ours.sign("server", server(&["127.0.0.1"]));
+    let (mut control, url) = ours.control("server").await;
+    // Not before that, which may have programs to build first.
     let mut short = client("node", Some("spiffe://test/data-plane"));
     short.not_after = (std::time::SystemTime::now() + Duration::from_secs(15)).into();
     ours.sign("node", short);
-    let (mut control, url) = ours.control("server").await;
     let mut data = ours.data_plane(&url).await;
     let connects = |log: String| log.matches("data plane connected").count();
     eventually_within(PATIENCE, "the data plane follows", async || {

@@ -1,5 +1,7 @@
 //! The names of header fields that the gateway reads or writes itself. All others pass as the bytes that they are.
 
+use http::HeaderName;
+
 macro_rules! names {
     ($($variant:ident = $text:literal,)+) => {
         /// A field name that means something to the gateway.
@@ -14,6 +16,12 @@ macro_rules! names {
             /// As the gateway writes it: in lower case.
             pub(super) const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// As the crate of HTTP's vocabulary has it: neither parsed nor allocated.
+            pub(super) fn header_name(self) -> HeaderName {
+                static NAMES: [HeaderName; [$(Name::$variant),+].len()] = [$(HeaderName::from_static($text)),+];
+                NAMES[self as usize].clone()
             }
 
             /// What this name means to the gateway, in whichever case it is written.

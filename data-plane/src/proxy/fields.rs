@@ -207,6 +207,11 @@ impl Section {
         self.lines.iter().map(|line| (self.text(line.name), self.text(line.value)))
     }
 
+    /// As [`Fields::iter`], with what each name means to the gateway, if anything.
+    pub(super) fn iter_known(&self) -> impl Iterator<Item = (Option<Name>, &[u8], &[u8])> {
+        self.lines.iter().map(|line| (line.known, self.text(line.name), self.text(line.value)))
+    }
+
     /// How many there are.
     pub(super) fn count(&self) -> usize {
         self.lines.len()

@@ -101,10 +101,6 @@ pub(super) fn response<B: Body<Data = Bytes> + Unpin>(answer: Answer<B>) -> Resp
     let mut response = Response::new(Followed { body, trail, sent: 0 });
     *response.status_mut() = head.status;
     *response.headers_mut() = map(&head.fields);
-    if let Some(request_id) = response.headers_mut().get_mut(Name::XRequestId.as_str()) {
-        // No two have the same: kept in the table of what was said before, each would drive out what is said again.
-        request_id.set_sensitive(true);
-    }
     response
 }
 
@@ -176,10 +172,15 @@ pub(super) fn fields(map: &HeaderMap) -> Fields {
 
 /// Fields as hyper and its traits have them.
 pub(super) fn map(fields: &Fields) -> HeaderMap {
-    let pair =
-        |(name, value)| Some((HeaderName::from_bytes(name).ok()?, HeaderValue::from_bytes(value).ok()?));
     let mut map = HeaderMap::with_capacity(fields.count());
-    for (name, value) in fields.iter().filter_map(pair) {
+    for (known, name, value) in fields.iter_known() {
+        let name = match known {
+            Some(known) => Ok(known.header_name()),
+            None => HeaderName::from_bytes(name),
+        };
+        let (Ok(name), Ok(mut value)) = (name, HeaderValue::from_bytes(value)) else { continue };
+        // No two requests have the same: kept in the table of what was said before, each would drive out what is said again.
+        value.set_sensitive(known == Some(Name::XRequestId));
         map.append(name, value);
     }
     map
@@ -218,5 +219,24 @@ mod tests {
         let method = Request::builder().method("M".repeat(33).as_str()).uri("http://a/");
         let refused = head(method.body(()).unwrap()).map(drop);
         assert_eq!(refused, Err(GatewayError::BadRequest("the method is too long")));
+    }
+
+    #[test]
+    fn a_map_has_every_field_under_its_name_and_keeps_no_id_of_a_request_for_the_next() {
+        let mut fields = Fields::default();
+        for name in Name::ALL {
+            fields.append(*name, b"1");
+        }
+        for (name, value) in [("X-Other", "2"), ("Via", "3"), ("x-other", "4")] {
+            fields.append_other(name.as_bytes(), value.as_bytes());
+        }
+        let map = super::map(&fields);
+        assert_eq!(map.len(), Name::ALL.len() + 3);
+        for name in Name::ALL {
+            let value = map.get(name.as_str()).expect("none is left out");
+            assert_eq!((value.as_bytes(), value.is_sensitive()), (&b"1"[..], *name == Name::XRequestId));
+        }
+        assert_eq!(map.get_all("via").iter().collect::<Vec<_>>(), ["1", "3"]);
+        assert_eq!(map.get_all("x-other").iter().collect::<Vec<_>>(), ["2", "4"]);
     }
 }

@@ -1,6 +1,7 @@
 //! A data plane under callgrind, which is told when to count, and looked at until it sleeps.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io::{BufRead, BufReader},
     net::SocketAddr,
@@ -12,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::dump::Dump;
+use crate::{dump::Dump, replicas::Replicas};
 
 /// Longest wait for it to sleep: it works on one request, under valgrind and beside whatever else runs.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -26,6 +27,8 @@ pub(crate) struct DataPlane {
     address: SocketAddr,
     directory: PathBuf,
     dumps: usize,
+    /// Which thread answers requests, by callgrind's number, once that is known.
+    worker: Option<String>,
 }
 
 /// Its threads, which anybody may wait for.
@@ -35,28 +38,31 @@ pub(crate) struct Threads(u32);
 /// Callgrind with what every count is made with.
 pub(crate) fn callgrind(out: &Path) -> Command {
     let mut command = Command::new("valgrind");
-    command.args([
-        "--quiet",
-        "--tool=callgrind",
-        "--dump-line=no",
-        "--compress-strings=no",
-        "--compress-pos=no",
-    ]);
+    command.args(["--quiet", "--tool=callgrind", "--compress-strings=no", "--compress-pos=no"]);
     command.arg(format!("--callgrind-out-file={}", out.display()));
     command
 }
 
 impl DataPlane {
-    /// Starts one of one worker before these replicas of the service `bench`.
+    /// Starts one of one worker before replicas of the services `bench` and `grpc`.
     ///
     /// # Errors
     /// When it does not start.
-    pub(crate) fn start(program: &Path, directory: &Path, replicas: &[SocketAddr]) -> Result<Self> {
+    pub(crate) fn start(program: &Path, directory: &Path, replicas: &Replicas) -> Result<Self> {
         let services = directory.join("services.toml");
-        let listed: Vec<_> = replicas.iter().map(|replica| format!("\"{replica}\"")).collect();
-        fs::write(&services, format!("[[service]]\nname = \"bench\"\nreplicas = [{}]\n", listed.join(", ")))?;
+        let listed = |addresses: &[SocketAddr], protocol: &str| -> String {
+            let replica = |address: &SocketAddr| {
+                format!("[[service.replica]]\naddress = \"{address}\"\nprotocol = \"{protocol}\"\n")
+            };
+            addresses.iter().map(replica).collect()
+        };
+        let (bench, grpc) = (listed(replicas.addresses(), "http1"), listed(replicas.grpc_addresses(), "h2c"));
+        let text = format!("[[service]]\nname = \"bench\"\n{bench}[[service]]\nname = \"grpc\"\n{grpc}");
+        fs::write(&services, text)?;
         let mut command = callgrind(&directory.join("callgrind.out"));
-        command.arg("--collect-systime=yes").arg(format!("--vgdb-prefix={}/vgdb", directory.display()));
+        command
+            .args(["--separate-threads=yes", "--collect-systime=yes"])
+            .arg(format!("--vgdb-prefix={}/vgdb", directory.display()));
         command.arg(program).arg("--static").arg(&services);
         command.args(["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--workers", "1"]);
         command.args(["--node-id", "counts"]);
@@ -69,14 +75,21 @@ impl DataPlane {
         let mut line = String::new();
         let stdout = child.stdout.take().context("stdout is piped")?;
         BufReader::new(stdout).read_line(&mut line)?;
-        let mut this =
-            Self { child, address: ([0, 0, 0, 0], 0).into(), directory: directory.to_owned(), dumps: 0 };
+        let mut this = Self {
+            child,
+            address: ([0, 0, 0, 0], 0).into(),
+            directory: directory.to_owned(),
+            dumps: 0,
+            worker: None,
+        };
         let ready = serde_json::from_str::<serde_json::Value>(&line);
         let address = ready.ok().and_then(|ready| ready["listen"].as_str()?.parse().ok());
         this.address = address.with_context(|| {
             let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
             format!("the data plane did not start under valgrind: it said {line:?} and logged\n{log}")
         })?;
+        // The start is no part of anything.
+        this.dump_threads()?.values().try_for_each(fs::remove_file)?;
         Ok(this)
     }
 
@@ -88,8 +101,28 @@ impl DataPlane {
         Threads(self.child.id())
     }
 
-    /// What it has done since the last dump; `name` is the end of the file's name that tells it.
+    /// What its worker has done since the last dump; `name` is the end of the file's name that tells it. The worker is the thread
+    /// that has done most by the first dump: that has to be of requests.
     pub(crate) fn dump(&mut self, name: &str) -> Result<Dump> {
+        let mut dumps = self.dump_threads()?;
+        let worker = match &self.worker {
+            Some(worker) => worker.clone(),
+            None => {
+                // One that did nothing has nothing to be read.
+                let done = |path: &PathBuf| Dump::read(path).map_or(0, |dump| dump.instructions);
+                let most = dumps.iter().map(|(thread, path)| (done(path), thread.clone())).max();
+                self.worker.insert(most.context("there are threads")?.1).clone()
+            }
+        };
+        let path = dumps.remove(&worker).context("the worker's counts are written")?;
+        let kept = self.directory.join(format!("callgrind.{name}"));
+        fs::rename(path, &kept)?;
+        dumps.values().try_for_each(fs::remove_file)?;
+        Dump::read(&kept)
+    }
+
+    /// Has callgrind write what it has counted, and begin anew: files, by thread.
+    fn dump_threads(&mut self) -> Result<BTreeMap<String, PathBuf>> {
         self.threads().asleep()?;
         let said = Command::new("vgdb")
             .arg(format!("--pid={}", self.child.id()))
@@ -103,9 +136,15 @@ impl DataPlane {
             String::from_utf8_lossy(&said.stderr)
         );
         self.dumps += 1;
-        let path = self.directory.join(format!("callgrind.{name}"));
-        fs::rename(self.directory.join(format!("callgrind.out.{}", self.dumps)), &path)?;
-        Dump::read(&path)
+        let prefix = format!("callgrind.out.{}-", self.dumps);
+        let mut dumps = BTreeMap::new();
+        for file in fs::read_dir(&self.directory)? {
+            let file = file?;
+            if let Some(thread) = file.file_name().to_str().and_then(|name| name.strip_prefix(&prefix)) {
+                dumps.insert(thread.to_owned(), file.path());
+            }
+        }
+        Ok(dumps)
     }
 }
 

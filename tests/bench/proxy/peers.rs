@@ -95,7 +95,8 @@ impl Fleet {
     /// Starts the gateway and those that are there, each with so many services.
     ///
     /// # Errors
-    /// When there is no gw-data-plane, or one that is there does not listen in time.
+    /// When there is no gw-data-plane, or it does not listen in time. Of others it is told that they do not, and they are left
+    /// out.
     pub(crate) fn start(
         args: &Args,
         replicas: &Replicas,
@@ -116,7 +117,16 @@ impl Fleet {
             }
             let own = directory.path().join(&kind.name);
             std::fs::create_dir(&own)?;
-            peers.push(kind.start(&own, replicas, certificate, services, args.core)?);
+            let (name, is_ours) = (kind.name.clone(), kind.name.starts_with(GATEWAY));
+            match kind.start(&own, replicas, certificate, services, args.core) {
+                Ok(peer) => peers.push(peer),
+                Err(error) if is_ours => return Err(error),
+                Err(error) => {
+                    // The others are worth a table without it.
+                    println!("Without {name}: {error:#}\n");
+                    missing.push(name);
+                }
+            }
         }
         Ok(Self { peers, missing, _directory: directory })
     }

@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr};
 
 use clap::{ArgMatches, parser::ValueSource};
-use gateway_proto::control_plane_url;
+use gateway_proto::{control_plane_url, without_user};
 use tonic::transport::Uri;
 
 use crate::error::{Error, Exit};
@@ -59,9 +59,11 @@ impl Endpoint {
     pub(crate) fn parse(text: &str, origin: Origin) -> Result<Self, Error> {
         match control_plane_url(text) {
             Ok(uri) => Ok(Self { uri, origin }),
-            Err(why) => Err(Error::new(Exit::Usage, format!("the endpoint \"{text}\" {why}"))
-                .because(origin.describe())
-                .hint(format!("for example {DEFAULT}"))),
+            Err(why) => {
+                Err(Error::new(Exit::Usage, format!("the endpoint \"{}\" {why}", without_user(text)))
+                    .because(origin.describe())
+                    .hint(format!("for example {DEFAULT}")))
+            }
         }
     }
 }

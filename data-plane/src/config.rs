@@ -20,7 +20,7 @@ use std::{
 };
 
 use clap::builder::FalseyValueParser;
-use gateway_proto::{Locality, NodeId, control_plane_url, v1};
+use gateway_proto::{Locality, NodeId, control_plane_url, v1, without_user};
 use gateway_runtime::{
     Failure,
     credentials::TokenFile,
@@ -348,7 +348,8 @@ impl Args {
             )));
         }
         let urls = urls.into_iter().map(|text| {
-            control_plane_url(text).map_err(|why| Failure::usage(format!("--control-plane {text:?} {why}")))
+            let shown = without_user(text);
+            control_plane_url(text).map_err(|why| Failure::usage(format!("--control-plane {shown:?} {why}")))
         });
         let urls = urls.collect::<Result<_, _>>()?;
         Ok(Registry::ControlPlane { urls, cache: self.cache(node_id, is_stable)? })

@@ -3,7 +3,7 @@
 use std::{fmt, net::IpAddr};
 
 use clap::{ArgMatches, parser::ValueSource};
-use gateway_proto::control_plane_url;
+use gateway_proto::{control_plane_url, without_user};
 use tonic::transport::Uri;
 
 use crate::{
@@ -64,7 +64,7 @@ impl Endpoint {
     /// A usage error that says what is wrong with the URL and where it came from.
     pub(crate) fn parse(text: &str, origin: Origin) -> Result<Self, Error> {
         let refused = |text: &str, why: &str| {
-            Error::new(Exit::Usage, format!("the endpoint \"{text}\" {why}"))
+            Error::new(Exit::Usage, format!("the endpoint \"{}\" {why}", without_user(text)))
                 .because(origin.describe())
                 .hint(format!("for example {DEFAULT}"))
         };

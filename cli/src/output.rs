@@ -140,6 +140,16 @@ impl Output {
         Ok(out.flush()?)
     }
 
+    /// Writes bytes as they came, to what is no terminal: there they could do anything.
+    ///
+    /// # Errors
+    /// As [`Output::data`].
+    pub(crate) fn raw(&self, bytes: &[u8]) -> Result<(), Error> {
+        let mut out = std::io::stdout().lock();
+        out.write_all(bytes)?;
+        Ok(out.flush()?)
+    }
+
     /// Prints a message as proto3 JSON, or however documents are to be written.
     ///
     /// # Errors

@@ -21,7 +21,7 @@ use std::{
 };
 
 use clap::builder::FalseyValueParser;
-use gateway_proto::{Locality, NodeId, ServiceName, control_plane_url, v1};
+use gateway_proto::{Locality, NodeId, ServiceName, control_plane_url, v1, without_user};
 use gateway_runtime::{
     Failure,
     credentials::TokenFile,
@@ -368,7 +368,8 @@ impl Args {
             )));
         }
         let urls = urls.into_iter().map(|text| {
-            control_plane_url(text).map_err(|why| Failure::usage(format!("--control-plane {text:?} {why}")))
+            let shown = without_user(text);
+            control_plane_url(text).map_err(|why| Failure::usage(format!("--control-plane {shown:?} {why}")))
         });
         let urls = urls.collect::<Result<_, _>>()?;
         let services = self.services()?;

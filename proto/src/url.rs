@@ -27,9 +27,27 @@ pub fn control_plane_url(text: &str) -> Result<Uri, String> {
     Ok(url)
 }
 
+/// A URL as messages show it: without the password that somebody may have put in front of its host.
+pub fn without_user(text: &str) -> String {
+    match text.rsplit_once('@') {
+        None => text.to_owned(),
+        Some((before, after)) => {
+            let scheme = before.split_once("://").map(|(scheme, _)| format!("{scheme}://"));
+            format!("{}…@{after}", scheme.unwrap_or_default())
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_password_is_not_shown() {
+        assert_eq!(without_user("http://ana:sesame@a:1/x"), "http://…@a:1/x");
+        assert_eq!(without_user("ana:ses@me@a:1"), "…@a:1");
+        assert_eq!(without_user("http://a:1"), "http://a:1");
+    }
 
     #[test]
     fn a_control_plane_s_url_is_a_scheme_a_host_and_a_port() {

@@ -9,6 +9,7 @@ mod access;
 mod access_log;
 mod admin_side;
 mod breakers;
+mod call;
 mod client;
 mod clients;
 mod contract;

@@ -35,8 +35,8 @@ const MAX_KEPT_BYTES: usize = 16 << 20;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 --timeout is the longest wait for an answer, 10s when it is not given. A call has failed when there is no answer, or one with a status \
-of 500 or more. On a terminal the question comes whether to call again; with --auto-retry nobody is asked. Bodies go to stdout, what became \
-of each try to stderr. Exit code 1 when the last try of a call failed. The replica and the number of attempts are told by data planes with \
+of 500 or more. On a terminal the question comes whether to call again; with --auto-retry nobody is asked. Bodies go to stdout, as they came \
+unless that is a terminal, what became of each try to stderr. Exit code 1 when the last try of a call failed. The replica and the number of attempts are told by data planes with \
 --debug-headers.")]
 pub(crate) struct Args {
     /// The service, and what is asked of it, such as orders/hello?x=1
@@ -64,7 +64,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DURATION", default_value = "3s", value_parser = humantime::parse_duration)]
     retry_delay: Duration,
     /// How often a call is made again at most, by itself or by hand
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(..=100_000))]
     retry_limit: u32,
 }
 
@@ -219,7 +219,11 @@ pub(crate) async fn run(args: Args, limit: Duration, may_ask: bool, output: &Out
                     "body": body.filter(|_| kept <= MAX_KEPT_BYTES),
                 }));
             }
-            Format::Table | Format::Wide | Format::Name => output.data(body.unwrap_or_default())?,
+            Format::Table | Format::Wide | Format::Name => match answer {
+                None => {}
+                Some(_) if io::stdout().is_terminal() => output.data(body.unwrap_or_default())?,
+                Some(answer) => output.raw(&answer.body)?,
+            },
         }
     }
     if output.format == Format::Json {
@@ -249,6 +253,10 @@ async fn call(args: &Args, uri: &Uri, limit: Duration, may_ask: bool, output: &O
         let number = tries.len() as u32 + 1;
         output.note(tried.told(number));
         let goes_on = !tried.is_good() && number <= args.retry_limit;
+        // Only the last answer is shown.
+        if let Some(Try { answer: Ok(before), .. }) = tries.last_mut() {
+            before.body = Bytes::new();
+        }
         tries.push(tried);
         if goes_on && args.auto_retry {
             sleep(args.retry_delay).await;

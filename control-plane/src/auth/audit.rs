@@ -17,8 +17,10 @@ use crate::{
     observe::{Observation, of_registry},
 };
 
-/// Refusals in a second that are told; twice as many at once.
-const TOLD_PER_SECOND: u32 = 10;
+/// Refusals in a second that are told of one caller, and of all together; twice as many at once. Whoever is refused over and over
+/// must not push out of the timeline what others did.
+const TOLD_PER_SECOND: u32 = 1;
+const ALL_TOLD_PER_SECOND: u32 = 10;
 /// Most characters of anything that a caller chose.
 const MAX_CHARS: usize = 200;
 
@@ -27,15 +29,23 @@ const MAX_CHARS: usize = 200;
 pub(crate) struct Audit {
     observation: Arc<Observation>,
     metrics: Arc<Metrics>,
-    told: Mutex<Buckets>,
+    told: Mutex<Told>,
+}
+
+#[derive(Debug)]
+struct Told {
+    each: Buckets,
+    all: Buckets,
     name: Arc<str>,
 }
 
 impl Audit {
     pub(crate) fn new(observation: &Arc<Observation>, metrics: &Arc<Metrics>) -> Self {
         let (observation, metrics) = (Arc::clone(observation), Arc::clone(metrics));
-        let told = Mutex::new(Buckets::new(TOLD_PER_SECOND, clock::now()));
-        Self { observation, metrics, told, name: "refusals".into() }
+        let buckets = |rate| Buckets::new(rate, clock::now());
+        let (each, all) = (buckets(TOLD_PER_SECOND), buckets(ALL_TOLD_PER_SECOND));
+        let told = Mutex::new(Told { each, all, name: "refusals".into() });
+        Self { observation, metrics, told }
     }
 
     /// Whether keys for JWTs could be fetched.
@@ -46,11 +56,9 @@ impl Audit {
     /// That somebody was refused.
     pub(super) fn denied(&self, who: &str, from: Option<SocketAddr>, what: &str, denied: &Denied) {
         self.metrics.denied(denied.reason());
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.take(&self.name, 1, clock::now()).is_err() {
+        if !self.is_told(who) {
             return;
         }
-        drop(told);
         let who = printable(who, MAX_CHARS);
         let from = from.map(|from| from.ip().to_canonical().to_string()).unwrap_or_default();
         let why = printable(&denied.to_string(), MAX_CHARS);
@@ -60,6 +68,12 @@ impl Audit {
         event.actor = who;
         event.service = denied.service().map(ToString::to_string).unwrap_or_default();
         self.observation.note(event);
+    }
+
+    fn is_told(&self, who: &str) -> bool {
+        let Told { each, all, name } = &mut *self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = clock::now();
+        each.take(&who.into(), 1, now).is_ok() && all.take(name, 1, now).is_ok()
     }
 
     /// What came of a change that somebody known wanted. `what` is the command and what it is about.
@@ -73,5 +87,20 @@ impl Audit {
         event.actor = printable(who, MAX_CHARS);
         event.service = service.clone().unwrap_or_default();
         self.observation.note(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_who_is_refused_over_and_over_hides_nobody_else() {
+        let audit = Audit::new(&Arc::new(Observation::new(1)), &Arc::new(Metrics::new()));
+        assert_eq!((0..1000).filter(|_| audit.is_told("greedy")).count(), 2);
+        assert!(audit.is_told("modest"));
+        assert_eq!((0..1000).filter(|number| audit.is_told(&format!("n-{number}"))).count(), 17);
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        assert_eq!((0..1000).filter(|_| audit.is_told("greedy")).count(), 1);
     }
 }

@@ -106,7 +106,7 @@ async fn a_data_plane_goes_by_its_own_node_ids_on_both_streams_and_by_no_other_s
     let locked = Locked::start(&entries.concat(), &[], 5000).await;
     let node = |id: &str| Some(v1::NodeIdentity { node_id: id.into(), ..Default::default() });
     let follows = async |token: &str, id: &str| {
-        let hello = v1::Hello { node: node(id), ..Default::default() };
+        let hello = v1::Hello { node: node(id), services: vec!["*".into()], ..Default::default() };
         let hello = v1::StreamSnapshotsRequest { message: Some(Message::Hello(hello)) };
         let stream = locked.plane.discovery().stream_snapshots(shown(token, open_for_ever(hello))).await;
         stream?.into_inner().message().await

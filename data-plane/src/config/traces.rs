@@ -23,6 +23,9 @@ pub struct TraceArgs {
         value_name = "NAME=VALUE,…"
     )]
     pub otlp_header: Vec<String>,
+    /// The same from a file, one in a line, for what is a secret: flags are seen by whoever lists processes
+    #[arg(long, env = "GW_OTLP_HEADER_FILE", value_name = "FILE")]
+    pub otlp_header_file: Option<PathBuf>,
     /// Authorities, in PEM, that sign the collector's certificate [default: those that the system trusts]
     #[arg(long, env = "GW_OTLP_CA", value_name = "FILE")]
     pub otlp_ca: Option<PathBuf>,
@@ -42,13 +45,51 @@ impl TraceArgs {
             return Err(Failure::usage(format!("--trace-sample {ratio} is not in 0.0..=1.0")));
         }
         let Some(url) = self.otlp_endpoint.as_deref().filter(|url| !url.is_empty()) else {
-            return match self.otlp_header.is_empty() && self.otlp_ca.is_none() {
+            let is_alone =
+                self.otlp_header.is_empty() && self.otlp_header_file.is_none() && self.otlp_ca.is_none();
+            return match is_alone {
                 true => Ok(None),
-                false => Err(Failure::usage("--otlp-header and --otlp-ca need --otlp-endpoint")),
+                false => Err(Failure::usage(
+                    "--otlp-header, --otlp-header-file and --otlp-ca need --otlp-endpoint",
+                )),
             };
         };
-        let collector = Collector::parse(url, &self.otlp_header, self.otlp_ca.clone())?;
+        let mut headers = self.otlp_header.clone();
+        if let Some(path) = &self.otlp_header_file {
+            let text = std::fs::read_to_string(path);
+            let text = text
+                .map_err(|error| Failure::usage(format!("--otlp-header-file {}: {error}", path.display())))?;
+            headers.extend(text.lines().map(|line| line.trim().to_owned()));
+        }
+        let collector = Collector::parse(url, &headers, self.otlp_ca.clone())?;
         let tracer = Tracer::new(collector, Sampling::new(ratio), node_id.to_owned());
         Ok(Some(Arc::new(tracer)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_from_a_file_go_beside_those_of_flags_and_a_file_that_is_not_there_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("headers");
+        std::fs::write(&path, "authorization=Bearer a,b\n\nx-tenant=shop\n").unwrap();
+        let args = |file: Option<PathBuf>, url: Option<&str>| TraceArgs {
+            otlp_endpoint: url.map(Into::into),
+            otlp_header: vec!["x-zone=a".into()],
+            otlp_header_file: file,
+            otlp_ca: None,
+            trace_sample: 1.0,
+        };
+        let url = Some("http://127.0.0.1:4318");
+        assert!(args(Some(path.clone()), url).tracer("dp-1").unwrap().is_some());
+        let absent = args(Some(folder.path().join("absent")), url).tracer("dp-1").unwrap_err().to_string();
+        assert!(absent.starts_with("--otlp-header-file "), "{absent}");
+        std::fs::write(&path, "s3cret\n").unwrap();
+        let refused = args(Some(path.clone()), url).tracer("dp-1").unwrap_err().to_string();
+        assert!(refused.contains("has no '='") && !refused.contains("s3cret"), "{refused}");
+        assert!(args(Some(path), None).tracer("dp-1").is_err());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
+use gateway_proto::without_user;
 use gateway_runtime::{
     Failure,
     tls::{ClientTls, ClientTlsFiles},
@@ -34,6 +35,7 @@ impl Collector {
     /// A usage [`Failure`] that names the flag and what is wrong.
     pub(crate) fn parse(url: &str, headers: &[String], ca: Option<PathBuf>) -> Result<Self, Failure> {
         let refuse = |why: &str| {
+            let url = without_user(url);
             Err(Failure::usage(format!(
                 "--otlp-endpoint {url:?} {why}: write http://HOST:PORT or https://HOST:PORT"
             )))
@@ -143,7 +145,9 @@ mod tests {
         {
             let refused = Collector::parse(url, &[], None).unwrap_err().to_string();
             assert!(
-                refused.contains("--otlp-endpoint") && refused.contains("http://HOST:PORT"),
+                refused.contains("--otlp-endpoint")
+                    && refused.contains("http://HOST:PORT")
+                    && !refused.contains("u:p"),
                 "{url}: {refused}"
             );
         }

@@ -80,7 +80,7 @@ pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown
             _ = evicting.tick() => {
                 // Judged whether or not it can be carried out now, for what it remembers.
                 let due = watch.evictions_due(clock::now());
-                if changes.is_empty() && !due.is_empty() && watch.sees_all() {
+                if changes.is_empty() && !due.is_empty() {
                     watch.evicted(&due, clock::now());
                     changes.spawn(submit(watch.effects.clone(), commands.clone(), due));
                 }
@@ -145,8 +145,11 @@ impl Watch {
     fn evictions_due(&mut self, now: Instant) -> Vec<Command> {
         let sights = self.effects.observation.sights();
         let wall = clock::wall();
+        let sees_all = self.sees_all();
         let (sentences, prospects) = self.effects.publisher.read(|view| {
-            let sentences = self.evictions.judge(view, &sights, now, wall);
+            // Nobody is told to expect what would not be done.
+            let sentences =
+                if sees_all { self.evictions.judge(view, &sights, now, wall) } else { Vec::new() };
             let prospects = self.evictions.prospects(view, &sentences);
             (sentences, prospects)
         });

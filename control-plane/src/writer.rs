@@ -38,7 +38,7 @@ use crate::{
 const MAX_GROUP: usize = 256;
 /// How often a store that failed is tried again.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// Commands wait for the store to be read again for so long; from then on they are refused until it is.
+/// Commands wait for so long for the store to be read again when nobody knows what it holds; from then on they are refused.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why a command changed nothing.
@@ -356,7 +356,7 @@ impl<S: Store> Writer<S> {
 
     /// Reads the store again and puts what it holds in the place of what was believed.
     async fn recover(&mut self) -> Result<(), Failure> {
-        match self.load().await {
+        match self.load(PATIENCE).await {
             Ok(loaded) => {
                 self.believe(loaded, true)?;
                 (self.doubt, self.is_shaken) = (None, false);

@@ -5,7 +5,7 @@ use std::{pin::pin, time::Duration};
 use gateway_runtime::Failure;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::{Envelope, MAX_GROUP, PATIENCE, WriteError, Writer, answer};
+use super::{Envelope, MAX_GROUP, WriteError, Writer, answer};
 use crate::{
     clock,
     effects::By,
@@ -20,6 +20,8 @@ const CATCH_UP: Duration = Duration::from_millis(100);
 /// From so many times in a row on, the others are given room by a pause, up to so long for each time.
 const POLITE_FROM: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(2);
+/// Commands wait for so long while everything is compared.
+const COMPARISON: Duration = Duration::from_secs(5);
 
 impl<S: Store> Writer<S> {
     pub(super) fn revision(&self) -> Revision {
@@ -83,7 +85,7 @@ impl<S: Store> Writer<S> {
     /// Compares everything with what the store holds, and corrects what differs.
     async fn read_again(&mut self, why: &str) -> Result<(), Failure> {
         tracing::debug!(why, "reading the store again");
-        match self.load().await {
+        match self.load(COMPARISON).await {
             Ok(loaded) => self.believe(loaded, false),
             Err(error) => {
                 self.begin_doubt(&error, Vec::new());
@@ -92,9 +94,9 @@ impl<S: Store> Writer<S> {
         }
     }
 
-    /// Reads the store. Commands that come meanwhile wait for a while, and are refused when it takes longer.
-    pub(super) async fn load(&mut self) -> Result<Loaded, StoreError> {
-        let patient_until = Instant::now() + PATIENCE;
+    /// Reads the store. Commands that come meanwhile wait for so long, and are refused when it takes longer.
+    pub(super) async fn load(&mut self, patience: Duration) -> Result<Loaded, StoreError> {
+        let patient_until = Instant::now() + patience;
         let mut batch: Vec<Envelope> = Vec::new();
         let mut loading = pin!(self.store.load());
         loop {

@@ -13,6 +13,7 @@ use std::{
 use clap::Args;
 use gateway_runtime::{
     credentials::TokenFile,
+    root_cause,
     tls::{self, ClientTls, ClientTlsFiles, Identity},
 };
 use hyper_util::rt::TokioIo;
@@ -170,7 +171,7 @@ impl Places {
                     current.store(index, Relaxed);
                     return Ok(connection);
                 }
-                Ok(Err(error)) => error.to_string(),
+                Ok(Err(error)) => root_cause(&error),
                 Err(_) => format!("no answer within {PLACE_TIMEOUT:?}"),
             };
             tried.push(format!("{} ({why})", urls[index].to_string().trim_end_matches('/')));

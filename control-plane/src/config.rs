@@ -20,7 +20,8 @@ pub struct Args {
     pub listen: SocketAddr,
 
     /// Where registrations are kept: redb:PATH (a file, made when missing; one control plane at a time),
-    /// etcd://[USER@]HOST:PORT,HOST:PORT/PREFIX (any number of control planes) or memory: (gone with the process)
+    /// etcd://HOST:PORT,HOST:PORT/PREFIX (any number of control planes; USER@HOST with a password) or memory: (gone with the
+    /// process)
     #[arg(long, env = "GW_STORE", default_value = "redb:gateway.redb", value_name = "STORE")]
     pub store: String,
 

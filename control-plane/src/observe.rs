@@ -1,7 +1,7 @@
 //! What the control plane sees of the data planes, and the timeline of all that happens.
 //!
 //! Nothing here is stored: data planes say it again when they reconnect, and other control planes tell what theirs say, see
-//! [`exchange`]. [`Observation`] owns it behind four locks: what data planes say, what happened, what others are told of
+//! `exchange`. [`Observation`] owns it behind four locks: what data planes say, what happened, what others are told of
 //! that, and what is counted while somebody looks. Each is held for no await and none inside
 //! another. The parts behind them are pure and take time as an argument.
 

@@ -28,6 +28,10 @@ impl fmt::Display for Source {
     }
 }
 
+/// Why streams end, as metrics name it: each is there from the start, so that the first one is seen as an increase.
+const ENDS: [&str; 8] =
+    ["unreachable", "failed", "superseded", "closed", "silent", "not_read", "behind", "refused"];
+
 /// The link as it is now.
 #[derive(Debug, Clone)]
 pub struct Status {
@@ -62,7 +66,7 @@ impl Status {
             changed: now,
             url: None,
             moves: 0,
-            ended: BTreeMap::new(),
+            ended: ENDS.map(|reason| (reason, 0)).into(),
             nacks: 0,
             refusal: None,
             dispute: None,

@@ -383,6 +383,10 @@ def data_plane(client):
         lambda: client.call(OBSERVABILITY + "ListBreakers", nodeId="py-1", perNode=True).get("breakers"),
     )
     assert rows[0]["reason"] == "python says so", rows
+    peer = client.stream("gateway.v1.PeerService/FollowObservations", {"peer": {"address": "python:1"}})
+    assert peer.next()["peer"]["processId"], "the control plane says who it is"
+    peer.until(lambda m: "mark" in m)
+    peer.end()
     report.send({"breakers": [{"service": "?"}]})
     try:
         report.until(lambda m: False)

@@ -5,6 +5,7 @@
 
 use std::{
     error::Error as _,
+    io::ErrorKind,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -47,6 +48,9 @@ pub(crate) use probe::Probed;
 
 /// Between two tries to reach a control plane that may not be there yet.
 const READY_INTERVAL: Duration = Duration::from_millis(200);
+/// What to try when somebody else answers.
+const DEFAULT_PORTS: &str =
+    "the default ports are 7400 of the control plane, 8080 of the proxy and 7401 of its admin side";
 /// A page of a thousand replicas with all the labels they may have.
 const MAX_MESSAGE_BYTES: usize = 16 << 20;
 
@@ -243,8 +247,21 @@ fn unreachable_error(endpoint: &Endpoint, tls: &ClientTls, error: &tonic::transp
     }
     unreachable =
         unreachable.hint("start one with  gwctl dev").hint("or choose another one with  --endpoint URL");
+    if broke_off(error) {
+        unreachable = unreachable.hint(DEFAULT_PORTS);
+    }
     unreachable.code = code_name(Code::Unavailable).into();
     unreachable
+}
+
+/// Whether somebody took the connection and ended it: perhaps one who speaks HTTP/1.1 only.
+fn broke_off(error: &tonic::transport::Error) -> bool {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    let mut kinds =
+        causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
+    kinds.any(|kind| {
+        matches!(kind, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof)
+    })
 }
 
 /// Says that somebody answered who is not the one that was meant.
@@ -255,7 +272,7 @@ fn foreign_error(endpoint: &Endpoint, status: &Status) -> Error {
     )
     .because(status.message())
     .because(endpoint.origin.describe())
-    .hint("the default ports are 7400 of the control plane, 8080 of the proxy and 7401 of its admin side")
+    .hint(DEFAULT_PORTS)
     .hint("choose another one with  --endpoint URL");
     foreign.code = code_name(status.code()).into();
     foreign

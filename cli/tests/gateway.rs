@@ -266,7 +266,12 @@ fn the_gateway_s_other_ports_are_told_from_the_control_plane_s() {
             Command::new(env!("CARGO_BIN_EXE_gwctl")).args(["get", "services", "-e", &url]).output().unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(5), "{stderr}");
-        let expected = format!("error: what answers at {url} is no control plane that this gwctl knows\n");
+        let expected = match port {
+            "proxy" => format!("error: what answers at {url} is no control plane that this gwctl knows\n"),
+            // It speaks HTTP/1.1 only, and ends the connection.
+            _ => format!("error: cannot reach the control plane at {url} ("),
+        };
         assert!(stderr.starts_with(&expected), "{stderr}");
+        assert!(stderr.contains("the default ports are 7400 of the control plane"), "{stderr}");
     }
 }

@@ -299,6 +299,11 @@ impl Observation {
         observed.peers.to_wire(count)
     }
 
+    /// Whether there are other control planes of this registry.
+    pub(crate) fn has_peers(&self) -> bool {
+        self.peer_counts() != (0, 0)
+    }
+
     /// How many other control planes tell, and how many do not.
     pub(crate) fn peer_counts(&self) -> (usize, usize) {
         self.lock().peers.counts()

@@ -113,14 +113,14 @@ async fn catch_up_with(edge: &Edge, revision: Revision) -> Result<(), Status> {
     let mut head = edge.effects.publisher.subscribe();
     let caught_up = timeout(CATCH_UP_TIMEOUT, head.wait_for(|known| *known >= revision));
     let is_behind = edge.effects.publisher.read(View::revision) < revision;
-    if !is_behind || !edge.is_store_shared {
+    if !is_behind || !(edge.is_store_shared || edge.effects.observation.has_peers()) {
         return Ok(());
     }
     let caught_up = tokio::select! {
         caught_up = caught_up => caught_up.is_ok(),
         () = edge.shutdown.begun() => return Err(Refusal::from(WriteError::ShuttingDown).into()),
     };
-    if !caught_up {
+    if !caught_up && edge.is_store_shared {
         let is_in_touch = edge.effects.leases.are_in_touch(clock::now()) && *edge.available.borrow();
         if !is_in_touch {
             return Err(Refusal::from(WriteError::StoreUnavailable).into());

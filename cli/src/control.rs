@@ -256,7 +256,8 @@ fn unreachable_error(endpoint: &Endpoint, tls: &ClientTls, error: &tonic::transp
 
 /// Whether somebody took the connection and ended it: perhaps one who speaks HTTP/1.1 only.
 fn broke_off(error: &tonic::transport::Error) -> bool {
-    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    let first: &dyn std::error::Error = error;
+    let causes = std::iter::successors(Some(first), |&cause| cause.source());
     let mut kinds =
         causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>()).map(std::io::Error::kind);
     kinds.any(|kind| {

@@ -84,7 +84,10 @@ async fn a_data_plane_goes_on_at_the_other_control_plane_and_both_know_where_it_
     let mut pair = pair(directory.path(), &[replicas[0].address(), replicas[1].address()]).await;
     let data = data_plane(&pair, directory.path()).await;
     let load = Load::start(data.address(), "/orders/hello", 100);
-    let first = followed(&pair, &data).await.expect("it follows one of them");
+    let first = eventually("it follows one of them", async || {
+        followed(&pair, &data).await.ok_or_else(|| "neither".to_owned())
+    })
+    .await;
     let second = 1 - first;
     for control in &pair {
         eventually("either says which one it follows", async || {

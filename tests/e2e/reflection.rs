@@ -9,9 +9,10 @@ use gateway_tests::{
 };
 use serde_json::{Value, json};
 
-const SERVICES: [&str; 8] = [
+const SERVICES: [&str; 9] = [
     "gateway.v1.DiscoveryService",
     "gateway.v1.ObservabilityService",
+    "gateway.v1.PeerService",
     "gateway.v1.PolicyService",
     "gateway.v1.RegistryService",
     "gateway.v1.RouteService",

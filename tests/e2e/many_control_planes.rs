@@ -83,6 +83,11 @@ async fn a_data_plane_goes_on_at_the_other_control_plane_and_both_know_where_it_
     let replicas = [(); 2].map(|()| Scripted::start(|_, _| Act::ok(b"hello")));
     let mut pair = pair(directory.path(), &[replicas[0].address(), replicas[1].address()]).await;
     let data = data_plane(&pair, directory.path()).await;
+    eventually("it serves", async || {
+        let answer = http1::get(data.address(), "/orders/hello").await;
+        if answer.status() == 200 { Ok(()) } else { Err(answer.status().to_string()) }
+    })
+    .await;
     let load = Load::start(data.address(), "/orders/hello", 100);
     let first = eventually("it follows one of them", async || {
         followed(&pair, &data).await.ok_or_else(|| "neither".to_owned())

@@ -35,15 +35,15 @@ pub(crate) struct Fates(pub(crate) Vec<Fate>);
 
 /// Sends `per_second` requests for so long.
 pub(crate) async fn load(address: SocketAddr, per_second: u32, lasts: Duration) -> Fates {
-    load_with(address, per_second, lasts, 3).await
+    load_with(address, per_second, lasts, true).await
 }
 
 /// The same, without a POST.
 pub(crate) async fn load_of_gets(address: SocketAddr, per_second: u32, lasts: Duration) -> Fates {
-    load_with(address, per_second, lasts, u64::MAX).await
+    load_with(address, per_second, lasts, false).await
 }
 
-async fn load_with(address: SocketAddr, per_second: u32, lasts: Duration, post_every: u64) -> Fates {
+async fn load_with(address: SocketAddr, per_second: u32, lasts: Duration, has_posts: bool) -> Fates {
     static ID: AtomicU64 = AtomicU64::new(0);
     let began = Instant::now();
     let total = u64::from(per_second) * lasts.as_millis() as u64 / 1000;
@@ -60,9 +60,8 @@ async fn load_with(address: SocketAddr, per_second: u32, lasts: Duration, post_e
                 }
                 let due = began + Duration::from_secs_f64(number as f64 / f64::from(per_second));
                 sleep_until(due.into()).await;
-                let fate =
-                    ask(&mut kept, address, ID.fetch_add(1, Relaxed), number % post_every == post_every - 1)
-                        .await;
+                let is_post = has_posts && is_post(number);
+                let fate = ask(&mut kept, address, ID.fetch_add(1, Relaxed), is_post).await;
                 lock(&fates).push(fate);
             }
         });
@@ -70,6 +69,12 @@ async fn load_with(address: SocketAddr, per_second: u32, lasts: Duration, post_e
     while clients.join_next().await.is_some() {}
     let fates = std::mem::take(&mut *lock(&fates));
     Fates(fates)
+}
+
+/// Whether a request of a mixed load is a POST: one of each three, and never by a step of three, or with three replicas in
+/// turns one of them would get all or none of them.
+fn is_post(number: u64) -> bool {
+    matches!(number % 9, 0 | 4 | 8)
 }
 
 /// One GET on a connection of its own.

@@ -53,7 +53,7 @@ fn pick() {
 
 #[inline(never)]
 fn counted_pick(service: &Arc<Service>, now: Tick) {
-    let draw = Draw { random: 0.5, key: None };
+    let draw = Draw::of(0.5);
     let picked = service.pick(0, now, &[], draw).expect("all are closed");
     service.settle(0, &picked.replica, picked.permit, Outcome::Success, now, 0.5);
 }

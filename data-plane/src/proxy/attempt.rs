@@ -37,8 +37,7 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
-    /// Picks a replica for the next attempt of a request that has `tried` some. `key` is the hash
-    /// of what the request is shared out by, if it is.
+    /// Picks a replica for the next attempt of a request that has `tried` some.
     ///
     /// # Errors
     /// [`Unavailable`] when there is nobody (else) to ask.
@@ -46,11 +45,10 @@ impl Attempt {
         worker: &Rc<Worker>,
         service: &Arc<Service>,
         tried: &[Arc<Replica>],
-        key: Option<u64>,
+        draw: Draw,
         request_id: &RequestId,
     ) -> Result<Self, Unavailable> {
         let began = worker.now();
-        let draw = Draw { random: worker.random(), key };
         let picked = service.pick(worker.index(), began, tried, draw)?;
         Ok(Self::of(worker, service, picked, began, request_id))
     }
@@ -60,12 +58,11 @@ impl Attempt {
         worker: &Rc<Worker>,
         service: &Arc<Service>,
         tried: &[Arc<Replica>],
-        key: Option<u64>,
+        draw: Draw,
         waiting: &mut Waiting,
         request_id: &RequestId,
     ) -> Result<Self, Unavailable> {
         let began = worker.now();
-        let draw = Draw { random: worker.random(), key };
         let picked = waiting.pick(worker.index(), began, tried, draw)?;
         Ok(Self::of(worker, service, picked, began, request_id))
     }

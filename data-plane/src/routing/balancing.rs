@@ -16,19 +16,21 @@ pub use ring::{Point, Ring, load_bound};
 pub use spill_over::{Capacity, parts, share_of_part};
 pub use two_choices::{Load, two_of};
 
-/// What one pick brings along for the algorithms that do not take turns.
+/// What one pick brings along beside the time: of its request, and of chance.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Draw {
     /// Drawn from 0.0..1.0 for this pick.
     pub random: f64,
     /// The hash of the request's key, if it has one; see [`hash`].
     pub key: Option<u64>,
+    /// Whether its client sees the failure of whoever is asked, because nobody else may be asked then.
+    pub is_unrepeatable: bool,
 }
 
 impl Draw {
     /// A draw of chance alone, from 0.0..1.0.
     pub fn of(random: f64) -> Self {
-        Self { random, key: None }
+        Self { random, ..Self::default() }
     }
 
     /// The same chance as a number of 53 bits.

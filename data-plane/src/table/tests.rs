@@ -70,7 +70,7 @@ fn table_with(spec: &ServiceSpec, workers: usize) -> (Arc<Table>, Arc<Service>) 
 
 /// The chance and the key of the request of that number.
 fn draw(number: u64) -> Draw {
-    Draw { random: (mix(number) >> 11) as f64 / (1_u64 << 53) as f64, key: Some(mix(!number)) }
+    Draw { random: (mix(number) >> 11) as f64 / (1_u64 << 53) as f64, key: Some(mix(!number)), ..Draw::default() }
 }
 
 fn id_of(replica: &Replica) -> &str {
@@ -206,6 +206,39 @@ fn one_request_at_a_time_probes_and_two_successes_close() {
 
     let steps: Vec<_> = std::iter::from_fn(|| transitions.try_recv().ok()).map(|t| t.change.to).collect();
     assert_eq!(steps, [State::Open, State::HalfOpen, State::Closed]);
+}
+
+#[test]
+fn the_first_probe_is_a_request_that_may_be_sent_twice_if_one_comes_in_time() {
+    let (_table, service, _) = table_of(&["a", "b"]);
+    let unrepeatable = Draw { is_unrepeatable: true, ..Draw::default() };
+    let ask_once = |now| {
+        let picked = service.pick(0, now, &[], unrepeatable).unwrap();
+        service.settle(0, &picked.replica, picked.permit, Outcome::Success, now, 0.5);
+        picked.replica.key().replica.to_string()
+    };
+    trip(&service, START, "b");
+    // Due at 1000, and left to others for a quarter of that.
+    assert!((0..10).all(|millis| ask_once(after(1000 + 25 * millis)) == "a"));
+    assert_eq!(state_of(&service, after(1249), "b"), State::Open);
+    assert_eq!(ask(&service, after(1249), Outcome::Success), "b", "it was not hidden from who may be sent twice");
+    assert_eq!(ask_once(after(1249)), "b", "what has answered is probed by whatever comes");
+    assert_eq!(state_of(&service, after(1249), "b"), State::Closed);
+}
+
+#[test]
+fn a_service_that_gets_nothing_else_is_probed_by_what_must_not_be_sent_twice() {
+    let (_table, service, _) = table_of(&["a", "b"]);
+    let unrepeatable = Draw { is_unrepeatable: true, ..Draw::default() };
+    trip(&service, START, "b");
+    let picked = service.pick(0, after(1250), &[], unrepeatable).unwrap();
+    assert_eq!((id_of(&picked.replica), picked.permit.is_probe()), ("b", true));
+    service.settle(0, &picked.replica, picked.permit, Outcome::Success, after(1250), 0.5);
+
+    trip(&service, after(5000), "a");
+    let tried = [Arc::clone(&picked.replica)];
+    let other = service.pick(0, after(6000), &tried, unrepeatable).unwrap();
+    assert_eq!((id_of(&other.replica), other.permit.is_probe()), ("a", true), "there is nobody else");
 }
 
 #[test]

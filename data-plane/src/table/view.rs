@@ -217,7 +217,8 @@ impl View {
 
     /// Picks the next replica that `tried` lacks and whose breaker admits an attempt.
     ///
-    /// A resting replica whose probe is due goes first. `inflight` says what the service has in flight, if that is
+    /// A resting replica whose probe is due goes first; the first probe is a request that may be sent twice, if one comes in time
+    /// ([`Breaker::spares_until`](crate::routing::Breaker::spares_until)). `inflight` says what the service has in flight, if that is
     /// asked. The third of the returned values is the transition that admitting it made, if any.
     #[inline]
     pub(super) fn pick(
@@ -228,7 +229,7 @@ impl View {
         inflight: impl FnOnce() -> u64,
     ) -> Result<Choice<'_>, Unavailable> {
         if !self.resting.is_empty()
-            && let Some(probe) = self.probe(now, tried)
+            && let Some(probe) = self.probe(now, tried, draw)
         {
             return Ok(probe);
         }
@@ -294,11 +295,15 @@ impl View {
         self.next_look.store(0, Release);
     }
 
-    fn probe(&self, now: Tick, tried: &[Arc<Replica>]) -> Option<Choice<'_>> {
+    fn probe(&self, now: Tick, tried: &[Arc<Replica>], draw: Draw) -> Option<Choice<'_>> {
         if now.as_nanos() < self.next_look.load(Acquire) {
             return None;
         }
-        let probe = self.resting.iter().find_map(|replica| self.admit(replica, now, tried));
+        // Another will do as well for a while, and its failure costs nobody anything.
+        let is_spared = draw.is_unrepeatable
+            && self.closed().any(|replica| !is_among(tried, replica) && self.has_place(replica));
+        let askable = self.resting.iter().filter(|replica| !is_spared || replica.breaker().spares_until() <= now);
+        let probe = askable.into_iter().find_map(|replica| self.admit(replica, now, tried));
         if probe.is_none() {
             let next = self.soonest_probe();
             self.next_look.swap(next, AcqRel);

@@ -61,7 +61,7 @@ impl Node {
         }
         let tried: &[_] = if env.has(Sabotage::ForgetTried) { &[] } else { &request.tried };
         let clock = if env.has(Sabotage::StopPickClock) { Tick::from_nanos(self.started) } else { now };
-        let draw = draw(id, request.attempts);
+        let draw = draw(id, request.attempts, !request.is_idempotent);
         let picked = service.pick(0, clock, tried, draw);
         let change = self.transition();
         let is_current = self
@@ -288,8 +288,9 @@ impl Node {
 
 /// The chance and the key of an attempt: one request in five has no key. Not of the world's lots, so that what is drawn
 /// here changes nothing else.
-fn draw(id: RequestId, attempt: u32) -> Draw {
+fn draw(id: RequestId, attempt: u32, is_unrepeatable: bool) -> Draw {
     let lot = hash(format!("{id} {attempt}").as_bytes());
     let key = hash(&(id % 25).to_le_bytes());
-    Draw { random: (lot >> 11) as f64 / (1_u64 << 53) as f64, key: (!id.is_multiple_of(5)).then_some(key) }
+    let random = (lot >> 11) as f64 / (1_u64 << 53) as f64;
+    Draw { random, key: (!id.is_multiple_of(5)).then_some(key), is_unrepeatable }
 }

@@ -155,7 +155,7 @@ impl Journey<'_> {
         if !self.service.budget().try_retry(now, self.policy.retry.budget_ratio) {
             return None;
         }
-        let begun = Attempt::begin(&self.worker, &self.service, asked, self.key, self.request_id);
+        let begun = Attempt::begin(&self.worker, &self.service, asked, self.draw(), self.request_id);
         begun.ok().filter(|attempt| !attempt.is_probe())
     }
 

@@ -10,7 +10,7 @@ use std::{
 use super::{Ended, Journey};
 use crate::{
     proxy::{attempt::Attempt, refusals::Reason},
-    routing::retry::Stop,
+    routing::{Draw, retry::Stop},
     table::{Refused, Unavailable},
 };
 
@@ -42,13 +42,18 @@ impl Journey<'_> {
     /// The next attempt. Where all that may be asked are full it waits for its turn, unless a replica has answered it
     /// already: a failure now is better than one later.
     pub(super) async fn begin(&self) -> Result<Attempt, NoAttempt> {
-        match Attempt::begin(&self.worker, &self.service, &self.tried, self.key, self.request_id) {
+        match Attempt::begin(&self.worker, &self.service, &self.tried, self.draw(), self.request_id) {
             Err(Unavailable::AllFull) if !matches!(self.last, Some(Ended::Answered(_))) => {
                 // Boxed, so that requests which do not wait hold no room for it.
                 Box::pin(self.begin_in_turn()).await
             }
             begun => begun.map_err(NoAttempt::Nobody),
         }
+    }
+
+    /// What its next pick goes by.
+    pub(super) fn draw(&self) -> Draw {
+        Draw { random: self.worker.random(), key: self.key, is_unrepeatable: !self.is_idempotent }
     }
 
     async fn begin_in_turn(&self) -> Result<Attempt, NoAttempt> {
@@ -63,8 +68,8 @@ impl Journey<'_> {
             })
             .await;
             let (worker, service) = (&self.worker, &self.service);
-            let (tried, key, id) = (&self.tried, self.key, self.request_id);
-            match Attempt::begin_in_turn(worker, service, tried, key, &mut waiting, id) {
+            let (tried, id) = (&self.tried, self.request_id);
+            match Attempt::begin_in_turn(worker, service, tried, self.draw(), &mut waiting, id) {
                 Err(Unavailable::AllFull) if is_called => {}
                 Err(Unavailable::AllFull) => {
                     return Err(NoAttempt::Waited(waiting.give_up(worker.index(), worker.now())));

@@ -1,5 +1,7 @@
 //! What a breaker shows of itself to those who do not send requests.
 
+use std::time::Duration;
+
 use gateway_proto::policy;
 
 use super::{Breaker, State};
@@ -55,6 +57,23 @@ impl Breaker {
     /// Its state. Waits for a transition that is being written.
     pub fn state(&self) -> State {
         self.word.settled().state
+    }
+
+    /// Until when the first probe of an open breaker is left to requests that may be sent twice: a quarter of its open time
+    /// after it is due. [`Tick::ORIGIN`] in every other state, and once a probe has been out: what has answered is not
+    /// expected to swallow the next request. Waits for a transition that is being written.
+    pub fn spares_until(&self) -> Tick {
+        loop {
+            let word = self.word.settled();
+            let open_time = Duration::from_nanos(self.open_time.load(Acquire));
+            let until = match word.state {
+                State::Open => self.until().plus(open_time / 4),
+                _ => Tick::ORIGIN,
+            };
+            if self.word.of_generation(word.generation).is_some() {
+                return until;
+            }
+        }
     }
 
     /// When somebody has to look at this breaker next for it to recover: `None` while closed or forced, a tick in the

@@ -167,7 +167,7 @@ fn one_hot_key_overloads_nobody_unless_that_is_allowed() {
         let balancing = Balancing { hash_load_factor: factor, ..by(Algorithm::ConsistentHash) };
         let replicas = [weighted("a", 100), weighted("b", 300), weighted("c", 100), weighted("d", 100)];
         let (_table, service) = table_with(&balanced(balancing, replicas), 1);
-        let hot = Draw { random: 0.5, key: Some(42) };
+        let hot = Draw { random: 0.5, key: Some(42), ..Draw::default() };
         let mut under_way = Vec::new();
         for count in 1..=300_u32 {
             under_way.push(service.pick(0, START, &[], hot).unwrap());

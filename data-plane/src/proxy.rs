@@ -1,48 +1,16 @@
 //! The HTTP proxy: one worker per core, each with its own listener on the same port.
 
-mod active;
-mod addresses;
-mod admission;
-mod affinity;
-mod attempt;
+mod body;
 #[cfg(feature = "counted")]
 pub mod counted;
-mod date;
-mod deadlines;
 mod downstream;
-mod drain;
 mod errors;
-mod field_name;
-mod fields;
-mod flights;
 mod forward;
-mod forwarding;
-mod grpc;
 mod h1;
 mod h2;
 mod head;
-mod headers;
-mod hints;
-mod injection;
-mod limits;
-mod pace;
-mod proxy_headers;
-mod proxy_protocol;
-mod pushback;
-mod refusals;
-mod request_body;
-mod request_id;
-mod response_body;
-mod route;
-mod sockets;
-mod stale;
-mod stay;
-mod stream;
-mod trace_context;
-mod traced;
 mod trail;
 mod tunnel;
-mod upgrade;
 mod upstream;
 mod worker;
 
@@ -64,22 +32,26 @@ use gateway_runtime::{
 };
 use tokio::{sync::mpsc, task::LocalSet};
 
+use self::worker::{
+    Listener, Shared, Worker,
+    active::{self, WorkerActive},
+    addresses::Addresses,
+    sockets::BACKLOG,
+};
+pub use self::{
+    body::pace::MinRate,
+    downstream::proxy_headers::ProxyHeaders,
+    errors::refusals::{Reason, Refusals},
+    head::forwarding::Forwarding,
+    worker::{
+        active::Active,
+        limits::{HeadLimits, Limits},
+        sockets::Sockets,
+    },
+};
+pub(crate) use self::{downstream::stream::PROTOCOLS, upstream::tls_fault, worker::active::Watch};
 use crate::{access_log::AccessLog, clock::Clock, table::Table, traces::Tracer};
-pub use active::Active;
-pub(crate) use active::Watch;
-use active::WorkerActive;
-use addresses::Addresses;
-pub use forwarding::Forwarding;
 pub use gateway_proto::{InvalidNetwork, Networks};
-pub use limits::{HeadLimits, Limits};
-pub use pace::MinRate;
-pub use proxy_headers::ProxyHeaders;
-pub use refusals::{Reason, Refusals};
-use sockets::BACKLOG;
-pub use sockets::Sockets;
-pub(crate) use stream::PROTOCOLS;
-pub(crate) use upstream::tls_fault;
-use worker::{Listener, Shared, Worker};
 
 /// How the proxy serves.
 #[derive(Debug, Clone)]

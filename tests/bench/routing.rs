@@ -83,7 +83,8 @@ fn calls(service: &Service, worker: usize) {
     for call in 0..CALLS {
         let now = Tick::from_nanos(NOW.as_nanos() + call);
         lot = lot.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
-        let draw = Draw { random: (lot >> 11) as f64 / (1_u64 << 53) as f64, key: Some(lot), ..Draw::default() };
+        let draw =
+            Draw { random: (lot >> 11) as f64 / (1_u64 << 53) as f64, key: Some(lot), ..Draw::default() };
         let picked = service.pick(worker, black_box(now), &[], draw).expect("all are closed");
         service.settle(worker, &picked.replica, picked.permit, Outcome::Success, now, 0.5);
     }

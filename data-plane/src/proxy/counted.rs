@@ -5,10 +5,10 @@ use std::hint::black_box;
 use gateway_proto::NodeId;
 use http::{Method, Version};
 
-use super::{
+use super::head::{
+    RequestHead,
     fields::Fields,
     forwarding::Peer,
-    head::RequestHead,
     headers::{self, Onward, Via},
     request_id::RequestId,
 };

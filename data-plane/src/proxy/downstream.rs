@@ -1,4 +1,8 @@
-//! Connections from clients: HTTP/1.1 or HTTP/2, by what [`stream`](super::stream) finds them to be.
+//! Connections from clients: HTTP/1.1 or HTTP/2, by what [`stream`] finds them to be.
+
+pub(super) mod proxy_headers;
+pub(super) mod proxy_protocol;
+pub(super) mod stream;
 
 use std::{cell::RefCell, collections::VecDeque, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
@@ -7,15 +11,15 @@ use gateway_runtime::tls::Tls;
 use http_body::Body;
 use tokio::{net::TcpStream, time::sleep_until};
 
+use self::stream::Begun;
 use super::{
-    forwarding::{Forwarding, Peer},
+    body::{request_body::ClientBody, response_body::Answer},
     h1, h2,
-    head::{RequestHead, ResponseHead},
-    limits::Limits,
-    request_body::ClientBody,
-    response_body::Answer,
-    stream::{self, Begun},
-    worker::Worker,
+    head::{
+        RequestHead, ResponseHead,
+        forwarding::{Forwarding, Peer},
+    },
+    worker::{Worker, limits::Limits},
 };
 
 /// Interim responses that wait to be passed on to one client. More than that say nothing new.

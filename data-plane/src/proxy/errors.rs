@@ -4,22 +4,20 @@
 //! the answer: where it is absent, a replica did. 503 always means that nobody can be asked now, and alone carries
 //! `Retry-After`.
 
+pub(super) mod refusals;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 use gateway_proto::{policy::Methods, size};
 use http::StatusCode;
 
+use self::refusals::Reason;
 use super::{
-    field_name::Name,
-    fields::Fields,
-    grpc,
+    body::response_body::Answer,
+    forward::grpc,
     h1::{HeadLimits, Refusal},
-    head::ResponseHead,
-    headers::Via,
-    refusals::Reason,
-    request_id::RequestId,
-    response_body::Answer,
+    head::{ResponseHead, field_name::Name, fields::Fields, headers::Via, request_id::RequestId},
 };
 use crate::{
     request_rules::{Breach, NotJson},

@@ -3,45 +3,58 @@
 //! Read this first. It knows heads and bodies, not codecs; what it does, in order:
 //!
 //! 1. refuse what cannot be forwarded, find the service, and refuse what its policy does not let through
-//!    ([`super::admission`]);
-//! 2. where its policy says so, do to the request on purpose what makes its client suffer ([`super::injection`]);
-//! 3. turn the head into one for a replica ([`super::headers`]);
-//! 4. pick a replica ([`super::attempt`]), waiting for a place where all are full ([`place`]), send, wait for the response
+//!    ([`admission`]);
+//! 2. where its policy says so, do to the request on purpose what makes its client suffer ([`injection`]);
+//! 3. turn the head into one for a replica ([`super::head::headers`]);
+//! 4. pick a replica ([`attempt`]), waiting for a place where all are full ([`place`]), send, wait for the response
 //!    head within the time there is ([`exchange`]);
 //! 5. judge what came; when another try is proven harmless and worthwhile, go to 4 with another replica ([`aftermath`],
 //!    [`crate::routing::retry`]), which may also be asked beside one that takes long ([`hedge`]);
-//! 6. pass the answer on, its body streaming ([`super::response_body`]) or, after a switch of protocols
-//!    ([`super::upgrade`]), all that follows ([`super::tunnel`]); or say why there is none
+//! 6. pass the answer on, its body streaming ([`super::body::response_body`]) or, after a switch of protocols
+//!    ([`super::tunnel::upgrade`]), all that follows ([`super::tunnel`]); or say why there is none
 //!    ([`super::errors`]), unless the policy has something in its place ([`fallback`]).
 
+pub(super) mod admission;
+pub(super) mod affinity;
 mod aftermath;
+pub(super) mod attempt;
 mod exchange;
 mod fallback;
+pub(super) mod grpc;
 mod hedge;
+pub(super) mod injection;
 mod place;
+pub(super) mod pushback;
+pub(super) mod route;
+pub(super) mod stale;
+pub(super) mod stay;
 
 use std::{cell::Cell, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
-use super::{
+use self::{
     admission::{admit, check_policy},
-    affinity,
     attempt::Attempt,
+    injection::{Injected, inject},
+    stay::Stay,
+};
+use super::{
+    body::{
+        request_body::{Arrival, ClientBody, NotHeld, RequestSource},
+        response_body::{Answer, Call, ResponseBody},
+    },
     downstream::Client,
     errors::{Caller, GatewayError},
-    field_name::Name,
-    forwarding::claimed_client,
-    grpc,
     h1::{Length, frame, length_of_request},
-    head::RequestHead,
-    headers::{self, Onward},
-    hints::CallerHints,
-    injection::{Injected, inject},
-    request_body::{Arrival, ClientBody, NotHeld, RequestSource},
-    request_id::RequestId,
-    response_body::{Answer, Call, ResponseBody},
-    stay::Stay,
+    head::{
+        RequestHead,
+        field_name::Name,
+        forwarding::claimed_client,
+        headers::{self, Onward},
+        hints::CallerHints,
+        request_id::RequestId,
+    },
     trail::Trail,
-    upgrade::{self, Upgrade},
+    tunnel::upgrade::{self, Upgrade},
     worker::Worker,
 };
 use crate::{
@@ -49,18 +62,16 @@ use crate::{
     request_rules::BodyCheck,
     routing::{
         Fault, Outcome, Tick,
-        retry::{Stop, Verdict, may_repeat},
+        retry::{Stop, Verdict},
     },
     table::{AttemptPolicy, FallbackKind, Replica, RequestOutcome},
     traces::Event,
 };
+use aftermath::repeats;
 use exchange::Tried;
-use gateway_proto::policy::Retry;
 use gateway_runtime::panics::caught;
 use hedge::Raced;
 use http::StatusCode;
-
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// Answers one request, also when it meets a defect. Dropping the future abandons the request: the replica's connection
 /// is closed at once and nobody is blamed.
@@ -273,12 +284,6 @@ async fn answer(
         body.borrow_mut().keep(journey.service);
     }
     answer
-}
-
-/// Whether a service lets a request be sent twice, in its head's words.
-fn repeats(retry: &Retry, head: &RequestHead) -> bool {
-    let has_key = || head.fields.get_all_named(IDEMPOTENCY_KEY).any(|key| !key.is_empty());
-    may_repeat(&head.method, has_key, retry)
 }
 
 /// The answer to a request that no replica was asked for.

@@ -18,13 +18,15 @@ use hyper::ext::Protocol;
 use http_body::{Body, Frame, SizeHint};
 
 use super::{
+    body::response_body::Answer,
     errors::GatewayError,
-    field_name::{Name, Names},
-    fields::Fields,
     h1::{HeadLimits, MAX_METHOD, is_host},
-    head::RequestHead,
-    headers::join_cookies,
-    response_body::Answer,
+    head::{
+        RequestHead,
+        field_name::{Name, Names},
+        fields::Fields,
+        headers::join_cookies,
+    },
     trail::{End, Trail},
 };
 

@@ -1,9 +1,17 @@
 //! Heads of requests and responses as the pipeline reads and changes them, whichever protocol they came by.
 
+pub(super) mod field_name;
+pub(super) mod fields;
+pub(super) mod forwarding;
+pub(super) mod headers;
+pub(super) mod hints;
+pub(super) mod request_id;
+pub(super) mod trace_context;
+
 use http::{Method, StatusCode, Version};
 use memchr::memchr;
 
-use super::fields::{Fields, Span};
+use self::fields::{Fields, Span};
 use crate::routes::Rewrite;
 
 /// A request's head.

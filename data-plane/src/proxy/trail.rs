@@ -4,6 +4,8 @@
 //! request from its head to the last byte of its answer, and is told when it is dropped: also when the client goes away
 //! in the middle, or the request meets a defect.
 
+pub(super) mod traced;
+
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
@@ -13,9 +15,13 @@ use std::{
 
 use http::{HeaderMap, Method, Version};
 
+use self::traced::Traced;
 use super::{
-    downstream::Client, field_name::Name, fields::Fields, grpc, head::RequestHead, request_id::RequestId,
-    response_body::Answer, trace_context, traced::Traced, worker::Worker,
+    body::response_body::Answer,
+    downstream::Client,
+    forward::grpc,
+    head::{RequestHead, field_name::Name, fields::Fields, request_id::RequestId, trace_context},
+    worker::Worker,
 };
 use crate::{
     access_log::{AccessLog, Attempted, Entry, Outcome, Request},

@@ -8,6 +8,7 @@
 //! a panic or the end of the process included, does not look like an end of its data.
 
 mod http2;
+pub(super) mod upgrade;
 
 use std::{
     future::poll_fn,
@@ -19,12 +20,11 @@ use std::{
 use bytes::Buf;
 
 use super::{
-    active::ActiveRequest,
-    attempt::Attempt,
+    forward::attempt::Attempt,
     h1::Wire,
     trail::{self, Trail},
     upstream::ReplicaSide,
-    worker::Worker,
+    worker::{Worker, active::ActiveRequest},
 };
 use crate::{routing::Tick, table::Direction};
 pub(super) use http2::{Http2Side, ResetHandle};

@@ -2,7 +2,7 @@
 //!
 //! HTTP/1.1 carries one exchange at a time on a connection ([`http1`]), HTTP/2 many ([`http2`], on what is [`shared`]). Both
 //! are polled by whoever uses them: the attempt until the response head has come,
-//! [`super::response_body::UpstreamBody`] from then on. That saves a task switch for every read and write of a request in
+//! [`super::body::response_body::UpstreamBody`] from then on. That saves a task switch for every read and write of a request in
 //! HTTP/1.1; in HTTP/2 a task for each connection moves its bytes, and none for a request.
 
 mod connect;
@@ -23,9 +23,9 @@ use gateway_proto::Endpoint;
 use http_body::Frame;
 
 use super::{
+    body::request_body::{Arrival, RequestBody},
     h1::{Failure, Outgoing},
     head::ResponseHead,
-    request_body::{Arrival, RequestBody},
 };
 use crate::routing::{Fault, HandshakeFault};
 pub(super) use connect::ConnectFailure;

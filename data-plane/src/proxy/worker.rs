@@ -1,5 +1,14 @@
 //! One worker: a thread with its own listener, its own connections and no work stealing.
 
+pub(super) mod active;
+pub(super) mod addresses;
+pub(super) mod date;
+pub(super) mod deadlines;
+pub(super) mod drain;
+pub(super) mod flights;
+pub(super) mod limits;
+pub(super) mod sockets;
+
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
@@ -22,28 +31,28 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{
-    BACKLOG, Leave, ProxyConfig,
+use self::{
     active::{Active, ActiveConnection, ActiveRequest, WorkerActive},
     addresses::{Addresses, Seat},
     date::DateText,
-    deadlines::{self, Deadlines},
-    downstream::{self, Client},
-    drain,
-    errors::{Caller, GatewayError},
+    deadlines::Deadlines,
     flights::Flights,
-    forward::forward,
-    forwarding::Forwarding,
-    h1::Buffers,
-    head::RequestHead,
-    headers::Via,
     limits::Limits,
-    proxy_headers::ProxyHeaders,
-    refusals::{Reason, Refusals},
-    request_body::{ClientBody, ReplayMemory},
-    request_id::RequestId,
-    response_body::Answer,
-    stale::StaleAnswers,
+};
+use super::{
+    BACKLOG, Leave, ProxyConfig,
+    body::{
+        request_body::{ClientBody, ReplayMemory},
+        response_body::Answer,
+    },
+    downstream::{self, Client, proxy_headers::ProxyHeaders},
+    errors::{
+        Caller, GatewayError,
+        refusals::{Reason, Refusals},
+    },
+    forward::{forward, stale::StaleAnswers},
+    h1::Buffers,
+    head::{RequestHead, forwarding::Forwarding, headers::Via, request_id::RequestId},
     upstream::Pool,
 };
 use crate::{access_log::AccessLog, clock::Clock, routing::Tick, table::Table, traces::Tracer};

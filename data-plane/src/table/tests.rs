@@ -70,7 +70,11 @@ fn table_with(spec: &ServiceSpec, workers: usize) -> (Arc<Table>, Arc<Service>) 
 
 /// The chance and the key of the request of that number.
 fn draw(number: u64) -> Draw {
-    Draw { random: (mix(number) >> 11) as f64 / (1_u64 << 53) as f64, key: Some(mix(!number)), ..Draw::default() }
+    Draw {
+        random: (mix(number) >> 11) as f64 / (1_u64 << 53) as f64,
+        key: Some(mix(!number)),
+        ..Draw::default()
+    }
 }
 
 fn id_of(replica: &Replica) -> &str {
@@ -221,7 +225,11 @@ fn the_first_probe_is_a_request_that_may_be_sent_twice_if_one_comes_in_time() {
     // Due at 1000, and left to others for a quarter of that.
     assert!((0..10).all(|millis| ask_once(after(1000 + 25 * millis)) == "a"));
     assert_eq!(state_of(&service, after(1249), "b"), State::Open);
-    assert_eq!(ask(&service, after(1249), Outcome::Success), "b", "it was not hidden from who may be sent twice");
+    assert_eq!(
+        ask(&service, after(1249), Outcome::Success),
+        "b",
+        "it was not hidden from who may be sent twice"
+    );
     assert_eq!(ask_once(after(1249)), "b", "what has answered is probed by whatever comes");
     assert_eq!(state_of(&service, after(1249), "b"), State::Closed);
 }

@@ -2,15 +2,25 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Ended, Ending, Journey, place::NoAttempt};
+use gateway_proto::policy::Retry;
+
+use super::{Ended, Ending, Journey, place::NoAttempt, pushback};
 use crate::{
-    proxy::{errors::GatewayError, pushback, response_body::Answer, trail::Trail},
+    proxy::{body::response_body::Answer, errors::GatewayError, head::RequestHead, trail::Trail},
     routing::{
         Fault,
-        retry::{Progress, Proof, Pushback, RequestFacts, Stop, Verdict, decide},
+        retry::{Progress, Proof, Pushback, RequestFacts, Stop, Verdict, decide, may_repeat},
     },
     table::{Replica, Unavailable},
 };
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+/// Whether a service lets a request be sent twice, in its head's words.
+pub(super) fn repeats(retry: &Retry, head: &RequestHead) -> bool {
+    let has_key = || head.fields.get_all_named(IDEMPOTENCY_KEY).any(|key| !key.is_empty());
+    may_repeat(&head.method, has_key, retry)
+}
 
 impl Journey<'_> {
     /// Notes that a replica has failed the request. Yields what it says about another attempt, if it answered.

@@ -14,21 +14,19 @@ use bytes::Bytes;
 use http::StatusCode;
 use tokio::time::{Sleep, sleep_until};
 
-use super::{Ended, Journey};
+use super::{Ended, Journey, attempt::Attempt};
 use crate::{
     access_log as logged,
     proxy::{
-        attempt::Attempt,
-        deadlines::AHEAD,
-        field_name::Name,
+        body::{
+            request_body::{Arrival, RequestBody},
+            response_body::{Answer, ResponseBody, UpstreamBody},
+        },
         h1::Outgoing,
-        head::ResponseHead,
-        headers,
-        hints::AttemptHints,
-        request_body::{Arrival, RequestBody},
-        response_body::{Answer, ResponseBody, UpstreamBody},
+        head::{ResponseHead, field_name::Name, headers, hints::AttemptHints},
         tunnel::Tunnel,
         upstream::{ConnectFailure, Link, SendFailure},
+        worker::deadlines::AHEAD,
     },
     routing::{Fault, Outcome, Tick, UNAVAILABLE, judge, retry::Proof},
     table::Replica,

@@ -7,18 +7,18 @@ use bytes::Bytes;
 use gateway_proto::policy::{Fallback, RequestRules};
 use http::StatusCode;
 
-use super::{Ending, Journey, repeats};
+use super::{
+    Ending, Journey,
+    admission::check_policy,
+    affinity, repeats,
+    stale::{self, AGE, Copying},
+    stay::Stay,
+};
 use crate::{
     proxy::{
-        admission::check_policy,
-        affinity,
-        field_name::Name,
-        fields::Fields,
+        body::response_body::{Answer, ResponseBody},
         h1::Length,
-        head::ResponseHead,
-        response_body::{Answer, ResponseBody},
-        stale::{self, AGE, Copying},
-        stay::Stay,
+        head::{ResponseHead, field_name::Name, fields::Fields},
     },
     routing::Outcome,
     table::{AttemptPolicy, FallbackKind, Service},

@@ -17,10 +17,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Ended, Journey, exchange::Tried};
+use super::{Ended, Journey, attempt::Attempt, exchange::Tried};
 use crate::{
     access_log as logged,
-    proxy::{attempt::Attempt, request_body::Arrival, response_body::Answer},
+    proxy::body::{request_body::Arrival, response_body::Answer},
     routing::{Outcome, Tick, retry::Proof},
     table::Replica,
     traces,

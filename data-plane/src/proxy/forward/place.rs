@@ -7,9 +7,9 @@ use std::{
     time::Duration,
 };
 
-use super::{Ended, Journey};
+use super::{Ended, Journey, attempt::Attempt};
 use crate::{
-    proxy::{attempt::Attempt, refusals::Reason},
+    proxy::errors::refusals::Reason,
     routing::{Draw, retry::Stop},
     table::{Refused, Unavailable},
 };

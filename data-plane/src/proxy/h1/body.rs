@@ -1,7 +1,7 @@
 //! A body as it is read: which of the bytes behind a head are its data, and where it ends.
 
 use super::{chunked::Chunked, framing::Length};
-use crate::proxy::fields::Fields;
+use crate::proxy::head::fields::Fields;
 
 /// How far a body has been read.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use super::{
     limits::{MAX_CHUNK_LINE, MAX_EXTENSIONS, MAX_TRAILER_FIELDS, MAX_TRAILERS},
     scan,
 };
-use crate::proxy::fields::{Fields, is_value};
+use crate::proxy::head::fields::{Fields, is_value};
 
 /// How far a chunked body has been read.
 #[derive(Debug, Default)]

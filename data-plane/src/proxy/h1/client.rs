@@ -27,11 +27,8 @@ use super::{
     write,
 };
 use crate::proxy::{
-    field_name::Name,
     h2,
-    head::{RequestHead, ResponseHead},
-    headers::prepare_trailers,
-    hints::AttemptHints,
+    head::{RequestHead, ResponseHead, field_name::Name, headers::prepare_trailers, hints::AttemptHints},
 };
 
 /// Most interim responses (1xx) in front of one response.

@@ -3,7 +3,7 @@
 use http::{Method, StatusCode, Version};
 
 use super::refusal::{Defect, Refusal};
-use crate::proxy::{
+use crate::proxy::head::{
     field_name::{Name, Names},
     fields::Fields,
 };

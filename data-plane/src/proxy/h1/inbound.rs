@@ -22,7 +22,7 @@ use super::{
     scan::{HeadScan, Kind},
     wire::Wire,
 };
-use crate::proxy::{h2, headers::prepare_trailers, request_body::BrokenOff};
+use crate::proxy::{body::request_body::BrokenOff, h2, head::headers::prepare_trailers};
 
 /// As much is read ahead of what the client may send while it waits.
 const MAX_AHEAD: usize = 16 * 1024;

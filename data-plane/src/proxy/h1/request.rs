@@ -10,10 +10,10 @@ use super::{
     scan,
     target::{self, is_host},
 };
-use crate::proxy::{
+use crate::proxy::head::{
+    RequestHead,
     field_name::Name,
     fields::{Fields, Span},
-    head::RequestHead,
     headers::expects_continue,
 };
 

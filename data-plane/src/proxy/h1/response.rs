@@ -10,10 +10,12 @@ use super::{
     scan,
 };
 use crate::proxy::{
-    field_name::{Name, Names},
-    fields::{Fields, Span, is_value},
-    head::ResponseHead,
-    upgrade::is_named_by_connection,
+    head::{
+        ResponseHead,
+        field_name::{Name, Names},
+        fields::{Fields, Span, is_value},
+    },
+    tunnel::upgrade::is_named_by_connection,
 };
 
 /// A response's head and what it says of the bytes that follow it.

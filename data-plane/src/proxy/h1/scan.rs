@@ -9,7 +9,7 @@ use super::{
     limits::HeadLimits,
     refusal::{Defect, Refusal},
 };
-use crate::proxy::fields::{Fields, value_length};
+use crate::proxy::head::fields::{Fields, value_length};
 
 /// What the head is one of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -25,16 +25,14 @@ use super::{
 };
 use crate::{
     proxy::{
-        downstream::Client,
-        errors::GatewayError,
-        field_name::{Name, Names},
-        head::{RequestHead, ResponseHead},
-        pace::Pace,
-        refusals::Reason,
-        request_body::ClientBody,
-        request_id::RequestId,
-        response_body::Answer,
-        stream::Stream,
+        body::{pace::Pace, request_body::ClientBody, response_body::Answer},
+        downstream::{Client, stream::Stream},
+        errors::{GatewayError, refusals::Reason},
+        head::{
+            RequestHead, ResponseHead,
+            field_name::{Name, Names},
+            request_id::RequestId,
+        },
         trail::{self, End},
         tunnel::Tunnel,
         worker::Worker,

@@ -18,7 +18,7 @@ use super::{
     request, response,
     scan::{HeadScan, Kind},
 };
-use crate::proxy::fields::Fields;
+use crate::proxy::head::fields::Fields;
 
 /// What one message was taken for.
 #[derive(Debug, Clone, PartialEq, Eq)]

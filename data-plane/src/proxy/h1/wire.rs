@@ -16,7 +16,7 @@ use socket2::TcpKeepalive;
 use tokio::io::{AsyncWrite, Interest, Ready};
 use tokio_util::io::poll_read_buf;
 
-use crate::proxy::stream::Stream;
+use crate::proxy::downstream::stream::Stream;
 
 /// Bytes read at once, at first.
 const READ_SIZE: usize = 16 * 1024;

@@ -3,10 +3,10 @@
 use http::{Method, StatusCode, Version};
 
 use super::framing::{FRAMING, Length};
-use crate::proxy::{
+use crate::proxy::head::{
+    RequestHead, ResponseHead,
     field_name::{Name, Names},
     fields::Fields,
-    head::{RequestHead, ResponseHead},
     hints::AttemptHints,
 };
 

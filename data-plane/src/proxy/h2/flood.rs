@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use super::frames::{END_STREAM, Frame, kind};
-use crate::{proxy::refusals::Reason, routing::Tick};
+use crate::{proxy::errors::refusals::Reason, routing::Tick};
 
 /// In this time as many come free as there may be at once.
 const REFILL: Duration = Duration::from_secs(30);

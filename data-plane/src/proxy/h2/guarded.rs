@@ -18,7 +18,7 @@ use super::{
     flood::{Flood, FloodGuard},
     frames::{self, FrameScan, kind},
 };
-use crate::{clock::Clock, proxy::stream::Stream};
+use crate::{clock::Clock, proxy::downstream::stream::Stream};
 
 /// The error ENHANCE_YOUR_CALM (RFC 9113 section 7).
 const ENHANCE_YOUR_CALM: u32 = 11;

@@ -19,18 +19,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use super::{flood::FloodGuard, guarded::Guarded, request_head, response};
 use crate::{
     proxy::{
-        active::ActiveRequest,
-        downstream::Client,
-        head::RequestHead,
-        pace::Pace,
-        refusals::Reason,
-        request_body::ClientBody,
-        request_id::RequestId,
-        response_body::Answer,
-        stream::Stream,
+        body::{pace::Pace, request_body::ClientBody, response_body::Answer},
+        downstream::{Client, stream::Stream},
+        errors::refusals::Reason,
+        head::{RequestHead, request_id::RequestId},
         trail::{self, End},
         tunnel::{Http2Side, ResetHandle, Tunnel},
-        worker::Worker,
+        worker::{Worker, active::ActiveRequest},
     },
     routing::Tick,
 };

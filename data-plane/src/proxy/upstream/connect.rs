@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::{
-    proxy::stream::{HTTP2, Stream},
+    proxy::downstream::stream::{HTTP2, Stream},
     resolved,
     routing::{CertificateFault, Fault, HandshakeFault},
 };

@@ -12,11 +12,11 @@ use http_body::Frame;
 use super::{SendFailure, connect::tls_fault};
 use crate::{
     proxy::{
+        body::request_body::{Arrival, RequestBody},
+        downstream::stream::Stream,
         h1::{Buffers, ClientConnection, Failure, Outgoing, Wire},
         head::ResponseHead,
-        limits::Limits,
-        request_body::{Arrival, RequestBody},
-        stream::Stream,
+        worker::limits::Limits,
     },
     routing::Fault,
 };

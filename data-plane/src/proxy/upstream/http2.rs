@@ -28,13 +28,10 @@ use super::{
 use crate::{
     clock::Clock,
     proxy::{
-        field_name::Name,
+        body::request_body::{Arrival, RequestBody},
         h1::{Failure, Length, Outgoing},
         h2 as heads,
-        head::{RequestHead, ResponseHead},
-        headers::prepare_trailers,
-        hints::AttemptHints,
-        request_body::{Arrival, RequestBody},
+        head::{RequestHead, ResponseHead, field_name::Name, headers::prepare_trailers, hints::AttemptHints},
     },
     routing::{Fault, Tick},
     traces::Traceparent,
@@ -507,7 +504,7 @@ mod tests {
     use gateway_proto::{Address, Protocol};
 
     use super::*;
-    use crate::proxy::fields::Fields;
+    use crate::proxy::head::fields::Fields;
 
     const HINTS: AttemptHints = AttemptHints { attempt: 2, time: Duration::from_millis(800), trace: None };
 

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
-    proxy::{h1::Buffers, limits::Limits, stream::Stream},
+    proxy::{downstream::stream::Stream, h1::Buffers, worker::limits::Limits},
     routing::{Fault, Tick},
 };
 

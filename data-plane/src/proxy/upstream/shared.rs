@@ -24,7 +24,7 @@ use super::{
     silence::{Look, Silence},
 };
 use crate::{
-    proxy::{limits::Limits, stream::Stream},
+    proxy::{downstream::stream::Stream, worker::limits::Limits},
     routing::{Fault, Tick},
 };
 

@@ -12,11 +12,9 @@ use http::{Method, Request, StatusCode, header};
 
 use super::{SendFailure, http2::Http2Link};
 use crate::proxy::{
-    field_name::Name,
     h1::Wire,
-    head::{RequestHead, ResponseHead},
-    tunnel::Side,
-    upgrade::accept_of,
+    head::{RequestHead, ResponseHead, field_name::Name},
+    tunnel::{Side, upgrade::accept_of},
 };
 
 /// Bytes given to the connection at once, which copies them.

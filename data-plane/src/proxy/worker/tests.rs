@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::proxy::{fields::Fields, head::ResponseHead};
+use crate::proxy::head::{ResponseHead, fields::Fields};
 
 /// A worker that routes by nothing, and the count of what panics on it.
 pub(in crate::proxy) fn worker() -> (Rc<Worker>, Arc<PanicCounts>) {

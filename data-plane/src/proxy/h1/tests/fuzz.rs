@@ -10,7 +10,7 @@ use super::{
     super::{limits::HeadLimits, request, write},
     Verdict, messages, read_answer, read_request, read_response,
 };
-use crate::proxy::field_name::Name;
+use crate::proxy::head::field_name::Name;
 
 /// Cases of one round.
 const ROUND: usize = 4_000;

@@ -27,10 +27,12 @@ use super::super::{
 use crate::{
     clock::Clock,
     proxy::{
-        hints::AttemptHints,
-        pace::MinRate,
-        request_body::{ClientBody, ReplayMemory, RequestBody, RequestSource},
-        stream::Stream,
+        body::{
+            pace::MinRate,
+            request_body::{ClientBody, ReplayMemory, RequestBody, RequestSource},
+        },
+        downstream::stream::Stream,
+        head::hints::AttemptHints,
     },
     request_rules::BodyCheck,
 };

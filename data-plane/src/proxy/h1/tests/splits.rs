@@ -7,7 +7,7 @@ use super::{
     super::{framing::Length, limits::HeadLimits, request, target::is_host, write},
     Verdict, read_request, read_response,
 };
-use crate::proxy::fields::Fields;
+use crate::proxy::head::fields::Fields;
 
 /// Cuts `bytes` at these places.
 fn cut<'a>(bytes: &'a [u8], places: &[prop::sample::Index]) -> Vec<&'a [u8]> {

@@ -1,0 +1,245 @@
+//! One attempt at one replica: reports exactly one outcome, whatever becomes of it.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    task::Waker,
+    time::Duration,
+};
+
+use crate::{
+    proxy::{body::response_body::UpstreamBody, head::request_id::RequestId, upstream::Link, worker::Worker},
+    routing::{Draw, Fault, Heard, Origin, Outcome, Permit, Tick},
+    table::{Picked, Replica, Service, TunnelCounts, Unavailable, Waiting},
+};
+
+/// Holds a picked replica's permit from the pick to the verdict.
+///
+/// Dropped without one (the client went away, a drain that was over, a panic, a shutdown, a hedge that was quicker), it gives
+/// the permit back without blame, unless its replica has [let too many wait](Service::outrun). In any case the replica has nothing more to do with the request once it is dropped.
+#[derive(Debug)]
+pub(in crate::proxy) struct Attempt {
+    worker: Rc<Worker>,
+    service: Arc<Service>,
+    replica: Arc<Replica>,
+    /// Until the outcome is known.
+    permit: Option<Permit>,
+    began: Tick,
+    /// Until a response head has come.
+    awaits_head: bool,
+    /// How long the replica took to it, by which it is judged.
+    latency: Option<Duration>,
+    /// For how long it has been waited for once another was quicker; `None` while it has no company.
+    race: Option<Rc<Cell<Option<Duration>>>>,
+    /// Its place among the worker's attempts.
+    place: usize,
+}
+
+impl Attempt {
+    /// Picks a replica for the next attempt of a request that has `tried` some.
+    ///
+    /// # Errors
+    /// [`Unavailable`] when there is nobody (else) to ask.
+    pub(in crate::proxy) fn begin(
+        worker: &Rc<Worker>,
+        service: &Arc<Service>,
+        tried: &[Arc<Replica>],
+        draw: Draw,
+        request_id: &RequestId,
+    ) -> Result<Self, Unavailable> {
+        let began = worker.now();
+        let picked = service.pick(worker.index(), began, tried, draw)?;
+        Ok(Self::of(worker, service, picked, began, request_id))
+    }
+
+    /// As [`Attempt::begin`], for a request that waits for a place.
+    pub(in crate::proxy) fn begin_in_turn(
+        worker: &Rc<Worker>,
+        service: &Arc<Service>,
+        tried: &[Arc<Replica>],
+        draw: Draw,
+        waiting: &mut Waiting,
+        request_id: &RequestId,
+    ) -> Result<Self, Unavailable> {
+        let began = worker.now();
+        let picked = waiting.pick(worker.index(), began, tried, draw)?;
+        Ok(Self::of(worker, service, picked, began, request_id))
+    }
+
+    fn of(
+        worker: &Rc<Worker>,
+        service: &Arc<Service>,
+        picked: Picked,
+        began: Tick,
+        request_id: &RequestId,
+    ) -> Self {
+        let Picked { replica, permit } = picked;
+        Self {
+            worker: Rc::clone(worker),
+            service: Arc::clone(service),
+            replica,
+            permit: Some(permit),
+            began,
+            awaits_head: true,
+            latency: None,
+            race: None,
+            place: worker.flights().begin(request_id),
+        }
+    }
+
+    /// A tick on the clock of timers.
+    pub(in crate::proxy) fn instant(&self, tick: Tick) -> std::time::Instant {
+        self.worker.instant(tick)
+    }
+
+    /// When it began.
+    pub(in crate::proxy) fn began(&self) -> Tick {
+        self.began
+    }
+
+    /// It runs beside others from now on. Who drops it because another was quicker says before for how long it was waited for.
+    pub(in crate::proxy) fn races(&mut self) -> Rc<Cell<Option<Duration>>> {
+        Rc::clone(self.race.get_or_insert_default())
+    }
+
+    /// Its place among the worker's attempts.
+    pub(in crate::proxy) fn place(&self) -> usize {
+        self.place
+    }
+
+    /// The response's body goes on from here, and is cut when the replica's drain is over.
+    pub(in crate::proxy) fn streams(&self, body: &Rc<RefCell<UpstreamBody>>) {
+        self.worker.flights().streams(self.place, body);
+    }
+
+    /// The task that moves the response is about to wait.
+    pub(in crate::proxy) fn waits(&self, by: &Waker) {
+        self.worker.flights().waits(self.place, Tick::NEVER, by);
+    }
+
+    /// Whether a breaker lets it through to find out how the replica is.
+    pub(in crate::proxy) fn is_probe(&self) -> bool {
+        self.permit.as_ref().is_some_and(Permit::is_probe)
+    }
+
+    /// Whom it asks.
+    pub(in crate::proxy) fn replica(&self) -> &Arc<Replica> {
+        &self.replica
+    }
+
+    /// The time of its worker.
+    pub(in crate::proxy) fn now(&self) -> Tick {
+        self.worker.now()
+    }
+
+    /// The response head has come and stands for `outcome`; the replica could have the whole request at `since`.
+    /// `says_all` unless the head of a success says nothing of how a call goes.
+    ///
+    /// What is no success is settled at once. So is a probe, because a stream that lasts for hours must not keep the
+    /// breaker half-open. Any other success waits for the end of the body, which may yet break off.
+    pub(in crate::proxy) fn answered(&mut self, outcome: Outcome, since: Tick, says_all: bool) {
+        self.hear(outcome, since);
+        if outcome != Outcome::Success || says_all && self.is_probe() {
+            self.settle(outcome);
+        }
+    }
+
+    /// The replica has switched protocols: a success, whatever becomes of the tunnel. It could have the whole request at
+    /// `since`.
+    pub(in crate::proxy) fn switched(&mut self, since: Tick) {
+        self.hear(Outcome::Success, since);
+        self.settle(Outcome::Success);
+    }
+
+    /// Where the tunnels of its service are counted.
+    pub(in crate::proxy) fn counts(&self) -> &TunnelCounts {
+        self.service.tunnels()
+    }
+
+    /// The worker that it is one of.
+    pub(in crate::proxy) fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+
+    /// Something of the answer to a call has come: as good as a head that says all.
+    pub(in crate::proxy) fn got_message(&mut self) {
+        if self.is_probe() {
+            self.settle(Outcome::Success);
+        }
+    }
+
+    /// What stands behind the response's body is known.
+    pub(in crate::proxy) fn judged(&mut self, outcome: Outcome) {
+        self.settle(outcome);
+    }
+
+    /// The response came to its end: a success unless settled before. The connection is kept if it can be used again, and
+    /// will be.
+    pub(in crate::proxy) fn finished(mut self, link: Link) {
+        self.settle(Outcome::Success);
+        // A place on a shared connection is given back as the link is dropped.
+        if let Link::Http1(mut link) = link
+            && !self.replica.is_draining()
+            && link.is_finished()
+        {
+            self.worker.pool().keep(self.replica.endpoint(), link, self.worker.now());
+        }
+    }
+
+    /// The replica failed it.
+    pub(in crate::proxy) fn failed(mut self, fault: Fault) {
+        self.hear(Outcome::Failure(fault), self.began);
+        self.settle(Outcome::Failure(fault));
+    }
+
+    /// The replica did not process it, and said so: for lack of capacity, or because it is about to go.
+    pub(in crate::proxy) fn declined(mut self, is_overload: bool) {
+        if is_overload {
+            self.hear(Outcome::Overloaded, self.began);
+            self.settle(Outcome::Overloaded);
+        }
+    }
+
+    fn settle(&mut self, outcome: Outcome) {
+        if let Some(permit) = self.permit.take() {
+            self.service.counters().attempted(self.worker.index(), outcome.into());
+            let (now, jitter) = (self.worker.now(), self.worker.random());
+            if let Outcome::Failure(fault) = outcome {
+                let request_id = self.worker.flights().request_id(self.place);
+                self.service.failed(self.worker.index(), &self.replica, fault, request_id.as_str(), now);
+            }
+            let heard = Heard { outcome, latency: self.latency };
+            self.service.judge(&self.replica, permit, heard, now, jitter);
+        }
+    }
+
+    /// Tells, once, how long it took to the head, or to the failure without one.
+    fn hear(&mut self, outcome: Outcome, since: Tick) {
+        if std::mem::take(&mut self.awaits_head) {
+            let now = self.worker.now();
+            let latency = now.since(since);
+            // Of failures without a head, only one that used up its time tells how slow the replica is.
+            let has_head = !matches!(outcome, Outcome::Failure(fault) if fault.origin() == Origin::Local);
+            if has_head || outcome == Outcome::Failure(Fault::ResponseTimeout) {
+                self.latency = Some(latency);
+            }
+            self.service.heard(self.worker.index(), &self.replica, outcome, latency, now);
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        // Of an answer that nobody waited for, only being outrun tells how slow the replica is.
+        self.latency = self.race.as_ref().and_then(|race| race.get());
+        let hangs = match self.latency.filter(|_| self.permit.is_some()) {
+            Some(waited) => self.service.outrun(&self.replica, waited, self.worker.now()),
+            None => false,
+        };
+        // Whoever is always outrun would never be found out otherwise: each of its attempts ends before its time is over.
+        self.settle(if hangs { Outcome::Failure(Fault::ResponseTimeout) } else { Outcome::Neutral });
+        self.service.end(self.worker.index(), &self.replica);
+        self.worker.flights().end(self.place);
+    }
+}

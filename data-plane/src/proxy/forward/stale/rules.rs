@@ -1,0 +1,106 @@
+//! Which answers may be kept, and what they are found by.
+
+use std::{rc::Rc, time::Duration};
+
+use http::{Method, StatusCode};
+
+use crate::proxy::{
+    h1::Length,
+    head::{RequestHead, ResponseHead, field_name::Name, fields::Fields},
+};
+
+/// Says how old an answer is.
+pub(in crate::proxy) const AGE: &str = "age";
+/// Fields of a request by which its answer may differ and still be kept, one for each of their values.
+const KEYED: [&str; 3] = ["accept", "accept-encoding", "accept-language"];
+/// What replicas are told of the request that the client made, by which they may answer without saying so.
+const TOLD: [Name; 4] =
+    [Name::XForwardedHost, Name::XForwardedProto, Name::XForwardedPort, Name::XForwardedPrefix];
+/// Fields of requests whose answers are somebody's own, or a part of one.
+const PERSONAL: [&str; 3] = ["authorization", "range", "if-range"];
+/// What a replica says when an answer is not to be kept, or not to be used when it is stale.
+const FORBIDDING: [&str; 6] =
+    ["no-store", "no-cache", "private", "must-revalidate", "proxy-revalidate", "s-maxage"];
+
+/// What an answer is found by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(in crate::proxy) struct Key {
+    /// The [`Service::id`](crate::table::Service::id).
+    pub(super) service: u64,
+    /// Host, target and what its request accepts.
+    pub(super) request: Rc<[u8]>,
+}
+
+/// What the answer to a request would be kept under; `None` when it is nobody else's business, or no GET.
+pub(in crate::proxy) fn key(service: u64, head: &RequestHead, length: Length) -> Option<Key> {
+    let is_plain = head.method == Method::GET && length == Length::Empty;
+    let is_personal = || {
+        head.fields.contains(Name::Cookie)
+            || PERSONAL.iter().any(|name| head.fields.get_all_named(name).next().is_some())
+    };
+    let is_forbidden =
+        || elements(&head.fields, "cache-control").any(|element| element.eq_ignore_ascii_case("no-store"));
+    if !is_plain || is_personal() || is_forbidden() {
+        return None;
+    }
+    let mut key = Vec::with_capacity(256);
+    for part in [head.host().unwrap_or_default(), head.target()] {
+        key.extend_from_slice(part.as_bytes());
+        key.push(0);
+    }
+    for name in KEYED {
+        for value in head.fields.get_all_named(name) {
+            key.extend_from_slice(value);
+            key.push(b',');
+        }
+        key.push(0);
+    }
+    for name in TOLD {
+        key.extend_from_slice(head.fields.get(name).unwrap_or_default());
+        key.push(0);
+    }
+    Some(Key { service, request: key.into() })
+}
+
+/// How old an answer was when it came, as those before say (RFC 9111 section 5.1): of what is no number nothing is known.
+pub(in crate::proxy) fn age(fields: &Fields) -> Duration {
+    let age = fields.get_all_named(AGE).next().and_then(|age| str::from_utf8(age).ok()?.trim().parse().ok());
+    Duration::from_secs(age.unwrap_or(0))
+}
+
+/// For how long an answer may be used when nobody gives another: without an end, unless it says `stale-if-error`. `None` when it
+/// may not.
+pub(in crate::proxy) fn may_keep(head: &ResponseHead) -> Option<Duration> {
+    let fields = &head.fields;
+    if head.status != StatusCode::OK
+        || fields.get_all_named("set-cookie").next().is_some()
+        || !varies_little(fields)
+    {
+        return None;
+    }
+    let mut allowed = Duration::MAX;
+    for directive in elements(fields, "cache-control") {
+        let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
+        if FORBIDDING.iter().any(|forbidding| name.trim().eq_ignore_ascii_case(forbidding)) {
+            return None;
+        }
+        if name.trim().eq_ignore_ascii_case("stale-if-error") {
+            // Whoever says something that is no number has no wish for its answers to be used.
+            allowed = Duration::from_secs(value.trim().trim_matches('"').parse().ok()?);
+        }
+    }
+    Some(allowed)
+}
+
+fn varies_little(fields: &Fields) -> bool {
+    elements(fields, "vary").all(|name| KEYED.iter().any(|keyed| name.eq_ignore_ascii_case(keyed)))
+}
+
+/// The elements of a list; one that is no text is taken for one that nobody knows.
+fn elements<'a>(fields: &'a Fields, name: &str) -> impl Iterator<Item = &'a str> {
+    fields
+        .get_all_named(name)
+        .flat_map(|value| str::from_utf8(value).unwrap_or("*").split(','))
+        .map(str::trim)
+        .filter(|element| !element.is_empty())
+}

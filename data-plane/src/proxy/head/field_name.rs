@@ -1,0 +1,133 @@
+//! The names of header fields that the gateway reads or writes itself. All others pass as the bytes that they are.
+
+use http::HeaderName;
+
+macro_rules! names {
+    ($($variant:ident = $text:literal,)+) => {
+        /// A field name that means something to the gateway.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        pub(in crate::proxy) enum Name { $($variant,)+ }
+
+        impl Name {
+            #[cfg(test)]
+            pub(in crate::proxy) const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// As the gateway writes it: in lower case.
+            pub(in crate::proxy) const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// As the crate of HTTP's vocabulary has it: neither parsed nor allocated.
+            pub(in crate::proxy) fn header_name(self) -> HeaderName {
+                static NAMES: [HeaderName; [$(Name::$variant),+].len()] = [$(HeaderName::from_static($text)),+];
+                NAMES[self as usize].clone()
+            }
+
+            /// What this name means to the gateway, in whichever case it is written.
+            pub(in crate::proxy) fn of(name: &[u8]) -> Option<Self> {
+                // Lengths are compared first, so a name that is none of these costs a few comparisons of one number.
+                $(if name.len() == $text.len() && name.eq_ignore_ascii_case($text.as_bytes()) {
+                    return Some(Self::$variant);
+                })+
+                None
+            }
+        }
+    };
+}
+
+names! {
+    Allow = "allow",
+    Connection = "connection",
+    ContentLength = "content-length",
+    ContentType = "content-type",
+    Cookie = "cookie",
+    Date = "date",
+    Expect = "expect",
+    Forwarded = "forwarded",
+    GrpcMessage = "grpc-message",
+    GrpcStatus = "grpc-status",
+    GrpcTimeout = "grpc-timeout",
+    Host = "host",
+    KeepAlive = "keep-alive",
+    ProxyAuthenticate = "proxy-authenticate",
+    ProxyConnection = "proxy-connection",
+    ProxyStatus = "proxy-status",
+    RetryAfter = "retry-after",
+    Te = "te",
+    Traceparent = "traceparent",
+    Tracestate = "tracestate",
+    Trailer = "trailer",
+    TransferEncoding = "transfer-encoding",
+    Upgrade = "upgrade",
+    Via = "via",
+    XForwardedFor = "x-forwarded-for",
+    XForwardedHost = "x-forwarded-host",
+    XForwardedPort = "x-forwarded-port",
+    XForwardedPrefix = "x-forwarded-prefix",
+    XForwardedProto = "x-forwarded-proto",
+    XGwAttempts = "x-gw-attempts",
+    XGwReplica = "x-gw-replica",
+    XRequestId = "x-request-id",
+}
+
+/// A set of names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::proxy) struct Names(u64);
+
+impl Names {
+    /// The set of these.
+    pub(in crate::proxy) const fn of(names: &[Name]) -> Self {
+        let mut bits = 0;
+        let mut index = 0;
+        while index < names.len() {
+            bits |= 1 << names[index] as u8;
+            index += 1;
+        }
+        Self(bits)
+    }
+
+    pub(in crate::proxy) fn insert(&mut self, name: Name) {
+        self.0 |= 1 << name as u8;
+    }
+
+    pub(in crate::proxy) fn remove_all(&mut self, names: Self) {
+        self.0 &= !names.0;
+    }
+
+    /// These and `others`.
+    pub(in crate::proxy) const fn with(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
+    /// These, less `others`.
+    pub(in crate::proxy) const fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
+    }
+
+    pub(in crate::proxy) const fn contains(self, name: Name) -> bool {
+        self.0 & (1 << name as u8) != 0
+    }
+
+    pub(in crate::proxy) const fn intersects(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_name_is_known_in_any_case_and_has_a_place_in_a_set() {
+        let mut all = Names::default();
+        for &name in Name::ALL {
+            assert_eq!(Name::of(name.as_str().as_bytes()), Some(name));
+            assert_eq!(Name::of(name.as_str().to_ascii_uppercase().as_bytes()), Some(name));
+            assert!(!all.contains(name), "{name:?} shares its place");
+            all.insert(name);
+        }
+        assert_eq!(all, Names::of(Name::ALL));
+        assert_eq!(Name::of(b"x-other"), None);
+    }
+}

@@ -135,6 +135,17 @@ impl Fleet {
         &self.peers
     }
 
+    /// Their names, the one of that place first.
+    pub(crate) fn names_from(&self, place: usize) -> Vec<String> {
+        let (before, from) = self.peers.split_at(place % self.peers.len());
+        from.iter().chain(before).map(|peer| peer.name.clone()).collect()
+    }
+
+    /// Ends one, with the connections that it keeps, so that the others find what it had taken.
+    pub(crate) fn dismiss(&mut self, name: &str) {
+        self.peers.retain(|peer| peer.name != name);
+    }
+
     /// What was measured, and on what.
     pub(crate) fn description(&self) -> String {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
@@ -169,6 +180,11 @@ impl Peer {
 
     pub(crate) fn at(&self) -> Addresses {
         self.at
+    }
+
+    /// Whether it is one of ours.
+    pub(crate) fn is_gateway(&self) -> bool {
+        self.name.starts_with(GATEWAY)
     }
 
     /// Whether it knows nothing of HTTP.

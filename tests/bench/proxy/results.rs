@@ -9,11 +9,13 @@ use crate::scenario::{Measured, Scenario};
 pub(crate) struct Results {
     scenario: Scenario,
     rows: Vec<(String, Vec<Measured>)>,
+    /// Who did not come to the end of it, and why.
+    gave_up: Vec<(String, String)>,
 }
 
 impl Results {
     pub(crate) fn new(scenario: Scenario) -> Self {
-        Self { scenario, rows: Vec::new() }
+        Self { scenario, rows: Vec::new(), gave_up: Vec::new() }
     }
 
     pub(crate) fn add(&mut self, peer: &str, measured: Measured) {
@@ -23,6 +25,12 @@ impl Results {
         }
         // The gateway first, whoever began.
         self.rows.sort_by_key(|(name, _)| !name.starts_with(crate::peers::GATEWAY));
+    }
+
+    /// Leaves a proxy out that failed in a round, and says so beneath the table.
+    pub(crate) fn gave_up(&mut self, peer: &str, why: &anyhow::Error) {
+        self.rows.retain(|(name, _)| name != peer);
+        self.gave_up.push((peer.to_owned(), format!("{why:#}")));
     }
 
     /// The gateway's CPU for each request over that of another, round by round: least, median, most.
@@ -38,6 +46,12 @@ impl Results {
     }
 }
 
+impl Results {
+    fn tell_who_gave_up(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.gave_up.iter().try_for_each(|(name, why)| writeln!(f, "\nWithout {name}: {why}"))
+    }
+}
+
 impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}\n", self.scenario.title())?;
@@ -50,7 +64,7 @@ impl fmt::Display for Results {
                 let (resident, peak) = (median(|round| round.resident), median(|round| round.peak));
                 writeln!(f, "| {name} | {each:.2} KiB | {resident:.1} MiB | {peak:.1} MiB |")?;
             }
-            return Ok(());
+            return self.tell_who_gave_up(f);
         }
         writeln!(
             f,
@@ -74,7 +88,7 @@ impl fmt::Display for Results {
                 median(|round| round.resident),
             )?;
         }
-        Ok(())
+        self.tell_who_gave_up(f)
     }
 }
 

@@ -114,6 +114,7 @@ impl Section {
         self.finish_line(known, start, name.len(), value_start);
     }
 
+    #[inline]
     fn finish_line(&mut self, known: Option<Name>, start: usize, name_len: usize, value_start: usize) {
         let value = value_start..self.block.len();
         // The last gate before the wire: nothing that came in another way may forge a line.
@@ -123,6 +124,7 @@ impl Section {
         self.push(Line { known, name: Span::new(start..start + name_len), value: Span::new(value), end });
     }
 
+    #[inline]
     fn push(&mut self, line: Line) {
         if let Some(name) = line.known {
             self.present.insert(name);
@@ -264,6 +266,7 @@ impl HeaderFields for Fields {
 }
 
 /// Whether a field may have this value: no control bytes but the tab (RFC 9110 section 5.5).
+#[inline]
 pub(in crate::proxy) fn is_value(value: &[u8]) -> bool {
     value_length(value) == value.len()
 }
@@ -272,6 +275,7 @@ pub(in crate::proxy) fn is_value(value: &[u8]) -> bool {
 ///
 /// Eight are looked at together: values are short, so there is nothing to win with more, and much with less than one look at
 /// each byte.
+#[inline]
 pub(in crate::proxy) fn value_length(bytes: &[u8]) -> usize {
     let (words, rest) = bytes.as_chunks::<8>();
     for (place, word) in words.iter().enumerate() {
@@ -285,6 +289,7 @@ pub(in crate::proxy) fn value_length(bytes: &[u8]) -> usize {
 }
 
 /// Where the first of these is that is a control byte and no tab.
+#[inline]
 fn first_control(bytes: [u8; 8]) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let word = u64::from_le_bytes(bytes);

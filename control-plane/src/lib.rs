@@ -129,7 +129,7 @@ pub async fn start_at(config: Config, mut passed: Passed, shutdown: Shutdown) ->
             tracing::info!(?config, "starting at the socket that was passed");
             let passed = |error: io::Error| Failure::usage(format!("LISTEN_FDS: {error}"));
             // Whoever bound it may have bound it anywhere.
-            config.access.check("LISTEN_FDS:", socket.local_addr().map_err(passed)?)?;
+            config.check_listener("LISTEN_FDS:", socket.local_addr().map_err(passed)?)?;
             TcpListener::from_std(socket).map_err(passed)?
         }
         None => bind(&config)?,
@@ -163,7 +163,7 @@ pub async fn start_on<S: Store>(store: S, config: Config, shutdown: Shutdown) ->
 }
 
 fn bind(config: &Config) -> Result<TcpListener, Failure> {
-    config.access.check("--listen", config.listen)?;
+    config.check_listener("--listen", config.listen)?;
     tracing::info!(?config, "starting");
     accept::listen(config.listen).map_err(|error| Failure::unbound("--listen", config.listen, &error))
 }
@@ -204,7 +204,7 @@ async fn serve<S: Store>(
         peers.publish(&myself.process_id, &myself.address);
     }
     let is_store_shared = peers.is_some();
-    let source = Source::new(config.peers.addresses, peers, tls.is_some());
+    let source = Source::new(config.peers.addresses, peers, tls.is_some(), myself.clone());
     let panics = Panics::new(&effects.metrics, &effects.observation);
     let (writer, commands, available) =
         Writer::new(store, effects.clone(), config.limits, config.queue_length);

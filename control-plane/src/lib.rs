@@ -32,6 +32,7 @@ mod rpc;
 mod server;
 pub mod store;
 mod strangers;
+mod turns;
 mod writer;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -69,9 +70,13 @@ use self::{
     server::{Routers, Server},
     store::{AnyStore, Store, StoreError},
     strangers::Strangers,
+    turns::Turns,
     writer::Writer,
 };
 
+/// Changes of one caller that wait for the writer at once, where fewer are committed together: two groups of etcd's, so that one
+/// is there when the other is done.
+const MIN_TURNS: usize = 64;
 /// How long everything may take to end once the shutdown has begun: connections have ten seconds of it.
 const END_TIMEOUT: Duration = Duration::from_secs(15);
 /// Event watches at once: people and tools, not data planes.
@@ -206,6 +211,7 @@ async fn serve<S: Store>(
     let is_store_shared = peers.is_some();
     let source = Source::new(config.peers.addresses, peers, tls.is_some(), myself.clone());
     let panics = Panics::new(&effects.metrics, &effects.observation);
+    let turns = Turns::new(store.max_group().max(MIN_TURNS));
     let (writer, commands, available) =
         Writer::new(store, effects.clone(), config.limits, config.queue_length);
     // A data plane that reconnects may hold two places until its older stream has ended.
@@ -214,6 +220,7 @@ async fn serve<S: Store>(
         gate: Arc::clone(&gate),
         effects,
         commands,
+        turns,
         limits: config.limits,
         shutdown: shutdown.clone(),
         is_store_shared,

@@ -138,7 +138,9 @@ impl PeerArgs {
             let refused = |why: &str| Failure::usage(format!("--advertise {text:?} {why}"));
             let address = Address::parse(text, false).map_err(|why| refused(&why))?;
             if address.ip().is_some_and(|ip| ip.is_unspecified()) {
-                return Err(refused("is all addresses of a machine and leads nowhere: name one at which others reach it"));
+                return Err(refused(
+                    "is all addresses of a machine and leads nowhere: name one at which others reach it",
+                ));
             }
         }
         Ok(Settings {
@@ -243,9 +245,10 @@ impl Source {
                 continue;
             }
             let address = match Address::parse(text, self.is_encrypted) {
-                Ok(_) if *text == self.myself.address && is_settled => {
-                    Err((format!("{text} ({node})"), "it says that it is where this one is: set --advertise of both"))
-                }
+                Ok(_) if *text == self.myself.address && is_settled => Err((
+                    format!("{text} ({node})"),
+                    "it says that it is where this one is: set --advertise of both",
+                )),
                 // Who was here before this process.
                 Ok(_) if *text == self.myself.address => continue,
                 Ok(address) if found.asked.len() < MAX_PEERS => Ok(address),
@@ -394,7 +397,8 @@ mod tests {
 
     #[test]
     fn who_listens_at_all_addresses_is_found_only_by_one_that_he_names() {
-        let check = |settings: &Settings, listen: &str| settings.check_found("--listen", listen.parse().unwrap());
+        let check =
+            |settings: &Settings, listen: &str| settings.check_found("--listen", listen.parse().unwrap());
         for listen in ["0.0.0.0:7400", "[::]:7400", "[::ffff:0.0.0.0]:7400"] {
             let refused = check(&Settings::default(), listen).unwrap_err();
             let said = refused.to_string();
@@ -422,7 +426,8 @@ mod tests {
         let (asked, left_out) = found(&[("p-a", "a:1"), ("p-b", "b:1"), ("p-c", "nowhere")], SETTLE);
         assert_eq!(asked, ["b:1"]);
         assert!(left_out.len() == 1 && left_out[0].starts_with("nowhere "), "{left_out:?}");
-        let many: Vec<_> = (0..MAX_PEERS + 2).map(|number| (format!("p-{number}"), format!("b:{}", number + 1))).collect();
+        let many: Vec<_> =
+            (0..MAX_PEERS + 2).map(|number| (format!("p-{number}"), format!("b:{}", number + 1))).collect();
         let many: Vec<_> = many.iter().map(|(node, text)| (node.as_str(), text.as_str())).collect();
         let (asked, left_out) = found(&many, SETTLE);
         assert_eq!((asked.len(), left_out.len()), (MAX_PEERS, 2));
@@ -433,6 +438,9 @@ mod tests {
         let same = [("p-a", "a:1"), ("p-b", "a:1")];
         assert_eq!(found(&same, SETTLE), (vec![], vec![]), "this one's process before");
         let (asked, left_out) = found(&same, Duration::ZERO);
-        assert!(asked.is_empty() && left_out.len() == 1 && left_out[0].contains("--advertise"), "{left_out:?}");
+        assert!(
+            asked.is_empty() && left_out.len() == 1 && left_out[0].contains("--advertise"),
+            "{left_out:?}"
+        );
     }
 }

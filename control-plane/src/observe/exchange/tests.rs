@@ -217,7 +217,10 @@ fn one_that_tells_of_ever_more_data_planes_and_never_comes_to_an_end_is_refused(
         let nodes = (0..5000).map(|_| {
             number += 1;
             let node_id = format!("n-{number}");
-            v1::PeerNode { node: Some(v1::NodeIdentity { node_id, ..Default::default() }), ..Default::default() }
+            v1::PeerNode {
+                node: Some(v1::NodeIdentity { node_id, ..Default::default() }),
+                ..Default::default()
+            }
         });
         let message = v1::FollowObservationsResponse { nodes: nodes.collect(), ..Default::default() };
         match observation.hear_peer(&peer(), &mut followed, message) {

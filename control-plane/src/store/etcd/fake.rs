@@ -97,7 +97,8 @@ impl State {
 
     fn at(&self, revision: i64) -> Keys {
         let history = self.history.lock().unwrap();
-        let known = if revision == 0 { history.last_key_value() } else { history.range(..=revision).next_back() };
+        let known =
+            if revision == 0 { history.last_key_value() } else { history.range(..=revision).next_back() };
         known.map(|(_, keys)| keys.clone()).unwrap_or_default()
     }
 
@@ -133,9 +134,10 @@ impl State {
             .into_iter()
             .filter_map(|RequestOp { request }| request)
             .map(|request| match request {
-                Asked::RequestRange(asked) => {
-                    Answer::ResponseRange(RangeResponse { kvs: Self::look(&next, &asked), ..Default::default() })
-                }
+                Asked::RequestRange(asked) => Answer::ResponseRange(RangeResponse {
+                    kvs: Self::look(&next, &asked),
+                    ..Default::default()
+                }),
                 Asked::RequestPut(put) => {
                     has_changed = true;
                     let before = next.get(&put.key).cloned().unwrap_or_default();
@@ -174,7 +176,9 @@ impl State {
             let puts = now.values().filter(|kv| kv.mod_revision == revision).cloned();
             events.extend(puts.map(|kv| event(EventType::Put, kv)));
             let gone = before.into_iter().filter(|(key, _)| !now.contains_key(key));
-            events.extend(gone.map(|(_, kv)| event(EventType::Delete, KeyValue { mod_revision: revision, ..kv })));
+            events.extend(
+                gone.map(|(_, kv)| event(EventType::Delete, KeyValue { mod_revision: revision, ..kv })),
+            );
         }
         events
     }
@@ -297,9 +301,7 @@ fn registration(number: u16) -> Mutation {
 
 /// Waits for news that ask for everything to be read again.
 async fn asked_to_read_again(store: &mut Etcd) {
-    let news = async {
-        while !matches!(store.news().await, News::ReadAgain(_)) {}
-    };
+    let news = async { while !matches!(store.news().await, News::ReadAgain(_)) {} };
     tokio::time::timeout(Duration::from_secs(20), news).await.expect("the store has noticed");
 }
 

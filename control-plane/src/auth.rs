@@ -35,7 +35,7 @@ mod watched;
 pub use self::settings::{Settings, SettingsArgs};
 pub(crate) use self::{
     audit::Audit,
-    caller::{Caller, Subject},
+    caller::{Caller, Share, Subject},
     denied::{CredentialError, Denied},
     gate::{Gate, Lock},
     permission::Permission,

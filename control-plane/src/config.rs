@@ -193,6 +193,21 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// Whether it may serve at `listen`, to which `what` leads: `--listen`, or a socket that was passed.
+    ///
+    /// # Errors
+    /// A usage [`Failure`] that names the flags to set.
+    pub(crate) fn check_listener(&self, what: &str, listen: SocketAddr) -> Result<(), Failure> {
+        self.access.check(what, listen)?;
+        match self.store {
+            // Those who share it learn from it where the others are.
+            StoreLocation::Etcd(_) => self.peers.check_found(what, listen),
+            StoreLocation::Redb(_) | StoreLocation::Memory => Ok(()),
+        }
+    }
+}
+
 /// What is wrong with the location of a store, which may hold a password.
 fn told(store: &str, why: &str) -> String {
     match store.rsplit_once('@') {
@@ -296,5 +311,18 @@ mod tests {
             assert_eq!(validate(flags).unwrap_err().code(), 2, "{flags:?}");
         }
         assert!(validate(&["--store", "etcd://gw@a/gw", "--store-password-file", "x"]).is_ok());
+    }
+
+    #[test]
+    fn on_a_store_that_others_share_all_addresses_are_no_place_to_be_found_at() {
+        let listen = ["--insecure", "--listen", "0.0.0.0:7400"];
+        let check = |flags: &[&str]| {
+            let config = validate(&[&listen[..], flags].concat()).unwrap();
+            config.check_listener("--listen", config.listen)
+        };
+        let refused = check(&["--store", "etcd://a/gw"]).unwrap_err();
+        assert!(refused.to_string().contains("set --advertise HOST:PORT"), "{refused}");
+        assert_eq!(check(&["--store", "etcd://a/gw", "--advertise", "cp-0.example:7400"]), Ok(()));
+        assert_eq!(check(&["--store", "redb:x"]), Ok(()), "nobody else looks there");
     }
 }

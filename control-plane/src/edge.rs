@@ -33,6 +33,7 @@ use crate::{
         Answer, Candidates, Command, Decision, Limits, Proof, Record, Registration, RegistryError, Revision,
         Said, Target, View, Write, decide, why_lease_is_void,
     },
+    turns::Turns,
     writer::{Commands, WriteError},
 };
 
@@ -49,6 +50,8 @@ pub(crate) struct Edge {
     pub(crate) gate: Arc<Gate>,
     pub(crate) effects: Effects,
     pub(crate) commands: Commands,
+    /// Each caller's turns to hand in commands.
+    pub(crate) turns: Turns,
     pub(crate) limits: Limits,
     pub(crate) shutdown: Shutdown,
     /// Whether other control planes use the store, too.
@@ -156,6 +159,7 @@ impl Edge {
         if validate_only {
             return Ok(self.rehearse(&command)?);
         }
+        let _turn = self.turns.take(caller.share().as_ref(), 1).await;
         if !caller.is_known() {
             return Ok(self.commands.submit(command).await?);
         }

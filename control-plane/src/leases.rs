@@ -190,7 +190,9 @@ impl Leases {
         }
         let ttl = entry.ttl;
         let stall = if is_stall(self.since_sweep(now), ttl) { ttl } else { 0 };
-        entry.deadline = heard_until.max(now.saturating_add(stall.max(nanos(SECOND_OPINION))));
+        // A sweep may have noticed before us that nobody could be heard of, and have given it more time.
+        let granted = entry.deadline.max(heard_until);
+        entry.deadline = granted.max(now.saturating_add(stall.max(nanos(SECOND_OPINION))));
     }
 
     /// Puts what the store turned out to keep in the place of what was believed. With `is_anew`, because nobody could be heard

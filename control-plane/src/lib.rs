@@ -32,6 +32,7 @@ mod rpc;
 mod server;
 pub mod store;
 mod strangers;
+mod turns;
 mod writer;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
@@ -69,9 +70,13 @@ use self::{
     server::{Routers, Server},
     store::{AnyStore, Store, StoreError},
     strangers::Strangers,
+    turns::Turns,
     writer::Writer,
 };
 
+/// Changes of one caller that wait for the writer at once, where fewer are committed together: two groups of etcd's, so that one
+/// is there when the other is done.
+const MIN_TURNS: usize = 64;
 /// How long everything may take to end once the shutdown has begun: connections have ten seconds of it.
 const END_TIMEOUT: Duration = Duration::from_secs(15);
 /// Event watches at once: people and tools, not data planes.
@@ -129,7 +134,7 @@ pub async fn start_at(config: Config, mut passed: Passed, shutdown: Shutdown) ->
             tracing::info!(?config, "starting at the socket that was passed");
             let passed = |error: io::Error| Failure::usage(format!("LISTEN_FDS: {error}"));
             // Whoever bound it may have bound it anywhere.
-            config.access.check("LISTEN_FDS:", socket.local_addr().map_err(passed)?)?;
+            config.check_listener("LISTEN_FDS:", socket.local_addr().map_err(passed)?)?;
             TcpListener::from_std(socket).map_err(passed)?
         }
         None => bind(&config)?,
@@ -163,7 +168,7 @@ pub async fn start_on<S: Store>(store: S, config: Config, shutdown: Shutdown) ->
 }
 
 fn bind(config: &Config) -> Result<TcpListener, Failure> {
-    config.access.check("--listen", config.listen)?;
+    config.check_listener("--listen", config.listen)?;
     tracing::info!(?config, "starting");
     accept::listen(config.listen).map_err(|error| Failure::unbound("--listen", config.listen, &error))
 }
@@ -204,8 +209,9 @@ async fn serve<S: Store>(
         peers.publish(&myself.process_id, &myself.address);
     }
     let is_store_shared = peers.is_some();
-    let source = Source::new(config.peers.addresses, peers, tls.is_some());
+    let source = Source::new(config.peers.addresses, peers, tls.is_some(), myself.clone());
     let panics = Panics::new(&effects.metrics, &effects.observation);
+    let turns = Turns::new(store.max_group().max(MIN_TURNS));
     let (writer, commands, available) =
         Writer::new(store, effects.clone(), config.limits, config.queue_length);
     // A data plane that reconnects may hold two places until its older stream has ended.
@@ -214,6 +220,7 @@ async fn serve<S: Store>(
         gate: Arc::clone(&gate),
         effects,
         commands,
+        turns,
         limits: config.limits,
         shutdown: shutdown.clone(),
         is_store_shared,

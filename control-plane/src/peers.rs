@@ -10,9 +10,11 @@ mod link;
 use std::{
     collections::{HashMap, HashSet},
     fmt,
+    net::{IpAddr, SocketAddr},
     panic::resume_unwind,
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use gateway_proto::{control_plane_url, v1};
@@ -25,6 +27,7 @@ use http::Uri;
 use tokio::{
     sync::watch,
     task::{AbortHandle, JoinSet},
+    time::{Instant, sleep_until},
 };
 
 use self::link::{Ended, Link};
@@ -32,6 +35,10 @@ use crate::{edge::Edge, store};
 
 /// Other control planes that one may know: each is told everything that each observes.
 pub const MAX_PEERS: usize = 16;
+/// Longer names of those that cannot be followed are cut.
+const MAX_NAME_CHARS: usize = 300;
+/// A store remembers a process that has ended for some seconds, and its address may be the one of this process.
+const SETTLE: Duration = Duration::from_secs(20);
 
 /// Flags on the other control planes.
 #[derive(Debug, Clone, clap::Args)]
@@ -40,7 +47,8 @@ pub struct PeerArgs {
     /// --tls-cert is set: what their data planes report is shown here, too. This one may be among them; may be repeated
     #[arg(long, env = "GW_PEERS", value_delimiter = ',', value_name = "HOST:PORT,…")]
     pub peers: Vec<String>,
-    /// Where other control planes and people find this one, as HOST:PORT [default: --listen]
+    /// Where other control planes and people find this one, as HOST:PORT; needed on etcd when --listen is all addresses, such
+    /// as 0.0.0.0 [default: --listen]
     #[arg(long, env = "GW_ADVERTISE", value_name = "HOST:PORT")]
     pub advertise: Option<String>,
     /// Authorities, in PEM, that sign the certificates of other control planes; read again when it changes [default: those
@@ -102,6 +110,12 @@ impl Address {
         }
         Ok(Self { text: text.into(), url })
     }
+
+    /// Unless it has a name.
+    fn ip(&self) -> Option<IpAddr> {
+        let ip: IpAddr = self.url.host()?.trim_matches(['[', ']']).parse().ok()?;
+        Some(ip.to_canonical())
+    }
 }
 
 impl PeerArgs {
@@ -121,8 +135,13 @@ impl PeerArgs {
             return Err(Failure::usage(format!("--peers names {count}, at most {MAX_PEERS} are allowed")));
         }
         if let Some(text) = &self.advertise {
-            Address::parse(text, false)
-                .map_err(|why| Failure::usage(format!("--advertise {text:?} {why}")))?;
+            let refused = |why: &str| Failure::usage(format!("--advertise {text:?} {why}"));
+            let address = Address::parse(text, false).map_err(|why| refused(&why))?;
+            if address.ip().is_some_and(|ip| ip.is_unspecified()) {
+                return Err(refused(
+                    "is all addresses of a machine and leads nowhere: name one at which others reach it",
+                ));
+            }
         }
         Ok(Settings {
             addresses,
@@ -144,6 +163,22 @@ impl Settings {
     #[must_use]
     pub fn advertising(self, address: &str) -> Self {
         Self { advertise: Some(address.to_owned()), ..self }
+    }
+
+    /// Whether others who share the store find this control plane by what it tells them of itself, when it listens at
+    /// `listen`, to which `what` leads: `--listen`, or a socket that was passed.
+    ///
+    /// # Errors
+    /// A usage [`Failure`] that names the flag to set.
+    pub(crate) fn check_found(&self, what: &str, listen: SocketAddr) -> Result<(), Failure> {
+        if self.advertise.is_some() || !listen.ip().to_canonical().is_unspecified() {
+            return Ok(());
+        }
+        Err(Failure::usage(format!(
+            "{what} {listen} is all addresses of this machine, so the other control planes on this --store would be told of one \
+             that leads nowhere, and would not know what the data planes of this one see: set --advertise HOST:PORT to where \
+             they reach it"
+        )))
     }
 
     /// Reads the files.
@@ -175,44 +210,75 @@ pub(crate) struct Source {
     /// Those that share the store come and go.
     sharing: Option<watch::Receiver<store::Known>>,
     is_encrypted: bool,
+    myself: Myself,
+    /// From then on, no earlier process of this one's address is remembered.
+    settled_at: Instant,
+}
+
+/// The other control planes, as far as is known.
+#[derive(Debug, Default)]
+struct Found {
+    /// To be followed, and perhaps this one itself.
+    asked: Vec<Address>,
+    /// Those that cannot be, and why. What their data planes report is missing.
+    left_out: Vec<(Arc<str>, &'static str)>,
 }
 
 impl Source {
     /// Those that were named, and whoever else shares the store. `is_encrypted`: this one serves with TLS, and so do the others.
-    pub(crate) fn new(fixed: Vec<Address>, sharing: Option<store::Peers>, is_encrypted: bool) -> Self {
-        Self { fixed, sharing: sharing.map(|peers| peers.follow()), is_encrypted }
+    pub(crate) fn new(
+        fixed: Vec<Address>,
+        sharing: Option<store::Peers>,
+        is_encrypted: bool,
+        myself: Myself,
+    ) -> Self {
+        let sharing = sharing.map(|peers| peers.follow());
+        Self { fixed, sharing, is_encrypted, myself, settled_at: Instant::now() + SETTLE }
     }
 
-    fn now(&mut self) -> Vec<Address> {
-        let mut addresses = self.fixed.clone();
+    fn now(&mut self) -> Found {
         let known = self.sharing.as_mut().map(|known| Arc::clone(&known.borrow_and_update()));
-        for text in known.iter().flat_map(|known| known.values()) {
-            match Address::parse(text, self.is_encrypted) {
-                Ok(address) if addresses.iter().all(|other| other.text != address.text) => {
-                    addresses.push(address)
-                }
-                Ok(_) => {}
+        let is_settled = Instant::now() >= self.settled_at;
+        let mut found = Found { asked: self.fixed.clone(), left_out: Vec::new() };
+        for (node, text) in known.iter().flat_map(|known| known.iter()) {
+            if *node == self.myself.process_id || found.asked.iter().any(|other| *other.text == **text) {
+                continue;
+            }
+            let address = match Address::parse(text, self.is_encrypted) {
+                Ok(_) if *text == self.myself.address && is_settled => Err((
+                    format!("{text} ({node})"),
+                    "it says that it is where this one is: set --advertise of both",
+                )),
+                // Who was here before this process.
+                Ok(_) if *text == self.myself.address => continue,
+                Ok(address) if found.asked.len() < MAX_PEERS => Ok(address),
+                Ok(_) => Err((text.clone(), "there are more control planes than each can follow")),
                 Err(why) => {
-                    tracing::warn!(address = ?text, %why, "the store names a control plane that cannot be asked")
+                    tracing::warn!(address = ?text, %why, "the store names a control plane that cannot be asked");
+                    Err((text.clone(), "the address that it gives of itself is none"))
                 }
+            };
+            match address {
+                Ok(address) => found.asked.push(address),
+                Err((name, why)) if found.left_out.len() < MAX_PEERS => {
+                    let name = name.chars().take(MAX_NAME_CHARS).collect::<String>();
+                    found.left_out.push((name.into(), why));
+                }
+                Err(_) => {}
             }
         }
-        if addresses.len() > MAX_PEERS {
-            tracing::warn!(
-                count = addresses.len(),
-                at_most = MAX_PEERS,
-                "too many control planes: the rest is not asked"
-            );
-            addresses.truncate(MAX_PEERS);
+        for (name, why) in &found.left_out {
+            tracing::warn!(peer = %name, why, "a control plane that shares the store cannot be followed");
         }
-        addresses
+        found
     }
 
     /// Completes when they are others. Cancel safe.
     async fn changed(&mut self) {
-        let is_over = match &mut self.sharing {
-            Some(known) => known.changed().await.is_err(),
-            None => true,
+        let Some(known) = &mut self.sharing else { return std::future::pending().await };
+        let is_over = tokio::select! {
+            changed = known.changed() => changed.is_err(),
+            () = sleep_until(self.settled_at), if Instant::now() < self.settled_at => false,
         };
         if is_over {
             std::future::pending().await
@@ -228,11 +294,13 @@ pub(crate) async fn run(edge: Arc<Edge>, credentials: Credentials, mut source: S
     // This one itself, by whatever names.
     let mut own: HashSet<Arc<str>> = HashSet::new();
     loop {
-        let addresses = source.now();
-        own.retain(|text| addresses.iter().any(|address| address.text == *text));
-        let others: Vec<_> = addresses.into_iter().filter(|address| !own.contains(&address.text)).collect();
+        let Found { asked, left_out } = source.now();
+        own.retain(|text| asked.iter().any(|address| address.text == *text));
+        let others: Vec<_> = asked.into_iter().filter(|address| !own.contains(&address.text)).collect();
         let texts: Vec<_> = others.iter().map(|address| Arc::clone(&address.text)).collect();
-        observation.expect_peers(&texts);
+        let names = left_out.iter().map(|(name, _)| name);
+        observation.expect_peers(&texts.iter().chain(names).cloned().collect::<Vec<_>>());
+        left_out.iter().for_each(|(name, why)| observation.lose_peer(name, why));
         running.retain(|text, task| {
             let stays = texts.contains(text);
             if !stays {
@@ -320,5 +388,59 @@ mod tests {
         );
         let bad = args(vec!["nowhere".into()]).validate(false).unwrap_err().to_string();
         assert!(bad.starts_with("--peers \"nowhere\" "), "{bad}");
+        for everywhere in ["0.0.0.0:7400", "[::]:7400", "http://0.0.0.0:7400"] {
+            let args = PeerArgs { advertise: Some(everywhere.into()), ..args(Vec::new()) };
+            let bad = args.validate(false).unwrap_err().to_string();
+            assert!(bad.starts_with("--advertise ") && bad.contains("leads nowhere"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn who_listens_at_all_addresses_is_found_only_by_one_that_he_names() {
+        let check =
+            |settings: &Settings, listen: &str| settings.check_found("--listen", listen.parse().unwrap());
+        for listen in ["0.0.0.0:7400", "[::]:7400", "[::ffff:0.0.0.0]:7400"] {
+            let refused = check(&Settings::default(), listen).unwrap_err();
+            let said = refused.to_string();
+            assert!(said.starts_with("--listen ") && said.contains("set --advertise HOST:PORT"), "{said}");
+            assert_eq!(refused.code(), 2);
+            assert_eq!(check(&Settings::default().advertising("10.0.0.1:7400"), listen), Ok(()));
+        }
+        assert_eq!(check(&Settings::default(), "10.0.0.1:7400"), Ok(()));
+    }
+
+    fn found(known: &[(&str, &str)], settles: Duration) -> (Vec<String>, Vec<String>) {
+        let known = known.iter().map(|(node, text)| ((*node).to_owned(), (*text).to_owned())).collect();
+        let (_known, sharing) = watch::channel(Arc::new(known));
+        let myself = Myself { address: "a:1".into(), process_id: "p-a".into() };
+        let settled_at = Instant::now() + settles;
+        let mut source =
+            Source { fixed: Vec::new(), sharing: Some(sharing), is_encrypted: false, myself, settled_at };
+        let Found { asked, left_out } = source.now();
+        let asked = asked.iter().map(ToString::to_string).collect();
+        (asked, left_out.iter().map(|(name, why)| format!("{name} {why}")).collect())
+    }
+
+    #[test]
+    fn those_that_share_the_store_are_followed_and_those_that_cannot_be_are_missed() {
+        let (asked, left_out) = found(&[("p-a", "a:1"), ("p-b", "b:1"), ("p-c", "nowhere")], SETTLE);
+        assert_eq!(asked, ["b:1"]);
+        assert!(left_out.len() == 1 && left_out[0].starts_with("nowhere "), "{left_out:?}");
+        let many: Vec<_> =
+            (0..MAX_PEERS + 2).map(|number| (format!("p-{number}"), format!("b:{}", number + 1))).collect();
+        let many: Vec<_> = many.iter().map(|(node, text)| (node.as_str(), text.as_str())).collect();
+        let (asked, left_out) = found(&many, SETTLE);
+        assert_eq!((asked.len(), left_out.len()), (MAX_PEERS, 2));
+    }
+
+    #[test]
+    fn one_that_says_that_it_is_where_this_one_is_is_missed_unless_it_was_there_before() {
+        let same = [("p-a", "a:1"), ("p-b", "a:1")];
+        assert_eq!(found(&same, SETTLE), (vec![], vec![]), "this one's process before");
+        let (asked, left_out) = found(&same, Duration::ZERO);
+        assert!(
+            asked.is_empty() && left_out.len() == 1 && left_out[0].contains("--advertise"),
+            "{left_out:?}"
+        );
     }
 }

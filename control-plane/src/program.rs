@@ -58,7 +58,7 @@ impl Program {
 
 /// Says what would run.
 async fn check(config: &Config) -> Result<(), Failure> {
-    config.access.check("--listen", config.listen)?;
+    config.check_listener("--listen", config.listen)?;
     config.access.check_files()?;
     let refused = |why: String| Failure::usage(format!("--store {}: cannot be used: {why}", config.store));
     match &config.store {

@@ -30,7 +30,7 @@ pub use self::{
     etcd::{Etcd, EtcdFiles, EtcdLocation},
     location::StoreLocation,
     memory::Memory,
-    migrate::{Moved, migrate},
+    migrate::{MoveError, Moved, migrate},
     peers::{Known, Peers},
     redb::Redb,
 };

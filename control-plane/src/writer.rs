@@ -234,6 +234,8 @@ impl<S: Store> Writer<S> {
             }
             overtaken += 1;
             if overtaken > MAX_OVERTAKEN {
+                // None of it has become durable, so what was to go stays.
+                self.effects.leases.take_back();
                 for envelope in pending.drain(..) {
                     answer(envelope.reply, Err(WriteError::Overloaded));
                 }

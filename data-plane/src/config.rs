@@ -10,7 +10,6 @@ mod limits;
 mod traces;
 
 use std::{
-    collections::BTreeSet,
     fmt,
     net::SocketAddr,
     num::NonZeroUsize,
@@ -21,7 +20,7 @@ use std::{
 };
 
 use clap::builder::FalseyValueParser;
-use gateway_proto::{Locality, NodeId, ServiceName, control_plane_url, v1, without_user};
+use gateway_proto::{Locality, NodeId, control_plane_url, v1, without_user};
 use gateway_runtime::{
     Failure,
     credentials::TokenFile,
@@ -33,7 +32,7 @@ use crate::{
     access_log::AccessLog,
     admin::Access,
     control_plane,
-    discovery::{Cache, Services},
+    discovery::{Cache, Services, ServicesFile},
     handover::MAX_PATH_BYTES,
     proxy::{Forwarding, Limits, PROTOCOLS, ProxyHeaders},
     static_file::{self, StaticFile},
@@ -48,8 +47,6 @@ pub use traces::TraceArgs;
 
 /// Control planes that one data plane may know.
 const MAX_CONTROL_PLANES: usize = 16;
-/// Services that control planes let one data plane name.
-const MAX_SERVICES: usize = 1000;
 /// More workers than any machine has cores are a slip of the finger.
 const MAX_WORKERS: usize = 1024;
 
@@ -89,6 +86,10 @@ pub struct Args {
     /// Carry these services only, at most 1000, and hold nothing of others; may be repeated [default: all]
     #[arg(long, env = "GW_SERVICES", value_delimiter = ',', value_name = "NAME,…")]
     pub services: Vec<String>,
+    /// The same in a file, separated by white space or commas, or * for all; what follows # on a line is a remark. Read again when
+    /// it changes, and carried from then on
+    #[arg(long, env = "GW_SERVICES_FILE", value_name = "FILE", conflicts_with = "services")]
+    pub services_file: Option<PathBuf>,
     /// Authorities, in PEM, that sign the certificates of control planes at https://; read again when it changes [default:
     /// those that the system trusts]
     #[arg(long, env = "GW_CONTROL_PLANE_CA", value_name = "FILE")]
@@ -206,7 +207,13 @@ pub struct Config {
 /// Where services and replicas come from.
 #[derive(Debug, Clone)]
 pub(crate) enum Registry {
-    ControlPlane { urls: Vec<Uri>, cache: Option<Cache>, services: Services },
+    ControlPlane {
+        urls: Vec<Uri>,
+        cache: Option<Cache>,
+        services: Services,
+        /// Where they were read, to be read again.
+        services_file: Option<Arc<ServicesFile>>,
+    },
     Static(StaticFile),
 }
 
@@ -217,7 +224,7 @@ impl fmt::Display for Registry {
             Self::Static(file) => {
                 write!(f, "static, services: {}, routes: {}", file.services.len(), file.routes.len())
             }
-            Self::ControlPlane { urls, cache, services } => {
+            Self::ControlPlane { urls, cache, services, .. } => {
                 for (index, url) in urls.iter().enumerate() {
                     write!(f, "{}{url}", if index == 0 { "" } else { "," })?;
                 }
@@ -347,6 +354,7 @@ impl Args {
                 (!self.control_plane.is_empty(), "--control-plane"),
                 (self.cache_dir.is_some(), "--cache-dir"),
                 (!self.services.is_empty(), "--services"),
+                (self.services_file.is_some(), "--services-file"),
             ];
             if let Some((_, flag)) = beside.into_iter().find(|(given, _)| *given) {
                 return Err(Failure::usage(format!(
@@ -372,27 +380,24 @@ impl Args {
             control_plane_url(text).map_err(|why| Failure::usage(format!("--control-plane {shown:?} {why}")))
         });
         let urls = urls.collect::<Result<_, _>>()?;
-        let services = self.services()?;
+        let (services, services_file) = self.services()?;
         let cache = self.cache(node_id, is_stable)?.map(|cache| cache.of(&services));
-        Ok(Registry::ControlPlane { urls, cache, services })
+        Ok(Registry::ControlPlane { urls, cache, services, services_file })
     }
 
-    fn services(&self) -> Result<Services, Failure> {
+    fn services(&self) -> Result<(Services, Option<Arc<ServicesFile>>), Failure> {
+        if let Some(path) = &self.services_file {
+            let opened = ServicesFile::open(path.clone());
+            let (file, services) = opened.map_err(|why| Failure::usage(format!("--services-file {why}")))?;
+            return Ok((services, Some(Arc::new(file))));
+        }
         let given: Vec<&str> =
             self.services.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
-        if matches!(given[..], [] | ["*"]) {
-            return Ok(Services::All);
+        if given.is_empty() {
+            return Ok((Services::All, None));
         }
-        let names = given.into_iter().map(|name| {
-            ServiceName::parse(name).map_err(|why| Failure::usage(format!("--services {name:?} {why}")))
-        });
-        let names = names.collect::<Result<BTreeSet<_>, _>>()?;
-        match names.len() {
-            count if count > MAX_SERVICES => Err(Failure::usage(format!(
-                "--services names {count}, at most {MAX_SERVICES} are allowed: leave it out to carry all"
-            ))),
-            _ => Ok(Services::Some(names)),
-        }
+        let services = Services::parse(&given).map_err(|why| Failure::usage(format!("--services {why}")))?;
+        Ok((services, None))
     }
 
     fn cache(&self, node_id: &NodeId, is_stable: bool) -> Result<Option<Cache>, Failure> {

@@ -20,6 +20,7 @@ mod parse;
 mod refusal;
 mod routes;
 mod services;
+mod services_file;
 mod snapshot;
 mod status;
 #[cfg(test)]
@@ -32,5 +33,6 @@ pub use guard::{Guard, HeldReplica, Judgement, LetGo};
 pub use mirror::{Mirror, Outcome};
 pub use refusal::Refusal;
 pub use services::Services;
+pub(crate) use services_file::ServicesFile;
 pub use snapshot::Snapshot;
 pub use status::{Source, Status};

@@ -86,6 +86,14 @@ impl SnapshotStream {
         }
     }
 
+    /// The change of services that comes next.
+    pub(crate) async fn subscription_change(&mut self) -> v1::SubscriptionChange {
+        match self.requests.message().await.unwrap().and_then(|request| request.message) {
+            Some(Message::SubscriptionChange(change)) => change,
+            other => panic!("a change of services was due: {other:?}"),
+        }
+    }
+
     /// Completes when the data plane has ended the stream.
     pub(crate) async fn ended(mut self) {
         while let Ok(Some(_)) = self.requests.message().await {}

@@ -25,7 +25,7 @@ use gateway_runtime::{
 };
 use tokio::{
     net::TcpListener,
-    sync::{Mutex, mpsc},
+    sync::{Mutex, mpsc, watch},
     task::{JoinHandle, spawn_blocking},
 };
 
@@ -36,7 +36,8 @@ use crate::{
     config::{Config, Registry},
     control_plane::ControlPlane,
     discovery::{
-        Cache, Cached, Feed, Guard, Mirror, Services, Snapshot, Source, View, client, ending, keeper,
+        Cache, Cached, Feed, Guard, Mirror, Services, ServicesFile, Snapshot, Source, View, client, ending,
+        keeper,
     },
     handover::{self, Claim, Predecessor},
     health::{CheckCounts, Checker},
@@ -101,7 +102,11 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
     }
     let journal = Arc::new(Journal::new(table.clone()));
     let First { snapshot, guard, source, age } = First::find(&config.registry).await;
-    let mirror = Mirror::new(config.node_id.clone(), snapshot, guard, clock.moment().wall);
+    let services = match &config.registry {
+        Registry::ControlPlane { services, .. } => services.clone(),
+        Registry::Static(_) => Services::All,
+    };
+    let mirror = Mirror::new(config.node_id.clone(), snapshot, guard, clock.moment().wall).of(services);
     let (feed, view) = Feed::new(mirror, source, age, table.clone(), clock);
 
     let claim = config.handover_socket.as_deref().map(Claim::new).transpose()?;
@@ -171,7 +176,7 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
         background.read_upstream_certificates(config.upstream_tls, stop.clone());
     }
     let followed = view.clone();
-    if let (Registry::ControlPlane { cache, services, .. }, Some(control_plane)) =
+    if let (Registry::ControlPlane { cache, services, services_file, .. }, Some(control_plane)) =
         (config.registry, &control_plane)
     {
         let process_id = format!("{:016x}", rand::random::<u64>());
@@ -182,6 +187,10 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
             process_id: process_id.clone(),
             ..Default::default()
         };
+        let services = Arc::new(watch::Sender::new(services));
+        if let Some(file) = services_file {
+            background.read_services(file, services.clone(), stop.clone());
+        }
         let link = Link { control_plane: control_plane.clone(), node, services, stop: stop.clone() };
         let reporter = Reporter {
             control_plane: link.control_plane.clone(),
@@ -318,7 +327,8 @@ fn until_either(one: &Shutdown, other: &Shutdown) -> Shutdown {
 struct Link {
     control_plane: Arc<ControlPlane>,
     node: v1::NodeIdentity,
-    services: Services,
+    /// Those that are to be carried.
+    services: Arc<watch::Sender<Services>>,
     stop: Shutdown,
 }
 
@@ -402,6 +412,18 @@ impl Background {
 
     fn read_control_plane_certificates(&mut self, tls: Arc<ClientTls>, stop: Shutdown) {
         self.spawn("control plane certificates", move || tls.clone().follow(stop.clone()));
+    }
+
+    fn read_services(
+        &mut self,
+        file: Arc<ServicesFile>,
+        carried: Arc<watch::Sender<Services>>,
+        stop: Shutdown,
+    ) {
+        self.spawn("services", move || {
+            let (file, carried, stop) = (file.clone(), carried.clone(), stop.clone());
+            async move { file.follow(&carried, stop).await }
+        });
     }
 
     fn follow(&mut self, link: Link, feed: Arc<Feed>) {

@@ -6,8 +6,8 @@ use std::{
 };
 
 use gateway_proto::v1::{
-    DeregisterRequest, Endpoint, Event, GetReplicaRequest, HeartbeatRequest, ListEventsRequest,
-    ListReplicasRequest, RegisterRequest, RegisterResponse, Replica,
+    DeregisterRequest, DrainReplicaRequest, Endpoint, Event, GetReplicaRequest, HeartbeatRequest,
+    ListEventsRequest, ListReplicasRequest, RegisterRequest, RegisterResponse, Replica, ReplicaMode,
 };
 use gateway_tests::{Act, ControlPlane, DataPlane, Etcd, Scripted, eventually, eventually_within, http1};
 use tokio::task::JoinSet;
@@ -230,4 +230,74 @@ async fn no_acknowledged_registration_is_lost_when_a_control_plane_is_killed_by_
     // And so it is for one that starts afterwards.
     one.restart().await;
     assert_eq!(ids(&one).await, kept);
+}
+
+#[tokio::test]
+async fn a_drain_asked_of_one_control_plane_ends_when_nothing_is_in_flight_on_a_data_plane_of_the_other_by_etcd()
+ {
+    const SLOW: Duration = Duration::from_secs(4);
+    let etcd = Etcd::start().await;
+    let [one, other] = pair(&etcd).await;
+    let folder = tempfile::tempdir().unwrap();
+    let answer = || match Act::ok(b"done") {
+        Act::Answer(bytes) => Act::AnswerAfter(SLOW, bytes),
+        act => act,
+    };
+    let replicas = [(); 2].map(|()| {
+        Scripted::start(move |seen, _| if seen.target() == "/slow" { answer() } else { Act::ok(b"hello") })
+    });
+    for (number, replica) in replicas.iter().enumerate() {
+        let wish = request(&format!("r-{number}"), &replica.address().to_string(), None);
+        register(&one, wish).await;
+    }
+    let here = DataPlane::following(&one, "dp-here", &folder.path().join("here")).await;
+    let there = DataPlane::following(&other, "dp-there", &folder.path().join("there")).await;
+    for data in [&here, &there] {
+        eventually("it serves", async || {
+            let answer = http1::get(data.address(), "/orders/hello").await;
+            if answer.status() == 200 { Ok(()) } else { Err(answer.status().to_string()) }
+        })
+        .await;
+    }
+    // In turn, so one is in flight at each replica, on the data plane that the other control plane follows.
+    let mut slow = JoinSet::new();
+    for _ in 0..2 {
+        let proxy = there.address();
+        slow.spawn(async move {
+            let answer = http1::get(proxy, "/orders/slow").await;
+            (answer.status().as_u16(), Instant::now())
+        });
+    }
+    eventually("both are in flight", async || {
+        let is_slow = |replica: &Scripted| replica.seen().iter().any(|seen| seen.target() == "/slow");
+        if replicas.iter().all(is_slow) { Ok(()) } else { Err("not yet".to_owned()) }
+    })
+    .await;
+    let began = Instant::now();
+    let drain = DrainReplicaRequest {
+        service: "orders".into(),
+        replica_id: "r-0".into(),
+        drain_timeout: Some(prost_types::Duration { seconds: 60, nanos: 0 }),
+        wait_timeout: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+        ..Default::default()
+    };
+    let drained = one.registry().drain_replica(drain).await.unwrap().into_inner();
+    let ended = Instant::now();
+    let status = drained.status.unwrap();
+    assert!(status.is_idle, "{status:?}");
+    assert_eq!(drained.replica.unwrap().mode(), ReplicaMode::Drained, "{status:?}");
+    assert_eq!(status.rollout.unwrap().node_count, 2, "both data planes are counted");
+    for (status, answered) in slow.join_all().await {
+        assert_eq!(status, 200);
+        assert!(answered <= ended, "it ended {:?} before the answer", answered - ended);
+    }
+    assert!(ended - began < Duration::from_secs(20), "as soon as nothing is in flight: {:?}", ended - began);
+    // Nothing new has come there since.
+    let before = replicas[0].seen().len();
+    for proxy in [here.address(), there.address()] {
+        for _ in 0..4 {
+            assert_eq!(http1::get(proxy, "/orders/hello").await.status(), 200);
+        }
+    }
+    assert_eq!(replicas[0].seen().len(), before);
 }

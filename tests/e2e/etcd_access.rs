@@ -122,13 +122,11 @@ async fn etcd_is_spoken_to_in_tls_and_is_shown_a_certificate_by_etcd() {
         find(&other, "r-1").await.map(drop).ok_or_else(|| "no".to_owned())
     })
     .await;
-    // In TLS 1.3 the refusal comes after the handshake, and the end of the connection may come before it.
-    eventually("it is refused without a certificate of our own", async || {
+    // In TLS 1.3 the refusal comes after the handshake, and who writes meets the end of the connection before he has read it.
+    for _ in 0..10 {
         let (is_fine, said) = checked(&etcd.store("gw"), &["--store-tls-ca", &ca]);
-        assert!(!is_fine, "{said}");
-        if said.contains("certificate") { Ok(()) } else { Err(said) }
-    })
-    .await;
+        assert!(!is_fine && said.contains("certificate"), "{said}");
+    }
 }
 
 #[tokio::test]

@@ -27,6 +27,7 @@ mod eviction;
 mod explain;
 mod failover;
 mod faults;
+mod floods;
 mod forwarding;
 mod grpc;
 mod guard;

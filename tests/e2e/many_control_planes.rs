@@ -162,6 +162,51 @@ async fn a_program_under_gwctl_run_stays_registered_when_its_control_plane_dies(
 }
 
 #[tokio::test]
+async fn a_data_plane_carries_other_services_once_its_file_names_them_and_starts_anew_with_those() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut control = ControlPlane::start(&directory.path().join("registry.redb")).await;
+    let replica = Scripted::start(|_, _| Act::ok(b"hello"));
+    for service in ["orders", "users"] {
+        let endpoint = Some(Endpoint { address: replica.address().to_string(), ..Default::default() });
+        let request =
+            RegisterRequest { service: service.into(), endpoint, permanent: true, ..Default::default() };
+        control.registry().register(request).await.unwrap();
+    }
+    let (file, cache) = (directory.path().join("services"), directory.path().join("cache"));
+    fs::write(&file, "orders # and no more\n").unwrap();
+    let (services, folder) = (file.display().to_string(), cache.display().to_string());
+    let url = control.url();
+    let flags = ["--control-plane", &url, "--node-id", "dp-1", "--cache-dir", &folder];
+    let mut data = DataPlane::start(&[&flags[..], &["--services-file", &services]].concat()).await;
+    let proxy = data.address();
+    let status = async |service: &str| http1::get(proxy, &format!("/{service}/x")).await.status().as_u16();
+    let becomes = async |expected: (u16, u16)| {
+        eventually("it carries what the file names", async || {
+            match (status("orders").await, status("users").await) {
+                found if found == expected => Ok(()),
+                found => Err(format!("{found:?}")),
+            }
+        })
+        .await;
+    };
+    becomes((200, 404)).await;
+    fs::write(&file, "users\n").unwrap();
+    becomes((404, 200)).await;
+    assert_eq!(control.process().stderr().matches("data plane connected").count(), 1, "on one stream");
+    eventually("both snapshots are on disk", async || {
+        let files = fs::read_dir(&cache).unwrap().map(|file| file.unwrap().path());
+        match files.filter(|path| path.extension().is_some_and(|end| end == "bin")).count() {
+            2 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    })
+    .await;
+    control.kill();
+    data.restart().await;
+    assert_eq!((status("orders").await, status("users").await), (404, 200));
+}
+
+#[tokio::test]
 async fn a_watch_goes_on_at_the_other_control_plane() {
     let directory = tempfile::tempdir().unwrap();
     let mut pair = pair(directory.path(), &[]).await;

@@ -2,7 +2,7 @@
 
 use control_plane::{
     config::StoreFlags,
-    store::{AnyStore, EtcdFiles, Moved, StoreLocation, migrate},
+    store::{AnyStore, EtcdFiles, MoveError, Moved, StoreLocation, migrate},
 };
 use serde_json::json;
 
@@ -74,5 +74,8 @@ async fn copy(from: &StoreLocation, to: &StoreLocation, files: &EtcdFiles) -> Re
     };
     let mut source = open(from).await?;
     let mut target = open(to).await?;
-    migrate(&mut source, &mut target).await.map_err(|error| failed(to, error.to_string()))
+    migrate(&mut source, &mut target).await.map_err(|error| match &error {
+        MoveError::From(why) => failed(from, why.to_string()),
+        MoveError::To(why) => failed(to, why.to_string()),
+    })
 }

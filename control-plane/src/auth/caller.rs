@@ -26,6 +26,13 @@ pub(super) enum Who {
     Nobody(CredentialError),
 }
 
+/// Who has one share of what all have in common: somebody known, or a connection of somebody who is not.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Share {
+    Name(Arc<str>),
+    Place(SocketAddr),
+}
+
 /// Somebody known, and how to find out whether he still is.
 #[derive(Debug)]
 pub(super) struct Known {
@@ -234,11 +241,27 @@ impl Caller {
         }
     }
 
-    /// Charges him for so many heartbeats, and yields how long to rest before reading more of them.
-    pub(crate) fn charge_heartbeats(&self, count: usize) -> Duration {
-        let Who::Known(known) = &self.who else { return Duration::ZERO };
+    /// Charges him for so many heartbeats, if he owes nothing for those before.
+    ///
+    /// # Errors
+    /// How long he has to rest before he does.
+    pub(crate) fn charge_heartbeats(&self, count: usize) -> Result<(), Duration> {
+        let Who::Known(known) = &self.who else { return Ok(()) };
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        self.gate.buckets(|buckets, now| buckets.owe(&known.identity.name, count, now)).unwrap_or_default()
+        self.gate.buckets(|buckets, now| buckets.owe(&known.identity.name, count, now)).unwrap_or(Ok(()))
+    }
+
+    /// That he asks too often, and may come back then.
+    pub(crate) fn asks_too_often(&self, retry: Duration) -> Denied {
+        self.refused(Denied::TooOften { name: self.name(), retry }, "heartbeats")
+    }
+
+    /// Under what he has his share of what all have in common; `None`: he is this process.
+    pub(crate) fn share(&self) -> Option<Share> {
+        match &self.who {
+            Who::Known(known) => Some(Share::Name(Arc::clone(&known.identity.name))),
+            Who::Anybody | Who::Nobody(_) => self.from.map(Share::Place),
+        }
     }
 
     /// Tells those who look after this control plane what came of a change that he wanted.

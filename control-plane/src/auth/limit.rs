@@ -47,13 +47,19 @@ impl Buckets {
         Ok(())
     }
 
-    /// Takes it whatever is there, and yields how long to rest before the next.
-    pub(crate) fn owe(&mut self, name: &Arc<str>, cost: u32, now: Instant) -> Duration {
+    /// Takes it as soon as nothing is owed for what was taken before, however much it is.
+    ///
+    /// # Errors
+    /// How long it is until then; nothing is taken.
+    pub(crate) fn owe(&mut self, name: &Arc<str>, cost: u32, now: Instant) -> Result<(), Duration> {
         let rate = self.rate;
         let bucket = self.bucket(name, now);
         bucket.refill(rate, now);
+        if bucket.level < 0.0 {
+            return Err(Duration::from_secs_f64(-bucket.level / rate));
+        }
         bucket.level -= f64::from(cost);
-        Duration::from_secs_f64((-bucket.level / rate).max(0.0))
+        Ok(())
     }
 
     fn bucket(&mut self, name: &Arc<str>, now: Instant) -> &mut Bucket {
@@ -107,13 +113,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_owed_is_paid_by_resting() {
+    fn what_is_owed_is_paid_by_resting_and_nothing_more_is_lent_until_then() {
         let now = Instant::now();
         let mut buckets = Buckets::new(100, now);
         let ci: Arc<str> = "ci".into();
-        assert_eq!(buckets.owe(&ci, 150, now), Duration::ZERO);
-        assert_eq!(buckets.owe(&ci, 100, now), Duration::from_millis(500));
-        assert_eq!(buckets.owe(&ci, 0, now + Duration::from_millis(500)), Duration::ZERO);
+        assert_eq!(buckets.owe(&ci, 250, now), Ok(()));
+        for _ in 0..9 {
+            assert_eq!(buckets.owe(&ci, 1, now), Err(Duration::from_millis(500)));
+        }
+        assert_eq!(buckets.owe(&ci, 250, now + Duration::from_millis(500)), Ok(()));
+        assert_eq!(buckets.owe(&ci, 1, now + Duration::from_secs(1)), Err(Duration::from_secs(2)));
     }
 
     #[test]

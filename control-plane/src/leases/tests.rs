@@ -212,3 +212,54 @@ fn a_lease_that_was_held_before_the_start_waits_for_its_owner() {
     assert!(excused(start + 4 * TTL - MS) && !excused(start + 4 * TTL));
     assert!(leases.renew(ID, &key(), start + 5 * TTL).is_some());
 }
+
+/// A table whose renewals go to a store, which keeps its one lease; where they come out, and the moment it was granted.
+fn kept() -> (Leases, Contact, tokio::sync::mpsc::Receiver<Renewal>, Instant) {
+    let start = Instant::now();
+    let contact = Contact::new(start);
+    let (outlet, renewals) = Outlet::new(contact.clone(), 9);
+    let leases = Leases::with_outlet(start, Some(outlet));
+    leases.grant(ID, key(), TTL, start);
+    leases.kept(ID);
+    (leases, contact, renewals, start)
+}
+
+#[test]
+fn one_that_the_store_drops_lapses_when_nobody_has_heard_of_its_owner_for_a_moment_more() {
+    let (leases, contact, _renewals, start) = kept();
+    let dropped = start + TTL + MS;
+    contact.touch(dropped + TTL);
+    sweep_until(&leases, start, dropped);
+    leases.dropped(ID, dropped);
+    assert_eq!(sweep_until(&leases, dropped, dropped + SECOND_OPINION - MS), 0);
+    assert_eq!(leases.sweep(dropped + SECOND_OPINION).lapsed, 1);
+}
+
+#[test]
+fn one_that_the_store_drops_after_a_stall_has_one_full_time_to_live_whether_or_not_a_sweep_came_first() {
+    for sweeps_first in [false, true] {
+        let (leases, contact, _renewals, start) = kept();
+        let woken = start + 3 * TTL;
+        contact.touch(woken + 2 * TTL);
+        if sweeps_first {
+            assert!(leases.sweep(woken).stalled_for.is_some());
+        }
+        leases.dropped(ID, woken + MS);
+        assert_eq!(sweep_until(&leases, woken, woken + TTL - MS), 0, "sweeps first: {sweeps_first}");
+        assert_eq!(sweep_until(&leases, woken + TTL - MS, woken + TTL + 2 * SWEEP_INTERVAL), 1);
+    }
+}
+
+#[test]
+fn one_that_the_store_drops_soon_after_this_process_was_cut_off_from_it_has_one_full_time_to_live() {
+    let (leases, contact, _renewals, start) = kept();
+    // Owners are turned away until then, and have to find their way back.
+    let back = start + TTL - MS;
+    sweep_until(&leases, start, back);
+    assert!(!leases.are_in_touch(back));
+    contact.touch(back + 2 * TTL);
+    leases.compare(&HashSet::from([ID]), true, back);
+    leases.dropped(ID, back + 2 * MS);
+    assert_eq!(sweep_until(&leases, back, back + TTL - SWEEP_INTERVAL), 0);
+    assert!(leases.renew(ID, &key(), back + TTL - SWEEP_INTERVAL).is_some());
+}

@@ -5,7 +5,7 @@
 //! so nothing goes in circles.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -13,8 +13,11 @@ use gateway_proto::{Invalid, NodeId, ReplicaKey, v1};
 use tokio::sync::watch;
 
 use super::{
-    Answered, Change, Observation, Taken, Told, events, locked, matrix::BreakerReport, report::parse_breaker,
-    seat::Stream, stats::parse_stats,
+    Answered, Change, Observation, Taken, Told, events, locked,
+    matrix::BreakerReport,
+    report::{cut_event, parse_breaker},
+    seat::Stream,
+    stats::parse_stats,
 };
 use crate::{clock, registry::Revision};
 
@@ -24,8 +27,8 @@ const MAX_NODES: usize = 500;
 const MAX_ROWS: usize = 500;
 /// Events in one message.
 const MAX_EVENTS: usize = 200;
-/// Longer sentences are cut.
-const MAX_MESSAGE_CHARS: usize = 512;
+/// Data planes that one control plane may tell of before it says that this is all: twice what any may follow.
+const MAX_TOLD: usize = 200_000;
 
 /// How far one listener has been told.
 #[derive(Debug, Default)]
@@ -33,7 +36,7 @@ pub struct Sent {
     nodes: HashMap<NodeId, u64>,
     wanted: HashSet<NodeId>,
     /// Data planes of which all breakers are to be told, and those that are left of the first one.
-    due: VecDeque<NodeId>,
+    due: BTreeSet<NodeId>,
     under_way: Option<(NodeId, Vec<ReplicaKey>)>,
     change: Change,
     event: i64,
@@ -45,21 +48,25 @@ impl Sent {
         Self { event, ..Self::default() }
     }
 
-    /// Takes in whose breakers the listener wants, and whose it does not any more.
+    /// Takes in whose breakers the listener wants, of the data planes that it was told of, and whose it does not any more.
     ///
     /// # Errors
-    /// [`Invalid`] for a bad name.
+    /// [`Invalid`] for a bad name, and for more than there can be.
     pub fn hear(&mut self, request: &v1::FollowObservationsRequest) -> Result<(), Invalid> {
         for id in &request.want_node_ids {
             let id = NodeId::parse(id).map_err(|invalid| invalid.within("want_node_ids"))?;
-            if !self.due.contains(&id) {
-                self.due.push_back(id.clone());
+            // Of others it can know nothing, and names that it makes up would take room.
+            if self.nodes.contains_key(&id) {
+                self.due.insert(id.clone());
+                self.wanted.insert(id);
             }
-            self.wanted.insert(id);
+        }
+        if self.wanted.len() > MAX_TOLD {
+            return Err(Invalid::new("want_node_ids", format!("are more than {MAX_TOLD} in all")));
         }
         for id in &request.leave_node_ids {
             self.wanted.remove(id.as_str());
-            self.due.retain(|due| due.as_str() != id);
+            self.due.remove(id.as_str());
         }
         Ok(())
     }
@@ -81,7 +88,7 @@ impl Observation {
         let mut is_all = true;
         let mut breakers = Vec::new();
         if sent.under_way.is_none()
-            && let Some(node) = sent.due.pop_front()
+            && let Some(node) = sent.due.pop_first()
         {
             // What changes from now on is told again.
             let keys: Vec<_> = observed.matrix.keys_of(&node).cloned().collect();
@@ -187,6 +194,9 @@ impl Observation {
             if let Some(told) = &mut followed.told {
                 told.insert(id);
             }
+            if followed.told.as_ref().map_or(0, HashSet::len).max(followed.wanted.len()) > MAX_TOLD {
+                return Err(Invalid::new("nodes", format!("are more than {MAX_TOLD} before the first mark")));
+            }
         }
         for id in &message.gone_node_ids {
             let id = NodeId::parse(id).map_err(|invalid| invalid.within("gone_node_ids"))?;
@@ -240,12 +250,8 @@ impl Observation {
             tracing::info!(%peer, "following another control plane");
             self.record([events::peer_heard(peer)]);
         }
-        self.keep(message.events.into_iter().map(|event| v1::Event {
-            event_id: String::new(),
-            message: event.message.chars().take(MAX_MESSAGE_CHARS).collect(),
-            control_plane: peer.to_string(),
-            ..event
-        }));
+        let events = message.events.into_iter().map(cut_event);
+        self.keep(events.map(|event| v1::Event { control_plane: peer.to_string(), ..event }));
         if let Some(stats) = parse_stats(message.stats, message.stats_interval)? {
             self.add_stats(&stats, true);
         }
@@ -256,7 +262,7 @@ impl Observation {
         Ok((want, leave))
     }
 
-    /// Makes these the other control planes that there are.
+    /// Makes these the other control planes that there are. Each is missing until it has told all.
     pub(crate) fn expect_peers(&self, addresses: &[Arc<str>]) {
         let mut observed = self.lock();
         for gone in observed.peers.expect(addresses) {

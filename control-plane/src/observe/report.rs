@@ -353,6 +353,33 @@ fn parse_event(node: &NodeId, wire: v1::Event, at: SystemTime) -> Result<v1::Eve
     })
 }
 
+/// An event that another control plane has noted: of whatever type, for it may know more of them, and of our size.
+pub(super) fn cut_event(wire: v1::Event) -> v1::Event {
+    let metadata = wire.metadata.into_iter().take(MAX_METADATA);
+    v1::Event {
+        event_id: String::new(),
+        event_time: wire.event_time.filter(time::is_valid),
+        severity: wire.severity,
+        event_type: cut(wire.event_type, MAX_KEY_CHARS),
+        service: cut(wire.service, MAX_KEY_CHARS),
+        replica_id: cut(wire.replica_id, MAX_KEY_CHARS),
+        node_id: cut(wire.node_id, MAX_KEY_CHARS),
+        actor: cut(wire.actor, MAX_KEY_CHARS),
+        message: cut(wire.message, MAX_TEXT_CHARS),
+        metadata: metadata
+            .map(|(key, value)| (cut(key, MAX_KEY_CHARS), cut(value, MAX_DETAIL_CHARS)))
+            .collect(),
+        repeat_count: wire.repeat_count.max(0),
+        first_time: wire.first_time.filter(time::is_valid),
+        control_plane: String::new(),
+    }
+}
+
+/// A refusal as it is kept and shown.
+pub(super) fn cut_nack(wire: v1::Nack) -> v1::Nack {
+    v1::Nack { reason: cut(wire.reason, MAX_KEY_CHARS), message: cut(wire.message, MAX_TEXT_CHARS) }
+}
+
 pub(super) fn parse_held(wire: v1::HeldReplicas) -> Result<Held, Invalid> {
     if wire.replicas.len() > MAX_HELD {
         return Err(Invalid::new("replicas", format!("are more than {MAX_HELD} in one message")));

@@ -280,6 +280,7 @@ fn edge() -> Edge {
         panics: Panics::new(&effects.metrics, &effects.observation),
         effects,
         commands,
+        turns: crate::turns::Turns::new(9),
         limits,
         shutdown: Shutdown::new(),
         is_store_shared: false,

@@ -9,7 +9,7 @@ use hyper_util::rt::TokioIo;
 use rand::Rng as _;
 use tokio::{
     sync::{broadcast, mpsc, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_stream::{StreamExt as _, wrappers::ReceiverStream};
 use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Endpoint};
@@ -69,6 +69,7 @@ impl Link {
         let mut longest = FIRST_PAUSE;
         loop {
             let mut has_followed = false;
+            let begun = Instant::now();
             let broken = tokio::select! {
                 broken = self.follow_once(&mut has_followed) => broken,
                 () = shutdown.begun() => return Ended::ShuttingDown,
@@ -78,7 +79,7 @@ impl Link {
                 Broken::Because(reason) => reason,
             };
             self.edge.effects.observation.lose_peer(&self.address.text, &reason);
-            longest = if has_followed { FIRST_PAUSE } else { (longest * 2).min(MAX_PAUSE) };
+            longest = next_pause(longest, has_followed.then(|| begun.elapsed()));
             let pause = rand::rng().random_range(Duration::ZERO..=longest);
             tracing::debug!(peer = %self.address, reason, ?pause, "not following another control plane");
             tokio::select! {
@@ -211,6 +212,15 @@ impl Link {
     }
 }
 
+/// The longest pause after one of `longest`, and after it was followed for so long, if it was. One that ends each stream soon
+/// is not asked as fast as it can end them.
+fn next_pause(longest: Duration, followed_for: Option<Duration>) -> Duration {
+    match followed_for {
+        Some(followed_for) if followed_for >= MAX_PAUSE => FIRST_PAUSE,
+        _ => (longest * 2).min(MAX_PAUSE),
+    }
+}
+
 /// Why it does not tell, for people.
 fn said(status: &Status) -> Broken {
     Broken::Because(match status.code() {
@@ -226,4 +236,20 @@ fn said(status: &Status) -> Broken {
             message => message.to_owned(),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_that_ends_each_stream_after_a_message_is_asked_ever_more_seldom() {
+        let mut longest = FIRST_PAUSE;
+        for _ in 0..9 {
+            longest = next_pause(longest, Some(Duration::from_millis(20)));
+        }
+        assert_eq!(longest, MAX_PAUSE);
+        assert_eq!(next_pause(longest, None), MAX_PAUSE);
+        assert_eq!(next_pause(longest, Some(MAX_PAUSE)), FIRST_PAUSE);
+    }
 }

@@ -110,14 +110,13 @@ async fn serve(
 /// Waits for this control plane to know what a data plane learnt from another one on the same store: that is a moment
 /// ahead at most, unless this one is cut off. Then the data plane is turned away, for what it has is newer.
 async fn catch_up_with(edge: &Edge, revision: Revision) -> Result<(), Status> {
-    let mut head = edge.effects.publisher.subscribe();
-    let caught_up = timeout(CATCH_UP_TIMEOUT, head.wait_for(|known| *known >= revision));
     let is_behind = edge.effects.publisher.read(View::revision) < revision;
     if !is_behind || !(edge.is_store_shared || edge.effects.observation.has_peers()) {
         return Ok(());
     }
+    let mut head = edge.effects.publisher.subscribe();
     let caught_up = tokio::select! {
-        caught_up = caught_up => caught_up.is_ok(),
+        caught_up = timeout(CATCH_UP_TIMEOUT, head.wait_for(|known| *known >= revision)) => caught_up.is_ok(),
         () = edge.shutdown.begun() => return Err(Refusal::from(WriteError::ShuttingDown).into()),
     };
     if !caught_up && edge.is_store_shared {

@@ -9,7 +9,7 @@ use gateway_proto::{Check, Health, Invalid, LeaseId, Mode, ReplicaKey, v1};
 use tokio::{
     sync::mpsc,
     task::JoinSet,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 use tonic::{Status, Streaming};
 
@@ -28,8 +28,11 @@ const MAX_HEARTBEATS: usize = 1000;
 /// Changes of the registry that come within this time are looked through together.
 const PUSH_DELAY: Duration = Duration::from_millis(20);
 
-/// How long a client that sends too much is not read from, at most.
-const MAX_REST: Duration = Duration::from_secs(1);
+/// How long a client that sends too much is not read from, at most: one that owes more than that is sent away, for it may have
+/// many streams.
+const MAX_REST: Duration = Duration::from_secs(2);
+/// Reports of health handed in together.
+const REPORTS: usize = 64;
 
 type Outbound = mpsc::Sender<Result<v1::KeepAliveResponse, Status>>;
 
@@ -111,6 +114,7 @@ impl Stream {
             let why = format!("are {count}, at most {MAX_HEARTBEATS} are allowed in one message");
             return Err(Refusal::from(Invalid::new("heartbeats", why)).into());
         }
+        self.rest(count).await?;
         let mut results = Vec::with_capacity(count);
         // For all of them together, or a client's old leases would hold up its new ones.
         let patience = Instant::now() + HEARSAY;
@@ -133,11 +137,21 @@ impl Stream {
         }
         self.forget_void_leases();
         self.report();
-        self.send(results).await?;
-        // Who sends more than he may is read more slowly, and nobody else is.
-        let rest = self.caller.charge_heartbeats(count);
-        if !rest.is_zero() {
-            tokio::time::sleep(rest.min(MAX_REST)).await;
+        self.send(results).await
+    }
+
+    /// Waits until the client owes nothing for heartbeats before these: who sends more than he may is read more slowly, and
+    /// nobody else is.
+    async fn rest(&self, count: usize) -> Result<(), Status> {
+        let until = Instant::now() + MAX_REST;
+        while let Err(rest) = self.caller.charge_heartbeats(count) {
+            if Instant::now() + rest > until {
+                return Err(Refusal::from(self.caller.asks_too_often(rest)).into());
+            }
+            tokio::select! {
+                () = sleep(rest) => {}
+                () = self.edge.shutdown.begun() => return Err(Refusal::from(WriteError::ShuttingDown).into()),
+            }
         }
         Ok(())
     }
@@ -154,9 +168,15 @@ impl Stream {
             health,
             reason: String::new(),
         };
-        let commands = self.edge.commands.clone();
-        let due = self.reports.drain().map(command).collect();
-        self.reporting.spawn(async move { drop(commands.submit_all(due).await) });
+        let (edge, share) = (Arc::clone(&self.edge), self.caller.share());
+        let mut due: Vec<_> = self.reports.drain().map(command).collect();
+        self.reporting.spawn(async move {
+            while !due.is_empty() {
+                let rest = due.split_off(due.len().min(REPORTS));
+                let _turn = edge.turns.take(share.as_ref(), due.len()).await;
+                drop(edge.commands.submit_all(std::mem::replace(&mut due, rest)).await);
+            }
+        });
     }
 
     /// Drops what is told of replicas that this stream keeps alive no more, when that has become much.

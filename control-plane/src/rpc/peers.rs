@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{HELLO_TIMEOUT, MAX_REQUEST_BYTES, next_message};
 use crate::{
+    auth::Caller,
     edge::Edge,
     observe::{MAX_OPEN_QUESTIONS, Sent, StatsReader, Wish},
     refusal::Refusal,
@@ -50,8 +51,9 @@ impl PeerService for Peers {
         request: Request<Streaming<v1::FollowObservationsRequest>>,
     ) -> Result<Response<Self::FollowObservationsStream>, Status> {
         let place = self.0.peer_streams.take()?;
+        let caller = Caller::of(request.extensions()).clone();
         let (outbound, responses) = mpsc::channel(BUFFERED);
-        let work = serve(Arc::clone(&self.0), request.into_inner(), outbound.clone());
+        let work = serve(Arc::clone(&self.0), caller, request.into_inner(), outbound.clone());
         self.0.spawn_stream("peer_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))
     }
@@ -59,6 +61,7 @@ impl PeerService for Peers {
 
 async fn serve(
     edge: Arc<Edge>,
+    caller: Caller,
     mut inbound: Streaming<v1::FollowObservationsRequest>,
     outbound: Outbound,
 ) -> Result<(), Status> {
@@ -80,6 +83,7 @@ async fn serve(
     let marked = (Revision::MIN, Instant::now());
     let telling = Telling {
         edge: Arc::clone(&edge),
+        caller,
         outbound: outbound.clone(),
         sent,
         marked,
@@ -96,6 +100,8 @@ async fn serve(
 /// One listener.
 struct Telling {
     edge: Arc<Edge>,
+    /// Whoever it is: each of its messages counts as a request.
+    caller: Caller,
     outbound: Outbound,
     sent: Sent,
     /// The last mark, and when it was told.
@@ -133,7 +139,10 @@ impl Telling {
                 _ = head.changed() => sleep_until(gathered).await,
                 _ = beat.tick() => self.tell_stats().await,
                 next = next_message(&mut inbound, MAX_REQUEST_BYTES) => match next? {
-                    Some(next) => self.hear(next)?,
+                    Some(next) => {
+                        self.caller.charge().map_err(Refusal::from)?;
+                        self.hear(next)?;
+                    }
                     None => return Ok(()),
                 },
                 Some(_) = self.questions.join_next() => {}

@@ -11,6 +11,8 @@
 mod cause;
 mod client;
 mod entry;
+#[cfg(test)]
+mod fake;
 mod keeper;
 mod keys;
 mod location;
@@ -28,7 +30,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_proto::etcd::{RangeRequest, RangeResponse, TxnResponse, response_op::Response as Answer};
+use gateway_proto::etcd::{
+    KeyValue, RangeRequest, RangeResponse, TxnResponse, response_op::Response as Answer,
+};
 use tokio::{
     task::JoinSet,
     time::{sleep, sleep_until},
@@ -61,6 +65,8 @@ const AUDIT_INTERVAL: Duration = Duration::from_secs(300);
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// Renewals that wait for a stream.
 const RENEWALS: usize = 16 * 1024;
+/// A change that etcd is known to have made is told by then, or the watch does not tell.
+const TOLD_WITHIN: Duration = Duration::from_secs(2);
 /// A read that takes so long that etcd forgets its revision is begun again so often.
 const READS: usize = 3;
 
@@ -73,6 +79,8 @@ pub struct Etcd {
     watching: Option<Watching>,
     /// etcd's revision up to which everything was told.
     seen: Revision,
+    /// The last commit that etcd is known to have, if the watch has not told of it, and by when it has to.
+    owed: Option<(Revision, Instant)>,
     audit_at: Instant,
     outlet: Outlet,
     peers: Peers,
@@ -111,6 +119,7 @@ impl Etcd {
             keys,
             watching: None,
             seen: 0,
+            owed: None,
             audit_at: next_audit(),
             outlet,
             peers,
@@ -151,19 +160,38 @@ impl Etcd {
         Err(StoreError::Unavailable("etcd forgets revisions faster than they can be read".into()))
     }
 
-    /// Reads what was told so far, so that nothing differs but what the watch dropped.
+    /// Reads what was told so far, so that nothing differs but what the watch dropped, and looks whether it has more to tell.
     async fn read_again(&mut self) -> Option<Content> {
         self.watching.as_ref()?;
-        self.read(self.seen).await.ok()
+        let content = self.read(self.seen).await.ok()?;
+        let head = self.client.range(RangeRequest { keys_only: true, ..one(self.keys.head()) }).await.ok()?;
+        self.expect(self.head_in(&head.kvs));
+        Some(content)
+    }
+
+    /// The revision of the last commit, if it is among these keys.
+    fn head_in<'a>(&self, found: impl IntoIterator<Item = &'a KeyValue>) -> Option<Revision> {
+        let mut heads = found.into_iter().filter(|kv| self.keys.role(&kv.key) == Role::Head);
+        heads.next().map(|kv| kv.mod_revision)
+    }
+
+    /// Notes that etcd has a commit of this revision: a watch that has fallen silent tells of none, and without it nothing that
+    /// is decided here would ever be decided on the last one.
+    fn expect(&mut self, head: Option<Revision>) {
+        if let Some(head) = head.filter(|head| *head > self.seen && self.owed.is_none()) {
+            self.owed = Some((head, clock::now() + TOLD_WITHIN));
+        }
+    }
+
+    /// Notes that everything up to a revision is known.
+    fn sees(&mut self, revision: Revision) {
+        self.seen = self.seen.max(revision);
+        self.owed = self.owed.filter(|(owed, _)| *owed > self.seen);
     }
 
     /// The leases that etcd keeps although their replicas were to go.
-    fn heard_of(&self, response: TxnResponse) -> Vec<LeaseNews> {
-        let found = response.responses.into_iter().filter_map(|response| match response.response {
-            Some(Answer::ResponseRange(range)) => range.kvs.into_iter().next(),
-            _ => None,
-        });
-        let news = found.filter_map(|kv| match self.keys.role(&kv.key) {
+    fn heard_of(&self, found: Vec<KeyValue>) -> Vec<LeaseNews> {
+        let news = found.into_iter().filter_map(|kv| match self.keys.role(&kv.key) {
             Role::Lease(key) => Some(LeaseNews { key, kept: Some(LeaseTag::new(kv.lease)) }),
             _ => None,
         });
@@ -193,7 +221,7 @@ impl Store for Etcd {
                 let (client, keys, peers) = (self.client.clone(), self.keys.clone(), Arc::clone(&self.known));
                 self.known.send_replace(Arc::new(content.peers));
                 self.watching = Some(Watching::begin(client, keys, content.at + 1, peers));
-                self.seen = content.at;
+                (self.seen, self.owed) = (content.at, None);
                 Content { peers: BTreeMap::new(), ..content }
             }
         };
@@ -211,10 +239,14 @@ impl Store for Etcd {
         match committed {
             Ok(response) if response.succeeded => {
                 let revision = response.header.unwrap_or_default().revision;
-                self.seen = self.seen.max(revision);
+                self.sees(revision);
                 Ok(Commit::Durable(vec![revision; count]))
             }
-            Ok(response) => Ok(Commit::Overtaken(self.heard_of(response))),
+            Ok(response) => {
+                let found = found(response);
+                self.expect(self.head_in(&found));
+                Ok(Commit::Overtaken(self.heard_of(found)))
+            }
             // A lease has lapsed before its replica was there.
             Err(status) if status.code() == Code::NotFound => Ok(Commit::Overtaken(Vec::new())),
             Err(status) => {
@@ -228,7 +260,11 @@ impl Store for Etcd {
     async fn is_at(&mut self, base: Revision) -> Result<bool, StoreError> {
         let request = RangeRequest { keys_only: true, ..one(self.keys.head()) };
         match self.client.range(request).await {
-            Ok(RangeResponse { kvs, .. }) => Ok(kvs.first().is_some_and(|head| head.mod_revision == base)),
+            Ok(RangeResponse { kvs, .. }) => {
+                let head = self.head_in(&kvs);
+                self.expect(head);
+                Ok(head == Some(base))
+            }
             Err(status) => {
                 self.watching = None;
                 Err(self.told(&status))
@@ -237,13 +273,14 @@ impl Store for Etcd {
     }
 
     async fn news(&mut self) -> News {
-        let Some(watching) = &mut self.watching else { return std::future::pending().await };
+        let Some(watching) = &mut self.watching else { return News::ReadAgain("nothing is watched") };
+        let owed_by = self.owed.map(|(_, by)| by);
         loop {
             tokio::select! {
                 biased;
                 seen = watching.next() => match seen {
                     Seen::Changed { revision, groups, leases } => {
-                        self.seen = self.seen.max(revision);
+                        self.sees(revision);
                         return News::Changed { groups, leases };
                     }
                     Seen::Broken(why) => {
@@ -251,6 +288,10 @@ impl Store for Etcd {
                         return News::ReadAgain(why);
                     }
                 },
+                () = sleep_until(owed_by.unwrap_or(self.audit_at).into()), if owed_by.is_some() => {
+                    self.watching = None;
+                    return News::ReadAgain("the watch has not told of a change");
+                }
                 () = sleep_until(self.audit_at.into()) => {
                     self.audit_at = next_audit();
                     return News::ReadAgain("it is time to compare");
@@ -282,6 +323,15 @@ impl Store for Etcd {
     fn peers(&self) -> Option<Peers> {
         Some(self.peers.clone())
     }
+}
+
+/// What a transaction has found.
+fn found(response: TxnResponse) -> Vec<KeyValue> {
+    let found = response.responses.into_iter().filter_map(|response| match response.response {
+        Some(Answer::ResponseRange(range)) => range.kvs.into_iter().next(),
+        _ => None,
+    });
+    found.collect()
 }
 
 /// Finds the store, or makes it. The inner error may pass, the outer one does not.

@@ -14,20 +14,34 @@ pub struct Moved {
     pub to: Revision,
 }
 
+/// Which of the two stores could not do it, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MoveError {
+    /// The one that is copied.
+    #[error(transparent)]
+    From(StoreError),
+    /// The one that is filled.
+    #[error(transparent)]
+    To(StoreError),
+}
+
 /// Copies all that `from` holds into `to`. Nothing is changed in `from`. Leases keep their ids, so owners go on renewing them; each
 /// has one full time to live from the start of a control plane on `to`.
 ///
 /// Not cancel safe: `to` holds a part then, and is refused the next time.
 ///
 /// # Errors
-/// [`StoreError`] of either store; when `to` is not empty, or somebody else writes to it.
-pub async fn migrate<F: Store, T: Store>(from: &mut F, to: &mut T) -> Result<Moved, StoreError> {
-    let loaded = from.load().await?;
-    let target = to.load().await?;
+/// [`MoveError`] of either store; when `to` is not empty, or somebody else writes to it.
+pub async fn migrate<F: Store, T: Store>(from: &mut F, to: &mut T) -> Result<Moved, MoveError> {
+    let loaded = from.load().await.map_err(MoveError::From)?;
+    let target = to.load().await.map_err(MoveError::To)?;
+    let refused = |why: String| Err(MoveError::To(StoreError::Unavailable(why)));
     if !target.items.is_empty() {
-        let why =
-            format!("it holds {} records: records are moved into an empty one only", target.items.len());
-        return Err(StoreError::Unavailable(why));
+        return refused(format!(
+            "it holds {} records, and records are moved into an empty one only: name another one, or remove what a copy that was \
+             interrupted has left",
+            target.items.len()
+        ));
     }
     let at = crate::clock::wall();
     let mutations = loaded.items.into_iter().map(|item| Mutation::one(moved(item), at));
@@ -35,14 +49,16 @@ pub async fn migrate<F: Store, T: Store>(from: &mut F, to: &mut T) -> Result<Mov
     let (mut base, mut done) = (target.revision, 0);
     while done < mutations.len() {
         let end = mutations.len().min(done + to.max_group());
-        match to.commit(base, &mutations[done..end]).await? {
+        match to.commit(base, &mutations[done..end]).await.map_err(MoveError::To)? {
             Commit::Durable(revisions) => {
                 done += revisions.len();
                 base = revisions.last().copied().unwrap_or(base);
             }
             Commit::Overtaken(_) => {
-                let why = "somebody else writes to it: stop the control planes that use it already";
-                return Err(StoreError::Unavailable(why.into()));
+                return refused(
+                    "somebody else writes to it: stop the control planes that use it already, remove what is there, and begin again"
+                        .into(),
+                );
             }
         }
     }
@@ -83,6 +99,27 @@ mod tests {
             item.at(1)
         });
         items.collect()
+    }
+
+    /// A store that cannot be read.
+    struct Damaged;
+
+    impl Store for Damaged {
+        async fn load(&mut self) -> Result<crate::store::Loaded, StoreError> {
+            Err(StoreError::Unavailable("damaged".into()))
+        }
+
+        async fn commit(&mut self, _: Revision, _: &[Mutation]) -> Result<Commit, StoreError> {
+            Err(StoreError::Unavailable("damaged".into()))
+        }
+    }
+
+    #[tokio::test]
+    async fn the_store_that_cannot_be_used_is_the_one_that_is_blamed() {
+        let why = StoreError::Unavailable("damaged".into());
+        let from = migrate(&mut Damaged, &mut Memory::new()).await;
+        assert_eq!(from, Err(MoveError::From(why.clone())));
+        assert_eq!(migrate(&mut Memory::new(), &mut Damaged).await, Err(MoveError::To(why)));
     }
 
     proptest! {

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use control_plane::{Settings, auth_file::fingerprint};
+use control_plane::{Config, Settings, auth_file::fingerprint};
 use gateway_proto::v1::{self, keep_alive_result::Result as Outcome, stream_snapshots_request::Message};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -17,8 +17,8 @@ use crate::{
     rest::{Answer, send},
 };
 
-struct Locked {
-    plane: Plane,
+pub(crate) struct Locked {
+    pub(crate) plane: Plane,
     _folder: TempDir,
 }
 
@@ -26,7 +26,7 @@ fn entry(name: &str, rest: &str) -> String {
     format!("[[token]]\nname = \"{name}\"\nsha256 = \"{}\"\n{rest}\n", fingerprint(name))
 }
 
-fn entries() -> String {
+pub(crate) fn entries() -> String {
     let replica = |service: &str| format!("roles = [\"replica\"]\nservices = [\"{service}\"]");
     [
         entry("ops", "roles = [\"operator\"]"),
@@ -38,7 +38,21 @@ fn entries() -> String {
 }
 
 impl Locked {
-    async fn start(text: &str, files: &[(&str, String)], rate: u32) -> Self {
+    pub(crate) async fn start(text: &str, files: &[(&str, String)], rate: u32) -> Self {
+        Self::start_with(text, files, rate, |_| {}).await
+    }
+
+    /// With other bounds.
+    pub(crate) async fn start_within(text: &str, rate: u32, change: impl FnOnce(&mut Config)) -> Self {
+        Self::start_with(text, &[], rate, change).await
+    }
+
+    async fn start_with(
+        text: &str,
+        files: &[(&str, String)],
+        rate: u32,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for (name, content) in files {
             std::fs::write(folder.path().join(name), content).unwrap();
@@ -46,8 +60,11 @@ impl Locked {
         let path = folder.path().join("auth.toml");
         std::fs::write(&path, text).unwrap();
         let access = Settings::default().with_auth_file(path).with_rate_limit(rate);
-        let plane = Plane::start_with(|config| config.access = access).await;
-        Self { plane, _folder: folder }
+        let plane = Plane::start_with(|config| {
+            config.access = access;
+            change(config);
+        });
+        Self { plane: plane.await, _folder: folder }
     }
 
     async fn ask(&self, method: &str, path: &str, token: &str, body: &str) -> Answer {
@@ -55,19 +72,19 @@ impl Locked {
         send(&self.plane, method, path, &headers, body).await
     }
 
-    async fn lease(&self, token: &str, service: &str) -> v1::RegisterResponse {
+    pub(crate) async fn lease(&self, token: &str, service: &str) -> v1::RegisterResponse {
         let wish = v1::RegisterRequest { lease_ttl: seconds(60), ..request(service, "10.0.0.1:80") };
         self.plane.registry().register(shown(token, wish)).await.unwrap().into_inner()
     }
 }
 
-fn shown<T>(token: &str, message: T) -> Request<T> {
+pub(crate) fn shown<T>(token: &str, message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
     request
 }
 
-fn beat(registered: &v1::RegisterResponse) -> v1::HeartbeatRequest {
+pub(crate) fn beat(registered: &v1::RegisterResponse) -> v1::HeartbeatRequest {
     let replica = registered.replica.clone().unwrap();
     v1::HeartbeatRequest {
         service: replica.service,

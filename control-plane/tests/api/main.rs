@@ -5,6 +5,7 @@
 mod access;
 mod dashboard;
 mod discovery;
+mod floods;
 mod http;
 mod jwks;
 mod keep_alive;

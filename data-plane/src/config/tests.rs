@@ -75,7 +75,7 @@ fn some_services_are_carried_by_name_and_keep_a_snapshot_of_their_own() {
     };
     assert_eq!(services(&[]), Services::All);
     assert_eq!(services(&["--services", "*"]), Services::All);
-    let names = ["orders", "users"].map(|name| ServiceName::parse(name).unwrap());
+    let names = ["orders", "users"].map(|name| gateway_proto::ServiceName::parse(name).unwrap());
     assert_eq!(
         services(&["--services", "users,orders", "--services", "users"]),
         Services::Some(names.into())
@@ -91,6 +91,14 @@ fn some_services_are_carried_by_name_and_keep_a_snapshot_of_their_own() {
     assert_ne!(path(&[]), path(&["--services", "orders"]));
     assert_eq!(path(&["--services", "a,b"]), path(&["--services", "b,a"]));
     assert!(refusal(&["--services", "Orders"]).starts_with("--services \"Orders\" "));
+    let file = folder.path().join("services");
+    std::fs::write(&file, "users\norders # of the shop\n").unwrap();
+    let file = file.display().to_string();
+    assert_eq!(services(&["--services-file", &file]), services(&["--services", "orders,users"]));
+    assert_eq!(path(&["--services-file", &file]), path(&["--services", "orders,users"]));
+    std::fs::write(&file, "").unwrap();
+    let refused = refusal(&["--services-file", &file]);
+    assert!(refused.starts_with("--services-file ") && refused.contains("names no service"), "{refused}");
 }
 
 #[test]

@@ -19,6 +19,9 @@ use format::SCHEMA;
 /// Far above what the largest snapshot encodes to: a stray file must not fill the memory.
 const MAX_BYTES: u64 = 512 << 20;
 
+/// Of a data plane that carries all services.
+const FILE: &str = "snapshot.bin";
+
 /// Where the snapshot is kept, and how old it may be to be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cache {
@@ -72,17 +75,18 @@ pub enum CacheError {
 impl Cache {
     /// A cache in `directory`, which is made when the first snapshot is saved.
     pub fn new(directory: impl Into<PathBuf>, max_age: Duration) -> Self {
-        Self { directory: directory.into(), file: "snapshot.bin".into(), max_age }
+        Self { directory: directory.into(), file: FILE.into(), max_age }
     }
 
     /// The same for these services: what was kept of others is neither read nor overwritten, for a control plane that is
     /// asked what is new since then would not tell what is missing.
     #[must_use]
     pub fn of(self, services: &Services) -> Self {
-        match services.fingerprint() {
-            Some(fingerprint) => Self { file: format!("snapshot-{fingerprint:016x}.bin"), ..self },
-            None => self,
-        }
+        let file = match services.fingerprint() {
+            Some(fingerprint) => format!("snapshot-{fingerprint:016x}.bin"),
+            None => FILE.into(),
+        };
+        Self { file, ..self }
     }
 
     /// The file the snapshot is kept in.

@@ -11,7 +11,7 @@ use gateway_proto::v1::{
 };
 use gateway_runtime::{Shutdown, root_cause};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, sleep, timeout},
 };
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
@@ -50,6 +50,8 @@ enum Ended {
     Behind(String),
     #[error("{MAX_REFUSALS_IN_A_ROW} updates in a row were refused, the last one because {0}")]
     Refused(String),
+    #[error("all services are carried from now on, or some only, which a new stream has to say")]
+    Resubscribed,
 }
 
 impl From<Status> for Ended {
@@ -71,18 +73,20 @@ impl Ended {
             Self::NotRead => "not_read",
             Self::Behind(_) => "behind",
             Self::Refused(_) => "refused",
+            Self::Resubscribed => "resubscribed",
         }
     }
 }
 
-/// Follows `control_plane` until `stop` begins. Dropping the future ends the stream.
+/// Follows `control_plane` until `stop` begins, for the services that are to be carried. Dropping the future ends the stream.
 pub(crate) async fn follow(
     control_plane: &ControlPlane,
     node: &v1::NodeIdentity,
-    services: &Services,
+    services: &watch::Sender<Services>,
     feed: &Feed,
     stop: &Shutdown,
 ) {
+    let mut services = services.subscribe();
     let mut reconnect = Reconnect::default();
     // A follower before this one may have failed in the middle of a stream.
     feed.set_disconnected();
@@ -91,11 +95,16 @@ pub(crate) async fn follow(
             () = control_plane.hold().released() => {}
             () = stop.begun() => return,
         }
+        feed.carry(&services.borrow_and_update());
         let ended = tokio::select! {
-            ended = follow_once(control_plane, node, services, feed, &mut reconnect) => ended,
+            ended = follow_once(control_plane, node, &mut services, feed, &mut reconnect) => ended,
             () = stop.begun() => return,
         };
         feed.end(ended.reason());
+        if matches!(ended, Ended::Resubscribed) {
+            tracing::info!(reason = %ended, "beginning a new stream");
+            continue;
+        }
         if control_plane.hold().is_held() {
             tracing::info!(reason = %ended, "the control plane is left to the process that takes over, {}", feed.meanwhile());
             continue;
@@ -114,6 +123,8 @@ pub(crate) async fn follow(
         control_plane.advance();
         tokio::select! {
             () = sleep(pause) => {}
+            // The sender is there for as long as this runs.
+            _ = services.changed() => {}
             () = stop.begun() => return,
         }
     }
@@ -138,7 +149,7 @@ fn pause_after(
 async fn follow_once(
     control_plane: &ControlPlane,
     node: &v1::NodeIdentity,
-    services: &Services,
+    services: &mut watch::Receiver<Services>,
     feed: &Feed,
     reconnect: &mut Reconnect,
 ) -> Ended {
@@ -148,11 +159,11 @@ async fn follow_once(
     };
     let mut client = DiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let (answers, requests) = mpsc::channel(ANSWERS);
-    let Position { epoch, revision } = feed.position();
+    let Position { epoch, revision } = feed.resumes_from();
     let stream_number = control_plane.number_stream(feed.wall());
     let hello = v1::Hello {
         node: Some(v1::NodeIdentity { stream_number, ..node.clone() }),
-        services: services.to_wire(),
+        services: feed.carried().to_wire(),
         resume_epoch: epoch.clone(),
         resume_revision: revision,
         role: v1::SnapshotRole::DataPlane.into(),
@@ -170,13 +181,30 @@ async fn follow_once(
         };
     tracing::info!(url = %control_plane.url(), epoch, revision, "following the control plane");
     feed.begin(control_plane.url().to_string().trim_end_matches('/'));
-    receive_all(responses, &answers, feed, reconnect, control_plane.has_others()).await
+    receive_all(responses, &answers, services, feed, reconnect, control_plane.has_others()).await
+}
+
+/// Carries what is to be carried from now on, and says so on the stream. `Err`: only a new stream can say it.
+fn resubscribe(
+    services: &mut watch::Receiver<Services>,
+    answers: &mpsc::Sender<v1::StreamSnapshotsRequest>,
+    feed: &Feed,
+) -> Result<(), Ended> {
+    let before = feed.carried();
+    let next = services.borrow_and_update().clone();
+    if !feed.carry(&next) {
+        return Ok(());
+    }
+    let change = before.change_to(&next).ok_or(Ended::Resubscribed)?;
+    tracing::info!(added = ?change.add_services, removed = ?change.remove_services, "other services are carried");
+    answers.try_send(request(Message::SubscriptionChange(change))).map_err(|_| Ended::NotRead)
 }
 
 /// Takes and answers every message of one stream.
 async fn receive_all(
     mut responses: impl Stream<Item = Result<v1::StreamSnapshotsResponse, Status>> + Unpin,
     answers: &mpsc::Sender<v1::StreamSnapshotsRequest>,
+    services: &mut watch::Receiver<Services>,
     feed: &Feed,
     reconnect: &mut Reconnect,
     has_others: bool,
@@ -184,7 +212,15 @@ async fn receive_all(
     let mut assembly = Assembly::default();
     let mut refusals = 0;
     loop {
-        let message = match timeout(SILENCE, responses.next()).await {
+        let next = tokio::select! {
+            next = timeout(SILENCE, responses.next()) => next,
+            // The sender is there for as long as the stream is.
+            _ = services.changed() => match resubscribe(services, answers, feed) {
+                Ok(()) => continue,
+                Err(ended) => return ended,
+            },
+        };
+        let message = match next {
             Ok(Some(Ok(message))) => message,
             Ok(Some(Err(status))) => return status.into(),
             Ok(None) => return Ended::Closed,

@@ -9,7 +9,7 @@ use std::{
 use gateway_proto::{ReplicaKey, ServiceName, v1};
 use tokio::{sync::watch, time::Instant};
 
-use super::{Assembly, LetGo, Mirror, Received, Source, Status, guard::Judgement};
+use super::{Assembly, LetGo, Mirror, Received, Services, Source, Status, guard::Judgement};
 use crate::{
     clock::{Clock, Moment},
     routes::Routes,
@@ -72,9 +72,35 @@ impl Feed {
         (Self { mirror, applied, status, turn: Mutex::default(), table, clock }, view)
     }
 
-    /// Where to resume from; its epoch is empty when nothing is held.
-    pub(super) fn position(&self) -> Position {
+    /// What is held; its epoch is empty when that is nothing.
+    fn position(&self) -> Position {
         Position::of(&self.mirror.borrow())
+    }
+
+    /// Where to resume from; its epoch is empty when nothing leads on from what is held.
+    pub(super) fn resumes_from(&self) -> Position {
+        let mirror = self.mirror.borrow();
+        if mirror.is_whole() { Position::of(&mirror) } else { Position::default() }
+    }
+
+    /// Carries these services from now on, and yields whether they were others before. When this returns, requests for those
+    /// that are carried no more are answered as those for unknown services; what is new comes with the next full snapshot.
+    pub(super) fn carry(&self, services: &Services) -> bool {
+        let _turn = self.turn();
+        let mut gone = None;
+        self.mirror.send_if_modified(|mirror| {
+            gone = mirror.carry(services);
+            gone.is_some()
+        });
+        if let Some(gone) = &gone {
+            self.follow(gone, self.clock.moment());
+        }
+        gone.is_some()
+    }
+
+    /// The services that are carried.
+    pub(super) fn carried(&self) -> Services {
+        self.mirror.borrow().services().clone()
     }
 
     /// Applies one message and yields its answer, together with what became of it.
@@ -90,10 +116,11 @@ impl Feed {
         let nonce = message.nonce.clone();
         let mut outcome = None;
         self.mirror.send_if_modified(|mirror| {
-            let before = mirror.snapshot().revision();
+            let before = (mirror.snapshot().revision(), mirror.is_whole());
             let outcome = outcome.insert(mirror.receive(assembly, message, now));
             let is_applied = matches!(outcome.received, Received::Applied { .. });
-            is_applied || !outcome.touched.is_empty() || before != mirror.snapshot().revision()
+            let after = (mirror.snapshot().revision(), mirror.is_whole());
+            is_applied || !outcome.touched.is_empty() || before != after
         });
         let outcome = outcome.expect("the closure has run");
         self.follow(&outcome.touched, now);

@@ -109,6 +109,13 @@ impl Guard {
         self.services.get(name)
     }
 
+    /// Holds nothing of services that are not kept any more, and yields which.
+    pub(super) fn keep_only(&mut self, is_kept: impl Fn(&ServiceName) -> bool) -> BTreeSet<ServiceName> {
+        let gone = self.services.keys().filter(|name| !is_kept(name)).cloned().collect();
+        self.services.retain(|name, _| is_kept(name));
+        gone
+    }
+
     /// Judges an update, which has led to the scene's snapshot.
     pub(super) fn update(&mut self, update: &Update, scene: Scene<'_>) -> Judgement {
         self.pass_time(scene.now.tick);

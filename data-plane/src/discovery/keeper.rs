@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    path::Path,
     time::{Duration, SystemTime},
 };
 
@@ -39,12 +40,18 @@ pub(crate) async fn keep(cache: Cache, mut view: View, stop: Shutdown) {
         let Some(age) = age.filter(|age| failing || is_changed || (is_due && *age < refresh)) else {
             continue;
         };
+        if !view.mirror.borrow().is_whole() {
+            // Whoever resumed from it would not be told what is missing. What follows is.
+            failing = false;
+            continue;
+        }
         let mirror = view.mirror.borrow_and_update().clone();
         let current_at = SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
-        let target = cache.clone();
+        let target = cache.clone().of(mirror.services());
+        let path = target.path();
         let saved = spawn_blocking(move || target.save(mirror.snapshot(), mirror.guard(), current_at)).await;
         let saved = saved.unwrap_or_else(|panic| Err(io::Error::other(panic)));
-        report(&cache, &saved, failing);
+        report(&path, &saved, failing);
         saved_at = Instant::now();
         // There is no later at the end.
         failing = saved.is_err() && !stop.has_begun();
@@ -56,8 +63,7 @@ pub(crate) async fn keep(cache: Cache, mut view: View, stop: Shutdown) {
 }
 
 /// Logs when the disk begins to refuse and when it is over, not every time between.
-fn report(cache: &Cache, saved: &io::Result<()>, failing: bool) {
-    let path = cache.path();
+fn report(path: &Path, saved: &io::Result<()>, failing: bool) {
     match saved {
         Ok(()) if failing => tracing::info!(path = %path.display(), "the snapshot is saved again"),
         Err(error) if !failing => tracing::warn!(

@@ -6,10 +6,14 @@
 
 use std::{collections::BTreeSet, time::SystemTime};
 
-use gateway_proto::{NodeId, ReplicaKey, ServiceName, time::timestamp, v1};
+use gateway_proto::{
+    NodeId, ReplicaKey, ServiceName,
+    time::timestamp,
+    v1::{self, stream_snapshots_response::Update},
+};
 
 use super::{
-    Assembly, Guard, Received, Snapshot,
+    Assembly, Guard, Received, Services, Snapshot,
     draft::replica_to_wire,
     guard::{Judgement, Scene},
 };
@@ -23,6 +27,19 @@ pub struct Mirror {
     guard: Guard,
     /// The wall clock's reading by which overrides are judged.
     wall: SystemTime,
+    services: Services,
+    extent: Extent,
+}
+
+/// Whether the snapshot has all services that are carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// It has.
+    Whole,
+    /// They are others than before, and a full snapshot of them is due. What else comes is of those before.
+    Due,
+    /// A full snapshot has come, which may still be one of those before: then another one follows at once, and else something else.
+    Unproven,
 }
 
 /// What a message did.
@@ -42,7 +59,35 @@ impl Mirror {
     /// What the data plane `node` routes by, when `snapshot` and `guard` were kept for it. Overrides act if `wall` is
     /// before their ends.
     pub fn new(node: NodeId, snapshot: Snapshot, guard: Guard, wall: SystemTime) -> Self {
-        Self { node, snapshot, guard, wall }
+        Self { node, snapshot, guard, wall, services: Services::All, extent: Extent::Whole }
+    }
+
+    /// The same, when all of it is of these services.
+    #[must_use]
+    pub fn of(self, services: Services) -> Self {
+        Self { services, ..self }
+    }
+
+    /// The services that are carried.
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+
+    /// Whether the snapshot has all services that are carried, so that what is new since then leads on from it.
+    pub fn is_whole(&self) -> bool {
+        self.extent == Extent::Whole
+    }
+
+    /// Carries these services from now on: what is held of others is dropped, and what is missing comes with the next full
+    /// snapshot. Yields the services that are routed no more; `None`: they were these before.
+    pub fn carry(&mut self, services: &Services) -> Option<BTreeSet<ServiceName>> {
+        if self.services == *services {
+            return None;
+        }
+        (self.services, self.extent) = (services.clone(), Extent::Due);
+        let mut gone = self.snapshot.keep_only(|name| services.admits(name));
+        gone.extend(self.guard.keep_only(|name| services.admits(name)));
+        Some(gone)
     }
 
     /// What the registry has.
@@ -118,7 +163,25 @@ impl Mirror {
         now: Moment,
     ) -> Outcome {
         let mut touched = self.pass_time(now.wall);
-        let (received, update) = assembly.receive_update(&mut self.snapshot, message);
+        let is_full = matches!(message.update, Some(Update::Full(_)));
+        if self.extent == Extent::Due && !is_full {
+            let (received, judgement) = (Received::Partial, Judgement::default());
+            return Outcome { received, touched, routes_changed: false, judgement };
+        }
+        let (received, mut update) = assembly.receive_update(&mut self.snapshot, message);
+        match &received {
+            Received::Applied { .. } if is_full && self.extent != Extent::Whole => {
+                self.extent = Extent::Unproven;
+                let Self { snapshot, services, .. } = self;
+                for stranger in snapshot.keep_only(|name| services.admits(name)) {
+                    update.before.remove(&stranger);
+                }
+            }
+            Received::Applied { .. } | Received::Unchanged | Received::Disputed(_) => {
+                self.extent = Extent::Whole;
+            }
+            Received::Partial | Received::Refused(_) => {}
+        }
         let scene = Scene { snapshot: &self.snapshot, node: &self.node, now };
         let judgement = match &received {
             Received::Applied { .. } => self.guard.update(&update, scene),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use gateway_proto::ServiceName;
+use gateway_proto::{ServiceName, v1};
 
 /// All of them, or some by name.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -15,6 +15,49 @@ pub enum Services {
 }
 
 impl Services {
+    /// Names that control planes take of one data plane.
+    const MAX_NAMES: usize = 1000;
+
+    /// Reads names, or one `*` for all.
+    ///
+    /// # Errors
+    /// What is wrong, to be read after what they were named by.
+    pub(crate) fn parse(names: &[&str]) -> Result<Self, String> {
+        if names == ["*"] {
+            return Ok(Self::All);
+        }
+        let parse = |name: &&str| ServiceName::parse(name).map_err(|why| format!("{name:?} {why}"));
+        let names = names.iter().map(parse).collect::<Result<BTreeSet<_>, _>>()?;
+        match names.len() {
+            0 => Err("names no service: write * to carry all".into()),
+            count if count > Self::MAX_NAMES => {
+                Err(format!("names {count}, at most {} are allowed: write * to carry all", Self::MAX_NAMES))
+            }
+            _ => Ok(Self::Some(names)),
+        }
+    }
+
+    /// Whether a service is among them.
+    pub(super) fn admits(&self, name: &ServiceName) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(names) => names.contains(name),
+        }
+    }
+
+    /// How a control plane is told, on a stream for these, that they are others from now on. `None`: all are named on a new
+    /// stream only.
+    pub(super) fn change_to(&self, next: &Self) -> Option<v1::SubscriptionChange> {
+        let (Self::Some(before), Self::Some(after)) = (self, next) else { return None };
+        let texts = |names: std::collections::btree_set::Difference<'_, ServiceName>| {
+            names.map(ServiceName::to_string).collect()
+        };
+        Some(v1::SubscriptionChange {
+            add_services: texts(after.difference(before)),
+            remove_services: texts(before.difference(after)),
+        })
+    }
+
     /// As a control plane is told it.
     pub(super) fn to_wire(&self) -> Vec<String> {
         match self {
@@ -46,6 +89,29 @@ mod tests {
     fn a_star_asks_for_all_and_names_are_asked_for_in_order() {
         assert_eq!(Services::All.to_wire(), ["*"]);
         assert_eq!(some(&["users", "orders"]).to_wire(), ["orders", "users"]);
+    }
+
+    #[test]
+    fn names_are_read_and_what_is_none_is_shown() {
+        assert_eq!(Services::parse(&["*"]), Ok(Services::All));
+        assert_eq!(Services::parse(&["users", "orders", "users"]), Ok(some(&["orders", "users"])));
+        for (names, why) in
+            [(&[][..], "names no service"), (&["*", "a"], "\"*\" "), (&["Orders"], "\"Orders\" ")]
+        {
+            let refused = Services::parse(names).unwrap_err();
+            assert!(refused.starts_with(why), "{refused}");
+        }
+        let many: Vec<_> = (0..=Services::MAX_NAMES).map(|number| format!("s-{number}")).collect();
+        let many: Vec<_> = many.iter().map(String::as_str).collect();
+        assert!(Services::parse(&many).unwrap_err().starts_with("names 1001, at most 1000"));
+    }
+
+    #[test]
+    fn a_change_names_what_comes_and_what_goes_and_all_are_no_change() {
+        let change = some(&["a", "b"]).change_to(&some(&["b", "c"])).unwrap();
+        assert_eq!((change.add_services, change.remove_services), (vec!["c".into()], vec!["a".into()]));
+        assert_eq!(Services::All.change_to(&some(&["a"])), None);
+        assert_eq!(some(&["a"]).change_to(&Services::All), None);
     }
 
     #[test]

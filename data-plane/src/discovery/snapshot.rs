@@ -193,6 +193,22 @@ impl Snapshot {
         Ok(Update { before, causes: BTreeMap::new(), overridden, default_changed, routes_changed })
     }
 
+    /// Drops all services but those that are kept, with the overrides on others, and yields which.
+    pub(super) fn keep_only(&mut self, is_kept: impl Fn(&ServiceName) -> bool) -> BTreeSet<ServiceName> {
+        let gone: BTreeSet<_> = self.services.keys().filter(|name| !is_kept(name)).cloned().collect();
+        for name in &gone {
+            self.put(name, None);
+        }
+        let is_of_another = |entry: &Arc<v1::OverrideEntry>| {
+            ServiceName::parse(&entry.service).is_ok_and(|name| !is_kept(&name))
+        };
+        let entries = self.overrides.entries().filter(|entry| is_of_another(entry));
+        for id in entries.map(|entry| entry.override_id.clone()).collect::<Vec<_>>() {
+            self.remove_override(&id, &mut Update::default());
+        }
+        gone
+    }
+
     /// Applies what changed since `delta.base_revision`.
     ///
     /// # Errors

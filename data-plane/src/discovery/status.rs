@@ -29,8 +29,17 @@ impl fmt::Display for Source {
 }
 
 /// Why streams end, as metrics name it: each is there from the start, so that the first one is seen as an increase.
-const ENDS: [&str; 8] =
-    ["unreachable", "failed", "superseded", "closed", "silent", "not_read", "behind", "refused"];
+const ENDS: [&str; 9] = [
+    "unreachable",
+    "failed",
+    "superseded",
+    "closed",
+    "silent",
+    "not_read",
+    "behind",
+    "refused",
+    "resubscribed",
+];
 
 /// The link as it is now.
 #[derive(Debug, Clone)]

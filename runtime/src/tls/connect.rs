@@ -183,17 +183,52 @@ fn sentence(error: &TlsError, host: &str) -> Option<String> {
     })
 }
 
+impl Server {
+    /// What went wrong on a connection, in a sentence that is kept for whoever uses it: he may learn only that it is closed. What
+    /// was said in TLS is not forgotten for the end of the connection that came of it.
+    fn broken(&self, error: io::Error) -> io::Error {
+        let is_said = is_of_tls(&error);
+        let error = explained(error, &self.host);
+        if is_said || self.tls.refusal().is_none() {
+            self.tls.was_refused(Some(error.to_string()));
+        }
+        error
+    }
+}
+
+fn is_of_tls(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<TlsError>())
+}
+
+/// Why nothing can be written any more: a server that refuses a certificate says so and closes the connection, and who writes may
+/// learn of the end before he has read the reason.
+fn last_word(
+    stream: &mut TlsStream<TcpStream>,
+    server: &Server,
+    cx: &mut Context<'_>,
+    error: io::Error,
+) -> io::Error {
+    /// More than a server sends before it reads a certificate.
+    const MAX_READS: usize = 16;
+    let mut scratch = [0; 4096];
+    for _ in 0..MAX_READS {
+        let mut buf = ReadBuf::new(&mut scratch);
+        match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
+            Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+            Poll::Ready(Err(said)) if is_of_tls(&said) => return server.broken(said),
+            _ => break,
+        }
+    }
+    server.broken(error)
+}
+
 impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream, server) => {
                 let read = ready!(Pin::new(stream).poll_read(cx, buf));
-                Poll::Ready(read.map_err(|error| {
-                    let error = explained(error, &server.host);
-                    server.tls.was_refused(Some(error.to_string()));
-                    error
-                }))
+                Poll::Ready(read.map_err(|error| server.broken(error)))
             }
         }
     }
@@ -203,14 +238,20 @@ impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Tls(stream, _) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream, server) => {
+                let written = ready!(Pin::new(&mut **stream).poll_write(cx, bytes));
+                Poll::Ready(written.map_err(|error| last_word(stream, server, cx, error)))
+            }
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream, server) => {
+                let flushed = ready!(Pin::new(&mut **stream).poll_flush(cx));
+                Poll::Ready(flushed.map_err(|error| last_word(stream, server, cx, error)))
+            }
         }
     }
 

@@ -221,3 +221,30 @@ fn a_clients_files_are_refused_by_their_names_and_none_are_read_where_none_are_n
     assert!(ClientTls::load(files).unwrap_err().to_string().contains("/no/such/ca"));
     assert!(!ClientTls::load(ClientTlsFiles::default()).unwrap().has_files());
 }
+
+#[tokio::test]
+async fn what_a_server_has_against_our_certificate_is_heard_by_one_who_only_writes_too() {
+    let authority = Authority::new("a");
+    let mut files = files(vec![authority.sign("one", &["127.0.0.1"])]);
+    files.client_ca = Some(authority.file());
+    let acceptor = TlsAcceptor::from(Tls::load(files).unwrap().config());
+    let client = ClientTlsFiles { ca: Some(authority.file()), identity: None, protocols: &[b"h2"] };
+    let client = Arc::new(ClientTls::load(client).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let serving = tokio::spawn(async move { acceptor.accept(listener.accept().await.unwrap().0).await.is_ok() });
+    let mut connection = connect("127.0.0.1", port, Some(&client)).await.unwrap();
+    // The refusal comes after the handshake, and by now the connection is closed.
+    assert!(!serving.await.unwrap());
+    let refused = tokio::time::timeout(Duration::from_secs(10), async {
+        loop {
+            if let Err(error) = connection.write_all(b"request").await {
+                break error;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let refused = refused.await.unwrap().to_string();
+    assert!(refused.contains("asks for a client certificate"), "{refused}");
+    assert_eq!(*client.refusal().unwrap(), refused);
+}

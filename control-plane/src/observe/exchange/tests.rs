@@ -160,3 +160,74 @@ fn a_message_that_cannot_be_is_refused_by_what_is_wrong_in_it() {
     let gone = v1::FollowObservationsResponse { gone_node_ids: vec!["N 1".into()], ..Default::default() };
     assert!(refused(gone).starts_with("gone_node_ids"));
 }
+
+#[test]
+fn a_listener_that_wants_what_it_was_never_told_of_takes_no_room() {
+    let (teller, _seat) = observed(4);
+    let mut following = Following::begin(&teller);
+    let want_node_ids = (0..5000).map(|number| format!("made-up-{number}")).collect();
+    let request = v1::FollowObservationsRequest { want_node_ids, ..Default::default() };
+    following.sent.hear(&request).unwrap();
+    assert!(following.sent.wanted.is_empty() && following.sent.due.is_empty());
+    following.tell_all();
+    assert_eq!(following.rows().len(), 4);
+}
+
+#[test]
+fn what_another_control_plane_tells_is_cut_to_the_size_of_what_is_told_here() {
+    let observation = Arc::new(Observation::new(9));
+    observation.expect_peers(&[peer()]);
+    let long = || "x".repeat(100_000);
+    let event = v1::Event {
+        event_type: long(),
+        service: long(),
+        replica_id: long(),
+        node_id: long(),
+        actor: long(),
+        message: long(),
+        metadata: (0..100).map(|number| (format!("{number}{}", long()), long())).collect(),
+        ..Default::default()
+    };
+    let node = v1::PeerNode {
+        node: Some(v1::NodeIdentity { node_id: "n1".into(), version: long(), ..Default::default() }),
+        address: long(),
+        connected: true,
+        nack: Some(v1::Nack { reason: long(), message: long() }),
+        taken_batch_process_id: long(),
+        ..Default::default()
+    };
+    let message =
+        v1::FollowObservationsResponse { nodes: vec![node], events: vec![event], ..Default::default() };
+    observation.hear_peer(&peer(), &mut Followed::default(), message).unwrap();
+    let told = observation.read_events(|timeline| timeline.before(&Scope::default(), None, 9).events);
+    let (_, event) = told.first().unwrap();
+    assert!(prost::Message::encoded_len(&**event) < 8 * 1024, "{}", prost::Message::encoded_len(&**event));
+    assert_eq!(event.control_plane, "b:1");
+    let node = observation.read(|nodes, _| nodes.list_after("", 0).next().unwrap().1);
+    assert!(prost::Message::encoded_len(&node) < 2 * 1024, "{}", prost::Message::encoded_len(&node));
+}
+
+#[test]
+fn one_that_tells_of_ever_more_data_planes_and_never_comes_to_an_end_is_refused() {
+    let observation = Arc::new(Observation::new(9));
+    observation.expect_peers(&[peer()]);
+    let mut followed = Followed::default();
+    let mut number = 0;
+    let refused = loop {
+        let nodes = (0..5000).map(|_| {
+            number += 1;
+            let node_id = format!("n-{number}");
+            v1::PeerNode {
+                node: Some(v1::NodeIdentity { node_id, ..Default::default() }),
+                ..Default::default()
+            }
+        });
+        let message = v1::FollowObservationsResponse { nodes: nodes.collect(), ..Default::default() };
+        match observation.hear_peer(&peer(), &mut followed, message) {
+            Ok(_) => assert!(number < 3 * MAX_TOLD, "it goes on and on"),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(refused.violations()[0].field, "nodes");
+    assert!(observation.read(|nodes, _| nodes.list_after("", 0).count()) <= 2 * 9);
+}

@@ -16,7 +16,10 @@ use gateway_proto::{
 };
 
 use super::{Held, Home, Node, Nodes, TooManyNodes};
-use crate::{observe::report::parse_held, registry::Revision};
+use crate::{
+    observe::report::{cut_nack, parse_held},
+    registry::Revision,
+};
 
 /// Longer words of a version or an address are cut.
 const MAX_TEXT_CHARS: usize = 63;
@@ -78,7 +81,7 @@ impl Told {
             acked: wire.acked_revision.max(0),
             current: wire.current_revision.max(0),
             sent: wire.sent_revision.max(0),
-            nack: wire.nack,
+            nack: wire.nack.map(cut_nack),
             reported: wire.reported_revision,
             held: wire.held_replicas.map(parse_held).transpose()?.unwrap_or_default(),
             taken_batch: (cut(wire.taken_batch_process_id), wire.taken_batch_number.max(0)),

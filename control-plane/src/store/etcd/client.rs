@@ -200,12 +200,25 @@ impl Client {
                 }
                 Err(status) if is_of_member(&status) => {
                     self.give_up(&live, true);
-                    // What is said against our certificate comes after the handshake.
-                    let refusal = self.0.tls.as_ref().and_then(|tls| tls.refusal());
-                    return Err(refusal.map_or(status, |refusal| Status::unavailable((*refusal).clone())));
+                    return Err(self.broken(&live, status));
                 }
                 Err(status) => return Err(status),
             }
+        }
+    }
+
+    /// Why a member did not answer: who uses a connection that has ended may learn no more than that.
+    fn broken(&self, live: &Live, status: Status) -> Status {
+        // What is said against our certificate comes after the handshake.
+        if let Some(refusal) = self.0.tls.as_ref().and_then(|tls| tls.refusal()) {
+            return Status::unavailable((*refusal).clone());
+        }
+        match status.code() {
+            Code::Unknown | Code::Cancelled => {
+                let member = self.0.endpoints[live.member].uri();
+                Status::unavailable(format!("{member}: the connection broke off: {}", status.message()))
+            }
+            _ => status,
         }
     }
 
@@ -235,7 +248,11 @@ impl Client {
                 }
                 // Another member would say the same.
                 Err(status) if status.code() != Code::Unavailable => return Err(status),
-                Err(status) => refusal = status,
+                Err(status) => {
+                    // Whoever gives up waiting before all have been tried goes on from there.
+                    self.0.first.store((member + 1) % self.0.endpoints.len(), Ordering::Relaxed);
+                    refusal = status;
+                }
             }
         }
         Err(refusal)
@@ -314,6 +331,11 @@ impl Client {
                 file.display(),
                 status.message()
             ))),
+            Err(status) if is_of_member(&status) => {
+                let refusal = self.0.tls.as_ref().and_then(|tls| tls.refusal());
+                let why = refusal.map_or_else(|| status.message().to_owned(), |refusal| (*refusal).clone());
+                Err(Status::unavailable(format!("{}: {why}", endpoint.uri())))
+            }
             Err(status) => Err(status),
         }
     }

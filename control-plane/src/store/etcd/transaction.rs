@@ -55,6 +55,9 @@ impl Transaction {
     pub(super) fn new(keys: &Keys, base: Revision, group: &[Mutation]) -> Self {
         let mut compare = vec![is_at(keys.head(), base)];
         let (mut success, mut failure) = (Vec::new(), Vec::new());
+        // Which commit was faster, if one was.
+        let head = RangeRequest { keys_only: true, ..one(keys.head()) };
+        failure.push(operation(Request::RequestRange(head)));
         let (mut grants, mut size, mut count) = (Vec::new(), 0, 0);
         for mutation in group.iter().take(MAX_GROUP) {
             let operations = of_mutation(keys, mutation);

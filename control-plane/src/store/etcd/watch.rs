@@ -138,7 +138,10 @@ impl Watcher {
         loop {
             let response = match stream.message().await {
                 Ok(Some(response)) => response,
-                Ok(None) => return Ended::Failed(Status::unavailable("etcd ended the watch")),
+                Ok(None) => {
+                    self.client.give_up(&live, true);
+                    return Ended::Failed(Status::unavailable("etcd ended the watch"));
+                }
                 Err(status) => {
                     self.client.give_up(&live, true);
                     return Ended::Failed(status);
@@ -148,6 +151,8 @@ impl Watcher {
                 return Ended::Broken("etcd has forgotten what happened meanwhile");
             }
             if response.canceled {
+                // It may be about who we are, which only another connection shows anew.
+                self.client.give_up(&live, true);
                 return Ended::Failed(Status::unavailable(response.cancel_reason));
             }
             self.client.contact().touch(crate::clock::now());

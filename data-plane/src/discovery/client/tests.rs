@@ -9,13 +9,14 @@ use super::*;
 use crate::{
     clock::Clock,
     discovery::{Guard, Mirror, Snapshot, Source, View, tests as wire},
-    fake_control_plane::FakeControlPlane,
+    fake_control_plane::{FakeControlPlane, SnapshotStream},
     table::{ServiceSpec, Table},
 };
 
 struct DataPlane {
     view: View,
     table: Arc<Table>,
+    carried: Arc<watch::Sender<Services>>,
     stop: Shutdown,
     task: JoinHandle<()>,
 }
@@ -41,14 +42,14 @@ fn start(urls: &[String], snapshot: Snapshot, source: Source) -> DataPlane {
 
 fn start_for(services: Services, urls: &[String], snapshot: Snapshot, source: Source) -> DataPlane {
     let (feed, view, table) = feed(snapshot, source);
-    let stop = Shutdown::new();
+    let (carried, stop) = (Arc::new(watch::Sender::new(services)), Shutdown::new());
     let urls = urls.iter().map(|url| control_plane_url(url).unwrap()).collect();
     let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into(), ..Default::default() };
-    let stopped = stop.clone();
+    let (stopped, to_carry) = (stop.clone(), Arc::clone(&carried));
     let task = tokio::spawn(async move {
-        follow(&ControlPlane::new(urls, Default::default()), &node, &services, &feed, &stopped).await
+        follow(&ControlPlane::new(urls, Default::default()), &node, &to_carry, &feed, &stopped).await
     });
-    DataPlane { view, table, stop, task }
+    DataPlane { view, table, carried, stop, task }
 }
 
 fn orders(replicas: u16) -> v1::ServiceSnapshot {
@@ -337,7 +338,9 @@ async fn fifteen_seconds_of_silence_are_a_dead_peer_and_bookmarks_are_no_silence
         // Silent from here on, without closing.
         responses.closed().await;
     });
-    let ended = receive_all(stream, &answers, &feed, &mut Reconnect::default(), false).await;
+    let carried = watch::Sender::new(Services::All);
+    let mut services = carried.subscribe();
+    let ended = receive_all(stream, &answers, &mut services, &feed, &mut Reconnect::default(), false).await;
     assert!(matches!(ended, Ended::Silent), "{ended}");
     assert_eq!(began.elapsed().as_secs(), 4 * 14 + 15);
     bookmarks.await.unwrap();
@@ -349,7 +352,9 @@ async fn a_control_plane_that_reads_no_answers_is_left() {
     let (responses, stream) = pipe();
     let (answers, _unread) = mpsc::channel(ANSWERS);
     tokio::spawn(async move { while responses.send(Ok(wire::bookmark(5))).await.is_ok() {} });
-    let ended = receive_all(stream, &answers, &feed, &mut Reconnect::default(), false).await;
+    let carried = watch::Sender::new(Services::All);
+    let mut services = carried.subscribe();
+    let ended = receive_all(stream, &answers, &mut services, &feed, &mut Reconnect::default(), false).await;
     assert!(matches!(ended, Ended::NotRead), "{ended}");
 }
 
@@ -376,4 +381,93 @@ async fn after_a_panic_everything_that_is_known_is_routed_again() {
     assert!(table.service("orders").is_none() && table.service("payments").is_some());
     feed.route_all();
     assert!(table.service("orders").is_some() && table.service("payments").is_none());
+}
+
+fn some(names: &[&str]) -> Services {
+    Services::parse(names).unwrap()
+}
+
+/// A data plane that carries `orders` and `users`, and has both.
+async fn of_two(control_plane: &mut FakeControlPlane) -> (DataPlane, SnapshotStream) {
+    let carried = some(&["orders", "users"]);
+    let data_plane = start_for(carried, &[control_plane.url()], Snapshot::default(), Source::None);
+    let mut stream = control_plane.snapshot_stream().await;
+    let users = (1..=3).map(|n| wire::replica("users", &format!("r-{n}"), 50 + n)).collect();
+    stream.send(wire::full(1, vec![orders(1), wire::service("users", users)])).await;
+    assert_eq!(data_plane.routes(), [("orders".to_owned(), 1), ("users".to_owned(), 3)]);
+    (data_plane, stream)
+}
+
+#[tokio::test]
+async fn services_that_are_carried_no_more_go_at_once_and_others_come_on_the_same_stream() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let (data_plane, mut stream) = of_two(&mut control_plane).await;
+    data_plane.carried.send_replace(some(&["orders", "carts"]));
+    let change = stream.subscription_change().await;
+    assert_eq!((change.add_services, change.remove_services), (vec!["carts".into()], vec!["users".into()]));
+    assert_eq!(data_plane.routes(), [("orders".to_owned(), 1)]);
+
+    // What the control plane has sent before it heard of that is no part of it, nor is it refused.
+    let ack = stream.send(one_more(1, "r-9")).await;
+    assert_eq!((ack.revision, ack.nack), (1, None));
+    let users = wire::service("users", vec![wire::replica("users", "r-1", 51)]);
+    assert_eq!(stream.send(wire::full(2, vec![orders(1), users])).await.nack, None);
+    assert_eq!(data_plane.routes(), [("orders".to_owned(), 1)]);
+
+    let carts = wire::service("carts", vec![wire::replica("carts", "r-1", 60)]);
+    assert_eq!(stream.send(wire::full(2, vec![orders(2), carts])).await.nack, None);
+    assert_eq!(data_plane.routes(), [("carts".to_owned(), 1), ("orders".to_owned(), 2)]);
+    assert_eq!(stream.send(one_more(2, "r-9")).await.revision, 3);
+    assert_eq!(data_plane.routes(), [("carts".to_owned(), 1), ("orders".to_owned(), 3)]);
+    assert_eq!(data_plane.view.mirror.borrow().held_to_wire(9).total_count, 0, "nobody took them away");
+}
+
+#[tokio::test]
+async fn what_is_held_of_other_services_is_not_resumed_from_until_all_of_these_has_come() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let (data_plane, mut stream) = of_two(&mut control_plane).await;
+    data_plane.carried.send_replace(some(&["orders", "carts"]));
+    stream.subscription_change().await;
+    // It may be the last one of those before.
+    stream.send(wire::full(2, vec![orders(1)])).await;
+    drop(stream);
+    let mut stream = control_plane.snapshot_stream().await;
+    assert_eq!(
+        (stream.hello.services.join(","), stream.hello.resume_epoch.as_str()),
+        ("carts,orders".into(), "")
+    );
+    stream.send(wire::full(3, vec![orders(1)])).await;
+    stream.send(wire::bookmark(3)).await;
+    assert!(data_plane.view.mirror.borrow().is_whole());
+    drop(stream);
+    let stream = control_plane.snapshot_stream().await;
+    assert_eq!((stream.hello.resume_epoch.as_str(), stream.hello.resume_revision), ("e", 3));
+}
+
+#[tokio::test]
+async fn all_services_are_asked_for_on_a_new_stream_at_once() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let (data_plane, stream) = of_two(&mut control_plane).await;
+    data_plane.carried.send_replace(Services::All);
+    stream.ended().await;
+    let mut stream = control_plane.snapshot_stream().await;
+    assert_eq!((stream.hello.services.join(","), stream.hello.resume_epoch.as_str()), ("*".into(), ""));
+    assert_eq!(data_plane.routes().len(), 2, "what it had is among all");
+    stream.send(wire::full(2, vec![orders(2)])).await;
+    assert_eq!(data_plane.view.status.borrow().ended["resubscribed"], 1);
+}
+
+#[tokio::test]
+async fn services_that_change_while_no_control_plane_is_there_go_at_once() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let (data_plane, stream) = of_two(&mut control_plane).await;
+    let address = control_plane.address;
+    drop((stream, control_plane));
+    data_plane.view.status.clone().wait_for(|status| !status.connected).await.unwrap();
+    data_plane.carried.send_replace(some(&["orders"]));
+    while data_plane.routes() != [("orders".to_owned(), 1)] {
+        sleep(Duration::from_millis(1)).await;
+    }
+    control_plane = FakeControlPlane::start_at(address).await;
+    assert_eq!(control_plane.snapshot_stream().await.hello.services, ["orders"]);
 }

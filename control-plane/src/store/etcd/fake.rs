@@ -1,0 +1,349 @@
+//! An etcd of one member in memory, as far as the store speaks to it, whose watch can be made to fall silent.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use gateway_proto::etcd::{
+    Compare, DeleteRangeResponse, Event, KeyValue, LeaseGrantRequest, LeaseGrantResponse,
+    LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest, LeaseRevokeResponse,
+    LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, PutResponse, RangeRequest, RangeResponse, RequestOp,
+    ResponseHeader, ResponseOp, TxnRequest, TxnResponse, WatchRequest, WatchResponse,
+    compare::TargetUnion,
+    event::EventType,
+    kv_server::{Kv, KvServer},
+    lease_server::{Lease, LeaseServer},
+    request_op::Request as Asked,
+    response_op::Response as Answer,
+    watch_request::RequestUnion,
+    watch_server::{Watch, WatchServer},
+};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::{Request, Response, Status, Streaming, transport::Server};
+
+use super::*;
+use crate::registry::{Candidates, Command, Decision, Limits, Registration, View, decide};
+use gateway_proto::{Address, ServiceName};
+
+type Keys = BTreeMap<Vec<u8>, KeyValue>;
+
+/// It serves until this is dropped.
+pub(super) struct Fake {
+    state: Arc<State>,
+    address: SocketAddr,
+    _server: AbortOnDropHandle<Result<(), tonic::transport::Error>>,
+}
+
+struct State {
+    /// By revision: all keys as they were then.
+    history: Mutex<BTreeMap<i64, Keys>>,
+    revision: watch::Sender<i64>,
+    /// How many watches have begun.
+    watches: watch::Sender<usize>,
+    is_silent: AtomicBool,
+}
+
+impl Fake {
+    pub(super) async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(State {
+            history: Mutex::new([(1, Keys::new())].into()),
+            revision: watch::Sender::new(1),
+            watches: watch::Sender::new(0),
+            is_silent: AtomicBool::new(false),
+        });
+        let service = || Service(Arc::clone(&state));
+        let server = Server::builder()
+            .add_service(KvServer::new(service()))
+            .add_service(LeaseServer::new(service()))
+            .add_service(WatchServer::new(service()))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        Self { state, address, _server: AbortOnDropHandle::new(tokio::spawn(server)) }
+    }
+
+    /// What follows `etcd:`.
+    pub(super) fn location(&self) -> String {
+        format!("//{}/gw", self.address)
+    }
+
+    /// From now on these watches tell nothing of what happens, for ever.
+    pub(super) async fn fall_silent(&self, watches: usize) {
+        self.state.watches.subscribe().wait_for(|begun| *begun >= watches).await.unwrap();
+        self.state.is_silent.store(true, Relaxed);
+    }
+
+    /// Watches that begin from now on tell.
+    pub(super) fn speak(&self) {
+        self.state.is_silent.store(false, Relaxed);
+    }
+}
+
+impl State {
+    fn header(&self) -> Option<ResponseHeader> {
+        let revision = *self.revision.borrow();
+        Some(ResponseHeader { cluster_id: 1, member_id: 1, revision, raft_term: 1 })
+    }
+
+    fn at(&self, revision: i64) -> Keys {
+        let history = self.history.lock().unwrap();
+        let known =
+            if revision == 0 { history.last_key_value() } else { history.range(..=revision).next_back() };
+        known.map(|(_, keys)| keys.clone()).unwrap_or_default()
+    }
+
+    fn is_asked(key: &[u8], asked: &RangeRequest) -> bool {
+        match asked.range_end.is_empty() {
+            true => *key == *asked.key,
+            false => *key >= *asked.key && *key < *asked.range_end,
+        }
+    }
+
+    fn look(keys: &Keys, asked: &RangeRequest) -> Vec<KeyValue> {
+        keys.iter().filter(|(key, _)| Self::is_asked(key, asked)).map(|(_, kv)| kv.clone()).collect()
+    }
+
+    fn holds(keys: &Keys, compare: &Compare) -> bool {
+        let found = keys.get(&compare.key).cloned().unwrap_or_default();
+        match compare.target_union {
+            Some(TargetUnion::ModRevision(revision)) => found.mod_revision == revision,
+            Some(TargetUnion::CreateRevision(revision)) => found.create_revision == revision,
+            Some(TargetUnion::Version(version)) => found.version == version,
+            _ => false,
+        }
+    }
+
+    fn carry_out(&self, request: TxnRequest) -> TxnResponse {
+        let mut history = self.history.lock().unwrap();
+        let (last, keys) = history.last_key_value().unwrap();
+        let (revision, mut next) = (last + 1, keys.clone());
+        let succeeded = request.compare.iter().all(|compare| Self::holds(keys, compare));
+        let operations = if succeeded { request.success } else { request.failure };
+        let mut has_changed = false;
+        let responses: Vec<_> = operations
+            .into_iter()
+            .filter_map(|RequestOp { request }| request)
+            .map(|request| match request {
+                Asked::RequestRange(asked) => Answer::ResponseRange(RangeResponse {
+                    kvs: Self::look(&next, &asked),
+                    ..Default::default()
+                }),
+                Asked::RequestPut(put) => {
+                    has_changed = true;
+                    let before = next.get(&put.key).cloned().unwrap_or_default();
+                    let create_revision = if before.version == 0 { revision } else { before.create_revision };
+                    let kv = KeyValue {
+                        key: put.key.clone(),
+                        create_revision,
+                        mod_revision: revision,
+                        version: before.version + 1,
+                        value: put.value,
+                        lease: put.lease,
+                    };
+                    next.insert(put.key, kv);
+                    Answer::ResponsePut(PutResponse::default())
+                }
+                Asked::RequestDeleteRange(delete) => {
+                    has_changed |= next.remove(&delete.key).is_some();
+                    Answer::ResponseDeleteRange(DeleteRangeResponse::default())
+                }
+            })
+            .map(|response| ResponseOp { response: Some(response) })
+            .collect();
+        if has_changed {
+            history.insert(revision, next);
+            self.revision.send_replace(revision);
+        }
+        drop(history);
+        TxnResponse { header: self.header(), succeeded, responses }
+    }
+
+    /// What happened after one revision and up to another, in order.
+    fn events(&self, after: i64, up_to: i64) -> Vec<Event> {
+        let mut events = Vec::new();
+        for revision in after + 1..=up_to {
+            let (before, now) = (self.at(revision - 1), self.at(revision));
+            let puts = now.values().filter(|kv| kv.mod_revision == revision).cloned();
+            events.extend(puts.map(|kv| event(EventType::Put, kv)));
+            let gone = before.into_iter().filter(|(key, _)| !now.contains_key(key));
+            events.extend(
+                gone.map(|(_, kv)| event(EventType::Delete, KeyValue { mod_revision: revision, ..kv })),
+            );
+        }
+        events
+    }
+}
+
+fn event(kind: EventType, kv: KeyValue) -> Event {
+    Event { r#type: kind.into(), kv: Some(kv), prev_kv: None }
+}
+
+/// What is served of it.
+struct Service(Arc<State>);
+
+#[tonic::async_trait]
+impl Kv for Service {
+    async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        let asked = request.into_inner();
+        let kvs = State::look(&self.0.at(asked.revision), &asked);
+        Ok(Response::new(RangeResponse { header: self.0.header(), kvs, ..Default::default() }))
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        Ok(Response::new(self.0.carry_out(request.into_inner())))
+    }
+}
+
+#[tonic::async_trait]
+impl Watch for Service {
+    type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
+
+    async fn watch(
+        &self,
+        request: Request<Streaming<WatchRequest>>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let mut requests = request.into_inner();
+        let first = requests.message().await?.and_then(|request| request.request_union);
+        let Some(RequestUnion::CreateRequest(create)) = first else {
+            return Err(Status::invalid_argument("a watch was to be created"));
+        };
+        let (sender, responses) = mpsc::channel(9);
+        let state = Arc::clone(&self.0);
+        tokio::spawn(async move {
+            let created = WatchResponse { header: state.header(), created: true, ..Default::default() };
+            let _ = sender.send(Ok(created)).await;
+            state.watches.send_modify(|begun| *begun += 1);
+            let mut revision = state.revision.subscribe();
+            let mut told = create.start_revision - 1;
+            let asked = RangeRequest { key: create.key, range_end: create.range_end, ..Default::default() };
+            while !state.is_silent.load(Relaxed) && !sender.is_closed() {
+                let now = *revision.borrow_and_update();
+                let mut events = state.events(told, now);
+                events.retain(|event| event.kv.as_ref().is_some_and(|kv| State::is_asked(&kv.key, &asked)));
+                told = told.max(now);
+                if !events.is_empty() {
+                    let response = WatchResponse { header: state.header(), events, ..Default::default() };
+                    let _ = sender.send(Ok(response)).await;
+                }
+                tokio::select! {
+                    _ = revision.changed() => {}
+                    () = sender.closed() => {}
+                }
+            }
+            // Silent for ever, and open.
+            sender.closed().await;
+            drop(requests);
+        });
+        Ok(Response::new(ReceiverStream::new(responses)))
+    }
+}
+
+#[tonic::async_trait]
+impl Lease for Service {
+    type LeaseKeepAliveStream = ReceiverStream<Result<LeaseKeepAliveResponse, Status>>;
+
+    async fn lease_grant(
+        &self,
+        request: Request<LeaseGrantRequest>,
+    ) -> Result<Response<LeaseGrantResponse>, Status> {
+        let LeaseGrantRequest { ttl, id } = request.into_inner();
+        Ok(Response::new(LeaseGrantResponse { header: self.0.header(), id, ttl, ..Default::default() }))
+    }
+
+    async fn lease_revoke(
+        &self,
+        _: Request<LeaseRevokeRequest>,
+    ) -> Result<Response<LeaseRevokeResponse>, Status> {
+        Err(Status::unimplemented("no lease is revoked"))
+    }
+
+    async fn lease_keep_alive(
+        &self,
+        _: Request<Streaming<LeaseKeepAliveRequest>>,
+    ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        Err(Status::unimplemented("leases last for ever"))
+    }
+
+    async fn lease_time_to_live(
+        &self,
+        _: Request<LeaseTimeToLiveRequest>,
+    ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
+        Err(Status::unimplemented("nobody asks"))
+    }
+}
+
+/// A store on it.
+async fn store(fake: &Fake) -> Etcd {
+    Etcd::open(&fake.location().parse().unwrap(), &EtcdFiles::default()).await.unwrap()
+}
+
+/// Registers a replica for good, as the one with this number.
+fn registration(number: u16) -> Mutation {
+    let address = Address::parse(&format!("10.0.0.1:{number}")).unwrap();
+    let wish = Registration::permanent(ServiceName::parse("orders").unwrap(), address);
+    let fresh = Candidates::from_random(number.into(), number.into());
+    let limits = Limits { replicas: 99, replicas_per_service: 99 };
+    match decide(&View::default(), &limits, &Command::Register(wish), &fresh, clock::wall()) {
+        Ok(Decision::Commit(mutation)) => mutation,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Waits for news that ask for everything to be read again.
+async fn asked_to_read_again(store: &mut Etcd) {
+    let news = async { while !matches!(store.news().await, News::ReadAgain(_)) {} };
+    tokio::time::timeout(Duration::from_secs(20), news).await.expect("the store has noticed");
+}
+
+#[tokio::test]
+async fn changes_of_another_control_plane_are_told_by_the_watch() {
+    let fake = Fake::start().await;
+    let (mut one, mut other) = (store(&fake).await, store(&fake).await);
+    let base = one.load().await.unwrap().revision;
+    assert_eq!(other.load().await.unwrap().revision, base);
+    let Ok(Commit::Durable(revisions)) = one.commit(base, &[registration(1)]).await else { panic!() };
+    let News::Changed { groups, .. } = other.news().await else { panic!() };
+    assert_eq!((groups[0].0, groups[0].1[0].revision), (base, revisions[0]));
+}
+
+#[tokio::test]
+async fn a_watch_that_has_fallen_silent_does_not_keep_a_control_plane_from_changing_anything() {
+    let fake = Fake::start().await;
+    let (mut one, mut other) = (store(&fake).await, store(&fake).await);
+    let base = one.load().await.unwrap().revision;
+    other.load().await.unwrap();
+    fake.fall_silent(2).await;
+    let Ok(Commit::Durable(revisions)) = one.commit(base, &[registration(1)]).await else { panic!() };
+    // The last change that it could tell of: nothing follows by which the gap would show.
+    assert_eq!(other.commit(base, &[registration(2)]).await, Ok(Commit::Overtaken(Vec::new())));
+    fake.speak();
+    asked_to_read_again(&mut other).await;
+    let loaded = other.load().await.unwrap();
+    assert_eq!((loaded.revision, loaded.items.len()), (revisions[0], 1));
+    assert!(matches!(other.commit(loaded.revision, &[registration(2)]).await, Ok(Commit::Durable(_))));
+}
+
+#[tokio::test]
+async fn a_watch_that_has_fallen_silent_is_found_out_by_the_next_comparison() {
+    let fake = Fake::start().await;
+    let (mut one, mut other) = (store(&fake).await, store(&fake).await);
+    let base = one.load().await.unwrap().revision;
+    other.load().await.unwrap();
+    fake.fall_silent(2).await;
+    let Ok(Commit::Durable(revisions)) = one.commit(base, &[registration(1)]).await else { panic!() };
+    // As every few minutes.
+    assert_eq!(other.load().await.unwrap().revision, base, "what was told is compared");
+    fake.speak();
+    asked_to_read_again(&mut other).await;
+    assert_eq!(other.load().await.unwrap().revision, revisions[0]);
+}

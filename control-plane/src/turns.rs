@@ -1,0 +1,109 @@
+//! How many changes of one caller may wait for the writer at once: further ones wait outside of its queue, where they hold
+//! nobody up. Without that, whoever asks for thousands at a time would have everybody else wait behind all of them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::auth::Share;
+
+/// Callers that are remembered before it is looked which of them still ask for something.
+const REMEMBERED: usize = 1024;
+
+/// The turns of all callers.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    /// Of each.
+    share: usize,
+    callers: Mutex<Callers>,
+}
+
+#[derive(Debug)]
+struct Callers {
+    known: HashMap<Share, Weak<Semaphore>>,
+    /// From this many on, those who ask for nothing are forgotten.
+    forget_at: usize,
+}
+
+/// A caller's right to have changes wait, which ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Turns {
+    /// So many at once for each caller.
+    pub(crate) fn new(share: usize) -> Self {
+        let callers = Callers { known: HashMap::new(), forget_at: REMEMBERED };
+        Self { share, callers: Mutex::new(callers) }
+    }
+
+    /// Waits for the turn of `count` changes of this caller; what is this process's own has no need to. Cancel safe.
+    pub(crate) async fn take(&self, caller: Option<&Share>, count: usize) -> Turn {
+        let Some(caller) = caller else { return Turn { _permit: None } };
+        let turns = self.of(caller);
+        let count = u32::try_from(count.min(self.share)).unwrap_or(u32::MAX);
+        let permit = turns.acquire_many_owned(count).await.expect("the semaphore is never closed");
+        Turn { _permit: Some(permit) }
+    }
+
+    fn of(&self, caller: &Share) -> Arc<Semaphore> {
+        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turns) = callers.known.get(caller).and_then(Weak::upgrade) {
+            return turns;
+        }
+        if callers.known.len() >= callers.forget_at {
+            callers.known.retain(|_, turns| turns.strong_count() > 0);
+            callers.forget_at = (2 * callers.known.len()).max(REMEMBERED);
+        }
+        let turns = Arc::new(Semaphore::new(self.share));
+        callers.known.insert(caller.clone(), Arc::downgrade(&turns));
+        turns
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    fn name(text: &str) -> Option<Share> {
+        Some(Share::Name(text.into()))
+    }
+
+    async fn waits(turns: &Turns, caller: Option<Share>) -> bool {
+        timeout(Duration::from_secs(1), turns.take(caller.as_ref(), 1)).await.is_err()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_has_many_changes_waiting_waits_with_the_next_and_nobody_else_does() {
+        let turns = Turns::new(3);
+        let greedy = name("greedy");
+        let (first, second) = (turns.take(greedy.as_ref(), 2).await, turns.take(greedy.as_ref(), 1).await);
+        assert!(waits(&turns, greedy.clone()).await);
+        assert!(!waits(&turns, name("modest")).await && !waits(&turns, None).await);
+        drop(second);
+        assert!(!waits(&turns, greedy.clone()).await);
+        drop(first);
+        // More than there ever are is all that there are.
+        drop(timeout(Duration::from_secs(1), turns.take(greedy.as_ref(), 99)).await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_ask_for_nothing_any_more_take_no_room() {
+        let turns = Turns::new(1);
+        let stays = turns.take(name("stays").as_ref(), 1).await;
+        for number in 0..5 * REMEMBERED {
+            drop(turns.take(name(&format!("n-{number}")).as_ref(), 1).await);
+        }
+        assert!(turns.callers.lock().unwrap().known.len() <= REMEMBERED);
+        assert!(waits(&turns, name("stays")).await);
+        drop(stays);
+    }
+}

@@ -1,0 +1,127 @@
+//! One client that asks for far more than its share, and what others notice of it.
+
+use std::time::{Duration, Instant};
+
+use control_plane::{
+    registry::{Mutation, Revision},
+    store::{Commit, Loaded, Memory, Store, StoreError},
+};
+use gateway_proto::v1::{self, keep_alive_result::Result as Outcome};
+use tokio::{task::JoinSet, time::sleep};
+use tokio_stream::{StreamExt as _, iter, pending};
+use tonic::{Code, transport::Channel};
+
+use crate::{
+    access::{Locked, beat, entries, shown},
+    plane::{Plane, explain, request, seconds},
+};
+
+/// As slow as an etcd that has much to do, and as small its groups.
+const COMMIT: Duration = Duration::from_millis(100);
+const GROUP: usize = 30;
+
+struct Slow(Memory);
+
+impl Store for Slow {
+    async fn load(&mut self) -> Result<Loaded, StoreError> {
+        self.0.load().await
+    }
+
+    async fn commit(&mut self, base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {
+        sleep(COMMIT).await;
+        self.0.commit(base, &group[..group.len().min(GROUP)]).await
+    }
+
+    fn max_group(&self) -> usize {
+        GROUP
+    }
+}
+
+fn permanent(service: &str, number: usize) -> v1::RegisterRequest {
+    let address = format!("10.0.{}.{}:80", number / 256, number % 256);
+    v1::RegisterRequest { permanent: true, ..request(service, &address) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_hundreds_of_changes_at_once_has_nobody_wait_behind_all_of_them() {
+    let plane = Plane::start_on(Slow(Memory::new())).await;
+    let mut flood = JoinSet::new();
+    for number in 0..900 {
+        let mut registry = plane.registry();
+        flood.spawn(async move { registry.register(permanent("flood", number)).await });
+    }
+    sleep(4 * COMMIT).await;
+    // Somebody else, on a connection of his own.
+    let endpoint = Channel::from_shared(format!("http://{}", plane.running.listen())).unwrap();
+    let mut other =
+        v1::registry_service_client::RegistryServiceClient::new(endpoint.connect().await.unwrap());
+    let began = Instant::now();
+    other.register(permanent("orders", 0)).await.unwrap();
+    let took = began.elapsed();
+    // What is under way, the flood's turns before his, and his own are five commits; the others are for a machine that has much
+    // else to do. All of the flood would be thirty, less those before.
+    assert!(took < 15 * COMMIT, "{took:?}");
+    for registered in flood.join_all().await {
+        assert!(registered.is_ok(), "he is slowed down, and not refused: {registered:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_identity_renews_no_more_than_it_may_however_many_streams_it_opens() {
+    let locked = Locked::start(&entries(), &[], 100).await;
+    let ours = locked.lease("orders", "orders").await;
+    let mut streams = JoinSet::new();
+    for _ in 0..20 {
+        let message = v1::KeepAliveRequest { heartbeats: vec![beat(&ours); 1000] };
+        let mut registry = locked.plane.registry();
+        streams.spawn(async move {
+            let requests = iter([message]).chain(pending());
+            let mut answers = registry.keep_alive(shown("orders", requests)).await?.into_inner();
+            answers.message().await
+        });
+    }
+    let (mut renewed, mut refused) = (0, 0);
+    for outcome in streams.join_all().await {
+        match outcome {
+            Ok(Some(answer)) => {
+                let is_renewed =
+                    |result: &v1::KeepAliveResult| matches!(result.result, Some(Outcome::Renewed(_)));
+                renewed += answer.results.iter().filter(|result| is_renewed(result)).count();
+            }
+            Err(status) => {
+                assert_eq!(
+                    (status.code(), explain(&status).1.as_str()),
+                    (Code::ResourceExhausted, "RATE_LIMITED")
+                );
+                refused += 1;
+            }
+            Ok(None) => panic!("the stream has ended without a word"),
+        }
+    }
+    assert_eq!((renewed, refused), (1000, 19), "one message more than there was left");
+    // Others do not notice.
+    let theirs = locked.lease("payments", "payments").await;
+    assert!(locked.plane.registry().heartbeat(shown("payments", beat(&theirs))).await.is_ok());
+}
+
+#[tokio::test]
+async fn one_who_registers_without_end_is_refused_at_the_bound_of_his_service_and_others_register_on() {
+    let text = entries();
+    let locked =
+        Locked::start_within(&text, 1_000_000, |config| config.limits.replicas_per_service = 500).await;
+    let mut flood = JoinSet::new();
+    for number in 0..2000 {
+        let mut registry = locked.plane.registry();
+        let wish = v1::RegisterRequest {
+            lease_ttl: seconds(60),
+            ..request("orders", &permanent("", number).endpoint.unwrap().address)
+        };
+        flood.spawn(async move { registry.register(shown("orders", wish)).await });
+    }
+    let outcomes = flood.join_all().await;
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 500);
+    for refused in outcomes.into_iter().filter_map(Result::err) {
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    }
+    locked.lease("payments", "payments").await;
+}

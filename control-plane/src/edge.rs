@@ -253,7 +253,7 @@ impl Edge {
         lease: LeaseId,
     ) -> Result<Renewed, Refusal> {
         caller.admit_renewal(&key.service)?;
-        if !self.effects.leases.are_in_touch(clock::now()) {
+        if !self.effects.leases.is_in_touch(lease, clock::now()) {
             // Others would not hear of it, and may take the owner for dead: another control plane may be better placed.
             return Err(WriteError::StoreUnavailable.into());
         }

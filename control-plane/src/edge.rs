@@ -216,20 +216,36 @@ impl Edge {
     }
 
     /// Waits, where control planes share a store, for a lease that another one may have granted a moment ago, at most until
-    /// `until`: an owner is not to be told that he is unknown by whoever just has not heard of him yet.
-    pub(crate) async fn hear_of(&self, key: &ReplicaKey, lease: LeaseId, until: Instant) {
+    /// `until`: an owner is not to be told that he is unknown by whoever just has not heard of him yet. Yields whether it is
+    /// known what became of the lease.
+    pub(crate) async fn hear_of(&self, key: &ReplicaKey, lease: LeaseId, until: Instant) -> bool {
         let is_known = |view: &View| {
             view.get(key).is_some_and(|record| record.is_kept_by(lease))
                 || view.removed(key).is_some_and(|removed| removed.lease == Some(lease))
         };
         if !self.is_store_shared {
-            return;
+            return true;
         }
         let mut head = self.effects.publisher.subscribe();
         while !self.effects.publisher.read(is_known) {
             if !matches!(timeout_at(until, head.changed()).await, Ok(Ok(()))) {
-                return;
+                return self.effects.publisher.read(is_known);
             }
+        }
+        true
+    }
+
+    /// Has the store say that this control plane knows all that others have acknowledged, and catches up where it does not. Whose
+    /// lease is unknown after that has none: a watch may be seconds behind, as while etcd chooses a leader.
+    ///
+    /// # Errors
+    /// The store does not say.
+    pub(crate) async fn confirm(&self, key: &ReplicaKey, lease: LeaseId) -> Result<(), Refusal> {
+        // That changes nothing where the lease is unknown, and who is there after all has been heard of.
+        let asked = Command::Recover { key: key.clone(), lease };
+        match self.commands.submit(asked).await {
+            Ok(_) | Err(WriteError::Refused(_)) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -241,7 +257,7 @@ impl Edge {
         lease: LeaseId,
     ) -> Result<Renewed, Refusal> {
         caller.admit_renewal(&key.service)?;
-        if !self.effects.leases.are_in_touch(clock::now()) {
+        if !self.effects.leases.is_in_touch(lease, clock::now()) {
             // Others would not hear of it, and may take the owner for dead: another control plane may be better placed.
             return Err(WriteError::StoreUnavailable.into());
         }

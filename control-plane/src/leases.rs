@@ -116,6 +116,15 @@ impl Leases {
         self.outlet.as_ref().is_none_or(|outlet| outlet.contact().is_fresh(now))
     }
 
+    /// Whether a renewal of this lease is known to reach that store in time: the shorter the lease, the sooner it is not.
+    pub fn is_in_touch(&self, lease: LeaseId, now: Instant) -> bool {
+        let Some(outlet) = &self.outlet else { return true };
+        match self.leases.get(&lease).map(|entry| Duration::from_nanos(entry.ttl)) {
+            Some(ttl) => outlet.contact().is_fresh_for(ttl, now),
+            None => outlet.contact().is_fresh(now),
+        }
+    }
+
     /// Starts a lease. One of the same id begins anew.
     pub fn grant(&self, lease: LeaseId, key: ReplicaKey, ttl: Duration, now: Instant) {
         self.insert(lease, key, ttl, now, State::Alive);

@@ -89,6 +89,7 @@ const PURE: &[&str] = &[
     "proto/src/hazard.rs",
     "proto/src/networks.rs",
     "runtime/src/supervise/intensity.rs",
+    "tests/harness/history.rs",
 ];
 
 /// What a pure core would need to read a clock, do IO, draw lots or log.

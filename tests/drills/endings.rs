@@ -13,7 +13,8 @@ use crate::{
 
 const RATE: u32 = 300;
 
-fn flawless(figures: &mut Figures, what: &str, tally: &Tally) {
+/// Holds that no request failed, and that some were sent.
+pub(crate) fn flawless(figures: &mut Figures, what: &str, tally: &Tally) {
     let reasons = if tally.failed > 0 { format!(" ({:?})", tally.reasons) } else { String::new() };
     let sent = tally.sent;
     figures.hold(

@@ -7,6 +7,7 @@ mod black_holes;
 mod bodies;
 mod client;
 mod connections;
+mod control_plane;
 mod endings;
 mod faults;
 mod figures;
@@ -17,10 +18,11 @@ mod replica;
 mod stage;
 mod trust;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use gateway_runtime::open_files;
+use gateway_tests::tools;
 
 use self::figures::Figures;
 
@@ -33,9 +35,12 @@ struct Args {
     /// Smaller counts and shorter times
     #[arg(long)]
     short: bool,
-    /// How long the leak drill loads the gateway, in minutes; without it 20 s
+    /// How long the leak drill loads the gateway, in minutes, and how long etcd has no quorum; without it 20 s and 15 s
     #[arg(long, value_name = "N")]
     minutes: Option<u32>,
+    /// How many replicas are registered beside those that a drill of the control plane is about
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    replicas: usize,
     /// What `cargo bench` adds for benches of its own kind
     #[arg(long, hide = true)]
     bench: bool,
@@ -46,12 +51,23 @@ struct Args {
 pub(crate) struct Size {
     is_short: bool,
     minutes: Option<u32>,
+    replicas: usize,
 }
 
 impl Size {
     /// The whole, or the short form.
     pub(crate) fn of<T>(self, whole: T, short: T) -> T {
         if self.is_short { short } else { whole }
+    }
+
+    /// How many replicas are registered beside those that a drill of the control plane is about.
+    pub(crate) fn crowd(self) -> usize {
+        self.replicas
+    }
+
+    /// How long something lasts: as many minutes as are asked for, or else these seconds.
+    pub(crate) fn lasts(self, seconds: u32) -> Duration {
+        self.minutes.map_or(Duration::from_secs(seconds.into()), |minutes| Duration::from_secs(60) * minutes)
     }
 }
 
@@ -103,6 +119,42 @@ enum Drill {
     Impostors,
     /// Mixed load, after which everything is back
     Leak,
+    /// The control plane, on a file, is killed at random
+    ControlKilled,
+    /// A control plane stands still, or is away, for longer than leases last
+    ControlFrozen,
+    /// One of two control planes on etcd is killed
+    OneOfTwoKilled,
+    /// The member of etcd that leads is killed
+    EtcdLeader,
+    /// Two of three members of etcd are away for longer than leases last
+    EtcdQuorum,
+    /// etcd forgets what a control plane has missed
+    EtcdCompacted,
+    /// All of it is restarted, one after the other
+    Rolling,
+    /// Faults one after the other, and a history of what clients were told that is judged
+    Histories,
+    /// Nothing reaches one part from another: each pair, also one way
+    Partitions,
+    /// The disk below the registry runs full
+    DiskFull,
+    /// Each flush of the disk takes long
+    DiskSlow,
+    /// Flushes of the disk fail
+    DiskBroken,
+    /// The wall clock of the control plane is set
+    ClockSteps,
+    /// A snapshot stream is cut all the time
+    StreamsCut,
+    /// Subscribers that never read
+    StreamsUnread,
+    /// A thousand data planes on two control planes, one of which dies
+    ManyDataPlanes,
+    /// Messages that are none, too large, or from nobody
+    Malformed,
+    /// Replicas that are registered by the rules and are poison
+    Poisoned,
 }
 
 async fn run(drill: Drill, size: Size, figures: &mut Figures) {
@@ -130,6 +182,24 @@ async fn run(drill: Drill, size: Size, figures: &mut Figures) {
         Drill::Forged => trust::forged(size, figures).await,
         Drill::Impostors => trust::impostors(size, figures).await,
         Drill::Leak => leak::mixed(size, figures).await,
+        Drill::ControlKilled => control_plane::kills::kills(size, figures).await,
+        Drill::ControlFrozen => control_plane::standstill::frozen(size, figures).await,
+        Drill::OneOfTwoKilled => control_plane::outages::control(size, figures).await,
+        Drill::EtcdLeader => control_plane::outages::leader(size, figures).await,
+        Drill::EtcdQuorum => control_plane::outages::quorum(size, figures).await,
+        Drill::EtcdCompacted => control_plane::standstill::compacted(size, figures).await,
+        Drill::Rolling => control_plane::rolling::restarts(size, figures).await,
+        Drill::Histories => control_plane::chaos::chaos(size, figures).await,
+        Drill::Partitions => control_plane::cut_off::partitioned(size, figures).await,
+        Drill::DiskFull => control_plane::disks::full(size, figures).await,
+        Drill::DiskSlow => control_plane::disks::slow(size, figures).await,
+        Drill::DiskBroken => control_plane::disks::broken(size, figures).await,
+        Drill::ClockSteps => control_plane::clocks::steps(size, figures).await,
+        Drill::StreamsCut => control_plane::subscribers::cut(size, figures).await,
+        Drill::StreamsUnread => control_plane::subscribers::slow(size, figures).await,
+        Drill::ManyDataPlanes => control_plane::data_planes::many(size, figures).await,
+        Drill::Malformed => control_plane::input::malformed(size, figures).await,
+        Drill::Poisoned => control_plane::input::poisoned(size, figures).await,
     }
 }
 
@@ -140,13 +210,31 @@ impl Drill {
 
     /// Whether it drops packets, for which it needs a network of its own.
     fn drops_packets(self) -> bool {
-        matches!(self, Self::BlackHole | Self::HalfOpen)
+        matches!(self, Self::BlackHole | Self::HalfOpen | Self::Partitions)
+    }
+
+    /// Whether it needs an etcd.
+    fn asks_for_etcd(self) -> bool {
+        matches!(
+            self,
+            Self::ControlFrozen
+                | Self::OneOfTwoKilled
+                | Self::EtcdLeader
+                | Self::EtcdQuorum
+                | Self::EtcdCompacted
+                | Self::Rolling
+                | Self::Histories
+                | Self::Partitions
+                | Self::DiskSlow
+                | Self::ManyDataPlanes
+        )
     }
 
     /// Has the same program hold it in a network of its own.
     fn hold_in_a_network_of_its_own(self, size: Size, figures: &mut Figures) {
         let mut args = vec![self.name()];
         args.extend(size.is_short.then(|| "--short".into()));
+        args.extend([format!("--replicas={}", size.replicas)]);
         match network::enter(&args) {
             Ok(status) => figures.found_elsewhere(status.success()),
             Err(why) => figures.skip(why),
@@ -161,9 +249,14 @@ fn main() -> ExitCode {
         [] => Drill::value_variants(),
         some => some,
     };
-    let size = Size { is_short: args.short, minutes: args.minutes };
+    let size = Size { is_short: args.short, minutes: args.minutes, replicas: args.replicas };
     let mut figures = Figures::new(args.short);
     for drill in drills {
+        if drill.asks_for_etcd() && !tools::has_etcd() {
+            figures.begin(&drill.name());
+            figures.skip("etcd is not installed: tests/run installs it");
+            continue;
+        }
         if drill.drops_packets() && !network::is_inside() {
             figures.begin(&drill.name());
             drill.hold_in_a_network_of_its_own(size, &mut figures);

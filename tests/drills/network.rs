@@ -88,7 +88,8 @@ pub(crate) fn connected_to(server: SocketAddr) -> Vec<u16> {
     rows.collect()
 }
 
-fn nft(script: &str) {
+/// Has nftables do this, in the network that this program is in.
+pub(crate) fn nft(script: &str) {
     let mut child =
         Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("it was tried");
     child.stdin.take().expect("it is piped").write_all(script.as_bytes()).expect("it reads");

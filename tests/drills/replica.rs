@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -48,7 +48,12 @@ pub(crate) struct Replica {
 
 impl Replica {
     pub(crate) fn start(posts: &Posts) -> Self {
-        let reserved = bound("127.0.0.1:0".parse().expect("an address"));
+        Self::start_at(Ipv4Addr::LOCALHOST.into(), posts)
+    }
+
+    /// Starts one on a free port of this address.
+    pub(crate) fn start_at(host: IpAddr, posts: &Posts) -> Self {
+        let reserved = bound(SocketAddr::new(host, 0));
         let address =
             reserved.local_addr().ok().and_then(|address| address.as_socket()).expect("it is bound");
         let mut replica = Self {

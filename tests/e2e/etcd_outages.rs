@@ -205,3 +205,25 @@ async fn a_control_plane_that_is_cut_off_with_its_member_turns_away_and_agrees_a
     assert!(find(&cut_off, "r-2").await.is_some());
     is_ready(&cut_off).await;
 }
+
+#[tokio::test]
+async fn a_control_plane_that_is_behind_tells_no_owner_that_his_lease_is_gone_by_etcd() {
+    let mut etcd = Etcd::cluster(3).await;
+    let leader =
+        eventually("somebody leads", async || etcd.leader().ok_or_else(|| "nobody".to_owned())).await;
+    let follower = (leader + 1) % 3;
+    let behind = ControlPlane::start_on(etcd.store_at(follower, "gw"), &[]).await;
+    let well = ControlPlane::start_on(etcd.store_at(leader, "gw"), &[]).await;
+    register(&behind, request("r-1", "10.0.0.1:80", Some(60))).await;
+    agree(&behind, &well, &["r-1"]).await;
+    // For less time than it takes to find out that etcd says nothing any more.
+    etcd.process(follower).pause();
+    let lease = register(&well, request("r-2", "10.0.0.2:80", Some(60))).await.lease_id;
+    let told = renew(&behind, "r-2", &lease).await.unwrap_err();
+    assert_eq!(told.code(), Code::Unavailable, "{told}");
+    etcd.process(follower).resume();
+    eventually("he is heard of there, too", async || {
+        renew(&behind, "r-2", &lease).await.map_err(|status| status.to_string())
+    })
+    .await;
+}

@@ -1,13 +1,13 @@
 //! An etcd of a test's own: one member or several, on loopback, in a folder that goes with it.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     process::Command,
 };
 
 use http::Method;
 
-use crate::{Process, eventually, http1, tools};
+use crate::{Place, Process, eventually, http1, tools};
 
 /// A cluster, killed when this is dropped.
 #[derive(Debug)]
@@ -20,6 +20,7 @@ pub struct Etcd {
 
 #[derive(Debug)]
 struct Member {
+    place: Place,
     client: SocketAddr,
     peer: SocketAddr,
     process: Process,
@@ -36,26 +37,32 @@ impl Etcd {
 
     /// So many members.
     pub async fn cluster(size: usize) -> Self {
-        let etcd = Self::spawn(size, "http", &[]);
+        Self::cluster_in(vec![Place::loopback(); size]).await
+    }
+
+    /// A member at each of these places. Where that is not loopback, it has a network of its own.
+    pub async fn cluster_in(places: Vec<Place>) -> Self {
+        let etcd = Self::spawn(places, "http", &[]);
         etcd.answers().await;
         etcd
     }
 
     /// One member that speaks TLS, by these further flags. It is not waited for.
     pub fn encrypted(flags: &[&str]) -> Self {
-        Self::spawn(1, "https", flags)
+        Self::spawn(vec![Place::loopback()], "https", flags)
     }
 
-    fn spawn(size: usize, scheme: &'static str, flags: &[&str]) -> Self {
+    fn spawn(places: Vec<Place>, scheme: &'static str, flags: &[&str]) -> Self {
         let files = tempfile::tempdir().expect("a temporary folder can be made");
         let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let addresses = free_addresses(2 * size);
-        let peers = &addresses[size..];
-        let members = (0..size).map(|number| {
-            let client = addresses[number];
-            let mut command = command(number, client, peers, &files, scheme, &flags);
-            Member { client, peer: peers[number], process: Process::spawn("etcd", &mut command) }
-        });
+        let addresses = addresses(&places);
+        let peers: Vec<_> = addresses.iter().map(|[_, peer]| *peer).collect();
+        let members =
+            places.into_iter().zip(addresses).enumerate().map(|(number, (place, [client, peer]))| {
+                let command = command(number, client, &peers, &files, scheme, &flags);
+                let process = Process::spawn("etcd", &mut place.command(&command));
+                Member { place, client, peer, process }
+            });
         Self { members: members.collect(), files, flags, scheme }
     }
 
@@ -91,9 +98,14 @@ impl Etcd {
     /// Starts a member again that was killed, on what it had.
     pub fn restart(&mut self, member: usize) {
         let peers: Vec<_> = self.members.iter().map(|member| member.peer).collect();
-        let client = self.members[member].client;
-        let mut command = command(member, client, &peers, &self.files, self.scheme, &self.flags);
-        self.members[member].process = Process::spawn("etcd", &mut command);
+        let Member { place, client, .. } = &self.members[member];
+        let command = command(member, *client, &peers, &self.files, self.scheme, &self.flags);
+        self.members[member].process = Process::spawn("etcd", &mut place.command(&command));
+    }
+
+    /// How many members there are.
+    pub fn size(&self) -> usize {
+        self.members.len()
     }
 
     /// The process of a member.
@@ -106,9 +118,10 @@ impl Etcd {
     /// # Panics
     /// When it fails.
     pub fn ctl(&self, args: &[&str]) -> String {
-        let endpoint = format!("{}://{}", self.scheme, self.members[0].client);
+        let endpoint = |member: &Member| format!("{}://{}", self.scheme, member.client);
+        let endpoints = self.members.iter().map(endpoint).collect::<Vec<_>>().join(",");
         let mut command = Command::new(tools::etcdctl());
-        let output = command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint]).args(args).output();
+        let output = command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoints]).args(args).output();
         let output = output.expect("etcdctl can be started");
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(
@@ -164,9 +177,20 @@ fn command(
     command
 }
 
-/// Ports that are free now. etcd cannot say which it took, so somebody else may be faster: seldom enough.
-fn free_addresses(count: usize) -> Vec<SocketAddr> {
-    let listeners: Vec<_> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("there are free ports")).collect();
-    listeners.iter().map(|listener| listener.local_addr().expect("it is bound")).collect()
+/// Where members speak with clients, and with each other. etcd cannot say which ports it took, so those that are free now are
+/// named, and somebody else may be faster: seldom enough. In a network of its own, nobody else is.
+fn addresses(places: &[Place]) -> Vec<[SocketAddr; 2]> {
+    // All of them are held until the last one is found, so that no two are the same.
+    let mut held = Vec::new();
+    let mut free = |host: IpAddr| {
+        let listener = TcpListener::bind((host, 0)).expect("there are free ports");
+        let address = listener.local_addr().expect("it is bound");
+        held.push(listener);
+        address
+    };
+    let of = |place: &Place| match place.host() {
+        host if host.is_loopback() => [free(host), free(host)],
+        host => [2379, 2380].map(|port| SocketAddr::new(host, port)),
+    };
+    places.iter().map(of).collect()
 }

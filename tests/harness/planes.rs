@@ -1,6 +1,6 @@
 //! The two planes as processes: start, SIGKILL, restart at the same addresses.
 
-use std::{net::SocketAddr, path::Path, process::Command};
+use std::{net::SocketAddr, path::Path};
 
 use gateway_proto::v1::{
     observability_service_client::ObservabilityServiceClient, policy_service_client::PolicyServiceClient,
@@ -9,12 +9,13 @@ use gateway_proto::v1::{
 use serde_json::Value;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::{Process, binaries, eventually, http1};
+use crate::{Place, Process, binaries, eventually, http1};
 
 /// A control plane.
 #[derive(Debug)]
 pub struct ControlPlane {
     process: Process,
+    place: Place,
     store: String,
     listen: SocketAddr,
     flags: Vec<String>,
@@ -33,47 +34,39 @@ impl ControlPlane {
 
     /// Starts one on any store, as `--store` names it.
     pub async fn start_on(store: String, flags: &[&str]) -> Self {
-        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let (process, listen) = Self::spawn(&store, "127.0.0.1:0", &flags).await;
-        Self { process, store, listen, flags }
+        Self::start_in(Place::loopback(), store, flags).await
     }
 
     /// Starts one at this address with further flags, so that others can be told of it before it is there.
     pub async fn start_at(listen: SocketAddr, store: &Path, flags: &[&str]) -> Self {
-        let store = format!("redb:{}", store.display());
-        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let (process, listen) = Self::spawn(&store, &listen.to_string(), &flags).await;
-        Self { process, store, listen, flags }
+        Self::spawn(Place::loopback(), format!("redb:{}", store.display()), listen, owned(flags)).await
     }
 
     /// Starts one behind a line of bash, such as one that limits what it may use.
     pub async fn start_under(line: &str, store: &Path) -> Self {
-        let store = format!("redb:{}", store.display());
-        let command = under(line, &binaries::control_plane());
-        let (process, listen) = Self::ready(command, &store, "127.0.0.1:0", &[]).await;
-        Self { process, store, listen, flags: Vec::new() }
+        let place = Place::loopback().behind_line(line);
+        Self::start_in(place, format!("redb:{}", store.display()), &[]).await
+    }
+
+    /// Starts one on a free port of a place.
+    pub async fn start_in(place: Place, store: String, flags: &[&str]) -> Self {
+        let listen = SocketAddr::new(place.host(), 0);
+        Self::spawn(place, store, listen, owned(flags)).await
     }
 
     /// Starts it again, at the same address and on the same store, after it has been killed.
     pub async fn restart(&mut self) {
         self.process.kill();
-        (self.process, self.listen) = Self::spawn(&self.store, &self.listen.to_string(), &self.flags).await;
+        let (place, store, flags) = (self.place.clone(), self.store.clone(), self.flags.clone());
+        *self = Self::spawn(place, store, self.listen, flags).await;
     }
 
-    async fn spawn(store: &str, listen: &str, flags: &[String]) -> (Process, SocketAddr) {
-        Self::ready(binaries::control_plane(), store, listen, flags).await
-    }
-
-    async fn ready(
-        mut command: Command,
-        store: &str,
-        listen: &str,
-        flags: &[String],
-    ) -> (Process, SocketAddr) {
-        command.args(["--listen", listen, "--store", store]).args(flags);
+    async fn spawn(place: Place, store: String, listen: SocketAddr, flags: Vec<String>) -> Self {
+        let mut command = place.command(&binaries::control_plane());
+        command.args(["--listen", &listen.to_string(), "--store", &store]).args(&flags);
         let mut process = Process::spawn("control-plane", &mut command);
         let ready = process.ready().await;
-        (process, address(&ready, "listen"))
+        Self { process, place, store, listen: address(&ready, "listen"), flags }
     }
 
     /// SIGKILL.
@@ -121,17 +114,15 @@ impl ControlPlane {
     }
 }
 
-/// A program that is started by a shell, behind this line of it.
-fn under(line: &str, program: &Command) -> Command {
-    let mut command = Command::new("bash");
-    command.args(["-c", &format!("{line}; exec \"$0\" \"$@\"")]).arg(program.get_program());
-    command
+fn owned(flags: &[&str]) -> Vec<String> {
+    flags.iter().map(|flag| (*flag).to_owned()).collect()
 }
 
 /// A data plane.
 #[derive(Debug)]
 pub struct DataPlane {
     process: Process,
+    place: Place,
     args: Vec<String>,
     listen: SocketAddr,
     admin: SocketAddr,
@@ -141,19 +132,18 @@ pub struct DataPlane {
 impl DataPlane {
     /// Starts one on free ports.
     pub async fn start(args: &[&str]) -> Self {
-        Self::start_as(binaries::data_plane(), args).await
+        Self::start_in(Place::loopback(), args).await
     }
 
     /// Starts one behind this line of a shell.
     pub async fn start_under(line: &str, args: &[&str]) -> Self {
-        Self::start_as(under(line, &binaries::data_plane()), args).await
+        Self::start_in(Place::loopback().behind_line(line), args).await
     }
 
-    async fn start_as(command: Command, args: &[&str]) -> Self {
-        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
-        let (process, ready) = Self::spawn(command, &args, "127.0.0.1:0", "127.0.0.1:0").await;
-        let secure = ready.get("tls").map(|_| address(&ready, "tls"));
-        Self { process, args, listen: address(&ready, "listen"), admin: address(&ready, "admin"), secure }
+    /// Starts one on free ports of a place.
+    pub async fn start_in(place: Place, args: &[&str]) -> Self {
+        let free = SocketAddr::new(place.host(), 0);
+        Self::spawn(place, owned(args), free, free).await
     }
 
     /// Starts one that follows a control plane and keeps its snapshot in `cache`.
@@ -174,15 +164,18 @@ impl DataPlane {
     /// Starts it again at the same addresses, after it has been killed.
     pub async fn restart(&mut self) {
         self.process.kill();
-        let (listen, admin) = (self.listen.to_string(), self.admin.to_string());
-        (self.process, ..) = Self::spawn(binaries::data_plane(), &self.args, &listen, &admin).await;
+        let (place, args) = (self.place.clone(), self.args.clone());
+        *self = Self::spawn(place, args, self.listen, self.admin).await;
     }
 
-    async fn spawn(mut command: Command, args: &[String], listen: &str, admin: &str) -> (Process, Value) {
-        command.args(["--listen", listen, "--admin-listen", admin]).args(args);
+    async fn spawn(place: Place, args: Vec<String>, listen: SocketAddr, admin: SocketAddr) -> Self {
+        let mut command = place.command(&binaries::data_plane());
+        command.args(["--listen", &listen.to_string(), "--admin-listen", &admin.to_string()]).args(&args);
         let mut process = Process::spawn("data-plane", &mut command);
         let ready = process.ready().await;
-        (process, ready)
+        let secure = ready.get("tls").map(|_| address(&ready, "tls"));
+        let (listen, admin) = (address(&ready, "listen"), address(&ready, "admin"));
+        Self { process, place, args, listen, admin, secure }
     }
 
     /// SIGKILL.

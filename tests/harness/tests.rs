@@ -1,6 +1,7 @@
 //! The harness itself: a test is worth as much as the replicas that it trusts.
 
 mod counts;
+mod histories;
 
 use gateway_tests::{Act, Scripted, http1};
 

@@ -131,12 +131,19 @@ pub fn path() -> String {
     format!("{}:{system}:/usr/sbin", installed().join("bin").display())
 }
 
+/// Whether there are etcd and etcdctl.
+pub fn has_etcd() -> bool {
+    ["etcd", "etcdctl"].into_iter().all(|name| look_for(name).is_some())
+}
+
 fn find(name: &str, tests: &str) -> PathBuf {
+    look_for(name).unwrap_or_else(|| panic!("{name} is not installed: {}", advice(tests)))
+}
+
+fn look_for(name: &str) -> Option<PathBuf> {
     let path = path();
     let mut candidates = path.split(':').map(|directory| Path::new(directory).join(name));
-    candidates
-        .find(|candidate| candidate.is_file())
-        .unwrap_or_else(|| panic!("{name} is not installed: {}", advice(tests)))
+    candidates.find(|candidate| candidate.is_file())
 }
 
 fn installed() -> PathBuf {

@@ -14,6 +14,8 @@ use tokio::sync::mpsc;
 /// Without a word from the store for so long, renewals are not known to reach it: twice what it takes it to choose a new
 /// leader, and less than most leases last.
 const OUT_OF_TOUCH: Duration = Duration::from_secs(4);
+/// No lease is so short that less counts: a store that has nothing to say is asked once a second.
+const MIN_OUT_OF_TOUCH: Duration = Duration::from_secs(2);
 
 /// How a store names a lease. Two leases have the same tag about as often as two random numbers of 62 bits are equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -96,9 +98,33 @@ impl Contact {
         self.silent_for(now) < OUT_OF_TOUCH
     }
 
+    /// Whether it is recent enough for a lease of this time to live to be renewed in good faith: half of it at most may be gone
+    /// without the store, so that its owner has the other half to be heard of elsewhere.
+    pub fn is_fresh_for(&self, ttl: Duration, now: Instant) -> bool {
+        self.silent_for(now) < (ttl / 2).clamp(MIN_OUT_OF_TOUCH, OUT_OF_TOUCH)
+    }
+
     /// How long there was none.
     pub fn silent_for(&self, now: Instant) -> Duration {
         let touched = Duration::from_nanos(self.touched.load(Ordering::Relaxed));
         now.saturating_duration_since(self.born).saturating_sub(touched)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shorter_a_lease_the_sooner_a_silent_store_is_no_store_to_it() {
+        let born = Instant::now();
+        let contact = Contact::new(born);
+        let lasts = |ttl: u64| {
+            let at = |millis: u64| born + Duration::from_millis(millis);
+            (0..10_000).find(|millis| !contact.is_fresh_for(Duration::from_secs(ttl), at(*millis)))
+        };
+        assert_eq!([1, 3, 4, 5, 8, 15].map(lasts), [2000, 2000, 2000, 2500, 4000, 4000].map(Some));
+        contact.touch(born + Duration::from_secs(10));
+        assert!(contact.is_fresh_for(Duration::from_secs(3), born + Duration::from_millis(11_999)));
     }
 }

@@ -118,11 +118,17 @@ impl Stream {
         let mut results = Vec::with_capacity(count);
         // For all of them together, or a client's old leases would hold up its new ones.
         let patience = Instant::now() + HEARSAY;
+        let mut is_confirmed = false;
         for wire in message.heartbeats {
             let names = (wire.service.clone(), wire.replica_id.clone());
             let beat = Beat::parse(wire);
-            if let Ok(beat) = &beat {
-                self.edge.hear_of(&beat.key, beat.lease, patience).await;
+            if let Ok(beat) = &beat
+                && !self.edge.hear_of(&beat.key, beat.lease, patience).await
+                && !is_confirmed
+            {
+                // Nobody's lease is lost by a store that does not answer: the stream is.
+                self.edge.confirm(&beat.key, beat.lease).await?;
+                is_confirmed = true;
             }
             let result = match beat {
                 Ok(beat) => match self.renew_one(beat) {

@@ -131,7 +131,9 @@ impl RegistryService for Registry {
     ) -> Result<Response<v1::HeartbeatResponse>, Status> {
         let caller = Caller::of(request.extensions()).clone();
         let Beat { key, lease, health } = Beat::parse(request.into_inner()).map_err(Refusal::from)?;
-        self.0.hear_of(&key, lease, Instant::now() + HEARSAY).await;
+        if !self.0.hear_of(&key, lease, Instant::now() + HEARSAY).await {
+            self.0.confirm(&key, lease).await?;
+        }
         let renewed = self.0.renew(&caller, &key, lease)?;
         if let Some(health) = health.filter(|reported| renewed.health != Some(*reported)) {
             self.0.report_health(&caller, key, Some(lease), health, String::new()).await?;

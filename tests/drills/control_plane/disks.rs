@@ -1,0 +1,232 @@
+//! The disk below the registry: full, slow, and broken.
+
+use std::{
+    fs::{self, File},
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use gateway_tests::{ControlPlane, Place};
+use tonic::Code;
+
+use super::{
+    alone::Alone,
+    caller::{Caller, registration},
+    cluster::{Cluster, ROOMY, hold_load},
+    outages::PAUSE,
+    tracer::{Flushes, Tracer},
+    writers::Writers,
+};
+use crate::{Size, client::percentile, figures::Figures, stage::SECOND};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// What a program is started behind to have file systems of its own.
+///
+/// # Errors
+/// Why it cannot have them.
+fn own_mounts() -> Result<&'static [&'static str], String> {
+    const AS_ROOT: &[&str] = &["unshare", "--mount"];
+    const AS_OTHERS: &[&str] = &["unshare", "--user", "--map-root-user", "--mount"];
+    for words in [AS_ROOT, AS_OTHERS] {
+        let line = "mount -t tmpfs -o size=1m drill /mnt";
+        let tried = Command::new(words[0]).args(&words[1..]).args(["sh", "-c", line]).output();
+        if tried.map_err(|error| format!("unshare cannot be started: {error}"))?.status.success() {
+            return Ok(words);
+        }
+    }
+    Err("nothing can be mounted here".into())
+}
+
+/// A file system of 16 MiB with the registry on it runs full, and has room again.
+pub(crate) async fn full(size: Size, figures: &mut Figures) {
+    let mounts = match own_mounts() {
+        Ok(words) => words,
+        Err(why) => return figures.skip(why),
+    };
+    let place = |folder: &Path| {
+        let line = format!("mount -t tmpfs -o size=16m drill '{}'", folder.display());
+        Place::loopback().behind(mounts).behind_line(&line)
+    };
+    let mut alone = Alone::start_in(0, &ROOMY, place).await;
+    let (urls, load) = ([alone.control.url()], alone.load());
+    let writers = Writers::start(&urls, "before", PAUSE);
+    writers.go_on(100, LIMIT).await;
+    // Its file system is seen through the process that has it.
+    let folder =
+        PathBuf::from(format!("/proc/{}/root{}", alone.control.process().pid(), alone.folder().display()));
+    let ballast = folder.join("ballast");
+    fill(&ballast);
+    let caller = Caller::new(&urls[0]);
+    let full = Instant::now();
+    let lasts = SECOND * size.of(10, 5);
+    let (mut refused, mut others, mut reads, mut failed) = (0_u64, Vec::new(), 0_u64, 0_u64);
+    for number in 0_u32.. {
+        if full.elapsed() > lasts {
+            break;
+        }
+        let address = format!("10.7.{}.{}:80", number / 250, number % 250);
+        let mut wish = registration("full", &format!("r-{number}"), &address, 600 * SECOND);
+        // Large, so that no room that is left in the file is enough.
+        wish.labels = (0..20).map(|number| (format!("label-{number}"), "x".repeat(60))).collect();
+        match caller.register(wish).await {
+            Ok(_) => {}
+            Err(status) if status.code() == Code::ResourceExhausted => refused += 1,
+            Err(status) => others.push(status.to_string()),
+        }
+        reads += 1;
+        failed += u64::from(caller.get("orders", "r-0").await.is_err());
+        tokio::time::sleep(SECOND / 500).await;
+    }
+    figures.hold("changes refused with RESOURCE_EXHAUSTED, once it is full", refused, refused > 0);
+    let first = others.first().cloned().unwrap_or_default();
+    figures.hold("refused with something else <= 0", format!("{} {first}", others.len()), others.is_empty());
+    figures.at_most(&format!("reads failed of {reads}"), 0, failed);
+    let before = writers.stop().await;
+    fs::remove_file(&ballast).expect("it is ours");
+    let freed = Instant::now();
+    let writers = Writers::start(&urls, "after", PAUSE);
+    writers.go_on(1, LIMIT).await;
+    figures.within("changes are taken again, without a restart", 5 * SECOND, freed.elapsed());
+    writers.go_on(50, LIMIT).await;
+    let mut after = writers.stop().await;
+    after.gap = Duration::ZERO;
+    let promised = after.and(before);
+    promised.hold_answers(figures);
+    promised.hold(figures, &urls[0]).await;
+    alone.hold_leases(figures);
+    hold_load(figures, &load.stop().await);
+    // What a start would find, had it been killed now.
+    alone.control.process().pause();
+    let elsewhere = tempfile::tempdir().expect("there is a folder for temporary files");
+    let copy = elsewhere.path().join("registry.redb");
+    fs::copy(folder.join("registry.redb"), &copy).expect("there is room elsewhere");
+    let started = ControlPlane::start_with(&copy, &ROOMY).await;
+    promised.hold(figures, &started.url()).await;
+}
+
+/// Writes until there is no room, to the byte.
+fn fill(path: &Path) {
+    let mut file = File::create(path).expect("there is room for a name");
+    for piece in [&[0_u8; 65_536][..], &[0; 512], &[0]] {
+        while file.write_all(piece).is_ok() {}
+    }
+}
+
+/// Each flush takes a third of a second: of the file's, and of the leader of an etcd.
+pub(crate) async fn slow(size: Size, figures: &mut Figures) {
+    if let Err(why) = Tracer::is_allowed() {
+        return figures.skip(why);
+    }
+    let lasts = SECOND * size.of(10, 3);
+    let flushes = Flushes::Take(SECOND / 3);
+    let mut alone = Alone::start(size.crowd(), &ROOMY).await;
+    let (urls, load) = ([alone.control.url()], alone.load());
+    let writers = Writers::start(&urls, "slow", PAUSE);
+    writers.go_on(50, LIMIT).await;
+    let tracer = Tracer::attach(alone.control.process().pid(), flushes).await;
+    let before = writers.acks();
+    let times = renewals(&alone, lasts).await;
+    figures.show("changes a second, on a file", (writers.acks() - before) / lasts.as_secs());
+    figures.hold("renewals that failed 0", times.failed, times.failed == 0);
+    // They never wait for the store.
+    figures.swift("renewals meanwhile, p99", SECOND / 10, percentile(times.took, 0.99));
+    drop(tracer);
+    let promised = writers.stop().await;
+    promised.hold_answers(figures);
+    promised.hold(figures, &urls[0]).await;
+    alone.hold_leases(figures);
+    hold_load(figures, &load.stop().await);
+
+    let mut cluster = Cluster::start(size, 2).await;
+    let (urls, load) = (cluster.urls(), cluster.load());
+    let writers = Writers::start(&urls, "slow", PAUSE);
+    writers.go_on(50, LIMIT).await;
+    let leader = cluster.leader().await;
+    let tracer = Tracer::attach(cluster.etcd.process(leader).pid(), flushes).await;
+    let before = writers.acks();
+    tokio::time::sleep(lasts).await;
+    figures.show("changes a second, on etcd", (writers.acks() - before) / lasts.as_secs());
+    drop(tracer);
+    writers.go_on(20, LIMIT).await;
+    let promised = writers.stop().await;
+    promised.hold_answers(figures);
+    promised.hold(figures, &urls[0]).await;
+    cluster.hold_leases(figures);
+    hold_load(figures, &load.stop().await);
+}
+
+struct Renewals {
+    took: Vec<Duration>,
+    failed: u64,
+}
+
+/// How long renewals of a lease take that was granted before the disk was slow.
+async fn renewals(alone: &Alone, lasts: Duration) -> Renewals {
+    let caller = Caller::new(&alone.control.url());
+    let wish = registration("renewed", "r-1", "10.6.6.6:80", 600 * SECOND);
+    let lease = caller.register(wish).await.map(|answer| answer.lease_id).unwrap_or_default();
+    let began = Instant::now();
+    let mut renewals = Renewals { took: Vec::new(), failed: 0 };
+    while began.elapsed() < lasts {
+        let asked = Instant::now();
+        renewals.failed += u64::from(caller.renew("renewed", "r-1", &lease).await.is_err());
+        renewals.took.push(asked.elapsed());
+        tokio::time::sleep(SECOND / 50).await;
+    }
+    renewals
+}
+
+/// Each flush of the file fails for a while: nothing is acknowledged, and nothing that was is lost.
+pub(crate) async fn broken(size: Size, figures: &mut Figures) {
+    if let Err(why) = Tracer::is_allowed() {
+        return figures.skip(why);
+    }
+    let mut alone = Alone::start(size.crowd(), &ROOMY).await;
+    let (urls, load) = ([alone.control.url()], alone.load());
+    let writers = Writers::start(&urls, "before", PAUSE);
+    writers.go_on(100, LIMIT).await;
+    let tracer = Tracer::attach(alone.control.process().pid(), Flushes::Fail).await;
+    // What was on its way is through.
+    tokio::time::sleep(SECOND / 2).await;
+    let caller = Caller::new(&urls[0]);
+    let (mut acked, mut codes) = (0_u64, Vec::new());
+    let broken = Instant::now();
+    let mut number = 0;
+    while broken.elapsed() < SECOND * size.of(5, 2) {
+        number += 1;
+        let wish = registration(
+            "broken",
+            &format!("r-{number}"),
+            &format!("10.5.0.{}:80", number % 250),
+            600 * SECOND,
+        );
+        match caller.register(wish).await {
+            Ok(_) => acked += 1,
+            Err(status) => codes.push(status.code()),
+        }
+        tokio::time::sleep(SECOND / 50).await;
+    }
+    figures.at_most("changes acknowledged while flushes fail", 0, acked);
+    let strange = codes.iter().filter(|code| **code != Code::Unavailable).count();
+    let is_running = alone.control.process().is_running();
+    figures.hold(
+        &format!("refused with UNAVAILABLE, or it has ended: all of {}", codes.len()),
+        format!("{strange} others, it {}", if is_running { "runs" } else { "has ended" }),
+        strange == 0,
+    );
+    drop(tracer);
+    let promised = writers.stop().await;
+    alone.control.kill();
+    alone.control.restart().await;
+    promised.hold_answers(figures);
+    promised.hold(figures, &urls[0]).await;
+    let writers = Writers::start(&urls, "after", PAUSE);
+    let took = writers.go_on(1, LIMIT).await;
+    figures.within("changes are taken after a restart", 5 * SECOND, took);
+    writers.stop().await.hold(figures, &urls[0]).await;
+    alone.hold_leases(figures);
+    hold_load(figures, &load.stop().await);
+}

@@ -84,7 +84,7 @@ impl Feed {
     }
 
     /// Carries these services from now on, and yields whether they were others before. When this returns, requests for those
-    /// that are carried no more are answered as those for unknown services; what is new comes with the next full snapshot.
+    /// that are carried no more are answered as those for services that have left; what is new comes with the next full snapshot.
     pub(super) fn carry(&self, services: &Services) -> bool {
         let _turn = self.turn();
         let mut gone = None;

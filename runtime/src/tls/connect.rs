@@ -39,6 +39,8 @@ pub enum Connection {
 pub struct Server {
     host: Box<str>,
     tls: Arc<ClientTls>,
+    /// A write that has failed, and it is not known yet why.
+    failure: Option<io::Error>,
 }
 
 impl Connection {
@@ -97,7 +99,10 @@ pub async fn connect_to(
             tls.was_refused(None);
             let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
             tls.was_shown(shown.and_then(|certificate| PeerCertificate::parse(certificate).ok()));
-            Ok(Connection::Tls(Box::new(stream), Server { host: host.into(), tls: Arc::clone(tls) }))
+            Ok(Connection::Tls(
+                Box::new(stream),
+                Server { host: host.into(), tls: Arc::clone(tls), failure: None },
+            ))
         }
         Err(error) => Err(explained(error, host)),
     }
@@ -200,14 +205,13 @@ fn is_of_tls(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<TlsError>())
 }
 
-/// Why nothing can be written any more: a server that refuses a certificate says so and closes the connection, and who writes may
-/// learn of the end before he has read the reason.
+/// Waits for why nothing can be written any more: a server that refuses a certificate says so and closes the connection, and who
+/// writes meets the end of it before he has read the reason. Whatever was said before the end is there to be read by then.
 fn last_word(
     stream: &mut TlsStream<TcpStream>,
-    server: &Server,
+    server: &mut Server,
     cx: &mut Context<'_>,
-    error: io::Error,
-) -> io::Error {
+) -> Poll<io::Error> {
     /// More than a server sends before it reads a certificate.
     const MAX_READS: usize = 16;
     let mut scratch = [0; 4096];
@@ -215,11 +219,38 @@ fn last_word(
         let mut buf = ReadBuf::new(&mut scratch);
         match Pin::new(&mut *stream).poll_read(cx, &mut buf) {
             Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
-            Poll::Ready(Err(said)) if is_of_tls(&said) => return server.broken(said),
+            Poll::Ready(Err(said)) if is_of_tls(&said) => {
+                server.failure = None;
+                return Poll::Ready(server.broken(said));
+            }
+            // The end itself is read as soon as it is known that there is something to read.
+            Poll::Pending if server.failure.as_ref().is_some_and(is_of_peer) => return Poll::Pending,
             _ => break,
         }
     }
-    server.broken(error)
+    let failure = server.failure.take().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into());
+    Poll::Ready(server.broken(failure))
+}
+
+/// Whether the other side has ended the connection.
+fn is_of_peer(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
+/// What a write came to, once it is known why it failed.
+fn told<T>(
+    stream: &mut TlsStream<TcpStream>,
+    server: &mut Server,
+    cx: &mut Context<'_>,
+    write: impl FnOnce(Pin<&mut TlsStream<TcpStream>>, &mut Context<'_>) -> Poll<io::Result<T>>,
+) -> Poll<io::Result<T>> {
+    if server.failure.is_none() {
+        match ready!(write(Pin::new(&mut *stream), cx)) {
+            Ok(written) => return Poll::Ready(Ok(written)),
+            Err(error) => server.failure = Some(error),
+        }
+    }
+    last_word(stream, server, cx).map(Err)
 }
 
 impl AsyncRead for Connection {
@@ -238,20 +269,14 @@ impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Self::Tls(stream, server) => {
-                let written = ready!(Pin::new(&mut **stream).poll_write(cx, bytes));
-                Poll::Ready(written.map_err(|error| last_word(stream, server, cx, error)))
-            }
+            Self::Tls(stream, server) => told(stream, server, cx, |stream, cx| stream.poll_write(cx, bytes)),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream, server) => {
-                let flushed = ready!(Pin::new(&mut **stream).poll_flush(cx));
-                Poll::Ready(flushed.map_err(|error| last_word(stream, server, cx, error)))
-            }
+            Self::Tls(stream, server) => told(stream, server, cx, |stream, cx| stream.poll_flush(cx)),
         }
     }
 

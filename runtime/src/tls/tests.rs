@@ -232,7 +232,8 @@ async fn what_a_server_has_against_our_certificate_is_heard_by_one_who_only_writ
     let client = Arc::new(ClientTls::load(client).unwrap());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let serving = tokio::spawn(async move { acceptor.accept(listener.accept().await.unwrap().0).await.is_ok() });
+    let serving =
+        tokio::spawn(async move { acceptor.accept(listener.accept().await.unwrap().0).await.is_ok() });
     let mut connection = connect("127.0.0.1", port, Some(&client)).await.unwrap();
     // The refusal comes after the handshake, and by now the connection is closed.
     assert!(!serving.await.unwrap());

@@ -47,14 +47,14 @@ pub(crate) async fn chaos(size: Size, figures: &mut Figures) {
     let rounds = size.of(4, 1);
     for round in 0..rounds {
         faults.shuffle(&mut random);
-        for (number, fault) in faults.iter().take(size.of(FAULTS.len(), 3)).enumerate() {
+        for (number, fault) in faults.iter().take(size.of(FAULTS.len(), 2)).enumerate() {
             strike(&mut cluster, *fault, round + number).await;
             cluster.etcd.answers().await;
             tokio::time::sleep(SECOND).await;
         }
     }
     let history = recorder.stop().await;
-    figures.show("faults", rounds * size.of(FAULTS.len(), 3));
+    figures.show("faults", rounds * size.of(FAULTS.len(), 2));
     figures.within("until all are at one revision again", 5 * SECOND, cluster.agree(20 * SECOND).await);
     history.hold(figures, 10 * SECOND);
     cluster.hold_leases(figures);

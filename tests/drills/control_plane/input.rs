@@ -81,7 +81,7 @@ fn rpcs() -> Vec<String> {
 
 /// Sends one message to an RPC, and yields how it ends; a stream that goes on is fine.
 async fn send(channel: &Channel, path: &str, message: Bytes, token: Option<&str>) -> Result<(), Status> {
-    let path = PathAndQuery::from_maybe_shared(path.to_owned()).expect("names make a path");
+    let path = PathAndQuery::try_from(path).expect("names make a path");
     let asked = async {
         let mut grpc: Grpc<Channel> = Grpc::new(channel.clone());
         grpc.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;

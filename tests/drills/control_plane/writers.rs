@@ -188,9 +188,9 @@ impl Client {
         let answer = self.take(registered, promised).await?;
         promised.acknowledged(answer.replica.map(|replica| replica.revision), revision, shared);
         promised.registered.insert(key.clone());
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             // At times by another control plane than knows it best.
-            self.current += usize::from(number % 8 == 0);
+            self.current += usize::from(number.is_multiple_of(8));
             let renewed = self.caller().renew(&self.service, &id, &answer.lease_id).await;
             self.take(renewed, promised).await;
         }

@@ -6,7 +6,7 @@ use gateway_proto::etcd::{LeaseKeepAliveRequest, LeaseKeepAliveResponse, lease_c
 use tokio::{
     sync::{Semaphore, mpsc},
     task::JoinSet,
-    time::sleep,
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
@@ -27,6 +27,9 @@ use crate::{
 const STREAMS: usize = 8;
 /// Renewals on one stream that are not answered.
 const UNANSWERED: usize = 2048;
+/// A member that leaves a renewal without an answer for so long has no leader, or is cut off from it, and answers pings all the
+/// same. The shortest leases have time left for another member then.
+const STALLED: Duration = Duration::from_millis(1500);
 /// Leases that are begun anew at once: each is a commit or two of etcd's.
 const REVIVALS: usize = 64;
 /// Others may change the record meanwhile.
@@ -90,18 +93,30 @@ impl Line {
         let (requests, receiver) = mpsc::channel(UNANSWERED);
         let mut unanswered = HashMap::new();
         self.ask(&requests, &mut unanswered, first);
-        let opened = open(&live, receiver).await;
+        let stalled = || Status::deadline_exceeded("a member leaves renewals without an answer");
+        let opened = timeout(STALLED, open(&live, receiver)).await.unwrap_or_else(|_| Err(stalled()));
         let mut answers = opened.inspect_err(|_| self.client.give_up(&live, true))?;
+        let mut moved = Instant::now();
         loop {
             tokio::select! {
                 renewal = renewals.recv(), if unanswered.len() < UNANSWERED => match renewal {
-                    Some(renewal) => self.ask(&requests, &mut unanswered, renewal),
+                    Some(renewal) => {
+                        if unanswered.is_empty() {
+                            moved = Instant::now();
+                        }
+                        self.ask(&requests, &mut unanswered, renewal);
+                    }
                     None => return Ok(()),
                 },
+                () = sleep_until(moved + STALLED), if !unanswered.is_empty() => {
+                    self.client.give_up(&live, true);
+                    return Err(stalled());
+                }
                 answer = answers.message() => {
                     let answer = answer.inspect_err(|_| self.client.give_up(&live, true))?;
                     let answer = answer.ok_or_else(|| Status::unavailable("etcd ended the stream"))?;
                     self.client.contact().touch(clock::now());
+                    moved = Instant::now();
                     let renewal = unanswered.remove(&answer.id);
                     if let Some(renewal) = renewal.filter(|_| answer.ttl <= 0) {
                         self.revive(renewal, reviving);

@@ -11,7 +11,7 @@ use crate::{
     commands::{
         auth, breaker, call, check, config, demo, demo_replica, deregister, describe, dev, docs, drain,
         end_override, events, explain, fault, get, policy, register, release_guard, route, run, store, top,
-        undrain, validate, wait,
+        undrain, validate, version, wait,
     },
     config::Contexts,
     endpoint::{self, Origin},
@@ -105,10 +105,9 @@ impl Cli {
         self.global.timeout_is_given = matches.value_source("timeout") == Some(ValueSource::CommandLine);
         let mut origin = Origin::of(matches);
         // What mends or shows the file must work without it, and so must what needs no control plane.
-        let needs_none = matches!(
-            self.command,
-            Command::Completion { .. } | Command::Docs(_) | Command::Version | Command::RunOrphans(_)
-        );
+        let needs_none =
+            matches!(self.command, Command::Completion { .. } | Command::Docs(_) | Command::RunOrphans(_))
+                || matches!(&self.command, Command::Version(args) if args.client);
         let mends =
             matches!(&self.command, Command::Config(verb) if !matches!(verb, config::Verb::View { .. }));
         let is_server = self.command.is_server() || matches!(self.command, Command::DemoReplica(_));
@@ -277,8 +276,8 @@ pub(crate) enum Command {
     /// Write man pages, or the reference
     #[command(subcommand)]
     Docs(docs::Kind),
-    /// Print the version
-    Version,
+    /// Print the versions of gwctl, the control planes and the data planes
+    Version(version::Args),
 }
 
 impl Command {
@@ -393,6 +392,7 @@ mod tests {
             "gwctl top",
             "gwctl top orders --interval 2s --once -o json",
             "gwctl version",
+            "gwctl version --client -o json",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }

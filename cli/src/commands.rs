@@ -3,14 +3,12 @@
 use std::pin::Pin;
 
 use gateway_proto::{Health, Mode, v1::Replica};
-use serde_json::json;
 
 use crate::{
     cli::{Cli, Command},
     control::Control,
     endpoint::Origin,
     error::Error,
-    output::{Format, Output},
 };
 
 pub(crate) mod auth;
@@ -39,6 +37,7 @@ pub(crate) mod store;
 pub(crate) mod top;
 pub(crate) mod undrain;
 pub(crate) mod validate;
+pub(crate) mod version;
 pub(crate) mod wait;
 
 /// Whether data planes send it new requests, by what the registry says of it.
@@ -130,7 +129,7 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
             apart(|| async { call::run(args, global.timeout, !global.no_input, &output).await }).await
         }
         Command::RunOrphans(args) => crate::run::orphans::run(&args),
-        Command::Version => version(&output),
+        Command::Version(args) => apart(|| async { version::run(&args, connect, &output).await }).await,
     }
 }
 
@@ -138,12 +137,4 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
 #[inline(never)]
 fn apart<F: Future>(make: impl FnOnce() -> F) -> Pin<Box<F>> {
     Box::pin(make())
-}
-
-fn version(output: &Output) -> Result<(), Error> {
-    const VERSION: &str = env!("CARGO_PKG_VERSION");
-    match output.format {
-        Format::Json => output.value(&json!({"version": VERSION})),
-        Format::Table | Format::Wide | Format::Name => output.data(format_args!("gwctl {VERSION}\n")),
-    }
 }

@@ -174,6 +174,12 @@ impl Control {
         }
     }
 
+    /// The same, without a word on what is missing in answers: for whoever shows that himself.
+    #[must_use]
+    pub(crate) fn telling_nobody(self) -> Self {
+        Self { told: None, ..self }
+    }
+
     /// Says which control planes are missing in an answer.
     pub(crate) fn tell_of(&self, silent: &[SilentControlPlane]) {
         if let Some(told) = &self.told {

@@ -12,6 +12,7 @@ mod control;
 mod demo;
 mod endpoint;
 mod error;
+mod figure;
 mod interruption;
 mod lease;
 mod link;

@@ -25,13 +25,19 @@ const NAVIGATION = [['', 'Overview'], ['breakers', 'Breakers'], ['nodes', 'Data 
 const PACE = 200;
 const THEMES = ['auto', 'light', 'dark'];
 
-const page = { view: overview, name: '', args: [], filter: '', drawnAt: 0, took: 0, timer: null, services: new Map() };
+const page = { view: overview, name: '', args: [], query: new URLSearchParams(), filter: '', drawnAt: 0, took: 0, timer: null, services: new Map() };
 
 function route() {
-  const [name = '', ...args] = location.hash.replace(/^#\/?/, '').split('/').map(decode);
+  // What is behind a question mark says where in a view somebody looks: another view it is not.
+  const [where, asked = ''] = location.hash.replace(/^#\/?/, '').split('?');
+  const [name = '', ...args] = where.split('/').map(decode);
   const isOther = name !== page.name || args.join('/') !== page.args.join('/');
-  Object.assign(page, { name, args, view: VIEWS[name] ?? overview });
-  if (!isOther && page.drawnAt) return;
+  const isElsewhere = asked !== page.query.toString();
+  Object.assign(page, { name, args, query: new URLSearchParams(asked), view: VIEWS[name] ?? overview });
+  if (!isOther && page.drawnAt) {
+    if (isElsewhere) draw();
+    return;
+  }
   const wasDrawn = page.drawnAt > 0;
   page.filter = '';
   draw();
@@ -52,7 +58,7 @@ function decode(text) {
 const go = (hash) => { location.hash = hash; return true; };
 
 function context() {
-  return { services: page.services, args: page.args, filter: page.filter, redraw, filterField, go };
+  return { services: page.services, args: page.args, query: page.query, filter: page.filter, redraw, filterField, go };
 }
 
 function redraw(change) {

@@ -62,7 +62,7 @@ export function view({ services, args: [scope = '*'], filter, filterField, redra
     problem && h('p.problem', problem.message),
     isBehind && h('p.warning', `Somebody else has changed this policy meanwhile${stored?.updatedBy ? ` (${stored.updatedBy})` : ''}. `,
       h('button.small', { type: 'button', onclick: () => { editor.base = stored; editor.said = null; redraw(); } }, 'Take that up, keep my changes')),
-    h('div.columns.editor', h('div', [...groups].map(([group, own]) => form(group, own, resolved, filter, redraw))), h('div', proposal(scope, resolved, redraw), faults(scope))),
+    h('div.columns.editor', h('div', [...groups].map(([group, own]) => form(group, own, resolved, filter, redraw))), h('div', proposal(scope, resolved, redraw), history(scope, redraw), faults(scope))),
   ];
 }
 
@@ -205,6 +205,32 @@ function replay({ summary, now, then, limits }) {
   const side = (name, one) => h('div', h('dt', name), h('dd', `${number(count(one?.tripCount))} trips, ${number(count(one?.shedFailureCount))} failures spared, ${number(count(one?.shedSuccessCount))} good answers forgone`,
     bar([{ value: count(one?.shedFailureCount), tone: 'good' }, { value: count(one?.shedSuccessCount), tone: 'bad' }], `${name}: failures spared and good answers forgone`)));
   return h('div.replay', h('p', summary), h('dl.diff', side('As it is', now), side('As proposed', then)), limits?.length > 0 && h('ul.quiet', limits.map((text) => h('li', text))));
+}
+
+// Who changed what, newest first, as far as the timeline reaches.
+function history(scope, redraw) {
+  const own = (event) => event.eventType.startsWith('POLICY_') && (event.service || '*') === scope;
+  const { value } = polled(`history/${scope}`, () => list('/v1/events', { filter: 'event_type = POLICY_*', service: scope === '*' ? '' : scope, pageSize: 200 }), redraw, 10000);
+  const all = new Map([...(value?.events ?? []), ...state.events.values()].filter(own).map((event) => [event.eventId, event]));
+  const events = [...all.values()].sort((one, other) => instant(other.eventTime) - instant(one.eventTime)).slice(0, 20);
+  return h('section.sheet.changes', h('h2', 'Changes'), !events.length && h('p.quiet', 'None since this control plane started.'),
+    events.length > 0 && h('ol', events.map((event) => {
+      const steps = Object.entries(JSON.parse(event.metadata?.changes || '{}'));
+      const words = (text) => text ?? 'not set here';
+      return h('li', { key: event.eventId }, h('p', h('time', { datetime: event.eventTime }, clock(instant(event.eventTime))), ' ', h('strong', event.actor), h('span.quiet', ` ${event.message}`)),
+        h('dl.diff', steps.map(([setting, [before, after]]) => h('div', h('dt', h('code', setting)), h('dd', h('del', words(before)), ' → ', h('ins', words(after)))))),
+        steps.some(takesBack) && h('button.small', { type: 'button', 'aria-label': `Take back what ${event.actor} changed ${clock(instant(event.eventTime))}`, onclick: () => takeBack(event, steps, redraw) }, 'Take back'));
+    })));
+}
+
+// Whether a change can be taken back: faults end by themselves, and of a value that was cut nobody knows the rest.
+const takesBack = ([setting, [before]]) => !setting.startsWith('fault.') && !before?.endsWith('…') && settings.some((one) => one.path === setting);
+
+// Proposes what it was before. Nothing is done until somebody applies it.
+function takeBack(event, steps, redraw) {
+  for (const [name, [before]] of steps.filter(takesBack)) editor.edits.set(settings.find((one) => one.path === name), before === '""' ? '' : before);
+  Object.assign(editor, { said: null, whatIf: null, reason: editor.reason || `takes back what ${event.actor} changed` });
+  redraw();
 }
 
 function faults(scope) {

@@ -5,25 +5,25 @@ import { list, path } from './api.js';
 import { breakerButtons } from './breakers.js';
 import { copy } from './dialog.js';
 import { h } from './dom.js';
-import { timeline } from './events.js';
 import { clock, count, instant, latency, left, millis, number, percent, rate, span, word } from './format.js';
+import { history } from './history.js';
 import { STANDINGS, breakerState, breakerWord } from './model.js';
 import { bar, column, command, empty, facts, mark, serviceLink, sparkline, standingWord, table } from './parts.js';
 import { polled } from './polled.js';
 import { steps } from './service.js';
-import { now, recent, state } from './store.js';
+import { now, recent } from './store.js';
 
 export const title = 'Replica';
 
 const EFFECTS = { EFFECT_KEEPS_OUT: { shape: 'square', tone: 'bad', word: 'keeps it out' }, EFFECT_LESSENS: { shape: 'half', tone: 'warn', word: 'lessens its share' }, EFFECT_KEEPS_IN: { shape: 'disc', tone: 'good', word: 'keeps it in' } };
 
-export function view({ services, args: [service, id], redraw, go }) {
+export function view({ services, args: [service, id], query, redraw, go }) {
   const name = `${service}/${id}`;
   const seen = services.get(service)?.replicas.find((one) => one.replica.replicaId === id);
   const { value: explained, problem } = polled(`replica/${name}`, () => list(`${path('v1', 'services', service, 'replicas', id)}:explain`), redraw);
-  const events = [...state.events.values()].filter((event) => event.service === service && event.replicaId === id).reverse().slice(0, 40);
   const heading = h('div.bar-row', h('h1', serviceLink(service), ' / ', id), seen && standingWord(STANDINGS[seen.standing]));
-  const happened = h('section', h('h2', 'What happened'), events.length ? timeline(events, { own: true }) : h('p.quiet', 'Nothing since this control plane started.'));
+  const hash = `#/replica/${encodeURIComponent(service)}/${encodeURIComponent(id)}`;
+  const happened = history({ service, id, hash, query, redraw, go });
   if (!seen) {
     return [heading, empty('This replica is not registered.', explained?.summary ?? problem?.message, explained?.removed && `${explained.removed.cause}, ${clock(instant(explained.removed.removeTime))}`), happened];
   }

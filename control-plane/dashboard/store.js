@@ -168,7 +168,8 @@ export function addEvents(events) {
   for (const id of state.events.keys()) if (removed++ < excess) state.events.delete(id); else break;
 }
 
-function isFoldOf(event, other) {
+// Whether an event tells again, with what came since, what another one told.
+export function isFoldOf(event, other) {
   return other.repeatCount < event.repeatCount && (other.firstTime ?? other.eventTime) === event.firstTime
     && ['eventType', 'service', 'replicaId', 'nodeId', 'actor'].every((name) => other[name] === event[name]);
 }

@@ -2,7 +2,7 @@
 //!
 //! Nothing here is stored: data planes say it again when they reconnect, and other control planes tell what theirs say, see
 //! `exchange`. [`Observation`] owns it behind four locks: what data planes say, what happened, what others are told of
-//! that, and what is counted while somebody looks. Each is held for no await and none inside
+//! that, and what is counted. Each is held for no await and none inside
 //! another. The parts behind them are pure and take time as an argument.
 
 pub mod catalog;
@@ -14,6 +14,7 @@ mod matrix;
 mod nodes;
 mod peers;
 mod receipts;
+mod recent;
 mod report;
 mod row;
 mod scope;
@@ -29,7 +30,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use gateway_proto::{NodeId, ReplicaKey, ServiceName, time::timestamp, v1};
+use gateway_proto::{
+    NodeId, ReplicaKey, ServiceName,
+    time::{duration, timestamp},
+    v1,
+};
 use tokio::{sync::watch, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +46,7 @@ pub use self::{
     nodes::{FORGET_AFTER, Identity, Nodes, SILENT_AFTER, Taken, Told, TooManyNodes},
     peers::Peers,
     receipts::{drain_status, rollout},
+    recent::Lately,
     report::Report,
     row::is_open,
     scope::{Scope, parse_service},
@@ -200,6 +206,7 @@ impl Observation {
         let absent = observed.nodes.forget_absent(clock::now());
         observed.forget_rows_of(absent);
         self.tell(observed);
+        locked(&self.stats).tidy(clock::wall());
     }
 
     /// Lets `read` look at the data planes and their breakers. It must be quick.
@@ -213,11 +220,6 @@ impl Observation {
         read(&locked(&self.timeline))
     }
 
-    /// How many replicas of the service have a breaker that is not closed somewhere.
-    pub(crate) fn open_replica_count(&self, service: &ServiceName) -> usize {
-        self.lock().matrix.open_replica_count(service)
-    }
-
     /// What data planes see of each of these replicas, in their order; `None` where none reports it.
     pub(crate) fn observed_health<'a>(
         &self,
@@ -228,9 +230,10 @@ impl Observation {
         let (keys, at): (Vec<_>, _) = (keys.into_iter().collect(), clock::wall());
         let mut seen = Vec::with_capacity(keys.len());
         for keys in keys.chunks(AT_ONCE) {
+            let latencies = self.latencies_lately(keys, at);
             let observed = self.lock();
-            seen.extend(keys.iter().map(|key| {
-                let seen = observed.matrix.get(key)?.observed(at);
+            seen.extend(keys.iter().zip(latencies).map(|(key, latency_p99)| {
+                let seen = v1::ObservedHealth { latency_p99, ..observed.matrix.get(key)?.observed(at) };
                 let Some((due, held)) = observed.evictions.get(*key) else { return Some(seen) };
                 let eviction_held_reason = held.map(|held| held.to_string()).unwrap_or_default();
                 Some(v1::ObservedHealth {
@@ -241,6 +244,13 @@ impl Observation {
             }));
         }
         seen
+    }
+
+    /// The 99th percentile of attempts at each of these replicas in the last ten seconds, as far as anybody counts it.
+    fn latencies_lately(&self, keys: &[&ReplicaKey], at: SystemTime) -> Vec<Option<prost_types::Duration>> {
+        let stats = locked(&self.stats);
+        let lately = |key: &ReplicaKey| stats.lately(&key.service, Some(&key.replica), at)?.p99;
+        keys.iter().map(|key| lately(key).map(duration)).collect()
     }
 
     /// Notes who is on the way to be evicted, and nobody else. `now` is `wall` by the wall clock.
@@ -340,12 +350,20 @@ impl Observation {
         self.attention.subscribe()
     }
 
-    /// Begins to sum up what data planes count; they count in detail for as long as a reader is there.
+    /// What clients asked of a service in the last ten seconds; `None`: nothing, or nobody tells.
+    pub(crate) fn lately(&self, service: &ServiceName) -> Option<Lately> {
+        locked(&self.stats).lately(service, None, clock::wall())
+    }
+
+    /// Begins to sum up what data planes count; unless the wish is a quiet one, they count in detail for as long as the reader
+    /// is there.
     pub(crate) fn read_stats(self: &Arc<Self>, wish: Wish) -> StatsReader {
         let mut stats = locked(&self.stats);
         let id = stats.begin(wish, clock::now());
         // Under the lock, as in `drop`: of two that come and go at once, the last one has the last word.
-        self.attention.send_replace(Attention::Somebody);
+        if stats.wants_detail() {
+            self.attention.send_replace(Attention::Somebody);
+        }
         let reads_here = stats.is_read_here();
         self.reads_counts.send_if_modified(|reads| std::mem::replace(reads, reads_here) != reads_here);
         drop(stats);
@@ -354,7 +372,7 @@ impl Observation {
 
     /// Adds what a data plane counted. Yields how many rows there was no room for.
     fn add_stats(&self, report: &StatsReport, is_from_peer: bool) -> usize {
-        locked(&self.stats).add(report, is_from_peer)
+        locked(&self.stats).add(report, is_from_peer, clock::wall())
     }
 
     /// Puts events into the timeline, and what others do not know by themselves where they are told of it.
@@ -415,12 +433,12 @@ impl StatsReader {
 impl Drop for StatsReader {
     fn drop(&mut self) {
         let mut stats = locked(&self.observation.stats);
-        stats.end(self.id);
+        let was_detailed = stats.end(self.id);
         let reads_here = stats.is_read_here();
         self.observation
             .reads_counts
             .send_if_modified(|reads| std::mem::replace(reads, reads_here) != reads_here);
-        if stats.is_unread() {
+        if was_detailed && !stats.wants_detail() {
             self.observation.attention.send_replace(Attention::Until(clock::now() + LINGER));
         }
     }

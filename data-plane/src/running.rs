@@ -396,6 +396,10 @@ impl Background {
     }
 
     fn export_traces(&mut self, tracer: Arc<Tracer>, stop: Shutdown) {
+        if let Some(tls) = tracer.tls_with_files() {
+            let stop = stop.clone();
+            self.spawn("collector certificates", move || tls.clone().follow(stop.clone()));
+        }
         self.spawn("traces", move || {
             let (tracer, stop) = (tracer.clone(), stop.clone());
             async move { tracer.export(stop).await }

@@ -259,7 +259,7 @@ impl Table {
         self.outlets.recorded()
     }
 
-    /// Has workers record how long requests and attempts take, or not.
+    /// Has workers record how long attempts at each replica take, or not.
     pub fn set_detailed(&self, detailed: bool) {
         self.outlets.set_detailed(detailed);
     }

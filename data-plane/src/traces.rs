@@ -9,6 +9,7 @@ mod context;
 mod endpoint;
 mod export;
 mod otlp;
+mod sender;
 mod spans;
 mod story;
 
@@ -17,10 +18,12 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
+use gateway_runtime::tls::ClientTls;
 use tokio::sync::{Mutex, mpsc};
 
 pub(crate) use context::{Context, Parent, Sampling, Traceparent};
 pub(crate) use endpoint::Collector;
+pub use endpoint::Protocol;
 pub(crate) use story::{Event, Story, Tried};
 
 /// Requests that wait to be sent at most; each has a span, and one for each of its attempts. More are lost.
@@ -53,6 +56,11 @@ impl Tracer {
     pub(crate) fn new(collector: Collector, sampling: Sampling, node_id: String) -> Self {
         let (queue, waiting) = mpsc::channel(MAX_WAITING);
         Self { sampling, collector, node_id, queue, waiting: Mutex::new(waiting), counts: Arc::default() }
+    }
+
+    /// Whom the collector is believed by, where that is in a file that may change.
+    pub(crate) fn tls_with_files(&self) -> Option<Arc<ClientTls>> {
+        self.collector.tls_with_files()
     }
 
     /// Which requests are told of.

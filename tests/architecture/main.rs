@@ -12,6 +12,7 @@ use std::{
 const PURE: &[&str] = &[
     "cli/src/run/arguments.rs",
     "cli/src/run/restarts.rs",
+    "cli/src/figure.rs",
     "cli/src/top/board.rs",
     "cli/src/top/input.rs",
     "cli/src/top/view.rs",
@@ -35,6 +36,7 @@ const PURE: &[&str] = &[
     "control-plane/src/observe/nodes.rs",
     "control-plane/src/observe/peers.rs",
     "control-plane/src/observe/receipts.rs",
+    "control-plane/src/observe/recent.rs",
     "control-plane/src/observe/report.rs",
     "control-plane/src/observe/row.rs",
     "control-plane/src/observe/scope.rs",

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use gateway_proto::v1::BreakerState;
-use gateway_tests::{Act, Gateway, Load, Scripted, command, command::Finished};
+use gateway_tests::{Act, Gateway, Load, Scripted, command, command::Finished, eventually};
 use serde_json::Value;
 
 const LONG: Duration = Duration::from_secs(15);
@@ -59,6 +59,41 @@ async fn tables_show_services_replicas_breakers_and_data_planes() {
 
     let nodes = gwctl(&gateway, "get nodes").await.success();
     assert!(nodes.contains("dp-1"), "{nodes}");
+}
+
+#[tokio::test]
+async fn lists_show_what_services_and_replicas_were_asked_lately_and_nothing_for_what_was_not() {
+    let (gateway, replicas) = with_an_open_breaker().await;
+    gateway.register("idle", "i-1", replicas[0].address()).await;
+    let columns = "--columns name,rps,success,p50,p99";
+    let shown = eventually("a report has come", async || {
+        let text = gwctl(&gateway, &format!("get services {columns}")).await.success();
+        if row(&text, "orders")[1] == "-" { Err(text) } else { Ok(text) }
+    })
+    .await;
+    assert_eq!(row(&shown, "idle"), ["idle", "-", "-", "-", "-"]);
+    let orders = row(&shown, "orders");
+    assert!(orders[1].parse::<f64>().is_ok() && orders[2].ends_with('%'), "{shown}");
+    assert!(orders[3..].iter().all(|latency| latency.ends_with('s')), "{shown}");
+    let json = gwctl(&gateway, "get services -o json").await.json();
+    let service = |name: &str| {
+        json["services"].as_array().unwrap().iter().find(|it| it["service"] == name).unwrap().clone()
+    };
+    assert!(service("orders")["requestRate"].as_f64() > Some(0.0), "{json}");
+    assert!(service("orders")["latencyP99"].as_str().is_some_and(|text| text.ends_with('s')), "{json}");
+    assert_eq!(service("idle").get("requestRate"), None, "{json}");
+    let csv = gwctl(&gateway, "get services -o csv").await.success();
+    assert!(csv.starts_with("name,ready,breakers,draining,lost,rps,success,p50,p99,age,"), "{csv}");
+
+    // Of replicas, how long they take is counted while somebody watches only.
+    let listed = eventually("the new one is reported", async || {
+        let text = gwctl(&gateway, "get replicas --columns replica,rps,success,p99").await.success();
+        if row(&text, "i-1")[1] == "-" { Err(text) } else { Ok(text) }
+    })
+    .await;
+    assert_eq!(row(&listed, "i-1"), ["i-1", "0.0", "-", "-"], "{listed}");
+    let dead = row(&listed, "r-2");
+    assert_eq!((dead[2], dead[3]), ("0.00%", "-"), "{listed}");
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The dashboard in a browser: what it shows and as it happens, what it does and takes back, for whom it works.
 
+mod history;
 mod nodes;
 
 use std::sync::{
@@ -473,7 +474,7 @@ async fn a_policy_is_changed_with_what_comes_of_it_and_never_over_somebody_else_
     world
         .run(
             "await page.getByRole('button', { name: 'Take that up, keep my changes' }).click();
-             await page.locator('.diff').getByText('9s').waitFor();
+             await page.locator('.proposal .diff').getByText('9s').waitFor();
              await page.getByRole('button', { name: 'Apply' }).click();
              await page.locator('#toasts').getByText(/is changed/).first().waitFor()",
         )

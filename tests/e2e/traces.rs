@@ -1,9 +1,17 @@
 //! Traces by OTLP, as a collector receives them: decoded by OpenTelemetry's own messages in Python.
 
-use std::{net::SocketAddr, process::Command, time::Instant};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
-use gateway_tests::{Act, DataPlane, Scripted, command, eventually, http1, tools};
+use gateway_tests::{
+    Act, Authority, DataPlane, Process, Scripted, authority::server, command, eventually, eventually_within,
+    http1, tools,
+};
 use http::{Method, Request};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -15,6 +23,10 @@ const CLIENT: u64 = 3;
 
 /// A data plane with these replicas of `orders`, which traces to the collector.
 async fn gateway(collector: SocketAddr, replicas: &[&Scripted], flags: &[&str]) -> (DataPlane, TempDir) {
+    tracing_to(&format!("http://{collector}"), replicas, flags).await
+}
+
+async fn tracing_to(endpoint: &str, replicas: &[&Scripted], flags: &[&str]) -> (DataPlane, TempDir) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("services.toml");
     let replicas: Vec<_> =
@@ -23,9 +35,8 @@ async fn gateway(collector: SocketAddr, replicas: &[&Scripted], flags: &[&str]) 
     let policy = "[service.policy.health_check]\ntype = \"off\"\n";
     let text = format!("[[service]]\nname = \"orders\"\nreplicas = [{}]\n{policy}", replicas.join(", "));
     std::fs::write(&path, text).unwrap();
-    let endpoint = format!("http://{collector}");
     let path = path.display().to_string();
-    let own = ["--static", &path, "--node-id", "dp-1", "--otlp-endpoint", &endpoint];
+    let own = ["--static", &path, "--node-id", "dp-1", "--otlp-endpoint", endpoint];
     (DataPlane::start(&[&own[..], flags].concat()).await, directory)
 }
 
@@ -44,15 +55,21 @@ fn traceparent(flags: &str) -> String {
 
 /// The spans that the collector has been sent so far.
 async fn spans(collector: &Scripted, directory: &TempDir) -> Vec<Value> {
-    let mut decode = Command::new(tools::python());
-    decode.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/python/otlp.py"));
+    let mut bodies = Vec::new();
     for (number, seen) in collector.seen().into_iter().enumerate() {
         assert_eq!((seen.method(), seen.target()), ("POST", "/v1/traces"));
         assert_eq!(seen.values("content-type"), ["application/x-protobuf"]);
         let path = directory.path().join(format!("{number}.bin"));
         std::fs::write(&path, &seen.body).unwrap();
-        decode.arg(path);
+        bodies.push(path);
     }
+    decoded(&bodies).await
+}
+
+/// The spans of these requests.
+async fn decoded(bodies: &[PathBuf]) -> Vec<Value> {
+    let mut decode = Command::new(tools::python());
+    decode.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/python/otlp.py")).args(bodies);
     let decoded = command::run(decode).await.success();
     decoded.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
@@ -210,11 +227,7 @@ async fn exported(gateway: &DataPlane, spans: u64) {
     let line = format!("gateway_trace_spans_exported_total {spans}\n");
     eventually("the spans are counted", async || {
         let text = metrics(gateway).await;
-        if text.contains(&line) {
-            Ok(())
-        } else {
-            Err(text.lines().filter(|line| line.contains("trace")).collect::<Vec<_>>().join("; "))
-        }
+        if text.contains(&line) { Ok(()) } else { Err(gateway_trace_lines(&text)) }
     })
     .await;
 }
@@ -252,4 +265,53 @@ async fn what_waits_is_sent_before_the_end_by_python() {
     gateway.process().terminate();
     assert_eq!(gateway.process().exited().await.code(), Some(0));
     assert_eq!(spans(&collector, &directory).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_collector_is_told_by_grpc_and_believed_by_a_file_that_is_read_again_by_python() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    ours.sign("collector", server(&["127.0.0.1"]));
+    let taken = tempfile::tempdir().unwrap();
+    let mut collector = Command::new(tools::python());
+    collector.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/e2e/python/otlp_collector.py")).arg(taken.path());
+    collector.args([ours.path("collector.pem"), ours.path("collector.key")]);
+    let mut collector = Process::spawn("collector", &mut collector);
+    let ready = collector.ready().await;
+    let endpoint = format!("https://{}", ready["collector"].as_str().unwrap());
+
+    let ca = theirs.folder().join("believed.pem");
+    std::fs::copy(theirs.path("ca.pem"), &ca).unwrap();
+    let replica = Scripted::start(|_, _| Act::ok(b"hello"));
+    let flags = ["--otlp-protocol", "grpc", "--otlp-ca", ca.to_str().unwrap()];
+    let flags = [&flags[..], &["--otlp-header", "authorization=Bearer of-arms"]].concat();
+    let (gateway, _directory) = tracing_to(&endpoint, &[&replica], &flags).await;
+    http1::get(gateway.address(), "/orders/lost").await;
+    eventually_within(Duration::from_secs(30), "it is not believed", async || {
+        let text = metrics(&gateway).await;
+        let is_lost = text.contains("gateway_trace_spans_lost_total{reason=\"export_failed\"} 2\n");
+        if is_lost { Ok(()) } else { Err(gateway_trace_lines(&text)) }
+    })
+    .await;
+
+    let new = ca.with_extension("new");
+    std::fs::copy(ours.path("ca.pem"), &new).unwrap();
+    std::fs::rename(&new, &ca).unwrap();
+    let bodies = eventually_within(Duration::from_secs(40), "a batch is taken", async || {
+        http1::get(gateway.address(), "/orders/x").await;
+        let files = std::fs::read_dir(taken.path()).unwrap().map(|file| file.unwrap().path());
+        let bodies: Vec<_> = files.filter(|path| path.extension().is_some_and(|it| it == "bin")).collect();
+        if bodies.is_empty() { Err(gateway_trace_lines(&metrics(&gateway).await)) } else { Ok(bodies) }
+    })
+    .await;
+    let spans = decoded(&bodies).await;
+    let server = spans.iter().find(|span| span["kind"] == SERVER).unwrap();
+    assert_eq!(server["name"], "GET orders", "{server:#}");
+    assert!(
+        spans.iter().any(|span| span["kind"] == CLIENT && span["parent"] == server["span"]),
+        "{spans:#?}"
+    );
+}
+
+fn gateway_trace_lines(metrics: &str) -> String {
+    metrics.lines().filter(|line| line.contains("trace")).collect::<Vec<_>>().join("; ")
 }

@@ -28,6 +28,7 @@ mod finding;
 mod host;
 mod services;
 
+pub(super) use finding::listed;
 use finding::{Category, Finding, Outcome, Report, Symbols};
 use services::Overview;
 

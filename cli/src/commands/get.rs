@@ -122,6 +122,9 @@ impl Noun {
             // What comes with every report or heartbeat is no news.
             Self::Nodes => Feed::Lists { ignored: &["lastReportTime"] },
             Self::Replicas { .. } => Feed::Lists { ignored: &["lease", "observed"] },
+            Self::Services(_) => {
+                Feed::Lists { ignored: &["requestRate", "successRatio", "latencyP50", "latencyP99"] }
+            }
             _ => Feed::Lists { ignored: &[] },
         }
     }

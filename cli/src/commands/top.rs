@@ -105,6 +105,7 @@ fn print(board: &Board, output: &Output) -> Result<(), Error> {
         ),
         Format::Table | Format::Wide => {
             output.note(format_args!("{}", time_of_day(Some(timestamp(SystemTime::now())))));
+            view::missing(board).into_iter().for_each(|missing| output.note(missing));
             output.table(view::services(board, Order::Worst, ""))
         }
     }
@@ -168,6 +169,8 @@ struct Word {
 }
 
 async fn live(mut feed: Feed, mut board: Board, author: String) -> Result<(), Error> {
+    // It has a place on the screen.
+    feed.control = feed.control.telling_nobody();
     let mut screen = Whole::enter()?;
     let mut typed = read_keys();
     let mut looking = Looking::default();

@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use gateway_proto::v1::{Breaker, BreakerState, ListServicesResponse, ReplicaStats, WatchStatsResponse};
+use gateway_proto::v1::{
+    Breaker, BreakerState, ListServicesResponse, ReplicaStats, SilentControlPlane, WatchStatsResponse,
+};
 use serde_json::{Value, json};
 
 /// Intervals kept of each service: a minute of seconds.
@@ -93,6 +95,8 @@ pub(crate) struct Board {
     pub(crate) revision: i64,
     /// Data planes in the figures.
     pub(crate) node_count: i32,
+    /// Control planes of whose data planes nothing is in the figures, and why.
+    pub(crate) silent: Vec<SilentControlPlane>,
     pub(crate) interval: Duration,
 }
 
@@ -129,6 +133,7 @@ impl Board {
         let interval = response.interval.and_then(|span| Duration::try_from(span).ok()).unwrap_or_default();
         self.interval = if interval.is_zero() { Duration::from_secs(1) } else { interval };
         self.node_count = response.node_count;
+        self.silent.clone_from(&response.silent_control_planes);
         let seconds = self.interval.as_secs_f64();
         let mut by_service: BTreeMap<&str, Vec<&ReplicaStats>> = BTreeMap::new();
         for stats in &response.stats {
@@ -193,6 +198,7 @@ impl Board {
         json!({
             "services": services,
             "nodeCount": self.node_count,
+            "silentControlPlanes": self.silent.iter().map(|silent| &silent.address).collect::<Vec<_>>(),
             "revision": self.revision.to_string(),
             "intervalSeconds": self.interval.as_secs_f64(),
         })

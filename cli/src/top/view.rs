@@ -1,9 +1,9 @@
 //! `gwctl top` as text.
 
-use std::{fmt::Write as _, time::Duration};
+use std::fmt::Write as _;
 
 use anstyle::Style;
-use gateway_proto::v1::BreakerState;
+use gateway_proto::v1::{BreakerState, SilentControlPlane};
 
 use super::{
     board::{Board, Figures, Order, Service},
@@ -11,8 +11,9 @@ use super::{
 };
 use crate::{
     age::{NONE, or_none},
+    figure,
     screen::{Size, cut},
-    table::{ALARM, CAUTION, Cell, Row, Table},
+    table::{ALARM, Cell, Row, Table},
     terminal::printable,
 };
 
@@ -25,6 +26,9 @@ const SPARKS: usize = 12;
 /// The whole screen.
 pub(crate) fn screen(board: &Board, looking: &Looking, time: &str, word: &str, size: Size) -> String {
     let mut text = header(board, looking, time);
+    if let Some(missing) = missing(board) {
+        let _ = writeln!(text, "{ALARM}{}{ALARM:#}", cut(&printable(&missing), size.columns));
+    }
     if looking.mode == Mode::Help {
         text.push_str(HELP);
         return text;
@@ -89,6 +93,16 @@ fn header(board: &Board, looking: &Looking, time: &str) -> String {
         looking.order.name(),
         board.revision,
     )
+}
+
+/// Of which control planes nothing is in the figures: they are those of a part of the data planes.
+pub(crate) fn missing(board: &Board) -> Option<String> {
+    let why = |silent: &SilentControlPlane| match silent.reason.as_str() {
+        "" => silent.address.clone(),
+        reason => format!("{} ({reason})", silent.address),
+    };
+    let silent = board.silent.iter().map(why).collect::<Vec<_>>().join(", ");
+    (!silent.is_empty()).then(|| format!("SILENT, and without its data planes here: {silent}"))
 }
 
 fn footer(looking: &Looking, board: &Board) -> String {
@@ -169,49 +183,19 @@ fn replicas(service: Option<&Service>) -> Table {
 }
 
 fn cells(figures: &Figures) -> [Cell; 9] {
-    let rate = |rate: f64| if rate > 0.0 { format!("{rate:.1}") } else { NONE.to_owned() };
-    let success = |part: Option<f64>| match part {
-        Some(part) => Cell::styled(&percent(part), style(part)),
-        None => NONE.into(),
-    };
+    let rate = |rate: f64| figure::rate((rate > 0.0).then_some(rate));
     let retried = figures.retried.map_or_else(|| NONE.to_owned(), |part| format!("{:.1}%", part * 100.0));
     [
         rate(figures.rate).into(),
         rate(figures.attempt_rate).into(),
-        success(figures.success),
-        success(figures.success_before_retry),
+        figure::success(figures.success),
+        figure::success(figures.success_before_retry),
         retried.into(),
-        latency(figures.p50).into(),
-        latency(figures.p95).into(),
-        latency(figures.p99).into(),
+        figure::latency(figures.p50).into(),
+        figure::latency(figures.p95).into(),
+        figure::latency(figures.p99).into(),
         figures.inflight.to_string().into(),
     ]
-}
-
-fn style(success: f64) -> Style {
-    match success {
-        ..0.95 => ALARM,
-        ..0.999 => CAUTION,
-        _ => Style::new(),
-    }
-}
-
-/// Two digits behind the point; what is not all is not written as 100.00%.
-fn percent(part: f64) -> String {
-    let percent = part * 100.0;
-    let shown = if part < 1.0 { percent.min(99.99) } else { percent };
-    format!("{shown:.2}%")
-}
-
-/// Two digits that matter: `4ms`, `240ms`, `1.9s`, `350us`.
-fn latency(span: Option<Duration>) -> String {
-    let Some(span) = span else { return NONE.to_owned() };
-    match span.as_micros() {
-        micros @ ..1000 => format!("{micros}us"),
-        micros @ 1000..1_000_000 => format!("{}ms", micros / 1000),
-        _ if span.as_secs() < 60 => format!("{:.1}s", span.as_secs_f64()),
-        _ => format!("{}m", span.as_secs() / 60),
-    }
 }
 
 /// The part that failed, from the left: a dot where there were no requests.
@@ -292,25 +276,29 @@ mod tests {
     }
 
     #[test]
+    fn which_control_planes_are_silent_stands_above_the_figures_that_are_without_theirs() {
+        let mut board = board();
+        let silent = |address: &str, reason: &str| SilentControlPlane {
+            address: address.into(),
+            reason: reason.into(),
+            ..Default::default()
+        };
+        board.silent = vec![silent("b:7400", "connection refused"), silent("c:7400", "")];
+        let text = plain(&board, &Looking::default(), SIZE);
+        let line = text.lines().nth(1).unwrap();
+        assert_eq!(line, "SILENT, and without its data planes here: b:7400 (connection refused), c:7400");
+        assert_eq!(board.to_json(Order::Name, "")["silentControlPlanes"][1], "c:7400");
+        let low = plain(&board, &Looking::default(), Size { lines: 6, columns: 30 });
+        assert!(low.lines().count() <= 6 && low.lines().all(|line| line.chars().count() <= 120), "{low}");
+    }
+
+    #[test]
     fn on_a_low_screen_the_chosen_row_stays_in_sight() {
         let board = board();
         let looking = Looking { row: 2, ..Looking::default() };
         let text = plain(&board, &looking, Size { lines: 5, columns: 100 });
         assert!(text.contains("\n> idle ") && !text.contains("payments "), "{text}");
         assert!(text.lines().count() <= 5, "{text}");
-    }
-
-    #[test]
-    fn numbers_are_short_and_not_better_than_they_are() {
-        assert_eq!(percent(1.0), "100.00%");
-        assert_eq!(percent(0.999_999), "99.99%");
-        assert_eq!(percent(0.41), "41.00%");
-        for (micros, text) in
-            [(350, "350us"), (4_200, "4ms"), (240_000, "240ms"), (1_900_000, "1.9s"), (120_000_000, "2m")]
-        {
-            assert_eq!(latency(Some(Duration::from_micros(micros))), text);
-        }
-        assert_eq!(latency(None), "-");
     }
 
     #[test]

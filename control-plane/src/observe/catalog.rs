@@ -65,6 +65,7 @@ const fn breaker(
 
 const REPLICA: &[&str] = &["revision", "address", "incarnation"];
 const REVISION: &[&str] = &["revision"];
+const POLICY: &[&str] = &["revision", "changes"];
 const FAULT: &[&str] = &["revision", "fault", "end_time"];
 const ROUTE: &[&str] = &["revision", "route"];
 const DENIED: &[&str] = &["from", "request", "reason"];
@@ -153,8 +154,8 @@ pub const CATALOG: &[EventType] = &[
         REPLICA,
     ),
     decision("REPLICA_UNDRAINED", Info, "a draining or drained replica gets requests again", REPLICA),
-    decision("POLICY_UPDATED", Info, "a policy was set or changed", REVISION),
-    decision("POLICY_DELETED", Info, "a policy was removed", REVISION),
+    decision("POLICY_UPDATED", Info, "a policy was set or changed", POLICY),
+    decision("POLICY_DELETED", Info, "a policy was removed", POLICY),
     decision(
         "FAULT_INJECTION_BEGAN",
         Warning,

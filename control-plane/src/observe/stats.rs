@@ -1,18 +1,19 @@
-//! What data planes count while somebody looks, summed up for each who does.
+//! What data planes count, summed up for each who looks, and lately for those who look once.
 //!
 //! Each reader has sums of its own, from its last look on, so that slow and quick readers do not disturb each other. All
-//! of it is bounded: rows of a message, rows of a reader, rows of all readers.
+//! of it is bounded: rows of a message, rows of a reader, rows of all readers, names in the sums of lately.
 
 mod latency;
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use gateway_proto::{Invalid, ReplicaId, ServiceName, time::parse_duration, v1};
 
 pub use self::latency::Latencies;
+use super::recent::{Lately, Recent};
 
 /// Rows taken from one message; a data plane sends more in several.
 const MAX_REPORTED: usize = 2000;
@@ -26,7 +27,7 @@ const MAX_INTERVAL: Duration = Duration::from_secs(600);
 pub const LINGER: Duration = Duration::from_secs(10);
 
 /// A service, or a replica of it.
-type Name = (ServiceName, Option<ReplicaId>);
+pub(super) type Name = (ServiceName, Option<ReplicaId>);
 
 /// Counts of one interval, as one data plane reported them, checked.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -38,13 +39,13 @@ pub struct StatsReport {
 
 /// What happened at a service or a replica.
 #[derive(Debug, Clone, PartialEq, Default)]
-struct Sum {
-    requests: i64,
-    failures: i64,
-    retries: i64,
+pub(super) struct Sum {
+    pub(super) requests: i64,
+    pub(super) failures: i64,
+    pub(super) retries: i64,
     /// What is in flight, times for how long: the mean is right however intervals overlap.
-    inflight_seconds: f64,
-    latencies: Latencies,
+    pub(super) inflight_seconds: f64,
+    pub(super) latencies: Latencies,
 }
 
 /// Readers and their sums.
@@ -53,6 +54,7 @@ pub struct Stats {
     readers: BTreeMap<ReaderId, Reader>,
     last_reader: ReaderId,
     row_count: usize,
+    recent: Recent,
 }
 
 /// Names a reader.
@@ -67,6 +69,8 @@ pub struct Wish {
     pub per_replica: bool,
     /// Only what was reported here, and with what other control planes need to add it to what was reported there.
     pub for_peer: bool,
+    /// Only what data planes tell anyhow: for this reader, none counts in detail.
+    pub quietly: bool,
 }
 
 #[derive(Debug)]
@@ -144,16 +148,16 @@ impl Stats {
         self.last_reader
     }
 
-    /// Forgets a reader.
-    pub fn end(&mut self, id: ReaderId) {
-        if let Some(reader) = self.readers.remove(&id) {
-            self.row_count -= reader.sums.len();
-        }
+    /// Forgets a reader. Yields whether data planes counted in detail for it.
+    pub fn end(&mut self, id: ReaderId) -> bool {
+        let Some(reader) = self.readers.remove(&id) else { return false };
+        self.row_count -= reader.sums.len();
+        !reader.wish.quietly
     }
 
-    /// Whether nobody reads.
-    pub fn is_unread(&self) -> bool {
-        self.readers.is_empty()
+    /// Whether data planes are to count in detail for anybody.
+    pub fn wants_detail(&self) -> bool {
+        self.readers.values().any(|reader| !reader.wish.quietly)
     }
 
     /// Whether somebody reads for himself, and not for another control plane.
@@ -161,11 +165,12 @@ impl Stats {
         self.readers.values().any(|reader| !reader.wish.for_peer)
     }
 
-    /// Adds a report, of a data plane here or from another control plane, to the sums of everybody it concerns. Yields how
-    /// many rows there was no room for.
-    pub fn add(&mut self, report: &StatsReport, is_from_peer: bool) -> usize {
+    /// Adds a report that came at `at`, of a data plane here or from another control plane, to the sums of everybody it
+    /// concerns. Yields how many rows there was no room for with readers.
+    pub fn add(&mut self, report: &StatsReport, is_from_peer: bool, at: SystemTime) -> usize {
         let mut dropped = 0;
         for (name, sum) in &report.rows {
+            self.recent.add(name, sum, at);
             let readers = self.readers.values_mut().filter(|reader| reader.wish.admits(name));
             for reader in readers.filter(|reader| !(is_from_peer && reader.wish.for_peer)) {
                 let has_room = self.row_count < MAX_ROWS && reader.sums.len() < MAX_ROWS_OF_READER;
@@ -180,6 +185,21 @@ impl Stats {
             }
         }
         dropped
+    }
+
+    /// What happened at a service, or a replica of it, in the last ten seconds; `None`: nothing, or nobody tells.
+    pub fn lately(
+        &self,
+        service: &ServiceName,
+        replica: Option<&ReplicaId>,
+        at: SystemTime,
+    ) -> Option<Lately> {
+        self.recent.get(&(service.clone(), replica.cloned()), at)
+    }
+
+    /// Forgets what was not asked lately.
+    pub fn tidy(&mut self, at: SystemTime) {
+        self.recent.tidy(at);
     }
 
     /// What has happened since the reader looked last, and how long ago that was; then it begins anew.
@@ -201,7 +221,7 @@ impl Wish {
 }
 
 impl Sum {
-    fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         self.requests = self.requests.saturating_add(other.requests);
         self.failures = self.failures.saturating_add(other.failures);
         self.retries = self.retries.saturating_add(other.retries);

@@ -5,16 +5,18 @@
 
 mod run;
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use gateway_proto::NodeId;
 
 use self::run::Run;
-use super::row::Row;
+use super::{
+    recent::{Lately, rest_of_before, span},
+    row::Row,
+};
 
-/// Parts of the minute, and how long each is.
+/// Parts of the minute, each a span of [`super::recent`].
 const PARTS: usize = 6;
-const PART: Duration = Duration::from_secs(10);
 
 /// What was heard of one registration of a replica.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -78,7 +80,7 @@ impl Tally {
 
     /// Makes the part of `at` the newest. A clock that goes back adds to what is newest.
     fn move_on(&mut self, at: SystemTime) {
-        let now = part(at);
+        let now = span(at);
         let passed = now.saturating_sub(self.newest).min(PARTS as u64);
         (0..passed).for_each(|ago| self.parts[place(now - ago)] = (0, 0));
         self.newest = self.newest.max(now);
@@ -86,10 +88,19 @@ impl Tally {
 
     /// Attempts and failures of the last minute before `at`, to a part of it.
     pub(super) fn minute(&self, at: SystemTime) -> (u64, u64) {
-        let age = part(at).saturating_sub(self.newest);
+        let age = span(at).saturating_sub(self.newest);
         let live = (0..(PARTS as u64).saturating_sub(age)).map(|ago| self.newest.saturating_sub(ago));
         live.map(|number| self.parts[place(number)])
             .fold((0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1))
+    }
+
+    /// Attempts of the last ten seconds before `at`, and what part of them went well.
+    pub(super) fn lately(&self, at: SystemTime) -> Lately {
+        let now = span(at);
+        let of = |number: Option<u64>| number.map_or((0, 0), |number| self.parts[place(number)]);
+        let is_kept = |number: &u64| *number <= self.newest && self.newest - *number < PARTS as u64;
+        let (running, before) = (Some(now).filter(is_kept), now.checked_sub(1).filter(is_kept));
+        Lately::of(of(running), of(before), rest_of_before(at))
     }
 
     /// Failures in a row: of attempts, or of checks, whichever are more.
@@ -131,16 +142,14 @@ fn ended_otherwise(row: &Row) -> i64 {
     row.attempt_count.saturating_sub(row.failure_count).saturating_sub(row.inflight_count.into())
 }
 
-fn part(at: SystemTime) -> u64 {
-    at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() / PART.as_secs()
-}
-
 fn place(number: u64) -> usize {
     (number % PARTS as u64) as usize
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use gateway_proto::{NodeId, v1};
     use proptest::prelude::*;
 
@@ -259,6 +268,24 @@ mod tests {
         assert_eq!(heard.tally.minute(at(89)), (0, 0));
         heard.hear(1, row(1, (14, 5, 0), (0, 0)), 600);
         assert_eq!(heard.tally.minute(at(600)), (1, 0));
+    }
+
+    #[test]
+    fn the_last_ten_seconds_are_what_is_left_of_the_span_before_and_the_present_one() {
+        let mut heard = Heard::default();
+        let shown = |heard: &Heard, seconds| {
+            let lately = heard.tally.lately(at(seconds));
+            (lately.rate, lately.success)
+        };
+        heard.hear(1, row(1, (0, 0, 0), (0, 0)), 0);
+        assert_eq!(shown(&heard, 0), (0.0, None));
+        heard.hear(1, row(1, (100, 10, 0), (0, 0)), 5);
+        assert_eq!(shown(&heard, 5), (10.0, Some(0.9)), "at once");
+        assert_eq!(shown(&heard, 15), (5.0, Some(0.9)), "half of them");
+        heard.hear(1, row(1, (150, 60, 0), (0, 0)), 15);
+        assert_eq!(shown(&heard, 15), (10.0, Some(0.45)));
+        assert_eq!(shown(&heard, 30), (0.0, None));
+        assert_eq!(shown(&heard, 2), (10.0, Some(0.9)), "by a clock that was set back");
     }
 
     proptest! {

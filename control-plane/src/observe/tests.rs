@@ -52,7 +52,7 @@ fn state(observation: &Observation) -> v1::NodeState {
 }
 
 fn open_count(observation: &Observation) -> usize {
-    observation.open_replica_count(&key().service)
+    observation.read(|_, matrix| matrix.open_replica_count(&key().service))
 }
 
 #[tokio::test]

@@ -258,13 +258,26 @@ fn test<T>(path: &Path<T>, operator: Operator, value: String) -> Result<Test, St
                 format!("{} is compared with whole numbers, not with {}", name(), shown(&value))
             })?))
         }
+        Read::Real(_) | Read::Span(_) | Read::Time(_) if operator == Operator::Has && value == "*" => {
+            Ok(Test::IsSet)
+        }
+        Read::Real(_) => {
+            let number = value.parse().ok().filter(|number: &f64| number.is_finite());
+            compare(Key::of_real(
+                number.ok_or_else(|| {
+                    format!("{} is compared with numbers, not with {}", name(), shown(&value))
+                })?,
+            ))
+        }
+        Read::Span(_) => compare(Key::of_span(humantime::parse_duration(&value).map_err(|_| {
+            format!("{} is compared with lengths of time like 250ms, not with {}", name(), shown(&value))
+        })?)),
         Read::Flag(_) if has_order => Err(format!("{} is true or false, not more or less", name())),
         Read::Flag(_) => match value.as_str() {
             "true" => compare(Key::Flag(true)),
             "false" => compare(Key::Flag(false)),
             _ => Err(format!("{} is true or false, not {}", name(), shown(&value))),
         },
-        Read::Time(_) if operator == Operator::Has && value == "*" => Ok(Test::IsSet),
         Read::Time(_) => {
             let at = value.parse::<Timestamp>().ok().filter(gateway_proto::time::is_valid);
             let at = at.ok_or_else(|| {

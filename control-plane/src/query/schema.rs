@@ -1,6 +1,6 @@
 //! The fields of an item, as filters and orders name them.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use gateway_proto::nearest::distance;
 use prost_types::Timestamp;
@@ -30,6 +30,10 @@ pub(crate) enum Read<T: 'static> {
     Text(for<'a> fn(&'a T) -> Cow<'a, str>),
     /// A whole number.
     Number(fn(&T) -> i64),
+    /// A number with digits behind the point, if there is one; to a millionth.
+    Real(fn(&T) -> Option<f64>),
+    /// A length of time, if there is one, written like `250ms`; to the microsecond.
+    Span(fn(&T) -> Option<Duration>),
     /// `true` or `false`.
     Flag(fn(&T) -> bool),
     /// An instant in the form of RFC 3339; absent ones are neither before nor after anything.
@@ -58,7 +62,7 @@ pub(crate) enum Key<'a> {
     Absent,
     /// Of a flag.
     Flag(bool),
-    /// Of a number or an enum.
+    /// Of a number, in millionths if it has digits behind the point, a length of time in microseconds, or an enum.
     Number(i64),
     /// Seconds and nanoseconds.
     Time(i64, i32),
@@ -110,12 +114,27 @@ impl<T> Schema<T> {
     }
 }
 
+impl Key<'static> {
+    /// Of [`Read::Real`].
+    pub(super) fn of_real(number: f64) -> Self {
+        // A cast from a float saturates.
+        Self::Number((number * 1e6).round() as i64)
+    }
+
+    /// Of [`Read::Span`].
+    pub(super) fn of_span(span: Duration) -> Self {
+        Self::Number(i64::try_from(span.as_micros()).unwrap_or(i64::MAX))
+    }
+}
+
 impl<T> Path<T> {
     /// The value of the field.
     pub(super) fn read<'a>(&self, item: &'a T) -> Key<'a> {
         match &self.field.read {
             Read::Text(read) => Key::Text(read(item)),
             Read::Number(read) => Key::Number(read(item)),
+            Read::Real(read) => read(item).map_or(Key::Absent, Key::of_real),
+            Read::Span(read) => read(item).map_or(Key::Absent, Key::of_span),
             Read::Flag(read) => Key::Flag(read(item)),
             Read::Time(read) => read(item).map_or(Key::Absent, |at| Key::Time(at.seconds, at.nanos)),
             Read::Word(read, _) => Key::Number(read(item).into()),

@@ -1,4 +1,4 @@
-use std::{borrow::Cow, cmp::Ordering, collections::BTreeMap};
+use std::{borrow::Cow, cmp::Ordering, collections::BTreeMap, time::Duration};
 
 use gateway_proto::v1;
 use proptest::prelude::*;
@@ -10,6 +10,8 @@ use super::*;
 struct Ship {
     name: String,
     crew: i64,
+    knots: Option<f64>,
+    turn: Option<Duration>,
     is_docked: bool,
     built: Option<Timestamp>,
     severity: i32,
@@ -22,6 +24,8 @@ static SHIPS: Schema<Ship> = Schema {
     fields: &[
         Field { name: "name", read: Read::Text(|ship| Cow::Borrowed(&ship.name)) },
         Field { name: "crew", read: Read::Number(|ship| ship.crew) },
+        Field { name: "knots", read: Read::Real(|ship| ship.knots) },
+        Field { name: "turn", read: Read::Span(|ship| ship.turn) },
         Field { name: "is_docked", read: Read::Flag(|ship| ship.is_docked) },
         Field { name: "built", read: Read::Time(|ship| ship.built) },
         Field {
@@ -54,6 +58,8 @@ fn argo() -> Ship {
     Ship {
         name: "argo-2".into(),
         crew: 50,
+        knots: Some(12.5),
+        turn: Some(Duration::from_millis(1500)),
         is_docked: false,
         built: Some(Timestamp { seconds: 1_700_000_000, nanos: 5 }),
         severity: v1::EventSeverity::Warning.into(),
@@ -94,6 +100,14 @@ fn every_kind_of_field_is_compared_in_its_own_way() {
         "crew >= 50",
         "crew > -1",
         "crew != 51",
+        "knots = 12.5",
+        "knots > 12.4",
+        "knots <= 13",
+        "knots : *",
+        "turn = 1500ms",
+        "turn > '1s 400ms'",
+        "turn < 2s",
+        "turn : *",
         "is_docked = false",
         "is_docked != true",
         "built = 2023-11-14T22:13:20.000000005Z",
@@ -126,6 +140,8 @@ fn every_kind_of_field_is_compared_in_its_own_way() {
         "name = a*a*2",
         "name : ARGO",
         "crew < 50",
+        "knots < 12.5",
+        "turn > 1500ms",
         "is_docked = true",
         "built < 2023-11-14T22:13:20.000000005Z",
         "severity > WARNING",
@@ -183,6 +199,9 @@ fn what_is_wrong_is_said_with_its_place_and_what_is_expected() {
             "at 8: crew is compared with whole numbers, not with \"99999999999999999999\"",
         ),
         ("crew : *", "at 8: crew is compared with whole numbers, not with \"*\""),
+        ("knots > fast", "at 9: knots is compared with numbers, not with \"fast\""),
+        ("knots > inf", "at 9: knots is compared with numbers, not with \"inf\""),
+        ("turn < 5", "at 8: turn is compared with lengths of time like 250ms, not with \"5\""),
         ("is_docked = 1", "at 13: is_docked is true or false, not \"1\""),
         ("is_docked < true", "at 13: is_docked is true or false, not more or less"),
         (
@@ -199,7 +218,7 @@ fn what_is_wrong_is_said_with_its_place_and_what_is_expected() {
         ("name = a AND Built > 2026", "at 14: \"Built\" is no field of a ship: did you mean built"),
         (
             "captain = a",
-            "at 1: \"captain\" is no field of a ship: there are name, crew, is_docked, built, severity, health, flags.KEY",
+            "at 1: \"captain\" is no field of a ship: there are name, crew, knots, turn, is_docked, built, severity, health, flags.KEY",
         ),
         ("crew = 1 AND", "at 13: expected a field, NOT, - or (, found the end"),
         ("AND crew = 1", "at 1: expected a field, NOT, - or (, found \"AND\""),

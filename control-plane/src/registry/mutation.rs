@@ -106,11 +106,15 @@ pub enum Cause {
     PolicyUpdated {
         /// What became of faults with that.
         fault: FaultStep,
+        /// Its settings that changed, as events tell them; empty where nobody knows.
+        changes: Box<str>,
     },
     /// A policy was removed.
     PolicyDeleted {
         /// What became of faults with that.
         fault: FaultStep,
+        /// The settings that it had, likewise.
+        changes: Box<str>,
         /// For people.
         said: Said,
     },
@@ -292,6 +296,11 @@ impl RecordWrite {
                 metadata.push(("route", name.to_string()));
             }
         }
+        if let Cause::PolicyUpdated { changes, .. } | Cause::PolicyDeleted { changes, .. } = &self.cause
+            && !changes.is_empty()
+        {
+            metadata.push(("changes", changes.to_string()));
+        }
         if let Some(record) = self.record() {
             metadata.push(("address", record.endpoint.address.to_string()));
             metadata.push(("incarnation", record.incarnation.to_string()));
@@ -306,10 +315,10 @@ impl RecordWrite {
     /// What there is to say of faults beside the change of their policy.
     fn fault_event(&self, at: SystemTime, revision: Revision) -> Option<Event> {
         let (step, said) = match (&self.cause, &self.write) {
-            (Cause::PolicyUpdated { fault }, Write::Put(Item::Policy(policy))) => {
+            (Cause::PolicyUpdated { fault, .. }, Write::Put(Item::Policy(policy))) => {
                 (fault, (&*policy.updated_by, &*policy.update_reason))
             }
-            (Cause::PolicyDeleted { fault, said }, _) => (fault, (author(&said.author), &*said.reason)),
+            (Cause::PolicyDeleted { fault, said, .. }, _) => (fault, (author(&said.author), &*said.reason)),
             _ => return None,
         };
         let (kind, what, fault) = match step {

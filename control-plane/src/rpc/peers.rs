@@ -82,12 +82,13 @@ async fn serve(
     let sent = Sent::after_event(if knows_events { first.after_event_number.max(0) } else { 0 });
     let marked = (Revision::MIN, Instant::now());
     let telling = Telling {
+        stats: read_stats(&edge, false),
         edge: Arc::clone(&edge),
         caller,
         outbound: outbound.clone(),
         sent,
         marked,
-        stats: None,
+        is_detailed: false,
         questions: JoinSet::new(),
     };
     tokio::select! {
@@ -106,7 +107,9 @@ struct Telling {
     sent: Sent,
     /// The last mark, and when it was told.
     marked: (Revision, Instant),
-    stats: Option<StatsReader>,
+    /// What data planes count, of services or of replicas, too.
+    stats: StatsReader,
+    is_detailed: bool,
     /// What it asks, while it is being answered.
     questions: JoinSet<()>,
 }
@@ -123,7 +126,7 @@ impl Telling {
         let mut head = edge.effects.publisher.subscribe();
         let identity = edge.myself.to_wire(edge.effects.publisher.epoch());
         self.send(v1::FollowObservationsResponse { peer: Some(identity), ..Default::default() }).await;
-        self.hear(first)?;
+        self.hear(first).await?;
         let mut beat = interval(BEAT);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -141,7 +144,7 @@ impl Telling {
                 next = next_message(&mut inbound, MAX_REQUEST_BYTES) => match next? {
                     Some(next) => {
                         self.caller.charge().map_err(Refusal::from)?;
-                        self.hear(next)?;
+                        self.hear(next).await?;
                     }
                     None => return Ok(()),
                 },
@@ -150,16 +153,13 @@ impl Telling {
         }
     }
 
-    fn hear(&mut self, request: v1::FollowObservationsRequest) -> Result<(), Refusal> {
+    async fn hear(&mut self, request: v1::FollowObservationsRequest) -> Result<(), Refusal> {
         self.sent.hear(&request)?;
-        let observation = &self.edge.effects.observation;
-        match (request.detailed_stats, &self.stats) {
-            (true, None) => {
-                let wish = Wish { service: None, per_replica: true, for_peer: true };
-                self.stats = Some(observation.read_stats(wish));
-            }
-            (false, Some(_)) => self.stats = None,
-            _ => {}
+        if self.is_detailed != request.detailed_stats {
+            // What was counted so far is told before another reader counts.
+            self.tell_stats().await;
+            self.stats = read_stats(&self.edge, request.detailed_stats);
+            self.is_detailed = request.detailed_stats;
         }
         if let Some(question) = request.what_if.filter(|_| self.questions.len() < MAX_OPEN_QUESTIONS) {
             self.questions.spawn(answer(Arc::clone(&self.edge), question, self.outbound.clone()));
@@ -194,8 +194,7 @@ impl Telling {
     }
 
     async fn tell_stats(&mut self) {
-        let Some(reader) = &self.stats else { return };
-        let (mut rows, interval, _) = reader.take();
+        let (mut rows, interval, _) = self.stats.take();
         while !rows.is_empty() {
             let rest = rows.split_off(rows.len().min(MAX_STATS));
             let stats = std::mem::replace(&mut rows, rest);
@@ -208,6 +207,12 @@ impl Telling {
     async fn send(&self, message: v1::FollowObservationsResponse) {
         let _ = self.outbound.send(Ok(message)).await;
     }
+}
+
+/// Sums up what data planes here tell anyhow, or what they count in detail.
+fn read_stats(edge: &Edge, is_detailed: bool) -> StatsReader {
+    let wish = Wish { service: None, per_replica: is_detailed, for_peer: true, quietly: !is_detailed };
+    edge.effects.observation.read_stats(wish)
 }
 
 /// Asks the data planes that report here, and hands their answers on.

@@ -332,6 +332,43 @@ async fn counts_of_all_data_planes_are_summed_up_while_somebody_looks_and_only_t
 }
 
 #[tokio::test]
+async fn each_control_plane_lists_what_services_were_asked_on_all_data_planes_without_anybody_watching() {
+    let (_, a, b) = pair().await;
+    let rows = [("r-1", BreakerState::Closed)];
+    let (mut one, mut other) =
+        (Reporter::connect(&a, report("n1", &rows)).await, Reporter::connect(&b, report("n2", &rows)).await);
+    assert!(!one.order().await.detailed_stats && !other.order().await.detailed_stats);
+    // One fails all that it is asked and the other none, so that their sum tells of both.
+    for (reporter, failure_count) in [(&one, 50), (&other, 0)] {
+        let counts = v1::ReplicaStats {
+            service: "orders".into(),
+            request_count: 50,
+            failure_count,
+            ..Default::default()
+        };
+        let counted = v1::ReportNodeStatusRequest {
+            stats: vec![counts],
+            stats_interval: seconds(1),
+            ..Default::default()
+        };
+        reporter.send(counted).await;
+    }
+    for plane in [&a, &b] {
+        let success = async || {
+            let request = v1::GetServiceRequest { service: "orders".into() };
+            plane.registry().get_service(request).await.unwrap().into_inner().service?.success_ratio
+        };
+        // What came in two spans of ten seconds may weigh differently.
+        eventually(async || success().await.filter(|success| (0.01..0.99).contains(success))).await;
+    }
+    // Nobody has asked for more than that.
+    for reporter in [&mut one, &mut other] {
+        let order = timeout(std::time::Duration::ZERO, reporter.answers.message()).await;
+        assert!(order.is_err(), "{order:?}");
+    }
+}
+
+#[tokio::test]
 async fn data_planes_of_all_control_planes_answer_what_would_have_been() {
     let (_, a, b) = pair().await;
     let mut reporter = Reporter::connect(&b, report("n2", &[("r-1", BreakerState::Closed)])).await;

@@ -2,8 +2,8 @@ use gateway_proto::v1::{self, BreakerState};
 use tokio::time::timeout;
 
 use crate::{
-    plane::{PATIENCE, explain, seconds},
-    reporter::{Reporter, plane_with, report},
+    plane::{PATIENCE, eventually, explain, seconds},
+    reporter::{Reporter, plane_with, report, row},
 };
 
 fn counts(service: &str, replica: &str, requests: i64) -> v1::ReplicaStats {
@@ -60,6 +60,65 @@ async fn data_planes_count_in_detail_while_somebody_watches_and_the_sums_are_tol
         let p99 = row.latency_p99.unwrap();
         assert!(p99.seconds == 0 && (1_024_000..1_218_000).contains(&p99.nanos), "{p99:?}");
     }
+}
+
+#[tokio::test]
+async fn what_was_asked_lately_is_listed_without_anybody_watching() {
+    let plane = plane_with(&["a", "b"]).await;
+    let list = async |filter: &str| {
+        let request = v1::ListServicesRequest { filter: filter.into(), ..Default::default() };
+        plane.registry().list_services(request).await.unwrap().into_inner().services
+    };
+    let before = list("").await.remove(0);
+    assert_eq!((before.request_rate, before.success_ratio), (None, None), "nobody tells");
+    let rows = [("a", BreakerState::Closed), ("b", BreakerState::Closed)];
+    let mut node = Reporter::connect(&plane, report("n1", &rows)).await;
+    assert!(!node.order().await.detailed_stats);
+    node.send(counted(vec![counts("orders", "", 50), counts("elsewhere", "", 9)])).await;
+    let service = eventually(async || {
+        let service = list("").await.remove(0);
+        service.request_rate.is_some().then_some(service)
+    })
+    .await;
+    // Of fifty requests within ten seconds; later, as much of them as is left.
+    let rate = service.request_rate.unwrap();
+    assert!(rate > 0.0 && rate <= 5.0, "{rate}");
+    assert!((service.success_ratio.unwrap() - 0.98).abs() < 1e-9, "{:?}", service.success_ratio);
+    for latency in [service.latency_p50, service.latency_p99] {
+        let nanos = latency.unwrap().nanos;
+        assert!((1_024_000..1_218_000).contains(&nanos), "{nanos}");
+    }
+    let one = plane.registry().get_service(v1::GetServiceRequest { service: "orders".into() }).await;
+    assert!(one.unwrap().into_inner().service.unwrap().request_rate.is_some());
+    for (filter, count) in [
+        ("request_rate > 0 AND success_ratio < 0.99 AND latency_p99 < 2ms", 1),
+        ("success_ratio < 0.9 OR latency_p50 >= 2ms", 0),
+        ("request_rate : *", 1),
+    ] {
+        assert_eq!(list(filter).await.len(), count, "{filter}");
+    }
+
+    // Attempts at replicas are counted from one report to the next; how long they took only while somebody watches.
+    let tried = v1::Breaker { attempt_count: 30, failure_count: 15, ..row("a", BreakerState::Closed) };
+    node.send(v1::ReportNodeStatusRequest { breakers: vec![tried], ..Default::default() }).await;
+    let seen = async || {
+        let request = v1::ListReplicasRequest { service: "orders".into(), ..Default::default() };
+        let replicas = plane.registry().list_replicas(request).await.unwrap().into_inner().replicas;
+        replicas.into_iter().map(|replica| replica.observed.unwrap()).collect::<Vec<_>>()
+    };
+    let both = eventually(async || {
+        let both = seen().await;
+        (both[0].attempt_rate > Some(0.0)).then_some(both)
+    })
+    .await;
+    assert_eq!(
+        (both[0].attempt_rate.map(|rate| rate <= 3.0), both[0].success_ratio),
+        (Some(true), Some(0.5))
+    );
+    assert_eq!((both[1].attempt_rate, both[1].success_ratio), (Some(0.0), None));
+    assert!(both.iter().all(|seen| seen.latency_p99.is_none()));
+    node.send(counted(vec![counts("orders", "a", 50)])).await;
+    eventually(async || seen().await[0].latency_p99).await;
 }
 
 #[tokio::test]

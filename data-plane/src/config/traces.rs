@@ -4,16 +4,19 @@ use std::{path::PathBuf, sync::Arc};
 
 use gateway_runtime::Failure;
 
-use crate::traces::{Collector, Sampling, Tracer};
+use crate::traces::{Collector, Protocol, Sampling, Tracer};
 
 /// Flags of traces.
 #[derive(Debug, Clone, clap::Args)]
 #[command(next_help_heading = "Traces")]
 pub struct TraceArgs {
-    /// Send spans of requests and of their attempts to a collector, by OTLP over HTTP, as http://HOST:PORT or
-    /// https://HOST:PORT; /v1/traces is added to what names no such path
+    /// Send spans of requests and of their attempts to a collector, by OTLP, as http://HOST:PORT or https://HOST:PORT; over
+    /// HTTP, /v1/traces is added to what names no such path
     #[arg(long, env = "GW_OTLP_ENDPOINT", value_name = "URL")]
     pub otlp_endpoint: Option<String>,
+    /// How the collector is spoken to
+    #[arg(long, env = "GW_OTLP_PROTOCOL", value_enum, default_value_t = Protocol::Http, value_name = "PROTOCOL")]
+    pub otlp_protocol: Protocol,
     /// What each of those requests says beside, such as a token, as NAME=VALUE
     #[arg(
         long,
@@ -26,7 +29,8 @@ pub struct TraceArgs {
     /// The same from a file, one in a line, for what is a secret: flags are seen by whoever lists processes
     #[arg(long, env = "GW_OTLP_HEADER_FILE", value_name = "FILE")]
     pub otlp_header_file: Option<PathBuf>,
-    /// Authorities, in PEM, that sign the collector's certificate [default: those that the system trusts]
+    /// Authorities, in PEM, that sign the collector's certificate; read again when it changes [default: those that the system
+    /// trusts]
     #[arg(long, env = "GW_OTLP_CA", value_name = "FILE")]
     pub otlp_ca: Option<PathBuf>,
     /// Which share of the requests without a traceparent is traced, 0.0..=1.0; of others it is decided by their caller
@@ -61,7 +65,7 @@ impl TraceArgs {
                 .map_err(|error| Failure::usage(format!("--otlp-header-file {}: {error}", path.display())))?;
             headers.extend(text.lines().map(|line| line.trim().to_owned()));
         }
-        let collector = Collector::parse(url, &headers, self.otlp_ca.clone())?;
+        let collector = Collector::parse(url, &headers, self.otlp_ca.clone(), self.otlp_protocol)?;
         let tracer = Tracer::new(collector, Sampling::new(ratio), node_id.to_owned());
         Ok(Some(Arc::new(tracer)))
     }
@@ -78,6 +82,7 @@ mod tests {
         std::fs::write(&path, "authorization=Bearer a,b\n\nx-tenant=shop\n").unwrap();
         let args = |file: Option<PathBuf>, url: Option<&str>| TraceArgs {
             otlp_endpoint: url.map(Into::into),
+            otlp_protocol: Protocol::Http,
             otlp_header: vec!["x-zone=a".into()],
             otlp_header_file: file,
             otlp_ca: None,

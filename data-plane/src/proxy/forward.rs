@@ -382,10 +382,8 @@ impl Journey<'_> {
         let result = self.ask().await.and_then(|answer| self.check_switch(answer));
         self.count_retries(0, &result);
         let answer = self.conclude(result).await;
-        if self.service.is_detailed() {
-            let latency = self.worker.now().since(self.started);
-            self.service.record_latency(self.worker.index(), latency);
-        }
+        let latency = self.worker.now().since(self.started);
+        self.service.record_latency(self.worker.index(), latency);
         answer
     }
 

@@ -62,7 +62,10 @@ pub(super) struct Session<'a> {
     /// The position that the rows told so far are of.
     position: Position,
     held: v1::HeldReplicas,
-    /// While the control plane asks for details.
+    stats: StatsLedger,
+    /// When the interval began of which it tells next.
+    stats_since: Instant,
+    /// While the control plane asks for counts of replicas, too.
     detail: Option<Detail>,
     /// A question that is being answered: one at a time.
     answering: Option<JoinHandle<v1::WhatIfAnswer>>,
@@ -91,6 +94,8 @@ impl<'a> Session<'a> {
             sent: now,
             position: Position::default(),
             held: v1::HeldReplicas::default(),
+            stats: StatsLedger::begin(&reporter.table.services()),
+            stats_since: now,
             detail: None,
             answering: None,
             unconfirmed: Unconfirmed {
@@ -195,9 +200,9 @@ impl<'a> Session<'a> {
         // Beside transitions: a service may fail open because of who joined or left.
         self.tell_transitions().await?;
         let mut content = self.walk();
-        if let Some(detail) = &mut self.detail {
-            (content.stats, content.stats_interval) = detail.take();
-        }
+        let interval = std::mem::replace(&mut self.stats_since, Instant::now()).elapsed();
+        content.stats_interval = Some(interval);
+        content.stats = self.stats.take(&self.reporter.table.services(), self.detail.is_some());
         let held_replicas = self.held();
         let is_news = held_replicas.is_some() || content.is_news(&self.position);
         if !is_news && self.sent.elapsed() < QUIET {
@@ -248,10 +253,14 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Begins to have latencies recorded and counts told, or ceases to.
+    /// Begins to have latencies of replicas recorded and their counts told, or ceases to.
     fn count_in_detail(&mut self, wanted: bool) {
         match wanted {
-            true if self.detail.is_none() => self.detail = Some(Detail::begin(&self.reporter.table)),
+            true if self.detail.is_none() => {
+                let table = &self.reporter.table;
+                self.detail = Some(Detail::begin(table));
+                self.stats.begin_replicas(&table.services());
+            }
             true => {}
             false => self.detail = None,
         }
@@ -385,33 +394,19 @@ impl Drop for Unconfirmed<'_> {
     }
 }
 
-/// Details while they are asked for: workers record latencies as long as this lives.
-struct Detail {
-    table: Arc<Table>,
-    ledger: StatsLedger,
-    since: Instant,
-}
+/// Workers record latencies of replicas as long as this lives.
+struct Detail(Arc<Table>);
 
 impl Detail {
     fn begin(table: &Arc<Table>) -> Self {
         table.set_detailed(true);
-        Self {
-            table: Arc::clone(table),
-            ledger: StatsLedger::begin(&table.services()),
-            since: Instant::now(),
-        }
-    }
-
-    /// What happened since the last time.
-    fn take(&mut self) -> (Vec<v1::ReplicaStats>, Option<Duration>) {
-        let interval = std::mem::replace(&mut self.since, Instant::now()).elapsed();
-        (self.ledger.take(&self.table.services()), Some(interval))
+        Self(Arc::clone(table))
     }
 }
 
 impl Drop for Detail {
     fn drop(&mut self) {
-        self.table.set_detailed(false);
+        self.0.set_detailed(false);
     }
 }
 

@@ -1,4 +1,8 @@
 //! What happened at services and replicas since it was last told, with how long it took. Pure.
+//!
+//! Services are always told of, replicas only while somebody looks. A row of a busy service is 160 bytes at most, its latencies
+//! most of them, as a test holds: a data plane that carries 1,000 busy services tells 160 kB a second, one without traffic
+//! nothing.
 
 use std::collections::HashMap;
 
@@ -40,19 +44,30 @@ impl StatsLedger {
     /// Begins an interval: what was counted before is not told.
     pub(super) fn begin(services: &Services) -> Self {
         let mut ledger = Self::default();
-        ledger.take(services);
+        ledger.take(services, false);
         ledger
     }
 
-    /// Ends an interval and begins the next one. Services and replicas where nothing happened and nothing is in flight
-    /// are left out.
-    pub(super) fn take(&mut self, services: &Services) -> Vec<v1::ReplicaStats> {
+    /// Begins an interval of replicas, too: what was counted at them before is not told.
+    pub(super) fn begin_replicas(&mut self, services: &Services) {
+        for service in services.values() {
+            for replica in service.replicas().iter() {
+                self.take_replica(replica);
+            }
+        }
+    }
+
+    /// Ends an interval and begins the next one. Services and, if they are wanted, replicas where nothing happened and nothing
+    /// is in flight are left out. Replicas that were not wanted are forgotten.
+    pub(super) fn take(&mut self, services: &Services, with_replicas: bool) -> Vec<v1::ReplicaStats> {
         self.walk += 1;
         let mut rows = Vec::new();
         for service in services.values() {
             rows.extend(self.take_service(service));
-            for replica in service.replicas().iter() {
-                rows.extend(self.take_replica(replica));
+            if with_replicas {
+                for replica in service.replicas().iter() {
+                    rows.extend(self.take_replica(replica));
+                }
             }
         }
         let walk = self.walk;

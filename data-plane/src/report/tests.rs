@@ -7,6 +7,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use super::{
     ledger::Ledger,
     session::{INTERVAL, INTERVAL_RANGE, MAX_ROWS, read_interval},
+    stats::StatsLedger,
     *,
 };
 use crate::{

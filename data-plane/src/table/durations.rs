@@ -1,7 +1,7 @@
 //! How long requests and attempts took, in the buckets that OpenTelemetry advises for HTTP: what histograms of metrics show.
 //!
-//! Counts here never run over and their sum is exact, unlike those of [`super::latency`], which are finer and are read only
-//! while somebody watches. Nothing is allocated before the first duration; then two cache lines for each worker.
+//! Counts here never run over and their sum is exact, unlike those of [`super::latency`], which are finer and are what control
+//! planes are told. Nothing is allocated before the first duration; then two cache lines for each worker.
 
 use std::{sync::OnceLock, time::Duration};
 

@@ -38,7 +38,7 @@ impl Outlets {
         self.services.fetch_add(1, Relaxed)
     }
 
-    /// Whether somebody wants to know how long things take.
+    /// Whether somebody wants to know how long attempts at each replica take.
     pub(super) fn is_detailed(&self) -> bool {
         self.is_detailed.load(Relaxed)
     }

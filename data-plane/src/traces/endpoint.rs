@@ -14,13 +14,44 @@ const PATH: &str = "/v1/traces";
 /// Headers at most.
 const MAX_HEADERS: usize = 32;
 
-/// A collector that takes OTLP over HTTP.
+/// What of a collector's API is called by gRPC.
+const CALL: &str = "/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+
+/// How spans are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Protocol {
+    /// Protobuf over HTTP/1.1
+    Http,
+    /// gRPC, which is HTTP/2
+    Grpc,
+}
+
+impl Protocol {
+    /// As OpenTelemetry has them.
+    fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 4318,
+            Self::Grpc => 4317,
+        }
+    }
+
+    fn alpn(self) -> &'static [&'static [u8]] {
+        match self {
+            Self::Http => &[b"http/1.1"],
+            Self::Grpc => &[b"h2"],
+        }
+    }
+}
+
+/// A collector that takes OTLP.
 #[derive(Clone)]
 pub(crate) struct Collector {
+    pub(super) protocol: Protocol,
     pub(super) host: String,
     pub(super) port: u16,
     /// As the Host field has them.
     pub(super) authority: String,
+    /// Of HTTP only.
     pub(super) path: String,
     /// What each request says beside what OTLP asks for. They hold secrets.
     pub(super) headers: HeaderMap,
@@ -33,7 +64,12 @@ impl Collector {
     ///
     /// # Errors
     /// A usage [`Failure`] that names the flag and what is wrong.
-    pub(crate) fn parse(url: &str, headers: &[String], ca: Option<PathBuf>) -> Result<Self, Failure> {
+    pub(crate) fn parse(
+        url: &str,
+        headers: &[String],
+        ca: Option<PathBuf>,
+        protocol: Protocol,
+    ) -> Result<Self, Failure> {
         let refuse = |why: &str| {
             let url = without_user(url);
             Err(Failure::usage(format!(
@@ -53,8 +89,10 @@ impl Collector {
         if uri.query().is_some() {
             return refuse("has a query");
         }
-        // As OpenTelemetry has them: 4318 is OTLP over HTTP.
-        let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { 4318 });
+        if protocol == Protocol::Grpc && uri.path() != "/" {
+            return refuse("has a path, which gRPC has no use for");
+        }
+        let port = uri.port_u16().unwrap_or(if is_secure { 443 } else { protocol.default_port() });
         if port == 0 || authority.host().is_empty() {
             return refuse("has no port that can be connected to");
         }
@@ -62,12 +100,17 @@ impl Collector {
             return Err(Failure::usage("--otlp-ca is for an --otlp-endpoint with https"));
         }
         let tls = is_secure.then(|| {
-            let files = ClientTlsFiles { ca, identity: None, protocols: &[b"http/1.1"] };
+            let files = ClientTlsFiles { ca, identity: None, protocols: protocol.alpn() };
             ClientTls::load(files).map(Arc::new)
         });
         let base = uri.path().trim_end_matches('/');
-        let path = if base.ends_with(PATH) { base.to_owned() } else { format!("{base}{PATH}") };
+        let path = match protocol {
+            Protocol::Grpc => String::new(),
+            Protocol::Http if base.ends_with(PATH) => base.to_owned(),
+            Protocol::Http => format!("{base}{PATH}"),
+        };
         Ok(Self {
+            protocol,
             host: authority.host().trim_matches(['[', ']']).to_owned(),
             port,
             authority: authority.as_str().to_owned(),
@@ -75,6 +118,18 @@ impl Collector {
             headers: parse_headers(headers)?,
             tls: tls.transpose()?,
         })
+    }
+}
+
+impl Collector {
+    /// The URL of the call by gRPC.
+    pub(super) fn call(&self) -> String {
+        format!("{self}{CALL}")
+    }
+
+    /// What is to be read again whenever a file of it has changed, if it has any.
+    pub(crate) fn tls_with_files(&self) -> Option<Arc<ClientTls>> {
+        self.tls.clone().filter(|tls| tls.has_files())
     }
 }
 
@@ -93,7 +148,14 @@ fn parse_headers(texts: &[String]) -> Result<HeaderMap, Failure> {
             .ok_or_else(|| Failure::usage("--otlp-header has no '=': write NAME=VALUE"))?;
         let refuse = |why: &str| Failure::usage(format!("--otlp-header {name:?}: {why}"));
         let parsed: HeaderName = name.trim().parse().map_err(|_| refuse("is no name of a field"))?;
-        let ours = [header::HOST, header::CONTENT_LENGTH, header::CONTENT_TYPE, header::TRANSFER_ENCODING];
+        let ours = [
+            header::HOST,
+            header::CONTENT_LENGTH,
+            header::CONTENT_TYPE,
+            header::TRANSFER_ENCODING,
+            header::CONNECTION,
+            header::TE,
+        ];
         if ours.contains(&parsed) {
             return Err(refuse("is set by this program"));
         }
@@ -132,10 +194,27 @@ mod tests {
             ("https://otel.example/tenant/", "https://otel.example/tenant/v1/traces", 443),
             ("http://[::1]:9/v1/traces", "http://[::1]:9/v1/traces", 9),
         ] {
-            let collector = Collector::parse(url, &[], None).unwrap();
+            let collector = Collector::parse(url, &[], None, Protocol::Http).unwrap();
             assert_eq!((collector.to_string().as_str(), collector.port), (shown, port), "{url}");
         }
-        assert_eq!(Collector::parse("http://[::1]:9", &[], None).unwrap().host, "::1");
+        assert_eq!(Collector::parse("http://[::1]:9", &[], None, Protocol::Http).unwrap().host, "::1");
+    }
+
+    #[test]
+    fn by_grpc_there_is_a_port_of_its_own_and_no_path() {
+        let parse = |url| Collector::parse(url, &[], None, Protocol::Grpc);
+        for (url, shown, port) in [
+            ("http://collector", "http://collector", 4317),
+            ("https://otel.example/", "https://otel.example", 443),
+            ("http://[::1]:9", "http://[::1]:9", 9),
+        ] {
+            let collector = parse(url).unwrap();
+            assert_eq!((collector.to_string().as_str(), collector.port), (shown, port), "{url}");
+        }
+        let call = "http://collector/opentelemetry.proto.collector.trace.v1.TraceService/Export";
+        assert_eq!(parse("http://collector").unwrap().call(), call);
+        let refused = parse("http://collector/v1/traces").unwrap_err().to_string();
+        assert!(refused.contains("--otlp-endpoint") && refused.contains("has a path"), "{refused}");
     }
 
     #[test]
@@ -143,7 +222,7 @@ mod tests {
         for url in
             ["", "127.0.0.1:4318", "grpc://a:1", "http://a b", "http://u:p@a:1", "http://a:0", "http://a:1?x"]
         {
-            let refused = Collector::parse(url, &[], None).unwrap_err().to_string();
+            let refused = Collector::parse(url, &[], None, Protocol::Http).unwrap_err().to_string();
             assert!(
                 refused.contains("--otlp-endpoint")
                     && refused.contains("http://HOST:PORT")
@@ -151,18 +230,22 @@ mod tests {
                 "{url}: {refused}"
             );
         }
-        let refused = Collector::parse("http://a:1", &[], Some("ca.pem".into())).unwrap_err().to_string();
+        let refused = Collector::parse("http://a:1", &[], Some("ca.pem".into()), Protocol::Http)
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains("--otlp-ca"), "{refused}");
     }
 
     #[test]
     fn headers_are_set_and_never_shown() {
         let headers = ["authorization=Bearer s3cret=".to_owned(), String::new()];
-        let collector = Collector::parse("http://a:1", &headers, None).unwrap();
+        let collector = Collector::parse("http://a:1", &headers, None, Protocol::Http).unwrap();
         assert_eq!(collector.headers["authorization"], "Bearer s3cret=");
         assert!(!format!("{collector:?}").contains("s3cret"), "{collector:?}");
-        for bad in ["s3cret", "a b=s3cret", "host=s3cret", "x=s3\ncret"] {
-            let refused = Collector::parse("http://a:1", &[bad.to_owned()], None).unwrap_err().to_string();
+        for bad in ["s3cret", "a b=s3cret", "host=s3cret", "te=s3cret", "x=s3\ncret"] {
+            let refused = Collector::parse("http://a:1", &[bad.to_owned()], None, Protocol::Http)
+                .unwrap_err()
+                .to_string();
             assert!(refused.contains("--otlp-header") && !refused.contains("s3"), "{bad}: {refused}");
         }
     }

@@ -1,31 +1,19 @@
 //! Sends spans in batches, within bounds: of time, of memory, and of patience with a collector that does not answer.
 
-use std::{
-    fmt,
-    sync::atomic::Ordering::Relaxed,
-    time::{Duration, SystemTime},
-};
+use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 use bytes::Bytes;
-use gateway_runtime::{Shutdown, root_cause};
-use http::{HeaderMap, Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper_util::rt::TokioIo;
+use gateway_runtime::Shutdown;
 use prost::Message;
-use rustls::pki_types::ServerName;
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
     sync::mpsc,
-    time::{Instant, sleep, timeout, timeout_at},
+    time::{Instant, sleep, timeout_at},
 };
-use tokio_rustls::TlsConnector;
 
 use super::{
     Story, Tracer,
-    endpoint::Collector,
-    otlp::{ExportRequest, ExportResponse, Resource, ResourceSpans, Scope, ScopeSpans, attribute},
+    otlp::{ExportRequest, Resource, ResourceSpans, Scope, ScopeSpans, attribute},
+    sender::{NotTaken, Sender},
     spans::spans,
 };
 
@@ -33,8 +21,6 @@ use super::{
 const BATCH_SPANS: u64 = 512;
 /// How long a batch waits to be filled.
 const BATCH_TIME: Duration = Duration::from_secs(1);
-/// How long one try to send a batch may take.
-const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a batch is sent at most.
 const MAX_TRIES: u32 = 4;
 /// Pause before the second try; it doubles.
@@ -43,33 +29,14 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// At the end of the process, what is left has this long.
 const LAST_WORDS: Duration = Duration::from_secs(3);
-/// Of an answer, at most so much is read.
-const MAX_ANSWER: usize = 64 * 1024;
 /// How often it is told that spans are lost.
 const TELL_INTERVAL: Duration = Duration::from_secs(10);
-
-const USER_AGENT: &str = concat!("gw-data-plane/", env!("CARGO_PKG_VERSION"));
-const PROTOBUF: &str = "application/x-protobuf";
-
-/// Why a batch was not taken.
-#[derive(Debug, PartialEq, Eq)]
-struct NotTaken {
-    why: String,
-    /// Whether it may be taken later, and after how long if the collector says so.
-    again: Option<Option<Duration>>,
-}
-
-impl NotTaken {
-    fn later(why: impl fmt::Display) -> Self {
-        Self { why: why.to_string(), again: Some(None) }
-    }
-}
 
 impl Tracer {
     /// Sends what is handed over until `stop` begins, and then what is left. To be run once at a time.
     pub(crate) async fn export(&self, stop: Shutdown) {
         let mut waiting = self.waiting.lock().await;
-        let mut sender = Sender { collector: &self.collector, link: None };
+        let mut sender = Sender::new(&self.collector);
         let (mut batch, mut told_at) = (Vec::new(), None);
         loop {
             tokio::select! {
@@ -188,102 +155,4 @@ async fn fill(waiting: &mut mpsc::Receiver<Story>, batch: &mut Vec<Story>) {
 fn span_count_is_below_limit(batch: &[Story]) -> bool {
     // Each is one span at least, so that most of the time nothing has to be added up.
     (batch.len() as u64) < BATCH_SPANS && span_count(batch) < BATCH_SPANS
-}
-
-/// Sends batches on a connection that is kept as long as it works.
-struct Sender<'a> {
-    collector: &'a Collector,
-    link: Option<SendRequest<Full<Bytes>>>,
-}
-
-impl Sender<'_> {
-    /// Sends one batch once. Yields how many of its spans were rejected.
-    async fn send(&mut self, body: &Bytes) -> Result<u64, NotTaken> {
-        let sent = timeout(SEND_TIMEOUT, self.ask(body)).await;
-        let sent =
-            sent.unwrap_or_else(|_| Err(NotTaken::later(format_args!("no answer in {SEND_TIMEOUT:?}"))));
-        if sent.is_err() {
-            self.link = None;
-        }
-        sent
-    }
-
-    async fn ask(&mut self, body: &Bytes) -> Result<u64, NotTaken> {
-        let is_usable = match &mut self.link {
-            Some(link) => link.ready().await.is_ok(),
-            None => false,
-        };
-        if !is_usable {
-            self.link = Some(connect(self.collector).await.map_err(NotTaken::later)?);
-        }
-        let link = self.link.as_mut().ok_or_else(|| NotTaken::later("no connection"))?;
-        let answered = link.send_request(request(self.collector, body)).await;
-        let (head, body) = answered.map_err(|error| NotTaken::later(root_cause(&error)))?.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await.map(|body| body.to_bytes());
-        match head.status {
-            StatusCode::OK => {
-                // One that cannot be read says nothing of rejected spans.
-                let answer = body.ok().and_then(|body| ExportResponse::decode(body).ok());
-                let rejected =
-                    answer.and_then(|answer| answer.partial_success).map_or(0, |it| it.rejected_spans);
-                Ok(u64::try_from(rejected).unwrap_or(0))
-            }
-            status => Err(NotTaken {
-                why: format!("answered {status}"),
-                // Those that OTLP says may be sent again.
-                again: matches!(status.as_u16(), 429 | 502..=504)
-                    .then(|| retry_after(&head.headers, SystemTime::now())),
-            }),
-        }
-    }
-}
-
-fn request(collector: &Collector, body: &Bytes) -> Request<Full<Bytes>> {
-    let mut request = Request::new(Full::new(body.clone()));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = collector.path.parse().unwrap_or_default();
-    let fields = request.headers_mut();
-    fields.clone_from(&collector.headers);
-    fields.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(PROTOBUF));
-    fields.entry(header::USER_AGENT).or_insert(header::HeaderValue::from_static(USER_AGENT));
-    if let Ok(host) = collector.authority.parse() {
-        fields.insert(header::HOST, host);
-    }
-    request
-}
-
-/// How long a collector wants to be left alone: seconds, or a date.
-fn retry_after(fields: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let text = fields.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
-    if let Ok(seconds) = text.parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let date = httpdate::parse_http_date(text).ok()?;
-    Some(date.duration_since(now).unwrap_or_default())
-}
-
-async fn connect(collector: &Collector) -> Result<SendRequest<Full<Bytes>>, String> {
-    let stream = TcpStream::connect((collector.host.as_str(), collector.port)).await;
-    let stream = stream.map_err(|error| format!("cannot connect: {error}"))?;
-    // At worst it is slower.
-    let _ = stream.set_nodelay(true);
-    match &collector.tls {
-        None => shake_hands(stream).await,
-        Some(tls) => {
-            let name = ServerName::try_from(collector.host.clone());
-            let name = name.map_err(|_| "its name is none that a certificate can be for".to_owned())?;
-            let connector = TlsConnector::from(tls.config().await?);
-            let stream = connector.connect(name, stream).await;
-            shake_hands(stream.map_err(|error| format!("no TLS: {error}"))?).await
-        }
-    }
-}
-
-async fn shake_hands(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-) -> Result<SendRequest<Full<Bytes>>, String> {
-    let (sender, connection) = handshake(TokioIo::new(stream)).await.map_err(|error| root_cause(&error))?;
-    // Ends with the sender; errors reach that through its requests.
-    tokio::spawn(connection);
-    Ok(sender)
 }

@@ -28,6 +28,20 @@ pub(super) struct PartialSuccess {
     pub(super) error_message: String,
 }
 
+/// `google.rpc.Status`, as far as it says when to come again.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct RpcStatus {
+    #[prost(message, repeated, tag = "3")]
+    pub(super) details: Vec<prost_types::Any>,
+}
+
+/// `google.rpc.RetryInfo`.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    pub(super) retry_delay: Option<prost_types::Duration>,
+}
+
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct ResourceSpans {
     #[prost(message, optional, tag = "1")]

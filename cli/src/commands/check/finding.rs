@@ -80,7 +80,7 @@ pub(super) fn told<'a>(id: &'static str, text: &'a str) -> impl Iterator<Item = 
 }
 
 /// `r-1, r-2, r-3, r-4, r-5 and 7 more`.
-pub(super) fn listed<T: AsRef<str>>(names: &[T]) -> String {
+pub(in crate::commands) fn listed<T: AsRef<str>>(names: &[T]) -> String {
     let shown = names.iter().take(MAX_NAMED).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
     match names.len().saturating_sub(MAX_NAMED) {
         0 => shown,

@@ -13,6 +13,7 @@ use crate::{
     age::{self, NONE, or_none},
     control::{Control, Query, Scope},
     error::Error,
+    figure,
     output::Listing,
     table::{ALARM, CAUTION, Cell, GOOD, Table},
 };
@@ -48,7 +49,8 @@ struct View {
 
 fn table(replicas: &[Replica], breakers: &[Breaker], now: SystemTime, view: View) -> Table {
     let mut headings = vec![
-        "REPLICA", "ADDRESS", "HEALTH", "MODE", "BREAKER", "CHECK", "LEASE", "INFLIGHT", "WEIGHT", "AGE",
+        "REPLICA", "ADDRESS", "HEALTH", "MODE", "BREAKER", "CHECK", "LEASE", "INFLIGHT", "RPS", "SUCCESS",
+        "P99", "WEIGHT", "AGE",
     ];
     if view.with_service {
         headings.insert(0, "SERVICE");
@@ -61,6 +63,7 @@ fn table(replicas: &[Replica], breakers: &[Breaker], now: SystemTime, view: View
     let mut table = Table::new(headings);
     for replica in replicas {
         let breaker = breakers.get(&(replica.service.as_str(), replica.replica_id.as_str())).copied();
+        let seen = replica.observed.as_ref();
         let mut row: Vec<Cell> = vec![
             (&replica.replica_id).into(),
             replica.endpoint.as_ref().map_or(NONE, |endpoint| &endpoint.address).into(),
@@ -70,6 +73,9 @@ fn table(replicas: &[Replica], breakers: &[Breaker], now: SystemTime, view: View
             check_cell(breaker.and_then(|breaker| breaker.health_check.as_ref())),
             lease(replica, now).into(),
             breaker.map_or_else(|| NONE.into(), inflight),
+            figure::rate(seen.and_then(|seen| seen.attempt_rate)).into(),
+            figure::success(seen.and_then(|seen| seen.success_ratio)),
+            figure::latency(seen.and_then(|seen| seen.latency_p99).and_then(non_negative)).into(),
             replica.weight.to_string().into(),
             age::since(now, replica.create_time).into(),
         ];
@@ -216,7 +222,7 @@ mod tests {
 
     use gateway_proto::{
         time::{duration, timestamp},
-        v1::{Drain, Endpoint, HealthStatus, Lease, Locality, OverrideEntry, ReplicaMode},
+        v1::{Drain, Endpoint, HealthStatus, Lease, Locality, ObservedHealth, OverrideEntry, ReplicaMode},
     };
 
     use super::*;
@@ -259,6 +265,17 @@ mod tests {
         }
     }
 
+    /// With attempts a second, the part of them that went well, and how many milliseconds they took.
+    fn seen(attempts: (f64, Option<f64>), p99: Option<u64>, replica: Replica) -> Replica {
+        let observed = ObservedHealth {
+            attempt_rate: Some(attempts.0),
+            success_ratio: attempts.1,
+            latency_p99: p99.map(|millis| duration(Duration::from_millis(millis))),
+            ..Default::default()
+        };
+        Replica { observed: Some(observed), ..replica }
+    }
+
     fn failing(failing: i32, of: i32) -> HealthCheck {
         HealthCheck {
             state: HealthCheckState::Failing.into(),
@@ -269,16 +286,16 @@ mod tests {
     }
 
     #[test]
-    fn a_row_shows_health_mode_breaker_and_what_is_left_of_the_lease() {
+    fn a_row_shows_health_mode_breaker_traffic_and_what_is_left_of_the_lease() {
         let draining = |mode: ReplicaMode, deadline| Replica {
             mode: mode.into(),
             drain: Some(Drain { deadline_time: Some(timestamp(deadline)), ..Default::default() }),
             ..replica("r-5", HealthStatus::Healthy, leased(9))
         };
         let replicas = [
-            replica("r-1", HealthStatus::Healthy, leased(22)),
+            seen((22.13, Some(1.0)), Some(38), replica("r-1", HealthStatus::Healthy, leased(22))),
             replica("r-2", HealthStatus::Degraded, Lease { permanent: true, ..Default::default() }),
-            replica("r-3", HealthStatus::Unhealthy, leased(0)),
+            seen((0.0, None), None, replica("r-3", HealthStatus::Unhealthy, leased(0))),
             replica("r-4", HealthStatus::Lost, leased(0)),
             draining(ReplicaMode::Draining, now() + Duration::from_secs(27)),
             draining(ReplicaMode::Draining, now() - Duration::from_secs(1)),
@@ -298,14 +315,14 @@ mod tests {
         assert_eq!(
             anstream::adapter::strip_str(&table.to_string()).to_string(),
             "\
-REPLICA   ADDRESS          HEALTH      MODE                 BREAKER                 CHECK            LEASE       INFLIGHT   WEIGHT   AGE
-r-1       10.0.0.11:8080   healthy     serving              closed                  -                22s/30s     3          100      1m
-r-2       10.0.0.11:8080   degraded    serving              half-open 1/2           FAILING on 1/2   permanent   0          100      1m
-r-3       10.0.0.11:8080   UNHEALTHY   serving              OPEN, retry 4s          -                0s/30s      50/50      100      1m
-r-4       10.0.0.11:8080   LOST        serving              -                       -                0s/30s      -          100      1m
-r-5       10.0.0.11:8080   healthy     draining, 27s left   FORCED-OPEN, 11m left   -                9s/30s      0          100      1m
-r-5       10.0.0.11:8080   healthy     draining, overdue    FORCED-OPEN, 11m left   -                9s/30s      0          100      1m
-r-5       10.0.0.11:8080   healthy     drained              FORCED-OPEN, 11m left   -                9s/30s      0          100      1m
+REPLICA   ADDRESS          HEALTH      MODE                 BREAKER                 CHECK            LEASE       INFLIGHT   RPS    SUCCESS   P99    WEIGHT   AGE
+r-1       10.0.0.11:8080   healthy     serving              closed                  -                22s/30s     3          22.1   100.00%   38ms   100      1m
+r-2       10.0.0.11:8080   degraded    serving              half-open 1/2           FAILING on 1/2   permanent   0          -      -         -      100      1m
+r-3       10.0.0.11:8080   UNHEALTHY   serving              OPEN, retry 4s          -                0s/30s      50/50      0.0    -         -      100      1m
+r-4       10.0.0.11:8080   LOST        serving              -                       -                0s/30s      -          -      -         -      100      1m
+r-5       10.0.0.11:8080   healthy     draining, 27s left   FORCED-OPEN, 11m left   -                9s/30s      0          -      -         -      100      1m
+r-5       10.0.0.11:8080   healthy     draining, overdue    FORCED-OPEN, 11m left   -                9s/30s      0          -      -         -      100      1m
+r-5       10.0.0.11:8080   healthy     drained              FORCED-OPEN, 11m left   -                9s/30s      0          -      -         -      100      1m
 "
         );
     }
@@ -322,8 +339,8 @@ r-5       10.0.0.11:8080   healthy     drained              FORCED-OPEN, 11m lef
         assert_eq!(
             anstream::adapter::strip_str(&table.to_string()).to_string(),
             "\
-SERVICE   REPLICA   ADDRESS          HEALTH     MODE      BREAKER   CHECK   LEASE     INFLIGHT   WEIGHT   AGE   PROTOCOL   PRIORITY   INCARNATION   ATTEMPTS       ZONE    VERSION   LABELS
-orders    r-1       10.0.0.11:8080   starting   serving   closed    -       22s/30s   0          100      1m    http1      0          3             44, 2 failed   eu-1a   -         env=\\u{1b}[31mprod team=web
+SERVICE   REPLICA   ADDRESS          HEALTH     MODE      BREAKER   CHECK   LEASE     INFLIGHT   RPS   SUCCESS   P99   WEIGHT   AGE   PROTOCOL   PRIORITY   INCARNATION   ATTEMPTS       ZONE    VERSION   LABELS
+orders    r-1       10.0.0.11:8080   starting   serving   closed    -       22s/30s   0          -     -         -     100      1m    http1      0          3             44, 2 failed   eu-1a   -         env=\\u{1b}[31mprod team=web
 "
         );
     }

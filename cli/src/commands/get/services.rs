@@ -3,13 +3,14 @@
 use std::time::SystemTime;
 
 use anstyle::Style;
-use gateway_proto::v1::Service;
+use gateway_proto::{time::non_negative, v1::Service};
 
 use super::View;
 use crate::{
     age::{self, NONE},
     control::{Control, Query},
     error::Error,
+    figure,
     output::Listing,
     table::{ALARM, CAUTION, Cell, GOOD, Table},
 };
@@ -26,7 +27,8 @@ pub(super) async fn list(query: &Query, control: &Control, view: View) -> Result
 }
 
 fn table(services: &[Service], now: SystemTime, wide: bool) -> Table {
-    let mut headings = vec!["NAME", "READY", "BREAKERS", "DRAINING", "LOST", "AGE"];
+    let mut headings =
+        vec!["NAME", "READY", "BREAKERS", "DRAINING", "LOST", "RPS", "SUCCESS", "P50", "P99", "AGE"];
     if wide {
         headings.extend(["INFLIGHT", "PENDING", "REVISION"]);
     }
@@ -38,6 +40,10 @@ fn table(services: &[Service], now: SystemTime, wide: bool) -> Table {
             breakers(service),
             attention(service.draining_replica_count, CAUTION),
             attention(service.lost_replica_count, ALARM),
+            figure::rate(service.request_rate).into(),
+            figure::success(service.success_ratio),
+            figure::latency(service.latency_p50.and_then(non_negative)).into(),
+            figure::latency(service.latency_p99.and_then(non_negative)).into(),
             age::since(now, service.create_time).into(),
         ];
         if wide {
@@ -79,12 +85,12 @@ fn breakers(service: &Service) -> Cell {
 mod tests {
     use std::time::Duration;
 
-    use gateway_proto::time::timestamp;
+    use gateway_proto::time::{duration, timestamp};
 
     use super::*;
 
     #[test]
-    fn a_row_shows_readiness_breakers_and_age() {
+    fn a_row_shows_readiness_breakers_traffic_and_age_and_without_traffic_nothing_is_wrong() {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100_000);
         let service = |name: &str, ready, all, open| Service {
             service: name.into(),
@@ -95,21 +101,38 @@ mod tests {
             revision: 7,
             ..Default::default()
         };
+        let millis = |millis| Some(duration(Duration::from_millis(millis)));
         let services = [
-            service("client-service", 3, 3, 0),
-            Service { draining_replica_count: 1, lost_replica_count: 2, ..service("orders", 0, 2, 1) },
+            Service {
+                request_rate: Some(128.4),
+                success_ratio: Some(0.9998),
+                latency_p50: millis(4),
+                latency_p99: millis(31),
+                ..service("client-service", 3, 3, 0)
+            },
+            Service {
+                draining_replica_count: 1,
+                lost_replica_count: 2,
+                request_rate: Some(7.2),
+                success_ratio: Some(0.41),
+                latency_p50: millis(1900),
+                latency_p99: millis(2000),
+                ..service("orders", 0, 2, 1)
+            },
+            service("mailer", 1, 1, 0),
         ];
         let plain = |wide| anstream::adapter::strip_str(&table(&services, now, wide).to_string()).to_string();
         assert_eq!(
             plain(false),
             "\
-NAME             READY   BREAKERS       DRAINING   LOST   AGE
-client-service   3/3     all closed     -          -      2h
-orders           0/2     1 NOT CLOSED   1          2      2h
+NAME             READY   BREAKERS       DRAINING   LOST   RPS     SUCCESS   P50    P99    AGE
+client-service   3/3     all closed     -          -      128.4   99.98%    4ms    31ms   2h
+orders           0/2     1 NOT CLOSED   1          2      7.2     41.00%    1.9s   2.0s   2h
+mailer           1/1     all closed     -          -      -       -         -      -      2h
 "
         );
         assert!(plain(true).starts_with(
-            "NAME             READY   BREAKERS       DRAINING   LOST   AGE   INFLIGHT   PENDING   REVISION\n"
+            "NAME             READY   BREAKERS       DRAINING   LOST   RPS     SUCCESS   P50    P99    AGE   INFLIGHT   PENDING   REVISION\n"
         ));
     }
 }

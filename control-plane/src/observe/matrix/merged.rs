@@ -67,6 +67,7 @@ impl Replica {
         let sum =
             |of: fn(&Row) -> i64| self.rows.values().map(|cell| of(&cell.row)).fold(0, i64::saturating_add);
         let (minute_attempts, minute_failures) = self.tally.minute(at);
+        let lately = self.tally.lately(at);
         let fails = |cell: &Cell| cell.row.is_failing() || cell.row.registration_failure_count > 0;
         let failing = self.rows.iter().filter(|(_, cell)| fails(cell));
         let worst = worst(self.rows.values());
@@ -87,6 +88,10 @@ impl Replica {
             minute_failure_count: whole(minute_failures),
             consecutive_failure_count: whole(self.tally.failures_in_a_row()),
             failing_node_ids: failing.take(MAX_NAMED).map(|(node, _)| node.to_string()).collect(),
+            attempt_rate: Some(lately.rate),
+            success_ratio: lately.success,
+            // Who sums up what data planes count knows.
+            latency_p99: None,
             // Who judges evictions knows.
             eviction_time: None,
             eviction_held_reason: String::new(),

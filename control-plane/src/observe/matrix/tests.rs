@@ -169,6 +169,8 @@ fn what_data_planes_see_of_a_replica_is_summed_up_beside_the_worst_of_reasons() 
         inflight_count: 3,
         reason: "n2".into(),
         last_errors: vec!["error on n2".into()],
+        // What was before the first reports was not lately.
+        attempt_rate: Some(0.0),
         ..Default::default()
     };
     assert_eq!(matrix.get(&key("a")).unwrap().observed(UNIX_EPOCH), expected);

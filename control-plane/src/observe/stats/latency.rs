@@ -37,20 +37,27 @@ impl Latencies {
     ///
     /// It is the middle of a bucket on the scale of logarithms, so it is off by a factor of 2^(1/8), 9.1 %, at most.
     pub(super) fn quantile(&self, share: f64) -> Option<Duration> {
-        let total = self.counts.iter().fold(0_u64, |sum, count| sum + u64::from(*count));
-        if total == 0 {
+        self.quantile_with(&Self::default(), 0.0, share)
+    }
+
+    /// The same of these and `others` together, of which each counts as little as `weight` says.
+    pub(in crate::observe) fn quantile_with(
+        &self,
+        others: &Self,
+        weight: f64,
+        share: f64,
+    ) -> Option<Duration> {
+        let count = |counts: &[u32], bucket: usize| counts.get(bucket).copied().map_or(0.0, f64::from);
+        let in_bucket = |bucket| count(&self.counts, bucket) + weight * count(&others.counts, bucket);
+        let buckets = self.counts.len().max(others.counts.len());
+        // Added up in the same order as below, so that all of them is exactly reached.
+        let total: f64 = (0..buckets).map(in_bucket).sum();
+        if total <= 0.0 {
             return None;
         }
-        #[expect(
-            clippy::cast_precision_loss,
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "an estimate, and a share of a count is no larger than the count"
-        )]
-        let rank = ((share * total as f64).ceil() as u64).clamp(1, total);
-        let mut below = 0_u64;
-        let bucket = self.counts.iter().position(|count| {
-            below += u64::from(*count);
+        let (rank, mut below) = (share * total, 0.0);
+        let bucket = (0..buckets).find(|bucket| {
+            below += in_bucket(*bucket);
             below >= rank
         })?;
         let bucket = u32::try_from(bucket).expect("there are 120 buckets");

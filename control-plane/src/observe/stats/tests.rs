@@ -2,6 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+const AT: SystemTime = SystemTime::UNIX_EPOCH;
+
 fn row(service: &str, replica: &str, requests: i64) -> v1::ReplicaStats {
     v1::ReplicaStats {
         service: service.into(),
@@ -35,13 +37,13 @@ fn each_reader_has_what_it_asked_for_since_it_looked_last() {
     let rows = || {
         report(vec![row("orders", "", 9), row("orders", "a", 4), row("billing", "", 5), row("idle", "", 0)])
     };
-    assert_eq!(stats.add(&rows(), false), 0);
+    assert_eq!(stats.add(&rows(), false, AT), 0);
     assert_eq!(names(&stats.take(services, now).0), ["billing/ 5", "orders/ 9"]);
-    stats.add(&rows(), false);
+    stats.add(&rows(), false, AT);
     assert_eq!(names(&stats.take(services, now).0), ["billing/ 5", "orders/ 9"]);
     assert_eq!(names(&stats.take(orders, now).0), ["orders/ 18", "orders/a 8"]);
     assert_eq!(stats.take(orders, now).0, []);
-    stats.add(&rows(), false);
+    stats.add(&rows(), false, AT);
     stats.end(orders);
     stats.end(services);
     assert_eq!((stats.row_count, stats.readers.len()), (0, 0));
@@ -55,7 +57,7 @@ fn counts_are_summed_over_data_planes_and_what_is_in_flight_is_the_mean_of_the_i
     let reader = stats.begin(wish("orders", false), now);
     // Two data planes report twice each, within two seconds.
     for _ in 0..4 {
-        stats.add(&report(vec![row("orders", "", 10)]), false);
+        stats.add(&report(vec![row("orders", "", 10)]), false, AT);
     }
     let (rows, interval) = stats.take(reader, now + Duration::from_secs(2));
     assert_eq!(interval, Duration::from_secs(2));
@@ -72,7 +74,7 @@ fn more_rows_than_there_is_room_for_are_dropped_and_counted() {
     let mut dropped = 0;
     for batch in 0..6 {
         let rows = (0..2000).map(|index| row("orders", &format!("r-{batch}-{index}"), 1));
-        dropped += stats.add(&report(rows.collect()), false);
+        dropped += stats.add(&report(rows.collect()), false, AT);
     }
     // Five readers had room for ten thousand rows each; the sixth for none.
     assert_eq!((stats.row_count, dropped), (50_000, 6 * 12_000 - 50_000));
@@ -107,7 +109,7 @@ fn numbers_that_nobody_can_mean_do_no_harm() {
     };
     let forever = Some(prost_types::Duration { seconds: 315_576_000_000, nanos: 0 });
     for _ in 0..3 {
-        stats.add(&parse_stats(vec![mad.clone()], forever).unwrap().unwrap(), false);
+        stats.add(&parse_stats(vec![mad.clone()], forever).unwrap().unwrap(), false, AT);
     }
     let (rows, _) = stats.take(reader, now + Duration::from_secs(1));
     assert_eq!(

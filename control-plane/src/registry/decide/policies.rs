@@ -1,8 +1,13 @@
 //! Changes of stored policies.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use gateway_proto::policy::{self, FaultInjection, Partial};
+use serde_json::{Value, json};
 
 use super::{Decision, check_etag, commit};
 use crate::registry::{
@@ -44,6 +49,7 @@ pub(super) fn update(view: &View, wish: &PolicyWish, at: SystemTime) -> Result<D
     if let Some(stored) = present.filter(|stored| stored.partial == partial) {
         return Ok(Decision::Nothing(Answer::Policy(Arc::clone(stored))));
     }
+    let changes = changes(before, &partial);
     let stored = StoredPolicy {
         scope: wish.scope.clone(),
         partial,
@@ -57,8 +63,31 @@ pub(super) fn update(view: &View, wish: &PolicyWish, at: SystemTime) -> Result<D
         },
         revision: 0,
     };
-    let cause = Cause::PolicyUpdated { fault };
+    let cause = Cause::PolicyUpdated { fault, changes };
     Ok(commit(RecordWrite::put(stored, present.map(|stored| stored.revision), cause), at))
+}
+
+/// The settings that differ, as a JSON object: by the name of each, what it was and what it is, both as people write them, and
+/// null where it is not set. A value that is longer than people read is cut, and ends with an ellipsis then.
+fn changes(before: &Partial, after: &Partial) -> Box<str> {
+    const MAX_CHARS: usize = 200;
+    let texts = |partial: &Partial| -> BTreeMap<&'static str, String> {
+        partial.settings().map(|(field, value)| (field.path(), value.to_string())).collect()
+    };
+    let (before, after) = (texts(before), texts(after));
+    let told = |text: Option<&String>| {
+        text.map(|text| match text.char_indices().nth(MAX_CHARS) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text.clone(),
+        })
+    };
+    let paths: BTreeSet<_> = before.keys().chain(after.keys()).copied().collect();
+    let changed = paths.into_iter().filter(|path| before.get(path) != after.get(path));
+    let changed = changed.map(|path| {
+        let step = json!([told(before.get(path)), told(after.get(path))]);
+        (path.to_owned(), step)
+    });
+    Value::Object(changed.collect()).to_string().into()
 }
 
 /// The faults that a policy injects by itself: what it inherits is another policy's.
@@ -103,7 +132,8 @@ pub(super) fn delete(
     check_etag(etag, stored.revision, || format!("the policy of {scope}"))?;
     check_consequences(view, scope, None)?;
     let fault = fault_step(fault_of(Some(&stored.partial)), fault_of(None), at);
-    let cause = Cause::PolicyDeleted { fault, said: said.clone() };
+    let changes = changes(&stored.partial, &Partial::default());
+    let cause = Cause::PolicyDeleted { fault, changes, said: said.clone() };
     Ok(commit(RecordWrite::remove(Key::Policy(scope.clone()), stored.revision, cause), at))
 }
 

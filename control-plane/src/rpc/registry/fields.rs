@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use gateway_proto::{time::timestamp, v1};
+use gateway_proto::{
+    time::{non_negative, timestamp},
+    v1,
+};
 
 use crate::{
     query::{Field, Read, Schema, Words},
@@ -27,6 +30,10 @@ pub(super) static SERVICES: Schema<v1::Service> = Schema {
         Field { name: "open_breaker_count", read: Read::Number(|service| service.open_breaker_count.into()) },
         Field { name: "inflight_count", read: Read::Number(|service| service.inflight_count.into()) },
         Field { name: "pending_count", read: Read::Number(|service| service.pending_count.into()) },
+        Field { name: "request_rate", read: Read::Real(|service| service.request_rate) },
+        Field { name: "success_ratio", read: Read::Real(|service| service.success_ratio) },
+        Field { name: "latency_p50", read: Read::Span(|service| service.latency_p50.and_then(non_negative)) },
+        Field { name: "latency_p99", read: Read::Span(|service| service.latency_p99.and_then(non_negative)) },
         Field { name: "create_time", read: Read::Time(|service| service.create_time) },
         Field { name: "revision", read: Read::Number(|service| service.revision) },
     ],

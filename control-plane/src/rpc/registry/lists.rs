@@ -5,7 +5,11 @@
 
 use std::{cmp::Ordering, fmt::Display, sync::Arc};
 
-use gateway_proto::{ReplicaKey, ServiceName, time::timestamp, v1};
+use gateway_proto::{
+    ReplicaKey, ServiceName,
+    time::{duration, timestamp},
+    v1,
+};
 use tokio::task::yield_now;
 
 use super::{
@@ -15,6 +19,7 @@ use super::{
 };
 use crate::{
     edge::Edge,
+    observe::Lately,
     query::{Filter, First, Order, Schema},
     refusal::Refusal,
     registry::{Record, Revision, ServiceEntry},
@@ -41,9 +46,7 @@ pub(super) async fn services(
 pub(super) fn service(edge: &Edge, name: &ServiceName) -> Option<v1::Service> {
     let found = edge.effects.publisher.read(|view| view.service(name).map(|entry| to_wire(name, entry)));
     let mut service = found?;
-    service.open_breaker_count = count(edge.effects.observation.open_replica_count(name));
-    (service.inflight_count, service.pending_count) =
-        edge.effects.observation.read(|_, matrix| matrix.load(name));
+    observe(edge, name, &mut service);
     Some(service)
 }
 
@@ -246,14 +249,9 @@ fn read_services(edge: &Edge, after: Option<&ServiceName>, most: usize) -> Part<
         }
         (services, reached, view.revision())
     });
-    for (name, service) in &mut services {
-        // One after the other: each has up to as many rows as it has replicas and there are data planes, and reports wait
-        // meanwhile.
-        edge.effects.observation.read(|_, matrix| {
-            service.open_breaker_count = count(matrix.open_replica_count(name));
-            (service.inflight_count, service.pending_count) = matrix.load(name);
-        });
-    }
+    // One after the other: each has up to as many rows as it has replicas and there are data planes, and reports wait
+    // meanwhile.
+    services.iter_mut().for_each(|(name, service)| observe(edge, name, service));
     let items = services.into_iter().map(|(_, service)| service).collect();
     Part { items, reached, revision }
 }
@@ -277,6 +275,19 @@ fn read_replicas(
     })
 }
 
+/// Adds what data planes see of it.
+fn observe(edge: &Edge, name: &ServiceName, service: &mut v1::Service) {
+    let observation = &edge.effects.observation;
+    observation.read(|_, matrix| {
+        service.open_breaker_count = count(matrix.open_replica_count(name));
+        (service.inflight_count, service.pending_count) = matrix.load(name);
+    });
+    if let Some(Lately { rate, success, p50, p99 }) = observation.lately(name) {
+        (service.request_rate, service.success_ratio) = (Some(rate), success);
+        (service.latency_p50, service.latency_p99) = (p50.map(duration), p99.map(duration));
+    }
+}
+
 fn to_wire(name: &ServiceName, entry: &ServiceEntry) -> v1::Service {
     let counted = |which: fn(&Record) -> bool| count(entry.replicas().filter(|record| which(record)).count());
     v1::Service {
@@ -285,11 +296,9 @@ fn to_wire(name: &ServiceName, entry: &ServiceEntry) -> v1::Service {
         ready_replica_count: counted(Record::is_ready),
         draining_replica_count: counted(|record| record.drain.is_some()),
         lost_replica_count: counted(|record| record.lost.is_some()),
-        // The matrix knows.
-        open_breaker_count: 0,
-        inflight_count: 0,
-        pending_count: 0,
         create_time: entry.created_at().map(timestamp),
         revision: entry.revision(),
+        // What is observed of it is another matter.
+        ..Default::default()
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct StoredCause {
     author: String,
     #[prost(string, tag = "5")]
     reason: String,
-    /// Another replica, a service, or what a check said.
+    /// Another replica, a service, what a check said, or the settings of a policy that changed.
     #[prost(string, tag = "6")]
     text: String,
     /// Nanoseconds of silence, or for which checks have failed.
@@ -113,10 +113,14 @@ pub(super) fn encode(cause: &Cause) -> StoredCause {
         Cause::Draining => of(Kind::Draining),
         Cause::Drained { is_idle } => StoredCause { flag: *is_idle, ..of(Kind::Drained) },
         Cause::Undrained { said } => said_of(Kind::Undrained, said),
-        Cause::PolicyUpdated { fault } => StoredCause { fault: step(fault), ..of(Kind::PolicyUpdated) },
-        Cause::PolicyDeleted { fault, said } => {
-            StoredCause { fault: step(fault), ..said_of(Kind::PolicyDeleted, said) }
+        Cause::PolicyUpdated { fault, changes } => {
+            StoredCause { fault: step(fault), text: changes.to_string(), ..of(Kind::PolicyUpdated) }
         }
+        Cause::PolicyDeleted { fault, changes, said } => StoredCause {
+            fault: step(fault),
+            text: changes.to_string(),
+            ..said_of(Kind::PolicyDeleted, said)
+        },
         Cause::FaultOver => of(Kind::FaultOver),
         Cause::RouteUpdated => of(Kind::RouteUpdated),
         Cause::RouteDeleted { service, said } => {
@@ -165,8 +169,10 @@ pub(super) fn decode(stored: StoredCause, write: &Write) -> Result<Cause, String
         Kind::Draining => Cause::Draining,
         Kind::Drained => Cause::Drained { is_idle: flag },
         Kind::Undrained => Cause::Undrained { said },
-        Kind::PolicyUpdated => Cause::PolicyUpdated { fault: began(fault, write) },
-        Kind::PolicyDeleted => Cause::PolicyDeleted { fault: began(fault, write), said },
+        Kind::PolicyUpdated => Cause::PolicyUpdated { fault: began(fault, write), changes: text.into() },
+        Kind::PolicyDeleted => {
+            Cause::PolicyDeleted { fault: began(fault, write), changes: text.into(), said }
+        }
         Kind::FaultOver => Cause::FaultOver,
         Kind::RouteUpdated => Cause::RouteUpdated,
         Kind::RouteDeleted => Cause::RouteDeleted { service: service(&text)?, said },

@@ -8,10 +8,8 @@ const SHORT: Duration = Duration::from_millis(100);
 fn serve(data_plane: &DataPlane, latency: Duration, outcome: Outcome) {
     let service = data_plane.table.service("orders").unwrap();
     let picked = data_plane.pick();
-    if service.is_detailed() {
-        service.heard(0, &picked.replica, Outcome::Success, latency, data_plane.clock.now());
-        service.record_latency(0, latency);
-    }
+    service.heard(0, &picked.replica, Outcome::Success, latency, data_plane.clock.now());
+    service.record_latency(0, latency);
     let (status, answered) = match outcome {
         Outcome::Success => (StatusCode::OK, crate::table::RequestOutcome::Success),
         _ => (StatusCode::BAD_GATEWAY, crate::table::RequestOutcome::UpstreamError),
@@ -21,14 +19,23 @@ fn serve(data_plane: &DataPlane, latency: Duration, outcome: Outcome) {
 }
 
 #[tokio::test]
-async fn counts_and_latencies_are_told_while_the_control_plane_asks_for_them() {
+async fn what_replicas_are_asked_is_told_while_the_control_plane_wants_it_and_what_services_are_always() {
     let mut control_plane = FakeControlPlane::start().await;
     let data_plane = DataPlane::new(2);
     data_plane.start(&control_plane);
     let mut stream = control_plane.report_stream().await;
+    assert!(stream.report().await.unwrap().full, "what was before the stream is not told");
     serve(&data_plane, Duration::from_micros(1), Outcome::Success);
     let service = data_plane.table.service("orders").unwrap();
     assert!(!service.is_detailed(), "nobody asks");
+    let told = until(&mut stream, |report| !report.stats.is_empty()).await;
+    let row = v1::ReplicaStats {
+        service: "orders".into(),
+        request_count: 1,
+        latency_bucket_counts: vec![1],
+        ..Default::default()
+    };
+    assert_eq!((told.stats, told.stats_interval.is_some()), (vec![row], true));
 
     stream.ask(duration(SHORT), true).await;
     while !service.is_detailed() {
@@ -53,7 +60,7 @@ async fn counts_and_latencies_are_told_while_the_control_plane_asks_for_them() {
             (requests + row.request_count, failures + row.failure_count, quick + bucket(4), slow + bucket(12))
         })
     };
-    assert_eq!(sum(""), (3, 1, 2, 1));
+    assert_eq!(sum(""), (3, 1, 2, 1), "the first has been told");
     assert_eq!(sum("r-0001"), (1, 0, 1, 0), "what was before is not told");
     assert_eq!(sum("r-0002"), (2, 1, 1, 1));
 
@@ -62,8 +69,25 @@ async fn counts_and_latencies_are_told_while_the_control_plane_asks_for_them() {
         tokio::task::yield_now().await;
     }
     serve(&data_plane, Duration::from_micros(2), Outcome::Success);
-    let report = until(&mut stream, |report| !report.breakers.is_empty()).await;
-    assert_eq!((report.stats, report.stats_interval), (vec![], None));
+    let report = until(&mut stream, |report| !report.stats.is_empty()).await;
+    let names: Vec<_> = report.stats.iter().map(|row| row.replica_id.as_str()).collect();
+    assert_eq!(names, [""], "of replicas nothing any more");
+}
+
+#[tokio::test]
+async fn a_row_of_a_busy_service_is_small() {
+    let data_plane = DataPlane::new(1);
+    let services = || data_plane.table.services();
+    let mut ledger = StatsLedger::begin(&services());
+    // From half a millisecond to half a second: as wide as latencies of one service in one second are, and some more.
+    for step in 0..2000 {
+        let latency = Duration::from_micros(500).mul_f64(1000_f64.powf(f64::from(step) / 2000.0));
+        serve(&data_plane, latency, Outcome::Success);
+    }
+    let rows = ledger.take(&services(), false);
+    let size = prost::Message::encoded_len(&rows[0]);
+    assert!((80..=160).contains(&size), "{size} bytes");
+    assert_eq!(ledger.take(&services(), false), [], "one that is idle is not told of");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Service {
-    /// Whether somebody wants to know how long requests and attempts take.
+    /// Whether somebody wants to know how long attempts at each replica take.
     pub fn is_detailed(&self) -> bool {
         self.outlets.is_detailed()
     }

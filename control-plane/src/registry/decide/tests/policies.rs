@@ -64,6 +64,25 @@ fn a_policy_is_stored_with_who_set_it_and_holds_for_its_service() {
 }
 
 #[test]
+fn what_changed_in_a_policy_is_told_with_what_it_was_and_what_it_is() {
+    let mut registry = Registry::default();
+    let changes = |registry: &Registry| -> String {
+        let told = registry.events[0].metadata.iter().find(|(key, _)| *key == "changes");
+        told.map(|(_, changes)| changes.clone()).unwrap_or_default()
+    };
+    registry.run(&update(of_orders(), retries(1))).unwrap();
+    assert_eq!(changes(&registry), r#"{"retry.max_retry_count":[null,"1"]}"#);
+    let timeout = v1::TimeoutPolicy {
+        request: Some(prost_types::Duration { seconds: 90, nanos: 0 }),
+        ..Default::default()
+    };
+    registry.run(&update(of_orders(), v1::Policy { timeout: Some(timeout), ..retries(3) })).unwrap();
+    assert_eq!(changes(&registry), r#"{"retry.max_retry_count":["1","3"],"timeout.request":[null,"90s"]}"#);
+    registry.run(&delete(of_orders(), "")).unwrap();
+    assert_eq!(changes(&registry), r#"{"retry.max_retry_count":["3",null],"timeout.request":["90s",null]}"#);
+}
+
+#[test]
 fn a_policy_that_is_missing_is_made_only_where_that_is_allowed() {
     let mut registry = Registry::default();
     let strict = PolicyWish { allow_missing: false, ..wish(of_orders(), retries(1)) };

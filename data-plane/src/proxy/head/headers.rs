@@ -133,7 +133,12 @@ fn strip_hop_by_hop(fields: &mut Fields) {
         option.eq_ignore_ascii_case(b"close")
             || known.is_some_and(|name| HOP_BY_HOP.contains(name) || NOT_TO_BE_NAMED.contains(name))
     };
-    if fields.list(Name::Connection).any(|option| !is_plain(option)) {
+    // Nearly every head that has one says one of these alone, which need not be taken apart.
+    let is_usual =
+        |value: &[u8]| value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close");
+    if !fields.get_all(Name::Connection).all(is_usual)
+        && fields.list(Name::Connection).any(|option| !is_plain(option))
+    {
         // A set, because both lists come from outside.
         let named: HashSet<Vec<u8>> = fields
             .list(Name::Connection)

@@ -99,7 +99,9 @@ fn main() -> Result<()> {
         let results = match scenario.services() {
             1 => bench.rounds(*scenario, &mut fleet)?,
             // Those of one service stay, and are idle.
-            services => bench.rounds(*scenario, &mut Fleet::start(&args, &replicas, &certificate, services)?)?,
+            services => {
+                bench.rounds(*scenario, &mut Fleet::start(&args, &replicas, &certificate, services)?)?
+            }
         };
         println!("{results}\n");
     }

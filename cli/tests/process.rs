@@ -157,8 +157,20 @@ fn a_taken_port_is_a_usage_error_that_names_the_flag() {
 #[test]
 fn the_version_is_data_in_either_format() {
     let version = env!("CARGO_PKG_VERSION");
-    assert_eq!(run(&["version"]), (0, format!("gwctl {version}\n"), String::new()));
-    let (code, stdout, _) = run(&["version", "-o", "json"]);
+    assert_eq!(run(&["version", "--client"]), (0, format!("gwctl {version}\n"), String::new()));
+    let (code, stdout, _) = run(&["version", "--client", "-o", "json"]);
     let value: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((code, &value["version"]), (0, &version.into()));
+}
+
+#[test]
+fn gwctl_says_its_own_version_also_where_no_control_plane_answers() {
+    let nobody = refused();
+    let endpoint = format!("http://{nobody}");
+    let (code, stdout, stderr) = run(&["version", "--endpoint", &endpoint]);
+    assert_eq!(stdout, format!("gwctl {}\n", env!("CARGO_PKG_VERSION")));
+    assert!(
+        code != 0 && stderr.starts_with("error: ") && stderr.contains(&nobody.to_string()),
+        "{code} {stderr}"
+    );
 }

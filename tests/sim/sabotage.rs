@@ -47,6 +47,8 @@ pub(crate) enum Sabotage {
     RetryEverything,
     /// Retries do not ask the budget.
     IgnoreBudget,
+    /// Requests that must not be sent twice are probes as good as any.
+    SpareNobody,
     /// A probe's permit is given back as soon as the probe is sent.
     ReturnProbeEarly,
     /// Successes are settled as failures now and then.

@@ -144,6 +144,11 @@ fn retries_beyond_the_budget_are_found() {
 }
 
 #[test]
+fn a_first_probe_that_must_not_be_repeated_is_found() {
+    assert_found(Sabotage::SpareNobody, &["what_must_not_be_repeated_finds_nothing_out"]);
+}
+
+#[test]
 fn a_second_probe_is_found() {
     assert_found(Sabotage::ReturnProbeEarly, &["one_probe_at_a_time", "every_transition_is_told"]);
 }

@@ -6,7 +6,7 @@ use crate::run::run;
 
 /// Seeds that are always run: enough to meet every situation, and among them some that found a short lease that paid
 /// for a pause of the control plane.
-const SEEDS: std::ops::Range<u64> = 0..40;
+const SEEDS: std::ops::Range<u64> = 0..50;
 /// Found that a request which outlived its service was sent on to a replica that had been deregistered.
 const OUTLIVED: [u64; 3] = [124, 126, 179];
 /// Found that a data plane from which no delta led on was given the full snapshot of the same revision for ever.

@@ -74,6 +74,11 @@ impl Expected {
         }
     }
 
+    /// Whether its first probe is left to requests that may be sent twice.
+    pub(crate) fn spares(&self, now: Tick) -> bool {
+        self.state == State::Open && now < self.until.plus(self.open_for / 4)
+    }
+
     /// A new process has taken the place of the one that was judged.
     pub(super) fn start_over(&mut self, now: Tick) {
         self.era += 1;

@@ -19,6 +19,8 @@ pub(crate) struct Picks<'a> {
     pub(crate) tried: &'a [Arc<Replica>],
     pub(crate) now: Tick,
     pub(crate) policy: &'a policy::Breaker,
+    /// Whether the request must not be sent twice.
+    pub(crate) is_unrepeatable: bool,
 }
 
 /// Whether the registry lets new requests go to it.
@@ -57,7 +59,8 @@ impl Picks<'_> {
         self.a_pick_is_registered_and_ready(replica)?;
         self.a_request_asks_each_replica_once(replica)?;
         self.the_best_tier_is_asked_first(replica)?;
-        self.a_due_probe_goes_first(replica, probe)
+        self.a_due_probe_goes_first(replica, probe)?;
+        self.what_must_not_be_repeated_finds_nothing_out(replica, probe)
     }
 
     /// Requests go to replicas only that the data plane's snapshot holds, at their address, and that are ready and not
@@ -84,10 +87,21 @@ impl Picks<'_> {
 
     /// When a replica's open time is over, the next request that may ask it is its probe.
     fn a_due_probe_goes_first(&self, replica: &Replica, probe: bool) -> Checked {
-        let due = self.askable().find(|spec| self.is_due(spec));
+        let is_left = |spec: &ReplicaSpec| self.is_unrepeatable && self.is_spared(spec);
+        let due = self.askable().find(|spec| self.is_due(spec) && !is_left(spec));
         claim("a_due_probe_goes_first", probe || due.is_none(), || {
             format!("{} was picked while {due:?} is due", replica.key())
         })
+    }
+
+    /// While another replica would take it, a request that must not be sent twice is no open breaker's first probe, for a while.
+    fn what_must_not_be_repeated_finds_nothing_out(&self, replica: &Replica, probe: bool) -> Checked {
+        let has_other = self.askable().any(|spec| spec.id != replica.key().replica && self.is_closed(spec));
+        // Where it fails open, there is no choosing among what is left.
+        let fails_open = || open_tier(self.snapshot, self.breakers, self.service, self.policy).is_some();
+        let is_spent =
+            probe && self.is_unrepeatable && has_other && self.is_spared(replica.spec()) && !fails_open();
+        claim("what_must_not_be_repeated_finds_nothing_out", !is_spent, || format!("{} by it", replica.key()))
     }
 
     /// A request is turned away only when every replica was tried, rests, or is not ready.
@@ -122,6 +136,10 @@ impl Picks<'_> {
 
     fn is_closed(&self, spec: &ReplicaSpec) -> bool {
         self.breaker(spec).is_some_and(|breaker| breaker.state.lets_all_through())
+    }
+
+    fn is_spared(&self, spec: &ReplicaSpec) -> bool {
+        self.breaker(spec).is_some_and(|breaker| breaker.spares(self.now))
     }
 
     /// Whether the replica waits for a probe, which only those of the tier in use and of better ones get.

@@ -61,7 +61,8 @@ impl Node {
         }
         let tried: &[_] = if env.has(Sabotage::ForgetTried) { &[] } else { &request.tried };
         let clock = if env.has(Sabotage::StopPickClock) { Tick::from_nanos(self.started) } else { now };
-        let draw = draw(id, request.attempts, !request.is_idempotent);
+        let is_unrepeatable = !request.is_idempotent && !env.has(Sabotage::SpareNobody);
+        let draw = draw(id, request.attempts, is_unrepeatable);
         let picked = service.pick(0, clock, tried, draw);
         let change = self.transition();
         let is_current = self
@@ -76,6 +77,7 @@ impl Node {
             tried: &request.tried,
             now,
             policy: &rules,
+            is_unrepeatable: !request.is_idempotent,
         };
         let open_tier = open_tier(&self.snapshot, &self.breakers, service.name(), &env.plan.policy.breaker);
         let Picked { replica, permit } = match picked {
@@ -280,7 +282,9 @@ impl Node {
     }
 
     fn waste_a_turn(&mut self, env: &Env, service: &Service) {
-        if let Ok(Picked { replica, permit, .. }) = service.pick(0, env.tick(), &[], Draw::default()) {
+        // By a request that is spared being a probe, where it can be: that would be another bug.
+        let draw = Draw { is_unrepeatable: true, ..Draw::default() };
+        if let Ok(Picked { replica, permit, .. }) = service.pick(0, env.tick(), &[], draw) {
             service.settle(0, &replica, permit, Outcome::Neutral, env.tick(), 0.5);
         }
     }

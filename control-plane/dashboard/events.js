@@ -2,7 +2,7 @@
 
 import { list } from './api.js';
 import { h } from './dom.js';
-import { clock, instant, plural, word } from './format.js';
+import { clock, instant, moment, plural, word } from './format.js';
 import { empty, mark, replicaLink, serviceLink } from './parts.js';
 import { polled } from './polled.js';
 import { state } from './store.js';
@@ -18,7 +18,7 @@ export const severity = (event) => String(event.severity).replace('EVENT_SEVERIT
 
 export function view({ filter, query, redraw, filterField }) {
   // A moment in the address: what had happened by then, newest first.
-  const at = instant(query.get('t'));
+  const at = moment(query.get('t'));
   const isPast = Number.isFinite(at);
   const past = isPast && polled(`events/${at}`, () => list('/v1/events', { endTime: new Date(at + 1).toISOString(), pageSize: 500 }), redraw, 60000);
   const all = isPast ? past.value?.events ?? [] : [...state.events.values()].reverse();

@@ -4,6 +4,8 @@
 export const millis = (text) => (typeof text === 'string' && text.endsWith('s') ? parseFloat(text) * 1000 : undefined);
 
 export const instant = (text) => (text ? Date.parse(text) : undefined);
+// The same of an address, which anybody may have written: only what dates can be made of.
+export const moment = (text) => { const at = instant(text); return Math.abs(at) < 8e15 ? at : undefined; };
 
 export const count = (value) => Number(value ?? 0);
 

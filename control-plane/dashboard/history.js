@@ -4,7 +4,7 @@
 import { list } from './api.js';
 import { h } from './dom.js';
 import { TONES, severity, timeline } from './events.js';
-import { clock, instant, plural, span } from './format.js';
+import { clock, instant, moment, plural, span } from './format.js';
 import { polled } from './polled.js';
 import { isFoldOf, now, state } from './store.js';
 
@@ -19,7 +19,7 @@ const STATES = { open: 'bad', forced_open: 'bad', half_open: 'warn', forced_clos
 
 // Where the address says that the window stands: around `at`, or, without that, up to now.
 export function standing(query) {
-  const at = instant(query.get('t'));
+  const at = moment(query.get('t'));
   const zoom = SPANS.findIndex(([name]) => name === query.get('span'));
   const size = SPANS[zoom < 0 ? USUAL : zoom][1];
   const end = Number.isFinite(at) ? at + size / 2 : now();

@@ -159,12 +159,12 @@ impl Edge {
         if validate_only {
             return Ok(self.rehearse(&command)?);
         }
-        let _turn = self.turns.take(caller.share().as_ref(), 1).await;
+        let turn = self.turns.take(caller.share().as_ref(), 1).await;
         if !caller.is_known() {
-            return Ok(self.commands.submit(command).await?);
+            return Ok(self.commands.submit_in(turn, command).await?);
         }
         let subject = Subject::of(&command);
-        let answer = self.commands.submit(command).await.map_err(Refusal::from);
+        let answer = self.commands.submit_in(turn, command).await.map_err(Refusal::from);
         caller.changed(&subject, answer.as_ref().err().map_or("done", Refusal::reason));
         answer
     }
@@ -239,11 +239,18 @@ impl Edge {
     /// lease is unknown after that has none: a watch may be seconds behind, as while etcd chooses a leader.
     ///
     /// # Errors
-    /// The store does not say.
-    pub(crate) async fn confirm(&self, key: &ReplicaKey, lease: LeaseId) -> Result<(), Refusal> {
+    /// The caller may not renew that, or the store does not say.
+    pub(crate) async fn confirm(
+        &self,
+        caller: &Caller,
+        key: &ReplicaKey,
+        lease: LeaseId,
+    ) -> Result<(), Refusal> {
+        caller.admit_renewal(&key.service)?;
+        let turn = self.turns.take(caller.share().as_ref(), 1).await;
         // That changes nothing where the lease is unknown, and who is there after all has been heard of.
         let asked = Command::Recover { key: key.clone(), lease };
-        match self.commands.submit(asked).await {
+        match self.commands.submit_in(turn, asked).await {
             Ok(_) | Err(WriteError::Refused(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }

@@ -283,7 +283,11 @@ impl Leases {
     pub fn sweep(&self, now: Instant) -> Sweep {
         let now = self.since_birth(now);
         let gap = self.since_sweep(now);
-        let is_cut_off = !self.are_in_touch(self.born + Duration::from_nanos(now));
+        let at = self.born + Duration::from_nanos(now);
+        let is_cut_off = |ttl| {
+            let is_fresh = |outlet: &Outlet| outlet.contact().is_fresh_for(Duration::from_nanos(ttl), at);
+            self.outlet.as_ref().is_some_and(|outlet| !is_fresh(outlet))
+        };
         let mut sweep = Sweep::default();
         for mut entry in self.leases.iter_mut() {
             if entry.state != State::Alive {
@@ -294,7 +298,7 @@ impl Leases {
             } else if is_stall(gap, entry.ttl) {
                 entry.extend_from(now);
                 sweep.stalled_for = Some(Duration::from_nanos(gap));
-            } else if is_cut_off {
+            } else if is_cut_off(entry.ttl) {
                 // Their owners are turned away meanwhile.
                 entry.extend_from(now);
             } else if entry.is_kept {

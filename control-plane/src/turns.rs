@@ -28,10 +28,11 @@ struct Callers {
     forget_at: usize,
 }
 
-/// A caller's right to have changes wait, which ends when this is dropped.
-#[derive(Debug)]
+/// A caller's right to have changes wait, which ends when the last copy of this is dropped: it goes along with the changes, because
+/// who hangs up does not take them back. The default is what is this process's own.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Turn {
-    _permit: Option<OwnedSemaphorePermit>,
+    _permit: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Turns {
@@ -43,11 +44,11 @@ impl Turns {
 
     /// Waits for the turn of `count` changes of this caller; what is this process's own has no need to. Cancel safe.
     pub(crate) async fn take(&self, caller: Option<&Share>, count: usize) -> Turn {
-        let Some(caller) = caller else { return Turn { _permit: None } };
+        let Some(caller) = caller else { return Turn::default() };
         let turns = self.of(caller);
         let count = u32::try_from(count.min(self.share)).unwrap_or(u32::MAX);
         let permit = turns.acquire_many_owned(count).await.expect("the semaphore is never closed");
-        Turn { _permit: Some(permit) }
+        Turn { _permit: Some(Arc::new(permit)) }
     }
 
     fn of(&self, caller: &Share) -> Arc<Semaphore> {
@@ -93,6 +94,17 @@ mod tests {
         drop(first);
         // More than there ever are is all that there are.
         drop(timeout(Duration::from_secs(1), turns.take(greedy.as_ref(), 99)).await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_lasts_as_long_as_the_last_change_that_it_goes_along_with() {
+        let turns = Turns::new(1);
+        let turn = turns.take(name("hangs-up").as_ref(), 1).await;
+        let along = turn.clone();
+        drop(turn);
+        assert!(waits(&turns, name("hangs-up")).await);
+        drop(along);
+        assert!(!waits(&turns, name("hangs-up")).await);
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,6 +32,7 @@ use crate::{
         Answer, Candidates, Command, Committed, Event, Group, Limits, Record, RegistryError, Revision, Step,
     },
     store::{Commit, Store, StoreError},
+    turns::Turn,
 };
 
 /// Commands committed together at most: enough to make an fsync cheap for each, few enough to answer soon.
@@ -76,6 +77,8 @@ pub(crate) struct Commands {
 struct Envelope {
     command: Command,
     reply: oneshot::Sender<Result<Answer, WriteError>>,
+    /// Its caller's, for as long as it takes.
+    _turn: Turn,
 }
 
 /// The writer's task, before it runs.
@@ -108,16 +111,22 @@ struct Doubt {
 }
 
 impl Commands {
-    /// Hands a command in and waits for its outcome.
+    /// As [`Commands::submit_in`], in nobody's turn.
+    #[cfg(test)]
+    pub(crate) async fn submit(&self, command: Command) -> Result<Answer, WriteError> {
+        self.submit_in(Turn::default(), command).await
+    }
+
+    /// Hands a command in and waits for its outcome, until which its caller's turn lasts.
     ///
-    /// Not waiting on (dropping the future) does not withdraw the command.
+    /// Not waiting on (dropping the future) does not withdraw the command, nor does the turn end.
     ///
     /// # Errors
     /// [`WriteError`]; a full queue refuses at once.
-    pub(crate) async fn submit(&self, command: Command) -> Result<Answer, WriteError> {
+    pub(crate) async fn submit_in(&self, turn: Turn, command: Command) -> Result<Answer, WriteError> {
         let is_registration = matches!(command, Command::Register(_));
         let (reply, outcome) = oneshot::channel();
-        let result = match self.queue.try_send(Envelope { command, reply }) {
+        let result = match self.queue.try_send(Envelope { command, reply, _turn: turn }) {
             Ok(()) => outcome.await.unwrap_or(Err(WriteError::Interrupted)),
             Err(mpsc::error::TrySendError::Full(_)) => Err(WriteError::Overloaded),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(WriteError::ShuttingDown),
@@ -133,10 +142,19 @@ impl Commands {
 
     /// Hands several commands in, waiting for room in the queue, and then for all outcomes, in order.
     pub(crate) async fn submit_all(&self, commands: Vec<Command>) -> Vec<Result<Answer, WriteError>> {
+        self.submit_all_in(Turn::default(), commands).await
+    }
+
+    /// As [`Commands::submit_all`], in a caller's turn, which lasts until the last outcome is there, waited for or not.
+    pub(crate) async fn submit_all_in(
+        &self,
+        turn: Turn,
+        commands: Vec<Command>,
+    ) -> Vec<Result<Answer, WriteError>> {
         let mut outcomes = Vec::with_capacity(commands.len());
         for command in commands {
             let (reply, outcome) = oneshot::channel();
-            let sent = self.queue.send(Envelope { command, reply }).await;
+            let sent = self.queue.send(Envelope { command, reply, _turn: turn.clone() }).await;
             outcomes.push(sent.map(|()| outcome).map_err(|_| WriteError::ShuttingDown));
         }
         let mut results = Vec::with_capacity(outcomes.len());

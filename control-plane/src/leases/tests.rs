@@ -263,3 +263,19 @@ fn one_that_the_store_drops_soon_after_this_process_was_cut_off_from_it_has_one_
     assert_eq!(sweep_until(&leases, back, back + TTL - SWEEP_INTERVAL), 0);
     assert!(leases.renew(ID, &key(), back + TTL - SWEEP_INTERVAL).is_some());
 }
+
+#[test]
+fn a_short_lease_has_its_whole_time_anew_from_when_its_owner_was_last_turned_away() {
+    let (leases, contact, _renewals, start) = kept();
+    let ttl = Duration::from_secs(3);
+    leases.grant(ID, key(), ttl, start);
+    leases.kept(ID);
+    // The store says nothing for 3.9 s: renewals of so short a lease are refused from the second second on.
+    let back = start + Duration::from_millis(3_900);
+    sweep_until(&leases, start, back);
+    assert!(!leases.is_in_touch(ID, back) && leases.are_in_touch(back));
+    contact.touch(back + 2 * ttl);
+    leases.dropped(ID, back + MS);
+    assert_eq!(sweep_until(&leases, back, back + ttl - SWEEP_INTERVAL), 0);
+    assert!(leases.renew(ID, &key(), back + ttl - SWEEP_INTERVAL).is_some());
+}

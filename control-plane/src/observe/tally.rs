@@ -78,9 +78,13 @@ impl Tally {
         }
     }
 
-    /// Makes the part of `at` the newest. A clock that goes back adds to what is newest.
+    /// Makes the part of `at` the newest. A clock that goes back a little adds to what is newest; by more than all parts, it begins
+    /// anew.
     fn move_on(&mut self, at: SystemTime) {
         let now = span(at);
+        if self.newest.saturating_sub(now) >= PARTS as u64 {
+            (self.parts, self.newest) = (Default::default(), now);
+        }
         let passed = now.saturating_sub(self.newest).min(PARTS as u64);
         (0..passed).for_each(|ago| self.parts[place(now - ago)] = (0, 0));
         self.newest = self.newest.max(now);
@@ -91,7 +95,7 @@ impl Tally {
         let age = span(at).saturating_sub(self.newest);
         let live = (0..(PARTS as u64).saturating_sub(age)).map(|ago| self.newest.saturating_sub(ago));
         live.map(|number| self.parts[place(number)])
-            .fold((0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1))
+            .fold((0_u64, 0_u64), |sum, part| (sum.0.saturating_add(part.0), sum.1.saturating_add(part.1)))
     }
 
     /// Attempts of the last ten seconds before `at`, and what part of them went well.
@@ -210,6 +214,17 @@ mod tests {
         assert_eq!(heard.hear(2, row(1, (9, 2, 2), (0, 0)), 3), 5, "two are in flight");
         assert_eq!(heard.hear(2, row(1, (9, 3, 0), (0, 0)), 4), 0, "one of them went well");
         assert_eq!(heard.hear(1, row(1, (14, 14, 0), (0, 0)), 5), 1);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_far_back_begins_the_minute_anew() {
+        let mut heard = Heard::default();
+        heard.hear(1, row(1, (0, 0, 0), (0, 0)), 10_000);
+        heard.hear(1, row(1, (500, 500, 0), (0, 0)), 10_001);
+        heard.hear(1, row(1, (510, 502, 0), (0, 0)), 2_800);
+        assert_eq!(heard.tally.minute(at(2_801)), (10, 2));
+        let lately = heard.tally.lately(at(2_801));
+        assert_ne!(lately, Lately::of((0, 0), (0, 0), rest_of_before(at(2_801))));
     }
 
     #[test]

@@ -126,9 +126,13 @@ impl Stream {
                 && !self.edge.hear_of(&beat.key, beat.lease, patience).await
                 && !is_confirmed
             {
-                // Nobody's lease is lost by a store that does not answer: the stream is.
-                self.edge.confirm(&beat.key, beat.lease).await?;
-                is_confirmed = true;
+                match self.edge.confirm(&self.caller, &beat.key, beat.lease).await {
+                    Ok(()) => is_confirmed = true,
+                    // Nobody's lease is lost by a store that does not answer: the stream is.
+                    Err(refusal) if refusal.is_of_store() => return Err(refusal.into()),
+                    // Said of that heartbeat below.
+                    Err(_) => {}
+                }
             }
             let result = match beat {
                 Ok(beat) => match self.renew_one(beat) {
@@ -179,8 +183,8 @@ impl Stream {
         self.reporting.spawn(async move {
             while !due.is_empty() {
                 let rest = due.split_off(due.len().min(REPORTS));
-                let _turn = edge.turns.take(share.as_ref(), due.len()).await;
-                drop(edge.commands.submit_all(std::mem::replace(&mut due, rest)).await);
+                let turn = edge.turns.take(share.as_ref(), due.len()).await;
+                drop(edge.commands.submit_all_in(turn, std::mem::replace(&mut due, rest)).await);
             }
         });
     }

@@ -156,9 +156,10 @@ impl Telling {
     async fn hear(&mut self, request: v1::FollowObservationsRequest) -> Result<(), Refusal> {
         self.sent.hear(&request)?;
         if self.is_detailed != request.detailed_stats {
-            // What was counted so far is told before another reader counts.
-            self.tell_stats().await;
-            self.stats = read_stats(&self.edge, request.detailed_stats);
+            // What was counted so far is told, and what comes meanwhile is another reader's already.
+            let next = read_stats(&self.edge, request.detailed_stats);
+            let (rows, interval, _) = std::mem::replace(&mut self.stats, next).take();
+            self.send_stats(rows, interval).await;
             self.is_detailed = request.detailed_stats;
         }
         if let Some(question) = request.what_if.filter(|_| self.questions.len() < MAX_OPEN_QUESTIONS) {
@@ -194,7 +195,11 @@ impl Telling {
     }
 
     async fn tell_stats(&mut self) {
-        let (mut rows, interval, _) = self.stats.take();
+        let (rows, interval, _) = self.stats.take();
+        self.send_stats(rows, interval).await;
+    }
+
+    async fn send_stats(&self, mut rows: Vec<v1::ReplicaStats>, interval: Duration) {
         while !rows.is_empty() {
             let rest = rows.split_off(rows.len().min(MAX_STATS));
             let stats = std::mem::replace(&mut rows, rest);

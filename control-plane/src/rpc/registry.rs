@@ -132,7 +132,7 @@ impl RegistryService for Registry {
         let caller = Caller::of(request.extensions()).clone();
         let Beat { key, lease, health } = Beat::parse(request.into_inner()).map_err(Refusal::from)?;
         if !self.0.hear_of(&key, lease, Instant::now() + HEARSAY).await {
-            self.0.confirm(&key, lease).await?;
+            self.0.confirm(&caller, &key, lease).await?;
         }
         let renewed = self.0.renew(&caller, &key, lease)?;
         if let Some(health) = health.filter(|reported| renewed.health != Some(*reported)) {

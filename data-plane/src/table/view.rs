@@ -253,7 +253,11 @@ impl View {
         let first = draw.bits().checked_rem(count).unwrap_or(0) as usize;
         let (before, from) = self.eligible.split_at(first);
         let rest = from.iter().chain(before).find_map(|replica| self.admit_eligible(replica, now, tried));
-        rest.or_else(|| self.stand_in(now, tried, draw)).ok_or_else(|| self.unavailable(now, tried))
+        let rest = rest.or_else(|| self.stand_in(now, tried, draw));
+        // Who seemed to take it has just been taken out: better a probe than nobody.
+        let spent = || self.probe(now, tried, Draw { is_unrepeatable: false, ..draw });
+        let rest = rest.or_else(|| draw.is_unrepeatable.then(spent).flatten());
+        rest.ok_or_else(|| self.unavailable(now, tried))
     }
 
     /// Whether a replica that could be asked is not, because a better tier or a nearer one takes all that there is.
@@ -307,6 +311,10 @@ impl View {
         let probe = askable.into_iter().find_map(|replica| self.admit(replica, now, tried));
         if probe.is_none() {
             let next = self.soonest_probe();
+            if next <= now.as_nanos() {
+                // One is due, and spared, or taken by another: an older tick does as well.
+                return None;
+            }
             self.next_look.swap(next, AcqRel);
             // A probe that ended since may have called for another look, which this has just overwritten. Whoever
             // overwrote it sees that probe's end; whoever did not is overwritten by the call.

@@ -16,7 +16,7 @@ pub(super) fn add(paths: &mut Map<String, Value>, schemas: &mut Schemas<'_>) {
         "required": false,
         "schema": {"type": "string", "examples": ["5s"]},
         "description": "Looks for so long before it answers, 1s..=60s: only while somebody looks do data planes count \
-            latencies.",
+            latencies of replicas.",
     });
     let statistics = |operation: &str, summary: &str| {
         json!({

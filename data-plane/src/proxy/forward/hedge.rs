@@ -21,7 +21,7 @@ use super::{Ended, Journey, attempt::Attempt, exchange::Tried};
 use crate::{
     access_log as logged,
     proxy::body::{request_body::Arrival, response_body::Answer},
-    routing::{Outcome, Tick, retry::Proof},
+    routing::{Draw, Outcome, Tick, retry::Proof},
     table::Replica,
     traces,
 };
@@ -155,7 +155,9 @@ impl Journey<'_> {
         if !self.service.budget().try_retry(now, self.policy.retry.budget_ratio) {
             return None;
         }
-        let begun = Attempt::begin(&self.worker, &self.service, asked, self.draw(), self.request_id);
+        // As one that is to find nothing out: a probe would be given back, and have done nothing.
+        let draw = Draw { is_unrepeatable: true, ..self.draw() };
+        let begun = Attempt::begin(&self.worker, &self.service, asked, draw, self.request_id);
         begun.ok().filter(|attempt| !attempt.is_probe())
     }
 

@@ -53,7 +53,8 @@ impl Journey<'_> {
 
     /// What its next pick goes by.
     pub(super) fn draw(&self) -> Draw {
-        Draw { random: self.worker.random(), key: self.key, is_unrepeatable: !self.is_idempotent }
+        let is_unrepeatable = !self.is_idempotent || self.hints.retries == Some(0);
+        Draw { random: self.worker.random(), key: self.key, is_unrepeatable }
     }
 
     async fn begin_in_turn(&self) -> Result<Attempt, NoAttempt> {

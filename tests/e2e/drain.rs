@@ -1,6 +1,8 @@
 //! Replicas leave without a loss, and nobody is lost by mistake.
 
-use gateway_proto::v1::{DrainReplicaRequest, RegisterRequest, ReplicaMode, UndrainReplicaRequest};
+use gateway_proto::v1::{
+    DrainReplicaRequest, ListNodesRequest, NodeState, RegisterRequest, ReplicaMode, UndrainReplicaRequest,
+};
 use gateway_tests::{DataPlane, DemoReplica, Gateway, Load, eventually};
 use prost_types::Duration;
 
@@ -96,7 +98,14 @@ async fn a_control_plane_that_lost_its_store_does_not_empty_the_data_planes() {
 async fn a_drain_does_not_wait_for_a_data_plane_that_was_ended() {
     let (gateway, _replicas) = gateway_with_three_replicas().await;
     let mut other = DataPlane::following(&gateway.control, "dp-2", &gateway.directory().join("dp-2")).await;
-    gateway.synced().await;
+    // Both of them, not only the one that was there before.
+    eventually("two data planes follow", async || {
+        let nodes = gateway.control.observability().list_nodes(ListNodesRequest::default()).await;
+        let nodes = nodes.map_err(|e| e.to_string())?.into_inner().nodes;
+        let synced = nodes.iter().filter(|node| node.state() == NodeState::Synced).count();
+        if synced == 2 { Ok(()) } else { Err(format!("{nodes:?}")) }
+    })
+    .await;
     other.process().terminate();
     assert!(other.process().exited().await.success());
     let drain = DrainReplicaRequest {

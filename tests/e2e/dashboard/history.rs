@@ -96,6 +96,8 @@ async fn who_changed_a_policy_is_told_with_what_and_it_can_be_taken_back_by_play
              await bens.locator('ins', { hasText: '8s' }).waitFor();
              await anas.locator('del', { hasText: 'not set here' }).waitFor();
              await anas.getByText(/slow disks/).waitFor();
+             // The policy itself comes another way than its history.
+             await page.getByText(/changed by ben/).waitFor();
              await bens.getByRole('button', { name: /^Take back what ben changed/ }).click();
              const proposal = page.locator('.proposal');
              await proposal.locator('ins', { hasText: '5s' }).waitFor();

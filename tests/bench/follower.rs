@@ -13,10 +13,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, Bytes};
 use gateway_proto::v1::{
     Ack, Hello, NodeIdentity, SnapshotRole, StreamSnapshotsRequest, stream_snapshots_request::Message,
 };
+use gateway_tests::BytesCodec;
 use http::uri::PathAndQuery;
 use prost::{
     Message as _,
@@ -28,12 +29,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{
-    Request, Status,
-    client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    transport::Channel,
-};
+use tonic::{Request, client::Grpc, transport::Channel};
 
 use crate::callers::connect;
 
@@ -171,7 +167,7 @@ async fn follow(
     let mut grpc: Grpc<Channel> = Grpc::new(channel);
     grpc.ready().await?;
     let path = PathAndQuery::from_static("/gateway.v1.DiscoveryService/StreamSnapshots");
-    let stream = grpc.streaming(Request::new(ReceiverStream::new(receiver)), path, Raw).await?;
+    let stream = grpc.streaming(Request::new(ReceiverStream::new(receiver)), path, BytesCodec).await?;
     let mut stream = stream.into_inner();
     while let Some(bytes) = stream.message().await? {
         let length = bytes.len();
@@ -187,8 +183,8 @@ async fn follow(
     anyhow::bail!("the server ended the stream")
 }
 
-fn request(message: Message) -> StreamSnapshotsRequest {
-    StreamSnapshotsRequest { message: Some(message) }
+fn request(message: Message) -> Bytes {
+    StreamSnapshotsRequest { message: Some(message) }.encode_to_vec().into()
 }
 
 impl Board {
@@ -252,42 +248,4 @@ fn is_last_part(mut full: Bytes) -> Result<bool> {
         }
     }
     Ok(false)
-}
-
-/// Requests as messages, responses as bytes.
-#[derive(Debug, Clone, Copy)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = StreamSnapshotsRequest;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = StreamSnapshotsRequest;
-    type Error = Status;
-
-    fn encode(&mut self, item: Self::Item, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put_slice(&item.encode_to_vec());
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
-    }
 }

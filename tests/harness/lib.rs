@@ -7,6 +7,7 @@
 pub mod authority;
 pub mod binaries;
 pub mod browser;
+mod bytes_codec;
 pub mod command;
 pub mod demo_replica;
 pub mod etcd;
@@ -23,6 +24,7 @@ pub mod tools;
 
 pub use authority::Authority;
 pub use browser::Browser;
+pub use bytes_codec::BytesCodec;
 pub use demo_replica::DemoReplica;
 pub use etcd::Etcd;
 pub use eventually::{eventually, eventually_within};

@@ -3,17 +3,12 @@
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 use gateway_proto::v1::{EndpointProtocol, Locality, RegisterRequest};
-use gateway_tests::{ControlPlane, DataPlane, http1};
+use gateway_tests::{BytesCodec, ControlPlane, DataPlane, http1};
 use http::uri::PathAndQuery;
 use tokio::time::timeout;
-use tonic::{
-    Code, Request, Status,
-    client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    transport::Channel,
-};
+use tonic::{Code, Request, Status, client::Grpc, transport::Channel};
 
 use super::{
     alone::Alone,
@@ -29,44 +24,6 @@ use crate::{
     replica::{Posts, Replica},
     stage::{SECOND, metric},
 };
-
-/// Requests and answers as bytes, whatever they are.
-#[derive(Debug, Clone, Copy)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put_slice(&item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
-    }
-}
 
 /// The paths of all RPCs of the contract.
 fn rpcs() -> Vec<String> {
@@ -90,7 +47,7 @@ async fn send(channel: &Channel, path: &str, message: Bytes, token: Option<&str>
             let value = format!("Bearer {token}").parse().expect("tokens are text");
             request.metadata_mut().insert("authorization", value);
         }
-        let mut answers = grpc.streaming(request, path, Raw).await?.into_inner();
+        let mut answers = grpc.streaming(request, path, BytesCodec).await?.into_inner();
         while answers.message().await?.is_some() {}
         Ok(())
     };

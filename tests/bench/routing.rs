@@ -35,22 +35,30 @@ fn main() {
             println!("{name:<44}{:>10}", nanos(per_call));
         }
     }
+    // Of one thread's own calls: what does not grow with threads scales with cores. How far the cores themselves do, a service for
+    // each thread tells: those have nothing in common.
     for threads in [1, 2, 4] {
         for algorithm in Algorithm::ALL {
-            let service = service(algorithm, 100, threads);
-            let per_call = best(|| {
-                thread::scope(|scope| {
-                    for worker in 0..threads {
-                        let service = &service;
-                        scope.spawn(move || calls(service, worker));
-                    }
-                });
-            });
-            // Of one thread's own calls: what does not grow with threads scales with cores.
+            let own: Vec<_> = (0..threads).map(|_| service(algorithm, 100, 1)).collect();
+            let apart = together(threads, |thread| calls(&own[thread], 0));
+            let shared = service(algorithm, 100, threads);
+            let shared = together(threads, |thread| calls(&shared, thread));
             let name = format!("{}: of 100, {threads} threads", algorithm.name());
-            println!("{name:<44}{:>10}", nanos(per_call));
+            println!("{name:<44}{:>10}, a service each {:>10}", nanos(shared), nanos(apart));
         }
     }
+}
+
+/// The best round of so many threads that all do this, each with its number.
+fn together(threads: usize, work: impl Fn(usize) + Sync) -> f64 {
+    best(|| {
+        thread::scope(|scope| {
+            for thread in 0..threads {
+                let work = &work;
+                scope.spawn(move || work(thread));
+            }
+        });
+    })
 }
 
 /// Seconds for each of the calls of one thread, in the best round.

@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use crate::scenario::{Measured, Scenario};
+use crate::{
+    peers::GATEWAY,
+    scenario::{Measured, Scenario},
+};
 
 /// All rounds of one scenario, by proxy, in the order in which they came.
 #[derive(Debug)]
@@ -23,8 +26,8 @@ impl Results {
             Some((_, rounds)) => rounds.push(measured),
             None => self.rows.push((peer.to_owned(), vec![measured])),
         }
-        // The gateway first, whoever began.
-        self.rows.sort_by_key(|(name, _)| !name.starts_with(crate::peers::GATEWAY));
+        // The gateway first, then its other builds, whoever began.
+        self.rows.sort_by_key(|(name, _)| (name != GATEWAY, !name.starts_with(GATEWAY)));
     }
 
     /// Leaves a proxy out that failed in a round, and says so beneath the table.
@@ -35,7 +38,7 @@ impl Results {
 
     /// The gateway's CPU for each request over that of another, round by round: least, median, most.
     fn ratios(&self, other: &[Measured]) -> Option<[f64; 3]> {
-        let ours = &self.rows.first().filter(|(name, _)| name == crate::peers::GATEWAY)?.1;
+        let ours = &self.rows.iter().find(|(name, _)| name == GATEWAY)?.1;
         let ratios = ours
             .iter()
             .zip(other)
@@ -73,7 +76,7 @@ impl fmt::Display for Results {
         writeln!(f, "|---|---|---|---|---|---|---|---|---|")?;
         for (name, rounds) in &self.rows {
             let median = |value: fn(&Measured) -> f64| median(rounds, value);
-            let ratio = self.ratios(rounds).filter(|_| name != crate::peers::GATEWAY);
+            let ratio = self.ratios(rounds).filter(|_| name != GATEWAY);
             let ratio = ratio
                 .map_or("–".into(), |[least, median, most]| format!("{median:.2} ({least:.2}–{most:.2})"));
             writeln!(

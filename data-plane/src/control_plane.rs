@@ -35,8 +35,9 @@ pub(crate) use reconnect::Reconnect;
 
 /// A TCP connect that takes longer goes on to the next address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// HTTP/2 pings find a peer that vanished without a word; the timeout is what a stalled but living peer is granted.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// HTTP/2 pings find a peer that vanished without a word: one that its machine does not take ends the connection within seconds
+/// ([`tls::connect_to`]). The timeout is what a stalled but living peer is granted.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The control planes that may be asked, and the one in use.

@@ -23,6 +23,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::{Parser, ValueEnum};
 use gateway_runtime::open_files;
 use gateway_tests::tools;
+use tokio::time::timeout;
 
 use self::figures::Figures;
 
@@ -63,6 +64,11 @@ impl Size {
     /// How many replicas are registered beside those that a drill of the control plane is about.
     pub(crate) fn crowd(self) -> usize {
         self.replicas
+    }
+
+    /// Longest that a drill may take: each of its waits has a bound of its own, so this is for what nobody thought of.
+    fn limit(self) -> Duration {
+        self.lasts(0) + Duration::from_secs(1800)
     }
 
     /// How long something lasts: as many minutes as are asked for, or else these seconds.
@@ -269,7 +275,10 @@ fn main() -> ExitCode {
         }
         // Each on a runtime of its own: what one leaves behind is no load for the next.
         let runtime = tokio::runtime::Runtime::new().expect("the system gives threads");
-        runtime.block_on(run(*drill, size, &mut figures));
+        let ended = runtime.block_on(async { timeout(size.limit(), run(*drill, size, &mut figures)).await });
+        if ended.is_err() {
+            figures.hold("it ends", format!("not within {:?}, after what stands above", size.limit()), false);
+        }
         runtime.shutdown_background();
     }
     if network::is_inside() {

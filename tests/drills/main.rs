@@ -137,6 +137,8 @@ enum Drill {
     EtcdQuorum,
     /// etcd forgets what a control plane has missed
     EtcdCompacted,
+    /// etcd stands still for longer than leases last, and lets all of them lapse
+    EtcdDrops,
     /// All of it is restarted, one after the other
     Rolling,
     /// Faults one after the other, and a history of what clients were told that is judged
@@ -194,6 +196,7 @@ async fn run(drill: Drill, size: Size, figures: &mut Figures) {
         Drill::EtcdLeader => control_plane::outages::leader(size, figures).await,
         Drill::EtcdQuorum => control_plane::outages::quorum(size, figures).await,
         Drill::EtcdCompacted => control_plane::standstill::compacted(size, figures).await,
+        Drill::EtcdDrops => control_plane::drops::dropped(size, figures).await,
         Drill::Rolling => control_plane::rolling::restarts(size, figures).await,
         Drill::Histories => control_plane::chaos::chaos(size, figures).await,
         Drill::Partitions => control_plane::cut_off::partitioned(size, figures).await,
@@ -228,6 +231,7 @@ impl Drill {
                 | Self::EtcdLeader
                 | Self::EtcdQuorum
                 | Self::EtcdCompacted
+                | Self::EtcdDrops
                 | Self::Rolling
                 | Self::Histories
                 | Self::Partitions

@@ -21,10 +21,11 @@ use tonic_types::StatusExt;
 use super::*;
 use crate::{
     clock,
-    edge::{Edge, Places},
+    edge::Edge,
     effects::Effects,
     leases::Leases,
     observe::Cursor,
+    places::Places,
     publish::Publisher,
     registry::{Limits, View},
     server::{Routers, Server},

@@ -79,7 +79,7 @@ async fn serve(
     let node = hello.node.clone().unwrap_or_default();
     let is_observer = read_role(hello.role).map_err(|error| invalid(error.within("hello")))?;
     // Of data planes there are as many as nodes are allowed, of those who look as many as may watch.
-    let place = is_observer.then(|| edge.watch_streams.take()).transpose()?;
+    let place = is_observer.then(|| edge.watch_streams.take_for(&caller)).transpose()?;
     let publisher = &edge.effects.publisher;
     let is_ours = hello.resume_epoch == publisher.epoch();
     if is_ours {

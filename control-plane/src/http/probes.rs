@@ -50,7 +50,8 @@ pub(super) async fn readyz(
 /// What Prometheus reads.
 pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Response {
     let effects = &edge.effects;
-    let text = effects.metrics.text(&effects.publisher, &effects.observation, clock::wall());
+    let store_silence = effects.leases.store_silence(clock::now());
+    let text = effects.metrics.text(&effects.publisher, &effects.observation, store_silence, clock::wall());
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
         .into_response()
 }

@@ -107,6 +107,14 @@ enum Home {
 /// Before every revision: what a data plane has taken on that refuses what it was sent.
 const NOTHING: Revision = -1;
 
+/// The state of one that follows this control plane as it is while the store is silent: nobody here knows what it lacks.
+pub fn outdated(state: v1::NodeState) -> v1::NodeState {
+    match state {
+        v1::NodeState::Synced | v1::NodeState::Lagging => v1::NodeState::Outdated,
+        other => other,
+    }
+}
+
 impl Nodes {
     /// At most `capacity` data planes.
     pub fn new(capacity: usize) -> Self {

@@ -12,7 +12,7 @@ use std::{
 
 use gateway_proto::{
     Invalid, NodeId,
-    time::timestamp,
+    time::{duration, timestamp},
     v1::{self, stream_snapshots_request::Message, stream_snapshots_response::Update},
 };
 use tokio::{
@@ -293,6 +293,7 @@ impl Stream {
             epoch: self.edge.effects.publisher.epoch().to_owned(),
             revision,
             publish_time: Some(timestamp(clock::wall())),
+            store_silence: Some(duration(self.edge.effects.leases.store_silence(clock::now()))),
             update: None,
         };
         // The buffer is full only when the peer has read nothing for several bookmarks.

@@ -34,7 +34,7 @@ use super::{
 use crate::{clock, strangers::Peer};
 
 /// Wrong credentials in a second that are looked at from one address; twice as many at once.
-const GUESSES_PER_SECOND: u32 = 10;
+const GUESSES_PER_SECOND: u32 = 50;
 
 /// Where everybody must pass.
 #[derive(Debug)]

@@ -126,7 +126,8 @@ async fn keep_alive(url: &str, own: &mut Vec<HeartbeatRequest>, lost: &AtomicU64
             .all(|some| requests.try_send(KeepAliveRequest { heartbeats: some.to_vec() }).is_ok())
     };
     send(own).then_some(())?;
-    let called = RegistryServiceClient::new(channel).keep_alive(ReceiverStream::new(receiver));
+    let mut client = RegistryServiceClient::new(channel);
+    let called = client.keep_alive(ReceiverStream::new(receiver));
     let mut answers = timeout(TTL / 3, called).await.ok()?.ok()?.into_inner();
     loop {
         let began = Instant::now();

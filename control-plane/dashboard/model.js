@@ -119,6 +119,7 @@ export function nodeStanding(node) {
     case 'NODE_STATE_NACKED': return { tone: 'bad', shape: 'triangle', word: 'REFUSED', silent };
     case 'NODE_STATE_DISCONNECTED': return { tone: 'bad', shape: 'cross', word: 'SILENT', silent };
     case 'NODE_STATE_UNKNOWN': return { tone: 'bad', shape: 'ring', word: 'UNKNOWN', silent };
+    case 'NODE_STATE_OUTDATED': return { tone: 'bad', shape: 'half', word: 'OUTDATED', silent };
     case 'NODE_STATE_LAGGING': return { tone: 'warn', shape: 'half', word: 'LAGGING', silent };
     default: return silent > 15000
       ? { tone: 'bad', shape: 'cross', word: 'SILENT', silent }

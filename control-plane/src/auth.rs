@@ -29,15 +29,17 @@ pub(crate) mod permission;
 mod remote;
 mod roles;
 mod settings;
+mod share;
 pub(crate) mod token;
 mod watched;
 
 pub use self::settings::{Settings, SettingsArgs};
 pub(crate) use self::{
     audit::Audit,
-    caller::{Caller, Share, Subject},
+    caller::{Caller, Subject},
     denied::{CredentialError, Denied},
     gate::{Gate, Lock},
     permission::Permission,
+    share::Share,
     watched::Wire,
 };

@@ -28,6 +28,7 @@ use crate::{
     leases::Term,
     panics::Panics,
     peers::Myself,
+    places::{Place, Places},
     refusal::Refusal,
     registry::{
         Answer, Candidates, Command, Decision, Limits, Proof, Record, Registration, RegistryError, Revision,
@@ -89,29 +90,6 @@ pub(crate) struct Renewed {
     pub(crate) mode: Mode,
     /// As reported last; `None` when the replica is just being removed.
     pub(crate) health: Option<Health>,
-}
-
-/// A bounded number of places, each held by one stream.
-#[derive(Debug)]
-pub(crate) struct Places {
-    free: Arc<Semaphore>,
-    limit: usize,
-    what: &'static str,
-}
-
-/// One taken place; free again when dropped.
-pub(crate) type Place = tokio::sync::OwnedSemaphorePermit;
-
-impl Places {
-    /// `what` completes "…: N are allowed at once".
-    pub(crate) fn new(limit: usize, what: &'static str) -> Self {
-        Self { free: Arc::new(Semaphore::new(limit)), limit, what }
-    }
-
-    pub(crate) fn take(&self) -> Result<Place, Refusal> {
-        let place = Arc::clone(&self.free).try_acquire_owned();
-        place.map_err(|_| Refusal::Quota { what: self.what, limit: self.limit })
-    }
 }
 
 impl Edge {

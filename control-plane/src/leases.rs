@@ -37,6 +37,11 @@ pub const STALL: Duration = Duration::from_secs(2);
 /// How long others have to say that they heard of the owner, once the store keeps a lease no more.
 pub const SECOND_OPINION: Duration = Duration::from_secs(1);
 
+/// How much longer for each one that the store has dropped before: to say so takes it two commits, and where it has dropped
+/// a hundred thousand, those who were heard of all the time wait for each other. Five hundred in a second are fewer than an etcd
+/// on a busy machine takes.
+pub const REVIVAL: Duration = Duration::from_millis(2);
+
 /// The leases of all replicas that are not permanent.
 #[derive(Debug)]
 pub struct Leases {
@@ -47,6 +52,8 @@ pub struct Leases {
     swept: AtomicU64,
     /// Set where control planes share a store.
     outlet: Option<Outlet>,
+    /// Nanoseconds from `born` to when the store will have been told of all that it has dropped so far and others heard of.
+    revived: AtomicU64,
 }
 
 /// One lease. Times are nanoseconds from the table's birth, which take half the room of an `Instant`.
@@ -62,6 +69,8 @@ struct Lease {
     state: State,
     /// Whether the store keeps it, so that the deadline here does not count.
     is_kept: bool,
+    /// Whether the store has kept it and does so no more.
+    is_dropped: bool,
 }
 
 /// Whether a lease keeps its replica.
@@ -102,7 +111,8 @@ pub struct Sweep {
 impl Leases {
     /// An empty table, swept just now.
     pub fn new(now: Instant) -> Self {
-        Self { leases: DashMap::new(), born: now, swept: AtomicU64::new(0), outlet: None }
+        let (swept, revived) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { leases: DashMap::new(), born: now, swept, outlet: None, revived }
     }
 
     /// An empty table whose renewals go on through the outlet, if there is one.
@@ -114,6 +124,12 @@ impl Leases {
     /// dead whom this process hears.
     pub fn are_in_touch(&self, now: Instant) -> bool {
         self.outlet.as_ref().is_none_or(|outlet| outlet.contact().is_fresh(now))
+    }
+
+    /// How long the store that has to know has given no sign of life, once that is too long to be by chance: what is known here
+    /// may be as old. Zero while it does, and where nobody else writes to it.
+    pub fn store_silence(&self, now: Instant) -> Duration {
+        self.outlet.as_ref().map(|outlet| outlet.contact().silence(now)).unwrap_or_default()
     }
 
     /// Whether a renewal of this lease is known to reach that store in time: the shorter the lease, the sooner it is not.
@@ -139,7 +155,8 @@ impl Leases {
     fn insert(&self, lease: LeaseId, key: ReplicaKey, ttl: Duration, now: Instant, state: State) {
         let (ttl, renewed) = (nanos(ttl), self.since_birth(now));
         let deadline = renewed.saturating_add(ttl);
-        let lease_of = Lease { key, ttl, renewed, deadline, forwarded: renewed, state, is_kept: false };
+        let (is_kept, is_dropped) = (false, false);
+        let lease_of = Lease { key, ttl, renewed, deadline, forwarded: renewed, state, is_kept, is_dropped };
         self.leases.insert(lease, lease_of);
     }
 
@@ -174,7 +191,13 @@ impl Leases {
         if entry.is_kept && now < entry.forwarded.saturating_add(entry.ttl / 8) {
             return;
         }
-        let renewal = Renewal { key: entry.key.clone(), lease, ttl: Duration::from_nanos(entry.ttl) };
+        let renewal = Renewal {
+            key: entry.key.clone(),
+            lease,
+            ttl: Duration::from_nanos(entry.ttl),
+            heard: self.born + Duration::from_nanos(entry.renewed),
+            is_dropped: entry.is_dropped,
+        };
         if outlet.send(renewal) {
             entry.forwarded = now;
         }
@@ -183,7 +206,7 @@ impl Leases {
     /// Notes that the store keeps a lease: somebody was heard of, whatever was thought here.
     pub fn kept(&self, lease: LeaseId) {
         if let Some(mut entry) = self.leases.get_mut(&lease) {
-            (entry.is_kept, entry.state) = (true, State::Alive);
+            entry.is_kept_from_now_on();
         }
     }
 
@@ -192,7 +215,7 @@ impl Leases {
     pub fn dropped(&self, lease: LeaseId, now: Instant) {
         let now = self.since_birth(now);
         let Some(mut entry) = self.leases.get_mut(&lease).filter(|entry| entry.is_kept) else { return };
-        entry.is_kept = false;
+        (entry.is_kept, entry.is_dropped) = (false, true);
         let heard_until = entry.renewed.saturating_add(entry.ttl);
         if now < heard_until && entry.state == State::Alive {
             self.forward(lease, &mut entry, now);
@@ -200,8 +223,15 @@ impl Leases {
         let ttl = entry.ttl;
         let stall = if is_stall(self.since_sweep(now), ttl) { ttl } else { 0 };
         // A sweep may have noticed before us that nobody could be heard of, and have given it more time.
-        let granted = entry.deadline.max(heard_until);
-        entry.deadline = granted.max(now.saturating_add(stall.max(nanos(SECOND_OPINION))));
+        let granted = entry.deadline.max(heard_until).max(now.saturating_add(stall));
+        entry.deadline = granted.max(self.wait_for_revivals(now).saturating_add(nanos(SECOND_OPINION)));
+    }
+
+    /// Until when those who were heard of may take to say so of all that the store has dropped before. From now on, of one more.
+    fn wait_for_revivals(&self, now: u64) -> u64 {
+        let one_more = |revived: u64| Some(revived.max(now).saturating_add(nanos(REVIVAL)));
+        let before = self.revived.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        before.unwrap_or_default().max(now)
     }
 
     /// Puts what the store turned out to keep in the place of what was believed. With `is_anew`, because nobody could be heard
@@ -212,13 +242,13 @@ impl Leases {
         for mut entry in self.leases.iter_mut() {
             let is_kept = kept.contains(entry.key());
             if is_kept {
-                (entry.is_kept, entry.state) = (true, State::Alive);
+                entry.is_kept_from_now_on();
             } else if is_anew {
-                entry.is_kept = false;
+                entry.is_dropped |= std::mem::take(&mut entry.is_kept);
                 if entry.state != State::Held {
                     entry.state = State::Alive;
                 }
-                entry.extend_from(at);
+                entry.extend_from(self.wait_for_revivals(at));
             } else if entry.is_kept {
                 dropped.push(*entry.key());
             }
@@ -356,6 +386,10 @@ fn is_stall(gap: u64, ttl: u64) -> bool {
 }
 
 impl Lease {
+    fn is_kept_from_now_on(&mut self) {
+        (self.is_kept, self.is_dropped, self.state) = (true, false, State::Alive);
+    }
+
     /// Never brings the deadline forward: a renewal that read the clock before a stall may come after it.
     fn extend_from(&mut self, now: u64) {
         self.deadline = self.deadline.max(now.saturating_add(self.ttl));

@@ -23,6 +23,7 @@ mod metrics;
 pub mod observe;
 mod panics;
 pub mod peers;
+mod places;
 mod program;
 pub mod publish;
 mod query;
@@ -58,13 +59,14 @@ pub use program::Program;
 
 use self::{
     auth::{Audit, Gate},
-    edge::{Edge, Places},
+    edge::Edge,
     effects::Effects,
     leases::Leases,
     metrics::Metrics,
     observe::Observation,
     panics::Panics,
     peers::{Credentials, Myself, Source},
+    places::Places,
     publish::Publisher,
     registry::View,
     server::{Routers, Server},

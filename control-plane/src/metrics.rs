@@ -26,7 +26,7 @@ use prost::Message;
 use prost_types::FileDescriptorSet;
 
 use crate::{
-    observe::Observation,
+    observe::{Observation, outdated},
     publish::Publisher,
     registry::{Override, OverrideKind, View},
 };
@@ -52,6 +52,7 @@ pub(crate) struct Metrics {
     denials: Family<ReasonLabels, Counter>,
     key_fetches: Family<ResultLabels, Counter>,
     peers: Family<StateLabels, Gauge>,
+    store_silence: Gauge<f64, AtomicU64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -117,11 +118,12 @@ const HEALTHS: [(v1::HealthStatus, &str); 5] = [
     (v1::HealthStatus::Lost, "lost"),
 ];
 
-const STATES: [(v1::NodeState, &str); 4] = [
+const STATES: [(v1::NodeState, &str); 5] = [
     (v1::NodeState::Synced, "synced"),
     (v1::NodeState::Lagging, "lagging"),
     (v1::NodeState::Nacked, "nacked"),
     (v1::NodeState::Disconnected, "disconnected"),
+    (v1::NodeState::Outdated, "outdated"),
 ];
 
 const OVERRIDES: [&str; 5] =
@@ -149,13 +151,14 @@ const PANICKING: [&str; 13] = [
 ];
 
 /// Why somebody is refused for who he is.
-const DENIALS: [&str; 6] = [
+const DENIALS: [&str; 7] = [
     reason::CREDENTIALS_REQUIRED,
     reason::CREDENTIALS_INVALID,
     reason::CREDENTIALS_EXPIRED,
     reason::PERMISSION_DENIED,
     reason::ADDRESS_NOT_ALLOWED,
     reason::RATE_LIMITED,
+    reason::QUOTA_EXCEEDED,
 ];
 
 impl Metrics {
@@ -166,6 +169,7 @@ impl Metrics {
             replicas: Family::default(),
             nodes: Family::default(),
             peers: Family::default(),
+            store_silence: Gauge::default(),
             registrations: Family::default(),
             lease_expirations: Counter::default(),
             guard_holding: Gauge::default(),
@@ -224,6 +228,11 @@ impl Metrics {
             "gateway_peer_control_planes",
             "Other control planes of this registry: those that tell what their data planes report, and silent ones",
             metrics.peers.clone(),
+        );
+        registry.register(
+            "gateway_store_silence_seconds",
+            "How long a store that control planes share has given this one no sign of life, once that is seconds",
+            metrics.store_silence.clone(),
         );
         registry.register(
             "gateway_store_commit_seconds",
@@ -340,8 +349,14 @@ impl Metrics {
         self.handled.get_or_create(&GrpcLabels { grpc_service, grpc_method, grpc_code: code }).inc();
     }
 
-    /// The OpenMetrics text of `now`.
-    pub(crate) fn text(&self, publisher: &Publisher, observation: &Observation, now: SystemTime) -> String {
+    /// The OpenMetrics text of `now`, when the store has been silent for so long.
+    pub(crate) fn text(
+        &self,
+        publisher: &Publisher,
+        observation: &Observation,
+        store_silence: Duration,
+        now: SystemTime,
+    ) -> String {
         let (revision, services, replicas) = publisher.read(|view| {
             let mut counts = [0_i64; HEALTHS.len()];
             for record in view.replicas() {
@@ -357,9 +372,15 @@ impl Metrics {
         for ((_, health), count) in HEALTHS.into_iter().zip(replicas) {
             self.replicas.get_or_create(&HealthLabels { health }).set(count);
         }
-        let nodes = observation.read(|nodes, _| nodes.count_by_state(revision));
-        for (state, name) in STATES {
-            let count = nodes.get(&state).copied().unwrap_or(0);
+        self.store_silence.set(store_silence.as_secs_f64());
+        let mut nodes = [0; STATES.len()];
+        for (state, count) in observation.read(|nodes, _| nodes.count_by_state(revision)) {
+            let state = if store_silence.is_zero() { state } else { outdated(state) };
+            if let Some(index) = STATES.iter().position(|(known, _)| *known == state) {
+                nodes[index] += count;
+            }
+        }
+        for ((_, name), count) in STATES.into_iter().zip(nodes) {
             self.nodes
                 .get_or_create(&StateLabels { state: name })
                 .set(i64::try_from(count).unwrap_or(i64::MAX));
@@ -458,7 +479,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.handled("gateway.v1.RegistryService", "Register", "OK", Duration::from_millis(7));
         let publisher = Publisher::new("e".into(), View::default());
-        let text = metrics.text(&publisher, &Observation::new(1), SystemTime::UNIX_EPOCH);
+        let text = metrics.text(&publisher, &Observation::new(1), Duration::ZERO, SystemTime::UNIX_EPOCH);
         for line in [
             "gateway_registry_services 0",
             "gateway_registry_replicas{health=\"degraded\"} 0",
@@ -470,6 +491,8 @@ mod tests {
             "gateway_registry_replicas{health=\"lost\"} 0",
             "gateway_panics_total{task=\"writer\"} 0",
             "gateway_nodes{state=\"synced\"} 0",
+            "gateway_nodes{state=\"outdated\"} 0",
+            "gateway_store_silence_seconds 0",
             "gateway_store_commit_seconds_count 0",
             "grpc_server_handled_total{grpc_service=\"gateway.v1.RegistryService\",grpc_method=\"Register\",grpc_code=\"OK\"} 1",
             "grpc_server_handled_total{grpc_service=\"gateway.v1.RegistryService\",grpc_method=\"Deregister\",grpc_code=\"OK\"} 0",

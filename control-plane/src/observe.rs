@@ -43,7 +43,7 @@ pub use self::{
     changes::Change,
     exchange::{Followed, Sent},
     matrix::{BreakerReport, Counts, Dirty, Matrix, News, Replica, RowName},
-    nodes::{FORGET_AFTER, Identity, Nodes, SILENT_AFTER, Taken, Told, TooManyNodes},
+    nodes::{FORGET_AFTER, Identity, Nodes, SILENT_AFTER, Taken, Told, TooManyNodes, outdated},
     peers::Peers,
     receipts::{drain_status, rollout},
     recent::Lately,

@@ -207,6 +207,8 @@ pub(crate) struct Credentials {
 pub(crate) struct Source {
     /// They are always these.
     fixed: Vec<Address>,
+    /// Where this one says that it is there, too.
+    own: Option<store::Peers>,
     /// Those that share the store come and go.
     sharing: Option<watch::Receiver<store::Known>>,
     is_encrypted: bool,
@@ -232,8 +234,9 @@ impl Source {
         is_encrypted: bool,
         myself: Myself,
     ) -> Self {
+        let own = sharing.clone();
         let sharing = sharing.map(|peers| peers.follow());
-        Self { fixed, sharing, is_encrypted, myself, settled_at: Instant::now() + SETTLE }
+        Self { fixed, own, sharing, is_encrypted, myself, settled_at: Instant::now() + SETTLE }
     }
 
     fn now(&mut self) -> Found {
@@ -286,7 +289,7 @@ impl Source {
     }
 }
 
-/// Follows the other control planes until the shutdown begins.
+/// Follows the other control planes until the shutdown begins, and takes back then that this one is there.
 pub(crate) async fn run(edge: Arc<Edge>, credentials: Credentials, mut source: Source) {
     let observation = &edge.effects.observation;
     let mut tasks = JoinSet::new();
@@ -327,7 +330,12 @@ pub(crate) async fn run(edge: Arc<Edge>, credentials: Credentials, mut source: S
                     // It is this task's defect: whoever supervises it hears of it.
                     Err(error) => if let Ok(panic) = error.try_into_panic() { resume_unwind(panic) },
                 },
-                () = edge.shutdown.begun() => return,
+                () = edge.shutdown.begun() => {
+                    if let Some(own) = &source.own {
+                        own.withdraw().await;
+                    }
+                    return;
+                }
             }
         }
     }
@@ -414,8 +422,14 @@ mod tests {
         let (_known, sharing) = watch::channel(Arc::new(known));
         let myself = Myself { address: "a:1".into(), process_id: "p-a".into() };
         let settled_at = Instant::now() + settles;
-        let mut source =
-            Source { fixed: Vec::new(), sharing: Some(sharing), is_encrypted: false, myself, settled_at };
+        let mut source = Source {
+            fixed: Vec::new(),
+            own: None,
+            sharing: Some(sharing),
+            is_encrypted: false,
+            myself,
+            settled_at,
+        };
         let Found { asked, left_out } = source.now();
         let asked = asked.iter().map(ToString::to_string).collect();
         (asked, left_out.iter().map(|(name, why)| format!("{name} {why}")).collect())

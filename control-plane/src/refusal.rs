@@ -208,7 +208,9 @@ impl Refusal {
                     Denied::Permission { .. } | Denied::Address { .. } => {
                         (Code::PermissionDenied, StatusCode::FORBIDDEN)
                     }
-                    Denied::TooOften { .. } => (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS),
+                    Denied::TooOften { .. } | Denied::Guesses { .. } | Denied::Crowd { .. } => {
+                        (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS)
+                    }
                 };
                 (code, http, denied.reason())
             }
@@ -220,7 +222,7 @@ impl Refusal {
             }
             Self::Write(WriteError::Refused(_)) => None,
             Self::Write(_) => Some(RETRY_DELAY),
-            Self::Denied(Denied::TooOften { retry, .. }) => Some(*retry),
+            Self::Denied(Denied::TooOften { retry, .. } | Denied::Guesses { retry }) => Some(*retry),
             _ => None,
         };
         Row { code, http, reason, retry, resource: self.resource() }

@@ -1,22 +1,32 @@
-//! Connections on which nobody has said who he is: where callers are asked that, strangers must not take the places of those who are
-//! known. They may keep half of all places for as long as they like, and pass through the others.
+//! Connections, where callers are asked who they are: strangers must not take the places of those who are known, nor one of those
+//! the places of all others. Strangers may keep half of all places for as long as they like, and pass through the others; whoever
+//! is known may have half of them from one address.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-/// How long one more may stay without saying who he is.
+use tokio::{sync::Notify, time::sleep};
+
+use crate::auth::Share;
+
+/// How long one more stranger may stay without saying who he is.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How long one connection too many of somebody who is known stays, so that he learns why it ends.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// How many there are.
 #[derive(Debug)]
 pub(crate) struct Strangers {
     count: AtomicUsize,
-    /// Those who may stay. `None`: nobody is asked who he is.
+    /// Connections of each who is known.
+    known: Mutex<HashMap<Share, usize>>,
+    /// Strangers who may stay, and connections that one who is known may have. `None`: nobody is asked who he is.
     limit: Option<usize>,
 }
 
@@ -24,7 +34,9 @@ pub(crate) struct Strangers {
 #[derive(Debug)]
 pub(crate) struct Peer {
     strangers: Arc<Strangers>,
-    is_known: AtomicBool,
+    /// Who he is, and whether there is room for one more connection of his.
+    known: OnceLock<(Share, bool)>,
+    is_crowded: Notify,
     is_brief: bool,
 }
 
@@ -32,40 +44,75 @@ impl Strangers {
     /// Of `places` connections; without limit where nobody `is_asked` who he is.
     pub(crate) fn new(places: usize, is_asked: bool) -> Arc<Self> {
         let limit = is_asked.then_some(places.div_ceil(2));
-        Arc::new(Self { count: AtomicUsize::new(0), limit })
+        Arc::new(Self { count: AtomicUsize::new(0), known: Mutex::default(), limit })
     }
 
     /// One more, who may become known.
     pub(crate) fn meet(self: &Arc<Self>) -> Arc<Peer> {
         let before = self.count.fetch_add(1, Relaxed);
         let is_brief = self.limit.is_some_and(|limit| before >= limit);
-        Arc::new(Peer { strangers: Arc::clone(self), is_known: AtomicBool::new(false), is_brief })
+        let (known, is_crowded) = (OnceLock::new(), Notify::new());
+        Arc::new(Peer { strangers: Arc::clone(self), known, is_crowded, is_brief })
+    }
+
+    /// Counts one more connection of somebody. Yields whether he may have it.
+    fn count(&self, share: &Share) -> bool {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = known.entry(share.clone()).or_default();
+        *count += 1;
+        self.limit.is_none_or(|limit| *count <= limit)
+    }
+
+    fn discount(&self, share: &Share) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = known.get_mut(share) {
+            *count -= 1;
+            if *count == 0 {
+                known.remove(share);
+            }
+        }
     }
 }
 
 impl Peer {
-    /// He has said who he is, and it is true.
-    pub(crate) fn is_known_now(&self) {
-        if !self.is_known.swap(true, Relaxed) {
+    /// He has said who he is, and it is true. Who is known first on a connection is whom it counts for.
+    ///
+    /// # Errors
+    /// He has more connections than so many, and this one ends soon.
+    pub(crate) fn is_known_as(&self, share: Share) -> Result<(), usize> {
+        let (_, has_room) = self.known.get_or_init(|| {
             self.strangers.count.fetch_sub(1, Relaxed);
-        }
+            let has_room = self.strangers.count(&share);
+            if !has_room {
+                self.is_crowded.notify_one();
+            }
+            (share, has_room)
+        });
+        if *has_room { Ok(()) } else { Err(self.strangers.limit.unwrap_or_default()) }
     }
 
-    /// Completes when he is to go: he is one of too many, and still a stranger. Cancel safe, but begins anew.
+    /// Completes when he is to go: he is one of too many, and still a stranger, or has too many connections. Cancel safe, but begins
+    /// anew.
     pub(crate) async fn outstays(&self) {
         if self.is_brief {
-            tokio::time::sleep(PATIENCE).await;
-            if !self.is_known.load(Relaxed) {
+            sleep(PATIENCE).await;
+            if self.known.get().is_none() {
                 return;
             }
         }
-        std::future::pending().await
+        self.is_crowded.notified().await;
+        sleep(LAST_WORD).await;
     }
 }
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        self.is_known_now();
+        match self.known.get() {
+            Some((share, _)) => self.strangers.discount(share),
+            None => {
+                self.strangers.count.fetch_sub(1, Relaxed);
+            }
+        }
     }
 }
 
@@ -79,21 +126,40 @@ mod tests {
         timeout(10 * PATIENCE, peer.outstays()).await.is_err()
     }
 
+    fn share(name: &str) -> Share {
+        Share::of(&name.into(), None)
+    }
+
     #[tokio::test(start_paused = true)]
     async fn strangers_keep_half_of_the_places_and_those_who_are_known_all_they_have() {
         let strangers = Strangers::new(4, true);
         let [one, two, three] = [(); 3].map(|()| strangers.meet());
         assert!(stays(&one).await && stays(&two).await && !stays(&three).await);
-        two.is_known_now();
-        two.is_known_now();
+        assert_eq!((two.is_known_as(share("ana")), two.is_known_as(share("ben"))), (Ok(()), Ok(())));
         drop(three);
         let [four, five] = [(); 2].map(|()| strangers.meet());
         assert!(stays(&four).await, "there is a place again");
-        five.is_known_now();
+        assert_eq!(five.is_known_as(share("ben")), Ok(()));
         assert!(stays(&five).await, "he said in time who he is");
         assert_eq!(strangers.count.load(Relaxed), 2);
         drop((one, two, four, five));
         assert_eq!(strangers.count.load(Relaxed), 0);
+        assert!(strangers.known.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_who_is_known_takes_half_of_the_places_and_no_more() {
+        let strangers = Strangers::new(4, true);
+        let peers = [(); 3].map(|()| strangers.meet());
+        let taken = [0, 1, 2].map(|number| peers[number].is_known_as(share("greedy")));
+        assert_eq!(taken, [Ok(()), Ok(()), Err(2)]);
+        assert!(stays(&peers[1]).await && !stays(&peers[2]).await);
+        assert_eq!(peers[2].is_known_as(share("modest")), Err(2), "it is his who was known first");
+        assert_eq!(strangers.meet().is_known_as(share("modest")), Ok(()));
+        let [one, ..] = peers;
+        drop(one);
+        assert_eq!(strangers.meet().is_known_as(share("greedy")), Err(2), "two are there still");
+        drop(strangers);
     }
 
     #[tokio::test(start_paused = true)]
@@ -101,5 +167,6 @@ mod tests {
         let strangers = Strangers::new(2, false);
         let all = [(); 5].map(|()| strangers.meet());
         assert!(stays(&all[4]).await);
+        assert!(all.iter().all(|peer| peer.is_known_as(share("greedy")).is_ok()));
     }
 }

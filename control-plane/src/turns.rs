@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     fn name(text: &str) -> Option<Share> {
-        Some(Share::Name(text.into()))
+        Some(Share::of(&text.into(), None))
     }
 
     async fn waits(turns: &Turns, caller: Option<Share>) -> bool {

@@ -13,7 +13,7 @@ use std::{panic::resume_unwind, sync::Arc, time::SystemTime};
 
 use axum::{
     Json, Router,
-    extract::{RawQuery, Request, State},
+    extract::{Extension, RawQuery, Request, State},
     http::{StatusCode, header},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
@@ -42,6 +42,7 @@ use crate::{
     traces::Tracer,
 };
 pub(crate) use access::Access;
+use access::Stranger;
 use metrics::Metrics;
 use readiness::Readiness;
 
@@ -126,8 +127,13 @@ async fn livez(State(admin): State<Arc<Admin>>) -> Response {
     }
 }
 
-/// Whether clients should be sent here. A failure always says why; `?verbose` says so in any case.
-async fn readyz(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> Response {
+/// Whether clients should be sent here. A failure always says why, and `?verbose` in any case, but not to strangers: addresses and
+/// services are in it.
+async fn readyz(
+    State(admin): State<Arc<Admin>>,
+    stranger: Option<Extension<Stranger>>,
+    RawQuery(query): RawQuery,
+) -> Response {
     let readiness = {
         let (mirror, status) = (admin.view.mirror.borrow(), admin.view.status.borrow());
         let (now, wall) = (Instant::now(), admin.clock.moment().wall);
@@ -135,7 +141,11 @@ async fn readyz(State(admin): State<Arc<Admin>>, RawQuery(query): RawQuery) -> R
     };
     let verbose =
         query.is_some_and(|query| query.split('&').any(|pair| pair.split('=').next() == Some("verbose")));
-    let text = if readiness.is_ready && !verbose { "ok\n".to_owned() } else { readiness.to_string() };
+    let text = match (readiness.is_ready, stranger.is_some()) {
+        (true, is_stranger) if is_stranger || !verbose => "ok\n".to_owned(),
+        (false, true) => "not ready\n".to_owned(),
+        _ => readiness.to_string(),
+    };
     let code = if readiness.is_ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, text).into_response()
 }

@@ -35,8 +35,9 @@ pub(crate) use reconnect::Reconnect;
 
 /// A TCP connect that takes longer goes on to the next address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// HTTP/2 pings find a peer that vanished without a word; the timeout is what a stalled but living peer is granted.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// HTTP/2 pings find a peer that vanished without a word: one that its machine does not take ends the connection within seconds
+/// ([`tls::connect_to`]). The timeout is what a stalled but living peer is granted.
+const PING_INTERVAL: Duration = Duration::from_secs(2);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The control planes that may be asked, and the one in use.
@@ -52,6 +53,21 @@ pub(crate) struct ControlPlane {
     last_stream: AtomicI64,
     hold: Hold,
     identity: Identity,
+}
+
+/// A connection to a control plane that may come to be used in the place of the one in use.
+#[derive(Debug)]
+pub(crate) struct Candidate {
+    channel: Channel,
+    /// How many addresses after the one in use.
+    steps: usize,
+    found: Option<Found>,
+}
+
+impl Candidate {
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
 }
 
 /// Where a connection led.
@@ -122,8 +138,36 @@ impl ControlPlane {
     /// # Errors
     /// When it refuses, does not answer within 2 s, or shows a certificate that is not believed.
     pub(crate) async fn connect(&self) -> Result<Channel, transport::Error> {
+        self.dial(self.endpoint(), Arc::clone(&self.found)).await
+    }
+
+    /// Connects to the address so many after the one in use, which stays in use. Cancel safe.
+    ///
+    /// # Errors
+    /// As [`ControlPlane::connect`].
+    pub(crate) async fn try_another(&self, steps: usize) -> Result<Candidate, transport::Error> {
+        let found: Arc<Mutex<Option<Found>>> = Arc::default();
+        let channel = self.dial(self.endpoint_after(steps), Arc::clone(&found)).await?;
+        let found = found.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Ok(Candidate { channel, steps, found })
+    }
+
+    /// Uses this one from now on, by the connection that there is.
+    pub(crate) fn adopt(&self, candidate: Candidate) -> Channel {
+        let Candidate { channel, steps, found } = candidate;
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        self.current.send_modify(|current| *current = current.wrapping_add(steps));
+        channel
+    }
+
+    /// Connects, and notes where that leads. Of a name with several addresses, each call begins with another one.
+    async fn dial(
+        &self,
+        endpoint: &Endpoint,
+        found: Arc<Mutex<Option<Found>>>,
+    ) -> Result<Channel, transport::Error> {
         let tls = Arc::clone(&self.identity.tls);
-        let (turn, found) = (self.turn.fetch_add(1, Ordering::Relaxed), Arc::clone(&self.found));
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let connector = service_fn(move |url: Uri| {
             let (tls, found) = (Arc::clone(&tls), Arc::clone(&found));
             async move {
@@ -138,7 +182,7 @@ impl ControlPlane {
                 Ok::<_, io::Error>(TokioIo::new(connection))
             }
         });
-        self.endpoint().connect_with_connector(connector).await
+        endpoint.connect_with_connector(connector).await
     }
 
     /// Connects to where the last [`ControlPlane::connect`] has led, as long as that is of the address in use: a name may
@@ -220,7 +264,11 @@ impl ControlPlane {
     }
 
     fn endpoint(&self) -> &Endpoint {
-        &self.endpoints[*self.current.borrow() % self.endpoints.len()]
+        self.endpoint_after(0)
+    }
+
+    fn endpoint_after(&self, steps: usize) -> &Endpoint {
+        &self.endpoints[self.current.borrow().wrapping_add(steps) % self.endpoints.len()]
     }
 }
 

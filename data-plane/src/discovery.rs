@@ -2,12 +2,13 @@
 //!
 //! [`Snapshot`], [`Guard`] and [`Mirror`] are the pure half: what the registry has, what is held beyond it, and how
 //! that is routed; [`Assembly`] and [`Refusal`] say what a message does to it. [`Feed`] owns the mirror and brings every
-//! change to the table, `client` follows the control plane, `ending` ends overrides in time, [`Cache`] and `keeper`
+//! change to the table, `client` follows the control plane, `current` finds another one where that has lost its store, `ending` ends overrides in time, [`Cache`] and `keeper`
 //! keep what is known on disk. Nothing here is on the request path.
 
 mod assembly;
 pub mod cache;
 pub(crate) mod client;
+mod current;
 mod delta;
 mod draft;
 pub(crate) mod ending;

@@ -47,7 +47,7 @@ pub const PAGE_TOKEN_INVALID: &str = "PAGE_TOKEN_INVALID";
 pub const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
 /// More commands wait than the queue holds; nothing was changed.
 pub const OVERLOADED: &str = "OVERLOADED";
-/// A limit on replicas, streams or data planes is reached.
+/// A limit on replicas, streams, connections or data planes is reached.
 pub const QUOTA_EXCEEDED: &str = "QUOTA_EXCEEDED";
 /// The control plane failed with the change in hand, which may have been made or not; to repeat it is safe.
 pub const INTERRUPTED: &str = "INTERRUPTED";
@@ -74,7 +74,7 @@ pub const CREDENTIALS_EXPIRED: &str = "CREDENTIALS_EXPIRED";
 pub const PERMISSION_DENIED: &str = "PERMISSION_DENIED";
 /// No replica may be registered at this address: it is not in the caller's networks, or leads where no replica is.
 pub const ADDRESS_NOT_ALLOWED: &str = "ADDRESS_NOT_ALLOWED";
-/// The caller asks more often than it may.
+/// The caller asks more often than it may, or shows wrong credentials that often.
 pub const RATE_LIMITED: &str = "RATE_LIMITED";
 
 /// Every reason.

@@ -11,6 +11,7 @@ pub(crate) mod cluster;
 pub(crate) mod cut_off;
 pub(crate) mod data_planes;
 pub(crate) mod disks;
+pub(crate) mod drops;
 pub(crate) mod follower;
 pub(crate) mod histories;
 pub(crate) mod input;

@@ -23,6 +23,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::{Parser, ValueEnum};
 use gateway_runtime::open_files;
 use gateway_tests::tools;
+use tokio::time::timeout;
 
 use self::figures::Figures;
 
@@ -63,6 +64,11 @@ impl Size {
     /// How many replicas are registered beside those that a drill of the control plane is about.
     pub(crate) fn crowd(self) -> usize {
         self.replicas
+    }
+
+    /// Longest that a drill may take: each of its waits has a bound of its own, so this is for what nobody thought of.
+    fn limit(self) -> Duration {
+        self.lasts(0) + Duration::from_secs(1800)
     }
 
     /// How long something lasts: as many minutes as are asked for, or else these seconds.
@@ -131,6 +137,8 @@ enum Drill {
     EtcdQuorum,
     /// etcd forgets what a control plane has missed
     EtcdCompacted,
+    /// etcd stands still for longer than leases last, and lets all of them lapse
+    EtcdDrops,
     /// All of it is restarted, one after the other
     Rolling,
     /// Faults one after the other, and a history of what clients were told that is judged
@@ -188,6 +196,7 @@ async fn run(drill: Drill, size: Size, figures: &mut Figures) {
         Drill::EtcdLeader => control_plane::outages::leader(size, figures).await,
         Drill::EtcdQuorum => control_plane::outages::quorum(size, figures).await,
         Drill::EtcdCompacted => control_plane::standstill::compacted(size, figures).await,
+        Drill::EtcdDrops => control_plane::drops::dropped(size, figures).await,
         Drill::Rolling => control_plane::rolling::restarts(size, figures).await,
         Drill::Histories => control_plane::chaos::chaos(size, figures).await,
         Drill::Partitions => control_plane::cut_off::partitioned(size, figures).await,
@@ -222,6 +231,7 @@ impl Drill {
                 | Self::EtcdLeader
                 | Self::EtcdQuorum
                 | Self::EtcdCompacted
+                | Self::EtcdDrops
                 | Self::Rolling
                 | Self::Histories
                 | Self::Partitions
@@ -269,7 +279,10 @@ fn main() -> ExitCode {
         }
         // Each on a runtime of its own: what one leaves behind is no load for the next.
         let runtime = tokio::runtime::Runtime::new().expect("the system gives threads");
-        runtime.block_on(run(*drill, size, &mut figures));
+        let ended = runtime.block_on(async { timeout(size.limit(), run(*drill, size, &mut figures)).await });
+        if ended.is_err() {
+            figures.hold("it ends", format!("not within {:?}, after what stands above", size.limit()), false);
+        }
         runtime.shutdown_background();
     }
     if network::is_inside() {

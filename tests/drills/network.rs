@@ -11,6 +11,8 @@ use std::{
     process::{Command, ExitStatus, Stdio},
 };
 
+use gateway_tests::bounded;
+
 /// What the environment of a program says that has been started in a network of its own.
 const INSIDE: &str = "GATEWAY_DRILL_NETWORK";
 
@@ -90,14 +92,13 @@ pub(crate) fn connected_to(server: SocketAddr) -> Vec<u16> {
 
 /// Has nftables do this, in the network that this program is in.
 pub(crate) fn nft(script: &str) {
-    let mut child =
-        Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("it was tried");
+    let mut child = bounded("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn().expect("it was tried");
     child.stdin.take().expect("it is piped").write_all(script.as_bytes()).expect("it reads");
     assert!(child.wait().expect("it ends").success(), "nft: {script}");
 }
 
 fn read(program: &str, args: &[&str]) -> Result<String, String> {
-    let output = Command::new(program).args(args).output();
+    let output = bounded(program).args(args).output();
     let output = output.map_err(|error| format!("{program} cannot be started: {error}"))?;
     if !output.status.success() {
         return Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim()));

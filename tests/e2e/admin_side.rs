@@ -67,6 +67,13 @@ async fn whoever_shows_its_token_or_a_certificate_sees_everything_and_others_whe
     for path in ["/livez", "/readyz", "/readyz?verbose", "/healthz"] {
         assert_eq!(ask(path, &[]).await, "200", "{path}");
     }
+    let verbose = async |args: &[&str]| {
+        let mut curl = Command::new(tools::curl());
+        curl.args(["-sS", "--cacert", &ca]).args(args).arg(format!("https://{admin}/readyz?verbose"));
+        command::run(curl).await.success()
+    };
+    assert_eq!(verbose(&[]).await, "ok\n");
+    assert!(verbose(&["-H", "authorization: Bearer sesame-1"]).await.contains("[+]snapshot ok"));
     for path in ["/metrics", "/snapshot", "/breakers", "/explain?replica=orders/x", "/version", "/nothing"] {
         assert_eq!(ask(path, &[]).await, "401", "{path}");
     }

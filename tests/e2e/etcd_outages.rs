@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use gateway_proto::v1::DeregisterRequest;
-use gateway_tests::{ControlPlane, Etcd, eventually, eventually_within, http1};
+use gateway_tests::{ControlPlane, DataPlane, Etcd, command::gwctl, eventually, eventually_within, http1};
 use tonic::Code;
 use tonic_types::StatusExt;
 
@@ -226,4 +226,77 @@ async fn a_control_plane_that_is_behind_tells_no_owner_that_his_lease_is_gone_by
         renew(&behind, "r-2", &lease).await.map_err(|status| status.to_string())
     })
     .await;
+}
+
+/// What a data plane says of the control plane that it follows.
+async fn link(data: &DataPlane) -> String {
+    let ready = http1::get(data.admin(), "/readyz?verbose").await;
+    String::from_utf8_lossy(ready.body()).into_owned()
+}
+
+#[tokio::test]
+async fn data_planes_leave_a_control_plane_that_is_cut_off_from_etcd_for_one_that_is_not_by_etcd() {
+    let mut etcd = Etcd::cluster(3).await;
+    // Each knows one member only, so that it is cut off with that one.
+    let mut controls = Vec::new();
+    for member in 0..2 {
+        controls.push(ControlPlane::start_on(etcd.store_at(member, "gw"), &[]).await);
+    }
+    let urls = controls.iter().map(ControlPlane::url).collect::<Vec<_>>();
+    register(&controls[0], request("r-1", "10.0.0.1:80", None)).await;
+    let follow = async |node: &str, urls: &str| {
+        DataPlane::start(&["--control-plane", urls, "--node-id", node, "--no-cache"]).await
+    };
+    let free = follow("free", &urls.join(",")).await;
+    let follows = async |data: &DataPlane, control: &ControlPlane| {
+        link(data).await.contains(&format!("[+]control-plane {} connected", control.url()))
+    };
+    let first = eventually("it follows one of them", async || match follows(&free, &controls[0]).await {
+        true => Ok(0),
+        false if follows(&free, &controls[1]).await => Ok(1),
+        false => Err(link(&free).await),
+    })
+    .await;
+    let (left, right) = (&controls[first], &controls[1 - first]);
+    let bound = follow("bound", &left.url()).await;
+    eventually("both are followed", async || match follows(&bound, left).await {
+        true => Ok(()),
+        false => Err(link(&bound).await),
+    })
+    .await;
+
+    etcd.kill(first);
+    eventually_within(Duration::from_secs(30), "it follows the other one", async || {
+        if follows(&free, right).await { Ok(()) } else { Err(link(&free).await) }
+    })
+    .await;
+    eventually("changes are taken", async || {
+        let taken = right.registry().register(request("r-2", "10.0.0.2:80", None)).await;
+        taken.map(drop).map_err(|status| status.to_string())
+    })
+    .await;
+    eventually("what is new comes to it", async || {
+        let snapshot = http1::get(free.admin(), "/snapshot").await;
+        let text = String::from_utf8_lossy(snapshot.body()).into_owned();
+        if text.contains("r-2") { Ok(()) } else { Err(text) }
+    })
+    .await;
+
+    // Who knows no other one stays, and says how it stands.
+    eventually("it is told", async || match link(&bound).await {
+        said if said.contains("[-]control-plane has not heard of its store for") => Ok(()),
+        said => Err(said),
+    })
+    .await;
+    assert!(follows(&bound, left).await);
+    let listed = gwctl(&left.url(), &["get", "nodes"]).await;
+    let row = listed.stdout.lines().find(|line| line.starts_with("bound")).unwrap_or_default();
+    assert!(row.contains("OUTDATED"), "{}", listed.stdout);
+    assert!(listed.stderr.contains("has lost touch with its store"), "{}", listed.stderr);
+    let checked = gwctl(&left.url(), &["check"]).await;
+    let finding = format!("bound follows {}, which has lost touch with its store", left.address());
+    assert!(checked.stdout.contains(&finding), "{}", checked.stdout);
+    let metrics = http1::get(left.address(), "/metrics").await;
+    let metrics = String::from_utf8_lossy(metrics.body()).into_owned();
+    assert!(metrics.contains("gateway_nodes{state=\"outdated\"} 1"), "{metrics}");
 }

@@ -7,7 +7,7 @@ use std::{
 
 use http::Method;
 
-use crate::{Place, Process, eventually, http1, tools};
+use crate::{Place, Process, bounded, eventually, http1, tools};
 
 /// A cluster, killed when this is dropped.
 #[derive(Debug)]
@@ -120,7 +120,7 @@ impl Etcd {
     pub fn ctl(&self, args: &[&str]) -> String {
         let endpoint = |member: &Member| format!("{}://{}", self.scheme, member.client);
         let endpoints = self.members.iter().map(endpoint).collect::<Vec<_>>().join(",");
-        let mut command = Command::new(tools::etcdctl());
+        let mut command = bounded(tools::etcdctl());
         let output = command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoints]).args(args).output();
         let output = output.expect("etcdctl can be started");
         let said = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -130,6 +130,17 @@ impl Etcd {
             String::from_utf8_lossy(&output.stderr)
         );
         said
+    }
+
+    /// How many keys begin with this; `None`: it does not say.
+    pub fn count(&self, prefix: &str) -> Option<usize> {
+        let mut command = bounded(tools::etcdctl());
+        let endpoint = format!("{}://{}", self.scheme, self.members[0].client);
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint, "get", prefix]);
+        // Of the keys themselves, one is enough: it counts all of them.
+        let output = command.args(["--prefix", "--keys-only", "--limit=1", "-w", "json"]).output().ok()?;
+        let said: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+        said["header"].is_object().then(|| said["count"].as_u64().unwrap_or(0))?.try_into().ok()
     }
 
     /// etcd's revision.
@@ -147,7 +158,7 @@ impl Etcd {
     /// `None`: it does not say.
     fn leads(&self, member: usize) -> Option<bool> {
         let endpoint = format!("{}://{}", self.scheme, self.members[member].client);
-        let mut command = Command::new(tools::etcdctl());
+        let mut command = bounded(tools::etcdctl());
         command.env("ETCDCTL_API", "3").args(["--endpoints", &endpoint]);
         let said = command.args(["endpoint", "status", "-w", "json"]).output().ok()?.stdout;
         let said: serde_json::Value = serde_json::from_slice(&said).ok()?;

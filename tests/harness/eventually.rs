@@ -1,6 +1,6 @@
-//! Waiting on a condition: the one place in the tests that sleeps.
+//! Waiting on a condition, or for what ends by itself: the one place in the tests that sleeps.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use tokio::time::{Instant, sleep};
 
@@ -38,4 +38,21 @@ pub async fn eventually_within<T>(
         assert!(Instant::now() < deadline, "{what}: not within {limit:?}; last seen: {seen}");
         sleep(INTERVAL).await;
     }
+}
+
+/// Waits for what ends by itself, and yields what it comes to.
+///
+/// # Panics
+/// When it does not end within `limit`, with `what` it is.
+pub async fn ends_within<T>(limit: Duration, what: &str, work: impl Future<Output = T>) -> T {
+    tokio::time::timeout(limit, work)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: does not end within {limit:?}"))
+}
+
+/// A program that is killed when it does not end within [`PATIENCE`], for those who block on it.
+pub fn bounded(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new("timeout");
+    command.arg("--signal=KILL").arg(PATIENCE.as_secs().to_string()).arg(program);
+    command
 }

@@ -14,15 +14,17 @@ use http::{Method, Request, header::CONNECTION};
 use tokio::{
     sync::RwLock,
     task::JoinSet,
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
-use crate::http1::Connection;
+use crate::{ends_within, http1::Connection};
 
 /// Connections that share the load.
 const CONNECTIONS: u32 = 8;
 /// Every so many requests one is a POST.
 const POST_EVERY: u64 = 3;
+/// Longest that a request may be without an answer: longer than the gateway takes for any.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Failures kept with their reason; more are only counted.
 const MAX_REASONS: usize = 10;
 
@@ -96,9 +98,13 @@ impl Load {
     /// Ends it once every request is answered.
     pub async fn stop(mut self) -> Tally {
         self.shared.is_over.store(true, Relaxed);
-        while let Some(client) = self.clients.join_next().await {
-            client.expect("clients do not panic");
-        }
+        // Each waits for one answer at most.
+        ends_within(2 * PATIENCE, "the last requests of a load are answered", async {
+            while let Some(client) = self.clients.join_next().await {
+                client.expect("clients do not panic");
+            }
+        })
+        .await;
         self.tally()
     }
 }
@@ -132,12 +138,16 @@ async fn client(address: SocketAddr, target: String, period: Duration, keep: Kee
             connection = None;
         }
         let began = Instant::now();
-        let result = if number % POST_EVERY == POST_EVERY - 1 {
-            let _posting = shared.posting.read().await;
-            send(&mut connection, address, Method::POST, &target).await
-        } else {
-            send(&mut connection, address, Method::GET, &target).await
+        let sent = async {
+            if number % POST_EVERY == POST_EVERY - 1 {
+                let _posting = shared.posting.read().await;
+                send(&mut connection, address, Method::POST, &target).await
+            } else {
+                send(&mut connection, address, Method::GET, &target).await
+            }
         };
+        let result = timeout(PATIENCE, sent).await;
+        let result = result.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")));
         let mut tally = shared.tally();
         tally.sent += 1;
         tally.slowest = tally.slowest.max(began.elapsed());

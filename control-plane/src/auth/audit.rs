@@ -34,17 +34,16 @@ pub(crate) struct Audit {
 
 #[derive(Debug)]
 struct Told {
-    each: Buckets,
-    all: Buckets,
-    name: Arc<str>,
+    each: Buckets<Arc<str>>,
+    all: Buckets<()>,
 }
 
 impl Audit {
     pub(crate) fn new(observation: &Arc<Observation>, metrics: &Arc<Metrics>) -> Self {
         let (observation, metrics) = (Arc::clone(observation), Arc::clone(metrics));
-        let buckets = |rate| Buckets::new(rate, clock::now());
-        let (each, all) = (buckets(TOLD_PER_SECOND), buckets(ALL_TOLD_PER_SECOND));
-        let told = Mutex::new(Told { each, all, name: "refusals".into() });
+        let now = clock::now();
+        let (each, all) = (Buckets::new(TOLD_PER_SECOND, now), Buckets::new(ALL_TOLD_PER_SECOND, now));
+        let told = Mutex::new(Told { each, all });
         Self { observation, metrics, told }
     }
 
@@ -71,9 +70,9 @@ impl Audit {
     }
 
     fn is_told(&self, who: &str) -> bool {
-        let Told { each, all, name } = &mut *self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let Told { each, all } = &mut *self.told.lock().unwrap_or_else(PoisonError::into_inner);
         let now = clock::now();
-        each.take(&who.into(), 1, now).is_ok() && all.take(name, 1, now).is_ok()
+        each.take(&who.into(), 1, now).is_ok() && all.take(&(), 1, now).is_ok()
     }
 
     /// What came of a change that somebody known wanted. `what` is the command and what it is about.

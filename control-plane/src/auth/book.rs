@@ -27,6 +27,13 @@ pub(crate) enum Credential {
     Certificate(Arc<PeerCertificate>),
 }
 
+impl Credential {
+    /// Whether who shows it is found out by verifying a signature, and not by looking it up.
+    pub(super) fn is_signed(&self) -> bool {
+        matches!(self, Self::Bearer(secret) if jwt::looks_like_one(secret.reveal()))
+    }
+}
+
 /// Everybody who is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Book {

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use gateway_proto::{Address, NodeId, ReplicaKey, ServiceName};
 use http::Extensions;
 
-use super::{CredentialError, Denied, Gate, book::Credential, identity::Identity, permission::Permission};
+use super::{Denied, Gate, Share, book::Credential, identity::Identity, permission::Permission};
 use crate::registry::{Command, Proof, Target};
 
 /// Somebody who asks for something.
@@ -22,15 +22,8 @@ pub(super) enum Who {
     Anybody,
     /// He has shown it.
     Known(Arc<Known>),
-    /// He was asked and has not.
-    Nobody(CredentialError),
-}
-
-/// Who has one share of what all have in common: somebody known, or a connection of somebody who is not.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) enum Share {
-    Name(Arc<str>),
-    Place(SocketAddr),
+    /// He was asked and has not, or is not heard at all.
+    Nobody(Denied),
 }
 
 /// Somebody known, and how to find out whether he still is.
@@ -105,7 +98,7 @@ impl Caller {
             return Ok(());
         }
         let denied = match &self.who {
-            Who::Nobody(error) => Denied::Nobody(error.clone()),
+            Who::Nobody(denied) => denied.clone(),
             Who::Known(_) | Who::Anybody => Denied::Permission {
                 sentence: format!(
                     "{} may not {}: that takes the role {}",
@@ -193,7 +186,7 @@ impl Caller {
                 ),
                 service: None,
             },
-            Who::Nobody(error) => Denied::Nobody(error.clone()),
+            Who::Nobody(denied) => denied.clone(),
         };
         Err(self.refused(denied, what))
     }
@@ -207,7 +200,7 @@ impl Caller {
                 sentence: format!("{} may not register, renew or remove replicas of {service}", self.name()),
                 service: Some(service.clone()),
             }),
-            Who::Nobody(error) => Err(Denied::Nobody(error.clone())),
+            Who::Nobody(denied) => Err(denied.clone()),
         }
     }
 
@@ -233,9 +226,8 @@ impl Caller {
     /// # Errors
     /// That he asks too often.
     pub(crate) fn charge(&self) -> Result<(), Denied> {
-        let Who::Known(known) = &self.who else { return Ok(()) };
-        let taken = self.gate.buckets(|buckets, now| buckets.take(&known.identity.name, 1, now));
-        match taken {
+        let Some(share) = self.share_of_known() else { return Ok(()) };
+        match self.gate.buckets(|buckets, now| buckets.take(&share, 1, now)) {
             Some(Err(retry)) => Err(self.refused(Denied::TooOften { name: self.name(), retry }, "request")),
             _ => Ok(()),
         }
@@ -246,9 +238,9 @@ impl Caller {
     /// # Errors
     /// How long he has to rest before he does.
     pub(crate) fn charge_heartbeats(&self, count: usize) -> Result<(), Duration> {
-        let Who::Known(known) = &self.who else { return Ok(()) };
+        let Some(share) = self.share_of_known() else { return Ok(()) };
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        self.gate.buckets(|buckets, now| buckets.owe(&known.identity.name, count, now)).unwrap_or(Ok(()))
+        self.gate.buckets(|buckets, now| buckets.owe(&share, count, now)).unwrap_or(Ok(()))
     }
 
     /// That he asks too often, and may come back then.
@@ -258,10 +250,13 @@ impl Caller {
 
     /// Under what he has his share of what all have in common; `None`: he is this process.
     pub(crate) fn share(&self) -> Option<Share> {
-        match &self.who {
-            Who::Known(known) => Some(Share::Name(Arc::clone(&known.identity.name))),
-            Who::Anybody | Who::Nobody(_) => self.from.map(Share::Place),
-        }
+        self.share_of_known().or_else(|| self.from.map(Share::Connection))
+    }
+
+    /// The same of somebody known only.
+    pub(crate) fn share_of_known(&self) -> Option<Share> {
+        let Who::Known(known) = &self.who else { return None };
+        Some(Share::of(&known.identity.name, self.from))
     }
 
     /// Tells those who look after this control plane what came of a change that he wanted.
@@ -275,11 +270,11 @@ impl Caller {
     }
 
     /// What he is and may do, for himself.
-    pub(crate) fn identity(&self) -> Result<Option<&Identity>, &CredentialError> {
+    pub(crate) fn identity(&self) -> Result<Option<&Identity>, &Denied> {
         match &self.who {
             Who::Anybody => Ok(None),
             Who::Known(known) => Ok(Some(&known.identity)),
-            Who::Nobody(error) => Err(error),
+            Who::Nobody(denied) => Err(denied),
         }
     }
 }
@@ -355,6 +350,15 @@ impl Caller {
     pub(crate) fn anybody(from: Option<SocketAddr>) -> Self {
         Self { who: Who::Anybody, from, gate: Arc::new(Gate::open()) }
     }
+
+    /// Somebody known who may do nothing.
+    pub(crate) fn known_as(name: &str) -> Self {
+        use super::{identity::Kind, token::Secret};
+        let identity = Identity { name: name.into(), kind: Kind::Token, grants: Vec::new(), expires: None };
+        let credential = Credential::Bearer(Secret::new("sesame"));
+        let who = Who::Known(Arc::new(Known { identity, credential, generation: 0 }));
+        Self { who, ..Self::anybody(None) }
+    }
 }
 
 #[cfg(test)]
@@ -366,9 +370,8 @@ mod tests {
     use super::*;
     use crate::{
         auth::{
-            identity::{Grant, Kind, Pattern},
+            identity::{Grant, Pattern},
             roles::Role,
-            token::Secret,
         },
         registry::{DrainWish, OverrideId, Registration, Said, Scope},
     };
@@ -376,11 +379,11 @@ mod tests {
     fn known(role: Role) -> Caller {
         let services = vec![Pattern::parse("orders").unwrap()];
         let grant = Grant { roles: vec![role], services, ..Grant::default() };
-        let identity =
-            Identity { name: "ci".into(), kind: Kind::Token, grants: vec![Arc::new(grant)], expires: None };
-        let credential = Credential::Bearer(Secret::new("sesame"));
-        let who = Who::Known(Arc::new(Known { identity, credential, generation: 0 }));
-        Caller { who, ..Caller::anybody(Some("192.0.2.1:4000".parse().unwrap())) }
+        let mut caller = Caller::known_as("ci");
+        caller.from = Some("192.0.2.1:4000".parse().unwrap());
+        let Who::Known(known) = &mut caller.who else { unreachable!("he is known") };
+        Arc::get_mut(known).unwrap().identity.grants.push(Arc::new(grant));
+        caller
     }
 
     fn key(service: &str) -> ReplicaKey {

@@ -1,6 +1,6 @@
 //! Why somebody is refused.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use gateway_proto::{Address, ServiceName, reason};
 
@@ -19,6 +19,12 @@ pub(crate) enum Denied {
     /// He asks too often.
     #[error("{name} asks more often than one caller may")]
     TooOften { name: String, retry: Duration },
+    /// What comes from where he is, is wrong too often.
+    #[error("too many wrong credentials come from this address: none are looked at for a moment")]
+    Guesses { retry: Duration },
+    /// He has too many connections.
+    #[error("{name} has more connections than one caller may: {limit} at once from one address")]
+    Crowd { name: Arc<str>, limit: usize },
 }
 
 /// Why nobody knows who somebody is.
@@ -57,7 +63,8 @@ impl Denied {
             Self::Nobody(_) => reason::CREDENTIALS_INVALID,
             Self::Permission { .. } => reason::PERMISSION_DENIED,
             Self::Address { .. } => reason::ADDRESS_NOT_ALLOWED,
-            Self::TooOften { .. } => reason::RATE_LIMITED,
+            Self::TooOften { .. } | Self::Guesses { .. } => reason::RATE_LIMITED,
+            Self::Crowd { .. } => reason::QUOTA_EXCEEDED,
         }
     }
 
@@ -66,7 +73,7 @@ impl Denied {
         match self {
             Self::Permission { service, .. } => service.as_ref(),
             Self::Address { service, .. } => Some(service),
-            Self::Nobody(_) | Self::TooOften { .. } => None,
+            Self::Nobody(_) | Self::TooOften { .. } | Self::Guesses { .. } | Self::Crowd { .. } => None,
         }
     }
 }

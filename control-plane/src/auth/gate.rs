@@ -1,6 +1,7 @@
 //! The gate: finds out who asks, by what is known now. It keeps that current, and is all of this that is not pure.
 
 use std::{
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -20,16 +21,20 @@ use tokio::{sync::Notify, time::sleep_until};
 use tonic::transport::server::TcpConnectInfo;
 
 use super::{
-    Audit, Caller, CredentialError, Denied,
+    Audit, Caller, CredentialError, Denied, Share,
     book::{Book, Credential},
     caller::{Known, Who},
     endpoints::EndpointRules,
     file::{self, Loaded},
     limit::Buckets,
     remote::{Remote, Schedule},
+    share::place,
     token::{Secret, jwks::Jwks},
 };
 use crate::{clock, strangers::Peer};
+
+/// Wrong credentials in a second that are looked at from one address; twice as many at once.
+const GUESSES_PER_SECOND: u32 = 50;
 
 /// Where everybody must pass.
 #[derive(Debug)]
@@ -48,7 +53,9 @@ pub(crate) struct Lock {
     book: ArcSwap<Book>,
     /// Grows when what is known has changed.
     generation: AtomicU64,
-    buckets: Option<Mutex<Buckets>>,
+    buckets: Option<Mutex<Buckets<Share>>>,
+    /// Of wrong credentials, by where they come from.
+    guesses: Mutex<Buckets<IpAddr>>,
     file: Option<PathBuf>,
     files: Mutex<Watched>,
     /// That there may be keys to fetch: somebody's are not known, or the file names another place.
@@ -71,6 +78,7 @@ impl Lock {
             book: ArcSwap::from_pointee(book),
             generation: AtomicU64::new(0),
             buckets: (rate > 0).then(|| Mutex::new(Buckets::new(rate, clock::now()))),
+            guesses: Mutex::new(Buckets::new(GUESSES_PER_SECOND, clock::now())),
             file: None,
             files: Mutex::default(),
             wants_keys: Notify::new(),
@@ -129,23 +137,22 @@ impl Gate {
         let certificate = connection.get::<Arc<PeerCertificate>>();
         let who = match &self.lock {
             None => Who::Anybody,
-            Some(lock) => {
-                match shown(headers, certificate).and_then(|credential| lock.identify(credential)) {
-                    Ok(known) => {
-                        if let Some(peer) = connection.get::<Arc<Peer>>() {
-                            peer.is_known_now();
-                        }
-                        Who::Known(Arc::new(known))
+            Some(lock) => match lock.meet(shown(headers, certificate), from) {
+                Ok(known) => {
+                    let share = Share::of(&known.identity.name, from);
+                    match connection.get::<Arc<Peer>>().map_or(Ok(()), |peer| peer.is_known_as(share)) {
+                        Ok(()) => Who::Known(Arc::new(known)),
+                        Err(limit) => Who::Nobody(Denied::Crowd { name: known.identity.name, limit }),
                     }
-                    Err(error) => Who::Nobody(error),
                 }
-            }
+                Err(denied) => Who::Nobody(denied),
+            },
         };
         Caller { who, from, gate: Arc::clone(self) }
     }
 
     /// Has something done with the buckets of callers, if there are any.
-    pub(super) fn buckets<T>(&self, act: impl FnOnce(&mut Buckets, Instant) -> T) -> Option<T> {
+    pub(super) fn buckets<T>(&self, act: impl FnOnce(&mut Buckets<Share>, Instant) -> T) -> Option<T> {
         let buckets = self.lock.as_ref()?.buckets.as_ref()?;
         Some(act(&mut buckets.lock().unwrap_or_else(PoisonError::into_inner), clock::now()))
     }
@@ -204,6 +211,30 @@ impl Gate {
 }
 
 impl Lock {
+    /// Finds out who shows this from there. From where wrong ones come all the time, no signature is verified, which takes long, and
+    /// what is wrong is no answer any more; who has a token or a certificate that is known passes all the same, for he may be behind
+    /// the same address.
+    fn meet(
+        &self,
+        shown: Result<Credential, CredentialError>,
+        from: Option<SocketAddr>,
+    ) -> Result<Known, Denied> {
+        let credential = shown.map_err(Denied::Nobody)?;
+        let (guesses, now) = (|| self.guesses.lock().unwrap_or_else(PoisonError::into_inner), clock::now());
+        let place = from.map(place);
+        if let Some(place) = place.filter(|_| credential.is_signed()) {
+            guesses().look(&place, 1, now).map_err(|retry| Denied::Guesses { retry })?;
+        }
+        self.identify(credential).map_err(|error| {
+            // What was right once, or may be right, is no guess.
+            let is_guess = !matches!(error, CredentialError::Expired | CredentialError::NoKeys);
+            match place.filter(|_| is_guess).map(|place| guesses().take(&place, 1, now)) {
+                Some(Err(retry)) => Denied::Guesses { retry },
+                _ => Denied::Nobody(error),
+            }
+        })
+    }
+
     fn identify(&self, credential: Credential) -> Result<Known, CredentialError> {
         // Before the book, so that who is identified by an older one is looked at again.
         let generation = self.generation.load(Ordering::Acquire);

@@ -2,19 +2,19 @@
 
 use std::{
     collections::HashMap,
-    sync::Arc,
+    hash::Hash,
     time::{Duration, Instant},
 };
 
 /// Buckets kept at once. More callers than that share one.
 const MAX_BUCKETS: usize = 10_000;
 
-/// Buckets by name.
+/// Buckets by whose they are.
 #[derive(Debug)]
-pub(crate) struct Buckets {
+pub(crate) struct Buckets<K> {
     /// Refilled by so much in a second, up to twice that.
     rate: f64,
-    buckets: HashMap<Arc<str>, Bucket>,
+    buckets: HashMap<K, Bucket>,
     /// For those who find no bucket of their own.
     shared: Bucket,
 }
@@ -25,7 +25,7 @@ struct Bucket {
     at: Instant,
 }
 
-impl Buckets {
+impl<K: Clone + Eq + Hash> Buckets<K> {
     pub(crate) fn new(rate: u32, now: Instant) -> Self {
         let rate = f64::from(rate);
         Self { rate, buckets: HashMap::new(), shared: Bucket { level: 2.0 * rate, at: now } }
@@ -35,25 +35,38 @@ impl Buckets {
     ///
     /// # Errors
     /// How long to wait until it would be there; nothing is taken then.
-    pub(crate) fn take(&mut self, name: &Arc<str>, cost: u32, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn take(&mut self, whose: &K, cost: u32, now: Instant) -> Result<(), Duration> {
         let rate = self.rate;
-        let bucket = self.bucket(name, now);
+        let bucket = self.bucket(whose, now);
         bucket.refill(rate, now);
-        let missing = f64::from(cost) - bucket.level;
-        if missing > 0.0 {
-            return Err(Duration::from_secs_f64(missing / rate));
-        }
+        bucket.look(rate, cost)?;
         bucket.level -= f64::from(cost);
         Ok(())
+    }
+
+    /// Whether `cost` is in somebody's bucket.
+    ///
+    /// # Errors
+    /// As [`Buckets::take`].
+    pub(crate) fn look(&mut self, whose: &K, cost: u32, now: Instant) -> Result<(), Duration> {
+        let (rate, has_room) = (self.rate, self.buckets.len() < MAX_BUCKETS);
+        let bucket = match self.buckets.get_mut(whose) {
+            Some(bucket) => bucket,
+            // He would get a full one.
+            None if has_room => return Ok(()),
+            None => &mut self.shared,
+        };
+        bucket.refill(rate, now);
+        bucket.look(rate, cost)
     }
 
     /// Takes it as soon as nothing is owed for what was taken before, however much it is.
     ///
     /// # Errors
     /// How long it is until then; nothing is taken.
-    pub(crate) fn owe(&mut self, name: &Arc<str>, cost: u32, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn owe(&mut self, whose: &K, cost: u32, now: Instant) -> Result<(), Duration> {
         let rate = self.rate;
-        let bucket = self.bucket(name, now);
+        let bucket = self.bucket(whose, now);
         bucket.refill(rate, now);
         if bucket.level < 0.0 {
             return Err(Duration::from_secs_f64(-bucket.level / rate));
@@ -62,8 +75,8 @@ impl Buckets {
         Ok(())
     }
 
-    fn bucket(&mut self, name: &Arc<str>, now: Instant) -> &mut Bucket {
-        if !self.buckets.contains_key(name) {
+    fn bucket(&mut self, whose: &K, now: Instant) -> &mut Bucket {
+        if !self.buckets.contains_key(whose) {
             let (rate, full) = (self.rate, 2.0 * self.rate);
             if self.buckets.len() >= MAX_BUCKETS {
                 // A full one says no more than none.
@@ -75,13 +88,18 @@ impl Buckets {
             if self.buckets.len() >= MAX_BUCKETS {
                 return &mut self.shared;
             }
-            self.buckets.insert(Arc::clone(name), Bucket { level: full, at: now });
+            self.buckets.insert(whose.clone(), Bucket { level: full, at: now });
         }
-        self.buckets.get_mut(name).expect("it was just looked for, or put there")
+        self.buckets.get_mut(whose).expect("it was just looked for, or put there")
     }
 }
 
 impl Bucket {
+    fn look(&self, rate: f64, cost: u32) -> Result<(), Duration> {
+        let missing = f64::from(cost) - self.level;
+        if missing > 0.0 { Err(Duration::from_secs_f64(missing / rate)) } else { Ok(()) }
+    }
+
     fn refill(&mut self, rate: f64, now: Instant) {
         let passed = now.saturating_duration_since(self.at).as_secs_f64();
         self.level = (self.level + passed * rate).min(2.0 * rate);
@@ -97,8 +115,12 @@ mod tests {
     fn two_seconds_worth_goes_at_once_and_then_so_much_in_a_second() {
         let now = Instant::now();
         let mut buckets = Buckets::new(10, now);
-        let ci: Arc<str> = "ci".into();
+        let ci = "ci";
+        assert_eq!(buckets.look(&ci, 1, now), Ok(()));
         assert_eq!((0..30).filter(|_| buckets.take(&ci, 1, now).is_ok()).count(), 20);
+        for _ in 0..9 {
+            assert_eq!(buckets.look(&ci, 1, now), Err(Duration::from_millis(100)));
+        }
         assert_eq!(buckets.take(&ci, 1, now), Err(Duration::from_millis(100)));
         let later = now + Duration::from_secs(1);
         assert_eq!((0..30).filter(|_| buckets.take(&ci, 1, later).is_ok()).count(), 10);
@@ -108,15 +130,15 @@ mod tests {
     fn one_who_asks_too_often_takes_nothing_from_others() {
         let now = Instant::now();
         let mut buckets = Buckets::new(1, now);
-        while buckets.take(&"greedy".into(), 1, now).is_ok() {}
-        assert_eq!(buckets.take(&"modest".into(), 1, now), Ok(()));
+        while buckets.take(&"greedy", 1, now).is_ok() {}
+        assert_eq!(buckets.take(&"modest", 1, now), Ok(()));
     }
 
     #[test]
     fn what_is_owed_is_paid_by_resting_and_nothing_more_is_lent_until_then() {
         let now = Instant::now();
         let mut buckets = Buckets::new(100, now);
-        let ci: Arc<str> = "ci".into();
+        let ci = "ci";
         assert_eq!(buckets.owe(&ci, 250, now), Ok(()));
         for _ in 0..9 {
             assert_eq!(buckets.owe(&ci, 1, now), Err(Duration::from_millis(500)));
@@ -130,12 +152,13 @@ mod tests {
         let now = Instant::now();
         let mut buckets = Buckets::new(1, now);
         for number in 0..MAX_BUCKETS + 5000 {
-            let _ = buckets.take(&format!("n-{number}").into(), 1, now);
+            let _ = buckets.take(&number, 1, now);
         }
         assert_eq!(buckets.buckets.len(), MAX_BUCKETS);
+        assert!(buckets.look(&usize::MAX, 1, now).is_err(), "the shared one is empty");
         // Once they are full again, they make room.
         let later = now + Duration::from_secs(2);
-        assert_eq!(buckets.take(&"new".into(), 2, later), Ok(()));
+        assert_eq!(buckets.take(&usize::MAX, 2, later), Ok(()));
         assert_eq!(buckets.buckets.len(), 1);
     }
 }

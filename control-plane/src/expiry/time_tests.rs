@@ -106,8 +106,12 @@ impl Bench {
     /// Of how many services the metric says that replicas are held.
     fn holding(&self) -> String {
         const NAME: &str = "gateway_registry_guard_holding_services ";
-        let text =
-            self.effects.metrics.text(&self.effects.publisher, &self.effects.observation, clock::wall());
+        let text = self.effects.metrics.text(
+            &self.effects.publisher,
+            &self.effects.observation,
+            Duration::ZERO,
+            clock::wall(),
+        );
         text.lines().find_map(|line| line.strip_prefix(NAME)).unwrap().to_owned()
     }
 

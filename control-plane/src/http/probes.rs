@@ -3,20 +3,29 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{RawQuery, State},
+    extract::{Extension, RawQuery, State},
     response::{IntoResponse, Response},
 };
 use http::{StatusCode, header};
 
-use crate::{clock, edge::Edge, registry::View};
+use crate::{
+    auth::{Caller, Permission},
+    clock,
+    edge::Edge,
+    registry::View,
+};
 
 /// Whether the process turns at all.
 pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// Whether changes are taken; `?verbose` says what stands in the way.
-pub(super) async fn readyz(State(edge): State<Arc<Edge>>, RawQuery(query): RawQuery) -> Response {
+/// Whether changes are taken; `?verbose` says what stands in the way, and to those who may look how much there is.
+pub(super) async fn readyz(
+    State(edge): State<Arc<Edge>>,
+    Extension(caller): Extension<Caller>,
+    RawQuery(query): RawQuery,
+) -> Response {
     let status = if edge.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let is_verbose =
         query.is_some_and(|query| query.split('&').any(|part| part.split('=').next() == Some("verbose")));
@@ -25,9 +34,11 @@ pub(super) async fn readyz(State(edge): State<Arc<Edge>>, RawQuery(query): RawQu
     }
     let (revision, replicas) =
         edge.effects.publisher.read(|view: &View| (view.revision(), view.replica_count()));
-    let store = match *edge.available.borrow() {
-        true => format!("[+]store ok (revision {revision}, {replicas} replicas)"),
-        false => format!("[-]store unavailable (serving revision {revision}, changes are refused)"),
+    let store = match (*edge.available.borrow(), caller.has(Permission::Read)) {
+        (true, true) => format!("[+]store ok (revision {revision}, {replicas} replicas)"),
+        (true, false) => "[+]store ok".to_owned(),
+        (false, true) => format!("[-]store unavailable (serving revision {revision}, changes are refused)"),
+        (false, false) => "[-]store unavailable".to_owned(),
     };
     let drain = match edge.shutdown.has_begun() {
         false => "[+]not draining",
@@ -39,7 +50,8 @@ pub(super) async fn readyz(State(edge): State<Arc<Edge>>, RawQuery(query): RawQu
 /// What Prometheus reads.
 pub(super) async fn metrics(State(edge): State<Arc<Edge>>) -> Response {
     let effects = &edge.effects;
-    let text = effects.metrics.text(&effects.publisher, &effects.observation, clock::wall());
+    let store_silence = effects.leases.store_silence(clock::now());
+    let text = effects.metrics.text(&effects.publisher, &effects.observation, store_silence, clock::wall());
     ([(header::CONTENT_TYPE, "application/openmetrics-text; version=1.0.0; charset=utf-8")], text)
         .into_response()
 }

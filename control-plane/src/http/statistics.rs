@@ -11,7 +11,7 @@ use std::{
 };
 
 use axum::{
-    extract::{Path, Query, State, rejection::PathRejection},
+    extract::{Extension, Path, Query, State, rejection::PathRejection},
     http::Uri,
     response::Response,
 };
@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::{
+    auth::Caller,
     edge::Edge,
     observe::{Replica, Scope, Wish},
     refusal::Refusal,
@@ -50,8 +51,12 @@ struct Latencies {
 }
 
 /// Every replica of every service.
-pub(super) async fn all(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Response, Refusal> {
-    let mut statistics = look(&edge, &uri, None).await?;
+pub(super) async fn all(
+    State(edge): State<Arc<Edge>>,
+    Extension(caller): Extension<Caller>,
+    uri: Uri,
+) -> Result<Response, Refusal> {
+    let mut statistics = look(&edge, &caller, &uri, None).await?;
     let names: Vec<_> =
         edge.effects.publisher.read(|view| view.services().map(|(name, _)| name.clone()).collect());
     // Each service by itself, so that neither the writer nor a report waits for all of them.
@@ -64,6 +69,7 @@ pub(super) async fn all(State(edge): State<Arc<Edge>>, uri: Uri) -> Result<Respo
 /// The replicas of one service.
 pub(super) async fn of_service(
     State(edge): State<Arc<Edge>>,
+    Extension(caller): Extension<Caller>,
     path: Result<Path<String>, PathRejection>,
     uri: Uri,
 ) -> Result<Response, Refusal> {
@@ -72,15 +78,20 @@ pub(super) async fn of_service(
     if edge.effects.publisher.read(|view| view.service(&name).is_none()) {
         return Err(Refusal::ServiceNotFound(name));
     }
-    let mut statistics = look(&edge, &uri, Some(&name)).await?;
+    let mut statistics = look(&edge, &caller, &uri, Some(&name)).await?;
     statistics.add(&edge, &name);
     Ok(super::json(StatusCode::OK, &statistics.document()))
 }
 
 /// Statistics without a replica yet; when a window is asked for, with what was counted in it.
-async fn look(edge: &Arc<Edge>, uri: &Uri, service: Option<&ServiceName>) -> Result<Statistics, Refusal> {
+async fn look(
+    edge: &Arc<Edge>,
+    caller: &Caller,
+    uri: &Uri,
+    service: Option<&ServiceName>,
+) -> Result<Statistics, Refusal> {
     let Some(window) = parse_window(uri)? else { return Ok(Statistics::default()) };
-    let _place = edge.watch_streams.take()?;
+    let _place = edge.watch_streams.take_for(caller)?;
     let reader = edge.effects.observation.read_stats(Wish {
         service: service.cloned(),
         per_replica: true,

@@ -30,6 +30,18 @@ pub struct Renewal {
     pub lease: LeaseId,
     /// The lease's time to live.
     pub ttl: Duration,
+    /// When its owner was heard of.
+    pub heard: Instant,
+    /// Whether the store is known to keep the lease no more.
+    pub is_dropped: bool,
+}
+
+impl Renewal {
+    /// Whether the store may still be told: it counts a full time to live from then on, so that a renewal which has waited for long
+    /// would keep an owner alive who has fallen silent. The next one comes sooner than this.
+    pub fn is_timely(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.heard) < self.ttl / 2
+    }
 }
 
 /// Where renewals are handed in. Clones lead to the same store.
@@ -104,6 +116,11 @@ impl Contact {
         self.silent_for(now) < (ttl / 2).clamp(MIN_OUT_OF_TOUCH, OUT_OF_TOUCH)
     }
 
+    /// How long there was none, once that is too long to be by chance; zero until then.
+    pub fn silence(&self, now: Instant) -> Duration {
+        if self.is_fresh(now) { Duration::ZERO } else { self.silent_for(now) }
+    }
+
     /// How long there was none.
     pub fn silent_for(&self, now: Instant) -> Duration {
         let touched = Duration::from_nanos(self.touched.load(Ordering::Relaxed));
@@ -126,5 +143,7 @@ mod tests {
         assert_eq!([1, 3, 4, 5, 8, 15].map(lasts), [2000, 2000, 2000, 2500, 4000, 4000].map(Some));
         contact.touch(born + Duration::from_secs(10));
         assert!(contact.is_fresh_for(Duration::from_secs(3), born + Duration::from_millis(11_999)));
+        let silence = |millis: u64| contact.silence(born + Duration::from_millis(millis)).as_millis();
+        assert_eq!([10_000, 13_999, 14_000, 20_000].map(silence), [0, 0, 4000, 10_000]);
     }
 }

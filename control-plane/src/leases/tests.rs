@@ -265,6 +265,64 @@ fn one_that_the_store_drops_soon_after_this_process_was_cut_off_from_it_has_one_
 }
 
 #[test]
+fn of_many_that_the_store_drops_at_once_each_waits_for_those_before_it() {
+    let (leases, contact, _renewals, start) = kept();
+    let ids = || (2..1002).map(LeaseId::from_random);
+    for id in ids() {
+        leases.grant(id, ReplicaKey::parse("orders", &format!("r-{}", id.tag())).unwrap(), TTL, start);
+        leases.kept(id);
+    }
+    let dropped = start + TTL + MS;
+    contact.touch(dropped + TTL);
+    sweep_until(&leases, start, dropped);
+    ids().for_each(|id| leases.dropped(id, dropped));
+    let (first, last) = (dropped + SECOND_OPINION, dropped + SECOND_OPINION + 999 * REVIVAL);
+    assert_eq!(sweep_until(&leases, dropped, first), 1);
+    assert_eq!(sweep_until(&leases, first, last - MS), 998);
+    assert_eq!(leases.sweep(last).lapsed, 1);
+    // Nobody waits for what is over.
+    leases.dropped(ID, last);
+    assert_eq!(sweep_until(&leases, last, last + SECOND_OPINION), 1);
+}
+
+#[test]
+fn a_renewal_says_that_the_store_has_dropped_its_lease_until_the_store_keeps_it_again() {
+    let (leases, contact, mut renewals, start) = kept();
+    contact.touch(start + TTL);
+    let mut said = |at: Instant| {
+        leases.sweep(at);
+        leases.renew(ID, &key(), at).unwrap();
+        renewals.try_recv().map(|renewal| (renewal.is_dropped, renewal.heard)).unwrap()
+    };
+    let at = |seconds| start + Duration::from_secs(seconds);
+    assert_eq!(said(at(2)), (false, at(2)));
+    leases.dropped(ID, at(3));
+    assert_eq!(
+        renewals.try_recv().map(|renewal| (renewal.is_dropped, renewal.heard)).unwrap(),
+        (true, at(2))
+    );
+    let mut said = |at: Instant| {
+        leases.sweep(at);
+        leases.renew(ID, &key(), at).unwrap();
+        renewals.try_recv().map(|renewal| renewal.is_dropped).unwrap()
+    };
+    assert!(said(at(4)));
+    leases.kept(ID);
+    assert!(!said(at(6)));
+}
+
+#[test]
+fn a_renewal_is_told_for_half_a_time_to_live() {
+    let (leases, contact, mut renewals, start) = kept();
+    contact.touch(start + TTL);
+    leases.renew(ID, &key(), start + TTL / 4).unwrap();
+    let renewal = renewals.try_recv().unwrap();
+    assert!(
+        renewal.is_timely(start + TTL / 4 + TTL / 2 - MS) && !renewal.is_timely(start + TTL / 4 + TTL / 2)
+    );
+}
+
+#[test]
 fn a_short_lease_has_its_whole_time_anew_from_when_its_owner_was_last_turned_away() {
     let (leases, contact, _renewals, start) = kept();
     let ttl = Duration::from_secs(3);

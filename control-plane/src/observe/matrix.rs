@@ -126,7 +126,7 @@ impl Matrix {
         }
         let mut dropped = 0;
         for (key, row) in report.breakers {
-            dropped += usize::from(!self.put(node, key, row, at));
+            dropped += usize::from(!self.put(node, key, row, report.full, at));
         }
         dropped
     }
@@ -282,7 +282,7 @@ impl Matrix {
         }
     }
 
-    fn put(&mut self, node: &NodeId, key: ReplicaKey, mut row: Row, at: SystemTime) -> bool {
+    fn put(&mut self, node: &NodeId, key: ReplicaKey, mut row: Row, is_full: bool, at: SystemTime) -> bool {
         let is_doubt = row.check.is_some() && !row.is_failing();
         if let Some(replica) = self.replicas.get_mut(&key).filter(|_| is_doubt) {
             replica.doubts = replica.doubts.wrapping_add(1);
@@ -298,7 +298,8 @@ impl Matrix {
             cell.changed = self.changes.changed(Some(cell.changed), &key, node);
             let before = std::mem::replace(&mut cell.row, row);
             if let Some(replica) = self.replicas.get_mut(&key) {
-                replica.hear(node, Some(&before), at);
+                // All of it is told by one that comes, or comes back.
+                replica.hear(node, Some(&before), is_full, at);
             }
             self.opened(node, &key, was_open, is_open);
             self.suspect(&key);
@@ -321,7 +322,7 @@ impl Matrix {
         replica
             .rows
             .insert(node.clone(), Cell { row, done: 0, reported: at, added: change, changed: change });
-        replica.hear(node, None, at);
+        replica.hear(node, None, is_full, at);
         self.opened(node, &key, false, is_open);
         self.suspect(&key);
         true

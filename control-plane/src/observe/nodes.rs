@@ -20,7 +20,7 @@ use crate::registry::Revision;
 /// A data plane that has neither reported nor acked anything for this long is named as unreachable.
 pub const SILENT_AFTER: Duration = Duration::from_secs(15);
 /// A data plane whose snapshot stream broke routes on by what it holds, and comes back if it can: after a long outage it
-/// tries every fifteen seconds at the latest. Heard of within this time, it is still one to wait for.
+/// tries every few seconds, an older one every fifteen. Heard of within this time, it is still one to wait for.
 pub(super) const RETURN_TIME: Duration = Duration::from_secs(20);
 /// A data plane that has been away for this long is forgotten, with its breakers.
 pub const FORGET_AFTER: Duration = Duration::from_secs(600);
@@ -106,6 +106,14 @@ enum Home {
 
 /// Before every revision: what a data plane has taken on that refuses what it was sent.
 const NOTHING: Revision = -1;
+
+/// The state of one that follows this control plane as it is while the store is silent: nobody here knows what it lacks.
+pub fn outdated(state: v1::NodeState) -> v1::NodeState {
+    match state {
+        v1::NodeState::Synced | v1::NodeState::Lagging => v1::NodeState::Outdated,
+        other => other,
+    }
+}
 
 impl Nodes {
     /// At most `capacity` data planes.

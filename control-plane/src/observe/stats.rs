@@ -140,6 +140,13 @@ fn parse_row(wire: v1::ReplicaStats, interval: Duration) -> Result<(Name, Sum), 
     Ok(((service, replica), sum))
 }
 
+impl StatsReport {
+    /// Keeps what is counted of services that are `known`: names that a data plane makes up would take the room of others.
+    pub(crate) fn keep_services(&mut self, known: impl Fn(&ServiceName) -> bool) {
+        self.rows.retain(|((service, _), _)| known(service));
+    }
+}
+
 impl Stats {
     /// Begins to sum up for a reader.
     pub fn begin(&mut self, wish: Wish, now: Instant) -> ReaderId {

@@ -1,7 +1,8 @@
 //! What becomes of one replica over time, over all data planes: failures in a row, and those of the last minute. Pure.
 //!
 //! Data planes report sums; what happened is the difference between two reports. The first report of a data plane, or of a
-//! registration, has none to compare with, so it adds nothing.
+//! registration, has none to compare with, so it adds nothing. That of one which comes back tells whether a run of failures went
+//! on, but not when it was: what happened while it was away is in no rate.
 
 mod run;
 
@@ -45,12 +46,14 @@ struct Step {
 
 impl Tally {
     /// Takes a row of `node` in that follows `before` of the same data plane. `most_done` is how many attempts had ended otherwise than by a
-    /// failure, at most, by what that data plane reported of this registration; yields the same with this row.
+    /// failure, at most, by what that data plane reported of this registration; yields the same with this row. With `came_back`, it
+    /// is the first after nobody knows how long.
     pub(super) fn hear(
         &mut self,
         node: &NodeId,
         before: Option<(&Row, i64)>,
         row: &Row,
+        came_back: bool,
         at: SystemTime,
     ) -> i64 {
         if row.incarnation > self.incarnation {
@@ -62,15 +65,22 @@ impl Tally {
             return done;
         };
         if row.incarnation == self.incarnation {
-            self.add(node, Step::between(before, row, done > most_done), at);
+            let step = Step::between(before, row, done > most_done);
+            self.go_on(node, step);
+            if !came_back {
+                self.count(step, at);
+            }
         }
         done.max(most_done)
     }
 
-    fn add(&mut self, node: &NodeId, step: Step, at: SystemTime) {
+    fn go_on(&mut self, node: &NodeId, step: Step) {
         // Within one report nobody knows what came first: the doubt is in the replica's favour.
         self.failed_attempts.hear(node, step.failures, step.went_well);
         self.failed_checks.hear(node, step.failed_checks, step.passed_checks > 0);
+    }
+
+    fn count(&mut self, step: Step, at: SystemTime) {
         if step.attempts > 0 || step.failures > 0 {
             self.move_on(at);
             let part = &mut self.parts[place(self.newest)];
@@ -195,10 +205,14 @@ mod tests {
 
     impl Heard {
         fn hear(&mut self, node: u8, row: Row, seconds: u64) -> u64 {
+            self.take(node, row, false, seconds)
+        }
+
+        fn take(&mut self, node: u8, row: Row, came_back: bool, seconds: u64) -> u64 {
             let before = self.rows.get(&node);
             let before = before.map(|(row, done)| (row, *done));
             let name = NodeId::parse(&format!("dp-{node}")).unwrap();
-            let done = self.tally.hear(&name, before, &row, at(seconds));
+            let done = self.tally.hear(&name, before, &row, came_back, at(seconds));
             self.rows.insert(node, (row, done));
             self.tally.failures_in_a_row()
         }
@@ -269,6 +283,19 @@ mod tests {
         assert_eq!(heard.tally.failures_borne_out(), 10);
         heard.tally.forget(&NodeId::parse("dp-1").unwrap());
         assert_eq!((heard.tally.failures_in_a_row(), heard.tally.failures_borne_out()), (5, 4));
+    }
+
+    #[test]
+    fn what_happened_while_a_data_plane_was_away_is_in_no_rate_and_ends_or_prolongs_a_run() {
+        let mut heard = Heard::default();
+        heard.hear(1, row(1, (0, 0, 0), (0, 0)), 0);
+        assert_eq!(heard.hear(1, row(1, (10, 10, 0), (0, 0)), 1), 10);
+        assert_eq!(heard.take(1, row(1, (500, 500, 0), (0, 0)), true, 600), 500);
+        assert_eq!(heard.tally.minute(at(600)), (0, 0));
+        assert_eq!(heard.take(1, row(1, (90_000, 500, 0), (0, 0)), true, 900), 0);
+        assert_eq!((heard.tally.minute(at(900)), heard.tally.lately(at(900)).rate), ((0, 0), 0.0));
+        heard.hear(1, row(1, (90_020, 500, 0), (0, 0)), 901);
+        assert_eq!(heard.tally.minute(at(901)), (20, 0));
     }
 
     #[test]

@@ -21,10 +21,11 @@ use tonic_types::StatusExt;
 use super::*;
 use crate::{
     clock,
-    edge::{Edge, Places},
+    edge::Edge,
     effects::Effects,
     leases::Leases,
     observe::Cursor,
+    places::Places,
     publish::Publisher,
     registry::{Limits, View},
     server::{Routers, Server},
@@ -50,7 +51,8 @@ fn panicked(message: &str) -> (String, EventSeverity, String) {
 
 fn count(panics: &Panics, task: &str) -> u64 {
     let publisher = Publisher::new("e".into(), View::default());
-    let text = panics.metrics.text(&publisher, &panics.observation, std::time::SystemTime::now());
+    let text =
+        panics.metrics.text(&publisher, &panics.observation, Duration::ZERO, std::time::SystemTime::now());
     let line = format!("gateway_panics_total{{task=\"{task}\"}} ");
     text.lines().find_map(|shown| shown.strip_prefix(&line)).map_or(0, |count| count.parse().unwrap())
 }

@@ -97,6 +97,8 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
             429,
             "RATE_LIMITED",
         ),
+        (Denied::Guesses { retry: RETRY_DELAY }.into(), "RESOURCE_EXHAUSTED", 429, "RATE_LIMITED"),
+        (Denied::Crowd { name: "ci".into(), limit: 1 }.into(), "RESOURCE_EXHAUSTED", 429, "QUOTA_EXCEEDED"),
         (RegistryError::LeaseRequired(key).into(), "INVALID_ARGUMENT", 400, "INVALID_FIELD"),
         (in_use.into(), "ALREADY_EXISTS", 409, "ADDRESS_IN_USE"),
         (quota.into(), "RESOURCE_EXHAUSTED", 429, "QUOTA_EXCEEDED"),

@@ -12,7 +12,7 @@ use std::{
 
 use gateway_proto::{
     Invalid, NodeId,
-    time::timestamp,
+    time::{duration, timestamp},
     v1::{self, stream_snapshots_request::Message, stream_snapshots_response::Update},
 };
 use tokio::{
@@ -79,7 +79,7 @@ async fn serve(
     let node = hello.node.clone().unwrap_or_default();
     let is_observer = read_role(hello.role).map_err(|error| invalid(error.within("hello")))?;
     // Of data planes there are as many as nodes are allowed, of those who look as many as may watch.
-    let place = is_observer.then(|| edge.watch_streams.take()).transpose()?;
+    let place = is_observer.then(|| edge.watch_streams.take_for(&caller)).transpose()?;
     let publisher = &edge.effects.publisher;
     let is_ours = hello.resume_epoch == publisher.epoch();
     if is_ours {
@@ -293,6 +293,7 @@ impl Stream {
             epoch: self.edge.effects.publisher.epoch().to_owned(),
             revision,
             publish_time: Some(timestamp(clock::wall())),
+            store_silence: Some(duration(self.edge.effects.leases.store_silence(clock::now()))),
             update: None,
         };
         // The buffer is full only when the peer has read nothing for several bookmarks.

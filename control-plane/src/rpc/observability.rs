@@ -20,7 +20,7 @@ use super::{
     registry::count,
     what_if,
 };
-use crate::{auth::Caller, edge::Edge, refusal::Refusal, registry::View};
+use crate::{auth::Caller, clock, edge::Edge, observe::outdated, refusal::Refusal, registry::View};
 
 /// Messages of a watch between its task and the connection.
 const BUFFERED: usize = 64;
@@ -92,7 +92,7 @@ impl ObservabilityService for Observability {
         request: Request<v1::WatchBreakersRequest>,
     ) -> Result<Response<Self::WatchBreakersStream>, Status> {
         let query = Query::parse_watch(request.get_ref()).map_err(Refusal::from)?;
-        let place = self.0.watch_streams.take()?;
+        let place = self.0.watch_streams.take_for(Caller::of(request.extensions()))?;
         let (outbound, responses) = mpsc::channel(BUFFERED);
         let to_peer = outbound.clone();
         let watch = breakers::Watch::new(Arc::clone(&self.0), query, outbound);
@@ -139,8 +139,12 @@ impl ObservabilityService for Observability {
         let observation = &self.0.effects.observation;
         let myself = &self.0.myself;
         let mut nodes: Vec<v1::Node> = nodes;
+        let is_outdated = !self.0.effects.leases.store_silence(clock::now()).is_zero();
         for node in nodes.iter_mut().filter(|node| node.control_plane.is_empty()) {
             node.control_plane.clone_from(&myself.address);
+            if is_outdated {
+                node.set_state(outdated(node.state()));
+            }
         }
         Ok(Response::new(v1::ListNodesResponse {
             nodes,
@@ -165,7 +169,7 @@ impl ObservabilityService for Observability {
         request: Request<v1::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let (query, cursor) = timeline::begin(&self.0, request.get_ref())?;
-        let place = self.0.event_streams.take()?;
+        let place = self.0.event_streams.take_for(Caller::of(request.extensions()))?;
         let (outbound, responses) = mpsc::channel(1);
         let work = timeline::watch(Arc::clone(&self.0), query, cursor, outbound.clone());
         self.0.spawn_stream("event_stream", place, outbound, work);
@@ -177,7 +181,7 @@ impl ObservabilityService for Observability {
         request: Request<v1::WatchStatsRequest>,
     ) -> Result<Response<Self::WatchStatsStream>, Status> {
         let (wish, interval) = statistics::parse(request.get_ref()).map_err(Refusal::from)?;
-        let place = self.0.watch_streams.take()?;
+        let place = self.0.watch_streams.take_for(Caller::of(request.extensions()))?;
         let (outbound, responses) = mpsc::channel(1);
         let work = statistics::watch(Arc::clone(&self.0), wish, interval, outbound.clone());
         self.0.spawn_stream("watch_stream", place, outbound, work);

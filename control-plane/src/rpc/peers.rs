@@ -50,8 +50,8 @@ impl PeerService for Peers {
         &self,
         request: Request<Streaming<v1::FollowObservationsRequest>>,
     ) -> Result<Response<Self::FollowObservationsStream>, Status> {
-        let place = self.0.peer_streams.take()?;
         let caller = Caller::of(request.extensions()).clone();
+        let place = self.0.peer_streams.take_for(&caller)?;
         let (outbound, responses) = mpsc::channel(BUFFERED);
         let work = serve(Arc::clone(&self.0), caller, request.into_inner(), outbound.clone());
         self.0.spawn_stream("peer_stream", place, outbound, work);

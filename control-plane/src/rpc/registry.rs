@@ -63,7 +63,7 @@ impl RegistryService for Registry {
         request: Request<v1::WatchDrainRequest>,
     ) -> Result<Response<Self::WatchDrainStream>, Status> {
         let watch = drains::Watch::begin(&self.0, request.get_ref())?;
-        let place = self.0.watch_streams.take()?;
+        let place = self.0.watch_streams.take_for(Caller::of(request.extensions()))?;
         let (outbound, responses) = mpsc::channel(BUFFERED);
         let work = watch.follow(outbound.clone());
         self.0.spawn_stream("watch_stream", place, outbound, work);
@@ -91,7 +91,7 @@ impl RegistryService for Registry {
         request: Request<v1::WatchReplicasRequest>,
     ) -> Result<Response<Self::WatchReplicasStream>, Status> {
         let watch = watch_replicas::Watch::parse(&self.0, request.get_ref()).map_err(Refusal::from)?;
-        let place = self.0.watch_streams.take()?;
+        let place = self.0.watch_streams.take_for(Caller::of(request.extensions()))?;
         let (outbound, responses) = mpsc::channel(BUFFERED);
         let work = watch.follow(outbound.clone());
         self.0.spawn_stream("watch_stream", place, outbound, work);

@@ -1,8 +1,11 @@
 //! The control planes that share a store, each under a name and a lease of its own.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::timeout};
+
+/// A store that is away is not waited for: it forgets by itself who does not come back.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What each control plane says of itself, by its name.
 pub type Known = Arc<BTreeMap<String, String>>;
@@ -24,6 +27,14 @@ impl Peers {
     /// place of what was said before.
     pub fn publish(&self, node: &str, address: &str) {
         self.own.send_replace(Some((node.to_owned(), address.to_owned())));
+    }
+
+    /// Takes back what was said, for good, and waits until the store has forgotten it, at most 2 s: others need not wait for a
+    /// process that has ended in good order.
+    pub async fn withdraw(&self) {
+        if self.own.send_replace(None).is_some() {
+            let _ = timeout(PATIENCE, self.own.closed()).await;
+        }
     }
 
     /// Follows what all say, this process included. What the store says while it is out of reach is what it said last.

@@ -5,9 +5,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use control_plane::{Config, Settings, auth_file::fingerprint};
-use gateway_proto::v1::{self, keep_alive_result::Result as Outcome, stream_snapshots_request::Message};
+use gateway_proto::v1::{
+    self, keep_alive_result::Result as Outcome, observability_service_client::ObservabilityServiceClient,
+    stream_snapshots_request::Message,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 use tokio_stream::{StreamExt as _, iter, pending};
 use tonic::{Code, Request, transport::Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -229,6 +233,86 @@ async fn one_who_asks_too_often_is_told_when_to_come_back_and_others_do_not_noti
     assert!(rest.head.contains("retry-after: 1"), "{}", rest.head);
     assert!(list("ops").await.is_ok());
     assert_eq!(locked.ask("GET", "/readyz", "see", "").await.status, 200, "health is not counted");
+}
+
+#[tokio::test]
+async fn wrong_credentials_from_one_address_are_looked_at_so_often_and_those_that_are_known_pass_all_the_same()
+ {
+    let locked = Locked::start(&entries(), &[], 5000).await;
+    let guess = async |count: usize| {
+        let mut guessing = JoinSet::new();
+        for number in 0..count {
+            let mut registry = locked.plane.registry();
+            let asked = shown(["a.b.c", "another"][number % 2], v1::ListServicesRequest::default());
+            guessing.spawn(async move { explain(&registry.list_services(asked).await.unwrap_err()).1 });
+        }
+        guessing.join_all().await
+    };
+    let (mut tried, mut is_refused) = (0, false);
+    while !is_refused {
+        for reason in guess(10).await {
+            is_refused |= reason == "RATE_LIMITED";
+            assert!(is_refused || reason == "CREDENTIALS_INVALID", "{reason}");
+            tried += 1;
+        }
+    }
+    assert!(tried > 100, "{tried}");
+    let refused = loop {
+        // So many that it may be let in for a moment.
+        guess(50).await;
+        let answer = locked.ask("GET", "/v1/services", "another", "").await;
+        if answer.status != 401 {
+            break answer;
+        }
+    };
+    assert_eq!((refused.status, &refused.json()["reason"]), (429, &json!("RATE_LIMITED")));
+    assert!(refused.head.contains("retry-after: 1"), "{}", refused.head);
+    assert_eq!(locked.ask("GET", "/v1/services", "see", "").await.status, 200);
+    assert_eq!(locked.ask("GET", "/readyz", "a.b.c", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn one_who_is_known_holds_half_of_all_connections_and_half_of_all_places_for_watches_of_events() {
+    let locked = Locked::start_within(&entries(), 5000, |config| config.max_connections = 6).await;
+    let watch = async |token: &str| {
+        let url = format!("http://{}", locked.plane.running.listen());
+        let channel = Endpoint::from_shared(url).unwrap().connect().await.unwrap();
+        let request = shown(token, v1::WatchEventsRequest::default());
+        ObservabilityServiceClient::new(channel).watch_events(request).await
+    };
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(watch("see").await.unwrap());
+    }
+    let refused = watch("see").await.unwrap_err();
+    assert_eq!(
+        (refused.code(), explain(&refused).1.as_str()),
+        (Code::ResourceExhausted, "QUOTA_EXCEEDED"),
+        "{refused}"
+    );
+    assert!(watch("ops").await.is_ok());
+
+    // Of places on one connection, too.
+    let roomy = Locked::start(&entries(), &[], 5000).await;
+    let mut watches = roomy.plane.observability();
+    let mut held = Vec::new();
+    let refused = loop {
+        match watches.watch_events(shown("see", v1::WatchEventsRequest::default())).await {
+            Ok(watching) => held.push(watching),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!((held.len(), explain(&refused).1.as_str()), (128, "QUOTA_EXCEEDED"));
+    assert!(watches.watch_events(shown("ops", v1::WatchEventsRequest::default())).await.is_ok());
+}
+
+#[tokio::test]
+async fn strangers_learn_whether_it_is_ready_and_not_how_much_there_is() {
+    let locked = Locked::start(&entries(), &[], 5000).await;
+    let stranger = send(&locked.plane, "GET", "/readyz?verbose", "", "").await;
+    assert_eq!((stranger.status, stranger.body.as_str()), (200, "[+]store ok\n[+]not draining\n"));
+    let reader = locked.ask("GET", "/readyz?verbose", "see", "").await;
+    assert!(reader.body.contains("0 replicas"), "{}", reader.body);
 }
 
 #[tokio::test]

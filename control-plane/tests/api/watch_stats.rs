@@ -122,6 +122,22 @@ async fn what_was_asked_lately_is_listed_without_anybody_watching() {
 }
 
 #[tokio::test]
+async fn services_that_a_data_plane_makes_up_are_counted_nowhere() {
+    let plane = plane_with(&["a"]).await;
+    let mut node = Reporter::connect(&plane, report("n1", &[("a", BreakerState::Closed)])).await;
+    node.order().await;
+    let watch = v1::WatchStatsRequest::default();
+    let mut stream = plane.observability().watch_stats(watch).await.unwrap().into_inner();
+    node.send(counted(vec![counts("made-up", "", 9), counts("made-up", "a", 9), counts("orders", "", 50)]))
+        .await;
+    let mut rows = Vec::new();
+    while rows.is_empty() {
+        rows = timeout(PATIENCE, stream.message()).await.unwrap().unwrap().unwrap().stats;
+    }
+    assert_eq!(rows.iter().map(|row| row.service.as_str()).collect::<Vec<_>>(), ["orders"]);
+}
+
+#[tokio::test]
 async fn a_wrong_wish_is_refused_and_wrong_counts_end_the_stream() {
     let plane = plane_with(&["a"]).await;
     let bad = v1::WatchStatsRequest { service: "Orders".into(), ..Default::default() };

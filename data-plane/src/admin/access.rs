@@ -30,6 +30,10 @@ pub(crate) struct Access {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Certified;
 
+/// That nobody knows who asks, where that is asked: he is told one word.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stranger;
+
 /// Why somebody does not get to see it.
 #[derive(Debug, PartialEq, Eq)]
 enum Refused {
@@ -78,6 +82,11 @@ impl Access {
             // A page of somebody else's could have its name lead here, and read what there is.
             return check_host(uri, headers);
         }
+        self.identify(headers, is_certified)
+    }
+
+    /// Whether this is somebody who is asked for.
+    fn identify(&self, headers: &HeaderMap, is_certified: bool) -> Result<(), Refused> {
         let shown = headers.get(header::AUTHORIZATION);
         match (shown, &self.token) {
             (Some(shown), Some(token)) if is_the_same(shown, &token.bearer()) => Ok(()),
@@ -111,8 +120,11 @@ fn check_host(uri: &Uri, headers: &HeaderMap) -> Result<(), Refused> {
 }
 
 /// Lets those pass who may look.
-pub(super) async fn gate(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+pub(super) async fn gate(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
     let is_certified = request.extensions().get::<Certified>().is_some();
+    if access.is_locked() && access.identify(request.headers(), is_certified).is_err() {
+        request.extensions_mut().insert(Stranger);
+    }
     match access.admit(request.uri(), request.headers(), is_certified) {
         Ok(()) => next.run(request).await,
         Err(refused) => refused.into_response(),

@@ -237,6 +237,12 @@ impl Metrics {
             "Time since the snapshot in use was known to be current; 0 without one",
             age.as_secs_f64(),
         )?;
+        let since = status.store_silent_since.map(|since| Instant::now().saturating_duration_since(since));
+        out.gauge(
+            "gateway_control_plane_store_silence_seconds",
+            "How long the control plane that is followed has not heard of its store, as far as it says so; 0 while it does",
+            since.unwrap_or_default().as_secs_f64(),
+        )?;
         out.gauge(
             "gateway_guard_held_replicas",
             "Replicas that the registry has dropped and that are routed to all the same",

@@ -52,6 +52,10 @@ impl Readiness {
                 false => format!("[-]control-plane down {since}{serving}"),
             });
         }
+        if let Some(since) = status.store_silent_since {
+            let silence = seconds(now.saturating_duration_since(since));
+            lines.push(format!("[-]control-plane has not heard of its store for {silence}"));
+        }
         if let Some(refusal) = &status.refusal {
             lines.push(format!("[-]update refused: {refusal}"));
         }
@@ -141,17 +145,20 @@ mod tests {
 
     #[test]
     fn a_followed_control_plane_and_a_refused_update_are_shown() {
-        let now = Instant::now();
+        // Of a machine that has been up for a while.
+        let now = Instant::now() + Duration::from_secs(60);
         let mut status = Status::new(Source::None, Duration::ZERO, now);
         status.set_connected(true, now);
         status.confirm(now);
         status.refuse("service orders is named twice".into());
+        status.hear_of_store(Duration::from_secs(9), now);
         let mirror = mirror(Snapshot::new("e", 12, vec![]));
         let (is_ready, text) = text(&mirror, &status, false, now + Duration::from_secs(3));
         assert!(is_ready);
         assert_eq!(
             text,
-            "[+]snapshot ok (live, revision 12, 3s old)\n[+]control-plane connected for 3s\n\
+            "[+]snapshot ok (live, revision 12, 12s old)\n[+]control-plane connected for 3s\n\
+             [-]control-plane has not heard of its store for 12s\n\
              [-]update refused: service orders is named twice\n[+]not draining\nready\n"
         );
     }

@@ -11,8 +11,8 @@ const BASE: Duration = Duration::from_millis(50);
 /// A restart takes seconds, and whoever waits for it wants it noticed soon.
 const CAP_AT_FIRST: Duration = Duration::from_secs(2);
 const AT_FIRST: Duration = Duration::from_secs(60);
-/// What has been away for a minute is likely to stay away.
-const CAP_LATER: Duration = Duration::from_secs(15);
+/// What has been away for a minute is likely to stay away. It is noticed all the same within seconds of its return.
+const CAP_LATER: Duration = Duration::from_secs(5);
 
 /// The pauses of one outage.
 #[derive(Debug, Default)]
@@ -28,7 +28,7 @@ struct Outage {
 
 impl Reconnect {
     /// Notes a failed attempt at one of `candidates` and yields the pause before the next: between zero and 50 ms × 2ⁿ,
-    /// where n counts rounds over all of them, at most 2 s in the first minute of an outage and at most 15 s after it.
+    /// where n counts rounds over all of them, at most 2 s in the first minute of an outage and at most 5 s after it.
     /// `random` is uniform in 0..1.
     pub(crate) fn failed(&mut self, now: Instant, random: f64, candidates: usize) -> Duration {
         let outage = self.outage.get_or_insert(Outage { began: now, failures: 0 });
@@ -59,10 +59,10 @@ mod tests {
     }
 
     #[test]
-    fn the_ceiling_doubles_up_to_two_seconds_and_after_a_minute_up_to_fifteen() {
+    fn the_ceiling_doubles_up_to_two_seconds_and_after_a_minute_up_to_five() {
         let (mut reconnect, start) = (Reconnect::default(), Instant::now());
         assert_eq!(ceilings(&mut reconnect, start, 8), [50, 100, 200, 400, 800, 1600, 2000, 2000]);
-        assert_eq!(ceilings(&mut reconnect, start + AT_FIRST, 3), [12_800, 15_000, 15_000]);
+        assert_eq!(ceilings(&mut reconnect, start + AT_FIRST, 3), [5000, 5000, 5000]);
     }
 
     #[test]

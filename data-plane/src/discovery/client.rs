@@ -15,10 +15,10 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
-use tonic::{Code, Status};
+use tonic::{Code, Status, transport::Channel};
 
-use super::{Assembly, Feed, Position, Received, Refusal, Services};
-use crate::control_plane::{ControlPlane, Reconnect};
+use super::{Assembly, Feed, Position, Received, Refusal, Services, current};
+use crate::control_plane::{Candidate, ControlPlane, Reconnect};
 
 /// The control plane says something at least every 5 s; after three times that it is dead or cut off.
 const SILENCE: Duration = Duration::from_secs(15);
@@ -27,7 +27,7 @@ const MAX_REFUSALS_IN_A_ROW: u32 = 3;
 /// At least this long, and at most twice as long, a stream is left to the data plane that took it over.
 const TAKEN_OVER_PAUSE: Duration = Duration::from_secs(10);
 /// The control plane sends full snapshots in parts of about 1 MiB; a merged delta may be larger.
-const MAX_MESSAGE_BYTES: usize = 16 << 20;
+pub(super) const MAX_MESSAGE_BYTES: usize = 16 << 20;
 /// The protocol allows one unacked response, so more answers than this cannot wait.
 const ANSWERS: usize = 4;
 
@@ -50,6 +50,8 @@ enum Ended {
     Behind(String),
     #[error("{MAX_REFUSALS_IN_A_ROW} updates in a row were refused, the last one because {0}")]
     Refused(String),
+    #[error("it has lost touch with its store, and another one has not")]
+    Outdated(Box<Candidate>),
     #[error("all services are carried from now on, or some only, which a new stream has to say")]
     Resubscribed,
 }
@@ -73,6 +75,7 @@ impl Ended {
             Self::NotRead => "not_read",
             Self::Behind(_) => "behind",
             Self::Refused(_) => "refused",
+            Self::Outdated(_) => "outdated",
             Self::Resubscribed => "resubscribed",
         }
     }
@@ -88,6 +91,8 @@ pub(crate) async fn follow(
 ) {
     let mut services = services.subscribe();
     let mut reconnect = Reconnect::default();
+    // A connection to the control plane in use that is there already.
+    let mut ready = None;
     // A follower before this one may have failed in the middle of a stream.
     feed.set_disconnected();
     loop {
@@ -97,12 +102,19 @@ pub(crate) async fn follow(
         }
         feed.carry(&services.borrow_and_update());
         let ended = tokio::select! {
-            ended = follow_once(control_plane, node, &mut services, feed, &mut reconnect) => ended,
+            ended = follow_once(control_plane, ready.take(), node, &mut services, feed, &mut reconnect) => ended,
             () = stop.begun() => return,
         };
         feed.end(ended.reason());
         if matches!(ended, Ended::Resubscribed) {
             tracing::info!(reason = %ended, "beginning a new stream");
+            continue;
+        }
+        if let Ended::Outdated(candidate) = ended {
+            let left = control_plane.url().clone();
+            ready = Some(control_plane.adopt(*candidate));
+            let url = control_plane.url();
+            tracing::info!(%left, %url, "the control plane has lost touch with its store: following another one");
             continue;
         }
         if control_plane.hold().is_held() {
@@ -148,14 +160,18 @@ fn pause_after(
 
 async fn follow_once(
     control_plane: &ControlPlane,
+    ready: Option<Channel>,
     node: &v1::NodeIdentity,
     services: &mut watch::Receiver<Services>,
     feed: &Feed,
     reconnect: &mut Reconnect,
 ) -> Ended {
-    let channel = match control_plane.connect().await {
-        Ok(channel) => channel,
-        Err(error) => return Ended::Unreachable(control_plane.why(root_cause(&error))),
+    let channel = match ready {
+        Some(channel) => channel,
+        None => match control_plane.connect().await {
+            Ok(channel) => channel,
+            Err(error) => return Ended::Unreachable(control_plane.why(root_cause(&error))),
+        },
     };
     let mut client = DiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let (answers, requests) = mpsc::channel(ANSWERS);
@@ -181,7 +197,11 @@ async fn follow_once(
         };
     tracing::info!(url = %control_plane.url(), epoch, revision, "following the control plane");
     feed.begin(control_plane.url().to_string().trim_end_matches('/'));
-    receive_all(responses, &answers, services, feed, reconnect, control_plane.has_others()).await
+    let has_others = control_plane.has_others();
+    tokio::select! {
+        ended = receive_all(responses, &answers, services, feed, reconnect, has_others) => ended,
+        candidate = current::find(control_plane, feed), if has_others => Ended::Outdated(Box::new(candidate)),
+    }
 }
 
 /// Carries what is to be carried from now on, and says so on the stream. `Err`: only a new stream can say it.
@@ -260,7 +280,7 @@ async fn receive_all(
     }
 }
 
-fn request(message: Message) -> v1::StreamSnapshotsRequest {
+pub(super) fn request(message: Message) -> v1::StreamSnapshotsRequest {
     v1::StreamSnapshotsRequest { message: Some(message) }
 }
 

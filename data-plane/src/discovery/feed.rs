@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use gateway_proto::{ReplicaKey, ServiceName, v1};
+use gateway_proto::{ReplicaKey, ServiceName, time, v1};
 use tokio::{sync::watch, time::Instant};
 
 use super::{Assembly, LetGo, Mirror, Received, Services, Source, Status, guard::Judgement};
@@ -114,6 +114,7 @@ impl Feed {
         let _turn = self.turn();
         let now = self.clock.moment();
         let nonce = message.nonce.clone();
+        let silence = message.store_silence.and_then(time::non_negative).unwrap_or_default();
         let mut outcome = None;
         self.mirror.send_if_modified(|mirror| {
             let before = (mirror.snapshot().revision(), mirror.is_whole());
@@ -146,7 +147,26 @@ impl Feed {
                 self.status.send_modify(|status| status.refuse(refusal.to_string()));
             }
         }
+        self.hear_of_store(silence);
         (ack, outcome.received)
+    }
+
+    fn hear_of_store(&self, silence: Duration) {
+        let mut has_changed = false;
+        self.status.send_modify(|status| has_changed = status.hear_of_store(silence, Instant::now()));
+        match has_changed {
+            true if silence.is_zero() => tracing::info!("the control plane hears of its store again"),
+            true => tracing::warn!(
+                for_seconds = silence.as_secs(),
+                "the control plane has lost touch with its store: what it tells may be as old"
+            ),
+            false => {}
+        }
+    }
+
+    /// How the link stands.
+    pub(super) fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
     }
 
     /// Brings all of the mirror into the table, for a panic may have come between the two.

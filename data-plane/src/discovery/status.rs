@@ -29,7 +29,7 @@ impl fmt::Display for Source {
 }
 
 /// Why streams end, as metrics name it: each is there from the start, so that the first one is seen as an increase.
-const ENDS: [&str; 9] = [
+const ENDS: [&str; 10] = [
     "unreachable",
     "failed",
     "superseded",
@@ -39,6 +39,7 @@ const ENDS: [&str; 9] = [
     "behind",
     "refused",
     "resubscribed",
+    "outdated",
 ];
 
 /// The link as it is now.
@@ -62,6 +63,9 @@ pub struct Status {
     pub refusal: Option<String>,
     /// That the content hash differs although all was sent anew; none once another stream has begun.
     pub dispute: Option<String>,
+    /// Since when the store has been silent to the control plane that is followed, as far as that one says so; none while it is in
+    /// touch.
+    pub store_silent_since: Option<Instant>,
     /// When the snapshot was last known to be current, and how old it was then.
     confirmed: Option<(Instant, Duration)>,
 }
@@ -79,6 +83,7 @@ impl Status {
             nacks: 0,
             refusal: None,
             dispute: None,
+            store_silent_since: None,
             confirmed,
         }
     }
@@ -96,6 +101,7 @@ impl Status {
         if connected {
             self.dispute = None;
         }
+        self.store_silent_since = None;
     }
 
     /// Notes that the control plane at `url` is followed now.
@@ -116,6 +122,17 @@ impl Status {
         self.source = Source::Live;
         self.confirmed = Some((now, Duration::ZERO));
         self.refusal = None;
+    }
+
+    /// Takes in how long the store has been silent to the control plane that is followed; zero: it is in touch. What that one
+    /// confirms is as old. Yields whether it has changed sides.
+    pub(crate) fn hear_of_store(&mut self, silence: Duration, now: Instant) -> bool {
+        let was_silent = self.store_silent_since.is_some();
+        self.store_silent_since = (!silence.is_zero()).then(|| {
+            self.confirmed = self.confirmed.map(|_| (now, silence));
+            now.checked_sub(silence).unwrap_or(now)
+        });
+        was_silent != self.store_silent_since.is_some()
     }
 
     pub(crate) fn refuse(&mut self, refusal: String) {
@@ -140,6 +157,22 @@ mod tests {
         status.confirm(start + minute);
         assert_eq!(status.age(start + 3 * minute), Some(2 * minute));
         assert_eq!(status.source, Source::Live);
+    }
+
+    #[test]
+    fn what_is_confirmed_by_a_control_plane_without_its_store_is_as_old_as_its_last_word_from_there() {
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut status = Status::new(Source::Cached, Duration::ZERO, start);
+        status.follow("a", start);
+        status.confirm(start + 30 * second);
+        assert!(status.hear_of_store(20 * second, start + 30 * second));
+        assert_eq!(status.store_silent_since, Some(start + 10 * second));
+        assert_eq!(status.age(start + 31 * second), Some(21 * second));
+        assert!(!status.hear_of_store(25 * second, start + 35 * second), "as before");
+        assert!(status.hear_of_store(Duration::ZERO, start + 36 * second));
+        assert!(status.hear_of_store(20 * second, start + 37 * second));
+        status.end("closed", start + 38 * second);
+        assert_eq!(status.store_silent_since, None, "nobody says so any more");
     }
 
     #[test]

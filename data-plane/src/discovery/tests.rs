@@ -35,8 +35,8 @@ pub(crate) fn message(epoch: &str, revision: i64, update: Update) -> v1::StreamS
         nonce: "n".into(),
         epoch: epoch.into(),
         revision,
-        publish_time: None,
         update: Some(update),
+        ..Default::default()
     }
 }
 

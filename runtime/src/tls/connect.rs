@@ -10,6 +10,8 @@ use std::{
 };
 
 use rustls::{AlertDescription, CertificateError, Error as TlsError, pki_types::ServerName};
+#[cfg(target_os = "linux")]
+use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, lookup_host},
@@ -24,6 +26,11 @@ use super::{ClientTls, PeerCertificate};
 const MAX_ADDRESSES: usize = 16;
 /// An address that has not answered for so long has the next one tried beside it, as in RFC 8305.
 const STAGGER: Duration = Duration::from_millis(250);
+/// What the other machine has not taken within so long does not get through to it any more: the connection ends. Without that, TCP
+/// sends it again after pauses that double, and of a network that was away for some seconds nobody would know for as long again
+/// that it is back. It is the kernel there that takes it: a program that is slow, or stands still, is not cut off.
+#[cfg(target_os = "linux")]
+const UNTAKEN: Duration = Duration::from_secs(4);
 
 /// A connection to a server.
 #[derive(Debug)]
@@ -89,6 +96,7 @@ pub async fn connect_to(
 ) -> io::Result<Connection> {
     let stream = first_of(addresses).await?;
     stream.set_nodelay(true)?;
+    give_up_untaken(&stream);
     let Some(tls) = tls else { return Ok(Connection::Plain(stream)) };
     let config = tls.config().await.map_err(io::Error::other)?;
     let name = ServerName::try_from(host.to_owned())
@@ -107,6 +115,17 @@ pub async fn connect_to(
         Err(error) => Err(explained(error, host)),
     }
 }
+
+/// Where the system cannot do that, the connection works without.
+#[cfg(target_os = "linux")]
+fn give_up_untaken(stream: &TcpStream) {
+    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(UNTAKEN)) {
+        tracing::debug!(%error, "cannot have the kernel end a connection on which nothing gets through");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn give_up_untaken(_: &TcpStream) {}
 
 async fn first_of(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut trying = JoinSet::new();
@@ -285,5 +304,20 @@ impl AsyncWrite for Connection {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_does_not_outlast_a_network_that_takes_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let connected = connect_to(&[listener.local_addr().unwrap()], "127.0.0.1", None).await.unwrap();
+        let Connection::Plain(stream) = connected else { panic!("no TLS was asked for") };
+        assert_eq!(SockRef::from(&stream).tcp_user_timeout().unwrap(), Some(UNTAKEN));
     }
 }

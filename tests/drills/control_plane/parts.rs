@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_tests::{Place, Process};
+use gateway_tests::{Place, Process, bounded};
 
 use crate::{network, stage::SECOND};
 
@@ -101,7 +101,7 @@ fn here(part: Part) -> IpAddr {
 }
 
 fn run(program: &str, args: &[&str]) {
-    let output = Command::new(program).args(args).output().expect("it was tried");
+    let output = bounded(program).args(args).output().expect("it was tried");
     let why = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{program} {args:?}: {why}");
 }

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use gateway_tests::ends_within;
 use tokio::task::JoinSet;
 use tonic::Status;
 
@@ -94,15 +95,12 @@ impl Writers {
     pub(crate) async fn stop(mut self) -> Promised {
         self.shared.is_over.store(true, Relaxed);
         let mut all = Promised::default();
-        while let Some(promised) = self.clients.join_next().await {
-            let promised = promised.expect("clients do not panic");
-            all.registered.extend(promised.registered);
-            all.removed.extend(promised.removed);
-            all.wronged.extend(promised.wronged);
-            all.acks += promised.acks;
-            all.unknown += promised.unknown;
-            all.back += promised.back;
-        }
+        ends_within(60 * SECOND, "clients have their last answers", async {
+            while let Some(promised) = self.clients.join_next().await {
+                all = promised.expect("clients do not panic").and(std::mem::take(&mut all));
+            }
+        })
+        .await;
         all.gap = lock(&self.shared.rhythm).longest;
         all
     }

@@ -97,6 +97,17 @@ fn trouble(node: &Node, revision: i64, now: SystemTime) -> Option<Finding> {
         ),
         // Its control plane has a finding of its own.
         NodeState::Unknown => None,
+        NodeState::Outdated => Some(
+            Finding::failed(
+                "data-planes/outdated",
+                format!("{id} follows {}, which has lost touch with its store", node.control_plane),
+            )
+            .because(format!(
+                "it routes by revision {}, and the registry may be further",
+                node.acked_revision
+            ))
+            .hint("give it another control plane: gw-data-plane --control-plane URL,URL"),
+        ),
         NodeState::Lagging => Some(Finding::warned(
             "data-planes/lagging",
             format!("{id} is at revision {} of {revision}", node.acked_revision),

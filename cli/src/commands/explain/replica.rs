@@ -207,6 +207,7 @@ fn reported(node: &NodeExplanation, now: SystemTime) -> String {
     match node.node_state() {
         NodeState::Disconnected => format!("{age}, disconnected"),
         NodeState::Unknown => format!("{age}, its control plane is silent"),
+        NodeState::Outdated => format!("{age}, its control plane has lost its store"),
         NodeState::Nacked => format!("{age}, refuses"),
         NodeState::Lagging => format!("{age}, lagging"),
         NodeState::Synced | NodeState::Unspecified => age,

@@ -24,6 +24,7 @@ pub(super) async fn list(control: &Control, view: View) -> Result<Listing, Error
     Ok(Listing::new(&response, "nodes", names, table)
         .with_notes(empty)
         .with_notes(refusals(&response.nodes))
+        .with_notes(outdated(&response))
         .with_notes(silent))
 }
 
@@ -73,8 +74,21 @@ fn state_cell(state: NodeState) -> Cell {
         NodeState::Nacked => Cell::styled("NACKED", ALARM),
         NodeState::Disconnected => Cell::styled("DISCONNECTED", ALARM),
         NodeState::Unknown => Cell::styled("UNKNOWN", ALARM),
+        NodeState::Outdated => Cell::styled("OUTDATED", ALARM),
         NodeState::Unspecified => NONE.into(),
     }
+}
+
+/// That the control plane which answers does not know what the registry is now.
+fn outdated(response: &ListNodesResponse) -> Option<String> {
+    let is_outdated = response.nodes.iter().any(|node| node.state() == NodeState::Outdated);
+    is_outdated.then(|| {
+        format!(
+            "the control plane at {} has lost touch with its store: its data planes go on with what it knew last, and go over to \
+             another one that has not, if there is one",
+            response.control_plane
+        )
+    })
 }
 
 /// Why data planes refuse what they were sent.
@@ -125,6 +139,14 @@ dp-1   synced   12/12      0               0      1s         1m          0.1.0  
 dp-2   NACKED   11/12      0               4      1s         1m          0.1.0     127.0.0.1:5123   10.0.0.1:7400
 "
         );
+        assert_eq!(outdated(&response), None);
+        let nodes = vec![node("dp-3", NodeState::Outdated, 12)];
+        let outdated = outdated(&ListNodesResponse {
+            nodes,
+            control_plane: "10.0.0.1:7400".into(),
+            ..Default::default()
+        });
+        assert!(outdated.unwrap().starts_with("the control plane at 10.0.0.1:7400 has lost touch"));
         assert_eq!(
             refusals(&response.nodes).collect::<Vec<_>>(),
             ["dp-2 refuses revision 12 (INVALID_RESOURCE): orders/r-1: no port"]

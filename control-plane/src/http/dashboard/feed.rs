@@ -64,7 +64,7 @@ pub(super) async fn serve(State(resources): State<Resources>, request: Request) 
     let cursor = last.map(Cursor::parse).unwrap_or_default();
     let caller = Caller::of(request.extensions()).clone();
     let Resources { edge, grpc } = resources;
-    let place = match edge.dashboard_streams.take() {
+    let place = match edge.dashboard_streams.take_for(&caller) {
         Ok(place) => place,
         Err(refusal) => return refusal.into_response(),
     };

@@ -99,9 +99,10 @@ impl Replica {
     }
 
     /// The row of this data plane has followed `before`.
-    pub(super) fn hear(&mut self, node: &NodeId, before: Option<&Row>, at: SystemTime) {
+    pub(super) fn hear(&mut self, node: &NodeId, before: Option<&Row>, came_back: bool, at: SystemTime) {
         if let Some(cell) = self.rows.get_mut(node) {
-            cell.done = self.tally.hear(node, before.map(|row| (row, cell.done)), &cell.row, at);
+            let before = before.map(|row| (row, cell.done));
+            cell.done = self.tally.hear(node, before, &cell.row, came_back, at);
         }
     }
 

@@ -79,8 +79,11 @@ fn take_in(edge: &Edge, seat: &Seat, message: v1::ReportNodeStatusRequest) -> Re
         let lost = message.dropped_event_count;
         tracing::warn!(node = %seat.node(), lost, "the data plane could not tell all its transitions");
     }
-    let report = Report::parse(seat.node(), message, clock::wall())?;
+    let mut report = Report::parse(seat.node(), message, clock::wall())?;
     let publisher = &edge.effects.publisher;
+    if let Some(stats) = &mut report.stats {
+        publisher.read(|view| stats.keep_services(|service| view.service(service).is_some()));
+    }
     seat.reported(report, publisher.epoch(), |key| publisher.read(|view| view.get(key).is_some()));
     Ok(())
 }

@@ -14,8 +14,9 @@ use std::{
 };
 
 use gateway_proto::etcd::{
-    AuthenticateRequest, LeaseGrantRequest, LeaseGrantResponse, RangeRequest, RangeResponse, TxnRequest,
-    TxnResponse, auth_client::AuthClient, kv_client::KvClient, lease_client::LeaseClient,
+    AuthenticateRequest, LeaseGrantRequest, LeaseGrantResponse, LeaseRevokeRequest, RangeRequest,
+    RangeResponse, TxnRequest, TxnResponse, auth_client::AuthClient, kv_client::KvClient,
+    lease_client::LeaseClient,
 };
 use gateway_runtime::tls::{self, ClientTls};
 use http::Uri;
@@ -152,6 +153,15 @@ impl Client {
             }
             outcome => outcome,
         }
+    }
+
+    /// Has etcd forget a lease, with all that is under it.
+    pub(super) async fn revoke(&self, id: i64) -> Result<(), Status> {
+        let ask = |live: Live| {
+            let request = live.request(LeaseRevokeRequest { id });
+            async move { LeaseClient::new(live.channel).lease_revoke(request).await }
+        };
+        self.once(ask).await.map(drop)
     }
 
     /// Asks one member after the other, each at most once and a second time where we have to say anew who we are.

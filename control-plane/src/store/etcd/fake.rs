@@ -5,12 +5,12 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
     },
 };
 
 use gateway_proto::etcd::{
-    Compare, DeleteRangeResponse, Event, KeyValue, LeaseGrantRequest, LeaseGrantResponse,
+    Compare, DeleteRangeRequest, DeleteRangeResponse, Event, KeyValue, LeaseGrantRequest, LeaseGrantResponse,
     LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseRevokeRequest, LeaseRevokeResponse,
     LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, PutResponse, RangeRequest, RangeResponse, RequestOp,
     ResponseHeader, ResponseOp, TxnRequest, TxnResponse, WatchRequest, WatchResponse,
@@ -32,8 +32,9 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 use super::*;
+use crate::leases::Leases;
 use crate::registry::{Candidates, Command, Decision, Limits, Registration, View, decide};
-use gateway_proto::{Address, ServiceName};
+use gateway_proto::{Address, LeaseId, ReplicaKey, ServiceName};
 
 type Keys = BTreeMap<Vec<u8>, KeyValue>;
 
@@ -51,6 +52,10 @@ struct State {
     /// How many watches have begun.
     watches: watch::Sender<usize>,
     is_silent: AtomicBool,
+    /// Streams of renewals that are read and not answered.
+    stalling: AtomicUsize,
+    /// Leases whose renewals were read.
+    renewed: watch::Sender<Vec<i64>>,
 }
 
 impl Fake {
@@ -62,6 +67,8 @@ impl Fake {
             revision: watch::Sender::new(1),
             watches: watch::Sender::new(0),
             is_silent: AtomicBool::new(false),
+            stalling: AtomicUsize::new(0),
+            renewed: watch::Sender::default(),
         });
         let service = || Service(Arc::clone(&state));
         let server = Server::builder()
@@ -81,6 +88,18 @@ impl Fake {
     pub(super) async fn fall_silent(&self, watches: usize) {
         self.state.watches.subscribe().wait_for(|begun| *begun >= watches).await.unwrap();
         self.state.is_silent.store(true, Relaxed);
+    }
+
+    /// The next so many streams of renewals are left without an answer.
+    fn stall(&self, streams: usize) {
+        self.state.stalling.store(streams, Relaxed);
+    }
+
+    /// Waits until renewals of this lease have been read so many times.
+    async fn is_asked(&self, lease: LeaseId, times: usize) {
+        let (mut renewed, id) = (self.state.renewed.subscribe(), LeaseTag::of(lease).get());
+        let asked = renewed.wait_for(|renewed| renewed.iter().filter(|asked| **asked == id).count() >= times);
+        tokio::time::timeout(Duration::from_secs(20), asked).await.expect("in time").unwrap();
     }
 
     /// Watches that begin from now on tell.
@@ -262,16 +281,36 @@ impl Lease for Service {
 
     async fn lease_revoke(
         &self,
-        _: Request<LeaseRevokeRequest>,
+        request: Request<LeaseRevokeRequest>,
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
-        Err(Status::unimplemented("no lease is revoked"))
+        let id = request.into_inner().id;
+        let under_it: Vec<_> = self.0.at(0).into_values().filter(|kv| kv.lease == id).collect();
+        let delete = |kv: KeyValue| {
+            Asked::RequestDeleteRange(DeleteRangeRequest { key: kv.key, range_end: Vec::new() })
+        };
+        let success = under_it.into_iter().map(|kv| RequestOp { request: Some(delete(kv)) }).collect();
+        self.0.carry_out(TxnRequest { success, ..Default::default() });
+        Ok(Response::new(LeaseRevokeResponse { header: self.0.header() }))
     }
 
     async fn lease_keep_alive(
         &self,
-        _: Request<Streaming<LeaseKeepAliveRequest>>,
+        request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
-        Err(Status::unimplemented("leases last for ever"))
+        let (state, mut requests) = (Arc::clone(&self.0), request.into_inner());
+        let one_less = |left: usize| left.checked_sub(1);
+        let is_stalling = state.stalling.fetch_update(Relaxed, Relaxed, one_less).is_ok();
+        let (sender, responses) = mpsc::channel(9);
+        tokio::spawn(async move {
+            while let Ok(Some(LeaseKeepAliveRequest { id })) = requests.message().await {
+                state.renewed.send_modify(|renewed| renewed.push(id));
+                if !is_stalling {
+                    let _ =
+                        sender.send(Ok(LeaseKeepAliveResponse { header: state.header(), id, ttl: 60 })).await;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(responses)))
     }
 
     async fn lease_time_to_live(
@@ -289,8 +328,14 @@ async fn store(fake: &Fake) -> Etcd {
 
 /// Registers a replica for good, as the one with this number.
 fn registration(number: u16) -> Mutation {
+    leased(number, None)
+}
+
+/// The same with a lease of this time to live.
+fn leased(number: u16, ttl: Option<Duration>) -> Mutation {
     let address = Address::parse(&format!("10.0.0.1:{number}")).unwrap();
-    let wish = Registration::permanent(ServiceName::parse("orders").unwrap(), address);
+    let wish =
+        Registration { ttl, ..Registration::permanent(ServiceName::parse("orders").unwrap(), address) };
     let fresh = Candidates::from_random(number.into(), number.into());
     let limits = Limits { replicas: 99, replicas_per_service: 99 };
     match decide(&View::default(), &limits, &Command::Register(wish), &fresh, clock::wall()) {
@@ -346,4 +391,65 @@ async fn a_watch_that_has_fallen_silent_is_found_out_by_the_next_comparison() {
     fake.speak();
     asked_to_read_again(&mut other).await;
     assert_eq!(other.load().await.unwrap().revision, revisions[0]);
+}
+
+#[tokio::test]
+async fn a_control_plane_that_ends_in_good_order_is_not_among_those_that_are_there_from_then_on() {
+    let fake = Fake::start().await;
+    let (one, mut other) = (store(&fake).await, store(&fake).await);
+    other.load().await.unwrap();
+    let (own, mut known) = (one.peers().unwrap(), other.peers().unwrap().follow());
+    own.publish("p-a", "a:1");
+    let are_known = async |known: &mut tokio::sync::watch::Receiver<Known>, count: usize| {
+        let known = known.wait_for(|known| known.len() == count);
+        tokio::time::timeout(Duration::from_secs(20), known).await.expect("in time").unwrap().clone()
+    };
+    assert_eq!(are_known(&mut known, 1).await["p-a"], "a:1");
+    own.withdraw().await;
+    assert!(are_known(&mut known, 0).await.is_empty());
+}
+
+/// Long enough that nothing of it is over while a test lasts.
+const TTL: Duration = Duration::from_secs(60);
+
+/// A store with one replica that has a lease, whose renewals go there from the table that is yielded, too.
+async fn with_a_lease(fake: &Fake) -> (Etcd, Leases, LeaseId, ReplicaKey) {
+    let mut store = store(fake).await;
+    let base = store.load().await.unwrap().revision;
+    assert!(matches!(store.commit(base, &[leased(1, Some(TTL))]).await, Ok(Commit::Durable(_))));
+    let loaded = store.load().await.unwrap();
+    let record = loaded.items[0].as_replica().unwrap();
+    let (lease, key) = (record.lease.unwrap().id, record.key.clone());
+    let leases = Leases::with_outlet(clock::now(), store.outlet());
+    leases.grant(lease, key.clone(), TTL, clock::now());
+    (store, leases, lease, key)
+}
+
+#[tokio::test]
+async fn renewals_that_a_member_leaves_without_an_answer_are_asked_again_on_the_next_stream() {
+    let fake = Fake::start().await;
+    let (_store, leases, lease, key) = with_a_lease(&fake).await;
+    fake.stall(1);
+    leases.renew(lease, &key, clock::now()).unwrap();
+    fake.is_asked(lease, 2).await;
+}
+
+#[tokio::test]
+async fn a_lease_that_etcd_has_dropped_is_begun_anew_although_no_renewal_is_answered() {
+    let fake = Fake::start().await;
+    let (store, leases, lease, key) = with_a_lease(&fake).await;
+    fake.stall(usize::MAX);
+    leases.kept(lease);
+    let tag = LeaseTag::of(lease).get();
+    let is_there = || fake.state.at(0).values().any(|kv| kv.lease == tag);
+    store.client.revoke(tag).await.unwrap();
+    assert!(!is_there());
+    leases.dropped(lease, clock::now());
+    let again = async {
+        while !is_there() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), again).await.expect("in time");
+    assert!(leases.renew(lease, &key, clock::now()).is_some());
 }

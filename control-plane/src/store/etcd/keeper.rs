@@ -1,10 +1,16 @@
 //! Renewals on their way to etcd: few streams for all leases, and a new lease where etcd's has lapsed.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::Duration,
+};
 
-use gateway_proto::etcd::{LeaseKeepAliveRequest, LeaseKeepAliveResponse, lease_client::LeaseClient};
+use gateway_proto::{
+    LeaseId,
+    etcd::{LeaseKeepAliveRequest, LeaseKeepAliveResponse, lease_client::LeaseClient},
+};
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::mpsc,
     task::JoinSet,
     time::{Instant, sleep, sleep_until, timeout},
 };
@@ -13,7 +19,7 @@ use tonic::{Status, Streaming};
 
 use super::{
     client::{Client, Live},
-    entry,
+    entry, found,
     keys::{Keys, RecordKind},
     transaction::{Grant, one, revival},
 };
@@ -32,6 +38,8 @@ const UNANSWERED: usize = 2048;
 const STALLED: Duration = Duration::from_millis(1500);
 /// Leases that are begun anew at once: each is a commit or two of etcd's.
 const REVIVALS: usize = 64;
+/// Those that wait for it: more than etcd keeps anew before a renewal is too old to be told.
+const WAITING: usize = 16 * 1024;
 /// Others may change the record meanwhile.
 const TRIES: usize = 4;
 const MIN_PAUSE: Duration = Duration::from_millis(100);
@@ -39,37 +47,46 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// Forwards renewals for as long as there are any to come.
 pub(super) async fn run(client: Client, keys: Keys, mut renewals: mpsc::Receiver<Renewal>) {
-    let revivals = Arc::new(Semaphore::new(REVIVALS));
-    let mut streams = JoinSet::new();
+    let (lapsed, to_revive) = mpsc::channel(WAITING);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(Revivals::new(client.clone(), keys).run(to_revive));
     let mut senders = Vec::with_capacity(STREAMS);
     for _ in 0..STREAMS {
         let (sender, receiver) = mpsc::channel(UNANSWERED);
         senders.push(sender);
-        let line = Line { client: client.clone(), keys: keys.clone(), revivals: Arc::clone(&revivals) };
-        streams.spawn(line.run(receiver));
+        let line = Line { client: client.clone(), lapsed: lapsed.clone(), unanswered: HashMap::new() };
+        tasks.spawn(line.run(receiver));
     }
     while let Some(renewal) = renewals.recv().await {
         let line = usize::try_from(LeaseTag::of(renewal.lease).get()).unwrap_or(0) % STREAMS;
-        // A line that is full is one that etcd does not answer: the next renewal comes in a third of a time to live.
-        let _ = senders[line].try_send(renewal);
+        // etcd leaves renewals of leases without an answer that it is about to drop, and all behind them: so what it is known to
+        // have dropped does not go that way.
+        let way = if renewal.is_dropped { &lapsed } else { &senders[line] };
+        // One that is full is one that etcd does not keep up with: the next renewal comes in a third of a time to live.
+        let _ = way.try_send(renewal);
     }
 }
 
 /// One stream, begun anew whenever it breaks.
 struct Line {
     client: Client,
-    keys: Keys,
-    revivals: Arc<Semaphore>,
+    /// Where leases are handed in that etcd turned out to have let lapse.
+    lapsed: mpsc::Sender<Renewal>,
+    /// By the numbers of their leases. What one stream leaves without an answer is asked again on the next.
+    unanswered: HashMap<i64, Renewal>,
 }
 
 impl Line {
-    async fn run(self, mut renewals: mpsc::Receiver<Renewal>) {
+    async fn run(mut self, mut renewals: mpsc::Receiver<Renewal>) {
         let mut pause = MIN_PAUSE;
-        let mut reviving = JoinSet::new();
-        // No stream without anything to say.
-        while let Some(first) = renewals.recv().await {
+        loop {
+            // No stream without anything to say.
+            if self.unanswered.is_empty() {
+                let Some(first) = renewals.recv().await else { return };
+                self.unanswered.insert(LeaseTag::of(first.lease).get(), first);
+            }
             let begun = clock::now();
-            match self.forward(first, &mut renewals, &mut reviving).await {
+            match self.forward(&mut renewals).await {
                 Ok(()) => return,
                 Err(status) => {
                     tracing::debug!(message = status.message(), "a stream of renewals to etcd ended");
@@ -83,32 +100,30 @@ impl Line {
         }
     }
 
-    async fn forward(
-        &self,
-        first: Renewal,
-        renewals: &mut mpsc::Receiver<Renewal>,
-        reviving: &mut JoinSet<()>,
-    ) -> Result<(), Status> {
-        let live = self.client.live().await?;
+    async fn forward(&mut self, renewals: &mut mpsc::Receiver<Renewal>) -> Result<(), Status> {
+        let live = self.client.live().await.inspect_err(|_| self.forget_late_ones())?;
         let (requests, receiver) = mpsc::channel(UNANSWERED);
-        let mut unanswered = HashMap::new();
-        self.ask(&requests, &mut unanswered, first);
+        self.forget_late_ones();
+        for id in self.unanswered.keys() {
+            // There is room for all of them.
+            let _ = requests.try_send(LeaseKeepAliveRequest { id: *id });
+        }
         let stalled = || Status::deadline_exceeded("a member leaves renewals without an answer");
         let opened = timeout(STALLED, open(&live, receiver)).await.unwrap_or_else(|_| Err(stalled()));
         let mut answers = opened.inspect_err(|_| self.client.give_up(&live, true))?;
         let mut moved = Instant::now();
         loop {
             tokio::select! {
-                renewal = renewals.recv(), if unanswered.len() < UNANSWERED => match renewal {
+                renewal = renewals.recv(), if self.unanswered.len() < UNANSWERED => match renewal {
                     Some(renewal) => {
-                        if unanswered.is_empty() {
+                        if self.unanswered.is_empty() {
                             moved = Instant::now();
                         }
-                        self.ask(&requests, &mut unanswered, renewal);
+                        self.ask(&requests, renewal);
                     }
                     None => return Ok(()),
                 },
-                () = sleep_until(moved + STALLED), if !unanswered.is_empty() => {
+                () = sleep_until(moved + STALLED), if !self.unanswered.is_empty() => {
                     self.client.give_up(&live, true);
                     return Err(stalled());
                 }
@@ -117,43 +132,71 @@ impl Line {
                     let answer = answer.ok_or_else(|| Status::unavailable("etcd ended the stream"))?;
                     self.client.contact().touch(clock::now());
                     moved = Instant::now();
-                    let renewal = unanswered.remove(&answer.id);
+                    let renewal = self.unanswered.remove(&answer.id);
                     if let Some(renewal) = renewal.filter(|_| answer.ttl <= 0) {
-                        self.revive(renewal, reviving);
+                        // Without a place for it, the next renewal asks again.
+                        let _ = self.lapsed.try_send(renewal);
                     }
                 }
-                Some(_) = reviving.join_next() => {}
             }
         }
     }
 
-    fn ask(
-        &self,
-        requests: &mpsc::Sender<LeaseKeepAliveRequest>,
-        unanswered: &mut HashMap<i64, Renewal>,
-        renewal: Renewal,
-    ) {
+    fn ask(&mut self, requests: &mpsc::Sender<LeaseKeepAliveRequest>, renewal: Renewal) {
         let id = LeaseTag::of(renewal.lease).get();
-        if requests.try_send(LeaseKeepAliveRequest { id }).is_ok() {
-            unanswered.insert(id, renewal);
+        if renewal.is_timely(clock::now()) && requests.try_send(LeaseKeepAliveRequest { id }).is_ok() {
+            self.unanswered.insert(id, renewal);
         }
     }
 
-    /// Has etcd keep a lease again that it let lapse, although its owner was heard of.
-    fn revive(&self, renewal: Renewal, reviving: &mut JoinSet<()>) {
-        // Without a place for it, the next renewal asks again.
-        let Ok(place) = Arc::clone(&self.revivals).try_acquire_owned() else { return };
-        let (client, keys) = (self.client.clone(), self.keys.clone());
-        reviving.spawn(async move {
-            match revive(&client, &keys, &renewal).await {
-                Ok(true) => tracing::info!(replica = %renewal.key, "its lease is kept by etcd again"),
-                Ok(false) => {}
-                Err(status) => {
-                    tracing::debug!(replica = %renewal.key, message = status.message(), "no lease")
+    fn forget_late_ones(&mut self) {
+        let now = clock::now();
+        self.unanswered.retain(|_, renewal| renewal.is_timely(now));
+    }
+}
+
+/// Has etcd keep leases again that it let lapse, although their owners were heard of: some at a time, and the others wait.
+struct Revivals {
+    client: Client,
+    keys: Keys,
+    waiting: VecDeque<Renewal>,
+    under_way: JoinSet<LeaseId>,
+    /// Of both. The next renewal of one that waits says nothing new.
+    leases: HashSet<LeaseId>,
+}
+
+impl Revivals {
+    fn new(client: Client, keys: Keys) -> Self {
+        let (waiting, under_way, leases) = (VecDeque::new(), JoinSet::new(), HashSet::new());
+        Self { client, keys, waiting, under_way, leases }
+    }
+
+    /// For as long as there are any to come.
+    async fn run(mut self, mut lapsed: mpsc::Receiver<Renewal>) {
+        loop {
+            tokio::select! {
+                renewal = lapsed.recv(), if self.waiting.len() < WAITING => match renewal {
+                    Some(renewal) if self.leases.insert(renewal.lease) => self.waiting.push_back(renewal),
+                    Some(_) => {}
+                    None => return,
+                },
+                Some(ended) = self.under_way.join_next() => match ended {
+                    Ok(lease) => {
+                        self.leases.remove(&lease);
+                    }
+                    // A panic leaves its lease among those that are under way.
+                    Err(_) => self.leases = self.waiting.iter().map(|renewal| renewal.lease).collect(),
+                },
+            }
+            while self.under_way.len() < REVIVALS {
+                let Some(next) = self.waiting.pop_front() else { break };
+                if next.is_timely(clock::now()) {
+                    self.under_way.spawn(revive(self.client.clone(), self.keys.clone(), next));
+                } else {
+                    self.leases.remove(&next.lease);
                 }
             }
-            drop(place);
-        });
+        }
     }
 }
 
@@ -165,12 +208,22 @@ async fn open(
     Ok(LeaseClient::new(live.channel.clone()).lease_keep_alive(request).await?.into_inner())
 }
 
-/// Yields whether it did so: not for a replica that is gone, or has another lease.
-async fn revive(client: &Client, keys: &Keys, renewal: &Renewal) -> Result<bool, Status> {
+/// Has etcd keep one lease again, and yields which.
+async fn revive(client: Client, keys: Keys, renewal: Renewal) -> LeaseId {
+    match try_to_revive(&client, &keys, &renewal).await {
+        Ok(true) => tracing::info!(replica = %renewal.key, "its lease is kept by etcd again"),
+        Ok(false) => {}
+        Err(status) => tracing::debug!(replica = %renewal.key, message = status.message(), "no lease"),
+    }
+    renewal.lease
+}
+
+/// Yields whether it did so: not for a replica that is gone, or has another lease, or whose lease somebody else was faster with.
+async fn try_to_revive(client: &Client, keys: &Keys, renewal: &Renewal) -> Result<bool, Status> {
     let key = keys.record(&Key::Replica(renewal.key.clone()));
     for _ in 0..TRIES {
-        let found = client.range(one(key.clone())).await?;
-        let Some(kv) = found.kvs.into_iter().next() else { return Ok(false) };
+        let records = client.range(one(key.clone())).await?.kvs;
+        let Some(kv) = records.into_iter().next() else { return Ok(false) };
         let record = entry::decode_record(RecordKind::Replica, &kv.value, kv.mod_revision);
         let record = record.map_err(Status::data_loss)?;
         if !matches!(&record, Item::Replica(record) if record.is_kept_by(renewal.lease)) {
@@ -179,8 +232,10 @@ async fn revive(client: &Client, keys: &Keys, renewal: &Renewal) -> Result<bool,
         let grant = Grant::new(renewal.lease, renewal.ttl);
         client.grant(grant.tag.get(), grant.ttl).await?;
         let request = revival(keys, &renewal.key, (key.clone(), kv.mod_revision), grant);
-        if client.txn(request).await?.succeeded {
-            return Ok(true);
+        let response = client.txn(request).await?;
+        let succeeded = response.succeeded;
+        if succeeded || !found(response).is_empty() {
+            return Ok(succeeded);
         }
     }
     Ok(false)

@@ -16,7 +16,7 @@ const RENEW_INTERVAL: Duration = Duration::from_secs(3);
 const RENEW_TIMEOUT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Says what is in `own` until nobody can change that any more.
+/// Says what is in `own` until it is taken back, or nobody can change it any more.
 pub(super) async fn run(client: Client, keys: Keys, mut own: watch::Receiver<Option<(String, String)>>) {
     while own.wait_for(Option::is_some).await.is_ok() {
         let said = own.borrow_and_update().clone();
@@ -24,6 +24,9 @@ pub(super) async fn run(client: Client, keys: Keys, mut own: watch::Receiver<Opt
         if let Err(status) = be_present(&client, &keys, &node, &address, &mut own).await {
             tracing::debug!(message = status.message(), "etcd does not know of this control plane");
             sleep(PAUSE.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+        }
+        if own.borrow().is_none() {
+            return;
         }
     }
 }
@@ -43,7 +46,8 @@ async fn be_present(
         tokio::select! {
             changed = own.changed() => {
                 let _ = changed;
-                return Ok(());
+                // With its lease, the key goes at once.
+                return client.revoke(id).await;
             }
             () = sleep(RENEW_INTERVAL) => {}
         }

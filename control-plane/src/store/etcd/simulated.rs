@@ -229,7 +229,7 @@ fn revision_of(item: &Item) -> Revision {
 
 /// As etcd's leases are renewed, and begun anew.
 async fn renew(cluster: Cluster, contact: Contact, mut renewals: mpsc::Receiver<Renewal>) {
-    while let Some(Renewal { key, lease, ttl }) = renewals.recv().await {
+    while let Some(Renewal { key, lease, ttl, .. }) = renewals.recv().await {
         cluster.delay().await;
         if cluster.happens(0.02) {
             continue;

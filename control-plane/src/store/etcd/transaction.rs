@@ -122,7 +122,8 @@ fn of_mutation(keys: &Keys, mutation: &Mutation) -> Vec<RequestOp> {
     operations
 }
 
-/// Has etcd keep the lease of a replica again, if its record is still the one of this revision and nobody else has done so.
+/// Has etcd keep the lease of a replica again, if its record is still the one of this revision and nobody else has done so; finds
+/// the lease if somebody has.
 pub(super) fn revival(
     keys: &Keys,
     key: &ReplicaKey,
@@ -133,7 +134,7 @@ pub(super) fn revival(
     TxnRequest {
         compare: vec![is_at(record, revision), is_absent(keys.lease(key))],
         success: vec![put(keys.lease(key), Vec::new(), grant.tag.get())],
-        failure: Vec::new(),
+        failure: vec![operation(Request::RequestRange(one(keys.lease(key))))],
     }
 }
 

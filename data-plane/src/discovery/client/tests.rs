@@ -284,6 +284,49 @@ async fn without_another_one_a_control_plane_that_is_behind_is_told_so_and_waite
     assert_eq!(data_plane.routes(), [("orders".to_owned(), 3)]);
 }
 
+/// Says that nothing has changed, and how long the store has been silent.
+fn said(revision: i64, silence: i64) -> v1::StreamSnapshotsResponse {
+    let store_silence = Some(prost_types::Duration { seconds: silence, nanos: 0 });
+    v1::StreamSnapshotsResponse { store_silence, ..wire::bookmark(revision) }
+}
+
+#[tokio::test]
+async fn a_control_plane_that_has_lost_its_store_is_left_for_one_that_has_not_on_a_stream_that_is_there_before()
+ {
+    let (mut one, mut other) = (FakeControlPlane::start().await, FakeControlPlane::start().await);
+    let data_plane = start(&[one.url(), other.url()], wire::held(), Source::Cached);
+    let mut stream = one.snapshot_stream().await;
+    stream.send(said(5, 0)).await;
+    stream.send(said(5, 7)).await;
+    assert!(data_plane.view.status.borrow().store_silent_since.is_some());
+
+    let mut asked = other.snapshot_stream().await;
+    assert_eq!((asked.hello.role(), asked.hello.resume_revision), (v1::SnapshotRole::Observer, 5));
+    assert_eq!(stream.send(said(5, 8)).await.revision, 5, "meanwhile the first one is followed");
+    asked.push(said(5, 0)).await;
+    let mut next = other.snapshot_stream().await;
+    assert_eq!((next.hello.role(), next.hello.resume_revision), (v1::SnapshotRole::DataPlane, 5));
+    assert_eq!(next.send(one_more(5, "r-9")).await.revision, 6);
+    stream.ended().await;
+    let status = data_plane.view.status.borrow().clone();
+    assert_eq!((status.moves, status.ended["outdated"], status.store_silent_since), (1, 1, None));
+}
+
+#[tokio::test]
+async fn nobody_moves_to_a_control_plane_that_has_lost_the_store_too() {
+    let (mut one, mut other) = (FakeControlPlane::start().await, FakeControlPlane::start().await);
+    let data_plane = start(&[one.url(), other.url()], wire::held(), Source::Cached);
+    let mut stream = one.snapshot_stream().await;
+    stream.send(said(5, 7)).await;
+    let mut asked = other.snapshot_stream().await;
+    asked.push(said(5, 9)).await;
+    asked.ended().await;
+    assert_eq!(stream.send(said(5, 0)).await.revision, 5);
+    assert_eq!(stream.send(one_more(5, "r-9")).await.revision, 6);
+    let status = data_plane.view.status.borrow().clone();
+    assert_eq!((status.moves, status.ended["outdated"]), (0, 0));
+}
+
 #[tokio::test]
 async fn another_control_plane_of_another_registry_takes_no_route_away() {
     let (mut one, mut other) = (FakeControlPlane::start().await, FakeControlPlane::start().await);

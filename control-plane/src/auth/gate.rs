@@ -17,7 +17,6 @@ use gateway_runtime::{
 };
 use http::{Extensions, HeaderMap, header};
 use tokio::{sync::Notify, time::sleep_until};
-use tonic::transport::server::TcpConnectInfo;
 
 use super::{
     Audit, Caller, CredentialError, Denied,
@@ -29,7 +28,7 @@ use super::{
     remote::{Remote, Schedule},
     token::{Secret, jwks::Jwks},
 };
-use crate::{clock, strangers::Peer};
+use crate::{clock, listeners::Whence, strangers::Peer};
 
 /// Where everybody must pass.
 #[derive(Debug)]
@@ -123,14 +122,14 @@ impl Gate {
     }
 
     /// Finds out who asks, by his request's headers and what it has of his connection: certificate, address, and whether he is
-    /// a stranger there. A token goes before a certificate.
+    /// a stranger there. A token goes before a certificate, and that before the user at the other end of a Unix socket.
     pub(crate) fn caller(self: &Arc<Self>, headers: &HeaderMap, connection: &Extensions) -> Caller {
-        let from = connection.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        let from = connection.get::<Whence>().copied();
         let certificate = connection.get::<Arc<PeerCertificate>>();
         let who = match &self.lock {
             None => Who::Anybody,
             Some(lock) => {
-                match shown(headers, certificate).and_then(|credential| lock.identify(credential)) {
+                match shown(headers, certificate, from).and_then(|credential| lock.identify(credential)) {
                     Ok(known) => {
                         if let Some(peer) = connection.get::<Arc<Peer>>() {
                             peer.is_known_now();
@@ -239,12 +238,13 @@ impl Caller {
 fn shown(
     headers: &HeaderMap,
     certificate: Option<&Arc<PeerCertificate>>,
+    from: Option<Whence>,
 ) -> Result<Credential, CredentialError> {
     let mut sent = headers.get_all(header::AUTHORIZATION).iter();
     let Some(first) = sent.next() else {
-        return certificate
-            .map(|shown| Credential::Certificate(Arc::clone(shown)))
-            .ok_or(CredentialError::Missing);
+        let shown = certificate.map(|shown| Credential::Certificate(Arc::clone(shown)));
+        let user = || from.and_then(Whence::user).map(Credential::User);
+        return shown.or_else(user).ok_or(CredentialError::Missing);
     };
     let invalid = CredentialError::invalid;
     if sent.next().is_some() {

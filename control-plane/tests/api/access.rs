@@ -187,11 +187,8 @@ async fn strangers_who_hold_connections_keep_nobody_out_who_says_who_he_is() {
     })
     .await;
     let watch = async || {
-        let channel = Endpoint::from_shared(format!("http://{}", plane.running.listen()))
-            .unwrap()
-            .connect()
-            .await
-            .unwrap();
+        let channel =
+            Endpoint::from_shared(format!("http://{}", plane.listen())).unwrap().connect().await.unwrap();
         let mut health = HealthClient::new(channel);
         let mut watching = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
         assert!(watching.message().await.unwrap().is_some());

@@ -37,7 +37,8 @@ pub(crate) struct Cli {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// Control plane to talk to; of several of one registry, between commas, the first that answers
+    /// Control plane to talk to, as http://HOST:PORT, https://HOST:PORT or unix:///PATH; of several of one registry, between commas,
+    /// the first that answers
     #[arg(short, long, global = true, env = "GWCTL_ENDPOINT", default_value = endpoint::DEFAULT, value_name = "URL,…")]
     pub(crate) endpoint: String,
     /// Context of the configuration file, see gwctl config
@@ -65,15 +66,15 @@ pub(crate) struct Global {
     /// Leave the headings of tables out
     #[arg(long, global = true)]
     pub(crate) no_headers: bool,
-    /// When to use colour; NO_COLOR turns auto off
+    /// When to use colour; NO_COLOR or GWCTL_NO_COLOR turn auto off
     #[arg(long, global = true, default_value = "auto", value_name = "WHEN")]
     pub(crate) color: Color,
     /// Print no notes and warnings; errors remain
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
-    /// Print each call and how long it took to stderr
-    #[arg(short, long, global = true, action = ArgAction::SetTrue)]
-    pub(crate) verbose: bool,
+    /// Print each call and how long it took to stderr; twice, -vv, each connection, too
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
     /// Never ask: fail where a question would come
     #[arg(long, global = true)]
     pub(crate) no_input: bool,
@@ -392,6 +393,7 @@ mod tests {
             "gwctl top",
             "gwctl top orders --interval 2s --once -o json",
             "gwctl version",
+            "gwctl -vv get services",
             "gwctl version --client -o json",
         ] {
             assert!(parse(line).is_ok(), "{line}");

@@ -11,7 +11,7 @@ use std::{
 };
 
 use gateway_proto::{
-    code_name,
+    ControlPlaneUrl, code_name,
     nearest::nearest,
     reason,
     v1::{
@@ -86,6 +86,7 @@ impl Control {
         }
         let deadline = Instant::now() + global.timeout;
         let mut progress = Progress::new(&global.output());
+        let began = Instant::now();
         let channel = loop {
             match link::connect(&connecting, &endpoint.places, &tls).await {
                 Ok(channel) => break channel,
@@ -96,8 +97,12 @@ impl Control {
                 Err(error) => return Err(unreachable_error(&endpoint, &tls, &error)),
             }
         };
+        if global.verbose > 1 {
+            eprintln!("connected to {endpoint}  {:.1?}", began.elapsed());
+        }
         let told = Some(Arc::new(Told::new(global.output())));
-        let control = Self::showing((credentials, tls), channel, endpoint, (global.timeout, global.verbose));
+        let verbosity = (global.timeout, global.verbose > 0);
+        let control = Self::showing((credentials, tls), channel, endpoint, verbosity);
         Ok(Self { told, ..control })
     }
 
@@ -248,11 +253,14 @@ fn unreachable_error(endpoint: &Endpoint, tls: &ClientTls, error: &tonic::transp
     };
     let mut unreachable = Error::new(Exit::Unreachable, headline).because(endpoint.origin.describe());
     // Whoever answers by TLS is there: starting another one would be no help.
-    if endpoint.url().scheme_str() == Some("https") {
+    if endpoint.url().is_encrypted() {
         unreachable.hints.push("name the authorities that are believed with  --ca-file FILE".into());
     }
-    unreachable =
-        unreachable.hint("start one with  gwctl dev").hint("or choose another one with  --endpoint URL");
+    unreachable = unreachable.hint(match endpoint.url() {
+        ControlPlaneUrl::Web(_) => "start one with  gwctl dev".to_owned(),
+        ControlPlaneUrl::Unix(_) => format!("start one with  gw-control-plane --listen {}", endpoint.url()),
+    });
+    unreachable = unreachable.hint("or choose another one with  --endpoint URL  or  gwctl config use NAME");
     if broke_off(error) {
         unreachable = unreachable.hint(DEFAULT_PORTS);
     }

@@ -1,10 +1,9 @@
 //! Where the control plane is, and who said so.
 
-use std::{fmt, net::IpAddr};
+use std::fmt;
 
 use clap::{ArgMatches, parser::ValueSource};
-use gateway_proto::{control_plane_url, without_user};
-use tonic::transport::Uri;
+use gateway_proto::{ControlPlaneUrl, without_user};
 
 use crate::{
     error::{Error, Exit},
@@ -41,7 +40,7 @@ impl Origin {
             Self::Environment => "the endpoint comes from GWCTL_ENDPOINT",
             Self::Context => "the endpoint comes from the context in use: gwctl config view --show-origin",
             Self::Default => {
-                "the endpoint is the built-in default: neither --endpoint nor GWCTL_ENDPOINT is set"
+                "the endpoint is the built-in default: neither --endpoint, GWCTL_ENDPOINT nor a context is set"
             }
         }
     }
@@ -58,7 +57,7 @@ pub(crate) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Parses `http://HOST:PORT`, or several of them between commas.
+    /// Parses `http://HOST:PORT`, `https://HOST:PORT` or `unix:///PATH`, or several of them between commas.
     ///
     /// # Errors
     /// A usage error that says what is wrong with the URL and where it came from.
@@ -69,7 +68,7 @@ impl Endpoint {
                 .hint(format!("for example {DEFAULT}"))
         };
         let urls = text.split(',').map(str::trim);
-        let urls = urls.map(|text| control_plane_url(text).map_err(|why| refused(text, &why.to_string())));
+        let urls = urls.map(|text| ControlPlaneUrl::parse(text).map_err(|why| refused(text, &why)));
         let urls = urls.collect::<Result<Vec<_>, _>>()?;
         if urls.len() > MAX_PLACES {
             return Err(refused(
@@ -81,7 +80,7 @@ impl Endpoint {
     }
 
     /// The URL in use.
-    pub(crate) fn url(&self) -> &Uri {
+    pub(crate) fn url(&self) -> &ControlPlaneUrl {
         self.places.current()
     }
 
@@ -94,23 +93,19 @@ impl Endpoint {
 impl Endpoint {
     /// Whether it, and each of several, is on this machine.
     pub(crate) fn is_local(&self) -> bool {
-        let is_local = |url: &Uri| {
-            let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-            host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
-        };
-        self.places.urls().iter().all(is_local)
+        self.places.urls().iter().all(ControlPlaneUrl::is_local)
     }
 
     /// Whether nothing is encrypted on the way to it, or to one of several.
     pub(crate) fn is_plain(&self) -> bool {
-        self.places.urls().iter().any(|url| url.scheme_str() == Some("http"))
+        self.places.urls().iter().any(|url| !url.is_encrypted())
     }
 }
 
-/// The one in use, as it was meant: without the slash that stands for the empty path.
+/// The one in use.
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.url().to_string().trim_end_matches('/'))
+        self.url().fmt(f)
     }
 }
 
@@ -130,6 +125,8 @@ mod tests {
         assert_eq!((endpoint.to_string().as_str(), endpoint.is_several()), ("http://a:1", true));
         assert!(endpoint.is_plain() && !endpoint.is_local());
         assert!(Endpoint::parse("http://127.0.0.1:1,http://[::1]:2", Origin::Flag).unwrap().is_local());
+        let sockets = Endpoint::parse("unix:///run/a.sock,unix:///run/b.sock", Origin::Flag).unwrap();
+        assert_eq!((sockets.to_string().as_str(), sockets.is_local()), ("unix:///run/a.sock", true));
         let error = Endpoint::parse("http://a:1,b:2", Origin::Flag).unwrap_err();
         assert_eq!(error.headline, "the endpoint \"b:2\" has no scheme: write http://HOST:PORT");
         let many = vec!["http://a:1"; 17].join(",");

@@ -11,6 +11,7 @@ use std::{
 };
 
 use clap::Args;
+use gateway_proto::ControlPlaneUrl;
 use gateway_runtime::{
     credentials::TokenFile,
     root_cause,
@@ -115,7 +116,7 @@ pub(crate) struct Places(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    urls: Vec<Uri>,
+    urls: Vec<ControlPlaneUrl>,
     /// The one that was connected to last.
     current: AtomicUsize,
 }
@@ -133,24 +134,24 @@ impl Places {
     ///
     /// # Panics
     /// Without any.
-    pub(crate) fn new(urls: Vec<Uri>) -> Self {
+    pub(crate) fn new(urls: Vec<ControlPlaneUrl>) -> Self {
         assert!(!urls.is_empty(), "an endpoint has a URL");
         Self(Arc::new(Inner { urls, current: AtomicUsize::new(0) }))
     }
 
     /// All of them.
-    pub(crate) fn urls(&self) -> &[Uri] {
+    pub(crate) fn urls(&self) -> &[ControlPlaneUrl] {
         &self.0.urls
     }
 
     /// The one in use, or the first.
-    pub(crate) fn current(&self) -> &Uri {
+    pub(crate) fn current(&self) -> &ControlPlaneUrl {
         &self.0.urls[self.0.current.load(Relaxed) % self.0.urls.len()]
     }
 
     /// How a channel to any of them is made.
     pub(crate) fn channel(&self) -> Endpoint {
-        let channel = Channel::builder(self.current().clone());
+        let channel = Channel::builder(self.current().origin());
         match self.0.urls.len() {
             1 => channel,
             _ => channel.http2_keep_alive_interval(PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT),
@@ -174,7 +175,7 @@ impl Places {
                 Ok(Err(error)) => root_cause(&error),
                 Err(_) => format!("no answer within {PLACE_TIMEOUT:?}"),
             };
-            tried.push(format!("{} ({why})", urls[index].to_string().trim_end_matches('/')));
+            tried.push(format!("{} ({why})", urls[index]));
         }
         Err(io::Error::other(tried.join(", ")))
     }
@@ -207,11 +208,15 @@ pub(crate) fn connect_lazy(endpoint: &Endpoint, places: &Places, tls: &Arc<Clien
     endpoint.connect_with_connector_lazy(connector)
 }
 
-async fn open(url: &Uri, tls: Arc<ClientTls>) -> io::Result<TokioIo<tls::Connection>> {
-    let is_encrypted = url.scheme_str() == Some("https");
-    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
-    let port = url.port_u16().unwrap_or_default();
-    tls::connect(host, port, is_encrypted.then_some(&tls)).await.map(TokioIo::new)
+async fn open(url: &ControlPlaneUrl, tls: Arc<ClientTls>) -> io::Result<TokioIo<tls::Connection>> {
+    let connection = match url {
+        ControlPlaneUrl::Unix(path) => tls::connect_unix(path).await,
+        ControlPlaneUrl::Web(web) => {
+            let host = web.host().unwrap_or_default().trim_matches(['[', ']']);
+            tls::connect(host, web.port_u16().unwrap_or_default(), url.is_encrypted().then_some(&tls)).await
+        }
+    };
+    connection.map(TokioIo::new)
 }
 
 impl Credentials {

@@ -88,7 +88,7 @@ impl FromStr for Chosen {
 /// When to use colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Color {
-    /// On a terminal, unless NO_COLOR is set
+    /// On a terminal, unless NO_COLOR or GWCTL_NO_COLOR is set
     Auto,
     /// Also into pipes and files
     Always,
@@ -99,7 +99,10 @@ pub(crate) enum Color {
 impl Color {
     /// Makes it the choice of the whole process.
     pub(crate) fn apply(self) {
+        // The library looks at NO_COLOR itself, which is for all programs.
+        let is_unwanted = std::env::var_os("GWCTL_NO_COLOR").is_some_and(|value| !value.is_empty());
         match self {
+            Self::Auto if is_unwanted => ColorChoice::Never,
             Self::Auto => ColorChoice::Auto,
             Self::Always => ColorChoice::Always,
             Self::Never => ColorChoice::Never,

@@ -61,6 +61,8 @@ pub(crate) struct Addresses {
 #[derive(Debug)]
 pub(crate) struct Planes {
     control: control_plane::Running,
+    /// Where the control plane listens, before an outage and after it.
+    listen: SocketAddr,
     data: data_plane::Running,
     site: Site,
     outage: Outage,
@@ -147,11 +149,12 @@ impl Planes {
         config.access = control_plane::Settings::default();
         let mut site = Site { config, lab };
         let control = site.start(stop_control.clone()).await?;
-        site.config.listen = control.listen();
+        let listen = control.listen().expect("it was told to listen at an address");
+        site.config.listen = Some(listen);
         let outage = Outage::new();
 
-        match start_data(ports, control.listen(), folder.path(), stop_data.clone()).await {
-            Ok(data) => Ok(Self { control, data, site, outage, stop_control, stop_data, folder }),
+        match start_data(ports, listen, folder.path(), stop_data.clone()).await {
+            Ok(data) => Ok(Self { control, listen, data, site, outage, stop_control, stop_data, folder }),
             Err(failure) => {
                 stop_control.begin();
                 // It has served nobody: what it could say of its end explains nothing.
@@ -163,11 +166,7 @@ impl Planes {
 
     /// Where they listen.
     pub(crate) fn addresses(&self) -> Addresses {
-        Addresses {
-            proxy: self.data.listen(),
-            control: self.control.listen(),
-            admin: self.data.admin_listen(),
-        }
+        Addresses { proxy: self.data.listen(), control: self.listen, admin: self.data.admin_listen() }
     }
 
     /// What takes the control plane away, for a while, once they run.
@@ -181,7 +180,7 @@ impl Planes {
     /// # Errors
     /// What made a plane fail.
     pub(crate) async fn run(self, shutdown: Shutdown) -> Result<(), Failure> {
-        let Self { control, data, site, outage, stop_control, stop_data, folder } = self;
+        let Self { control, data, site, outage, stop_control, stop_data, folder, .. } = self;
         let over = Shutdown::new();
         let data = async {
             let ended = data.finished().await;

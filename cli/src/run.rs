@@ -3,7 +3,8 @@
 //!
 //! [`restarts`] decides, with time as an argument, when a program that ended is started again; [`arguments`] and [`lines`]
 //! transform text. The rest is a thin shell: [`child`] owns a process group, [`place`] finds a port, [`readiness`] asks
-//! whether it answers, [`changes`] whether its source is another, [`registration`] keeps one replica in the registry over the [`renewals`] that all of them share,
+//! whether it answers, [`changes`] whether its source is another, [`registration`] keeps one replica in the registry over the
+//! [`renewals`] that all of them share,
 //! [`supervisor`] puts them together for one replica, [`signals`] says when to stop, and [`orphans`] ends the program when
 //! this process is killed.
 
@@ -20,6 +21,7 @@ pub(crate) mod restarts;
 pub(crate) mod signals;
 pub(crate) mod supervisor;
 
+pub(crate) use changes::Changes;
 pub(crate) use child::{Live, StopSignal};
 pub(crate) use lines::{Lines, Prefix};
 pub(crate) use registration::{Described, Registration};

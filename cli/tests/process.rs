@@ -61,7 +61,7 @@ fn an_unreachable_control_plane_is_explained_on_stderr_with_exit_code_5() {
         format!(
             "error: cannot reach the control plane at {url} (connection refused)\n  \
              the endpoint comes from --endpoint\n  hint: start one with  gwctl dev\n  \
-             hint: or choose another one with  --endpoint URL\n  code: UNAVAILABLE\n"
+             hint: or choose another one with  --endpoint URL  or  gwctl config use NAME\n  code: UNAVAILABLE\n"
         )
     );
 }

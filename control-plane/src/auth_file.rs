@@ -11,6 +11,8 @@ pub struct Found {
     pub tokens: usize,
     /// Certificates, by name or by the beginning of names.
     pub certificates: usize,
+    /// Users of this machine.
+    pub users: usize,
     /// Rules on the claims of JWTs.
     pub jwt_rules: usize,
 }
@@ -21,8 +23,8 @@ pub struct Found {
 /// What is wrong, with the entry at fault.
 pub fn check(path: &Path) -> Result<Found, String> {
     let loaded = file::load(path)?;
-    let (tokens, certificates, jwt_rules) = loaded.book.counts();
-    Ok(Found { tokens, certificates, jwt_rules })
+    let (tokens, certificates, users, jwt_rules) = loaded.book.counts();
+    Ok(Found { tokens, certificates, users, jwt_rules })
 }
 
 /// Reads the text of a file that names no other.

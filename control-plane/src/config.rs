@@ -7,6 +7,7 @@ use gateway_runtime::Failure;
 
 use crate::{
     auth::{Settings, SettingsArgs},
+    listeners::{ListenAt, SocketPlace},
     peers::{self, PeerArgs},
     registry::Limits,
     store::{EtcdFiles, StoreLocation},
@@ -15,9 +16,20 @@ use crate::{
 /// Flags of the control plane, each with its environment variable.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// Where gRPC, HTTP and metrics are served, as IP:PORT; port 0 takes a free one
-    #[arg(long, env = "GW_LISTEN", default_value = "127.0.0.1:7400", value_name = "IP:PORT")]
-    pub listen: SocketAddr,
+    /// Where gRPC, HTTP and metrics are served: an IP:PORT, of which port 0 is a free one, a unix:///PATH for whoever is on this
+    /// machine and may use that socket, or one of each
+    #[arg(
+        long,
+        env = "GW_LISTEN",
+        default_value = "127.0.0.1:7400",
+        value_delimiter = ',',
+        value_name = "IP:PORT|unix:///PATH,…"
+    )]
+    pub listen: Vec<ListenAt>,
+
+    /// Who may connect to the Unix socket: the mode of its file, in octal, such as 0660 for its group, too
+    #[arg(long, env = "GW_SOCKET_MODE", default_value = "0600", value_name = "MODE", value_parser = parse_mode)]
+    pub socket_mode: u32,
 
     /// Where registrations are kept: redb:PATH (a file, made when missing; one control plane at a time),
     /// etcd://HOST:PORT,HOST:PORT/PREFIX (any number of control planes; USER@HOST with a password) or memory: (gone with the
@@ -107,8 +119,10 @@ impl StoreFlags {
 /// A configuration that can be started.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// Where to serve.
-    pub listen: SocketAddr,
+    /// Where to serve. Here, at a socket, or at both.
+    pub listen: Option<SocketAddr>,
+    /// The Unix socket.
+    pub socket: Option<SocketPlace>,
     /// Where registrations are kept.
     pub store: StoreLocation,
     /// What goes with it, if it is an etcd.
@@ -149,8 +163,10 @@ impl Args {
         check("--max-nodes", self.max_nodes, 100_000)?;
         check("--max-connections", self.max_connections, 1_000_000)?;
         check("--queue-length", self.queue_length, 1_000_000)?;
+        let (listen, socket) = places(&self.listen, self.socket_mode)?;
         Ok(Config {
-            listen: self.listen,
+            listen,
+            socket,
             store,
             store_files,
             limits: Limits {
@@ -177,7 +193,8 @@ impl Default for Config {
     /// The flags' defaults, whatever the environment says.
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 7400)),
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 7400))),
+            socket: None,
             store: StoreLocation::Redb("gateway.redb".into()),
             store_files: EtcdFiles::default(),
             limits: Limits { replicas: 100_000, replicas_per_service: 10_000 },
@@ -194,6 +211,23 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Whether it may serve where it says.
+    ///
+    /// # Errors
+    /// A usage [`Failure`] that names the flags to set.
+    pub(crate) fn check_listeners(&self) -> Result<(), Failure> {
+        match (self.listen, &self.socket) {
+            (Some(listen), _) => self.check_listener("--listen", listen),
+            (None, Some(socket)) if matches!(self.store, StoreLocation::Etcd(_)) => {
+                Err(Failure::usage(format!(
+                    "--listen {socket} is reached on this machine only, and the other control planes on this --store have to reach \
+                     this one: add an IP:PORT to --listen"
+                )))
+            }
+            (None, _) => Ok(()),
+        }
+    }
+
     /// Whether it may serve at `listen`, to which `what` leads: `--listen`, or a socket that was passed.
     ///
     /// # Errors
@@ -205,6 +239,29 @@ impl Config {
             StoreLocation::Etcd(_) => self.peers.check_found(what, listen),
             StoreLocation::Redb(_) | StoreLocation::Memory => Ok(()),
         }
+    }
+}
+
+/// One of each kind at most.
+fn places(listen: &[ListenAt], mode: u32) -> Result<(Option<SocketAddr>, Option<SocketPlace>), Failure> {
+    let (mut address, mut socket) = (None, None);
+    for place in listen {
+        let before = match place {
+            ListenAt::Address(at) => address.replace(*at).is_some(),
+            ListenAt::Socket(path) => socket.replace(SocketPlace { path: path.clone(), mode }).is_some(),
+        };
+        if before {
+            return Err(Failure::usage("--listen takes one IP:PORT and one unix:///PATH at most"));
+        }
+    }
+    Ok((address, socket))
+}
+
+/// Reads permission bits. Whoever owns the socket may use it, whatever he writes: else he has mistyped something.
+fn parse_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode & 0o600 == 0o600 && mode <= 0o777 => Ok(mode),
+        _ => Err("is no mode of a socket in octal, such as 0600 or 0660".to_owned()),
     }
 }
 
@@ -318,11 +375,34 @@ mod tests {
         let listen = ["--insecure", "--listen", "0.0.0.0:7400"];
         let check = |flags: &[&str]| {
             let config = validate(&[&listen[..], flags].concat()).unwrap();
-            config.check_listener("--listen", config.listen)
+            config.check_listeners()
         };
         let refused = check(&["--store", "etcd://a/gw"]).unwrap_err();
         assert!(refused.to_string().contains("set --advertise HOST:PORT"), "{refused}");
         assert_eq!(check(&["--store", "etcd://a/gw", "--advertise", "cp-0.example:7400"]), Ok(()));
         assert_eq!(check(&["--store", "redb:x"]), Ok(()), "nobody else looks there");
+    }
+
+    #[test]
+    fn it_listens_at_an_address_at_a_socket_or_at_both() {
+        let socket = |mode| Some(SocketPlace { path: "/run/gw.sock".into(), mode });
+        let both =
+            validate(&["--listen", "127.0.0.1:1,unix:///run/gw.sock", "--socket-mode", "0660"]).unwrap();
+        assert_eq!((both.listen, both.socket), (Some("127.0.0.1:1".parse().unwrap()), socket(0o660)));
+        let alone = validate(&["--listen", "unix:///run/gw.sock"]).unwrap();
+        assert_eq!((alone.listen, &alone.socket), (None, &socket(0o600)));
+        assert_eq!(alone.check_listeners(), Ok(()), "it needs no TLS: it is no network");
+        let twice = validate(&["--listen", "unix:///a", "--listen", "unix:///b"]).unwrap_err();
+        assert_eq!(twice.to_string(), "--listen takes one IP:PORT and one unix:///PATH at most");
+        for mode in ["600x", "0", "0060", "1777", ""] {
+            assert!(Program::try_parse_from(["x", "--socket-mode", mode]).is_err(), "{mode}");
+        }
+    }
+
+    #[test]
+    fn on_a_store_that_others_share_a_socket_is_no_place_to_be_found_at() {
+        let flags = ["--listen", "unix:///run/gw.sock", "--store", "etcd://a/gw"];
+        let refused = validate(&flags).unwrap().check_listeners().unwrap_err().to_string();
+        assert!(refused.contains("add an IP:PORT to --listen"), "{refused}");
     }
 }

@@ -19,6 +19,7 @@ mod effects;
 mod expiry;
 mod http;
 pub mod leases;
+pub mod listeners;
 mod metrics;
 pub mod observe;
 mod panics;
@@ -36,17 +37,16 @@ mod strangers;
 mod turns;
 mod writer;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::Router;
 use gateway_runtime::{
-    Failure, Shutdown, accept,
+    Failure, Shutdown,
     passed::Passed,
     supervise::{Beyond, Supervisor},
     tls::Tls,
 };
 use tokio::{
-    net::TcpListener,
     sync::{Mutex, Semaphore},
     task::JoinHandle,
 };
@@ -62,6 +62,7 @@ use self::{
     edge::Edge,
     effects::Effects,
     leases::Leases,
+    listeners::{Listeners, Served},
     metrics::Metrics,
     observe::Observation,
     panics::Panics,
@@ -96,14 +97,19 @@ const MAX_DASHBOARDS: usize = 32;
 /// A control plane that serves.
 #[derive(Debug)]
 pub struct Running {
-    listen: SocketAddr,
+    served: Served,
     task: JoinHandle<Result<(), Failure>>,
 }
 
 impl Running {
-    /// The address it is bound to.
-    pub fn listen(&self) -> SocketAddr {
-        self.listen
+    /// The address it is bound to, unless it is reached by a Unix socket alone.
+    pub fn listen(&self) -> Option<SocketAddr> {
+        self.served.listen
+    }
+
+    /// Everywhere it is reached.
+    pub fn served(&self) -> &Served {
+        &self.served
     }
 
     /// Completes when the shutdown has begun, what was in flight has finished, and the store is closed.
@@ -131,20 +137,11 @@ pub async fn start(config: Config, shutdown: Shutdown) -> Result<Running, Failur
 /// # Errors
 /// As [`start`], and a usage [`Failure`] when more sockets were passed.
 pub async fn start_at(config: Config, mut passed: Passed, shutdown: Shutdown) -> Result<Running, Failure> {
-    let listener = match passed.take_only()? {
-        Some(socket) => {
-            tracing::info!(?config, "starting at the socket that was passed");
-            let passed = |error: io::Error| Failure::usage(format!("LISTEN_FDS: {error}"));
-            // Whoever bound it may have bound it anywhere.
-            config.check_listener("LISTEN_FDS:", socket.local_addr().map_err(passed)?)?;
-            TcpListener::from_std(socket).map_err(passed)?
-        }
-        None => bind(&config)?,
-    };
+    let listeners = Listeners::bind(&config, passed.take_only()?)?;
     let store = AnyStore::open(&config.store, &config.store_files)
         .await
         .map_err(|error| unusable(&config, &error))?;
-    serve(config, listener, store, None, shutdown).await
+    serve(config, listeners, store, None, shutdown).await
 }
 
 /// As [`start`], with a lab: what the program around this control plane serves below `/ui/lab`, behind its checks on who
@@ -153,11 +150,11 @@ pub async fn start_at(config: Config, mut passed: Passed, shutdown: Shutdown) ->
 /// # Errors
 /// As [`start`].
 pub async fn start_with_lab(config: Config, lab: Router, shutdown: Shutdown) -> Result<Running, Failure> {
-    let listener = bind(&config)?;
+    let listeners = Listeners::bind(&config, None)?;
     let store = AnyStore::open(&config.store, &config.store_files)
         .await
         .map_err(|error| unusable(&config, &error))?;
-    serve(config, listener, store, Some(lab), shutdown).await
+    serve(config, listeners, store, Some(lab), shutdown).await
 }
 
 /// As [`start`], on a store that is open already: the configuration's is not opened.
@@ -165,14 +162,8 @@ pub async fn start_with_lab(config: Config, lab: Router, shutdown: Shutdown) -> 
 /// # Errors
 /// As [`start`].
 pub async fn start_on<S: Store>(store: S, config: Config, shutdown: Shutdown) -> Result<Running, Failure> {
-    let listener = bind(&config)?;
-    serve(config, listener, store, None, shutdown).await
-}
-
-fn bind(config: &Config) -> Result<TcpListener, Failure> {
-    config.check_listener("--listen", config.listen)?;
-    tracing::info!(?config, "starting");
-    accept::listen(config.listen).map_err(|error| Failure::unbound("--listen", config.listen, &error))
+    let listeners = Listeners::bind(&config, None)?;
+    serve(config, listeners, store, None, shutdown).await
 }
 
 fn unusable(config: &Config, error: &StoreError) -> Failure {
@@ -181,17 +172,17 @@ fn unusable(config: &Config, error: &StoreError) -> Failure {
 
 async fn serve<S: Store>(
     config: Config,
-    listener: TcpListener,
+    listeners: Listeners,
     mut store: S,
     lab: Option<Router>,
     shutdown: Shutdown,
 ) -> Result<Running, Failure> {
-    let listen = listener.local_addr();
-    let listen = listen.map_err(|error| Failure::unbound("--listen", config.listen, &error))?;
+    let served = listeners.served(config.socket.clone())?;
+    let listen = served.listen;
     let tls = config.access.tls()?;
     let credentials = config.peers.credentials()?;
     let myself = Myself {
-        address: config.peers.advertise.clone().unwrap_or_else(|| listen.to_string()),
+        address: config.peers.advertise.clone().unwrap_or_else(|| served.address()),
         process_id: format!("{:016x}", rand::random::<u64>()),
     };
     let loaded = store.load().await.map_err(|error| unusable(&config, &error))?;
@@ -240,7 +231,9 @@ async fn serve<S: Store>(
         allowed_hosts: config.allowed_hosts,
         dashboard_streams: Places::new(MAX_DASHBOARDS, "too many dashboards"),
         // Where pages must say who they are, that decides.
-        takes_page_writes: listen.ip().is_loopback() || config.allow_dashboard_writes || gate.is_locked(),
+        takes_page_writes: listen.is_none_or(|listen| listen.ip().is_loopback())
+            || config.allow_dashboard_writes
+            || gate.is_locked(),
         allow_fault_injection: config.allow_fault_injection,
         peer_streams: Places::new(MAX_PEER_STREAMS, "too many other control planes"),
         myself,
@@ -253,11 +246,11 @@ async fn serve<S: Store>(
     let strangers = Strangers::new(config.max_connections, gate.is_locked());
     let places = (config.max_connections, strangers);
     let server = Arc::new(Server::new(routers, tls.clone(), places, shutdown, panics));
-    let mut supervisor = supervise(&edge, writer, health, server, listener);
+    let mut supervisor = supervise(&edge, writer, health, server, listeners);
     follow_peers(&mut supervisor, &edge, credentials, source);
     follow_files(&mut supervisor, gate, tls, &edge.shutdown);
     let task = tokio::spawn(supervisor.run(END_TIMEOUT));
-    Ok(Running { listen, task })
+    Ok(Running { served, task })
 }
 
 /// Starts every task that lives as long as the control plane, to end in the order in which they need each other.
@@ -266,7 +259,7 @@ fn supervise<S: Store>(
     writer: Writer<S>,
     health: HealthReporter,
     server: Arc<Server>,
-    listener: TcpListener,
+    listeners: Listeners,
 ) -> Supervisor {
     let panics = edge.panics.clone();
     let mut supervisor = Supervisor::new(edge.shutdown.clone(), move |notice| panics.supervised(notice));
@@ -294,9 +287,9 @@ fn supervise<S: Store>(
             Ok(())
         }
     });
-    let (listener, accepting) = (Arc::new(listener), Arc::clone(&server));
+    let (listeners, accepting) = (Arc::new(listeners), Arc::clone(&server));
     supervisor.spawn("accept", Beyond::End, move || {
-        let accepting = Arc::clone(&accepting).accept_all(Arc::clone(&listener));
+        let accepting = Arc::clone(&accepting).accept_all(Arc::clone(&listeners));
         async move {
             accepting.await;
             Ok(())

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use gateway_proto::{control_plane_url, v1};
+use gateway_proto::{v1, web_url};
 use gateway_runtime::{
     Failure,
     credentials::TokenFile,
@@ -104,7 +104,7 @@ impl Address {
             false if is_encrypted => format!("https://{text}"),
             false => format!("http://{text}"),
         };
-        let url = control_plane_url(&url)?;
+        let url = web_url(&url)?;
         if url.port_u16().is_none() {
             return Err("has no port: write HOST:PORT".into());
         }

@@ -1,6 +1,6 @@
 //! The command line of `gw-control-plane`, and what it comes to.
 
-use std::{fs::OpenOptions, path::Path};
+use std::{fs::OpenOptions, net::SocketAddr, path::Path};
 
 use clap::Parser;
 use gateway_runtime::{Failure, Shutdown, logs::LogArgs, notify, open_files, passed::Passed, process, ready};
@@ -8,6 +8,7 @@ use gateway_runtime::{Failure, Shutdown, logs::LogArgs, notify, open_files, pass
 use crate::{
     Config,
     config::Args,
+    listeners::SocketPlace,
     store::{Etcd, StoreLocation},
 };
 
@@ -48,17 +49,20 @@ impl Program {
         open_files::raise_limit();
         let shutdown = Shutdown::on_signals()?;
         let running = crate::start_at(config, passed, shutdown.clone()).await?;
-        let listen = running.listen();
-        ready::announce(&[("listen", listen.to_string())]);
+        let served = running.served();
+        ready::announce(&told(served.listen, served.socket.as_ref()));
         // That this is asked at all shows that the runtime turns.
-        notify::serve(&format!("serving at {listen}"), shutdown, || None);
+        notify::serve(&format!("serving at {served}"), shutdown, || None);
         running.finished().await
     }
 }
 
 /// Says what would run.
 async fn check(config: &Config) -> Result<(), Failure> {
-    config.check_listener("--listen", config.listen)?;
+    config.check_listeners()?;
+    if let Some(socket) = &config.socket {
+        socket.check()?;
+    }
     config.access.check_files()?;
     let refused = |why: String| Failure::usage(format!("--store {}: cannot be used: {why}", config.store));
     match &config.store {
@@ -68,8 +72,16 @@ async fn check(config: &Config) -> Result<(), Failure> {
         }
         StoreLocation::Memory => {}
     }
-    ready::announce_valid(&[("listen", config.listen.to_string()), ("store", config.store.to_string())]);
+    let mut valid = told(config.listen, config.socket.as_ref());
+    valid.push(("store", config.store.to_string()));
+    ready::announce_valid(&valid);
     Ok(())
+}
+
+/// Where it is reached, for scripts.
+fn told(listen: Option<SocketAddr>, socket: Option<&SocketPlace>) -> Vec<(&'static str, String)> {
+    let listen = listen.map(|listen| ("listen", listen.to_string()));
+    listen.into_iter().chain(socket.map(|socket| ("socket", socket.to_string()))).collect()
 }
 
 /// Whether the file can be written, or made. It is not opened as a store: another process may serve from it.

@@ -5,7 +5,6 @@
 use std::{
     convert::Infallible,
     io::{self, ErrorKind},
-    net::SocketAddr,
     pin::pin,
     sync::Arc,
     time::Duration,
@@ -14,7 +13,7 @@ use std::{
 use axum::{Router, body::Body};
 use gateway_runtime::{
     Shutdown,
-    accept::{begins_with, is_of_one_connection},
+    accept::{Peek, begins_with, is_of_one_connection},
     panics::caught,
     tls::{self, PeerCertificate, Tls},
 };
@@ -26,17 +25,17 @@ use hyper_util::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpStream, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tonic::transport::server::TcpConnectInfo;
 use tower::ServiceExt;
 
 use crate::{
     clock,
+    listeners::{Listeners, Stream, Whence},
     panics::Panics,
     strangers::{Peer, Strangers},
 };
@@ -95,24 +94,24 @@ impl Server {
     }
 
     /// Accepts connections until the shutdown begins, each served by a task of its own.
-    pub(crate) async fn accept_all(self: Arc<Self>, listener: Arc<TcpListener>) {
+    pub(crate) async fn accept_all(self: Arc<Self>, listeners: Arc<Listeners>) {
         // While it is held nobody takes the connections for complete.
         let _accepting = self.connections.token();
-        while let Some((stream, peer, place)) = accept(&listener, &self.places, &self.shutdown).await {
+        while let Some((stream, whence, place)) = accept(&listeners, &self.places, &self.shutdown).await {
             let server = Arc::clone(&self);
             self.connections.spawn(async move {
                 let connection = async {
                     let who = server.strangers.meet();
                     tokio::select! {
-                        () = server.serve(stream, peer, &who) => {}
+                        () = server.serve(stream, whence, &who) => {}
                         () = who.outstays() => {
-                            tracing::debug!(%peer, "too many say nothing of who they are: cutting this one off");
+                            tracing::debug!(%whence, "too many say nothing of who they are: cutting this one off");
                         }
                         () = server.cut.cancelled() => {}
                     }
                 };
                 if let Err(panic) = caught(connection).await {
-                    server.panics.handled("connection", &format!("connection from {peer}"), &panic);
+                    server.panics.handled("connection", &format!("connection from {whence}"), &panic);
                 }
                 drop(place);
             });
@@ -131,13 +130,15 @@ impl Server {
     }
 
     /// Serves one connection to its end, or, once the shutdown has begun, to the end of what is in flight on it.
-    async fn serve(&self, stream: TcpStream, peer: SocketAddr, who: &Arc<Peer>) {
-        let local = stream.local_addr().ok();
+    async fn serve(&self, stream: Stream, whence: Whence, who: &Arc<Peer>) {
         // A client that has asked for nothing yet must not hold up the end; one that has is answered.
         let begun = async {
-            match &self.tls {
-                None => await_head(&stream).await.map(|()| Begun::Plain(stream)),
-                Some(tls) => handshake(stream, tls).await.map(|stream| Begun::Tls(Box::new(stream))),
+            match (stream, &self.tls) {
+                (Stream::Unix(stream), _) => await_head(&stream).await.map(|()| Begun::Unix(stream)),
+                (Stream::Tcp(stream), None) => await_head(&stream).await.map(|()| Begun::Plain(stream)),
+                (Stream::Tcp(stream), Some(tls)) => {
+                    handshake(stream, tls).await.map(|stream| Begun::Tls(Box::new(stream)))
+                }
             }
         };
         let begun = tokio::select! {
@@ -145,10 +146,12 @@ impl Server {
             begun = begun => begun,
             () = self.shutdown.begun() => return,
         };
-        let info = TcpConnectInfo { local_addr: local, remote_addr: Some(peer) };
         match begun {
             Ok(Begun::Plain(stream)) => {
-                self.serve_requests(stream, self.builder.clone(), (info, None, who)).await
+                self.serve_requests(stream, self.builder.clone(), (whence, None, who)).await
+            }
+            Ok(Begun::Unix(stream)) => {
+                self.serve_requests(stream, self.builder.clone(), (whence, None, who)).await
             }
             Ok(Begun::Tls(stream)) => {
                 let builder = match stream.get_ref().1.alpn_protocol() {
@@ -157,12 +160,12 @@ impl Server {
                 };
                 match tls::certificate_of(&stream) {
                     Ok(certificate) => {
-                        self.serve_requests(stream, builder, (info, certificate.map(Arc::new), who)).await
+                        self.serve_requests(stream, builder, (whence, certificate.map(Arc::new), who)).await
                     }
-                    Err(error) => tracing::debug!(%peer, error, "a client certificate cannot be read"),
+                    Err(error) => tracing::debug!(%whence, error, "a client certificate cannot be read"),
                 }
             }
-            Err(error) => tracing::debug!(%peer, %error, "connection ended before its first request"),
+            Err(error) => tracing::debug!(%whence, %error, "connection ended before its first request"),
         }
     }
 
@@ -170,15 +173,14 @@ impl Server {
         &self,
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         builder: Builder<TokioExecutor>,
-        (info, certificate, who): (TcpConnectInfo, Option<Arc<PeerCertificate>>, &Arc<Peer>),
+        (whence, certificate, who): (Whence, Option<Arc<PeerCertificate>>, &Arc<Peer>),
     ) {
-        let peer = info.remote_addr;
         let good_for = good_for(certificate.as_deref());
         let routers = self.routers.clone();
         let who = Arc::clone(who);
         let service = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(Arc::clone(&who));
-            routers.clone().call(request, info.clone(), certificate.clone())
+            routers.clone().call(request, whence, certificate.clone())
         });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
@@ -194,7 +196,7 @@ impl Server {
             }
         };
         if let Err(error) = ended {
-            tracing::debug!(?peer, %error, "connection ended");
+            tracing::debug!(%whence, %error, "connection ended");
         }
     }
 }
@@ -202,6 +204,7 @@ impl Server {
 /// A connection on which something was said.
 enum Begun {
     Plain(TcpStream),
+    Unix(UnixStream),
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -209,12 +212,11 @@ impl Routers {
     async fn call(
         self,
         request: Request<Incoming>,
-        info: TcpConnectInfo,
+        whence: Whence,
         certificate: Option<Arc<PeerCertificate>>,
     ) -> Result<Response<Body>, Infallible> {
         let mut request = request.map(Body::new);
-        // Where tonic looks for the peer's address.
-        request.extensions_mut().insert(info);
+        request.extensions_mut().insert(whence);
         if let Some(certificate) = certificate {
             request.extensions_mut().insert(certificate);
         }
@@ -250,16 +252,16 @@ fn good_for(certificate: Option<&PeerCertificate>) -> Duration {
 /// The next connection, once there is a place for it: until then, clients wait in the system's queue.
 /// `None` when the shutdown begins.
 async fn accept(
-    listener: &TcpListener,
+    listeners: &Listeners,
     places: &Arc<Semaphore>,
     shutdown: &Shutdown,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+) -> Option<(Stream, Whence, OwnedSemaphorePermit)> {
     let accepted = async {
         let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
         let mut backoff = MIN_BACKOFF;
         loop {
-            match listener.accept().await {
-                Ok((stream, peer)) => return (stream, peer, place),
+            match listeners.accept().await {
+                Ok((stream, whence)) => return (stream, whence, place),
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     // EMFILE and the like: the listener stays readable, so without a pause this would spin.
@@ -273,16 +275,12 @@ async fn accept(
     tokio::select! {
         biased;
         () = shutdown.begun() => None,
-        (stream, peer, place) = accepted => {
-            // Small messages both ways: waiting to fill a packet only costs time. Failing that, they are just slower.
-            let _ = stream.set_nodelay(true);
-            Some((stream, peer, place))
-        }
+        accepted = accepted => Some(accepted),
     }
 }
 
 /// Waits until it is clear which HTTP version a client speaks: the library's own wait for that has no time limit.
-async fn await_head(stream: &TcpStream) -> io::Result<()> {
+async fn await_head(stream: &impl Peek) -> io::Result<()> {
     let is_http2 = timeout(HEAD_TIMEOUT, begins_with(stream, H2_PREFACE)).await;
     is_http2.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into())).map(|_| ())
 }

@@ -20,13 +20,12 @@ use std::{
 };
 
 use clap::builder::FalseyValueParser;
-use gateway_proto::{Locality, NodeId, control_plane_url, v1, without_user};
+use gateway_proto::{ControlPlaneUrl, Locality, NodeId, v1, without_user};
 use gateway_runtime::{
     Failure,
     credentials::TokenFile,
     tls::{ClientTls, ClientTlsFiles, Identity, Tls, TlsFiles},
 };
-use http::Uri;
 
 use crate::{
     access_log::AccessLog,
@@ -79,8 +78,8 @@ pub struct Args {
     /// Its key in PEM
     #[arg(long, env = "GW_UPSTREAM_KEY", value_name = "FILE")]
     pub upstream_key: Option<PathBuf>,
-    /// Control planes of one registry, as http://HOST:PORT or https://HOST:PORT, at most 16: one of them is followed, in an order by
-    /// chance, and the next when it fails; may be repeated [default: http://127.0.0.1:7400]
+    /// Control planes of one registry, as http://HOST:PORT, https://HOST:PORT or unix:///PATH, at most 16: one of them is followed, in
+    /// an order by chance, and the next when it fails; may be repeated [default: http://127.0.0.1:7400]
     #[arg(long, env = "GW_CONTROL_PLANE", value_delimiter = ',', value_name = "URL,…")]
     pub control_plane: Vec<String>,
     /// Carry these services only, at most 1000, and hold nothing of others; may be repeated [default: all]
@@ -208,7 +207,7 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub(crate) enum Registry {
     ControlPlane {
-        urls: Vec<Uri>,
+        urls: Vec<ControlPlaneUrl>,
         cache: Option<Cache>,
         services: Services,
         /// Where they were read, to be read again.
@@ -341,7 +340,9 @@ impl Args {
         let token = self.control_plane_token_file.clone().map(TokenFile::open).transpose();
         let token =
             token.map_err(|failure| Failure::usage(format!("--control-plane-token-file {failure}")))?;
-        let is_plain = |url: &String| url.starts_with("http://") && !is_loopback(url);
+        let is_plain = |url: &String| {
+            ControlPlaneUrl::parse(url).is_ok_and(|url| !url.is_encrypted() && !url.is_local())
+        };
         if token.is_some() && self.control_plane.iter().any(is_plain) {
             tracing::warn!("the token is sent to control planes without TLS, for all to read: use https://");
         }
@@ -377,7 +378,8 @@ impl Args {
         }
         let urls = urls.into_iter().map(|text| {
             let shown = without_user(text);
-            control_plane_url(text).map_err(|why| Failure::usage(format!("--control-plane {shown:?} {why}")))
+            ControlPlaneUrl::parse(text)
+                .map_err(|why| Failure::usage(format!("--control-plane {shown:?} {why}")))
         });
         let urls = urls.collect::<Result<_, _>>()?;
         let (services, services_file) = self.services()?;
@@ -421,12 +423,6 @@ impl Args {
         }
         Ok(cache)
     }
-}
-
-fn is_loopback(url: &str) -> bool {
-    let host = url.parse::<Uri>().ok().and_then(|url| url.host().map(str::to_owned)).unwrap_or_default();
-    let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
-    host == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 fn check(flag: &str, value: usize, max: usize) -> Result<(), Failure> {

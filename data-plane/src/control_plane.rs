@@ -16,9 +16,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use gateway_proto::ControlPlaneUrl;
 use gateway_runtime::{
     credentials::TokenFile,
-    tls::{self, ClientTls},
+    tls::{self, ClientTls, Connection},
 };
 use http::Uri;
 use hyper_util::rt::TokioIo;
@@ -43,7 +44,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// The control planes that may be asked, and the one in use.
 #[derive(Debug)]
 pub(crate) struct ControlPlane {
-    endpoints: Vec<Endpoint>,
+    urls: Vec<ControlPlaneUrl>,
     /// Counts moves: the address in use is the one with this number, after the last the first.
     current: watch::Sender<usize>,
     /// Of a name with several addresses, the one that is tried first is another one each time.
@@ -70,10 +71,10 @@ impl Candidate {
     }
 }
 
-/// Where a connection led.
+/// Where a connection led, of a URL that names a host.
 #[derive(Debug, Clone)]
 struct Found {
-    url: Uri,
+    url: ControlPlaneUrl,
     address: SocketAddr,
     /// How many addresses the name has.
     count: usize,
@@ -82,6 +83,37 @@ struct Found {
 /// Host and port of a control plane's URL.
 fn place(url: &Uri) -> (&str, u16) {
     (url.host().unwrap_or_default().trim_matches(['[', ']']), url.port_u16().unwrap_or_default())
+}
+
+/// The addresses of a control plane; a Unix socket has none, and needs none.
+async fn resolve(url: &ControlPlaneUrl) -> io::Result<Vec<SocketAddr>> {
+    let ControlPlaneUrl::Web(url) = url else { return Ok(Vec::new()) };
+    let (host, port) = place(url);
+    tls::resolve(host, port).await
+}
+
+/// Connects to one of these addresses of a control plane, or to its Unix socket.
+async fn open(
+    url: &ControlPlaneUrl,
+    addresses: &[SocketAddr],
+    tls: &Arc<ClientTls>,
+) -> io::Result<Connection> {
+    match url {
+        ControlPlaneUrl::Unix(path) => tls::connect_unix(path).await,
+        ControlPlaneUrl::Web(web) => {
+            tls::connect_to(addresses, place(web).0, url.is_encrypted().then_some(tls)).await
+        }
+    }
+}
+
+/// How a channel to a control plane is made.
+fn endpoint(url: &ControlPlaneUrl) -> Endpoint {
+    Endpoint::from(url.origin())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .keep_alive_while_idle(true)
 }
 
 /// What control planes are shown, and which of them are believed.
@@ -96,29 +128,21 @@ impl ControlPlane {
     ///
     /// # Panics
     /// When `urls` is empty.
-    pub(crate) fn spread(mut urls: Vec<Uri>, identity: Identity, rng: &mut impl Rng) -> Self {
+    pub(crate) fn spread(mut urls: Vec<ControlPlaneUrl>, identity: Identity, rng: &mut impl Rng) -> Self {
         urls.shuffle(rng);
         let control_plane = Self::new(urls, identity);
         control_plane.turn.store(rng.random_range(0..1024), Ordering::Relaxed);
         control_plane
     }
 
-    /// Control planes at `urls`, which [`gateway_proto::control_plane_url`] accepted; the first is tried first.
+    /// Control planes at `urls`; the first is tried first.
     ///
     /// # Panics
     /// When `urls` is empty.
-    pub(crate) fn new(urls: Vec<Uri>, identity: Identity) -> Self {
+    pub(crate) fn new(urls: Vec<ControlPlaneUrl>, identity: Identity) -> Self {
         assert!(!urls.is_empty(), "validated configuration names at least one control plane");
-        let endpoints = urls.into_iter().map(|url| {
-            Endpoint::from(url)
-                .connect_timeout(CONNECT_TIMEOUT)
-                .tcp_nodelay(true)
-                .http2_keep_alive_interval(PING_INTERVAL)
-                .keep_alive_timeout(PING_TIMEOUT)
-                .keep_alive_while_idle(true)
-        });
         Self {
-            endpoints: endpoints.collect(),
+            urls,
             current: watch::Sender::new(0),
             turn: AtomicUsize::new(0),
             found: Arc::default(),
@@ -128,9 +152,13 @@ impl ControlPlane {
         }
     }
 
-    /// The address in use.
-    pub(crate) fn url(&self) -> &Uri {
-        self.endpoint().uri()
+    /// The one in use.
+    pub(crate) fn url(&self) -> &ControlPlaneUrl {
+        self.url_after(0)
+    }
+
+    fn url_after(&self, steps: usize) -> &ControlPlaneUrl {
+        &self.urls[self.current.borrow().wrapping_add(steps) % self.urls.len()]
     }
 
     /// Connects to the address in use. Where its name has several, each call begins with another one. Cancel safe.
@@ -138,7 +166,7 @@ impl ControlPlane {
     /// # Errors
     /// When it refuses, does not answer within 2 s, or shows a certificate that is not believed.
     pub(crate) async fn connect(&self) -> Result<Channel, transport::Error> {
-        self.dial(self.endpoint(), Arc::clone(&self.found)).await
+        self.dial(self.url(), Arc::clone(&self.found)).await
     }
 
     /// Connects to the address so many after the one in use, which stays in use. Cancel safe.
@@ -147,7 +175,7 @@ impl ControlPlane {
     /// As [`ControlPlane::connect`].
     pub(crate) async fn try_another(&self, steps: usize) -> Result<Candidate, transport::Error> {
         let found: Arc<Mutex<Option<Found>>> = Arc::default();
-        let channel = self.dial(self.endpoint_after(steps), Arc::clone(&found)).await?;
+        let channel = self.dial(self.url_after(steps), Arc::clone(&found)).await?;
         let found = found.lock().unwrap_or_else(PoisonError::into_inner).take();
         Ok(Candidate { channel, steps, found })
     }
@@ -163,22 +191,22 @@ impl ControlPlane {
     /// Connects, and notes where that leads. Of a name with several addresses, each call begins with another one.
     async fn dial(
         &self,
-        endpoint: &Endpoint,
+        url: &ControlPlaneUrl,
         found: Arc<Mutex<Option<Found>>>,
     ) -> Result<Channel, transport::Error> {
-        let tls = Arc::clone(&self.identity.tls);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let connector = service_fn(move |url: Uri| {
-            let (tls, found) = (Arc::clone(&tls), Arc::clone(&found));
+        let (url, tls) = (url.clone(), Arc::clone(&self.identity.tls));
+        let endpoint = endpoint(&url);
+        let connector = service_fn(move |_: Uri| {
+            let (url, tls, found) = (url.clone(), Arc::clone(&tls), Arc::clone(&found));
             async move {
-                let (host, port) = place(&url);
-                let mut addresses = tls::resolve(host, port).await?;
+                let mut addresses = resolve(&url).await?;
                 let count = addresses.len();
-                addresses.rotate_left(turn % count);
-                let is_encrypted = url.scheme_str() == Some("https");
-                let connection = tls::connect_to(&addresses, host, is_encrypted.then_some(&tls)).await?;
+                addresses.rotate_left(turn % count.max(1));
+                let connection = open(&url, &addresses, &tls).await?;
                 let address = connection.peer_addr()?;
-                *found.lock().unwrap_or_else(PoisonError::into_inner) = Some(Found { url, address, count });
+                *found.lock().unwrap_or_else(PoisonError::into_inner) =
+                    address.map(|address| Found { url, address, count });
                 Ok::<_, io::Error>(TokioIo::new(connection))
             }
         });
@@ -191,21 +219,20 @@ impl ControlPlane {
     /// # Errors
     /// As [`ControlPlane::connect`].
     pub(crate) async fn connect_beside(&self) -> Result<Channel, transport::Error> {
-        let tls = Arc::clone(&self.identity.tls);
-        let known = self.found().filter(|found| found.url == *self.url()).map(|found| found.address);
-        let connector = service_fn(move |url: Uri| {
-            let tls = Arc::clone(&tls);
+        let (url, tls) = (self.url().clone(), Arc::clone(&self.identity.tls));
+        let endpoint = endpoint(&url);
+        let known = self.found().filter(|found| found.url == url).map(|found| found.address);
+        let connector = service_fn(move |_: Uri| {
+            let (url, tls) = (url.clone(), Arc::clone(&tls));
             async move {
-                let (host, port) = place(&url);
                 let addresses = match known {
                     Some(address) => vec![address],
-                    None => tls::resolve(host, port).await?,
+                    None => resolve(&url).await?,
                 };
-                let is_encrypted = url.scheme_str() == Some("https");
-                tls::connect_to(&addresses, host, is_encrypted.then_some(&tls)).await.map(TokioIo::new)
+                open(&url, &addresses, &tls).await.map(TokioIo::new)
             }
         });
-        self.endpoint().connect_with_connector(connector).await
+        endpoint.connect_with_connector(connector).await
     }
 
     fn found(&self) -> Option<Found> {
@@ -241,12 +268,12 @@ impl ControlPlane {
 
     /// How many addresses there are to try.
     pub(crate) fn count(&self) -> usize {
-        self.endpoints.len()
+        self.urls.len()
     }
 
     /// Whether the next connection may lead to another control plane.
     pub(crate) fn has_others(&self) -> bool {
-        self.endpoints.len() > 1 || self.found().is_some_and(|found| found.count > 1)
+        self.urls.len() > 1 || self.found().is_some_and(|found| found.count > 1)
     }
 
     /// A number for a new stream, at `now`: greater than those of all streams before it.
@@ -261,14 +288,6 @@ impl ControlPlane {
     /// What keeps both streams from being opened.
     pub(crate) fn hold(&self) -> &Hold {
         &self.hold
-    }
-
-    fn endpoint(&self) -> &Endpoint {
-        self.endpoint_after(0)
-    }
-
-    fn endpoint_after(&self, steps: usize) -> &Endpoint {
-        &self.endpoints[self.current.borrow().wrapping_add(steps) % self.endpoints.len()]
     }
 }
 
@@ -333,7 +352,7 @@ mod tests {
 
     #[test]
     fn processes_begin_with_addresses_of_their_own_and_each_tries_all() {
-        let urls = ["http://a:1", "http://b:2", "http://c:3"].map(Uri::from_static);
+        let urls = ["http://a:1", "http://b:2", "http://c:3"].map(|url| ControlPlaneUrl::parse(url).unwrap());
         let mut first = HashSet::new();
         for seed in 0..32 {
             let mut rng = StdRng::seed_from_u64(seed);
@@ -352,7 +371,8 @@ mod tests {
 
     #[test]
     fn streams_are_numbered_upwards_whatever_the_clock_does() {
-        let control_plane = ControlPlane::new(vec![Uri::from_static("http://a:1")], Identity::default());
+        let control_plane =
+            ControlPlane::new(vec![ControlPlaneUrl::parse("http://a:1").unwrap()], Identity::default());
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         let numbers = [10, 10, 5, 20].map(|seconds| control_plane.number_stream(at(seconds)));
         assert_eq!(numbers, [10_000_000, 10_000_001, 10_000_002, 20_000_000]);
@@ -360,13 +380,13 @@ mod tests {
 
     #[test]
     fn addresses_are_used_in_turn() {
-        let urls = ["http://a:1", "http://b:2"].map(Uri::from_static);
+        let urls = ["http://a:1", "unix:///b", "http://c:3"].map(|url| ControlPlaneUrl::parse(url).unwrap());
         let control_plane = ControlPlane::new(urls.to_vec(), Identity::default());
         let mut used = Vec::new();
-        for _ in 0..3 {
-            used.push(control_plane.url().host().unwrap().to_owned());
+        for _ in 0..4 {
+            used.push(control_plane.url().to_string());
             control_plane.advance();
         }
-        assert_eq!(used, ["a", "b", "a"]);
+        assert_eq!(used, ["http://a:1", "unix:///b", "http://c:3", "http://a:1"]);
     }
 }

@@ -23,7 +23,7 @@ mod successor;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::{
-    listener::{Claim, MAX_PATH_BYTES, Place},
+    listener::{Claim, MAX_PATH_BYTES},
     predecessor::{Predecessor, serve},
     successor::{Inherited, inherit, not_waited_for},
 };

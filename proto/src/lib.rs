@@ -39,7 +39,7 @@ pub use networks::{InvalidNetwork, Networks};
 pub use policy::Policy;
 pub use replica::{Health, Labels, Locality, Mode, Priority, Weight};
 pub use route::Route;
-pub use url::{control_plane_url, without_user};
+pub use url::{ControlPlaneUrl, unix_path, web_url, without_user};
 
 /// Messages, clients and servers of `gateway.v1`.
 #[allow(missing_docs, clippy::all, rustdoc::all, unreachable_pub)]

@@ -2,8 +2,10 @@
 
 use std::{io, net::SocketAddr, time::Duration};
 
+use rustix::net::RecvFlags;
 use tokio::{
-    net::{TcpListener, TcpSocket, TcpStream},
+    io::Interest,
+    net::{TcpListener, TcpSocket, TcpStream, UnixStream},
     time::sleep,
 };
 
@@ -35,13 +37,35 @@ pub fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
+/// A connection whose first bytes can be seen before they are read.
+pub trait Peek {
+    /// Waits for some, and copies as many of them as there are and fit; none at the end of the connection. Cancel safe.
+    ///
+    /// # Errors
+    /// What reading the connection yields.
+    fn peek(&self, seen: &mut [u8]) -> impl Future<Output = io::Result<usize>> + Send;
+}
+
+impl Peek for TcpStream {
+    async fn peek(&self, seen: &mut [u8]) -> io::Result<usize> {
+        Self::peek(self, seen).await
+    }
+}
+
+impl Peek for UnixStream {
+    async fn peek(&self, seen: &mut [u8]) -> io::Result<usize> {
+        let look = || Ok(rustix::net::recv(self, &mut *seen, RecvFlags::PEEK)?.0);
+        self.async_io(Interest::READABLE, look).await
+    }
+}
+
 /// Whether a connection begins with `beginning`, as soon as its bytes tell; takes none of them.
 ///
 /// Has no time limit of its own: a client that says nothing is waited for. Cancel safe.
 ///
 /// # Errors
 /// `UnexpectedEof` when the client has ended the connection, otherwise what reading it yields.
-pub async fn begins_with<const N: usize>(stream: &TcpStream, beginning: &[u8; N]) -> io::Result<bool> {
+pub async fn begins_with<const N: usize>(stream: &impl Peek, beginning: &[u8; N]) -> io::Result<bool> {
     let mut seen = [0; N];
     let mut pause = MIN_PAUSE;
     loop {
@@ -90,6 +114,19 @@ mod tests {
             assert_eq!(server.peek(&mut kept).await.unwrap(), bytes.len());
             assert_eq!(kept, bytes);
         }
+    }
+
+    #[tokio::test]
+    async fn of_a_unix_socket_it_is_told_in_the_same_way() {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        client.write_all(b"PO").await.unwrap();
+        assert!(!begins_with(&server, b"PRI").await.unwrap());
+        let mut kept = [0; 2];
+        server.readable().await.unwrap();
+        assert_eq!(server.try_read(&mut kept).unwrap(), 2);
+        drop(client);
+        let error = begins_with(&server, b"PRI").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@
 //! a server may be asked by, [`logs`] writes them to stderr, [`notify`] tells a service manager how the process fares, [`open_files`] raises their limit, [`panics`] draws a line around
 //! each, [`passed`] takes sockets that a service manager has bound, [`process`] runs a program to its end, [`ready`] announces bound
 //! addresses on stdout, [`shutdown`] turns signals into an orderly end, [`supervise`] owns the tasks that live as long, [`tls`] reads
-//! certificates, [`usage`] says what the process takes.
+//! certificates, [`unix_socket`] listens at paths and connects there, [`usage`] says what the process takes.
 
 pub mod accept;
 pub mod build;
@@ -23,6 +23,7 @@ pub mod ready;
 pub mod shutdown;
 pub mod supervise;
 pub mod tls;
+pub mod unix_socket;
 pub mod usage;
 
 pub use failure::{Failure, root_cause};

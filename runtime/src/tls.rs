@@ -34,7 +34,7 @@ use crate::{
 };
 pub use accept::{accept, certificate_of};
 pub use client::{ClientTls, ClientTlsFiles};
-pub use connect::{Connection, connect, connect_to, resolve};
+pub use connect::{Connection, connect, connect_to, connect_unix, resolve};
 pub use peer::PeerCertificate;
 
 /// What a listener shows, and of whom it asks the same.

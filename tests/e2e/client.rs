@@ -41,7 +41,7 @@ async fn tables_show_services_replicas_breakers_and_data_planes() {
 
     let services = gwctl(&gateway, "get services").await.success();
     assert_eq!(row(&services, "NAME")[..3], ["NAME", "READY", "BREAKERS"]);
-    assert_eq!(row(&services, "orders")[..3], ["orders", "2/2", "1 NOT CLOSED"]);
+    assert_eq!(row(&services, "orders")[..3], ["orders", "2/2", "1 closed, 1 NOT CLOSED"]);
 
     let listed = gwctl(&gateway, "get replicas orders").await.success();
     let address = replicas[0].address().to_string();
@@ -83,7 +83,7 @@ async fn lists_show_what_services_and_replicas_were_asked_lately_and_nothing_for
     assert!(service("orders")["latencyP99"].as_str().is_some_and(|text| text.ends_with('s')), "{json}");
     assert_eq!(service("idle").get("requestRate"), None, "{json}");
     let csv = gwctl(&gateway, "get services -o csv").await.success();
-    assert!(csv.starts_with("name,ready,breakers,draining,lost,rps,success,p50,p99,age,"), "{csv}");
+    assert!(csv.starts_with("name,ready,breakers,draining,lost,rps,success,p50,p99,policy,age,"), "{csv}");
 
     // Of replicas, how long they take is counted while somebody watches only.
     let listed = eventually("the new one is reported", async || {

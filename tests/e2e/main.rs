@@ -58,4 +58,5 @@ mod supervision;
 mod tls;
 mod top;
 mod traces;
+mod unix_socket;
 mod upgrades;

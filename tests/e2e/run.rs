@@ -6,8 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_proto::v1::{HealthStatus, Replica};
+use gateway_proto::v1::{HealthStatus, Replica, ReplicaMode};
 use gateway_tests::{Gateway, Load, Process, binaries, command, eventually, eventually_within, http1};
+use http::Method;
 
 /// A supervisor, started with `flags`, of the program `words`.
 fn supervise(endpoint: &str, flags: &[&str], words: &[&str]) -> Process {
@@ -356,7 +357,7 @@ async fn a_program_whose_source_has_changed_is_started_anew_as_the_same_replica_
     let before = pids(&process);
 
     std::fs::write(&source, "another").unwrap();
-    says(&process, "a file has changed: starting it anew").await;
+    says(&process, &format!("restarting: {} has changed", source.display())).await;
     is_gone(before[0]).await;
     eventually("its successor runs", async || match pids(&process).len() {
         2 => Ok(()),
@@ -365,7 +366,10 @@ async fn a_program_whose_source_has_changed_is_started_anew_as_the_same_replica_
     .await;
     let second = replica_becomes(&gateway, HealthStatus::Healthy).await;
     assert_eq!((&second.replica_id, &second.endpoint), (&first.replica_id, &first.endpoint));
-    assert!(!process.stderr().contains("restart 1/"), "{}", process.stderr());
+    let said = process.stderr();
+    assert!(!said.contains("restart 1/"), "{said}");
+    let at = |text: &str| said.find(text).unwrap_or_else(|| panic!("no {text:?} in\n{said}"));
+    assert!(at("watching 1 files") < at("restarting: ") && at("restarting: ") < at("drained: "), "{said}");
 
     // One that fails waits for an hour, or for the next change.
     std::fs::remove_file(&source).unwrap();
@@ -377,4 +381,60 @@ async fn a_program_whose_source_has_changed_is_started_anew_as_the_same_replica_
     })
     .await;
     replica_becomes(&gateway, HealthStatus::Healthy).await;
+}
+
+#[tokio::test]
+async fn what_is_in_flight_is_finished_before_a_changed_program_makes_way() {
+    let gateway = Gateway::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (source, watched) = (folder.path().join("app.py"), folder.path().display().to_string());
+    std::fs::write(&source, "one").unwrap();
+    let mut process = supervise_replica(&gateway.control.url(), &["--watch", &watched]);
+    let first = replica_becomes(&gateway, HealthStatus::Healthy).await;
+    gateway.synced().await;
+    let (proxy, replica) = (gateway.proxy(), first.endpoint.clone().unwrap().address.parse().unwrap());
+    // One that nobody may send twice, and that the program would lose if it were ended now.
+    let slow = http1::request(Method::POST, "/orders/hello?delay=1500ms");
+    let slow = tokio::spawn(async move { http1::send(proxy, slow).await.status() });
+    eventually("the program has it", async || {
+        let stats = http1::get(replica, "/stats").await.into_body();
+        let stats = String::from_utf8_lossy(&stats).into_owned();
+        if stats.contains("POST") { Ok(()) } else { Err(stats) }
+    })
+    .await;
+    std::fs::write(&source, "another").unwrap();
+    says(&process, "drained: nothing in flight").await;
+    assert_eq!(slow.await.unwrap(), 200, "{}", process.stderr());
+    let why = format!("restarting: {} has changed", source.display());
+    let events = command::gwctl(&gateway.control.url(), &["events", "--service", "orders"]).await.success();
+    assert!(events.contains(&why), "{events}");
+
+    // Its successor serves, and nothing is left of the drain.
+    eventually("the successor serves", async || match &gateway.replicas("orders").await[..] {
+        [one] if one.mode() == ReplicaMode::Serving && one.incarnation > first.incarnation => Ok(()),
+        other => Err(format!("{other:?}")),
+    })
+    .await;
+    gateway.synced().await;
+    assert_eq!(http1::get(proxy, "/orders/hello").await.status(), 200);
+    process.terminate();
+    assert!(process.exited().await.success(), "{}", process.stderr());
+}
+
+#[tokio::test]
+async fn what_cannot_be_watched_is_said_before_anything_is_started() {
+    let gateway = Gateway::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("none").display().to_string();
+    let mut process = supervise_replica(&gateway.control.url(), &["--watch", &missing]);
+    assert_eq!(process.exited().await.code(), Some(2), "{}", process.stderr());
+    assert!(process.stderr().contains(&format!("--watch {missing}: there is no such file or folder")));
+    for number in 0..20_001 {
+        std::fs::File::create(folder.path().join(number.to_string())).unwrap();
+    }
+    let many = folder.path().display().to_string();
+    let mut process = supervise_replica(&gateway.control.url(), &["--watch", &many]);
+    assert_eq!(process.exited().await.code(), Some(2), "{}", process.stderr());
+    assert!(process.stderr().contains("there are more than 20000 files and folders"), "{}", process.stderr());
+    assert_eq!(process.stdout(), "");
 }

@@ -165,14 +165,15 @@ fn check(file: &Path, output: &Output) -> Result<(), Error> {
     match output.format {
         Format::Json => output.value(&json!({
             "file": file, "valid": true, "tokens": found.tokens, "certificates": found.certificates,
-            "jwtRules": found.jwt_rules,
+            "users": found.users, "jwtRules": found.jwt_rules,
         })),
         Format::Name => output.data(format_args!("{}\n", file.display())),
         Format::Table | Format::Wide => output.data(format_args!(
-            "{}: ok ({} tokens, {} certificates, {} rules for JWTs)\n",
+            "{}: ok ({} tokens, {} certificates, {} users, {} rules for JWTs)\n",
             file.display(),
             found.tokens,
             found.certificates,
+            found.users,
             found.jwt_rules
         )),
     }

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::{
     config::{self, Context, Contexts},
+    endpoint::{Endpoint, Origin},
     error::{Error, Exit},
     output::{Format, Output},
     table::{Cell, GOOD, Table},
@@ -181,7 +182,10 @@ fn set(
 fn check(key: &str, value: &str) -> Result<(), Error> {
     let refused = |why: String| Error::new(Exit::Usage, format!("{key} \"{value}\" {why}"));
     match key {
-        "endpoint" => gateway_proto::control_plane_url(value).map(drop).map_err(refused),
+        // Nobody has to be told where it is from.
+        "endpoint" => Endpoint::parse(value, Origin::Context)
+            .map(drop)
+            .map_err(|error| Error { details: Vec::new(), ..error }),
         "output" => value.parse::<crate::output::Chosen>().map(drop).map_err(refused),
         "timeout" => {
             crate::cli::parse_timeout(value).map(drop).map_err(|why| refused(format!("is no timeout: {why}")))

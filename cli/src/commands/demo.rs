@@ -7,6 +7,7 @@ use std::{
     net::SocketAddr,
     num::NonZeroU32,
     path::PathBuf,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -17,7 +18,6 @@ use gateway_runtime::{
 };
 use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval_at, timeout};
-use tonic::transport::Channel;
 
 use super::dev::{invocation, places};
 use crate::{
@@ -31,6 +31,7 @@ use crate::{
     },
     endpoint::{Endpoint, Origin},
     error::{Error, Exit},
+    link,
     output::Output,
     planes::{Addresses, Outage, Planes, Ports},
 };
@@ -213,7 +214,7 @@ async fn until_end(duration: Option<Duration>) {
 async fn report(load: Option<&Load>, control: SocketAddr, output: &Output) -> std::convert::Infallible {
     let endpoint = Endpoint::parse(&format!("http://{control}"), Origin::Default)
         .expect("a socket address makes a valid URL");
-    let channel = Channel::builder(endpoint.url().clone()).connect_lazy();
+    let channel = link::connect_lazy(&endpoint.places.channel(), &endpoint.places, &Arc::default());
     let control = Control::over(channel, endpoint, STATUS_TIMEOUT, false);
     let service = ServiceName::parse(SERVICE).expect("the demo's service has a valid name");
     let scope = Scope::from(Some(&service));

@@ -1,15 +1,15 @@
 //! `gwctl demo-replica`: one replica of the demo service as a process of its own, so that it can really be killed.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use gateway_proto::{Address, ReplicaId, ReplicaKey, ServiceName};
 use gateway_runtime::{Failure, Shutdown, logs::LogArgs, ready};
-use tonic::transport::Channel;
 
 use crate::{
     demo::replica::{Replica, registration::Registration},
     endpoint::{Endpoint, Origin},
     error::Error,
+    link,
 };
 
 /// Data planes hear of a deregistration within a moment; until then requests still come.
@@ -53,7 +53,7 @@ pub(crate) async fn run(args: Args, endpoint: &str, origin: Origin) -> Result<()
     let registering = match origin {
         Origin::Flag => {
             let endpoint = Endpoint::parse(endpoint, origin)?;
-            let channel = Channel::builder(endpoint.url().clone()).connect_lazy();
+            let channel = link::connect_lazy(&endpoint.places.channel(), &endpoint.places, &Arc::default());
             let registration = Registration {
                 key: ReplicaKey { service: args.service, replica: args.id.clone() },
                 address: Address::parse(&address.to_string()).map_err(|invalid| {

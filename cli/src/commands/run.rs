@@ -15,7 +15,7 @@ use crate::{
     link::{self, Link},
     output::Output,
     run::{
-        Described, Lines, Live, Prefix, Registration, Renewals, StopSignal,
+        Changes, Described, Lines, Live, Prefix, Registration, Renewals, StopSignal,
         orphans::Orphans,
         place::{self, Port},
         readiness::Readiness,
@@ -97,8 +97,8 @@ pub(crate) struct Args {
     /// From SIGTERM until it is killed; three quarters of it at most to drain
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     grace: Duration,
-    /// Start it anew when a file of this name, or below this folder, has changed: for development; may be repeated. Hidden files
-    /// are left out, and what is in target, node_modules and __pycache__
+    /// Start it anew when this file, or one below this folder, has changed: for development; may be repeated. Left out are hidden
+    /// files, those of editors, and what is in target, node_modules and __pycache__; 20000 files and folders are looked at, at most
     #[arg(long, value_name = "PATH")]
     watch: Vec<PathBuf>,
     /// Lease that is kept alive, 1s to 1h: how soon data planes forget it when this machine dies
@@ -158,6 +158,10 @@ pub(crate) async fn run(args: Args, global: &Global, origin: Origin, output: &Ou
         // It ends with the process.
         tokio::spawn(tls.follow(gateway_runtime::Shutdown::new()));
     }
+    let changes = match args.watch.is_empty() {
+        true => Changes::none(),
+        false => Changes::of(args.watch.clone(), (lines.clone(), Prefix::new("gw", 0))).await?,
+    };
     let renewals = Renewals::start(channel.clone());
     let mut supervisors = JoinSet::new();
     for (index, (key, port)) in keys.into_iter().zip(ports).enumerate() {
@@ -172,6 +176,7 @@ pub(crate) async fn run(args: Args, global: &Global, origin: Origin, output: &Ou
             first_port: port,
             live: live.clone(),
             stop: stop.clone(),
+            changes: changes.clone(),
             lines: lines.clone(),
             its: Prefix::new(&name, name.len()),
             ours,
@@ -186,7 +191,7 @@ pub(crate) async fn run(args: Args, global: &Global, origin: Origin, output: &Ou
     }
     // Whatever came in between, nothing is left behind.
     live.kill();
-    drop(lines);
+    drop((changes, lines));
     writers.finish().await;
     let _ = std::io::stdout().flush();
     if code == 0 { Ok(()) } else { Err(Error::told(Exit::Program(code))) }
@@ -219,7 +224,6 @@ fn program(args: &Args, endpoint: &Endpoint) -> Program {
         again: args.restart,
         stop_signal: args.stop_signal,
         grace: args.grace,
-        watched: args.watch.clone(),
     }
 }
 

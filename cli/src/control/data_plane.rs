@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use gateway_proto::{control_plane_url, without_user};
+use gateway_proto::{web_url, without_user};
 use gateway_runtime::{
     credentials::TokenFile,
     root_cause,
@@ -38,7 +38,7 @@ pub(crate) async fn get(
     shown: &Shown,
     timeout: Duration,
 ) -> Result<(StatusCode, String), Error> {
-    let uri = control_plane_url(url).map_err(|why| {
+    let uri = web_url(url).map_err(|why| {
         Error::new(Exit::Usage, format!("the data plane's URL \"{}\" {why}", without_user(url)))
             .hint("for example http://127.0.0.1:7401, its admin side")
     })?;

@@ -6,8 +6,7 @@ use std::{
     str::FromStr,
 };
 
-use gateway_proto::{Address, ReplicaId};
-use tonic::transport::Uri;
+use gateway_proto::{Address, ControlPlaneUrl, ReplicaId};
 
 use crate::error::{Error, Exit};
 
@@ -37,7 +36,7 @@ impl FromStr for Port {
 }
 
 /// The host by which data planes reach the program: the one given, or this machine as the control plane sees it.
-pub(crate) fn host(given: Option<&str>, control_plane: &Uri) -> String {
+pub(crate) fn host(given: Option<&str>, control_plane: &ControlPlaneUrl) -> String {
     match given {
         Some(host) => host.to_owned(),
         None => own_address(control_plane).to_string(),
@@ -45,9 +44,10 @@ pub(crate) fn host(given: Option<&str>, control_plane: &Uri) -> String {
 }
 
 /// The source address of the way to the control plane; loopback when it is on this machine, and where there is no way out.
-fn own_address(control_plane: &Uri) -> IpAddr {
-    let host = control_plane.host().unwrap_or("").trim_matches(['[', ']']);
-    let port = control_plane.port_u16().unwrap_or(80);
+fn own_address(control_plane: &ControlPlaneUrl) -> IpAddr {
+    let ControlPlaneUrl::Web(url) = control_plane else { return IpAddr::V4(Ipv4Addr::LOCALHOST) };
+    let host = url.host().unwrap_or("").trim_matches(['[', ']']);
+    let port = url.port_u16().unwrap_or(80);
     // A name that cannot be resolved yet is elsewhere: what runs on this machine is found without a name server.
     let target = (host, port).to_socket_addrs().ok().and_then(|mut found| found.next());
     let target = target.unwrap_or_else(|| SocketAddr::from(ELSEWHERE));
@@ -151,8 +151,12 @@ mod tests {
 
     #[test]
     fn beside_its_control_plane_a_replica_is_at_the_loopback_address() {
-        for (url, host) in [("http://127.0.0.1:7400", "127.0.0.1"), ("http://[::1]:7400", "::1")] {
-            assert_eq!(own_address(&url.parse().unwrap()).to_string(), host, "{url}");
+        for (url, host) in [
+            ("http://127.0.0.1:7400", "127.0.0.1"),
+            ("http://[::1]:7400", "::1"),
+            ("unix:///run/gateway/control.sock", "127.0.0.1"),
+        ] {
+            assert_eq!(own_address(&ControlPlaneUrl::parse(url).unwrap()).to_string(), host, "{url}");
         }
     }
 

@@ -68,8 +68,8 @@ enum Wanted {
     Up(Address),
     /// Dead, for this reason.
     Down(String),
-    /// To be left in peace, within this time.
-    Drained(Duration),
+    /// To be left in peace, within this time and for this reason.
+    Drained(Duration, String),
     /// To be forgotten.
     Gone,
 }
@@ -117,8 +117,8 @@ impl Registration {
     }
 
     /// Waits until nothing is sent to it any more, at most this long.
-    pub(super) async fn drained(&mut self, within: Duration) {
-        self.wanted.send_replace(Wanted::Drained(within));
+    pub(super) async fn drained(&mut self, within: Duration, reason: String) {
+        self.wanted.send_replace(Wanted::Drained(within, reason));
         let reached = self.stage.wait_for(|stage| *stage == Stage::Drained);
         // An error says that the task has ended: it cannot be drained any more.
         let _ = tokio::time::timeout(within, reached).await;
@@ -135,7 +135,7 @@ impl Registration {
 
 /// Why there is nothing more to do with a lease.
 enum Left {
-    /// It is lost, or it is wanted at another address: register anew when it is ready.
+    /// It is lost or drained, or it is wanted at another address: register anew when it is ready.
     Anew,
     /// For good.
     Over,
@@ -165,7 +165,7 @@ impl Keeper {
                     continue;
                 }
                 // Nobody sends to what is not registered.
-                Wanted::Drained(_) => drop(self.stage.send_replace(Stage::Drained)),
+                Wanted::Drained(..) => drop(self.stage.send_replace(Stage::Drained)),
                 Wanted::Gone => return,
                 Wanted::Absent | Wanted::Down(_) => {}
             }
@@ -185,6 +185,8 @@ impl Keeper {
             let answer = within(CALL_TIMEOUT, self.client.register(request.clone())).await;
             let status = match answer {
                 Ok(granted) => {
+                    // The drain of a predecessor ends with that, where it was not an operator's.
+                    self.stage.send_replace(Stage::Under);
                     self.say(&format!("{} registered at {address}", self.key));
                     return Some(granted);
                 }
@@ -215,11 +217,16 @@ impl Keeper {
             self.renewals.hold(&self.key, lease.clone(), every.max(Duration::from_millis(100))).await;
         // It was registered as healthy: what is wanted may have changed since.
         let mut reported = Wanted::Up(address.clone());
+        let mut is_drained = false;
         loop {
             let wanted = self.wants.borrow_and_update().clone();
             match &wanted {
                 now if *now == reported => {}
-                Wanted::Up(now) if now != address => return Left::Anew,
+                Wanted::Up(now) if now != address || is_drained => {
+                    // What is heard of this lease from now on must not be taken for a word on the next one.
+                    self.renewals.release(&self.key).await;
+                    return Left::Anew;
+                }
                 Wanted::Up(_) => {
                     if self.report(&lease, HealthStatus::Healthy, "it is ready").await {
                         reported = wanted;
@@ -230,10 +237,10 @@ impl Keeper {
                         reported = wanted;
                     }
                 }
-                Wanted::Drained(within) => {
-                    self.drain(&lease, *within).await;
+                Wanted::Drained(within, reason) => {
+                    self.drain(&lease, *within, reason).await;
                     self.stage.send_replace(Stage::Drained);
-                    reported = wanted;
+                    (reported, is_drained) = (wanted, true);
                 }
                 Wanted::Gone => {
                     self.renewals.release(&self.key).await;
@@ -253,6 +260,7 @@ impl Keeper {
                     match (changed, now) {
                         (_, Word::Lost(reason)) => return self.lost(&reason),
                         (Err(_), _) => return Left::Over,
+                        (Ok(()), Word::Kept(_)) if is_drained => {}
                         (Ok(()), Word::Kept(mode)) => self.tell_of(mode),
                     }
                 }
@@ -273,7 +281,7 @@ impl Keeper {
     }
 
     fn tell_of(&self, mode: Mode) {
-        if matches!(*self.wants.borrow(), Wanted::Drained(_) | Wanted::Gone) {
+        if matches!(*self.wants.borrow(), Wanted::Drained(..) | Wanted::Gone) {
             return;
         }
         match mode {
@@ -315,10 +323,11 @@ impl Keeper {
     }
 
     /// Asks for a drain and waits for its end, at most this long. A control plane that is away cannot be waited for.
-    async fn drain(&mut self, lease: &str, longest: Duration) {
+    async fn drain(&mut self, lease: &str, longest: Duration, reason: &str) {
         let began = Instant::now();
         let deadline = began + longest;
-        let Some(begun) = self.ask_for_drain(lease, deadline, Duration::ZERO).await else { return };
+        let ask = (lease, reason, deadline);
+        let Some(begun) = self.ask_for_drain(ask, Duration::ZERO).await else { return };
         let status = begun.status.unwrap_or_default();
         let planes = status.rollout.as_ref().map_or(0, |rollout| rollout.node_count);
         if planes == 0 {
@@ -332,7 +341,7 @@ impl Keeper {
         let mut is_idle = status.is_idle;
         while !is_idle && Instant::now() < deadline {
             let wait = deadline.saturating_duration_since(Instant::now()).min(MAX_WAIT);
-            let Some(answer) = self.ask_for_drain(lease, deadline, wait).await else { return };
+            let Some(answer) = self.ask_for_drain(ask, wait).await else { return };
             is_idle = answer.status.unwrap_or_default().is_idle;
         }
         let took = began.elapsed().as_secs_f64();
@@ -345,15 +354,14 @@ impl Keeper {
 
     async fn ask_for_drain(
         &mut self,
-        lease: &str,
-        deadline: Instant,
+        (lease, reason, deadline): (&str, &str, Instant),
         wait: Duration,
     ) -> Option<DrainReplicaResponse> {
         let request = DrainReplicaRequest {
             service: self.key.service.to_string(),
             replica_id: self.key.replica.to_string(),
             drain_timeout: Some(duration(deadline.saturating_duration_since(Instant::now()))),
-            reason: "the process ends".into(),
+            reason: reason.chars().take(MAX_REASON).collect(),
             allow_last: true,
             lease_id: lease.to_owned(),
             wait_timeout: (!wait.is_zero()).then(|| duration(wait)),

@@ -145,7 +145,12 @@ impl Task {
                         if let Request::Hold(_, lease) = &request {
                             next = next.min(Instant::now() + lease.every);
                         }
+                        let is_over = matches!(request, Request::Release(_));
                         self.take(request);
+                        if is_over {
+                            // What is still answered here would be taken for news of the replica's next lease.
+                            return true;
+                        }
                     }
                     None => return false,
                 },

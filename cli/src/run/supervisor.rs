@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant as Clock},
 };
@@ -27,8 +27,11 @@ use super::{
 const FAREWELL: Duration = Duration::from_secs(3);
 /// The same, when somebody is impatient.
 const SHORT_FAREWELL: Duration = Duration::from_millis(300);
-/// How long one that was not ready in time has to end.
+/// How long one that was not ready in time has to end; also one that makes way for its successor, after as long to finish what is in
+/// flight.
 const LATE: Duration = Duration::from_secs(5);
+/// Why it is drained in the end.
+const ENDS: &str = "the process ends";
 
 /// When it is started again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -59,8 +62,6 @@ pub(crate) struct Program {
     pub(crate) stop_signal: StopSignal,
     /// From the wish to end until it is killed.
     pub(crate) grace: Duration,
-    /// Files and folders with whose changes it is started anew.
-    pub(crate) watched: Vec<PathBuf>,
 }
 
 /// One replica.
@@ -71,6 +72,8 @@ pub(crate) struct Supervisor {
     pub(crate) first_port: u16,
     pub(crate) live: Live,
     pub(crate) stop: Stop,
+    /// With each of these it is started anew.
+    pub(crate) changes: Changes,
     pub(crate) lines: Lines,
     /// Before what the program writes.
     pub(crate) its: Prefix,
@@ -84,8 +87,8 @@ enum Outcome {
     Over(Failure),
     /// Somebody wants everything to end; it still runs.
     ToEnd(Running),
-    /// A file has changed, and it is to be another program; it still runs.
-    ToChange(Running),
+    /// This file has changed, and it is to be another program; it still runs.
+    ToChange(Running, PathBuf),
 }
 
 #[derive(Debug)]
@@ -98,17 +101,16 @@ struct Failure {
 
 impl Supervisor {
     /// Runs the program until the stop, or until it is not to be started again; yields the exit code that tells of it.
-    pub(crate) async fn run(self, mut registration: Registration) -> u8 {
+    pub(crate) async fn run(mut self, mut registration: Registration) -> u8 {
         let mut restarts = Restarts::new(self.program.rules);
         let mut port = self.first_port;
         let mut is_first = true;
-        let mut changes = Changes::new(self.program.watched.clone());
         let code = loop {
-            let failure = match self.run_once(&mut port, &mut restarts, &mut changes, &registration).await {
+            let failure = match self.run_once(&mut port, &mut restarts, &registration).await {
                 Outcome::ToEnd(running) => return self.end(running, registration).await,
-                Outcome::ToChange(running) => {
+                Outcome::ToChange(running, path) => {
                     is_first = false;
-                    self.make_way(running, &registration).await;
+                    self.make_way(running, &path, &mut registration).await;
                     if self.stop.orderly.has_begun() {
                         break 0;
                     }
@@ -127,22 +129,24 @@ impl Supervisor {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 // What was wrong may be mended.
-                () = changes.next() => self.say("a file has changed"),
+                path = self.changes.next() => {
+                    let text = format!("{} has changed: starting it now", path.display());
+                    self.say(&text);
+                }
                 () = self.stop.orderly.begun() => break failure.code,
             }
         };
         // It is dead, so there is nothing to drain.
-        registration.drained(Duration::ZERO).await;
+        registration.drained(Duration::ZERO, ENDS.to_owned()).await;
         registration.gone(FAREWELL).await;
         code
     }
 
     /// Starts it once, and sees it through until it has ended or is to end.
     async fn run_once(
-        &self,
+        &mut self,
         port: &mut u16,
         restarts: &mut Restarts,
-        changes: &mut Changes,
         registration: &Registration,
     ) -> Outcome {
         let began = Instant::now();
@@ -155,7 +159,7 @@ impl Supervisor {
             biased;
             () = self.stop.orderly.begun() => return Outcome::ToEnd(running),
             () = running.ended() => return Outcome::Over(collected(running).await),
-            () = changes.next() => return Outcome::ToChange(running),
+            path = self.changes.next() => return Outcome::ToChange(running, path),
             () = self.program.readiness.reached(&address, &mut last) => {}
             () = tokio::time::sleep(self.program.ready_timeout) => {
                 return Outcome::Over(self.too_late(running, last).await);
@@ -167,7 +171,7 @@ impl Supervisor {
             biased;
             () = self.stop.orderly.begun() => return Outcome::ToEnd(running),
             () = running.ended() => return Outcome::Over(collected(running).await),
-            () = changes.next() => return Outcome::ToChange(running),
+            path = self.changes.next() => return Outcome::ToChange(running, path),
             () = tokio::time::sleep(self.program.rules.stable_for) => {}
         }
         if restarts.lasted() {
@@ -178,18 +182,22 @@ impl Supervisor {
             biased;
             () = self.stop.orderly.begun() => Outcome::ToEnd(running),
             () = running.ended() => Outcome::Over(collected(running).await),
-            () = changes.next() => Outcome::ToChange(running),
+            path = self.changes.next() => Outcome::ToChange(running, path),
         }
     }
 
-    /// Ends it for the sake of its successor. It counts as no failure, however it ends.
-    async fn make_way(&self, running: Running, registration: &Registration) {
-        let why = "a file has changed: starting it anew";
-        self.say(why);
-        registration.down(why.to_owned());
-        let deadline = Instant::now() + LATE.min(self.program.grace);
-        if let Err(error) = running.stop(self.program.stop_signal, deadline, self.stop.at_once.begun()).await
-        {
+    /// Drains it and ends it for the sake of its successor. It counts as no failure, however it ends.
+    async fn make_way(&self, running: Running, changed: &Path, registration: &mut Registration) {
+        let why = format!("restarting: {} has changed", changed.display());
+        self.say(&why);
+        let (at_once, patience) = (&self.stop.at_once, LATE.min(self.program.grace));
+        tokio::select! {
+            () = registration.drained(patience, why) => {}
+            () = running.ended() => {}
+            () = at_once.begun() => {}
+        }
+        let deadline = Instant::now() + patience;
+        if let Err(error) = running.stop(self.program.stop_signal, deadline, at_once.begun()).await {
             self.say(&format!("cannot tell how it ended: {error}"));
         }
     }
@@ -280,7 +288,7 @@ impl Supervisor {
         let at_once = &self.stop.at_once;
         tokio::select! {
             // The rest is for the program itself to end in.
-            () = registration.drained(grace * 3 / 4) => {}
+            () = registration.drained(grace * 3 / 4, ENDS.to_owned()) => {}
             () = running.ended() => {}
             () = at_once.begun() => {}
         }

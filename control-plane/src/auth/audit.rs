@@ -3,16 +3,14 @@
 //! Whoever is refused may come back as often as he likes, so what he can fill is bounded: like events fold in the timeline,
 //! and more than a few in a second are only counted.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gateway_runtime::panics::printable;
 
 use super::{Denied, Subject, limit::Buckets};
 use crate::{
     clock,
+    listeners::Whence,
     metrics::Metrics,
     observe::{Observation, of_registry},
 };
@@ -53,13 +51,13 @@ impl Audit {
     }
 
     /// That somebody was refused.
-    pub(super) fn denied(&self, who: &str, from: Option<SocketAddr>, what: &str, denied: &Denied) {
+    pub(super) fn denied(&self, who: &str, from: Option<Whence>, what: &str, denied: &Denied) {
         self.metrics.denied(denied.reason());
         if !self.is_told(who) {
             return;
         }
         let who = printable(who, MAX_CHARS);
-        let from = from.map(|from| from.ip().to_canonical().to_string()).unwrap_or_default();
+        let from = from.map(Whence::name).unwrap_or_default();
         let why = printable(&denied.to_string(), MAX_CHARS);
         tracing::warn!(target: "audit", who, from, what, reason = denied.reason(), "refused: {why}");
         let metadata = [("from", from), ("request", what.to_owned()), ("reason", denied.reason().to_owned())];
@@ -76,8 +74,8 @@ impl Audit {
     }
 
     /// What came of a change that somebody known wanted. `what` is the command and what it is about.
-    pub(super) fn changed(&self, who: &str, from: Option<SocketAddr>, what: &Subject, outcome: &str) {
-        let from = from.map(|from| from.ip().to_canonical().to_string()).unwrap_or_default();
+    pub(super) fn changed(&self, who: &str, from: Option<Whence>, what: &Subject, outcome: &str) {
+        let from = from.map(Whence::name).unwrap_or_default();
         let Subject { request, about, service } = what;
         tracing::info!(target: "audit", who, from, request, about, outcome, "change");
         let message = format!("{request} {about}: {outcome}");

@@ -25,6 +25,8 @@ use super::{
 pub(crate) enum Credential {
     Bearer(Secret),
     Certificate(Arc<PeerCertificate>),
+    /// The number of a user of this machine: the kernel says so of whoever comes by a Unix socket.
+    User(u32),
 }
 
 impl Credential {
@@ -41,6 +43,15 @@ pub(crate) struct Book {
     /// `None`: whoever shows a certificate may do everything, for nobody said otherwise.
     pub(super) certificates: Option<Vec<(Pattern, Arc<Grant>)>>,
     pub(super) issuer: Option<jwt::Issuer>,
+    /// By their numbers.
+    pub(super) users: HashMap<u32, User>,
+}
+
+/// A user of this machine that is in the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct User {
+    pub(super) name: Arc<str>,
+    pub(super) grant: Arc<Grant>,
 }
 
 /// One that is in the file.
@@ -69,6 +80,7 @@ impl Book {
         match credential {
             Credential::Bearer(secret) => self.by_token(secret, now),
             Credential::Certificate(certificate) => self.by_certificate(certificate, now),
+            Credential::User(user) => self.by_user(*user),
         }
     }
 
@@ -123,6 +135,13 @@ impl Book {
         })
     }
 
+    /// One who is not in the book has shown nothing, and may still show a token.
+    fn by_user(&self, user: u32) -> Result<Identity, CredentialError> {
+        let User { name, grant } = self.users.get(&user).ok_or(CredentialError::Missing)?;
+        let (name, grants) = (Arc::clone(name), vec![Arc::clone(grant)]);
+        Ok(Identity { name, kind: Kind::User, grants, expires: None })
+    }
+
     /// Where keys are published that are to be fetched, if any are.
     pub(super) fn remote(&self) -> Option<&Remote> {
         match &self.issuer.as_ref()?.keys {
@@ -157,10 +176,10 @@ impl Book {
         kept.and_then(|(remote, keys)| self.with_keys(remote, keys)).unwrap_or_else(|| self.clone())
     }
 
-    /// How many of each: tokens, certificates, rules for JWTs.
-    pub(crate) fn counts(&self) -> (usize, usize, usize) {
+    /// How many of each: tokens, certificates, users, rules for JWTs.
+    pub(crate) fn counts(&self) -> (usize, usize, usize, usize) {
         let rules = self.issuer.as_ref().map_or(0, |issuer| issuer.rules.len());
-        (self.tokens.len(), self.certificates.as_ref().map_or(0, Vec::len), rules)
+        (self.tokens.len(), self.certificates.as_ref().map_or(0, Vec::len), self.users.len(), rules)
     }
 }
 
@@ -208,6 +227,16 @@ mod tests {
     fn a_name_that_could_not_be_shown_is_none() {
         let nameless = Book::of_certificates().identify(&certificate("spiffe://p/\u{1b}[31m"), at(0));
         assert_eq!(nameless, Err(CredentialError::Nameless));
+    }
+
+    #[test]
+    fn a_user_of_this_machine_is_known_by_his_number_and_a_stranger_has_shown_nothing() {
+        let grant = Arc::new(Grant { roles: vec![Role::Reader], ..Grant::default() });
+        let users = [(1000, User { name: "ana".into(), grant })].into();
+        let book = Book { users, ..Book::default() };
+        let known = book.identify(&Credential::User(1000), at(0)).unwrap();
+        assert_eq!((&*known.name, known.kind, known.has(Permission::Read, None)), ("ana", Kind::User, true));
+        assert_eq!(book.identify(&Credential::User(1001), at(0)), Err(CredentialError::Missing));
     }
 
     #[test]

@@ -1,18 +1,21 @@
 //! Who asks, as every handler finds him in the request's extensions; and the one decision on what he may change.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use gateway_proto::{Address, NodeId, ReplicaKey, ServiceName};
 use http::Extensions;
 
 use super::{Denied, Gate, Share, book::Credential, identity::Identity, permission::Permission};
-use crate::registry::{Command, Proof, Target};
+use crate::{
+    listeners::Whence,
+    registry::{Command, Proof, Target},
+};
 
 /// Somebody who asks for something.
 #[derive(Debug, Clone)]
 pub(crate) struct Caller {
     pub(super) who: Who,
-    pub(super) from: Option<SocketAddr>,
+    pub(super) from: Option<Whence>,
     pub(super) gate: Arc<Gate>,
 }
 
@@ -45,7 +48,7 @@ impl Caller {
     }
 
     /// Where he is.
-    pub(crate) fn from(&self) -> Option<SocketAddr> {
+    pub(crate) fn from(&self) -> Option<Whence> {
         self.from
     }
 
@@ -53,7 +56,7 @@ impl Caller {
     pub(crate) fn author(&self, said: &str) -> Box<str> {
         match (&self.who, said, self.from) {
             (Who::Known(known), ..) => (&*known.identity.name).into(),
-            (_, "", Some(from)) => from.ip().to_canonical().to_string().into(),
+            (_, "", Some(from)) => from.name().into(),
             _ => said.into(),
         }
     }
@@ -73,7 +76,7 @@ impl Caller {
         match &self.who {
             Who::Known(known) => known.identity.name.to_string(),
             Who::Anybody | Who::Nobody(_) => match self.from {
-                Some(from) => from.ip().to_canonical().to_string(),
+                Some(from) => from.name(),
                 None => "somebody".into(),
             },
         }
@@ -81,7 +84,7 @@ impl Caller {
 
     /// Whether he has a permission.
     pub(crate) fn has(&self, permission: Permission) -> bool {
-        let ip = self.from.map(|from| from.ip());
+        let ip = self.from.map(Whence::ip);
         match &self.who {
             Who::Anybody => true,
             Who::Known(known) => known.identity.has(permission, ip),
@@ -175,7 +178,7 @@ impl Caller {
     /// # Errors
     /// Why not.
     pub(crate) fn admit_node(&self, node: &NodeId, what: &str) -> Result<(), Denied> {
-        let ip = self.from.map(|from| from.ip());
+        let ip = self.from.map(Whence::ip);
         let denied = match &self.who {
             Who::Anybody => return Ok(()),
             Who::Known(known) if known.identity.may_act_as(node, ip) => return Ok(()),
@@ -192,7 +195,7 @@ impl Caller {
     }
 
     fn admit_owner(&self, service: &ServiceName) -> Result<(), Denied> {
-        let ip = self.from.map(|from| from.ip());
+        let ip = self.from.map(Whence::ip);
         match &self.who {
             Who::Anybody => Ok(()),
             Who::Known(known) if known.identity.owns(service, ip) => Ok(()),
@@ -208,7 +211,7 @@ impl Caller {
         self.admit_owner(service)?;
         let refused =
             |why: String| Denied::Address { address: address.clone(), why, service: service.clone() };
-        let ip = self.from.map(|from| from.ip().to_canonical());
+        let ip = self.from.map(Whence::ip);
         // Who asks from within this process is on this machine.
         let is_local = ip.is_none_or(|ip| ip.is_loopback());
         self.gate.rules.check(address, is_local).map_err(refused)?;
@@ -347,7 +350,8 @@ impl Subject {
 #[cfg(test)]
 impl Caller {
     /// Somebody where nobody is asked who he is.
-    pub(crate) fn anybody(from: Option<SocketAddr>) -> Self {
+    pub(crate) fn anybody(from: Option<std::net::SocketAddr>) -> Self {
+        let from = from.map(Whence::Address);
         Self { who: Who::Anybody, from, gate: Arc::new(Gate::open()) }
     }
 

@@ -16,7 +16,7 @@ use gateway_runtime::{credentials::read_token, files::Watched};
 use serde::Deserialize;
 
 use super::{
-    book::{Book, Token},
+    book::{Book, Token, User},
     identity::{Addresses, Grant, Pattern},
     remote::Remote,
     roles::Role,
@@ -30,6 +30,8 @@ use super::{
 const MAX_FILE_BYTES: u64 = 4 << 20;
 const MAX_ENTRIES: usize = 10_000;
 const MAX_NAME_CHARS: usize = 63;
+/// Of a user who has no number in this user namespace, whoever he is.
+const OVERFLOW_UID: u32 = 65_534;
 
 /// What was read, and the files that it came from.
 #[derive(Debug)]
@@ -45,6 +47,8 @@ struct Document {
     token: Vec<TokenEntry>,
     #[serde(default)]
     certificate: Vec<CertificateEntry>,
+    #[serde(default)]
+    user: Vec<UserEntry>,
     jwt: Option<JwtEntry>,
 }
 
@@ -73,6 +77,19 @@ struct CertificateEntry {
     addresses: Option<Vec<String>>,
     nodes: Option<Vec<String>>,
     from: Option<Vec<String>>,
+}
+
+/// Whoever comes by a Unix socket is on this machine: there is no other place to take him from.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct UserEntry {
+    name: String,
+    uid: u32,
+    roles: Vec<String>,
+    #[serde(default)]
+    services: Vec<String>,
+    addresses: Option<Vec<String>>,
+    nodes: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -164,7 +181,7 @@ pub(crate) fn parse(text: &str, open: &mut dyn FnMut(&Path) -> PathBuf) -> Resul
         let at = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
         format!("line {at}: {}", error.message())
     })?;
-    let count = document.token.len() + document.certificate.len();
+    let count = document.token.len() + document.certificate.len() + document.user.len();
     if count > MAX_ENTRIES {
         return Err(format!("has {count} entries, at most {MAX_ENTRIES} are allowed"));
     }
@@ -173,7 +190,12 @@ pub(crate) fn parse(text: &str, open: &mut dyn FnMut(&Path) -> PathBuf) -> Resul
         return Err("has no entry: nobody could do anything. Make one with  gwctl auth token".into());
     }
     let certificates = document.certificate.iter().map(certificate).collect::<Result<_, _>>()?;
-    Ok(Book { tokens: tokens(&document.token, open)?, certificates: Some(certificates), issuer })
+    Ok(Book {
+        tokens: tokens(&document.token, open)?,
+        certificates: Some(certificates),
+        issuer,
+        users: users(&document.user)?,
+    })
 }
 
 fn tokens(
@@ -184,11 +206,7 @@ fn tokens(
     for entry in entries {
         let TokenEntry { name, sha256, token_file, expires, .. } = entry;
         let at = |why: String| format!("token {name:?}: {why}");
-        let is_shown =
-            name.chars().all(|c| c.is_ascii_graphic()) && (1..=MAX_NAME_CHARS).contains(&name.len());
-        if !is_shown || name.contains(':') {
-            return Err(at(format!("a name is 1 to {MAX_NAME_CHARS} visible ASCII characters without ':'")));
-        }
+        check_name(name).map_err(at)?;
         let fingerprint = match (sha256, token_file) {
             (Some(hex), None) => Fingerprint::parse(hex)
                 .ok_or_else(|| at("sha256 is no SHA-256 in 64 hexadecimal digits".into()))?,
@@ -211,6 +229,35 @@ fn tokens(
         }
     }
     Ok(tokens)
+}
+
+fn users(entries: &[UserEntry]) -> Result<HashMap<u32, User>, String> {
+    let mut users = HashMap::new();
+    for UserEntry { name, uid, roles, services, addresses, nodes } in entries {
+        let at = |why: String| format!("user {name:?}: {why}");
+        check_name(name).map_err(at)?;
+        if *uid == OVERFLOW_UID {
+            return Err(at(format!(
+                "uid {uid} is nobody: the kernel says so of whoever it cannot name here"
+            )));
+        }
+        let (addresses, nodes) = (addresses.as_deref(), nodes.as_deref());
+        let written = Written { roles, services, addresses, nodes, from: None };
+        let grant = Arc::new(written.grant().map_err(at)?);
+        if users.insert(*uid, User { name: name.as_str().into(), grant }).is_some() {
+            return Err(at(format!("uid {uid} is there twice")));
+        }
+    }
+    Ok(users)
+}
+
+/// Those of certificates and of JWTs have a colon, which tells them apart.
+fn check_name(name: &str) -> Result<(), String> {
+    let is_shown = name.chars().all(|c| c.is_ascii_graphic()) && (1..=MAX_NAME_CHARS).contains(&name.len());
+    match is_shown && !name.contains(':') {
+        true => Ok(()),
+        false => Err(format!("a name is 1 to {MAX_NAME_CHARS} visible ASCII characters without ':'")),
+    }
 }
 
 fn certificate(entry: &CertificateEntry) -> Result<(Pattern, Arc<Grant>), String> {

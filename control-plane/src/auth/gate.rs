@@ -1,7 +1,7 @@
 //! The gate: finds out who asks, by what is known now. It keeps that current, and is all of this that is not pure.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -18,7 +18,6 @@ use gateway_runtime::{
 };
 use http::{Extensions, HeaderMap, header};
 use tokio::{sync::Notify, time::sleep_until};
-use tonic::transport::server::TcpConnectInfo;
 
 use super::{
     Audit, Caller, CredentialError, Denied, Share,
@@ -31,7 +30,7 @@ use super::{
     share::place,
     token::{Secret, jwks::Jwks},
 };
-use crate::{clock, strangers::Peer};
+use crate::{clock, listeners::Whence, strangers::Peer};
 
 /// Wrong credentials in a second that are looked at from one address; twice as many at once.
 const GUESSES_PER_SECOND: u32 = 50;
@@ -131,13 +130,13 @@ impl Gate {
     }
 
     /// Finds out who asks, by his request's headers and what it has of his connection: certificate, address, and whether he is
-    /// a stranger there. A token goes before a certificate.
+    /// a stranger there. A token goes before a certificate, and that before the user at the other end of a Unix socket.
     pub(crate) fn caller(self: &Arc<Self>, headers: &HeaderMap, connection: &Extensions) -> Caller {
-        let from = connection.get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+        let from = connection.get::<Whence>().copied();
         let certificate = connection.get::<Arc<PeerCertificate>>();
         let who = match &self.lock {
             None => Who::Anybody,
-            Some(lock) => match lock.meet(shown(headers, certificate), from) {
+            Some(lock) => match lock.meet(shown(headers, certificate, from), from) {
                 Ok(known) => {
                     let share = Share::of(&known.identity.name, from);
                     match connection.get::<Arc<Peer>>().map_or(Ok(()), |peer| peer.is_known_as(share)) {
@@ -217,7 +216,7 @@ impl Lock {
     fn meet(
         &self,
         shown: Result<Credential, CredentialError>,
-        from: Option<SocketAddr>,
+        from: Option<Whence>,
     ) -> Result<Known, Denied> {
         let credential = shown.map_err(Denied::Nobody)?;
         let (guesses, now) = (|| self.guesses.lock().unwrap_or_else(PoisonError::into_inner), clock::now());
@@ -270,12 +269,13 @@ impl Caller {
 fn shown(
     headers: &HeaderMap,
     certificate: Option<&Arc<PeerCertificate>>,
+    from: Option<Whence>,
 ) -> Result<Credential, CredentialError> {
     let mut sent = headers.get_all(header::AUTHORIZATION).iter();
     let Some(first) = sent.next() else {
-        return certificate
-            .map(|shown| Credential::Certificate(Arc::clone(shown)))
-            .ok_or(CredentialError::Missing);
+        let shown = certificate.map(|shown| Credential::Certificate(Arc::clone(shown)));
+        let user = || from.and_then(Whence::user).map(Credential::User);
+        return shown.or_else(user).ok_or(CredentialError::Missing);
     };
     let invalid = CredentialError::invalid;
     if sent.next().is_some() {

@@ -10,7 +10,7 @@ use super::{permission::Permission, roles::Role};
 /// Somebody who has shown who he is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Identity {
-    /// A token's name; `spiffe://…`, `dns:…` or `cn:…` of a certificate; `jwt:…` of a signed token.
+    /// A token's or a user's name; `spiffe://…`, `dns:…` or `cn:…` of a certificate; `jwt:…` of a signed token.
     pub(crate) name: Arc<str>,
     pub(crate) kind: Kind,
     /// What he may do; nothing when there is none.
@@ -25,6 +25,7 @@ pub(crate) enum Kind {
     Token,
     Certificate,
     Jwt,
+    User,
 }
 
 /// Roles, and where they hold.
@@ -62,6 +63,7 @@ impl Kind {
             Self::Token => "token",
             Self::Certificate => "certificate",
             Self::Jwt => "jwt",
+            Self::User => "user",
         }
     }
 }

@@ -214,19 +214,24 @@ impl Settings {
     ///
     /// # Errors
     /// A usage [`Failure`] that names the file and the entry.
-    pub(crate) fn gate(&self, own: SocketAddr, audit: Audit) -> Result<Gate, Failure> {
+    pub(crate) fn gate(&self, own: Option<SocketAddr>, audit: Audit) -> Result<Gate, Failure> {
         let lock = match &self.auth_file {
             Some(path) => {
                 let loaded = load(path)?;
-                let (tokens, certificates, rules) = loaded.book.counts();
-                tracing::info!(tokens, certificates, jwt_rules = rules, "callers are asked who they are");
+                let (tokens, certificates, users, rules) = loaded.book.counts();
+                tracing::info!(
+                    tokens,
+                    certificates,
+                    users,
+                    jwt_rules = rules,
+                    "callers are asked who they are"
+                );
                 Some(Lock::by_file(path.clone(), loaded, self.rate_limit))
             }
             None if self.is_locked() => Some(Lock::by_certificates(self.rate_limit)),
             None => None,
         };
-        let rules =
-            EndpointRules { networks: self.networks.clone(), ports: self.ports.clone(), own: Some(own) };
+        let rules = EndpointRules { networks: self.networks.clone(), ports: self.ports.clone(), own };
         let gate = Gate::new(lock, rules, audit);
         Ok(gate.opening(self.opens_metrics, self.opens_reflection))
     }

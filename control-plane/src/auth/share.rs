@@ -1,28 +1,31 @@
 //! Who has one share of what all have in common: of the rate, of turns, of connections, of streams.
 
 use std::{
-    net::{IpAddr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv6Addr},
     sync::Arc,
 };
 
-/// Somebody known, or a connection of somebody who is not.
+use crate::listeners::Whence;
+
+/// Somebody known, or a connection of somebody who is not; a user of this machine has one for all of his.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Share {
     /// By his name and where he is: many may have the same token, and none of them pays for what another one does.
     Known(Arc<str>, Option<IpAddr>),
-    Connection(SocketAddr),
+    Connection(Whence),
 }
 
 impl Share {
     /// That of somebody of this name.
-    pub(crate) fn of(name: &Arc<str>, from: Option<SocketAddr>) -> Self {
+    pub(crate) fn of(name: &Arc<str>, from: Option<Whence>) -> Self {
         Self::Known(Arc::clone(name), from.map(place))
     }
 }
 
-/// What counts as one place: an IPv4 address, or the network of an IPv6 one, for who has one of its addresses has all 2^64.
-pub(super) fn place(from: SocketAddr) -> IpAddr {
-    match from.ip().to_canonical() {
+/// What counts as one place: an IPv4 address, or the network of an IPv6 one, for who has one of its addresses has all 2^64. Unix
+/// sockets are of this machine, as its loopback address is.
+pub(super) fn place(from: Whence) -> IpAddr {
+    match from.ip() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         address => address,
     }
@@ -34,11 +37,13 @@ mod tests {
 
     #[test]
     fn the_same_token_at_another_address_has_another_share_but_not_in_the_same_network_of_ipv6() {
-        let of = |from: &str| Share::of(&"ci".into(), Some(from.parse().unwrap()));
+        let at = |from: &str| Some(Whence::Address(from.parse().unwrap()));
+        let of = |from: &str| Share::of(&"ci".into(), at(from));
         assert_eq!(of("192.0.2.1:1"), of("[::ffff:192.0.2.1]:2"));
         assert_ne!(of("192.0.2.1:1"), of("192.0.2.2:1"));
         assert_eq!(of("[2001:db8::1]:1"), of("[2001:db8::ffff:2]:1"));
         assert_ne!(of("[2001:db8::1]:1"), of("[2001:db8:0:1::1]:1"));
-        assert_ne!(of("192.0.2.1:1"), Share::of(&"other".into(), Some("192.0.2.1:1".parse().unwrap())));
+        assert_ne!(of("192.0.2.1:1"), Share::of(&"other".into(), at("192.0.2.1:1")));
+        assert_eq!(of("127.0.0.1:1"), Share::of(&"ci".into(), Some(Whence::User(1000))));
     }
 }

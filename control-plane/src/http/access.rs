@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::{operation::Operation, paths::Found};
 use crate::{
     auth::{Caller, Denied, Gate, Permission, Wire, permission::of_rpc},
+    listeners::Whence,
     refusal::Refusal,
 };
 
@@ -74,7 +75,7 @@ pub(super) async fn whoami(request: Request) -> Response {
 }
 
 fn described(caller: &Caller) -> Value {
-    let from = caller.from().map(|from| from.ip().to_canonical().to_string());
+    let from = caller.from().map(Whence::name);
     let may: Vec<_> = [Permission::Read, Permission::Register, Permission::Follow, Permission::Operate]
         .into_iter()
         .filter(|permission| caller.has(*permission))

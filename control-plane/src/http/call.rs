@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use http_body_util::BodyExt;
 use prost::Message;
 use prost_reflect::{DynamicMessage, MessageDescriptor, MethodDescriptor};
-use tonic::{Code, Status, transport::server::TcpConnectInfo};
+use tonic::{Code, Status};
 use tower::ServiceExt;
 
 use crate::auth::Caller;
@@ -61,8 +61,6 @@ impl Grpc {
         let headers = request.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
-        // Where tonic looks for the peer's address.
-        request.extensions_mut().insert(TcpConnectInfo { local_addr: None, remote_addr: caller.from() });
         request.extensions_mut().insert(caller.clone());
         let response: Response<Body> =
             self.0.clone().oneshot(request).await.unwrap_or_else(|never| match never {});

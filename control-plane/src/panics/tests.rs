@@ -24,6 +24,7 @@ use crate::{
     edge::Edge,
     effects::Effects,
     leases::Leases,
+    listeners::Listeners,
     observe::Cursor,
     places::Places,
     publish::Publisher,
@@ -68,7 +69,7 @@ async fn serve(panics: &Panics, grpc: Router, http: Router) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let places = (100, Strangers::new(100, false));
     let server = Server::new(routers, None, places, Shutdown::new(), panics.clone());
-    tokio::spawn(Arc::new(server).accept_all(Arc::new(listener)));
+    tokio::spawn(Arc::new(server).accept_all(Arc::new(Listeners { tcp: Some(listener), unix: None })));
     address
 }
 

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     auth::Caller,
     edge::{Edge, HEARSAY},
+    listeners::Whence,
     refusal::Refusal,
     registry::{Proof, Registration, Said, Target, text_within},
 };
@@ -103,7 +104,7 @@ impl RegistryService for Registry {
         request: Request<v1::RegisterRequest>,
     ) -> Result<Response<v1::RegisterResponse>, Status> {
         let caller = Caller::of(request.extensions()).clone();
-        let peer = caller.from().map(|peer| peer.ip());
+        let peer = caller.from().map(Whence::ip);
         let request = request.into_inner();
         let (validate_only, wait_timeout) = (request.validate_only, request.wait_timeout);
         let mut check = Check::default();

@@ -191,11 +191,8 @@ async fn strangers_who_hold_connections_keep_nobody_out_who_says_who_he_is() {
     })
     .await;
     let watch = async || {
-        let channel = Endpoint::from_shared(format!("http://{}", plane.running.listen()))
-            .unwrap()
-            .connect()
-            .await
-            .unwrap();
+        let channel =
+            Endpoint::from_shared(format!("http://{}", plane.listen())).unwrap().connect().await.unwrap();
         let mut health = HealthClient::new(channel);
         let mut watching = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
         assert!(watching.message().await.unwrap().is_some());
@@ -275,7 +272,7 @@ async fn wrong_credentials_from_one_address_are_looked_at_so_often_and_those_tha
 async fn one_who_is_known_holds_half_of_all_connections_and_half_of_all_places_for_watches_of_events() {
     let locked = Locked::start_within(&entries(), 5000, |config| config.max_connections = 6).await;
     let watch = async |token: &str| {
-        let url = format!("http://{}", locked.plane.running.listen());
+        let url = format!("http://{}", locked.plane.listen());
         let channel = Endpoint::from_shared(url).unwrap().connect().await.unwrap();
         let request = shown(token, v1::WatchEventsRequest::default());
         ObservabilityServiceClient::new(channel).watch_events(request).await

@@ -137,7 +137,7 @@ async fn pages_are_bounded_in_number_and_those_that_leave_make_room() {
     Events::open(&plane, "/v1/breakers?watch=1", "").await;
     pages.clear();
     crate::plane::eventually(async || {
-        let mut stream = tokio::net::TcpStream::connect(plane.running.listen()).await.unwrap();
+        let mut stream = tokio::net::TcpStream::connect(plane.listen()).await.unwrap();
         let request = format!("GET {STREAM} HTTP/1.1\r\nhost: localhost\r\n\r\n");
         tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.unwrap();
         let mut head = [0; 12];
@@ -158,7 +158,7 @@ async fn an_open_page_does_not_hold_up_the_end() {
 
 #[tokio::test]
 async fn beyond_this_machine_pages_change_nothing_unless_that_is_allowed_and_programs_do() {
-    let everywhere = "0.0.0.0:0".parse().unwrap();
+    let everywhere = Some("0.0.0.0:0".parse().unwrap());
     let body = r#"{"endpoint": {"address": "10.0.0.1:80"}, "permanent": true}"#;
     let path = "/v1/services/orders/replicas";
     let json = "content-type: application/json";

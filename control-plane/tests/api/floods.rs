@@ -52,7 +52,7 @@ async fn who_asks_for_hundreds_of_changes_at_once_has_nobody_wait_behind_all_of_
     }
     sleep(4 * COMMIT).await;
     // Somebody else, on a connection of his own.
-    let endpoint = Channel::from_shared(format!("http://{}", plane.running.listen())).unwrap();
+    let endpoint = Channel::from_shared(format!("http://{}", plane.listen())).unwrap();
     let mut other =
         v1::registry_service_client::RegistryServiceClient::new(endpoint.connect().await.unwrap());
     let began = Instant::now();

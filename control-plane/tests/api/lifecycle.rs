@@ -62,14 +62,14 @@ async fn a_taken_port_or_store_is_a_usage_error_that_names_its_flag() {
     let store = StoreLocation::Redb(folder.path().join("gateway.redb"));
     let plane = Plane::start_with(|config| config.store = store.clone()).await;
     let any = "127.0.0.1:0".parse().unwrap();
-    let taken = plane.running.listen();
+    let taken = plane.listen();
     let nowhere = StoreLocation::Redb(folder.path().join("no/such/folder.redb"));
     for (listen, store, flag) in [
         (taken, StoreLocation::Memory, "--listen "),
         (any, store, "--store redb:"),
         (any, nowhere, "--store redb:"),
     ] {
-        let config = Config { listen, store, ..Config::default() };
+        let config = Config { listen: Some(listen), store, ..Config::default() };
         let failure = control_plane::start(config, Shutdown::new()).await.unwrap_err();
         assert_eq!(failure.code(), 2);
         assert!(failure.to_string().starts_with(flag), "{failure}");
@@ -101,11 +101,11 @@ async fn it_ends_with_streams_and_watches_open_and_tells_them() {
 #[tokio::test]
 async fn a_connection_that_has_asked_for_nothing_does_not_hold_up_the_end() {
     let plane = Plane::start().await;
-    let silent = TcpStream::connect(plane.running.listen()).await.unwrap();
-    let mut begun = TcpStream::connect(plane.running.listen()).await.unwrap();
+    let silent = TcpStream::connect(plane.listen()).await.unwrap();
+    let mut begun = TcpStream::connect(plane.listen()).await.unwrap();
     begun.write_all(b"PRI * HT").await.unwrap();
     // Accepted in order: once this one is served, the others are waited for.
-    let mut served = TcpStream::connect(plane.running.listen()).await.unwrap();
+    let mut served = TcpStream::connect(plane.listen()).await.unwrap();
     served.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     served.read_exact(&mut [0; 16]).await.unwrap();
     plane.shutdown.begin();
@@ -159,12 +159,12 @@ async fn both_versions_of_reflection_know_every_service() {
 async fn connections_beyond_the_cap_wait_and_are_served_when_there_is_room() {
     let plane = Plane::start_with(|config| config.max_connections = 2).await;
     // The test's own channel holds one place, this connection the other.
-    let mut holder = TcpStream::connect(plane.running.listen()).await.unwrap();
+    let mut holder = TcpStream::connect(plane.listen()).await.unwrap();
     holder.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let mut answer = [0; 16];
     holder.read_exact(&mut answer).await.unwrap();
 
-    let mut waiting = TcpStream::connect(plane.running.listen()).await.unwrap();
+    let mut waiting = TcpStream::connect(plane.listen()).await.unwrap();
     waiting.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
     let early = timeout(Duration::from_millis(200), waiting.read_exact(&mut answer)).await;
     assert!(early.is_err(), "a third connection is served");
@@ -176,7 +176,7 @@ async fn connections_beyond_the_cap_wait_and_are_served_when_there_is_room() {
 #[tokio::test]
 async fn a_port_is_free_again_when_it_has_finished() {
     let plane = Plane::start().await;
-    let listen = plane.running.listen();
+    let listen = plane.listen();
     plane.stop().await;
     TcpListener::bind(listen).await.unwrap();
 }

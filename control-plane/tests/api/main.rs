@@ -25,6 +25,7 @@ mod routes;
 mod statistics;
 mod streams;
 mod supervision;
+mod unix_socket;
 mod watch_breakers;
 mod watch_replicas;
 mod watch_stats;

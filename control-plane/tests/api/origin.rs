@@ -55,7 +55,7 @@ async fn grpc_is_not_served_to_what_a_page_can_send() {
     let plane = Plane::start().await;
     let request = "POST /gateway.v1.RegistryService/ListServices HTTP/1.1\r\nhost: evil.example\r\n\
                    content-type: application/grpc\r\ncontent-length: 5\r\nconnection: close\r\n\r\n";
-    let mut stream = TcpStream::connect(plane.running.listen()).await.unwrap();
+    let mut stream = TcpStream::connect(plane.listen()).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     stream.write_all(&[0; 5]).await.unwrap();
     let mut answer = String::new();

@@ -2,7 +2,7 @@
 //!
 //! Each has a store in memory of its own, of one epoch, and is told the same changes: so they are as two on one store.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 
 use control_plane::{
     peers::{Address, Settings},
@@ -40,7 +40,7 @@ fn ports() -> [u16; 2] {
 /// One of those at `ports`, by the name of `a` or `b`.
 async fn start(ports: [u16; 2], index: usize, epoch: &'static str) -> Plane {
     let plane = Plane::start_on_with(Shared(Memory::new(), epoch), |config| {
-        config.listen.set_port(ports[index]);
+        config.listen = Some(SocketAddr::from(([127, 0, 0, 1], ports[index])));
         let addresses = ports.map(|port| Address::parse(&format!("127.0.0.1:{port}"), false).unwrap());
         // Everybody is given the same list, with himself in it.
         config.peers = Settings::at(addresses.into()).advertising(["a:1", "b:1"][index]);

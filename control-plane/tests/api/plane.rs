@@ -1,6 +1,6 @@
 //! A control plane for one test, and what tests say to it.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use control_plane::{
     Config, Running,
@@ -34,7 +34,7 @@ impl Plane {
     }
 
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
-        let listen = "127.0.0.1:0".parse().unwrap();
+        let listen = Some("127.0.0.1:0".parse().unwrap());
         let mut config = Config { listen, store: StoreLocation::Memory, ..Config::default() };
         change(&mut config);
         let shutdown = Shutdown::new();
@@ -48,7 +48,7 @@ impl Plane {
     }
 
     pub(crate) async fn start_on_with(store: impl Store, change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config { listen: "127.0.0.1:0".parse().unwrap(), ..Config::default() };
+        let mut config = Config { listen: Some("127.0.0.1:0".parse().unwrap()), ..Config::default() };
         change(&mut config);
         let shutdown = Shutdown::new();
         let running = control_plane::start_on(store, config, shutdown.clone()).await.unwrap();
@@ -56,9 +56,14 @@ impl Plane {
     }
 
     async fn reach(running: Running, shutdown: Shutdown) -> Self {
-        let endpoint = Channel::from_shared(format!("http://{}", running.listen())).unwrap();
+        let endpoint = Channel::from_shared(format!("http://{}", running.listen().unwrap())).unwrap();
         let channel = endpoint.connect().await.unwrap();
         Self { running, shutdown, channel }
+    }
+
+    /// Where it listens for TCP.
+    pub(crate) fn listen(&self) -> SocketAddr {
+        self.running.listen().unwrap()
     }
 
     pub(crate) async fn stop(self) {
@@ -92,7 +97,7 @@ impl Plane {
 
     /// Sends a request as it is and reads until the server closes; yields status, head and body.
     pub(crate) async fn http(&self, request: &str) -> (u16, String, String) {
-        let mut stream = TcpStream::connect(self.running.listen()).await.unwrap();
+        let mut stream = TcpStream::connect(self.listen()).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();

@@ -25,7 +25,7 @@ pub(crate) struct Event {
 
 impl Events {
     pub(crate) async fn open(plane: &Plane, path: &str, headers: &str) -> Self {
-        let mut stream = TcpStream::connect(plane.running.listen()).await.unwrap();
+        let mut stream = TcpStream::connect(plane.listen()).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{headers}\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut events = Self(BufReader::new(stream));
@@ -150,7 +150,7 @@ async fn a_reader_that_goes_gives_its_place_back() {
     // More than there are places: each is free again before the last is asked for.
     for _ in 0..300 {
         let opened = async || {
-            let mut stream = TcpStream::connect(plane.running.listen()).await.unwrap();
+            let mut stream = TcpStream::connect(plane.listen()).await.unwrap();
             let request = b"GET /v1/events?watch=1 HTTP/1.1\r\nhost: localhost\r\n\r\n";
             stream.write_all(request).await.unwrap();
             let mut status = String::new();

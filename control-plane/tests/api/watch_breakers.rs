@@ -148,7 +148,7 @@ async fn a_reader_that_missed_too_much_forgets_what_it_knew_and_is_told_everythi
     one.send(full(&ids, BreakerState::Closed)).await;
     wait_for_rows(&plane, 1000).await;
     // A connection of its own, on which little is under way at a time.
-    let endpoint = Endpoint::from_shared(format!("http://{}", plane.running.listen())).unwrap();
+    let endpoint = Endpoint::from_shared(format!("http://{}", plane.listen())).unwrap();
     let endpoint = endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
     let mut client = ObservabilityServiceClient::new(endpoint.connect().await.unwrap());
     let stream = client.watch_breakers(v1::WatchBreakersRequest::default()).await.unwrap();

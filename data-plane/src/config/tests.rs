@@ -35,7 +35,7 @@ fn every_flag_has_a_variable_and_a_help_text() {
 fn without_flags_the_local_control_plane_is_followed() {
     let config = validate(&[]).unwrap();
     let Registry::ControlPlane { urls, .. } = config.registry else { panic!("no control plane") };
-    assert_eq!(urls, ["http://127.0.0.1:7400/"]);
+    assert_eq!(urls.iter().map(ToString::to_string).collect::<Vec<_>>(), ["http://127.0.0.1:7400"]);
     assert!(config.workers >= 1);
     assert_eq!(config.drain_timeout, Duration::from_secs(30));
 }
@@ -62,9 +62,11 @@ fn tls_needs_an_address_and_a_key_for_each_certificate() {
 
 #[test]
 fn control_planes_are_separated_by_commas() {
-    let config = validate(&["--control-plane", "http://a:1,http://b:2"]).unwrap();
+    let config = validate(&["--control-plane", "http://a:1,unix:///run/gateway/control.sock"]).unwrap();
     let Registry::ControlPlane { urls, .. } = config.registry else { panic!("no control plane") };
     assert_eq!(urls.len(), 2);
+    let refused = refusal(&["--control-plane", "unix://control.sock"]);
+    assert!(refused.contains("write unix:///PATH"), "{refused}");
 }
 
 #[test]

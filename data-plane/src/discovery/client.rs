@@ -196,7 +196,7 @@ async fn follow_once(
             Err(_) => return Ended::Silent,
         };
     tracing::info!(url = %control_plane.url(), epoch, revision, "following the control plane");
-    feed.begin(control_plane.url().to_string().trim_end_matches('/'));
+    feed.begin(&control_plane.url().to_string());
     let has_others = control_plane.has_others();
     tokio::select! {
         ended = receive_all(responses, &answers, services, feed, reconnect, has_others) => ended,

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use gateway_runtime::Shutdown;
+use gateway_runtime::{Shutdown, unix_socket::UnixSocket};
 use tokio::{
     net::UnixStream,
     sync::Semaphore,
@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    Message, PROTOCOL, Place, SocketKind,
+    Message, PROTOCOL, SocketKind,
     channel::{Channel, MAX_SOCKETS},
 };
 use crate::control_plane::Hold;
@@ -51,14 +51,14 @@ pub(crate) struct Predecessor {
 
 /// Hands over at `place` until `shutdown` begins; the conversation that ended in a handover goes on until `stop`, for its end
 /// tells the successor that this process is gone.
-pub(crate) async fn serve(place: Place, predecessor: Predecessor, stop: Shutdown) {
+pub(crate) async fn serve(place: UnixSocket, predecessor: Predecessor, stop: Shutdown) {
     let predecessor = Arc::new(predecessor);
     let places = Arc::new(Semaphore::new(MAX_CONVERSATIONS));
     let accepting = async {
         loop {
             let Ok(permit) = Arc::clone(&places).acquire_owned().await else { return };
-            match place.listener().accept().await {
-                Ok((stream, _)) => {
+            match place.accept().await {
+                Ok(stream) => {
                     let (predecessor, stop) = (Arc::clone(&predecessor), stop.clone());
                     tokio::spawn(async move {
                         tokio::select! {

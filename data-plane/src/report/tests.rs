@@ -1,6 +1,6 @@
 //! What the control plane gets to know, and when.
 
-use gateway_proto::{Address, Mode, Policy, ReplicaId, ServiceName, control_plane_url, time::duration};
+use gateway_proto::{Address, ControlPlaneUrl, Mode, Policy, ReplicaId, ServiceName, time::duration};
 use http::StatusCode;
 use tokio::{sync::watch, task::JoinHandle};
 
@@ -123,7 +123,7 @@ impl Drop for DataPlane {
 }
 
 fn control_planes(all: &[&FakeControlPlane]) -> ControlPlane {
-    let urls = all.iter().map(|one| control_plane_url(&one.url()).unwrap());
+    let urls = all.iter().map(|one| ControlPlaneUrl::parse(&one.url()).unwrap());
     ControlPlane::new(urls.collect(), Default::default())
 }
 

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::SocketAddr,
+    path::Path,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -14,13 +15,14 @@ use rustls::{AlertDescription, CertificateError, Error as TlsError, pki_types::S
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpStream, lookup_host},
+    net::{TcpStream, UnixStream, lookup_host},
     task::JoinSet,
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{ClientTls, PeerCertificate};
+use crate::unix_socket;
 
 /// Addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 16;
@@ -37,6 +39,8 @@ const UNTAKEN: Duration = Duration::from_secs(4);
 pub enum Connection {
     /// Not encrypted.
     Plain(TcpStream),
+    /// Within this machine.
+    Unix(UnixStream),
     /// In TLS, with the server's name for what goes wrong later: servers refuse a certificate only after the handshake.
     Tls(Box<TlsStream<TcpStream>>, Server),
 }
@@ -51,16 +55,25 @@ pub struct Server {
 }
 
 impl Connection {
-    /// Where it leads to.
+    /// Where it leads to; `None` within this machine.
     ///
     /// # Errors
     /// When it is not connected any more.
-    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+    pub fn peer_addr(&self) -> io::Result<Option<SocketAddr>> {
         match self {
-            Self::Plain(stream) => stream.peer_addr(),
-            Self::Tls(stream, _) => stream.get_ref().0.peer_addr(),
+            Self::Plain(stream) => stream.peer_addr().map(Some),
+            Self::Unix(_) => Ok(None),
+            Self::Tls(stream, _) => stream.get_ref().0.peer_addr().map(Some),
         }
     }
+}
+
+/// Connects to the Unix socket at a path. Cancel safe.
+///
+/// # Errors
+/// Why nobody is reached there, in a sentence.
+pub async fn connect_unix(path: &Path) -> io::Result<Connection> {
+    unix_socket::connect(path).await.map(Connection::Unix)
 }
 
 /// Connects; with `tls`, the server must show a certificate for `host`, a DNS name or an IP address without brackets.
@@ -276,6 +289,7 @@ impl AsyncRead for Connection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream, server) => {
                 let read = ready!(Pin::new(stream).poll_read(cx, buf));
                 Poll::Ready(read.map_err(|error| server.broken(error)))
@@ -288,6 +302,7 @@ impl AsyncWrite for Connection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream, server) => told(stream, server, cx, |stream, cx| stream.poll_write(cx, bytes)),
         }
     }
@@ -295,6 +310,7 @@ impl AsyncWrite for Connection {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream, server) => told(stream, server, cx, |stream, cx| stream.poll_flush(cx)),
         }
     }
@@ -302,6 +318,7 @@ impl AsyncWrite for Connection {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
     }

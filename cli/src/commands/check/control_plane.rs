@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use gateway_proto::ControlPlaneUrl;
 use http::StatusCode;
 
 use super::finding::{Finding, Outcome, told};
@@ -12,6 +13,8 @@ pub(super) const NAME: &str = "control-plane";
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 /// Ages are shown in seconds: clocks that differ by less do no harm. The server's clock comes in whole seconds.
 const MAX_SKEW: Duration = Duration::from_secs(3);
+/// Seconds in the mean until a group of changes is durable; a disk that is well takes a few milliseconds, an etcd tens of them.
+const SLOW_STORE: f64 = 0.25;
 /// A certificate that ends sooner should have been replaced by now.
 const MIN_CERTIFICATE: Duration = Duration::from_secs(14 * 86_400);
 
@@ -29,8 +32,10 @@ pub(super) fn findings(
     let took = readyz.took.as_secs_f64() * 1000.0;
     let reached = format!("control plane is reachable ({endpoint}, {took:.1}ms)");
     let mut findings = vec![Finding::passed("control-plane/reachable", reached)];
-    findings.push(version(metrics));
+    let metrics = metrics.ok().map(|metrics| metrics.text);
+    findings.push(version(metrics.as_deref()));
     findings.extend(readiness(&readyz));
+    findings.extend(metrics.as_deref().and_then(store));
     findings.push(health(serving));
     findings.extend(skew(&readyz, now));
     findings.extend(exposure(endpoint));
@@ -38,10 +43,9 @@ pub(super) fn findings(
     findings
 }
 
-fn version(metrics: Result<Probed, Error>) -> Finding {
+fn version(metrics: Option<&str>) -> Finding {
     const ID: &str = "control-plane/version";
-    let told = metrics.ok().and_then(|metrics| version_in(&metrics.text).map(str::to_owned));
-    match told.as_deref() {
+    match metrics.and_then(version_in) {
         Some(VERSION) => Finding::passed(ID, format!("versions match (gwctl and control plane {VERSION})")),
         Some(other) => Finding::warned(ID, format!("gwctl is {VERSION}, the control plane is {other}"))
             .hint("use the gwctl of the control plane's release"),
@@ -54,6 +58,27 @@ fn version_in(metrics: &str) -> Option<&str> {
     let line = metrics.lines().find(|line| line.starts_with("gateway_build_info{"))?;
     let (_, rest) = line.split_once("version=\"")?;
     rest.split_once('"').map(|(version, _)| version)
+}
+
+/// How long a group of changes takes to be durable, if any was: registrations and drains wait for that.
+fn store(metrics: &str) -> Option<Finding> {
+    const ID: &str = "control-plane/store";
+    let value = |name: &str| {
+        let lines = metrics.lines().filter_map(|line| line.strip_prefix("gateway_store_commit_seconds_"));
+        lines.filter_map(|line| line.strip_prefix(name)).find_map(|value| value.trim().parse::<f64>().ok())
+    };
+    let (sum, count) = (value("sum ")?, value("count ")?);
+    if count < 1.0 {
+        return None;
+    }
+    let mean = sum / count;
+    let told = format!("a change is durable after {:.1}ms in the mean, of {count} groups", mean * 1000.0);
+    Some(match mean > SLOW_STORE {
+        false => Finding::passed(ID, told),
+        true => Finding::warned(ID, told)
+            .because("registrations, drains and every other change wait for that")
+            .hint("look at the disk of  --store,  or at etcd"),
+    })
 }
 
 /// What the gRPC health service says, by which load balancers and orchestrators go.
@@ -113,7 +138,11 @@ fn access(endpoint: &Endpoint, whoami: Result<Probed, Error>) -> Option<Finding>
                 .hint("name a file with a token by  --token-file FILE,  or a certificate by  --cert-file  and  --key-file"),
         });
     }
-    let who = if endpoint.is_local() { "whoever is on that machine" } else { "whoever reaches it" };
+    let who = match endpoint.url() {
+        ControlPlaneUrl::Unix(_) => "whoever may use its socket",
+        ControlPlaneUrl::Web(_) if endpoint.is_local() => "whoever is on that machine",
+        ControlPlaneUrl::Web(_) => "whoever reaches it",
+    };
     let open = Finding::warned(ID, format!("nobody is asked who he is: {who} may do everything"));
     Some(
         open.hint(
@@ -206,7 +235,23 @@ mod tests {
         assert!(told("http://127.0.0.1:1").description.contains("whoever is on that machine"));
         assert!(told("http://10.0.0.1:1").description.contains("whoever reaches it"));
         assert_eq!(told("http://10.0.0.1:1").outcome, Outcome::Warned);
+        assert!(told("unix:///run/x.sock").description.contains("whoever may use its socket"));
         assert_eq!(access(&endpoint("http://a:1"), Ok(probed("404"))), None);
+    }
+
+    #[test]
+    fn how_long_a_change_takes_to_be_durable_is_told_once_there_was_one() {
+        let metrics = |sum: &str, count: u32| {
+            format!(
+                "# TYPE gateway_store_commit_seconds histogram\ngateway_store_commit_seconds_sum {sum}\ngateway_store_commit_seconds_count {count}\n"
+            )
+        };
+        assert_eq!(store(&metrics("0.0", 0)), None);
+        assert_eq!(store("nothing of it"), None);
+        let quick = store(&metrics("0.004", 5)).unwrap();
+        assert_eq!(quick.description, "a change is durable after 0.8ms in the mean, of 5 groups");
+        assert_eq!(quick.outcome, Outcome::Passed);
+        assert_eq!(store(&metrics("3.0", 10)).unwrap().outcome, Outcome::Warned);
     }
 
     fn found(findings: &[Finding]) -> Vec<(Outcome, &str)> {

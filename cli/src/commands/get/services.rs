@@ -1,6 +1,6 @@
 //! `gwctl get services`: one row a service.
 
-use std::time::SystemTime;
+use std::{collections::HashSet, time::SystemTime};
 
 use anstyle::Style;
 use gateway_proto::{time::non_negative, v1::Service};
@@ -17,7 +17,14 @@ use crate::{
 
 pub(super) async fn list(query: &Query, control: &Control, view: View) -> Result<Listing, Error> {
     let response = control.services_of(query).await?;
-    let table = view.with_rows.then(|| table(&response.services, SystemTime::now(), view.wide));
+    let table = match view.with_rows {
+        true => {
+            let stored = control.policies().await?.policies;
+            let stored = stored.into_iter().map(|policy| policy.service).collect();
+            Some(table(&response.services, &stored, SystemTime::now(), view.wide))
+        }
+        false => None,
+    };
     let names = response.services.iter().map(|service| service.service.clone());
     let empty = response.services.is_empty().then_some(match query.filter.as_str() {
         "" => "no service is registered yet: gwctl register SERVICE HOST:PORT",
@@ -26,9 +33,11 @@ pub(super) async fn list(query: &Query, control: &Control, view: View) -> Result
     Ok(Listing::new(&response, "services", names, table).with_notes(empty.map(str::to_owned)))
 }
 
-fn table(services: &[Service], now: SystemTime, wide: bool) -> Table {
-    let mut headings =
-        vec!["NAME", "READY", "BREAKERS", "DRAINING", "LOST", "RPS", "SUCCESS", "P50", "P99", "AGE"];
+/// `policies` are the names of those that are stored.
+fn table(services: &[Service], policies: &HashSet<String>, now: SystemTime, wide: bool) -> Table {
+    let mut headings = vec![
+        "NAME", "READY", "BREAKERS", "DRAINING", "LOST", "RPS", "SUCCESS", "P50", "P99", "POLICY", "AGE",
+    ];
     if wide {
         headings.extend(["INFLIGHT", "PENDING", "REVISION"]);
     }
@@ -44,6 +53,7 @@ fn table(services: &[Service], now: SystemTime, wide: bool) -> Table {
             figure::success(service.success_ratio),
             figure::latency(service.latency_p50.and_then(non_negative)).into(),
             figure::latency(service.latency_p99.and_then(non_negative)).into(),
+            policy(&service.service, policies).into(),
             age::since(now, service.create_time).into(),
         ];
         if wide {
@@ -74,11 +84,18 @@ fn attention(count: i32, style: Style) -> Cell {
 }
 
 fn breakers(service: &Service) -> Cell {
-    match service.open_breaker_count {
-        0 if service.replica_count == 0 => NONE.into(),
-        0 => "all closed".into(),
-        count => Cell::styled(&format!("{count} NOT CLOSED"), ALARM),
+    let open = service.open_breaker_count;
+    match (service.replica_count - open, open) {
+        (..=0, 0) => NONE.into(),
+        (closed, 0) => format!("{closed} closed").into(),
+        (..=0, open) => Cell::styled(&format!("{open} NOT CLOSED"), ALARM),
+        (closed, open) => Cell::styled(&format!("{closed} closed, {open} NOT CLOSED"), ALARM),
     }
+}
+
+/// The stored policy that is nearest to a service: its own, or that of all.
+fn policy<'a>(service: &'a str, stored: &HashSet<String>) -> &'a str {
+    [service, "*"].into_iter().find(|name| stored.contains(*name)).unwrap_or(NONE)
 }
 
 #[cfg(test)]
@@ -88,6 +105,18 @@ mod tests {
     use gateway_proto::time::{duration, timestamp};
 
     use super::*;
+
+    #[test]
+    fn the_policy_is_the_service_s_own_else_that_of_all_else_none() {
+        let stored = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<HashSet<_>>();
+        assert_eq!(policy("orders", &stored(&["*", "orders"])), "orders");
+        assert_eq!(policy("orders", &stored(&["*", "payments"])), "*");
+        assert_eq!(policy("orders", &stored(&["payments"])), "-");
+        let of = |replica_count, open_breaker_count| {
+            breakers(&Service { replica_count, open_breaker_count, ..Default::default() }).text().to_owned()
+        };
+        assert_eq!([of(0, 0), of(2, 2), of(3, 0)], ["-", "2 NOT CLOSED", "3 closed"]);
+    }
 
     #[test]
     fn a_row_shows_readiness_breakers_traffic_and_age_and_without_traffic_nothing_is_wrong() {
@@ -121,18 +150,21 @@ mod tests {
             },
             service("mailer", 1, 1, 0),
         ];
-        let plain = |wide| anstream::adapter::strip_str(&table(&services, now, wide).to_string()).to_string();
+        let stored = ["*", "orders", "gone"].map(str::to_owned).into();
+        let plain = |wide| {
+            anstream::adapter::strip_str(&table(&services, &stored, now, wide).to_string()).to_string()
+        };
         assert_eq!(
             plain(false),
             "\
-NAME             READY   BREAKERS       DRAINING   LOST   RPS     SUCCESS   P50    P99    AGE
-client-service   3/3     all closed     -          -      128.4   99.98%    4ms    31ms   2h
-orders           0/2     1 NOT CLOSED   1          2      7.2     41.00%    1.9s   2.0s   2h
-mailer           1/1     all closed     -          -      -       -         -      -      2h
+NAME             READY   BREAKERS                 DRAINING   LOST   RPS     SUCCESS   P50    P99    POLICY   AGE
+client-service   3/3     3 closed                 -          -      128.4   99.98%    4ms    31ms   *        2h
+orders           0/2     1 closed, 1 NOT CLOSED   1          2      7.2     41.00%    1.9s   2.0s   orders   2h
+mailer           1/1     1 closed                 -          -      -       -         -      -      *        2h
 "
         );
         assert!(plain(true).starts_with(
-            "NAME             READY   BREAKERS       DRAINING   LOST   RPS     SUCCESS   P50    P99    AGE   INFLIGHT   PENDING   REVISION\n"
+            "NAME             READY   BREAKERS                 DRAINING   LOST   RPS     SUCCESS   P50    P99    POLICY   AGE   INFLIGHT   "
         ));
     }
 }

@@ -91,6 +91,30 @@ fn what_an_entry_must_not_say_is_refused_with_its_name() {
 }
 
 #[test]
+fn a_user_of_this_machine_has_a_number_of_his_own() {
+    let entry = |name: &str, uid: u32, rest: &str| {
+        format!("[[user]]\nname = \"{name}\"\nuid = {uid}\nroles = [\"reader\"]\n{rest}\n")
+    };
+    let book = read_text(&(entry("ana", 1000, "") + &entry("root", 0, ""))).unwrap();
+    assert_eq!(&*book.identify(&Credential::User(0), NOW).unwrap().name, "root");
+    for (text, why) in [
+        (entry("ana", 1000, "") + &entry("bob", 1000, ""), "user \"bob\": uid 1000 is there twice"),
+        (
+            entry("nobody", 65_534, ""),
+            "user \"nobody\": uid 65534 is nobody: the kernel says so of whoever it cannot name here",
+        ),
+        (entry("a:b", 1, ""), "user \"a:b\": a name is 1 to 63 visible ASCII characters without ':'"),
+        (
+            entry("ana", 1, "services = [\"x\"]"),
+            "user \"ana\": services and addresses are for the role replica, which it does not have",
+        ),
+    ] {
+        assert_eq!(refusal(&text), why);
+    }
+    assert!(refusal(&entry("ana", 1, "from = [\"10.0.0.0/8\"]")).contains("unknown field `from`"));
+}
+
+#[test]
 fn keys_of_jwts_are_in_a_file_or_published_and_not_both() {
     let with = |keys: &str| {
         let rule = "[[jwt.rule]]\nclaim = \"groups\"\nvalue = \"ops\"\nroles = [\"operator\"]\n";

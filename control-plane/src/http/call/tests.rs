@@ -85,7 +85,7 @@ async fn the_request_is_what_a_grpc_client_would_send() {
     let echo = Grpc(Router::new().fallback(async |request: Request<Body>| {
         assert_eq!(request.uri().path(), "/gateway.v1.RegistryService/GetService");
         assert_eq!(request.headers()[header::CONTENT_TYPE], "application/grpc");
-        assert!(request.extensions().get::<TcpConnectInfo>().is_some());
+        assert!(request.extensions().get::<Caller>().is_some());
         let body = request.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body.as_ref(), b"\0\0\0\0\x08\x0a\x06orders");
         Status::new(Code::Cancelled, "seen").into_http::<Body>()

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use gateway_proto::{Policy, ServiceName, control_plane_url};
+use gateway_proto::{ControlPlaneUrl, Policy, ServiceName};
 use tokio::task::JoinHandle;
 
 use super::*;
@@ -43,7 +43,7 @@ fn start(urls: &[String], snapshot: Snapshot, source: Source) -> DataPlane {
 fn start_for(services: Services, urls: &[String], snapshot: Snapshot, source: Source) -> DataPlane {
     let (feed, view, table) = feed(snapshot, source);
     let (carried, stop) = (Arc::new(watch::Sender::new(services)), Shutdown::new());
-    let urls = urls.iter().map(|url| control_plane_url(url).unwrap()).collect();
+    let urls = urls.iter().map(|url| ControlPlaneUrl::parse(url).unwrap()).collect();
     let node = v1::NodeIdentity { node_id: "dp-1".into(), version: "test".into(), ..Default::default() };
     let (stopped, to_carry) = (stop.clone(), Arc::clone(&carried));
     let task = tokio::spawn(async move {

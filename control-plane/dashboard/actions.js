@@ -18,6 +18,9 @@ export const gwctl = (...words) => {
   return ['gwctl', ...at, ...words.filter((word) => word !== undefined && word !== '')].map(quoted).join(' ');
 };
 
+// A line that the control plane has written, for this control plane: it does not know by which address it is reached.
+export const retold = (line) => line.replace(/^gwctl\b/, gwctl());
+
 const said = (rollout) => (rollout ? ` ${rollout.ackedNodeCount} of ${plural(rollout.nodeCount, 'data plane')} ${rollout.ackedNodeCount === 1 ? 'has' : 'have'} it.` : '');
 
 async function attempt(work) {

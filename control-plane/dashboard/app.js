@@ -87,7 +87,17 @@ function draw() {
   else if (state.hello) render(main, ...page.view.view(context()));
   else if (link.problem || (!link.isUp && Date.now() - began > 2000)) render(main, h('div.empty', h('p.lead', 'The control plane does not answer.'), h('p', link.problem || 'This page asks again every second and shows what there is as soon as it does.')));
   drawToasts();
+  showWhere();
   page.took = performance.now() - start;
+}
+
+// On a phone the views do not fit side by side: the one that is open is brought into sight, once for each width.
+function showWhere() {
+  const here = document.querySelector('nav [aria-current]');
+  const at = `${here?.textContent} ${window.innerWidth}`;
+  if (at === page.at) return;
+  page.at = at;
+  here?.scrollIntoView({ block: 'nearest', inline: 'nearest' });
 }
 
 function header() {

@@ -1,5 +1,6 @@
 // The overview: how everything is in one strip, and a row for each service, worst first.
 
+import { gwctl } from './actions.js';
 import { h } from './dom.js';
 import { latency, millis, number, percent, plural, rate } from './format.js';
 import { STANDINGS, nodeStanding } from './model.js';
@@ -46,7 +47,7 @@ export function view({ services, filter, redraw, filterField }) {
     h('div.bar-row', h('h2', 'Services'), filterField('Filter services'),
       h('span.quiet.end', filter ? `${wanted.length} of ${plural(all.length, 'service')}` : plural(all.length, 'service'))),
     !all.length && empty('No service is registered yet.', 'The control plane is there and waits. Register a replica, and it appears here within a second:',
-      h('code', 'gwctl register hello 127.0.0.1:9000')),
+      h('code', gwctl('register', 'hello', '127.0.0.1:9000'))),
     all.length > 0 && !wanted.length && empty(`No service has “${filter}” in its name.`),
     wanted.length > 0 && table('Services, worst first', [
       head('State', 'worst'), head('Service', 'service'), head('Replicas', 'replicas'), head('Requests/s', 'rate', { class: 'wide' }),

@@ -1,6 +1,6 @@
 // A replica: whether it gets requests and why, its lease, its breakers on each data plane, and what happened to it.
 
-import { deregister, drain, force, gwctl, undrain } from './actions.js';
+import { deregister, drain, force, gwctl, retold, undrain } from './actions.js';
 import { list, path } from './api.js';
 import { breakerButtons } from './breakers.js';
 import { copy } from './dialog.js';
@@ -55,7 +55,7 @@ function why(explained) {
       return h('li', mark(effect, effect.word), h('div', h('span', h('strong', word(cause.layer, 'LAYER_').toLowerCase()), ` ${effect.word}: ${cause.summary}`),
         h('span.quiet', [since && `since ${clock(since)}`, until > now() ? `for ${left(until - now())} more` : cause.until, cause.heardNodeCount > 0 && `on ${cause.nodeCount} of ${cause.heardNodeCount} data planes`].filter(Boolean).join(', ')),
         cause.errors?.length > 0 && h('ul.errors', cause.errors.slice(0, 3).map((error) => h('li', error))),
-        cause.nextStep?.command?.startsWith('gwctl') && command(cause.nextStep.command, copy)));
+        cause.nextStep?.command?.startsWith('gwctl') && command(retold(cause.nextStep.command), copy)));
     })),
     explained.nextSteps?.length > 0 && steps(explained.nextSteps));
 }

@@ -8,7 +8,7 @@ import { STANDINGS, isClosed } from './model.js';
 import { column, command, empty, facts, link, mark, replicaLink, sparkline, standingWord, table } from './parts.js';
 import { polled } from './polled.js';
 import { recent, state } from './store.js';
-import { gwctl } from './actions.js';
+import { gwctl, retold } from './actions.js';
 import { copy } from './dialog.js';
 
 const MAX_REPLICAS = 300;
@@ -44,7 +44,7 @@ export function view({ services, args: [name], filter, filterField, redraw }) {
   ];
 }
 
-export const steps = (next) => h('ul.causes', next.map((step) => h('li', mark({ shape: 'ring', tone: 'calm' }), h('div', step.purpose, step.command && (step.command.startsWith('gwctl') ? command(step.command, copy) : h('span.quiet', step.command))))));
+export const steps = (next) => h('ul.causes', next.map((step) => h('li', mark({ shape: 'ring', tone: 'calm' }), h('div', step.purpose, step.command && (step.command.startsWith('gwctl') ? command(retold(step.command), copy) : h('span.quiet', step.command))))));
 
 function row({ name, replica, rows, standing }) {
   const own = recent(name);

@@ -369,7 +369,10 @@ async fn a_program_whose_source_has_changed_is_started_anew_as_the_same_replica_
     let said = process.stderr();
     assert!(!said.contains("restart 1/"), "{said}");
     let at = |text: &str| said.find(text).unwrap_or_else(|| panic!("no {text:?} in\n{said}"));
-    assert!(at("watching 1 files") < at("restarting: ") && at("restarting: ") < at("drained: "), "{said}");
+    assert!(
+        at("watching 1 file for changes") < at("restarting: ") && at("restarting: ") < at("drained: "),
+        "{said}"
+    );
 
     // One that fails waits for an hour, or for the next change.
     std::fs::remove_file(&source).unwrap();

@@ -66,7 +66,8 @@ async fn everything_works_over_a_socket_also_after_its_control_plane_was_killed(
     let data = DataPlane::start(&flags).await;
     let gwctl = binaries::gwctl().get_program().to_str().unwrap().to_owned();
     let mut run = binaries::gwctl();
-    run.args(["run", "-e", &url, "--service", "orders", "--"]);
+    // A data plane that has just found back may not have said yet what is in flight: that is not what is waited for here.
+    run.args(["run", "-e", &url, "--service", "orders", "--grace", "8s", "--"]);
     run.args(["sh", "-c", "echo told $GW_ENDPOINT; exec $0 demo-replica --listen $GW_ADDRESS", &gwctl]);
     let mut run = Process::spawn("run", &mut run);
     eventually("requests are answered", async || {

@@ -160,12 +160,15 @@ pub(crate) async fn run(args: Args, global: &Global, origin: Origin, output: &Ou
     }
     let changes = match args.watch.is_empty() {
         true => Changes::none(),
-        false => Changes::of(args.watch.clone(), (lines.clone(), Prefix::new("gw", 0))).await?,
+        false => {
+            Changes::of(args.watch.clone(), (lines.clone(), Prefix::new("gw", name_of(0, count).len())))
+                .await?
+        }
     };
     let renewals = Renewals::start(channel.clone());
     let mut supervisors = JoinSet::new();
     for (index, (key, port)) in keys.into_iter().zip(ports).enumerate() {
-        let name = if count > 1 { format!("app.{}", index + 1) } else { "app".to_owned() };
+        let name = name_of(index, count);
         let ours = Prefix::new("gw", name.len());
         let voice = (lines.clone(), ours.clone());
         let registration =
@@ -195,6 +198,11 @@ pub(crate) async fn run(args: Args, global: &Global, origin: Origin, output: &Ou
     writers.finish().await;
     let _ = std::io::stdout().flush();
     if code == 0 { Ok(()) } else { Err(Error::told(Exit::Program(code))) }
+}
+
+/// What the lines of one of so many programs begin with.
+fn name_of(index: usize, count: usize) -> String {
+    if count > 1 { format!("app.{}", index + 1) } else { "app".to_owned() }
 }
 
 /// A failure of gwctl itself, by the code that tells it from one of the program.

@@ -59,7 +59,11 @@ impl Changes {
             Err((path, format!("looking at it takes longer than {FIRST_LOOK:?}: name smaller folders")))
         });
         let seen = first.map_err(refused)?;
-        voice.0.say(&voice.1, &format!("watching {} files for changes", seen.len()));
+        let files = match seen.len() {
+            1 => "1 file".to_owned(),
+            count => format!("{count} files"),
+        };
+        voice.0.say(&voice.1, &format!("watching {files} for changes"));
         let (tell, told) = watch::channel(PathBuf::new());
         tokio::spawn(follow(paths, seen, tell, voice));
         Ok(Self(told))

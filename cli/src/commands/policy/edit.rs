@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt::Write as _};
 
 use gateway_proto::{
     time::duration,
-    v1::{DeletePolicyRequest, Policy, Rollout, UpdatePolicyRequest, UpdatePolicyResponse},
+    v1::{DeletePolicyRequest, Node, NodeState, Policy, Rollout, UpdatePolicyRequest, UpdatePolicyResponse},
 };
 use prost_types::FieldMask;
 
@@ -117,6 +117,13 @@ async fn update(
     let after = before.levels_with(scope, response.policy.as_ref());
     let changes = changes(scope, &before.levels(scope), &after);
     show(scope, &before, &changes, &response, edit.dry_run, output)?;
+    // Whom it would reach is a courtesy: what cannot be told is left out.
+    if edit.dry_run
+        && !changes.is_empty()
+        && let Ok(listed) = control.nodes().await
+    {
+        output.note(would_reach(&listed.nodes));
+    }
     doubts(&after).into_iter().for_each(|doubt| output.note(format_args!("warning: {doubt}")));
     if let Scope::Service(name) = scope
         && let Some(doubt) = control.doubt_about(name.as_str()).await
@@ -214,6 +221,14 @@ fn proposal(scope: &Scope, version: &str, changes: &[Change]) -> String {
     format!("--- {scope} ({version})\n+++ {scope} (proposed)\n{}", unified(changes))
 }
 
+fn would_reach(nodes: &[Node]) -> String {
+    match nodes.iter().filter(|node| node.state() != NodeState::Disconnected).count() {
+        0 => "no data plane would get this: none is connected".to_owned(),
+        1 => "1 data plane would get this".to_owned(),
+        count => format!("{count} data planes would get this"),
+    }
+}
+
 fn done(scope: &Scope, revision: i64, changes: &[Change], rollout: Option<&Rollout>) -> String {
     if changes.is_empty() {
         return format!("{scope}: nothing to change   rev {revision}\n");
@@ -256,6 +271,16 @@ mod tests {
 "
         );
         assert_eq!(proposal(&scope, "rev 1801", &[]), "orders: nothing would change (rev 1801)\n");
+    }
+
+    #[test]
+    fn a_dry_run_says_how_many_data_planes_would_get_it() {
+        let node = |state: NodeState| Node { state: state.into(), ..Default::default() };
+        let [synced, nacked, gone] =
+            [NodeState::Synced, NodeState::Nacked, NodeState::Disconnected].map(node);
+        assert_eq!(would_reach(&[synced.clone(), nacked, gone.clone()]), "2 data planes would get this");
+        assert_eq!(would_reach(&[synced, gone.clone()]), "1 data plane would get this");
+        assert_eq!(would_reach(&[gone]), "no data plane would get this: none is connected");
     }
 
     #[test]

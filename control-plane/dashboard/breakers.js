@@ -4,7 +4,7 @@
 import { force, handBack, reset } from './actions.js';
 import { h } from './dom.js';
 import { clock, count, instant, left, plural, word } from './format.js';
-import { breakerState, breakerWord, isClosed, rank, worse } from './model.js';
+import { breakerState, breakerWord, isClosed, rank, why, worse } from './model.js';
 import { bar, empty, mark, replicaLink, serviceLink } from './parts.js';
 import { nameOf, now, state } from './store.js';
 
@@ -51,10 +51,10 @@ function tile(row) {
     h('header', h('h3', serviceLink(row.service), ' / ', replicaLink(row.service, row.replicaId)), row.nodeId && h('span.quiet', `on ${row.nodeId}`)),
     h('p.big', { class: `tone-${tone}` }, mark({ shape: own === 'HALF_OPEN' ? 'half' : own === 'FORCED_CLOSED' ? 'disc' : 'square', tone }), breakerWord(row)),
     until(row, own, entry),
-    h('p.reason', row.reason || entry?.reason || (own === 'HALF_OPEN' ? 'Let through one request at a time, until it has shown that it works.' : 'No reason was told.')),
+    h('p.reason', why(row) || (own === 'HALF_OPEN' ? 'Let through one request at a time, until it has shown that it works.' : 'No reason was told.')),
     requests > 0 && h('div.window', bar([{ value: good, tone: 'good' }, { value: slow, tone: 'warn' }, { value: failed, tone: 'bad' }], `of ${requests} in its window ${failed} failed and ${slow} were slow`),
       h('span.quiet', `${good} ok, ${failed} failed, ${slow} slow in its window`)),
-    row.lastTrip && row.lastTrip.reason !== row.reason && h('p.quiet', `last trip ${clock(instant(row.lastTrip.tripTime))}: ${row.lastTrip.reason}`),
+    row.lastTrip && row.lastTrip.reason !== why(row) && h('p.quiet', `last trip ${clock(instant(row.lastTrip.tripTime))}: ${row.lastTrip.reason}`),
     h('p.quiet', `${plural(count(row.tripCount), 'trip')}, not closed on ${pips(row)}, since ${clock(instant(row.stateChangeTime) ?? now())}`),
     h('div.buttons', ...breakerButtons(row)));
 }

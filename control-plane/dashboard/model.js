@@ -1,6 +1,6 @@
 // What follows from what the control plane told: replicas with their breakers, services with their replicas.
 
-import { count, instant, word } from './format.js';
+import { count, instant, span, word } from './format.js';
 import { nameOf, now, recent, state } from './store.js';
 
 // Each standing of a replica: how bad it is, and how it looks. Every one has a shape and a word beside its colour.
@@ -28,6 +28,16 @@ export const isClosed = (row) => ['CLOSED', 'UNSPECIFIED'].includes(breakerState
 export const isOpen = (row) => ['OPEN', 'FORCED_OPEN'].includes(breakerState(row));
 export const rank = (row) => STATE_RANK[breakerState(row)] ?? 0;
 export const worse = (one, other) => rank(other) - rank(one);
+
+// Why a breaker is as it is. How one that is closed has opened last is over, and told as that.
+export function why(row) {
+  const trip = row.lastTrip;
+  switch (breakerState(row)) {
+    case 'OPEN': case 'HALF_OPEN': return row.reason;
+    case 'FORCED_OPEN': case 'FORCED_CLOSED': return row.activeOverride?.reason;
+    default: return trip && `last opened ${span(Math.floor(Math.max(0, now() - instant(trip.tripTime)) / 1000) * 1000)} ago: ${trip.reason}`;
+  }
+}
 
 // A breaker's own word, for tiles and lists.
 export const breakerWord = (row) => word(row.state, 'BREAKER_STATE_').replace('HALF OPEN', 'HALF-OPEN');

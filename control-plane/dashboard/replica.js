@@ -7,7 +7,7 @@ import { copy } from './dialog.js';
 import { h } from './dom.js';
 import { clock, count, instant, latency, left, millis, number, percent, rate, span, word } from './format.js';
 import { history } from './history.js';
-import { STANDINGS, breakerState, breakerWord } from './model.js';
+import { STANDINGS, breakerState, breakerWord, isClosed, why as whyOf } from './model.js';
 import { bar, column, command, empty, facts, mark, serviceLink, sparkline, standingWord, table } from './parts.js';
 import { polled } from './polled.js';
 import { steps } from './service.js';
@@ -66,7 +66,7 @@ function breakers(rows) {
     const tone = { OPEN: 'bad', FORCED_OPEN: 'bad', HALF_OPEN: 'warn', FORCED_CLOSED: 'warn' }[own] ?? 'good';
     const next = row.activeOverride ? `forced for ${left(instant(row.activeOverride.expireTime) - now())}` : own === 'OPEN' && row.retryTime ? `probe in ${left(instant(row.retryTime) - now())}` : '–';
     return h('tr', { key: row.nodeId }, h('th', { scope: 'row' }, row.nodeId || `all ${row.nodeCount}`), h('td', standingWord({ tone, shape: tone === 'good' ? 'disc' : own === 'HALF_OPEN' ? 'half' : 'square', word: breakerWord(row) })),
-      h('td', next), h('td.reason', row.reason || '–'), h('td.number', number(count(row.windowRequestCount))), h('td.number', number(count(row.windowFailureCount))), h('td.number', number(count(row.tripCount))),
+      h('td', next), h('td.reason', { class: isClosed(row) && 'quiet' }, whyOf(row) || '–'), h('td.number', number(count(row.windowRequestCount))), h('td.number', number(count(row.windowFailureCount))), h('td.number', number(count(row.tripCount))),
       h('td', h('span.buttons', breakerButtons(row))));
   })) : h('p.quiet', 'No data plane has told of one yet.'),
   rows.some((row) => row.lastErrors.length) && h('div.sheet', h('h3', 'Last errors'), h('ul.errors', rows.flatMap((row) => row.lastErrors.slice(0, 5).map((error) => h('li', h('span.quiet', `${row.nodeId}: `), error))))));

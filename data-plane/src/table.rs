@@ -52,7 +52,7 @@ pub use fail_open::FailOpenChange;
 pub(crate) use injection::bounded_delay;
 pub use injection::{Delayed, FaultKind, Injecting, Injection};
 pub use latency::Buckets;
-pub use measures::{Measures, SideBySide};
+pub use measures::{Backlog, Measures, SideBySide};
 pub use policy::{AttemptPolicy, PolicyInForce};
 pub use replica::{Failure, History, Replica, Trip};
 pub use service::{Picked, Service};

@@ -1,17 +1,20 @@
-//! What a request pays for being routed: the breaker's admission and verdict, and a pick by each algorithm. Prints the
-//! best of several rounds, in nanoseconds; asserts nothing.
+//! What a request pays for being routed: the breaker's admission and verdict, and a pick and its report by each algorithm.
+//! Prints the best of several rounds, in nanoseconds; asserts nothing.
 //!
-//! Lives in memory, with one clock reading handed to all: what is measured is the routing core and its table.
+//! Lives in memory, with one clock reading handed to all: what is measured is the routing core and its table. A pick is
+//! reported as a request reports it: its response head, the verdict, and its end.
+//!
+//! What scales with cores takes each thread as long when others do the same beside it, as far as there are cores for them.
 
 use std::{
     hint::black_box,
-    sync::Arc,
+    sync::{Arc, Barrier},
     thread,
     time::{Duration, Instant},
 };
 
 use data_plane::{
-    routing::{Breaker, Draw, Outcome, Tick, balancing::hash},
+    routing::{Breaker, Draw, Heard, Outcome, Tick, balancing::hash},
     table::{ReplicaSpec, Service, ServiceSpec, Table},
 };
 use gateway_proto::{
@@ -30,45 +33,51 @@ fn main() {
     for replicas in [3, 100, 1000] {
         for algorithm in Algorithm::ALL {
             let service = service(algorithm, replicas, 1);
-            let per_call = best(|| calls(&service, 0));
-            let name = format!("{}: pick + settle of {replicas}", algorithm.name());
+            for is_unrepeatable in [false, true] {
+                let per_call = best(|| calls(&service, 0, is_unrepeatable));
+                let once = if is_unrepeatable { ", sent once" } else { "" };
+                let name = format!("{}: pick + report of {replicas}{once}", algorithm.name());
+                println!("{name:<44}{:>10}", nanos(per_call));
+            }
+        }
+    }
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    for threads in [1, 2, 4, 8, 16].into_iter().filter(|threads| *threads <= cores) {
+        for algorithm in Algorithm::ALL {
+            let service = service(algorithm, 100, threads);
+            let per_call = best(|| beside(threads, |worker| calls(&service, worker, false)));
+            let name = format!("{}: of 100, {threads} threads", algorithm.name());
             println!("{name:<44}{:>10}", nanos(per_call));
         }
     }
-    // Of one thread's own calls: what does not grow with threads scales with cores. How far the cores themselves do, a service for
-    // each thread tells: those have nothing in common.
-    for threads in [1, 2, 4] {
-        for algorithm in Algorithm::ALL {
-            let own: Vec<_> = (0..threads).map(|_| service(algorithm, 100, 1)).collect();
-            let apart = together(threads, |thread| calls(&own[thread], 0));
-            let shared = service(algorithm, 100, threads);
-            let shared = together(threads, |thread| calls(&shared, thread));
-            let name = format!("{}: of 100, {threads} threads", algorithm.name());
-            println!("{name:<44}{:>10}, a service each {:>10}", nanos(shared), nanos(apart));
-        }
-    }
 }
 
-/// The best round of so many threads that all do this, each with its number.
-fn together(threads: usize, work: impl Fn(usize) + Sync) -> f64 {
-    best(|| {
-        thread::scope(|scope| {
-            for thread in 0..threads {
-                let work = &work;
-                scope.spawn(move || work(thread));
-            }
-        });
+/// Seconds for each call, in the best round.
+fn best(round: impl Fn() -> f64) -> f64 {
+    (0..ROUNDS).map(|_| round()).fold(f64::INFINITY, f64::min)
+}
+
+/// Seconds for each of so many calls.
+fn timed(calls: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    calls();
+    start.elapsed().as_secs_f64() / CALLS as f64
+}
+
+/// What the slowest of these threads takes for each of its calls, all of them at once. That they have to be started is none of it.
+fn beside(threads: usize, calls: impl Fn(usize) -> f64 + Sync) -> f64 {
+    let begin = Barrier::new(threads);
+    thread::scope(|scope| {
+        let run = |worker| {
+            let (begin, calls) = (&begin, &calls);
+            scope.spawn(move || {
+                begin.wait();
+                calls(worker)
+            })
+        };
+        let runs: Vec<_> = (0..threads).map(run).collect();
+        runs.into_iter().map(|run| run.join().expect("it does not panic")).fold(0.0, f64::max)
     })
-}
-
-/// Seconds for each of the calls of one thread, in the best round.
-fn best(round: impl Fn()) -> f64 {
-    let rounds = (0..ROUNDS).map(|_| {
-        let start = Instant::now();
-        round();
-        start.elapsed().as_secs_f64() / CALLS as f64
-    });
-    rounds.fold(f64::INFINITY, f64::min)
 }
 
 fn nanos(seconds: f64) -> String {
@@ -77,25 +86,33 @@ fn nanos(seconds: f64) -> String {
 
 fn breaker() -> f64 {
     let (breaker, policy) = (Breaker::new(), Policy::default().breaker);
-    best(|| {
+    let calls = || {
         for call in 0..CALLS {
             let now = Tick::from_nanos(NOW.as_nanos() + call);
             let admission = breaker.admit(black_box(now), LEASE).expect("it is closed");
             black_box(breaker.record(admission.permit, Outcome::Success, now, &policy, 0.5));
         }
-    })
+    };
+    best(|| timed(calls))
 }
 
-fn calls(service: &Service, worker: usize) {
+/// Seconds for a pick and its report, of requests one after the other.
+fn calls(service: &Service, worker: usize, is_unrepeatable: bool) -> f64 {
+    const LATENCY: Duration = Duration::from_millis(5);
     let mut lot = worker as u64;
-    for call in 0..CALLS {
-        let now = Tick::from_nanos(NOW.as_nanos() + call);
-        lot = lot.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
-        let draw =
-            Draw { random: (lot >> 11) as f64 / (1_u64 << 53) as f64, key: Some(lot), ..Draw::default() };
-        let picked = service.pick(worker, black_box(now), &[], draw).expect("all are closed");
-        service.settle(worker, &picked.replica, picked.permit, Outcome::Success, now, 0.5);
-    }
+    timed(|| {
+        for call in 0..CALLS {
+            let now = Tick::from_nanos(NOW.as_nanos() + call);
+            lot = lot.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
+            let random = (lot >> 11) as f64 / (1_u64 << 53) as f64;
+            let draw = Draw { random, key: Some(lot), is_unrepeatable };
+            let picked = service.pick(worker, black_box(now), &[], draw).expect("all are closed");
+            service.heard(worker, &picked.replica, Outcome::Success, LATENCY, now);
+            let heard = Heard { outcome: Outcome::Success, latency: Some(LATENCY) };
+            service.judge(&picked.replica, picked.permit, heard, now, 0.5);
+            service.end(worker, &picked.replica, true);
+        }
+    })
 }
 
 fn service(algorithm: Algorithm, replicas: usize, workers: usize) -> Arc<Service> {

@@ -86,7 +86,7 @@ async fn ask(kept: &mut Option<Connection>, address: SocketAddr, id: u64, is_pos
     let at = Instant::now();
     let (method, body) =
         if is_post { ("POST", Bytes::from_static(b"a body")) } else { ("GET", Bytes::new()) };
-    let request = Request::builder().method(method).uri("/orders/x").header("x-drill-id", id.to_string());
+    let request = Request::builder().method(method).uri("/orders/hello").header("x-drill-id", id.to_string());
     let request = request.body(body).expect("the request is valid");
     let answer = async {
         let connection = match kept {

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_tests::DataPlane;
+use gateway_tests::{DataPlane, DemoReplica};
 use tempfile::TempDir;
 
 use crate::{
@@ -48,8 +48,16 @@ pub(crate) async fn killed(_: Size, figures: &mut Figures) {
     figures.swift("p99", Duration::from_millis(30), fates.p99());
 }
 
+/// A process is stopped: its connections stay up, and nothing moves on them.
 pub(crate) async fn frozen(_: Size, figures: &mut Figures) {
-    let (_stage, fates) = struck(Fault::Frozen).await;
+    let posts = Posts::default();
+    let well = [Replica::start(&posts), Replica::start(&posts)];
+    let mut stopped = DemoReplica::start("r-1").await;
+    let replicas = [stopped.address(), well[0].address(), well[1].address()];
+    let (gateway, _directory) = gateway(&replicas, &[]).await;
+    load(gateway.address(), RATE, SECOND).await;
+    stopped.process().pause();
+    let fates = load(gateway.address(), RATE, LASTS).await;
     failures(figures, &fates, 0, 15);
     figures.swift("p99", Duration::from_millis(1050), fates.p99());
 }

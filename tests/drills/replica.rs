@@ -23,8 +23,6 @@ use tokio::{
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Fault {
     None,
-    /// Connections stay up, and nothing moves on them, as when a process is stopped.
-    Frozen,
     Unavailable(f64),
     Closes(f64),
     /// In the middle of a body.
@@ -124,15 +122,11 @@ fn bound(address: SocketAddr) -> Socket {
     socket
 }
 
-async fn serve(mut stream: TcpStream, mut fault: watch::Receiver<Fault>, seen: Arc<AtomicU64>, posts: Posts) {
+async fn serve(mut stream: TcpStream, fault: watch::Receiver<Fault>, seen: Arc<AtomicU64>, posts: Posts) {
     let _ = stream.set_nodelay(true);
     let mut unread = Vec::new();
     loop {
         let Some(head) = read_request(&mut stream, &mut unread).await else { return };
-        // Whoever is stopped answers nothing until it goes on.
-        if fault.wait_for(|fault| *fault != Fault::Frozen).await.is_err() {
-            return;
-        }
         let number = seen.fetch_add(1, Relaxed);
         let id = head.lines().find_map(|line| line.strip_prefix("x-drill-id: ")?.trim().parse::<u64>().ok());
         if let Some(id) = id.filter(|_| head.starts_with("POST ")) {

@@ -151,6 +151,10 @@ async fn a_breaker_that_opens_and_closes_is_seen_without_a_reload_by_playwright(
     world.go("#/breakers").await;
     world.fails.store(false, Ordering::Relaxed);
     world.says("Every breaker is closed").await;
+    world.go("#/replica/orders/r-1").await;
+    world
+        .run("await page.locator('td.reason', { hasText: /^last opened \\d+s ago: .*503/ }).waitFor()")
+        .await;
     assert_eq!(world.run("return page.evaluate(() => window.isSamePage)").await, json!(true));
     world.is_flawless().await;
     load.stop().await;

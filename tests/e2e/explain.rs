@@ -4,13 +4,15 @@ use std::{cell::RefCell, net::SocketAddr, time::Duration};
 
 use gateway_proto::v1::{
     BreakerState, Conclusion, DeregisterRequest, Evidence, ExplainReplicaRequest, ExplainReplicaResponse,
-    HealthStatus, NodeStanding, ReplicaVerdict,
+    HealthStatus, Layer, NodeStanding, ReplicaVerdict,
 };
 use gateway_tests::{
     Act, DataPlane, DemoReplica, Gateway, Load, Scripted, command, command::Finished, eventually,
     eventually_within, http1,
 };
+use http::Method;
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 const LONG: Duration = Duration::from_secs(15);
 
@@ -185,6 +187,42 @@ async fn a_replica_that_one_data_plane_alone_sees_fail_is_not_blamed_but_the_way
     let unknown = gwctl(&gateway, "explain orders/r-1 --node dp-9").await;
     assert_eq!(unknown.code(), 2);
     assert!(unknown.stderr.contains("no data plane dp-9 is known here"), "{}", unknown.stderr);
+}
+
+#[tokio::test]
+async fn a_replica_that_stands_still_is_asked_for_nothing_that_must_not_be_sent_twice_and_says_so() {
+    let gateway = Gateway::start_with(&[], &["--workers", "1"]).await;
+    let mut replicas = Vec::new();
+    for number in 1..=3 {
+        let replica = DemoReplica::start(&format!("r-{number}")).await;
+        gateway.register("orders", &format!("r-{number}"), replica.address()).await;
+        replicas.push(replica);
+    }
+    gateway.synced().await;
+    replicas[0].process().pause();
+    let mut waiting = JoinSet::new();
+    let proxy = gateway.proxy();
+    for _ in 0..60 {
+        waiting.spawn(async move { http1::get(proxy, "/orders/hello").await.status() });
+    }
+    let told = explained(&gateway, "r-1", "requests pile up at it", |told| {
+        told.causes.iter().any(|cause| cause.layer() == Layer::Backlog)
+    })
+    .await;
+    // Nothing is proven before the first of them has used up its time.
+    assert_eq!(told.verdict(), ReplicaVerdict::TakesRequests, "{}", told.summary);
+    let text = gwctl(&gateway, "explain orders/r-1").await.success();
+    assert!(text.contains("backlog gives it fewer requests on dp-1"), "{text}");
+    assert!(text.contains("what must not be sent twice goes to others"), "{text}");
+    for _ in 0..30 {
+        let post = http1::request(Method::POST, "/orders/hello");
+        assert_eq!(http1::send(proxy, post).await.status(), 200);
+    }
+    replicas[0].process().resume();
+    while let Some(status) = waiting.join_next().await {
+        assert_eq!(status.unwrap(), 200, "it has answered all of them, or another has");
+    }
+    explained(&gateway, "r-1", "nothing waits any more", |told| told.causes.is_empty()).await;
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 //!
 //! What they compare with is kept here and learnt from what happens, never from the parts under test.
 
+mod backlogs;
 mod breaker;
 mod breakers;
 mod budget;
@@ -14,6 +15,7 @@ mod rotation;
 mod shares;
 
 pub(crate) use self::{
+    backlogs::piled_up,
     breakers::{Breakers, Ticket},
     budget::BudgetBook,
     ledger::Ledger,

@@ -49,6 +49,8 @@ pub(crate) enum Sabotage {
     IgnoreBudget,
     /// Requests that must not be sent twice are probes as good as any.
     SpareNobody,
+    /// Requests that must not be sent twice go where others wait as well.
+    PileUp,
     /// A probe's permit is given back as soon as the probe is sent.
     ReturnProbeEarly,
     /// Successes are settled as failures now and then.

@@ -145,7 +145,18 @@ fn retries_beyond_the_budget_are_found() {
 
 #[test]
 fn a_first_probe_that_must_not_be_repeated_is_found() {
-    assert_found(Sabotage::SpareNobody, &["what_must_not_be_repeated_finds_nothing_out"]);
+    assert_found(
+        Sabotage::SpareNobody,
+        &[
+            "what_must_not_be_repeated_finds_nothing_out",
+            "what_must_not_be_repeated_goes_where_nothing_piles_up",
+        ],
+    );
+}
+
+#[test]
+fn a_request_that_goes_where_others_wait_is_found() {
+    assert_found(Sabotage::PileUp, &["what_must_not_be_repeated_goes_where_nothing_piles_up"]);
 }
 
 #[test]

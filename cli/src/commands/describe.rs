@@ -12,15 +12,15 @@ use serde_json::json;
 
 use super::{
     events::{self, When},
-    get::{REGARDLESS, attempts, retry, state_cell, window},
+    get::{self, attempts, retry, state_cell, window},
 };
 use crate::{
-    age::{self, NONE},
+    age,
     control::{Control, Scope},
     error::Error,
     output::{Format, Output},
     partial,
-    table::{Cell, Table},
+    table::Table,
     target::Target,
     terminal::printable,
 };
@@ -152,19 +152,20 @@ fn breaker_table(breakers: &[Breaker], now: SystemTime) -> Table {
             window(breaker).into(),
             attempts(breaker).into(),
             breaker.trip_count.to_string().into(),
-            why(breaker),
+            why(breaker, now).into(),
         ]);
     }
     table
 }
 
-/// The last trip's reason is worth knowing also when the breaker has closed since.
-fn why(breaker: &Breaker) -> Cell {
-    match breaker.state() {
-        _ if breaker.reason.is_empty() => NONE.into(),
-        BreakerState::Closed => format!("last: {}", breaker.reason).into(),
-        _ if breaker.asked_regardless => format!("{}{REGARDLESS}", breaker.reason).into(),
-        _ => (&breaker.reason).into(),
+/// Why it is as it is. How it opened last is worth knowing also when it has closed since, as what is over.
+fn why(breaker: &Breaker, now: SystemTime) -> String {
+    match (breaker.state(), &breaker.last_trip) {
+        (BreakerState::Closed, Some(trip)) => {
+            format!("last opened {} ago: {}", age::since(now, trip.trip_time), trip.reason)
+        }
+        (BreakerState::HalfOpen, _) if !breaker.reason.is_empty() => breaker.reason.clone(),
+        _ => get::why(breaker),
     }
 }
 
@@ -193,7 +194,7 @@ mod tests {
         time::{duration, timestamp},
         v1::{
             Drain, Endpoint, EventSeverity, HealthCheck, HealthCheckState, HealthCheckType, HealthStatus,
-            Lease, ObservedHealth, OverrideKind, ReplicaMode,
+            Lease, ObservedHealth, OverrideKind, ReplicaMode, Trip,
         },
     };
 
@@ -254,6 +255,17 @@ mod tests {
             unreachable_node_ids: vec!["dp-2".into()],
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn why_a_closed_breaker_opened_last_is_told_as_what_is_over() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let trip = Trip { trip_time: at(700), reason: open_breaker().reason, ..Default::default() };
+        let closed = Breaker { state: BreakerState::Closed.into(), last_trip: Some(trip), ..open_breaker() };
+        assert_eq!(why(&closed, now), "last opened 5m ago: failure_ratio 0.62 >= 0.50 (31 of 50)");
+        let forced = Breaker { state: BreakerState::ForcedOpen.into(), ..closed.clone() };
+        assert_eq!(why(&forced, now), "an operator's word");
+        assert_eq!(why(&Breaker { last_trip: None, ..closed }, now), age::NONE);
     }
 
     #[test]

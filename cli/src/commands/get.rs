@@ -18,8 +18,8 @@ mod overrides;
 mod replicas;
 mod services;
 
-pub(super) use breakers::{REGARDLESS, alarm, attempts, retry, window};
-pub(crate) use breakers::{name as breaker_name, state_cell};
+pub(super) use breakers::{alarm, attempts, retry, window};
+pub(crate) use breakers::{name as breaker_name, state_cell, why};
 pub(super) use faults::{fault_terms, in_force};
 pub(super) use overrides::{override_subject, override_terms};
 pub(super) use replicas::{labels, spoken};

@@ -11,6 +11,8 @@ use gateway_proto::v1::{
 };
 use serde_json::{Value, json};
 
+use crate::commands::get::why;
+
 /// Intervals kept of each service: a minute of seconds.
 const HISTORY: usize = 60;
 
@@ -52,8 +54,8 @@ pub(crate) struct Replica {
     pub(crate) id: String,
     pub(crate) figures: Figures,
     pub(crate) state: BreakerState,
-    /// Why its breaker is not closed.
-    pub(crate) reason: String,
+    /// Why its breaker is not closed; `-` while it is.
+    pub(crate) why: String,
 }
 
 /// By what services are ordered.
@@ -120,7 +122,7 @@ impl Board {
                     id: breaker.replica_id.clone(),
                     figures: kept.figures_of(&breaker.replica_id),
                     state: breaker.state(),
-                    reason: breaker.reason.clone(),
+                    why: why(breaker),
                 })
                 .collect();
             replicas.sort_by(|a, b| a.id.cmp(&b.id));

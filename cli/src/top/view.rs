@@ -3,14 +3,14 @@
 use std::fmt::Write as _;
 
 use anstyle::Style;
-use gateway_proto::v1::{BreakerState, SilentControlPlane};
+use gateway_proto::v1::SilentControlPlane;
 
 use super::{
     board::{Board, Figures, Order, Service},
     input::{Act, Looking, Mode},
 };
 use crate::{
-    age::{NONE, or_none},
+    age::NONE,
     figure,
     screen::{Size, cut},
     table::{ALARM, Cell, Row, Table},
@@ -175,8 +175,7 @@ fn replicas(service: Option<&Service>) -> Table {
     for replica in service.map_or(&[][..], |service| &service.replicas) {
         let mut row: Row = vec![(&replica.id).into()];
         row.extend(cells(&replica.figures));
-        let why = if replica.state == BreakerState::Closed { NONE } else { or_none(&replica.reason) };
-        row.extend([crate::commands::get::state_cell(replica.state), why.into()]);
+        row.extend([crate::commands::get::state_cell(replica.state), (&replica.why).into()]);
         table.push(row);
     }
     table

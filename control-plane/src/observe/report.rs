@@ -212,6 +212,8 @@ fn parse_measures(wire: v1::Measures) -> v1::Measures {
         // Tools that write JSON have no word for what is no number.
         slow_start_share: if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 },
         slow_start_end_time: wire.slow_start_end_time.filter(time::is_valid),
+        unanswered_count: wire.unanswered_count.max(0),
+        peer_unanswered_count: wire.peer_unanswered_count.max(0),
     }
 }
 

@@ -7,7 +7,7 @@ use gateway_proto::{NodeId, ReplicaKey, v1};
 use super::rows::{self, Measured};
 use crate::{
     routing::{Tick, View},
-    table::{Replica, ReplicaCounters, Service, Services, SideBySide},
+    table::{Backlog, Replica, ReplicaCounters, Service, Services, SideBySide},
 };
 
 /// Remembers what was last sent of each replica of the table, and nothing of others.
@@ -35,6 +35,7 @@ struct Fingerprint {
     checks: u64,
     stands_by: bool,
     slow_start: Option<u64>,
+    backlog: Option<Backlog>,
     incarnation: i64,
     /// Of what an operator has decided for it; 0 when nobody has.
     override_revision: i64,
@@ -113,6 +114,7 @@ impl Ledger {
             checks: measured.checks,
             stands_by: measured.stands_by,
             slow_start: measured.measures.slow_start.map(|(part, _)| part),
+            backlog: measured.measures.backlog,
             incarnation: replica.incarnation(),
             override_revision: replica.spec().forced.as_ref().map_or(0, |forced| forced.entry.revision),
         };

@@ -139,7 +139,7 @@ fn measures_to_wire(measures: &Measures, date: impl Fn(Tick) -> SystemTime) -> O
     if *measures == Measures::default() {
         return None;
     }
-    let Measures { latency, peers, slow_start } = measures;
+    let Measures { latency, peers, slow_start, backlog } = measures;
     Some(v1::Measures {
         latency: latency.map(|own| duration(own.latency)),
         latency_sample_count: latency.map_or(0, |own| own.count.into()),
@@ -147,6 +147,8 @@ fn measures_to_wire(measures: &Measures, date: impl Fn(Tick) -> SystemTime) -> O
         peer_count: peers.map_or(0, |peers| peers.peers.cast_signed()),
         slow_start_share: slow_start.map_or(0.0, |(part, _)| part as f64 / FULL_SHARE as f64),
         slow_start_end_time: slow_start.map(|(_, end)| timestamp(date(end))),
+        unanswered_count: backlog.map_or(0, |backlog| backlog.unanswered.try_into().unwrap_or(i32::MAX)),
+        peer_unanswered_count: backlog.map_or(0, |backlog| backlog.median.try_into().unwrap_or(i32::MAX)),
     })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Pure: loads, weights, time and randomness are arguments. Who may be asked at all is the caller's to know.
 
+mod backlog;
 mod distance;
 mod latency_estimate;
 mod ramp;
@@ -9,6 +10,7 @@ mod ring;
 mod spill_over;
 mod two_choices;
 
+pub use backlog::{MOST_PEERS, has_backlog};
 pub use distance::Distance;
 pub use latency_estimate::LatencyEstimate;
 pub use ramp::{FULL_SHARE, next_step, ramp};
@@ -23,7 +25,8 @@ pub struct Draw {
     pub random: f64,
     /// The hash of the request's key, if it has one; see [`hash`].
     pub key: Option<u64>,
-    /// Whether its client sees the failure of whoever is asked, because nobody else may be asked then.
+    /// Whether its client sees the failure of whoever is asked, because nobody else may be asked then: it keeps away from what
+    /// may fail it, see [`Breaker::spares_until`](crate::routing::Breaker::spares_until) and [`has_backlog`].
     pub is_unrepeatable: bool,
 }
 

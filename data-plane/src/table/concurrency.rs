@@ -76,7 +76,7 @@ impl Service {
             if self.inflight.read() >= concurrency.of_service() {
                 return Err(view.none_free(now, tried));
             }
-            let choice = view.pick(now, tried, draw, || self.inflight.read())?;
+            let choice = view.pick(worker, now, tried, draw, || self.inflight.read())?;
             self.begin(worker, choice.0, tried);
             Ok(choice)
         };

@@ -57,6 +57,19 @@ struct AttemptCell {
     retries: Count,
     // Signed, because an attempt may end on another worker than it began in tests.
     inflight: AtomicI64,
+    // Of those, the ones of which nothing has come yet. Signed likewise.
+    unanswered: AtomicI64,
+}
+
+impl AttemptCell {
+    /// Adds to a count of this cell: to be called by its worker only.
+    fn change(count: &AtomicI64, by: i64) {
+        count.store(count.load(Relaxed) + by, Relaxed);
+    }
+
+    fn unanswered(&self) -> u64 {
+        u64::try_from(self.unanswered.load(Relaxed)).unwrap_or(0)
+    }
 }
 
 /// The counting side of [`ReplicaCounters`].
@@ -74,12 +87,17 @@ impl AttemptCounts {
         if is_retry {
             cell.retries.add_one();
         }
-        cell.inflight.store(cell.inflight.load(Relaxed) + 1, Relaxed);
+        AttemptCell::change(&cell.inflight, 1);
+        AttemptCell::change(&cell.unanswered, 1);
+    }
+
+    /// An attempt has its response head, or will not have one.
+    pub(super) fn answered(&self, worker: usize) {
+        AttemptCell::change(&self.0.of(worker).unanswered, -1);
     }
 
     pub(super) fn end(&self, worker: usize) {
-        let cell = self.0.of(worker);
-        cell.inflight.store(cell.inflight.load(Relaxed) - 1, Relaxed);
+        AttemptCell::change(&self.0.of(worker).inflight, -1);
     }
 
     pub(super) fn failure(&self, worker: usize) {
@@ -90,6 +108,17 @@ impl AttemptCounts {
     pub(super) fn inflight(&self) -> u64 {
         let inflight: i64 = self.0.iter().map(|cell| cell.inflight.load(Relaxed)).sum();
         u64::try_from(inflight).unwrap_or(0)
+    }
+
+    /// A worker's attempts that have no response head yet: of memory that only this worker writes, so that it costs nothing to
+    /// look at each time.
+    pub(super) fn unanswered_of(&self, worker: usize) -> u64 {
+        self.0.of(worker).unanswered()
+    }
+
+    /// The same, over all workers.
+    pub(super) fn unanswered(&self) -> u64 {
+        self.0.sum(AttemptCell::unanswered)
     }
 
     pub(super) fn read(&self) -> ReplicaCounters {

@@ -14,6 +14,17 @@ pub struct Measures {
     pub peers: Option<Comparison>,
     /// While it starts slowly: its part of its weight in hundredths, and when it has all of it.
     pub slow_start: Option<(u64, Tick)>,
+    /// While what must not be sent twice keeps away from it for that.
+    pub backlog: Option<Backlog>,
+}
+
+/// Requests that have piled up at a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backlog {
+    /// How many wait for its answer.
+    pub unanswered: u64,
+    /// The median of the same of its peers.
+    pub median: u64,
 }
 
 /// The replicas of a service side by side, as they were at one moment. Costs nothing while the policy compares none.
@@ -43,13 +54,14 @@ impl Service {
 
     /// What is measured of a replica, which stands `beside` others.
     pub fn measures(&self, replica: &Replica, beside: &SideBySide, now: Tick) -> Measures {
-        let policy = self.policy();
+        let view = self.view.load();
         let place = beside.replicas.binary_search_by(|other| other.key().replica.cmp(&replica.key().replica));
         let place = place.unwrap_or(usize::MAX);
         Measures {
             latency: beside.samples.get(place).copied().flatten(),
             peers: beside.peers.get(place).copied().flatten(),
-            slow_start: slow_start(replica, policy.balancing.slow_start, now),
+            slow_start: slow_start(replica, view.policy.balancing.slow_start, now),
+            backlog: view.backlog(replica, self.workers),
         }
     }
 }

@@ -292,7 +292,7 @@ impl Service {
         if view.is_limited {
             return self.pick_limited(&view, worker, now, tried, draw, None);
         }
-        let choice = view.pick(now, tried, draw, || self.inflight.read())?;
+        let choice = view.pick(worker, now, tried, draw, || self.inflight.read())?;
         self.begin(worker, choice.0, tried);
         Ok(self.picked(choice, now))
     }
@@ -317,7 +317,8 @@ impl Service {
         self.view.load().has_untried(now, tried)
     }
 
-    /// Settles and ends one attempt, see [`Service::failed`], [`Service::judge`] and [`Service::end`].
+    /// Settles and ends one attempt of which nothing was [heard](Service::heard), see [`Service::failed`], [`Service::judge`] and
+    /// [`Service::end`].
     pub fn settle(
         &self,
         worker: usize,
@@ -332,7 +333,7 @@ impl Service {
             self.failed(worker, replica, fault, "", now);
         }
         self.judge(replica, permit, heard, now, jitter);
-        self.end(worker, replica);
+        self.end(worker, replica, false);
     }
 
     /// Counts a failed attempt, and remembers it for people: for which request, by its id. To be called by the worker that
@@ -412,8 +413,11 @@ impl Service {
     }
 
     /// The attempt is over: the replica has nothing more to do with its request. To be called once for each pick, by the
-    /// worker that picked.
-    pub fn end(&self, worker: usize, replica: &Replica) {
+    /// worker that picked, which says whether anything of it was [heard](Service::heard).
+    pub fn end(&self, worker: usize, replica: &Replica, was_heard: bool) {
+        if !was_heard {
+            replica.counts().answered(worker);
+        }
         replica.counts().end(worker);
         self.inflight.add(worker, -1);
         // Read after what was written above: whoever waits since the policy has limits reads that after it was told so.

@@ -1,5 +1,6 @@
 //! What requests may rely on when the table changes under them.
 
+mod backlogs;
 mod balancing;
 mod bounds;
 mod checks;

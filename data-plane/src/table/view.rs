@@ -1,6 +1,7 @@
 //! One service at one moment: who may be picked, in which order.
 
 mod affinity;
+mod backlog;
 mod bands;
 mod choice;
 
@@ -218,11 +219,13 @@ impl View {
     /// Picks the next replica that `tried` lacks and whose breaker admits an attempt.
     ///
     /// A resting replica whose probe is due goes first; the first probe is a request that may be sent twice, if one comes in time
-    /// ([`Breaker::spares_until`](crate::routing::Breaker::spares_until)). `inflight` says what the service has in flight, if that is
-    /// asked. The third of the returned values is the transition that admitting it made, if any.
+    /// ([`Breaker::spares_until`](crate::routing::Breaker::spares_until)). One that may not keeps away from where this `worker`'s requests
+    /// pile up, while another takes it. `inflight` says what the service has in flight, if that is asked. The third of the
+    /// returned values is the transition that admitting it made, if any.
     #[inline]
     pub(super) fn pick(
         &self,
+        worker: usize,
         now: Tick,
         tried: &[Arc<Replica>],
         draw: Draw,
@@ -233,26 +236,32 @@ impl View {
         {
             return Ok(probe);
         }
-        if let Some(choice) = self.choose(now, tried, draw, inflight) {
+        if let Some(choice) = self.choose(worker, now, tried, draw, inflight) {
             return Ok(choice);
         }
-        self.pick_of_the_rest(now, tried, draw)
+        self.pick_of_the_rest(worker, now, tried, draw)
     }
 
     /// Whoever takes the request when those whose turn it was do not.
     #[cold]
     fn pick_of_the_rest(
         &self,
+        worker: usize,
         now: Tick,
         tried: &[Arc<Replica>],
         draw: Draw,
     ) -> Result<Choice<'_>, Unavailable> {
         // Weights and chance may have shown the same replicas again: look at each one. Where turns are not the rule,
         // nobody is always the first to be looked at.
-        let count = self.eligible.len() as u64;
-        let first = draw.bits().checked_rem(count).unwrap_or(0) as usize;
-        let (before, from) = self.eligible.split_at(first);
-        let rest = from.iter().chain(before).find_map(|replica| self.admit_eligible(replica, now, tried));
+        let count = self.eligible.len();
+        let first = draw.bits().checked_rem(count as u64).unwrap_or(0) as usize;
+        let positions = || (first..count).chain(0..first);
+        let rest =
+            positions().find_map(|position| self.admit_unless_piled_up(position, worker, now, tried, draw));
+        // Nobody else takes it: then it goes where others wait.
+        let piled_up =
+            || positions().find_map(|position| self.admit_eligible(&self.eligible[position], now, tried));
+        let rest = rest.or_else(|| draw.is_unrepeatable.then(piled_up).flatten());
         let rest = rest.or_else(|| self.stand_in(now, tried, draw));
         // Who seemed to take it has just been taken out: better a probe than nobody.
         let spent = || self.probe(now, tried, Draw { is_unrepeatable: false, ..draw });

@@ -56,6 +56,29 @@ async fn a_get_that_was_cut_off_is_asked_again_and_a_post_never() {
 }
 
 #[tokio::test]
+async fn a_post_keeps_away_from_a_replica_that_hangs_long_before_that_is_proven() {
+    let hanging = Replica::start(|_, _| Act::Hang).await;
+    let good = [Replica::start(|_, _| ok("good")).await, Replica::start(|_, _| ok("good")).await];
+    let replicas = [hanging.address, good[0].address, good[1].address];
+    // An attempt may take ten seconds.
+    let gateway = Gateway::start(&replicas, Policy::default()).await;
+    let mut waiting = Vec::new();
+    while hanging.seen().len() < 9 {
+        let (mut stream, seen) = (gateway.connect().await, hanging.seen().len());
+        stream.write_all(b"GET /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+        waiting.push(stream);
+        let turns = waiting.len();
+        eventually("it is asked in its turn", || hanging.seen().len() > seen || turns % 3 != 1).await;
+    }
+    eventually("the others have answered", || gateway.inflight(1) + gateway.inflight(2) == 0).await;
+    for number in 0..30 {
+        let response = gateway.post("/orders/", "x").await;
+        assert_eq!((status(&response), body(&response)), (200, "good"), "request {number}");
+    }
+    assert_eq!((hanging.seen().len(), states(&gateway)[0]), (9, State::Closed), "nothing is proven yet");
+}
+
+#[tokio::test]
 async fn a_body_that_is_small_enough_is_sent_again_whole() {
     let bad = Replica::start(|_, _| Act::SendAndClose(String::new())).await;
     let good = Replica::start(|_, request| ok(body(request))).await;

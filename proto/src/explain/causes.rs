@@ -240,6 +240,17 @@ fn by_shares(facts: &Facts, row: &v1::Breaker) -> Vec<Cause> {
             )
         });
     }
+    if measures.unanswered_count > 0 {
+        let (own, peers) = (measures.unanswered_count, measures.peer_unanswered_count);
+        causes.push(Cause {
+            until: "it answers".into(),
+            ..cause(
+                Layer::Backlog,
+                Effect::Lessens,
+                format!("{own} requests wait for its answer, {peers} at the median of its peers: what must not be sent twice goes to others"),
+            )
+        });
+    }
     let end = measures.slow_start_end_time.filter(|_| measures.slow_start_share > 0.0);
     if let Some(end) = end {
         let left = left(facts.now, Some(end)).unwrap_or_else(|| span_of(0));
@@ -286,6 +297,9 @@ fn next_step(all: &Explanation, cause: &Cause) -> NextStep {
         }
         Layer::HealthCheck => setting("what is checked, and whether it should be"),
         Layer::ConcurrencyLimit => setting("the limit, and where it is from"),
+        Layer::Backlog => {
+            step(format!("gwctl drain {key}"), "keep all new requests away while it is looked at")
+        }
         Layer::SlowStart => setting("how long that takes, see balancing.slow_start"),
         Layer::FailOpen => setting("from when on that is so, see breaker.fail_open_threshold"),
         Layer::Priority => step(format!("gwctl explain {service}"), "how its other replicas are"),

@@ -1,13 +1,16 @@
 //! Whom a request may be sent to, judged by what the data plane knows at that moment.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use data_plane::{
     discovery::Snapshot,
     routing::{State, Tick},
     table::{Replica, ReplicaSpec, Unavailable},
 };
-use gateway_proto::{Mode, Priority, ReplicaKey, ServiceName, policy};
+use gateway_proto::{Mode, Priority, ReplicaId, ReplicaKey, ServiceName, Weight, policy};
 
 use super::{Breakers, Checked, breaker::Expected, claim};
 
@@ -21,6 +24,10 @@ pub(crate) struct Picks<'a> {
     pub(crate) policy: &'a policy::Breaker,
     /// Whether the request must not be sent twice.
     pub(crate) is_unrepeatable: bool,
+    /// Those that share the traffic.
+    pub(crate) sharing: &'a BTreeMap<ReplicaId, Weight>,
+    /// Of these, the ones at which requests pile up; none where that is not known.
+    pub(crate) piled_up: &'a BTreeSet<ReplicaId>,
 }
 
 /// Whether the registry lets new requests go to it.
@@ -60,7 +67,8 @@ impl Picks<'_> {
         self.a_request_asks_each_replica_once(replica)?;
         self.the_best_tier_is_asked_first(replica)?;
         self.a_due_probe_goes_first(replica, probe)?;
-        self.what_must_not_be_repeated_finds_nothing_out(replica, probe)
+        self.what_must_not_be_repeated_finds_nothing_out(replica, probe)?;
+        self.what_must_not_be_repeated_goes_where_nothing_piles_up(replica, probe)
     }
 
     /// Requests go to replicas only that the data plane's snapshot holds, at their address, and that are ready and not
@@ -102,6 +110,29 @@ impl Picks<'_> {
         let is_spent =
             probe && self.is_unrepeatable && has_other && self.is_spared(replica.spec()) && !fails_open();
         claim("what_must_not_be_repeated_finds_nothing_out", !is_spent, || format!("{} by it", replica.key()))
+    }
+
+    /// A request that must not be sent twice goes to none at which requests pile up, while another that shares the traffic is left.
+    fn what_must_not_be_repeated_goes_where_nothing_piles_up(
+        &self,
+        replica: &Replica,
+        probe: bool,
+    ) -> Checked {
+        let is_left = |id: &ReplicaId| {
+            !self.piled_up.contains(id) && self.tried.iter().all(|tried| tried.key().replica != *id)
+        };
+        let is_spent = self.is_unrepeatable
+            && !probe
+            && self.piled_up.contains(&replica.key().replica)
+            && self.sharing.keys().any(is_left);
+        claim("what_must_not_be_repeated_goes_where_nothing_piles_up", !is_spent, || {
+            format!(
+                "{} was picked of {:?} while requests pile up at {:?}",
+                replica.key(),
+                self.sharing,
+                self.piled_up
+            )
+        })
     }
 
     /// A request is turned away only when every replica was tried, rests, or is not ready.

@@ -1,6 +1,10 @@
 //! A request's life as the proxy leads it, between the real pick, settle and retry decision.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use data_plane::{
     routing::{Draw, Fault, Outcome, State, Tick, balancing::hash, judge, retry::Proof},
@@ -14,7 +18,7 @@ use super::{
     request::{Flight, Request},
 };
 use crate::{
-    checks::{Checked, Picks, claim, open_tier, takes_requests},
+    checks::{Checked, Picks, claim, open_tier, piled_up, takes_requests},
     env::{Env, MS, Phase},
     event::{Event, Head, NodeEvent, RequestId},
     journal::note,
@@ -61,7 +65,17 @@ impl Node {
         }
         let tried: &[_] = if env.has(Sabotage::ForgetTried) { &[] } else { &request.tried };
         let clock = if env.has(Sabotage::StopPickClock) { Tick::from_nanos(self.started) } else { now };
-        let is_unrepeatable = !request.is_idempotent && !env.has(Sabotage::SpareNobody);
+        let open_tier = open_tier(&self.snapshot, &self.breakers, service.name(), &env.plan.policy.breaker);
+        let sharing = self.sharing(service.name(), open_tier);
+        let takes_turns = service.policy().balancing == Balancing::default();
+        let under_way = |id: &ReplicaId| {
+            let key = ReplicaKey { service: service.name().clone(), replica: id.clone() };
+            self.breakers.inflight(&key)
+        };
+        let piled_up = if takes_turns { piled_up(&sharing, under_way) } else { BTreeSet::new() };
+        let has_choice = !request.is_idempotent && !piled_up.is_empty();
+        let is_careless = has_choice && env.has(Sabotage::PileUp);
+        let is_unrepeatable = !request.is_idempotent && !env.has(Sabotage::SpareNobody) && !is_careless;
         let draw = draw(id, request.attempts, is_unrepeatable);
         let picked = service.pick(0, clock, tried, draw);
         let change = self.transition();
@@ -78,8 +92,9 @@ impl Node {
             now,
             policy: &rules,
             is_unrepeatable: !request.is_idempotent,
+            sharing: &sharing,
+            piled_up: &piled_up,
         };
-        let open_tier = open_tier(&self.snapshot, &self.breakers, service.name(), &env.plan.policy.breaker);
         let Picked { replica, permit } = match picked {
             Ok(picked) => picked,
             Err(unavailable) => {
@@ -107,8 +122,12 @@ impl Node {
             format!("{} of a service that is gone", replica.key())
         })?;
         let lease = policy.timeout.connect + policy.timeout.per_try;
-        let takes_turns = service.policy().balancing == Balancing::default();
-        let is_first = takes_turns && request.tried.is_empty() && !permit.is_probe() && change.is_none();
+        if has_choice && !permit.is_probe() && !piled_up.contains(&replica.key().replica) {
+            env.journal.count("a request kept away from where others wait");
+        }
+        // Whoever was passed over has let his turn go.
+        let in_turn = takes_turns && !has_choice;
+        let is_first = in_turn && request.tried.is_empty() && !permit.is_probe() && change.is_none();
         let regardless = open_tier == Some(replica.priority());
         let before = self.breakers.get(replica.key()).map(|breaker| breaker.state);
         if regardless && !permit.is_probe() && matches!(before, Some(State::Open | State::HalfOpen)) {
@@ -117,7 +136,6 @@ impl Node {
         let ticket =
             self.breakers.admitted(replica.key(), permit.is_probe(), regardless, change, now, lease)?;
         if is_first {
-            let sharing = self.sharing(service.name(), open_tier);
             let turns = self.turns.entry(service.name().clone()).or_default();
             turns.took(&replica.key().replica, &sharing)?;
         } else {

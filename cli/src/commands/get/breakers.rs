@@ -156,7 +156,8 @@ pub(crate) fn attempts(breaker: &Breaker) -> String {
     format!("{}, {} failed", breaker.attempt_count, breaker.failure_count)
 }
 
-fn why(breaker: &Breaker) -> String {
+/// Why it is as it is. How one that is closed has opened last is the past, and none of it.
+pub(crate) fn why(breaker: &Breaker) -> String {
     match breaker.state() {
         BreakerState::HalfOpen if breaker.probe_success_target > 0 => {
             format!("probing, {} of {} passed", breaker.probe_success_count, breaker.probe_success_target)
@@ -169,7 +170,7 @@ fn why(breaker: &Breaker) -> String {
 }
 
 /// Said of a replica that is out and gets requests.
-pub(crate) const REGARDLESS: &str = "; asked all the same, for its service fails open";
+const REGARDLESS: &str = "; asked all the same, for its service fails open";
 
 /// What the table does not show: why it is empty, what was left out, and whose rows may be old.
 fn notes(response: &ListBreakersResponse, all: bool) -> Vec<String> {

@@ -239,7 +239,7 @@ impl Drop for Attempt {
         };
         // Whoever is always outrun would never be found out otherwise: each of its attempts ends before its time is over.
         self.settle(if hangs { Outcome::Failure(Fault::ResponseTimeout) } else { Outcome::Neutral });
-        self.service.end(self.worker.index(), &self.replica);
+        self.service.end(self.worker.index(), &self.replica, !self.awaits_head);
         self.worker.flights().end(self.place);
     }
 }

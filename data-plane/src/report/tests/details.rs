@@ -15,7 +15,11 @@ fn serve(data_plane: &DataPlane, latency: Duration, outcome: Outcome) {
         _ => (StatusCode::BAD_GATEWAY, crate::table::RequestOutcome::UpstreamError),
     };
     service.counters().answered(0, status, answered);
-    data_plane.settle(picked, outcome);
+    if let Outcome::Failure(fault) = outcome {
+        service.failed(0, &picked.replica, fault, "", data_plane.clock.now());
+    }
+    service.judge(&picked.replica, picked.permit, outcome, data_plane.clock.now(), 0.5);
+    service.end(0, &picked.replica, true);
 }
 
 #[tokio::test]
@@ -154,4 +158,26 @@ async fn what_an_operator_forces_is_told_with_his_name_and_shown_with_its_end() 
         ("BREAKER_RESET", "bob", "breaker reset by bob: its counts are forgotten")
     );
     assert_eq!(report.breakers[0].state(), v1::BreakerState::Closed);
+}
+
+#[tokio::test]
+async fn requests_that_pile_up_are_told_beside_what_waits_at_peers_until_they_are_answered() {
+    let mut control_plane = FakeControlPlane::start().await;
+    let data_plane = DataPlane::new(3);
+    let service = data_plane.table.service("orders").unwrap();
+    let others: Vec<_> = service.replicas()[1..].to_vec();
+    let pick = || service.pick(0, data_plane.clock.now(), &others, Draw::default()).unwrap();
+    let waiting: Vec<_> = (0..12).map(|_| pick()).collect();
+    data_plane.start(&control_plane);
+    let mut stream = control_plane.report_stream().await;
+    let report = stream.report().await.unwrap();
+    let measures = report.breakers.iter().map(|row| row.measures);
+    let piled_up = v1::Measures { unanswered_count: 12, ..Default::default() };
+    assert_eq!(measures.collect::<Vec<_>>(), [Some(piled_up), None, None]);
+    for picked in &waiting {
+        service.heard(0, &picked.replica, Outcome::Success, SHORT, data_plane.clock.now());
+    }
+    let report = until(&mut stream, |report| !report.breakers.is_empty()).await;
+    assert_eq!(report.breakers[0].measures, None, "they have been answered, and go on");
+    assert_eq!(report.breakers[0].inflight_count, 12);
 }

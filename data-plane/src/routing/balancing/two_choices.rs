@@ -25,7 +25,7 @@ pub fn two_of(rotation: &Rotation, bits: u64) -> (usize, usize) {
 /// What speaks against a replica, and how much of it is its due.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Load {
-    /// Requests in flight, or what waiting behind them costs; zero or more.
+    /// Requests in flight, those of them without an answer, or what waiting behind them costs; zero or more.
     pub cost: f64,
     /// Its share relative to the others; above zero.
     pub share: u64,

@@ -24,6 +24,7 @@ impl Service {
     /// An attempt's response head has come after `latency`, or it failed so late without one. To be called by `worker`
     /// only, once for an attempt; `outcome` is what is known of it then.
     pub fn heard(&self, worker: usize, replica: &Replica, outcome: Outcome, latency: Duration, now: Tick) {
+        replica.counts().answered(worker);
         self.attempt_durations.record(worker, latency);
         if self.is_detailed() {
             replica.record_latency(worker, latency);

@@ -110,7 +110,7 @@ fn the_end_of_an_attempt_at_a_draining_replica_is_told() {
     service.judge(&picked.replica, picked.permit, Outcome::Success, START, 0.5);
     assert!(!is_ready(table.drained_some()), "its answer still comes");
     assert_eq!(service.replicas()[0].counters().inflight, 1);
-    service.end(0, &picked.replica);
+    service.end(0, &picked.replica, false);
     assert!(is_ready(table.drained_some()));
     assert_eq!(service.replicas()[0].counters().inflight, 0);
 }

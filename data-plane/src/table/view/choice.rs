@@ -13,14 +13,15 @@ use crate::routing::{
     balancing::{Load, mix, two_of},
 };
 
-/// Draws more that chance has while replicas may be full, before they are looked through.
-const TRIES_AT_FULL_ONES: usize = 8;
+/// Draws more that there are while replicas may be passed over, before they are looked through.
+const MORE_TRIES: usize = 8;
 
 impl View {
     /// Who is asked by the policy's algorithm, unless those that it comes to were tried or their breakers decline.
     #[inline]
     pub(super) fn choose(
         &self,
+        worker: usize,
         now: Tick,
         tried: &[Arc<Replica>],
         draw: Draw,
@@ -33,13 +34,14 @@ impl View {
             return None;
         }
         match (self.policy.balancing.algorithm, &self.affinity, draw.key) {
-            (Algorithm::Random, ..) => self.at_random(now, tried, draw),
+            (Algorithm::Random, ..) => self.at_random(worker, now, tried, draw),
             (Algorithm::LeastRequest, ..) => {
-                self.better_of_two(now, tried, draw, |replica| replica.counts().inflight() as f64)
+                self.better_of_two(worker, now, tried, draw, |replica| replica.counts().inflight() as f64)
             }
-            (Algorithm::PeakEwma, ..) => self.better_of_two(now, tried, draw, |replica| {
+            (Algorithm::PeakEwma, ..) => self.better_of_two(worker, now, tried, draw, |replica| {
                 replica.estimate().cost(replica.counts().inflight(), now)
             }),
+            // A key stays with its replica: what piles up there goes elsewhere by the bound on its load.
             (Algorithm::ConsistentHash, Some(affinity), Some(key)) => {
                 let factor = self.policy.balancing.hash_load_factor;
                 // Most policies bound loads, and the sum is not worth asking for without.
@@ -51,53 +53,52 @@ impl View {
                 })
             }
             // A request without a key belongs to nobody in particular.
-            (Algorithm::RoundRobin | Algorithm::ConsistentHash, ..) => self.in_turn(now, tried),
+            (Algorithm::RoundRobin | Algorithm::ConsistentHash, ..) => self.in_turn(worker, now, tried, draw),
         }
     }
 
-    fn in_turn(&self, now: Tick, tried: &[Arc<Replica>]) -> Option<Choice<'_>> {
-        // A replica that was tried gives its turn to the next in rotation rather than to its neighbour. So does one that is
-        // full, of which there may be any number.
-        let tries = if self.is_limited { self.rotation.len() } else { self.tries(tried) };
+    fn in_turn(&self, worker: usize, now: Tick, tried: &[Arc<Replica>], draw: Draw) -> Option<Choice<'_>> {
+        // A replica that was tried, or where requests pile up, gives its turn to the next in rotation rather than to its
+        // neighbour. So does one that is full, of which there may be any number.
+        let tries = if self.is_limited { self.rotation.len() } else { self.tries(tried, draw) };
         (0..tries).find_map(|_| {
             let turn = self.cursor.fetch_add(1, Relaxed);
-            self.admit_eligible(&self.eligible[self.rotation.index(turn)], now, tried)
+            self.admit_unless_piled_up(self.rotation.index(turn), worker, now, tried, draw)
         })
     }
 
-    fn at_random(&self, now: Tick, tried: &[Arc<Replica>], draw: Draw) -> Option<Choice<'_>> {
+    fn at_random(&self, worker: usize, now: Tick, tried: &[Arc<Replica>], draw: Draw) -> Option<Choice<'_>> {
         let mut bits = draw.bits();
-        (0..self.tries(tried)).find_map(|_| {
-            let replica = &self.eligible[self.rotation.index(bits)];
+        (0..self.tries(tried, draw)).find_map(|_| {
+            let position = self.rotation.index(bits);
             bits = mix(bits);
-            self.admit_eligible(replica, now, tried)
+            self.admit_unless_piled_up(position, worker, now, tried, draw)
         })
     }
 
     fn better_of_two(
         &self,
+        worker: usize,
         now: Tick,
         tried: &[Arc<Replica>],
         draw: Draw,
         cost: impl Fn(&Replica) -> f64,
     ) -> Option<Choice<'_>> {
         let mut bits = draw.bits();
-        (0..self.tries(tried)).find_map(|_| {
+        (0..self.tries(tried, draw)).find_map(|_| {
             let (first, second) = two_of(&self.rotation, bits);
             bits = mix(bits);
-            let [one, other] = [first, second].map(|position| &self.eligible[position]);
-            let load = |position: usize, replica: &Replica| Load {
-                cost: cost(replica),
-                share: self.shares[position],
-            };
-            let is_first = first == second || load(first, one).is_no_more_than(&load(second, other));
-            let (better, worse) = if is_first { (one, other) } else { (other, one) };
-            self.admit_eligible(better, now, tried).or_else(|| self.admit_eligible(worse, now, tried))
+            let load =
+                |position: usize| Load { cost: cost(&self.eligible[position]), share: self.shares[position] };
+            let is_first = first == second || load(first).is_no_more_than(&load(second));
+            let (better, worse) = if is_first { (first, second) } else { (second, first) };
+            let admit = |position| self.admit_unless_piled_up(position, worker, now, tried, draw);
+            admit(better).or_else(|| admit(worse))
         })
     }
 
-    fn tries(&self, tried: &[Arc<Replica>]) -> usize {
-        let more = if self.is_limited { TRIES_AT_FULL_ONES } else { 0 };
+    fn tries(&self, tried: &[Arc<Replica>], draw: Draw) -> usize {
+        let more = if self.is_limited || draw.is_unrepeatable { MORE_TRIES } else { 0 };
         self.eligible.len().min(1 + tried.len() + more)
     }
 }

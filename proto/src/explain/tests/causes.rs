@@ -12,6 +12,8 @@ fn every_layer_tells_its_summary_what_ends_it_and_a_command() {
     let slowly =
         v1::Measures { slow_start_share: 0.3, slow_start_end_time: at(1004.0), ..Default::default() };
     let full = v1::Breaker { inflight_count: 10, inflight_limit: 10, measures: Some(slowly), ..closed(5, 0) };
+    let waiting = v1::Measures { unanswered_count: 31, peer_unanswered_count: 1, ..Default::default() };
+    let piled_up = v1::Breaker { measures: Some(waiting), ..closed(5, 0) };
     let draining = |replica: &mut v1::Replica| {
         replica.mode = v1::ReplicaMode::Draining.into();
         replica.drain = Some(v1::Drain { begin_time: at(820.0), author: "ana".into(), ..Default::default() });
@@ -54,6 +56,8 @@ fn every_layer_tells_its_summary_what_ends_it_and_a_command() {
          Layer::SnapshotGuard, standing::HELD, standing::LET_GO, "gwctl release-guard orders"),
         (facts(), one(full.clone()),
          Layer::ConcurrencyLimit, "full: 10 of at most 10 requests are in flight", "one of them ends", "gwctl policy get orders --resolved"),
+        (facts(), one(piled_up),
+         Layer::Backlog, "31 requests wait for its answer, 1 at the median of its peers: what must not be sent twice goes to others", "it answers", "gwctl drain orders/a"),
         (facts(), one(full),
          Layer::SlowStart, "starts slowly: has 30 % of its weight", "it has all of it, in 4.0s", "gwctl policy get orders --resolved"),
         (with(|replica| replica.priority = 1), one(v1::Breaker { stands_by: true, ..closed(0, 0) }),

@@ -6,6 +6,8 @@ pub mod counted;
 mod downstream;
 mod errors;
 mod forward;
+#[cfg(test)]
+mod fuzz;
 mod h1;
 mod h2;
 mod head;

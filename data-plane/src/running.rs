@@ -50,7 +50,8 @@ use takeover::Listening;
 
 /// What this build calls itself towards control planes and operators.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// How much longer than its own `--handover-timeout` a process waits for one that takes its place, which has that long, too.
+/// How much longer than its own `--handover-timeout` a process waits for one that takes its place, which has that long, too; and
+/// for one that has the place and is ending, which may drain for as long.
 const SUCCESSOR_GRACE: Duration = Duration::from_secs(30);
 /// The last report and the last snapshot are worth this long a wait, and no more.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -114,6 +115,10 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
         Some(path) => handover::inherit(path, VERSION).await?,
         None => None,
     };
+    let patience = config.handover_timeout.saturating_add(SUCCESSOR_GRACE);
+    if inherited.is_none() && config.handover_socket.is_some() {
+        takeover::vacated(config.admin_listen, patience, &shutdown).await?;
+    }
     let listening = Listening::at(&config, inherited.as_mut(), passed)?;
     // A socket that was passed may have been bound anywhere.
     config.access.check("LISTEN_FDS: the admin side at", listening.admin_address)?;
@@ -242,7 +247,7 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
             handed_over: leave.handed_over,
             shutdown: shutdown.clone(),
             successor: AtomicU32::new(0),
-            patience: config.handover_timeout.saturating_add(SUCCESSOR_GRACE),
+            patience,
         };
         match claim.publish() {
             Ok(place) => drop(tokio::spawn(handover::serve(place, predecessor, stop.clone()))),

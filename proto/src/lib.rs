@@ -10,6 +10,8 @@ mod code;
 pub mod content;
 pub mod endpoint;
 pub mod explain;
+#[cfg(test)]
+mod fuzz;
 mod hazard;
 mod invalid;
 pub mod json;

@@ -111,7 +111,11 @@ pub fn without_user(text: &str) -> String {
     match text.rsplit_once('@') {
         None => text.to_owned(),
         Some((before, after)) => {
-            let scheme = before.split_once("://").map(|(scheme, _)| format!("{scheme}://"));
+            // What is none of a scheme may be a part of the password.
+            let is_scheme =
+                |text: &str| text.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b));
+            let scheme = before.split_once("://").filter(|(scheme, _)| is_scheme(scheme));
+            let scheme = scheme.map(|(scheme, _)| format!("{scheme}://"));
             format!("{}…@{after}", scheme.unwrap_or_default())
         }
     }

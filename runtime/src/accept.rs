@@ -69,16 +69,27 @@ pub async fn begins_with<const N: usize>(stream: &impl Peek, beginning: &[u8; N]
     let mut seen = [0; N];
     let mut pause = MIN_PAUSE;
     loop {
+        let is_all = has_ended(stream).await?;
         match stream.peek(&mut seen).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             count if !beginning.starts_with(&seen[..count]) => return Ok(false),
             count if count == N => return Ok(true),
+            _ if is_all => return Ok(false),
             // A peek does not wait for more than it has shown. Pieces are rare, but thousands may send them on purpose,
             // so each is looked at again and again, and ever more seldom.
             _ => sleep(pause).await,
         }
         pause = (pause * 2).min(MAX_PAUSE);
     }
+}
+
+/// Whether the peer has closed its side, so that all it will ever send is there to be read. Waits for its first byte. Cancel
+/// safe.
+///
+/// # Errors
+/// What waiting for it yields.
+pub async fn has_ended(stream: &TcpStream) -> io::Result<bool> {
+    Ok(stream.ready(Interest::READABLE).await?.is_read_closed())
 }
 
 #[cfg(test)]
@@ -140,6 +151,15 @@ mod tests {
         };
         let (begins, ()) = tokio::join!(begins_with(&server, b"PRI"), rest);
         assert!(begins.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_closes_its_side_within_the_beginning_is_not_waited_for() {
+        let (mut client, server) = pair().await;
+        client.write_all(b"PR").await.unwrap();
+        client.shutdown().await.unwrap();
+        let begins = timeout(MAX_PAUSE, begins_with(&server, b"PRI")).await;
+        assert!(!begins.expect("it is waited for").unwrap());
     }
 
     #[tokio::test]

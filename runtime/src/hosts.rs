@@ -9,7 +9,8 @@ use std::net::IpAddr;
 pub fn is_nobody_elses(host: &str) -> bool {
     let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
-    address.parse::<IpAddr>().is_ok() || !host.contains('.') || host.ends_with(".localhost")
+    let is_name = !host.is_empty() && !host.contains('.');
+    address.parse::<IpAddr>().is_ok() || is_name || host.ends_with(".localhost")
 }
 
 #[cfg(test)]
@@ -21,7 +22,9 @@ mod tests {
         for host in ["127.0.0.1", "[::1]", "::1", "localhost", "LOCALHOST.", "a.localhost", "gateway"] {
             assert!(is_nobody_elses(host), "{host}");
         }
-        for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "a.local", "1.2"] {
+        for host in
+            ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "a.local", "1.2", "", "."]
+        {
             assert!(!is_nobody_elses(host), "{host}");
         }
     }

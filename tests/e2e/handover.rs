@@ -187,3 +187,36 @@ async fn a_socket_that_nobody_listens_at_any_more_is_taken_and_removed_at_the_en
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(stage.serves().await);
 }
+
+#[tokio::test]
+async fn a_successor_that_comes_while_the_other_process_ends_waits_for_its_end_and_serves_in_its_place() {
+    let mut stage = Stage::start().await;
+    let (listen, admin) = (stage.gateway.proxy().to_string(), stage.gateway.data.admin().to_string());
+    // It serves on for as long as its delay is, and has both addresses.
+    stage.gateway.data.process().terminate();
+    eventually("it hands nothing over any more", async || match stage.socket.exists() {
+        false => Ok(()),
+        true => Err("it is there".into()),
+    })
+    .await;
+    let mut command = binaries::data_plane();
+    command.args(["--listen", &listen, "--admin-listen", &admin, "--no-cache", "--node-id", "dp-1"]);
+    command.args(["--control-plane", &stage.gateway.control.url()]);
+    command.args(["--handover-socket".as_ref(), stage.socket.as_os_str()]);
+    let mut next = Process::spawn("successor", &mut command);
+    eventually("it waits", async || {
+        let log = next.stderr();
+        if log.contains("waiting for its end") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    assert!(stage.serves().await);
+    stage.gateway.data.kill();
+    next.ready().await;
+    eventually("the next one serves", async || match stage.serves().await {
+        true => Ok(()),
+        false => Err("it does not".into()),
+    })
+    .await;
+    next.terminate();
+    assert_eq!(next.exited().await.code(), Some(0));
+}

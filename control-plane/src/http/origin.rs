@@ -42,7 +42,8 @@ impl AllowedHosts {
     fn check_host(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
         let sent = headers.get_all(header::HOST).iter().map(|host| host.to_str().unwrap_or("?"));
         for host in uri.authority().map(Authority::as_str).into_iter().chain(sent) {
-            let is_ours = host.parse::<Authority>().is_ok_and(|host| self.is_ours(host.host()));
+            let host_of = host.parse::<Authority>().ok().filter(is_plain);
+            let is_ours = host_of.is_some_and(|authority| self.is_ours(authority.host()));
             if !is_ours {
                 return Err(Refusal::Host(host.chars().take(255).collect()));
             }
@@ -88,7 +89,7 @@ impl AllowedHosts {
     /// Whether a page is of this server: of the host that it asks, or, where a proxy in front changes that, of one that
     /// is allowed by name.
     fn is_same_site(&self, page: &Uri, host: Option<&Authority>) -> bool {
-        let Some(origin) = page.authority() else { return false };
+        let Some(origin) = page.authority().filter(|authority| is_plain(authority)) else { return false };
         let default = match page.scheme_str() {
             Some("https") => 443,
             _ => 80,
@@ -98,6 +99,14 @@ impl AllowedHosts {
             |host: &Authority| host.host().eq_ignore_ascii_case(origin.host()) && port(host) == port(origin);
         host.is_some_and(is_asked) || self.allows(origin.host())
     }
+}
+
+/// Whether an authority is a host, with a port or without one, and nothing else: what is read of `[::1].evil.example` is `[::1]`.
+fn is_plain(authority: &Authority) -> bool {
+    let is_port =
+        |rest: &str| rest.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()));
+    let behind = authority.as_str().strip_prefix(authority.host());
+    behind.is_some_and(|rest| rest.is_empty() || is_port(rest))
 }
 
 #[cfg(test)]
@@ -184,5 +193,71 @@ mod tests {
         assert!(same("https://gw.example.com", "gw.example.com:443"));
         assert!(same("http://gw.example.com:80", "gw.example.com"));
         assert!(!same("http://gw.example.com", "gw.example.com:7400"));
+    }
+
+    mod fuzz {
+        use proptest::{collection::vec, prelude::*, sample::select};
+
+        use super::*;
+
+        /// What hosts are made of; the first are the attacker's.
+        const PIECES: [&str; 22] = [
+            "evil.example",
+            "evil",
+            ".evil.example",
+            ".example",
+            "localhost",
+            "127.0.0.1",
+            "[::1]",
+            "1.2",
+            ".",
+            ":7400",
+            ":",
+            "@",
+            "/",
+            "\\",
+            "#",
+            "?",
+            " ",
+            "%2e",
+            "xn--",
+            "\u{e4}",
+            "LOCALHOST",
+            "gw.example.com",
+        ];
+
+        /// Whether a browser that was sent to this host could have been sent there by the owner of a domain.
+        fn may_be_somebodys(host: &str) -> bool {
+            let name =
+                host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+            let name = name.map_or(host, |(name, _)| name).trim_end_matches('.').to_ascii_lowercase();
+            let is_address = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok();
+            name.contains('.') && !is_address && !name.ends_with(".localhost") && name != "gw.example.com"
+        }
+
+        proptest! {
+            #[test]
+            fn no_name_that_somebody_owns_is_taken_for_ours(pieces in vec(select(&PIECES[..]), 0..5)) {
+                let host = pieces.concat();
+                if let Ok(value) = http::HeaderValue::from_str(&host) {
+                    let headers = [(header::HOST, value)].into_iter().collect();
+                    let is_taken = allowed(&["gw.example.com"]).check_host(&"/".parse().unwrap(), &headers).is_ok();
+                    prop_assert!(!is_taken || !may_be_somebodys(&host), "{}", host);
+                }
+            }
+
+            #[test]
+            fn no_page_of_another_host_may_change_things(pieces in vec(select(&PIECES[..]), 0..5), scheme in select(&["http://", "https://", "null"][..])) {
+                let origin = format!("{scheme}{}", pieces.concat());
+                if let Ok(value) = http::HeaderValue::from_str(&origin) {
+                    let headers = [(header::HOST, "localhost:7400".parse().unwrap()), (header::ORIGIN, value)].into_iter().collect();
+                    let is_taken = allowed(&["gw.example.com"]).check_origin(&Method::POST, &"/".parse().unwrap(), &headers).is_ok();
+                    let authority = origin.split_once("://").map_or("", |(_, rest)| rest.split(['/', '?', '#']).next().unwrap_or_default());
+                    let host = authority.rsplit('@').next().unwrap_or_default().to_ascii_lowercase();
+                    let is_ours = host == "localhost:7400" || host.trim_end_matches(|c: char| c.is_ascii_digit() || c == ':' || c == '.') == "gw.example.com";
+                    prop_assert!(!is_taken || is_ours, "{}", origin);
+                }
+            }
+        }
     }
 }

@@ -94,7 +94,12 @@ impl Predecessor {
 
 async fn converse(predecessor: &Predecessor, stream: UnixStream) {
     let mut channel = Channel::new(stream);
-    match admit(predecessor, &mut channel).await {
+    let admitted = admit(predecessor, &mut channel).await;
+    if predecessor.shutdown.has_begun() {
+        // Without a word: whoever asks again finds nobody, and waits for the end of this process.
+        return;
+    }
+    match admitted {
         Ok(Ok(claim)) => claim.hand_over(channel).await,
         Ok(Err(why)) => {
             tracing::warn!(%why, "no handover");
@@ -125,9 +130,6 @@ async fn admit<'a>(
              {protocol}",
             predecessor.version
         )));
-    }
-    if predecessor.shutdown.has_begun() {
-        return Ok(Err("it is ending already".into()));
     }
     let claimed = predecessor.successor.compare_exchange(0, pid, Relaxed, Relaxed);
     Ok(match claimed {

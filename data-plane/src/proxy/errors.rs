@@ -464,6 +464,9 @@ impl GatewayError {
             Refusal::TargetTooLong => Self::TargetTooLong(*limits),
             Refusal::UnknownCoding => Self::UnknownCoding,
             Refusal::UnknownVersion => Self::UnknownVersion,
+            Refusal::OtherProtocol => {
+                Self::BadRequest("the first line is not one of HTTP/1: neither its target nor its version is")
+            }
         }
     }
 }

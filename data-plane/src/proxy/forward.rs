@@ -590,4 +590,6 @@ impl Journey<'_> {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -32,7 +32,7 @@ pub use limits::HeadLimits;
 pub(super) use limits::MAX_METHOD;
 pub(super) use refusal::Refusal;
 pub(super) use server::serve;
-pub(super) use target::is_host;
+pub(super) use target::{is_host, is_path};
 pub(super) use wire::{Buffers, Wire};
 pub(super) use write::{decimal, frame};
 
@@ -50,4 +50,4 @@ pub(super) fn length_of_request(head: &RequestHead, is_empty: bool) -> Result<Le
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -20,7 +20,7 @@ use http_body::{Body, Frame, SizeHint};
 use super::{
     body::response_body::Answer,
     errors::GatewayError,
-    h1::{HeadLimits, MAX_METHOD, is_host},
+    h1::{HeadLimits, MAX_METHOD, is_host, is_path},
     head::{
         RequestHead,
         field_name::{Name, Names},
@@ -30,6 +30,7 @@ use super::{
     trail::{End, Trail},
 };
 
+pub(super) use frames::no_preface;
 pub(super) use server::serve;
 
 /// What each field of a head counts for beside its bytes.
@@ -46,7 +47,7 @@ const CONNECTION_SPECIFIC: Names = Names::of(&[
 /// A request's head for the pipeline.
 ///
 /// # Errors
-/// When it is beyond these limits, as in HTTP/1; when it has no path, or not exactly one valid host.
+/// When it is beyond these limits, as in HTTP/1; when it has no valid path, or not exactly one valid host.
 pub(super) fn request_head(parts: &request::Parts, limits: &HeadLimits) -> Result<RequestHead, GatewayError> {
     if parts.method.as_str().len() > MAX_METHOD {
         return Err(GatewayError::BadRequest("the method is too long"));
@@ -62,6 +63,10 @@ pub(super) fn request_head(parts: &request::Parts, limits: &HeadLimits) -> Resul
     join_cookies(&mut fields);
     let protocol = parts.extensions.get::<Protocol>().filter(|_| parts.method == Method::CONNECT);
     let target = match parts.uri.path_and_query() {
+        // As in HTTP/1, which replicas are told it in.
+        Some(target) if !is_path(&parts.method, target.as_str().as_bytes()) => {
+            return Err(GatewayError::BadRequest("the request's target is not valid"));
+        }
         Some(target) => fields.store(target.as_str().as_bytes()),
         None if parts.method == Method::CONNECT && protocol.is_none() => fields.store(b""),
         None => return Err(GatewayError::BadRequest("the request has no path")),
@@ -69,10 +74,13 @@ pub(super) fn request_head(parts: &request::Parts, limits: &HeadLimits) -> Resul
     if fields.get_all(Name::Host).nth(1).is_some() {
         return Err(GatewayError::BadRequest("the request has more than one Host field"));
     }
-    // The authority stands for the field, and goes before it.
-    let host = match parts.uri.authority() {
-        Some(authority) => Some(fields.store(authority.as_str().as_bytes())),
-        None => fields.span(Name::Host),
+    // The authority stands for the field; if both are there, for one reader or the other it would be another host (section 8.3.1).
+    let host = match (parts.uri.authority(), fields.get(Name::Host)) {
+        (Some(authority), Some(host)) if !authority.as_str().as_bytes().eq_ignore_ascii_case(host) => {
+            return Err(GatewayError::BadRequest("the request's authority and its Host field are two hosts"));
+        }
+        (Some(authority), _) => Some(fields.store(authority.as_str().as_bytes())),
+        (None, _) => fields.span(Name::Host),
     };
     if host.is_none() && parts.version >= Version::HTTP_11 {
         return Err(GatewayError::BadRequest("the request has no Host field"));
@@ -204,6 +212,28 @@ mod tests {
         let head = head(request.body(()).unwrap()).unwrap();
         let cookies: Vec<_> = head.fields.get_all(super::Name::Cookie).collect();
         assert_eq!(cookies, [b"a=1; b=2"]);
+    }
+
+    #[test]
+    fn a_request_names_one_host_and_a_path_in_it() {
+        let limits = HeadLimits { bytes: 1000, fields: 3, target: 100 };
+        let taken = |method: &str, target: &str, host: Option<&str>| {
+            let uri =
+                http::Uri::builder().scheme("http").authority("A:1").path_and_query(target).build().unwrap();
+            let request = Request::builder().method(method).uri(uri).version(Version::HTTP_2);
+            let request = host.into_iter().fold(request, |request, host| request.header("host", host));
+            request_head(&request.body(()).unwrap().into_parts().0, &limits)
+                .map(|head| head.host().map(str::to_owned))
+        };
+        assert_eq!(taken("GET", "/x?y", None), Ok(Some("A:1".into())));
+        assert_eq!(taken("GET", "/x", Some("a:1")), Ok(Some("A:1".into())));
+        assert_eq!(taken("OPTIONS", "*", None), Ok(Some("A:1".into())));
+        let two = GatewayError::BadRequest("the request's authority and its Host field are two hosts");
+        for host in ["b", "a", "a:2", ""] {
+            assert_eq!(taken("GET", "/x", Some(host)), Err(two.clone()), "{host}");
+        }
+        let refused = Err(GatewayError::BadRequest("the request's target is not valid"));
+        assert_eq!(taken("GET", "*", None), refused);
     }
 
     #[test]

@@ -127,6 +127,9 @@ fn text(fields: &Fields, span: Span) -> &str {
 }
 
 #[cfg(test)]
+mod fuzz;
+
+#[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 

@@ -1,6 +1,7 @@
 //! Where this process listens: at sockets of its own, or at those of the process whose place it takes, once it is ready to.
 
 use std::{
+    io,
     net::{SocketAddr, TcpListener},
     time::Duration,
 };
@@ -17,6 +18,8 @@ use crate::{
 
 /// A snapshot from disk is enough to serve by, but the other process has a newer one: the control plane has this long to send it.
 const FRESH_PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks whether an address is free.
+const PAUSE: Duration = Duration::from_millis(100);
 /// What the other process has said while this one stood still is known after so long.
 const A_LOOK: Duration = Duration::from_millis(10);
 
@@ -86,6 +89,33 @@ impl Listening {
         }
         all.push((SocketKind::Admin, self.admin.try_clone().map_err(fatal)?));
         Ok(all)
+    }
+}
+
+/// Completes when nobody else has the admin side's address: a process that ends by itself hands nothing over any more, and has it
+/// to its very end. Waits for that no longer than `patience`; who has it then is told where it is bound.
+///
+/// # Errors
+/// A fatal [`Failure`] when this process is told to end meanwhile.
+pub(super) async fn vacated(at: SocketAddr, patience: Duration, shutdown: &Shutdown) -> Result<(), Failure> {
+    let is_taken = || TcpListener::bind(at).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse);
+    if !is_taken() {
+        return Ok(());
+    }
+    tracing::warn!(
+        admin_listen = %at, within = ?patience,
+        "another process has this address and hands nothing over, as one that is ending: waiting for its end"
+    );
+    let end = async {
+        while is_taken() {
+            sleep(PAUSE).await;
+        }
+    };
+    tokio::select! {
+        _ = timeout(patience, end) => Ok(()),
+        () = shutdown.begun() => Err(Failure::fatal(format!(
+            "told to end while it waited for the process that has --admin-listen {at}"
+        ))),
     }
 }
 

@@ -380,11 +380,45 @@ async fn whoever_opens_its_window_bit_by_bit_has_its_stream_ended() {
 #[tokio::test]
 async fn what_begins_like_http_2_and_is_none_is_not_answered_in_http_1() {
     let (gateway, _replica) = gateway(Limits::default()).await;
-    let mut stream = gateway.connect().await;
-    stream.write_all(b"PRI * HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
-    let mut answer = Vec::new();
-    let _ = stream.read_to_end(&mut answer).await;
-    assert!(!answer.starts_with(b"HTTP/1"), "{}", answer.escape_ascii());
-    assert_eq!(refused(&gateway, "http2_violation"), 1);
+    let beginnings = [
+        "PRI * HTTP/1.1\r\nhost: gw\r\n\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n",
+        "INVALID CONNECTION PREFACE\r\n\r\n",
+    ];
+    for (count, beginning) in (1..).zip(beginnings) {
+        let mut stream = gateway.connect().await;
+        stream.write_all(beginning.as_bytes()).await.unwrap();
+        let mut kinds = Vec::new();
+        while let Some((kind, ..)) = next(&mut stream).await {
+            kinds.push(kind);
+        }
+        assert!(kinds.iter().all(|kind| matches!(*kind, SETTINGS | GOAWAY)), "{beginning}: {kinds:?}");
+        eventually("it is counted", || refused(&gateway, "http2_violation") == count).await;
+    }
     others_are_served(&gateway).await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_in_http_1_is_told_in_http_1() {
+    let (gateway, replica) = gateway(Limits::default()).await;
+    let get = "GET /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n";
+    for (wrong, code) in [
+        ("GET /orders/ HTTP/2.0\r\nhost: gw\r\n\r\n", 505),
+        ("GET /orders/\r\n\r\n", 400),
+        ("GET /orders/ PREFACE\r\n\r\n", 400),
+        ("INVALID CONNECTION HTTP/1.1\r\nhost: gw\r\n\r\n", 400),
+        ("\x16\x03\x01\x02", 400),
+    ] {
+        assert_eq!(status(&gateway.send(wrong).await), code, "{wrong:?}");
+    }
+    // Its method only begins as the preface does.
+    assert_eq!(status(&gateway.send(&get.replacen("GET", "PRINT", 1)).await), 200);
+    // Once it has spoken HTTP/1, it is answered in that.
+    let mut stream = gateway.connect().await;
+    stream.write_all(format!("{get}INVALID CONNECTION PREFACE\r\n\r\n").as_bytes()).await.unwrap();
+    let mut answers = String::new();
+    stream.read_to_string(&mut answers).await.unwrap();
+    let codes: Vec<_> = answers.lines().filter(|line| line.starts_with("HTTP/1.1 ")).map(status).collect();
+    assert_eq!(codes, [200, 400]);
+    assert_eq!((replica.seen().len(), refused(&gateway, "http2_violation")), (2, 0));
 }

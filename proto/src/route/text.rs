@@ -22,7 +22,7 @@ pub(super) fn host(text: &str) -> Result<Host, Invalid> {
     let lower = text.to_ascii_lowercase();
     if let Some(address) = lower.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return match address.parse::<Ipv6Addr>() {
-            Ok(_) => Ok(Host::Name(lower.into())),
+            Ok(address) => Ok(Host::Name(format!("[{address}]").into())),
             Err(_) => refuse("has no IPv6 address between its brackets"),
         };
     }

@@ -43,4 +43,18 @@ mod tests {
             assert_eq!(Cursor::parse(text), Cursor::default(), "{text}");
         }
     }
+
+    mod fuzz {
+        use proptest::prelude::*;
+
+        use super::*;
+
+        proptest! {
+            #[test]
+            fn whatever_a_browser_sends_back_is_a_position_that_is_written_as_it_is_read(text in "[0-9a-z|:+-]{0,16}|.{0,12}") {
+                let cursor = Cursor::parse(&text);
+                prop_assert_eq!(Cursor::parse(&cursor.text()), cursor);
+            }
+        }
+    }
 }

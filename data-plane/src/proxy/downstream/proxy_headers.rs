@@ -7,6 +7,7 @@ use std::{
 };
 
 use gateway_proto::Networks;
+use gateway_runtime::accept::has_ended;
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
@@ -89,6 +90,7 @@ async fn read(stream: &mut TcpStream) -> io::Result<Result<Read, Defect>> {
     loop {
         let taken = header.len();
         header.resize((taken + LOOK).min(MAX_HEADER), 0);
+        let is_all = has_ended(stream).await?;
         let seen = match stream.peek(&mut header[taken..]).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             count => taken + count,
@@ -105,6 +107,7 @@ async fn read(stream: &mut TcpStream) -> io::Result<Result<Read, Defect>> {
                 stream.read_exact(&mut header[taken..seen]).await?;
                 header.truncate(seen);
             }
+            Ok(Beginning::Open) if is_all => return Ok(Ok(Read::Nothing)),
             // It may belong to what is read next. A peek does not wait for more than it has shown.
             Ok(Beginning::Open) => {
                 header.truncate(taken);

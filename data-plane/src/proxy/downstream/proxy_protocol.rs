@@ -136,4 +136,6 @@ fn parse_block<const N: usize>(
 }
 
 #[cfg(test)]
+pub(in crate::proxy) mod fuzz;
+#[cfg(test)]
 mod tests;

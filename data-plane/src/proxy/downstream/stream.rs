@@ -24,8 +24,8 @@ use tokio_rustls::{
 use super::proxy_headers::ProxyHeaders;
 use crate::proxy::errors::refusals::Reason;
 
-/// The first bytes of an HTTP/2 connection; no HTTP/1 method begins so.
-const HTTP2_PREFACE: &[u8; 3] = b"PRI";
+/// The first bytes of an HTTP/2 connection: a method that IANA keeps free of use, so that they are nothing else.
+const HTTP2_PREFACE: &[u8; 4] = b"PRI ";
 /// What HTTP/2 is called by ALPN.
 pub(in crate::proxy) const HTTP2: &[u8] = b"h2";
 

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use crate::{
     proxy::{
         body::response_body::Answer,
+        h1::number,
         head::{ResponseHead, field_name::Name, fields::Fields},
     },
     routing::Tick,
@@ -85,7 +86,7 @@ pub(in crate::proxy) fn broken_off(why: &str) -> HeaderMap {
 
 /// The number of a `grpc-status`; `None` for what is none.
 pub(in crate::proxy) fn status(value: &[u8]) -> Option<u8> {
-    str::from_utf8(value).ok()?.parse().ok()
+    number(value)?.try_into().ok()
 }
 
 /// What a client gives a call: `grpc-timeout`, one to eight digits and a unit. `None` without one.

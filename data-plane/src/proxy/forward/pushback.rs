@@ -3,7 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use crate::{
-    proxy::head::{field_name::Name, fields::Fields},
+    proxy::{
+        h1::number,
+        head::{field_name::Name, fields::Fields, headers::delta_seconds},
+    },
     routing::retry::Pushback,
 };
 
@@ -15,21 +18,16 @@ pub(in crate::proxy) fn of(fields: &Fields, is_call: bool, now: SystemTime) -> O
     if is_call && let Some(value) = fields.get_all_named(GRPC).next() {
         return Some(of_call(value));
     }
-    let text = str::from_utf8(fields.get(Name::RetryAfter)?).ok()?.trim();
-    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
-        // More digits than a number has are a very long time.
-        return Some(Pushback::After(Duration::from_secs(text.parse().unwrap_or(u64::MAX))));
-    }
-    let date = httpdate::parse_http_date(text).ok()?;
-    Some(Pushback::After(date.duration_since(now).unwrap_or_default()))
+    let value = fields.get(Name::RetryAfter)?.trim_ascii();
+    let date = || {
+        let date = httpdate::parse_http_date(str::from_utf8(value).ok()?).ok()?;
+        Some(date.duration_since(now).unwrap_or_default())
+    };
+    delta_seconds(value).or_else(date).map(Pushback::After)
 }
 
 fn of_call(value: &[u8]) -> Pushback {
-    let millis = str::from_utf8(value).ok().and_then(|text| text.parse::<i64>().ok());
-    match millis.map(u64::try_from) {
-        Some(Ok(millis)) => Pushback::After(Duration::from_millis(millis)),
-        Some(Err(_)) | None => Pushback::Never,
-    }
+    number(value).map_or(Pushback::Never, |millis| Pushback::After(Duration::from_millis(millis)))
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use crate::{
 };
 
 pub(in crate::proxy) use rules::{AGE, Key, key};
-use rules::{age, may_keep};
+pub(super) use rules::{age, may_keep};
 
 /// The longest body that is kept.
 const MAX_BODY: usize = 1 << 20;

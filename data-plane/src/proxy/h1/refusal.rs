@@ -15,6 +15,8 @@ pub(in crate::proxy) enum Refusal {
     UnknownCoding,
     /// 505.
     UnknownVersion,
+    /// Its first line looks like one of HTTP/1 by its spaces only: 400, unless it could as well be meant for HTTP/2.
+    OtherProtocol,
 }
 
 /// What is wrong with a head.
@@ -50,7 +52,7 @@ impl Defect {
         match self {
             Self::BareLineFeed => "a line of the head ends without a carriage return",
             Self::StartLine => "the first line is not one of HTTP/1",
-            Self::Method => "the method is not a token",
+            Self::Method => "the method is not a token, or longer than 32 bytes",
             Self::Target => "the target is not valid",
             Self::Version => "the version is not one of HTTP",
             Self::Status => "the status is not valid",
@@ -82,6 +84,7 @@ impl fmt::Display for Refusal {
             Self::TargetTooLong => "the target is too long",
             Self::UnknownCoding => "the body is in an unknown transfer coding",
             Self::UnknownVersion => "the version of HTTP is not one that is spoken here",
+            Self::OtherProtocol => "neither the target nor the version is one of HTTP",
         })
     }
 }

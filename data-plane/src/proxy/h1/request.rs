@@ -74,7 +74,18 @@ fn start_line(line: &[u8]) -> Result<(Method, &[u8], Version), Refusal> {
         return Err(Defect::Method.into());
     }
     let method = Method::from_bytes(method).map_err(|_| Defect::Method)?;
-    Ok((method, target, self::version(version)?))
+    match self::version(version) {
+        Ok(version) => Ok((method, target, version)),
+        Err(_) if !names_http(version) && target::parse(&method, target).is_err() => {
+            Err(Refusal::OtherProtocol)
+        }
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// Whether this is meant for a version of HTTP, however it is written.
+fn names_http(version: &[u8]) -> bool {
+    version.get(..4).is_some_and(|name| name.eq_ignore_ascii_case(b"HTTP"))
 }
 
 /// `HTTP/1.1` and `HTTP/1.0`; others are known as such.

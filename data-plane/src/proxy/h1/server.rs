@@ -19,6 +19,7 @@ use http_body::Body;
 use super::{
     framing::Length,
     inbound::{Inbound, Next, RequestReader},
+    refusal::Refusal,
     request::Request,
     wire::Wire,
     write,
@@ -28,6 +29,7 @@ use crate::{
         body::{pace::Pace, request_body::ClientBody, response_body::Answer},
         downstream::{Client, stream::Stream},
         errors::{GatewayError, refusals::Reason},
+        h2::no_preface,
         head::{
             RequestHead, ResponseHead,
             field_name::{Name, Names},
@@ -54,6 +56,13 @@ struct Server<'a> {
     place: usize,
     /// Requests so far.
     served: Cell<u64>,
+}
+
+/// Why what came next is no request.
+enum Unread {
+    Refused(GatewayError),
+    /// It could as well be meant for HTTP/2, and is none of that either.
+    OtherProtocol,
 }
 
 /// Whether there is a next request.
@@ -93,7 +102,8 @@ pub(in crate::proxy) async fn serve<F, B>(
         let answering = Box::pin(async {
             let verdict = match next {
                 Ok(request) => server.answer(request, &answered).await,
-                Err(error) => server.refuse::<B>(&error).await,
+                Err(Unread::Refused(error)) => server.refuse::<B>(&error).await,
+                Err(Unread::OtherProtocol) => server.turn_away().await,
             };
             if matches!(verdict, Verdict::Linger) {
                 server.linger().await;
@@ -110,8 +120,8 @@ pub(in crate::proxy) async fn serve<F, B>(
 }
 
 impl Server<'_> {
-    /// The next request, or why it is refused. `None` when there is none.
-    async fn next(&self) -> Option<Result<Request, GatewayError>> {
+    /// The next request, or why it is none. `None` when nothing comes.
+    async fn next(&self) -> Option<Result<Request, Unread>> {
         let limits = self.worker.limits();
         let mut due: Option<(Tick, bool)> = None;
         poll_fn(|cx| {
@@ -120,7 +130,12 @@ impl Server<'_> {
             if let Poll::Ready(next) = polled {
                 return Poll::Ready(match next {
                     Ok(Next::Request(request)) => Some(Ok(request)),
-                    Ok(Next::Refused(refusal)) => Some(Err(GatewayError::refused(refusal, &limits.head))),
+                    Ok(Next::Refused(Refusal::OtherProtocol)) if self.is_undecided() => {
+                        Some(Err(Unread::OtherProtocol))
+                    }
+                    Ok(Next::Refused(refusal)) => {
+                        Some(Err(Unread::Refused(GatewayError::refused(refusal, &limits.head))))
+                    }
                     Ok(Next::End) | Err(_) => None,
                 });
             }
@@ -134,7 +149,7 @@ impl Server<'_> {
             // An end that comes first is nearer.
             let due = self.worker.last_call(has_begun).map_or(due, |last| due.min(last));
             if now >= due {
-                return Poll::Ready(has_begun.then_some(Err(GatewayError::RequestTimeout)));
+                return Poll::Ready(has_begun.then_some(Err(Unread::Refused(GatewayError::RequestTimeout))));
             }
             self.worker.deadlines().set(self.place, due, cx.waker());
             Poll::Pending
@@ -248,6 +263,19 @@ impl Server<'_> {
         let answer = trail::of_unreadable(answer, self.worker, self.client, &request_id);
         let exchange = Exchange { method: Method::GET, version: Version::HTTP_11, is_kept_alive: false };
         if self.send(exchange, answer).await.is_ok() { Verdict::Linger } else { Verdict::Close }
+    }
+
+    /// Whether nothing has shown yet which version of HTTP the client speaks: with TLS the handshake has.
+    fn is_undecided(&self) -> bool {
+        self.served.get() == 0 && self.client.tls().is_none()
+    }
+
+    /// Ends a connection as HTTP/2 has one end that does not begin with its preface.
+    async fn turn_away(&self) -> Verdict {
+        self.worker.refused(Reason::Http2Violation);
+        self.inbound.borrow_mut().wire.output().extend_from_slice(&no_preface());
+        let told = self.within(self.linger_timeout(), |inbound, cx| inbound.wire.poll_flush(cx)).await;
+        if matches!(told, Some(Ok(()))) { Verdict::Linger } else { Verdict::Close }
     }
 
     /// Sends an answer, all of it. `true` if the client was told that there may be another one.

@@ -32,10 +32,17 @@ pub(super) fn parse(method: &Method, target: &[u8]) -> Result<Target, Defect> {
         };
     }
     match target {
-        [b'/', ..] if is_path_and_query(target) => Ok(plain(whole)),
-        b"*" if *method == Method::OPTIONS => Ok(plain(whole)),
+        _ if is_path(method, target) => Ok(plain(whole)),
         [b'/' | b'*', ..] => Err(Defect::Target),
         _ => absolute(method, target),
+    }
+}
+
+/// Whether this is a target that names no host: a path with a query or without one, or `*` of OPTIONS.
+pub(in crate::proxy) fn is_path(method: &Method, target: &[u8]) -> bool {
+    match target {
+        [b'/', ..] => is_path_and_query(target),
+        target => target == b"*" && *method == Method::OPTIONS,
     }
 }
 

@@ -4,8 +4,7 @@ mod differential;
 mod fuzz;
 mod handover;
 mod hostile;
-mod messages;
-mod path;
+pub(in crate::proxy) mod messages;
 mod splits;
 
 use http::Method;
@@ -22,7 +21,7 @@ use crate::proxy::head::fields::Fields;
 
 /// What one message was taken for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Verdict {
+pub(in crate::proxy) enum Verdict {
     /// Nothing is wrong so far, and the end is not there.
     Unfinished,
     Refused(Refusal),
@@ -32,17 +31,17 @@ enum Verdict {
 
 /// A message, as far as the pipeline sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Message {
+pub(in crate::proxy) struct Message {
     /// Method, target and host, or status and reason.
-    start: [String; 3],
+    pub(in crate::proxy) start: [String; 3],
     /// Names in lower case.
-    fields: Vec<(String, Vec<u8>)>,
-    body: Vec<u8>,
-    trailers: Vec<(String, Vec<u8>)>,
-    length: Length,
-    is_kept_alive: bool,
+    pub(in crate::proxy) fields: Vec<(String, Vec<u8>)>,
+    pub(in crate::proxy) body: Vec<u8>,
+    pub(in crate::proxy) trailers: Vec<(String, Vec<u8>)>,
+    pub(in crate::proxy) length: Length,
+    pub(in crate::proxy) is_kept_alive: bool,
     /// Where the next message begins.
-    end: usize,
+    pub(in crate::proxy) end: usize,
 }
 
 fn owned(fields: &Fields) -> Vec<(String, Vec<u8>)> {
@@ -51,7 +50,7 @@ fn owned(fields: &Fields) -> Vec<(String, Vec<u8>)> {
 }
 
 /// Reads a request that comes in these pieces.
-fn read_request<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Verdict {
+pub(in crate::proxy) fn read_request<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Verdict {
     read(Kind::Request, pieces, |head| {
         let request = request::parse(head, &HeadLimits::default())?;
         let head = &request.head;
@@ -62,7 +61,10 @@ fn read_request<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Verdict {
 }
 
 /// Reads a response to a request by `method` that comes in these pieces, the last of them the end of the connection.
-fn read_response<'a>(method: &Method, pieces: impl IntoIterator<Item = &'a [u8]>) -> Verdict {
+pub(in crate::proxy) fn read_response<'a>(
+    method: &Method,
+    pieces: impl IntoIterator<Item = &'a [u8]>,
+) -> Verdict {
     read_answer(method, None, pieces)
 }
 

@@ -5,6 +5,9 @@
 /// The bytes that a client sends in front of its first frame.
 pub(in crate::proxy) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// The error of whatever nothing else says more of (RFC 9113 section 7).
+const PROTOCOL_ERROR: u32 = 1;
+
 /// Bytes of a frame in front of its payload.
 const HEADER: usize = 9;
 
@@ -23,6 +26,7 @@ pub(super) mod kind {
     pub(in crate::proxy::h2) const DATA: u8 = 0;
     pub(in crate::proxy::h2) const HEADERS: u8 = 1;
     pub(in crate::proxy::h2) const RST_STREAM: u8 = 3;
+    pub(in crate::proxy::h2) const SETTINGS: u8 = 4;
     pub(in crate::proxy::h2) const GOAWAY: u8 = 7;
     pub(in crate::proxy::h2) const CONTINUATION: u8 = 9;
 }
@@ -92,6 +96,18 @@ pub(super) fn go_away(last_stream: u32, error: u32, why: &str) -> Vec<u8> {
     frame
 }
 
+/// Tells whoever began otherwise than with [`PREFACE`] that the connection ends (RFC 9113 section 3.4), behind what a server
+/// says first in any case.
+pub(in crate::proxy) fn no_preface() -> Vec<u8> {
+    let mut frames = vec![0, 0, 0, kind::SETTINGS, 0, 0, 0, 0, 0];
+    frames.extend(go_away(
+        0,
+        PROTOCOL_ERROR,
+        "what came first is neither a request of HTTP/1 nor the preface of HTTP/2",
+    ));
+    frames
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -130,6 +146,15 @@ mod tests {
             prop_assert_eq!(seen, frames);
             prop_assert!(scan.is_between_frames());
         }
+    }
+
+    #[test]
+    fn whoever_began_otherwise_is_told_so_behind_what_a_server_says_first() {
+        let mut seen = Vec::new();
+        let mut scan = FrameScan::from_server();
+        scan.pass(&no_preface(), |frame| seen.push((frame.kind, frame.flags, frame.stream)));
+        assert_eq!(seen, [(kind::SETTINGS, 0, 0), (kind::GOAWAY, 0, 0)]);
+        assert!(scan.is_between_frames());
     }
 
     #[test]

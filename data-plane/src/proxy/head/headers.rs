@@ -12,7 +12,7 @@ use super::{
     request_id::RequestId,
     trace_context,
 };
-use crate::routes::Rewrite;
+use crate::{proxy::h1::number, routes::Rewrite};
 
 /// What only this gateway may say to a replica begins with this.
 const OWN_PREFIX: &[u8] = b"x-gw-";
@@ -106,6 +106,12 @@ pub(in crate::proxy) fn prepare_trailers(fields: &mut Fields) {
     fields.remove(NOT_BEHIND_A_BODY);
     strip_own(fields);
     fields.retain(|name| !CREDENTIALS.iter().any(|other| name.eq_ignore_ascii_case(other)));
+}
+
+/// A number of seconds (RFC 9111 section 1.2.2): more than there can be is the most there can be.
+pub(in crate::proxy) fn delta_seconds(text: &[u8]) -> Option<Duration> {
+    let is_one = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    is_one.then(|| Duration::from_secs(number(text).unwrap_or(u64::MAX)))
 }
 
 /// Whether the sender holds the body back until it is told to go on (RFC 9110 section 10.1.1).

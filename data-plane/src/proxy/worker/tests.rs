@@ -21,12 +21,15 @@ use crate::proxy::head::{ResponseHead, fields::Fields};
 
 /// A worker that routes by nothing, and the count of what panics on it.
 pub(in crate::proxy) fn worker() -> (Rc<Worker>, Arc<PanicCounts>) {
-    worker_of(Table::new(1).0)
+    worker_as(Table::new(1).0, |_| {})
 }
 
-/// A worker that routes by this table, and the count of what panics on it.
-pub(in crate::proxy) fn worker_of(table: Arc<Table>) -> (Rc<Worker>, Arc<PanicCounts>) {
-    let config = ProxyConfig {
+/// A worker that routes by this table, configured so, and the count of what panics on it.
+pub(in crate::proxy) fn worker_as(
+    table: Arc<Table>,
+    configure: impl FnOnce(&mut ProxyConfig),
+) -> (Rc<Worker>, Arc<PanicCounts>) {
+    let mut config = ProxyConfig {
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         tls: None,
         upstream_tls: Arc::default(),
@@ -42,6 +45,7 @@ pub(in crate::proxy) fn worker_of(table: Arc<Table>) -> (Rc<Worker>, Arc<PanicCo
         drain_delay: Duration::ZERO,
         drain_timeout: Duration::from_secs(9),
     };
+    configure(&mut config);
     let panics = Arc::new(PanicCounts::default());
     let (refusals, addresses) = (Arc::new(Refusals::new(1)), Arc::new(Addresses::new(None)));
     let shared = Shared { panics: panics.clone(), refusals, addresses };

@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 
 use crate::proxy::{
     h1::Length,
-    head::{RequestHead, ResponseHead, field_name::Name, fields::Fields},
+    head::{RequestHead, ResponseHead, field_name::Name, fields::Fields, headers::delta_seconds},
 };
 
 /// Says how old an answer is.
@@ -64,8 +64,8 @@ pub(in crate::proxy) fn key(service: u64, head: &RequestHead, length: Length) ->
 
 /// How old an answer was when it came, as those before say (RFC 9111 section 5.1): of what is no number nothing is known.
 pub(in crate::proxy) fn age(fields: &Fields) -> Duration {
-    let age = fields.get_all_named(AGE).next().and_then(|age| str::from_utf8(age).ok()?.trim().parse().ok());
-    Duration::from_secs(age.unwrap_or(0))
+    let age = fields.get_all_named(AGE).next().map(<[u8]>::trim_ascii);
+    age.and_then(delta_seconds).unwrap_or_default()
 }
 
 /// For how long an answer may be used when nobody gives another: without an end, unless it says `stale-if-error`. `None` when it
@@ -85,8 +85,10 @@ pub(in crate::proxy) fn may_keep(head: &ResponseHead) -> Option<Duration> {
             return None;
         }
         if name.trim().eq_ignore_ascii_case("stale-if-error") {
-            // Whoever says something that is no number has no wish for its answers to be used.
-            allowed = Duration::from_secs(value.trim().trim_matches('"').parse().ok()?);
+            let value = value.trim();
+            let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+            // Whoever says something that is no number has no wish for its answers to be used; of two, the shorter time holds.
+            allowed = allowed.min(delta_seconds(value.as_bytes())?);
         }
     }
     Some(allowed)

@@ -15,10 +15,9 @@ use super::{
         body::BodyFault,
         refusal::{Defect, Refusal},
     },
-    Message, Verdict,
-    fuzz::rounds,
-    messages, read_request, read_response,
+    Message, Verdict, messages, read_request, read_response,
 };
+use crate::proxy::fuzz::cases;
 
 /// Cases of one round; each opens a connection of its own.
 const ROUND: usize = 1_500;
@@ -206,7 +205,7 @@ fn runtime() -> tokio::runtime::Runtime {
 fn requests_are_taken_for_what_hyper_takes_them_for_or_refused_for_a_known_reason() {
     let runtime = runtime();
     let mut seen = BTreeSet::new();
-    rounds(ROUND, |random| {
+    cases(ROUND, |random| {
         let mut bytes = messages::request(random);
         messages::mutate(random, &mut bytes);
         let hypers = runtime.block_on(by_hyper_server(&bytes));
@@ -219,7 +218,7 @@ fn requests_are_taken_for_what_hyper_takes_them_for_or_refused_for_a_known_reaso
 fn responses_are_taken_for_what_hyper_takes_them_for_or_refused_for_a_known_reason() {
     let runtime = runtime();
     let mut seen = BTreeSet::new();
-    rounds(ROUND, |random| {
+    cases(ROUND, |random| {
         let mut bytes = messages::response(random);
         messages::mutate(random, &mut bytes);
         let ours = read_response(&Method::GET, [&bytes[..]]);

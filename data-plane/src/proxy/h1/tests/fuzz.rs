@@ -1,41 +1,16 @@
-//! Every parser under messages that a seed makes and spoils. Short by default; `GW_FUZZ_SECONDS` makes it as long as one
-//! likes, and each run of more than one round goes by fresh seeds, which a failure names.
-
-use std::time::{Duration, Instant};
+//! The parsers under messages that a seed makes and spoils.
 
 use http::Method;
-use rand::{Rng, SeedableRng, rngs::SmallRng};
+use rand::Rng;
 
 use super::{
     super::{limits::HeadLimits, request, write},
     Verdict, messages, read_answer, read_request, read_response,
 };
-use crate::proxy::head::field_name::Name;
+use crate::proxy::{fuzz::cases, head::field_name::Name};
 
 /// Cases of one round.
 const ROUND: usize = 4_000;
-
-/// How long to go on behind the first round.
-pub(super) fn fuzz_seconds() -> Duration {
-    let seconds = std::env::var("GW_FUZZ_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(0))
-}
-
-/// Runs rounds of cases: one by a fixed seed, and then others for as long as the environment says.
-pub(super) fn rounds(cases: usize, mut case: impl FnMut(&mut SmallRng)) {
-    let end = Instant::now() + fuzz_seconds();
-    let mut seed = 1;
-    loop {
-        let mut random = SmallRng::seed_from_u64(seed);
-        let round = || (0..cases).for_each(|_| case(&mut random));
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(round));
-        assert!(outcome.is_ok(), "the seed was {seed}; what failed is above");
-        if Instant::now() >= end {
-            return;
-        }
-        seed = rand::random();
-    }
-}
 
 /// What has to hold for whatever is taken for a request.
 fn check_request(bytes: &[u8], pieces: &[&[u8]]) {
@@ -64,7 +39,7 @@ fn check_request(bytes: &[u8], pieces: &[&[u8]]) {
 
 #[test]
 fn no_request_confuses_the_parser() {
-    rounds(ROUND, |random| {
+    cases(ROUND, |random| {
         let mut bytes = messages::request(random);
         messages::mutate(random, &mut bytes);
         let pieces = messages::pieces(random, &bytes);
@@ -74,7 +49,7 @@ fn no_request_confuses_the_parser() {
 
 #[test]
 fn no_response_confuses_the_parser() {
-    rounds(ROUND, |random| {
+    cases(ROUND, |random| {
         let mut bytes = messages::response(random);
         messages::mutate(random, &mut bytes);
         let pieces = messages::pieces(random, &bytes);
@@ -87,7 +62,7 @@ fn no_response_confuses_the_parser() {
 
 #[test]
 fn no_switch_is_taken_for_one_but_to_what_was_asked_for() {
-    rounds(ROUND, |random| {
+    cases(ROUND, |random| {
         let mut bytes = b"HTTP/1.1 101 Switching Protocols\r\n".to_vec();
         for _ in 0..random.random_range(0..5) {
             let lines: [&[u8]; 9] = [
@@ -135,7 +110,7 @@ fn no_switch_is_taken_for_one_but_to_what_was_asked_for() {
 
 #[test]
 fn no_bytes_at_all_confuse_the_parsers() {
-    rounds(ROUND, |random| {
+    cases(ROUND, |random| {
         let mut bytes = vec![0; random.random_range(0..200)];
         random.fill(&mut bytes[..]);
         if random.random() {

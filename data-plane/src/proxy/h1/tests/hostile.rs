@@ -170,6 +170,15 @@ fn what_is_too_much_or_unknown_has_a_status_of_its_own() {
     for version in ["HTTP/2.0", "HTTP/1.2", "HTTP/0.9", "HTTP/3.0"] {
         assert_eq!(verdict(&format!("GET / {version}\r\nhost: a\r\n\r\n")), Some(Refusal::UnknownVersion));
     }
+    // One word that is HTTP's is enough for an answer in HTTP/1.
+    for line in ["INVALID CONNECTION PREFACE", "a b c", "GET x y", "CONNECT a HTT"] {
+        assert_eq!(verdict(&format!("{line}\r\n\r\n")), Some(Refusal::OtherProtocol), "{line}");
+    }
+    for line in ["GET / c", "GET x HTTP", "get x http/1.1", "OPTIONS * c", "GET http://b c", "CONNECT a:1 c"]
+    {
+        let answered = verdict(&format!("{line}\r\n\r\n"));
+        assert!(matches!(answered, Some(Refusal::Malformed(_))), "{line}");
+    }
     let coded = "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: gzip, chunked\r\n\r\n";
     assert_eq!(verdict(coded), Some(Refusal::UnknownCoding));
 }

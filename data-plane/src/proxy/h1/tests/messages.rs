@@ -88,7 +88,7 @@ fn body(random: &mut SmallRng) -> (String, String) {
 }
 
 /// A request, mostly a right one.
-pub(super) fn request(random: &mut SmallRng) -> Vec<u8> {
+pub(in crate::proxy) fn request(random: &mut SmallRng) -> Vec<u8> {
     let method = one(random, &["GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "PURGE", "CONNECT", "get"]);
     let targets = [
         "/",
@@ -116,7 +116,7 @@ pub(super) fn request(random: &mut SmallRng) -> Vec<u8> {
 }
 
 /// A response, mostly a right one.
-pub(super) fn response(random: &mut SmallRng) -> Vec<u8> {
+pub(in crate::proxy) fn response(random: &mut SmallRng) -> Vec<u8> {
     let status = one(
         random,
         &["200 OK", "404 Not Found", "204 No", "304 Not", "500", "503 ", "999 X", "103 Hints", "101 X"],
@@ -128,7 +128,7 @@ pub(super) fn response(random: &mut SmallRng) -> Vec<u8> {
 }
 
 /// Does something to a message, or nothing.
-pub(super) fn mutate(random: &mut SmallRng, bytes: &mut Vec<u8>) {
+pub(in crate::proxy) fn mutate(random: &mut SmallRng, bytes: &mut Vec<u8>) {
     for _ in 0..random.random_range(0..4) {
         let at = random.random_range(0..=bytes.len());
         let end = (at + random.random_range(0..8)).min(bytes.len());
@@ -150,7 +150,7 @@ pub(super) fn mutate(random: &mut SmallRng, bytes: &mut Vec<u8>) {
 }
 
 /// The bytes in pieces, perhaps of one byte each.
-pub(super) fn pieces<'a>(random: &mut SmallRng, mut bytes: &'a [u8]) -> Vec<&'a [u8]> {
+pub(in crate::proxy) fn pieces<'a>(random: &mut SmallRng, mut bytes: &'a [u8]) -> Vec<&'a [u8]> {
     let largest = *[1, 3, 20, 200].choose(random).expect("there is one");
     let mut pieces = Vec::new();
     while !bytes.is_empty() {

@@ -9,7 +9,7 @@ use std::{
 use proptest::{collection::vec, prelude::*, sample::select};
 
 use crate::{
-    Address, Endpoint, Labels, LeaseId, Networks, Route, TlsServerName, control_plane_url,
+    Address, ControlPlaneUrl, Endpoint, Labels, LeaseId, Networks, Route, TlsServerName,
     policy::{HashBy, Methods, Partial, Upgrades},
     size, time, v1, without_user,
 };
@@ -228,11 +228,16 @@ proptest! {
     }
 
     #[test]
-    fn the_url_of_a_control_plane_has_a_host_a_port_and_nothing_else(text in noise(&["http", "https", "ftp", "://", "a", "[::1]", ":1", ":0", "/", "?x", "#x", "@", "user:sesame", " ", "\\"], 8)) {
-        if let Ok(url) = control_plane_url(&text) {
-            prop_assert!(!text.contains('@') && url.path() == "/" && url.query().is_none(), "{}", text);
-            prop_assert!(url.port_u16().is_some_and(|port| port > 0) && url.host().is_some_and(|host| !host.is_empty()), "{}", text);
+    fn the_url_of_a_control_plane_has_a_host_a_port_and_nothing_else_or_an_absolute_path(text in noise(&["http", "https", "unix", "ftp", "://", "a", "[::1]", ":1", ":0", "/", "?x", "#x", "@", "user:sesame", " ", "\\"], 8)) {
+        let Ok(read) = ControlPlaneUrl::parse(&text) else { return Ok(()) };
+        match &read {
+            ControlPlaneUrl::Web(url) => {
+                prop_assert!(!text.contains('@') && url.path() == "/" && url.query().is_none(), "{}", text);
+                prop_assert!(url.port_u16().is_some_and(|port| port > 0) && url.host().is_some_and(|host| !host.is_empty()), "{}", text);
+            }
+            ControlPlaneUrl::Unix(path) => prop_assert!(path.is_absolute() && read.to_string() == text, "{}", text),
         }
+        prop_assert_eq!(ControlPlaneUrl::parse(&read.to_string()), Ok(read));
     }
 
     #[test]

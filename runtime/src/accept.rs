@@ -39,6 +39,13 @@ pub fn is_of_one_connection(error: &io::Error) -> bool {
 
 /// A connection whose first bytes can be seen before they are read.
 pub trait Peek {
+    /// Waits for its first byte, or its end. Whether the peer has closed its side, so that all it will ever send is there to be
+    /// read. Cancel safe.
+    ///
+    /// # Errors
+    /// What waiting for it yields.
+    fn has_ended(&self) -> impl Future<Output = io::Result<bool>> + Send;
+
     /// Waits for some, and copies as many of them as there are and fit; none at the end of the connection. Cancel safe.
     ///
     /// # Errors
@@ -47,12 +54,20 @@ pub trait Peek {
 }
 
 impl Peek for TcpStream {
+    async fn has_ended(&self) -> io::Result<bool> {
+        Ok(self.ready(Interest::READABLE).await?.is_read_closed())
+    }
+
     async fn peek(&self, seen: &mut [u8]) -> io::Result<usize> {
         Self::peek(self, seen).await
     }
 }
 
 impl Peek for UnixStream {
+    async fn has_ended(&self) -> io::Result<bool> {
+        Ok(self.ready(Interest::READABLE).await?.is_read_closed())
+    }
+
     async fn peek(&self, seen: &mut [u8]) -> io::Result<usize> {
         let look = || Ok(rustix::net::recv(self, &mut *seen, RecvFlags::PEEK)?.0);
         self.async_io(Interest::READABLE, look).await
@@ -69,7 +84,7 @@ pub async fn begins_with<const N: usize>(stream: &impl Peek, beginning: &[u8; N]
     let mut seen = [0; N];
     let mut pause = MIN_PAUSE;
     loop {
-        let is_all = has_ended(stream).await?;
+        let is_all = stream.has_ended().await?;
         match stream.peek(&mut seen).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             count if !beginning.starts_with(&seen[..count]) => return Ok(false),
@@ -81,15 +96,6 @@ pub async fn begins_with<const N: usize>(stream: &impl Peek, beginning: &[u8; N]
         }
         pause = (pause * 2).min(MAX_PAUSE);
     }
-}
-
-/// Whether the peer has closed its side, so that all it will ever send is there to be read. Waits for its first byte. Cancel
-/// safe.
-///
-/// # Errors
-/// What waiting for it yields.
-pub async fn has_ended(stream: &TcpStream) -> io::Result<bool> {
-    Ok(stream.ready(Interest::READABLE).await?.is_read_closed())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use gateway_proto::Networks;
-use gateway_runtime::accept::has_ended;
+use gateway_runtime::accept::Peek;
 use tokio::{
     io::AsyncReadExt,
     net::TcpStream,
@@ -90,7 +90,7 @@ async fn read(stream: &mut TcpStream) -> io::Result<Result<Read, Defect>> {
     loop {
         let taken = header.len();
         header.resize((taken + LOOK).min(MAX_HEADER), 0);
-        let is_all = has_ended(stream).await?;
+        let is_all = stream.has_ended().await?;
         let seen = match stream.peek(&mut header[taken..]).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             count => taken + count,

@@ -37,10 +37,12 @@ pub const STALL: Duration = Duration::from_secs(2);
 /// How long others have to say that they heard of the owner, once the store keeps a lease no more.
 pub const SECOND_OPINION: Duration = Duration::from_secs(1);
 
-/// How much longer for each one that the store has dropped before: to say so takes it two commits, and where it has dropped
-/// a hundred thousand, those who were heard of all the time wait for each other. Five hundred in a second are fewer than an etcd
-/// on a busy machine takes.
-pub const REVIVAL: Duration = Duration::from_millis(2);
+/// As long as the store is told of owners who were heard of, one at least in this time, others that it has dropped wait for their turn.
+pub const PROGRESS: Duration = Duration::from_secs(2);
+
+/// And no longer than this for each one that it has dropped: it takes two commits for each, and a store that stood still may have
+/// dropped a hundred thousand.
+pub const REVIVAL: Duration = Duration::from_millis(20);
 
 /// The leases of all replicas that are not permanent.
 #[derive(Debug)]
@@ -52,8 +54,10 @@ pub struct Leases {
     swept: AtomicU64,
     /// Set where control planes share a store.
     outlet: Option<Outlet>,
-    /// Nanoseconds from `born` to when the store will have been told of all that it has dropped so far and others heard of.
+    /// Nanoseconds from `born` to when the store will have been told, at the latest, of all that it has dropped and others heard of.
     revived: AtomicU64,
+    /// When it was told of one last, by the last sweep before that; 0: never.
+    last_revival: AtomicU64,
 }
 
 /// One lease. Times are nanoseconds from the table's birth, which take half the room of an `Instant`.
@@ -111,8 +115,8 @@ pub struct Sweep {
 impl Leases {
     /// An empty table, swept just now.
     pub fn new(now: Instant) -> Self {
-        let (swept, revived) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { leases: DashMap::new(), born: now, swept, outlet: None, revived }
+        let [swept, revived, last_revival] = [(); 3].map(|()| AtomicU64::new(0));
+        Self { leases: DashMap::new(), born: now, swept, outlet: None, revived, last_revival }
     }
 
     /// An empty table whose renewals go on through the outlet, if there is one.
@@ -171,7 +175,10 @@ impl Leases {
         }
         // After a stall nobody could renew in time, so the first to come after it must not pay for it.
         let now = self.since_birth(now);
-        let is_late = !entry.is_kept && now >= entry.deadline && !is_stall(self.since_sweep(now), entry.ttl);
+        let is_late = !entry.is_kept
+            && now >= entry.deadline
+            && !is_stall(self.since_sweep(now), entry.ttl)
+            && !self.waits_for_its_turn(&entry, now);
         if entry.state == State::Alive && is_late {
             entry.state = State::Lapsed;
         }
@@ -206,6 +213,9 @@ impl Leases {
     /// Notes that the store keeps a lease: somebody was heard of, whatever was thought here.
     pub fn kept(&self, lease: LeaseId) {
         if let Some(mut entry) = self.leases.get_mut(&lease) {
+            if entry.is_dropped {
+                self.last_revival.fetch_max(self.swept.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
             entry.is_kept_from_now_on();
         }
     }
@@ -224,14 +234,22 @@ impl Leases {
         let stall = if is_stall(self.since_sweep(now), ttl) { ttl } else { 0 };
         // A sweep may have noticed before us that nobody could be heard of, and have given it more time.
         let granted = entry.deadline.max(heard_until).max(now.saturating_add(stall));
-        entry.deadline = granted.max(self.wait_for_revivals(now).saturating_add(nanos(SECOND_OPINION)));
+        entry.deadline = granted.max(now.saturating_add(nanos(SECOND_OPINION)));
+        self.one_more_is_dropped(now);
     }
 
-    /// Until when those who were heard of may take to say so of all that the store has dropped before. From now on, of one more.
-    fn wait_for_revivals(&self, now: u64) -> u64 {
+    fn one_more_is_dropped(&self, now: u64) {
         let one_more = |revived: u64| Some(revived.max(now).saturating_add(nanos(REVIVAL)));
-        let before = self.revived.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        before.unwrap_or_default().max(now)
+        let _ = self.revived.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+    }
+
+    /// Whether the store is still being told of owners who were heard of, so that this one's may be among those who wait for that.
+    fn waits_for_its_turn(&self, lease: &Lease, now: u64) -> bool {
+        let last_revival = self.last_revival.load(Ordering::Relaxed);
+        lease.is_dropped
+            && last_revival > 0
+            && now.saturating_sub(last_revival) < nanos(PROGRESS)
+            && now < self.revived.load(Ordering::Relaxed)
     }
 
     /// Puts what the store turned out to keep in the place of what was believed. With `is_anew`, because nobody could be heard
@@ -248,7 +266,8 @@ impl Leases {
                 if entry.state != State::Held {
                     entry.state = State::Alive;
                 }
-                entry.extend_from(self.wait_for_revivals(at));
+                entry.extend_from(at);
+                self.one_more_is_dropped(at);
             } else if entry.is_kept {
                 dropped.push(*entry.key());
             }
@@ -335,7 +354,7 @@ impl Leases {
                 // The store says when it lapses.
             } else if entry.state == State::Held {
                 // It waits for its owner, or for the guard's word.
-            } else if now >= entry.deadline {
+            } else if now >= entry.deadline && !self.waits_for_its_turn(&entry, now) {
                 entry.state = State::Lapsed;
                 sweep.lapsed += 1;
                 sweep.suspects += 1;

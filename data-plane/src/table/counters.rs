@@ -96,8 +96,11 @@ impl AttemptCounts {
         AttemptCell::change(&self.0.of(worker).unanswered, -1);
     }
 
-    pub(super) fn end(&self, worker: usize) {
-        AttemptCell::change(&self.0.of(worker).inflight, -1);
+    /// An attempt has ended, and had, or had not, been [answered](Self::answered) before.
+    pub(super) fn end(&self, worker: usize, was_answered: bool) {
+        let cell = self.0.of(worker);
+        AttemptCell::change(&cell.inflight, -1);
+        AttemptCell::change(&cell.unanswered, -i64::from(!was_answered));
     }
 
     pub(super) fn failure(&self, worker: usize) {
@@ -447,9 +450,20 @@ mod tests {
         counts.begin(0, false);
         counts.begin(1, true);
         counts.failure(1);
-        counts.end(1);
+        counts.end(1, false);
         let expected = ReplicaCounters { attempts: 2, failures: 1, retries: 1, inflight: 1 };
         assert_eq!(counts.read(), expected);
+    }
+
+    #[test]
+    fn an_attempt_is_unanswered_until_it_is_answered_or_ends_whichever_is_first() {
+        let counts = AttemptCounts::new(2);
+        (0..3).for_each(|_| counts.begin(1, false));
+        counts.answered(1);
+        assert_eq!((counts.unanswered_of(0), counts.unanswered_of(1), counts.unanswered()), (0, 2, 2));
+        counts.end(1, true);
+        counts.end(1, false);
+        assert_eq!((counts.unanswered(), counts.inflight()), (1, 1));
     }
 
     #[test]

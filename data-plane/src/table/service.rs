@@ -415,10 +415,7 @@ impl Service {
     /// The attempt is over: the replica has nothing more to do with its request. To be called once for each pick, by the
     /// worker that picked, which says whether anything of it was [heard](Service::heard).
     pub fn end(&self, worker: usize, replica: &Replica, was_heard: bool) {
-        if !was_heard {
-            replica.counts().answered(worker);
-        }
-        replica.counts().end(worker);
+        replica.counts().end(worker, was_heard);
         self.inflight.add(worker, -1);
         // Read after what was written above: whoever waits since the policy has limits reads that after it was told so.
         // A processor may still reorder the two for some nanoseconds. Who waits looks once more before it is refused.

@@ -418,7 +418,7 @@ async fn what_is_wrong_in_http_1_is_told_in_http_1() {
     stream.write_all(format!("{get}INVALID CONNECTION PREFACE\r\n\r\n").as_bytes()).await.unwrap();
     let mut answers = String::new();
     stream.read_to_string(&mut answers).await.unwrap();
-    let codes: Vec<_> = answers.lines().filter(|line| line.starts_with("HTTP/1.1 ")).map(status).collect();
-    assert_eq!(codes, [200, 400]);
+    let codes: Vec<_> = answers.split("HTTP/1.1 ").skip(1).map(|answer| &answer[..3]).collect();
+    assert_eq!(codes, ["200", "400"]);
     assert_eq!((replica.seen().len(), refused(&gateway, "http2_violation")), (2, 0));
 }

@@ -201,13 +201,21 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
         let Receiving::Head { scan, interim } = &mut self.receiving else {
             return Err(Failure::Malformed("its head has been read".into()));
         };
-        while let Some(range) =
-            scan.find(&self.wire.input, &self.limits).map_err(|refusal| malformed(&refusal))?
-        {
-            let (asked, head) = (self.asked.as_deref(), &self.wire.input[range.clone()]);
-            let response = response::parse(&self.method, asked, head, &self.limits)
-                .map_err(|refusal| malformed(&refusal))?;
-            self.wire.input.advance(range.end);
+        while !self.wire.input.is_empty() {
+            let (input, asked) = (&self.wire.input, self.asked.as_deref());
+            let parse = |head| response::parse(&self.method, asked, head, &self.limits);
+            let guess = scan.guess(input, &self.limits);
+            let guessed = guess.and_then(|end| Some((parse(&input[..end]).ok()?, end)));
+            let (response, end) = match guessed {
+                Some(guessed) => guessed,
+                None => {
+                    let found = scan.find(input, &self.limits).map_err(|refusal| malformed(&refusal))?;
+                    let Some(range) = found else { return Ok(None) };
+                    let parsed = parse(&input[range.clone()]);
+                    (parsed.map_err(|refusal| malformed(&refusal))?, range.end)
+                }
+            };
+            self.wire.input.advance(end);
             let is_switch = response.head.status == StatusCode::SWITCHING_PROTOCOLS;
             if !response.head.status.is_informational() || is_switch {
                 let decoder = BodyDecoder::new(response.length);

@@ -126,8 +126,16 @@ impl Wire {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<usize>> {
-        if self.input.capacity() == 0 && size == READ_SIZE {
-            self.input = self.buffers.take_input();
+        if self.input.capacity() == 0 {
+            // Nearly every second time nothing has come, and then no buffer is borrowed for it.
+            if let Stream::Tcp(tcp) = &self.stream
+                && tcp.poll_read_ready(cx).is_pending()
+            {
+                return Poll::Pending;
+            }
+            if size == READ_SIZE {
+                self.input = self.buffers.take_input();
+            }
         }
         let wanted = if self.input.is_empty() { size } else { MIN_ROOM };
         if self.input.capacity() - self.input.len() < wanted {

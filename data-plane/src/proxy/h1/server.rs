@@ -46,9 +46,9 @@ const MAX_PASSED_OVER: usize = 64 * 1024;
 const GONE_LOOK: Duration = Duration::from_millis(250);
 
 /// A connection under way.
-struct Server<'a> {
-    worker: &'a Rc<Worker>,
-    client: &'a Rc<Client>,
+struct Server {
+    worker: Rc<Worker>,
+    client: Rc<Client>,
     inbound: Rc<RefCell<Inbound>>,
     /// Its place among the worker's deadlines.
     place: usize,
@@ -75,41 +75,46 @@ struct Exchange {
 
 /// Serves one connection to its end, or to the end of the request under way once the worker drains. Each request is
 /// `answered` on its own, whose panics are this future's, too.
-pub(in crate::proxy) async fn serve<F, B>(
-    worker: &Rc<Worker>,
-    client: &Rc<Client>,
+pub(in crate::proxy) fn serve<F, B>(
+    worker: Rc<Worker>,
+    client: Rc<Client>,
     stream: Stream,
     answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F,
-) where
+) -> impl Future<Output = ()>
+where
     F: Future<Output = Answer<B>>,
     B: Body<Data = Bytes> + From<Bytes> + Unpin,
 {
+    // Here, because the future keeps room for all that it is given.
     let wire = Wire::new(stream, Rc::clone(worker.buffers()));
     let inbound = Rc::new(RefCell::new(Inbound::new(wire)));
-    let server = Server { worker, client, inbound, place: worker.deadlines().begin(), served: Cell::new(0) };
-    loop {
-        let Some(next) = server.next().await else { return };
-        // Boxed, so that a connection that waits for its next request does not hold the room for it.
-        let answering = Box::pin(async {
-            let verdict = match next {
-                Ok(request) => server.answer(request, &answered).await,
-                Err(error) => server.refuse::<B>(&error).await,
-            };
-            if matches!(verdict, Verdict::Linger) {
-                server.linger().await;
+    let place = worker.deadlines().begin();
+    let server = Server { worker, client, inbound, place, served: Cell::new(0) };
+    async move {
+        loop {
+            let Some(next) = server.next().await else { return };
+            // Boxed, so that a connection that waits for its next request does not hold the room for it.
+            let answering = Box::pin(async {
+                let verdict = match next {
+                    Ok(request) => server.answer(request, &answered).await,
+                    Err(error) => server.refuse::<B>(&error).await,
+                };
+                if matches!(verdict, Verdict::Linger) {
+                    server.linger().await;
+                }
+                verdict
+            });
+            match answering.await {
+                Verdict::KeepAlive => {}
+                Verdict::Linger | Verdict::Close => return,
+                // Boxed for the same reason, and by now without the room that the pipeline took.
+                Verdict::Tunnel(tunnel) => return Box::pin(server.tunnel(*tunnel)).await,
             }
-            verdict
-        });
-        match answering.await {
-            Verdict::KeepAlive => {}
-            Verdict::Linger | Verdict::Close => return,
-            // Boxed for the same reason, and by now without the room that the pipeline took.
-            Verdict::Tunnel(tunnel) => return Box::pin(server.tunnel(*tunnel)).await,
         }
     }
 }
 
-impl Server<'_> {
+impl Server {
     /// The next request, or why it is refused. `None` when there is none.
     async fn next(&self) -> Option<Result<Request, GatewayError>> {
         let limits = self.worker.limits();
@@ -161,7 +166,7 @@ impl Server<'_> {
         };
         self.worker.deadlines().clear(self.place);
         self.served.set(self.served.get() + 1);
-        let pipeline = answered(Rc::clone(self.worker), Rc::clone(self.client), head, body);
+        let pipeline = answered(Rc::clone(&self.worker), Rc::clone(&self.client), head, body);
         let answer = self.watched(pin!(pipeline), exchange.version).await;
         // Without an answer the client is gone, and the attempt under way has gone with the pipeline.
         let Some(mut answer) = answer else { return Verdict::Close };
@@ -245,7 +250,7 @@ impl Server<'_> {
     async fn refuse<B: Body<Data = Bytes> + From<Bytes> + Unpin>(&self, error: &GatewayError) -> Verdict {
         let request_id = RequestId::new(self.worker.random_id());
         let answer: Answer<B> = self.worker.refuse(error, "", 0, &request_id);
-        let answer = trail::of_unreadable(answer, self.worker, self.client, &request_id);
+        let answer = trail::of_unreadable(answer, &self.worker, &self.client, &request_id);
         let exchange = Exchange { method: Method::GET, version: Version::HTTP_11, is_kept_alive: false };
         if self.send(exchange, answer).await.is_ok() { Verdict::Linger } else { Verdict::Close }
     }
@@ -302,9 +307,7 @@ impl Server<'_> {
             fields.remove(Names::of(&[Name::ContentLength]));
         }
         write::frame(fields, length);
-        if !fields.contains(Name::Date) {
-            self.worker.with_date(|date| fields.append(Name::Date, date));
-        }
+        self.worker.settle_date(fields);
         match (is_kept_alive, exchange.version >= Version::HTTP_11) {
             (false, _) => fields.append(Name::Connection, b"close"),
             (true, false) => fields.append(Name::Connection, b"keep-alive"),
@@ -417,7 +420,7 @@ impl Server<'_> {
     }
 }
 
-impl Drop for Server<'_> {
+impl Drop for Server {
     fn drop(&mut self) {
         self.worker.deadlines().end(self.place);
     }

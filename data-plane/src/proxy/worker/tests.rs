@@ -187,7 +187,7 @@ async fn a_connection_takes_no_room_for_what_it_is_not_doing() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stream = TcpStream::connect(address).await.unwrap();
-    let waiting = downstream::serve(&worker, stream, address, None, forward);
+    let waiting = downstream::serve(worker, stream, address, None, forward);
     let size = size_of_val(&waiting);
-    assert!(size <= 512, "{size} bytes for each idle connection");
+    assert!(size <= 256, "{size} bytes for each idle connection");
 }

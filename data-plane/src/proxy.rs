@@ -32,7 +32,7 @@ use gateway_runtime::{
     panics::PanicCounts,
     tls::{ClientTls, Tls},
 };
-use tokio::{sync::mpsc, task::LocalSet};
+use tokio::{runtime::LocalOptions, sync::mpsc};
 
 use self::worker::{
     Listener, Shared, Worker,
@@ -322,8 +322,11 @@ fn run_worker(
     max_connections: usize,
     leave: Leave,
 ) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, async {
+    // One whose own tasks may stay on their thread: a set of such tasks within a runtime would be a second scheduler in the
+    // first one, with a wake-up of its own for each task's, and a look at what accepts with each.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    runtime.block_on(async {
         let mut listeners = Vec::new();
         for listener in plain {
             listeners.push(Listener { socket: tokio::net::TcpListener::from_std(listener)?, tls: None });

@@ -14,6 +14,8 @@ use gateway_proto::{Address, Policy, ReplicaId, ServiceName, policy::Breaker as 
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const TIMES: u32 = 1000;
+/// Services, where there are many.
+const MANY: usize = 10_000;
 const NOW: Tick = Tick::from_nanos(5_000_000_000);
 const LEASE: Duration = Duration::from_secs(11);
 
@@ -22,7 +24,9 @@ fn main() {
         Some("breaker") => breaker(),
         Some("pick") => pick(),
         Some("rewrite") => rewrite(TIMES),
-        _ => panic!("which: breaker, pick or rewrite?"),
+        Some("find_one") => find(1),
+        Some("find_many") => find(MANY),
+        _ => panic!("which: breaker, pick, rewrite, find_one or find_many?"),
     }
     println!("{TIMES}");
 }
@@ -56,6 +60,34 @@ fn counted_pick(service: &Arc<Service>, now: Tick) {
     let draw = Draw::of(0.5);
     let picked = service.pick(0, now, &[], draw).expect("all are closed");
     service.settle(0, &picked.replica, picked.permit, Outcome::Success, now, 0.5);
+}
+
+/// Finds each time another of so many services.
+fn find(count: usize) {
+    let (table, _) = Table::new(1);
+    let name = |number: usize| format!("service-{number}");
+    let services = (0..count).map(|number| {
+        let name = ServiceName::parse(&name(number)).expect("a valid name");
+        ServiceSpec { name, policy: Policy::default(), replicas: Vec::new() }
+    });
+    table.apply(&services.collect::<Vec<_>>(), &[], NOW);
+    for call in 0..TIMES as usize {
+        let name = name(call * 7919 % count);
+        match count {
+            1 => counted_find_one(&table, black_box(&name)),
+            _ => counted_find_many(&table, black_box(&name)),
+        }
+    }
+}
+
+#[inline(never)]
+fn counted_find_one(table: &Table, name: &str) {
+    black_box(table.service_or_departed(name, NOW).expect("it was applied"));
+}
+
+#[inline(never)]
+fn counted_find_many(table: &Table, name: &str) {
+    black_box(table.service_or_departed(name, NOW).expect("it was applied"));
 }
 
 fn at(call: u32) -> Tick {

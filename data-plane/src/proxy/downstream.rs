@@ -8,18 +8,19 @@ use std::{cell::RefCell, collections::VecDeque, net::SocketAddr, rc::Rc, sync::A
 
 use bytes::Bytes;
 use gateway_runtime::tls::Tls;
-use http_body::Body;
 use tokio::{net::TcpStream, time::sleep_until};
 
 use self::stream::Begun;
 use super::{
     body::{request_body::ClientBody, response_body::Answer},
-    h1, h2,
+    errors::refusals::Reason,
+    h1::{self, Unread},
+    h2,
     head::{
         RequestHead, ResponseHead,
         forwarding::{Forwarding, Peer},
     },
-    worker::{Worker, limits::Limits},
+    worker::{Worker, addresses::Seat, limits::Limits},
 };
 
 /// Interim responses that wait to be passed on to one client. More than that say nothing new.
@@ -34,7 +35,7 @@ pub(super) struct Client {
     is_trusted: bool,
     /// The version of TLS, if it speaks any.
     tls: Option<&'static str>,
-    /// `None` if it is told of no interim responses: hyper has no way to, in HTTP/2.
+    /// `None` if it is told of no interim responses: in HTTP/2, where they are one request's and not the connection's.
     interim: Option<RefCell<VecDeque<ResponseHead>>>,
 }
 
@@ -111,44 +112,52 @@ fn limit_unread(_: &TcpStream, _: Duration) {}
 /// drains. Each request is `answered` on its own.
 ///
 /// A panic that `answered` lets through ends the HTTP/2 stream it happens in; in HTTP/1 it is this future's own.
-pub(super) async fn serve<F, B>(
-    worker: &Rc<Worker>,
+pub(super) fn serve<F, B>(
+    worker: Rc<Worker>,
     stream: TcpStream,
     address: SocketAddr,
-    tls: Option<&Arc<Tls>>,
+    tls: Option<Arc<Tls>>,
     answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
-) where
+) -> impl Future<Output = ()>
+where
     F: Future<Output = Answer<B>> + 'static,
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-        + From<Bytes>
-        + Unpin
-        + 'static,
+    B: Unread + From<Bytes> + Unpin + 'static,
 {
     // Boxed, as HTTP/2 is below, so that neither takes room in the task of each connection that only waits.
-    let within = worker.limits().begin_timeout;
-    let begun = Box::pin(async {
-        tokio::select! {
-            biased;
-            begun = stream::begin(stream, address, tls, worker.proxy_headers(), within) => begun,
-            () = last_call(worker) => Err(None),
+    let beginning = Box::pin(begin(Rc::clone(&worker), stream, address, tls));
+    async move {
+        let (begun, _seat) = match beginning.await {
+            Ok(begun) => begun,
+            Err(reason) => return reason.into_iter().for_each(|reason| worker.refused(reason)),
+        };
+        let client = Rc::new(Client::new(&begun, worker.forwarding()));
+        if begun.is_http2 {
+            Box::pin(h2::serve(&worker, client, begun.stream, answered)).await;
+        } else {
+            h1::serve(worker, client, begun.stream, answered).await;
         }
-    });
-    let begun = match begun.await {
-        Ok(begun) => begun,
-        Err(reason) => return reason.into_iter().for_each(|reason| worker.refused(reason)),
-    };
-    let client = Rc::new(Client::new(&begun, worker.forwarding()));
-    // The peer itself has one already.
-    let seat = if begun.client == address { Ok(None) } else { worker.seat(begun.client.ip()) };
-    let _seat = match seat {
-        Ok(seat) => seat,
-        Err(reason) => return worker.refused(reason),
-    };
-    if begun.is_http2 {
-        Box::pin(h2::serve(worker, client, begun.stream, answered)).await;
-    } else {
-        h1::serve(worker, &client, begun.stream, answered).await;
     }
+}
+
+/// Waits for what shows the protocol, and takes a seat for a client that its peer names.
+///
+/// # Errors
+/// When it comes to nothing: why, if that is to be counted.
+async fn begin(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    address: SocketAddr,
+    tls: Option<Arc<Tls>>,
+) -> Result<(Begun, Option<Seat>), Option<Reason>> {
+    let within = worker.limits().begin_timeout;
+    let begun = tokio::select! {
+        biased;
+        begun = stream::begin(stream, address, tls.as_ref(), worker.proxy_headers(), within) => begun?,
+        () = last_call(&worker) => return Err(None),
+    };
+    // The peer itself has one already.
+    let seat = if begun.client == address { None } else { worker.seat(begun.client.ip())? };
+    Ok((begun, seat))
 }
 
 /// Completes when a connection that has not begun by now never will, because the worker drains.

@@ -171,7 +171,7 @@ async fn answer(
     };
     let check = BodyCheck::new(&rules);
     let is_held = check.looks_inside();
-    let rewrite = admitted.rewrite(head.target());
+    let rewrite = admitted.rewrite(&head);
     let forwarding = worker.forwarding();
     // Before the head becomes one to a replica, which is told nothing of it.
     let hints = match client.is_trusted() {

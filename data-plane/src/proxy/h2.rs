@@ -1,9 +1,12 @@
-//! HTTP/2 from clients: hyper speaks it ([`server`]), an eye is kept on floods ([`guarded`], [`flood`], [`frames`]), and heads
-//! go between what hyper and the pipeline have.
+//! HTTP/2 from clients: the library h2 is the engine that speaks it ([`server`]), each request has a task of its own
+//! ([`exchange`], [`inbound`]), an eye is kept on floods ([`guarded`], [`flood`], [`frames`]), and heads go between what the engine
+//! and the pipeline have.
 
+mod exchange;
 mod flood;
 mod frames;
 mod guarded;
+mod inbound;
 mod server;
 
 use std::{
@@ -12,17 +15,15 @@ use std::{
 };
 
 use bytes::Bytes;
+use h2::ext::Protocol;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version, request};
-use hyper::ext::Protocol;
-
 use http_body::{Body, Frame, SizeHint};
 
 use super::{
-    body::response_body::Answer,
     errors::GatewayError,
     h1::{HeadLimits, MAX_METHOD, is_host, is_path},
     head::{
-        RequestHead,
+        RequestHead, ResponseHead,
         field_name::{Name, Names},
         fields::Fields,
         headers::join_cookies,
@@ -31,10 +32,15 @@ use super::{
 };
 
 pub(super) use frames::no_preface;
+pub(super) use inbound::RequestStream;
 pub(super) use server::serve;
 
 /// What each field of a head counts for beside its bytes.
 const FIELD_OVERHEAD: usize = 32;
+/// Of a larger head than this, no value keeps the whole.
+const MAX_SHARED: usize = 2 * 1024;
+/// Room for what is added to a map.
+const MORE_FIELDS: usize = 4;
 /// Fields that HTTP/2 has in no message (RFC 9113 section 8.2.2).
 const CONNECTION_SPECIFIC: Names = Names::of(&[
     Name::Connection,
@@ -48,7 +54,7 @@ const CONNECTION_SPECIFIC: Names = Names::of(&[
 ///
 /// # Errors
 /// When it is beyond these limits, as in HTTP/1; when it has no valid path, or not exactly one valid host.
-pub(super) fn request_head(parts: &request::Parts, limits: &HeadLimits) -> Result<RequestHead, GatewayError> {
+fn request_head(parts: &request::Parts, limits: &HeadLimits) -> Result<RequestHead, GatewayError> {
     if parts.method.as_str().len() > MAX_METHOD {
         return Err(GatewayError::BadRequest("the method is too long"));
     }
@@ -104,11 +110,9 @@ fn list_size(parts: &request::Parts) -> usize {
     fields.sum::<usize>() + pseudo
 }
 
-/// An answer as hyper sends it.
-pub(super) fn response<B: Body<Data = Bytes> + Unpin>(answer: Answer<B>) -> Response<Followed<B>> {
-    let Answer { mut head, body, trail, .. } = answer;
-    head.fields.remove(CONNECTION_SPECIFIC);
-    let mut response = Response::new(Followed { body, trail, sent: 0 });
+/// An answer's head as the engine sends it.
+fn response(head: &ResponseHead) -> Response<()> {
+    let mut response = Response::new(());
     *response.status_mut() = head.status;
     *response.headers_mut() = map(&head.fields);
     response
@@ -116,13 +120,17 @@ pub(super) fn response<B: Body<Data = Bytes> + Unpin>(answer: Answer<B>) -> Resp
 
 /// An answer's body whose end is told, if anybody listens.
 #[derive(Debug)]
-pub(super) struct Followed<B: Body> {
+struct Followed<B: Body> {
     body: B,
     trail: Option<Box<Trail>>,
     sent: u64,
 }
 
 impl<B: Body> Followed<B> {
+    fn new(body: B, trail: Option<Box<Trail>>) -> Self {
+        Self { body, trail, sent: 0 }
+    }
+
     fn finish(&mut self, end: End) {
         if let Some(trail) = self.trail.take() {
             trail.finish(end, self.sent);
@@ -173,22 +181,37 @@ impl<B: Body> Drop for Followed<B> {
 
 /// Fields for the pipeline.
 pub(super) fn fields(map: &HeaderMap) -> Fields {
-    let mut fields = Fields::default();
+    let mut fields = Fields::over(b"");
     for (name, value) in map {
-        fields.append_other(name.as_str().as_bytes(), value.as_bytes());
+        fields.append_named(name, value);
     }
     fields
 }
 
-/// Fields as hyper and its traits have them.
+/// Fields as the engine, and the traits of bodies, have them.
 pub(super) fn map(fields: &Fields) -> HeaderMap {
-    let mut map = HeaderMap::with_capacity(fields.count());
-    for (known, name, value) in fields.iter_known() {
+    map_without(fields, Names::default())
+}
+
+/// As [`map`], but for those of these names.
+pub(super) fn map_without(fields: &Fields, names: Names) -> HeaderMap {
+    let mut map = HeaderMap::with_capacity(fields.count() + MORE_FIELDS);
+    let block = fields.block();
+    // One copy that all values are parts of, in place of one for each. What keeps one of them keeps all of it.
+    let shared = (block.len() <= MAX_SHARED).then(|| Bytes::copy_from_slice(block));
+    for (known, name, value) in fields.spans() {
+        if known.is_some_and(|known| names.contains(known)) {
+            continue;
+        }
         let name = match known {
             Some(known) => Ok(known.header_name()),
-            None => HeaderName::from_bytes(name),
+            None => HeaderName::from_bytes(fields.text(name)),
         };
-        let (Ok(name), Ok(mut value)) = (name, HeaderValue::from_bytes(value)) else { continue };
+        let value = match &shared {
+            Some(shared) => HeaderValue::from_maybe_shared(shared.slice(value.range())),
+            None => HeaderValue::from_bytes(fields.text(value)),
+        };
+        let (Ok(name), Ok(mut value)) = (name, value) else { continue };
         // No two requests have the same: kept in the table of what was said before, each would drive out what is said again.
         value.set_sensitive(known == Some(Name::XRequestId));
         map.append(name, value);
@@ -263,12 +286,18 @@ mod tests {
             fields.append_other(name.as_bytes(), value.as_bytes());
         }
         let map = super::map(&fields);
-        assert_eq!(map.len(), Name::ALL.len() + 3);
+        let without = super::map_without(&fields, Names::of(&[Name::Via, Name::Host]));
+        assert_eq!((map.len(), without.len()), (Name::ALL.len() + 3, Name::ALL.len()));
         for name in Name::ALL {
             let value = map.get(name.as_str()).expect("none is left out");
             assert_eq!((value.as_bytes(), value.is_sensitive()), (&b"1"[..], *name == Name::XRequestId));
         }
         assert_eq!(map.get_all("via").iter().collect::<Vec<_>>(), ["1", "3"]);
         assert_eq!(map.get_all("x-other").iter().collect::<Vec<_>>(), ["2", "4"]);
+        fields.append_other(b"x-long", &[b'x'; MAX_SHARED]);
+        assert_eq!(
+            super::map(&fields).iter().take(map.len()).collect::<Vec<_>>(),
+            map.iter().collect::<Vec<_>>()
+        );
     }
 }

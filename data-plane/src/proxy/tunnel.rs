@@ -27,7 +27,7 @@ use super::{
     worker::{Worker, active::ActiveRequest},
 };
 use crate::{routing::Tick, table::Direction};
-pub(super) use http2::{Http2Side, ResetHandle};
+pub(super) use http2::StreamSide;
 
 /// How often it is looked whether a side is gone that has said all.
 const GONE_LOOK: Duration = Duration::from_secs(1);

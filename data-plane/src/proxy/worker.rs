@@ -17,12 +17,11 @@ use std::{
     pin::Pin,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http_body::Body;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use socket2::SockRef;
 use tokio::{
@@ -34,7 +33,7 @@ use tokio_util::task::TaskTracker;
 use self::{
     active::{Active, ActiveConnection, ActiveRequest, WorkerActive},
     addresses::{Addresses, Seat},
-    date::DateText,
+    date::DateLine,
     deadlines::Deadlines,
     flights::Flights,
     limits::Limits,
@@ -51,15 +50,18 @@ use super::{
         refusals::{Reason, Refusals},
     },
     forward::{forward, stale::StaleAnswers},
-    h1::Buffers,
-    head::{RequestHead, forwarding::Forwarding, headers::Via, request_id::RequestId},
+    h1::{Buffers, Pipes, Unread},
+    head::{
+        RequestHead, field_name::Name, fields::Fields, forwarding::Forwarding, headers::Via,
+        request_id::RequestId,
+    },
     upstream::Pool,
 };
 use crate::{access_log::AccessLog, clock::Clock, routing::Tick, table::Table, traces::Tracer};
 use gateway_runtime::{
     Shutdown,
     accept::is_of_one_connection,
-    panics::{PanicCounts, caught},
+    panics::{Caught, PanicCounts, caught},
     supervise::persist,
     tls::Tls,
 };
@@ -106,7 +108,7 @@ pub(super) struct Worker {
     pool: Pool,
     flights: Flights,
     deadlines: Deadlines,
-    date: DateText,
+    date: DateLine,
     replay_memory: ReplayMemory,
     stale: Rc<RefCell<StaleAnswers>>,
     random: RefCell<SmallRng>,
@@ -126,9 +128,10 @@ impl Worker {
         shared: Shared,
         active: Arc<WorkerActive>,
     ) -> Self {
-        let buffers = Rc::new(Buffers::default());
         let limits = &config.limits;
         let workers = config.workers.max(1);
+        let pipes = Pipes::new(workers, Arc::clone(active.pipes()));
+        let buffers = Rc::new(Buffers::new(pipes));
         Self {
             index,
             via: Via::new(&config.node_id),
@@ -141,7 +144,7 @@ impl Worker {
             buffers,
             flights: Flights::default(),
             deadlines: Deadlines::default(),
-            date: DateText::default(),
+            date: DateLine::default(),
             random: RefCell::new(SmallRng::from_os_rng()),
             drain: Shutdown::new(),
             drains_since: Cell::new(None),
@@ -175,9 +178,11 @@ impl Worker {
         &self.deadlines
     }
 
-    /// Lets `with` have the present date as fields have it.
-    pub(super) fn with_date<T>(&self, with: impl FnOnce(&[u8]) -> T) -> T {
-        self.date.read(self.now(), || self.clock.moment().wall, with)
+    /// Has an answer say the present date, unless it says one.
+    pub(super) fn settle_date(&self, fields: &mut Fields) {
+        if !fields.contains(Name::Date) {
+            self.date.append_to(fields, self.now(), || self.clock.moment().wall);
+        }
     }
 
     pub(super) fn replay_memory(&self) -> &ReplayMemory {
@@ -396,10 +401,7 @@ pub(super) async fn accept<F, B>(
     answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
 ) where
     F: Future<Output = Answer<B>> + 'static,
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-        + From<Bytes>
-        + Unpin
-        + 'static,
+    B: Unread + From<Bytes> + Unpin + 'static,
 {
     let mut is_failing = false;
     let mut turn = 0;
@@ -452,10 +454,7 @@ fn accept_queued<F, B>(
     answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
 ) where
     F: Future<Output = Answer<B>> + 'static,
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-        + From<Bytes>
-        + Unpin
-        + 'static,
+    B: Unread + From<Bytes> + Unpin + 'static,
 {
     for _ in 0..BACKLOG {
         let Ok(place) = Arc::clone(places).try_acquire_owned() else { return };
@@ -482,25 +481,47 @@ fn begin<F, B>(
     answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
 ) where
     F: Future<Output = Answer<B>> + 'static,
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
-        + From<Bytes>
-        + Unpin
-        + 'static,
+    B: Unread + From<Bytes> + Unpin + 'static,
 {
     let seat = match worker.seat(address.ip()) {
         Ok(seat) => seat,
         Err(reason) => return worker.refused(reason),
     };
     downstream::prepare(&stream, worker.limits());
-    let (serving, tls) = (Rc::clone(worker), tls.cloned());
-    let active = ActiveConnection::begin(&worker.active);
-    connections.spawn_local(worker.timed(async move {
-        let served = downstream::serve(&serving, stream, address, tls.as_ref(), answered);
-        if caught(served).await.is_err() {
-            serving.panicked("connection");
+    let served = downstream::serve(Rc::clone(worker), stream, address, tls.cloned(), answered);
+    let serving = Serving {
+        served: caught(served),
+        worker: Rc::clone(worker),
+        _place: place,
+        _seat: seat,
+        _active: ActiveConnection::begin(&worker.active),
+    };
+    connections.spawn_local(worker.timed(serving));
+}
+
+pin_project_lite::pin_project! {
+    /// A connection that is served, and what it counts for meanwhile. Written out, because the compiler has room twice for what a
+    /// future of its own making awaits.
+    struct Serving<F> {
+        #[pin]
+        served: Caught<F>,
+        worker: Rc<Worker>,
+        _place: OwnedSemaphorePermit,
+        _seat: Option<Seat>,
+        _active: ActiveConnection,
+    }
+}
+
+impl<F: Future<Output = ()>> Future for Serving<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if ready!(this.served.poll(cx)).is_err() {
+            this.worker.panicked("connection");
         }
-        drop((place, seat, active));
-    }));
+        Poll::Ready(())
+    }
 }
 
 async fn sweep(worker: &Worker) {
@@ -513,6 +534,7 @@ async fn sweep(worker: &Worker) {
             worker.flights.wake_due(worker.now().plus(deadlines::AHEAD));
         }
         worker.pool.sweep(worker.now());
+        worker.buffers.pipes().sweep();
         close_to_the_resting(worker);
     }
 }

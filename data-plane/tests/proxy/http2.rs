@@ -88,7 +88,10 @@ async fn bodies_of_unknown_length_and_trailers_pass_in_both_directions() {
         }
         let request = String::from_utf8(request).unwrap();
         assert!(request.contains("\r\ntransfer-encoding: chunked\r\n"), "{request}");
-        assert!(request.contains("\r\n\r\n3\r\nabc\r\n"), "{request}");
+        assert!(
+            request.contains("\r\n\r\n3\r\nabc\r\n0\r\nx-end: 1\r\n"),
+            "a forged trailer passed: {request}"
+        );
         let answer =
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\ngrpc-status: 0\r\n\r\n";
         stream.write_all(answer.as_bytes()).await.unwrap();
@@ -99,6 +102,7 @@ async fn bodies_of_unknown_length_and_trailers_pass_in_both_directions() {
     let mut sender = connect(&gateway).await;
     let mut trailers = HeaderMap::new();
     trailers.insert("x-end", "1".parse().unwrap());
+    trailers.insert("x-forwarded-for", "10.0.0.1".parse().unwrap());
     let frames = [Ok::<_, Infallible>(Frame::data(Bytes::from("abc"))), Ok(Frame::trailers(trailers))];
     let stream = StreamBody::new(tokio_stream::iter(frames)).boxed();
     let response =
@@ -151,4 +155,13 @@ async fn a_head_that_is_too_large_is_refused_in_words_and_counted_and_the_connec
         assert_eq!(told.contains("head_too_large"), expected == 431, "{told}");
     }
     assert_eq!(gateway.refusals(), [("head_too_large", 1)]);
+}
+
+#[tokio::test]
+async fn what_the_gateway_says_itself_to_a_head_request_has_no_body() {
+    let gateway = Gateway::start(&[], Policy::default()).await;
+    let mut sender = connect(&gateway).await;
+    let request = Request::head("http://gw/nobody/").body(whole("")).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!((response.status().as_u16(), text(response).await.as_str()), (404, ""));
 }

@@ -7,9 +7,11 @@ use anyhow::{Context, Result, ensure};
 use crate::{Counts, dump::Dump, process::callgrind};
 
 /// What gw-counted can do, and what that is called in tables.
-const PARTS: [(&str, &str); 3] = [
+const PARTS: [(&str, &str); 5] = [
     ("pick", "pick of 3 replicas and its outcome: instructions"),
     ("breaker", "breaker, admission and outcome: instructions"),
+    ("find_one", "service found, the only one: instructions"),
+    ("find_many", "service found, one of 10,000: instructions"),
     ("rewrite", "heads of a request and its answer, rewritten: instructions"),
 ];
 

@@ -12,12 +12,11 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::pace::{MinRate, Pace};
 use crate::{
     clock::Clock,
-    proxy::h1::RequestReader,
+    proxy::{h1::RequestReader, h2::RequestStream},
     request_rules::{BodyCheck, Breach},
     routing::Tick,
 };
@@ -27,7 +26,7 @@ use crate::{
 pub(in crate::proxy) enum ClientBody {
     None,
     Http1(RequestReader),
-    Http2(Incoming),
+    Http2(RequestStream),
 }
 
 /// The client broke its request's body off, or sent what is none.
@@ -61,7 +60,7 @@ impl ClientBody {
         match self {
             Self::None => Poll::Ready(None),
             Self::Http1(body) => body.poll_frame(cx),
-            Self::Http2(body) => Pin::new(body).poll_frame(cx).map_err(|_| BrokenOff),
+            Self::Http2(body) => body.poll_frame(cx),
         }
     }
 }

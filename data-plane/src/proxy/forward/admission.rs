@@ -36,11 +36,11 @@ impl Admitted {
     }
 
     /// What becomes of the request's target, if it does not stay as it is.
-    pub(in crate::proxy) fn rewrite(&self, target: &str) -> Option<Rewrite<'_>> {
+    pub(in crate::proxy) fn rewrite(&self, head: &RequestHead) -> Option<Rewrite<'_>> {
         match &self.found_by {
             FoundBy::Host => None,
-            FoundBy::Path(name) => Some(Rewrite::new(target, *name, "")),
-            FoundBy::Route(rule) => rule.rewrite(target),
+            FoundBy::Path(name) => Some(Rewrite::new(head.target(), *name, "")),
+            FoundBy::Route(rule) => rule.rewrite(head.target()),
         }
     }
 }

@@ -21,6 +21,7 @@ use super::{
     body::{BodyDecoder, BodyFault, Step},
     framing::Length,
     limits::HeadLimits,
+    pipes::Pipe,
     response::{self, Response},
     scan::{HeadScan, Kind},
     wire::Wire,
@@ -201,13 +202,21 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
         let Receiving::Head { scan, interim } = &mut self.receiving else {
             return Err(Failure::Malformed("its head has been read".into()));
         };
-        while let Some(range) =
-            scan.find(&self.wire.input, &self.limits).map_err(|refusal| malformed(&refusal))?
-        {
-            let (asked, head) = (self.asked.as_deref(), &self.wire.input[range.clone()]);
-            let response = response::parse(&self.method, asked, head, &self.limits)
-                .map_err(|refusal| malformed(&refusal))?;
-            self.wire.input.advance(range.end);
+        while !self.wire.input.is_empty() {
+            let (input, asked) = (&self.wire.input, self.asked.as_deref());
+            let parse = |head| response::parse(&self.method, asked, head, &self.limits);
+            let guess = scan.guess(input, &self.limits);
+            let guessed = guess.and_then(|end| Some((parse(&input[..end]).ok()?, end)));
+            let (response, end) = match guessed {
+                Some(guessed) => guessed,
+                None => {
+                    let found = scan.find(input, &self.limits).map_err(|refusal| malformed(&refusal))?;
+                    let Some(range) = found else { return Ok(None) };
+                    let parsed = parse(&input[range.clone()]);
+                    (parsed.map_err(|refusal| malformed(&refusal))?, range.end)
+                }
+            };
+            self.wire.input.advance(end);
             let is_switch = response.head.status == StatusCode::SWITCHING_PROTOCOLS;
             if !response.head.status.is_informational() || is_switch {
                 let decoder = BodyDecoder::new(response.length);
@@ -315,9 +324,7 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        if !matches!(self.sending, Sending::Done | Sending::Broken) || !self.wire.is_flushed() {
-            self.poll_send(cx)?;
-        }
+        self.poll_rest(cx)?;
         let Receiving::Body { decoder, .. } = &mut self.receiving else { return Poll::Ready(None) };
         loop {
             match decoder.step(&self.wire.input) {
@@ -344,6 +351,36 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
                 Err(fault) => return Poll::Ready(Some(Err(Failure::Body(fault)))),
             }
         }
+    }
+
+    /// The next bytes of the response's body in a pipe, while what is left of the request is sent. `None` where what comes next
+    /// has to be read.
+    pub(in crate::proxy) fn poll_pipe(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Pipe, Failure>>> {
+        let Some(left @ 1..) = self.left().filter(|_| self.wire.input.is_empty()) else {
+            return Poll::Ready(None);
+        };
+        self.poll_rest(cx)?;
+        let Some(filled) = ready!(self.wire.poll_pipe(cx, left)) else { return Poll::Ready(None) };
+        let Receiving::Body { decoder, .. } = &mut self.receiving else { return Poll::Ready(None) };
+        Poll::Ready(Some(match filled {
+            Ok(pipe) if pipe.held() == 0 => Err(Failure::Body(BodyFault::Truncated)),
+            Ok(pipe) => {
+                decoder.passed(pipe.held() as u64);
+                Ok(pipe)
+            }
+            Err(error) => Err(Failure::Reset(error)),
+        }))
+    }
+
+    /// Sends what is left of the request.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+        if matches!(self.sending, Sending::Done | Sending::Broken) && self.wire.is_flushed() {
+            return Ok(());
+        }
+        self.poll_send(cx)
     }
 
     /// The connection itself, with what was read of it behind a response that has switched protocols.

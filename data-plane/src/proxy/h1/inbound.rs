@@ -71,28 +71,38 @@ impl Inbound {
     /// The next request's head; its body is the connection's from then on.
     pub(super) fn poll_next(&mut self, cx: &mut Context<'_>, limits: &HeadLimits) -> Poll<io::Result<Next>> {
         loop {
-            match self.scan.find(&self.wire.input, limits) {
-                Ok(Some(range)) => {
-                    let parsed = request::parse(&self.wire.input[range.clone()], limits);
-                    self.wire.input.advance(range.end);
-                    self.scan = HeadScan::new(Kind::Request);
-                    return Poll::Ready(Ok(match parsed {
-                        Ok(request) => {
-                            self.number += 1;
-                            self.body = BodyDecoder::new(request.length);
-                            self.awaits_continue = request.expects_continue;
-                            Next::Request(request)
-                        }
-                        Err(refusal) => Next::Refused(refusal),
-                    }));
+            if !self.wire.input.is_empty() {
+                match self.take_head(limits) {
+                    Ok(Some(request)) => return Poll::Ready(Ok(Next::Request(request))),
+                    Ok(None) => {}
+                    Err(refusal) => return Poll::Ready(Ok(Next::Refused(refusal))),
                 }
-                Ok(None) => {}
-                Err(refusal) => return Poll::Ready(Ok(Next::Refused(refusal))),
             }
             if ready!(self.wire.poll_fill(cx))? == 0 {
                 return Poll::Ready(Ok(Next::End));
             }
         }
+    }
+
+    /// The next request's head, if all of it is there.
+    fn take_head(&mut self, limits: &HeadLimits) -> Result<Option<Request>, Refusal> {
+        let input = &self.wire.input;
+        let guess = self.scan.guess(input, limits);
+        let guessed = guess.and_then(|end| Some((Ok(request::parse(&input[..end], limits).ok()?), end)));
+        let (parsed, end) = match guessed {
+            Some(guessed) => guessed,
+            None => {
+                let Some(range) = self.scan.find(input, limits)? else { return Ok(None) };
+                (request::parse(&input[range.clone()], limits), range.end)
+            }
+        };
+        self.wire.input.advance(end);
+        self.scan = HeadScan::new(Kind::Request);
+        let request = parsed?;
+        self.number += 1;
+        self.body = BodyDecoder::new(request.length);
+        self.awaits_continue = request.expects_continue;
+        Ok(Some(request))
     }
 
     /// The next frame of the body under way.

@@ -1,9 +1,9 @@
 //! Finds the end of a head as its bytes come in, and takes its lines apart.
 
-use std::ops::Range;
+use std::{ops::Range, sync::LazyLock};
 
 use gateway_proto::token::is_token_byte;
-use memchr::memchr;
+use memchr::{memchr, memmem::Finder};
 
 use super::{
     limits::HeadLimits,
@@ -17,6 +17,9 @@ pub(in crate::proxy) enum Kind {
     Request,
     Response,
 }
+
+/// What ends most heads: the end of a line, and an empty one.
+static END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
 
 /// How far a head has been looked through. No byte is looked at twice, however slowly they come.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +38,22 @@ pub(in crate::proxy) struct HeadScan {
 impl HeadScan {
     pub(in crate::proxy) const fn new(kind: Kind) -> Self {
         Self { kind, start: 0, line: 0, seen: 0, lines: 0 }
+    }
+
+    /// The length of the head that `bytes` begin with, as far as can be told at one look, if they were not looked at before: nearly
+    /// all heads come in one piece, and need not be looked through line by line to be found.
+    ///
+    /// It is a guess: who parses it without a complaint has the head that [`HeadScan::find`] would find, and else has it say what is
+    /// wrong.
+    pub(in crate::proxy) fn guess(&self, bytes: &[u8], limits: &HeadLimits) -> Option<usize> {
+        let is_begun = self.seen == 0 && bytes.first().is_some_and(|&byte| is_token_byte(byte));
+        let bytes = &bytes[..bytes.len().min(limits.bytes)];
+        // Of the first line alone, parsing does not ask for both bytes of its break.
+        let ends_first_line = |feed: &usize| *feed > 0 && bytes[feed - 1] == b'\r';
+        if !is_begun || memchr(b'\n', bytes).filter(ends_first_line).is_none() {
+            return None;
+        }
+        END.find(bytes).map(|end| end + END.needle().len())
     }
 
     /// Where the head lies in `bytes`, which are what it was given before and more. `None` while its end is not there.
@@ -133,6 +152,7 @@ pub(super) struct Value {
 }
 
 /// The length of a field's name, and its value, at the beginning of `line`.
+#[inline]
 pub(super) fn field(line: &[u8]) -> Result<(usize, Value), Defect> {
     let name_end = line.iter().position(|&byte| !is_token_byte(byte)).ok_or(Defect::FieldName)?;
     match line[name_end] {

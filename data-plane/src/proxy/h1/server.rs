@@ -8,17 +8,18 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Method, StatusCode, Version};
-use http_body::Body;
+use http_body::Frame;
 
 use super::{
     framing::Length,
     inbound::{Inbound, Next, RequestReader},
+    pipes::{Pipe, Unread},
     refusal::Refusal,
     request::Request,
     wire::Wire,
@@ -44,13 +45,15 @@ use crate::{
 
 /// Of a body that nobody wants, as much is passed over to keep the connection.
 const MAX_PASSED_OVER: usize = 64 * 1024;
+/// As many bytes are sent to one client before others have their turn, however fast it takes them.
+const TURN: u64 = 2 * 1024 * 1024;
 /// How often it is looked whether a client is gone that has sent more than is read ahead.
 const GONE_LOOK: Duration = Duration::from_millis(250);
 
 /// A connection under way.
-struct Server<'a> {
-    worker: &'a Rc<Worker>,
-    client: &'a Rc<Client>,
+struct Server {
+    worker: Rc<Worker>,
+    client: Rc<Client>,
     inbound: Rc<RefCell<Inbound>>,
     /// Its place among the worker's deadlines.
     place: usize,
@@ -59,7 +62,7 @@ struct Server<'a> {
 }
 
 /// Why what came next is no request.
-enum Unread {
+enum NoRequest {
     Refused(GatewayError),
     /// It could as well be meant for HTTP/2, and is none of that either.
     OtherProtocol,
@@ -84,44 +87,49 @@ struct Exchange {
 
 /// Serves one connection to its end, or to the end of the request under way once the worker drains. Each request is
 /// `answered` on its own, whose panics are this future's, too.
-pub(in crate::proxy) async fn serve<F, B>(
-    worker: &Rc<Worker>,
-    client: &Rc<Client>,
+pub(in crate::proxy) fn serve<F, B>(
+    worker: Rc<Worker>,
+    client: Rc<Client>,
     stream: Stream,
     answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F,
-) where
+) -> impl Future<Output = ()>
+where
     F: Future<Output = Answer<B>>,
-    B: Body<Data = Bytes> + From<Bytes> + Unpin,
+    B: Unread + From<Bytes> + Unpin,
 {
+    // Here, because the future keeps room for all that it is given.
     let wire = Wire::new(stream, Rc::clone(worker.buffers()));
     let inbound = Rc::new(RefCell::new(Inbound::new(wire)));
-    let server = Server { worker, client, inbound, place: worker.deadlines().begin(), served: Cell::new(0) };
-    loop {
-        let Some(next) = server.next().await else { return };
-        // Boxed, so that a connection that waits for its next request does not hold the room for it.
-        let answering = Box::pin(async {
-            let verdict = match next {
-                Ok(request) => server.answer(request, &answered).await,
-                Err(Unread::Refused(error)) => server.refuse::<B>(&error).await,
-                Err(Unread::OtherProtocol) => server.turn_away().await,
-            };
-            if matches!(verdict, Verdict::Linger) {
-                server.linger().await;
+    let place = worker.deadlines().begin();
+    let server = Server { worker, client, inbound, place, served: Cell::new(0) };
+    async move {
+        loop {
+            let Some(next) = server.next().await else { return };
+            // Boxed, so that a connection that waits for its next request does not hold the room for it.
+            let answering = Box::pin(async {
+                let verdict = match next {
+                    Ok(request) => server.answer(request, &answered).await,
+                    Err(NoRequest::Refused(error)) => server.refuse::<B>(&error).await,
+                    Err(NoRequest::OtherProtocol) => server.turn_away().await,
+                };
+                if matches!(verdict, Verdict::Linger) {
+                    server.linger().await;
+                }
+                verdict
+            });
+            match answering.await {
+                Verdict::KeepAlive => {}
+                Verdict::Linger | Verdict::Close => return,
+                // Boxed for the same reason, and by now without the room that the pipeline took.
+                Verdict::Tunnel(tunnel) => return Box::pin(server.tunnel(*tunnel)).await,
             }
-            verdict
-        });
-        match answering.await {
-            Verdict::KeepAlive => {}
-            Verdict::Linger | Verdict::Close => return,
-            // Boxed for the same reason, and by now without the room that the pipeline took.
-            Verdict::Tunnel(tunnel) => return Box::pin(server.tunnel(*tunnel)).await,
         }
     }
 }
 
-impl Server<'_> {
+impl Server {
     /// The next request, or why it is none. `None` when nothing comes.
-    async fn next(&self) -> Option<Result<Request, Unread>> {
+    async fn next(&self) -> Option<Result<Request, NoRequest>> {
         let limits = self.worker.limits();
         let mut due: Option<(Tick, bool)> = None;
         poll_fn(|cx| {
@@ -131,10 +139,10 @@ impl Server<'_> {
                 return Poll::Ready(match next {
                     Ok(Next::Request(request)) => Some(Ok(request)),
                     Ok(Next::Refused(Refusal::OtherProtocol)) if self.is_undecided() => {
-                        Some(Err(Unread::OtherProtocol))
+                        Some(Err(NoRequest::OtherProtocol))
                     }
                     Ok(Next::Refused(refusal)) => {
-                        Some(Err(Unread::Refused(GatewayError::refused(refusal, &limits.head))))
+                        Some(Err(NoRequest::Refused(GatewayError::refused(refusal, &limits.head))))
                     }
                     Ok(Next::End) | Err(_) => None,
                 });
@@ -149,7 +157,9 @@ impl Server<'_> {
             // An end that comes first is nearer.
             let due = self.worker.last_call(has_begun).map_or(due, |last| due.min(last));
             if now >= due {
-                return Poll::Ready(has_begun.then_some(Err(Unread::Refused(GatewayError::RequestTimeout))));
+                return Poll::Ready(
+                    has_begun.then_some(Err(NoRequest::Refused(GatewayError::RequestTimeout))),
+                );
             }
             self.worker.deadlines().set(self.place, due, cx.waker());
             Poll::Pending
@@ -165,7 +175,7 @@ impl Server<'_> {
     ) -> Verdict
     where
         F: Future<Output = Answer<B>>,
-        B: Body<Data = Bytes> + Unpin,
+        B: Unread + Unpin,
     {
         let Request { head, length, is_kept_alive, .. } = request;
         let exchange = Exchange { method: head.method.clone(), version: head.version, is_kept_alive };
@@ -176,7 +186,7 @@ impl Server<'_> {
         };
         self.worker.deadlines().clear(self.place);
         self.served.set(self.served.get() + 1);
-        let pipeline = answered(Rc::clone(self.worker), Rc::clone(self.client), head, body);
+        let pipeline = answered(Rc::clone(&self.worker), Rc::clone(&self.client), head, body);
         let answer = self.watched(pin!(pipeline), exchange.version).await;
         // Without an answer the client is gone, and the attempt under way has gone with the pipeline.
         let Some(mut answer) = answer else { return Verdict::Close };
@@ -257,10 +267,10 @@ impl Server<'_> {
     }
 
     /// Tells a client why its request was not even looked at.
-    async fn refuse<B: Body<Data = Bytes> + From<Bytes> + Unpin>(&self, error: &GatewayError) -> Verdict {
+    async fn refuse<B: Unread + From<Bytes> + Unpin>(&self, error: &GatewayError) -> Verdict {
         let request_id = RequestId::new(self.worker.random_id());
         let answer: Answer<B> = self.worker.refuse(error, "", 0, &request_id);
-        let answer = trail::of_unreadable(answer, self.worker, self.client, &request_id);
+        let answer = trail::of_unreadable(answer, &self.worker, &self.client, &request_id);
         let exchange = Exchange { method: Method::GET, version: Version::HTTP_11, is_kept_alive: false };
         if self.send(exchange, answer).await.is_ok() { Verdict::Linger } else { Verdict::Close }
     }
@@ -279,11 +289,7 @@ impl Server<'_> {
     }
 
     /// Sends an answer, all of it. `true` if the client was told that there may be another one.
-    async fn send<B: Body<Data = Bytes> + Unpin>(
-        &self,
-        exchange: Exchange,
-        answer: Answer<B>,
-    ) -> Result<bool, Cut> {
+    async fn send<B: Unread + Unpin>(&self, exchange: Exchange, answer: Answer<B>) -> Result<bool, Cut> {
         let Answer { mut head, mut body, trail, .. } = answer;
         let length =
             write::length_for(exchange.version, &exchange.method, head.status, body.size_hint().exact());
@@ -295,6 +301,7 @@ impl Server<'_> {
         let mut outgoing = OutgoingBody {
             length,
             has_ended: length == Length::Empty,
+            takes_pipes: self.inbound.borrow().wire.takes_pipes(length),
             has_broken_off: false,
             sent: 0,
             pace: Pace::new(self.worker.limits().min_response_rate),
@@ -330,9 +337,7 @@ impl Server<'_> {
             fields.remove(Names::of(&[Name::ContentLength]));
         }
         write::frame(fields, length);
-        if !fields.contains(Name::Date) {
-            self.worker.with_date(|date| fields.append(Name::Date, date));
-        }
+        self.worker.settle_date(fields);
         match (is_kept_alive, exchange.version >= Version::HTTP_11) {
             (false, _) => fields.append(Name::Connection, b"close"),
             (true, false) => fields.append(Name::Connection, b"keep-alive"),
@@ -341,20 +346,19 @@ impl Server<'_> {
     }
 
     /// Sends as much as the client takes and there is to send.
-    fn poll_send<B: Body<Data = Bytes>>(
+    fn poll_send<B: Unread>(
         &self,
         cx: &mut Context<'_>,
         outgoing: &mut OutgoingBody,
         mut body: Pin<&mut B>,
     ) -> Poll<Result<(), Cut>> {
+        let began_at = self.inbound.borrow().wire.sent();
         loop {
             let mut is_waiting = false;
             while !outgoing.has_ended && self.inbound.borrow().wire.has_room() {
                 // The request's own body may be read in there, so nothing of the connection is borrowed here.
-                match body.as_mut().poll_frame(cx) {
-                    Poll::Ready(Some(Ok(frame))) => {
-                        outgoing.queue(&mut self.inbound.borrow_mut().wire, frame)
-                    }
+                match outgoing.poll_part(cx, body.as_mut()) {
+                    Poll::Ready(Some(Ok(part))) => outgoing.queue(&mut self.inbound.borrow_mut().wire, part),
                     Poll::Ready(Some(Err(_))) => {
                         outgoing.has_broken_off = true;
                         let _ = self.inbound.borrow_mut().wire.poll_flush(cx);
@@ -370,7 +374,11 @@ impl Server<'_> {
             let mut inbound = self.inbound.borrow_mut();
             match inbound.wire.poll_flush(cx) {
                 Poll::Ready(Ok(())) if outgoing.has_ended => return Poll::Ready(Ok(())),
-                Poll::Ready(Ok(())) if !is_waiting => continue,
+                Poll::Ready(Ok(())) if !is_waiting && inbound.wire.sent() - began_at < TURN => continue,
+                Poll::Ready(Ok(())) if !is_waiting => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 Poll::Ready(Ok(())) => outgoing.pace.goes_on(|| self.worker.now()),
                 Poll::Pending => {
                     let sent = inbound.wire.sent() - outgoing.sent_before;
@@ -445,7 +453,7 @@ impl Server<'_> {
     }
 }
 
-impl Drop for Server<'_> {
+impl Drop for Server {
     fn drop(&mut self) {
         self.worker.deadlines().end(self.place);
     }
@@ -458,6 +466,8 @@ struct Cut;
 struct OutgoingBody {
     length: Length,
     has_ended: bool,
+    /// Whether the client can be sent what nobody has read.
+    takes_pipes: bool,
     /// Whether there is no more of it, though there should be.
     has_broken_off: bool,
     /// Bytes of it that are on their way.
@@ -468,7 +478,27 @@ struct OutgoingBody {
     sent_before: u64,
 }
 
+/// Some of a body.
+enum Part {
+    Frame(Frame<Bytes>),
+    Pipe(Pipe),
+}
+
 impl OutgoingBody {
+    /// What comes next.
+    fn poll_part<B: Unread>(
+        &self,
+        cx: &mut Context<'_>,
+        mut body: Pin<&mut B>,
+    ) -> Poll<Option<Result<Part, B::Error>>> {
+        if self.takes_pipes
+            && let Some(piped) = ready!(body.as_mut().poll_pipe(cx))
+        {
+            return Poll::Ready(Some(piped.map(Part::Pipe)));
+        }
+        body.poll_frame(cx).map(|frame| frame.map(|frame| frame.map(Part::Frame)))
+    }
+
     /// How it ended, as far as the client is concerned.
     fn end_of(&self, sent: &Result<(), Cut>) -> End {
         match sent {
@@ -478,7 +508,14 @@ impl OutgoingBody {
         }
     }
 
-    fn queue(&mut self, wire: &mut Wire, frame: http_body::Frame<Bytes>) {
+    fn queue(&mut self, wire: &mut Wire, part: Part) {
+        let frame = match part {
+            Part::Frame(frame) => frame,
+            Part::Pipe(pipe) => {
+                self.sent += pipe.held() as u64;
+                return wire.queue_pipe(pipe);
+            }
+        };
         self.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
         match frame.into_data() {
             Ok(data) if data.is_empty() => {}

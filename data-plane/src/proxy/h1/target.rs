@@ -106,10 +106,25 @@ pub(in crate::proxy) fn is_host(host: &[u8]) -> bool {
             None => (host, &[][..]),
         },
     };
-    // No percent: what is encoded could be read as another name.
-    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte);
-    name.iter().all(is_name) && is_port(port)
+    name.iter().all(|&byte| IS_OF_NAME[usize::from(byte)]) && is_port(port)
 }
+
+/// Which bytes a host's name may have. No percent: what is encoded could be read as another name.
+const IS_OF_NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"-._~!$&'()*+,;=";
+    let mut index = 0;
+    while index < others.len() {
+        table[others[index] as usize] = true;
+        index += 1;
+    }
+    table
+};
 
 fn is_port(port: &[u8]) -> bool {
     port.len() <= 5 && port.iter().all(u8::is_ascii_digit)

@@ -6,6 +6,8 @@ mod handover;
 mod hostile;
 pub(in crate::proxy) mod messages;
 mod splits;
+#[cfg(target_os = "linux")]
+mod unread;
 
 use http::Method;
 

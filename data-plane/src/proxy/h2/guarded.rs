@@ -1,6 +1,6 @@
 //! An HTTP/2 connection's bytes on their way to the engine and back, with an eye on floods.
 //!
-//! The engine (hyper, h2) bounds what a client can have it hold: streams at once, the size of heads, CONTINUATION frames, tiny
+//! The engine (h2) bounds what a client can have it hold: streams at once, the size of heads, CONTINUATION frames, tiny
 //! DATA frames, streams reset before it took them on. It does not bound how often a client may have it work for nothing.
 
 use std::{
@@ -39,6 +39,8 @@ struct Watched {
     flood: Option<Flood>,
     /// Frames of answers that were sent.
     sent: u64,
+    /// Bytes that came.
+    heard: u64,
 }
 
 impl Guarded {
@@ -52,6 +54,7 @@ impl Guarded {
             last_stream: 0,
             flood: None,
             sent: 0,
+            heard: 0,
         })))
     }
 
@@ -63,6 +66,11 @@ impl Guarded {
     /// How many frames of answers were sent.
     pub(super) fn sent(&self) -> u64 {
         self.0.borrow().sent
+    }
+
+    /// How many bytes have come.
+    pub(super) fn heard(&self) -> u64 {
+        self.0.borrow().heard
     }
 
     /// Tells a client that floods why the connection ends, once the engine has given it up, and closes it as soon as the
@@ -94,10 +102,13 @@ impl AsyncRead for Guarded {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let Watched { stream, clock, guard, from_client, last_stream, flood, .. } = &mut *self.0.borrow_mut();
+        let Watched { stream, clock, guard, from_client, last_stream, flood, heard, .. } =
+            &mut *self.0.borrow_mut();
         let before = buffer.filled().len();
         ready!(Pin::new(stream).poll_read(cx, buffer))?;
-        from_client.pass(&buffer.filled()[before..], |frame| {
+        let came = &buffer.filled()[before..];
+        *heard += came.len() as u64;
+        from_client.pass(came, |frame| {
             if frame.kind == kind::HEADERS {
                 *last_stream = frame.stream.max(*last_stream);
             }

@@ -10,7 +10,6 @@ macro_rules! names {
         pub(in crate::proxy) enum Name { $($variant,)+ }
 
         impl Name {
-            #[cfg(test)]
             pub(in crate::proxy) const ALL: &[Self] = &[$(Self::$variant,)+];
 
             /// As the gateway writes it: in lower case.
@@ -22,15 +21,6 @@ macro_rules! names {
             pub(in crate::proxy) fn header_name(self) -> HeaderName {
                 static NAMES: [HeaderName; [$(Name::$variant),+].len()] = [$(HeaderName::from_static($text)),+];
                 NAMES[self as usize].clone()
-            }
-
-            /// What this name means to the gateway, in whichever case it is written.
-            pub(in crate::proxy) fn of(name: &[u8]) -> Option<Self> {
-                // Lengths are compared first, so a name that is none of these costs a few comparisons of one number.
-                $(if name.len() == $text.len() && name.eq_ignore_ascii_case($text.as_bytes()) {
-                    return Some(Self::$variant);
-                })+
-                None
             }
         }
     };
@@ -69,6 +59,50 @@ names! {
     XGwAttempts = "x-gw-attempts",
     XGwReplica = "x-gw-replica",
     XRequestId = "x-request-id",
+}
+
+/// The longest name has one byte less.
+const LENGTHS: usize = 19;
+/// So many names, at most, have the same length.
+const OF_ONE_LENGTH: usize = 6;
+
+/// The names of each length, those there are in front.
+static BY_LENGTH: [[Option<Name>; OF_ONE_LENGTH]; LENGTHS] = {
+    let mut table = [[None; OF_ONE_LENGTH]; LENGTHS];
+    let mut index = 0;
+    while index < Name::ALL.len() {
+        let name = Name::ALL[index];
+        let of_length = &mut table[name.as_str().len()];
+        let mut place = 0;
+        while of_length[place].is_some() {
+            place += 1;
+        }
+        of_length[place] = Some(name);
+        index += 1;
+    }
+    table
+};
+
+impl Name {
+    /// What this name means to the gateway, in whichever case it is written.
+    pub(in crate::proxy) fn of(name: &[u8]) -> Option<Self> {
+        let mut of_length = BY_LENGTH.get(name.len())?.iter().map_while(|known| *known);
+        of_length.find(|known| is_written(known.as_str().as_bytes(), name))
+    }
+}
+
+/// Whether `name`, which is as long and has no control bytes, is this one, of small letters and dashes, in any case: eight bytes are
+/// compared at once. A small letter and its capital differ in one bit, which a dash has, too.
+#[inline]
+fn is_written(known: &[u8], name: &[u8]) -> bool {
+    const SMALL: u64 = 0x2020_2020_2020_2020;
+    let (Some(known_end), Some(end)) = (known.last_chunk::<8>(), name.last_chunk::<8>()) else {
+        return name.eq_ignore_ascii_case(known);
+    };
+    let is_alike =
+        |known: &[u8; 8], name: &[u8; 8]| u64::from_ne_bytes(*known) == u64::from_ne_bytes(*name) | SMALL;
+    is_alike(known_end, end)
+        && known.as_chunks().0.iter().zip(name.as_chunks().0).all(|(known, name)| is_alike(known, name))
 }
 
 /// A set of names.
@@ -129,5 +163,17 @@ mod tests {
         }
         assert_eq!(all, Names::of(Name::ALL));
         assert_eq!(Name::of(b"x-other"), None);
+        for unknown in [
+            "x-request-ie",
+            "y-request-id",
+            "content_type",
+            "content-typ",
+            "",
+            "hosT1",
+            "host ",
+            "content-lengtH-of-something",
+        ] {
+            assert_eq!(Name::of(unknown.as_bytes()), None, "{unknown}");
+        }
     }
 }

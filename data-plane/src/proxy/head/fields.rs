@@ -4,14 +4,17 @@
 //! appended one is written behind the block, and what stands together in the block is copied together. Trusts nobody to
 //! have checked an appended value: no line break gets in here.
 
+mod ready;
 mod recycled;
 
 use std::ops::Range;
 
 use gateway_proto::token::is_token_byte;
+use http::{HeaderName, HeaderValue};
 
 use super::field_name::{Name, Names};
 use crate::header_fields::{HeaderFields, Said};
+pub(in crate::proxy) use ready::ReadyLine;
 pub(in crate::proxy) use recycled::Fields;
 
 /// Room for what the gateway appends to a head.
@@ -105,8 +108,15 @@ impl Section {
         self.append_line(Name::of(name), name, value);
     }
 
+    /// As [`Fields::append_other`], of a name that is known to be one.
+    pub(in crate::proxy) fn append_named(&mut self, name: &HeaderName, value: &HeaderValue) {
+        let name = name.as_str().as_bytes();
+        self.append_line(Name::of(name), name, value.as_bytes());
+    }
+
     fn append_line(&mut self, known: Option<Name>, name: &[u8], value: &[u8]) {
         let start = self.block.len();
+        self.block.reserve(name.len() + value.len() + 4);
         self.block.extend_from_slice(name);
         self.block.extend_from_slice(b": ");
         let value_start = self.block.len();
@@ -209,9 +219,14 @@ impl Section {
         self.lines.iter().map(|line| (self.text(line.name), self.text(line.value)))
     }
 
-    /// As [`Fields::iter`], with what each name means to the gateway, if anything.
-    pub(in crate::proxy) fn iter_known(&self) -> impl Iterator<Item = (Option<Name>, &[u8], &[u8])> {
-        self.lines.iter().map(|line| (line.known, self.text(line.name), self.text(line.value)))
+    /// As [`Fields::iter`], where they lie, with what each name means to the gateway, if anything.
+    pub(in crate::proxy) fn spans(&self) -> impl Iterator<Item = (Option<Name>, Span, Span)> {
+        self.lines.iter().map(|line| (line.known, line.name, line.value))
+    }
+
+    /// The bytes that all of it is parts of.
+    pub(in crate::proxy) fn block(&self) -> &[u8] {
+        &self.block
     }
 
     /// How many there are.
@@ -283,13 +298,20 @@ pub(in crate::proxy) fn value_length(bytes: &[u8]) -> usize {
             return 8 * place + found;
         }
     }
-    let mut last = [b' '; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    8 * words.len() + first_control(last).unwrap_or(rest.len())
+    match bytes.last_chunk() {
+        _ if rest.is_empty() => bytes.len(),
+        // Some of it was looked at already, and found to be of a value.
+        Some(last) => first_control(*last).map_or(bytes.len(), |found| bytes.len() - 8 + found),
+        None => rest.iter().position(|&byte| is_control(byte)).unwrap_or(rest.len()),
+    }
+}
+
+fn is_control(byte: u8) -> bool {
+    (byte < b' ' && byte != b'\t') || byte == 0x7f
 }
 
 /// Where the first of these is that is a control byte and no tab.
-#[inline]
+#[inline(always)]
 fn first_control(bytes: [u8; 8]) -> Option<usize> {
     const ONES: u64 = 0x0101_0101_0101_0101;
     let word = u64::from_le_bytes(bytes);
@@ -299,15 +321,18 @@ fn first_control(bytes: [u8; 8]) -> Option<usize> {
     let below = word.wrapping_sub(0x20 * ONES) & !word;
     let deleted = delete.wrapping_sub(ONES) & !delete;
     let found = (below | deleted) & (0x80 * ONES);
-    if found == 0 {
-        return None;
-    }
+    if found == 0 { None } else { first_marked(bytes, found) }
+}
+
+/// As [`first_control`], of which there is one, or a tab, where the lowest bit is set.
+#[cold]
+fn first_marked(bytes: [u8; 8], found: u64) -> Option<usize> {
     let first = found.trailing_zeros() as usize / 8;
     if bytes[first] != b'\t' {
         return Some(first);
     }
     // A tab is rare enough to be looked past one byte at a time.
-    bytes.iter().position(|&byte| (byte < b' ' && byte != b'\t') || byte == 0x7f)
+    bytes.iter().position(|&byte| is_control(byte))
 }
 
 #[cfg(test)]

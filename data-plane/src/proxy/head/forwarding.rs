@@ -3,14 +3,17 @@
 //! Whoever connects may claim anything. A peer that is no trusted proxy has its claims replaced by what this gateway sees;
 //! a trusted one has them kept, and added to. What is not well-formed is nobody's claim.
 
-use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::LazyLock,
+};
 
 use gateway_proto::{Networks, token::is_token_byte};
 
 use super::{
     RequestHead,
     field_name::{Name, Names},
-    fields::{Fields, Span},
+    fields::{Fields, ReadyLine, Span},
 };
 use crate::proxy::h1::{is_host, number};
 
@@ -107,7 +110,7 @@ pub(in crate::proxy) fn tell(
     }
     match said.proto {
         Some(proto) => fields.append_copy(Name::XForwardedProto, proto),
-        None => fields.append(Name::XForwardedProto, peer.scheme.as_bytes()),
+        None => fields.append_ready(&lines_of(peer.scheme).proto),
     }
     let host = said.host.or(host);
     if let Some(host) = host {
@@ -116,11 +119,12 @@ pub(in crate::proxy) fn tell(
     match said.port.or_else(|| host.and_then(|host| port_of(fields, host))) {
         Some(port) => fields.append_copy(Name::XForwardedPort, port),
         None => {
-            let is_secure = match said.proto {
-                Some(proto) => fields.text(proto).eq_ignore_ascii_case(b"https"),
-                None => peer.scheme == "https",
+            let lines = match said.proto {
+                Some(proto) if fields.text(proto).eq_ignore_ascii_case(b"https") => &HTTPS,
+                Some(_) => &HTTP,
+                None => lines_of(peer.scheme),
             };
-            fields.append(Name::XForwardedPort, if is_secure { b"443" } else { b"80" });
+            fields.append_ready(&lines.port);
         }
     }
     match (said.prefix, prefix) {
@@ -134,6 +138,29 @@ pub(in crate::proxy) fn tell(
     if let Some(elements) = elements {
         fields.append(Name::Forwarded, &elements);
     }
+}
+
+/// What is said of how a peer spoke, where nobody says more of it.
+struct SchemeLines {
+    proto: ReadyLine,
+    /// Of the scheme's own port.
+    port: ReadyLine,
+}
+
+static HTTP: LazyLock<SchemeLines> = LazyLock::new(|| SchemeLines::new("http", "80"));
+static HTTPS: LazyLock<SchemeLines> = LazyLock::new(|| SchemeLines::new("https", "443"));
+
+impl SchemeLines {
+    fn new(scheme: &str, port: &str) -> Self {
+        Self {
+            proto: ReadyLine::new(Name::XForwardedProto, scheme),
+            port: ReadyLine::new(Name::XForwardedPort, port),
+        }
+    }
+}
+
+fn lines_of(scheme: &str) -> &'static SchemeLines {
+    if scheme == "https" { &HTTPS } else { &HTTP }
 }
 
 /// What a trusted peer says, where it is well-formed and said once.

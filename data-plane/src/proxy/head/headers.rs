@@ -7,7 +7,7 @@ use http::Version;
 use super::{
     RequestHead,
     field_name::{Name, Names},
-    fields::Fields,
+    fields::{Fields, ReadyLine},
     forwarding::{self, FORWARDING, Peer},
     request_id::RequestId,
     trace_context,
@@ -76,13 +76,13 @@ pub(in crate::proxy) fn prepare_request(head: &mut RequestHead, onward: &Onward<
     forwarding::tell(head, onward.peer, onward.writes_forwarded, prefix);
     let fields = &mut head.fields;
     fields.append(Name::XRequestId, onward.request_id.as_bytes());
-    fields.append(Name::Via, onward.via.value.as_bytes());
+    fields.append_ready(&onward.via.line);
 }
 
 /// Makes a replica's response head one to the client.
 pub(in crate::proxy) fn prepare_response(fields: &mut Fields, via: &Via, request_id: &RequestId) {
     strip_hop_by_hop(fields);
-    fields.append(Name::Via, via.value.as_bytes());
+    fields.append_ready(&via.line);
     fields.set(Name::XRequestId, request_id.as_bytes());
 }
 
@@ -188,15 +188,15 @@ pub(in crate::proxy) fn join_cookies(fields: &mut Fields) {
 #[derive(Debug, Clone)]
 pub(in crate::proxy) struct Via {
     name: String,
-    value: String,
+    line: ReadyLine,
 }
 
 impl Via {
     /// The name is a label, so it is a token too.
     pub(in crate::proxy) fn new(node: &gateway_proto::NodeId) -> Self {
         let name = format!("gw-{node}");
-        let value = format!("1.1 {name}");
-        Self { name, value }
+        let line = ReadyLine::new(Name::Via, &format!("1.1 {name}"));
+        Self { name, line }
     }
 
     /// The pseudonym.

@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use gateway_proto::Endpoint;
 use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
-use http::{HeaderValue, Method, Request, StatusCode, Uri, Version, header};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header};
 use http_body::{Body, Frame};
 use tokio::time::Sleep;
 
@@ -31,7 +31,12 @@ use crate::{
         body::request_body::{Arrival, RequestBody},
         h1::{Failure, Length, Outgoing},
         h2 as heads,
-        head::{RequestHead, ResponseHead, field_name::Name, headers::prepare_trailers, hints::AttemptHints},
+        head::{
+            RequestHead, ResponseHead,
+            field_name::{Name, Names},
+            headers::prepare_trailers,
+            hints::AttemptHints,
+        },
     },
     routing::{Fault, Tick},
     traces::Traceparent,
@@ -39,6 +44,9 @@ use crate::{
 
 /// A connection on which a request that is given up has waited for so long, and nothing at all has come of any, takes no more.
 const SILENCE: Duration = Duration::from_secs(1);
+/// What HTTP/2 says otherwise, or not at all.
+const OF_ONE_CONNECTION: Names =
+    Names::of(&[Name::Host, Name::TransferEncoding, Name::Connection, Name::Upgrade]);
 /// Most interim responses (1xx) in front of one response.
 const MAX_INTERIM: usize = 32;
 /// How long a body is held back for a replica that was asked whether it wants it: older ones do not answer.
@@ -480,15 +488,13 @@ fn request(
     *request.uri_mut() = uri.map_err(|_| SendFailure::Unsendable)?;
     *request.method_mut() = head.method.clone();
     *request.version_mut() = Version::HTTP_2;
-    let mut fields = heads::map(&head.fields);
-    for name in [header::HOST, header::TRANSFER_ENCODING, header::CONNECTION, header::UPGRADE] {
-        fields.remove(name);
-    }
-    if !expects_continue {
-        fields.remove(header::EXPECT);
-    }
+    let is_left_out = match expects_continue {
+        true => OF_ONE_CONNECTION,
+        false => OF_ONE_CONNECTION.with(Names::of(&[Name::Expect])),
+    };
+    let mut fields = heads::map_without(&head.fields, is_left_out);
     for (name, value) in hints.fields() {
-        fields.insert(name, value.into());
+        fields.insert(HeaderName::from_static(name), value.into());
     }
     if let Some(value) = hints.trace.and_then(|trace| trace.to_string().parse().ok()) {
         fields.insert(Traceparent::NAME, value);

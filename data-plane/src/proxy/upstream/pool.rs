@@ -100,7 +100,10 @@ impl Pool {
                 // In boxes of their own, so that they take no room in the future of those that do without.
                 None => Box::pin(self.new_link(endpoint, connect_timeout)).await,
             },
-            Kind::H2c | Kind::Tls(_) => Box::pin(self.0.negotiated(endpoint, connect_timeout)).await,
+            Kind::H2c | Kind::Tls(_) => match self.0.ready(endpoint).await {
+                Some(link) => Ok(link),
+                None => Box::pin(self.0.negotiated(endpoint, connect_timeout)).await,
+            },
         }
     }
 
@@ -250,6 +253,14 @@ impl Connections {
         }
     }
 
+    /// A link that need not be waited for, to where connections are shared, or turned out not to be.
+    async fn ready(&self, endpoint: &Endpoint) -> Option<Link> {
+        if let Some(link) = self.take_live(endpoint).await {
+            return Some(Link::Http1(link));
+        }
+        self.room(endpoint).map(|shared| Link::Http2(Http2Link::on(shared, self.clock)))
+    }
+
     /// A link to where connections are shared, or turn out not to be.
     async fn negotiated(
         self: &Rc<Self>,
@@ -259,11 +270,8 @@ impl Connections {
         let due = tokio::time::Instant::now() + connect_timeout;
         let failed_before = self.with_place(endpoint, |place| place.failed.0);
         loop {
-            if let Some(link) = self.take_live(endpoint).await {
-                return Ok(Link::Http1(link));
-            }
-            if let Some(shared) = self.room(endpoint) {
-                return Ok(Link::Http2(Http2Link::on(shared, self.clock)));
+            if let Some(link) = self.ready(endpoint).await {
+                return Ok(link);
             }
             let (failed, changed) = self.with_place(endpoint, |place| {
                 let failed = place.failed.1.filter(|_| place.failed.0 != failed_before);

@@ -247,6 +247,7 @@ async fn drive(mut connection: client::Connection<Counted, Bytes>, shared: &Shar
     looks.reset();
     loop {
         tokio::select! {
+            biased;
             ended = &mut connection => {
                 if let Err(error) = ended {
                     tracing::debug!(%error, "a shared connection to a replica broke");

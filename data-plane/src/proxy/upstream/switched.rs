@@ -3,22 +3,19 @@
 
 use std::{
     io,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
-use bytes::{Buf, Bytes};
-use h2::{Reason, RecvStream, SendStream, ext::Protocol};
+use bytes::Bytes;
+use h2::{RecvStream, SendStream, ext::Protocol};
 use http::{Method, Request, StatusCode, header};
 
 use super::{SendFailure, http2::Http2Link};
 use crate::proxy::{
     h1::Wire,
     head::{RequestHead, ResponseHead, field_name::Name},
-    tunnel::{Side, upgrade::accept_of},
+    tunnel::{Side, StreamSide, upgrade::accept_of},
 };
-
-/// Bytes given to the connection at once, which copies them.
-const WRITE_SIZE: usize = 16 * 1024;
 
 /// What a request asks to switch to.
 #[derive(Debug)]
@@ -74,99 +71,56 @@ pub(in crate::proxy) enum ReplicaSide {
 /// A stream that a replica has accepted a switch on.
 #[derive(Debug)]
 pub(in crate::proxy) struct Switched {
-    outgoing: SendStream<Bytes>,
-    incoming: RecvStream,
-    /// Read, and not passed on yet.
-    input: Bytes,
-    has_said_all: bool,
-    breaks_on_drop: bool,
+    stream: StreamSide,
     /// Its place on the connection.
     link: Box<Http2Link>,
 }
 
 impl Switched {
     pub(super) fn new(link: Box<Http2Link>, outgoing: SendStream<Bytes>, incoming: RecvStream) -> Self {
-        Self { outgoing, incoming, input: Bytes::new(), has_said_all: false, breaks_on_drop: false, link }
+        Self { stream: StreamSide::new(outgoing, incoming), link }
     }
-}
-
-fn broken() -> io::Error {
-    io::ErrorKind::BrokenPipe.into()
 }
 
 impl Side for Switched {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        loop {
-            match ready!(self.incoming.poll_data(cx)) {
-                Some(Ok(data)) if data.is_empty() => {}
-                Some(Ok(data)) => {
-                    self.link.hear();
-                    self.input = data;
-                    return Poll::Ready(Ok(self.input.len()));
-                }
-                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error.to_string()))),
-                None => return Poll::Ready(Ok(0)),
-            }
+        let filled = self.stream.poll_fill(cx);
+        if matches!(filled, Poll::Ready(Ok(1..))) {
+            self.link.hear();
         }
+        filled
     }
 
     fn input(&self) -> &[u8] {
-        &self.input
+        self.stream.input()
     }
 
     fn consume(&mut self, count: usize) {
-        self.input.advance(count);
-        // The replica may send as much again.
-        let _ = self.incoming.flow_control().release_capacity(count);
+        self.stream.consume(count);
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        if self.has_said_all {
-            return Poll::Ready(Err(broken()));
-        }
-        self.outgoing.reserve_capacity(data.len().min(WRITE_SIZE));
-        let mut room = self.outgoing.capacity();
-        while room == 0 {
-            room = match ready!(self.outgoing.poll_capacity(cx)) {
-                Some(Ok(room)) => room,
-                Some(Err(_)) | None => return Poll::Ready(Err(broken())),
-            };
-        }
-        let piece = &data[..data.len().min(room).min(WRITE_SIZE)];
-        let sent = self.outgoing.send_data(Bytes::copy_from_slice(piece), false);
-        Poll::Ready(sent.map(|()| piece.len()).map_err(|_| broken()))
+        self.stream.poll_write(cx, data)
     }
 
-    /// The connection's task sends what it was given.
-    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_flush(cx)
     }
 
-    fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if std::mem::replace(&mut self.has_said_all, true) {
-            return Poll::Ready(Ok(()));
-        }
-        Poll::Ready(self.outgoing.send_data(Bytes::new(), true).map_err(|_| broken()))
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.poll_shutdown(cx)
     }
 
     fn is_gone(&mut self, cx: &mut Context<'_>) -> bool {
-        self.outgoing.poll_reset(cx).is_ready()
+        self.stream.is_gone(cx)
     }
 
     fn begin(&mut self) {
-        self.breaks_on_drop = true;
+        self.stream.begin();
     }
 
     fn end_well(&mut self) {
-        self.breaks_on_drop = false;
-    }
-}
-
-impl Drop for Switched {
-    fn drop(&mut self) {
-        if self.breaks_on_drop {
-            self.outgoing.send_reset(Reason::CANCEL);
-        }
+        self.stream.end_well();
     }
 }
 

@@ -18,7 +18,7 @@ pub(in crate::proxy) struct Addresses {
 #[derive(Debug)]
 pub(in crate::proxy) struct Seat {
     /// `None` where nobody counts.
-    of: Option<(Arc<Addresses>, IpAddr)>,
+    of: Option<Box<(Arc<Addresses>, IpAddr)>>,
 }
 
 impl Addresses {
@@ -37,13 +37,13 @@ impl Addresses {
             return None;
         }
         *count += 1;
-        Some(Seat { of: Some((Arc::clone(self), origin)) })
+        Some(Seat { of: Some(Box::new((Arc::clone(self), origin))) })
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        let Some((addresses, origin)) = &self.of else { return };
+        let Some((addresses, origin)) = self.of.as_deref() else { return };
         let mut counts = addresses.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(origin) {
             *count -= 1;

@@ -1,33 +1,37 @@
 //! The `Date` of responses that came without one (RFC 9110 section 6.6.1), made once in a second.
 
-use std::{
-    cell::{Cell, RefCell},
-    time::SystemTime,
-};
+use std::{cell::RefCell, time::SystemTime};
 
-use crate::routing::Tick;
+use crate::{
+    proxy::head::{
+        field_name::Name,
+        fields::{Fields, ReadyLine},
+    },
+    routing::Tick,
+};
 
 /// The present date.
 #[derive(Debug, Default)]
-pub(in crate::proxy) struct DateText {
-    /// Of which second since the clock's origin it is, counted from one.
-    second: Cell<u64>,
-    text: RefCell<String>,
+pub(in crate::proxy) struct DateLine {
+    /// And of which second since the clock's origin it is.
+    made: RefCell<Option<(u64, ReadyLine)>>,
 }
 
-impl DateText {
-    /// Lets `with` have the date as fields have it. `wall` is asked once in a second.
-    pub(in crate::proxy) fn read<T>(
+impl DateLine {
+    /// Appends it. `wall` is asked once in a second.
+    pub(in crate::proxy) fn append_to(
         &self,
+        fields: &mut Fields,
         now: Tick,
         wall: impl FnOnce() -> SystemTime,
-        with: impl FnOnce(&[u8]) -> T,
-    ) -> T {
-        let second = now.as_nanos() / 1_000_000_000 + 1;
-        if self.second.replace(second) != second {
-            *self.text.borrow_mut() = httpdate::fmt_http_date(wall());
-        }
-        with(self.text.borrow().as_bytes())
+    ) {
+        let second = now.as_nanos() / 1_000_000_000;
+        let mut made = self.made.borrow_mut();
+        let (_, line) = match &mut *made {
+            Some(made) if made.0 == second => made,
+            made => made.insert((second, ReadyLine::new(Name::Date, &httpdate::fmt_http_date(wall())))),
+        };
+        fields.append_ready(line);
     }
 }
 
@@ -39,11 +43,12 @@ mod tests {
 
     #[test]
     fn the_date_is_made_once_in_a_second() {
-        let date = DateText::default();
+        let date = DateLine::default();
         let at = |millis, wall: u64| {
             let tick = Tick::ORIGIN.plus(Duration::from_millis(millis));
-            let wall = || SystemTime::UNIX_EPOCH + Duration::from_secs(wall);
-            date.read(tick, wall, |text| String::from_utf8(text.to_vec()).unwrap())
+            let mut fields = Fields::default();
+            date.append_to(&mut fields, tick, || SystemTime::UNIX_EPOCH + Duration::from_secs(wall));
+            String::from_utf8(fields.get(Name::Date).unwrap().to_vec()).unwrap()
         };
         assert_eq!(at(0, 0), "Thu, 01 Jan 1970 00:00:00 GMT");
         assert_eq!(at(999, 77), "Thu, 01 Jan 1970 00:00:00 GMT");

@@ -4,7 +4,12 @@ use http::Method;
 use rand::Rng;
 
 use super::{
-    super::{limits::HeadLimits, request, write},
+    super::{
+        limits::HeadLimits,
+        request, response,
+        scan::{HeadScan, Kind},
+        write,
+    },
     Verdict, messages, read_answer, read_request, read_response,
 };
 use crate::proxy::{fuzz::cases, head::field_name::Name};
@@ -35,6 +40,40 @@ fn check_request(bytes: &[u8], pieces: &[&[u8]]) {
         assert_eq!((again.length, again.head.target()), (parsed.length, parsed.head.target()));
         assert_eq!(again.head.fields.count(), parsed.head.fields.count());
     }
+}
+
+/// A head that is guessed, and taken, is the one that is found line by line.
+fn check_guess(random: &mut SmallRng, bytes: &[u8]) {
+    let limits = HeadLimits {
+        bytes: random.random_range(20..300),
+        fields: random.random_range(0..8),
+        target: random.random_range(1..40),
+    };
+    for kind in [Kind::Request, Kind::Response] {
+        let mut scan = HeadScan::new(kind);
+        let Some(end) = scan.guess(bytes, &limits) else { continue };
+        let is_taken = match kind {
+            Kind::Request => request::parse(&bytes[..end], &limits).is_ok(),
+            Kind::Response => response::parse(&Method::GET, None, &bytes[..end], &limits).is_ok(),
+        };
+        if is_taken {
+            assert_eq!(scan.find(bytes, &limits), Ok(Some(0..end)), "{} by {limits:?}", bytes.escape_ascii());
+        }
+    }
+}
+
+#[test]
+fn a_head_that_is_guessed_is_the_one_that_is_found() {
+    let mut guesses = 0;
+    rounds(2 * ROUND, |random| {
+        let is_request: bool = random.random();
+        let mut bytes = if is_request { messages::request(random) } else { messages::response(random) };
+        guesses += usize::from(HeadScan::new(Kind::Request).guess(&bytes, &HeadLimits::default()).is_some());
+        check_guess(random, &bytes);
+        messages::mutate(random, &mut bytes);
+        check_guess(random, &bytes);
+    });
+    assert!(guesses > ROUND, "{guesses} only");
 }
 
 #[test]

@@ -1,0 +1,64 @@
+//! The body of a request in HTTP/2, as its client sends it.
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::RecvStream;
+use http_body::{Frame, SizeHint};
+
+use super::{fields, map};
+use crate::proxy::{body::request_body::BrokenOff, head::headers::prepare_trailers};
+
+/// The body of one request.
+#[derive(Debug)]
+pub(in crate::proxy) struct RequestStream {
+    stream: RecvStream,
+    /// Bytes still to come, where the head has told.
+    left: Option<u64>,
+    /// Whether there are no more of them, so that only trailers may follow.
+    is_read: bool,
+}
+
+impl RequestStream {
+    /// Of a request that has told this length, if any. That so many bytes come is for the engine to see to.
+    pub(super) fn new(stream: RecvStream, declared: Option<u64>) -> Self {
+        Self { stream, left: declared, is_read: false }
+    }
+
+    pub(in crate::proxy) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if !self.is_read {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // Whoever has asked for it takes it: the client may send as much again.
+                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(_)) => return Poll::Ready(Some(Err(BrokenOff))),
+                None => self.is_read = true,
+            }
+        }
+        Poll::Ready(match ready!(self.stream.poll_trailers(cx)) {
+            Ok(None) => None,
+            Ok(Some(trailers)) => {
+                let mut trailers = fields(&trailers);
+                prepare_trailers(&mut trailers);
+                Some(Ok(Frame::trailers(map(&trailers))))
+            }
+            Err(_) => Some(Err(BrokenOff)),
+        })
+    }
+
+    /// Whether nothing more of it is to come, trailers included.
+    pub(in crate::proxy) fn is_end_stream(&self) -> bool {
+        self.stream.is_end_stream()
+    }
+
+    pub(in crate::proxy) fn size_hint(&self) -> SizeHint {
+        let left = if self.is_end_stream() { Some(0) } else { self.left };
+        left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}

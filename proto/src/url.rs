@@ -97,6 +97,9 @@ pub fn web_url(text: &str) -> Result<Uri, String> {
     if url.authority().is_some_and(|authority| authority.as_str().contains('@')) {
         return refuse("has a user in it");
     }
+    if url.host().is_none_or(str::is_empty) {
+        return refuse("has no host");
+    }
     if url.port_u16().is_none_or(|port| port == 0) {
         return refuse("needs a port between 1 and 65535");
     }
@@ -175,6 +178,7 @@ mod tests {
             ("127.0.0.1:7400", "has no scheme"),
             ("ftp://a:1", "has a scheme that is neither http nor https"),
             ("http://user:secret@a:1", "has a user in it"),
+            ("http://:1", "has no host"),
             ("http://a", "needs a port between 1 and 65535"),
             ("http://a:0", "needs a port between 1 and 65535"),
             ("http://a:1/x", "has a path"),

@@ -384,7 +384,7 @@ mod tests {
         let services = vec![Pattern::parse("orders").unwrap()];
         let grant = Grant { roles: vec![role], services, ..Grant::default() };
         let mut caller = Caller::known_as("ci");
-        caller.from = Some("192.0.2.1:4000".parse().unwrap());
+        caller.from = Some(Whence::Address("192.0.2.1:4000".parse().unwrap()));
         let Who::Known(known) = &mut caller.who else { unreachable!("he is known") };
         Arc::get_mut(known).unwrap().identity.grants.push(Arc::new(grant));
         caller

@@ -1,7 +1,7 @@
 //! The parsers under messages that a seed makes and spoils.
 
 use http::Method;
-use rand::Rng;
+use rand::{Rng, rngs::SmallRng};
 
 use super::{
     super::{
@@ -65,7 +65,7 @@ fn check_guess(random: &mut SmallRng, bytes: &[u8]) {
 #[test]
 fn a_head_that_is_guessed_is_the_one_that_is_found() {
     let mut guesses = 0;
-    rounds(2 * ROUND, |random| {
+    cases(2 * ROUND, |random| {
         let is_request: bool = random.random();
         let mut bytes = if is_request { messages::request(random) } else { messages::response(random) };
         guesses += usize::from(HeadScan::new(Kind::Request).guess(&bytes, &HeadLimits::default()).is_some());

@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     proxy::{
         forward::forward,
-        worker::{Listener, Worker, accept, drain, tests::worker_of},
+        worker::{Listener, Worker, accept, drain, tests::worker_as},
     },
     table::{ReplicaSpec, ServiceSpec, Table},
 };
@@ -70,7 +70,7 @@ impl Setup {
                 spawn_local(converse(stream, unless));
             }
         });
-        let (worker, _) = worker_of(Arc::clone(&table));
+        let (worker, _) = worker_as(Arc::clone(&table), |_| {});
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let gateway = listener.local_addr().unwrap();
         let accepting = Rc::clone(&worker);

@@ -272,7 +272,13 @@ impl Metrics {
     fn encode_clients(&self, out: &mut Families<'_>) -> fmt::Result {
         let Active { connections, .. } = self.0.watch.active();
         let connections = i64::try_from(connections).unwrap_or(i64::MAX);
-        out.gauge("gateway_connections", "Connections of clients that are open", connections)
+        out.gauge("gateway_connections", "Connections of clients that are open", connections)?;
+        let [open, passed, missed] = self.0.watch.pipes();
+        let help = "Pipes through which long bodies pass without being copied, two file descriptors each";
+        out.gauge("gateway_pipes", help, i64::try_from(open).unwrap_or(i64::MAX))?;
+        out.counter("gateway_piped_bytes", "Bytes of bodies that have passed through pipes", passed)?;
+        let help = "Times that a part of a long body was copied because there was no pipe to be had";
+        out.counter("gateway_pipes_missed", help, missed)
     }
 
     fn encode_refusals(&self, out: &mut Families<'_>) -> fmt::Result {

@@ -8,14 +8,14 @@ use std::{cell::RefCell, collections::VecDeque, net::SocketAddr, rc::Rc, sync::A
 
 use bytes::Bytes;
 use gateway_runtime::tls::Tls;
-use http_body::Body;
 use tokio::{net::TcpStream, time::sleep_until};
 
 use self::stream::Begun;
 use super::{
     body::{request_body::ClientBody, response_body::Answer},
     errors::refusals::Reason,
-    h1, h2,
+    h1::{self, Unread},
+    h2,
     head::{
         RequestHead, ResponseHead,
         forwarding::{Forwarding, Peer},
@@ -121,7 +121,7 @@ pub(super) fn serve<F, B>(
 ) -> impl Future<Output = ()>
 where
     F: Future<Output = Answer<B>> + 'static,
-    B: Body<Data = Bytes> + From<Bytes> + Unpin + 'static,
+    B: Unread + From<Bytes> + Unpin + 'static,
 {
     // Boxed, as HTTP/2 is below, so that neither takes room in the task of each connection that only waits.
     let beginning = Box::pin(begin(Rc::clone(&worker), stream, address, tls));

@@ -6,7 +6,7 @@
 //! implementations take more.
 //!
 //! The upper one moves bytes: [`wire`] is a connection with its buffers, [`client`] one to a replica, [`server`] one from a
-//! client, of which [`inbound`] is the half that reads.
+//! client, of which [`inbound`] is the half that reads. What nobody has to look at passes through [`pipes`].
 
 mod body;
 mod chunked;
@@ -14,6 +14,7 @@ mod client;
 mod framing;
 mod inbound;
 mod limits;
+mod pipes;
 mod refusal;
 mod request;
 mod response;
@@ -30,6 +31,7 @@ pub(super) use framing::{Length, number};
 pub(super) use inbound::RequestReader;
 pub use limits::HeadLimits;
 pub(super) use limits::MAX_METHOD;
+pub(super) use pipes::{Pipe, PipeCounts, Pipes, Unread};
 pub(super) use refusal::Refusal;
 pub(super) use server::serve;
 pub(super) use target::is_host;

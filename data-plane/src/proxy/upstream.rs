@@ -24,7 +24,7 @@ use http_body::Frame;
 
 use super::{
     body::request_body::{Arrival, RequestBody},
-    h1::{Failure, Outgoing},
+    h1::{Failure, Outgoing, Pipe},
     head::ResponseHead,
 };
 use crate::routing::{Fault, HandshakeFault};
@@ -96,6 +96,14 @@ impl Link {
         match self {
             Self::Http1(link) => link.poll_frame(cx),
             Self::Http2(link) => link.poll_frame(cx),
+        }
+    }
+
+    /// The same in a pipe. `None` where what comes next is to be asked for as a frame.
+    pub(super) fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Pipe, Failure>>> {
+        match self {
+            Self::Http1(link) => link.poll_pipe(cx),
+            Self::Http2(_) => Poll::Ready(None),
         }
     }
 

@@ -22,7 +22,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::Body;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 use socket2::SockRef;
 use tokio::{
@@ -51,7 +50,7 @@ use super::{
         refusals::{Reason, Refusals},
     },
     forward::{forward, stale::StaleAnswers},
-    h1::Buffers,
+    h1::{Buffers, Pipes, Unread},
     head::{
         RequestHead, field_name::Name, fields::Fields, forwarding::Forwarding, headers::Via,
         request_id::RequestId,
@@ -129,9 +128,10 @@ impl Worker {
         shared: Shared,
         active: Arc<WorkerActive>,
     ) -> Self {
-        let buffers = Rc::new(Buffers::default());
         let limits = &config.limits;
         let workers = config.workers.max(1);
+        let pipes = Pipes::new(workers, Arc::clone(active.pipes()));
+        let buffers = Rc::new(Buffers::new(pipes));
         Self {
             index,
             via: Via::new(&config.node_id),
@@ -401,7 +401,7 @@ pub(super) async fn accept<F, B>(
     answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
 ) where
     F: Future<Output = Answer<B>> + 'static,
-    B: Body<Data = Bytes> + From<Bytes> + Unpin + 'static,
+    B: Unread + From<Bytes> + Unpin + 'static,
 {
     let mut is_failing = false;
     let mut turn = 0;
@@ -454,7 +454,7 @@ fn accept_queued<F, B>(
     answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
 ) where
     F: Future<Output = Answer<B>> + 'static,
-    B: Body<Data = Bytes> + From<Bytes> + Unpin + 'static,
+    B: Unread + From<Bytes> + Unpin + 'static,
 {
     for _ in 0..BACKLOG {
         let Ok(place) = Arc::clone(places).try_acquire_owned() else { return };
@@ -481,7 +481,7 @@ fn begin<F, B>(
     answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
 ) where
     F: Future<Output = Answer<B>> + 'static,
-    B: Body<Data = Bytes> + From<Bytes> + Unpin + 'static,
+    B: Unread + From<Bytes> + Unpin + 'static,
 {
     let seat = match worker.seat(address.ip()) {
         Ok(seat) => seat,
@@ -534,6 +534,7 @@ async fn sweep(worker: &Worker) {
             worker.flights.wake_due(worker.now().plus(deadlines::AHEAD));
         }
         worker.pool.sweep(worker.now());
+        worker.buffers.pipes().sweep();
         close_to_the_resting(worker);
     }
 }

@@ -18,7 +18,7 @@ use super::request_body::Arrival;
 use crate::{
     proxy::{
         forward::{attempt::Attempt, grpc, stale::Copying, stay::Stay},
-        h1::Failure,
+        h1::{Failure, Pipe, Unread},
         head::ResponseHead,
         trail::Trail,
         tunnel::Tunnel,
@@ -201,8 +201,8 @@ impl UpstreamBody {
     }
 
     fn finish(&mut self) {
-        self.has_ended = true;
         if let Some((link, attempt)) = self.open.take() {
+            self.has_ended = true;
             attempt.finished(link);
         }
     }
@@ -297,33 +297,56 @@ impl UpstreamBody {
     }
 
     fn poll_any(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = ready!(self.poll_link(cx, Link::poll_frame));
+        match &polled {
+            Some(Ok(frame)) => {
+                if let Some(call) = self.call {
+                    self.follow_call(call, frame);
+                }
+                self.settle_if_ended();
+            }
+            Some(Err(_)) => {}
+            None => self.finish(),
+        }
+        Poll::Ready(polled)
+    }
+
+    /// The same in a pipe, unless somebody looks at what comes: at a call's messages, or to keep a copy.
+    fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Pipe, BodyError>>> {
+        if self.call.is_some() || self.copying.is_some() {
+            return Poll::Ready(None);
+        }
+        let polled = ready!(self.poll_link(cx, Link::poll_pipe));
+        self.settle_if_ended();
+        Poll::Ready(polled)
+    }
+
+    /// What comes of the replica, of which one of its two `poll`s tells.
+    fn poll_link<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        poll: impl FnOnce(&mut Link, &mut Context<'_>) -> Poll<Option<Result<T, Failure>>>,
+    ) -> Poll<Option<Result<T, BodyError>>> {
         if self.is_cut {
             return Poll::Ready(Some(Err(BodyError::Drained)));
         }
         let Some((link, _)) = &mut self.open else { return Poll::Ready(None) };
         let was_sending = link.arrival().is_some();
-        let polled = link.poll_frame(cx);
+        let polled = poll(link, cx);
         if was_sending && link.arrival().is_none() {
             // The last of the request has just gone out: the replica has all of its time from now on.
             self.waits_since = None;
         }
         match polled {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(part))) => {
                 self.waits_since = None;
-                if let Some(call) = self.call {
-                    self.follow_call(call, &frame);
-                }
-                self.settle_if_ended();
-                Poll::Ready(Some(Ok(frame)))
+                Poll::Ready(Some(Ok(part)))
             }
             Poll::Ready(Some(Err(error))) => {
                 self.fail(Fault::Truncated);
                 Poll::Ready(Some(Err(BodyError::Upstream(error))))
             }
-            Poll::Ready(None) => {
-                self.finish();
-                Poll::Ready(None)
-            }
+            Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => {
                 if let Some(attempt) = self.attempt() {
                     attempt.waits(cx.waker());
@@ -364,6 +387,15 @@ impl Body for ResponseBody {
         match self {
             Self::Own(body) => body.size_hint(),
             Self::Replica(body) => body.borrow().size_hint(),
+        }
+    }
+}
+
+impl Unread for ResponseBody {
+    fn poll_pipe(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Pipe, BodyError>>> {
+        match self.get_mut() {
+            Self::Own(_) => Poll::Ready(None),
+            Self::Replica(body) => body.borrow_mut().poll_pipe(cx),
         }
     }
 }

@@ -69,6 +69,14 @@ impl BodyDecoder {
         }
     }
 
+    /// So many bytes, of those whose number is known to be still [to come](BodyDecoder::left), were taken without being looked at.
+    pub(in crate::proxy) fn passed(&mut self, count: u64) {
+        debug_assert!(matches!(self, Self::Exact(left) if *left >= count), "they are not all the body's");
+        if let Self::Exact(left) = self {
+            *left -= count;
+        }
+    }
+
     /// The connection has ended, all of its bytes taken.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ use super::{
     body::{BodyDecoder, BodyFault, Step},
     framing::Length,
     limits::HeadLimits,
+    pipes::Pipe,
     response::{self, Response},
     scan::{HeadScan, Kind},
     wire::Wire,
@@ -323,9 +324,7 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
-        if !matches!(self.sending, Sending::Done | Sending::Broken) || !self.wire.is_flushed() {
-            self.poll_send(cx)?;
-        }
+        self.poll_rest(cx)?;
         let Receiving::Body { decoder, .. } = &mut self.receiving else { return Poll::Ready(None) };
         loop {
             match decoder.step(&self.wire.input) {
@@ -352,6 +351,36 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
                 Err(fault) => return Poll::Ready(Some(Err(Failure::Body(fault)))),
             }
         }
+    }
+
+    /// The next bytes of the response's body in a pipe, while what is left of the request is sent. `None` where what comes next
+    /// has to be read.
+    pub(in crate::proxy) fn poll_pipe(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Pipe, Failure>>> {
+        let Some(left @ 1..) = self.left().filter(|_| self.wire.input.is_empty()) else {
+            return Poll::Ready(None);
+        };
+        self.poll_rest(cx)?;
+        let Some(filled) = ready!(self.wire.poll_pipe(cx, left)) else { return Poll::Ready(None) };
+        let Receiving::Body { decoder, .. } = &mut self.receiving else { return Poll::Ready(None) };
+        Poll::Ready(Some(match filled {
+            Ok(pipe) if pipe.held() == 0 => Err(Failure::Body(BodyFault::Truncated)),
+            Ok(pipe) => {
+                decoder.passed(pipe.held() as u64);
+                Ok(pipe)
+            }
+            Err(error) => Err(Failure::Reset(error)),
+        }))
+    }
+
+    /// Sends what is left of the request.
+    fn poll_rest(&mut self, cx: &mut Context<'_>) -> Result<(), Failure> {
+        if matches!(self.sending, Sending::Done | Sending::Broken) && self.wire.is_flushed() {
+            return Ok(());
+        }
+        self.poll_send(cx)
     }
 
     /// The connection itself, with what was read of it behind a response that has switched protocols.

@@ -8,17 +8,18 @@ use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
     rc::Rc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Method, StatusCode, Version};
-use http_body::Body;
+use http_body::Frame;
 
 use super::{
     framing::Length,
     inbound::{Inbound, Next, RequestReader},
+    pipes::{Pipe, Unread},
     request::Request,
     wire::Wire,
     write,
@@ -42,6 +43,8 @@ use crate::{
 
 /// Of a body that nobody wants, as much is passed over to keep the connection.
 const MAX_PASSED_OVER: usize = 64 * 1024;
+/// As many bytes are sent to one client before others have their turn, however fast it takes them.
+const TURN: u64 = 2 * 1024 * 1024;
 /// How often it is looked whether a client is gone that has sent more than is read ahead.
 const GONE_LOOK: Duration = Duration::from_millis(250);
 
@@ -83,7 +86,7 @@ pub(in crate::proxy) fn serve<F, B>(
 ) -> impl Future<Output = ()>
 where
     F: Future<Output = Answer<B>>,
-    B: Body<Data = Bytes> + From<Bytes> + Unpin,
+    B: Unread + From<Bytes> + Unpin,
 {
     // Here, because the future keeps room for all that it is given.
     let wire = Wire::new(stream, Rc::clone(worker.buffers()));
@@ -155,7 +158,7 @@ impl Server {
     ) -> Verdict
     where
         F: Future<Output = Answer<B>>,
-        B: Body<Data = Bytes> + Unpin,
+        B: Unread + Unpin,
     {
         let Request { head, length, is_kept_alive, .. } = request;
         let exchange = Exchange { method: head.method.clone(), version: head.version, is_kept_alive };
@@ -247,7 +250,7 @@ impl Server {
     }
 
     /// Tells a client why its request was not even looked at.
-    async fn refuse<B: Body<Data = Bytes> + From<Bytes> + Unpin>(&self, error: &GatewayError) -> Verdict {
+    async fn refuse<B: Unread + From<Bytes> + Unpin>(&self, error: &GatewayError) -> Verdict {
         let request_id = RequestId::new(self.worker.random_id());
         let answer: Answer<B> = self.worker.refuse(error, "", 0, &request_id);
         let answer = trail::of_unreadable(answer, &self.worker, &self.client, &request_id);
@@ -256,11 +259,7 @@ impl Server {
     }
 
     /// Sends an answer, all of it. `true` if the client was told that there may be another one.
-    async fn send<B: Body<Data = Bytes> + Unpin>(
-        &self,
-        exchange: Exchange,
-        answer: Answer<B>,
-    ) -> Result<bool, Cut> {
+    async fn send<B: Unread + Unpin>(&self, exchange: Exchange, answer: Answer<B>) -> Result<bool, Cut> {
         let Answer { mut head, mut body, trail, .. } = answer;
         let length =
             write::length_for(exchange.version, &exchange.method, head.status, body.size_hint().exact());
@@ -272,6 +271,7 @@ impl Server {
         let mut outgoing = OutgoingBody {
             length,
             has_ended: length == Length::Empty,
+            takes_pipes: self.inbound.borrow().wire.takes_pipes(length),
             has_broken_off: false,
             sent: 0,
             pace: Pace::new(self.worker.limits().min_response_rate),
@@ -316,20 +316,19 @@ impl Server {
     }
 
     /// Sends as much as the client takes and there is to send.
-    fn poll_send<B: Body<Data = Bytes>>(
+    fn poll_send<B: Unread>(
         &self,
         cx: &mut Context<'_>,
         outgoing: &mut OutgoingBody,
         mut body: Pin<&mut B>,
     ) -> Poll<Result<(), Cut>> {
+        let began_at = self.inbound.borrow().wire.sent();
         loop {
             let mut is_waiting = false;
             while !outgoing.has_ended && self.inbound.borrow().wire.has_room() {
                 // The request's own body may be read in there, so nothing of the connection is borrowed here.
-                match body.as_mut().poll_frame(cx) {
-                    Poll::Ready(Some(Ok(frame))) => {
-                        outgoing.queue(&mut self.inbound.borrow_mut().wire, frame)
-                    }
+                match outgoing.poll_part(cx, body.as_mut()) {
+                    Poll::Ready(Some(Ok(part))) => outgoing.queue(&mut self.inbound.borrow_mut().wire, part),
                     Poll::Ready(Some(Err(_))) => {
                         outgoing.has_broken_off = true;
                         let _ = self.inbound.borrow_mut().wire.poll_flush(cx);
@@ -345,7 +344,11 @@ impl Server {
             let mut inbound = self.inbound.borrow_mut();
             match inbound.wire.poll_flush(cx) {
                 Poll::Ready(Ok(())) if outgoing.has_ended => return Poll::Ready(Ok(())),
-                Poll::Ready(Ok(())) if !is_waiting => continue,
+                Poll::Ready(Ok(())) if !is_waiting && inbound.wire.sent() - began_at < TURN => continue,
+                Poll::Ready(Ok(())) if !is_waiting => {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 Poll::Ready(Ok(())) => outgoing.pace.goes_on(|| self.worker.now()),
                 Poll::Pending => {
                     let sent = inbound.wire.sent() - outgoing.sent_before;
@@ -433,6 +436,8 @@ struct Cut;
 struct OutgoingBody {
     length: Length,
     has_ended: bool,
+    /// Whether the client can be sent what nobody has read.
+    takes_pipes: bool,
     /// Whether there is no more of it, though there should be.
     has_broken_off: bool,
     /// Bytes of it that are on their way.
@@ -443,7 +448,27 @@ struct OutgoingBody {
     sent_before: u64,
 }
 
+/// Some of a body.
+enum Part {
+    Frame(Frame<Bytes>),
+    Pipe(Pipe),
+}
+
 impl OutgoingBody {
+    /// What comes next.
+    fn poll_part<B: Unread>(
+        &self,
+        cx: &mut Context<'_>,
+        mut body: Pin<&mut B>,
+    ) -> Poll<Option<Result<Part, B::Error>>> {
+        if self.takes_pipes
+            && let Some(piped) = ready!(body.as_mut().poll_pipe(cx))
+        {
+            return Poll::Ready(Some(piped.map(Part::Pipe)));
+        }
+        body.poll_frame(cx).map(|frame| frame.map(|frame| frame.map(Part::Frame)))
+    }
+
     /// How it ended, as far as the client is concerned.
     fn end_of(&self, sent: &Result<(), Cut>) -> End {
         match sent {
@@ -453,7 +478,14 @@ impl OutgoingBody {
         }
     }
 
-    fn queue(&mut self, wire: &mut Wire, frame: http_body::Frame<Bytes>) {
+    fn queue(&mut self, wire: &mut Wire, part: Part) {
+        let frame = match part {
+            Part::Frame(frame) => frame,
+            Part::Pipe(pipe) => {
+                self.sent += pipe.held() as u64;
+                return wire.queue_pipe(pipe);
+            }
+        };
         self.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
         match frame.into_data() {
             Ok(data) if data.is_empty() => {}

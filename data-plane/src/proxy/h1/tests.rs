@@ -7,6 +7,8 @@ mod hostile;
 mod messages;
 mod path;
 mod splits;
+#[cfg(target_os = "linux")]
+mod unread;
 
 use http::Method;
 

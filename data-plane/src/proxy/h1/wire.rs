@@ -16,6 +16,10 @@ use socket2::TcpKeepalive;
 use tokio::io::{AsyncWrite, Interest, Ready};
 use tokio_util::io::poll_read_buf;
 
+use super::{
+    framing::Length,
+    pipes::{self, Pipe, Pipes},
+};
 use crate::proxy::downstream::stream::Stream;
 
 /// Bytes read at once, at first.
@@ -38,9 +42,19 @@ const WRITE_SIZE: usize = 16 * 1024;
 pub(in crate::proxy) struct Buffers {
     input: RefCell<Vec<BytesMut>>,
     output: RefCell<Vec<Vec<u8>>>,
+    pipes: Pipes,
 }
 
 impl Buffers {
+    /// With these pipes beside them.
+    pub(in crate::proxy) fn new(pipes: Pipes) -> Self {
+        Self { pipes, ..Self::default() }
+    }
+
+    pub(in crate::proxy) fn pipes(&self) -> &Pipes {
+        &self.pipes
+    }
+
     pub(in crate::proxy) fn take_input(&self) -> BytesMut {
         self.input.borrow_mut().pop().unwrap_or_else(|| BytesMut::with_capacity(READ_SIZE))
     }
@@ -85,6 +99,8 @@ pub(in crate::proxy) struct Wire {
     /// To be written behind that, without being copied, and before `tail`.
     frame: Bytes,
     tail: &'static [u8],
+    /// To be written behind that, by the system alone.
+    pipe: Option<Pipe>,
     /// Bytes that the system has taken, or TLS.
     sent: u64,
     /// Whether TLS may still hold some of them.
@@ -102,6 +118,7 @@ impl Wire {
             written: 0,
             frame: Bytes::new(),
             tail: &[],
+            pipe: None,
             sent: 0,
             is_held: false,
         }
@@ -149,10 +166,39 @@ impl Wire {
         read
     }
 
+    /// What has come, `most` bytes at most, in a pipe: an empty one at the end of what the peer sends. `None` where it has to be
+    /// read: because of TLS, or for want of a pipe. To be called only when all that was read has been taken.
+    pub(super) fn poll_pipe(&mut self, cx: &mut Context<'_>, most: u64) -> Poll<Option<io::Result<Pipe>>> {
+        debug_assert!(self.input.is_empty(), "what was read comes first");
+        let Stream::Tcp(tcp) = &self.stream else { return Poll::Ready(None) };
+        loop {
+            ready!(tcp.poll_read_ready(cx))?;
+            let Some(mut pipe) = self.buffers.pipes.take() else { return Poll::Ready(None) };
+            match tcp.try_io(Interest::READABLE, || pipe.fill(tcp, most)) {
+                Ok(()) => {
+                    // What is read with the next head is better left to a pipe, too.
+                    self.read_size = READ_SIZE;
+                    return Poll::Ready(Some(Ok(pipe)));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if pipes::is_refusal(&error) => {
+                    self.buffers.pipes.refused(&error);
+                    return Poll::Ready(None);
+                }
+                Err(error) => return Poll::Ready(Some(Err(error))),
+            }
+        }
+    }
+
+    /// Whether a body of this length may be queued in pipes.
+    pub(super) fn takes_pipes(&self, length: Length) -> bool {
+        matches!(length, Length::Exact(pipes::MIN_LENGTH..)) && !self.is_tls()
+    }
+
     /// What is to be written next, if nothing waits behind it.
     pub(super) fn output(&mut self) -> &mut Vec<u8> {
         debug_assert!(
-            self.frame.is_empty() && self.tail.is_empty(),
+            self.frame.is_empty() && self.tail.is_empty() && self.pipe.is_none(),
             "a frame is written before what follows it"
         );
         if self.output.capacity() == 0 {
@@ -174,9 +220,21 @@ impl Wire {
         }
     }
 
+    /// Queues what is in a pipe. To be called only while there [has](Wire::has_room) room, and of bodies that it
+    /// [takes](Wire::takes_pipes) so.
+    pub(super) fn queue_pipe(&mut self, pipe: Pipe) {
+        debug_assert!(self.pipe.is_none() && !self.is_tls(), "one waits at a time, and none is encrypted");
+        self.pipe = (pipe.held() > 0).then_some(pipe);
+    }
+
     /// Whether more may be queued before what is there is written.
     pub(super) fn has_room(&self) -> bool {
-        self.frame.is_empty() && self.tail.is_empty() && self.output.len() - self.written < WRITE_SIZE
+        !self.has_queued() && self.output.len() - self.written < WRITE_SIZE
+    }
+
+    /// Whether something waits behind the output.
+    fn has_queued(&self) -> bool {
+        !self.frame.is_empty() || !self.tail.is_empty() || self.pipe.is_some()
     }
 
     pub(super) fn is_flushed(&self) -> bool {
@@ -184,13 +242,17 @@ impl Wire {
     }
 
     fn is_written(&self) -> bool {
-        self.written == self.output.len() && self.frame.is_empty() && self.tail.is_empty()
+        self.written == self.output.len() && !self.has_queued()
     }
 
     /// Writes all that is queued.
     pub(in crate::proxy) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.is_written() {
             let output = &self.output[self.written..];
+            if output.is_empty() && self.frame.is_empty() && self.tail.is_empty() {
+                ready!(self.poll_empty_pipe(cx))?;
+                continue;
+            }
             let stream = Pin::new(&mut self.stream);
             let count = if self.frame.is_empty() && self.tail.is_empty() {
                 ready!(stream.poll_write(cx, output))?
@@ -210,6 +272,23 @@ impl Wire {
         if self.output.capacity() > 0 {
             self.written = 0;
             self.buffers.give_output(std::mem::take(&mut self.output));
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Has the system write what is in the pipe.
+    fn poll_empty_pipe(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let tcp = self.stream.tcp();
+        while let Some(pipe) = &mut self.pipe {
+            ready!(tcp.poll_write_ready(cx))?;
+            match tcp.try_io(Interest::WRITABLE, || pipe.empty_into(tcp)) {
+                Ok(count) => self.sent += count as u64,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+            if pipe.held() == 0 {
+                self.pipe = None;
+            }
         }
         Poll::Ready(Ok(()))
     }

@@ -14,7 +14,7 @@ use crate::{
     proxy::{
         body::request_body::{Arrival, RequestBody},
         downstream::stream::Stream,
-        h1::{Buffers, ClientConnection, Failure, Outgoing, Wire},
+        h1::{Buffers, ClientConnection, Failure, Outgoing, Pipe, Wire},
         head::ResponseHead,
         worker::limits::Limits,
     },
@@ -70,6 +70,12 @@ impl Http1Link {
 
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         let polled = self.connection.poll_frame(cx);
+        self.client_failed |= matches!(polled, Poll::Ready(Some(Err(Failure::RequestBody))));
+        polled
+    }
+
+    pub(super) fn poll_pipe(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Pipe, Failure>>> {
+        let polled = self.connection.poll_pipe(cx);
         self.client_failed |= matches!(polled, Poll::Ready(Some(Err(Failure::RequestBody))));
         polled
     }

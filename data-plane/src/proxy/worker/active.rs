@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use crate::routing::Tick;
+use crate::{proxy::h1::PipeCounts, routing::Tick};
 
 /// A worker looks at its deadlines several times a second. One that has not for so long hangs.
 const HANGS_AFTER: Duration = Duration::from_secs(10);
@@ -31,6 +31,12 @@ pub(crate) struct Watch(pub(in crate::proxy) Vec<Arc<WorkerActive>>);
 impl Watch {
     pub(crate) fn active(&self) -> Active {
         sum(&self.0)
+    }
+
+    /// Pipes that are open, bytes that have passed through pipes, and times that there was none.
+    pub(crate) fn pipes(&self) -> [u64; 3] {
+        let counts = self.0.iter().map(|worker| worker.pipes.read());
+        counts.fold([0; 3], |sum, of_one| std::array::from_fn(|index| sum[index] + of_one[index]))
     }
 
     /// A worker that hangs, and since when.
@@ -55,6 +61,7 @@ pub(in crate::proxy) struct WorkerActive {
     requests: AtomicU64,
     /// When it last looked at its deadlines, in nanoseconds of the clock.
     looked: AtomicU64,
+    pipes: Arc<PipeCounts>,
 }
 
 impl WorkerActive {
@@ -66,6 +73,11 @@ impl WorkerActive {
     /// It has ended as it should, and comes round no more.
     pub(in crate::proxy) fn rests(&self) {
         self.looked.store(RESTS, Relaxed);
+    }
+
+    /// Where it counts the pipes that bodies pass through.
+    pub(in crate::proxy) fn pipes(&self) -> &Arc<PipeCounts> {
+        &self.pipes
     }
 
     pub(in crate::proxy) fn read(&self) -> Active {

@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 use gateway_proto::NodeId;
 use http::{Request, StatusCode};
+use http_body::Body;
 use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -70,6 +71,8 @@ impl Body for Defective {
         Poll::Ready(None)
     }
 }
+
+impl Unread for Defective {}
 
 /// In place of what forwards.
 async fn answer(_: Rc<Worker>, _: Rc<Client>, head: RequestHead, _: ClientBody) -> Answer<Defective> {

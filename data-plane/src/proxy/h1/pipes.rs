@@ -29,8 +29,6 @@ use crate::counts::Count;
 pub(super) const MIN_LENGTH: u64 = 64 * 1024;
 /// Bytes in a pipe at most, and the room that is asked for. Whoever reads slowly holds as many of the system's memory.
 pub(super) const CAPACITY: usize = 256 * 1024;
-/// A pipe with less room is not worth its calls: it holds as many pieces as a capacity has pages, however short they are.
-const MIN_CAPACITY: usize = 64 * 1024;
 /// Most pipes of one worker.
 pub(super) const MAX_PIPES: u64 = 64;
 /// Of the file descriptors that the process may have, one in so many may be a pipe's.
@@ -223,7 +221,10 @@ mod system {
         pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice as moved},
     };
 
-    use super::{CAPACITY, Ends, MIN_CAPACITY};
+    use super::{CAPACITY, Ends};
+
+    /// A pipe with less room is not worth its calls: it holds as many pieces as this has pages, however short they are.
+    const MIN_CAPACITY: usize = 64 * 1024;
 
     pub(super) fn pipe() -> io::Result<Ends> {
         let (reader, writer) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;

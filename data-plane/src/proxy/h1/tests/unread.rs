@@ -34,11 +34,13 @@ fn body(seed: usize, length: usize) -> Vec<u8> {
     (0..length).map(|index| (index * 31 + index / 251 + seed * 7) as u8).collect()
 }
 
-/// How a replica ends its answer before the end of its body.
+/// What a replica does behind so many bytes of its body.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Break {
+enum Then {
     Close,
     Reset,
+    /// It says what nobody has asked for.
+    SayMore,
 }
 
 /// A worker before one replica, both on this thread.
@@ -51,8 +53,8 @@ struct Setup {
 }
 
 impl Setup {
-    /// Before a replica that answers `/SEED/LENGTH` with such a body, and breaks off after so many bytes of it, if it is to.
-    async fn new(policy: Policy, breaks: Option<(usize, Break)>) -> Self {
+    /// Before a replica that answers `/SEED/LENGTH` with such a body, unless it is to do something else after so many bytes.
+    async fn new(policy: Policy, unless: Option<(usize, Then)>) -> Self {
         let replica = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (table, _) = Table::new(1);
         let address = Address::parse(&replica.local_addr().unwrap().to_string()).unwrap();
@@ -65,7 +67,7 @@ impl Setup {
             loop {
                 let (stream, _) = replica.accept().await.unwrap();
                 *count.borrow_mut() += 1;
-                spawn_local(converse(stream, breaks));
+                spawn_local(converse(stream, unless));
             }
         });
         let (worker, _) = worker_of(Arc::clone(&table));
@@ -125,7 +127,7 @@ impl Setup {
     }
 }
 
-async fn converse(mut stream: TcpStream, breaks: Option<(usize, Break)>) {
+async fn converse(mut stream: TcpStream, unless: Option<(usize, Then)>) {
     let mut bytes = Vec::new();
     loop {
         while !bytes.ends_with(b"\r\n\r\n") {
@@ -137,12 +139,17 @@ async fn converse(mut stream: TcpStream, breaks: Option<(usize, Break)>) {
         let mut numbers = request.split(['/', ' ']).skip(2).map(|number| number.parse().unwrap());
         let (seed, length): (usize, usize) = (numbers.next().unwrap(), numbers.next().unwrap());
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n");
-        let (sent, ends) = breaks.map_or((length, None), |(sent, ends)| (sent, Some(ends)));
-        let sent = stream.write_all(&[head.as_bytes(), &body(seed, length)[..sent]].concat()).await;
-        if ends == Some(Break::Reset) {
+        let sent = unless.map_or(length, |(sent, _)| sent);
+        let mut answer = [head.as_bytes(), &body(seed, length)[..sent]].concat();
+        let then = unless.map(|(_, then)| then);
+        if then == Some(Then::SayMore) {
+            answer.extend_from_slice(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n");
+        }
+        let sent = stream.write_all(&answer).await;
+        if then == Some(Then::Reset) {
             socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
         }
-        if sent.is_err() || ends.is_some() {
+        if sent.is_err() || matches!(then, Some(Then::Close | Then::Reset)) {
             return;
         }
     }
@@ -259,8 +266,8 @@ fn a_replica_that_breaks_off_never_looks_whole_and_is_blamed_once() {
     run(async {
         let length = 1 << 20;
         for (number, sent) in [MIN, CAPACITY + 7, length - 1].into_iter().enumerate() {
-            for ends in [Break::Close, Break::Reset] {
-                let setup = Setup::new(Policy::default(), Some((sent, ends))).await;
+            for then in [Then::Close, Then::Reset] {
+                let setup = Setup::new(Policy::default(), Some((sent, then))).await;
                 let mut client = setup.connect().await;
                 client.write_all(get(number, length).as_bytes()).await.unwrap();
                 let mut received = Vec::new();
@@ -269,15 +276,25 @@ fn a_replica_that_breaks_off_never_looks_whole_and_is_blamed_once() {
                 let head = received.windows(4).position(|end| end == b"\r\n\r\n").expect("a head") + 4;
                 let received = &received[head..];
                 // What is on its way when a connection is reset may be lost.
-                match ends {
-                    Break::Close => assert_same(received, &body(number, length)[..sent]),
-                    Break::Reset => assert_same(received, &body(number, length)[..received.len()]),
-                }
-                assert!(received.len() <= sent);
+                let arrived = if then == Then::Close { sent } else { received.len().min(sent) };
+                assert_same(received, &body(number, length)[..arrived]);
                 eventually("the attempt is judged", || setup.failures() == 1).await;
                 assert_eq!(setup.held(), 0);
             }
         }
+    });
+}
+
+#[test]
+fn what_a_replica_says_behind_a_long_body_answers_no_other_request() {
+    run(async {
+        let length = 1 << 20;
+        let setup = Setup::new(Policy::default(), Some((length, Then::SayMore))).await;
+        let mut client = setup.connect().await;
+        for seed in 0..3 {
+            assert_same(&ask(&mut client, seed, length, length).await, &body(seed, length));
+        }
+        assert_eq!(*setup.accepted.borrow(), 3, "no such connection is used again");
     });
 }
 

@@ -174,7 +174,8 @@ impl Pipe {
         Ok(())
     }
 
-    /// Moves as many of its bytes as `socket` takes, and tells how many.
+    /// Moves as many of its bytes as `socket` takes, and tells how many. One that takes nothing more has SIGPIPE raised, which
+    /// splice(2) cannot be told to leave, and which programs in Rust ignore from their start.
     pub(super) fn empty_into(&mut self, socket: &TcpStream) -> io::Result<usize> {
         let held = self.held;
         let count = self.moved(|ends| system::splice(&ends.reader, socket, held))?;

@@ -29,6 +29,10 @@ use crate::counts::Count;
 pub(super) const MIN_LENGTH: u64 = 64 * 1024;
 /// Bytes in a pipe at most, and the room that is asked for. Whoever reads slowly holds as many of the system's memory.
 pub(super) const CAPACITY: usize = 256 * 1024;
+/// As many bytes that a client's window has no room for are the system's to hold. It would take megabytes more from a replica as fast
+/// as they pass, and grow the replica's window by that, for a client that reads nothing.
+#[cfg(target_os = "linux")]
+const MAX_UNSENT: u32 = 1024 * 1024;
 /// Most pipes of one worker.
 pub(super) const MAX_PIPES: u64 = 64;
 /// Of the file descriptors that the process may have, one in so many may be a pipe's.
@@ -206,6 +210,17 @@ impl Drop for Pipe {
         }
     }
 }
+
+/// Has the system hold no more for a client than it may. Where it refuses, it holds as many as it likes.
+#[cfg(target_os = "linux")]
+pub(super) fn limit_unsent(socket: &TcpStream) {
+    if let Err(error) = socket2::SockRef::from(socket).set_tcp_notsent_lowat(MAX_UNSENT) {
+        tracing::debug!(%error, "cannot limit what waits to be sent");
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn limit_unsent(_: &TcpStream) {}
 
 /// Whether the system has no splice(2) for this, or does not let us have it: the body has to be copied.
 pub(super) fn is_refusal(error: &io::Error) -> bool {

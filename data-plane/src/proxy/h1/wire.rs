@@ -101,6 +101,8 @@ pub(in crate::proxy) struct Wire {
     tail: &'static [u8],
     /// To be written behind that, by the system alone.
     pipe: Option<Pipe>,
+    /// Whether the system was told how much of that to hold.
+    is_unsent_limited: bool,
     /// Bytes that the system has taken, or TLS.
     sent: u64,
     /// Whether TLS may still hold some of them.
@@ -119,6 +121,7 @@ impl Wire {
             frame: Bytes::new(),
             tail: &[],
             pipe: None,
+            is_unsent_limited: false,
             sent: 0,
             is_held: false,
         }
@@ -224,6 +227,9 @@ impl Wire {
     /// [takes](Wire::takes_pipes) so.
     pub(super) fn queue_pipe(&mut self, pipe: Pipe) {
         debug_assert!(self.pipe.is_none() && !self.is_tls(), "one waits at a time, and none is encrypted");
+        if !std::mem::replace(&mut self.is_unsent_limited, true) {
+            pipes::limit_unsent(self.stream.tcp());
+        }
         self.pipe = (pipe.held() > 0).then_some(pipe);
     }
 

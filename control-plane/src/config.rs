@@ -216,6 +216,7 @@ impl Config {
     /// # Errors
     /// A usage [`Failure`] that names the flags to set.
     pub(crate) fn check_listeners(&self) -> Result<(), Failure> {
+        self.check_socket()?;
         match (self.listen, &self.socket) {
             (Some(listen), _) => self.check_listener("--listen", listen),
             (None, Some(socket)) if matches!(self.store, StoreLocation::Etcd(_)) => {
@@ -225,6 +226,19 @@ impl Config {
                 )))
             }
             (None, _) => Ok(()),
+        }
+    }
+
+    /// Whether anybody could be known at the Unix socket, if there is one.
+    ///
+    /// # Errors
+    /// A usage [`Failure`] that names the flag to set.
+    pub(crate) fn check_socket(&self) -> Result<(), Failure> {
+        match self.socket.as_ref().filter(|_| self.access.asks_for_certificates_only()) {
+            Some(socket) => Err(Failure::usage(format!(
+                "--listen {socket} needs --auth-file beside --tls-client-ca: no certificate can be shown there, so nobody would be known"
+            ))),
+            None => Ok(()),
         }
     }
 
@@ -397,6 +411,14 @@ mod tests {
         for mode in ["600x", "0", "0060", "1777", ""] {
             assert!(Program::try_parse_from(["x", "--socket-mode", mode]).is_err(), "{mode}");
         }
+    }
+
+    #[test]
+    fn a_socket_where_nobody_could_be_known_is_refused() {
+        let flags =
+            ["--listen", "unix:///run/gw.sock", "--tls-cert", "c", "--tls-key", "k", "--tls-client-ca", "a"];
+        let refused = validate(&flags).unwrap().check_listeners().unwrap_err().to_string();
+        assert!(refused.contains("needs --auth-file"), "{refused}");
     }
 
     #[test]

@@ -129,6 +129,7 @@ impl Listeners {
             (Some(socket), _) => {
                 tracing::info!(?config, "starting at the socket that was passed");
                 let passed = |error: io::Error| Failure::usage(format!("LISTEN_FDS: {error}"));
+                config.check_socket()?;
                 // Whoever bound it may have bound it anywhere.
                 config.check_listener("LISTEN_FDS:", socket.local_addr().map_err(passed)?)?;
                 Some(TcpListener::from_std(socket).map_err(passed)?)

@@ -94,13 +94,15 @@ impl Peer {
     /// Completes when he is to go: he is one of too many, and still a stranger, or has too many connections. Cancel safe, but begins
     /// anew.
     pub(crate) async fn outstays(&self) {
-        if self.is_brief {
-            sleep(PATIENCE).await;
-            if self.known.get().is_none() {
-                return;
+        tokio::select! {
+            () = self.is_crowded.notified() => {}
+            () = sleep(PATIENCE), if self.is_brief => {
+                if self.known.get().is_none() {
+                    return;
+                }
+                self.is_crowded.notified().await;
             }
         }
-        self.is_crowded.notified().await;
         sleep(LAST_WORD).await;
     }
 }

@@ -116,7 +116,8 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
         None => None,
     };
     let patience = config.handover_timeout.saturating_add(SUCCESSOR_GRACE);
-    if inherited.is_none() && config.handover_socket.is_some() {
+    // With a socket that was passed, it is this process that has the address.
+    if inherited.is_none() && config.handover_socket.is_some() && !passed.has("admin") {
         takeover::vacated(config.admin_listen, patience, &shutdown).await?;
     }
     let listening = Listening::at(&config, inherited.as_mut(), passed)?;

@@ -25,7 +25,7 @@ mod transition;
 mod view;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc,
         atomic::{
@@ -71,10 +71,24 @@ use transition::TransitionSink;
 /// All services by name.
 pub type Services = BTreeMap<ServiceName, Arc<Service>>;
 
+/// All services, in their order and as requests find them: in the same time however many there are.
+#[derive(Debug, Default)]
+struct Directory {
+    all: Arc<Services>,
+    by_name: HashMap<ServiceName, Arc<Service>, foldhash::fast::RandomState>,
+}
+
+impl From<Services> for Directory {
+    fn from(all: Services) -> Self {
+        let by_name = all.iter().map(|(name, service)| (name.clone(), Arc::clone(service))).collect();
+        Self { all: Arc::new(all), by_name }
+    }
+}
+
 /// The routing table of one data plane, shared by its workers.
 #[derive(Debug)]
 pub struct Table {
-    services: ArcSwap<Services>,
+    services: ArcSwap<Directory>,
     departed: Departed,
     routes: ArcSwap<Routes>,
     /// Whether there are any, so that who has none pays nothing for them.
@@ -120,7 +134,7 @@ impl Table {
     /// of replicas that get no new requests any more.
     /// To be called by one writer at a time.
     pub fn apply(&self, changed: &[ServiceSpec], gone: &[ServiceName], now: Tick) {
-        let present = self.services.load_full();
+        let present = self.services();
         let newness = if self.is_filled() { Newness::Joining } else { Newness::Found };
         let mut map = None;
         for spec in changed {
@@ -150,7 +164,7 @@ impl Table {
         }
         self.departed.add(departing, now);
         if let Some(map) = map {
-            self.services.store(Arc::new(map));
+            self.services.store(Arc::new(map.into()));
         }
         self.outlets.drains.apply(changed, gone);
         self.is_filled.store(true, Release);
@@ -167,7 +181,7 @@ impl Table {
     pub fn inject(&self, changed: &[ServiceSpec], now: Moment) {
         let services = self.services.load();
         for spec in changed {
-            if let Some(service) = services.get(&spec.name) {
+            if let Some(service) = services.by_name.get(&spec.name) {
                 service.inject(&spec.policy.fault, now);
             }
         }
@@ -185,7 +199,7 @@ impl Table {
 
     /// The service of that name, if any. Lock-free.
     pub fn service(&self, name: &str) -> Option<Arc<Service>> {
-        self.services.load().get(name).cloned()
+        self.services.load().by_name.get(name).cloned()
     }
 
     /// The service of that name, too, if the last of its replicas left it a while before `now`, ten minutes, or as long as its
@@ -208,7 +222,7 @@ impl Table {
 
     /// All services as they are now.
     pub fn services(&self) -> Arc<Services> {
-        self.services.load_full()
+        Arc::clone(&self.services.load().all)
     }
 
     /// Transitions, and changes of failing open, that found their queues full since the start.

@@ -12,7 +12,7 @@ use tokio::{
 /// Connections that the kernel completes before they are accepted. After a restart all clients come at once, and one
 /// that finds the queue full is dropped or reset; the usual 128 are too few for that. The system may allow fewer
 /// (`net.core.somaxconn`, 4096 on Linux).
-const BACKLOG: u32 = 4096;
+pub(crate) const BACKLOG: u32 = 4096;
 
 /// Between two looks at a beginning that is still in pieces.
 const MIN_PAUSE: Duration = Duration::from_millis(10);

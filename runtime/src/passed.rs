@@ -45,6 +45,11 @@ impl Passed {
         self.0.is_empty()
     }
 
+    /// Whether there is one of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(of, _)| of == name)
+    }
+
     /// Takes all of this name.
     pub fn take(&mut self, name: &str) -> Vec<TcpListener> {
         let (taken, left) = std::mem::take(&mut self.0).into_iter().partition(|(of, _)| of == name);

@@ -4,20 +4,25 @@
 //! socket it says "connection refused", too. What to do with such a file, and what to say of it, is decided here.
 
 use std::{
-    fs::{self, File, Permissions},
+    fs::{self, File, Permissions, TryLockError},
     io,
     os::{
         fd::OwnedFd,
         unix::fs::{FileTypeExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::net::{UnixListener, UnixStream};
 
-/// Connections that wait to be accepted; after a restart all clients come at once.
-const BACKLOG: i32 = 1024;
+use crate::accept::BACKLOG;
+
+/// Two processes that start at once are done in moments. Whoever holds the lock for longer is none of them: any user who may read
+/// the folder can.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A listener with its file. Dropped, it removes the file, unless another process has put its own there.
 #[derive(Debug)]
@@ -35,16 +40,16 @@ impl UnixSocket {
     /// # Errors
     /// Why nobody can listen there, in a sentence for whoever chose the path.
     pub fn claim(path: &Path, mode: u32) -> io::Result<Self> {
-        let folder = folder(path);
-        let looked = File::open(folder).map_err(|error| {
-            let why = format!("the folder {} cannot be used: {error}", folder.display());
-            io::Error::new(error.kind(), why)
-        })?;
-        // Of two processes that start at once, the second one looks when the first one listens. Where the file system knows no
-        // locks, nobody waits.
-        let _ = looked.lock();
-        check(path)?;
-        if is_left(path) {
+        // Of two processes that start at once, the second one looks when the first one listens. Where there can be no lock, nobody
+        // waits.
+        let looked = File::open(folder(path)).ok();
+        let begun = Instant::now();
+        while let Some(Err(TryLockError::WouldBlock)) = looked.as_ref().map(File::try_lock)
+            && begun.elapsed() < LOCK_PATIENCE
+        {
+            thread::sleep(LOCK_PATIENCE / 100);
+        }
+        if check(path)? {
             fs::remove_file(path)?;
         }
         Self::bind(path, mode)
@@ -58,7 +63,7 @@ impl UnixSocket {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
         socket.bind(&SockAddr::unix(path)?)?;
         fs::set_permissions(path, Permissions::from_mode(mode))?;
-        socket.listen(BACKLOG)?;
+        socket.listen(BACKLOG.try_into().unwrap_or(i32::MAX))?;
         socket.set_nonblocking(true)?;
         let listener = std::os::unix::net::UnixListener::from(OwnedFd::from(socket));
         let inode = Some(inode(path)?);
@@ -102,11 +107,12 @@ impl Drop for UnixSocket {
     }
 }
 
-/// Whether somebody could listen at a path, without a trace there.
+/// Finds out whether somebody could listen at a path, without a trace there. Yields whether a process that was killed has left its
+/// file there.
 ///
 /// # Errors
 /// Why not, in a sentence for whoever chose the path.
-pub fn check(path: &Path) -> io::Result<()> {
+pub fn check(path: &Path) -> io::Result<bool> {
     let refuse = |kind, why: String| Err(io::Error::new(kind, why));
     let folder = folder(path);
     if !folder.is_dir() {
@@ -116,7 +122,7 @@ pub fn check(path: &Path) -> io::Result<()> {
         );
     }
     match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error),
         Ok(metadata) if !metadata.file_type().is_socket() => {
             let why = "there is something that is no socket: name another path";
@@ -125,7 +131,7 @@ pub fn check(path: &Path) -> io::Result<()> {
         Ok(_) => {}
     }
     match knock(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             refuse(error.kind(), "there is a socket that this user may not use: name another path".to_owned())
         }
@@ -162,6 +168,8 @@ pub async fn connect(path: &Path) -> io::Result<UnixStream> {
                 "nobody listens there: whoever made this socket has ended"
             }
             io::ErrorKind::ConnectionRefused => "it is no socket",
+            // Of a socket that has a queue for it, this would be another error.
+            io::ErrorKind::WouldBlock => "too many wait there to be accepted: try again",
             io::ErrorKind::PermissionDenied => {
                 "permission denied: the mode and the owner of the socket, and of the folders above it, decide who may connect"
             }

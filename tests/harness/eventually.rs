@@ -50,7 +50,7 @@ pub async fn ends_within<T>(limit: Duration, what: &str, work: impl Future<Outpu
         .unwrap_or_else(|_| panic!("{what}: does not end within {limit:?}"))
 }
 
-/// A program that is killed when it does not end within [`PATIENCE`], for those who block on it.
+/// A program that is killed when it does not end within 20 s, for those who block on it.
 pub fn bounded(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new("timeout");
     command.arg("--signal=KILL").arg(PATIENCE.as_secs().to_string()).arg(program);

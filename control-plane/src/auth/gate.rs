@@ -225,8 +225,9 @@ impl Lock {
             guesses().look(&place, 1, now).map_err(|retry| Denied::Guesses { retry })?;
         }
         self.identify(credential).map_err(|error| {
-            // What was right once, or may be right, is no guess.
-            let is_guess = !matches!(error, CredentialError::Expired | CredentialError::NoKeys);
+            use CredentialError::{Expired, Missing, NoKeys, UnknownKey};
+            // What was right once, or may be right, is no guess; nor is who comes over a Unix socket and has shown nothing.
+            let is_guess = !matches!(error, Expired | NoKeys | UnknownKey | Missing);
             match place.filter(|_| is_guess).map(|place| guesses().take(&place, 1, now)) {
                 Some(Err(retry)) => Denied::Guesses { retry },
                 _ => Denied::Nobody(error),

@@ -185,6 +185,11 @@ impl Settings {
         )))
     }
 
+    /// Whether a certificate is all by which somebody can be known.
+    pub(crate) fn asks_for_certificates_only(&self) -> bool {
+        self.auth_file.is_none() && self.is_locked()
+    }
+
     fn is_locked(&self) -> bool {
         self.auth_file.is_some() || self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
     }

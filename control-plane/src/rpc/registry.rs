@@ -43,9 +43,9 @@ impl RegistryService for Registry {
         &self,
         request: Request<Streaming<v1::KeepAliveRequest>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
-        let place = self.0.keep_alive_streams.take()?;
-        let (outbound, responses) = mpsc::channel(BUFFERED);
         let caller = Caller::of(request.extensions()).clone();
+        let place = self.0.keep_alive_streams.take_for(&caller)?;
+        let (outbound, responses) = mpsc::channel(BUFFERED);
         let work = keep_alive::serve(Arc::clone(&self.0), caller, request.into_inner(), outbound.clone());
         self.0.spawn_stream("keep_alive_stream", place, outbound, work);
         Ok(Response::new(ReceiverStream::new(responses)))

@@ -149,7 +149,7 @@ mod tests {
         let now = Instant::now() + Duration::from_secs(60);
         let mut status = Status::new(Source::None, Duration::ZERO, now);
         status.set_connected(true, now);
-        status.confirm(now);
+        status.confirm(now, Duration::from_secs(9));
         status.refuse("service orders is named twice".into());
         status.hear_of_store(Duration::from_secs(9), now);
         let mirror = mirror(Snapshot::new("e", 12, vec![]));
@@ -182,7 +182,7 @@ mod tests {
     fn what_the_guard_holds_and_a_disputed_hash_are_alarms_and_no_reason_to_turn_clients_away() {
         let now = Instant::now();
         let mut status = Status::new(Source::None, Duration::ZERO, now);
-        status.confirm(now);
+        status.confirm(now, Duration::ZERO);
         status.set_connected(true, now);
         status.dispute("hashes differ".into());
         let mut mirror = mirror(Snapshot::default());

@@ -93,6 +93,8 @@ pub(crate) async fn follow(
     let mut reconnect = Reconnect::default();
     // A connection to the control plane in use that is there already.
     let mut ready = None;
+    // From one that had lost touch with its store.
+    let mut last_move = None;
     // A follower before this one may have failed in the middle of a stream.
     feed.set_disconnected();
     loop {
@@ -102,7 +104,7 @@ pub(crate) async fn follow(
         }
         feed.carry(&services.borrow_and_update());
         let ended = tokio::select! {
-            ended = follow_once(control_plane, ready.take(), node, &mut services, feed, &mut reconnect) => ended,
+            ended = follow_once(control_plane, ready.take(), last_move, node, &mut services, feed, &mut reconnect) => ended,
             () = stop.begun() => return,
         };
         feed.end(ended.reason());
@@ -111,6 +113,7 @@ pub(crate) async fn follow(
             continue;
         }
         if let Ended::Outdated(candidate) = ended {
+            last_move = Some(tokio::time::Instant::now());
             let left = control_plane.url().clone();
             ready = Some(control_plane.adopt(*candidate));
             let url = control_plane.url();
@@ -161,6 +164,7 @@ fn pause_after(
 async fn follow_once(
     control_plane: &ControlPlane,
     ready: Option<Channel>,
+    last_move: Option<tokio::time::Instant>,
     node: &v1::NodeIdentity,
     services: &mut watch::Receiver<Services>,
     feed: &Feed,
@@ -200,7 +204,7 @@ async fn follow_once(
     let has_others = control_plane.has_others();
     tokio::select! {
         ended = receive_all(responses, &answers, services, feed, reconnect, has_others) => ended,
-        candidate = current::find(control_plane, feed), if has_others => Ended::Outdated(Box::new(candidate)),
+        candidate = current::find(control_plane, feed, last_move), if has_others => Ended::Outdated(Box::new(candidate)),
     }
 }
 

@@ -15,7 +15,7 @@ use gateway_proto::{
 };
 use tokio::{
     sync::mpsc,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -27,17 +27,26 @@ use crate::control_plane::{Candidate, ControlPlane};
 
 /// One that has not said within this how it stands is passed over.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Between two looks at all of them, at least this long, and at most twice as long.
+/// Between two looks at all of them, at least this long, and at most twice as long. The first one is up to as long after there is
+/// a reason for it: all data planes of a control plane have it at the same moment.
 const PAUSE: Duration = Duration::from_secs(5);
+/// After a move nobody moves again for so long: one that says that it is in touch may have no place for another data plane, and
+/// whoever is sent away by it comes back to where it was.
+const SETTLED: Duration = Duration::from_secs(30);
 
-/// Completes with a control plane that is in touch with the store, once the one that is followed is not. Cancel safe.
-pub(super) async fn find(control_plane: &ControlPlane, feed: &Feed) -> Candidate {
+/// Completes with a control plane that is in touch with the store, once the one that is followed is not, and some time after the
+/// last move. Cancel safe.
+pub(super) async fn find(control_plane: &ControlPlane, feed: &Feed, last_move: Option<Instant>) -> Candidate {
+    if let Some(last) = last_move {
+        sleep_until(last + SETTLED).await;
+    }
     let mut status = feed.status();
     loop {
         if status.wait_for(|status| status.store_silent_since.is_some()).await.is_err() {
             // Its sender is the feed's, which is there for as long as this is.
             return pending().await;
         }
+        sleep(PAUSE.mul_f64(rand::random())).await;
         for steps in 1..=control_plane.count() {
             let Ok(candidate) = control_plane.try_another(steps).await else { continue };
             let is_in_touch =
@@ -47,7 +56,7 @@ pub(super) async fn find(control_plane: &ControlPlane, feed: &Feed) -> Candidate
                 return candidate;
             }
         }
-        sleep(PAUSE.mul_f64(1.0 + rand::random::<f64>())).await;
+        sleep(PAUSE).await;
     }
 }
 

@@ -135,10 +135,10 @@ impl Feed {
         log(&outcome.judgement);
         match &outcome.received {
             Received::Applied { .. } | Received::Unchanged => {
-                self.status.send_modify(|status| status.confirm(Instant::now()));
+                self.status.send_modify(|status| status.confirm(Instant::now(), silence));
             }
             Received::Disputed(refusal) => self.status.send_modify(|status| {
-                status.confirm(Instant::now());
+                status.confirm(Instant::now(), silence);
                 status.dispute(refusal.to_string());
             }),
             Received::Partial => {}

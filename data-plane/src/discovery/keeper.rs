@@ -105,7 +105,7 @@ mod tests {
         }
 
         fn confirm(&self) {
-            self.status.send_modify(|status| status.confirm(Instant::now()));
+            self.status.send_modify(|status| status.confirm(Instant::now(), Duration::ZERO));
         }
     }
 

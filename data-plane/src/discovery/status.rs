@@ -118,20 +118,18 @@ impl Status {
         *self.ended.entry(reason).or_default() += 1;
     }
 
-    pub(crate) fn confirm(&mut self, now: Instant) {
+    /// Notes that what is held is what a control plane has that has heard nothing of its store for `silence`.
+    pub(crate) fn confirm(&mut self, now: Instant, silence: Duration) {
         self.source = Source::Live;
-        self.confirmed = Some((now, Duration::ZERO));
+        self.confirmed = Some((now, silence));
         self.refusal = None;
     }
 
-    /// Takes in how long the store has been silent to the control plane that is followed; zero: it is in touch. What that one
-    /// confirms is as old. Yields whether it has changed sides.
+    /// Takes in how long the store has been silent to the control plane that is followed; zero: it is in touch.
+    /// Yields whether it has changed sides.
     pub(crate) fn hear_of_store(&mut self, silence: Duration, now: Instant) -> bool {
         let was_silent = self.store_silent_since.is_some();
-        self.store_silent_since = (!silence.is_zero()).then(|| {
-            self.confirmed = self.confirmed.map(|_| (now, silence));
-            now.checked_sub(silence).unwrap_or(now)
-        });
+        self.store_silent_since = (!silence.is_zero()).then(|| now.checked_sub(silence).unwrap_or(now));
         was_silent != self.store_silent_since.is_some()
     }
 
@@ -154,7 +152,12 @@ mod tests {
         let (start, minute) = (Instant::now(), Duration::from_secs(60));
         let mut status = Status::new(Source::Cached, 5 * minute, start);
         assert_eq!(status.age(start + minute), Some(6 * minute));
-        status.confirm(start + minute);
+        assert!(
+            status.hear_of_store(Duration::from_secs(20), start + minute),
+            "it has confirmed nothing by that"
+        );
+        assert_eq!(status.age(start + minute), Some(6 * minute));
+        status.confirm(start + minute, Duration::ZERO);
         assert_eq!(status.age(start + 3 * minute), Some(2 * minute));
         assert_eq!(status.source, Source::Live);
     }
@@ -164,7 +167,7 @@ mod tests {
         let (start, second) = (Instant::now(), Duration::from_secs(1));
         let mut status = Status::new(Source::Cached, Duration::ZERO, start);
         status.follow("a", start);
-        status.confirm(start + 30 * second);
+        status.confirm(start + 30 * second, 20 * second);
         assert!(status.hear_of_store(20 * second, start + 30 * second));
         assert_eq!(status.store_silent_since, Some(start + 10 * second));
         assert_eq!(status.age(start + 31 * second), Some(21 * second));

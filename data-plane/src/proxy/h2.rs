@@ -37,8 +37,9 @@ pub(super) use server::serve;
 
 /// What each field of a head counts for beside its bytes.
 const FIELD_OVERHEAD: usize = 32;
-/// Of a larger head than this, no value keeps the whole.
-const MAX_SHARED: usize = 2 * 1024;
+/// Of a larger head than this, no value keeps the whole: the engine's table of what it has said before keeps some sixty of them for as long
+/// as a connection lasts, and counts each by its own length.
+const MAX_SHARED: usize = 256;
 /// Room for what is added to a map.
 const MORE_FIELDS: usize = 4;
 /// Fields that HTTP/2 has in no message (RFC 9113 section 8.2.2).

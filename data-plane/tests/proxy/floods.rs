@@ -378,6 +378,27 @@ async fn whoever_opens_its_window_bit_by_bit_has_its_stream_ended() {
 }
 
 #[tokio::test]
+async fn the_last_of_an_answer_is_not_kept_for_a_client_that_takes_nothing_of_it() {
+    let replica = Replica::start(|_, _| ok("hello")).await;
+    let limits = Limits { unread_timeout: Duration::from_secs(1), ..Limits::default() };
+    let gateway = Gateway::start_limited(limits, &[replica.address]).await;
+    // INITIAL_WINDOW_SIZE 1.
+    let mut stream = begin(&gateway, &[0, 4, 0, 0, 0, 1]).await;
+    stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 1, GET)).await.unwrap();
+    let ended = async {
+        while let Some((kind, ..)) = next(&mut stream).await {
+            if kind == RST_STREAM {
+                return true;
+            }
+        }
+        false
+    };
+    assert!(tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it is kept for ever"));
+    assert_eq!(refused(&gateway, "unread"), 1);
+    eventually("nothing is under way", || gateway.inflight(0) == 0).await;
+}
+
+#[tokio::test]
 async fn what_begins_like_http_2_and_is_none_is_not_answered_in_http_1() {
     let (gateway, _replica) = gateway(Limits::default()).await;
     let beginnings = [

@@ -32,7 +32,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
 use super::*;
-use crate::leases::Leases;
+use crate::leases::{Leases, Renewal};
 use crate::registry::{Candidates, Command, Decision, Limits, Registration, View, decide};
 use gateway_proto::{Address, LeaseId, ReplicaKey, ServiceName};
 
@@ -301,12 +301,21 @@ impl Lease for Service {
         let one_less = |left: usize| left.checked_sub(1);
         let is_stalling = state.stalling.fetch_update(Relaxed, Relaxed, one_less).is_ok();
         let (sender, responses) = mpsc::channel(9);
+        let answer = move |id| {
+            state.renewed.send_modify(|renewed| renewed.push(id));
+            (!is_stalling).then(|| Ok(LeaseKeepAliveResponse { header: state.header(), id, ttl: 60 }))
+        };
+        // Before its first answer etcd says nothing at all, not even that there is a stream.
+        while let Some(LeaseKeepAliveRequest { id }) = requests.message().await? {
+            if let Some(answer) = answer(id) {
+                let _ = sender.try_send(answer);
+                break;
+            }
+        }
         tokio::spawn(async move {
             while let Ok(Some(LeaseKeepAliveRequest { id })) = requests.message().await {
-                state.renewed.send_modify(|renewed| renewed.push(id));
-                if !is_stalling {
-                    let _ =
-                        sender.send(Ok(LeaseKeepAliveResponse { header: state.header(), id, ttl: 60 })).await;
+                if let Some(answer) = answer(id) {
+                    let _ = sender.send(answer).await;
                 }
             }
         });
@@ -432,6 +441,25 @@ async fn renewals_that_a_member_leaves_without_an_answer_are_asked_again_on_the_
     fake.stall(1);
     leases.renew(lease, &key, clock::now()).unwrap();
     fake.is_asked(lease, 2).await;
+}
+
+#[tokio::test]
+async fn a_renewal_that_is_too_old_to_be_told_opens_no_stream_on_which_there_is_nothing_to_say() {
+    let fake = Fake::start().await;
+    let (store, _, lease, key) = with_a_lease(&fake).await;
+    let (renewals, receiver) = mpsc::channel(9);
+    let keeping = super::keeper::run(store.client.clone(), store.keys.clone(), receiver);
+    let _keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
+    let heard =
+        |ago| Renewal { lease, key: key.clone(), ttl: TTL, heard: clock::now() - ago, is_dropped: false };
+    for _ in 0..9 {
+        renewals.try_send(heard(TTL)).unwrap();
+    }
+    let begun = clock::now();
+    renewals.send(heard(Duration::ZERO)).await.unwrap();
+    fake.is_asked(lease, 1).await;
+    // Each stream in vain would take a second and a half, and the connection with it.
+    assert!(clock::now() - begun < Duration::from_secs(1));
 }
 
 #[tokio::test]

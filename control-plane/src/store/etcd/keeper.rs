@@ -80,10 +80,12 @@ impl Line {
     async fn run(mut self, mut renewals: mpsc::Receiver<Renewal>) {
         let mut pause = MIN_PAUSE;
         loop {
-            // No stream without anything to say.
-            if self.unanswered.is_empty() {
+            // No stream without anything to say: etcd says nothing on it before it has heard something, not even that it is there.
+            while self.unanswered.is_empty() {
                 let Some(first) = renewals.recv().await else { return };
-                self.unanswered.insert(LeaseTag::of(first.lease).get(), first);
+                if first.is_timely(clock::now()) {
+                    self.unanswered.insert(LeaseTag::of(first.lease).get(), first);
+                }
             }
             let begun = clock::now();
             match self.forward(&mut renewals).await {
@@ -102,8 +104,13 @@ impl Line {
 
     async fn forward(&mut self, renewals: &mut mpsc::Receiver<Renewal>) -> Result<(), Status> {
         let live = self.client.live().await.inspect_err(|_| self.forget_late_ones())?;
-        let (requests, receiver) = mpsc::channel(UNANSWERED);
         self.forget_late_ones();
+        if self.unanswered.is_empty() {
+            return Err(Status::cancelled("what was to be said is too old by now"));
+        }
+        let (requests, receiver) = mpsc::channel(UNANSWERED);
+        // In another order than before: one that etcd is about to drop has no answer, nor has what stands behind it.
+        self.unanswered = std::mem::take(&mut self.unanswered).into_iter().collect();
         for id in self.unanswered.keys() {
             // There is room for all of them.
             let _ = requests.try_send(LeaseKeepAliveRequest { id: *id });
@@ -159,16 +166,18 @@ impl Line {
 struct Revivals {
     client: Client,
     keys: Keys,
-    waiting: VecDeque<Renewal>,
+    waiting: VecDeque<LeaseId>,
+    /// When the owner of each that waits was last heard of: one who goes on to renew keeps its place.
+    newest: HashMap<LeaseId, Renewal>,
     under_way: JoinSet<LeaseId>,
-    /// Of both. The next renewal of one that waits says nothing new.
-    leases: HashSet<LeaseId>,
+    /// The same.
+    begun: HashSet<LeaseId>,
 }
 
 impl Revivals {
     fn new(client: Client, keys: Keys) -> Self {
-        let (waiting, under_way, leases) = (VecDeque::new(), JoinSet::new(), HashSet::new());
-        Self { client, keys, waiting, under_way, leases }
+        let (waiting, newest) = (VecDeque::new(), HashMap::new());
+        Self { client, keys, waiting, newest, under_way: JoinSet::new(), begun: HashSet::new() }
     }
 
     /// For as long as there are any to come.
@@ -176,26 +185,33 @@ impl Revivals {
         loop {
             tokio::select! {
                 renewal = lapsed.recv(), if self.waiting.len() < WAITING => match renewal {
-                    Some(renewal) if self.leases.insert(renewal.lease) => self.waiting.push_back(renewal),
-                    Some(_) => {}
+                    Some(renewal) => self.wait_with(renewal),
                     None => return,
                 },
                 Some(ended) = self.under_way.join_next() => match ended {
                     Ok(lease) => {
-                        self.leases.remove(&lease);
+                        self.begun.remove(&lease);
                     }
                     // A panic leaves its lease among those that are under way.
-                    Err(_) => self.leases = self.waiting.iter().map(|renewal| renewal.lease).collect(),
+                    Err(_) => self.begun.clear(),
                 },
             }
             while self.under_way.len() < REVIVALS {
-                let Some(next) = self.waiting.pop_front() else { break };
-                if next.is_timely(clock::now()) {
+                let Some(lease) = self.waiting.pop_front() else { break };
+                let next = self.newest.remove(&lease).filter(|next| next.is_timely(clock::now()));
+                if let Some(next) = next {
+                    self.begun.insert(lease);
                     self.under_way.spawn(revive(self.client.clone(), self.keys.clone(), next));
-                } else {
-                    self.leases.remove(&next.lease);
                 }
             }
+        }
+    }
+
+    /// What is under way is not to be done twice.
+    fn wait_with(&mut self, renewal: Renewal) {
+        let lease = renewal.lease;
+        if !self.begun.contains(&lease) && self.newest.insert(lease, renewal).is_none() {
+            self.waiting.push_back(lease);
         }
     }
 }

@@ -44,11 +44,8 @@ async fn be_present(
     client.txn(leased(keys.peer(node), address.as_bytes().to_vec(), id)).await?;
     loop {
         tokio::select! {
-            changed = own.changed() => {
-                let _ = changed;
-                // With its lease, the key goes at once.
-                return client.revoke(id).await;
-            }
+            // With its lease, the key goes at once.
+            _ = own.changed() => return client.revoke(id).await,
             () = sleep(RENEW_INTERVAL) => {}
         }
         let renewed = timeout(RENEW_TIMEOUT, renew_once(client, id)).await;

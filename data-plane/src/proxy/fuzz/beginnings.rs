@@ -9,7 +9,7 @@ use tokio::{
 
 use super::{
     noise, rounds,
-    stage::{OF_THE_ENGINE, PATIENCE, Stage, on_a_stage},
+    stage::{PATIENCE, Stage, on_a_stage},
 };
 use crate::proxy::h1::tests::{Verdict, messages, read_request};
 
@@ -64,5 +64,5 @@ async fn round(stage: &Stage, random: &mut SmallRng) {
 
 #[test]
 fn whatever_a_connection_begins_with_is_answered_in_one_version_of_http_or_ends() {
-    rounds(|random| on_a_stage(OF_THE_ENGINE, |_| {}, async |stage| round(stage, random).await));
+    rounds(|random| on_a_stage(|_| {}, async |stage| round(stage, random).await));
 }

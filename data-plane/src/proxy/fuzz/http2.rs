@@ -12,7 +12,7 @@ use tokio::{
 
 use super::{
     rounds,
-    stage::{OF_THE_ENGINE, PATIENCE, Stage, on_a_stage},
+    stage::{PATIENCE, Stage, on_a_stage},
 };
 use crate::proxy::h1::tests::{Message, messages};
 
@@ -405,5 +405,5 @@ async fn round(stage: &Stage, random: &mut SmallRng) {
 
 #[test]
 fn a_replica_sees_exactly_the_requests_that_a_client_sent_in_http_2() {
-    rounds(|random| on_a_stage(OF_THE_ENGINE, |_| {}, async |stage| round(stage, random).await));
+    rounds(|random| on_a_stage(|_| {}, async |stage| round(stage, random).await));
 }

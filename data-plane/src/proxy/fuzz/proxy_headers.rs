@@ -80,5 +80,5 @@ async fn round(stage: &Stage, random: &mut SmallRng) {
 
 #[test]
 fn a_replica_is_told_of_whom_a_proxy_header_names_and_of_nobody_whose_header_is_none() {
-    rounds(|random| on_a_stage(&[], required, async |stage| round(stage, random).await));
+    rounds(|random| on_a_stage(required, async |stage| round(stage, random).await));
 }

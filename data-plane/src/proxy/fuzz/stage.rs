@@ -43,22 +43,14 @@ struct Record {
     faults: Vec<String>,
 }
 
-/// What panics in HTTP/2 and is not to be told from the gateway's own: with assertions for debugging, h2 has one at the end of a
-/// connection (`Counts::drop`: no stream is left) that does not hold for what clients may send. It costs that connection.
-pub(super) const OF_THE_ENGINE: &[&str] = if cfg!(debug_assertions) { &["connection"] } else { &[] };
-
-/// Runs a test, and the stage's tasks beside it, on one thread. Nothing on the worker panics, but for what is `spared`.
-pub(super) fn on_a_stage(
-    spared: &[&str],
-    configure: impl FnOnce(&mut ProxyConfig),
-    test: impl AsyncFnOnce(&Stage),
-) {
+/// Runs a test, and the stage's tasks beside it, on one thread. Nothing on the worker panics.
+pub(super) fn on_a_stage(configure: impl FnOnce(&mut ProxyConfig), test: impl AsyncFnOnce(&Stage)) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     LocalSet::new().block_on(&runtime, async {
         let stage = Stage::begin(configure).await;
         test(&stage).await;
         let mut panics = stage.panics.read();
-        panics.retain(|task, count| *count > 0 && !spared.contains(task));
+        panics.retain(|_, count| *count > 0);
         assert!(panics.is_empty(), "panics on the worker: {panics:?}");
     });
 }

@@ -136,6 +136,9 @@ impl Exchange {
             return None;
         }
         head.fields.remove(CONNECTION_SPECIFIC);
+        if head.status == StatusCode::NO_CONTENT {
+            head.fields.remove(Names::of(&[Name::ContentLength]));
+        }
         worker.settle_date(&mut head.fields);
         if let (Some(mut tunnel), Some(incoming)) = (tunnel, tunnelled) {
             head.fields.remove(Names::of(&[Name::ContentLength]));
@@ -218,7 +221,7 @@ struct Outgoing<B: Body> {
     /// What has come of it and waits for the client's windows, and whether it is the last of it.
     held: Option<Bytes>,
     is_last: bool,
-    /// Bytes that have come of it.
+    /// Bytes that the client's windows have taken.
     taken: u64,
 }
 
@@ -233,16 +236,28 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
 
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            if self.held.is_some() && self.stream.capacity() == 0 {
-                match ready!(self.stream.poll_capacity(cx)) {
-                    Some(Ok(_)) => continue,
-                    Some(Err(_)) | None => return Poll::Ready(()),
+            if let Some(data) = &mut self.held {
+                // No more than the windows take: the engine would hold the rest, for as long as the client likes.
+                self.stream.reserve_capacity(data.len());
+                let room = match self.stream.capacity() {
+                    0 => match ready!(self.stream.poll_capacity(cx)) {
+                        Some(Ok(0)) => continue,
+                        Some(Ok(room)) => room,
+                        Some(Err(_)) | None => return Poll::Ready(()),
+                    },
+                    room => room,
+                };
+                let piece = data.split_to(room.min(data.len()));
+                let is_all = data.is_empty();
+                if is_all {
+                    self.held = None;
                 }
-            }
-            if let Some(data) = self.held.take()
-                && (self.stream.send_data(data, self.is_last).is_err() || self.is_last)
-            {
-                return Poll::Ready(());
+                self.taken += piece.len() as u64;
+                let is_end = is_all && self.is_last;
+                if self.stream.send_data(piece, is_end).is_err() || is_end {
+                    return Poll::Ready(());
+                }
+                continue;
             }
             let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else {
                 // Who takes no more need not be told that there is no more.
@@ -251,12 +266,8 @@ impl<B: Body<Data = Bytes> + Unpin> Outgoing<B> {
             };
             match frame.map(http_body::Frame::into_data) {
                 Ok(Ok(data)) => {
-                    self.taken += data.len() as u64;
                     self.is_last = self.body.is_end_stream();
                     if !data.is_empty() {
-                        // It is there, so one byte of a window is all that it has to have: what it asks for beyond that while it
-                        // waits would keep others from theirs.
-                        self.stream.reserve_capacity(1);
                         self.held = Some(data);
                     } else if self.is_last {
                         let _ = self.stream.send_data(data, true);

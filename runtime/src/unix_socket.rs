@@ -247,7 +247,7 @@ mod tests {
         assert!(refusal(UnixSocket::claim(&file, 0o600)).contains("something that is no socket"));
         assert_eq!(fs::read(&file).unwrap(), b"precious");
         assert!(refusal(check(&missing)).contains("there is no folder"));
-        assert!(refusal(UnixSocket::claim(&missing, 0o600)).contains("cannot be used"));
+        assert!(refusal(UnixSocket::claim(&missing, 0o600)).contains("make it first"));
         assert_eq!(refusal(connect(&file).await), "it is no socket");
         assert_eq!(refusal(connect(&missing).await), "there is no such file");
     }

@@ -150,5 +150,5 @@ async fn what_is_no_socket_is_left_as_it_is() {
     assert!(refused.contains("something that is no socket"), "{refused}");
     assert_eq!(std::fs::read(&precious).unwrap(), b"of value");
     let refused = start(config(&folder.path().join("none/x.sock"), 0o600)).await.unwrap_err().to_string();
-    assert!(refused.contains("the folder ") && refused.contains("none"), "{refused}");
+    assert!(refused.contains("there is no folder ") && refused.contains("none"), "{refused}");
 }

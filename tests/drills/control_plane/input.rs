@@ -91,9 +91,11 @@ pub(crate) async fn malformed(size: Size, figures: &mut Figures) {
     for (what, message, is_large) in inputs {
         let (mut codes, mut wrong) = (BTreeMap::<String, u64>::new(), Vec::new());
         for path in rpcs.iter().cycle().take(rpcs.len() * rounds) {
-            let code = send(&channel, path, message.clone(), None)
-                .await
-                .map_or_else(|status| status.code(), |()| Code::Ok);
+            let answer = send(&channel, path, message.clone(), None).await;
+            let (code, why) = answer.map_or_else(
+                |status| (status.code(), status.message().to_owned()),
+                |()| (Code::Ok, String::new()),
+            );
             *codes.entry(format!("{code:?}")).or_default() += 1;
             // What cannot be decoded is INTERNAL to gRPC, whoever's fault it is.
             let is_right = match code {
@@ -102,7 +104,7 @@ pub(crate) async fn malformed(size: Size, figures: &mut Figures) {
                 _ => false,
             };
             if !is_right {
-                wrong.push(format!("{path}: {code:?}"));
+                wrong.push(format!("{path}: {code:?} {why} "));
             }
         }
         let first = wrong.first().cloned().unwrap_or_default();

@@ -107,7 +107,7 @@ fn wish(random: &mut SmallRng, mark: u64) -> (Wish, Block, Block) {
             ("", Refused),
         ],
     );
-    let host = choose(
+    let mut host = choose(
         random,
         &mut fate,
         &[
@@ -184,9 +184,13 @@ fn wish(random: &mut SmallRng, mark: u64) -> (Wish, Block, Block) {
     if random.random_bool(0.05) {
         // One is missing, or behind the fields.
         let moved = block.remove(random.random_range(0..block.len()));
-        let is_last = random.random();
-        // Without an authority there is no host.
-        fate = Refused;
+        let is_last: bool = random.random();
+        // Without an authority there is no host, but where a field says one.
+        let has_host = moved.0 == ":authority" && !is_last && fields.iter().any(|(name, _)| name == "host");
+        fate = if has_host { Open } else { Refused };
+        if has_host {
+            host = "other";
+        }
         if is_last {
             fields.push(moved);
         }

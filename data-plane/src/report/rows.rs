@@ -40,8 +40,6 @@ pub(crate) struct Measured {
     pub(super) stands_by: bool,
     /// How slow it is.
     pub(super) measures: Measures,
-    /// How many probes must succeed.
-    probe_success_target: i32,
     health_check: HealthCheck,
 }
 
@@ -61,7 +59,6 @@ impl Measured {
             health_check,
             stands_by: service.stands_by(replica),
             measures: service.measures(replica, beside, now),
-            probe_success_target: policy.half_open_success_count.into(),
         }
     }
 }
@@ -74,16 +71,7 @@ pub(crate) fn breaker(
     date: impl Fn(Tick) -> SystemTime,
 ) -> v1::Breaker {
     let Measured {
-        view,
-        counters,
-        asked_regardless,
-        limit,
-        pending,
-        stands_by,
-        probe_success_target,
-        health_check,
-        measures,
-        ..
+        view, counters, asked_regardless, limit, pending, stands_by, health_check, measures, ..
     } = *measured;
     let registration = replica.registration_counters();
     let History { changed_at, out_since, trip: last_trip, withheld } = replica.history();
@@ -106,7 +94,7 @@ pub(crate) fn breaker(
         trip_count: count(view.trip_count),
         consecutive_failure_count: view.consecutive.cast_signed(),
         probe_success_count: view.probe_successes.cast_signed(),
-        probe_success_target,
+        probe_success_target: view.probe_target.cast_signed(),
         incarnation: replica.incarnation(),
         generation: count(view.generation),
         last_errors: failures.iter().map(|failure| failure.fault.to_string()).collect(),

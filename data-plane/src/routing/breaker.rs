@@ -26,6 +26,10 @@
 //! word again to know that they belong together. A permit names the generation it was given in, so the result
 //! of a request that started before a transition is void after it.
 //!
+//! How many probes S must succeed depends on what opened it. Who fails each time is found out by one or two of them, which is
+//! what the policy asks for. Who fails sometimes passes two easily, and would be closed, and do harm until the window
+//! is full again, each time: so after a ratio it takes as many in a row as nobody with that ratio is likely to have.
+//!
 //! A policy can withhold the arrow from CLOSED to OPEN: when it only observes, and when as many of the service's breakers
 //! are open as it allows. What would have happened is told then, at most once in a window.
 //!
@@ -165,6 +169,8 @@ pub struct Breaker {
     /// Start of the running healthy interval: the tick of closing, of the last failure, or of the last decay.
     healthy_since: AtomicU64,
     trip_count: AtomicU64,
+    /// Probes in a row that disprove the ratio by which it opened; 0 when another rule opened it.
+    disproof: AtomicU64,
     /// Before this tick, nothing is told of openings that are withheld.
     silent_until: AtomicU64,
     window: Window,
@@ -189,6 +195,7 @@ impl Breaker {
             open_time: AtomicU64::new(0),
             healthy_since: AtomicU64::new(0),
             trip_count: AtomicU64::new(0),
+            disproof: AtomicU64::new(0),
             silent_until: AtomicU64::new(0),
             window: Window::new(),
             slow: Window::new(),
@@ -296,6 +303,12 @@ impl Breaker {
     pub fn latency(&self, now: Tick, policy: &policy::Breaker) -> Option<Sample> {
         let latencies = self.latencies.get().filter(|_| self.word.load().state == State::Closed)?;
         latencies.quantile(now, policy.window, peers::QUANTILE)
+    }
+
+    /// How many probes must succeed, one after the other, for it to close.
+    fn probe_target(&self, policy: &policy::Breaker) -> u32 {
+        let disproof = u32::try_from(self.disproof.load(Acquire)).unwrap_or(u32::MAX);
+        disproof.max(policy.half_open_success_count.into())
     }
 
     fn until(&self) -> Tick {

@@ -28,6 +28,8 @@ pub(crate) struct Expected {
     /// When the probe that is out counts as lost.
     pub(super) probe: Option<Tick>,
     successes: u32,
+    /// Probes that disprove the ratio that opened it.
+    disproof: u32,
     streak: u32,
     /// Whether the streak is known no more.
     is_uncertain: bool,
@@ -51,6 +53,7 @@ impl Expected {
             until: now,
             probe: None,
             successes: 0,
+            disproof: 0,
             streak: 0,
             is_uncertain: false,
             open_for: Duration::ZERO,
@@ -183,7 +186,8 @@ impl Expected {
             }
             Outcome::Success => {
                 self.successes += 1;
-                let enough = self.successes >= u32::from(policy.half_open_success_count);
+                let target = self.disproof.max(policy.half_open_success_count.into());
+                let enough = self.successes >= target;
                 enough.then_some(Reason::ProbesSucceeded { count: self.successes })
             }
         }
@@ -219,6 +223,14 @@ impl Expected {
         }
         self.era += 1;
         (self.state, self.row, self.successes, self.probe) = (change.to, 0, 0, None);
+        match change.reason {
+            Reason::FailureRatio { threshold, .. } | Reason::SlowRatio { threshold, .. } => {
+                let is_likely = |probes: &u32| (1.0 - threshold).powf((*probes).into()) > 0.1;
+                self.disproof = (0..policy.min_request_count.min(100)).take_while(is_likely).count() as u32;
+            }
+            Reason::ProbeDue | Reason::ProbeLost | Reason::ProbeFailed { .. } | Reason::ProbeSlow { .. } => {}
+            _ => self.disproof = 0,
+        }
         self.outcomes.clear();
         self.responses.clear();
         if change.to == State::Open {

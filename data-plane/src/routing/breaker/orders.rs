@@ -114,6 +114,7 @@ impl Breaker {
         } else {
             self.word.claim(from)?;
             self.clear();
+            self.disproof.store(0, Release);
             self.healthy_since.store(now.as_nanos(), Release);
             self.word.settle(to);
         }

@@ -224,6 +224,10 @@ impl Breaker {
         let until = now.plus(open_time);
         let busy = self.word.claim(from)?;
         self.clear();
+        // A probe that fails says nothing new: what opened it before is still to be disproved.
+        if let Some(probes) = disproof(reason, policy) {
+            self.disproof.store(probes.into(), Release);
+        }
         self.until.store(until.as_nanos(), Release);
         self.open_time.store(whole_nanos(open_time), Release);
         let trip_count = self.trip_count.fetch_add(1, AcqRel) + 1;
@@ -293,7 +297,7 @@ impl Breaker {
         loop {
             let word = self.word.of_generation(generation)?;
             let count = word.count + 1;
-            if count < u32::from(policy.half_open_success_count) {
+            if count < self.probe_target(policy) {
                 if self.word.swap(word, Word { probe_out: false, count, ..word }) {
                     return None;
                 }
@@ -325,6 +329,20 @@ impl Breaker {
             }
         }
     }
+}
+
+/// Probes in a row that a replica with the ratio that opened it has in one of ten tries at most: the smallest n with
+/// (1 - ratio)ⁿ <= 0.1, and no more than the policy wants to see before it believes in a ratio. 0 where no ratio opened it; `None`
+/// where a probe did.
+fn disproof(opened_by: Reason, policy: &policy::Breaker) -> Option<u32> {
+    const MAX_PROBES: u32 = 100;
+    let ratio = match opened_by {
+        Reason::FailureRatio { threshold, .. } | Reason::SlowRatio { threshold, .. } => threshold,
+        Reason::ProbeFailed { .. } | Reason::ProbeSlow { .. } => return None,
+        _ => return Some(0),
+    };
+    let probes = (0.1_f64.ln() / (1.0 - ratio).ln()).ceil() as u32;
+    Some(probes.min(policy.min_request_count).min(MAX_PROBES))
 }
 
 /// How long to stay open after `streak` openings without a healthy interval, and the streak that follows.

@@ -26,6 +26,8 @@ pub struct View {
     pub trip_count: u64,
     /// HALF_OPEN: probes that succeeded so far.
     pub probe_successes: u32,
+    /// HALF_OPEN: probes that must succeed for it to close.
+    pub probe_target: u32,
     /// Times it opened, less the healthy intervals since: the next open time is `base_open` × 2^`streak`.
     pub streak: u32,
 }
@@ -46,6 +48,7 @@ impl Breaker {
                 slow: self.slow.totals(now, policy.window),
                 trip_count: self.trip_count.load(Acquire),
                 probe_successes: count_if(word.state == State::HalfOpen),
+                probe_target: self.probe_target(policy),
                 streak: word.streak,
             };
             if self.word.of_generation(word.generation).is_some() {

@@ -63,6 +63,8 @@ struct Model {
     is_slow_counted: bool,
     observe_only: bool,
     streak: u32,
+    /// Probes that must succeed: two, and more after a ratio.
+    probe_target: u32,
     open_for: u64,
     healthy_since: u64,
     trips: u64,
@@ -81,6 +83,7 @@ impl Model {
             is_slow_counted,
             observe_only,
             streak: 0,
+            probe_target: 2,
             open_for: 0,
             healthy_since: 0,
             trips: 0,
@@ -127,7 +130,7 @@ impl Model {
                 match outcome {
                     Outcome::Failure(_) | Outcome::Overloaded => return self.open(now, Rule::ProbeFailed),
                     Outcome::Success if is_slow => return self.open(now, Rule::ProbeFailed),
-                    Outcome::Success if successes == 2 => {
+                    Outcome::Success if successes == self.probe_target => {
                         self.forget(Phase::Closed);
                         self.healthy_since = now;
                         return Some((State::Closed, None, None));
@@ -190,6 +193,14 @@ impl Model {
         self.open_for = (500 << self.streak).min(4_000);
         self.streak += u32::from(self.open_for < 4_000);
         self.trips += 1;
+        self.probe_target = match rule {
+            // Of those who fail two of five, 0.6⁵ = 0.08 have five successes in a row, and 0.6⁴ = 0.13 have four.
+            Rule::FailureRatio => 5,
+            // 0.4³ = 0.06, 0.4² = 0.16.
+            Rule::SlowRatio => 3,
+            Rule::ConsecutiveFailures | Rule::PeerLatency => 2,
+            Rule::ProbeFailed => self.probe_target,
+        };
         self.forget(Phase::Open { until: now + self.open_for });
         Some((State::Open, Some(rule), None))
     }
@@ -236,6 +247,7 @@ impl Model {
 
     fn begin_anew(&mut self, phase: Phase, now: u64) {
         self.forget(phase);
+        self.probe_target = 2;
         self.healthy_since = now;
     }
 

@@ -86,6 +86,7 @@ fn as_many_failures_in_a_row_as_the_policy_says_open_it() {
             slow: Totals::default(),
             trip_count: 1,
             probe_successes: 0,
+            probe_target: 2,
             streak: 1,
         }
     );
@@ -116,6 +117,62 @@ fn the_ratio_opens_it_as_soon_as_the_window_holds_enough_outcomes() {
     let change = call(&breaker, 0, FAILED).expect("the twentieth outcome makes it ten of twenty");
     assert_eq!(change.reason.to_string(), "failure_ratio 0.50 >= 0.50 (10 of 20)");
     assert_eq!(change.rule(), Some(Rule::FailureRatio));
+}
+
+/// A replica that fails one of three passes two probes in four of nine tries.
+#[test]
+fn a_breaker_that_a_ratio_opened_closes_after_as_many_probes_as_disprove_that_ratio() {
+    let breaker = Breaker::new();
+    let policy = policy::Breaker { failure_ratio: 0.15, min_request_count: 20, ..policy() };
+    let call =
+        |millis, outcome| breaker.record(admit(&breaker, millis), outcome, at(millis), &policy, NO_JITTER);
+    (0..17).for_each(|_| assert_eq!(call(0, Outcome::Success), None));
+    let opened = (0..3).find_map(|_| call(0, FAILED)).expect("three of twenty open it");
+    assert_eq!(opened.rule(), Some(Rule::FailureRatio));
+    // 0.85¹⁵ = 0.087, 0.85¹⁴ = 0.103.
+    assert_eq!(breaker.view(at(1), &policy).probe_target, 15);
+    (0..14).for_each(|_| assert_eq!(call(1_000, Outcome::Success), None));
+    assert_eq!(call(1_000, FAILED).map(|change| change.to), Some(State::Open));
+    // What opened it is still to be disproved.
+    assert_eq!(breaker.view(at(1_001), &policy).probe_target, 15);
+    (0..14).for_each(|_| assert_eq!(call(3_000, Outcome::Success), None));
+    let closed = call(3_000, Outcome::Success).expect("the fifteenth closes it");
+    assert_eq!(closed.reason, Reason::ProbesSucceeded { count: 15 });
+}
+
+#[test]
+fn more_probes_than_the_rule_wants_requests_or_than_a_hundred_are_never_asked_for() {
+    for (failure_ratio, min_request_count, target) in
+        [(1.0, 20, 2), (0.5, 20, 4), (0.5, 3, 3), (0.5, 1, 2), (0.01, 20, 20), (0.01, 1_000, 100)]
+    {
+        let breaker = Breaker::new();
+        let policy = policy::Breaker {
+            consecutive_failure_count: 10_000,
+            failure_ratio,
+            min_request_count,
+            ..policy()
+        };
+        while breaker.state() == State::Closed {
+            breaker.record(admit(&breaker, 0), FAILED, at(0), &policy, NO_JITTER);
+        }
+        assert_eq!(
+            breaker.view(at(0), &policy).probe_target,
+            target,
+            "{failure_ratio} of {min_request_count}"
+        );
+    }
+}
+
+#[test]
+fn an_operators_word_takes_the_place_of_the_ratio() {
+    let breaker = Breaker::new();
+    (0..20).for_each(|_| {
+        assert_ne!(call(&breaker, 0, Outcome::Overloaded).is_some(), breaker.state() == State::Closed)
+    });
+    assert_eq!(view(&breaker, 0).probe_target, 4);
+    breaker.force(ForcedState::Open, at(1));
+    breaker.release(at(2));
+    assert_eq!((view(&breaker, 2).state, view(&breaker, 2).probe_target), (State::HalfOpen, 2));
 }
 
 #[test]

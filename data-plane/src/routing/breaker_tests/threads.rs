@@ -132,7 +132,7 @@ fn whatever_the_threads_do_one_probe_is_out_at_a_time_and_the_breaker_recovers()
         }
     });
     let later = Tick::from_nanos(clock.into_inner()).plus(policy.max_open * 2);
-    for _ in 0..3 {
+    for _ in 0..breaker.view(later, &policy).probe_target {
         let admission = breaker.admit(later, FOREVER).expect("a breaker that is due admits");
         breaker.record(admission.permit, Outcome::Success, later, &policy, 0.5);
     }

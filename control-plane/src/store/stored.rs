@@ -24,9 +24,9 @@ struct StoredReplica {
     /// Empty for a permanent replica.
     #[prost(string, tag = "2")]
     lease_id: String,
-    /// The registry's revision when it was lost, and when that was; unset when it is not.
+    /// The latest incarnation when it was lost, and when that was; unset when it is not.
     #[prost(int64, tag = "3")]
-    lost_revision: i64,
+    lost_incarnation: i64,
     #[prost(message, optional, tag = "4")]
     lost_time: Option<Timestamp>,
     #[prost(message, optional, tag = "5")]
@@ -105,7 +105,7 @@ fn encode_replica(record: &Record) -> Vec<u8> {
     let stored = StoredReplica {
         replica: Some(replica),
         lease_id: record.lease.map(|lease| lease.id.reveal()).unwrap_or_default(),
-        lost_revision: record.lost.as_deref().map_or(0, |lost| lost.revision),
+        lost_incarnation: record.lost.as_deref().map_or(0, |lost| lost.incarnation),
         lost_time: record.lost.as_deref().map(|lost| timestamp(lost.since)),
         request,
         health_time: Some(timestamp(record.health_since)),
@@ -166,7 +166,7 @@ fn parse(wire: v1::Replica, stored: StoredReplica) -> Result<Record, Invalid> {
         lease,
         lost: stored
             .lost_time
-            .map(|since| Box::new(Lost { since: system_time(since), revision: stored.lost_revision })),
+            .map(|since| Box::new(Lost { since: system_time(since), incarnation: stored.lost_incarnation })),
         drain,
         request: request.transpose()?,
         incarnation: wire.incarnation,
@@ -232,7 +232,7 @@ pub(super) mod tests {
     #[test]
     fn what_is_shown_in_the_place_of_the_reported_health_does_not_overwrite_it() {
         let (plain, later) = (record("r-1"), UNIX_EPOCH + Duration::from_secs(2_000_000_000));
-        let lost = Some(Box::new(Lost { since: later, revision: 4 }));
+        let lost = Some(Box::new(Lost { since: later, incarnation: 4 }));
         let drain = Drain {
             begun: later,
             deadline: later + Duration::from_secs(30),

@@ -49,7 +49,7 @@ fn open(
     inbound: Streaming<v1::StreamSnapshotsRequest>,
     caller: Caller,
 ) -> Result<Responses, Status> {
-    let place = edge.snapshot_streams.take()?;
+    let place = edge.snapshot_streams.take_for(&caller)?;
     let (outbound, responses) = mpsc::channel(BUFFERED);
     let work = serve(Arc::clone(edge), inbound, outbound.clone(), caller);
     edge.spawn_stream("snapshot_stream", place, outbound, work);

@@ -71,8 +71,8 @@ impl ObservabilityService for Observability {
         &self,
         request: Request<Streaming<v1::ReportNodeStatusRequest>>,
     ) -> Result<Response<Self::ReportNodeStatusStream>, Status> {
-        let place = self.0.report_streams.take()?;
         let caller = Caller::of(request.extensions()).clone();
+        let place = self.0.report_streams.take_for(&caller)?;
         // An answer or two on their way, and perhaps the status that ends the stream.
         let (outbound, responses) = mpsc::channel(4);
         let work = reports::take(Arc::clone(&self.0), request.into_inner(), outbound.clone(), caller);

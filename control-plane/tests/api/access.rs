@@ -304,6 +304,37 @@ async fn one_who_is_known_holds_half_of_all_connections_and_half_of_all_places_f
 }
 
 #[tokio::test]
+async fn one_token_of_data_planes_leaves_half_of_the_places_to_those_of_others() {
+    let data_plane = |name| entry(name, "roles = [\"data-plane\"]");
+    let entries = data_plane("greedy") + &data_plane("modest");
+    let locked = Locked::start_within(&entries, 5000, |config| config.max_nodes = 2).await;
+    // Streams that have not said yet whose they are hold a place, too.
+    let follow = async |token| {
+        let request = shown(token, pending::<v1::StreamSnapshotsRequest>());
+        locked.plane.discovery().stream_snapshots(request).await
+    };
+    let mut held = Vec::new();
+    let refused = loop {
+        match follow("greedy").await {
+            Ok(stream) => held.push(stream),
+            Err(refused) => break refused,
+        }
+    };
+    // Two for each data plane and 256 for those who only look, half of that.
+    assert_eq!((held.len(), explain(&refused).1.as_str()), (130, "QUOTA_EXCEEDED"), "{refused}");
+    assert!(follow("modest").await.is_ok());
+
+    let report = async |token| {
+        let request = shown(token, pending::<v1::ReportNodeStatusRequest>());
+        locked.plane.observability().report_node_status(request).await
+    };
+    let _held = (report("greedy").await.unwrap(), report("greedy").await.unwrap());
+    let refused = report("greedy").await.unwrap_err();
+    assert_eq!(explain(&refused).1, "QUOTA_EXCEEDED", "{refused}");
+    assert!(report("modest").await.is_ok());
+}
+
+#[tokio::test]
 async fn strangers_learn_whether_it_is_ready_and_not_how_much_there_is() {
     let locked = Locked::start(&entries(), &[], 5000).await;
     let stranger = send(&locked.plane, "GET", "/readyz?verbose", "", "").await;

@@ -17,7 +17,7 @@ use tonic::{Code, Request, transport::Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{
-    plane::{Plane, explain, request, seconds},
+    plane::{Plane, eventually, explain, request, seconds},
     rest::{Answer, send},
 };
 
@@ -115,6 +115,23 @@ async fn a_keep_alive_stream_renews_what_is_its_caller_s_and_nothing_else() {
     let refused = locked.plane.registry().heartbeat(shown("orders", beat(&theirs))).await.unwrap_err();
     assert_eq!(explain(&refused).1, "PERMISSION_DENIED");
     assert!(locked.plane.registry().heartbeat(shown("payments", beat(&theirs))).await.is_ok());
+}
+
+#[tokio::test]
+async fn health_that_comes_with_heartbeats_is_told_of_as_a_change_like_any_other() {
+    let locked = Locked::start(&entries(), &[], 5000).await;
+    let ours = locked.lease("orders", "orders").await;
+    let beat = v1::HeartbeatRequest { health: v1::HealthStatus::Degraded.into(), ..beat(&ours) };
+    let message = open_for_ever(v1::KeepAliveRequest { heartbeats: vec![beat] });
+    let _stream = locked.plane.registry().keep_alive(shown("orders", message)).await.unwrap();
+    let told = eventually(async || {
+        let events = locked.ask("GET", "/v1/events", "see", "").await.json();
+        let mut events = events["events"].as_array().unwrap().iter();
+        events.find(|event| event["metadata"]["request"] == "ReportHealth").cloned()
+    });
+    let told = told.await;
+    assert_eq!((&told["eventType"], &told["actor"]), (&json!("CHANGE_ASKED"), &json!("orders")));
+    assert_eq!(told["metadata"]["outcome"], "done");
 }
 
 #[tokio::test]

@@ -107,6 +107,33 @@ async fn a_supervised_program_is_drained_under_load_without_a_lost_request() {
 }
 
 #[tokio::test]
+async fn a_program_that_is_to_end_while_the_control_plane_restarts_is_drained_all_the_same() {
+    let mut gateway = Gateway::start().await;
+    let endpoint = gateway.control.url();
+    let flags = &["--grace", "120s"];
+    let mut supervisors = [supervise_replica(&endpoint, flags), supervise_replica(&endpoint, flags)];
+    eventually("both replicas are registered", async || {
+        let count = gateway.replicas("orders").await.len();
+        if count == 2 { Ok(()) } else { Err(format!("{count} replicas")) }
+    })
+    .await;
+    gateway.synced().await;
+    let load = Load::start(gateway.proxy(), "/orders/hello", 100);
+    gateway.control.kill();
+    supervisors[0].terminate();
+    says(&supervisors[0], "cannot be drained yet: the control plane cannot be reached").await;
+    // To one that has just started, the data plane has not come back yet.
+    gateway.control.restart().await;
+    eventually_within(Duration::from_secs(60), "it is drained", async || {
+        let said = supervisors[0].stderr();
+        if said.contains("drained: nothing in flight") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    assert_eq!(supervisors[0].exited().await.code(), Some(0), "{}", supervisors[0].stderr());
+    load.stop().await.assert_flawless();
+}
+
+#[tokio::test]
 async fn a_program_is_told_where_it_is_and_registered_there_when_it_is_ready() {
     let gateway = Gateway::start().await;
     let show = "echo told $PORT $GW_SERVICE $GW_REPLICA_ID $GW_ADDRESS $GW_ENDPOINT; exec $0 demo-replica --listen $GW_ADDRESS";

@@ -57,14 +57,30 @@ pub fn drain_status(
             unreported = unreported.saturating_add(1);
         }
     }
-    let has_stopped = rollout.node_count > 0 && rollout.acked_node_count == rollout.node_count;
-    let is_idle = is_settled && has_stopped && unreported == 0 && inflight == 0;
     v1::DrainStatus {
         rollout: Some(rollout),
         inflight_request_count: inflight,
         unreported_node_count: unreported,
-        is_idle,
+        is_idle: is_settled && is_idle(nodes, matrix, key, revision, now),
+        is_settling: !is_settled,
     }
+}
+
+/// Whether every data plane, and there is one, has stopped sending and said since that nothing is in flight.
+pub(super) fn is_idle(
+    nodes: &Nodes,
+    matrix: &Matrix,
+    key: &ReplicaKey,
+    revision: Revision,
+    now: Instant,
+) -> bool {
+    let mut routing = nodes.routing(now).peekable();
+    routing.peek().is_some()
+        && routing.all(|(id, progress)| {
+            progress.has_taken_on(revision)
+                && progress.has_reported_since(revision)
+                && matrix.inflight_count(key, id) == 0
+        })
 }
 
 #[cfg(test)]
@@ -258,9 +274,11 @@ mod tests {
         let mut world = World::with(&["n1"]);
         world.ack("n1", 6);
         world.report("n1", 6, 0);
-        let idle =
-            |is_settled| drain_status(&world.nodes, &world.matrix, &key(), 6, world.now, is_settled).is_idle;
-        assert_eq!((idle(false), idle(true)), (false, true));
+        let status = |is_settled| {
+            let status = drain_status(&world.nodes, &world.matrix, &key(), 6, world.now, is_settled);
+            (status.is_idle, status.is_settling)
+        };
+        assert_eq!((status(false), status(true)), ((false, true), (true, false)));
     }
 
     #[test]

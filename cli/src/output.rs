@@ -19,7 +19,7 @@ pub(crate) use self::{
 use crate::{
     error::{Error, Exit},
     table::Table,
-    terminal::printable,
+    terminal::{self, printable},
 };
 
 /// What data looks like on stdout. Tables may change between versions; `json`, `name`, and the names of columns may not.
@@ -128,11 +128,14 @@ impl Output {
         self.format == Format::Wide
     }
 
-    /// Prints data, as it is: whoever calls has made foreign text printable.
+    /// Prints data, as it is but for what a terminal would act on in a document: whoever calls has made foreign text printable
+    /// everywhere else.
     ///
     /// # Errors
     /// When stdout cannot be written; a reader that has gone ends the process quietly.
     pub(crate) fn data(&self, text: impl fmt::Display) -> Result<(), Error> {
+        let text = text.to_string();
+        let text = if self.format == Format::Json { terminal::json(&text) } else { text.into() };
         if cfg!(test) {
             // Only what goes through this macro is kept out of the test runner's own output.
             print!("{text}");

@@ -14,6 +14,7 @@ use gateway_proto::{
     time::{self, timestamp},
     v1,
 };
+use gateway_runtime::printable::is_acted_on;
 
 use super::{
     catalog::EventType,
@@ -401,10 +402,14 @@ pub(super) fn parse_held(wire: v1::HeldReplicas) -> Result<Held, Invalid> {
     Ok(Held { count, services, replicas: replicas.into() })
 }
 
-/// Shortens a text that is kept, and gives back the memory that the message had needed for it.
+/// Shortens a text that is kept, and gives back the memory that the message had needed for it. Whoever it is shown to is not to
+/// be reached by what a terminal would act on.
 fn cut(mut text: String, max_chars: usize) -> String {
     if let Some((end, _)) = text.char_indices().nth(max_chars) {
         text.truncate(end);
+    }
+    if text.contains(is_acted_on) {
+        text = text.replace(is_acted_on, "\u{fffd}");
     }
     text.shrink_to_fit();
     text

@@ -304,17 +304,27 @@ impl Observation {
 
     /// The receipts of a drain that the registry decided on at `revision`, see [`Observation::follow_progress`].
     pub fn drain_status(&self, key: &ReplicaKey, revision: Revision) -> v1::DrainStatus {
-        let now = clock::now();
-        let is_settled = self.settled_at.get().is_none_or(|at| now >= *at);
-        let observed = self.lock();
-        // Data planes that only a silent control plane knows may send it requests, and one that connects to a control plane
-        // which has not come to the drain does.
-        let is_settled = is_settled && observed.peers.reach(revision);
+        let (now, observed) = (clock::now(), self.lock());
+        let is_settled = self.is_settled(&observed, revision, now);
         let mut status = drain_status(&observed.nodes, &observed.matrix, key, revision, now, is_settled);
         if let Some(rollout) = &mut status.rollout {
             rollout.silent_control_planes = observed.peers.short_of(revision);
         }
         status
+    }
+
+    /// Whether nothing is in flight any more at what drains, as [`Observation::drain_status`] has it, which tells more.
+    pub(crate) fn is_idle(&self, key: &ReplicaKey, revision: Revision) -> bool {
+        let (now, observed) = (clock::now(), self.lock());
+        self.is_settled(&observed, revision, now)
+            && receipts::is_idle(&observed.nodes, &observed.matrix, key, revision, now)
+    }
+
+    /// Whether the data planes that are known here speak for all that may send requests to what drains since `revision`.
+    fn is_settled(&self, observed: &Observed, revision: Revision, now: Instant) -> bool {
+        // Data planes that only a silent control plane knows may send it requests, and one that connects to a control plane
+        // which has not come to the drain does.
+        self.settled_at.get().is_none_or(|at| now >= *at) && observed.peers.reach(revision)
     }
 
     /// Follows a number that grows whenever receipts may have changed.

@@ -195,9 +195,10 @@ async fn serve<S: Store>(
         metrics: Arc::new(Metrics::new()),
     };
     let audit = Audit::new(&effects.observation, &effects.metrics);
-    let gate = Arc::new(config.access.gate(listen, audit)?);
-    effects.grant_all(&loaded.kept);
     let peers = store.peers();
+    let control_planes = peers::Whereabouts::new(&config.peers, peers.as_ref());
+    let gate = Arc::new(config.access.gate(listen, control_planes, audit)?);
+    effects.grant_all(&loaded.kept);
     if let Some(peers) = &peers {
         peers.publish(&myself.process_id, &myself.address);
     }

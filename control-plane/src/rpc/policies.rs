@@ -90,6 +90,10 @@ impl PolicyService for Policies {
         let scope = scope.and_then(|scope| check.take(scope.map_err(|invalid| invalid.within("policy"))));
         let said = check.take(asked::said(&request.author, &request.reason, &caller));
         let wait = check.take(asked::wait(request.wait_timeout));
+        if request.must_be_missing && !request.etag.is_empty() {
+            let why = "excludes etag: what is missing has none";
+            check.take::<()>(Err(Invalid::new("must_be_missing", why)));
+        }
         check.finish().map_err(Refusal::from)?;
         let (Some(change), Some(scope), Some(said), Some(wait)) = (policy, scope, said, wait) else {
             unreachable!("nothing was refused")
@@ -100,6 +104,7 @@ impl PolicyService for Policies {
             mask: request.update_mask,
             etag: request.etag,
             allow_missing: request.allow_missing,
+            must_be_missing: request.must_be_missing,
             allow_fault: self.0.allow_fault_injection,
             said,
         };

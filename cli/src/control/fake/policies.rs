@@ -62,6 +62,9 @@ impl PolicyService for Fake {
             if stored.is_none() && !request.allow_missing {
                 return Err(none_stored());
             }
+            if stored.is_some() && request.must_be_missing {
+                return Err(refusal(Code::Aborted, reason::ETAG_MISMATCH, "somebody has made one"));
+            }
             let before = Partial::parse(&stored.unwrap_or_default()).unwrap();
             let after = before.updated(&change, request.update_mask.as_ref());
             let after = after.map_err(|invalid| {

@@ -254,6 +254,31 @@ async fn a_program_s_own_end_and_a_program_that_cannot_be_started_have_the_codes
 }
 
 #[tokio::test]
+async fn as_the_first_process_of_a_container_it_collects_whatever_has_lost_its_parent_by_unshare() {
+    // Whoever has ended and is not collected is a zombie. The program waits until there is none.
+    let line = "for n in 1 2 3; do (true &); done; sleep 0.3; \
+                while grep -qs '^State:.Z' /proc/[0-9]*/status; do sleep 0.05; done; \
+                echo collected by $(cat /proc/1/comm); exit 7";
+    let gwctl = binaries::gwctl();
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]).arg(gwctl.get_program());
+    command.args([
+        "run",
+        "--endpoint",
+        "http://127.0.0.1:1",
+        "--service",
+        "orders",
+        "--no-restart",
+        "--health",
+        "none",
+    ]);
+    command.args(["--", "sh", "-c", line]);
+    let mut run = Process::spawn("run", &mut command);
+    assert_eq!(run.exited().await.code(), Some(7), "it tells of its program's end: {}", run.stderr());
+    assert!(run.stdout().contains("app | collected by gwctl"), "{}", run.stdout());
+}
+
+#[tokio::test]
 async fn a_registration_that_would_be_refused_starts_nothing() {
     let gateway = Gateway::start().await;
     let long = format!("team={}", "x".repeat(64));

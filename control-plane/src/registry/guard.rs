@@ -143,8 +143,11 @@ impl Guard {
         entry: Option<&ServiceEntry>,
         suspects: &[(Suspect, Arc<Record>)],
     ) -> Leases {
-        let first_lost =
-            suspects.iter().filter_map(|(_, record)| record.lost.as_deref()).map(|lost| lost.incarnation).min();
+        let first_lost = suspects
+            .iter()
+            .filter_map(|(_, record)| record.lost.as_deref())
+            .map(|lost| lost.incarnation)
+            .min();
         let is_suspect =
             |id: &ReplicaId| suspects.binary_search_by(|(suspect, _)| suspect.key.replica.cmp(id)).is_ok();
         let recent = self.recent.get(service);

@@ -152,10 +152,12 @@ mod tests {
         async fn run(&mut self, command: Command) {
             self.drawn += 1;
             let fresh = Candidates::from_random(self.drawn, rand::random());
-            let Ok(Decision::Commit(mutation)) = decide(&self.view, &LIMITS, &command, &fresh, UNIX_EPOCH) else {
+            let Ok(Decision::Commit(mutation)) = decide(&self.view, &LIMITS, &command, &fresh, UNIX_EPOCH)
+            else {
                 panic!("nothing comes of {command:?}")
             };
-            let committed = self.store.commit(self.view.revision(), std::slice::from_ref(&mutation)).await.unwrap();
+            let committed =
+                self.store.commit(self.view.revision(), std::slice::from_ref(&mutation)).await.unwrap();
             let Commit::Durable(revisions) = committed else { panic!("{committed:?}") };
             self.view.apply(Committed { revision: revisions[0], mutation });
         }

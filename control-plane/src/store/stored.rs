@@ -36,7 +36,6 @@ struct StoredReplica {
     health_time: Option<Timestamp>,
     #[prost(string, tag = "7")]
     health_reason: String,
-    /// 0 in records of the first version: there it is the incarnation.
     #[prost(int64, tag = "8")]
     first_incarnation: i64,
 }
@@ -159,10 +158,8 @@ fn parse(wire: v1::Replica, stored: StoredReplica) -> Result<Record, Invalid> {
         version: wire.version.into(),
         labels: Labels::parse(wire.labels)?,
         health: Health::parse_reported(reported)?.unwrap_or(Health::Healthy),
-        // A record of an earlier version has both in the message alone.
-        health_reason: if stored.health_time.is_some() { stored.health_reason } else { wire.state_reason }
-            .into(),
-        health_since: time(stored.health_time.or(wire.state_change_time)),
+        health_reason: stored.health_reason.into(),
+        health_since: time(stored.health_time),
         lease,
         lost: stored
             .lost_time
@@ -170,10 +167,7 @@ fn parse(wire: v1::Replica, stored: StoredReplica) -> Result<Record, Invalid> {
         drain,
         request: request.transpose()?,
         incarnation: wire.incarnation,
-        first_incarnation: match stored.first_incarnation {
-            0 => wire.incarnation,
-            first => first,
-        },
+        first_incarnation: stored.first_incarnation,
         created_at: time(wire.create_time),
         updated_at: time(wire.update_time),
         revision: wire.revision,
@@ -247,16 +241,6 @@ pub(super) mod tests {
         survives(Record { lost: lost.clone(), ..plain.clone() });
         survives(Record { drain: Some(Box::new(drain)), request: Some(Box::new(request)), ..plain.clone() });
         survives(Record { drain: Some(Box::new(over)), lost, ..plain });
-    }
-
-    #[test]
-    fn a_record_of_the_first_version_is_read() {
-        let plain = record("r-1");
-        let lease_id = LeaseId::from_random(5).reveal();
-        let mut wire = plain.to_wire();
-        wire.endpoint = Some(v1::Endpoint { address: "[::1]:80".into(), ..Default::default() });
-        let first = StoredReplica { replica: Some(wire), lease_id, ..Default::default() };
-        assert_eq!(decode_replica(&first.encode_to_vec()), Ok(plain));
     }
 
     #[test]

@@ -24,12 +24,6 @@ impl ServiceExplanation {
         }
     }
 
-    /// Takes in a replica of which there is nothing to say but that it takes requests.
-    pub fn add_well(&mut self) {
-        self.response.replica_count += 1;
-        self.response.taking_count += 1;
-    }
-
     /// Takes in what was concluded of a replica.
     pub fn add(&mut self, replica: v1::ExplainReplicaResponse) {
         use v1::ReplicaVerdict as Verdict;

@@ -16,6 +16,7 @@ mod figure;
 mod interruption;
 mod lease;
 mod link;
+mod moves;
 mod output;
 mod partial;
 mod planes;

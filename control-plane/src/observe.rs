@@ -164,13 +164,16 @@ impl Observation {
         let mut observed = self.lock();
         let was_elsewhere = observed.is_elsewhere(&identity.id);
         let forgotten = observed.nodes.connect(&identity, resume, clock::now(), clock::wall())?;
+        left: Option<v1::LeftControlPlane>,
         observed.forget_rows_of(forgotten);
+        let left = left.and_then(report::cut_left);
         if was_elsewhere && let Some(reports) = observed.seats.remove(&(identity.id.clone(), Stream::Reports))
         {
             // What it told before it followed this control plane was not taken in, so it tells everything anew.
             reports.cancel();
+        let has_moved = observed.nodes.has_left(&identity.id, left.as_ref());
         }
-        let event = events::connected(&identity);
+        let event = events::connected(&identity, left.filter(|_| has_moved));
         let seat = observed.seat(self, identity, Stream::Snapshots);
         self.tell(observed);
         self.record([event]);

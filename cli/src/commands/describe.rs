@@ -6,7 +6,10 @@ use clap::Subcommand;
 use gateway_proto::{
     explain::concerns,
     json::to_json,
-    v1::{Breaker, BreakerState, Event, ListBreakersResponse, OverrideEntry, Replica, ResolvePolicyResponse},
+    v1::{
+        Breaker, BreakerState, Event, ListBreakersResponse, Node, NodeState, OverrideEntry, Replica,
+        ResolvePolicyResponse,
+    },
 };
 use serde_json::json;
 
@@ -18,6 +21,7 @@ use crate::{
     age,
     control::{Control, Scope},
     error::Error,
+    moves,
     output::{Format, Output},
     partial,
     table::Table,
@@ -58,6 +62,8 @@ pub(crate) async fn run(noun: Noun, control: &Control, output: &Output) -> Resul
     let scope = Scope::from(replica);
     let breakers = control.breakers(&scope, true).await?;
     let overrides = control.overrides(&replica.service).await?.overrides;
+    let mut nodes = control.nodes().await?.nodes;
+    nodes.retain(|node| breakers.breakers.iter().any(|breaker| breaker.node_id == node.node_id));
     let about = About {
         breakers,
         overrides: overrides
@@ -66,6 +72,7 @@ pub(crate) async fn run(noun: Noun, control: &Control, output: &Output) -> Resul
             .collect(),
         policy: control.resolved_policy(&replica.service).await?,
         events: control.events(&scope, "", EVENT_LIMIT).await?.events,
+        nodes,
     };
     match output.format {
         Format::Json => output.value(&about.to_json(replica)),
@@ -82,6 +89,8 @@ struct About {
     overrides: Vec<OverrideEntry>,
     policy: ResolvePolicyResponse,
     events: Vec<Event>,
+    /// Data planes that have reported a breaker of it.
+    nodes: Vec<Node>,
 }
 
 impl About {
@@ -94,9 +103,23 @@ impl About {
                 self.breakers.silent_control_planes.iter().map(to_json).collect::<Vec<_>>(),
             "overrides": self.overrides.iter().map(to_json).collect::<Vec<_>>(),
             "policy": to_json(&self.policy),
+            "nodes": self.nodes.iter().map(to_json).collect::<Vec<_>>(),
             "events": self.events.iter().map(to_json).collect::<Vec<_>>(),
         })
     }
+}
+
+/// Whose control plane lacks what others know, and who has come from another one lately.
+fn follows(nodes: &[Node], now: SystemTime) -> impl Iterator<Item = String> {
+    nodes.iter().flat_map(move |node| {
+        let Node { node_id, control_plane, .. } = node;
+        let lost = (node.state() == NodeState::Outdated).then(|| {
+            format!("{node_id} follows {control_plane}, which has lost touch with its store: it may lack what has changed since")
+        });
+        let left = moves::lately(node.left.as_ref(), now)
+            .map(|left| format!("{node_id} follows {control_plane}: it has left {left}"));
+        lost.into_iter().chain(left)
+    })
 }
 
 fn render(replica: &Replica, about: &About, now: SystemTime) -> String {
@@ -113,6 +136,9 @@ fn render(replica: &Replica, about: &About, now: SystemTime) -> String {
         "no data plane has reported one yet",
     );
     for note in partial::notes(&breakers.silent_control_planes) {
+        let _ = writeln!(text, "  {}", printable(&note));
+    }
+    for note in follows(&about.nodes, now) {
         let _ = writeln!(text, "  {}", printable(&note));
     }
     for node in &breakers.unreachable_node_ids {
@@ -255,6 +281,34 @@ mod tests {
             unreachable_node_ids: vec!["dp-2".into()],
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn a_data_plane_that_follows_a_control_plane_without_its_store_or_has_left_one_is_told() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let node = |id: &str, state: NodeState| Node {
+            node_id: id.into(),
+            control_plane: "10.0.0.1:7400".into(),
+            state: state.into(),
+            ..Default::default()
+        };
+        let left = gateway_proto::v1::LeftControlPlane {
+            url: "http://10.0.0.2:7400".into(),
+            reason: "outdated".into(),
+            leave_time: at(880),
+        };
+        let nodes = [
+            node("dp-1", NodeState::Outdated),
+            Node { left: Some(left), ..node("dp-2", NodeState::Synced) },
+            node("dp-3", NodeState::Synced),
+        ];
+        assert_eq!(
+            follows(&nodes, now).collect::<Vec<_>>(),
+            [
+                "dp-1 follows 10.0.0.1:7400, which has lost touch with its store: it may lack what has changed since",
+                "dp-2 follows 10.0.0.1:7400: it has left http://10.0.0.2:7400, 2m ago: it had lost touch with its store",
+            ]
+        );
     }
 
     #[test]

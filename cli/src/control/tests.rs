@@ -82,9 +82,10 @@ async fn an_unknown_service_names_the_one_that_was_meant() {
 #[tokio::test]
 async fn every_list_and_description_is_printed_in_every_format() {
     let policies = [("orders".to_owned(), v1::Policy::default())].into();
-    let (_, _, url) = connect(Script { policies, ..orders() }).await;
+    let (_, _, url) = connect(Script { policies, nodes: Some(Vec::new()), ..orders() }).await;
     for command in [
         "get services",
+        "get nodes",
         "get replicas orders",
         "get breakers",
         "get policies",

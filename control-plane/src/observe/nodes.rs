@@ -90,6 +90,8 @@ struct Node {
 }
 
 /// Which control plane a data plane follows.
+    /// The control plane that it followed before, as it says.
+    left: Option<v1::LeftControlPlane>,
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Home {
     Here,
@@ -181,6 +183,16 @@ impl Nodes {
 
     /// Notes what the data plane uses now: a sign of life, too, for one that has nothing to report.
     pub fn acked(&mut self, id: &NodeId, revision: Revision, now: Instant) {
+    /// Notes which control plane a data plane followed before this one, as it says. Yields whether that is news.
+    pub fn has_left(&mut self, id: &NodeId, left: Option<&v1::LeftControlPlane>) -> bool {
+        let mut is_news = false;
+        self.change(id, |node| {
+            is_news = left.is_some() && node.left.as_ref() != left;
+            node.left = left.cloned();
+        });
+        is_news
+    }
+
         self.change(id, |node| {
             node.heard = now;
             // An ack that is older than what it said since changes nothing.
@@ -449,6 +461,7 @@ impl Progress {
 }
 
 impl Node {
+            left: None,
     fn is_here(&self) -> bool {
         self.home == Home::Here
     }
@@ -509,3 +522,4 @@ impl Node {
 
 #[cfg(test)]
 mod tests;
+            left: self.left.clone(),

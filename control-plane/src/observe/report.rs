@@ -382,6 +382,14 @@ pub(super) fn cut_nack(wire: v1::Nack) -> v1::Nack {
     v1::Nack { reason: cut(wire.reason, MAX_KEY_CHARS), message: cut(wire.message, MAX_TEXT_CHARS) }
 }
 
+/// The control plane that was followed before, as it is kept and shown.
+pub(super) fn cut_left(wire: v1::LeftControlPlane) -> Option<v1::LeftControlPlane> {
+    let plain = |text: String| text.chars().filter(|c| !c.is_control()).collect::<String>();
+    let (url, reason) = (cut(plain(wire.url), MAX_TEXT_CHARS), cut(plain(wire.reason), MAX_KEY_CHARS));
+    let leave_time = wire.leave_time.filter(time::is_valid);
+    (!url.is_empty()).then_some(v1::LeftControlPlane { url, reason, leave_time })
+}
+
 pub(super) fn parse_held(wire: v1::HeldReplicas) -> Result<Held, Invalid> {
     if wire.replicas.len() > MAX_HELD {
         return Err(Invalid::new("replicas", format!("are more than {MAX_HELD} in one message")));

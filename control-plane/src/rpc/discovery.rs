@@ -94,7 +94,11 @@ async fn serve(
     } else {
         let identity = identity(node, peer).map_err(|error| invalid(error.within("hello.node")))?;
         caller.admit_node(&identity.id, "StreamSnapshots").map_err(Refusal::from)?;
-        let seat = edge.effects.observation.connect(identity, resume.unwrap_or(0)).map_err(Refusal::from)?;
+        let seat = edge
+            .effects
+            .observation
+            .connect(identity, resume.unwrap_or(0), hello.left)
+            .map_err(Refusal::from)?;
         tracing::info!(node = %seat.node(), resume = ?resume, "data plane connected");
         Some(seat)
     };

@@ -18,6 +18,7 @@ use super::super::{
 use super::causes::{causes, measures};
 use crate::{
     age::{self, NONE, or_none},
+    moves,
     table::{ALARM, CAUTION, Cell, GOOD, Table},
     terminal::printable,
 };
@@ -52,6 +53,7 @@ pub(super) fn render(told: &ExplainReplicaResponse, now: SystemTime) -> String {
     let rest = if is_shown { rest } else { 0 };
     if is_shown {
         section(&mut text, "Data planes, worst first", nodes(&told.nodes, now));
+        section(&mut text, "Control planes that they follow", followed(&told.nodes, now));
     }
     if told.nodes.is_empty() && told.removed.is_none() {
         text.push_str("\nData planes\n  none is known\n");
@@ -214,6 +216,24 @@ fn reported(node: &NodeExplanation, now: SystemTime) -> String {
     }
 }
 
+/// Data planes whose control plane lacks what others know, or which have come from another one lately.
+fn followed(nodes: &[NodeExplanation], now: SystemTime) -> Table {
+    let mut table = Table::new(["NODE", "FOLLOWS", "WHY"]).with_headings(false);
+    for node in nodes.iter().take(MAX_NODES) {
+        let lost = (node.node_state() == NodeState::Outdated)
+            .then(|| "which has lost touch with its store: it may lack what has changed since".to_owned());
+        let left = moves::lately(node.left.as_ref(), now).map(|left| format!("has left {left}"));
+        for why in lost.into_iter().chain(left) {
+            table.push(vec![
+                (&node.node_id).into(),
+                format!("follows {}", or_none(&node.control_plane)).into(),
+                why.into(),
+            ]);
+        }
+    }
+    table
+}
+
 trait Newest {
     fn max_by_age(self, other: Self) -> Self;
 }
@@ -305,7 +325,7 @@ mod tests {
         time::{duration, timestamp},
         v1::{
             BreakerRule, BreakerState, Cause, Conclusion, Effect, Endpoint, FailedAttempt, HealthStatus,
-            Layer, Lease, NextStep, NodeCounts, RemovedReplica, Trip,
+            Layer, Lease, LeftControlPlane, NextStep, NodeCounts, RemovedReplica, Trip,
         },
     };
 
@@ -370,6 +390,29 @@ mod tests {
             last_report_time: at(900),
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn whom_data_planes_follow_is_told_where_it_matters() {
+        let left =
+            LeftControlPlane { url: "http://a:7400".into(), reason: "outdated".into(), leave_time: at(880) };
+        let of = |state: NodeState, left| NodeExplanation {
+            node_state: state.into(),
+            control_plane: "10.0.0.2:7400".into(),
+            left,
+            ..out()
+        };
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let table = |node| anstream::adapter::strip_str(&followed(&[node], now).to_string()).to_string();
+        assert_eq!(table(of(NodeState::Synced, None)), "");
+        assert_eq!(
+            table(of(NodeState::Synced, Some(left))),
+            "dp-1   follows 10.0.0.2:7400   has left http://a:7400, 2m ago: it had lost touch with its store\n"
+        );
+        assert_eq!(
+            table(of(NodeState::Outdated, None)),
+            "dp-1   follows 10.0.0.2:7400   which has lost touch with its store: it may lack what has changed since\n"
+        );
     }
 
     fn told() -> ExplainReplicaResponse {

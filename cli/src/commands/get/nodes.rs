@@ -9,6 +9,7 @@ use crate::{
     age::{self, NONE, or_none},
     control::Control,
     error::Error,
+    moves,
     output::Listing,
     partial,
     table::{ALARM, CAUTION, Cell, GOOD, Table},
@@ -40,6 +41,7 @@ fn table(response: &ListNodesResponse, now: SystemTime) -> Table {
         "VERSION",
         "FROM",
         "CONTROL PLANE",
+        "LEFT",
     ];
     let mut table = Table::new(headings);
     for node in &response.nodes {
@@ -54,6 +56,7 @@ fn table(response: &ListNodesResponse, now: SystemTime) -> Table {
             or_none(&node.version).into(),
             or_none(&node.address).into(),
             or_none(&node.control_plane).into(),
+            node.left.as_ref().map_or(NONE.into(), |left| moves::words(left, now)).into(),
         ]);
     }
     table
@@ -106,7 +109,10 @@ fn refusals(nodes: &[Node]) -> impl Iterator<Item = String> {
 mod tests {
     use std::time::Duration;
 
-    use gateway_proto::{time::timestamp, v1::Nack};
+    use gateway_proto::{
+        time::timestamp,
+        v1::{LeftControlPlane, Nack},
+    };
 
     use super::*;
 
@@ -126,21 +132,29 @@ mod tests {
             ..Default::default()
         };
         let nack = Nack { reason: "INVALID_RESOURCE".into(), message: "orders/r-1: no port".into() };
+        let left = LeftControlPlane {
+            url: "http://10.0.0.2:7400".into(),
+            reason: "outdated".into(),
+            leave_time: Some(timestamp(now - Duration::from_secs(90))),
+        };
         let nodes = vec![
             node("dp-1", NodeState::Synced, 12),
             Node { nack: Some(nack), held_replica_count: 4, ..node("dp-2", NodeState::Nacked, 11) },
+            Node { left: Some(left), ..node("dp-3", NodeState::Synced, 12) },
         ];
         let response = ListNodesResponse { nodes, revision: 12, ..Default::default() };
         assert_eq!(
             anstream::adapter::strip_str(&table(&response, now).to_string()).to_string(),
             "\
-NODE   STATE    REVISION   OPEN BREAKERS   HELD   REPORTED   CONNECTED   VERSION   FROM             CONTROL PLANE
-dp-1   synced   12/12      0               0      1s         1m          0.1.0     127.0.0.1:5123   10.0.0.1:7400
-dp-2   NACKED   11/12      0               4      1s         1m          0.1.0     127.0.0.1:5123   10.0.0.1:7400
+NODE   STATE    REVISION   OPEN BREAKERS   HELD   REPORTED   CONNECTED   VERSION   FROM             CONTROL PLANE   LEFT
+dp-1   synced   12/12      0               0      1s         1m          0.1.0     127.0.0.1:5123   10.0.0.1:7400   -
+dp-2   NACKED   11/12      0               4      1s         1m          0.1.0     127.0.0.1:5123   10.0.0.1:7400   -
+dp-3   synced   12/12      0               0      1s         1m          0.1.0     127.0.0.1:5123   10.0.0.1:7400   \
+http://10.0.0.2:7400, 1m ago: it had lost touch with its store
 "
         );
         assert_eq!(outdated(&response), None);
-        let nodes = vec![node("dp-3", NodeState::Outdated, 12)];
+        let nodes = vec![node("dp-4", NodeState::Outdated, 12)];
         let outdated = outdated(&ListNodesResponse {
             nodes,
             control_plane: "10.0.0.1:7400".into(),

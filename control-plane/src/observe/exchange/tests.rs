@@ -105,6 +105,17 @@ fn what_comes_and_goes_is_told_whatever_there_was_in_between() {
 }
 
 #[test]
+#[test]
+fn which_control_plane_a_data_plane_has_left_is_known_to_all() {
+    let teller = Arc::new(Observation::new(9));
+    let left = v1::LeftControlPlane { url: "http://a:7400".into(), ..Default::default() };
+    let _seat = teller.connect(identity("n1"), 0, Some(left.clone())).unwrap();
+    let mut following = Following::begin(&teller);
+    following.tell_all();
+    let shown = following.listener.read(|nodes, _| nodes.list_after("", 0).next().unwrap().1.left);
+    assert_eq!(shown, Some(left));
+}
+
 fn what_was_heard_from_others_is_not_told_on() {
     let (teller, _seat) = observed(4);
     let mut following = Following::begin(&teller);

@@ -43,10 +43,6 @@ pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown
     let mut evicting = interval(EVICTION_INTERVAL);
     evicting.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut changes = JoinSet::new();
-    if effects.publisher.read(View::revision) > 0 {
-        // A registry in which nothing has ever happened has lost no data plane.
-        effects.observation.expect_returns();
-    }
     let mut watch = Watch {
         effects,
         guard: Guard::default(),

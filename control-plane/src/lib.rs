@@ -197,6 +197,10 @@ async fn serve<S: Store>(
     let audit = Audit::new(&effects.observation, &effects.metrics);
     let gate = Arc::new(config.access.gate(listen, audit)?);
     effects.grant_all(&loaded.kept);
+    if loaded.revision > 0 {
+        // A registry in which nothing has ever happened has lost no data plane.
+        effects.observation.expect_returns(loaded.followers);
+    }
     let peers = store.peers();
     if let Some(peers) = &peers {
         peers.publish(&myself.process_id, &myself.address);

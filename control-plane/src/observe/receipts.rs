@@ -38,15 +38,15 @@ fn rollout_to<'a>(nodes: impl Iterator<Item = (&'a NodeId, Progress)>, revision:
 /// The receipts, at `now`, of a drain that the registry decided on at `revision`.
 ///
 /// A data plane has stopped sending once it has taken that revision on. What it has in flight counts from its first report
-/// after that: an earlier one could miss a request that began in between. Where no data plane is known, or some may not
-/// have come back yet, nobody knows that nothing is in flight.
+/// after that: an earlier one could miss a request that began in between. Where no data plane is known, or those that are
+/// are not known to be all, nobody knows that nothing is in flight.
 pub fn drain_status(
     nodes: &Nodes,
     matrix: &Matrix,
     key: &ReplicaKey,
     revision: Revision,
     now: Instant,
-    is_settled: bool,
+    is_all: bool,
 ) -> v1::DrainStatus {
     let rollout = rollout_to(nodes.routing(now), revision);
     let (mut inflight, mut unreported) = (0_i32, 0_i32);
@@ -58,7 +58,7 @@ pub fn drain_status(
         }
     }
     let has_stopped = rollout.node_count > 0 && rollout.acked_node_count == rollout.node_count;
-    let is_idle = is_settled && has_stopped && unreported == 0 && inflight == 0;
+    let is_idle = is_all && has_stopped && unreported == 0 && inflight == 0;
     v1::DrainStatus {
         rollout: Some(rollout),
         inflight_request_count: inflight,
@@ -258,8 +258,7 @@ mod tests {
         let mut world = World::with(&["n1"]);
         world.ack("n1", 6);
         world.report("n1", 6, 0);
-        let idle =
-            |is_settled| drain_status(&world.nodes, &world.matrix, &key(), 6, world.now, is_settled).is_idle;
+        let idle = |is_all| drain_status(&world.nodes, &world.matrix, &key(), 6, world.now, is_all).is_idle;
         assert_eq!((idle(false), idle(true)), (false, true));
     }
 

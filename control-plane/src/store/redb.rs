@@ -3,8 +3,10 @@
 //! redb's calls block, so each runs on tokio's blocking threads. A failed commit leaves redb's handle unusable, so
 //! the file is closed then and opened anew by the next load.
 
+mod followers;
+
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     fmt,
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind},
@@ -16,6 +18,7 @@ use std::{
     },
 };
 
+use gateway_proto::NodeId;
 use redb::{
     Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition,
     TableHandle,
@@ -53,6 +56,8 @@ pub struct Redb {
     path: PathBuf,
     /// `None` after a failed commit, until a load opens the file anew.
     database: Option<Arc<Database>>,
+    /// Whom the process before has named, until it is told.
+    followers: Option<BTreeSet<NodeId>>,
 }
 
 impl Redb {
@@ -62,14 +67,26 @@ impl Redb {
     /// [`StoreError`] when another process has it open, when it cannot be read or written, or is no such store.
     pub async fn open(path: PathBuf) -> Result<Self, StoreError> {
         let opened = path.clone();
-        let database = blocking(move || open(&opened)).await?;
-        Ok(Self { path, database: Some(Arc::new(database)) })
+        let (database, followers) = blocking(move || {
+            let database = open(&opened)?;
+            match followers::take(&database) {
+                Ok(followers) => Ok((database, followers)),
+                // It is of use, not of need. After a failed write the file has to be opened anew.
+                Err(error) => {
+                    tracing::warn!(%error, "the data planes to be expected back are not known");
+                    drop(database);
+                    Ok((open(&opened)?, None))
+                }
+            }
+        })
+        .await?;
+        Ok(Self { path, database: Some(Arc::new(database)), followers })
     }
 
     /// Makes all of `group` durable, or nothing of it. Yields one revision for each mutation.
     async fn write(&mut self, group: &[Mutation]) -> Result<Vec<Revision>, StoreError> {
         let Some(database) = self.database.take() else {
-            return Err(StoreError::Unavailable("the file is closed after a failed commit".into()));
+            return Err(closed());
         };
         let group = group.to_vec();
         // A failure drops the handle in there: closing a file is IO, too.
@@ -93,12 +110,24 @@ impl Store for Redb {
                 Arc::clone(self.database.insert(database))
             }
         };
-        blocking(move || read_all(&database)).await
+        let loaded = blocking(move || read_all(&database)).await?;
+        Ok(Loaded { followers: self.followers.take(), ..loaded })
     }
 
     async fn commit(&mut self, _base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {
         self.write(group).await.map(Commit::Durable)
     }
+
+    async fn name_followers(&mut self, followers: BTreeSet<NodeId>) -> Result<(), StoreError> {
+        let Some(database) = self.database.take() else { return Err(closed()) };
+        self.database =
+            Some(blocking(move || followers::name(&database, &followers).map(|()| database)).await?);
+        Ok(())
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the file is closed after a failed commit".into())
 }
 
 async fn blocking<T: Send + 'static>(
@@ -247,7 +276,7 @@ fn read_all(database: &Database) -> Result<Loaded, StoreError> {
             items.push(decode(bytes.value()).map_err(|why| damaged(format!("{}: {why}", what())))?);
         }
     }
-    Ok(Loaded { epoch, revision, items, kept: HashSet::new() })
+    Ok(Loaded { epoch, revision, items, kept: HashSet::new(), followers: None })
 }
 
 type Decode = fn(&[u8]) -> Result<Item, String>;

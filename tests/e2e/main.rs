@@ -46,6 +46,7 @@ mod policies;
 mod predecessors;
 mod reflection;
 mod refusals;
+mod release;
 mod rest;
 mod rotation;
 mod routes;

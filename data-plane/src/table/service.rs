@@ -226,11 +226,11 @@ impl Service {
     pub fn asks_regardless(&self, replica: &Replica) -> bool {
         let view = self.view.load();
         let is_failing = || replica.standing(&view.policy.health_check) == Standing::Failing;
+        let is_resting = matches!(replica.breaker().state(), State::Open | State::HalfOpen);
         let is_out = match (view.fail_open, view.ignores_checks) {
-            (Some(fail_open), _) if fail_open.tier == replica.priority() => {
-                matches!(replica.breaker().state(), State::Open | State::HalfOpen) || is_failing()
-            }
-            (_, Some(_)) => is_failing(),
+            (Some(fail_open), _) if fail_open.tier == replica.priority() => is_resting || is_failing(),
+            // Checks are ignored, and breakers decide.
+            (_, Some(_)) => !is_resting && is_failing(),
             _ => false,
         };
         is_out && replica.takes_requests()

@@ -42,7 +42,7 @@ pub(crate) use self::events::of_registry;
 pub use self::{
     changes::Change,
     exchange::{Followed, Sent},
-    matrix::{BreakerReport, Counts, Dirty, Matrix, News, Replica, RowName},
+    matrix::{BreakerReport, Counts, Dirty, Load, Matrix, News, Replica, RowName},
     nodes::{FORGET_AFTER, Identity, Nodes, SILENT_AFTER, Taken, Told, TooManyNodes, outdated},
     peers::Peers,
     receipts::{drain_status, rollout},

@@ -12,6 +12,7 @@ use gateway_proto::{
 };
 use tokio::task::yield_now;
 
+use super::registry::count;
 use crate::{
     clock,
     edge::Edge,
@@ -71,6 +72,7 @@ pub(super) async fn service(
         let facts = common.facts(edge, &record.key, Some(&record), None);
         all.add(explain(edge, &record.key, facts, 0, None).await);
     }
+    all.fails_open_on(count(edge.effects.observation.read(|_, matrix| matrix.load(&name).fail_open_nodes)));
     let silent_control_planes = edge.effects.observation.silent_control_planes();
     Ok(v1::ExplainServiceResponse { silent_control_planes, ..all.finish() })
 }

@@ -58,6 +58,11 @@ impl ServiceExplanation {
         }
     }
 
+    /// Takes in on how many data planes it fails open.
+    pub fn fails_open_on(&mut self, node_count: i32) {
+        self.response.fail_open_node_count = node_count;
+    }
+
     /// The sentence over all of it, and what to do.
     pub fn finish(mut self) -> v1::ExplainServiceResponse {
         self.keep_the_worst();
@@ -102,7 +107,7 @@ fn summary(response: &v1::ExplainServiceResponse) -> String {
     let parts = parts.iter().filter(|(count, _)| *count > 0);
     let rest = parts.map(|(count, what)| format!("{count} {what}")).collect::<Vec<_>>().join(", ");
     let of = |count: i32| format!("{count} of {total} {}", if total == 1 { "replica" } else { "replicas" });
-    match (total, response.taking_count + response.partly_out_count) {
+    let served = match (total, response.taking_count + response.partly_out_count) {
         (0, _) => "not served: it has no replica".into(),
         (_, 0) if response.standing_by_count > 0 => {
             format!("not settled: no data plane asks a replica of the best tier: {rest}")
@@ -111,5 +116,13 @@ fn summary(response: &v1::ExplainServiceResponse) -> String {
         (1, _) if rest.is_empty() => "served: its only replica takes requests everywhere".into(),
         (_, _) if rest.is_empty() => format!("served: all {total} replicas take requests everywhere"),
         (_, _) => format!("served by {} everywhere; {rest}", of(response.taking_count)),
-    }
+    };
+    let panics = match response.fail_open_node_count {
+        0 => return served,
+        1 => "1 data plane, which asks".to_owned(),
+        nodes => format!("{nodes} data planes, which ask"),
+    };
+    format!(
+        "{served}; PANIC: too few let traffic through on {panics} those with open breakers, or failing checks, too"
+    )
 }

@@ -187,3 +187,26 @@ async fn proposed_rules_are_replayed_in_the_policy_editor_before_they_hold_by_pl
     load.stop().await;
     world.is_flawless().await;
 }
+
+#[tokio::test]
+async fn a_service_that_fails_open_is_marked_where_it_is_listed_and_on_its_own_page_by_playwright() {
+    let world = World::start(2).await;
+    let rules = BreakerPolicy {
+        consecutive_failure_count: Some(1),
+        fail_open_threshold: Some(0.9),
+        base_open: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+        ..Default::default()
+    };
+    set_rules(&world, rules).await;
+    world.fails.store(true, Ordering::Relaxed);
+    let load = world.load();
+    world
+        .run("await page.locator('tr', { hasText: 'orders' }).getByText('PANIC', { exact: true }).waitFor()")
+        .await;
+    world.go("#/service/orders").await;
+    world.run("await page.locator('main .bar-row').getByText('PANIC', { exact: true }).waitFor()").await;
+    world.says("PANIC: too few let traffic through on 1 data plane").await;
+    assert_eq!(world.run("return await breaches(page)").await, json!([]));
+    load.stop().await;
+    world.is_flawless().await;
+}

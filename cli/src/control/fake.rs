@@ -44,6 +44,8 @@ pub(crate) struct Script {
     pub(crate) explained: Vec<v1::ExplainReplicaResponse>,
     pub(crate) explained_services: Vec<v1::ExplainServiceResponse>,
     pub(crate) policies: BTreeMap<String, v1::Policy>,
+    /// Answers the list of policies with this code.
+    pub(crate) refuse_policies: Option<Code>,
     pub(crate) routes: BTreeMap<String, v1::Route>,
     /// What every change is answered with.
     pub(crate) rollout: v1::Rollout,
@@ -52,7 +54,7 @@ pub(crate) struct Script {
     /// What the streams of a drain's receipts send, one list for each stream. One that is followed by another ends
     /// after its list, the last one stays open.
     pub(crate) receipts: Vec<Vec<v1::WatchDrainResponse>>,
-    /// Filter and order of every list that has them.
+    /// Filter and order of lists, as they were asked for.
     pub(crate) queries: Vec<(String, String)>,
     pub(crate) drained: Vec<v1::DrainReplicaRequest>,
     pub(crate) undrained: Vec<v1::UndrainReplicaRequest>,

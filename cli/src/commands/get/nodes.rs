@@ -7,19 +7,22 @@ use gateway_proto::v1::{ListNodesResponse, Node, NodeState};
 use super::View;
 use crate::{
     age::{self, NONE, or_none},
-    control::Control,
+    control::{Control, Filter},
     error::Error,
     output::Listing,
     partial,
     table::{ALARM, CAUTION, Cell, GOOD, Table},
 };
 
-pub(super) async fn list(control: &Control, view: View) -> Result<Listing, Error> {
-    let response = control.nodes().await?;
+pub(super) async fn list(filter: &Filter, control: &Control, view: View) -> Result<Listing, Error> {
+    let response = control.nodes_of(&filter.expression).await?;
     let table = view.with_rows.then(|| table(&response, SystemTime::now()));
     let names = response.nodes.iter().map(|node| node.node_id.clone());
-    let empty = "no data plane has connected yet: start gw-data-plane, or gwctl dev".to_owned();
-    let empty = response.nodes.is_empty().then_some(empty);
+    let empty = match filter.expression.as_str() {
+        "" => "no data plane has connected yet: start gw-data-plane, or gwctl dev",
+        _ => "no data plane passes the filter",
+    };
+    let empty = response.nodes.is_empty().then(|| empty.to_owned());
     let silent = partial::notes(&response.silent_control_planes).collect::<Vec<_>>();
     Ok(Listing::new(&response, "nodes", names, table)
         .with_notes(empty)
@@ -67,7 +70,7 @@ fn held(node: &Node) -> Cell {
     }
 }
 
-fn state_cell(state: NodeState) -> Cell {
+pub(in crate::commands) fn state_cell(state: NodeState) -> Cell {
     match state {
         NodeState::Synced => Cell::styled("synced", GOOD),
         NodeState::Lagging => Cell::styled("lagging", CAUTION),
@@ -80,7 +83,7 @@ fn state_cell(state: NodeState) -> Cell {
 }
 
 /// That the control plane which answers does not know what the registry is now.
-fn outdated(response: &ListNodesResponse) -> Option<String> {
+pub(in crate::commands) fn outdated(response: &ListNodesResponse) -> Option<String> {
     let is_outdated = response.nodes.iter().any(|node| node.state() == NodeState::Outdated);
     is_outdated.then(|| {
         format!(

@@ -47,6 +47,14 @@ impl PolicyService for Fake {
         if !request.get_ref().page_token.is_empty() {
             return Err(not_scripted());
         }
+        self.with(|script| script.queries.push((request.into_inner().filter, String::new())));
+        match self.with(|script| script.refuse_policies) {
+            Some(Code::Unimplemented) => return Err(Status::unimplemented("")),
+            Some(code) => {
+                return Err(refusal(code, reason::PERMISSION_DENIED, "ana may not look at policies"));
+            }
+            None => {}
+        }
         let policies = self.with(|script| script.policies.values().cloned().collect());
         Ok(Response::new(v1::ListPoliciesResponse { policies, ..Default::default() }))
     }

@@ -46,16 +46,23 @@ pub(crate) fn script(shell: Shell) -> String {
 
 /// The command line, whose values know their names.
 fn command() -> Command {
-    naming(Cli::command().disable_help_subcommand(true))
+    // These come last of all, where they cannot be hidden like the others.
+    let root =
+        Cli::command().disable_help_subcommand(true).disable_help_flag(true).disable_version_flag(true);
+    naming(root)
 }
 
 fn naming(command: Command) -> Command {
-    command
-        .mut_args(|arg| match Names::of(&arg) {
-            Some(names) => arg.add(ArgValueCompleter::new(move |typed: &OsStr| names.completing(typed))),
-            None => arg,
-        })
-        .mut_subcommands(naming)
+    command.mut_args(completing).mut_subcommands(naming)
+}
+
+fn completing(arg: Arg) -> Arg {
+    // What is hidden is offered where nothing else is: whoever wants a flag begins with a dash.
+    let arg = if arg.get_long().is_some() { arg.hide(true) } else { arg };
+    match Names::of(&arg) {
+        Some(names) => arg.add(ArgValueCompleter::new(move |typed: &OsStr| names.completing(typed))),
+        None => arg,
+    }
 }
 
 /// Names of what.

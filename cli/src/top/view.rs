@@ -339,7 +339,9 @@ mod tests {
         }
         let wide = plain(&board, &looking, Size { columns: 100, lines: 40 });
         assert!(
-            wide.contains("  j, k, arrows   choose a row            enter          the service's replicas\n"),
+            wide.contains(
+                "  j, k, arrows   choose a row              enter          the service's replicas\n"
+            ),
             "{wide}"
         );
     }

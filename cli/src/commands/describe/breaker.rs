@@ -142,6 +142,10 @@ fn facts(about: &About, now: SystemTime) -> Vec<(&'static str, String)> {
         if merged.state() != BreakerState::Closed {
             facts.push(("Why", why(merged)));
         }
+        // Its breaker lets requests through, and it gets none all the same.
+        if let Some(check) = merged.health_check.as_ref().filter(|check| check.keeps_out) {
+            facts.push(("Kept out", format!("by its active checks: {}", check.last_failure)));
+        }
     }
     facts.extend(about.rules.as_ref().map(|policy| ("Rules", rules(policy))));
     for entry in &about.overrides {
@@ -156,7 +160,8 @@ fn state(merged: &Breaker, now: SystemTime) -> String {
     let Breaker { open_node_count: open, node_count: all, .. } = merged;
     let planes = |count: i32| if count == 1 { "data plane" } else { "data planes" };
     match open {
-        0 => format!("{word} on all {all} {}", planes(*all)),
+        0 if *all == 1 => format!("{word} on its only data plane"),
+        0 => format!("{word} on all {all} data planes"),
         open => format!(
             "{word} for {}, not closed on {open} of {all} {}",
             age::since(now, merged.state_change_time),
@@ -172,7 +177,7 @@ mod tests {
     use gateway_proto::{
         Policy,
         time::{duration, timestamp},
-        v1::{BreakerRule, Endpoint, FailedAttempt, Trip},
+        v1::{BreakerRule, Endpoint, FailedAttempt, HealthCheck, Trip},
     };
 
     use super::*;
@@ -262,9 +267,19 @@ Next
     }
 
     #[test]
-    fn a_closed_one_says_on_how_many_data_planes_and_one_that_nobody_reports_that() {
-        let merged = Breaker { state: BreakerState::Closed.into(), node_count: 3, ..Default::default() };
+    fn a_closed_one_says_on_how_many_data_planes_and_whether_checks_keep_it_out() {
+        let check =
+            HealthCheck { keeps_out: true, last_failure: "connect refused".into(), ..Default::default() };
+        let merged = Breaker {
+            state: BreakerState::Closed.into(),
+            node_count: 3,
+            health_check: Some(check),
+            ..Default::default()
+        };
+        let only = Breaker { node_count: 1, health_check: None, ..merged.clone() };
+        assert_eq!(state(&only, SystemTime::UNIX_EPOCH), "closed on its only data plane");
         let text = plain(&About { merged: Some(merged), ..About::default() });
+        assert!(text.contains("\nKept out      by its active checks: connect refused\n"), "{text}");
         assert!(text.contains("\nState         closed on all 3 data planes\n"), "{text}");
         assert!(!text.contains("\nWhy ") && !text.contains("breaker reset"), "{text}");
         let text = plain(&About::default());

@@ -250,8 +250,8 @@ Events, newest first
   none since the control plane started
 
 Next
-  gwctl check                                   whether all is as it should be
-  gwctl get nodes -w                            watch how far each has come
+  gwctl check                                 whether all is as it should be
+  gwctl get nodes -w                          watch how far each has come
   gwctl events -w --filter 'node_id = dp-1'   watch what happens on it
 "
         );

@@ -26,10 +26,14 @@ use crate::{
     figure,
     output::{Format, Output},
     partial::{self, or_without},
+    screen,
 };
 
 /// Replicas that have a row; there are others to list them all.
 const MAX_REPLICAS: usize = 50;
+
+/// What is left out first on a narrow terminal: who is out, and why, stays.
+const LESS: [&str; 8] = ["LEASE", "WEIGHT", "AGE", "INFLIGHT", "P99", "RPS", "SUCCESS", "MODE"];
 
 /// What is known of a service.
 #[derive(Debug, Clone, Default)]
@@ -75,7 +79,8 @@ pub(super) async fn run(name: &ServiceName, control: &Control, output: &Output) 
     };
     match output.format {
         Format::Json => output.value(&about.to_json()),
-        _ => output.data(render(name, &about, SystemTime::now())),
+        Format::Wide => output.data(render(name, &about, usize::MAX, SystemTime::now())),
+        _ => output.data(render(name, &about, screen::columns(), SystemTime::now())),
     }
 }
 
@@ -98,10 +103,12 @@ impl About {
     }
 }
 
-fn render(name: &ServiceName, about: &About, now: SystemTime) -> String {
+fn render(name: &ServiceName, about: &About, columns: usize, now: SystemTime) -> String {
     let mut page = Page::of(facts(name, about, now));
     let shown = &about.replicas[..about.replicas.len().min(MAX_REPLICAS)];
-    page.section("Replicas", replicas_table(shown, &about.breakers.breakers, now), "none is registered");
+    let replicas = replicas_table(shown, &about.breakers.breakers, now);
+    // Sections are indented by two.
+    page.section("Replicas", replicas.fitting(columns.saturating_sub(2), &LESS), "none is registered");
     if shown.len() < about.replicas.len() {
         page.remark(&format!(
             "... and {} more (gwctl get replicas {name})",
@@ -152,7 +159,10 @@ fn facts(name: &ServiceName, about: &About, now: SystemTime) -> Vec<(&'static st
         facts.push(("Faults", format!("{fault} ({})", fault_terms(policy, fault, now))));
     }
     if about.policy.policy.is_some() {
-        facts.push(("Policy", policy(&about.policy)));
+        // Faults have a line of their own.
+        let mut resolved = about.policy.clone();
+        resolved.origins.retain(|path, _| !path.starts_with("fault."));
+        facts.push(("Policy", policy(&resolved)));
     }
     facts
 }
@@ -201,9 +211,13 @@ mod tests {
     }
 
     fn plain(about: &About) -> String {
+        plain_on(usize::MAX, about)
+    }
+
+    fn plain_on(columns: usize, about: &About) -> String {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10_000);
         let name = ServiceName::parse("orders").unwrap();
-        anstream::adapter::strip_str(&render(&name, about, now)).to_string()
+        anstream::adapter::strip_str(&render(&name, about, columns, now)).to_string()
     }
 
     fn replica(id: &str) -> Replica {
@@ -278,7 +292,9 @@ mod tests {
             }],
             policy: ResolvePolicyResponse {
                 policy: Some(Policy::default()),
-                origins: [("breaker.failure_ratio".to_owned(), "orders".to_owned())].into(),
+                origins: [("breaker.failure_ratio", "orders"), ("fault.delay", "*")]
+                    .map(|(path, from)| (path.to_owned(), from.to_owned()))
+                    .into(),
             },
             policies: vec![Policy {
                 service: "*".into(),
@@ -349,6 +365,11 @@ Next
             missing: vec!["not shown: events: no (PERMISSION_DENIED)".into()],
             ..About::default()
         };
+        let narrow = plain_on(60, &about);
+        assert!(
+            narrow.contains("\n  REPLICA   ADDRESS          HEALTH    BREAKER   CHECK\n"),
+            "who is out, and why, stays: {narrow}"
+        );
         let text = plain(&about);
         assert!(text.starts_with("Service       orders\n\nReplicas\n  REPLICA "), "{text}");
         assert!(text.contains("\n  ... and 2 more (gwctl get replicas orders)\n"), "{text}");

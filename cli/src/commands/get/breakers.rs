@@ -180,6 +180,7 @@ pub(crate) fn why(breaker: &Breaker) -> String {
         BreakerState::ForcedOpen | BreakerState::ForcedClosed => "an operator's word".into(),
         BreakerState::Open if breaker.asked_regardless => format!("{}{REGARDLESS}", breaker.reason),
         BreakerState::Open | BreakerState::HalfOpen if !breaker.reason.is_empty() => breaker.reason.clone(),
+        BreakerState::Closed if breaker.asked_regardless => format!("its checks fail{REGARDLESS}"),
         _ => NONE.into(),
     }
 }
@@ -262,6 +263,8 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(window(&breaker), "20 req, 0 failed, 16 slow");
+        let closed = Breaker { state: BreakerState::Closed.into(), ..breaker.clone() };
+        assert_eq!(why(&closed), "its checks fail; asked all the same, for its service fails open");
         assert_eq!(
             why(&breaker),
             "slow_ratio 0.80 >= 0.50 (16 of 20 took 800ms or more); asked all the same, for its service fails open"

@@ -16,10 +16,10 @@ async fn everything_that_is_listed_is_described_with_what_happened_to_it() {
     let gateway = Gateway::start_with_faults().await;
     let replica = Scripted::start(|_, _| Act::ok(b"hello"));
     gateway.register("orders", "r-1", replica.address()).await;
-    gwctl(&gateway, "policy set orders timeout.per_try=800ms --author ana --reason slow").await;
     gwctl(&gateway, "route set shop path_prefix=/shop service=orders --author ana").await;
     gwctl(&gateway, "breaker open orders/r-1 --reason test --author ana --ttl 5m").await;
     gwctl(&gateway, "fault set orders --abort 503 --ratio 0.1 --for 5m --reason test --author ana").await;
+    gwctl(&gateway, "policy set orders timeout.per_try=800ms --author ana --reason slow").await;
     eventually("the breaker is forced open", async || {
         let text = gwctl(&gateway, "describe breaker orders/r-1").await;
         if text.contains("FORCED-OPEN for") { Ok(()) } else { Err(text) }
@@ -31,40 +31,28 @@ async fn everything_that_is_listed_is_described_with_what_happened_to_it() {
     for (line, words) in [
         (
             "describe service orders",
-            &[
-                "Status        not served",
-                "Policy        timeout.per_try from orders",
-                "shop",
-                "FAULT_INJECTION_BEGAN",
-            ][..],
+            &["Status not served", "Policy timeout.per_try from orders", "shop", "FAULT_INJECTION_BEGAN"][..],
         ),
-        ("describe replica orders/r", &["Replica       orders/r-1", "breaker OPEN (ana, ", "OVERRIDE_SET"]),
-        (
-            "describe breaker orders/r-1 --node dp-1",
-            &["Rules         opens after 5 failures", "BREAKER_FORCED_OPEN"],
-        ),
-        ("describe node dp-1", &["State         synced", "FORCED-OPEN", "NODE_CONNECTED"]),
+        ("describe replica orders/r", &["Replica orders/r-1", "breaker OPEN (ana, ", "OVERRIDE_SET"]),
+        ("describe breaker orders/r-1 --node dp-1", &["Rules opens after 5 failures", "BREAKER_FORCED_OPEN"]),
+        ("describe node dp-1", &["State synced", "FORCED-OPEN", "NODE_CONNECTED"]),
         (
             "describe policy orders",
-            &["by ana: \"slow\"", "timeout.per_try   800ms", "POLICY_UPDATED", "Faults        abort 503"],
+            &["by ana: \"slow\"", "timeout.per_try 800ms", "POLICY_UPDATED", "Faults abort 503"],
         ),
-        ("describe route shop", &["Leads to      orders, of which 1 of 1", "ROUTE_UPDATED"]),
+        ("describe route shop", &["Leads to orders, of which 1 of 1", "ROUTE_UPDATED"]),
         (
             &format!("describe override {}", id.trim()),
-            &["Decided       0s ago by ana", "FORCED-OPEN", "OVERRIDE_SET"],
+            &["ago by ana Reason test", "FORCED-OPEN", "OVERRIDE_SET"],
         ),
-        ("describe fault orders", &["abort 503 of 0.1", "For           orders", "FAULT_INJECTION_BEGAN"]),
-        (
-            &format!("describe event {event}"),
-            &["Type          POLICY_UPDATED", "By            ana", "changes"],
-        ),
+        ("describe fault orders", &["abort 503 of 0.1", "For orders", "FAULT_INJECTION_BEGAN"]),
+        (&format!("describe event {event}"), &["Type POLICY_UPDATED", "By ana", "changes"]),
     ] {
         let text = gwctl(&gateway, line).await;
-        let text = text
-            .replace("Decided       1s", "Decided       0s")
-            .replace("Decided       2s", "Decided       0s");
+        // However wide the columns are, and however long it took.
+        let told = text.split_whitespace().collect::<Vec<_>>().join(" ");
         for word in words {
-            assert!(text.contains(word), "{line}: {word}\n\n{text}");
+            assert!(told.contains(word), "{line}: {word}\n\n{text}");
         }
         assert!(!text.contains("not shown:"), "{line}\n\n{text}");
     }

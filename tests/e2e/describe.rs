@@ -110,7 +110,7 @@ async fn a_service_that_fails_open_says_panic_wherever_it_is_looked_at() {
     let filtered =
         run(&gateway, &["get", "services", "--filter", "fail_open_node_count > 0", "-o", "name"]).await;
     assert_eq!(filtered.success(), "orders\n");
-    let check = run(&gateway, &["check"]).await;
+    let check = run(&gateway, &["check", "--fail-on", "warn"]).await;
     assert_eq!(check.code(), 1, "{}", check.stdout);
     assert!(
         check.stdout.contains("orders is in PANIC mode: it fails open on 1 data plane"),

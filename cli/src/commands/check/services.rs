@@ -112,7 +112,7 @@ fn panics(service: &Service) -> Option<Finding> {
     let name = &service.service;
     let planes = counted(service.fail_open_node_count, "data plane");
     (service.fail_open_node_count > 0).then(|| {
-        Finding::failed("services/panic", format!("{name} is in PANIC mode: it fails open on {planes}"))
+        Finding::warned("services/panic", format!("{name} is in PANIC mode: it fails open on {planes}"))
             .because("too few of its replicas let traffic through, so that those with open breakers, or failing checks, are asked, too")
             .hint(format!("gwctl explain {name}"))
     })
@@ -411,7 +411,7 @@ mod tests {
             ..Default::default()
         };
         let told = "orders is in PANIC mode: it fails open on 2 data planes";
-        assert_eq!(lines(&overview), [(Outcome::Failed, told.to_owned())]);
+        assert_eq!(lines(&overview), [(Outcome::Warned, told.to_owned())]);
         assert_eq!(found(&overview)[0].hints, ["gwctl explain orders"]);
     }
 

@@ -10,14 +10,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gateway_proto::{policy::Methods, size};
-use http::StatusCode;
+use http::{StatusCode, Version};
 
 use self::refusals::Reason;
 use super::{
     body::response_body::Answer,
     forward::grpc,
     h1::{HeadLimits, Refusal},
-    head::{ResponseHead, field_name::Name, fields::Fields, headers::Via, request_id::RequestId},
+    head::{
+        RequestHead, ResponseHead, field_name::Name, fields::Fields, headers::Via, request_id::RequestId,
+    },
 };
 use crate::{
     request_rules::{Breach, NotJson},
@@ -140,9 +142,11 @@ pub(super) enum Caller {
 }
 
 impl Caller {
-    /// By the head of its request.
-    pub(super) fn of(fields: &Fields) -> Self {
-        if grpc::is_grpc(fields) { Self::Grpc } else { Self::Http }
+    /// By the head of its request. Calls of gRPC come by HTTP/2: whoever says over HTTP/1 that it sends one reads its answer as
+    /// HTTP/1 has answers, in which a status behind the body is no way to break off.
+    pub(super) fn of(head: &RequestHead) -> Self {
+        let is_call = head.version == Version::HTTP_2 && grpc::is_grpc(&head.fields);
+        if is_call { Self::Grpc } else { Self::Http }
     }
 }
 

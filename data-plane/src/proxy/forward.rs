@@ -82,7 +82,7 @@ pub(super) async fn forward(
     body: ClientBody,
 ) -> Answer {
     let request_id = RequestId::of(&head.fields, client.is_trusted(), || worker.random_id());
-    let reply_to = ReplyTo { caller: Caller::of(&head.fields), request_id: &request_id };
+    let reply_to = ReplyTo { caller: Caller::of(&head), request_id: &request_id };
     let claimed = match client.is_trusted() {
         true => claimed_client(&head.fields, &worker.forwarding().trusted).map(|client| client.to_string()),
         false => None,
@@ -264,7 +264,7 @@ async fn answer(
         is_idempotent: is_idempotent && upgrade.is_none(),
         upgrade,
         caller,
-        call: (caller == Caller::Grpc).then(|| Call { deadline: grpc::deadline(started, call_timeout) }),
+        call: (caller == Caller::Grpc).then(|| Call::of(grpc::deadline(started, call_timeout))),
         tried: Vec::new(),
         attempts: Cell::new(0),
         retries: 0,

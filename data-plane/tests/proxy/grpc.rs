@@ -11,12 +11,12 @@ use bytes::Bytes;
 use gateway_proto::{Address, Endpoint, Policy, Protocol};
 use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::Notify};
 
 use crate::{
     access_log::Log,
     faults::{aborting, delaying, inject},
-    harness::{Dead, Gateway, eventually},
+    harness::{Dead, Gateway, eventually, raw_replica, read_message, reason, status},
     http2_replicas::{H2Replica, read},
 };
 
@@ -238,6 +238,43 @@ async fn a_caller_is_told_when_its_replica_breaks_off_in_the_middle() {
     let called = call(&gateway, "/orders/x", &[]).await;
     assert_eq!((called.status().0, &called.body[..]), ("14", MESSAGE), "{called:?}");
     assert_eq!(failures(&gateway), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_grpc_is_broken_off_whatever_its_request_says() {
+    let is_read = Arc::new(Notify::new());
+    let goes_on = Arc::clone(&is_read);
+    let torn = raw_replica(move |mut stream| {
+        let goes_on = Arc::clone(&goes_on);
+        async move {
+            read_message(&mut stream).await;
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n";
+            stream.write_all(format!("{head}3\r\nabc\r\n").as_bytes()).await.unwrap();
+            goes_on.notified().await;
+        }
+    })
+    .await;
+    let gateway = Gateway::start(&[torn], Policy::default()).await;
+    let (sender, connection) = h2::client::handshake(gateway.connect().await).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("http://gw/orders/x").header("content-type", "application/grpc");
+    let mut sender = sender.ready().await.unwrap();
+    let (response, _) = sender.send_request(request.body(()).unwrap(), true).unwrap();
+    let mut body = response.await.unwrap().into_body();
+    assert_eq!(body.data().await.unwrap().unwrap(), "abc");
+    is_read.notify_one();
+    let end = body.data().await;
+    assert!(matches!(end, Some(Err(_))), "it looks whole: {end:?}");
+    eventually("it counts against the replica", || failures(&gateway) == 1).await;
+}
+
+#[tokio::test]
+async fn who_sends_what_it_calls_grpc_over_http_1_is_told_as_http_1_has_it() {
+    let gateway = Gateway::start(&[Dead::new().address], Policy::default()).await;
+    let head =
+        "POST /orders/x HTTP/1.1\r\nhost: gw\r\ncontent-type: application/grpc\r\ngrpc-timeout: no\r\n";
+    let response = gateway.send(&format!("{head}content-length: 0\r\n\r\n")).await;
+    assert_eq!((status(&response), reason(&response).as_str()), (502, "connect_refused"));
 }
 
 #[tokio::test]

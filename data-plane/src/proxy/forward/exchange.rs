@@ -14,13 +14,13 @@ use bytes::Bytes;
 use http::StatusCode;
 use tokio::time::{Sleep, sleep_until};
 
-use super::{Ended, Journey, attempt::Attempt};
+use super::{Ended, Journey, attempt::Attempt, grpc};
 use crate::{
     access_log as logged,
     proxy::{
         body::{
             request_body::{Arrival, RequestBody},
-            response_body::{Answer, ResponseBody, UpstreamBody},
+            response_body::{Answer, Call, ResponseBody, UpstreamBody},
         },
         h1::Outgoing,
         head::{ResponseHead, field_name::Name, headers, hints::AttemptHints},
@@ -215,7 +215,8 @@ impl Journey<'_> {
         if self.worker.shows_replica() {
             self.show(&mut head, &replica);
         }
-        let mut body = UpstreamBody::new(link, attempt, self.policy.timeout.stream_idle, self.call);
+        let call = self.call.map(|call| Call { is_answered: grpc::is_grpc(&head.fields), ..call });
+        let mut body = UpstreamBody::new(link, attempt, self.policy.timeout.stream_idle, call);
         body.settle_if_ended();
         let body = Rc::new(RefCell::new(body));
         if let Some(attempt) = body.borrow().attempt() {

@@ -359,12 +359,14 @@ impl Server {
                 // The request's own body may be read in there, so nothing of the connection is borrowed here.
                 match outgoing.poll_part(cx, body.as_mut()) {
                     Poll::Ready(Some(Ok(part))) => outgoing.queue(&mut self.inbound.borrow_mut().wire, part),
-                    Poll::Ready(Some(Err(_))) => {
+                    Poll::Ready(None) if outgoing.is_whole() => {
+                        outgoing.end(&mut self.inbound.borrow_mut().wire);
+                    }
+                    Poll::Ready(None | Some(Err(_))) => {
                         outgoing.has_broken_off = true;
                         let _ = self.inbound.borrow_mut().wire.poll_flush(cx);
                         return Poll::Ready(Err(Cut));
                     }
-                    Poll::Ready(None) => outgoing.end(&mut self.inbound.borrow_mut().wire),
                     Poll::Pending => {
                         is_waiting = true;
                         break;
@@ -531,6 +533,11 @@ impl OutgoingBody {
                 }
             }
         }
+    }
+
+    /// Whether as much has come as was announced: the next answer would be taken for what is missing.
+    fn is_whole(&self) -> bool {
+        !matches!(self.length, Length::Exact(length) if self.sent < length)
     }
 
     fn end(&mut self, wire: &mut Wire) {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use gateway_proto::NodeId;
 use http::{Request, StatusCode};
 use http_body::Body;
-use hyper::body::Frame;
+use hyper::body::{Frame, SizeHint};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -54,12 +54,19 @@ pub(in crate::proxy) fn worker_as(
     (Rc::new(worker), panics)
 }
 
-/// A body that a defect meets before its first byte, or none.
-struct Defective(bool);
+/// A body without a byte.
+#[derive(PartialEq)]
+enum Defective {
+    Not,
+    /// A defect is met in place of its end.
+    Panics,
+    /// It has announced ten bytes.
+    Short,
+}
 
 impl From<Bytes> for Defective {
     fn from(_: Bytes) -> Self {
-        Self(false)
+        Self::Not
     }
 }
 
@@ -68,11 +75,18 @@ impl Body for Defective {
     type Error = Infallible;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        assert!(!std::mem::take(&mut self.0), "a defect in a body");
+        assert!(*self != Self::Panics, "a defect in a body");
         Poll::Ready(None)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Short => SizeHint::with_exact(10),
+            Self::Not | Self::Panics => SizeHint::default(),
+        }
     }
 }
 
@@ -84,7 +98,14 @@ async fn answer(_: Rc<Worker>, _: Rc<Client>, head: RequestHead, _: ClientBody) 
     tokio::task::yield_now().await;
     match head.path() {
         "/defect" => panic!("a defect in a request"),
-        path => Answer::new(ResponseHead::new(StatusCode::OK, Fields::default()), Defective(path == "/body")),
+        path => {
+            let body = match path {
+                "/body" => Defective::Panics,
+                "/short" => Defective::Short,
+                _ => Defective::Not,
+            };
+            Answer::new(ResponseHead::new(StatusCode::OK, Fields::default()), body)
+        }
     }
 }
 
@@ -139,6 +160,23 @@ async fn a_panic_ends_the_connection_that_it_happens_on_and_no_other() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_shorter_than_it_says_ends_its_connection() {
+    beside_a_worker(async |address| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let two = "GET /short HTTP/1.1\r\nhost: test\r\n\r\nGET /fine HTTP/1.1\r\nhost: test\r\n\r\n";
+        stream.write_all(two.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
+        // A reset is an end, too.
+        let _ = read.expect("the connection stays open");
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.contains("content-length: 10\r\n"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\n") && answer.matches("HTTP/1.1").count() == 1, "{answer}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_panic_ends_the_stream_that_it_happens_on_and_not_its_connection() {
     let counted = beside_a_worker(async |address| {
         let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
@@ -147,7 +185,7 @@ async fn a_panic_ends_the_stream_that_it_happens_on_and_not_its_connection() {
         spawn_local(connection);
         let get = |path: &str| {
             let uri = format!("http://test{path}");
-            let request = Request::get(uri).body(Defective(false)).unwrap();
+            let request = Request::get(uri).body(Defective::Not).unwrap();
             let mut sender = sender.clone();
             async move { sender.send_request(request).await }
         };

@@ -22,6 +22,7 @@ pub mod retry;
 mod rotation;
 mod sync;
 mod tick;
+mod unheard;
 mod window;
 
 pub use balancing::Draw;
@@ -38,4 +39,5 @@ pub use peers::{Comparison, compare, outliers};
 pub use queue::{Queue, Refused, Terms, Ticket};
 pub use rotation::Rotation;
 pub use tick::Tick;
+pub use unheard::Unheard;
 pub use window::{Totals, Window};

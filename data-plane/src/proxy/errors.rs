@@ -218,7 +218,7 @@ impl GatewayError {
                 Fault::ConnectFailed => kind(S::BAD_GATEWAY, R::ConnectFailed, "destination_ip_unroutable", "The replica cannot be reached"),
                 Fault::TlsCertificate(_) => UNTRUSTED,
                 Fault::TlsProtocol(_) => kind(S::BAD_GATEWAY, R::TlsFailed, "tls_protocol_error", "There is no TLS with the replica"),
-                Fault::ResponseTimeout => kind(S::GATEWAY_TIMEOUT, R::ResponseTimeout, "http_response_timeout", "The replica did not answer in time"),
+                Fault::ResponseTimeout | Fault::Unanswered(_) => kind(S::GATEWAY_TIMEOUT, R::ResponseTimeout, "http_response_timeout", "The replica did not answer in time"),
                 Fault::Malformed => kind(S::BAD_GATEWAY, R::MalformedResponse, "http_protocol_error", "The replica's answer is not HTTP"),
                 Fault::Reset | Fault::Closed | Fault::Truncated | Fault::Status(_) | Fault::Grpc(_) =>
                     kind(S::BAD_GATEWAY, R::ConnectionTerminated, "connection_terminated", "The replica broke the connection off"),

@@ -270,6 +270,7 @@ async fn answer(
         retries: 0,
         was_pushed_back: false,
         is_seen: false,
+        has_winner: Cell::new(false),
         claimed,
         last: None,
         trail,
@@ -350,6 +351,8 @@ struct Journey<'a> {
     was_pushed_back: bool,
     /// Whether a replica may have seen it.
     is_seen: bool,
+    /// While attempts are dropped because another was quicker.
+    has_winner: Cell<bool>,
     /// The address of its client as trusted proxies have it.
     claimed: Option<&'a str>,
     /// How the last failed attempt ended.

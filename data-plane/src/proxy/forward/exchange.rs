@@ -52,6 +52,33 @@ pub(super) enum Tried {
     Unsendable(&'static str),
 }
 
+/// An attempt until its outcome is known. Whoever drops it before does not wait for its response head any longer.
+struct Awaited<'a> {
+    journey: &'a Journey<'a>,
+    attempt: Option<Attempt>,
+    is_sent: &'a Cell<bool>,
+}
+
+impl Awaited<'_> {
+    /// Without blame, where it was not the replica that was waited for.
+    fn give_up(&mut self) {
+        let Some(attempt) = self.attempt.take() else { return };
+        let pool = self.journey.worker.pool();
+        if !self.is_sent.get() && pool.is_full(attempt.replica().endpoint()) {
+            return;
+        }
+        if let Some(since) = self.journey.whole_since(attempt.began()) {
+            attempt.given_up(since, self.journey.has_winner.get());
+        }
+    }
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
 /// Who took too long, when an attempt ends without a response head.
 enum Late {
     /// The replica had all the time that one attempt has.
@@ -102,9 +129,9 @@ impl Journey<'_> {
         let (began, place, replica) = (attempt.began(), attempt.place(), Arc::clone(attempt.replica()));
         let flights = self.worker.flights();
         let is_sent = Cell::new(false);
-        let mut attempt = Some(attempt);
+        let mut awaited = Awaited { journey: self, attempt: Some(attempt), is_sent: &is_sent };
         let result = {
-            let mut exchange = pin!(self.exchange(&mut attempt, &replica, &is_sent, number));
+            let mut exchange = pin!(self.exchange(&mut awaited.attempt, &replica, &is_sent, number));
             let mut timer: Option<Pin<Box<Sleep>>> = None;
             poll_fn(|cx| {
                 if let Poll::Ready(tried) = exchange.as_mut().poll(cx) {
@@ -128,7 +155,11 @@ impl Journey<'_> {
             })
             .await
         };
-        match (result, attempt) {
+        if matches!(result, Err(Late::Request)) {
+            awaited.give_up();
+        }
+        // Whatever is left of it here ends without blame.
+        match (result, awaited.attempt.take()) {
             (Ok(tried), _) => tried,
             (Err(Late::Client), _) => Tried::ClientStalled,
             (Err(Late::Replica), Some(attempt)) => {
@@ -136,9 +167,7 @@ impl Journey<'_> {
                 failed(attempt, Fault::ResponseTimeout, Proof::Unknown)
             }
             (Err(Late::Replica | Late::Request), _) => Tried::OutOfTime,
-            (Err(Late::Drain), attempt) => {
-                // Without blame.
-                drop(attempt);
+            (Err(Late::Drain), _) => {
                 let proof = if is_sent.get() { Proof::Unknown } else { Proof::Unsent };
                 Tried::Failed { replica, proof, ended: Ended::Drained }
             }
@@ -208,7 +237,13 @@ impl Journey<'_> {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return self.switch(attempt, link, head);
         }
-        let outcome = self.judged(&head);
+        let mut outcome = self.judged(&head);
+        if outcome == Outcome::Neutral
+            && let Some(since) = self.whole_since(attempt.began())
+        {
+            // That the caller's time is over is all that it says.
+            outcome = attempt.in_vain(since);
+        }
         let replica = Arc::clone(attempt.replica());
         attempt.answered(outcome, self.had_all_at(attempt.began()), self.call.is_none());
         headers::strip_own(&mut head.fields);
@@ -298,6 +333,12 @@ impl Journey<'_> {
         match self.source.arrival() {
             Arrival::Partial { moved_at: at, .. } | Arrival::Whole(at) => began.max(at),
         }
+    }
+
+    /// The same for an attempt that could have all of the request; `None` where more was to come, or will not.
+    fn whole_since(&self, began: Tick) -> Option<Tick> {
+        let is_whole = matches!(self.source.arrival(), Arrival::Whole(_)) && !self.source.client_failed();
+        is_whole.then(|| self.had_all_at(began))
     }
 
     /// Until when an attempt that began at `began` may take as things stand, and who is late if it takes longer.

@@ -2,26 +2,23 @@
 //! 2013).
 //!
 //! Only for requests that may be sent twice and are here in full. Whoever comes too late is cancelled, and nobody blames its
-//! replica: it might have answered well. One of which nothing is heard, however many wait for it, is blamed all the same, as for
-//! an attempt whose time was over ([`Service::outrun`](crate::table::Service::outrun)).
+//! replica: it might have answered well. One of which nothing is heard, however many wait for it, is blamed all the same
+//! ([`Service::waited_in_vain`](crate::table::Service::waited_in_vain)).
 //!
 //! A failure is no answer while others are under way, of whatever kind it is: they cost nothing more.
 
 use std::{
-    cell::Cell,
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    rc::Rc,
     sync::Arc,
     task::Poll,
-    time::Duration,
 };
 
 use super::{Ended, Journey, attempt::Attempt, exchange::Tried};
 use crate::{
     access_log as logged,
     proxy::body::{request_body::Arrival, response_body::Answer},
-    routing::{Draw, Outcome, Tick, retry::Proof},
+    routing::{Draw, Outcome, retry::Proof},
     table::Replica,
     traces,
 };
@@ -38,9 +35,6 @@ pub(super) struct Raced {
 struct Racer<'a> {
     number: usize,
     replica: Arc<Replica>,
-    began: Tick,
-    /// See [`Attempt::races`].
-    waited: Rc<Cell<Option<Duration>>>,
     run: Pin<Box<dyn Future<Output = Tried> + 'a>>,
 }
 
@@ -137,11 +131,10 @@ impl Journey<'_> {
     }
 
     /// Has an attempt run among others.
-    fn enter<'a>(&'a self, mut attempt: Attempt, asked: &mut Vec<Arc<Replica>>) -> Racer<'a> {
+    fn enter<'a>(&'a self, attempt: Attempt, asked: &mut Vec<Arc<Replica>>) -> Racer<'a> {
         let (number, replica) = (self.begun(&attempt), Arc::clone(attempt.replica()));
-        let (began, waited) = (attempt.began(), attempt.races());
         asked.push(Arc::clone(&replica));
-        Racer { number, replica, began, waited, run: Box::pin(self.try_once(attempt, number)) }
+        Racer { number, replica, run: Box::pin(self.try_once(attempt, number)) }
     }
 
     /// Another attempt, if the request may have one now: it is here in full, the budget bears it, and somebody else is there
@@ -163,12 +156,13 @@ impl Journey<'_> {
 
     /// Cancels those that another was quicker than.
     fn outrun(&self, racers: Vec<Racer<'_>>) {
-        for Racer { number, replica, began, waited, run } in racers {
-            waited.set(Some(self.worker.now().since(self.had_all_at(began))));
-            // Whose attempt is settled as it is dropped, without blame.
+        self.has_winner.set(true);
+        for Racer { number, replica, run } in racers {
+            // Whose attempt is given up as it is dropped.
             drop(run);
             self.ended(number, logged::Outcome::Word("outrun"));
             tracing::debug!(service = %self.service.name(), replica = %replica.key().replica, "outrun by a hedge");
         }
+        self.has_winner.set(false);
     }
 }

@@ -223,7 +223,7 @@ async fn answer(
     let is_idempotent = repeats(&policy.retry, &head);
     let may_replay = is_idempotent || is_held || caller == Caller::Grpc || service.may_decline();
     let source = RequestSource::new(
-        body,
+        body.of(length),
         may_replay,
         check,
         worker.replay_memory(),

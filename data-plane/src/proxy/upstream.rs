@@ -27,7 +27,7 @@ use super::{
     h1::{Failure, Outgoing, Pipe},
     head::ResponseHead,
 };
-use crate::routing::{Fault, HandshakeFault};
+use crate::routing::{Fault, HandshakeFault, Outcome};
 pub(super) use connect::ConnectFailure;
 pub(crate) use connect::tls_fault;
 pub(super) use http1::Http1Link;
@@ -49,8 +49,9 @@ pub(super) enum Link {
 pub(super) enum SendFailure {
     /// The connection ended before a byte of the request was on its way.
     NotTaken,
-    /// The replica said that it did not process the request: it has no room for it, or is about to go.
-    Refused { is_overload: bool },
+    /// The replica said that it did not process the request, and why: it has no room for it, is about to go, or breaks the
+    /// connection off. This is what that says of it.
+    Refused(Outcome),
     /// It gave up the connection for this reason before it could read the request.
     Unread(Fault),
     /// The replica may have seen the request.

@@ -14,7 +14,7 @@ fn quick() -> Policy {
     policy
 }
 
-fn states(gateway: &Gateway) -> Vec<State> {
+pub(crate) fn states(gateway: &Gateway) -> Vec<State> {
     let policy = gateway.service().policy();
     let replicas = gateway.service().replicas();
     let now = data_plane::routing::Tick::ORIGIN;

@@ -13,6 +13,7 @@ mod faults;
 mod floods;
 mod forced;
 mod forwarding;
+mod goodbyes;
 mod grpc;
 mod harness;
 mod hedging;

@@ -196,11 +196,11 @@ impl Attempt {
         self.settle(Outcome::Failure(fault));
     }
 
-    /// The replica did not process it, and said so: for lack of capacity, or because it is about to go.
-    pub(in crate::proxy) fn declined(mut self, is_overload: bool) {
-        if is_overload {
-            self.hear(Outcome::Overloaded, self.began);
-            self.settle(Outcome::Overloaded);
+    /// The replica did not process it, and said so. Of one that is about to go, nothing else was heard.
+    pub(in crate::proxy) fn declined(mut self, outcome: Outcome) {
+        if outcome != Outcome::Neutral {
+            self.hear(outcome, self.began);
+            self.settle(outcome);
         }
     }
 

@@ -213,9 +213,9 @@ impl Journey<'_> {
                 Err(SendFailure::Failed(_)) if self.source.client_failed() => return Tried::ClientGone,
                 Err(SendFailure::Failed(fault)) => return fail(attempt, fault, Proof::Unknown),
                 Err(SendFailure::Unread(fault)) => return fail(attempt, fault, Proof::RefusedUnseen),
-                Err(SendFailure::Refused { is_overload }) => {
+                Err(SendFailure::Refused(outcome)) => {
                     if let Some(attempt) = attempt.take() {
-                        attempt.declined(is_overload);
+                        attempt.declined(outcome);
                     }
                     return unblamed(attempt, replica, Proof::RefusedUnseen, Ended::Declined);
                 }

@@ -38,7 +38,7 @@ use crate::{
             hints::AttemptHints,
         },
     },
-    routing::{Fault, Tick},
+    routing::{Fault, Outcome, Tick},
     traces::Traceparent,
 };
 
@@ -282,9 +282,13 @@ impl Http2Link {
         match error.reason() {
             // Streams that a goodbye does not name as taken, and refused ones, were not processed (RFC 9113 section 8.7).
             Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => {
-                SendFailure::Refused { is_overload: true }
+                SendFailure::Refused(Outcome::Overloaded)
             }
-            _ if error.is_go_away() && error.is_remote() => SendFailure::Refused { is_overload: false },
+            Some(reason) if error.is_go_away() && error.is_remote() => SendFailure::Refused(match reason {
+                Reason::NO_ERROR => Outcome::Neutral,
+                Reason::ENHANCE_YOUR_CALM => Outcome::Overloaded,
+                _ => Outcome::Failure(Fault::Reset),
+            }),
             _ if !self.has_sent() => match self.shared.tls_fault() {
                 Some(fault) if !self.is_reused => SendFailure::Unread(fault),
                 _ => SendFailure::NotTaken,

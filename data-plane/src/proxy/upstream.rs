@@ -75,7 +75,7 @@ impl SendFailure {
 
 impl Link {
     /// Sends one request and waits for the response head; interim ones are `passed` on. `is_sent` says at any time whether
-    /// the replica may have seen a byte of it.
+    /// the replica may see a byte of it, however it ends.
     ///
     /// Not cancel safe for the exchange: dropping the future leaves it half done, so the link must be dropped with it.
     pub(super) async fn send(

@@ -390,7 +390,7 @@ async fn who_reads_slowly_holds_up_its_replica_and_nobody_else() {
 }
 
 /// Waits until nothing has moved between two looks.
-async fn eventually_stands(mut stands: impl FnMut() -> bool) {
+pub(crate) async fn eventually_stands(mut stands: impl FnMut() -> bool) {
     for _ in 0..200 {
         tokio::time::sleep(Duration::from_millis(50)).await;
         if stands() {

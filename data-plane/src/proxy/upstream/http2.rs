@@ -148,12 +148,10 @@ impl Http2Link {
             self.shared.retire();
             return Err(SendFailure::NotTaken);
         }
-        let head = std::future::poll_fn(|cx| {
-            let polled = self.poll_head(cx, &method, &mut passed);
-            is_sent.set(self.has_sent());
-            polled
-        });
-        let head = head.await?;
+        // Whoever gives the stream up resets it, and what the engine holds of it by then goes out before that: only the end of the
+        // connection is proof that nothing will.
+        is_sent.set(true);
+        let head = std::future::poll_fn(|cx| self.poll_head(cx, &method, &mut passed)).await?;
         match switch {
             Some(switch) if head.status.is_success() => Ok(switch.accepted(head)),
             Some(_) => {

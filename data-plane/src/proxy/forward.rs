@@ -62,7 +62,7 @@ use crate::{
     request_rules::BodyCheck,
     routing::{
         Fault, Outcome, Tick,
-        retry::{Stop, Verdict},
+        retry::{Proof, Stop, Verdict},
     },
     table::{AttemptPolicy, FallbackKind, Replica, RequestOutcome},
     traces::Event,
@@ -481,9 +481,10 @@ impl Journey<'_> {
             self.tell_time();
             let tried = if self.may_hedge(&attempt) {
                 // Boxed, so that requests which do not hedge hold no room for it.
-                let Raced { tried, failed } = Box::pin(self.race(attempt)).await;
-                for (replica, proof, ended) in failed {
-                    self.was_pushed_back |= self.failed(replica, proof, ended).is_some();
+                let Raced { tried, failed, proof } = Box::pin(self.race(attempt)).await;
+                self.is_seen |= proof >= Proof::Unknown;
+                for (replica, ended) in failed {
+                    self.was_pushed_back |= self.failed(replica, ended).is_some();
                 }
                 tried
             } else {
@@ -492,13 +493,10 @@ impl Journey<'_> {
                 self.ended(number, tried.outcome());
                 tried
             };
+            self.is_seen |= tried.proof() >= Proof::Unknown;
             match tried {
-                Tried::Answer(response) => {
-                    self.is_seen = true;
-                    return Ok(response);
-                }
+                Tried::Answer(response) => return Ok(response),
                 Tried::OutOfTime => {
-                    self.is_seen = true;
                     self.stopped(Stop::NoTimeLeft.as_str());
                     return self.end(Stop::NoTimeLeft, GatewayError::DeadlineExceeded);
                 }
@@ -506,13 +504,10 @@ impl Journey<'_> {
                     return self.end(Stop::NoOtherReplica, GatewayError::Exhausted);
                 }
                 Tried::ClientGone => return Err(broken_off(&self.source)),
-                Tried::ClientStalled => {
-                    self.is_seen = true;
-                    return Err(stalled(&self.worker, &self.source));
-                }
+                Tried::ClientStalled => return Err(stalled(&self.worker, &self.source)),
                 Tried::Unsendable(why) => return Err(GatewayError::BadRequest(why)),
                 Tried::Failed { replica, proof, ended } => {
-                    let pushback = self.failed(replica, proof, ended);
+                    let pushback = self.failed(replica, ended);
                     let verdict = self.verdict(proof, pushback);
                     self.was_pushed_back |= pushback.is_some();
                     match verdict {

@@ -168,8 +168,10 @@ impl Replica {
 
     /// The same replica after the registry or an operator changed their mind about it.
     ///
-    /// A new incarnation is a new process: if its predecessor was out, it may prove itself at once. An order to reset
-    /// goes last, so that it also closes what was handed back together with it.
+    /// A new incarnation is a new process, of which its predecessor's failures say little: they are forgotten, and where the
+    /// breaker is open, the next request is its probe. The breaker is not closed by that, what an operator has forced stays, and
+    /// if the probe fails it rests for longer than the last time. An order to reset goes last, so that it also closes what was
+    /// handed back together with it.
     pub(super) fn respecified(&self, spec: &ReplicaSpec, here: &Locality, now: Tick) -> (Self, Obeyed) {
         let learnt = &self.learnt;
         if spec.incarnation != self.spec.incarnation {

@@ -215,6 +215,30 @@ async fn a_replica_that_wants_the_body_gets_it_at_once() {
 }
 
 #[tokio::test]
+async fn nothing_is_said_of_a_body_once_the_answer_has_begun() {
+    // It wants the body, and answers before it has it.
+    let eager = raw_replica(|mut stream| async move {
+        read_until(&mut stream, "\r\n\r\n").await;
+        let both = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n";
+        stream.write_all(both.as_bytes()).await.unwrap();
+        read_until(&mut stream, "abc").await;
+        stream.write_all(b"done").await.unwrap();
+    })
+    .await;
+    for connection in ["", "connection: close\r\n"] {
+        let gateway = Gateway::start(&[eager], Policy::default()).await;
+        let mut stream = gateway.connect().await;
+        let head = "POST /orders/ HTTP/1.1\r\nhost: gw\r\nexpect: 100-continue\r\ncontent-length: 3\r\n";
+        stream.write_all(format!("{head}{connection}\r\n").as_bytes()).await.unwrap();
+        let told = read_until(&mut stream, "\r\n\r\n").await;
+        assert_eq!(status(&told), 200, "{told}");
+        // Of those that wait no longer to be told.
+        stream.write_all(b"abc").await.unwrap();
+        assert_eq!(to_the_end(&mut stream).await.0, "done", "{connection:?}");
+    }
+}
+
+#[tokio::test]
 async fn interim_responses_pass_and_not_to_clients_that_do_not_know_them() {
     let hints = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\nconnection: x-y\r\nx-y: 1\r\n\r\n";
     let replica = Replica::start(move |_, _| {

@@ -24,8 +24,7 @@ pub(super) fn repeats(retry: &Retry, head: &RequestHead) -> bool {
 
 impl Journey<'_> {
     /// Notes that a replica has failed the request. Yields what it says about another attempt, if it answered.
-    pub(super) fn failed(&mut self, replica: Arc<Replica>, proof: Proof, ended: Ended) -> Option<Pushback> {
-        self.is_seen |= matches!(proof, Proof::Unknown | Proof::Answered);
+    pub(super) fn failed(&mut self, replica: Arc<Replica>, ended: Ended) -> Option<Pushback> {
         self.tried.push(replica);
         let pushback = self.pushback(&ended);
         self.remember(ended);

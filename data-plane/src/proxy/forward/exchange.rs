@@ -102,6 +102,17 @@ impl Tried {
         }
     }
 
+    /// What the replica can have seen of the request.
+    pub(super) fn proof(&self) -> Proof {
+        match self {
+            Self::Failed { proof, .. } => *proof,
+            Self::Answer(_) => Proof::Answered,
+            Self::OutOfTime | Self::ClientStalled => Proof::Unknown,
+            // Nobody is asked any more for what has broken off.
+            Self::Exhausted | Self::Unsendable(_) | Self::ClientGone => Proof::Unsent,
+        }
+    }
+
     /// What the access log has of it.
     pub(super) fn outcome(&self) -> logged::Outcome {
         use logged::Outcome::{Status, Word};

@@ -28,7 +28,9 @@ pub(super) struct Raced {
     /// Of the one that decided, with the proof that holds for all of them.
     pub(super) tried: Tried,
     /// Others that had failed before.
-    pub(super) failed: Vec<(Arc<Replica>, Proof, Ended)>,
+    pub(super) failed: Vec<(Arc<Replica>, Ended)>,
+    /// What a replica can have seen, of all of those that ended.
+    pub(super) proof: Proof,
 }
 
 /// An attempt among others.
@@ -60,6 +62,7 @@ impl Journey<'_> {
         let mut asked = self.tried.clone();
         let mut racers = vec![self.enter(first, &mut asked)];
         let mut failed = Vec::new();
+        let mut proof = Proof::Unsent;
         // The first answer that is no good one, for when no other comes.
         let mut poor: Option<Answer> = None;
         let most = self.hints.retries.map_or(u8::MAX, |retries| retries.saturating_sub(self.retries));
@@ -94,12 +97,13 @@ impl Journey<'_> {
                 Event::Ended(index, tried) => {
                     let ended = racers.swap_remove(index);
                     self.ended(ended.number, tried.outcome());
+                    proof = proof.max(tried.proof());
                     match tried {
-                        Tried::Failed { replica, proof, ended } if !racers.is_empty() => {
+                        Tried::Failed { replica, ended, .. } if !racers.is_empty() => {
                             if self.pushback(&ended).is_some() {
                                 free = 0;
                             }
-                            failed.push((replica, proof, ended));
+                            failed.push((replica, ended));
                         }
                         // Theirs to say, if there is time left for them or a connection.
                         Tried::OutOfTime | Tried::Exhausted if !racers.is_empty() => {}
@@ -116,8 +120,7 @@ impl Journey<'_> {
                                 (tried, _) => tried,
                             };
                             self.outrun(racers);
-                            let tried = failed.iter().fold(tried, |tried, (_, proof, _)| tried.after(*proof));
-                            return Raced { tried, failed };
+                            return Raced { tried: tried.after(proof), failed, proof };
                         }
                     }
                 }

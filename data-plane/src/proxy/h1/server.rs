@@ -295,7 +295,10 @@ impl Server {
             write::length_for(exchange.version, &exchange.method, head.status, body.size_hint().exact());
         // Who stopped in the middle of a request is not waited for again.
         let is_given_up = head.status == StatusCode::REQUEST_TIMEOUT;
-        let is_kept_alive = exchange.is_kept_alive && !is_given_up && self.may_keep_alive(length);
+        // A client that was not told to go on may send its body or not: what comes next is anybody's guess.
+        let is_held_back = self.inbound.borrow_mut().answer();
+        let is_kept_alive =
+            exchange.is_kept_alive && !is_given_up && !is_held_back && self.may_keep_alive(length);
         self.finish_head(&mut head, length, &exchange, is_kept_alive);
         write::response_head(self.inbound.borrow_mut().wire.output(), &head);
         let mut outgoing = OutgoingBody {
@@ -320,11 +323,7 @@ impl Server {
 
     /// Whether there may be another request behind an answer of which the end is told so.
     fn may_keep_alive(&self, length: Length) -> bool {
-        let mut inbound = self.inbound.borrow_mut();
-        // A client that was not told to go on may send its body or not: what comes next is anybody's guess.
-        let held_back = inbound.answer();
-        !held_back
-            && inbound.may_end_within(MAX_PASSED_OVER)
+        self.inbound.borrow().may_end_within(MAX_PASSED_OVER)
             && length != Length::UntilClose
             && !self.worker.is_draining()
             && self.worker.limits().requests_per_connection.is_none_or(|most| self.served.get() < most)

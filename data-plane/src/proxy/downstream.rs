@@ -4,10 +4,19 @@ pub(super) mod proxy_headers;
 pub(super) mod proxy_protocol;
 pub(super) mod stream;
 
-use std::{cell::RefCell, collections::VecDeque, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    net::SocketAddr,
+    ops::Deref,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use gateway_runtime::tls::Tls;
+use http::{StatusCode, Version};
 use tokio::{net::TcpStream, time::sleep_until};
 
 use self::stream::Begun;
@@ -18,13 +27,16 @@ use super::{
     h2,
     head::{
         RequestHead, ResponseHead,
+        fields::Fields,
         forwarding::{Forwarding, Peer},
     },
     worker::{Worker, addresses::Seat, limits::Limits},
 };
 
-/// Interim responses that wait to be passed on to one client. More than that say nothing new.
+/// Interim responses that are passed on for one request, over all of its attempts. More than that say nothing new.
 const MAX_INTERIM: usize = 8;
+/// Bytes of their fields. In HTTP/2 no window bounds heads: what a client does not read, the engine holds.
+const MAX_INTERIM_BYTES: usize = 16 * 1024;
 
 /// Who is at the other end.
 #[derive(Debug)]
@@ -35,20 +47,19 @@ pub(super) struct Client {
     is_trusted: bool,
     /// The version of TLS, if it speaks any.
     tls: Option<&'static str>,
-    /// `None` if it is told of no interim responses: in HTTP/2, where they are one request's and not the connection's.
-    interim: Option<RefCell<VecDeque<ResponseHead>>>,
+    /// What its requests, by their numbers on its connection, have to tell it before their answers.
+    interim: RefCell<VecDeque<(u64, ResponseHead)>>,
 }
 
 impl Client {
     fn new(begun: &Begun, forwarding: &Forwarding) -> Self {
         let ip = begun.client.ip().to_canonical();
-        let interim = (!begun.is_http2).then(RefCell::default);
         Self {
             ip: ip.to_string(),
             is_secure: begun.stream.is_tls(),
             is_trusted: forwarding.trusted.contains(ip),
             tls: begun.stream.tls_version(),
-            interim,
+            interim: RefCell::default(),
         }
     }
 
@@ -73,18 +84,65 @@ impl Client {
         self.is_trusted
     }
 
-    /// Tells it what a replica says before its response.
+    /// What it is to be told next before the answer to one of its requests.
+    pub(super) fn take_interim(&self, request: u64) -> Option<ResponseHead> {
+        let mut interim = self.interim.borrow_mut();
+        let next = interim.iter().position(|(of, _)| *of == request)?;
+        interim.remove(next).map(|(_, head)| head)
+    }
+
+    /// The request has its answer: what it was to be told before comes too late.
+    pub(super) fn forget_interim(&self, request: u64) {
+        self.interim.borrow_mut().retain(|(of, _)| *of != request);
+    }
+}
+
+/// The client as one of its requests has it.
+#[derive(Debug)]
+pub(super) struct Asker {
+    client: Rc<Client>,
+    /// Which of its connection's requests it is.
+    request: u64,
+    /// How many interim responses, and how many bytes of them, it may still be told.
+    room: Cell<(usize, usize)>,
+}
+
+impl Asker {
+    pub(super) fn new(client: &Rc<Client>, request: u64, version: Version) -> Self {
+        // HTTP/1.0 has none.
+        let most = if version >= Version::HTTP_11 { MAX_INTERIM } else { 0 };
+        Self { client: Rc::clone(client), request, room: Cell::new((most, MAX_INTERIM_BYTES)) }
+    }
+
+    pub(super) fn client(&self) -> &Rc<Client> {
+        &self.client
+    }
+
+    /// Tells it what a replica says before its response, as far as there is room.
     pub(super) fn interim(&self, head: ResponseHead) {
-        if let Some(interim) = &self.interim
-            && interim.borrow().len() < MAX_INTERIM
-        {
-            interim.borrow_mut().push_back(head);
+        let (count, bytes) = self.room.get();
+        let left = (count.checked_sub(1), bytes.checked_sub(head.fields.block().len()));
+        if let (Some(count), Some(bytes)) = left {
+            self.room.set((count, bytes));
+            self.tell(head);
         }
     }
 
-    /// What it is to be told next.
-    pub(super) fn take_interim(&self) -> Option<ResponseHead> {
-        self.interim.as_ref()?.borrow_mut().pop_front()
+    /// Tells it that its request's body is waited for.
+    pub(super) fn go_on(&self) {
+        self.tell(ResponseHead::new(StatusCode::CONTINUE, Fields::default()));
+    }
+
+    fn tell(&self, head: ResponseHead) {
+        self.client.interim.borrow_mut().push_back((self.request, head));
+    }
+}
+
+impl Deref for Asker {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
     }
 }
 
@@ -117,7 +175,7 @@ pub(super) fn serve<F, B>(
     stream: TcpStream,
     address: SocketAddr,
     tls: Option<Arc<Tls>>,
-    answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
+    answered: impl Fn(Rc<Worker>, Asker, RequestHead, ClientBody) -> F + Copy + 'static,
 ) -> impl Future<Output = ()>
 where
     F: Future<Output = Answer<B>> + 'static,
@@ -173,6 +231,21 @@ mod tests {
     use tokio::{io::AsyncWriteExt, net::TcpListener};
 
     use super::*;
+
+    #[test]
+    fn what_one_request_was_to_be_told_is_not_told_before_the_answer_to_another() {
+        let (ip, interim) = (String::new(), RefCell::default());
+        let client = Rc::new(Client { ip, is_secure: false, is_trusted: false, tls: None, interim });
+        let [first, second] = [1, 2].map(|request| Asker::new(&client, request, Version::HTTP_11));
+        let told = |request| client.take_interim(request).map(|head| head.status.as_u16());
+        for (asker, status) in [(&first, 102), (&second, 103), (&first, 104)] {
+            asker.interim(ResponseHead::new(StatusCode::from_u16(status).unwrap(), Fields::default()));
+        }
+        assert_eq!((told(2), told(2)), (Some(103), None));
+        assert_eq!(told(1), Some(102));
+        client.forget_interim(1);
+        assert_eq!(told(1), None);
+    }
 
     #[tokio::test]
     async fn a_client_that_reads_nothing_is_cut_off() {

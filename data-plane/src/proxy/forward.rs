@@ -42,7 +42,7 @@ use super::{
         request_body::{Arrival, ClientBody, NotHeld, RequestSource},
         response_body::{Answer, Call, ResponseBody},
     },
-    downstream::Client,
+    downstream::Asker,
     errors::{Caller, GatewayError},
     h1::{Length, frame, length_of_request},
     head::{
@@ -77,7 +77,7 @@ use http::StatusCode;
 /// is closed at once and nobody is blamed.
 pub(super) async fn forward(
     worker: Rc<Worker>,
-    client: Rc<Client>,
+    client: Asker,
     head: RequestHead,
     body: ClientBody,
 ) -> Answer {
@@ -88,7 +88,7 @@ pub(super) async fn forward(
         false => None,
     };
     let claimed = claimed.as_deref();
-    let trail = Trail::begin(&worker, &client, &head, claimed, &request_id);
+    let trail = Trail::begin(&worker, client.client(), &head, claimed, &request_id);
     let mut answered = {
         let told = trail.as_deref();
         // Pinned here, because moving it would cost more than all the rest.
@@ -124,7 +124,7 @@ async fn or_internal(worker: &Worker, reply_to: ReplyTo<'_>, answer: impl Future
 
 async fn answer(
     worker: Rc<Worker>,
-    client: Rc<Client>,
+    client: Asker,
     reply_to: ReplyTo<'_>,
     mut head: RequestHead,
     body: ClientBody,
@@ -317,7 +317,7 @@ type Ending = Result<Answer, GatewayError>;
 /// One request under way.
 struct Journey<'a> {
     worker: Rc<Worker>,
-    client: Rc<Client>,
+    client: Asker,
     service: Stay,
     policy: AttemptPolicy,
     /// As replicas get it.

@@ -44,7 +44,7 @@ use super::{
         request_body::{ClientBody, ReplayMemory},
         response_body::Answer,
     },
-    downstream::{self, Client, proxy_headers::ProxyHeaders},
+    downstream::{self, Asker, proxy_headers::ProxyHeaders},
     errors::{
         Caller, GatewayError,
         refusals::{Reason, Refusals},
@@ -398,7 +398,7 @@ pub(super) async fn accept<F, B>(
     listeners: &[Listener],
     places: &Arc<Semaphore>,
     connections: &TaskTracker,
-    answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
+    answered: impl Fn(Rc<Worker>, Asker, RequestHead, ClientBody) -> F + Copy + 'static,
 ) where
     F: Future<Output = Answer<B>> + 'static,
     B: Unread + From<Bytes> + Unpin + 'static,
@@ -451,7 +451,7 @@ fn accept_queued<F, B>(
     tls: Option<&Arc<Tls>>,
     places: &Arc<Semaphore>,
     connections: &TaskTracker,
-    answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
+    answered: impl Fn(Rc<Worker>, Asker, RequestHead, ClientBody) -> F + Copy + 'static,
 ) where
     F: Future<Output = Answer<B>> + 'static,
     B: Unread + From<Bytes> + Unpin + 'static,
@@ -478,7 +478,7 @@ fn begin<F, B>(
     tls: Option<&Arc<Tls>>,
     place: OwnedSemaphorePermit,
     connections: &TaskTracker,
-    answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
+    answered: impl Fn(Rc<Worker>, Asker, RequestHead, ClientBody) -> F + Copy + 'static,
 ) where
     F: Future<Output = Answer<B>> + 'static,
     B: Unread + From<Bytes> + Unpin + 'static,

@@ -3,6 +3,7 @@
 mod access_log;
 mod balancing;
 mod bodies;
+mod bodiless;
 mod clients;
 mod concurrency;
 mod connects;
@@ -19,6 +20,7 @@ mod hedging;
 mod hints;
 mod http2;
 mod http2_replicas;
+mod interim;
 mod limits;
 mod pools;
 mod proxy_headers;

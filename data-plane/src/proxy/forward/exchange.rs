@@ -22,6 +22,7 @@ use crate::{
             request_body::{Arrival, RequestBody},
             response_body::{Answer, ResponseBody, UpstreamBody},
         },
+        errors::Caller,
         h1::Outgoing,
         head::{ResponseHead, field_name::Name, headers, hints::AttemptHints},
         tunnel::Tunnel,
@@ -276,10 +277,13 @@ impl Journey<'_> {
         self.policy.timeout.per_try.min(self.deadline(now).since(now))
     }
 
-    /// An interim response, which commits nobody to anything.
+    /// An interim response, which commits nobody to anything: what it says of the final one are hints (RFC 8297), and stay so
+    /// when another attempt brings that. Of gRPC it is no part, whose clients may take it for the call's head.
     fn pass_on(&self, mut head: ResponseHead) {
-        headers::prepare_interim(&mut head.fields);
-        self.client.interim(head);
+        if self.caller == Caller::Http {
+            headers::prepare_interim(&mut head.fields);
+            self.client.interim(head);
+        }
     }
 
     fn show(&self, head: &mut ResponseHead, replica: &Replica) {

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     proxy::{
         body::{pace::Pace, request_body::ClientBody, response_body::Answer},
-        downstream::{Client, stream::Stream},
+        downstream::{Asker, Client, stream::Stream},
         errors::{GatewayError, refusals::Reason},
         h2::no_preface,
         head::{
@@ -91,7 +91,7 @@ pub(in crate::proxy) fn serve<F, B>(
     worker: Rc<Worker>,
     client: Rc<Client>,
     stream: Stream,
-    answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F,
+    answered: impl Fn(Rc<Worker>, Asker, RequestHead, ClientBody) -> F,
 ) -> impl Future<Output = ()>
 where
     F: Future<Output = Answer<B>>,
@@ -171,7 +171,7 @@ impl Server {
     async fn answer<F, B>(
         &self,
         request: Request,
-        answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F,
+        answered: impl Fn(Rc<Worker>, Asker, RequestHead, ClientBody) -> F,
     ) -> Verdict
     where
         F: Future<Output = Answer<B>>,
@@ -186,8 +186,10 @@ impl Server {
         };
         self.worker.deadlines().clear(self.place);
         self.served.set(self.served.get() + 1);
-        let pipeline = answered(Rc::clone(&self.worker), Rc::clone(&self.client), head, body);
-        let answer = self.watched(pin!(pipeline), exchange.version).await;
+        let asker = Asker::new(&self.client, self.served.get(), exchange.version);
+        let pipeline = answered(Rc::clone(&self.worker), asker, head, body);
+        let answer = self.watched(pin!(pipeline)).await;
+        self.client.forget_interim(self.served.get());
         // Without an answer the client is gone, and the attempt under way has gone with the pipeline.
         let Some(mut answer) = answer else { return Verdict::Close };
         if answer.resets {
@@ -212,14 +214,10 @@ impl Server {
     }
 
     /// What the pipeline answers, or `None` once the client is gone.
-    async fn watched<T>(
-        &self,
-        mut pipeline: Pin<&mut impl Future<Output = T>>,
-        version: Version,
-    ) -> Option<T> {
+    async fn watched<T>(&self, mut pipeline: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         poll_fn(|cx| {
             let polled = pipeline.as_mut().poll(cx);
-            self.pass_interim(cx, version);
+            self.pass_interim(cx);
             match polled {
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
                 Poll::Pending => self.poll_gone(cx).map(|()| None),
@@ -250,19 +248,17 @@ impl Server {
         inbound.is_silent() && !inbound.wire.is_tls() && !self.worker.is_draining()
     }
 
-    /// Passes interim responses on to clients that know of them.
-    fn pass_interim(&self, cx: &mut Context<'_>, version: Version) {
-        // What a client does not read waits, and of that only so much is kept.
+    /// Passes interim responses on.
+    fn pass_interim(&self, cx: &mut Context<'_>) {
+        // What a client does not read waits.
         while self.inbound.borrow().wire.has_room()
-            && let Some(mut head) = self.client.take_interim()
+            && let Some(mut head) = self.client.take_interim(self.served.get())
         {
-            if version >= Version::HTTP_11 {
-                let mut inbound = self.inbound.borrow_mut();
-                write::frame(&mut head.fields, Length::Empty);
-                write::response_head(inbound.wire.output(), &head);
-                // An error shows when the client is looked for.
-                let _ = inbound.wire.poll_flush(cx);
-            }
+            let mut inbound = self.inbound.borrow_mut();
+            write::frame(&mut head.fields, Length::Empty);
+            write::response_head(inbound.wire.output(), &head);
+            // An error shows when the client is looked for.
+            let _ = inbound.wire.poll_flush(cx);
         }
     }
 

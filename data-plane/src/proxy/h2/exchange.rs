@@ -21,12 +21,13 @@ use super::{
 use crate::{
     proxy::{
         body::{pace::Pace, request_body::ClientBody, response_body::Answer},
-        downstream::Client,
+        downstream::Asker,
         errors::refusals::Reason,
         h1::decimal,
         head::{
             RequestHead,
             field_name::{Name, Names},
+            headers::expects_continue,
             request_id::RequestId,
         },
         trail::{self, End},
@@ -39,6 +40,8 @@ use crate::{
 /// A request under way.
 struct Exchange {
     connection: Rc<Connection>,
+    /// Which of the connection's requests it is.
+    number: u64,
     /// Its place among the worker's deadlines, once it needs one.
     place: Cell<Option<usize>>,
 }
@@ -55,14 +58,15 @@ impl Connection {
         self: &Rc<Self>,
         request: Request<RecvStream>,
         respond: SendResponse<Bytes>,
-        answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + 'static,
+        answered: impl Fn(Rc<Worker>, Asker, RequestHead, ClientBody) -> F + 'static,
     ) where
         F: Future<Output = Answer<B>> + 'static,
         B: Body<Data = Bytes> + From<Bytes> + Unpin + 'static,
     {
         self.open.set(self.open.get() + 1);
         self.served.set(self.served.get() + 1);
-        let exchange = Exchange { connection: Rc::clone(self), place: Cell::new(None) };
+        let (number, place) = (self.served.get(), Cell::new(None));
+        let exchange = Exchange { connection: Rc::clone(self), number, place };
         let active = self.worker.request_begins();
         tokio::task::spawn_local(self.worker.timed(async move {
             let worker = &exchange.connection.worker;
@@ -89,7 +93,7 @@ impl Exchange {
         &self,
         request: Request<RecvStream>,
         mut respond: SendResponse<Bytes>,
-        answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F,
+        answered: impl Fn(Rc<Worker>, Asker, RequestHead, ClientBody) -> F,
     ) -> Option<Switched>
     where
         F: Future<Output = Answer<B>>,
@@ -99,20 +103,24 @@ impl Exchange {
         let (parts, incoming) = request.into_parts();
         let head = request_head(&parts, &worker.limits().head);
         let is_head = parts.method == Method::HEAD;
+        let asker = || Asker::new(client, self.number, parts.version);
         // What follows a CONNECT is no body.
         let (body, tunnelled) = match parts.method == Method::CONNECT {
             true => (ClientBody::None, Some(incoming)),
             false => {
                 let declared = parts.headers.get(header::CONTENT_LENGTH);
                 let declared = declared.and_then(|length| length.to_str().ok()?.parse().ok());
-                (ClientBody::Http2(RequestStream::new(incoming, declared)), None)
+                let holds_back = matches!(&head, Ok(head) if expects_continue(&head.fields));
+                let held_back = holds_back.then(|| Box::new(asker()));
+                (ClientBody::Http2(RequestStream::new(incoming, declared, held_back)), None)
             }
         };
+        let asker = asker();
         drop(parts);
         let answer = {
             let mut answering = pin!(async {
                 match head {
-                    Ok(head) => answered(Rc::clone(worker), Rc::clone(client), head, body).await,
+                    Ok(head) => answered(Rc::clone(worker), asker, head, body).await,
                     Err(error) => {
                         let request_id = RequestId::new(worker.random_id());
                         let answer = worker.refuse(&error, "", 0, &request_id);
@@ -120,10 +128,14 @@ impl Exchange {
                     }
                 }
             });
-            poll_fn(|cx| match answering.as_mut().poll(cx) {
-                Poll::Ready(answer) => Poll::Ready(Some(answer)),
-                // Without an answer the client is gone, and the attempt under way goes with the pipeline.
-                Poll::Pending => respond.poll_reset(cx).map(|_| None),
+            poll_fn(|cx| {
+                let polled = answering.as_mut().poll(cx);
+                self.pass_interim(cx, &mut respond);
+                match polled {
+                    Poll::Ready(answer) => Poll::Ready(Some(answer)),
+                    // Without an answer the client is gone, and the attempt under way goes with the pipeline.
+                    Poll::Pending => respond.poll_reset(cx).map(|_| None),
+                }
             })
             .await?
         };
@@ -164,6 +176,17 @@ impl Exchange {
             }
         }
         None
+    }
+
+    /// Passes interim responses on.
+    fn pass_interim(&self, cx: &mut Context<'_>, respond: &mut SendResponse<Bytes>) {
+        while let Some(mut head) = self.connection.client.take_interim(self.number) {
+            head.fields.remove(CONNECTION_SPECIFIC);
+            // The engine would send it on a stream that is closed, too.
+            if respond.poll_reset(cx).is_ready() || respond.send_informational(response(&head)).is_err() {
+                return;
+            }
+        }
     }
 
     /// Sends an answer's body, unless its client takes nothing of it for too long, or all of it too slowly.
@@ -210,6 +233,7 @@ impl Drop for Exchange {
         if let Some(place) = self.place.get() {
             self.connection.worker.deadlines().end(place);
         }
+        self.connection.client.forget_interim(self.number);
         self.connection.open.set(self.connection.open.get() - 1);
     }
 }

@@ -243,6 +243,10 @@ impl Http2Link {
                         return Poll::Ready(Err(SendFailure::Failed(Fault::Malformed)));
                     }
                     self.shared.hear();
+                    if head.status() == StatusCode::SWITCHING_PROTOCOLS {
+                        // Which HTTP/2 does not have (RFC 9113 section 8.6), and a client would take for the switch.
+                        return Poll::Ready(Err(SendFailure::Failed(Fault::Malformed)));
+                    }
                     if head.status() != StatusCode::CONTINUE {
                         passed(ResponseHead::new(head.status(), heads::fields(head.headers())));
                     } else if self.sending.go_on() && self.poll_send(cx).is_err() {
@@ -255,13 +259,18 @@ impl Http2Link {
         }
         let Receiving::Head { response, .. } = &mut self.receiving else { return Poll::Pending };
         match ready!(Pin::new(response).poll(cx)) {
-            Ok(response) => Poll::Ready(Ok(self.received(response, method))),
+            Ok(response) => Poll::Ready(Ok(self.received(cx, response, method))),
             Err(error) => Poll::Ready(Err(self.without_head(&error))),
         }
     }
 
     /// The head has come.
-    fn received(&mut self, response: http::Response<RecvStream>, method: &Method) -> ResponseHead {
+    fn received(
+        &mut self,
+        cx: &mut Context<'_>,
+        response: http::Response<RecvStream>,
+        method: &Method,
+    ) -> ResponseHead {
         self.shared.hear();
         if let Sending::Asking { .. } = self.sending {
             // It has decided without the body, which stays where it is.
@@ -269,10 +278,17 @@ impl Http2Link {
         }
         let (parts, stream) = response.into_parts();
         let fields = heads::fields(&parts.headers);
-        let has_ended = stream.is_end_stream() || method == Method::HEAD;
+        let has_no_body = (*method == Method::HEAD || matches!(parts.status.as_u16(), 204 | 304))
+            && !matches!(self.sending, Sending::Tunnel(_));
         let declared = || str::from_utf8(fields.get(Name::ContentLength)?).ok()?.parse().ok();
-        let left = if has_ended { Some(0) } else { declared() };
+        let left = if has_no_body || stream.is_end_stream() { Some(0) } else { declared() };
         self.receiving = Receiving::Body { stream, left };
+        if has_no_body {
+            // Nobody will ask for what is no body. The stream's end, which some tell only behind the head, has mostly come with
+            // it: once it is read, the stream need not be reset.
+            while let Poll::Ready(Some(Ok(_))) = self.poll_frame(cx) {}
+            self.receiving = Receiving::Ended;
+        }
         ResponseHead::new(parts.status, fields)
     }
 

@@ -79,7 +79,7 @@ impl Body for Defective {
 impl Unread for Defective {}
 
 /// In place of what forwards.
-async fn answer(_: Rc<Worker>, _: Rc<Client>, head: RequestHead, _: ClientBody) -> Answer<Defective> {
+async fn answer(_: Rc<Worker>, _: Asker, head: RequestHead, _: ClientBody) -> Answer<Defective> {
     // Not at the first poll.
     tokio::task::yield_now().await;
     match head.path() {

@@ -3,7 +3,7 @@
 //! Read this first. It knows heads and bodies, not codecs; what it does, in order:
 //!
 //! 1. refuse what cannot be forwarded, find the service, and refuse what its policy does not let through
-//!    ([`admission`]);
+//!    ([`admission`], [`rate_limit`]);
 //! 2. where its policy says so, do to the request on purpose what makes its client suffer ([`injection`]);
 //! 3. turn the head into one for a replica ([`super::head::headers`]);
 //! 4. pick a replica ([`attempt`]), waiting for a place where all are full ([`place`]), send, wait for the response
@@ -25,6 +25,7 @@ mod hedge;
 pub(super) mod injection;
 mod place;
 pub(super) mod pushback;
+mod rate_limit;
 pub(super) mod route;
 pub(super) mod stale;
 pub(super) mod stay;
@@ -61,7 +62,7 @@ use crate::{
     access_log as logged,
     request_rules::BodyCheck,
     routing::{
-        Fault, Outcome, Tick,
+        Fault, Tick,
         retry::{Stop, Verdict},
     },
     table::{AttemptPolicy, FallbackKind, Replica, RequestOutcome},
@@ -148,9 +149,10 @@ async fn answer(
         }
     };
     // Taken together, because each look at the policy costs as much as a pick.
-    let (rules, policy, has_key) = {
+    let (rules, policy, has_key, has_rate) = {
         let policy = service.policy();
-        (policy.request, AttemptPolicy::from(&*policy), affinity::has_key(&policy.balancing))
+        let (has_key, has_rate) = (affinity::has_key(&policy.balancing), policy.rate_limit.is_set());
+        (policy.request, AttemptPolicy::from(&*policy), has_key, has_rate)
     };
     let timeout = policy.timeout;
     if let Err(error) = check_policy(&rules, &head, length) {
@@ -191,8 +193,14 @@ async fn answer(
     };
     let mut time = hints.time.map_or(timeout.request, |time| time.min(timeout.request));
     let mut started = service.began();
-    let mut injected = None;
-    if let Some(injection) = service.injection() {
+    let client_address = claimed.unwrap_or(client.ip());
+    let mut failure = match has_rate {
+        true => rate_limit::exceeded(service, &head.fields, client_address, worker.now()),
+        false => None,
+    };
+    if failure.is_none()
+        && let Some(injection) = service.injection()
+    {
         // Boxed, because requests are not to have the room for what nearly none of them meets.
         let limit = call_timeout.map_or(time, |whole| whole.min(time));
         match Box::pin(inject(&injection, (&worker, service), &head.fields, limit, trail)).await {
@@ -201,10 +209,12 @@ async fn answer(
                 call_timeout = call_timeout.map(|whole| whole.saturating_sub(held));
             }
             Err(Injected::Reset(answer)) => return *answer,
-            Err(Injected::Failure(error)) if service.has_fallback() => injected = Some(error),
-            Err(Injected::Failure(error)) => return refused(&error, reply_to, &worker, service),
+            Err(Injected::Failure(error)) => failure = Some(error),
         }
         started = worker.now();
+    }
+    if let Some(error) = failure.take_if(|_| !service.has_fallback()) {
+        return refused(&error, reply_to, &worker, service);
     }
     headers::prepare_request(&mut head, &onward);
     if let Some(traced) = trail.and_then(Trail::traced) {
@@ -213,7 +223,7 @@ async fn answer(
     let service = admitted.stay;
     // By the fields as every version of HTTP has them by now: with a Host, and with one Cookie.
     let key = match has_key {
-        true => affinity::key(&service.policy().balancing, &head.fields, claimed.unwrap_or(client.ip())),
+        true => affinity::key(&service.policy().balancing, &head.fields, client_address),
         false => None,
     };
     frame(&mut head.fields, length);
@@ -243,7 +253,7 @@ async fn answer(
         };
         return refused(&error, reply_to, &worker, &service);
     }
-    if injected.is_none() {
+    if failure.is_none() {
         // Not by when it came: it may have been held for long.
         service.budget().request(worker.now());
     }
@@ -275,7 +285,7 @@ async fn answer(
         trail,
         request_id,
     };
-    let answer = match injected {
+    let answer = match failure {
         None => journey.run().await,
         // Boxed, as all that nearly no request meets.
         Some(error) => Box::pin(journey.conclude(Err(error))).await,
@@ -446,26 +456,6 @@ impl Journey<'_> {
         };
         self.service.answered(status, outcome);
         response
-    }
-
-    /// Counts the request as retried if an attempt of it failed and another was made, after `before` attempts that were
-    /// another service's.
-    fn count_retries(&self, before: usize, ending: &Ending) {
-        if self.attempts.get() > before + 1 && !self.tried.is_empty() {
-            let has_recovered = self.told_as(ending).1 == RequestOutcome::Success;
-            self.service.counters().retried(self.worker.index(), has_recovered);
-        }
-    }
-
-    /// As which status and outcome of its service it is counted.
-    fn told_as(&self, ending: &Ending) -> (StatusCode, RequestOutcome) {
-        match ending {
-            Ok(answer) if self.judged(&answer.head) == Outcome::Success => {
-                (answer.head.status, RequestOutcome::Success)
-            }
-            Ok(answer) => (answer.head.status, RequestOutcome::UpstreamError),
-            Err(error) => (error.status(), RequestOutcome::GatewayError),
-        }
     }
 
     /// Asks replicas until one answers well, or no other may be asked.

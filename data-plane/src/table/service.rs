@@ -26,6 +26,7 @@ use super::{
     measures::latencies,
     outlets::Outlets,
     policy::PolicyInForce,
+    rate_limit::RateLimits,
     replica::{Failure, Order, Replica},
     spec::{ReplicaSpec, ServiceSpec},
     transition::Transition,
@@ -69,6 +70,7 @@ pub struct Service {
     /// Whether the policy has any, for those who end something.
     is_limited: AtomicBool,
     pub(super) injections: Injections,
+    pub(super) rates: RateLimits,
     /// Before this tick, replicas are not compared again.
     compared_until: AtomicU64,
     /// Whether a replica speaks more than HTTP/1.1.
@@ -111,7 +113,7 @@ impl Service {
             Roster { policy: spec.policy, replicas: Arc::default(), gone: ReplicaCounters::default() };
         let service = Self {
             name: spec.name.clone(),
-            id: outlets.next_service(),
+            id: outlets.next_id(),
             view: ArcSwap::from_pointee(View::new(spec.policy, Vec::new(), &[], None, now)),
             roster: Mutex::new(nobody),
             budget: Budget::new(),
@@ -127,6 +129,7 @@ impl Service {
             limits: Limits::new(workers),
             is_limited: AtomicBool::new(false),
             injections: Injections::default(),
+            rates: RateLimits::default(),
             compared_until: AtomicU64::new(0),
             may_decline: AtomicBool::new(false),
             has_fallback: AtomicBool::new(false),
@@ -176,6 +179,7 @@ impl Service {
         *roster = Roster { policy: spec.policy, replicas: replicas.into(), gone };
         let speaks_more = |replica: &ReplicaSpec| replica.endpoint.protocol != Protocol::HTTP1;
         self.may_decline.store(spec.replicas.iter().any(speaks_more), Relaxed);
+        self.limit_rate(&spec.policy.rate_limit);
         self.rebuild(&roster, now);
         drop(roster);
         for (replica, change, order) in obeyed {

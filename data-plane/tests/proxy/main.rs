@@ -24,6 +24,7 @@ mod interim;
 mod limits;
 mod pools;
 mod proxy_headers;
+mod rate_limits;
 mod refusals;
 mod repeats;
 mod replicas;

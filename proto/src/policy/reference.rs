@@ -24,6 +24,7 @@ gwctl policy set orders breaker.window=20s --reason \"flaky\"   # for one, which
 gwctl policy set orders request.methods=GET,POST request.max_body_bytes=10MiB
 gwctl policy set chat request.upgrades=websocket timeout.tunnel_idle=8h
 gwctl policy set orders concurrency.max_per_replica=50        # see docs/overload.md
+gwctl policy set orders rate_limit.requests_per_second=100 rate_limit.key=address   # see docs/overload.md
 gwctl fault set orders --abort 503 --ratio 0.1 --for 10m --reason \"game day\"     # see docs/faults.md
 gwctl policy get orders --resolved                            # what holds, and where each value is from
 gwctl policy unset orders breaker                             # back to what '*' says, for a whole group

@@ -3,15 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use gateway_proto::policy::Retry;
+use http::StatusCode;
 
 use super::{Ended, Ending, Journey, place::NoAttempt, pushback};
 use crate::{
     proxy::{body::response_body::Answer, errors::GatewayError, head::RequestHead, trail::Trail},
     routing::{
-        Fault,
+        Fault, Outcome,
         retry::{Progress, Proof, Pushback, RequestFacts, Stop, Verdict, decide, may_repeat},
     },
-    table::{Replica, Unavailable},
+    table::{Replica, RequestOutcome, Unavailable},
 };
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -124,6 +125,26 @@ impl Journey<'_> {
             NoAttempt::Nobody(Unavailable::NoneReady | Unavailable::AllTried | Unavailable::AllFull) => {
                 Err(GatewayError::NoneReady)
             }
+        }
+    }
+
+    /// Counts the request as retried if an attempt of it failed and another was made, after `before` attempts that were
+    /// another service's.
+    pub(super) fn count_retries(&self, before: usize, ending: &Ending) {
+        if self.attempts.get() > before + 1 && !self.tried.is_empty() {
+            let has_recovered = self.told_as(ending).1 == RequestOutcome::Success;
+            self.service.counters().retried(self.worker.index(), has_recovered);
+        }
+    }
+
+    /// As which status and outcome of its service it is counted.
+    pub(super) fn told_as(&self, ending: &Ending) -> (StatusCode, RequestOutcome) {
+        match ending {
+            Ok(answer) if self.judged(&answer.head) == Outcome::Success => {
+                (answer.head.status, RequestOutcome::Success)
+            }
+            Ok(answer) => (answer.head.status, RequestOutcome::UpstreamError),
+            Err(error) => (error.status(), RequestOutcome::GatewayError),
         }
     }
 }

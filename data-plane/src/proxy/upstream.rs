@@ -148,7 +148,7 @@ impl Link {
     pub(super) fn into_side(self) -> Option<ReplicaSide> {
         match self {
             Self::Http1(link) => Some(ReplicaSide::Own(link.into_wire())),
-            Self::Http2(link) => link.into_switched().map(|stream| ReplicaSide::Shared(Box::new(stream))),
+            Self::Http2(link) => link.into_side(),
         }
     }
 

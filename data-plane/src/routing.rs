@@ -23,6 +23,7 @@ mod rotation;
 mod sync;
 mod tick;
 mod window;
+mod windows;
 
 pub use balancing::Draw;
 pub use breaker::{
@@ -39,3 +40,4 @@ pub use queue::{Queue, Refused, Terms, Ticket};
 pub use rotation::Rotation;
 pub use tick::Tick;
 pub use window::{Totals, Window};
+pub use windows::Windows;

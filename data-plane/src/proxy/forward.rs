@@ -245,7 +245,7 @@ async fn answer(
     }
     if injected.is_none() {
         // Not by when it came: it may have been held for long.
-        service.budget().request(worker.now());
+        service.budget().request(worker.index(), worker.now());
     }
     let mut journey = Journey {
         source,

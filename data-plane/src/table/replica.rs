@@ -148,7 +148,7 @@ impl Replica {
             spec: spec.clone(),
             distance: Distance::between(here, &spec.locality),
             learnt: Arc::new(Learnt {
-                breaker: Breaker::new(),
+                breaker: Breaker::shared_by(workers),
                 counts: AttemptCounts::new(workers),
                 latencies: Latencies::new(workers),
                 checks: Checks::new(spec.incarnation),

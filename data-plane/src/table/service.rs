@@ -114,7 +114,7 @@ impl Service {
             id: outlets.next_service(),
             view: ArcSwap::from_pointee(View::new(spec.policy, Vec::new(), &[], None, now)),
             roster: Mutex::new(nobody),
-            budget: Budget::new(),
+            budget: Budget::new(workers),
             counters: ServiceCounters::new(workers),
             tunnels: TunnelCounts::new(workers),
             fallbacks: Default::default(),
@@ -294,16 +294,16 @@ impl Service {
         }
         let choice = view.pick(worker, now, tried, draw, || self.inflight.read())?;
         self.begin(worker, choice.0, tried);
-        Ok(self.picked(choice, now))
+        Ok(self.picked(choice, worker, now))
     }
 
     #[inline]
-    pub(super) fn picked(&self, choice: Choice<'_>, now: Tick) -> Picked {
+    pub(super) fn picked(&self, choice: Choice<'_>, worker: usize, now: Tick) -> Picked {
         let (replica, permit, change) = choice;
         if let Some(change) = change {
             self.changed(replica, change, None, now);
         }
-        Picked { replica: Arc::clone(replica), permit }
+        Picked { replica: Arc::clone(replica), permit: permit.of(worker) }
     }
 
     #[inline]

@@ -64,7 +64,8 @@ impl Journey<'_> {
             pushback,
             was_pushed_back: self.was_pushed_back,
         };
-        let budget = || self.service.budget().try_retry(now, self.policy.retry.budget_ratio);
+        let budget =
+            || self.service.budget().try_retry(self.worker.index(), now, self.policy.retry.budget_ratio);
         let mut retry = self.policy.retry;
         if let Some(retries) = self.hints.retries {
             retry.max_retry_count = retry.max_retry_count.min(retries);

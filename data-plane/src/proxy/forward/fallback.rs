@@ -140,7 +140,7 @@ impl Journey<'_> {
         let before = self.attempts.get();
         (self.started, self.retries, self.was_pushed_back, self.last) = (now, 0, false, None);
         self.tried.clear();
-        self.service.budget().request(now);
+        self.service.budget().request(self.worker.index(), now);
         let answer = self.ask().await;
         let (status, outcome) = self.told_as(&answer);
         self.count_retries(before, &answer);

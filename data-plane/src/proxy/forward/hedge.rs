@@ -152,7 +152,7 @@ impl Journey<'_> {
         if !is_whole || !self.service.has_untried(now, asked) {
             return None;
         }
-        if !self.service.budget().try_retry(now, self.policy.retry.budget_ratio) {
+        if !self.service.budget().try_retry(self.worker.index(), now, self.policy.retry.budget_ratio) {
             return None;
         }
         // As one that is to find nothing out: a probe would be given back, and have done nothing.

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode, Version};
 use http_body::Frame;
 
@@ -85,12 +85,13 @@ struct Exchange {
     is_kept_alive: bool,
 }
 
-/// Serves one connection to its end, or to the end of the request under way once the worker drains. Each request is
-/// `answered` on its own, whose panics are this future's, too.
+/// Serves one connection, of which some was `seen` already, to its end, or to the end of the request under way once the worker
+/// drains. Each request is `answered` on its own, whose panics are this future's, too.
 pub(in crate::proxy) fn serve<F, B>(
     worker: Rc<Worker>,
     client: Rc<Client>,
     stream: Stream,
+    seen: BytesMut,
     answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F,
 ) -> impl Future<Output = ()>
 where
@@ -98,7 +99,7 @@ where
     B: Unread + From<Bytes> + Unpin,
 {
     // Here, because the future keeps room for all that it is given.
-    let wire = Wire::new(stream, Rc::clone(worker.buffers()));
+    let wire = Wire::begun(stream, seen, Rc::clone(worker.buffers()));
     let inbound = Rc::new(RefCell::new(Inbound::new(wire)));
     let place = worker.deadlines().begin();
     let server = Server { worker, client, inbound, place, served: Cell::new(0) };
@@ -303,6 +304,7 @@ impl Server {
             has_ended: length == Length::Empty,
             takes_pipes: self.inbound.borrow().wire.takes_pipes(length),
             has_broken_off: false,
+            is_last: !is_kept_alive,
             sent: 0,
             pace: Pace::new(self.worker.limits().min_response_rate),
             sent_before: self.inbound.borrow().wire.sent(),
@@ -372,6 +374,9 @@ impl Server {
                 }
             }
             let mut inbound = self.inbound.borrow_mut();
+            if outgoing.has_ended && outgoing.is_last {
+                inbound.wire.ends_behind();
+            }
             match inbound.wire.poll_flush(cx) {
                 Poll::Ready(Ok(())) if outgoing.has_ended => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(())) if !is_waiting && inbound.wire.sent() - began_at < TURN => continue,
@@ -470,6 +475,8 @@ struct OutgoingBody {
     takes_pipes: bool,
     /// Whether there is no more of it, though there should be.
     has_broken_off: bool,
+    /// Whether the connection ends behind it.
+    is_last: bool,
     /// Bytes of it that are on their way.
     sent: u64,
     /// How fast the client takes it.

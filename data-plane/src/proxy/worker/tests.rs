@@ -13,7 +13,7 @@ use hyper::body::Frame;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     task::{LocalSet, spawn_local},
 };
 
@@ -95,7 +95,7 @@ async fn beside_a_worker<F: Future<Output = ()>>(
     let (worker, panics) = worker();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let listeners = [Listener { socket: listener, tls: None }];
+    let listeners = [Listener::new(listener, None, worker.limits())];
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(9));
     let accepting = async {
@@ -174,7 +174,8 @@ async fn connections_that_wait_to_be_accepted_at_the_end_are_served() {
             clients.push(stream);
         }
         worker.begin_drain();
-        accept_queued(&worker, &listener, None, &places, &connections, answer);
+        let listener = Listener::new(listener, None, worker.limits());
+        accept_queued(&worker, &listener, &places, &connections, answer);
         drop(listener);
         for mut stream in clients {
             let mut answer = String::new();
@@ -194,7 +195,7 @@ async fn a_connection_takes_no_room_for_what_it_is_not_doing() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stream = TcpStream::connect(address).await.unwrap();
-    let waiting = downstream::serve(worker, stream, address, None, forward);
+    let waiting = downstream::serve(worker, Accepted { stream, address, tls: None }, forward);
     let size = size_of_val(&waiting);
     assert!(size <= 256, "{size} bytes for each idle connection");
 }

@@ -122,6 +122,8 @@ pub(in crate::proxy) struct Wire {
     is_last: bool,
     /// Whether the system holds some of that back until the end.
     awaits_end: bool,
+    /// Whether the peer was told of it.
+    has_ended: bool,
 }
 
 impl Wire {
@@ -146,6 +148,7 @@ impl Wire {
             is_held: false,
             is_last: false,
             awaits_end: false,
+            has_ended: false,
         }
     }
 
@@ -314,6 +317,7 @@ impl Wire {
         if std::mem::take(&mut self.awaits_end) {
             // Who is gone by now has had all that could be sent.
             let _ = SockRef::from(self.stream.tcp()).shutdown(Shutdown::Write);
+            self.has_ended = true;
         }
         if self.output.capacity() > 0 {
             self.written = 0;
@@ -394,6 +398,9 @@ impl Wire {
 
     /// The peer is told that nothing more comes.
     pub(in crate::proxy) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.has_ended {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 

@@ -293,17 +293,17 @@ impl Wire {
                 ready!(self.poll_empty_pipe(cx))?;
                 continue;
             }
-            let parts = [IoSlice::new(output), IoSlice::new(&self.frame), IoSlice::new(self.tail)];
+            let parts = || [IoSlice::new(output), IoSlice::new(&self.frame), IoSlice::new(self.tail)];
             let count = match &mut self.stream {
                 Stream::Tcp(tcp) if self.is_last && self.pipe.is_none() => {
-                    let count = ready!(poll_write_followed(tcp, cx, &parts))?;
+                    let count = ready!(poll_write_followed(tcp, cx, &parts()))?;
                     self.awaits_end = true;
                     count
                 }
                 stream if self.frame.is_empty() && self.tail.is_empty() => {
                     ready!(Pin::new(stream).poll_write(cx, output))?
                 }
-                stream => ready!(Pin::new(stream).poll_write_vectored(cx, &parts))?,
+                stream => ready!(Pin::new(stream).poll_write_vectored(cx, &parts()))?,
             };
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));

@@ -113,7 +113,7 @@ mod tests {
     }
 
     async fn accept(listener: &Listener) -> TcpStream {
-        poll_fn(|cx| listener.poll_accept(cx)).await.unwrap().stream
+        poll_fn(|cx| listener.poll_accept(cx)).await.expect("it accepts").stream
     }
 
     #[tokio::test]

@@ -78,6 +78,9 @@ pub(crate) struct Global {
     /// Never ask: fail where a question would come
     #[arg(long, global = true)]
     pub(crate) no_input: bool,
+    /// Write long text as it is; without it, a terminal gets it by GWCTL_PAGER, else PAGER, else less
+    #[arg(long, global = true)]
+    pub(crate) no_pager: bool,
 }
 
 pub(crate) fn parse_timeout(text: &str) -> Result<Duration, String> {
@@ -91,20 +94,27 @@ impl Global {
     /// How this run prints.
     pub(crate) fn output(&self) -> Output {
         let Chosen { format, document, csv, short } = self.output.clone();
-        Output { format, document, csv, short, headings: !self.no_headers, quiet: self.quiet }
+        let may_page = !self.no_pager;
+        Output {
+            format,
+            document,
+            csv,
+            short,
+            headings: !self.no_headers,
+            quiet: self.quiet,
+            may_page,
+            pages: false,
+        }
     }
 }
 
 impl Cli {
-    /// Takes the values of the context in use for what neither a flag nor the environment says; yields where the endpoint is
-    /// from. To be called once.
+    /// As [`Global::settle`], for a command that goes by it.
     ///
     /// # Errors
-    /// A file of contexts that cannot be read, a context that does not exist, and a value in it that cannot be used.
+    /// As there.
     pub(crate) fn settle(&mut self, matches: &ArgMatches) -> Result<Origin, Error> {
-        let said = |id: &str, variable: &str| config::origin(matches, id, variable);
         self.global.timeout_is_given = matches.value_source("timeout") == Some(ValueSource::CommandLine);
-        let mut origin = Origin::of(matches);
         // What mends or shows the file must work without it, and so must what needs no control plane.
         let needs_none =
             matches!(self.command, Command::Completion { .. } | Command::Docs(_) | Command::RunOrphans(_))
@@ -113,10 +123,23 @@ impl Cli {
             matches!(&self.command, Command::Config(verb) if !matches!(verb, config::Verb::View { .. }));
         let is_server = self.command.is_server() || matches!(self.command, Command::DemoReplica(_));
         if needs_none || mends || is_server {
-            return Ok(origin);
+            return Ok(Origin::of(matches));
         }
+        self.global.settle(matches)
+    }
+}
+
+impl Global {
+    /// Takes the values of the context in use for what neither a flag nor the environment says; yields where the endpoint is
+    /// from. To be called once.
+    ///
+    /// # Errors
+    /// A file of contexts that cannot be read, a context that does not exist, and a value in it that cannot be used.
+    pub(crate) fn settle(&mut self, matches: &ArgMatches) -> Result<Origin, Error> {
+        let said = |id: &str, variable: &str| config::origin(matches, id, variable);
+        let mut origin = Origin::of(matches);
         let contexts = Contexts::load(crate::config::path().as_deref())?;
-        let in_use = contexts.in_use(self.global.context.as_deref())?;
+        let in_use = contexts.in_use(self.context.as_deref())?;
         let mut settings = Vec::new();
         let mut settle = |key: &'static str, variable: &str, value: Option<&String>| {
             let (origin, value) = match (said(key, variable), value.zip(in_use)) {
@@ -129,7 +152,7 @@ impl Cli {
         };
         let context = in_use.map(|(_, context)| context);
         if let Some(url) = settle("endpoint", "GWCTL_ENDPOINT", context.and_then(|c| c.endpoint.as_ref())) {
-            self.global.endpoint = url;
+            self.endpoint = url;
             origin = Origin::Context;
         }
         let refused = |key: &str, why: String| {
@@ -138,17 +161,17 @@ impl Cli {
         };
         let mut output = "table".to_owned();
         if let Some(text) = settle("output", "GWCTL_OUTPUT", context.and_then(|c| c.output.as_ref())) {
-            self.global.output = text.parse().map_err(|why| refused("output", why))?;
+            self.output = text.parse().map_err(|why| refused("output", why))?;
             output = text;
         } else if let Some(text) = matches.get_raw("output").and_then(|mut raw| raw.next_back()) {
             output = text.to_string_lossy().into_owned();
         }
         if let Some(text) = settle("timeout", "GWCTL_TIMEOUT", context.and_then(|c| c.timeout.as_ref())) {
-            self.global.timeout = parse_timeout(&text).map_err(|why| refused("timeout", why))?;
+            self.timeout = parse_timeout(&text).map_err(|why| refused("timeout", why))?;
         }
-        let timeout = humantime::format_duration(self.global.timeout).to_string();
-        let mut values = vec![self.global.endpoint.clone(), output, timeout];
-        let access = &mut self.global.access;
+        let timeout = humantime::format_duration(self.timeout).to_string();
+        let mut values = vec![self.endpoint.clone(), output, timeout];
+        let access = &mut self.access;
         for (key, variable, file) in [
             ("ca-file", "GWCTL_CA_FILE", &mut access.ca_file),
             ("cert-file", "GWCTL_CERT_FILE", &mut access.cert_file),
@@ -169,7 +192,7 @@ impl Cli {
             None => "default".to_owned(),
         });
         settings.insert(0, config::Setting { key: "context", value: name, origin: chosen });
-        self.global.settings = settings;
+        self.settings = settings;
         Ok(origin)
     }
 }
@@ -197,12 +220,18 @@ fn incomplete(args: impl Iterator<Item = String>) -> StyledStr {
     command.render_help()
 }
 
+const COMPLETION: &str = "\
+For bash, put  source <(gwctl completion bash)  into ~/.bashrc; for zsh  source <(gwctl completion zsh)  into ~/.zshrc, below
+compinit; for fish  gwctl completion fish | source  into ~/.config/fish/config.fish. Names of services, replicas, data planes,
+policies, routes and overrides are asked for at each TAB, of the control plane that the line, the environment or the context names;
+where none answers within half a second, there are none.";
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// List services, replicas, breakers, data planes, policies, overrides or events
     Get(get::Args),
-    /// Show everything about one replica
+    /// Show everything about one thing: what it is, why, what happened to it, and what to do next
     #[command(subcommand)]
     Describe(describe::Noun),
     /// Say why a replica gets requests or does not: where, since when, until when, and what to do
@@ -269,7 +298,8 @@ pub(crate) enum Command {
     /// Named control planes, which of them is in use, and where each setting is from
     #[command(subcommand)]
     Config(config::Verb),
-    /// Print a script that completes commands and flags in a shell
+    /// Print a script that completes commands, flags and names of what is registered in a shell
+    #[command(after_help = COMPLETION)]
     Completion {
         /// The shell
         shell: clap_complete::Shell,
@@ -331,6 +361,17 @@ mod tests {
             "gwctl get ev",
             "gwctl describe replica orders/r-1",
             "gwctl describe r orders/r-1",
+            "gwctl describe svc orders",
+            "gwctl describe br orders/r-1 --node dp-1",
+            "gwctl describe dp dp-1",
+            "gwctl describe pol *",
+            "gwctl describe rt api",
+            "gwctl describe ovr breaker/orders/r-1",
+            "gwctl describe faults orders",
+            "gwctl describe ev 7 --no-pager",
+            "gwctl get br --filter state=OPEN",
+            "gwctl get dp --filter state!=SYNCED -w",
+            "gwctl get pol --filter updated_by=ana",
             "gwctl explain orders",
             "gwctl explain orders/r-1 --node dp-1 -o json",
             "gwctl explain orders/r-1 --data-plane http://127.0.0.1:7401",

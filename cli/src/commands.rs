@@ -64,12 +64,14 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
     match command {
         Command::Get(args) => apart(|| async { get::run(args, &connect().await?, &output).await }).await,
         Command::Describe(noun) => {
-            apart(|| async { describe::run(noun, &connect().await?, &output).await }).await
+            apart(|| async { describe::run(noun, &connect().await?, &output.paged()).await }).await
         }
         Command::Explain(args) => {
-            apart(|| async { explain::run(args, &global, origin, &output).await }).await
+            apart(|| async { explain::run(args, &global, origin, &output.paged()).await }).await
         }
         Command::Events { args, shown } => {
+            // What goes on has no end to page to.
+            let output = if shown.watch.is_none() { output.paged() } else { output };
             apart(|| async { events::run(args, &shown, &connect().await?, &output).await }).await
         }
         Command::Top(args) => apart(|| async { top::run(args, &connect().await?, &output).await }).await,
@@ -95,6 +97,7 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
         // That needs no control plane.
         Command::Policy(policy::Verb::Validate(args)) => policy::validate(&args, &output),
         Command::Policy(verb) => {
+            let output = if matches!(verb, policy::Verb::Get(_)) { output.paged() } else { output };
             apart(|| async { policy::run(verb, &connect().await?, &output).await }).await
         }
         Command::Wait(args) => apart(|| async { wait::run(args, global, origin, &output).await }).await,
@@ -102,7 +105,7 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
         Command::Store(verb) => apart(|| async { store::run(verb, &output).await }).await,
         Command::Config(verb) => config::run(verb, global.context.as_deref(), &global.settings, &output),
         Command::Completion { shell } => docs::completion(shell, &output),
-        Command::Docs(kind) => docs::run(&kind, &output),
+        Command::Docs(kind) => docs::run(&kind, &output.paged()),
         Command::Fault(verb) => apart(|| async { fault::run(verb, &connect().await?, &output).await }).await,
         Command::Route(verb) => apart(|| async { route::run(verb, &connect().await?, &output).await }).await,
         Command::ReleaseGuard(args) => {

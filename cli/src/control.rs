@@ -6,7 +6,10 @@
 use std::{
     error::Error as _,
     io::ErrorKind,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -43,7 +46,7 @@ mod probe;
 mod tests;
 
 pub(crate) use data_plane::{Shown, get as get_from_data_plane};
-pub(crate) use pages::{Query, Scope};
+pub(crate) use pages::{Filter, Query, Scope, quoted};
 pub(crate) use probe::Probed;
 
 /// Between two tries to reach a control plane that may not be there yet.
@@ -69,6 +72,8 @@ pub(crate) struct Control {
     verbose: bool,
     /// Who is told that an answer is not all.
     told: Option<Arc<Told>>,
+    /// Whether it has answered a call as a control plane does: what it does not know then is newer than it.
+    has_answered: Arc<AtomicBool>,
 }
 
 impl Control {
@@ -131,6 +136,7 @@ impl Control {
             timeout,
             verbose,
             told: None,
+            has_answered: Arc::default(),
         }
     }
 
@@ -173,7 +179,13 @@ impl Control {
             eprintln!("{rpc}  {outcome}  {:.1?}", begun.elapsed());
         }
         match answer {
-            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Ok(response)) => {
+                self.has_answered.store(true, Relaxed);
+                Ok(response.into_inner())
+            }
+            Ok(Err(status)) if status.code() == Code::Unimplemented && self.has_answered.load(Relaxed) => {
+                Err(older_error(&self.endpoint, rpc))
+            }
             Ok(Err(status)) => Err(self.refusal(&status, subject)),
             Err(_) => Err(self.overdue()),
         }
@@ -277,6 +289,14 @@ fn broke_off(error: &tonic::transport::Error) -> bool {
     kinds.any(|kind| {
         matches!(kind, ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof)
     })
+}
+
+/// Says that a control plane which is one does not know the call.
+fn older_error(endpoint: &Endpoint, rpc: &str) -> Error {
+    let headline = format!("the control plane at {endpoint} is older than this gwctl: it has no {rpc}");
+    let mut older = Error::new(Exit::Failed, headline).hint("gwctl version   shows both");
+    older.code = code_name(Code::Unimplemented).into();
+    older
 }
 
 /// Says that somebody answered who is not the one that was meant.

@@ -8,7 +8,7 @@ use std::{fmt::Write as _, io, process::ExitCode};
 use anstyle::{AnsiColor, Style};
 use serde_json::json;
 
-use crate::terminal::printable;
+use crate::terminal::{self, printable};
 
 const LABEL: Style = AnsiColor::Red.on_default().bold();
 const HINT: Style = AnsiColor::Cyan.on_default();
@@ -120,10 +120,8 @@ impl Error {
     /// One line of JSON, for `--output json`.
     pub(crate) fn to_json(&self) -> String {
         let Self { exit, headline, details, hints, code } = self;
-        format!(
-            "{}\n",
-            json!({"error": headline, "details": details, "hints": hints, "code": code, "exitCode": exit.code()})
-        )
+        let line = json!({"error": headline, "details": details, "hints": hints, "code": code, "exitCode": exit.code()});
+        format!("{}\n", terminal::json(&line.to_string()))
     }
 }
 

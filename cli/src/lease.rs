@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gateway_proto::{ReplicaKey, reason, v1::DeregisterRequest};
 use rand::Rng as _;
-use tonic::Status;
+use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 /// Longest wait for a call that waits for nothing itself.
@@ -45,6 +45,13 @@ impl Lost {
     }
 }
 
+/// Names a request, so that the registry knows a repetition by it: a UUID of version 4 (RFC 9562).
+pub(crate) fn request_id() -> String {
+    let bits = rand::random::<u128>() & !(0xf << 76) & !(0b11 << 62) | 0x4 << 76 | 0b10 << 62;
+    let hex = format!("{bits:032x}");
+    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
 /// What leaves the registry. A control plane that does not hear it lets the lease lapse.
 pub(crate) fn leaving(key: &ReplicaKey, lease_id: String) -> DeregisterRequest {
     DeregisterRequest {
@@ -56,6 +63,16 @@ pub(crate) fn leaving(key: &ReplicaKey, lease_id: String) -> DeregisterRequest {
     }
 }
 
+/// How long to rest before a call is tried again that has failed like this; `None`: no second try would come to more. As long as
+/// the control plane asks for, and with full jitter up to `longest` beyond that.
+pub(crate) fn rest_after(status: &Status, longest: Duration) -> Option<Duration> {
+    if !matches!(status.code(), Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted) {
+        return None;
+    }
+    let asked = status.get_error_details().retry_info().and_then(|retry| retry.retry_delay);
+    Some(asked.unwrap_or_default() + rand::rng().random_range(Duration::ZERO..=longest))
+}
+
 /// Full jitter, so that many replicas do not come back together.
 pub(crate) async fn jittered(longest: Duration) {
     let pause = rand::rng().random_range(Duration::ZERO..=longest);
@@ -64,10 +81,30 @@ pub(crate) async fn jittered(longest: Duration) {
 
 #[cfg(test)]
 mod tests {
-    use tonic::Code;
     use tonic_types::ErrorDetails;
 
     use super::*;
+
+    #[test]
+    fn a_request_is_named_by_a_uuid_of_its_own() {
+        let id = request_id();
+        let parts: Vec<_> = id.split('-').map(str::len).collect();
+        assert_eq!(parts, [8, 4, 4, 4, 12], "{id}");
+        assert!(id.chars().all(|c| c == '-' || c.is_ascii_hexdigit()), "{id}");
+        assert!(id[14..].starts_with('4') && matches!(&id[19..20], "8" | "9" | "a" | "b"), "{id}");
+        assert_ne!(id, request_id());
+    }
+
+    #[test]
+    fn what_may_pass_is_tried_again_no_sooner_than_is_asked_for() {
+        let busy = ErrorDetails::with_retry_info(Some(Duration::from_secs(3)));
+        let busy = Status::with_error_details(Code::ResourceExhausted, "busy", busy);
+        let rest = rest_after(&busy, MAX_PAUSE).unwrap();
+        assert!((Duration::from_secs(3)..=Duration::from_secs(3) + MAX_PAUSE).contains(&rest), "{rest:?}");
+        assert!(rest_after(&Status::unavailable("away"), MAX_PAUSE).is_some_and(|rest| rest <= MAX_PAUSE));
+        assert!(rest_after(&Status::deadline_exceeded("slow"), MAX_PAUSE).is_some());
+        assert_eq!(rest_after(&Status::permission_denied("no"), MAX_PAUSE), None);
+    }
 
     #[test]
     fn a_refusal_tells_whether_to_register_anew_to_leave_it_or_to_try_again() {

@@ -7,6 +7,7 @@ mod age;
 mod authorship;
 mod cli;
 mod commands;
+mod complete;
 mod config;
 mod control;
 mod demo;
@@ -16,7 +17,9 @@ mod figure;
 mod interruption;
 mod lease;
 mod link;
+mod moves;
 mod output;
+mod pager;
 mod partial;
 mod planes;
 mod progress;
@@ -46,6 +49,7 @@ use crate::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    complete::answer();
     let matches = Cli::command().try_get_matches().unwrap_or_else(|error| cli::refuse(&error));
     let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     cli.global.color.apply();

@@ -18,8 +18,9 @@ pub(crate) use self::{
 };
 use crate::{
     error::{Error, Exit},
+    pager,
     table::Table,
-    terminal::printable,
+    terminal::{self, printable},
 };
 
 /// What data looks like on stdout. Tables may change between versions; `json`, `name`, and the names of columns may not.
@@ -120,22 +121,38 @@ pub(crate) struct Output {
     pub(crate) short: bool,
     pub(crate) headings: bool,
     pub(crate) quiet: bool,
+    /// Whether nobody has said that there is to be no pager.
+    pub(crate) may_page: bool,
+    /// Whether this is the text that somebody sits down to read.
+    pub(crate) pages: bool,
 }
 
 impl Output {
+    /// For text that may be longer than a terminal, all of it at once.
+    #[must_use]
+    pub(crate) fn paged(self) -> Self {
+        Self { pages: self.may_page, ..self }
+    }
+
     /// Whether tables have their additional columns.
     pub(crate) fn is_wide(&self) -> bool {
         self.format == Format::Wide
     }
 
-    /// Prints data, as it is: whoever calls has made foreign text printable.
+    /// Prints data, as it is but for what a terminal would act on in a document: whoever calls has made foreign text printable
+    /// everywhere else.
     ///
     /// # Errors
     /// When stdout cannot be written; a reader that has gone ends the process quietly.
     pub(crate) fn data(&self, text: impl fmt::Display) -> Result<(), Error> {
+        let text = text.to_string();
+        let text = if self.format == Format::Json { terminal::json(&text) } else { text.into() };
         if cfg!(test) {
             // Only what goes through this macro is kept out of the test runner's own output.
             print!("{text}");
+            return Ok(());
+        }
+        if self.pages && pager::show(&text)? {
             return Ok(());
         }
         let mut out = anstream::stdout().lock();
@@ -276,7 +293,8 @@ async fn reader_gone() {
 impl Output {
     /// For tests.
     pub(crate) fn plain(format: Format) -> Self {
-        Self { format, document: Document::Json, csv: false, short: false, headings: true, quiet: false }
+        let (csv, short, quiet, may_page, pages) = (false, false, false, false, false);
+        Self { format, document: Document::Json, csv, short, headings: true, quiet, may_page, pages }
     }
 }
 

@@ -7,7 +7,16 @@ use std::{
 
 use gateway_proto::v1::SilentControlPlane;
 
-use crate::output::Output;
+use crate::{error::Error, output::Output};
+
+/// A part of an answer, or nothing in its place and a line on why: who may not read policies still sees services.
+pub(crate) fn or_without<T: Default>(asked: Result<T, Error>, what: &str, missing: &mut Vec<String>) -> T {
+    asked.unwrap_or_else(|error| {
+        let code = if error.code.is_empty() { String::new() } else { format!(" ({})", error.code) };
+        missing.push(format!("not shown: {what}: {}{code}", error.headline));
+        T::default()
+    })
+}
 
 /// A sentence for each that is silent.
 pub(crate) fn notes(silent: &[SilentControlPlane]) -> impl Iterator<Item = String> {
@@ -47,6 +56,19 @@ impl Told {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Exit;
+
+    #[test]
+    fn a_part_that_cannot_be_had_is_named_with_why_and_the_rest_is_shown() {
+        let mut missing = Vec::new();
+        assert_eq!(or_without(Ok(7), "seven", &mut missing), 7);
+        assert_eq!(missing, [""; 0]);
+        let mut denied = Error::new(Exit::Denied, "ana may not list policies");
+        denied.code = "PERMISSION_DENIED / PERMISSION_DENIED".into();
+        assert_eq!(or_without::<i32>(Err(denied), "policies", &mut missing), 0);
+        let told = "not shown: policies: ana may not list policies (PERMISSION_DENIED / PERMISSION_DENIED)";
+        assert_eq!(missing, [told]);
+    }
 
     #[test]
     fn a_silent_control_plane_is_named_with_why_and_with_what_that_means() {

@@ -31,6 +31,11 @@ pub(crate) fn size() -> Size {
     }
 }
 
+/// How wide a line may be that nobody cuts: without a terminal, as wide as it likes.
+pub(crate) fn columns() -> usize {
+    if is_there() { size().columns } else { usize::MAX }
+}
+
 /// Text in the terminal's own colours, or in none where they are off.
 pub(crate) fn coloured(text: &str) -> String {
     if anstream::AutoStream::choice(&io::stdout()) == ColorChoice::Never {

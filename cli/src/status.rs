@@ -28,6 +28,10 @@ pub(crate) fn explain(status: &Status, subject: Subject<'_>) -> Error {
         reason::SERVICE_NOT_FOUND if !subject.service.is_empty() => {
             format!("service \"{}\" is not registered", subject.service)
         }
+        // The control plane's message names its field for what the hint below names as a flag.
+        reason::LAST_READY_REPLICA if !subject.service.is_empty() => {
+            format!("service \"{}\" would have no ready replica left", subject.service)
+        }
         _ if !violations.is_empty() => format!("invalid {}", subject.request),
         _ if status.message().is_empty() => format!("the {} was refused without a message", subject.request),
         _ => status.message().to_owned(),
@@ -148,6 +152,17 @@ mod tests {
         let error = explain(&Status::with_error_details(Code::AlreadyExists, "r-1 has it", details), ORDERS);
         assert_eq!((error.exit, error.headline.as_str()), (Exit::Conflict, "r-1 has it"));
         assert_eq!(error.hints, ["gwctl get replicas orders"]);
+    }
+
+    #[test]
+    fn how_to_drain_the_last_ready_replica_is_told_once_and_as_it_is_typed() {
+        let details =
+            ErrorDetails::with_error_info(reason::LAST_READY_REPLICA, reason::DOMAIN, HashMap::new());
+        let said =
+            "orders/r-1 is the last ready replica of its service: set allow_last to drain it all the same";
+        let error = explain(&Status::with_error_details(Code::FailedPrecondition, said, details), ORDERS);
+        assert_eq!(error.headline, "service \"orders\" would have no ready replica left");
+        assert_eq!(error.hints, ["add --allow-last to drain it all the same"]);
     }
 
     #[test]

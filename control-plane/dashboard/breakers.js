@@ -32,7 +32,7 @@ export function view({ services, filter, filterField }) {
   ];
 }
 
-export const pips = (row) => {
+const pips = (row) => {
   const own = [...state.breakers.values()].filter((other) => nameOf(other) === nameOf(row));
   const merged = own.find((other) => !other.nodeId);
   const [open, total] = merged ? [merged.openNodeCount, merged.nodeCount] : [own.filter((other) => !isClosed(other)).length, own.length];

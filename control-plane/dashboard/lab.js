@@ -5,7 +5,7 @@ import { list, patch, path, post } from './api.js';
 import { copy, toast } from './dialog.js';
 import { h } from './dom.js';
 import { clock, latency, left, rate, instant } from './format.js';
-import { STANDINGS, breakerState, breakerWord } from './model.js';
+import { STANDINGS, breakerState, breakerWord, faultWords } from './model.js';
 import { command, empty, replicaLink, serviceLink, sparkline, standingWord, table, column } from './parts.js';
 import { forget, polled } from './polled.js';
 import { duration } from './setting.js';
@@ -35,15 +35,24 @@ export function view({ services, redraw }) {
   if (!lab) return [h('h1', 'Lab'), empty(problem ? 'This is no demo.' : 'Asking the demo.', problem?.message)];
   const service = services.get(lab.service);
   const { value: resolved } = polled(`policy/${lab.service}`, () => list(`${path('v1', 'policies', lab.service)}:resolve`), redraw, 3000);
+  const byPolicy = injected(lab.service);
   return [
     h('div.bar-row', h('h1', 'Lab'), h('span.quiet', 'of ', serviceLink(lab.service), '. Faults end after five minutes.'),
       h('button.end', { type: 'button', disabled: lab.replicas.every(({ fault }) => !fault), onclick: () => everythingWorks(lab, redraw) }, 'Everything works again')),
+    byPolicy && h('p.warning', `The gateway injects ${byPolicy}.`),
     h('div.tiles', lab.replicas.map((replica) => bench(replica, lab, service, redraw))),
     h('div.columns', h('div', client(redraw)), h('div', knobs(lab.service, resolved, redraw))),
   ];
 }
 
-function bench({ id, fault, leftSeconds }, lab, service, redraw) {
+// What is injected on purpose into requests to the service, by a policy of its own or of all.
+function injected(service) {
+  const policies = [state.policies.get(service), state.policies.get('*')];
+  const policy = policies.find((one) => instant(one?.fault?.endTime) > now());
+  return policy && `${faultWords(policy.fault)}, for ${left(instant(policy.fault.endTime) - now())} more`;
+}
+
+function bench({ id, fault, problem }, lab, service, redraw) {
   const seen = service?.replicas.find(({ replica }) => replica.replicaId === id);
   const row = seen?.rows[0];
   const wish = wishes.get(id) ?? { kind: fault?.kind ?? 'off', ratio: fault?.ratio ?? 1, delayMs: fault?.delayMs || 1000 };
@@ -61,7 +70,7 @@ function bench({ id, fault, leftSeconds }, lab, service, redraw) {
     h('fieldset', h('legend', 'It'), Object.entries(KINDS).map(([kind, words]) => h('label.check', h('input', { type: 'radio', name: `kind-${id}`, value: kind, checked: wish.kind === kind, onchange: change('kind', true) }), h('span', words)))),
     wish.kind !== 'off' && slider('Share of requests', 'ratio', 1, 0.05, `${Math.round(wish.ratio * 100)}%`),
     wish.kind === 'slow' && slider('Delay', 'delayMs', 10000, 100, duration(wish.delayMs)),
-    h('p.quiet', fault ? `for ${left(leftSeconds * 1000)} more` : 'no fault'));
+    h('p.quiet', problem ? `it does not say: ${problem}` : fault ? `for ${left(fault.leftSeconds * 1000)} more` : 'no fault of its own'));
 }
 
 async function tell(id, wish, redraw) {

@@ -96,6 +96,8 @@ function describe(service) {
   service.ready = replicas.filter(({ replica }) => isReady(replica)).length;
   service.open = replicas.reduce((sum, { rows }) => sum + rows.filter((row) => !isClosed(row) && breakerState(row) !== 'FORCED_CLOSED').length, 0);
   service.out = replicas.filter(({ standing: own }) => STANDINGS[own].rank >= 5).length;
+  // Where it fails open, replicas are asked although their breakers are open or their checks fail.
+  service.panics = replicas.some(({ rows }) => rows.some((row) => row.askedRegardless));
   service.worst = Math.max(...replicas.map(({ standing: own }) => STANDINGS[own].rank));
   const traffic = recent(service.service);
   service.traffic = traffic;

@@ -21,13 +21,25 @@ export function view({ filter, filterField }) {
       h('span.quiet.end', `The registry is at revision ${number(Number(state.revision))}`)),
     versions.size > 1 && h('p.warning', `${versions.size} versions run at once: ${[...versions].map(([version, amount]) => `${version || 'unknown'} on ${amount}`).join(', ')}. The control plane is ${state.hello?.version}.`),
     !state.nodes.size && empty('No data plane is connected.', 'Requests are routed by data planes. Start one that follows this control plane:', h('code', `gw-data-plane --control-plane ${location.origin}`)),
-    nodes.length > 0 && table('Data planes', [column('State'), column('Data plane'), column('Acked', { class: 'number' }), column('Behind', { class: 'number' }), column('Last heard', { class: 'number' }), column('Open breakers', { class: 'number' }), column('Held replicas', { class: 'number' }), column('Version'), column('Connected'), column('Control plane')], nodes.map(row)),
+    nodes.length > 0 && table('Data planes', [column('State'), column('Data plane'), column('Acked', { class: 'number' }), column('Behind', { class: 'number' }), column('Last heard', { class: 'number' }), column('Open breakers', { class: 'number' }), column('Held replicas', { class: 'number' }), column('Version'), column('Connected'), column('Control plane'), column('Left')], nodes.map(row)),
     nodes.some(({ standing }) => standing.word === 'OUTDATED') && h('p.warning', 'This control plane has lost touch with its store: the registry may be further than it knows, and its data planes go over to another control plane that has not, if there is one.'),
     nodes.filter(({ node }) => node.nack).map(({ node }) => h('section.refusal', { key: `nack/${node.nodeId}` }, h('h2', `${node.nodeId} refused what it was sent`),
       h('p', 'It goes on with what it had, and is told again with the next change.'), h('pre', refusal(node.nack)))),
     h('section', h('h2', 'The same in a shell'), command(gwctl('get', 'nodes'), copy)),
   ];
 }
+
+// Why a data plane left a control plane; reasons that only a newer one gives stay as they are.
+const WHY_LEFT = {
+  outdated: 'it had lost touch with its store',
+  closed: 'it ended the stream',
+  failed: 'the stream failed',
+  silent: 'it said nothing any more',
+  not_read: 'it read no answers',
+  behind: 'it was behind',
+  refused: 'its updates could not be taken',
+};
+const leftWords = ({ url, reason, leaveTime }) => `${url}${leaveTime ? ` at ${clock(instant(leaveTime))}` : ''}: ${WHY_LEFT[reason] ?? reason}`;
 
 const refusal = (nack) => [nack.message, nack.reason, ...(nack.violations ?? []).map((violation) => JSON.stringify(violation))].filter(Boolean).join('\n') || JSON.stringify(nack);
 
@@ -42,5 +54,6 @@ function row({ node, standing }) {
     h('td.number', { class: node.openBreakerCount > 0 && 'tone-bad' }, node.openBreakerCount), h('td.number', node.heldReplicaCount),
     h('td', { class: node.version !== state.hello?.version && 'tone-warn' }, node.version || 'unknown'),
     h('td', node.connectTime ? clock(instant(node.connectTime)) : '–'),
-    h('td', node.controlPlane || '–'));
+    h('td', node.controlPlane || '–'),
+    h('td', node.left ? leftWords(node.left) : '–'));
 }

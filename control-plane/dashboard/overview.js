@@ -4,7 +4,7 @@ import { gwctl } from './actions.js';
 import { h } from './dom.js';
 import { latency, millis, number, percent, plural, rate } from './format.js';
 import { STANDINGS, nodeStanding } from './model.js';
-import { column, empty, link, mark, serviceLink, sortable, sparkline, standingWord, table } from './parts.js';
+import { column, empty, link, mark, panicBadge, serviceLink, sortable, sparkline, standingWord, table } from './parts.js';
 import { state } from './store.js';
 
 const MAX_DOTS = 16;
@@ -86,7 +86,7 @@ function row(one) {
   const { service, replicas, traffic } = one;
   const isQuiet = traffic.rate === 0;
   return h('tr', { key: service, 'data-open': `#/service/${encodeURIComponent(service)}` },
-    h('td', standingWord(one.verdict)),
+    h('td', standingWord(one.verdict), panicBadge(one)),
     h('th', { scope: 'row' }, serviceLink(service)),
     h('td', h('span.dots', replicas.slice(0, MAX_DOTS).map(({ replica, standing }) => mark(STANDINGS[standing], `${replica.replicaId}: ${STANDINGS[standing].word}`)),
       replicas.length > MAX_DOTS && h('span.quiet', `+${replicas.length - MAX_DOTS}`)), h('span.ratio', `${one.ready}/${one.total}`)),

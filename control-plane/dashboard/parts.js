@@ -23,6 +23,9 @@ export function mark({ shape, tone }, label) {
 
 export const standingWord = (standing, text) => h('span.standing', { class: `tone-${standing.tone}` }, mark(standing), h('span', text ?? standing.word));
 
+// Of a service that fails open somewhere.
+export const panicBadge = (service) => service.panics && h('span.badge.panic', { title: 'So few of its replicas let traffic through that those with open breakers, or failing checks, are asked, too (breaker.fail_open_threshold)' }, 'PANIC');
+
 // The last minute: requests as an area, failures stacked in it from the bottom.
 export function sparkline(key, { width = 120, height = 22, wide } = {}) {
   const all = minute(key);

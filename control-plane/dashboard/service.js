@@ -5,7 +5,7 @@ import { h } from './dom.js';
 import { timeline } from './events.js';
 import { count, latency, millis, percent, plural, rate, word } from './format.js';
 import { STANDINGS, isClosed } from './model.js';
-import { column, command, empty, facts, link, mark, replicaLink, sparkline, standingWord, table } from './parts.js';
+import { column, command, empty, facts, link, mark, panicBadge, replicaLink, sparkline, standingWord, table } from './parts.js';
 import { polled } from './polled.js';
 import { recent, state } from './store.js';
 import { gwctl, retold } from './actions.js';
@@ -26,7 +26,7 @@ export function view({ services, args: [name], filter, filterField, redraw }) {
   const shown = service.replicas.filter(({ replica }) => replica.replicaId.includes(filter));
   const { traffic } = service;
   return [
-    h('div.bar-row', h('h1', name), standingWord(service.verdict), h('span.end', link(`#/policy/${encodeURIComponent(name)}`, 'Policy'))),
+    h('div.bar-row', h('h1', name), standingWord(service.verdict), panicBadge(service), h('span.end', link(`#/policy/${encodeURIComponent(name)}`, 'Policy'))),
     explained && h('p.summary', explained.summary),
     h('div.columns',
       h('div',

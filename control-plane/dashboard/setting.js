@@ -3,7 +3,7 @@
 const UNITS = { ms: 1, s: 1000, m: 60000, min: 60000, h: 3600000, d: 86400000 };
 const SIZES = { '': 1, B: 1, KiB: 1024, MiB: 1024 ** 2, GiB: 1024 ** 3, TiB: 1024 ** 4 };
 
-export const HINTS = { duration: 'such as 250ms, 2s, 1m 30s', count: 'a whole number', number: 'a number', size: 'such as 64KiB, 10MiB', list: 'separated by commas', text: '', time: 'an instant', flag: '', choice: '' };
+const HINTS = { duration: 'such as 250ms, 2s, 1m 30s', count: 'a whole number', number: 'a number', size: 'such as 64KiB, 10MiB', list: 'separated by commas', text: '', time: 'an instant', flag: '', choice: '' };
 
 // The value that a policy has at a setting; undefined where it has none.
 export function valueIn(policy, setting) {

@@ -138,13 +138,27 @@ impl Edge {
             return Ok(self.rehearse(&command)?);
         }
         let turn = self.turns.take(caller.share().as_ref(), 1).await;
-        if !caller.is_known() {
-            return Ok(self.commands.submit_in(turn, command).await?);
-        }
-        let subject = Subject::of(&command);
+        let subject = caller.is_known().then(|| Subject::of(&command));
         let answer = self.commands.submit_in(turn, command).await.map_err(Refusal::from);
-        caller.changed(&subject, answer.as_ref().err().map_or("done", Refusal::reason));
+        if let Some(subject) = subject {
+            caller.changed(&subject, answer.as_ref().err().map_or("done", Refusal::reason));
+        }
         answer
+    }
+
+    /// Has several commands carried out, all of which their caller was let have already, in one turn. What comes of each is told
+    /// as of one that is handed in alone.
+    pub(crate) async fn submit_admitted(&self, caller: &Caller, commands: Vec<Command>) {
+        let turn = self.turns.take(caller.share().as_ref(), commands.len()).await;
+        let subjects: Vec<_> = match caller.is_known() {
+            true => commands.iter().map(Subject::of).collect(),
+            false => Vec::new(),
+        };
+        let answers = self.commands.submit_all_in(turn, commands).await;
+        for (subject, answer) in subjects.iter().zip(answers) {
+            let refusal = answer.err().map(Refusal::from);
+            caller.changed(subject, refusal.as_ref().map_or("done", Refusal::reason));
+        }
     }
 
     /// Decides a command on what is known now, and forgets the decision.

@@ -43,10 +43,6 @@ pub(crate) async fn run(effects: Effects, commands: Commands, shutdown: Shutdown
     let mut evicting = interval(EVICTION_INTERVAL);
     evicting.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut changes = JoinSet::new();
-    if effects.publisher.read(View::revision) > 0 {
-        // A registry in which nothing has ever happened has lost no data plane.
-        effects.observation.expect_returns();
-    }
     let mut watch = Watch {
         effects,
         guard: Guard::default(),
@@ -116,14 +112,22 @@ impl Watch {
         let Effects { leases, publisher, .. } = &self.effects;
         let suspects = if sweep.suspects > 0 { leases.suspects(now) } else { Vec::new() };
         let judged = publisher.read(|view| self.guard.judge(view, suspects, now, wall));
-        let mut due = publisher.read(|view| {
-            let ended = view.overrides().filter(|entry| entry.expires_at <= wall).map(|entry| end(entry));
-            let drained = view.drains().filter_map(|record| {
+        // Judged outside of the registry's lock: what data planes say of each takes a look at all of them.
+        let drains = publisher.read(|view| {
+            let drains = view.drains().filter_map(|record| {
                 let drain = record.drain.as_deref().filter(|drain| !drain.is_over)?;
-                let is_idle = self.effects.observation.drain_status(&record.key, drain.revision).is_idle;
-                let is_over = is_idle || drain.deadline <= wall;
-                is_over.then(|| Command::FinishDrain { key: record.key.clone(), begun: drain.begun, is_idle })
+                Some((record.key.clone(), drain.begun, drain.deadline, drain.revision))
             });
+            drains.collect::<Vec<_>>()
+        });
+        let drained = drains.into_iter().filter_map(|(key, begun, deadline, revision)| {
+            let is_idle = self.effects.observation.is_idle(&key, revision);
+            let is_over = is_idle || deadline <= wall;
+            is_over.then_some(Command::FinishDrain { key, begun, is_idle })
+        });
+        let mut due: Vec<_> = drained.take(MAX_CHANGES).collect();
+        due.extend(publisher.read(|view| {
+            let ended = view.overrides().filter(|entry| entry.expires_at <= wall).map(|entry| end(entry));
             let found = view.lost().filter_map(|record| {
                 let lease = record.lease?.id;
                 leases.get(lease).map(|_| Command::Recover { key: record.key.clone(), lease })
@@ -131,8 +135,8 @@ impl Watch {
             let injected = view.policies().stored().filter(|policy| policy.has_ended_fault(wall));
             let injected = injected
                 .map(|policy| Command::EndFault { scope: policy.scope.clone(), revision: policy.revision });
-            found.chain(drained).chain(injected).chain(ended).take(MAX_CHANGES).collect::<Vec<_>>()
-        });
+            found.chain(injected).chain(ended).take(MAX_CHANGES - due.len()).collect::<Vec<_>>()
+        }));
         self.tell(&judged);
         for judgement in judged {
             let room = MAX_CHANGES.saturating_sub(due.len());

@@ -77,9 +77,9 @@ use self::{
     writer::Writer,
 };
 
-/// Changes of one caller that wait for the writer at once, where fewer are committed together: two groups of etcd's, so that one
-/// is there when the other is done.
-const MIN_TURNS: usize = 64;
+/// Changes of one caller that wait for the writer at once. They are committed together, and whoever comes next waits for that: with as
+/// many as a group may have, one greedy caller would have all others wait ten times as long.
+const TURNS: usize = 16;
 /// How long everything may take to end once the shutdown has begun: connections have ten seconds of it.
 const END_TIMEOUT: Duration = Duration::from_secs(15);
 /// Event watches at once: people and tools, not data planes.
@@ -195,16 +195,21 @@ async fn serve<S: Store>(
         metrics: Arc::new(Metrics::new()),
     };
     let audit = Audit::new(&effects.observation, &effects.metrics);
-    let gate = Arc::new(config.access.gate(listen, audit)?);
-    effects.grant_all(&loaded.kept);
     let peers = store.peers();
+    let control_planes = peers::Whereabouts::new(&config.peers, peers.as_ref());
+    let gate = Arc::new(config.access.gate(listen, control_planes, audit)?);
+    effects.grant_all(&loaded.kept);
+    if loaded.revision > 0 {
+        // A registry in which nothing has ever happened has lost no data plane.
+        effects.observation.expect_returns(loaded.followers);
+    }
     if let Some(peers) = &peers {
         peers.publish(&myself.process_id, &myself.address);
     }
     let is_store_shared = peers.is_some();
     let source = Source::new(config.peers.addresses, peers, tls.is_some(), myself.clone());
     let panics = Panics::new(&effects.metrics, &effects.observation);
-    let turns = Turns::new(store.max_group().max(MIN_TURNS));
+    let turns = Turns::new(TURNS);
     let (writer, commands, available) =
         Writer::new(store, effects.clone(), config.limits, config.queue_length);
     // A data plane that reconnects may hold two places until its older stream has ended.

@@ -7,7 +7,7 @@ use std::{
     fmt,
     future::pending,
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     path::PathBuf,
     str::FromStr,
 };
@@ -110,6 +110,17 @@ impl fmt::Display for Served {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether an address is one of this machine's: then the system would send from there to there. Nothing is sent.
+pub(crate) fn is_of_this_machine(ip: IpAddr) -> bool {
+    let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        // Some systems take no port 0; which other one it is says nothing.
+        socket.connect((ip, 9))?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip() == ip)
 }
 
 /// Where connections are accepted: at one place at least.
@@ -237,6 +248,20 @@ impl fmt::Display for Whence {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_system_knows_which_addresses_are_of_this_machine() {
+        assert!(is_of_this_machine([127, 0, 0, 1].into()));
+        assert!(!is_of_this_machine([198, 51, 100, 7].into()));
+        // What others call this machine, if it has a network.
+        let ours = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+            socket.connect("192.0.2.1:9")?;
+            socket.local_addr()
+        });
+        if let Ok(ours) = ours {
+            assert!(is_of_this_machine(ours.ip()), "{ours}");
+        }
+    }
 
     #[test]
     fn it_is_listened_at_an_address_or_at_a_path() {

@@ -16,6 +16,7 @@ mod peers;
 mod receipts;
 mod recent;
 mod report;
+mod returns;
 mod row;
 mod scope;
 mod seat;
@@ -25,8 +26,8 @@ mod timeline;
 mod what_if;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -42,7 +43,7 @@ pub(crate) use self::events::of_registry;
 pub use self::{
     changes::Change,
     exchange::{Followed, Sent},
-    matrix::{BreakerReport, Counts, Dirty, Matrix, News, Replica, RowName},
+    matrix::{BreakerReport, Counts, Dirty, Load, Matrix, News, Replica, RowName},
     nodes::{FORGET_AFTER, Identity, Nodes, SILENT_AFTER, Taken, Told, TooManyNodes, outdated},
     peers::Peers,
     receipts::{drain_status, rollout},
@@ -82,8 +83,6 @@ pub struct Observation {
     reads_counts: watch::Sender<bool>,
     /// What would have been by other rules, asked of data planes.
     questions: Questions,
-    /// From then on, the data planes that are there speak for all. Unset: they always did.
-    settled_at: OnceLock<Instant>,
 }
 
 #[derive(Debug)]
@@ -126,13 +125,18 @@ impl Observation {
             attention: watch::Sender::new(Attention::Nobody),
             reads_counts: watch::Sender::new(false),
             questions: Questions::default(),
-            settled_at: OnceLock::new(),
         }
     }
 
-    /// Gives the data planes that lost this control plane as it ended the time to come back, once.
-    pub(crate) fn expect_returns(&self) {
-        self.settled_at.get_or_init(|| clock::now() + RETURN_TIME);
+    /// Gives the data planes that lost this control plane as it ended the time to come back: those that it `named` then, or
+    /// any others if it could not.
+    pub(crate) fn expect_returns(&self, named: Option<BTreeSet<NodeId>>) {
+        self.lock().nodes.expect_returns(named, clock::now() + RETURN_TIME);
+    }
+
+    /// The data planes that may be routing, to be named to the process after this one; `None`: nobody knows them all.
+    pub(crate) fn followers(&self) -> Option<BTreeSet<NodeId>> {
+        self.lock().nodes.followers(clock::now())
     }
 
     /// Notes what happened in the registry; replicas that are gone lose their breakers.
@@ -160,17 +164,20 @@ impl Observation {
         self: &Arc<Self>,
         identity: Identity,
         resume: Revision,
+        left: Option<v1::LeftControlPlane>,
     ) -> Result<Seat, TooManyNodes> {
+        let left = left.and_then(report::cut_left);
         let mut observed = self.lock();
         let was_elsewhere = observed.is_elsewhere(&identity.id);
         let forgotten = observed.nodes.connect(&identity, resume, clock::now(), clock::wall())?;
         observed.forget_rows_of(forgotten);
+        let has_moved = observed.nodes.has_left(&identity.id, left.as_ref());
         if was_elsewhere && let Some(reports) = observed.seats.remove(&(identity.id.clone(), Stream::Reports))
         {
             // What it told before it followed this control plane was not taken in, so it tells everything anew.
             reports.cancel();
         }
-        let event = events::connected(&identity);
+        let event = events::connected(&identity, left.filter(|_| has_moved));
         let seat = observed.seat(self, identity, Stream::Snapshots);
         self.tell(observed);
         self.record([event]);
@@ -304,17 +311,27 @@ impl Observation {
 
     /// The receipts of a drain that the registry decided on at `revision`, see [`Observation::follow_progress`].
     pub fn drain_status(&self, key: &ReplicaKey, revision: Revision) -> v1::DrainStatus {
-        let now = clock::now();
-        let is_settled = self.settled_at.get().is_none_or(|at| now >= *at);
-        let observed = self.lock();
-        // Data planes that only a silent control plane knows may send it requests, and one that connects to a control plane
-        // which has not come to the drain does.
-        let is_settled = is_settled && observed.peers.reach(revision);
+        let (now, observed) = (clock::now(), self.lock());
+        let is_settled = self.is_settled(&observed, revision, now);
         let mut status = drain_status(&observed.nodes, &observed.matrix, key, revision, now, is_settled);
         if let Some(rollout) = &mut status.rollout {
             rollout.silent_control_planes = observed.peers.short_of(revision);
         }
         status
+    }
+
+    /// Whether nothing is in flight any more at what drains, as [`Observation::drain_status`] has it, which tells more.
+    pub(crate) fn is_idle(&self, key: &ReplicaKey, revision: Revision) -> bool {
+        let (now, observed) = (clock::now(), self.lock());
+        self.is_settled(&observed, revision, now)
+            && receipts::is_idle(&observed.nodes, &observed.matrix, key, revision, now)
+    }
+
+    /// Whether the data planes that are known here speak for all that may send requests to what drains since `revision`.
+    fn is_settled(&self, observed: &Observed, revision: Revision, now: Instant) -> bool {
+        // Data planes that only a silent control plane knows may send it requests, and one that connects to a control plane
+        // which has not come to the drain does.
+        observed.nodes.have_returned(now) && observed.peers.reach(revision)
     }
 
     /// Follows a number that grows whenever receipts may have changed.

@@ -16,7 +16,8 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use gateway_runtime::{
-    panics::{PanicMessage, catch, caught, printable},
+    panics::{PanicMessage, catch, caught},
+    printable::printable,
     supervise::{self, Notice},
 };
 use http::HeaderMap;

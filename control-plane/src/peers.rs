@@ -195,6 +195,37 @@ impl Settings {
     }
 }
 
+/// Where the control planes of this registry are, this one among them: no replicas are there.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Whereabouts {
+    /// By the flags.
+    fixed: Vec<gateway_proto::Address>,
+    /// What those that share the store say of themselves.
+    sharing: Option<watch::Receiver<store::Known>>,
+}
+
+impl Whereabouts {
+    /// As far as this one is told of them.
+    pub(crate) fn new(settings: &Settings, sharing: Option<&store::Peers>) -> Self {
+        let fixed = settings.addresses.iter().map(|address| &*address.text);
+        let fixed = fixed.chain(settings.advertise.as_deref()).filter_map(place).collect();
+        Self { fixed, sharing: sharing.map(store::Peers::follow) }
+    }
+
+    /// Whether one is there.
+    pub(crate) fn include(&self, address: &gateway_proto::Address) -> bool {
+        let is_there = |text: &String| place(text).as_ref() == Some(address);
+        self.fixed.contains(address)
+            || self.sharing.as_ref().is_some_and(|known| known.borrow().values().any(is_there))
+    }
+}
+
+/// Where a control plane is, as a replica's address would have it; `None` for a Unix socket.
+fn place(text: &str) -> Option<gateway_proto::Address> {
+    let authority = text.rsplit("://").next()?.trim_end_matches('/');
+    gateway_proto::Address::parse(authority).ok()
+}
+
 /// What other control planes are shown, and which of them are believed.
 #[derive(Debug, Clone)]
 pub(crate) struct Credentials {

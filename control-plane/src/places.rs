@@ -43,7 +43,7 @@ impl Places {
     }
 
     /// One of all.
-    pub(crate) fn take(&self) -> Result<Place, Refusal> {
+    fn take(&self) -> Result<Place, Refusal> {
         let permit = Arc::clone(&self.free).try_acquire_owned();
         let permit = permit.map_err(|_| self.refusal(self.limit))?;
         Ok(Place { _permit: permit, _holding: None })

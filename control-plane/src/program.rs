@@ -44,6 +44,7 @@ impl Program {
 
     async fn serve(self, passed: Passed) -> Result<(), Failure> {
         let _logs = self.logs.init()?;
+        process::survive_hang_ups()?;
         process::survive_size_limit()?;
         let config = self.args.validate()?;
         open_files::raise_limit();

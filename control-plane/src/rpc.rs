@@ -14,6 +14,7 @@ mod page;
 mod peers;
 mod policies;
 mod registry;
+mod remainder;
 mod routes;
 mod watch_replicas;
 mod what_if;
@@ -91,6 +92,7 @@ pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
         .add_service(reflection_v1.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(reflection_v1alpha.max_decoding_message_size(MAX_REQUEST_BYTES))
         .into_axum_router()
+        .layer(axum::middleware::from_fn(remainder::read))
         .layer(axum::middleware::from_fn_with_state(Arc::clone(&edge.gate), access::check))
         // Inside of what counts, so that a panic is counted as the INTERNAL that its caller gets.
         .layer(axum::middleware::from_fn_with_state(containment, panics::contain))

@@ -14,9 +14,9 @@ mod redb;
 mod round_trip_tests;
 mod stored;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
-use gateway_proto::{LeaseId, ReplicaKey};
+use gateway_proto::{LeaseId, NodeId, ReplicaKey};
 
 use crate::{
     leases::{LeaseTag, Outlet},
@@ -90,6 +90,18 @@ pub trait Store: Send + 'static {
         None
     }
 
+    /// Names the data planes that may be routing as this process ends to the next one, in [`Loaded::followers`]. A shared store
+    /// need not: other control planes know them.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the next process is told nothing.
+    fn name_followers(
+        &mut self,
+        _followers: BTreeSet<NodeId>,
+    ) -> impl Future<Output = Result<(), StoreError>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// The control planes that share this store; `None`: nobody else may use it.
     fn peers(&self) -> Option<Peers> {
         None
@@ -141,6 +153,9 @@ pub struct Loaded {
     pub items: Vec<Item>,
     /// Leases that the store itself keeps alive, and says when they lapse. Empty where this process does so alone.
     pub kept: HashSet<LeaseId>,
+    /// The data planes that the process before this one named as it ended; `None`: it has named none, or not as the last thing
+    /// that it did.
+    pub followers: Option<BTreeSet<NodeId>>,
 }
 
 /// Why a store could not do it.

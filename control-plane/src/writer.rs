@@ -223,13 +223,26 @@ impl<S: Store> Writer<S> {
                 async { tokio::time::sleep_until(retry.unwrap_or_else(tokio::time::Instant::now)).await };
             tokio::select! {
                 count = self.queue.recv_many(&mut batch, MAX_GROUP) => match count {
-                    0 => return Ok(()),
+                    0 => {
+                        self.name_followers().await;
+                        return Ok(());
+                    }
                     _ => self.handle(batch.drain(..).collect()).await?,
                 },
                 news = self.store.news(), if self.doubt.is_none() => self.hear(news).await?,
                 () = retry, if self.doubt.is_some() => self.recover().await?,
                 () = stop.cancelled(), if !self.queue.is_closed() => self.queue.close(),
             }
+        }
+    }
+
+    /// Leaves word of the data planes that may be routing to the process after this one, which is to know whom to wait for.
+    async fn name_followers(&mut self) {
+        let Some(followers) = self.effects.observation.followers() else { return };
+        if self.doubt.is_none()
+            && let Err(error) = self.store.name_followers(followers).await
+        {
+            tracing::warn!(%error, "the next process is not told which data planes to expect");
         }
     }
 

@@ -49,8 +49,8 @@ pub(crate) struct ControlPlane {
     current: watch::Sender<usize>,
     /// Of a name with several addresses, the one that is tried first is another one each time.
     turn: AtomicUsize,
-    /// Where the last connection led.
-    found: Arc<Mutex<Option<Found>>>,
+    /// Where the connection in use has led, last: it is made anew when it breaks.
+    found: Mutex<Whereabouts>,
     last_stream: AtomicI64,
     hold: Hold,
     identity: Identity,
@@ -62,7 +62,7 @@ pub(crate) struct Candidate {
     channel: Channel,
     /// How many addresses after the one in use.
     steps: usize,
-    found: Option<Found>,
+    found: Whereabouts,
 }
 
 impl Candidate {
@@ -70,6 +70,9 @@ impl Candidate {
         self.channel.clone()
     }
 }
+
+/// Where a connection leads, which notes it each time that it is made; `None`: to no address, or it never was.
+type Whereabouts = Arc<Mutex<Option<Found>>>;
 
 /// Where a connection led, of a URL that names a host.
 #[derive(Debug, Clone)]
@@ -145,7 +148,7 @@ impl ControlPlane {
             urls,
             current: watch::Sender::new(0),
             turn: AtomicUsize::new(0),
-            found: Arc::default(),
+            found: Mutex::default(),
             last_stream: AtomicI64::new(0),
             hold: Hold::default(),
             identity,
@@ -166,7 +169,9 @@ impl ControlPlane {
     /// # Errors
     /// When it refuses, does not answer within 2 s, or shows a certificate that is not believed.
     pub(crate) async fn connect(&self) -> Result<Channel, transport::Error> {
-        self.dial(self.url(), Arc::clone(&self.found)).await
+        let (channel, found) = self.dial(self.url()).await?;
+        self.leads(found);
+        Ok(channel)
     }
 
     /// Connects to the address so many after the one in use, which stays in use. Cancel safe.
@@ -174,31 +179,32 @@ impl ControlPlane {
     /// # Errors
     /// As [`ControlPlane::connect`].
     pub(crate) async fn try_another(&self, steps: usize) -> Result<Candidate, transport::Error> {
-        let found: Arc<Mutex<Option<Found>>> = Arc::default();
-        let channel = self.dial(self.url_after(steps), Arc::clone(&found)).await?;
-        let found = found.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let (channel, found) = self.dial(self.url_after(steps)).await?;
         Ok(Candidate { channel, steps, found })
     }
 
     /// Uses this one from now on, by the connection that there is.
     pub(crate) fn adopt(&self, candidate: Candidate) -> Channel {
         let Candidate { channel, steps, found } = candidate;
-        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        self.leads(found);
         self.current.send_modify(|current| *current = current.wrapping_add(steps));
         channel
     }
 
-    /// Connects, and notes where that leads. Of a name with several addresses, each call begins with another one.
-    async fn dial(
-        &self,
-        url: &ControlPlaneUrl,
-        found: Arc<Mutex<Option<Found>>>,
-    ) -> Result<Channel, transport::Error> {
+    /// Notes where the connection in use leads.
+    fn leads(&self, whereabouts: Whereabouts) {
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = whereabouts;
+    }
+
+    /// Connects, and yields where that leads. Of a name with several addresses, each call begins with another one.
+    async fn dial(&self, url: &ControlPlaneUrl) -> Result<(Channel, Whereabouts), transport::Error> {
+        let found = Whereabouts::default();
+        let noted = Arc::clone(&found);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let (url, tls) = (url.clone(), Arc::clone(&self.identity.tls));
         let endpoint = endpoint(&url);
         let connector = service_fn(move |_: Uri| {
-            let (url, tls, found) = (url.clone(), Arc::clone(&tls), Arc::clone(&found));
+            let (url, tls, found) = (url.clone(), Arc::clone(&tls), Arc::clone(&noted));
             async move {
                 let mut addresses = resolve(&url).await?;
                 let count = addresses.len();
@@ -210,7 +216,7 @@ impl ControlPlane {
                 Ok::<_, io::Error>(TokioIo::new(connection))
             }
         });
-        endpoint.connect_with_connector(connector).await
+        Ok((endpoint.connect_with_connector(connector).await?, found))
     }
 
     /// Connects to where the last [`ControlPlane::connect`] has led, as long as that is of the address in use: a name may
@@ -236,7 +242,18 @@ impl ControlPlane {
     }
 
     fn found(&self) -> Option<Found> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let whereabouts = Arc::clone(&self.found.lock().unwrap_or_else(PoisonError::into_inner));
+        whereabouts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The control plane that the connection in use leads to, for people: the URL, with the address where the name has several,
+    /// for behind each may be another one.
+    pub(crate) fn followed(&self) -> String {
+        let url = self.url();
+        match self.found().filter(|found| found.url == *url && found.count > 1) {
+            Some(found) => format!("{url} ({})", found.address),
+            None => url.to_string(),
+        }
     }
 
     /// Why a connection could not be had, or was lost: what the control plane says against our certificate, else what is given.
@@ -349,6 +366,7 @@ mod tests {
     use rand::{SeedableRng, rngs::StdRng};
 
     use super::*;
+    use crate::fake_control_plane::FakeControlPlane;
 
     #[test]
     fn processes_begin_with_addresses_of_their_own_and_each_tries_all() {
@@ -367,6 +385,25 @@ mod tests {
             assert_eq!(tried.len(), 3);
         }
         assert_eq!(first.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn where_an_adopted_connection_leads_when_it_is_made_anew_is_where_reports_go() {
+        let fake = FakeControlPlane::start().await;
+        let urls =
+            ["http://127.0.0.1:1".to_owned(), fake.url()].map(|url| ControlPlaneUrl::parse(&url).unwrap());
+        let control_plane = ControlPlane::new(urls.to_vec(), Identity::default());
+        let candidate = control_plane.try_another(1).await.unwrap();
+        let noted = Arc::clone(&candidate.found);
+        control_plane.adopt(candidate);
+        assert_eq!(control_plane.found().unwrap().address, fake.address);
+        assert_eq!(control_plane.followed(), fake.url());
+        // Its name has another address by now.
+        let address = "127.0.0.1:2".parse().unwrap();
+        *noted.lock().unwrap() = Some(Found { url: urls[1].clone(), address, count: 2 });
+        assert_eq!(control_plane.found().unwrap().address, address);
+        assert_eq!(control_plane.followed(), format!("{} (127.0.0.1:2)", fake.url()));
+        assert!(control_plane.has_others());
     }
 
     #[test]

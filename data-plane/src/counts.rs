@@ -23,17 +23,19 @@ impl Count {
     }
 }
 
-/// One cell for each worker. 128 bytes is what adjacent-line prefetching makes of a 64-byte line.
+/// One cell for each worker.
 #[derive(Debug)]
-pub(crate) struct PerWorker<T>(Box<[Cell<T>]>);
+pub(crate) struct PerWorker<T>(Box<[Alone<T>]>);
 
+/// What others write costs those no time that read what is near. 128 bytes is what adjacent-line prefetching makes of a 64-byte
+/// line.
 #[derive(Debug, Default)]
 #[repr(align(128))]
-struct Cell<T>(T);
+pub(crate) struct Alone<T>(pub(crate) T);
 
 impl<T: Default> PerWorker<T> {
     pub(crate) fn new(workers: usize) -> Self {
-        Self((0..workers.max(1)).map(|_| Cell::default()).collect())
+        Self((0..workers.max(1)).map(|_| Alone::default()).collect())
     }
 
     /// The cell of a worker; workers are numbered from zero.

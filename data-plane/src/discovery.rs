@@ -36,4 +36,4 @@ pub use refusal::Refusal;
 pub use services::Services;
 pub(crate) use services_file::ServicesFile;
 pub use snapshot::Snapshot;
-pub use status::{Source, Status};
+pub use status::{Left, Source, Status};

@@ -35,9 +35,10 @@ use gateway_runtime::{
 use tokio::{runtime::LocalOptions, sync::mpsc};
 
 use self::worker::{
-    Listener, Shared, Worker,
+    Shared, Worker,
     active::{self, WorkerActive},
     addresses::Addresses,
+    listener::Listener,
     sockets::BACKLOG,
 };
 pub use self::{
@@ -329,10 +330,12 @@ fn run_worker(
     runtime.block_on(async {
         let mut listeners = Vec::new();
         for listener in plain {
-            listeners.push(Listener { socket: tokio::net::TcpListener::from_std(listener)?, tls: None });
+            let socket = tokio::net::TcpListener::from_std(listener)?;
+            listeners.push(Listener::new(socket, None, worker.limits()));
         }
         for (listener, tls) in tls.into_iter().flat_map(|(all, tls)| all.into_iter().zip(repeat(tls))) {
-            listeners.push(Listener { socket: tokio::net::TcpListener::from_std(listener)?, tls: Some(tls) });
+            let socket = tokio::net::TcpListener::from_std(listener)?;
+            listeners.push(Listener::new(socket, Some(tls), worker.limits()));
         }
         worker::run(Rc::new(worker), listeners, max_connections, leave).await;
         Ok(())

@@ -18,11 +18,14 @@ mod latency_window;
 mod outcome;
 mod peers;
 mod queue;
+mod rate;
 pub mod retry;
 mod rotation;
 mod sync;
 mod tick;
+mod unheard;
 mod window;
+mod windows;
 
 pub use balancing::Draw;
 pub use breaker::{
@@ -36,6 +39,9 @@ pub use latency_window::{LatencyWindow, Sample};
 pub use outcome::{CertificateFault, Fault, HandshakeFault, Origin, Outcome, UNAVAILABLE, judge, judge_grpc};
 pub use peers::{Comparison, compare, outliers};
 pub use queue::{Queue, Refused, Terms, Ticket};
+pub use rate::{Pacer, Rate};
 pub use rotation::Rotation;
 pub use tick::Tick;
+pub use unheard::Unheard;
 pub use window::{Totals, Window};
+pub use windows::Windows;

@@ -27,6 +27,7 @@ mod concurrency;
 mod fallback;
 mod fault;
 mod health_check;
+mod rate_limit;
 mod written;
 
 use std::{
@@ -46,6 +47,7 @@ use self::{
     fallback::FallbackTable,
     fault::FaultTable,
     health_check::HealthCheckTable,
+    rate_limit::RateLimitTable,
     written::{Size, Span},
 };
 use crate::table::{ReplicaSpec, ServiceSpec};
@@ -302,6 +304,7 @@ struct PolicyTable {
     concurrency: ConcurrencyTable,
     fault: Option<FaultTable>,
     fallback: FallbackTable,
+    rate_limit: RateLimitTable,
 }
 
 #[derive(Deserialize, Default)]
@@ -391,6 +394,7 @@ impl From<PolicyTable> for v1::Policy {
             concurrency,
             fault,
             fallback,
+            rate_limit,
         }: PolicyTable,
     ) -> Self {
         let wire = |span: Option<Span>| span.map(|span| duration(span.0));
@@ -446,6 +450,7 @@ impl From<PolicyTable> for v1::Policy {
             concurrency: Some(concurrency.into()),
             fault: fault.map(Into::into),
             fallback: Some(fallback.into()),
+            rate_limit: Some(rate_limit.into()),
             ..Default::default()
         }
     }

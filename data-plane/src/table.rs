@@ -17,6 +17,7 @@ mod measures;
 mod outlets;
 mod pending;
 mod policy;
+mod rate_limit;
 mod replica;
 mod service;
 mod spec;
@@ -54,6 +55,7 @@ pub use injection::{Delayed, FaultKind, Injecting, Injection};
 pub use latency::Buckets;
 pub use measures::{Backlog, Measures, SideBySide};
 pub use policy::{AttemptPolicy, PolicyInForce};
+pub use rate_limit::{Counted, Exceeding, RateLimited};
 pub use replica::{Failure, History, Replica, Trip};
 pub use service::{Picked, Service};
 pub use spec::{Forced, ReplicaSpec, ServiceSpec};
@@ -185,6 +187,11 @@ impl Table {
                 service.inject(&spec.policy.fault, now);
             }
         }
+    }
+
+    /// How many keys of rate limits were forgotten although requests of theirs had come too soon for that.
+    pub fn rate_keys_forgotten(&self) -> u64 {
+        self.outlets.rate_keys_forgotten()
     }
 
     /// Completes when something was applied since the last call. For one caller; cancel safe.

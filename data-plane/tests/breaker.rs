@@ -10,7 +10,7 @@
 
 mod routing {
     pub(crate) use data_plane::routing::{
-        Comparison, Fault, LatencyWindow, Outcome, Sample, Tick, Totals, Window,
+        Comparison, Fault, LatencyWindow, Outcome, Sample, Tick, Totals, Windows,
     };
 
     pub(crate) mod sync {

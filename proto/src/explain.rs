@@ -81,6 +81,10 @@ pub struct Word {
     pub breaker: Option<v1::Breaker>,
     /// Whether its guard holds a replica that the registry has no more, and since when, if that is known.
     pub held: Option<Option<prost_types::Timestamp>>,
+    /// The control plane that it follows; empty: the one that answers has no name.
+    pub control_plane: String,
+    /// The one that it followed before.
+    pub left: Option<v1::LeftControlPlane>,
 }
 
 /// Weighs words and keeps the worst.

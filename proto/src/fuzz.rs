@@ -10,7 +10,7 @@ use proptest::{collection::vec, prelude::*, sample::select};
 
 use crate::{
     Address, ControlPlaneUrl, Endpoint, Labels, LeaseId, Networks, Route, TlsServerName,
-    policy::{HashBy, Methods, Partial, Upgrades},
+    policy::{HashBy, Methods, Partial, RateKey, Upgrades},
     size, time, v1, without_user,
 };
 
@@ -271,9 +271,12 @@ proptest! {
     }
 
     #[test]
-    fn what_is_hashed_is_written_as_it_is_read(text in noise(SETTINGS, 3)) {
+    fn what_is_hashed_or_counted_is_written_as_it_is_read(text in noise(SETTINGS, 3)) {
         if let Ok(hash_by) = text.parse::<HashBy>() {
             prop_assert_eq!(hash_by.to_string().parse::<HashBy>(), Ok(hash_by));
+        }
+        if let Ok(key) = text.parse::<RateKey>() {
+            prop_assert_eq!(key.to_string().parse::<RateKey>(), Ok(key));
         }
     }
 

@@ -16,6 +16,7 @@ pub mod field;
 mod health_check;
 mod methods;
 mod partial;
+mod rate_limit;
 #[cfg(test)]
 mod reference;
 mod resolve;
@@ -31,6 +32,7 @@ use field::FIELDS;
 pub use health_check::{CheckHost, CheckMethod, CheckPath, CheckType, GrpcService, HealthCheck, Statuses};
 pub use methods::Methods;
 pub use partial::Partial;
+pub use rate_limit::{RateKey, RateLimit};
 pub use resolve::{Origin, check_resolved, check_star, resolve, resolve_with_origins};
 pub use upgrades::Upgrades;
 
@@ -69,6 +71,8 @@ pub struct Policy {
     pub fault: FaultInjection,
     /// What a client gets when no replica could answer well.
     pub fallback: Fallback,
+    /// How many requests are let through.
+    pub rate_limit: RateLimit,
 }
 
 /// How long requests in flight may take once a replica drains.

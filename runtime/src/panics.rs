@@ -17,6 +17,8 @@ use std::{
 
 use pin_project_lite::pin_project;
 
+use crate::printable::printable;
+
 /// Most characters that are kept of what a panic said: it may hold whatever a caller sent.
 const MAX_CHARS: usize = 300;
 
@@ -35,24 +37,6 @@ impl fmt::Display for PanicMessage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
-}
-
-/// The first `max` characters of a text from outside, fit for a log, a terminal and a line: what is not printable is
-/// escaped, what is cut off is shown by an ellipsis.
-pub fn printable(text: &str, max: usize) -> String {
-    let mut shown = String::new();
-    let mut chars = text.chars();
-    for char in chars.by_ref().take(max) {
-        match char {
-            // Escaped by `escape_debug`, too, but no harm to anybody.
-            '"' | '\'' | '\\' => shown.push(char),
-            _ => shown.extend(char.escape_debug()),
-        }
-    }
-    if chars.next().is_some() {
-        shown.push('…');
-    }
-    shown
 }
 
 fn text(payload: &(dyn Any + Send)) -> &str {
@@ -180,7 +164,7 @@ mod tests {
             said("called `Option::unwrap()` on a \"None\""),
             "called `Option::unwrap()` on a \"None\""
         );
-        assert_eq!(said("a\nb\u{1b}[2J\u{202e}c\0"), r"a\nb\u{1b}[2J\u{202e}c\0");
+        assert_eq!(said("a\nb\u{1b}[2J\u{202e}c\0"), r"a\nb\u{1b}[2J\u{202e}c\u{0}");
         assert_eq!(said("é ✓"), "é ✓");
         assert_eq!(said(&"x".repeat(1000)), format!("{}…", "x".repeat(MAX_CHARS)));
         assert_eq!(said(&"x".repeat(MAX_CHARS)), "x".repeat(MAX_CHARS));

@@ -53,17 +53,22 @@ impl Shutdown {
             }
         });
         tokio::spawn(async move {
-            let Some(name) = begun.until_impatient(signals).await else { return };
+            let tell = |name: &&str| tracing::info!(signal = name, "draining; a second signal ends at once");
+            let Some(name) = begun.until_impatient(signals, tell).await else { return };
             tracing::warn!(signal = name, "second signal: ending now, without waiting for what is in flight");
             std::process::exit(130);
         });
         Ok(shutdown)
     }
 
-    /// Begins with the first signal, and completes with the first that is a second wish; yields its name.
-    async fn until_impatient(&self, mut signals: mpsc::Receiver<&'static str>) -> Option<&'static str> {
-        let first = signals.recv().await?;
-        tracing::info!(signal = first, "draining; a second signal ends at once");
+    /// Begins with the first of `signals`, which `tell` is shown, and completes with the first that is a second wish, and not an
+    /// echo of the first; yields that.
+    pub async fn until_impatient<T>(
+        &self,
+        mut signals: mpsc::Receiver<T>,
+        tell: impl FnOnce(&T),
+    ) -> Option<T> {
+        tell(&signals.recv().await?);
         self.begin();
         let echoes = async { while signals.recv().await.is_some() {} };
         // Running out of time is how this ends.
@@ -106,7 +111,7 @@ mod tests {
         };
         let shutdown = Shutdown::new();
         let ended = tokio::select! {
-            name = shutdown.until_impatient(receiver) => name.map(|_| start.elapsed().as_millis()),
+            name = shutdown.until_impatient(receiver, |_| {}) => name.map(|_| start.elapsed().as_millis()),
             () = sending => None,
             () = tokio::time::sleep(Duration::from_secs(60)) => None,
         };

@@ -162,6 +162,7 @@ async fn follow(
         resume_epoch: held.epoch,
         resume_revision: held.revision,
         role: SnapshotRole::DataPlane.into(),
+        ..Default::default()
     };
     requests.send(request(Message::Hello(hello))).await?;
     let mut grpc: Grpc<Channel> = Grpc::new(channel);

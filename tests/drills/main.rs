@@ -145,6 +145,8 @@ enum Drill {
     Histories,
     /// Nothing reaches one part from another: each pair, also one way
     Partitions,
+    /// The links of a hundred data planes to their control plane go dead without a word
+    DeadLinks,
     /// The disk below the registry runs full
     DiskFull,
     /// Each flush of the disk takes long
@@ -159,6 +161,8 @@ enum Drill {
     StreamsUnread,
     /// A thousand data planes on two control planes, one of which dies
     ManyDataPlanes,
+    /// One client registers and renews without end
+    Greedy,
     /// Messages that are none, too large, or from nobody
     Malformed,
     /// Replicas that are registered by the rules and are poison
@@ -200,6 +204,7 @@ async fn run(drill: Drill, size: Size, figures: &mut Figures) {
         Drill::Rolling => control_plane::rolling::restarts(size, figures).await,
         Drill::Histories => control_plane::chaos::chaos(size, figures).await,
         Drill::Partitions => control_plane::cut_off::partitioned(size, figures).await,
+        Drill::DeadLinks => control_plane::dead_links::dead(size, figures).await,
         Drill::DiskFull => control_plane::disks::full(size, figures).await,
         Drill::DiskSlow => control_plane::disks::slow(size, figures).await,
         Drill::DiskBroken => control_plane::disks::broken(size, figures).await,
@@ -207,6 +212,7 @@ async fn run(drill: Drill, size: Size, figures: &mut Figures) {
         Drill::StreamsCut => control_plane::subscribers::cut(size, figures).await,
         Drill::StreamsUnread => control_plane::subscribers::slow(size, figures).await,
         Drill::ManyDataPlanes => control_plane::data_planes::many(size, figures).await,
+        Drill::Greedy => control_plane::greedy::greedy(size, figures).await,
         Drill::Malformed => control_plane::input::malformed(size, figures).await,
         Drill::Poisoned => control_plane::input::poisoned(size, figures).await,
     }
@@ -219,7 +225,7 @@ impl Drill {
 
     /// Whether it drops packets, for which it needs a network of its own.
     fn drops_packets(self) -> bool {
-        matches!(self, Self::BlackHole | Self::HalfOpen | Self::Partitions)
+        matches!(self, Self::BlackHole | Self::HalfOpen | Self::Partitions | Self::DeadLinks)
     }
 
     /// Whether it needs an etcd.

@@ -12,7 +12,8 @@ use gateway_proto::v1::{
     BreakerState, Endpoint, ListOverridesRequest, ListPoliciesRequest, OverrideBreakerRequest, OverrideEntry,
     Policy, RegisterRequest, ReplicaMode, TimeoutPolicy, UpdatePolicyRequest,
 };
-use gateway_tests::{Act, Browser, Gateway, Load, Process, Scripted, binaries, eventually};
+use gateway_tests::{Act, Browser, Gateway, Load, Process, Scripted, binaries, command, eventually, http1};
+use http::Method;
 use serde_json::{Value, json};
 
 /// The views of one replica's service, by what stands behind the `#`.
@@ -570,11 +571,26 @@ async fn the_lab_of_a_demo_breaks_a_replica_and_shows_what_a_client_sees_by_play
              await page.getByLabel('Failures in a row that open').fill('0');
              await bench.getByText(/breaker (open|half-open)/).waitFor();
              await page.getByRole('button', { name: 'Everything works again' }).click();
-             await bench.getByText('no fault').waitFor();
+             await bench.getByText('no fault of its own').waitFor();
              await bench.getByText('breaker closed').waitFor();
              await page.getByRole('button', { name: 'Back to the defaults' }).click();
              await until('the knobs are back', async () => page.getByRole('button', { name: 'Back to the defaults' }).isDisabled());
              await page.getByRole('button', { name: 'Stop sending' }).click()",
+        )
+        .await;
+    // What is set past the lab is shown there all the same: by a policy for the service, and by a request to the replica.
+    let control = format!("http://{}", ready["control"].as_str().unwrap());
+    let fault = ["fault", "set", "client-service", "--abort", "503", "--for", "5m", "--reason", "test"];
+    command::gwctl(&control, &fault).await.success();
+    let replicas = command::gwctl(&control, &["get", "replicas", "-o", "json"]).await.json();
+    let address = replicas["replicas"][1]["endpoint"]["address"].as_str().unwrap().parse().unwrap();
+    http1::send(address, http1::request(Method::POST, "/fault/slow?for=60s&ratio=0.5")).await;
+    browser
+        .run(
+            "await page.getByText(/The gateway injects faults: 100% answered 503/).waitFor();
+             const slow = page.locator('.tile-breaker', { hasText: 'r-2' });
+             await slow.getByText(/for \\d/).waitFor();
+             await until('its fault is chosen', async () => slow.getByLabel('is slow').isChecked())",
         )
         .await;
     assert_eq!(browser.run("return breaches(page)").await, json!([]));

@@ -95,6 +95,24 @@ async fn a_control_plane_that_lost_its_store_does_not_empty_the_data_planes() {
 }
 
 #[tokio::test]
+async fn a_drain_right_after_a_restart_is_over_when_the_data_plane_is_back() {
+    let (mut gateway, _replicas) = gateway_with_three_replicas().await;
+    gateway.synced().await;
+    gateway.control.restart_gently().await;
+    let drain = DrainReplicaRequest {
+        service: "orders".into(),
+        replica_id: "r-1".into(),
+        wait_timeout: PATIENCE,
+        ..Default::default()
+    };
+    let began = std::time::Instant::now();
+    let drained = gateway.control.registry().drain_replica(drain).await.unwrap().into_inner();
+    assert!(drained.status.as_ref().is_some_and(|status| status.is_idle), "{drained:?}");
+    // Not the twenty seconds for whoever may have been there.
+    assert!(began.elapsed().as_secs() < 10, "{:?}", began.elapsed());
+}
+
+#[tokio::test]
 async fn a_drain_does_not_wait_for_a_data_plane_that_was_ended() {
     let (gateway, _replicas) = gateway_with_three_replicas().await;
     let mut other = DataPlane::following(&gateway.control, "dp-2", &gateway.directory().join("dp-2")).await;

@@ -282,6 +282,16 @@ async fn data_planes_leave_a_control_plane_that_is_cut_off_from_etcd_for_one_tha
     })
     .await;
 
+    // Everybody can see from where it came, and why.
+    let listed = gwctl(&right.url(), &["get", "nodes"]).await;
+    let row = listed.stdout.lines().find(|line| line.starts_with("free")).unwrap_or_default();
+    assert!(row.contains(&format!("{}, ", left.url())), "{}", listed.stdout);
+    assert!(row.contains("it had lost touch with its store"), "{}", listed.stdout);
+    let told = gwctl(&right.url(), &["events"]).await;
+    let line = format!("has left {}: it had lost touch with its store", left.url());
+    assert!(told.stdout.contains(&line), "{}", told.stdout);
+    assert!(link(&free).await.contains(&format!("(left {} ", left.url())), "{}", link(&free).await);
+
     // Who knows no other one stays, and says how it stands.
     eventually("it is told", async || match link(&bound).await {
         said if said.contains("[-]control-plane has not heard of its store for") => Ok(()),

@@ -1,7 +1,8 @@
 //! End-to-end tests: what the gateway promises, held to by real processes on free ports.
 //!
 //! Names are sentences. A name that ends in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_etcd`,
-//! `by_promtool`, `by_python`, `by_chromium`, `by_playwright`, `by_go`, `by_node`, `by_java` or `by_systemd` needs that tool.
+//! `by_promtool`, `by_python`, `by_chromium`, `by_playwright`, `by_go`, `by_node`, `by_java`, `by_systemd`, `by_unshare`,
+//! `by_bash` or `by_script` needs that tool.
 
 #![expect(clippy::unwrap_used, reason = "a test ends where what it relies on does not hold")]
 
@@ -17,6 +18,7 @@ mod control_tls;
 mod dashboard;
 mod demo;
 mod deploy;
+mod describe;
 mod documents;
 mod drain;
 mod durability;
@@ -46,11 +48,13 @@ mod policies;
 mod predecessors;
 mod reflection;
 mod refusals;
+mod release;
 mod rest;
 mod rotation;
 mod routes;
 mod run;
 mod scripting;
+mod shells;
 mod startup;
 mod static_file;
 mod statistics;

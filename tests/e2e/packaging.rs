@@ -46,7 +46,7 @@ fn every_file_of_deploy_is_read_by_some_test() {
         let (folder, name) = path.rsplit_once('/').unwrap();
         let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
         match folder {
-            "deploy" => name == "release",
+            "deploy" => ["build", "release"].contains(&name),
             "deploy/prometheus" | "deploy/kubernetes" => extension == "yaml",
             "deploy/grafana" => extension == "json",
             "deploy/systemd" => ["service", "socket", "env"].contains(&extension),
@@ -465,13 +465,15 @@ fn every_dependency_is_from_the_registry() {
 }
 
 #[tokio::test]
-async fn the_release_script_is_one() {
-    let mut bash = Command::new("bash");
-    bash.arg("-n").arg(root().join("deploy/release"));
-    command::run(bash).await.success();
-    let mut usage = Command::new(root().join("deploy/release"));
-    usage.arg("--nonsense");
-    let finished = command::run(usage).await;
-    assert_eq!(finished.code(), 2);
-    assert!(finished.stdout.contains("deploy/release"), "{}", finished.stdout);
+async fn scripts_that_build_what_is_shipped_say_how_they_are_called() {
+    for script in ["deploy/build", "deploy/release"] {
+        let mut bash = Command::new("bash");
+        bash.arg("-n").arg(root().join(script));
+        command::run(bash).await.success();
+        let mut usage = Command::new(root().join(script));
+        usage.arg("--nonsense");
+        let finished = command::run(usage).await;
+        assert_eq!(finished.code(), 2);
+        assert!(finished.stdout.contains(script), "{}", finished.stdout);
+    }
 }

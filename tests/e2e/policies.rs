@@ -10,7 +10,10 @@ use gateway_proto::{
         UpdatePolicyRequest, policy_service_client::PolicyServiceClient,
     },
 };
-use gateway_tests::{Act, Gateway, Scripted, command, eventually, http1::Connection};
+use gateway_tests::{
+    Act, Gateway, Scripted, command, eventually,
+    http1::{self, Connection},
+};
 use http::Request;
 
 /// Sets the policy of `orders`, and waits until the data plane goes by it.
@@ -145,6 +148,45 @@ async fn a_limit_that_an_operator_sets_refuses_what_is_too_much_and_lets_others_
     let args = ["policy", "set", "orders", "concurrency.adaptive_min=5000"];
     let refused = command::gwctl(&gateway.control.url(), &args).await;
     let why = "concurrency.adaptive_min: 5000 is above concurrency.adaptive_max";
+    assert!(refused.stderr.contains(why), "{}", refused.stderr);
+}
+
+#[tokio::test]
+async fn a_rate_that_an_operator_sets_refuses_what_is_too_much_and_one_that_observes_only_counts_it() {
+    let gateway = Gateway::start().await;
+    let replica = Scripted::start(|_, _| Act::ok(b"hello"));
+    gateway.register("orders", "r-1", replica.address()).await;
+    let gwctl = async |args: &[&str]| command::gwctl(&gateway.control.url(), args).await;
+    let limit = async |settings: &[&str]| {
+        gwctl(&[&["policy", "set", "orders"][..], settings].concat()).await.success();
+        gateway.synced().await;
+    };
+    let mut client = Connection::open(gateway.proxy()).await.unwrap();
+    let mut statuses = async |users: &[&str]| {
+        let mut statuses = Vec::new();
+        for user in users {
+            statuses.push(client.send(request(user)).await.unwrap().status().as_u16());
+        }
+        statuses
+    };
+    let rate = ["rate_limit.requests_per_second=0.001", "rate_limit.burst=2", "rate_limit.key=header:X-User"];
+    limit(&rate).await;
+    assert_eq!(statuses(&["ann", "ann", "ann", "bob", "ann"]).await, [200, 200, 429, 200, 429]);
+    assert_eq!(replica.seen().len(), 3);
+    limit(&["rate_limit.observe_only=true"]).await;
+    assert_eq!(statuses(&["ann"; 4]).await, [200; 4]);
+    let metrics = http1::get(gateway.data.admin(), "/metrics").await;
+    let metrics = String::from_utf8_lossy(metrics.body()).into_owned();
+    for counted in ["refused\"} 2", "observed\"} 2"] {
+        let line = format!("gateway_rate_limited_requests_total{{service=\"orders\",action=\"{counted}");
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
+    let shown = gwctl(&["policy", "get", "orders"]).await.success();
+    assert!(shown.contains("header:x-user"), "{shown}");
+    let diff = gwctl(&["policy", "set", "orders", "rate_limit.burst=0", "--dry-run"]).await.success();
+    assert!(diff.contains("rate_limit.burst"), "{diff}");
+    let refused = gwctl(&["policy", "set", "orders", "rate_limit.requests_per_second=0.0001"]).await;
+    let why = "rate_limit.requests_per_second: 0.0001 is not 0 or 0.001..=1000000";
     assert!(refused.stderr.contains(why), "{}", refused.stderr);
 }
 

@@ -107,6 +107,33 @@ async fn a_supervised_program_is_drained_under_load_without_a_lost_request() {
 }
 
 #[tokio::test]
+async fn a_program_that_is_to_end_while_the_control_plane_restarts_is_drained_all_the_same() {
+    let mut gateway = Gateway::start().await;
+    let endpoint = gateway.control.url();
+    let flags = &["--grace", "120s"];
+    let mut supervisors = [supervise_replica(&endpoint, flags), supervise_replica(&endpoint, flags)];
+    eventually("both replicas are registered", async || {
+        let count = gateway.replicas("orders").await.len();
+        if count == 2 { Ok(()) } else { Err(format!("{count} replicas")) }
+    })
+    .await;
+    gateway.synced().await;
+    let load = Load::start(gateway.proxy(), "/orders/hello", 100);
+    gateway.control.kill();
+    supervisors[0].terminate();
+    says(&supervisors[0], "cannot be drained yet: the control plane cannot be reached").await;
+    // To one that has just started, the data plane has not come back yet.
+    gateway.control.restart().await;
+    eventually_within(Duration::from_secs(60), "it is drained", async || {
+        let said = supervisors[0].stderr();
+        if said.contains("drained: nothing in flight") { Ok(()) } else { Err(said) }
+    })
+    .await;
+    assert_eq!(supervisors[0].exited().await.code(), Some(0), "{}", supervisors[0].stderr());
+    load.stop().await.assert_flawless();
+}
+
+#[tokio::test]
 async fn a_program_is_told_where_it_is_and_registered_there_when_it_is_ready() {
     let gateway = Gateway::start().await;
     let show = "echo told $PORT $GW_SERVICE $GW_REPLICA_ID $GW_ADDRESS $GW_ENDPOINT; exec $0 demo-replica --listen $GW_ADDRESS";
@@ -224,6 +251,31 @@ async fn a_program_s_own_end_and_a_program_that_cannot_be_started_have_the_codes
     let mut run = supervise(&endpoint, &flags, &["sh", "-c", "exit 9"]);
     assert_eq!(run.exited().await.code(), Some(9), "{}", run.stderr());
     assert!(run.stderr().contains("given up after 2 restarts"), "{}", run.stderr());
+}
+
+#[tokio::test]
+async fn as_the_first_process_of_a_container_it_collects_whatever_has_lost_its_parent_by_unshare() {
+    // Whoever has ended and is not collected is a zombie. The program waits until there is none.
+    let line = "for n in 1 2 3; do (true &); done; sleep 0.3; \
+                while grep -qs '^State:.Z' /proc/[0-9]*/status; do sleep 0.05; done; \
+                echo collected by $(cat /proc/1/comm); exit 7";
+    let gwctl = binaries::gwctl();
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]).arg(gwctl.get_program());
+    command.args([
+        "run",
+        "--endpoint",
+        "http://127.0.0.1:1",
+        "--service",
+        "orders",
+        "--no-restart",
+        "--health",
+        "none",
+    ]);
+    command.args(["--", "sh", "-c", line]);
+    let mut run = Process::spawn("run", &mut command);
+    assert_eq!(run.exited().await.code(), Some(7), "it tells of its program's end: {}", run.stderr());
+    assert!(run.stdout().contains("app | collected by gwctl"), "{}", run.stdout());
 }
 
 #[tokio::test]

@@ -97,6 +97,17 @@ async fn a_service_manager_is_told_of_the_start_of_life_of_reloads_and_of_the_en
     }
 }
 
+/// Who rotates logs sends it to whatever runs.
+#[tokio::test]
+async fn a_hang_up_ends_no_control_plane() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut process = Process::spawn("control-plane", &mut control_plane(folder.path()));
+    process.ready().await;
+    process.hang_up();
+    process.terminate();
+    assert_eq!(process.exited().await.code(), Some(0), "it ends by what ends it");
+}
+
 /// Starts a program with a socket that somebody else has bound, under this name.
 pub(crate) fn passed(name: &str, program: &Command, socket: &TcpListener, socket_name: &str) -> Process {
     let mut command = Command::new("bash");

@@ -61,6 +61,16 @@ impl ControlPlane {
         *self = Self::spawn(place, store, self.listen, flags).await;
     }
 
+    /// Ends it in good order, and starts it again with the same store at the same address.
+    ///
+    /// # Panics
+    /// When it does not exit with 0.
+    pub async fn restart_gently(&mut self) {
+        self.process.terminate();
+        assert!(self.process.exited().await.success(), "{}", self.process.stderr());
+        self.restart().await;
+    }
+
     async fn spawn(place: Place, store: String, listen: SocketAddr, flags: Vec<String>) -> Self {
         let mut command = place.command(&binaries::control_plane());
         command.args(["--listen", &listen.to_string(), "--store", &store]).args(&flags);

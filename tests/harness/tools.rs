@@ -3,7 +3,7 @@
 //!
 //! A test whose tool is missing fails. Whoever cannot install one leaves those tests out by name, visibly:
 //! their names end in `by_curl`, `by_grpcurl`, `by_h2spec`, `by_haproxy`, `by_etcd`, `by_promtool`, `by_python`,
-//! `by_chromium`, `by_playwright`, `by_go`, `by_node`, `by_java` and `by_systemd`.
+//! `by_chromium`, `by_playwright`, `by_go`, `by_node`, `by_java`, `by_systemd`, `by_bash` and `by_script`.
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +13,22 @@ use std::path::{Path, PathBuf};
 /// When it is missing.
 pub fn curl() -> PathBuf {
     find("curl", "by_curl")
+}
+
+/// bash, from the system.
+///
+/// # Panics
+/// When it is missing.
+pub fn bash() -> PathBuf {
+    find("bash", "by_bash")
+}
+
+/// `script` of util-linux, from the system: it runs a program in a terminal of its own.
+///
+/// # Panics
+/// When it is missing.
+pub fn script() -> PathBuf {
+    find("script", "by_script")
 }
 
 /// grpcurl, from tests/.tools or the system.

@@ -119,6 +119,7 @@ fn set_eviction(eviction: v1::EvictionPolicy) -> Event {
         mask: None,
         etag: String::new(),
         allow_missing: true,
+        must_be_missing: false,
         allow_fault: true,
         said: Said::because("evictions"),
     };

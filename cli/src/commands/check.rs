@@ -12,7 +12,7 @@ use std::{
 use clap::ValueEnum;
 use gateway_proto::{
     ServiceName,
-    v1::{Replica, ReplicaMode, Service},
+    v1::{Replica, ReplicaMode},
 };
 
 use crate::{
@@ -141,6 +141,10 @@ async fn inspect(connected: Result<Control, Error>) -> (Report, Exit) {
         ),
     }];
     categories[0].findings.extend(certificate);
+    if !endpoint.is_local() {
+        let is_open = control.reflects_to_strangers().await;
+        categories[0].findings.extend(control_plane::reflection(endpoint, is_open));
+    }
     let nodes = control.nodes().await;
     categories.push(Category {
         name: data_planes::NAME,
@@ -174,33 +178,19 @@ async fn ask_data_planes(urls: &[String], (shown, timeout): (&Shown, Duration), 
     }
 }
 
-/// What the checks of services need to know; replicas and breakers only of services that give reason to look closer.
+/// What the checks of services need to know; breakers only of services that have one which is not closed.
 async fn overview(control: &Control) -> Result<Overview, Error> {
     let services = control.services().await?.services;
-    let (mut replicas, mut breakers) = (Vec::new(), Vec::new());
-    for service in services.iter().filter(|service| is_worth_a_look(service)) {
+    let replicas = control.replicas(None).await?.replicas;
+    let mut breakers = Vec::new();
+    for service in services.iter().filter(|service| service.open_breaker_count > 0) {
         let Ok(name) = ServiceName::parse(&service.service) else { continue };
-        match control.replicas(Some(&name)).await {
-            Ok(listed) => replicas.extend(listed.replicas),
-            // It went since services were listed.
-            Err(error) if error.exit == Exit::NotFound => {}
-            Err(error) => return Err(error),
-        }
-        if service.open_breaker_count > 0 {
-            breakers.extend(control.breakers(&Scope::from(Some(&name)), false).await?.breakers);
-        }
+        breakers.extend(control.breakers(&Scope::from(Some(&name)), false).await?.breakers);
     }
     let overrides = control.overrides("").await?.overrides;
     let policies = control.policies().await?.policies;
     let routes = control.routes().await?.routes;
     Ok(Overview { services, replicas, breakers, overrides, policies, routes })
-}
-
-fn is_worth_a_look(service: &Service) -> bool {
-    service.lost_replica_count > 0
-        || service.draining_replica_count > 0
-        || service.open_breaker_count > 0
-        || service.ready_replica_count == 0
 }
 
 /// Whether a replica gets no new requests by somebody's word.

@@ -25,6 +25,7 @@ pub(crate) enum Verb {
     /// Make a context the current one
     Use {
         /// Its name
+        #[arg(value_name = "CONTEXT")]
         name: String,
     },
     /// Set endpoint, output, timeout, ca-file, cert-file, key-file or token-file in the context in use, or in that of -c, which
@@ -38,6 +39,7 @@ pub(crate) enum Verb {
     /// Remove a context
     Delete {
         /// Its name
+        #[arg(value_name = "CONTEXT")]
         name: String,
     },
 }

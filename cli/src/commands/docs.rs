@@ -9,6 +9,7 @@ use clap_complete::Shell;
 
 use crate::{
     cli::Cli,
+    complete,
     error::{Error, Exit},
     output::Output,
 };
@@ -27,14 +28,12 @@ pub(crate) enum Kind {
     Flags,
 }
 
-/// Prints the script that completes commands and flags in a shell.
+/// Prints the script that completes commands, flags and names in a shell.
 ///
 /// # Errors
 /// When stdout cannot be written.
 pub(crate) fn completion(shell: Shell, output: &Output) -> Result<(), Error> {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut visible(Cli::command()), "gwctl", &mut script);
-    output.data(String::from_utf8_lossy(&script))
+    output.data(complete::script(shell))
 }
 
 /// Writes documents.
@@ -230,18 +229,13 @@ mod tests {
     }
 
     #[test]
-    fn every_command_has_a_man_page_and_every_shell_a_script() {
+    fn every_command_has_a_man_page() {
         let folder = tempfile::tempdir().unwrap();
         let output = Output { quiet: true, ..Output::plain(crate::output::Format::Table) };
         run(&Kind::Man { directory: folder.path().into() }, &output).unwrap();
         for page in ["gwctl.1", "gwctl-get-replicas.1", "gwctl-run.1", "gwctl-policy-apply.1"] {
             let text = std::fs::read_to_string(folder.path().join(page)).unwrap_or_else(|_| panic!("{page}"));
             assert!(text.contains(".SH SYNOPSIS"), "{page}");
-        }
-        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut visible(Cli::command()), "gwctl", &mut script);
-            assert!(String::from_utf8(script).unwrap().contains("breakers"), "{shell}");
         }
     }
 }

@@ -343,6 +343,7 @@ mod tests {
             inflight_request_count: inflight,
             unreported_node_count: 0,
             is_idle: acked == 2 && inflight == 0,
+            is_settling: false,
         }
     }
 

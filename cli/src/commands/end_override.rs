@@ -14,7 +14,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// Its id, as `gwctl get overrides -o name` shows it
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "OVERRIDE")]
     id: String,
     #[command(flatten)]
     authorship: Authorship,

@@ -236,7 +236,7 @@ fn severity(event: &Event) -> Cell {
 }
 
 /// Who did it: somebody by name, a data plane, or the registry itself.
-fn actor(event: &Event) -> &str {
+pub(super) fn actor(event: &Event) -> &str {
     let named = [&event.actor, &event.node_id].into_iter().find(|name| !name.is_empty());
     named.map_or("registry", String::as_str)
 }

@@ -10,6 +10,10 @@ use std::{path::PathBuf, time::SystemTime};
 use gateway_proto::{NodeId, v1};
 
 use self::ask::{Asked, Topic};
+pub(super) use self::{
+    replica::{failures, next_steps as steps, rules, trip_table},
+    service::lines,
+};
 use crate::{
     cli::Global,
     control::Control,

@@ -5,7 +5,7 @@ use gateway_proto::ServiceName;
 
 use super::{events, policy, route};
 use crate::{
-    control::{Control, Query},
+    control::{Control, Filter, Query},
     error::Error,
     output::{Listing, Output, Shown},
     watch::{self, Feed},
@@ -21,8 +21,10 @@ mod services;
 pub(super) use breakers::{alarm, attempts, retry, window};
 pub(crate) use breakers::{name as breaker_name, state_cell, why};
 pub(super) use faults::{fault_terms, in_force};
+pub(super) use nodes::{outdated, state_cell as node_state_cell};
 pub(super) use overrides::{override_subject, override_terms};
-pub(super) use replicas::{labels, spoken};
+pub(super) use replicas::{labels, replicas_table, spoken};
+pub(super) use services::breakers as service_breakers;
 
 /// Flags of `gwctl get`.
 #[derive(Debug, clap::Args)]
@@ -55,10 +57,10 @@ pub(crate) enum Noun {
     Breakers(breakers::Args),
     /// Data planes and how far each has come
     #[command(visible_aliases = ["node", "dp"])]
-    Nodes,
+    Nodes(Filter),
     /// Stored policies, the same as `gwctl policy get`
     #[command(visible_aliases = ["policy", "pol"])]
-    Policies,
+    Policies(Filter),
     /// Explicit routes, the same as `gwctl route get`
     #[command(visible_aliases = ["route", "rt"])]
     Routes,
@@ -103,8 +105,8 @@ impl Noun {
                 replicas::list(service.as_ref(), &query, control, view).await
             }
             Self::Breakers(args) => breakers::list(args, control, view).await,
-            Self::Nodes => nodes::list(control, view).await,
-            Self::Policies => policy::list(control, view).await,
+            Self::Nodes(filter) => nodes::list(filter, control, view).await,
+            Self::Policies(filter) => policy::list(filter, control, view).await,
             Self::Routes => route::list(control, view).await,
             Self::Overrides { service } => overrides::list(service.as_ref(), control, view).await,
             Self::Faults => faults::list(control, view).await,
@@ -120,7 +122,7 @@ impl Noun {
             }
             Self::Breakers(args) => args.feed(),
             // What comes with every report or heartbeat is no news.
-            Self::Nodes => Feed::Lists { ignored: &["lastReportTime"] },
+            Self::Nodes(_) => Feed::Lists { ignored: &["lastReportTime"] },
             Self::Replicas { .. } => Feed::Lists { ignored: &["lease", "observed"] },
             Self::Services(_) => {
                 Feed::Lists { ignored: &["requestRate", "successRatio", "latencyP50", "latencyP99"] }

@@ -17,7 +17,7 @@ mod what_if;
 
 pub(in crate::commands) use apply::validate;
 pub(super) use diff::doubt_about;
-pub(super) use get::list;
+pub(super) use get::{list, not_stored};
 
 /// What to do with policies.
 #[derive(Debug, Subcommand)]
@@ -67,7 +67,7 @@ pub(crate) enum Scope {
 
 impl Scope {
     /// As on the wire: the name, or `*`.
-    fn as_str(&self) -> &str {
+    pub(super) fn as_str(&self) -> &str {
         match self {
             Self::All => "*",
             Self::Service(name) => name.as_str(),

@@ -23,6 +23,7 @@ pub(crate) enum Verb {
     /// Show routes, in the order in which they count
     Get {
         /// Route; all of them when left out
+        #[arg(value_name = "ROUTE")]
         name: Option<RouteName>,
     },
     /// Create a route, or change fields of one
@@ -76,7 +77,7 @@ async fn one(name: &RouteName, control: &Control, output: &Output) -> Result<(),
 }
 
 /// The routes in the order in which they count.
-fn table(routes: &[v1::Route], now: SystemTime) -> Table {
+pub(super) fn table(routes: &[v1::Route], now: SystemTime) -> Table {
     let mut table = Table::new([
         "NAME", "HOST", "PATH", "METHODS", "HEADERS", "PRIORITY", "SERVICE", "REWRITE", "CHANGED", "BY",
         "REASON",

@@ -153,6 +153,8 @@ pub(crate) async fn run(args: Args, global: &Global, origin: Origin, output: &Ou
 
     let live = Live::new(Orphans::start(args.grace));
     let stop = Stop::on_signals(live.clone()).map_err(own)?;
+    // It ends with the process.
+    tokio::spawn(live.clone().collect_strays_as_first());
     let (lines, writers) = Lines::start(output.quiet);
     if tls.has_files() {
         // It ends with the process.

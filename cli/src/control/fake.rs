@@ -1,7 +1,7 @@
 //! A scripted control plane on a free port: canned answers, and the requests it saw.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     net::SocketAddr,
     sync::{Arc, Mutex},
 };
@@ -16,7 +16,7 @@ use gateway_proto::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::{Code, Status, transport::Server};
+use tonic::{Code, Status, Streaming, transport::Server};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 mod observability;
@@ -44,6 +44,8 @@ pub(crate) struct Script {
     pub(crate) explained: Vec<v1::ExplainReplicaResponse>,
     pub(crate) explained_services: Vec<v1::ExplainServiceResponse>,
     pub(crate) policies: BTreeMap<String, v1::Policy>,
+    /// Answers the list of policies with this code.
+    pub(crate) refuse_policies: Option<Code>,
     pub(crate) routes: BTreeMap<String, v1::Route>,
     /// What every change is answered with.
     pub(crate) rollout: v1::Rollout,
@@ -52,9 +54,15 @@ pub(crate) struct Script {
     /// What the streams of a drain's receipts send, one list for each stream. One that is followed by another ends
     /// after its list, the last one stays open.
     pub(crate) receipts: Vec<Vec<v1::WatchDrainResponse>>,
-    /// Filter and order of every list that has them.
+    /// Filter and order of lists, as they were asked for.
     pub(crate) queries: Vec<(String, String)>,
     pub(crate) drained: Vec<v1::DrainReplicaRequest>,
+    /// What the next drains are answered with, whatever else is scripted.
+    pub(crate) drains: VecDeque<Result<v1::DrainStatus, Status>>,
+    /// What the next registrations are refused with.
+    pub(crate) refuse_register: VecDeque<Status>,
+    /// Streams that keep leases alive are handed out, and answered by the test. Without it there are none.
+    pub(crate) keep_alive: Option<mpsc::UnboundedSender<KeptAlive>>,
     pub(crate) undrained: Vec<v1::UndrainReplicaRequest>,
     pub(crate) released: Vec<v1::ReleaseGuardRequest>,
     pub(crate) forced: Vec<v1::OverrideBreakerRequest>,
@@ -65,6 +73,10 @@ pub(crate) struct Script {
     pub(crate) routed: Vec<v1::UpdateRouteRequest>,
     pub(crate) deleted: Vec<v1::DeletePolicyRequest>,
 }
+
+/// One stream that keeps leases alive: what comes on it, and where answers go.
+pub(crate) type KeptAlive =
+    (Streaming<v1::KeepAliveRequest>, mpsc::Sender<Result<v1::KeepAliveResponse, Status>>);
 
 /// Shared with the running server.
 #[derive(Debug, Clone, Default)]
@@ -92,7 +104,7 @@ impl Fake {
     }
 }
 
-fn refusal(code: Code, reason: &str, why: &str) -> Status {
+pub(crate) fn refusal(code: Code, reason: &str, why: &str) -> Status {
     let details = ErrorDetails::with_error_info(reason, reason::DOMAIN, HashMap::new());
     Status::with_error_details(code, why, details)
 }

@@ -195,6 +195,19 @@ impl Control {
         scope: &Scope,
         per_node: bool,
     ) -> Result<ListBreakersResponse, Error> {
+        self.breakers_of(scope, per_node, "").await
+    }
+
+    /// Those of them that pass a filter.
+    ///
+    /// # Errors
+    /// What the control plane refuses, also of the filter.
+    pub(crate) async fn breakers_of(
+        &self,
+        scope: &Scope,
+        per_node: bool,
+        filter: &str,
+    ) -> Result<ListBreakersResponse, Error> {
         let subject = Subject { request: "list of breakers", service: &scope.service };
         collect(usize::MAX, async |page_token| {
             let request = ListBreakersRequest {
@@ -203,6 +216,7 @@ impl Control {
                 per_node,
                 page_size: PAGE_SIZE,
                 page_token,
+                filter: filter.to_owned(),
                 ..Default::default()
             };
             self.call("ListBreakers", subject, self.observability.clone().list_breakers(request)).await
@@ -215,9 +229,17 @@ impl Control {
     /// # Errors
     /// What the control plane refuses.
     pub(crate) async fn nodes(&self) -> Result<ListNodesResponse, Error> {
+        self.nodes_of("").await
+    }
+
+    /// The data planes that pass a filter.
+    ///
+    /// # Errors
+    /// What the control plane refuses, also of the filter.
+    pub(crate) async fn nodes_of(&self, filter: &str) -> Result<ListNodesResponse, Error> {
         let subject = Subject { request: "list of data planes", service: "" };
         collect(usize::MAX, async |page_token| {
-            let request = ListNodesRequest { page_size: PAGE_SIZE, page_token };
+            let request = ListNodesRequest { page_size: PAGE_SIZE, page_token, filter: filter.to_owned() };
             self.call("ListNodes", subject, self.observability.clone().list_nodes(request)).await
         })
         .await
@@ -242,9 +264,17 @@ impl Control {
     /// # Errors
     /// What the control plane refuses.
     pub(crate) async fn policies(&self) -> Result<ListPoliciesResponse, Error> {
+        self.policies_of("").await
+    }
+
+    /// The stored policies that pass a filter.
+    ///
+    /// # Errors
+    /// What the control plane refuses, also of the filter.
+    pub(crate) async fn policies_of(&self, filter: &str) -> Result<ListPoliciesResponse, Error> {
         let subject = Subject { request: "list of policies", service: "" };
         collect(usize::MAX, async |page_token| {
-            let request = ListPoliciesRequest { page_size: PAGE_SIZE, page_token };
+            let request = ListPoliciesRequest { page_size: PAGE_SIZE, page_token, filter: filter.to_owned() };
             self.call("ListPolicies", subject, self.policies.clone().list_policies(request)).await
         })
         .await
@@ -343,9 +373,17 @@ fn filter_of(selector: &str) -> Result<String, String> {
     Ok(selector.split(',').map(term).collect::<Result<Vec<_>, _>>()?.join(" AND "))
 }
 
-/// In quotes, so that every character stands for itself; a `*` in a value stands for any.
-fn quoted(text: &str) -> String {
+/// Text in a filter, in quotes, so that every character stands for itself; a `*` in a value stands for any.
+pub(crate) fn quoted(text: &str) -> String {
     format!("\"{}\"", text.trim().replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+/// Which rows of a list; the control plane evaluates it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, clap::Args)]
+pub(crate) struct Filter {
+    /// Only rows for which this holds, e.g. 'state = OPEN AND trip_count > 2'; = != < <= > >= : AND OR NOT ( )
+    #[arg(long = "filter", default_value = "", value_name = "EXPRESSION", hide_default_value = true)]
+    pub(crate) expression: String,
 }
 
 /// Whose breakers or events: everybody's, a service's, or a replica's.

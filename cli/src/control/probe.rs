@@ -9,6 +9,7 @@ use tonic::{body::Body, codegen::Service as _};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
+use tonic_prost::ProstCodec;
 
 use super::{Control, unreachable_error};
 use crate::{
@@ -75,6 +76,22 @@ impl Control {
         let mut client = HealthClient::new(self.channel.clone());
         let answer = self.call("Check", subject, client.check(HealthCheckRequest::default())).await?;
         Ok(answer.status() == ServingStatus::Serving)
+    }
+}
+
+impl Control {
+    /// Whether gRPC reflection is served to one who does not say who he is.
+    pub(crate) async fn reflects_to_strangers(&self) -> bool {
+        const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+        let asking = async {
+            // No credentials, and no question either: whoever serves it begins to answer all the same.
+            let mut client = tonic::client::Grpc::new(self.channel.clone());
+            client.ready().await.ok()?;
+            let questions = tonic::Request::new(tokio_stream::empty::<()>());
+            let path = http::uri::PathAndQuery::from_static(REFLECTION);
+            client.streaming(questions, path, ProstCodec::<(), ()>::default()).await.ok()
+        };
+        matches!(tokio::time::timeout(self.timeout, asking).await, Ok(Some(_)))
     }
 }
 

@@ -81,10 +81,10 @@ async fn an_unknown_service_names_the_one_that_was_meant() {
 
 #[tokio::test]
 async fn every_list_and_description_is_printed_in_every_format() {
-    let policies = [("orders".to_owned(), v1::Policy::default())].into();
-    let (_, _, url) = connect(Script { policies, ..orders() }).await;
+    let (_, _, url) = connect(everything()).await;
     for command in [
         "get services",
+        "get nodes",
         "get replicas orders",
         "get breakers",
         "get policies",
@@ -92,12 +92,90 @@ async fn every_list_and_description_is_printed_in_every_format() {
         "policy get orders",
         "policy get orders --resolved",
         "events",
+        "describe service orders",
         "describe replica orders/r-1",
+        "describe breaker orders/r-1",
+        "describe node dp-1",
+        "describe policy orders",
+        "describe route api",
+        "describe override breaker/orders/r-1",
+        "describe fault *",
+        "describe event 7",
     ] {
         for format in ["table", "wide", "json", "name"] {
             run(&format!("{command} -o {format}"), &url).await.expect(command);
         }
     }
+}
+
+/// One of each.
+fn everything() -> Script {
+    let policy = |service: &str| v1::Policy { service: service.into(), ..Default::default() };
+    let end_time =
+        Some(gateway_proto::time::timestamp(std::time::SystemTime::now() + Duration::from_secs(600)));
+    let fault = v1::FaultPolicy { abort_ratio: Some(0.5), end_time, ..Default::default() };
+    let star = v1::Policy { fault: Some(fault), ..policy("*") };
+    let route = v1::Route { name: "api".into(), service: "orders".into(), ..Default::default() };
+    Script {
+        policies: [("*".to_owned(), star), ("orders".to_owned(), policy("orders"))].into(),
+        routes: [("api".to_owned(), route)].into(),
+        nodes: Some(vec![v1::Node { node_id: "dp-1".into(), ..Default::default() }]),
+        overrides: vec![v1::OverrideEntry {
+            override_id: "breaker/orders/r-1".into(),
+            service: "orders".into(),
+            replica_id: "r-1".into(),
+            ..Default::default()
+        }],
+        events: vec![v1::Event { event_id: "7".into(), ..Default::default() }],
+        ..orders()
+    }
+}
+
+#[tokio::test]
+async fn what_does_not_exist_is_not_described_and_names_the_one_that_was_meant() {
+    let (_, _, url) = connect(everything()).await;
+    for (line, meant) in [
+        ("describe service odrers", "did you mean \"orders\"?"),
+        ("describe replica orders/q-1", "did you mean \"r-1\"?"),
+        ("describe breaker orders/q-1", "did you mean \"r-1\"?"),
+        ("describe node dp1", "did you mean \"dp-1\"?"),
+        ("describe policy odrers", "gwctl policy get odrers --resolved   shows what holds"),
+        ("describe route apu", "did you mean \"api\"?"),
+        ("describe override breaker/orders/r1", "did you mean \"breaker/orders/r-1\"?"),
+        ("describe fault orders", "gwctl get faults"),
+        ("describe event 8", "gwctl events -o name"),
+    ] {
+        let error = run(line, &url).await.expect_err(line);
+        assert_eq!((error.exit, error.hints[0].as_str()), (Exit::NotFound, meant), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn filters_of_breakers_data_planes_and_policies_are_passed_on_as_they_are() {
+    let (fake, _, url) = connect(everything()).await;
+    for line in ["get breakers", "get nodes", "get policies"] {
+        let words = ["--filter".to_owned(), "state = OPEN".to_owned()];
+        let line = line.split_whitespace().map(str::to_owned);
+        let start = ["gwctl", "--endpoint", &url, "--quiet"].map(str::to_owned);
+        let cli = Cli::try_parse_from(start.into_iter().chain(line).chain(words)).unwrap();
+        commands::run(cli, Origin::Flag).await.unwrap();
+        assert_eq!(fake.with(|script| script.queries.pop().unwrap()).0, "state = OPEN");
+    }
+}
+
+#[tokio::test]
+async fn services_are_shown_also_where_policies_cannot_be_read_or_are_not_known() {
+    for code in [Code::PermissionDenied, Code::Unimplemented] {
+        let (_, _, url) = connect(Script { refuse_policies: Some(code), ..orders() }).await;
+        run("get services", &url).await.unwrap();
+        run("describe service orders", &url).await.unwrap();
+    }
+    let (_, control, _) = connect(Script { refuse_policies: Some(Code::Unimplemented), ..orders() }).await;
+    let foreign = control.policies().await.unwrap_err();
+    assert_eq!(foreign.exit, Exit::Unreachable, "who has answered nothing else may be anybody: {foreign:?}");
+    control.services().await.unwrap();
+    let older = control.policies().await.unwrap_err();
+    assert!(older.headline.ends_with("is older than this gwctl: it has no ListPolicies"), "{older:?}");
 }
 
 #[tokio::test]

@@ -32,6 +32,7 @@ pub(crate) struct Answer {
     pub(crate) fallback: String,
     /// What the gateway says of an answer of its own, or of its attempts.
     pub(crate) proxy_status: String,
+    pub(crate) body: Bytes,
 }
 
 impl Client {
@@ -85,16 +86,15 @@ async fn exchange(
     connection.ready().await.map_err(|error| error.to_string())?;
     let response = connection.send_request(request).await.map_err(|error| error.to_string())?;
     let (head, body) = response.into_parts();
-    Limited::new(body, MAX_BODY_BYTES)
-        .collect()
-        .await
-        .map_err(|error| format!("the body broke off: {error}"))?;
+    let body = Limited::new(body, MAX_BODY_BYTES).collect().await;
+    let body = body.map_err(|error| format!("the body broke off: {error}"))?.to_bytes();
     let answer = Answer {
         status: head.status,
         replica: field(&head.headers, "x-demo-replica").to_owned(),
         attempts: field(&head.headers, "x-gw-attempts").parse().unwrap_or_default(),
         fallback: field(&head.headers, "x-gw-fallback").to_owned(),
         proxy_status: field(&head.headers, "proxy-status").to_owned(),
+        body,
     };
     Ok((answer, connection))
 }

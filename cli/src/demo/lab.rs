@@ -4,9 +4,8 @@
 //! and nothing else.
 
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
-    sync::{Arc, Mutex, OnceLock},
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
@@ -18,7 +17,7 @@ use axum::{
     routing::{get, post},
 };
 use http::{Method, StatusCode, header};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use tokio::sync::Semaphore;
 
 use super::{client::Client, fleet::Member};
@@ -29,17 +28,19 @@ const MAX_DELAY_MS: u64 = 10_000;
 /// Requests under way for all pages.
 const MAX_REQUESTS: usize = 16;
 
-/// What the lab knows of its demo, once that runs.
+/// A replica that says nothing of its faults for so long has not been heard.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the lab knows of its demo, once that runs. Faults are the replicas' own: whoever sets one, they tell.
 #[derive(Debug)]
 pub(crate) struct Lab {
     service: &'static str,
     place: OnceLock<(SocketAddr, Vec<Member>)>,
-    faults: Mutex<BTreeMap<String, (Fault, Instant)>>,
     requests: Semaphore,
 }
 
 /// A fault as a page asks for it.
-#[derive(Debug, Clone, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Fault {
     replica: String,
@@ -61,8 +62,7 @@ struct Wanted {
 impl Lab {
     /// One that knows nothing yet.
     pub(crate) fn new(service: &'static str) -> Arc<Self> {
-        let (place, faults) = (OnceLock::new(), Mutex::default());
-        Arc::new(Self { service, place, faults, requests: Semaphore::new(MAX_REQUESTS) })
+        Arc::new(Self { service, place: OnceLock::new(), requests: Semaphore::new(MAX_REQUESTS) })
     }
 
     /// Tells it where the demo is.
@@ -87,21 +87,26 @@ impl Lab {
 
 async fn state(State(lab): State<Arc<Lab>>) -> Result<Response, Refused> {
     let (_, members) = lab.place()?;
-    let now = Instant::now();
-    let faults = {
-        let mut faults = lab.faults.lock().expect("no code that holds the faults panics");
-        faults.retain(|_, (_, until)| *until > now);
-        faults.clone()
-    };
-    let replicas: Vec<_> = members
-        .iter()
-        .map(|member| {
-            let fault = faults.get(&member.id);
-            let left = fault.map(|(_, until)| until.duration_since(now).as_secs());
-            serde_json::json!({"id": member.id, "fault": fault.map(|(fault, _)| fault), "leftSeconds": left})
-        })
-        .collect();
+    let asked = members.iter().map(|member| tokio::spawn(fault_of(member.address)));
+    let mut replicas = Vec::new();
+    for (member, asked) in members.iter().zip(asked.collect::<Vec<_>>()) {
+        let (fault, problem) = match asked.await {
+            Ok(Ok(fault)) => (fault, None),
+            Ok(Err(why)) => (serde_json::Value::Null, Some(why)),
+            Err(_) => (serde_json::Value::Null, Some("the lab broke".to_owned())),
+        };
+        replicas.push(serde_json::json!({"id": member.id, "fault": fault, "problem": problem}));
+    }
     Ok(json(StatusCode::OK, &serde_json::json!({"service": lab.service, "replicas": replicas})))
+}
+
+/// What a replica says of its fault.
+async fn fault_of(replica: SocketAddr) -> Result<serde_json::Value, String> {
+    let mut client = Client::new(replica);
+    match tokio::time::timeout(PATIENCE, client.get("/fault")).await {
+        Ok(answer) => serde_json::from_slice(&answer?.body).map_err(|error| error.to_string()),
+        Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+    }
 }
 
 async fn set_fault(State(lab): State<Arc<Lab>>, body: Bytes) -> Result<Response, Refused> {
@@ -123,13 +128,6 @@ async fn set_fault(State(lab): State<Arc<Lab>>, body: Bytes) -> Result<Response,
     let target = format!("/fault/{kind}?for={seconds}s&ratio={ratio}&delay={delay_ms}ms");
     let asked = Client::new(member.address).ask(Method::POST, &target).await;
     asked.map_err(|why| refuse(StatusCode::BAD_GATEWAY, &format!("{} does not answer: {why}", member.id)))?;
-    let mut faults = lab.faults.lock().expect("no code that holds the faults panics");
-    if fault.kind == "off" {
-        faults.remove(&fault.replica);
-    } else {
-        let until = Instant::now() + Duration::from_secs(fault.seconds);
-        faults.insert(fault.replica.clone(), (fault, until));
-    }
     Ok(json(StatusCode::OK, &serde_json::json!({})))
 }
 
@@ -231,6 +229,33 @@ mod tests {
         assert_eq!(ask(|fault| fault["delayMs"] = 10_001.into()).await, 400);
         assert_eq!(ask(|fault| fault["more"] = 1.into()).await, 400);
         assert_eq!(ask(|_| {}).await, 502, "nobody listens there");
+    }
+
+    #[tokio::test]
+    async fn whoever_sets_a_fault_the_replica_tells_of_it_and_one_that_is_not_heard_is_no_working_one() {
+        let replica =
+            crate::demo::replica::Replica::bind("127.0.0.1:0".parse().unwrap(), "r-1").await.unwrap();
+        let address = replica.address();
+        tokio::spawn(replica.serve(gateway_runtime::Shutdown::new()));
+        let lab = Lab::new("client-service");
+        let member = |id: &str, address| Member { id: id.into(), address, pid: 1 };
+        let nobody = SocketAddr::from(([127, 0, 0, 1], 9));
+        lab.opens(nobody, &[member("r-1", address), member("r-2", nobody)]);
+        let shown = async || {
+            let response = state(State(Arc::clone(&lab))).await.unwrap();
+            let body = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
+            serde_json::from_slice::<serde_json::Value>(&body).unwrap()["replicas"].clone()
+        };
+        assert_eq!(shown().await[0], serde_json::json!({"id": "r-1", "fault": null, "problem": null}));
+        assert!(shown().await[1]["problem"].as_str().unwrap().contains("cannot connect"));
+        // As curl does it, past the lab.
+        Client::new(address).ask(Method::POST, "/fault/slow?for=60s&ratio=0.5&delay=300ms").await.unwrap();
+        let fault = shown().await[0]["fault"].clone();
+        assert_eq!(
+            (&fault["kind"], &fault["ratio"], &fault["delayMs"]),
+            (&"slow".into(), &0.5.into(), &300.into())
+        );
+        assert!(fault["leftSeconds"].as_u64().is_some_and(|left| left > 50), "{fault}");
     }
 
     #[tokio::test]

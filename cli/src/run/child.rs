@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     io,
     os::unix::process::{CommandExt as _, ExitStatusExt as _},
-    process::{Command, ExitStatus, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     str::FromStr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -44,10 +44,10 @@ pub(crate) struct Live {
 /// A program that runs, killed with all of its group when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Running {
-    child: std::process::Child,
+    child: Child,
     leader: Pid,
     live: Live,
-    copies: [JoinHandle<()>; 2],
+    copies: Vec<JoinHandle<()>>,
     is_over: bool,
 }
 
@@ -70,14 +70,14 @@ impl Running {
         prefix: &Prefix,
     ) -> io::Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
-        let mut child = command.spawn()?;
-        let leader = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let leader = leader.expect("a process that was started has an id");
-        live.add(leader);
-        let stdout = ChildStdout::from_std(child.stdout.take().expect("stdout is piped"))?;
-        let stderr = ChildStderr::from_std(child.stderr.take().expect("stderr is piped"))?;
-        let copies = [lines.copy_stdout(prefix, stdout), lines.copy_stderr(prefix, stderr)];
-        Ok(Self { child, leader, live: live.clone(), copies, is_over: false })
+        let (child, leader) = live.spawn(command)?;
+        // From here on it is killed by whatever goes wrong.
+        let mut running = Self { child, leader, live: live.clone(), copies: Vec::new(), is_over: false };
+        let Child { stdout, stderr, .. } = &mut running.child;
+        let stdout = ChildStdout::from_std(stdout.take().expect("stdout is piped"))?;
+        let stderr = ChildStderr::from_std(stderr.take().expect("stderr is piped"))?;
+        running.copies = vec![lines.copy_stdout(prefix, stdout), lines.copy_stderr(prefix, stderr)];
+        Ok(running)
     }
 
     /// The process's id.
@@ -120,9 +120,8 @@ impl Running {
     pub(crate) async fn collect(mut self) -> io::Result<End> {
         self.kill();
         self.ended().await;
-        self.live.remove(self.leader);
+        let status = self.live.collect(self.leader, || self.child.wait());
         self.is_over = true;
-        let status = self.child.wait();
         for copy in &mut self.copies {
             if timeout(LAST_LINES, &mut *copy).await.is_err() {
                 copy.abort();
@@ -152,7 +151,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         if !self.is_over {
             self.kill();
-            self.live.remove(self.leader);
+            self.live.collect(self.leader, || ());
         }
     }
 }
@@ -160,6 +159,17 @@ impl Drop for Running {
 impl Live {
     pub(crate) fn new(orphans: Orphans) -> Self {
         Self { leaders: Arc::default(), orphans: Arc::new(orphans) }
+    }
+
+    /// As the first process of a container, collects strays for as long as this process lives; nobody else does, and their entries
+    /// would fill the table of processes. Does nothing as any other process: strays are not given to that.
+    pub(crate) async fn collect_strays_as_first(self) {
+        let changes = if std::process::id() == 1 { signal(SignalKind::child()).ok() } else { None };
+        let Some(mut changes) = changes else { return };
+        loop {
+            self.collect_strays();
+            changes.recv().await;
+        }
     }
 
     /// Sends a signal to every program, not to what it has started: it knows what to do with it.
@@ -177,19 +187,54 @@ impl Live {
         }
     }
 
-    fn add(&self, leader: Pid) {
-        self.leaders().insert(leader.as_raw_pid(), leader);
-        self.orphans.begun(leader);
+    /// Collects what has ended of the children that are no programs of ours and that nobody else waits for: a process whose parent
+    /// has ended is the child of the first one in the container.
+    fn collect_strays(&self) {
+        // Held meanwhile: whoever is started has a place in it before anybody else may collect him.
+        let leaders = self.leaders();
+        let is_ours = |child: &Pid| leaders.contains_key(&child.as_raw_pid()) || self.orphans.is(*child);
+        for stray in children().filter(|child| !is_ours(child)) {
+            // One that has not ended stays, and has its turn when it has.
+            let _ = waitid(WaitId::Pid(stray), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        }
     }
 
-    fn remove(&self, leader: Pid) {
-        self.leaders().remove(&leader.as_raw_pid());
+    fn spawn(&self, command: &mut Command) -> io::Result<(Child, Pid)> {
+        let mut leaders = self.leaders();
+        let child = command.spawn()?;
+        let leader = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let leader = leader.expect("a process that was started has an id");
+        leaders.insert(leader.as_raw_pid(), leader);
+        drop(leaders);
+        self.orphans.begun(leader);
+        Ok((child, leader))
+    }
+
+    /// Has a leader that has ended collected.
+    fn collect<T>(&self, leader: Pid, wait: impl FnOnce() -> T) -> T {
+        let mut leaders = self.leaders();
+        let collected = wait();
+        leaders.remove(&leader.as_raw_pid());
+        drop(leaders);
         self.orphans.ended(leader);
+        collected
     }
 
     fn leaders(&self) -> std::sync::MutexGuard<'_, BTreeMap<i32, Pid>> {
         self.leaders.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The children of this process, as far as the system tells of them (Linux).
+fn children() -> impl Iterator<Item = Pid> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let children = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let children: Vec<_> = children
+        .flat_map(|line| {
+            line.split(' ').filter_map(|number| Pid::from_raw(number.parse().ok()?)).collect::<Vec<_>>()
+        })
+        .collect();
+    children.into_iter()
 }
 
 impl StopSignal {

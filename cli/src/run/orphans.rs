@@ -53,6 +53,14 @@ impl Orphans {
         self.tell('-', leader);
     }
 
+    /// Whether a process is the second one.
+    pub(super) fn is(&self, process: Pid) -> bool {
+        self.0.as_ref().is_some_and(|second| {
+            let second = second.lock().unwrap_or_else(PoisonError::into_inner);
+            i64::from(second.id()) == i64::from(process.as_raw_pid())
+        })
+    }
+
     fn tell(&self, what: char, leader: Pid) {
         let Some(process) = &self.0 else { return };
         let mut process = process.lock().unwrap_or_else(PoisonError::into_inner);

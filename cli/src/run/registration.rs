@@ -9,7 +9,7 @@ use gateway_proto::{
     Address, Endpoint, Mode, Protocol, ReplicaKey, reason,
     time::{duration, non_negative},
     v1::{
-        DrainReplicaRequest, DrainReplicaResponse, HealthStatus, Locality, RegisterRequest, RegisterResponse,
+        DrainReplicaRequest, DrainStatus, HealthStatus, Locality, RegisterRequest, RegisterResponse,
         ReportHealthRequest, registry_service_client::RegistryServiceClient,
     },
 };
@@ -26,6 +26,8 @@ use crate::link::Link;
 
 /// The longest wait that the registry takes, less what the answer may need.
 const MAX_WAIT: Duration = Duration::from_secs(59);
+/// How long it takes at most to hear that no data plane has come back to a control plane that has just started.
+const SETTLING_WAIT: Duration = Duration::from_secs(1);
 /// The longest reason that the registry takes, in characters.
 const MAX_REASON: usize = 256;
 
@@ -176,9 +178,13 @@ impl Keeper {
     }
 
     /// Registers, however long it takes; `None` when something else is wanted meanwhile.
+    ///
+    /// Until there is an answer it is one request that comes again: one that was given up here and arrives late would void the
+    /// lease which its repetition was granted.
     async fn register(&mut self, address: &Address) -> Option<RegisterResponse> {
         let reached = Endpoint { address: address.clone(), protocol: self.described.protocol.clone() };
-        let request = self.described.request(&self.key, &reached);
+        let mut request = self.described.request(&self.key, &reached);
+        request.request_id = lease::request_id();
         let mut pause = FIRST_PAUSE;
         let mut told = None;
         loop {
@@ -192,6 +198,10 @@ impl Keeper {
                 }
                 Err(status) => status,
             };
+            if Lost::of(&status).is_some() {
+                // It was carried out, and what came of it is gone: the next one is another request.
+                request.request_id = lease::request_id();
+            }
             let why = plain(&status);
             if told.as_ref() != Some(&why) {
                 self.say(&format!("{} is not registered: {why}; trying again", self.key));
@@ -327,53 +337,88 @@ impl Keeper {
         let began = Instant::now();
         let deadline = began + longest;
         let ask = (lease, reason, deadline);
-        let Some(begun) = self.ask_for_drain(ask, Duration::ZERO).await else { return };
-        let status = begun.status.unwrap_or_default();
-        let planes = status.rollout.as_ref().map_or(0, |rollout| rollout.node_count);
-        if planes == 0 {
-            // Nobody can be told, so nothing would come of waiting.
-            self.say(&format!("{} drained: no data plane is connected", self.key));
-            return;
-        }
+        let Some(mut status) = self.ask_for_drain(ask, Duration::ZERO).await else { return };
         if status.inflight_request_count > 0 {
             self.say(&format!("{} draining: {} in flight", self.key, status.inflight_request_count));
         }
-        let mut is_idle = status.is_idle;
-        while !is_idle && Instant::now() < deadline {
-            let wait = deadline.saturating_duration_since(Instant::now()).min(MAX_WAIT);
-            let Some(answer) = self.ask_for_drain(ask, wait).await else { return };
-            is_idle = answer.status.unwrap_or_default().is_idle;
+        while !status.is_idle && Instant::now() < deadline {
+            let longest_wait = match status.rollout.as_ref().map_or(0, |rollout| rollout.node_count) {
+                // Data planes that still route may be on their way back to a control plane that has just started.
+                0 if status.is_settling => SETTLING_WAIT,
+                0 => {
+                    // Nobody can be told, so nothing would come of waiting.
+                    self.say(&format!("{} drained: no data plane is connected", self.key));
+                    return;
+                }
+                _ => MAX_WAIT,
+            };
+            let wait = deadline.saturating_duration_since(Instant::now()).min(longest_wait);
+            let Some(next) = self.ask_for_drain(ask, wait).await else { return };
+            status = next;
         }
         let took = began.elapsed().as_secs_f64();
-        if is_idle {
+        if status.is_idle {
             self.say(&format!("{} drained: nothing in flight ({took:.1}s)", self.key));
         } else {
             self.say(&format!("{} is not drained after {took:.1}s: what is in flight is cut", self.key));
         }
     }
 
+    /// Asks for a drain until a control plane takes it, or the time is over. `None` when it comes to nothing, which is said, or
+    /// something else is wanted meanwhile.
     async fn ask_for_drain(
         &mut self,
         (lease, reason, deadline): (&str, &str, Instant),
         wait: Duration,
-    ) -> Option<DrainReplicaResponse> {
-        let request = DrainReplicaRequest {
-            service: self.key.service.to_string(),
-            replica_id: self.key.replica.to_string(),
-            drain_timeout: Some(duration(deadline.saturating_duration_since(Instant::now()))),
-            reason: reason.chars().take(MAX_REASON).collect(),
-            allow_last: true,
-            lease_id: lease.to_owned(),
-            wait_timeout: (!wait.is_zero()).then(|| duration(wait)),
-            ..Default::default()
-        };
-        match within(CALL_TIMEOUT + wait, self.client.drain_replica(request)).await {
-            Ok(answer) => Some(answer),
-            Err(status) => {
+    ) -> Option<DrainStatus> {
+        let mut pause = FIRST_PAUSE;
+        let mut told = None;
+        loop {
+            let request = DrainReplicaRequest {
+                service: self.key.service.to_string(),
+                replica_id: self.key.replica.to_string(),
+                drain_timeout: Some(duration(deadline.saturating_duration_since(Instant::now()))),
+                reason: reason.chars().take(MAX_REASON).collect(),
+                allow_last: true,
+                lease_id: lease.to_owned(),
+                wait_timeout: (!wait.is_zero()).then(|| duration(wait)),
+                ..Default::default()
+            };
+            let answer = tokio::select! {
+                answer = within(CALL_TIMEOUT + wait, self.client.drain_replica(request)) => answer,
+                _ = self.wants.changed() => return self.turn_to_what_is_wanted(),
+            };
+            let status = match answer {
+                Ok(answer) => return Some(answer.status.unwrap_or_default()),
+                Err(status) => status,
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            let rest = lease::rest_after(&status, pause).filter(|rest| *rest < left);
+            let Some(rest) = rest else {
                 self.say(&format!("{} cannot be drained: {}", self.key, plain(&status)));
-                None
+                return None;
+            };
+            let why = plain(&status);
+            if told.as_ref() != Some(&why) {
+                self.say(&format!(
+                    "{} cannot be drained yet: {why}; trying for {:.0}s more",
+                    self.key,
+                    left.as_secs_f64()
+                ));
+                told = Some(why);
             }
+            tokio::select! {
+                () = tokio::time::sleep(rest) => {}
+                _ = self.wants.changed() => return self.turn_to_what_is_wanted(),
+            }
+            pause = (pause * 2).min(MAX_PAUSE);
         }
+    }
+
+    /// Has the caller look at what is wanted now.
+    fn turn_to_what_is_wanted<T>(&mut self) -> Option<T> {
+        self.wants.mark_changed();
+        None
     }
 
     /// Leaves the registry; a control plane that does not hear it lets the lease lapse.
@@ -403,3 +448,6 @@ fn plain(status: &Status) -> String {
     }
     status.message().to_owned()
 }
+
+#[cfg(test)]
+mod tests;

@@ -157,7 +157,12 @@ impl Task {
                 answer = answers.message() => match answer {
                     Ok(Some(answer)) => {
                         overdue = None;
+                        let held = self.leases.len();
                         answer.results.into_iter().for_each(|result| self.hear(result));
+                        if self.leases.len() < held {
+                            // As for one that is over: another heartbeat of the lost lease may be under way.
+                            return true;
+                        }
                     }
                     Ok(None) | Err(_) => return true,
                 },
@@ -198,5 +203,54 @@ impl Task {
             }
             None => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gateway_proto::{
+        reason,
+        v1::{KeepAliveResponse, LeaseLost},
+    };
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{
+        control::fake::{Fake, Script},
+        link::Credentials,
+    };
+
+    #[tokio::test]
+    async fn a_late_answer_to_a_lost_lease_is_no_news_of_the_next_one() {
+        /// Nothing here takes this long unless it does not come.
+        const PATIENCE: Duration = Duration::from_secs(10);
+        let (streams, mut opened) = mpsc::unbounded_channel();
+        let (_fake, address) = Fake::start(Script { keep_alive: Some(streams), ..Script::default() }).await;
+        let channel =
+            tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+        let renewals = Renewals::start(Credentials::default().over(channel));
+        let key = ReplicaKey::parse("orders", "r-1").unwrap();
+        let lost = |reason: &str| {
+            let lost = LeaseLost { reason: reason.to_owned(), ..LeaseLost::default() };
+            let (service, replica_id) = (key.service.to_string(), key.replica.to_string());
+            let result = KeepAliveResult { service, replica_id, result: Some(Outcome::Lost(lost)) };
+            Ok(KeepAliveResponse { results: vec![result] })
+        };
+        let every = Duration::from_millis(200);
+
+        let mut first = renewals.hold(&key, "first".into(), every).await;
+        let (mut beats, answers) = timeout(PATIENCE, opened.recv()).await.unwrap().unwrap();
+        // A second heartbeat is under way before the first is answered.
+        for _ in 0..2 {
+            assert_eq!(beats.message().await.unwrap().unwrap().heartbeats[0].lease_id, "first");
+        }
+        answers.send(lost(reason::LEASE_EXPIRED)).await.unwrap();
+        first.wait_for(|word| *word == Word::Lost(reason::LEASE_EXPIRED.into())).await.unwrap();
+        let second = renewals.hold(&key, "second".into(), every).await;
+        // Its answer, which finds nobody any more.
+        let _ = answers.send(lost(reason::LEASE_MISMATCH)).await;
+        let (mut beats, _answers) = timeout(PATIENCE, opened.recv()).await.expect("another stream").unwrap();
+        assert_eq!(beats.message().await.unwrap().unwrap().heartbeats[0].lease_id, "second");
+        assert_eq!(*second.borrow(), Word::Kept(Mode::Serving));
     }
 }

@@ -1,20 +1,16 @@
 //! Signals to the supervisor: when to stop, when to stop at once, and what is passed on.
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::io::IsTerminal as _;
 
 use gateway_runtime::Shutdown;
 use rustix::process::Signal;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
-    time::Instant,
 };
 
 use super::Live;
 use crate::error::{Error, Exit};
-
-/// Signals as close as this are one wish, told twice: `timeout` and others signal a process and then its group.
-const ECHO: Duration = Duration::from_millis(200);
 
 /// What signals ask for.
 #[derive(Debug, Clone, Default)]
@@ -60,23 +56,17 @@ impl Stop {
         Ok(stop)
     }
 
-    async fn follow(self, mut wishes: mpsc::Receiver<()>) {
-        if wishes.recv().await.is_none() {
-            return;
-        }
-        self.orderly.begin();
-        let echo_is_over = Instant::now() + ECHO;
-        while wishes.recv().await.is_some() {
-            if Instant::now() >= echo_is_over {
-                self.at_once.begin();
-                return;
-            }
+    async fn follow(self, wishes: mpsc::Receiver<()>) {
+        if self.orderly.until_impatient(wishes, |()| {}).await.is_some() {
+            self.at_once.begin();
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]

@@ -30,7 +30,7 @@ pub(crate) fn screen(board: &Board, looking: &Looking, time: &str, word: &str, s
         let _ = writeln!(text, "{ALARM}{}{ALARM:#}", cut(&printable(&missing), size.columns));
     }
     if looking.mode == Mode::Help {
-        text.push_str(HELP);
+        text.push_str(&help(size.columns));
         return text;
     }
     let (table, place) = match &looking.open {
@@ -65,16 +65,49 @@ pub(crate) fn screen(board: &Board, looking: &Looking, time: &str, word: &str, s
     text
 }
 
-const HELP: &str = "
-  j, k, arrows   choose a row          enter   the service's replicas
-  s              another order         esc     back
-  /              filter by name        p       pause
-  d              drain a replica       u       undrain it
-  b              its breaker           q       quit
+const KEYS: [(&str, &str); 10] = [
+    ("j, k, arrows", "choose a row"),
+    ("enter", "the service's replicas"),
+    ("s", "another order"),
+    ("esc", "back"),
+    ("/", "filter by name"),
+    ("p", "pause"),
+    ("d", "drain a replica"),
+    ("u", "undrain it"),
+    ("b", "its breaker"),
+    ("q", "quit"),
+];
+const ABOUT: [&str; 2] = [
+    "SUCCESS is what clients saw, (BEFORE) what they would have seen without retries.",
+    "The last column is the part of requests that failed, over the last minute.",
+];
 
-SUCCESS is what clients saw, (BEFORE) what they would have seen without retries.
-The last column is the part of requests that failed, over the last minute.
-";
+/// What the keys do, in two columns where there is room.
+fn help(columns: usize) -> String {
+    let cells = KEYS.map(|(key, what)| format!("  {key:<15}{what:<24}"));
+    let in_a_row = if columns >= 82 { 2 } else { 1 };
+    let rows = cells.chunks(in_a_row).map(|row| row.concat().trim_end().to_owned());
+    let about = ABOUT.iter().flat_map(|line| wrapped(line, columns));
+    let lines = [String::new()].into_iter().chain(rows).chain([String::new()]).chain(about);
+    lines.map(|line| line + "\n").collect()
+}
+
+/// Lines of whole words, none longer than that if no word is.
+fn wrapped(text: &str, columns: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.last_mut().expect("there is one from the start");
+        if last.is_empty() {
+            last.push_str(word);
+        } else if last.chars().count() + 1 + word.chars().count() <= columns {
+            last.push(' ');
+            last.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
+}
 
 fn header(board: &Board, looking: &Looking, time: &str) -> String {
     let (all, ready, open) = board.counts();
@@ -289,6 +322,28 @@ mod tests {
         assert_eq!(board.to_json(Order::Name, "")["silentControlPlanes"][1], "c:7400");
         let low = plain(&board, &Looking::default(), Size { lines: 6, columns: 30 });
         assert!(low.lines().count() <= 6 && low.lines().all(|line| line.chars().count() <= 120), "{low}");
+    }
+
+    #[test]
+    fn help_is_whole_on_a_narrow_screen_and_in_two_columns_on_a_wide_one() {
+        let (board, looking) = (board(), Looking { mode: Mode::Help, ..Looking::default() });
+        for columns in [60, 82, 120] {
+            let text = plain(&board, &looking, Size { columns, lines: 40 });
+            let help: Vec<_> = text.lines().skip(1).collect();
+            assert!(help.iter().all(|line| line.chars().count() <= columns), "{text}");
+            let words = help.join(" ");
+            assert!(
+                words.contains("the service's replicas") && words.contains("over the last minute."),
+                "{text}"
+            );
+        }
+        let wide = plain(&board, &looking, Size { columns: 100, lines: 40 });
+        assert!(
+            wide.contains(
+                "  j, k, arrows   choose a row              enter          the service's replicas\n"
+            ),
+            "{wide}"
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use gateway_runtime::panics::printable;
+use gateway_runtime::printable::printable;
 
 use super::{Denied, Subject, limit::Buckets};
 use crate::{

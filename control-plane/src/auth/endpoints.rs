@@ -8,6 +8,8 @@ use core::net::{IpAddr, SocketAddr};
 
 use gateway_proto::{Address, Hazard, Networks};
 
+use crate::peers;
+
 /// Ports of protocols in which a line of HTTP does harm; of those that browsers refuse, the ones with a server behind them.
 const OTHER_PROTOCOLS: [u16; 22] = [
     21, 22, 23, 25, 53, 110, 111, 135, 139, 143, 389, 445, 465, 587, 636, 993, 995, 2049, 3306, 5432, 6379,
@@ -17,12 +19,22 @@ const OTHER_PROTOCOLS: [u16; 22] = [
 const METADATA_NAMES: [&str; 3] = ["metadata.google.internal", "instance-data", "instance-data.ec2.internal"];
 
 /// What was allowed against the rule, and what is ours.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct EndpointRules {
     pub(crate) networks: Networks,
     pub(crate) ports: Vec<u16>,
     /// Where this control plane listens.
-    pub(crate) own: Option<SocketAddr>,
+    pub(crate) own: Option<Own>,
+    /// Where this control plane is found, and the others of its registry.
+    pub(crate) control_planes: peers::Whereabouts,
+}
+
+/// A listener of ours.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Own {
+    pub(crate) listen: SocketAddr,
+    /// Whether an address is one of this machine's, as the system knows them.
+    pub(crate) is_of_this_machine: fn(IpAddr) -> bool,
 }
 
 impl EndpointRules {
@@ -37,6 +49,9 @@ impl EndpointRules {
                 "has port {port}, at which another protocol than HTTP is spoken: {}",
                 allow(&format!(":{port}"))
             ));
+        }
+        if self.control_planes.include(address) {
+            return Err("is a control plane".into());
         }
         match address.socket() {
             Some(socket) => self.check_ip(socket, is_local),
@@ -67,7 +82,7 @@ impl EndpointRules {
     fn check_name(&self, address: &Address, is_local: bool) -> Result<(), String> {
         let host = address.host().strip_suffix('.').unwrap_or(address.host());
         let is_localhost = host == "localhost" || host.ends_with(".localhost");
-        let is_own = is_localhost && self.own.is_some_and(|own| own.port() == address.port());
+        let is_own = is_localhost && self.own.is_some_and(|own| own.listen.port() == address.port());
         if is_own {
             return Err("is this control plane itself".into());
         }
@@ -84,10 +99,13 @@ impl EndpointRules {
 
     /// Whether something that is sent there comes to this listener.
     fn is_own(&self, socket: SocketAddr) -> bool {
-        self.own.is_some_and(|own| {
-            let is_here = socket.ip() == own.ip().to_canonical()
-                || own.ip().is_unspecified() && socket.ip().is_loopback();
-            own.port() == socket.port() && is_here
+        self.own.is_some_and(|Own { listen, is_of_this_machine }| {
+            let (ip, own) = (socket.ip(), listen.ip().to_canonical());
+            let is_here = || match own.is_unspecified() {
+                true => ip.is_loopback() || is_of_this_machine(ip),
+                false => ip == own,
+            };
+            listen.port() == socket.port() && is_here()
         })
     }
 }
@@ -103,7 +121,14 @@ mod tests {
     use super::*;
 
     fn rules() -> EndpointRules {
-        EndpointRules { own: Some("127.0.0.1:7400".parse().unwrap()), ..EndpointRules::default() }
+        listening("127.0.0.1:7400")
+    }
+
+    /// On a machine that has the address 10.0.0.7.
+    fn listening(listen: &str) -> EndpointRules {
+        let is_of_this_machine = |ip| ip == IpAddr::from([10, 0, 0, 7]);
+        let own = Own { listen: listen.parse().unwrap(), is_of_this_machine };
+        EndpointRules { own: Some(own), ..EndpointRules::default() }
     }
 
     fn refusal(rules: &EndpointRules, address: &str, is_local: bool) -> Option<String> {
@@ -192,9 +217,40 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_on_all_addresses_is_found_on_loopback() {
-        let rules = EndpointRules { own: Some("0.0.0.0:7400".parse().unwrap()), ..EndpointRules::default() };
-        assert!(refusal(&rules, "127.0.0.1:7400", true).is_some());
-        assert_eq!(refusal(&rules, "127.0.0.1:7401", true), None);
+    fn a_listener_on_all_addresses_is_found_at_those_of_its_machine() {
+        let rules = listening("0.0.0.0:7400");
+        for address in ["127.0.0.1:7400", "10.0.0.7:7400", "[::ffff:10.0.0.7]:7400"] {
+            assert_eq!(
+                refusal(&rules, address, true).as_deref(),
+                Some("is this control plane itself"),
+                "{address}"
+            );
+        }
+        // Another port, and somebody else's replica.
+        for address in ["127.0.0.1:7401", "10.0.0.7:7401", "10.0.0.8:7400"] {
+            assert_eq!(refusal(&rules, address, true), None, "{address}");
+        }
+        assert_eq!(
+            refusal(&listening("127.0.0.1:7400"), "10.0.0.7:7400", true),
+            None,
+            "it listens elsewhere"
+        );
+    }
+
+    #[test]
+    fn where_a_control_plane_of_the_registry_is_said_to_be_is_no_replica() {
+        let peers = ["cp-1.example:7400", "https://10.0.0.8:7400"];
+        let peers = peers.map(|text| peers::Address::parse(text, false).unwrap()).into();
+        let settings = peers::Settings::at(peers).advertising("CP-0.example:7400");
+        let rules = EndpointRules {
+            networks: Networks::parse(["10.0.0.0/8"]).unwrap(),
+            control_planes: peers::Whereabouts::new(&settings, None),
+            ..EndpointRules::default()
+        };
+        for address in ["cp-0.example:7400", "cp-1.example:7400", "10.0.0.8:7400", "[::ffff:10.0.0.8]:7400"] {
+            assert_eq!(refusal(&rules, address, true).as_deref(), Some("is a control plane"), "{address}");
+        }
+        assert_eq!(refusal(&rules, "cp-0.example:7401", true), None);
+        assert_eq!(refusal(&rules, "10.0.0.9:7400", true), None);
     }
 }

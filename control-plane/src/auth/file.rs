@@ -4,7 +4,7 @@
 //! entry's name, and nothing of the file is used.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fs,
     path::{Path, PathBuf},
     sync::Arc,
@@ -14,6 +14,7 @@ use std::{
 use gateway_proto::Networks;
 use gateway_runtime::{credentials::read_token, files::Watched};
 use serde::Deserialize;
+use toml::Spanned;
 
 use super::{
     book::{Book, Token, User},
@@ -30,8 +31,6 @@ use super::{
 const MAX_FILE_BYTES: u64 = 4 << 20;
 const MAX_ENTRIES: usize = 10_000;
 const MAX_NAME_CHARS: usize = 63;
-/// Of a user who has no number in this user namespace, whoever he is.
-const OVERFLOW_UID: u32 = 65_534;
 
 /// What was read, and the files that it came from.
 #[derive(Debug)]
@@ -55,7 +54,7 @@ struct Document {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct TokenEntry {
-    name: String,
+    name: Spanned<String>,
     sha256: Option<String>,
     token_file: Option<PathBuf>,
     expires: Option<String>,
@@ -83,7 +82,7 @@ struct CertificateEntry {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct UserEntry {
-    name: String,
+    name: Spanned<String>,
     uid: u32,
     roles: Vec<String>,
     #[serde(default)]
@@ -178,13 +177,14 @@ fn read(path: &Path, limit: u64) -> Result<Vec<u8>, String> {
 pub(crate) fn parse(text: &str, open: &mut dyn FnMut(&Path) -> PathBuf) -> Result<Book, String> {
     // What the parser quotes of a line that it does not understand may be a secret.
     let document: Document = toml::from_str(text).map_err(|error| {
-        let at = error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        let at = error.span().map_or(0, |span| line(text, span.start));
         format!("line {at}: {}", error.message())
     })?;
     let count = document.token.len() + document.certificate.len() + document.user.len();
     if count > MAX_ENTRIES {
         return Err(format!("has {count} entries, at most {MAX_ENTRIES} are allowed"));
     }
+    has_each_name_once(text, &document)?;
     let issuer = document.jwt.map(|entry| issuer(entry, open)).transpose()?;
     if count == 0 && issuer.is_none() {
         return Err("has no entry: nobody could do anything. Make one with  gwctl auth token".into());
@@ -198,13 +198,36 @@ pub(crate) fn parse(text: &str, open: &mut dyn FnMut(&Path) -> PathBuf) -> Resul
     })
 }
 
+/// The number of the line with this byte.
+fn line(text: &str, at: usize) -> usize {
+    text.as_bytes()[..at.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
+}
+
+/// Limits and events go by the name, of whichever kind its entry is: two of one name would be taken for one.
+fn has_each_name_once(text: &str, document: &Document) -> Result<(), String> {
+    let tokens = document.token.iter().map(|entry| ("token", &entry.name));
+    let users = document.user.iter().map(|entry| ("user", &entry.name));
+    let mut known = HashMap::new();
+    for (kind, name) in tokens.chain(users) {
+        let here = line(text, name.span().start);
+        if let Some((other, there)) = known.insert(name.get_ref(), (kind, here)) {
+            return Err(format!(
+                "{kind} {:?}, line {here}: has the name of the {other} in line {there}: give it one of its own, limits and events go by it",
+                name.get_ref()
+            ));
+        }
+    }
+    Ok(())
+}
+
 fn tokens(
     entries: &[TokenEntry],
     open: &mut dyn FnMut(&Path) -> PathBuf,
 ) -> Result<HashMap<Fingerprint, Token>, String> {
-    let (mut tokens, mut names) = (HashMap::new(), HashSet::new());
+    let mut tokens = HashMap::new();
     for entry in entries {
         let TokenEntry { name, sha256, token_file, expires, .. } = entry;
+        let name = name.get_ref();
         let at = |why: String| format!("token {name:?}: {why}");
         check_name(name).map_err(at)?;
         let fingerprint = match (sha256, token_file) {
@@ -221,9 +244,6 @@ fn tokens(
             ),
         };
         let grant = Arc::new(written!(entry).grant().map_err(at)?);
-        if !names.insert(name) {
-            return Err(at("is there twice".into()));
-        }
         if tokens.insert(fingerprint, Token { name: name.as_str().into(), grant, expires }).is_some() {
             return Err(at("is the same token as another entry's".into()));
         }
@@ -232,11 +252,12 @@ fn tokens(
 }
 
 fn users(entries: &[UserEntry]) -> Result<HashMap<u32, User>, String> {
-    let mut users = HashMap::new();
+    let (mut users, nobody) = (HashMap::<_, User>::new(), overflow_uid());
     for UserEntry { name, uid, roles, services, addresses, nodes } in entries {
+        let name = name.get_ref();
         let at = |why: String| format!("user {name:?}: {why}");
         check_name(name).map_err(at)?;
-        if *uid == OVERFLOW_UID {
+        if *uid == nobody {
             return Err(at(format!(
                 "uid {uid} is nobody: the kernel says so of whoever it cannot name here"
             )));
@@ -244,11 +265,18 @@ fn users(entries: &[UserEntry]) -> Result<HashMap<u32, User>, String> {
         let (addresses, nodes) = (addresses.as_deref(), nodes.as_deref());
         let written = Written { roles, services, addresses, nodes, from: None };
         let grant = Arc::new(written.grant().map_err(at)?);
-        if users.insert(*uid, User { name: name.as_str().into(), grant }).is_some() {
-            return Err(at(format!("uid {uid} is there twice")));
+        if let Some(other) = users.insert(*uid, User { name: name.as_str().into(), grant }) {
+            return Err(at(format!("uid {uid} is that of user {:?}, too", other.name)));
         }
     }
     Ok(users)
+}
+
+/// What the kernel says of a user who has no number in this user namespace, whoever he is.
+fn overflow_uid() -> u32 {
+    const UNLESS_SET: u32 = 65_534;
+    let set = fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
+    set.and_then(|text| text.trim().parse().ok()).unwrap_or(UNLESS_SET)
 }
 
 /// Those of certificates and of JWTs have a colon, which tells them apart.

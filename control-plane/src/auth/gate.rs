@@ -1,7 +1,6 @@
 //! The gate: finds out who asks, by what is known now. It keeps that current, and is all of this that is not pure.
 
 use std::{
-    net::IpAddr,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -27,7 +26,7 @@ use super::{
     file::{self, Loaded},
     limit::Buckets,
     remote::{Remote, Schedule},
-    share::place,
+    share::Place,
     token::{Secret, jwks::Jwks},
 };
 use crate::{clock, listeners::Whence, strangers::Peer};
@@ -54,7 +53,7 @@ pub(crate) struct Lock {
     generation: AtomicU64,
     buckets: Option<Mutex<Buckets<Share>>>,
     /// Of wrong credentials, by where they come from.
-    guesses: Mutex<Buckets<IpAddr>>,
+    guesses: Mutex<Buckets<Place>>,
     file: Option<PathBuf>,
     files: Mutex<Watched>,
     /// That there may be keys to fetch: somebody's are not known, or the file names another place.
@@ -220,7 +219,7 @@ impl Lock {
     ) -> Result<Known, Denied> {
         let credential = shown.map_err(Denied::Nobody)?;
         let (guesses, now) = (|| self.guesses.lock().unwrap_or_else(PoisonError::into_inner), clock::now());
-        let place = from.map(place);
+        let place = from.map(Place::of);
         if let Some(place) = place.filter(|_| credential.is_signed()) {
             guesses().look(&place, 1, now).map_err(|retry| Denied::Guesses { retry })?;
         }

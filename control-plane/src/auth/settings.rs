@@ -15,9 +15,10 @@ use gateway_runtime::{
 
 use super::{
     Audit, Gate, Lock,
-    endpoints::EndpointRules,
+    endpoints::{EndpointRules, Own},
     file::{self, Loaded},
 };
+use crate::{listeners, peers};
 
 /// What is offered by ALPN.
 const PROTOCOLS: &[&[u8]] = &[b"h2", b"http/1.1"];
@@ -219,7 +220,12 @@ impl Settings {
     ///
     /// # Errors
     /// A usage [`Failure`] that names the file and the entry.
-    pub(crate) fn gate(&self, own: Option<SocketAddr>, audit: Audit) -> Result<Gate, Failure> {
+    pub(crate) fn gate(
+        &self,
+        own: Option<SocketAddr>,
+        control_planes: peers::Whereabouts,
+        audit: Audit,
+    ) -> Result<Gate, Failure> {
         let lock = match &self.auth_file {
             Some(path) => {
                 let loaded = load(path)?;
@@ -236,7 +242,9 @@ impl Settings {
             None if self.is_locked() => Some(Lock::by_certificates(self.rate_limit)),
             None => None,
         };
-        let rules = EndpointRules { networks: self.networks.clone(), ports: self.ports.clone(), own };
+        let (networks, ports) = (self.networks.clone(), self.ports.clone());
+        let own = own.map(|listen| Own { listen, is_of_this_machine: listeners::is_of_this_machine });
+        let rules = EndpointRules { networks, ports, own, control_planes };
         let gate = Gate::new(lock, rules, audit);
         Ok(gate.opening(self.opens_metrics, self.opens_reflection))
     }

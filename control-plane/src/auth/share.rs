@@ -11,23 +11,36 @@ use crate::listeners::Whence;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Share {
     /// By his name and where he is: many may have the same token, and none of them pays for what another one does.
-    Known(Arc<str>, Option<IpAddr>),
+    Known(Arc<str>, Option<Place>),
     Connection(Whence),
+}
+
+/// What counts as one place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Place {
+    /// An IPv4 address, or the network of an IPv6 one, for who has one of its addresses has all 2^64.
+    Network(IpAddr),
+    /// A user of this machine, at the other end of a Unix socket.
+    User(u32),
 }
 
 impl Share {
     /// That of somebody of this name.
     pub(crate) fn of(name: &Arc<str>, from: Option<Whence>) -> Self {
-        Self::Known(Arc::clone(name), from.map(place))
+        Self::Known(Arc::clone(name), from.map(Place::of))
     }
 }
 
-/// What counts as one place: an IPv4 address, or the network of an IPv6 one, for who has one of its addresses has all 2^64. Unix
-/// sockets are of this machine, as its loopback address is.
-pub(super) fn place(from: Whence) -> IpAddr {
-    match from.ip() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
-        address => address,
+impl Place {
+    /// That of whoever comes from there.
+    pub(super) fn of(from: Whence) -> Self {
+        match from {
+            Whence::User(user) => Self::User(user),
+            Whence::Address(_) => Self::Network(match from.ip() {
+                IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+                address => address,
+            }),
+        }
     }
 }
 
@@ -44,6 +57,14 @@ mod tests {
         assert_eq!(of("[2001:db8::1]:1"), of("[2001:db8::ffff:2]:1"));
         assert_ne!(of("[2001:db8::1]:1"), of("[2001:db8:0:1::1]:1"));
         assert_ne!(of("192.0.2.1:1"), Share::of(&"other".into(), at("192.0.2.1:1")));
-        assert_eq!(of("127.0.0.1:1"), Share::of(&"ci".into(), Some(Whence::User(1000))));
+    }
+
+    #[test]
+    fn the_same_token_of_another_user_of_this_machine_has_another_share() {
+        let of = |from| Share::of(&"ci".into(), Some(from));
+        let ana = of(Whence::User(1000));
+        assert_eq!(ana, of(Whence::User(1000)));
+        assert_ne!(ana, of(Whence::User(1001)));
+        assert_ne!(ana, of(Whence::Address("127.0.0.1:1".parse().unwrap())));
     }
 }

@@ -238,7 +238,12 @@ pub const CATALOG: &[EventType] = &[
         FAIL_OPEN,
     ),
     // Of data planes.
-    registry("NODE_CONNECTED", Info, "a data plane began to follow the registry", &["address", "version"]),
+    registry(
+        "NODE_CONNECTED",
+        Info,
+        "a data plane began to follow the registry; where it has left another control plane for this one, which and why",
+        &["address", "version", "left", "left_reason"],
+    ),
     registry("NODE_DISCONNECTED", Warning, "a data plane no longer follows the registry", &[]),
     registry("NODE_LEFT", Info, "a data plane was told to end, and has finished what was in flight", &[]),
     registry(

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use gateway_proto::{NodeId, time::timestamp, v1};
+use gateway_proto::{NodeId, time::timestamp, v1, why_left};
 
 use super::{catalog::EventType, nodes::Identity, report::Held};
 use crate::clock;
@@ -10,10 +10,17 @@ use crate::clock;
 /// Services named in one sentence.
 const MAX_NAMED: usize = 5;
 
-pub(super) fn connected(identity: &Identity) -> v1::Event {
-    let message = format!("connected from {}, version {}", identity.address, identity.version);
+/// `left`: the control plane that it has left for this one.
+pub(super) fn connected(identity: &Identity, left: Option<v1::LeftControlPlane>) -> v1::Event {
+    let mut message = format!("connected from {}, version {}", identity.address, identity.version);
     let metadata = [("address", identity.address.clone()), ("version", identity.version.clone())];
-    event("NODE_CONNECTED", &identity.id, message, metadata)
+    if let Some(left) = &left {
+        message += &format!("; has left {}: {}", left.url, why_left(left));
+    }
+    let mut event = event("NODE_CONNECTED", &identity.id, message, metadata);
+    let left = left.into_iter().flat_map(|left| [("left", left.url), ("left_reason", left.reason)]);
+    event.metadata.extend(left.map(|(key, value)| (key.to_owned(), value)));
+    event
 }
 
 pub(super) fn disconnected(node: &NodeId) -> v1::Event {
@@ -111,7 +118,8 @@ mod tests {
         let held =
             Held { count: 2, services: vec![ServiceName::parse("orders").unwrap()], ..Held::default() };
         let all = [
-            connected(&identity),
+            connected(&identity, None),
+            connected(&identity, Some(v1::LeftControlPlane::default())),
             disconnected(&node),
             left(&node),
             nacked(&node, &v1::Nack { reason: "INVALID_RESOURCE".into(), message: "no".into() }),

@@ -244,6 +244,9 @@ impl Observation {
                 is_its_own
             });
             found = observed.peers.told(peer, mark.revision);
+            if mark.knows_all_nodes {
+                observed.nodes.knows_all();
+            }
         }
         self.tell(observed);
         if found {
@@ -318,6 +321,11 @@ impl Observation {
     /// Follows whether somebody reads counts here.
     pub(crate) fn follow_readers(&self) -> watch::Receiver<bool> {
         self.reads_counts.subscribe()
+    }
+
+    /// Whether no data plane is missed that may be routing since before this process.
+    pub(crate) fn knows_all_nodes(&self) -> bool {
+        self.lock().nodes.have_returned(clock::now())
     }
 
     /// Whether what every other control plane that speaks knew at `revision` has come.

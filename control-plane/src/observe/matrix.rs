@@ -113,6 +113,17 @@ pub struct Counts {
     pub open_nodes: usize,
 }
 
+/// What data planes have to do for a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Load {
+    /// Attempts that have not ended.
+    pub inflight: i32,
+    /// Requests that wait for a place at one of its replicas.
+    pub pending: i32,
+    /// Data planes that ask replicas they would not ask if there were more of the others.
+    pub fail_open_nodes: usize,
+}
+
 impl Matrix {
     /// Takes in a report that came at `at`. Yields how many rows there was no room for.
     pub fn report(&mut self, node: &NodeId, report: BreakerReport, at: SystemTime) -> usize {
@@ -178,19 +189,24 @@ impl Matrix {
         self.open.get(service).copied().unwrap_or(0)
     }
 
-    /// What all data planes have in flight to the service, and how many of its requests wait, as they reported last. In
-    /// O(rows of the service).
-    pub fn load(&self, service: &ServiceName) -> (i32, i32) {
+    /// How the service fares on all data planes, as they reported last. In O(rows of the service).
+    pub fn load(&self, service: &ServiceName) -> Load {
         let scope = Scope { service: Some(service.clone()), ..Scope::default() };
         let mut inflight = 0_i32;
-        // Every row of a data plane says how many wait for any of the service's replicas.
-        let mut pending: BTreeMap<&NodeId, i32> = BTreeMap::new();
+        // Every row of a data plane says how many wait for any of the service's replicas; where it fails open, one at
+        // least is of a replica that is asked regardless.
+        let mut nodes: BTreeMap<&NodeId, (i32, bool)> = BTreeMap::new();
         for (node, cell) in self.from(&scope, None).flat_map(|(_, replica)| &replica.rows) {
             inflight = inflight.saturating_add(cell.row.inflight_count);
-            let most = pending.entry(node).or_default();
-            *most = cell.row.pending_count.max(*most);
+            let (pending, fails_open) = nodes.entry(node).or_default();
+            *pending = cell.row.pending_count.max(*pending);
+            *fails_open |= cell.row.asked_regardless;
         }
-        (inflight, pending.into_values().fold(0, i32::saturating_add))
+        Load {
+            inflight,
+            pending: nodes.values().map(|(pending, _)| *pending).fold(0, i32::saturating_add),
+            fail_open_nodes: nodes.values().filter(|(_, fails_open)| *fails_open).count(),
+        }
     }
 
     /// How many breakers are not closed on a data plane.

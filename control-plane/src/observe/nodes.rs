@@ -6,7 +6,7 @@
 mod told;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -14,7 +14,10 @@ use std::{
 use gateway_proto::{NodeId, ReplicaKey, ServiceName, time::timestamp, v1};
 
 pub use self::told::{Taken, Told};
-use super::report::{Held, MAX_HELD};
+use super::{
+    report::{Held, MAX_HELD},
+    returns::Returns,
+};
 use crate::registry::Revision;
 
 /// A data plane that has neither reported nor acked anything for this long is named as unreachable.
@@ -33,6 +36,7 @@ pub struct Nodes {
     taken_on: BTreeMap<Revision, usize>,
     /// Of those that follow this control plane, and of those that follow others.
     capacity: usize,
+    returns: Returns,
     /// Counts changes, for those who tell other control planes of them.
     last_change: u64,
 }
@@ -86,6 +90,8 @@ struct Node {
     /// The last message with events that was taken, and of which process.
     taken_batch: (String, i64),
     home: Home,
+    /// The control plane that it followed before, as it says.
+    left: Option<v1::LeftControlPlane>,
     changed: u64,
 }
 
@@ -118,12 +124,35 @@ pub fn outdated(state: v1::NodeState) -> v1::NodeState {
 impl Nodes {
     /// At most `capacity` data planes.
     pub fn new(capacity: usize) -> Self {
-        Self { nodes: BTreeMap::new(), taken_on: BTreeMap::new(), capacity, last_change: 0 }
+        let (nodes, taken_on, returns) = (BTreeMap::new(), BTreeMap::new(), Returns::default());
+        Self { nodes, taken_on, capacity, returns, last_change: 0 }
     }
 
     /// Whether there is an entry for the data plane.
     pub fn contains(&self, id: &NodeId) -> bool {
         self.nodes.contains_key(id)
+    }
+
+    /// Notes who may be routing and is not known yet, until then: those that are `named`, or any others.
+    pub fn expect_returns(&mut self, named: Option<BTreeSet<NodeId>>, until: Instant) {
+        self.returns = Returns::expect(named, until);
+    }
+
+    /// Notes that all that may be routing are known, as somebody says who knows.
+    pub fn knows_all(&mut self) {
+        self.returns = Returns::Complete;
+    }
+
+    /// Whether all that may be routing are known.
+    pub fn have_returned(&self, now: Instant) -> bool {
+        self.returns.are_complete(now)
+    }
+
+    /// All that may be routing, known or not; `None`: nobody knows them all.
+    pub fn followers(&self, now: Instant) -> Option<BTreeSet<NodeId>> {
+        let mut followers = self.returns.absent(now)?;
+        followers.extend(self.routing(now).map(|(id, _)| id.clone()));
+        Some(followers)
     }
 
     /// Notes that a snapshot stream begins for a data plane that holds `resume`. Yields who was forgotten for it.
@@ -152,6 +181,16 @@ impl Nodes {
             node.reported = None;
         });
         Ok(forgotten)
+    }
+
+    /// Notes which control plane a data plane followed before this one, as it says. Yields whether that is news.
+    pub fn has_left(&mut self, id: &NodeId, left: Option<&v1::LeftControlPlane>) -> bool {
+        let mut is_news = false;
+        self.change(id, |node| {
+            is_news = left.is_some() && node.left.as_ref() != left;
+            node.left = left.cloned();
+        });
+        is_news
     }
 
     /// Notes that the snapshot stream ended.
@@ -403,6 +442,7 @@ impl Nodes {
     }
 
     fn entry(&mut self, id: NodeId, now: Instant) -> &mut Node {
+        self.returns.came(&id);
         self.nodes.entry(id).or_insert_with(|| Node {
             version: String::new(),
             process: String::new(),
@@ -421,6 +461,7 @@ impl Nodes {
             stream_number: 0,
             taken_batch: Default::default(),
             home: Home::Here,
+            left: None,
             changed: 0,
         })
     }
@@ -503,6 +544,7 @@ impl Node {
                 Home::Here => String::new(),
                 Home::Peer { address, .. } => address.to_string(),
             },
+            left: self.left.clone(),
         }
     }
 }

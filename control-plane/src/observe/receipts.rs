@@ -38,8 +38,8 @@ fn rollout_to<'a>(nodes: impl Iterator<Item = (&'a NodeId, Progress)>, revision:
 /// The receipts, at `now`, of a drain that the registry decided on at `revision`.
 ///
 /// A data plane has stopped sending once it has taken that revision on. What it has in flight counts from its first report
-/// after that: an earlier one could miss a request that began in between. Where no data plane is known, or some may not
-/// have come back yet, nobody knows that nothing is in flight.
+/// after that: an earlier one could miss a request that began in between. Where no data plane is known, or those that are
+/// are not known to be all, nobody knows that nothing is in flight.
 pub fn drain_status(
     nodes: &Nodes,
     matrix: &Matrix,
@@ -57,14 +57,30 @@ pub fn drain_status(
             unreported = unreported.saturating_add(1);
         }
     }
-    let has_stopped = rollout.node_count > 0 && rollout.acked_node_count == rollout.node_count;
-    let is_idle = is_settled && has_stopped && unreported == 0 && inflight == 0;
     v1::DrainStatus {
         rollout: Some(rollout),
         inflight_request_count: inflight,
         unreported_node_count: unreported,
-        is_idle,
+        is_idle: is_settled && is_idle(nodes, matrix, key, revision, now),
+        is_settling: !is_settled,
     }
+}
+
+/// Whether every data plane, and there is one, has stopped sending and said since that nothing is in flight.
+pub(super) fn is_idle(
+    nodes: &Nodes,
+    matrix: &Matrix,
+    key: &ReplicaKey,
+    revision: Revision,
+    now: Instant,
+) -> bool {
+    let mut routing = nodes.routing(now).peekable();
+    routing.peek().is_some()
+        && routing.all(|(id, progress)| {
+            progress.has_taken_on(revision)
+                && progress.has_reported_since(revision)
+                && matrix.inflight_count(key, id) == 0
+        })
 }
 
 #[cfg(test)]
@@ -258,9 +274,11 @@ mod tests {
         let mut world = World::with(&["n1"]);
         world.ack("n1", 6);
         world.report("n1", 6, 0);
-        let idle =
-            |is_settled| drain_status(&world.nodes, &world.matrix, &key(), 6, world.now, is_settled).is_idle;
-        assert_eq!((idle(false), idle(true)), (false, true));
+        let status = |is_settled| {
+            let status = drain_status(&world.nodes, &world.matrix, &key(), 6, world.now, is_settled);
+            (status.is_idle, status.is_settling)
+        };
+        assert_eq!((status(false), status(true)), ((false, true), (true, false)));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use gateway_proto::{
     time::{self, timestamp},
     v1,
 };
+use gateway_runtime::printable::is_acted_on;
 
 use super::{
     catalog::EventType,
@@ -382,6 +383,14 @@ pub(super) fn cut_nack(wire: v1::Nack) -> v1::Nack {
     v1::Nack { reason: cut(wire.reason, MAX_KEY_CHARS), message: cut(wire.message, MAX_TEXT_CHARS) }
 }
 
+/// The control plane that was followed before, as it is kept and shown.
+pub(super) fn cut_left(wire: v1::LeftControlPlane) -> Option<v1::LeftControlPlane> {
+    let plain = |text: String| text.chars().filter(|c| !c.is_control()).collect::<String>();
+    let (url, reason) = (cut(plain(wire.url), MAX_TEXT_CHARS), cut(plain(wire.reason), MAX_KEY_CHARS));
+    let leave_time = wire.leave_time.filter(time::is_valid);
+    (!url.is_empty()).then_some(v1::LeftControlPlane { url, reason, leave_time })
+}
+
 pub(super) fn parse_held(wire: v1::HeldReplicas) -> Result<Held, Invalid> {
     if wire.replicas.len() > MAX_HELD {
         return Err(Invalid::new("replicas", format!("are more than {MAX_HELD} in one message")));
@@ -401,10 +410,14 @@ pub(super) fn parse_held(wire: v1::HeldReplicas) -> Result<Held, Invalid> {
     Ok(Held { count, services, replicas: replicas.into() })
 }
 
-/// Shortens a text that is kept, and gives back the memory that the message had needed for it.
+/// Shortens a text that is kept, and gives back the memory that the message had needed for it. Whoever it is shown to is not to
+/// be reached by what a terminal would act on.
 fn cut(mut text: String, max_chars: usize) -> String {
     if let Some((end, _)) = text.char_indices().nth(max_chars) {
         text.truncate(end);
+    }
+    if text.contains(is_acted_on) {
+        text = text.replace(is_acted_on, "\u{fffd}");
     }
     text.shrink_to_fit();
     text

@@ -58,8 +58,8 @@ fn open_count(observation: &Observation) -> usize {
 #[tokio::test]
 async fn the_newest_stream_of_a_data_plane_speaks_for_it() {
     let observation = Arc::new(Observation::new(9));
-    let older = observation.connect(identity(), 0).unwrap();
-    let newer = observation.connect(identity(), 0).unwrap();
+    let older = observation.connect(identity(), 0, None).unwrap();
+    let newer = observation.connect(identity(), 0, None).unwrap();
     older.superseded().await;
     older.nacked(v1::Nack::default());
     drop(older);
@@ -71,9 +71,33 @@ async fn the_newest_stream_of_a_data_plane_speaks_for_it() {
 }
 
 #[tokio::test]
+async fn which_control_plane_a_data_plane_has_left_and_why_is_shown_and_told_once() {
+    let observation = Arc::new(Observation::new(9));
+    let left = v1::LeftControlPlane {
+        url: "http://a:7400\n".into(),
+        reason: "outdated".into(),
+        leave_time: Some(timestamp(std::time::UNIX_EPOCH)),
+    };
+    // It comes again by the same reason, for its stream broke.
+    for _ in 0..2 {
+        drop(observation.connect(identity(), 0, Some(left.clone())).unwrap());
+    }
+    let shown = observation.read(|nodes, _| nodes.list_after("", 0).next().unwrap().1.left);
+    assert_eq!(shown, Some(v1::LeftControlPlane { url: "http://a:7400".into(), ..left }));
+    let looked = observation.read_events(|timeline| timeline.before(&Scope::default(), None, 99));
+    let moved = looked.events.iter().filter(|(_, event)| event.metadata.contains_key("left"));
+    let moved: Vec<_> = moved.map(|(_, event)| (event.message.as_str(), event.repeat_count)).collect();
+    let told =
+        "connected from 10.0.0.9:1, version 1; has left http://a:7400: it had lost touch with its store";
+    assert_eq!(moved, [(told, 0)]);
+    drop(observation.connect(identity(), 0, None).unwrap());
+    assert_eq!(observation.read(|nodes, _| nodes.list_after("", 0).next().unwrap().1.left), None);
+}
+
+#[tokio::test]
 async fn a_data_plane_that_says_goodbye_is_forgotten_with_its_rows_and_missed_by_nobody() {
     let observation = Arc::new(Observation::new(9));
-    let snapshots = observation.connect(identity(), 5).unwrap();
+    let snapshots = observation.connect(identity(), 5, None).unwrap();
     let reports = observation.begin_reports(identity()).unwrap();
     reports.reported(report(true, &[("r-1", 0)], None), "e", |_| true);
     let goodbye = v1::ReportNodeStatusRequest { is_leaving: true, ..Default::default() };
@@ -107,7 +131,7 @@ async fn a_data_plane_that_makes_room_takes_its_rows_with_it() {
     let older = observation.begin_reports(identity()).unwrap();
     older.reported(report(true, &[("r-1", 0)], None), "e", |_| true);
     assert_eq!(open_count(&observation), 1);
-    let _newer = observation.connect(named("n2"), 0).unwrap();
+    let _newer = observation.connect(named("n2"), 0, None).unwrap();
     assert_eq!(open_count(&observation), 0);
     // Nor does it get rows without a place: the other one is connected and keeps its own.
     older.reported(report(true, &[("r-1", 0)], None), "e", |_| true);
@@ -123,11 +147,11 @@ async fn a_rollout_is_waited_for_until_the_slowest_connected_data_plane_has_it()
     };
     // Nobody is there to be waited for.
     assert_eq!(wait(60).await.unwrap(), v1::Rollout::default());
-    let one = observation.connect(identity(), 5).unwrap();
+    let one = observation.connect(identity(), 5, None).unwrap();
     let waiting = wait(60);
     tokio::task::yield_now().await;
     // One that comes meanwhile counts, and one that only reports does not.
-    let two = observation.connect(named("n2"), 5).unwrap();
+    let two = observation.connect(named("n2"), 5, None).unwrap();
     let _reports = observation.begin_reports(named("n3")).unwrap();
     one.acked(6);
     tokio::task::yield_now().await;
@@ -136,7 +160,7 @@ async fn a_rollout_is_waited_for_until_the_slowest_connected_data_plane_has_it()
     let rollout = waiting.await.unwrap();
     assert_eq!((rollout.node_count, rollout.acked_node_count), (2, 2));
     // One that goes no longer does.
-    let three = observation.connect(named("n4"), 0).unwrap();
+    let three = observation.connect(named("n4"), 0, None).unwrap();
     let waiting = wait(60);
     tokio::task::yield_now().await;
     drop(three);
@@ -150,7 +174,7 @@ async fn a_rollout_is_waited_for_until_the_slowest_connected_data_plane_has_it()
 #[tokio::test]
 async fn whoever_follows_the_receipts_of_a_drain_is_woken_by_each_step_up_to_the_last() {
     let observation = Arc::new(Observation::new(9));
-    let snapshots = observation.connect(identity(), 5).unwrap();
+    let snapshots = observation.connect(identity(), 5, None).unwrap();
     let reports = observation.begin_reports(identity()).unwrap();
     let mut progress = observation.follow_progress();
     let mut reported = |full, rows: &[(&str, i32)], revision| {
@@ -246,7 +270,7 @@ async fn counts_are_read_with_how_many_data_planes_are_in_them() {
     };
     let one = observation.begin_reports(identity()).unwrap();
     let two = observation.begin_reports(named("n2")).unwrap();
-    let _snapshots_only = observation.connect(named("n3"), 0).unwrap();
+    let _snapshots_only = observation.connect(named("n3"), 0, None).unwrap();
     one.reported(counted(), "e", |_| true);
     two.reported(counted(), "e", |_| true);
     let (rows, _, nodes) = reader.take();

@@ -20,6 +20,7 @@ use tonic_types::StatusExt;
 
 use super::*;
 use crate::{
+    auth::Caller,
     clock,
     edge::Edge,
     effects::Effects,
@@ -233,8 +234,8 @@ async fn a_panic_in_the_task_behind_a_stream_ends_the_stream_as_internal_and_fre
     let edge = edge();
     let (outbound, responses) = mpsc::channel::<Result<(), Status>>(1);
     outbound.try_send(Ok(())).unwrap();
-    let place = edge.event_streams.take().unwrap();
-    assert!(edge.event_streams.take().is_err());
+    let place = edge.event_streams.take_for(&Caller::anybody(None)).unwrap();
+    assert!(edge.event_streams.take_for(&Caller::anybody(None)).is_err());
     edge.spawn_stream("event_stream", place, outbound, async { panic!("no more news") });
     let mut responses = tokio_stream::wrappers::ReceiverStream::new(responses);
     assert!(responses.next().await.unwrap().is_ok());
@@ -243,7 +244,7 @@ async fn a_panic_in_the_task_behind_a_stream_ends_the_stream_as_internal_and_fre
     assert!(responses.next().await.is_none());
     edge.streams.close();
     edge.streams.wait().await;
-    assert!(edge.event_streams.take().is_ok());
+    assert!(edge.event_streams.take_for(&Caller::anybody(None)).is_ok());
     assert_eq!(events(&edge.panics), [panicked("event_stream panicked: no more news")]);
     assert_eq!(count(&edge.panics, "event_stream"), 1);
 }
@@ -253,7 +254,7 @@ async fn a_peer_that_reads_nothing_does_not_hold_up_the_end_of_its_stream() {
     let edge = edge();
     let (outbound, _responses) = mpsc::channel(1);
     outbound.try_send(Ok(())).unwrap();
-    let place = edge.event_streams.take().unwrap();
+    let place = edge.event_streams.take_for(&Caller::anybody(None)).unwrap();
     edge.spawn_stream("event_stream", place, outbound, async { Err(Refusal::AckOverdue.into()) });
     edge.streams.close();
     edge.streams.wait().await;

@@ -111,6 +111,7 @@ pub(crate) fn command(view: &View, (kind, service, id, bits): Choice) -> Command
                 mask,
                 etag,
                 allow_missing: !bit(4),
+                must_be_missing: bit(4) && bit(5),
                 allow_fault: true,
                 said: said(),
             }))

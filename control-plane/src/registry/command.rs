@@ -180,6 +180,8 @@ pub struct PolicyWish {
     pub etag: String,
     /// Whether there need not be one yet.
     pub allow_missing: bool,
+    /// Whether there may be none yet: the caller has looked, and knows of none.
+    pub must_be_missing: bool,
     /// Whether it may inject a fault that it did not before.
     pub allow_fault: bool,
     /// For people.

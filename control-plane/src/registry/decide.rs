@@ -81,12 +81,13 @@ fn commit(main: RecordWrite, at: SystemTime) -> Decision {
     Decision::Commit(Mutation::one(main, at))
 }
 
-/// Whether a change by whoever shows this lease is the owner's; a permanent replica asks for none.
+/// Whether a change by whoever shows this lease is the owner's. A permanent replica asks for none, and whoever shows one is a
+/// predecessor of it.
 fn check_lease(record: &Record, lease: Option<LeaseId>) -> Result<(), RegistryError> {
     match (record.lease, lease) {
-        (None, _) => Ok(()),
+        (None, None) => Ok(()),
         (Some(terms), Some(id)) if terms.id == id => Ok(()),
-        (Some(_), Some(_)) => Err(RegistryError::LeaseMismatch(record.key.clone())),
+        (_, Some(_)) => Err(RegistryError::LeaseMismatch(record.key.clone())),
         (Some(_), None) => Err(RegistryError::LeaseRequired(record.key.clone())),
     }
 }

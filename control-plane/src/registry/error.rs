@@ -68,7 +68,7 @@ pub enum RegistryError {
         by: String,
     },
     /// It has changed since the caller looked.
-    #[error("{0} has changed since that etag was read: read it again")]
+    #[error("{0} has changed since it was read: read it again")]
     EtagMismatch(String),
     /// Nobody ready would remain.
     #[error("{0} is the last ready replica of its service: set allow_last to drain it all the same")]

@@ -13,7 +13,7 @@ use std::{
 
 use gateway_proto::{LeaseId, ReplicaId, ReplicaKey, ServiceName, policy};
 
-use super::{Aspect, OverrideTarget, Record, Revision, ServiceEntry, View};
+use super::{Aspect, OverrideTarget, Record, ServiceEntry, View};
 
 /// A lease that has lapsed, or is lapsed and held.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,8 +143,11 @@ impl Guard {
         entry: Option<&ServiceEntry>,
         suspects: &[(Suspect, Arc<Record>)],
     ) -> Leases {
-        let first_lost =
-            suspects.iter().filter_map(|(_, record)| record.lost.as_deref()).map(|lost| lost.revision).min();
+        let first_lost = suspects
+            .iter()
+            .filter_map(|(_, record)| record.lost.as_deref())
+            .map(|lost| lost.incarnation)
+            .min();
         let is_suspect =
             |id: &ReplicaId| suspects.binary_search_by(|(suspect, _)| suspect.key.replica.cmp(id)).is_ok();
         let recent = self.recent.get(service);
@@ -204,7 +207,7 @@ impl Leases {
 }
 
 /// Whether a replica came after the first of the suspects was lost. One that only registered anew did not.
-fn is_newcomer(record: &Record, first_lost: Option<Revision>) -> bool {
+fn is_newcomer(record: &Record, first_lost: Option<i64>) -> bool {
     first_lost.is_some_and(|lost| record.first_incarnation > lost)
 }
 

@@ -112,7 +112,7 @@ fn expected(
     fresh: &Candidates,
 ) -> Option<BTreeMap<ReplicaKey, Known>> {
     let mut next = model.clone();
-    let may = |known: &Known, lease: Option<LeaseId>| known.lease.is_none() || known.lease == lease;
+    let may = |known: &Known, lease: Option<LeaseId>| known.lease == lease;
     match command {
         Command::Register(wish) => {
             let number = u8::try_from(wish.endpoint.address.port() - 100).unwrap();

@@ -88,8 +88,8 @@ impl LeaseTerms {
 pub struct Lost {
     /// By the wall clock.
     pub since: SystemTime,
-    /// The registry's revision then: what registered later came after the loss.
-    pub revision: Revision,
+    /// The latest incarnation then: what came after the loss has a greater one.
+    pub incarnation: i64,
 }
 
 /// A replica that gets no new requests.

@@ -33,6 +33,8 @@ use super::{
 #[derive(Debug, Clone, Default)]
 pub struct View {
     revision: Revision,
+    /// The largest incarnation that was met here. More than the revision where records came from another store.
+    incarnation: i64,
     services: BTreeMap<ServiceName, ServiceEntry>,
     replica_count: usize,
     policies: Policies,
@@ -62,12 +64,21 @@ impl View {
     #[must_use]
     pub fn remembering(mut self, before: &Self) -> Self {
         self.removals.clone_from(&before.removals);
+        self.incarnation = self.incarnation.max(before.incarnation);
         self
     }
 
     /// The revision of the last change applied.
     pub fn revision(&self) -> Revision {
         self.revision
+    }
+
+    /// No replica that is known, nor any that was removed here, has a greater incarnation: who comes next gets one that has.
+    ///
+    /// The revision outgrows every incarnation that is drawn from it. Those of records that were moved here were drawn from
+    /// the revisions of another store, of which ours know nothing.
+    pub fn latest_incarnation(&self) -> i64 {
+        self.incarnation.max(self.revision)
     }
 
     /// How many replicas there are in all services.
@@ -304,6 +315,8 @@ impl View {
     }
 
     fn put_replica(&mut self, record: Arc<Record>) -> Change {
+        let lost_at = record.lost.as_deref().map_or(0, |lost| lost.incarnation);
+        self.incarnation = self.incarnation.max(record.incarnation).max(lost_at);
         let is_new = !self.services.contains_key(&record.key.service);
         let service = if is_new { ServiceStep::Appeared } else { ServiceStep::Stayed };
         let entry = self.services.entry(record.key.service.clone()).or_default();

@@ -9,11 +9,12 @@ use tokio::{
 };
 use tonic::Status;
 
-use super::{page::Page, registry::parse_key};
+use super::{observability::BREAKERS, page::Page, registry::parse_key};
 use crate::{
     clock,
     edge::Edge,
     observe::{Change, Dirty, Matrix, RowName, Scope},
+    query::Filter,
     refusal::Refusal,
     writer::WriteError,
 };
@@ -107,13 +108,15 @@ impl Query {
 /// One page of breakers.
 pub(super) fn list(edge: &Edge, wire: &v1::ListBreakersRequest) -> Result<v1::ListBreakersResponse, Refusal> {
     let query = Query::parse(wire)?;
-    let page = Page::parse(wire.page_size, &wire.page_token, &["breakers", &format!("{query:?}")])?;
+    let filter = Filter::parse(&BREAKERS, &wire.filter)?;
+    let arguments = ["breakers", &format!("{query:?}"), &wire.filter];
+    let page = Page::parse(wire.page_size, &wire.page_token, &arguments)?;
     let observation = &edge.effects.observation;
     let mut after = page.after().map(parse_row_name).transpose()?;
     let mut rows = Vec::new();
     loop {
         let scanned = observation.read(|_, matrix| query.scan(matrix, after.as_ref()));
-        rows.extend(scanned.rows);
+        rows.extend(scanned.rows.into_iter().filter(|row| filter.admits(row)));
         after = scanned.reached;
         if after.is_none() || rows.len() > page.size() {
             break;

@@ -49,7 +49,7 @@ fn open(
     inbound: Streaming<v1::StreamSnapshotsRequest>,
     caller: Caller,
 ) -> Result<Responses, Status> {
-    let place = edge.snapshot_streams.take()?;
+    let place = edge.snapshot_streams.take_for(&caller)?;
     let (outbound, responses) = mpsc::channel(BUFFERED);
     let work = serve(Arc::clone(edge), inbound, outbound.clone(), caller);
     edge.spawn_stream("snapshot_stream", place, outbound, work);
@@ -94,7 +94,11 @@ async fn serve(
     } else {
         let identity = identity(node, peer).map_err(|error| invalid(error.within("hello.node")))?;
         caller.admit_node(&identity.id, "StreamSnapshots").map_err(Refusal::from)?;
-        let seat = edge.effects.observation.connect(identity, resume.unwrap_or(0)).map_err(Refusal::from)?;
+        let seat = edge
+            .effects
+            .observation
+            .connect(identity, resume.unwrap_or(0), hello.left)
+            .map_err(Refusal::from)?;
         tracing::info!(node = %seat.node(), resume = ?resume, "data plane connected");
         Some(seat)
     };

@@ -12,10 +12,11 @@ use gateway_proto::{
 };
 use tokio::task::yield_now;
 
+use super::registry::count;
 use crate::{
     clock,
     edge::Edge,
-    observe::{Matrix, Nodes},
+    observe::{Matrix, Nodes, outdated},
     refusal::Refusal,
     registry::{Record, RegistryError, Removed, Revision, View},
 };
@@ -71,6 +72,7 @@ pub(super) async fn service(
         let facts = common.facts(edge, &record.key, Some(&record), None);
         all.add(explain(edge, &record.key, facts, 0, None).await);
     }
+    all.fails_open_on(count(edge.effects.observation.read(|_, matrix| matrix.load(&name).fail_open_nodes)));
     let silent_control_planes = edge.effects.observation.silent_control_planes();
     Ok(v1::ExplainServiceResponse { silent_control_planes, ..all.finish() })
 }
@@ -137,8 +139,15 @@ async fn explain(
     let mut all = Explanation::new(facts, limit, only.map(NodeId::as_str));
     let mut after = String::new();
     loop {
-        let words =
+        let mut words =
             edge.effects.observation.read(|nodes, matrix| words(nodes, matrix, key, &after, revision));
+        let is_outdated = !edge.effects.leases.store_silence(clock::now()).is_zero();
+        for word in words.iter_mut().filter(|word| word.control_plane.is_empty()) {
+            word.control_plane.clone_from(&edge.myself.address);
+            if is_outdated {
+                word.state = outdated(word.state);
+            }
+        }
         let is_last = words.len() < AT_ONCE;
         if let Some(last) = words.last() {
             after.clone_from(&last.node_id);
@@ -161,6 +170,8 @@ fn words(nodes: &Nodes, matrix: &Matrix, key: &ReplicaKey, after: &str, head: Re
         report_time: node.last_report_time,
         breaker: matrix.row(&(key.clone(), Some(id.clone()))),
         held: nodes.held_since(id, key).map(|since| since.map(timestamp)),
+        control_plane: node.control_plane,
+        left: node.left,
         node_id: node.node_id,
     };
     nodes.list_after(after, head).take(AT_ONCE).map(word).collect()

@@ -178,13 +178,12 @@ impl Stream {
             health,
             reason: String::new(),
         };
-        let (edge, share) = (Arc::clone(&self.edge), self.caller.share());
+        let (edge, caller) = (Arc::clone(&self.edge), self.caller.clone());
         let mut due: Vec<_> = self.reports.drain().map(command).collect();
         self.reporting.spawn(async move {
             while !due.is_empty() {
                 let rest = due.split_off(due.len().min(REPORTS));
-                let turn = edge.turns.take(share.as_ref(), due.len()).await;
-                drop(edge.commands.submit_all_in(turn, std::mem::replace(&mut due, rest)).await);
+                edge.submit_admitted(&caller, std::mem::replace(&mut due, rest)).await;
             }
         });
     }

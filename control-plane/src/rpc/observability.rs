@@ -1,5 +1,6 @@
 //! `gateway.v1.ObservabilityService`: what data planes report, and what operators read.
 
+mod fields;
 mod reports;
 mod statistics;
 mod timeline;
@@ -11,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+pub(super) use self::fields::{BREAKERS, NODES};
 #[cfg(test)]
 pub(super) use self::timeline::EVENTS;
 use super::{
@@ -20,7 +22,9 @@ use super::{
     registry::count,
     what_if,
 };
-use crate::{auth::Caller, clock, edge::Edge, observe::outdated, refusal::Refusal, registry::View};
+use crate::{
+    auth::Caller, clock, edge::Edge, observe::outdated, query::Filter, refusal::Refusal, registry::View,
+};
 
 /// Messages of a watch between its task and the connection.
 const BUFFERED: usize = 64;
@@ -71,8 +75,8 @@ impl ObservabilityService for Observability {
         &self,
         request: Request<Streaming<v1::ReportNodeStatusRequest>>,
     ) -> Result<Response<Self::ReportNodeStatusStream>, Status> {
-        let place = self.0.report_streams.take()?;
         let caller = Caller::of(request.extensions()).clone();
+        let place = self.0.report_streams.take_for(&caller)?;
         // An answer or two on their way, and perhaps the status that ends the stream.
         let (outbound, responses) = mpsc::channel(4);
         let work = reports::take(Arc::clone(&self.0), request.into_inner(), outbound.clone(), caller);
@@ -126,26 +130,26 @@ impl ObservabilityService for Observability {
         request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
         let request = request.into_inner();
-        let page = Page::parse(request.page_size, &request.page_token, &["nodes"])?;
+        let page = Page::parse(request.page_size, &request.page_token, &["nodes", &request.filter])?;
+        let filter = Filter::parse(&NODES, &request.filter).map_err(Refusal::from)?;
         let revision = self.0.effects.publisher.read(View::revision);
-        let (nodes, next_page_token) = self.0.effects.observation.read(|nodes, matrix| {
+        let myself = &self.0.myself;
+        let is_outdated = !self.0.effects.leases.store_silence(clock::now()).is_zero();
+        let observation = &self.0.effects.observation;
+        let (nodes, next_page_token) = observation.read(|nodes, matrix| {
             let listed =
                 nodes.list_after(page.after().unwrap_or_default(), revision).map(|(id, mut node)| {
                     node.open_breaker_count = count(matrix.open_breaker_count(id));
+                    if node.control_plane.is_empty() {
+                        node.control_plane.clone_from(&myself.address);
+                        if is_outdated {
+                            node.set_state(outdated(node.state()));
+                        }
+                    }
                     node
                 });
-            page.cut(listed, |node| node.node_id.clone())
+            page.cut(listed.filter(|node| filter.admits(node)), |node| node.node_id.clone())
         });
-        let observation = &self.0.effects.observation;
-        let myself = &self.0.myself;
-        let mut nodes: Vec<v1::Node> = nodes;
-        let is_outdated = !self.0.effects.leases.store_silence(clock::now()).is_zero();
-        for node in nodes.iter_mut().filter(|node| node.control_plane.is_empty()) {
-            node.control_plane.clone_from(&myself.address);
-            if is_outdated {
-                node.set_state(outdated(node.state()));
-            }
-        }
         Ok(Response::new(v1::ListNodesResponse {
             nodes,
             next_page_token,

@@ -172,6 +172,7 @@ impl Telling {
     async fn tell_all(&mut self) {
         loop {
             let revision = self.edge.effects.publisher.read(View::revision);
+            let knows_all_nodes = self.edge.effects.observation.knows_all_nodes();
             let (mut message, is_all) = self.edge.effects.observation.tell_peer(&mut self.sent);
             let is_news = !is_all
                 || !message.nodes.is_empty()
@@ -182,7 +183,7 @@ impl Telling {
             // Two that only tell each other that they have been told would never come to rest.
             if is_news || is_due {
                 message.revision = revision;
-                message.mark = is_all.then_some(v1::PeerMark { revision });
+                message.mark = is_all.then_some(v1::PeerMark { revision, knows_all_nodes });
                 self.send(message).await;
             }
             if is_all {

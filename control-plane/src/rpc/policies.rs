@@ -1,20 +1,46 @@
 //! `gateway.v1.PolicyService`: how requests are treated, for one service or for all.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use gateway_proto::{
-    Check, Invalid, policy,
+    Check, Invalid,
+    policy::{self, field::FIELDS},
     v1::{self, policy_service_server::PolicyService},
 };
+use tokio::task::yield_now;
 use tonic::{Request, Response, Status};
 
 use super::{asked, page::Page};
 use crate::{
     auth::Caller,
     edge::Edge,
+    query::{Field, Filter, Read, Schema},
     refusal::Refusal,
     registry::{Answer, Command, PolicyWish, RegistryError, Scope, StoredPolicy},
 };
+
+/// Policies looked at while the writer waits: some microseconds.
+const AT_ONCE: usize = 512;
+
+/// What may be asked of a stored policy.
+pub(super) static POLICIES: Schema<v1::Policy> = Schema {
+    what: "a policy",
+    fields: &[
+        Field { name: "service", read: Read::Text(|policy| Cow::Borrowed(&policy.service)) },
+        // As `gwctl policy set` takes them: settings.breaker.failure_ratio = 0.5.
+        Field { name: "settings", read: Read::Entry(|policy, path| setting(policy, path).map(Cow::Owned)) },
+        Field { name: "updated_by", read: Read::Text(|policy| Cow::Borrowed(&policy.updated_by)) },
+        Field { name: "update_reason", read: Read::Text(|policy| Cow::Borrowed(&policy.update_reason)) },
+        Field { name: "update_time", read: Read::Time(|policy| policy.update_time) },
+        Field { name: "revision", read: Read::Number(|policy| policy.revision) },
+    ],
+};
+
+/// The value of a setting, where the policy says one.
+fn setting(policy: &v1::Policy, path: &str) -> Option<String> {
+    let field = FIELDS.iter().find(|field| field.path() == path)?;
+    Some(field.read(policy).ok()??.to_string())
+}
 
 /// The service.
 #[derive(Debug)]
@@ -60,19 +86,31 @@ impl PolicyService for Policies {
         request: Request<v1::ListPoliciesRequest>,
     ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
         let request = request.into_inner();
-        let page = Page::parse(request.page_size, &request.page_token, &["policies"])?;
-        let after =
+        let page = Page::parse(request.page_size, &request.page_token, &["policies", &request.filter])?;
+        let filter = Filter::parse(&POLICIES, &request.filter).map_err(Refusal::from)?;
+        let mut after =
             page.after().map(|name| Scope::parse(name).map_err(|_| Refusal::PageToken)).transpose()?;
-        let (stored, next_page_token, revision) = self.0.effects.publisher.read(|view| {
-            let policies = view.policies();
-            let stored: Box<dyn Iterator<Item = _>> = match &after {
-                Some(after) => Box::new(policies.stored_after(after)),
-                None => Box::new(policies.stored()),
-            };
-            let (stored, token) = page.cut(stored.cloned(), |policy| policy.scope.to_string());
-            (stored, token, view.revision())
-        });
-        let policies = stored.iter().map(|policy| policy.to_wire()).collect();
+        let (mut found, mut begun_at) = (Vec::new(), None);
+        loop {
+            // Read in parts, so that the writer never waits for a filter.
+            let (part, revision) = self.0.effects.publisher.read(|view| {
+                let policies = view.policies();
+                let stored: Box<dyn Iterator<Item = _>> = match &after {
+                    Some(after) => Box::new(policies.stored_after(after)),
+                    None => Box::new(policies.stored()),
+                };
+                (stored.take(AT_ONCE).cloned().collect::<Vec<Arc<StoredPolicy>>>(), view.revision())
+            });
+            begun_at.get_or_insert(revision);
+            found.extend(part.iter().map(|stored| stored.to_wire()).filter(|policy| filter.admits(policy)));
+            after = part.last().filter(|_| part.len() == AT_ONCE).map(|last| last.scope.clone());
+            if after.is_none() || found.len() > page.size() {
+                break;
+            }
+            yield_now().await;
+        }
+        let (policies, next_page_token) = page.cut(found.into_iter(), |policy| policy.service.clone());
+        let revision = begun_at.unwrap_or_default();
         Ok(Response::new(v1::ListPoliciesResponse { policies, next_page_token, revision }))
     }
 
@@ -90,6 +128,10 @@ impl PolicyService for Policies {
         let scope = scope.and_then(|scope| check.take(scope.map_err(|invalid| invalid.within("policy"))));
         let said = check.take(asked::said(&request.author, &request.reason, &caller));
         let wait = check.take(asked::wait(request.wait_timeout));
+        if request.must_be_missing && !request.etag.is_empty() {
+            let why = "excludes etag: what is missing has none";
+            check.take::<()>(Err(Invalid::new("must_be_missing", why)));
+        }
         check.finish().map_err(Refusal::from)?;
         let (Some(change), Some(scope), Some(said), Some(wait)) = (policy, scope, said, wait) else {
             unreachable!("nothing was refused")
@@ -100,6 +142,7 @@ impl PolicyService for Policies {
             mask: request.update_mask,
             etag: request.etag,
             allow_missing: request.allow_missing,
+            must_be_missing: request.must_be_missing,
             allow_fault: self.0.allow_fault_injection,
             said,
         };

@@ -1,5 +1,9 @@
 //! The store that a configuration names, whichever it is.
 
+use std::collections::BTreeSet;
+
+use gateway_proto::NodeId;
+
 use super::{Commit, Etcd, EtcdFiles, Loaded, Memory, News, Peers, Redb, Store, StoreError, StoreLocation};
 use crate::{
     leases::Outlet,
@@ -64,6 +68,14 @@ impl Store for AnyStore {
             Self::Redb(store) => store.news().await,
             Self::Etcd(store) => store.news().await,
             Self::Memory(store) => store.news().await,
+        }
+    }
+
+    async fn name_followers(&mut self, followers: BTreeSet<NodeId>) -> Result<(), StoreError> {
+        match self {
+            Self::Redb(store) => store.name_followers(followers).await,
+            Self::Etcd(store) => store.name_followers(followers).await,
+            Self::Memory(store) => store.name_followers(followers).await,
         }
     }
 

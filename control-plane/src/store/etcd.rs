@@ -227,7 +227,7 @@ impl Store for Etcd {
         };
         self.audit_at = next_audit();
         let Content { head, epoch, items, kept, .. } = content;
-        Ok(Loaded { epoch, revision: head, items, kept })
+        Ok(Loaded { epoch, revision: head, items, kept, followers: None })
     }
 
     async fn commit(&mut self, base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {

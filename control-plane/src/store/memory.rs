@@ -49,7 +49,13 @@ impl Default for Memory {
 impl Store for Memory {
     async fn load(&mut self) -> Result<Loaded, StoreError> {
         let items = self.items.values().cloned().collect();
-        Ok(Loaded { epoch: self.epoch.clone(), revision: self.revision, items, kept: HashSet::new() })
+        Ok(Loaded {
+            epoch: self.epoch.clone(),
+            revision: self.revision,
+            items,
+            kept: HashSet::new(),
+            followers: None,
+        })
     }
 
     async fn commit(&mut self, _base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {

@@ -26,7 +26,8 @@ pub enum MoveError {
 }
 
 /// Copies all that `from` holds into `to`. Nothing is changed in `from`. Leases keep their ids, so owners go on renewing them; each
-/// has one full time to live from the start of a control plane on `to`.
+/// has one full time to live from the start of a control plane on `to`. Incarnations stay what they are, and go on from the
+/// greatest of them: revisions of the two stores do not compare.
 ///
 /// Not cancel safe: `to` holds a part then, and is refused the next time.
 ///
@@ -78,15 +79,24 @@ fn moved(mut item: Item) -> RecordWrite {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::Arc,
+        time::{Duration, UNIX_EPOCH},
+    };
+
+    use gateway_proto::{Address, ReplicaId, ServiceName};
+    use proptest::prelude::*;
+
     use super::*;
     use crate::{
+        clock,
         registry::{
-            View,
+            Candidates, Command, Committed, Decision, Guard, Limits, Record, Registration, Suspect, View,
             arbitrary::{carried_out, choices},
+            decide,
         },
         store::{Memory, Redb},
     };
-    use proptest::prelude::*;
 
     /// What it is, whenever it came.
     fn timeless(items: impl IntoIterator<Item = Item>) -> Vec<Item> {
@@ -120,6 +130,94 @@ mod tests {
         let from = migrate(&mut Damaged, &mut Memory::new()).await;
         assert_eq!(from, Err(MoveError::From(why.clone())));
         assert_eq!(migrate(&mut Memory::new(), &mut Damaged).await, Err(MoveError::To(why)));
+    }
+
+    const TTL: Duration = Duration::from_secs(15);
+    const LIMITS: Limits = Limits { replicas: 100, replicas_per_service: 100 };
+
+    /// A registry that carries commands out in its store.
+    struct Registry<S> {
+        store: S,
+        view: View,
+        drawn: u64,
+    }
+
+    impl<S: Store> Registry<S> {
+        /// As a control plane begins with a store.
+        async fn start(mut store: S) -> Self {
+            let loaded = store.load().await.unwrap();
+            Self { store, view: View::new(loaded.revision, loaded.items), drawn: 0 }
+        }
+
+        async fn run(&mut self, command: Command) {
+            self.drawn += 1;
+            let fresh = Candidates::from_random(self.drawn, rand::random());
+            let Ok(Decision::Commit(mutation)) = decide(&self.view, &LIMITS, &command, &fresh, UNIX_EPOCH)
+            else {
+                panic!("nothing comes of {command:?}")
+            };
+            let committed =
+                self.store.commit(self.view.revision(), std::slice::from_ref(&mutation)).await.unwrap();
+            let Commit::Durable(revisions) = committed else { panic!("{committed:?}") };
+            self.view.apply(Committed { revision: revisions[0], mutation });
+        }
+
+        async fn register(&mut self, number: u16) {
+            let address = Address::parse(&format!("10.0.0.1:{}", number + 1)).unwrap();
+            let replica = Some(ReplicaId::parse(&format!("r{number:02}")).unwrap());
+            let wish = Registration::permanent(ServiceName::parse("orders").unwrap(), address);
+            self.run(Command::Register(Registration { replica, ttl: Some(TTL), ..wish })).await;
+        }
+
+        /// Leases of the first five lapse. Does as the guard says, and yields how many go and how many are held.
+        async fn sweep(&mut self, guard: &mut Guard) -> (usize, usize) {
+            let first = |record: &&Arc<Record>| record.key.replica.as_str() < "r05";
+            let suspects = self.view.replicas().filter(first).map(|record| Suspect {
+                key: record.key.clone(),
+                lease: record.lease.unwrap().id,
+                ttl: TTL,
+                silent_for: TTL,
+                is_excused: false,
+            });
+            let judged = guard.judge(&self.view, suspects.collect(), clock::now(), UNIX_EPOCH).remove(0);
+            let sizes = (judged.expire.len(), judged.hold.len());
+            for Suspect { key, lease, silent_for, .. } in judged.hold {
+                if self.view.get(&key).unwrap().lost.is_none() {
+                    self.run(Command::Hold { key, lease, silent_for }).await;
+                }
+            }
+            sizes
+        }
+    }
+
+    #[tokio::test]
+    async fn who_was_moved_is_no_newcomer_to_those_who_are_lost_later() {
+        let mut old = Registry::start(Memory::new()).await;
+        // A store in which much has happened.
+        for _ in 0..20 {
+            for number in 0..10 {
+                old.register(number).await;
+            }
+        }
+        let mut fresh = Memory::new();
+        let moved = migrate(&mut old.store, &mut fresh).await.unwrap();
+        assert!(moved.from > 10 * moved.to, "{moved:?}");
+        let mut new = Registry::start(fresh).await;
+        let mut guard = Guard::default();
+        assert_eq!(new.sweep(&mut guard).await, (0, 5));
+        assert_eq!(new.sweep(&mut guard).await, (0, 5), "the other five have taken nobody's place");
+        // What is lost when it is moved stays lost, and so after a restart.
+        let mut moved_again = Memory::new();
+        migrate(&mut new.store, &mut moved_again).await.unwrap();
+        let mut newest = Registry::start(moved_again).await;
+        let mut guard = Guard::default();
+        assert_eq!(newest.sweep(&mut guard).await, (0, 5));
+        for number in 10..15 {
+            newest.register(number).await;
+        }
+        assert_eq!(newest.sweep(&mut guard).await, (5, 0), "five have come in their place");
+        let before = new.view.latest_incarnation();
+        assert!(newest.view.replicas().filter(|record| record.incarnation > before).count() == 5);
     }
 
     proptest! {

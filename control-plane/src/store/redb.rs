@@ -3,8 +3,10 @@
 //! redb's calls block, so each runs on tokio's blocking threads. A failed commit leaves redb's handle unusable, so
 //! the file is closed then and opened anew by the next load.
 
+mod followers;
+
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashSet},
     fmt,
     fs::{self, File, OpenOptions},
     io::{self, ErrorKind},
@@ -16,6 +18,7 @@ use std::{
     },
 };
 
+use gateway_proto::NodeId;
 use redb::{
     Builder, Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, Table, TableDefinition,
     TableHandle,
@@ -38,10 +41,6 @@ const ROUTES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("routes");
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
 /// Of the tables above and of what they hold. A later layout gets another number.
 const FORMAT: &str = "5";
-/// Earlier layouts, brought up to date when they are opened: 1 has no policies and overrides, 1 and 2 have replicas by
-/// name, 1 to 3 have no routes, and in none does a replica speak anything but HTTP/1.1.
-const EARLIER_FORMATS: [&str; 4] = ["1", "2", "3", "4"];
-const REPLICAS_BY_NAME: TableDefinition<'_, (&str, &str), &[u8]> = TableDefinition::new("replicas");
 
 /// A full disk, a quota, and a limit on the size of one file.
 const LACKS_ROOM: [ErrorKind; 3] =
@@ -53,6 +52,8 @@ pub struct Redb {
     path: PathBuf,
     /// `None` after a failed commit, until a load opens the file anew.
     database: Option<Arc<Database>>,
+    /// Whom the process before has named, until it is told.
+    followers: Option<BTreeSet<NodeId>>,
 }
 
 impl Redb {
@@ -62,14 +63,26 @@ impl Redb {
     /// [`StoreError`] when another process has it open, when it cannot be read or written, or is no such store.
     pub async fn open(path: PathBuf) -> Result<Self, StoreError> {
         let opened = path.clone();
-        let database = blocking(move || open(&opened)).await?;
-        Ok(Self { path, database: Some(Arc::new(database)) })
+        let (database, followers) = blocking(move || {
+            let database = open(&opened)?;
+            match followers::take(&database) {
+                Ok(followers) => Ok((database, followers)),
+                // It is of use, not of need. After a failed write the file has to be opened anew.
+                Err(error) => {
+                    tracing::warn!(%error, "the data planes to be expected back are not known");
+                    drop(database);
+                    Ok((open(&opened)?, None))
+                }
+            }
+        })
+        .await?;
+        Ok(Self { path, database: Some(Arc::new(database)), followers })
     }
 
     /// Makes all of `group` durable, or nothing of it. Yields one revision for each mutation.
     async fn write(&mut self, group: &[Mutation]) -> Result<Vec<Revision>, StoreError> {
         let Some(database) = self.database.take() else {
-            return Err(StoreError::Unavailable("the file is closed after a failed commit".into()));
+            return Err(closed());
         };
         let group = group.to_vec();
         // A failure drops the handle in there: closing a file is IO, too.
@@ -93,12 +106,24 @@ impl Store for Redb {
                 Arc::clone(self.database.insert(database))
             }
         };
-        blocking(move || read_all(&database)).await
+        let loaded = blocking(move || read_all(&database)).await?;
+        Ok(Loaded { followers: self.followers.take(), ..loaded })
     }
 
     async fn commit(&mut self, _base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {
         self.write(group).await.map(Commit::Durable)
     }
+
+    async fn name_followers(&mut self, followers: BTreeSet<NodeId>) -> Result<(), StoreError> {
+        let Some(database) = self.database.take() else { return Err(closed()) };
+        self.database =
+            Some(blocking(move || followers::name(&database, &followers).map(|()| database)).await?);
+        Ok(())
+    }
+}
+
+fn closed() -> StoreError {
+    StoreError::Unavailable("the file is closed after a failed commit".into())
 }
 
 async fn blocking<T: Send + 'static>(
@@ -158,35 +183,20 @@ fn builder() -> Builder {
 /// Makes a store in an empty file.
 fn create_in(file: File) -> Result<Database, StoreError> {
     let database = builder().create_file(file).map_err(not_opened)?;
-    lay_out(&database, Some(&new_epoch()))?;
-    Ok(database)
-}
-
-/// Makes what is missing of the present layout. Reading needs the tables to exist.
-fn lay_out(database: &Database, epoch: Option<&str>) -> Result<(), StoreError> {
     let transaction = database.begin_write().map_err(failed)?;
     {
         let mut meta = transaction.open_table(META).map_err(failed)?;
         meta.insert("format", FORMAT).map_err(failed)?;
-        if let Some(epoch) = epoch {
-            meta.insert("epoch", epoch).map_err(failed)?;
-        }
+        meta.insert("epoch", new_epoch().as_str()).map_err(failed)?;
+        // Reading needs the tables to exist.
         transaction.open_table(COUNTERS).map_err(failed)?;
+        transaction.open_table(REPLICAS).map_err(failed)?;
         transaction.open_table(POLICIES).map_err(failed)?;
         transaction.open_table(OVERRIDES).map_err(failed)?;
         transaction.open_table(ROUTES).map_err(failed)?;
-        let mut replicas = transaction.open_table(REPLICAS).map_err(failed)?;
-        let by_name = transaction.open_table(REPLICAS_BY_NAME).map_err(failed)?;
-        for entry in by_name.iter().map_err(failed)? {
-            let (key, bytes) = entry.map_err(failed)?;
-            let (service, replica) = key.value();
-            let record = stored::decode_replica(bytes.value())
-                .map_err(|why| damaged(format!("the record of {service}/{replica}: {why}")))?;
-            replicas.insert((record.revision, service, replica), bytes.value()).map_err(failed)?;
-        }
     }
-    transaction.delete_table(REPLICAS_BY_NAME).map_err(failed)?;
-    transaction.commit().map_err(failed)
+    transaction.commit().map_err(failed)?;
+    Ok(database)
 }
 
 /// Opens a store and checks every page of it, so that nothing is served that was not written.
@@ -202,7 +212,6 @@ fn open_existing(file: File) -> Result<Database, StoreError> {
     }
     match format(&database)?.as_deref() {
         Some(FORMAT) => Ok(database),
-        Some(earlier) if EARLIER_FORMATS.contains(&earlier) => lay_out(&database, None).map(|()| database),
         Some(other) => {
             let why = format!("the file has format {other}, this version reads format {FORMAT}");
             Err(StoreError::Unavailable(why))
@@ -247,7 +256,7 @@ fn read_all(database: &Database) -> Result<Loaded, StoreError> {
             items.push(decode(bytes.value()).map_err(|why| damaged(format!("{}: {why}", what())))?);
         }
     }
-    Ok(Loaded { epoch, revision, items, kept: HashSet::new() })
+    Ok(Loaded { epoch, revision, items, kept: HashSet::new(), followers: None })
 }
 
 type Decode = fn(&[u8]) -> Result<Item, String>;
@@ -392,33 +401,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_of_an_earlier_layout_is_brought_up_to_date() {
+    async fn a_file_of_another_layout_is_refused_by_its_number_and_left_alone() {
         let folder = tempfile::tempdir().unwrap();
-        for format in EARLIER_FORMATS {
-            let path = folder.path().join(format);
-            let database = builder().create_file(File::create_new(&path).unwrap()).unwrap();
-            let transaction = database.begin_write().unwrap();
-            {
-                let mut meta = transaction.open_table(META).unwrap();
-                meta.insert("format", format).unwrap();
-                meta.insert("epoch", "e").unwrap();
-                transaction.open_table(COUNTERS).unwrap().insert("revision", 7).unwrap();
-                let mut replicas = transaction.open_table(REPLICAS_BY_NAME).unwrap();
-                for (id, revision) in [("a", 7), ("b", 3)] {
-                    let bytes = stored::encode(&Item::from(record(id)).at(revision));
-                    replicas.insert(("orders", id), bytes.as_slice()).unwrap();
-                }
-            }
-            transaction.commit().unwrap();
-            drop(database);
-            for _ in 0..2 {
-                let loaded = Redb::open(path.clone()).await.unwrap().load().await.unwrap();
-                assert_eq!((loaded.epoch.as_str(), loaded.revision), ("e", 7));
-                let kept = [("b", 3), ("a", 7)].map(|(id, revision)| Item::from(record(id)).at(revision));
-                assert_eq!(loaded.items, kept);
-            }
-            let mut store = Redb::open(path).await.unwrap();
-            assert_eq!(store.write(&[replacement("a", 7)]).await, Ok(vec![8]));
+        let path = folder.path().join("gateway.redb");
+        let database = open(&path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        transaction.open_table(META).unwrap().insert("format", "1000").unwrap();
+        transaction.commit().unwrap();
+        drop(database);
+        for _ in 0..2 {
+            let refused = Redb::open(path.clone()).await.unwrap_err().to_string();
+            assert_eq!(refused, "the file has format 1000, this version reads format 5");
         }
     }
 

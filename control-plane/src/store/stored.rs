@@ -24,9 +24,9 @@ struct StoredReplica {
     /// Empty for a permanent replica.
     #[prost(string, tag = "2")]
     lease_id: String,
-    /// The registry's revision when it was lost, and when that was; unset when it is not.
+    /// The latest incarnation when it was lost, and when that was; unset when it is not.
     #[prost(int64, tag = "3")]
-    lost_revision: i64,
+    lost_incarnation: i64,
     #[prost(message, optional, tag = "4")]
     lost_time: Option<Timestamp>,
     #[prost(message, optional, tag = "5")]
@@ -36,7 +36,6 @@ struct StoredReplica {
     health_time: Option<Timestamp>,
     #[prost(string, tag = "7")]
     health_reason: String,
-    /// 0 in records of the first version: there it is the incarnation.
     #[prost(int64, tag = "8")]
     first_incarnation: i64,
 }
@@ -105,7 +104,7 @@ fn encode_replica(record: &Record) -> Vec<u8> {
     let stored = StoredReplica {
         replica: Some(replica),
         lease_id: record.lease.map(|lease| lease.id.reveal()).unwrap_or_default(),
-        lost_revision: record.lost.as_deref().map_or(0, |lost| lost.revision),
+        lost_incarnation: record.lost.as_deref().map_or(0, |lost| lost.incarnation),
         lost_time: record.lost.as_deref().map(|lost| timestamp(lost.since)),
         request,
         health_time: Some(timestamp(record.health_since)),
@@ -159,21 +158,16 @@ fn parse(wire: v1::Replica, stored: StoredReplica) -> Result<Record, Invalid> {
         version: wire.version.into(),
         labels: Labels::parse(wire.labels)?,
         health: Health::parse_reported(reported)?.unwrap_or(Health::Healthy),
-        // A record of an earlier version has both in the message alone.
-        health_reason: if stored.health_time.is_some() { stored.health_reason } else { wire.state_reason }
-            .into(),
-        health_since: time(stored.health_time.or(wire.state_change_time)),
+        health_reason: stored.health_reason.into(),
+        health_since: time(stored.health_time),
         lease,
         lost: stored
             .lost_time
-            .map(|since| Box::new(Lost { since: system_time(since), revision: stored.lost_revision })),
+            .map(|since| Box::new(Lost { since: system_time(since), incarnation: stored.lost_incarnation })),
         drain,
         request: request.transpose()?,
         incarnation: wire.incarnation,
-        first_incarnation: match stored.first_incarnation {
-            0 => wire.incarnation,
-            first => first,
-        },
+        first_incarnation: stored.first_incarnation,
         created_at: time(wire.create_time),
         updated_at: time(wire.update_time),
         revision: wire.revision,
@@ -232,7 +226,7 @@ pub(super) mod tests {
     #[test]
     fn what_is_shown_in_the_place_of_the_reported_health_does_not_overwrite_it() {
         let (plain, later) = (record("r-1"), UNIX_EPOCH + Duration::from_secs(2_000_000_000));
-        let lost = Some(Box::new(Lost { since: later, revision: 4 }));
+        let lost = Some(Box::new(Lost { since: later, incarnation: 4 }));
         let drain = Drain {
             begun: later,
             deadline: later + Duration::from_secs(30),
@@ -247,16 +241,6 @@ pub(super) mod tests {
         survives(Record { lost: lost.clone(), ..plain.clone() });
         survives(Record { drain: Some(Box::new(drain)), request: Some(Box::new(request)), ..plain.clone() });
         survives(Record { drain: Some(Box::new(over)), lost, ..plain });
-    }
-
-    #[test]
-    fn a_record_of_the_first_version_is_read() {
-        let plain = record("r-1");
-        let lease_id = LeaseId::from_random(5).reveal();
-        let mut wire = plain.to_wire();
-        wire.endpoint = Some(v1::Endpoint { address: "[::1]:80".into(), ..Default::default() });
-        let first = StoredReplica { replica: Some(wire), lease_id, ..Default::default() };
-        assert_eq!(decode_replica(&first.encode_to_vec()), Ok(plain));
     }
 
     #[test]

@@ -119,7 +119,7 @@ impl<S: Store> Writer<S> {
 
     /// Puts what the store holds in the place of what was believed; `is_anew`, after nobody knew what it holds.
     pub(super) fn believe(&mut self, loaded: Loaded, is_anew: bool) -> Result<(), Failure> {
-        let Loaded { epoch, revision, items, kept } = loaded;
+        let Loaded { epoch, revision, items, kept, .. } = loaded;
         if epoch != *self.effects.publisher.epoch() || revision < self.revision() {
             return Err(Failure::fatal(
                 "the store was replaced by another one while it was in use: start again",

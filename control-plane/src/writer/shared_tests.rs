@@ -38,7 +38,7 @@ struct Plane {
 impl Plane {
     async fn start(cluster: &Cluster) -> Self {
         let mut store = cluster.join();
-        let Loaded { epoch, revision, items, kept } = loop {
+        let Loaded { epoch, revision, items, kept, .. } = loop {
             if let Ok(loaded) = store.load().await {
                 break loaded;
             }

@@ -17,7 +17,7 @@ use tonic::{Code, Request, transport::Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 use crate::{
-    plane::{Plane, explain, request, seconds},
+    plane::{Plane, eventually, explain, request, seconds},
     rest::{Answer, send},
 };
 
@@ -115,6 +115,23 @@ async fn a_keep_alive_stream_renews_what_is_its_caller_s_and_nothing_else() {
     let refused = locked.plane.registry().heartbeat(shown("orders", beat(&theirs))).await.unwrap_err();
     assert_eq!(explain(&refused).1, "PERMISSION_DENIED");
     assert!(locked.plane.registry().heartbeat(shown("payments", beat(&theirs))).await.is_ok());
+}
+
+#[tokio::test]
+async fn health_that_comes_with_heartbeats_is_told_of_as_a_change_like_any_other() {
+    let locked = Locked::start(&entries(), &[], 5000).await;
+    let ours = locked.lease("orders", "orders").await;
+    let beat = v1::HeartbeatRequest { health: v1::HealthStatus::Degraded.into(), ..beat(&ours) };
+    let message = open_for_ever(v1::KeepAliveRequest { heartbeats: vec![beat] });
+    let _stream = locked.plane.registry().keep_alive(shown("orders", message)).await.unwrap();
+    let told = eventually(async || {
+        let events = locked.ask("GET", "/v1/events", "see", "").await.json();
+        let mut events = events["events"].as_array().unwrap().iter();
+        events.find(|event| event["metadata"]["request"] == "ReportHealth").cloned()
+    });
+    let told = told.await;
+    assert_eq!((&told["eventType"], &told["actor"]), (&json!("CHANGE_ASKED"), &json!("orders")));
+    assert_eq!(told["metadata"]["outcome"], "done");
 }
 
 #[tokio::test]
@@ -301,6 +318,37 @@ async fn one_who_is_known_holds_half_of_all_connections_and_half_of_all_places_f
     };
     assert_eq!((held.len(), explain(&refused).1.as_str()), (128, "QUOTA_EXCEEDED"));
     assert!(watches.watch_events(shown("ops", v1::WatchEventsRequest::default())).await.is_ok());
+}
+
+#[tokio::test]
+async fn one_token_of_data_planes_leaves_half_of_the_places_to_those_of_others() {
+    let data_plane = |name| entry(name, "roles = [\"data-plane\"]");
+    let entries = data_plane("greedy") + &data_plane("modest");
+    let locked = Locked::start_within(&entries, 5000, |config| config.max_nodes = 2).await;
+    // Streams that have not said yet whose they are hold a place, too.
+    let follow = async |token| {
+        let request = shown(token, pending::<v1::StreamSnapshotsRequest>());
+        locked.plane.discovery().stream_snapshots(request).await
+    };
+    let mut held = Vec::new();
+    let refused = loop {
+        match follow("greedy").await {
+            Ok(stream) => held.push(stream),
+            Err(refused) => break refused,
+        }
+    };
+    // Two for each data plane and 256 for those who only look, half of that.
+    assert_eq!((held.len(), explain(&refused).1.as_str()), (130, "QUOTA_EXCEEDED"), "{refused}");
+    assert!(follow("modest").await.is_ok());
+
+    let report = async |token| {
+        let request = shown(token, pending::<v1::ReportNodeStatusRequest>());
+        locked.plane.observability().report_node_status(request).await
+    };
+    let _held = (report("greedy").await.unwrap(), report("greedy").await.unwrap());
+    let refused = report("greedy").await.unwrap_err();
+    assert_eq!(explain(&refused).1, "QUOTA_EXCEEDED", "{refused}");
+    assert!(report("modest").await.is_ok());
 }
 
 #[tokio::test]

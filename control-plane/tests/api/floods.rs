@@ -58,9 +58,9 @@ async fn who_asks_for_hundreds_of_changes_at_once_has_nobody_wait_behind_all_of_
     let began = Instant::now();
     other.register(permanent("orders", 0)).await.unwrap();
     let took = began.elapsed();
-    // What is under way, the flood's turns before his, and his own are five commits; the others are for a machine that has much
-    // else to do. All of the flood would be thirty, less those before.
-    assert!(took < 15 * COMMIT, "{took:?}");
+    // What is under way and his own are two commits, and the flood's turns before his may be a third; the others are for a machine
+    // that has much else to do. All of the flood would be thirty, less those before.
+    assert!(took < 10 * COMMIT, "{took:?}");
     for registered in flood.join_all().await {
         assert!(registered.is_ok(), "he is slowed down, and not refused: {registered:?}");
     }

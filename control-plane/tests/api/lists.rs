@@ -5,7 +5,7 @@ use tonic::Code;
 
 use crate::{
     plane::{Plane, eventually, explain, request},
-    reporter::{Reporter, report},
+    reporter::{Reporter, report, row},
 };
 
 fn replica(service: &str, id: &str, weight: i32, labels: &[(&str, &str)]) -> v1::RegisterRequest {
@@ -174,6 +174,102 @@ async fn services_are_found_and_sorted_by_their_counts() {
         let sorted = services("", "open_breaker_count desc, ready_replica_count desc", size).await;
         assert_eq!(sorted, ["orders", "client-service", "billing"]);
         assert_eq!(services("lost_replica_count > 0 OR draining_replica_count > 0", "", size).await, [""; 0]);
+    }
+}
+
+#[tokio::test]
+async fn breakers_data_planes_and_policies_are_found_by_their_fields_page_by_page() {
+    let plane = plane().await;
+    let regardless = v1::Breaker { asked_regardless: true, ..row("a", BreakerState::Open) };
+    let mut first = report("n1", &[("b", BreakerState::Closed)]);
+    first.breakers.push(regardless);
+    let _one = Reporter::connect(&plane, first).await;
+    let _two = Reporter::connect(&plane, report("n2", &[("a", BreakerState::Closed)])).await;
+
+    let breakers = async |filter: &str, per_node: bool, page_size: i32| {
+        let mut list =
+            v1::ListBreakersRequest { filter: filter.into(), per_node, page_size, ..Default::default() };
+        let mut names = Vec::new();
+        loop {
+            let answer = plane.observability().list_breakers(list.clone()).await.unwrap().into_inner();
+            names
+                .extend(answer.breakers.into_iter().map(|row| format!("{}@{}", row.replica_id, row.node_id)));
+            list.page_token = answer.next_page_token;
+            if list.page_token.is_empty() {
+                return names;
+            }
+        }
+    };
+    eventually(async || (breakers("", true, 9).await.len() == 3).then_some(())).await;
+    for size in [1, 100] {
+        assert_eq!(breakers("state = OPEN", false, size).await, ["a@"]);
+        assert_eq!(breakers("node_id = n2 OR asked_regardless = true", true, size).await, ["a@n1", "a@n2"]);
+        assert_eq!(breakers("state = CLOSED AND trip_count > 100", true, size).await, [""; 0]);
+    }
+    let get = v1::GetServiceRequest { service: "orders".into() };
+    let service = plane.registry().get_service(get).await.unwrap().into_inner().service.unwrap();
+    assert_eq!(service.fail_open_node_count, 1);
+    let question = v1::ExplainServiceRequest { service: "orders".into() };
+    let explained = plane.observability().explain_service(question).await.unwrap().into_inner();
+    assert_eq!(explained.fail_open_node_count, 1);
+    assert!(
+        explained.summary.contains("PANIC: too few let traffic through on 1 data plane"),
+        "{explained:?}"
+    );
+
+    let nodes = async |filter: &str| {
+        let list = v1::ListNodesRequest { filter: filter.into(), ..Default::default() };
+        let nodes = plane.observability().list_nodes(list).await.unwrap().into_inner().nodes;
+        nodes.into_iter().map(|node| node.node_id).collect::<Vec<_>>()
+    };
+    assert_eq!(nodes("").await, ["n1", "n2"]);
+    assert_eq!(nodes("open_breaker_count > 0").await, ["n1"]);
+
+    for (service, ratio) in [("*", 0.5), ("orders", 0.25), ("users", 0.75)] {
+        let breaker = v1::BreakerPolicy { failure_ratio: Some(ratio), ..Default::default() };
+        let policy = v1::Policy { service: service.into(), breaker: Some(breaker), ..Default::default() };
+        let update = v1::UpdatePolicyRequest {
+            policy: Some(policy),
+            allow_missing: true,
+            author: if service == "users" { "ben" } else { "ana" }.into(),
+            ..Default::default()
+        };
+        plane.policies().update_policy(update).await.unwrap();
+    }
+    let policies = async |filter: &str, page_size| {
+        let mut list = v1::ListPoliciesRequest { filter: filter.into(), page_size, ..Default::default() };
+        let mut names = Vec::new();
+        loop {
+            let answer = plane.policies().list_policies(list.clone()).await.unwrap().into_inner();
+            names.extend(answer.policies.into_iter().map(|policy| policy.service));
+            list.page_token = answer.next_page_token;
+            if list.page_token.is_empty() {
+                return names;
+            }
+        }
+    };
+    for size in [1, 100] {
+        assert_eq!(policies("updated_by = ana", size).await, ["*", "orders"]);
+        assert_eq!(policies("settings.breaker.failure_ratio = 0.25", size).await, ["orders"]);
+        assert_eq!(policies("settings : timeout.request", size).await, [""; 0]);
+        assert_eq!(policies("NOT settings : timeout.request", size).await, ["*", "orders", "users"]);
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_filter_of_breakers_data_planes_or_policies_says_what_may_be_meant() {
+    let plane = plane().await;
+    let breakers = v1::ListBreakersRequest { filter: "stat = OPEN".into(), ..Default::default() };
+    let nodes = v1::ListNodesRequest { filter: "state = SYNCD".into(), ..Default::default() };
+    let policies = v1::ListPoliciesRequest { filter: "servce = a".into(), ..Default::default() };
+    for (refused, why) in [
+        (plane.observability().list_breakers(breakers).await.err(), "did you mean state"),
+        (plane.observability().list_nodes(nodes).await.err(), "did you mean SYNCED"),
+        (plane.policies().list_policies(policies).await.err(), "did you mean service"),
+    ] {
+        let refused = refused.unwrap();
+        assert_eq!(explain(&refused), (Code::InvalidArgument, "INVALID_FIELD".into(), "filter".into()));
+        assert!(refused.message().contains(why), "{}", refused.message());
     }
 }
 

@@ -190,7 +190,7 @@ async fn policies_are_listed_with_that_of_all_services_first_and_survive_a_resta
     let mut names = Vec::new();
     let mut page_token = String::new();
     loop {
-        let request = v1::ListPoliciesRequest { page_size: 2, page_token };
+        let request = v1::ListPoliciesRequest { page_size: 2, page_token, ..Default::default() };
         let page = plane.policies().list_policies(request).await.unwrap().into_inner();
         assert_eq!(page.revision, 3);
         names.extend(page.policies.into_iter().map(|policy| policy.service));

@@ -305,6 +305,19 @@ async fn an_oversized_message_is_refused_and_the_connection_goes_on() {
     plane.register(request("orders", "10.0.0.1:80")).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn however_many_oversized_messages_there_are_each_is_refused_by_its_own_status() {
+    let plane = Plane::start().await;
+    let huge = v1::RegisterRequest { version: "x".repeat(6 << 20), ..request("orders", "10.0.0.1:80") };
+    for number in 0..200 {
+        let status = plane.registry().register(huge.clone()).await.unwrap_err();
+        let told = (status.code(), status.message().to_owned());
+        // Of a connection that the library ends it would be another one.
+        let expected = "the message is larger than 1048576 bytes".to_owned();
+        assert_eq!(told, (Code::ResourceExhausted, expected), "number {number}: {status:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_message_over_its_services_limit_is_told_that_limit() {
     let plane = Plane::start().await;

@@ -61,6 +61,7 @@ pub(super) fn explain(admin: &Admin, key: &ReplicaKey) -> Result<v1::ExplainRepl
         report_time: Some(timestamp(moment.wall)),
         breaker,
         held: mirror.held_since(key).map(|since| Some(timestamp(since))),
+        ..Word::default()
     });
     Ok(all.finish())
 }

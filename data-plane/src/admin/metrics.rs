@@ -296,6 +296,11 @@ impl Metrics {
         )
     }
 
+    fn encode_rate_keys(&self, out: &mut Families<'_>) -> fmt::Result {
+        let help = "Keys of rate limits that were forgotten too soon, because too many others came";
+        out.counter("gateway_rate_limit_keys_forgotten", help, self.0.table.rate_keys_forgotten())
+    }
+
     fn encode_access_log(&self, out: &mut Families<'_>) -> fmt::Result {
         let Some(log) = &self.0.access_log else { return Ok(()) };
         out.counters(
@@ -354,6 +359,7 @@ impl Collector for Metrics {
         let services = self.0.table.services();
         let now = self.0.clock.now();
         requests::encode(&services, &Grain::new(self.0.histogram_services), now, &mut out)?;
+        self.encode_rate_keys(&mut out)?;
         self.encode_faults(&services, &mut out)?;
         self.encode_tunnels(&services, &mut out)?;
         self.encode_replicas(&services, &mut out)?;

@@ -47,7 +47,7 @@ impl Readiness {
             lines.push(match status.connected {
                 true => {
                     let url = status.url.as_deref().map(|url| format!(" {url}")).unwrap_or_default();
-                    format!("[+]control-plane{url} connected for {since}")
+                    format!("[+]control-plane{url} connected for {since}{}", left(status, wall))
                 }
                 false => format!("[-]control-plane down {since}{serving}"),
             });
@@ -75,6 +75,13 @@ impl fmt::Display for Readiness {
         }
         writeln!(f, "{}", if self.is_ready { "ready" } else { "not ready" })
     }
+}
+
+/// Which control plane was left for the one that is followed.
+fn left(status: &Status, wall: SystemTime) -> String {
+    let Some(left) = &status.left else { return String::new() };
+    let ago = seconds(wall.duration_since(left.at).unwrap_or_default());
+    format!(" (left {} {ago} ago: {})", left.url, left.reason)
 }
 
 /// What the guard against mass removal holds, if anything. It is no reason not to send clients here: traffic flows.
@@ -160,6 +167,21 @@ mod tests {
             "[+]snapshot ok (live, revision 12, 12s old)\n[+]control-plane connected for 3s\n\
              [-]control-plane has not heard of its store for 12s\n\
              [-]update refused: service orders is named twice\n[+]not draining\nready\n"
+        );
+    }
+
+    #[test]
+    fn the_control_plane_that_was_left_is_named_with_why() {
+        let now = Instant::now();
+        let mut status = Status::new(Source::Live, Duration::ZERO, now);
+        status.follow("http://a:7400", now);
+        status.end("outdated", now, noon());
+        status.follow("http://b:7400", now);
+        let (_, text) = text(&mirror(Snapshot::default()), &status, false, now);
+        let line = text.lines().find(|line| line.contains("control-plane"));
+        assert_eq!(
+            line,
+            Some("[+]control-plane http://b:7400 connected for 0s (left http://a:7400 1m 30s ago: outdated)")
         );
     }
 

@@ -114,9 +114,9 @@ pub(crate) async fn follow(
         }
         if let Ended::Outdated(candidate) = ended {
             last_move = Some(tokio::time::Instant::now());
-            let left = control_plane.url().clone();
+            let left = control_plane.followed();
             ready = Some(control_plane.adopt(*candidate));
-            let url = control_plane.url();
+            let url = control_plane.followed();
             tracing::info!(%left, %url, "the control plane has lost touch with its store: following another one");
             continue;
         }
@@ -177,6 +177,7 @@ async fn follow_once(
             Err(error) => return Ended::Unreachable(control_plane.why(root_cause(&error))),
         },
     };
+    let followed = control_plane.followed();
     let mut client = DiscoveryServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
     let (answers, requests) = mpsc::channel(ANSWERS);
     let Position { epoch, revision } = feed.resumes_from();
@@ -187,6 +188,7 @@ async fn follow_once(
         resume_epoch: epoch.clone(),
         resume_revision: revision,
         role: v1::SnapshotRole::DataPlane.into(),
+        left: feed.leaves(&followed),
     };
     if answers.try_send(request(Message::Hello(hello))).is_err() {
         return Ended::NotRead;
@@ -199,8 +201,8 @@ async fn follow_once(
             Ok(Err(status)) => return status.into(),
             Err(_) => return Ended::Silent,
         };
-    tracing::info!(url = %control_plane.url(), epoch, revision, "following the control plane");
-    feed.begin(&control_plane.url().to_string());
+    tracing::info!(url = %followed, epoch, revision, "following the control plane");
+    feed.begin(&followed);
     let has_others = control_plane.has_others();
     tokio::select! {
         ended = receive_all(responses, &answers, services, feed, reconnect, has_others) => ended,

@@ -9,7 +9,7 @@ use std::{
 use gateway_proto::{ReplicaKey, ServiceName, time, v1};
 use tokio::{sync::watch, time::Instant};
 
-use super::{Assembly, LetGo, Mirror, Received, Services, Source, Status, guard::Judgement};
+use super::{Assembly, LetGo, Mirror, Received, Services, Source, Status, guard::Judgement, status::Left};
 use crate::{
     clock::{Clock, Moment},
     routes::Routes,
@@ -209,9 +209,17 @@ impl Feed {
         self.status.send_modify(|status| status.follow(url, Instant::now()));
     }
 
+    /// The control plane that is left for the one at `url`, if that is another one.
+    pub(super) fn leaves(&self, url: &str) -> Option<v1::LeftControlPlane> {
+        let Left { url, reason, at } = self.status.borrow().left_for(url)?;
+        let leave_time = Some(time::timestamp(at));
+        Some(v1::LeftControlPlane { url: url.to_string(), reason: reason.into(), leave_time })
+    }
+
     /// Notes why a stream ended, or could not begin.
     pub(super) fn end(&self, reason: &'static str) {
-        self.status.send_modify(|status| status.end(reason, Instant::now()));
+        let wall = self.wall();
+        self.status.send_modify(|status| status.end(reason, Instant::now(), wall));
     }
 
     /// What the wall clock shows.

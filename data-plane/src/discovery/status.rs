@@ -1,6 +1,11 @@
 //! How the link to the control plane stands, for readiness, metrics and people.
 
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::time::Instant;
 
@@ -28,6 +33,17 @@ impl fmt::Display for Source {
     }
 }
 
+/// A control plane that was followed, and is no more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Left {
+    /// Which one.
+    pub url: Arc<str>,
+    /// Why its stream ended, as metrics name it.
+    pub reason: &'static str,
+    /// When it did.
+    pub at: SystemTime,
+}
+
 /// Why streams end, as metrics name it: each is there from the start, so that the first one is seen as an increase.
 const ENDS: [&str; 10] = [
     "unreachable",
@@ -53,6 +69,10 @@ pub struct Status {
     pub changed: Instant,
     /// The control plane that is followed, or was last; none before the first.
     pub url: Option<Arc<str>>,
+    /// The one that was followed before it.
+    pub left: Option<Left>,
+    /// The one that was followed last, from the end of its stream on.
+    last: Option<Left>,
     /// Times that another control plane was followed than before.
     pub moves: u64,
     /// Streams that ended, and attempts to begin one that failed, by why.
@@ -78,6 +98,8 @@ impl Status {
             connected: false,
             changed: now,
             url: None,
+            left: None,
+            last: None,
             moves: 0,
             ended: ENDS.map(|reason| (reason, 0)).into(),
             nacks: 0,
@@ -106,14 +128,24 @@ impl Status {
 
     /// Notes that the control plane at `url` is followed now.
     pub(crate) fn follow(&mut self, url: &str, now: Instant) {
+        self.left = self.left_for(url);
         self.set_connected(true, now);
         if self.url.as_deref() != Some(url) {
             self.moves += u64::from(self.url.replace(url.into()).is_some());
         }
     }
 
-    /// Notes why a stream ended, or could not begin.
-    pub(crate) fn end(&mut self, reason: &'static str, now: Instant) {
+    /// The one that will have been followed before the one at `url`, once that is followed.
+    pub(crate) fn left_for(&self, url: &str) -> Option<Left> {
+        let last = self.last.as_ref().filter(|last| *last.url != *url);
+        last.or(self.left.as_ref()).cloned()
+    }
+
+    /// Notes why a stream ended, or could not begin. `wall` is `now` by the wall clock.
+    pub(crate) fn end(&mut self, reason: &'static str, now: Instant, wall: SystemTime) {
+        if self.connected {
+            self.last = self.url.clone().map(|url| Left { url, reason, at: wall });
+        }
         self.set_connected(false, now);
         *self.ended.entry(reason).or_default() += 1;
     }
@@ -174,7 +206,7 @@ mod tests {
         assert!(!status.hear_of_store(25 * second, start + 35 * second), "as before");
         assert!(status.hear_of_store(Duration::ZERO, start + 36 * second));
         assert!(status.hear_of_store(20 * second, start + 37 * second));
-        status.end("closed", start + 38 * second);
+        status.end("closed", start + 38 * second, SystemTime::UNIX_EPOCH);
         assert_eq!(status.store_silent_since, None, "nobody says so any more");
     }
 
@@ -194,9 +226,30 @@ mod tests {
             status.follow(url, now);
             assert!(status.connected);
             assert_eq!(status.moves, moves);
-            status.end("closed", now);
+            status.end("closed", now, SystemTime::UNIX_EPOCH);
         }
         assert_eq!((status.connected, status.url.as_deref(), status.ended["closed"]), (false, Some("a"), 4));
+    }
+
+    #[test]
+    fn what_was_left_is_the_other_control_plane_that_was_followed_last_and_why_its_stream_ended() {
+        let (now, at) = (Instant::now(), SystemTime::UNIX_EPOCH);
+        let mut status = Status::new(Source::None, Duration::ZERO, now);
+        let left = |status: &Status| status.left.clone().map(|left| (left.url.to_string(), left.reason));
+        status.end("unreachable", now, at);
+        status.follow("a", now);
+        assert_eq!(left(&status), None, "it was never followed");
+        status.end("outdated", now, at);
+        status.end("unreachable", now, at);
+        status.follow("b", now);
+        assert_eq!(left(&status), Some(("a".into(), "outdated")));
+        // The same one again.
+        status.end("closed", now, at);
+        status.follow("b", now);
+        assert_eq!(left(&status), Some(("a".into(), "outdated")));
+        status.end("silent", now, at);
+        status.follow("a", now);
+        assert_eq!(left(&status), Some(("b".into(), "silent")));
     }
 
     #[test]

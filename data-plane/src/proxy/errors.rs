@@ -1,7 +1,7 @@
 //! Answers that the gateway gives itself.
 //!
 //! All of them are problem+json (RFC 9457) with a `Proxy-Status` (RFC 9209) whose `error` says that the gateway made
-//! the answer: where it is absent, a replica did. 503 always means that nobody can be asked now, and alone carries
+//! the answer: where it is absent, a replica did. 503 always means that nobody can be asked now; it and 429 alone carry
 //! `Retry-After`.
 
 pub(super) mod refusals;
@@ -9,20 +9,25 @@ pub(super) mod refusals;
 use std::time::Duration;
 
 use bytes::Bytes;
-use gateway_proto::{policy::Methods, size};
-use http::StatusCode;
+use gateway_proto::{
+    policy::{Methods, RateKey},
+    size,
+};
+use http::{StatusCode, Version};
 
 use self::refusals::Reason;
 use super::{
     body::response_body::Answer,
-    forward::grpc,
+    forward::{grpc, pushback},
     h1::{HeadLimits, Refusal},
-    head::{ResponseHead, field_name::Name, fields::Fields, headers::Via, request_id::RequestId},
+    head::{
+        RequestHead, ResponseHead, field_name::Name, fields::Fields, headers::Via, request_id::RequestId,
+    },
 };
 use crate::{
     request_rules::{Breach, NotJson},
     routing::{CertificateFault, Fault, retry::Stop},
-    table::Refused,
+    table::{RateLimited, Refused},
 };
 
 /// How long a client should wait for a gateway that is looking for its control plane.
@@ -86,6 +91,8 @@ pub(super) enum GatewayError {
     Full(Stop),
     /// The replica that had the request is being drained, and the time for that was over before it answered.
     Drained,
+    /// It is one more than the service's policy lets through.
+    RateLimited(Box<RateLimited>),
     /// The service's policy injects faults, and the request is one of those that are aborted.
     FaultInjected {
         /// As the policy has it.
@@ -140,9 +147,11 @@ pub(super) enum Caller {
 }
 
 impl Caller {
-    /// By the head of its request.
-    pub(super) fn of(fields: &Fields) -> Self {
-        if grpc::is_grpc(fields) { Self::Grpc } else { Self::Http }
+    /// By the head of its request. Calls of gRPC come by HTTP/2: whoever says over HTTP/1 that it sends one reads its answer as
+    /// HTTP/1 has answers, in which a status behind the body is no way to break off.
+    pub(super) fn of(head: &RequestHead) -> Self {
+        let is_call = head.version == Version::HTTP_2 && grpc::is_grpc(&head.fields);
+        if is_call { Self::Grpc } else { Self::Http }
     }
 }
 
@@ -186,6 +195,7 @@ impl GatewayError {
             Self::Full(_) => kind(S::SERVICE_UNAVAILABLE, R::StreamsExhausted, "connection_limit_reached", "The replica has as many requests as it may have"),
             Self::Untrusted { .. } => UNTRUSTED,
             Self::Drained => kind(S::GATEWAY_TIMEOUT, R::DrainDeadline, "http_response_timeout", "The replica was drained before it answered"),
+            Self::RateLimited(_) => kind(S::TOO_MANY_REQUESTS, R::RateLimited, "http_request_denied", "More requests than the service lets through"),
             Self::FaultInjected { status } => kind(*status, R::FaultInjected, "proxy_internal_response", "A fault was injected on purpose"),
             Self::DeadlineExceeded => kind(S::GATEWAY_TIMEOUT, R::DeadlineExceeded, "http_response_timeout", "No answer within the request's time"),
             Self::RequestTimeout => kind(S::REQUEST_TIMEOUT, R::RequestTimeout, "http_request_error", "The request did not arrive in time"),
@@ -214,7 +224,7 @@ impl GatewayError {
                 Fault::ConnectFailed => kind(S::BAD_GATEWAY, R::ConnectFailed, "destination_ip_unroutable", "The replica cannot be reached"),
                 Fault::TlsCertificate(_) => UNTRUSTED,
                 Fault::TlsProtocol(_) => kind(S::BAD_GATEWAY, R::TlsFailed, "tls_protocol_error", "There is no TLS with the replica"),
-                Fault::ResponseTimeout => kind(S::GATEWAY_TIMEOUT, R::ResponseTimeout, "http_response_timeout", "The replica did not answer in time"),
+                Fault::ResponseTimeout | Fault::Unanswered(_) => kind(S::GATEWAY_TIMEOUT, R::ResponseTimeout, "http_response_timeout", "The replica did not answer in time"),
                 Fault::Malformed => kind(S::BAD_GATEWAY, R::MalformedResponse, "http_protocol_error", "The replica's answer is not HTTP"),
                 Fault::Reset | Fault::Closed | Fault::Truncated | Fault::Status(_) | Fault::Grpc(_) =>
                     kind(S::BAD_GATEWAY, R::ConnectionTerminated, "connection_terminated", "The replica broke the connection off"),
@@ -285,6 +295,7 @@ impl GatewayError {
             Self::Drained => format!(
                 "{service}: the replica had the request when it was drained, and did not answer by the drain's deadline"
             ),
+            Self::RateLimited(limited) => too_early(service, limited),
             Self::FaultInjected { .. } => {
                 format!("{service}: its policy injects faults on purpose, for a time; no replica was asked")
             }
@@ -347,12 +358,13 @@ impl GatewayError {
         }
     }
 
-    /// When a 503 is worth another try.
+    /// When a 503, or a 429, is worth another try.
     fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::NoSnapshot => Some(NO_SNAPSHOT_RETRY),
             Self::NoneReady | Self::AllForcedOpen { .. } => Some(NONE_READY_RETRY),
             Self::AllOpen { retry_after, .. } => Some(*retry_after),
+            Self::RateLimited(limited) => Some(limited.wait),
             Self::Overloaded(_) | Self::QueueTimeout { .. } => Some(OVERLOADED_RETRY),
             Self::Exhausted | Self::NoPort(_) | Self::Declined(_) | Self::Full(_) => Some(EXHAUSTED_RETRY),
             // As like the real thing as can be.
@@ -405,7 +417,14 @@ impl GatewayError {
         let answer = self.respond(service, attempts, via, request_id);
         match caller {
             Caller::Http => answer,
-            Caller::Grpc => grpc::trailers_only(self.grpc_code(), &self.detail(service, attempts), answer),
+            Caller::Grpc => {
+                let mut answer =
+                    grpc::trailers_only(self.grpc_code(), &self.detail(service, attempts), answer);
+                if let Self::RateLimited(limited) = self {
+                    pushback::tell(&mut answer.head.fields, whole_millis(limited.wait));
+                }
+                answer
+            }
         }
     }
 
@@ -432,7 +451,7 @@ impl GatewayError {
         }
         let mut fields = Fields::default();
         if let Some(wait) = self.retry_after() {
-            problem["retryAfterMs"] = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).into();
+            problem["retryAfterMs"] = whole_millis(wait).into();
             // Whole seconds, rounded up: a client that comes earlier would meet the same answer. At least one: while a
             // probe is out nobody knows how long, and zero would have all clients ask without a pause.
             let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
@@ -474,6 +493,26 @@ impl GatewayError {
 /// `GET, HEAD`.
 fn spaced(methods: Methods) -> String {
     methods.names().collect::<Vec<_>>().join(", ")
+}
+
+/// What of its service's rate a request goes beyond.
+fn too_early(service: &str, RateLimited { limit, wait }: &RateLimited) -> String {
+    let whose = match limit.key {
+        RateKey::Service => String::new(),
+        RateKey::Address => " from each client address".into(),
+        RateKey::Header(name) => format!(" of each {}", name.as_str()),
+    };
+    format!(
+        "{service} lets {} requests{whose} in a second through, and {} at once; the next one in {:.1} s",
+        limit.requests_per_second,
+        limit.at_once(),
+        wait.as_secs_f64()
+    )
+}
+
+/// Rounded up: a client that comes earlier would meet the same answer.
+fn whole_millis(wait: Duration) -> u64 {
+    u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
 /// `1 byte`, `2 bytes`.

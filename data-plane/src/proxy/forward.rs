@@ -3,7 +3,7 @@
 //! Read this first. It knows heads and bodies, not codecs; what it does, in order:
 //!
 //! 1. refuse what cannot be forwarded, find the service, and refuse what its policy does not let through
-//!    ([`admission`]);
+//!    ([`admission`], [`rate_limit`]);
 //! 2. where its policy says so, do to the request on purpose what makes its client suffer ([`injection`]);
 //! 3. turn the head into one for a replica ([`super::head::headers`]);
 //! 4. pick a replica ([`attempt`]), waiting for a place where all are full ([`place`]), send, wait for the response
@@ -25,6 +25,7 @@ mod hedge;
 pub(super) mod injection;
 mod place;
 pub(super) mod pushback;
+mod rate_limit;
 pub(super) mod route;
 pub(super) mod stale;
 pub(super) mod stay;
@@ -42,7 +43,7 @@ use super::{
         request_body::{Arrival, ClientBody, NotHeld, RequestSource},
         response_body::{Answer, Call, ResponseBody},
     },
-    downstream::Client,
+    downstream::Asker,
     errors::{Caller, GatewayError},
     h1::{Length, frame, length_of_request},
     head::{
@@ -61,8 +62,8 @@ use crate::{
     access_log as logged,
     request_rules::BodyCheck,
     routing::{
-        Fault, Outcome, Tick,
-        retry::{Stop, Verdict},
+        Fault, Tick,
+        retry::{Proof, Stop, Verdict},
     },
     table::{AttemptPolicy, FallbackKind, Replica, RequestOutcome},
     traces::Event,
@@ -77,18 +78,18 @@ use http::StatusCode;
 /// is closed at once and nobody is blamed.
 pub(super) async fn forward(
     worker: Rc<Worker>,
-    client: Rc<Client>,
+    client: Asker,
     head: RequestHead,
     body: ClientBody,
 ) -> Answer {
     let request_id = RequestId::of(&head.fields, client.is_trusted(), || worker.random_id());
-    let reply_to = ReplyTo { caller: Caller::of(&head.fields), request_id: &request_id };
+    let reply_to = ReplyTo { caller: Caller::of(&head), request_id: &request_id };
     let claimed = match client.is_trusted() {
         true => claimed_client(&head.fields, &worker.forwarding().trusted).map(|client| client.to_string()),
         false => None,
     };
     let claimed = claimed.as_deref();
-    let trail = Trail::begin(&worker, &client, &head, claimed, &request_id);
+    let trail = Trail::begin(&worker, client.client(), &head, claimed, &request_id);
     let mut answered = {
         let told = trail.as_deref();
         // Pinned here, because moving it would cost more than all the rest.
@@ -124,7 +125,7 @@ async fn or_internal(worker: &Worker, reply_to: ReplyTo<'_>, answer: impl Future
 
 async fn answer(
     worker: Rc<Worker>,
-    client: Rc<Client>,
+    client: Asker,
     reply_to: ReplyTo<'_>,
     mut head: RequestHead,
     body: ClientBody,
@@ -148,9 +149,10 @@ async fn answer(
         }
     };
     // Taken together, because each look at the policy costs as much as a pick.
-    let (rules, policy, has_key) = {
+    let (rules, policy, has_key, has_rate) = {
         let policy = service.policy();
-        (policy.request, AttemptPolicy::from(&*policy), affinity::has_key(&policy.balancing))
+        let (has_key, has_rate) = (affinity::has_key(&policy.balancing), policy.rate_limit.is_set());
+        (policy.request, AttemptPolicy::from(&*policy), has_key, has_rate)
     };
     let timeout = policy.timeout;
     if let Err(error) = check_policy(&rules, &head, length) {
@@ -191,8 +193,14 @@ async fn answer(
     };
     let mut time = hints.time.map_or(timeout.request, |time| time.min(timeout.request));
     let mut started = service.began();
-    let mut injected = None;
-    if let Some(injection) = service.injection() {
+    let client_address = claimed.unwrap_or(client.ip());
+    let mut failure = match has_rate {
+        true => rate_limit::exceeded(service, &head.fields, client_address, worker.now()),
+        false => None,
+    };
+    if failure.is_none()
+        && let Some(injection) = service.injection()
+    {
         // Boxed, because requests are not to have the room for what nearly none of them meets.
         let limit = call_timeout.map_or(time, |whole| whole.min(time));
         match Box::pin(inject(&injection, (&worker, service), &head.fields, limit, trail)).await {
@@ -201,10 +209,12 @@ async fn answer(
                 call_timeout = call_timeout.map(|whole| whole.saturating_sub(held));
             }
             Err(Injected::Reset(answer)) => return *answer,
-            Err(Injected::Failure(error)) if service.has_fallback() => injected = Some(error),
-            Err(Injected::Failure(error)) => return refused(&error, reply_to, &worker, service),
+            Err(Injected::Failure(error)) => failure = Some(error),
         }
         started = worker.now();
+    }
+    if let Some(error) = failure.take_if(|_| !service.has_fallback()) {
+        return refused(&error, reply_to, &worker, service);
     }
     headers::prepare_request(&mut head, &onward);
     if let Some(traced) = trail.and_then(Trail::traced) {
@@ -213,7 +223,7 @@ async fn answer(
     let service = admitted.stay;
     // By the fields as every version of HTTP has them by now: with a Host, and with one Cookie.
     let key = match has_key {
-        true => affinity::key(&service.policy().balancing, &head.fields, claimed.unwrap_or(client.ip())),
+        true => affinity::key(&service.policy().balancing, &head.fields, client_address),
         false => None,
     };
     frame(&mut head.fields, length);
@@ -223,7 +233,7 @@ async fn answer(
     let is_idempotent = repeats(&policy.retry, &head);
     let may_replay = is_idempotent || is_held || caller == Caller::Grpc || service.may_decline();
     let source = RequestSource::new(
-        body,
+        body.of(length),
         may_replay,
         check,
         worker.replay_memory(),
@@ -243,9 +253,9 @@ async fn answer(
         };
         return refused(&error, reply_to, &worker, &service);
     }
-    if injected.is_none() {
+    if failure.is_none() {
         // Not by when it came: it may have been held for long.
-        service.budget().request(worker.now());
+        service.budget().request(worker.index(), worker.now());
     }
     let mut journey = Journey {
         source,
@@ -264,18 +274,19 @@ async fn answer(
         is_idempotent: is_idempotent && upgrade.is_none(),
         upgrade,
         caller,
-        call: (caller == Caller::Grpc).then(|| Call { deadline: grpc::deadline(started, call_timeout) }),
+        call: (caller == Caller::Grpc).then(|| Call::of(grpc::deadline(started, call_timeout))),
         tried: Vec::new(),
         attempts: Cell::new(0),
         retries: 0,
         was_pushed_back: false,
         is_seen: false,
+        has_winner: Cell::new(false),
         claimed,
         last: None,
         trail,
         request_id,
     };
-    let answer = match injected {
+    let answer = match failure {
         None => journey.run().await,
         // Boxed, as all that nearly no request meets.
         Some(error) => Box::pin(journey.conclude(Err(error))).await,
@@ -317,7 +328,7 @@ type Ending = Result<Answer, GatewayError>;
 /// One request under way.
 struct Journey<'a> {
     worker: Rc<Worker>,
-    client: Rc<Client>,
+    client: Asker,
     service: Stay,
     policy: AttemptPolicy,
     /// As replicas get it.
@@ -350,6 +361,8 @@ struct Journey<'a> {
     was_pushed_back: bool,
     /// Whether a replica may have seen it.
     is_seen: bool,
+    /// While attempts are dropped because another was quicker.
+    has_winner: Cell<bool>,
     /// The address of its client as trusted proxies have it.
     claimed: Option<&'a str>,
     /// How the last failed attempt ended.
@@ -448,26 +461,6 @@ impl Journey<'_> {
         response
     }
 
-    /// Counts the request as retried if an attempt of it failed and another was made, after `before` attempts that were
-    /// another service's.
-    fn count_retries(&self, before: usize, ending: &Ending) {
-        if self.attempts.get() > before + 1 && !self.tried.is_empty() {
-            let has_recovered = self.told_as(ending).1 == RequestOutcome::Success;
-            self.service.counters().retried(self.worker.index(), has_recovered);
-        }
-    }
-
-    /// As which status and outcome of its service it is counted.
-    fn told_as(&self, ending: &Ending) -> (StatusCode, RequestOutcome) {
-        match ending {
-            Ok(answer) if self.judged(&answer.head) == Outcome::Success => {
-                (answer.head.status, RequestOutcome::Success)
-            }
-            Ok(answer) => (answer.head.status, RequestOutcome::UpstreamError),
-            Err(error) => (error.status(), RequestOutcome::GatewayError),
-        }
-    }
-
     /// Asks replicas until one answers well, or no other may be asked.
     async fn ask(&mut self) -> Ending {
         loop {
@@ -478,9 +471,10 @@ impl Journey<'_> {
             self.tell_time();
             let tried = if self.may_hedge(&attempt) {
                 // Boxed, so that requests which do not hedge hold no room for it.
-                let Raced { tried, failed } = Box::pin(self.race(attempt)).await;
-                for (replica, proof, ended) in failed {
-                    self.was_pushed_back |= self.failed(replica, proof, ended).is_some();
+                let Raced { tried, failed, proof } = Box::pin(self.race(attempt)).await;
+                self.is_seen |= proof >= Proof::Unknown;
+                for (replica, ended) in failed {
+                    self.was_pushed_back |= self.failed(replica, ended).is_some();
                 }
                 tried
             } else {
@@ -489,13 +483,10 @@ impl Journey<'_> {
                 self.ended(number, tried.outcome());
                 tried
             };
+            self.is_seen |= tried.proof() >= Proof::Unknown;
             match tried {
-                Tried::Answer(response) => {
-                    self.is_seen = true;
-                    return Ok(response);
-                }
+                Tried::Answer(response) => return Ok(response),
                 Tried::OutOfTime => {
-                    self.is_seen = true;
                     self.stopped(Stop::NoTimeLeft.as_str());
                     return self.end(Stop::NoTimeLeft, GatewayError::DeadlineExceeded);
                 }
@@ -503,13 +494,10 @@ impl Journey<'_> {
                     return self.end(Stop::NoOtherReplica, GatewayError::Exhausted);
                 }
                 Tried::ClientGone => return Err(broken_off(&self.source)),
-                Tried::ClientStalled => {
-                    self.is_seen = true;
-                    return Err(stalled(&self.worker, &self.source));
-                }
+                Tried::ClientStalled => return Err(stalled(&self.worker, &self.source)),
                 Tried::Unsendable(why) => return Err(GatewayError::BadRequest(why)),
                 Tried::Failed { replica, proof, ended } => {
-                    let pushback = self.failed(replica, proof, ended);
+                    let pushback = self.failed(replica, ended);
                     let verdict = self.verdict(proof, pushback);
                     self.was_pushed_back |= pushback.is_some();
                     match verdict {

@@ -1,5 +1,5 @@
 //! HTTP/2 from clients: the library h2 is the engine that speaks it ([`server`]), each request has a task of its own
-//! ([`exchange`], [`inbound`]), an eye is kept on floods ([`guarded`], [`flood`], [`frames`]), and heads go between what the engine
+//! ([`exchange`], [`inbound`], [`outgoing`]), an eye is kept on floods ([`guarded`], [`flood`], [`frames`]), and heads go between what the engine
 //! and the pipeline have.
 
 mod exchange;
@@ -7,17 +7,12 @@ mod flood;
 mod frames;
 mod guarded;
 mod inbound;
+mod outgoing;
 mod server;
-
-use std::{
-    pin::Pin,
-    task::{Context, Poll},
-};
 
 use bytes::Bytes;
 use h2::ext::Protocol;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, Version, request};
-use http_body::{Body, Frame, SizeHint};
 
 use super::{
     errors::GatewayError,
@@ -28,11 +23,11 @@ use super::{
         fields::Fields,
         headers::join_cookies,
     },
-    trail::{End, Trail},
 };
 
 pub(super) use frames::no_preface;
 pub(super) use inbound::RequestStream;
+pub(super) use outgoing::{OutgoingBody, Sent};
 pub(super) use server::serve;
 
 /// What each field of a head counts for beside its bytes.
@@ -117,67 +112,6 @@ fn response(head: &ResponseHead) -> Response<()> {
     *response.status_mut() = head.status;
     *response.headers_mut() = map(&head.fields);
     response
-}
-
-/// An answer's body whose end is told, if anybody listens.
-#[derive(Debug)]
-struct Followed<B: Body> {
-    body: B,
-    trail: Option<Box<Trail>>,
-    sent: u64,
-}
-
-impl<B: Body> Followed<B> {
-    fn new(body: B, trail: Option<Box<Trail>>) -> Self {
-        Self { body, trail, sent: 0 }
-    }
-
-    fn finish(&mut self, end: End) {
-        if let Some(trail) = self.trail.take() {
-            trail.finish(end, self.sent);
-        }
-    }
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Body for Followed<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        if let Some(trail) = &this.trail {
-            match &polled {
-                Poll::Ready(Some(Ok(frame))) => match frame.trailers_ref() {
-                    Some(trailers) => trail.behind(trailers),
-                    None => this.sent += frame.data_ref().map_or(0, Bytes::len) as u64,
-                },
-                Poll::Ready(Some(Err(_))) => this.finish(End::UpstreamBrokeOff),
-                Poll::Ready(None) => this.finish(End::Complete),
-                Poll::Pending => {}
-            }
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl<B: Body> Drop for Followed<B> {
-    fn drop(&mut self) {
-        // Who sees that nothing is left does not ask for it.
-        let end = if self.body.is_end_stream() { End::Complete } else { End::ClientGone };
-        self.finish(end);
-    }
 }
 
 /// Fields for the pipeline.

@@ -27,7 +27,7 @@ use super::{
     h1::{Failure, Outgoing, Pipe},
     head::ResponseHead,
 };
-use crate::routing::{Fault, HandshakeFault};
+use crate::routing::{Fault, HandshakeFault, Outcome};
 pub(super) use connect::ConnectFailure;
 pub(crate) use connect::tls_fault;
 pub(super) use http1::Http1Link;
@@ -49,8 +49,9 @@ pub(super) enum Link {
 pub(super) enum SendFailure {
     /// The connection ended before a byte of the request was on its way.
     NotTaken,
-    /// The replica said that it did not process the request: it has no room for it, or is about to go.
-    Refused { is_overload: bool },
+    /// The replica said that it did not process the request, and why: it has no room for it, is about to go, or breaks the
+    /// connection off. This is what that says of it.
+    Refused(Outcome),
     /// It gave up the connection for this reason before it could read the request.
     Unread(Fault),
     /// The replica may have seen the request.
@@ -74,7 +75,7 @@ impl SendFailure {
 
 impl Link {
     /// Sends one request and waits for the response head; interim ones are `passed` on. `is_sent` says at any time whether
-    /// the replica may have seen a byte of it.
+    /// the replica may see a byte of it, however it ends.
     ///
     /// Not cancel safe for the exchange: dropping the future leaves it half done, so the link must be dropped with it.
     pub(super) async fn send(
@@ -148,7 +149,7 @@ impl Link {
     pub(super) fn into_side(self) -> Option<ReplicaSide> {
         match self {
             Self::Http1(link) => Some(ReplicaSide::Own(link.into_wire())),
-            Self::Http2(link) => link.into_switched().map(|stream| ReplicaSide::Shared(Box::new(stream))),
+            Self::Http2(link) => link.into_side(),
         }
     }
 

@@ -7,13 +7,14 @@ pub(super) mod deadlines;
 pub(super) mod drain;
 pub(super) mod flights;
 pub(super) mod limits;
+pub(super) mod listener;
 pub(super) mod sockets;
 
 use std::{
     cell::{Cell, RefCell},
     future::poll_fn,
     io,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -23,11 +24,7 @@ use std::{
 
 use bytes::Bytes;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
-use socket2::SockRef;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 
 use self::{
@@ -37,6 +34,7 @@ use self::{
     deadlines::Deadlines,
     flights::Flights,
     limits::Limits,
+    listener::{Accepted, Listener},
 };
 use super::{
     BACKLOG, Leave, ProxyConfig,
@@ -44,7 +42,7 @@ use super::{
         request_body::{ClientBody, ReplayMemory},
         response_body::Answer,
     },
-    downstream::{self, Client, proxy_headers::ProxyHeaders},
+    downstream::{self, Asker, proxy_headers::ProxyHeaders},
     errors::{
         Caller, GatewayError,
         refusals::{Reason, Refusals},
@@ -63,7 +61,6 @@ use gateway_runtime::{
     accept::is_of_one_connection,
     panics::{Caught, PanicCounts, caught},
     supervise::persist,
-    tls::Tls,
 };
 
 /// Idle connections to replicas are looked through with every so many looks at the deadlines: every five seconds.
@@ -75,13 +72,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const LAST_CALL: Duration = Duration::from_secs(1);
 /// One that has begun with a head, or with a handshake, has this long to come to its end.
 const LAST_HEAD: Duration = Duration::from_secs(2);
-
-/// Where some of a worker's clients connect, with TLS or without.
-#[derive(Debug)]
-pub(super) struct Listener {
-    pub(super) socket: TcpListener,
-    pub(super) tls: Option<Arc<Tls>>,
-}
 
 /// What the workers share.
 #[derive(Debug, Clone)]
@@ -373,8 +363,8 @@ pub(super) async fn run(worker: Rc<Worker>, listeners: Vec<Listener>, max_connec
     }
     worker.begin_drain();
     if !leave.handed_over.has_begun() {
-        for Listener { socket, tls } in &listeners {
-            accept_queued(&worker, socket, tls.as_ref(), &places, &connections, forward);
+        for listener in &listeners {
+            accept_queued(&worker, listener, &places, &connections, forward);
         }
     }
     drop(listeners);
@@ -398,7 +388,7 @@ pub(super) async fn accept<F, B>(
     listeners: &[Listener],
     places: &Arc<Semaphore>,
     connections: &TaskTracker,
-    answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
+    answered: impl Fn(Rc<Worker>, Asker, RequestHead, ClientBody) -> F + Copy + 'static,
 ) where
     F: Future<Output = Answer<B>> + 'static,
     B: Unread + From<Bytes> + Unpin + 'static,
@@ -409,13 +399,12 @@ pub(super) async fn accept<F, B>(
         // At the limit nothing is accepted: the kernel's queue is the bounded one to wait in. One place waits for all
         // listeners, so that none where nobody connects keeps one from the others.
         let Ok(place) = Arc::clone(places).acquire_owned().await else { return };
-        let (accepted, tls) = poll_fn(|cx| poll_accept(listeners, &mut turn, cx)).await;
-        match accepted {
+        match poll_fn(|cx| poll_accept(listeners, &mut turn, cx)).await {
             Ok(accepted) => {
                 if std::mem::take(&mut is_failing) {
                     tracing::info!(worker = worker.index, "accepting connections again");
                 }
-                begin(worker, accepted, tls, place, connections, answered);
+                begin(worker, accepted, place, connections, answered);
             }
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
@@ -429,16 +418,13 @@ pub(super) async fn accept<F, B>(
     }
 }
 
-/// What comes of accepting, and whether it is to be with TLS.
-type Accepted<'a> = (io::Result<(TcpStream, SocketAddr)>, Option<&'a Arc<Tls>>);
-
 /// The next connection at any of these. Each listener has its `turn`, so that none is starved by another.
-fn poll_accept<'a>(listeners: &'a [Listener], turn: &mut usize, cx: &mut Context<'_>) -> Poll<Accepted<'a>> {
+fn poll_accept(listeners: &[Listener], turn: &mut usize, cx: &mut Context<'_>) -> Poll<io::Result<Accepted>> {
     for _ in listeners {
-        let Listener { socket, tls } = &listeners[*turn % listeners.len()];
+        let listener = &listeners[*turn % listeners.len()];
         *turn = (*turn + 1) % listeners.len();
-        if let Poll::Ready(accepted) = socket.poll_accept(cx) {
-            return Poll::Ready((accepted, tls.as_ref()));
+        if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+            return Poll::Ready(accepted);
         }
     }
     Poll::Pending
@@ -447,48 +433,37 @@ fn poll_accept<'a>(listeners: &'a [Listener], turn: &mut usize, cx: &mut Context
 /// Takes the connections that wait to be accepted, as far as there is room: closing the listener would reset them.
 fn accept_queued<F, B>(
     worker: &Rc<Worker>,
-    listener: &TcpListener,
-    tls: Option<&Arc<Tls>>,
+    listener: &Listener,
     places: &Arc<Semaphore>,
     connections: &TaskTracker,
-    answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
+    answered: impl Fn(Rc<Worker>, Asker, RequestHead, ClientBody) -> F + Copy + 'static,
 ) where
     F: Future<Output = Answer<B>> + 'static,
     B: Unread + From<Bytes> + Unpin + 'static,
 {
     for _ in 0..BACKLOG {
         let Ok(place) = Arc::clone(places).try_acquire_owned() else { return };
-        let Ok(accepted) = accept_now(listener) else { return };
-        begin(worker, accepted, tls, place, connections, answered);
+        let Ok(accepted) = listener.accept_now() else { return };
+        begin(worker, accepted, place, connections, answered);
     }
-}
-
-/// A connection that waits to be accepted, by what the system says now and not by what the runtime knows of it.
-fn accept_now(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    let (socket, address) = SockRef::from(listener).accept()?;
-    socket.set_nonblocking(true)?;
-    let address = address.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
-    Ok((TcpStream::from_std(socket.into())?, address))
 }
 
 /// Serves a connection in a task of its own, in its `place` among those that are allowed.
 fn begin<F, B>(
     worker: &Rc<Worker>,
-    (stream, address): (TcpStream, SocketAddr),
-    tls: Option<&Arc<Tls>>,
+    accepted: Accepted,
     place: OwnedSemaphorePermit,
     connections: &TaskTracker,
-    answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
+    answered: impl Fn(Rc<Worker>, Asker, RequestHead, ClientBody) -> F + Copy + 'static,
 ) where
     F: Future<Output = Answer<B>> + 'static,
     B: Unread + From<Bytes> + Unpin + 'static,
 {
-    let seat = match worker.seat(address.ip()) {
+    let seat = match worker.seat(accepted.address.ip()) {
         Ok(seat) => seat,
         Err(reason) => return worker.refused(reason),
     };
-    downstream::prepare(&stream, worker.limits());
-    let served = downstream::serve(Rc::clone(worker), stream, address, tls.cloned(), answered);
+    let served = downstream::serve(Rc::clone(worker), accepted, answered);
     let serving = Serving {
         served: caught(served),
         worker: Rc::clone(worker),

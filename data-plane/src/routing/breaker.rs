@@ -59,7 +59,7 @@ pub use self::{
     view::View,
 };
 use crate::routing::{
-    LatencyWindow, Outcome, Sample, Tick, Window, peers,
+    LatencyWindow, Outcome, Sample, Tick, Windows, peers,
     sync::{AtomicU64, Ordering::Acquire},
 };
 
@@ -111,11 +111,22 @@ pub enum ForcedState {
 pub struct Permit {
     generation: u64,
     probe: bool,
+    /// Among whose outcomes its own is counted.
+    worker: u32,
 }
 
 impl Permit {
     /// Of no generation there is: its result counts for nothing.
     const VOID: u64 = u64::MAX;
+
+    fn new(generation: u64, probe: bool) -> Self {
+        Self { generation, probe, worker: 0 }
+    }
+
+    /// The same of this worker's, which counts its outcome where no other writes.
+    pub fn of(self, worker: usize) -> Self {
+        Self { worker: u32::try_from(worker).unwrap_or(0), ..self }
+    }
 
     /// Whether this request decides over a half-open breaker.
     pub fn is_probe(&self) -> bool {
@@ -158,7 +169,8 @@ pub struct Rejected {
 
 /// The breaker of one replica, shared by all workers.
 ///
-/// Closed, an admission is one load, and a success one load and one addition to the window.
+/// Closed, an admission is one load, and a success one load and one addition to the worker's own window: no two workers write
+/// the same memory while nothing fails.
 #[derive(Debug)]
 pub struct Breaker {
     word: SharedWord,
@@ -173,9 +185,9 @@ pub struct Breaker {
     disproof: AtomicU64,
     /// Before this tick, nothing is told of openings that are withheld.
     silent_until: AtomicU64,
-    window: Window,
+    window: Windows,
     /// Responses, marked: slow ones; while the policy says what is slow.
-    slow: Window,
+    slow: Windows,
     /// Made when the policy first compares replicas.
     latencies: OnceLock<Box<LatencyWindow>>,
 }
@@ -187,8 +199,13 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// A closed breaker that has seen nothing.
+    /// A closed breaker that has seen nothing, and that nobody shares.
     pub fn new() -> Self {
+        Self::shared_by(1)
+    }
+
+    /// A closed breaker that has seen nothing, and that so many workers share.
+    pub fn shared_by(workers: usize) -> Self {
         Self {
             word: SharedWord::new(),
             until: AtomicU64::new(0),
@@ -197,8 +214,8 @@ impl Breaker {
             trip_count: AtomicU64::new(0),
             disproof: AtomicU64::new(0),
             silent_until: AtomicU64::new(0),
-            window: Window::new(),
-            slow: Window::new(),
+            window: Windows::new(workers),
+            slow: Windows::new(workers),
             latencies: OnceLock::new(),
         }
     }
@@ -220,7 +237,7 @@ impl Breaker {
             }
             let reason = match word.state {
                 State::Closed | State::ForcedClosed => {
-                    let permit = Permit { generation: word.generation, probe: false };
+                    let permit = Permit::new(word.generation, false);
                     return Ok(Admission { permit, change: None });
                 }
                 State::Open => {
@@ -245,7 +262,7 @@ impl Breaker {
     /// the breaker goes by its probes.
     pub fn admit_regardless(&self) -> Option<Permit> {
         let is_forced = self.word.load().state == State::ForcedOpen;
-        (!is_forced).then_some(Permit { generation: Permit::VOID, probe: false })
+        (!is_forced).then_some(Permit::new(Permit::VOID, false))
     }
 
     /// Takes a permit back with what became of its request, and returns the transition that this made.
@@ -275,9 +292,9 @@ impl Breaker {
         jitter: f64,
         may_open: impl FnMut() -> bool,
     ) -> Option<Change> {
-        let Permit { generation, probe } = permit;
+        let Permit { generation, probe, worker } = permit;
         let Heard { outcome, latency } = heard.into();
-        let terms = Terms { now, policy, jitter };
+        let terms = Terms { worker: worker as usize, now, policy, jitter };
         let fault = match outcome {
             Outcome::Success if probe => return self.pass_probe(generation, latency, terms),
             Outcome::Success => return self.count_success(generation, latency, terms, may_open),
@@ -319,6 +336,7 @@ impl Breaker {
 /// By what a result is judged.
 #[derive(Debug, Clone, Copy)]
 struct Terms<'a> {
+    worker: usize,
     now: Tick,
     policy: &'a policy::Breaker,
     jitter: f64,

@@ -4,14 +4,14 @@
 
 use std::time::Duration;
 
-use super::{Tick, Window};
+use super::{Tick, Windows};
 
 /// Retries are allowed as a share of the requests of the last ten seconds, beside a floor that lets a quiet service
 /// retry at all. Without it, clients of a failing service multiply its load when it can bear it least.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Budget {
     /// Requests, and marked among them the retries.
-    window: Window,
+    windows: Windows,
 }
 
 /// A budget at one moment.
@@ -29,25 +29,25 @@ impl Budget {
     /// Retries in the window that need no requests: ten per second.
     pub const FLOOR: u32 = 100;
 
-    /// A budget with its floor only.
-    pub fn new() -> Self {
-        Self::default()
+    /// A budget with its floor only, that so many workers share.
+    pub fn new(workers: usize) -> Self {
+        Self { windows: Windows::new(workers) }
     }
 
-    /// Counts a request of a client, not its retries.
-    pub fn request(&self, now: Tick) {
-        self.window.add(now, Self::WINDOW, false);
+    /// Counts a request of a client of that worker's, not its retries.
+    pub fn request(&self, worker: usize, now: Tick) {
+        self.windows.add(worker, now, Self::WINDOW, false);
     }
 
-    /// Takes one retry out of the budget, or refuses: retries in the window stay within
+    /// Takes one retry of that worker's out of the budget, or refuses: retries in the window stay within
     /// `ratio` × requests + [`FLOOR`](Self::FLOOR).
     ///
     /// Threads that ask at the same instant may exceed that by one each.
-    pub fn try_retry(&self, now: Tick, ratio: f64) -> bool {
+    pub fn try_retry(&self, worker: usize, now: Tick, ratio: f64) -> bool {
         let (allowed, retries) = self.read(now, ratio);
         let granted = retries + 1.0 <= allowed;
         if granted {
-            self.window.add(now, Self::WINDOW, true);
+            self.windows.add(worker, now, Self::WINDOW, true);
         }
         granted
     }
@@ -60,7 +60,7 @@ impl Budget {
 
     /// How many retries the window may hold, and how many it does.
     fn read(&self, now: Tick, ratio: f64) -> (f64, f64) {
-        let totals = self.window.totals(now, Self::WINDOW);
+        let totals = self.windows.totals(now, Self::WINDOW);
         let requests = totals.total - totals.marked;
         (ratio * f64::from(requests) + f64::from(Self::FLOOR), totals.marked.into())
     }
@@ -75,18 +75,19 @@ mod tests {
     use super::*;
 
     const RATIO: f64 = 0.2;
+    const WORKER: usize = 1;
 
     fn at(millis: u64) -> Tick {
         Tick::from_nanos(millis * 1_000_000)
     }
 
     fn granted(budget: &Budget, now: Tick, asked: u32, ratio: f64) -> usize {
-        (0..asked).filter(|_| budget.try_retry(now, ratio)).count()
+        (0..asked).filter(|_| budget.try_retry(WORKER, now, ratio)).count()
     }
 
     #[test]
     fn a_quiet_service_may_retry_ten_times_a_second() {
-        let budget = Budget::new();
+        let budget = Budget::new(2);
         assert_eq!(granted(&budget, at(0), 150, RATIO), 100);
         assert_eq!(budget.view(at(0), RATIO), BudgetView { remaining: 0, used: 1.0 });
         assert_eq!(granted(&budget, at(9_999), 1, RATIO), 0);
@@ -95,8 +96,8 @@ mod tests {
 
     #[test]
     fn a_busy_service_may_retry_its_share_of_requests_beside() {
-        let budget = Budget::new();
-        (0..1_000).for_each(|_| budget.request(at(0)));
+        let budget = Budget::new(2);
+        (0..1_000).for_each(|_| budget.request(WORKER, at(0)));
         assert_eq!(granted(&budget, at(0), 75, RATIO), 75);
         assert_eq!(budget.view(at(0), RATIO), BudgetView { remaining: 225, used: 0.25 });
         assert_eq!(granted(&budget, at(0), 1_000, RATIO), 225);
@@ -104,14 +105,14 @@ mod tests {
 
     #[test]
     fn a_ratio_of_zero_leaves_the_floor() {
-        let budget = Budget::new();
-        (0..1_000).for_each(|_| budget.request(at(0)));
+        let budget = Budget::new(2);
+        (0..1_000).for_each(|_| budget.request(WORKER, at(0)));
         assert_eq!(granted(&budget, at(0), 1_000, 0.0), 100);
     }
 
     #[test]
     fn threads_that_race_exceed_the_budget_by_one_each_at_most() {
-        let budget = Budget::new();
+        let budget = Budget::new(2);
         let all: usize = thread::scope(|scope| {
             let ask = || granted(&budget, at(0), 1_000, RATIO);
             let threads: Vec<_> = (0..4).map(|_| scope.spawn(ask)).collect();
@@ -127,12 +128,12 @@ mod tests {
         fn retries_in_the_window_stay_within_the_budget(
             steps in prop::collection::vec((0..2_000_u64, 0..200_u32, 0..100_u32), 1..50),
         ) {
-            let budget = Budget::new();
+            let budget = Budget::new(2);
             let (mut requests, mut retries, mut now) = (Vec::new(), Vec::new(), 0);
             for (passed, asked, retried) in steps {
                 now += passed;
                 for _ in 0..asked {
-                    budget.request(at(now));
+                    budget.request(WORKER, at(now));
                     requests.push(now);
                 }
                 // The running second and the nine before.
@@ -141,7 +142,7 @@ mod tests {
                 let mut used = live(&retries);
                 for _ in 0..retried {
                     let fits = (used + 1) as f64 <= limit;
-                    prop_assert_eq!(budget.try_retry(at(now), RATIO), fits);
+                    prop_assert_eq!(budget.try_retry(WORKER, at(now), RATIO), fits);
                     if fits {
                         used += 1;
                         retries.push(now);

@@ -1,6 +1,6 @@
 //! What an attempt's result says about the replica: the one classification that breakers and retries use.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use http::StatusCode;
 
@@ -36,6 +36,8 @@ pub enum Fault {
     Closed,
     /// No response head within the attempt's timeout.
     ResponseTimeout,
+    /// No response head, and nothing of anybody else's for so long as it was waited for, which is as long as an attempt may take.
+    Unanswered(Duration),
     /// What it sent is not HTTP.
     Malformed,
     /// The response body ended before its declared end.
@@ -128,7 +130,8 @@ impl Fault {
             | Self::TlsProtocol(_)
             | Self::Reset
             | Self::Closed
-            | Self::ResponseTimeout => Origin::Local,
+            | Self::ResponseTimeout
+            | Self::Unanswered(_) => Origin::Local,
             Self::Malformed | Self::Truncated | Self::Status(_) | Self::Grpc(_) => Origin::Upstream,
         }
     }
@@ -146,6 +149,7 @@ impl Fault {
             Self::Reset => "reset",
             Self::Closed => "closed",
             Self::ResponseTimeout => "response_timeout",
+            Self::Unanswered(_) => "unanswered",
             Self::Malformed => "malformed_response",
             Self::Truncated => "truncated",
             Self::Status(_) => "status",
@@ -165,6 +169,9 @@ impl fmt::Display for Fault {
             Self::Reset => "connection reset",
             Self::Closed => "closed without a response",
             Self::ResponseTimeout => "no response in time",
+            Self::Unanswered(waited) => {
+                return write!(f, "no answer to anybody in {:.1}s", waited.as_secs_f64());
+            }
             Self::Malformed => "malformed response",
             Self::Truncated => "response body cut off",
             Self::Status(status) => return write!(f, "{status} from replica"),
@@ -265,6 +272,11 @@ mod tests {
             (Fault::Reset, "connection reset", Origin::Local),
             (Fault::Closed, "closed without a response", Origin::Local),
             (Fault::ResponseTimeout, "no response in time", Origin::Local),
+            (
+                Fault::Unanswered(Duration::from_millis(12_340)),
+                "no answer to anybody in 12.3s",
+                Origin::Local,
+            ),
             (Fault::Malformed, "malformed response", Origin::Upstream),
             (Fault::Truncated, "response body cut off", Origin::Upstream),
             (Fault::Status(503), "503 from replica", Origin::Upstream),

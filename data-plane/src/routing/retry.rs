@@ -136,7 +136,8 @@ impl fmt::Display for Stop {
 /// | the replica | which requests | how often | pause and budget |
 /// |---|---|---|---|
 /// | cannot have seen it | all | while an untried replica is left | none |
-/// | says it did not process it | replayable | the first time; then as below | none |
+/// | says it did not process it | replayable | the first time | none |
+/// | says so once more | replayable | `max_retry_count` | back-off, one from the budget |
 /// | may have seen it, or answered | idempotent and replayable | `max_retry_count` | back-off, one from the budget |
 ///
 /// Each replica is tried at most once. `try_budget` is called last, and only if nothing else stands against the
@@ -146,7 +147,8 @@ impl fmt::Display for Stop {
 /// it. So it says in RFC 9110 section 10.2.3 (`Retry-After`) and in gRFC A6 (`grpc-retry-pushback-ms`).
 ///
 /// RFC 9110 section 9.2.2 forbids a proxy to repeat non-idempotent requests; RFC 9113 section 8.7 excepts those that
-/// were provably not processed, and gRFC A6 limits that to once, lest a refusing server is asked forever.
+/// were provably not processed. gRFC A6 has them repeated without further ado once only, lest servers that refuse are asked forever:
+/// from then on they are retries like any other.
 pub fn decide(
     proof: Proof,
     facts: RequestFacts,
@@ -192,7 +194,7 @@ fn pushed_back(progress: Progress, policy: &policy::Retry) -> Option<Duration> {
     }
 }
 
-/// Whether the replica's not having seen it is reason enough to go on. A refusal is believed once.
+/// Whether the replica's not having seen it is reason enough to go on at once, and for nothing. A refusal is so once.
 fn is_unseen(proof: Proof, progress: Progress) -> bool {
     match proof {
         Proof::Unsent => true,
@@ -205,10 +207,9 @@ fn is_unseen(proof: Proof, progress: Progress) -> bool {
 fn forbidden(proof: Proof, facts: RequestFacts, progress: Progress, policy: &policy::Retry) -> Option<Stop> {
     match proof {
         Proof::Unsent => None,
-        _ if is_unseen(proof, progress) => (!facts.replayable).then_some(Stop::NotReplayable),
-        Proof::RefusedUnseen if !facts.idempotent => Some(Stop::RetriesUsed),
-        _ if !facts.idempotent => Some(Stop::NotIdempotent),
+        Proof::Unknown | Proof::Answered if !facts.idempotent => Some(Stop::NotIdempotent),
         _ if !facts.replayable => Some(Stop::NotReplayable),
+        _ if is_unseen(proof, progress) => None,
         _ => (progress.retries_used >= policy.max_retry_count).then_some(Stop::RetriesUsed),
     }
 }
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_believed_once_for_any_method_and_without_a_pause() {
+    fn a_first_refusal_is_followed_by_another_attempt_for_any_method_and_without_a_pause() {
         let progress = Progress { remaining: SHORT, ..NOTHING_YET };
         for (idempotent, budget) in BOTH.into_iter().flat_map(|flag| BOTH.map(|other| (flag, other))) {
             let facts = RequestFacts { idempotent, replayable: true };
@@ -327,17 +328,17 @@ mod tests {
             (Verdict::Stop(stop), false) => stop,
             other => panic!("{other:?}"),
         };
-        assert_eq!(stop(facts, Progress { retries_used: 1, ..progress }), Stop::RetriesUsed);
         assert_eq!(stop(facts, Progress { untried_replicas: false, ..progress }), Stop::NoOtherReplica);
         assert_eq!(stop(facts, Progress { remaining: Duration::ZERO, ..progress }), Stop::NoTimeLeft);
         assert_eq!(stop(RequestFacts { replayable: false, ..facts }, progress), Stop::NotReplayable);
     }
 
     #[test]
-    fn a_second_refusal_is_treated_as_if_the_request_may_have_been_seen() {
+    fn a_second_refusal_is_followed_by_what_follows_for_a_request_that_may_be_sent_twice() {
         for (facts, progress, budget) in every_case() {
-            if facts.idempotent && progress.retries_used > 0 {
-                let unknown = decision(Proof::Unknown, facts, progress, budget);
+            if progress.retries_used > 0 {
+                let twice = RequestFacts { idempotent: true, ..facts };
+                let unknown = decision(Proof::Unknown, twice, progress, budget);
                 assert_eq!(decision(Proof::RefusedUnseen, facts, progress, budget), unknown);
             }
         }

@@ -106,6 +106,7 @@ impl Window {
     }
 
     /// Counts one event at `now`. One that is older than all of the window is dropped.
+    #[inline]
     pub fn add(&self, now: Tick, window: Duration, marked: bool) {
         if self.length.load(Relaxed) != whole_nanos(window) {
             self.clear();

@@ -66,6 +66,9 @@ fn services_are_read_with_default_ids_weights_tiers_and_policies() {
         max_per_replica = 50
         max_queue_time = "200ms"
         adaptive = "gradient"
+        [service.policy.rate_limit]
+        requests_per_second = 2.5
+        key = "header:X-Api-Key"
 
         [[service]]
         name = "users"
@@ -107,6 +110,9 @@ fn services_are_read_with_default_ids_weights_tiers_and_policies() {
     assert_eq!((concurrency.max_per_replica, concurrency.max_pending), (50, 1024));
     assert_eq!(concurrency.max_queue_time, Duration::from_millis(200));
     assert_eq!(concurrency.adaptive, policy::AdaptiveLimit::Gradient);
+    let rate_limit = orders.policy.rate_limit;
+    assert_eq!((rate_limit.requests_per_second, rate_limit.at_once()), (2.5, 3));
+    assert_eq!(rate_limit.key.to_string(), "header:x-api-key");
     assert_eq!(services[1].policy, Policy::default());
 }
 

@@ -97,7 +97,7 @@ impl Service {
         if matches!(looked, Err(Unavailable::AllFull)) && self.end_measurements(view, now) {
             return self.pick_limited(view, worker, now, tried, draw, waiter);
         }
-        Ok(self.picked(looked?, now))
+        Ok(self.picked(looked?, worker, now))
     }
 
     /// Lets a request that has `tried` some wait for a place, after [`Service::pick`] found none. It waits no longer than

@@ -1,10 +1,10 @@
 //! Counts that the request path makes and reports read.
 
-use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use crate::{
     counts::{Count, PerWorker},
-    routing::{Fault, Outcome, retry::Stop},
+    routing::{Fault, Outcome, Tick, retry::Stop},
 };
 
 /// What was counted for one replica since it was first seen.
@@ -59,6 +59,8 @@ struct AttemptCell {
     inflight: AtomicI64,
     // Of those, the ones of which nothing has come yet. Signed likewise.
     unanswered: AtomicI64,
+    // The tick at which something was heard of the replica last.
+    heard: AtomicU64,
 }
 
 impl AttemptCell {
@@ -94,6 +96,16 @@ impl AttemptCounts {
     /// An attempt has its response head, or will not have one.
     pub(super) fn answered(&self, worker: usize) {
         AttemptCell::change(&self.0.of(worker).unanswered, -1);
+    }
+
+    /// The replica has shown a sign of life.
+    pub(super) fn heard(&self, worker: usize, now: Tick) {
+        self.0.of(worker).heard.store(now.as_nanos(), Relaxed);
+    }
+
+    /// When it did so last, over all workers.
+    pub(super) fn heard_at(&self) -> Tick {
+        Tick::from_nanos(self.0.iter().map(|cell| cell.heard.load(Relaxed)).max().unwrap_or(0))
     }
 
     /// An attempt has ended, and had, or had not, been [answered](Self::answered) before.
@@ -246,7 +258,7 @@ impl From<Outcome> for AttemptResult {
             Outcome::Overloaded => Self::Overloaded,
             Outcome::Neutral => Self::Neutral,
             Outcome::Failure(fault) => match fault {
-                Fault::ResponseTimeout => Self::Timeout,
+                Fault::ResponseTimeout | Fault::Unanswered(_) => Self::Timeout,
                 Fault::ConnectRefused
                 | Fault::ConnectTimeout
                 | Fault::ConnectFailed

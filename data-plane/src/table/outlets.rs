@@ -1,9 +1,13 @@
 //! What all services of a table share: the ways in which they tell others what happens.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
+};
 
 use super::{
-    drain::DrainBoard, fail_open::FailOpenChanges, injection::FaultRules, transition::TransitionSink,
+    drain::DrainBoard, fail_open::FailOpenChanges, injection::FaultRules, rate_limit::RateKeys,
+    transition::TransitionSink,
 };
 
 /// Shared by a table and its services.
@@ -16,8 +20,10 @@ pub(super) struct Outlets {
     is_detailed: AtomicBool,
     /// Outcomes that are recorded of each replica; zero: none.
     recorded: AtomicUsize,
-    /// Services so far.
-    services: AtomicU64,
+    /// From the first limit on that has some.
+    rate_keys: OnceLock<RateKeys>,
+    /// How many there were so far.
+    ids: AtomicU64,
 }
 
 impl Outlets {
@@ -29,13 +35,23 @@ impl Outlets {
             faults: FaultRules::default(),
             is_detailed: AtomicBool::new(false),
             recorded: AtomicUsize::new(0),
-            services: AtomicU64::new(0),
+            rate_keys: OnceLock::new(),
+            ids: AtomicU64::new(0),
         }
     }
 
-    /// A number that no service of the table had before.
-    pub(super) fn next_service(&self) -> u64 {
-        self.services.fetch_add(1, Relaxed)
+    /// A number that nothing of the table had before.
+    pub(super) fn next_id(&self) -> u64 {
+        self.ids.fetch_add(1, Relaxed)
+    }
+
+    /// The keys of all rate limits.
+    pub(super) fn rate_keys(&self) -> &RateKeys {
+        self.rate_keys.get_or_init(RateKeys::new)
+    }
+
+    pub(super) fn rate_keys_forgotten(&self) -> u64 {
+        self.rate_keys.get().map_or(0, RateKeys::forgotten)
     }
 
     /// Whether somebody wants to know how long attempts at each replica take.

@@ -28,7 +28,8 @@ use super::{
 use crate::{
     health::check::Check,
     routing::{
-        Breaker, Change, Fault, Heard, History as Outcomes, Recorded, State, Tick, View as BreakerView,
+        Breaker, Change, Fault, Heard, History as Outcomes, Recorded, State, Tick, Unheard,
+        View as BreakerView,
         balancing::{Distance, FULL_SHARE, LatencyEstimate, next_step, ramp},
     },
 };
@@ -57,8 +58,6 @@ struct Learnt {
     checks: Checks,
     /// Kept while the policy goes by it.
     estimate: LatencyEstimate,
-    /// For how long requests have waited in vain for it since it was heard last, in nanoseconds; see [`Replica::outrun`].
-    unheard: AtomicU64,
     limit: LearntLimit,
     /// Made when its first outcome is recorded.
     outcomes: OnceLock<Outcomes>,
@@ -66,7 +65,7 @@ struct Learnt {
     began_at: AtomicU64,
     /// Whether somebody waits for its attempts to end.
     is_draining: AtomicBool,
-    /// Touched by failures, transitions and reports only.
+    /// Touched by failures, waits in vain, transitions and reports only.
     memory: Mutex<Memory>,
 }
 
@@ -80,6 +79,8 @@ struct Memory {
     /// The last one that did not come to be although its rule held.
     withheld: Option<Trip>,
     failures: VecDeque<Failure>,
+    /// Of its present registration.
+    unheard: Unheard,
     /// The last order to reset that was obeyed, or that was there before this replica was.
     reset: Option<Arc<v1::OverrideEntry>>,
 }
@@ -141,6 +142,7 @@ impl Replica {
             withheld: None,
             before,
             failures: VecDeque::new(),
+            unheard: Unheard::since(now),
             reset,
         };
         let replica = Self {
@@ -148,12 +150,11 @@ impl Replica {
             spec: spec.clone(),
             distance: Distance::between(here, &spec.locality),
             learnt: Arc::new(Learnt {
-                breaker: Breaker::new(),
+                breaker: Breaker::shared_by(workers),
                 counts: AttemptCounts::new(workers),
                 latencies: Latencies::new(workers),
                 checks: Checks::new(spec.incarnation),
                 estimate: LatencyEstimate::default(),
-                unheard: AtomicU64::new(0),
                 limit: LearntLimit::default(),
                 outcomes: OnceLock::new(),
                 began_at: AtomicU64::new(0),
@@ -167,15 +168,19 @@ impl Replica {
 
     /// The same replica after the registry or an operator changed their mind about it.
     ///
-    /// A new incarnation is a new process: if its predecessor was out, it may prove itself at once. An order to reset
-    /// goes last, so that it also closes what was handed back together with it.
+    /// A new incarnation is a new process, of which its predecessor's failures say little: they are forgotten, and where the
+    /// breaker is open, the next request is its probe. The breaker is not closed by that, what an operator has forced stays, and
+    /// if the probe fails it rests for longer than the last time. An order to reset goes last, so that it also closes what was
+    /// handed back together with it.
     pub(super) fn respecified(&self, spec: &ReplicaSpec, here: &Locality, now: Tick) -> (Self, Obeyed) {
         let learnt = &self.learnt;
         if spec.incarnation != self.spec.incarnation {
             learnt.breaker.reprobe(now);
             learnt.limit.forget();
             let before = self.counters();
-            self.memory().before = before;
+            let mut memory = self.memory();
+            memory.before = before;
+            memory.unheard = Unheard::since(now);
         }
         if spec.takes_requests() && (spec.incarnation != self.spec.incarnation || !self.takes_requests()) {
             self.begins(now);
@@ -387,25 +392,10 @@ impl Replica {
         &self.learnt.breaker
     }
 
-    /// It has been waited for so long in vain. Tells whether that is, with what it was waited for before, and nothing heard of it
-    /// meanwhile, as long as `limit`, and begins anew then.
-    pub(super) fn outrun(&self, waited: Duration, limit: Duration) -> bool {
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let (waited, limit) = (nanos(waited), nanos(limit));
-        let so_far = self.learnt.unheard.fetch_add(waited, Relaxed).saturating_add(waited);
-        let is_too_long = so_far >= limit;
-        if is_too_long {
-            self.learnt.unheard.store(0, Relaxed);
-        }
-        is_too_long
-    }
-
-    /// It has been heard.
-    pub(super) fn is_heard(&self) {
-        // Mostly nobody has waited in vain: whoever only reads keeps nobody from reading.
-        if self.learnt.unheard.load(Relaxed) > 0 {
-            self.learnt.unheard.store(0, Relaxed);
-        }
+    /// A request has waited for it in vain since then. Yields for how long requests have since it was heard last.
+    pub(super) fn waited_in_vain(&self, since: Tick, now: Tick) -> Duration {
+        let heard = self.counts().heard_at();
+        self.memory().unheard.wait(since, heard, now)
     }
 
     pub(super) fn estimate(&self) -> &LatencyEstimate {

@@ -26,6 +26,7 @@ use super::{
     measures::latencies,
     outlets::Outlets,
     policy::PolicyInForce,
+    rate_limit::RateLimits,
     replica::{Failure, Order, Replica},
     spec::{ReplicaSpec, ServiceSpec},
     transition::Transition,
@@ -69,6 +70,7 @@ pub struct Service {
     /// Whether the policy has any, for those who end something.
     is_limited: AtomicBool,
     pub(super) injections: Injections,
+    pub(super) rates: RateLimits,
     /// Before this tick, replicas are not compared again.
     compared_until: AtomicU64,
     /// Whether a replica speaks more than HTTP/1.1.
@@ -111,10 +113,10 @@ impl Service {
             Roster { policy: spec.policy, replicas: Arc::default(), gone: ReplicaCounters::default() };
         let service = Self {
             name: spec.name.clone(),
-            id: outlets.next_service(),
+            id: outlets.next_id(),
             view: ArcSwap::from_pointee(View::new(spec.policy, Vec::new(), &[], None, now)),
             roster: Mutex::new(nobody),
-            budget: Budget::new(),
+            budget: Budget::new(workers),
             counters: ServiceCounters::new(workers),
             tunnels: TunnelCounts::new(workers),
             fallbacks: Default::default(),
@@ -127,6 +129,7 @@ impl Service {
             limits: Limits::new(workers),
             is_limited: AtomicBool::new(false),
             injections: Injections::default(),
+            rates: RateLimits::default(),
             compared_until: AtomicU64::new(0),
             may_decline: AtomicBool::new(false),
             has_fallback: AtomicBool::new(false),
@@ -176,6 +179,7 @@ impl Service {
         *roster = Roster { policy: spec.policy, replicas: replicas.into(), gone };
         let speaks_more = |replica: &ReplicaSpec| replica.endpoint.protocol != Protocol::HTTP1;
         self.may_decline.store(spec.replicas.iter().any(speaks_more), Relaxed);
+        self.limit_rate(&spec.policy.rate_limit);
         self.rebuild(&roster, now);
         drop(roster);
         for (replica, change, order) in obeyed {
@@ -226,11 +230,11 @@ impl Service {
     pub fn asks_regardless(&self, replica: &Replica) -> bool {
         let view = self.view.load();
         let is_failing = || replica.standing(&view.policy.health_check) == Standing::Failing;
+        let is_resting = matches!(replica.breaker().state(), State::Open | State::HalfOpen);
         let is_out = match (view.fail_open, view.ignores_checks) {
-            (Some(fail_open), _) if fail_open.tier == replica.priority() => {
-                matches!(replica.breaker().state(), State::Open | State::HalfOpen) || is_failing()
-            }
-            (_, Some(_)) => is_failing(),
+            (Some(fail_open), _) if fail_open.tier == replica.priority() => is_resting || is_failing(),
+            // Checks are ignored, and breakers decide.
+            (_, Some(_)) => !is_resting && is_failing(),
             _ => false,
         };
         is_out && replica.takes_requests()
@@ -294,16 +298,16 @@ impl Service {
         }
         let choice = view.pick(worker, now, tried, draw, || self.inflight.read())?;
         self.begin(worker, choice.0, tried);
-        Ok(self.picked(choice, now))
+        Ok(self.picked(choice, worker, now))
     }
 
     #[inline]
-    pub(super) fn picked(&self, choice: Choice<'_>, now: Tick) -> Picked {
+    pub(super) fn picked(&self, choice: Choice<'_>, worker: usize, now: Tick) -> Picked {
         let (replica, permit, change) = choice;
         if let Some(change) = change {
             self.changed(replica, change, None, now);
         }
-        Picked { replica: Arc::clone(replica), permit }
+        Picked { replica: Arc::clone(replica), permit: permit.of(worker) }
     }
 
     #[inline]

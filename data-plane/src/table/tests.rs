@@ -15,6 +15,7 @@ mod properties;
 mod slow_start;
 mod spill_over;
 mod tiers;
+mod unanswered;
 
 use std::time::Duration;
 

@@ -26,7 +26,10 @@ use self::{
     bands::{Band, Split},
 };
 use super::{checks::Standing, replica::Replica};
-use crate::routing::{Change, Draw, Permit, Rotation, State, Tick};
+use crate::{
+    counts::Alone,
+    routing::{Change, Draw, Permit, Rotation, State, Tick},
+};
 
 /// Why a service has nobody to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,8 +75,9 @@ pub(super) struct View {
     affinity: Option<Affinity>,
     /// When shares are other ones, because somebody starts slowly; [`Tick::NEVER`] when nobody does.
     pub(super) reshared_at: Tick,
-    /// The next turn. Shared by all workers, so that the rotation is strict over all of them.
-    cursor: AtomicU64,
+    /// The next turn. Shared by all workers, so that the rotation is strict over all of them: the one thing that a pick has them
+    /// write in turns, and so apart from what they only read.
+    cursor: Alone<AtomicU64>,
     first_turn: u64,
     /// Who had the last turn before this view, by the best band that was in use then.
     last_before: Vec<(Band, Arc<Replica>)>,
@@ -198,7 +202,7 @@ impl View {
             shares,
             rotation,
             reshared_at: reshared_at.unwrap_or(Tick::NEVER),
-            cursor: AtomicU64::new(first_turn),
+            cursor: Alone(AtomicU64::new(first_turn)),
             first_turn,
             last_before,
             standby: standby.chunk_by(|one, other| band(one) == band(other)).map(Standby::new).collect(),
@@ -448,7 +452,7 @@ impl View {
 
     /// Who had the last turn, by the best band that was in use then.
     fn last_of_each_band(&self) -> Vec<(Band, Arc<Replica>)> {
-        let turn = self.cursor.load(Relaxed);
+        let turn = self.cursor.0.load(Relaxed);
         let had_turns = turn > self.first_turn && !self.eligible.is_empty();
         let last = had_turns.then(|| Arc::clone(&self.eligible[self.rotation.index(turn - 1)]));
         let last = self.split.best().zip(last);

@@ -10,6 +10,7 @@ use tokio::{
     net::TcpStream,
 };
 
+use crate::access_log::Log;
 use crate::harness::{
     Act, Gateway, Replica, body, eventually, field, ok, raw_replica, read_message, respond, status,
 };
@@ -214,6 +215,30 @@ async fn a_replica_that_wants_the_body_gets_it_at_once() {
 }
 
 #[tokio::test]
+async fn nothing_is_said_of_a_body_once_the_answer_has_begun() {
+    // It wants the body, and answers before it has it.
+    let eager = raw_replica(|mut stream| async move {
+        read_until(&mut stream, "\r\n\r\n").await;
+        let both = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n";
+        stream.write_all(both.as_bytes()).await.unwrap();
+        read_until(&mut stream, "abc").await;
+        stream.write_all(b"done").await.unwrap();
+    })
+    .await;
+    for connection in ["", "connection: close\r\n"] {
+        let gateway = Gateway::start(&[eager], Policy::default()).await;
+        let mut stream = gateway.connect().await;
+        let head = "POST /orders/ HTTP/1.1\r\nhost: gw\r\nexpect: 100-continue\r\ncontent-length: 3\r\n";
+        stream.write_all(format!("{head}{connection}\r\n").as_bytes()).await.unwrap();
+        let told = read_until(&mut stream, "\r\n\r\n").await;
+        assert_eq!(status(&told), 200, "{told}");
+        // Of those that wait no longer to be told.
+        stream.write_all(b"abc").await.unwrap();
+        assert_eq!(to_the_end(&mut stream).await.0, "done", "{connection:?}");
+    }
+}
+
+#[tokio::test]
 async fn interim_responses_pass_and_not_to_clients_that_do_not_know_them() {
     let hints = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\nconnection: x-y\r\nx-y: 1\r\n\r\n";
     let replica = Replica::start(move |_, _| {
@@ -233,27 +258,32 @@ async fn interim_responses_pass_and_not_to_clients_that_do_not_know_them() {
 
 #[tokio::test]
 async fn an_answer_that_breaks_off_does_so_for_the_client_too_in_every_framing() {
-    for (version, head, orderly_end) in [
+    let framings = [
         ("1.1", "content-length: 10", true),
         ("1.1", "transfer-encoding: chunked", true),
         ("1.0", "transfer-encoding: chunked", false),
         ("1.0", "content-length: 10", true),
-    ] {
+    ];
+    // What a call of gRPC, over HTTP/2, would be told in trailers.
+    let types = ["text/plain", "application/grpc"];
+    for ((version, head, orderly_end), sent) in
+        framings.into_iter().flat_map(|framing| types.map(|sent| (framing, sent)))
+    {
         let text = if head.starts_with('t') { "3\r\nabc\r\n" } else { "abc" };
         let torn = raw_replica(move |mut stream| async move {
             read_until(&mut stream, "\r\n\r\n").await;
             stream.write_all(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{text}").as_bytes()).await.unwrap();
         })
         .await;
-        let gateway = Gateway::start(&[torn], Policy::default()).await;
+        let log = Log::new();
+        let gateway = log.start(&[torn], Policy::default()).await;
         let mut stream = gateway.connect().await;
-        stream
-            .write_all(format!("GET /orders/ HTTP/{version}\r\nhost: gw\r\n\r\n").as_bytes())
-            .await
-            .unwrap();
+        let request = format!("GET /orders/ HTTP/{version}\r\nhost: gw\r\ncontent-type: {sent}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
         let (answer, is_orderly) = to_the_end(&mut stream).await;
         assert!(!answer.contains("0\r\n\r\n"), "{answer}");
-        assert!(is_orderly == orderly_end || answer.is_empty(), "{version} {head}: {answer}");
+        assert!(is_orderly == orderly_end || answer.is_empty(), "{version} {head} {sent}: {answer}");
+        assert_eq!(log.lines(1).await[0]["gw.end"], "upstream_broke_off", "{version} {head} {sent}");
         let failures = || gateway.service().replicas()[0].counters().failures;
         eventually("it counts against the replica", || failures() == 1).await;
     }

@@ -17,7 +17,12 @@ use tokio::{
     sync::{Notify, mpsc},
 };
 
-use crate::harness::{Act, Gateway, Replica, body, eventually, field, ok, raw_replica, read_message, status};
+use crate::{
+    harness::{
+        Act, Gateway, Replica, body, eventually, field, ok, raw_replica, read_message, reason, status,
+    },
+    http2_replicas::{H2Replica, answer, builder, eventually_stands, h2c, read},
+};
 
 /// Longer than any test takes.
 const LONG: Duration = Duration::from_secs(600);
@@ -249,4 +254,71 @@ async fn nothing_arrives_once_all_workers_have_taken_the_drain_on_and_nothing_is
     for client in clients {
         client.await.unwrap();
     }
+}
+
+/// A replica that takes whatever its windows let it, and reads nothing behind the first bytes before it is told to. Yields how
+/// many requests' heads have come, once the connection has ended.
+async fn deaf(go_on: Arc<Notify>, heads: Arc<AtomicUsize>) -> std::net::SocketAddr {
+    raw_replica(move |mut stream| {
+        let (go_on, heads) = (Arc::clone(&go_on), Arc::clone(&heads));
+        async move {
+            stream.read_exact(&mut [0; 24]).await.unwrap();
+            // SETTINGS with the largest window there is for each stream, and as much for the connection.
+            let settings = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0x7f, 0xff, 0xff, 0xff];
+            stream.write_all(&settings).await.unwrap();
+            let window = (0x7fff_ffff_u32 - 65_535).to_be_bytes();
+            stream.write_all(&[&[0, 0, 4, 8, 0, 0, 0, 0, 0], &window[..]].concat()).await.unwrap();
+            go_on.notified().await;
+            loop {
+                let mut head = [0; 9];
+                if stream.read_exact(&mut head).await.is_err() {
+                    return;
+                }
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                if stream.read_exact(&mut vec![0; length as usize]).await.is_err() {
+                    return;
+                }
+                heads.fetch_add(usize::from(head[3] == 1), SeqCst);
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_still_lies_in_the_gateway_when_a_drain_is_over_may_be_seen_and_is_not_sent_twice() {
+    let (go_on, heads) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+    let full = deaf(Arc::clone(&go_on), Arc::clone(&heads)).await;
+    let taking = H2Replica::start(builder(), |_, body, answering| async move {
+        read(body).await;
+        answer(answering, "taken").await;
+    })
+    .await;
+    let endpoints = vec![h2c(full), taking.endpoint()];
+    let gateway = Arc::new(Gateway::start_to(endpoints, Arc::default(), Policy::default()));
+    gateway.respecify(1, |spec| spec.mode = Mode::Draining).await;
+    // Fills the socket of the one connection.
+    let mut upload = gateway.connect().await;
+    let head = format!("POST /orders/x HTTP/1.1\r\nhost: gw\r\ncontent-length: {}\r\n\r\n", 1 << 30);
+    upload.write_all(head.as_bytes()).await.unwrap();
+    let written = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&written);
+    let uploading = tokio::spawn(async move {
+        while upload.write_all(&[b'x'; 16 * 1024]).await.is_ok() {
+            count.fetch_add(1, SeqCst);
+        }
+    });
+    let mut before = usize::MAX;
+    eventually_stands(|| std::mem::replace(&mut before, written.load(SeqCst)) == written.load(SeqCst)).await;
+    let asking = Arc::clone(&gateway);
+    let asked = tokio::spawn(async move { asking.post("/orders/x", "paid once").await });
+    eventually("it is under way, too", || gateway.inflight(0) == 2).await;
+    gateway.respecify(1, |spec| spec.mode = Mode::Serving).await;
+    gateway.drain(0, Duration::from_millis(100)).await;
+    let response = asked.await.unwrap();
+    uploading.abort();
+    assert_eq!((status(&response), reason(&response).as_str()), (504, "drain_deadline"));
+    assert_eq!(taking.count(), 0, "a POST is not sent twice");
+    go_on.notify_one();
+    eventually("what lay there goes out", || heads.load(SeqCst) == 2).await;
 }

@@ -14,7 +14,7 @@ fn quick() -> Policy {
     policy
 }
 
-fn states(gateway: &Gateway) -> Vec<State> {
+pub(crate) fn states(gateway: &Gateway) -> Vec<State> {
     let policy = gateway.service().policy();
     let replicas = gateway.service().replicas();
     let now = data_plane::routing::Tick::ORIGIN;
@@ -195,6 +195,56 @@ async fn a_client_that_leaves_is_nobodys_fault_and_its_request_is_cancelled() {
     let counters = || gateway.service().replicas()[0].counters();
     eventually("nothing is in flight", || counters().inflight == 0).await;
     assert_eq!((counters().attempts, counters().failures), (10, 0));
+    assert_eq!(states(&gateway), [State::Closed]);
+}
+
+/// One that waits for so long, and leaves.
+async fn leaves_after(gateway: &Gateway, patience: Duration) {
+    let mut stream = gateway.connect().await;
+    stream.write_all(b"GET /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n").await.expect("the gateway listens");
+    tokio::time::sleep(patience).await;
+    drop(stream);
+    eventually("it is missed", || gateway.inflight(0) == 0).await;
+}
+
+#[tokio::test]
+async fn a_replica_that_hangs_is_found_out_by_clients_that_all_leave_before_its_time_is_over() {
+    let hung = Replica::start(|_, _| Act::Hang).await;
+    let mut policy = Policy::default();
+    policy.timeout.per_try = Duration::from_millis(300);
+    policy.breaker.consecutive_failure_count = 2;
+    policy.breaker.base_open = Duration::from_secs(60);
+    let gateway = Gateway::start(&[hung.address], policy).await;
+    let failures = || gateway.service().replicas()[0].counters().failures;
+    for _ in 0..2 {
+        leaves_after(&gateway, Duration::from_millis(100)).await;
+    }
+    assert_eq!(failures(), 0, "as long as it may yet answer");
+    let mut more = 0;
+    while states(&gateway) == [State::Closed] {
+        leaves_after(&gateway, Duration::from_millis(100)).await;
+        more += 1;
+        assert!(more <= 3, "it hangs on and on");
+    }
+    let fault = gateway.service().replicas()[0].last_failures()[0].fault.to_string();
+    assert!(fault.starts_with("no answer to anybody in "), "{fault}");
+}
+
+#[tokio::test]
+async fn a_replica_that_answers_somebody_in_between_is_not_blamed_for_those_that_wait_for_less() {
+    let slow =
+        Replica::start(|_, request| if request.starts_with("POST") { ok("") } else { Act::Hang }).await;
+    let mut policy = Policy::default();
+    policy.timeout.per_try = Duration::from_millis(300);
+    policy.breaker.consecutive_failure_count = 1;
+    let gateway = Gateway::start(&[slow.address], policy).await;
+    for _ in 0..6 {
+        let leaves = || leaves_after(&gateway, Duration::from_millis(100));
+        // Together they wait for longer than an attempt may take.
+        tokio::join!(leaves(), leaves(), leaves(), leaves(), leaves());
+        assert_eq!(status(&gateway.post("/orders/", "x").await), 200);
+    }
+    assert_eq!(gateway.service().replicas()[0].counters().failures, 0);
     assert_eq!(states(&gateway), [State::Closed]);
 }
 

@@ -31,7 +31,7 @@ fn stand_in() -> Policy {
 }
 
 /// Has the gateway know the service that stands in.
-fn stands_in(gateway: &Gateway, replica: &Replica, policy: Policy) {
+pub(crate) fn stands_in(gateway: &Gateway, replica: &Replica, policy: Policy) {
     stands_in_at(gateway, replica.address, policy);
 }
 

@@ -58,6 +58,19 @@ async fn next(stream: &mut (impl AsyncReadExt + Unpin)) -> Option<(u8, u8, u32, 
     Some((kind, flags, u32::from_be_bytes(number), payload))
 }
 
+/// Whether the gateway resets a stream before the connection ends.
+async fn has_reset(stream: &mut (impl AsyncReadExt + Unpin)) -> bool {
+    let ended = async {
+        while let Some((kind, ..)) = next(stream).await {
+            if kind == RST_STREAM {
+                return true;
+            }
+        }
+        false
+    };
+    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it goes on for ever")
+}
+
 /// A connection that has begun, with these settings of the client's.
 async fn begin(gateway: &Gateway, settings: &[u8]) -> TcpStream {
     let mut stream = gateway.connect().await;
@@ -363,15 +376,7 @@ async fn whoever_opens_its_window_bit_by_bit_has_its_stream_ended() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     });
-    let ended = async {
-        while let Some((kind, ..)) = next(&mut reading).await {
-            if kind == RST_STREAM {
-                return true;
-            }
-        }
-        false
-    };
-    assert!(tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it goes on for ever"));
+    assert!(has_reset(&mut reading).await);
     assert_eq!(refused(&gateway, "slow_reader"), 1);
     eventually("nothing is under way", || gateway.inflight(0) == 0).await;
     opening.abort();
@@ -385,15 +390,7 @@ async fn the_last_of_an_answer_is_not_kept_for_a_client_that_takes_nothing_of_it
     // INITIAL_WINDOW_SIZE 1.
     let mut stream = begin(&gateway, &[0, 4, 0, 0, 0, 1]).await;
     stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 1, GET)).await.unwrap();
-    let ended = async {
-        while let Some((kind, ..)) = next(&mut stream).await {
-            if kind == RST_STREAM {
-                return true;
-            }
-        }
-        false
-    };
-    assert!(tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it is kept for ever"));
+    assert!(has_reset(&mut stream).await);
     assert_eq!(refused(&gateway, "unread"), 1);
     eventually("nothing is under way", || gateway.inflight(0) == 0).await;
 }

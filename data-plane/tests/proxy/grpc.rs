@@ -8,15 +8,16 @@ use std::{
 };
 
 use bytes::Bytes;
+use data_plane::routing::{Rule, State};
 use gateway_proto::{Address, Endpoint, Policy, Protocol};
 use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Request, Response};
-use tokio::net::TcpStream;
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::Notify};
 
 use crate::{
     access_log::Log,
     faults::{aborting, delaying, inject},
-    harness::{Dead, Gateway, eventually},
+    harness::{Dead, Gateway, eventually, raw_replica, read_message, reason, status},
     http2_replicas::{H2Replica, read},
 };
 
@@ -225,6 +226,71 @@ async fn a_call_ends_with_its_time_and_nobody_but_the_caller_chose_that() {
 }
 
 #[tokio::test]
+async fn a_replica_that_hangs_is_found_out_although_no_call_has_as_much_time_as_an_attempt() {
+    let hanging = H2Replica::start(h2::server::Builder::new(), |_, body, answering| async move {
+        let _held = answering;
+        read(body).await;
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let good = answering("0").await;
+    let mut policy = Policy::default();
+    policy.timeout.per_try = Duration::from_millis(600);
+    policy.breaker.consecutive_failure_count = 2;
+    policy.breaker.base_open = Duration::from_secs(60);
+    let endpoints = vec![hanging.endpoint(), good.endpoint()];
+    let mut gateway = Gateway::start_to(endpoints, Arc::default(), policy);
+    let mut in_vain = 0;
+    let change = loop {
+        in_vain +=
+            u32::from(call(&gateway, "/orders/x", &[("grpc-timeout", "200m")]).await.status().0 == "4");
+        if let Ok(transition) = gateway.transitions.try_recv() {
+            break transition.change;
+        }
+        assert!(in_vain < 50, "it hangs on and on");
+    };
+    assert_eq!((change.to, change.rule()), (State::Open, Some(Rule::ConsecutiveFailures)));
+    let reason = change.reason.to_string();
+    assert!(reason.contains("no answer to anybody in "), "{reason}");
+    // Three have waited for as long as one might, and it takes two failures.
+    assert!((3..=5).contains(&in_vain), "{in_vain}");
+    let last = gateway.service().replicas()[0].last_failures().remove(0);
+    assert_eq!(last.request_id.len(), 32, "{last:?}");
+}
+
+#[tokio::test]
+async fn who_waits_for_room_on_shared_connections_waits_for_other_callers_and_not_for_the_replica() {
+    let mut builder = h2::server::Builder::new();
+    builder.max_concurrent_streams(1);
+    let streaming = H2Replica::start(builder, |_, _, mut answering| async move {
+        let _sending = begin(&mut answering);
+        // Never ends.
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let mut policy = Policy::default();
+    policy.timeout.per_try = Duration::from_millis(300);
+    policy.timeout.connect = Duration::from_secs(5);
+    let gateway = Arc::new(Gateway::start_to(vec![streaming.endpoint()], Arc::default(), policy));
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 1..=16 {
+        let gateway = Arc::clone(&gateway);
+        calls.spawn(async move { call(&gateway, "/orders/x", &[]).await });
+        eventually("it has a connection of its own", || streaming.connections() == number).await;
+    }
+    eventually("all are under way", || streaming.seen().len() == 16).await;
+    for _ in 0..4 {
+        let mut client = gateway.connect().await;
+        client.write_all(b"GET /orders/x HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+        eventually("it waits", || gateway.inflight(0) == 17).await;
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        drop(client);
+        eventually("it is missed", || gateway.inflight(0) == 16).await;
+    }
+    assert_eq!((streaming.seen().len(), failures(&gateway)), (16, 0));
+}
+
+#[tokio::test]
 async fn a_caller_is_told_when_its_replica_breaks_off_in_the_middle() {
     let replica = H2Replica::start(h2::server::Builder::new(), |_, body, mut answering| async move {
         read(body).await;
@@ -238,6 +304,43 @@ async fn a_caller_is_told_when_its_replica_breaks_off_in_the_middle() {
     let called = call(&gateway, "/orders/x", &[]).await;
     assert_eq!((called.status().0, &called.body[..]), ("14", MESSAGE), "{called:?}");
     assert_eq!(failures(&gateway), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_grpc_is_broken_off_whatever_its_request_says() {
+    let is_read = Arc::new(Notify::new());
+    let goes_on = Arc::clone(&is_read);
+    let torn = raw_replica(move |mut stream| {
+        let goes_on = Arc::clone(&goes_on);
+        async move {
+            read_message(&mut stream).await;
+            let head = "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ntransfer-encoding: chunked\r\n\r\n";
+            stream.write_all(format!("{head}3\r\nabc\r\n").as_bytes()).await.unwrap();
+            goes_on.notified().await;
+        }
+    })
+    .await;
+    let gateway = Gateway::start(&[torn], Policy::default()).await;
+    let (sender, connection) = h2::client::handshake(gateway.connect().await).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("http://gw/orders/x").header("content-type", "application/grpc");
+    let mut sender = sender.ready().await.unwrap();
+    let (response, _) = sender.send_request(request.body(()).unwrap(), true).unwrap();
+    let mut body = response.await.unwrap().into_body();
+    assert_eq!(body.data().await.unwrap().unwrap(), "abc");
+    is_read.notify_one();
+    let end = body.data().await;
+    assert!(matches!(end, Some(Err(_))), "it looks whole: {end:?}");
+    eventually("it counts against the replica", || failures(&gateway) == 1).await;
+}
+
+#[tokio::test]
+async fn who_sends_what_it_calls_grpc_over_http_1_is_told_as_http_1_has_it() {
+    let gateway = Gateway::start(&[Dead::new().address], Policy::default()).await;
+    let head =
+        "POST /orders/x HTTP/1.1\r\nhost: gw\r\ncontent-type: application/grpc\r\ngrpc-timeout: no\r\n";
+    let response = gateway.send(&format!("{head}content-length: 0\r\n\r\n")).await;
+    assert_eq!((status(&response), reason(&response).as_str()), (502, "connect_refused"));
 }
 
 #[tokio::test]

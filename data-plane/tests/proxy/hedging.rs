@@ -160,13 +160,13 @@ async fn as_many_are_asked_beside_as_the_policy_says_and_the_budget_bears() {
     // The budget has its floor of a hundred in ten seconds.
     let service = gateway.service();
     let now = gateway.clock.now();
-    while service.budget().try_retry(now, 0.0) {}
+    while service.budget().try_retry(0, now, 0.0) {}
     policy.retry.budget_ratio = 0.0;
     policy.timeout.per_try = Duration::from_millis(150);
     policy.retry.max_retry_count = 0;
     let gateway = Gateway::start(&addresses[..2], policy).await;
     let service = gateway.service();
-    while service.budget().try_retry(gateway.clock.now(), 0.0) {}
+    while service.budget().try_retry(0, gateway.clock.now(), 0.0) {}
     let response = gateway.get("/orders/").await;
     assert_eq!(status(&response), 504);
     assert_eq!(service.attempts().attempts, 1, "no budget, no company");

@@ -16,7 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::convert::Infallible;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Act, Gateway, Replica, body, field, ok, raw_replica};
+use crate::harness::{Act, Gateway, Replica, body, eventually, field, ok, raw_replica};
 
 pub(crate) type Outgoing = BoxBody<Bytes, Infallible>;
 
@@ -62,6 +62,29 @@ async fn a_request_of_http_2_becomes_one_of_http_1() {
     ] {
         assert_eq!(field(&seen, name).as_deref(), value, "{name} in {seen}");
     }
+}
+
+#[tokio::test]
+async fn a_request_of_no_length_has_its_time_although_its_end_is_told_later() {
+    let silent = Replica::start(|_, _| Act::Hang).await;
+    let mut policy = Policy::default();
+    policy.timeout.per_try = Duration::from_millis(300);
+    policy.retry.max_retry_count = 0;
+    let gateway = Gateway::start(&[silent.address], policy).await;
+    let (sender, connection) = h2::client::handshake(gateway.connect().await).await.unwrap();
+    tokio::spawn(connection);
+    for number in 1..=2 {
+        let request = Request::post("http://gw/orders/").header("content-length", "0").body(()).unwrap();
+        let mut sender = sender.clone().ready().await.unwrap();
+        let (response, mut sending) = sender.send_request(request, false).unwrap();
+        let seen = || silent.seen().len() == number;
+        eventually("the replica has it, which waits for nothing", seen).await;
+        sending.send_data(Bytes::new(), true).unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(2), response).await;
+        assert_eq!(answer.expect("it is waited for").unwrap().status(), 504);
+        assert_eq!(field(&silent.seen()[number - 1], "content-length").as_deref(), Some("0"));
+    }
+    eventually("nothing is in flight", || gateway.inflight(0) == 0).await;
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ impl H2Replica {
         self.seen.lock().unwrap().clone()
     }
 
-    fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.seen.lock().unwrap().len()
     }
 
@@ -92,7 +92,7 @@ impl Drop for H2Replica {
     }
 }
 
-fn h2c(address: SocketAddr) -> Endpoint {
+pub(crate) fn h2c(address: SocketAddr) -> Endpoint {
     Endpoint { address: Address::parse(&address.to_string()).unwrap(), protocol: Protocol::h2c() }
 }
 
@@ -111,12 +111,12 @@ pub(crate) async fn read(mut body: RecvStream) -> (Vec<u8>, Option<HeaderMap>) {
     (bytes, body.trailers().await.unwrap_or_default())
 }
 
-async fn answer(mut answering: Answering, text: &str) {
+pub(crate) async fn answer(mut answering: Answering, text: &str) {
     let mut sending = answering.send_response(Response::new(()), false).unwrap();
     let _ = sending.send_data(Bytes::copy_from_slice(text.as_bytes()), true);
 }
 
-fn builder() -> server::Builder {
+pub(crate) fn builder() -> server::Builder {
     server::Builder::new()
 }
 
@@ -285,57 +285,6 @@ async fn a_goodbye_ends_no_request_and_the_next_one_goes_over_a_new_connection()
     eventually("each had its connection", || served.load(Relaxed) == 5).await;
 }
 
-/// A replica that reads one request's head, says goodbye with this as the last stream that it took, and closes.
-async fn leaving(last: u32, reason: Reason) -> SocketAddr {
-    raw_replica(move |mut stream| async move {
-        stream.read_exact(&mut [0; 24]).await.unwrap();
-        stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
-        loop {
-            let mut head = [0; 9];
-            stream.read_exact(&mut head).await.unwrap();
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            stream.read_exact(&mut vec![0; length as usize]).await.unwrap();
-            // HEADERS
-            if head[3] == 1 {
-                break;
-            }
-        }
-        let mut goodbye = vec![0, 0, 8, 7, 0, 0, 0, 0, 0];
-        goodbye.extend_from_slice(&last.to_be_bytes());
-        goodbye.extend_from_slice(&u32::from(reason).to_be_bytes());
-        stream.write_all(&goodbye).await.unwrap();
-        stream.shutdown().await.unwrap();
-        while stream.read(&mut [0; 1024]).await.is_ok_and(|count| count > 0) {}
-    })
-    .await
-}
-
-#[tokio::test]
-async fn what_a_goodbye_leaves_out_is_asked_of_another_and_what_it_took_is_not() {
-    let taking = H2Replica::start(builder(), |_, body, answering| async move {
-        let (bytes, _) = read(body).await;
-        answer(answering, str::from_utf8(&bytes).unwrap()).await;
-    })
-    .await;
-    for reason_given in [Reason::NO_ERROR, Reason::ENHANCE_YOUR_CALM, Reason::INTERNAL_ERROR] {
-        let left_out = vec![h2c(leaving(0, reason_given).await), taking.endpoint()];
-        let gateway = Gateway::start_to(left_out, Arc::default(), Policy::default());
-        for _ in 0..2 {
-            let response = gateway.post("/orders/x", "paid once").await;
-            assert_eq!(status(&response), 200, "{reason_given:?} {response}");
-            assert!(body(&response).contains("paid once"), "{response}");
-        }
-        assert_eq!(gateway.service().replicas()[0].counters().failures, 0);
-
-        let took = vec![h2c(leaving(1, reason_given).await)];
-        let gateway = Gateway::start_to([&took[..], &took].concat(), Arc::default(), Policy::default());
-        let response = gateway.post("/orders/x", "paid once").await;
-        let told = (status(&response), reason(&response));
-        assert_eq!(told, (502, "connection_terminated".into()), "{reason_given:?} {response}");
-        assert!(body(&response).contains("after 1 attempt"), "a POST is not sent twice: {response}");
-    }
-}
-
 #[tokio::test]
 async fn a_connection_that_ended_while_it_was_idle_costs_no_request() {
     let replica = H2Replica::start(builder(), |_, body, answering| async move {
@@ -441,7 +390,7 @@ async fn who_reads_slowly_holds_up_its_replica_and_nobody_else() {
 }
 
 /// Waits until nothing has moved between two looks.
-async fn eventually_stands(mut stands: impl FnMut() -> bool) {
+pub(crate) async fn eventually_stands(mut stands: impl FnMut() -> bool) {
     for _ in 0..200 {
         tokio::time::sleep(Duration::from_millis(50)).await;
         if stands() {

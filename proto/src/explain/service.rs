@@ -24,12 +24,6 @@ impl ServiceExplanation {
         }
     }
 
-    /// Takes in a replica of which there is nothing to say but that it takes requests.
-    pub fn add_well(&mut self) {
-        self.response.replica_count += 1;
-        self.response.taking_count += 1;
-    }
-
     /// Takes in what was concluded of a replica.
     pub fn add(&mut self, replica: v1::ExplainReplicaResponse) {
         use v1::ReplicaVerdict as Verdict;
@@ -56,6 +50,11 @@ impl ServiceExplanation {
         if response.replicas.len() >= 2 * MAX_SHOWN {
             self.keep_the_worst();
         }
+    }
+
+    /// Takes in on how many data planes it fails open.
+    pub fn fails_open_on(&mut self, node_count: i32) {
+        self.response.fail_open_node_count = node_count;
     }
 
     /// The sentence over all of it, and what to do.
@@ -102,7 +101,7 @@ fn summary(response: &v1::ExplainServiceResponse) -> String {
     let parts = parts.iter().filter(|(count, _)| *count > 0);
     let rest = parts.map(|(count, what)| format!("{count} {what}")).collect::<Vec<_>>().join(", ");
     let of = |count: i32| format!("{count} of {total} {}", if total == 1 { "replica" } else { "replicas" });
-    match (total, response.taking_count + response.partly_out_count) {
+    let served = match (total, response.taking_count + response.partly_out_count) {
         (0, _) => "not served: it has no replica".into(),
         (_, 0) if response.standing_by_count > 0 => {
             format!("not settled: no data plane asks a replica of the best tier: {rest}")
@@ -111,5 +110,13 @@ fn summary(response: &v1::ExplainServiceResponse) -> String {
         (1, _) if rest.is_empty() => "served: its only replica takes requests everywhere".into(),
         (_, _) if rest.is_empty() => format!("served: all {total} replicas take requests everywhere"),
         (_, _) => format!("served by {} everywhere; {rest}", of(response.taking_count)),
-    }
+    };
+    let panics = match response.fail_open_node_count {
+        0 => return served,
+        1 => "1 data plane, which asks".to_owned(),
+        nodes => format!("{nodes} data planes, which ask"),
+    };
+    format!(
+        "{served}; PANIC: too few let traffic through on {panics} those with open breakers, or failing checks, too"
+    )
 }

@@ -105,6 +105,8 @@ pub(super) fn explain(facts: &Facts, registered: &Registered, word: Word) -> v1:
         last_report_time: word.report_time,
         breaker: row,
         held_time: held.flatten(),
+        control_plane: word.control_plane,
+        left: word.left,
         ..Default::default()
     };
     (node.summary, node.until) = sentences(facts, &node);

@@ -416,6 +416,13 @@ fn a_service_is_summed_up_from_its_replicas() {
     ] {
         assert_eq!(of(&replicas).summary, summary);
     }
+    let mut panics = ServiceExplanation::new("orders", 7, facts().now);
+    panics.fails_open_on(2);
+    assert_eq!(
+        panics.finish().summary,
+        "not served: it has no replica; PANIC: too few let traffic through on 2 data planes, which ask those with open \
+         breakers, or failing checks, too"
+    );
     let many = of(&vec![out; 500]);
     assert_eq!((many.replicas.len(), many.out_count), (MAX_SHOWN, 500));
     assert_eq!(many.next_steps[0].command, "gwctl explain orders/r-0");

@@ -8,7 +8,7 @@ use std::{fmt, time::Duration};
 use super::{
     AdaptiveLimit, Algorithm, CheckHost, CheckPath, CheckType, DAY, DrainTimeout, EndTime, FallbackBody,
     FallbackContentType, FallbackService, FaultHeader, GrpcService, HOUR, HashBy, MINUTE, MS, Methods,
-    Policy, SECOND, Statuses, TIB, Upgrades, WEEK,
+    Policy, RateKey, SECOND, Statuses, TIB, Upgrades, WEEK,
     health_check::{MIN_INTERVAL, MIN_TIMEOUT},
     text,
 };
@@ -28,7 +28,7 @@ pub enum Value {
     Duration(Duration),
     /// Of a [`Range::Count`].
     Count(u32),
-    /// Of a [`Range::Ratio`] or a [`Range::Factor`].
+    /// Of a [`Range::Ratio`], a [`Range::Factor`] or a [`Range::Rate`].
     Ratio(f64),
     /// Of a [`Range::Flag`].
     Flag(bool),
@@ -64,6 +64,8 @@ pub enum Value {
     FallbackContentType(FallbackContentType),
     /// Of a [`Range::FallbackBody`].
     FallbackBody(FallbackBody),
+    /// Of a [`Range::RateKey`].
+    RateKey(RateKey),
 }
 
 impl fmt::Display for Value {
@@ -94,6 +96,7 @@ impl fmt::Display for Value {
             Self::FallbackContentType(value) => value.fmt(f),
             Self::FallbackBody(value) if value.as_str().is_empty() => f.write_str("\"\""),
             Self::FallbackBody(value) => value.fmt(f),
+            Self::RateKey(value) => value.fmt(f),
         }
     }
 }
@@ -169,6 +172,10 @@ pub enum Range {
     FallbackContentType,
     /// Short texts.
     FallbackBody,
+    /// Requests in a second, or zero for any number.
+    Rate,
+    /// Whose requests are counted together.
+    RateKey,
 }
 
 impl fmt::Display for Range {
@@ -203,6 +210,8 @@ impl fmt::Display for Range {
             Self::FallbackService => f.write_str(FallbackService::FORMS),
             Self::FallbackContentType => f.write_str(FallbackContentType::FORMS),
             Self::FallbackBody => f.write_str(FallbackBody::FORMS),
+            Self::Rate => f.write_str("0 or 0.001..=1000000"),
+            Self::RateKey => f.write_str(RateKey::FORMS),
         }
     }
 }
@@ -219,6 +228,7 @@ impl Range {
             (Self::Factor { min, max }, Value::Ratio(value)) => {
                 value == 0.0 || (f64::from(min)..=f64::from(max)).contains(&value)
             }
+            (Self::Rate, Value::Ratio(value)) => value == 0.0 || (0.001..=1e6).contains(&value),
             (Self::Status, Value::Count(value)) => value == 0 || (200..=599).contains(&value),
             (Self::Flag, Value::Flag(_))
             | (Self::Methods, Value::Methods(_))
@@ -235,7 +245,8 @@ impl Range {
             | (Self::EndTime, Value::EndTime(_))
             | (Self::FallbackService, Value::FallbackService(_))
             | (Self::FallbackContentType, Value::FallbackContentType(_))
-            | (Self::FallbackBody, Value::FallbackBody(_)) => true,
+            | (Self::FallbackBody, Value::FallbackBody(_))
+            | (Self::RateKey, Value::RateKey(_)) => true,
             _ => false,
         }
     }
@@ -422,7 +433,7 @@ const fn count(min: u32, max: u32) -> Range {
 const SHARE: Range = Range::Ratio { zero: true };
 
 /// Every setting, in the order of the contract.
-pub static FIELDS: [Field; 78] = [
+pub static FIELDS: [Field; 82] = [
     field!(timeout.connect: Duration, span(MS, MINUTE)),
     field!(timeout.per_try: Duration, span(MS, HOUR)),
     field!(timeout.request: Duration, span(MS, DAY)),
@@ -501,6 +512,10 @@ pub static FIELDS: [Field; 78] = [
     field!(fallback.content_type: FallbackContentType, Range::FallbackContentType),
     field!(fallback.body: FallbackBody, Range::FallbackBody),
     field!(fallback.stale_max_age: Duration, span(Duration::ZERO, DAY)),
+    field!(rate_limit.requests_per_second: f64, Range::Rate),
+    field!(rate_limit.burst: u32, count(0, 1_000_000)),
+    field!(rate_limit.key: RateKey, Range::RateKey),
+    field!(rate_limit.observe_only: bool, Range::Flag),
 ];
 
 /// What a stored policy is called and what the registry says of it: no settings, and ignored where settings are named.

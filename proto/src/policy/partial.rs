@@ -332,6 +332,10 @@ mod tests {
                 })
                 .boxed(),
             Range::Status => prop_oneof![Just(0), 200..=599_u32].prop_map(Value::Count).boxed(),
+            Range::Rate => (0.001..=1e6).prop_map(Value::Ratio).boxed(),
+            Range::RateKey => "service|address|header:[a-z][a-z-]{0,40}"
+                .prop_map(|text| Value::RateKey(text.parse().unwrap()))
+                .boxed(),
             Range::FallbackService => {
                 "[a-z][a-z0-9]{0,62}".prop_map(|text| Value::FallbackService(text.parse().unwrap())).boxed()
             }

@@ -24,6 +24,7 @@ gwctl policy set orders breaker.window=20s --reason \"flaky\"   # for one, which
 gwctl policy set orders request.methods=GET,POST request.max_body_bytes=10MiB
 gwctl policy set chat request.upgrades=websocket timeout.tunnel_idle=8h
 gwctl policy set orders concurrency.max_per_replica=50        # see docs/overload.md
+gwctl policy set orders rate_limit.requests_per_second=100 rate_limit.key=address   # see docs/overload.md
 gwctl fault set orders --abort 503 --ratio 0.1 --for 10m --reason \"game day\"     # see docs/faults.md
 gwctl policy get orders --resolved                            # what holds, and where each value is from
 gwctl policy unset orders breaker                             # back to what '*' says, for a whole group
@@ -33,6 +34,14 @@ gwctl policy delete orders                                    # for all of it
 The control plane refuses what is out of range, and every change, also of `*`, after which some service would have
 `retry.max_backoff` below `retry.base_backoff`, `breaker.max_open` below `breaker.base_open` or `concurrency.adaptive_max`
 below `concurrency.adaptive_min`.
+
+## From files
+
+`gwctl policy apply -f FOLDER` makes the stored policies those of files, and with `--prune` removes all others; `gwctl policy diff` shows first what would
+change. All of it is checked before anything is changed, by `gwctl` and then, policy by policy, by the control plane: a mistake in one file changes nothing.
+Then the policies are changed one after the other, that of `*` first. It is no transaction: when the control plane goes away in between, or somebody has
+changed or made one of the policies since they were read (`ETAG_MISMATCH`; his word is not overwritten), those before stay changed, the exit code says
+that it is a part, and the same command does the rest.
 ";
 
 /// Comments by the full name of the message or the field, e.g. `BreakerPolicy.window`, each on one line.

@@ -58,6 +58,10 @@ pub(crate) struct Args {
     #[arg(long)]
     smoke: bool,
 
+    /// What a build is trained by, which counts what it runs: the gateway alone, once through what requests do
+    #[arg(long)]
+    training: bool,
+
     /// Relays bytes, from the first address to the second, from the third to the fourth: what the floor is measured on
     #[arg(long, hide = true, num_args = 4)]
     relay: Vec<SocketAddr>,
@@ -76,6 +80,11 @@ impl Args {
     fn settled(mut self) -> Self {
         if self.smoke {
             (self.rounds, self.seconds) = (1, 0.1);
+        }
+        if self.training {
+            (self.rounds, self.seconds) = (1, 2.0);
+            self.peers = vec![peers::GATEWAY.to_owned()];
+            self.scenarios = Scenario::TRAINING.to_vec();
         }
         if self.scenarios.is_empty() {
             self.scenarios = <Scenario as clap::ValueEnum>::value_variants().to_vec();

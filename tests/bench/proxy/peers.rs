@@ -19,8 +19,10 @@ use crate::{Args, tls::Certificate, upstream::Replicas};
 pub(crate) const GATEWAY: &str = "gateway";
 /// Longest wait for a proxy to listen. Ten thousand services take some of them long.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// Longest wait for the gateway to end. It has no clients any more.
+const FAREWELL: Duration = Duration::from_secs(10);
 
-/// A running proxy, killed when dropped.
+/// A running proxy, which ends when dropped.
 #[derive(Debug)]
 pub(crate) struct Peer {
     name: String,
@@ -191,10 +193,23 @@ impl Peer {
     pub(crate) fn is_relay(&self) -> bool {
         self.name == "relay"
     }
+
+    /// Has it end in good order, and waits for that.
+    fn end(&mut self) {
+        let asked = Command::new("kill").arg(self.pid().to_string()).status();
+        let began = Instant::now();
+        while asked.is_ok() && began.elapsed() < FAREWELL && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
 }
 
 impl Drop for Peer {
     fn drop(&mut self) {
+        // What a build in training has counted, it writes at its end.
+        if self.is_gateway() {
+            self.end();
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -72,6 +72,23 @@ pub(crate) struct Measured {
 const IDLE: usize = 5000;
 
 impl Scenario {
+    /// What requests do: all but what has more of the same, or none.
+    pub(crate) const TRAINING: [Self; 13] = [
+        Self::Get100,
+        Self::Get2k,
+        Self::Get2k512,
+        Self::Post10k,
+        Self::Get1m,
+        Self::Http2,
+        Self::Grpc,
+        Self::Tls,
+        Self::NewConnections,
+        Self::TlsHandshakes,
+        Self::Paced,
+        Self::OneFails,
+        Self::Services100,
+    ];
+
     /// What it is, for people.
     pub(crate) fn title(self) -> &'static str {
         match self {

@@ -99,7 +99,8 @@ pub(crate) async fn malformed(size: Size, figures: &mut Figures) {
             *codes.entry(format!("{code:?}")).or_default() += 1;
             // What cannot be decoded is INTERNAL to gRPC, whoever's fault it is.
             let is_right = match code {
-                Code::OutOfRange | Code::ResourceExhausted => is_large,
+                // The same code has a connection that is ended for its client's errors.
+                Code::ResourceExhausted => is_large && why.contains("larger than"),
                 Code::InvalidArgument | Code::Internal => !is_large,
                 _ => false,
             };

@@ -126,7 +126,7 @@ async fn never_reads(url: String, number: usize) {
 }
 
 /// Data planes that follow a control plane, as it says itself.
-async fn following(control: &ControlPlane) -> u64 {
+pub(super) async fn following(control: &ControlPlane) -> u64 {
     let text = http1::get(control.address(), "/metrics").await;
     let text = String::from_utf8_lossy(text.body()).into_owned();
     let lines =

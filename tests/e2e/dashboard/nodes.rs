@@ -4,8 +4,9 @@
 use std::sync::atomic::Ordering;
 
 use gateway_proto::v1::{
-    Ack, BreakerPolicy, Hello, Nack, NodeIdentity, Policy, StreamSnapshotsRequest, StreamSnapshotsResponse,
-    UpdatePolicyRequest, discovery_service_client::DiscoveryServiceClient, stream_snapshots_request::Message,
+    Ack, BreakerPolicy, Hello, LeftControlPlane, Nack, NodeIdentity, Policy, StreamSnapshotsRequest,
+    StreamSnapshotsResponse, UpdatePolicyRequest, discovery_service_client::DiscoveryServiceClient,
+    stream_snapshots_request::Message,
 };
 use gateway_tests::Gateway;
 use serde_json::json;
@@ -31,7 +32,13 @@ impl Odd {
             process_id: "one".into(),
             ..Default::default()
         };
-        let hello = Hello { node: Some(node), services: vec!["*".into()], ..Default::default() };
+        let left = LeftControlPlane {
+            url: "http://control-b:7400".into(),
+            reason: "outdated".into(),
+            ..Default::default()
+        };
+        let hello =
+            Hello { node: Some(node), services: vec!["*".into()], left: Some(left), ..Default::default() };
         requests.send(StreamSnapshotsRequest { message: Some(Message::Hello(hello)) }).await.unwrap();
         let responses = client.stream_snapshots(ReceiverStream::new(sent)).await.unwrap().into_inner();
         Self { requests, responses }
@@ -59,6 +66,7 @@ async fn data_planes_that_lag_refuse_run_another_version_or_fall_silent_are_told
             "const row = page.locator('tr', { hasText: 'dp-odd' });
              await row.getByText('LAGGING').waitFor();
              await row.getByText('0.0.9').waitFor();
+             await row.getByText('http://control-b:7400: it had lost touch with its store').waitFor();
              await page.locator('main').getByText(/2 versions run at once: .*0\\.0\\.9 on 1/).waitFor();
              await page.locator('tr', { hasText: 'dp-1' }).getByText('SYNCED').waitFor()",
         )
@@ -184,6 +192,29 @@ async fn proposed_rules_are_replayed_in_the_policy_editor_before_they_hold_by_pl
     assert_eq!(stored.consecutive_failure_count, Some(1000));
     let breaches = world.run("return await breaches(page)").await;
     assert_eq!(breaches, json!([]));
+    load.stop().await;
+    world.is_flawless().await;
+}
+
+#[tokio::test]
+async fn a_service_that_fails_open_is_marked_where_it_is_listed_and_on_its_own_page_by_playwright() {
+    let world = World::start(2).await;
+    let rules = BreakerPolicy {
+        consecutive_failure_count: Some(1),
+        fail_open_threshold: Some(0.9),
+        base_open: Some(prost_types::Duration { seconds: 30, nanos: 0 }),
+        ..Default::default()
+    };
+    set_rules(&world, rules).await;
+    world.fails.store(true, Ordering::Relaxed);
+    let load = world.load();
+    world
+        .run("await page.locator('tr', { hasText: 'orders' }).getByText('PANIC', { exact: true }).waitFor()")
+        .await;
+    world.go("#/service/orders").await;
+    world.run("await page.locator('main .bar-row').getByText('PANIC', { exact: true }).waitFor()").await;
+    world.says("PANIC: too few let traffic through on 1 data plane").await;
+    assert_eq!(world.run("return await breaches(page)").await, json!([]));
     load.stop().await;
     world.is_flawless().await;
 }

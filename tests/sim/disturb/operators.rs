@@ -44,6 +44,7 @@ impl World {
                 mask: None,
                 etag: String::new(),
                 allow_missing: true,
+                must_be_missing: false,
                 allow_fault: true,
                 said,
             })),

@@ -45,7 +45,7 @@ impl Node {
         let id = env.next_request();
         let (is_idempotent, is_replayable) = (env.chance(env.plan.idempotent), env.chance(0.9));
         let deadline = env.tick().plus(service.policy().timeout.request);
-        service.budget().request(env.tick());
+        service.budget().request(0, env.tick());
         self.book(&service).request(env.tick());
         self.requests.insert(id, Request::new(service, is_idempotent, is_replayable, deadline));
         if env.chance(env.plan.impatient) {

@@ -38,7 +38,7 @@ impl Node {
         };
         let ratio = flight.policy.retry.budget_ratio;
         let ignores = env.has(Sabotage::IgnoreBudget);
-        let budget = || ignores || service.budget().try_retry(now, ratio);
+        let budget = || ignores || service.budget().try_retry(0, now, ratio);
         let random = env.random();
         match decide(proof, facts, progress, &flight.policy.retry, budget, random) {
             Verdict::Stop(stop) => {

@@ -169,6 +169,16 @@ pub(super) fn certificate(ends: Option<SystemTime>, now: SystemTime) -> Option<F
     })
 }
 
+/// Whoever reaches it is told its whole interface; that is a help on one machine, and for strangers on a network, too.
+pub(super) fn reflection(endpoint: &Endpoint, is_open: bool) -> Option<Finding> {
+    is_open.then(|| {
+        let told = format!("gRPC reflection is served to whoever reaches {endpoint}");
+        Finding::warned("control-plane/reflection", told)
+            .because("a stranger is told every service and message that it understands")
+            .hint("start it with  --auth-file  and without  --open-reflection,  see docs/security.md")
+    })
+}
+
 /// Nothing is encrypted: that is fine on one machine only.
 fn exposure(endpoint: &Endpoint) -> Option<Finding> {
     (endpoint.is_plain() && !endpoint.is_local()).then(|| {
@@ -329,6 +339,18 @@ mod tests {
         assert_eq!(
             found(&findings),
             [(Outcome::Failed, "control plane is not ready (GET /readyz: 404 Not Found)")]
+        );
+    }
+
+    #[test]
+    fn reflection_for_strangers_is_told() {
+        let endpoint = endpoint("https://control.example:1");
+        assert_eq!(reflection(&endpoint, false), None);
+        let finding = reflection(&endpoint, true).unwrap();
+        assert_eq!(finding.outcome, Outcome::Warned);
+        assert_eq!(
+            finding.description,
+            "gRPC reflection is served to whoever reaches https://control.example:1"
         );
     }
 

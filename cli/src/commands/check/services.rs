@@ -1,6 +1,9 @@
 //! Whether services can be reached, and which words of operators are still in force.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
 
 use gateway_proto::{
     Health,
@@ -24,11 +27,13 @@ pub(super) const NAME: &str = "services";
 /// What was meant to be for a moment and is not.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(3600);
 
+/// Addresses under several names that are listed.
+const MAX_ADDRESSES: usize = 5;
+
 /// All that is known of services.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Overview {
     pub(super) services: Vec<Service>,
-    /// Of services that are worth a closer look.
     pub(super) replicas: Vec<Replica>,
     /// Merged; of services that have one that is not closed.
     pub(super) breakers: Vec<Breaker>,
@@ -46,9 +51,10 @@ pub(super) fn findings(overview: &Overview, now: SystemTime) -> Vec<Finding> {
     for service in services {
         findings.extend(held(service, &overview.replicas, now));
         findings.extend(without_ready(service));
-        findings.extend(all_open(service, overview));
+        findings.extend(panics(service).or_else(|| all_open(service, overview)));
     }
     findings.extend(single(services));
+    findings.extend(shared_addresses(&overview.replicas));
     findings.extend(overview.replicas.iter().filter_map(|replica| drained_for_long(replica, now)));
     findings.extend(overview.overrides.iter().filter_map(|entry| forgotten(entry, now)));
     findings.extend(injected(&overview.policies, now));
@@ -101,6 +107,17 @@ fn without_ready(service: &Service) -> Option<Finding> {
     )
 }
 
+/// Some data plane asks replicas whose breakers are open, because too few others are left.
+fn panics(service: &Service) -> Option<Finding> {
+    let name = &service.service;
+    let planes = counted(service.fail_open_node_count, "data plane");
+    (service.fail_open_node_count > 0).then(|| {
+        Finding::warned("services/panic", format!("{name} is in PANIC mode: it fails open on {planes}"))
+            .because("too few of its replicas let traffic through, so that those with open breakers, or failing checks, are asked, too")
+            .hint(format!("gwctl explain {name}"))
+    })
+}
+
 /// Every replica that is ready is refused by a breaker, on every data plane.
 fn all_open(service: &Service, overview: &Overview) -> Option<Finding> {
     let name = &service.service;
@@ -138,6 +155,28 @@ fn single(services: &[Service]) -> Option<Finding> {
     };
     let finding = Finding::warned("services/single", description);
     Some(if names.len() > 1 { finding.because(listed(&names)) } else { finding })
+}
+
+/// One address under several names, which can be meant: a process may serve more than one service.
+fn shared_addresses(replicas: &[Replica]) -> Option<Finding> {
+    let mut named: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for replica in replicas {
+        let address = replica.endpoint.as_ref().map_or("", |endpoint| &endpoint.address);
+        named.entry(address).or_default().push(format!("{}/{}", replica.service, replica.replica_id));
+    }
+    let shared: Vec<_> = named
+        .into_iter()
+        .filter(|(address, names)| !address.is_empty() && names.len() > 1)
+        .map(|(address, names)| format!("{address} is {}", listed(&names)))
+        .collect();
+    let description = match &shared[..] {
+        [] => return None,
+        [_] => "one address is registered more than once".to_owned(),
+        several => format!("{} addresses are registered more than once", several.len()),
+    };
+    let finding = Finding::passed("services/address", description)
+        .hint("that is as it should be where one process serves all of these; else one of them is left over");
+    Some(shared.iter().take(MAX_ADDRESSES).fold(finding, |finding, shared| finding.because(shared.clone())))
 }
 
 /// A drain that is past its deadline, or that nobody came back to.
@@ -348,6 +387,52 @@ mod tests {
         // One data plane still sends to one of them.
         let ajar = with(vec![breaker("r-1", BreakerState::Open, 2), breaker("r-2", BreakerState::Open, 1)]);
         assert_eq!(lines(&ajar), []);
+    }
+
+    #[test]
+    fn a_service_that_fails_open_is_in_panic_and_not_said_to_be_shut() {
+        let breaker = Breaker {
+            service: "orders".into(),
+            replica_id: "r-1".into(),
+            state: BreakerState::Open.into(),
+            asked_regardless: true,
+            open_node_count: 2,
+            node_count: 2,
+            ..Default::default()
+        };
+        let overview = Overview {
+            services: vec![Service {
+                open_breaker_count: 1,
+                fail_open_node_count: 2,
+                ..service("orders", 2, 2)
+            }],
+            replicas: vec![replica("orders", "r-1", HealthStatus::Healthy)],
+            breakers: vec![breaker],
+            ..Default::default()
+        };
+        let told = "orders is in PANIC mode: it fails open on 2 data planes";
+        assert_eq!(lines(&overview), [(Outcome::Warned, told.to_owned())]);
+        assert_eq!(found(&overview)[0].hints, ["gwctl explain orders"]);
+    }
+
+    #[test]
+    fn an_address_under_several_names_is_a_hint_and_nothing_wrong() {
+        let at = |service: &str, id: &str, address: &str| Replica {
+            endpoint: Some(gateway_proto::v1::Endpoint { address: address.into(), ..Default::default() }),
+            ..replica(service, id, HealthStatus::Healthy)
+        };
+        let mut overview = Overview {
+            services: vec![service("orders", 2, 2), service("users", 2, 2)],
+            replicas: vec![at("orders", "r-1", "10.0.0.1:80"), at("users", "r-2", "10.0.0.2:80")],
+            ..Default::default()
+        };
+        assert_eq!(found(&overview), []);
+        overview.replicas.push(at("users", "r-3", "10.0.0.1:80"));
+        let finding = found(&overview).remove(0);
+        assert_eq!(finding.outcome, Outcome::Passed);
+        assert_eq!(finding.description, "one address is registered more than once");
+        assert_eq!(finding.details, ["10.0.0.1:80 is orders/r-1, users/r-3"]);
+        assert_eq!(finding.hints.len(), 1);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use gateway_proto::{
     time::{exact, non_negative, system_time},
     v1::{
         Breaker, BreakerPolicy, Evidence, ExplainReplicaResponse, NextStep, NodeExplanation, NodeStanding,
-        NodeState, Replica, ReplicaVerdict,
+        NodeState, Replica, ReplicaVerdict, Trip,
     },
 };
 
@@ -18,6 +18,7 @@ use super::super::{
 use super::causes::{causes, measures};
 use crate::{
     age::{self, NONE, or_none},
+    moves,
     table::{ALARM, CAUTION, Cell, GOOD, Table},
     terminal::printable,
 };
@@ -52,6 +53,7 @@ pub(super) fn render(told: &ExplainReplicaResponse, now: SystemTime) -> String {
     let rest = if is_shown { rest } else { 0 };
     if is_shown {
         section(&mut text, "Data planes, worst first", nodes(&told.nodes, now));
+        section(&mut text, "Control planes that they follow", followed(&told.nodes, now));
     }
     if told.nodes.is_empty() && told.removed.is_none() {
         text.push_str("\nData planes\n  none is known\n");
@@ -61,7 +63,8 @@ pub(super) fn render(told: &ExplainReplicaResponse, now: SystemTime) -> String {
     }
     section(&mut text, "Opened by", trips(&told.nodes, now));
     section(&mut text, "Measured", measures(&told.nodes, now));
-    section(&mut text, "Last failures, newest first", failures(&told.nodes, now));
+    let rows = told.nodes.iter().filter_map(|node| Some((node.node_id.as_str(), node.breaker.as_ref()?)));
+    section(&mut text, "Last failures, newest first", failures(rows, now));
     section(&mut text, "Next", next_steps(&told.next_steps));
     text
 }
@@ -78,7 +81,7 @@ pub(super) fn verdict(verdict: ReplicaVerdict) -> (&'static str, Style) {
 }
 
 /// Commands for the next question.
-pub(super) fn next_steps(steps: &[NextStep]) -> Table {
+pub(in crate::commands) fn next_steps(steps: &[NextStep]) -> Table {
     let mut table = Table::new(["COMMAND", "WHY"]).with_headings(false);
     for step in steps {
         table.push(vec![(&step.command).into(), (&step.purpose).into()]);
@@ -122,7 +125,7 @@ fn lease_of(replica: &Replica, now: SystemTime) -> Option<String> {
 }
 
 /// `5 in a row, or 0.50 of 20 or more in 10s; rests 1s..1m, 2 probes close it`.
-fn rules(policy: &BreakerPolicy) -> String {
+pub(in crate::commands) fn rules(policy: &BreakerPolicy) -> String {
     let span = |wire: Option<prost_types::Duration>| {
         wire.and_then(non_negative).map(exact).unwrap_or_else(|| NONE.into())
     };
@@ -214,6 +217,24 @@ fn reported(node: &NodeExplanation, now: SystemTime) -> String {
     }
 }
 
+/// Data planes whose control plane lacks what others know, or which have come from another one lately.
+fn followed(nodes: &[NodeExplanation], now: SystemTime) -> Table {
+    let mut table = Table::new(["NODE", "FOLLOWS", "WHY"]).with_headings(false);
+    for node in nodes.iter().take(MAX_NODES) {
+        let lost = (node.node_state() == NodeState::Outdated)
+            .then(|| "which has lost touch with its store: it may lack what has changed since".to_owned());
+        let left = moves::lately(node.left.as_ref(), now).map(|left| format!("has left {left}"));
+        for why in lost.into_iter().chain(left) {
+            table.push(vec![
+                (&node.node_id).into(),
+                format!("follows {}", or_none(&node.control_plane)).into(),
+                why.into(),
+            ]);
+        }
+    }
+    table
+}
+
 trait Newest {
     fn max_by_age(self, other: Self) -> Self;
 }
@@ -244,8 +265,6 @@ fn standing(node: &NodeExplanation) -> Cell {
 
 /// With which numbers breakers that are not closed opened.
 fn trips(nodes: &[NodeExplanation], now: SystemTime) -> Table {
-    let mut table =
-        Table::new(["NODE", "RULE", "OBSERVED", "THRESHOLD", "OUTCOMES", "WHEN", "RESTS FOR", "GENERATION"]);
     let of_node = |node: &NodeExplanation| {
         let row = node.breaker.as_ref()?;
         let is_out = matches!(
@@ -256,7 +275,14 @@ fn trips(nodes: &[NodeExplanation], now: SystemTime) -> Table {
         let is_told = is_out || node.evidence() == Evidence::Fails;
         trip.clone().filter(|_| is_told).map(|trip| (node.node_id.clone(), trip))
     };
-    for (node, trip) in nodes.iter().filter_map(of_node).take(MAX_TRIPS) {
+    trip_table(nodes.iter().filter_map(of_node), now)
+}
+
+/// Openings, or ones that were withheld, each of a data plane, with the numbers behind them.
+pub(in crate::commands) fn trip_table(trips: impl Iterator<Item = (String, Trip)>, now: SystemTime) -> Table {
+    let mut table =
+        Table::new(["NODE", "RULE", "OBSERVED", "THRESHOLD", "OUTCOMES", "WHEN", "RESTS FOR", "GENERATION"]);
+    for (node, trip) in trips.take(MAX_TRIPS) {
         let number = |number: f64| match number {
             0.0 => NONE.to_owned(),
             number if number.fract() == 0.0 => format!("{number}"),
@@ -278,13 +304,14 @@ fn trips(nodes: &[NodeExplanation], now: SystemTime) -> Table {
     table
 }
 
-fn failures(nodes: &[NodeExplanation], now: SystemTime) -> Table {
+/// The newest failures of rows, each of a data plane.
+pub(in crate::commands) fn failures<'a>(
+    rows: impl Iterator<Item = (&'a str, &'a Breaker)>,
+    now: SystemTime,
+) -> Table {
     let mut table = Table::new(["NODE", "WHEN", "ERROR", "REQUEST"]).with_headings(false);
-    let mut all: Vec<_> = nodes
-        .iter()
-        .filter_map(|node| Some((&node.node_id, node.breaker.as_ref()?)))
-        .flat_map(|(id, row)| row.last_failures.iter().map(move |failure| (id, failure)))
-        .collect();
+    let mut all: Vec<_> =
+        rows.flat_map(|(id, row)| row.last_failures.iter().map(move |failure| (id, failure))).collect();
     all.sort_by_key(|(_, failure)| std::cmp::Reverse(failure.failure_time.map(|at| (at.seconds, at.nanos))));
     for (node, failure) in all.into_iter().take(MAX_FAILURES) {
         table.push(vec![
@@ -305,7 +332,7 @@ mod tests {
         time::{duration, timestamp},
         v1::{
             BreakerRule, BreakerState, Cause, Conclusion, Effect, Endpoint, FailedAttempt, HealthStatus,
-            Layer, Lease, NextStep, NodeCounts, RemovedReplica, Trip,
+            Layer, Lease, LeftControlPlane, NextStep, NodeCounts, RemovedReplica,
         },
     };
 
@@ -370,6 +397,29 @@ mod tests {
             last_report_time: at(900),
             ..Default::default()
         }
+    }
+
+    #[test]
+    fn whom_data_planes_follow_is_told_where_it_matters() {
+        let left =
+            LeftControlPlane { url: "http://a:7400".into(), reason: "outdated".into(), leave_time: at(880) };
+        let of = |state: NodeState, left| NodeExplanation {
+            node_state: state.into(),
+            control_plane: "10.0.0.2:7400".into(),
+            left,
+            ..out()
+        };
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+        let table = |node| anstream::adapter::strip_str(&followed(&[node], now).to_string()).to_string();
+        assert_eq!(table(of(NodeState::Synced, None)), "");
+        assert_eq!(
+            table(of(NodeState::Synced, Some(left))),
+            "dp-1   follows 10.0.0.2:7400   has left http://a:7400, 2m ago: it had lost touch with its store\n"
+        );
+        assert_eq!(
+            table(of(NodeState::Outdated, None)),
+            "dp-1   follows 10.0.0.2:7400   which has lost touch with its store: it may lack what has changed since\n"
+        );
     }
 
     fn told() -> ExplainReplicaResponse {

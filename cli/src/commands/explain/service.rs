@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use gateway_proto::v1::ExplainServiceResponse;
+use gateway_proto::v1::{ExplainServiceResponse, ReplicaLine};
 
 use super::replica::{next_steps, section, verdict};
 use crate::{
@@ -15,12 +15,7 @@ const MAX_LINES: usize = 20;
 
 pub(super) fn render(told: &ExplainServiceResponse) -> String {
     let mut text = format!("{}\n{}\n", printable(&told.service), printable(&told.summary));
-    let mut replicas = Table::new(["REPLICA", "VERDICT", "WHY"]);
-    for line in told.replicas.iter().take(MAX_LINES) {
-        let (word, style) = verdict(line.verdict());
-        replicas.push(vec![(&line.replica_id).into(), Cell::styled(word, style), (&line.summary).into()]);
-    }
-    section(&mut text, "Replicas with something to explain", replicas);
+    section(&mut text, "Replicas with something to explain", lines(&told.replicas));
     if told.replicas.len() > MAX_LINES {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "  ... and {} more (-o json)", told.replicas.len() - MAX_LINES);
@@ -29,9 +24,19 @@ pub(super) fn render(told: &ExplainServiceResponse) -> String {
     text
 }
 
+/// Replicas with why each is asked or not.
+pub(in crate::commands) fn lines(replicas: &[ReplicaLine]) -> Table {
+    let mut table = Table::new(["REPLICA", "VERDICT", "WHY"]);
+    for line in replicas.iter().take(MAX_LINES) {
+        let (word, style) = verdict(line.verdict());
+        table.push(vec![(&line.replica_id).into(), Cell::styled(word, style), (&line.summary).into()]);
+    }
+    table
+}
+
 #[cfg(test)]
 mod tests {
-    use gateway_proto::v1::{NextStep, ReplicaLine, ReplicaVerdict};
+    use gateway_proto::v1::{NextStep, ReplicaVerdict};
 
     use super::*;
 

@@ -11,7 +11,7 @@ use gateway_proto::{
 use super::overrides::override_terms;
 use crate::{
     age::{self, NONE},
-    control::{Control, Scope},
+    control::{Control, Filter, Scope},
     error::Error,
     output::Listing,
     partial,
@@ -30,12 +30,23 @@ pub(crate) struct Args {
     /// One row for each data plane, not merged
     #[arg(long)]
     per_node: bool,
+    #[command(flatten)]
+    filter: Filter,
 }
 
 impl Args {
     /// Where changes come from.
     pub(super) fn feed(&self) -> Feed {
-        Feed::Breakers { scope: Scope::from(self.service.as_ref()), per_node: self.per_node }
+        match self.filter == Filter::default() {
+            true => Feed::Breakers { scope: Scope::from(self.service.as_ref()), per_node: self.per_node },
+            // What every report moves on is no news.
+            false => Feed::Lists { ignored: &["reportTime"] },
+        }
+    }
+
+    /// Whether closed ones are listed: a filter says itself what it wants.
+    fn wants_closed(&self) -> bool {
+        self.all || self.filter != Filter::default()
     }
 }
 
@@ -45,15 +56,19 @@ pub(super) async fn list(args: &Args, control: &Control, view: super::View) -> R
         // A service without reports and a service that does not exist look alike in the list of breakers.
         control.replicas(Some(name)).await?;
     }
-    let response = control.breakers(&Scope::from(service), args.per_node).await?;
+    let filter = &args.filter.expression;
+    let response = control.breakers_of(&Scope::from(service), args.per_node, filter).await?;
     let columns = View { per_node: args.per_node, wide: view.wide };
     let table = view.with_rows.then(|| table(response.breakers.iter(), SystemTime::now(), columns));
     let names = response.breakers.iter().map(name);
+    let all = args.wants_closed();
     let is_shown: Vec<_> =
-        response.breakers.iter().map(|b| args.all || b.state() != BreakerState::Closed).collect();
-    Ok(Listing::new(&response, "breakers", names, table)
-        .showing(is_shown)
-        .with_notes(notes(&response, args.all)))
+        response.breakers.iter().map(|b| all || b.state() != BreakerState::Closed).collect();
+    let notes = match response.breakers.is_empty() && !filter.is_empty() {
+        true => vec!["no breaker passes the filter".to_owned()],
+        false => notes(&response, all),
+    };
+    Ok(Listing::new(&response, "breakers", names, table).showing(is_shown).with_notes(notes))
 }
 
 /// `orders/r-1`, and `orders/r-1@dp-1` as one data plane sees it.
@@ -165,6 +180,7 @@ pub(crate) fn why(breaker: &Breaker) -> String {
         BreakerState::ForcedOpen | BreakerState::ForcedClosed => "an operator's word".into(),
         BreakerState::Open if breaker.asked_regardless => format!("{}{REGARDLESS}", breaker.reason),
         BreakerState::Open | BreakerState::HalfOpen if !breaker.reason.is_empty() => breaker.reason.clone(),
+        BreakerState::Closed if breaker.asked_regardless => format!("its checks fail{REGARDLESS}"),
         _ => NONE.into(),
     }
 }
@@ -247,6 +263,8 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(window(&breaker), "20 req, 0 failed, 16 slow");
+        let closed = Breaker { state: BreakerState::Closed.into(), ..breaker.clone() };
+        assert_eq!(why(&closed), "its checks fail; asked all the same, for its service fails open");
         assert_eq!(
             why(&breaker),
             "slow_ratio 0.80 >= 0.50 (16 of 20 took 800ms or more); asked all the same, for its service fails open"

@@ -7,19 +7,23 @@ use gateway_proto::v1::{ListNodesResponse, Node, NodeState};
 use super::View;
 use crate::{
     age::{self, NONE, or_none},
-    control::Control,
+    control::{Control, Filter},
     error::Error,
+    moves,
     output::Listing,
     partial,
     table::{ALARM, CAUTION, Cell, GOOD, Table},
 };
 
-pub(super) async fn list(control: &Control, view: View) -> Result<Listing, Error> {
-    let response = control.nodes().await?;
+pub(super) async fn list(filter: &Filter, control: &Control, view: View) -> Result<Listing, Error> {
+    let response = control.nodes_of(&filter.expression).await?;
     let table = view.with_rows.then(|| table(&response, SystemTime::now()));
     let names = response.nodes.iter().map(|node| node.node_id.clone());
-    let empty = "no data plane has connected yet: start gw-data-plane, or gwctl dev".to_owned();
-    let empty = response.nodes.is_empty().then_some(empty);
+    let empty = match filter.expression.as_str() {
+        "" => "no data plane has connected yet: start gw-data-plane, or gwctl dev",
+        _ => "no data plane passes the filter",
+    };
+    let empty = response.nodes.is_empty().then(|| empty.to_owned());
     let silent = partial::notes(&response.silent_control_planes).collect::<Vec<_>>();
     Ok(Listing::new(&response, "nodes", names, table)
         .with_notes(empty)
@@ -40,6 +44,7 @@ fn table(response: &ListNodesResponse, now: SystemTime) -> Table {
         "VERSION",
         "FROM",
         "CONTROL PLANE",
+        "LEFT",
     ];
     let mut table = Table::new(headings);
     for node in &response.nodes {
@@ -54,6 +59,7 @@ fn table(response: &ListNodesResponse, now: SystemTime) -> Table {
             or_none(&node.version).into(),
             or_none(&node.address).into(),
             or_none(&node.control_plane).into(),
+            node.left.as_ref().map_or(NONE.into(), |left| moves::words(left, now)).into(),
         ]);
     }
     table
@@ -67,7 +73,7 @@ fn held(node: &Node) -> Cell {
     }
 }
 
-fn state_cell(state: NodeState) -> Cell {
+pub(in crate::commands) fn state_cell(state: NodeState) -> Cell {
     match state {
         NodeState::Synced => Cell::styled("synced", GOOD),
         NodeState::Lagging => Cell::styled("lagging", CAUTION),
@@ -80,7 +86,7 @@ fn state_cell(state: NodeState) -> Cell {
 }
 
 /// That the control plane which answers does not know what the registry is now.
-fn outdated(response: &ListNodesResponse) -> Option<String> {
+pub(in crate::commands) fn outdated(response: &ListNodesResponse) -> Option<String> {
     let is_outdated = response.nodes.iter().any(|node| node.state() == NodeState::Outdated);
     is_outdated.then(|| {
         format!(
@@ -106,7 +112,10 @@ fn refusals(nodes: &[Node]) -> impl Iterator<Item = String> {
 mod tests {
     use std::time::Duration;
 
-    use gateway_proto::{time::timestamp, v1::Nack};
+    use gateway_proto::{
+        time::timestamp,
+        v1::{LeftControlPlane, Nack},
+    };
 
     use super::*;
 
@@ -126,21 +135,29 @@ mod tests {
             ..Default::default()
         };
         let nack = Nack { reason: "INVALID_RESOURCE".into(), message: "orders/r-1: no port".into() };
+        let left = LeftControlPlane {
+            url: "http://10.0.0.2:7400".into(),
+            reason: "outdated".into(),
+            leave_time: Some(timestamp(now - Duration::from_secs(90))),
+        };
         let nodes = vec![
             node("dp-1", NodeState::Synced, 12),
             Node { nack: Some(nack), held_replica_count: 4, ..node("dp-2", NodeState::Nacked, 11) },
+            Node { left: Some(left), ..node("dp-3", NodeState::Synced, 12) },
         ];
         let response = ListNodesResponse { nodes, revision: 12, ..Default::default() };
         assert_eq!(
             anstream::adapter::strip_str(&table(&response, now).to_string()).to_string(),
             "\
-NODE   STATE    REVISION   OPEN BREAKERS   HELD   REPORTED   CONNECTED   VERSION   FROM             CONTROL PLANE
-dp-1   synced   12/12      0               0      1s         1m          0.1.0     127.0.0.1:5123   10.0.0.1:7400
-dp-2   NACKED   11/12      0               4      1s         1m          0.1.0     127.0.0.1:5123   10.0.0.1:7400
+NODE   STATE    REVISION   OPEN BREAKERS   HELD   REPORTED   CONNECTED   VERSION   FROM             CONTROL PLANE   LEFT
+dp-1   synced   12/12      0               0      1s         1m          0.1.0     127.0.0.1:5123   10.0.0.1:7400   -
+dp-2   NACKED   11/12      0               4      1s         1m          0.1.0     127.0.0.1:5123   10.0.0.1:7400   -
+dp-3   synced   12/12      0               0      1s         1m          0.1.0     127.0.0.1:5123   10.0.0.1:7400   \
+http://10.0.0.2:7400, 1m ago: it had lost touch with its store
 "
         );
         assert_eq!(outdated(&response), None);
-        let nodes = vec![node("dp-3", NodeState::Outdated, 12)];
+        let nodes = vec![node("dp-4", NodeState::Outdated, 12)];
         let outdated = outdated(&ListNodesResponse {
             nodes,
             control_plane: "10.0.0.1:7400".into(),

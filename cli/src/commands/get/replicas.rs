@@ -15,6 +15,7 @@ use crate::{
     error::Error,
     figure,
     output::Listing,
+    partial::or_without,
     table::{ALARM, CAUTION, Cell, GOOD, Table},
 };
 
@@ -25,8 +26,10 @@ pub(super) async fn list(
     view: super::View,
 ) -> Result<Listing, Error> {
     let response = control.replicas_of(service, query).await?;
+    let mut missing = Vec::new();
     let table = if view.with_rows {
-        let breakers = control.breakers(&Scope::from(service), false).await?.breakers;
+        let breakers = control.breakers(&Scope::from(service), false).await;
+        let breakers = or_without(breakers, "breakers", &mut missing).breakers;
         let view = View { with_service: service.is_none(), wide: view.wide };
         Some(table(&response.replicas, &breakers, SystemTime::now(), view))
     } else {
@@ -37,7 +40,17 @@ pub(super) async fn list(
         "" => "no replica is registered yet: gwctl register SERVICE HOST:PORT",
         _ => "no replica passes the filter",
     });
-    Ok(Listing::new(&response, "replicas", names, table).with_notes(empty.map(str::to_owned)))
+    let notes = empty.map(str::to_owned).into_iter().chain(missing);
+    Ok(Listing::new(&response, "replicas", names, table).with_notes(notes))
+}
+
+/// Replicas of one service, as `gwctl describe` shows them.
+pub(in crate::commands) fn replicas_table(
+    replicas: &[Replica],
+    breakers: &[Breaker],
+    now: SystemTime,
+) -> Table {
+    table(replicas, breakers, now, View { with_service: false, wide: false })
 }
 
 /// Which columns there are.

@@ -3,7 +3,10 @@
 use std::{collections::HashSet, time::SystemTime};
 
 use anstyle::Style;
-use gateway_proto::{time::non_negative, v1::Service};
+use gateway_proto::{
+    time::non_negative,
+    v1::{ListPoliciesResponse, Service},
+};
 
 use super::View;
 use crate::{
@@ -12,16 +15,23 @@ use crate::{
     error::Error,
     figure,
     output::Listing,
+    partial::or_without,
     table::{ALARM, CAUTION, Cell, GOOD, Table},
 };
 
+/// In a column of which nothing could be had.
+const UNKNOWN: &str = "?";
+
 pub(super) async fn list(query: &Query, control: &Control, view: View) -> Result<Listing, Error> {
     let response = control.services_of(query).await?;
+    let mut missing = Vec::new();
     let table = match view.with_rows {
         true => {
-            let stored = control.policies().await?.policies;
-            let stored = stored.into_iter().map(|policy| policy.service).collect();
-            Some(table(&response.services, &stored, SystemTime::now(), view.wide))
+            let names = |listed: ListPoliciesResponse| {
+                Some(listed.policies.into_iter().map(|policy| policy.service).collect())
+            };
+            let stored = or_without(control.policies().await.map(names), "policies", &mut missing);
+            Some(table(&response.services, stored.as_ref(), SystemTime::now(), view.wide))
         }
         false => None,
     };
@@ -30,11 +40,12 @@ pub(super) async fn list(query: &Query, control: &Control, view: View) -> Result
         "" => "no service is registered yet: gwctl register SERVICE HOST:PORT",
         _ => "no service passes the filter",
     });
-    Ok(Listing::new(&response, "services", names, table).with_notes(empty.map(str::to_owned)))
+    let notes = empty.map(str::to_owned).into_iter().chain(missing);
+    Ok(Listing::new(&response, "services", names, table).with_notes(notes))
 }
 
-/// `policies` are the names of those that are stored.
-fn table(services: &[Service], policies: &HashSet<String>, now: SystemTime, wide: bool) -> Table {
+/// `policies` are the names of those that are stored; `None`: nobody says.
+fn table(services: &[Service], policies: Option<&HashSet<String>>, now: SystemTime, wide: bool) -> Table {
     let mut headings = vec![
         "NAME", "READY", "BREAKERS", "DRAINING", "LOST", "RPS", "SUCCESS", "P50", "P99", "POLICY", "AGE",
     ];
@@ -53,7 +64,7 @@ fn table(services: &[Service], policies: &HashSet<String>, now: SystemTime, wide
             figure::success(service.success_ratio),
             figure::latency(service.latency_p50.and_then(non_negative)).into(),
             figure::latency(service.latency_p99.and_then(non_negative)).into(),
-            policy(&service.service, policies).into(),
+            policies.map_or(UNKNOWN, |policies| policy(&service.service, policies)).into(),
             age::since(now, service.create_time).into(),
         ];
         if wide {
@@ -83,13 +94,19 @@ fn attention(count: i32, style: Style) -> Cell {
     if count == 0 { NONE.into() } else { Cell::styled(&count.to_string(), style) }
 }
 
-fn breakers(service: &Service) -> Cell {
+/// `1 closed, 2 NOT CLOSED, PANIC`: the last where some data plane fails open, which also failing checks can have done.
+pub(in crate::commands) fn breakers(service: &Service) -> Cell {
     let open = service.open_breaker_count;
-    match (service.replica_count - open, open) {
-        (..=0, 0) => NONE.into(),
-        (closed, 0) => format!("{closed} closed").into(),
-        (..=0, open) => Cell::styled(&format!("{open} NOT CLOSED"), ALARM),
-        (closed, open) => Cell::styled(&format!("{closed} closed, {open} NOT CLOSED"), ALARM),
+    let text = match (service.replica_count - open, open) {
+        (..=0, 0) => NONE.to_owned(),
+        (closed, 0) => format!("{closed} closed"),
+        (..=0, open) => format!("{open} NOT CLOSED"),
+        (closed, open) => format!("{closed} closed, {open} NOT CLOSED"),
+    };
+    match (service.fail_open_node_count, open) {
+        (0, 0) => text.into(),
+        (0, _) => Cell::styled(&text, ALARM),
+        _ => Cell::styled(&format!("{text}, PANIC"), ALARM),
     }
 }
 
@@ -116,6 +133,16 @@ mod tests {
             breakers(&Service { replica_count, open_breaker_count, ..Default::default() }).text().to_owned()
         };
         assert_eq!([of(0, 0), of(2, 2), of(3, 0)], ["-", "2 NOT CLOSED", "3 closed"]);
+        let panics = |open_breaker_count| {
+            let service = Service {
+                replica_count: 2,
+                open_breaker_count,
+                fail_open_node_count: 1,
+                ..Default::default()
+            };
+            breakers(&service).text().to_owned()
+        };
+        assert_eq!([panics(2), panics(0)], ["2 NOT CLOSED, PANIC", "2 closed, PANIC"]);
     }
 
     #[test]
@@ -150,10 +177,15 @@ mod tests {
             },
             service("mailer", 1, 1, 0),
         ];
-        let stored = ["*", "orders", "gone"].map(str::to_owned).into();
+        let stored: HashSet<String> = ["*", "orders", "gone"].map(str::to_owned).into();
         let plain = |wide| {
-            anstream::adapter::strip_str(&table(&services, &stored, now, wide).to_string()).to_string()
+            anstream::adapter::strip_str(&table(&services, Some(&stored), now, wide).to_string()).to_string()
         };
+        let unknown = table(&services[2..], None, now, false).to_string();
+        assert!(
+            anstream::adapter::strip_str(&unknown).to_string().ends_with("-     -     ?        2h\n"),
+            "{unknown}"
+        );
         assert_eq!(
             plain(false),
             "\

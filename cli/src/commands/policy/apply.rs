@@ -1,4 +1,5 @@
-//! `gwctl policy validate`, `diff` and `apply`: the stored policies become those of files, all of them or none.
+//! `gwctl policy validate`, `diff` and `apply`: the stored policies become those of files. All of it is
+//! checked before anything is changed; then they are changed one after the other.
 
 use std::collections::BTreeSet;
 
@@ -213,6 +214,8 @@ impl Step {
             update_mask: Some(FieldMask { paths: vec!["*".to_owned()] }),
             etag,
             allow_missing: self.before.is_none(),
+            // One that somebody makes meanwhile is not overwritten unseen, as one that he changes is not.
+            must_be_missing: self.before.is_none(),
             validate_only,
             reason,
             author: who.author,

@@ -53,7 +53,7 @@ fn parse(field: &Field, text: &str) -> Result<Value, String> {
             .parse()
             .map(Value::Count)
             .map_err(|_| format!("\"{text}\" is no whole number; {range} is allowed")),
-        Range::Ratio { .. } | Range::Factor { .. } => text
+        Range::Ratio { .. } | Range::Factor { .. } | Range::Rate => text
             .parse()
             .map(Value::Ratio)
             .map_err(|_| format!("\"{text}\" is no number such as 0.5; {range} is allowed")),
@@ -88,6 +88,7 @@ fn parse(field: &Field, text: &str) -> Result<Value, String> {
             text.parse().map(Value::FallbackContentType).map_err(|_| no_form(text, range))
         }
         Range::FallbackBody => text.parse().map(Value::FallbackBody).map_err(|_| no_form(text, range)),
+        Range::RateKey => text.parse().map(Value::RateKey).map_err(|_| no_form(text, range)),
     }
 }
 
@@ -148,6 +149,8 @@ mod tests {
             ("health_check.host=", "health_check.host=\"\""),
             ("health_check.expected_statuses=404,200-299", "health_check.expected_statuses=200..=299,404"),
             ("eviction.after=1h", "eviction.after=1h"),
+            ("rate_limit.requests_per_second=0.5", "rate_limit.requests_per_second=0.5"),
+            ("rate_limit.key=header:X-Api-Key", "rate_limit.key=header:x-api-key"),
             // Out of range: the control plane refuses it, and says so in its own words.
             ("breaker.failure_ratio=50", "breaker.failure_ratio=50"),
         ] {
@@ -185,6 +188,7 @@ mod tests {
             ("request.methods=get", "\"get\" is no registered HTTP method (did you mean \"GET\"?)"),
             ("request.upgrades=h2c", "\"h2c\" is never let through"),
             ("guard.enabled=yes", "\"yes\" is neither true nor false"),
+            ("rate_limit.key=cookie:a", "\"cookie:a\" is not service, address or header:NAME"),
             ("health_check.type=ping", "\"ping\" is not one of auto, off, tcp, http, grpc"),
             ("health_check.path=health", "\"health\" is not a path that begins with /"),
             ("health_check.expected_statuses=2xx", "\"2xx\" is not statuses and ranges of them in 200..=599"),

@@ -11,7 +11,7 @@ use super::Scope;
 use crate::commands::get::View;
 use crate::{
     age::{self, NONE, or_none},
-    control::Control,
+    control::{Control, Filter},
     error::{Error, Exit},
     output::{Format, Listing, Output, Shown},
     table::{CAUTION, Cell, Table},
@@ -33,7 +33,7 @@ pub(super) async fn run(args: Args, control: &Control, output: &Output) -> Resul
     match (args.scope, args.resolved) {
         (None, false) => {
             let view = View { with_rows: output.needs_rows(&Shown::default()), wide: output.is_wide() };
-            output.listing(list(control, view).await?, &Shown::default())
+            output.listing(list(&Filter::default(), control, view).await?, &Shown::default())
         }
         (scope, true) => resolved(&scope.unwrap_or(Scope::All), control, output).await,
         (Some(scope), false) => stored(&scope, control, output).await,
@@ -41,8 +41,12 @@ pub(super) async fn run(args: Args, control: &Control, output: &Output) -> Resul
 }
 
 /// Every stored policy, one row a setting.
-pub(in crate::commands) async fn list(control: &Control, view: View) -> Result<Listing, Error> {
-    let response = control.policies().await?;
+pub(in crate::commands) async fn list(
+    filter: &Filter,
+    control: &Control,
+    view: View,
+) -> Result<Listing, Error> {
+    let response = control.policies_of(&filter.expression).await?;
     let now = SystemTime::now();
     let tables = response
         .policies
@@ -51,21 +55,18 @@ pub(in crate::commands) async fn list(control: &Control, view: View) -> Result<L
         .map(|policy| table(std::slice::from_ref(policy), now));
     let tables: Vec<_> = tables.collect();
     let names = response.policies.iter().map(|policy| policy.service.clone());
-    let empty = "no policy is stored: the defaults hold (gwctl policy get --resolved)".to_owned();
-    let empty = response.policies.is_empty().then_some(empty);
+    let empty = match filter.expression.as_str() {
+        "" => "no policy is stored: the defaults hold (gwctl policy get --resolved)",
+        _ => "no policy passes the filter",
+    };
+    let empty = response.policies.is_empty().then(|| empty.to_owned());
     let headings = view.with_rows.then(|| table(&[], now));
     Ok(Listing::new(&response, "policies", names, headings).with_rows(tables).with_notes(empty))
 }
 
 async fn stored(scope: &Scope, control: &Control, output: &Output) -> Result<(), Error> {
     let Some(policy) = control.policy(scope.as_str()).await? else {
-        let mut error = Error::new(Exit::NotFound, format!("no policy is stored for \"{scope}\""))
-            .hint(format!("gwctl policy get {} --resolved   shows what holds", scope.quoted()));
-        if let Scope::Service(name) = scope {
-            error.details.extend(control.doubt_about(name.as_str()).await);
-        }
-        error.code = format!("NOT_FOUND / {}", gateway_proto::reason::POLICY_NOT_FOUND);
-        return Err(error);
+        return Err(not_stored(scope, control).await);
     };
     match output.format {
         Format::Json => output.message(&policy),
@@ -75,6 +76,17 @@ async fn stored(scope: &Scope, control: &Control, output: &Output) -> Result<(),
             output.data(table.with_headings(output.headings))
         }
     }
+}
+
+/// Says that there is no such policy, and what holds instead.
+pub(in crate::commands) async fn not_stored(scope: &Scope, control: &Control) -> Error {
+    let mut error = Error::new(Exit::NotFound, format!("no policy is stored for \"{scope}\""))
+        .hint(format!("gwctl policy get {} --resolved   shows what holds", scope.quoted()));
+    if let Scope::Service(name) = scope {
+        error.details.extend(control.doubt_about(name.as_str()).await);
+    }
+    error.code = format!("NOT_FOUND / {}", gateway_proto::reason::POLICY_NOT_FOUND);
+    error
 }
 
 async fn resolved(scope: &Scope, control: &Control, output: &Output) -> Result<(), Error> {

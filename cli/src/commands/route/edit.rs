@@ -25,6 +25,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub(crate) struct Set {
     /// Route; it is created where there is none of this name
+    #[arg(value_name = "ROUTE")]
     name: RouteName,
     /// Field and value, such as path_prefix=/api; an empty value clears; headers=NAME:VALUE may be given several times;
     /// docs/routes.md lists them all
@@ -43,6 +44,7 @@ pub(crate) struct Set {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Delete {
     /// Route
+    #[arg(value_name = "ROUTE")]
     name: RouteName,
     #[command(flatten)]
     authorship: Authorship,

@@ -120,16 +120,21 @@ impl ObservabilityService for Fake {
 
     async fn list_breakers(
         &self,
-        _: Request<v1::ListBreakersRequest>,
+        request: Request<v1::ListBreakersRequest>,
     ) -> Result<Response<v1::ListBreakersResponse>, Status> {
-        let breakers = self.with(|script| script.breakers.clone());
+        let filter = request.into_inner().filter;
+        let breakers = self.with(|script| {
+            script.queries.push((filter, String::new()));
+            script.breakers.clone()
+        });
         Ok(Response::new(v1::ListBreakersResponse { breakers, ..Default::default() }))
     }
 
     async fn list_nodes(
         &self,
-        _: Request<v1::ListNodesRequest>,
+        request: Request<v1::ListNodesRequest>,
     ) -> Result<Response<v1::ListNodesResponse>, Status> {
+        self.with(|script| script.queries.push((request.into_inner().filter, String::new())));
         match self.with(|script| script.nodes.clone()) {
             Some(nodes) => Ok(Response::new(v1::ListNodesResponse { nodes, ..Default::default() })),
             None => std::future::pending().await,

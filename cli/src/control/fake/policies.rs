@@ -47,6 +47,14 @@ impl PolicyService for Fake {
         if !request.get_ref().page_token.is_empty() {
             return Err(not_scripted());
         }
+        self.with(|script| script.queries.push((request.into_inner().filter, String::new())));
+        match self.with(|script| script.refuse_policies) {
+            Some(Code::Unimplemented) => return Err(Status::unimplemented("")),
+            Some(code) => {
+                return Err(refusal(code, reason::PERMISSION_DENIED, "ana may not look at policies"));
+            }
+            None => {}
+        }
         let policies = self.with(|script| script.policies.values().cloned().collect());
         Ok(Response::new(v1::ListPoliciesResponse { policies, ..Default::default() }))
     }
@@ -61,6 +69,9 @@ impl PolicyService for Fake {
             let stored = script.policies.get(&change.service).cloned();
             if stored.is_none() && !request.allow_missing {
                 return Err(none_stored());
+            }
+            if stored.is_some() && request.must_be_missing {
+                return Err(refusal(Code::Aborted, reason::ETAG_MISMATCH, "somebody has made one"));
             }
             let before = Partial::parse(&stored.unwrap_or_default()).unwrap();
             let after = before.updated(&change, request.update_mask.as_ref());

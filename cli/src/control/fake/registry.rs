@@ -6,6 +6,7 @@ use gateway_proto::{
     reason,
     v1::{self, registry_service_server::RegistryService},
 };
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -20,9 +21,12 @@ impl RegistryService for Fake {
 
     async fn keep_alive(
         &self,
-        _: Request<Streaming<v1::KeepAliveRequest>>,
+        request: Request<Streaming<v1::KeepAliveRequest>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
-        Err(not_scripted())
+        let streams = self.with(|script| script.keep_alive.clone()).ok_or_else(not_scripted)?;
+        let (answers, receiver) = mpsc::channel(8);
+        streams.send((request.into_inner(), answers)).map_err(|_| not_scripted())?;
+        Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
     async fn drain_replica(
@@ -31,6 +35,11 @@ impl RegistryService for Fake {
     ) -> Result<Response<v1::DrainReplicaResponse>, Status> {
         let request = request.into_inner();
         self.with(|script| {
+            if let Some(answer) = script.drains.pop_front() {
+                script.drained.push(request);
+                let status = Some(answer?);
+                return Ok(Response::new(v1::DrainReplicaResponse { replica: None, status }));
+            }
             if script.is_last_ready && !request.allow_last {
                 return Err(refusal(
                     Code::FailedPrecondition,
@@ -102,10 +111,13 @@ impl RegistryService for Fake {
             replica_id: request.replica_id.clone(),
             ..Default::default()
         };
-        let created = self.with(|script| {
+        let (created, refused) = self.with(|script| {
             script.registered.push(request);
-            script.registered.len() == 1
+            (script.registered.len() == 1, script.refuse_register.pop_front())
         });
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
         Ok(Response::new(v1::RegisterResponse {
             replica: Some(replica),
             lease_id: format!("{:032x}", 7),

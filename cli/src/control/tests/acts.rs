@@ -259,3 +259,33 @@ async fn a_route_is_set_field_by_field_shown_and_removed() {
     let error = run("route set shop host=a host=b", &url).await.unwrap_err();
     assert_eq!((error.exit, error.headline.as_str()), (Exit::Usage, "host is given twice"));
 }
+
+#[tokio::test]
+async fn who_applies_policies_overwrites_none_that_he_has_not_seen() {
+    let stored = v1::Policy { service: "orders".into(), etag: "e-1".into(), ..Default::default() };
+    let policies = [("orders".to_owned(), stored)].into();
+    let (fake, _, url) = connect(Script { policies, ..Script::default() }).await;
+    let folder = tempfile::tempdir().unwrap();
+    for service in ["new", "orders"] {
+        let policy = format!(r#"{{"service": "{service}", "breaker": {{"window": "20s"}}}}"#);
+        std::fs::write(folder.path().join(service).with_extension("json"), policy).unwrap();
+    }
+    run(&format!("policy apply -f {}", folder.path().display()), &url).await.unwrap();
+    let asked = fake.with(|script| std::mem::take(&mut script.updated));
+    let asked: Vec<_> = asked
+        .iter()
+        .map(|asked| {
+            let service = asked.policy.as_ref().unwrap().service.as_str();
+            (service, asked.validate_only, asked.etag.as_str(), asked.must_be_missing)
+        })
+        .collect();
+    assert_eq!(
+        asked,
+        [
+            ("new", true, "", true),
+            ("orders", true, "e-1", false),
+            ("new", false, "", true),
+            ("orders", false, "e-1", false)
+        ]
+    );
+}

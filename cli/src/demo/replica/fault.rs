@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::{Value, json};
+
 const DEFAULT_SPAN: Duration = Duration::from_secs(20);
 /// No fault outlives this, so that a forgotten one mends itself.
 pub(super) const MAX_SPAN: Duration = Duration::from_secs(600);
@@ -36,6 +38,19 @@ impl Fault {
     /// What happens to a request at `now`; `draw` is uniform in 0.0..1.0.
     pub(super) fn strike(&self, now: Instant, draw: f64) -> Option<Kind> {
         (now < self.until && draw < self.ratio).then_some(self.kind)
+    }
+
+    /// What it is, for whoever asks, while it lasts.
+    pub(super) fn to_json(self, now: Instant) -> Option<Value> {
+        let left = self.left(now)?;
+        let (kind, delay) = match self.kind {
+            Kind::Down => ("down", Duration::ZERO),
+            Kind::Slow(delay) => ("slow", delay),
+            Kind::Reset => ("reset", Duration::ZERO),
+            Kind::Hang => ("hang", Duration::ZERO),
+        };
+        let delay = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        Some(json!({"kind": kind, "ratio": self.ratio, "delayMs": delay, "leftSeconds": left.as_secs()}))
     }
 
     /// What is left of it at `now`; `None` when it is over.

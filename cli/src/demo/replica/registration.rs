@@ -54,7 +54,8 @@ impl Registration {
 
     /// Registers, however long it takes; `None` when the control plane refuses for good.
     async fn register(&self, client: &mut RegistryServiceClient<Channel>) -> Option<RegisterResponse> {
-        let request = RegisterRequest {
+        let mut request = RegisterRequest {
+            request_id: lease::request_id(),
             service: self.key.service.to_string(),
             replica_id: self.key.replica.to_string(),
             endpoint: Some(Endpoint { address: self.address.to_string(), ..Default::default() }),
@@ -71,7 +72,11 @@ impl Registration {
                     return None;
                 }
                 Err(status) => {
-                    tracing::debug!(replica = %self.key, "not registered yet: {}", status.message())
+                    tracing::debug!(replica = %self.key, "not registered yet: {}", status.message());
+                    if Lost::of(&status).is_some() {
+                        // It was carried out, and what came of it is gone: the next one is another request.
+                        request.request_id = lease::request_id();
+                    }
                 }
             }
             jittered(pause).await;

@@ -58,6 +58,7 @@ impl Service {
     pub(super) async fn answer(&self, request: Request<Incoming>, mut random: impl FnMut() -> f64) -> Answer {
         let path = request.uri().path().to_owned();
         match path.split('/').skip(1).collect::<Vec<_>>()[..] {
+            ["fault"] => return self.json(StatusCode::OK, &self.fault_now()),
             ["fault", name] => return self.set_fault(request.method(), name, query(&request)),
             ["stats"] => return self.json(StatusCode::OK, &self.stats.to_json()),
             _ => self.stats.count(request.method().as_str(), &path),
@@ -148,6 +149,12 @@ impl Service {
             response.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
         }
         self.signed(response)
+    }
+
+    /// The fault that it has, whoever set it; null without one.
+    fn fault_now(&self) -> Value {
+        let fault = *self.fault.lock().expect("no code that holds the fault panics");
+        fault.and_then(|fault| fault.to_json(Instant::now())).unwrap_or(Value::Null)
     }
 
     fn set_fault(&self, method: &Method, name: &str, query: &str) -> Answer {

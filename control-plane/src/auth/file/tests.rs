@@ -97,16 +97,26 @@ fn a_user_of_this_machine_has_a_number_of_his_own() {
     };
     let book = read_text(&(entry("ana", 1000, "") + &entry("root", 0, ""))).unwrap();
     assert_eq!(&*book.identify(&Credential::User(0), NOW).unwrap().name, "root");
+    let nobody = overflow_uid();
     for (text, why) in [
-        (entry("ana", 1000, "") + &entry("bob", 1000, ""), "user \"bob\": uid 1000 is there twice"),
         (
-            entry("nobody", 65_534, ""),
-            "user \"nobody\": uid 65534 is nobody: the kernel says so of whoever it cannot name here",
+            entry("ana", 1000, "") + &entry("bob", 1000, ""),
+            "user \"bob\": uid 1000 is that of user \"ana\", too".to_owned(),
         ),
-        (entry("a:b", 1, ""), "user \"a:b\": a name is 1 to 63 visible ASCII characters without ':'"),
+        (
+            entry("nobody", nobody, ""),
+            format!(
+                "user \"nobody\": uid {nobody} is nobody: the kernel says so of whoever it cannot name here"
+            ),
+        ),
+        (
+            entry("a:b", 1, ""),
+            "user \"a:b\": a name is 1 to 63 visible ASCII characters without ':'".to_owned(),
+        ),
         (
             entry("ana", 1, "services = [\"x\"]"),
-            "user \"ana\": services and addresses are for the role replica, which it does not have",
+            "user \"ana\": services and addresses are for the role replica, which it does not have"
+                .to_owned(),
         ),
     ] {
         assert_eq!(refusal(&text), why);
@@ -158,9 +168,19 @@ fn a_file_that_is_read_again_keeps_the_keys_that_were_fetched_at_the_same_place(
 #[test]
 fn a_name_and_a_token_are_there_once() {
     let one = entry("ci", "sesame", "roles = [\"reader\"]");
-    assert!(
-        refusal(&format!("{one}{}", entry("ci", "other", "roles = [\"reader\"]"))).contains("is there twice")
-    );
+    let user = |name: &str, uid: u32| {
+        format!("# of this machine\n[[user]]\nuid = {uid}\nname = \"{name}\"\nroles = [\"reader\"]\n")
+    };
+    for (text, why) in [
+        (
+            one.clone() + &entry("ci", "other", "roles = [\"reader\"]"),
+            "token \"ci\", line 6: has the name of the token in line 2",
+        ),
+        (user("ana", 1) + &user("ana", 2), "user \"ana\", line 9: has the name of the user in line 4"),
+        (user("ci", 1) + &one, "user \"ci\", line 4: has the name of the token in line 7"),
+    ] {
+        assert!(refusal(&text).starts_with(why), "{}", refusal(&text));
+    }
     assert!(
         refusal(&format!("{one}{}", entry("cd", "sesame", "roles = [\"reader\"]"))).contains("same token")
     );

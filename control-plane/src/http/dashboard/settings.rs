@@ -65,7 +65,7 @@ fn kind(range: Range) -> (&'static str, Vec<(&'static str, String)>) {
     match range {
         Range::Duration { .. } => ("duration", Vec::new()),
         Range::Count { .. } | Range::Status => ("count", Vec::new()),
-        Range::Ratio { .. } | Range::Factor { .. } => ("number", Vec::new()),
+        Range::Ratio { .. } | Range::Factor { .. } | Range::Rate => ("number", Vec::new()),
         Range::Flag => ("flag", Vec::new()),
         Range::Size { .. } => ("size", Vec::new()),
         Range::Methods | Range::Upgrades => ("list", Vec::new()),
@@ -81,7 +81,8 @@ fn kind(range: Range) -> (&'static str, Vec<(&'static str, String)>) {
         | Range::FaultHeader
         | Range::FallbackService
         | Range::FallbackContentType
-        | Range::FallbackBody => ("text", Vec::new()),
+        | Range::FallbackBody
+        | Range::RateKey => ("text", Vec::new()),
     }
 }
 

@@ -18,7 +18,7 @@ fn identity(id: &str) -> Identity {
 /// A control plane with one data plane, `n1`, that reports so many replicas.
 fn observed(replicas: usize) -> (Arc<Observation>, Seat) {
     let observation = Arc::new(Observation::new(9));
-    drop(observation.connect(identity("n1"), 0).unwrap());
+    drop(observation.connect(identity("n1"), 0, None).unwrap());
     let seat = observation.begin_reports(identity("n1")).unwrap();
     seat.reported(report(true, 0..replicas), "e", |_| true);
     (observation, seat)
@@ -57,8 +57,9 @@ impl Following {
     fn tell_all(&mut self) -> usize {
         let mut most = 0;
         loop {
+            let knows_all_nodes = self.teller.knows_all_nodes();
             let (mut message, mut is_all) = self.teller.tell_peer(&mut self.sent);
-            message.mark = is_all.then_some(v1::PeerMark { revision: 1 });
+            message.mark = is_all.then_some(v1::PeerMark { revision: 1, knows_all_nodes });
             most = most.max(message.breakers.iter().map(|rows| rows.breakers.len()).sum());
             let (want_node_ids, leave_node_ids) =
                 self.listener.hear_peer(&peer(), &mut self.followed, message).unwrap();
@@ -105,6 +106,17 @@ fn what_comes_and_goes_is_told_whatever_there_was_in_between() {
 }
 
 #[test]
+fn which_control_plane_a_data_plane_has_left_is_known_to_all() {
+    let teller = Arc::new(Observation::new(9));
+    let left = v1::LeftControlPlane { url: "http://a:7400".into(), ..Default::default() };
+    let _seat = teller.connect(identity("n1"), 0, Some(left.clone())).unwrap();
+    let mut following = Following::begin(&teller);
+    following.tell_all();
+    let shown = following.listener.read(|nodes, _| nodes.list_after("", 0).next().unwrap().1.left);
+    assert_eq!(shown, Some(left));
+}
+
+#[test]
 fn what_was_heard_from_others_is_not_told_on() {
     let (teller, _seat) = observed(4);
     let mut following = Following::begin(&teller);
@@ -140,7 +152,7 @@ fn a_listener_that_left_a_data_plane_is_told_nothing_of_it() {
     following.tell_all();
     // It goes on here, so that the other one's word is of no use.
     let newer = Identity { stream_number: 2, ..identity("n1") };
-    let _seat = following.listener.connect(newer, 0).unwrap();
+    let _seat = following.listener.connect(newer, 0, None).unwrap();
     following.tell_all();
     assert!(following.sent.wanted.is_empty());
     seat.reported(report(true, 0..9), "e", |_| true);
@@ -230,4 +242,23 @@ fn one_that_tells_of_ever_more_data_planes_and_never_comes_to_an_end_is_refused(
     };
     assert_eq!(refused.violations()[0].field, "nodes");
     assert!(observation.read(|nodes, _| nodes.list_after("", 0).count()) <= 2 * 9);
+}
+
+#[tokio::test]
+async fn one_that_begins_beside_one_that_misses_no_data_plane_misses_none() {
+    let teller = Arc::new(Observation::new(9));
+    for misses_some in [true, false] {
+        if misses_some {
+            teller.expect_returns(Some([identity("n1").id].into()));
+        }
+        let mut following = Following::begin(&teller);
+        following.listener.expect_returns(None);
+        following.tell_all();
+        assert_eq!(following.listener.knows_all_nodes(), !misses_some);
+        // What was missing there is known from now on.
+        let _seat = teller.connect(identity("n1"), 1, None).unwrap();
+        following.tell_all();
+        assert!(following.listener.knows_all_nodes());
+        assert_eq!(following.listener.followers(), Some([identity("n1").id].into()));
+    }
 }

@@ -195,9 +195,22 @@ fn limits_and_waiting_requests_are_summed_up_and_a_data_plane_without_a_limit_le
     };
     assert_eq!([shown("a"), shown("b")], [(15, 7), (0, 7)]);
     let service = key("a").service;
-    assert_eq!(matrix.load(&service), (4, 7), "each data plane's waiting requests count once");
+    let load = matrix.load(&service);
+    assert_eq!((load.inflight, load.pending), (4, 7), "each data plane's waiting requests count once");
     let other = gateway_proto::ServiceName::parse("other").unwrap();
-    assert_eq!(matrix.load(&other), (0, 0));
+    assert_eq!(matrix.load(&other), Load::default());
+}
+
+#[test]
+fn a_service_fails_open_on_the_data_planes_that_ask_one_of_its_replicas_regardless() {
+    let mut matrix = Matrix::default();
+    let row = |id: &str, asked_regardless| v1::Breaker { asked_regardless, ..wire(id, Open) };
+    matrix.report(&node("n1"), report_of(true, vec![row("a", true), row("b", true)]), UNIX_EPOCH);
+    matrix.report(&node("n2"), report_of(true, vec![row("a", false), row("b", false)]), UNIX_EPOCH);
+    let fail_open_nodes = |matrix: &Matrix| matrix.load(&key("a").service).fail_open_nodes;
+    assert_eq!(fail_open_nodes(&matrix), 1);
+    matrix.report(&node("n1"), report_of(true, vec![row("a", false)]), UNIX_EPOCH);
+    assert_eq!(fail_open_nodes(&matrix), 0);
 }
 
 #[test]

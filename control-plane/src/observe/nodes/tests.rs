@@ -108,3 +108,19 @@ fn when_there_is_no_room_one_that_is_away_makes_it_and_a_connected_one_does_not(
     assert_eq!(forgotten, Ok(Some(identity("n1").id)));
     assert!(!nodes.contains(&identity("n1").id));
 }
+
+#[test]
+fn those_that_may_be_routing_are_named_with_those_that_have_not_come_back_yet() {
+    let (mut nodes, now) = connected(&["n1", "n2"], 9);
+    let (time, id) = (Duration::from_secs(20), |id: &str| identity(id).id);
+    nodes.expect_returns(Some([id("n3"), id("n4")].into()), now + time);
+    nodes.connect(&identity("n3"), 0, now, UNIX_EPOCH).unwrap();
+    nodes.disconnect(&id("n2"), now);
+    assert_eq!(nodes.followers(now), Some(["n1", "n2", "n3", "n4"].map(id).into()));
+    assert!(!nodes.have_returned(now));
+    // Whoever was named and has left for good is not waited for.
+    nodes.leave(&id("n3"), "p-1");
+    assert_eq!(nodes.followers(now + time), Some([id("n1")].into()));
+    nodes.expect_returns(None, now + time);
+    assert_eq!(nodes.followers(now), None, "nobody knows them all");
+}

@@ -17,7 +17,7 @@ use gateway_proto::{
 
 use super::{Held, Home, Node, Nodes, TooManyNodes};
 use crate::{
-    observe::report::{cut_nack, parse_held},
+    observe::report::{cut_left, cut_nack, parse_held},
     registry::Revision,
 };
 
@@ -45,6 +45,7 @@ pub struct Told {
     reported: Option<Revision>,
     held: Held,
     taken_batch: (String, i64),
+    left: Option<v1::LeftControlPlane>,
 }
 
 /// What became of it.
@@ -85,6 +86,7 @@ impl Told {
             reported: wire.reported_revision,
             held: wire.held_replicas.map(parse_held).transpose()?.unwrap_or_default(),
             taken_batch: (cut(wire.taken_batch_process_id), wire.taken_batch_number.max(0)),
+            left: wire.left.and_then(cut_left),
         })
     }
 }
@@ -136,6 +138,7 @@ impl Nodes {
             node.held = told.held;
             node.held_as_told = None;
             node.taken_batch = told.taken_batch;
+            node.left = told.left;
         });
         Ok((taken, forgotten))
     }
@@ -278,6 +281,7 @@ impl Node {
             held_replicas: self.held_as_told.as_deref().cloned(),
             taken_batch_number: self.taken_batch.1,
             taken_batch_process_id: self.taken_batch.0.clone(),
+            left: self.left.clone(),
         }
     }
 }

@@ -122,6 +122,12 @@ fn long_texts_are_cut_between_characters() {
 }
 
 #[test]
+fn what_a_terminal_would_act_on_is_not_kept() {
+    let row = shown(v1::Breaker { reason: "\u{9b}2J \x1b[0m größe\u{202e}".into(), ..breaker() });
+    assert_eq!(row.reason, "\u{fffd}2J \u{fffd}[0m größe\u{fffd}");
+}
+
+#[test]
 fn what_is_kept_of_a_large_message_is_no_larger_than_it_looks() {
     let roomy = |text: &str| {
         let mut roomy = String::with_capacity(1_000_000);

@@ -33,7 +33,7 @@ pub(super) fn hold(
     silent_for: Duration,
     at: SystemTime,
 ) -> Decision {
-    let lost = Box::new(Lost { since: at, revision: view.revision() });
+    let lost = Box::new(Lost { since: at, incarnation: view.latest_incarnation() });
     mark(view, key, lease, Some(lost), Cause::Held { silent_for }, at)
 }
 

@@ -22,11 +22,16 @@ pub(super) fn update(view: &View, wish: &PolicyWish, at: SystemTime) -> Result<D
     let policies = view.policies();
     let present = policies.get(&wish.scope);
     match present {
+        Some(_) if wish.must_be_missing => {
+            return Err(RegistryError::EtagMismatch(format!("the policy of {}", wish.scope)));
+        }
         Some(stored) => check_etag(&wish.etag, stored.revision, || format!("the policy of {}", wish.scope))?,
         None if !wish.etag.is_empty() => {
             return Err(RegistryError::EtagMismatch(format!("the policy of {}", wish.scope)));
         }
-        None if !wish.allow_missing => return Err(RegistryError::PolicyNotFound(wish.scope.clone())),
+        None if !(wish.allow_missing || wish.must_be_missing) => {
+            return Err(RegistryError::PolicyNotFound(wish.scope.clone()));
+        }
         None if policies.stored().len() >= MAX_POLICIES => {
             let what = "the registry".into();
             return Err(RegistryError::QuotaExceeded { what, of: "policies", limit: MAX_POLICIES });

@@ -83,8 +83,7 @@ fn new_record(
     fresh: &Candidates,
     at: SystemTime,
 ) -> Record {
-    // The view's revision outgrew every incarnation handed out, those of removed replicas included.
-    let incarnation = before.map_or(0, |record| record.incarnation).max(view.revision()) + 1;
+    let incarnation = view.latest_incarnation() + 1;
     // What an operator wants out stays out, whatever process takes its place.
     let drain = before.and_then(|record| record.drain.as_ref()).filter(|drain| !drain.by_owner).cloned();
     let request = wish.request.map(|id| {

@@ -13,7 +13,7 @@ use crate::registry::{
 /// Leaves out the numbers that only order registrations: they depend on what a command was decided on.
 fn without_order(item: Item) -> Item {
     let Item::Replica(record) = item else { return item };
-    let lost = record.lost.map(|lost| Box::new(Lost { revision: 0, ..*lost }));
+    let lost = record.lost.map(|lost| Box::new(Lost { incarnation: 0, ..*lost }));
     Record { incarnation: 0, first_incarnation: 0, lost, ..*record }.into()
 }
 

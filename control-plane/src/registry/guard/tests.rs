@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 use gateway_proto::{Address, Health, time::duration, v1};
 
 use super::*;
-use crate::registry::{Drain, Lost, Override, OverrideKind, Scope, StoredPolicy};
+use crate::registry::{Drain, Lost, Override, OverrideKind, Revision, Scope, StoredPolicy};
 
 const TTL: Duration = Duration::from_secs(15);
 const SECOND: Duration = Duration::from_secs(1);
@@ -101,7 +101,7 @@ impl Bench {
                 self.records.retain(|record| record.key != suspect.key);
             }
             for suspect in &judgement.hold {
-                let lost = Box::new(Lost { since: self.wall, revision: self.revision });
+                let lost = Box::new(Lost { since: self.wall, incarnation: self.revision });
                 let record = self.records.iter_mut().find(|record| record.key == suspect.key).unwrap();
                 record.lost.get_or_insert(lost);
             }

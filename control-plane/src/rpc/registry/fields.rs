@@ -28,6 +28,10 @@ pub(super) static SERVICES: Schema<v1::Service> = Schema {
         },
         Field { name: "lost_replica_count", read: Read::Number(|service| service.lost_replica_count.into()) },
         Field { name: "open_breaker_count", read: Read::Number(|service| service.open_breaker_count.into()) },
+        Field {
+            name: "fail_open_node_count",
+            read: Read::Number(|service| service.fail_open_node_count.into()),
+        },
         Field { name: "inflight_count", read: Read::Number(|service| service.inflight_count.into()) },
         Field { name: "pending_count", read: Read::Number(|service| service.pending_count.into()) },
         Field { name: "request_rate", read: Read::Real(|service| service.request_rate) },
@@ -108,6 +112,9 @@ mod tests {
         for (what, fields) in [
             ("Fields of services", SERVICES.listed()),
             ("Of replicas", REPLICAS.listed()),
+            ("Of breakers", crate::rpc::observability::BREAKERS.listed()),
+            ("Of data planes", crate::rpc::observability::NODES.listed()),
+            ("Of policies", crate::rpc::policies::POLICIES.listed().replace("settings.KEY", "settings.PATH")),
             ("Of events", crate::rpc::observability::EVENTS.listed()),
         ] {
             assert!(document.contains(&format!("{what}: {fields}.")), "{what}: {fields}");

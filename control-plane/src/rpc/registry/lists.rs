@@ -280,7 +280,9 @@ fn observe(edge: &Edge, name: &ServiceName, service: &mut v1::Service) {
     let observation = &edge.effects.observation;
     observation.read(|_, matrix| {
         service.open_breaker_count = count(matrix.open_replica_count(name));
-        (service.inflight_count, service.pending_count) = matrix.load(name);
+        let load = matrix.load(name);
+        (service.inflight_count, service.pending_count) = (load.inflight, load.pending);
+        service.fail_open_node_count = count(load.fail_open_nodes);
     });
     if let Some(Lately { rate, success, p50, p99 }) = observation.lately(name) {
         (service.request_rate, service.success_ratio) = (Some(rate), success);

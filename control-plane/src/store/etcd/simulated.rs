@@ -272,6 +272,7 @@ impl Store for Member {
                 revision: kept.head,
                 items,
                 kept: leases.collect::<HashSet<_>>(),
+                followers: None,
             };
             (loaded, kept.history.len())
         });

@@ -6,8 +6,8 @@ use super::families::{Counted, Families};
 use crate::{
     routing::{Tick, retry::Stop},
     table::{
-        AttemptResult, CodeClass, DURATION_BOUNDS, FallbackKind, Histogram, Refusal, ReplicaCounters,
-        RequestOutcome, Service, Services,
+        AttemptResult, CodeClass, DURATION_BOUNDS, Exceeding, FallbackKind, Histogram, Refusal,
+        ReplicaCounters, RequestOutcome, Service, Services,
     },
 };
 
@@ -47,6 +47,7 @@ pub(super) fn encode(services: &Services, grain: &Grain, now: Tick, out: &mut Fa
     encode_attempts(services, grain, out)?;
     encode_retries(services, now, out)?;
     encode_concurrency(services, grain, out)?;
+    encode_rate_limits(services, out)?;
     encode_fallbacks(services, out)
 }
 
@@ -203,6 +204,18 @@ fn encode_concurrency(services: &Services, grain: &Grain, out: &mut Families<'_>
         ["service"],
         &DURATION_BOUNDS,
         times,
+    )
+}
+
+fn encode_rate_limits(services: &Services, out: &mut Families<'_>) -> fmt::Result {
+    let counts = services.values().flat_map(|service| {
+        Exceeding::ALL.map(|one| ([service.name().as_str(), one.as_str()], service.exceeding(one)))
+    });
+    out.counters(
+        "gateway_rate_limited_requests",
+        "Requests beyond the rate that their service's policy lets through: refused, or only observed",
+        ["service", "action"],
+        counts,
     )
 }
 

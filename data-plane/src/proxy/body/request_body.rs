@@ -16,7 +16,10 @@ use http_body::{Body, Frame, SizeHint};
 use super::pace::{MinRate, Pace};
 use crate::{
     clock::Clock,
-    proxy::{h1::RequestReader, h2::RequestStream},
+    proxy::{
+        h1::{Length, RequestReader},
+        h2::RequestStream,
+    },
     request_rules::{BodyCheck, Breach},
     routing::Tick,
 };
@@ -35,6 +38,15 @@ pub(in crate::proxy) enum ClientBody {
 pub(in crate::proxy) struct BrokenOff;
 
 impl ClientBody {
+    /// The same, of a request that says so of its length. The end of one without a byte may be told later, and nobody has to wait
+    /// for that.
+    pub(in crate::proxy) fn of(self, length: Length) -> Self {
+        match length {
+            Length::Empty | Length::Exact(0) => Self::None,
+            Length::Exact(_) | Length::Chunked | Length::UntilClose => self,
+        }
+    }
+
     /// Whether there is none.
     pub(in crate::proxy) fn is_empty(&self) -> bool {
         self.is_end_stream()

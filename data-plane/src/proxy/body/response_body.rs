@@ -9,7 +9,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -86,14 +85,21 @@ pub(in crate::proxy) struct UpstreamBody {
     copying: Option<Box<Copying>>,
 }
 
-/// What a response's body is a part of, if that is a gRPC call.
+/// What a response's body is a part of, if that is a gRPC call, whatever the response is.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::proxy) struct Call {
     /// Until when the whole of it may take.
     pub(in crate::proxy) deadline: Option<Tick>,
+    /// Whether the response is one in gRPC: with a status behind it, which may say that it is not whole.
+    pub(in crate::proxy) is_answered: bool,
 }
 
 impl Call {
+    /// One without an answer yet.
+    pub(in crate::proxy) fn of(deadline: Option<Tick>) -> Self {
+        Self { deadline, is_answered: false }
+    }
+
     fn is_overdue(self, now: Tick) -> bool {
         self.deadline.is_some_and(|deadline| deadline <= now)
     }
@@ -113,6 +119,8 @@ pub(in crate::proxy) enum BodyError {
     Idle(Duration),
     #[error("the replica was drained before the end of its response")]
     Drained,
+    #[error("the call's time ran out at the gateway")]
+    Overdue,
 }
 
 impl UpstreamBody {
@@ -261,21 +269,28 @@ impl UpstreamBody {
         };
         let now = self.attempt().map(Attempt::now);
         if now.is_some_and(|now| call.is_overdue(now)) {
-            return self.end_call(grpc::overdue());
+            return self.end_call(BodyError::Overdue);
         }
         match self.poll_any(cx) {
-            // gRPC has words for what HTTP can only say by breaking off.
-            Poll::Ready(Some(Err(error))) => self.end_call(grpc::broken_off(&error.to_string())),
-            Poll::Pending if self.poll_deadline(cx, call).is_ready() => self.end_call(grpc::overdue()),
+            Poll::Ready(Some(Err(error))) => self.end_call(error),
+            Poll::Pending if self.poll_deadline(cx, call).is_ready() => self.end_call(BodyError::Overdue),
             polled => polled,
         }
     }
 
-    /// Ends a call for which nobody is to blame that was not blamed before. The client is told why.
-    fn end_call(&mut self, trailers: HeaderMap) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    /// Ends a call for which nobody is to blame that was not blamed before. gRPC has words for what HTTP can only say by breaking
+    /// off: behind any other answer they would make it look whole.
+    fn end_call(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.open = None;
+        if !self.call.is_some_and(|call| call.is_answered) {
+            return Poll::Ready(Some(Err(error)));
+        }
         self.is_cut = false;
         self.has_ended = true;
+        let trailers = match &error {
+            BodyError::Overdue => grpc::overdue(),
+            error => grpc::broken_off(&error.to_string()),
+        };
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 

@@ -1,15 +1,16 @@
-//! A connection below HTTP, from a client or to a replica: TCP as it is, or TLS on it.
+//! A connection below HTTP, from a client or to a replica: TCP as it is, or TLS on it; and how one from a client begins.
 
 use std::{
     io::{self, IoSlice},
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use gateway_runtime::{accept::begins_with, tls::Tls};
+use bytes::{Bytes, BytesMut};
+use gateway_runtime::tls::Tls;
 use socket2::SockRef;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -20,9 +21,10 @@ use tokio_rustls::{
     TlsAcceptor, TlsStream, client,
     rustls::{self, ProtocolVersion},
 };
+use tokio_util::io::poll_read_buf;
 
 use super::proxy_headers::ProxyHeaders;
-use crate::proxy::errors::refusals::Reason;
+use crate::proxy::{errors::refusals::Reason, h1::Buffers};
 
 /// The first bytes of an HTTP/2 connection: a method that IANA keeps free of use, so that they are nothing else.
 const HTTP2_PREFACE: &[u8; 4] = b"PRI ";
@@ -36,66 +38,126 @@ pub(crate) const PROTOCOLS: &[&[u8]] = &[HTTP2, b"http/1.1"];
 #[derive(Debug)]
 pub(in crate::proxy) enum Stream {
     Tcp(TcpStream),
+    /// Boxed, for it is the HTTP/2 without TLS of few clients.
+    Ahead(Box<Ahead>),
     /// Boxed: a session is larger than a kilobyte.
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// A connection of which some bytes were read before it was known who is to have them.
+#[derive(Debug)]
+pub(in crate::proxy) struct Ahead {
+    tcp: TcpStream,
+    seen: Bytes,
 }
 
 /// A connection that has begun.
 #[derive(Debug)]
 pub(in crate::proxy) struct Begun {
-    /// Whose it is: the peer, or whom it names by a PROXY header.
-    pub(in crate::proxy) client: SocketAddr,
     pub(in crate::proxy) stream: Stream,
+    /// What was read of it, if it is not for the stream to say again.
+    pub(in crate::proxy) seen: BytesMut,
     pub(in crate::proxy) is_http2: bool,
 }
 
-/// Waits for what shows the protocol: the first bytes, or with TLS the end of the handshake. Cancel safe, if the connection
-/// is given up then.
+/// Waits for what comes before HTTP: a PROXY header where there may be one, and the handshake where there is TLS. Yields whose
+/// connection it is, and what HTTP is spoken on. Cancel safe, if the connection is given up then.
 ///
 /// # Errors
 /// When it comes to nothing within this time: why, if that is to be counted.
-pub(in crate::proxy) async fn begin(
+pub(in crate::proxy) async fn introduce(
     stream: TcpStream,
     address: SocketAddr,
     tls: Option<&Arc<Tls>>,
     proxy_headers: Option<&ProxyHeaders>,
     within: Duration,
-) -> Result<Begun, Option<Reason>> {
+) -> Result<(SocketAddr, Stream), Option<Reason>> {
     let deadline = Instant::now() + within;
     let mut stream = stream;
     let client = match proxy_headers {
         Some(headers) => headers.client_of(&mut stream, address, deadline).await?,
         None => address,
     };
-    let begun = async {
-        let Some(tls) = tls else {
-            let is_http2 = begins_with(&stream, HTTP2_PREFACE).await?;
-            return io::Result::Ok(Begun { client, stream: Stream::Tcp(stream), is_http2 });
-        };
-        let stream = TlsAcceptor::from(tls.config()).accept(stream).await?;
-        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(HTTP2);
-        Ok(Begun { client, stream: Stream::Tls(Box::new(stream.into())), is_http2 })
-    };
-    let (ended, reason) = match timeout_at(deadline, begun).await {
-        Ok(Ok(begun)) => return Ok(begun),
+    let Some(tls) = tls else { return Ok((client, Stream::Tcp(stream))) };
+    match timeout_at(deadline, TlsAcceptor::from(tls.config()).accept(stream)).await {
+        Ok(Ok(stream)) => Ok((client, Stream::Tls(Box::new(stream.into())))),
         Ok(Err(error)) => {
+            not_begun(client, &error);
             // Who only connects and goes away looks whether somebody is there.
             let is_gone =
                 matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset);
-            (error, (tls.is_some() && !is_gone).then_some(Reason::TlsHandshake))
+            Err((!is_gone).then_some(Reason::TlsHandshake))
         }
-        Err(_) => (io::Error::from(io::ErrorKind::TimedOut), Some(Reason::BeginTimeout)),
-    };
-    tracing::debug!(error = %ended, client = %address, "a connection did not begin");
-    Err(reason)
+        Err(_) => {
+            not_begun(client, &io::ErrorKind::TimedOut.into());
+            Err(Some(Reason::BeginTimeout))
+        }
+    }
+}
+
+/// Reads the beginning of a connection without TLS, until it shows whether it is one in HTTP/2. What was read is in `seen`,
+/// which is a borrowed buffer as long as there is something in it.
+///
+/// # Errors
+/// `UnexpectedEof` when the client ends it before, without a byte; otherwise what reading it yields.
+pub(in crate::proxy) fn poll_protocol(
+    tcp: &mut TcpStream,
+    seen: &mut BytesMut,
+    buffers: &Buffers,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<bool>> {
+    loop {
+        if seen.is_empty() {
+            // No buffer is borrowed for nothing.
+            ready!(tcp.poll_read_ready(cx))?;
+            *seen = buffers.take_input();
+        }
+        let read = poll_read_buf(Pin::new(&mut *tcp), cx, seen);
+        if seen.is_empty() {
+            buffers.give_input(seen);
+        }
+        match ready!(read)? {
+            0 if seen.is_empty() => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            // Nothing more comes that could tell.
+            0 => return Poll::Ready(Ok(false)),
+            _ if seen.len() >= HTTP2_PREFACE.len() || !HTTP2_PREFACE.starts_with(seen) => {
+                return Poll::Ready(Ok(seen.starts_with(HTTP2_PREFACE)));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Tells the log why there is nothing else to tell of a connection.
+pub(in crate::proxy) fn not_begun(client: SocketAddr, error: &io::Error) {
+    tracing::debug!(%error, %client, "a connection did not begin");
 }
 
 impl Stream {
+    /// A connection on which `seen` comes before all that there is yet to be read.
+    pub(in crate::proxy) fn ahead(tcp: TcpStream, seen: Bytes) -> Self {
+        Self::Ahead(Box::new(Ahead { tcp, seen }))
+    }
+
     pub(in crate::proxy) fn tcp(&self) -> &TcpStream {
         match self {
             Self::Tcp(stream) => stream,
+            Self::Ahead(ahead) => &ahead.tcp,
             Self::Tls(stream) => stream.get_ref().0,
         }
+    }
+
+    fn tcp_mut(&mut self) -> Pin<&mut TcpStream> {
+        Pin::new(match self {
+            Self::Tcp(stream) => stream,
+            Self::Ahead(ahead) => &mut ahead.tcp,
+            Self::Tls(stream) => stream.get_mut().0,
+        })
+    }
+
+    /// Whether HTTP/2 was agreed on with TLS.
+    pub(in crate::proxy) fn has_agreed_on_http2(&self) -> bool {
+        matches!(self, Self::Tls(stream) if stream.get_ref().1.alpn_protocol() == Some(HTTP2))
     }
 
     /// The version of TLS, if it is any.
@@ -119,8 +181,13 @@ impl AsyncRead for Stream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Ahead(ahead) if !ahead.seen.is_empty() => {
+                let count = ahead.seen.len().min(buffer.remaining());
+                buffer.put_slice(&ahead.seen.split_to(count));
+                Poll::Ready(Ok(()))
+            }
+            stream => stream.tcp_mut().poll_read(cx, buffer),
         }
     }
 }
@@ -128,11 +195,11 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, data),
             Self::Tls(stream) => {
                 let written = Pin::new(&mut **stream).poll_write(cx, data);
                 with_reason(stream, written)
             }
+            stream => stream.tcp_mut().poll_write(cx, data),
         }
     }
 
@@ -142,35 +209,35 @@ impl AsyncWrite for Stream {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
             Self::Tls(stream) => {
                 let written = Pin::new(&mut **stream).poll_write_vectored(cx, parts);
                 with_reason(stream, written)
             }
+            stream => stream.tcp_mut().poll_write_vectored(cx, parts),
         }
     }
 
     fn is_write_vectored(&self) -> bool {
         match self {
-            Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            stream => stream.tcp().is_write_vectored(),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => {
                 let flushed = Pin::new(&mut **stream).poll_flush(cx);
                 with_reason(stream, flushed)
             }
+            stream => stream.tcp_mut().poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            stream => stream.tcp_mut().poll_shutdown(cx),
         }
     }
 }

@@ -33,6 +33,7 @@ reasons! {
     QueueTimeout "queue_timeout",
     GatewayExhausted "gateway_exhausted",
     DrainDeadline "drain_deadline",
+    RateLimited "rate_limited",
     FaultInjected "fault_injected",
     DeadlineExceeded "deadline_exceeded",
     RequestTimeout "request_timeout",

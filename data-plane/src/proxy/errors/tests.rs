@@ -1,6 +1,6 @@
 //! What clients are told of each error.
 
-use gateway_proto::NodeId;
+use gateway_proto::{NodeId, policy::RateLimit};
 
 use super::*;
 
@@ -25,6 +25,7 @@ fn a_grpc_caller_is_told_in_a_head_without_a_body() {
     };
     for (error, code) in [
         (GatewayError::NoneReady, "14"),
+        (rate_limited(), "8"),
         (GatewayError::Attempt(Fault::ConnectRefused, Stop::RetriesUsed), "14"),
         (GatewayError::Attempt(Fault::ConnectTimeout, Stop::RetriesUsed), "14"),
         (GatewayError::Attempt(Fault::ResponseTimeout, Stop::RetriesUsed), "4"),
@@ -41,6 +42,11 @@ fn a_grpc_caller_is_told_in_a_head_without_a_body() {
     }
     let (_, message) = told(&GatewayError::UnknownService);
     assert_eq!(message, "no service \"orders\" is registered");
+}
+
+fn rate_limited() -> GatewayError {
+    let limit = RateLimit { requests_per_second: 10.0, ..RateLimit::default() };
+    GatewayError::RateLimited(Box::new(RateLimited { limit, wait: Duration::from_micros(1_000_300) }))
 }
 
 fn field(head: &ResponseHead, name: Name) -> Option<&str> {
@@ -118,6 +124,7 @@ fn every_error_has_its_status_reason_and_proxy_status() {
             "connection_terminated",
         ),
         (GatewayError::Drained, 504, "drain_deadline", "http_response_timeout"),
+        (rate_limited(), 429, "rate_limited", "http_request_denied"),
         (
             GatewayError::FaultInjected { status: StatusCode::SERVICE_UNAVAILABLE },
             503,
@@ -177,7 +184,7 @@ fn every_error_has_its_status_reason_and_proxy_status() {
         let denied = denied.map(|name| format!("; retry-denied={name}")).unwrap_or_default();
         let expected = format!("gw-dp-1; error={proxy_error}; details=\"{reason}\"{denied}");
         assert_eq!(field(&head, Name::ProxyStatus), Some(expected.as_str()));
-        assert_eq!(head.fields.contains(Name::RetryAfter), status == 503, "{error:?}");
+        assert_eq!(head.fields.contains(Name::RetryAfter), [429, 503].contains(&status), "{error:?}");
         let row = format!("\n| `{reason}` | {status} | ");
         assert!(document.contains(&row), "docs/refusals.md has no row {row}");
     }
@@ -211,4 +218,11 @@ fn retry_after_is_rounded_up_to_whole_seconds() {
     assert_eq!(field(&head, Name::RetryAfter), Some("4"));
     assert_eq!(problem["retryAfterMs"], 3600);
     assert_eq!(problem["detail"], "orders: 3 replicas, all with open circuit breakers; next probe in 3.6 s");
+    let (head, problem) = responded(&rate_limited());
+    assert_eq!(field(&head, Name::RetryAfter), Some("2"));
+    assert_eq!(problem["retryAfterMs"], 1001, "nobody is told too little");
+    assert_eq!(
+        problem["detail"],
+        "orders lets 10 requests in a second through, and 10 at once; the next one in 1.0 s"
+    );
 }

@@ -3,15 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use gateway_proto::policy::Retry;
+use http::StatusCode;
 
 use super::{Ended, Ending, Journey, place::NoAttempt, pushback};
 use crate::{
     proxy::{body::response_body::Answer, errors::GatewayError, head::RequestHead, trail::Trail},
     routing::{
-        Fault,
+        Fault, Outcome,
         retry::{Progress, Proof, Pushback, RequestFacts, Stop, Verdict, decide, may_repeat},
     },
-    table::{Replica, Unavailable},
+    table::{Replica, RequestOutcome, Unavailable},
 };
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -24,8 +25,7 @@ pub(super) fn repeats(retry: &Retry, head: &RequestHead) -> bool {
 
 impl Journey<'_> {
     /// Notes that a replica has failed the request. Yields what it says about another attempt, if it answered.
-    pub(super) fn failed(&mut self, replica: Arc<Replica>, proof: Proof, ended: Ended) -> Option<Pushback> {
-        self.is_seen |= matches!(proof, Proof::Unknown | Proof::Answered);
+    pub(super) fn failed(&mut self, replica: Arc<Replica>, ended: Ended) -> Option<Pushback> {
         self.tried.push(replica);
         let pushback = self.pushback(&ended);
         self.remember(ended);
@@ -64,7 +64,8 @@ impl Journey<'_> {
             pushback,
             was_pushed_back: self.was_pushed_back,
         };
-        let budget = || self.service.budget().try_retry(now, self.policy.retry.budget_ratio);
+        let budget =
+            || self.service.budget().try_retry(self.worker.index(), now, self.policy.retry.budget_ratio);
         let mut retry = self.policy.retry;
         if let Some(retries) = self.hints.retries {
             retry.max_retry_count = retry.max_retry_count.min(retries);
@@ -124,6 +125,26 @@ impl Journey<'_> {
             NoAttempt::Nobody(Unavailable::NoneReady | Unavailable::AllTried | Unavailable::AllFull) => {
                 Err(GatewayError::NoneReady)
             }
+        }
+    }
+
+    /// Counts the request as retried if an attempt of it failed and another was made, after `before` attempts that were
+    /// another service's.
+    pub(super) fn count_retries(&self, before: usize, ending: &Ending) {
+        if self.attempts.get() > before + 1 && !self.tried.is_empty() {
+            let has_recovered = self.told_as(ending).1 == RequestOutcome::Success;
+            self.service.counters().retried(self.worker.index(), has_recovered);
+        }
+    }
+
+    /// As which status and outcome of its service it is counted.
+    pub(super) fn told_as(&self, ending: &Ending) -> (StatusCode, RequestOutcome) {
+        match ending {
+            Ok(answer) if self.judged(&answer.head) == Outcome::Success => {
+                (answer.head.status, RequestOutcome::Success)
+            }
+            Ok(answer) => (answer.head.status, RequestOutcome::UpstreamError),
+            Err(error) => (error.status(), RequestOutcome::GatewayError),
         }
     }
 }

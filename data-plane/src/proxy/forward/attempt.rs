@@ -1,12 +1,6 @@
 //! One attempt at one replica: reports exactly one outcome, whatever becomes of it.
 
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-    sync::Arc,
-    task::Waker,
-    time::Duration,
-};
+use std::{cell::RefCell, rc::Rc, sync::Arc, task::Waker, time::Duration};
 
 use crate::{
     proxy::{body::response_body::UpstreamBody, head::request_id::RequestId, upstream::Link, worker::Worker},
@@ -16,8 +10,9 @@ use crate::{
 
 /// Holds a picked replica's permit from the pick to the verdict.
 ///
-/// Dropped without one (the client went away, a drain that was over, a panic, a shutdown, a hedge that was quicker), it gives
-/// the permit back without blame, unless its replica has [let too many wait](Service::outrun). In any case the replica has nothing more to do with the request once it is dropped.
+/// Dropped without one (a drain that was over, a panic, a client that broke off its request), it gives the permit back without
+/// blame. So it does when it is [given up](Self::given_up), unless its replica [hangs](Service::waited_in_vain). In any case the
+/// replica has nothing more to do with the request once it is dropped.
 #[derive(Debug)]
 pub(in crate::proxy) struct Attempt {
     worker: Rc<Worker>,
@@ -30,8 +25,6 @@ pub(in crate::proxy) struct Attempt {
     awaits_head: bool,
     /// How long the replica took to it, by which it is judged.
     latency: Option<Duration>,
-    /// For how long it has been waited for once another was quicker; `None` while it has no company.
-    race: Option<Rc<Cell<Option<Duration>>>>,
     /// Its place among the worker's attempts.
     place: usize,
 }
@@ -83,7 +76,6 @@ impl Attempt {
             began,
             awaits_head: true,
             latency: None,
-            race: None,
             place: worker.flights().begin(request_id),
         }
     }
@@ -96,11 +88,6 @@ impl Attempt {
     /// When it began.
     pub(in crate::proxy) fn began(&self) -> Tick {
         self.began
-    }
-
-    /// It runs beside others from now on. Who drops it because another was quicker says before for how long it was waited for.
-    pub(in crate::proxy) fn races(&mut self) -> Rc<Cell<Option<Duration>>> {
-        Rc::clone(self.race.get_or_insert_default())
     }
 
     /// Its place among the worker's attempts.
@@ -143,6 +130,22 @@ impl Attempt {
         if outcome != Outcome::Success || says_all && self.is_probe() {
             self.settle(outcome);
         }
+    }
+
+    /// Nobody waits for its response head any longer, which the replica could have sent from `since` on: the caller has left, or
+    /// its time is over, or another replica was quicker, by which this one `is_outrun`. Nobody is to blame for that, unless the
+    /// replica hangs: whoever is always given up would never be found out otherwise.
+    pub(in crate::proxy) fn given_up(mut self, since: Tick, is_outrun: bool) {
+        // Only then it tells how slow the replica is: a caller may leave at any time, for any reason.
+        self.latency = is_outrun.then(|| self.worker.now().since(since));
+        let outcome = self.in_vain(since);
+        self.settle(outcome);
+    }
+
+    /// What it says of the replica that it was waited for since then in vain.
+    pub(in crate::proxy) fn in_vain(&self, since: Tick) -> Outcome {
+        let waited = self.service.waited_in_vain(&self.replica, since, self.worker.now());
+        waited.map_or(Outcome::Neutral, |waited| Outcome::Failure(Fault::Unanswered(waited)))
     }
 
     /// The replica has switched protocols: a success, whatever becomes of the tunnel. It could have the whole request at
@@ -193,11 +196,11 @@ impl Attempt {
         self.settle(Outcome::Failure(fault));
     }
 
-    /// The replica did not process it, and said so: for lack of capacity, or because it is about to go.
-    pub(in crate::proxy) fn declined(mut self, is_overload: bool) {
-        if is_overload {
-            self.hear(Outcome::Overloaded, self.began);
-            self.settle(Outcome::Overloaded);
+    /// The replica did not process it, and said so. Of one that is about to go, nothing else was heard.
+    pub(in crate::proxy) fn declined(mut self, outcome: Outcome) {
+        if outcome != Outcome::Neutral {
+            self.hear(outcome, self.began);
+            self.settle(outcome);
         }
     }
 
@@ -231,14 +234,9 @@ impl Attempt {
 
 impl Drop for Attempt {
     fn drop(&mut self) {
-        // Of an answer that nobody waited for, only being outrun tells how slow the replica is.
-        self.latency = self.race.as_ref().and_then(|race| race.get());
-        let hangs = match self.latency.filter(|_| self.permit.is_some()) {
-            Some(waited) => self.service.outrun(&self.replica, waited, self.worker.now()),
-            None => false,
-        };
-        // Whoever is always outrun would never be found out otherwise: each of its attempts ends before its time is over.
-        self.settle(if hangs { Outcome::Failure(Fault::ResponseTimeout) } else { Outcome::Neutral });
+        // Of an answer that nobody has waited for.
+        self.latency = None;
+        self.settle(Outcome::Neutral);
         self.service.end(self.worker.index(), &self.replica, !self.awaits_head);
         self.worker.flights().end(self.place);
     }

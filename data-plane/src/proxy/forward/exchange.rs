@@ -14,14 +14,15 @@ use bytes::Bytes;
 use http::StatusCode;
 use tokio::time::{Sleep, sleep_until};
 
-use super::{Ended, Journey, attempt::Attempt};
+use super::{Ended, Journey, attempt::Attempt, grpc};
 use crate::{
     access_log as logged,
     proxy::{
         body::{
             request_body::{Arrival, RequestBody},
-            response_body::{Answer, ResponseBody, UpstreamBody},
+            response_body::{Answer, Call, ResponseBody, UpstreamBody},
         },
+        errors::Caller,
         h1::Outgoing,
         head::{ResponseHead, field_name::Name, headers, hints::AttemptHints},
         tunnel::Tunnel,
@@ -52,6 +53,33 @@ pub(super) enum Tried {
     Unsendable(&'static str),
 }
 
+/// An attempt until its outcome is known. Whoever drops it before does not wait for its response head any longer.
+struct Awaited<'a> {
+    journey: &'a Journey<'a>,
+    attempt: Option<Attempt>,
+    is_sent: &'a Cell<bool>,
+}
+
+impl Awaited<'_> {
+    /// Without blame, where it was not the replica that was waited for.
+    fn give_up(&mut self) {
+        let Some(attempt) = self.attempt.take() else { return };
+        let pool = self.journey.worker.pool();
+        if !self.is_sent.get() && pool.is_full(attempt.replica().endpoint()) {
+            return;
+        }
+        if let Some(since) = self.journey.whole_since(attempt.began()) {
+            attempt.given_up(since, self.journey.has_winner.get());
+        }
+    }
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        self.give_up();
+    }
+}
+
 /// Who took too long, when an attempt ends without a response head.
 enum Late {
     /// The replica had all the time that one attempt has.
@@ -72,6 +100,17 @@ impl Tried {
                 Self::Failed { replica, proof: proof.max(other), ended }
             }
             tried => tried,
+        }
+    }
+
+    /// What the replica can have seen of the request.
+    pub(super) fn proof(&self) -> Proof {
+        match self {
+            Self::Failed { proof, .. } => *proof,
+            Self::Answer(_) => Proof::Answered,
+            Self::OutOfTime | Self::ClientStalled => Proof::Unknown,
+            // Nobody is asked any more for what has broken off.
+            Self::Exhausted | Self::Unsendable(_) | Self::ClientGone => Proof::Unsent,
         }
     }
 
@@ -102,9 +141,9 @@ impl Journey<'_> {
         let (began, place, replica) = (attempt.began(), attempt.place(), Arc::clone(attempt.replica()));
         let flights = self.worker.flights();
         let is_sent = Cell::new(false);
-        let mut attempt = Some(attempt);
+        let mut awaited = Awaited { journey: self, attempt: Some(attempt), is_sent: &is_sent };
         let result = {
-            let mut exchange = pin!(self.exchange(&mut attempt, &replica, &is_sent, number));
+            let mut exchange = pin!(self.exchange(&mut awaited.attempt, &replica, &is_sent, number));
             let mut timer: Option<Pin<Box<Sleep>>> = None;
             poll_fn(|cx| {
                 if let Poll::Ready(tried) = exchange.as_mut().poll(cx) {
@@ -128,7 +167,11 @@ impl Journey<'_> {
             })
             .await
         };
-        match (result, attempt) {
+        if matches!(result, Err(Late::Request)) {
+            awaited.give_up();
+        }
+        // Whatever is left of it here ends without blame.
+        match (result, awaited.attempt.take()) {
             (Ok(tried), _) => tried,
             (Err(Late::Client), _) => Tried::ClientStalled,
             (Err(Late::Replica), Some(attempt)) => {
@@ -136,9 +179,7 @@ impl Journey<'_> {
                 failed(attempt, Fault::ResponseTimeout, Proof::Unknown)
             }
             (Err(Late::Replica | Late::Request), _) => Tried::OutOfTime,
-            (Err(Late::Drain), attempt) => {
-                // Without blame.
-                drop(attempt);
+            (Err(Late::Drain), _) => {
                 let proof = if is_sent.get() { Proof::Unknown } else { Proof::Unsent };
                 Tried::Failed { replica, proof, ended: Ended::Drained }
             }
@@ -184,9 +225,9 @@ impl Journey<'_> {
                 Err(SendFailure::Failed(_)) if self.source.client_failed() => return Tried::ClientGone,
                 Err(SendFailure::Failed(fault)) => return fail(attempt, fault, Proof::Unknown),
                 Err(SendFailure::Unread(fault)) => return fail(attempt, fault, Proof::RefusedUnseen),
-                Err(SendFailure::Refused { is_overload }) => {
+                Err(SendFailure::Refused(outcome)) => {
                     if let Some(attempt) = attempt.take() {
-                        attempt.declined(is_overload);
+                        attempt.declined(outcome);
                     }
                     return unblamed(attempt, replica, Proof::RefusedUnseen, Ended::Declined);
                 }
@@ -208,14 +249,21 @@ impl Journey<'_> {
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return self.switch(attempt, link, head);
         }
-        let outcome = self.judged(&head);
+        let mut outcome = self.judged(&head);
+        if outcome == Outcome::Neutral
+            && let Some(since) = self.whole_since(attempt.began())
+        {
+            // That the caller's time is over is all that it says.
+            outcome = attempt.in_vain(since);
+        }
         let replica = Arc::clone(attempt.replica());
         attempt.answered(outcome, self.had_all_at(attempt.began()), self.call.is_none());
         headers::strip_own(&mut head.fields);
         if self.worker.shows_replica() {
             self.show(&mut head, &replica);
         }
-        let mut body = UpstreamBody::new(link, attempt, self.policy.timeout.stream_idle, self.call);
+        let call = self.call.map(|call| Call { is_answered: grpc::is_grpc(&head.fields), ..call });
+        let mut body = UpstreamBody::new(link, attempt, self.policy.timeout.stream_idle, call);
         body.settle_if_ended();
         let body = Rc::new(RefCell::new(body));
         if let Some(attempt) = body.borrow().attempt() {
@@ -276,10 +324,13 @@ impl Journey<'_> {
         self.policy.timeout.per_try.min(self.deadline(now).since(now))
     }
 
-    /// An interim response, which commits nobody to anything.
+    /// An interim response, which commits nobody to anything: what it says of the final one are hints (RFC 8297), and stay so
+    /// when another attempt brings that. Of gRPC it is no part, whose clients may take it for the call's head.
     fn pass_on(&self, mut head: ResponseHead) {
-        headers::prepare_interim(&mut head.fields);
-        self.client.interim(head);
+        if self.caller == Caller::Http {
+            headers::prepare_interim(&mut head.fields);
+            self.client.interim(head);
+        }
     }
 
     fn show(&self, head: &mut ResponseHead, replica: &Replica) {
@@ -297,6 +348,12 @@ impl Journey<'_> {
         match self.source.arrival() {
             Arrival::Partial { moved_at: at, .. } | Arrival::Whole(at) => began.max(at),
         }
+    }
+
+    /// The same for an attempt that could have all of the request; `None` where more was to come, or will not.
+    fn whole_since(&self, began: Tick) -> Option<Tick> {
+        let is_whole = matches!(self.source.arrival(), Arrival::Whole(_)) && !self.source.client_failed();
+        is_whole.then(|| self.had_all_at(began))
     }
 
     /// Until when an attempt that began at `began` may take as things stand, and who is late if it takes longer.

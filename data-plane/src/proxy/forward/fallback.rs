@@ -10,7 +10,7 @@ use http::StatusCode;
 use super::{
     Ending, Journey,
     admission::check_policy,
-    affinity, repeats,
+    affinity, rate_limit, repeats,
     stale::{self, AGE, Copying},
     stay::Stay,
 };
@@ -104,7 +104,12 @@ impl Journey<'_> {
             !self.is_seen || self.is_idempotent && repeats(&service.policy().retry, &self.head);
         let rules = service.policy().request;
         let takes_it = check_policy(&rules, &self.head, self.length).is_ok() && !self.lets_more_in(&rules);
-        (is_repeatable && takes_it).then_some(service)
+        // Last, because it counts.
+        let is_in_time = || {
+            let (address, now) = (self.client_address(), self.worker.now());
+            rate_limit::exceeded(&service, &self.head.fields, address, now).is_none()
+        };
+        (is_repeatable && takes_it && is_in_time()).then_some(service)
     }
 
     /// Whether nothing is left of the time that its caller has set.
@@ -140,7 +145,7 @@ impl Journey<'_> {
         let before = self.attempts.get();
         (self.started, self.retries, self.was_pushed_back, self.last) = (now, 0, false, None);
         self.tried.clear();
-        self.service.budget().request(now);
+        self.service.budget().request(self.worker.index(), now);
         let answer = self.ask().await;
         let (status, outcome) = self.told_as(&answer);
         self.count_retries(before, &answer);

@@ -2,26 +2,23 @@
 //! 2013).
 //!
 //! Only for requests that may be sent twice and are here in full. Whoever comes too late is cancelled, and nobody blames its
-//! replica: it might have answered well. One of which nothing is heard, however many wait for it, is blamed all the same, as for
-//! an attempt whose time was over ([`Service::outrun`](crate::table::Service::outrun)).
+//! replica: it might have answered well. One of which nothing is heard, however many wait for it, is blamed all the same
+//! ([`Service::waited_in_vain`](crate::table::Service::waited_in_vain)).
 //!
 //! A failure is no answer while others are under way, of whatever kind it is: they cost nothing more.
 
 use std::{
-    cell::Cell,
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    rc::Rc,
     sync::Arc,
     task::Poll,
-    time::Duration,
 };
 
 use super::{Ended, Journey, attempt::Attempt, exchange::Tried};
 use crate::{
     access_log as logged,
     proxy::body::{request_body::Arrival, response_body::Answer},
-    routing::{Draw, Outcome, Tick, retry::Proof},
+    routing::{Draw, Outcome, retry::Proof},
     table::Replica,
     traces,
 };
@@ -31,16 +28,15 @@ pub(super) struct Raced {
     /// Of the one that decided, with the proof that holds for all of them.
     pub(super) tried: Tried,
     /// Others that had failed before.
-    pub(super) failed: Vec<(Arc<Replica>, Proof, Ended)>,
+    pub(super) failed: Vec<(Arc<Replica>, Ended)>,
+    /// What a replica can have seen, of all of those that ended.
+    pub(super) proof: Proof,
 }
 
 /// An attempt among others.
 struct Racer<'a> {
     number: usize,
     replica: Arc<Replica>,
-    began: Tick,
-    /// See [`Attempt::races`].
-    waited: Rc<Cell<Option<Duration>>>,
     run: Pin<Box<dyn Future<Output = Tried> + 'a>>,
 }
 
@@ -66,6 +62,7 @@ impl Journey<'_> {
         let mut asked = self.tried.clone();
         let mut racers = vec![self.enter(first, &mut asked)];
         let mut failed = Vec::new();
+        let mut proof = Proof::Unsent;
         // The first answer that is no good one, for when no other comes.
         let mut poor: Option<Answer> = None;
         let most = self.hints.retries.map_or(u8::MAX, |retries| retries.saturating_sub(self.retries));
@@ -100,12 +97,13 @@ impl Journey<'_> {
                 Event::Ended(index, tried) => {
                     let ended = racers.swap_remove(index);
                     self.ended(ended.number, tried.outcome());
+                    proof = proof.max(tried.proof());
                     match tried {
-                        Tried::Failed { replica, proof, ended } if !racers.is_empty() => {
+                        Tried::Failed { replica, ended, .. } if !racers.is_empty() => {
                             if self.pushback(&ended).is_some() {
                                 free = 0;
                             }
-                            failed.push((replica, proof, ended));
+                            failed.push((replica, ended));
                         }
                         // Theirs to say, if there is time left for them or a connection.
                         Tried::OutOfTime | Tried::Exhausted if !racers.is_empty() => {}
@@ -122,8 +120,7 @@ impl Journey<'_> {
                                 (tried, _) => tried,
                             };
                             self.outrun(racers);
-                            let tried = failed.iter().fold(tried, |tried, (_, proof, _)| tried.after(*proof));
-                            return Raced { tried, failed };
+                            return Raced { tried: tried.after(proof), failed, proof };
                         }
                     }
                 }
@@ -137,11 +134,10 @@ impl Journey<'_> {
     }
 
     /// Has an attempt run among others.
-    fn enter<'a>(&'a self, mut attempt: Attempt, asked: &mut Vec<Arc<Replica>>) -> Racer<'a> {
+    fn enter<'a>(&'a self, attempt: Attempt, asked: &mut Vec<Arc<Replica>>) -> Racer<'a> {
         let (number, replica) = (self.begun(&attempt), Arc::clone(attempt.replica()));
-        let (began, waited) = (attempt.began(), attempt.races());
         asked.push(Arc::clone(&replica));
-        Racer { number, replica, began, waited, run: Box::pin(self.try_once(attempt, number)) }
+        Racer { number, replica, run: Box::pin(self.try_once(attempt, number)) }
     }
 
     /// Another attempt, if the request may have one now: it is here in full, the budget bears it, and somebody else is there
@@ -152,7 +148,7 @@ impl Journey<'_> {
         if !is_whole || !self.service.has_untried(now, asked) {
             return None;
         }
-        if !self.service.budget().try_retry(now, self.policy.retry.budget_ratio) {
+        if !self.service.budget().try_retry(self.worker.index(), now, self.policy.retry.budget_ratio) {
             return None;
         }
         // As one that is to find nothing out: a probe would be given back, and have done nothing.
@@ -163,12 +159,13 @@ impl Journey<'_> {
 
     /// Cancels those that another was quicker than.
     fn outrun(&self, racers: Vec<Racer<'_>>) {
-        for Racer { number, replica, began, waited, run } in racers {
-            waited.set(Some(self.worker.now().since(self.had_all_at(began))));
-            // Whose attempt is settled as it is dropped, without blame.
+        self.has_winner.set(true);
+        for Racer { number, replica, run } in racers {
+            // Whose attempt is given up as it is dropped.
             drop(run);
             self.ended(number, logged::Outcome::Word("outrun"));
             tracing::debug!(service = %self.service.name(), replica = %replica.key().replica, "outrun by a hedge");
         }
+        self.has_winner.set(false);
     }
 }

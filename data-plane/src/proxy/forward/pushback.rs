@@ -26,6 +26,11 @@ pub(in crate::proxy) fn of(fields: &Fields, is_call: bool, now: SystemTime) -> O
     delta_seconds(value).or_else(date).map(Pushback::After)
 }
 
+/// Tells a call's client when to come back, which its library goes by.
+pub(in crate::proxy) fn tell(fields: &mut Fields, millis: u64) {
+    fields.append_other(GRPC.as_bytes(), millis.to_string().as_bytes());
+}
+
 fn of_call(value: &[u8]) -> Pushback {
     number(value).map_or(Pushback::Never, |millis| Pushback::After(Duration::from_millis(millis)))
 }

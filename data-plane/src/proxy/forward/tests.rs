@@ -18,3 +18,10 @@ async fn a_request_that_meets_a_defect_is_answered_as_such_under_its_own_id() {
     assert_eq!(response.head.fields.get(Name::ProxyStatus), Some(expected.as_bytes()));
     assert_eq!(panics.read()["request"], 1);
 }
+
+#[test]
+fn what_ran_out_of_time_may_have_been_seen_however_its_company_ends() {
+    assert_eq!(Tried::OutOfTime.proof(), Proof::Unknown);
+    assert_eq!(Tried::ClientStalled.proof(), Proof::Unknown);
+    assert_eq!(Tried::Exhausted.proof(), Proof::Unsent, "nobody was asked");
+}

@@ -18,7 +18,7 @@ use crate::{
         ProxyConfig,
         forward::forward,
         h1::tests::{Message, Verdict, read_request},
-        worker::{Listener, accept, tests::worker_as},
+        worker::{accept, listener::Listener, tests::worker_as},
     },
     table::{ReplicaSpec, ServiceSpec, Table},
 };
@@ -74,7 +74,8 @@ impl Stage {
         let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let gateway = socket.local_addr().unwrap();
         spawn_local(async move {
-            let (listeners, places) = ([Listener { socket, tls: None }], Arc::new(Semaphore::new(PLACES)));
+            let listeners = [Listener::new(socket, None, worker.limits())];
+            let places = Arc::new(Semaphore::new(PLACES));
             accept(&worker, &listeners, &places, &TaskTracker::new(), forward).await;
         });
         Self { gateway, record, panics }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{Method, StatusCode, Version};
 use http_body::Frame;
 
@@ -28,7 +28,7 @@ use super::{
 use crate::{
     proxy::{
         body::{pace::Pace, request_body::ClientBody, response_body::Answer},
-        downstream::{Client, stream::Stream},
+        downstream::{Asker, Client, stream::Stream},
         errors::{GatewayError, refusals::Reason},
         h2::no_preface,
         head::{
@@ -85,20 +85,21 @@ struct Exchange {
     is_kept_alive: bool,
 }
 
-/// Serves one connection to its end, or to the end of the request under way once the worker drains. Each request is
-/// `answered` on its own, whose panics are this future's, too.
+/// Serves one connection, of which some was `seen` already, to its end, or to the end of the request under way once the worker
+/// drains. Each request is `answered` on its own, whose panics are this future's, too.
 pub(in crate::proxy) fn serve<F, B>(
     worker: Rc<Worker>,
     client: Rc<Client>,
     stream: Stream,
-    answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F,
+    seen: BytesMut,
+    answered: impl Fn(Rc<Worker>, Asker, RequestHead, ClientBody) -> F,
 ) -> impl Future<Output = ()>
 where
     F: Future<Output = Answer<B>>,
     B: Unread + From<Bytes> + Unpin,
 {
     // Here, because the future keeps room for all that it is given.
-    let wire = Wire::new(stream, Rc::clone(worker.buffers()));
+    let wire = Wire::begun(stream, seen, Rc::clone(worker.buffers()));
     let inbound = Rc::new(RefCell::new(Inbound::new(wire)));
     let place = worker.deadlines().begin();
     let server = Server { worker, client, inbound, place, served: Cell::new(0) };
@@ -171,7 +172,7 @@ impl Server {
     async fn answer<F, B>(
         &self,
         request: Request,
-        answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F,
+        answered: impl Fn(Rc<Worker>, Asker, RequestHead, ClientBody) -> F,
     ) -> Verdict
     where
         F: Future<Output = Answer<B>>,
@@ -186,8 +187,10 @@ impl Server {
         };
         self.worker.deadlines().clear(self.place);
         self.served.set(self.served.get() + 1);
-        let pipeline = answered(Rc::clone(&self.worker), Rc::clone(&self.client), head, body);
-        let answer = self.watched(pin!(pipeline), exchange.version).await;
+        let asker = Asker::new(&self.client, self.served.get(), exchange.version);
+        let pipeline = answered(Rc::clone(&self.worker), asker, head, body);
+        let answer = self.watched(pin!(pipeline)).await;
+        self.client.forget_interim(self.served.get());
         // Without an answer the client is gone, and the attempt under way has gone with the pipeline.
         let Some(mut answer) = answer else { return Verdict::Close };
         if answer.resets {
@@ -212,14 +215,10 @@ impl Server {
     }
 
     /// What the pipeline answers, or `None` once the client is gone.
-    async fn watched<T>(
-        &self,
-        mut pipeline: Pin<&mut impl Future<Output = T>>,
-        version: Version,
-    ) -> Option<T> {
+    async fn watched<T>(&self, mut pipeline: Pin<&mut impl Future<Output = T>>) -> Option<T> {
         poll_fn(|cx| {
             let polled = pipeline.as_mut().poll(cx);
-            self.pass_interim(cx, version);
+            self.pass_interim(cx);
             match polled {
                 Poll::Ready(answer) => Poll::Ready(Some(answer)),
                 Poll::Pending => self.poll_gone(cx).map(|()| None),
@@ -250,19 +249,17 @@ impl Server {
         inbound.is_silent() && !inbound.wire.is_tls() && !self.worker.is_draining()
     }
 
-    /// Passes interim responses on to clients that know of them.
-    fn pass_interim(&self, cx: &mut Context<'_>, version: Version) {
-        // What a client does not read waits, and of that only so much is kept.
+    /// Passes interim responses on.
+    fn pass_interim(&self, cx: &mut Context<'_>) {
+        // What a client does not read waits.
         while self.inbound.borrow().wire.has_room()
-            && let Some(mut head) = self.client.take_interim()
+            && let Some(mut head) = self.client.take_interim(self.served.get())
         {
-            if version >= Version::HTTP_11 {
-                let mut inbound = self.inbound.borrow_mut();
-                write::frame(&mut head.fields, Length::Empty);
-                write::response_head(inbound.wire.output(), &head);
-                // An error shows when the client is looked for.
-                let _ = inbound.wire.poll_flush(cx);
-            }
+            let mut inbound = self.inbound.borrow_mut();
+            write::frame(&mut head.fields, Length::Empty);
+            write::response_head(inbound.wire.output(), &head);
+            // An error shows when the client is looked for.
+            let _ = inbound.wire.poll_flush(cx);
         }
     }
 
@@ -295,7 +292,10 @@ impl Server {
             write::length_for(exchange.version, &exchange.method, head.status, body.size_hint().exact());
         // Who stopped in the middle of a request is not waited for again.
         let is_given_up = head.status == StatusCode::REQUEST_TIMEOUT;
-        let is_kept_alive = exchange.is_kept_alive && !is_given_up && self.may_keep_alive(length);
+        // A client that was not told to go on may send its body or not: what comes next is anybody's guess.
+        let is_held_back = self.inbound.borrow_mut().answer();
+        let is_kept_alive =
+            exchange.is_kept_alive && !is_given_up && !is_held_back && self.may_keep_alive(length);
         self.finish_head(&mut head, length, &exchange, is_kept_alive);
         write::response_head(self.inbound.borrow_mut().wire.output(), &head);
         let mut outgoing = OutgoingBody {
@@ -303,6 +303,7 @@ impl Server {
             has_ended: length == Length::Empty,
             takes_pipes: self.inbound.borrow().wire.takes_pipes(length),
             has_broken_off: false,
+            is_last: !is_kept_alive,
             sent: 0,
             pace: Pace::new(self.worker.limits().min_response_rate),
             sent_before: self.inbound.borrow().wire.sent(),
@@ -320,11 +321,7 @@ impl Server {
 
     /// Whether there may be another request behind an answer of which the end is told so.
     fn may_keep_alive(&self, length: Length) -> bool {
-        let mut inbound = self.inbound.borrow_mut();
-        // A client that was not told to go on may send its body or not: what comes next is anybody's guess.
-        let held_back = inbound.answer();
-        !held_back
-            && inbound.may_end_within(MAX_PASSED_OVER)
+        self.inbound.borrow().may_end_within(MAX_PASSED_OVER)
             && length != Length::UntilClose
             && !self.worker.is_draining()
             && self.worker.limits().requests_per_connection.is_none_or(|most| self.served.get() < most)
@@ -359,12 +356,14 @@ impl Server {
                 // The request's own body may be read in there, so nothing of the connection is borrowed here.
                 match outgoing.poll_part(cx, body.as_mut()) {
                     Poll::Ready(Some(Ok(part))) => outgoing.queue(&mut self.inbound.borrow_mut().wire, part),
-                    Poll::Ready(Some(Err(_))) => {
+                    Poll::Ready(None) if outgoing.is_whole() => {
+                        outgoing.end(&mut self.inbound.borrow_mut().wire);
+                    }
+                    Poll::Ready(None | Some(Err(_))) => {
                         outgoing.has_broken_off = true;
                         let _ = self.inbound.borrow_mut().wire.poll_flush(cx);
                         return Poll::Ready(Err(Cut));
                     }
-                    Poll::Ready(None) => outgoing.end(&mut self.inbound.borrow_mut().wire),
                     Poll::Pending => {
                         is_waiting = true;
                         break;
@@ -372,6 +371,9 @@ impl Server {
                 }
             }
             let mut inbound = self.inbound.borrow_mut();
+            if outgoing.has_ended && outgoing.is_last {
+                inbound.wire.ends_behind();
+            }
             match inbound.wire.poll_flush(cx) {
                 Poll::Ready(Ok(())) if outgoing.has_ended => return Poll::Ready(Ok(())),
                 Poll::Ready(Ok(())) if !is_waiting && inbound.wire.sent() - began_at < TURN => continue,
@@ -470,6 +472,8 @@ struct OutgoingBody {
     takes_pipes: bool,
     /// Whether there is no more of it, though there should be.
     has_broken_off: bool,
+    /// Whether the connection ends behind it.
+    is_last: bool,
     /// Bytes of it that are on their way.
     sent: u64,
     /// How fast the client takes it.
@@ -531,6 +535,11 @@ impl OutgoingBody {
                 }
             }
         }
+    }
+
+    /// Whether as much has come as was announced: the next answer would be taken for what is missing.
+    fn is_whole(&self) -> bool {
+        !matches!(self.length, Length::Exact(length) if self.sent < length)
     }
 
     fn end(&mut self, wire: &mut Wire) {

@@ -1,6 +1,7 @@
 //! The pure layer as a whole: messages in, verdicts out, in as many pieces as one likes.
 
 mod differential;
+mod endings;
 mod fuzz;
 mod handover;
 mod hostile;

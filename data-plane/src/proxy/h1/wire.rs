@@ -5,6 +5,7 @@
 use std::{
     cell::RefCell,
     io::{self, IoSlice},
+    net::Shutdown,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
@@ -12,8 +13,12 @@ use std::{
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use socket2::TcpKeepalive;
-use tokio::io::{AsyncWrite, Interest, Ready};
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncWrite, Interest, Ready},
+    net::TcpStream,
+};
 use tokio_util::io::poll_read_buf;
 
 use super::{
@@ -36,6 +41,12 @@ const COPIED: usize = 4 * 1024;
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 /// As much to write is enough for one write.
 const WRITE_SIZE: usize = 16 * 1024;
+
+/// What is sent so, and does not fill a segment, waits for what follows it.
+#[cfg(target_os = "linux")]
+const FOLLOWED: SendFlags = SendFlags::MORE.union(SendFlags::NOSIGNAL);
+#[cfg(not(target_os = "linux"))]
+const FOLLOWED: SendFlags = SendFlags::empty();
 
 /// A worker's free buffers.
 #[derive(Debug, Default)]
@@ -107,14 +118,25 @@ pub(in crate::proxy) struct Wire {
     sent: u64,
     /// Whether TLS may still hold some of them.
     is_held: bool,
+    /// Whether the end follows what is queued.
+    is_last: bool,
+    /// Whether the system holds some of that back until the end.
+    awaits_end: bool,
+    /// Whether the peer was told of it.
+    has_ended: bool,
 }
 
 impl Wire {
     pub(in crate::proxy) fn new(stream: Stream, buffers: Rc<Buffers>) -> Self {
+        Self::begun(stream, BytesMut::new(), buffers)
+    }
+
+    /// One of which `input` was read already, into one of these buffers if there is any.
+    pub(super) fn begun(stream: Stream, input: BytesMut, buffers: Rc<Buffers>) -> Self {
         Self {
             stream,
             buffers,
-            input: BytesMut::new(),
+            input,
             read_size: READ_SIZE,
             output: Vec::new(),
             written: 0,
@@ -124,6 +146,9 @@ impl Wire {
             is_unsent_limited: false,
             sent: 0,
             is_held: false,
+            is_last: false,
+            awaits_end: false,
+            has_ended: false,
         }
     }
 
@@ -251,6 +276,15 @@ impl Wire {
         self.written == self.output.len() && !self.has_queued()
     }
 
+    /// What is queued is the last: once it is written the peer is told that nothing more comes, where there is no TLS. It gets its
+    /// last bytes and the end in one segment, and is woken once.
+    ///
+    /// By a shutdown of this side, not by closing: if the peer has sent what nobody has read, closing would throw away what the
+    /// system holds.
+    pub(super) fn ends_behind(&mut self) {
+        self.is_last = true;
+    }
+
     /// Writes all that is queued.
     pub(in crate::proxy) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.is_written() {
@@ -259,12 +293,17 @@ impl Wire {
                 ready!(self.poll_empty_pipe(cx))?;
                 continue;
             }
-            let stream = Pin::new(&mut self.stream);
-            let count = if self.frame.is_empty() && self.tail.is_empty() {
-                ready!(stream.poll_write(cx, output))?
-            } else {
-                let parts = [IoSlice::new(output), IoSlice::new(&self.frame), IoSlice::new(self.tail)];
-                ready!(stream.poll_write_vectored(cx, &parts))?
+            let parts = || [IoSlice::new(output), IoSlice::new(&self.frame), IoSlice::new(self.tail)];
+            let count = match &mut self.stream {
+                Stream::Tcp(tcp) if self.is_last && self.pipe.is_none() => {
+                    let count = ready!(poll_write_followed(tcp, cx, &parts()))?;
+                    self.awaits_end = true;
+                    count
+                }
+                stream if self.frame.is_empty() && self.tail.is_empty() => {
+                    ready!(Pin::new(stream).poll_write(cx, output))?
+                }
+                stream => ready!(Pin::new(stream).poll_write_vectored(cx, &parts()))?,
             };
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
@@ -274,6 +313,11 @@ impl Wire {
         if self.is_held {
             ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
             self.is_held = false;
+        }
+        if std::mem::take(&mut self.awaits_end) {
+            // Who is gone by now has had all that could be sent.
+            let _ = SockRef::from(self.stream.tcp()).shutdown(Shutdown::Write);
+            self.has_ended = true;
         }
         if self.output.capacity() > 0 {
             self.written = 0;
@@ -354,6 +398,9 @@ impl Wire {
 
     /// The peer is told that nothing more comes.
     pub(in crate::proxy) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.has_ended {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
@@ -388,7 +435,7 @@ impl Wire {
     }
 
     fn linger(&self, linger: Option<Duration>) {
-        if let Err(error) = socket2::SockRef::from(self.stream.tcp()).set_linger(linger) {
+        if let Err(error) = SockRef::from(self.stream.tcp()).set_linger(linger) {
             tracing::debug!(%error, "cannot choose how a connection ends");
         }
     }
@@ -396,8 +443,24 @@ impl Wire {
     /// Has a peer that has vanished be missed, also while nothing is sent to it.
     pub(in crate::proxy) fn keep_alive(&self) {
         let often = TcpKeepalive::new().with_time(KEEP_ALIVE).with_interval(KEEP_ALIVE / 4);
-        if let Err(error) = socket2::SockRef::from(self.stream.tcp()).set_tcp_keepalive(&often) {
+        if let Err(error) = SockRef::from(self.stream.tcp()).set_tcp_keepalive(&often) {
             tracing::debug!(%error, "cannot have a connection kept alive");
+        }
+    }
+}
+
+/// Writes what the end follows at once.
+fn poll_write_followed(
+    tcp: &TcpStream,
+    cx: &mut Context<'_>,
+    parts: &[IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    let write = || Ok(sendmsg(tcp, parts, &mut SendAncillaryBuffer::default(), FOLLOWED)?);
+    loop {
+        ready!(tcp.poll_write_ready(cx))?;
+        match tcp.try_io(Interest::WRITABLE, write) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            written => return Poll::Ready(written),
         }
     }
 }

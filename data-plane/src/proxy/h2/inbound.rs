@@ -7,7 +7,7 @@ use h2::RecvStream;
 use http_body::{Frame, SizeHint};
 
 use super::{fields, map};
-use crate::proxy::{body::request_body::BrokenOff, head::headers::prepare_trailers};
+use crate::proxy::{body::request_body::BrokenOff, downstream::Asker, head::headers::prepare_trailers};
 
 /// The body of one request.
 #[derive(Debug)]
@@ -17,12 +17,14 @@ pub(in crate::proxy) struct RequestStream {
     left: Option<u64>,
     /// Whether there are no more of them, so that only trailers may follow.
     is_read: bool,
+    /// Whom to tell that it is waited for, if it is held back until then.
+    held_back: Option<Box<Asker>>,
 }
 
 impl RequestStream {
     /// Of a request that has told this length, if any. That so many bytes come is for the engine to see to.
-    pub(super) fn new(stream: RecvStream, declared: Option<u64>) -> Self {
-        Self { stream, left: declared, is_read: false }
+    pub(super) fn new(stream: RecvStream, declared: Option<u64>, held_back: Option<Box<Asker>>) -> Self {
+        Self { stream, left: declared, is_read: false, held_back }
     }
 
     pub(in crate::proxy) fn poll_frame(
@@ -30,7 +32,13 @@ impl RequestStream {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         if !self.is_read {
-            match ready!(self.stream.poll_data(cx)) {
+            let polled = self.stream.poll_data(cx);
+            if let Some(asker) = self.held_back.take()
+                && polled.is_pending()
+            {
+                asker.go_on();
+            }
+            match ready!(polled) {
                 Some(Ok(data)) => {
                     // Whoever has asked for it takes it: the client may send as much again.
                     let _ = self.stream.flow_control().release_capacity(data.len());

@@ -21,7 +21,7 @@ use super::{flood::FloodGuard, guarded::Guarded};
 use crate::{
     proxy::{
         body::{request_body::ClientBody, response_body::Answer},
-        downstream::{Client, stream::Stream},
+        downstream::{Asker, Client, stream::Stream},
         errors::refusals::Reason,
         head::RequestHead,
         worker::{Worker, limits::Limits},
@@ -55,7 +55,7 @@ pub(in crate::proxy) async fn serve<F, B>(
     worker: &Rc<Worker>,
     client: Rc<Client>,
     stream: Stream,
-    answered: impl Fn(Rc<Worker>, Rc<Client>, RequestHead, ClientBody) -> F + Copy + 'static,
+    answered: impl Fn(Rc<Worker>, Asker, RequestHead, ClientBody) -> F + Copy + 'static,
 ) where
     F: Future<Output = Answer<B>> + 'static,
     B: Body<Data = Bytes> + From<Bytes> + Unpin + 'static,

@@ -96,6 +96,7 @@ pub(in crate::proxy) fn show_times(fields: &mut Fields, own: Duration, upstream:
 /// Makes a replica's interim response head one to the client.
 pub(in crate::proxy) fn prepare_interim(fields: &mut Fields) {
     strip_hop_by_hop(fields);
+    strip_own(fields);
     fields.remove(Names::of(&[Name::ContentLength]));
 }
 

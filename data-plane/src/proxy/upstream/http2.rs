@@ -17,28 +17,29 @@ use bytes::Bytes;
 use gateway_proto::Endpoint;
 use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header};
-use http_body::{Body, Frame};
+use http_body::Frame;
 use tokio::time::Sleep;
 
 use super::{
     SendFailure,
-    shared::{SEND_BUFFER, Shared},
-    switched::{Switch, Switched},
+    shared::Shared,
+    switched::{ReplicaSide, Switch},
 };
 use crate::{
     clock::Clock,
     proxy::{
         body::request_body::{Arrival, RequestBody},
         h1::{Failure, Length, Outgoing},
-        h2 as heads,
+        h2::{self as heads, OutgoingBody, Sent},
         head::{
             RequestHead, ResponseHead,
             field_name::{Name, Names},
             headers::prepare_trailers,
             hints::AttemptHints,
         },
+        tunnel::StreamSide,
     },
-    routing::{Fault, Tick},
+    routing::{Fault, Outcome, Tick},
     traces::Traceparent,
 };
 
@@ -74,24 +75,14 @@ pub(in crate::proxy) struct Http2Link {
 enum Sending {
     /// The replica was asked whether it wants the body.
     Asking {
-        outgoing: OutgoingBody,
+        outgoing: OutgoingBody<RequestBody>,
         timer: Pin<Box<Sleep>>,
     },
-    Body(OutgoingBody),
+    Body(OutgoingBody<RequestBody>),
     /// There is no body: the stream is to be a tunnel.
     Tunnel(SendStream<Bytes>),
     /// All of it is on its way, or the replica wants no more.
     Done,
-}
-
-#[derive(Debug)]
-struct OutgoingBody {
-    stream: SendStream<Bytes>,
-    body: RequestBody,
-    /// Read, and not sent yet.
-    held: Option<Bytes>,
-    /// Whether anything was read.
-    has_begun: bool,
 }
 
 /// How far the response has come.
@@ -148,12 +139,10 @@ impl Http2Link {
             self.shared.retire();
             return Err(SendFailure::NotTaken);
         }
-        let head = std::future::poll_fn(|cx| {
-            let polled = self.poll_head(cx, &method, &mut passed);
-            is_sent.set(self.has_sent());
-            polled
-        });
-        let head = head.await?;
+        // Whoever gives the stream up resets it, and what the engine holds of it by then goes out before that: only the end of the
+        // connection is proof that nothing will.
+        is_sent.set(true);
+        let head = std::future::poll_fn(|cx| self.poll_head(cx, &method, &mut passed)).await?;
         match switch {
             Some(switch) if head.status.is_success() => Ok(switch.accepted(head)),
             Some(_) => {
@@ -173,12 +162,12 @@ impl Http2Link {
     }
 
     /// The stream, once the replica has accepted a switch of protocols on it.
-    pub(super) fn into_switched(mut self: Box<Self>) -> Option<Switched> {
+    pub(super) fn into_side(mut self: Box<Self>) -> Option<ReplicaSide> {
         let sending = std::mem::replace(&mut self.sending, Sending::Done);
         let receiving = std::mem::replace(&mut self.receiving, Receiving::Ended);
         match (sending, receiving) {
             (Sending::Tunnel(outgoing), Receiving::Body { stream, .. }) => {
-                Some(Switched::new(self, outgoing, stream))
+                Some(ReplicaSide::Shared(Box::new(StreamSide::new(outgoing, stream)), self))
             }
             _ => None,
         }
@@ -207,7 +196,7 @@ impl Http2Link {
             self.sending = Sending::Tunnel(stream);
             return Some(());
         }
-        let outgoing = OutgoingBody { stream, body, held: None, has_begun: false };
+        let outgoing = OutgoingBody::new(stream, body);
         self.sending = match (is_empty, expects_continue) {
             (true, _) => Sending::Done,
             (false, true) => {
@@ -243,6 +232,10 @@ impl Http2Link {
                         return Poll::Ready(Err(SendFailure::Failed(Fault::Malformed)));
                     }
                     self.shared.hear();
+                    if head.status() == StatusCode::SWITCHING_PROTOCOLS {
+                        // Which HTTP/2 does not have (RFC 9113 section 8.6), and a client would take for the switch.
+                        return Poll::Ready(Err(SendFailure::Failed(Fault::Malformed)));
+                    }
                     if head.status() != StatusCode::CONTINUE {
                         passed(ResponseHead::new(head.status(), heads::fields(head.headers())));
                     } else if self.sending.go_on() && self.poll_send(cx).is_err() {
@@ -255,13 +248,18 @@ impl Http2Link {
         }
         let Receiving::Head { response, .. } = &mut self.receiving else { return Poll::Pending };
         match ready!(Pin::new(response).poll(cx)) {
-            Ok(response) => Poll::Ready(Ok(self.received(response, method))),
+            Ok(response) => Poll::Ready(Ok(self.received(cx, response, method))),
             Err(error) => Poll::Ready(Err(self.without_head(&error))),
         }
     }
 
     /// The head has come.
-    fn received(&mut self, response: http::Response<RecvStream>, method: &Method) -> ResponseHead {
+    fn received(
+        &mut self,
+        cx: &mut Context<'_>,
+        response: http::Response<RecvStream>,
+        method: &Method,
+    ) -> ResponseHead {
         self.shared.hear();
         if let Sending::Asking { .. } = self.sending {
             // It has decided without the body, which stays where it is.
@@ -269,10 +267,17 @@ impl Http2Link {
         }
         let (parts, stream) = response.into_parts();
         let fields = heads::fields(&parts.headers);
-        let has_ended = stream.is_end_stream() || method == Method::HEAD;
+        let has_no_body = (*method == Method::HEAD || matches!(parts.status.as_u16(), 204 | 304))
+            && !matches!(self.sending, Sending::Tunnel(_));
         let declared = || str::from_utf8(fields.get(Name::ContentLength)?).ok()?.parse().ok();
-        let left = if has_ended { Some(0) } else { declared() };
+        let left = if has_no_body || stream.is_end_stream() { Some(0) } else { declared() };
         self.receiving = Receiving::Body { stream, left };
+        if has_no_body {
+            // Nobody will ask for what is no body. The stream's end, which some tell only behind the head, has mostly come with
+            // it: once it is read, the stream need not be reset.
+            while let Poll::Ready(Some(Ok(_))) = self.poll_frame(cx) {}
+            self.receiving = Receiving::Ended;
+        }
         ResponseHead::new(parts.status, fields)
     }
 
@@ -282,9 +287,13 @@ impl Http2Link {
         match error.reason() {
             // Streams that a goodbye does not name as taken, and refused ones, were not processed (RFC 9113 section 8.7).
             Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => {
-                SendFailure::Refused { is_overload: true }
+                SendFailure::Refused(Outcome::Overloaded)
             }
-            _ if error.is_go_away() && error.is_remote() => SendFailure::Refused { is_overload: false },
+            Some(reason) if error.is_go_away() && error.is_remote() => SendFailure::Refused(match reason {
+                Reason::NO_ERROR => Outcome::Neutral,
+                Reason::ENHANCE_YOUR_CALM => Outcome::Overloaded,
+                _ => Outcome::Failure(Fault::Reset),
+            }),
             _ if !self.has_sent() => match self.shared.tls_fault() {
                 Some(fault) if !self.is_reused => SendFailure::Unread(fault),
                 _ => SendFailure::NotTaken,
@@ -314,12 +323,14 @@ impl Http2Link {
         }
         let has_sent = self.has_sent();
         let Sending::Body(outgoing) = &mut self.sending else { return Ok(()) };
-        match outgoing.poll(cx, has_sent) {
-            Poll::Ready(Ok(())) => self.sending = Sending::Done,
-            Poll::Ready(Err(failure)) => {
+        match outgoing.poll(cx, has_sent, |_| {}) {
+            // Who wants no more may have something to say all the same.
+            Poll::Ready(Ok(Sent::All | Sent::Enough)) => self.sending = Sending::Done,
+            Poll::Ready(Err(_)) => {
+                outgoing.reset(Reason::CANCEL);
                 self.client_failed = true;
                 self.sending = Sending::Done;
-                return Err(failure);
+                return Err(Failure::RequestBody);
             }
             // With the head goes one frame: what lies behind it is asked for once a byte of them is on its way.
             Poll::Pending if !has_sent => self.shared.waits_for_write(cx),
@@ -380,7 +391,7 @@ impl Http2Link {
 
     pub(super) fn arrival(&self) -> Option<Arrival> {
         match &self.sending {
-            Sending::Asking { outgoing, .. } | Sending::Body(outgoing) => Some(outgoing.body.arrival()),
+            Sending::Asking { outgoing, .. } | Sending::Body(outgoing) => Some(outgoing.body().arrival()),
             Sending::Tunnel(_) | Sending::Done => None,
         }
     }
@@ -406,62 +417,6 @@ impl Sending {
             *self = Self::Body(outgoing);
         }
         is_asking
-    }
-}
-
-impl OutgoingBody {
-    /// Completes when all is on its way, or the replica wants no more.
-    fn poll(&mut self, cx: &mut Context<'_>, has_sent: bool) -> Poll<Result<(), Failure>> {
-        loop {
-            if let Some(data) = &mut self.held {
-                self.stream.reserve_capacity(data.len().min(SEND_BUFFER));
-                let room = match self.stream.capacity() {
-                    0 => match ready!(self.stream.poll_capacity(cx)) {
-                        Some(Ok(room)) => room,
-                        // What it says all the same is read.
-                        Some(Err(_)) | None => return Poll::Ready(Ok(())),
-                    },
-                    room => room,
-                };
-                let piece = data.split_to(room.min(data.len()));
-                let is_last = data.is_empty() && self.body.is_end_stream();
-                if data.is_empty() {
-                    self.held = None;
-                }
-                if !piece.is_empty() && self.stream.send_data(piece, is_last).is_err() || is_last {
-                    return Poll::Ready(Ok(()));
-                }
-                continue;
-            }
-            if self.stream.poll_reset(cx).is_ready() {
-                return Poll::Ready(Ok(()));
-            }
-            if self.has_begun && !has_sent {
-                return Poll::Pending;
-            }
-            let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-            self.has_begun = true;
-            match frame {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => self.held = Some(data).filter(|data| !data.is_empty()),
-                    Err(frame) => {
-                        let Ok(trailers) = frame.into_trailers() else { continue };
-                        let mut fields = heads::fields(&trailers);
-                        prepare_trailers(&mut fields);
-                        let _ = self.stream.send_trailers(heads::map(&fields));
-                        return Poll::Ready(Ok(()));
-                    }
-                },
-                None => {
-                    let _ = self.stream.send_data(Bytes::new(), true);
-                    return Poll::Ready(Ok(()));
-                }
-                Some(Err(_)) => {
-                    self.stream.send_reset(Reason::CANCEL);
-                    return Poll::Ready(Err(Failure::RequestBody));
-                }
-            }
-        }
     }
 }
 

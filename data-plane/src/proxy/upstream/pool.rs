@@ -179,6 +179,12 @@ impl Pool {
         }
     }
 
+    /// Whether who has no link to this endpoint waits for others that use its connections to end, and not for the replica.
+    pub(in crate::proxy) fn is_full(&self, endpoint: &Endpoint) -> bool {
+        let places = self.0.places.borrow();
+        places.get(endpoint).is_some_and(|place| !place.open.is_empty() && !place.is_beginning())
+    }
+
     /// Closes what has been idle for too long: to be called every few seconds.
     pub(in crate::proxy) fn sweep(&self, now: Tick) {
         let limit = self.0.limits.idle_upstream_timeout;

@@ -35,7 +35,7 @@ const STREAM_WINDOW: u32 = 256 << 10;
 /// ... and of all responses together. Each stream can have its whole window, so that none waits for another's reader.
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
 /// What waits to be sent of one request's body.
-pub(super) const SEND_BUFFER: usize = 64 << 10;
+const SEND_BUFFER: usize = 64 << 10;
 /// How often a connection's silence is looked at, and how long a PING may stay without an answer.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// How often a replica's settings are looked for once something has come of it, while other tasks run in between.

@@ -6,8 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::Bytes;
-use h2::{RecvStream, SendStream, ext::Protocol};
+use h2::ext::Protocol;
 use http::{Method, Request, StatusCode, header};
 
 use super::{SendFailure, http2::Http2Link};
@@ -64,127 +63,77 @@ impl Switch {
 pub(in crate::proxy) enum ReplicaSide {
     /// A connection of its own.
     Own(Wire),
-    /// A stream of one that is shared.
-    Shared(Box<Switched>),
-}
-
-/// A stream that a replica has accepted a switch on.
-#[derive(Debug)]
-pub(in crate::proxy) struct Switched {
-    stream: StreamSide,
-    /// Its place on the connection.
-    link: Box<Http2Link>,
-}
-
-impl Switched {
-    pub(super) fn new(link: Box<Http2Link>, outgoing: SendStream<Bytes>, incoming: RecvStream) -> Self {
-        Self { stream: StreamSide::new(outgoing, incoming), link }
-    }
-}
-
-impl Side for Switched {
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let filled = self.stream.poll_fill(cx);
-        if matches!(filled, Poll::Ready(Ok(1..))) {
-            self.link.hear();
-        }
-        filled
-    }
-
-    fn input(&self) -> &[u8] {
-        self.stream.input()
-    }
-
-    fn consume(&mut self, count: usize) {
-        self.stream.consume(count);
-    }
-
-    fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-        self.stream.poll_write(cx, data)
-    }
-
-    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.poll_flush(cx)
-    }
-
-    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.poll_shutdown(cx)
-    }
-
-    fn is_gone(&mut self, cx: &mut Context<'_>) -> bool {
-        self.stream.is_gone(cx)
-    }
-
-    fn begin(&mut self) {
-        self.stream.begin();
-    }
-
-    fn end_well(&mut self) {
-        self.stream.end_well();
-    }
+    /// A stream of one that is shared, and its place there.
+    Shared(Box<StreamSide>, Box<Http2Link>),
 }
 
 impl Side for ReplicaSide {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         match self {
             Self::Own(side) => Side::poll_fill(side, cx),
-            Self::Shared(side) => side.poll_fill(cx),
+            Self::Shared(side, link) => {
+                let filled = side.poll_fill(cx);
+                if matches!(filled, Poll::Ready(Ok(1..))) {
+                    link.hear();
+                }
+                filled
+            }
         }
     }
 
     fn input(&self) -> &[u8] {
         match self {
             Self::Own(side) => Side::input(side),
-            Self::Shared(side) => side.input(),
+            Self::Shared(side, _) => side.input(),
         }
     }
 
     fn consume(&mut self, count: usize) {
         match self {
             Self::Own(side) => Side::consume(side, count),
-            Self::Shared(side) => side.consume(count),
+            Self::Shared(side, _) => side.consume(count),
         }
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         match self {
             Self::Own(side) => Side::poll_write(side, cx, data),
-            Self::Shared(side) => side.poll_write(cx, data),
+            Self::Shared(side, _) => side.poll_write(cx, data),
         }
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Own(side) => Side::poll_flush(side, cx),
-            Self::Shared(side) => side.poll_flush(cx),
+            Self::Shared(side, _) => side.poll_flush(cx),
         }
     }
 
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Own(side) => Side::poll_shutdown(side, cx),
-            Self::Shared(side) => side.poll_shutdown(cx),
+            Self::Shared(side, _) => side.poll_shutdown(cx),
         }
     }
 
     fn is_gone(&mut self, cx: &mut Context<'_>) -> bool {
         match self {
             Self::Own(side) => Side::is_gone(side, cx),
-            Self::Shared(side) => side.is_gone(cx),
+            Self::Shared(side, _) => side.is_gone(cx),
         }
     }
 
     fn begin(&mut self) {
         match self {
             Self::Own(side) => Side::begin(side),
-            Self::Shared(side) => side.begin(),
+            Self::Shared(side, _) => side.begin(),
         }
     }
 
     fn end_well(&mut self) {
         match self {
             Self::Own(side) => Side::end_well(side),
-            Self::Shared(side) => side.end_well(),
+            Self::Shared(side, _) => side.end_well(),
         }
     }
 }

@@ -55,7 +55,7 @@ impl Drop for Seat {
 }
 
 /// What one customer of a provider has: an address of IPv4, a /64 of IPv6.
-fn origin(address: IpAddr) -> IpAddr {
+pub(in crate::proxy) fn origin(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let [a, b, c, d, ..] = address.segments();

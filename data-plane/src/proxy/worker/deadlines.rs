@@ -31,7 +31,32 @@ struct Place {
     waker: Option<Waker>,
 }
 
+/// A place, until this is dropped.
+#[derive(Debug)]
+pub(in crate::proxy) struct Reserved<'a> {
+    deadlines: &'a Deadlines,
+    place: usize,
+}
+
+impl Reserved<'_> {
+    /// As [`Deadlines::set`].
+    pub(in crate::proxy) fn set(&self, due: Tick, by: &Waker) {
+        self.deadlines.set(self.place, due, by);
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.deadlines.end(self.place);
+    }
+}
+
 impl Deadlines {
+    /// Takes a place for as long as it is held.
+    pub(in crate::proxy) fn reserve(&self) -> Reserved<'_> {
+        Reserved { deadlines: self, place: self.begin() }
+    }
+
     /// Takes a place for a connection. It has to be left by [`Deadlines::end`].
     pub(in crate::proxy) fn begin(&self) -> usize {
         let mut places = self.places.borrow_mut();

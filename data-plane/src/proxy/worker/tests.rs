@@ -9,11 +9,11 @@ use bytes::Bytes;
 use gateway_proto::NodeId;
 use http::{Request, StatusCode};
 use http_body::Body;
-use hyper::body::Frame;
+use hyper::body::{Frame, SizeHint};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     task::{LocalSet, spawn_local},
 };
 
@@ -54,12 +54,19 @@ pub(in crate::proxy) fn worker_as(
     (Rc::new(worker), panics)
 }
 
-/// A body that a defect meets before its first byte, or none.
-struct Defective(bool);
+/// A body without a byte.
+#[derive(PartialEq)]
+enum Defective {
+    Not,
+    /// A defect is met in place of its end.
+    Panics,
+    /// It has announced ten bytes.
+    Short,
+}
 
 impl From<Bytes> for Defective {
     fn from(_: Bytes) -> Self {
-        Self(false)
+        Self::Not
     }
 }
 
@@ -68,23 +75,37 @@ impl Body for Defective {
     type Error = Infallible;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        assert!(!std::mem::take(&mut self.0), "a defect in a body");
+        assert!(*self != Self::Panics, "a defect in a body");
         Poll::Ready(None)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Short => SizeHint::with_exact(10),
+            Self::Not | Self::Panics => SizeHint::default(),
+        }
     }
 }
 
 impl Unread for Defective {}
 
 /// In place of what forwards.
-async fn answer(_: Rc<Worker>, _: Rc<Client>, head: RequestHead, _: ClientBody) -> Answer<Defective> {
+async fn answer(_: Rc<Worker>, _: Asker, head: RequestHead, _: ClientBody) -> Answer<Defective> {
     // Not at the first poll.
     tokio::task::yield_now().await;
     match head.path() {
         "/defect" => panic!("a defect in a request"),
-        path => Answer::new(ResponseHead::new(StatusCode::OK, Fields::default()), Defective(path == "/body")),
+        path => {
+            let body = match path {
+                "/body" => Defective::Panics,
+                "/short" => Defective::Short,
+                _ => Defective::Not,
+            };
+            Answer::new(ResponseHead::new(StatusCode::OK, Fields::default()), body)
+        }
     }
 }
 
@@ -95,7 +116,7 @@ async fn beside_a_worker<F: Future<Output = ()>>(
     let (worker, panics) = worker();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let listeners = [Listener { socket: listener, tls: None }];
+    let listeners = [Listener::new(listener, None, worker.limits())];
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(9));
     let accepting = async {
@@ -139,6 +160,23 @@ async fn a_panic_ends_the_connection_that_it_happens_on_and_no_other() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_shorter_than_it_says_ends_its_connection() {
+    beside_a_worker(async |address| {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let two = "GET /short HTTP/1.1\r\nhost: test\r\n\r\nGET /fine HTTP/1.1\r\nhost: test\r\n\r\n";
+        stream.write_all(two.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await;
+        // A reset is an end, too.
+        let _ = read.expect("the connection stays open");
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.contains("content-length: 10\r\n"), "{answer}");
+        assert!(answer.ends_with("\r\n\r\n") && answer.matches("HTTP/1.1").count() == 1, "{answer}");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_panic_ends_the_stream_that_it_happens_on_and_not_its_connection() {
     let counted = beside_a_worker(async |address| {
         let stream = TokioIo::new(TcpStream::connect(address).await.unwrap());
@@ -147,7 +185,7 @@ async fn a_panic_ends_the_stream_that_it_happens_on_and_not_its_connection() {
         spawn_local(connection);
         let get = |path: &str| {
             let uri = format!("http://test{path}");
-            let request = Request::get(uri).body(Defective(false)).unwrap();
+            let request = Request::get(uri).body(Defective::Not).unwrap();
             let mut sender = sender.clone();
             async move { sender.send_request(request).await }
         };
@@ -174,7 +212,8 @@ async fn connections_that_wait_to_be_accepted_at_the_end_are_served() {
             clients.push(stream);
         }
         worker.begin_drain();
-        accept_queued(&worker, &listener, None, &places, &connections, answer);
+        let listener = Listener::new(listener, None, worker.limits());
+        accept_queued(&worker, &listener, &places, &connections, answer);
         drop(listener);
         for mut stream in clients {
             let mut answer = String::new();
@@ -194,7 +233,7 @@ async fn a_connection_takes_no_room_for_what_it_is_not_doing() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let stream = TcpStream::connect(address).await.unwrap();
-    let waiting = downstream::serve(worker, stream, address, None, forward);
+    let waiting = downstream::serve(worker, Accepted { stream, address, tls: None }, forward);
     let size = size_of_val(&waiting);
     assert!(size <= 256, "{size} bytes for each idle connection");
 }

@@ -24,7 +24,7 @@ impl Breaker {
         may_open: impl FnMut() -> bool,
     ) -> Option<Change> {
         let mut word = self.word.of_generation(generation)?;
-        self.window.add(terms.now, terms.policy.window, false);
+        self.window.add(terms.worker, terms.now, terms.policy.window, false);
         while word.count > 0 && !self.word.swap(word, Word { count: 0, ..word }) {
             word = self.word.of_generation(generation)?;
         }
@@ -39,7 +39,7 @@ impl Breaker {
 
     /// Counts a latency for the rules that go by it; whether it is slow.
     #[inline]
-    fn count_latency(&self, latency: Option<Duration>, Terms { now, policy, .. }: Terms<'_>) -> bool {
+    fn count_latency(&self, latency: Option<Duration>, Terms { worker, now, policy, .. }: Terms<'_>) -> bool {
         let Some(latency) = latency else { return false };
         if policy.peer_latency_factor > 0.0 {
             self.latencies.get_or_init(Box::default).add(now, policy.window, latency);
@@ -48,7 +48,7 @@ impl Breaker {
             return false;
         }
         let is_slow = latency >= policy.slow_threshold;
-        self.slow.add(now, policy.window, is_slow);
+        self.slow.add(worker, now, policy.window, is_slow);
         is_slow
     }
 
@@ -61,7 +61,7 @@ impl Breaker {
         may_open: impl FnMut() -> bool,
     ) -> Option<Change> {
         self.word.of_generation(generation)?;
-        let Terms { now, policy, .. } = terms;
+        let Terms { worker, now, policy, .. } = terms;
         if policy.peer_latency_factor > 0.0 {
             self.latencies.get_or_init(Box::default).add(now, policy.window, waited);
         }
@@ -69,7 +69,7 @@ impl Breaker {
         if policy.slow_threshold.is_zero() || waited < policy.slow_threshold {
             return None;
         }
-        self.slow.add(now, policy.window, true);
+        self.slow.add(worker, now, policy.window, true);
         self.trip_if(generation, |_| self.slow_reason(terms), 0, terms, may_open)
     }
 
@@ -84,7 +84,7 @@ impl Breaker {
         may_open: impl FnMut() -> bool,
     ) -> Option<Change> {
         let generation = self.word.settled().generation;
-        let terms = Terms { now, policy, jitter };
+        let terms = Terms { worker: 0, now, policy, jitter };
         self.trip_if(generation, |_| Some(Reason::PeerLatency(comparison)), 0, terms, may_open)
     }
 
@@ -173,9 +173,9 @@ impl Breaker {
         terms: Terms<'_>,
         may_open: impl FnMut() -> bool,
     ) -> Option<Change> {
-        let Terms { now, policy, .. } = terms;
+        let Terms { worker, now, policy, .. } = terms;
         self.word.of_generation(generation)?;
-        self.window.add(now, policy.window, true);
+        self.window.add(worker, now, policy.window, true);
         self.healthy_since.fetch_max(now.as_nanos(), AcqRel);
         // Who refuses for lack of capacity says nothing of how fast it works.
         let is_slow = self.count_latency(latency.filter(|_| fault.is_some()), terms);
@@ -219,7 +219,12 @@ impl Breaker {
     }
 
     /// → OPEN, from CLOSED or HALF_OPEN. `None` when another thread was faster.
-    fn open(&self, from: Word, reason: Reason, Terms { now, policy, jitter }: Terms<'_>) -> Option<Change> {
+    fn open(
+        &self,
+        from: Word,
+        reason: Reason,
+        Terms { now, policy, jitter, .. }: Terms<'_>,
+    ) -> Option<Change> {
         let (open_time, streak) = open_time(policy, from.streak, jitter);
         let until = now.plus(open_time);
         let busy = self.word.claim(from)?;
@@ -270,7 +275,7 @@ impl Breaker {
             trip_count,
             withheld: None,
         });
-        Some(Admission { permit: Permit { generation, probe: true }, change })
+        Some(Admission { permit: Permit::new(generation, true), change })
     }
 
     /// No verdict: the next caller is the probe.

@@ -510,3 +510,27 @@ fn a_forced_breaker_stays_so_when_the_replica_registers_anew() {
     breaker.reprobe(at(0));
     assert_eq!((rejection(&breaker, 0), view(&breaker, 0).state), (Tick::NEVER, State::ForcedOpen));
 }
+
+#[test]
+fn what_several_workers_have_seen_counts_together() {
+    let breaker = Breaker::shared_by(2);
+    let policy = policy::Breaker {
+        consecutive_failure_count: 1_000,
+        min_request_count: 10,
+        failure_ratio: 0.5,
+        ..policy()
+    };
+    let call = |worker: usize, outcome| {
+        let permit = admit(&breaker, 0).of(worker);
+        breaker.record(permit, outcome, at(0), &policy, NO_JITTER)
+    };
+    for worker in [0, 1, 0, 1, 0] {
+        assert_eq!(call(worker, Outcome::Success), None);
+    }
+    for worker in [0, 1, 1, 0] {
+        assert_eq!(call(worker, FAILED), None);
+    }
+    let change = call(1, FAILED).expect("half of ten have failed, and no worker has seen as many");
+    assert_eq!(change.reason, Reason::FailureRatio { failed: 5, total: 10, threshold: 0.5 });
+    assert_eq!(breaker.view(at(0), &policy).totals, Totals::default(), "they are forgotten together");
+}

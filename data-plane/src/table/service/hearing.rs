@@ -6,7 +6,7 @@ use gateway_proto::policy::{AdaptiveLimit, Algorithm};
 
 use super::Service;
 use crate::{
-    routing::{Outcome, Tick, balancing::LatencyEstimate},
+    routing::{Fault, Outcome, Tick, balancing::LatencyEstimate},
     table::replica::Replica,
 };
 
@@ -25,14 +25,17 @@ impl Service {
     /// only, once for an attempt; `outcome` is what is known of it then.
     pub fn heard(&self, worker: usize, replica: &Replica, outcome: Outcome, latency: Duration, now: Tick) {
         replica.counts().answered(worker);
+        match outcome {
+            // Silence, and that a caller's time is over.
+            Outcome::Failure(Fault::ResponseTimeout | Fault::ConnectTimeout | Fault::Unanswered(_))
+            | Outcome::Neutral => {}
+            _ => replica.counts().heard(worker, now),
+        }
         self.attempt_durations.record(worker, latency);
         if self.is_detailed() {
             replica.record_latency(worker, latency);
         }
         let view = self.view.load();
-        if !view.policy.retry.hedge_delay.is_zero() {
-            replica.is_heard();
-        }
         if view.policy.concurrency.adaptive != AdaptiveLimit::Off {
             self.learn_limit(replica, outcome, latency, now, &view.policy.concurrency);
         }
@@ -47,14 +50,15 @@ impl Service {
         }
     }
 
-    /// A replica has been waited for so long, and then no longer, because another was quicker: it is at least as slow. Tells
-    /// whether requests have waited for it by now, one after the other or beside one another, for as long as one attempt may
-    /// take, and nothing was heard of it meanwhile: then it hangs, as far as anybody can tell.
-    pub fn outrun(&self, replica: &Replica, waited: Duration, now: Tick) -> bool {
+    /// An attempt has waited for a replica since then, and does so no longer: it is at least as slow. If requests have waited for
+    /// as long as one attempt may take, one after the other, and nothing was heard of it meanwhile, then it hangs, as far as
+    /// anybody can tell: yields for how long they have.
+    pub fn waited_in_vain(&self, replica: &Replica, since: Tick, now: Tick) -> Option<Duration> {
         let view = self.view.load();
         if view.policy.balancing.algorithm == Algorithm::PeakEwma {
-            replica.estimate().observe(waited, now);
+            replica.estimate().observe(now.since(since), now);
         }
-        replica.outrun(waited, view.policy.timeout.per_try)
+        let waited = replica.waited_in_vain(since, now);
+        (waited >= view.policy.timeout.per_try).then_some(waited)
     }
 }

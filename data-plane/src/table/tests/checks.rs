@@ -71,6 +71,17 @@ fn when_nobody_passes_all_are_asked_and_that_is_told() {
 }
 
 #[test]
+fn when_nobody_passes_one_whose_breaker_is_open_rests_all_the_same_and_is_not_said_to_be_asked() {
+    let (_table, service) = table_with(&checked(|_| {}), 1);
+    ["a", "b", "c"].iter().for_each(|id| fail(&service, id, START, 1));
+    trip(&service, START, "a");
+    assert_eq!(who(&service, START), ["b", "c"]);
+    let asks_regardless =
+        |id: &str| service.asks_regardless(&service.replica(&ReplicaId::parse(id).unwrap()).unwrap());
+    assert!(!asks_regardless("a") && asks_regardless("b"));
+}
+
+#[test]
 fn below_the_policy_s_share_those_that_fail_are_asked_too() {
     let (_table, service) = table_with(&checked(|policy| policy.breaker.fail_open_threshold = 0.5), 1);
     fail(&service, "a", START, 1);

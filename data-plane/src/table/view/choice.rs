@@ -62,7 +62,7 @@ impl View {
         // neighbour. So does one that is full, of which there may be any number.
         let tries = if self.is_limited { self.rotation.len() } else { self.tries(tried, draw) };
         (0..tries).find_map(|_| {
-            let turn = self.cursor.fetch_add(1, Relaxed);
+            let turn = self.cursor.0.fetch_add(1, Relaxed);
             self.admit_unless_piled_up(self.rotation.index(turn), worker, now, tried, draw)
         })
     }

@@ -7,7 +7,8 @@ use prost_types::{Duration as WireDuration, Timestamp};
 use super::{
     super::{
         AdaptiveLimit, Algorithm, CheckHost, CheckPath, CheckType, DrainTimeout, EndTime, FallbackBody,
-        FallbackContentType, FallbackService, FaultHeader, GrpcService, HashBy, Methods, Statuses, Upgrades,
+        FallbackContentType, FallbackService, FaultHeader, GrpcService, HashBy, Methods, RateKey, Statuses,
+        Upgrades,
     },
     Value,
 };
@@ -286,5 +287,6 @@ texts!(
     FaultHeader,
     FallbackService,
     FallbackContentType,
-    FallbackBody
+    FallbackBody,
+    RateKey
 );

@@ -61,6 +61,8 @@ fn every_default_is_in_its_range_and_every_setting_has_a_place_of_its_own() {
             Range::FallbackService => Value::FallbackService("orders-cache".parse().unwrap()),
             Range::FallbackContentType => Value::FallbackContentType("text/plain".parse().unwrap()),
             Range::FallbackBody => Value::FallbackBody("{\"orders\": []}".parse().unwrap()),
+            Range::Rate => Value::Ratio(2.5),
+            Range::RateKey => Value::RateKey("header:x-api-key".parse().unwrap()),
         };
         assert_ne!(other, field.default_value(), "{field:?}");
         let (mut policy, mut wire) = (default, v1::Policy::default());
@@ -105,6 +107,10 @@ fn both_ends_of_a_range_are_in_it_and_what_is_beyond_them_is_refused_with_it() {
         ("balancing.hash_load_factor", Value::Ratio(1.0), None),
         ("balancing.hash_load_factor", Value::Ratio(0.9), Some("0.9 is not 0 or 1.0..=100.0")),
         ("balancing.hash_load_factor", Value::Ratio(f64::NAN), Some("NaN is not 0 or 1.0..=100.0")),
+        ("rate_limit.requests_per_second", Value::Ratio(0.001), None),
+        ("rate_limit.requests_per_second", Value::Ratio(1e6), None),
+        ("rate_limit.requests_per_second", Value::Ratio(0.0001), Some("0.0001 is not 0 or 0.001..=1000000")),
+        ("rate_limit.requests_per_second", Value::Ratio(f64::NAN), Some("NaN is not 0 or 0.001..=1000000")),
         ("guard.hold_time", Value::Duration(second), Some("1s is not in 1m..=7d")),
         ("request.max_body_bytes", Value::Size(0), None),
         ("request.max_body_bytes", Value::Size(TIB), None),
@@ -189,5 +195,5 @@ fn an_unknown_path_is_answered_with_the_nearest_or_with_all() {
     }
     let text = unknown("hedging");
     let begin = "\"hedging\" is no setting of a policy: there are timeout, timeout.connect, ";
-    assert!(text.starts_with(begin) && text.ends_with(", fallback.stale_max_age"), "{text}");
+    assert!(text.starts_with(begin) && text.ends_with(", rate_limit.observe_only"), "{text}");
 }

@@ -22,7 +22,7 @@ fn a_held_replica_is_lost_keeps_what_it_reported_and_is_not_ready() {
     assert_eq!((lost.shown_health(), lost.health), (Health::Lost, Health::Healthy));
     assert!(!lost.is_ready());
     assert_eq!(registry.view.lost().collect::<Vec<_>>(), [&lost]);
-    assert_eq!((lost.revision, lost.incarnation, lost.lost.as_ref().unwrap().revision), (2, 1, 1));
+    assert_eq!((lost.revision, lost.incarnation, lost.lost.as_ref().unwrap().incarnation), (2, 1, 1));
     let wire = lost.to_wire();
     assert_eq!(wire.reported_health(), gateway_proto::v1::HealthStatus::Healthy);
     assert_eq!(wire.health(), gateway_proto::v1::HealthStatus::Lost);

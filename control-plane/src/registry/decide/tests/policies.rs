@@ -11,7 +11,16 @@ use crate::registry::StoredPolicy;
 
 fn wish(scope: Scope, change: v1::Policy) -> PolicyWish {
     let (mask, etag, said) = (None, String::new(), said("ana", "slow disks"));
-    PolicyWish { scope, change, mask, etag, allow_missing: true, allow_fault: true, said }
+    PolicyWish {
+        scope,
+        change,
+        mask,
+        etag,
+        allow_missing: true,
+        must_be_missing: false,
+        allow_fault: true,
+        said,
+    }
 }
 
 /// Sets what is set in `change`, whether a policy is there or not.
@@ -94,6 +103,18 @@ fn a_policy_that_is_missing_is_made_only_where_that_is_allowed() {
     assert_eq!(registry.run(&Command::UpdatePolicy(Box::new(read))), stale);
     registry.run(&update(of_orders(), retries(1))).unwrap();
     assert!(registry.run(&Command::UpdatePolicy(Box::new(strict))).is_ok());
+}
+
+#[test]
+fn a_policy_that_somebody_made_meanwhile_is_not_overwritten_by_who_knew_of_none() {
+    let mut registry = Registry::default();
+    let first = PolicyWish { allow_missing: false, must_be_missing: true, ..wish(of_orders(), retries(1)) };
+    let first = Command::UpdatePolicy(Box::new(first));
+    assert!(registry.run(&first).is_ok());
+    let stale = Err(RegistryError::EtagMismatch("the policy of orders".into()));
+    assert_eq!(registry.run(&first), stale, "also where it says the same");
+    registry.run(&delete(of_orders(), "")).unwrap();
+    assert!(registry.run(&first).is_ok());
 }
 
 #[test]

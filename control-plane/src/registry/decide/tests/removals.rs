@@ -20,6 +20,18 @@ fn a_stale_lease_cannot_remove_its_successor() {
 }
 
 #[test]
+fn a_stale_lease_neither_removes_a_permanent_successor_nor_reports_for_it() {
+    let mut registry = Registry::default();
+    let (leased, _) = registry.register(&leased(1));
+    let (permanent, created) = registry.register(&permanent(1));
+    assert_eq!((created, permanent.lease), (false, None));
+    let mismatch = Err(RegistryError::LeaseMismatch(leased.key.clone()));
+    assert_eq!(registry.run(&deregister(&leased.key, Proof::Lease(lease_of(&leased)))), mismatch);
+    assert_eq!(registry.run(&report(&leased, Health::Unhealthy)), mismatch);
+    assert_eq!(registry.view.get(&leased.key), Some(&permanent));
+}
+
+#[test]
 fn a_leased_replica_is_removed_by_its_lease_or_by_force_only() {
     let mut registry = Registry::default();
     let (record, _) = registry.register(&leased(1));

@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     proxy::{
         forward::forward,
-        worker::{Listener, Worker, accept, drain, tests::worker_as},
+        worker::{Worker, accept, drain, listener::Listener, tests::worker_as},
     },
     table::{ReplicaSpec, ServiceSpec, Table},
 };
@@ -75,7 +75,7 @@ impl Setup {
         let gateway = listener.local_addr().unwrap();
         let accepting = Rc::clone(&worker);
         spawn_local(async move {
-            let listeners = [Listener { socket: listener, tls: None }];
+            let listeners = [Listener::new(listener, None, accepting.limits())];
             let places = Arc::new(Semaphore::new(99));
             accept(&accepting, &listeners, &places, &TaskTracker::new(), forward).await
         });

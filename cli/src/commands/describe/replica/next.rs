@@ -12,7 +12,7 @@ use crate::table::Table;
 pub(super) fn next_steps(replica: &Replica, about: &About) -> Table {
     let service = &replica.service;
     let key = format!("{service}/{}", replica.replica_id);
-    let mut table = Table::new(["COMMAND", "WHY"]).with_headings(false).indented(2);
+    let mut table = Table::new(["COMMAND", "WHY"]).with_headings(false);
     let mut step = |command: String, why: &str| table.push(vec![command.into(), why.into()]);
     if Health::parse(replica.health) == Ok(Some(Health::Lost)) {
         let why = "let it and the other lost ones go, if they are gone";

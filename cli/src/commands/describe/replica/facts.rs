@@ -9,11 +9,11 @@ use gateway_proto::{
     v1::{ObservedHealth, Replica, ResolvePolicyResponse},
 };
 
-use super::{
-    super::get::{labels, override_subject, override_terms, spoken},
-    About,
+use super::About;
+use crate::{
+    age::{self, NONE},
+    commands::get::{labels, override_subject, override_terms, spoken},
 };
-use crate::age::{self, NONE};
 
 /// Settings that are named; the rest is counted.
 const MAX_SETTINGS: usize = 6;
@@ -158,7 +158,7 @@ fn eviction(observed: &ObservedHealth, now: SystemTime) -> Option<String> {
 }
 
 /// `breaker.failure_ratio from orders, timeout.request from *, the rest by default`.
-fn policy(resolved: &ResolvePolicyResponse) -> String {
+pub(in crate::commands) fn policy(resolved: &ResolvePolicyResponse) -> String {
     let set = FIELDS.iter().filter_map(|field| {
         let origin = resolved.origins.get(field.path()).filter(|origin| *origin != "default")?;
         Some((origin, field.path()))

@@ -1,0 +1,201 @@
+//! What a client still sends of a message of which its head was enough to refuse it, for its size above all.
+//!
+//! Its answer is on its way, and most of the message, too. A stream that is reset then is forgotten after a while, or at once
+//! when many are: each frame that arrives for it is an error of the connection's by then, and after a thousand of those the
+//! HTTP/2 library ends the connection, on which others ask, too. So what is under way is read and dropped, within bounds.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::Request,
+    middleware::Next,
+    response::Response,
+};
+use http_body::{Body as _, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use tokio::time::timeout;
+
+/// What has more left is reset.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
+/// So is what takes longer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// What is before each message of gRPC: a byte of flags and four of its length.
+const PREFIX: usize = 5;
+
+/// Runs an RPC, and reads to its end the message under way when it is answered.
+pub(super) async fn read(request: Request, next: Next) -> Response {
+    next.run(request.map(|body| Body::new(Messages::of(body)))).await
+}
+
+/// The body of an RPC.
+#[derive(Debug)]
+struct Messages {
+    body: Body,
+    place: Place,
+}
+
+/// Where one is in a body: within a message, or within what is before the next one.
+#[derive(Debug, Default)]
+struct Place {
+    prefix: [u8; PREFIX],
+    known: usize,
+    /// Of the message under way.
+    left: usize,
+}
+
+impl Messages {
+    fn of(body: Body) -> Self {
+        Self { body, place: Place::default() }
+    }
+}
+
+impl http_body::Body for Messages {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(data) = frame.data_ref() {
+                    self.place.pass(data);
+                }
+            }
+            // Nothing more comes.
+            Poll::Ready(_) => self.place = Place::default(),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Messages {
+    fn drop(&mut self) {
+        if !(1..=MAX_BYTES).contains(&self.place.left) || self.body.is_end_stream() {
+            return;
+        }
+        // Outside of a runtime there is nobody to read from.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let rest = drop_rest(std::mem::take(&mut self.body), self.place.left);
+        runtime.spawn(timeout(PATIENCE, rest));
+    }
+}
+
+/// Reads as much, and then the end of the body, if nothing else comes before that.
+async fn drop_rest(mut body: Body, mut left: usize) {
+    while let Some(Ok(frame)) = body.frame().await {
+        let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
+        left = rest;
+    }
+}
+
+impl Place {
+    /// Goes on behind this.
+    fn pass(&mut self, mut data: &[u8]) {
+        while !data.is_empty() {
+            if self.left > 0 {
+                let passed = self.left.min(data.len());
+                self.left -= passed;
+                data = &data[passed..];
+                continue;
+            }
+            let passed = (PREFIX - self.known).min(data.len());
+            self.prefix[self.known..][..passed].copy_from_slice(&data[..passed]);
+            self.known += passed;
+            data = &data[passed..];
+            if self.known == PREFIX {
+                let [_, length @ ..] = self.prefix;
+                *self = Self { left: u32::from_be_bytes(length) as usize, ..Self::default() };
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    };
+
+    use http_body_util::StreamBody;
+    use proptest::prelude::*;
+    use tokio_stream::StreamExt as _;
+
+    use super::*;
+
+    fn message(length: usize) -> Vec<u8> {
+        [&[0][..], &u32::try_from(length).unwrap().to_be_bytes(), &vec![b'x'; length]].concat()
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_known_how_much_of_a_message_is_left_wherever_frames_are_cut(
+            lengths in proptest::collection::vec(0_usize..40, 1..5),
+            cuts in proptest::collection::vec(1_usize..20, 1..200),
+            last in 1_usize..1000,
+        ) {
+            let mut place = Place::default();
+            let sent: Vec<u8> = lengths.iter().flat_map(|length| message(*length)).collect();
+            let begun = message(last);
+            let all = [sent.as_slice(), &begun[..PREFIX + last / 2]].concat();
+            let (mut rest, mut cuts) = (all.as_slice(), cuts.into_iter().cycle());
+            while !rest.is_empty() {
+                let (data, after) = rest.split_at(cuts.next().unwrap().min(rest.len()));
+                place.pass(data);
+                rest = after;
+            }
+            prop_assert_eq!(place.left, last - last / 2);
+        }
+    }
+
+    /// A body that begins with so much of a message, and how often it is asked for more.
+    fn body(begun: Vec<u8>, frames: usize) -> (Messages, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let noted = Arc::clone(&asked);
+        let more = tokio_stream::iter(0..frames).map(move |_| {
+            noted.fetch_add(1, Relaxed);
+            Bytes::from_static(&[b'x'; 100])
+        });
+        let stream = tokio_stream::once(Bytes::from(begun)).chain(more);
+        let frames = stream.map(|data| Ok::<_, axum::Error>(Frame::data(data)));
+        (Messages::of(Body::new(StreamBody::new(frames))), asked)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_left_of_a_message_is_read_when_nobody_wants_it_any_more() {
+        let (mut refused, asked) = body(message(1000)[..PREFIX].to_vec(), 10);
+        refused.frame().await.unwrap().unwrap();
+        drop(refused);
+        tokio::time::sleep(PATIENCE).await;
+        assert_eq!(asked.load(Relaxed), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn between_two_messages_and_of_one_that_is_far_too_large_nothing_more_is_read() {
+        let huge = [&[0][..], &u32::MAX.to_be_bytes()].concat();
+        for begun in [message(1000), huge] {
+            let (mut body, asked) = body(begun, 10);
+            body.frame().await.unwrap().unwrap();
+            drop(body);
+            tokio::time::sleep(PATIENCE).await;
+            assert_eq!(asked.load(Relaxed), 0);
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What `deploy/release` makes of a repository, with a cargo that builds nothing.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use gateway_tests::{binaries, bounded};
+use tempfile::TempDir;
+
+/// Answers as cargo and its tools do, and leaves what they make. What it was asked for is in the file `asked`.
+const CARGO: &str = r#"#!/bin/sh
+echo "$*" >> "$HERE/asked"
+case "$*" in
+*cyclonedx*) for member in control-plane data-plane cli proto; do echo '{}' > "$member/bom.json"; done ;;
+*build*)
+    mkdir -p target/dist
+    for program in gw-control-plane gw-data-plane gwctl; do
+        printf '#!/bin/sh\nexec "$GWCTL" "$@"\n' > "target/dist/$program"
+        chmod +x "target/dist/$program"
+    done
+    ;;
+esac
+"#;
+
+struct Repository(TempDir);
+
+impl Repository {
+    /// With a change log that has this section.
+    fn with(section: &str) -> Self {
+        let here = tempfile::tempdir().unwrap();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let copy = |name: &str| {
+            let copied = bounded("cp").arg("-r").arg(root.join(name)).arg(here.path()).status();
+            assert!(copied.unwrap().success(), "{name}");
+        };
+        ["Cargo.toml", "LICENSE", "README.md", "deploy"].into_iter().for_each(copy);
+        for member in ["control-plane", "data-plane", "cli", "proto", "bin"] {
+            fs::create_dir(here.path().join(member)).unwrap();
+        }
+        fs::write(here.path().join("CHANGELOG.md"), section).unwrap();
+        fs::write(here.path().join(".gitignore"), "target\n/asked\n").unwrap();
+        for program in ["cargo", "cargo-deny", "cargo-auditable", "cargo-cyclonedx"] {
+            let path = here.path().join("bin").join(program);
+            fs::write(&path, CARGO).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let repository = Self(here);
+        repository.git(&["init", "--quiet"]);
+        repository.commit();
+        repository
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn git(&self, args: &[&str]) {
+        let author = ["-c", "user.name=a", "-c", "user.email=a@example"];
+        let done = bounded("git").current_dir(self.0.path()).args(author).args(args).status();
+        assert!(done.unwrap().success(), "git {args:?}");
+    }
+
+    fn commit(&self) {
+        self.git(&["add", "--all"]);
+        self.git(&["commit", "--quiet", "--message", "all of it"]);
+    }
+
+    /// Whether it was made, and what was said.
+    fn release(&self, args: &[&str]) -> (bool, String) {
+        let mut command = bounded(self.path("deploy/release"));
+        let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
+        command.args(args).env("PATH", path).env("HERE", self.0.path()).env_remove("CARGO_TARGET_DIR");
+        command.env("GWCTL", binaries::gwctl().get_program());
+        let output = command.output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+    }
+}
+
+fn released() -> String {
+    format!("# Changelog\n\n## {} - 2026-11-29\n", env!("CARGO_PKG_VERSION"))
+}
+
+#[test]
+fn a_release_has_programs_manuals_completions_bills_and_checksums_that_are_right() {
+    let repository = Repository::with(&released());
+    let (is_made, said) = repository.release(&[]);
+    assert!(is_made, "{said}");
+    let out = repository.path(&format!("target/release-{}", env!("CARGO_PKG_VERSION")));
+    for name in [
+        "gw-control-plane",
+        "gw-data-plane",
+        "gwctl",
+        "man/gwctl.1",
+        "completions/gwctl.bash",
+        "completions/gwctl.zsh",
+        "completions/gwctl.fish",
+        "control-plane.cdx.json",
+        "data-plane.cdx.json",
+        "cli.cdx.json",
+        "systemd/gw-data-plane.service",
+        "kubernetes/kustomization.yaml",
+        "prometheus/alerts.yaml",
+        "LICENSE",
+        "CHANGELOG.md",
+    ] {
+        assert!(out.join(name).metadata().is_ok_and(|found| found.len() > 0), "{name}");
+    }
+    let checked = bounded("sha256sum").current_dir(&out).args(["--check", "--strict", "SHA256SUMS"]).output();
+    let checked = String::from_utf8(checked.unwrap().stdout).unwrap();
+    assert!(checked.lines().count() > 25 && checked.lines().all(|line| line.ends_with(": OK")), "{checked}");
+    let asked = fs::read_to_string(repository.path("asked")).unwrap();
+    assert!(asked.contains("deny check licenses bans sources") && asked.contains("--locked"), "{asked}");
+    assert!(!repository.path("proto/bom.json").exists(), "nothing is left in the tree");
+}
+
+#[test]
+fn what_a_release_is_made_without_is_said() {
+    let repository = Repository::with(&released());
+    let (is_made, said) = repository.release(&["--without-tools"]);
+    assert!(is_made, "{said}");
+    for what in ["licenses, sources and advisories are not checked", "no bills of materials"] {
+        assert!(said.contains(what), "{said}");
+    }
+    assert!(!fs::read_to_string(repository.path("asked")).unwrap().contains("deny"));
+}
+
+#[test]
+fn nothing_is_released_of_no_commit_or_without_a_section_of_the_change_log() {
+    let repository = Repository::with("# Changelog\n\n## Unreleased\n");
+    let (is_made, said) = repository.release(&[]);
+    assert!(!is_made && said.contains("has no section"), "{said}");
+    let repository = Repository::with(&released());
+    fs::write(repository.path("LICENSE"), "none").unwrap();
+    let (is_made, said) = repository.release(&[]);
+    assert!(!is_made && said.contains("not committed"), "{said}");
+    assert!(!repository.path("asked").exists());
+}

@@ -195,7 +195,7 @@ async fn answer(
     let mut started = service.began();
     let client_address = claimed.unwrap_or(client.ip());
     let mut failure = match has_rate {
-        true => rate_limit::exceeded(service, &head.fields, client_address, worker.now()),
+        true => rate_limit::exceeded(service, &head, client_address, worker.now()),
         false => None,
     };
     if failure.is_none()
@@ -213,7 +213,10 @@ async fn answer(
         }
         started = worker.now();
     }
-    if let Some(error) = failure.take_if(|_| !service.has_fallback()) {
+    let falls_back = |error: &GatewayError| {
+        service.has_fallback() && service.policy().fallback.statuses.has(error.status().as_u16())
+    };
+    if let Some(error) = failure.take_if(|error| !falls_back(error)) {
         return refused(&error, reply_to, &worker, service);
     }
     headers::prepare_request(&mut head, &onward);
@@ -243,7 +246,10 @@ async fn answer(
     if let Some(trail) = trail {
         source.count_in(trail.received());
     }
+    // A service that stands in is asked with it; an answer of the gateway's own does without.
+    let is_needed = failure.is_none() || !service.policy().fallback.service.as_str().is_empty();
     if is_held
+        && is_needed
         && let Err(failure) =
             Box::pin(source.hold(timeout.stream_idle, timeout.stream_idle.max(timeout.request))).await
     {

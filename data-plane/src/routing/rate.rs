@@ -27,6 +27,11 @@ impl Rate {
         Self { interval, slack: interval.saturating_mul(u64::from(at_once.max(1)) - 1) }
     }
 
+    /// Between two requests, in nanoseconds.
+    pub fn interval(self) -> u64 {
+        self.interval
+    }
+
     /// Lets a request through at `now` of which the next was `due` then, [`Tick::ORIGIN`] if there was none before. Yields when the
     /// one behind it is due.
     ///

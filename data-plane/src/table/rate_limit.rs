@@ -134,7 +134,9 @@ impl Service {
 /// When the next request of each key is due, of so many keys at once.
 ///
 /// A key whose next request is not due later than now is as good as one that was never seen. So what is forgotten for a new key is
-/// of its set the one that owes the least: mostly nothing, and never who goes far beyond its rate, however many others come.
+/// of its set the one that owes the least, counted in requests at its own rate: mostly nothing. Whoever is refused owes at least
+/// as many as the burst less one, and so outlasts any number of others that come once, if that is one or more. With a burst of one
+/// nobody owes more than who has come just now: then it is forgotten when its set is full of newer ones.
 #[derive(Debug)]
 pub(super) struct RateKeys {
     /// Nobody outside can tell which keys share a set.
@@ -147,6 +149,15 @@ pub(super) struct RateKeys {
 struct RateSlot {
     key: u64,
     due: Tick,
+    /// Between two requests of it, in nanoseconds.
+    interval: u64,
+}
+
+impl RateSlot {
+    /// How many requests too many have come of it.
+    fn owed(&self, now: Tick) -> f64 {
+        self.due.since(now).as_nanos() as f64 / self.interval.max(1) as f64
+    }
 }
 
 impl RateKeys {
@@ -165,11 +176,13 @@ impl RateKeys {
         // Every write is whole by itself.
         let mut slots = set.lock().unwrap_or_else(PoisonError::into_inner);
         let place = slots.iter().position(|slot| slot.key == key).unwrap_or_else(|| {
-            let least = (0..KEYS_PER_SET).min_by_key(|place| slots[*place].due).unwrap_or_default();
+            let owed = |place: &usize| slots[*place].owed(now);
+            let least = (0..KEYS_PER_SET).min_by(|one, other| owed(one).total_cmp(&owed(other)));
+            let least = least.unwrap_or_default();
             if slots[least].due > now {
                 self.forgotten.fetch_add(1, Relaxed);
             }
-            slots[least] = RateSlot { key, due: Tick::ORIGIN };
+            slots[least] = RateSlot { key, due: Tick::ORIGIN, interval: rate.interval() };
             least
         });
         slots[place].due = rate.take(slots[place].due, now)?;
@@ -217,6 +230,29 @@ mod tests {
         let later = NOW.plus(Duration::from_secs(60));
         assert!((0..8).all(|key| keys.take(("later", key), rate, later).is_ok()));
         assert_eq!(keys.forgotten(), 10_000 - 7);
+    }
+
+    #[test]
+    fn keys_of_a_slow_limit_do_not_push_out_who_goes_beyond_a_fast_one() {
+        let (keys, slow, fast) = (RateKeys::of(1), Rate::new(0.001, 10), Rate::new(100.0, 10));
+        let greedy =
+            || (0..11).map(|_| keys.take("greedy", fast, NOW).is_ok()).filter(|taken| *taken).count();
+        assert_eq!(greedy(), 10);
+        for newcomer in 0..100 {
+            assert!(keys.take(newcomer, slow, NOW).is_ok(), "{newcomer}");
+        }
+        assert_eq!(greedy(), 0, "it owes ten requests, and each of the others one");
+    }
+
+    #[test]
+    fn with_a_burst_of_one_who_came_first_is_forgotten_for_the_ninth_that_owes_as_much() {
+        let (keys, rate) = (RateKeys::of(1), Rate::new(1.0, 1));
+        let take = |key, millis| keys.take(key, rate, NOW.plus(Duration::from_millis(millis))).is_ok();
+        assert_eq!([take(0, 0), take(0, 1)], [true, false]);
+        assert!((1..8).all(|key| take(key, 2)));
+        assert!(!take(0, 3), "eight have room");
+        assert!(take(8, 4));
+        assert_eq!((take(0, 5), keys.forgotten()), (true, 2));
     }
 
     #[test]

@@ -156,6 +156,22 @@ async fn each_value_of_a_header_has_a_rate_of_its_own_and_those_without_it_have_
 }
 
 #[tokio::test]
+async fn the_host_that_a_request_names_is_the_same_key_in_every_version_of_http() {
+    let replica = replica().await;
+    let gateway = Gateway::start(&[replica.address], only(2, "header:host")).await;
+    let mut sender = connect(&gateway).await;
+    let mut statuses_of = Vec::new();
+    for host in ["a.example", "a.example", "a.example", "b.example"] {
+        let request = Request::get(format!("http://{host}/orders/")).body(whole("")).unwrap();
+        statuses_of.push(sender.send_request(request).await.unwrap().status().as_u16());
+    }
+    assert_eq!(statuses_of, [200, 200, 429, 200]);
+    let by_http_1 = |host| format!("GET /orders/ HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    assert_eq!(status(&gateway.send(&by_http_1("a.example")).await), 429);
+    assert_eq!(status(&gateway.send(&by_http_1("b.example")).await), 200);
+}
+
+#[tokio::test]
 async fn a_limit_that_only_observes_lets_all_through_and_counts() {
     let replica = replica().await;
     let mut policy = only(1, "service");
@@ -202,6 +218,25 @@ async fn a_client_that_holds_its_body_back_is_refused_without_it() {
     let head = "POST /orders/ HTTP/1.1\r\nhost: gw\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n";
     stream.write_all(head.as_bytes()).await.unwrap();
     assert_eq!(status(&read_message(&mut stream).await.unwrap()), 429);
+}
+
+#[tokio::test]
+async fn who_is_refused_is_told_before_its_body_comes_also_where_bodies_are_looked_at_and_something_falls_back()
+ {
+    let replica = replica().await;
+    let mut policy = only(1, "service");
+    policy.request.json_only = true;
+    policy.fallback.static_status = 203;
+    for (statuses_of_failures, told) in [("502..=504", 429), ("429,502..=504", 203)] {
+        policy.fallback.statuses = statuses_of_failures.parse().unwrap();
+        let gateway = Gateway::start(&[replica.address], policy).await;
+        assert_eq!(statuses(&gateway, 1, "").await, [200]);
+        let mut stream = gateway.connect().await;
+        let head = "POST /orders/ HTTP/1.1\r\nhost: gw\r\ncontent-type: application/json\r\ncontent-length: 3\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(20), read_message(&mut stream)).await;
+        assert_eq!(status(&answer.expect("nobody waits for the body").unwrap()), told);
+    }
 }
 
 #[tokio::test]

@@ -107,7 +107,7 @@ impl Journey<'_> {
         // Last, because it counts.
         let is_in_time = || {
             let (address, now) = (self.client_address(), self.worker.now());
-            rate_limit::exceeded(&service, &self.head.fields, address, now).is_none()
+            rate_limit::exceeded(&service, &self.head, address, now).is_none()
         };
         (is_repeatable && takes_it && is_in_time()).then_some(service)
     }

@@ -4,18 +4,18 @@
 use gateway_proto::policy::RateKey;
 
 use crate::{
-    proxy::{errors::GatewayError, head::fields::Fields, worker::addresses::origin},
+    proxy::{errors::GatewayError, head::RequestHead, worker::addresses::origin},
     routing::Tick,
     table::{Counted, Service},
 };
 
 /// Why a request is refused that comes `now`, if it is one too many. `client` is the address of its client.
 ///
-/// Of a header that is repeated, the first value counts. Requests without it are counted together, too: else leaving it out
-/// would be a way around the limit.
+/// Of a header that is repeated, the first value counts; of `host`, the one that the request names, which HTTP/2 has in no field of
+/// that name. Requests without it are counted together, too: else leaving it out would be a way around the limit.
 pub(in crate::proxy) fn exceeded(
     service: &Service,
-    fields: &Fields,
+    head: &RequestHead,
     client: &str,
     now: Tick,
 ) -> Option<GatewayError> {
@@ -25,8 +25,11 @@ pub(in crate::proxy) fn exceeded(
             Ok(address) => Counted::Address(origin(address)),
             Err(_) => Counted::Value(client.as_bytes()),
         },
+        RateKey::Header(name) if name.as_str() == "host" => {
+            Counted::Value(head.host().unwrap_or_default().as_bytes())
+        }
         RateKey::Header(name) => {
-            Counted::Value(fields.get_all_named(name.as_str()).next().unwrap_or_default())
+            Counted::Value(head.fields.get_all_named(name.as_str()).next().unwrap_or_default())
         }
     };
     service.meter(counted, now).err().map(|limited| GatewayError::RateLimited(Box::new(limited)))

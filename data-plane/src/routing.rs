@@ -42,6 +42,6 @@ pub use queue::{Queue, Refused, Terms, Ticket};
 pub use rate::{Pacer, Rate};
 pub use rotation::Rotation;
 pub use tick::Tick;
-pub use unheard::Unheard;
+pub use unheard::{Silence, Unheard};
 pub use window::{Totals, Window};
 pub use windows::Windows;

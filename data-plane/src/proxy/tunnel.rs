@@ -203,6 +203,9 @@ impl Tunnel {
                 let counts = attempt.counts();
                 counts.moved(worker.index(), Direction::Downstream, moved[0]);
                 counts.moved(worker.index(), Direction::Upstream, moved[1]);
+                if moved[0] > 0 {
+                    attempt.shows_life();
+                }
             }
             match (downstream.state, upstream.state) {
                 (Passing::Lost, _) => return Poll::Ready(End::ReplicaGone),

@@ -3,6 +3,8 @@
 //! An attempt that had all of its time tells by itself that its replica does not answer. One whose caller leaves earlier, or has
 //! less time, tells nothing: it might have been answered. But when such attempts have waited for as long as one of them may take,
 //! one after the other, and nothing was heard meanwhile, then one with all of that time would have waited in vain as well.
+//!
+//! Whether that is the replica's fault is not known here: there are calls that wait on purpose.
 
 use std::time::Duration;
 
@@ -16,27 +18,40 @@ pub struct Unheard {
     /// For how long it has been waited for since. Each moment counts once, however many waited in it: a pause that meets many is
     /// no longer than one that meets few.
     waited: Duration,
+    /// Since the first of those moments.
+    silent_since: Tick,
     /// Up to when that is known. What lies before it and was not counted by then never is.
     until: Tick,
+}
+
+/// What waits in vain come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Silence {
+    /// Since when nothing was heard although somebody waited.
+    pub since: Tick,
+    /// For how long somebody has since then.
+    pub waited: Duration,
 }
 
 impl Unheard {
     /// Of one that begins `now`: whoever has waited before has not waited for it.
     pub fn since(now: Tick) -> Self {
-        Self { heard: now, waited: Duration::ZERO, until: now }
+        Self { heard: now, waited: Duration::ZERO, silent_since: now, until: now }
     }
 
-    /// A request has waited from `since` to `now` in vain, for a replica that was `heard` last then. Yields for how long it has been
-    /// waited for since.
-    pub fn wait(&mut self, since: Tick, heard: Tick, now: Tick) -> Duration {
+    /// A request has waited from `since` to `now` in vain, for a replica that was `heard` last then. Yields the silence since.
+    pub fn wait(&mut self, since: Tick, heard: Tick, now: Tick) -> Silence {
         if heard > self.heard {
             self.heard = heard;
             self.waited = Duration::ZERO;
         }
         let from = since.max(self.heard).max(self.until);
+        if self.waited.is_zero() {
+            self.silent_since = from;
+        }
         self.waited += now.since(from);
         self.until = self.until.max(now);
-        self.waited
+        Silence { since: self.silent_since, waited: self.waited }
     }
 }
 
@@ -55,7 +70,7 @@ mod tests {
     #[test]
     fn those_who_wait_one_after_the_other_add_up_and_those_who_wait_at_once_do_not() {
         let mut unheard = Unheard::since(at(0));
-        let mut wait = |since, now| unheard.wait(at(since), at(0), at(now));
+        let mut wait = |since, now| unheard.wait(at(since), at(0), at(now)).waited;
         assert_eq!(wait(1, 2), SECOND);
         assert_eq!(wait(1, 2), SECOND, "in the same second");
         assert_eq!(wait(1, 4), 3 * SECOND);
@@ -65,16 +80,25 @@ mod tests {
     #[test]
     fn what_was_waited_before_something_was_heard_is_forgotten() {
         let mut unheard = Unheard::since(at(0));
-        assert_eq!(unheard.wait(at(0), at(0), at(9)), 9 * SECOND);
-        assert_eq!(unheard.wait(at(9), at(10), at(11)), SECOND, "since then");
-        assert_eq!(unheard.wait(at(0), at(10), at(12)), 2 * SECOND);
+        assert_eq!(unheard.wait(at(0), at(0), at(9)).waited, 9 * SECOND);
+        assert_eq!(unheard.wait(at(9), at(10), at(11)).waited, SECOND, "since then");
+        assert_eq!(unheard.wait(at(0), at(10), at(12)).waited, 2 * SECOND);
     }
 
     #[test]
     fn who_has_waited_for_another_process_has_not_waited_for_this_one() {
         let mut unheard = Unheard::since(at(5));
-        assert_eq!(unheard.wait(at(0), at(0), at(4)), Duration::ZERO);
-        assert_eq!(unheard.wait(at(0), at(0), at(6)), SECOND);
+        assert_eq!(unheard.wait(at(0), at(0), at(4)).waited, Duration::ZERO);
+        assert_eq!(unheard.wait(at(0), at(0), at(6)).waited, SECOND);
+    }
+
+    #[test]
+    fn a_silence_begins_when_somebody_waits_first_and_not_when_something_was_heard_last() {
+        let mut unheard = Unheard::since(at(0));
+        let mut since = |since, heard, now| unheard.wait(at(since), at(heard), at(now)).since;
+        assert_eq!(since(100, 3, 101), at(100));
+        assert_eq!(since(90, 3, 105), at(100), "what was not counted by then never is");
+        assert_eq!(since(104, 107, 109), at(107));
     }
 
     /// What befalls a replica, and how many milliseconds later than what came before.
@@ -113,7 +137,8 @@ mod tests {
                     }
                     Event::GivenUp(waited) => {
                         in_vain.extend(now.saturating_sub(waited).max(heard)..now);
-                        let waited = unheard.wait(millis(now.saturating_sub(waited)), millis(heard), millis(now));
+                        let since = millis(now.saturating_sub(waited));
+                        let Silence { waited, .. } = unheard.wait(since, millis(heard), millis(now));
                         prop_assert!(waited <= Duration::from_millis(in_vain.len() as u64), "{:?}", waited);
                         prop_assert!(waited <= Duration::from_millis(now - heard), "{:?}", waited);
                     }
@@ -131,8 +156,8 @@ mod tests {
             for (longer, overlap) in waits {
                 let since = covered.saturating_sub(overlap);
                 covered += longer;
-                let waited = unheard.wait(millis(since), Tick::ORIGIN, millis(covered));
-                prop_assert_eq!(waited, Duration::from_millis(covered));
+                let silence = unheard.wait(millis(since), Tick::ORIGIN, millis(covered));
+                prop_assert_eq!(silence, Silence { since: Tick::ORIGIN, waited: Duration::from_millis(covered) });
             }
         }
     }

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     health::check::Check,
     routing::{
-        Breaker, Change, Fault, Heard, History as Outcomes, Recorded, State, Tick, Unheard,
+        Breaker, Change, Fault, Heard, History as Outcomes, Recorded, Silence, State, Tick, Unheard,
         View as BreakerView,
         balancing::{Distance, FULL_SHARE, LatencyEstimate, next_step, ramp},
     },
@@ -79,7 +79,7 @@ struct Memory {
     /// The last one that did not come to be although its rule held.
     withheld: Option<Trip>,
     failures: VecDeque<Failure>,
-    /// Of its present registration.
+    /// Of its present registration, since its breaker opened or closed last.
     unheard: Unheard,
     /// The last order to reset that was obeyed, or that was there before this replica was.
     reset: Option<Arc<v1::OverrideEntry>>,
@@ -392,8 +392,13 @@ impl Replica {
         &self.learnt.breaker
     }
 
-    /// A request has waited for it in vain since then. Yields for how long requests have since it was heard last.
-    pub(super) fn waited_in_vain(&self, since: Tick, now: Tick) -> Duration {
+    /// Something more has come of it than a response's head. To be called by `worker` only.
+    pub fn shows_life(&self, worker: usize, now: Tick) {
+        self.counts().heard(worker, now);
+    }
+
+    /// A request has waited for it in vain since then. Yields the silence since it was heard last.
+    pub(super) fn waited_in_vain(&self, since: Tick, now: Tick) -> Silence {
         let heard = self.counts().heard_at();
         self.memory().unheard.wait(since, heard, now)
     }
@@ -447,6 +452,10 @@ impl Replica {
             true => None,
             false => memory.out_since.or(Some(now)),
         };
+        if matches!(change.to, State::Open | State::Closed) {
+            // What has opened it says nothing of its probes, nor what came before of what it does now.
+            memory.unheard = Unheard::since(now);
+        }
         if change.to == State::Open {
             memory.trip = Some(Trip { at: now, change: *change });
         }

@@ -6,7 +6,9 @@ use data_plane::routing::State;
 use gateway_proto::Policy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Act, Dead, Gateway, Replica, body, eventually, field, ok, respond, status};
+use crate::harness::{
+    Act, Dead, Gateway, Replica, body, eventually, field, ok, raw_replica, read_message, respond, status,
+};
 
 fn quick() -> Policy {
     let mut policy = Policy::default();
@@ -210,24 +212,75 @@ async fn leaves_after(gateway: &Gateway, patience: Duration) {
 #[tokio::test]
 async fn a_replica_that_hangs_is_found_out_by_clients_that_all_leave_before_its_time_is_over() {
     let hung = Replica::start(|_, _| Act::Hang).await;
+    let good = Replica::start(|_, _| ok("")).await;
     let mut policy = Policy::default();
     policy.timeout.per_try = Duration::from_millis(300);
     policy.breaker.consecutive_failure_count = 2;
     policy.breaker.base_open = Duration::from_secs(60);
-    let gateway = Gateway::start(&[hung.address], policy).await;
+    let gateway = Gateway::start(&[hung.address, good.address], policy).await;
     let failures = || gateway.service().replicas()[0].counters().failures;
-    for _ in 0..2 {
+    // Half of them are answered.
+    for _ in 0..4 {
         leaves_after(&gateway, Duration::from_millis(100)).await;
     }
     assert_eq!(failures(), 0, "as long as it may yet answer");
     let mut more = 0;
-    while states(&gateway) == [State::Closed] {
+    while states(&gateway) == [State::Closed; 2] {
         leaves_after(&gateway, Duration::from_millis(100)).await;
         more += 1;
-        assert!(more <= 3, "it hangs on and on");
+        assert!(more <= 6, "it hangs on and on");
     }
+    assert_eq!(states(&gateway), [State::Open, State::Closed]);
     let fault = gateway.service().replicas()[0].last_failures()[0].fault.to_string();
     assert!(fault.starts_with("no answer to anybody in "), "{fault}");
+}
+
+#[tokio::test]
+async fn where_all_calls_wait_on_purpose_nobody_is_blamed_for_it() {
+    let waiting = [Replica::start(|_, _| Act::Hang).await, Replica::start(|_, _| Act::Hang).await];
+    let mut policy = Policy::default();
+    policy.timeout.per_try = Duration::from_millis(300);
+    policy.breaker.consecutive_failure_count = 1;
+    let gateway = Gateway::start(&[waiting[0].address, waiting[1].address], policy).await;
+    for _ in 0..12 {
+        leaves_after(&gateway, Duration::from_millis(100)).await;
+    }
+    assert_eq!((waiting[0].seen().len(), waiting[1].seen().len()), (6, 6));
+    assert_eq!(states(&gateway), [State::Closed; 2]);
+    assert_eq!(gateway.service().replicas()[0].counters().failures, 0);
+}
+
+#[tokio::test]
+async fn a_replica_that_sends_more_of_an_answer_is_not_blamed_for_others_that_wait() {
+    let streaming = raw_replica(|mut stream| async move {
+        if !read_message(&mut stream).await.is_some_and(|request| request.starts_with("POST")) {
+            return std::future::pending().await;
+        }
+        let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        while stream.write_all(b"1\r\nx\r\n").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let good = Replica::start(|_, _| ok("")).await;
+    let mut policy = Policy::default();
+    policy.timeout.per_try = Duration::from_millis(300);
+    policy.breaker.consecutive_failure_count = 1;
+    let gateway = Gateway::start(&[streaming, good.address], policy).await;
+    let mut client = gateway.connect().await;
+    client.write_all(b"POST /orders/ HTTP/1.1\r\nhost: gw\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    eventually("the first one has it", || gateway.inflight(0) == 1).await;
+    for _ in 0..12 {
+        let mut stream = gateway.connect().await;
+        stream.write_all(b"GET /orders/ HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        drop(stream);
+        eventually("it is missed", || gateway.inflight(0) == 1).await;
+    }
+    assert!(good.seen().len() < 12, "half of them wait");
+    assert_eq!(gateway.service().replicas()[0].counters().failures, 0);
+    assert_eq!(states(&gateway), [State::Closed; 2]);
 }
 
 #[tokio::test]
@@ -285,7 +338,7 @@ async fn a_replica_that_comes_back_is_probed_by_one_request_at_a_time() {
     let server = tokio::spawn(async move {
         loop {
             let (mut stream, _) = listener.accept().await.unwrap();
-            let _ = crate::harness::read_message(&mut stream).await;
+            let _ = read_message(&mut stream).await;
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nback").await;
         }
     });

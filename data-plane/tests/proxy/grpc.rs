@@ -291,6 +291,44 @@ async fn who_waits_for_room_on_shared_connections_waits_for_other_callers_and_no
 }
 
 #[tokio::test]
+async fn who_got_room_on_a_shared_connection_has_waited_for_the_replica_only_since_then() {
+    let mut builder = h2::server::Builder::new();
+    builder.max_concurrent_streams(1);
+    let streaming = H2Replica::start(builder, |number, _, mut answering| async move {
+        let _sending = (number < 16).then(|| begin(&mut answering));
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let good = answering("0").await;
+    let mut policy = Policy::default();
+    policy.timeout.per_try = Duration::from_secs(2);
+    policy.timeout.connect = Duration::from_secs(5);
+    policy.breaker.consecutive_failure_count = 1;
+    let endpoints = vec![streaming.endpoint(), good.endpoint()];
+    let gateway = Arc::new(Gateway::start_to(endpoints, Arc::default(), policy));
+    let mut calls = tokio::task::JoinSet::new();
+    for number in 1..=16 {
+        let to_streaming = Arc::clone(&gateway);
+        calls.spawn(async move { call(&to_streaming, "/orders/x", &[]).await });
+        eventually("it is under way", || streaming.seen().len() == number).await;
+        call(&gateway, "/orders/x", &[]).await;
+    }
+    for (for_room, in_vain) in [(1_200, 200), (0, 900)] {
+        let seen = streaming.seen().len();
+        let mut client = gateway.connect().await;
+        client.write_all(b"GET /orders/x HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(for_room)).await;
+        calls.abort_all();
+        eventually("it has room", || streaming.seen().len() == seen + 1).await;
+        call(&gateway, "/orders/x", &[]).await;
+        tokio::time::sleep(Duration::from_millis(in_vain)).await;
+        drop(client);
+        eventually("it is missed", || gateway.inflight(0) == 0).await;
+    }
+    assert_eq!(failures(&gateway), 0, "it waited for the replica for 1.1 of 2 seconds");
+}
+
+#[tokio::test]
 async fn a_caller_is_told_when_its_replica_breaks_off_in_the_middle() {
     let replica = H2Replica::start(h2::server::Builder::new(), |_, body, mut answering| async move {
         read(body).await;

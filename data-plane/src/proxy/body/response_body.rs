@@ -355,6 +355,9 @@ impl UpstreamBody {
         match polled {
             Poll::Ready(Some(Ok(part))) => {
                 self.waits_since = None;
+                if let Some(attempt) = self.attempt() {
+                    attempt.shows_life();
+                }
                 Poll::Ready(Some(Ok(part)))
             }
             Poll::Ready(Some(Err(error))) => {

@@ -21,6 +21,8 @@ pub(in crate::proxy) struct Attempt {
     /// Until the outcome is known.
     permit: Option<Permit>,
     began: Tick,
+    /// Since when it has a connection, or a place on one.
+    linked: Tick,
     /// Until a response head has come.
     awaits_head: bool,
     /// How long the replica took to it, by which it is judged.
@@ -74,6 +76,7 @@ impl Attempt {
             replica,
             permit: Some(permit),
             began,
+            linked: began,
             awaits_head: true,
             latency: None,
             place: worker.flights().begin(request_id),
@@ -88,6 +91,21 @@ impl Attempt {
     /// When it began.
     pub(in crate::proxy) fn began(&self) -> Tick {
         self.began
+    }
+
+    /// It has a connection, or a place on one that others use, too.
+    pub(in crate::proxy) fn is_linked(&mut self) {
+        self.linked = self.worker.now();
+    }
+
+    /// Since when it waits for its replica alone: what it waited for room before says nothing of that.
+    pub(in crate::proxy) fn linked(&self) -> Tick {
+        self.linked
+    }
+
+    /// Something more has come of its replica than a response's head.
+    pub(in crate::proxy) fn shows_life(&self) {
+        self.replica.shows_life(self.worker.index(), self.worker.now());
     }
 
     /// Its place among the worker's attempts.
@@ -138,13 +156,13 @@ impl Attempt {
     pub(in crate::proxy) fn given_up(mut self, since: Tick, is_outrun: bool) {
         // Only then it tells how slow the replica is: a caller may leave at any time, for any reason.
         self.latency = is_outrun.then(|| self.worker.now().since(since));
-        let outcome = self.in_vain(since);
+        let outcome = self.in_vain(since, is_outrun);
         self.settle(outcome);
     }
 
     /// What it says of the replica that it was waited for since then in vain.
-    pub(in crate::proxy) fn in_vain(&self, since: Tick) -> Outcome {
-        let waited = self.service.waited_in_vain(&self.replica, since, self.worker.now());
+    pub(in crate::proxy) fn in_vain(&self, since: Tick, is_outrun: bool) -> Outcome {
+        let waited = self.service.waited_in_vain(&self.replica, since, is_outrun, self.worker.now());
         waited.map_or(Outcome::Neutral, |waited| Outcome::Failure(Fault::Unanswered(waited)))
     }
 

@@ -68,7 +68,7 @@ impl Awaited<'_> {
         if !self.is_sent.get() && pool.is_full(attempt.replica().endpoint()) {
             return;
         }
-        if let Some(since) = self.journey.whole_since(attempt.began()) {
+        if let Some(since) = self.journey.whole_since(attempt.linked()) {
             attempt.given_up(since, self.journey.has_winner.get());
         }
     }
@@ -76,7 +76,10 @@ impl Awaited<'_> {
 
 impl Drop for Awaited<'_> {
     fn drop(&mut self) {
-        self.give_up();
+        // A defect of the gateway's own blames nobody, and has no use for another.
+        if !std::thread::panicking() {
+            self.give_up();
+        }
     }
 }
 
@@ -214,8 +217,14 @@ impl Journey<'_> {
                 }
                 Err(ConnectFailure::Exhausted) => return Tried::Exhausted,
             };
-            let sent =
-                link.send(self.outgoing(number), replica.endpoint(), is_sent, |head| self.pass_on(head));
+            if let Some(attempt) = attempt {
+                attempt.is_linked();
+            }
+            let passed = |head| {
+                replica.shows_life(self.worker.index(), self.worker.now());
+                self.pass_on(head);
+            };
+            let sent = link.send(self.outgoing(number), replica.endpoint(), is_sent, passed);
             match sent.await {
                 Ok(head) => break (link, head),
                 // The replica closed an idle connection: it has not seen the request, and is not to blame.
@@ -251,10 +260,10 @@ impl Journey<'_> {
         }
         let mut outcome = self.judged(&head);
         if outcome == Outcome::Neutral
-            && let Some(since) = self.whole_since(attempt.began())
+            && let Some(since) = self.whole_since(attempt.linked())
         {
             // That the caller's time is over is all that it says.
-            outcome = attempt.in_vain(since);
+            outcome = attempt.in_vain(since, false);
         }
         let replica = Arc::clone(attempt.replica());
         attempt.answered(outcome, self.had_all_at(attempt.began()), self.call.is_none());

@@ -1,12 +1,12 @@
 //! How long requests and attempts take, and what that tells of a replica.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use gateway_proto::policy::{AdaptiveLimit, Algorithm};
 
 use super::Service;
 use crate::{
-    routing::{Fault, Outcome, Tick, balancing::LatencyEstimate},
+    routing::{Fault, Outcome, Silence, Tick, balancing::LatencyEstimate},
     table::replica::Replica,
 };
 
@@ -50,15 +50,27 @@ impl Service {
         }
     }
 
-    /// An attempt has waited for a replica since then, and does so no longer: it is at least as slow. If requests have waited for
-    /// as long as one attempt may take, one after the other, and nothing was heard of it meanwhile, then it hangs, as far as
-    /// anybody can tell: yields for how long they have.
-    pub fn waited_in_vain(&self, replica: &Replica, since: Tick, now: Tick) -> Option<Duration> {
+    /// An attempt has waited for a replica since then, and does so no longer: it is at least as slow, which says something of one
+    /// that has not been measured yet only if it `is_outrun`: a caller that leaves at once does not make it fast.
+    ///
+    /// If requests have waited for as long as one attempt may take, one after the other, and nothing was heard of it meanwhile,
+    /// but of a peer that may be asked, then it hangs, as far as anybody can tell: yields for how long they have. Where nobody is
+    /// heard, their calls may wait on purpose, and it would help nobody to take one of them out.
+    pub fn waited_in_vain(
+        &self,
+        replica: &Replica,
+        since: Tick,
+        is_outrun: bool,
+        now: Tick,
+    ) -> Option<Duration> {
         let view = self.view.load();
-        if view.policy.balancing.algorithm == Algorithm::PeakEwma {
+        if view.policy.balancing.algorithm == Algorithm::PeakEwma
+            && (is_outrun || replica.estimate().seconds(now).is_some())
+        {
             replica.estimate().observe(now.since(since), now);
         }
-        let waited = replica.waited_in_vain(since, now);
-        (waited >= view.policy.timeout.per_try).then_some(waited)
+        let Silence { since, waited } = replica.waited_in_vain(since, now);
+        let is_heard = |peer: &Arc<Replica>| peer.key() != replica.key() && peer.counts().heard_at() > since;
+        (waited >= view.policy.timeout.per_try && view.closed().any(is_heard)).then_some(waited)
     }
 }

@@ -233,7 +233,7 @@ fn every_fault_of_path_query_headers_and_body_is_named_at_once() {
 #[test]
 fn unknown_and_repeated_and_misplaced_parameters_are_refused() {
     for (target, fault) in [
-        ("/v1/nodes?size=1", "size: is unknown; the query parameters are pageSize, pageToken"),
+        ("/v1/nodes?size=1", "size: is unknown; the query parameters are pageSize, pageToken, filter"),
         ("/v1/nodes?pageSize=1&page_size=2", "pageSize: is there twice"),
         ("/v1/services/orders?service=x", "service: is not a query parameter"),
         ("/v1/services/orders?x=1", "x: is unknown; there are no query parameters here"),

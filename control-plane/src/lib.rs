@@ -79,7 +79,7 @@ use self::{
 
 /// Changes of one caller that wait for the writer at once. They are committed together, and whoever comes next waits for that: with as
 /// many as a group may have, one greedy caller would have all others wait ten times as long.
-const TURNS: usize = 16;
+pub(crate) const TURNS: usize = 16;
 /// How long everything may take to end once the shutdown has begun: connections have ten seconds of it.
 const END_TIMEOUT: Duration = Duration::from_secs(15);
 /// Event watches at once: people and tools, not data planes.

@@ -15,6 +15,7 @@ use tonic::{Status, Streaming};
 
 use super::{MAX_REQUEST_BYTES, next_message};
 use crate::{
+    TURNS,
     auth::Caller,
     clock,
     edge::{Edge, HEARSAY, Renewed},
@@ -31,8 +32,6 @@ const PUSH_DELAY: Duration = Duration::from_millis(20);
 /// How long a client that sends too much is not read from, at most: one that owes more than that is sent away, for it may have
 /// many streams.
 const MAX_REST: Duration = Duration::from_secs(2);
-/// Reports of health handed in together.
-const REPORTS: usize = 64;
 
 type Outbound = mpsc::Sender<Result<v1::KeepAliveResponse, Status>>;
 
@@ -182,7 +181,8 @@ impl Stream {
         let mut due: Vec<_> = self.reports.drain().map(command).collect();
         self.reporting.spawn(async move {
             while !due.is_empty() {
-                let rest = due.split_off(due.len().min(REPORTS));
+                // In one turn no more than one caller may have waiting.
+                let rest = due.split_off(due.len().min(TURNS));
                 edge.submit_admitted(&caller, std::mem::replace(&mut due, rest)).await;
             }
         });

@@ -106,22 +106,21 @@ impl Query {
 }
 
 /// One page of breakers.
-pub(super) fn list(edge: &Edge, wire: &v1::ListBreakersRequest) -> Result<v1::ListBreakersResponse, Refusal> {
+pub(super) async fn list(
+    edge: &Edge,
+    wire: &v1::ListBreakersRequest,
+) -> Result<v1::ListBreakersResponse, Refusal> {
     let query = Query::parse(wire)?;
     let filter = Filter::parse(&BREAKERS, &wire.filter)?;
     let arguments = ["breakers", &format!("{query:?}"), &wire.filter];
     let page = Page::parse(wire.page_size, &wire.page_token, &arguments)?;
     let observation = &edge.effects.observation;
-    let mut after = page.after().map(parse_row_name).transpose()?;
-    let mut rows = Vec::new();
-    loop {
-        let scanned = observation.read(|_, matrix| query.scan(matrix, after.as_ref()));
-        rows.extend(scanned.rows.into_iter().filter(|row| filter.admits(row)));
-        after = scanned.reached;
-        if after.is_none() || rows.len() > page.size() {
-            break;
-        }
-    }
+    let after = page.after().map(parse_row_name).transpose()?;
+    let look = |after: Option<&RowName>| {
+        let Scanned { rows, reached } = observation.read(|_, matrix| query.scan(matrix, after));
+        (rows, reached)
+    };
+    let rows = page.admitted(after, look, |row| filter.admits(row)).await;
     let (breakers, next_page_token) = page.cut(rows.into_iter(), row_name);
     let unreachable_node_ids = observation.read(|nodes, _| nodes.unreachable(clock::now()));
     let silent_control_planes = observation.silent_control_planes();

@@ -29,6 +29,9 @@ use crate::{
 /// Messages of a watch between its task and the connection.
 const BUFFERED: usize = 64;
 
+/// Data planes looked at while reports wait.
+const AT_ONCE: usize = 512;
+
 /// The service.
 #[derive(Debug)]
 pub(super) struct Observability(pub(super) Arc<Edge>);
@@ -88,7 +91,7 @@ impl ObservabilityService for Observability {
         &self,
         request: Request<v1::ListBreakersRequest>,
     ) -> Result<Response<v1::ListBreakersResponse>, Status> {
-        Ok(Response::new(breakers::list(&self.0, request.get_ref())?))
+        Ok(Response::new(breakers::list(&self.0, request.get_ref()).await?))
     }
 
     async fn watch_breakers(
@@ -136,9 +139,10 @@ impl ObservabilityService for Observability {
         let myself = &self.0.myself;
         let is_outdated = !self.0.effects.leases.store_silence(clock::now()).is_zero();
         let observation = &self.0.effects.observation;
-        let (nodes, next_page_token) = observation.read(|nodes, matrix| {
-            let listed =
-                nodes.list_after(page.after().unwrap_or_default(), revision).map(|(id, mut node)| {
+        let look = |after: Option<&String>| {
+            let part: Vec<_> = observation.read(|nodes, matrix| {
+                let listed = nodes.list_after(after.map_or("", String::as_str), revision).take(AT_ONCE);
+                let shown = listed.map(|(id, mut node)| {
                     node.open_breaker_count = count(matrix.open_breaker_count(id));
                     if node.control_plane.is_empty() {
                         node.control_plane.clone_from(&myself.address);
@@ -148,8 +152,14 @@ impl ObservabilityService for Observability {
                     }
                     node
                 });
-            page.cut(listed.filter(|node| filter.admits(node)), |node| node.node_id.clone())
-        });
+                shown.collect()
+            });
+            let reached = part.last().filter(|_| part.len() == AT_ONCE).map(|last| last.node_id.clone());
+            (part, reached)
+        };
+        let after = page.after().map(str::to_owned);
+        let found = page.admitted(after, look, |node| filter.admits(node)).await;
+        let (nodes, next_page_token) = page.cut(found.into_iter(), |node| node.node_id.clone());
         Ok(Response::new(v1::ListNodesResponse {
             nodes,
             next_page_token,

@@ -7,6 +7,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use gateway_proto::Invalid;
+use tokio::task::yield_now;
 
 use crate::refusal::Refusal;
 
@@ -53,6 +54,27 @@ impl Page {
         self.size
     }
 
+    /// Items that are admitted, at least one more than this page takes unless there are no more. `look` yields those of one part
+    /// behind a place, and the place it came to, or `None` at the end. Others get their turn between two parts: a filter that
+    /// admits nothing looks at all there is.
+    pub(super) async fn admitted<T, P>(
+        &self,
+        mut after: Option<P>,
+        mut look: impl FnMut(Option<&P>) -> (Vec<T>, Option<P>),
+        admits: impl Fn(&T) -> bool,
+    ) -> Vec<T> {
+        let mut found = Vec::new();
+        loop {
+            let (part, reached) = look(after.as_ref());
+            found.extend(part.into_iter().filter(&admits));
+            if reached.is_none() || found.len() > self.size {
+                return found;
+            }
+            after = reached;
+            yield_now().await;
+        }
+    }
+
     /// Takes this page off items that come after [`Page::after`], and the token for the next one.
     pub(super) fn cut<T>(
         &self,
@@ -88,6 +110,8 @@ fn read_token(token: &str, binding: u64) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -113,6 +137,40 @@ mod tests {
         assert_eq!(pages(&[1, 2, 3, 4, 5], 2), [vec![1, 2], vec![3, 4], vec![5]]);
         assert_eq!(pages(&[1, 2], 2), [vec![1, 2]]);
         assert_eq!(pages(&[], 2), [Vec::<u32>::new()]);
+    }
+
+    #[tokio::test]
+    async fn others_get_their_turn_between_the_parts_of_a_list_of_which_a_filter_admits_little() {
+        let page = Page::parse(2, "", &[]).unwrap();
+        let part = |after: Option<&u32>| {
+            let begin = after.map_or(0, |after| after + 1);
+            let part: Vec<u32> = (begin..begin + 10).take_while(|item| *item < 95).collect();
+            let reached = part.last().copied().filter(|_| part.len() == 10);
+            (part, reached)
+        };
+        for (admits, found, looks) in [
+            ((|_| false) as fn(&u32) -> bool, vec![], 10),
+            (|item| *item > 90, vec![91, 92, 93, 94], 10),
+            (|item| *item % 10 == 9, vec![9, 19, 29], 3),
+        ] {
+            let (looked, turns) = (Cell::new(0), Cell::new(0));
+            let look = |after: Option<&u32>| {
+                looked.set(looked.get() + 1);
+                part(after)
+            };
+            let others = async {
+                loop {
+                    turns.set(turns.get() + 1);
+                    yield_now().await;
+                }
+            };
+            let listed = tokio::select! {
+                biased;
+                listed = page.admitted(None, look, admits) => listed,
+                () = others => unreachable!("they go on for ever"),
+            };
+            assert_eq!((listed, looked.get(), turns.get()), (found, looks, looks - 1));
+        }
     }
 
     #[test]

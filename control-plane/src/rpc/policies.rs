@@ -7,7 +7,6 @@ use gateway_proto::{
     policy::{self, field::FIELDS},
     v1::{self, policy_service_server::PolicyService},
 };
-use tokio::task::yield_now;
 use tonic::{Request, Response, Status};
 
 use super::{asked, page::Page};
@@ -88,27 +87,24 @@ impl PolicyService for Policies {
         let request = request.into_inner();
         let page = Page::parse(request.page_size, &request.page_token, &["policies", &request.filter])?;
         let filter = Filter::parse(&POLICIES, &request.filter).map_err(Refusal::from)?;
-        let mut after =
+        let after =
             page.after().map(|name| Scope::parse(name).map_err(|_| Refusal::PageToken)).transpose()?;
-        let (mut found, mut begun_at) = (Vec::new(), None);
-        loop {
-            // Read in parts, so that the writer never waits for a filter.
+        let mut begun_at = None;
+        // Read in parts, so that the writer never waits for a filter.
+        let look = |after: Option<&Scope>| {
             let (part, revision) = self.0.effects.publisher.read(|view| {
                 let policies = view.policies();
-                let stored: Box<dyn Iterator<Item = _>> = match &after {
+                let stored: Box<dyn Iterator<Item = _>> = match after {
                     Some(after) => Box::new(policies.stored_after(after)),
                     None => Box::new(policies.stored()),
                 };
                 (stored.take(AT_ONCE).cloned().collect::<Vec<Arc<StoredPolicy>>>(), view.revision())
             });
             begun_at.get_or_insert(revision);
-            found.extend(part.iter().map(|stored| stored.to_wire()).filter(|policy| filter.admits(policy)));
-            after = part.last().filter(|_| part.len() == AT_ONCE).map(|last| last.scope.clone());
-            if after.is_none() || found.len() > page.size() {
-                break;
-            }
-            yield_now().await;
-        }
+            let reached = part.last().filter(|_| part.len() == AT_ONCE).map(|last| last.scope.clone());
+            (part.iter().map(|stored| stored.to_wire()).collect(), reached)
+        };
+        let found = page.admitted(after, look, |policy| filter.admits(policy)).await;
         let (policies, next_page_token) = page.cut(found.into_iter(), |policy| policy.service.clone());
         let revision = begun_at.unwrap_or_default();
         Ok(Response::new(v1::ListPoliciesResponse { policies, next_page_token, revision }))

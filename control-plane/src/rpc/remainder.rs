@@ -1,4 +1,4 @@
-//! What a client still sends of a message of which its head was enough to refuse it, for its size above all.
+//! What a client still sends of a message of which its head was enough to refuse it: for its size, or because the caller may not.
 //!
 //! Its answer is on its way, and most of the message, too. A stream that is reset then is forgotten after a while, or at once
 //! when many are: each frame that arrives for it is an error of the connection's by then, and after a thousand of those the
@@ -37,6 +37,8 @@ pub(super) async fn read(request: Request, next: Next) -> Response {
 struct Messages {
     body: Body,
     place: Place,
+    /// Whether anybody has asked for it.
+    is_asked: bool,
 }
 
 /// Where one is in a body: within a message, or within what is before the next one.
@@ -50,7 +52,7 @@ struct Place {
 
 impl Messages {
     fn of(body: Body) -> Self {
-        Self { body, place: Place::default() }
+        Self { body, place: Place::default(), is_asked: false }
     }
 }
 
@@ -62,6 +64,7 @@ impl http_body::Body for Messages {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        self.is_asked = true;
         let polled = Pin::new(&mut self.body).poll_frame(context);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
@@ -87,25 +90,40 @@ impl http_body::Body for Messages {
 
 impl Drop for Messages {
     fn drop(&mut self) {
-        if !(1..=MAX_BYTES).contains(&self.place.left) || self.body.is_end_stream() {
+        // Of a body that nobody has asked for, the first message is under way.
+        let is_under_way = !self.is_asked || (1..=MAX_BYTES).contains(&self.place.left);
+        if !is_under_way || self.body.is_end_stream() {
             return;
         }
         // Outside of a runtime there is nobody to read from.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let rest = drop_rest(std::mem::take(&mut self.body), self.place.left);
+        let rest = drop_rest(std::mem::take(&mut self.body), std::mem::take(&mut self.place));
         runtime.spawn(timeout(PATIENCE, rest));
     }
 }
 
-/// Reads as much, and then the end of the body, if nothing else comes before that.
-async fn drop_rest(mut body: Body, mut left: usize) {
+/// Reads the message to its end, and then the end of the body, if nothing else comes before that.
+async fn drop_rest(mut body: Body, mut place: Place) {
+    let mut is_read = false;
     while let Some(Ok(frame)) = body.frame().await {
-        let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
-        left = rest;
+        let Some(data) = frame.data_ref() else { continue };
+        if is_read {
+            return;
+        }
+        place.pass(data);
+        if place.left > MAX_BYTES {
+            return;
+        }
+        is_read = place.is_between();
     }
 }
 
 impl Place {
+    /// Whether all of a message is known, and nothing of another one.
+    fn is_between(&self) -> bool {
+        self.left == 0 && self.known == 0
+    }
+
     /// Goes on behind this.
     fn pass(&mut self, mut data: &[u8]) {
         while !data.is_empty() {
@@ -185,6 +203,23 @@ mod tests {
         drop(refused);
         tokio::time::sleep(PATIENCE).await;
         assert_eq!(asked.load(Relaxed), 10);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_nobody_has_asked_for_is_read_unless_it_is_far_too_large() {
+        let huge = [&[0][..], &u32::MAX.to_be_bytes()].concat();
+        // The end of the body is asked for, too, or what comes in its place.
+        for (begun, frames, read) in [
+            (&message(1000)[..PREFIX], 10, 10),
+            (&message(1000)[..3], 0, 0),
+            (&huge, 10, 0),
+            (&message(100), 10, 1),
+        ] {
+            let (refused, asked) = body(begun.to_vec(), frames);
+            drop(refused);
+            tokio::time::sleep(PATIENCE).await;
+            assert_eq!(asked.load(Relaxed), read);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -232,8 +232,13 @@ impl Observation {
             if let Some(told) = followed.told.take() {
                 let absent = observed.nodes.of(peer).into_iter().filter(|id| !told.contains(id));
                 for id in absent.collect::<Vec<_>>() {
-                    observed.nodes.gone(peer, &id);
-                    observed.matrix.forget_node(&id);
+                    if mark.knows_all_nodes {
+                        observed.nodes.gone(peer, &id);
+                        observed.matrix.forget_node(&id);
+                    } else {
+                        // It has begun anew and waits for those that followed it before, of which it may not know: they route on.
+                        observed.nodes.orphan(&id, now);
+                    }
                 }
             }
             followed.wanted.retain(|id| {
@@ -269,15 +274,16 @@ impl Observation {
     pub(crate) fn expect_peers(&self, addresses: &[Arc<str>]) {
         let mut observed = self.lock();
         for gone in observed.peers.expect(addresses) {
-            observed.nodes.orphan(&gone, clock::now());
+            for id in observed.nodes.of(&gone) {
+                observed.nodes.orphan(&id, clock::now());
+            }
         }
         self.tell(observed);
     }
 
-    /// Notes that the control plane at `peer` has answered, and what its version is.
-    pub(crate) fn meet_peer(&self, peer: &str, version: &str) {
-        let version = version.chars().take(63).collect();
-        self.lock().peers.heard(peer, Some(version), clock::wall());
+    /// Notes that the control plane at `peer` has answered, and who it says it is.
+    pub(crate) fn meet_peer(&self, peer: &str, identity: &v1::PeerIdentity) {
+        self.lock().peers.heard(peer, Some(identity), clock::wall());
     }
 
     /// Notes that the control plane at `peer` tells nothing any more, and why.
@@ -323,9 +329,13 @@ impl Observation {
         self.reads_counts.subscribe()
     }
 
-    /// Whether no data plane is missed that may be routing since before this process.
-    pub(crate) fn knows_all_nodes(&self) -> bool {
-        self.lock().nodes.have_returned(clock::now())
+    /// Whether no data plane is missed in what this `process` of another control plane knows by itself and is told here.
+    ///
+    /// What followed the process before it is known here as that one's until this one has told all of its own.
+    pub(crate) fn knows_all_nodes_beside(&self, process: &str) -> bool {
+        let observed = self.lock();
+        let is_known = observed.nodes.have_returned(clock::now()) && !observed.nodes.knows_by_the_silent();
+        is_known && observed.peers.tells(process)
     }
 
     /// Whether what every other control plane that speaks knew at `revision` has come.

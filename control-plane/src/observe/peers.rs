@@ -13,6 +13,8 @@ use gateway_proto::{time::timestamp, v1};
 
 use crate::registry::Revision;
 
+/// Longer versions and names of processes are cut.
+const MAX_NAME_CHARS: usize = 63;
 /// Longer reasons are cut.
 const MAX_REASON_CHARS: usize = 200;
 /// Events of this control plane that are kept for others: some half a megabyte.
@@ -25,6 +27,7 @@ pub struct Peers(BTreeMap<Arc<str>, Peer>);
 #[derive(Debug)]
 struct Peer {
     version: String,
+    process: String,
     heard: Option<SystemTime>,
     state: State,
 }
@@ -47,6 +50,7 @@ impl Peers {
         for address in addresses {
             self.0.entry(Arc::clone(address)).or_insert_with(|| Peer {
                 version: String::new(),
+                process: String::new(),
                 heard: None,
                 state: State::Silent("it has not been reached yet".into()),
             });
@@ -54,12 +58,13 @@ impl Peers {
         gone
     }
 
-    /// Notes that one was heard, and what it calls its version if it said so.
-    pub fn heard(&mut self, address: &str, version: Option<String>, at: SystemTime) {
+    /// Notes that one was heard, and who it is if it said so.
+    pub fn heard(&mut self, address: &str, identity: Option<&v1::PeerIdentity>, at: SystemTime) {
         let Some(peer) = self.0.get_mut(address) else { return };
         peer.heard = Some(at);
-        if let Some(version) = version {
-            peer.version = version;
+        if let Some(identity) = identity {
+            let cut = |text: &str| text.chars().take(MAX_NAME_CHARS).collect();
+            (peer.version, peer.process) = (cut(&identity.version), cut(&identity.process_id));
         }
     }
 
@@ -76,6 +81,11 @@ impl Peers {
         let Some(peer) = self.0.get_mut(address) else { return false };
         let reason = reason.chars().take(MAX_REASON_CHARS).collect();
         matches!(std::mem::replace(&mut peer.state, State::Silent(reason)), State::Told(_))
+    }
+
+    /// Whether this process of one has told all that it knew.
+    pub fn tells(&self, process: &str) -> bool {
+        self.0.values().any(|peer| peer.process == process && matches!(peer.state, State::Told(_)))
     }
 
     /// Those that tell nothing.

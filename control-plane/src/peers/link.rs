@@ -145,9 +145,9 @@ impl Link {
             )));
         }
         if self.process_id != peer.process_id {
-            (self.process_id, self.last_event) = (peer.process_id, 0);
+            (self.process_id, self.last_event) = (peer.process_id.clone(), 0);
         }
-        observation.meet_peer(&self.address.text, &peer.version);
+        observation.meet_peer(&self.address.text, &peer);
         let mut followed = Followed::default();
         let mut head = self.edge.effects.publisher.subscribe();
         loop {

@@ -80,12 +80,13 @@ async fn serve(
     tracing::info!(peer = ?peer.address, version = ?peer.version, "another control plane follows");
     let knows_events = first.events_of_process_id == edge.myself.process_id;
     let sent = Sent::after_event(if knows_events { first.after_event_number.max(0) } else { 0 });
-    let marked = (Revision::MIN, Instant::now());
+    let marked = (Revision::MIN, false, Instant::now());
     let telling = Telling {
         stats: read_stats(&edge, false),
         edge: Arc::clone(&edge),
         caller,
         outbound: outbound.clone(),
+        listener: peer.process_id.clone(),
         sent,
         marked,
         is_detailed: false,
@@ -104,9 +105,11 @@ struct Telling {
     /// Whoever it is: each of its messages counts as a request.
     caller: Caller,
     outbound: Outbound,
+    /// Its process.
+    listener: String,
     sent: Sent,
-    /// The last mark, and when it was told.
-    marked: (Revision, Instant),
+    /// The last mark, its revision and whether all data planes were known, and when it was told.
+    marked: (Revision, bool, Instant),
     /// What data planes count, of services or of replicas, too.
     stats: StatsReader,
     is_detailed: bool,
@@ -172,14 +175,16 @@ impl Telling {
     async fn tell_all(&mut self) {
         loop {
             let revision = self.edge.effects.publisher.read(View::revision);
-            let knows_all_nodes = self.edge.effects.observation.knows_all_nodes();
+            // Before what is told is collected: what comes to be known here after that is told, too.
+            let knows_all_nodes = self.edge.effects.observation.knows_all_nodes_beside(&self.listener);
             let (mut message, is_all) = self.edge.effects.observation.tell_peer(&mut self.sent);
             let is_news = !is_all
                 || !message.nodes.is_empty()
                 || !message.gone_node_ids.is_empty()
                 || !message.breakers.is_empty()
                 || !message.events.is_empty();
-            let is_due = self.marked.0 != revision || self.marked.1.elapsed() >= BEAT / 2;
+            let (marked, knew_all_nodes, at) = self.marked;
+            let is_due = (marked, knew_all_nodes) != (revision, knows_all_nodes) || at.elapsed() >= BEAT / 2;
             // Two that only tell each other that they have been told would never come to rest.
             if is_news || is_due {
                 message.revision = revision;
@@ -188,7 +193,7 @@ impl Telling {
             }
             if is_all {
                 if is_news || is_due {
-                    self.marked = (revision, Instant::now());
+                    self.marked = (revision, knows_all_nodes, Instant::now());
                 }
                 return;
             }

@@ -40,29 +40,41 @@ fn report(full: bool, replicas: std::ops::Range<usize>) -> Report {
 /// A follower of one that tells.
 struct Following {
     teller: Arc<Observation>,
+    address: Arc<str>,
     sent: Sent,
     listener: Arc<Observation>,
+    process: &'static str,
     followed: Followed,
 }
 
 impl Following {
     fn begin(teller: &Arc<Observation>) -> Self {
-        let listener = Arc::new(Observation::new(9));
-        listener.expect_peers(&[peer()]);
-        let (teller, sent, followed) = (Arc::clone(teller), Sent::default(), Followed::default());
-        Self { teller, sent, listener, followed }
+        Self::between((teller, "b:1", "p-b"), (&Arc::new(Observation::new(9)), "p-a"))
+    }
+
+    /// Of a process at an address, by another process.
+    fn between(
+        (teller, address, told_by): (&Arc<Observation>, &str, &str),
+        (listener, process): (&Arc<Observation>, &'static str),
+    ) -> Self {
+        let address = Arc::from(address);
+        listener.expect_peers(&[Arc::clone(&address)]);
+        let identity = v1::PeerIdentity { process_id: told_by.into(), ..Default::default() };
+        listener.meet_peer(&address, &identity);
+        let (teller, listener) = (Arc::clone(teller), Arc::clone(listener));
+        Self { teller, address, sent: Sent::default(), listener, process, followed: Followed::default() }
     }
 
     /// Tells until all is told; yields the most breakers that one message had.
     fn tell_all(&mut self) -> usize {
         let mut most = 0;
         loop {
-            let knows_all_nodes = self.teller.knows_all_nodes();
+            let knows_all_nodes = self.teller.knows_all_nodes_beside(self.process);
             let (mut message, mut is_all) = self.teller.tell_peer(&mut self.sent);
             message.mark = is_all.then_some(v1::PeerMark { revision: 1, knows_all_nodes });
             most = most.max(message.breakers.iter().map(|rows| rows.breakers.len()).sum());
             let (want_node_ids, leave_node_ids) =
-                self.listener.hear_peer(&peer(), &mut self.followed, message).unwrap();
+                self.listener.hear_peer(&self.address, &mut self.followed, message).unwrap();
             is_all &= want_node_ids.is_empty();
             let request =
                 v1::FollowObservationsRequest { want_node_ids, leave_node_ids, ..Default::default() };
@@ -252,13 +264,65 @@ async fn one_that_begins_beside_one_that_misses_no_data_plane_misses_none() {
             teller.expect_returns(Some([identity("n1").id].into()));
         }
         let mut following = Following::begin(&teller);
-        following.listener.expect_returns(None);
+        teller.lose_peer("a:1", "it has ended");
+        let listener = Arc::clone(&following.listener);
+        listener.expect_returns(None);
         following.tell_all();
-        assert_eq!(following.listener.knows_all_nodes(), !misses_some);
+        assert_eq!(listener.followers(), None, "it has told nothing of its own yet");
+        Following::between((&listener, "a:1", "p-a"), (&teller, "p-b")).tell_all();
+        following.tell_all();
+        assert_eq!(listener.followers().is_none(), misses_some);
         // What was missing there is known from now on.
         let _seat = teller.connect(identity("n1"), 1, None).unwrap();
         following.tell_all();
-        assert!(following.listener.knows_all_nodes());
-        assert_eq!(following.listener.followers(), Some([identity("n1").id].into()));
+        assert_eq!(listener.followers(), Some([identity("n1").id].into()));
+    }
+}
+
+#[tokio::test]
+async fn what_followed_one_that_was_killed_is_missed_by_nobody_when_that_one_is_back_first() {
+    let both = Some(["n1", "n2"].map(|id| identity(id).id).into());
+    for is_silence_noted in [true, false] {
+        let (a, b) = (Arc::new(Observation::new(9)), Arc::new(Observation::new(9)));
+        let _seats =
+            (a.connect(identity("n1"), 0, None).unwrap(), b.connect(identity("n2"), 0, None).unwrap());
+        Following::between((&a, "a:1", "p-a"), (&b, "p-b")).tell_all();
+        if is_silence_noted {
+            b.lose_peer("a:1", "connection refused");
+        }
+        let again = Arc::new(Observation::new(9));
+        again.expect_returns(None);
+        let mut of_b = Following::between((&b, "b:1", "p-b"), (&again, "p-a2"));
+        of_b.tell_all();
+        assert_eq!(again.followers(), None, "what followed it before is not told");
+        b.lose_peer("a:1", "connection refused");
+        of_b.tell_all();
+        assert_eq!(again.followers(), None);
+        let mut of_again = Following::between((&again, "a:1", "p-a2"), (&b, "p-b"));
+        of_again.tell_all();
+        assert_eq!(b.followers(), both);
+        of_b.tell_all();
+        assert_eq!(again.followers(), both);
+        // It comes back where it was.
+        let _seat = again.connect(Identity { stream_number: 2, ..identity("n1") }, 0, None).unwrap();
+        of_again.tell_all();
+        of_b.tell_all();
+        assert_eq!((again.followers(), b.followers()), (both.clone(), both.clone()));
+        let home = b.read(|nodes, _| nodes.list_after("", 0).next().unwrap().1.control_plane);
+        assert_eq!(home, "a:1");
+    }
+}
+
+#[test]
+fn what_is_not_among_all_that_one_tells_is_forgotten_if_that_one_knows_all_there_are() {
+    for knows_all_nodes in [true, false] {
+        let (teller, _seat) = observed(4);
+        let mut following = Following::begin(&teller);
+        following.tell_all();
+        let mark = Some(v1::PeerMark { revision: 1, knows_all_nodes });
+        let message = v1::FollowObservationsResponse { mark, ..Default::default() };
+        following.listener.hear_peer(&peer(), &mut Followed::default(), message).unwrap();
+        assert_eq!(following.rows().is_empty(), knows_all_nodes);
+        assert_eq!(following.listener.followers().unwrap().is_empty(), knows_all_nodes);
     }
 }

@@ -186,16 +186,20 @@ impl Nodes {
         }
     }
 
-    /// Notes that there is no control plane at `peer` any more: its data planes are looking for another one.
-    pub fn orphan(&mut self, peer: &str, now: Instant) {
-        for id in self.of(peer) {
-            self.change(&id, |node| {
-                node.home = Home::Here;
-                node.connected = false;
-                node.reported = None;
-                node.heard = now;
-            });
-        }
+    /// Notes that the control plane that a data plane followed is no more, or knows it no more: it routes on, and is looking for
+    /// one. It is waited for here, and others are told of it from here.
+    pub fn orphan(&mut self, id: &NodeId, now: Instant) {
+        self.change(id, |node| {
+            node.home = Home::Here;
+            node.connected = false;
+            node.reported = None;
+            node.heard = now;
+        });
+    }
+
+    /// Whether any data plane is known only as a control plane told of it that is silent now.
+    pub fn knows_by_the_silent(&self) -> bool {
+        self.nodes.values().any(Node::is_silent)
     }
 
     /// Whether a data plane that is known follows this control plane, and no other.
@@ -382,7 +386,7 @@ mod tests {
     fn data_planes_of_a_control_plane_that_is_no_more_are_waited_for_as_if_they_had_just_been_here() {
         let (mut nodes, now) = (Nodes::new(9), Instant::now());
         nodes.told(&peer("b"), told("n1", 1, 3), now).unwrap();
-        nodes.orphan("b", now + RETURN_TIME);
+        nodes.orphan(&node("n1"), now + RETURN_TIME);
         assert_eq!(nodes.routing(now + 2 * RETURN_TIME - Duration::from_millis(1)).count(), 1);
         assert_eq!(nodes.routing(now + 2 * RETURN_TIME).count(), 0);
         assert_eq!(nodes.list_after("", 3).next().unwrap().1.state(), v1::NodeState::Disconnected);

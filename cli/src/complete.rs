@@ -1,7 +1,8 @@
 //! Words that a shell completes: commands and flags by the definition of the command line, and names by what is registered now.
 //!
 //! The script that `gwctl completion` prints has the shell ask this program at each TAB. What a value is called in the usage says
-//! which names it may have. Nobody waits long for them, and nothing is ever said but names: a shell is in the middle of a line.
+//! which names it may have. Nobody waits long for them, and nothing is ever said but names: a shell is in the middle of a line. No
+//! token is shown where others could read it, as there is nobody to warn.
 
 use std::{collections::BTreeSet, ffi::OsStr, time::Duration};
 
@@ -16,6 +17,7 @@ use crate::{
     cli::{Cli, Global},
     config::{self, Contexts},
     control::{Control, Query, quoted},
+    endpoint::{Endpoint, Origin},
     error::Error,
 };
 
@@ -113,13 +115,12 @@ impl Names {
     }
 
     fn asked(self, typed: &str) -> Option<Vec<String>> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
         let (global, origin) = settings()?;
         let asking = async {
             let control = Control::connect(&global, origin).await?;
             self.list(typed, &control).await
         };
-        runtime.block_on(async { tokio::time::timeout(DEADLINE, asking).await }).ok()?.ok()
+        in_time(asking)?.ok()
     }
 
     async fn list(self, typed: &str, control: &Control) -> Result<Vec<String>, Error> {
@@ -159,6 +160,15 @@ impl Names {
     }
 }
 
+/// What comes of it by the deadline.
+fn in_time<T>(asking: impl Future<Output = T>) -> Option<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    let answer = runtime.block_on(async { tokio::time::timeout(DEADLINE, asking).await });
+    // Dropped, it would wait for the system's resolver, which takes as long as it likes.
+    runtime.shutdown_background();
+    answer.ok()
+}
+
 /// Those that begin so, in their order, each once; and none that a shell would not take for one word.
 fn fitting(names: Vec<String>, typed: &str) -> BTreeSet<String> {
     let is_plain = |char: char| char.is_ascii_alphanumeric() || "-_./@:".contains(char);
@@ -172,16 +182,19 @@ fn contexts() -> Vec<String> {
 }
 
 /// How the control plane is reached that the line so far, the environment or the context names.
-fn settings() -> Option<(Global, crate::endpoint::Origin)> {
+fn settings() -> Option<(Global, Origin)> {
     let words = std::env::args_os().skip_while(|word| word != "--").skip(1);
     settings_of(words.collect())
 }
 
-fn settings_of(words: Vec<std::ffi::OsString>) -> Option<(Global, crate::endpoint::Origin)> {
+fn settings_of(words: Vec<std::ffi::OsString>) -> Option<(Global, Origin)> {
     // The line is not at its end: what is missing in it, or wrong, is nobody's business yet.
     let matches = Cli::command().ignore_errors(true).try_get_matches_from(words).ok()?;
     let mut global = Global::from_arg_matches(&matches).ok()?;
     let origin = global.settle(&matches).ok()?;
+    if Endpoint::parse(&global.endpoint, origin).ok()?.is_overheard() {
+        global.access.token_file = None;
+    }
     (global.timeout, global.quiet, global.verbose, global.wait_for_ready) = (DEADLINE, true, 0, false);
     Some((global, origin))
 }
@@ -239,10 +252,34 @@ mod tests {
         let (global, origin) =
             settings_of(words("gwctl describe replica -e http://10.0.0.1:1 or")).expect("it is read");
         assert_eq!(global.endpoint, "http://10.0.0.1:1");
-        assert_eq!(origin, crate::endpoint::Origin::Flag);
+        assert_eq!(origin, Origin::Flag);
         let (global, _) = settings_of(words("gwctl -e http://10.0.0.2:1 drain --wait")).expect("it is read");
         assert_eq!(global.endpoint, "http://10.0.0.2:1");
         assert!(global.quiet, "a shell is in the middle of a line");
+    }
+
+    #[test]
+    fn a_token_is_shown_only_where_nobody_else_can_read_it() {
+        let token_file = |endpoint: &str| {
+            let line = format!("gwctl describe replica -e {endpoint} --token-file /run/token or");
+            settings_of(words(&line)).expect("it is read").0.access.token_file
+        };
+        for endpoint in ["http://127.0.0.1:1", "https://control.example:1", "unix:///run/gw.sock"] {
+            assert_eq!(token_file(endpoint), Some("/run/token".into()), "{endpoint}");
+        }
+        for endpoint in ["http://control.example:1", "https://control.example:1,http://10.0.0.1:1"] {
+            assert_eq!(token_file(endpoint), None, "{endpoint}");
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_what_cannot_be_called_off_such_as_the_resolver() {
+        let (_held, never) = std::sync::mpsc::channel::<()>();
+        let long = Duration::from_secs(20);
+        let began = std::time::Instant::now();
+        let resolved = in_time(async { tokio::task::spawn_blocking(move || never.recv_timeout(long)).await });
+        assert!(resolved.is_none() && began.elapsed() < long, "{:?}", began.elapsed());
+        assert_eq!(in_time(async { 7 }), Some(7));
     }
 
     #[test]

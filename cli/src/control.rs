@@ -85,7 +85,7 @@ impl Control {
         let endpoint = Endpoint::parse(&global.endpoint, origin)?;
         let connecting = endpoint.places.channel().connect_timeout(global.timeout);
         let (tls, credentials) = (global.access.tls()?, global.access.credentials()?);
-        if credentials.header().is_some() && endpoint.is_plain() && !endpoint.is_local() {
+        if credentials.header().is_some() && endpoint.is_overheard() {
             let told = format!("the token is sent to {endpoint} for all between to read: use https://");
             global.output().note(told);
         }

@@ -100,6 +100,11 @@ impl Endpoint {
     pub(crate) fn is_plain(&self) -> bool {
         self.places.urls().iter().any(|url| !url.is_encrypted())
     }
+
+    /// Whether a token that it is shown can be read by all between.
+    pub(crate) fn is_overheard(&self) -> bool {
+        self.is_plain() && !self.is_local()
+    }
 }
 
 /// The one in use.
@@ -123,7 +128,7 @@ mod tests {
     fn several_are_read_between_commas_and_the_one_in_use_is_shown() {
         let endpoint = Endpoint::parse("http://a:1, https://b:2", Origin::Flag).unwrap();
         assert_eq!((endpoint.to_string().as_str(), endpoint.is_several()), ("http://a:1", true));
-        assert!(endpoint.is_plain() && !endpoint.is_local());
+        assert!(endpoint.is_plain() && !endpoint.is_local() && endpoint.is_overheard());
         assert!(Endpoint::parse("http://127.0.0.1:1,http://[::1]:2", Origin::Flag).unwrap().is_local());
         let sockets = Endpoint::parse("unix:///run/a.sock,unix:///run/b.sock", Origin::Flag).unwrap();
         assert_eq!((sockets.to_string().as_str(), sockets.is_local()), ("unix:///run/a.sock", true));

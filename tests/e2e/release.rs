@@ -9,20 +9,43 @@ use std::{
 use gateway_tests::{binaries, bounded};
 use tempfile::TempDir;
 
-/// Answers as cargo and its tools do, and leaves what they make. What it was asked for is in the file `asked`.
+/// Answers as cargo and its tools do, and leaves what they make: programs that say by which flags they were built, and what one
+/// that counts has counted. What it was asked for is in the file `asked`.
 const CARGO: &str = r#"#!/bin/sh
-echo "$*" >> "$HERE/asked"
+echo "$* RUSTFLAGS=${RUSTFLAGS-}" >> "$HERE/asked"
 case "$*" in
 *cyclonedx*) for member in control-plane data-plane cli proto; do echo '{}' > "$member/bom.json"; done ;;
+*--training*) echo counts > "${LLVM_PROFILE_FILE%/*}/1.profraw" ;;
 *build*)
-    mkdir -p target/dist
+    case "$*" in *--target*) built=target/x86_64-unknown-linux-gnu/dist ;; *) built=target/dist ;; esac
+    mkdir -p "$built"
     for program in gw-control-plane gw-data-plane gwctl; do
-        printf '#!/bin/sh\nexec "$GWCTL" "$@"\n' > "target/dist/$program"
-        chmod +x "target/dist/$program"
+        printf '#!/bin/sh\n#%s\nexec "$GWCTL" "$@"\n' "${RUSTFLAGS-}" > "$built/$program"
+        chmod +x "$built/$program"
     done
     ;;
 esac
 "#;
+
+/// Says which compiler it is, and where what belongs to it is.
+const RUSTC: &str = r#"#!/bin/sh
+case "$1" in
+-vV) printf 'host: x86_64-unknown-linux-gnu\nLLVM version: 21.1.2\n' ;;
+--print) echo "$HERE/sysroot" ;;
+esac
+"#;
+
+/// Merges counts, and shows which functions have run.
+const PROFDATA: &str = r#"#!/bin/sh
+case "$1" in
+--version) echo '  LLVM version 21.1.2-rust' ;;
+merge) cat "$4" > "$3" ;;
+show) printf '  forward, max count = 7\n  a.rs;route, max count = 3\n  never, max count = 0\n' ;;
+esac
+"#;
+
+/// Where a compiler that says so has it.
+const PROFDATA_PATH: &str = "sysroot/lib/rustlib/x86_64-unknown-linux-gnu/bin/llvm-profdata";
 
 struct Repository(TempDir);
 
@@ -41,9 +64,17 @@ impl Repository {
         }
         fs::write(here.path().join("CHANGELOG.md"), section).unwrap();
         fs::write(here.path().join(".gitignore"), "target\n/asked\n").unwrap();
-        for program in ["cargo", "cargo-deny", "cargo-auditable", "cargo-cyclonedx"] {
-            let path = here.path().join("bin").join(program);
-            fs::write(&path, CARGO).unwrap();
+        for (program, script) in [
+            ("bin/cargo", CARGO),
+            ("bin/cargo-deny", CARGO),
+            ("bin/cargo-auditable", CARGO),
+            ("bin/cargo-cyclonedx", CARGO),
+            ("bin/rustc", RUSTC),
+            (PROFDATA_PATH, PROFDATA),
+        ] {
+            let path = here.path().join(program);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, script).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
         let repository = Self(here);
@@ -71,7 +102,8 @@ impl Repository {
     fn release(&self, args: &[&str]) -> (bool, String) {
         let mut command = bounded(self.path("deploy/release"));
         let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
-        command.args(args).env("PATH", path).env("HERE", self.0.path()).env_remove("CARGO_TARGET_DIR");
+        command.args(args).env("PATH", path).env("HERE", self.0.path());
+        command.env_remove("CARGO_TARGET_DIR").env_remove("RUSTFLAGS");
         command.env("GWCTL", binaries::gwctl().get_program());
         let output = command.output().unwrap();
         let said = [output.stdout, output.stderr].concat();
@@ -114,6 +146,25 @@ fn a_release_has_programs_manuals_completions_bills_and_checksums_that_are_right
     let asked = fs::read_to_string(repository.path("asked")).unwrap();
     assert!(asked.contains("deny check licenses bans sources") && asked.contains("--locked"), "{asked}");
     assert!(!repository.path("proto/bom.json").exists(), "nothing is left in the tree");
+    assert_trained(&repository, &asked, &out);
+}
+
+/// Asserts that the data plane was built to count, driven, and built by what it had counted, and the other programs once.
+fn assert_trained(repository: &Repository, asked: &str, out: &Path) {
+    let of_data_plane = |line: &&str| line.contains("build") && line.contains("gw-data-plane");
+    let built: Vec<_> = asked.lines().filter(of_data_plane).collect();
+    let [counting, trained] = built[..] else { panic!("{asked}") };
+    assert!(counting.starts_with("auditable build") && counting.contains("-Cprofile-generate"), "{asked}");
+    assert!(trained.starts_with("auditable build") && trained.contains("-Cprofile-use="), "{asked}");
+    assert!(asked.contains("--training --programs"), "{asked}");
+    let flags = |path: PathBuf| fs::read_to_string(path).unwrap().lines().nth(1).unwrap().to_owned();
+    assert!(flags(repository.path("target/training/gw-data-plane")).contains("-Cprofile-generate"));
+    let shipped = flags(out.join("gw-data-plane"));
+    assert!(shipped.contains("-Cprofile-use="), "{shipped}");
+    assert_eq!(flags(out.join("gwctl")), "#");
+    let (_, order) = shipped.split_once("--symbol-ordering-file=").expect("it is laid out by what has run");
+    let order = fs::read_to_string(order.split(',').next().unwrap()).unwrap();
+    assert_eq!(order, "forward\nroute\n", "what has run, and nothing else");
 }
 
 #[test]
@@ -121,10 +172,15 @@ fn what_a_release_is_made_without_is_said() {
     let repository = Repository::with(&released());
     let (is_made, said) = repository.release(&["--without-tools"]);
     assert!(is_made, "{said}");
-    for what in ["licenses, sources and advisories are not checked", "no bills of materials"] {
+    for what in [
+        "licenses, sources and advisories are not checked",
+        "without a trained data plane",
+        "no bills of materials",
+    ] {
         assert!(said.contains(what), "{said}");
     }
-    assert!(!fs::read_to_string(repository.path("asked")).unwrap().contains("deny"));
+    let asked = fs::read_to_string(repository.path("asked")).unwrap();
+    assert!(!asked.contains("deny") && !asked.contains("profile-use"), "{asked}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use baseline::{Baseline, Built};
 use dump::Dump;
 
 fn built(rustc: &str) -> Built {
-    Built::new(rustc, "x86_64-unknown-linux-gnu")
+    Built::new(rustc, "x86_64-unknown-linux-gnu", "valgrind-3.19.0 with glibc 2.36")
 }
 
 fn counts(get: f64, post: f64) -> Vec<(String, f64)> {
@@ -47,12 +47,30 @@ fn a_system_call_more_fails_and_one_in_a_few_requests_does_not() {
 }
 
 #[test]
-fn counts_of_another_compiler_are_told_and_fail_nothing() {
+fn counts_of_another_compiler_fail_nothing_and_are_told_to_be_skipped() {
     let accepted = Baseline::new(built("1.95.0"), &counts(1000.0, 2000.0));
     let verdict = accepted.verdict(&built("1.96.0"), &counts(2000.0, 2000.0));
     assert!(!verdict.fails());
     let said = verdict.to_string();
-    assert!(said.contains("the baseline is of rustc 1.95.0") && said.contains("MORE: GET"), "{said}");
+    // tests/run looks for a line that begins so.
+    assert!(
+        said.starts_with("SKIPPED counts of the request path (the baseline is of rustc 1.95.0"),
+        "{said}"
+    );
+    assert!(said.contains("NOTHING IS HELD") && said.contains("RUSTUP_TOOLCHAIN=1.95.0"), "{said}");
+    assert!(said.contains("MORE: GET"), "{said}");
+    let verdict = accepted.verdict(&built("1.96.0"), &counts(1000.0, 2000.0));
+    assert!(verdict.to_string().starts_with("SKIPPED"), "whatever the counts are");
+}
+
+#[test]
+fn what_another_valgrind_or_libc_may_have_added_fails_nothing_and_is_told_and_what_they_have_not_is_held() {
+    let accepted = Baseline::new(built("1.95.0"), &counts(1000.0, 2000.0));
+    let other = Built::new("1.95.0", "x86_64-unknown-linux-gnu", "valgrind-3.24.0 with glibc 2.41");
+    let verdict = accepted.verdict(&other, &counts(1031.0, 2000.0));
+    assert!(!verdict.fails() && verdict.to_string().starts_with("SKIPPED"), "{verdict}");
+    let verdict = accepted.verdict(&other, &counts(1030.0, 2000.0));
+    assert!(!verdict.fails() && !verdict.to_string().contains("SKIPPED"), "{verdict}");
 }
 
 #[test]

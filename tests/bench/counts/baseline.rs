@@ -30,6 +30,8 @@ pub(crate) struct Baseline {
 pub(crate) struct Built {
     rustc: String,
     target: String,
+    /// Who counts, and whose functions are counted beside the gateway's: by no more than the tolerance, as a rule.
+    beside: String,
 }
 
 /// What a comparison comes to.
@@ -39,6 +41,8 @@ pub(crate) struct Verdict {
     fallen: Vec<String>,
     /// Why nothing of it counts, if so.
     incomparable: Option<String>,
+    /// The version of rustc that the baseline is of.
+    accepted_by: String,
 }
 
 /// Where it is committed.
@@ -47,26 +51,37 @@ pub(crate) fn path() -> PathBuf {
 }
 
 impl Built {
-    pub(crate) fn new(rustc: &str, target: &str) -> Self {
-        Self { rustc: rustc.into(), target: target.into() }
+    pub(crate) fn new(rustc: &str, target: &str, beside: &str) -> Self {
+        Self { rustc: rustc.into(), target: target.into(), beside: beside.into() }
     }
 
     /// What this compiler makes, here.
     pub(crate) fn here() -> Result<Self> {
-        let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into());
-        let output = Command::new(rustc).arg("-vV").output().context("rustc tells its version")?;
-        let text = String::from_utf8(output.stdout)?;
+        let said = |program: &str, argument: &str| {
+            let output = Command::new(program).arg(argument).output();
+            let output = output.with_context(|| format!("{program} {argument} says its version"))?;
+            anyhow::Ok(String::from_utf8(output.stdout)?)
+        };
+        let text = said(&std::env::var("RUSTC").unwrap_or_else(|_| "rustc".into()), "-vV")?;
         let field = |name: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(name));
             line.map(str::trim).with_context(|| format!("rustc -vV says its {name}"))
         };
-        Ok(Self::new(field("release:")?, field("host:")?))
+        let (valgrind, libc) = (said("valgrind", "--version")?, said("getconf", "GNU_LIBC_VERSION"));
+        let libc = libc.unwrap_or_else(|_| "another libc".into());
+        let beside = format!("{} with {}", valgrind.trim(), libc.trim());
+        Ok(Self::new(field("release:")?, field("host:")?, &beside))
+    }
+
+    /// Whether what was built is the same but for what is beside.
+    fn is_built_like(&self, other: &Self) -> bool {
+        (&self.rustc, &self.target) == (&other.rustc, &other.target)
     }
 }
 
 impl fmt::Display for Built {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "rustc {} for {}", self.rustc, self.target)
+        write!(f, "rustc {} for {}, {}", self.rustc, self.target, self.beside)
     }
 }
 
@@ -87,7 +102,7 @@ impl Baseline {
             Ok((name.clone(), number(value).with_context(|| format!("`{name}` is a number"))?))
         });
         Ok(Self {
-            built: Built::new(text("rustc")?, text("target")?),
+            built: Built::new(text("rustc")?, text("target")?, text("beside")?),
             counts: counts.collect::<Result<_>>()?,
         })
     }
@@ -99,8 +114,8 @@ impl Baseline {
             "# What tests/bench/run counts holds counts to. Written by `tests/bench/run counts --accept`; a commit that changes it\n\
              # says why.\n",
         );
-        let Self { built: Built { rustc, target }, counts } = self;
-        write!(text, "rustc = \"{rustc}\"\ntarget = \"{target}\"\n\n[counts]\n")?;
+        let Self { built: Built { rustc, target, beside }, counts } = self;
+        write!(text, "rustc = \"{rustc}\"\ntarget = \"{target}\"\nbeside = \"{beside}\"\n\n[counts]\n")?;
         for (name, count) in counts {
             writeln!(text, "\"{name}\" = {count}")?;
         }
@@ -109,10 +124,8 @@ impl Baseline {
 
     /// Compares, which means something only for what was built alike.
     pub(crate) fn verdict(&self, built: &Built, counts: &[(String, f64)]) -> Verdict {
-        let mut verdict = Verdict { grown: Vec::new(), fallen: Vec::new(), incomparable: None };
-        if *built != self.built {
-            verdict.incomparable = Some(format!("the baseline is of {}, and this is {built}", self.built));
-        }
+        let accepted_by = self.built.rustc.clone();
+        let mut verdict = Verdict { grown: Vec::new(), fallen: Vec::new(), incomparable: None, accepted_by };
         for (name, count) in counts {
             let Some(&accepted) = self.counts.get(name) else {
                 verdict.grown.push(format!("{name}: {} where nothing was accepted", shown(*count)));
@@ -138,6 +151,10 @@ impl Baseline {
         verdict
             .grown
             .extend(self.counts.keys().filter(is_gone).map(|name| format!("{name}: not counted any more")));
+        // What is beside decides only where it may be what has grown.
+        if !built.is_built_like(&self.built) || (*built != self.built && !verdict.grown.is_empty()) {
+            verdict.incomparable = Some(format!("the baseline is of {}, and this is {built}", self.built));
+        }
         verdict
     }
 }
@@ -154,7 +171,15 @@ impl fmt::Display for Verdict {
         const ACCEPT: &str = "tests/bench/run counts --accept";
         let share = TOLERANCE * 100.0;
         if let Some(why) = &self.incomparable {
-            writeln!(f, "Not held to the baseline: {why}. `{ACCEPT}` makes one of this.")?;
+            // In the words in which tests/run lists what it has left out, and looks for here.
+            writeln!(f, "SKIPPED counts of the request path ({why})")?;
+            writeln!(
+                f,
+                "NOTHING IS HELD to tests/bench/baseline.toml, whatever a request costs. With rustup, the baseline's compiler counts: \
+                 `rustup toolchain install {rustc}`\nand `RUSTUP_TOOLCHAIN={rustc} tests/bench/run counts`. For good: `{ACCEPT}`, and commit \
+                 the file, on a tree of which the old compiler has nothing to say.",
+                rustc = self.accepted_by
+            )?;
         }
         for line in &self.fallen {
             writeln!(f, "less: {line}")?;

@@ -12,15 +12,17 @@ use tempfile::TempDir;
 /// Answers as cargo and its tools do, and leaves what they make: programs that say by which flags they were built, and what one
 /// that counts has counted. What it was asked for is in the file `asked`.
 const CARGO: &str = r#"#!/bin/sh
-echo "$* RUSTFLAGS=${RUSTFLAGS-}" >> "$HERE/asked"
+flags=$(printf %s "${CARGO_ENCODED_RUSTFLAGS-}" | tr '\037' ' ')
+echo "$* RUSTFLAGS=$flags" >> "$HERE/asked"
 case "$*" in
 *cyclonedx*) for member in control-plane data-plane cli proto; do echo '{}' > "$member/bom.json"; done ;;
 *--training*) echo counts > "${LLVM_PROFILE_FILE%/*}/1.profraw" ;;
 *build*)
-    case "$*" in *--target*) built=target/x86_64-unknown-linux-gnu/dist ;; *) built=target/dist ;; esac
+    case "$*" in *"${FAILS-no such thing}"*) exit 101 ;; esac
+    built=$CARGO_TARGET_DIR/x86_64-unknown-linux-gnu/dist
     mkdir -p "$built"
     for program in gw-control-plane gw-data-plane gwctl; do
-        printf '#!/bin/sh\n#%s\nexec "$GWCTL" "$@"\n' "${RUSTFLAGS-}" > "$built/$program"
+        printf '#!/bin/sh\n#%s\nexec "$GWCTL" "$@"\n' "$flags" > "$built/$program"
         chmod +x "$built/$program"
     done
     ;;
@@ -100,10 +102,17 @@ impl Repository {
 
     /// Whether it was made, and what was said.
     fn release(&self, args: &[&str]) -> (bool, String) {
-        let mut command = bounded(self.path("deploy/release"));
+        self.run("deploy/release", args, &[])
+    }
+
+    /// The same of a script, with these variables.
+    fn run(&self, script: &str, args: &[&str], variables: &[(&str, &str)]) -> (bool, String) {
+        let mut command = bounded(self.path(script));
         let path = format!("{}:{}", self.path("bin").display(), std::env::var("PATH").unwrap());
-        command.args(args).env("PATH", path).env("HERE", self.0.path());
+        command.args(args).current_dir(self.0.path()).env("PATH", path).env("HERE", self.0.path());
         command.env_remove("CARGO_TARGET_DIR").env_remove("RUSTFLAGS");
+        command.env_remove("CARGO_BUILD_TARGET").env_remove("CARGO_ENCODED_RUSTFLAGS");
+        command.envs(variables.iter().copied());
         command.env("GWCTL", binaries::gwctl().get_program());
         let output = command.output().unwrap();
         let said = [output.stdout, output.stderr].concat();
@@ -158,13 +167,48 @@ fn assert_trained(repository: &Repository, asked: &str, out: &Path) {
     assert!(trained.starts_with("auditable build") && trained.contains("-Cprofile-use="), "{asked}");
     assert!(asked.contains("--training --programs"), "{asked}");
     let flags = |path: PathBuf| fs::read_to_string(path).unwrap().lines().nth(1).unwrap().to_owned();
-    assert!(flags(repository.path("target/training/gw-data-plane")).contains("-Cprofile-generate"));
+    assert!(flags(repository.path("target/training/driven/gw-data-plane")).contains("-Cprofile-generate"));
     let shipped = flags(out.join("gw-data-plane"));
     assert!(shipped.contains("-Cprofile-use="), "{shipped}");
     assert_eq!(flags(out.join("gwctl")), "#");
     let (_, order) = shipped.split_once("--symbol-ordering-file=").expect("it is laid out by what has run");
     let order = fs::read_to_string(order.split(',').next().unwrap()).unwrap();
     assert_eq!(order, "forward\nroute\n", "what has run, and nothing else");
+}
+
+#[test]
+fn a_build_that_fails_half_way_leaves_the_programs_that_were_there() {
+    let repository = Repository::with(&released());
+    let out = repository.path("out");
+    fs::create_dir(&out).unwrap();
+    fs::write(out.join("gw-data-plane"), "of before").unwrap();
+    let (is_made, said) = repository.run("deploy/build", &["out"], &[("FAILS", "--bin=gwctl")]);
+    assert!(!is_made, "{said}");
+    let left: Vec<_> = fs::read_dir(&out).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["gw-data-plane"], "{said}");
+    assert_eq!(fs::read_to_string(out.join("gw-data-plane")).unwrap(), "of before");
+}
+
+#[test]
+fn a_build_takes_the_flags_of_the_environment_and_a_target_with_spaces() {
+    let repository = Repository::with(&released());
+    let target = repository.path("the target");
+    let variables =
+        [("CARGO_TARGET_DIR", target.to_str().unwrap()), ("RUSTFLAGS", "-Ctarget-cpu=native  -g")];
+    let (is_made, said) = repository.run("deploy/build", &["out"], &variables);
+    assert!(is_made, "{said}");
+    let shipped = fs::read_to_string(repository.path("out/gw-data-plane")).unwrap();
+    let flags = format!("#-Ctarget-cpu=native -g -Cprofile-use={}/training/", target.display());
+    assert!(shipped.lines().any(|line| line.starts_with(&flags)), "{shipped}");
+}
+
+#[test]
+fn a_build_for_another_machine_is_refused_before_anything_is_built_unless_it_is_untrained() {
+    let repository = Repository::with(&released());
+    let other = [("CARGO_BUILD_TARGET", "aarch64-unknown-linux-gnu")];
+    let (is_made, said) = repository.run("deploy/build", &["out"], &other);
+    assert!(!is_made && said.contains("cannot be trained") && said.contains("--untrained"), "{said}");
+    assert!(!repository.path("asked").exists(), "{said}");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Clients: connections that ask again as soon as they are answered, or at a fixed pace.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     net::SocketAddr,
+    ops::Range,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -46,8 +47,10 @@ pub(crate) struct Seen {
 pub(crate) struct Ask {
     pub(crate) size: usize,
     pub(crate) body: usize,
-    /// Of so many services in turns.
-    pub(crate) services: usize,
+    /// Of which services, in turns.
+    pub(crate) services: Range<usize>,
+    /// Whether each of them is asked no more than once.
+    pub(crate) once: bool,
     /// Whether TLS is spoken, and which certificate is believed.
     pub(crate) tls: Option<TlsConnector>,
 }
@@ -62,9 +65,14 @@ pub(crate) enum Call {
 }
 
 impl Ask {
+    /// A GET of so many bytes, always of the first service.
+    pub(crate) fn get(size: usize) -> Self {
+        Self { size, body: 0, services: 0..1, once: false, tls: None }
+    }
+
     /// A request to each of the services.
     fn requests(&self, more: &str) -> Rc<[Bytes]> {
-        (0..self.services)
+        (self.services.clone())
             .map(|place| self.bytes(&format!("{}.localhost", service_name(place)), more))
             .collect()
     }
@@ -104,27 +112,27 @@ pub(crate) async fn closed(
     limit: Duration,
     begins: impl FnOnce() -> Result<()>,
 ) -> Result<Seen> {
-    let requests = ask.requests("");
+    let (requests, turns) = (ask.requests(""), Rc::new(Cell::new(0)));
+    let last = if ask.once { requests.len() } else { usize::MAX };
     let mut clients = Vec::new();
     for _ in 0..connections {
         clients.push(Client::connect(proxy, ask.tls.as_ref()).await?);
     }
     begins()?;
-    together(connections, limit, |place, seen, until| {
-        let requests = Rc::clone(&requests);
+    together(connections, limit, |_, seen, until| {
+        let (requests, turns) = (Rc::clone(&requests), Rc::clone(&turns));
         let client = clients.pop();
         async move {
             let mut client = client.context("one for each caller")?;
-            // No two are at the same place at first, and a prime is no part of their number: all have their turns.
-            for turn in (place..).step_by(7919) {
-                let began = Instant::now();
-                if began >= until {
-                    break;
+            loop {
+                let (began, turn) = (Instant::now(), turns.get());
+                if began >= until || turn == last {
+                    return Ok(());
                 }
+                turns.set(turn + 1);
                 let status = client.ask(&requests[turn % requests.len()]).await?;
                 note(&seen, status, began);
             }
-            Ok(())
         }
     })
     .await
@@ -226,9 +234,19 @@ fn has_grpc_failed(fields: &http::HeaderMap) -> bool {
     fields.get("grpc-status").is_some_and(|status| status != "0")
 }
 
+/// Waits until the proxy knows the first service, and its answers are 200.
+pub(crate) async fn answers(proxy: SocketAddr, patience: Duration) -> Result<()> {
+    let (request, began) = (Ask::get(100).bytes(HOST, ""), Instant::now());
+    while Client::connect(proxy, None).await?.ask(&request).await? != 200 {
+        ensure!(began.elapsed() < patience, "{proxy} has no answer of 200 within {patience:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
+}
+
 /// Connections that are open and ask for nothing, after one answer each.
 pub(crate) async fn idle(proxy: SocketAddr, count: usize) -> Result<Vec<Box<dyn Stream>>> {
-    let request = Ask { size: 100, body: 0, services: 1, tls: None }.bytes(HOST, "");
+    let request = Ask::get(100).bytes(HOST, "");
     let mut open = Vec::with_capacity(count);
     for _ in 0..count {
         let mut client = Client::connect(proxy, None).await?;

@@ -6,22 +6,38 @@
 //! else the machine does falls on all of them. Loads are bounded in time, on loopback. Nothing here asserts: whoever reads
 //! the table judges.
 
+mod alone;
+mod control_plane;
+mod cores;
 mod load;
 mod peers;
 mod relay;
 mod results;
 mod scenario;
+mod summary;
 mod tls;
 mod upstream;
+#[allow(dead_code, reason = "another benchmark uses the rest")]
 #[path = "../usage.rs"]
 mod usage;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use clap::Parser;
 
-use self::{peers::Fleet, results::Results, scenario::Scenario};
+use self::{
+    cores::Cores,
+    peers::{Fleet, Peer},
+    results::Results,
+    scenario::{Measured, Round, Scenario},
+    summary::Summary,
+};
 
 /// Measures the proxy beside others and prints tables
 #[derive(Debug, Clone, Parser)]
@@ -46,13 +62,13 @@ pub(crate) struct Args {
     #[arg(long, value_delimiter = ',')]
     builds: Vec<String>,
 
-    /// Where gw-data-plane is; by default where cargo put this program
+    /// Where gw-data-plane and gw-control-plane are, such as what deploy/build has made; by default where cargo put this program
     #[arg(long)]
     programs: Option<PathBuf>,
 
-    /// The core that proxies run on; all else keeps off it
-    #[arg(long, default_value_t = 0)]
-    core: usize,
+    /// After so many minutes no round is begun any more
+    #[arg(long, default_value_t = 60.0)]
+    minutes: f64,
 
     /// Tiny counts: shows that the benchmark works, measures nothing
     #[arg(long)]
@@ -73,8 +89,16 @@ pub(crate) struct Args {
 
 impl Args {
     /// How long each load is driven.
-    fn limit(&self) -> Duration {
+    pub(crate) fn limit(&self) -> Duration {
         Duration::from_secs_f64(self.seconds)
+    }
+
+    /// Where a program of ours is.
+    pub(crate) fn program(&self, name: &str) -> Result<PathBuf> {
+        let this = std::env::current_exe()?;
+        // <target>/<profile>/deps/<this>
+        let beside = this.ancestors().nth(2).context("cargo's layout")?;
+        Ok(self.programs.as_deref().unwrap_or(beside).join(name))
     }
 
     fn settled(mut self) -> Self {
@@ -93,47 +117,98 @@ impl Args {
     }
 }
 
-fn main() -> Result<()> {
+fn main() -> Result<ExitCode> {
     let args = Args::parse().settled();
     if !args.relay.is_empty() {
-        return relay::run(&args.relay);
+        return relay::run(&args.relay).map(|()| ExitCode::SUCCESS);
     }
     gateway_runtime::open_files::raise_limit();
-    let replicas = upstream::Replicas::start(3).context("replicas start")?;
+    // Before there are other threads, which are where this one is when it starts them.
+    let cores = Cores::here()?;
+    cores.leave_to(1)?;
+    let replicas = upstream::Replicas::start(3, 1).context("replicas start")?;
     let certificate = tls::Certificate::new()?;
-    let mut fleet = Fleet::start(&args, &replicas, &certificate, 1)?;
-    println!("{}\n", fleet.description());
-    let bench = Bench { args: &args, replicas: &replicas, certificate: &certificate };
-    for scenario in &args.scenarios {
-        let results = match scenario.services() {
-            1 => bench.rounds(*scenario, &mut fleet)?,
-            // Those of one service stay, and are idle.
-            services => {
-                bench.rounds(*scenario, &mut Fleet::start(&args, &replicas, &certificate, services)?)?
+    let until = Instant::now() + Duration::from_secs_f64(args.minutes * 60.0);
+    let bench = Bench { args: &args, cores: &cores, replicas: &replicas, certificate: &certificate, until };
+    let mut fleet = Fleet::start(&bench, 1)?;
+    println!("{}\n", fleet.description(&cores));
+    let (mut services, mut summary, mut ended) = (1, Summary::default(), ExitCode::SUCCESS);
+    for &scenario in &args.scenarios {
+        if bench.is_over() {
+            println!("{}: left out, after {} minutes\n", scenario.title(), args.minutes);
+            continue;
+        }
+        if scenario.is_of_gateway_alone() {
+            match alone::compare(&bench, scenario) {
+                Ok(comparison) => println!("{comparison}"),
+                Err(error) => {
+                    println!("{}: FAILED: {error:#}\n", scenario.title());
+                    ended = ExitCode::FAILURE;
+                }
             }
-        };
-        println!("{results}\n");
+            continue;
+        }
+        // Connections are counted by memory that nothing has taken before.
+        if scenario.services() != services || scenario == Scenario::Idle {
+            // One fleet at a time, so that none is in another's way.
+            drop(fleet);
+            services = scenario.services();
+            fleet = Fleet::start(&bench, services)?;
+        }
+        match bench.rounds(scenario, &mut fleet) {
+            Ok(results) => {
+                println!("{results}\n");
+                summary.add(results);
+            }
+            // Hours of a night are not lost for one of many scenarios.
+            Err(error) if !args.training => {
+                println!("{}: FAILED: {error:#}\n", scenario.title());
+                // The next one has a fleet of its own.
+                (services, ended) = (0, ExitCode::FAILURE);
+            }
+            Err(error) => return Err(error),
+        }
     }
-    Ok(())
+    if args.scenarios.len() > 1 && !args.training {
+        println!("{summary}");
+    }
+    Ok(ended)
 }
 
 /// What all scenarios have in common.
-struct Bench<'a> {
+#[derive(Clone, Copy)]
+pub(crate) struct Bench<'a> {
     args: &'a Args,
+    cores: &'a Cores,
     replicas: &'a upstream::Replicas,
     certificate: &'a tls::Certificate,
+    /// When no round is begun any more.
+    until: Instant,
 }
 
 impl Bench<'_> {
-    fn rounds(&self, scenario: Scenario, fleet: &mut Fleet) -> Result<Results> {
+    fn is_over(&self) -> bool {
+        Instant::now() > self.until
+    }
+
+    /// The rounds for which there is time; one in any case.
+    fn rounds_in_time(&self) -> impl Iterator<Item = usize> {
+        (0..self.args.rounds).take_while(|number| *number == 0 || !self.is_over())
+    }
+
+    /// Drives a scenario once, by clients on this thread.
+    fn measure(&self, scenario: Scenario, peer: &Peer, round: Round) -> Result<Option<Measured>> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let mut results = Results::new(scenario);
-        for round in 1..=self.args.rounds {
+        runtime.block_on(scenario.measure(self, peer, round))
+    }
+
+    fn rounds(&self, scenario: Scenario, fleet: &mut Fleet) -> Result<Results> {
+        let (mut results, of) = (Results::new(scenario), self.args.rounds);
+        for number in self.rounds_in_time() {
             // Nobody is always the first, on a processor that is still cool.
-            for name in fleet.names_from(round) {
+            for name in fleet.names_from(number) {
                 let Some(peer) = fleet.peers().iter().find(|peer| peer.name() == name) else { continue };
-                let measured = scenario.measure(peer, self.replicas, self.certificate, self.args.limit());
-                let measured = runtime.block_on(measured);
+                let measured = self.measure(scenario, peer, Round { number, of });
                 match measured.with_context(|| format!("{scenario:?} through {name}")) {
                     Ok(Some(measured)) => results.add(&name, measured),
                     Ok(None) => {}
@@ -145,7 +220,7 @@ impl Bench<'_> {
                     Err(error) => return Err(error),
                 }
             }
-            eprintln!("round {round} of {} of {scenario:?}", self.args.rounds);
+            eprintln!("round {} of {of} of {scenario:?}", number + 1);
         }
         Ok(results)
     }

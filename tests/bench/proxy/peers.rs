@@ -13,22 +13,23 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 
-use crate::{Args, tls::Certificate, upstream::Replicas};
+use crate::{Args, Bench, cores::Cores, tls::Certificate};
 
 /// What the gateway is called in tables.
 pub(crate) const GATEWAY: &str = "gateway";
 /// Longest wait for a proxy to listen. Ten thousand services take some of them long.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 /// Longest wait for the gateway to end. It has no clients any more.
 const FAREWELL: Duration = Duration::from_secs(10);
 
-/// A running proxy, which ends when dropped.
+/// A running proxy, which ends when dropped, and its directory with it.
 #[derive(Debug)]
 pub(crate) struct Peer {
     name: String,
     version: String,
     child: Child,
     at: Addresses,
+    _directory: TempDir,
 }
 
 /// Where a proxy takes what; `None` where it does not take it.
@@ -40,14 +41,33 @@ pub(crate) struct Addresses {
     pub(crate) tls: Option<SocketAddr>,
     /// HTTP/2 without TLS, for replicas that speak it, too.
     pub(crate) grpc: Option<SocketAddr>,
+    /// Of those that have one: where people look in.
+    pub(crate) admin: SocketAddr,
 }
 
-/// All proxies of a run, on a directory that goes with it.
+/// All proxies of a run.
 #[derive(Debug)]
 pub(crate) struct Fleet {
     peers: Vec<Peer>,
     missing: Vec<String>,
-    _directory: TempDir,
+}
+
+/// In what those that are measured may differ.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Setting<'a> {
+    /// Of the same replicas, named by [`service_name`].
+    pub(crate) services: usize,
+    /// Of the gateway; all others have one.
+    pub(crate) workers: usize,
+    /// Whom the gateway follows, in place of a file of services.
+    pub(crate) control_plane: Option<&'a str>,
+}
+
+impl Setting<'_> {
+    /// One worker that knows so many services.
+    pub(crate) fn of(services: usize) -> Self {
+        Self { services, workers: 1, control_plane: None }
+    }
 }
 
 /// One that can be started.
@@ -78,8 +98,7 @@ struct Site<'a> {
     directory: &'a Path,
     replicas: &'a [SocketAddr],
     grpc_replicas: &'a [SocketAddr],
-    /// Of the same replicas, named by [`service_name`].
-    services: usize,
+    setting: Setting<'a>,
     http1: SocketAddr,
     http2: SocketAddr,
     tls: SocketAddr,
@@ -99,16 +118,10 @@ impl Fleet {
     /// # Errors
     /// When there is no gw-data-plane, or it does not listen in time. Of others it is told that they do not, and they are left
     /// out.
-    pub(crate) fn start(
-        args: &Args,
-        replicas: &Replicas,
-        certificate: &Certificate,
-        services: usize,
-    ) -> Result<Self> {
-        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+    pub(crate) fn start(bench: &Bench<'_>, services: usize) -> Result<Self> {
         let (mut peers, mut missing) = (Vec::new(), Vec::new());
-        for kind in kinds(args)? {
-            let is_wanted = args.peers.is_empty() || args.peers.contains(&kind.name);
+        for kind in kinds(bench.args)? {
+            let is_wanted = bench.args.peers.is_empty() || bench.args.peers.contains(&kind.name);
             if !is_wanted && !kind.name.starts_with(GATEWAY) {
                 continue;
             }
@@ -117,10 +130,8 @@ impl Fleet {
                 missing.push(kind.name);
                 continue;
             }
-            let own = directory.path().join(&kind.name);
-            std::fs::create_dir(&own)?;
             let (name, is_ours) = (kind.name.clone(), kind.name.starts_with(GATEWAY));
-            match kind.start(&own, replicas, certificate, services, args.core) {
+            match kind.start(bench, Setting::of(services)) {
                 Ok(peer) => peers.push(peer),
                 Err(error) if is_ours => return Err(error),
                 Err(error) => {
@@ -130,7 +141,7 @@ impl Fleet {
                 }
             }
         }
-        Ok(Self { peers, missing, _directory: directory })
+        Ok(Self { peers, missing })
     }
 
     pub(crate) fn peers(&self) -> &[Peer] {
@@ -149,11 +160,10 @@ impl Fleet {
     }
 
     /// What was measured, and on what.
-    pub(crate) fn description(&self) -> String {
+    pub(crate) fn description(&self, cores: &Cores) -> String {
         let read = |path| std::fs::read_to_string(path).unwrap_or_default();
         let cpu = read("/proc/cpuinfo");
         let cpu = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or(": unknown");
-        let cores = read("/proc/cpuinfo").lines().filter(|line| line.starts_with("processor")).count();
         let peers: Vec<_> =
             self.peers.iter().map(|peer| format!("{} ({})", peer.name, peer.version)).collect();
         let missing = if self.missing.is_empty() {
@@ -162,7 +172,8 @@ impl Fleet {
             format!("; not there: {}", self.missing.join(", "))
         };
         format!(
-            "{cores} × {}; Linux {}; load average {}; {}{missing}",
+            "{} × {}; Linux {}; load average {}; {}{missing}",
+            cores.count(),
             cpu.trim_start_matches([' ', '\t', ':']),
             read("/proc/sys/kernel/osrelease").trim(),
             read("/proc/loadavg").trim(),
@@ -172,6 +183,13 @@ impl Fleet {
 }
 
 impl Peer {
+    /// The gateway alone.
+    pub(crate) fn gateway(bench: &Bench<'_>, setting: Setting<'_>) -> Result<Self> {
+        let gateway = kinds(bench.args)?.into_iter().next().context("the gateway is the first")?;
+        ensure!(gateway.program.is_file(), "no {}", gateway.program.display());
+        gateway.start(bench, setting)
+    }
+
     pub(crate) fn name(&self) -> &str {
         &self.name
     }
@@ -216,10 +234,6 @@ impl Drop for Peer {
 }
 
 fn kinds(args: &Args) -> Result<Vec<Kind>> {
-    let this = std::env::current_exe()?;
-    // <target>/<profile>/deps/<this>
-    let beside = this.ancestors().nth(2).context("cargo's layout")?.join("gw-data-plane");
-    let ours = args.programs.as_ref().map_or(beside, |programs| programs.join("gw-data-plane"));
     let gateway = |name: String, program| Kind {
         name,
         program,
@@ -227,7 +241,7 @@ fn kinds(args: &Args) -> Result<Vec<Kind>> {
         configure: configs::gateway,
         ports: Ports::One,
     };
-    let mut kinds = vec![gateway(GATEWAY.into(), ours)];
+    let mut kinds = vec![gateway(GATEWAY.into(), args.program("gw-data-plane")?)];
     for build in &args.builds {
         let (name, path) =
             build.split_once('=').with_context(|| format!("--builds {build} is no NAME=PATH"))?;
@@ -264,7 +278,7 @@ fn kinds(args: &Args) -> Result<Vec<Kind>> {
         },
         Kind {
             name: "relay".into(),
-            program: this,
+            program: std::env::current_exe()?,
             version: "",
             configure: configs::relay,
             ports: Ports::Relay,
@@ -284,43 +298,34 @@ fn find(name: &str) -> PathBuf {
 }
 
 impl Kind {
-    fn start(
-        self,
-        directory: &Path,
-        replicas: &Replicas,
-        certificate: &Certificate,
-        services: usize,
-        core: usize,
-    ) -> Result<Peer> {
+    fn start(self, bench: &Bench<'_>, setting: Setting<'_>) -> Result<Peer> {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
         let [http1, http2, tls, grpc, admin] =
             [free_port()?, free_port()?, free_port()?, free_port()?, free_port()?];
-        let (replicas, grpc_replicas) = (replicas.addresses(), replicas.grpc_addresses());
         let arguments = (self.configure)(&Site {
-            directory,
-            replicas,
-            grpc_replicas,
-            services,
+            directory: directory.path(),
+            replicas: bench.replicas.addresses(),
+            grpc_replicas: bench.replicas.grpc_addresses(),
+            setting,
             http1,
             http2,
             tls,
             grpc,
             admin,
-            certificate,
+            certificate: bench.certificate,
         })?;
-        let log = File::create(directory.join("log"))?;
-        let mut child = Command::new("taskset")
-            .args(["-c", &core.to_string()])
-            .arg(&self.program)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context("taskset, of util-linux, starts proxies on a core of their own")?;
+        let log = directory.path().join("log");
+        let file = File::create(&log)?;
+        let mut command = Command::new("taskset");
+        command.args(["-c", &bench.cores.of_proxy(setting.workers)]).arg(&self.program).args(arguments);
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file);
+        without_settings(&mut command);
+        let mut child =
+            command.spawn().context("taskset, of util-linux, starts proxies on cores of their own")?;
         let began = Instant::now();
         while TcpStream::connect(http1).is_err() {
             if let Some(status) = child.try_wait()? {
-                let said = std::fs::read_to_string(directory.join("log")).unwrap_or_default();
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
                 bail!("{} ended with {status}:\n{said}", self.name);
             }
             if began.elapsed() > PATIENCE {
@@ -337,7 +342,15 @@ impl Kind {
             Ports::Relay => (None, None, Some(grpc)),
         };
         let version = version(&self.program, self.version);
-        Ok(Peer { name: self.name, version, child, at: Addresses { http1, http2, tls, grpc } })
+        let at = Addresses { http1, http2, tls, grpc, admin };
+        Ok(Peer { name: self.name, version, child, at, _directory: directory })
+    }
+}
+
+/// A program is told everything here, and nothing by the environment of who started this.
+pub(crate) fn without_settings(command: &mut Command) {
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("GW_")) {
+        command.env_remove(name);
     }
 }
 

@@ -36,9 +36,22 @@ impl Results {
         self.gave_up.push((peer.to_owned(), format!("{why:#}")));
     }
 
+    pub(crate) fn scenario(&self) -> Scenario {
+        self.scenario
+    }
+
+    pub(crate) fn rows(&self) -> &[(String, Vec<Measured>)] {
+        &self.rows
+    }
+
+    /// All rounds of one proxy.
+    pub(crate) fn of(&self, peer: &str) -> Option<&[Measured]> {
+        self.rows.iter().find(|(name, _)| name == peer).map(|(_, rounds)| rounds.as_slice())
+    }
+
     /// The gateway's CPU for each request over that of another, round by round: least, median, most.
-    fn ratios(&self, other: &[Measured]) -> Option<[f64; 3]> {
-        let ours = &self.rows.iter().find(|(name, _)| name == GATEWAY)?.1;
+    pub(crate) fn ratios(&self, other: &[Measured]) -> Option<[f64; 3]> {
+        let ours = self.of(GATEWAY)?;
         let ratios = ours
             .iter()
             .zip(other)
@@ -50,7 +63,7 @@ impl Results {
 }
 
 impl Results {
-    fn tell_who_gave_up(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    pub(crate) fn tell_who_gave_up(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.gave_up.iter().try_for_each(|(name, why)| writeln!(f, "\nWithout {name}: {why}"))
     }
 }
@@ -59,13 +72,10 @@ impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}\n", self.scenario.title())?;
         if self.scenario == Scenario::Idle {
-            writeln!(f, "| proxy | for each connection | RSS | at most |\n|---|---|---|---|")?;
+            writeln!(f, "| proxy | for each connection | RSS at rest | RSS |\n|---|---|---|---|")?;
             for (name, rounds) in &self.rows {
-                let median = |value: fn(&Measured) -> f64| median(rounds, value);
-                // Memory once taken is seldom given back: the first round tells what connections need.
-                let each = rounds.iter().map(|round| round.per_connection).fold(0.0, f64::max);
-                let (resident, peak) = (median(|round| round.resident), median(|round| round.peak));
-                writeln!(f, "| {name} | {each:.2} KiB | {resident:.1} MiB | {peak:.1} MiB |")?;
+                let [each, at_rest, resident] = memory(rounds);
+                writeln!(f, "| {name} | {each:.2} KiB | {at_rest:.1} MiB | {resident:.1} MiB |")?;
             }
             return self.tell_who_gave_up(f);
         }
@@ -95,11 +105,19 @@ impl fmt::Display for Results {
     }
 }
 
-fn median(rounds: &[Measured], value: fn(&Measured) -> f64) -> f64 {
+/// KiB for each idle connection, and MiB before there was one and with all of them.
+pub(crate) fn memory(rounds: &[Measured]) -> [f64; 3] {
+    // Memory once taken is seldom given back: the first round tells what connections need, and what there was without.
+    let each = rounds.iter().map(|round| round.per_connection).fold(0.0, f64::max);
+    let at_rest = rounds.iter().map(|round| round.at_rest).fold(f64::INFINITY, f64::min);
+    [each, at_rest, median(rounds, |round| round.resident)]
+}
+
+pub(crate) fn median(rounds: &[Measured], value: fn(&Measured) -> f64) -> f64 {
     of(&rounds.iter().map(value).collect::<Vec<_>>(), 0.5)
 }
 
-fn of(values: &[f64], rank: f64) -> f64 {
+pub(crate) fn of(values: &[f64], rank: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted[(rank * (sorted.len() - 1) as f64).round() as usize]

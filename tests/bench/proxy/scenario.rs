@@ -2,13 +2,12 @@
 
 use std::{cell::Cell, net::SocketAddr, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{
+    Bench,
     load::{self, Ask, Call, Seen},
     peers::Peer,
-    tls::Certificate,
-    upstream::Replicas,
     usage,
 };
 
@@ -43,10 +42,18 @@ pub(crate) enum Scenario {
     OneFails,
     /// GET of 100 B over 64 kept connections, of 100 services in turns
     Services100,
-    /// GET of 100 B over 64 kept connections, of 10,000 services in turns
+    /// The same, with 9,900 more services in the table
     Services10k,
+    /// GET of 100 B over 64 kept connections, of a service among 10,000 that nobody has asked before, each
+    FirstRequests,
     /// 5,000 connections that are open and idle
     Idle,
+    /// The gateway alone: one worker beside two
+    Workers,
+    /// The gateway alone: one service beside 100 and 10,000
+    Services,
+    /// The gateway alone: a table of 10,000 services that changes under load beside one that does not
+    Deltas,
 }
 
 /// What one round of one scenario came to for one proxy.
@@ -60,16 +67,52 @@ pub(crate) struct Measured {
     pub(crate) p99: f64,
     pub(crate) p999: f64,
     pub(crate) failures: f64,
+    /// MiB that were resident before it, of idle connections.
+    pub(crate) at_rest: f64,
     /// MiB that are resident after it.
     pub(crate) resident: f64,
-    /// The most that ever were.
-    pub(crate) peak: f64,
     /// KiB for each idle connection.
     pub(crate) per_connection: f64,
 }
 
+/// Of the others, the relay aside, the one that needs least.
+pub(crate) const BEST: &str = "the best";
+
+/// One of the rounds of a scenario.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Round {
+    /// From 0 on.
+    pub(crate) number: usize,
+    pub(crate) of: usize,
+}
+
 /// Idle connections that are held.
 const IDLE: usize = 5000;
+/// Services that are asked where more are known.
+const ASKED: usize = 100;
+/// First requests in all rounds: most proxies keep a connection of each, and all of those are a replica's, too, in this process.
+const FIRST: usize = 3000;
+/// Longest wait for a load beyond its own time.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+impl Measured {
+    /// What clients on threads of their own saw at the same time. Each of them has counted all of the proxy's processor time for its own
+    /// requests.
+    pub(crate) fn together(parts: &[Self]) -> Self {
+        let sum = |figure: fn(&Self) -> f64| parts.iter().map(figure).sum::<f64>();
+        let most = |figure: fn(&Self) -> f64| parts.iter().map(figure).fold(0.0, f64::max);
+        Self {
+            rate: sum(|part| part.rate),
+            cpu: 1.0 / sum(|part| 1.0 / part.cpu),
+            p50: most(|part| part.p50),
+            p99: most(|part| part.p99),
+            p999: most(|part| part.p999),
+            failures: sum(|part| part.failures),
+            resident: most(|part| part.resident),
+            ..Self::default()
+        }
+    }
+}
 
 impl Scenario {
     /// What requests do: all but what has more of the same, or none.
@@ -106,16 +149,42 @@ impl Scenario {
             Self::Paced => "GET 100 B, 2,000 a second over 16 connections",
             Self::OneFails => "GET 100 B, 64 connections, one of three replicas answers 503",
             Self::Services100 => "GET 100 B, 64 connections, of 100 services",
-            Self::Services10k => "GET 100 B, 64 connections, of 10,000 services",
+            Self::Services10k => "GET 100 B, 64 connections, of 100 services among 10,000",
+            Self::FirstRequests => "GET 100 B, 64 connections, each the first of one of 10,000 services",
             Self::Idle => "5,000 idle connections",
+            Self::Workers => "GET 100 B, 64 connections: workers",
+            Self::Services => "GET 100 B, 64 connections: services in the table",
+            Self::Deltas => "GET 100 B, 2,000 a second over 16 connections: a table that changes",
         }
+    }
+
+    /// What the gateway may need of another's CPU for each request.
+    pub(crate) fn wanted(self) -> &'static [(&'static str, f64)] {
+        match self {
+            Self::Get100 => {
+                &[("nginx", 0.8), ("haproxy", 0.7), ("envoy", 0.4), ("pingora", 0.5), ("relay", 1.15)]
+            }
+            Self::Get2k | Self::Get2k512 => {
+                &[("nginx", 0.9), ("haproxy", 0.65), ("envoy", 0.3), ("pingora", 0.4), ("relay", 1.25)]
+            }
+            Self::Post10k => &[("nginx", 0.75), ("haproxy", 0.75), ("envoy", 0.3)],
+            Self::Http2 => &[("nginx", 0.6), ("haproxy", 0.65), ("envoy", 0.35)],
+            Self::Get1m => &[(BEST, 0.7), ("relay", 1.4)],
+            Self::NewConnections => &[(BEST, 1.0)],
+            _ => &[],
+        }
+    }
+
+    /// Whether it compares the gateway with itself.
+    pub(crate) fn is_of_gateway_alone(self) -> bool {
+        matches!(self, Self::Workers | Self::Services | Self::Deltas)
     }
 
     /// How many services the proxies have to know for it.
     pub(crate) fn services(self) -> usize {
         match self {
             Self::Services100 => 100,
-            Self::Services10k => 10_000,
+            Self::Services10k | Self::FirstRequests => 10_000,
             _ => 1,
         }
     }
@@ -127,19 +196,33 @@ impl Scenario {
             Self::Grpc => peer.at().grpc,
             Self::Tls | Self::TlsHandshakes => peer.at().tls,
             // They are matters of more than bytes.
-            Self::OneFails | Self::Services100 | Self::Services10k if peer.is_relay() => None,
+            Self::OneFails | Self::Services100 | Self::Services10k | Self::FirstRequests
+                if peer.is_relay() =>
+            {
+                None
+            }
             _ => Some(peer.at().http1),
         }
     }
 
     /// Drives the load once; `None` where the proxy cannot be asked so.
+    ///
+    /// # Errors
+    /// When the proxy closes a connection in an answer, or has none in time.
     pub(crate) async fn measure(
         self,
+        bench: &Bench<'_>,
         peer: &Peer,
-        replicas: &Replicas,
-        certificate: &Certificate,
-        limit: Duration,
+        round: Round,
     ) -> Result<Option<Measured>> {
+        let patience = 2 * bench.args.limit() + PATIENCE;
+        tokio::time::timeout(patience, self.drive(bench, peer, round))
+            .await
+            .with_context(|| format!("no end within {patience:?}"))?
+    }
+
+    async fn drive(self, bench: &Bench<'_>, peer: &Peer, round: Round) -> Result<Option<Measured>> {
+        let (limit, replicas, certificate) = (bench.args.limit(), bench.replicas, bench.certificate);
         if self == Self::Idle {
             return idle(peer, limit).await.map(Some);
         }
@@ -150,32 +233,38 @@ impl Scenario {
             before.set(usage::cpu(peer.pid())?);
             Ok(())
         };
+        let closed = async |ask: &Ask, connections, limit| {
+            load::closed(address, ask, connections, limit, begins).await
+        };
+        let encrypted = || Ask { tls: Some(certificate.clients()), ..Ask::get(100) };
         let drive = async |limit: Duration| -> Result<Seen> {
-            let closed =
-                async |ask: &Ask, connections| load::closed(address, ask, connections, limit, begins).await;
             match self {
-                Self::Get100 | Self::OneFails => closed(&get(100), 64).await,
-                Self::Get100x512 => closed(&get(100), 512).await,
-                Self::Get2k => closed(&get(2048), 64).await,
-                Self::Get2k512 => closed(&get(2048), 512).await,
-                Self::Post10k => closed(&Ask { body: 10 << 10, ..get(100) }, 64).await,
-                Self::Get1m => closed(&get(1 << 20), 8).await,
-                Self::Tls => closed(&Ask { tls: Some(certificate.clients()), ..get(100) }, 64).await,
+                Self::Get100 | Self::OneFails => closed(&Ask::get(100), 64, limit).await,
+                Self::Get100x512 => closed(&Ask::get(100), 512, limit).await,
+                Self::Get2k => closed(&Ask::get(2048), 64, limit).await,
+                Self::Get2k512 => closed(&Ask::get(2048), 512, limit).await,
+                Self::Post10k => closed(&Ask { body: 10 << 10, ..Ask::get(100) }, 64, limit).await,
+                Self::Get1m => closed(&Ask::get(1 << 20), 8, limit).await,
+                Self::Tls => closed(&encrypted(), 64, limit).await,
                 Self::Services100 | Self::Services10k => {
-                    closed(&Ask { services: self.services(), ..get(100) }, 64).await
+                    closed(&Ask { services: 0..ASKED, ..Ask::get(100) }, 64, limit).await
                 }
+                Self::FirstRequests => closed(&first(round), 64, limit).await,
                 Self::Http2 => load::http2(address, &Call::Get(100), 8, 8, limit).await,
                 Self::Grpc => load::http2(address, &Call::Grpc, 8, 8, limit).await,
-                Self::NewConnections => load::anew(address, &get(100), 32, limit).await,
-                Self::TlsHandshakes => {
-                    load::anew(address, &Ask { tls: Some(certificate.clients()), ..get(100) }, 8, limit).await
+                Self::NewConnections => load::anew(address, &Ask::get(100), 32, limit).await,
+                Self::TlsHandshakes => load::anew(address, &encrypted(), 8, limit).await,
+                Self::Paced => load::paced(address, &Ask::get(100), 16, 2000.0, limit).await,
+                Self::Idle | Self::Workers | Self::Services | Self::Deltas => {
+                    unreachable!("it is measured otherwise")
                 }
-                Self::Paced => load::paced(address, &get(100), 16, 2000.0, limit).await,
-                Self::Idle => unreachable!("it is measured otherwise"),
             }
         };
         // Connections to replicas are there, and caches warm.
-        drive(limit / 10).await?;
+        match self {
+            Self::FirstRequests => closed(&Ask::get(100), 64, limit / 10).await?,
+            _ => drive(limit / 10).await?,
+        };
         replicas.fail_one(self == Self::OneFails);
         begins()?;
         let seen = drive(limit).await;
@@ -185,8 +274,11 @@ impl Scenario {
     }
 }
 
-fn get(size: usize) -> Ask {
-    Ask { size, body: 0, services: 1, tls: None }
+/// One request to each of some services, which are no other round's.
+fn first(round: Round) -> Ask {
+    let each = FIRST / round.of;
+    let from = 1 + round.number * each;
+    Ask { services: from..from + each, once: true, ..Ask::get(100) }
 }
 
 fn measured(mut seen: Seen, cpu: Duration, resident: f64) -> Measured {
@@ -218,7 +310,7 @@ async fn idle(peer: &Peer, limit: Duration) -> Result<Measured> {
     tokio::time::sleep(Duration::from_millis(500)).await;
     Ok(Measured {
         resident: resident / 1024.0 / 1024.0,
-        peak: usage::resident_peak(peer.pid())? / 1024.0 / 1024.0,
+        at_rest: before / 1024.0 / 1024.0,
         per_connection: (resident - before).max(0.0) / 1024.0 / IDLE as f64,
         ..Measured::default()
     })

@@ -7,7 +7,6 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
-        mpsc,
     },
 };
 
@@ -27,7 +26,7 @@ use crate::load::GRPC_MESSAGE;
 /// Sizes of bodies that are answered, by paths such as `/100`.
 const SIZES: [usize; 3] = [100, 2048, 1 << 20];
 
-/// Servers on ports of their own, all on one thread.
+/// Servers on ports of their own.
 #[derive(Debug)]
 pub(crate) struct Replicas {
     addresses: Vec<SocketAddr>,
@@ -44,37 +43,41 @@ struct Answers {
 }
 
 impl Replicas {
-    /// Starts so many of each kind. They run until the process ends.
-    pub(crate) fn start(count: usize) -> Result<Self> {
+    /// Starts so many of each kind, all of them on each of so many threads. They run until the process ends.
+    pub(crate) fn start(count: usize, threads: usize) -> Result<Self> {
         let is_failing = Arc::new(AtomicBool::new(false));
-        let (sender, receiver) = mpsc::channel();
-        let failing = Arc::clone(&is_failing);
-        std::thread::Builder::new().name("replicas".into()).spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let runtime = runtime.expect("a runtime can be built");
-            runtime.block_on(async move {
-                let answers = Arc::new(Answers::new());
-                for place in 0..count {
-                    let listener = TcpListener::bind("127.0.0.1:0").await.expect("there are ports");
-                    sender.send(listener.local_addr().expect("it is bound")).expect("somebody waits");
-                    let is_last = place + 1 == count;
-                    tokio::spawn(accept(
-                        listener,
-                        Arc::clone(&answers),
-                        is_last.then(|| Arc::clone(&failing)),
-                    ));
-                }
-                for _ in 0..count {
-                    let listener = TcpListener::bind("127.0.0.1:0").await.expect("there are ports");
-                    sender.send(listener.local_addr().expect("it is bound")).expect("somebody waits");
-                    tokio::spawn(accept_calls(listener));
-                }
-                drop(sender);
-                std::future::pending::<()>().await;
-            });
-        })?;
-        let mut addresses: Vec<_> = receiver.iter().collect();
-        anyhow::ensure!(addresses.len() == 2 * count, "not all replicas have started");
+        let bind = || -> Result<_> {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+            listener.set_nonblocking(true)?;
+            Ok(listener)
+        };
+        let mut listeners = Vec::new();
+        for _ in 0..2 * count {
+            listeners.push(bind()?);
+        }
+        let mut addresses =
+            listeners.iter().map(std::net::TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
+        for _ in 0..threads {
+            let listeners =
+                listeners.iter().map(std::net::TcpListener::try_clone).collect::<Result<Vec<_>, _>>()?;
+            let failing = Arc::clone(&is_failing);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            std::thread::Builder::new().name("replicas".into()).spawn(move || {
+                runtime.block_on(async {
+                    let answers = Arc::new(Answers::new());
+                    for (place, listener) in listeners.into_iter().enumerate() {
+                        let listener = TcpListener::from_std(listener).expect("it does not block");
+                        if place >= count {
+                            tokio::spawn(accept_calls(listener));
+                            continue;
+                        }
+                        let failing = (place + 1 == count).then(|| Arc::clone(&failing));
+                        tokio::spawn(accept(listener, Arc::clone(&answers), failing));
+                    }
+                    std::future::pending::<()>().await;
+                });
+            })?;
+        }
         let grpc_addresses = addresses.split_off(count);
         Ok(Self { addresses, grpc_addresses, is_failing })
     }

@@ -8,23 +8,14 @@ use anyhow::Result;
 use super::{Site, service_name};
 
 pub(super) fn gateway(site: &Site<'_>) -> Result<Vec<String>> {
-    let quoted = |replicas: &[SocketAddr]| {
-        let replicas: Vec<_> = replicas.iter().map(|replica| format!("\"{replica}\"")).collect();
-        replicas.join(", ")
+    let more = match site.setting.control_plane {
+        Some(control_plane) => {
+            let cache = site.directory.join("cache").display().to_string();
+            strings(&["--control-plane", control_plane, "--node-id", "bench", "--cache-dir", &cache])
+        }
+        None => strings(&["--static", &services_file(site)?]),
     };
-    let replicas = quoted(site.replicas);
-    let mut text: String = (0..site.services)
-        .map(|place| format!("[[service]]\nname = \"{}\"\nreplicas = [{replicas}]\n", service_name(place)))
-        .collect();
-    text += "[[service]]\nname = \"grpc\"\n";
-    for replica in site.grpc_replicas {
-        write!(text, "[[service.replica]]\naddress = \"{replica}\"\nprotocol = \"h2c\"\n")?;
-    }
-    let path = site.directory.join("services.toml");
-    fs::write(&path, text)?;
-    Ok(strings(&[
-        "--static",
-        &path.display().to_string(),
+    let told = strings(&[
         "--listen",
         &site.http1.to_string(),
         "--tls-listen",
@@ -36,13 +27,37 @@ pub(super) fn gateway(site: &Site<'_>) -> Result<Vec<String>> {
         "--admin-listen",
         &site.admin.to_string(),
         "--workers",
-        "1",
-    ]))
+        &site.setting.workers.to_string(),
+    ]);
+    Ok([told, more].concat())
+}
+
+/// Writes what the gateway is told by `--static`.
+fn services_file(site: &Site<'_>) -> Result<String> {
+    let replicas: Vec<_> = site.replicas.iter().map(|replica| format!("\"{replica}\"")).collect();
+    let replicas = replicas.join(", ");
+    // Thirty thousand checks every few seconds would be measured instead; HAProxy goes without them, too.
+    let checks = match site.setting.services {
+        1 => "",
+        _ => "[service.policy.health_check]\ntype = \"off\"\n",
+    };
+    let mut text = String::new();
+    for place in 0..site.setting.services {
+        let name = service_name(place);
+        write!(text, "[[service]]\nname = \"{name}\"\nreplicas = [{replicas}]\n{checks}")?;
+    }
+    text += "[[service]]\nname = \"grpc\"\n";
+    for replica in site.grpc_replicas {
+        write!(text, "[[service.replica]]\naddress = \"{replica}\"\nprotocol = \"h2c\"\n")?;
+    }
+    let path = site.directory.join("services.toml");
+    fs::write(&path, text)?;
+    Ok(path.display().to_string())
 }
 
 pub(super) fn nginx(site: &Site<'_>) -> Result<Vec<String>> {
     // Room for each is taken at once.
-    let kept = (512 / site.services).max(8);
+    let kept = (512 / site.setting.services).max(8);
     let upstream = |name: &str, replicas: &[SocketAddr]| {
         let servers: String = replicas
             .iter()
@@ -56,7 +71,7 @@ pub(super) fn nginx(site: &Site<'_>) -> Result<Vec<String>> {
         (site.http1, site.http2, site.tls, site.grpc, site.directory.display());
     let (chain, key) = (site.certificate.chain.display(), site.certificate.key.display());
     let mut servers = String::new();
-    for place in 0..site.services {
+    for place in 0..site.setting.services {
         let name = service_name(place);
         servers += &upstream(&name, site.replicas);
         let listens = match place {
@@ -130,13 +145,13 @@ pub(super) fn haproxy(site: &Site<'_>) -> Result<Vec<String>> {
         let line = |(place, replica): (usize, &SocketAddr)| format!("    server s{place} {replica} {more}\n");
         replicas.iter().enumerate().map(line).collect()
     };
-    // What observes, checks; ten thousand times three checks every other second would be measured instead.
-    let observes = match site.services {
+    // What observes, checks, and thirty thousand checks every other second would be measured instead.
+    let observes = match site.setting.services {
         1 => "check inter 2s observe layer7 error-limit 5 on-error mark-down",
         _ => "",
     };
     let (mut backends, mut hosts) = (String::new(), String::new());
-    for place in 0..site.services {
+    for place in 0..site.setting.services {
         let name = service_name(place);
         writeln!(hosts, "{name}.localhost {name}")?;
         write!(backends, "backend {name}\n    balance roundrobin\n{}", servers(site.replicas, observes))?;
@@ -254,7 +269,7 @@ pub(super) fn envoy(site: &Site<'_>) -> Result<Vec<String>> {
         site.certificate.key.display()
     );
     let (mut hosts, mut clusters) = (String::new(), String::new());
-    for place in 0..site.services {
+    for place in 0..site.setting.services {
         let name = service_name(place);
         hosts += &host(&name, &format!("{name}.localhost"));
         clusters += &cluster(&name, site.replicas, "");
@@ -304,7 +319,7 @@ pub(super) fn pingora(site: &Site<'_>) -> Result<Vec<String>> {
         format!("key={}", site.certificate.key.display()),
         format!("replicas={}", listed(site.replicas)),
         format!("grpc_replicas={}", listed(site.grpc_replicas)),
-        format!("services={}", site.services),
+        format!("services={}", site.setting.services),
     ])
 }
 

@@ -22,6 +22,7 @@ case "$*" in
     built=$CARGO_TARGET_DIR/x86_64-unknown-linux-gnu/dist
     mkdir -p "$built"
     for program in gw-control-plane gw-data-plane gwctl; do
+        case "$*" in *"--bin=$program"*) ;; *) continue ;; esac
         printf '#!/bin/sh\n#%s\nexec "$GWCTL" "$@"\n' "$flags" > "$built/$program"
         chmod +x "$built/$program"
     done

@@ -169,8 +169,11 @@ fn main() -> Result<ExitCode> {
             Err(error) => return Err(error),
         }
     }
-    if args.scenarios.len() > 1 && !args.training {
-        println!("{summary}");
+    match args.smoke {
+        // Of so few requests, no number says anything.
+        true => println!("{} scenarios were begun", args.scenarios.len()),
+        false if args.scenarios.len() > 1 && !args.training => println!("{summary}"),
+        false => {}
     }
     Ok(ended)
 }

@@ -224,7 +224,8 @@ impl Scenario {
     async fn drive(self, bench: &Bench<'_>, peer: &Peer, round: Round) -> Result<Option<Measured>> {
         let (limit, replicas, certificate) = (bench.args.limit(), bench.replicas, bench.certificate);
         if self == Self::Idle {
-            return idle(peer, limit).await.map(Some);
+            let count = if bench.args.smoke { IDLE / 100 } else { IDLE };
+            return idle(peer, count, limit).await.map(Some);
         }
         let Some(address) = self.address(peer) else { return Ok(None) };
         // What kept connections cost when they are made is not what requests on them cost.
@@ -300,9 +301,9 @@ fn measured(mut seen: Seen, cpu: Duration, resident: f64) -> Measured {
     }
 }
 
-async fn idle(peer: &Peer, limit: Duration) -> Result<Measured> {
+async fn idle(peer: &Peer, count: usize, limit: Duration) -> Result<Measured> {
     let before = usage::resident(peer.pid())?;
-    let open = load::idle(peer.at().http1, IDLE).await?;
+    let open = load::idle(peer.at().http1, count).await?;
     tokio::time::sleep(limit.min(Duration::from_secs(2))).await;
     let resident = usage::resident(peer.pid())?;
     drop(open);
@@ -311,7 +312,7 @@ async fn idle(peer: &Peer, limit: Duration) -> Result<Measured> {
     Ok(Measured {
         resident: resident / 1024.0 / 1024.0,
         at_rest: before / 1024.0 / 1024.0,
-        per_connection: (resident - before).max(0.0) / 1024.0 / IDLE as f64,
+        per_connection: (resident - before).max(0.0) / 1024.0 / count as f64,
         ..Measured::default()
     })
 }

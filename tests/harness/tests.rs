@@ -1,5 +1,6 @@
 //! The harness itself: a test is worth as much as the replicas that it trusts.
 
+mod cores;
 mod counts;
 mod histories;
 

@@ -19,7 +19,7 @@ impl Cores {
     }
 
     /// Reads a list such as `0-3,6`.
-    fn parse(list: &str) -> Result<Self> {
+    pub(crate) fn parse(list: &str) -> Result<Self> {
         let mut cores = Vec::new();
         for range in list.split(',') {
             let (first, last) = range.split_once('-').unwrap_or((range, range));
@@ -38,14 +38,19 @@ impl Cores {
         listed(&self.0[..workers.min(self.count())])
     }
 
-    /// Moves this process, with all its threads, to the cores that so many workers leave; one it has in any case.
+    /// A list of what so many workers leave; one core there is in any case.
+    pub(crate) fn of_load(&self, workers: usize) -> String {
+        listed(&self.0[workers.min(self.count() - 1)..])
+    }
+
+    /// Moves this process, with all its threads, to those that so many workers leave.
     ///
     /// # Errors
     /// When taskset is missing.
     pub(crate) fn leave_to(&self, workers: usize) -> Result<()> {
-        let others = listed(&self.0[workers.min(self.count() - 1)..]);
+        let (others, this) = (self.of_load(workers), std::process::id().to_string());
         let mut taskset = Command::new("taskset");
-        taskset.args(["--all-tasks", "--cpu-list", "--pid", &others, &std::process::id().to_string()]);
+        taskset.args(["--all-tasks", "--cpu-list", "--pid", &others, &this]);
         let output =
             taskset.output().context("taskset, of util-linux, keeps the load off the proxies' cores")?;
         ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

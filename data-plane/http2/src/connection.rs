@@ -158,7 +158,7 @@ impl<H: Heads> Connection<H> {
             Setting::EnableConnectProtocol(true),
         ];
         frame::write_settings(this.output.buffer(), &told);
-        this.open_window();
+        this.begin();
         this
     }
 
@@ -173,8 +173,15 @@ impl<H: Heads> Connection<H> {
             Setting::MaxHeaderListSize(config.advertised_head),
         ];
         frame::write_settings(this.output.buffer(), &told);
-        this.open_window();
+        this.begin();
         this
+    }
+
+    /// Behind the settings, which do not tell of the connection's window.
+    fn begin(&mut self) {
+        if let Some(more) = self.received.open() {
+            frame::write_window_update(self.output.buffer(), 0, more);
+        }
     }
 
     fn new(role: Role, config: Config) -> Self {
@@ -288,6 +295,18 @@ impl<H: Heads> Connection<H> {
         self.streams.get_mut(place)
     }
 
+    /// Places that streams take up.
+    #[cfg(test)]
+    pub(crate) fn places(&self) -> usize {
+        self.streams.places().count()
+    }
+
+    /// Bytes of the connection's window that are spoken for.
+    #[cfg(test)]
+    pub(crate) fn claimed(&self) -> usize {
+        self.claimed
+    }
+
     /// Has this task woken when there is something to write.
     pub fn driven_by(&mut self, waker: &Waker) {
         if !self.driver.as_ref().is_some_and(|driver| driver.will_wake(waker)) {
@@ -393,7 +412,12 @@ impl<H: Heads> Connection<H> {
         }
         self.end = Some(end);
         if let End::Violation(code, why) | End::GivenUp(code, why) = end {
-            frame::write_goaway(self.output.buffer(), self.last_opened, code, why);
+            // What was left to others is theirs (RFC 9113 section 6.8).
+            let last = match self.leaving {
+                Leaving::After(last) => last,
+                Leaving::No | Leaving::Announced => self.last_opened,
+            };
+            frame::write_goaway(self.output.buffer(), last, code, why);
         }
         for place in self.streams.places() {
             self.fail(place, failure);

@@ -18,3 +18,6 @@ pub use connection::{Config, Connection, End, Guard, Peer, Shared};
 pub use handles::{Receiver, Request, Sender, accept, open};
 pub use heads::{Block, Heads, Pseudo, Received, Sent};
 pub use stream::Failure;
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes};
 /// A payload that is not longer is copied, so that it is one piece with what stands before and behind it.
 const COPIED: usize = 4 * 1024;
 /// Of a buffer that never comes to its end, as much that was written is taken off.
-const TAKEN_OFF: usize = 64 * 1024;
+const TAKEN_OFF: usize = 16 * 1024;
 
 /// Frames in their order.
 #[derive(Debug, Default)]
@@ -92,8 +92,9 @@ impl Output {
         if self.len() == 0 {
             self.buffer.clear();
             self.start = 0;
-        } else if self.start >= TAKEN_OFF && self.payloads.is_empty() {
+        } else if self.start >= TAKEN_OFF {
             self.buffer.drain(..self.start);
+            self.payloads.iter_mut().for_each(|(at, _)| *at -= self.start);
             self.start = 0;
         }
     }
@@ -146,6 +147,22 @@ mod tests {
             prop_assert_eq!(&taken, &expected);
             prop_assert_eq!(output.written(), expected.len() as u64);
         }
+    }
+
+    #[test]
+    fn a_buffer_that_never_comes_to_its_end_does_not_grow() {
+        let mut output = Output::default();
+        for _ in 0..100_000 {
+            output.buffer().extend_from_slice(&[0; 9]);
+            output.push(Bytes::from_static(&[1; COPIED + 1]));
+            // One payload is always left.
+            if output.payloads.len() > 1 {
+                output.advance(9 + COPIED + 1);
+            }
+        }
+        assert!(output.buffer.len() <= TAKEN_OFF + 18, "{}", output.buffer.len());
+        let mut slices = [IoSlice::new(&[]); 4];
+        assert_eq!(output.slices(&mut slices), 2);
     }
 
     trait ConcatAll {

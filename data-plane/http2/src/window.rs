@@ -47,13 +47,15 @@ impl ReceiveWindow {
 
     /// What the peer is to be told, once that is worth a frame.
     pub(crate) fn update(&mut self) -> Option<u32> {
-        let more = self.released;
-        if more <= 0 || 2 * more < self.size {
-            return None;
-        }
-        self.left += more;
+        if 2 * self.released < self.size { None } else { self.open() }
+    }
+
+    /// What the peer is to be told, if anything.
+    pub(crate) fn open(&mut self) -> Option<u32> {
+        let more = u32::try_from(self.released).ok().filter(|more| *more > 0)?;
+        self.left += i64::from(more);
         self.released = 0;
-        u32::try_from(more).ok()
+        Some(more)
     }
 }
 

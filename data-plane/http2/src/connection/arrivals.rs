@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A head so many times larger than what is handed on of one is an attack.
-const WAY_TOO_LARGE: usize = 8;
+const WAY_TOO_LARGE: usize = 4;
 /// ... and one whose block is so many times as large, which has to be kept until all of it is there.
 const MAX_BLOCK: usize = 2;
 /// So many frames may a head come in, beside those that it needs.
@@ -137,6 +137,8 @@ impl<H: Heads> Connection<H> {
         }
         match self.ignored.has(id) {
             true => Ok(Addressee::Nobody),
+            // Of those before, it is not known whether they were opened (RFC 9113 section 5.1.1).
+            false if id < self.last_opened => Err(protocol_error("a stream is opened behind a later one")),
             false => Err(stream_closed("a head of a stream that is closed")),
         }
     }

@@ -343,6 +343,7 @@ impl<H: Heads> Connection<H> {
 
     fn settings(&mut self, payload: &[u8]) -> Result<(), Fault> {
         self.incoming.is_settled = true;
+        let mut window = self.peer.window;
         for setting in frame::settings(payload) {
             match setting? {
                 Setting::HeaderTableSize(size) => self.encoder.set_max_table(size),
@@ -353,16 +354,18 @@ impl<H: Heads> Connection<H> {
                     self.peer.max_streams = most;
                     self.open_waiting();
                 }
-                Setting::InitialWindowSize(size) => {
-                    let by = i64::from(size) - i64::from(self.peer.window);
-                    self.peer.window = size;
-                    for place in self.streams.places() {
-                        self.grow(place, by).ok_or(TOO_LARGE_A_WINDOW)?;
-                    }
-                }
+                Setting::InitialWindowSize(size) => window = size,
                 Setting::EnableConnectProtocol(takes) => self.peer.takes_extended_connect = takes,
                 // Frames are no longer than everybody takes, and heads as long as they are.
                 Setting::EnablePush(_) | Setting::MaxFrameSize(_) | Setting::MaxHeaderListSize(_) => {}
+            }
+        }
+        // All streams are looked through once, however often a frame says it.
+        let by = i64::from(window) - i64::from(self.peer.window);
+        if by != 0 {
+            self.peer.window = window;
+            for place in self.streams.places() {
+                self.grow(place, by).ok_or(TOO_LARGE_A_WINDOW)?;
             }
         }
         frame::write_settings_ack(self.output.buffer());

@@ -111,7 +111,12 @@ impl<H: Heads> Connection<H> {
         if stream.id > 0 {
             return true;
         }
-        if is_full || self.next_id > MAX_STREAM {
+        if self.next_id > MAX_STREAM {
+            // Another connection has ids left.
+            self.fail(place, Failure::Cancelled);
+            return false;
+        }
+        if is_full {
             stream.is_queued = true;
             self.unopened.push_back(place);
             return false;
@@ -139,12 +144,20 @@ impl<H: Heads> Connection<H> {
         }
     }
 
-    /// Accounts for what a stream has of the connection's window.
-    pub(super) fn claim(&mut self, place: u32) {
+    /// Accounts for what a stream has of the connection's window. Whether that is less than before.
+    fn claim(&mut self, place: u32) -> bool {
         let stream = self.streams.get_mut(place);
         let claimed = stream.window.part(stream.outgoing.buffered);
         let before = std::mem::replace(&mut stream.claimed, claimed);
         self.claimed = self.claimed + claimed - before;
+        claimed < before
+    }
+
+    /// The same, of what was not sent: what there is less of is others'.
+    pub(super) fn reclaim(&mut self, place: u32) {
+        if self.claim(place) {
+            self.unblock();
+        }
     }
 
     /// What may be given to a stream now.
@@ -156,13 +169,18 @@ impl<H: Heads> Connection<H> {
         (own, self.window.left() - length(self.claimed))
     }
 
-    /// A stream has more room than before, perhaps: who waits for it is told.
+    /// A stream has more room than before, perhaps: who waits for it is told, or waits for the connection's from now on.
     fn tell_room(&mut self, place: u32) {
         let (own, shared) = self.room(place);
         let stream = self.streams.get_mut(place);
-        if stream.wants_room && own > 0 && shared > 0 {
+        if !stream.wants_room || own <= 0 {
+            return;
+        }
+        if shared > 0 {
             stream.wants_room = false;
             stream.wake_writer();
+        } else if !std::mem::replace(&mut stream.is_roomless, true) {
+            self.roomless.push_back(place);
         }
     }
 
@@ -174,7 +192,7 @@ impl<H: Heads> Connection<H> {
             return Some(());
         }
         stream.window.grow(by)?;
-        self.claim(place);
+        self.reclaim(place);
         self.queue(place);
         self.tell_room(place);
         Some(())
@@ -188,7 +206,6 @@ impl<H: Heads> Connection<H> {
             let stream = self.streams.get_mut(place);
             (stream.is_roomless, stream.wants_room) = (false, false);
             stream.wake_writer();
-            self.settle(place);
         }
     }
 

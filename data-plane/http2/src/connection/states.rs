@@ -23,10 +23,7 @@ impl<H: Heads> Connection<H> {
                 queue.retain(|queued| *queued != place);
             }
         }
-        if std::mem::take(&mut stream.is_roomless) {
-            self.roomless.retain(|queued| *queued != place);
-        }
-        self.claim(place);
+        self.reclaim(place);
         self.settle(place);
     }
 
@@ -54,11 +51,15 @@ impl<H: Heads> Connection<H> {
 
     /// Nobody asks any more for what comes of a stream.
     pub(crate) fn drop_receiver(&mut self, place: u32) {
+        let before = self.output.len();
         let stream = self.streams.get_mut(place);
         stream.is_unwanted = true;
         let unread = stream.forget_received();
         self.release(unread);
         self.drop_handle(place);
+        if self.output.len() > before {
+            self.wake_driver();
+        }
     }
 
     /// One less asks for a stream. When nobody does, nothing more is sent of it, unless that is an answer all of which was given.
@@ -68,10 +69,12 @@ impl<H: Heads> Connection<H> {
         if stream.handles > 0 {
             return;
         }
-        if self.role == Role::Client || !stream.outgoing.is_ending() {
+        let is_answered = self.role == Role::Server && stream.outgoing.is_ending();
+        if is_answered || stream.is_closed() {
+            self.settle(place);
+        } else {
             self.reset(place, ErrorCode::CANCEL);
         }
-        self.settle(place);
     }
 
     /// Looks whether a stream is closed by now, and whether anybody needs its place.
@@ -84,13 +87,16 @@ impl<H: Heads> Connection<H> {
             }
             return;
         }
-        if !std::mem::replace(&mut stream.is_off, true) {
-            let id = stream.id;
+        let (id, is_unused) = (stream.id, stream.handles == 0);
+        let is_off = std::mem::replace(&mut stream.is_off, true);
+        if std::mem::take(&mut stream.is_roomless) {
+            self.roomless.retain(|waiting| *waiting != place);
+        }
+        if !is_off {
             self.streams.closed(id);
             self.open_waiting();
         }
-        let stream = self.streams.get(place);
-        if stream.handles == 0 && !stream.is_queued && !stream.is_roomless {
+        if is_unused {
             self.streams.remove(place);
         }
     }
@@ -120,11 +126,6 @@ impl<H: Heads> Connection<H> {
     /// So many bytes were read, of whatever stream.
     pub(super) fn release(&mut self, bytes: usize) {
         self.received.release(bytes);
-        self.open_window();
-    }
-
-    /// Tells the peer what it may send, once that is worth a frame.
-    pub(super) fn open_window(&mut self) {
         if let Some(update) = self.received.update() {
             frame::write_window_update(self.output.buffer(), 0, update);
         }

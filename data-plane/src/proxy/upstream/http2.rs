@@ -22,6 +22,8 @@ use tokio::time::Sleep;
 
 use super::{
     SendFailure,
+    library_body::{OutgoingBody, Sent},
+    library_side::StreamSide,
     shared::Shared,
     switched::{ReplicaSide, Switch},
 };
@@ -30,14 +32,13 @@ use crate::{
     proxy::{
         body::request_body::{Arrival, RequestBody},
         h1::{Failure, Length, Outgoing},
-        h2::{self as heads, OutgoingBody, Sent},
+        h2 as heads,
         head::{
             RequestHead, ResponseHead,
             field_name::{Name, Names},
             headers::prepare_trailers,
             hints::AttemptHints,
         },
-        tunnel::StreamSide,
     },
     routing::{Fault, Outcome, Tick},
     traces::Traceparent,

@@ -1,4 +1,4 @@
-//! A body on its way out on a stream, to a client or to a replica.
+//! A request's body on its way out on a stream of the library h2.
 
 use std::{
     pin::Pin,
@@ -22,8 +22,6 @@ pub(in crate::proxy) struct OutgoingBody<B> {
     has_begun: bool,
     /// Read, and not sent yet.
     held: Option<Bytes>,
-    /// Bytes that the other side's windows have taken.
-    taken: u64,
 }
 
 /// Who has said that there is no more to send.
@@ -37,21 +35,11 @@ pub(in crate::proxy) enum Sent {
 
 impl<B: Body<Data = Bytes> + Unpin> OutgoingBody<B> {
     pub(in crate::proxy) fn new(stream: SendStream<Bytes>, body: B) -> Self {
-        Self { stream, body, has_begun: false, held: None, taken: 0 }
+        Self { stream, body, has_begun: false, held: None }
     }
 
     pub(in crate::proxy) fn body(&self) -> &B {
         &self.body
-    }
-
-    /// Whether it is the other side's windows that it waits for.
-    pub(in crate::proxy) fn waits_for_window(&self) -> bool {
-        self.held.is_some()
-    }
-
-    /// Bytes that the other side's windows have taken.
-    pub(in crate::proxy) fn taken(&self) -> u64 {
-        self.taken
     }
 
     pub(in crate::proxy) fn reset(&mut self, reason: Reason) {
@@ -84,7 +72,6 @@ impl<B: Body<Data = Bytes> + Unpin> OutgoingBody<B> {
                 if is_all {
                     self.held = None;
                 }
-                self.taken += piece.len() as u64;
                 let is_last = is_all && self.body.is_end_stream();
                 if (is_last || !piece.is_empty()) && self.stream.send_data(piece, is_last).is_err() {
                     return Poll::Ready(Ok(Sent::Enough));

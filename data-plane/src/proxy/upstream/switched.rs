@@ -9,11 +9,11 @@ use std::{
 use h2::ext::Protocol;
 use http::{Method, Request, StatusCode, header};
 
-use super::{SendFailure, http2::Http2Link};
+use super::{SendFailure, http2::Http2Link, library_side::StreamSide};
 use crate::proxy::{
     h1::Wire,
     head::{RequestHead, ResponseHead, field_name::Name},
-    tunnel::{Side, StreamSide, upgrade::accept_of},
+    tunnel::{Side, upgrade::accept_of},
 };
 
 /// What a request asks to switch to.

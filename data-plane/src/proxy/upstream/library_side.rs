@@ -1,0 +1,110 @@
+//! A replica's side of a tunnel that is a stream of the library h2, on which it has accepted an extended CONNECT (RFC 8441).
+
+use std::{
+    io,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes};
+use h2::{Reason, RecvStream, SendStream};
+
+use crate::proxy::tunnel::Side;
+
+/// Bytes given to the connection at once, which copies them.
+const WRITE_SIZE: usize = 16 * 1024;
+
+/// A stream that bytes pass over.
+#[derive(Debug)]
+pub(in crate::proxy) struct StreamSide {
+    outgoing: SendStream<Bytes>,
+    incoming: RecvStream,
+    /// Read, and not passed on yet.
+    input: Bytes,
+    has_said_all: bool,
+    breaks_on_drop: bool,
+}
+
+impl StreamSide {
+    pub(in crate::proxy) fn new(outgoing: SendStream<Bytes>, incoming: RecvStream) -> Self {
+        Self { outgoing, incoming, input: Bytes::new(), has_said_all: false, breaks_on_drop: false }
+    }
+}
+
+fn broken() -> io::Error {
+    io::ErrorKind::BrokenPipe.into()
+}
+
+impl Side for StreamSide {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        loop {
+            match ready!(self.incoming.poll_data(cx)) {
+                Some(Ok(data)) if data.is_empty() => {}
+                Some(Ok(data)) => {
+                    self.input = data;
+                    return Poll::Ready(Ok(self.input.len()));
+                }
+                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error.to_string()))),
+                None => return Poll::Ready(Ok(0)),
+            }
+        }
+    }
+
+    fn input(&self) -> &[u8] {
+        &self.input
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.input.advance(count);
+        // As much may be sent again.
+        let _ = self.incoming.flow_control().release_capacity(count);
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        if self.has_said_all {
+            return Poll::Ready(Err(broken()));
+        }
+        self.outgoing.reserve_capacity(data.len().min(WRITE_SIZE));
+        let mut room = self.outgoing.capacity();
+        while room == 0 {
+            room = match ready!(self.outgoing.poll_capacity(cx)) {
+                Some(Ok(room)) => room,
+                Some(Err(_)) | None => return Poll::Ready(Err(broken())),
+            };
+        }
+        let piece = &data[..data.len().min(room).min(WRITE_SIZE)];
+        let sent = self.outgoing.send_data(Bytes::copy_from_slice(piece), false);
+        Poll::Ready(sent.map(|()| piece.len()).map_err(|_| broken()))
+    }
+
+    /// The connection's task sends what it was given.
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if std::mem::replace(&mut self.has_said_all, true) {
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Ready(self.outgoing.send_data(Bytes::new(), true).map_err(|_| broken()))
+    }
+
+    fn is_gone(&mut self, cx: &mut Context<'_>) -> bool {
+        self.outgoing.poll_reset(cx).is_ready()
+    }
+
+    fn begin(&mut self) {
+        self.breaks_on_drop = true;
+    }
+
+    fn end_well(&mut self) {
+        self.breaks_on_drop = false;
+    }
+}
+
+impl Drop for StreamSide {
+    fn drop(&mut self) {
+        if self.breaks_on_drop {
+            self.outgoing.send_reset(Reason::CANCEL);
+        }
+    }
+}

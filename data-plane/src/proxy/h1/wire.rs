@@ -82,11 +82,11 @@ impl Buffers {
         }
     }
 
-    fn take_output(&self) -> Vec<u8> {
+    pub(in crate::proxy) fn take_output(&self) -> Vec<u8> {
         self.output.borrow_mut().pop().unwrap_or_else(|| Vec::with_capacity(2 * COPIED))
     }
 
-    fn give_output(&self, mut buffer: Vec<u8>) {
+    pub(in crate::proxy) fn give_output(&self, mut buffer: Vec<u8>) {
         buffer.clear();
         let mut free = self.output.borrow_mut();
         if free.len() < MAX_FREE && (1..=2 * WRITE_SIZE).contains(&buffer.capacity()) {

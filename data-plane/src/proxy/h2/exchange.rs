@@ -6,17 +6,20 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     rc::Rc,
-    task::{Context, Poll},
+    task::Poll,
 };
 
 use bytes::Bytes;
+use gateway_http2::{Request, Sender, frame::ErrorCode};
 use gateway_runtime::panics::caught;
-use h2::{RecvStream, server::SendResponse};
-use http::{Method, Request, StatusCode, header};
+use http::{Method, StatusCode, Version};
 use http_body::Body;
 
 use super::{
-    CONNECTION_SPECIFIC, OutgoingBody, Sent, inbound::RequestStream, request_head, response,
+    CONNECTION_SPECIFIC, OutgoingBody, Sent,
+    heads::{Head, ProxyHeads},
+    inbound::RequestStream,
+    request_head,
     server::Connection,
 };
 use crate::{
@@ -57,8 +60,7 @@ impl Connection {
     /// Has a request `answered` that has come.
     pub(super) fn begin<F, B>(
         self: &Rc<Self>,
-        request: Request<RecvStream>,
-        respond: SendResponse<Bytes>,
+        request: Request<ProxyHeads>,
         answered: impl Fn(Rc<Worker>, Asker, RequestHead, ClientBody) -> F + 'static,
     ) where
         F: Future<Output = Answer<B>> + 'static,
@@ -72,7 +74,7 @@ impl Connection {
         tokio::task::spawn_local(self.worker.timed(async move {
             let worker = &exchange.connection.worker;
             // In a box of its own: it is ten kilobytes, which the runtime would move several times, and a tunnel need not keep.
-            let ended = Box::pin(caught(exchange.run(request, respond, answered))).await;
+            let ended = Box::pin(caught(exchange.run(request, answered))).await;
             drop(active);
             match ended {
                 Ok(None) => {}
@@ -92,8 +94,7 @@ impl Exchange {
     /// Has a request answered, and sends the answer, unless that makes a tunnel of the stream.
     async fn run<F, B>(
         &self,
-        request: Request<RecvStream>,
-        mut respond: SendResponse<Bytes>,
+        request: Request<ProxyHeads>,
         answered: impl Fn(Rc<Worker>, Asker, RequestHead, ClientBody) -> F,
     ) -> Option<Switched>
     where
@@ -101,23 +102,21 @@ impl Exchange {
         B: Body<Data = Bytes> + From<Bytes> + Unpin,
     {
         let Connection { worker, client, .. } = &*self.connection;
-        let (parts, incoming) = request.into_parts();
-        let head = request_head(&parts, &worker.limits().head);
-        let is_head = parts.method == Method::HEAD;
-        let asker = || Asker::new(client, self.number, parts.version);
+        let Request { head, is_cut, receiver: incoming, sender: mut respond } = request;
+        let method = head.method();
+        let head = request_head(head, &method, is_cut, &worker.limits().head);
+        let asker = || Asker::new(client, self.number, Version::HTTP_2);
         // What follows a CONNECT is no body.
-        let (body, tunnelled) = match parts.method == Method::CONNECT {
-            true => (ClientBody::None, Some(incoming)),
-            false => {
-                let declared = parts.headers.get(header::CONTENT_LENGTH);
-                let declared = declared.and_then(|length| length.to_str().ok()?.parse().ok());
-                let holds_back = matches!(&head, Ok(head) if expects_continue(&head.fields));
-                let held_back = holds_back.then(|| Box::new(asker()));
-                (ClientBody::Http2(RequestStream::new(incoming, declared, held_back)), None)
+        let (body, tunnelled) = match &head {
+            _ if method == Method::CONNECT => (ClientBody::None, Some(incoming)),
+            Ok(head) => {
+                let holds_back = expects_continue(&head.fields).then(|| Box::new(asker()));
+                (ClientBody::Http2(RequestStream::new(incoming, declared_length(head), holds_back)), None)
             }
+            Err(_) => (ClientBody::Http2(RequestStream::new(incoming, None, None)), None),
         };
+        let is_head = method == Method::HEAD;
         let asker = asker();
-        drop(parts);
         let answer = {
             let mut answering = pin!(async {
                 match head {
@@ -131,7 +130,7 @@ impl Exchange {
             });
             poll_fn(|cx| {
                 let polled = answering.as_mut().poll(cx);
-                self.pass_interim(cx, &mut respond);
+                self.pass_interim(&mut respond);
                 match polled {
                     Poll::Ready(answer) => Poll::Ready(Some(answer)),
                     // Without an answer the client is gone, and the attempt under way goes with the pipeline.
@@ -145,7 +144,7 @@ impl Exchange {
             if let Some(trail) = trail {
                 trail.finish(End::Reset, 0);
             }
-            respond.send_reset(h2::Reason::INTERNAL_ERROR);
+            respond.reset(ErrorCode::INTERNAL_ERROR);
             return None;
         }
         head.fields.remove(CONNECTION_SPECIFIC);
@@ -156,8 +155,8 @@ impl Exchange {
         if let (Some(mut tunnel), Some(incoming)) = (tunnel, tunnelled) {
             head.fields.remove(Names::of(&[Name::ContentLength]));
             tunnel.tell(trail.take());
-            let outgoing = respond.send_response(response(&head), false).ok()?;
-            return Some(Switched { tunnel, side: StreamSide::new(outgoing, incoming) });
+            respond.send_head(Head::Answer(head), false).ok()?;
+            return Some(Switched { tunnel, side: StreamSide::new(respond, incoming) });
         }
         let has_no_body = is_head || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let is_last = has_no_body || body.is_end_stream();
@@ -167,23 +166,19 @@ impl Exchange {
         {
             head.fields.append(Name::ContentLength, decimal(length, &mut [0; 20]));
         }
-        match respond.send_response(response(&head), is_last) {
-            Ok(stream) if !is_last => self.send(OutgoingBody::new(stream, body), trail).await,
-            Ok(_) => trail.into_iter().for_each(|trail| trail.finish(End::Complete, 0)),
-            Err(error) => {
-                tracing::debug!(%error, "an answer cannot be sent");
-                respond.send_reset(h2::Reason::INTERNAL_ERROR);
-            }
+        match respond.send_head(Head::Answer(head), is_last) {
+            Ok(()) if !is_last => self.send(OutgoingBody::new(respond, body), trail).await,
+            Ok(()) => trail.into_iter().for_each(|trail| trail.finish(End::Complete, 0)),
+            Err(failure) => tracing::debug!(?failure, "an answer cannot be sent"),
         }
         None
     }
 
     /// Passes interim responses on.
-    fn pass_interim(&self, cx: &mut Context<'_>, respond: &mut SendResponse<Bytes>) {
+    fn pass_interim(&self, respond: &mut Sender<ProxyHeads>) {
         while let Some(mut head) = self.connection.client.take_interim(self.number) {
             head.fields.remove(CONNECTION_SPECIFIC);
-            // The engine would send it on a stream that is closed, too.
-            if respond.poll_reset(cx).is_ready() || respond.send_informational(response(&head)).is_err() {
+            if respond.send_interim(Head::Answer(head)).is_err() {
                 return;
             }
         }
@@ -210,7 +205,7 @@ impl Exchange {
                 Poll::Ready(Ok(Sent::All)) => return Poll::Ready(End::Complete),
                 Poll::Ready(Ok(Sent::Enough)) => return Poll::Ready(End::ClientGone),
                 Poll::Ready(Err(_)) => {
-                    outgoing.reset(h2::Reason::INTERNAL_ERROR);
+                    outgoing.reset(ErrorCode::INTERNAL_ERROR);
                     return Poll::Ready(End::UpstreamBrokeOff);
                 }
                 Poll::Pending => {}
@@ -228,7 +223,7 @@ impl Exchange {
             let too_slow_at = pace.waits(outgoing.taken(), || worker.now());
             let due = unread_at.min(too_slow_at);
             if worker.now() >= due {
-                outgoing.reset(h2::Reason::CANCEL);
+                outgoing.reset(ErrorCode::CANCEL);
                 worker.refused(if unread_at <= too_slow_at { Reason::Unread } else { Reason::SlowReader });
                 return Poll::Ready(End::ClientGone);
             }
@@ -242,6 +237,11 @@ impl Exchange {
             trail.finish(end, outgoing.taken());
         }
     }
+}
+
+/// How long a request's body is, where its head tells.
+fn declared_length(head: &RequestHead) -> Option<u64> {
+    str::from_utf8(head.fields.get(Name::ContentLength)?).ok()?.parse().ok()
 }
 
 impl Drop for Exchange {

@@ -5,16 +5,21 @@
 
 use std::time::Duration;
 
-use super::frames::{END_STREAM, Frame, kind};
+use gateway_http2::frame::{
+    Head,
+    flag::END_STREAM,
+    kind::{CONTINUATION, DATA, HEADERS, RST_STREAM},
+};
+
 use crate::{proxy::errors::refusals::Reason, routing::Tick};
 
 /// In this time as many come free as there may be at once.
 const REFILL: Duration = Duration::from_secs(30);
 /// So many frames for nothing each frame that was sent to the client accounts for: it may tell windows of the stream and
 /// the connection anew, and measure how long it takes.
-const FREE_FOR_EACH_SENT: u32 = 8;
+const FREE_FOR_EACH_SENT: u64 = 8;
 /// As many of those are saved up.
-const MAX_FREE: u32 = 8192;
+const MAX_FREE: u64 = 8192;
 
 /// What a client does too much of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,42 +54,47 @@ pub(super) struct FloodGuard {
     resets: Bucket,
     control_frames: Bucket,
     /// Frames for nothing that are accounted for by what was sent.
-    free: u32,
+    free: u64,
+    /// Frames that had been sent at the last look.
+    sent: u64,
 }
 
 impl FloodGuard {
     /// Allows so many of both at once, and as many again over half a minute.
     pub(super) fn new(resets: u32, control_frames: u32) -> Self {
-        Self { resets: Bucket::new(resets), control_frames: Bucket::new(control_frames), free: 0 }
+        Self { resets: Bucket::new(resets), control_frames: Bucket::new(control_frames), free: 0, sent: 0 }
     }
 
-    /// A frame came from the client.
+    /// A frame came from the client, which had been `sent` so many frames of answers by then.
     ///
     /// # Errors
     /// It is one too many.
-    pub(super) fn received(&mut self, frame: Frame, now: impl Fn() -> Tick) -> Result<(), Flood> {
+    pub(super) fn received(&mut self, frame: &Head, sent: u64, now: impl Fn() -> Tick) -> Result<(), Flood> {
         match frame.kind {
             // How many of these there may be is bounded by streams, windows and the size of a head.
-            kind::HEADERS | kind::CONTINUATION => Ok(()),
-            kind::DATA if frame.length > 0 || frame.flags & END_STREAM > 0 => Ok(()),
-            kind::RST_STREAM if self.resets.take(now()) => Ok(()),
-            kind::RST_STREAM => Err(Flood::Resets),
-            _ if self.free > 0 => {
-                self.free -= 1;
-                Ok(())
-            }
-            _ if self.control_frames.take(now()) => Ok(()),
+            HEADERS | CONTINUATION => Ok(()),
+            DATA if frame.length > 0 || frame.flags & END_STREAM > 0 => Ok(()),
+            RST_STREAM => self.reset(now),
+            _ if self.is_free(sent) || self.control_frames.take(now()) => Ok(()),
             _ => Err(Flood::ControlFrames),
         }
     }
 
-    /// A frame was sent to the client. Whether it is an answer's.
-    pub(super) fn sent(&mut self, frame: Frame) -> bool {
-        let is_answer = matches!(frame.kind, kind::DATA | kind::HEADERS);
-        if is_answer {
-            self.free = (self.free + FREE_FOR_EACH_SENT).min(MAX_FREE);
-        }
-        is_answer
+    /// Whether a frame for nothing is accounted for.
+    fn is_free(&mut self, sent: u64) -> bool {
+        let more = FREE_FOR_EACH_SENT * (sent - std::mem::replace(&mut self.sent, sent));
+        self.free = (self.free + more).min(MAX_FREE);
+        let is_free = self.free > 0;
+        self.free -= u64::from(is_free);
+        is_free
+    }
+
+    /// A stream is reset, by the client, or because of what it has sent, which costs as much.
+    ///
+    /// # Errors
+    /// It is one too many.
+    pub(super) fn reset(&mut self, now: impl Fn() -> Tick) -> Result<(), Flood> {
+        if self.resets.take(now()) { Ok(()) } else { Err(Flood::Resets) }
     }
 }
 
@@ -127,8 +137,8 @@ mod tests {
 
     const PING: u8 = 6;
 
-    fn frame(kind: u8, flags: u8, length: usize) -> Frame {
-        Frame { kind, flags, stream: 1, length }
+    fn frame(kind: u8, flags: u8, length: u32) -> Head {
+        Head { kind, flags, stream: 1, length }
     }
 
     fn at(millis: u64) -> impl Fn() -> Tick {
@@ -138,14 +148,11 @@ mod tests {
     #[test]
     fn requests_and_their_bodies_cost_nothing() {
         let mut guard = FloodGuard::new(1, 1);
-        for frame in [
-            frame(kind::HEADERS, 0, 30),
-            frame(kind::CONTINUATION, 0, 0),
-            frame(kind::DATA, 0, 1),
-            frame(kind::DATA, END_STREAM, 0),
-        ] {
+        for frame in
+            [frame(HEADERS, 0, 30), frame(CONTINUATION, 0, 0), frame(DATA, 0, 1), frame(DATA, END_STREAM, 0)]
+        {
             for _ in 0..100 {
-                assert_eq!(guard.received(frame, || panic!("nobody asks for the time")), Ok(()));
+                assert_eq!(guard.received(&frame, 0, || panic!("nobody asks for the time")), Ok(()));
             }
         }
     }
@@ -153,27 +160,30 @@ mod tests {
     #[test]
     fn so_many_resets_come_at_once_and_as_many_again_in_half_a_minute() {
         let mut guard = FloodGuard::new(100, 1);
-        let reset = frame(kind::RST_STREAM, 0, 4);
-        let mut count = |millis| (0..1000).take_while(|_| guard.received(reset, at(millis)).is_ok()).count();
+        let reset = frame(RST_STREAM, 0, 4);
+        let mut count =
+            |millis| (0..1000).take_while(|_| guard.received(&reset, 0, at(millis)).is_ok()).count();
         assert_eq!(count(0), 100);
         assert_eq!(count(299), 0);
         assert_eq!(count(300), 1);
         assert_eq!(count(15_300), 50);
         assert_eq!(count(90_000), 100);
-        assert_eq!(guard.received(reset, at(90_000)), Err(Flood::Resets));
+        assert_eq!(guard.received(&reset, 0, at(90_000)), Err(Flood::Resets));
+        assert_eq!(
+            guard.reset(at(90_000)),
+            Err(Flood::Resets),
+            "whoever resets it, it is the client's doing"
+        );
     }
 
     #[test]
     fn whatever_carries_nothing_counts_unless_it_answers_what_was_sent() {
-        let nothing =
-            [frame(kind::DATA, 0, 0), frame(PING, 0, 8), frame(4, 0, 6), frame(8, 0, 4), frame(99, 0, 9)];
+        let nothing = [frame(DATA, 0, 0), frame(PING, 0, 8), frame(4, 0, 6), frame(8, 0, 4), frame(99, 0, 9)];
         for nothing in nothing {
             let mut guard = FloodGuard::new(1, 3);
-            assert!(guard.sent(frame(kind::DATA, 0, 9)));
-            assert!(!guard.sent(frame(PING, 1, 8)));
-            let allowed = (0..1000).take_while(|_| guard.received(nothing, at(0)).is_ok()).count();
+            let allowed = (0..1000).take_while(|_| guard.received(&nothing, 1, at(0)).is_ok()).count();
             assert_eq!(allowed, 3 + 8, "{nothing:?}");
-            assert_eq!(guard.received(nothing, at(0)), Err(Flood::ControlFrames));
+            assert_eq!(guard.received(&nothing, 1, at(0)), Err(Flood::ControlFrames));
         }
     }
 

@@ -3,16 +3,16 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::RecvStream;
+use gateway_http2::Receiver;
 use http_body::{Frame, SizeHint};
 
-use super::{fields, map};
+use super::{heads::ProxyHeads, map};
 use crate::proxy::{body::request_body::BrokenOff, downstream::Asker, head::headers::prepare_trailers};
 
 /// The body of one request.
 #[derive(Debug)]
 pub(in crate::proxy) struct RequestStream {
-    stream: RecvStream,
+    stream: Receiver<ProxyHeads>,
     /// Bytes still to come, where the head has told.
     left: Option<u64>,
     /// Whether there are no more of them, so that only trailers may follow.
@@ -23,7 +23,11 @@ pub(in crate::proxy) struct RequestStream {
 
 impl RequestStream {
     /// Of a request that has told this length, if any. That so many bytes come is for the engine to see to.
-    pub(super) fn new(stream: RecvStream, declared: Option<u64>, held_back: Option<Box<Asker>>) -> Self {
+    pub(super) fn new(
+        stream: Receiver<ProxyHeads>,
+        declared: Option<u64>,
+        held_back: Option<Box<Asker>>,
+    ) -> Self {
         Self { stream, left: declared, is_read: false, held_back }
     }
 
@@ -41,7 +45,7 @@ impl RequestStream {
             match ready!(polled) {
                 Some(Ok(data)) => {
                     // Whoever has asked for it takes it: the client may send as much again.
-                    let _ = self.stream.flow_control().release_capacity(data.len());
+                    self.stream.release(data.len());
                     self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
@@ -52,7 +56,7 @@ impl RequestStream {
         Poll::Ready(match ready!(self.stream.poll_trailers(cx)) {
             Ok(None) => None,
             Ok(Some(trailers)) => {
-                let mut trailers = fields(&trailers);
+                let mut trailers = trailers.fields;
                 prepare_trailers(&mut trailers);
                 Some(Ok(Frame::trailers(map(&trailers))))
             }
@@ -62,7 +66,7 @@ impl RequestStream {
 
     /// Whether nothing more of it is to come, trailers included.
     pub(in crate::proxy) fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.stream.is_end()
     }
 
     pub(in crate::proxy) fn size_hint(&self) -> SizeHint {

@@ -6,17 +6,19 @@ use std::{
 };
 
 use bytes::Bytes;
-use h2::{Reason, SendStream};
+use gateway_http2::{Sender, frame::ErrorCode};
 use http::HeaderMap;
 use http_body::Body;
 
-/// As much of the connection's window is one stream's before others have their turn.
-const MAX_RESERVED: usize = 64 * 1024;
+use super::{
+    fields,
+    heads::{Head, ProxyHeads},
+};
 
 /// No more of it is taken than the other side's windows take: the engine would hold the rest, for as long as that side likes.
 #[derive(Debug)]
 pub(in crate::proxy) struct OutgoingBody<B> {
-    stream: SendStream<Bytes>,
+    stream: Sender<ProxyHeads>,
     body: B,
     /// Whether anything was read.
     has_begun: bool,
@@ -36,7 +38,7 @@ pub(in crate::proxy) enum Sent {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> OutgoingBody<B> {
-    pub(in crate::proxy) fn new(stream: SendStream<Bytes>, body: B) -> Self {
+    pub(in crate::proxy) fn new(stream: Sender<ProxyHeads>, body: B) -> Self {
         Self { stream, body, has_begun: false, held: None, taken: 0 }
     }
 
@@ -54,8 +56,8 @@ impl<B: Body<Data = Bytes> + Unpin> OutgoingBody<B> {
         self.taken
     }
 
-    pub(in crate::proxy) fn reset(&mut self, reason: Reason) {
-        self.stream.send_reset(reason);
+    pub(in crate::proxy) fn reset(&mut self, code: ErrorCode) {
+        self.stream.reset(code);
     }
 
     /// Sends as much as there is and the other side takes. More than one frame is read only if it `may_go_on`, and what stands
@@ -71,13 +73,8 @@ impl<B: Body<Data = Bytes> + Unpin> OutgoingBody<B> {
     ) -> Poll<Result<Sent, B::Error>> {
         loop {
             if let Some(data) = &mut self.held {
-                self.stream.reserve_capacity(data.len().min(MAX_RESERVED));
-                let room = match self.stream.capacity() {
-                    0 => match ready!(self.stream.poll_capacity(cx)) {
-                        Some(Ok(room)) => room,
-                        Some(Err(_)) | None => return Poll::Ready(Ok(Sent::Enough)),
-                    },
-                    room => room,
+                let Ok(room) = ready!(self.stream.poll_room(cx)) else {
+                    return Poll::Ready(Ok(Sent::Enough));
                 };
                 let piece = data.split_to(room.min(data.len()));
                 let is_all = data.is_empty();
@@ -86,7 +83,7 @@ impl<B: Body<Data = Bytes> + Unpin> OutgoingBody<B> {
                 }
                 self.taken += piece.len() as u64;
                 let is_last = is_all && self.body.is_end_stream();
-                if (is_last || !piece.is_empty()) && self.stream.send_data(piece, is_last).is_err() {
+                if self.stream.send_data(piece, is_last).is_err() {
                     return Poll::Ready(Ok(Sent::Enough));
                 }
                 if is_last {
@@ -116,9 +113,7 @@ impl<B: Body<Data = Bytes> + Unpin> OutgoingBody<B> {
                 Some(Err(frame)) => {
                     let Ok(trailers) = frame.into_trailers() else { continue };
                     shown(&trailers);
-                    // What was reserved of the connection's window and not used is others'.
-                    self.stream.reserve_capacity(0);
-                    self.stream.send_trailers(trailers)
+                    self.stream.send_trailers(Head::Trailers(fields(&trailers)))
                 }
             };
             return Poll::Ready(Ok(if sent.is_ok() { Sent::All } else { Sent::Enough }));

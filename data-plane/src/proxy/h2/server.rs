@@ -1,24 +1,29 @@
 //! A connection from a client in HTTP/2: the engine speaks it, this says how long it may last and what it may take up.
 
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     future::{Future, poll_fn},
-    pin::Pin,
+    io,
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::Poll,
     time::Duration,
 };
 
 use bytes::Bytes;
-use h2::{
-    Ping, PingPong, RecvStream,
-    server::{self, Handshake, SendResponse},
+use gateway_http2::{
+    Config, End, Guard, Request, Shared, accept,
+    frame::{ErrorCode, Head},
+    hpack::ListLimits,
 };
-use http::Request;
 use http_body::Body;
 
-use super::{flood::FloodGuard, guarded::Guarded};
+use super::{
+    flood::{Flood, FloodGuard},
+    heads::ProxyHeads,
+    transport::Transport,
+};
 use crate::{
+    clock::Clock,
     proxy::{
         body::{request_body::ClientBody, response_body::Answer},
         downstream::{Asker, Client, stream::Stream},
@@ -32,9 +37,10 @@ use crate::{
 /// A silent client is asked for a sign of life this often, and has as long to give one.
 const PING: Duration = Duration::from_secs(20);
 
-/// Of a head that is larger than it may be, so many times as much is read: it is answered, and counted, as any other refusal. Beyond
-/// that the engine answers by itself, and tells nobody.
+/// Of a head that is larger than it may be, so many times as much is read: it is answered, and counted, as any other refusal.
 const READ_HEAD: usize = 2;
+/// As many fields of a head are pseudo-fields, at most.
+const PSEUDO_FIELDS: usize = 5;
 
 /// A connection under way.
 #[derive(Debug)]
@@ -68,66 +74,125 @@ pub(in crate::proxy) async fn serve<F, B>(
         open: Cell::new(0),
         served: Cell::new(0),
     });
-    let guard = FloodGuard::new(limits.resets, limits.control_frames);
-    let stream = Guarded::new(stream, guard, worker.clock());
-    let engine = Engine::begin(stream.clone(), limits);
-    let ended = this.follow(engine, &stream, |request, respond| this.begin(request, respond, answered)).await;
-    if let Some(flood) = stream.flood() {
-        tracing::debug!(reason = flood.reason().as_str(), client = this.client.ip(), "a client floods");
+    let engine = Rc::new(RefCell::new(gateway_http2::Connection::server(config(limits))));
+    let mut transport = Transport::new(stream, Rc::clone(&engine), Rc::clone(worker.buffers()));
+    let mut watch = Watch {
+        guard: FloodGuard::new(limits.resets, limits.control_frames),
+        clock: worker.clock(),
+        flood: None,
+    };
+    this.follow(&engine, &mut transport, &mut watch, |request| this.begin(request, answered)).await;
+    let (end, ip) = (engine.borrow().end(), this.client.ip());
+    if let Some(flood) = watch.flood {
+        tracing::debug!(reason = flood.reason().as_str(), client = ip, "a client floods");
         worker.refused(flood.reason());
-        return stream.turn_away(limits.linger_timeout).await;
     }
-    if let Some(Err(error)) = ended {
-        tracing::debug!(%error, client = this.client.ip(), "connection ended");
-        // By the engine, because of what the client sent.
-        if error.is_go_away() && error.is_library() {
+    match end {
+        // Because of what the client sent.
+        Some(End::Violation(code, why)) => {
+            tracing::debug!(%code, why, client = ip, "connection ended");
             worker.refused(Reason::Http2Violation);
         }
+        Some(End::Lost(error)) => return tracing::debug!(%error, client = ip, "connection ended"),
+        Some(End::GivenUp(..)) | None => {}
+    }
+    transport.close(limits.linger_timeout).await;
+}
+
+/// What a connection may take up.
+fn config(limits: &Limits) -> Config {
+    let read = limits.head.bytes.saturating_mul(READ_HEAD);
+    Config {
+        streams: limits.streams,
+        stream_window: limits.stream_window,
+        connection_window: limits.connection_window,
+        send_buffer: limits.send_buffer as usize,
+        head: ListLimits { bytes: read, fields: limits.head.fields + PSEUDO_FIELDS },
+        advertised_head: u32::try_from(read).unwrap_or(u32::MAX),
+    }
+}
+
+/// The guard, and what it goes by.
+struct Watch {
+    guard: FloodGuard,
+    clock: Clock,
+    flood: Option<Flood>,
+}
+
+impl Watch {
+    fn judged(&mut self, judged: Result<(), Flood>) -> Result<(), &'static str> {
+        self.flood = judged.err();
+        judged.map_err(Flood::text)
+    }
+}
+
+impl Guard for Watch {
+    fn received(&mut self, frame: &Head, sent: u64) -> Result<(), &'static str> {
+        let judged = self.guard.received(frame, sent, || self.clock.now());
+        self.judged(judged)
+    }
+
+    fn has_to_reset(&mut self) -> Result<(), &'static str> {
+        let judged = self.guard.reset(|| self.clock.now());
+        self.judged(judged)
     }
 }
 
 impl Connection {
-    /// Follows a connection to its end, each request of which is `begun`; `None` when the client does not take its leave, or gives
-    /// no sign of life. It is idle while no request is under way and nothing of an answer is sent.
+    /// Follows a connection to its end, each request of which is `begun`. It is idle while no request is under way and nothing of an
+    /// answer is sent.
     async fn follow(
         &self,
-        mut engine: Engine,
-        stream: &Guarded,
-        mut begun: impl FnMut(Request<RecvStream>, SendResponse<Bytes>),
-    ) -> Option<Result<(), h2::Error>> {
+        engine: &Shared<ProxyHeads>,
+        transport: &mut Transport,
+        watch: &mut Watch,
+        mut begun: impl FnMut(Request<ProxyHeads>),
+    ) {
         let (worker, limits) = (&self.worker, self.worker.limits());
         let mut is_ending = false;
         let mut idle_since: Option<(Tick, u64)> = None;
         let mut life = Life { heard: 0, since: worker.now(), is_asked: false };
         poll_fn(|cx| {
             loop {
-                if let Poll::Ready(ended) = engine.poll(cx, &mut begun) {
-                    return Poll::Ready(Some(ended));
+                let polled = transport.poll(cx, watch, || {
+                    while let Some(request) = accept(engine) {
+                        begun(request);
+                    }
+                });
+                // Why it has ended, if it has not as it should, the engine knows.
+                if polled.is_ready() {
+                    return Poll::Ready(());
                 }
                 let now = worker.now();
                 let limit = if is_ending { limits.linger_timeout } else { limits.idle_timeout };
+                let sent = engine.borrow().sent();
                 idle_since = match idle_since {
                     _ if self.open.get() > 0 => None,
-                    Some((since, so_far)) if so_far == stream.sent() => Some((since, so_far)),
-                    _ => Some((now, stream.sent())),
+                    Some((since, so_far)) if so_far == sent => Some((since, so_far)),
+                    _ => Some((now, sent)),
                 };
                 let due = idle_since.map_or(Tick::NEVER, |(since, _)| since.plus(limit));
                 let is_over = idle_since.is_some() && now >= due;
                 if is_ending && is_over {
-                    return Poll::Ready(None);
+                    // The client does not take its leave.
+                    engine.borrow_mut().lost(io::ErrorKind::TimedOut);
+                    return Poll::Ready(());
                 }
                 let is_used_up = limits.requests_per_connection.is_some_and(|most| self.served.get() >= most);
                 if is_ending || !(is_over || is_used_up || worker.is_draining()) {
-                    let looked_at = match life.look(stream.heard(), now) {
+                    let looked_at = match life.look(transport.heard(), now) {
                         Look::Wait(due) => due,
                         Look::Ask(due) => {
-                            engine.ask(cx);
+                            // By which this task is woken, and sends it.
+                            engine.borrow_mut().ping();
                             due
                         }
                         Look::Dead => {
                             tracing::debug!(client = self.client.ip(), "a client gives no sign of life");
-                            engine.give_up(cx);
-                            return Poll::Ready(None);
+                            engine.borrow_mut().give_up(ErrorCode::NO_ERROR, "no sign of life");
+                            let _ = transport.poll_write(cx);
+                            engine.borrow_mut().lost(io::ErrorKind::TimedOut);
+                            return Poll::Ready(());
                         }
                     };
                     worker.deadlines().set(self.place, due.min(looked_at), cx.waker());
@@ -135,99 +200,16 @@ impl Connection {
                 }
                 is_ending = true;
                 idle_since = None;
-                engine.end();
+                engine.borrow_mut().leave();
             }
         })
-        .await
+        .await;
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
         self.worker.deadlines().end(self.place);
-    }
-}
-
-/// What speaks the protocol, on one connection.
-struct Engine {
-    state: State,
-    /// Whether it is to end behind what is in flight.
-    is_ending: bool,
-}
-
-/// Boxed, because both are large, and one becomes the other.
-enum State {
-    Beginning(Box<Handshake<Guarded, Bytes>>),
-    Running { connection: Box<server::Connection<Guarded, Bytes>>, pings: Option<PingPong> },
-}
-
-impl Engine {
-    fn begin(stream: Guarded, limits: &Limits) -> Self {
-        let mut builder = server::Builder::new();
-        builder
-            .max_concurrent_streams(limits.streams)
-            .max_local_error_reset_streams(Some(limits.resets as usize))
-            .max_header_list_size(u32::try_from(limits.head.bytes * READ_HEAD).unwrap_or(u32::MAX))
-            .initial_window_size(limits.stream_window)
-            .initial_connection_window_size(limits.connection_window)
-            .max_send_buffer_size(limits.send_buffer as usize)
-            .enable_connect_protocol();
-        let handshake = Box::new(builder.handshake(stream));
-        Self { state: State::Beginning(handshake), is_ending: false }
-    }
-
-    /// Moves the connection's bytes, and has each request `begun` that has come. Completes at the connection's end.
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut begun: impl FnMut(Request<RecvStream>, SendResponse<Bytes>),
-    ) -> Poll<Result<(), h2::Error>> {
-        loop {
-            match &mut self.state {
-                State::Beginning(handshake) => {
-                    let mut connection = Box::new(ready!(Pin::new(&mut **handshake).poll(cx))?);
-                    if self.is_ending {
-                        connection.graceful_shutdown();
-                    }
-                    self.state = State::Running { pings: connection.ping_pong(), connection };
-                }
-                State::Running { connection, .. } => match ready!(connection.poll_accept(cx)) {
-                    Some(request) => {
-                        let (request, respond) = request?;
-                        begun(request, respond);
-                    }
-                    None => return Poll::Ready(Ok(())),
-                },
-            }
-        }
-    }
-
-    /// Has it end behind what is in flight.
-    fn end(&mut self) {
-        self.is_ending = true;
-        if let State::Running { connection, .. } = &mut self.state {
-            connection.graceful_shutdown();
-        }
-    }
-
-    /// Asks the client for a sign of life.
-    fn ask(&mut self, cx: &mut Context<'_>) {
-        if let State::Running { pings: Some(pings), .. } = &mut self.state {
-            // What the last one was answered with counts for nothing more: whatever comes is a sign of life.
-            let _ = pings.poll_pong(cx);
-            // It wakes this task, by which it is sent.
-            if let Err(error) = pings.send_ping(Ping::opaque()) {
-                tracing::debug!(%error, "a client cannot be asked for a sign of life");
-            }
-        }
-    }
-
-    /// Ends it at once, with a goodbye if that can be written.
-    fn give_up(&mut self, cx: &mut Context<'_>) {
-        if let State::Running { connection, .. } = &mut self.state {
-            connection.abrupt_shutdown(h2::Reason::NO_ERROR);
-            let _ = connection.poll_closed(cx);
-        }
     }
 }
 

@@ -114,6 +114,11 @@ impl Section {
         self.append_line(Name::of(name), name, value.as_bytes());
     }
 
+    /// As [`Fields::append_other`], of a name that is known to be one, and of what that means to the gateway.
+    pub(in crate::proxy) fn append_decoded(&mut self, known: Option<Name>, name: &[u8], value: &[u8]) {
+        self.append_line(known, name, value);
+    }
+
     fn append_line(&mut self, known: Option<Name>, name: &[u8], value: &[u8]) {
         let start = self.block.len();
         self.block.reserve(name.len() + value.len() + 4);

@@ -7,9 +7,10 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use h2::{Reason, RecvStream, SendStream};
+use gateway_http2::{Receiver, Sender, frame::ErrorCode};
 
 use super::Side;
+use crate::proxy::h2::ProxyHeads;
 
 /// Bytes given to the connection at once, which copies them.
 const WRITE_SIZE: usize = 16 * 1024;
@@ -17,8 +18,8 @@ const WRITE_SIZE: usize = 16 * 1024;
 /// A stream that bytes pass over.
 #[derive(Debug)]
 pub(in crate::proxy) struct StreamSide {
-    outgoing: SendStream<Bytes>,
-    incoming: RecvStream,
+    outgoing: Sender<ProxyHeads>,
+    incoming: Receiver<ProxyHeads>,
     /// Read, and not passed on yet.
     input: Bytes,
     has_said_all: bool,
@@ -26,7 +27,7 @@ pub(in crate::proxy) struct StreamSide {
 }
 
 impl StreamSide {
-    pub(in crate::proxy) fn new(outgoing: SendStream<Bytes>, incoming: RecvStream) -> Self {
+    pub(in crate::proxy) fn new(outgoing: Sender<ProxyHeads>, incoming: Receiver<ProxyHeads>) -> Self {
         Self { outgoing, incoming, input: Bytes::new(), has_said_all: false, breaks_on_drop: false }
     }
 }
@@ -44,7 +45,7 @@ impl Side for StreamSide {
                     self.input = data;
                     return Poll::Ready(Ok(self.input.len()));
                 }
-                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error.to_string()))),
+                Some(Err(_)) => return Poll::Ready(Err(broken())),
                 None => return Poll::Ready(Ok(0)),
             }
         }
@@ -57,21 +58,14 @@ impl Side for StreamSide {
     fn consume(&mut self, count: usize) {
         self.input.advance(count);
         // As much may be sent again.
-        let _ = self.incoming.flow_control().release_capacity(count);
+        self.incoming.release(count);
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
         if self.has_said_all {
             return Poll::Ready(Err(broken()));
         }
-        self.outgoing.reserve_capacity(data.len().min(WRITE_SIZE));
-        let mut room = self.outgoing.capacity();
-        while room == 0 {
-            room = match ready!(self.outgoing.poll_capacity(cx)) {
-                Some(Ok(room)) => room,
-                Some(Err(_)) | None => return Poll::Ready(Err(broken())),
-            };
-        }
+        let Ok(room) = ready!(self.outgoing.poll_room(cx)) else { return Poll::Ready(Err(broken())) };
         let piece = &data[..data.len().min(room).min(WRITE_SIZE)];
         let sent = self.outgoing.send_data(Bytes::copy_from_slice(piece), false);
         Poll::Ready(sent.map(|()| piece.len()).map_err(|_| broken()))
@@ -105,7 +99,7 @@ impl Side for StreamSide {
 impl Drop for StreamSide {
     fn drop(&mut self) {
         if self.breaks_on_drop {
-            self.outgoing.send_reset(Reason::CANCEL);
+            self.outgoing.reset(ErrorCode::CANCEL);
         }
     }
 }

@@ -1,0 +1,83 @@
+//! Blocks that are meant to do harm.
+
+use super::*;
+
+fn refused(blocks: &[&[u8]]) -> Error {
+    let mut decoder = Decoder::new(0);
+    let (last, before) = blocks.split_last().unwrap();
+    for block in before {
+        decoded(&mut decoder, block, NO_LIMITS).unwrap();
+    }
+    decoded(&mut decoder, last, NO_LIMITS).unwrap_err()
+}
+
+#[test]
+fn what_breaks_a_rule_is_refused_with_the_rule() {
+    for (block, error) in [
+        (&[0x80][..], Error::Index),
+        (&[0xbe], Error::Index),
+        (&[0x7e, 0], Error::Index),
+        (&[0xff, 0xff, 0xff, 0xff, 0x7f], Error::Index),
+        (&[0x00], Error::Truncated),
+        (&[0x40, 5, b'a'], Error::Truncated),
+        (&[0x40, 1, b'a', 2, b'b'], Error::Truncated),
+        (&[0x00, 0x7f, 0xff, 0xff, 0xff, 0x7f], Error::Truncated),
+        (&[0xff, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0], Error::Integer),
+        (&[0x00, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01], Error::Integer),
+        (&[0x82, 0x20], Error::LateResize),
+        (&[0x3f, 0xe2, 0x1f], Error::LargeTable),
+        (&[0x41, 0x81, 0xff], Error::Huffman),
+        (&[0x41, 0x84, 0xff, 0xff, 0xff, 0xff], Error::Huffman),
+        (&[0x41, 0x82, 0x1f, 0xff], Error::Huffman),
+    ] {
+        assert_eq!(refused(&[block]), error, "{block:x?}");
+    }
+    // 4096 is what it is anyway, and what comes in front of the first field may come more than once.
+    assert!(decoded(&mut Decoder::new(0), &[0x20, 0x3f, 0xe1, 0x1f, 0x82], NO_LIMITS).is_ok());
+    assert!(decoded(&mut Decoder::new(8192), &[0x3f, 0xe1, 0x3f], NO_LIMITS).is_ok());
+}
+
+#[test]
+fn an_entry_that_has_gone_cannot_be_named() {
+    let entered = [0x40, 1, b'a', 1, b'b'];
+    assert_eq!(read(&mut Decoder::new(0), &[&entered[..], &[0xbe]].concat()).len(), 2);
+    assert_eq!(refused(&[&entered, &[0x20, 0xbe]]), Error::Index);
+    // What is larger than the table empties it.
+    let large = [&[0x40, 1, b'a', 0x7f, 0x81, 0x20][..], &[b'v'; 4224]].concat();
+    assert_eq!(refused(&[&entered, &large, &[0xbe]]), Error::Index);
+}
+
+#[test]
+fn a_small_block_that_means_a_large_list_costs_no_more_than_its_limits() {
+    let mut decoder = Decoder::new(0);
+    // An entry as large as the table, named again and again.
+    let mut block = vec![0x40, 1, b'a', 0x7f, 0xe0, 0x1e];
+    block.extend_from_slice(&[b'v'; 4063]);
+    block.extend_from_slice(&[0xbe; 10_000]);
+    let limits = ListLimits { bytes: 16 * 1024, fields: 100 };
+    let (fields, size) = decoded(&mut decoder, &block, limits).unwrap();
+    assert_eq!(fields.len(), 4);
+    assert_eq!(size, ListSize { bytes: 4096 * 10_001, fields: 10_001, is_over: true });
+    // It goes on as if nothing had been.
+    assert_eq!(read(&mut decoder, &[0xbe])[0].1.len(), 4063);
+}
+
+proptest! {
+    #[test]
+    fn fuzz_any_bytes_are_read_or_refused_and_the_table_stays_within_its_size(
+        blocks in prop::collection::vec(
+            prop::collection::vec(prop_oneof![any::<u8>(), prop::sample::select(&[0x40_u8, 0x41, 0xbe, 0xbf, 1, 2, 0x7f, 0x82, b'a'][..])], 0..80),
+            1..8,
+        ),
+        limits in (0..500_usize, 0..10_usize),
+    ) {
+        let mut decoder = Decoder::new(0);
+        for block in blocks {
+            let limits = ListLimits { bytes: limits.0, fields: limits.1 };
+            let Ok((fields, size)) = decoded(&mut decoder, &block, limits) else { break };
+            prop_assert!(fields.len() <= limits.fields && size.fields <= block.len());
+            prop_assert_eq!(size.is_over, fields.len() < size.fields);
+            prop_assert!(decoder.table_size() <= DEFAULT_TABLE);
+        }
+    }
+}

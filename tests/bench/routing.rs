@@ -1,5 +1,6 @@
 //! What a request pays for being routed: the breaker's admission and verdict, and a pick and its report by each algorithm.
-//! Prints the best of several rounds, in nanoseconds; asserts nothing.
+//! Prints the best of many rounds, in nanoseconds, and of threads side by side the median: the best round of these may be one in
+//! which only one of them ran. Asserts nothing.
 //!
 //! Lives in memory, with one clock reading handed to all: what is measured is the routing core and its table. A pick is
 //! reported as a request reports it: its response head, the verdict, and its end.
@@ -15,7 +16,7 @@ use std::{
 
 use data_plane::{
     routing::{Breaker, Draw, Heard, Outcome, Tick, balancing::hash},
-    table::{ReplicaSpec, Service, ServiceSpec, Table},
+    table::{Replica, ReplicaSpec, Service, ServiceSpec, Table},
 };
 use gateway_proto::{
     Address, Policy, ReplicaId, ServiceName,
@@ -32,7 +33,7 @@ fn main() {
     println!("{:<44}{:>10}", "breaker: admit + record of a success", nanos(breaker()));
     for replicas in [3, 100, 1000] {
         for algorithm in Algorithm::ALL {
-            let service = service(algorithm, replicas, 1);
+            let (_, service) = service(algorithm, replicas, 1);
             for is_unrepeatable in [false, true] {
                 let per_call = best(|| calls(&service, 0, is_unrepeatable));
                 let once = if is_unrepeatable { ", sent once" } else { "" };
@@ -44,17 +45,28 @@ fn main() {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     for threads in [1, 2, 4, 8, 16].into_iter().filter(|threads| *threads <= cores) {
         for algorithm in Algorithm::ALL {
-            let service = service(algorithm, 100, threads);
-            let per_call = best(|| beside(threads, |worker| calls(&service, worker, false)));
+            let (_, service) = service(algorithm, 100, threads);
+            let per_call = median(|| beside(threads, |worker| calls(&service, worker, false)));
             let name = format!("{}: of 100, {threads} threads", algorithm.name());
             println!("{name:<44}{:>10}", nanos(per_call));
         }
+        let (table, _) = service(Algorithm::RoundRobin, 100, threads);
+        let per_request = median(|| beside(threads, |worker| requests(&table, worker)));
+        let name = format!("found and held, in turn: of 100, {threads} threads");
+        println!("{name:<44}{:>10}", nanos(per_request));
     }
 }
 
 /// Seconds for each call, in the best round.
 fn best(round: impl Fn() -> f64) -> f64 {
     (0..ROUNDS).map(|_| round()).fold(f64::INFINITY, f64::min)
+}
+
+/// The same, in the one round of many that half of them are no faster than.
+fn median(round: impl Fn() -> f64) -> f64 {
+    let mut rounds: Vec<_> = (0..ROUNDS).map(|_| round()).collect();
+    rounds.sort_by(f64::total_cmp);
+    rounds[ROUNDS / 2]
 }
 
 /// Seconds for each of so many calls.
@@ -98,24 +110,44 @@ fn breaker() -> f64 {
 
 /// Seconds for a pick and its report, of requests one after the other.
 fn calls(service: &Service, worker: usize, is_unrepeatable: bool) -> f64 {
-    const LATENCY: Duration = Duration::from_millis(5);
+    timed_by_lot(worker, |now, draw| {
+        call(service, worker, now, Draw { is_unrepeatable, ..draw });
+    })
+}
+
+/// Seconds for the same as a request does it: its service is found by name, and several of its parts hold that and the replica.
+fn requests(table: &Table, worker: usize) -> f64 {
+    timed_by_lot(worker, |now, draw| {
+        let service = table.service_held_by(worker, "orders").expect("it was applied");
+        let attempt = Arc::clone(&service);
+        let replica = call(&attempt, worker, now, draw);
+        black_box([Arc::clone(&replica), replica]);
+    })
+}
+
+fn timed_by_lot(worker: usize, call: impl Fn(Tick, Draw)) -> f64 {
     let mut lot = worker as u64;
     timed(|| {
-        for call in 0..CALLS {
-            let now = Tick::from_nanos(NOW.as_nanos() + call);
+        for number in 0..CALLS {
+            let now = Tick::from_nanos(NOW.as_nanos() + number);
             lot = lot.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
             let random = (lot >> 11) as f64 / (1_u64 << 53) as f64;
-            let draw = Draw { random, key: Some(lot), is_unrepeatable };
-            let picked = service.pick(worker, black_box(now), &[], draw).expect("all are closed");
-            service.heard(worker, &picked.replica, Outcome::Success, LATENCY, now);
-            let heard = Heard { outcome: Outcome::Success, latency: Some(LATENCY) };
-            service.judge(&picked.replica, picked.permit, heard, now, 0.5);
-            service.end(worker, &picked.replica, true);
+            call(black_box(now), Draw { random, key: Some(lot), is_unrepeatable: false });
         }
     })
 }
 
-fn service(algorithm: Algorithm, replicas: usize, workers: usize) -> Arc<Service> {
+fn call(service: &Service, worker: usize, now: Tick, draw: Draw) -> Arc<Replica> {
+    const LATENCY: Duration = Duration::from_millis(5);
+    let picked = service.pick(worker, now, &[], draw).expect("all are closed");
+    service.heard(worker, &picked.replica, Outcome::Success, LATENCY, now);
+    let heard = Heard { outcome: Outcome::Success, latency: Some(LATENCY) };
+    service.judge(&picked.replica, picked.permit, heard, now, 0.5);
+    service.end(worker, &picked.replica, true);
+    picked.replica
+}
+
+fn service(algorithm: Algorithm, replicas: usize, workers: usize) -> (Arc<Table>, Arc<Service>) {
     let (table, _) = Table::new(workers);
     let name = ServiceName::parse("orders").expect("a valid name");
     let mut replicas: Vec<_> = (0..replicas).map(replica).collect();
@@ -127,7 +159,7 @@ fn service(algorithm: Algorithm, replicas: usize, workers: usize) -> Arc<Service
         let spread = hash(replica.key().replica.as_str().as_bytes()) % 10;
         service.heard(0, replica, Outcome::Success, Duration::from_millis(5 + spread), NOW);
     }
-    service
+    (table, service)
 }
 
 fn replica(number: usize) -> ReplicaSpec {

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use gateway_proto::{ReplicaKey, reason, v1::DeregisterRequest};
+use gateway_proto::{
+    ReplicaKey, reason,
+    v1::{DeregisterRequest, RegisterRequest},
+};
 use rand::Rng as _;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -50,6 +53,14 @@ pub(crate) fn request_id() -> String {
     let bits = rand::random::<u128>() & !(0xf << 76) & !(0b11 << 62) | 0x4 << 76 | 0b10 << 62;
     let hex = format!("{bits:032x}");
     format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+}
+
+/// Makes of a registration that has failed so the one to send next: the same, which the registry knows by its id for a repetition;
+/// or another one, where it was carried out and what came of it is gone.
+pub(crate) fn prepare_again(request: &mut RegisterRequest, failure: &Status) {
+    if Lost::of(failure).is_some() {
+        request.request_id = request_id();
+    }
 }
 
 /// What leaves the registry. A control plane that does not hear it lets the lease lapse.

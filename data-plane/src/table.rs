@@ -10,6 +10,7 @@ mod departed;
 mod drain;
 mod durations;
 mod fail_open;
+mod handles;
 mod injection;
 mod latency;
 mod learnt_limit;
@@ -67,23 +68,50 @@ pub use view::{FailOpen, Unavailable};
 
 use crate::{clock::Moment, routes::Routes, routing::Tick};
 use departed::Departed;
+use handles::Handles;
 use outlets::Outlets;
 use transition::TransitionSink;
 
 /// All services by name.
 pub type Services = BTreeMap<ServiceName, Arc<Service>>;
 
+/// A service as requests of a worker hold it: by a count that no other worker writes.
+pub type HeldService = Arc<Arc<Service>>;
+
 /// All services, in their order and as requests find them: in the same time however many there are.
 #[derive(Debug, Default)]
 struct Directory {
     all: Arc<Services>,
-    by_name: HashMap<ServiceName, Arc<Service>, foldhash::fast::RandomState>,
+    by_name: HashMap<ServiceName, Arc<Entry>, foldhash::fast::RandomState>,
 }
 
-impl From<Services> for Directory {
-    fn from(all: Services) -> Self {
-        let by_name = all.iter().map(|(name, service)| (name.clone(), Arc::clone(service))).collect();
+#[derive(Debug)]
+struct Entry {
+    service: Arc<Service>,
+    handles: Handles<Arc<Service>>,
+}
+
+impl Directory {
+    /// The one that follows `before`, of which services that stay keep their entries.
+    fn new(all: Services, before: &Self) -> Self {
+        let entry = |(name, service): (&ServiceName, &Arc<Service>)| {
+            let known = before.by_name.get(name).filter(|entry| Arc::ptr_eq(&entry.service, service));
+            let entry = known.map_or_else(|| Arc::new(Entry::new(service)), Arc::clone);
+            (name.clone(), entry)
+        };
+        let by_name = all.iter().map(entry).collect();
         Self { all: Arc::new(all), by_name }
+    }
+}
+
+impl Entry {
+    fn new(service: &Arc<Service>) -> Self {
+        Self { service: Arc::clone(service), handles: Handles::new(service.workers) }
+    }
+
+    fn held_by(&self, worker: usize) -> HeldService {
+        let handle = self.handles.of(worker, || Arc::clone(&self.service));
+        handle.map_or_else(|| Arc::new(Arc::clone(&self.service)), Arc::clone)
     }
 }
 
@@ -166,7 +194,8 @@ impl Table {
         }
         self.departed.add(departing, now);
         if let Some(map) = map {
-            self.services.store(Arc::new(map.into()));
+            let directory = Directory::new(map, &self.services.load());
+            self.services.store(Arc::new(directory));
         }
         self.outlets.drains.apply(changed, gone);
         self.is_filled.store(true, Release);
@@ -183,7 +212,7 @@ impl Table {
     pub fn inject(&self, changed: &[ServiceSpec], now: Moment) {
         let services = self.services.load();
         for spec in changed {
-            if let Some(service) = services.by_name.get(&spec.name) {
+            if let Some(service) = services.all.get(&spec.name) {
                 service.inject(&spec.policy.fault, now);
             }
         }
@@ -206,13 +235,18 @@ impl Table {
 
     /// The service of that name, if any. Lock-free.
     pub fn service(&self, name: &str) -> Option<Arc<Service>> {
-        self.services.load().by_name.get(name).cloned()
+        self.services.load().by_name.get(name).map(|entry| Arc::clone(&entry.service))
     }
 
-    /// The service of that name, too, if the last of its replicas left it a while before `now`, ten minutes, or as long as its
-    /// fallback may answer: it has nobody, and the policy that it had then. Lock-free.
-    pub fn service_or_departed(&self, name: &str, now: Tick) -> Option<Arc<Service>> {
-        self.service(name).or_else(|| self.departed.get(name, now))
+    /// The same for a request of this worker.
+    pub fn service_held_by(&self, worker: usize, name: &str) -> Option<HeldService> {
+        self.services.load().by_name.get(name).map(|entry| entry.held_by(worker))
+    }
+
+    /// The same, too, if the last of its replicas left it a while before `now`, ten minutes, or as long as its fallback may
+    /// answer: it has nobody, and the policy that it had then. Lock-free.
+    pub fn service_or_departed(&self, worker: usize, name: &str, now: Tick) -> Option<HeldService> {
+        self.service_held_by(worker, name).or_else(|| self.departed.get(name, now).map(Arc::new))
     }
 
     /// Takes over the explicit routes, all at once. Requests under way go on as they began.

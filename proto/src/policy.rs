@@ -169,7 +169,8 @@ pub struct Breaker {
     pub base_open: Duration,
     /// No open time is longer, jitter aside. Default 60 s, 10 ms..=1 h, at least `base_open`.
     pub max_open: Duration,
-    /// Successful probes that close it, one at a time. Default 2, 1..=100.
+    /// Successful probes that close it, one at a time; after a ratio has opened it as many as disprove that, if that is more.
+    /// Default 2, 1..=100.
     pub half_open_success_count: u8,
     /// A response head that takes this long is slow. Default 0 s: none is; 0 s..=1 h.
     pub slow_threshold: Duration,

@@ -17,7 +17,7 @@ use std::{
 
 use data_plane::{
     routing::{Breaker, Draw, Heard, Outcome, Tick, balancing::hash},
-    table::{ReplicaSpec, Service, ServiceSpec, Table},
+    table::{Replica, ReplicaSpec, Service, ServiceSpec, Table},
 };
 use gateway_proto::{
     Address, Policy, ReplicaId, ServiceName,
@@ -40,7 +40,7 @@ fn main() {
     line("breaker: admit + record of a success", breaker, "", &wanted);
     for replicas in [3, 100, 1000] {
         for algorithm in Algorithm::ALL {
-            let service = service(algorithm, replicas, 1);
+            let (_, service) = service(algorithm, replicas, 1);
             for is_unrepeatable in [false, true] {
                 let per_call = least(rounds(|| calls(&service, 0, is_unrepeatable)));
                 let once = if is_unrepeatable { ", sent once" } else { "" };
@@ -51,17 +51,25 @@ fn main() {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     println!("\n{:<44}{:>10}  {:>10}  wanted ({cores} cores)", "the median of the rounds", "each", "÷ alone");
     for algorithm in Algorithm::ALL {
-        let of = |threads| {
-            let service = service(algorithm, 100, threads);
+        scales(&format!("{}: of 100", algorithm.name()), cores, |threads| {
+            let (_, service) = service(algorithm, 100, threads);
             median(rounds(|| beside(threads, |worker| calls(&service, worker, false))))
-        };
-        let alone = of(1);
-        line(&format!("{}: of 100, 1 thread", algorithm.name()), alone, "", "");
-        for threads in [2, 4, 8, 16].into_iter().filter(|threads| *threads <= cores) {
-            let together = of(threads);
-            let ratio = format!("{:.2}", together / alone);
-            line(&format!("{}: of 100, {threads} threads", algorithm.name()), together, &ratio, "1.00");
-        }
+        });
+    }
+    scales("found and held, in turn: of 100", cores, |threads| {
+        let (table, _) = service(Algorithm::RoundRobin, 100, threads);
+        median(rounds(|| beside(threads, |worker| requests(&table, worker))))
+    });
+}
+
+/// Rows of what one thread pays by itself, and what each does of several side by side.
+fn scales(what: &str, cores: usize, each: impl Fn(usize) -> f64) {
+    let alone = each(1);
+    line(&format!("{what}, 1 thread"), alone, "", "");
+    for threads in [2, 4, 8, 16].into_iter().filter(|threads| *threads <= cores) {
+        let together = each(threads);
+        let ratio = format!("{:.2}", together / alone);
+        line(&format!("{what}, {threads} threads"), together, &ratio, "1.00");
     }
 }
 
@@ -125,24 +133,44 @@ fn breaker() -> Vec<f64> {
 
 /// Seconds for a pick and its report, of requests one after the other.
 fn calls(service: &Service, worker: usize, is_unrepeatable: bool) -> f64 {
-    const LATENCY: Duration = Duration::from_millis(5);
+    timed_by_lot(worker, |now, draw| {
+        call(service, worker, now, Draw { is_unrepeatable, ..draw });
+    })
+}
+
+/// Seconds for the same as a request does it: its service is found by name, and several of its parts hold that and the replica.
+fn requests(table: &Table, worker: usize) -> f64 {
+    timed_by_lot(worker, |now, draw| {
+        let service = table.service_held_by(worker, "orders").expect("it was applied");
+        let attempt = Arc::clone(&service);
+        let replica = call(&attempt, worker, now, draw);
+        black_box([Arc::clone(&replica), replica]);
+    })
+}
+
+fn timed_by_lot(worker: usize, call: impl Fn(Tick, Draw)) -> f64 {
     let mut lot = worker as u64;
     timed(|| {
-        for call in 0..CALLS {
-            let now = Tick::from_nanos(NOW.as_nanos() + call);
+        for number in 0..CALLS {
+            let now = Tick::from_nanos(NOW.as_nanos() + number);
             lot = lot.wrapping_mul(0x5851_F42D_4C95_7F2D).wrapping_add(1);
             let random = (lot >> 11) as f64 / (1_u64 << 53) as f64;
-            let draw = Draw { random, key: Some(lot), is_unrepeatable };
-            let picked = service.pick(worker, black_box(now), &[], draw).expect("all are closed");
-            service.heard(worker, &picked.replica, Outcome::Success, LATENCY, now);
-            let heard = Heard { outcome: Outcome::Success, latency: Some(LATENCY) };
-            service.judge(&picked.replica, picked.permit, heard, now, 0.5);
-            service.end(worker, &picked.replica, true);
+            call(black_box(now), Draw { random, key: Some(lot), is_unrepeatable: false });
         }
     })
 }
 
-fn service(algorithm: Algorithm, replicas: usize, workers: usize) -> Arc<Service> {
+fn call(service: &Service, worker: usize, now: Tick, draw: Draw) -> Arc<Replica> {
+    const LATENCY: Duration = Duration::from_millis(5);
+    let picked = service.pick(worker, now, &[], draw).expect("all are closed");
+    service.heard(worker, &picked.replica, Outcome::Success, LATENCY, now);
+    let heard = Heard { outcome: Outcome::Success, latency: Some(LATENCY) };
+    service.judge(&picked.replica, picked.permit, heard, now, 0.5);
+    service.end(worker, &picked.replica, true);
+    picked.replica
+}
+
+fn service(algorithm: Algorithm, replicas: usize, workers: usize) -> (Arc<Table>, Arc<Service>) {
     let (table, _) = Table::new(workers);
     let name = ServiceName::parse("orders").expect("a valid name");
     let mut replicas: Vec<_> = (0..replicas).map(replica).collect();
@@ -154,7 +182,7 @@ fn service(algorithm: Algorithm, replicas: usize, workers: usize) -> Arc<Service
         let spread = hash(replica.key().replica.as_str().as_bytes()) % 10;
         service.heard(0, replica, Outcome::Success, Duration::from_millis(5 + spread), NOW);
     }
-    service
+    (table, service)
 }
 
 fn replica(number: usize) -> ReplicaSpec {

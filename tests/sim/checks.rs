@@ -13,10 +13,11 @@ mod ledger;
 mod picks;
 mod rotation;
 mod shares;
+mod silence;
 
 pub(crate) use self::{
     backlogs::piled_up,
-    breakers::{Breakers, Ticket},
+    breakers::{Breakers, Ticket, Waited},
     budget::BudgetBook,
     ledger::Ledger,
     picks::{Picks, open_tier, takes_requests},

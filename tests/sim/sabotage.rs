@@ -59,6 +59,10 @@ pub(crate) enum Sabotage {
     ExcuseFailure,
     /// Responses are settled without how long they took.
     ForgetLatency,
+    /// Who leaves before an answer says nothing of having waited.
+    ForgetWaits,
+    /// Who leaves before an answer says that it has always waited.
+    ExaggerateWaits,
     /// The table's policies never fail open.
     NeverFailOpen,
     /// The table's policies bound no breakers and do not only observe.

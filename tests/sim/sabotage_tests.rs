@@ -190,6 +190,16 @@ fn slowness_that_is_forgotten_is_found() {
 }
 
 #[test]
+fn waits_in_vain_that_nobody_hears_of_are_found() {
+    assert_found(Sabotage::ForgetWaits, &["who_is_waited_for_in_vain_is_blamed"]);
+}
+
+#[test]
+fn blame_for_a_silence_in_which_nobody_waited_is_found() {
+    assert_found(Sabotage::ExaggerateWaits, &["only_who_is_silent_is_blamed_for_it"]);
+}
+
+#[test]
 fn breakers_that_open_beyond_their_bound_are_found() {
     assert_found(Sabotage::LiftBounds, &["a_breaker_changes_by_its_rules_only"]);
 }

@@ -65,6 +65,7 @@ const SITUATIONS: &[&str] = &[
     "a part was sent",
     "a probe was sent",
     "a replica was asked although it rests",
+    "a replica was waited for in vain",
     "a request kept away from where others wait",
     "a request met no ready replica",
     "a request met open breakers only",

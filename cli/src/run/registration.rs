@@ -198,10 +198,7 @@ impl Keeper {
                 }
                 Err(status) => status,
             };
-            if Lost::of(&status).is_some() {
-                // It was carried out, and what came of it is gone: the next one is another request.
-                request.request_id = lease::request_id();
-            }
+            lease::prepare_again(&mut request, &status);
             let why = plain(&status);
             if told.as_ref() != Some(&why) {
                 self.say(&format!("{} is not registered: {why}; trying again", self.key));

@@ -21,6 +21,7 @@ use gateway_proto::{
 use super::{
     checks::{Checks, Standing},
     counters::{AttemptCounts, ReplicaCounters},
+    handles::Handles,
     latency::{Buckets, Latencies},
     learnt_limit::LearntLimit,
     spec::{Forced, ReplicaSpec},
@@ -39,13 +40,22 @@ const REMEMBERED_FAILURES: usize = 5;
 
 /// A replica: what the registry says of it, and what this data plane has learnt of it.
 ///
-/// What the registry says is immutable; a change makes a new `Replica` around the same knowledge.
+/// What the registry says is immutable; a change makes a new `Replica` around the same knowledge. Requests hold their worker's
+/// [handle](Replica::held_by), which is another `Replica` around all that this one is of.
 #[derive(Debug)]
 pub struct Replica {
+    said: Arc<Said>,
+    learnt: Arc<Learnt>,
+    /// None of a handle.
+    handles: Handles<Self>,
+}
+
+/// What the registry says, and what follows from it.
+#[derive(Debug)]
+struct Said {
     key: ReplicaKey,
     spec: ReplicaSpec,
     distance: Distance,
-    learnt: Arc<Learnt>,
 }
 
 /// Outlives changes of weight, health, policy and even of the registration.
@@ -145,23 +155,20 @@ impl Replica {
             unheard: Unheard::since(now),
             reset,
         };
-        let replica = Self {
-            key: ReplicaKey { service: service.clone(), replica: spec.id.clone() },
-            spec: spec.clone(),
-            distance: Distance::between(here, &spec.locality),
-            learnt: Arc::new(Learnt {
-                breaker: Breaker::shared_by(workers),
-                counts: AttemptCounts::new(workers),
-                latencies: Latencies::new(workers),
-                checks: Checks::new(spec.incarnation),
-                estimate: LatencyEstimate::default(),
-                limit: LearntLimit::default(),
-                outcomes: OnceLock::new(),
-                began_at: AtomicU64::new(0),
-                is_draining: AtomicBool::new(!spec.is_serving()),
-                memory: Mutex::new(memory),
-            }),
+        let learnt = Learnt {
+            breaker: Breaker::shared_by(workers),
+            counts: AttemptCounts::new(workers),
+            latencies: Latencies::new(workers),
+            checks: Checks::new(spec.incarnation),
+            estimate: LatencyEstimate::default(),
+            limit: LearntLimit::default(),
+            outcomes: OnceLock::new(),
+            began_at: AtomicU64::new(0),
+            is_draining: AtomicBool::new(!spec.is_serving()),
+            memory: Mutex::new(memory),
         };
+        let key = ReplicaKey { service: service.clone(), replica: spec.id.clone() };
+        let replica = Self::around(key, spec, here, Arc::new(learnt), workers);
         let obeyed = [replica.follow_force(None, now), None];
         (replica, obeyed)
     }
@@ -172,9 +179,15 @@ impl Replica {
     /// breaker is open, the next request is its probe. The breaker is not closed by that, what an operator has forced stays, and
     /// if the probe fails it rests for longer than the last time. An order to reset goes last, so that it also closes what was
     /// handed back together with it.
-    pub(super) fn respecified(&self, spec: &ReplicaSpec, here: &Locality, now: Tick) -> (Self, Obeyed) {
+    pub(super) fn respecified(
+        &self,
+        spec: &ReplicaSpec,
+        here: &Locality,
+        workers: usize,
+        now: Tick,
+    ) -> (Self, Obeyed) {
         let learnt = &self.learnt;
-        if spec.incarnation != self.spec.incarnation {
+        if spec.incarnation != self.spec().incarnation {
             learnt.breaker.reprobe(now);
             learnt.limit.forget();
             let before = self.counters();
@@ -182,20 +195,42 @@ impl Replica {
             memory.before = before;
             memory.unheard = Unheard::since(now);
         }
-        if spec.takes_requests() && (spec.incarnation != self.spec.incarnation || !self.takes_requests()) {
+        if spec.takes_requests() && (spec.incarnation != self.spec().incarnation || !self.takes_requests()) {
             self.begins(now);
         }
         learnt.is_draining.store(!spec.is_serving(), Relaxed);
-        let distance = Distance::between(here, &spec.locality);
-        let next = Self { key: self.key.clone(), spec: spec.clone(), distance, learnt: Arc::clone(learnt) };
-        let forced = next.follow_force(self.spec.forced.as_ref(), now);
+        let next = Self::around(self.key().clone(), spec, here, Arc::clone(learnt), workers);
+        let forced = next.follow_force(self.spec().forced.as_ref(), now);
         let reset = next.follow_reset(now);
         (next, [forced, reset])
     }
 
+    fn around(
+        key: ReplicaKey,
+        spec: &ReplicaSpec,
+        here: &Locality,
+        learnt: Arc<Learnt>,
+        workers: usize,
+    ) -> Self {
+        let distance = Distance::between(here, &spec.locality);
+        let said = Arc::new(Said { key, spec: spec.clone(), distance });
+        Self { said, learnt, handles: Handles::new(workers) }
+    }
+
+    /// The replica as requests of a worker hold it: by a count that no other worker writes.
+    #[inline]
+    pub(super) fn held_by(self: &Arc<Self>, worker: usize) -> &Arc<Self> {
+        let handle = || Self {
+            said: Arc::clone(&self.said),
+            learnt: Arc::clone(&self.learnt),
+            handles: Handles::none(),
+        };
+        self.handles.of(worker, handle).unwrap_or(self)
+    }
+
     /// Obeys an order to reset that is newer than the last one.
     fn follow_reset(&self, now: Tick) -> Option<(Change, Order)> {
-        let order = self.spec.reset.as_ref()?;
+        let order = self.spec().reset.as_ref()?;
         {
             let mut memory = self.memory();
             if memory.reset.as_ref().is_some_and(|last| !is_newer(order, last)) {
@@ -209,7 +244,7 @@ impl Replica {
     /// Brings the breaker into the state that an operator has decided on, or out of it.
     fn follow_force(&self, before: Option<&Forced>, now: Tick) -> Option<(Change, Order)> {
         let breaker = &self.learnt.breaker;
-        let (change, forced) = match &self.spec.forced {
+        let (change, forced) = match &self.spec().forced {
             Some(forced) => (breaker.force(forced.state, now)?, Some(forced)),
             None => (breaker.release(now)?, before),
         };
@@ -218,52 +253,52 @@ impl Replica {
 
     /// Service and id.
     pub fn key(&self) -> &ReplicaKey {
-        &self.key
+        &self.said.key
     }
 
     /// Where it listens.
     pub fn address(&self) -> &Address {
-        &self.spec.endpoint.address
+        &self.spec().endpoint.address
     }
 
     /// Where it listens, and what it understands there.
     pub fn endpoint(&self) -> &Endpoint {
-        &self.spec.endpoint
+        &self.spec().endpoint
     }
 
     /// Which registration of the id it is.
     pub fn incarnation(&self) -> i64 {
-        self.spec.incarnation
+        self.spec().incarnation
     }
 
     /// Health as the registry knows it.
     pub fn health(&self) -> Health {
-        self.spec.health
+        self.spec().health
     }
 
     /// Its share of the traffic.
     pub fn weight(&self) -> Weight {
-        self.spec.weight
+        self.spec().weight
     }
 
     /// Its tier.
     pub fn priority(&self) -> Priority {
-        self.spec.priority
+        self.spec().priority
     }
 
     /// How far it is from this data plane.
     pub fn distance(&self) -> Distance {
-        self.distance
+        self.said.distance
     }
 
     /// Whether new requests may go to it, as far as the registry is concerned.
     pub fn takes_requests(&self) -> bool {
-        self.spec.takes_requests()
+        self.spec().takes_requests()
     }
 
     /// What a check of it is; `None`: it is not checked. One that drains is none of ours to find out about.
     pub fn check_method(&self, policy: &HealthCheck) -> Option<CheckMethod> {
-        policy.method(self.spec.is_permanent).filter(|_| self.spec.is_serving())
+        policy.method(self.spec().is_permanent).filter(|_| self.spec().is_serving())
     }
 
     /// What its checks have shown.
@@ -291,8 +326,8 @@ impl Replica {
     /// Another registration, or the end of its checks, makes what they have shown void.
     pub(super) fn follow_checks(&self, policy: &HealthCheck) {
         match self.check_method(policy) {
-            Some(_) => self.learnt.checks.follow(self.spec.incarnation),
-            None => self.learnt.checks.forget(self.spec.incarnation),
+            Some(_) => self.learnt.checks.follow(self.spec().incarnation),
+            None => self.learnt.checks.forget(self.spec().incarnation),
         }
     }
 
@@ -303,7 +338,7 @@ impl Replica {
 
     /// What it has of the traffic at `now`, relative to its peers.
     pub(super) fn share(&self, now: Tick, slow_start: Duration) -> u64 {
-        u64::from(self.spec.weight.get()) * self.part(now, slow_start)
+        u64::from(self.spec().weight.get()) * self.part(now, slow_start)
     }
 
     /// Its part of its weight, in hundredths.
@@ -324,7 +359,7 @@ impl Replica {
 
     /// Everything the registry says of it.
     pub fn spec(&self) -> &ReplicaSpec {
-        &self.spec
+        &self.said.spec
     }
 
     /// The breaker's state and counts at `now`.

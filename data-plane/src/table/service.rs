@@ -154,7 +154,7 @@ impl Service {
                     replicas.push(Arc::clone(known));
                     continue;
                 }
-                Some(known) => known.respecified(replica_spec, &self.here, now),
+                Some(known) => known.respecified(replica_spec, &self.here, self.workers, now),
                 None => {
                     let (replica, changes) =
                         Replica::new(&spec.name, replica_spec, &self.here, self.workers, now);
@@ -307,7 +307,7 @@ impl Service {
         if let Some(change) = change {
             self.changed(replica, change, None, now);
         }
-        Picked { replica: Arc::clone(replica), permit: permit.of(worker) }
+        Picked { replica: Arc::clone(replica.held_by(worker)), permit: permit.of(worker) }
     }
 
     #[inline]

@@ -7,6 +7,7 @@ mod checks;
 mod concurrency;
 mod departures;
 mod drains;
+mod holders;
 mod localities;
 mod measures;
 mod orders;

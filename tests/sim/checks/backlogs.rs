@@ -1,18 +1,19 @@
-//! Where requests pile up, by what is under way.
+//! Where requests pile up, by what waits for a response head.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use data_plane::routing::balancing::{Load, MOST_PEERS, has_backlog};
 use gateway_proto::{ReplicaId, Weight};
 
-/// Those of the replicas that share the traffic at which requests pile up, when so many are under way at each. In the simulation
-/// nothing is heard of one before it ends.
+/// Those of the replicas that share the traffic at which requests pile up, when so many wait at each.
 pub(crate) fn piled_up(
     sharing: &BTreeMap<ReplicaId, Weight>,
-    under_way: impl Fn(&ReplicaId) -> u64,
+    unanswered: impl Fn(&ReplicaId) -> u64,
 ) -> BTreeSet<ReplicaId> {
-    let load =
-        |(id, weight): (&ReplicaId, &Weight)| Load { cost: under_way(id) as f64, share: weight.get().into() };
+    let load = |(id, weight): (&ReplicaId, &Weight)| Load {
+        cost: unanswered(id) as f64,
+        share: weight.get().into(),
+    };
     let loads: Vec<_> = sharing.iter().map(load).collect();
     let is_piled_up = |place: usize| {
         let peers = 1..loads.len().min(MOST_PEERS + 1);

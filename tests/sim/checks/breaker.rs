@@ -5,7 +5,7 @@ use std::time::Duration;
 use data_plane::routing::{Change, Heard, Outcome, Reason, State, Tick, Withheld};
 use gateway_proto::{ReplicaKey, policy};
 
-use super::{Checked, claim};
+use super::{Checked, claim, silence::Silence};
 
 /// One breaker.
 #[derive(Debug)]
@@ -35,6 +35,9 @@ pub(crate) struct Expected {
     is_uncertain: bool,
     open_for: Duration,
     healthy_since: Tick,
+    pub(super) silence: Silence,
+    /// When its replica gave a sign of life last.
+    pub(super) heard_at: Tick,
 }
 
 impl Expected {
@@ -58,6 +61,8 @@ impl Expected {
             is_uncertain: false,
             open_for: Duration::ZERO,
             healthy_since: Tick::ORIGIN,
+            silence: Silence::since(now),
+            heard_at: Tick::ORIGIN,
         }
     }
 
@@ -88,6 +93,7 @@ impl Expected {
         (self.row, self.successes, self.probe) = (0, 0, None);
         self.outcomes.clear();
         self.responses.clear();
+        self.silence = Silence::since(now);
         if self.state == State::Open {
             self.until = now;
         }
@@ -233,6 +239,9 @@ impl Expected {
         }
         self.outcomes.clear();
         self.responses.clear();
+        if matches!(change.to, State::Open | State::Closed) {
+            self.silence = Silence::since(now);
+        }
         if change.to == State::Open {
             self.open_times_double_up_to_the_longest(key, change, now, policy, somebody)?;
         } else {

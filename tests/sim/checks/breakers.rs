@@ -15,8 +15,15 @@ pub(crate) struct Breakers {
     policy: policy::Breaker,
     by_key: BTreeMap<ReplicaKey, Expected>,
     /// Attempts under way at each breaker, those of replicas that are gone included.
-    inflight: BTreeMap<u64, u64>,
+    under_way: BTreeMap<u64, UnderWay>,
     made: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct UnderWay {
+    attempts: u64,
+    /// Of these, the ones that have no response head.
+    unanswered: u64,
 }
 
 /// One attempt's place in this bookkeeping.
@@ -25,11 +32,25 @@ pub(crate) struct Ticket {
     breaker: u64,
     era: u64,
     probe: bool,
+    is_answered: bool,
+}
+
+/// What the gateway makes of a wait in vain, and by what it is to be judged.
+pub(crate) struct Waited {
+    pub(crate) since: Tick,
+    pub(crate) now: Tick,
+    /// For how long the replica was waited for, if that is held against it.
+    pub(crate) told: Option<Duration>,
+    /// How long one attempt may take.
+    pub(crate) per_try: Duration,
+    /// Whether exactly those are asked whose breakers let them through. Where checks or a policy say otherwise it is not known
+    /// here who is.
+    pub(crate) by_breakers: bool,
 }
 
 impl Breakers {
     pub(crate) fn new(policy: policy::Breaker) -> Self {
-        Self { policy, by_key: BTreeMap::new(), inflight: BTreeMap::new(), made: 0 }
+        Self { policy, by_key: BTreeMap::new(), under_way: BTreeMap::new(), made: 0 }
     }
 
     pub(crate) fn get(&self, key: &ReplicaKey) -> Option<&Expected> {
@@ -76,9 +97,10 @@ impl Breakers {
         let is_resting = matches!(breaker.state, State::Open | State::HalfOpen);
         if regardless && is_resting && !probe {
             claim("every_transition_is_told", change.is_none(), || format!("{key}: {change:?}"))?;
-            *self.inflight.entry(breaker.number).or_default() += 1;
             // What becomes of it counts for nothing.
-            return Ok(Ticket { breaker: breaker.number, era: u64::MAX, probe });
+            let (breaker, era) = (breaker.number, u64::MAX);
+            self.begin(breaker);
+            return Ok(Ticket { breaker, era, probe, is_answered: false });
         }
         breaker.an_open_breaker_lets_probes_pass_only(key, probe, now)?;
         breaker.one_probe_at_a_time(key, probe, now)?;
@@ -93,8 +115,60 @@ impl Breakers {
             })?;
             breaker.probe_sent(now.plus(lease));
         }
-        *self.inflight.entry(breaker.number).or_default() += 1;
-        Ok(Ticket { breaker: breaker.number, era: breaker.era, probe })
+        let (breaker, era) = (breaker.number, breaker.era);
+        self.begin(breaker);
+        Ok(Ticket { breaker, era, probe, is_answered: false })
+    }
+
+    fn begin(&mut self, breaker: u64) {
+        let under_way = self.under_way.entry(breaker).or_default();
+        under_way.attempts += 1;
+        under_way.unanswered += 1;
+    }
+
+    /// An attempt has its response head, or will not have one; `is_life` if that is a sign of life of its replica.
+    pub(crate) fn answered(&mut self, key: &ReplicaKey, ticket: &mut Ticket, is_life: bool, now: Tick) {
+        ticket.is_answered = true;
+        if let Some(under_way) = self.under_way.get_mut(&ticket.breaker) {
+            under_way.unanswered -= 1;
+        }
+        if is_life {
+            self.shows_life(key, *ticket, now);
+        }
+    }
+
+    /// Something has come of a replica.
+    pub(crate) fn shows_life(&mut self, key: &ReplicaKey, ticket: Ticket, now: Tick) {
+        if let Some(breaker) = self.by_key.get_mut(key).filter(|breaker| breaker.number == ticket.breaker) {
+            breaker.heard_at = now;
+            breaker.silence.is_broken(now);
+        }
+    }
+
+    /// Somebody has left who waited for a replica. It is to blame if it was waited for as long as one attempt may take, one after
+    /// the other, and nothing was heard of it meanwhile, but of a peer that gets requests.
+    pub(crate) fn silence_is_judged(&mut self, key: &ReplicaKey, ticket: Ticket, waited: Waited) -> Checked {
+        let Waited { since, now, told, per_try, by_breakers } = waited;
+        let present = self.by_key.get_mut(key).filter(|breaker| breaker.number == ticket.breaker);
+        let Some(breaker) = present else { return Ok(()) };
+        let (sum, began) = breaker.silence.waited(since, now);
+        let is_peer = |other: &&ReplicaKey| other.service == key.service && *other != key;
+        let mut peers = self.by_key.iter().filter(|(other, _)| is_peer(other)).map(|(_, peer)| peer);
+        let is_heard =
+            peers.any(|peer| peer.is_ready && peer.state.lets_all_through() && peer.heard_at > began);
+        let detail =
+            || format!("{key}, waited for {sum:?} since {began:?}, a peer heard: {is_heard}, told {told:?}");
+        claim(
+            "only_who_is_silent_is_blamed_for_it",
+            told.is_none_or(|told| told == sum && sum >= per_try),
+            detail,
+        )?;
+        if !by_breakers {
+            return Ok(());
+        }
+        let is_due = sum >= per_try && is_heard;
+        claim("only_who_is_silent_is_blamed_for_it", told.is_none() || is_due, detail)?;
+        claim("who_is_waited_for_in_vain_is_blamed", told.is_some() || !is_due, detail)
     }
 
     /// An attempt's outcome is in; `change` is what its breaker made of it; `somebody` whether others of its service let requests
@@ -108,8 +182,9 @@ impl Breakers {
         now: Tick,
         somebody: Option<bool>,
     ) -> Checked {
-        if let Some(count) = self.inflight.get_mut(&ticket.breaker) {
-            *count -= 1;
+        if let Some(under_way) = self.under_way.get_mut(&ticket.breaker) {
+            under_way.attempts -= 1;
+            under_way.unanswered -= u64::from(!ticket.is_answered);
         }
         let policy = self.policy;
         let has_room = self.has_room(key);
@@ -155,7 +230,7 @@ impl Breakers {
 
     /// What is under way at a replica is counted exactly, and nothing when nothing is.
     pub(crate) fn permits_are_conserved(&self, key: &ReplicaKey, ticket: Ticket, inflight: u64) -> Checked {
-        let expected = self.inflight.get(&ticket.breaker).copied().unwrap_or(0);
+        let expected = self.under_way.get(&ticket.breaker).copied().unwrap_or_default().attempts;
         claim("permits_are_conserved", inflight == expected, || {
             format!("{key} shows {inflight} attempts under way, {expected} are")
         })
@@ -163,7 +238,16 @@ impl Breakers {
 
     /// Attempts under way at a replica of the present snapshot.
     pub(crate) fn inflight(&self, key: &ReplicaKey) -> u64 {
+        self.under_way(key).attempts
+    }
+
+    /// Those of them that have no response head.
+    pub(crate) fn unanswered(&self, key: &ReplicaKey) -> u64 {
+        self.under_way(key).unanswered
+    }
+
+    fn under_way(&self, key: &ReplicaKey) -> UnderWay {
         let number = self.by_key.get(key).map(|breaker| breaker.number);
-        number.and_then(|number| self.inflight.get(&number)).copied().unwrap_or(0)
+        number.and_then(|number| self.under_way.get(&number)).copied().unwrap_or_default()
     }
 }

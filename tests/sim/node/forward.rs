@@ -68,11 +68,11 @@ impl Node {
         let open_tier = open_tier(&self.snapshot, &self.breakers, service.name(), &env.plan.policy.breaker);
         let sharing = self.sharing(service.name(), open_tier);
         let takes_turns = service.policy().balancing == Balancing::default();
-        let under_way = |id: &ReplicaId| {
+        let unanswered = |id: &ReplicaId| {
             let key = ReplicaKey { service: service.name().clone(), replica: id.clone() };
-            self.breakers.inflight(&key)
+            self.breakers.unanswered(&key)
         };
-        let piled_up = if takes_turns { piled_up(&sharing, under_way) } else { BTreeSet::new() };
+        let piled_up = if takes_turns { piled_up(&sharing, unanswered) } else { BTreeSet::new() };
         let has_choice = !request.is_idempotent && !piled_up.is_empty();
         let is_careless = has_choice && env.has(Sabotage::PileUp);
         let is_unrepeatable = !request.is_idempotent && !env.has(Sabotage::SpareNobody) && !is_careless;
@@ -150,8 +150,16 @@ impl Node {
             let returned = permit.take().expect("it is there");
             service.settle(0, &replica, returned, Outcome::Neutral, now, 0.5);
         }
-        request.flight =
-            Some(Flight { replica, permit, ticket, policy, began: now, latency: None, server: None });
+        request.flight = Some(Flight {
+            replica,
+            permit,
+            ticket,
+            policy,
+            began: now,
+            is_heard: false,
+            latency: None,
+            server: None,
+        });
         self.requests.insert(id, request);
         Ok(())
     }
@@ -224,11 +232,12 @@ impl Node {
             Head::TryTimeout => (fault(Fault::ResponseTimeout), Proof::Unknown),
             Head::OutOfTime => {
                 env.journal.count("a request ran out of time");
-                self.settle(env, id, Outcome::Neutral)?;
+                self.given_up(env, id)?;
                 return self.finished(env, id, false);
             }
         };
         note!(env, "node {}: request {id} attempt {attempt}: {head:?}", self.number);
+        self.hear(env, id, outcome);
         self.settle(env, id, outcome)?;
         self.failed(env, id, proof)
     }
@@ -244,6 +253,7 @@ impl Node {
         let code = StatusCode::from_u16(status).expect("three digits");
         let outcome = judge(code, retry_after);
         note!(env, "node {}: request {id}: {status}", self.number);
+        self.hear(env, id, outcome);
         let is_probe = self.requests.get(&id).is_some_and(Request::is_probe);
         if is_probe || outcome != Outcome::Success {
             self.settle(env, id, outcome)?;
@@ -263,6 +273,10 @@ impl Node {
     /// The response body ends, as it should or cut off.
     pub(super) fn body(&mut self, env: &mut Env, id: RequestId, whole: bool) -> Checked {
         let Some(request) = self.requests.get(&id) else { return Ok(()) };
+        if let Some(flight) = request.flight.as_ref().filter(|_| whole) {
+            flight.replica.shows_life(0, env.tick());
+            self.breakers.shows_life(flight.replica.key(), flight.ticket, env.tick());
+        }
         let is_good = request.status.is_some_and(|status| status < 500);
         let outcome = if whole { Outcome::Success } else { Outcome::Failure(Fault::Truncated) };
         self.settle(env, id, outcome)?;
@@ -273,7 +287,7 @@ impl Node {
     pub(super) fn leave(&mut self, env: &mut Env, id: RequestId) -> Checked {
         if self.requests.contains_key(&id) {
             env.journal.count("a client left");
-            self.settle(env, id, Outcome::Neutral)?;
+            self.given_up(env, id)?;
             self.requests.remove(&id);
         }
         Ok(())

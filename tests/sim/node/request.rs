@@ -36,6 +36,8 @@ pub(super) struct Flight {
     pub(super) ticket: Ticket,
     pub(super) policy: AttemptPolicy,
     pub(super) began: Tick,
+    /// Whether it has a response head, or failed without one.
+    pub(super) is_heard: bool,
     /// How long it took to the response head, or to the end of its time.
     pub(super) latency: Option<Duration>,
     /// Who works on it, in which life.

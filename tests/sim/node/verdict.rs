@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use data_plane::{
     routing::{
-        Fault, Heard, Outcome, Rule, State,
+        Fault, Heard, Outcome, Rule, State, Tick,
         retry::{Progress, Proof, RequestFacts, Stop, Verdict, decide},
     },
     table::{Replica, Service, Standing},
@@ -12,7 +12,7 @@ use data_plane::{
 
 use super::Node;
 use crate::{
-    checks::{Breakers, BudgetBook, Checked, claim},
+    checks::{Breakers, BudgetBook, Checked, Waited, claim},
     env::{Env, Phase},
     event::{Event, NodeEvent, RequestId},
     journal::note,
@@ -62,6 +62,46 @@ impl Node {
         }
     }
 
+    /// The attempt has a response head that stands for `outcome`, or it failed without one.
+    pub(super) fn hear(&mut self, env: &Env, id: RequestId, outcome: Outcome) {
+        let request = self.requests.get_mut(&id);
+        let flight = request.and_then(|request| Some((&request.service, request.flight.as_mut()?)));
+        let Some((service, flight)) = flight.filter(|(_, flight)| !flight.is_heard) else { return };
+        flight.is_heard = true;
+        let now = env.tick();
+        service.heard(0, &flight.replica, outcome, now.since(flight.began), now);
+        let is_life = !matches!(outcome, Outcome::Failure(Fault::ResponseTimeout | Fault::ConnectTimeout));
+        self.breakers.answered(flight.replica.key(), &mut flight.ticket, is_life, now);
+    }
+
+    /// Nobody waits for the attempt any longer. Its replica is to blame only if nothing is heard of it, however long it is
+    /// waited for.
+    pub(super) fn given_up(&mut self, env: &mut Env, id: RequestId) -> Checked {
+        let mut outcome = Outcome::Neutral;
+        let request = self.requests.get(&id);
+        let flight = request.and_then(|request| Some((&request.service, request.flight.as_ref()?)));
+        if let Some((service, flight)) =
+            flight.filter(|(_, flight)| flight.permit.is_some() && !flight.is_heard)
+        {
+            let (since, now, per_try) = (flight.began, env.tick(), env.plan.policy.timeout.per_try);
+            let said = if env.has(Sabotage::ExaggerateWaits) { Tick::ORIGIN } else { since };
+            let told = match env.has(Sabotage::ForgetWaits) {
+                true => None,
+                false => service.waited_in_vain(&flight.replica, said, false, now),
+            };
+            let checks = service.policy().health_check;
+            let is_asked = |other: &Arc<Replica>| other.standing(&checks) == Standing::Asked;
+            let by_breakers = service.fail_open().is_none() && service.replicas().iter().all(is_asked);
+            let waited = Waited { since, now, told, per_try, by_breakers };
+            self.breakers.silence_is_judged(flight.replica.key(), flight.ticket, waited)?;
+            if let Some(waited) = told {
+                env.journal.count("a replica was waited for in vain");
+                outcome = Outcome::Failure(Fault::Unanswered(waited));
+            }
+        }
+        self.settle(env, id, outcome)
+    }
+
     /// Gives the attempt's permit back, unless that has happened.
     pub(super) fn settle(&mut self, env: &mut Env, id: RequestId, outcome: Outcome) -> Checked {
         let Some(request) = self.requests.get_mut(&id) else { return Ok(()) };
@@ -69,6 +109,7 @@ impl Node {
         let Some(flight) = &mut request.flight else { return Ok(()) };
         let Some(permit) = flight.permit.take() else { return Ok(()) };
         let (replica, ticket, latency) = (Arc::clone(&flight.replica), flight.ticket, flight.latency);
+        let was_heard = flight.is_heard;
         let jitter = env.random();
         let somebody = lets_another_through(&service, &replica, &self.breakers);
         let told = match outcome {
@@ -83,7 +124,11 @@ impl Node {
         } else {
             let latency = latency.filter(|_| !env.has(Sabotage::ForgetLatency));
             let heard = Heard { outcome: told, latency };
-            service.settle(0, &replica, permit, heard, env.tick(), jitter);
+            if let Outcome::Failure(fault) = told {
+                service.failed(0, &replica, fault, "", env.tick());
+            }
+            service.judge(&replica, permit, heard, env.tick(), jitter);
+            service.end(0, &replica, was_heard);
         }
         let change = self.transition();
         if let Some(change) = change {

@@ -242,7 +242,7 @@ Address       10.0.0.13:8080
 State         OPEN for 16s, not closed on 1 of 2 data planes
 Next probe    4s
 Why           failure_ratio 0.62 >= 0.50 (31 of 50)
-Rules         opens after 5 failures in a row, or 0.50 of 20 or more in 10s; rests 1s to 1m, 2 good probes close it
+Rules         opens after 5 failures in a row, or 0.50 of 20 or more in 10s; rests 1s to 1m, 2 good probes close it, more after a ratio
 
 Data planes
   NODE   STATE   SINCE   RETRY   WINDOW            ATTEMPTS      TRIPS   WHY

@@ -124,7 +124,7 @@ fn lease_of(replica: &Replica, now: SystemTime) -> Option<String> {
     replica.lease.as_ref().map(|_| lease(replica, now))
 }
 
-/// `5 in a row, or 0.50 of 20 or more in 10s; rests 1s..1m, 2 probes close it`.
+/// `opens after 5 failures in a row, or 0.50 of 20 or more in 10s; rests 1s to 1m, 2 good probes close it, more after a ratio`.
 pub(in crate::commands) fn rules(policy: &BreakerPolicy) -> String {
     let span = |wire: Option<prost_types::Duration>| {
         wire.and_then(non_negative).map(exact).unwrap_or_else(|| NONE.into())
@@ -145,7 +145,7 @@ pub(in crate::commands) fn rules(policy: &BreakerPolicy) -> String {
     }
     let _ = write!(
         text,
-        "; rests {} to {}, {} good probes close it",
+        "; rests {} to {}, {} good probes close it, more after a ratio",
         span(policy.base_open),
         span(policy.max_open),
         policy.half_open_success_count()
@@ -487,7 +487,7 @@ Registry
   health    HEALTHY for 10m
   mode      serving
   lease     ttl 15s, renewed 2s ago, expires in 13s
-  rules     opens after 5 failures in a row, or 0.50 of 20 or more in 10s; rests 1s to 1m, 2 good probes close it
+  rules     opens after 5 failures in a row, or 0.50 of 20 or more in 10s; rests 1s to 1m, 2 good probes close it, more after a ratio
 
 Data planes, worst first
   NODE   DOES     SINCE   PROBE   WINDOW   IN FLIGHT   TRIPS           REPORTED               WHY

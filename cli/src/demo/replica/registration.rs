@@ -73,10 +73,7 @@ impl Registration {
                 }
                 Err(status) => {
                     tracing::debug!(replica = %self.key, "not registered yet: {}", status.message());
-                    if Lost::of(&status).is_some() {
-                        // It was carried out, and what came of it is gone: the next one is another request.
-                        request.request_id = lease::request_id();
-                    }
+                    lease::prepare_again(&mut request, &status);
                 }
             }
             jittered(pause).await;

@@ -72,7 +72,8 @@ pub(in crate::proxy) fn admit(
     }
     let found = route::route(head.host(), head.path(), worker.domain())
         .ok_or_else(|| refuse(GatewayError::NoRoute))?;
-    let Some(service) = worker.table().service_or_departed(found.service, worker.now()) else {
+    let Some(service) = worker.table().service_or_departed(worker.index(), found.service, worker.now())
+    else {
         let error = match worker.table().is_filled() {
             true => GatewayError::UnknownService,
             false => GatewayError::NoSnapshot,
@@ -86,7 +87,7 @@ pub(in crate::proxy) fn admit(
 /// Where an explicit route leads.
 fn follow(rule: &Arc<Rule>, worker: &Rc<Worker>) -> Result<Admitted, (GatewayError, String)> {
     let name = rule.route().service.as_str();
-    let Some(service) = worker.table().service_or_departed(name, worker.now()) else {
+    let Some(service) = worker.table().service_or_departed(worker.index(), name, worker.now()) else {
         // It is no unknown one: somebody has declared it, and it has no replica yet or any more.
         let error = match worker.table().is_filled() {
             true => GatewayError::NoneReady,

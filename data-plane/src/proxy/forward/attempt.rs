@@ -5,18 +5,18 @@ use std::{cell::RefCell, rc::Rc, sync::Arc, task::Waker, time::Duration};
 use crate::{
     proxy::{body::response_body::UpstreamBody, head::request_id::RequestId, upstream::Link, worker::Worker},
     routing::{Draw, Fault, Heard, Origin, Outcome, Permit, Tick},
-    table::{Picked, Replica, Service, TunnelCounts, Unavailable, Waiting},
+    table::{HeldService, Picked, Replica, TunnelCounts, Unavailable, Waiting},
 };
 
 /// Holds a picked replica's permit from the pick to the verdict.
 ///
 /// Dropped without one (a drain that was over, a panic, a client that broke off its request), it gives the permit back without
-/// blame. So it does when it is [given up](Self::given_up), unless its replica [hangs](Service::waited_in_vain). In any case the
+/// blame. So it does when it is [given up](Self::given_up), unless its replica [hangs](crate::table::Service::waited_in_vain). In any case the
 /// replica has nothing more to do with the request once it is dropped.
 #[derive(Debug)]
 pub(in crate::proxy) struct Attempt {
     worker: Rc<Worker>,
-    service: Arc<Service>,
+    service: HeldService,
     replica: Arc<Replica>,
     /// Until the outcome is known.
     permit: Option<Permit>,
@@ -38,7 +38,7 @@ impl Attempt {
     /// [`Unavailable`] when there is nobody (else) to ask.
     pub(in crate::proxy) fn begin(
         worker: &Rc<Worker>,
-        service: &Arc<Service>,
+        service: &HeldService,
         tried: &[Arc<Replica>],
         draw: Draw,
         request_id: &RequestId,
@@ -51,7 +51,7 @@ impl Attempt {
     /// As [`Attempt::begin`], for a request that waits for a place.
     pub(in crate::proxy) fn begin_in_turn(
         worker: &Rc<Worker>,
-        service: &Arc<Service>,
+        service: &HeldService,
         tried: &[Arc<Replica>],
         draw: Draw,
         waiting: &mut Waiting,
@@ -64,7 +64,7 @@ impl Attempt {
 
     fn of(
         worker: &Rc<Worker>,
-        service: &Arc<Service>,
+        service: &HeldService,
         picked: Picked,
         began: Tick,
         request_id: &RequestId,

@@ -1,7 +1,7 @@
 //! What a client gets instead of a failure: the answer of another service, the last good one, or a short one of the
 //! gateway's own.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{mem, time::Duration};
 
 use bytes::Bytes;
 use gateway_proto::policy::{Fallback, RequestRules};
@@ -21,7 +21,7 @@ use crate::{
         head::{ResponseHead, field_name::Name, fields::Fields},
     },
     routing::Outcome,
-    table::{AttemptPolicy, FallbackKind, Service},
+    table::{AttemptPolicy, FallbackKind, HeldService},
 };
 
 impl Journey<'_> {
@@ -93,13 +93,13 @@ impl Journey<'_> {
     }
 
     /// The service that may be asked instead, if there is one and the request can be sent there.
-    fn stand_in(&self, fallback: &Fallback) -> Option<Arc<Service>> {
+    fn stand_in(&self, fallback: &Fallback) -> Option<HeldService> {
         let name = fallback.service.as_str();
         let is_held = self.source.is_replayable() || !self.source.has_begun();
         if name.is_empty() || name == self.service.name().as_str() || !is_held || self.time_is_over() {
             return None;
         }
-        let service = self.worker.table().service(name)?;
+        let service = self.worker.table().service_held_by(self.worker.index(), name)?;
         let is_repeatable =
             !self.is_seen || self.is_idempotent && repeats(&service.policy().retry, &self.head);
         let rules = service.policy().request;
@@ -129,7 +129,7 @@ impl Journey<'_> {
     }
 
     /// Asks another service as if the request had come for it, within what is left of the time that its caller set.
-    async fn ask_instead(&mut self, service: Arc<Service>) -> Ending {
+    async fn ask_instead(&mut self, service: HeldService) -> Ending {
         let now = self.worker.now();
         let left = self.hints.time.map_or(Duration::MAX, |_| self.deadline(now).since(now));
         {

@@ -1,13 +1,13 @@
 //! A request's stay at its service, from when that is known to the end of the answer, which metrics count.
 
-use std::{cell::Cell, ops::Deref, rc::Rc, sync::Arc, thread};
+use std::{cell::Cell, ops::Deref, rc::Rc, thread};
 
 use http::StatusCode;
 
 use crate::{
     proxy::worker::Worker,
     routing::Tick,
-    table::{RequestOutcome, Service},
+    table::{HeldService, RequestOutcome},
 };
 
 /// As which status a request counts whose client was gone before there was an answer. Nobody is sent it.
@@ -19,13 +19,13 @@ const CLIENT_GONE: u16 = 499;
 #[derive(Debug)]
 pub(in crate::proxy) struct Stay {
     worker: Rc<Worker>,
-    service: Arc<Service>,
+    service: HeldService,
     began: Tick,
     is_answered: Cell<bool>,
 }
 
 impl Stay {
-    pub(in crate::proxy) fn begin(worker: &Rc<Worker>, service: Arc<Service>) -> Self {
+    pub(in crate::proxy) fn begin(worker: &Rc<Worker>, service: HeldService) -> Self {
         service.request_began(worker.index());
         Self { worker: Rc::clone(worker), service, began: worker.now(), is_answered: Cell::new(false) }
     }
@@ -43,9 +43,9 @@ impl Stay {
 }
 
 impl Deref for Stay {
-    type Target = Arc<Service>;
+    type Target = HeldService;
 
-    fn deref(&self) -> &Arc<Service> {
+    fn deref(&self) -> &HeldService {
         &self.service
     }
 }

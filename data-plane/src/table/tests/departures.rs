@@ -24,11 +24,11 @@ fn a_service_whose_last_replica_left_has_nobody_and_keeps_its_policy_for_a_while
         "it is not registered"
     );
     let last = after(1000).plus(REMEMBERED - Duration::from_nanos(1));
-    let service = table.service_or_departed("orders", last).expect("it is remembered");
+    let service = table.service_or_departed(0, "orders", last).expect("it is remembered");
     assert_eq!(service.policy().balancing, policy.balancing);
     assert_eq!(service.pick(0, last, &[], Draw::default()).unwrap_err(), Unavailable::NoneReady);
-    assert!(table.service_or_departed("orders", after(1000).plus(REMEMBERED)).is_none(), "and forgotten");
-    assert!(table.service_or_departed("payments", last).is_none(), "nobody ever had that");
+    assert!(table.service_or_departed(0, "orders", after(1000).plus(REMEMBERED)).is_none(), "and forgotten");
+    assert!(table.service_or_departed(0, "payments", last).is_none(), "nobody ever had that");
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn a_service_is_remembered_for_as_long_as_its_fallback_may_answer() {
         let (table, _) = Table::new(1);
         table.apply(&[named("orders", policy)], &[], START);
         leaves(&table, "orders", START);
-        let is_remembered = |now| table.service_or_departed("orders", now).is_some();
+        let is_remembered = |now| table.service_or_departed(0, "orders", now).is_some();
         assert!(is_remembered(START.plus(lasts - Duration::from_nanos(1))), "{lasts:?}");
         assert!(!is_remembered(START.plus(lasts)), "{lasts:?}");
     }
@@ -80,7 +80,7 @@ fn a_service_that_comes_back_goes_on_counting_where_it_stood() {
     assert_eq!(asked(&back, after(1), 1), ["b"]);
     assert!(back.attempts().attempts > 1, "{:?}", back.attempts());
     leaves(&table, "orders", after(2));
-    assert!(table.service_or_departed("orders", after(3)).is_some(), "it may leave again");
+    assert!(table.service_or_departed(0, "orders", after(3)).is_some(), "it may leave again");
 }
 
 #[test]
@@ -92,8 +92,9 @@ fn of_very_many_that_leave_the_latest_are_remembered() {
         leaves(&table, &name, after(number));
     }
     let now = after(2000);
-    assert!(table.service_or_departed("s0", now).is_none());
+    assert!(table.service_or_departed(0, "s0", now).is_none());
     assert!(
-        table.service_or_departed("s1", now).is_some() && table.service_or_departed("s1000", now).is_some()
+        table.service_or_departed(0, "s1", now).is_some()
+            && table.service_or_departed(0, "s1000", now).is_some()
     );
 }

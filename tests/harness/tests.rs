@@ -1,6 +1,6 @@
 //! The harness itself: a test is worth as much as the replicas that it trusts.
 
-mod cores;
+mod bench_cores;
 mod counts;
 mod histories;
 

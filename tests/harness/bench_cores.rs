@@ -8,7 +8,7 @@ mod cores;
 use cores::Cores;
 
 fn cores(list: &str) -> Cores {
-    Cores::parse(list).unwrap()
+    Cores::parse(list).expect("it is a list of cores")
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod differential;
 mod hostile;
 mod pair;
 mod states;
+mod tasks;
 
 use std::{
     cell::RefCell,

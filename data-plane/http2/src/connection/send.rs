@@ -124,6 +124,7 @@ impl<H: Heads> Connection<H> {
         stream.id = self.next_id;
         self.streams.opened(self.next_id, place);
         self.next_id += 2;
+        self.claim(place);
         true
     }
 
@@ -147,7 +148,8 @@ impl<H: Heads> Connection<H> {
     /// Accounts for what a stream has of the connection's window. Whether that is less than before.
     fn claim(&mut self, place: u32) -> bool {
         let stream = self.streams.get_mut(place);
-        let claimed = stream.window.part(stream.outgoing.buffered);
+        // One that waits to be opened must not hold up those that it waits for.
+        let claimed = if stream.id == 0 { 0 } else { stream.window.part(stream.outgoing.buffered) };
         let before = std::mem::replace(&mut stream.claimed, claimed);
         self.claimed = self.claimed + claimed - before;
         claimed < before

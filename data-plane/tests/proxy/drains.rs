@@ -18,9 +18,7 @@ use tokio::{
 };
 
 use crate::{
-    harness::{
-        Act, Gateway, Replica, body, eventually, field, ok, raw_replica, read_message, reason, status,
-    },
+    harness::{Act, Gateway, Replica, body, eventually, field, ok, raw_replica, read_message, status},
     http2_replicas::{H2Replica, answer, builder, eventually_stands, h2c, read},
 };
 

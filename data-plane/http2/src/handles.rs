@@ -212,6 +212,12 @@ impl<H: Heads> Receiver<H> {
         Poll::Pending
     }
 
+    /// As [`Sender::is_sent`].
+    #[must_use]
+    pub fn is_sent(&self) -> bool {
+        self.connection.borrow().is_sent(self.place)
+    }
+
     /// Whether all has come, and was asked for.
     #[must_use]
     pub fn is_end(&self) -> bool {

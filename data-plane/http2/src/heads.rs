@@ -36,7 +36,12 @@ pub struct Block<'a> {
     pub(crate) out: &'a mut Vec<u8>,
 }
 
-impl Block<'_> {
+impl<'a> Block<'a> {
+    /// One that is written behind what `out` has.
+    pub fn new(encoder: &'a mut Encoder, out: &'a mut Vec<u8>) -> Self {
+        Self { encoder, out }
+    }
+
     /// A field by its name, which is in small letters.
     pub fn field(&mut self, name: &[u8], value: &[u8], keep: Keep) {
         self.encoder.field(name, value, keep, self.out);

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use gateway_http2::frame::{self, ErrorCode};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version};
 
-use self::heads::Heading;
 use super::{
     errors::GatewayError,
     h1::{HeadLimits, MAX_METHOD, is_host, is_path},
@@ -26,16 +25,12 @@ use super::{
     },
 };
 
-pub(super) use heads::ProxyHeads;
+pub(super) use heads::{Head, Heading, ProxyHeads, RequestTo};
 pub(super) use inbound::RequestStream;
 pub(super) use outgoing::{OutgoingBody, Sent};
 pub(super) use server::serve;
+pub(super) use transport::Transport;
 
-/// Of a larger head than this, no value keeps the whole: the engine's table of what it has said before keeps some sixty of them for as long
-/// as a connection lasts, and counts each by its own length.
-const MAX_SHARED: usize = 256;
-/// Room for what is added to a map.
-const MORE_FIELDS: usize = 4;
 /// Fields that HTTP/2 has in no message (RFC 9113 section 8.2.2).
 const CONNECTION_SPECIFIC: Names = Names::of(&[
     Name::Connection,
@@ -107,7 +102,7 @@ pub(super) fn no_preface() -> Vec<u8> {
     frames
 }
 
-/// Fields for the pipeline.
+/// Fields of what the traits of bodies have behind a body.
 pub(super) fn fields(map: &HeaderMap) -> Fields {
     let mut fields = Fields::over(b"");
     for (name, value) in map {
@@ -116,33 +111,20 @@ pub(super) fn fields(map: &HeaderMap) -> Fields {
     fields
 }
 
-/// Fields as the engine, and the traits of bodies, have them.
+/// Fields as the traits of bodies have them behind a body.
 pub(super) fn map(fields: &Fields) -> HeaderMap {
-    map_without(fields, Names::default())
-}
-
-/// As [`map`], but for those of these names.
-pub(super) fn map_without(fields: &Fields, names: Names) -> HeaderMap {
-    let mut map = HeaderMap::with_capacity(fields.count() + MORE_FIELDS);
-    let block = fields.block();
-    // One copy that all values are parts of, in place of one for each. What keeps one of them keeps all of it.
-    let shared = (block.len() <= MAX_SHARED).then(|| Bytes::copy_from_slice(block));
+    let mut map = HeaderMap::with_capacity(fields.count());
+    // One copy that all values are parts of, in place of one for each.
+    let shared = Bytes::copy_from_slice(fields.block());
     for (known, name, value) in fields.spans() {
-        if known.is_some_and(|known| names.contains(known)) {
-            continue;
-        }
         let name = match known {
             Some(known) => Ok(known.header_name()),
             None => HeaderName::from_bytes(fields.text(name)),
         };
-        let value = match &shared {
-            Some(shared) => HeaderValue::from_maybe_shared(shared.slice(value.range())),
-            None => HeaderValue::from_bytes(fields.text(value)),
-        };
-        let (Ok(name), Ok(mut value)) = (name, value) else { continue };
-        // No two requests have the same: kept in the table of what was said before, each would drive out what is said again.
-        value.set_sensitive(known == Some(Name::XRequestId));
-        map.append(name, value);
+        let value = HeaderValue::from_maybe_shared(shared.slice(value.range()));
+        if let (Ok(name), Ok(value)) = (name, value) {
+            map.append(name, value);
+        }
     }
     map
 }
@@ -231,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_map_has_every_field_under_its_name_and_keeps_no_id_of_a_request_for_the_next() {
+    fn a_map_has_every_field_under_its_name() {
         let mut fields = Fields::default();
         for name in Name::ALL {
             fields.append(*name, b"1");
@@ -240,18 +222,11 @@ mod tests {
             fields.append_other(name.as_bytes(), value.as_bytes());
         }
         let map = super::map(&fields);
-        let without = super::map_without(&fields, Names::of(&[Name::Via, Name::Host]));
-        assert_eq!((map.len(), without.len()), (Name::ALL.len() + 3, Name::ALL.len()));
+        assert_eq!(map.len(), Name::ALL.len() + 3);
         for name in Name::ALL {
-            let value = map.get(name.as_str()).expect("none is left out");
-            assert_eq!((value.as_bytes(), value.is_sensitive()), (&b"1"[..], *name == Name::XRequestId));
+            assert_eq!(map.get(name.as_str()).expect("none is left out"), "1");
         }
         assert_eq!(map.get_all("via").iter().collect::<Vec<_>>(), ["1", "3"]);
         assert_eq!(map.get_all("x-other").iter().collect::<Vec<_>>(), ["2", "4"]);
-        fields.append_other(b"x-long", &[b'x'; MAX_SHARED]);
-        assert_eq!(
-            super::map(&fields).iter().take(map.len()).collect::<Vec<_>>(),
-            map.iter().collect::<Vec<_>>()
-        );
     }
 }

@@ -8,8 +8,6 @@
 mod connect;
 mod http1;
 mod http2;
-mod library_body;
-mod library_side;
 mod pool;
 mod shared;
 mod silence;

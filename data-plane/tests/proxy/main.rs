@@ -23,6 +23,7 @@ mod http2;
 mod http2_replicas;
 mod interim;
 mod limits;
+mod lying_replicas;
 mod pools;
 mod proxy_headers;
 mod rate_limits;

@@ -148,7 +148,7 @@ impl<H: Heads> Connection<H> {
     /// Accounts for what a stream has of the connection's window. Whether that is less than before.
     fn claim(&mut self, place: u32) -> bool {
         let stream = self.streams.get_mut(place);
-        // One that waits to be opened must not hold up those that it waits for.
+        // One that is not open has nothing of it, or it would wait for those that are, and they for it.
         let claimed = if stream.id == 0 { 0 } else { stream.window.part(stream.outgoing.buffered) };
         let before = std::mem::replace(&mut stream.claimed, claimed);
         self.claimed = self.claimed + claimed - before;

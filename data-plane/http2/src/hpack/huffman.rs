@@ -172,6 +172,8 @@ pub(super) fn encode(text: &[u8], out: &mut Vec<u8>) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -189,13 +191,14 @@ mod tests {
 
     /// One bit after the other, by the codes alone.
     fn decoded_bit_by_bit(bytes: &[u8]) -> Result<Vec<u8>, Error> {
+        let symbols: HashMap<(u8, u32), usize> =
+            (0..=END).map(|symbol| ((LENGTHS[symbol], TABLES.codes[symbol]), symbol)).collect();
         let (mut out, mut code, mut length) = (Vec::new(), 0_u32, 0_u8);
         for bit in bytes.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1)) {
             (code, length) = (code << 1 | u32::from(bit), length + 1);
-            let of_code = |symbol: &usize| LENGTHS[*symbol] == length && TABLES.codes[*symbol] == code;
-            match (0..=END).find(of_code) {
-                Some(END) => return Err(Error::Huffman),
-                Some(symbol) => {
+            match symbols.get(&(length, code)) {
+                Some(&END) => return Err(Error::Huffman),
+                Some(&symbol) => {
                     out.push(symbol as u8);
                     (code, length) = (0, 0);
                 }

@@ -1,5 +1,7 @@
 //! Heads between the engine and the pipeline: they are decoded into what the pipeline reads, and encoded from it.
 
+mod request;
+
 use gateway_http2::{
     Block, Heads, Pseudo, Received, Sent,
     hpack::{Keep, known},
@@ -11,6 +13,8 @@ use crate::proxy::head::{
     field_name::{Name, Names},
     fields::{Fields, Span},
 };
+
+pub(in crate::proxy) use request::RequestTo;
 
 /// What each field of a head counts for beside its bytes (RFC 9113 section 6.5.2).
 const FIELD_OVERHEAD: usize = 32;
@@ -79,6 +83,7 @@ impl Received for Heading {
 /// A head, or a trailer section, that is to go.
 #[derive(Debug)]
 pub(in crate::proxy) enum Head {
+    Request(Box<RequestTo>),
     Answer(ResponseHead),
     Trailers(Fields),
 }
@@ -91,6 +96,7 @@ impl Sent for Head {
                 &head.fields
             }
             Self::Trailers(fields) => fields,
+            Self::Request(request) => return request.encode(block),
         };
         encode_fields(fields, Names::default(), block);
     }

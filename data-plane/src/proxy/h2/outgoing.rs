@@ -42,6 +42,10 @@ impl<B: Body<Data = Bytes> + Unpin> OutgoingBody<B> {
         Self { stream, body, has_begun: false, held: None, taken: 0 }
     }
 
+    pub(in crate::proxy) fn body(&self) -> &B {
+        &self.body
+    }
+
     /// Whether it is the other side's windows that it waits for.
     pub(in crate::proxy) fn waits_for_window(&self) -> bool {
         self.held.is_some()

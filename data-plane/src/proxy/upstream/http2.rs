@@ -1,8 +1,7 @@
 //! One exchange on a connection that many share: an HTTP/2 stream, polled by its user as a connection of HTTP/1.1 is.
 //!
-//! The library's own client would send the body from a task of its own, which goes on when nobody waits for the response
-//! any more, and takes from the next attempt what the client sends. Here nothing moves that is not asked for, and dropping
-//! the exchange resets the stream at once.
+//! Nothing of a body moves that is not asked for. Dropping the exchange resets the stream at once, or has it never been, if nothing of it
+//! was written by then.
 
 use std::{
     cell::Cell,
@@ -14,16 +13,14 @@ use std::{
 };
 
 use bytes::Bytes;
+use gateway_http2::{Failure as StreamFailure, Receiver, Sender, frame::ErrorCode};
 use gateway_proto::Endpoint;
-use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
-use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version, header};
+use http::{Method, StatusCode};
 use http_body::Frame;
 use tokio::time::Sleep;
 
 use super::{
     SendFailure,
-    library_body::{OutgoingBody, Sent},
-    library_side::StreamSide,
     shared::Shared,
     switched::{ReplicaSide, Switch},
 };
@@ -32,23 +29,15 @@ use crate::{
     proxy::{
         body::request_body::{Arrival, RequestBody},
         h1::{Failure, Length, Outgoing},
-        h2 as heads,
-        head::{
-            RequestHead, ResponseHead,
-            field_name::{Name, Names},
-            headers::prepare_trailers,
-            hints::AttemptHints,
-        },
+        h2::{Head, Heading, OutgoingBody, ProxyHeads, RequestTo, Sent, map},
+        head::{ResponseHead, field_name::Name, headers::prepare_trailers},
+        tunnel::StreamSide,
     },
     routing::{Fault, Outcome, Tick},
-    traces::Traceparent,
 };
 
 /// A connection on which a request that is given up has waited for so long, and nothing at all has come of any, takes no more.
 const SILENCE: Duration = Duration::from_secs(1);
-/// What HTTP/2 says otherwise, or not at all.
-const OF_ONE_CONNECTION: Names =
-    Names::of(&[Name::Host, Name::TransferEncoding, Name::Connection, Name::Upgrade]);
 /// Most interim responses (1xx) in front of one response.
 const MAX_INTERIM: usize = 32;
 /// How long a body is held back for a replica that was asked whether it wants it: older ones do not answer.
@@ -61,9 +50,7 @@ pub(in crate::proxy) struct Http2Link {
     clock: Clock,
     /// Whether the connection has carried a request before.
     is_reused: bool,
-    /// What the connection had written before this exchange.
-    written_before: u64,
-    /// What had been heard on it, and when that was.
+    /// What had been heard on the connection, and when that was.
     heard_before: u64,
     began: Tick,
     sending: Sending,
@@ -81,7 +68,7 @@ enum Sending {
     },
     Body(OutgoingBody<RequestBody>),
     /// There is no body: the stream is to be a tunnel.
-    Tunnel(SendStream<Bytes>),
+    Tunnel(Sender<ProxyHeads>),
     /// All of it is on its way, or the replica wants no more.
     Done,
 }
@@ -90,8 +77,8 @@ enum Sending {
 #[derive(Debug)]
 enum Receiving {
     Nothing,
-    Head { response: ResponseFuture, interim: usize },
-    Body { stream: RecvStream, left: Option<u64> },
+    Head { stream: Receiver<ProxyHeads>, interim: usize },
+    Body { stream: Receiver<ProxyHeads>, left: Option<u64> },
     Ended,
 }
 
@@ -100,7 +87,6 @@ impl Http2Link {
     pub(super) fn on(shared: Rc<Shared>, clock: Clock) -> Box<Self> {
         let is_reused = shared.enter();
         Box::new(Self {
-            written_before: shared.written(),
             heard_before: shared.heard(),
             began: clock.now(),
             shared,
@@ -128,22 +114,23 @@ impl Http2Link {
         is_sent: &Cell<bool>,
         mut passed: impl FnMut(ResponseHead),
     ) -> Result<ResponseHead, SendFailure> {
-        let mut request = request(outgoing.head, endpoint, outgoing.expects_continue, outgoing.hints)?;
         let switch = Switch::asked(outgoing.head);
-        if let Some(switch) = &switch {
-            switch.write(&mut request)?;
-        }
-        let method = outgoing.head.method.clone();
-        self.written_before = self.shared.written();
+        let (head, protocol) = (outgoing.head, switch.as_ref().map(Switch::protocol));
+        let request = RequestTo::new(head, endpoint, outgoing.expects_continue, protocol, outgoing.hints);
+        let request = request.ok_or(SendFailure::Unsendable)?;
+        let method = head.method.clone();
         (self.heard_before, self.began) = (self.shared.heard(), self.clock.now());
-        if self.begin(request, outgoing).is_none() {
+        if self.begin(request, outgoing, switch.is_some()).is_none() {
             self.shared.retire();
             return Err(SendFailure::NotTaken);
         }
-        // Whoever gives the stream up resets it, and what the engine holds of it by then goes out before that: only the end of the
-        // connection is proof that nothing will.
-        is_sent.set(true);
-        let head = std::future::poll_fn(|cx| self.poll_head(cx, &method, &mut passed)).await?;
+        let head = std::future::poll_fn(|cx| {
+            let polled = self.poll_head(cx, &method, &mut passed);
+            // Whoever gives the exchange up by this has its stream reset before anything more is written.
+            is_sent.set(self.has_sent());
+            polled
+        });
+        let head = head.await?;
         match switch {
             Some(switch) if head.status.is_success() => Ok(switch.accepted(head)),
             Some(_) => {
@@ -185,19 +172,23 @@ impl Http2Link {
     }
 
     /// Opens the stream. `None` if the connection takes no more.
-    fn begin(&mut self, request: Request<()>, outgoing: Outgoing<'_, RequestBody>) -> Option<()> {
-        let Outgoing { length, body, expects_continue, .. } = outgoing;
-        let is_tunnel = request.method() == Method::CONNECT;
+    fn begin(
+        &mut self,
+        request: RequestTo,
+        outgoing: Outgoing<'_, RequestBody>,
+        is_tunnel: bool,
+    ) -> Option<()> {
+        let Outgoing { head, length, body, expects_continue, .. } = outgoing;
         let is_empty = matches!(length, Length::Empty | Length::Exact(0));
-        let opened = self.shared.sender()?.send_request(request, is_empty && !is_tunnel);
-        let (response, stream) =
-            opened.inspect_err(|error| tracing::debug!(%error, "no stream on a shared connection")).ok()?;
-        self.receiving = Receiving::Head { response, interim: 0 };
+        let request = Head::Request(Box::new(request));
+        let (sender, stream) =
+            self.shared.open(request, is_empty && !is_tunnel, head.method == Method::HEAD)?;
+        self.receiving = Receiving::Head { stream, interim: 0 };
         if is_tunnel {
-            self.sending = Sending::Tunnel(stream);
+            self.sending = Sending::Tunnel(sender);
             return Some(());
         }
-        let outgoing = OutgoingBody::new(stream, body);
+        let outgoing = OutgoingBody::new(sender, body);
         self.sending = match (is_empty, expects_continue) {
             (true, _) => Sending::Done,
             (false, true) => {
@@ -208,9 +199,13 @@ impl Http2Link {
         Some(())
     }
 
-    /// Whether the replica may have seen a byte of the request: one of another request counts, too.
+    /// Whether the replica may see anything of the request, now or later; of a connection that has ended, whether it may have seen it.
     fn has_sent(&self) -> bool {
-        self.shared.written() > self.written_before
+        match &self.receiving {
+            Receiving::Nothing => false,
+            Receiving::Head { stream, .. } => stream.is_sent(),
+            Receiving::Body { .. } | Receiving::Ended => true,
+        }
     }
 
     fn poll_head(
@@ -223,55 +218,46 @@ impl Http2Link {
             return Poll::Ready(Err(SendFailure::ClientBody));
         }
         loop {
-            let Receiving::Head { response, interim } = &mut self.receiving else {
+            let Receiving::Head { stream, interim } = &mut self.receiving else {
                 return Poll::Ready(Err(SendFailure::Failed(Fault::Malformed)));
             };
-            match response.poll_informational(cx) {
-                Poll::Ready(Some(Ok(head))) => {
-                    *interim += 1;
-                    if *interim > MAX_INTERIM {
-                        return Poll::Ready(Err(SendFailure::Failed(Fault::Malformed)));
-                    }
-                    self.shared.hear();
-                    if head.status() == StatusCode::SWITCHING_PROTOCOLS {
-                        // Which HTTP/2 does not have (RFC 9113 section 8.6), and a client would take for the switch.
-                        return Poll::Ready(Err(SendFailure::Failed(Fault::Malformed)));
-                    }
-                    if head.status() != StatusCode::CONTINUE {
-                        passed(ResponseHead::new(head.status(), heads::fields(head.headers())));
-                    } else if self.sending.go_on() && self.poll_send(cx).is_err() {
-                        return Poll::Ready(Err(SendFailure::ClientBody));
-                    }
-                }
-                // A failure is told with the response.
-                Poll::Pending | Poll::Ready(None | Some(Err(_))) => break,
+            // A failure is told with the response.
+            let Poll::Ready(Some((status, heading))) = stream.poll_interim(cx) else { break };
+            *interim += 1;
+            if *interim > MAX_INTERIM {
+                return Poll::Ready(Err(SendFailure::Failed(Fault::Malformed)));
+            }
+            self.shared.hear();
+            let head = response_head(status, heading);
+            if head.status != StatusCode::CONTINUE {
+                passed(head);
+            } else if self.sending.go_on() && self.poll_send(cx).is_err() {
+                return Poll::Ready(Err(SendFailure::ClientBody));
             }
         }
-        let Receiving::Head { response, .. } = &mut self.receiving else { return Poll::Pending };
-        match ready!(Pin::new(response).poll(cx)) {
-            Ok(response) => Poll::Ready(Ok(self.received(cx, response, method))),
-            Err(error) => Poll::Ready(Err(self.without_head(&error))),
+        let Receiving::Head { stream, .. } = &mut self.receiving else { return Poll::Pending };
+        match ready!(stream.poll_head(cx)) {
+            Ok((status, heading)) => {
+                Poll::Ready(Ok(self.received(cx, response_head(status, heading), method)))
+            }
+            Err(failure) => Poll::Ready(Err(self.without_head(failure))),
         }
     }
 
     /// The head has come.
-    fn received(
-        &mut self,
-        cx: &mut Context<'_>,
-        response: http::Response<RecvStream>,
-        method: &Method,
-    ) -> ResponseHead {
+    fn received(&mut self, cx: &mut Context<'_>, head: ResponseHead, method: &Method) -> ResponseHead {
         self.shared.hear();
         if let Sending::Asking { .. } = self.sending {
             // It has decided without the body, which stays where it is.
             self.sending = Sending::Done;
         }
-        let (parts, stream) = response.into_parts();
-        let fields = heads::fields(&parts.headers);
-        let has_no_body = (*method == Method::HEAD || matches!(parts.status.as_u16(), 204 | 304))
+        let has_no_body = (*method == Method::HEAD || matches!(head.status.as_u16(), 204 | 304))
             && !matches!(self.sending, Sending::Tunnel(_));
-        let declared = || str::from_utf8(fields.get(Name::ContentLength)?).ok()?.parse().ok();
-        let left = if has_no_body || stream.is_end_stream() { Some(0) } else { declared() };
+        let Receiving::Head { stream, .. } = std::mem::replace(&mut self.receiving, Receiving::Ended) else {
+            return head;
+        };
+        let declared = || str::from_utf8(head.fields.get(Name::ContentLength)?).ok()?.parse().ok();
+        let left = if has_no_body || stream.is_end() { Some(0) } else { declared() };
         self.receiving = Receiving::Body { stream, left };
         if has_no_body {
             // Nobody will ask for what is no body. The stream's end, which some tell only behind the head, has mostly come with
@@ -279,35 +265,31 @@ impl Http2Link {
             while let Poll::Ready(Some(Ok(_))) = self.poll_frame(cx) {}
             self.receiving = Receiving::Ended;
         }
-        ResponseHead::new(parts.status, fields)
+        head
     }
 
     /// What it says of the replica that there is no head.
-    fn without_head(&self, error: &h2::Error) -> SendFailure {
-        tracing::debug!(%error, "no response");
-        match error.reason() {
+    fn without_head(&self, failure: StreamFailure) -> SendFailure {
+        tracing::debug!(?failure, "no response");
+        match failure {
             // Streams that a goodbye does not name as taken, and refused ones, were not processed (RFC 9113 section 8.7).
-            Some(Reason::REFUSED_STREAM) if error.is_reset() && error.is_remote() => {
-                SendFailure::Refused(Outcome::Overloaded)
-            }
-            Some(reason) if error.is_go_away() && error.is_remote() => SendFailure::Refused(match reason {
-                Reason::NO_ERROR => Outcome::Neutral,
-                Reason::ENHANCE_YOUR_CALM => Outcome::Overloaded,
+            StreamFailure::Reset(ErrorCode::REFUSED_STREAM) => SendFailure::Refused(Outcome::Overloaded),
+            StreamFailure::GoAway(code) => SendFailure::Refused(match code {
+                ErrorCode::NO_ERROR => Outcome::Neutral,
+                ErrorCode::ENHANCE_YOUR_CALM => Outcome::Overloaded,
                 _ => Outcome::Failure(Fault::Reset),
             }),
             _ if !self.has_sent() => match self.shared.tls_fault() {
                 Some(fault) if !self.is_reused => SendFailure::Unread(fault),
                 _ => SendFailure::NotTaken,
             },
-            _ if error.is_remote() => SendFailure::Failed(Fault::Reset),
-            _ => match (error.get_io(), self.shared.tls_fault()) {
-                (Some(_), Some(fault)) => SendFailure::of_tls(fault, self.is_reused),
-                (Some(error), None) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    SendFailure::Failed(Fault::Reset)
-                }
-                (Some(_), None) => SendFailure::Failed(Fault::Closed),
-                (None, _) => SendFailure::Failed(Fault::Malformed),
+            StreamFailure::Reset(_) => SendFailure::Failed(Fault::Reset),
+            StreamFailure::Lost(kind) => match self.shared.tls_fault() {
+                Some(fault) => SendFailure::of_tls(fault, self.is_reused),
+                None if kind == io::ErrorKind::ConnectionReset => SendFailure::Failed(Fault::Reset),
+                None => SendFailure::Failed(Fault::Closed),
             },
+            StreamFailure::Malformed(_) | StreamFailure::Cancelled => SendFailure::Failed(Fault::Malformed),
         }
     }
 
@@ -328,7 +310,7 @@ impl Http2Link {
             // Who wants no more may have something to say all the same.
             Poll::Ready(Ok(Sent::All | Sent::Enough)) => self.sending = Sending::Done,
             Poll::Ready(Err(_)) => {
-                outgoing.reset(Reason::CANCEL);
+                outgoing.reset(ErrorCode::CANCEL);
                 self.client_failed = true;
                 self.sending = Sending::Done;
                 return Err(Failure::RequestBody);
@@ -344,18 +326,18 @@ impl Http2Link {
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Failure>>> {
         self.poll_send(cx)?;
         let Receiving::Body { stream, left } = &mut self.receiving else { return Poll::Ready(None) };
-        let failed = |error: &h2::Error| Poll::Ready(Some(Err(failure(error))));
+        let failed = |failure| Poll::Ready(Some(Err(broken(failure))));
         match ready!(stream.poll_data(cx)) {
             Some(Ok(data)) => {
                 self.shared.hear();
                 // It is on its way to the client: the replica may send as much again.
-                let _ = stream.flow_control().release_capacity(data.len());
+                stream.release(data.len());
                 if let Some(left) = left {
                     *left = left.saturating_sub(data.len() as u64);
                 }
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
-            Some(Err(error)) => return failed(&error),
+            Some(Err(failure)) => return failed(failure),
             None => {}
         }
         match ready!(stream.poll_trailers(cx)) {
@@ -366,17 +348,17 @@ impl Http2Link {
             Ok(Some(trailers)) => {
                 self.shared.hear();
                 self.receiving = Receiving::Ended;
-                let mut fields = heads::fields(&trailers);
+                let mut fields = trailers.fields;
                 prepare_trailers(&mut fields);
-                Poll::Ready(Some(Ok(Frame::trailers(heads::map(&fields)))))
+                Poll::Ready(Some(Ok(Frame::trailers(map(&fields)))))
             }
-            Err(error) => failed(&error),
+            Err(failure) => failed(failure),
         }
     }
 
     pub(super) fn is_end_stream(&self) -> bool {
         match &self.receiving {
-            Receiving::Body { stream, .. } => stream.is_end_stream(),
+            Receiving::Body { stream, .. } => stream.is_end(),
             Receiving::Ended => true,
             Receiving::Nothing | Receiving::Head { .. } => false,
         }
@@ -421,99 +403,20 @@ impl Sending {
     }
 }
 
-fn failure(error: &h2::Error) -> Failure {
-    match error.is_library() {
-        true => Failure::Malformed(error.to_string()),
-        false => Failure::Reset(io::Error::other(error.to_string())),
-    }
+fn response_head(status: u16, heading: Heading) -> ResponseHead {
+    // The engine takes no others.
+    let status = StatusCode::from_u16(status).unwrap_or_default();
+    ResponseHead::new(status, heading.fields)
 }
 
-/// A request's head in HTTP/2.
-fn request(
-    head: &RequestHead,
-    endpoint: &Endpoint,
-    expects_continue: bool,
-    hints: AttemptHints,
-) -> Result<Request<()>, SendFailure> {
-    let scheme = if endpoint.tls_name().is_some() { "https" } else { "http" };
-    let host = head.fields.get(Name::Host).and_then(|host| str::from_utf8(host).ok()).unwrap_or_default();
-    // HTTP/1.0 clients may name none.
-    let authority = if host.is_empty() { endpoint.address.as_str() } else { host };
-    let uri = Uri::builder().scheme(scheme).authority(authority).path_and_query(head.target()).build();
-    let mut request = Request::new(());
-    *request.uri_mut() = uri.map_err(|_| SendFailure::Unsendable)?;
-    *request.method_mut() = head.method.clone();
-    *request.version_mut() = Version::HTTP_2;
-    let is_left_out = match expects_continue {
-        true => OF_ONE_CONNECTION,
-        false => OF_ONE_CONNECTION.with(Names::of(&[Name::Expect])),
-    };
-    let mut fields = heads::map_without(&head.fields, is_left_out);
-    for (name, value) in hints.fields() {
-        fields.insert(HeaderName::from_static(name), value.into());
-    }
-    if let Some(value) = hints.trace.and_then(|trace| trace.to_string().parse().ok()) {
-        fields.insert(Traceparent::NAME, value);
-    }
-    // Trailers pass, whatever the client's own connection can carry.
-    fields.insert(header::TE, HeaderValue::from_static("trailers"));
-    *request.headers_mut() = fields;
-    Ok(request)
-}
-
-#[cfg(test)]
-mod tests {
-    use gateway_proto::{Address, Protocol};
-
-    use super::*;
-    use crate::proxy::head::fields::Fields;
-
-    const HINTS: AttemptHints = AttemptHints { attempt: 2, time: Duration::from_millis(800), trace: None };
-
-    fn head(target: &str, fields: &[(&str, &str)]) -> RequestHead {
-        let mut block = Fields::default();
-        for (name, value) in fields {
-            block.append_other(name.as_bytes(), value.as_bytes());
+/// Why a response's body does not come to its end.
+fn broken(failure: StreamFailure) -> Failure {
+    match failure {
+        StreamFailure::Malformed(why) => Failure::Malformed(why.into()),
+        StreamFailure::Reset(code) | StreamFailure::GoAway(code) => {
+            Failure::Reset(io::Error::other(format!("the stream was reset: {code}")))
         }
-        let target = block.store(target.as_bytes());
-        RequestHead::new(Method::POST, Version::HTTP_11, target, None, block)
-    }
-
-    fn endpoint(protocol: Protocol) -> Endpoint {
-        Endpoint { address: Address::parse("10.0.0.1:80").unwrap(), protocol }
-    }
-
-    #[test]
-    fn a_host_becomes_the_authority_and_what_concerns_one_connection_stays_behind() {
-        let fields = [
-            ("Host", "shop.example:8080"),
-            ("Transfer-Encoding", "chunked"),
-            ("Expect", "100-continue"),
-            ("X-Id", "7"),
-        ];
-        let sent =
-            request(&head("/a/../b?c=%20", &fields), &endpoint(Protocol::h2c()), false, HINTS).unwrap();
-        assert_eq!(sent.uri().to_string(), "http://shop.example:8080/a/../b?c=%20");
-        assert_eq!(sent.method(), Method::POST);
-        let names: Vec<_> =
-            sent.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
-        let hints = [("x-gw-attempt", &b"2"[..]), ("x-gw-timeout-ms", b"800")];
-        assert_eq!(names, [&[("x-id", &b"7"[..])][..], &hints, &[("te", b"trailers")]].concat());
-        let asking = request(&head("/", &fields), &endpoint(Protocol::h2c()), true, HINTS).unwrap();
-        assert!(asking.headers().contains_key("expect"));
-    }
-
-    #[test]
-    fn who_names_no_host_is_sent_to_the_address_and_over_tls_by_https() {
-        let sent =
-            request(&head("/", &[("host", "")]), &endpoint(Protocol::tls(None)), false, HINTS).unwrap();
-        assert_eq!(sent.uri().to_string(), "https://10.0.0.1:80/");
-    }
-
-    #[test]
-    fn a_target_that_http2_cannot_carry_is_not_sent() {
-        let unsendable =
-            request(&head("/a\u{7f}", &[("host", "a")]), &endpoint(Protocol::h2c()), false, HINTS);
-        assert!(matches!(unsendable, Err(SendFailure::Unsendable)));
+        StreamFailure::Lost(kind) => Failure::Reset(kind.into()),
+        StreamFailure::Cancelled => Failure::Reset(io::Error::other("the connection was given up")),
     }
 }

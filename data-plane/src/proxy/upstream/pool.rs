@@ -356,10 +356,11 @@ impl Connections {
             let changed = Rc::clone(&changed);
             move || changed.notify_waiters()
         };
-        let begun = Shared::begin(stream, changed, &self.limits, self.clock.now(), ended).await;
+        let begun =
+            Shared::begin(stream, &self.buffers, changed, &self.limits, self.clock.now(), ended).await;
         let shared = begun.map_err(|error| {
             tracing::debug!(%error, "a shared connection did not begin");
-            ConnectFailure::Replica(error.get_io().and_then(tls_fault).unwrap_or(Fault::Closed))
+            ConnectFailure::Replica(tls_fault(&error).unwrap_or(Fault::Closed))
         })?;
         self.with_place(endpoint, |place| {
             place.speaks_http1 = false;

@@ -58,11 +58,6 @@ impl Silence {
     pub(super) fn answered(&mut self) {
         self.is_asked = false;
     }
-
-    /// Whether an answer is waited for.
-    pub(super) fn is_asked(&self) -> bool {
-        self.is_asked
-    }
 }
 
 #[cfg(test)]

@@ -6,14 +6,13 @@ use std::{
     task::{Context, Poll},
 };
 
-use h2::ext::Protocol;
-use http::{Method, Request, StatusCode, header};
+use http::{StatusCode, header};
 
-use super::{SendFailure, http2::Http2Link, library_side::StreamSide};
+use super::http2::Http2Link;
 use crate::proxy::{
     h1::Wire,
     head::{RequestHead, ResponseHead, field_name::Name},
-    tunnel::{Side, upgrade::accept_of},
+    tunnel::{Side, StreamSide, upgrade::accept_of},
 };
 
 /// What a request asks to switch to.
@@ -35,15 +34,9 @@ impl Switch {
         Some(Self { protocol, accept })
     }
 
-    /// Makes the request one that HTTP/2 has for it.
-    pub(super) fn write(&self, request: &mut Request<()>) -> Result<(), SendFailure> {
-        let protocol = str::from_utf8(&self.protocol).map_err(|_| SendFailure::Unsendable)?;
-        *request.method_mut() = Method::CONNECT;
-        request.extensions_mut().insert(Protocol::from(protocol));
-        for name in [header::SEC_WEBSOCKET_KEY, header::CONTENT_LENGTH, header::TE] {
-            request.headers_mut().remove(name);
-        }
-        Ok(())
+    /// As an extended CONNECT names it.
+    pub(super) fn protocol(&self) -> &[u8] {
+        &self.protocol
     }
 
     /// The replica's acceptance, as HTTP/1.1 has it.

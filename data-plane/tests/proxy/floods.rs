@@ -196,7 +196,7 @@ async fn streams_that_are_reset_one_after_the_other_end_their_connection_and_no_
     let last_stream = 2 * taken - 1;
     let last_stream_and_error = [u32::to_be_bytes(last_stream), ENHANCE_YOUR_CALM.to_be_bytes()].concat();
     assert_eq!(end, Some((last_stream_and_error, "too many streams were reset".into())));
-    eventually("every request is cancelled at the replica", || over.load(Relaxed) == 51).await;
+    eventually("every request is cancelled at the replica", || over.load(Relaxed) == u64::from(taken)).await;
     eventually("nothing is under way", || gateway.inflight(0) == 0).await;
     assert_eq!(refused(&gateway, "too_many_resets"), 1);
 }

@@ -241,7 +241,12 @@ impl<H: Heads> Connection<H> {
 
     pub(crate) fn send_interim(&mut self, place: u32, head: H::Sent) -> Result<(), Failure> {
         self.sending(place)?;
-        self.streams.get_mut(place).outgoing.interim.push_back(head);
+        let outgoing = &mut self.streams.get_mut(place).outgoing;
+        if outgoing.head.is_some() || outgoing.head_at.is_some() {
+            // It comes too late.
+            return Err(Failure::Cancelled);
+        }
+        outgoing.interim.push_back(head);
         self.sends(place);
         Ok(())
     }

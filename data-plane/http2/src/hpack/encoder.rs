@@ -17,6 +17,9 @@ pub enum Keep {
     Never,
 }
 
+/// A cookie with less is guessed before it is used again.
+const SHORT_COOKIE: usize = 20;
+
 /// Of twice as many as a table may have entries, of which the usual ones are larger than they need to be.
 const SLOTS: usize = 128;
 
@@ -87,7 +90,8 @@ impl Encoder {
         }
     }
 
-    /// Writes a field whose name is the one with this number ([`known`]), the first one where there are more.
+    /// Writes a field whose name is the one with this number ([`known`]), the first one where there are more. Credentials are never kept: many
+    /// share a connection, and who sees how long a head is could try theirs (RFC 7541 section 7.1).
     ///
     /// # Panics
     /// When there is no such number.
@@ -99,6 +103,9 @@ impl Encoder {
             return integer::write(0x80, 7, usize::from(index), out);
         }
         match keep {
+            Keep::Index if is_credential(known, value) => {
+                write_literal(Keep::Never, usize::from(known), b"", value, out);
+            }
             Keep::Index => {
                 let name = known::FIELDS[usize::from(known) - 1].0.as_bytes();
                 self.write(Some(known), name, u64::from(known), value, keep, out);
@@ -163,6 +170,15 @@ impl Encoder {
         }
         self.table.insert(Name::Text(name), value, known, true);
         self.entered = entered.wrapping_add(1);
+    }
+}
+
+/// Whether this says who somebody is, and can be guessed.
+fn is_credential(known: u8, value: &[u8]) -> bool {
+    match known {
+        known::AUTHORIZATION | known::PROXY_AUTHORIZATION => true,
+        known::COOKIE | known::SET_COOKIE => value.len() < SHORT_COOKIE,
+        _ => false,
     }
 }
 

@@ -37,6 +37,12 @@ fn read(decoder: &mut Decoder, block: &[u8]) -> Vec<(String, String)> {
     texts(&decoded(decoder, block, NO_LIMITS).unwrap().0)
 }
 
+/// Whether a field with this value is kept by nobody, if it is in no table from the start.
+fn is_guessable(name: &str, value: &[u8]) -> bool {
+    let is_short_cookie = matches!(name, "cookie" | "set-cookie") && value.len() < 20;
+    !value.is_empty() && (matches!(name, "authorization" | "proxy-authorization") || is_short_cookie)
+}
+
 fn any_name() -> impl Strategy<Value = String> {
     prop_oneof![
         prop::sample::select(known::FIELDS.map(|(name, _)| name.to_owned()).to_vec()),
@@ -89,7 +95,7 @@ proptest! {
                         value: value.clone(),
                         known,
                         is_valid: !value.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t'),
-                        is_sensitive: keep == Keep::Never,
+                        is_sensitive: keep == Keep::Never || keep == Keep::Index && is_guessable(&name, &value),
                     });
                 }
             }
@@ -151,6 +157,25 @@ fn what_is_sent_again_enters_the_table_and_costs_an_octet_from_then_on() {
     }
     assert!(sizes[0] > sizes[1], "what enters the table is compressed: {sizes:?}");
     assert_eq!(sizes[2..], [3, 3]);
+}
+
+#[test]
+fn credentials_are_kept_by_nobody_whoever_asks_for_it() {
+    let mut encoder = Encoder::new();
+    for (name, value, is_kept) in [
+        ("authorization", "Bearer of something that is long", false),
+        ("proxy-authorization", "Basic of something that is long", false),
+        ("cookie", "pin=1234", false),
+        ("set-cookie", "pin=1234", false),
+        ("cookie", "session=0123456789abcdef0123456789abcdef", true),
+        ("x-other", "pin=1234", true),
+    ] {
+        let before = encoder.table_len();
+        for _ in 0..3 {
+            encoder.field(name.as_bytes(), value.as_bytes(), Keep::Index, &mut Vec::new());
+        }
+        assert_eq!(encoder.table_len() > before, is_kept, "{name}: {value}");
+    }
 }
 
 #[test]

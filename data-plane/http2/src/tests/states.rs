@@ -20,6 +20,7 @@ fn a_request_is_answered_in_one_piece() {
     assert!(request.receiver.is_end());
     request.sender.send_interim(list(&[(":status", "103")])).unwrap();
     request.sender.send_head(ok(), false).unwrap();
+    assert!(request.sender.send_interim(list(&[(":status", "103")])).is_err(), "it comes too late");
     assert_eq!(ready(request.sender.poll_room(&mut cx())), Ok(4096));
     request.sender.send_data(Bytes::from_static(b"hello"), false).unwrap();
     request.sender.send_trailers(list(&[("x", "1")])).unwrap();

@@ -163,6 +163,8 @@ impl Connection {
                 if polled.is_ready() {
                     return Poll::Ready(());
                 }
+                // It was given up, and its last words are not taken.
+                is_ending |= engine.borrow().end().is_some();
                 let now = worker.now();
                 let limit = if is_ending { limits.linger_timeout } else { limits.idle_timeout };
                 let sent = engine.borrow().sent();

@@ -433,7 +433,7 @@ const fn count(min: u32, max: u32) -> Range {
 const SHARE: Range = Range::Ratio { zero: true };
 
 /// Every setting, in the order of the contract.
-pub static FIELDS: [Field; 82] = [
+pub static FIELDS: [Field; 83] = [
     field!(timeout.connect: Duration, span(MS, MINUTE)),
     field!(timeout.per_try: Duration, span(MS, HOUR)),
     field!(timeout.request: Duration, span(MS, DAY)),
@@ -448,6 +448,7 @@ pub static FIELDS: [Field; 82] = [
     field!(retry.max_pushback: Duration, span(Duration::ZERO, MINUTE)),
     field!(retry.hedge_delay: Duration, span(Duration::ZERO, MINUTE)),
     field!(retry.max_hedge_count: u8, count(1, 5)),
+    field!(list retry.hedge_methods: Methods, Range::Methods),
     field!(breaker.consecutive_failure_count: u32, count(1, 10_000)),
     field!(breaker.failure_ratio: f64, Range::Ratio { zero: false }),
     field!(breaker.window: Duration, span(SECOND, Duration::from_secs(600))),

@@ -26,7 +26,7 @@ mod upgrades;
 pub use balancing::{Algorithm, Balancing, HashBy, KeyName};
 pub use concurrency::{AdaptiveLimit, Concurrency};
 pub use eviction::Eviction;
-pub use fallback::{Fallback, FallbackBody, FallbackContentType, FallbackService};
+pub use fallback::{Fallback, FallbackBody, FallbackContentType, FallbackFields, FallbackService};
 pub use fault::{EndTime, FaultHeader, FaultInjection};
 use field::FIELDS;
 pub use health_check::{CheckHost, CheckMethod, CheckPath, CheckType, GrpcService, HealthCheck, Statuses};

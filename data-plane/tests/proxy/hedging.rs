@@ -82,7 +82,8 @@ fn write(method: &str) -> String {
 /// The same as [`hedging`], of requests that change something, too.
 fn hedging_writes() -> Policy {
     let mut policy = hedging();
-    policy.retry.hedge_methods = Methods::parse(["DELETE", "GET", "POST", "PUT"]).unwrap();
+    policy.retry.hedge_methods =
+        Methods::parse(["DELETE", "GET", "POST", "PUT"]).expect("they are registered");
     policy
 }
 

@@ -58,9 +58,16 @@ pub(crate) fn request_id() -> String {
 /// Makes of a registration that has failed so the one to send next: the same, which the registry knows by its id for a repetition;
 /// or another one, where it was carried out and what came of it is gone.
 pub(crate) fn prepare_again(request: &mut RegisterRequest, failure: &Status) {
-    if Lost::of(failure).is_some() {
+    if is_spent(failure) {
         request.request_id = request_id();
     }
+}
+
+/// Whether a request of that id was carried out, and what came of it is gone or another's: the next one is another request.
+pub(crate) fn is_spent(status: &Status) -> bool {
+    let details = status.get_error_details();
+    let is_reused = details.error_info().is_some_and(|info| info.reason == reason::REQUEST_ID_REUSED);
+    is_reused || Lost::of(status).is_some()
 }
 
 /// What leaves the registry. A control plane that does not hear it lets the lease lapse.

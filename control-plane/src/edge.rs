@@ -94,16 +94,18 @@ pub(crate) struct Renewed {
 
 impl Edge {
     /// Registers a replica; with `validate_only`, says what would come of it and changes nothing. With `wait`, it also waits
-    /// that long for data planes to route to it, and says which do.
+    /// that long for data planes to route to it, and says which do. What cannot be made `until` its caller waits is not made.
     pub(crate) async fn register(
         &self,
         caller: &Caller,
         registration: Registration,
         validate_only: bool,
         wait: Option<Duration>,
+        until: Option<std::time::Instant>,
     ) -> Result<v1::RegisterResponse, Refusal> {
         let is_repeatable = registration.request.is_some();
-        let answer = self.submit(caller, Command::Register(registration), validate_only).await?;
+        let command = Command::Register(registration);
+        let answer = self.submit_until(caller, command, validate_only, until).await?;
         let Answer::Registered { record, created } = answer else {
             unreachable!("a registration is answered as such")
         };
@@ -133,13 +135,24 @@ impl Edge {
         command: Command,
         validate_only: bool,
     ) -> Result<Answer, Refusal> {
+        self.submit_until(caller, command, validate_only, None).await
+    }
+
+    /// As [`Edge::submit`], for a caller who waits `until` then, if he says.
+    async fn submit_until(
+        &self,
+        caller: &Caller,
+        command: Command,
+        validate_only: bool,
+        until: Option<std::time::Instant>,
+    ) -> Result<Answer, Refusal> {
         caller.admit_command(&command)?;
         if validate_only {
             return Ok(self.rehearse(&command)?);
         }
         let turn = self.turns.take(caller.share().as_ref(), 1).await;
         let subject = caller.is_known().then(|| Subject::of(&command));
-        let answer = self.commands.submit_in(turn, command).await.map_err(Refusal::from);
+        let answer = self.commands.submit_in(turn, command, until).await.map_err(Refusal::from);
         if let Some(subject) = subject {
             caller.changed(&subject, answer.as_ref().err().map_or("done", Refusal::reason));
         }
@@ -242,7 +255,7 @@ impl Edge {
         let turn = self.turns.take(caller.share().as_ref(), 1).await;
         // That changes nothing where the lease is unknown, and who is there after all has been heard of.
         let asked = Command::Recover { key: key.clone(), lease };
-        match self.commands.submit_in(turn, asked).await {
+        match self.commands.submit_in(turn, asked, None).await {
             Ok(_) | Err(WriteError::Refused(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }

@@ -54,7 +54,7 @@ pub(crate) enum WriteError {
     /// The store has no room.
     #[error("the store has no space left: free some on its disk")]
     StoreFull,
-    /// Too many commands wait.
+    /// Too many commands wait, or for longer than their callers do.
     #[error("too many changes are waiting: try again soon")]
     Overloaded,
     /// The writer panicked with it in hand. What became of it is unknown, and to repeat it is safe.
@@ -77,6 +77,8 @@ pub(crate) struct Commands {
 struct Envelope {
     command: Command,
     reply: oneshot::Sender<Result<Answer, WriteError>>,
+    /// For how long its caller waits for it, if he says.
+    until: Option<Instant>,
     /// Its caller's, for as long as it takes.
     _turn: Turn,
 }
@@ -110,23 +112,39 @@ struct Doubt {
     refusal: WriteError,
 }
 
+impl Envelope {
+    /// Whether it is a registration for which nobody waits any more: its caller has gone, or his time is over, as that of all who
+    /// wait for a process that stands still. He may have registered since, at another control plane, too, and this one would
+    /// throw out what came of that: alone among commands it shows no lease, and asks for something for its own caller only.
+    fn is_abandoned(&self, now: Instant) -> bool {
+        matches!(self.command, Command::Register(_))
+            && (self.reply.is_closed() || self.until.is_some_and(|until| until <= now))
+    }
+}
+
 impl Commands {
     /// As [`Commands::submit_in`], in nobody's turn.
     #[cfg(test)]
     pub(crate) async fn submit(&self, command: Command) -> Result<Answer, WriteError> {
-        self.submit_in(Turn::default(), command).await
+        self.submit_in(Turn::default(), command, None).await
     }
 
-    /// Hands a command in and waits for its outcome, until which its caller's turn lasts.
+    /// Hands a command in and waits for its outcome, until which its caller's turn lasts. He waits for that `until` then, if he says.
     ///
-    /// Not waiting on (dropping the future) does not withdraw the command, nor does the turn end.
+    /// Not waiting on (dropping the future) withdraws a registration that is not decided yet, and no other command, nor does the
+    /// turn end.
     ///
     /// # Errors
     /// [`WriteError`]; a full queue refuses at once.
-    pub(crate) async fn submit_in(&self, turn: Turn, command: Command) -> Result<Answer, WriteError> {
+    pub(crate) async fn submit_in(
+        &self,
+        turn: Turn,
+        command: Command,
+        until: Option<Instant>,
+    ) -> Result<Answer, WriteError> {
         let is_registration = matches!(command, Command::Register(_));
         let (reply, outcome) = oneshot::channel();
-        let result = match self.queue.try_send(Envelope { command, reply, _turn: turn }) {
+        let result = match self.queue.try_send(Envelope { command, reply, until, _turn: turn }) {
             Ok(()) => outcome.await.unwrap_or(Err(WriteError::Interrupted)),
             Err(mpsc::error::TrySendError::Full(_)) => Err(WriteError::Overloaded),
             Err(mpsc::error::TrySendError::Closed(_)) => Err(WriteError::ShuttingDown),
@@ -154,7 +172,8 @@ impl Commands {
         let mut outcomes = Vec::with_capacity(commands.len());
         for command in commands {
             let (reply, outcome) = oneshot::channel();
-            let sent = self.queue.send(Envelope { command, reply, _turn: turn.clone() }).await;
+            let envelope = Envelope { command, reply, until: None, _turn: turn.clone() };
+            let sent = self.queue.send(envelope).await;
             outcomes.push(sent.map(|()| outcome).map_err(|_| WriteError::ShuttingDown));
         }
         let mut results = Vec::with_capacity(outcomes.len());
@@ -289,6 +308,10 @@ impl<S: Store> Writer<S> {
         while group.mutations().len() < self.store.max_group()
             && let Some(envelope) = pending.pop_front()
         {
+            if envelope.is_abandoned(clock::now()) {
+                answer(envelope.reply, Err(WriteError::Overloaded));
+                continue;
+            }
             let command = &envelope.command;
             let fresh = Candidates::from_random(rand::random(), rand::random());
             let at = clock::wall();

@@ -329,6 +329,7 @@ struct RetryTable {
     max_pushback: Option<Span>,
     hedge_delay: Option<Span>,
     max_hedge_count: Option<i32>,
+    hedge_methods: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -416,6 +417,7 @@ impl From<PolicyTable> for v1::Policy {
                 max_pushback: wire(retry.max_pushback),
                 hedge_delay: wire(retry.hedge_delay),
                 max_hedge_count: retry.max_hedge_count,
+                hedge_methods: retry.hedge_methods,
             }),
             breaker: Some(v1::BreakerPolicy {
                 consecutive_failure_count: breaker.consecutive_failure_count,

@@ -26,7 +26,7 @@ mod upgrades;
 pub use balancing::{Algorithm, Balancing, HashBy, KeyName};
 pub use concurrency::{AdaptiveLimit, Concurrency};
 pub use eviction::Eviction;
-pub use fallback::{Fallback, FallbackBody, FallbackContentType, FallbackService};
+pub use fallback::{Fallback, FallbackBody, FallbackContentType, FallbackFields, FallbackService};
 pub use fault::{EndTime, FaultHeader, FaultInjection};
 use field::FIELDS;
 pub use health_check::{CheckHost, CheckMethod, CheckPath, CheckType, GrpcService, HealthCheck, Statuses};
@@ -136,6 +136,8 @@ pub struct Retry {
     pub hedge_delay: Duration,
     /// How many are asked beside. Default 1, 1..=5.
     pub max_hedge_count: u8,
+    /// Methods of which a request that may be sent twice may be asked beside. Default [`Methods::SAFE`].
+    pub hedge_methods: Methods,
 }
 
 impl Default for Retry {
@@ -150,6 +152,7 @@ impl Default for Retry {
             max_pushback: SECOND,
             hedge_delay: Duration::ZERO,
             max_hedge_count: 1,
+            hedge_methods: Methods::SAFE,
         }
     }
 }

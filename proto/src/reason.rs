@@ -45,7 +45,7 @@ pub const ROUTE_CONFLICT: &str = "ROUTE_CONFLICT";
 pub const PAGE_TOKEN_INVALID: &str = "PAGE_TOKEN_INVALID";
 /// The store did not take the change; nothing was changed.
 pub const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
-/// More commands wait than the queue holds; nothing was changed.
+/// More commands wait than the queue holds, or for longer than their callers do; nothing was changed.
 pub const OVERLOADED: &str = "OVERLOADED";
 /// A limit on replicas, streams, connections or data planes is reached.
 pub const QUOTA_EXCEEDED: &str = "QUOTA_EXCEEDED";

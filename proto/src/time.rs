@@ -41,6 +41,24 @@ pub fn parse_duration_within(
     Ok(value)
 }
 
+/// Reads the value of a `grpc-timeout`: one to eight digits, and a unit. `None` when it is something else.
+pub fn parse_grpc(value: &[u8]) -> Option<Duration> {
+    let (unit, digits) = value.split_last()?;
+    if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number: u32 = str::from_utf8(digits).ok()?.parse().ok()?;
+    Some(match unit {
+        b'H' => Duration::from_secs(u64::from(number) * 3600),
+        b'M' => Duration::from_secs(u64::from(number) * 60),
+        b'S' => Duration::from_secs(number.into()),
+        b'm' => Duration::from_millis(number.into()),
+        b'u' => Duration::from_micros(number.into()),
+        b'n' => Duration::from_nanos(number.into()),
+        _ => return None,
+    })
+}
+
 /// A duration for people, exactly: a whole number of the largest unit that allows it, e.g. `1500ms`, `90s`, `2m`, `7d`.
 pub fn exact(value: Duration) -> String {
     const UNITS: [(u128, &str); 6] = [

@@ -131,8 +131,9 @@ pub(crate) async fn all_down(_: Size, figures: &mut Figures) {
     // A probe is answered with what it met.
     let criterion = format!("503 with Retry-After but for probes, of {all}");
     figures.hold(&criterion, format!("{refused} and {attempts}"), refused + attempts as usize >= all);
-    figures.swift("their median", Duration::from_millis(5), fates.median());
-    figures.swift("their p99", Duration::from_millis(50), fates.p99());
+    // Whoever waits, does so for a connection (1 s), an attempt (10 s), a place (1 s) or a back-off (up to 0.25 s).
+    figures.prompt("their median", [Duration::from_millis(5), Duration::from_millis(50)], fates.median());
+    figures.prompt("their p99", [Duration::from_millis(5), Duration::from_millis(250)], fates.p99());
     figures.hold("attempts <= 1.2 x requests", attempts, attempts <= 1.2 * all as f64);
     stage.replicas.iter_mut().for_each(Replica::revive);
     let back = Instant::now();

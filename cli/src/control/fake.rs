@@ -61,6 +61,8 @@ pub(crate) struct Script {
     pub(crate) drains: VecDeque<Result<v1::DrainStatus, Status>>,
     /// What the next registrations are refused with.
     pub(crate) refuse_register: VecDeque<Status>,
+    /// So many registrations after those have no answer.
+    pub(crate) ignore_register: usize,
     /// Streams that keep leases alive are handed out, and answered by the test. Without it there are none.
     pub(crate) keep_alive: Option<mpsc::UnboundedSender<KeptAlive>>,
     pub(crate) undrained: Vec<v1::UndrainReplicaRequest>,

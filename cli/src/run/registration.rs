@@ -2,6 +2,10 @@
 //! draining before it ends, and gone after that.
 //!
 //! A control plane that is away stops nothing: the program runs, and this goes on trying, with jittered pauses.
+//!
+//! A registration that is given up without an answer may be carried out late, by a control plane that stood still, for an address at
+//! which nobody is any more. So whatever is registered before there is an answer has the same request id, of which the registry
+//! carries out one. Who is thrown out all the same, by another process, does not throw that out in turn, and is back once it has gone.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -9,8 +13,8 @@ use gateway_proto::{
     Address, Endpoint, Mode, Protocol, ReplicaKey, reason,
     time::{duration, non_negative},
     v1::{
-        DrainReplicaRequest, DrainStatus, HealthStatus, Locality, RegisterRequest, RegisterResponse,
-        ReportHealthRequest, registry_service_client::RegistryServiceClient,
+        DrainReplicaRequest, DrainStatus, HealthStatus, HeartbeatRequest, Locality, RegisterRequest,
+        RegisterResponse, ReportHealthRequest, registry_service_client::RegistryServiceClient,
     },
 };
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
@@ -104,7 +108,17 @@ impl Registration {
         let (wanted, wants) = watch::channel(Wanted::Absent);
         let (stage, reached) = watch::channel(Stage::Under);
         let client = RegistryServiceClient::new(channel);
-        let keeper = Keeper { key, described, client, renewals, voice, wants, stage };
+        let keeper = Keeper {
+            key,
+            described,
+            client,
+            renewals,
+            voice,
+            wants,
+            stage,
+            unanswered: None,
+            superseded: None,
+        };
         Self { wanted, stage: reached, task: tokio::spawn(keeper.run()) }
     }
 
@@ -152,14 +166,22 @@ struct Keeper {
     voice: (Lines, Prefix),
     wants: watch::Receiver<Wanted>,
     stage: watch::Sender<Stage>,
+    /// The last registration that nobody has answered, and that may have been carried out, or still be.
+    unanswered: Option<RegisterRequest>,
+    /// The lease that is void because another process has registered the replica.
+    superseded: Option<String>,
 }
 
 impl Keeper {
     async fn run(mut self) {
-        loop {
+        // Without an error as long as somebody may want something else.
+        while self.wants.has_changed().is_ok() {
             let wanted = self.wants.borrow_and_update().clone();
             match wanted {
                 Wanted::Up(address) => {
+                    if !self.has_its_place().await {
+                        continue;
+                    }
                     let Some(granted) = self.register(&address).await else { continue };
                     if matches!(self.keep(&address, granted).await, Left::Over) {
                         return;
@@ -168,13 +190,33 @@ impl Keeper {
                 }
                 // Nobody sends to what is not registered.
                 Wanted::Drained(..) => drop(self.stage.send_replace(Stage::Drained)),
-                Wanted::Gone => return,
+                Wanted::Gone => return self.take_back().await,
                 Wanted::Absent | Wanted::Down(_) => {}
             }
             if self.wants.changed().await.is_err() {
                 return;
             }
         }
+    }
+
+    /// Waits until no other process has the replica; false when something else is wanted before.
+    async fn has_its_place(&mut self) -> bool {
+        while let Some(lease_id) = self.superseded.clone() {
+            // Of a lease that is void it says why: because another keeps the replica, or because nobody does.
+            let (service, replica_id) = (self.key.service.to_string(), self.key.replica.to_string());
+            let asked = HeartbeatRequest { service, replica_id, lease_id, ..Default::default() };
+            let answer = within(CALL_TIMEOUT, self.client.heartbeat(asked)).await;
+            if answer.map_or_else(|status| Lost::of(&status) == Some(Lost::Gone), |_| true) {
+                self.superseded = None;
+                break;
+            }
+            tokio::select! {
+                _ = self.wants.changed() => return false,
+                // As often as leases are renewed, about.
+                () = jittered(self.described.ttl * 2 / 3) => {}
+            }
+        }
+        true
     }
 
     /// Registers, however long it takes; `None` when something else is wanted meanwhile.
@@ -184,12 +226,13 @@ impl Keeper {
     async fn register(&mut self, address: &Address) -> Option<RegisterResponse> {
         let reached = Endpoint { address: address.clone(), protocol: self.described.protocol.clone() };
         let mut request = self.described.request(&self.key, &reached);
-        request.request_id = lease::request_id();
+        // That of one for another address, too, where that has no answer: one of the two is refused then, whichever comes later.
+        request.request_id =
+            self.unanswered.as_ref().map_or_else(lease::request_id, |other| other.request_id.clone());
         let mut pause = FIRST_PAUSE;
         let mut told = None;
         loop {
-            let answer = within(CALL_TIMEOUT, self.client.register(request.clone())).await;
-            let status = match answer {
+            let status = match self.ask_to_register(&request).await? {
                 Ok(granted) => {
                     // The drain of a predecessor ends with that, where it was not an operator's.
                     self.stage.send_replace(Stage::Under);
@@ -213,6 +256,39 @@ impl Keeper {
                 () = jittered(pause) => {}
             }
             pause = (pause * 2).min(MAX_PAUSE);
+        }
+    }
+
+    /// Asks once, and notes whether it is unknown what came of it. `None` when the end is wanted before there is an answer: the time
+    /// that is left is for [taking it back](Self::take_back).
+    async fn ask_to_register(
+        &mut self,
+        request: &RegisterRequest,
+    ) -> Option<Result<RegisterResponse, Status>> {
+        let before = self.unanswered.replace(request.clone());
+        let mut wants = self.wants.clone();
+        let answer = tokio::select! {
+            biased;
+            answer = register_once(&mut self.client, request) => answer,
+            _ = wants.wait_for(|wanted| *wanted == Wanted::Gone) => return None,
+        };
+        match &answer {
+            Ok(_) => self.unanswered = None,
+            Err(status) if lease::is_spent(status) => self.unanswered = None,
+            Err(status) if is_open(status) => {}
+            // Which says nothing of one before.
+            Err(_) => self.unanswered = before,
+        }
+        Some(answer)
+    }
+
+    /// Removes what a registration without an answer has come to, or would come to yet: asked for once more it is carried out once,
+    /// and has a lease to end it by. A refusal says that another one of that id was, or that somebody has the replica since: not for
+    /// this one to throw out.
+    async fn take_back(&mut self) {
+        let Some(request) = self.unanswered.take() else { return };
+        if let Ok(granted) = register_once(&mut self.client, &request).await {
+            self.deregister(granted.lease_id).await;
         }
     }
 
@@ -265,7 +341,7 @@ impl Keeper {
                 changed = word.changed() => {
                     let now = word.borrow_and_update().clone();
                     match (changed, now) {
-                        (_, Word::Lost(reason)) => return self.lost(&reason),
+                        (_, Word::Lost(reason)) => return self.lost(lease, &reason),
                         (Err(_), _) => return Left::Over,
                         (Ok(()), Word::Kept(_)) if is_drained => {}
                         (Ok(()), Word::Kept(mode)) => self.tell_of(mode),
@@ -275,15 +351,16 @@ impl Keeper {
         }
     }
 
-    fn lost(&self, reason: &str) -> Left {
+    fn lost(&mut self, lease: String, reason: &str) -> Left {
         if reason == reason::LEASE_MISMATCH {
             self.say(&format!(
-                "{} was registered by another process, which owns it now: this one leaves it alone",
+                "{} was registered by another process, which owns it now: this one leaves it alone until that has gone",
                 self.key
             ));
-            return Left::Over;
+            self.superseded = Some(lease);
+        } else {
+            self.say(&format!("{} has lost its lease ({reason}); registering anew", self.key));
         }
-        self.say(&format!("{} has lost its lease ({reason}); registering anew", self.key));
         Left::Anew
     }
 
@@ -431,6 +508,23 @@ impl Keeper {
     fn say(&self, text: &str) {
         self.voice.0.say(&self.voice.1, text);
     }
+}
+
+/// Registers, or hears why not, within the time that a call has.
+async fn register_once(
+    client: &mut RegistryServiceClient<Link>,
+    request: &RegisterRequest,
+) -> Result<RegisterResponse, Status> {
+    let mut call = tonic::Request::new(request.clone());
+    // A control plane that comes to it later knows that nobody waits for it.
+    call.set_timeout(CALL_TIMEOUT);
+    within(CALL_TIMEOUT, client.register(call)).await
+}
+
+/// Whether a call that failed so may have been carried out, or still be.
+fn is_open(status: &Status) -> bool {
+    use Code::{Cancelled, DeadlineExceeded, Internal, Unavailable, Unknown};
+    matches!(status.code(), Cancelled | DeadlineExceeded | Internal | Unavailable | Unknown)
 }
 
 /// Why a call failed, for people, with the fields that are wrong.

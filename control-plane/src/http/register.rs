@@ -29,7 +29,7 @@ pub(super) async fn register(
     body: Body,
 ) -> Result<Response, Refusal> {
     let registration = parse_registration(&read_object(&headers, body).await?)?;
-    let answer = edge.register(&caller, registration, false, None).await?;
+    let answer = edge.register(&caller, registration, false, None, None).await?;
     let replica = answer.replica.clone().unwrap_or_default();
     let location = format!("/v1/services/{}/replicas/{}", replica.service, replica.replica_id);
     let status = if answer.created { StatusCode::CREATED } else { StatusCode::OK };

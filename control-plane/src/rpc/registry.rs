@@ -7,6 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use gateway_proto::{
     Check, Health, Invalid, LeaseId, ReplicaKey, ServiceName,
+    time::parse_grpc,
     v1::{self, registry_service_server::RegistryService},
 };
 use tokio::{sync::mpsc, time::Instant};
@@ -20,6 +21,7 @@ use super::{
 };
 use crate::{
     auth::Caller,
+    clock,
     edge::{Edge, HEARSAY},
     listeners::Whence,
     refusal::Refusal,
@@ -105,6 +107,8 @@ impl RegistryService for Registry {
     ) -> Result<Response<v1::RegisterResponse>, Status> {
         let caller = Caller::of(request.extensions()).clone();
         let peer = caller.from().map(Whence::ip);
+        let timeout = request.metadata().get("grpc-timeout").and_then(|value| parse_grpc(value.as_bytes()));
+        let until = timeout.and_then(|timeout| clock::now().checked_add(timeout));
         let request = request.into_inner();
         let (validate_only, wait_timeout) = (request.validate_only, request.wait_timeout);
         let mut check = Check::default();
@@ -112,7 +116,7 @@ impl RegistryService for Registry {
         let wait = check.take(asked::wait(wait_timeout)).filter(|_| wait_timeout.is_some());
         check.finish().map_err(Refusal::from)?;
         let Some(registration) = registration else { unreachable!("nothing was refused") };
-        Ok(Response::new(self.0.register(&caller, registration, validate_only, wait).await?))
+        Ok(Response::new(self.0.register(&caller, registration, validate_only, wait, until).await?))
     }
 
     async fn deregister(

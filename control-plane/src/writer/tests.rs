@@ -30,6 +30,8 @@ enum Fault {
     Full,
     /// The change is durable and reported as failed.
     Ambiguous,
+    /// Somebody else's change was faster.
+    Overtaken,
     /// A defect shows before anything is durable.
     Panic,
     /// A defect shows when the change is durable and nobody knows.
@@ -66,6 +68,7 @@ impl Store for Scripted {
         let failed = Err(StoreError::Unavailable("broken".into()));
         match fault {
             Some(Fault::Lost) => return failed,
+            Some(Fault::Overtaken) => return Ok(Commit::Overtaken(Vec::new())),
             Some(Fault::Full) => return Err(StoreError::Full("disk".into())),
             Some(Fault::Panic) => panic!("a defect in the store"),
             Some(Fault::Ambiguous | Fault::LatePanic) | None => {}
@@ -179,6 +182,52 @@ async fn a_full_queue_refuses_at_once() {
         tokio::join!(bench.commands.submit(register(1)), bench.commands.submit(register(2)));
     assert!(first.is_ok());
     assert_eq!(second, Err(WriteError::Overloaded));
+}
+
+#[tokio::test]
+async fn a_registration_that_nobody_waits_for_any_more_throws_out_nobody_who_registered_since() {
+    let bench = bench(10).await;
+    // On one thread the writer runs only when this does not.
+    let hung_up = {
+        let mut waiting = std::pin::pin!(bench.commands.submit(register(1)));
+        std::future::poll_fn(|cx| std::task::Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await
+    };
+    let turn = Turn::default();
+    let late = bench.commands.submit_in(turn.clone(), register(2), Some(clock::now()));
+    let soon = Some(clock::now() + Duration::from_secs(60));
+    let in_time = bench.commands.submit_in(turn, register(3), soon);
+    let (late, in_time) = tokio::join!(late, in_time);
+    assert!(hung_up && in_time.is_ok());
+    assert_eq!(late, Err(WriteError::Overloaded));
+    assert_eq!(bench.replica_count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_that_somebody_was_faster_than_is_decided_anew_only_while_its_caller_waits() {
+    for (patience, is_made) in [(Duration::from_millis(1), false), (Duration::from_secs(60), true)] {
+        let bench = bench(10).await;
+        bench.store.set(|script| script.fault = Some(Fault::Overtaken));
+        let until = Some(clock::now() + patience);
+        let answer = bench.commands.submit_in(Turn::default(), register(1), until).await;
+        assert_eq!((answer.is_ok(), bench.replica_count()), (is_made, usize::from(is_made)));
+        assert_eq!(bench.store.0.lock().unwrap().groups.len(), 1 + usize::from(is_made));
+    }
+}
+
+#[tokio::test]
+async fn whoever_hangs_up_after_asking_for_a_removal_takes_it_back_no_more() {
+    let bench = bench(10).await;
+    let lease = lease_of(bench.commands.submit(register(1)).await);
+    let target =
+        Target::Address(ServiceName::parse("orders").unwrap(), Address::parse("10.0.0.1:1").unwrap());
+    let leave =
+        Command::Deregister { target, proof: Proof::Lease(lease.id), said: Said::default(), block: None };
+    {
+        let mut waiting = std::pin::pin!(bench.commands.submit(leave));
+        std::future::poll_fn(|cx| std::task::Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await;
+    }
+    bench.commands.submit(register(2)).await.unwrap();
+    assert_eq!(bench.replica_count(), 1);
 }
 
 #[tokio::test]

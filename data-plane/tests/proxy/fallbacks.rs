@@ -6,7 +6,7 @@ use data_plane::{
 };
 use gateway_proto::{
     Address, Policy, ReplicaId, ServiceName,
-    policy::{FaultInjection, Methods},
+    policy::{Fallback, FaultInjection, Methods},
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -305,6 +305,29 @@ async fn what_one_client_asks_for_with_credentials_is_nobody_s_fallback() {
     let french = "GET /orders/ HTTP/1.1\r\nhost: gw\r\naccept-language: fr\r\nconnection: close\r\n\r\n";
     assert_eq!(status(&gateway.send(french).await), 503, "nor to whoever accepts something else");
     assert_eq!(status(&gateway.post("/orders/", "x").await), 503);
+}
+
+#[tokio::test]
+async fn what_a_replica_may_have_answered_by_a_key_is_given_to_nobody_else_unless_it_is_public() {
+    let own = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nAnn";
+    let public = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ncache-control: public\r\n\r\nall";
+    let by_key =
+        |key| format!("GET /orders/me HTTP/1.1\r\nhost: gw\r\nx-api-key: {key}\r\nconnection: close\r\n\r\n");
+    for (answer, policy, then) in [
+        (own, stale_answers(), 503),
+        (public, stale_answers(), 200),
+        (own, Policy { fallback: ignoring("x-tenant"), ..stale_answers() }, 503),
+        (own, Policy { fallback: ignoring("x-api-key"), ..stale_answers() }, 200),
+    ] {
+        let replica = breaks_after(1, answer).await;
+        let gateway = Gateway::start(&[replica.address], policy).await;
+        assert_eq!(status(&gateway.send(&by_key("ann")).await), 200);
+        assert_eq!(status(&gateway.send(&by_key("bob")).await), then, "{answer:?}");
+    }
+}
+
+fn ignoring(fields: &str) -> Fallback {
+    Fallback { stale_ignored_fields: fields.parse().expect("they are names"), ..stale_answers().fallback }
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use data_plane::routing::{Rule, State};
-use gateway_proto::{Address, Endpoint, Policy, Protocol};
+use gateway_proto::{Address, Endpoint, Policy, Protocol, policy::Methods};
 use h2::server::SendResponse;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::{io::AsyncWriteExt, net::TcpStream, sync::Notify};
@@ -127,6 +127,25 @@ async fn a_status_in_the_head_passes_and_counts_the_same() {
             assert!(fault.starts_with("gRPC "), "{fault}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_refused_call_is_no_answer_while_another_attempt_of_it_is_under_way() {
+    let slow = H2Replica::start(h2::server::Builder::new(), |_, body, mut answering| async move {
+        read(body).await;
+        tokio::time::sleep(Duration::from_millis(120)).await;
+        begin(&mut answering).send_trailers(trailers("0")).unwrap();
+    })
+    .await;
+    // ABORTED, as of what somebody else has in hand.
+    let refusing = trailers_only("10").await;
+    let mut policy = Policy::default();
+    policy.retry.hedge_delay = Duration::from_millis(30);
+    policy.retry.methods = Methods::parse(["POST"]).unwrap();
+    policy.retry.hedge_methods = policy.retry.methods;
+    let gateway = Gateway::start_to(vec![slow.endpoint(), refusing.endpoint()], Arc::default(), policy);
+    assert_eq!(call(&gateway, "/orders/x", &[]).await.status(), ("0", "so it is"));
+    assert_eq!(gateway.service().attempts().attempts, 2);
 }
 
 #[tokio::test]

@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use data_plane::routing::{Rule, State};
-use gateway_proto::{Policy, policy::Algorithm};
+use gateway_proto::{
+    Policy,
+    policy::{Algorithm, Methods},
+};
 
 use tokio::io::AsyncWriteExt;
 
@@ -71,16 +74,91 @@ async fn a_quick_answer_has_no_company_and_neither_has_a_post() {
     assert_eq!(hanging[0].seen().len() + hanging[1].seen().len(), 1);
 }
 
+/// A request that changes something, and may be sent twice.
+fn write(method: &str) -> String {
+    format!("{method} /orders/ HTTP/1.1\r\nhost: gw\r\nidempotency-key: k1\r\ncontent-length: 4\r\n\r\nbody")
+}
+
+/// The same as [`hedging`], of requests that change something, too.
+fn hedging_writes() -> Policy {
+    let mut policy = hedging();
+    policy.retry.hedge_methods =
+        Methods::parse(["DELETE", "GET", "POST", "PUT"]).expect("they are registered");
+    policy
+}
+
 #[tokio::test]
-async fn a_post_with_an_idempotency_key_has_company_with_its_whole_body() {
+async fn what_changes_something_has_no_company_and_is_not_cut_off_unless_the_policy_says_so() {
+    let slow = late(Duration::from_millis(120), respond(201, "made")).await;
+    let refusing = Replica::start(|_, _| respond(409, "in progress")).await;
+    for method in ["DELETE", "PATCH", "POST", "PUT"] {
+        let gateway = Gateway::start(&[slow, refusing.address], hedging()).await;
+        let response = gateway.send(&write(method)).await;
+        assert_eq!((status(&response), body(&response)), (201, "made"), "{method}");
+        assert_eq!(field(&response, "x-gw-attempts").as_deref(), Some("1"));
+    }
+    assert!(refusing.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_post_with_an_idempotency_key_has_company_with_its_whole_body_where_the_policy_names_posts() {
     let hanging = Replica::start(|_, _| Act::Hang).await;
     let good = Replica::start(|_, _| ok("good")).await;
-    let gateway = Gateway::start(&[hanging.address, good.address], hedging()).await;
-    let request =
-        "POST /orders/ HTTP/1.1\r\nhost: gw\r\nidempotency-key: k1\r\ncontent-length: 4\r\n\r\nbody";
-    let response = gateway.send(request).await;
+    let mut policy = hedging_writes();
+    policy.timeout.per_try = Duration::from_millis(200);
+    let gateway = Gateway::start(&[hanging.address, good.address], policy).await;
+    let response = gateway.send(&write("POST")).await;
     assert_eq!((status(&response), body(&response)), (200, "good"));
     assert!(hanging.seen()[0].ends_with("body") && good.seen()[0].ends_with("body"));
+
+    let gateway = Gateway::start(&[hanging.address, good.address], policy).await;
+    assert_eq!(status(&gateway.post("/orders/", "x").await), 504, "one without a key may not be sent twice");
+}
+
+#[tokio::test]
+async fn a_refusal_of_what_another_attempt_may_be_about_is_no_answer_yet() {
+    for (method, refusal) in [("POST", 409), ("DELETE", 404), ("PUT", 412)] {
+        let slow = late(Duration::from_millis(120), respond(201, "made")).await;
+        let refusing = Replica::start(move |_, _| respond(refusal, "no")).await;
+        let gateway = Gateway::start(&[slow, refusing.address], hedging_writes()).await;
+        let response = gateway.send(&write(method)).await;
+        assert_eq!((status(&response), body(&response)), (201, "made"), "{method}");
+        assert_eq!(gateway.service().attempts().attempts, 2);
+        assert_eq!(refusing.seen().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn when_all_refuse_it_is_the_first_attempt_that_is_believed() {
+    let first = late(Duration::from_millis(120), respond(422, "no money")).await;
+    let second = late(Duration::ZERO, respond(409, "in progress")).await;
+    let gateway = Gateway::start(&[first, second], hedging_writes()).await;
+    let response = gateway.send(&write("POST")).await;
+    assert_eq!((status(&response), body(&response)), (422, "no money"));
+
+    let second = late(Duration::from_millis(150), respond(409, "in progress")).await;
+    let gateway = Gateway::start(&[first, second], hedging_writes()).await;
+    let response = gateway.send(&write("POST")).await;
+    assert_eq!((status(&response), body(&response)), (422, "no money"), "also when it is not the last");
+
+    let failing = late(Duration::from_millis(120), respond(503, "broken")).await;
+    let second = late(Duration::ZERO, respond(409, "in progress")).await;
+    let gateway = Gateway::start(&[failing, second], hedging_writes()).await;
+    let response = gateway.send(&write("POST")).await;
+    assert_eq!(
+        (status(&response), body(&response)),
+        (409, "in progress"),
+        "a refusal is an answer, a failure none"
+    );
+}
+
+#[tokio::test]
+async fn whoever_only_reads_is_not_kept_waiting_by_a_slower_replica() {
+    let hanging = Replica::start(|_, _| Act::Hang).await;
+    let quick = Replica::start(|_, _| respond(404, "no such order")).await;
+    let gateway = Gateway::start(&[hanging.address, quick.address], hedging_writes()).await;
+    assert_eq!(status(&gateway.get("/orders/1").await), 404);
+    assert_eq!(gateway.service().attempts().attempts, 2);
 }
 
 #[tokio::test]

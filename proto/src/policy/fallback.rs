@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Statuses, text::text};
-use crate::ServiceName;
+use crate::{ServiceName, token::is_token};
 
 /// What a client gets instead of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,8 @@ pub struct Fallback {
     pub service: FallbackService,
     /// How old the last good answer to the same GET may be that is given next. Default zero: none is; else up to a day.
     pub stale_max_age: Duration,
+    /// Fields of requests that are no reason to keep no such answer, beside those that are known to be none. Default empty.
+    pub stale_ignored_fields: FallbackFields,
     /// The status of the answer that the gateway gives if there is no such service or it fails, too. Default 0: it gives none;
     /// else 200..=599.
     pub static_status: u32,
@@ -29,6 +31,7 @@ impl Default for Fallback {
             statuses: "502..=504".parse().expect("they are statuses"),
             service: FallbackService::default(),
             stale_max_age: Duration::ZERO,
+            stale_ignored_fields: FallbackFields::default(),
             static_status: 0,
             content_type: FallbackContentType::default(),
             body: FallbackBody::default(),
@@ -55,6 +58,21 @@ text!(
     "",
     |text| text.is_empty() || ServiceName::parse(text).is_ok()
 );
+
+text!(
+    /// Names of header fields.
+    FallbackFields(255),
+    "empty or names of header fields, separated by commas, of at most 255 bytes",
+    "",
+    |text| text.is_empty() || text.split(',').all(is_token)
+);
+
+impl FallbackFields {
+    /// Whether a field is among them; names know no case.
+    pub fn has(&self, name: &[u8]) -> bool {
+        self.as_str().split(',').any(|field| name.eq_ignore_ascii_case(field.as_bytes()))
+    }
+}
 
 text!(
     /// A media type, with or without parameters, as a `Content-Type` has it.
@@ -100,6 +118,17 @@ mod tests {
         let long = format!("text/{}", "h".repeat(123));
         for bad in ["", "json", "/json", "text/", "text/html\r\nx: y", " text/html", long.as_str()] {
             assert!(bad.parse::<FallbackContentType>().is_err(), "{bad:?}");
+        }
+        let fields: FallbackFields = "x-app-version,X-Client".parse().unwrap();
+        assert!(
+            fields.has(b"X-App-Version")
+                && fields.has(b"x-client")
+                && !fields.has(b"x-app")
+                && !fields.has(b"")
+        );
+        assert!(!FallbackFields::default().has(b"x-client"));
+        for bad in ["x-a,", ",", "x-a, x-b", "x a", &"x".repeat(256)] {
+            assert!(bad.parse::<FallbackFields>().is_err(), "{bad:?}");
         }
         let longest = "ä".repeat(512);
         assert_eq!(longest.parse::<FallbackBody>().unwrap().as_str(), longest);

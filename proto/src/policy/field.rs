@@ -7,8 +7,8 @@ use std::{fmt, time::Duration};
 
 use super::{
     AdaptiveLimit, Algorithm, CheckHost, CheckPath, CheckType, DAY, DrainTimeout, EndTime, FallbackBody,
-    FallbackContentType, FallbackService, FaultHeader, GrpcService, HOUR, HashBy, MINUTE, MS, Methods,
-    Policy, RateKey, SECOND, Statuses, TIB, Upgrades, WEEK,
+    FallbackContentType, FallbackFields, FallbackService, FaultHeader, GrpcService, HOUR, HashBy, MINUTE, MS,
+    Methods, Policy, RateKey, SECOND, Statuses, TIB, Upgrades, WEEK,
     health_check::{MIN_INTERVAL, MIN_TIMEOUT},
     text,
 };
@@ -60,6 +60,8 @@ pub enum Value {
     EndTime(EndTime),
     /// Of a [`Range::FallbackService`].
     FallbackService(FallbackService),
+    /// Of [`Range::FallbackFields`].
+    FallbackFields(FallbackFields),
     /// Of a [`Range::FallbackContentType`].
     FallbackContentType(FallbackContentType),
     /// Of a [`Range::FallbackBody`].
@@ -93,6 +95,8 @@ impl fmt::Display for Value {
             Self::EndTime(value) => value.fmt(f),
             Self::FallbackService(value) if value.as_str().is_empty() => f.write_str("\"\""),
             Self::FallbackService(value) => value.fmt(f),
+            Self::FallbackFields(value) if value.as_str().is_empty() => f.write_str("\"\""),
+            Self::FallbackFields(value) => value.fmt(f),
             Self::FallbackContentType(value) => value.fmt(f),
             Self::FallbackBody(value) if value.as_str().is_empty() => f.write_str("\"\""),
             Self::FallbackBody(value) => value.fmt(f),
@@ -168,6 +172,8 @@ pub enum Range {
     Status,
     /// Names of services, or none.
     FallbackService,
+    /// Lists of names of header fields, or none.
+    FallbackFields,
     /// Media types.
     FallbackContentType,
     /// Short texts.
@@ -208,6 +214,7 @@ impl fmt::Display for Range {
             Self::EndTime => f.write_str(EndTime::FORMS),
             Self::Status => f.write_str("0 or 200..=599"),
             Self::FallbackService => f.write_str(FallbackService::FORMS),
+            Self::FallbackFields => f.write_str(FallbackFields::FORMS),
             Self::FallbackContentType => f.write_str(FallbackContentType::FORMS),
             Self::FallbackBody => f.write_str(FallbackBody::FORMS),
             Self::Rate => f.write_str("0 or 0.001..=1000000"),
@@ -244,6 +251,7 @@ impl Range {
             | (Self::FaultHeader, Value::FaultHeader(_))
             | (Self::EndTime, Value::EndTime(_))
             | (Self::FallbackService, Value::FallbackService(_))
+            | (Self::FallbackFields, Value::FallbackFields(_))
             | (Self::FallbackContentType, Value::FallbackContentType(_))
             | (Self::FallbackBody, Value::FallbackBody(_))
             | (Self::RateKey, Value::RateKey(_)) => true,
@@ -433,7 +441,7 @@ const fn count(min: u32, max: u32) -> Range {
 const SHARE: Range = Range::Ratio { zero: true };
 
 /// Every setting, in the order of the contract.
-pub static FIELDS: [Field; 82] = [
+pub static FIELDS: [Field; 84] = [
     field!(timeout.connect: Duration, span(MS, MINUTE)),
     field!(timeout.per_try: Duration, span(MS, HOUR)),
     field!(timeout.request: Duration, span(MS, DAY)),
@@ -448,6 +456,7 @@ pub static FIELDS: [Field; 82] = [
     field!(retry.max_pushback: Duration, span(Duration::ZERO, MINUTE)),
     field!(retry.hedge_delay: Duration, span(Duration::ZERO, MINUTE)),
     field!(retry.max_hedge_count: u8, count(1, 5)),
+    field!(list retry.hedge_methods: Methods, Range::Methods),
     field!(breaker.consecutive_failure_count: u32, count(1, 10_000)),
     field!(breaker.failure_ratio: f64, Range::Ratio { zero: false }),
     field!(breaker.window: Duration, span(SECOND, Duration::from_secs(600))),
@@ -512,6 +521,7 @@ pub static FIELDS: [Field; 82] = [
     field!(fallback.content_type: FallbackContentType, Range::FallbackContentType),
     field!(fallback.body: FallbackBody, Range::FallbackBody),
     field!(fallback.stale_max_age: Duration, span(Duration::ZERO, DAY)),
+    field!(fallback.stale_ignored_fields: FallbackFields, Range::FallbackFields),
     field!(rate_limit.requests_per_second: f64, Range::Rate),
     field!(rate_limit.burst: u32, count(0, 1_000_000)),
     field!(rate_limit.key: RateKey, Range::RateKey),

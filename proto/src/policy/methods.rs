@@ -58,14 +58,23 @@ impl Methods {
     /// Every method there is or will be.
     pub const ALL: Self = Self(u64::MAX);
 
-    /// Those of RFC 9110 section 9.2.2: doing a request twice is like doing it once.
-    pub const IDEMPOTENT: Self = {
+    /// Those of RFC 9110 section 9.2.1: a request asks for nothing to be changed.
+    pub const SAFE: Self = {
         let (mut set, mut index) = (0, 0);
         while index < REGISTERED.len() {
-            if matches!(
-                REGISTERED[index].as_bytes(),
-                b"DELETE" | b"GET" | b"HEAD" | b"OPTIONS" | b"PUT" | b"TRACE"
-            ) {
+            if matches!(REGISTERED[index].as_bytes(), b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE") {
+                set |= 1 << index;
+            }
+            index += 1;
+        }
+        Self(set)
+    };
+
+    /// Those of RFC 9110 section 9.2.2: doing a request twice is like doing it once.
+    pub const IDEMPOTENT: Self = {
+        let (mut set, mut index) = (Self::SAFE.0, 0);
+        while index < REGISTERED.len() {
+            if matches!(REGISTERED[index].as_bytes(), b"DELETE" | b"PUT") {
                 set |= 1 << index;
             }
             index += 1;
@@ -172,6 +181,12 @@ mod tests {
         assert_eq!(Methods::ALL.to_string(), "*");
         assert!(Methods::ALL.has("X-CUSTOM"));
         assert!(Methods::parse(["*", "GET"]).is_err());
+    }
+
+    #[test]
+    fn a_request_that_changes_nothing_may_be_done_twice() {
+        assert_eq!(Methods::SAFE.to_string(), "GET,HEAD,OPTIONS,TRACE");
+        assert_eq!(Methods::IDEMPOTENT.to_string(), "DELETE,GET,HEAD,OPTIONS,PUT,TRACE");
     }
 
     #[test]

@@ -339,6 +339,9 @@ mod tests {
             Range::FallbackService => {
                 "[a-z][a-z0-9]{0,62}".prop_map(|text| Value::FallbackService(text.parse().unwrap())).boxed()
             }
+            Range::FallbackFields => "|[a-z-]{1,30}(,[a-z-]{1,30})?"
+                .prop_map(|text| Value::FallbackFields(text.parse().unwrap()))
+                .boxed(),
             Range::FallbackContentType => "[a-z]{1,9}/[a-z]{1,9}"
                 .prop_map(|text| Value::FallbackContentType(text.parse().unwrap()))
                 .boxed(),

@@ -84,6 +84,7 @@ fn parse(field: &Field, text: &str) -> Result<Value, String> {
         }),
         Range::GrpcService => text.parse().map(Value::GrpcService).map_err(|_| no_form(text, range)),
         Range::FallbackService => text.parse().map(Value::FallbackService).map_err(|_| no_form(text, range)),
+        Range::FallbackFields => text.parse().map(Value::FallbackFields).map_err(|_| no_form(text, range)),
         Range::FallbackContentType => {
             text.parse().map(Value::FallbackContentType).map_err(|_| no_form(text, range))
         }

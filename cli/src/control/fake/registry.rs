@@ -111,12 +111,18 @@ impl RegistryService for Fake {
             replica_id: request.replica_id.clone(),
             ..Default::default()
         };
-        let (created, refused) = self.with(|script| {
+        let (created, refused, is_ignored) = self.with(|script| {
             script.registered.push(request);
-            (script.registered.len() == 1, script.refuse_register.pop_front())
+            let refused = script.refuse_register.pop_front();
+            let is_ignored = refused.is_none() && script.ignore_register > 0;
+            script.ignore_register -= usize::from(is_ignored);
+            (script.registered.len() == 1, refused, is_ignored)
         });
         if let Some(refused) = refused {
             return Err(refused);
+        }
+        if is_ignored {
+            return std::future::pending().await;
         }
         Ok(Response::new(v1::RegisterResponse {
             replica: Some(replica),

@@ -1,7 +1,9 @@
 use std::collections::VecDeque;
 
-use gateway_proto::v1::Rollout;
-use tokio::time::timeout;
+use gateway_proto::v1::{
+    KeepAliveResponse, KeepAliveResult, LeaseLost, Rollout, keep_alive_result::Result as Outcome,
+};
+use tokio::{sync::mpsc, time::timeout};
 use tonic_types::ErrorDetails;
 
 use super::*;
@@ -15,12 +17,17 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A replica that is to be registered at a scripted control plane, and is ready.
 async fn begin(script: Script) -> (Registration, Fake) {
+    begin_with(script, Duration::from_secs(15)).await
+}
+
+/// The same, with a lease of that time.
+async fn begin_with(script: Script, ttl: Duration) -> (Registration, Fake) {
     let (fake, address) = Fake::start(script).await;
     let channel =
         tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy();
     let link = Credentials::default().over(channel);
     let described = Described {
-        ttl: Duration::from_secs(15),
+        ttl,
         protocol: Protocol::default(),
         weight: 100,
         priority: 0,
@@ -120,4 +127,64 @@ async fn a_registration_that_comes_again_is_the_same_request_until_what_came_of_
     let (_registration, fake) = begin(Script { refuse_register, ..Script::default() }).await;
     let ids: Vec<_> = registered(&fake, 3).await.into_iter().map(|request| request.request_id).collect();
     assert!(!ids[0].is_empty() && ids[0] == ids[1] && ids[1] != ids[2], "{ids:?}");
+}
+
+fn at(request: &RegisterRequest) -> &str {
+    &request.endpoint.as_ref().unwrap().address
+}
+
+#[tokio::test]
+async fn of_registrations_without_an_answer_only_one_can_be_carried_out_whatever_their_addresses() {
+    let refuse_register = VecDeque::from(vec![Status::unavailable("away"); 10_000]);
+    let (registration, fake) = begin(Script { refuse_register, ..Script::default() }).await;
+    registered(&fake, 1).await;
+    registration.up(Address::parse("127.0.0.1:81").unwrap());
+    let moved = async {
+        while fake.with(|script| script.registered.last().is_none_or(|last| at(last) != "127.0.0.1:81")) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, moved).await.expect("it registers where it is now");
+    let reused = refusal(Code::InvalidArgument, reason::REQUEST_ID_REUSED, "the first one was");
+    let before = fake.with(|script| {
+        script.refuse_register = VecDeque::from([reused]);
+        script.registered.len()
+    });
+    let all = registered(&fake, before + 2).await;
+    let first = &all[0].request_id;
+    assert!(all[..=before].iter().all(|request| request.request_id == *first), "{all:?}");
+    let last = all.last().unwrap();
+    assert!(last.request_id != *first && at(last) == "127.0.0.1:81", "{last:?}");
+}
+
+#[tokio::test]
+async fn whoever_ends_before_its_registration_is_answered_takes_it_back() {
+    let (registration, fake) = begin(Script { ignore_register: 1, ..Script::default() }).await;
+    registered(&fake, 1).await;
+    registration.gone(PATIENCE).await;
+    let ids: Vec<_> = registered(&fake, 2).await.into_iter().map(|request| request.request_id).collect();
+    assert_eq!(ids[0], ids[1], "it is the same one, which is carried out once");
+    let leases: Vec<_> =
+        fake.with(|script| script.deregistered.iter().map(|asked| asked.lease_id.clone()).collect());
+    assert_eq!(leases, [format!("{:032x}", 7)]);
+}
+
+#[tokio::test]
+async fn whoever_is_thrown_out_by_another_process_is_back_once_that_has_gone_and_not_before() {
+    let (streams, mut opened) = mpsc::unbounded_channel();
+    let script = Script {
+        keep_alive: Some(streams),
+        refuse_heartbeat: Some((Code::FailedPrecondition, reason::LEASE_MISMATCH)),
+        ..Script::default()
+    };
+    let (registration, fake) = begin_with(script, Duration::from_millis(300)).await;
+    let (_beats, answers) = timeout(PATIENCE, opened.recv()).await.unwrap().unwrap();
+    let lost = LeaseLost { reason: reason::LEASE_MISMATCH.to_owned(), ..LeaseLost::default() };
+    let (service, replica_id) = ("orders".to_owned(), "r-1".to_owned());
+    let result = KeepAliveResult { service, replica_id, result: Some(Outcome::Lost(lost)) };
+    answers.send(Ok(KeepAliveResponse { results: vec![result] })).await.unwrap();
+    // The first time it asks, the other one is there.
+    registered(&fake, 2).await;
+    assert_eq!(fake.with(|script| script.heartbeats), 2);
+    drop(registration);
 }

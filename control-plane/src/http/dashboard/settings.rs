@@ -80,6 +80,7 @@ fn kind(range: Range) -> (&'static str, Vec<(&'static str, String)>) {
         | Range::GrpcService
         | Range::FaultHeader
         | Range::FallbackService
+        | Range::FallbackFields
         | Range::FallbackContentType
         | Range::FallbackBody
         | Range::RateKey => ("text", Vec::new()),

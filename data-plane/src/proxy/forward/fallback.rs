@@ -33,21 +33,22 @@ impl Journey<'_> {
     /// Has a good answer kept, for when nobody gives another.
     pub(super) fn keep(&self, ending: &Ending) {
         let Ok(Answer { head, body: ResponseBody::Replica(body), .. }) = ending else { return };
-        let Some(key) = self.stale_key() else { return };
+        let Some(asked) = self.stale_asked() else { return };
         let mut body = body.borrow_mut();
         let length = body.size_hint().exact();
         if body.ends_by_close() {
             return;
         }
-        if let Some(copying) = Copying::begin(self.worker.stale(), key, head, length, self.worker.now()) {
+        if let Some(copying) = Copying::begin(self.worker.stale(), asked, head, length, self.worker.now()) {
             body.copy(copying);
         }
     }
 
     /// What its answer is kept under, if it may be.
-    fn stale_key(&self) -> Option<stale::Key> {
+    fn stale_asked(&self) -> Option<stale::Asked> {
         let is_plain = self.upgrade.is_none() && self.call.is_none();
-        is_plain.then(|| stale::key(self.service.id(), &self.head, self.length)).flatten()
+        let ignored = self.service.policy().fallback.stale_ignored_fields;
+        is_plain.then(|| stale::asked(self.service.id(), &self.head, self.length, &ignored)).flatten()
     }
 
     /// The answer of a service that stands in, else the last good one, else the policy's own, else how it ended before.
@@ -162,8 +163,8 @@ impl Journey<'_> {
         if fallback.stale_max_age.is_zero() {
             return None;
         }
-        let (key, now) = (self.stale_key()?, self.worker.now());
-        let kept = self.worker.stale().borrow().get(&key, fallback.stale_max_age, now)?;
+        let (asked, now) = (self.stale_asked()?, self.worker.now());
+        let kept = self.worker.stale().borrow().get(&asked, fallback.stale_max_age, now)?;
         let mut head = kept.head.clone();
         let age = kept.age(now).as_secs();
         head.fields.retain(|name| !name.eq_ignore_ascii_case(AGE.as_bytes()));

@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, time::Duration};
 
 use bytes::Bytes;
+use gateway_proto::time::parse_grpc;
 use http::{HeaderMap, HeaderValue, StatusCode};
 
 use crate::{
@@ -95,26 +96,9 @@ pub(in crate::proxy) fn status(value: &[u8]) -> Option<u8> {
 /// When it is something else.
 pub(in crate::proxy) fn timeout(fields: &Fields) -> Result<Option<Duration>, &'static str> {
     let Some(value) = fields.get(Name::GrpcTimeout) else { return Ok(None) };
-    parse_timeout(value)
+    parse_grpc(value)
         .map(Some)
         .ok_or("the request's grpc-timeout is not one to eight digits and one of H, M, S, m, u and n")
-}
-
-fn parse_timeout(value: &[u8]) -> Option<Duration> {
-    let (unit, digits) = value.split_last()?;
-    if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    let number: u32 = str::from_utf8(digits).ok()?.parse().ok()?;
-    Some(match unit {
-        b'H' => Duration::from_secs(u64::from(number) * 3600),
-        b'M' => Duration::from_secs(u64::from(number) * 60),
-        b'S' => Duration::from_secs(number.into()),
-        b'm' => Duration::from_millis(number.into()),
-        b'u' => Duration::from_micros(number.into()),
-        b'n' => Duration::from_nanos(number.into()),
-        _ => return None,
-    })
 }
 
 /// What is left of a call's time, as a `grpc-timeout` has it. Never more than there is, and never zero.
@@ -203,7 +187,7 @@ mod tests {
             (Duration::MAX, "99999999H"),
         ] {
             assert_eq!(timeout_text(left), text);
-            let back = parse_timeout(text.as_bytes()).unwrap();
+            let back = parse_grpc(text.as_bytes()).unwrap();
             assert!(back <= left.max(Duration::from_micros(1)), "{text}");
         }
     }

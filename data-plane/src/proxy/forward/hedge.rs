@@ -1,9 +1,13 @@
 //! Hedging: an attempt that takes long gets company, and the first good answer counts (Dean and Barroso, The Tail at Scale,
 //! 2013).
 //!
-//! Only for requests that may be sent twice and are here in full. Whoever comes too late is cancelled, and nobody blames its
-//! replica: it might have answered well. One of which nothing is heard, however many wait for it, is blamed all the same
-//! ([`Service::waited_in_vain`](crate::table::Service::waited_in_vain)).
+//! Only for requests that may be sent twice, have a method that the policy lets hedge, and are here in full. Whoever comes too late
+//! is cancelled, and nobody blames its replica: it might have answered well. One of which nothing is heard, however many wait for
+//! it, is blamed all the same ([`Service::waited_in_vain`](crate::table::Service::waited_in_vain)).
+//!
+//! That a request may be sent twice, one after the other, says nothing of twice at once: the second replica may refuse it because
+//! the first is at work on it, and the first may be in the middle of a change when it is cancelled. So methods that change something
+//! are hedged only where the policy names them, and then a refusal is as little an answer as a failure.
 //!
 //! A failure is no answer while others are under way, of whatever kind it is: they cost nothing more.
 
@@ -14,10 +18,15 @@ use std::{
     task::Poll,
 };
 
-use super::{Ended, Journey, attempt::Attempt, exchange::Tried};
+use gateway_proto::policy::Methods;
+
+use super::{Ended, Journey, attempt::Attempt, exchange::Tried, grpc};
 use crate::{
     access_log as logged,
-    proxy::body::{request_body::Arrival, response_body::Answer},
+    proxy::{
+        body::{request_body::Arrival, response_body::Answer},
+        head::{ResponseHead, field_name::Name},
+    },
     routing::{Draw, Outcome, retry::Proof},
     table::Replica,
     traces,
@@ -53,6 +62,7 @@ impl Journey<'_> {
     pub(super) fn may_hedge(&self, attempt: &Attempt) -> bool {
         !self.policy.retry.hedge_delay.is_zero()
             && self.is_idempotent
+            && self.policy.retry.hedge_methods.has(self.head.method.as_str())
             && self.hints.retries != Some(0)
             && !attempt.is_probe()
     }
@@ -63,8 +73,8 @@ impl Journey<'_> {
         let mut racers = vec![self.enter(first, &mut asked)];
         let mut failed = Vec::new();
         let mut proof = Proof::Unsent;
-        // The first answer that is no good one, for when no other comes.
-        let mut poor: Option<Answer> = None;
+        // The answer that is no good one of the attempt that began first, for when no better comes: others may have met what that did.
+        let mut poor: Option<(usize, Answer)> = None;
         let most = self.hints.retries.map_or(u8::MAX, |retries| retries.saturating_sub(self.retries));
         let mut free = usize::from(self.policy.retry.max_hedge_count.min(most));
         let delay = self.policy.retry.hedge_delay;
@@ -110,11 +120,18 @@ impl Journey<'_> {
                         // Another that is asked only now would break on it, too; those that have been asked may not.
                         Tried::Answer(answer) if !racers.is_empty() && self.is_poor(&answer) => {
                             free = 0;
-                            poor.get_or_insert(answer);
+                            poor.take_if(|(number, _)| *number > ended.number);
+                            poor.get_or_insert((ended.number, answer));
                         }
                         tried => {
                             let tried = match (tried, poor.take()) {
-                                (Tried::Failed { .. } | Tried::OutOfTime | Tried::Exhausted, Some(poor)) => {
+                                (
+                                    Tried::Failed { .. } | Tried::OutOfTime | Tried::Exhausted,
+                                    Some((_, poor)),
+                                ) => Tried::Answer(poor),
+                                (Tried::Answer(answer), Some((number, poor)))
+                                    if number < ended.number && self.is_poor(&answer) =>
+                                {
                                     Tried::Answer(poor)
                                 }
                                 (tried, _) => tried,
@@ -128,9 +145,21 @@ impl Journey<'_> {
         }
     }
 
-    /// Whether a replica's answer is one that breakers count against it, or by which it asks for time.
+    /// Whether a replica's answer is one that breakers count against it, or by which it asks for time; or a refusal of what another
+    /// attempt may be about to do, or have done: "in progress" (409), "not there any more" (404), "no longer as it was" (412).
     fn is_poor(&self, answer: &Answer) -> bool {
-        answer.tunnel.is_none() && self.judged(&answer.head) != Outcome::Success
+        let is_safe = || Methods::SAFE.has(self.head.method.as_str());
+        answer.tunnel.is_none()
+            && (self.judged(&answer.head) != Outcome::Success || self.is_refusal(&answer.head) && !is_safe())
+    }
+
+    /// Whether a response head says that the request is not carried out; one of a call whose body follows does not.
+    fn is_refusal(&self, head: &ResponseHead) -> bool {
+        let is_refused_call = || {
+            let status = head.fields.get(Name::GrpcStatus).filter(|_| self.call.is_some());
+            status.is_some_and(|status| grpc::status(status) != Some(0))
+        };
+        head.status.is_client_error() || is_refused_call()
     }
 
     /// Has an attempt run among others.

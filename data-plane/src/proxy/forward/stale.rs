@@ -1,7 +1,8 @@
 //! The last good answers to GETs, for when nobody can give another: what `fallback.stale_max_age` falls back to.
 //!
 //! It is no cache: as long as a replica answers, replicas are asked. What a shared cache may not keep or not serve stale
-//! (RFC 9111, RFC 5861) is not kept, nor what was asked for with credentials. Each worker has its own, bounded in bytes: where
+//! (RFC 9111, RFC 5861) is not kept, nor what was asked for with credentials: with those that RFC 9111 section 3.5 knows, whatever
+//! the replica says, and with what else may say who asks, unless it says that its answer is everybody's. Each worker has its own, bounded in bytes: where
 //! there is no room, the service gives way whose answers take most, and of them what was kept first. So no service puts out what
 //! another one has, as long as that has less.
 
@@ -24,8 +25,8 @@ use crate::{
     routing::Tick,
 };
 
-pub(in crate::proxy) use rules::{AGE, Key, key};
-pub(super) use rules::{age, may_keep};
+pub(in crate::proxy) use rules::{AGE, Asked, Key, asked};
+pub(super) use rules::{Terms, age, may_keep};
 
 /// The longest body that is kept.
 const MAX_BODY: usize = 1 << 20;
@@ -44,8 +45,8 @@ pub(in crate::proxy) struct Kept {
     at: Tick,
     /// How old it was then.
     age: Duration,
-    /// For how long its replica lets it be used.
-    allowed: Duration,
+    /// What its replica lets be done with it.
+    terms: Terms,
 }
 
 impl Kept {
@@ -54,8 +55,8 @@ impl Kept {
         self.age.saturating_add(now.since(self.at))
     }
 
-    fn is_usable(&self, now: Tick, max_age: Duration) -> bool {
-        self.age(now) <= max_age.min(self.allowed)
+    fn is_usable(&self, asked: &Asked, now: Tick, max_age: Duration) -> bool {
+        asked.lets(self.terms) && self.age(now) <= max_age.min(self.terms.allowed)
     }
 }
 
@@ -89,9 +90,9 @@ impl StaleAnswers {
     }
 
     /// The last good answer to such a request, if it is no older than that, and than its replica allows.
-    pub(in crate::proxy) fn get(&self, key: &Key, max_age: Duration, now: Tick) -> Option<Rc<Kept>> {
-        let (_, kept) = self.by_key.get(key)?;
-        kept.is_usable(now, max_age).then(|| Rc::clone(kept))
+    pub(in crate::proxy) fn get(&self, asked: &Asked, max_age: Duration, now: Tick) -> Option<Rc<Kept>> {
+        let (_, kept) = self.by_key.get(&asked.key)?;
+        kept.is_usable(asked, now, max_age).then(|| Rc::clone(kept))
     }
 
     /// Keeps an answer in place of the one before.
@@ -163,22 +164,22 @@ pub(in crate::proxy) struct Copying {
     head: ResponseHead,
     body: BytesMut,
     at: Tick,
-    allowed: Duration,
+    terms: Terms,
     /// What it has taken of the room for copies.
     room: usize,
 }
 
 impl Copying {
     /// Begins to copy an answer that came at `now`, whose body is to have `length` bytes, if that is known. `None` when it
-    /// [may not be kept](may_keep), or is too long.
+    /// [may not be kept](may_keep), may be somebody's own, or is too long.
     pub(in crate::proxy) fn begin(
         answers: &Rc<RefCell<StaleAnswers>>,
-        key: Key,
+        asked: Asked,
         head: &ResponseHead,
         length: Option<u64>,
         now: Tick,
     ) -> Option<Self> {
-        let allowed = may_keep(head)?;
+        let terms = may_keep(head).filter(|terms| asked.lets(*terms))?;
         let length = usize::try_from(length.unwrap_or(0)).ok().filter(|length| *length <= MAX_BODY)?;
         if !answers.borrow_mut().take_room(length) {
             return None;
@@ -186,7 +187,7 @@ impl Copying {
         let (answers, body) = (Rc::clone(answers), BytesMut::with_capacity(length));
         let mut head = head.clone();
         head.fields.remove(OF_ONE_REQUEST);
-        Some(Self { answers, key, head, body, at: now, allowed, room: length })
+        Some(Self { answers, key: asked.key, head, body, at: now, terms, room: length })
     }
 
     /// More of its body. False when it has more than it should, or there is no room for it.
@@ -205,7 +206,7 @@ impl Copying {
     pub(in crate::proxy) fn end(self) {
         // A copy of its own length: what grew by and by has room to spare.
         let (body, head) = (Bytes::copy_from_slice(&self.body), self.head.clone());
-        let kept = Kept { age: age(&head.fields), head, body, at: self.at, allowed: self.allowed };
+        let kept = Kept { age: age(&head.fields), head, body, at: self.at, terms: self.terms };
         self.answers.borrow_mut().put(self.key.clone(), kept);
     }
 }

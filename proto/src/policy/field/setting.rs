@@ -7,8 +7,8 @@ use prost_types::{Duration as WireDuration, Timestamp};
 use super::{
     super::{
         AdaptiveLimit, Algorithm, CheckHost, CheckPath, CheckType, DrainTimeout, EndTime, FallbackBody,
-        FallbackContentType, FallbackService, FaultHeader, GrpcService, HashBy, Methods, RateKey, Statuses,
-        Upgrades,
+        FallbackContentType, FallbackFields, FallbackService, FaultHeader, GrpcService, HashBy, Methods,
+        RateKey, Statuses, Upgrades,
     },
     Value,
 };
@@ -286,6 +286,7 @@ texts!(
     GrpcService,
     FaultHeader,
     FallbackService,
+    FallbackFields,
     FallbackContentType,
     FallbackBody,
     RateKey

@@ -59,6 +59,7 @@ fn every_default_is_in_its_range_and_every_setting_has_a_place_of_its_own() {
             Range::EndTime => Value::EndTime(EndTime(SystemTime::UNIX_EPOCH + Duration::from_secs(77))),
             Range::Status => Value::Count(404),
             Range::FallbackService => Value::FallbackService("orders-cache".parse().unwrap()),
+            Range::FallbackFields => Value::FallbackFields("x-client,x-app-version".parse().unwrap()),
             Range::FallbackContentType => Value::FallbackContentType("text/plain".parse().unwrap()),
             Range::FallbackBody => Value::FallbackBody("{\"orders\": []}".parse().unwrap()),
             Range::Rate => Value::Ratio(2.5),

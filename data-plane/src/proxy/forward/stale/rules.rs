@@ -2,6 +2,7 @@
 
 use std::{rc::Rc, time::Duration};
 
+use gateway_proto::policy::FallbackFields;
 use http::{Method, StatusCode};
 
 use crate::proxy::{
@@ -18,6 +19,58 @@ const TOLD: [Name; 4] =
     [Name::XForwardedHost, Name::XForwardedProto, Name::XForwardedPort, Name::XForwardedPrefix];
 /// Fields of requests whose answers are somebody's own, or a part of one.
 const PERSONAL: [&str; 3] = ["authorization", "range", "if-range"];
+/// Fields by which nobody's answers differ from those of others, whom a replica may know by any other field: what browsers, libraries and
+/// proxies send of their own accord with a GET, this gateway included. Not among them, though common: `X-Forwarded-User` and what else
+/// proxies that ask who one is tell replicas, `baggage`, and all keys and tokens.
+const HARMLESS: [&str; 47] = [
+    "b3",
+    "cache-control",
+    "cdn-loop",
+    "cf-connecting-ip",
+    "cf-ray",
+    "content-length",
+    "dnt",
+    "forwarded",
+    "host",
+    "if-modified-since",
+    "if-none-match",
+    "origin",
+    "pragma",
+    "priority",
+    "purpose",
+    "referer",
+    "save-data",
+    "sec-ch-ua",
+    "sec-ch-ua-mobile",
+    "sec-ch-ua-platform",
+    "sec-fetch-dest",
+    "sec-fetch-mode",
+    "sec-fetch-site",
+    "sec-fetch-user",
+    "sec-gpc",
+    "sec-purpose",
+    "te",
+    "traceparent",
+    "tracestate",
+    "true-client-ip",
+    "upgrade-insecure-requests",
+    "user-agent",
+    "via",
+    "x-amzn-trace-id",
+    "x-b3-flags",
+    "x-b3-parentspanid",
+    "x-b3-sampled",
+    "x-b3-spanid",
+    "x-b3-traceid",
+    "x-cloud-trace-context",
+    "x-correlation-id",
+    "x-forwarded-for",
+    "x-forwarded-server",
+    "x-forwarded-ssl",
+    "x-real-ip",
+    "x-request-id",
+    "x-requested-with",
+];
 /// What a replica says when an answer is not to be kept, or not to be used when it is stale.
 const FORBIDDING: [&str; 6] =
     ["no-store", "no-cache", "private", "must-revalidate", "proxy-revalidate", "s-maxage"];
@@ -31,8 +84,38 @@ pub(in crate::proxy) struct Key {
     pub(super) request: Rc<[u8]>,
 }
 
-/// What the answer to a request would be kept under; `None` when it is nobody else's business, or no GET.
-pub(in crate::proxy) fn key(service: u64, head: &RequestHead, length: Length) -> Option<Key> {
+/// A request whose answer may be kept, or be one that was.
+#[derive(Debug, Clone)]
+pub(in crate::proxy) struct Asked {
+    pub(super) key: Key,
+    /// Whether nothing in it can say whose it is. Else it is for the replica to say that its answer is everybody's.
+    pub(super) is_anybodys: bool,
+}
+
+impl Asked {
+    /// Whether an answer that may be used on these terms may be the one to this, as far as it matters who asks.
+    pub(super) fn lets(&self, terms: Terms) -> bool {
+        self.is_anybodys || terms.is_public
+    }
+}
+
+/// What a replica lets be done with its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::proxy) struct Terms {
+    /// For how long it may be used when nobody gives another.
+    pub(in crate::proxy) allowed: Duration,
+    /// Whether it says that it is everybody's, whoever asked.
+    pub(in crate::proxy) is_public: bool,
+}
+
+/// What the answer to a request would be kept under; `None` when it is nobody else's business, or no GET. `ignored` are the fields
+/// of which the policy says that they make no answer somebody's own.
+pub(in crate::proxy) fn asked(
+    service: u64,
+    head: &RequestHead,
+    length: Length,
+    ignored: &FallbackFields,
+) -> Option<Asked> {
     let is_plain = head.method == Method::GET && length == Length::Empty;
     let is_personal = || {
         head.fields.contains(Name::Cookie)
@@ -59,7 +142,13 @@ pub(in crate::proxy) fn key(service: u64, head: &RequestHead, length: Length) ->
         key.extend_from_slice(head.fields.get(name).unwrap_or_default());
         key.push(0);
     }
-    Some(Key { service, request: key.into() })
+    let is_harmless = |name: &[u8]| {
+        KEYED.iter().chain(&HARMLESS).any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+            || Name::of(name).is_some_and(|name| TOLD.contains(&name))
+            || ignored.has(name)
+    };
+    let is_anybodys = head.fields.iter().all(|(name, _)| is_harmless(name));
+    Some(Asked { key: Key { service, request: key.into() }, is_anybodys })
 }
 
 /// How old an answer was when it came, as those before say (RFC 9111 section 5.1): of what is no number nothing is known.
@@ -68,9 +157,8 @@ pub(in crate::proxy) fn age(fields: &Fields) -> Duration {
     age.and_then(delta_seconds).unwrap_or_default()
 }
 
-/// For how long an answer may be used when nobody gives another: without an end, unless it says `stale-if-error`. `None` when it
-/// may not.
-pub(in crate::proxy) fn may_keep(head: &ResponseHead) -> Option<Duration> {
+/// On which terms an answer may be kept: for use without an end, unless it says `stale-if-error`. `None` when it may not.
+pub(in crate::proxy) fn may_keep(head: &ResponseHead) -> Option<Terms> {
     let fields = &head.fields;
     if head.status != StatusCode::OK
         || fields.get_all_named("set-cookie").next().is_some()
@@ -78,12 +166,13 @@ pub(in crate::proxy) fn may_keep(head: &ResponseHead) -> Option<Duration> {
     {
         return None;
     }
-    let mut allowed = Duration::MAX;
+    let (mut allowed, mut is_public) = (Duration::MAX, false);
     for directive in elements(fields, "cache-control") {
         let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
         if FORBIDDING.iter().any(|forbidding| name.trim().eq_ignore_ascii_case(forbidding)) {
             return None;
         }
+        is_public |= name.trim().eq_ignore_ascii_case("public");
         if name.trim().eq_ignore_ascii_case("stale-if-error") {
             let value = value.trim();
             let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
@@ -91,7 +180,7 @@ pub(in crate::proxy) fn may_keep(head: &ResponseHead) -> Option<Duration> {
             allowed = allowed.min(delta_seconds(value.as_bytes())?);
         }
     }
-    Some(allowed)
+    Some(Terms { allowed, is_public })
 }
 
 fn varies_little(fields: &Fields) -> bool {

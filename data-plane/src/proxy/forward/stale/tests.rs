@@ -1,22 +1,37 @@
 //! What is kept, for whom, and how much of it.
 
-use http::StatusCode;
+use http::{Method, StatusCode, Version};
 
 use super::*;
-use crate::proxy::head::fields::Fields;
+use crate::proxy::{
+    h1::Length,
+    head::{RequestHead, fields::Fields},
+};
 
-fn answer(fields: &[(&str, &str)]) -> ResponseHead {
+fn block(fields: &[(&str, &str)]) -> Fields {
     let mut block = Fields::default();
     fields.iter().for_each(|(name, value)| block.append_other(name.as_bytes(), value.as_bytes()));
-    ResponseHead::new(StatusCode::OK, block)
+    block
 }
 
-fn named(name: &str) -> Key {
+fn answer(fields: &[(&str, &str)]) -> ResponseHead {
+    ResponseHead::new(StatusCode::OK, block(fields))
+}
+
+fn named(name: &str) -> Asked {
     of_service(0, name)
 }
 
-fn of_service(service: u64, name: &str) -> Key {
-    Key { service, request: name.as_bytes().into() }
+fn of_service(service: u64, name: &str) -> Asked {
+    Asked { key: Key { service, request: name.as_bytes().into() }, is_anybodys: true }
+}
+
+/// A GET with a field, where the policy ignores some.
+fn get_with(field: (&str, &str), ignored: &str) -> Option<Asked> {
+    let mut fields = block(&[("host", "gw"), ("user-agent", "curl"), ("X-Request-Id", "1"), field]);
+    let target = fields.store(b"/me");
+    let head = RequestHead::new(Method::GET, Version::HTTP_11, target, None, fields);
+    asked(0, &head, Length::Empty, &ignored.parse().expect("they are names"))
 }
 
 fn of(limit: usize) -> Rc<RefCell<StaleAnswers>> {
@@ -36,12 +51,15 @@ fn after(seconds: u64) -> Tick {
 
 #[test]
 fn what_replicas_forbid_or_send_to_one_client_is_not_kept() {
+    let terms = |allowed, is_public| Some(Terms { allowed, is_public });
+    let anything = terms(Duration::MAX, false);
     for (fields, allowed) in [
-        (&[][..], Some(Duration::MAX)),
-        (&[("cache-control", "max-age=1, public")], Some(Duration::MAX)),
-        (&[("cache-control", "max-age=1, stale-if-error=60")], Some(Duration::from_secs(60))),
+        (&[][..], anything),
+        (&[("cache-control", "max-age=1, Public")], terms(Duration::MAX, true)),
+        (&[("cache-control", "max-age=1, stale-if-error=60")], terms(Duration::from_secs(60), false)),
         (&[("cache-control", "stale-if-error=soon")], None),
-        (&[("vary", "Accept-Encoding, accept")], Some(Duration::MAX)),
+        (&[("cache-control", "public, private")], None),
+        (&[("vary", "Accept-Encoding, accept")], anything),
         (&[("vary", "origin")], None),
         (&[("vary", "*")], None),
         (&[("set-cookie", "a=b")], None),
@@ -55,6 +73,46 @@ fn what_replicas_forbid_or_send_to_one_client_is_not_kept() {
     }
     let other = ResponseHead::new(StatusCode::NOT_FOUND, Fields::default());
     assert_eq!(may_keep(&other), None);
+}
+
+#[test]
+fn a_request_is_anybodys_only_if_all_of_its_fields_are_known_to_say_nothing_of_whose_it_is() {
+    for (field, ignored, is_anybodys) in [
+        (("accept", "*/*"), "", Some(true)),
+        (("Traceparent", "00-1-1-01"), "", Some(true)),
+        (("X-Forwarded-For", "192.0.2.7"), "", Some(true)),
+        (("X-Forwarded-Proto", "https"), "", Some(true)),
+        (("X-API-Key", "a"), "", Some(false)),
+        (("X-Forwarded-User", "ann"), "", Some(false)),
+        (("Baggage", "user=ann"), "", Some(false)),
+        (("X-App-Version", "7"), "", Some(false)),
+        (("X-App-Version", "7"), "x-client,x-app-version", Some(true)),
+        (("X-API-Key", "a"), "x-client,x-app-version", Some(false)),
+        (("Authorization", "Basic eA=="), "", None),
+        (("Authorization", "Basic eA=="), "authorization,cookie", None),
+        (("Cookie", "a=b"), "authorization,cookie", None),
+    ] {
+        let asked = get_with(field, ignored).map(|asked| asked.is_anybodys);
+        assert_eq!(asked, is_anybodys, "{field:?} {ignored}");
+    }
+}
+
+#[test]
+fn what_may_be_somebodys_own_is_kept_and_given_only_if_the_replica_says_that_it_is_everybodys() {
+    let answers = of(1 << 20);
+    let with_key = |key| get_with(("x-api-key", key), "").expect("it is a GET");
+    let anybodys =
+        get_with(("accept", "*/*"), "").map(|asked| Asked { key: with_key("a").key, ..asked }).unwrap();
+    let keep = |asked: Asked, fields: &[(&str, &str)]| {
+        let copying = Copying::begin(&answers, asked, &answer(fields), None, after(0));
+        copying.map(Copying::end).is_some()
+    };
+    let gets = |asked: &Asked| answers.borrow().get(asked, Duration::MAX, after(0)).is_some();
+    assert!(!keep(with_key("a"), &[]) && !gets(&with_key("a")) && !gets(&with_key("b")));
+    assert!(keep(anybodys.clone(), &[]));
+    assert!(gets(&anybodys) && !gets(&with_key("b")), "it may be another one for whoever has a key");
+    assert!(keep(with_key("a"), &[("cache-control", "public")]));
+    assert!(gets(&anybodys) && gets(&with_key("b")));
 }
 
 #[test]
@@ -119,7 +177,7 @@ fn what_was_kept_first_gives_way_and_nothing_is_left_of_it() {
     assert!(long.is_none());
     assert!(!has(&answers, "e") && has(&answers, "a"), "one that fits nowhere puts nobody out");
     for name in ["a", "c", "d"] {
-        answers.borrow_mut().remove(&named(name));
+        answers.borrow_mut().remove(&named(name).key);
     }
     let left = answers.borrow();
     assert_eq!((left.size, left.by_service.len(), left.by_size.len()), (0, 0, 0));

@@ -58,7 +58,7 @@ async fn a_request_of_which_no_byte_was_taken_is_not_taken() {
     drop(far);
     // The event loop has not told yet, so nothing but the write can.
     let mut connection = ClientConnection::new(wire(near), HeadLimits::default());
-    let parsed =
+    let (parsed, _) =
         request::parse(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\n", &HeadLimits::default())
             .unwrap();
     connection.begin(Outgoing {
@@ -161,7 +161,7 @@ async fn no_second_frame_is_taken_before_a_byte_was_sent() {
     while near.try_write(&[0; 65_536]).is_ok() {}
     let mut connection = ClientConnection::new(wire(near), HeadLimits::default());
     let head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
-    let parsed = request::parse(head, &HeadLimits::default()).unwrap();
+    let (parsed, _) = request::parse(head, &HeadLimits::default()).unwrap();
     let taken = Rc::new(Cell::new(0));
     connection.begin(Outgoing {
         head: &parsed.head,

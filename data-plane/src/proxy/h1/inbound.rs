@@ -236,6 +236,11 @@ impl RequestReader {
         inbound.poll_body(cx)
     }
 
+    /// The size of the buffer that the last piece is a part of.
+    pub(in crate::proxy) fn buffer_size(&self) -> usize {
+        self.inbound.borrow().wire.buffer_size()
+    }
+
     /// Whether nothing more of it is to come, trailers included.
     pub(in crate::proxy) fn is_end_stream(&self) -> bool {
         let inbound = self.inbound.borrow();

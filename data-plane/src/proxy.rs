@@ -1,6 +1,7 @@
 //! The HTTP proxy: one worker per core, each with its own listener on the same port.
 
 mod body;
+mod boxed;
 #[cfg(feature = "counted")]
 pub mod counted;
 mod downstream;

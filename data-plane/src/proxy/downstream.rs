@@ -22,6 +22,7 @@ use tokio::{net::TcpStream, time::sleep_until};
 use self::stream::{Begun, Stream, introduce, not_begun, poll_protocol};
 use super::{
     body::{request_body::ClientBody, response_body::Answer},
+    boxed::boxed,
     errors::refusals::Reason,
     h1::{self, Unread},
     h2,
@@ -83,6 +84,11 @@ impl Client {
     /// Whether it is a trusted proxy.
     pub(super) fn is_trusted(&self) -> bool {
         self.is_trusted
+    }
+
+    /// Whether any of its requests has something to tell it before its answer: seldom, and asked often.
+    pub(super) fn has_interim(&self) -> bool {
+        !self.interim.borrow().is_empty()
     }
 
     /// What it is to be told next before the answer to one of its requests.
@@ -178,7 +184,7 @@ where
     B: Unread + From<Bytes> + Unpin + 'static,
 {
     // Boxed, as HTTP/2 is below, so that neither takes room in the task of each connection that only waits.
-    let beginning = Box::pin(begin(Rc::clone(&worker), accepted));
+    let beginning = boxed(|| begin(Rc::clone(&worker), accepted));
     async move {
         let (begun, client, _seat) = match beginning.await {
             Ok(begun) => begun,

@@ -71,6 +71,11 @@ impl RequestHead {
         self.host.map(|host| text(&self.fields, host))
     }
 
+    /// As [`RequestHead::host`], as it is written.
+    pub(super) fn host_bytes(&self) -> Option<&[u8]> {
+        self.host.map(|host| self.fields.text(host))
+    }
+
     /// As [`RequestHead::host`], where it lies.
     pub(super) fn host_span(&self) -> Option<Span> {
         self.host

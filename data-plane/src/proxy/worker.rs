@@ -38,10 +38,7 @@ use self::{
 };
 use super::{
     BACKLOG, Leave, ProxyConfig,
-    body::{
-        request_body::{ClientBody, ReplayMemory},
-        response_body::Answer,
-    },
+    body::{kept::ReplayMemory, request_body::ClientBody, response_body::Answer},
     downstream::{self, Asker, proxy_headers::ProxyHeaders},
     errors::{
         Caller, GatewayError,

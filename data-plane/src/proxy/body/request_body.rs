@@ -13,7 +13,10 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
-use super::pace::{MinRate, Pace};
+use super::{
+    kept::{Kept, ReplayMemory},
+    pace::{MinRate, Pace},
+};
 use crate::{
     clock::Clock,
     proxy::{
@@ -68,36 +71,20 @@ impl ClientBody {
         }
     }
 
+    /// The size of the buffer that the last piece is a part of; `None` where nobody knows.
+    fn buffer_size(&self) -> Option<usize> {
+        match self {
+            Self::Http1(body) => Some(body.buffer_size()),
+            Self::None | Self::Http2(_) => None,
+        }
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match self {
             Self::None => Poll::Ready(None),
             Self::Http1(body) => body.poll_frame(cx),
             Self::Http2(body) => body.poll_frame(cx),
         }
-    }
-}
-
-/// How much memory a worker has for what is kept for replay.
-#[derive(Debug, Clone)]
-pub(in crate::proxy) struct ReplayMemory {
-    free: Rc<Cell<usize>>,
-    per_request: usize,
-}
-
-impl ReplayMemory {
-    /// Of so many bytes over all of a worker's requests, and so many for one of them: a longer body passes through and is
-    /// sent once.
-    pub(in crate::proxy) fn new(total: usize, per_request: usize) -> Self {
-        Self { free: Rc::new(Cell::new(total)), per_request }
-    }
-
-    fn take(&self, bytes: usize) -> bool {
-        let left = self.free.get().checked_sub(bytes);
-        left.inspect(|left| self.free.set(*left)).is_some()
-    }
-
-    fn give_back(&self, bytes: usize) {
-        self.free.set(self.free.get() + bytes);
     }
 }
 
@@ -135,14 +122,13 @@ pub(in crate::proxy) struct Source {
     /// Bytes read so far.
     read: usize,
     /// All of them while they are few enough to be sent again, else none.
-    kept: Vec<u8>,
+    kept: Kept,
     /// The first frame, if it is not kept, until another one is asked for: whoever asks has sent it.
     first: Option<Bytes>,
     /// The fields behind it, if they can be sent again as well.
     trailers: Option<HeaderMap>,
     /// What was read before the first attempt and is not kept: the next that is sent.
     ahead: Option<Frame<Bytes>>,
-    memory: ReplayMemory,
     /// Whether what was read can be sent again.
     is_replayable: bool,
     client_failed: bool,
@@ -195,11 +181,10 @@ impl RequestSource {
             incoming,
             came: 0,
             read: 0,
-            kept: Vec::new(),
+            kept: Kept::new(memory),
             first: None,
             trailers: None,
             ahead: None,
-            memory: memory.clone(),
             is_replayable: may_replay,
             client_failed: false,
             has_begun: false,
@@ -328,7 +313,7 @@ impl Source {
             match frame.data_ref() {
                 Some(data) => {
                     if !self.keep(data) {
-                        self.forget();
+                        self.kept.forget();
                         self.first = is_first.then(|| data.clone());
                     }
                     self.read += data.len();
@@ -404,16 +389,10 @@ impl Source {
         Poll::Ready(judged.transpose())
     }
 
-    /// Keeps a piece for replay, if all before it is kept and there is room.
-    fn keep(&mut self, data: &Bytes) -> bool {
-        let fits = self.is_replayable && self.kept.len() + data.len() <= self.memory.per_request;
-        if fits && self.memory.take(data.len()) {
-            // Copied, because a frame of one byte may hold on to a whole read buffer.
-            self.kept.extend_from_slice(data);
-            return true;
-        }
-        self.is_replayable = false;
-        false
+    /// Keeps the piece that has just come for replay, if all before it is kept and there is room.
+    fn keep(&mut self, piece: &Bytes) -> bool {
+        self.is_replayable = self.is_replayable && self.kept.push(piece, self.incoming.buffer_size());
+        self.is_replayable
     }
 
     /// Keeps what stands behind the body, if all of the body can be given out again: it is kept, or there is none. A message
@@ -422,16 +401,6 @@ impl Source {
         if self.is_replayable || self.read == 0 {
             self.trailers = trailers.cloned();
         }
-    }
-
-    fn forget(&mut self) {
-        self.memory.give_back(std::mem::take(&mut self.kept).len());
-    }
-}
-
-impl Drop for Source {
-    fn drop(&mut self) {
-        self.forget();
     }
 }
 
@@ -468,8 +437,7 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
         let Self::Client { source, sent, has_ended } = self.get_mut() else { return Poll::Ready(None) };
         let mut source = source.borrow_mut();
-        if let Some(rest @ [_, ..]) = source.kept.get(*sent..) {
-            let data = Bytes::copy_from_slice(rest);
+        if let Some(data) = source.kept.piece_at(*sent) {
             *sent += data.len();
             return Poll::Ready(Some(Ok(Frame::data(data))));
         }
@@ -487,7 +455,7 @@ impl Body for RequestBody {
         }
         if let Some(frame) = source.ahead.take() {
             // What was held is on its way, and there will be no other attempt.
-            source.forget();
+            source.kept.forget();
             if source.read == 0 {
                 source.first = frame.data_ref().cloned();
             }

@@ -70,7 +70,7 @@ pub(in crate::proxy) fn admit(
             return follow(rule, worker);
         }
     }
-    let found = route::route(head.host(), head.path(), worker.domain())
+    let found = route::route(head.host_bytes(), head.target_bytes(), worker.domain())
         .ok_or_else(|| refuse(GatewayError::NoRoute))?;
     let Some(service) = worker.table().service_or_departed(worker.index(), found.service, worker.now())
     else {

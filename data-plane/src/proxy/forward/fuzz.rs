@@ -195,10 +195,12 @@ fn a_request_goes_where_its_host_says_or_else_its_first_segment() {
             let service = name.strip_suffix(suffix)?.strip_suffix('.')?;
             (!service.is_empty() && !service.contains('.')).then(|| service.to_owned())
         });
-        let by_path =
-            path.strip_prefix('/').and_then(|rest| rest.split('/').next()).filter(|name| !name.is_empty());
+        let by_path = path
+            .strip_prefix('/')
+            .and_then(|rest| rest.split(['/', '?']).next())
+            .filter(|name| !name.is_empty());
         let expected = by_host.clone().or(by_path.map(str::to_owned));
-        let found = route::route(Some(&host), &path, Some("gw.example"));
+        let found = route::route(Some(host.as_bytes()), path.as_bytes(), Some("gw.example"));
         let found = found.map(|route| (route.service.to_ascii_lowercase(), route.is_by_path));
         assert_eq!(
             found,

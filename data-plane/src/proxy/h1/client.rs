@@ -204,16 +204,16 @@ impl<B: Body<Data = Bytes> + Unpin> Connection<B> {
         };
         while !self.wire.input.is_empty() {
             let (input, asked) = (&self.wire.input, self.asked.as_deref());
-            let parse = |head| response::parse(&self.method, asked, head, &self.limits);
+            let parse = |bytes| response::parse(&self.method, asked, bytes, &self.limits);
             let guess = scan.guess(input, &self.limits);
-            let guessed = guess.and_then(|end| Some((parse(&input[..end]).ok()?, end)));
-            let (response, end) = match guessed {
-                Some(guessed) => guessed,
+            let (response, end) = match guess.and_then(|bytes| parse(bytes).ok()) {
+                Some(parsed) => parsed,
                 None => {
                     let found = scan.find(input, &self.limits).map_err(|refusal| malformed(&refusal))?;
                     let Some(range) = found else { return Ok(None) };
-                    let parsed = parse(&input[range.clone()]);
-                    (parsed.map_err(|refusal| malformed(&refusal))?, range.end)
+                    let (response, _) =
+                        parse(&input[range.clone()]).map_err(|refusal| malformed(&refusal))?;
+                    (response, range.end)
                 }
             };
             self.wire.input.advance(end);

@@ -88,12 +88,11 @@ impl Inbound {
     fn take_head(&mut self, limits: &HeadLimits) -> Result<Option<Request>, Refusal> {
         let input = &self.wire.input;
         let guess = self.scan.guess(input, limits);
-        let guessed = guess.and_then(|end| Some((Ok(request::parse(&input[..end], limits).ok()?), end)));
-        let (parsed, end) = match guessed {
-            Some(guessed) => guessed,
+        let (parsed, end) = match guess.and_then(|bytes| request::parse(bytes, limits).ok()) {
+            Some((request, end)) => (Ok(request), end),
             None => {
                 let Some(range) = self.scan.find(input, limits)? else { return Ok(None) };
-                (request::parse(&input[range.clone()], limits), range.end)
+                (request::parse(&input[range.clone()], limits).map(|(request, _)| request), range.end)
             }
         };
         self.wire.input.advance(end);
@@ -235,6 +234,11 @@ impl RequestReader {
             return Poll::Ready(Some(Err(BrokenOff)));
         }
         inbound.poll_body(cx)
+    }
+
+    /// The size of the buffer that the last piece is a part of.
+    pub(in crate::proxy) fn buffer_size(&self) -> usize {
+        self.inbound.borrow().wire.buffer_size()
     }
 
     /// Whether nothing more of it is to come, trailers included.

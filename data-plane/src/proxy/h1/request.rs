@@ -28,19 +28,20 @@ pub(in crate::proxy) struct Request {
     pub(in crate::proxy) expects_continue: bool,
 }
 
-/// Reads a head that [`scan::HeadScan`] has found, all of it.
+/// Reads the head that `bytes` begin with, and where it ends.
 ///
 /// # Errors
-/// Whatever the request could be taken for by others, it is refused if it is not exactly one thing here.
-pub(in crate::proxy) fn parse(head: &[u8], limits: &HeadLimits) -> Result<Request, Refusal> {
-    let (line, end) = scan::first_line(head);
+/// Whatever the request could be taken for by others, it is refused if it is not exactly one thing here. So is one that is not all
+/// there: [`scan::HeadScan`] knows.
+pub(super) fn parse(bytes: &[u8], limits: &HeadLimits) -> Result<(Request, usize), Refusal> {
+    let (line, start) = scan::first_line(bytes)?;
     let (method, target, version) = start_line(line)?;
     let target_start = method.as_str().len() + 1;
     if target.len() > limits.target {
         return Err(Refusal::TargetTooLong);
     }
     let parsed = target::parse(&method, target)?;
-    let mut fields = scan::fields(head, end, limits)?;
+    let (mut fields, end) = scan::fields(bytes, start, limits)?;
     let length = framing::of_request(version, &fields)?;
     let host = host(version, &fields)?;
     let span =
@@ -55,12 +56,13 @@ pub(in crate::proxy) fn parse(head: &[u8], limits: &HeadLimits) -> Result<Reques
     let expects_continue = version >= Version::HTTP_11
         && !matches!(length, Length::Empty | Length::Exact(0))
         && expects_continue(&fields);
-    Ok(Request {
+    let request = Request {
         length,
         is_kept_alive: method != Method::CONNECT && framing::is_kept_alive(version, &fields),
         expects_continue,
         head: RequestHead::new(method, version, target, authority.or(host), fields),
-    })
+    };
+    Ok((request, end))
 }
 
 fn start_line(line: &[u8]) -> Result<(Method, &[u8], Version), Refusal> {

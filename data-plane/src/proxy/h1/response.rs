@@ -27,18 +27,18 @@ pub(in crate::proxy) struct Response {
     pub(in crate::proxy) is_kept_alive: bool,
 }
 
-/// Reads a head that [`scan::HeadScan`] has found, all of it: of the response, or of an interim one (1xx), to a request
-/// by `method` that has `asked` to switch to one of these protocols, if it has.
+/// Reads the head that `bytes` begin with, and where it ends: of the response, or of an interim one (1xx), to a request by `method`
+/// that has `asked` to switch to one of these protocols, if it has.
 ///
 /// # Errors
-/// The replica's answer is malformed.
-pub(in crate::proxy) fn parse(
+/// The replica's answer is malformed, or not all there: [`scan::HeadScan`] knows.
+pub(super) fn parse(
     method: &Method,
     asked: Option<&[u8]>,
-    head: &[u8],
+    bytes: &[u8],
     limits: &HeadLimits,
-) -> Result<Response, Refusal> {
-    let (line, end) = scan::first_line(head);
+) -> Result<(Response, usize), Refusal> {
+    let (line, start) = scan::first_line(bytes)?;
     let (version_text, rest) = line.split_at_checked("HTTP/1.1".len()).ok_or(Defect::StartLine)?;
     let version = version(version_text)?;
     let [b' ', digits @ ..] = rest else { return Err(Defect::StartLine.into()) };
@@ -56,7 +56,7 @@ pub(in crate::proxy) fn parse(
         // What would follow on this connection is not HTTP.
         return Err(Defect::UnaskedProtocol.into());
     }
-    let mut fields = scan::fields(head, end, limits)?;
+    let (mut fields, end) = scan::fields(bytes, start, limits)?;
     let length = framing::of_response(method, status, version, &fields)?;
     if let Some(asked) = asked.filter(|_| is_switch) {
         check_switch(asked, version, &fields)?;
@@ -64,7 +64,8 @@ pub(in crate::proxy) fn parse(
     }
     let is_kept_alive = length != Length::UntilClose && framing::is_kept_alive(version, &fields);
     let reason = Span::new(line.len() - reason.len()..line.len());
-    Ok(Response { length, is_kept_alive, head: ResponseHead::with_reason(status, reason, fields) })
+    let head = ResponseHead::with_reason(status, reason, fields);
+    Ok((Response { length, is_kept_alive, head }, end))
 }
 
 /// Refuses a switch to anything but one of the protocols that were `asked` for, and one that could be read as a response with

@@ -1,9 +1,9 @@
 //! Finds the end of a head as its bytes come in, and takes its lines apart.
 
-use std::{ops::Range, sync::LazyLock};
+use std::ops::Range;
 
 use gateway_proto::token::is_token_byte;
-use memchr::{memchr, memmem::Finder};
+use memchr::memchr;
 
 use super::{
     limits::HeadLimits,
@@ -17,9 +17,6 @@ pub(in crate::proxy) enum Kind {
     Request,
     Response,
 }
-
-/// What ends most heads: the end of a line, and an empty one.
-static END: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\r\n\r\n"));
 
 /// How far a head has been looked through. No byte is looked at twice, however slowly they come.
 #[derive(Debug, Clone, Copy)]
@@ -40,20 +37,14 @@ impl HeadScan {
         Self { kind, start: 0, line: 0, seen: 0, lines: 0 }
     }
 
-    /// The length of the head that `bytes` begin with, as far as can be told at one look, if they were not looked at before: nearly
-    /// all heads come in one piece, and need not be looked through line by line to be found.
+    /// What may be parsed at once, if `bytes` were not looked at before: nearly all heads come in one piece, and need not be looked
+    /// through line by line to be found.
     ///
-    /// It is a guess: who parses it without a complaint has the head that [`HeadScan::find`] would find, and else has it say what is
-    /// wrong.
-    pub(in crate::proxy) fn guess(&self, bytes: &[u8], limits: &HeadLimits) -> Option<usize> {
+    /// It is a guess that there is a head: who parses it without a complaint has the one that [`HeadScan::find`] would find, and else
+    /// has it say what is wrong.
+    pub(in crate::proxy) fn guess<'a>(&self, bytes: &'a [u8], limits: &HeadLimits) -> Option<&'a [u8]> {
         let is_begun = self.seen == 0 && bytes.first().is_some_and(|&byte| is_token_byte(byte));
-        let bytes = &bytes[..bytes.len().min(limits.bytes)];
-        // Of the first line alone, parsing does not ask for both bytes of its break.
-        let ends_first_line = |feed: &usize| *feed > 0 && bytes[feed - 1] == b'\r';
-        if !is_begun || memchr(b'\n', bytes).filter(ends_first_line).is_none() {
-            return None;
-        }
-        END.find(bytes).map(|end| end + END.needle().len())
+        is_begun.then(|| &bytes[..bytes.len().min(limits.bytes)])
     }
 
     /// Where the head lies in `bytes`, which are what it was given before and more. `None` while its end is not there.
@@ -116,31 +107,41 @@ impl HeadScan {
     }
 }
 
-/// The first line of a head that [`HeadScan::find`] has found, and where the next one begins.
-pub(super) fn first_line(head: &[u8]) -> (&[u8], usize) {
-    let feed = memchr(b'\n', head).unwrap_or(head.len());
-    (head[..feed].strip_suffix(b"\r").unwrap_or(&head[..feed]), feed + 1)
+/// The first line of the head that `bytes` begin with, and where the next one begins.
+pub(super) fn first_line(bytes: &[u8]) -> Result<(&[u8], usize), Defect> {
+    let feed = memchr(b'\n', bytes).ok_or(Defect::StartLine)?;
+    let line = bytes[..feed].strip_suffix(b"\r").ok_or(Defect::BareLineFeed)?;
+    Ok((line, feed + 1))
 }
 
-/// All fields of a head that [`HeadScan::find`] has found, whose first line ends at `start`.
-pub(super) fn fields(head: &[u8], start: usize, limits: &HeadLimits) -> Result<Fields, Refusal> {
-    let mut fields = Fields::over(head);
+/// All fields of the head that `bytes` begin with, whose first line ends at `start`, and where the head ends.
+///
+/// # Errors
+/// Also when its end is not there: then what is missing is taken for a defect.
+pub(super) fn fields(bytes: &[u8], start: usize, limits: &HeadLimits) -> Result<(Fields, usize), Refusal> {
+    let mut fields = Fields::default();
+    fields.expect_lines();
     let mut at = start;
-    while !matches!(&head[at..], [] | b"\r\n") {
+    loop {
+        let line = &bytes[at..];
+        if line.starts_with(b"\r\n") {
+            break;
+        }
         if fields.count() == limits.fields {
             return Err(Refusal::HeadTooLarge);
         }
-        let line = &head[at..];
         let (name, value) = field(line)?;
         // What ends a value is a control byte, and the only one that may is the line's own end.
         let Some(b"\r\n") = line.get(value.stop..value.stop + 2) else {
             return Err(Defect::FieldValue.into());
         };
         let end = at + value.stop + 2;
-        fields.take_line(at..at + name, at + value.text.start..at + value.text.end, end);
+        fields.take_line(bytes, at..at + name, at + value.text.start..at + value.text.end, end);
         at = end;
     }
-    Ok(fields)
+    let end = at + 2;
+    fields.lay_over(&bytes[..end]);
+    Ok((fields, end))
 }
 
 /// A field's value in its line.
@@ -151,11 +152,44 @@ pub(super) struct Value {
     pub(super) stop: usize,
 }
 
+/// How many bytes at the beginning may be of a name. Eight are looked at together, as long as they are letters and dashes, of which nearly
+/// all names are.
+#[inline]
+fn token_length(bytes: &[u8]) -> usize {
+    let mut length = 0;
+    for word in bytes.as_chunks().0 {
+        let usual = usual_length(*word);
+        length += usual;
+        if usual < word.len() {
+            break;
+        }
+    }
+    let rest = &bytes[length..];
+    length + rest.iter().position(|&byte| !is_token_byte(byte)).unwrap_or(rest.len())
+}
+
+/// How many bytes at the beginning are letters and dashes.
+#[inline(always)]
+fn usual_length(bytes: [u8; 8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGH: u64 = 0x80 * ONES;
+    let word = u64::from_le_bytes(bytes);
+    // Without their high bits, nothing carries from one byte into the next.
+    let low = word & !HIGH;
+    let small = low | 0x20 * ONES;
+    let is_from_a = small + u64::from(0x80 - b'a') * ONES;
+    let is_behind_z = small + u64::from(0x80 - b'z' - 1) * ONES;
+    let is_no_dash = (low ^ u64::from(b'-') * ONES) + 0x7f * ONES;
+    let others = (word | (!is_from_a | is_behind_z) & is_no_dash) & HIGH;
+    // Of none, there are 64 zeros.
+    others.trailing_zeros() as usize / 8
+}
+
 /// The length of a field's name, and its value, at the beginning of `line`.
 #[inline]
 pub(super) fn field(line: &[u8]) -> Result<(usize, Value), Defect> {
-    let name_end = line.iter().position(|&byte| !is_token_byte(byte)).ok_or(Defect::FieldName)?;
-    match line[name_end] {
+    let name_end = token_length(line);
+    match *line.get(name_end).ok_or(Defect::FieldName)? {
         b':' if name_end > 0 => {}
         b' ' | b'\t' if name_end == 0 => return Err(Defect::FoldedLine),
         b' ' | b'\t' => return Err(Defect::SpaceBeforeColon),
@@ -172,4 +206,28 @@ pub(super) fn field(line: &[u8]) -> Result<(usize, Value), Defect> {
         end -= 1;
     }
     Ok((name_end, Value { text: start..end, stop }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_ends_at_the_first_byte_that_is_of_none_wherever_it_stands() {
+        for byte in 0..=u8::MAX {
+            assert_eq!(
+                usual_length([byte; 8]),
+                if byte.is_ascii_alphabetic() || byte == b'-' { 8 } else { 0 }
+            );
+            for length in 0..20 {
+                for filling in [b'a', b'Z', b'-', b'_', b'9'] {
+                    let mut name = [filling; 20];
+                    assert_eq!(token_length(&name[..length]), length);
+                    name[length] = byte;
+                    let end = if is_token_byte(byte) { 20 } else { length };
+                    assert_eq!(token_length(&name), end, "{byte:#x} behind {filling:?}");
+                }
+            }
+        }
+    }
 }

@@ -28,6 +28,7 @@ use super::{
 use crate::{
     proxy::{
         body::{pace::Pace, request_body::ClientBody, response_body::Answer},
+        boxed::boxed,
         downstream::{Asker, Client, stream::Stream},
         errors::{GatewayError, refusals::Reason},
         h2::no_preface,
@@ -107,7 +108,7 @@ where
         loop {
             let Some(next) = server.next().await else { return };
             // Boxed, so that a connection that waits for its next request does not hold the room for it.
-            let answering = Box::pin(async {
+            let answering = boxed(|| async {
                 let verdict = match next {
                     Ok(request) => server.answer(request, &answered).await,
                     Err(NoRequest::Refused(error)) => server.refuse::<B>(&error).await,
@@ -188,8 +189,8 @@ impl Server {
         self.worker.deadlines().clear(self.place);
         self.served.set(self.served.get() + 1);
         let asker = Asker::new(&self.client, self.served.get(), exchange.version);
-        let pipeline = answered(Rc::clone(&self.worker), asker, head, body);
-        let answer = self.watched(pin!(pipeline)).await;
+        // Pinned where it is made: it is large.
+        let answer = self.watched(pin!(answered(Rc::clone(&self.worker), asker, head, body))).await;
         self.client.forget_interim(self.served.get());
         // Without an answer the client is gone, and the attempt under way has gone with the pipeline.
         let Some(mut answer) = answer else { return Verdict::Close };
@@ -252,7 +253,8 @@ impl Server {
     /// Passes interim responses on.
     fn pass_interim(&self, cx: &mut Context<'_>) {
         // What a client does not read waits.
-        while self.inbound.borrow().wire.has_room()
+        while self.client.has_interim()
+            && self.inbound.borrow().wire.has_room()
             && let Some(mut head) = self.client.take_interim(self.served.get())
         {
             let mut inbound = self.inbound.borrow_mut();

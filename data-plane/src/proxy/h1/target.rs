@@ -84,29 +84,25 @@ fn is_path_and_query(target: &[u8]) -> bool {
 
 /// Whether this is a host with or without a port (RFC 3986 section 3.2), without a user. An empty one counts.
 pub(in crate::proxy) fn is_host(host: &[u8]) -> bool {
-    let (name, port) = match host {
+    match host {
         [b'[', ..] => {
             let Some(end) = host.iter().position(|&byte| byte == b']') else { return false };
             let address = &host[1..end];
             let is_address = !address.is_empty()
                 && address.contains(&b':')
                 && address.iter().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'));
-            if !is_address {
-                return false;
-            }
-            match &host[end + 1..] {
-                [] => return true,
-                [b':', port @ ..] => return is_port(port),
-                _ => return false,
-            }
+            is_address
+                && match &host[end + 1..] {
+                    [] => true,
+                    [b':', port @ ..] => is_port(port),
+                    _ => false,
+                }
         }
-        _ => match host.iter().position(|&byte| byte == b':') {
-            Some(0) => return false,
-            Some(colon) => (&host[..colon], &host[colon + 1..]),
-            None => (host, &[][..]),
+        _ => match host.iter().position(|&byte| !IS_OF_NAME[usize::from(byte)]) {
+            Some(end) => end > 0 && host[end] == b':' && is_port(&host[end + 1..]),
+            None => true,
         },
-    };
-    name.iter().all(|&byte| IS_OF_NAME[usize::from(byte)]) && is_port(port)
+    }
 }
 
 /// Which bytes a host's name may have. No percent: what is encoded could be read as another name.

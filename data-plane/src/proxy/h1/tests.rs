@@ -55,7 +55,8 @@ fn owned(fields: &Fields) -> Vec<(String, Vec<u8>)> {
 /// Reads a request that comes in these pieces.
 pub(in crate::proxy) fn read_request<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Verdict {
     read(Kind::Request, pieces, |head| {
-        let request = request::parse(head, &HeadLimits::default())?;
+        let (request, end) = request::parse(head, &HeadLimits::default())?;
+        assert_eq!(end, head.len());
         let head = &request.head;
         let host = head.host().unwrap_or("(none)");
         let start = [head.method.as_str(), head.target(), host].map(str::to_owned);
@@ -78,7 +79,8 @@ fn read_answer<'a>(
     pieces: impl IntoIterator<Item = &'a [u8]>,
 ) -> Verdict {
     read(Kind::Response, pieces, |head| {
-        let response = response::parse(method, asked, head, &HeadLimits::default())?;
+        let (response, end) = response::parse(method, asked, head, &HeadLimits::default())?;
+        assert_eq!(end, head.len());
         let head = &response.head;
         let reason = String::from_utf8_lossy(head.reason()).into_owned();
         let start = [head.status.as_str().to_owned(), reason, String::new()];

@@ -70,8 +70,8 @@ impl Buffers {
         self.input.borrow_mut().pop().unwrap_or_else(|| BytesMut::with_capacity(READ_SIZE))
     }
 
-    /// Takes an empty buffer back, unless frames of it are still looked at: then it is of use to its owner only, once they
-    /// are gone.
+    /// Takes an empty buffer back that was never enlarged, unless frames of it are still looked at: then it is of use to its
+    /// owner only, once they are gone.
     pub(in crate::proxy) fn give_input(&self, buffer: &mut BytesMut) {
         if buffer.capacity() > 0 && buffer.try_reclaim(READ_SIZE) {
             let buffer = std::mem::take(buffer);
@@ -102,6 +102,8 @@ pub(in crate::proxy) struct Wire {
     buffers: Rc<Buffers>,
     /// Read, and not taken yet.
     pub(in crate::proxy) input: BytesMut,
+    /// No less than the buffer that this is a part of.
+    buffer_size: usize,
     /// Bytes to read at once: more where a buffer was filled.
     read_size: usize,
     /// To be written, from `written` on, and before `frame`.
@@ -136,6 +138,7 @@ impl Wire {
         Self {
             stream,
             buffers,
+            buffer_size: input.capacity(),
             input,
             read_size: READ_SIZE,
             output: Vec::new(),
@@ -171,27 +174,55 @@ impl Wire {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<usize>> {
-        if self.input.capacity() == 0 {
-            // Nearly every second time nothing has come, and then no buffer is borrowed for it.
+        if self.input.is_empty() {
+            // Nearly every second time nothing has come, and then no buffer is held for it.
             if let Stream::Tcp(tcp) = &self.stream
                 && tcp.poll_read_ready(cx).is_pending()
             {
+                self.give_input();
                 return Poll::Pending;
             }
-            if size == READ_SIZE {
-                self.input = self.buffers.take_input();
-            }
-        }
-        let wanted = if self.input.is_empty() { size } else { MIN_ROOM };
-        if self.input.capacity() - self.input.len() < wanted {
+            self.renew_input(size);
+        } else if self.input.capacity() - self.input.len() < MIN_ROOM {
             self.input.reserve(size);
+            if self.input.capacity() > self.buffer_size {
+                // If it has grown where it is, what was taken of it still lies in front.
+                self.buffer_size += self.input.capacity();
+            }
         }
         let mut input = (&mut self.input).limit(size);
         let read = poll_read_buf(Pin::new(&mut self.stream), cx, &mut input);
         if read.is_pending() && self.input.is_empty() {
-            self.buffers.give_input(&mut self.input);
+            self.give_input();
         }
         read
+    }
+
+    /// Has an empty `input` be a buffer with room for so many bytes.
+    fn renew_input(&mut self, size: usize) {
+        if self.input.capacity() > 0 && self.input.try_reclaim(size) {
+            return;
+        }
+        // Frames of it are still looked at, or it is too small.
+        self.give_input();
+        self.input = match size {
+            READ_SIZE => self.buffers.take_input(),
+            size => BytesMut::with_capacity(size),
+        };
+        self.buffer_size = self.input.capacity();
+    }
+
+    /// Gives an empty `input` back, unless frames of it are still looked at.
+    fn give_input(&mut self) {
+        match self.buffer_size < 2 * READ_SIZE {
+            true => self.buffers.give_input(&mut self.input),
+            false => self.input = BytesMut::new(),
+        }
+    }
+
+    /// No less than the size of the buffer that was read into last: who keeps a part of it, keeps all of it.
+    pub(super) fn buffer_size(&self) -> usize {
+        self.buffer_size
     }
 
     /// What has come, `most` bytes at most, in a pipe: an empty one at the end of what the peer sends. `None` where it has to be
@@ -385,7 +416,7 @@ impl Wire {
     pub(super) fn rest(&mut self) -> bool {
         let is_at_rest = self.input.is_empty() && self.is_flushed();
         if is_at_rest {
-            self.buffers.give_input(&mut self.input);
+            self.give_input();
         }
         is_at_rest
     }
@@ -468,7 +499,7 @@ fn poll_write_followed(
 impl Drop for Wire {
     fn drop(&mut self) {
         self.input.clear();
-        self.buffers.give_input(&mut self.input);
+        self.give_input();
         self.buffers.give_output(std::mem::take(&mut self.output));
     }
 }

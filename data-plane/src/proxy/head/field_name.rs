@@ -66,18 +66,19 @@ const LENGTHS: usize = 19;
 /// So many names, at most, have the same length.
 const OF_ONE_LENGTH: usize = 6;
 
-/// The names of each length, those there are in front.
-static BY_LENGTH: [[Option<Name>; OF_ONE_LENGTH]; LENGTHS] = {
+/// The names of each length by what they end with, those there are in front.
+static BY_LENGTH: [[Option<(u64, Name)>; OF_ONE_LENGTH]; LENGTHS] = {
     let mut table = [[None; OF_ONE_LENGTH]; LENGTHS];
     let mut index = 0;
     while index < Name::ALL.len() {
         let name = Name::ALL[index];
-        let of_length = &mut table[name.as_str().len()];
+        let text = name.as_str().as_bytes();
+        let of_length = &mut table[text.len()];
         let mut place = 0;
         while of_length[place].is_some() {
             place += 1;
         }
-        of_length[place] = Some(name);
+        of_length[place] = Some((ending(text), name));
         index += 1;
     }
     table
@@ -87,22 +88,45 @@ impl Name {
     /// What this name means to the gateway, in whichever case it is written.
     pub(in crate::proxy) fn of(name: &[u8]) -> Option<Self> {
         let mut of_length = BY_LENGTH.get(name.len())?.iter().map_while(|known| *known);
-        of_length.find(|known| is_written(known.as_str().as_bytes(), name))
+        let end = ending(name);
+        let (_, known) = of_length
+            .find(|(known_end, known)| *known_end == end && begins_as(known.as_str().as_bytes(), name))?;
+        Some(known)
     }
 }
 
-/// Whether `name`, which is as long and has no control bytes, is this one, of small letters and dashes, in any case: eight bytes are
-/// compared at once. A small letter and its capital differ in one bit, which a dash has, too.
+/// A small letter and its capital differ in this bit of each byte, which a dash has, too.
+const SMALL: u64 = 0x2020_2020_2020_2020;
+
+/// The last eight bytes of a name in small letters, or all of a shorter one: a number that is compared at once. Two names of one length
+/// and without control bytes that share it are the same in these.
 #[inline]
-fn is_written(known: &[u8], name: &[u8]) -> bool {
-    const SMALL: u64 = 0x2020_2020_2020_2020;
-    let (Some(known_end), Some(end)) = (known.last_chunk::<8>(), name.last_chunk::<8>()) else {
-        return name.eq_ignore_ascii_case(known);
+const fn ending(name: &[u8]) -> u64 {
+    let end = match (name.last_chunk::<8>(), name.first_chunk::<4>(), name.last_chunk::<4>()) {
+        (Some(end), _, _) => u64::from_ne_bytes(*end),
+        // They overlap, or touch.
+        (None, Some(start), Some(end)) => {
+            (u32::from_ne_bytes(*start) as u64) << 32 | u32::from_ne_bytes(*end) as u64
+        }
+        _ => {
+            let (mut number, mut at) = (0, 0);
+            while at < name.len() {
+                number = number << 8 | name[at] as u64;
+                at += 1;
+            }
+            number
+        }
     };
+    end | SMALL
+}
+
+/// Whether `name`, which is as long and has no control bytes, begins as this one, of small letters and dashes, in any case, where it is
+/// longer than its [`ending`].
+#[inline]
+fn begins_as(known: &[u8], name: &[u8]) -> bool {
     let is_alike =
         |known: &[u8; 8], name: &[u8; 8]| u64::from_ne_bytes(*known) == u64::from_ne_bytes(*name) | SMALL;
-    is_alike(known_end, end)
-        && known.as_chunks().0.iter().zip(name.as_chunks().0).all(|(known, name)| is_alike(known, name))
+    known.as_chunks().0.iter().zip(name.as_chunks().0).all(|(known, name)| is_alike(known, name))
 }
 
 /// A set of names.

@@ -32,13 +32,16 @@ pub(in crate::proxy) struct Span {
 impl Span {
     /// Of less than 4 GiB, as every head is.
     pub(in crate::proxy) fn new(range: Range<usize>) -> Self {
-        let offset = |offset| u32::try_from(offset).expect("heads are limited to far less than 4 GiB");
         Self { start: offset(range.start), end: offset(range.end) }
     }
 
     pub(in crate::proxy) fn range(self) -> Range<usize> {
         self.start as usize..self.end as usize
     }
+}
+
+fn offset(offset: usize) -> u32 {
+    u32::try_from(offset).expect("heads are limited to far less than 4 GiB")
 }
 
 /// One field's place in the block.
@@ -51,20 +54,46 @@ struct Line {
     end: u32,
 }
 
+impl Line {
+    /// One that ends at `end`, as its name and value do at the latest.
+    #[inline]
+    fn new(known: Option<Name>, name: Range<usize>, value: Range<usize>, end: usize) -> Self {
+        debug_assert!(name.start <= name.end && name.end <= value.start, "the name is in front");
+        debug_assert!(value.start <= value.end && value.end <= end, "the end is behind");
+        let end = offset(end);
+        // What lies before it is less.
+        let span = |range: Range<usize>| Span { start: range.start as u32, end: range.end as u32 };
+        Self { known, name: span(name), value: span(value), end }
+    }
+}
+
 /// Fields, and the bytes that they and the start of their head are parts of. What owns one is [`Fields`].
 #[derive(Debug, Clone, Default)]
 pub(in crate::proxy) struct Section {
     block: Vec<u8>,
     lines: Vec<Line>,
     present: Names,
+    /// Whether a name that came from outside begins with an x, as all do that only the gateway may say.
+    has_x: bool,
 }
 
 impl Section {
     /// Makes it one of no fields yet, in a block that begins with `head`.
     fn begin(&mut self, head: &[u8]) {
+        self.lay_over(head);
+        self.expect_lines();
+    }
+
+    /// Makes room for as many fields as most heads have.
+    pub(in crate::proxy) fn expect_lines(&mut self) {
+        self.lines.reserve(LINES);
+    }
+
+    /// Has an empty block begin with `head`, of which fields may have been [taken](Section::take_line) before.
+    pub(in crate::proxy) fn lay_over(&mut self, head: &[u8]) {
+        debug_assert!(self.block.is_empty(), "what is there has its place");
         self.block.reserve(head.len() + ROOM);
         self.block.extend_from_slice(head);
-        self.lines.reserve(LINES);
     }
 
     /// Takes all away but the room for more.
@@ -72,13 +101,30 @@ impl Section {
         self.block.clear();
         self.lines.clear();
         self.present = Names::default();
+        self.has_x = false;
     }
 
-    /// Takes a line of the block for a field. It ends with its line break at `end`.
-    pub(in crate::proxy) fn take_line(&mut self, name: Range<usize>, value: Range<usize>, end: usize) {
-        let known = Name::of(&self.block[name.clone()]);
-        let end = Span::new(end..end).end;
-        self.push(Line { known, name: Span::new(name), value: Span::new(value), end });
+    /// Takes a line of `head`, which the block begins with or [will](Section::lay_over), for a field. It ends with its line break at
+    /// `end`.
+    pub(in crate::proxy) fn take_line(
+        &mut self,
+        head: &[u8],
+        name: Range<usize>,
+        value: Range<usize>,
+        end: usize,
+    ) {
+        let text = &head[name.clone()];
+        self.note_x(text);
+        self.push(Line::new(Name::of(text), name, value, end));
+    }
+
+    fn note_x(&mut self, name: &[u8]) {
+        self.has_x |= matches!(name, [b'x' | b'X', ..]);
+    }
+
+    /// Whether a name that came from outside begins with an x.
+    pub(in crate::proxy) fn has_x(&self) -> bool {
+        self.has_x
     }
 
     /// Appends a field that the gateway knows.
@@ -120,6 +166,7 @@ impl Section {
     }
 
     fn append_line(&mut self, known: Option<Name>, name: &[u8], value: &[u8]) {
+        self.note_x(name);
         let start = self.block.len();
         self.block.reserve(name.len() + value.len() + 4);
         self.block.extend_from_slice(name);
@@ -135,8 +182,7 @@ impl Section {
         // The last gate before the wire: nothing that came in another way may forge a line.
         assert!(is_value(&self.block[value.clone()]), "a field value has no control bytes");
         self.block.extend_from_slice(b"\r\n");
-        let end = Span::new(0..self.block.len()).end;
-        self.push(Line { known, name: Span::new(start..start + name_len), value: Span::new(value), end });
+        self.push(Line::new(known, start..start + name_len, value, self.block.len()));
     }
 
     #[inline]

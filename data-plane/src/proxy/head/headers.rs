@@ -75,7 +75,7 @@ pub(in crate::proxy) fn prepare_request(head: &mut RequestHead, onward: &Onward<
     let prefix = onward.rewrite.and_then(|rewrite| head.rewrite_target(rewrite));
     forwarding::tell(head, onward.peer, onward.writes_forwarded, prefix);
     let fields = &mut head.fields;
-    fields.append(Name::XRequestId, onward.request_id.as_bytes());
+    onward.request_id.append_to(fields);
     fields.append_ready(&onward.via.line);
 }
 
@@ -83,7 +83,8 @@ pub(in crate::proxy) fn prepare_request(head: &mut RequestHead, onward: &Onward<
 pub(in crate::proxy) fn prepare_response(fields: &mut Fields, via: &Via, request_id: &RequestId) {
     strip_hop_by_hop(fields);
     fields.append_ready(&via.line);
-    fields.set(Name::XRequestId, request_id.as_bytes());
+    fields.remove(Names::of(&[Name::XRequestId]));
+    request_id.append_to(fields);
 }
 
 /// Tells who debugs how long this gateway took, and how long replicas did, to their response heads.
@@ -171,7 +172,7 @@ pub(in crate::proxy) fn strip_own(fields: &mut Fields) {
         let dashed: Vec<u8> = name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect();
         is_own_name(&dashed) || Name::of(&dashed).is_some_and(|name| FORWARDING.contains(name))
     };
-    if fields.iter().any(|(name, _)| is_own(name)) {
+    if fields.has_x() && fields.iter().any(|(name, _)| is_own(name)) {
         fields.retain(|name| !is_own(name));
     }
 }

@@ -28,8 +28,9 @@ use crate::{
     clock::Clock,
     proxy::{
         body::{
+            kept::ReplayMemory,
             pace::MinRate,
-            request_body::{ClientBody, ReplayMemory, RequestBody, RequestSource},
+            request_body::{ClientBody, RequestBody, RequestSource},
         },
         downstream::stream::Stream,
         head::hints::AttemptHints,
@@ -58,7 +59,7 @@ async fn a_request_of_which_no_byte_was_taken_is_not_taken() {
     drop(far);
     // The event loop has not told yet, so nothing but the write can.
     let mut connection = ClientConnection::new(wire(near), HeadLimits::default());
-    let parsed =
+    let (parsed, _) =
         request::parse(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\n", &HeadLimits::default())
             .unwrap();
     connection.begin(Outgoing {
@@ -105,6 +106,29 @@ async fn the_first_frame_is_given_out_again_until_it_was_sent_also_where_nothing
         assert_eq!(polled.is_ready(), may_replay);
         assert_eq!(source.is_replayable(), may_replay);
     }
+}
+
+#[tokio::test]
+async fn what_fills_most_of_a_buffer_is_sent_again_as_it_came_also_when_the_next_request_is_there() {
+    let (near, mut far) = pair().await;
+    let head = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 10000\r\n\r\n";
+    let request = [&head[..], &[b'x'; 10_000]].concat();
+    far.write_all(&request).await.unwrap();
+    // Read at once, it comes in one piece.
+    while near.peek(&mut vec![0; 2 * request.len()]).await.unwrap() < request.len() {}
+    let inbound = Rc::new(RefCell::new(Inbound::new(wire(near))));
+    let next = async || poll_fn(|cx| inbound.borrow_mut().poll_next(cx, &HeadLimits::default())).await;
+    assert!(matches!(next().await, Ok(Next::Request(_))));
+    let reader = ClientBody::Http1(RequestReader::new(&inbound));
+    let check = BodyCheck::new(&gateway_proto::Policy::default().request);
+    let memory = ReplayMemory::new(16 * 1024, 10_000);
+    let source = RequestSource::new(reader, true, check, &memory, rate(), Clock::new());
+    let first = data(&mut source.attempt()).unwrap();
+    far.write_all(b"GET / HTTP/1.1\r\nhost: b\r\n\r\n").await.unwrap();
+    assert!(matches!(next().await, Ok(Next::Request(_))));
+    let second = data(&mut source.attempt()).unwrap();
+    assert_eq!((second.as_ptr(), second.len()), (first.as_ptr(), 10_000), "it was not copied");
+    assert!(second.iter().all(|byte| *byte == b'x'));
 }
 
 #[tokio::test]
@@ -161,7 +185,7 @@ async fn no_second_frame_is_taken_before_a_byte_was_sent() {
     while near.try_write(&[0; 65_536]).is_ok() {}
     let mut connection = ClientConnection::new(wire(near), HeadLimits::default());
     let head = b"POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n";
-    let parsed = request::parse(head, &HeadLimits::default()).unwrap();
+    let (parsed, _) = request::parse(head, &HeadLimits::default()).unwrap();
     let taken = Rc::new(Cell::new(0));
     connection.begin(Outgoing {
         head: &parsed.head,

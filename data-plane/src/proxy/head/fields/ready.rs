@@ -1,6 +1,6 @@
 //! Fields that are the same in many heads: checked and written out once, and only copied from then on.
 
-use super::{Line, Section, Span, is_value};
+use super::{Line, Section, is_value};
 use crate::proxy::head::field_name::Name;
 
 /// One such field.
@@ -26,16 +26,22 @@ impl Section {
     /// As [`Section::append`], of what is ready.
     #[inline]
     pub(in crate::proxy) fn append_ready(&mut self, ready: &ReadyLine) {
+        self.append_written(ready.name, &ready.text);
+    }
+
+    /// As [`Section::append_ready`], of a line that is written as this one would be, with its line break.
+    #[inline]
+    pub(in crate::proxy) fn append_written(&mut self, name: Name, line: &[u8]) {
+        debug_assert!(
+            line.strip_suffix(b"\r\n")
+                .is_some_and(|line| is_value(line) && line.starts_with(name.as_str().as_bytes())),
+            "it is one line of that name"
+        );
         let start = self.block.len();
-        self.block.extend_from_slice(&ready.text);
-        let name_end = start + ready.name.as_str().len();
+        self.block.extend_from_slice(line);
+        let name_end = start + name.as_str().len();
         let end = self.block.len();
-        self.push(Line {
-            known: Some(ready.name),
-            name: Span::new(start..name_end),
-            value: Span::new(name_end + 2..end - 2),
-            end: Span::new(start..end).end,
-        });
+        self.push(Line::new(Some(name), start..name_end, name_end + 2..end - 2, end));
     }
 }
 

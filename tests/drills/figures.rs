@@ -71,16 +71,23 @@ impl Figures {
         println!("  SKIPPED {why}");
     }
 
-    /// Takes over what the same program found elsewhere, and has printed already.
-    pub(crate) fn found_elsewhere(&mut self, are_held: bool) {
-        if !are_held {
-            self.missed.push(format!("{}: see above", self.drill));
-        }
+    /// What was found so far, for [`Figures::found_elsewhere`]: how many are held, then what was missed, line by line.
+    pub(crate) fn found(&self) -> String {
+        let missed = self.missed.iter().map(|missed| missed.replace('\n', " "));
+        [self.held.to_string()].into_iter().chain(missed).collect::<Vec<_>>().join("\n")
     }
 
-    /// Whether all figures so far are held.
-    pub(crate) fn are_held(&self) -> bool {
-        self.missed.is_empty()
+    /// Takes over what the same program found elsewhere, and has printed already.
+    pub(crate) fn found_elsewhere(&mut self, found: &str) {
+        let mut lines = found.lines();
+        match lines.next().and_then(|held| held.parse::<usize>().ok()) {
+            Some(held) => {
+                self.held += held;
+                self.missed.extend(lines.map(str::to_owned));
+            }
+            // It left nothing behind.
+            None => self.missed.push(format!("{}: it broke off, see above", self.drill)),
+        }
     }
 
     pub(crate) fn verdict(self) -> ExitCode {

@@ -8,12 +8,12 @@ use std::{
     env, fs,
     io::Write as _,
     net::SocketAddr,
-    process::{Command, ExitStatus, Stdio},
+    process::{Command, Stdio},
 };
 
 use gateway_tests::bounded;
 
-/// What the environment of a program says that has been started in a network of its own.
+/// In the environment of a program that has been started in a network of its own: the file for what it finds there.
 const INSIDE: &str = "GATEWAY_DRILL_NETWORK";
 
 const FILTER: &str = "table inet drill {
@@ -31,11 +31,17 @@ pub(crate) fn is_inside() -> bool {
     env::var_os(INSIDE).is_some()
 }
 
-/// Runs this program again in a network of its own, with these arguments.
+/// Leaves what was found in it to the program that has started this one.
+pub(crate) fn leave(found: &str) {
+    let file = env::var_os(INSIDE).expect("only in a network of its own");
+    fs::write(file, found).expect("the file of who has started this");
+}
+
+/// Runs this program again in a network of its own, with these arguments. Yields what it left: nothing where it broke off.
 ///
 /// # Errors
 /// Why there can be none on this machine.
-pub(crate) fn enter(args: &[String]) -> Result<ExitStatus, String> {
+pub(crate) fn enter(args: &[String]) -> Result<String, String> {
     let is_root = read("id", &["-u"])?.trim() == "0";
     let unshare: &[&str] = if is_root { &["--net"] } else { &["--user", "--map-root-user", "--net"] };
     // Whether all that is needed is there and allowed.
@@ -47,8 +53,12 @@ pub(crate) fn enter(args: &[String]) -> Result<ExitStatus, String> {
         return Err(format!("no network of its own: {}", why.lines().next().unwrap_or("refused").trim()));
     }
     let own = env::current_exe().map_err(|error| error.to_string())?;
-    let started = Command::new("unshare").args(unshare).arg(own).args(args).env(INSIDE, "1").status();
-    started.map_err(|error| format!("unshare cannot be started: {error}"))
+    let found =
+        tempfile::NamedTempFile::new().map_err(|error| format!("no file for what is found: {error}"))?;
+    let started =
+        Command::new("unshare").args(unshare).arg(own).args(args).env(INSIDE, found.path()).status();
+    started.map_err(|error| format!("unshare cannot be started: {error}"))?;
+    fs::read_to_string(found.path()).map_err(|error| format!("what was found cannot be read: {error}"))
 }
 
 /// The filter of the network that this program is in. It drops nothing yet.

@@ -220,7 +220,11 @@ async fn no_acknowledged_registration_is_lost_when_a_control_plane_is_killed_by_
             promised
         });
     }
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    eventually("some of them are promised", async || match ids(&other).await.len() {
+        ..=60 => Err("few are".to_owned()),
+        _ => Ok(()),
+    })
+    .await;
     one.kill();
     let promised: BTreeSet<_> = callers.join_all().await.into_iter().flatten().collect();
     let kept = ids(&other).await;

@@ -126,9 +126,11 @@ async fn a_draining_data_plane_tells_what_is_in_flight_and_a_second_signal_ends_
         if counts { Ok(()) } else { Err(log) }
     })
     .await;
-    // One that comes at once would be taken for an echo of the first.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    process.terminate();
+    eventually("a second signal ends it, unless it is taken for an echo of the first", async || {
+        process.terminate();
+        if process.is_running() { Err("it runs".into()) } else { Ok(()) }
+    })
+    .await;
     assert_eq!(process.exited().await.code(), Some(130));
     assert!(request.await.unwrap().is_err(), "it is cut");
 }

@@ -234,15 +234,21 @@ async fn one_who_asks_too_often_is_told_when_to_come_back_and_others_do_not_noti
     let list = async |token: &str| {
         locked.plane.registry().list_services(shown(token, v1::ListServicesRequest::default())).await
     };
-    let mut refused = None;
-    for _ in 0..20 {
-        refused = refused.or(list("see").await.err());
-    }
-    let refused = refused.unwrap();
+    // As soon as this machine takes less than a fifth of a second for each.
+    let refused = loop {
+        if let Err(refused) = list("see").await {
+            break refused;
+        }
+    };
     assert_eq!((refused.code(), explain(&refused).1.as_str()), (Code::ResourceExhausted, "RATE_LIMITED"));
     let details = tonic_types::StatusExt::get_error_details(&refused);
     assert!(details.retry_info().unwrap().retry_delay.unwrap() <= Duration::from_secs(1));
-    let rest = locked.ask("GET", "/v1/services", "see", "").await;
+    let rest = loop {
+        let answer = locked.ask("GET", "/v1/services", "see", "").await;
+        if answer.status != 200 {
+            break answer;
+        }
+    };
     assert_eq!(rest.status, 429);
     assert!(rest.head.contains("retry-after: 1"), "{}", rest.head);
     assert!(list("ops").await.is_ok());

@@ -314,7 +314,8 @@ async fn what_still_lies_in_the_gateway_when_a_drain_is_over_never_goes_out_and_
     gateway.drain(0, Duration::from_millis(100)).await;
     let response = asked.await.unwrap();
     uploading.abort();
-    assert_eq!((status(&response), body(&response)), (200, "taken"), "{response}");
+    assert_eq!(status(&response), 200, "{response}");
+    assert!(body(&response).contains("taken"), "{response}");
     assert_eq!(taking.count(), 1);
     go_on.notify_one();
     assert_eq!(heads.recv().await, Some(1), "of two requests one was written");

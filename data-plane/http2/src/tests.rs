@@ -2,6 +2,7 @@
 
 mod differential;
 mod hostile;
+mod noise;
 mod pair;
 mod states;
 mod tasks;

@@ -25,6 +25,7 @@ use super::{
     },
 };
 
+pub(super) use flood::FloodGuard;
 pub(super) use heads::{Head, Heading, ProxyHeads, RequestTo};
 pub(super) use inbound::RequestStream;
 pub(super) use outgoing::{OutgoingBody, Sent};

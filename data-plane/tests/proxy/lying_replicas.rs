@@ -16,6 +16,7 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const PUSH_PROMISE: u8 = 5;
+const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
@@ -103,6 +104,9 @@ async fn a_replica_whose_answer_is_no_http_2_is_said_to_be_such_and_another_one_
         ("that it may be pushed to", frame(SETTINGS, 0, 0, &[0, 2, 0, 0, 0, 1])),
         ("a head that is too large", endless(1000)),
         ("a head of megabytes", endless(20_000)),
+        ("pings without end", frame(PING, 0, 0, &[0; 8]).repeat(10_000)),
+        ("settings without end", frame(SETTINGS, 0, 0, &[]).repeat(10_000)),
+        ("what nobody knows, without end", frame(0xbe, 0, 1, b"any").repeat(10_000)),
     ] {
         let lying = h2c(saying(lie).await);
         let alone = Gateway::start_to(vec![lying.clone()], Arc::default(), Policy::default());

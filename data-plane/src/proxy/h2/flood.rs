@@ -1,5 +1,5 @@
-//! Judges how much of a client's HTTP/2 frames is work for nothing: streams that are reset, and frames that carry neither a
-//! request nor a byte of one. The engine bounds the memory that they take; how many there may be is for this to say.
+//! Judges how much of a peer's HTTP/2 frames is work for nothing: streams that are reset, and frames that carry neither a
+//! request, nor an answer, nor a byte of one. The engine bounds the memory that they take; how many there may be is for this to say.
 //!
 //! Pure: time comes in as an argument, and is asked for only when something costs.
 
@@ -50,7 +50,7 @@ impl Flood {
 
 /// What a client may still do on one connection.
 #[derive(Debug)]
-pub(super) struct FloodGuard {
+pub(in crate::proxy) struct FloodGuard {
     resets: Bucket,
     control_frames: Bucket,
     /// Frames for nothing that are accounted for by what was sent.
@@ -61,7 +61,7 @@ pub(super) struct FloodGuard {
 
 impl FloodGuard {
     /// Allows so many of both at once, and as many again over half a minute.
-    pub(super) fn new(resets: u32, control_frames: u32) -> Self {
+    pub(in crate::proxy) fn new(resets: u32, control_frames: u32) -> Self {
         Self { resets: Bucket::new(resets), control_frames: Bucket::new(control_frames), free: 0, sent: 0 }
     }
 
@@ -75,9 +75,31 @@ impl FloodGuard {
             HEADERS | CONTINUATION => Ok(()),
             DATA if frame.length > 0 || frame.flags & END_STREAM > 0 => Ok(()),
             RST_STREAM => self.reset(now),
-            _ if self.is_free(sent) || self.control_frames.take(now()) => Ok(()),
-            _ => Err(Flood::ControlFrames),
+            _ => self.carries_nothing(sent, now),
         }
+    }
+
+    /// A frame came from a replica, which had been `sent` so many frames of requests by then. They account for the heads that answer them, and
+    /// for what ends them.
+    ///
+    /// # Errors
+    /// It is one too many.
+    pub(in crate::proxy) fn answered(
+        &mut self,
+        frame: &Head,
+        sent: u64,
+        now: impl Fn() -> Tick,
+    ) -> Result<(), Flood> {
+        match frame.kind {
+            CONTINUATION => Ok(()),
+            DATA if frame.length > 0 || frame.flags & END_STREAM > 0 => Ok(()),
+            _ => self.carries_nothing(sent, now),
+        }
+    }
+
+    fn carries_nothing(&mut self, sent: u64, now: impl Fn() -> Tick) -> Result<(), Flood> {
+        let is_allowed = self.is_free(sent) || self.control_frames.take(now());
+        if is_allowed { Ok(()) } else { Err(Flood::ControlFrames) }
     }
 
     /// Whether a frame for nothing is accounted for.
@@ -143,6 +165,26 @@ mod tests {
 
     fn at(millis: u64) -> impl Fn() -> Tick {
         move || Tick::ORIGIN.plus(Duration::from_millis(millis))
+    }
+
+    #[test]
+    fn what_a_replica_answers_is_accounted_for_by_what_it_was_asked() {
+        let mut guard = FloodGuard::new(0, 1);
+        for requests in 1..100 {
+            for kind in [HEADERS, HEADERS, RST_STREAM, PING] {
+                assert_eq!(guard.answered(&frame(kind, 0, 8), requests, at(0)), Ok(()), "{requests}");
+            }
+            assert_eq!(guard.answered(&frame(DATA, 0, 1), requests, at(0)), Ok(()));
+        }
+        let mut guard = FloodGuard::new(0, 1);
+        for _ in 0..9 {
+            assert_eq!(guard.answered(&frame(HEADERS, 0, 8), 1, at(0)), Ok(()));
+        }
+        for kind in [HEADERS, RST_STREAM, PING] {
+            assert_eq!(guard.answered(&frame(kind, 0, 8), 1, at(0)), Err(Flood::ControlFrames));
+        }
+        assert_eq!(guard.answered(&frame(DATA, 0, 0), 1, at(0)), Err(Flood::ControlFrames));
+        assert_eq!(guard.answered(&frame(DATA, END_STREAM, 0), 1, at(0)), Ok(()));
     }
 
     #[test]

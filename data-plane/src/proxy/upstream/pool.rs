@@ -356,8 +356,7 @@ impl Connections {
             let changed = Rc::clone(&changed);
             move || changed.notify_waiters()
         };
-        let begun =
-            Shared::begin(stream, &self.buffers, changed, &self.limits, self.clock.now(), ended).await;
+        let begun = Shared::begin(stream, &self.buffers, changed, &self.limits, self.clock, ended).await;
         let shared = begun.map_err(|error| {
             tracing::debug!(%error, "a shared connection did not begin");
             ConnectFailure::Replica(tls_fault(&error).unwrap_or(Fault::Closed))

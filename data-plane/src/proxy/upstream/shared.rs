@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use gateway_http2::{Config, Connection, Receiver, Sender, hpack::ListLimits};
+use gateway_http2::{Config, Connection, Guard, Receiver, Sender, frame, hpack::ListLimits};
 use tokio::{sync::Notify, time::Interval};
 
 use super::{
@@ -17,10 +17,11 @@ use super::{
     silence::{Look, Silence},
 };
 use crate::{
+    clock::Clock,
     proxy::{
         downstream::stream::Stream,
         h1::Buffers,
-        h2::{Head, ProxyHeads, Transport},
+        h2::{FloodGuard, Head, ProxyHeads, Transport},
         worker::limits::Limits,
     },
     routing::{Fault, Tick},
@@ -71,7 +72,7 @@ impl Shared {
         buffers: &Rc<Buffers>,
         room: Rc<Notify>,
         limits: &Limits,
-        now: Tick,
+        clock: Clock,
         ended: impl FnOnce() + 'static,
     ) -> io::Result<Rc<Self>> {
         let engine = Rc::new(RefCell::new(Connection::client(config(limits))));
@@ -81,7 +82,7 @@ impl Shared {
             engine,
             is_retired: Cell::new(false),
             streams: Cell::new(0),
-            idle_since: Cell::new(now),
+            idle_since: Cell::new(clock.now()),
             is_used: Cell::new(false),
             heard: Cell::new(0),
             waiting: RefCell::default(),
@@ -89,8 +90,9 @@ impl Shared {
             room,
         });
         let driven = Driven { shared: Rc::clone(&shared), ended: Some(ended) };
+        let mut watch = Watch { guard: FloodGuard::new(0, limits.control_frames), clock };
         tokio::task::spawn_local(async move {
-            if driven.drive(&mut transport).await.is_ok() {
+            if driven.drive(&mut transport, &mut watch).await.is_ok() {
                 drop(driven);
                 transport.close(CLOSE_TIMEOUT).await;
             }
@@ -222,6 +224,24 @@ fn config(limits: &Limits) -> Config {
     }
 }
 
+/// Has a replica that sends too much for nothing given up.
+struct Watch {
+    guard: FloodGuard,
+    clock: Clock,
+}
+
+impl Guard for Watch {
+    fn received(&mut self, frame: &frame::Head, sent: u64) -> Result<(), &'static str> {
+        let judged = self.guard.answered(frame, sent, || self.clock.now());
+        judged.map_err(|_| "too many frames that answer nothing")
+    }
+
+    /// As often as it is asked, at most.
+    fn has_to_reset(&mut self) -> Result<(), &'static str> {
+        Ok(())
+    }
+}
+
 /// Tells that a connection has ended, however it did.
 struct Driven<F: FnOnce()> {
     shared: Rc<Shared>,
@@ -233,11 +253,11 @@ impl<F: FnOnce()> Driven<F> {
     ///
     /// # Errors
     /// It broke, or the replica has ended it.
-    async fn drive(&self, transport: &mut Transport) -> io::Result<()> {
+    async fn drive(&self, transport: &mut Transport, watch: &mut Watch) -> io::Result<()> {
         let mut silence = Silence::default();
         let mut looks = tokio::time::interval(LOOK_INTERVAL);
         looks.reset();
-        poll_fn(|cx| self.poll(cx, transport, &mut silence, &mut looks)).await.inspect_err(|error| {
+        poll_fn(|cx| self.poll(cx, transport, watch, &mut silence, &mut looks)).await.inspect_err(|error| {
             tracing::debug!(%error, "a shared connection to a replica broke");
         })
     }
@@ -246,13 +266,14 @@ impl<F: FnOnce()> Driven<F> {
         &self,
         cx: &mut Context<'_>,
         transport: &mut Transport,
+        watch: &mut Watch,
         silence: &mut Silence,
         looks: &mut Interval,
     ) -> Poll<io::Result<()>> {
         let Shared { engine, streams, heard, waiting, fault, room, .. } = &*self.shared;
         loop {
             let (written, was_settled) = (engine.borrow().written(), self.shared.is_settled());
-            let polled = transport.poll(cx, &mut (), || {});
+            let polled = transport.poll(cx, watch, || {});
             if engine.borrow().written() > written {
                 waiting.borrow_mut().drain(..).for_each(Waker::wake);
             }

@@ -114,7 +114,7 @@ impl Service {
         let service = Self {
             name: spec.name.clone(),
             id: outlets.next_id(),
-            view: ArcSwap::from_pointee(View::new(spec.policy, Vec::new(), &[], None, now)),
+            view: ArcSwap::from_pointee(View::new(spec.policy, Vec::new(), &[], None, workers, now)),
             roster: Mutex::new(nobody),
             budget: Budget::new(workers),
             counters: ServiceCounters::new(workers),
@@ -516,7 +516,7 @@ impl Service {
             roster.replicas.iter().cloned().partition(|replica| replica.takes_requests());
         absent.retain(|replica| replica.spec().is_missed());
         let previous = self.view.load();
-        let view = View::new(roster.policy, ready, &absent, Some(&previous), now);
+        let view = View::new(roster.policy, ready, &absent, Some(&previous), self.workers, now);
         if view.fails_open().is_some() != previous.fails_open().is_some() {
             let service = self.name.clone();
             self.outlets.fail_opens.push(FailOpenChange { service, at: now, began: view.fails_open() });

@@ -25,7 +25,7 @@ use self::{
     affinity::Affinity,
     bands::{Band, Split},
 };
-use super::{checks::Standing, replica::Replica};
+use super::{checks::Standing, handles::Handles, replica::Replica};
 use crate::{
     counts::Alone,
     routing::{Change, Draw, Permit, Rotation, State, Tick},
@@ -67,6 +67,8 @@ pub(super) struct View {
     split: Split,
     /// Those that take turns, in the order of their ids: of the bands in use, those whose breakers let all through.
     eligible: Box<[Arc<Replica>]>,
+    /// The same as requests of a worker hold them, side by side, from its first pick on.
+    held: Handles<Box<[Arc<Replica>]>>,
     /// What each of them has of the traffic, relative to the others: its weight, or part of it while it starts slowly, and
     /// where several bands are in use what its band has.
     shares: Box<[u64]>,
@@ -135,6 +137,7 @@ impl View {
         ready: Vec<Arc<Replica>>,
         absent: &[Arc<Replica>],
         previous: Option<&Self>,
+        workers: usize,
         now: Tick,
     ) -> Self {
         let by_key = policy.balancing.algorithm == Algorithm::ConsistentHash;
@@ -199,6 +202,7 @@ impl View {
             split,
             affinity: ring.map(|ring| Affinity::new(ring, &eligible, &shares)),
             eligible: eligible.into(),
+            held: Handles::new(workers),
             shares,
             rotation,
             reshared_at: reshared_at.unwrap_or(Tick::NEVER),
@@ -246,6 +250,13 @@ impl View {
         self.pick_of_the_rest(worker, now, tried, draw)
     }
 
+    /// The eligible as requests of this worker hold them.
+    #[inline]
+    fn eligible_of(&self, worker: usize) -> &[Arc<Replica>] {
+        let held = || self.eligible.iter().map(|replica| Arc::clone(replica.held_by(worker))).collect();
+        self.held.of(worker, held).map_or(&*self.eligible, |held| &**held)
+    }
+
     /// Whoever takes the request when those whose turn it was do not.
     #[cold]
     fn pick_of_the_rest(
@@ -263,8 +274,9 @@ impl View {
         let rest =
             positions().find_map(|position| self.admit_unless_piled_up(position, worker, now, tried, draw));
         // Nobody else takes it: then it goes where others wait.
+        let eligible = self.eligible_of(worker);
         let piled_up =
-            || positions().find_map(|position| self.admit_eligible(&self.eligible[position], now, tried));
+            || positions().find_map(|position| self.admit_eligible(&eligible[position], now, tried));
         let rest = rest.or_else(|| draw.is_unrepeatable.then(piled_up).flatten());
         let rest = rest.or_else(|| self.stand_in(now, tried, draw));
         // Who seemed to take it has just been taken out: better a probe than nobody.

@@ -17,7 +17,7 @@ fn each_worker_counts_by_itself_who_holds_a_replica() {
     assert!(Arc::ptr_eq(&first.replica, &second.replica), "one of the worker's own");
     assert!(!Arc::ptr_eq(&first.replica, &other.replica));
     let counted = [&first, &other].map(|picked| Arc::strong_count(&picked.replica));
-    assert_eq!(counted, [3, 2], "each with its handle");
+    assert_eq!(counted, [4, 3], "each with its handle, which stands in the worker's list");
     // All the same, it is one replica.
     assert_eq!(other.replica.key(), first.replica.key());
     assert_eq!(service.replicas()[0].counters().inflight, 3);

@@ -29,13 +29,14 @@ impl View {
         if draw.is_unrepeatable && self.has_backlog(position, worker) {
             return None;
         }
-        self.admit_eligible(&self.eligible[position], now, tried)
+        self.admit_eligible(&self.eligible_of(worker)[position], now, tried)
     }
 
     /// Whether far more of this worker's requests wait for an answer there than at those behind it in the list.
     fn has_backlog(&self, position: usize, worker: usize) -> bool {
+        let eligible = self.eligible_of(worker);
         let load = |position: usize| Load {
-            cost: self.eligible[position].counts().unanswered_of(worker) as f64,
+            cost: eligible[position].counts().unanswered_of(worker) as f64,
             share: self.shares[position],
         };
         has_backlog(load(position), self.peers(position).map(load))

@@ -33,6 +33,7 @@ impl View {
         if self.is_limited && !self.eligible.iter().any(|replica| self.has_place(replica)) {
             return None;
         }
+        let eligible = self.eligible_of(worker);
         match (self.policy.balancing.algorithm, &self.affinity, draw.key) {
             (Algorithm::Random, ..) => self.at_random(worker, now, tried, draw),
             (Algorithm::LeastRequest, ..) => {
@@ -47,7 +48,7 @@ impl View {
                 // Most policies bound loads, and the sum is not worth asking for without.
                 let inflight = if factor == 0.0 { 0 } else { inflight() };
                 affinity.walk(key, factor, inflight).find_map(|(position, bound)| {
-                    let replica = &self.eligible[position];
+                    let replica = &eligible[position];
                     let fits = bound == u64::MAX || replica.counts().inflight() < bound;
                     fits.then(|| self.admit_eligible(replica, now, tried)).flatten()
                 })
@@ -84,12 +85,12 @@ impl View {
         draw: Draw,
         cost: impl Fn(&Replica) -> f64,
     ) -> Option<Choice<'_>> {
-        let mut bits = draw.bits();
+        let (eligible, mut bits) = (self.eligible_of(worker), draw.bits());
         (0..self.tries(tried, draw)).find_map(|_| {
             let (first, second) = two_of(&self.rotation, bits);
             bits = mix(bits);
             let load =
-                |position: usize| Load { cost: cost(&self.eligible[position]), share: self.shares[position] };
+                |position: usize| Load { cost: cost(&eligible[position]), share: self.shares[position] };
             let is_first = first == second || load(first).is_no_more_than(&load(second));
             let (better, worse) = if is_first { (first, second) } else { (second, first) };
             let admit = |position| self.admit_unless_piled_up(position, worker, now, tried, draw);

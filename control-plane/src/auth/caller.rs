@@ -236,6 +236,13 @@ impl Caller {
         }
     }
 
+    /// Waits until he may be told that he asks for too much: whoever asks again at once is as fast as his answers. Cancel safe.
+    pub(crate) async fn pace(&self) {
+        if let Some(share) = self.share() {
+            self.gate.pace(&share).await;
+        }
+    }
+
     /// Charges him for so many heartbeats, if he owes nothing for those before.
     ///
     /// # Errors

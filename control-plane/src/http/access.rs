@@ -27,11 +27,20 @@ pub(super) async fn check(State(gate): State<Arc<Gate>>, mut request: Request, n
     };
     let charged = if permission == Permission::Open { Ok(()) } else { caller.charge() };
     let admitted: Result<(), Denied> = charged.and_then(|()| caller.admit(permission, route(path)));
-    if let Err(denied) = admitted {
-        return Refusal::from(denied).into_response();
+    let response = match admitted {
+        Err(denied) => {
+            drop(request);
+            Refusal::from(denied).into_response()
+        }
+        Ok(()) => {
+            request.extensions_mut().insert(caller.clone());
+            caller.watch(next.run(request).await, Wire::Http)
+        }
+    };
+    if response.status() == StatusCode::TOO_MANY_REQUESTS {
+        caller.pace().await;
     }
-    request.extensions_mut().insert(caller.clone());
-    caller.watch(next.run(request).await, Wire::Http)
+    response
 }
 
 /// What a path takes. Of those that are not there, only who may look learns that they are not.

@@ -98,10 +98,11 @@ impl Edge {
     pub(crate) async fn register(
         &self,
         caller: &Caller,
-        registration: Registration,
+        mut registration: Registration,
         validate_only: bool,
         wait: Option<Duration>,
     ) -> Result<v1::RegisterResponse, Refusal> {
+        registration.registrant = caller.registrant(&registration.service);
         let is_repeatable = registration.request.is_some();
         let answer = self.submit(caller, Command::Register(registration), validate_only).await?;
         let Answer::Registered { record, created } = answer else {

@@ -8,7 +8,7 @@ use http::Extensions;
 use super::{Denied, Gate, Share, book::Credential, identity::Identity, permission::Permission};
 use crate::{
     listeners::Whence,
-    registry::{Command, Proof, Target},
+    registry::{Command, Proof, Registrant, Target},
 };
 
 /// Somebody who asks for something.
@@ -222,6 +222,13 @@ impl Caller {
             ))),
             _ => Ok(()),
         }
+    }
+
+    /// Who he is where he registers a replica of a service.
+    pub(crate) fn registrant(&self, service: &ServiceName) -> Registrant {
+        let Who::Known(known) = &self.who else { return Registrant::default() };
+        let quota = known.identity.quota(service, self.from.map(Whence::ip));
+        Registrant { name: (&*known.identity.name).into(), quota }
     }
 
     /// Charges him for a request.

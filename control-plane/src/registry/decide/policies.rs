@@ -33,8 +33,7 @@ pub(super) fn update(view: &View, wish: &PolicyWish, at: SystemTime) -> Result<D
             return Err(RegistryError::PolicyNotFound(wish.scope.clone()));
         }
         None if policies.stored().len() >= MAX_POLICIES => {
-            let what = "the registry".into();
-            return Err(RegistryError::QuotaExceeded { what, of: "policies", limit: MAX_POLICIES });
+            return Err(RegistryError::QuotaExceeded { service: None, of: "policies", limit: MAX_POLICIES });
         }
         None => {}
     }

@@ -28,7 +28,9 @@ mod stored_policy;
 mod stored_route;
 mod view;
 
-pub use command::{Candidates, Command, DrainWish, OverrideWish, PolicyWish, Proof, RouteWish, Said, Target};
+pub use command::{
+    Candidates, Command, DrainWish, OverrideWish, PolicyChange, PolicyWish, Proof, RouteWish, Said, Target,
+};
 pub use decide::{Decision, Limits, decide, why_lease_is_void};
 pub use error::RegistryError;
 pub use event::{Event, EventKind};

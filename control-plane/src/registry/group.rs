@@ -253,7 +253,10 @@ fn places(view: &View, command: &Command, fresh: &Candidates) -> Places {
         | Command::Undrain { key, .. }
         | Command::FinishDrain { key, .. } => Some(key.clone()),
         Command::Evict(eviction) => Some(eviction.key.clone()),
-        Command::UpdatePolicy(_) | Command::DeletePolicy { .. } | Command::EndFault { .. } => {
+        Command::UpdatePolicy(_)
+        | Command::DeletePolicy { .. }
+        | Command::ApplyPolicies(_)
+        | Command::EndFault { .. } => {
             places.written.push(Place::Policies);
             None
         }

@@ -10,7 +10,7 @@
 //!                                                               └▶ audit
 //! ```
 //!
-//! All but the gate, the audit and what is fetched from a URL is pure: [`permission`] is the table of what can be asked, [`book`] what the auth file says,
+//! All but the gate, the pace of refusals, the audit and what is fetched from a URL is pure: [`permission`] is the table of what can be asked, [`book`] what the auth file says,
 //! [`caller`] decides. Handlers take the [`Caller`] from the request, and hand him on with what he wants: [`Edge`] carries no
 //! command out that he may not have.
 //!
@@ -25,6 +25,7 @@ pub(crate) mod file;
 mod gate;
 pub(crate) mod identity;
 mod limit;
+mod pace;
 pub(crate) mod permission;
 mod remote;
 mod roles;

@@ -98,11 +98,12 @@ impl Edge {
     pub(crate) async fn register(
         &self,
         caller: &Caller,
-        registration: Registration,
+        mut registration: Registration,
         validate_only: bool,
         wait: Option<Duration>,
         until: Option<std::time::Instant>,
     ) -> Result<v1::RegisterResponse, Refusal> {
+        registration.registrant = caller.registrant(&registration.service);
         let is_repeatable = registration.request.is_some();
         let command = Command::Register(registration);
         let answer = self.submit_until(caller, command, validate_only, until).await?;

@@ -39,6 +39,7 @@ pub(crate) struct Metrics {
     replicas: Family<HealthLabels, Gauge>,
     nodes: Family<StateLabels, Gauge>,
     registrations: Family<ResultLabels, Counter>,
+    quota_refusals: Family<QuotaLabels, Counter>,
     lease_expirations: Counter,
     guard_holding: Gauge,
     evictions: Counter,
@@ -68,6 +69,11 @@ struct StateLabels {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResultLabels {
     result: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct QuotaLabels {
+    quota: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -150,6 +156,9 @@ const PANICKING: [&str; 13] = [
     "writer",
 ];
 
+/// Of what registrations there may be only so many.
+const QUOTAS: [&str; 3] = ["registry", "service", "identity"];
+
 /// Why somebody is refused for who he is.
 const DENIALS: [&str; 7] = [
     reason::CREDENTIALS_REQUIRED,
@@ -171,6 +180,7 @@ impl Metrics {
             peers: Family::default(),
             store_silence: Gauge::default(),
             registrations: Family::default(),
+            quota_refusals: Family::default(),
             lease_expirations: Counter::default(),
             guard_holding: Gauge::default(),
             evictions: Counter::default(),
@@ -198,6 +208,11 @@ impl Metrics {
             "gateway_registry_registrations",
             "Registrations, by how they ended",
             metrics.registrations.clone(),
+        );
+        registry.register(
+            "gateway_registry_quota_refusals",
+            "Registrations refused because there are as many as may be: in the registry, in the service, or of the identity",
+            metrics.quota_refusals.clone(),
         );
         registry.register(
             "gateway_registry_lease_expirations",
@@ -281,6 +296,9 @@ impl Metrics {
             // A counter that appears with its first event looks like a broken scrape until then.
             drop(metrics.registrations.get_or_create(&result.labels()));
         }
+        for quota in QUOTAS {
+            drop(metrics.quota_refusals.get_or_create(&QuotaLabels { quota }));
+        }
         for (service, method) in methods() {
             drop(metrics.handled.get_or_create(&GrpcLabels {
                 grpc_service: service,
@@ -302,6 +320,11 @@ impl Metrics {
 
     pub(crate) fn registered(&self, result: Registered) {
         self.registrations.get_or_create(&result.labels()).inc();
+    }
+
+    /// Counts a registration that was refused because there are as many as may be.
+    pub(crate) fn exceeded(&self, quota: &'static str) {
+        self.quota_refusals.get_or_create(&QuotaLabels { quota }).inc();
     }
 
     pub(crate) fn lease_expired(&self) {

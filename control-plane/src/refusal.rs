@@ -164,7 +164,7 @@ impl Refusal {
                 RegistryError::ServiceNotFound(_) => {
                     (Code::NotFound, StatusCode::NOT_FOUND, r::SERVICE_NOT_FOUND)
                 }
-                RegistryError::QuotaExceeded { .. } => {
+                RegistryError::QuotaExceeded { .. } | RegistryError::IdentityQuota { .. } => {
                     (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, r::QUOTA_EXCEEDED)
                 }
             },
@@ -251,6 +251,7 @@ impl Refusal {
                 RegistryError::RouteNotFound(name) => Some(("route", name.to_string())),
                 RegistryError::RouteConflict { other, .. } => Some(("route", other.to_string())),
                 RegistryError::QuotaExceeded { .. }
+                | RegistryError::IdentityQuota { .. }
                 | RegistryError::RegistrationBlocked { .. }
                 | RegistryError::EtagMismatch(_)
                 | RegistryError::InvalidRoute(_)

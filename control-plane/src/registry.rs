@@ -21,13 +21,16 @@ mod model_tests;
 mod mutation;
 mod overrides;
 mod record;
+mod registrant;
 mod registration;
 mod sparse_text;
 mod stored_policy;
 mod stored_route;
 mod view;
 
-pub use command::{Candidates, Command, DrainWish, OverrideWish, PolicyWish, Proof, RouteWish, Said, Target};
+pub use command::{
+    Candidates, Command, DrainWish, OverrideWish, PolicyChange, PolicyWish, Proof, RouteWish, Said, Target,
+};
 pub use decide::{Decision, Limits, decide, why_lease_is_void};
 pub use error::RegistryError;
 pub use event::{Event, EventKind};
@@ -38,6 +41,7 @@ pub use item::{Item, Key, Scope};
 pub use mutation::{Answer, Cause, FaultStep, Mutation, RecordWrite, Write};
 pub use overrides::{Aspect, Override, OverrideId, OverrideKind, OverrideTarget};
 pub use record::{Drain, LeaseTerms, Lost, Record, RequestMark, Revision};
+pub use registrant::{Holding, Quota, Registrant};
 pub use registration::Registration;
 pub(crate) use registration::text_within;
 pub use sparse_text::SparseText;

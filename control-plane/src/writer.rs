@@ -152,7 +152,14 @@ impl Commands {
         match &result {
             Ok(Answer::Registered { created: true, .. }) => self.metrics.registered(Registered::Created),
             Ok(Answer::Registered { created: false, .. }) => self.metrics.registered(Registered::Replaced),
-            Err(_) if is_registration => self.metrics.registered(Registered::Refused),
+            Err(error) if is_registration => {
+                self.metrics.registered(Registered::Refused);
+                if let WriteError::Refused(refused) = error
+                    && let Some(quota) = refused.quota()
+                {
+                    self.metrics.exceeded(quota);
+                }
+            }
             _ => {}
         }
         result

@@ -4,6 +4,7 @@ use std::{fs, path::Path, process::Command};
 
 use gateway_tests::{ControlPlane, Etcd, binaries, eventually};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use tokio::task::JoinSet;
 
 use crate::etcd::{find, pair, register, renew, request};
 
@@ -172,4 +173,39 @@ async fn etcd_is_told_who_we_are_and_says_what_is_missing_by_etcd() {
         find(&other, "r-1").await.map(drop).ok_or_else(|| "no".to_owned())
     })
     .await;
+}
+
+#[tokio::test]
+async fn an_identity_has_one_quota_at_all_control_planes_also_when_one_is_killed_by_etcd() {
+    const MOST: usize = 5;
+    let etcd = Etcd::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let hash = control_plane::auth_file::fingerprint("gwt_ci");
+    let entry = format!(
+        "[[token]]\nname = \"ci\"\nsha256 = \"{hash}\"\nroles = [\"replica\"]\nservices = [\"orders\"]\nmax-replicas = {MOST}\n"
+    );
+    fs::write(folder.path().join("auth.toml"), entry).unwrap();
+    let auth = folder.path().join("auth.toml").display().to_string();
+    let start = async || ControlPlane::start_on(etcd.store("gw"), &["--auth-file", &auth]).await;
+    let (mut one, other) = (start().await, start().await);
+    let ask = |control: &ControlPlane, number: usize| {
+        let wish = request(&format!("r-{number}"), &format!("10.0.0.{number}:80"), None);
+        let mut asked = tonic::Request::new(wish);
+        asked.metadata_mut().insert("authorization", "Bearer gwt_ci".parse().unwrap());
+        let mut registry = control.registry();
+        async move { registry.register(asked).await.map(|_| number) }
+    };
+    let asking: JoinSet<_> =
+        (1..=20).map(|number| ask(if number % 2 == 0 { &one } else { &other }, number)).collect();
+    let (taken, refused): (Vec<_>, Vec<_>) = asking.join_all().await.into_iter().partition(Result::is_ok);
+    assert_eq!(taken.len(), MOST, "{taken:?}");
+    for refused in refused.into_iter().filter_map(Result::err) {
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
+    }
+    one.kill();
+    one.restart().await;
+    for control in [&one, &other] {
+        assert!(ask(control, 30).await.is_err(), "as many as before");
+        ask(control, *taken[0].as_ref().unwrap()).await.expect("what is there may be registered again");
+    }
 }

@@ -45,6 +45,7 @@ mod outage;
 mod packaging;
 mod passthrough;
 mod policies;
+mod policy_transactions;
 mod predecessors;
 mod reflection;
 mod refusals;

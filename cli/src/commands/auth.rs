@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write as _,
+    num::NonZeroU32,
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -47,6 +48,12 @@ pub(crate) struct TokenArgs {
     /// With the role replica: where his replicas may be, as networks or names such as *.orders.svc; may be repeated
     #[arg(long = "address", value_name = "CIDR|NAME")]
     addresses: Vec<String>,
+    /// With the role replica: how many replicas he may have registered; without it, half of what the registry takes
+    #[arg(long, value_name = "N")]
+    max_replicas: Option<NonZeroU32>,
+    /// With the role replica: in how many services he may have some; without it, in any number
+    #[arg(long, value_name = "N")]
+    max_services: Option<NonZeroU32>,
     /// With the role data-plane: the node ids that it may go by, exact or as PREFIX*; may be repeated
     #[arg(long = "node", value_name = "NODE")]
     nodes: Vec<String>,
@@ -150,6 +157,11 @@ fn entry(args: &TokenArgs, fingerprint: &str, now: SystemTime) -> String {
     text += &list("roles", args.roles.iter().map(|role| role.name().to_owned()).collect());
     text += &list("services", args.services.clone());
     text += &list("addresses", args.addresses.clone());
+    for (key, number) in [("max-replicas", args.max_replicas), ("max-services", args.max_services)] {
+        if let Some(number) = number {
+            text += &format!("{key} = {number}\n");
+        }
+    }
     text += &list("nodes", args.nodes.clone());
     text += &list("from", args.from.clone());
     if let Some(end) = args.expires_in.and_then(|within| now.checked_add(within)) {
@@ -227,7 +239,18 @@ fn in_words(told: &Value) -> String {
                 line += &format!(" {word} {where_}");
             }
         }
+        for (key, what) in [("maxReplicas", "replicas"), ("maxServices", "services")] {
+            if let Some(number) = grant[key].as_u64() {
+                line += &format!(", at most {number} {what}");
+            }
+        }
         lines.push(line);
+    }
+    if let (Some(replicas), Some(services)) =
+        (told["registered"]["replicas"].as_u64(), told["registered"]["services"].as_u64())
+        && replicas > 0
+    {
+        lines.push(format!("has       {replicas} replicas registered, in {services} services"));
     }
     let may = joined(&told["may"]);
     lines.push(format!("may       {}", if may.is_empty() { "nothing but ask for health" } else { &may }));
@@ -243,7 +266,18 @@ mod tests {
 
     fn args(name: &str, roles: Vec<RoleName>) -> TokenArgs {
         let (services, addresses, nodes, from) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        TokenArgs { name: name.into(), roles, services, addresses, nodes, from, expires_in: None, out: None }
+        TokenArgs {
+            name: name.into(),
+            roles,
+            services,
+            addresses,
+            max_replicas: None,
+            max_services: None,
+            nodes,
+            from,
+            expires_in: None,
+            out: None,
+        }
     }
 
     #[test]
@@ -251,6 +285,8 @@ mod tests {
         let args = TokenArgs {
             services: vec!["orders".into(), "team-*".into()],
             addresses: vec!["10.0.0.0/8".into()],
+            max_replicas: NonZeroU32::new(500),
+            max_services: NonZeroU32::new(20),
             nodes: vec!["edge-*".into()],
             from: vec!["192.0.2.0/24".into()],
             expires_in: Some(Duration::from_secs(86_400)),
@@ -261,7 +297,7 @@ mod tests {
             text,
             format!(
                 "[[token]]\nname = \"ci\"\nsha256 = \"{}\"\nroles = [\"replica\", \"data-plane\"]\nservices = [\"orders\", \
-                 \"team-*\"]\naddresses = [\"10.0.0.0/8\"]\nnodes = [\"edge-*\"]\nfrom = [\"192.0.2.0/24\"]\nexpires = \
+                 \"team-*\"]\naddresses = [\"10.0.0.0/8\"]\nmax-replicas = 500\nmax-services = 20\nnodes = [\"edge-*\"]\nfrom = [\"192.0.2.0/24\"]\nexpires = \
                  \"1970-01-02T00:00:00Z\"\n",
                 "0a".repeat(32)
             )
@@ -292,13 +328,16 @@ mod tests {
     fn who_one_is_is_said_in_words() {
         let told = json!({
             "authentication": true, "name": "ci", "kind": "token", "from": "10.0.0.1", "may": ["register replicas"],
-            "grants": [{"roles": ["replica"], "services": ["orders"], "addresses": "10.0.0.0/8", "from": null}],
-            "expires": null,
+            "grants": [{
+                "roles": ["replica"], "services": ["orders"], "addresses": "10.0.0.0/8", "from": null,
+                "maxReplicas": 500, "maxServices": null,
+            }],
+            "registered": {"replicas": 12, "services": 1}, "expires": null,
         });
         assert_eq!(
             in_words(&told),
-            "name      ci\nknown by  token\nfrom      10.0.0.1\nrole      replica for orders at 10.0.0.0/8\nmay       \
-             register replicas\n"
+            "name      ci\nknown by  token\nfrom      10.0.0.1\nrole      replica for orders at 10.0.0.0/8, at most \
+             500 replicas\nhas       12 replicas registered, in 1 services\nmay       register replicas\n"
         );
     }
 }

@@ -186,6 +186,20 @@ impl Control {
         self.call("DeletePolicy", subject, self.policies.clone().delete_policy(request)).await
     }
 
+    /// Changes several policies: all of them, or none.
+    ///
+    /// # Errors
+    /// What the control plane refuses, setting by setting.
+    pub(crate) async fn apply_policies(
+        &self,
+        request: v1::ApplyPoliciesRequest,
+    ) -> Result<v1::ApplyPoliciesResponse, Error> {
+        let wait = waited(request.wait_timeout);
+        let subject = Subject { request: "change of policies", service: "" };
+        let mut client = self.policies.clone();
+        self.call_that_waits(wait, "ApplyPolicies", subject, client.apply_policies(request)).await
+    }
+
     /// An explicit route; `None` when there is none of this name.
     ///
     /// # Errors

@@ -74,6 +74,9 @@ pub(crate) struct Script {
     /// Changes of routes, made or only checked.
     pub(crate) routed: Vec<v1::UpdateRouteRequest>,
     pub(crate) deleted: Vec<v1::DeletePolicyRequest>,
+    /// Changes of several policies, and why they are refused if they are.
+    pub(crate) applied: Vec<v1::ApplyPoliciesRequest>,
+    pub(crate) refuse_changes: Option<Status>,
 }
 
 /// One stream that keeps leases alive: what comes on it, and where answers go.

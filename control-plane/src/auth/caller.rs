@@ -8,7 +8,7 @@ use http::Extensions;
 use super::{Denied, Gate, Share, book::Credential, identity::Identity, permission::Permission};
 use crate::{
     listeners::Whence,
-    registry::{Command, Proof, Target},
+    registry::{Command, PolicyChange, Proof, Registrant, Target},
 };
 
 /// Somebody who asks for something.
@@ -146,6 +146,7 @@ impl Caller {
             Command::Undrain { .. }
             | Command::UpdatePolicy(_)
             | Command::DeletePolicy { .. }
+            | Command::ApplyPolicies(_)
             | Command::UpdateRoute(_)
             | Command::DeleteRoute { .. }
             | Command::Override(_)
@@ -224,6 +225,13 @@ impl Caller {
         }
     }
 
+    /// Who he is where he registers a replica of a service.
+    pub(crate) fn registrant(&self, service: &ServiceName) -> Registrant {
+        let Who::Known(known) = &self.who else { return Registrant::default() };
+        let quota = known.identity.quota(service, self.from.map(Whence::ip));
+        Registrant { name: (&*known.identity.name).into(), quota }
+    }
+
     /// Charges him for a request.
     ///
     /// # Errors
@@ -233,6 +241,13 @@ impl Caller {
         match self.gate.buckets(|buckets, now| buckets.take(&share, 1, now)) {
             Some(Err(retry)) => Err(self.refused(Denied::TooOften { name: self.name(), retry }, "request")),
             _ => Ok(()),
+        }
+    }
+
+    /// Waits until he may be told that he asks for too much: whoever asks again at once is as fast as his answers. Cancel safe.
+    pub(crate) async fn pace(&self) {
+        if let Some(share) = self.share() {
+            self.gate.pace(&share).await;
         }
     }
 
@@ -296,6 +311,7 @@ fn action(command: &Command) -> &'static str {
         Command::FinishDrain { .. } => "FinishDrain",
         Command::UpdatePolicy(_) => "UpdatePolicy",
         Command::DeletePolicy { .. } => "DeletePolicy",
+        Command::ApplyPolicies(_) => "ApplyPolicies",
         Command::EndFault { .. } => "EndFault",
         Command::UpdateRoute(_) => "UpdateRoute",
         Command::DeleteRoute { .. } => "DeleteRoute",
@@ -337,6 +353,7 @@ impl Subject {
             Command::DeletePolicy { scope, .. } | Command::EndFault { scope, .. } => {
                 (scope.to_string(), None)
             }
+            Command::ApplyPolicies(changes) => (named(changes), None),
             Command::UpdateRoute(wish) => (wish.name.to_string(), None),
             Command::DeleteRoute { name, .. } => (name.to_string(), None),
             Command::Override(wish) => of_service(&wish.target.service, wish.target.id().to_string()),
@@ -344,6 +361,16 @@ impl Subject {
             Command::Evict(_) => (String::new(), None),
         };
         Self { request: action(command), about, service }
+    }
+}
+
+/// The first few of many, and how many more.
+fn named(changes: &[PolicyChange]) -> String {
+    const MAX_NAMED: usize = 10;
+    let names: Vec<_> = changes.iter().take(MAX_NAMED).map(|change| change.scope().to_string()).collect();
+    match changes.len().saturating_sub(MAX_NAMED) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names.join(", ")),
     }
 }
 
@@ -443,6 +470,11 @@ mod tests {
             },
             Command::Undrain { key: key("orders"), etag: etag.clone(), said: said.clone() },
             Command::DeletePolicy { scope: Scope::All, etag: etag.clone(), said: said.clone() },
+            Command::ApplyPolicies(vec![PolicyChange::Delete {
+                scope: Scope::All,
+                etag: etag.clone(),
+                said: said.clone(),
+            }]),
             Command::DeleteRoute { name: RouteName::parse("shop").unwrap(), etag, said: said.clone() },
             Command::EndOverride { id: OverrideId::parse("guard/orders").unwrap(), by: Ok(said) },
         ]

@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     fs,
+    num::NonZeroU32,
     path::{Path, PathBuf},
     sync::Arc,
     time::SystemTime,
@@ -27,6 +28,7 @@ use super::{
         jwt::{self, Keys},
     },
 };
+use crate::registry::Quota;
 
 const MAX_FILE_BYTES: u64 = 4 << 20;
 const MAX_ENTRIES: usize = 10_000;
@@ -62,6 +64,8 @@ struct TokenEntry {
     #[serde(default)]
     services: Vec<String>,
     addresses: Option<Vec<String>>,
+    max_replicas: Option<NonZeroU32>,
+    max_services: Option<NonZeroU32>,
     nodes: Option<Vec<String>>,
     from: Option<Vec<String>>,
 }
@@ -74,6 +78,8 @@ struct CertificateEntry {
     #[serde(default)]
     services: Vec<String>,
     addresses: Option<Vec<String>>,
+    max_replicas: Option<NonZeroU32>,
+    max_services: Option<NonZeroU32>,
     nodes: Option<Vec<String>>,
     from: Option<Vec<String>>,
 }
@@ -88,6 +94,8 @@ struct UserEntry {
     #[serde(default)]
     services: Vec<String>,
     addresses: Option<Vec<String>>,
+    max_replicas: Option<NonZeroU32>,
+    max_services: Option<NonZeroU32>,
     nodes: Option<Vec<String>>,
 }
 
@@ -114,6 +122,8 @@ struct RuleEntry {
     #[serde(default)]
     services: Vec<String>,
     addresses: Option<Vec<String>>,
+    max_replicas: Option<NonZeroU32>,
+    max_services: Option<NonZeroU32>,
     nodes: Option<Vec<String>>,
     from: Option<Vec<String>>,
 }
@@ -127,6 +137,8 @@ struct Written<'a> {
     roles: &'a [String],
     services: &'a [String],
     addresses: Option<&'a [String]>,
+    max_replicas: Option<NonZeroU32>,
+    max_services: Option<NonZeroU32>,
     nodes: Option<&'a [String]>,
     from: Option<&'a [String]>,
 }
@@ -138,6 +150,8 @@ macro_rules! written {
             roles: &$entry.roles,
             services: &$entry.services,
             addresses: $entry.addresses.as_deref(),
+            max_replicas: $entry.max_replicas,
+            max_services: $entry.max_services,
             nodes: $entry.nodes.as_deref(),
             from: $entry.from.as_deref(),
         }
@@ -253,8 +267,8 @@ fn tokens(
 
 fn users(entries: &[UserEntry]) -> Result<HashMap<u32, User>, String> {
     let (mut users, nobody) = (HashMap::<_, User>::new(), overflow_uid());
-    for UserEntry { name, uid, roles, services, addresses, nodes } in entries {
-        let name = name.get_ref();
+    for UserEntry { name, uid, roles, services, addresses, max_replicas, max_services, nodes } in entries {
+        let (name, max_replicas, max_services) = (name.get_ref(), *max_replicas, *max_services);
         let at = |why: String| format!("user {name:?}: {why}");
         check_name(name).map_err(at)?;
         if *uid == nobody {
@@ -263,7 +277,7 @@ fn users(entries: &[UserEntry]) -> Result<HashMap<u32, User>, String> {
             )));
         }
         let (addresses, nodes) = (addresses.as_deref(), nodes.as_deref());
-        let written = Written { roles, services, addresses, nodes, from: None };
+        let written = Written { roles, services, addresses, max_replicas, max_services, nodes, from: None };
         let grant = Arc::new(written.grant().map_err(at)?);
         if let Some(other) = users.insert(*uid, User { name: name.as_str().into(), grant }) {
             return Err(at(format!("uid {uid} is that of user {:?}, too", other.name)));
@@ -356,6 +370,10 @@ impl Written<'_> {
         if !is_replica && (!self.services.is_empty() || self.addresses.is_some()) {
             return Err("services and addresses are for the role replica, which it does not have".into());
         }
+        let numbers = [self.max_replicas, self.max_services];
+        if numbers.iter().any(Option::is_some) && (!is_replica || roles.contains(&Role::Operator)) {
+            return Err("max-replicas and max-services are for the role replica alone: an operator may have any number".into());
+        }
         if self.nodes.is_some() && !roles.contains(&Role::DataPlane) {
             return Err("nodes are for the role data-plane, which it does not have".into());
         }
@@ -363,7 +381,9 @@ impl Written<'_> {
         let nodes = self.nodes.map(|texts| patterns("nodes", texts)).transpose()?;
         let addresses = self.addresses.map(addresses).transpose()?;
         let from = self.from.map(|texts| networks("from", texts)).transpose()?;
-        Ok(Grant { roles, services, addresses, nodes, from })
+        let [replicas, services_at_most] = numbers.map(|number| Some(number?.get() as usize));
+        let quota = Quota { replicas, services: services_at_most };
+        Ok(Grant { roles, services, addresses, quota, nodes, from })
     }
 }
 

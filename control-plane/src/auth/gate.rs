@@ -25,6 +25,7 @@ use super::{
     endpoints::EndpointRules,
     file::{self, Loaded},
     limit::Buckets,
+    pace::Pace,
     remote::{Remote, Schedule},
     share::Place,
     token::{Secret, jwks::Jwks},
@@ -52,6 +53,8 @@ pub(crate) struct Lock {
     /// Grows when what is known has changed.
     generation: AtomicU64,
     buckets: Option<Mutex<Buckets<Share>>>,
+    /// Of answers that somebody asks for too much.
+    pace: Pace,
     /// Of wrong credentials, by where they come from.
     guesses: Mutex<Buckets<Place>>,
     file: Option<PathBuf>,
@@ -76,6 +79,7 @@ impl Lock {
             book: ArcSwap::from_pointee(book),
             generation: AtomicU64::new(0),
             buckets: (rate > 0).then(|| Mutex::new(Buckets::new(rate, clock::now()))),
+            pace: Pace::new(),
             guesses: Mutex::new(Buckets::new(GUESSES_PER_SECOND, clock::now())),
             file: None,
             files: Mutex::default(),
@@ -153,6 +157,13 @@ impl Gate {
     pub(super) fn buckets<T>(&self, act: impl FnOnce(&mut Buckets<Share>, Instant) -> T) -> Option<T> {
         let buckets = self.lock.as_ref()?.buckets.as_ref()?;
         Some(act(&mut buckets.lock().unwrap_or_else(PoisonError::into_inner), clock::now()))
+    }
+
+    /// Waits for a caller's turn to be told that he asks for too much, if there are turns.
+    pub(super) async fn pace(&self, whose: &Share) {
+        if let Some(lock) = &self.lock {
+            lock.pace.turn(whose).await;
+        }
     }
 
     /// Reads the auth file again whenever it, or one that it names, has changed. A file that cannot be used changes nothing.

@@ -6,6 +6,7 @@ use std::{fmt, sync::Arc, time::SystemTime};
 use gateway_proto::{Address, Networks, NodeId, ServiceName};
 
 use super::{permission::Permission, roles::Role};
+use crate::registry::Quota;
 
 /// Somebody who has shown who he is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +37,8 @@ pub(crate) struct Grant {
     pub(crate) services: Vec<Pattern>,
     /// Where those replicas may be; `None`: anywhere.
     pub(crate) addresses: Option<Addresses>,
+    /// How much whoever has it may have registered.
+    pub(crate) quota: Quota,
     /// The node ids of the role `data-plane`; `None`: any.
     pub(crate) nodes: Option<Vec<Pattern>>,
     /// From where it is taken; `None`: from anywhere.
@@ -83,6 +86,15 @@ impl Identity {
     pub(crate) fn may_place(&self, service: &ServiceName, address: &Address, from: Option<IpAddr>) -> bool {
         let places = |grant: &Grant| grant.addresses.as_ref().is_none_or(|allowed| allowed.admit(address));
         self.grants(from).any(|grant| grant.owns(service) && (grant.is_operator() || places(grant)))
+    }
+
+    /// How much he may have to register one more of a service: the widest quota of his grants for it; `None` for an operator,
+    /// who may have all that there is room for.
+    pub(crate) fn quota(&self, service: &ServiceName, from: Option<IpAddr>) -> Option<Quota> {
+        let grants = self.grants(from).filter(|grant| grant.owns(service));
+        let mut quotas = grants.map(|grant| (!grant.is_operator()).then_some(grant.quota));
+        let first = quotas.next()??;
+        quotas.try_fold(first, |widest, quota| Some(widest.or_wider(quota?)))
     }
 
     /// Whether he may follow and report under a node id.
@@ -188,6 +200,20 @@ mod tests {
         assert!(operator.owns(&service("anything"), None));
         let reader = identity(Grant { roles: vec![Role::Reader], ..replica(&["*"]) });
         assert!(!reader.owns(&service("orders"), None), "services without the role grant nothing");
+    }
+
+    #[test]
+    fn of_all_grants_for_a_service_the_widest_quota_holds_and_an_operator_has_none() {
+        let quota = |replicas| Quota { replicas, services: Some(2) };
+        let of = |replicas, services: &[&str]| Grant { quota: quota(replicas), ..replica(services) };
+        let mut ci = identity(of(Some(5), &["orders"]));
+        ci.grants.push(Arc::new(of(Some(9), &["orders", "payments"])));
+        assert_eq!(ci.quota(&service("orders"), None), Some(quota(Some(9))));
+        ci.grants.push(Arc::new(of(None, &["orders"])));
+        assert_eq!(ci.quota(&service("orders"), None), Some(quota(None)), "what is not said is the widest");
+        assert_eq!(ci.quota(&service("payments"), None), Some(quota(Some(9))), "of another service");
+        ci.grants.push(Arc::new(Grant { roles: vec![Role::Operator], ..Grant::default() }));
+        assert_eq!(ci.quota(&service("orders"), None), None);
     }
 
     #[test]

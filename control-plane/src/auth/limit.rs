@@ -75,6 +75,20 @@ impl<K: Clone + Eq + Hash> Buckets<K> {
         Ok(())
     }
 
+    /// Takes one, be it of what is not there yet, and yields how long that is until it is. What would be there only after
+    /// `longest` is not taken, and that is what is yielded.
+    pub(crate) fn reserve(&mut self, whose: &K, longest: Duration, now: Instant) -> Duration {
+        let rate = self.rate;
+        let bucket = self.bucket(whose, now);
+        bucket.refill(rate, now);
+        let wait = bucket.look(rate, 1).err().unwrap_or_default();
+        if wait >= longest {
+            return longest;
+        }
+        bucket.level -= 1.0;
+        wait
+    }
+
     fn bucket(&mut self, whose: &K, now: Instant) -> &mut Bucket {
         if !self.buckets.contains_key(whose) {
             let (rate, full) = (self.rate, 2.0 * self.rate);
@@ -145,6 +159,16 @@ mod tests {
         }
         assert_eq!(buckets.owe(&ci, 250, now + Duration::from_millis(500)), Ok(()));
         assert_eq!(buckets.owe(&ci, 1, now + Duration::from_secs(1)), Err(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn what_is_reserved_comes_one_after_the_other_up_to_a_longest_wait() {
+        let now = Instant::now();
+        let mut buckets = Buckets::new(10, now);
+        let mut reserve = |now| buckets.reserve(&"ci", Duration::from_millis(350), now).as_millis();
+        assert_eq!((0..20).map(|_| reserve(now)).max(), Some(0));
+        assert_eq!([(); 6].map(|()| reserve(now)), [100, 200, 300, 350, 350, 350]);
+        assert_eq!(reserve(now + Duration::from_secs(1)), 0);
     }
 
     #[test]

@@ -49,6 +49,7 @@ pub(crate) const RPCS: &[(&str, &str, Permission)] = &[
     (POLICY, "ResolvePolicy", Read),
     (POLICY, "UpdatePolicy", Operate),
     (POLICY, "DeletePolicy", Operate),
+    (POLICY, "ApplyPolicies", Operate),
     (ROUTE, "GetRoute", Read),
     (ROUTE, "ListRoutes", Read),
     (ROUTE, "UpdateRoute", Operate),

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    extract::{Request, State},
+    extract::{Extension, Request, State},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -13,8 +13,10 @@ use serde_json::{Value, json};
 use super::{operation::Operation, paths::Found};
 use crate::{
     auth::{Caller, Denied, Gate, Permission, Wire, permission::of_rpc},
+    edge::Edge,
     listeners::Whence,
     refusal::Refusal,
+    registry::{Holding, View},
 };
 
 /// Lets a request pass whose caller may have it, with him in its extensions.
@@ -27,11 +29,20 @@ pub(super) async fn check(State(gate): State<Arc<Gate>>, mut request: Request, n
     };
     let charged = if permission == Permission::Open { Ok(()) } else { caller.charge() };
     let admitted: Result<(), Denied> = charged.and_then(|()| caller.admit(permission, route(path)));
-    if let Err(denied) = admitted {
-        return Refusal::from(denied).into_response();
+    let response = match admitted {
+        Err(denied) => {
+            drop(request);
+            Refusal::from(denied).into_response()
+        }
+        Ok(()) => {
+            request.extensions_mut().insert(caller.clone());
+            caller.watch(next.run(request).await, Wire::Http)
+        }
+    };
+    if response.status() == StatusCode::TOO_MANY_REQUESTS {
+        caller.pace().await;
     }
-    request.extensions_mut().insert(caller.clone());
-    caller.watch(next.run(request).await, Wire::Http)
+    response
 }
 
 /// What a path takes. Of those that are not there, only who may look learns that they are not.
@@ -67,14 +78,14 @@ fn route(path: &str) -> &str {
 }
 
 /// `GET /whoami`: what its caller is and may do here.
-pub(super) async fn whoami(request: Request) -> Response {
-    let caller = Caller::of(request.extensions());
-    let mut response = super::json(StatusCode::OK, &described(caller));
+pub(super) async fn whoami(State(edge): State<Arc<Edge>>, Extension(caller): Extension<Caller>) -> Response {
+    let held = edge.effects.publisher.read(|view: &View| view.held_by(&caller.known_author()).cloned());
+    let mut response = super::json(StatusCode::OK, &described(&caller, &held.unwrap_or_default()));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-fn described(caller: &Caller) -> Value {
+fn described(caller: &Caller, held: &Holding) -> Value {
     let from = caller.from().map(Whence::name);
     let may: Vec<_> = [Permission::Read, Permission::Register, Permission::Follow, Permission::Operate]
         .into_iter()
@@ -99,6 +110,8 @@ fn described(caller: &Caller) -> Value {
                             let networks = addresses.networks.to_string();
                             names.chain((!networks.is_empty()).then_some(networks)).collect::<Vec<_>>().join(",")
                         }),
+                        "maxReplicas": grant.quota.replicas,
+                        "maxServices": grant.quota.services,
                         "nodes": grant.nodes.as_ref().map(|nodes| nodes.iter().map(ToString::to_string).collect::<Vec<_>>()),
                         "from": grant.from.as_ref().map(ToString::to_string),
                     })
@@ -106,7 +119,7 @@ fn described(caller: &Caller) -> Value {
                 .collect();
             json!({
                 "authentication": true, "name": &*identity.name, "kind": identity.kind.name(), "from": from, "may": may,
-                "grants": grants,
+                "grants": grants, "registered": {"replicas": held.replicas(), "services": held.services()},
                 "expires": identity.expires.map(|at| humantime::format_rfc3339_seconds(at).to_string()),
             })
         }

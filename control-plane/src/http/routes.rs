@@ -88,6 +88,7 @@ pub(super) fn routes() -> Vec<Route> {
             .changes("policy", Mask::All)
             .named("ReplacePolicy"),
         delete("/v1/policies/{service}", POLICY, "DeletePolicy"),
+        post("/v1/policies:apply", POLICY, "ApplyPolicies"),
         post("/v1/policies/{service}:whatIf", OBSERVABILITY, "WhatIf"),
         get("/v1/routes", ROUTE, "ListRoutes"),
         get("/v1/routes/{name}", ROUTE, "GetRoute").answers("route"),

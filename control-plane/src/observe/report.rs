@@ -385,8 +385,7 @@ pub(super) fn cut_nack(wire: v1::Nack) -> v1::Nack {
 
 /// The control plane that was followed before, as it is kept and shown.
 pub(super) fn cut_left(wire: v1::LeftControlPlane) -> Option<v1::LeftControlPlane> {
-    let plain = |text: String| text.chars().filter(|c| !c.is_control()).collect::<String>();
-    let (url, reason) = (cut(plain(wire.url), MAX_TEXT_CHARS), cut(plain(wire.reason), MAX_KEY_CHARS));
+    let (url, reason) = (cut(wire.url, MAX_TEXT_CHARS), cut(wire.reason, MAX_KEY_CHARS));
     let leave_time = wire.leave_time.filter(time::is_valid);
     (!url.is_empty()).then_some(v1::LeftControlPlane { url, reason, leave_time })
 }

@@ -83,12 +83,11 @@ async fn which_control_plane_a_data_plane_has_left_and_why_is_shown_and_told_onc
         drop(observation.connect(identity(), 0, Some(left.clone())).unwrap());
     }
     let shown = observation.read(|nodes, _| nodes.list_after("", 0).next().unwrap().1.left);
-    assert_eq!(shown, Some(v1::LeftControlPlane { url: "http://a:7400".into(), ..left }));
+    assert_eq!(shown, Some(v1::LeftControlPlane { url: "http://a:7400\u{fffd}".into(), ..left }));
     let looked = observation.read_events(|timeline| timeline.before(&Scope::default(), None, 99));
     let moved = looked.events.iter().filter(|(_, event)| event.metadata.contains_key("left"));
     let moved: Vec<_> = moved.map(|(_, event)| (event.message.as_str(), event.repeat_count)).collect();
-    let told =
-        "connected from 10.0.0.9:1, version 1; has left http://a:7400: it had lost touch with its store";
+    let told = "connected from 10.0.0.9:1, version 1; has left http://a:7400\u{fffd}: it had lost touch with its store";
     assert_eq!(moved, [(told, 0)]);
     drop(observation.connect(identity(), 0, None).unwrap());
     assert_eq!(observation.read(|nodes, _| nodes.list_after("", 0).next().unwrap().1.left), None);

@@ -16,7 +16,8 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
         address: Address::parse("10.0.0.1:80").unwrap(),
         owner: key.replica.clone(),
     };
-    let quota = RegistryError::QuotaExceeded { what: "the registry".into(), of: "replicas", limit: 1 };
+    let identity = RegistryError::IdentityQuota { name: "ci".into(), of: "replicas", count: 1, limit: 1 };
+    let quota = RegistryError::QuotaExceeded { service: None, of: "replicas", limit: 1 };
     let removed = RegistryError::ReplicaRemoved { key: key.clone(), why: "deregistered by ana".into() };
     let (what, remaining) = (key.to_string(), RETRY_DELAY);
     let blocked = RegistryError::RegistrationBlocked { what, remaining, by: "ana: bad deploy".into() };
@@ -102,6 +103,7 @@ fn table() -> Vec<(Refusal, &'static str, u16, &'static str)> {
         (RegistryError::LeaseRequired(key).into(), "INVALID_ARGUMENT", 400, "INVALID_FIELD"),
         (in_use.into(), "ALREADY_EXISTS", 409, "ADDRESS_IN_USE"),
         (quota.into(), "RESOURCE_EXHAUSTED", 429, "QUOTA_EXCEEDED"),
+        (identity.into(), "RESOURCE_EXHAUSTED", 429, "QUOTA_EXCEEDED"),
         (WriteError::StoreUnavailable.into(), "UNAVAILABLE", 503, "STORE_UNAVAILABLE"),
         (WriteError::StoreFull.into(), "RESOURCE_EXHAUSTED", 507, "STORE_UNAVAILABLE"),
         (WriteError::Overloaded.into(), "RESOURCE_EXHAUSTED", 429, "OVERLOADED"),

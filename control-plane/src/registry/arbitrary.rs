@@ -16,7 +16,7 @@ pub(crate) type Choice = (u8, u8, u8, u8);
 
 /// Choices for up to `max` commands.
 pub(crate) fn choices(max: usize) -> impl Strategy<Value = Vec<Choice>> {
-    proptest::collection::vec((0..29_u8, 0..2_u8, 0..4_u8, any::<u8>()), 1..max)
+    proptest::collection::vec((0..30_u8, 0..2_u8, 0..4_u8, any::<u8>()), 1..max)
 }
 
 /// When the command of this index comes: often enough within the time that requests and blocks are remembered.
@@ -52,6 +52,7 @@ pub(crate) fn command(view: &View, (kind, service, id, bits): Choice) -> Command
                 ttl: (!bit(6)).then_some(Duration::from_secs(15)),
                 health: if bit(5) { Health::Starting } else { Health::Healthy },
                 request: bit(4).then_some(u128::from(bits % 3)),
+                registrant: registrant(bits),
                 ..Registration::permanent(service, address)
             })
         }
@@ -97,24 +98,18 @@ pub(crate) fn command(view: &View, (kind, service, id, bits): Choice) -> Command
             if kind == 22 {
                 return Command::DeletePolicy { scope, etag: String::new(), said: said() };
             }
-            let breaker = v1::BreakerPolicy {
-                base_open: bit(1).then(|| duration(Duration::from_secs(u64::from(bits >> 4) + 1))),
-                max_open: bit(2).then(|| duration(Duration::from_secs(u64::from(bits >> 3) + 1))),
-                ..Default::default()
-            };
-            let drain_timeout = bit(3).then(|| duration(Duration::from_secs(u64::from(bits))));
-            let change = v1::Policy { breaker: Some(breaker), drain_timeout, ..Default::default() };
-            let (mask, etag) = (None, String::new());
-            Command::UpdatePolicy(Box::new(PolicyWish {
-                scope,
-                change,
-                mask,
-                etag,
-                allow_missing: !bit(4),
-                must_be_missing: bit(4) && bit(5),
-                allow_fault: true,
-                said: said(),
-            }))
+            Command::UpdatePolicy(Box::new(policy(scope, bits, said())))
+        }
+        29 => {
+            let scopes = [Scope::All, Scope::Service(service), Scope::parse("s2").unwrap()];
+            let changes = scopes.into_iter().enumerate().map(|(index, scope)| {
+                let bits = bits.rotate_left(3 * u32::try_from(index).unwrap());
+                match bits & 3 {
+                    0 => PolicyChange::Delete { scope, etag: String::new(), said: said() },
+                    _ => PolicyChange::Update(Box::new(policy(scope, bits, said()))),
+                }
+            });
+            Command::ApplyPolicies(changes.skip(usize::from(bit(7))).collect())
         }
         26..=28 => {
             let name = RouteName::parse(&format!("t{id}")).unwrap();
@@ -160,6 +155,36 @@ pub(crate) fn command(view: &View, (kind, service, id, bits): Choice) -> Command
             let ttl = Duration::from_secs(u64::from(bits) + 1);
             Command::Override(Box::new(OverrideWish { target, kind: kind_of, ttl, said: said() }))
         }
+    }
+}
+
+/// Nobody, or one of two who may have little.
+fn registrant(bits: u8) -> Registrant {
+    match bits % 4 {
+        0 => Registrant::default(),
+        1 => Registrant { name: "ana".into(), quota: Some(Quota { replicas: Some(2), services: Some(1) }) },
+        2 => Registrant { name: "ben".into(), quota: Some(Quota::default()) },
+        _ => Registrant { name: "ops".into(), quota: None },
+    }
+}
+
+fn policy(scope: Scope, bits: u8, said: Said) -> PolicyWish {
+    let bit = |place: u8| bits >> place & 1 == 1;
+    let breaker = v1::BreakerPolicy {
+        base_open: bit(1).then(|| duration(Duration::from_secs(u64::from(bits >> 4) + 1))),
+        max_open: bit(2).then(|| duration(Duration::from_secs(u64::from(bits >> 3) + 1))),
+        ..Default::default()
+    };
+    let drain_timeout = bit(3).then(|| duration(Duration::from_secs(u64::from(bits))));
+    PolicyWish {
+        scope,
+        change: v1::Policy { breaker: Some(breaker), drain_timeout, ..Default::default() },
+        mask: None,
+        etag: String::new(),
+        allow_missing: !bit(4),
+        must_be_missing: bit(4) && bit(5),
+        allow_fault: true,
+        said,
     }
 }
 

@@ -90,6 +90,8 @@ pub enum Command {
         /// For people.
         said: Said,
     },
+    /// Change several policies: all of them, or none.
+    ApplyPolicies(Vec<PolicyChange>),
     /// Clear what a policy says of faults, because their time is over.
     EndFault {
         /// Whose policy.
@@ -186,6 +188,36 @@ pub struct PolicyWish {
     pub allow_fault: bool,
     /// For people.
     pub said: Said,
+}
+
+/// What is to become of one of several policies.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PolicyChange {
+    /// It is created or changed.
+    Update(Box<PolicyWish>),
+    /// It is removed.
+    Delete {
+        /// Whose.
+        scope: Scope,
+        /// It must not have changed since; empty: whatever it says.
+        etag: String,
+        /// For people.
+        said: Said,
+    },
+}
+
+impl PolicyChange {
+    /// Changed together at most, so that one transaction of a store takes them, whatever they say: etcd has 128 operations and
+    /// 1.5 MiB in one, and each policy is in there twice.
+    pub const MAX: usize = 100;
+
+    /// Whose policy it is.
+    pub fn scope(&self) -> &Scope {
+        match self {
+            Self::Update(wish) => &wish.scope,
+            Self::Delete { scope, .. } => scope,
+        }
+    }
 }
 
 /// An explicit route that somebody wants.

@@ -67,6 +67,7 @@ pub fn decide(
         Command::FinishDrain { key, begun, is_idle } => Ok(drain::finish(view, key, *begun, *is_idle, at)),
         Command::UpdatePolicy(wish) => policies::update(view, wish, at),
         Command::DeletePolicy { scope, etag, said } => policies::delete(view, scope, etag, said, at),
+        Command::ApplyPolicies(changes) => policies::apply(view, changes, at),
         Command::EndFault { scope, revision } => Ok(policies::end_fault(view, scope, *revision, at)),
         Command::UpdateRoute(wish) => routes::update(view, wish, at),
         Command::DeleteRoute { name, etag, said } => routes::delete(view, name, etag, said, at),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gateway_proto::{Address, Invalid, ReplicaId, ReplicaKey, RouteName, ServiceName};
 
-use super::Scope;
+use super::{Scope, SparseText};
 
 /// A refusal that changed nothing. A retry of the same command meets the same answer until somebody else acts.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,13 +45,27 @@ pub enum RegistryError {
     #[error("service {0} is not registered")]
     ServiceNotFound(ServiceName),
     /// No more are taken.
-    #[error("{what} has {limit} {of}, and no more are allowed")]
+    #[error("{} has {limit} {of}, and no more are allowed", place(service.as_ref()))]
     QuotaExceeded {
-        /// `the registry` or `service NAME`.
-        what: String,
+        /// Of this one; `None`: of the registry.
+        service: Option<ServiceName>,
         /// `replicas`, `policies`, `overrides` or `routes`.
         of: &'static str,
         /// The limit reached.
+        limit: usize,
+    },
+    /// One identity has as much as it may have.
+    #[error(
+        "{name} has {count} {of} and may have {limit}: deregister some, or have max-{of} of its entry in the auth file raised"
+    )]
+    IdentityQuota {
+        /// Who.
+        name: SparseText,
+        /// `replicas` or `services`.
+        of: &'static str,
+        /// How many he has.
+        count: usize,
+        /// How many he may have.
         limit: usize,
     },
     /// The id of a request was used for another one.
@@ -103,4 +117,20 @@ pub enum RegistryError {
     /// A field of a policy, alone or with what it inherits.
     #[error("{0}")]
     Invalid(#[from] Invalid),
+}
+
+impl RegistryError {
+    /// Whose quota is in the way, if one is.
+    pub(crate) fn quota(&self) -> Option<&'static str> {
+        match self {
+            Self::QuotaExceeded { service: None, .. } => Some("registry"),
+            Self::QuotaExceeded { service: Some(_), .. } => Some("service"),
+            Self::IdentityQuota { .. } => Some("identity"),
+            _ => None,
+        }
+    }
+}
+
+fn place(service: Option<&ServiceName>) -> String {
+    service.map_or_else(|| "the registry".into(), |name| format!("service {name}"))
 }

@@ -12,8 +12,8 @@ use std::{
 use gateway_proto::{Address, LeaseId, ReplicaKey, ServiceName};
 
 use super::{
-    Answer, Candidates, Cause, Command, Decision, Key, Limits, Mutation, Override, OverrideId,
-    OverrideTarget, Record, RecordWrite, RegistryError, Target, View, Write,
+    Answer, Candidates, Cause, Command, Decision, Holding, Key, Limits, Mutation, Override, OverrideId,
+    OverrideTarget, Record, RecordWrite, Registration, RegistryError, SparseText, Target, View, Write,
     decide::{block_of, decide, find, key_of},
 };
 
@@ -23,6 +23,8 @@ pub struct Group {
     mutations: Vec<Mutation>,
     written: HashSet<Place>,
     created: Created,
+    /// What has become somebody's with that, as far as it was not.
+    registered: HashMap<SparseText, Holding>,
 }
 
 /// What the group's mutations add.
@@ -92,10 +94,10 @@ impl Group {
         match decide(view, limits, command, fresh, at) {
             Ok(Decision::Nothing(answer)) => Step::Nothing(answer),
             // The group may hold a removal that makes room.
-            Err(RegistryError::QuotaExceeded { .. }) if !self.mutations.is_empty() => Step::Conflict,
+            Err(error) if error.quota().is_some() && !self.mutations.is_empty() => Step::Conflict,
             Err(error) => Step::Refused(error),
             Ok(Decision::Commit(mutation)) => match heard_of(view, &mutation, give_up) {
-                None => self.take(view, limits, places.written, mutation),
+                None => self.take(view, limits, command, places.written, mutation),
                 Some(record) if matches!(command, Command::Expire { .. }) => {
                     Step::Nothing(Answer::Replica(Arc::clone(record)))
                 }
@@ -118,13 +120,26 @@ impl Group {
         self.mutations
     }
 
-    fn take(&mut self, view: &View, limits: &Limits, written: Vec<Place>, mutation: Mutation) -> Step {
-        let has_room = self.has_room(view, limits, &mutation);
+    fn take(
+        &mut self,
+        view: &View,
+        limits: &Limits,
+        command: &Command,
+        written: Vec<Place>,
+        mutation: Mutation,
+    ) -> Step {
+        let has_room = self.has_room(view, limits, command, &mutation);
         // Without anything before it, it was decided on what is there.
         if !has_room && !self.mutations.is_empty() {
             return Step::Conflict;
         }
         self.created.count(&mutation);
+        for record in mutation.writes().filter_map(RecordWrite::record) {
+            let before = view.get(&record.key).map(|before| &before.registered_by);
+            if !record.registered_by.is_empty() && before != Some(&record.registered_by) {
+                self.registered.entry(record.registered_by.clone()).or_default().add(&record.key.service);
+            }
+        }
         for write in mutation.writes() {
             match &write.key {
                 Key::Replica(key) => {
@@ -146,7 +161,7 @@ impl Group {
     }
 
     /// Whether the quotas hold for a mutation, beside what the group creates already.
-    fn has_room(&self, view: &View, limits: &Limits, mutation: &Mutation) -> bool {
+    fn has_room(&self, view: &View, limits: &Limits, command: &Command, mutation: &Mutation) -> bool {
         let mut created = Created::default();
         created.count(mutation);
         let has_place = created.by_service.iter().all(|(service, count)| {
@@ -156,7 +171,15 @@ impl Group {
         });
         let replicas = view.replica_count() + self.created.replicas + created.replicas;
         let overrides = view.overrides().len() + self.created.overrides + created.overrides;
+        let is_his = match command {
+            Command::Register(Registration { service, registrant, .. }) if created.replicas > 0 => {
+                let pending = self.registered.get(&registrant.name);
+                registrant.check(limits, service, view.held_by(&registrant.name), pending).is_ok()
+            }
+            _ => true,
+        };
         has_place
+            && is_his
             && (created.replicas == 0 || replicas <= limits.replicas)
             && (created.overrides == 0 || overrides <= Override::MAX)
     }
@@ -230,7 +253,10 @@ fn places(view: &View, command: &Command, fresh: &Candidates) -> Places {
         | Command::Undrain { key, .. }
         | Command::FinishDrain { key, .. } => Some(key.clone()),
         Command::Evict(eviction) => Some(eviction.key.clone()),
-        Command::UpdatePolicy(_) | Command::DeletePolicy { .. } | Command::EndFault { .. } => {
+        Command::UpdatePolicy(_)
+        | Command::DeletePolicy { .. }
+        | Command::ApplyPolicies(_)
+        | Command::EndFault { .. } => {
             places.written.push(Place::Policies);
             None
         }

@@ -183,6 +183,13 @@ pub enum Answer {
     Policy(Arc<StoredPolicy>),
     /// The policy is not stored.
     PolicyDeleted(Revision),
+    /// Of several policies, those that were changed are stored as these; others are removed.
+    Policies {
+        /// As stored.
+        policies: Vec<Arc<StoredPolicy>>,
+        /// The registry's revision with that.
+        revision: Revision,
+    },
     /// The route is stored as this.
     Route(Arc<StoredRoute>),
     /// The route is not stored.
@@ -244,6 +251,16 @@ impl Mutation {
 
     /// The answer to the command, once this is committed at `revision`.
     pub fn answer(&self, revision: Revision) -> Answer {
+        if !self.also.is_empty() && matches!(self.main.key, Key::Policy(_)) {
+            let policies = self.writes().filter_map(|write| match &write.write {
+                Write::Put(item) => match item.clone().at(revision) {
+                    Item::Policy(policy) => Some(Arc::new(*policy)),
+                    _ => None,
+                },
+                Write::Remove => None,
+            });
+            return Answer::Policies { policies: policies.collect(), revision };
+        }
         match (&self.main.write, &self.main.cause) {
             (Write::Put(item), cause) => match (item.clone().at(revision), cause) {
                 (Item::Replica(record), Cause::Registered) => {

@@ -30,7 +30,7 @@ pub struct Record {
     /// Where it runs.
     pub locality: Locality,
     /// Free text for people, at most 63 characters.
-    pub version: Box<str>,
+    pub version: SparseText,
     /// What its owner says of it.
     pub labels: Labels,
     /// Health as its owner reported it last.
@@ -47,6 +47,8 @@ pub struct Record {
     pub drain: Option<Box<Drain>>,
     /// The request that registered it, if that named itself.
     pub request: Option<Box<RequestMark>>,
+    /// Who registered it last; empty where nobody was asked who he is.
+    pub registered_by: SparseText,
     /// Grows with every registration of this key, also across removal.
     pub incarnation: i64,
     /// The incarnation with which it came, since it, or the lost replica whose address it took over, was last absent.
@@ -144,7 +146,7 @@ impl Record {
             weight: Weight::DEFAULT,
             priority: Priority::default(),
             locality: Locality::default(),
-            version: Box::default(),
+            version: SparseText::default(),
             labels: Labels::default(),
             health: Health::Healthy,
             health_reason: SparseText::default(),
@@ -153,6 +155,7 @@ impl Record {
             lost: None,
             drain: None,
             request: None,
+            registered_by: SparseText::default(),
             incarnation: 1,
             first_incarnation: 1,
             created_at: at,
@@ -204,6 +207,7 @@ impl Record {
             create_time: Some(timestamp(self.created_at)),
             update_time: Some(timestamp(self.updated_at)),
             etag: etag(self.revision),
+            registered_by: self.registered_by.to_string(),
             reported_health: match &self.lost {
                 Some(_) => self.health.to_wire().into(),
                 None => v1::HealthStatus::Unspecified.into(),

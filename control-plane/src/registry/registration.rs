@@ -11,6 +11,8 @@ use gateway_proto::{
     time::parse_duration, v1,
 };
 
+use super::Registrant;
+
 /// A checked `RegisterRequest`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Registration {
@@ -36,6 +38,8 @@ pub struct Registration {
     pub health: Health,
     /// The caller's own id of this request, by which a repetition is known.
     pub request: Option<u128>,
+    /// Who asks for it.
+    pub registrant: Registrant,
 }
 
 impl Registration {
@@ -61,11 +65,12 @@ impl Registration {
             ttl: None,
             health: Health::Healthy,
             request: None,
+            registrant: Registrant::default(),
         }
     }
 
-    /// Checks a request of a caller at `peer`, whose address stands in for an empty host. `validate_only` and
-    /// `wait_timeout` are the caller's business.
+    /// Checks a request of a caller at `peer`, whose address stands in for an empty host. `validate_only`, `wait_timeout`
+    /// and who asks are the caller's business.
     ///
     /// # Errors
     /// [`Invalid`] with a violation for every field at fault.
@@ -108,10 +113,11 @@ impl Registration {
             ttl,
             health: health.flatten().unwrap_or(Health::Healthy),
             request,
+            registrant: Registrant::default(),
         })
     }
 
-    /// A hash of all that is asked for, by which a repetition of a request is told from another one of the same id. It is
+    /// A hash of all that is asked for, whoever asks, by which a repetition of a request is told from another one of the same id. It is
     /// stored, but only compared within one version of the program and for ten minutes.
     pub(super) fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();

@@ -1,10 +1,16 @@
-//! A text that is nearly always empty.
+//! A text that is nearly always empty, or the same in many places.
 
-use std::{fmt, ops::Deref};
+use std::{
+    borrow::Borrow,
+    fmt,
+    hash::{Hash, Hasher},
+    ops::Deref,
+    sync::Arc,
+};
 
-/// One word in its owner, and an allocation only when there is something in it: a registry holds very many of them.
+/// One word in its owner, and an allocation only when there is something in it, which clones share: a registry holds very many of them.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct SparseText(Option<Box<Box<str>>>);
+pub struct SparseText(Option<Arc<Box<str>>>);
 
 impl Deref for SparseText {
     type Target = str;
@@ -14,15 +20,33 @@ impl Deref for SparseText {
     }
 }
 
+impl Hash for SparseText {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (**self).hash(state);
+    }
+}
+
+impl Borrow<str> for SparseText {
+    fn borrow(&self) -> &str {
+        self
+    }
+}
+
 impl From<&str> for SparseText {
     fn from(text: &str) -> Self {
-        Self((!text.is_empty()).then(|| Box::new(text.into())))
+        Self((!text.is_empty()).then(|| Arc::new(text.into())))
     }
 }
 
 impl From<String> for SparseText {
     fn from(text: String) -> Self {
-        Self((!text.is_empty()).then(|| Box::new(text.into())))
+        Self((!text.is_empty()).then(|| Arc::new(text.into())))
+    }
+}
+
+impl fmt::Display for SparseText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self)
     }
 }
 

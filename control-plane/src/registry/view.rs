@@ -1,6 +1,7 @@
 //! What is known: every durable record, and the only way to change it.
 
 mod change;
+mod holdings;
 mod policies;
 mod removed;
 mod service;
@@ -16,6 +17,7 @@ use gateway_proto::{
     Address, ReplicaId, ReplicaKey, RouteName, ServiceName, content::ContentHash, v1::RemovalCause,
 };
 
+use self::holdings::Holdings;
 pub use self::{
     change::{Applied, Change, Committed, ReplicaChange, ServiceStep},
     policies::Policies,
@@ -23,8 +25,8 @@ pub use self::{
     service::ServiceEntry,
 };
 use super::{
-    Item, Key, Override, OverrideId, OverrideTarget, Record, RequestMark, Revision, Scope, StoredPolicy,
-    StoredRoute, Write, mutation::RecordWrite,
+    Holding, Item, Key, Override, OverrideId, OverrideTarget, Record, RequestMark, Revision, Scope,
+    StoredPolicy, StoredRoute, Write, mutation::RecordWrite,
 };
 
 /// Everything in the registry at one revision.
@@ -45,6 +47,7 @@ pub struct View {
     /// Replicas by the request that registered them, if that named itself.
     requests: HashMap<u128, ReplicaKey>,
     replicas_hash: ContentHash,
+    holdings: Holdings,
     /// Replicas that get no new requests or are lost: the few that somebody has to come back to.
     drains: BTreeSet<ReplicaKey>,
     lost: BTreeSet<ReplicaKey>,
@@ -202,6 +205,11 @@ impl View {
         self.lost.iter().filter_map(|key| self.get(key))
     }
 
+    /// What an identity has registered; `None`: nothing.
+    pub fn held_by(&self, name: &str) -> Option<&Holding> {
+        self.holdings.get(name)
+    }
+
     /// The hash of all replicas, without policies and overrides.
     pub fn replicas_hash(&self) -> ContentHash {
         self.replicas_hash
@@ -291,7 +299,10 @@ impl View {
 
     fn put(&mut self, item: Item) -> Change {
         match item {
-            Item::Replica(record) => self.put_replica(Arc::new(*record)),
+            Item::Replica(mut record) => {
+                record.registered_by = self.holdings.shared_name(&record.registered_by);
+                self.put_replica(Arc::new(*record))
+            }
             Item::Policy(policy) => {
                 let (scope, revision) = (policy.scope.clone(), policy.revision);
                 self.policies.put(*policy);
@@ -330,6 +341,7 @@ impl View {
         note(&mut self.drains, &record.key, record.drain.is_some());
         note(&mut self.lost, &record.key, record.lost.is_some());
         self.replicas_hash.add_replica(&record.key, record.revision);
+        self.holdings.change(before.as_deref(), Some(&record));
         match &before {
             Some(old) => self.replicas_hash.remove_replica(&old.key, old.revision),
             None => self.replica_count += 1,
@@ -384,6 +396,7 @@ impl View {
         }
         if let Some(old) = gone {
             self.replicas_hash.remove_replica(key, old.revision);
+            self.holdings.change(Some(&old), None);
             self.forget_request(&old, None);
         }
         Change::Replica(ReplicaChange { revision, key: key.clone(), record: None, existed, removal, service })

@@ -7,7 +7,7 @@ use axum::{
     middleware::Next,
     response::Response,
 };
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::{
     auth::{
@@ -33,12 +33,28 @@ pub(super) async fn check(State(gate): State<Arc<Gate>>, mut request: Request, n
     };
     let charged = if is_outer && permission != Permission::Open { caller.charge() } else { Ok(()) };
     let admitted: Result<(), Denied> = charged.and_then(|()| caller.admit(permission, path));
-    if let Err(denied) = admitted {
-        return Refusal::from(denied).status().into_http();
+    let response = match admitted {
+        Err(denied) => {
+            // So that the rest of its message is read while the answer waits for its turn.
+            drop(request);
+            Refusal::from(denied).status().into_http()
+        }
+        Ok(()) => {
+            request.extensions_mut().insert(caller.clone());
+            if !is_outer {
+                return next.run(request).await;
+            }
+            caller.watch(next.run(caller.watch_request(request)).await, Wire::Grpc)
+        }
+    };
+    if is_outer && asked_too_much(&response) {
+        caller.pace().await;
     }
-    request.extensions_mut().insert(caller.clone());
-    match is_outer {
-        true => caller.watch(next.run(caller.watch_request(request)).await, Wire::Grpc),
-        false => next.run(request).await,
-    }
+    response
+}
+
+/// Whether an answer is a refusal for asking too often, or for too much.
+fn asked_too_much(response: &Response) -> bool {
+    let status = response.headers().get(Status::GRPC_STATUS);
+    status.is_some_and(|status| Code::from_bytes(status.as_bytes()) == Code::ResourceExhausted)
 }

@@ -1,12 +1,13 @@
 //! `gateway.v1.PolicyService`: how requests are treated, for one service or for all.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use gateway_proto::{
     Check, Invalid,
     policy::{self, field::FIELDS},
     v1::{self, policy_service_server::PolicyService},
 };
+use prost_types::FieldMask;
 use tonic::{Request, Response, Status};
 
 use super::{asked, page::Page};
@@ -15,7 +16,7 @@ use crate::{
     edge::Edge,
     query::{Field, Filter, Read, Schema},
     refusal::Refusal,
-    registry::{Answer, Command, PolicyWish, RegistryError, Scope, StoredPolicy},
+    registry::{Answer, Command, PolicyChange, PolicyWish, RegistryError, Said, Scope, StoredPolicy},
 };
 
 /// Policies looked at while the writer waits: some microseconds.
@@ -168,4 +169,99 @@ impl PolicyService for Policies {
             other => unreachable!("a policy's removal is answered as such, not by {other:?}"),
         }
     }
+
+    async fn apply_policies(
+        &self,
+        request: Request<v1::ApplyPoliciesRequest>,
+    ) -> Result<Response<v1::ApplyPoliciesResponse>, Status> {
+        let caller = Caller::of(request.extensions()).clone();
+        let request = request.into_inner();
+        let validate_only = request.validate_only;
+        let mut check = Check::default();
+        let said = check.take(asked::said(&request.author, &request.reason, &caller));
+        let wait = check.take(asked::wait(request.wait_timeout));
+        let allow_fault = self.0.allow_fault_injection;
+        let changes = check.take(parse_changes(request.changes, &said.unwrap_or_default(), allow_fault));
+        check.finish().map_err(Refusal::from)?;
+        let (Some(changes), Some(wait)) = (changes, wait) else { unreachable!("nothing was refused") };
+        let answer = self.0.submit(&caller, Command::ApplyPolicies(changes), validate_only).await?;
+        let (policies, revision) = match answer {
+            Answer::Policies { policies, revision } => (policies, revision),
+            // Of one change alone.
+            Answer::Policy(stored) => (vec![Arc::clone(&stored)], stored.revision),
+            Answer::PolicyDeleted(revision) => (Vec::new(), revision),
+            other => unreachable!("a change of policies is answered as such, not by {other:?}"),
+        };
+        let policies = policies.iter().map(|stored| stored.to_wire());
+        let response = match validate_only {
+            true => {
+                // Nobody knows which they will be.
+                let policies =
+                    policies.map(|policy| v1::Policy { etag: String::new(), revision: 0, ..policy });
+                v1::ApplyPoliciesResponse { policies: policies.collect(), ..Default::default() }
+            }
+            false => v1::ApplyPoliciesResponse {
+                policies: policies.collect(),
+                revision,
+                rollout: Some(self.0.rollout(revision, wait).await),
+            },
+        };
+        Ok(Response::new(response))
+    }
+}
+
+/// Reads what is to become of several policies.
+fn parse_changes(
+    wire: Vec<v1::PolicyChange>,
+    said: &Said,
+    allow_fault: bool,
+) -> Result<Vec<PolicyChange>, Invalid> {
+    let (count, most) = (wire.len(), PolicyChange::MAX);
+    if !(1..=most).contains(&count) {
+        return Err(Invalid::new("changes", format!("are {count}: 1 to {most} are made in one transaction")));
+    }
+    let (mut check, mut changes, mut scopes) = (Check::default(), Vec::with_capacity(count), BTreeSet::new());
+    for (index, change) in wire.into_iter().enumerate() {
+        let at = format!("changes[{index}]");
+        let change = parse_change(change, said, allow_fault).map_err(|invalid| invalid.within(&at));
+        let Some(change) = check.take(change) else { continue };
+        if !scopes.insert(change.scope().clone()) {
+            let why = format!("{} is changed twice", change.scope());
+            check.take::<()>(Err(Invalid::new(format!("{at}.policy.service"), why)));
+        }
+        changes.push(change);
+    }
+    check.finish()?;
+    Ok(changes)
+}
+
+fn parse_change(wire: v1::PolicyChange, said: &Said, allow_fault: bool) -> Result<PolicyChange, Invalid> {
+    let v1::PolicyChange { policy, remove, etag, must_be_missing } = wire;
+    let mut check = Check::default();
+    let policy = check.take(policy.ok_or_else(|| Invalid::new("policy", "is required")));
+    let scope = policy.as_ref().map(|policy| Scope::parse(&policy.service));
+    let scope = scope.and_then(|scope| check.take(scope.map_err(|invalid| invalid.within("policy"))));
+    if must_be_missing && (remove || !etag.is_empty()) {
+        let why = "excludes remove and etag: what is missing cannot be removed and has no etag";
+        check.take::<()>(Err(Invalid::new("must_be_missing", why)));
+    }
+    check.finish()?;
+    let (Some(change), Some(scope)) = (policy, scope) else { unreachable!("nothing was refused") };
+    let said = said.clone();
+    if remove {
+        return Ok(PolicyChange::Delete { scope, etag, said });
+    }
+    // All fields: those that are not set are cleared.
+    let mask = Some(FieldMask { paths: vec!["*".into()] });
+    let allow_missing = true;
+    Ok(PolicyChange::Update(Box::new(PolicyWish {
+        scope,
+        change,
+        mask,
+        etag,
+        allow_missing,
+        must_be_missing,
+        allow_fault,
+        said,
+    })))
 }

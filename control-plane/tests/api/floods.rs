@@ -125,3 +125,63 @@ async fn one_who_registers_without_end_is_refused_at_the_bound_of_his_service_an
     }
     locked.lease("payments", "payments").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_again_as_soon_as_he_is_refused_is_no_faster_than_his_answers() {
+    let locked = Locked::start(&entries(), &[], 10).await;
+    let began = Instant::now();
+    let mut flood = JoinSet::new();
+    for _ in 0..100 {
+        let mut registry = locked.plane.registry();
+        flood.spawn(async move {
+            let mut refused = 0_u32;
+            while began.elapsed() < Duration::from_secs(3) {
+                let wish = request("orders", "10.0.0.1:80");
+                let Err(status) = registry.register(shown("orders", wish)).await else { continue };
+                assert_eq!(explain(&status), (Code::ResourceExhausted, "RATE_LIMITED".into(), String::new()));
+                refused += 1;
+            }
+            refused
+        });
+    }
+    // Somebody who is refused for the first time is told at once, though the other one is not.
+    sleep(Duration::from_millis(500)).await;
+    let endpoint = Channel::from_shared(format!("http://{}", locked.plane.listen())).unwrap();
+    let mut other =
+        v1::registry_service_client::RegistryServiceClient::new(endpoint.connect().await.unwrap());
+    let mut asked = 0;
+    let refused_in = loop {
+        let at = Instant::now();
+        let wish = v1::RegisterRequest { service: "payments".into(), ..request("", "10.0.0.1:80") };
+        if other.register(shown("payments", wish)).await.is_err() {
+            break at.elapsed();
+        }
+        asked += 1;
+    };
+    assert!(asked >= 20 && refused_in < Duration::from_millis(100), "{asked}, {refused_in:?}");
+    let refused: u32 = flood.join_all().await.into_iter().sum();
+    // A thousand at once, and five hundred in a second.
+    assert!((1000..4000).contains(&refused), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_on_which_thousands_of_messages_are_refused_by_their_heads_goes_on() {
+    let locked = Locked::start(&entries(), &[], 1_000_000).await;
+    let mut flood = JoinSet::new();
+    for _ in 0..50 {
+        let mut registry = locked.plane.registry();
+        flood.spawn(async move {
+            for _ in 0..40 {
+                // Some frames long, and of a reader: nobody waits for it.
+                let wish = v1::RegisterRequest {
+                    version: "x".repeat(64 * 1024),
+                    ..request("orders", "10.0.0.1:80")
+                };
+                let refused = registry.register(shown("see", wish)).await.unwrap_err();
+                assert_eq!(explain(&refused).1, "PERMISSION_DENIED", "{refused}");
+            }
+        });
+    }
+    flood.join_all().await;
+    locked.lease("orders", "orders").await;
+}

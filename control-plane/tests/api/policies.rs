@@ -234,3 +234,114 @@ async fn data_planes_are_told_the_policy_of_all_services_once_and_only_what_chan
     );
     plane.stop().await;
 }
+
+fn change(policy: v1::Policy) -> v1::PolicyChange {
+    v1::PolicyChange { policy: Some(policy), ..Default::default() }
+}
+
+fn gone(service: &str) -> v1::PolicyChange {
+    let policy = Some(v1::Policy { service: service.into(), ..Default::default() });
+    v1::PolicyChange { policy, remove: true, ..Default::default() }
+}
+
+async fn apply(
+    plane: &Plane,
+    changes: Vec<v1::PolicyChange>,
+    validate_only: bool,
+) -> Result<v1::ApplyPoliciesResponse, Status> {
+    let request = v1::ApplyPoliciesRequest { changes, validate_only, ..Default::default() };
+    Ok(plane.policies().apply_policies(request).await?.into_inner())
+}
+
+#[tokio::test]
+async fn several_policies_become_what_was_asked_at_one_revision_and_data_planes_get_them_in_one_update() {
+    let plane = Plane::start().await;
+    plane.register(request("orders", "10.0.0.1:1")).await;
+    let before = v1::Policy {
+        timeout: Some(v1::TimeoutPolicy { request: seconds(5), ..Default::default() }),
+        ..ratio("orders", 0.25)
+    };
+    let etag = set(&plane, update(before)).await.unwrap().etag;
+    let mut node = Node::connect(&plane, hello("n1")).await;
+    node.full().await;
+    let changes = || {
+        vec![
+            change(ratio("*", 0.75)),
+            v1::PolicyChange { etag: etag.clone(), ..change(ratio("orders", 0.5)) },
+        ]
+    };
+    let asked = apply(&plane, changes(), true).await.unwrap();
+    assert_eq!((asked.policies.len(), asked.revision, asked.rollout), (2, 0, None));
+    assert!(asked.policies.iter().all(|policy| policy.etag.is_empty() && policy.revision == 0));
+    assert_eq!(failure_ratio(Some(get(&plane, "orders").await.unwrap())), Some(0.25), "it was a question");
+
+    let applied = apply(&plane, changes(), false).await.unwrap();
+    let stored: Vec<_> = applied.policies.iter().map(|policy| (&*policy.service, policy.revision)).collect();
+    assert_eq!(stored, [("*", applied.revision), ("orders", applied.revision)]);
+    assert_eq!(applied.rollout.unwrap().node_count, 1);
+    let orders = get(&plane, "orders").await.unwrap();
+    assert_eq!(
+        (failure_ratio(Some(orders.clone())), orders.timeout),
+        (Some(0.5), None),
+        "what is not said is cleared"
+    );
+    let (_, delta) = node.delta().await;
+    assert_eq!(failure_ratio(delta.default_policy), Some(0.75));
+    assert_eq!(failure_ratio(delta.upsert_services[0].policy.clone()), Some(0.5));
+
+    let again = apply(&plane, changes(), false).await.unwrap_err();
+    assert_eq!(explain(&again), (Code::Aborted, "ETAG_MISMATCH".into(), String::new()));
+    let pruned = apply(&plane, vec![gone("orders"), gone("*")], false).await.unwrap();
+    assert_eq!((pruned.policies, pruned.revision), (Vec::new(), applied.revision + 1));
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn several_policies_that_are_not_one_change_each_are_refused_by_their_places() {
+    let plane = Plane::start().await;
+    let nameless = v1::Policy::default();
+    let both = v1::PolicyChange { must_be_missing: true, etag: "1".into(), ..change(ratio("orders", 0.5)) };
+    let out_of_range = change(ratio("carts", 7.0));
+    for (changes, reason, field) in [
+        (Vec::new(), "INVALID_FIELD", "changes"),
+        (vec![change(ratio("orders", 0.5)); 101], "INVALID_FIELD", "changes"),
+        (vec![change(ratio("orders", 0.5)), gone("orders")], "INVALID_FIELD", "changes[1].policy.service"),
+        (vec![change(nameless)], "INVALID_FIELD", "changes[0].policy.service"),
+        (vec![v1::PolicyChange::default()], "INVALID_FIELD", "changes[0].policy"),
+        (vec![gone("carts"), both], "INVALID_FIELD", "changes[1].must_be_missing"),
+        (
+            vec![change(ratio("orders", 0.5)), out_of_range],
+            "POLICY_INVALID",
+            "changes[1].policy.breaker.failure_ratio",
+        ),
+    ] {
+        let refused = apply(&plane, changes, false).await.unwrap_err();
+        assert_eq!(explain(&refused), (Code::InvalidArgument, reason.into(), field.into()), "{refused}");
+    }
+    let missing = apply(&plane, vec![change(ratio("orders", 0.5)), gone("carts")], false).await.unwrap_err();
+    assert_eq!(explain(&missing), (Code::NotFound, "POLICY_NOT_FOUND".into(), String::new()));
+    assert!(get(&plane, "orders").await.is_err(), "nothing of it was done");
+    plane.stop().await;
+}
+
+#[tokio::test]
+async fn rest_applies_several_policies_as_one() {
+    let plane = Plane::start().await;
+    let policy = |service: &str| {
+        format!(r#"{{"policy": {{"service": "{service}", "breaker": {{"failureRatio": 0.5}}}}}}"#)
+    };
+    let body = |last: &str| format!(r#"{{"changes": [{}, {last}], "reason": "rollout"}}"#, policy("*"));
+    let refused = r#"{"policy": {"service": "carts"}, "remove": true}"#;
+    let (status, _, told) = plane.http_json("POST", "/v1/policies:apply", &body(refused)).await;
+    assert_eq!(status, 404, "{told}");
+    assert!(get(&plane, "*").await.is_err());
+    let (status, _, told) =
+        plane.http_json("POST", "/v1/policies:apply?dryRun=true", &body(&policy("orders"))).await;
+    assert_eq!(status, 200, "{told}");
+    assert!(get(&plane, "*").await.is_err());
+    let (status, _, told) = plane.http_json("POST", "/v1/policies:apply", &body(&policy("orders"))).await;
+    assert_eq!(status, 200, "{told}");
+    assert_eq!(get(&plane, "orders").await.unwrap().update_reason, "rollout");
+    assert_eq!(get(&plane, "*").await.unwrap().revision, 1);
+    plane.stop().await;
+}

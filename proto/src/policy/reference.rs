@@ -38,10 +38,12 @@ below `concurrency.adaptive_min`.
 ## From files
 
 `gwctl policy apply -f FOLDER` makes the stored policies those of files, and with `--prune` removes all others; `gwctl policy diff` shows first what would
-change. All of it is checked before anything is changed, by `gwctl` and then, policy by policy, by the control plane: a mistake in one file changes nothing.
-Then the policies are changed one after the other, that of `*` first. It is no transaction: when the control plane goes away in between, or somebody has
-changed or made one of the policies since they were read (`ETAG_MISMATCH`; his word is not overwritten), those before stay changed, the exit code says
-that it is a part, and the same command does the rest.
+change. They change in one transaction (`ApplyPolicies`, `POST /v1/policies:apply`): all of them at one revision, which data planes get in one update, or none. A mistake in one
+file changes nothing, nor does a control plane that dies in between, nor a policy that somebody has changed or made since they were read (`ETAG_MISMATCH`; his word is not
+overwritten). What is inherited has to go together once all are changed, in whatever order they are.
+
+One transaction takes 100 policies. Of more, `gwctl` first asks about all, and then changes a hundred at a time; when the control plane goes away
+between two of those, the exit code says that it is a part, and the same command does the rest.
 ";
 
 /// Comments by the full name of the message or the field, e.g. `BreakerPolicy.window`, each on one line.

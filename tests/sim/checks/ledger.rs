@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, rc::Rc};
 use control_plane::{
     registry::{
         Answer, Cause, Command, Item, Key, Mutation, Override, OverrideKind, Proof, Record, RecordWrite,
-        Revision, Scope, StoredRoute, Target, View, Write,
+        Revision, Scope, StoredPolicy, StoredRoute, Target, View, Write,
     },
     store::Loaded,
 };
@@ -257,6 +257,12 @@ impl Ledger {
                 holds(Record::clone(record).into())
             }
             Answer::Policy(stored) => holds(Item::Policy(Box::new((**stored).clone()))),
+            Answer::Policies { policies, revision } => {
+                let is_kept = |stored: &StoredPolicy| {
+                    stored.revision == *revision && holds(Item::Policy(Box::new(stored.clone())))
+                };
+                policies.iter().all(|stored| is_kept(stored))
+            }
             Answer::Route(stored) => holds(Item::Route(Box::new((**stored).clone()))),
             Answer::RouteDeleted(revision) => match command {
                 Command::DeleteRoute { name, .. } => lacks(Key::Route(name.clone()), *revision),

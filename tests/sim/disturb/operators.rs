@@ -1,8 +1,8 @@
 //! What operators decide, wisely or not.
 
 use control_plane::registry::{
-    Aspect, Command, DrainWish, OverrideKind, OverrideTarget, OverrideWish, PolicyWish, Proof, RouteWish,
-    Said, Scope, Target,
+    Aspect, Command, DrainWish, OverrideKind, OverrideTarget, OverrideWish, PolicyChange, PolicyWish, Proof,
+    RouteWish, Said, Scope, Target,
 };
 use gateway_proto::{NodeId, RouteName, ServiceName, time::duration, v1};
 
@@ -38,16 +38,25 @@ impl World {
                 let (target, proof) = (Target::Key(key), Proof::Force);
                 Command::Deregister { target, proof, said, block: Some(ttl) }
             }
-            (Trouble::SetPolicy, _) => Command::UpdatePolicy(Box::new(PolicyWish {
-                scope,
-                change: policy(env),
-                mask: None,
-                etag: String::new(),
-                allow_missing: true,
-                must_be_missing: false,
-                allow_fault: true,
-                said,
-            })),
+            (Trouble::SetPolicy, _) => {
+                let mut wish = |scope| PolicyWish {
+                    scope,
+                    change: policy(env),
+                    mask: None,
+                    etag: String::new(),
+                    allow_missing: true,
+                    must_be_missing: false,
+                    allow_fault: true,
+                    said: said.clone(),
+                };
+                let (one, both) = (wish(scope), [Scope::All, Scope::Service(service.clone())].map(wish));
+                match env.chance(0.3) {
+                    true => {
+                        Command::ApplyPolicies(both.map(|wish| PolicyChange::Update(Box::new(wish))).into())
+                    }
+                    false => Command::UpdatePolicy(Box::new(one)),
+                }
+            }
             (Trouble::DeletePolicy, _) => Command::DeletePolicy { scope, etag: String::new(), said },
             (Trouble::SetRoute, _) => Command::UpdateRoute(Box::new(RouteWish {
                 name: route_name(env),

@@ -1,13 +1,11 @@
-//! `gwctl policy validate`, `diff` and `apply`: the stored policies become those of files. All of it is
-//! checked before anything is changed; then they are changed one after the other.
+//! `gwctl policy validate`, `diff` and `apply`: the stored policies become those of files, all of them or none.
 
 use std::collections::BTreeSet;
 
 use gateway_proto::{
     time::duration,
-    v1::{DeletePolicyRequest, Policy, UpdatePolicyRequest},
+    v1::{ApplyPoliciesRequest, ApplyPoliciesResponse, Policy, PolicyChange},
 };
-use prost_types::FieldMask;
 use serde_json::json;
 
 use super::{
@@ -22,6 +20,9 @@ use crate::{
     output::{Format, Output},
     rollout::{Wait, reach},
 };
+
+/// Policies that one transaction changes at most.
+const MAX_TOGETHER: usize = 100;
 
 /// Flags of `gwctl policy validate`.
 #[derive(Debug, clap::Args)]
@@ -111,16 +112,19 @@ pub(super) async fn diff(args: Diff, control: &Control, output: &Output) -> Resu
     if steps.is_empty() { Ok(()) } else { Err(Error::told(Exit::Failed)) }
 }
 
-/// Makes the stored policies those of the files.
+/// Makes the stored policies those of the files, all of them in one transaction, or as few as that takes.
 ///
 /// # Errors
 /// What is wrong with the files or refused by the control plane, before anything is changed; [`Exit::Partial`] when it came to
-/// an end in between, or has not come to every data plane.
+/// an end between two transactions, or has not come to every data plane.
 pub(super) async fn apply(args: Apply, control: &Control, output: &Output) -> Result<(), Error> {
     let steps = steps(args.files.read()?, args.prune, control).await?;
-    // First all of it as a question: a refusal must not leave half of it behind.
-    for step in &steps {
-        step.ask(control, &args, true).await?;
+    let parts: Vec<_> = steps.chunks(MAX_TOGETHER).collect();
+    // First all of it as a question, unless one answer is about all: a refusal must not leave a part of it behind.
+    if args.dry_run || parts.len() > 1 {
+        for part in &parts {
+            ask(part, control, &args, true).await?;
+        }
     }
     if args.dry_run {
         return match output.format {
@@ -132,22 +136,18 @@ pub(super) async fn apply(args: Apply, control: &Control, output: &Output) -> Re
             Format::Table | Format::Wide => output.data(steps.iter().map(Step::as_diff).collect::<String>()),
         };
     }
-    let mut unfinished = None;
-    for (number, step) in steps.iter().enumerate() {
-        let done = step.ask(control, &args, false).await;
-        let told = done.map_err(|mut error| {
-            if number > 0 {
+    let (mut unfinished, mut done) = (None, 0);
+    for part in &parts {
+        let told = ask(part, control, &args, false).await.map_err(|mut error| {
+            if done > 0 {
                 error.exit = Exit::Partial;
-                error.details.push(format!("{number} of {} policies were changed before that", steps.len()));
+                error.details.push(format!("{done} of {} policies were changed before that", steps.len()));
             }
             error.hint("gwctl policy diff shows what is left to do")
         })?;
+        done += part.len();
         if output.format != Format::Json {
-            output.data(if output.format == Format::Name {
-                format!("{}\n", step.scope)
-            } else {
-                told.text
-            })?;
+            output.data(part.iter().map(|step| step.told(&told, output.format)).collect::<String>())?;
         }
         unfinished = args.wait.check(told.rollout.as_ref()).err().or(unfinished);
     }
@@ -188,47 +188,57 @@ async fn steps(written: Vec<Written>, prune: bool, control: &Control) -> Result<
     Ok(wanted.into_iter().filter_map(step).collect())
 }
 
-/// What was done, for people.
-#[derive(Debug)]
-struct Told {
-    text: String,
-    rollout: Option<gateway_proto::v1::Rollout>,
+/// Asks for some steps at once, or, with `validate_only`, whether they would be taken.
+async fn ask(
+    steps: &[Step],
+    control: &Control,
+    args: &Apply,
+    validate_only: bool,
+) -> Result<ApplyPoliciesResponse, Error> {
+    let Authorship { reason, who } = args.authorship.clone();
+    let request = ApplyPoliciesRequest {
+        changes: steps.iter().map(Step::to_wire).collect(),
+        validate_only,
+        reason,
+        author: who.author,
+        wait_timeout: (!validate_only).then(|| duration(args.wait.longest)),
+    };
+    control.apply_policies(request).await.map_err(|mut error| {
+        error.details.iter_mut().for_each(|detail| *detail = named(detail, steps));
+        error
+    })
+}
+
+/// Names the policy of a setting at fault as the files do, in the place of the request.
+fn named(detail: &str, steps: &[Step]) -> String {
+    let parts = detail.strip_prefix("changes[").and_then(|rest| rest.split_once("].policy."));
+    let step = parts.and_then(|(index, rest)| Some((steps.get(index.parse::<usize>().ok()?)?, rest)));
+    step.map_or_else(|| detail.to_owned(), |(step, rest)| format!("{}: {rest}", step.scope))
 }
 
 impl Step {
-    async fn ask(&self, control: &Control, args: &Apply, validate_only: bool) -> Result<Told, Error> {
-        let Authorship { reason, who } = args.authorship.clone();
-        let etag = self.before.as_ref().map(|policy| policy.etag.clone()).unwrap_or_default();
-        let scope = &self.scope;
-        if self.after.is_none() && !validate_only {
-            let request =
-                DeletePolicyRequest { service: scope.to_string(), etag, reason, author: who.author };
-            let response = control.delete_policy(request).await?;
-            let text =
-                format!("{scope}: policy deleted   rev {}\n{}", response.revision, receipt(&self.changes));
-            return Ok(Told { text, rollout: None });
-        }
-        let nothing = Policy { service: scope.to_string(), ..Default::default() };
-        let request = UpdatePolicyRequest {
-            policy: Some(self.after.clone().unwrap_or(nothing)),
-            update_mask: Some(FieldMask { paths: vec!["*".to_owned()] }),
-            etag,
-            allow_missing: self.before.is_none(),
+    fn to_wire(&self) -> PolicyChange {
+        let nothing = || Policy { service: self.scope.to_string(), ..Default::default() };
+        PolicyChange {
+            policy: Some(self.after.clone().unwrap_or_else(nothing)),
+            remove: self.after.is_none(),
+            etag: self.before.as_ref().map(|policy| policy.etag.clone()).unwrap_or_default(),
             // One that somebody makes meanwhile is not overwritten unseen, as one that he changes is not.
             must_be_missing: self.before.is_none(),
-            validate_only,
-            reason,
-            author: who.author,
-            wait_timeout: (!validate_only).then(|| duration(args.wait.longest)),
+        }
+    }
+
+    /// What was done, for people.
+    fn told(&self, response: &ApplyPoliciesResponse, format: Format) -> String {
+        let (scope, revision) = (&self.scope, response.revision);
+        if format == Format::Name {
+            return format!("{scope}\n");
+        }
+        let done = match self.after {
+            Some(_) => format!("changed {}", reach(response.rollout.as_ref())),
+            None => "deleted".to_owned(),
         };
-        let response = control.update_policy(request).await?;
-        let revision = response.policy.map_or(0, |policy| policy.revision);
-        let text = format!(
-            "{scope}: policy changed {}   rev {revision}\n{}",
-            reach(response.rollout.as_ref()),
-            receipt(&self.changes)
-        );
-        Ok(Told { text, rollout: response.rollout })
+        format!("{scope}: policy {done}   rev {revision}\n{}", receipt(&self.changes))
     }
 
     fn as_diff(&self) -> String {

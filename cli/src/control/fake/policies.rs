@@ -99,4 +99,22 @@ impl PolicyService for Fake {
             Ok(Response::new(v1::DeletePolicyResponse { revision: 8 }))
         })
     }
+
+    async fn apply_policies(
+        &self,
+        request: Request<v1::ApplyPoliciesRequest>,
+    ) -> Result<Response<v1::ApplyPoliciesResponse>, Status> {
+        let request = request.into_inner();
+        self.with(|script| {
+            script.applied.push(request);
+            match &script.refuse_changes {
+                Some(refused) => Err(refused.clone()),
+                None => Ok(Response::new(v1::ApplyPoliciesResponse {
+                    revision: 9,
+                    rollout: Some(script.rollout.clone()),
+                    ..Default::default()
+                })),
+            }
+        })
+    }
 }

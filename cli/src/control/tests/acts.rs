@@ -2,6 +2,8 @@
 
 use gateway_proto::v1::{ReplicaMode, Rollout};
 use prost_types::FieldMask;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::*;
 
@@ -260,32 +262,62 @@ async fn a_route_is_set_field_by_field_shown_and_removed() {
     assert_eq!((error.exit, error.headline.as_str()), (Exit::Usage, "host is given twice"));
 }
 
-#[tokio::test]
-async fn who_applies_policies_overwrites_none_that_he_has_not_seen() {
-    let stored = v1::Policy { service: "orders".into(), etag: "e-1".into(), ..Default::default() };
-    let policies = [("orders".to_owned(), stored)].into();
-    let (fake, _, url) = connect(Script { policies, ..Script::default() }).await;
+/// Files with a policy for each of these services.
+fn policies(services: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    for service in ["new", "orders"] {
+    for service in services {
         let policy = format!(r#"{{"service": "{service}", "breaker": {{"window": "20s"}}}}"#);
         std::fs::write(folder.path().join(service).with_extension("json"), policy).unwrap();
     }
-    run(&format!("policy apply -f {}", folder.path().display()), &url).await.unwrap();
-    let asked = fake.with(|script| std::mem::take(&mut script.updated));
-    let asked: Vec<_> = asked
+    folder
+}
+
+#[tokio::test]
+async fn who_applies_policies_does_so_in_one_transaction_and_overwrites_none_that_he_has_not_seen() {
+    let stored = |service: &str, etag: &str| {
+        let policy = v1::Policy { service: service.into(), etag: etag.into(), ..Default::default() };
+        (service.to_owned(), policy)
+    };
+    let stored = [stored("orders", "e-1"), stored("old", "e-2")].into();
+    let (fake, _, url) = connect(Script { policies: stored, ..Script::default() }).await;
+    let folder = policies(&["new", "orders"]);
+    let files = folder.path().display();
+    run(&format!("policy apply -f {files} --prune"), &url).await.unwrap();
+    let asked = fake.with(|script| std::mem::take(&mut script.applied));
+    let [asked] = &asked[..] else { panic!("{asked:?}") };
+    let changes: Vec<_> = asked
+        .changes
         .iter()
-        .map(|asked| {
-            let service = asked.policy.as_ref().unwrap().service.as_str();
-            (service, asked.validate_only, asked.etag.as_str(), asked.must_be_missing)
+        .map(|change| {
+            let service = change.policy.as_ref().unwrap().service.as_str();
+            (service, change.remove, change.etag.as_str(), change.must_be_missing)
         })
         .collect();
-    assert_eq!(
-        asked,
-        [
-            ("new", true, "", true),
-            ("orders", true, "e-1", false),
-            ("new", false, "", true),
-            ("orders", false, "e-1", false)
-        ]
-    );
+    let wanted = [("new", false, "", true), ("orders", false, "e-1", false), ("old", true, "e-2", false)];
+    assert_eq!((asked.validate_only, &changes[..]), (false, &wanted[..]));
+    run(&format!("policy apply -f {files} --dry-run"), &url).await.unwrap();
+    assert!(fake.with(|script| script.applied.iter().all(|asked| asked.validate_only)));
+}
+
+#[tokio::test]
+async fn more_policies_than_one_transaction_takes_are_all_asked_about_before_the_first_is_changed() {
+    let (fake, _, url) = connect(Script::default()).await;
+    let services: Vec<_> = (0..150).map(|number| format!("s-{number:03}")).collect();
+    let folder = policies(&services.iter().map(String::as_str).collect::<Vec<_>>());
+    run(&format!("policy apply -f {}", folder.path().display()), &url).await.unwrap();
+    let asked = fake.with(|script| std::mem::take(&mut script.applied));
+    let asked: Vec<_> = asked.iter().map(|asked| (asked.validate_only, asked.changes.len())).collect();
+    assert_eq!(asked, [(true, 100), (true, 50), (false, 100), (false, 50)]);
+}
+
+#[tokio::test]
+async fn a_policy_that_is_refused_among_several_is_named() {
+    let mut details = ErrorDetails::new();
+    details.add_bad_request_violation("changes[1].policy.breaker.max_open", "is less than base_open");
+    let refused = Status::with_error_details(Code::InvalidArgument, "no", details);
+    let (_, _, url) = connect(Script { refuse_changes: Some(refused), ..Script::default() }).await;
+    let folder = policies(&["a", "b"]);
+    let error = run(&format!("policy apply -f {}", folder.path().display()), &url).await.unwrap_err();
+    assert_eq!((error.exit, error.headline.as_str()), (Exit::Usage, "invalid change of policies"));
+    assert_eq!(error.details, ["b: breaker.max_open: is less than base_open"]);
 }

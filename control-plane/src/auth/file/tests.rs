@@ -40,6 +40,28 @@ fn a_token_is_known_by_its_hash_and_grants_what_its_entry_says() {
 }
 
 #[test]
+fn each_kind_of_entry_says_how_much_may_be_registered_by_it() {
+    let numbers = "roles = [\"replica\"]\nservices = [\"orders\"]\nmax-replicas = 500\nmax-services = 20";
+    let text = [
+        entry("ci", "sesame", numbers),
+        format!("[[certificate]]\nname = \"cn:ci\"\n{numbers}\n"),
+        format!("[[user]]\nname = \"ana\"\nuid = 1000\n{numbers}\n"),
+    ];
+    let book = read_text(&text.concat()).unwrap();
+    let service = gateway_proto::ServiceName::parse("orders").unwrap();
+    let certificate = gateway_runtime::tls::PeerCertificate {
+        uris: Vec::new(),
+        dns: Vec::new(),
+        common_name: Some("ci".into()),
+        not_after: NOW + std::time::Duration::from_secs(9),
+    };
+    for shown in [bearer("sesame"), Credential::Certificate(Arc::new(certificate)), Credential::User(1000)] {
+        let quota = book.identify(&shown, NOW).unwrap().quota(&service, None);
+        assert_eq!(quota, Some(Quota { replicas: Some(500), services: Some(20) }), "{shown:?}");
+    }
+}
+
+#[test]
 fn a_token_ends_when_its_entry_says() {
     let text = entry("ci", "sesame", "roles = [\"reader\"]\nexpires = \"2027-01-31T00:00:00Z\"");
     let book = read_text(&text).unwrap();
@@ -60,6 +82,14 @@ fn what_an_entry_must_not_say_is_refused_with_its_name() {
         ("roles = [\"replica\"]", "needs services"),
         ("roles = [\"reader\"]\nservices = [\"a\"]", "are for the role replica"),
         ("roles = [\"reader\"]\naddresses = [\"10.0.0.0/8\"]", "are for the role replica"),
+        (
+            "roles = [\"reader\"]\nmax-replicas = 5",
+            "max-replicas and max-services are for the role replica alone",
+        ),
+        (
+            "roles = [\"replica\", \"operator\"]\nservices = [\"a\"]\nmax-services = 5",
+            "max-replicas and max-services are for the role replica alone",
+        ),
         ("roles = [\"reader\"]\nnodes = [\"dp-1\"]", "nodes are for the role data-plane"),
         ("roles = [\"data-plane\"]\nnodes = [\"d*1\"]", "nodes: \"d*1\" has a '*' that is not its end"),
         ("roles = [\"replica\"]\nservices = [\"a*b\"]", "'*' that is not its end"),
@@ -75,6 +105,8 @@ fn what_an_entry_must_not_say_is_refused_with_its_name() {
         let told = with(rest);
         assert!(told.starts_with("token \"ci\": ") && told.contains(why), "{rest}: {told}");
     }
+    let none = with("roles = [\"replica\"]\nservices = [\"a\"]\nmax-replicas = 0");
+    assert!(none.starts_with("line 6") && none.contains("nonzero"), "{none}");
     assert!(with("rols = [\"reader\"]").contains("line 4"), "{}", with("rols = [\"reader\"]"));
     assert!(
         refusal("[[token]]\nname = \"a:b\"\nsha256 = \"00\"\nroles = [\"reader\"]").contains("without ':'")

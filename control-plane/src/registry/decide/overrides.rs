@@ -54,8 +54,7 @@ pub(super) fn write(
 /// Whether there is room for an override, if it is a new one.
 fn check_quota(view: &View, is_new: bool) -> Result<(), RegistryError> {
     if is_new && view.overrides().len() >= Override::MAX {
-        let what = "the registry".into();
-        return Err(RegistryError::QuotaExceeded { what, of: "overrides", limit: Override::MAX });
+        return Err(RegistryError::QuotaExceeded { service: None, of: "overrides", limit: Override::MAX });
     }
     Ok(())
 }

@@ -6,21 +6,80 @@ use std::{
     time::SystemTime,
 };
 
-use gateway_proto::policy::{self, FaultInjection, Partial};
+use gateway_proto::{
+    Invalid,
+    policy::{self, FaultInjection, Partial},
+};
 use serde_json::{Value, json};
 
 use super::{Decision, check_etag, commit};
 use crate::registry::{
-    Answer, Cause, FaultOrigin, FaultStep, Key, PolicyWish, RegistryError, Revision, Said, Scope,
-    StoredPolicy, View, mutation::RecordWrite,
+    Answer, Cause, FaultOrigin, FaultStep, Key, Mutation, PolicyChange, PolicyWish, RegistryError, Revision,
+    Said, Scope, StoredPolicy, View, Write, mutation::RecordWrite,
 };
 
 /// Stored policies at most: far more than anybody looks after.
 const MAX_POLICIES: usize = 10_000;
 
 pub(super) fn update(view: &View, wish: &PolicyWish, at: SystemTime) -> Result<Decision, RegistryError> {
-    let policies = view.policies();
-    let present = policies.get(&wish.scope);
+    let (partial, write) = changed(view, wish, at)?;
+    check_consequences(view, &BTreeMap::from([(&wish.scope, Some(partial))])).map_err(|(_, why)| why)?;
+    check_quota(view, write.as_slice())?;
+    match (write, view.policies().get(&wish.scope)) {
+        (None, Some(stored)) => Ok(Decision::Nothing(Answer::Policy(Arc::clone(stored)))),
+        (None, None) => unreachable!("what is not stored is written"),
+        (Some(write), _) => Ok(commit(write, at)),
+    }
+}
+
+/// Several at once, each of another scope: it is what follows from all of them together that has to be in order.
+pub(super) fn apply(
+    view: &View,
+    changes: &[PolicyChange],
+    at: SystemTime,
+) -> Result<Decision, RegistryError> {
+    let (mut next, mut writes) = (BTreeMap::new(), Vec::new());
+    for (index, change) in changes.iter().enumerate() {
+        let (partial, write) = match change {
+            PolicyChange::Update(wish) => {
+                let (partial, write) = changed(view, wish, at).map_err(|error| within(index, error))?;
+                (Some(partial), write)
+            }
+            PolicyChange::Delete { scope, etag, said } => (None, Some(removed(view, scope, etag, said, at)?)),
+        };
+        next.insert(change.scope(), partial);
+        writes.extend(write);
+    }
+    check_consequences(view, &next).map_err(|(scope, why)| {
+        let index = changes.iter().position(|change| change.scope() == scope);
+        within(index.unwrap_or_default(), why.into())
+    })?;
+    check_quota(view, &writes)?;
+    let mut writes = writes.into_iter();
+    match writes.next() {
+        Some(main) => Ok(Decision::Commit(Mutation { main, also: writes.collect(), at })),
+        None => {
+            let (policies, revision) = (Vec::new(), view.revision());
+            Ok(Decision::Nothing(Answer::Policies { policies, revision }))
+        }
+    }
+}
+
+/// Names the change that a setting is of.
+fn within(index: usize, error: RegistryError) -> RegistryError {
+    match error {
+        RegistryError::Invalid(invalid) => invalid.within(&format!("changes[{index}].policy")).into(),
+        other => other,
+    }
+}
+
+/// What a wish comes to: the settings of its policy, and the write that stores them, if they are not stored like that.
+fn changed(
+    view: &View,
+    wish: &PolicyWish,
+    at: SystemTime,
+) -> Result<(Partial, Option<RecordWrite>), RegistryError> {
+    let present = view.policies().get(&wish.scope);
     match present {
         Some(_) if wish.must_be_missing => {
             return Err(RegistryError::EtagMismatch(format!("the policy of {}", wish.scope)));
@@ -32,16 +91,11 @@ pub(super) fn update(view: &View, wish: &PolicyWish, at: SystemTime) -> Result<D
         None if !(wish.allow_missing || wish.must_be_missing) => {
             return Err(RegistryError::PolicyNotFound(wish.scope.clone()));
         }
-        None if policies.stored().len() >= MAX_POLICIES => {
-            let what = "the registry".into();
-            return Err(RegistryError::QuotaExceeded { what, of: "policies", limit: MAX_POLICIES });
-        }
         None => {}
     }
     let nothing_set = Partial::default();
     let before = present.map_or(&nothing_set, |stored| &stored.partial);
     let partial = before.updated(&wish.change, wish.mask.as_ref())?;
-    check_consequences(view, &wish.scope, Some(&partial))?;
     let (was, is) = (fault_of(Some(before)), fault_of(Some(&partial)));
     // What was in order when it was set is in nobody's way later.
     if was != is {
@@ -51,13 +105,13 @@ pub(super) fn update(view: &View, wish: &PolicyWish, at: SystemTime) -> Result<D
     if matches!(fault, FaultStep::Began(_)) && !wish.allow_fault {
         return Err(RegistryError::FaultInjectionNotAllowed(wish.scope.clone()));
     }
-    if let Some(stored) = present.filter(|stored| stored.partial == partial) {
-        return Ok(Decision::Nothing(Answer::Policy(Arc::clone(stored))));
+    if present.is_some_and(|stored| stored.partial == partial) {
+        return Ok((partial, None));
     }
     let changes = changes(before, &partial);
     let stored = StoredPolicy {
         scope: wish.scope.clone(),
-        partial,
+        partial: partial.clone(),
         updated_at: at,
         updated_by: wish.said.author.clone(),
         update_reason: wish.said.reason.clone(),
@@ -69,7 +123,7 @@ pub(super) fn update(view: &View, wish: &PolicyWish, at: SystemTime) -> Result<D
         revision: 0,
     };
     let cause = Cause::PolicyUpdated { fault, changes };
-    Ok(commit(RecordWrite::put(stored, present.map(|stored| stored.revision), cause), at))
+    Ok((partial, Some(RecordWrite::put(stored, present.map(|stored| stored.revision), cause))))
 }
 
 /// The settings that differ, as a JSON object: by the name of each, what it was and what it is, both as people write them, and
@@ -133,26 +187,53 @@ pub(super) fn delete(
     said: &Said,
     at: SystemTime,
 ) -> Result<Decision, RegistryError> {
+    let write = removed(view, scope, etag, said, at)?;
+    check_consequences(view, &BTreeMap::from([(scope, None)])).map_err(|(_, why)| why)?;
+    Ok(commit(write, at))
+}
+
+/// The write that removes a policy.
+fn removed(
+    view: &View,
+    scope: &Scope,
+    etag: &str,
+    said: &Said,
+    at: SystemTime,
+) -> Result<RecordWrite, RegistryError> {
     let stored = view.policies().get(scope).ok_or_else(|| RegistryError::PolicyNotFound(scope.clone()))?;
     check_etag(etag, stored.revision, || format!("the policy of {scope}"))?;
-    check_consequences(view, scope, None)?;
     let fault = fault_step(fault_of(Some(&stored.partial)), fault_of(None), at);
     let changes = changes(&stored.partial, &Partial::default());
     let cause = Cause::PolicyDeleted { fault, changes, said: said.clone() };
-    Ok(commit(RecordWrite::remove(Key::Policy(scope.clone()), stored.revision, cause), at))
+    Ok(RecordWrite::remove(Key::Policy(scope.clone()), stored.revision, cause))
 }
 
-/// Whether every policy that follows from this one being `next` is in order: a value that is right alone may contradict
-/// one that is inherited.
-fn check_consequences(view: &View, scope: &Scope, next: Option<&Partial>) -> Result<(), RegistryError> {
-    let policies = view.policies();
-    match scope {
-        Scope::Service(_) => policy::check_resolved(policies.star(), next).map(drop)?,
-        Scope::All => {
-            let services =
-                policies.stored().filter_map(|stored| Some((stored.scope.service()?, &stored.partial)));
-            policy::check_star(next, services)?;
-        }
+/// Whether there is room for what these writes add.
+fn check_quota(view: &View, writes: &[RecordWrite]) -> Result<(), RegistryError> {
+    let added = writes.iter().filter(|write| write.expected.is_none()).count();
+    let gone = writes.iter().filter(|write| write.write == Write::Remove).count();
+    if added > 0 && view.policies().stored().len() + added > MAX_POLICIES + gone {
+        return Err(RegistryError::QuotaExceeded { service: None, of: "policies", limit: MAX_POLICIES });
     }
     Ok(())
+}
+
+/// Whether every policy that follows from these being as `next` says is in order, or which of them is not, and why: a value that
+/// is right alone may contradict one that is inherited.
+fn check_consequences<'a>(
+    view: &View,
+    next: &BTreeMap<&'a Scope, Option<Partial>>,
+) -> Result<(), (&'a Scope, Invalid)> {
+    let policies = view.policies();
+    let Some((all, star)) = next.get_key_value(&Scope::All) else {
+        for (scope, own) in next {
+            policy::check_resolved(policies.star(), own.as_ref()).map_err(|why| (*scope, why))?;
+        }
+        return Ok(());
+    };
+    let unchanged = policies.stored().filter(|stored| !next.contains_key(&stored.scope));
+    let unchanged = unchanged.map(|stored| (&stored.scope, &stored.partial));
+    let changed = next.iter().filter_map(|(scope, own)| Some((*scope, own.as_ref()?)));
+    let of_services = unchanged.chain(changed).filter_map(|(scope, own)| Some((scope.service()?, own)));
+    policy::check_star(star.as_ref(), of_services).map_err(|why| (*all, why))
 }

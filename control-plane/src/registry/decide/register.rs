@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use gateway_proto::{ReplicaId, ReplicaKey, ServiceName};
+use gateway_proto::{ReplicaId, ReplicaKey};
 
 use super::{Decision, Limits};
 use crate::registry::{
@@ -56,7 +56,7 @@ pub(super) fn register(
         return Ok(Decision::Nothing(Answer::Registered { record: Arc::clone(record), created: false }));
     }
     if before.is_none() && superseded.is_none() {
-        check_quota(view, limits, &wish.service)?;
+        check_quota(view, limits, wish)?;
     }
     let cause = match before {
         None => Cause::Registered,
@@ -104,6 +104,7 @@ fn new_record(
         lost: None,
         drain,
         request,
+        registered_by: wish.registrant.name.clone(),
         incarnation,
         first_incarnation: before.map_or(incarnation, |record| record.first_incarnation),
         created_at: before.map_or(at, |record| record.created_at),
@@ -197,15 +198,15 @@ fn check_block(
     })
 }
 
-fn check_quota(view: &View, limits: &Limits, service: &ServiceName) -> Result<(), RegistryError> {
-    let of = "replicas";
+fn check_quota(view: &View, limits: &Limits, wish: &Registration) -> Result<(), RegistryError> {
+    let (of, Registration { service, registrant, .. }) = ("replicas", wish);
     if view.replica_count() >= limits.replicas {
-        return Err(RegistryError::QuotaExceeded { what: "the registry".into(), of, limit: limits.replicas });
+        return Err(RegistryError::QuotaExceeded { service: None, of, limit: limits.replicas });
     }
     let count = view.service(service).map_or(0, |entry| entry.replicas().len());
     if count >= limits.replicas_per_service {
-        let what = format!("service {service}");
-        return Err(RegistryError::QuotaExceeded { what, of, limit: limits.replicas_per_service });
+        let (service, limit) = (Some(service.clone()), limits.replicas_per_service);
+        return Err(RegistryError::QuotaExceeded { service, of, limit });
     }
-    Ok(())
+    registrant.check(limits, service, view.held_by(&registrant.name), None)
 }

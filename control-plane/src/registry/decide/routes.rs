@@ -17,8 +17,11 @@ pub(super) fn update(view: &View, wish: &RouteWish, at: SystemTime) -> Result<De
         None if !wish.etag.is_empty() => return Err(RegistryError::EtagMismatch(what())),
         None if !wish.allow_missing => return Err(RegistryError::RouteNotFound(wish.name.clone())),
         None if view.routes().len() >= StoredRoute::MAX => {
-            let what = "the registry".into();
-            return Err(RegistryError::QuotaExceeded { what, of: "routes", limit: StoredRoute::MAX });
+            return Err(RegistryError::QuotaExceeded {
+                service: None,
+                of: "routes",
+                limit: StoredRoute::MAX,
+            });
         }
         None => {}
     }

@@ -16,8 +16,8 @@ use gateway_proto::{Address, Health, ReplicaId, ServiceName};
 
 use super::*;
 use crate::registry::{
-    Committed, DrainWish, Event, OverrideTarget, OverrideWish, PolicyWish, Proof, Registration, Said, Scope,
-    Target,
+    Committed, DrainWish, Event, OverrideTarget, OverrideWish, PolicyChange, PolicyWish, Proof, Registration,
+    Said, Scope, Target,
 };
 
 const LIMITS: Limits = Limits { replicas: 100, replicas_per_service: 3 };

@@ -32,6 +32,9 @@ fn comparable(answer: Answer) -> Answer {
         // When nothing is to be done, the revision is that of the moment.
         Answer::Deregistered { removed: false, .. } => Answer::Deregistered { removed: false, revision: 0 },
         Answer::OverrideEnded { ended: false, .. } => Answer::OverrideEnded { ended: false, revision: 0 },
+        Answer::Policies { policies, .. } if policies.is_empty() => {
+            Answer::Policies { policies, revision: 0 }
+        }
         other => other,
     }
 }

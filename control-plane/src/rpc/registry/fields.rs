@@ -90,6 +90,7 @@ pub(super) static REPLICAS: Schema<Record> = Schema {
             ),
         },
         Field { name: "permanent", read: Read::Flag(|record| record.lease.is_none()) },
+        Field { name: "registered_by", read: Read::Text(|record| Cow::Borrowed(&record.registered_by)) },
         Field { name: "incarnation", read: Read::Number(|record| record.incarnation) },
         Field { name: "create_time", read: Read::Time(|record| Some(timestamp(record.created_at))) },
         Field { name: "update_time", read: Read::Time(|record| Some(timestamp(record.updated_at))) },

@@ -136,19 +136,15 @@ impl<T> List<T> {
         page: &Page,
         read: impl Fn(Option<&I::Name>, usize) -> Part<I>,
     ) -> Result<(Vec<I>, String, Revision), Refusal> {
-        let mut after = page.after().map(I::parse_name).transpose()?;
+        let after = page.after().map(I::parse_name).transpose()?;
         let most = if self.filter.is_empty() { AT_ONCE.min(page.size() + 1) } else { AT_ONCE };
-        let (mut found, mut begun_at) = (Vec::new(), None);
-        loop {
-            let part = read(after.as_ref(), most);
-            begun_at.get_or_insert(part.revision);
-            found.extend(part.items.into_iter().filter(|item| self.filter.admits(item.fields())));
-            after = part.reached;
-            if after.is_none() || found.len() > page.size() {
-                break;
-            }
-            yield_now().await;
-        }
+        let mut begun_at = None;
+        let look = |after: Option<&I::Name>| {
+            let Part { items, reached, revision } = read(after, most);
+            begun_at.get_or_insert(revision);
+            (items, reached)
+        };
+        let found = page.admitted(after, look, |item: &I| self.filter.admits(item.fields())).await;
         let (found, token) = page.cut(found.into_iter(), |item| item.name().to_string());
         Ok((found, token, begun_at.unwrap_or_default()))
     }

@@ -19,8 +19,10 @@ use crate::{
     registry::{Cause, Key, Mutation, Record, RecordWrite, Revision, Write},
 };
 
-/// Mutations in one transaction: each has four operations at most, and etcd takes 128.
+/// Mutations in one transaction. Each has four operations at most, but for one of several policies.
 pub(super) const MAX_GROUP: usize = 30;
+/// Operations in one transaction that etcd takes, unless it was started with another number.
+const MAX_OPERATIONS: usize = 128;
 /// Bytes in one transaction: etcd takes 1.5 MiB.
 const MAX_BYTES: usize = 1024 * 1024;
 
@@ -63,7 +65,9 @@ impl Transaction {
             let operations = of_mutation(keys, mutation);
             // Once as a record, and once in the head.
             let bytes: usize = 2 * operations.iter().map(size_of).sum::<usize>();
-            if count > 0 && size + bytes > MAX_BYTES {
+            // With the one that writes the head.
+            let has_room = success.len() + operations.len() < MAX_OPERATIONS && size + bytes <= MAX_BYTES;
+            if count > 0 && !has_room {
                 break;
             }
             (size, count) = (size + bytes, count + 1);
@@ -201,5 +205,88 @@ fn size_of(operation: &RequestOp) -> usize {
         Some(Request::RequestPut(put)) => put.key.len() + put.value.len(),
         Some(Request::RequestDeleteRange(delete)) => delete.key.len(),
         _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use gateway_proto::{
+        Address, Policy,
+        policy::{Partial, field::FIELDS},
+        v1,
+    };
+    use prost::Message as _;
+
+    use super::*;
+    use crate::registry::{
+        Candidates, Command, Decision, Limits, PolicyChange, PolicyWish, Registration, Said, Scope, View,
+        decide,
+    };
+
+    /// What etcd takes, unless it was started with another number.
+    const MOST_BYTES: usize = 1536 * 1024;
+
+    fn decided(view: &View, command: &Command) -> Mutation {
+        let limits = Limits { replicas: 10, replicas_per_service: 10 };
+        let fresh = Candidates::from_random(1, 1);
+        match decide(view, &limits, command, &fresh, UNIX_EPOCH) {
+            Ok(Decision::Commit(mutation)) => mutation,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// As many policies as change together, each with every setting and long texts; `even` makes two kinds of it.
+    fn all_policies(even: bool) -> Command {
+        let mut full = Policy::default().to_wire();
+        full.fault = None;
+        full.drain_timeout = Some(prost_types::Duration { seconds: i64::from(even), nanos: 0 });
+        if let Some(fallback) = &mut full.fallback {
+            (fallback.body, fallback.static_status) = (Some("x".repeat(1024)), Some(503));
+        }
+        assert!(Partial::parse(&full).unwrap().settings().count() > FIELDS.len() * 3 / 4, "{full:?}");
+        let change = |number| {
+            let scope = Scope::parse(&format!("{}-{number:03}", "s".repeat(59))).unwrap();
+            PolicyChange::Update(Box::new(PolicyWish {
+                change: v1::Policy { service: scope.to_string(), ..full.clone() },
+                scope,
+                mask: None,
+                etag: String::new(),
+                allow_missing: true,
+                must_be_missing: false,
+                allow_fault: false,
+                said: Said { author: "a".repeat(63).into(), reason: "r".repeat(256).into() },
+            }))
+        };
+        Command::ApplyPolicies((0..PolicyChange::MAX).map(change).collect())
+    }
+
+    #[test]
+    fn a_transaction_takes_as_many_policies_as_change_together_whatever_they_say() {
+        let (keys, mut view) = (Keys::new("gateway"), View::default());
+        for even in [true, false] {
+            let mutation = decided(&view, &all_policies(even));
+            let made = Transaction::new(&keys, 1, std::slice::from_ref(&mutation));
+            let TxnRequest { compare, success, failure } = &made.request;
+            assert!(compare.len().max(success.len()).max(failure.len()) <= MAX_OPERATIONS);
+            let bytes = made.request.encoded_len();
+            assert!(bytes < MOST_BYTES, "{bytes} bytes");
+            view.apply(crate::registry::Committed { revision: 1 + i64::from(!even), mutation });
+        }
+    }
+
+    #[test]
+    fn what_has_no_room_beside_many_policies_is_left_for_the_next_transaction() {
+        let (keys, view) = (Keys::new("gateway"), View::default());
+        let policies = decided(&view, &all_policies(true));
+        let address = Address::parse("10.0.0.1:80").unwrap();
+        let registration = Registration::permanent("orders".parse().unwrap(), address);
+        let registered = decided(&view, &Command::Register(registration));
+        let group: Vec<_> = std::iter::repeat_n(registered, MAX_GROUP - 1).chain([policies]).collect();
+        assert_eq!(Transaction::new(&keys, 1, &group).count, MAX_GROUP - 1);
+        let reversed: Vec<_> = group.into_iter().rev().collect();
+        let made = Transaction::new(&keys, 1, &reversed);
+        assert!((1..MAX_GROUP).contains(&made.count) && made.request.success.len() <= MAX_OPERATIONS);
     }
 }

@@ -28,7 +28,16 @@ pub(super) fn facts(replica: &Replica, about: &About, now: SystemTime) -> Vec<(&
         ("Lease", lease(replica, now)),
         (
             "Registered",
-            format!("{} ago   incarnation {}", age::since(now, replica.create_time), replica.incarnation),
+            format!(
+                "{} ago{}   incarnation {}",
+                age::since(now, replica.create_time),
+                if replica.registered_by.is_empty() {
+                    String::new()
+                } else {
+                    format!(" by {}", replica.registered_by)
+                },
+                replica.incarnation
+            ),
         ),
     ];
     if !replica.version.is_empty() {

@@ -127,8 +127,7 @@ fn no_more_overrides_are_taken_than_one_message_holds_blocks_included() {
     for node in 0..Override::MAX {
         registry.run(&set(on(node), OverrideKind::BreakerOpen)).unwrap();
     }
-    let full =
-        RegistryError::QuotaExceeded { what: "the registry".into(), of: "overrides", limit: Override::MAX };
+    let full = RegistryError::QuotaExceeded { service: None, of: "overrides", limit: Override::MAX };
     assert_eq!(registry.run(&set(on(Override::MAX), OverrideKind::BreakerOpen)), Err(full.clone()));
     let one = ReplicaKey::parse("orders", "one").unwrap();
     assert_eq!(registry.run(&block(&one, 60 * SECOND)), Err(full));

@@ -289,3 +289,94 @@ fn a_fault_whose_time_is_over_is_cleared_once_and_is_in_nobodys_way() {
     assert_eq!(kept, 1, "other settings stay");
     assert_eq!(registry.run(&over(&cleared)), Ok(Answer::Moot));
 }
+
+fn changes(wanted: impl IntoIterator<Item = (Scope, v1::Policy)>) -> Vec<PolicyChange> {
+    wanted.into_iter().map(|(scope, change)| PolicyChange::Update(Box::new(wish(scope, change)))).collect()
+}
+
+fn gone(scope: Scope, etag: &str) -> PolicyChange {
+    PolicyChange::Delete { scope, etag: etag.into(), said: said("ana", "not needed") }
+}
+
+fn of_carts() -> Scope {
+    Scope::parse("carts").unwrap()
+}
+
+#[test]
+fn several_policies_change_together_at_one_revision_and_are_told_one_by_one() {
+    let mut registry = Registry::default();
+    registry.run(&update(of_orders(), retries(1))).unwrap();
+    let mut together = changes([(Scope::All, retries(4)), (of_carts(), retries(0))]);
+    together.push(gone(of_orders(), "1"));
+    let Ok(Answer::Policies { policies, revision: 2 }) = registry.run(&Command::ApplyPolicies(together))
+    else {
+        panic!("refused")
+    };
+    let stored: Vec<_> = policies.iter().map(|stored| (stored.scope.to_string(), stored.revision)).collect();
+    assert_eq!(stored, [("*".to_owned(), 2), ("carts".to_owned(), 2)]);
+    let told: Vec<_> = registry.told().into_iter().map(|(kind, ..)| kind).collect();
+    assert_eq!(told, ["POLICY_UPDATED", "POLICY_UPDATED", "POLICY_DELETED"]);
+    assert_eq!(registry.view.policies().stored().len(), 2);
+    // What says so already is left alone.
+    let again = changes([(Scope::All, retries(4)), (of_carts(), retries(3))]);
+    let Ok(Answer::Policy(stored)) = registry.run(&Command::ApplyPolicies(again.clone())) else {
+        panic!("refused")
+    };
+    assert_eq!((stored.scope.to_string(), stored.revision), ("carts".to_owned(), 3));
+    let nothing = Ok(Answer::Policies { policies: Vec::new(), revision: 3 });
+    assert_eq!(registry.run(&Command::ApplyPolicies(again)), nothing);
+}
+
+#[test]
+fn one_of_several_policies_that_is_refused_leaves_all_as_they_were() {
+    let mut registry = Registry::default();
+    registry.run(&update(of_orders(), retries(1))).unwrap();
+    let before = registry.view.clone();
+    let wrong = || v1::Policy {
+        retry: Some(v1::RetryPolicy { budget_ratio: Some(7.0), ..Default::default() }),
+        ..Default::default()
+    };
+    let stale = PolicyWish { etag: "9".into(), ..wish(of_orders(), retries(2)) };
+    let present = PolicyWish { must_be_missing: true, ..wish(of_orders(), retries(2)) };
+    let first = || changes([(Scope::All, retries(4))]);
+    for (last, refused) in [
+        (
+            PolicyChange::Update(Box::new(stale)),
+            "the policy of orders has changed since it was read: read it again",
+        ),
+        (
+            PolicyChange::Update(Box::new(present)),
+            "the policy of orders has changed since it was read: read it again",
+        ),
+        (gone(of_carts(), ""), "no policy is stored for carts"),
+        (changes([(of_carts(), wrong())]).remove(0), "changes[1].policy.retry.budget_ratio: "),
+    ] {
+        let mut together = first();
+        together.push(last);
+        let error = registry.run(&Command::ApplyPolicies(together)).unwrap_err().to_string();
+        assert!(error.starts_with(refused), "{error}");
+        assert!(before.changes_to(&registry.view).is_empty());
+    }
+}
+
+#[test]
+fn of_several_policies_what_follows_from_all_of_them_has_to_be_in_order_and_nothing_else() {
+    let mut registry = Registry::default();
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    // Each alone contradicts what is there: a maximum of 60 s, and then a base of 90 s.
+    let longer = [(Scope::All, open_times(None, seconds(120))), (of_orders(), open_times(seconds(90), None))];
+    assert!(registry.run(&update(longer[1].0.clone(), longer[1].1.clone())).is_err());
+    let mut reversed = changes(longer.clone());
+    reversed.reverse();
+    registry.run(&Command::ApplyPolicies(reversed)).unwrap();
+    assert!(registry.run(&delete(Scope::All, "")).is_err());
+    registry.run(&Command::ApplyPolicies(vec![gone(Scope::All, ""), gone(of_orders(), "")])).unwrap();
+    // Together they contradict each other, or a third.
+    let shorter = [(of_carts(), retries(1)), (of_orders(), open_times(seconds(90), None))];
+    let error = registry.run(&Command::ApplyPolicies(changes(shorter))).unwrap_err().to_string();
+    assert!(error.starts_with("changes[1].policy.breaker.base_open"), "{error}");
+    registry.run(&Command::ApplyPolicies(changes(longer))).unwrap();
+    let star = changes([(of_carts(), retries(1)), (Scope::All, open_times(None, seconds(80)))]);
+    let error = registry.run(&Command::ApplyPolicies(star)).unwrap_err().to_string();
+    assert!(error.starts_with("changes[1].policy.breaker.max_open") && error.contains("orders"), "{error}");
+}

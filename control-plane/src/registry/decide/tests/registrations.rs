@@ -3,7 +3,7 @@
 use gateway_proto::{Protocol, Weight};
 
 use super::*;
-use crate::registry::LeaseTerms;
+use crate::registry::{LeaseTerms, Quota, Registrant};
 
 #[test]
 fn a_new_replica_gets_an_id_a_lease_and_an_incarnation() {
@@ -90,9 +90,64 @@ fn a_service_that_is_full_takes_replacements_and_nothing_else() {
     let refused = registry.run(&Command::Register(leased(4))).unwrap_err();
     assert_eq!(
         refused,
-        RegistryError::QuotaExceeded { what: "service orders".into(), of: "replicas", limit: 3 }
+        RegistryError::QuotaExceeded { service: ServiceName::parse("orders").ok(), of: "replicas", limit: 3 }
     );
     assert!(!registry.register(&leased(3)).1);
+}
+
+/// A permanent replica of a service, of somebody who may have two replicas in one service.
+fn of_ci(service: &str, port: u16) -> Registration {
+    let quota = Some(Quota { replicas: Some(2), services: Some(1) });
+    let service = ServiceName::parse(service).unwrap();
+    Registration {
+        registrant: Registrant { name: "ci".into(), quota },
+        ..Registration::permanent(service, address(port))
+    }
+}
+
+fn refused_to_ci(registry: &mut Registry, service: &str, port: u16) -> Option<&'static str> {
+    match registry.run(&Command::Register(of_ci(service, port))) {
+        Ok(_) => None,
+        Err(RegistryError::IdentityQuota { of, .. }) => Some(of),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn who_has_as_much_as_he_may_have_registers_nothing_more_and_what_he_has_again() {
+    let mut registry = Registry::default();
+    let (first, _) = registry.register(&of_ci("orders", 1));
+    assert_eq!(&*first.registered_by, "ci");
+    assert_eq!(refused_to_ci(&mut registry, "carts", 9), Some("services"));
+    registry.register(&of_ci("orders", 2));
+    assert_eq!(refused_to_ci(&mut registry, "orders", 3), Some("replicas"));
+    // What somebody else has is not his, and what he has he may change.
+    registry.register(&permanent(4));
+    let heavier = Registration { weight: Weight::parse(7).unwrap(), ..of_ci("orders", 1) };
+    assert!(!registry.register(&heavier).1);
+    // He may take over what is there: there is no more than before. It counts as his.
+    let taken = Registration { weight: Weight::parse(7).unwrap(), ..of_ci("orders", 4) };
+    assert_eq!(&*registry.register(&taken).0.registered_by, "ci");
+    assert_eq!(registry.view.held_by("ci").map(|held| (held.replicas(), held.services())), Some((3, 1)));
+}
+
+#[test]
+fn what_somebody_removes_loses_or_gives_to_another_he_may_register_anew() {
+    let mut registry = Registry::default();
+    let (first, _) = registry.register(&of_ci("orders", 1));
+    let (second, _) = registry.register(&Registration { ttl: Some(15 * SECOND), ..of_ci("orders", 2) });
+    assert_eq!(refused_to_ci(&mut registry, "orders", 3), Some("replicas"));
+    registry.run(&deregister(&first.key, Proof::None)).unwrap();
+    assert_eq!(refused_to_ci(&mut registry, "orders", 3), None);
+    registry.run(&expire(&second)).unwrap();
+    assert_eq!(refused_to_ci(&mut registry, "orders", 1), None);
+    registry.register(&leased(1));
+    registry.register(&leased(3));
+    assert_eq!(registry.view.held_by("ci"), None);
+    assert_eq!(refused_to_ci(&mut registry, "carts", 1), None, "in another service, too");
+    // A restart finds the same.
+    let restored = View::new(registry.view.revision(), registry.view.items());
+    assert_eq!(restored.held_by("ci"), registry.view.held_by("ci"));
 }
 
 #[test]

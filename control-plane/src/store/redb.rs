@@ -5,6 +5,7 @@
 
 #[cfg(test)]
 mod damage_tests;
+mod fence;
 mod followers;
 #[cfg(test)]
 mod power_tests;
@@ -30,7 +31,7 @@ use redb::{
     TableDefinition, TableHandle, backends::FileBackend,
 };
 
-use super::{Commit, Loaded, Store, StoreError, new_epoch, stored};
+use super::{Commit, Fence, Loaded, Store, StoreError, new_epoch, stored};
 use crate::registry::{Item, Key, Mutation, Revision, Write};
 
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
@@ -60,6 +61,8 @@ pub struct Redb {
     database: Option<Arc<Database>>,
     /// Whom the process before has named, until it is told.
     followers: Option<BTreeSet<NodeId>>,
+    /// Whether the file's fence, if it has one, keeps out others only.
+    has_fenced: bool,
 }
 
 /// Where the bytes of a store are.
@@ -95,7 +98,7 @@ impl Redb {
             }
         })
         .await?;
-        Ok(Self { place, database: Some(Arc::new(database)), followers })
+        Ok(Self { place, database: Some(Arc::new(database)), followers, has_fenced: false })
     }
 
     /// Makes all of `group` durable, or nothing of it. Yields one revision for each mutation.
@@ -125,7 +128,14 @@ impl Store for Redb {
                 Arc::clone(self.database.insert(database))
             }
         };
-        let loaded = blocking(move || read_all(&database)).await?;
+        let has_fenced = self.has_fenced;
+        let loaded = blocking(move || {
+            if !has_fenced {
+                fence::refuse(&database)?;
+            }
+            read_all(&database)
+        });
+        let loaded = loaded.await?;
         Ok(Loaded { followers: self.followers.take(), ..loaded })
     }
 
@@ -138,6 +148,25 @@ impl Store for Redb {
         self.database =
             Some(blocking(move || followers::name(&database, &followers).map(|()| database)).await?);
         Ok(())
+    }
+
+    async fn fence(&mut self, fence: Option<Fence>) -> Result<(), StoreError> {
+        let Some(database) = self.database.take() else { return Err(closed()) };
+        let (kept, is_closing, has_fenced) = (Arc::clone(&database), fence.is_some(), self.has_fenced);
+        let done = blocking(move || {
+            if is_closing && !has_fenced {
+                fence::refuse(&database)?;
+            }
+            fence::set(&database, fence.as_ref())
+        });
+        let done = done.await;
+        match done {
+            Ok(()) => (self.database, self.has_fenced) = (Some(kept), is_closing),
+            // Nothing was written.
+            Err(StoreError::Fenced(_)) => self.database = Some(kept),
+            Err(_) => {}
+        }
+        done
     }
 }
 

@@ -1,8 +1,8 @@
 //! Everything from one store into another one, which is empty, while control planes use the first.
 //!
 //! ```text
-//!  source   changes are taken ───────────────┤ fence: refused, renewals go on ├─ "it has moved to …"
-//!  target   ├ fence ─ all of it ─ what has changed ──────────── the rest ─ looked at again ┤ open
+//!  source   changes are taken ──────┤ fence: refused, renewals go on ├─ "it has moved to …"
+//!  target   ├ fence ─ all of it ─────── what has changed ─ compared ──────┤ open
 //! ```
 //!
 //! The fence is in the store itself, in one transaction with which every commit of a control plane conflicts. So what was acknowledged is
@@ -62,7 +62,7 @@ pub enum MoveError {
 ///
 /// # Errors
 /// [`MoveError`] of either store; when `to` is not empty, or somebody else writes to it. Then `from` takes changes as before, unless the text
-/// says otherwise.
+/// says otherwise, and `to` keeps its fence if it has a part.
 pub async fn migrate<F: Store, T: Store>(
     from: &mut F,
     to: &mut T,
@@ -72,37 +72,49 @@ pub async fn migrate<F: Store, T: Store>(
     let mut copy = Copy::begin(to, locations.from).await.map_err(MoveError::To)?;
     copy.follow(first.items).await.map_err(MoveError::To)?;
     // What has changed while all of that was written, which is most of what may have changed by now.
-    from.fence(Some(Fence::Moving { to: locations.to.to_owned() })).await.map_err(MoveError::From)?;
+    let to = || locations.to.to_owned();
     let closed = clock::now();
-    let finished = finish(from, copy).await;
-    match finished {
-        Ok(moved) => {
-            let fence = Fence::Moved { to: locations.to.to_owned() };
-            from.fence(Some(fence))
-                .await
-                .map(|()| Moved { refused_for: clock::now() - closed, ..moved })
-                .map_err(|why| {
-                    MoveError::From(StoreError::Unavailable(format!(
-                        "all of it was copied, but it could not be noted there: {why}"
-                    )))
-                })
+    let copied = match from.fence(Some(Fence::Moving { to: to() })).await {
+        Ok(()) => copy_the_rest(from, &mut copy).await,
+        Err(why) => Err(MoveError::From(why)),
+    };
+    let moved = match copied {
+        Ok(moved) => moved,
+        // Somebody else's, who moves it too.
+        Err(failed @ MoveError::From(StoreError::Fenced(_))) => return Err(failed),
+        Err(failed) => {
+            return Err(match from.fence(None).await {
+                Ok(()) => failed,
+                Err(why) => still_closed(&failed, &why),
+            });
         }
-        Err(failed) => match from.fence(None).await {
-            Ok(()) => Err(failed),
-            Err(why) => Err(MoveError::From(StoreError::Unavailable(format!(
-                "{failed}; and it takes no changes, for its fence could not be taken away: {why}; do so by  gwctl store reopen"
-            )))),
-        },
-    }
+    };
+    // From here on the old store stays closed, whatever fails: the new one may be open.
+    from.fence(Some(Fence::Moved { to: to() })).await.map_err(|why| MoveError::From(not_ended(&why)))?;
+    copy.to.fence(None).await.map_err(|why| MoveError::To(not_ended(&why)))?;
+    Ok(Moved { refused_for: clock::now() - closed, ..moved })
 }
 
-/// Copies what nobody changes any more, looks whether it is all there, and opens the target.
-async fn finish<F: Store, T: Store>(from: &mut F, mut copy: Copy<'_, T>) -> Result<Moved, MoveError> {
+/// Copies what nobody changes any more, and looks whether it is all there.
+async fn copy_the_rest<F: Store, T: Store>(from: &mut F, copy: &mut Copy<'_, T>) -> Result<Moved, MoveError> {
     let last = from.load().await.map_err(MoveError::From)?;
+    let (records, revision) = (last.items.len(), last.revision);
     let changed = copy.follow(last.items.clone()).await.map_err(MoveError::To)?;
-    let records = last.items.len();
-    let to = copy.end(last.items).await.map_err(MoveError::To)?;
-    Ok(Moved { records, changed, refused_for: Duration::ZERO, from: last.revision, to })
+    copy.compare(last.items).await.map_err(MoveError::To)?;
+    Ok(Moved { records, changed, refused_for: Duration::ZERO, from: revision, to: copy.base })
+}
+
+fn still_closed(failed: &MoveError, why: &StoreError) -> MoveError {
+    MoveError::From(StoreError::Unavailable(format!(
+        "{failed}; and it takes no changes, for its fence could not be taken away: {why}; do so by  gwctl store reopen"
+    )))
+}
+
+fn not_ended(why: &StoreError) -> StoreError {
+    StoreError::Unavailable(format!(
+        "all of it was copied, and then this one did not answer: {why}; unless control planes start on the new store, have the old one take \
+         changes again by  gwctl store reopen , and begin again"
+    ))
 }
 
 /// A store that is being filled.
@@ -166,15 +178,14 @@ impl<'a, T: Store> Copy<'a, T> {
         Ok(mutations.len())
     }
 
-    /// Looks whether the store holds these, and opens it. Yields its revision.
-    async fn end(self, items: Vec<Item>) -> Result<Revision, StoreError> {
+    /// Looks whether the store holds these.
+    async fn compare(&mut self, items: Vec<Item>) -> Result<(), StoreError> {
         let held = self.to.load().await?;
-        if held.revision != self.base || contents(held.items) != contents(items) {
-            let why = "it holds something else than was copied: remove what is there, and begin again";
-            return Err(StoreError::Unavailable(why.into()));
+        if held.revision == self.base && contents(held.items) == contents(items) {
+            return Ok(());
         }
-        self.to.fence(None).await?;
-        Ok(held.revision)
+        let why = "it holds something else than was copied: remove what is there, and begin again";
+        Err(StoreError::Unavailable(why.into()))
     }
 }
 

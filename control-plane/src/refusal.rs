@@ -106,7 +106,7 @@ struct Row {
 impl Refusal {
     /// Whether the store is what is in the way, and nothing about the request.
     pub(crate) fn is_of_store(&self) -> bool {
-        matches!(self, Self::Write(WriteError::StoreUnavailable))
+        matches!(self, Self::Write(WriteError::StoreUnavailable | WriteError::StoreMoves))
     }
 
     fn row(&self) -> Row {
@@ -168,7 +168,7 @@ impl Refusal {
                     (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, r::QUOTA_EXCEEDED)
                 }
             },
-            Self::Write(WriteError::StoreUnavailable) => {
+            Self::Write(WriteError::StoreUnavailable | WriteError::StoreMoves) => {
                 (Code::Unavailable, StatusCode::SERVICE_UNAVAILABLE, r::STORE_UNAVAILABLE)
             }
             Self::Write(WriteError::StoreFull) => {

@@ -5,6 +5,7 @@
 
 mod any;
 mod etcd;
+mod fence;
 mod location;
 mod memory;
 mod migrate;
@@ -28,9 +29,10 @@ pub(crate) use self::etcd::simulated;
 pub use self::{
     any::AnyStore,
     etcd::{Etcd, EtcdFiles, EtcdLocation},
+    fence::Fence,
     location::StoreLocation,
     memory::Memory,
-    migrate::{MoveError, Moved, migrate},
+    migrate::{Locations, MoveError, Moved, migrate},
     peers::{Known, Peers},
     redb::Redb,
 };
@@ -102,6 +104,15 @@ pub trait Store: Send + 'static {
         std::future::ready(Ok(()))
     }
 
+    /// Puts a fence there, for everybody else who uses the store, or takes it away: from that moment on, no change of theirs becomes durable,
+    /// and a load of theirs says so. One that ends with its process has nobody else.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] when somebody else has put one there; otherwise as [`Store::commit`].
+    fn fence(&mut self, _fence: Option<Fence>) -> impl Future<Output = Result<(), StoreError>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// The control planes that share this store; `None`: nobody else may use it.
     fn peers(&self) -> Option<Peers> {
         None
@@ -164,6 +175,9 @@ pub enum StoreError {
     /// There is no room left.
     #[error("no space left: {0}")]
     Full(String),
+    /// What it holds moves from one store to another.
+    #[error("{0}")]
+    Fenced(Fence),
     /// Anything else; it may pass.
     #[error("{0}")]
     Unavailable(String),

@@ -51,6 +51,9 @@ pub(crate) enum WriteError {
     /// The store did not take it. To repeat it is safe.
     #[error("the store is unavailable: try again soon")]
     StoreUnavailable,
+    /// What the store holds moves to another one.
+    #[error("the registry moves to another store: try again soon")]
+    StoreMoves,
     /// The store has no room.
     #[error("the store has no space left: free some on its disk")]
     StoreFull,
@@ -403,11 +406,16 @@ impl<S: Store> Writer<S> {
 
     /// Notes that nobody knows what the store holds, and tells those who wait.
     fn begin_doubt(&mut self, error: &StoreError, decided: Vec<Decided>) {
-        tracing::error!(%error, changes = decided.len(), "the store failed: nothing is changed until it is back");
+        let changes = decided.len();
+        match error {
+            StoreError::Fenced(_) => tracing::warn!(%error, changes, "changes are refused from now on"),
+            _ => tracing::error!(%error, changes, "the store failed: nothing is changed until it is back"),
+        }
         // It may have been a moment's failure. A full disk is not: without a pause, every sweep that has something
         // to remove would write to it and read everything again.
         let (refusal, pause) = match error {
             StoreError::Full(_) => (WriteError::StoreFull, RETRY_INTERVAL),
+            StoreError::Fenced(_) => (WriteError::StoreMoves, RETRY_INTERVAL),
             StoreError::Unavailable(_) => (WriteError::StoreUnavailable, Duration::ZERO),
         };
         self.doubt = Some(Doubt { until: clock::now() + pause, refusal: refusal.clone() });
@@ -429,7 +437,11 @@ impl<S: Store> Writer<S> {
             Err(error) => {
                 tracing::warn!(%error, "the store is still unavailable");
                 let until = clock::now() + RETRY_INTERVAL;
-                self.doubt = Some(Doubt { until, refusal: WriteError::StoreUnavailable });
+                let refusal = match error {
+                    StoreError::Fenced(_) => WriteError::StoreMoves,
+                    StoreError::Full(_) | StoreError::Unavailable(_) => WriteError::StoreUnavailable,
+                };
+                self.doubt = Some(Doubt { until, refusal });
             }
         }
         Ok(())

@@ -14,7 +14,7 @@ use crate::{
     client::{Fates, load, load_of_gets},
     figures::Figures,
     network::{self, Filter},
-    replica::Replica,
+    replica::{Replica, lock},
     stage::{SECOND, Stage},
 };
 
@@ -66,6 +66,31 @@ async fn full_share(proxy: SocketAddr, replicas: &[Replica]) -> Duration {
         }
     }
     began.elapsed()
+}
+
+/// What is sent to one of three does not arrive, and what it sends does; then the other way round.
+pub(crate) async fn one_way(size: Size, figures: &mut Figures) {
+    let filter = Filter::new();
+    for (what, is_deaf) in [("it hears nothing", true), ("nothing is heard of it", false)] {
+        let stage = Stage::start(&[]).await;
+        let (proxy, port) = (stage.proxy(), stage.replicas[0].address().port());
+        load(proxy, RATE, SECOND).await;
+        if is_deaf {
+            filter.deafens(&[port])
+        } else {
+            filter.silences(&[port])
+        }
+        let fates = load(proxy, RATE, SECOND * size.of(10, 4)).await;
+        figures.at_most(&format!("{what}: GET failed of {}", fates.count(false)), 0, fates.failed(false));
+        // Nobody knows of those that were under way whether they have arrived.
+        figures.show(&format!("{what}: POST failed of {}", fates.count(true)), fates.failed(true));
+        let twice = lock(&stage.posts).values().filter(|count| **count > 1).count();
+        figures.at_most(&format!("{what}: POSTs that replicas saw twice"), 0, twice as u64);
+        // One attempt may take a second, and a connection as long.
+        let limit = 2 * SECOND + Duration::from_millis(100);
+        figures.swift(&format!("{what}: the slowest GET"), limit, fates.slowest());
+        filter.heals();
+    }
 }
 
 /// The connections that there are to one of three replicas are dead, and nobody says so. New ones work.

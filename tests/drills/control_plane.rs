@@ -4,6 +4,7 @@
 //! renews it lapses, and no request that goes through the data plane fails.
 
 pub(crate) mod alone;
+pub(crate) mod away;
 pub(crate) mod caller;
 pub(crate) mod chaos;
 pub(crate) mod clocks;
@@ -14,6 +15,7 @@ pub(crate) mod dead_links;
 pub(crate) mod disks;
 pub(crate) mod drops;
 pub(crate) mod follower;
+pub(crate) mod forgetful;
 pub(crate) mod greedy;
 pub(crate) mod histories;
 pub(crate) mod input;
@@ -21,6 +23,7 @@ pub(crate) mod kills;
 pub(crate) mod outages;
 pub(crate) mod owner;
 pub(crate) mod parts;
+pub(crate) mod reconnection;
 pub(crate) mod rolling;
 pub(crate) mod standstill;
 pub(crate) mod subscribers;

@@ -36,7 +36,8 @@ struct Args {
     /// Smaller counts and shorter times
     #[arg(long)]
     short: bool,
-    /// How long the leak drill loads the gateway, in minutes, and how long etcd has no quorum; without it 20 s and 15 s
+    /// How long the leak drill loads the gateway, in minutes, how long etcd has no quorum, and how long the control plane is away; without it
+    /// 20 s, 15 s and 60 s
     #[arg(long, value_name = "N")]
     minutes: Option<u32>,
     /// How many replicas are registered beside those that a drill of the control plane is about
@@ -97,6 +98,8 @@ enum Drill {
     BlackHole,
     /// The connections to one are dead without a word
     HalfOpen,
+    /// What is sent to one does not arrive, and then what it answers does not
+    OneWay,
     /// All are down, then back
     AllDown,
     /// A replica is drained under load
@@ -129,6 +132,14 @@ enum Drill {
     ControlKilled,
     /// A control plane stands still, or is away, for longer than leases last
     ControlFrozen,
+    /// The control plane is away, and requests go on
+    ControlAway,
+    /// A data plane starts without a control plane
+    ColdStart,
+    /// The control plane comes back with an empty registry, and with an older one
+    Forgetful,
+    /// Hundreds of data planes come back at once to a control plane that was killed, and holds much
+    Reconnection,
     /// One of two control planes on etcd is killed
     OneOfTwoKilled,
     /// The member of etcd that leads is killed
@@ -180,6 +191,7 @@ async fn run(drill: Drill, size: Size, figures: &mut Figures) {
         Drill::Flapping => faults::flapping(size, figures).await,
         Drill::BlackHole => black_holes::black_hole(size, figures).await,
         Drill::HalfOpen => black_holes::half_open(size, figures).await,
+        Drill::OneWay => black_holes::one_way(size, figures).await,
         Drill::AllDown => faults::all_down(size, figures).await,
         Drill::Drained => endings::drained(size, figures).await,
         Drill::Replaced => endings::replaced(size, figures).await,
@@ -196,6 +208,10 @@ async fn run(drill: Drill, size: Size, figures: &mut Figures) {
         Drill::Leak => leak::mixed(size, figures).await,
         Drill::ControlKilled => control_plane::kills::kills(size, figures).await,
         Drill::ControlFrozen => control_plane::standstill::frozen(size, figures).await,
+        Drill::ControlAway => control_plane::away::away(size, figures).await,
+        Drill::ColdStart => control_plane::away::cold(size, figures).await,
+        Drill::Forgetful => control_plane::forgetful::forgetful(size, figures).await,
+        Drill::Reconnection => control_plane::reconnection::reconnection(size, figures).await,
         Drill::OneOfTwoKilled => control_plane::outages::control(size, figures).await,
         Drill::EtcdLeader => control_plane::outages::leader(size, figures).await,
         Drill::EtcdQuorum => control_plane::outages::quorum(size, figures).await,
@@ -225,7 +241,7 @@ impl Drill {
 
     /// Whether it drops packets, for which it needs a network of its own.
     fn drops_packets(self) -> bool {
-        matches!(self, Self::BlackHole | Self::HalfOpen | Self::Partitions | Self::DeadLinks)
+        matches!(self, Self::BlackHole | Self::HalfOpen | Self::OneWay | Self::Partitions | Self::DeadLinks)
     }
 
     /// Whether it needs an etcd.

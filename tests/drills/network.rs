@@ -17,11 +17,12 @@ use gateway_tests::bounded;
 const INSIDE: &str = "GATEWAY_DRILL_NETWORK";
 
 const FILTER: &str = "table inet drill {
-    set ports { type inet_service; }
+    set deaf { type inet_service; }
+    set mute { type inet_service; }
     chain input {
         type filter hook input priority filter; policy accept;
-        tcp dport @ports drop
-        tcp sport @ports drop
+        tcp dport @deaf drop
+        tcp sport @mute drop
     }
 }
 ";
@@ -75,15 +76,30 @@ impl Filter {
 
     /// Drops all that comes from these ports, or goes there.
     pub(crate) fn drops(&self, ports: &[u16]) {
-        if !ports.is_empty() {
-            let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
-            nft(&format!("add element inet drill ports {{ {} }}\n", ports.join(", ")));
-        }
+        self.deafens(ports);
+        self.silences(ports);
+    }
+
+    /// Drops all that goes to these ports.
+    pub(crate) fn deafens(&self, ports: &[u16]) {
+        add("deaf", ports);
+    }
+
+    /// Drops all that comes from these ports.
+    pub(crate) fn silences(&self, ports: &[u16]) {
+        add("mute", ports);
     }
 
     /// Drops nothing any more.
     pub(crate) fn heals(&self) {
-        nft("flush set inet drill ports\n");
+        nft("flush set inet drill deaf\nflush set inet drill mute\n");
+    }
+}
+
+fn add(set: &str, ports: &[u16]) {
+    if !ports.is_empty() {
+        let ports: Vec<_> = ports.iter().map(u16::to_string).collect();
+        nft(&format!("add element inet drill {set} {{ {} }}\n", ports.join(", ")));
     }
 }
 

@@ -7,8 +7,17 @@ const TICKS: f64 = 100.0;
 
 /// Memory in RAM now, in KiB.
 pub(crate) fn resident_kib(pid: u32) -> u64 {
+    status_kib(pid, "VmRSS:")
+}
+
+/// The most memory that was in RAM, in KiB.
+pub(crate) fn resident_peak_kib(pid: u32) -> u64 {
+    status_kib(pid, "VmHWM:")
+}
+
+fn status_kib(pid: u32, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has memory");
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("it has memory");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 

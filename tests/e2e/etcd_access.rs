@@ -2,11 +2,14 @@
 
 use std::{fs, path::Path, process::Command};
 
+use gateway_proto::v1::{DeregisterRequest, registry_service_client::RegistryServiceClient};
 use gateway_tests::{ControlPlane, Etcd, binaries, eventually};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use tokio::task::JoinSet;
+use tonic::{Code, Status, transport::Channel};
+use tonic_types::StatusExt;
 
-use crate::etcd::{find, pair, register, renew, request};
+use crate::etcd::{find, ids, pair, register, renew, request};
 
 /// What `--check` says of a store: whether it can be used, and the words.
 fn checked(store: &str, flags: &[&str]) -> (bool, String) {
@@ -43,17 +46,20 @@ async fn two_prefixes_of_one_etcd_are_two_registries_by_etcd() {
     assert!(find(&one, "r-2").await.is_none() && find(&other, "r-1").await.is_none());
 }
 
+/// `gwctl store` with these arguments: whether it did it, and the words.
+fn gwctl_store(args: &[&str]) -> (bool, String) {
+    let output = binaries::gwctl().arg("store").args(args).output().unwrap();
+    let said =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    (output.status.success(), said)
+}
+
 #[tokio::test]
 async fn what_is_registered_moves_from_a_file_to_etcd_and_back_with_its_leases_by_etcd() {
     let etcd = Etcd::start().await;
     let folder = tempfile::tempdir().unwrap();
     let redb = |name: &str| format!("redb:{}", folder.path().join(name).display());
-    let migrate = |from: &str, to: &str| {
-        let output = binaries::gwctl().args(["store", "migrate", from, to]).output().unwrap();
-        let said =
-            format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        (output.status.success(), said)
-    };
+    let migrate = |from: &str, to: &str| gwctl_store(&["migrate", from, to]);
     let mut control = ControlPlane::start_on(redb("old"), &[]).await;
     register(&control, request("r-1", "10.0.0.1:80", None)).await;
     let lease = register(&control, request("r-2", "10.0.0.2:80", Some(60))).await.lease_id;
@@ -62,6 +68,11 @@ async fn what_is_registered_moves_from_a_file_to_etcd_and_back_with_its_leases_b
     control.kill();
     let (moved, said) = migrate(&redb("old"), &etcd.store("gw"));
     assert!(moved && said.contains("2 records copied"), "{said}");
+    // Nobody goes on with the old one by mistake.
+    let refused =
+        binaries::control_plane().args(["--listen", "127.0.0.1:0", "--store", &redb("old")]).output();
+    let refused = String::from_utf8(refused.unwrap().stderr).unwrap();
+    assert!(refused.contains("it has moved to etcd://"), "{refused}");
     let [one, other] = pair(&etcd).await;
     // The owner's next heartbeat finds everything as it was, wherever it arrives.
     renew(&one, "r-2", &lease).await.unwrap();
@@ -72,8 +83,90 @@ async fn what_is_registered_moves_from_a_file_to_etcd_and_back_with_its_leases_b
     assert!(moved && said.contains("2 records copied"), "{said}");
     let back = ControlPlane::start_on(redb("new"), &[]).await;
     renew(&back, "r-2", &lease).await.unwrap();
-    let (moved, said) = migrate(&etcd.store("gw"), &redb("old"));
-    assert!(!moved && said.contains("an empty one only"), "{said}");
+    // Whoever wants the old one all the same says so.
+    let (reopened, said) = gwctl_store(&["reopen", &redb("old")]);
+    assert!(reopened && said.contains("takes changes again"), "{said}");
+    let old = ControlPlane::start_on(redb("old"), &[]).await;
+    assert!(find(&old, "r-1").await.is_some());
+}
+
+/// Registers and removes at a control plane until it refuses: what was acknowledged to be there, and to be gone, and the refusal.
+async fn change(
+    mut registry: RegistryServiceClient<Channel>,
+    number: usize,
+) -> (Vec<String>, Vec<String>, Status) {
+    let (mut there, mut gone) = (Vec::new(), Vec::new());
+    for count in 0.. {
+        let id = format!("r-{number}-{count}");
+        let wish = request(&id, &format!("10.{number}.{}.{}:80", count / 250, count % 250 + 1), None);
+        match registry.register(wish).await {
+            Ok(_) => {}
+            // The other one was faster each time.
+            Err(status) if status.code() == Code::ResourceExhausted => continue,
+            Err(refused) => return (there, gone, refused),
+        }
+        if count % 3 != 0 {
+            there.push(id);
+            continue;
+        }
+        let removal =
+            DeregisterRequest { service: "orders".into(), replica_id: id.clone(), ..Default::default() };
+        match registry.deregister(removal).await {
+            Ok(_) => gone.push(id),
+            Err(status) if status.code() == Code::ResourceExhausted => there.push(id),
+            Err(refused) => return (there, gone, refused),
+        }
+    }
+    unreachable!("it counts without end")
+}
+
+#[tokio::test]
+async fn a_registry_moves_while_control_planes_change_it_and_nothing_acknowledged_is_lost_by_etcd() {
+    let etcd = Etcd::start().await;
+    let [one, other] = pair(&etcd).await;
+    // On the new store there is one already.
+    let next = ControlPlane::start_on(etcd.store("gw-2"), &[]).await;
+    let lease = register(&one, request("kept", "10.9.0.1:80", Some(60))).await.lease_id;
+    let mut clients = JoinSet::new();
+    clients.spawn(change(one.registry(), 1));
+    clients.spawn(change(other.registry(), 2));
+    eventually("there is much to copy", async || match ids(&one).await.len() {
+        count @ ..200 => Err(format!("{count}")),
+        _ => Ok(()),
+    })
+    .await;
+    let (from, to) = (etcd.store("gw"), etcd.store("gw-2"));
+    let moving = tokio::task::spawn_blocking(move || gwctl_store(&["migrate", &from, &to]));
+    let (moved, said) = moving.await.unwrap();
+    assert!(moved && said.contains("had changed meanwhile"), "{said}");
+    let outcomes = clients.join_all().await;
+    renew(&one, "kept", &lease).await.or_else(of_a_move).unwrap();
+    eventually("the new one has taken it in", async || {
+        renew(&next, "kept", &lease).await.map_err(|status| status.to_string())
+    })
+    .await;
+    let held = ids(&next).await;
+    for (there, gone, refused) in outcomes {
+        assert_eq!(there.iter().filter(|id| !held.contains(*id)).count(), 0, "acknowledged, and lost");
+        assert_eq!(gone.iter().filter(|id| held.contains(*id)).count(), 0, "removed, and back");
+        of_a_move(refused).unwrap();
+    }
+    register(&next, request("new", "10.9.0.2:80", None)).await;
+    // Who has not heard of it goes on reading, and owners are sent elsewhere.
+    assert!(find(&one, "kept").await.is_some());
+    eventually("renewals are refused", async || match renew(&other, "kept", &lease).await {
+        Ok(()) => Err("they are taken".to_owned()),
+        Err(status) => of_a_move(status),
+    })
+    .await;
+    let refused = one.registry().register(request("late", "10.9.0.3:80", None)).await.unwrap_err();
+    of_a_move(refused).unwrap();
+}
+
+/// Whether a refusal says that it is only here and only now.
+fn of_a_move(status: Status) -> Result<(), String> {
+    let is_temporary = status.code() == Code::Unavailable && status.get_details_retry_info().is_some();
+    if is_temporary { Ok(()) } else { Err(format!("{status:?}")) }
 }
 
 /// An authority, and what it has signed for the server and for a client, as files.
@@ -200,7 +293,7 @@ async fn an_identity_has_one_quota_at_all_control_planes_also_when_one_is_killed
     let (taken, refused): (Vec<_>, Vec<_>) = asking.join_all().await.into_iter().partition(Result::is_ok);
     assert_eq!(taken.len(), MOST, "{taken:?}");
     for refused in refused.into_iter().filter_map(Result::err) {
-        assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
     }
     one.kill();
     one.restart().await;

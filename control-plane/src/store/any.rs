@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use gateway_proto::NodeId;
 
-use super::{Commit, Etcd, EtcdFiles, Loaded, Memory, News, Peers, Redb, Store, StoreError, StoreLocation};
+use super::{
+    Commit, Etcd, EtcdFiles, Fence, Loaded, Memory, News, Peers, Redb, Store, StoreError, StoreLocation,
+};
 use crate::{
     leases::Outlet,
     registry::{Mutation, Revision},
@@ -76,6 +78,14 @@ impl Store for AnyStore {
             Self::Redb(store) => store.name_followers(followers).await,
             Self::Etcd(store) => store.name_followers(followers).await,
             Self::Memory(store) => store.name_followers(followers).await,
+        }
+    }
+
+    async fn fence(&mut self, fence: Option<Fence>) -> Result<(), StoreError> {
+        match self {
+            Self::Redb(store) => store.fence(fence).await,
+            Self::Etcd(store) => store.fence(fence).await,
+            Self::Memory(store) => store.fence(fence).await,
         }
     }
 

@@ -30,9 +30,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use gateway_proto::etcd::{
-    KeyValue, RangeRequest, RangeResponse, TxnResponse, response_op::Response as Answer,
-};
+use gateway_proto::etcd::{KeyValue, RangeRequest, TxnResponse, response_op::Response as Answer};
 use tokio::{
     task::JoinSet,
     time::{sleep, sleep_until},
@@ -46,10 +44,10 @@ use self::{
     keys::{Keys, Role},
     meta::Meta,
     read::{Content, Unread, read_all},
-    transaction::{Grant, Transaction, creation, one, rehearsal},
+    transaction::{Grant, Transaction, creation, expectation, fencing, one, rehearsal},
     watch::{Seen, Watching},
 };
-use super::{Commit, Known, LeaseNews, Loaded, News, Peers, Store, StoreError, new_epoch};
+use super::{Commit, Fence, Known, LeaseNews, Loaded, News, Peers, Store, StoreError, new_epoch};
 use crate::{
     clock,
     leases::{Contact, LeaseTag, Outlet},
@@ -83,6 +81,8 @@ pub struct Etcd {
     owed: Option<(Revision, Instant)>,
     audit_at: Instant,
     outlet: Outlet,
+    /// Whether the fence, if there is one, keeps out others only.
+    has_fenced: bool,
     peers: Peers,
     known: Arc<tokio::sync::watch::Sender<Known>>,
     _tasks: Vec<AbortOnDropHandle<()>>,
@@ -122,6 +122,7 @@ impl Etcd {
             owed: None,
             audit_at: next_audit(),
             outlet,
+            has_fenced: false,
             peers,
             known,
             _tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect(),
@@ -169,9 +170,36 @@ impl Etcd {
         Some(content)
     }
 
+    /// The fence, if it is among these keys.
+    fn fence_in(&self, found: &[KeyValue]) -> Option<Result<Fence, StoreError>> {
+        let fence = found.iter().find(|kv| self.keys.role(&kv.key) == Role::Fence)?;
+        Some(Fence::decode(&fence.value).map_err(|why| damaged(self.keys.prefix(), &why)))
+    }
+
+    /// Looks whether somebody else has put a fence there. Control planes beyond it tell owners and data planes no longer that all is
+    /// well once the registry goes on elsewhere.
+    async fn look_for_a_fence(&mut self) -> Result<(), StoreError> {
+        if self.has_fenced {
+            return Ok(());
+        }
+        let found = self.client.range(one(self.keys.fence())).await.map_err(|status| self.told(&status))?;
+        let fence = self.fence_in(&found.kvs).transpose()?;
+        self.client.contact().lose(matches!(fence, Some(Fence::Moved { .. })));
+        fence.map_or(Ok(()), |fence| Err(StoreError::Fenced(fence)))
+    }
+
+    /// Takes in what a transaction has found that was made on something else than there is.
+    fn take_in(&mut self, found: &[KeyValue]) {
+        self.expect(self.head_in(found));
+        if self.fence_in(found).is_some() {
+            // The next load says what it is.
+            self.watching = None;
+        }
+    }
+
     /// The revision of the last commit, if it is among these keys.
-    fn head_in<'a>(&self, found: impl IntoIterator<Item = &'a KeyValue>) -> Option<Revision> {
-        let mut heads = found.into_iter().filter(|kv| self.keys.role(&kv.key) == Role::Head);
+    fn head_in(&self, found: &[KeyValue]) -> Option<Revision> {
+        let mut heads = found.iter().filter(|kv| self.keys.role(&kv.key) == Role::Head);
         heads.next().map(|kv| kv.mod_revision)
     }
 
@@ -213,6 +241,10 @@ impl Etcd {
 
 impl Store for Etcd {
     async fn load(&mut self) -> Result<Loaded, StoreError> {
+        if let Err(error) = self.look_for_a_fence().await {
+            self.watching = None;
+            return Err(error);
+        }
         let content = match self.read_again().await {
             Some(content) => content,
             None => {
@@ -231,7 +263,8 @@ impl Store for Etcd {
     }
 
     async fn commit(&mut self, base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {
-        let Transaction { request, count, grants } = Transaction::new(&self.keys, base, group);
+        let Transaction { request, count, grants } =
+            Transaction::new(&self.keys, base, self.has_fenced, group);
         let committed = match self.grant(grants).await {
             Ok(()) => self.client.txn(request).await,
             Err(status) => Err(status),
@@ -244,7 +277,7 @@ impl Store for Etcd {
             }
             Ok(response) => {
                 let found = found(response);
-                self.expect(self.head_in(&found));
+                self.take_in(&found);
                 Ok(Commit::Overtaken(self.heard_of(found)))
             }
             // A lease has lapsed before its replica was there.
@@ -258,12 +291,11 @@ impl Store for Etcd {
     }
 
     async fn is_at(&mut self, base: Revision) -> Result<bool, StoreError> {
-        let request = RangeRequest { keys_only: true, ..one(self.keys.head()) };
-        match self.client.range(request).await {
-            Ok(RangeResponse { kvs, .. }) => {
-                let head = self.head_in(&kvs);
-                self.expect(head);
-                Ok(head == Some(base))
+        match self.client.txn(expectation(&self.keys, base, self.has_fenced)).await {
+            Ok(response) => {
+                let is_so = response.succeeded;
+                self.take_in(&found(response));
+                Ok(is_so)
             }
             Err(status) => {
                 self.watching = None;
@@ -306,6 +338,20 @@ impl Store for Etcd {
                 }
             }
         }
+    }
+
+    async fn fence(&mut self, fence: Option<Fence>) -> Result<(), StoreError> {
+        // What others did until then has to be read afresh.
+        self.watching = None;
+        let request = fencing(&self.keys, fence.as_ref(), self.has_fenced);
+        let response = self.client.txn(request).await.map_err(|status| self.told(&status))?;
+        if !response.succeeded
+            && let Some(other) = self.fence_in(&found(response))
+        {
+            return Err(StoreError::Fenced(other?));
+        }
+        self.has_fenced = fence.is_some();
+        Ok(())
     }
 
     fn max_group(&self) -> usize {

@@ -1,13 +1,42 @@
-//! Everything from one store into another one, which is empty.
+//! Everything from one store into another one, which is empty, while control planes use the first.
+//!
+//! ```text
+//!  source   changes are taken ──────┤ fence: refused, renewals go on ├─ "it has moved to …"
+//!  target   ├ fence ─ all of it ─────── what has changed ─ compared ──────┤ open
+//! ```
+//!
+//! The fence is in the store itself, in one transaction with which every commit of a control plane conflicts. So what was acknowledged is
+//! durable before it, and read after it. At no moment do both stores take changes.
 
-use super::{Commit, Store, StoreError};
-use crate::registry::{Cause, Item, Mutation, RecordWrite, Revision};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, SystemTime},
+};
+
+use super::{Commit, Fence, Store, StoreError};
+use crate::{
+    clock,
+    registry::{Cause, Item, Key, Mutation, RecordWrite, Revision},
+};
+
+/// How the two stores are called.
+#[derive(Debug, Clone, Copy)]
+pub struct Locations<'a> {
+    /// The one that is copied.
+    pub from: &'a str,
+    /// The one that is filled.
+    pub to: &'a str,
+}
 
 /// What was moved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moved {
     /// Replicas, policies, overrides and routes.
     pub records: usize,
+    /// How many were written, or removed again, because they had changed meanwhile.
+    pub changed: usize,
+    /// How long no changes were taken.
+    pub refused_for: Duration,
     /// Of the store that they came from.
     pub from: Revision,
     /// Of the store that they are in.
@@ -25,56 +54,168 @@ pub enum MoveError {
     To(StoreError),
 }
 
-/// Copies all that `from` holds into `to`. Nothing is changed in `from`. Leases keep their ids, so owners go on renewing them; each
-/// has one full time to live from the start of a control plane on `to`. Incarnations stay what they are, and go on from the
+/// Copies all that `from` holds into `to`, and leaves `from` with a fence that says where it has gone. Leases keep their ids, so owners go on renewing
+/// them; each has one full time to live from the start of a control plane on `to`. Incarnations stay what they are, and go on from the
 /// greatest of them: revisions of the two stores do not compare.
 ///
-/// Not cancel safe: `to` holds a part then, and is refused the next time.
+/// Not cancel safe: both stores have a fence then, which says what to do.
 ///
 /// # Errors
-/// [`MoveError`] of either store; when `to` is not empty, or somebody else writes to it.
-pub async fn migrate<F: Store, T: Store>(from: &mut F, to: &mut T) -> Result<Moved, MoveError> {
-    let loaded = from.load().await.map_err(MoveError::From)?;
-    let target = to.load().await.map_err(MoveError::To)?;
-    let refused = |why: String| Err(MoveError::To(StoreError::Unavailable(why)));
-    if !target.items.is_empty() {
-        return refused(format!(
-            "it holds {} records, and records are moved into an empty one only: name another one, or remove what a copy that was \
-             interrupted has left",
-            target.items.len()
-        ));
-    }
-    let at = crate::clock::wall();
-    let mutations = loaded.items.into_iter().map(|item| Mutation::one(moved(item), at));
-    let mutations: Vec<_> = mutations.collect();
-    let (mut base, mut done) = (target.revision, 0);
-    while done < mutations.len() {
-        let end = mutations.len().min(done + to.max_group());
-        match to.commit(base, &mutations[done..end]).await.map_err(MoveError::To)? {
-            Commit::Durable(revisions) => {
-                done += revisions.len();
-                base = revisions.last().copied().unwrap_or(base);
-            }
-            Commit::Overtaken(_) => {
-                return refused(
-                    "somebody else writes to it: stop the control planes that use it already, remove what is there, and begin again"
-                        .into(),
-                );
-            }
+/// [`MoveError`] of either store; when `to` is not empty, or somebody else writes to it. Then `from` takes changes as before, unless the text
+/// says otherwise, and `to` keeps its fence if it has a part.
+pub async fn migrate<F: Store, T: Store>(
+    from: &mut F,
+    to: &mut T,
+    locations: Locations<'_>,
+) -> Result<Moved, MoveError> {
+    let first = from.load().await.map_err(MoveError::From)?;
+    let mut copy = Copy::begin(to, locations.from).await.map_err(MoveError::To)?;
+    copy.follow(first.items).await.map_err(MoveError::To)?;
+    // What has changed while all of that was written, which is most of what may have changed by now.
+    let to = || locations.to.to_owned();
+    let closed = clock::now();
+    let copied = match from.fence(Some(Fence::Moving { to: to() })).await {
+        Ok(()) => copy_the_rest(from, &mut copy).await,
+        Err(why) => Err(MoveError::From(why)),
+    };
+    let moved = match copied {
+        Ok(moved) => moved,
+        // Somebody else's, who moves it too.
+        Err(failed @ MoveError::From(StoreError::Fenced(_))) => return Err(failed),
+        Err(failed) => {
+            return Err(match from.fence(None).await {
+                Ok(()) => failed,
+                Err(why) => still_closed(&failed, &why),
+            });
         }
-    }
-    Ok(Moved { records: mutations.len(), from: loaded.revision, to: base })
+    };
+    // From here on the old store stays closed, whatever fails: the new one may be open.
+    from.fence(Some(Fence::Moved { to: to() })).await.map_err(|why| MoveError::From(not_ended(&why)))?;
+    copy.to.fence(None).await.map_err(|why| MoveError::To(not_ended(&why)))?;
+    Ok(Moved { refused_for: clock::now() - closed, ..moved })
 }
 
-/// The write that begins an item where it was not.
-fn moved(mut item: Item) -> RecordWrite {
+/// Copies what nobody changes any more, and looks whether it is all there.
+async fn copy_the_rest<F: Store, T: Store>(from: &mut F, copy: &mut Copy<'_, T>) -> Result<Moved, MoveError> {
+    let last = from.load().await.map_err(MoveError::From)?;
+    let (records, revision) = (last.items.len(), last.revision);
+    let changed = copy.follow(last.items.clone()).await.map_err(MoveError::To)?;
+    copy.compare(last.items).await.map_err(MoveError::To)?;
+    Ok(Moved { records, changed, refused_for: Duration::ZERO, from: revision, to: copy.base })
+}
+
+fn still_closed(failed: &MoveError, why: &StoreError) -> MoveError {
+    MoveError::From(StoreError::Unavailable(format!(
+        "{failed}; and it takes no changes, for its fence could not be taken away: {why}; do so by  gwctl store reopen"
+    )))
+}
+
+fn not_ended(why: &StoreError) -> StoreError {
+    StoreError::Unavailable(format!(
+        "all of it was copied, and then this one did not answer: {why}; unless control planes start on the new store, have the old one take \
+         changes again by  gwctl store reopen , and begin again"
+    ))
+}
+
+/// A store that is being filled.
+struct Copy<'a, T> {
+    to: &'a mut T,
+    /// The store's revision.
+    base: Revision,
+    /// What is there: as it was where it comes from, and the revision that it has here.
+    known: BTreeMap<Key, (Item, Revision)>,
+    at: SystemTime,
+}
+
+impl<'a, T: Store> Copy<'a, T> {
+    /// Keeps control planes out of an empty store.
+    async fn begin(to: &'a mut T, from: &str) -> Result<Self, StoreError> {
+        // One that is in use is left alone.
+        refuse_records(to.load().await?.items.len())?;
+        to.fence(Some(Fence::Filling { from: from.to_owned() })).await?;
+        let target = to.load().await?;
+        if let Err(refused) = refuse_records(target.items.len()) {
+            to.fence(None).await?;
+            return Err(refused);
+        }
+        Ok(Self { to, base: target.revision, known: BTreeMap::new(), at: clock::wall() })
+    }
+
+    /// Makes it hold these, and nothing else. Yields how many differed.
+    async fn follow(&mut self, items: Vec<Item>) -> Result<usize, StoreError> {
+        let mut wanted: BTreeMap<Key, Item> = items.into_iter().map(|item| (item.key(), item)).collect();
+        let mut writes = Vec::new();
+        for (key, (item, revision)) in &self.known {
+            match wanted.remove(key) {
+                Some(same) if same == *item => {}
+                Some(other) => writes.push((put(&other, Some(*revision)), Some(other))),
+                None => writes.push((RecordWrite::remove(key.clone(), *revision, Cause::Registered), None)),
+            }
+        }
+        writes.extend(wanted.into_values().map(|item| (put(&item, None), Some(item))));
+        let (mutations, items): (Vec<_>, Vec<_>) =
+            writes.into_iter().map(|(write, item)| (Mutation::one(write, self.at), item)).unzip();
+        let mut items = items.into_iter();
+        let mut done = 0;
+        while done < mutations.len() {
+            let end = mutations.len().min(done + self.to.max_group());
+            let Commit::Durable(revisions) = self.to.commit(self.base, &mutations[done..end]).await? else {
+                return Err(StoreError::Unavailable(
+                    "somebody else writes to it: stop the control planes that use it already, remove what is there, and begin again"
+                        .into(),
+                ));
+            };
+            for ((revision, item), mutation) in revisions.iter().zip(&mut items).zip(&mutations[done..]) {
+                let key = mutation.main.key.clone();
+                match item {
+                    Some(item) => self.known.insert(key, (item, *revision)),
+                    None => self.known.remove(&key),
+                };
+            }
+            done += revisions.len();
+            self.base = revisions.last().copied().unwrap_or(self.base);
+        }
+        Ok(mutations.len())
+    }
+
+    /// Looks whether the store holds these.
+    async fn compare(&mut self, items: Vec<Item>) -> Result<(), StoreError> {
+        let held = self.to.load().await?;
+        if held.revision == self.base && contents(held.items) == contents(items) {
+            return Ok(());
+        }
+        let why = "it holds something else than was copied: remove what is there, and begin again";
+        Err(StoreError::Unavailable(why.into()))
+    }
+}
+
+fn refuse_records(count: usize) -> Result<(), StoreError> {
+    match count {
+        0 => Ok(()),
+        _ => Err(StoreError::Unavailable(format!(
+            "it holds {count} records, and records are moved into an empty one only: name another one, or remove what is there"
+        ))),
+    }
+}
+
+/// Writes an item, in the place of the one that has this revision.
+fn put(item: &Item, expected: Option<Revision>) -> RecordWrite {
+    // Data planes confirm a drain anew, by the revisions of the store that they will hear of.
+    RecordWrite::put(drained_at(item.clone(), 0), expected, Cause::Registered)
+}
+
+/// Items as they are whenever they came, by their keys.
+fn contents(items: impl IntoIterator<Item = Item>) -> BTreeMap<Key, Item> {
+    items.into_iter().map(|item| (item.key(), drained_at(item, 1).at(1))).collect()
+}
+
+fn drained_at(mut item: Item, revision: Revision) -> Item {
     if let Item::Replica(record) = &mut item
         && let Some(drain) = record.drain.as_deref_mut()
     {
-        // Data planes confirm it anew, by the revisions of the store that they will hear of.
-        drain.revision = 0;
+        drain.revision = revision;
     }
-    RecordWrite::put(item, None, Cause::Registered)
+    item
 }
 
 #[cfg(test)]
@@ -98,17 +239,8 @@ mod tests {
         store::{Memory, Redb},
     };
 
-    /// What it is, whenever it came.
-    fn timeless(items: impl IntoIterator<Item = Item>) -> Vec<Item> {
-        let items = items.into_iter().map(|mut item| {
-            if let Item::Replica(record) = &mut item
-                && let Some(drain) = record.drain.as_deref_mut()
-            {
-                drain.revision = 1;
-            }
-            item.at(1)
-        });
-        items.collect()
+    async fn move_all<F: Store, T: Store>(from: &mut F, to: &mut T) -> Result<Moved, MoveError> {
+        migrate(from, to, Locations { from: "the old one", to: "the new one" }).await
     }
 
     /// A store that cannot be read.
@@ -127,9 +259,67 @@ mod tests {
     #[tokio::test]
     async fn the_store_that_cannot_be_used_is_the_one_that_is_blamed() {
         let why = StoreError::Unavailable("damaged".into());
-        let from = migrate(&mut Damaged, &mut Memory::new()).await;
+        let from = move_all(&mut Damaged, &mut Memory::new()).await;
         assert_eq!(from, Err(MoveError::From(why.clone())));
-        assert_eq!(migrate(&mut Memory::new(), &mut Damaged).await, Err(MoveError::To(why)));
+        assert_eq!(move_all(&mut Memory::new(), &mut Damaged).await, Err(MoveError::To(why)));
+    }
+
+    /// A store that others change until they meet its fence.
+    struct Shared {
+        memory: Memory,
+        /// What they do next, each group when the store is asked for something.
+        changes: Vec<Vec<Mutation>>,
+        fences: Vec<Option<Fence>>,
+    }
+
+    impl Shared {
+        fn change(&mut self) {
+            if self.fences.last().is_none_or(Option::is_none) && !self.changes.is_empty() {
+                let group = self.changes.remove(0);
+                self.memory.write(&group);
+            }
+        }
+    }
+
+    impl Store for Shared {
+        async fn load(&mut self) -> Result<crate::store::Loaded, StoreError> {
+            let loaded = self.memory.load().await;
+            self.change();
+            loaded
+        }
+
+        async fn commit(&mut self, base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {
+            self.memory.commit(base, group).await
+        }
+
+        async fn fence(&mut self, fence: Option<Fence>) -> Result<(), StoreError> {
+            self.change();
+            self.fences.push(fence);
+            Ok(())
+        }
+    }
+
+    /// A store that fails when it is loaded for the third time, which is when all should be in it.
+    struct Failing(Memory, u32);
+
+    impl Store for Failing {
+        async fn load(&mut self) -> Result<crate::store::Loaded, StoreError> {
+            self.1 += 1;
+            if self.1 == 3 { Err(StoreError::Unavailable("gone".into())) } else { self.0.load().await }
+        }
+
+        async fn commit(&mut self, base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {
+            self.0.commit(base, group).await
+        }
+    }
+
+    #[tokio::test]
+    async fn a_move_that_fails_leaves_the_source_taking_changes() {
+        let mut from = Shared { memory: Memory::new(), changes: Vec::new(), fences: Vec::new() };
+        let failed = move_all(&mut from, &mut Failing(Memory::new(), 0)).await;
+        assert_eq!(failed, Err(MoveError::To(StoreError::Unavailable("gone".into()))));
+        let to = "the new one".to_owned();
+        assert_eq!(from.fences, [Some(Fence::Moving { to }), None]);
     }
 
     const TTL: Duration = Duration::from_secs(15);
@@ -200,7 +390,7 @@ mod tests {
             }
         }
         let mut fresh = Memory::new();
-        let moved = migrate(&mut old.store, &mut fresh).await.unwrap();
+        let moved = move_all(&mut old.store, &mut fresh).await.unwrap();
         assert!(moved.from > 10 * moved.to, "{moved:?}");
         let mut new = Registry::start(fresh).await;
         let mut guard = Guard::default();
@@ -208,7 +398,7 @@ mod tests {
         assert_eq!(new.sweep(&mut guard).await, (0, 5), "the other five have taken nobody's place");
         // What is lost when it is moved stays lost, and so after a restart.
         let mut moved_again = Memory::new();
-        migrate(&mut new.store, &mut moved_again).await.unwrap();
+        move_all(&mut new.store, &mut moved_again).await.unwrap();
         let mut newest = Registry::start(moved_again).await;
         let mut guard = Guard::default();
         assert_eq!(newest.sweep(&mut guard).await, (0, 5));
@@ -233,16 +423,40 @@ mod tests {
                 let mut from = Memory::new();
                 from.write(&mutations);
                 let mut to = Redb::open(folder.path().join("to.redb")).await.unwrap();
-                let moved = migrate(&mut from, &mut to).await.unwrap();
+                let moved = move_all(&mut from, &mut to).await.unwrap();
                 let (old, new) = (from.load().await.unwrap(), to.load().await.unwrap());
                 assert_eq!((moved.records, moved.from, moved.to), (old.items.len(), old.revision, new.revision));
                 assert_ne!(old.epoch, new.epoch);
                 let (old, new) = (View::new(1, old.items), View::new(1, new.items));
-                assert_eq!(timeless(old.items()), timeless(new.items()));
+                assert_eq!(contents(old.items()), contents(new.items()));
                 if moved.records > 0 {
-                    let refused = migrate(&mut from, &mut to).await.unwrap_err();
+                    let refused = move_all(&mut from, &mut to).await.unwrap_err();
                     assert!(refused.to_string().contains("an empty one only"), "{refused}");
                 }
+            });
+        }
+
+        #[test]
+        fn what_was_acknowledged_while_it_was_moved_is_there_and_what_was_removed_is_not(
+            choices in choices(60), early in 0..60_usize, groups in 1..20_usize,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            let folder = tempfile::tempdir().unwrap();
+            let mutations: Vec<_> =
+                carried_out(&choices).into_iter().map(|(committed, _, _)| committed.mutation).collect();
+            let (before, meanwhile) = mutations.split_at(early.min(mutations.len()));
+            runtime.block_on(async {
+                let mut memory = Memory::new();
+                memory.write(before);
+                let changes = meanwhile.chunks(groups).map(<[_]>::to_vec).collect();
+                let mut from = Shared { memory, changes, fences: Vec::new() };
+                let mut to = Redb::open(folder.path().join("to.redb")).await.unwrap();
+                let moved = move_all(&mut from, &mut to).await.unwrap();
+                let (old, new) = (from.memory.load().await.unwrap(), to.load().await.unwrap());
+                assert_eq!((moved.records, moved.from, moved.to), (old.items.len(), old.revision, new.revision));
+                assert_eq!(contents(old.items), contents(new.items));
+                let to = || "the new one".to_owned();
+                assert_eq!(from.fences, [Some(Fence::Moving { to: to() }), Some(Fence::Moved { to: to() })]);
             });
         }
     }

@@ -17,8 +17,16 @@ const DATA: Part = 5;
 /// Longer than leases last, and than a control plane believes in an etcd that says nothing.
 const LASTS: Duration = Duration::from_secs(7);
 
-/// What is cut: from whom, to whom.
-type Cut = (Vec<Part>, Vec<Part>);
+/// What is cut.
+#[derive(Debug, Clone)]
+enum Cut {
+    /// From any of these, to any of those.
+    Between(Vec<Part>, Vec<Part>),
+    /// From owners and other clients, to this part.
+    ToPart(Part),
+    /// From this part, to owners and other clients.
+    FromPart(Part),
+}
 
 /// A partition, and which control plane has lost etcd by it.
 struct Partition {
@@ -28,7 +36,11 @@ struct Partition {
 }
 
 fn both(one: &[Part], other: &[Part]) -> Vec<Cut> {
-    vec![(one.to_vec(), other.to_vec()), (other.to_vec(), one.to_vec())]
+    [one_way(one, other), one_way(other, one)].concat()
+}
+
+fn one_way(from: &[Part], to: &[Part]) -> Vec<Cut> {
+    vec![Cut::Between(from.to_vec(), to.to_vec())]
 }
 
 /// Each pair of parts, as it is with this member as the leader.
@@ -37,7 +49,6 @@ fn partitions(leader: Part) -> Vec<Partition> {
     let [one, other] = CONTROLS;
     // The leader with one control plane, and everybody else.
     let (few, many) = (vec![leader, one], vec![followers[0], followers[1], other]);
-    let one_way = |from: &[Part], to: &[Part]| vec![(from.to_vec(), to.to_vec())];
     let partition = |name, cuts, without_etcd| Partition { name, cuts, without_etcd };
     vec![
         partition("a control plane | etcd", both(&[one], &MEMBERS), Some(0)),
@@ -54,6 +65,9 @@ fn partitions(leader: Part) -> Vec<Partition> {
         partition("the data plane -> a control plane", one_way(&[DATA], &[one]), None),
         partition("a control plane -> the data plane", one_way(&[one], &[DATA]), None),
         partition("the data plane | both control planes", both(&[DATA], &CONTROLS), None),
+        partition("owners | a control plane", vec![Cut::ToPart(one), Cut::FromPart(one)], None),
+        partition("owners -> a control plane", vec![Cut::ToPart(one)], None),
+        partition("a control plane -> owners", vec![Cut::FromPart(one)], None),
     ]
 }
 
@@ -70,11 +84,17 @@ pub(crate) async fn partitioned(size: Size, figures: &mut Figures) {
     let load = cluster.load();
     let recorder = Recorder::start(&urls, 9);
     let mut slowest = Duration::ZERO;
-    for number in 0..partitions(0).len().min(size.of(usize::MAX, 3)) {
+    let count = partitions(0).len();
+    // In short, of each kind one.
+    for number in size.of((0..count).collect(), vec![0, 1, 2, count - 3]) {
         let leader = cluster.leader().await;
         let Partition { name, cuts, without_etcd } = partitions(leader).swap_remove(number);
-        for (from, to) in &cuts {
-            parts.cut(from, to);
+        for cut in &cuts {
+            match cut {
+                Cut::Between(from, to) => parts.cut(from, to),
+                Cut::ToPart(part) => parts.deafen(*part),
+                Cut::FromPart(part) => parts.silence(*part),
+            }
         }
         match without_etcd {
             Some(number) => {

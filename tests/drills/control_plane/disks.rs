@@ -179,11 +179,36 @@ async fn renewals(alone: &Alone, lasts: Duration) -> Renewals {
     renewals
 }
 
+/// The name of a file is durable before it is served from: of one that is made, and of one whose maker may have ended too early.
+async fn hold_names(figures: &mut Figures) {
+    let folder = tempfile::tempdir().expect("there is a folder for temporary files");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (store, trace) = (format!("redb:{}", path("registry.redb")), path("trace"));
+    for what in ["made", "opened again"] {
+        let calls = "trace=link,linkat,rename,renameat,renameat2,fsync";
+        // As a grandchild of the program that it traces.
+        let words = ["strace", "-D", "--quiet=all", "-f", "-y", "-o", &trace, "-e", calls];
+        let control = ControlPlane::start_in(Place::loopback().behind(&words), store.clone(), &ROOMY).await;
+        let traced = fs::read_to_string(&trace).expect("strace writes there");
+        drop(control);
+        let flushed = format!("<{}>", folder.path().display());
+        let is_of_names =
+            |line: &&str| ["link", "rename", flushed.as_str()].iter().any(|part| line.contains(part));
+        let last = traced.lines().rfind(is_of_names).unwrap_or("nothing");
+        figures.hold(
+            &format!("a file that is {what}: the last that is done to its name is to flush it"),
+            last,
+            last.contains("fsync(") && last.contains(&flushed),
+        );
+    }
+}
+
 /// Each flush of the file fails for a while: nothing is acknowledged, and nothing that was is lost.
 pub(crate) async fn broken(size: Size, figures: &mut Figures) {
     if let Err(why) = Tracer::is_allowed() {
         return figures.skip(why);
     }
+    hold_names(figures).await;
     let mut alone = Alone::start(size.crowd(), &ROOMY).await;
     let (urls, load) = ([alone.control.url()], alone.load());
     let writers = Writers::start(&urls, "before", PAUSE);

@@ -7,8 +7,9 @@ use std::{
 
 use data_plane::discovery::{Assembly, Received, Snapshot};
 use gateway_proto::v1::{
-    Ack, Hello, Nack, NodeIdentity, StreamSnapshotsRequest, discovery_service_client::DiscoveryServiceClient,
-    stream_snapshots_request::Message, stream_snapshots_response::Update,
+    Ack, Hello, Nack, NodeIdentity, StreamSnapshotsRequest, StreamSnapshotsResponse,
+    discovery_service_client::DiscoveryServiceClient, stream_snapshots_request::Message,
+    stream_snapshots_response::Update,
 };
 use rand::Rng;
 use tokio::{sync::mpsc, task::JoinSet, time::timeout};
@@ -27,6 +28,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// What one follower has been through.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Seen {
+    /// Of which the revision is.
+    pub(crate) epoch: String,
     /// The revision that it holds.
     pub(crate) revision: i64,
     /// Complete snapshots that it was sent.
@@ -47,16 +50,77 @@ pub(crate) struct Follower {
     node: String,
     urls: Vec<String>,
     current: usize,
-    pub(crate) snapshot: Snapshot,
+    held: Held,
     seen: Arc<Mutex<Seen>>,
     notes_path: bool,
+}
+
+/// What a follower holds.
+#[derive(Debug)]
+enum Held {
+    All(Box<Snapshot>),
+    /// Of what is too much for many of them in one process, which it is and of which revision.
+    Numbers {
+        epoch: String,
+        revision: i64,
+    },
+}
+
+impl Held {
+    fn epoch(&self) -> &str {
+        match self {
+            Self::All(snapshot) => snapshot.epoch(),
+            Self::Numbers { epoch, .. } => epoch,
+        }
+    }
+
+    fn revision(&self) -> i64 {
+        match self {
+            Self::All(snapshot) => snapshot.revision(),
+            Self::Numbers { revision, .. } => *revision,
+        }
+    }
+
+    /// Takes a message in. Yields why it does not.
+    fn receive(&mut self, assembly: &mut Assembly, message: StreamSnapshotsResponse) -> Option<Nack> {
+        match self {
+            Self::All(snapshot) => match assembly.receive(snapshot, message) {
+                Received::Refused(refusal) => {
+                    Some(Nack { reason: "REFUSED".into(), message: refusal.to_string() })
+                }
+                _ => None,
+            },
+            Self::Numbers { epoch, revision } => {
+                if !matches!(&message.update, Some(Update::Full(full)) if !full.last_part) {
+                    (*epoch, *revision) = (message.epoch, message.revision);
+                }
+                None
+            }
+        }
+    }
 }
 
 impl Follower {
     /// One that begins with the control plane of this number.
     pub(crate) fn new(node: String, urls: &[String], first: usize) -> Self {
-        let (urls, snapshot, seen) = (urls.to_vec(), Snapshot::default(), Arc::default());
-        Self { node, urls, current: first, snapshot, seen, notes_path: false }
+        let (urls, held, seen) = (urls.to_vec(), Held::All(Box::default()), Arc::default());
+        Self { node, urls, current: first, held, seen, notes_path: false }
+    }
+
+    /// The same, which has held something before, and keeps no more of it than its epoch and its revision.
+    pub(crate) fn resuming(self, epoch: &str, revision: i64) -> Self {
+        Self { held: Held::Numbers { epoch: epoch.to_owned(), revision }, ..self }
+    }
+
+    /// What it holds.
+    ///
+    /// # Panics
+    /// When that is numbers only.
+    pub(crate) fn snapshot(&self) -> &Snapshot {
+        match &self.held {
+            Held::All(snapshot) => snapshot,
+            Held::Numbers { .. } => panic!("it keeps numbers only"),
+        }
     }
 
     /// The same, which notes when it came to each revision.
@@ -94,8 +158,8 @@ impl Follower {
                 ..Default::default()
             }),
             services: vec!["*".into()],
-            resume_epoch: self.snapshot.epoch().to_owned(),
-            resume_revision: self.snapshot.revision(),
+            resume_epoch: self.held.epoch().to_owned(),
+            resume_revision: self.held.revision(),
             ..Default::default()
         };
         // There is room for the first one.
@@ -109,27 +173,20 @@ impl Follower {
             let message = message.ok_or_else(|| Status::unavailable("the stream ended"))?;
             let nonce = message.nonce.clone();
             let is_full = matches!(&message.update, Some(Update::Full(full)) if full.last_part);
-            let is_back =
-                message.epoch == self.snapshot.epoch() && message.revision < self.snapshot.revision();
-            let before = self.snapshot.revision();
-            let nack = match assembly.receive(&mut self.snapshot, message) {
-                Received::Refused(refusal) => {
-                    Some(Nack { reason: "REFUSED".into(), message: refusal.to_string() })
-                }
-                _ => None,
-            };
-            let revision = self.snapshot.revision();
+            let is_back = message.epoch == self.held.epoch() && message.revision < self.held.revision();
+            let before = self.held.revision();
+            let nack = self.held.receive(&mut assembly, message);
+            let revision = self.held.revision();
             {
                 let mut seen = lock(&self.seen);
                 seen.full += u64::from(is_full);
                 seen.refused += u64::from(nack.is_some());
                 seen.back += u64::from(is_back);
                 seen.streams += u64::from(std::mem::take(&mut is_first));
-                if revision != before {
-                    seen.revision = revision;
-                    if self.notes_path {
-                        seen.path.push((revision, Instant::now()));
-                    }
+                self.held.epoch().clone_into(&mut seen.epoch);
+                seen.revision = revision;
+                if revision != before && self.notes_path {
+                    seen.path.push((revision, Instant::now()));
                 }
             }
             let ack = Ack { nonce, revision, nack };
@@ -154,6 +211,12 @@ impl Followers {
     /// So many, spread over the control planes.
     pub(crate) fn start(urls: &[String], count: usize) -> Self {
         Self::of((0..count).map(|number| Follower::new(format!("drill-{number}"), urls, number)))
+    }
+
+    /// So many that hold what this one has seen.
+    pub(crate) fn resuming(urls: &[String], count: usize, held: &Seen) -> Self {
+        let follower = |number| Follower::new(format!("drill-{number}"), urls, number);
+        Self::of((0..count).map(|number| follower(number).resuming(&held.epoch, held.revision)))
     }
 
     pub(crate) fn of(followers: impl Iterator<Item = Follower>) -> Self {

@@ -1,7 +1,8 @@
 //! Networks of their own for the parts of a gateway, joined by routes that can be cut: any pair, also one way.
 //!
 //! Inside of the drill's own network (`network`), each part has another one with one address, and this one routes between them.
-//! What is cut is dropped without a word. The drill itself, its clients and replicas reach all parts all the time.
+//! What is cut is dropped without a word. The drill itself, its clients, owners and replicas are outside of all parts, and reach them
+//! unless they are cut off by name.
 
 use std::{
     fs,
@@ -16,9 +17,19 @@ use crate::{network, stage::SECOND};
 
 const FILTER: &str = "table inet parts {
     set cut { type ipv4_addr . ipv4_addr; }
+    set deaf { type ipv4_addr; }
+    set mute { type ipv4_addr; }
     chain forward {
         type filter hook forward priority filter; policy accept;
         ip saddr . ip daddr @cut drop
+    }
+    chain output {
+        type filter hook output priority filter; policy accept;
+        ip daddr @deaf drop
+    }
+    chain input {
+        type filter hook input priority filter; policy accept;
+        ip saddr @mute drop
     }
 }
 ";
@@ -84,9 +95,19 @@ impl Parts {
         network::nft(&format!("add element inet parts cut {{ {pairs} }}\n"));
     }
 
+    /// From now on nothing reaches this part from outside.
+    pub(crate) fn deafen(&self, part: Part) {
+        network::nft(&format!("add element inet parts deaf {{ {} }}\n", there(part)));
+    }
+
+    /// From now on nothing reaches the outside from this part.
+    pub(crate) fn silence(&self, part: Part) {
+        network::nft(&format!("add element inet parts mute {{ {} }}\n", there(part)));
+    }
+
     /// Nothing is cut any more.
     pub(crate) fn heal(&self) {
-        network::nft("flush set inet parts cut\n");
+        network::nft("flush set inet parts cut\nflush set inet parts deaf\nflush set inet parts mute\n");
     }
 }
 

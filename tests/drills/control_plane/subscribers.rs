@@ -96,7 +96,7 @@ pub(crate) async fn cut(size: Size, figures: &mut Figures) {
         () = fresh.follow() => {}
         _ = timeout(20 * SECOND, caught_up) => {}
     }
-    let are_equal = fresh.snapshot == follower.snapshot;
+    let are_equal = fresh.snapshot() == follower.snapshot();
     figures.hold("it holds what one holds that was never cut", are_equal, are_equal);
     let seen = lock(&seen).clone();
     figures.show(

@@ -481,3 +481,43 @@ async fn a_lease_that_etcd_has_dropped_is_begun_anew_although_no_renewal_is_answ
     tokio::time::timeout(Duration::from_secs(20), again).await.expect("in time");
     assert!(leases.renew(lease, &key, clock::now()).is_some());
 }
+
+#[tokio::test]
+async fn past_a_fence_nobody_changes_anything_but_who_has_put_it_there_until_it_is_taken_away() {
+    let fake = Fake::start().await;
+    let (mut one, mut other) = (store(&fake).await, store(&fake).await);
+    let base = one.load().await.unwrap().revision;
+    other.load().await.unwrap();
+    let fence = Fence::Moving { to: "redb:a".into() };
+    one.fence(Some(fence.clone())).await.unwrap();
+    // Whether the watch has told of it or not.
+    assert_eq!(other.commit(base, &[registration(1)]).await, Ok(Commit::Overtaken(Vec::new())));
+    assert_eq!(other.is_at(base).await, Ok(false));
+    asked_to_read_again(&mut other).await;
+    assert_eq!(other.load().await, Err(StoreError::Fenced(fence.clone())));
+    assert_eq!(other.fence(Some(fence.clone())).await, Err(StoreError::Fenced(fence)));
+    assert_eq!(one.load().await.unwrap().revision, base);
+    assert!(matches!(one.commit(base, &[registration(1)]).await, Ok(Commit::Durable(_))));
+    one.fence(None).await.unwrap();
+    let loaded = other.load().await.unwrap();
+    assert_eq!(loaded.items.len(), 1);
+    assert!(matches!(other.commit(loaded.revision, &[registration(2)]).await, Ok(Commit::Durable(_))));
+}
+
+#[tokio::test]
+async fn a_control_plane_that_watches_is_told_of_a_fence_and_is_in_touch_with_no_store_that_has_moved() {
+    let fake = Fake::start().await;
+    let (mut one, mut other) = (store(&fake).await, store(&fake).await);
+    other.load().await.unwrap();
+    let to = || "redb:a".to_owned();
+    for (fence, seconds, is_in_touch) in
+        [(Fence::Moving { to: to() }, 100, true), (Fence::Moved { to: to() }, 200, false)]
+    {
+        one.fence(Some(fence.clone())).await.unwrap();
+        asked_to_read_again(&mut other).await;
+        assert_eq!(other.load().await, Err(StoreError::Fenced(fence)));
+        let later = clock::now() + Duration::from_secs(seconds);
+        other.client.contact().touch(later);
+        assert_eq!(other.client.contact().is_fresh(later), is_in_touch);
+    }
+}

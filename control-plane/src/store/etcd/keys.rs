@@ -3,6 +3,7 @@
 //! ```text
 //! /PREFIX/meta                             says that all of this is ours, and its epoch
 //! /PREFIX/live/head                        the last commit: whoever commits does so on the one that he knows
+//! /PREFIX/live/fence                       there while all of this moves to another store, or from one: nobody commits
 //! /PREFIX/live/leases/SERVICE/REPLICA      there while a lease of etcd's lasts: whoever renews ours renews that
 //! /PREFIX/live/peers/NODE                  a control plane, for as long as it runs
 //! /PREFIX/records/replicas/SERVICE/REPLICA a record, and so for policies, overrides and routes
@@ -16,6 +17,7 @@ use crate::registry::Key;
 
 const META: &str = "meta";
 const HEAD: &str = "live/head";
+const FENCE: &str = "live/fence";
 const LIVE: &str = "live/";
 const LEASES: &str = "live/leases/";
 const PEERS: &str = "live/peers/";
@@ -35,6 +37,7 @@ pub(super) struct Keys {
 pub(super) enum Role {
     Meta,
     Head,
+    Fence,
     Lease(ReplicaKey),
     Peer(String),
     Record(RecordKind),
@@ -79,6 +82,10 @@ impl Keys {
         self.at(HEAD)
     }
 
+    pub(super) fn fence(&self) -> Vec<u8> {
+        self.at(FENCE)
+    }
+
     pub(super) fn peer(&self, node: &str) -> Vec<u8> {
         self.at(&format!("{PEERS}{node}"))
     }
@@ -107,6 +114,7 @@ impl Keys {
         match path {
             META => Role::Meta,
             HEAD => Role::Head,
+            FENCE => Role::Fence,
             _ => {
                 if let Some(rest) = path.strip_prefix(LEASES) {
                     return replica(rest).map_or(Role::Unknown, Role::Lease);
@@ -152,6 +160,7 @@ mod tests {
         for (bytes, role) in [
             (keys.meta(), Role::Meta),
             (keys.head(), Role::Head),
+            (keys.fence(), Role::Fence),
             (keys.lease(&key), Role::Lease(key.clone())),
             (keys.peer("a"), Role::Peer("a".into())),
             (keys.record(&Key::Replica(key)), Role::Record(RecordKind::Replica)),

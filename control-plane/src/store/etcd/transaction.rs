@@ -1,6 +1,6 @@
 //! A group of mutations as one transaction of etcd.
 //!
-//! It is made on the commit that the group was decided on: on any other head it changes nothing. That holds for all that a
+//! It is made on the commit that the group was decided on, and without a fence: on any other head it changes nothing. That holds for all that a
 //! decision may have looked at, whichever rule it followed, and leaves no gap between one commit and the next. A replica
 //! goes for want of a heartbeat only if etcd keeps no lease of it at that moment, for somebody may just have heard of it.
 
@@ -17,6 +17,7 @@ use super::{entry, keys::Keys};
 use crate::{
     leases::LeaseTag,
     registry::{Cause, Key, Mutation, Record, RecordWrite, Revision, Write},
+    store::Fence,
 };
 
 /// Mutations in one transaction. Each has four operations at most, but for one of several policies.
@@ -52,14 +53,34 @@ impl Grant {
     }
 }
 
+/// Nothing, if the head is at `base` and there is no fence, or only our own; otherwise finds what there is.
+pub(super) fn expectation(keys: &Keys, base: Revision, has_fenced: bool) -> TxnRequest {
+    let mut compare = vec![is_at(keys.head(), base)];
+    // Which commit was faster, if one was.
+    let head = RangeRequest { keys_only: true, ..one(keys.head()) };
+    let mut failure = vec![operation(Request::RequestRange(head))];
+    if !has_fenced {
+        compare.push(is_absent(keys.fence()));
+        failure.push(operation(Request::RequestRange(one(keys.fence()))));
+    }
+    TxnRequest { compare, success: Vec::new(), failure }
+}
+
+/// Puts a fence there, in the place of our own only, or takes away whichever is there.
+pub(super) fn fencing(keys: &Keys, fence: Option<&Fence>, has_fenced: bool) -> TxnRequest {
+    let key = keys.fence();
+    let Some(fence) = fence else {
+        return TxnRequest { success: vec![delete(key)], ..TxnRequest::default() };
+    };
+    let compare = if has_fenced { Vec::new() } else { vec![is_absent(key.clone())] };
+    let failure = vec![operation(Request::RequestRange(one(key.clone())))];
+    TxnRequest { compare, success: vec![put(key, fence.encode().into_bytes(), 0)], failure }
+}
+
 impl Transaction {
-    /// For the head at `base`. The first mutation is taken in any case.
-    pub(super) fn new(keys: &Keys, base: Revision, group: &[Mutation]) -> Self {
-        let mut compare = vec![is_at(keys.head(), base)];
-        let (mut success, mut failure) = (Vec::new(), Vec::new());
-        // Which commit was faster, if one was.
-        let head = RangeRequest { keys_only: true, ..one(keys.head()) };
-        failure.push(operation(Request::RequestRange(head)));
+    /// For the head at `base`; past a fence, if it is our own. The first mutation is taken in any case.
+    pub(super) fn new(keys: &Keys, base: Revision, has_fenced: bool, group: &[Mutation]) -> Self {
+        let TxnRequest { mut compare, mut success, mut failure } = expectation(keys, base, has_fenced);
         let (mut grants, mut size, mut count) = (Vec::new(), 0, 0);
         for mutation in group.iter().take(MAX_GROUP) {
             let operations = of_mutation(keys, mutation);

@@ -6,8 +6,8 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use gateway_proto::etcd::{
-    Event, WatchCreateRequest, WatchRequest, WatchResponse, event::EventType, watch_client::WatchClient,
-    watch_request::RequestUnion,
+    Event, KeyValue, WatchCreateRequest, WatchRequest, WatchResponse, event::EventType,
+    watch_client::WatchClient, watch_request::RequestUnion,
 };
 use tokio::{sync::mpsc, time::sleep};
 use tokio_stream::wrappers::ReceiverStream;
@@ -172,6 +172,10 @@ impl Watcher {
             }
             return Ok(());
         };
+        let is_of_fence = |kv: &KeyValue| self.keys.role(&kv.key) == Role::Fence;
+        if response.events.iter().filter_map(|event| event.kv.as_ref()).any(is_of_fence) {
+            return Err(Ended::Broken("the store was closed to changes, or opened again"));
+        }
         let seen = self.read(last, response.events).map_err(|why| {
             tracing::error!(why, "a change in etcd cannot be read");
             Ended::Broken("a change in etcd cannot be read")
@@ -195,7 +199,7 @@ impl Watcher {
                 Role::Peer(node) => {
                     peers.push((node, is_there.then(|| String::from_utf8_lossy(&kv.value).into_owned())));
                 }
-                Role::Meta | Role::Record(_) | Role::Unknown => {}
+                Role::Meta | Role::Fence | Role::Record(_) | Role::Unknown => {}
             }
         }
         if !peers.is_empty() {

@@ -176,11 +176,11 @@ fn usual_length(bytes: [u8; 8]) -> usize {
     let word = u64::from_le_bytes(bytes);
     // Without their high bits, nothing carries from one byte into the next.
     let low = word & !HIGH;
-    let small = low | 0x20 * ONES;
+    let small = low | (0x20 * ONES);
     let is_from_a = small + u64::from(0x80 - b'a') * ONES;
     let is_behind_z = small + u64::from(0x80 - b'z' - 1) * ONES;
-    let is_no_dash = (low ^ u64::from(b'-') * ONES) + 0x7f * ONES;
-    let others = (word | (!is_from_a | is_behind_z) & is_no_dash) & HIGH;
+    let is_no_dash = (low ^ (u64::from(b'-') * ONES)) + 0x7f * ONES;
+    let others = (word | ((!is_from_a | is_behind_z) & is_no_dash)) & HIGH;
     // Of none, there are 64 zeros.
     others.trailing_zeros() as usize / 8
 }

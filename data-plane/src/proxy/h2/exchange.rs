@@ -25,6 +25,7 @@ use super::{
 use crate::{
     proxy::{
         body::{pace::Pace, request_body::ClientBody, response_body::Answer},
+        boxed::boxed,
         downstream::Asker,
         errors::refusals::Reason,
         h1::decimal,
@@ -74,7 +75,7 @@ impl Connection {
         tokio::task::spawn_local(self.worker.timed(async move {
             let worker = &exchange.connection.worker;
             // In a box of its own: it is ten kilobytes, which the runtime would move several times, and a tunnel need not keep.
-            let ended = Box::pin(caught(exchange.run(request, answered))).await;
+            let ended = boxed(|| caught(exchange.run(request, answered))).await;
             drop(active);
             match ended {
                 Ok(None) => {}

@@ -291,7 +291,7 @@ impl Store for Etcd {
     }
 
     async fn is_at(&mut self, base: Revision) -> Result<bool, StoreError> {
-        match self.client.txn(expectation(&self.keys, base, self.has_fenced)).await {
+        match self.client.compare(expectation(&self.keys, base, self.has_fenced)).await {
             Ok(response) => {
                 let is_so = response.succeeded;
                 self.take_in(&found(response));

@@ -134,11 +134,12 @@ impl Client {
 
     /// Makes a change, once.
     pub(super) async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
-        let ask = |live: Live| {
-            let request = live.request(request.clone());
-            async move { KvClient::new(live.channel).txn(request).await }
-        };
-        self.once(ask).await
+        self.once(|live| carry_out(live, request.clone())).await
+    }
+
+    /// Looks whether what a transaction expects is so, of one that changes nothing.
+    pub(super) async fn compare(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
+        self.repeated(|live| carry_out(live, request.clone())).await
     }
 
     /// Has etcd keep a lease of this name for so many seconds; of an earlier attempt, it may do so already.
@@ -349,6 +350,11 @@ impl Client {
             Err(status) => Err(status),
         }
     }
+}
+
+async fn carry_out(live: Live, request: TxnRequest) -> Result<Response<TxnResponse>, Status> {
+    let request = live.request(request);
+    KvClient::new(live.channel).txn(request).await
 }
 
 /// Whether another member may do better.

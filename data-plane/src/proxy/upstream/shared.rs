@@ -2,15 +2,19 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::poll_fn,
+    future::{Future, poll_fn},
     io,
+    pin::Pin,
     rc::Rc,
     task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
 use gateway_http2::{Config, Connection, Guard, Receiver, Sender, frame, hpack::ListLimits};
-use tokio::{sync::Notify, time::Interval};
+use tokio::{
+    sync::Notify,
+    time::{Interval, Sleep},
+};
 
 use super::{
     connect::tls_fault,
@@ -90,11 +94,11 @@ impl Shared {
             room,
         });
         let driven = Driven { shared: Rc::clone(&shared), ended: Some(ended) };
-        let mut watch = Watch { guard: FloodGuard::new(0, limits.control_frames), clock };
+        let mut moving = Moving::new(transport, FloodGuard::new(0, limits.control_frames), clock);
         tokio::task::spawn_local(async move {
-            if driven.drive(&mut transport, &mut watch).await.is_ok() {
+            if driven.drive(&mut moving).await.is_ok() {
                 drop(driven);
-                transport.close(CLOSE_TIMEOUT).await;
+                moving.transport.close(CLOSE_TIMEOUT).await;
             }
         });
         Ok(shared)
@@ -126,6 +130,11 @@ impl Shared {
             // It says goodbye, if the replica listens.
             self.engine.borrow_mut().leave();
         }
+    }
+
+    /// Whether there are only last words left to be written.
+    fn is_ending(&self) -> bool {
+        self.engine.borrow().end().is_some() || (self.is_retired() && self.streams.get() == 0)
     }
 
     /// Whether the replica has said how many requests it takes at once.
@@ -242,6 +251,24 @@ impl Guard for Watch {
     }
 }
 
+/// What moves a connection's bytes, and when it is time for more than that.
+struct Moving {
+    transport: Transport,
+    watch: Watch,
+    silence: Silence,
+    looks: Interval,
+    /// Until when last words are waited for.
+    closing: Option<Pin<Box<Sleep>>>,
+}
+
+impl Moving {
+    fn new(transport: Transport, guard: FloodGuard, clock: Clock) -> Self {
+        let mut looks = tokio::time::interval(LOOK_INTERVAL);
+        looks.reset();
+        Self { transport, watch: Watch { guard, clock }, silence: Silence::default(), looks, closing: None }
+    }
+}
+
 /// Tells that a connection has ended, however it did.
 struct Driven<F: FnOnce()> {
     shared: Rc<Shared>,
@@ -253,24 +280,15 @@ impl<F: FnOnce()> Driven<F> {
     ///
     /// # Errors
     /// It broke, or the replica has ended it.
-    async fn drive(&self, transport: &mut Transport, watch: &mut Watch) -> io::Result<()> {
-        let mut silence = Silence::default();
-        let mut looks = tokio::time::interval(LOOK_INTERVAL);
-        looks.reset();
-        poll_fn(|cx| self.poll(cx, transport, watch, &mut silence, &mut looks)).await.inspect_err(|error| {
+    async fn drive(&self, moving: &mut Moving) -> io::Result<()> {
+        poll_fn(|cx| self.poll(cx, moving)).await.inspect_err(|error| {
             tracing::debug!(%error, "a shared connection to a replica broke");
         })
     }
 
-    fn poll(
-        &self,
-        cx: &mut Context<'_>,
-        transport: &mut Transport,
-        watch: &mut Watch,
-        silence: &mut Silence,
-        looks: &mut Interval,
-    ) -> Poll<io::Result<()>> {
+    fn poll(&self, cx: &mut Context<'_>, moving: &mut Moving) -> Poll<io::Result<()>> {
         let Shared { engine, streams, heard, waiting, fault, room, .. } = &*self.shared;
+        let Moving { transport, watch, silence, looks, closing } = moving;
         loop {
             let (written, was_settled) = (engine.borrow().written(), self.shared.is_settled());
             let polled = transport.poll(cx, watch, || {});
@@ -287,20 +305,25 @@ impl<F: FnOnce()> Driven<F> {
                 fault.set(ended.as_ref().err().and_then(tls_fault));
                 return Poll::Ready(ended);
             }
+            if self.shared.is_ending() {
+                let closing = closing.get_or_insert_with(|| Box::pin(tokio::time::sleep(CLOSE_TIMEOUT)));
+                return closing.as_mut().poll(cx).map(|()| Err(timed_out("it takes no last words")));
+            }
             ready!(looks.poll_tick(cx));
             match silence.look(heard.get(), streams.get() > 0) {
                 Look::Wait => {}
                 Look::Ask => engine.borrow_mut().ping(),
                 Look::Dead => {
                     engine.borrow_mut().lost(io::ErrorKind::TimedOut);
-                    return Poll::Ready(Err(io::Error::new(
-                        io::ErrorKind::TimedOut,
-                        "it gives no sign of life",
-                    )));
+                    return Poll::Ready(Err(timed_out("it gives no sign of life")));
                 }
             }
         }
     }
+}
+
+fn timed_out(why: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, why)
 }
 
 impl<F: FnOnce()> Drop for Driven<F> {

@@ -137,7 +137,8 @@ async fn readyz(
     let readiness = {
         let (mirror, status) = (admin.view.mirror.borrow(), admin.view.status.borrow());
         let (now, wall) = (Instant::now(), admin.clock.moment().wall);
-        Readiness::new(&mirror, &status, admin.shutdown.has_begun(), now, wall)
+        let (_, _, checks_late) = admin.checks.load();
+        Readiness::new(&mirror, &status, admin.shutdown.has_begun(), checks_late, now, wall)
     };
     let verbose =
         query.is_some_and(|query| query.split('&').any(|pair| pair.split('=').next() == Some("verbose")));

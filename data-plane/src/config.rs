@@ -34,6 +34,7 @@ use crate::{
     discovery::{Cache, Services, ServicesFile},
     handover::MAX_PATH_BYTES,
     proxy::{Forwarding, Limits, PROTOCOLS, ProxyHeaders},
+    routing::Rate,
     static_file::{self, StaticFile},
     traces::Tracer,
 };
@@ -150,6 +151,10 @@ pub struct Args {
     /// Keep the last so many outcomes of each replica, eight bytes each, for `gwctl policy what-if`; 0 keeps none
     #[arg(long, env = "GW_RECORD_OUTCOMES", default_value = "0", value_parser = clap::value_parser!(u32).range(..=1_000_000), value_name = "COUNT")]
     pub record_outcomes: u32,
+    /// Health checks that begin in a second at most, of all services together, 1..=100000, a tenth of them at once; with more
+    /// replicas than that allows each is checked less often
+    #[arg(long, env = "GW_HEALTH_CHECK_RATE", default_value = "1000", value_parser = clap::value_parser!(u32).range(1..=100_000), value_name = "COUNT")]
+    pub health_check_rate: u32,
     /// Services up to which /metrics has histograms of each; with more there is one for all, as service="*"
     #[arg(long, env = "GW_METRICS_HISTOGRAM_SERVICES", default_value = "500", value_parser = clap::value_parser!(u32).range(..=100_000), value_name = "COUNT")]
     pub metrics_histogram_services: u32,
@@ -190,6 +195,7 @@ pub struct Config {
     pub(crate) domain: Option<String>,
     pub(crate) debug_headers: bool,
     pub(crate) record_outcomes: usize,
+    pub(crate) health_check_rate: Rate,
     pub(crate) histogram_services: usize,
     pub(crate) allow_fault_injection: bool,
     pub(crate) limits: Limits,
@@ -278,6 +284,7 @@ impl Args {
             domain: self.domain.as_deref().map(parse_domain).transpose()?,
             debug_headers: self.debug_headers,
             record_outcomes: self.record_outcomes as usize,
+            health_check_rate: Rate::new(self.health_check_rate.into(), self.health_check_rate.div_ceil(10)),
             histogram_services: self.metrics_histogram_services as usize,
             allow_fault_injection: self.allow_fault_injection,
             limits,

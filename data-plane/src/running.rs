@@ -143,6 +143,7 @@ pub async fn start_at(config: Config, passed: Passed, shutdown: Shutdown) -> Res
         journal: journal.clone(),
         clock,
         counts: checks.clone(),
+        rate: config.health_check_rate,
         tls: config.upstream_tls.clone(),
     };
     background.check(checker, stop.clone());

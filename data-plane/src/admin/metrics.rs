@@ -215,7 +215,7 @@ impl Metrics {
         let (_, under_way, late) = counts.load();
         let under_way = i64::try_from(under_way).unwrap_or(i64::MAX);
         out.gauge("gateway_health_checks_inflight", "Health checks under way", under_way)?;
-        let help = "How long the health check that is most overdue has waited for a place";
+        let help = "How long the health check that is most overdue has waited for a place, or for --health-check-rate";
         out.gauge("gateway_health_check_lateness_seconds", help, late.as_secs_f64())?;
         let (sum, durations) = counts.durations();
         let durations = Counted { sum, counts: durations.to_vec() };

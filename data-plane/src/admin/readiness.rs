@@ -16,6 +16,9 @@ use crate::discovery::{Guard, Mirror, Source, Status};
 /// Services that a line names.
 const NAMED: usize = 5;
 
+/// Health checks that are overdue for longer than this are told of: it is what lies between two of them by default.
+const LATE: Duration = Duration::from_secs(5);
+
 /// The answer and its reasons.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Readiness {
@@ -28,6 +31,7 @@ impl Readiness {
         mirror: &Mirror,
         status: &Status,
         is_draining: bool,
+        checks_late: Duration,
         now: Instant,
         wall: SystemTime,
     ) -> Self {
@@ -63,6 +67,12 @@ impl Readiness {
             lines.push(format!("[-]content disputed: {dispute}"));
         }
         lines.extend(alarm(mirror.guard(), wall));
+        if checks_late >= LATE {
+            let late = seconds(checks_late);
+            lines.push(format!(
+                "[-]health checks are {late} late: too many for --health-check-rate, or they hang"
+            ));
+        }
         lines.push(if is_draining { "[-]draining" } else { "[+]not draining" }.to_owned());
         Self { is_ready: has_snapshot && !is_draining, lines }
     }
@@ -112,7 +122,8 @@ mod tests {
     use crate::discovery::{Snapshot, tests as wire};
 
     fn text(mirror: &Mirror, status: &Status, is_draining: bool, now: Instant) -> (bool, String) {
-        let readiness = Readiness::new(mirror, status, is_draining, now, noon() + Duration::from_secs(90));
+        let wall = noon() + Duration::from_secs(90);
+        let readiness = Readiness::new(mirror, status, is_draining, Duration::ZERO, now, wall);
         (readiness.is_ready, readiness.to_string())
     }
 
@@ -222,5 +233,17 @@ mod tests {
              [-]guard holds 1 replica that the registry has dropped (orders 1), for 1m 30s\n\
              [+]not draining\nready\n"
         );
+    }
+
+    #[test]
+    fn health_checks_that_are_late_are_told_of_and_are_no_reason() {
+        let now = Instant::now();
+        let status = Status::new(Source::Static, Duration::ZERO, now);
+        let mirror = mirror(Snapshot::new("static", 0, vec![]));
+        let readiness = |late| Readiness::new(&mirror, &status, false, late, now, noon());
+        let (late, usual) = (readiness(Duration::from_millis(28_400)), readiness(LATE / 2));
+        assert!(late.is_ready && usual.is_ready);
+        assert!(late.to_string().contains("[-]health checks are 28s late: "), "{late}");
+        assert!(!usual.to_string().contains("health checks"), "{usual}");
     }
 }

@@ -1,7 +1,7 @@
 //! The task that carries checks out, beside the workers.
 //!
-//! It looks at the table whenever that has changed, begins what is due, as many at once as [`super::schedule`] allows, and
-//! tells the table how each ended. All that is to outlive it is in the table: after a panic it begins anew.
+//! It looks at the table whenever that has changed, begins what is due, as many at once and in a second as
+//! [`super::schedule`] allows, and tells the table how each ended. All that is to outlive it is in the table: after a panic it begins anew.
 
 use std::{panic::resume_unwind, sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     clock::Clock,
     report::journal::Journal,
-    routing::Tick,
+    routing::{Rate, Tick},
     table::{Replica, Service, Table},
 };
 
@@ -37,6 +37,8 @@ pub(crate) struct Checker {
     pub(crate) journal: Arc<Journal>,
     pub(crate) clock: Clock,
     pub(crate) counts: Arc<CheckCounts>,
+    /// How many checks may begin, of all services together.
+    pub(crate) rate: Rate,
     /// Which replicas are believed over TLS, and what they are shown.
     pub(crate) tls: Arc<ClientTls>,
 }
@@ -53,7 +55,7 @@ struct Done {
 impl Checker {
     /// Checks until `stop` begins; checks under way are given up.
     pub(crate) async fn run(&self, stop: &Shutdown) {
-        let mut schedule = Schedule::default();
+        let mut schedule = Schedule::new(self.rate);
         let mut running = JoinSet::new();
         let lookups = Lookups::default();
         let mut look_at = Instant::now();
@@ -66,7 +68,7 @@ impl Checker {
                 has_changed = false;
             }
             self.begin_all(&mut schedule, &mut running, &lookups);
-            let next = schedule.next().map(|next| self.clock.instant(next).into());
+            let next = schedule.next(self.clock.now()).map(|next| self.clock.instant(next).into());
             let next = next.into_iter().chain(has_changed.then_some(look_at)).min();
             tokio::select! {
                 () = stop.begun() => return,

@@ -36,11 +36,15 @@ struct World {
 
 impl World {
     fn start() -> Self {
+        Self::start_at(Rate::new(1000.0, 100))
+    }
+
+    fn start_at(rate: Rate) -> Self {
         let (table, _transitions) = Table::new(1);
         let (clock, counts, stop) = (Clock::new(), Arc::new(CheckCounts::default()), Shutdown::new());
         let journal = Arc::new(Journal::new(table.clone()));
-        let checker =
-            Checker { table: table.clone(), journal, clock, counts: counts.clone(), tls: Arc::default() };
+        let (tls, counted) = (Arc::default(), counts.clone());
+        let checker = Checker { table: table.clone(), journal, clock, counts: counted, rate, tls };
         let stopped = stop.clone();
         let running = tokio::spawn(async move { checker.run(&stopped).await });
         Self { table, clock, counts, stop, running }
@@ -100,6 +104,25 @@ async fn a_dead_replica_is_out_by_its_first_check_and_back_when_it_listens_again
     assert_eq!(world.asked(4), ["r-1", "r-2"]);
     assert!(world.counts.read(CheckMethod::Tcp, Ended::Failed) >= 1);
     assert!(world.counts.read(CheckMethod::Tcp, Ended::Passed) >= 3);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn many_dead_replicas_cost_no_more_checks_than_the_rate_and_it_shows_how_late_they_are() {
+    let (per_second, at_once) = (50, 5);
+    let world = World::start_at(Rate::new(per_second.into(), at_once));
+    let dead = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let began = std::time::Instant::now();
+    world.apply(&spec(&vec![dead; 40], |_| {}));
+    let failed = |world: &World| world.counts.read(CheckMethod::Tcp, Ended::Failed);
+    world.until(|world| failed(world) >= 60).await;
+    let (count, took) = (failed(&world), began.elapsed());
+    assert!(
+        count as f64 <= f64::from(at_once) + f64::from(per_second) * took.as_secs_f64() + 1.0,
+        "{count}: {took:?}"
+    );
+    let (checked, _, late) = world.counts.load();
+    assert!(checked == 40 && late > FAST, "{late:?}");
     world.end().await;
 }
 

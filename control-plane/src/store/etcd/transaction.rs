@@ -288,7 +288,7 @@ mod tests {
         let (keys, mut view) = (Keys::new("gateway"), View::default());
         for even in [true, false] {
             let mutation = decided(&view, &all_policies(even));
-            let made = Transaction::new(&keys, 1, std::slice::from_ref(&mutation));
+            let made = Transaction::new(&keys, 1, false, std::slice::from_ref(&mutation));
             let TxnRequest { compare, success, failure } = &made.request;
             assert!(compare.len().max(success.len()).max(failure.len()) <= MAX_OPERATIONS);
             let bytes = made.request.encoded_len();
@@ -305,9 +305,9 @@ mod tests {
         let registration = Registration::permanent("orders".parse().unwrap(), address);
         let registered = decided(&view, &Command::Register(registration));
         let group: Vec<_> = std::iter::repeat_n(registered, MAX_GROUP - 1).chain([policies]).collect();
-        assert_eq!(Transaction::new(&keys, 1, &group).count, MAX_GROUP - 1);
+        assert_eq!(Transaction::new(&keys, 1, false, &group).count, MAX_GROUP - 1);
         let reversed: Vec<_> = group.into_iter().rev().collect();
-        let made = Transaction::new(&keys, 1, &reversed);
+        let made = Transaction::new(&keys, 1, false, &reversed);
         assert!((1..MAX_GROUP).contains(&made.count) && made.request.success.len() <= MAX_OPERATIONS);
     }
 }

@@ -70,9 +70,17 @@ fn endless(fields: usize) -> Vec<u8> {
     frames
 }
 
-/// The response behind those that came in front of it.
-fn final_of(responses: String) -> String {
-    responses[responses.rfind("HTTP/1.1 ").unwrap()..].to_owned()
+/// What comes of a request before its connection ends, but for interim responses.
+async fn asked(gateway: &Gateway, method: &str, content: &str) -> String {
+    let (mut client, mut responses) = (gateway.connect().await, Vec::new());
+    let length = content.len();
+    let head = format!(
+        "{method} /orders/x HTTP/1.1\r\nhost: gw\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{content}"
+    );
+    client.write_all(head.as_bytes()).await.unwrap();
+    client.read_to_end(&mut responses).await.unwrap();
+    let responses = String::from_utf8(responses).unwrap();
+    responses[responses.rfind("HTTP/1.1 ").unwrap_or(0)..].to_owned()
 }
 
 #[tokio::test]
@@ -115,7 +123,7 @@ async fn a_replica_whose_answer_is_no_http_2_is_said_to_be_such_and_another_one_
     ] {
         let lying = h2c(saying(lie).await);
         let alone = Gateway::start_to(vec![lying.clone()], Arc::default(), Policy::default());
-        let response = final_of(alone.post("/orders/x", "once").await);
+        let response = asked(&alone, "POST", "once").await;
         assert_eq!(
             (status(&response), reason(&response).as_str()),
             (502, "malformed_response"),
@@ -123,7 +131,7 @@ async fn a_replica_whose_answer_is_no_http_2_is_said_to_be_such_and_another_one_
         );
         let gateway = Gateway::start_to(vec![lying, good.endpoint()], Arc::default(), Policy::default());
         for _ in 0..2 {
-            let response = final_of(gateway.get("/orders/x").await);
+            let response = asked(&gateway, "GET", "").await;
             assert_eq!(status(&response), 200, "{what}: {response}");
             assert!(body(&response).contains("good"), "{what}: {response}");
         }
@@ -146,10 +154,7 @@ async fn a_body_that_is_not_as_long_as_its_replica_said_does_not_look_whole() {
     ] {
         let replica = h2c(saying([head(&told), body].concat()).await);
         let gateway = Gateway::start_to(vec![replica], Arc::default(), Policy::default());
-        let (mut client, mut response) = (gateway.connect().await, Vec::new());
-        client.write_all(b"GET /orders/x HTTP/1.1\r\nhost: gw\r\n\r\n").await.unwrap();
-        client.read_to_end(&mut response).await.unwrap();
-        let response = String::from_utf8(response).unwrap();
+        let response = asked(&gateway, "GET", "").await;
         assert!(response.split_once("\r\n\r\n").is_none_or(|(_, body)| body.len() < 5), "{what}: {response}");
         let replica = &gateway.service().replicas()[0];
         eventually("it is a failure of the replica", || replica.counters().failures == 1).await;

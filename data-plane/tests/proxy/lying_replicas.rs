@@ -130,11 +130,9 @@ async fn a_replica_whose_answer_is_no_http_2_is_said_to_be_such_and_another_one_
             "{what}: {response}"
         );
         let gateway = Gateway::start_to(vec![lying, good.endpoint()], Arc::default(), Policy::default());
-        for _ in 0..2 {
-            let response = asked(&gateway, "GET", "").await;
-            assert_eq!(status(&response), 200, "{what}: {response}");
-            assert!(body(&response).contains("good"), "{what}: {response}");
-        }
+        let response = asked(&gateway, "GET", "").await;
+        assert_eq!(status(&response), 200, "{what}: {response}");
+        assert!(body(&response).contains("good"), "{what}: {response}");
         let counters = gateway.service().replicas()[0].counters();
         assert_eq!(counters.failures, counters.attempts, "{what}");
     }

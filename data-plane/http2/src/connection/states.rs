@@ -126,7 +126,7 @@ impl<H: Heads> Connection<H> {
     /// So many bytes were read, of whatever stream.
     pub(super) fn release(&mut self, bytes: usize) {
         self.received.release(bytes);
-        if let Some(update) = self.received.update() {
+        if let Some(update) = self.received.update_shared() {
             frame::write_window_update(self.output.buffer(), 0, update);
         }
     }

@@ -437,3 +437,40 @@ fn a_connection_that_breaks_off_while_it_leaves_takes_nothing_on_that_it_had_lef
     let last: Vec<_> = side.sent().into_iter().map(|(_, payload)| payload[..4].to_vec()).collect();
     assert_eq!(last, [[0, 0, 0, 1], [0, 0, 0, 1]]);
 }
+
+#[test]
+fn streams_that_are_not_read_take_nothing_of_what_the_others_may_send_again() {
+    let (most, piece) = (100_000, 5_000);
+    for unread in [0, 60_000, 95_000, most - 1] {
+        let config = Config { stream_window: 1 << 20, connection_window: most, ..CONFIG };
+        let mut side = Side::server(config);
+        side.feed(&[headers(1, &POST, false), headers(3, &POST, false)].concat());
+        let mut requests: Vec<_> = std::iter::from_fn(|| side.accept()).collect();
+        let told = |side: &mut Side| -> u32 {
+            let updates = side
+                .sent()
+                .into_iter()
+                .filter(|(head, _)| (head.kind, head.stream) == (kind::WINDOW_UPDATE, 0));
+            updates.map(|(_, payload)| u32::from_be_bytes(*payload.first_chunk().unwrap())).sum()
+        };
+        let (mut left, mut sent, mut frames, mut updates) = (most, 0, 0_u32, 0_u32);
+        while sent < unread {
+            let length = piece.min(unread - sent);
+            side.feed(&data(1, length as usize, false));
+            (sent, left) = (sent + length, left - length);
+        }
+        while frames < 200 {
+            let length = piece.min(left);
+            assert!(length > 0, "the client stands still after {frames} frames, {unread} bytes are not read");
+            side.feed(&data(3, length as usize, false));
+            frames += 1;
+            let read = ready(requests[1].receiver.poll_data(&mut cx())).unwrap().unwrap().len();
+            requests[1].receiver.release(read);
+            let more = told(&mut side);
+            updates += u32::from(more > 0);
+            left = left - length + more;
+        }
+        assert!(unread > 0 || updates <= frames / 5, "{updates} updates for {frames} frames");
+        assert_eq!(side.shared.borrow().end(), None);
+    }
+}

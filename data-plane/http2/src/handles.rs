@@ -226,7 +226,8 @@ impl<H: Heads> Receiver<H> {
         stream.receiving == Receiving::Ended && !stream.has_data() && stream.trailers.is_none()
     }
 
-    /// The peer may send so many bytes more: they were read, and are on their way.
+    /// The peer may send so many bytes more: they were read, and are on their way. What is not released by then is when this is
+    /// dropped, for the other streams of the connection.
     pub fn release(&mut self, bytes: usize) {
         self.connection.borrow_mut().release_by_user(self.place, bytes);
     }

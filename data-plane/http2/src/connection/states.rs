@@ -54,8 +54,8 @@ impl<H: Heads> Connection<H> {
         let before = self.output.len();
         let stream = self.streams.get_mut(place);
         stream.is_unwanted = true;
-        let unread = stream.forget_received();
-        self.release(unread);
+        let unreleased = stream.forget_received();
+        self.release(unreleased);
         self.drop_handle(place);
         if self.output.len() > before {
             self.wake_driver();
@@ -104,6 +104,7 @@ impl<H: Heads> Connection<H> {
     /// So many bytes of a stream were read by its user.
     pub(crate) fn release_by_user(&mut self, place: u32, bytes: usize) {
         let before = self.output.len();
+        let bytes = self.streams.get_mut(place).released(bytes);
         self.release_of(place, bytes);
         if self.output.len() > before {
             self.wake_driver();

@@ -192,12 +192,14 @@ fn what_was_read_may_be_sent_again_and_the_peer_is_told_when_that_is_worth_it() 
     let mut side = Side::server(CONFIG);
     side.feed(&[headers(1, &POST, false), data(1, 600, false)].concat());
     let mut request = side.accept().unwrap();
+    assert_eq!(ready(request.receiver.poll_data(&mut cx())).unwrap().unwrap().len(), 600);
     request.receiver.release(499);
     assert_eq!(side.kinds(), []);
     request.receiver.release(101);
     let sent = side.sent();
     assert_eq!((sent[0].0.kind, &sent[0].1[..]), (kind::WINDOW_UPDATE, &600_u32.to_be_bytes()[..]));
     side.feed(&data(1, 1000, true));
+    assert_eq!(ready(request.receiver.poll_data(&mut cx())).unwrap().unwrap().len(), 1000);
     request.receiver.release(1000);
     assert_eq!(side.kinds(), [], "nothing more is to come of it");
 }
@@ -472,5 +474,21 @@ fn streams_that_are_not_read_take_nothing_of_what_the_others_may_send_again() {
         }
         assert!(unread > 0 || updates <= frames / 5, "{updates} updates for {frames} frames");
         assert_eq!(side.shared.borrow().end(), None);
+    }
+}
+
+#[test]
+fn what_was_taken_of_a_stream_and_never_released_is_the_connections_again_once_its_receiver_is_gone() {
+    let config = Config { stream_window: 60_000, connection_window: 65_535, ..CONFIG };
+    let mut side = Side::server(config);
+    for number in 0..10 {
+        let id = 2 * number + 1;
+        side.feed(&[headers(id, &POST, false), data(id, 15_000, false), data(id, 15_000, false)].concat());
+        let mut request = side.accept().unwrap();
+        assert_eq!(ready(request.receiver.poll_data(&mut cx())).unwrap().unwrap().len(), 15_000);
+        request.receiver.release(5_000);
+        drop(request.receiver);
+        side.sent();
+        assert_eq!(side.shared.borrow().end(), None, "after {number}");
     }
 }

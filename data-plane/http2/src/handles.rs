@@ -123,7 +123,7 @@ impl<H: Heads> Sender<H> {
         }
     }
 
-    /// Whether the peer may see anything of it, now or later. Once the connection has ended, whether it may have seen it.
+    /// Whether the peer may see anything of it, now or later. Once the connection is lost, whether it may have seen it.
     #[must_use]
     pub fn is_sent(&self) -> bool {
         self.connection.borrow().is_sent(self.place)

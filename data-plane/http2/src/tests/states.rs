@@ -492,3 +492,23 @@ fn what_was_taken_of_a_stream_and_never_released_is_the_connections_again_once_i
         assert_eq!(side.shared.borrow().end(), None, "after {number}");
     }
 }
+
+#[test]
+fn what_still_goes_out_of_a_connection_that_was_given_up_counts_as_sent() {
+    let violation: fn(&mut Side) = |side| side.feed(&window(0, 0));
+    let given_up: fn(&mut Side) = |side| side.shared.borrow_mut().give_up(ErrorCode::NO_ERROR, "enough");
+    for end in [violation, given_up] {
+        let mut side = client();
+        let (mut first, _first) = crate::open(&side.shared, post(), false, false).unwrap();
+        first.send_data(Bytes::from(vec![1; 4096]), false).unwrap();
+        let (second, _second) = crate::open(&side.shared, post(), true, false).unwrap();
+        side.shared.borrow_mut().pump();
+        let (third, _third) = crate::open(&side.shared, post(), true, false).unwrap();
+        // The server reads nothing, and speaks.
+        end(&mut side);
+        let told = [first.is_sent(), second.is_sent(), third.is_sent()];
+        let kinds = [(kind::HEADERS, 1), (kind::DATA, 1), (kind::HEADERS, 3), (kind::GOAWAY, 0)];
+        assert_eq!(side.kinds(), kinds);
+        assert_eq!(told, [true, true, false]);
+    }
+}

@@ -1,5 +1,5 @@
 //! What users of a stream hold of it: one handle for each direction. A stream of which nobody holds one is reset, and what it
-//! was still to send is never sent, unless that is a whole answer.
+//! was still to send is never sent, unless that is a whole answer, or the end of what goes to a server that has said all.
 
 use std::{
     rc::Rc,

@@ -62,15 +62,16 @@ impl<H: Heads> Connection<H> {
         }
     }
 
-    /// One less asks for a stream. When nobody does, nothing more is sent of it, unless that is an answer all of which was given.
+    /// One less asks for a stream. When nobody does, nothing more is sent of it, unless all of it was given, and is an answer or
+    /// goes to a server that has said all and waits for it: the last words of a tunnel.
     pub(crate) fn drop_handle(&mut self, place: u32) {
         let stream = self.streams.get_mut(place);
         stream.handles -= 1;
         if stream.handles > 0 {
             return;
         }
-        let is_answered = self.role == Role::Server && stream.outgoing.is_ending();
-        if is_answered || stream.is_closed() {
+        let is_awaited = self.role == Role::Server || stream.receiving == Receiving::Ended;
+        if (is_awaited && stream.outgoing.is_ending()) || stream.is_closed() {
             self.settle(place);
         } else {
             self.reset(place, ErrorCode::CANCEL);

@@ -512,3 +512,18 @@ fn what_still_goes_out_of_a_connection_that_was_given_up_counts_as_sent() {
         assert_eq!(told, [true, true, false]);
     }
 }
+
+#[test]
+fn the_last_words_to_a_server_that_has_said_all_are_sent_when_nobody_asks_for_the_stream_any_more() {
+    let mut side = client();
+    for (id, is_whole) in [(1, true), (3, false)] {
+        let (mut sender, receiver) = crate::open(&side.shared, post(), false, false).unwrap();
+        side.sent();
+        side.feed(&headers(id, &[(":status", "200")], true));
+        sender.send_data(Bytes::from_static(b"bye"), is_whole).unwrap();
+        drop((sender, receiver));
+        // What has no end yet, as a request that was answered early, is of no use.
+        assert_eq!(side.kinds(), [(if is_whole { kind::DATA } else { kind::RST_STREAM }, id)]);
+        assert_eq!(side.shared.borrow().places(), 0);
+    }
+}

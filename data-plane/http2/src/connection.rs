@@ -192,7 +192,7 @@ impl<H: Heads> Connection<H> {
             output: Output::default(),
             end: None,
             driver: None,
-            decoder: Decoder::new(TABLE_SIZE),
+            decoder: Decoder::new(TABLE_SIZE, arrivals::WAY_TOO_LARGE.saturating_mul(config.head.bytes)),
             incoming: receive::Incoming::new(role == Role::Server),
             received: ReceiveWindow::of_connection(config.connection_window),
             last_opened: 0,

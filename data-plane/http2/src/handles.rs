@@ -1,5 +1,5 @@
 //! What users of a stream hold of it: one handle for each direction. A stream of which nobody holds one is reset, and what it
-//! was still to send is never sent, unless that is a whole answer.
+//! was still to send is never sent, unless that is a whole answer, or the end of what goes to a server that has said all.
 
 use std::{
     rc::Rc,
@@ -123,7 +123,7 @@ impl<H: Heads> Sender<H> {
         }
     }
 
-    /// Whether the peer may see anything of it, now or later. Once the connection has ended, whether it may have seen it.
+    /// Whether the peer may see anything of it, now or later. Once the connection is lost, whether it may have seen it.
     #[must_use]
     pub fn is_sent(&self) -> bool {
         self.connection.borrow().is_sent(self.place)
@@ -226,7 +226,8 @@ impl<H: Heads> Receiver<H> {
         stream.receiving == Receiving::Ended && !stream.has_data() && stream.trailers.is_none()
     }
 
-    /// The peer may send so many bytes more: they were read, and are on their way.
+    /// The peer may send so many bytes more: they were read, and are on their way. What is not released by then is when this is
+    /// dropped, for the other streams of the connection.
     pub fn release(&mut self, bytes: usize) {
         self.connection.borrow_mut().release_by_user(self.place, bytes);
     }

@@ -36,6 +36,8 @@ pub enum Error {
     LateResize,
     /// The table is made larger than was allowed.
     LargeTable,
+    /// The list is far larger than anybody wants to read.
+    LargeList,
 }
 
 impl Error {
@@ -48,6 +50,7 @@ impl Error {
             Self::Huffman => "a header block has text that is not compressed as RFC 7541 has it",
             Self::LateResize => "a header block changes its table's size behind a field",
             Self::LargeTable => "a header block makes its table larger than the settings allow",
+            Self::LargeList => "a head is far too large",
         }
     }
 }

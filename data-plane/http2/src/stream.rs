@@ -83,6 +83,8 @@ pub(crate) struct Stream<H: Heads> {
     /// Content that has come and was not asked for yet, the last of it in `tail`.
     data: VecDeque<Bytes>,
     tail: BytesMut,
+    /// Bytes that its user has taken, and not released yet.
+    unreleased: usize,
     pub(crate) trailers: Option<H::Received>,
     pub(crate) reader: Option<Waker>,
 
@@ -176,6 +178,7 @@ impl<H: Heads> Stream<H> {
             is_head_cut: false,
             data: VecDeque::new(),
             tail: BytesMut::new(),
+            unreleased: 0,
             trailers: None,
             reader: None,
             outgoing: Outgoing::new(),
@@ -219,16 +222,27 @@ impl<H: Heads> Stream<H> {
     /// The next content that has come.
     pub(crate) fn take_data(&mut self) -> Option<Bytes> {
         let next = self.data.pop_front();
-        next.or_else(|| (!self.tail.is_empty()).then(|| std::mem::take(&mut self.tail).freeze()))
+        let next =
+            next.or_else(|| (!self.tail.is_empty()).then(|| std::mem::take(&mut self.tail).freeze()))?;
+        self.unreleased += next.len();
+        Some(next)
+    }
+
+    /// Its user releases so many bytes. Yields as many as it had taken of them.
+    pub(crate) fn released(&mut self, bytes: usize) -> usize {
+        let bytes = bytes.min(self.unreleased);
+        self.unreleased -= bytes;
+        bytes
     }
 
     pub(crate) fn has_data(&self) -> bool {
         !self.data.is_empty() || !self.tail.is_empty()
     }
 
-    /// Forgets what has come, and yields how many bytes of content that was.
+    /// Forgets what has come, and yields how many bytes of content that was, with those that were taken and not released.
     pub(crate) fn forget_received(&mut self) -> usize {
-        let bytes = self.data.iter().map(Bytes::len).sum::<usize>() + self.tail.len();
+        let untaken = self.data.iter().map(Bytes::len).sum::<usize>() + self.tail.len();
+        let bytes = untaken + std::mem::take(&mut self.unreleased);
         self.data = VecDeque::new();
         self.tail = BytesMut::new();
         self.trailers = None;

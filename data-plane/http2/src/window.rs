@@ -45,9 +45,14 @@ impl ReceiveWindow {
         self.left += self.size - i64::from(DEFAULT);
     }
 
-    /// What the peer is to be told, once that is worth a frame.
+    /// What the peer is to be told of a stream, once that is worth a frame: what is not read of it holds up nobody else.
     pub(crate) fn update(&mut self) -> Option<u32> {
         if 2 * self.released < self.size { None } else { self.open() }
+    }
+
+    /// The same of a connection: once half of what those leave who do not read was read. Half of all may never be.
+    pub(crate) fn update_shared(&mut self) -> Option<u32> {
+        if self.released < self.left { None } else { self.open() }
     }
 
     /// What the peer is to be told, if anything.

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A head so many times larger than what is handed on of one is an attack.
-const WAY_TOO_LARGE: usize = 4;
+pub(super) const WAY_TOO_LARGE: usize = 4;
 /// ... and one whose block is so many times as large, which has to be kept until all of it is there.
 const MAX_BLOCK: usize = 2;
 /// So many frames may a head come in, beside those that it needs.
@@ -86,6 +86,8 @@ impl<H: Heads> Connection<H> {
         let addressee = self.addressee(id)?;
         let (kind, limits) = match (&addressee, self.role) {
             (Addressee::Nobody, _) => {
+                // A stream that is reset may have had its trailers on their way: it costs no less than that.
+                guard.has_to_reset().map_err(Fault::Flood)?;
                 let limits = ListLimits { bytes: 0, fields: 0 };
                 self.decoder.decode(block, limits, &mut |_| {}).map_err(undecodable)?;
                 return Ok(());
@@ -101,9 +103,6 @@ impl<H: Heads> Connection<H> {
         let mut reading = Reading::<H::Received>::new(kind);
         let size = self.decoder.decode(block, limits, &mut |field| reading.take(&field));
         let size = size.map_err(undecodable)?;
-        if size.bytes > WAY_TOO_LARGE.saturating_mul(limits.bytes) {
-            return Err(calm(TOO_LARGE).into());
-        }
         reading.finish();
         if depends_on_itself && reading.defect.is_none() {
             reading.defect = Some("a stream depends on itself");
@@ -270,5 +269,8 @@ fn calm(why: &'static str) -> Violation {
 }
 
 fn undecodable(error: hpack::Error) -> Violation {
-    Violation { code: ErrorCode::COMPRESSION_ERROR, stream: None, why: error.why() }
+    match error {
+        hpack::Error::LargeList => calm(TOO_LARGE),
+        _ => Violation { code: ErrorCode::COMPRESSION_ERROR, stream: None, why: error.why() },
+    }
 }

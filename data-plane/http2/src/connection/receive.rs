@@ -21,7 +21,7 @@ pub trait Guard {
     /// # Errors
     /// It is one too many: why, in words.
     fn received(&mut self, frame: &Head, sent: u64) -> Result<(), &'static str>;
-    /// A stream is reset because of what the peer has sent.
+    /// A stream is reset because of what the peer has sent, or a head has come of one that was reset before.
     ///
     /// # Errors
     /// It is one too many: why, in words.

@@ -4,7 +4,7 @@ use std::task::Waker;
 
 use bytes::Bytes;
 
-use super::{Connection, FRAME_SIZE, MAX_STREAM};
+use super::{Connection, End, FRAME_SIZE, MAX_STREAM};
 use crate::{
     frame::{self, HeadersStart},
     heads::{Block, Heads, Sent},
@@ -310,8 +310,12 @@ impl<H: Heads> Connection<H> {
     /// Whether the peer may see anything of a stream.
     pub(crate) fn is_sent(&self, place: u32) -> bool {
         let Some(at) = self.streams.get(place).outgoing.head_at else { return false };
-        // What is written down will go, as long as there is something that it can go over.
-        self.end.is_none() || self.output.written() > at
+        match self.end {
+            // Nothing more goes.
+            Some(End::Lost(_)) => self.output.written() > at,
+            // What is written down will go, also in front of a goodbye.
+            Some(End::Violation(..) | End::GivenUp(..)) | None => true,
+        }
     }
 }
 

@@ -54,23 +54,24 @@ impl<H: Heads> Connection<H> {
         let before = self.output.len();
         let stream = self.streams.get_mut(place);
         stream.is_unwanted = true;
-        let unread = stream.forget_received();
-        self.release(unread);
+        let unreleased = stream.forget_received();
+        self.release(unreleased);
         self.drop_handle(place);
         if self.output.len() > before {
             self.wake_driver();
         }
     }
 
-    /// One less asks for a stream. When nobody does, nothing more is sent of it, unless that is an answer all of which was given.
+    /// One less asks for a stream. When nobody does, nothing more is sent of it, unless all of it was given, and is an answer or
+    /// goes to a server that has said all and waits for it: the last words of a tunnel.
     pub(crate) fn drop_handle(&mut self, place: u32) {
         let stream = self.streams.get_mut(place);
         stream.handles -= 1;
         if stream.handles > 0 {
             return;
         }
-        let is_answered = self.role == Role::Server && stream.outgoing.is_ending();
-        if is_answered || stream.is_closed() {
+        let is_awaited = self.role == Role::Server || stream.receiving == Receiving::Ended;
+        if (is_awaited && stream.outgoing.is_ending()) || stream.is_closed() {
             self.settle(place);
         } else {
             self.reset(place, ErrorCode::CANCEL);
@@ -104,6 +105,7 @@ impl<H: Heads> Connection<H> {
     /// So many bytes of a stream were read by its user.
     pub(crate) fn release_by_user(&mut self, place: u32, bytes: usize) {
         let before = self.output.len();
+        let bytes = self.streams.get_mut(place).released(bytes);
         self.release_of(place, bytes);
         if self.output.len() > before {
             self.wake_driver();
@@ -126,7 +128,7 @@ impl<H: Heads> Connection<H> {
     /// So many bytes were read, of whatever stream.
     pub(super) fn release(&mut self, bytes: usize) {
         self.received.release(bytes);
-        if let Some(update) = self.received.update() {
+        if let Some(update) = self.received.update_shared() {
             frame::write_window_update(self.output.buffer(), 0, update);
         }
     }

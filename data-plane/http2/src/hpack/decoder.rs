@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     DEFAULT_TABLE, Error, FIELD_OVERHEAD, huffman, integer, known,
-    table::{Name, Table},
+    table::{Name, Table, Valid},
 };
 
 /// One field of a list.
@@ -60,6 +60,8 @@ pub struct Decoder {
     table: Table,
     /// The largest table that the other side may have us keep.
     max_table: usize,
+    /// The largest list that is read to its end.
+    max_list: usize,
     /// What was compressed, for as long as its field is looked at.
     scratch: Vec<u8>,
 }
@@ -85,10 +87,12 @@ impl<'a> Text<'a> {
 
 impl Decoder {
     /// One that lets the other side use a table of so many bytes, if the settings have said so. With less than [`DEFAULT_TABLE`] no connection begins.
-    pub fn new(max_table: usize) -> Self {
+    /// A list of more than `max_list` bytes, counted as [`ListSize::bytes`], is an error: a block of a few kilobytes can mean one of many megabytes.
+    pub fn new(max_table: usize, max_list: usize) -> Self {
         Self {
             table: Table::new(DEFAULT_TABLE),
             max_table: max_table.max(DEFAULT_TABLE),
+            max_list,
             scratch: Vec::new(),
         }
     }
@@ -121,6 +125,9 @@ impl Decoder {
                     self.table.resize(size);
                 }
                 _ => self.literal(first, 4, &mut rest, limits, &mut list, sink)?,
+            }
+            if list.bytes > self.max_list {
+                return Err(Error::LargeList);
             }
         }
         Ok(list)
@@ -155,7 +162,8 @@ impl Decoder {
             _ => {
                 let entry = self.table.entry(index - known::COUNT - 1).ok_or(Error::Index)?;
                 let (name, value) = (self.table.name(entry), self.table.value(entry));
-                Field { name, value, known: entry.known, is_valid: entry.is_valid, is_sensitive: false }
+                let is_valid = entry.valid == Valid::Field;
+                Field { name, value, known: entry.known, is_valid, is_sensitive: false }
             }
         };
         if list.take(field.name, field.value, limits) {
@@ -194,15 +202,20 @@ impl Decoder {
                 let number = index - known::COUNT - 1;
                 let entry = table.entry(number).ok_or(Error::Index)?;
                 let name = table.name(entry);
-                (Name::Entry(number), name, entry.known, entry.is_valid || is_name(name))
+                (Name::Entry(number), name, entry.known, entry.valid != Valid::Nothing)
             }
         };
-        let is_valid = has_valid_name && is_value(value);
+        let valid = match has_valid_name {
+            true if is_value(value) => Valid::Field,
+            true => Valid::Name,
+            false => Valid::Nothing,
+        };
         if list.take(name, value, limits) {
+            let is_valid = valid == Valid::Field;
             sink(Field { name, value, known, is_valid, is_sensitive: first & 0xf0 == 0x10 });
         }
         if bits == 6 {
-            self.table.insert(place, value, known, is_valid);
+            self.table.insert(place, value, known, valid);
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use super::{
     DEFAULT_TABLE, FIELD_OVERHEAD, huffman, integer, known,
-    table::{Name, Table},
+    table::{Name, Table, Valid},
 };
 
 /// How a field is to be remembered.
@@ -168,7 +168,7 @@ impl Encoder {
         if known.is_none() {
             places.by_name[name_slot] = entered;
         }
-        self.table.insert(Name::Text(name), value, known, true);
+        self.table.insert(Name::Text(name), value, known, Valid::Field);
         self.entered = entered.wrapping_add(1);
     }
 }

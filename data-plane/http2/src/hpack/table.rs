@@ -12,6 +12,14 @@ pub(super) enum Name<'a> {
     Entry(usize),
 }
 
+/// What of a field is such as it may be. A name is looked at once, however many values it is given by its entry's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Valid {
+    Nothing,
+    Name,
+    Field,
+}
+
 /// One field's place.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Entry {
@@ -21,8 +29,7 @@ pub(super) struct Entry {
     value: u32,
     /// The number of its name among those that everybody knows, if it is there.
     pub(super) known: Option<u8>,
-    /// Whether name and value are such as a field may have.
-    pub(super) is_valid: bool,
+    pub(super) valid: Valid,
 }
 
 impl Entry {
@@ -93,7 +100,7 @@ impl Table {
     ///
     /// # Panics
     /// When it names an entry that there is none of.
-    pub(super) fn insert(&mut self, name: Name<'_>, value: &[u8], known: Option<u8>, is_valid: bool) {
+    pub(super) fn insert(&mut self, name: Name<'_>, value: &[u8], known: Option<u8>, valid: Valid) {
         let named = match name {
             Name::Text(_) => None,
             Name::Entry(number) => Some(self.entry(number).expect("whoever names an entry has looked it up")),
@@ -121,7 +128,7 @@ impl Table {
         self.shrink_to(self.max - size);
         let (start, name, value) =
             (self.gone.wrapping_add(start as u32), name_len as u32, value.len() as u32);
-        self.entries.push_back(Entry { start, name, value, known, is_valid });
+        self.entries.push_back(Entry { start, name, value, known, valid });
         self.size += size;
         self.move_to_front();
     }
@@ -154,8 +161,8 @@ mod tests {
     #[test]
     fn an_entry_that_has_to_go_lends_its_name_to_the_one_that_pushes_it_out() {
         let mut table = Table::new(2 * FIELD_OVERHEAD);
-        table.insert(Name::Text(b"name"), &[b'1'; 20], None, true);
-        table.insert(Name::Entry(0), &[b'2'; 25], None, true);
+        table.insert(Name::Text(b"name"), &[b'1'; 20], None, Valid::Field);
+        table.insert(Name::Entry(0), &[b'2'; 25], None, Valid::Field);
         let only = table.entry(0).unwrap();
         assert_eq!((table.len(), table.name(only), table.value(only)), (1, &b"name"[..], &[b'2'; 25][..]));
     }
@@ -180,7 +187,7 @@ mod tests {
                         _ => (Name::Text(text.as_bytes()), text.clone().into_bytes()),
                     };
                     let value = vec![number as u8; length];
-                    table.insert(name, &value, None, true);
+                    table.insert(name, &value, None, Valid::Field);
                     model.insert(0, (plain, value));
                 }
                 let size = |model: &[(Vec<u8>, Vec<u8>)]| -> usize {

@@ -75,7 +75,7 @@ proptest! {
             1..12,
         ),
     ) {
-        let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new(0));
+        let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new(0, usize::MAX));
         for (resized, again, list) in lists {
             for size in resized.into_iter().chain(again) {
                 encoder.set_max_table(size);
@@ -113,7 +113,7 @@ proptest! {
         fields in 0..12_usize,
     ) {
         let mut encoder = Encoder::new();
-        let (mut free, mut limited) = (Decoder::new(0), Decoder::new(0));
+        let (mut free, mut limited) = (Decoder::new(0, usize::MAX), Decoder::new(0, usize::MAX));
         for list in lists {
             let mut block = Vec::new();
             encoder.begin(&mut block);
@@ -136,7 +136,7 @@ proptest! {
 
 #[test]
 fn what_is_sent_again_enters_the_table_and_costs_an_octet_from_then_on() {
-    let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new(0));
+    let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new(0, usize::MAX));
     let fields = [
         ("content-type", "application/grpc"),
         ("grpc-accept-encoding", "identity, deflate, gzip"),
@@ -180,7 +180,7 @@ fn credentials_are_kept_by_nobody_whoever_asks_for_it() {
 
 #[test]
 fn what_is_not_to_be_kept_is_in_no_table() {
-    let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new(0));
+    let (mut encoder, mut decoder) = (Encoder::new(), Decoder::new(0, usize::MAX));
     for keep in [Keep::Once, Keep::Never] {
         for _ in 0..3 {
             let mut block = Vec::new();
@@ -215,7 +215,7 @@ fn a_name_or_a_value_that_no_field_may_have_is_said_to_be_such_wherever_it_stand
         ("x", "a\0b", false),
         ("x", "\x7f", false),
     ] {
-        let mut decoder = Decoder::new(0);
+        let mut decoder = Decoder::new(0, usize::MAX);
         let mut block = vec![0x40, name.len() as u8];
         block.extend_from_slice(name.as_bytes());
         block.push(value.len() as u8);

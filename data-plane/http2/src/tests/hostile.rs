@@ -377,3 +377,28 @@ fn a_response_is_one() {
         assert!(is_second || matches!(head, Poll::Ready(Err(crate::Failure::Malformed(_)))), "{head:?}");
     }
 }
+
+#[test]
+fn heads_that_nobody_takes_are_counted() {
+    let mut guard = Counted { most_resets: Some(10), ..Counted::default() };
+    let mut side = Side::server(CONFIG);
+    side.feed_judged(&headers(1, &GET[1..], true), &mut guard);
+    assert_eq!((fate(&mut side), guard.resets), (MALFORMED, 1));
+    for _ in 0..10 {
+        assert_eq!(side.shared.borrow().end(), None);
+        side.feed_judged(&headers(1, &[("x", "1")], true), &mut guard);
+    }
+    assert_eq!(side.shared.borrow().end(), Some(End::GivenUp(ErrorCode::ENHANCE_YOUR_CALM, "enough")));
+}
+
+#[test]
+fn a_head_for_nobody_that_is_far_too_large_ends_the_connection() {
+    let mut bomb = [&[0x40, 1, b'x', 0x7f, 0xa1, 0x1e][..], &[b'y'; 4000]].concat();
+    bomb.extend([0xbe; 100]);
+    let large = frame(kind::HEADERS, flag::END_HEADERS | flag::END_STREAM, 1, &bomb);
+    let mut side = Side::server(CONFIG);
+    side.feed(&headers(1, &GET[1..], true));
+    assert_eq!(fate(&mut side), MALFORMED);
+    side.feed(&large);
+    assert_eq!(fate(&mut side), Fate::Ended(ErrorCode::ENHANCE_YOUR_CALM));
+}

@@ -192,12 +192,14 @@ fn what_was_read_may_be_sent_again_and_the_peer_is_told_when_that_is_worth_it() 
     let mut side = Side::server(CONFIG);
     side.feed(&[headers(1, &POST, false), data(1, 600, false)].concat());
     let mut request = side.accept().unwrap();
+    assert_eq!(ready(request.receiver.poll_data(&mut cx())).unwrap().unwrap().len(), 600);
     request.receiver.release(499);
     assert_eq!(side.kinds(), []);
     request.receiver.release(101);
     let sent = side.sent();
     assert_eq!((sent[0].0.kind, &sent[0].1[..]), (kind::WINDOW_UPDATE, &600_u32.to_be_bytes()[..]));
     side.feed(&data(1, 1000, true));
+    assert_eq!(ready(request.receiver.poll_data(&mut cx())).unwrap().unwrap().len(), 1000);
     request.receiver.release(1000);
     assert_eq!(side.kinds(), [], "nothing more is to come of it");
 }
@@ -436,4 +438,92 @@ fn a_connection_that_breaks_off_while_it_leaves_takes_nothing_on_that_it_had_lef
     side.shared.borrow_mut().give_up(ErrorCode::ENHANCE_YOUR_CALM, "enough");
     let last: Vec<_> = side.sent().into_iter().map(|(_, payload)| payload[..4].to_vec()).collect();
     assert_eq!(last, [[0, 0, 0, 1], [0, 0, 0, 1]]);
+}
+
+#[test]
+fn streams_that_are_not_read_take_nothing_of_what_the_others_may_send_again() {
+    let (most, piece) = (100_000, 5_000);
+    for unread in [0, 60_000, 95_000, most - 1] {
+        let config = Config { stream_window: 1 << 20, connection_window: most, ..CONFIG };
+        let mut side = Side::server(config);
+        side.feed(&[headers(1, &POST, false), headers(3, &POST, false)].concat());
+        let mut requests: Vec<_> = std::iter::from_fn(|| side.accept()).collect();
+        let told = |side: &mut Side| -> u32 {
+            let updates = side
+                .sent()
+                .into_iter()
+                .filter(|(head, _)| (head.kind, head.stream) == (kind::WINDOW_UPDATE, 0));
+            updates.map(|(_, payload)| u32::from_be_bytes(*payload.first_chunk().unwrap())).sum()
+        };
+        let (mut left, mut sent, mut frames, mut updates) = (most, 0, 0_u32, 0_u32);
+        while sent < unread {
+            let length = piece.min(unread - sent);
+            side.feed(&data(1, length as usize, false));
+            (sent, left) = (sent + length, left - length);
+        }
+        while frames < 200 {
+            let length = piece.min(left);
+            assert!(length > 0, "the client stands still after {frames} frames, {unread} bytes are not read");
+            side.feed(&data(3, length as usize, false));
+            frames += 1;
+            let read = ready(requests[1].receiver.poll_data(&mut cx())).unwrap().unwrap().len();
+            requests[1].receiver.release(read);
+            let more = told(&mut side);
+            updates += u32::from(more > 0);
+            left = left - length + more;
+        }
+        assert!(unread > 0 || updates <= frames / 5, "{updates} updates for {frames} frames");
+        assert_eq!(side.shared.borrow().end(), None);
+    }
+}
+
+#[test]
+fn what_was_taken_of_a_stream_and_never_released_is_the_connections_again_once_its_receiver_is_gone() {
+    let config = Config { stream_window: 60_000, connection_window: 65_535, ..CONFIG };
+    let mut side = Side::server(config);
+    for number in 0..10 {
+        let id = 2 * number + 1;
+        side.feed(&[headers(id, &POST, false), data(id, 15_000, false), data(id, 15_000, false)].concat());
+        let mut request = side.accept().unwrap();
+        assert_eq!(ready(request.receiver.poll_data(&mut cx())).unwrap().unwrap().len(), 15_000);
+        request.receiver.release(5_000);
+        drop(request.receiver);
+        side.sent();
+        assert_eq!(side.shared.borrow().end(), None, "after {number}");
+    }
+}
+
+#[test]
+fn what_still_goes_out_of_a_connection_that_was_given_up_counts_as_sent() {
+    let violation: fn(&mut Side) = |side| side.feed(&window(0, 0));
+    let given_up: fn(&mut Side) = |side| side.shared.borrow_mut().give_up(ErrorCode::NO_ERROR, "enough");
+    for end in [violation, given_up] {
+        let mut side = client();
+        let (mut first, _first) = crate::open(&side.shared, post(), false, false).unwrap();
+        first.send_data(Bytes::from(vec![1; 4096]), false).unwrap();
+        let (second, _second) = crate::open(&side.shared, post(), true, false).unwrap();
+        side.shared.borrow_mut().pump();
+        let (third, _third) = crate::open(&side.shared, post(), true, false).unwrap();
+        // The server reads nothing, and speaks.
+        end(&mut side);
+        let told = [first.is_sent(), second.is_sent(), third.is_sent()];
+        let kinds = [(kind::HEADERS, 1), (kind::DATA, 1), (kind::HEADERS, 3), (kind::GOAWAY, 0)];
+        assert_eq!(side.kinds(), kinds);
+        assert_eq!(told, [true, true, false]);
+    }
+}
+
+#[test]
+fn the_last_words_to_a_server_that_has_said_all_are_sent_when_nobody_asks_for_the_stream_any_more() {
+    let mut side = client();
+    for (id, is_whole) in [(1, true), (3, false)] {
+        let (mut sender, receiver) = crate::open(&side.shared, post(), false, false).unwrap();
+        side.sent();
+        side.feed(&headers(id, &[(":status", "200")], true));
+        sender.send_data(Bytes::from_static(b"bye"), is_whole).unwrap();
+        drop((sender, receiver));
+        // What has no end yet, as a request that was answered early, is of no use.
+        assert_eq!(side.kinds(), [(if is_whole { kind::DATA } else { kind::RST_STREAM }, id)]);
+        assert_eq!(side.shared.borrow().places(), 0);
+    }
 }

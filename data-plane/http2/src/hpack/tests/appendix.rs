@@ -25,7 +25,7 @@ fn single_fields_are_read_as_the_appendix_has_them() {
         ("1008 7061 7373 776f 7264 0673 6563 7265 74", "password", "secret", 0),
         ("82", ":method", "GET", 0),
     ] {
-        let mut decoder = Decoder::new(0);
+        let mut decoder = Decoder::new(0, usize::MAX);
         assert_eq!(read(&mut decoder, &bytes(block)), list(&[(name, value)]));
         assert_eq!(decoder.table_len(), kept, "{name}");
     }
@@ -44,7 +44,7 @@ fn requests_are_read_as_the_appendix_has_them_with_and_without_compression() {
         "8287 85bf 4088 25a8 49e9 5ba9 7d7f 8925 a849 e95b b8e8 b4bf",
     ];
     for blocks in [plain, packed] {
-        let mut decoder = Decoder::new(0);
+        let mut decoder = Decoder::new(0, usize::MAX);
         let authority = (":authority", "www.example.com");
         let read = blocks.map(|block| read(&mut decoder, &bytes(block)));
         assert_eq!(read[0], list(&[(":method", "GET"), (":scheme", "http"), (":path", "/"), authority]));
@@ -90,7 +90,7 @@ fn responses_are_read_as_the_appendix_has_them_from_a_table_that_is_full() {
          dfdf cd5b 3960 d5af 2708 7f36 72c1 ab27 0fb5 291f 9587 3160 65c0 03ed 4ee5 b106 3d50 07",
     ];
     for blocks in [plain, packed] {
-        let mut decoder = Decoder::new(0);
+        let mut decoder = Decoder::new(0, usize::MAX);
         // The appendix has a table of 256 bytes, which is to be told first.
         decoded(&mut decoder, &bytes("3fe1 01"), NO_LIMITS).unwrap();
         let read = blocks.map(|block| read(&mut decoder, &bytes(block)));

@@ -111,7 +111,7 @@ proptest! {
                 let mut preface = [0; PREFACE.len()];
                 ours.read_exact(&mut preface).await.unwrap();
                 assert_eq!(preface, PREFACE);
-                let mut decoder = Decoder::new(0);
+                let mut decoder = Decoder::new(0, usize::MAX);
                 let mut lists = lists.iter();
                 while lists.len() > 0 {
                     let (head, payload) = next(&mut ours).await;

@@ -3,7 +3,7 @@
 use super::*;
 
 fn refused(blocks: &[&[u8]]) -> Error {
-    let mut decoder = Decoder::new(0);
+    let mut decoder = Decoder::new(0, usize::MAX);
     let (last, before) = blocks.split_last().unwrap();
     for block in before {
         decoded(&mut decoder, block, NO_LIMITS).unwrap();
@@ -33,14 +33,14 @@ fn what_breaks_a_rule_is_refused_with_the_rule() {
         assert_eq!(refused(&[block]), error, "{block:x?}");
     }
     // 4096 is what it is anyway, and what comes in front of the first field may come more than once.
-    assert!(decoded(&mut Decoder::new(0), &[0x20, 0x3f, 0xe1, 0x1f, 0x82], NO_LIMITS).is_ok());
-    assert!(decoded(&mut Decoder::new(8192), &[0x3f, 0xe1, 0x3f], NO_LIMITS).is_ok());
+    assert!(decoded(&mut Decoder::new(0, usize::MAX), &[0x20, 0x3f, 0xe1, 0x1f, 0x82], NO_LIMITS).is_ok());
+    assert!(decoded(&mut Decoder::new(8192, usize::MAX), &[0x3f, 0xe1, 0x3f], NO_LIMITS).is_ok());
 }
 
 #[test]
 fn an_entry_that_has_gone_cannot_be_named() {
     let entered = [0x40, 1, b'a', 1, b'b'];
-    assert_eq!(read(&mut Decoder::new(0), &[&entered[..], &[0xbe]].concat()).len(), 2);
+    assert_eq!(read(&mut Decoder::new(0, usize::MAX), &[&entered[..], &[0xbe]].concat()).len(), 2);
     assert_eq!(refused(&[&entered, &[0x20, 0xbe]]), Error::Index);
     // What is larger than the table empties it.
     let large = [&[0x40, 1, b'a', 0x7f, 0x81, 0x20][..], &[b'v'; 4224]].concat();
@@ -49,7 +49,7 @@ fn an_entry_that_has_gone_cannot_be_named() {
 
 #[test]
 fn a_small_block_that_means_a_large_list_costs_no_more_than_its_limits() {
-    let mut decoder = Decoder::new(0);
+    let mut decoder = Decoder::new(0, usize::MAX);
     // An entry as large as the table, named again and again.
     let mut block = vec![0x40, 1, b'a', 0x7f, 0xe0, 0x1e];
     block.extend_from_slice(&[b'v'; 4063]);
@@ -71,7 +71,7 @@ proptest! {
         ),
         limits in (0..500_usize, 0..10_usize),
     ) {
-        let mut decoder = Decoder::new(0);
+        let mut decoder = Decoder::new(0, usize::MAX);
         for block in blocks {
             let limits = ListLimits { bytes: limits.0, fields: limits.1 };
             let Ok((fields, size)) = decoded(&mut decoder, &block, limits) else { break };
@@ -80,4 +80,30 @@ proptest! {
             prop_assert!(decoder.table_size() <= DEFAULT_TABLE);
         }
     }
+}
+
+#[test]
+fn a_list_that_is_far_too_large_is_read_no_further() {
+    let mut block = vec![0x40, 1, b'a', 0x7f, 0xe0, 0x1e];
+    block.extend_from_slice(&[b'v'; 4063]);
+    block.extend_from_slice(&[0xbe; 9]);
+    // What is no field would be found behind them.
+    block.push(0x80);
+    let mut decoder = Decoder::new(0, 10 * 4096);
+    assert_eq!(decoded(&mut decoder, &block, NO_LIMITS).unwrap_err(), Error::Index);
+    let mut decoder = Decoder::new(0, 10 * 4096 - 1);
+    assert_eq!(decoded(&mut decoder, &block, NO_LIMITS).unwrap_err(), Error::LargeList);
+}
+
+#[test]
+fn a_name_that_is_taken_from_an_entry_is_judged_by_it() {
+    let of = |name: u8, value: u8| {
+        let block = [0x40, 1, name, 1, value, 0x7e, 1, b'1', 0xbf];
+        let fields = decoded(&mut Decoder::new(0, usize::MAX), &block, NO_LIMITS).unwrap().0;
+        fields.iter().map(|field| field.is_valid).collect::<Vec<_>>()
+    };
+    assert_eq!(of(b'a', b'b'), [true, true, true]);
+    assert_eq!(of(b'a', b'\n'), [false, true, false]);
+    assert_eq!(of(b'A', b'b'), [false, false, false]);
+    assert_eq!(of(b'A', b'\n'), [false, false, false]);
 }

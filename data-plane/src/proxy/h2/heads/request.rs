@@ -137,7 +137,7 @@ mod tests {
         let mut fields = Vec::new();
         let limits = ListLimits { bytes: usize::MAX, fields: usize::MAX };
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-        let read = Decoder::new(0).decode(&block, limits, &mut |field| {
+        let read = Decoder::new(0, usize::MAX).decode(&block, limits, &mut |field| {
             assert!(field.is_valid, "{field:?}");
             fields.push((text(field.name), text(field.value)));
         });

@@ -135,9 +135,12 @@ impl Group {
         }
         self.created.count(&mutation);
         for record in mutation.writes().filter_map(RecordWrite::record) {
-            let before = view.get(&record.key).map(|before| &before.registered_by);
-            if !record.registered_by.is_empty() && before != Some(&record.registered_by) {
-                self.registered.entry(record.registered_by.clone()).or_default().add(&record.key.service);
+            let has = |record: &Record| (record.registered_by.clone(), record.lost.is_some());
+            let (name, is_lost) = has(record);
+            if !name.is_empty()
+                && view.get(&record.key).map(|before| has(before)) != Some((name.clone(), is_lost))
+            {
+                self.registered.entry(name).or_default().add(&record.key.service, is_lost);
             }
         }
         for write in mutation.writes() {

@@ -119,6 +119,10 @@ impl Envelope {
     /// Whether it is a registration for which nobody waits any more: its caller has gone, or his time is over, as that of all who
     /// wait for a process that stands still. He may have registered since, at another control plane, too, and this one would
     /// throw out what came of that: alone among commands it shows no lease, and asks for something for its own caller only.
+    ///
+    /// His time is counted from when this process has read his call, which is all that it can know. What waited in a socket while the
+    /// process stood still has all of its time left then: it is found out only if its caller has hung up and that has been read, too,
+    /// and else by its request id, or not at all.
     fn is_abandoned(&self, now: Instant) -> bool {
         matches!(self.command, Command::Register(_))
             && (self.reply.is_closed() || self.until.is_some_and(|until| until <= now))

@@ -250,7 +250,9 @@ fn in_words(told: &Value) -> String {
         (told["registered"]["replicas"].as_u64(), told["registered"]["services"].as_u64())
         && replicas > 0
     {
-        lines.push(format!("has       {replicas} replicas registered, in {services} services"));
+        let counted = |count: u64, what| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+        let (replicas, services) = (counted(replicas, "replica"), counted(services, "service"));
+        lines.push(format!("has       {replicas} registered, in {services}"));
     }
     let may = joined(&told["may"]);
     lines.push(format!("may       {}", if may.is_empty() { "nothing but ask for health" } else { &may }));
@@ -337,7 +339,7 @@ mod tests {
         assert_eq!(
             in_words(&told),
             "name      ci\nknown by  token\nfrom      10.0.0.1\nrole      replica for orders at 10.0.0.0/8, at most \
-             500 replicas\nhas       12 replicas registered, in 1 services\nmay       register replicas\n"
+             500 replicas\nhas       12 replicas registered, in 1 service\nmay       register replicas\n"
         );
     }
 }

@@ -13,8 +13,9 @@ use gateway_proto::{
     Address, Endpoint, Mode, Protocol, ReplicaKey, reason,
     time::{duration, non_negative},
     v1::{
-        DrainReplicaRequest, DrainStatus, HealthStatus, HeartbeatRequest, Locality, RegisterRequest,
-        RegisterResponse, ReportHealthRequest, registry_service_client::RegistryServiceClient,
+        self, DrainReplicaRequest, DrainStatus, GetReplicaRequest, GetReplicaResponse, HealthStatus,
+        HeartbeatRequest, Locality, RegisterRequest, RegisterResponse, ReportHealthRequest,
+        registry_service_client::RegistryServiceClient,
     },
 };
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
@@ -76,8 +77,8 @@ enum Wanted {
     Down(String),
     /// To be left in peace, within this time and for this reason.
     Drained(Duration, String),
-    /// To be forgotten.
-    Gone,
+    /// To be forgotten, until then.
+    Gone(Instant),
 }
 
 /// How far it has come.
@@ -142,7 +143,7 @@ impl Registration {
 
     /// Removes it, and waits at most this long for that.
     pub(super) async fn gone(mut self, within: Duration) {
-        self.wanted.send_replace(Wanted::Gone);
+        self.wanted.send_replace(Wanted::Gone(Instant::now() + within));
         if tokio::time::timeout(within, &mut self.task).await.is_err() {
             self.task.abort();
         }
@@ -190,7 +191,7 @@ impl Keeper {
                 }
                 // Nobody sends to what is not registered.
                 Wanted::Drained(..) => drop(self.stage.send_replace(Stage::Drained)),
-                Wanted::Gone => return self.take_back().await,
+                Wanted::Gone(until) => return self.take_back(until).await,
                 Wanted::Absent | Wanted::Down(_) => {}
             }
             if self.wants.changed().await.is_err() {
@@ -270,7 +271,7 @@ impl Keeper {
         let answer = tokio::select! {
             biased;
             answer = register_once(&mut self.client, request) => answer,
-            _ = wants.wait_for(|wanted| *wanted == Wanted::Gone) => return None,
+            _ = wants.wait_for(|wanted| matches!(wanted, Wanted::Gone(_))) => return None,
         };
         match &answer {
             Ok(_) => self.unanswered = None,
@@ -283,11 +284,21 @@ impl Keeper {
     }
 
     /// Removes what a registration without an answer has come to, or would come to yet: asked for once more it is carried out once,
-    /// and has a lease to end it by. A refusal says that another one of that id was, or that somebody has the replica since: not for
-    /// this one to throw out.
-    async fn take_back(&mut self) {
+    /// and has a lease to end it by. Refused, it has been another's, or is gone.
+    ///
+    /// A request that never was carried out is carried out now, whoever has registered the replica since. So the registry is asked
+    /// first who is there, and [`may_take_back`] says no where that is somebody else. Who has registered it at the same address
+    /// cannot be told from this one, nor who comes between question and request, nor anybody where the question is refused (it takes
+    /// the role `reader`): they are thrown out, and a supervisor like this one registers again once this has gone.
+    async fn take_back(&mut self, until: Instant) {
         let Some(request) = self.unanswered.take() else { return };
-        if let Ok(granted) = register_once(&mut self.client, &request).await {
+        let (service, replica_id) = (request.service.clone(), request.replica_id.clone());
+        let asked =
+            within(CALL_TIMEOUT, self.client.get_replica(GetReplicaRequest { service, replica_id })).await;
+        let left = until.saturating_duration_since(Instant::now());
+        if may_take_back(&request, &asked, left)
+            && let Ok(granted) = register_once(&mut self.client, &request).await
+        {
             self.deregister(granted.lease_id).await;
         }
     }
@@ -325,7 +336,7 @@ impl Keeper {
                     self.stage.send_replace(Stage::Drained);
                     (reported, is_drained) = (wanted, true);
                 }
-                Wanted::Gone => {
+                Wanted::Gone(_) => {
                     self.renewals.release(&self.key).await;
                     self.deregister(lease).await;
                     return Left::Over;
@@ -365,7 +376,7 @@ impl Keeper {
     }
 
     fn tell_of(&self, mode: Mode) {
-        if matches!(*self.wants.borrow(), Wanted::Drained(..) | Wanted::Gone) {
+        if matches!(*self.wants.borrow(), Wanted::Drained(..) | Wanted::Gone(_)) {
             return;
         }
         match mode {
@@ -519,6 +530,26 @@ async fn register_once(
     // A control plane that comes to it later knows that nobody waits for it.
     call.set_timeout(CALL_TIMEOUT);
     within(CALL_TIMEOUT, client.register(call)).await
+}
+
+/// Whether to take a registration back that has no answer, by what the registry shows of its replica, with so much time left.
+fn may_take_back(
+    request: &RegisterRequest,
+    shown: &Result<GetReplicaResponse, Status>,
+    left: Duration,
+) -> bool {
+    match shown {
+        Ok(GetReplicaResponse { replica }) => {
+            let address = |endpoint: &v1::Endpoint| endpoint.address.clone();
+            let there = replica.as_ref().and_then(|replica| replica.endpoint.as_ref()).map(address);
+            there == request.endpoint.as_ref().map(address)
+        }
+        // It may be carried out yet, which its repetition prevents, if there is time for its removal, too: what is registered and
+        // not removed would be worse than what it is to prevent.
+        Err(status) if status.code() == Code::NotFound => left >= CALL_TIMEOUT,
+        // Who does not answer this does not answer the rest.
+        Err(status) => !is_open(status),
+    }
 }
 
 /// Whether a call that failed so may have been carried out, or still be.

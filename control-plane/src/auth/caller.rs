@@ -244,10 +244,11 @@ impl Caller {
         }
     }
 
-    /// Waits until he may be told that he asks for too much: whoever asks again at once is as fast as his answers. Cancel safe.
-    pub(crate) async fn pace(&self) {
+    /// Waits until he may be told that he asks for too much: whoever asks again at once is as fast as his answers. So long at
+    /// most, because he waits no longer himself. Cancel safe.
+    pub(crate) async fn pace(&self, longest: Duration) {
         if let Some(share) = self.share() {
-            self.gate.pace(&share).await;
+            self.gate.pace(&share, longest).await;
         }
     }
 

@@ -6,7 +6,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -159,10 +159,10 @@ impl Gate {
         Some(act(&mut buckets.lock().unwrap_or_else(PoisonError::into_inner), clock::now()))
     }
 
-    /// Waits for a caller's turn to be told that he asks for too much, if there are turns.
-    pub(super) async fn pace(&self, whose: &Share) {
+    /// Waits for a caller's turn to be told that he asks for too much, if there are turns, so long at most.
+    pub(super) async fn pace(&self, whose: &Share, longest: Duration) {
         if let Some(lock) = &self.lock {
-            lock.pace.turn(whose).await;
+            lock.pace.turn(whose, longest).await;
         }
     }
 

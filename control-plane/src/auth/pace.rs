@@ -33,11 +33,11 @@ impl Pace {
         Self { buckets: Mutex::new(Buckets::new(PER_SECOND, clock::now())), places: Semaphore::new(MAX_HELD) }
     }
 
-    /// Waits for the turn of one more refusal. Cancel safe: the turn is over.
-    pub(super) async fn turn(&self, whose: &Share) {
+    /// Waits for the turn of one more refusal, for which its caller waits so long at most. Cancel safe: the turn is over.
+    pub(super) async fn turn(&self, whose: &Share, longest: Duration) {
         let wait = {
             let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-            buckets.reserve(whose, LONGEST, clock::now())
+            buckets.reserve(whose, longest.min(LONGEST), clock::now())
         };
         if wait.is_zero() {
             return;
@@ -70,7 +70,7 @@ mod tests {
             callers.spawn(async move {
                 let mut refused = 0;
                 while Instant::now() < until {
-                    pace.turn(&share("greedy")).await;
+                    pace.turn(&share("greedy"), Duration::MAX).await;
                     refused += 1;
                 }
                 refused
@@ -84,13 +84,13 @@ mod tests {
         let pace = Pace::new();
         let began = Instant::now();
         for _ in 0..2 * PER_SECOND {
-            pace.turn(&share("modest")).await;
+            pace.turn(&share("modest"), Duration::MAX).await;
         }
         assert_eq!(began.elapsed(), Duration::ZERO);
-        pace.turn(&share("modest")).await;
+        pace.turn(&share("modest"), Duration::MAX).await;
         assert!(!began.elapsed().is_zero());
         let began = Instant::now();
-        pace.turn(&share("other")).await;
+        pace.turn(&share("other"), Duration::MAX).await;
         assert_eq!(began.elapsed(), Duration::ZERO);
     }
 
@@ -104,6 +104,26 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn who_waits_for_less_than_his_turn_is_told_in_his_time() {
+        let pace = Arc::new(Pace::new());
+        let mut calls = JoinSet::new();
+        for _ in 0..3 * PER_SECOND {
+            let pace = Arc::clone(&pace);
+            calls.spawn(async move { pace.turn(&share("greedy"), Duration::MAX).await });
+        }
+        let calls = tokio::spawn(calls.join_all());
+        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        for longest in [Duration::ZERO, Duration::from_millis(50)] {
+            let began = Instant::now();
+            pace.turn(&share("greedy"), longest).await;
+            let waited = began.elapsed();
+            assert!((longest..=longest + Duration::from_millis(1)).contains(&waited), "{waited:?}");
+        }
+        calls.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn nobody_waits_longer_than_a_second_and_no_more_than_so_many_wait() {
         let pace = Arc::new(Pace::new());
         let mut calls = JoinSet::new();
@@ -111,7 +131,7 @@ mod tests {
             let pace = Arc::clone(&pace);
             calls.spawn(async move {
                 let began = Instant::now();
-                pace.turn(&share("greedy")).await;
+                pace.turn(&share("greedy"), Duration::MAX).await;
                 began.elapsed()
             });
         }

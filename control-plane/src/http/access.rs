@@ -1,6 +1,6 @@
 //! The gate before everything that is not gRPC: who asks, and whether the path is for him.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Extension, Request, State},
@@ -40,7 +40,7 @@ pub(super) async fn check(State(gate): State<Arc<Gate>>, mut request: Request, n
         }
     };
     if response.status() == StatusCode::TOO_MANY_REQUESTS {
-        caller.pace().await;
+        caller.pace(Duration::MAX).await;
     }
     response
 }

@@ -16,7 +16,7 @@ use gateway_proto::{LeaseId, ReplicaKey};
 
 pub(super) use self::{
     deregister::{block_of, find},
-    register::key_of,
+    register::{becomes_his, key_of},
 };
 use super::{
     Answer, Candidates, Command, Mutation, Record, RegistryError, View, item::etag, mutation::RecordWrite,

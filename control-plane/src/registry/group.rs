@@ -14,7 +14,7 @@ use gateway_proto::{Address, LeaseId, ReplicaKey, ServiceName};
 use super::{
     Answer, Candidates, Cause, Command, Decision, Holding, Key, Limits, Mutation, Override, OverrideId,
     OverrideTarget, Record, RecordWrite, Registration, RegistryError, SparseText, Target, View, Write,
-    decide::{block_of, decide, find, key_of},
+    decide::{becomes_his, block_of, decide, find, key_of},
 };
 
 /// The mutations of one transaction, in the order of their commands.
@@ -135,9 +135,12 @@ impl Group {
         }
         self.created.count(&mutation);
         for record in mutation.writes().filter_map(RecordWrite::record) {
-            let before = view.get(&record.key).map(|before| &before.registered_by);
-            if !record.registered_by.is_empty() && before != Some(&record.registered_by) {
-                self.registered.entry(record.registered_by.clone()).or_default().add(&record.key.service);
+            let has = |record: &Record| (record.registered_by.clone(), record.lost.is_some());
+            let (name, is_lost) = has(record);
+            if !name.is_empty()
+                && view.get(&record.key).map(|before| has(before)) != Some((name.clone(), is_lost))
+            {
+                self.registered.entry(name).or_default().add(&record.key.service, is_lost);
             }
         }
         for write in mutation.writes() {
@@ -171,8 +174,11 @@ impl Group {
         });
         let replicas = view.replica_count() + self.created.replicas + created.replicas;
         let overrides = view.overrides().len() + self.created.overrides + created.overrides;
+        // Whose place a registration takes: that of its own id's last one, else of who has its address.
+        let mut present = mutation.writes().filter_map(|write| view.get(write.key.as_replica()?));
+        let mut is_more = |wish| present.next().is_none_or(|predecessor| becomes_his(predecessor, wish));
         let is_his = match command {
-            Command::Register(Registration { service, registrant, .. }) if created.replicas > 0 => {
+            Command::Register(wish @ Registration { service, registrant, .. }) if is_more(wish) => {
                 let pending = self.registered.get(&registrant.name);
                 registrant.check(limits, service, view.held_by(&registrant.name), pending).is_ok()
             }

@@ -220,6 +220,58 @@ proptest! {
     }
 
     #[test]
+    fn nobody_registers_more_than_he_may_have_also_by_taking_over_and_in_groups(
+        steps in proptest::collection::vec((0..8_u8, 0..2_usize, 0..12_u8, any::<bool>()), 1..120),
+        in_groups in any::<bool>(),
+    ) {
+        const ROOMY: Limits = Limits { replicas: 100, replicas_per_service: 100 };
+        const MOST: usize = 2;
+        let mut view = View::default();
+        let mut waiting = std::collections::VecDeque::new();
+        for (index, (kind, who, id, takes_place)) in steps.into_iter().enumerate() {
+            let key = key(0, id);
+            let lease = view.get(&key).and_then(|record| record.lease).map(|terms| terms.id);
+            let silent_for = Duration::from_secs(16);
+            let command = match (kind, lease) {
+                (0..=1, Some(lease)) => Command::Hold { key, lease, silent_for },
+                (2, Some(lease)) => Command::Recover { key, lease },
+                _ => {
+                    let mut wish = Registration::permanent(service(0), address(id));
+                    wish.replica = Some(match takes_place {
+                        true => ReplicaId::parse(&format!("n{index}")).unwrap(),
+                        false => key.replica,
+                    });
+                    wish.ttl = Some(Duration::from_secs(15));
+                    let quota = Some(Quota { replicas: Some(MOST), services: None });
+                    wish.registrant = Registrant { name: ["ana", "ben"][who].into(), quota };
+                    Command::Register(wish)
+                }
+            };
+            waiting.push_back((command, Candidates::from_random(index as u64 + 1, index as u128 + 1)));
+            if in_groups && waiting.len() < 4 {
+                continue;
+            }
+            while !waiting.is_empty() {
+                let mut group = Group::default();
+                while let Some((command, fresh)) = waiting.front() {
+                    if group.offer(&view, &ROOMY, command, fresh, UNIX_EPOCH, |_, _| true) == Step::Conflict {
+                        break;
+                    }
+                    waiting.pop_front();
+                }
+                for mutation in group.into_mutations() {
+                    let revision = view.revision() + 1;
+                    view.apply(Committed { revision, mutation });
+                }
+            }
+            let his = |name: &str| view.replicas().filter(|record| &*record.registered_by == name).count();
+            prop_assert!(his("ana") <= 2 * MOST && his("ben") <= 2 * MOST);
+            let counted = |name| view.held_by(name).map_or(0, |held| held.replicas() + held.lost());
+            prop_assert_eq!((counted("ana"), counted("ben")), (his("ana"), his("ben")));
+        }
+    }
+
+    #[test]
     fn commands_in_groups_end_where_commands_one_by_one_do(actions in actions()) {
         let (mut grouped, mut serial) = (View::default(), View::default());
         let mut model = BTreeMap::new();

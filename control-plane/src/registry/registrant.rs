@@ -27,12 +27,17 @@ pub struct Quota {
 /// What one identity has registered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holding {
+    /// Those that are not lost.
     replicas: usize,
+    lost: usize,
     by_service: HashMap<ServiceName, usize>,
 }
 
 impl Registrant {
     /// Whether he may have one more replica in a service, where he `has` so much, and so much more is `pending`.
+    ///
+    /// Lost ones do not count: the guard lets them go once others have come in their place, which must not wait for the guard in
+    /// turn. There are never more of both than twice what he may have, or who lets one after another be lost would have any number.
     ///
     /// # Errors
     /// [`RegistryError::IdentityQuota`].
@@ -50,10 +55,14 @@ impl Registrant {
         let is_there = |holding: Option<&Holding>, service: &ServiceName| {
             holding.is_some_and(|holding| holding.by_service.contains_key(service))
         };
-        let replicas: usize = has.into_iter().chain(pending).map(Holding::replicas).sum();
+        let sum = |of: fn(&Holding) -> usize| has.into_iter().chain(pending).map(of).sum::<usize>();
+        let (replicas, lost) = (sum(Holding::replicas), sum(Holding::lost));
         let most = quota.replicas.unwrap_or(limits.replicas.div_ceil(2));
         if replicas >= most {
             return refused("replicas", replicas, most);
+        }
+        if replicas + lost >= most.saturating_mul(2) {
+            return refused("replicas", replicas + lost, most);
         }
         let Some(most) = quota.services else { return Ok(()) };
         let begun = pending.into_iter().flat_map(|pending| pending.by_service.keys());
@@ -79,29 +88,39 @@ impl Quota {
 }
 
 impl Holding {
-    /// How many replicas.
+    /// How many replicas that are not lost.
     pub fn replicas(&self) -> usize {
         self.replicas
     }
 
-    /// In how many services.
+    /// How many that are.
+    pub(super) fn lost(&self) -> usize {
+        self.lost
+    }
+
+    /// In how many services, those included where all are lost.
     pub fn services(&self) -> usize {
         self.by_service.len()
     }
 
     /// Counts one more.
-    pub(super) fn add(&mut self, service: &ServiceName) {
-        self.replicas += 1;
+    pub(super) fn add(&mut self, service: &ServiceName, is_lost: bool) {
+        *self.count(is_lost) += 1;
         *self.by_service.entry(service.clone()).or_default() += 1;
     }
 
     /// Counts one less.
-    pub(super) fn remove(&mut self, service: &ServiceName) {
+    pub(super) fn remove(&mut self, service: &ServiceName, is_lost: bool) {
         let Some(count) = self.by_service.get_mut(service) else { return };
-        (self.replicas, *count) = (self.replicas - 1, *count - 1);
+        *count -= 1;
         if *count == 0 {
             self.by_service.remove(service);
         }
+        *self.count(is_lost) -= 1;
+    }
+
+    fn count(&mut self, is_lost: bool) -> &mut usize {
+        if is_lost { &mut self.lost } else { &mut self.replicas }
     }
 }
 
@@ -117,7 +136,7 @@ mod tests {
 
     fn holding(services: &[&str]) -> Holding {
         let mut holding = Holding::default();
-        services.iter().for_each(|name| holding.add(&service(name)));
+        services.iter().for_each(|name| holding.add(&service(name), false));
         holding
     }
 
@@ -153,6 +172,26 @@ mod tests {
     }
 
     #[test]
+    fn lost_ones_do_not_count_up_to_as_many_again() {
+        let ci =
+            Registrant { name: "ci".into(), quota: Some(Quota { replicas: Some(2), services: Some(1) }) };
+        let mut has = Holding::default();
+        let refused = |has: &Holding, name| {
+            ci.check(&LIMITS, &service(name), Some(has), None).err().map(|error| error.to_string())
+        };
+        (0..2).for_each(|_| has.add(&service("a"), true));
+        assert_eq!((has.replicas(), refused(&has, "a")), (0, None));
+        assert!(refused(&has, "b").unwrap().contains("1 services and may have 1"), "it may be found again");
+        has.add(&service("a"), false);
+        assert_eq!(refused(&has, "a"), None);
+        has.add(&service("a"), true);
+        assert!(refused(&has, "a").unwrap().contains("has 4 replicas and may have 2"));
+        (0..3).for_each(|_| has.remove(&service("a"), true));
+        has.remove(&service("a"), false);
+        assert_eq!(has, Holding::default());
+    }
+
+    #[test]
     fn of_two_quotas_the_wider_one_holds_and_none_is_the_widest() {
         let (two, nine) =
             (Quota { replicas: Some(2), services: Some(9) }, Quota { replicas: Some(9), services: None });
@@ -165,10 +204,10 @@ mod tests {
         let mut holding = holding(&["a", "a", "b"]);
         assert_eq!((holding.replicas(), holding.services()), (3, 2));
         for name in ["a", "b", "never"] {
-            holding.remove(&service(name));
+            holding.remove(&service(name), false);
         }
         assert_eq!((holding.replicas(), holding.services()), (1, 1));
-        holding.remove(&service("a"));
+        holding.remove(&service("a"), false);
         assert_eq!(holding, Holding::default());
     }
 }

@@ -1,12 +1,14 @@
 //! The gate before every RPC: who asks, and whether the RPC is for him.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     extract::{Request, State},
+    http::HeaderMap,
     middleware::Next,
     response::Response,
 };
+use gateway_proto::time::parse_grpc;
 use tonic::{Code, Status};
 
 use crate::{
@@ -14,12 +16,15 @@ use crate::{
         Caller, Denied, Gate, Permission, Wire,
         permission::{is_reflection, of_rpc},
     },
+    clock,
     refusal::Refusal,
 };
 
 /// Lets a request pass whose caller may have it, with him in its extensions. One that comes from the HTTP side of this
 /// process has him already: he was charged there, and his answer is watched there.
 pub(super) async fn check(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
+    let began = clock::now();
+    let patience = patience(request.headers());
     let known = request.extensions().get::<Caller>().cloned();
     let is_outer = known.is_none();
     let caller = known.unwrap_or_else(|| gate.caller(request.headers(), request.extensions()));
@@ -48,13 +53,37 @@ pub(super) async fn check(State(gate): State<Arc<Gate>>, mut request: Request, n
         }
     };
     if is_outer && asked_too_much(&response) {
-        caller.pace().await;
+        caller.pace(patience.saturating_sub(clock::now().saturating_duration_since(began))).await;
     }
     response
+}
+
+/// How long a refusal may be held back: half of the caller's time, so that it reaches him before that is over and says when to
+/// come back. Who has none waits for any turn.
+fn patience(headers: &HeaderMap) -> Duration {
+    let timeout = headers.get("grpc-timeout").and_then(|value| parse_grpc(value.as_bytes()));
+    timeout.map_or(Duration::MAX, |timeout| timeout / 2)
 }
 
 /// Whether an answer is a refusal for asking too often, or for too much.
 fn asked_too_much(response: &Response) -> bool {
     let status = response.headers().get(Status::GRPC_STATUS);
     status.is_some_and(|status| Code::from_bytes(status.as_bytes()) == Code::ResourceExhausted)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_held_back_for_half_of_its_callers_time() {
+        let of = |timeout: Option<&'static str>| {
+            let timeout = timeout.map(|value| ("grpc-timeout".parse().unwrap(), value.parse().unwrap()));
+            patience(&timeout.into_iter().collect())
+        };
+        assert_eq!(of(Some("400m")), Duration::from_millis(200));
+        assert_eq!(of(Some("2S")), Duration::from_secs(1));
+        assert_eq!(of(Some("soon")), Duration::MAX);
+        assert_eq!(of(None), Duration::MAX);
+    }
 }

@@ -208,6 +208,14 @@ impl RegistryService for Fake {
         &self,
         _: Request<v1::GetReplicaRequest>,
     ) -> Result<Response<v1::GetReplicaResponse>, Status> {
-        Err(not_scripted())
+        match self.with(|script| script.shown_at.clone()) {
+            None => Err(Status::permission_denied("for readers")),
+            Some(None) => Err(refusal(Code::NotFound, reason::REPLICA_NOT_FOUND, "it is not there")),
+            Some(Some(address)) => {
+                let endpoint = Some(v1::Endpoint { address, ..Default::default() });
+                let replica = Some(v1::Replica { endpoint, ..Default::default() });
+                Ok(Response::new(v1::GetReplicaResponse { replica }))
+            }
+        }
     }
 }

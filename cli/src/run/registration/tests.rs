@@ -169,6 +169,26 @@ async fn whoever_ends_before_its_registration_is_answered_takes_it_back() {
     assert_eq!(leases, [format!("{:032x}", 7)]);
 }
 
+/// Whether one that ends before its registration is answered asks for it again, with so much time for that.
+async fn takes_back(shown_at: Option<Option<&str>>, longest: Duration) -> bool {
+    let shown_at = shown_at.map(|shown| shown.map(str::to_owned));
+    let (registration, fake) = begin(Script { ignore_register: 1, shown_at, ..Script::default() }).await;
+    registered(&fake, 1).await;
+    registration.gone(longest).await;
+    let (asked, removed) = fake.with(|script| (script.registered.len(), script.deregistered.len()));
+    assert_eq!(asked - 1, removed, "what is registered is removed");
+    asked == 2
+}
+
+#[tokio::test]
+async fn what_is_taken_back_is_not_anothers_and_is_not_registered_for_that_when_time_is_short() {
+    let short = Duration::from_millis(300);
+    assert!(takes_back(Some(Some("127.0.0.1:80")), PATIENCE).await);
+    assert!(!takes_back(Some(Some("127.0.0.1:81")), PATIENCE).await, "another one has come");
+    assert!(takes_back(Some(None), PATIENCE).await, "it may be carried out yet");
+    assert!(!takes_back(Some(None), short).await, "it may not be removed in time");
+}
+
 #[tokio::test]
 async fn whoever_is_thrown_out_by_another_process_is_back_once_that_has_gone_and_not_before() {
     let (streams, mut opened) = mpsc::unbounded_channel();

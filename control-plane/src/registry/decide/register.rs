@@ -55,8 +55,12 @@ pub(super) fn register(
     if let Some(record) = before.filter(|record| says_the_same(record, wish)) {
         return Ok(Decision::Nothing(Answer::Registered { record: Arc::clone(record), created: false }));
     }
-    if before.is_none() && superseded.is_none() {
-        check_quota(view, limits, wish)?;
+    let predecessor = before.or(superseded);
+    if predecessor.is_none() {
+        check_room(view, limits, wish)?;
+    }
+    if predecessor.is_none_or(|record| becomes_his(record, wish)) {
+        wish.registrant.check(limits, &wish.service, view.held_by(&wish.registrant.name), None)?;
     }
     let cause = match before {
         None => Cause::Registered,
@@ -198,8 +202,15 @@ fn check_block(
     })
 }
 
-fn check_quota(view: &View, limits: &Limits, wish: &Registration) -> Result<(), RegistryError> {
-    let (of, Registration { service, registrant, .. }) = ("replicas", wish);
+/// Whether a replica that has been another's is the registrant's from then on, and counts for him as a new one does: else two who take
+/// each other's places in turns would have any number. What has had no registrant is free to take.
+pub(in crate::registry) fn becomes_his(predecessor: &Record, wish: &Registration) -> bool {
+    let of = &predecessor.registered_by;
+    !of.is_empty() && *of != wish.registrant.name
+}
+
+fn check_room(view: &View, limits: &Limits, wish: &Registration) -> Result<(), RegistryError> {
+    let (of, service) = ("replicas", &wish.service);
     if view.replica_count() >= limits.replicas {
         return Err(RegistryError::QuotaExceeded { service: None, of, limit: limits.replicas });
     }
@@ -208,5 +219,5 @@ fn check_quota(view: &View, limits: &Limits, wish: &Registration) -> Result<(), 
         let (service, limit) = (Some(service.clone()), limits.replicas_per_service);
         return Err(RegistryError::QuotaExceeded { service, of, limit });
     }
-    registrant.check(limits, service, view.held_by(&registrant.name), None)
+    Ok(())
 }

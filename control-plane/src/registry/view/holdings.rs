@@ -22,13 +22,14 @@ impl Holdings {
     pub(super) fn change(&mut self, before: Option<&Record>, after: Option<&Record>) {
         let named = |record: &&Record| !record.registered_by.is_empty();
         if let Some(record) = after.filter(named) {
-            self.0.entry(record.registered_by.clone()).or_default().add(&record.key.service);
+            let holding = self.0.entry(record.registered_by.clone()).or_default();
+            holding.add(&record.key.service, record.lost.is_some());
         }
         if let Some(record) = before.filter(named)
             && let Some(holding) = self.0.get_mut(&*record.registered_by)
         {
-            holding.remove(&record.key.service);
-            if holding.replicas() == 0 {
+            holding.remove(&record.key.service, record.lost.is_some());
+            if holding.services() == 0 {
                 self.0.remove(&*record.registered_by);
             }
         }

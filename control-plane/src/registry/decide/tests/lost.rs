@@ -3,6 +3,7 @@
 use gateway_proto::v1::RemovalCause;
 
 use super::*;
+use crate::registry::{Holding, Quota, Registrant};
 
 fn recover(record: &Record) -> Command {
     Command::Recover { key: record.key.clone(), lease: lease_of(record) }
@@ -112,6 +113,38 @@ fn a_full_service_takes_who_comes_in_the_place_of_a_lost_one() {
     assert!(matches!(refused, Err(RegistryError::QuotaExceeded { limit: 3, .. })), "{refused:?}");
     assert!(registry.register(&named("fourth", 1)).1);
     assert_eq!((registry.view.replica_count(), registry.view.get(&lost.key)), (3, None));
+}
+
+/// A leased replica of somebody who may have two.
+fn of_ci(id: &str, port: u16) -> Registration {
+    let quota = Some(Quota { replicas: Some(2), services: None });
+    Registration { registrant: Registrant { name: "ci".into(), quota }, ..named(id, port) }
+}
+
+#[test]
+fn who_comes_for_those_that_are_lost_is_taken_under_a_quota_that_they_had_used_up() {
+    let mut registry = Registry::default();
+    let (first, _) = registry.register(&of_ci("first", 1));
+    let (second, _) = registry.register(&of_ci("second", 2));
+    let third = Command::Register(of_ci("third", 3));
+    assert!(matches!(registry.run(&third), Err(RegistryError::IdentityQuota { count: 2, limit: 2, .. })));
+    let lost = registry.replica(&hold(&first));
+    assert!(registry.register(&of_ci("third", 3)).1);
+    let carts = ServiceName::parse("carts").unwrap();
+    let another = Command::Register(Registration { service: carts, ..of_ci("another", 4) });
+    assert!(matches!(registry.run(&another), Err(RegistryError::IdentityQuota { count: 2, limit: 2, .. })));
+    // Who is heard of again is back, whoever has come.
+    registry.replica(&recover(&lost));
+    assert_eq!(registry.view.held_by("ci").map(Holding::replicas), Some(3));
+    registry.replica(&hold(&registry.now(&first)));
+    registry.replica(&hold(&registry.now(&second)));
+    assert_eq!(registry.view.held_by("ci").map(Holding::replicas), Some(1));
+    let restored = View::new(registry.view.revision(), registry.view.items());
+    assert_eq!(restored.held_by("ci"), registry.view.held_by("ci"));
+    for key in [&first.key, &second.key] {
+        registry.run(&deregister(key, Proof::Force)).unwrap();
+    }
+    assert_eq!(registry.view.held_by("ci").map(Holding::replicas), Some(1));
 }
 
 #[test]

@@ -125,10 +125,34 @@ fn who_has_as_much_as_he_may_have_registers_nothing_more_and_what_he_has_again()
     registry.register(&permanent(4));
     let heavier = Registration { weight: Weight::parse(7).unwrap(), ..of_ci("orders", 1) };
     assert!(!registry.register(&heavier).1);
-    // He may take over what is there: there is no more than before. It counts as his.
+    // What was nobody's he may take over: there is no more than before. It counts as his.
     let taken = Registration { weight: Weight::parse(7).unwrap(), ..of_ci("orders", 4) };
     assert_eq!(&*registry.register(&taken).0.registered_by, "ci");
     assert_eq!(registry.view.held_by("ci").map(|held| (held.replicas(), held.services())), Some((3, 1)));
+}
+
+#[test]
+fn what_another_has_is_taken_over_only_by_who_may_have_one_more() {
+    let mut registry = Registry::default();
+    let by = |name: &str, port| {
+        let wish = of_ci("orders", port);
+        let registrant = Registrant { name: name.into(), ..wish.registrant };
+        Registration { registrant, ttl: Some(15 * SECOND), ..wish }
+    };
+    for (name, port) in [("ci", 1), ("ci", 2), ("cd", 3)] {
+        registry.register(&by(name, port));
+    }
+    let refused = RegistryError::IdentityQuota { name: "ci".into(), of: "replicas", count: 2, limit: 2 };
+    assert_eq!(registry.run(&Command::Register(by("ci", 3))), Err(refused.clone()));
+    // Neither under its own id, nor as one that comes to the address of a lost one.
+    let third = Arc::clone(registry.view.replicas().find(|record| &*record.registered_by == "cd").unwrap());
+    registry.replica(&hold(&third));
+    let other = Registration { replica: Some(ReplicaId::parse("other").unwrap()), ..by("ci", 3) };
+    assert_eq!(registry.run(&Command::Register(other)), Err(refused.clone()));
+    // Who has room takes it, and then there is room where it was taken.
+    assert!(!registry.register(&by("cd", 1)).1);
+    assert!(!registry.register(&by("ci", 3)).1);
+    assert_eq!(registry.run(&Command::Register(by("ci", 1))), Err(refused));
 }
 
 #[test]

@@ -150,7 +150,8 @@ impl Store for Redb {
         Ok(())
     }
 
-    async fn fence(&mut self, fence: Option<Fence>) -> Result<(), StoreError> {
+    /// Nobody else has the file open, so nothing becomes of ours, and nothing becomes durable, without us.
+    async fn fence(&mut self, fence: Option<Fence>, _base: Option<Revision>) -> Result<bool, StoreError> {
         let Some(database) = self.database.take() else { return Err(closed()) };
         let (kept, is_closing, has_fenced) = (Arc::clone(&database), fence.is_some(), self.has_fenced);
         let done = blocking(move || {
@@ -166,7 +167,7 @@ impl Store for Redb {
             Err(StoreError::Fenced(_)) => self.database = Some(kept),
             Err(_) => {}
         }
-        done
+        done.map(|()| true)
     }
 }
 

@@ -54,6 +54,9 @@ pub(crate) async fn run(verb: Verb, output: &Output) -> Result<(), Error> {
     match verb {
         Verb::Migrate(Migrate { from, to, files }) => {
             let (from, to) = (located("FROM", &from)?, located("TO", &to)?);
+            if from == to {
+                return Err(Error::new(Exit::Usage, format!("TO is {to}, as FROM is: name another store")));
+            }
             let moved = copy(&from, &to, &files.files()).await?;
             tell(&from, &to, moved, output)
         }

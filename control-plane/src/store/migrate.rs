@@ -62,14 +62,14 @@ pub enum MoveError {
 ///
 /// # Errors
 /// [`MoveError`] of either store; when `to` is not empty, or somebody else writes to it. Then `from` takes changes as before, unless the text
-/// says otherwise, and `to` keeps its fence if it has a part.
+/// says otherwise, and `to` keeps its fence if it may have a part.
 pub async fn migrate<F: Store, T: Store>(
     from: &mut F,
     to: &mut T,
     locations: Locations<'_>,
 ) -> Result<Moved, MoveError> {
     let first = from.load().await.map_err(MoveError::From)?;
-    let mut copy = Copy::begin(to, locations.from).await.map_err(MoveError::To)?;
+    let mut copy = Copy::begin(to, locations.from, &first.epoch).await.map_err(MoveError::To)?;
     copy.follow(first.items).await.map_err(MoveError::To)?;
     // What has changed while all of that was written, which is most of what may have changed by now.
     let to = || locations.to.to_owned();
@@ -91,9 +91,12 @@ pub async fn migrate<F: Store, T: Store>(
     };
     let moved = match ended {
         Ok(moved) => moved,
-        // Somebody else's, who moves it too.
-        Err(failed @ MoveError::From(StoreError::Fenced(_))) => return Err(failed),
         Err(failed) => {
+            copy.leave().await;
+            if let MoveError::From(StoreError::Fenced(_)) = failed {
+                // Somebody else's, who moves it too.
+                return Err(failed);
+            }
             return Err(match from.fence(None, None).await {
                 Ok(_) => failed,
                 Err(why) => still_closed(&failed, &why),
@@ -155,20 +158,36 @@ struct Copy<'a, T> {
     /// What is there: as it was where it comes from, and the revision that it has here.
     known: BTreeMap<Key, (Item, Revision)>,
     at: SystemTime,
+    is_untouched: bool,
 }
 
 impl<'a, T: Store> Copy<'a, T> {
-    /// Keeps control planes out of an empty store.
-    async fn begin(to: &'a mut T, from: &str) -> Result<Self, StoreError> {
+    /// Keeps control planes out of an empty store, which is another one than that of `epoch`.
+    async fn begin(to: &'a mut T, from: &str, epoch: &str) -> Result<Self, StoreError> {
+        let found = to.load().await?;
+        // By whatever name: its fence would keep us out of what we copy, and for good.
+        if found.epoch == epoch {
+            let why = "it is the store that is to be copied, or has the epoch of that one: name another one";
+            return Err(StoreError::Unavailable(why.into()));
+        }
         // One that is in use is left alone.
-        refuse_records(to.load().await?.items.len())?;
+        refuse_records(found.items.len())?;
         to.fence(Some(Fence::Filling { from: from.to_owned() }), None).await?;
         let target = to.load().await?;
         if let Err(refused) = refuse_records(target.items.len()) {
             to.fence(None, None).await?;
             return Err(refused);
         }
-        Ok(Self { to, base: target.revision, known: BTreeMap::new(), at: clock::wall() })
+        Ok(Self { to, base: target.revision, known: BTreeMap::new(), at: clock::wall(), is_untouched: true })
+    }
+
+    /// Takes the fence away of a store into which nothing was written: it is as it was found.
+    async fn leave(&mut self) {
+        if self.is_untouched
+            && let Err(error) = self.to.fence(None, None).await
+        {
+            tracing::warn!(%error, "the new store keeps its fence, although nothing was written to it");
+        }
     }
 
     /// Makes it hold these, and nothing else. Yields how many differed.
@@ -189,6 +208,7 @@ impl<'a, T: Store> Copy<'a, T> {
         let mut done = 0;
         while done < mutations.len() {
             let end = mutations.len().min(done + self.to.max_group());
+            self.is_untouched = false;
             let Commit::Durable(revisions) = self.to.commit(self.base, &mutations[done..end]).await? else {
                 return Err(StoreError::Unavailable(
                     "somebody else writes to it: stop the control planes that use it already, remove what is there, and begin again"
@@ -376,6 +396,27 @@ mod tests {
         assert_eq!(failed, Err(MoveError::To(StoreError::Unavailable("gone".into()))));
         let to = "the new one".to_owned();
         assert_eq!(from.fences, [Some(Fence::Moving { to }), None]);
+    }
+
+    #[tokio::test]
+    async fn a_store_is_not_moved_into_itself_and_takes_changes_as_before() {
+        let mut from = Shared::new(Memory::new(), Vec::new());
+        let mut same = Shared::new(from.memory.clone(), Vec::new());
+        let failed = move_all(&mut from, &mut same).await.unwrap_err();
+        assert!(failed.to_string().contains("it is the store that is to be copied"), "{failed}");
+        assert!(from.fences.is_empty() && same.fences.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_move_that_fails_before_anything_is_written_leaves_the_target_as_it_was() {
+        // All that is in it comes and goes behind the fence of an empty store.
+        let mut from = Shared { meddling: Meddling::Ignores, ..Shared::new(Memory::new(), Vec::new()) };
+        from.changes = vec![Vec::new(), Vec::new(), Vec::new(), registrations().remove(0)];
+        let mut to = Shared::new(Memory::new(), Vec::new());
+        let failed = move_all(&mut from, &mut to).await.unwrap_err();
+        assert!(failed.to_string().contains("reopened or changed meanwhile"), "{failed}");
+        assert_eq!(to.fences.len(), 2);
+        assert!(!to.is_closed());
     }
 
     /// Four replicas, registered one after the other.

@@ -266,6 +266,8 @@ impl Store for Etcd {
             None => {
                 self.watching = None;
                 let content = self.read_afresh().await?;
+                // The watch tells of what comes behind the read, and not of what came between the look before and the read.
+                self.pass(content.fence.as_ref())?;
                 let (client, keys, peers) = (self.client.clone(), self.keys.clone(), Arc::clone(&self.known));
                 self.known.send_replace(Arc::new(content.peers));
                 self.watching = Some(Watching::begin(client, keys, content.at + 1, peers));

@@ -119,7 +119,7 @@ async fn reopen(location: &StoreLocation, files: &EtcdFiles) -> Result<Option<Fe
         // What it has is a part of something.
         Err(error) => return Err(unusable(location, &error)),
     };
-    store.fence(None).await.map_err(|error| unusable(location, &error))?;
+    store.fence(None, None).await.map_err(|error| unusable(location, &error))?;
     Ok(Some(fence))
 }
 

@@ -107,10 +107,18 @@ pub trait Store: Send + 'static {
     /// Puts a fence there, for everybody else who uses the store, or takes it away: from that moment on, no change of theirs becomes durable,
     /// and a load of theirs says so. One that ends with its process has nobody else.
     ///
+    /// It takes the place of our own only, if we have put one there, and with `base` only if nothing has become durable since. What is taken away
+    /// is our own, or the one that the last load has met. Yields whether it is so now: `false` when ours was taken away by somebody
+    /// else, or something has become durable; then nothing was done.
+    ///
     /// # Errors
-    /// [`StoreError::Fenced`] when somebody else has put one there; otherwise as [`Store::commit`].
-    fn fence(&mut self, _fence: Option<Fence>) -> impl Future<Output = Result<(), StoreError>> + Send {
-        std::future::ready(Ok(()))
+    /// [`StoreError::Fenced`] when there is one of somebody else; otherwise as [`Store::commit`].
+    fn fence(
+        &mut self,
+        _fence: Option<Fence>,
+        _base: Option<Revision>,
+    ) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        std::future::ready(Ok(true))
     }
 
     /// The control planes that share this store; `None`: nobody else may use it.

@@ -54,6 +54,9 @@ pub(crate) async fn run(verb: Verb, output: &Output) -> Result<(), Error> {
     match verb {
         Verb::Migrate(Migrate { from, to, files }) => {
             let (from, to) = (located("FROM", &from)?, located("TO", &to)?);
+            if from == to {
+                return Err(Error::new(Exit::Usage, format!("TO is {to}, as FROM is: name another store")));
+            }
             let moved = copy(&from, &to, &files.files()).await?;
             tell(&from, &to, moved, output)
         }
@@ -116,7 +119,7 @@ async fn reopen(location: &StoreLocation, files: &EtcdFiles) -> Result<Option<Fe
         // What it has is a part of something.
         Err(error) => return Err(unusable(location, &error)),
     };
-    store.fence(None).await.map_err(|error| unusable(location, &error))?;
+    store.fence(None, None).await.map_err(|error| unusable(location, &error))?;
     Ok(Some(fence))
 }
 

@@ -81,11 +81,11 @@ impl Store for AnyStore {
         }
     }
 
-    async fn fence(&mut self, fence: Option<Fence>) -> Result<(), StoreError> {
+    async fn fence(&mut self, fence: Option<Fence>, base: Option<Revision>) -> Result<bool, StoreError> {
         match self {
-            Self::Redb(store) => store.fence(fence).await,
-            Self::Etcd(store) => store.fence(fence).await,
-            Self::Memory(store) => store.fence(fence).await,
+            Self::Redb(store) => store.fence(fence, base).await,
+            Self::Etcd(store) => store.fence(fence, base).await,
+            Self::Memory(store) => store.fence(fence, base).await,
         }
     }
 

@@ -81,8 +81,10 @@ pub struct Etcd {
     owed: Option<(Revision, Instant)>,
     audit_at: Instant,
     outlet: Outlet,
-    /// Whether the fence, if there is one, keeps out others only.
-    has_fenced: bool,
+    /// The revision of the fence that we have put there and that keeps out others only; 0: none.
+    own_fence: Revision,
+    /// That of the one, of somebody else, that the last load has met; 0: none.
+    met_fence: Revision,
     peers: Peers,
     known: Arc<tokio::sync::watch::Sender<Known>>,
     _tasks: Vec<AbortOnDropHandle<()>>,
@@ -122,7 +124,8 @@ impl Etcd {
             owed: None,
             audit_at: next_audit(),
             outlet,
-            has_fenced: false,
+            own_fence: 0,
+            met_fence: 0,
             peers,
             known,
             _tasks: tasks.into_iter().map(AbortOnDropHandle::new).collect(),
@@ -171,27 +174,40 @@ impl Etcd {
     }
 
     /// The fence, if it is among these keys.
-    fn fence_in(&self, found: &[KeyValue]) -> Option<Result<Fence, StoreError>> {
-        let fence = found.iter().find(|kv| self.keys.role(&kv.key) == Role::Fence)?;
-        Some(Fence::decode(&fence.value).map_err(|why| damaged(self.keys.prefix(), &why)))
+    fn fence_in<'a>(&self, found: &'a [KeyValue]) -> Option<&'a KeyValue> {
+        found.iter().find(|kv| self.keys.role(&kv.key) == Role::Fence)
     }
 
-    /// Looks whether somebody else has put a fence there. Control planes beyond it tell owners and data planes no longer that all is
-    /// well once the registry goes on elsewhere.
+    fn decode(&self, fence: &KeyValue) -> Result<Fence, StoreError> {
+        Fence::decode(&fence.value).map_err(|why| damaged(self.keys.prefix(), &why))
+    }
+
     async fn look_for_a_fence(&mut self) -> Result<(), StoreError> {
-        if self.has_fenced {
-            return Ok(());
-        }
         let found = self.client.range(one(self.keys.fence())).await.map_err(|status| self.told(&status))?;
-        let fence = self.fence_in(&found.kvs).transpose()?;
+        self.pass(self.fence_in(&found.kvs))
+    }
+
+    /// Goes on where our own fence is, or none if we have put none there. Control planes beyond somebody else's tell owners and data
+    /// planes no longer that all is well once the registry goes on elsewhere.
+    fn pass(&mut self, found: Option<&KeyValue>) -> Result<(), StoreError> {
+        let revision = found.map_or(0, |kv| kv.mod_revision);
+        let is_own = revision == self.own_fence;
+        let fence = found.filter(|_| !is_own).map(|kv| self.decode(kv)).transpose()?;
         self.client.contact().lose(matches!(fence, Some(Fence::Moved { .. })));
-        fence.map_or(Ok(()), |fence| Err(StoreError::Fenced(fence)))
+        self.met_fence = if is_own { 0 } else { revision };
+        match fence {
+            Some(fence) => Err(StoreError::Fenced(fence)),
+            None if is_own => Ok(()),
+            None => Err(StoreError::Unavailable(
+                "somebody has taken our fence away, so it may have been changed meanwhile".into(),
+            )),
+        }
     }
 
     /// Takes in what a transaction has found that was made on something else than there is.
     fn take_in(&mut self, found: &[KeyValue]) {
         self.expect(self.head_in(found));
-        if self.fence_in(found).is_some() {
+        if self.fence_in(found).is_some_and(|kv| kv.mod_revision != self.own_fence) {
             // The next load says what it is.
             self.watching = None;
         }
@@ -250,6 +266,8 @@ impl Store for Etcd {
             None => {
                 self.watching = None;
                 let content = self.read_afresh().await?;
+                // The watch tells of what comes behind the read, and not of what came between the look before and the read.
+                self.pass(content.fence.as_ref())?;
                 let (client, keys, peers) = (self.client.clone(), self.keys.clone(), Arc::clone(&self.known));
                 self.known.send_replace(Arc::new(content.peers));
                 self.watching = Some(Watching::begin(client, keys, content.at + 1, peers));
@@ -264,7 +282,7 @@ impl Store for Etcd {
 
     async fn commit(&mut self, base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {
         let Transaction { request, count, grants } =
-            Transaction::new(&self.keys, base, self.has_fenced, group);
+            Transaction::new(&self.keys, base, self.own_fence, group);
         let committed = match self.grant(grants).await {
             Ok(()) => self.client.txn(request).await,
             Err(status) => Err(status),
@@ -291,7 +309,7 @@ impl Store for Etcd {
     }
 
     async fn is_at(&mut self, base: Revision) -> Result<bool, StoreError> {
-        match self.client.compare(expectation(&self.keys, base, self.has_fenced)).await {
+        match self.client.compare(expectation(&self.keys, base, self.own_fence)).await {
             Ok(response) => {
                 let is_so = response.succeeded;
                 self.take_in(&found(response));
@@ -340,18 +358,28 @@ impl Store for Etcd {
         }
     }
 
-    async fn fence(&mut self, fence: Option<Fence>) -> Result<(), StoreError> {
+    async fn fence(&mut self, fence: Option<Fence>, base: Option<Revision>) -> Result<bool, StoreError> {
         // What others did until then has to be read afresh.
         self.watching = None;
-        let request = fencing(&self.keys, fence.as_ref(), self.has_fenced);
+        let known = match (&fence, self.own_fence) {
+            // Not one that came in its place since: it may be of a move that has ended.
+            (None, 0) => self.met_fence,
+            (_, own) => own,
+        };
+        let request = fencing(&self.keys, fence.as_ref(), known, base);
         let response = self.client.txn(request).await.map_err(|status| self.told(&status))?;
-        if !response.succeeded
-            && let Some(other) = self.fence_in(&found(response))
-        {
-            return Err(StoreError::Fenced(other?));
+        if response.succeeded {
+            let revision = response.header.unwrap_or_default().revision;
+            (self.own_fence, self.met_fence) = (if fence.is_some() { revision } else { 0 }, 0);
+            return Ok(true);
         }
-        self.has_fenced = fence.is_some();
-        Ok(())
+        match self.fence_in(&found(response)) {
+            Some(other) if other.mod_revision != known => Err(StoreError::Fenced(self.decode(other)?)),
+            // There is to be none, and there is none.
+            None => Ok(fence.is_none()),
+            // Something has become durable.
+            Some(_) => Ok(false),
+        }
     }
 
     fn max_group(&self) -> usize {

@@ -6,7 +6,7 @@ use super::{Commit, Loaded, Store, StoreError, new_epoch};
 use crate::registry::{Item, Key, Mutation, Revision, Write};
 
 /// Records in memory. It never fails.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Memory {
     epoch: String,
     revision: Revision,

@@ -62,37 +62,52 @@ pub enum MoveError {
 ///
 /// # Errors
 /// [`MoveError`] of either store; when `to` is not empty, or somebody else writes to it. Then `from` takes changes as before, unless the text
-/// says otherwise, and `to` keeps its fence if it has a part.
+/// says otherwise, and `to` keeps its fence if it may have a part.
 pub async fn migrate<F: Store, T: Store>(
     from: &mut F,
     to: &mut T,
     locations: Locations<'_>,
 ) -> Result<Moved, MoveError> {
     let first = from.load().await.map_err(MoveError::From)?;
-    let mut copy = Copy::begin(to, locations.from).await.map_err(MoveError::To)?;
+    let mut copy = Copy::begin(to, locations.from, &first.epoch).await.map_err(MoveError::To)?;
     copy.follow(first.items).await.map_err(MoveError::To)?;
     // What has changed while all of that was written, which is most of what may have changed by now.
     let to = || locations.to.to_owned();
     let closed = clock::now();
-    let copied = match from.fence(Some(Fence::Moving { to: to() })).await {
-        Ok(()) => copy_the_rest(from, &mut copy).await,
+    let copied = match from.fence(Some(Fence::Moving { to: to() }), None).await {
+        Ok(true) => copy_the_rest(from, &mut copy).await,
+        Ok(false) => Err(changed_meanwhile()),
         Err(why) => Err(MoveError::From(why)),
     };
-    let moved = match copied {
+    // Whoever has reopened it, or knows nothing of fences, may have changed it since it was read.
+    let ended = match copied {
+        Ok(moved) => match from.fence(Some(Fence::Moved { to: to() }), Some(moved.from)).await {
+            Ok(true) => Ok(moved),
+            Ok(false) => Err(changed_meanwhile()),
+            Err(why @ StoreError::Fenced(_)) => Err(MoveError::From(why)),
+            Err(why) => return Err(MoveError::From(not_ended(&why))),
+        },
+        Err(failed) => Err(failed),
+    };
+    let moved = match ended {
         Ok(moved) => moved,
-        // Somebody else's, who moves it too.
-        Err(failed @ MoveError::From(StoreError::Fenced(_))) => return Err(failed),
         Err(failed) => {
-            return Err(match from.fence(None).await {
-                Ok(()) => failed,
+            copy.leave().await;
+            if let MoveError::From(StoreError::Fenced(_)) = failed {
+                // Somebody else's, who moves it too.
+                return Err(failed);
+            }
+            return Err(match from.fence(None, None).await {
+                Ok(_) => failed,
                 Err(why) => still_closed(&failed, &why),
             });
         }
     };
     // From here on the old store stays closed, whatever fails: the new one may be open.
-    from.fence(Some(Fence::Moved { to: to() })).await.map_err(|why| MoveError::From(not_ended(&why)))?;
-    copy.to.fence(None).await.map_err(|why| MoveError::To(not_ended(&why)))?;
-    Ok(Moved { refused_for: clock::now() - closed, ..moved })
+    match copy.to.fence(None, None).await {
+        Ok(_) => Ok(Moved { refused_for: clock::now() - closed, ..moved }),
+        Err(why) => Err(MoveError::To(not_opened(&why))),
+    }
 }
 
 /// Copies what nobody changes any more, and looks whether it is all there.
@@ -104,16 +119,34 @@ async fn copy_the_rest<F: Store, T: Store>(from: &mut F, copy: &mut Copy<'_, T>)
     Ok(Moved { records, changed, refused_for: Duration::ZERO, from: revision, to: copy.base })
 }
 
+fn changed_meanwhile() -> MoveError {
+    MoveError::From(StoreError::Unavailable(
+        "it was reopened or changed meanwhile, past the fence of this move, so the new store lacks what was acknowledged since and stays \
+         closed: end other moves, and control planes of versions that know nothing of fences; remove what is in the new store, and begin again"
+            .into(),
+    ))
+}
+
 fn still_closed(failed: &MoveError, why: &StoreError) -> MoveError {
     MoveError::From(StoreError::Unavailable(format!(
-        "{failed}; and it takes no changes, for its fence could not be taken away: {why}; do so by  gwctl store reopen"
+        "{failed}; and it may take no changes, for a fence is there, or was to be, that could not be taken away: {why}; unless somebody else \
+         moves it, do so by  gwctl store reopen"
     )))
 }
 
 fn not_ended(why: &StoreError) -> StoreError {
     StoreError::Unavailable(format!(
-        "all of it was copied, and then this one did not answer: {why}; unless control planes start on the new store, have the old one take \
-         changes again by  gwctl store reopen , and begin again"
+        "all of it was copied, and then this one did not answer: {why}; the new store is not open: have the old one take changes again by  \
+         gwctl store reopen , remove what is in the new one, and begin again"
+    ))
+}
+
+fn not_opened(why: &StoreError) -> StoreError {
+    StoreError::Unavailable(format!(
+        "all of it was copied, and then this one did not answer when it was to be opened: {why}; look first whether it takes changes: if a \
+         control plane starts on it, it is open, the move has ended, and to reopen the old one would make two that take changes; if \
+         none starts because it is being filled, have the old one take changes again by  gwctl store reopen , remove what is here, \
+         and begin again"
     ))
 }
 
@@ -125,20 +158,36 @@ struct Copy<'a, T> {
     /// What is there: as it was where it comes from, and the revision that it has here.
     known: BTreeMap<Key, (Item, Revision)>,
     at: SystemTime,
+    is_untouched: bool,
 }
 
 impl<'a, T: Store> Copy<'a, T> {
-    /// Keeps control planes out of an empty store.
-    async fn begin(to: &'a mut T, from: &str) -> Result<Self, StoreError> {
+    /// Keeps control planes out of an empty store, which is another one than that of `epoch`.
+    async fn begin(to: &'a mut T, from: &str, epoch: &str) -> Result<Self, StoreError> {
+        let found = to.load().await?;
+        // By whatever name: its fence would keep us out of what we copy, and for good.
+        if found.epoch == epoch {
+            let why = "it is the store that is to be copied, or has the epoch of that one: name another one";
+            return Err(StoreError::Unavailable(why.into()));
+        }
         // One that is in use is left alone.
-        refuse_records(to.load().await?.items.len())?;
-        to.fence(Some(Fence::Filling { from: from.to_owned() })).await?;
+        refuse_records(found.items.len())?;
+        to.fence(Some(Fence::Filling { from: from.to_owned() }), None).await?;
         let target = to.load().await?;
         if let Err(refused) = refuse_records(target.items.len()) {
-            to.fence(None).await?;
+            to.fence(None, None).await?;
             return Err(refused);
         }
-        Ok(Self { to, base: target.revision, known: BTreeMap::new(), at: clock::wall() })
+        Ok(Self { to, base: target.revision, known: BTreeMap::new(), at: clock::wall(), is_untouched: true })
+    }
+
+    /// Takes the fence away of a store into which nothing was written: it is as it was found.
+    async fn leave(&mut self) {
+        if self.is_untouched
+            && let Err(error) = self.to.fence(None, None).await
+        {
+            tracing::warn!(%error, "the new store keeps its fence, although nothing was written to it");
+        }
     }
 
     /// Makes it hold these, and nothing else. Yields how many differed.
@@ -159,6 +208,7 @@ impl<'a, T: Store> Copy<'a, T> {
         let mut done = 0;
         while done < mutations.len() {
             let end = mutations.len().min(done + self.to.max_group());
+            self.is_untouched = false;
             let Commit::Durable(revisions) = self.to.commit(self.base, &mutations[done..end]).await? else {
                 return Err(StoreError::Unavailable(
                     "somebody else writes to it: stop the control planes that use it already, remove what is there, and begin again"
@@ -270,11 +320,30 @@ mod tests {
         /// What they do next, each group when the store is asked for something.
         changes: Vec<Vec<Mutation>>,
         fences: Vec<Option<Fence>>,
+        meddling: Meddling,
+    }
+
+    /// What somebody does once all has been read behind the fence.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Meddling {
+        Nothing,
+        /// Takes the fence away, and control planes change something.
+        Reopens,
+        /// Changes something, knowing of no fence.
+        Ignores,
     }
 
     impl Shared {
+        fn new(memory: Memory, changes: Vec<Vec<Mutation>>) -> Self {
+            Self { memory, changes, fences: Vec::new(), meddling: Meddling::Nothing }
+        }
+
+        fn is_closed(&self) -> bool {
+            self.fences.last().is_some_and(Option::is_some)
+        }
+
         fn change(&mut self) {
-            if self.fences.last().is_none_or(Option::is_none) && !self.changes.is_empty() {
+            if !self.changes.is_empty() && (!self.is_closed() || self.meddling != Meddling::Nothing) {
                 let group = self.changes.remove(0);
                 self.memory.write(&group);
             }
@@ -292,10 +361,17 @@ mod tests {
             self.memory.commit(base, group).await
         }
 
-        async fn fence(&mut self, fence: Option<Fence>) -> Result<(), StoreError> {
+        async fn fence(&mut self, fence: Option<Fence>, base: Option<Revision>) -> Result<bool, StoreError> {
+            let was_closed = self.is_closed();
             self.change();
+            let is_reopened = was_closed && self.meddling == Meddling::Reopens;
+            let now = self.memory.load().await?.revision;
+            let has_changed = base.is_some_and(|base| base != now);
+            if fence.is_some() && (is_reopened || has_changed) {
+                return Ok(false);
+            }
             self.fences.push(fence);
-            Ok(())
+            Ok(true)
         }
     }
 
@@ -315,11 +391,64 @@ mod tests {
 
     #[tokio::test]
     async fn a_move_that_fails_leaves_the_source_taking_changes() {
-        let mut from = Shared { memory: Memory::new(), changes: Vec::new(), fences: Vec::new() };
+        let mut from = Shared::new(Memory::new(), Vec::new());
         let failed = move_all(&mut from, &mut Failing(Memory::new(), 0)).await;
         assert_eq!(failed, Err(MoveError::To(StoreError::Unavailable("gone".into()))));
         let to = "the new one".to_owned();
         assert_eq!(from.fences, [Some(Fence::Moving { to }), None]);
+    }
+
+    #[tokio::test]
+    async fn a_store_is_not_moved_into_itself_and_takes_changes_as_before() {
+        let mut from = Shared::new(Memory::new(), Vec::new());
+        let mut same = Shared::new(from.memory.clone(), Vec::new());
+        let failed = move_all(&mut from, &mut same).await.unwrap_err();
+        assert!(failed.to_string().contains("it is the store that is to be copied"), "{failed}");
+        assert!(from.fences.is_empty() && same.fences.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_move_that_fails_before_anything_is_written_leaves_the_target_as_it_was() {
+        // All that is in it comes and goes behind the fence of an empty store.
+        let mut from = Shared { meddling: Meddling::Ignores, ..Shared::new(Memory::new(), Vec::new()) };
+        from.changes = vec![Vec::new(), Vec::new(), Vec::new(), registrations().remove(0)];
+        let mut to = Shared::new(Memory::new(), Vec::new());
+        let failed = move_all(&mut from, &mut to).await.unwrap_err();
+        assert!(failed.to_string().contains("reopened or changed meanwhile"), "{failed}");
+        assert_eq!(to.fences.len(), 2);
+        assert!(!to.is_closed());
+    }
+
+    /// Four replicas, registered one after the other.
+    fn registrations() -> Vec<Vec<Mutation>> {
+        let registered = |number: u16| {
+            let address = Address::parse(&format!("10.0.0.1:{number}")).unwrap();
+            let wish = Registration::permanent(ServiceName::parse("orders").unwrap(), address);
+            let fresh = Candidates::from_random(number.into(), number.into());
+            match decide(&View::default(), &LIMITS, &Command::Register(wish), &fresh, UNIX_EPOCH) {
+                Ok(Decision::Commit(mutation)) => vec![mutation],
+                other => panic!("{other:?}"),
+            }
+        };
+        (1..=4).map(registered).collect()
+    }
+
+    #[tokio::test]
+    async fn a_store_that_was_changed_behind_the_fence_goes_on_and_the_new_one_stays_closed() {
+        for meddling in [Meddling::Reopens, Meddling::Ignores] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("to.redb");
+            let mut from = Shared { meddling, ..Shared::new(Memory::new(), registrations()) };
+            let mut to = Redb::open(path.clone()).await.unwrap();
+            let failed = move_all(&mut from, &mut to).await.unwrap_err();
+            assert!(matches!(failed, MoveError::From(_)), "{failed:?}");
+            assert!(failed.to_string().contains("reopened or changed meanwhile"), "{failed}");
+            assert!(!from.is_closed(), "{:?}", from.fences);
+            assert_eq!(from.memory.load().await.unwrap().items.len(), 4);
+            drop(to);
+            let closed = Redb::open(path).await.unwrap().load().await;
+            assert_eq!(closed, Err(StoreError::Fenced(Fence::Filling { from: "the old one".into() })));
+        }
     }
 
     const TTL: Duration = Duration::from_secs(15);
@@ -449,7 +578,7 @@ mod tests {
                 let mut memory = Memory::new();
                 memory.write(before);
                 let changes = meanwhile.chunks(groups).map(<[_]>::to_vec).collect();
-                let mut from = Shared { memory, changes, fences: Vec::new() };
+                let mut from = Shared::new(memory, changes);
                 let mut to = Redb::open(folder.path().join("to.redb")).await.unwrap();
                 let moved = move_all(&mut from, &mut to).await.unwrap();
                 let (old, new) = (from.memory.load().await.unwrap(), to.load().await.unwrap());

@@ -489,16 +489,16 @@ async fn past_a_fence_nobody_changes_anything_but_who_has_put_it_there_until_it_
     let base = one.load().await.unwrap().revision;
     other.load().await.unwrap();
     let fence = Fence::Moving { to: "redb:a".into() };
-    one.fence(Some(fence.clone())).await.unwrap();
+    one.fence(Some(fence.clone()), None).await.unwrap();
     // Whether the watch has told of it or not.
     assert_eq!(other.commit(base, &[registration(1)]).await, Ok(Commit::Overtaken(Vec::new())));
     assert_eq!(other.is_at(base).await, Ok(false));
     asked_to_read_again(&mut other).await;
     assert_eq!(other.load().await, Err(StoreError::Fenced(fence.clone())));
-    assert_eq!(other.fence(Some(fence.clone())).await, Err(StoreError::Fenced(fence)));
+    assert_eq!(other.fence(Some(fence.clone()), None).await, Err(StoreError::Fenced(fence)));
     assert_eq!(one.load().await.unwrap().revision, base);
     assert!(matches!(one.commit(base, &[registration(1)]).await, Ok(Commit::Durable(_))));
-    one.fence(None).await.unwrap();
+    one.fence(None, None).await.unwrap();
     let loaded = other.load().await.unwrap();
     assert_eq!(loaded.items.len(), 1);
     assert!(matches!(other.commit(loaded.revision, &[registration(2)]).await, Ok(Commit::Durable(_))));
@@ -513,11 +513,63 @@ async fn a_control_plane_that_watches_is_told_of_a_fence_and_is_in_touch_with_no
     for (fence, seconds, is_in_touch) in
         [(Fence::Moving { to: to() }, 100, true), (Fence::Moved { to: to() }, 200, false)]
     {
-        one.fence(Some(fence.clone())).await.unwrap();
+        one.fence(Some(fence.clone()), None).await.unwrap();
         asked_to_read_again(&mut other).await;
         assert_eq!(other.load().await, Err(StoreError::Fenced(fence)));
         let later = clock::now() + Duration::from_secs(seconds);
         other.client.contact().touch(later);
         assert_eq!(other.client.contact().is_fresh(later), is_in_touch);
     }
+}
+
+#[tokio::test]
+async fn a_fence_that_somebody_else_took_away_is_put_back_by_nobody_who_copied_what_was_there_before() {
+    let fake = Fake::start().await;
+    let (mut one, mut other) = (store(&fake).await, store(&fake).await);
+    let base = one.load().await.unwrap().revision;
+    let to = || "redb:a".to_owned();
+    assert_eq!(one.fence(Some(Fence::Moving { to: to() }), None).await, Ok(true));
+    assert_eq!(other.load().await, Err(StoreError::Fenced(Fence::Moving { to: to() })));
+    assert_eq!(other.fence(None, None).await, Ok(true));
+    assert!(one.load().await.is_err(), "it is not closed any more");
+    assert_eq!(one.fence(Some(Fence::Moved { to: to() }), None).await, Ok(false));
+    assert_eq!(one.commit(base, &[registration(1)]).await, Ok(Commit::Overtaken(Vec::new())));
+    let base = other.load().await.unwrap().revision;
+    assert!(matches!(other.commit(base, &[registration(1)]).await, Ok(Commit::Durable(_))));
+    // Nor is the one taken away that somebody else has put there since.
+    assert_eq!(other.fence(Some(Fence::Moving { to: "redb:b".into() }), None).await, Ok(true));
+    let theirs = StoreError::Fenced(Fence::Moving { to: "redb:b".into() });
+    assert_eq!(one.fence(None, None).await, Err(theirs.clone()));
+    assert_eq!(one.fence(Some(Fence::Moved { to: to() }), None).await, Err(theirs));
+    assert_eq!(other.fence(None, None).await, Ok(true));
+    assert_eq!(one.fence(None, None).await, Ok(true), "there is none");
+}
+
+#[tokio::test]
+async fn a_store_that_somebody_changed_past_the_fence_is_not_said_to_have_moved() {
+    let fake = Fake::start().await;
+    let (mut one, mut heedless) = (store(&fake).await, store(&fake).await);
+    let (base, fence) = (one.load().await.unwrap().revision, Fence::Moving { to: "redb:a".into() });
+    one.fence(Some(fence.clone()), None).await.unwrap();
+    // As a version is that knows of no fences.
+    heedless.own_fence = one.own_fence;
+    assert!(matches!(heedless.commit(base, &[registration(1)]).await, Ok(Commit::Durable(_))));
+    let moved = Fence::Moved { to: "redb:a".into() };
+    assert_eq!(one.fence(Some(moved.clone()), Some(base)).await, Ok(false));
+    let now = one.load().await.unwrap().revision;
+    assert_eq!(one.fence(Some(moved), Some(now)).await, Ok(true));
+}
+
+#[tokio::test]
+async fn a_reopened_store_keeps_a_fence_that_was_not_there_when_somebody_looked() {
+    let fake = Fake::start().await;
+    let (mut mover, mut other) = (store(&fake).await, store(&fake).await);
+    let to = || "redb:a".to_owned();
+    mover.fence(Some(Fence::Moving { to: to() }), None).await.unwrap();
+    assert_eq!(other.load().await, Err(StoreError::Fenced(Fence::Moving { to: to() })));
+    mover.fence(Some(Fence::Moved { to: to() }), None).await.unwrap();
+    let moved = StoreError::Fenced(Fence::Moved { to: to() });
+    assert_eq!(other.fence(None, None).await, Err(moved.clone()), "it was being moved, and has moved by now");
+    assert_eq!(other.load().await, Err(moved));
+    assert_eq!(other.fence(None, None).await, Ok(true));
 }

@@ -46,6 +46,7 @@ pub(super) struct Content {
     /// The revision of the last commit.
     pub(super) head: Revision,
     pub(super) epoch: String,
+    pub(super) fence: Option<KeyValue>,
     pub(super) items: Vec<Item>,
     pub(super) kept: HashSet<LeaseId>,
     pub(super) peers: BTreeMap<String, String>,
@@ -89,6 +90,7 @@ struct Reader {
     at: Revision,
     head: Revision,
     meta: Option<Meta>,
+    fence: Option<KeyValue>,
     items: Vec<Item>,
     tags: BTreeMap<ReplicaKey, LeaseTag>,
     peers: BTreeMap<String, String>,
@@ -110,8 +112,7 @@ impl Reader {
                 let item = entry::decode_record(kind, &kv.value, kv.mod_revision);
                 self.items.push(item.map_err(|why| format!("the record {}: {why}", name()))?);
             }
-            // Whoever reads has looked whether he may.
-            Role::Fence => {}
+            Role::Fence => self.fence = Some(kv.clone()),
             Role::Unknown => {
                 tracing::warn!(key = name(), "a key among ours is none of ours: it is left alone")
             }
@@ -120,7 +121,7 @@ impl Reader {
     }
 
     fn finish(self, cluster: u64) -> Result<Content, String> {
-        let Self { at, head, meta, items, tags, peers } = self;
+        let Self { at, head, meta, fence, items, tags, peers } = self;
         let meta = meta.ok_or("it does not say what it is")?;
         if head == 0 {
             return Err("it has no head".into());
@@ -130,6 +131,6 @@ impl Reader {
             (tags.get(&record.key) == Some(&LeaseTag::of(lease))).then_some(lease)
         });
         let kept = kept.collect();
-        Ok(Content { at, head, epoch: meta.epoch_in(cluster), items, kept, peers })
+        Ok(Content { at, head, epoch: meta.epoch_in(cluster), fence, items, kept, peers })
     }
 }

@@ -53,34 +53,43 @@ impl Grant {
     }
 }
 
-/// Nothing, if the head is at `base` and there is no fence, or only our own; otherwise finds what there is.
-pub(super) fn expectation(keys: &Keys, base: Revision, has_fenced: bool) -> TxnRequest {
-    let mut compare = vec![is_at(keys.head(), base)];
+/// Nothing, if the head is at `base` and the fence at its revision, 0 where there is to be none; otherwise finds what there is.
+pub(super) fn expectation(keys: &Keys, base: Revision, fence: Revision) -> TxnRequest {
     // Which commit was faster, if one was.
     let head = RangeRequest { keys_only: true, ..one(keys.head()) };
-    let mut failure = vec![operation(Request::RequestRange(head))];
-    if !has_fenced {
-        compare.push(is_absent(keys.fence()));
-        failure.push(operation(Request::RequestRange(one(keys.fence()))));
+    TxnRequest {
+        compare: vec![is_at(keys.head(), base), is_at(keys.fence(), fence)],
+        success: Vec::new(),
+        failure: vec![
+            operation(Request::RequestRange(head)),
+            operation(Request::RequestRange(one(keys.fence()))),
+        ],
     }
-    TxnRequest { compare, success: Vec::new(), failure }
 }
 
-/// Puts a fence there, in the place of our own only, or takes away whichever is there.
-pub(super) fn fencing(keys: &Keys, fence: Option<&Fence>, has_fenced: bool) -> TxnRequest {
+/// Puts a fence there in the place of the one of this revision, 0 where there is to be none, or takes that one away; with `base`, if
+/// that is where the head is. Otherwise finds which one there is.
+pub(super) fn fencing(
+    keys: &Keys,
+    fence: Option<&Fence>,
+    known: Revision,
+    base: Option<Revision>,
+) -> TxnRequest {
     let key = keys.fence();
-    let Some(fence) = fence else {
-        return TxnRequest { success: vec![delete(key)], ..TxnRequest::default() };
-    };
-    let compare = if has_fenced { Vec::new() } else { vec![is_absent(key.clone())] };
+    let mut compare = vec![is_at(key.clone(), known)];
+    compare.extend(base.map(|base| is_at(keys.head(), base)));
     let failure = vec![operation(Request::RequestRange(one(key.clone())))];
-    TxnRequest { compare, success: vec![put(key, fence.encode().into_bytes(), 0)], failure }
+    let change = match fence {
+        Some(fence) => put(key, fence.encode().into_bytes(), 0),
+        None => delete(key),
+    };
+    TxnRequest { compare, success: vec![change], failure }
 }
 
 impl Transaction {
-    /// For the head at `base`; past a fence, if it is our own. The first mutation is taken in any case.
-    pub(super) fn new(keys: &Keys, base: Revision, has_fenced: bool, group: &[Mutation]) -> Self {
-        let TxnRequest { mut compare, mut success, mut failure } = expectation(keys, base, has_fenced);
+    /// For the head at `base`, and past our own fence, which has this revision, or 0. The first mutation is taken in any case.
+    pub(super) fn new(keys: &Keys, base: Revision, fence: Revision, group: &[Mutation]) -> Self {
+        let TxnRequest { mut compare, mut success, mut failure } = expectation(keys, base, fence);
         let (mut grants, mut size, mut count) = (Vec::new(), 0, 0);
         for mutation in group.iter().take(MAX_GROUP) {
             let operations = of_mutation(keys, mutation);
@@ -288,7 +297,7 @@ mod tests {
         let (keys, mut view) = (Keys::new("gateway"), View::default());
         for even in [true, false] {
             let mutation = decided(&view, &all_policies(even));
-            let made = Transaction::new(&keys, 1, false, std::slice::from_ref(&mutation));
+            let made = Transaction::new(&keys, 1, 0, std::slice::from_ref(&mutation));
             let TxnRequest { compare, success, failure } = &made.request;
             assert!(compare.len().max(success.len()).max(failure.len()) <= MAX_OPERATIONS);
             let bytes = made.request.encoded_len();
@@ -305,9 +314,9 @@ mod tests {
         let registration = Registration::permanent("orders".parse().unwrap(), address);
         let registered = decided(&view, &Command::Register(registration));
         let group: Vec<_> = std::iter::repeat_n(registered, MAX_GROUP - 1).chain([policies]).collect();
-        assert_eq!(Transaction::new(&keys, 1, false, &group).count, MAX_GROUP - 1);
+        assert_eq!(Transaction::new(&keys, 1, 0, &group).count, MAX_GROUP - 1);
         let reversed: Vec<_> = group.into_iter().rev().collect();
-        let made = Transaction::new(&keys, 1, false, &reversed);
+        let made = Transaction::new(&keys, 1, 0, &reversed);
         assert!((1..MAX_GROUP).contains(&made.count) && made.request.success.len() <= MAX_OPERATIONS);
     }
 }

@@ -48,13 +48,13 @@ mod tests {
         let fence = Fence::Moved { to: "etcd://a:2379/gw".into() };
         let mut store = Redb::open(path.clone()).await.unwrap();
         store.commit(0, &[put("a")]).await.unwrap();
-        store.fence(Some(fence.clone())).await.unwrap();
+        store.fence(Some(fence.clone()), None).await.unwrap();
         let loaded = store.load().await.unwrap();
         drop(store);
         let mut store = Redb::open(path.clone()).await.unwrap();
         assert_eq!(store.load().await, Err(StoreError::Fenced(fence.clone())));
-        assert_eq!(store.fence(Some(fence.clone())).await, Err(StoreError::Fenced(fence)));
-        store.fence(None).await.unwrap();
+        assert_eq!(store.fence(Some(fence.clone()), None).await, Err(StoreError::Fenced(fence)));
+        store.fence(None, None).await.unwrap();
         drop(store);
         assert_eq!(Redb::open(path).await.unwrap().load().await, Ok(loaded));
     }

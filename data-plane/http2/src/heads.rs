@@ -127,6 +127,8 @@ impl<R: Received> Reading<R> {
             return Err("a field's value begins or ends with a blank");
         }
         match known {
+            // It has no meaning, and no content (RFC 9110 section 9.3.6).
+            Some(known::CONTENT_LENGTH) if self.is_connect => return Ok(()),
             Some(known::CONTENT_LENGTH) => self.content_length(value)?,
             Some(known::TRANSFER_ENCODING) => return Err(OF_A_CONNECTION),
             Some(_) => {}

@@ -17,7 +17,7 @@ use std::{
 use bytes::BytesMut;
 
 use crate::{
-    Block, Config, Connection, Guard, Heads, Pseudo, Received, Sent, Shared,
+    Block, Config, Connection, Guard, Heads, Pseudo, Purpose, Received, Sent, Shared,
     frame::{self, HEAD, Head, flag, kind},
     hpack::{Keep, ListLimits},
 };

@@ -387,6 +387,15 @@ impl<H: Heads> Connection<H> {
         self.wake_driver();
     }
 
+    /// What [`Connection::leave`] has begun has been waited for long enough: whether the peer has heard of it or not, nothing more is
+    /// taken on.
+    pub fn leave_now(&mut self) {
+        if self.leaving == Leaving::Announced && self.end.is_none() {
+            self.leave_after(self.last_opened);
+            self.wake_driver();
+        }
+    }
+
     fn leave_after(&mut self, last: u32) {
         self.leaving = Leaving::After(last);
         frame::write_goaway(self.output.buffer(), last, ErrorCode::NO_ERROR, "");

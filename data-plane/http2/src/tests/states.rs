@@ -255,6 +255,27 @@ fn a_server_leaves_in_two_steps_and_answers_what_came_in_between() {
 }
 
 #[test]
+fn a_client_that_does_not_answer_when_a_server_leaves_is_served_no_more_once_that_took_too_long() {
+    let mut side = Side::server(CONFIG);
+    side.feed(&headers(1, &GET, true));
+    let mut first = side.accept().unwrap();
+    side.shared.borrow_mut().leave_now();
+    assert_eq!(side.kinds(), [], "it does not leave");
+    side.shared.borrow_mut().leave();
+    side.sent();
+    for _ in 0..2 {
+        side.shared.borrow_mut().leave_now();
+    }
+    let sent = side.sent();
+    assert_eq!((sent.len(), sent[0].0.kind, &sent[0].1[..4]), (1, kind::GOAWAY, &[0, 0, 0, 1][..]));
+    side.feed(&headers(3, &GET, true));
+    assert!(side.accept().is_none());
+    first.sender.send_head(ok(), true).unwrap();
+    side.sent();
+    assert!(side.shared.borrow().is_over());
+}
+
+#[test]
 fn what_a_servers_goodbye_leaves_out_was_not_processed() {
     let mut side = client();
     let mut opened: Vec<_> =

@@ -123,9 +123,9 @@ impl<H: Heads> Sender<H> {
         }
     }
 
-    /// Whether the peer may see anything of it, now or later. Once the connection is lost, whether it may have seen it.
-    #[must_use]
-    pub fn is_sent(&self) -> bool {
+    /// As [`Receiver::is_sent`].
+    #[cfg(test)]
+    pub(crate) fn is_sent(&self) -> bool {
         self.connection.borrow().is_sent(self.place)
     }
 }
@@ -212,7 +212,7 @@ impl<H: Heads> Receiver<H> {
         Poll::Pending
     }
 
-    /// As [`Sender::is_sent`].
+    /// Whether the peer may see anything of the request, now or later. Once the connection is lost, whether it may have seen it.
     #[must_use]
     pub fn is_sent(&self) -> bool {
         self.connection.borrow().is_sent(self.place)

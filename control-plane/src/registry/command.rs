@@ -207,9 +207,11 @@ pub enum PolicyChange {
 }
 
 impl PolicyChange {
-    /// Changed together at most, so that one transaction of a store takes them, whatever they say: etcd has 128 operations and
-    /// 1.5 MiB in one, and each policy is in there twice.
+    /// Changed together at most, so that one transaction of a store takes them: etcd has 128 operations in one.
     pub const MAX: usize = 100;
+    /// Bytes of them together at most, with who says so and why in each: etcd has 1.5 MiB in a transaction, each policy is in there twice,
+    /// and with a fault that stays comes who has said that, up to a kilobyte.
+    pub const MAX_BYTES: usize = 384 * 1024;
 
     /// Whose policy it is.
     pub fn scope(&self) -> &Scope {

@@ -7,6 +7,7 @@ use gateway_proto::{
     policy::{self, field::FIELDS},
     v1::{self, policy_service_server::PolicyService},
 };
+use prost::Message as _;
 use prost_types::FieldMask;
 use tonic::{Request, Response, Status};
 
@@ -219,6 +220,15 @@ fn parse_changes(
     let (count, most) = (wire.len(), PolicyChange::MAX);
     if !(1..=most).contains(&count) {
         return Err(Invalid::new("changes", format!("are {count}: 1 to {most} are made in one transaction")));
+    }
+    let said_bytes = said.author.len() + said.reason.len();
+    let bytes = wire.iter().map(|change| change.encoded_len() + said_bytes).sum::<usize>();
+    if bytes > PolicyChange::MAX_BYTES {
+        let most = PolicyChange::MAX_BYTES;
+        let why = format!(
+            "are {bytes} bytes with their reason: {most} go into one transaction, so apply them in parts"
+        );
+        return Err(Invalid::new("changes", why));
     }
     let (mut check, mut changes, mut scopes) = (Check::default(), Vec::with_capacity(count), BTreeSet::new());
     for (index, change) in wire.into_iter().enumerate() {

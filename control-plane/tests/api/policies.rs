@@ -302,9 +302,12 @@ async fn several_policies_that_are_not_one_change_each_are_refused_by_their_plac
     let nameless = v1::Policy::default();
     let both = v1::PolicyChange { must_be_missing: true, etag: "1".into(), ..change(ratio("orders", 0.5)) };
     let out_of_range = change(ratio("carts", 7.0));
+    let large = v1::PolicyChange { etag: "é".repeat(2000), ..change(ratio("orders", 0.5)) };
     for (changes, reason, field) in [
         (Vec::new(), "INVALID_FIELD", "changes"),
         (vec![change(ratio("orders", 0.5)); 101], "INVALID_FIELD", "changes"),
+        // More than any store takes in one transaction.
+        (vec![large; 100], "INVALID_FIELD", "changes"),
         (vec![change(ratio("orders", 0.5)), gone("orders")], "INVALID_FIELD", "changes[1].policy.service"),
         (vec![change(nameless)], "INVALID_FIELD", "changes[0].policy.service"),
         (vec![v1::PolicyChange::default()], "INVALID_FIELD", "changes[0].policy"),

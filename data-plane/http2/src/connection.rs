@@ -92,7 +92,8 @@ pub struct Connection<H: Heads> {
     /// Requests that nobody has taken on yet.
     arrived: VecDeque<u32>,
     peer: Peer,
-    goodbye: Option<(u32, ErrorCode)>,
+    /// Whether the peer takes on no more.
+    pub(crate) has_goodbye: bool,
     has_pong: bool,
 
     // What goes.
@@ -204,7 +205,7 @@ impl<H: Heads> Connection<H> {
                 takes_extended_connect: false,
                 window: window::DEFAULT,
             },
-            goodbye: None,
+            has_goodbye: false,
             has_pong: false,
             encoder: Encoder::new(),
             window: SendWindow::new(window::DEFAULT),
@@ -231,19 +232,10 @@ impl<H: Heads> Connection<H> {
         self.incoming.is_settled()
     }
 
-    /// The last stream that the peer says to have taken on, and why it goes, if it does.
-    #[must_use]
-    pub fn goodbye(&self) -> Option<(u32, ErrorCode)> {
-        self.goodbye
-    }
-
     /// Whether a stream may be opened, now or when the peer allows another.
     #[must_use]
     pub fn may_open(&self) -> bool {
-        self.end.is_none()
-            && self.goodbye.is_none()
-            && self.leaving == Leaving::No
-            && self.next_id <= MAX_STREAM
+        self.end.is_none() && !self.has_goodbye && self.leaving == Leaving::No && self.next_id <= MAX_STREAM
     }
 
     /// Why it is over, if it is for another reason than that both sides had said all.
@@ -263,8 +255,8 @@ impl<H: Heads> Connection<H> {
     }
 
     /// Streams that are not closed.
-    #[must_use]
-    pub fn open_streams(&self) -> usize {
+    #[cfg(test)]
+    pub(crate) fn open_streams(&self) -> usize {
         self.streams.open()
     }
 
@@ -385,6 +377,15 @@ impl<H: Heads> Connection<H> {
             Role::Client => self.leave_after(0),
         }
         self.wake_driver();
+    }
+
+    /// What [`Connection::leave`] has begun has been waited for long enough: whether the peer has heard of it or not, nothing more is
+    /// taken on.
+    pub fn leave_now(&mut self) {
+        if self.leaving == Leaving::Announced && self.end.is_none() {
+            self.leave_after(self.last_opened);
+            self.wake_driver();
+        }
     }
 
     fn leave_after(&mut self, last: u32) {

@@ -10,7 +10,7 @@ mod write;
 use std::ops::Range;
 
 pub use error::{ErrorCode, Violation};
-pub use settings::{Setting, Settings, settings};
+pub use settings::{Setting, settings};
 pub use write::{
     HeadersStart, write_data_head, write_goaway, write_ping, write_reset, write_settings, write_settings_ack,
     write_window_update,

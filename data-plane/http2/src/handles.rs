@@ -12,7 +12,7 @@ use crate::{
     connection::{Shared, register},
     frame::ErrorCode,
     heads::Heads,
-    stream::{Failure, Receiving},
+    stream::{Failure, Purpose, Receiving},
 };
 
 /// A request that has come.
@@ -38,17 +38,17 @@ pub fn accept<H: Heads>(connection: &Shared<H>) -> Option<Request<H>> {
     Some(Request { head, is_cut, receiver, sender })
 }
 
-/// Asks a server. The head is all there is if it `is_last`; `has_no_body` tells that there is no content in the answer,
-/// whatever it says of it. Nothing of it is written before there is room for that, and a stream for it.
+/// Asks a server, for this `purpose`. The head is all there is if it `is_last`. Nothing of it is written before there is room for
+/// that, and a stream for it.
 ///
 /// `None` if the connection takes nothing more.
 pub fn open<H: Heads>(
     connection: &Shared<H>,
     head: H::Sent,
     is_last: bool,
-    has_no_body: bool,
+    purpose: Purpose,
 ) -> Option<(Sender<H>, Receiver<H>)> {
-    let place = connection.borrow_mut().open(head, is_last, has_no_body)?;
+    let place = connection.borrow_mut().open(head, is_last, purpose)?;
     Some(handles(connection, place))
 }
 
@@ -123,9 +123,9 @@ impl<H: Heads> Sender<H> {
         }
     }
 
-    /// Whether the peer may see anything of it, now or later. Once the connection is lost, whether it may have seen it.
-    #[must_use]
-    pub fn is_sent(&self) -> bool {
+    /// As [`Receiver::is_sent`].
+    #[cfg(test)]
+    pub(crate) fn is_sent(&self) -> bool {
         self.connection.borrow().is_sent(self.place)
     }
 }
@@ -212,7 +212,7 @@ impl<H: Heads> Receiver<H> {
         Poll::Pending
     }
 
-    /// As [`Sender::is_sent`].
+    /// Whether the peer may see anything of the request, now or later. Once the connection is lost, whether it may have seen it.
     #[must_use]
     pub fn is_sent(&self) -> bool {
         self.connection.borrow().is_sent(self.place)

@@ -19,8 +19,8 @@ pub trait Received: Default + Debug {
     /// A pseudo-field has come. Each comes once at most, all before the first field.
     fn pseudo(&mut self, pseudo: Pseudo, value: &[u8]);
     /// A field has come. Its name is in small letters, its value without control bytes but tabs; `known` is the name's index
-    /// in HPACK's static table, if it is there.
-    fn field(&mut self, name: &[u8], value: &[u8], known: Option<u8>);
+    /// in HPACK's static table, if it is there. One that `is_sensitive` is to be passed on as [`Keep::Never`], if at all.
+    fn field(&mut self, name: &[u8], value: &[u8], known: Option<u8>, is_sensitive: bool);
 }
 
 /// A head, or a trailer section, that is to go.
@@ -114,7 +114,7 @@ impl<R: Received> Reading<R> {
     }
 
     fn taken(&mut self, field: &Field<'_>) -> Result<(), &'static str> {
-        let &Field { name, value, known, is_valid, .. } = field;
+        let &Field { name, value, known, is_valid, is_sensitive } = field;
         if !is_valid {
             return Err("a field has bytes that none may have");
         }
@@ -127,12 +127,14 @@ impl<R: Received> Reading<R> {
             return Err("a field's value begins or ends with a blank");
         }
         match known {
+            // It has no meaning, and no content (RFC 9110 section 9.3.6).
+            Some(known::CONTENT_LENGTH) if self.is_connect => return Ok(()),
             Some(known::CONTENT_LENGTH) => self.content_length(value)?,
             Some(known::TRANSFER_ENCODING) => return Err(OF_A_CONNECTION),
             Some(_) => {}
             None => not_of_a_connection(name, value)?,
         }
-        self.head.field(name, value, known);
+        self.head.field(name, value, known, is_sensitive);
         Ok(())
     }
 

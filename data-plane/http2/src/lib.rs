@@ -17,7 +17,7 @@ mod window;
 pub use connection::{Config, Connection, End, Guard, Peer, Shared};
 pub use handles::{Receiver, Request, Sender, accept, open};
 pub use heads::{Block, Heads, Pseudo, Received, Sent};
-pub use stream::Failure;
+pub use stream::{Failure, Purpose};
 
 #[cfg(test)]
 mod tests;

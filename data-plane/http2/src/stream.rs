@@ -31,6 +31,29 @@ pub enum Failure {
     Cancelled,
 }
 
+/// What a stream is opened for, which tells what a response's head says of the length of what follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The content is as long as is told.
+    Content,
+    /// There is none, whatever is told: the request's method is HEAD.
+    Head,
+    /// Nothing, of a response that accepts a CONNECT (RFC 9110 section 9.3.6).
+    Tunnel,
+}
+
+impl Purpose {
+    /// Whether the length that a response with this status tells is that of its content.
+    pub(crate) fn has_length(self, status: u16) -> bool {
+        match self {
+            _ if matches!(status, 204 | 304) => false,
+            Self::Content => true,
+            Self::Head => false,
+            Self::Tunnel => !matches!(status, 200..=299),
+        }
+    }
+}
+
 /// How far a stream has come in the direction from the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Receiving {
@@ -71,8 +94,7 @@ pub(crate) struct Stream<H: Heads> {
     pub(crate) received: ReceiveWindow,
     /// How much content is to come, where that was told.
     pub(crate) left: Option<u64>,
-    /// Whether a response has no content whatever its head says of it.
-    pub(crate) has_no_body: bool,
+    pub(crate) purpose: Purpose,
     /// Whether nobody asks for what comes.
     pub(crate) is_unwanted: bool,
     pub(crate) interim: VecDeque<(u16, H::Received)>,
@@ -171,7 +193,7 @@ impl<H: Heads> Stream<H> {
             receiving,
             received,
             left: None,
-            has_no_body: false,
+            purpose: Purpose::Content,
             is_unwanted: false,
             interim: VecDeque::new(),
             head: None,

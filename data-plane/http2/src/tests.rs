@@ -17,7 +17,7 @@ use std::{
 use bytes::BytesMut;
 
 use crate::{
-    Block, Config, Connection, Guard, Heads, Pseudo, Received, Sent, Shared,
+    Block, Config, Connection, Guard, Heads, Pseudo, Purpose, Received, Sent, Shared,
     frame::{self, HEAD, Head, flag, kind},
     hpack::{Keep, ListLimits},
 };
@@ -47,7 +47,7 @@ impl Received for List {
         self.0.push((name.into(), value.into()));
     }
 
-    fn field(&mut self, name: &[u8], value: &[u8], _: Option<u8>) {
+    fn field(&mut self, name: &[u8], value: &[u8], _: Option<u8>, _: bool) {
         self.0.push((String::from_utf8(name.into()).unwrap(), value.into()));
     }
 }

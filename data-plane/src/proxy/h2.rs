@@ -117,13 +117,14 @@ pub(super) fn map(fields: &Fields) -> HeaderMap {
     let mut map = HeaderMap::with_capacity(fields.count());
     // One copy that all values are parts of, in place of one for each.
     let shared = Bytes::copy_from_slice(fields.block());
-    for (known, name, value) in fields.spans() {
+    for (known, name, value, is_sensitive) in fields.spans() {
         let name = match known {
             Some(known) => Ok(known.header_name()),
             None => HeaderName::from_bytes(fields.text(name)),
         };
         let value = HeaderValue::from_maybe_shared(shared.slice(value.range()));
-        if let (Ok(name), Ok(value)) = (name, value) {
+        if let (Ok(name), Ok(mut value)) = (name, value) {
+            value.set_sensitive(is_sensitive);
             map.append(name, value);
         }
     }
@@ -146,7 +147,7 @@ mod tests {
             heading.pseudo(*pseudo, value.as_bytes());
         }
         for (name, value) in fields {
-            heading.field(name.as_bytes(), value.as_bytes(), None);
+            heading.field(name.as_bytes(), value.as_bytes(), None, false);
         }
         let method = heading.method();
         request_head(heading, &method, false, &limits)
@@ -159,6 +160,7 @@ mod tests {
         let head = head(&pseudo, &[("cookie", "a=1"), ("cookie", "b=2")], limits).unwrap();
         let cookies: Vec<_> = head.fields.get_all(super::Name::Cookie).collect();
         assert_eq!(cookies, [b"a=1; b=2"]);
+        assert!(!head.fields.is_sensitive(super::Name::Cookie));
     }
 
     #[test]

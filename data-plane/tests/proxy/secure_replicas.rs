@@ -433,7 +433,7 @@ async fn a_tunnel_over_tls_that_is_cut_off_without_a_last_word_does_not_look_end
 }
 
 #[tokio::test]
-async fn who_speaks_http_2_only_is_asked_for_no_switch_and_another_is() {
+async fn who_speaks_http_2_only_and_takes_no_extended_connect_is_asked_for_no_switch_and_another_is() {
     let authority = Authority::new("ours");
     let plain = H2Replica::start(h2::server::Builder::new(), |_, _, _| async {}).await;
     let secure = SecureReplica::start(&authority.sign("orders.example"), &[b"h2"], None).await;

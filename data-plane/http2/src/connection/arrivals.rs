@@ -215,8 +215,7 @@ impl<H: Heads> Connection<H> {
             stream.wake_reader();
             return Ok(());
         }
-        let has_no_body = stream.has_no_body || matches!(status, 204 | 304);
-        if !has_no_body {
+        if stream.purpose.has_length(status) {
             stream.left = reading.length;
             if is_last && reading.length.is_some_and(|length| length > 0) {
                 return malformed("the content is not as long as was told");

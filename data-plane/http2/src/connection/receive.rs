@@ -382,7 +382,7 @@ impl<H: Heads> Connection<H> {
     }
 
     fn goes_away(&mut self, last_stream: u32, code: ErrorCode) {
-        self.goodbye = Some((last_stream, code));
+        self.has_goodbye = true;
         if self.role == Role::Client {
             for place in self.streams.places() {
                 let id = self.streams.get(place).id;

@@ -10,7 +10,7 @@ use crate::{
     heads::{Block, Heads, Sent},
     hpack::Encoder,
     output::Output,
-    stream::{Ending, Failure, Receiving},
+    stream::{Ending, Failure, Purpose, Receiving},
 };
 
 /// As much is made ready to be written at once.
@@ -212,13 +212,13 @@ impl<H: Heads> Connection<H> {
     }
 
     /// Opens a stream, once that is written. `None` if none may be.
-    pub(crate) fn open(&mut self, head: H::Sent, is_last: bool, has_no_body: bool) -> Option<u32> {
+    pub(crate) fn open(&mut self, head: H::Sent, is_last: bool, purpose: Purpose) -> Option<u32> {
         if !self.may_open() {
             return None;
         }
         let mut stream = self.new_stream(0, Receiving::Head);
         stream.handles = 2;
-        stream.has_no_body = has_no_body;
+        stream.purpose = purpose;
         let place = self.streams.insert(stream);
         self.send_head(place, head, is_last).ok()?;
         Some(place)

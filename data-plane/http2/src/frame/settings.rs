@@ -1,7 +1,6 @@
 //! What a side says that it takes (RFC 9113 section 6.5.2, RFC 8441 section 3).
 
 use super::{ErrorCode, MAX_MAX_SIZE, MAX_WINDOW, MIN_MAX_SIZE, Violation};
-use crate::hpack::DEFAULT_TABLE;
 
 /// One of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,47 +69,4 @@ pub fn settings(payload: &[u8]) -> impl Iterator<Item = Result<Setting, Violatio
     payload.as_chunks::<6>().0.iter().filter_map(|&[a, b, value @ ..]| {
         Setting::parse(u16::from_be_bytes([a, b]), u32::from_be_bytes(value)).transpose()
     })
-}
-
-/// All of them, as they hold at a time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "they are those of `Setting`")]
-pub struct Settings {
-    pub header_table_size: u32,
-    pub enable_push: bool,
-    pub max_concurrent_streams: u32,
-    pub initial_window_size: u32,
-    pub max_frame_size: u32,
-    pub max_header_list_size: u32,
-    pub enable_connect_protocol: bool,
-}
-
-impl Default for Settings {
-    /// Those that hold before any was told.
-    fn default() -> Self {
-        Self {
-            header_table_size: DEFAULT_TABLE as u32,
-            enable_push: true,
-            max_concurrent_streams: u32::MAX,
-            initial_window_size: (1 << 16) - 1,
-            max_frame_size: MIN_MAX_SIZE,
-            max_header_list_size: u32::MAX,
-            enable_connect_protocol: false,
-        }
-    }
-}
-
-impl Settings {
-    /// As they hold once this one does.
-    pub fn apply(&mut self, setting: Setting) {
-        match setting {
-            Setting::HeaderTableSize(size) => self.header_table_size = size,
-            Setting::EnablePush(is_enabled) => self.enable_push = is_enabled,
-            Setting::MaxConcurrentStreams(count) => self.max_concurrent_streams = count,
-            Setting::InitialWindowSize(size) => self.initial_window_size = size,
-            Setting::MaxFrameSize(size) => self.max_frame_size = size,
-            Setting::MaxHeaderListSize(size) => self.max_header_list_size = size,
-            Setting::EnableConnectProtocol(is_enabled) => self.enable_connect_protocol = is_enabled,
-        }
-    }
 }

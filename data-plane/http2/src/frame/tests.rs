@@ -96,7 +96,6 @@ fn settings_hold_in_their_order_and_such_that_cannot_be_are_refused() {
             .flat_map(|(number, value)| number.to_be_bytes().into_iter().chain(value.to_be_bytes()));
         octets.collect()
     };
-    let mut now = Settings::default();
     let told = payload(&[
         (1, 0),
         (2, 0),
@@ -109,17 +108,18 @@ fn settings_hold_in_their_order_and_such_that_cannot_be_are_refused() {
         (8, 1),
         (2, 1),
     ]);
-    settings(&told).for_each(|setting| now.apply(setting.unwrap()));
-    let expected = Settings {
-        header_table_size: 0,
-        enable_push: true,
-        max_concurrent_streams: 7,
-        initial_window_size: 1,
-        max_frame_size: 16_385,
-        max_header_list_size: 100,
-        enable_connect_protocol: true,
-    };
-    assert_eq!(now, expected);
+    let expected = [
+        Setting::HeaderTableSize(0),
+        Setting::EnablePush(false),
+        Setting::MaxConcurrentStreams(7),
+        Setting::InitialWindowSize(70_000),
+        Setting::InitialWindowSize(1),
+        Setting::MaxFrameSize(16_385),
+        Setting::MaxHeaderListSize(100),
+        Setting::EnableConnectProtocol(true),
+        Setting::EnablePush(true),
+    ];
+    assert_eq!(settings(&told).collect::<Result<Vec<_>, _>>().unwrap(), expected);
     for (number, value, code) in [
         (2, 2, ErrorCode::PROTOCOL_ERROR),
         (4, 1 << 31, ErrorCode::FLOW_CONTROL_ERROR),

@@ -178,7 +178,8 @@ fn a_server_of_the_library_is_asked() {
                 tokio::task::yield_now().await;
             }
             let asked = SIZES.map(|length| {
-                let (mut sender, mut receiver) = crate::open(&shared, post(), false, false).unwrap();
+                let (mut sender, mut receiver) =
+                    crate::open(&shared, post(), false, Purpose::Content).unwrap();
                 tokio::task::spawn_local(async move {
                     let mut sending = pin!(send(&mut sender, length));
                     let mut is_sent = false;

@@ -368,7 +368,7 @@ fn a_response_is_one() {
         [headers(1, &[(":status", "200")], false), headers(1, &[(":status", "200")], true)].concat(),
     ] {
         let mut side = Side::new(Connection::client(CONFIG));
-        let (_sender, mut receiver) = crate::open(&side.shared, get(), true, false).unwrap();
+        let (_sender, mut receiver) = crate::open(&side.shared, get(), true, Purpose::Content).unwrap();
         side.sent();
         side.feed(&[begun.clone(), wrong.clone()].concat());
         assert_eq!(fate(&mut side), MALFORMED, "{}", wrong.escape_ascii());

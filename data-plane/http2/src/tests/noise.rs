@@ -59,7 +59,7 @@ fn any_said() -> impl Strategy<Value = Said> {
 /// What the client does in between.
 #[derive(Debug, Clone, Copy)]
 enum Done {
-    Opens { is_last: bool, has_no_body: bool },
+    Opens { is_last: bool, purpose: Purpose },
     Sends { which: usize, length: usize, is_last: bool },
     Reads(usize),
     Resets(usize),
@@ -69,7 +69,7 @@ enum Done {
 
 fn any_done() -> impl Strategy<Value = Done> {
     prop_oneof![
-        3 => (any::<bool>(), any::<bool>()).prop_map(|(is_last, has_no_body)| Done::Opens { is_last, has_no_body }),
+        3 => (any::<bool>(), prop::sample::select(&[Purpose::Content, Purpose::Head, Purpose::Tunnel][..])).prop_map(|(is_last, purpose)| Done::Opens { is_last, purpose }),
         2 => (0..8_usize, 0..500_usize, any::<bool>())
             .prop_map(|(which, length, is_last)| Done::Sends { which, length, is_last }),
         3 => (0..8_usize).prop_map(Done::Reads),
@@ -84,8 +84,8 @@ type Exchange = (Sender<Plain>, Receiver<Plain>);
 fn act(side: &mut Side, exchanges: &mut Vec<Exchange>, done: Done) {
     let of = |which: usize, exchanges: &[Exchange]| which % exchanges.len().max(1);
     match done {
-        Done::Opens { is_last, has_no_body } => {
-            exchanges.extend(crate::open(&side.shared, get(), is_last, has_no_body));
+        Done::Opens { is_last, purpose } => {
+            exchanges.extend(crate::open(&side.shared, get(), is_last, purpose));
         }
         Done::Writes => drop(side.bytes()),
         _ if exchanges.is_empty() => {}
@@ -133,7 +133,7 @@ proptest! {
             side.feed(&said.bytes());
             let connection = side.shared.borrow();
             prop_assert!(connection.open_streams() <= CONFIG.streams as usize);
-            prop_assert_eq!(connection.may_open(), connection.end().is_none() && connection.goodbye().is_none());
+            prop_assert_eq!(connection.may_open(), connection.end().is_none() && !connection.has_goodbye);
         }
         // The socket ends: whoever still waits is told, and whether the server may have seen it.
         side.bytes();

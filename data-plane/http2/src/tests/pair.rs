@@ -186,7 +186,7 @@ impl World {
         for (name, value) in [("x-mark", mark.into()), ("x-answer", answer), ("x-body", body.length)] {
             head.0.push((name.into(), value.to_string().into()));
         }
-        let (sender, receiver) = crate::open(&self.sides[0].shared, head, false, false).unwrap();
+        let (sender, receiver) = crate::open(&self.sides[0].shared, head, false, Purpose::Content).unwrap();
         let heard = Heard::default();
         self.asked.push(Asked { mark, sender, receiver, body, answer, has_head: false, heard });
         self.to_ask -= 1;

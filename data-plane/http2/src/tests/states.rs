@@ -42,11 +42,11 @@ fn what_nobody_asks_for_any_more_is_never_sent() {
     assert_eq!(side.kinds(), [(kind::RST_STREAM, 1)], "the answer has no end");
 
     let mut side = client();
-    let (sender, receiver) = crate::open(&side.shared, get(), true, false).unwrap();
+    let (sender, receiver) = crate::open(&side.shared, get(), true, Purpose::Content).unwrap();
     assert!(!sender.is_sent());
     drop((sender, receiver));
     assert_eq!(side.kinds(), [], "nobody has heard of it");
-    let (sender, receiver) = crate::open(&side.shared, get(), true, false).unwrap();
+    let (sender, receiver) = crate::open(&side.shared, get(), true, Purpose::Content).unwrap();
     assert_eq!(side.kinds(), [(kind::HEADERS, 1)], "it is the first one");
     assert!(sender.is_sent());
     drop((sender, receiver));
@@ -56,9 +56,9 @@ fn what_nobody_asks_for_any_more_is_never_sent() {
 #[test]
 fn once_the_connection_has_ended_it_is_known_whether_a_byte_of_a_request_was_taken() {
     let mut side = client();
-    let (first, _first) = crate::open(&side.shared, get(), true, false).unwrap();
+    let (first, _first) = crate::open(&side.shared, get(), true, Purpose::Content).unwrap();
     side.sent();
-    let (second, mut receiver) = crate::open(&side.shared, get(), true, false).unwrap();
+    let (second, mut receiver) = crate::open(&side.shared, get(), true, Purpose::Content).unwrap();
     side.shared.borrow_mut().pump();
     assert!(second.is_sent(), "it may go out");
     side.shared.borrow_mut().lost(std::io::ErrorKind::BrokenPipe);
@@ -255,11 +255,33 @@ fn a_server_leaves_in_two_steps_and_answers_what_came_in_between() {
 }
 
 #[test]
+fn a_client_that_does_not_answer_when_a_server_leaves_is_served_no_more_once_that_took_too_long() {
+    let mut side = Side::server(CONFIG);
+    side.feed(&headers(1, &GET, true));
+    let mut first = side.accept().unwrap();
+    side.shared.borrow_mut().leave_now();
+    assert_eq!(side.kinds(), [], "it does not leave");
+    side.shared.borrow_mut().leave();
+    side.sent();
+    for _ in 0..2 {
+        side.shared.borrow_mut().leave_now();
+    }
+    let sent = side.sent();
+    assert_eq!((sent.len(), sent[0].0.kind, &sent[0].1[..4]), (1, kind::GOAWAY, &[0, 0, 0, 1][..]));
+    side.feed(&headers(3, &GET, true));
+    assert!(side.accept().is_none());
+    first.sender.send_head(ok(), true).unwrap();
+    side.sent();
+    assert!(side.shared.borrow().is_over());
+}
+
+#[test]
 fn what_a_servers_goodbye_leaves_out_was_not_processed() {
     let mut side = client();
-    let mut opened: Vec<_> = (0..3).map(|_| crate::open(&side.shared, get(), true, false).unwrap()).collect();
+    let mut opened: Vec<_> =
+        (0..3).map(|_| crate::open(&side.shared, get(), true, Purpose::Content).unwrap()).collect();
     side.sent();
-    let waiting = crate::open(&side.shared, get(), true, false).unwrap();
+    let waiting = crate::open(&side.shared, get(), true, Purpose::Content).unwrap();
     let mut goodbye = Vec::new();
     frame::write_goaway(&mut goodbye, 3, ErrorCode::NO_ERROR, "");
     side.feed(&goodbye);
@@ -267,7 +289,7 @@ fn what_a_servers_goodbye_leaves_out_was_not_processed() {
     let failures: Vec<_> = opened.iter_mut().map(|(_, receiver)| receiver.poll_head(&mut cx())).collect();
     let left_out = Poll::Ready(Err(Failure::GoAway(ErrorCode::NO_ERROR)));
     assert_eq!(failures, [Poll::Pending, Poll::Pending, left_out.clone(), left_out]);
-    assert!(crate::open(&side.shared, get(), true, false).is_none());
+    assert!(crate::open(&side.shared, get(), true, Purpose::Content).is_none());
     assert_eq!(side.kinds(), [], "nothing is told of them");
     side.feed(&headers(3, &[(":status", "200")], true));
     assert_eq!(ready(opened[1].1.poll_head(&mut cx())).unwrap().0, 200);
@@ -278,13 +300,14 @@ fn a_client_opens_as_many_streams_as_the_server_takes() {
     let mut side = client();
     side.feed(&setting(3, 2));
     side.sent();
-    let mut opened: Vec<_> = (0..3).map(|_| crate::open(&side.shared, get(), true, false).unwrap()).collect();
+    let mut opened: Vec<_> =
+        (0..3).map(|_| crate::open(&side.shared, get(), true, Purpose::Content).unwrap()).collect();
     assert_eq!(side.kinds(), [(kind::HEADERS, 1), (kind::HEADERS, 3)]);
     assert!(!opened[2].0.is_sent());
     side.feed(&headers(1, &[(":status", "204")], true));
     assert_eq!(side.kinds(), [(kind::HEADERS, 5)]);
     // What waits is given up without a word.
-    let fourth = crate::open(&side.shared, get(), true, false).unwrap();
+    let fourth = crate::open(&side.shared, get(), true, Purpose::Content).unwrap();
     assert_eq!(side.kinds(), []);
     drop(fourth);
     drop(opened.remove(1));
@@ -294,7 +317,7 @@ fn a_client_opens_as_many_streams_as_the_server_takes() {
 #[test]
 fn interim_responses_come_in_front_of_the_head_and_trailers_behind_the_content() {
     let mut side = client();
-    let (_sender, mut receiver) = crate::open(&side.shared, get(), true, false).unwrap();
+    let (_sender, mut receiver) = crate::open(&side.shared, get(), true, Purpose::Content).unwrap();
     side.sent();
     assert!(receiver.poll_interim(&mut cx()).is_pending());
     side.feed(&[headers(1, &[(":status", "103")], false), headers(1, &[(":status", "200")], false)].concat());
@@ -499,11 +522,11 @@ fn what_still_goes_out_of_a_connection_that_was_given_up_counts_as_sent() {
     let given_up: fn(&mut Side) = |side| side.shared.borrow_mut().give_up(ErrorCode::NO_ERROR, "enough");
     for end in [violation, given_up] {
         let mut side = client();
-        let (mut first, _first) = crate::open(&side.shared, post(), false, false).unwrap();
+        let (mut first, _first) = crate::open(&side.shared, post(), false, Purpose::Content).unwrap();
         first.send_data(Bytes::from(vec![1; 4096]), false).unwrap();
-        let (second, _second) = crate::open(&side.shared, post(), true, false).unwrap();
+        let (second, _second) = crate::open(&side.shared, post(), true, Purpose::Content).unwrap();
         side.shared.borrow_mut().pump();
-        let (third, _third) = crate::open(&side.shared, post(), true, false).unwrap();
+        let (third, _third) = crate::open(&side.shared, post(), true, Purpose::Content).unwrap();
         // The server reads nothing, and speaks.
         end(&mut side);
         let told = [first.is_sent(), second.is_sent(), third.is_sent()];
@@ -517,7 +540,7 @@ fn what_still_goes_out_of_a_connection_that_was_given_up_counts_as_sent() {
 fn the_last_words_to_a_server_that_has_said_all_are_sent_when_nobody_asks_for_the_stream_any_more() {
     let mut side = client();
     for (id, is_whole) in [(1, true), (3, false)] {
-        let (mut sender, receiver) = crate::open(&side.shared, post(), false, false).unwrap();
+        let (mut sender, receiver) = crate::open(&side.shared, post(), false, Purpose::Content).unwrap();
         side.sent();
         side.feed(&headers(id, &[(":status", "200")], true));
         sender.send_data(Bytes::from_static(b"bye"), is_whole).unwrap();
@@ -525,5 +548,25 @@ fn the_last_words_to_a_server_that_has_said_all_are_sent_when_nobody_asks_for_th
         // What has no end yet, as a request that was answered early, is of no use.
         assert_eq!(side.kinds(), [(if is_whole { kind::DATA } else { kind::RST_STREAM }, id)]);
         assert_eq!(side.shared.borrow().places(), 0);
+    }
+}
+
+#[test]
+fn a_tunnel_is_as_long_as_it_is_whatever_is_told_of_it() {
+    let length = ("content-length", "3");
+    let mut side = Side::server(CONFIG);
+    let connect = [(":method", "CONNECT"), (":authority", "a"), length];
+    side.feed(&[headers(1, &connect, false), data(1, 5, true)].concat());
+    let mut request = side.accept().unwrap();
+    assert_eq!(request.head, list(&connect[..2]), "it is passed on to nobody");
+    assert_eq!(ready(request.receiver.poll_data(&mut cx())).unwrap().unwrap().len(), 5);
+
+    let mut side = client();
+    for (id, status, is_tunnel) in [(1, "200", true), (3, "403", false)] {
+        let (_sender, mut receiver) = crate::open(&side.shared, post(), false, Purpose::Tunnel).unwrap();
+        side.sent();
+        side.feed(&[headers(id, &[(":status", status), length], false), data(id, 5, true)].concat());
+        let resets = side.kinds().contains(&(kind::RST_STREAM, id));
+        assert_eq!((resets, receiver.poll_head(&mut cx()).is_ready()), (!is_tunnel, true), "{status}");
     }
 }

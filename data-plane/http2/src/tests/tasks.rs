@@ -156,7 +156,7 @@ fn is_given_up(body: &Body) -> bool {
 async fn ask(client: Shared<Plain>, number: usize, plan: Plan) {
     let mut head = post();
     head.0.push(("x-number".into(), number.to_string().into()));
-    let (mut sender, mut receiver) = crate::open(&client, head, false, false).unwrap();
+    let (mut sender, mut receiver) = crate::open(&client, head, false, Purpose::Content).unwrap();
     let sending = async {
         match send(&mut sender, &plan.request).await {
             // Who has answered may not want the rest.

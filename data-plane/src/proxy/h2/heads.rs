@@ -71,12 +71,13 @@ impl Received for Heading {
         *place = Some(self.fields.store(value));
     }
 
-    fn field(&mut self, name: &[u8], value: &[u8], known: Option<u8>) {
+    fn field(&mut self, name: &[u8], value: &[u8], known: Option<u8>, is_sensitive: bool) {
         self.size += name.len() + value.len() + FIELD_OVERHEAD;
-        match known {
-            Some(index) => self.fields.append_decoded(of_index(index), name, value),
-            None => self.fields.append_decoded(Name::of(name), name, value),
-        }
+        let known = match known {
+            Some(index) => of_index(index),
+            None => Name::of(name),
+        };
+        self.fields.append_decoded(known, name, value, is_sensitive);
     }
 }
 
@@ -104,17 +105,22 @@ impl Sent for Head {
 
 /// Writes all fields but those of these names.
 fn encode_fields(fields: &Fields, without: Names, block: &mut Block<'_>) {
-    for (name, text, value) in fields.spans() {
+    for (name, text, value, is_sensitive) in fields.spans() {
         let value = fields.text(value);
+        let keep = match name {
+            // So its writer wants it (RFC 7541 section 6.2.3).
+            _ if is_sensitive => Keep::Never,
+            // No two requests have the same: kept in the table of what was said before, each would drive out what is said again.
+            Some(Name::XRequestId) => Keep::Once,
+            _ => Keep::Index,
+        };
         let Some(name) = name else {
-            other(fields.text(text), value, block);
+            other(fields.text(text), value, keep, block);
             continue;
         };
         if without.contains(name) {
             continue;
         }
-        // No two requests have the same: kept in the table of what was said before, each would drive out what is said again.
-        let keep = if name == Name::XRequestId { Keep::Once } else { Keep::Index };
         match index_of(name) {
             Some(index) => block.known(index, value, keep),
             None => block.field(name.as_str().as_bytes(), value, keep),
@@ -123,18 +129,18 @@ fn encode_fields(fields: &Fields, without: Names, block: &mut Block<'_>) {
 }
 
 /// Writes a field whose name means nothing to the gateway, and may have come in any letters.
-fn other(name: &[u8], value: &[u8], block: &mut Block<'_>) {
+fn other(name: &[u8], value: &[u8], keep: Keep, block: &mut Block<'_>) {
     if !name.iter().any(u8::is_ascii_uppercase) {
-        return block.field(name, value, Keep::Index);
+        return block.field(name, value, keep);
     }
     let mut short = [0; SHORT];
     match short.get_mut(..name.len()) {
         Some(small) => {
             small.copy_from_slice(name);
             small.make_ascii_lowercase();
-            block.field(small, value, Keep::Index);
+            block.field(small, value, keep);
         }
-        None => block.field(&name.to_ascii_lowercase(), value, Keep::Index),
+        None => block.field(&name.to_ascii_lowercase(), value, keep),
     }
 }
 
@@ -173,7 +179,33 @@ indices! {
 
 #[cfg(test)]
 mod tests {
+    use gateway_http2::hpack::{Decoder, Encoder, ListLimits};
+
     use super::*;
+
+    #[test]
+    fn what_its_writer_wants_nobody_to_keep_is_passed_on_so() {
+        let mut heading = Heading::default();
+        let fields = [("x-a", true), ("x-b", false), ("date", true), ("via", false)];
+        for (name, is_sensitive) in fields {
+            heading.field(name.as_bytes(), b"some", known::of(name.as_bytes()), is_sensitive);
+        }
+        // A trailer section passes as what the traits of bodies have.
+        let trailers = crate::proxy::h2::fields(&crate::proxy::h2::map(&heading.fields));
+        for fields_sent in [heading.fields, trailers] {
+            let (mut encoder, mut out) = (Encoder::new(), Vec::new());
+            Head::Trailers(fields_sent).encode(&mut Block::new(&mut encoder, &mut out));
+            let (mut read, limits) = (Vec::new(), ListLimits { bytes: usize::MAX, fields: usize::MAX });
+            let decoded = Decoder::new(0, usize::MAX).decode(&out, limits, &mut |field| {
+                read.push((str::from_utf8(field.name).unwrap().to_owned(), field.is_sensitive));
+            });
+            assert_eq!(decoded.unwrap().fields, 4);
+            read.sort();
+            let mut expected = fields.map(|(name, is_sensitive)| (name.to_owned(), is_sensitive));
+            expected.sort();
+            assert_eq!(read, expected);
+        }
+    }
 
     #[test]
     fn every_name_that_the_static_table_has_is_known_by_its_index() {

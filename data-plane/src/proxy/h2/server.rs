@@ -150,6 +150,8 @@ impl Connection {
     ) {
         let (worker, limits) = (&self.worker, self.worker.limits());
         let mut is_ending = false;
+        // By when a client has heard that the connection ends, or is taken at its silence.
+        let mut heard_by = Tick::NEVER;
         let mut idle_since: Option<(Tick, u64)> = None;
         let mut life = Life { heard: 0, since: worker.now(), is_asked: false };
         poll_fn(|cx| {
@@ -180,6 +182,11 @@ impl Connection {
                     engine.borrow_mut().lost(io::ErrorKind::TimedOut);
                     return Poll::Ready(());
                 }
+                if now >= heard_by {
+                    heard_by = Tick::NEVER;
+                    // By which this task is woken, and sends it.
+                    engine.borrow_mut().leave_now();
+                }
                 let is_used_up = limits.requests_per_connection.is_some_and(|most| self.served.get() >= most);
                 if is_ending || !(is_over || is_used_up || worker.is_draining()) {
                     let looked_at = match life.look(transport.heard(), now) {
@@ -197,11 +204,13 @@ impl Connection {
                             return Poll::Ready(());
                         }
                     };
-                    worker.deadlines().set(self.place, due.min(looked_at), cx.waker());
+                    let due = due.min(looked_at).min(heard_by);
+                    worker.deadlines().set(self.place, due, cx.waker());
                     return Poll::Pending;
                 }
                 is_ending = true;
                 idle_since = None;
+                heard_by = now.plus(limits.linger_timeout);
                 engine.borrow_mut().leave();
             }
         })

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use gateway_http2::{Guard, Shared};
+use gateway_http2::{Connection, Guard, Shared};
 use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_util::io::poll_read_buf;
 
@@ -110,6 +110,8 @@ impl Transport {
                 connection.pump();
             }
             if !connection.has_output() {
+                // The windows let nothing go: what was lent for it goes back.
+                self.give_back(&mut connection);
                 break;
             }
             let mut pieces = [IoSlice::new(&[]); PIECES];
@@ -127,17 +129,20 @@ impl Transport {
             connection.advance(taken);
             self.is_held = true;
             self.is_blocked = connection.has_output();
-            if !self.is_blocked
-                && let Some(buffer) = connection.take_buffer()
-            {
-                self.buffers.give_output(buffer);
-            }
+            self.give_back(&mut connection);
         }
         if self.is_held {
             ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
             self.is_held = false;
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// The buffer of what is to be written goes back to whom it is of, if nothing is.
+    fn give_back(&self, connection: &mut Connection<ProxyHeads>) {
+        if let Some(buffer) = connection.take_buffer() {
+            self.buffers.give_output(buffer);
+        }
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

@@ -48,6 +48,8 @@ fn offset(offset: usize) -> u32 {
 #[derive(Debug, Clone, Copy)]
 struct Line {
     known: Option<Name>,
+    /// Whether its writer wants it to be kept by nobody who passes it on (RFC 7541 section 6.2.3).
+    is_sensitive: bool,
     name: Span,
     value: Span,
     /// Behind the line break.
@@ -63,7 +65,7 @@ impl Line {
         let end = offset(end);
         // What lies before it is less.
         let span = |range: Range<usize>| Span { start: range.start as u32, end: range.end as u32 };
-        Self { known, name: span(name), value: span(value), end }
+        Self { known, is_sensitive: false, name: span(name), value: span(value), end }
     }
 }
 
@@ -156,13 +158,23 @@ impl Section {
 
     /// As [`Fields::append_other`], of a name that is known to be one.
     pub(in crate::proxy) fn append_named(&mut self, name: &HeaderName, value: &HeaderValue) {
-        let name = name.as_str().as_bytes();
-        self.append_line(Name::of(name), name, value.as_bytes());
+        let text = name.as_str().as_bytes();
+        self.append_decoded(Name::of(text), text, value.as_bytes(), value.is_sensitive());
     }
 
-    /// As [`Fields::append_other`], of a name that is known to be one, and of what that means to the gateway.
-    pub(in crate::proxy) fn append_decoded(&mut self, known: Option<Name>, name: &[u8], value: &[u8]) {
+    /// As [`Fields::append_other`], of a name that is known to be one, and of what that means to the gateway. Its writer may want it to
+    /// be kept by nobody.
+    pub(in crate::proxy) fn append_decoded(
+        &mut self,
+        known: Option<Name>,
+        name: &[u8],
+        value: &[u8],
+        is_sensitive: bool,
+    ) {
         self.append_line(known, name, value);
+        if let Some(line) = self.lines.last_mut() {
+            line.is_sensitive = is_sensitive;
+        }
     }
 
     fn append_line(&mut self, known: Option<Name>, name: &[u8], value: &[u8]) {
@@ -225,6 +237,11 @@ impl Section {
         self.present.intersects(names)
     }
 
+    /// Whether a field of this name is to be kept by nobody who passes it on.
+    pub(in crate::proxy) fn is_sensitive(&self, name: Name) -> bool {
+        self.lines_of(name).any(|line| line.is_sensitive)
+    }
+
     /// The value of the first field of this name.
     pub(in crate::proxy) fn get(&self, name: Name) -> Option<&[u8]> {
         self.get_all(name).next()
@@ -270,9 +287,9 @@ impl Section {
         self.lines.iter().map(|line| (self.text(line.name), self.text(line.value)))
     }
 
-    /// As [`Fields::iter`], where they lie, with what each name means to the gateway, if anything.
-    pub(in crate::proxy) fn spans(&self) -> impl Iterator<Item = (Option<Name>, Span, Span)> {
-        self.lines.iter().map(|line| (line.known, line.name, line.value))
+    /// As [`Fields::iter`], where they lie, with what each name means to the gateway, if anything, and whether nobody is to keep it.
+    pub(in crate::proxy) fn spans(&self) -> impl Iterator<Item = (Option<Name>, Span, Span, bool)> {
+        self.lines.iter().map(|line| (line.known, line.name, line.value, line.is_sensitive))
     }
 
     /// The bytes that all of it is parts of.

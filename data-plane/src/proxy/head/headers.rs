@@ -182,7 +182,9 @@ pub(in crate::proxy) fn join_cookies(fields: &mut Fields) {
     if fields.get_all(Name::Cookie).nth(1).is_some() {
         let parts: Vec<&[u8]> = fields.get_all(Name::Cookie).collect();
         let joined = parts.join(&b"; "[..]);
-        fields.set(Name::Cookie, &joined);
+        let is_sensitive = fields.is_sensitive(Name::Cookie);
+        fields.remove(Names::of(&[Name::Cookie]));
+        fields.append_decoded(Some(Name::Cookie), Name::Cookie.as_str().as_bytes(), &joined, is_sensitive);
     }
 }
 

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use gateway_http2::{Failure as StreamFailure, Receiver, Sender, frame::ErrorCode};
+use gateway_http2::{Failure as StreamFailure, Purpose, Receiver, Sender, frame::ErrorCode};
 use gateway_proto::Endpoint;
 use http::{Method, StatusCode};
 use http_body::Frame;
@@ -181,8 +181,12 @@ impl Http2Link {
         let Outgoing { head, length, body, expects_continue, .. } = outgoing;
         let is_empty = matches!(length, Length::Empty | Length::Exact(0));
         let request = Head::Request(Box::new(request));
-        let (sender, stream) =
-            self.shared.open(request, is_empty && !is_tunnel, head.method == Method::HEAD)?;
+        let purpose = match is_tunnel {
+            true => Purpose::Tunnel,
+            false if head.method == Method::HEAD => Purpose::Head,
+            false => Purpose::Content,
+        };
+        let (sender, stream) = self.shared.open(request, is_empty && !is_tunnel, purpose)?;
         self.receiving = Receiving::Head { stream, interim: 0 };
         if is_tunnel {
             self.sending = Sending::Tunnel(sender);

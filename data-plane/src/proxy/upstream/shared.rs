@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use gateway_http2::{Config, Connection, Guard, Receiver, Sender, frame, hpack::ListLimits};
+use gateway_http2::{Config, Connection, Guard, Purpose, Receiver, Sender, frame, hpack::ListLimits};
 use tokio::{
     sync::Notify,
     time::{Interval, Sleep},
@@ -172,18 +172,17 @@ impl Shared {
         (self.streams.get() == 0).then(|| self.idle_since.get())
     }
 
-    /// Opens a stream, on which nothing follows the head if it `is_last`, and whose answer has no body if it `has_no_body`. `None` if the
-    /// connection takes no more.
+    /// Opens a stream, on which nothing follows the head if it `is_last`. `None` if the connection takes no more.
     pub(super) fn open(
         &self,
         head: Head,
         is_last: bool,
-        has_no_body: bool,
+        purpose: Purpose,
     ) -> Option<(Sender<ProxyHeads>, Receiver<ProxyHeads>)> {
         if self.is_retired() {
             return None;
         }
-        gateway_http2::open(&self.engine, head, is_last, has_no_body)
+        gateway_http2::open(&self.engine, head, is_last, purpose)
     }
 
     /// A request begins. Tells whether there was one before.

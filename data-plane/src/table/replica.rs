@@ -41,7 +41,7 @@ const REMEMBERED_FAILURES: usize = 5;
 /// A replica: what the registry says of it, and what this data plane has learnt of it.
 ///
 /// What the registry says is immutable; a change makes a new `Replica` around the same knowledge. Requests hold their worker's
-/// [handle](Replica::held_by), which is another `Replica` around all that this one is of.
+/// handle, which is another `Replica` around all that this one is of.
 #[derive(Debug)]
 pub struct Replica {
     said: Arc<Said>,

@@ -42,7 +42,7 @@ change. They change in one transaction (`ApplyPolicies`, `POST /v1/policies:appl
 file changes nothing, nor does a control plane that dies in between, nor a policy that somebody has changed or made since they were read (`ETAG_MISMATCH`; his word is not
 overwritten). What is inherited has to go together once all are changed, in whatever order they are.
 
-One transaction takes 100 policies. Of more, `gwctl` first asks about all, and then changes a hundred at a time; when the control plane goes away
+One transaction takes 100 policies, and 384 KiB of them. Of more than 100, `gwctl` first asks about all, and then changes a hundred at a time; when the control plane goes away
 between two of those, the exit code says that it is a part, and the same command does the rest.
 ";
 

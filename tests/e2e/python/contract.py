@@ -279,6 +279,13 @@ def policies(client):
     assert resolved["origins"]["breaker.failure_ratio"] == "orders", resolved
     assert resolved["origins"]["timeout.request"] == "default", resolved
     assert len(client.call(POLICY + "ListPolicies")["policies"]) == 1
+    stricter = {"policy": {"service": "orders", "breaker": {"failureRatio": 0.125}}}
+    client.refuse(
+        "NOT_FOUND", "POLICY_NOT_FOUND", POLICY + "ApplyPolicies", changes=[stricter, {"policy": {"service": "carts"}, "remove": True}]
+    )
+    assert client.call(POLICY + "GetPolicy", service="orders")["policy"]["breaker"] == {"failureRatio": 0.25}
+    applied = client.call(POLICY + "ApplyPolicies", changes=[stricter], author="ana", waitTimeout="10s")
+    assert [policy["breaker"] for policy in applied["policies"]] == [{"failureRatio": 0.125}], applied
     client.call(POLICY + "DeletePolicy", service="orders")
     client.refuse("NOT_FOUND", "POLICY_NOT_FOUND", POLICY + "GetPolicy", service="orders")
 

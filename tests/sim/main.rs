@@ -7,7 +7,7 @@
 //! invariants in [`checks`] are compared with what must be true; when one does not hold, the seed and its last steps
 //! are printed. The same seed always gives the same run.
 //!
-//! `GW_SIM_SEEDS` is how many fresh seeds are tried (default 40, 0 for none); `GW_SIM_SEED` is the one that `replay`
+//! `GW_SIM_SEEDS` is how many fresh seeds are tried (default 100, 0 for none); `GW_SIM_SEED` is the one that `replay`
 //! runs, printing every step.
 
 mod checks;
@@ -30,8 +30,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use self::run::{run, run_aloud};
 
-/// Fresh seeds of one run of the tests, unless `GW_SIM_SEEDS` says otherwise: some 20 s in the dev profile.
-const FRESH_SEEDS: u64 = 40;
+/// Fresh seeds of one run of the tests, unless `GW_SIM_SEEDS` says otherwise: some 30 s in the dev profile.
+const FRESH_SEEDS: u64 = 100;
 
 #[test]
 fn fresh_seeds_hold_every_invariant() {

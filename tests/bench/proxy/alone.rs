@@ -10,7 +10,7 @@ use crate::{
     control_plane::{ControlPlane, followed, revision},
     load,
     peers::{PATIENCE, Peer, Setting},
-    results::{median, of},
+    results::{beside_cpu, median, of},
     scenario::{Measured, Round, Scenario},
     upstream::Replicas,
 };
@@ -183,18 +183,8 @@ impl fmt::Display for Comparison {
             "| gateway | CPU each | requests/s | p50 | p99 | p99.9 | failed | RSS |\n|---|---|---|---|---|---|---|---|"
         )?;
         for (name, rounds) in &self.rows {
-            let median = |figure: fn(&Measured) -> f64| median(rounds, figure);
-            writeln!(
-                f,
-                "| {name} | {:.1} µs | {:.0} | {:.2} ms | {:.2} ms | {:.2} ms | {:.0} | {:.1} MiB |",
-                median(|round| round.cpu),
-                median(|round| round.rate),
-                median(|round| round.p50) / 1e3,
-                median(|round| round.p99) / 1e3,
-                median(|round| round.p999) / 1e3,
-                rounds.iter().map(|round| round.failures).sum::<f64>(),
-                median(|round| round.resident),
-            )?;
+            let cpu = median(rounds, |round| round.cpu);
+            writeln!(f, "| {name} | {cpu:.1} µs | {} |", beside_cpu(rounds))?;
         }
         self.notes.iter().try_for_each(|note| write!(f, "\n{note}\n"))
     }

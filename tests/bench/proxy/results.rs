@@ -85,24 +85,28 @@ impl fmt::Display for Results {
         )?;
         writeln!(f, "|---|---|---|---|---|---|---|---|---|")?;
         for (name, rounds) in &self.rows {
-            let median = |value: fn(&Measured) -> f64| median(rounds, value);
             let ratio = self.ratios(rounds).filter(|_| name != GATEWAY);
             let ratio = ratio
                 .map_or("–".into(), |[least, median, most]| format!("{median:.2} ({least:.2}–{most:.2})"));
-            writeln!(
-                f,
-                "| {name} | {:.1} µs | {ratio} | {:.0} | {:.2} ms | {:.2} ms | {:.2} ms | {:.0} | {:.1} MiB |",
-                median(|round| round.cpu),
-                median(|round| round.rate),
-                median(|round| round.p50) / 1e3,
-                median(|round| round.p99) / 1e3,
-                median(|round| round.p999) / 1e3,
-                rounds.iter().map(|round| round.failures).sum::<f64>(),
-                median(|round| round.resident),
-            )?;
+            let cpu = median(rounds, |round| round.cpu);
+            writeln!(f, "| {name} | {cpu:.1} µs | {ratio} | {} |", beside_cpu(rounds))?;
         }
         self.tell_who_gave_up(f)
     }
+}
+
+/// What stands in a row beside the CPU: rate, latencies, failures and memory.
+pub(crate) fn beside_cpu(rounds: &[Measured]) -> String {
+    let median = |value: fn(&Measured) -> f64| median(rounds, value);
+    format!(
+        "{:.0} | {:.2} ms | {:.2} ms | {:.2} ms | {:.0} | {:.1} MiB",
+        median(|round| round.rate),
+        median(|round| round.p50) / 1e3,
+        median(|round| round.p99) / 1e3,
+        median(|round| round.p999) / 1e3,
+        rounds.iter().map(|round| round.failures).sum::<f64>(),
+        median(|round| round.resident),
+    )
 }
 
 /// KiB for each idle connection, and MiB before there was one and with all of them.

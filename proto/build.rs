@@ -3,7 +3,7 @@
 
 use std::{error::Error, path::PathBuf};
 
-const FILES: [&str; 7] = [
+const FILES: [&str; 8] = [
     "gateway/v1/types.proto",
     "gateway/v1/policy_service.proto",
     "gateway/v1/route_service.proto",
@@ -11,6 +11,7 @@ const FILES: [&str; 7] = [
     "gateway/v1/discovery_service.proto",
     "gateway/v1/observability_service.proto",
     "gateway/v1/peer_service.proto",
+    "gateway/v1/store_service.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

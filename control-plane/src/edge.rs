@@ -77,6 +77,8 @@ pub(crate) struct Edge {
     /// Whether policies may inject faults.
     pub(crate) allow_fault_injection: bool,
     pub(crate) peer_streams: Places,
+    /// One: for whoever moves what is registered to another store.
+    pub(crate) move_streams: Places,
     /// Who this control plane is to others.
     pub(crate) myself: Myself,
     /// What the program around this one serves beside the dashboard.
@@ -375,6 +377,40 @@ impl Edge {
     /// Whether changes are taken: the store works and no shutdown has begun.
     pub(crate) fn is_ready(&self) -> bool {
         *self.available.borrow() && !self.shutdown.has_begun()
+    }
+}
+
+#[cfg(test)]
+impl Edge {
+    /// With one place for each kind of stream.
+    pub(crate) fn around(effects: Effects, commands: Commands, available: watch::Receiver<bool>) -> Self {
+        let places = || Places::new(1, "too many");
+        Self {
+            gate: Arc::new(Gate::open()),
+            panics: Panics::new(&effects.metrics, &effects.observation),
+            effects,
+            commands,
+            turns: Turns::new(9),
+            limits: Limits { replicas: 1, replicas_per_service: 1 },
+            shutdown: Shutdown::new(),
+            is_store_shared: false,
+            available,
+            streams: TaskTracker::new(),
+            snapshot_streams: places(),
+            parts_under_way: Arc::new(Semaphore::new(1)),
+            report_streams: places(),
+            event_streams: places(),
+            watch_streams: places(),
+            keep_alive_streams: places(),
+            allowed_hosts: Vec::new(),
+            dashboard_streams: Places::new(1, "too many dashboards"),
+            takes_page_writes: true,
+            allow_fault_injection: false,
+            peer_streams: places(),
+            move_streams: places(),
+            myself: Myself { address: String::new(), process_id: String::new() },
+            lab: None,
+        }
     }
 }
 

@@ -44,6 +44,9 @@ pub const PROGRESS: Duration = Duration::from_secs(2);
 /// dropped a hundred thousand.
 pub const REVIVAL: Duration = Duration::from_millis(20);
 
+/// No time at all, for there is none so late.
+const HERE: u64 = u64::MAX;
+
 /// The leases of all replicas that are not permanent.
 #[derive(Debug)]
 pub struct Leases {
@@ -54,6 +57,8 @@ pub struct Leases {
     swept: AtomicU64,
     /// Set where control planes share a store.
     outlet: Option<Outlet>,
+    /// Nanoseconds from `born` to when the registry was found to go on elsewhere; [`HERE`]: it does so here.
+    left: AtomicU64,
     /// Nanoseconds from `born` to when the store will have been told, at the latest, of all that it has dropped and others heard of.
     revived: AtomicU64,
     /// When it was told of one last, by the last sweep before that; 0: never.
@@ -116,7 +121,8 @@ impl Leases {
     /// An empty table, swept just now.
     pub fn new(now: Instant) -> Self {
         let [swept, revived, last_revival] = [(); 3].map(|()| AtomicU64::new(0));
-        Self { leases: DashMap::new(), born: now, swept, outlet: None, revived, last_revival }
+        let left = AtomicU64::new(HERE);
+        Self { leases: DashMap::new(), born: now, swept, outlet: None, left, revived, last_revival }
     }
 
     /// An empty table whose renewals go on through the outlet, if there is one.
@@ -127,18 +133,39 @@ impl Leases {
     /// Whether a renewal is known to reach the store, where there is a store that has to know: otherwise others may take for
     /// dead whom this process hears.
     pub fn are_in_touch(&self, now: Instant) -> bool {
-        self.outlet.as_ref().is_none_or(|outlet| outlet.contact().is_fresh(now))
+        !self.has_left() && self.outlet.as_ref().is_none_or(|outlet| outlet.contact().is_fresh(now))
+    }
+
+    /// Notes that the registry goes on elsewhere: nobody is renewed here, so that owners go there, and nobody's lease lapses.
+    pub fn leave(&self, now: Instant) {
+        let _ = self.left.compare_exchange(HERE, self.since_birth(now), Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Notes that it goes on here. Each lease has up to one full time to live, for nobody could be heard of.
+    pub fn come_back(&self) {
+        self.left.store(HERE, Ordering::Relaxed);
+    }
+
+    fn has_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed) != HERE
     }
 
     /// How long the store that has to know has given no sign of life, once that is too long to be by chance: what is known here
-    /// may be as old. Zero while it does, and where nobody else writes to it.
+    /// may be as old. Zero while it does, and where nobody else writes to it. Never zero once the registry goes on elsewhere.
     pub fn store_silence(&self, now: Instant) -> Duration {
-        self.outlet.as_ref().map(|outlet| outlet.contact().silence(now)).unwrap_or_default()
+        let silence = self.outlet.as_ref().map(|outlet| outlet.contact().silence(now)).unwrap_or_default();
+        match self.left.load(Ordering::Relaxed) {
+            HERE => silence,
+            left => silence.max(Duration::from_nanos(self.since_birth(now).saturating_sub(left).max(1))),
+        }
     }
 
     /// Whether a renewal of this lease is known to reach that store in time: the shorter the lease, the sooner it is not.
     pub fn is_in_touch(&self, lease: LeaseId, now: Instant) -> bool {
-        let Some(outlet) = &self.outlet else { return true };
+        let Some(outlet) = &self.outlet else { return !self.has_left() };
+        if self.has_left() {
+            return false;
+        }
         match self.leases.get(&lease).map(|entry| Duration::from_nanos(entry.ttl)) {
             Some(ttl) => outlet.contact().is_fresh_for(ttl, now),
             None => outlet.contact().is_fresh(now),
@@ -333,9 +360,10 @@ impl Leases {
         let now = self.since_birth(now);
         let gap = self.since_sweep(now);
         let at = self.born + Duration::from_nanos(now);
+        let has_left = self.has_left();
         let is_cut_off = |ttl| {
             let is_fresh = |outlet: &Outlet| outlet.contact().is_fresh_for(Duration::from_nanos(ttl), at);
-            self.outlet.as_ref().is_some_and(|outlet| !is_fresh(outlet))
+            has_left || self.outlet.as_ref().is_some_and(|outlet| !is_fresh(outlet))
         };
         let mut sweep = Sweep::default();
         for mut entry in self.leases.iter_mut() {

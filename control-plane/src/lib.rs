@@ -241,6 +241,7 @@ async fn serve<S: Store>(
             || gate.is_locked(),
         allow_fault_injection: config.allow_fault_injection,
         peer_streams: Places::new(MAX_PEER_STREAMS, "too many other control planes"),
+        move_streams: Places::new(1, "somebody else moves the registry to another store already"),
         myself,
         lab,
     });

@@ -14,7 +14,12 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 pub(crate) use self::problem::Problem;
-use crate::{auth::Denied, observe::TooManyNodes, registry::RegistryError, writer::WriteError};
+use crate::{
+    auth::Denied,
+    observe::TooManyNodes,
+    registry::{RegistryError, Revision},
+    writer::WriteError,
+};
 
 /// When to try again what failed for want of room or of the store.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
@@ -42,6 +47,9 @@ pub(crate) enum Refusal {
     Superseded(gateway_proto::NodeId),
     #[error("what was sent was not acked in time")]
     AckOverdue,
+    /// A move to another store.
+    #[error("{0}")]
+    Move(#[from] CannotMove),
     #[error("the message is larger than {limit} bytes")]
     TooLarge { limit: usize },
     /// A body, or the first message of a stream.
@@ -79,6 +87,26 @@ pub(crate) enum Refusal {
     /// HTTP only.
     #[error("there is no stream of events at this path")]
     NotAStream,
+}
+
+/// Why what is registered cannot be moved to another store, or not yet be taken back.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CannotMove {
+    #[error(
+        "control planes share this one's store, which is moved and reopened without them: name it, etcd://HOST:PORT/PREFIX"
+    )]
+    Shared,
+    #[error(
+        "this control plane takes no changes now: its store is away, or has moved already; its log and  gwctl events  say which, and  gwctl store \
+         reopen  has changes taken again where it has moved"
+    )]
+    Closed,
+    #[error("it is being moved to {to}: end that  gwctl store migrate , and changes are taken again")]
+    UnderWay { to: String },
+    #[error("the registry is at revision {now}, and {read} is what was read: begin again")]
+    Outdated { read: Revision, now: Revision },
+    #[error("the move took longer than {}s: changes are taken again, so remove what is in the new store, and begin again", .0.as_secs())]
+    Overdue(Duration),
 }
 
 impl From<RegistryError> for Refusal {
@@ -187,6 +215,10 @@ impl Refusal {
             Self::PageToken => (Code::InvalidArgument, StatusCode::BAD_REQUEST, r::PAGE_TOKEN_INVALID),
             Self::Quota { .. } => (Code::ResourceExhausted, StatusCode::TOO_MANY_REQUESTS, r::QUOTA_EXCEEDED),
             Self::Superseded(_) => (Code::Aborted, StatusCode::CONFLICT, r::STREAM_SUPERSEDED),
+            Self::Move(CannotMove::Overdue(_)) => {
+                (Code::DeadlineExceeded, StatusCode::GATEWAY_TIMEOUT, r::MOVE_REFUSED)
+            }
+            Self::Move(_) => (Code::FailedPrecondition, StatusCode::CONFLICT, r::MOVE_REFUSED),
             Self::AckOverdue => (Code::DeadlineExceeded, StatusCode::REQUEST_TIMEOUT, r::ACK_OVERDUE),
             Self::TooLarge { .. } => {
                 (Code::ResourceExhausted, StatusCode::PAYLOAD_TOO_LARGE, r::MALFORMED_REQUEST)

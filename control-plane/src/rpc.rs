@@ -16,6 +16,7 @@ mod policies;
 mod registry;
 mod remainder;
 mod routes;
+mod store;
 mod watch_replicas;
 mod what_if;
 
@@ -28,6 +29,7 @@ use gateway_proto::{
         self, observability_service_server::ObservabilityServiceServer,
         peer_service_server::PeerServiceServer, policy_service_server::PolicyServiceServer,
         registry_service_server::RegistryServiceServer, route_service_server::RouteServiceServer,
+        store_service_server::StoreServiceServer,
     },
 };
 use tonic::{Code, Status, Streaming, server::NamedService, service::Routes};
@@ -36,6 +38,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 pub(crate) use self::discovery::MAX_PARTS_UNDER_WAY;
 use self::{
     discovery::Discovery, observability::Observability, peers::Peers, policies::Policies, registry::Registry,
+    store::Stores,
 };
 use crate::{
     edge::Edge,
@@ -64,6 +67,7 @@ pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
     let routes = RouteServiceServer::new(routes::Routes(Arc::clone(edge)));
     let observability = ObservabilityServiceServer::new(Observability(Arc::clone(edge)));
     let peers = PeerServiceServer::new(Peers(Arc::clone(edge)));
+    let stores = StoreServiceServer::new(Stores(Arc::clone(edge)));
     let health = tonic_health::pb::health_server::HealthServer::new(
         tonic_health::server::HealthService::from_health_reporter(health),
     );
@@ -88,6 +92,7 @@ pub(crate) fn router(edge: &Arc<Edge>, health: HealthReporter) -> Router {
         .add_service(discovery)
         .add_service(observability.max_decoding_message_size(MAX_REPORT_BYTES))
         .add_service(peers.max_decoding_message_size(MAX_REQUEST_BYTES))
+        .add_service(stores.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(health.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(reflection_v1.max_decoding_message_size(MAX_REQUEST_BYTES))
         .add_service(reflection_v1alpha.max_decoding_message_size(MAX_REQUEST_BYTES))
@@ -115,7 +120,7 @@ pub(crate) async fn end_health(health: &mut HealthReporter) {
     }
 }
 
-fn health_names() -> [&'static str; 7] {
+fn health_names() -> [&'static str; 8] {
     [
         "",
         RegistryServiceServer::<Registry>::NAME,
@@ -124,6 +129,7 @@ fn health_names() -> [&'static str; 7] {
         RouteServiceServer::<routes::Routes>::NAME,
         ObservabilityServiceServer::<Observability>::NAME,
         PeerServiceServer::<Peers>::NAME,
+        StoreServiceServer::<Stores>::NAME,
     ]
 }
 

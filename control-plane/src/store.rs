@@ -13,6 +13,7 @@ mod peers;
 mod redb;
 #[cfg(test)]
 mod round_trip_tests;
+mod served;
 mod stored;
 
 use std::collections::{BTreeSet, HashSet};
@@ -26,6 +27,7 @@ use crate::{
 
 #[cfg(test)]
 pub(crate) use self::etcd::simulated;
+pub(crate) use self::served::parts;
 pub use self::{
     any::AnyStore,
     etcd::{Etcd, EtcdFiles, EtcdLocation},
@@ -35,6 +37,7 @@ pub use self::{
     migrate::{Locations, MoveError, Moved, migrate},
     peers::{Known, Peers},
     redb::Redb,
+    served::Served,
 };
 
 /// Durable records under growing revisions.
@@ -105,7 +108,7 @@ pub trait Store: Send + 'static {
     }
 
     /// Puts a fence there, for everybody else who uses the store, or takes it away: from that moment on, no change of theirs becomes durable,
-    /// and a load of theirs says so. One that ends with its process has nobody else.
+    /// and a load of theirs says so. One that says that all has moved keeps us out, too. A store that ends with its process has nobody else.
     ///
     /// It takes the place of our own only, if we have put one there, and with `base` only if nothing has become durable since. What is taken away
     /// is our own, or the one that the last load has met. Yields whether it is so now: `false` when ours was taken away by somebody
@@ -186,6 +189,9 @@ pub enum StoreError {
     /// What it holds moves from one store to another.
     #[error("{0}")]
     Fenced(Fence),
+    /// It is in a file, which only one process may have open.
+    #[error("another process has the file open")]
+    InUse,
     /// Anything else; it may pass.
     #[error("{0}")]
     Unavailable(String),

@@ -11,6 +11,7 @@
 //! After a failed commit its outcome is unknown: everybody is refused until the store has been read again. So it is
 //! after a panic: whoever runs the writer runs it again, and it believes nothing of what it knew.
 
+mod moving;
 mod others;
 
 use std::{
@@ -23,7 +24,11 @@ use gateway_runtime::Failure;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::others::MAX_OVERTAKEN;
+pub(crate) use self::moving::{Closing, Reopening};
+use self::{
+    moving::{Ask, Closed, heard_of},
+    others::MAX_OVERTAKEN,
+};
 use crate::{
     clock,
     effects::{By, Effects},
@@ -72,6 +77,7 @@ pub(crate) enum WriteError {
 #[derive(Debug, Clone)]
 pub(crate) struct Commands {
     queue: mpsc::Sender<Envelope>,
+    moves: mpsc::Sender<Ask>,
     metrics: Arc<Metrics>,
 }
 
@@ -93,10 +99,13 @@ pub(crate) struct Writer<S> {
     effects: Effects,
     limits: Limits,
     queue: mpsc::Receiver<Envelope>,
-    /// Whether the store takes changes, for health checks.
+    moves: mpsc::Receiver<Ask>,
+    /// Whether changes are taken, for health checks.
     available: watch::Sender<bool>,
     /// Set after a failed commit, or a panic: what the store holds is unknown.
     doubt: Option<Doubt>,
+    /// Set while changes are refused for somebody who moves the registry to another store.
+    closed: Option<Closed>,
     /// Whether [`Writer::run`] has begun and not ended: at its beginning, that it panicked.
     is_running: bool,
     /// Set by a panic: what is in memory may be half-changed, and nothing is built on it.
@@ -210,16 +219,19 @@ impl<S: Store> Writer<S> {
         queue_len: usize,
     ) -> (Self, Commands, watch::Receiver<bool>) {
         let (sender, queue) = mpsc::channel(queue_len);
+        let (asks, moves) = mpsc::channel(1);
         let (available, is_available) = watch::channel(true);
-        let commands = Commands { queue: sender, metrics: Arc::clone(&effects.metrics) };
+        let commands = Commands { queue: sender, moves: asks, metrics: Arc::clone(&effects.metrics) };
         (
             Self {
                 store,
                 effects,
                 limits,
                 queue,
+                moves,
                 available,
                 doubt: None,
+                closed: None,
                 is_running: false,
                 is_shaken: false,
                 untold: Vec::new(),
@@ -238,6 +250,7 @@ impl<S: Store> Writer<S> {
         if std::mem::replace(&mut self.is_running, true) {
             self.doubt = Some(Doubt { until: clock::now(), refusal: WriteError::StoreUnavailable });
             self.is_shaken = true;
+            self.closed = None;
             self.available.send_replace(false);
         }
         let ended = self.take_commands(stop).await;
@@ -264,7 +277,12 @@ impl<S: Store> Writer<S> {
                 },
                 news = self.store.news(), if self.doubt.is_none() => self.hear(news).await?,
                 () = retry, if self.doubt.is_some() => self.recover().await?,
-                () = stop.cancelled(), if !self.queue.is_closed() => self.queue.close(),
+                Some(ask) = self.moves.recv() => self.answer_mover(ask).await?,
+                end = heard_of(&mut self.closed) => self.follow_mover(end).await,
+                () = stop.cancelled(), if !self.queue.is_closed() => {
+                    self.queue.close();
+                    self.moves.close();
+                }
             }
         }
     }
@@ -285,9 +303,9 @@ impl<S: Store> Writer<S> {
             if self.doubt.as_ref().is_some_and(|doubt| clock::now() >= doubt.until) {
                 self.recover().await?;
             }
-            if let Some(doubt) = &self.doubt {
+            if let Some(refusal) = self.refusal() {
                 for envelope in pending.drain(..) {
-                    answer(envelope.reply, Err(doubt.refusal.clone()));
+                    answer(envelope.reply, Err(refusal.clone()));
                 }
                 return Ok(());
             }
@@ -410,6 +428,7 @@ impl<S: Store> Writer<S> {
 
     /// Notes that nobody knows what the store holds, and tells those who wait.
     fn begin_doubt(&mut self, error: &StoreError, decided: Vec<Decided>) {
+        self.heed(Some(error));
         let changes = decided.len();
         match error {
             StoreError::Fenced(_) => tracing::warn!(%error, changes, "changes are refused from now on"),
@@ -420,7 +439,7 @@ impl<S: Store> Writer<S> {
         let (refusal, pause) = match error {
             StoreError::Full(_) => (WriteError::StoreFull, RETRY_INTERVAL),
             StoreError::Fenced(_) => (WriteError::StoreMoves, RETRY_INTERVAL),
-            StoreError::Unavailable(_) => (WriteError::StoreUnavailable, Duration::ZERO),
+            StoreError::InUse | StoreError::Unavailable(_) => (WriteError::StoreUnavailable, Duration::ZERO),
         };
         self.doubt = Some(Doubt { until: clock::now() + pause, refusal: refusal.clone() });
         self.available.send_replace(false);
@@ -434,16 +453,20 @@ impl<S: Store> Writer<S> {
         match self.load(PATIENCE).await {
             Ok(loaded) => {
                 self.believe(loaded, true)?;
+                self.heed(None);
                 (self.doubt, self.is_shaken) = (None, false);
                 self.available.send_replace(true);
                 tracing::info!(revision = self.revision(), "the store was read again: changes are taken");
             }
             Err(error) => {
+                self.heed(Some(&error));
                 tracing::warn!(%error, "the store is still unavailable");
                 let until = clock::now() + RETRY_INTERVAL;
                 let refusal = match error {
                     StoreError::Fenced(_) => WriteError::StoreMoves,
-                    StoreError::Full(_) | StoreError::Unavailable(_) => WriteError::StoreUnavailable,
+                    StoreError::Full(_) | StoreError::InUse | StoreError::Unavailable(_) => {
+                        WriteError::StoreUnavailable
+                    }
                 };
                 self.doubt = Some(Doubt { until, refusal });
             }

@@ -45,6 +45,8 @@ pub const ROUTE_CONFLICT: &str = "ROUTE_CONFLICT";
 pub const PAGE_TOKEN_INVALID: &str = "PAGE_TOKEN_INVALID";
 /// The store did not take the change; nothing was changed.
 pub const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
+/// The registry cannot be moved to another store from here, or not now, or not like this; nothing was changed.
+pub const MOVE_REFUSED: &str = "MOVE_REFUSED";
 /// More commands wait than the queue holds, or for longer than their callers do; nothing was changed.
 pub const OVERLOADED: &str = "OVERLOADED";
 /// A limit on replicas, streams, connections or data planes is reached.
@@ -78,7 +80,7 @@ pub const ADDRESS_NOT_ALLOWED: &str = "ADDRESS_NOT_ALLOWED";
 pub const RATE_LIMITED: &str = "RATE_LIMITED";
 
 /// Every reason.
-pub const ALL: [&str; 33] = [
+pub const ALL: [&str; 34] = [
     INVALID_FIELD,
     MALFORMED_REQUEST,
     SERVICE_NOT_FOUND,
@@ -99,6 +101,7 @@ pub const ALL: [&str; 33] = [
     ROUTE_CONFLICT,
     PAGE_TOKEN_INVALID,
     STORE_UNAVAILABLE,
+    MOVE_REFUSED,
     OVERLOADED,
     QUOTA_EXCEEDED,
     SHUTTING_DOWN,

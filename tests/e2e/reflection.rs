@@ -9,13 +9,14 @@ use gateway_tests::{
 };
 use serde_json::{Value, json};
 
-const SERVICES: [&str; 9] = [
+const SERVICES: [&str; 10] = [
     "gateway.v1.DiscoveryService",
     "gateway.v1.ObservabilityService",
     "gateway.v1.PeerService",
     "gateway.v1.PolicyService",
     "gateway.v1.RegistryService",
     "gateway.v1.RouteService",
+    "gateway.v1.StoreService",
     "grpc.health.v1.Health",
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::Path};
 use gateway_proto::v1::{
     observability_service_client::ObservabilityServiceClient, policy_service_client::PolicyServiceClient,
     registry_service_client::RegistryServiceClient, route_service_client::RouteServiceClient,
+    store_service_client::StoreServiceClient,
 };
 use serde_json::Value;
 use tonic::transport::{Channel, Endpoint};
@@ -59,6 +60,12 @@ impl ControlPlane {
         self.process.kill();
         let (place, store, flags) = (self.place.clone(), self.store.clone(), self.flags.clone());
         *self = Self::spawn(place, store, self.listen, flags).await;
+    }
+
+    /// Kills it, and starts one on another store at the same address.
+    pub async fn restart_on(&mut self, store: String) {
+        self.store = store;
+        self.restart().await;
     }
 
     /// Ends it in good order, and starts it again with the same store at the same address.
@@ -117,6 +124,11 @@ impl ControlPlane {
     /// A client that connects when needed, also after restarts.
     pub fn observability(&self) -> ObservabilityServiceClient<Channel> {
         ObservabilityServiceClient::new(self.channel())
+    }
+
+    /// A client that connects when needed, also after restarts.
+    pub fn stores(&self) -> StoreServiceClient<Channel> {
+        StoreServiceClient::new(self.channel())
     }
 
     fn channel(&self) -> Channel {

@@ -332,6 +332,11 @@ pub(crate) struct Subject {
 }
 
 impl Subject {
+    /// The store that this control plane keeps all in.
+    pub(crate) fn of_store(request: &'static str, about: impl Into<String>) -> Self {
+        Self { request, about: about.into(), service: None }
+    }
+
     pub(crate) fn of(command: &Command) -> Self {
         let of_service = |service: &ServiceName, about: String| (about, Some(service.to_string()));
         let of_replica = |key: &ReplicaKey| of_service(&key.service, key.to_string());

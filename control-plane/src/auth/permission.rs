@@ -23,6 +23,7 @@ const POLICY: &str = "gateway.v1.PolicyService";
 const ROUTE: &str = "gateway.v1.RouteService";
 const OBSERVABILITY: &str = "gateway.v1.ObservabilityService";
 const PEER: &str = "gateway.v1.PeerService";
+const STORE: &str = "gateway.v1.StoreService";
 const HEALTH: &str = "grpc.health.v1.Health";
 const REFLECTION: &str = "grpc.reflection.v1.ServerReflection";
 const REFLECTION_ALPHA: &str = "grpc.reflection.v1alpha.ServerReflection";
@@ -70,6 +71,9 @@ pub(crate) const RPCS: &[(&str, &str, Permission)] = &[
     (OBSERVABILITY, "WhatIf", Read),
     // It tells what anybody may see who may look.
     (PEER, "FollowObservations", Read),
+    // It tells the ids of leases, with which anybody may do what their owners may.
+    (STORE, "MoveStore", Operate),
+    (STORE, "ReopenStore", Operate),
     (HEALTH, "Check", Open),
     (HEALTH, "Watch", Open),
     (HEALTH, "List", Open),

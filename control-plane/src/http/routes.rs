@@ -57,6 +57,7 @@ pub(super) enum Answer {
 const REGISTRY: &str = "RegistryService";
 const POLICY: &str = "PolicyService";
 const ROUTE: &str = "RouteService";
+const STORE: &str = "StoreService";
 const OBSERVABILITY: &str = "ObservabilityService";
 
 /// A path that ends like this is what `?watch=1` and `Accept: text/event-stream` make of the path without it.
@@ -107,6 +108,7 @@ pub(super) fn routes() -> Vec<Route> {
         get("/v1/events", OBSERVABILITY, "ListEvents"),
         stream("/v1/events:watch", OBSERVABILITY, "WatchEvents"),
         stream("/v1/stats:watch", OBSERVABILITY, "WatchStats"),
+        post("/v1/store:reopen", STORE, "ReopenStore"),
     ]
 }
 

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -57,8 +57,6 @@ pub struct Contact {
     born: Instant,
     /// Nanoseconds from `born`.
     touched: Arc<AtomicU64>,
-    /// Whether signs of life say nothing any more.
-    is_lost: Arc<AtomicBool>,
 }
 
 impl LeaseTag {
@@ -98,36 +96,24 @@ impl Outlet {
 impl Contact {
     /// A store that gave a sign of life at `now`.
     pub fn new(now: Instant) -> Self {
-        Self { born: now, touched: Arc::default(), is_lost: Arc::default() }
-    }
-
-    /// From now on, signs of life do not count: the store is there, and what is written to it is of no use. Or they do again.
-    pub fn lose(&self, is_lost: bool) {
-        self.is_lost.store(is_lost, Ordering::Relaxed);
-    }
-
-    fn is_lost(&self) -> bool {
-        self.is_lost.load(Ordering::Relaxed)
+        Self { born: now, touched: Arc::default() }
     }
 
     /// Notes a sign of life.
     pub fn touch(&self, now: Instant) {
-        if self.is_lost() {
-            return;
-        }
         let since = u64::try_from(now.saturating_duration_since(self.born).as_nanos()).unwrap_or(u64::MAX);
         self.touched.fetch_max(since, Ordering::Relaxed);
     }
 
     /// Whether the last sign of life is recent enough.
     pub fn is_fresh(&self, now: Instant) -> bool {
-        !self.is_lost() && self.silent_for(now) < OUT_OF_TOUCH
+        self.silent_for(now) < OUT_OF_TOUCH
     }
 
     /// Whether it is recent enough for a lease of this time to live to be renewed in good faith: half of it at most may be gone
     /// without the store, so that its owner has the other half to be heard of elsewhere.
     pub fn is_fresh_for(&self, ttl: Duration, now: Instant) -> bool {
-        !self.is_lost() && self.silent_for(now) < (ttl / 2).clamp(MIN_OUT_OF_TOUCH, OUT_OF_TOUCH)
+        self.silent_for(now) < (ttl / 2).clamp(MIN_OUT_OF_TOUCH, OUT_OF_TOUCH)
     }
 
     /// How long there was none, once that is too long to be by chance; zero until then.

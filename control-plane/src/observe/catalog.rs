@@ -70,6 +70,7 @@ const FAULT: &[&str] = &["revision", "fault", "end_time"];
 const ROUTE: &[&str] = &["revision", "route"];
 const DENIED: &[&str] = &["from", "request", "reason"];
 const ASKED: &[&str] = &["from", "request", "outcome"];
+const MOVE: &[&str] = &["to"];
 const OVERRIDE: &[&str] = &["revision", "override_id"];
 const TRIP: &[&str] = &[
     "from",
@@ -172,6 +173,30 @@ pub const CATALOG: &[EventType] = &[
     decision("ROUTE_DELETED", Info, "an explicit route was removed", ROUTE),
     decision("OVERRIDE_SET", Warning, "an operator decided against the rules, for a time", OVERRIDE),
     decision("OVERRIDE_ENDED", Info, "an override was ended, or its time was over", OVERRIDE),
+    decision(
+        "STORE_READ",
+        Info,
+        "somebody read all that the registry keeps, ids of leases with it, to move it to another store",
+        &[],
+    ),
+    decision(
+        "STORE_CLOSED",
+        Warning,
+        "changes are refused for as long as somebody moves the registry to another store",
+        MOVE,
+    ),
+    decision(
+        "STORE_MOVED",
+        Warning,
+        "the registry has moved to another store, and takes no changes here",
+        MOVE,
+    ),
+    decision(
+        "STORE_REOPENED",
+        Warning,
+        "changes are taken again: a move did not come to its end, or somebody wants the registry here although it has moved",
+        MOVE,
+    ),
     registry(
         "ACCESS_DENIED",
         Warning,

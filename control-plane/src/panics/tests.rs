@@ -11,10 +11,9 @@ use http::header;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{Notify, Semaphore, mpsc, watch},
+    sync::{Notify, mpsc, watch},
 };
 use tokio_stream::StreamExt;
-use tokio_util::task::TaskTracker;
 use tonic::{Code, Status, transport::Channel};
 use tonic_types::StatusExt;
 
@@ -27,7 +26,6 @@ use crate::{
     leases::Leases,
     listeners::Listeners,
     observe::Cursor,
-    places::Places,
     publish::Publisher,
     registry::{Limits, View},
     server::{Routers, Server},
@@ -278,30 +276,5 @@ fn edge() -> Edge {
         let _writer = writer;
         pending::<()>().await;
     });
-    let places = || Places::new(1, "too many");
-    Edge {
-        gate: Arc::new(crate::auth::Gate::open()),
-        panics: Panics::new(&effects.metrics, &effects.observation),
-        effects,
-        commands,
-        turns: crate::turns::Turns::new(9),
-        limits,
-        shutdown: Shutdown::new(),
-        is_store_shared: false,
-        available: watch::channel(true).1,
-        streams: TaskTracker::new(),
-        snapshot_streams: places(),
-        parts_under_way: Arc::new(Semaphore::new(1)),
-        report_streams: places(),
-        event_streams: places(),
-        watch_streams: places(),
-        keep_alive_streams: places(),
-        allowed_hosts: Vec::new(),
-        dashboard_streams: Places::new(1, "too many dashboards"),
-        takes_page_writes: true,
-        allow_fault_injection: false,
-        peer_streams: Places::new(1, ""),
-        myself: crate::peers::Myself { address: String::new(), process_id: String::new() },
-        lab: None,
-    }
+    Edge::around(effects, commands, watch::channel(true).1)
 }

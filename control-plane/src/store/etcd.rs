@@ -187,13 +187,11 @@ impl Etcd {
         self.pass(self.fence_in(&found.kvs))
     }
 
-    /// Goes on where our own fence is, or none if we have put none there. Control planes beyond somebody else's tell owners and data
-    /// planes no longer that all is well once the registry goes on elsewhere.
+    /// Goes on where our own fence is, or none if we have put none there.
     fn pass(&mut self, found: Option<&KeyValue>) -> Result<(), StoreError> {
         let revision = found.map_or(0, |kv| kv.mod_revision);
         let is_own = revision == self.own_fence;
         let fence = found.filter(|_| !is_own).map(|kv| self.decode(kv)).transpose()?;
-        self.client.contact().lose(matches!(fence, Some(Fence::Moved { .. })));
         self.met_fence = if is_own { 0 } else { revision };
         match fence {
             Some(fence) => Err(StoreError::Fenced(fence)),

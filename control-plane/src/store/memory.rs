@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{Commit, Loaded, Store, StoreError, new_epoch};
+use super::{Commit, Fence, Loaded, Store, StoreError, new_epoch};
 use crate::registry::{Item, Key, Mutation, Revision, Write};
 
 /// Records in memory. It never fails.
@@ -11,12 +11,14 @@ pub struct Memory {
     epoch: String,
     revision: Revision,
     items: BTreeMap<Key, Item>,
+    /// Where all of it is, once it has moved.
+    moved: Option<Fence>,
 }
 
 impl Memory {
     /// An empty store with an epoch of its own.
     pub fn new() -> Self {
-        Self { epoch: new_epoch(), revision: 0, items: BTreeMap::new() }
+        Self { epoch: new_epoch(), revision: 0, items: BTreeMap::new(), moved: None }
     }
 
     /// Takes a group in. Yields one revision for each mutation.
@@ -48,6 +50,9 @@ impl Default for Memory {
 
 impl Store for Memory {
     async fn load(&mut self) -> Result<Loaded, StoreError> {
+        if let Some(moved) = &self.moved {
+            return Err(StoreError::Fenced(moved.clone()));
+        }
         let items = self.items.values().cloned().collect();
         Ok(Loaded {
             epoch: self.epoch.clone(),
@@ -60,5 +65,11 @@ impl Store for Memory {
 
     async fn commit(&mut self, _base: Revision, group: &[Mutation]) -> Result<Commit, StoreError> {
         Ok(Commit::Durable(self.write(group)))
+    }
+
+    /// Nobody else is to be kept out, so only the last of fences counts.
+    async fn fence(&mut self, fence: Option<Fence>, _base: Option<Revision>) -> Result<bool, StoreError> {
+        self.moved = fence.filter(|fence| matches!(fence, Fence::Moved { .. }));
+        Ok(true)
     }
 }

@@ -61,7 +61,7 @@ pub struct Redb {
     database: Option<Arc<Database>>,
     /// Whom the process before has named, until it is told.
     followers: Option<BTreeSet<NodeId>>,
-    /// Whether the file's fence, if it has one, keeps out others only.
+    /// Whether the file's fence, if it has one, keeps out others only: ours does, until all has moved.
     has_fenced: bool,
 }
 
@@ -154,6 +154,7 @@ impl Store for Redb {
     async fn fence(&mut self, fence: Option<Fence>, _base: Option<Revision>) -> Result<bool, StoreError> {
         let Some(database) = self.database.take() else { return Err(closed()) };
         let (kept, is_closing, has_fenced) = (Arc::clone(&database), fence.is_some(), self.has_fenced);
+        let keeps_out_others = matches!(fence, Some(Fence::Filling { .. } | Fence::Moving { .. }));
         let done = blocking(move || {
             if is_closing && !has_fenced {
                 fence::refuse(&database)?;
@@ -162,7 +163,7 @@ impl Store for Redb {
         });
         let done = done.await;
         match done {
-            Ok(()) => (self.database, self.has_fenced) = (Some(kept), is_closing),
+            Ok(()) => (self.database, self.has_fenced) = (Some(kept), keeps_out_others),
             // Nothing was written.
             Err(StoreError::Fenced(_)) => self.database = Some(kept),
             Err(_) => {}
@@ -394,9 +395,7 @@ fn of_the_file(error: io::Error) -> StoreError {
 
 fn not_opened(error: DatabaseError) -> StoreError {
     match error {
-        DatabaseError::DatabaseAlreadyOpen => {
-            StoreError::Unavailable("another process has the file open".into())
-        }
+        DatabaseError::DatabaseAlreadyOpen => StoreError::InUse,
         DatabaseError::Storage(StorageError::Corrupted(why)) => damaged(why),
         // Neither comes from a device.
         DatabaseError::Storage(StorageError::Io(error))
@@ -422,166 +421,4 @@ fn failed(error: impl Into<redb::Error>) -> StoreError {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::UNIX_EPOCH;
-
-    use super::*;
-    use crate::{
-        registry::{Cause, RecordWrite},
-        store::stored::tests::record,
-    };
-
-    pub(super) fn put(id: &str) -> Mutation {
-        Mutation::one(RecordWrite::put(record(id), None, Cause::Registered), UNIX_EPOCH)
-    }
-
-    pub(super) fn removal(id: &str, expected: Revision) -> Mutation {
-        let key = Item::from(record(id)).key();
-        Mutation::one(RecordWrite::remove(key, expected, Cause::Registered), UNIX_EPOCH)
-    }
-
-    fn replacement(id: &str, expected: Revision) -> Mutation {
-        Mutation::one(RecordWrite::put(record(id), Some(expected), Cause::Registered), UNIX_EPOCH)
-    }
-
-    #[tokio::test]
-    async fn a_reopened_file_has_everything_that_was_committed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("gateway.redb");
-        let mut store = Redb::open(path.clone()).await.unwrap();
-        assert_eq!(store.write(&[put("a"), put("b"), put("c")]).await, Ok(vec![1, 2, 3]));
-        assert_eq!(store.write(&[removal("b", 2), replacement("a", 1)]).await, Ok(vec![4, 5]));
-        let before = store.load().await.unwrap();
-        drop(store);
-        let after = Redb::open(path).await.unwrap().load().await.unwrap();
-        assert_eq!(after, before);
-        assert_eq!(after.revision, 5);
-        let kept = [("c", 3), ("a", 5)].map(|(id, revision)| Item::from(record(id)).at(revision));
-        assert_eq!(after.items, kept);
-    }
-
-    /// Files of this process by their numbers are in a folder that nobody can sync.
-    #[cfg(target_os = "linux")]
-    #[tokio::test]
-    async fn a_file_that_is_there_opens_although_its_folder_cannot_be_synced() {
-        use std::os::fd::AsRawFd;
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("gateway.redb");
-        Redb::open(path.clone()).await.unwrap().write(&[put("a")]).await.unwrap();
-        let file = File::open(&path).unwrap();
-        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        assert!(sync_folder(&path).is_err());
-        assert_eq!(Redb::open(path).await.unwrap().load().await.unwrap().items.len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a_change_of_what_the_file_does_not_hold_is_refused_as_a_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut store = Redb::open(folder.path().join("gateway.redb")).await.unwrap();
-        store.write(&[put("a"), put("b")]).await.unwrap();
-        for wrong in [removal("a", 2), removal("c", 1), replacement("a", 9)] {
-            assert!(store.write(&[replacement("b", 2), wrong]).await.is_err());
-            let kept = [("a", 1), ("b", 2)].map(|(id, revision)| Item::from(record(id)).at(revision));
-            assert_eq!(store.load().await.unwrap().items, kept);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_file_of_another_layout_is_refused_by_its_number_and_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("gateway.redb");
-        let database = open_file(&path).unwrap();
-        let transaction = database.begin_write().unwrap();
-        transaction.open_table(META).unwrap().insert("format", "1000").unwrap();
-        transaction.commit().unwrap();
-        drop(database);
-        for _ in 0..2 {
-            let refused = Redb::open(path.clone()).await.unwrap_err().to_string();
-            assert_eq!(refused, "the file has format 1000, this version reads format 5");
-        }
-    }
-
-    #[tokio::test]
-    async fn two_new_files_have_two_epochs() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut epochs = Vec::new();
-        for name in ["one", "two"] {
-            epochs.push(Redb::open(folder.path().join(name)).await.unwrap().load().await.unwrap().epoch);
-        }
-        assert_ne!(epochs[0], epochs[1]);
-    }
-
-    #[tokio::test]
-    async fn a_second_opening_of_one_file_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("gateway.redb");
-        let _first = Redb::open(path.clone()).await.unwrap();
-        let second = Redb::open(path).await.unwrap_err();
-        assert_eq!(second, StoreError::Unavailable("another process has the file open".into()));
-    }
-
-    #[tokio::test]
-    async fn a_file_that_is_no_store_is_refused_and_left_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("notes.txt");
-        std::fs::write(&path, "my notes").unwrap();
-        assert!(Redb::open(path.clone()).await.is_err());
-        assert_eq!(std::fs::read_to_string(path).unwrap(), "my notes");
-    }
-
-    #[tokio::test]
-    async fn a_new_store_is_at_its_place_only_once_it_is_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("gateway.redb");
-        // What a process leaves behind that was killed while it made its store.
-        fs::write(folder.path().join("gateway.redb.0123.new"), [0; 4096]).unwrap();
-        let _store = Redb::open(path.clone()).await.unwrap();
-        let mut names: Vec<_> =
-            fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-        names.sort();
-        assert_eq!(names, ["gateway.redb", "gateway.redb.0123.new"]);
-    }
-
-    #[tokio::test]
-    async fn of_many_who_make_one_store_at_once_one_has_it() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("gateway.redb");
-        let makers: Vec<_> = (0..8).map(|_| tokio::spawn(Redb::open(path.clone()))).collect();
-        let mut holders = Vec::new();
-        for maker in makers {
-            match maker.await.unwrap() {
-                Ok(store) => holders.push(store),
-                Err(error) => {
-                    assert_eq!(error, StoreError::Unavailable("another process has the file open".into()));
-                }
-            }
-        }
-        assert_eq!(holders.len(), 1);
-    }
-
-    #[tokio::test]
-    async fn an_empty_file_becomes_a_store_and_another_programs_database_does_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let empty = folder.path().join("empty");
-        File::create(&empty).unwrap();
-        assert_eq!(Redb::open(empty).await.unwrap().load().await.unwrap().revision, 0);
-        let foreign = folder.path().join("foreign");
-        drop(Database::create(&foreign).unwrap());
-        let error = Redb::open(foreign).await.unwrap_err();
-        assert!(
-            error.to_string().starts_with("the file is damaged, or no store of this program: "),
-            "{error}"
-        );
-    }
-
-    #[tokio::test]
-    async fn after_a_failure_the_next_load_opens_the_file_anew() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut store = Redb::open(folder.path().join("gateway.redb")).await.unwrap();
-        store.write(&[put("a")]).await.unwrap();
-        store.database = None;
-        assert!(store.write(&[put("b")]).await.is_err());
-        assert_eq!(store.load().await.unwrap().revision, 1);
-        assert_eq!(store.write(&[put("b")]).await, Ok(vec![2]));
-    }
-}
+mod tests;

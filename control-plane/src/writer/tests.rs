@@ -9,8 +9,10 @@ use crate::{
     observe::{Cursor, Observation},
     publish::{CatchUp, Filter, Publisher},
     registry::{LeaseTerms, Mutation, Proof, Registration, Revision, Said, Target, View},
-    store::{Commit, Loaded, Memory},
+    store::{Commit, Fence, Loaded, Memory},
 };
+
+mod moving;
 
 /// A store that does what the test tells it, and tells what was asked of it.
 #[derive(Clone, Default)]
@@ -78,6 +80,21 @@ impl Store for Scripted {
         self.set(|script| script.memory = memory);
         assert!(!matches!(fault, Some(Fault::LatePanic)), "a defect in the store");
         if fault.is_some() { failed } else { revisions }
+    }
+
+    async fn fence(&mut self, fence: Option<Fence>, base: Option<Revision>) -> Result<bool, StoreError> {
+        let fault = self.0.lock().unwrap().fault.take();
+        let mut memory = self.memory();
+        if !matches!(fault, Some(Fault::Lost)) {
+            memory.fence(fence, base).await?;
+        }
+        self.set(|script| script.memory = memory);
+        match fault {
+            Some(Fault::Overtaken) => Ok(false),
+            Some(Fault::LatePanic) => panic!("a defect in the store"),
+            Some(_) => Err(StoreError::Unavailable("broken".into())),
+            None => Ok(true),
+        }
     }
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct Locked {
     _folder: TempDir,
 }
 
-fn entry(name: &str, rest: &str) -> String {
+pub(crate) fn entry(name: &str, rest: &str) -> String {
     format!("[[token]]\nname = \"{name}\"\nsha256 = \"{}\"\n{rest}\n", fingerprint(name))
 }
 
@@ -71,7 +71,7 @@ impl Locked {
         Self { plane: plane.await, _folder: folder }
     }
 
-    async fn ask(&self, method: &str, path: &str, token: &str, body: &str) -> Answer {
+    pub(crate) async fn ask(&self, method: &str, path: &str, token: &str, body: &str) -> Answer {
         let headers = format!("authorization: Bearer {token}\ncontent-type: application/json");
         send(&self.plane, method, path, &headers, body).await
     }

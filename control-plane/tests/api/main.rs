@@ -11,6 +11,7 @@ mod jwks;
 mod keep_alive;
 mod lifecycle;
 mod lists;
+mod moving;
 mod observability;
 mod origin;
 mod overrides;

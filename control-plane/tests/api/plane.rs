@@ -10,6 +10,7 @@ use gateway_proto::v1::{
     self, discovery_service_client::DiscoveryServiceClient,
     observability_service_client::ObservabilityServiceClient, policy_service_client::PolicyServiceClient,
     registry_service_client::RegistryServiceClient, route_service_client::RouteServiceClient,
+    store_service_client::StoreServiceClient,
 };
 use gateway_runtime::Shutdown;
 use tokio::{
@@ -89,6 +90,10 @@ impl Plane {
 
     pub(crate) fn observability(&self) -> ObservabilityServiceClient<Channel> {
         ObservabilityServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn stores(&self) -> StoreServiceClient<Channel> {
+        StoreServiceClient::new(self.channel.clone())
     }
 
     pub(crate) async fn register(&self, request: v1::RegisterRequest) -> v1::RegisterResponse {

@@ -166,6 +166,8 @@ fn text_without_quotes_is_read_by_the_type_of_its_field() {
 #[test]
 fn the_contract_has_no_field_that_json_cannot_say() {
     let ours = pool().all_messages().filter(|message| message.package_name() == "gateway.v1");
+    // What a store keeps is for stores only, and on a stream that REST does not have.
+    let ours = ours.filter(|message| message.name() != "StoredRecord");
     for field in ours.flat_map(|message| message.fields().collect::<Vec<_>>()) {
         assert_ne!(field.kind(), Kind::Bytes, "{}", field.full_name());
     }

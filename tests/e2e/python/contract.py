@@ -24,6 +24,7 @@ POLICY = "gateway.v1.PolicyService/"
 ROUTE = "gateway.v1.RouteService/"
 OBSERVABILITY = "gateway.v1.ObservabilityService/"
 DISCOVERY = "gateway.v1.DiscoveryService/"
+STORE = "gateway.v1.StoreService/"
 
 
 class Refused(Exception):
@@ -401,6 +402,34 @@ def data_plane(client):
         assert refused.reason == "INVALID_FIELD", refused
 
 
+def moves(client):
+    move = client.stream(STORE + "MoveStore", {"read": {}})
+    content = move.next()["content"]
+    assert content["complete"] and content["epoch"] and any("replica" in record for record in content["records"]), content
+    other = client.stream(STORE + "MoveStore", {"read": {}})
+    try:
+        raise AssertionError(f"a second mover is let in: {other.next()}")
+    except Refused as refused:
+        assert (refused.code, refused.reason) == ("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED"), refused
+    move.send({"close": {"to": "etcd://python:2379/gw"}})
+    assert "closed" in move.next()
+    refused = client.refuse("FAILED_PRECONDITION", "MOVE_REFUSED", STORE + "ReopenStore")
+    assert "etcd://python:2379/gw" in refused.message, refused
+    move.send({"end": {"revision": int(content["revision"]) + 1}})
+    try:
+        raise AssertionError(f"all has moved that was not read: {move.next()}")
+    except Refused as refused:
+        assert (refused.code, refused.reason) == ("FAILED_PRECONDITION", "MOVE_REFUSED"), refused
+
+    def takes_changes():
+        try:
+            return client.call(STORE + "ReopenStore") == {}
+        except Refused:
+            return False
+
+    eventually("the fence is gone with its mover", takes_changes)
+
+
 def removals(client, owned, address):
     client.refuse(
         "INVALID_ARGUMENT", "INVALID_FIELD", REGISTRY + "Deregister", "lease_id", service="orders", replicaId="r-1"
@@ -437,6 +466,7 @@ def main():
         policies(client)
         routes(client)
         data_plane(client)
+        moves(client)
         removals(client, owned, replica)
         json.dump({"called": sorted(client.called), "reasons": sorted(client.reasons)}, sys.stdout)
 

@@ -42,14 +42,29 @@ mod tests {
     use crate::store::Store;
 
     #[tokio::test]
+    async fn whoever_has_moved_all_of_a_file_changes_it_no_more_either_until_it_is_reopened() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = Redb::open(folder.path().join("gateway.redb")).await.unwrap();
+        store.commit(0, &[put("a")]).await.unwrap();
+        let (moving, moved) = (Fence::Moving { to: "memory:".into() }, Fence::Moved { to: "memory:".into() });
+        assert_eq!(store.fence(Some(moving), None).await, Ok(true));
+        let loaded = store.load().await;
+        assert!(loaded.is_ok(), "it keeps out others only");
+        assert_eq!(store.fence(Some(moved.clone()), Some(1)).await, Ok(true));
+        assert_eq!(store.load().await, Err(StoreError::Fenced(moved)));
+        assert_eq!(store.fence(None, None).await, Ok(true));
+        assert_eq!(store.load().await, loaded);
+    }
+
+    #[tokio::test]
     async fn a_file_with_a_fence_opens_for_nobody_but_who_put_it_there_until_it_is_taken_away() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("gateway.redb");
         let fence = Fence::Moved { to: "etcd://a:2379/gw".into() };
         let mut store = Redb::open(path.clone()).await.unwrap();
         store.commit(0, &[put("a")]).await.unwrap();
-        store.fence(Some(fence.clone()), None).await.unwrap();
         let loaded = store.load().await.unwrap();
+        store.fence(Some(fence.clone()), None).await.unwrap();
         drop(store);
         let mut store = Redb::open(path.clone()).await.unwrap();
         assert_eq!(store.load().await, Err(StoreError::Fenced(fence.clone())));

@@ -102,7 +102,7 @@ pub(crate) async fn run(cli: Cli, origin: Origin) -> Result<(), Error> {
         }
         Command::Wait(args) => apart(|| async { wait::run(args, global, origin, &output).await }).await,
         Command::Validate(args) => validate::run(&args, &output),
-        Command::Store(verb) => apart(|| async { store::run(verb, &output).await }).await,
+        Command::Store(verb) => apart(|| async { store::run(verb, global, &output).await }).await,
         Command::Config(verb) => config::run(verb, global.context.as_deref(), &global.settings, &output),
         Command::Completion { shell } => docs::completion(shell, &output),
         Command::Docs(kind) => docs::run(&kind, &output.paged()),

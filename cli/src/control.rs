@@ -20,7 +20,7 @@ use gateway_proto::{
     v1::{
         SilentControlPlane, observability_service_client::ObservabilityServiceClient,
         policy_service_client::PolicyServiceClient, registry_service_client::RegistryServiceClient,
-        route_service_client::RouteServiceClient,
+        route_service_client::RouteServiceClient, store_service_client::StoreServiceClient,
     },
 };
 use gateway_runtime::{root_cause, tls::ClientTls};
@@ -68,6 +68,7 @@ pub(crate) struct Control {
     policies: PolicyServiceClient<Link>,
     routes: RouteServiceClient<Link>,
     observability: ObservabilityServiceClient<Link>,
+    stores: StoreServiceClient<Link>,
     timeout: Duration,
     verbose: bool,
     /// Who is told that an answer is not all.
@@ -130,6 +131,7 @@ impl Control {
             routes: RouteServiceClient::new(link()).max_decoding_message_size(MAX_MESSAGE_BYTES),
             observability: ObservabilityServiceClient::new(link())
                 .max_decoding_message_size(MAX_MESSAGE_BYTES),
+            stores: StoreServiceClient::new(link()),
             channel: channel.clone(),
             credentials: credentials.clone(),
             tls,

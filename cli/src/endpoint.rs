@@ -17,6 +17,8 @@ pub(crate) const DEFAULT: &str = "http://127.0.0.1:7400";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     Flag,
+    /// An argument that is a store or a control plane.
+    Argument,
     Environment,
     /// The file of contexts.
     Context,
@@ -37,6 +39,7 @@ impl Origin {
     pub(crate) fn describe(self) -> &'static str {
         match self {
             Self::Flag => "the endpoint comes from --endpoint",
+            Self::Argument => "the endpoint is what this command was given",
             Self::Environment => "the endpoint comes from GWCTL_ENDPOINT",
             Self::Context => "the endpoint comes from the context in use: gwctl config view --show-origin",
             Self::Default => {

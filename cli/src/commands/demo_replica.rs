@@ -63,7 +63,7 @@ pub(crate) async fn run(args: Args, endpoint: &str, origin: Origin) -> Result<()
             };
             Some(registration.keep(channel, shutdown.clone()))
         }
-        Origin::Environment | Origin::Context | Origin::Default => None,
+        Origin::Argument | Origin::Environment | Origin::Context | Origin::Default => None,
     };
     ready::announce(&[
         ("listen", address.to_string()),

@@ -1,15 +1,23 @@
 //! `gwctl store migrate FROM TO`: everything from one store into another one, and `gwctl store reopen STORE`, which takes that back.
+//!
+//! A store that control planes share is reached by its own address. One that a control plane has to itself is reached by that one's, as long as it
+//! runs.
+
+use std::fmt;
 
 use control_plane::{
     config::StoreFlags,
     store::{
-        AnyStore, EtcdFiles, Fence, Locations, MoveError, Moved, Store as _, StoreError, StoreLocation,
-        migrate,
+        AnyStore, EtcdFiles, Fence, Locations, MoveError, Moved, Store, StoreError, StoreLocation, migrate,
     },
 };
+use gateway_proto::ControlPlaneUrl;
 use serde_json::json;
 
 use crate::{
+    cli::Global,
+    control::Control,
+    endpoint::Origin,
     error::{Error, Exit},
     output::{Format, Output},
 };
@@ -26,10 +34,11 @@ pub(crate) enum Verb {
 /// Flags of `gwctl store migrate`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Migrate {
-    /// The store that is copied, as --store of the control plane names it. Control planes may use an etcd meanwhile, and a file not
+    /// What is copied: an etcd, as --store names it, which control planes may use meanwhile; the URL of a control plane that runs on a file, which
+    /// takes part, e.g. http://127.0.0.1:7400; or the file of one that does not run
     #[arg(value_name = "FROM")]
     from: String,
-    /// The store that is filled; made when missing
+    /// The store that is filled, as --store names it; made when missing
     #[arg(value_name = "TO")]
     to: String,
     #[command(flatten)]
@@ -39,43 +48,77 @@ pub(crate) struct Migrate {
 /// Flags of `gwctl store reopen`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Reopen {
-    /// The store, as --store of the control plane names it. What was changed where its records are now does not come back with it
+    /// The store, as --store names it, or the URL of the control plane that runs on its file. What was changed where its records are now does not
+    /// come back with it
     #[arg(value_name = "STORE")]
     store: String,
     #[command(flatten)]
     files: StoreFlags,
 }
 
+/// Where what is registered is kept, as somebody names it.
+enum Named {
+    Store(StoreLocation),
+    /// By the control plane that has it to itself.
+    ControlPlane(ControlPlaneUrl),
+}
+
 /// Does it, and says what.
 ///
 /// # Errors
-/// Of usage, for a location that is none; a failure, when a store cannot be used.
-pub(crate) async fn run(verb: Verb, output: &Output) -> Result<(), Error> {
+/// Of usage, for a location that is none; a failure, when a store cannot be used, or a control plane does not take part.
+pub(crate) async fn run(verb: Verb, global: Global, output: &Output) -> Result<(), Error> {
     match verb {
         Verb::Migrate(Migrate { from, to, files }) => {
-            let (from, to) = (located("FROM", &from)?, located("TO", &to)?);
-            if from == to {
+            let (from, to) = (named("FROM", &from)?, located("TO", &to)?);
+            if to == StoreLocation::Memory {
+                return Err(Error::new(Exit::Usage, "TO is memory:, which would end with this command"));
+            }
+            if matches!(from, Named::Store(StoreLocation::Memory)) {
+                let error = Error::new(Exit::Usage, "FROM is memory:, which only its control plane knows");
+                return Err(error.hint(format!("gwctl store migrate {} {to}", global.endpoint)));
+            }
+            if matches!(&from, Named::Store(from) if *from == to) {
                 return Err(Error::new(Exit::Usage, format!("TO is {to}, as FROM is: name another store")));
             }
-            let moved = copy(&from, &to, &files.files()).await?;
+            let files = files.files();
+            let moved = match &from {
+                Named::ControlPlane(url) => {
+                    let mut source = ask(global, url).await?.move_store().await?;
+                    copy(&mut source, &from, &to, &files).await?
+                }
+                Named::Store(location) => {
+                    let mut source = open(location, &files).await.map_err(|error| {
+                        let command = format!("gwctl store migrate {} {to}", global.endpoint);
+                        unusable_now(location, &error, &command)
+                    })?;
+                    copy(&mut source, &from, &to, &files).await?
+                }
+            };
             tell(&from, &to, moved, output)
         }
         Verb::Reopen(Reopen { store, files }) => {
-            let store = located("STORE", &store)?;
-            let fence = reopen(&store, &files.files()).await?;
+            let store = named("STORE", &store)?;
+            let was_closed = match &store {
+                Named::ControlPlane(url) => ask(global, url).await?.reopen_store().await?,
+                Named::Store(location) => reopen(location, &files.files()).await.map_err(|error| {
+                    let command = format!("gwctl store reopen {}", global.endpoint);
+                    unusable_now(location, &error, &command)
+                })?,
+            };
             match output.format {
-                Format::Json => output.value(&json!({ "reopened": fence.is_some() })),
+                Format::Json => output.value(&json!({ "reopened": was_closed })),
                 Format::Name => output.data(format!("{store}\n")),
-                Format::Table | Format::Wide => output.data(match fence {
-                    Some(_) => format!("{store} takes changes again\n"),
-                    None => format!("{store} takes changes already\n"),
+                Format::Table | Format::Wide => output.data(match was_closed {
+                    true => format!("{store} takes changes again\n"),
+                    false => format!("{store} takes changes already\n"),
                 }),
             }
         }
     }
 }
 
-fn tell(from: &StoreLocation, to: &StoreLocation, moved: Moved, output: &Output) -> Result<(), Error> {
+fn tell(from: &Named, to: &StoreLocation, moved: Moved, output: &Output) -> Result<(), Error> {
     let Moved { records, changed, refused_for, from: old, to: new } = moved;
     match output.format {
         Format::Json => output.value(&json!({
@@ -94,48 +137,83 @@ fn tell(from: &StoreLocation, to: &StoreLocation, moved: Moved, output: &Output)
     }
 }
 
+fn named(name: &str, text: &str) -> Result<Named, Error> {
+    let is_url = ["http:", "https:", "unix:"].iter().any(|scheme| text.starts_with(scheme));
+    if !is_url {
+        return located(name, text).map(Named::Store);
+    }
+    let url = ControlPlaneUrl::parse(text);
+    url.map(Named::ControlPlane).map_err(|why| Error::new(Exit::Usage, format!("{name} {why}")))
+}
+
 fn located(name: &str, text: &str) -> Result<StoreLocation, Error> {
     let location = text.parse();
     location.map_err(|why: String| Error::new(Exit::Usage, format!("{name} {why}")))
 }
 
-async fn copy(from: &StoreLocation, to: &StoreLocation, files: &EtcdFiles) -> Result<Moved, Error> {
-    let mut source = open(from, files).await?;
+/// The control plane at this URL.
+async fn ask(mut global: Global, url: &ControlPlaneUrl) -> Result<Control, Error> {
+    global.endpoint = url.to_string();
+    Control::connect(&global, Origin::Argument).await
+}
+
+async fn copy(
+    source: &mut impl Store,
+    from: &Named,
+    to: &StoreLocation,
+    files: &EtcdFiles,
+) -> Result<Moved, Error> {
     let mut target = AnyStore::open(to, files).await.map_err(|error| unusable(to, &error))?;
     let (old, new) = (from.to_string(), to.to_string());
     let locations = Locations { from: &old, to: &new };
-    migrate(&mut source, &mut target, locations).await.map_err(|error| match &error {
+    migrate(source, &mut target, locations).await.map_err(|error| match &error {
         MoveError::From(why) => unusable(from, why),
         MoveError::To(why) => unusable(to, why),
     })
 }
 
-/// Takes a store's fence away. Yields which it had.
-async fn reopen(location: &StoreLocation, files: &EtcdFiles) -> Result<Option<Fence>, Error> {
+/// Takes a store's fence away. Yields whether it had one.
+async fn reopen(location: &StoreLocation, files: &EtcdFiles) -> Result<bool, StoreError> {
     let mut store = open(location, files).await?;
-    let fence = match store.load().await {
-        Ok(_) => return Ok(None),
-        Err(StoreError::Fenced(fence @ (Fence::Moving { .. } | Fence::Moved { .. }))) => fence,
+    match store.load().await {
+        Ok(_) => return Ok(false),
+        Err(StoreError::Fenced(Fence::Moving { .. } | Fence::Moved { .. })) => {}
         // What it has is a part of something.
-        Err(error) => return Err(unusable(location, &error)),
-    };
-    store.fence(None, None).await.map_err(|error| unusable(location, &error))?;
-    Ok(Some(fence))
+        Err(error) => return Err(error),
+    }
+    store.fence(None, None).await.map(|_| true)
 }
 
 /// Opens a store that is there.
-async fn open(location: &StoreLocation, files: &EtcdFiles) -> Result<AnyStore, Error> {
+async fn open(location: &StoreLocation, files: &EtcdFiles) -> Result<AnyStore, StoreError> {
     if let StoreLocation::Redb(path) = location
         && !path.exists()
     {
         // Opened, it would be made.
-        return Err(unusable(location, &StoreError::Unavailable("there is no such file".into())));
+        return Err(StoreError::Unavailable("there is no such file".into()));
     }
-    AnyStore::open(location, files).await.map_err(|error| unusable(location, &error))
+    AnyStore::open(location, files).await
 }
 
-fn unusable(location: &StoreLocation, why: &StoreError) -> Error {
-    let mut error = Error::new(Exit::Failed, format!("{location} cannot be used"));
-    error.details.push(why.to_string());
+fn unusable(what: &impl fmt::Display, why: &StoreError) -> Error {
+    let error = Error::new(Exit::Failed, format!("{what} cannot be used")).because(why.to_string());
     error.hint("docs/store.md says how to move from one store to another")
+}
+
+/// Names the command that does it by the control plane which has the file open.
+fn unusable_now(location: &StoreLocation, why: &StoreError, command: &str) -> Error {
+    let mut error = unusable(location, why);
+    if *why == StoreError::InUse {
+        error.hints.insert(0, format!("a control plane that has it open does it while it runs:  {command}"));
+    }
+    error
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Store(location) => location.fmt(f),
+            Self::ControlPlane(url) => url.fmt(f),
+        }
+    }
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use control_plane::store::Served;
 use gateway_proto::{ReplicaKey, RouteName, reason, time::non_negative, v1};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
 use super::Control;
@@ -61,6 +64,28 @@ impl Control {
         let request =
             v1::WatchDrainRequest { service: key.service.to_string(), replica_id: key.replica.to_string() };
         self.call("WatchDrain", subject, self.registry.clone().watch_drain(request)).await
+    }
+
+    /// Begins to move what the control plane keeps for itself alone to another store. The deadline is for its beginning only.
+    ///
+    /// # Errors
+    /// What the control plane refuses: the caller is no operator, somebody else moves it already, or its store is not its alone.
+    pub(crate) async fn move_store(&self) -> Result<Served, Error> {
+        let subject = Subject { request: "move to another store", service: "" };
+        let (requests, steps) = mpsc::channel(1);
+        let mut stores = self.stores.clone();
+        let answers = self.call("MoveStore", subject, stores.move_store(ReceiverStream::new(steps))).await?;
+        Ok(Served::new(requests, answers))
+    }
+
+    /// Has a control plane take changes again whose registry has moved. Yields whether it did not.
+    ///
+    /// # Errors
+    /// What the control plane refuses.
+    pub(crate) async fn reopen_store(&self) -> Result<bool, Error> {
+        let subject = Subject { request: "wish to take changes again", service: "" };
+        let request = v1::ReopenStoreRequest {};
+        Ok(self.call("ReopenStore", subject, self.stores.clone().reopen_store(request)).await?.reopened)
     }
 
     /// Returns a draining or drained replica to service.

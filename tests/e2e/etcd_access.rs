@@ -47,7 +47,7 @@ async fn two_prefixes_of_one_etcd_are_two_registries_by_etcd() {
 }
 
 /// `gwctl store` with these arguments: whether it did it, and the words.
-fn gwctl_store(args: &[&str]) -> (bool, String) {
+pub(crate) fn gwctl_store(args: &[&str]) -> (bool, String) {
     let output = binaries::gwctl().arg("store").args(args).output().unwrap();
     let said =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
@@ -65,6 +65,8 @@ async fn what_is_registered_moves_from_a_file_to_etcd_and_back_with_its_leases_b
     let lease = register(&control, request("r-2", "10.0.0.2:80", Some(60))).await.lease_id;
     let (moved, said) = migrate(&redb("old"), &etcd.store("gw"));
     assert!(!moved && said.contains("another process has the file open"), "{said}");
+    let command = format!("gwctl store migrate http://127.0.0.1:7400 {}", etcd.store("gw"));
+    assert!(said.contains(&command), "{said}");
     control.kill();
     let (moved, said) = migrate(&redb("old"), &etcd.store("gw"));
     assert!(moved && said.contains("2 records copied"), "{said}");
@@ -91,7 +93,7 @@ async fn what_is_registered_moves_from_a_file_to_etcd_and_back_with_its_leases_b
 }
 
 /// Registers and removes at a control plane until it refuses: what was acknowledged to be there, and to be gone, and the refusal.
-async fn change(
+pub(crate) async fn change(
     mut registry: RegistryServiceClient<Channel>,
     number: usize,
 ) -> (Vec<String>, Vec<String>, Status) {
@@ -164,7 +166,7 @@ async fn a_registry_moves_while_control_planes_change_it_and_nothing_acknowledge
 }
 
 /// Whether a refusal says that it is only here and only now.
-fn of_a_move(status: Status) -> Result<(), String> {
+pub(crate) fn of_a_move(status: Status) -> Result<(), String> {
     let is_temporary = status.code() == Code::Unavailable && status.get_details_retry_info().is_some();
     if is_temporary { Ok(()) } else { Err(format!("{status:?}")) }
 }

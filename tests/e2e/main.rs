@@ -41,6 +41,7 @@ mod lists;
 mod logs;
 mod many_control_planes;
 mod metrics;
+mod moving;
 mod outage;
 mod packaging;
 mod passthrough;

@@ -1,0 +1,260 @@
+//! What is registered moves from a file to etcd while its control plane runs: nothing acknowledged is lost, whoever dies meanwhile.
+
+use std::{
+    path::Path,
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use gateway_proto::v1::{
+    CloseStore, HeartbeatRequest, MoveStoreRequest, RegisterRequest, move_store_request::Step,
+    registry_service_client::RegistryServiceClient,
+};
+use gateway_tests::{
+    Act, ControlPlane, DataPlane, Etcd, Load, Scripted, binaries, eventually, eventually_within, http1,
+};
+use http::Method;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, transport::Channel};
+
+use crate::{
+    etcd::{find, ids, register, renew, request},
+    etcd_access::{change, gwctl_store, of_a_move},
+};
+
+async fn readyz(control: &ControlPlane) -> u16 {
+    let asked = http1::request(Method::GET, "/readyz");
+    http1::Connection::open(control.address()).await.unwrap().send(asked).await.unwrap().status().as_u16()
+}
+
+/// Renews a lease as an owner does, again and again until `until`. Yields how often it was.
+async fn keep(
+    mut registry: RegistryServiceClient<Channel>,
+    id: &str,
+    lease: String,
+    until: Instant,
+) -> usize {
+    let heartbeat = HeartbeatRequest {
+        service: "orders".into(),
+        replica_id: id.into(),
+        lease_id: lease,
+        ..Default::default()
+    };
+    let mut renewed = 0;
+    while Instant::now() < until {
+        match registry.heartbeat(heartbeat.clone()).await {
+            Ok(_) => renewed += 1,
+            // It is tried again; that the lease is gone would be told otherwise.
+            Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    renewed
+}
+
+#[tokio::test]
+async fn a_registry_moves_from_the_file_of_a_control_plane_that_runs_and_nothing_acknowledged_is_lost_by_etcd()
+ {
+    let etcd = Etcd::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("gateway.redb");
+    let mut old = ControlPlane::start(&path).await;
+    let next = ControlPlane::start_on(etcd.store("gw"), &[]).await;
+    let lease = register(&old, request("kept", "10.9.0.1:80", Some(60))).await.lease_id;
+    let mut clients = JoinSet::new();
+    clients.spawn(change(old.registry(), 1));
+    clients.spawn(change(old.registry(), 2));
+    eventually("there is much to copy", async || match ids(&old).await.len() {
+        count @ ..300 => Err(format!("{count}")),
+        _ => Ok(()),
+    })
+    .await;
+    let (url, to) = (old.url(), etcd.store("gw"));
+    let moving = tokio::task::spawn_blocking(move || gwctl_store(&["migrate", &url, &to]));
+    let (moved, said) = moving.await.unwrap();
+    assert!(moved && said.contains("had changed meanwhile"), "{said}");
+    eventually_within(Duration::from_secs(2), "renewals are refused on the old one", async || {
+        match renew(&old, "kept", &lease).await {
+            Ok(()) => Err("they are taken".to_owned()),
+            Err(status) => of_a_move(status),
+        }
+    })
+    .await;
+    assert_eq!(readyz(&old).await, 503);
+    eventually("the new one has taken it in", async || {
+        renew(&next, "kept", &lease).await.map_err(|status| status.to_string())
+    })
+    .await;
+    let held = ids(&next).await;
+    for (there, gone, refused) in clients.join_all().await {
+        assert!(!there.is_empty() && !gone.is_empty());
+        assert_eq!(there.iter().filter(|id| !held.contains(*id)).count(), 0, "acknowledged, and lost");
+        assert_eq!(gone.iter().filter(|id| held.contains(*id)).count(), 0, "removed, and back");
+        of_a_move(refused).unwrap();
+    }
+    assert!(find(&old, "kept").await.is_some(), "reads go on");
+
+    // No control plane starts on the file again.
+    old.kill();
+    let again = binaries::control_plane()
+        .args(["--listen", "127.0.0.1:0", "--store", &format!("redb:{}", path.display())])
+        .output();
+    let again = String::from_utf8(again.unwrap().stderr).unwrap();
+    assert!(again.contains("it has moved to etcd://"), "{again}");
+}
+
+#[tokio::test]
+async fn traffic_and_owners_notice_nothing_of_a_move_from_a_file_and_of_the_control_plane_that_follows_by_etcd()
+ {
+    let etcd = Etcd::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut control = ControlPlane::start(&folder.path().join("gateway.redb")).await;
+    let replica = Scripted::start(|_, _| Act::ok(b"hello"));
+    // Shorter than all of this takes, so that whoever is not renewed is gone.
+    let wish = request("kept", &replica.address().to_string(), Some(4));
+    let lease = register(&control, wish).await.lease_id;
+    let data = DataPlane::following(&control, "dp-1", &folder.path().join("dp-1")).await;
+    eventually("the data plane routes to it", async || {
+        match http1::get(data.address(), "/orders/hello").await.status().as_u16() {
+            200 => Ok(()),
+            other => Err(other.to_string()),
+        }
+    })
+    .await;
+    let load = Load::start(data.address(), "/orders/hello", 100);
+    let until = Instant::now() + Duration::from_secs(12);
+    let keeping = tokio::spawn(keep(control.registry(), "kept", lease.clone(), until));
+    let (url, to) = (control.url(), etcd.store("gw"));
+    let moving = tokio::task::spawn_blocking(move || gwctl_store(&["migrate", &url, &to]));
+    let (moved, said) = moving.await.unwrap();
+    assert!(moved && said.contains("1 records copied"), "{said}");
+    control.restart_on(etcd.store("gw")).await;
+    let renewed = keeping.await.unwrap();
+    assert!(renewed > 20, "{renewed}");
+    renew(&control, "kept", &lease).await.unwrap();
+    let fresh = Scripted::start(|_, _| Act::ok(b"hello"));
+    let wish = request("new", &fresh.address().to_string(), None);
+    register(&control, RegisterRequest { service: "fresh".into(), ..wish }).await;
+    data.routes("fresh").await;
+    let tally = load.stop().await;
+    assert_eq!((tally.failed, tally.sent > 500), (0, true), "{tally:?}");
+}
+
+/// `gwctl store` with these arguments, killed after so long. Yields whether it had ended before.
+async fn killed_after(delay: Duration, args: &[&str]) -> bool {
+    let mut command = binaries::gwctl();
+    command.arg("store").args(args).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = tokio::process::Command::from(command).kill_on_drop(true).spawn().unwrap();
+    match tokio::time::timeout(delay, child.wait()).await {
+        Ok(ended) => {
+            assert!(ended.unwrap().success());
+            true
+        }
+        Err(_) => {
+            child.kill().await.unwrap();
+            false
+        }
+    }
+}
+
+/// Whether changes are taken.
+async fn is_open(control: &ControlPlane, probe: &str) -> bool {
+    match control.registry().register(request(probe, "10.200.0.1:80", None)).await {
+        Ok(_) => true,
+        Err(status) => {
+            assert_eq!(status.code(), Code::Unavailable, "{status}");
+            false
+        }
+    }
+}
+
+/// Registers many, one after the other.
+async fn fill(path: &Path, count: usize) -> ControlPlane {
+    let control = ControlPlane::start(path).await;
+    let mut registering = JoinSet::new();
+    for number in 0..count {
+        let mut registry = control.registry();
+        let wish =
+            request(&format!("r-{number}"), &format!("10.1.{}.{}:80", number / 250, number % 250 + 1), None);
+        registering.spawn(async move { registry.register(wish).await.unwrap() });
+        if registering.len() == 16 {
+            registering.join_next().await.unwrap().unwrap();
+        }
+    }
+    registering.join_all().await;
+    control
+}
+
+#[tokio::test]
+async fn a_mover_that_is_killed_at_any_moment_leaves_one_of_the_two_taking_changes_or_says_how_by_etcd() {
+    let etcd = Etcd::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let old = fill(&folder.path().join("gateway.redb"), 300).await;
+    let known = ids(&old).await;
+    let url = old.url();
+    // How long it takes when nobody kills it.
+    let began = Instant::now();
+    assert!(killed_after(Duration::from_secs(60), &["migrate", &url, &etcd.store("gw")]).await);
+    let whole = began.elapsed();
+    assert!(!is_open(&old, "probe").await);
+    let mut closed_by_then = 0;
+    for number in 0..12_u32 {
+        assert!(gwctl_store(&["reopen", &url]).0);
+        assert!(is_open(&old, "probe").await);
+        let to = etcd.store(&format!("gw-{number}"));
+        let has_ended = killed_after(whole * (number + 2) / 12, &["migrate", &url, &to]).await;
+        // As long as the kernel takes to tell of the end of a connection, and the control plane of the end of a stream.
+        let state = eventually("it is known who takes changes", async || {
+            match (readyz(&old).await, is_open(&old, "probe").await) {
+                (200, true) => Ok(true),
+                (503, false) => {
+                    // For good, and not only as long as its mover was there.
+                    tokio::time::sleep(Duration::from_millis(500)).await;
+                    if readyz(&old).await == 503 {
+                        Ok(false)
+                    } else {
+                        Err("it was about to be open".to_owned())
+                    }
+                }
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+        let (is_there, said) = gwctl_store(&["reopen", &to]);
+        let is_new_open = is_there && said.contains("already");
+        assert!(
+            !(state && is_new_open && !ids_at(&etcd, &format!("gw-{number}")).is_empty()),
+            "both take changes: {said}"
+        );
+        assert!(!has_ended || (!state && is_new_open), "it has ended, and {said}");
+        closed_by_then += usize::from(!state);
+        if !is_new_open {
+            assert!(said.contains("being filled") || said.contains("cannot be used"), "{said}");
+        }
+    }
+    println!("{closed_by_then} of 12 had moved by the time that they were killed");
+    assert!(gwctl_store(&["reopen", &url]).0);
+    assert!(ids(&old).await.is_superset(&known), "nothing is lost by any of it");
+}
+
+/// The keys of records below a prefix.
+fn ids_at(etcd: &Etcd, prefix: &str) -> Vec<String> {
+    let keys = etcd.ctl(&["get", "--prefix", "--keys-only", &format!("/{prefix}/records/")]);
+    keys.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_control_plane_that_is_killed_while_its_registry_is_moved_starts_on_the_file_as_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut control = fill(&folder.path().join("gateway.redb"), 1).await;
+    let (requests, steps) = mpsc::channel(1);
+    let mut answers = control.stores().move_store(ReceiverStream::new(steps)).await.unwrap().into_inner();
+    let step = Some(Step::Close(CloseStore { to: "etcd://a:2379/gw".into() }));
+    requests.send(MoveStoreRequest { step }).await.unwrap();
+    assert!(answers.message().await.unwrap().is_some());
+    assert!(!is_open(&control, "probe").await);
+    control.restart().await;
+    assert!(is_open(&control, "probe").await && find(&control, "r-0").await.is_some());
+    assert!(answers.message().await.is_err(), "whoever moves it hears of it");
+}

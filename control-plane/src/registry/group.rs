@@ -31,7 +31,8 @@ pub struct Group {
 #[derive(Debug, Default)]
 struct Created {
     replicas: usize,
-    by_service: HashMap<ServiceName, usize>,
+    /// Replicas of a service that are not lost: new ones, and those that are found.
+    living: HashMap<ServiceName, usize>,
     overrides: usize,
 }
 
@@ -133,7 +134,7 @@ impl Group {
         if !has_room && !self.mutations.is_empty() {
             return Step::Conflict;
         }
-        self.created.count(&mutation);
+        self.created.count(view, &mutation);
         for record in mutation.writes().filter_map(RecordWrite::record) {
             let has = |record: &Record| (record.registered_by.clone(), record.lost.is_some());
             let (name, is_lost) = has(record);
@@ -166,12 +167,12 @@ impl Group {
     /// Whether the quotas hold for a mutation, beside what the group creates already.
     fn has_room(&self, view: &View, limits: &Limits, command: &Command, mutation: &Mutation) -> bool {
         let mut created = Created::default();
-        created.count(mutation);
-        let has_place = created.by_service.iter().all(|(service, count)| {
-            let pending = self.created.by_service.get(service).copied().unwrap_or(0);
-            let present = view.service(service).map_or(0, |entry| entry.replicas().len());
-            *count == 0 || present + pending + count <= limits.replicas_per_service
-        });
+        created.count(view, mutation);
+        let has_place = created.replicas == 0
+            || created.living.keys().all(|service| {
+                let pending = self.created.living.get(service).copied().unwrap_or(0);
+                view.population(service).and(pending).excess(limits.replicas_per_service).is_none()
+            });
         let replicas = view.replica_count() + self.created.replicas + created.replicas;
         let overrides = view.overrides().len() + self.created.overrides + created.overrides;
         // Whose place a registration takes: that of its own id's last one, else of who has its address.
@@ -193,18 +194,21 @@ impl Group {
 
 impl Created {
     /// Counts what a mutation adds. One that takes another's place adds nothing.
-    fn count(&mut self, mutation: &Mutation) {
+    fn count(&mut self, view: &View, mutation: &Mutation) {
         let is_removal =
             |write: &RecordWrite| write.key.as_replica().is_some() && write.write == Write::Remove;
         let takes_place = mutation.writes().any(is_removal);
+        for record in mutation.writes().filter_map(RecordWrite::record) {
+            let was_living = view.get(&record.key).is_some_and(|before| before.lost.is_none());
+            if record.lost.is_none() && !was_living {
+                *self.living.entry(record.key.service.clone()).or_default() += 1;
+            }
+        }
         for write in
             mutation.writes().filter(|write| write.expected.is_none() && write.write != Write::Remove)
         {
             match &write.key {
-                Key::Replica(key) if !takes_place => {
-                    self.replicas += 1;
-                    *self.by_service.entry(key.service.clone()).or_default() += 1;
-                }
+                Key::Replica(_) if !takes_place => self.replicas += 1,
                 Key::Override(_) => self.overrides += 1,
                 Key::Replica(_) | Key::Policy(_) | Key::Route(_) => {}
             }

@@ -250,7 +250,7 @@ impl Caller {
     /// That he asks too often.
     pub(crate) fn charge(&self) -> Result<(), Denied> {
         let Some(share) = self.share_of_known() else { return Ok(()) };
-        match self.gate.buckets(|buckets, now| buckets.take(&share, 1, now)) {
+        match self.gate.rates(|rates, now| rates.take(&share, now)) {
             Some(Err(retry)) => Err(self.refused(Denied::TooOften { name: self.name(), retry }, "request")),
             _ => Ok(()),
         }
@@ -271,7 +271,7 @@ impl Caller {
     pub(crate) fn charge_heartbeats(&self, count: usize) -> Result<(), Duration> {
         let Some(share) = self.share_of_known() else { return Ok(()) };
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        self.gate.buckets(|buckets, now| buckets.owe(&share, count, now)).unwrap_or(Ok(()))
+        self.gate.rates(|rates, now| rates.owe(&share, count, now)).unwrap_or(Ok(()))
     }
 
     /// That he asks too often, and may come back then.

@@ -23,6 +23,8 @@ pub struct Group {
     mutations: Vec<Mutation>,
     written: HashSet<Place>,
     created: Created,
+    /// Whether it leaves room for what was refused before it.
+    makes_room: bool,
     /// What has become somebody's with that, as far as it was not.
     registered: HashMap<SparseText, Holding>,
 }
@@ -94,8 +96,7 @@ impl Group {
         }
         match decide(view, limits, command, fresh, at) {
             Ok(Decision::Nothing(answer)) => Step::Nothing(answer),
-            // The group may hold a removal that makes room.
-            Err(error) if error.quota().is_some() && !self.mutations.is_empty() => Step::Conflict,
+            Err(error) if error.quota().is_some() && self.makes_room => Step::Conflict,
             Err(error) => Step::Refused(error),
             Ok(Decision::Commit(mutation)) => match heard_of(view, &mutation, give_up) {
                 None => self.take(view, limits, command, places.written, mutation),
@@ -135,6 +136,7 @@ impl Group {
             return Step::Conflict;
         }
         self.created.count(view, &mutation);
+        self.makes_room |= mutation.writes().any(|write| makes_room(view, write));
         for record in mutation.writes().filter_map(RecordWrite::record) {
             let has = |record: &Record| (record.registered_by.clone(), record.lost.is_some());
             let (name, is_lost) = has(record);
@@ -214,6 +216,16 @@ impl Created {
             }
         }
     }
+}
+
+/// Whether something may be taken after a change that was too much before it. Who is refused for his quota, over and over, would else
+/// have the changes of others committed one by one, each in a group that ends where he comes.
+fn makes_room(view: &View, write: &RecordWrite) -> bool {
+    let Some(record) = write.record() else { return write.write == Write::Remove };
+    let leaves = |before: &Arc<Record>| {
+        record.lost.is_some() && before.lost.is_none() || record.registered_by != before.registered_by
+    };
+    view.get(&record.key).is_some_and(leaves)
 }
 
 /// A replica that the mutation takes for dead and whose owner was heard of.
@@ -384,6 +396,33 @@ mod tests {
         assert!(matches!(offer(register("a", 3)), Step::Refused(RegistryError::QuotaExceeded { .. })));
         assert_eq!(offer(removal), Step::Joined);
         assert_eq!(offer(register("a", 3)), Step::Conflict);
+    }
+
+    #[test]
+    fn whoever_is_refused_for_a_quota_does_not_end_the_group_of_others() {
+        let mut view = View::default();
+        for port in [1, 2] {
+            let fresh = Candidates::from_random(port.into(), 0);
+            let decided = decide(&view, &LIMITS, &register("a", port), &fresh, UNIX_EPOCH);
+            let Ok(Decision::Commit(mutation)) = decided else { panic!("{decided:?}") };
+            view.apply(crate::registry::Committed { revision: port.into(), mutation });
+        }
+        let mut group = Group::default();
+        let mut offer = |command, bits| {
+            let fresh = Candidates::from_random(bits, bits.into());
+            group.offer(&view, &LIMITS, &command, &fresh, UNIX_EPOCH, |_, _| true)
+        };
+        assert_eq!(offer(register("b", 1), 3), Step::Joined);
+        assert!(matches!(offer(register("a", 3), 4), Step::Refused(RegistryError::QuotaExceeded { .. })));
+        let draining = Command::Drain(Box::new(crate::registry::DrainWish {
+            key: view.replicas().next().unwrap().key.clone(),
+            lease: None,
+            timeout: None,
+            etag: String::new(),
+            allow_last: true,
+            said: Said::default(),
+        }));
+        assert_eq!(offer(draining, 5), Step::Joined, "it is still the same group");
     }
 
     #[test]

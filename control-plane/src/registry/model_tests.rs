@@ -317,7 +317,11 @@ proptest! {
                 grouped.apply(Committed { revision, mutation });
             }
         }
-        prop_assert_eq!(refused_in_groups, refused);
+        // Which of several quotas is named may depend on what comes before it in the group.
+        let kinds = |refused: Vec<RegistryError>| -> Vec<_> {
+            refused.into_iter().map(|error| error.quota().map_or_else(|| Err(error), |_| Ok("a quota"))).collect()
+        };
+        prop_assert_eq!(kinds(refused_in_groups), kinds(refused));
         prop_assert_eq!(known(&grouped), known(&serial));
         prop_assert_eq!(grouped.revision(), serial.revision());
     }

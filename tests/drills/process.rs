@@ -54,9 +54,9 @@ pub(crate) fn kept_waiting(pid: u32) -> Duration {
     Duration::from_nanos(of_each.sum())
 }
 
-/// Has the thread that asks go before all others of the machine, if the system lets it: what it measures is then how long it is not
-/// answered, and not how long it waits for a processor.
-pub(crate) fn go_first() -> bool {
+/// Has the thread that asks go before all others of the machine: what it measures is then how long it is not answered, and not how long
+/// it waits for a processor. Where the system does not let it, which root may, it waits as they do.
+pub(crate) fn go_first() {
     // Of the thread alone, on Linux.
-    setpriority_process(None, -20).is_ok()
+    let _ = setpriority_process(None, -20);
 }

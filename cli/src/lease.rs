@@ -50,9 +50,7 @@ impl Lost {
 
 /// Names a request, so that the registry knows a repetition by it: a UUID of version 4 (RFC 9562).
 pub(crate) fn request_id() -> String {
-    let bits = rand::random::<u128>() & !(0xf << 76) & !(0b11 << 62) | 0x4 << 76 | 0b10 << 62;
-    let hex = format!("{bits:032x}");
-    format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string()
 }
 
 /// Makes of a registration that has failed so the one to send next: the same, which the registry knows by its id for a repetition;

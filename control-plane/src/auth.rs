@@ -27,6 +27,7 @@ pub(crate) mod identity;
 mod limit;
 mod pace;
 pub(crate) mod permission;
+mod rates;
 mod remote;
 mod roles;
 mod settings;
@@ -41,6 +42,6 @@ pub(crate) use self::{
     denied::{CredentialError, Denied},
     gate::{Gate, Lock},
     permission::Permission,
-    share::Share,
+    share::{PLACES, Share},
     watched::Wire,
 };

@@ -41,11 +41,11 @@ pub struct Args {
     #[command(flatten)]
     pub store_flags: StoreFlags,
 
-    /// How many replicas may be registered in all, 1..=10000000
+    /// How many replicas may be registered in all, 1..=10000000, those that are LOST among them
     #[arg(long, env = "GW_MAX_REPLICAS", default_value_t = 100_000, value_name = "N")]
     pub max_replicas: usize,
 
-    /// How many replicas one service may have, 1..=10000000
+    /// How many replicas one service may have, 1..=10000000; those that are LOST leave room for as many others
     #[arg(long, env = "GW_MAX_REPLICAS_PER_SERVICE", default_value_t = 10_000, value_name = "N")]
     pub max_replicas_per_service: usize,
 

@@ -309,26 +309,24 @@ impl Leases {
 
     /// Holds a lease that has lapsed. Yields whether it is held now: not one that was given up.
     pub fn hold(&self, lease: LeaseId) -> bool {
-        self.step(lease, &[State::Lapsed], State::Held)
+        self.step(lease, State::Held, |lease| lease.state == State::Lapsed)
     }
 
     /// Gives up a lease that has lapsed or is held: to be called before the store is asked to remove its replica. Yields
     /// whether it is given up now: not if it was renewed meanwhile, or is forgotten.
     pub fn give_up(&self, lease: LeaseId) -> bool {
-        self.step(lease, &[State::Lapsed, State::Held], State::Going)
+        self.step(lease, State::Going, |lease| matches!(lease.state, State::Lapsed | State::Held))
     }
 
-    /// As [`Leases::give_up`], to expire the lease on an earlier judgement: not while one that is held is excused. The
-    /// judgement may be older than a stall, over which nobody could be heard of.
+    /// As [`Leases::give_up`], for its owner's silence alone: not while one that is held is excused. The judgement may be older than
+    /// a stall, over which nobody could be heard of.
     pub fn expire(&self, lease: LeaseId, now: Instant) -> bool {
         let now = self.since_birth(now);
-        let Some(mut entry) = self.leases.get_mut(&lease) else { return false };
-        let is_stalled = is_stall(self.since_sweep(now), entry.ttl);
-        if entry.state == State::Lapsed || entry.state == State::Held && now >= entry.deadline && !is_stalled
-        {
-            entry.state = State::Going;
-        }
-        entry.state == State::Going
+        self.step(lease, State::Going, |lease| match lease.state {
+            State::Lapsed => true,
+            State::Held => !lease.is_excused(now) && !is_stall(self.since_sweep(now), lease.ttl),
+            State::Alive | State::Going => false,
+        })
     }
 
     /// Takes back what was given up and not forgotten: to be called once the store has been read again after a failure,
@@ -339,9 +337,10 @@ impl Leases {
         }
     }
 
-    fn step(&self, lease: LeaseId, from: &[State], to: State) -> bool {
+    /// Brings a lease to another state if it may go there. Yields whether it is in it now.
+    fn step(&self, lease: LeaseId, to: State, may: impl FnOnce(&Lease) -> bool) -> bool {
         let Some(mut entry) = self.leases.get_mut(&lease) else { return false };
-        if from.contains(&entry.state) {
+        if may(&entry) {
             entry.state = to;
         }
         entry.state == to
@@ -401,7 +400,7 @@ impl Leases {
             lease: *entry.key(),
             ttl: Duration::from_nanos(entry.ttl),
             silent_for: now.saturating_duration_since(self.born + Duration::from_nanos(entry.renewed)),
-            is_excused: entry.state == State::Held && self.since_birth(now) < entry.deadline,
+            is_excused: entry.is_excused(self.since_birth(now)),
         });
         suspects.collect()
     }
@@ -435,6 +434,11 @@ fn is_stall(gap: u64, ttl: u64) -> bool {
 impl Lease {
     fn is_kept_from_now_on(&mut self) {
         (self.is_kept, self.is_dropped, self.state) = (true, false, State::Alive);
+    }
+
+    /// Whether it is held, and its owner may still be heard of in time.
+    fn is_excused(&self, now: u64) -> bool {
+        self.state == State::Held && now < self.deadline
     }
 
     /// Never brings the deadline forward: a renewal that read the clock before a stall may come after it.

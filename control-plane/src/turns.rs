@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::auth::Share;
+use crate::auth::{PLACES, Share};
 
 /// Callers that are remembered before it is looked which of them still ask for something.
 const REMEMBERED: usize = 1024;
@@ -16,7 +16,7 @@ const REMEMBERED: usize = 1024;
 /// The turns of all callers.
 #[derive(Debug)]
 pub(crate) struct Turns {
-    /// Of each.
+    /// Of each at one place.
     share: usize,
     callers: Mutex<Callers>,
 }
@@ -32,11 +32,11 @@ struct Callers {
 /// who hangs up does not take them back. The default is what is this process's own.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Turn {
-    _permit: Option<Arc<OwnedSemaphorePermit>>,
+    _permits: Option<Arc<(OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)>>,
 }
 
 impl Turns {
-    /// So many at once for each caller.
+    /// So many at once for each caller at one place.
     pub(crate) fn new(share: usize) -> Self {
         let callers = Callers { known: HashMap::new(), forget_at: REMEMBERED };
         Self { share, callers: Mutex::new(callers) }
@@ -45,13 +45,21 @@ impl Turns {
     /// Waits for the turn of `count` changes of this caller; what is this process's own has no need to. Cancel safe.
     pub(crate) async fn take(&self, caller: Option<&Share>, count: usize) -> Turn {
         let Some(caller) = caller else { return Turn::default() };
-        let turns = self.of(caller);
         let count = u32::try_from(count.min(self.share)).unwrap_or(u32::MAX);
-        let permit = turns.acquire_many_owned(count).await.expect("the semaphore is never closed");
-        Turn { _permit: Some(Arc::new(permit)) }
+        let take = |turns: Arc<Semaphore>| async {
+            turns.acquire_many_owned(count).await.expect("the semaphore is never closed")
+        };
+        // In this order: who waits for those at his place holds up nobody at another.
+        let here = take(self.of(caller, 1)).await;
+        let everywhere = match caller.everywhere() {
+            everywhere if everywhere == *caller => None,
+            everywhere => Some(take(self.of(&everywhere, PLACES as usize)).await),
+        };
+        Turn { _permits: Some(Arc::new((here, everywhere))) }
     }
 
-    fn of(&self, caller: &Share) -> Arc<Semaphore> {
+    /// The turns of a caller at so many places.
+    fn of(&self, caller: &Share, places: usize) -> Arc<Semaphore> {
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(turns) = callers.known.get(caller).and_then(Weak::upgrade) {
             return turns;
@@ -60,7 +68,7 @@ impl Turns {
             callers.known.retain(|_, turns| turns.strong_count() > 0);
             callers.forget_at = (2 * callers.known.len()).max(REMEMBERED);
         }
-        let turns = Arc::new(Semaphore::new(self.share));
+        let turns = Arc::new(Semaphore::new(places * self.share));
         callers.known.insert(caller.clone(), Arc::downgrade(&turns));
         turns
     }
@@ -73,6 +81,7 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
+    use crate::listeners::Whence;
 
     fn name(text: &str) -> Option<Share> {
         Some(Share::of(&text.into(), None))
@@ -94,6 +103,22 @@ mod tests {
         drop(first);
         // More than there ever are is all that there are.
         drop(timeout(Duration::from_secs(1), turns.take(greedy.as_ref(), 99)).await.unwrap());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_identity_has_no_more_turns_at_any_number_of_places_than_at_four() {
+        let turns = Turns::new(3);
+        let at = |name: &str, last| {
+            Some(Share::of(&name.into(), Some(Whence::Address(([192, 0, 2, last], 4000).into()))))
+        };
+        let mut taken = Vec::new();
+        for last in 1..=4 {
+            assert!(!waits(&turns, at("greedy", last)).await, "each place has its own");
+            taken.push(turns.take(at("greedy", last).as_ref(), 3).await);
+        }
+        assert!(waits(&turns, at("greedy", 5)).await && !waits(&turns, at("modest", 5)).await);
+        taken.pop();
+        assert!(!waits(&turns, at("greedy", 5)).await);
     }
 
     #[tokio::test(start_paused = true)]

@@ -288,8 +288,8 @@ impl Keeper {
     ///
     /// A request that never was carried out is carried out now, whoever has registered the replica since. So the registry is asked
     /// first who is there, and [`may_take_back`] says no where that is somebody else. Who has registered it at the same address
-    /// cannot be told from this one, nor who comes between question and request, nor anybody where the question is refused (it takes
-    /// the role `reader`): they are thrown out, and a supervisor like this one registers again once this has gone.
+    /// cannot be told from this one, nor who comes between question and request: they are thrown out, and a supervisor like this one
+    /// registers again once this has gone.
     async fn take_back(&mut self, until: Instant) {
         let Some(request) = self.unanswered.take() else { return };
         let (service, replica_id) = (request.service.clone(), request.replica_id.clone());

@@ -195,6 +195,18 @@ impl Caller {
         Err(self.refused(denied, what))
     }
 
+    /// Lets him look at a replica of a service: who may not look at everything may do so at what is his own.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn admit_look(&self, service: &ServiceName) -> Result<(), Denied> {
+        let ip = self.from.map(Whence::ip);
+        match &self.who {
+            Who::Known(known) if known.identity.owns(service, ip) => Ok(()),
+            _ => self.admit(Permission::Read, "GetReplica"),
+        }
+    }
+
     fn admit_owner(&self, service: &ServiceName) -> Result<(), Denied> {
         let ip = self.from.map(Whence::ip);
         match &self.who {
@@ -238,7 +250,7 @@ impl Caller {
     /// That he asks too often.
     pub(crate) fn charge(&self) -> Result<(), Denied> {
         let Some(share) = self.share_of_known() else { return Ok(()) };
-        match self.gate.buckets(|buckets, now| buckets.take(&share, 1, now)) {
+        match self.gate.rates(|rates, now| rates.take(&share, now)) {
             Some(Err(retry)) => Err(self.refused(Denied::TooOften { name: self.name(), retry }, "request")),
             _ => Ok(()),
         }
@@ -259,7 +271,7 @@ impl Caller {
     pub(crate) fn charge_heartbeats(&self, count: usize) -> Result<(), Duration> {
         let Some(share) = self.share_of_known() else { return Ok(()) };
         let count = u32::try_from(count).unwrap_or(u32::MAX);
-        self.gate.buckets(|buckets, now| buckets.owe(&share, count, now)).unwrap_or(Ok(()))
+        self.gate.rates(|rates, now| rates.owe(&share, count, now)).unwrap_or(Ok(()))
     }
 
     /// That he asks too often, and may come back then.
@@ -500,6 +512,16 @@ mod tests {
             let who: Vec<_> = Role::ALL.into_iter().filter(|role| may(*role, &command)).collect();
             assert_eq!(who, [Role::Operator], "{command:?}");
         }
+    }
+
+    #[test]
+    fn an_owner_looks_at_what_is_his_own_and_a_reader_at_everything() {
+        let may = |role, service| known(role).admit_look(&ServiceName::parse(service).unwrap()).is_ok();
+        for role in Role::ALL {
+            assert_eq!(may(role, "orders"), role != Role::DataPlane, "{role:?}");
+            assert_eq!(may(role, "payments"), [Role::Reader, Role::Operator].contains(&role), "{role:?}");
+        }
+        assert!(Caller::anybody(None).admit_look(&ServiceName::parse("orders").unwrap()).is_ok());
     }
 
     #[test]

@@ -26,6 +26,7 @@ use super::{
     file::{self, Loaded},
     limit::Buckets,
     pace::Pace,
+    rates::Rates,
     remote::{Remote, Schedule},
     share::Place,
     token::{Secret, jwks::Jwks},
@@ -52,7 +53,7 @@ pub(crate) struct Lock {
     book: ArcSwap<Book>,
     /// Grows when what is known has changed.
     generation: AtomicU64,
-    buckets: Option<Mutex<Buckets<Share>>>,
+    rates: Option<Mutex<Rates>>,
     /// Of answers that somebody asks for too much.
     pace: Pace,
     /// Of wrong credentials, by where they come from.
@@ -78,7 +79,7 @@ impl Lock {
         Self {
             book: ArcSwap::from_pointee(book),
             generation: AtomicU64::new(0),
-            buckets: (rate > 0).then(|| Mutex::new(Buckets::new(rate, clock::now()))),
+            rates: (rate > 0).then(|| Mutex::new(Rates::new(rate, clock::now()))),
             pace: Pace::new(),
             guesses: Mutex::new(Buckets::new(GUESSES_PER_SECOND, clock::now())),
             file: None,
@@ -153,10 +154,10 @@ impl Gate {
         Caller { who, from, gate: Arc::clone(self) }
     }
 
-    /// Has something done with the buckets of callers, if there are any.
-    pub(super) fn buckets<T>(&self, act: impl FnOnce(&mut Buckets<Share>, Instant) -> T) -> Option<T> {
-        let buckets = self.lock.as_ref()?.buckets.as_ref()?;
-        Some(act(&mut buckets.lock().unwrap_or_else(PoisonError::into_inner), clock::now()))
+    /// Has something done with the rates of callers, if there are any.
+    pub(super) fn rates<T>(&self, act: impl FnOnce(&mut Rates, Instant) -> T) -> Option<T> {
+        let rates = self.lock.as_ref()?.rates.as_ref()?;
+        Some(act(&mut rates.lock().unwrap_or_else(PoisonError::into_inner), clock::now()))
     }
 
     /// Waits for a caller's turn to be told that he asks for too much, if there are turns, so long at most.

@@ -14,7 +14,7 @@ use tokio::{sync::Semaphore, time::sleep};
 use super::{Share, limit::Buckets};
 use crate::clock;
 
-/// Refusals of one caller in a second; twice as many at once.
+/// Refusals of one caller in a second, wherever he is; twice as many at once.
 const PER_SECOND: u32 = 500;
 /// No answer is held back for longer, which lets a connection with all of its thousand streams under way have a thousand in a second.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ impl Pace {
     pub(super) async fn turn(&self, whose: &Share, longest: Duration) {
         let wait = {
             let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-            buckets.reserve(whose, longest.min(LONGEST), clock::now())
+            buckets.reserve(&whose.everywhere(), longest.min(LONGEST), clock::now())
         };
         if wait.is_zero() {
             return;

@@ -7,6 +7,8 @@ pub(crate) enum Permission {
     Open,
     /// Look at everything: lists, watches, explanations.
     Read,
+    /// Look at one replica; owners at those of their own services, as a further rule says.
+    ReadOne,
     /// Register, renew, report, drain and deregister; further rules say of which services, and where.
     Register,
     /// Follow the registry as a data plane, and report as one.
@@ -15,7 +17,7 @@ pub(crate) enum Permission {
     Operate,
 }
 
-use Permission::{Follow, Open, Operate, Read, Register};
+use Permission::{Follow, Open, Operate, Read, ReadOne, Register};
 
 const REGISTRY: &str = "gateway.v1.RegistryService";
 const DISCOVERY: &str = "gateway.v1.DiscoveryService";
@@ -42,7 +44,7 @@ pub(crate) const RPCS: &[(&str, &str, Permission)] = &[
     (REGISTRY, "ListServices", Read),
     (REGISTRY, "GetService", Read),
     (REGISTRY, "ListReplicas", Read),
-    (REGISTRY, "GetReplica", Read),
+    (REGISTRY, "GetReplica", ReadOne),
     (REGISTRY, "WatchReplicas", Read),
     (DISCOVERY, "StreamSnapshots", Follow),
     (POLICY, "GetPolicy", Read),
@@ -100,6 +102,7 @@ impl Permission {
         match self {
             Self::Open => "ask for health",
             Self::Read => "look at the registry",
+            Self::ReadOne => "look at replicas",
             Self::Register => "register replicas",
             Self::Follow => "act as a data plane",
             Self::Operate => "change how the gateway works",
@@ -110,7 +113,7 @@ impl Permission {
     pub(crate) fn role(self) -> &'static str {
         match self {
             Self::Open => "none",
-            Self::Read => "reader",
+            Self::Read | Self::ReadOne => "reader",
             Self::Register => "replica",
             Self::Follow => "data-plane",
             Self::Operate => "operator",

@@ -37,6 +37,7 @@ impl Role {
         match permission {
             Permission::Open => true,
             Permission::Read => matches!(self, Self::Reader | Self::Operator),
+            Permission::ReadOne => matches!(self, Self::Replica | Self::Reader | Self::Operator),
             Permission::Register => matches!(self, Self::Replica | Self::Operator),
             Permission::Follow => self == Self::DataPlane,
             Permission::Operate => self == Self::Operator,
@@ -63,5 +64,6 @@ mod tests {
         assert_eq!(who(Permission::Follow), [Role::DataPlane]);
         assert_eq!(who(Permission::Register), [Role::Replica, Role::Operator]);
         assert_eq!(who(Permission::Read), [Role::Reader, Role::Operator]);
+        assert_eq!(who(Permission::ReadOne), [Role::Replica, Role::Reader, Role::Operator]);
     }
 }

@@ -64,8 +64,8 @@ pub struct SettingsArgs {
         value_name = "CIDR|:PORT"
     )]
     pub allow_endpoints: Vec<String>,
-    /// Requests and heartbeats in a second that one identity may send from one address, 0 for any number; twice as many at
-    /// once
+    /// Requests and heartbeats in a second that one identity may send from one address, and four times as many from all of its
+    /// addresses together; 0 for any number; twice as many at once
     #[arg(long, env = "GW_RATE_LIMIT", default_value_t = 5000, value_name = "N")]
     pub rate_limit: u32,
 }

@@ -7,6 +7,10 @@ use std::{
 
 use crate::listeners::Whence;
 
+/// What somebody known has at all of his places together: so many times his share at one of them. The registry's largest size by default, of
+/// which each replica renews every 5 s, is as much as that of `--rate-limit`.
+pub(crate) const PLACES: u32 = 4;
+
 /// Somebody known, or a connection of somebody who is not; a user of this machine has one for all of his.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Share {
@@ -28,6 +32,14 @@ impl Share {
     /// That of somebody of this name.
     pub(crate) fn of(name: &Arc<str>, from: Option<Whence>) -> Self {
         Self::Known(Arc::clone(name), from.map(Place::of))
+    }
+
+    /// That of the same wherever he is; a connection of somebody unknown is at one place only.
+    pub(crate) fn everywhere(&self) -> Self {
+        match self {
+            Self::Known(name, _) => Self::Known(Arc::clone(name), None),
+            Self::Connection(_) => self.clone(),
+        }
     }
 }
 

@@ -25,9 +25,9 @@ use super::{
 /// How much the registry takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Replicas in all services together.
+    /// Replicas in all services together, lost ones included: it is what memory and store are sized for.
     pub replicas: usize,
-    /// Replicas of one service.
+    /// Replicas of one service, without those that are lost.
     pub replicas_per_service: usize,
 }
 

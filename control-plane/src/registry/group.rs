@@ -23,6 +23,8 @@ pub struct Group {
     mutations: Vec<Mutation>,
     written: HashSet<Place>,
     created: Created,
+    /// Whether it leaves room for what was refused before it.
+    makes_room: bool,
     /// What has become somebody's with that, as far as it was not.
     registered: HashMap<SparseText, Holding>,
 }
@@ -31,7 +33,8 @@ pub struct Group {
 #[derive(Debug, Default)]
 struct Created {
     replicas: usize,
-    by_service: HashMap<ServiceName, usize>,
+    /// Replicas of a service that are not lost: new ones, and those that are found.
+    living: HashMap<ServiceName, usize>,
     overrides: usize,
 }
 
@@ -93,8 +96,7 @@ impl Group {
         }
         match decide(view, limits, command, fresh, at) {
             Ok(Decision::Nothing(answer)) => Step::Nothing(answer),
-            // The group may hold a removal that makes room.
-            Err(error) if error.quota().is_some() && !self.mutations.is_empty() => Step::Conflict,
+            Err(error) if error.quota().is_some() && self.makes_room => Step::Conflict,
             Err(error) => Step::Refused(error),
             Ok(Decision::Commit(mutation)) => match heard_of(view, &mutation, give_up) {
                 None => self.take(view, limits, command, places.written, mutation),
@@ -133,7 +135,8 @@ impl Group {
         if !has_room && !self.mutations.is_empty() {
             return Step::Conflict;
         }
-        self.created.count(&mutation);
+        self.created.count(view, &mutation);
+        self.makes_room |= mutation.writes().any(|write| makes_room(view, write));
         for record in mutation.writes().filter_map(RecordWrite::record) {
             let has = |record: &Record| (record.registered_by.clone(), record.lost.is_some());
             let (name, is_lost) = has(record);
@@ -166,12 +169,12 @@ impl Group {
     /// Whether the quotas hold for a mutation, beside what the group creates already.
     fn has_room(&self, view: &View, limits: &Limits, command: &Command, mutation: &Mutation) -> bool {
         let mut created = Created::default();
-        created.count(mutation);
-        let has_place = created.by_service.iter().all(|(service, count)| {
-            let pending = self.created.by_service.get(service).copied().unwrap_or(0);
-            let present = view.service(service).map_or(0, |entry| entry.replicas().len());
-            *count == 0 || present + pending + count <= limits.replicas_per_service
-        });
+        created.count(view, mutation);
+        let has_place = created.replicas == 0
+            || created.living.keys().all(|service| {
+                let pending = self.created.living.get(service).copied().unwrap_or(0);
+                view.population(service).and(pending).excess(limits.replicas_per_service).is_none()
+            });
         let replicas = view.replica_count() + self.created.replicas + created.replicas;
         let overrides = view.overrides().len() + self.created.overrides + created.overrides;
         // Whose place a registration takes: that of its own id's last one, else of who has its address.
@@ -193,23 +196,36 @@ impl Group {
 
 impl Created {
     /// Counts what a mutation adds. One that takes another's place adds nothing.
-    fn count(&mut self, mutation: &Mutation) {
+    fn count(&mut self, view: &View, mutation: &Mutation) {
         let is_removal =
             |write: &RecordWrite| write.key.as_replica().is_some() && write.write == Write::Remove;
         let takes_place = mutation.writes().any(is_removal);
+        for record in mutation.writes().filter_map(RecordWrite::record) {
+            let was_living = view.get(&record.key).is_some_and(|before| before.lost.is_none());
+            if record.lost.is_none() && !was_living {
+                *self.living.entry(record.key.service.clone()).or_default() += 1;
+            }
+        }
         for write in
             mutation.writes().filter(|write| write.expected.is_none() && write.write != Write::Remove)
         {
             match &write.key {
-                Key::Replica(key) if !takes_place => {
-                    self.replicas += 1;
-                    *self.by_service.entry(key.service.clone()).or_default() += 1;
-                }
+                Key::Replica(_) if !takes_place => self.replicas += 1,
                 Key::Override(_) => self.overrides += 1,
                 Key::Replica(_) | Key::Policy(_) | Key::Route(_) => {}
             }
         }
     }
+}
+
+/// Whether something may be taken after a change that was too much before it. Who is refused for his quota, over and over, would else
+/// have the changes of others committed one by one, each in a group that ends where he comes.
+fn makes_room(view: &View, write: &RecordWrite) -> bool {
+    let Some(record) = write.record() else { return write.write == Write::Remove };
+    let leaves = |before: &Arc<Record>| {
+        record.lost.is_some() && before.lost.is_none() || record.registered_by != before.registered_by
+    };
+    view.get(&record.key).is_some_and(leaves)
 }
 
 /// A replica that the mutation takes for dead and whose owner was heard of.
@@ -380,6 +396,33 @@ mod tests {
         assert!(matches!(offer(register("a", 3)), Step::Refused(RegistryError::QuotaExceeded { .. })));
         assert_eq!(offer(removal), Step::Joined);
         assert_eq!(offer(register("a", 3)), Step::Conflict);
+    }
+
+    #[test]
+    fn whoever_is_refused_for_a_quota_does_not_end_the_group_of_others() {
+        let mut view = View::default();
+        for port in [1, 2] {
+            let fresh = Candidates::from_random(port.into(), 0);
+            let decided = decide(&view, &LIMITS, &register("a", port), &fresh, UNIX_EPOCH);
+            let Ok(Decision::Commit(mutation)) = decided else { panic!("{decided:?}") };
+            view.apply(crate::registry::Committed { revision: port.into(), mutation });
+        }
+        let mut group = Group::default();
+        let mut offer = |command, bits| {
+            let fresh = Candidates::from_random(bits, bits.into());
+            group.offer(&view, &LIMITS, &command, &fresh, UNIX_EPOCH, |_, _| true)
+        };
+        assert_eq!(offer(register("b", 1), 3), Step::Joined);
+        assert!(matches!(offer(register("a", 3), 4), Step::Refused(RegistryError::QuotaExceeded { .. })));
+        let draining = Command::Drain(Box::new(crate::registry::DrainWish {
+            key: view.replicas().next().unwrap().key.clone(),
+            lease: None,
+            timeout: None,
+            etag: String::new(),
+            allow_last: true,
+            said: Said::default(),
+        }));
+        assert_eq!(offer(draining, 5), Step::Joined, "it is still the same group");
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use gateway_proto::ServiceName;
 
-use super::{Limits, RegistryError, SparseText};
+use super::{Limits, Population, RegistryError, SparseText};
 
 /// Who registers. By default nobody, because nobody is asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,17 +27,12 @@ pub struct Quota {
 /// What one identity has registered.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Holding {
-    /// Those that are not lost.
-    replicas: usize,
-    lost: usize,
+    population: Population,
     by_service: HashMap<ServiceName, usize>,
 }
 
 impl Registrant {
     /// Whether he may have one more replica in a service, where he `has` so much, and so much more is `pending`.
-    ///
-    /// Lost ones do not count: the guard lets them go once others have come in their place, which must not wait for the guard in
-    /// turn. There are never more of both than twice what he may have, or who lets one after another be lost would have any number.
     ///
     /// # Errors
     /// [`RegistryError::IdentityQuota`].
@@ -55,14 +50,11 @@ impl Registrant {
         let is_there = |holding: Option<&Holding>, service: &ServiceName| {
             holding.is_some_and(|holding| holding.by_service.contains_key(service))
         };
-        let sum = |of: fn(&Holding) -> usize| has.into_iter().chain(pending).map(of).sum::<usize>();
-        let (replicas, lost) = (sum(Holding::replicas), sum(Holding::lost));
+        let sum = |of: fn(&Holding) -> usize| has.into_iter().chain(pending).map(of).sum();
+        let population = Population { living: sum(Holding::replicas), lost: sum(Holding::lost) };
         let most = quota.replicas.unwrap_or(limits.replicas.div_ceil(2));
-        if replicas >= most {
-            return refused("replicas", replicas, most);
-        }
-        if replicas + lost >= most.saturating_mul(2) {
-            return refused("replicas", replicas + lost, most);
+        if let Some(count) = population.excess(most) {
+            return refused("replicas", count, most);
         }
         let Some(most) = quota.services else { return Ok(()) };
         let begun = pending.into_iter().flat_map(|pending| pending.by_service.keys());
@@ -90,12 +82,12 @@ impl Quota {
 impl Holding {
     /// How many replicas that are not lost.
     pub fn replicas(&self) -> usize {
-        self.replicas
+        self.population.living
     }
 
     /// How many that are.
     pub(super) fn lost(&self) -> usize {
-        self.lost
+        self.population.lost
     }
 
     /// In how many services, those included where all are lost.
@@ -105,7 +97,7 @@ impl Holding {
 
     /// Counts one more.
     pub(super) fn add(&mut self, service: &ServiceName, is_lost: bool) {
-        *self.count(is_lost) += 1;
+        self.population.add(is_lost);
         *self.by_service.entry(service.clone()).or_default() += 1;
     }
 
@@ -116,11 +108,7 @@ impl Holding {
         if *count == 0 {
             self.by_service.remove(service);
         }
-        *self.count(is_lost) -= 1;
-    }
-
-    fn count(&mut self, is_lost: bool) -> &mut usize {
-        if is_lost { &mut self.lost } else { &mut self.replicas }
+        self.population.remove(is_lost);
     }
 }
 

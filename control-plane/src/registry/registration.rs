@@ -10,6 +10,7 @@ use gateway_proto::{
     Address, Check, Endpoint, Health, Invalid, Labels, Locality, Priority, ReplicaId, ServiceName, Weight,
     time::parse_duration, v1,
 };
+use uuid::{Uuid, fmt::Hyphenated};
 
 use super::Registrant;
 
@@ -151,17 +152,11 @@ fn parse_address(text: &str, peer: Option<IpAddr>) -> Result<Address, Invalid> {
     }
 }
 
-/// Reads a UUID: 32 hexadecimal digits with hyphens as RFC 9562 has them.
+/// Reads a UUID as RFC 9562 writes it: of the forms that a UUID may have elsewhere, only that one is so long.
 fn parse_uuid(field: &str, text: &str) -> Result<u128, Invalid> {
-    let is_hyphen = |place: usize| matches!(place, 8 | 13 | 18 | 23);
-    let shape = text.len() == 36
-        && text
-            .bytes()
-            .enumerate()
-            .all(|(place, byte)| if is_hyphen(place) { byte == b'-' } else { byte.is_ascii_hexdigit() });
-    let digits = text.replace('-', "");
-    let parsed = shape.then(|| u128::from_str_radix(&digits, 16).ok()).flatten();
-    parsed.ok_or_else(|| Invalid::new(field, "must be a UUID, e.g. 6fa459ea-ee8a-4ca4-894e-db77e160355e"))
+    let parsed = Uuid::try_parse(text).ok().filter(|_| text.len() == Hyphenated::LENGTH);
+    let refused = || Invalid::new(field, "must be a UUID, e.g. 6fa459ea-ee8a-4ca4-894e-db77e160355e");
+    parsed.map(|uuid| uuid.as_u128()).ok_or_else(refused)
 }
 
 fn parse_ttl(wire: Option<prost_types::Duration>, permanent: bool) -> Result<Option<Duration>, Invalid> {
@@ -314,7 +309,13 @@ mod tests {
         };
         let id = parse("6fa459ea-ee8a-4ca4-894e-db77e160355e").unwrap().request;
         assert_eq!(id, Some(0x6fa4_59ea_ee8a_4ca4_894e_db77_e160_355e));
-        for bad in ["6fa459eaee8a4ca4894edb77e160355e", "6fa459ea-ee8a-4ca4-894e-db77e160355", "x"] {
+        for bad in [
+            "6fa459eaee8a4ca4894edb77e160355e",
+            "6fa459ea-ee8a-4ca4-894e-db77e160355",
+            "{6fa459ea-ee8a-4ca4-894e-db77e160355e}",
+            "6fa459eaee-8a-4ca4-894e-db77e160355e",
+            "x",
+        ] {
             assert_eq!(parse(bad).unwrap_err().violations()[0].field, "request_id", "{bad}");
         }
     }

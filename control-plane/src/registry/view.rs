@@ -25,8 +25,8 @@ pub use self::{
     service::ServiceEntry,
 };
 use super::{
-    Holding, Item, Key, Override, OverrideId, OverrideTarget, Record, RequestMark, Revision, Scope,
-    StoredPolicy, StoredRoute, Write, mutation::RecordWrite,
+    Holding, Item, Key, Override, OverrideId, OverrideTarget, Population, Record, RequestMark, Revision,
+    Scope, StoredPolicy, StoredRoute, Write, mutation::RecordWrite,
 };
 
 /// Everything in the registry at one revision.
@@ -102,6 +102,11 @@ impl View {
     /// One service.
     pub fn service(&self, name: &ServiceName) -> Option<&ServiceEntry> {
         self.services.get(name)
+    }
+
+    /// How many replicas a service has.
+    pub(super) fn population(&self, name: &ServiceName) -> Population {
+        self.service(name).map(ServiceEntry::population).unwrap_or_default()
     }
 
     /// The registry's own copy of a service's name, so that all replicas of a service share one.

@@ -182,8 +182,10 @@ impl RegistryService for Registry {
         &self,
         request: Request<v1::GetReplicaRequest>,
     ) -> Result<Response<v1::GetReplicaResponse>, Status> {
+        let caller = Caller::of(request.extensions()).clone();
         let request = request.into_inner();
         let key = ReplicaKey::parse(&request.service, &request.replica_id).map_err(Refusal::from)?;
+        caller.admit_look(&key.service).map_err(Refusal::from)?;
         let mut replica = self.0.get_replica(&key)?;
         replica.observed = self.0.effects.observation.observed_health([&key]).pop().flatten();
         Ok(Response::new(v1::GetReplicaResponse { replica: Some(replica) }))

@@ -118,6 +118,31 @@ async fn a_keep_alive_stream_renews_what_is_its_caller_s_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn an_owner_looks_at_a_replica_of_its_own_service_and_at_nothing_else() {
+    let locked = Locked::start(&entries(), &[], 5000).await;
+    let (ours, theirs) = (locked.lease("orders", "orders").await, locked.lease("payments", "payments").await);
+    let look = async |registered: &v1::RegisterResponse| {
+        let v1::Replica { service, replica_id, .. } = registered.replica.clone().unwrap();
+        let asked = v1::GetReplicaRequest { service, replica_id };
+        locked.plane.registry().get_replica(shown("orders", asked)).await
+    };
+    assert_eq!(look(&ours).await.unwrap().into_inner().replica.unwrap().registered_by, "orders");
+    let refused = look(&theirs).await.unwrap_err();
+    assert_eq!(explain(&refused).1, "PERMISSION_DENIED");
+    let absent = v1::RegisterResponse {
+        replica: Some(v1::Replica { replica_id: "nobody".into(), ..theirs.replica.clone().unwrap() }),
+        ..Default::default()
+    };
+    assert_eq!(
+        look(&absent).await.unwrap_err().message(),
+        refused.message(),
+        "nor does it learn what is there"
+    );
+    let list = locked.ask("GET", "/v1/services/orders/replicas", "orders", "").await;
+    assert_eq!(list.status, 403);
+}
+
+#[tokio::test]
 async fn health_that_comes_with_heartbeats_is_told_of_as_a_change_like_any_other() {
     let locked = Locked::start(&entries(), &[], 5000).await;
     let ours = locked.lease("orders", "orders").await;

@@ -49,9 +49,15 @@ pub(crate) async fn greedy(size: Size, figures: &mut Figures) {
     let lease = lease.expect("it can be registered").into_inner().lease_id;
     let before = process::resident_kib(pid);
 
+    let (used, waited) = (process::cpu(pid), process::kept_waiting(pid));
     let flood = Flood::registers(&url).await;
     let beside = usual(&url, lasts, 2).await;
     hold_beside(figures, "it registers", &alone, &beside);
+    let (used, waited) = (process::cpu(pid) - used, process::kept_waiting(pid).saturating_sub(waited));
+    figures.show(
+        "the control plane had a processor for, and waited for one",
+        format!("{used:.1?}, {waited:.1?}"),
+    );
     let (taken, refused, strange) = flood.stop().await;
     let asked = format!("{taken} taken, {refused} refused");
     figures.hold("it is refused, and by RESOURCE_EXHAUSTED only", asked, refused > 0 && strange == 0);
@@ -105,15 +111,19 @@ struct Took {
     failed: u64,
 }
 
-/// Registers and renews at a steady rate for so long; `turn` makes the addresses new ones. On a thread of its own, so that it does
-/// not wait for the flood's calls in this process.
+/// Registers and renews at a steady rate for so long; `turn` makes the addresses new ones. On a thread of its own that goes before all
+/// others, so that it waits for the control plane and not for the flood's calls in this process.
 async fn usual(url: &str, lasts: Duration, turn: u8) -> Took {
     let url = url.to_owned();
     let alone = move || {
+        process::go_first();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("the system gives what it needs").block_on(ask_usual(&url, lasts, turn))
     };
-    tokio::task::spawn_blocking(alone).await.expect("it does not panic")
+    // A thread that tokio would use again would stay the first.
+    let (done, took) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || drop(done.send(alone())));
+    took.await.expect("it does not panic")
 }
 
 async fn ask_usual(url: &str, lasts: Duration, turn: u8) -> Took {

@@ -210,14 +210,13 @@ pub(in crate::registry) fn becomes_his(predecessor: &Record, wish: &Registration
 }
 
 fn check_room(view: &View, limits: &Limits, wish: &Registration) -> Result<(), RegistryError> {
-    let (of, service) = ("replicas", &wish.service);
+    let of = "replicas";
     if view.replica_count() >= limits.replicas {
         return Err(RegistryError::QuotaExceeded { service: None, of, limit: limits.replicas });
     }
-    let count = view.service(service).map_or(0, |entry| entry.replicas().len());
-    if count >= limits.replicas_per_service {
-        let (service, limit) = (Some(service.clone()), limits.replicas_per_service);
-        return Err(RegistryError::QuotaExceeded { service, of, limit });
+    let (service, limit) = (Some(wish.service.clone()), limits.replicas_per_service);
+    match view.population(&wish.service).excess(limit) {
+        Some(_) => Err(RegistryError::QuotaExceeded { service, of, limit }),
+        None => Ok(()),
     }
-    Ok(())
 }

@@ -100,7 +100,13 @@ proptest! {
             }
         }
         for (index, (answer, expected)) in answers.into_iter().zip(expected).enumerate() {
-            prop_assert_eq!(answer, Some(expected), "{:?}", &commands[index]);
+            match (answer, expected) {
+                // Which of several that leave no room is named may depend on what comes before it in the group.
+                (Some(Err(refused)), Err(expected)) if expected.quota().is_some() => {
+                    prop_assert!(refused.quota().is_some(), "{refused:?}: {:?}", &commands[index]);
+                }
+                (answer, expected) => prop_assert_eq!(answer, Some(expected), "{:?}", &commands[index]),
+            }
         }
         prop_assert_eq!(items(&grouped), items(&serial));
         prop_assert_eq!(grouped.revision(), serial.revision());

@@ -9,13 +9,14 @@ use std::{
 
 use gateway_proto::{Address, ReplicaId, content::ContentHash};
 
-use crate::registry::{Record, Revision};
+use crate::registry::{Population, Record, Revision};
 
 /// One service's replicas.
 #[derive(Debug, Clone, Default)]
 pub struct ServiceEntry {
     replicas: BTreeMap<ReplicaId, Arc<Record>>,
     owners: HashMap<Address, ReplicaId>,
+    population: Population,
     revision: Revision,
 }
 
@@ -38,6 +39,11 @@ impl ServiceEntry {
     /// Which replica is reached at the address.
     pub fn owner(&self, address: &Address) -> Option<&ReplicaId> {
         self.owners.get(address)
+    }
+
+    /// How many there are.
+    pub fn population(&self) -> Population {
+        self.population
     }
 
     /// When the oldest of them was registered.
@@ -66,7 +72,11 @@ impl ServiceEntry {
         let id = record.key.replica.clone();
         self.owners.insert(record.endpoint.address.clone(), id.clone());
         self.revision = self.revision.max(record.revision);
+        self.population.add(record.lost.is_some());
         let before = self.replicas.insert(id, Arc::clone(&record));
+        if let Some(old) = &before {
+            self.population.remove(old.lost.is_some());
+        }
         if let Some(old) = before.as_ref().filter(|old| old.endpoint.address != record.endpoint.address) {
             self.release(old);
         }
@@ -75,6 +85,7 @@ impl ServiceEntry {
 
     pub(super) fn remove(&mut self, id: &ReplicaId, revision: Revision) -> Option<Arc<Record>> {
         let old = self.replicas.remove(id)?;
+        self.population.remove(old.lost.is_some());
         self.release(&old);
         self.revision = revision;
         Some(old)

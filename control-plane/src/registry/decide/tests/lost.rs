@@ -107,12 +107,26 @@ fn the_address_of_a_lost_replica_goes_to_who_registers_there_at_one_revision() {
 #[test]
 fn a_full_service_takes_who_comes_in_the_place_of_a_lost_one() {
     let (mut registry, lost) = with_a_lost_one();
-    registry.register(&named("second", 2));
-    registry.register(&named("third", 3));
-    let refused = registry.run(&Command::Register(named("fourth", 4)));
+    for port in 2..=4 {
+        assert!(registry.register(&named(&format!("n-{port}"), port)).1);
+    }
+    let refused = registry.run(&Command::Register(named("fifth", 5)));
     assert!(matches!(refused, Err(RegistryError::QuotaExceeded { limit: 3, .. })), "{refused:?}");
-    assert!(registry.register(&named("fourth", 1)).1);
-    assert_eq!((registry.view.replica_count(), registry.view.get(&lost.key)), (3, None));
+    // At its address it is one for one, whatever the limit says.
+    assert!(registry.register(&named("fifth", 1)).1);
+    assert_eq!((registry.view.replica_count(), registry.view.get(&lost.key)), (4, None));
+}
+
+#[test]
+fn a_service_has_no_more_than_twice_its_limit_of_those_that_are_there_and_those_that_are_lost() {
+    let mut registry = Registry::default();
+    for port in 1..=5 {
+        let (record, _) = registry.register(&named(&format!("n-{port}"), port));
+        registry.replica(&hold(&record));
+    }
+    assert!(registry.register(&named("sixth", 6)).1);
+    let refused = registry.run(&Command::Register(named("seventh", 7)));
+    assert!(matches!(refused, Err(RegistryError::QuotaExceeded { limit: 3, .. })), "{refused:?}");
 }
 
 /// A leased replica of somebody who may have two.

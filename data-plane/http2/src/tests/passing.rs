@@ -109,7 +109,8 @@ fn what_the_peer_takes_its_window_back_from_waits_for_that_and_not_in_line() {
 
 #[test]
 fn who_sees_to_an_answer_is_told_when_nobody_takes_it_any_more() {
-    let ends: [(fn(&mut Side), Failure); 2] = [
+    type Ending = fn(&mut Side);
+    let ends: [(Ending, Failure); 2] = [
         (|side| side.feed(&reset(1)), Failure::Reset(ErrorCode::CANCEL)),
         (|side| side.shared.borrow_mut().give_up(ErrorCode::NO_ERROR, "enough"), Failure::Cancelled),
     ];

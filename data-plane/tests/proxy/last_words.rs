@@ -1,7 +1,5 @@
 //! Connections in HTTP/2 that are to end: for how long the other side is listened and talked to then.
 
-#![expect(clippy::unwrap_used, reason = "what fails here fails the test that called it")]
-
 use std::{sync::Arc, time::Duration};
 
 use data_plane::proxy::Limits;
